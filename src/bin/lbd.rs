@@ -1,0 +1,2 @@
+//! The daemons.
+fn main() {}

@@ -1,0 +1,3 @@
+//! `lbd` spreads UDP requests over a pool of servers by shortest queue.
+
+pub mod sync;
