@@ -1,0 +1,385 @@
+//! One turn's worth of datagrams as plain data: what came in ([`Rx`]) and what goes out ([`Tx`]).
+//!
+//! The memory belongs to the I/O back end. A role reads and patches frames in the receive slots and
+//! names them in [`Tx`]; it never frees, copies or sends anything. Both are allocated once, sizes
+//! are fixed, and "full" is an ordinary result.
+//!
+//! `stride` explains GRO and `segment_size` explains GSO completely: a receive slot holds
+//! `len / stride` datagrams of one peer (the last may be shorter), and everything that a turn has
+//! for one destination leaves as equal segments of one message.
+
+use std::net::{IpAddr, SocketAddr};
+
+/// Names one of a back end's sockets, in the order in which they were given to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SocketId(pub u16);
+
+/// One receive slot that holds data: one datagram, or several of one peer merged by GRO.
+#[derive(Clone, Copy, Debug)]
+pub struct Received {
+    /// The socket it arrived on.
+    pub socket: SocketId,
+    /// Who sent it.
+    pub peer: SocketAddr,
+    /// The local address that was asked, where the socket is bound to a wildcard.
+    pub local_ip: Option<IpAddr>,
+    /// The slot that holds the bytes.
+    pub slot: u16,
+    /// Offset of the first byte within the slot.
+    pub start: u32,
+    /// Bytes in all.
+    pub len: u32,
+    /// Bytes per datagram; the last may be shorter. Never zero.
+    pub stride: u32,
+}
+
+/// Received datagrams of one turn, in slots of fixed size.
+pub struct Rx {
+    memory: Box<[u8]>,
+    slot_size: usize,
+    received: Vec<Received>,
+}
+
+impl Rx {
+    /// `slot_count` slots of `slot_size` bytes each.
+    pub fn new(slot_count: usize, slot_size: usize) -> Self {
+        assert!(slot_count < STAGED as usize, "slot numbers are 16 bits, the last is taken");
+        Rx {
+            memory: vec![0; slot_count * slot_size].into_boxed_slice(),
+            slot_size,
+            received: Vec::with_capacity(slot_count),
+        }
+    }
+
+    /// Number of slots that hold data.
+    pub fn len(&self) -> usize {
+        self.received.len()
+    }
+
+    /// Whether nothing arrived in this turn.
+    pub fn is_empty(&self) -> bool {
+        self.received.is_empty()
+    }
+
+    /// What the `index`-th filled slot holds, and its bytes.
+    pub fn get_mut(&mut self, index: usize) -> (Received, &mut [u8]) {
+        let r = self.received[index];
+        let from = r.slot as usize * self.slot_size + r.start as usize;
+        (r, &mut self.memory[from..from + r.len as usize])
+    }
+
+    /// Number of slots, full or free.
+    pub fn slot_count(&self) -> usize {
+        self.memory.len() / self.slot_size
+    }
+
+    /// Bytes a slot can hold.
+    pub fn slot_size(&self) -> usize {
+        self.slot_size
+    }
+
+    /// The whole of one slot, for the back end to fill.
+    pub fn slot_mut(&mut self, slot: u16) -> &mut [u8] {
+        let from = slot as usize * self.slot_size;
+        &mut self.memory[from..from + self.slot_size]
+    }
+
+    /// The whole of one slot.
+    pub fn slot(&self, slot: u16) -> &[u8] {
+        let from = slot as usize * self.slot_size;
+        &self.memory[from..from + self.slot_size]
+    }
+
+    /// Records that a slot was filled. The back end keeps `received.len() <= slot_count`.
+    pub fn push(&mut self, received: Received) {
+        debug_assert!(received.stride > 0 && self.received.len() < self.received.capacity());
+        self.received.push(received);
+    }
+
+    /// Forgets what was received; the slots are free again.
+    pub fn clear(&mut self) {
+        self.received.clear();
+    }
+}
+
+/// The slot number that stands for the staging area of [`Tx`] instead of a receive slot.
+pub const STAGED: u16 = u16::MAX;
+
+/// Bytes that are to be sent: a range of a receive slot, or of the staging area.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FrameRef {
+    /// A receive slot, or [`STAGED`].
+    pub slot: u16,
+    /// Length in bytes.
+    pub len: u16,
+    /// Offset of the first byte within the slot or the staging area.
+    pub offset: u32,
+}
+
+/// Names a destination of the current turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DestinationId(u32);
+
+/// Where frames of this turn go.
+#[derive(Clone, Copy, Debug)]
+pub struct Destination {
+    /// The socket to send from.
+    pub socket: SocketId,
+    /// The peer.
+    pub to: SocketAddr,
+    /// The local address to send from, where the socket is bound to a wildcard.
+    pub source_ip: Option<IpAddr>,
+    first: u32,
+    last: u32,
+}
+
+struct Entry {
+    frame: FrameRef,
+    next: u32,
+}
+
+const NONE: u32 = u32::MAX;
+
+/// Frames to send, collected per destination until the end of the turn.
+pub struct Tx {
+    destinations: Vec<Destination>,
+    entries: Vec<Entry>,
+    /// Open-addressing table from destination to its index + 1; 0 is empty.
+    index: Box<[u32]>,
+    staging: Box<[u8]>,
+    staged_bytes: usize,
+    frames_per_datagram: usize,
+}
+
+impl Tx {
+    /// Room for `frames_max` frames in all to at most as many destinations, `staging_bytes` of
+    /// them made by the role itself; up to `frames_per_datagram` frames of equal size share a datagram.
+    pub fn new(frames_max: usize, staging_bytes: usize, frames_per_datagram: usize) -> Self {
+        let destinations_max = frames_max.min(DESTINATIONS_MAX);
+        Tx {
+            destinations: Vec::with_capacity(destinations_max),
+            entries: Vec::with_capacity(frames_max),
+            index: vec![0; (destinations_max * 2).next_power_of_two()].into_boxed_slice(),
+            staging: vec![0; staging_bytes].into_boxed_slice(),
+            staged_bytes: 0,
+            frames_per_datagram: frames_per_datagram.max(1),
+        }
+    }
+
+    /// The destination with this socket, peer and source address, made if it is new in this turn.
+    /// `None` when this turn has as many destinations as fit.
+    pub fn destination(
+        &mut self,
+        socket: SocketId,
+        to: SocketAddr,
+        source_ip: Option<IpAddr>,
+    ) -> Option<DestinationId> {
+        let mask = self.index.len() - 1;
+        let mut at = hash(socket, to) & mask;
+        loop {
+            match self.index[at] {
+                0 => break,
+                n => {
+                    let d = &self.destinations[n as usize - 1];
+                    if d.to == to && d.socket == socket && d.source_ip == source_ip {
+                        return Some(DestinationId(n - 1));
+                    }
+                }
+            }
+            at = (at + 1) & mask;
+        }
+        if self.destinations.len() == self.destinations.capacity() {
+            return None;
+        }
+        self.destinations.push(Destination { socket, to, source_ip, first: NONE, last: NONE });
+        self.index[at] = self.destinations.len() as u32;
+        Some(DestinationId(self.destinations.len() as u32 - 1))
+    }
+
+    /// Adds a frame for a destination, after those it already has. False when the turn is full.
+    #[must_use]
+    pub fn push(&mut self, to: DestinationId, frame: FrameRef) -> bool {
+        if self.entries.len() == self.entries.capacity() {
+            return false;
+        }
+        let entry = self.entries.len() as u32;
+        self.entries.push(Entry { frame, next: NONE });
+        let d = &mut self.destinations[to.0 as usize];
+        match d.last {
+            NONE => d.first = entry,
+            last => self.entries[last as usize].next = entry,
+        }
+        d.last = entry;
+        true
+    }
+
+    /// Whether [`Tx::stage`] of `len` bytes would succeed.
+    pub fn can_stage(&self, len: usize) -> bool {
+        self.staged_bytes + len <= self.staging.len() && self.entries.len() < self.entries.capacity()
+    }
+
+    /// `len` zeroed bytes that will be sent to the destination, or `None` when the turn is full.
+    pub fn stage(&mut self, to: DestinationId, len: usize) -> Option<&mut [u8]> {
+        if !self.can_stage(len) || len > u16::MAX as usize {
+            return None;
+        }
+        let from = self.staged_bytes;
+        self.staged_bytes += len;
+        let pushed = self.push(to, FrameRef { slot: STAGED, len: len as u16, offset: from as u32 });
+        debug_assert!(pushed, "can_stage said so");
+        let bytes = &mut self.staging[from..from + len];
+        bytes.fill(0);
+        Some(bytes)
+    }
+
+    /// Whether there is nothing to send.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Number of frames to send.
+    pub fn frame_count(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// How many frames of equal size may share a datagram; at least 1.
+    pub fn frames_per_datagram(&self) -> usize {
+        self.frames_per_datagram
+    }
+
+    /// The destinations of this turn, in the order in which they first occurred.
+    pub fn destinations(&self) -> &[Destination] {
+        &self.destinations
+    }
+
+    /// The frames of one destination, in order.
+    pub fn frames(&self, of: &Destination) -> impl Iterator<Item = FrameRef> + '_ {
+        let mut at = of.first;
+        std::iter::from_fn(move || {
+            let entry = self.entries.get(at as usize)?;
+            at = entry.next;
+            Some(entry.frame)
+        })
+    }
+
+    /// The bytes a frame names. `rx` is the batch of the same turn.
+    pub fn bytes<'a>(&'a self, rx: &'a Rx, frame: FrameRef) -> &'a [u8] {
+        let from = frame.offset as usize;
+        let whole = if frame.slot == STAGED { &self.staging[..] } else { rx.slot(frame.slot) };
+        &whole[from..from + frame.len as usize]
+    }
+
+    /// Forgets everything; called by the back end after it has sent.
+    pub fn clear(&mut self) {
+        if self.destinations.len() * 4 > self.index.len() {
+            self.index.fill(0);
+        } else {
+            let mask = self.index.len() - 1;
+            for d in &self.destinations {
+                // Every table entry sits in the run that starts at its hash: wipe the run.
+                let mut at = hash(d.socket, d.to) & mask;
+                while self.index[at] != 0 {
+                    self.index[at] = 0;
+                    at = (at + 1) & mask;
+                }
+            }
+        }
+        self.destinations.clear();
+        self.entries.clear();
+        self.staged_bytes = 0;
+    }
+}
+
+/// The most destinations that one turn may have.
+const DESTINATIONS_MAX: usize = 4096;
+
+/// Spreads destinations over the table. Unkeyed: the table holds one turn's peers only, never more
+/// than [`DESTINATIONS_MAX`], so chosen collisions cost a bounded scan and are gone after the turn.
+fn hash(socket: SocketId, to: SocketAddr) -> usize {
+    let (high, low) = match to.ip() {
+        IpAddr::V4(ip) => (0, u64::from(u32::from(ip))),
+        IpAddr::V6(ip) => {
+            let bits = ip.to_bits();
+            ((bits >> 64) as u64, bits as u64)
+        }
+    };
+    let mut h = (low ^ high.rotate_left(17)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    h ^= (u64::from(to.port()) << 16 | u64::from(socket.0)).wrapping_mul(0xd6e8_feb8_6659_fd93);
+    h = (h ^ (h >> 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (h >> 32) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::Ipv4Addr;
+
+    fn addr(port: u16) -> SocketAddr {
+        SocketAddr::from((Ipv4Addr::LOCALHOST, port))
+    }
+
+    fn frame(offset: u32) -> FrameRef {
+        FrameRef { slot: 0, len: 256, offset }
+    }
+
+    #[test]
+    fn frames_of_one_destination_keep_their_order() {
+        let mut tx = Tx::new(8, 0, 1);
+        let a = tx.destination(SocketId(0), addr(1), None).unwrap();
+        let b = tx.destination(SocketId(0), addr(2), None).unwrap();
+        for (d, offset) in [(a, 0), (b, 256), (a, 512), (a, 768)] {
+            assert!(tx.push(d, frame(offset)));
+        }
+        assert_eq!(tx.destination(SocketId(0), addr(1), None), Some(a));
+        let of = |i: usize| tx.frames(&tx.destinations()[i]).map(|f| f.offset).collect::<Vec<_>>();
+        assert_eq!(of(0), [0, 512, 768]);
+        assert_eq!(of(1), [256]);
+    }
+
+    #[test]
+    fn the_same_peer_on_another_socket_or_from_another_address_is_another_destination() {
+        let mut tx = Tx::new(8, 0, 1);
+        let a = tx.destination(SocketId(0), addr(1), None).unwrap();
+        let b = tx.destination(SocketId(1), addr(1), None).unwrap();
+        let c = tx.destination(SocketId(1), addr(1), Some(Ipv4Addr::LOCALHOST.into())).unwrap();
+        assert!(a != b && b != c);
+    }
+
+    #[test]
+    fn full_is_an_ordinary_result_and_clear_makes_room() {
+        let mut tx = Tx::new(2, 256, 1);
+        let a = tx.destination(SocketId(0), addr(1), None).unwrap();
+        assert!(tx.push(a, frame(0)));
+        assert!(tx.stage(a, 256).is_some());
+        assert!(!tx.push(a, frame(256)) && tx.stage(a, 1).is_none());
+        tx.destination(SocketId(0), addr(2), None).unwrap();
+        assert_eq!(tx.destination(SocketId(0), addr(3), None), None);
+        tx.clear();
+        assert!(tx.is_empty() && tx.destinations().is_empty());
+        let b = tx.destination(SocketId(0), addr(3), None).unwrap();
+        assert!(tx.stage(b, 256).is_some());
+    }
+
+    #[test]
+    fn clear_leaves_no_stale_destination_behind() {
+        let mut tx = Tx::new(64, 0, 1);
+        for round in 0..200u16 {
+            for port in 0..(round % 60) {
+                let d = tx.destination(SocketId(0), addr(1000 + port), None).unwrap();
+                assert_eq!(d.0, u32::from(port), "round {round}");
+            }
+            tx.clear();
+            assert!(tx.index.iter().all(|&n| n == 0), "round {round}");
+        }
+    }
+
+    #[test]
+    fn staged_bytes_are_zeroed_although_the_area_is_reused() {
+        let mut tx = Tx::new(2, 16, 1);
+        let a = tx.destination(SocketId(0), addr(1), None).unwrap();
+        tx.stage(a, 16).unwrap().fill(7);
+        tx.clear();
+        let a = tx.destination(SocketId(0), addr(1), None).unwrap();
+        assert_eq!(tx.stage(a, 16).unwrap(), [0; 16]);
+    }
+}

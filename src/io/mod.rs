@@ -1,0 +1,82 @@
+//! Batch I/O: the border between the roles and the kernel.
+//!
+//! A back end owns sockets, the memory of a turn and a clock-driven wait. It knows nothing of
+//! frames; the roles know nothing of system calls. Chosen once at start-up, generic, not `dyn`.
+//!
+//! One turn of every daemon is the same five verbs:
+//!
+//! ```text
+//! io.wait(role.next_deadline())     sleep until a datagram, a wake-up or the deadline
+//! io.receive()                      drain the ready sockets into the slots, with a fairness cap
+//! role.on_batch(now, rx, tx)        the whole batch, patched in place
+//! role.on_timeout(now, tx)          timers
+//! io.flush()                        one message per destination; slots are free again
+//! ```
+
+use std::io;
+use std::net::SocketAddr;
+
+use crate::batch::{Rx, SocketId, Tx};
+use crate::time::Instant;
+
+/// What a back end counts. Totals since its start; datagrams unless said otherwise.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct IoCounters {
+    /// Datagrams received, GRO segments counted one by one.
+    pub received: u64,
+    /// Datagrams longer than a slot, cut by the kernel and dropped.
+    pub truncated: u64,
+    /// Datagrams that the kernel dropped because a receive buffer was full (SO_RXQ_OVFL).
+    pub kernel_drops: u64,
+    /// Datagrams handed to the kernel, GSO segments counted one by one.
+    pub sent: u64,
+    /// Datagrams not sent because a send buffer or queue was full (EAGAIN, ENOBUFS).
+    pub send_full: u64,
+    /// Datagrams not sent for another reason (unreachable, too long, refused).
+    pub send_failed: u64,
+    /// How often segmentation offload was refused by the kernel and switched off: 0 or 1.
+    pub gso_off: u64,
+}
+
+/// Sockets, the memory of a turn, and waiting.
+pub trait DatagramIo {
+    /// Waits until a socket is readable, the [`Waker`] fires, or `deadline` has passed; returns at
+    /// once if data is left over from the last turn. Sub-millisecond deadlines are kept.
+    fn wait(&mut self, deadline: Option<Instant>) -> io::Result<()>;
+
+    /// Receives at most one turn's worth into [`Rx`]. Errors of single datagrams (an ICMP error of
+    /// one peer, a cut datagram) are counted, never returned.
+    fn receive(&mut self) -> io::Result<()>;
+
+    /// The current turn: what came in, and what shall go out.
+    fn turn(&mut self) -> (&mut Rx, &mut Tx);
+
+    /// Sends all of [`Tx`], then clears both. What cannot be sent is counted.
+    fn flush(&mut self) -> io::Result<()>;
+
+    /// The address a socket is bound to.
+    fn local_addr(&self, socket: SocketId) -> SocketAddr;
+
+    /// What was counted so far.
+    fn counters(&self) -> IoCounters;
+}
+
+/// Ends a [`DatagramIo::wait`] from another thread. Cheap to clone; waking twice is waking once.
+#[derive(Clone, Debug, Default)]
+pub struct Waker(Option<std::sync::Arc<std::fs::File>>);
+
+impl Waker {
+    /// A waker over an eventfd (see eventfd(2)); a default waker wakes nobody.
+    pub fn new(eventfd: std::os::fd::OwnedFd) -> Self {
+        Waker(Some(std::sync::Arc::new(eventfd.into())))
+    }
+
+    /// Wakes the waiting thread.
+    pub fn wake(&self) {
+        use std::io::Write;
+        if let Some(file) = &self.0 {
+            // Only a full counter can fail, and then the waiter is awake already.
+            let _ = (&**file).write(&1u64.to_ne_bytes());
+        }
+    }
+}

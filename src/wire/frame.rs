@@ -1,0 +1,196 @@
+//! The view: one check, then fields in place.
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+
+use zerocopy::FromBytes;
+
+use super::header::*;
+use crate::drop_reason::DropReason;
+
+/// What all frames of a deployment have in common.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FrameFormat {
+    /// Bytes of a frame.
+    pub size: usize,
+    /// Whether the last [`TRAILER_LEN`] bytes authenticate it.
+    pub tagged: bool,
+}
+
+impl FrameFormat {
+    /// A format without a trailer; `size` is 128 to 1,200 bytes.
+    pub fn plain(size: usize) -> Self {
+        assert!((FRAME_SIZE_MIN..=FRAME_SIZE_MAX).contains(&size), "frame size {size}");
+        FrameFormat { size, tagged: false }
+    }
+
+    /// The same size, of which the last 32 bytes are the trailer; `size` is 160 to 1,200 bytes.
+    pub fn tagged(size: usize) -> Self {
+        assert!((FRAME_SIZE_MIN_TAGGED..=FRAME_SIZE_MAX).contains(&size), "frame size {size}");
+        FrameFormat { size, tagged: true }
+    }
+
+    /// The most payload bytes that a frame carries.
+    pub fn payload_max(&self) -> usize {
+        self.size - HEADER_LEN - if self.tagged { TRAILER_LEN } else { 0 }
+    }
+
+    /// How many frames share a datagram that fits an Ethernet frame; at least 1.
+    pub fn frames_per_datagram(&self) -> usize {
+        DATAGRAM_MAX / self.size
+    }
+
+    /// Whether `len` bytes are a whole number of frames, at least one.
+    pub fn divides(&self, len: usize) -> bool {
+        len > 0 && len.is_multiple_of(self.size)
+    }
+}
+
+/// A frame whose length, magic, version, kind, size and payload length were checked.
+#[derive(Debug)]
+pub struct Frame<'a> {
+    /// The header, in place.
+    pub header: &'a mut Header,
+    /// Everything behind the header: payload, padding, trailer.
+    rest: &'a mut [u8],
+}
+
+impl<'a> Frame<'a> {
+    /// Checks the frame, cheapest test first, and gives its view. `bytes` is exactly one frame.
+    pub fn check(bytes: &'a mut [u8], format: &FrameFormat) -> Result<Self, DropReason> {
+        if bytes.len() != format.size {
+            return Err(DropReason::Length);
+        }
+        let (header, rest) = Header::mut_from_prefix(bytes).map_err(|_| DropReason::Length)?;
+        if header.magic.get() != MAGIC {
+            return Err(DropReason::Magic);
+        }
+        if !(VERSION_MIN..=VERSION).contains(&header.version) {
+            return Err(DropReason::Version);
+        }
+        if Kind::from_wire(header.kind).is_none() {
+            return Err(DropReason::Kind);
+        }
+        if usize::from(header.frame_size.get()) != format.size {
+            return Err(DropReason::FrameSize);
+        }
+        if usize::from(header.payload_len.get()) > format.payload_max() {
+            return Err(DropReason::PayloadLength);
+        }
+        Ok(Frame { header, rest })
+    }
+
+    /// Writes a new frame over `bytes`, which must be one frame long.
+    pub fn write(bytes: &'a mut [u8], header: &Header, payload: &[u8]) -> Self {
+        let (head, rest) = Header::mut_from_prefix(bytes).expect("a frame is longer than its header");
+        *head = *header;
+        head.payload_len.set(payload.len() as u16);
+        rest[..payload.len()].copy_from_slice(payload);
+        rest[payload.len()..].fill(0);
+        Frame { header: head, rest }
+    }
+
+    /// Which message it is.
+    pub fn kind(&self) -> Kind {
+        Kind::from_wire(self.header.kind).expect("checked, or written by us")
+    }
+
+    /// The payload in use.
+    pub fn payload(&self) -> &[u8] {
+        &self.rest[..usize::from(self.header.payload_len.get())]
+    }
+
+    /// Replaces the payload, zeroing what is left of the old one. `payload` must fit the frame.
+    pub fn set_payload(&mut self, payload: &[u8]) {
+        let old = usize::from(self.header.payload_len.get());
+        self.rest[..payload.len()].copy_from_slice(payload);
+        if old > payload.len() {
+            self.rest[payload.len()..old].fill(0);
+        }
+        self.header.payload_len.set(payload.len() as u16);
+    }
+}
+
+/// An address as the header carries it: IPv4 mapped into IPv6, so that both have one form.
+pub fn pack_addr(addr: SocketAddr) -> ([u8; 16], u16) {
+    let ip = match addr.ip() {
+        IpAddr::V4(ip) => ip.to_ipv6_mapped(),
+        IpAddr::V6(ip) => ip,
+    };
+    (ip.octets(), addr.port())
+}
+
+/// The inverse of [`pack_addr`]; a mapped IPv4 address comes back as IPv4.
+pub fn unpack_addr(ip: [u8; 16], port: u16) -> SocketAddr {
+    SocketAddr::new(Ipv6Addr::from(ip).to_canonical(), port)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn valid(size: usize) -> Vec<u8> {
+        let mut bytes = vec![0; size];
+        let mut header = Header::new(Kind::ClientRequest, size);
+        header.client_id.set(7);
+        Frame::write(&mut bytes, &header, b"hello");
+        bytes
+    }
+
+    #[test]
+    fn a_written_frame_is_read_back() {
+        let mut bytes = valid(128);
+        let frame = Frame::check(&mut bytes, &FrameFormat::plain(128)).unwrap();
+        assert_eq!(frame.kind(), Kind::ClientRequest);
+        assert_eq!(frame.payload(), b"hello");
+        assert_eq!(frame.header.client_id.get(), 7);
+    }
+
+    #[test]
+    fn every_broken_field_has_its_reason() {
+        let format = FrameFormat::plain(256);
+        let broken = |at: usize, value: u8| {
+            let mut bytes = valid(256);
+            bytes[at] = value;
+            Frame::check(&mut bytes, &format).map(|_| ()).unwrap_err()
+        };
+        assert_eq!(broken(0, 0), DropReason::Magic);
+        assert_eq!(broken(2, VERSION + 1), DropReason::Version);
+        assert_eq!(broken(2, VERSION_MIN - 1), DropReason::Version);
+        assert_eq!(broken(3, 9), DropReason::Kind);
+        assert_eq!(broken(4, 128), DropReason::FrameSize);
+        assert_eq!(broken(7, 1), DropReason::PayloadLength);
+        let mut bytes = valid(256);
+        assert_eq!(Frame::check(&mut bytes[..255], &format).unwrap_err(), DropReason::Length);
+        assert_eq!(Frame::check(&mut [], &format).unwrap_err(), DropReason::Length);
+    }
+
+    #[test]
+    fn a_shorter_payload_leaves_nothing_of_the_longer_one() {
+        let mut bytes = valid(128);
+        let mut frame = Frame::check(&mut bytes, &FrameFormat::plain(128)).unwrap();
+        frame.set_payload(b"ab");
+        assert_eq!(frame.payload(), b"ab");
+        assert_eq!(bytes[HEADER_LEN..], {
+            let mut rest = [0; 16];
+            rest[..2].copy_from_slice(b"ab");
+            rest
+        });
+    }
+
+    #[test]
+    fn addresses_survive_the_header() {
+        for text in ["127.0.0.1:54001", "[::1]:9", "[2001:db8::7]:65535"] {
+            let addr: SocketAddr = text.parse().unwrap();
+            let (ip, port) = pack_addr(addr);
+            assert_eq!(unpack_addr(ip, port), addr);
+        }
+    }
+
+    #[test]
+    fn a_trailer_takes_its_bytes_from_the_payload() {
+        assert_eq!(FrameFormat::plain(256).payload_max(), 144);
+        assert_eq!(FrameFormat::tagged(256).payload_max(), 112);
+        assert_eq!(FrameFormat::tagged(160).payload_max(), 16);
+        assert_eq!(FrameFormat::plain(256).frames_per_datagram(), 5);
+    }
+}

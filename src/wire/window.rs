@@ -1,0 +1,170 @@
+//! Windows over sequence numbers: what was seen once is not taken twice.
+
+/// Which of the last 65,536 dispatches of one (worker, slot) were answered.
+///
+/// The bit of a dispatch is set while it waits for its reply, so that "not sent yet", "answered" and
+/// "too old" all read as zero: one bit array, one test.
+#[derive(Debug)]
+pub struct DispatchWindow {
+    open: Box<[u64; WORDS]>,
+    /// The last dispatch sequence given out.
+    sent: u32,
+}
+
+const WORDS: usize = 1024;
+const SPAN: u32 = (WORDS * 64) as u32;
+
+impl Default for DispatchWindow {
+    fn default() -> Self {
+        DispatchWindow { open: Box::new([0; WORDS]), sent: 0 }
+    }
+}
+
+impl DispatchWindow {
+    /// A window whose next dispatch is `sent + 1`, for tests of the wrap.
+    pub fn starting_at(sent: u32) -> Self {
+        DispatchWindow { sent, ..Default::default() }
+    }
+
+    /// The last dispatch sequence given out; 0 at first.
+    pub fn sent(&self) -> u32 {
+        self.sent
+    }
+
+    /// Gives out the next dispatch sequence and opens its place. A dispatch 65,536 earlier is forgotten.
+    pub fn dispatch(&mut self) -> u32 {
+        self.sent = self.sent.wrapping_add(1);
+        let (word, bit) = place(self.sent);
+        self.open[word] |= bit;
+        self.sent
+    }
+
+    /// Takes the reply to a dispatch: true once, then false; false for what is too old or was never sent.
+    pub fn accept(&mut self, seq: u32) -> bool {
+        if self.sent.wrapping_sub(seq) >= SPAN {
+            return false;
+        }
+        let (word, bit) = place(seq);
+        let fresh = self.open[word] & bit != 0;
+        self.open[word] &= !bit;
+        fresh
+    }
+}
+
+fn place(seq: u32) -> (usize, u64) {
+    ((seq / 64) as usize % WORDS, 1 << (seq % 64))
+}
+
+/// The counters of a sender that were seen, as RFC 6479: newest 1,024, older ones are refused.
+#[derive(Clone, Debug)]
+pub struct ReplayWindow {
+    newest: u64,
+    seen: [u64; REPLAY_WORDS],
+}
+
+/// One word more than the span, so that the word being cleared is never one that is still asked for.
+const REPLAY_WORDS: usize = 17;
+const REPLAY_SPAN: u64 = 1024;
+
+impl Default for ReplayWindow {
+    fn default() -> Self {
+        ReplayWindow { newest: 0, seen: [0; REPLAY_WORDS] }
+    }
+}
+
+impl ReplayWindow {
+    /// Whether the counter is new; if so it is not new again. Counters start at 1.
+    pub fn accept(&mut self, counter: u64) -> bool {
+        if counter == 0 || counter + REPLAY_SPAN <= self.newest {
+            return false;
+        }
+        let word = |counter: u64| (counter / 64) as usize % REPLAY_WORDS;
+        if counter > self.newest {
+            let steps = (counter / 64 - self.newest / 64).min(REPLAY_WORDS as u64);
+            for step in 0..steps {
+                self.seen[word(counter - step * 64)] = 0;
+            }
+            self.newest = counter;
+        }
+        let bit = 1 << (counter % 64);
+        let fresh = self.seen[word(counter)] & bit == 0;
+        self.seen[word(counter)] |= bit;
+        fresh
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::{HashSet, VecDeque};
+
+    #[test]
+    fn a_dispatch_is_answered_once() {
+        let mut window = DispatchWindow::default();
+        let seq = window.dispatch();
+        assert!(!window.accept(seq + 1), "never sent");
+        assert!(window.accept(seq));
+        assert!(!window.accept(seq));
+    }
+
+    #[test]
+    fn a_reply_later_than_the_window_is_refused() {
+        let mut window = DispatchWindow::default();
+        let first = window.dispatch();
+        for _ in 0..SPAN - 1 {
+            window.dispatch();
+        }
+        assert!(window.accept(first), "the oldest that is still in the window");
+        window.dispatch();
+        assert!(!window.accept(first + SPAN + 1) && !window.accept(first));
+    }
+
+    #[test]
+    fn it_runs_through_the_wrap() {
+        let mut window = DispatchWindow::starting_at(u32::MAX - 1);
+        let seqs = [window.dispatch(), window.dispatch(), window.dispatch()];
+        assert_eq!(seqs, [u32::MAX, 0, 1]);
+        assert!(seqs.iter().all(|&s| window.accept(s)));
+        assert!(seqs.iter().all(|&s| !window.accept(s)));
+    }
+
+    #[test]
+    fn a_gap_wider_than_the_replay_window_forgets_nothing_new() {
+        let mut window = ReplayWindow::default();
+        assert!(window.accept(1));
+        assert!(window.accept(100_000));
+        assert!(!window.accept(100_000 - REPLAY_SPAN));
+        assert!(window.accept(100_001 - REPLAY_SPAN));
+        assert!(!window.accept(100_001 - REPLAY_SPAN));
+    }
+
+    proptest! {
+        #[test]
+        fn dispatch_window_agrees_with_a_set(ops in prop::collection::vec((any::<bool>(), 0u32..80), 1..400), start in prop::sample::select(vec![0, u32::MAX - 50])) {
+            let mut window = DispatchWindow::starting_at(start);
+            let mut open = HashSet::new();
+            for (dispatch, back) in ops {
+                if dispatch {
+                    open.insert(window.dispatch());
+                } else {
+                    let seq = window.sent().wrapping_sub(back);
+                    prop_assert_eq!(window.accept(seq), open.remove(&seq));
+                }
+            }
+        }
+
+        #[test]
+        fn replay_window_agrees_with_a_list(steps in prop::collection::vec((0u64..3000, any::<bool>()), 1..300)) {
+            let mut window = ReplayWindow::default();
+            let (mut seen, mut newest) = (VecDeque::new(), 1u64);
+            for (distance, ahead) in steps {
+                let counter = if ahead { newest + distance } else { newest.saturating_sub(distance).max(1) };
+                let fresh = counter + REPLAY_SPAN > newest && !seen.contains(&counter);
+                prop_assert_eq!(window.accept(counter), fresh, "counter {} newest {}", counter, newest);
+                if fresh { seen.push_back(counter); }
+                newest = newest.max(counter);
+            }
+        }
+    }
+}
