@@ -1,0 +1,224 @@
+//! How many requests one worker has outstanding at one server, from cumulative counters.
+//!
+//! ```text
+//! outstanding = (sent - seq)          under way
+//!             + (received - done)     in the server
+//! lost        = (seq - seq_base) - received      signed: duplicates make it negative
+//! ```
+//!
+//! Counters are cumulative and reports numbered, so that losing, repeating or reordering reports
+//! does no harm; a lost *last* request is found by a SYNC that raises `seq` to `sent`. A plain
+//! +1/-1 count would be wrong for ever after one loss. Pure: no clock, no sockets.
+
+/// The counters that a server reports about the traffic of one worker. All modulo 2^32.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Number of the report; a newer one has a higher number.
+    pub report: u32,
+    /// Highest dispatch sequence seen, or told by SYNC.
+    pub seq: u32,
+    /// Valid requests read.
+    pub received: u32,
+    /// Requests finished, whatever their status.
+    pub done: u32,
+}
+
+/// What one worker knows of one server's share of its requests.
+#[derive(Clone, Debug, Default)]
+pub struct Estimate {
+    sent: u32,
+    seq_base: u32,
+    counters: Counters,
+    /// The contribution that the selection tree holds.
+    published: u32,
+}
+
+/// The difference of two counters as a number, if `a` is not behind `b`.
+fn ahead(a: u32, b: u32) -> Option<u32> {
+    let difference = a.wrapping_sub(b);
+    (difference < 1 << 31).then_some(difference)
+}
+
+impl Estimate {
+    /// Starts a new registration: the server counts from here on, and has nothing of ours.
+    pub fn rebase(&mut self, sent: u32) {
+        self.sent = sent;
+        self.seq_base = sent;
+        self.counters = Counters { report: 0, seq: sent, received: 0, done: 0 };
+    }
+
+    /// A request was sent; `reserve` has already added it to the tree.
+    pub fn on_dispatch(&mut self, sent: u32) {
+        self.sent = sent;
+        self.published += 1;
+    }
+
+    /// Takes a newer report. False, and no effect, for an older one and for one that cannot be
+    /// true (seen more than was sent, finished more than was read): a faulty server must not
+    /// make itself look idle.
+    pub fn apply(&mut self, new: Counters) -> bool {
+        let newer = ahead(new.report, self.counters.report).is_some_and(|by| by > 0);
+        let possible = ahead(self.sent, new.seq).is_some()
+            && ahead(new.seq, self.counters.seq).is_some()
+            && ahead(new.received, self.counters.received).is_some()
+            && ahead(new.done, self.counters.done).is_some()
+            && ahead(new.received, new.done).is_some();
+        if newer && possible {
+            self.counters = new;
+        }
+        newer && possible
+    }
+
+    /// Requests sent and not yet seen by the server: under way, or lost behind the last one seen.
+    pub fn under_way(&self) -> u32 {
+        self.sent.wrapping_sub(self.counters.seq)
+    }
+
+    /// Requests of this worker that are under way or in the server.
+    pub fn outstanding(&self) -> u32 {
+        let in_server = self.counters.received.wrapping_sub(self.counters.done);
+        self.under_way().saturating_add(in_server)
+    }
+
+    /// Requests known to be lost on the way, less those that came twice.
+    pub fn lost(&self) -> i32 {
+        let seen = self.counters.seq.wrapping_sub(self.seq_base);
+        seen.wrapping_sub(self.counters.received) as i32
+    }
+
+    /// What the tree must be changed by, so that it holds the present contribution.
+    pub fn publish(&mut self) -> i32 {
+        let outstanding = self.outstanding();
+        let delta = outstanding as i64 - i64::from(self.published);
+        self.published = outstanding;
+        delta as i32
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn counters(report: u32, seq: u32, received: u32, done: u32) -> Counters {
+        Counters { report, seq, received, done }
+    }
+
+    #[test]
+    fn a_reply_brings_the_count_down_to_what_is_really_there() {
+        let mut e = Estimate::default();
+        e.rebase(0);
+        for sent in 1..=3 {
+            e.on_dispatch(sent);
+        }
+        assert_eq!(e.outstanding(), 3);
+        assert!(e.apply(counters(1, 2, 2, 1)));
+        assert_eq!((e.under_way(), e.outstanding()), (1, 2));
+        assert_eq!(e.publish(), -1);
+        assert_eq!(e.publish(), 0);
+    }
+
+    #[test]
+    fn a_lost_request_is_known_as_soon_as_a_later_one_is_seen() {
+        let mut e = Estimate::default();
+        e.rebase(10);
+        e.on_dispatch(11);
+        e.on_dispatch(12);
+        assert!(e.apply(counters(1, 12, 1, 1)));
+        assert_eq!((e.outstanding(), e.lost()), (0, 1));
+    }
+
+    #[test]
+    fn a_duplicated_request_makes_the_loss_negative_and_nothing_else() {
+        let mut e = Estimate::default();
+        e.rebase(0);
+        e.on_dispatch(1);
+        assert!(e.apply(counters(1, 1, 2, 2)));
+        assert_eq!((e.outstanding(), e.lost()), (0, -1));
+    }
+
+    #[test]
+    fn an_older_or_impossible_report_changes_nothing() {
+        let mut e = Estimate::default();
+        e.rebase(0);
+        for sent in 1..=5 {
+            e.on_dispatch(sent);
+        }
+        assert!(e.apply(counters(7, 4, 4, 2)));
+        for bad in [
+            counters(7, 5, 5, 5), // the same report number
+            counters(6, 5, 5, 5), // an older one
+            counters(8, 6, 5, 5), // has seen what was never sent
+            counters(8, 5, 4, 5), // finished more than it read
+            counters(8, 3, 4, 2), // counts backwards
+        ] {
+            assert!(!e.apply(bad), "{bad:?}");
+            assert_eq!(e.outstanding(), 3);
+        }
+    }
+
+    #[test]
+    fn counters_run_through_the_wrap() {
+        let mut e = Estimate::default();
+        e.rebase(u32::MAX);
+        e.on_dispatch(0);
+        e.on_dispatch(1);
+        assert!(e.apply(counters(1, 0, 1, 0)));
+        assert_eq!((e.outstanding(), e.lost()), (2, 0));
+        assert!(e.apply(counters(2, 1, 2, 2)));
+        assert_eq!(e.outstanding(), 0);
+    }
+
+    /// A server and a lossy, duplicating, reordering network in front of it; the oracle is the plain truth.
+    #[derive(Default)]
+    struct World {
+        under_way: Vec<u32>,
+        seq: u32,
+        received: u32,
+        done: u32,
+        reports: Vec<Counters>,
+        report: u32,
+    }
+
+    proptest! {
+        #[test]
+        fn at_rest_it_is_exact_whatever_was_lost(ops in prop::collection::vec((0u8..7, any::<prop::sample::Index>()), 1..300)) {
+            let (mut e, mut w, mut sent) = (Estimate::default(), World::default(), 0u32);
+            e.rebase(0);
+            let mut tree = 0i64;
+            for (op, index) in ops {
+                match op {
+                    0 => { sent += 1; e.on_dispatch(sent); tree += 1; w.under_way.push(sent); }
+                    1 if !w.under_way.is_empty() => { // one arrives, in any order
+                        let seq = w.under_way.remove(index.index(w.under_way.len()));
+                        w.seq = w.seq.max(seq);
+                        w.received += 1;
+                    }
+                    2 if !w.under_way.is_empty() => { w.under_way.remove(index.index(w.under_way.len())); }
+                    3 if !w.under_way.is_empty() => { // duplicated
+                        let seq = w.under_way[index.index(w.under_way.len())];
+                        w.seq = w.seq.max(seq);
+                        w.received += 1;
+                    }
+                    4 if w.done < w.received => w.done += 1,
+                    5 => {
+                        w.report += 1;
+                        w.reports.push(counters(w.report, w.seq, w.received, w.done));
+                    }
+                    6 if !w.reports.is_empty() => { // a report arrives, any of them, and may do so again
+                        e.apply(w.reports[index.index(w.reports.len())]);
+                    }
+                    _ => {}
+                }
+                tree += i64::from(e.publish());
+                prop_assert_eq!(tree, i64::from(e.outstanding()));
+            }
+            // Rest: the network is empty, the server idle, one SYNC and its report come through.
+            w.seq = w.seq.max(sent);
+            w.done = w.received;
+            prop_assert!(e.apply(counters(w.report + 1, w.seq, w.received, w.done)));
+            tree += i64::from(e.publish());
+            prop_assert_eq!((e.outstanding(), tree), (0, 0));
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! The balancer's figures: per pool and per server slot.
+
+use super::{Counter, LatencyHistogram};
+use crate::drop_reason::DropCounters;
+
+/// Figures of one server slot. Counters belong to the slot and go on when another server takes it.
+#[derive(Debug, Default)]
+pub struct ServerStats {
+    /// The server's id plus one; 0 while the slot is free.
+    pub id_plus_one: Counter,
+    /// Its [`crate::health::State`] as a number.
+    pub state: Counter,
+    /// Requests under way or in the server, by the estimate.
+    pub outstanding: Counter,
+    /// Requests sent to it.
+    pub dispatched: Counter,
+    /// Valid replies from it.
+    pub answered: Counter,
+    /// Requests known to be lost on the way there (less duplicates, while that is positive).
+    pub lost: Counter,
+    /// Time from dispatch to reply, as the balancer sees it.
+    pub latency: LatencyHistogram,
+}
+
+/// Figures of a pool.
+#[derive(Debug)]
+pub struct PoolStats {
+    /// Valid requests that arrived.
+    pub requests: Counter,
+    /// Requests sent to a server.
+    pub dispatched: Counter,
+    /// Replies delivered to clients.
+    pub answered: Counter,
+    /// Requests refused because no server is registered or all are down.
+    pub busy_no_server: Counter,
+    /// Requests refused because every server is at its limit.
+    pub busy_shed: Counter,
+    /// Requests refused because their mode is not served.
+    pub refused_mode: Counter,
+    /// Selections that fell back to two random servers after losing too many races.
+    pub select_fallback: Counter,
+    /// Datagrams that the kernel dropped because a receive buffer was full.
+    pub kernel_drops: Counter,
+    /// Datagrams that could not be sent.
+    pub send_drops: Counter,
+    /// Frames dropped, by reason.
+    pub drops: DropCounters,
+    /// One entry per slot.
+    pub servers: Box<[ServerStats]>,
+}
+
+impl PoolStats {
+    /// Figures for a pool of at most `servers_max` servers, all zero.
+    pub fn new(servers_max: usize) -> Self {
+        PoolStats {
+            requests: Counter::default(),
+            dispatched: Counter::default(),
+            answered: Counter::default(),
+            busy_no_server: Counter::default(),
+            busy_shed: Counter::default(),
+            refused_mode: Counter::default(),
+            select_fallback: Counter::default(),
+            kernel_drops: Counter::default(),
+            send_drops: Counter::default(),
+            drops: DropCounters::default(),
+            servers: (0..servers_max).map(|_| ServerStats::default()).collect(),
+        }
+    }
+}
