@@ -112,6 +112,6 @@ mod tests {
         let names: std::collections::HashSet<_> = DropReason::ALL.iter().map(|r| r.name()).collect();
         assert_eq!(names.len(), DropReason::ALL.len());
         assert_eq!(counters.nonzero().count(), DropReason::ALL.len() - 1);
-        assert_eq!(counters.total(), (0..DropReason::ALL.len() as u64).sum());
+        assert_eq!(counters.total(), (0..DropReason::ALL.len() as u64).sum::<u64>());
     }
 }

@@ -99,6 +99,12 @@ impl<'a> Frame<'a> {
         &self.rest[..usize::from(self.header.payload_len.get())]
     }
 
+    /// Zeroes the last `len` bytes of the frame.
+    pub fn clear_tail(self, len: usize) {
+        let from = self.rest.len() - len;
+        self.rest[from..].fill(0);
+    }
+
     /// Replaces the payload, zeroing what is left of the old one. `payload` must fit the frame.
     pub fn set_payload(&mut self, payload: &[u8]) {
         let old = usize::from(self.header.payload_len.get());

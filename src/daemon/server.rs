@@ -1,0 +1,44 @@
+//! The server's loop, for work that the role does itself (echo, drawn service times).
+
+use std::io;
+
+use tracing::info;
+
+use super::signals::Stop;
+use super::turn;
+use crate::io::DatagramIo;
+use crate::role::server::{ServerRole, Totals};
+use crate::time::Clock;
+
+/// Runs until it was asked to stop and has drained, or was asked twice. Gives what it counted.
+pub fn run(
+    mut role: ServerRole,
+    mut io: impl DatagramIo,
+    clock: Clock,
+    stop: &Stop,
+) -> io::Result<ServerRole> {
+    let (mut registered, mut draining) = (false, false);
+    while !role.is_finished() && !stop.is_asked_twice() {
+        let now = turn(&mut io, &mut role, &clock)?;
+        if role.is_registered() != registered {
+            registered = role.is_registered();
+            info!(
+                "{}",
+                if registered {
+                    "registered"
+                } else {
+                    "the balancer has forgotten this server: registering again"
+                }
+            );
+        }
+        if stop.is_asked() && !draining {
+            draining = true;
+            info!(queue = role.queue_len(), "draining");
+            role.drain(now);
+        }
+    }
+    let Totals { received, served, busy, expired, queue_max, ref drops } = *role.totals();
+    let (left, dropped) = (role.queue_len(), drops.total());
+    info!(received, served, busy, expired, queue_max, left, dropped, "stopped");
+    Ok(role)
+}

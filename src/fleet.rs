@@ -1,0 +1,230 @@
+//! The servers of a pool: who is registered in which slot. Pure; knows nothing of queues or traffic.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::health::{Health, Limits};
+use crate::model::Registration;
+use crate::select::Slot;
+use crate::time::Instant;
+use crate::wire::tag::PeerReplay;
+
+/// One registered server.
+#[derive(Clone, Debug)]
+pub struct Server {
+    /// Its id, unique in the pool.
+    pub id: u32,
+    /// Where it takes requests. Frames from elsewhere are not its.
+    pub addr: SocketAddr,
+    /// Random number of its process start.
+    pub instance: u64,
+    /// Random number of its registration.
+    pub epoch: u32,
+    /// The nonce that it made for its registration, echoed in every SYNC.
+    pub nonce: u64,
+    /// Its share relative to others, 1 to 100.
+    pub weight: u16,
+    /// How sure to be about its health.
+    pub limits: Limits,
+    /// Its health.
+    pub health: Health,
+    /// The requests in it that are not from this registration, by its newest report.
+    pub foreign: u32,
+    /// Whether the controller can stop it; false once it said that it cannot.
+    pub managed: bool,
+    /// Its frames that were seen, where frames are authenticated.
+    pub replay: PeerReplay,
+}
+
+/// What became of a registration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admission {
+    /// It has this slot already: the same registration again.
+    Known(Slot),
+    /// It has this slot now; what was there before is gone.
+    New {
+        /// The slot.
+        slot: Slot,
+        /// The `foreign` count of the registration that it replaces.
+        replaced_foreign: u32,
+    },
+    /// Another server that is alive has its id.
+    IdTaken,
+    /// All slots are taken.
+    Full,
+}
+
+/// Servers by slot, and an index by address.
+#[derive(Debug)]
+pub struct Fleet {
+    slots: Box<[Option<Server>]>,
+    /// One bit per UDP port that a server uses: a cheap "certainly not a server".
+    ports: Box<[u64; 1024]>,
+}
+
+impl Fleet {
+    /// Room for `servers_max` servers.
+    pub fn new(servers_max: usize) -> Self {
+        Fleet { slots: (0..servers_max).map(|_| None).collect(), ports: Box::new([0; 1024]) }
+    }
+
+    /// The server in a slot.
+    pub fn get(&self, slot: Slot) -> Option<&Server> {
+        self.slots.get(slot.index())?.as_ref()
+    }
+
+    /// The server in a slot.
+    pub fn get_mut(&mut self, slot: Slot) -> Option<&mut Server> {
+        self.slots.get_mut(slot.index())?.as_mut()
+    }
+
+    /// All registered servers with their slots.
+    pub fn iter(&self) -> impl Iterator<Item = (Slot, &Server)> {
+        self.slots.iter().enumerate().filter_map(|(i, s)| Some((Slot::new(i), s.as_ref()?)))
+    }
+
+    /// The number of slots.
+    pub fn slot_count(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Whether a server takes requests at this address.
+    pub fn has_addr(&self, addr: SocketAddr) -> bool {
+        let port = usize::from(addr.port());
+        self.ports[port / 64] & 1 << (port % 64) != 0 && self.iter().any(|(_, s)| s.addr == addr)
+    }
+
+    /// Admits a server whose address was proved by a nonce.
+    ///
+    /// A server that restarts takes over the slot of its id, if the old one is at the same address (so it
+    /// must be gone), is the same process registering anew, or is not known to be alive.
+    pub fn admit(
+        &mut self,
+        now: Instant,
+        addr: SocketAddr,
+        instance: u64,
+        epoch: u32,
+        nonce: u64,
+        registration: &Registration,
+    ) -> Admission {
+        let slot = match self.iter().find(|(_, s)| s.id == registration.server_id) {
+            Some((slot, s)) if s.instance == instance && s.epoch == epoch && s.addr == addr => {
+                return Admission::Known(slot);
+            }
+            Some((slot, s)) => {
+                let gone = s.addr == addr || s.instance == instance || silent(s, now);
+                if !gone {
+                    return Admission::IdTaken;
+                }
+                slot
+            }
+            None => match self.slots.iter().position(Option::is_none) {
+                Some(free) => Slot::new(free),
+                None => return Admission::Full,
+            },
+        };
+        let interval = Duration::from_micros(u64::from(registration.report_interval_us.max(1_000)));
+        let old = self.slots[slot.index()].replace(Server {
+            id: registration.server_id,
+            addr,
+            instance,
+            epoch,
+            nonce,
+            weight: registration.weight.clamp(1, WEIGHT_MAX),
+            limits: Limits::for_interval(interval.min(Duration::from_secs(10))),
+            health: Health::joining(now),
+            foreign: 0,
+            managed: true,
+            replay: PeerReplay::default(),
+        });
+        let replaced_foreign = old.as_ref().map_or(0, |old| old.foreign);
+        // The same process registering anew goes on counting its frames where it was.
+        if let Some(old) = old.filter(|old| old.instance == instance) {
+            self.slots[slot.index()].as_mut().expect("just put there").replay = old.replay;
+        }
+        self.index_ports();
+        Admission::New { slot, replaced_foreign }
+    }
+
+    /// Frees a slot.
+    pub fn remove(&mut self, slot: Slot) -> Option<Server> {
+        let removed = self.slots[slot.index()].take();
+        self.index_ports();
+        removed
+    }
+
+    fn index_ports(&mut self) {
+        self.ports.fill(0);
+        for server in self.slots.iter().flatten() {
+            let port = usize::from(server.addr.port());
+            self.ports[port / 64] |= 1 << (port % 64);
+        }
+    }
+}
+
+/// The largest weight.
+pub const WEIGHT_MAX: u16 = 100;
+
+/// Nothing was heard of it for longer than its silence limit.
+fn silent(server: &Server, now: Instant) -> bool {
+    now.since(server.health.last_alive()) > server.limits.silence
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn registration(id: u32) -> Registration {
+        Registration {
+            server_id: id,
+            queue_capacity: 64,
+            report_interval_us: 10_000,
+            weight: 1,
+            reserved: [0; 2],
+        }
+    }
+
+    fn addr(port: u16) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], port))
+    }
+
+    const NEW_IN_0: Admission = Admission::New { slot: Slot::new(0), replaced_foreign: 0 };
+    const NOW: Instant = Instant::from_nanos(1_000_000_000);
+
+    #[test]
+    fn the_same_registration_twice_is_one_server() {
+        let mut fleet = Fleet::new(2);
+        assert_eq!(fleet.admit(NOW, addr(1), 7, 1, 5, &registration(3)), NEW_IN_0);
+        assert_eq!(fleet.admit(NOW, addr(1), 7, 1, 5, &registration(3)), Admission::Known(Slot::new(0)));
+        assert_eq!(fleet.iter().count(), 1);
+        assert!(fleet.has_addr(addr(1)) && !fleet.has_addr(addr(2)));
+        assert!(!fleet.has_addr(SocketAddr::from(([127, 0, 0, 2], 1))), "the port alone is not the address");
+    }
+
+    #[test]
+    fn a_second_server_cannot_take_the_id_of_a_live_one_but_can_of_a_silent_one() {
+        let mut fleet = Fleet::new(2);
+        fleet.admit(NOW, addr(1), 7, 1, 5, &registration(3));
+        assert_eq!(fleet.admit(NOW, addr(2), 8, 1, 5, &registration(3)), Admission::IdTaken);
+        let later = NOW + Duration::from_millis(101);
+        assert_eq!(fleet.admit(later, addr(2), 8, 1, 5, &registration(3)), NEW_IN_0);
+        assert!(!fleet.has_addr(addr(1)));
+    }
+
+    #[test]
+    fn a_restart_on_the_same_address_replaces_at_once() {
+        let mut fleet = Fleet::new(2);
+        fleet.admit(NOW, addr(1), 7, 1, 5, &registration(3));
+        assert_eq!(fleet.admit(NOW, addr(1), 8, 9, 5, &registration(3)), NEW_IN_0);
+        assert_eq!(fleet.get(Slot::new(0)).unwrap().epoch, 9);
+    }
+
+    #[test]
+    fn full_is_full_until_somebody_leaves() {
+        let mut fleet = Fleet::new(1);
+        fleet.admit(NOW, addr(1), 7, 1, 5, &registration(3));
+        assert_eq!(fleet.admit(NOW, addr(2), 8, 1, 5, &registration(4)), Admission::Full);
+        assert_eq!(fleet.remove(Slot::new(0)).unwrap().id, 3);
+        assert_eq!(fleet.admit(NOW, addr(2), 8, 1, 5, &registration(4)), NEW_IN_0);
+    }
+}

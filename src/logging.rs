@@ -1,0 +1,147 @@
+//! Logs: one file per component, bounded in size, written by a thread of their own.
+//!
+//! A line is handed to a bounded queue and dropped, counted, when the queue is full: a full disk or a
+//! slow reader never stalls the data path. The file is rotated once: `x.log` and `x.log.1` together
+//! stay below twice the limit.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
+use tracing_subscriber::filter::LevelFilter;
+
+/// How to log.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The folder of the logs.
+    pub dir: PathBuf,
+    /// Lines below this level are left out.
+    pub level: LevelFilter,
+    /// One JSON object a line instead of text.
+    pub json: bool,
+    /// A file is set aside when it would grow beyond so many bytes.
+    pub size_max: u64,
+}
+
+/// Keeps the log going; dropping it writes what is queued.
+pub struct Guard {
+    _worker: WorkerGuard,
+    dropped: ErrorCounter,
+}
+
+impl Guard {
+    /// Lines dropped so far because the disk was slower than the log.
+    pub fn dropped_lines(&self) -> usize {
+        self.dropped.dropped_lines()
+    }
+}
+
+/// Lines that may wait for the disk.
+const QUEUED_LINES_MAX: usize = 8_192;
+
+/// Sends this process's log to `DIR/name`, for example `balancer/balancer.log`. Once per process.
+pub fn init(settings: &Settings, name: &str) -> io::Result<Guard> {
+    let file = BoundedFile::open(settings.dir.join(name), settings.size_max)?;
+    let (writer, worker) =
+        NonBlockingBuilder::default().lossy(true).buffered_lines_limit(QUEUED_LINES_MAX).finish(file);
+    let dropped = writer.error_counter();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(settings.level)
+        .with_writer(writer)
+        .with_ansi(false)
+        .with_target(false);
+    if settings.json {
+        subscriber.json().init();
+    } else {
+        subscriber.init();
+    }
+    Ok(Guard { _worker: worker, dropped })
+}
+
+/// A file that is set aside as `.1` when it is full.
+struct BoundedFile {
+    path: PathBuf,
+    file: File,
+    len: u64,
+    len_max: u64,
+}
+
+impl BoundedFile {
+    fn open(path: PathBuf, len_max: u64) -> io::Result<Self> {
+        let named =
+            |e: io::Error| io::Error::new(e.kind(), format!("cannot write the log {}: {e}", path.display()));
+        if let Some(dir) = path.parent() {
+            std::fs::create_dir_all(dir).map_err(named)?;
+        }
+        let file = append(&path).map_err(named)?;
+        let len = file.metadata().map_err(named)?.len();
+        Ok(BoundedFile { file, len, len_max, path })
+    }
+
+    fn rotate(&mut self) -> io::Result<()> {
+        let mut aside = self.path.clone().into_os_string();
+        aside.push(".1");
+        std::fs::rename(&self.path, aside)?;
+        self.file = append(&self.path)?;
+        self.len = 0;
+        Ok(())
+    }
+}
+
+fn append(path: &Path) -> io::Result<File> {
+    OpenOptions::new().create(true).append(true).open(path)
+}
+
+impl Write for BoundedFile {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        if self.len > 0 && self.len + line.len() as u64 > self.len_max {
+            self.rotate()?;
+        }
+        let written = self.file.write(line)?;
+        self.len += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_never_takes_more_than_twice_its_limit() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("servers/server_1.log");
+        let mut file = BoundedFile::open(path.clone(), 1_000).unwrap();
+        for i in 0..500 {
+            writeln!(file, "line {i}").unwrap();
+        }
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.ends_with("line 499\n") && text.len() <= 1_000);
+        let total: u64 = std::fs::read_dir(path.parent().unwrap())
+            .unwrap()
+            .map(|f| f.unwrap().metadata().unwrap().len())
+            .sum();
+        assert!(total <= 2_000);
+    }
+
+    #[test]
+    fn an_existing_log_is_continued() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.log");
+        for line in ["one", "two"] {
+            writeln!(BoundedFile::open(path.clone(), 1_000).unwrap(), "{line}").unwrap();
+        }
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "one\ntwo\n");
+    }
+
+    #[test]
+    fn a_log_that_cannot_be_written_is_named() {
+        let error = BoundedFile::open("/proc/nowhere/x.log".into(), 1_000).err().unwrap();
+        assert!(error.to_string().contains("/proc/nowhere/x.log"), "{error}");
+    }
+}

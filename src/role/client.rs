@@ -1,0 +1,411 @@
+//! A client: many requests in flight, time-outs, retries, deadlines; each request ends in one [`Outcome`].
+//!
+//! Owns the open requests and when to repeat them. At most one answer per request reaches the caller.
+//! Retries follow `crate::retry`: a late answer costs a jittered back-off, BUSY is obeyed, and a budget keeps
+//! retries from becoming the load.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::batch::{Rx, SocketId, Tx};
+use crate::drop_reason::{DropCounters, DropReason};
+use crate::retry::{Budget, Timeout};
+use crate::rng::Rng;
+use crate::role::Role;
+use crate::time::Instant;
+use crate::wire::{Frame, FrameFormat, Header, Kind, Mode, Status};
+
+/// The only socket of a client.
+pub const SOCKET: SocketId = SocketId(0);
+
+/// What a client is made from.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Size of the frames. The client side is never authenticated, but a trailer takes payload.
+    pub format: FrameFormat,
+    /// The balancer's client side.
+    pub target: SocketAddr,
+    /// The least time to wait for an answer before a retry, and the first one.
+    pub timeout: Duration,
+    /// When a request is given up, from its first attempt.
+    pub deadline: Duration,
+    /// Retries of one request at most; 0 sends everything once.
+    pub retries: u8,
+    /// Requests in flight at most: rounded up to a power of two.
+    pub in_flight_max: usize,
+    /// Seed of everything random: client id, jitter.
+    pub seed: u64,
+}
+
+/// How a request ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// Served; the payload is in [`Outcome`].
+    Answered,
+    /// The server or the balancer refused it for good, with this status.
+    Refused(Status),
+    /// The last word before the deadline was BUSY.
+    Busy,
+    /// No word before the deadline.
+    Lost,
+}
+
+/// The end of one request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// The number that [`ClientRole::submit`] gave.
+    pub sequence: u64,
+    /// How it ended.
+    pub ending: Ending,
+    /// From the first attempt to the end.
+    pub latency: Duration,
+    /// How often it was sent.
+    pub attempts: u8,
+    /// The answer's payload; empty unless answered.
+    pub payload: Vec<u8>,
+}
+
+/// What a client counts. `sent = answered + refused + busy + lost + in flight`.
+#[derive(Debug, Default)]
+pub struct Totals {
+    /// Requests submitted.
+    pub sent: u64,
+    /// Requests answered with OK.
+    pub answered: u64,
+    /// Requests refused for good (UNKNOWN, ERROR, EXPIRED).
+    pub refused: u64,
+    /// Requests whose last word was BUSY.
+    pub busy: u64,
+    /// Requests without a word.
+    pub lost: u64,
+    /// Attempts after the first.
+    pub retried: u64,
+    /// First attempts that were not answered in time.
+    pub first_failed: u64,
+    /// Retries put off because the budget was empty.
+    pub budget_empty: u64,
+    /// Frames dropped, by reason.
+    pub drops: DropCounters,
+}
+
+/// Too many requests in flight; try again after an outcome.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("too many requests in flight")]
+pub struct Full;
+
+#[derive(Clone, Copy, Debug)]
+struct Open {
+    sequence: u64,
+    mode: Mode,
+    attempt: u8,
+    /// Waiting to be repeated, or for an answer.
+    pausing: bool,
+    heard_busy: bool,
+    first_sent: Instant,
+    due: Instant,
+    payload_len: u16,
+}
+
+/// A client's state machine.
+pub struct ClientRole {
+    settings: Settings,
+    client_id: u64,
+    /// Open requests by sequence modulo their number, and their payloads for retries.
+    open: Box<[Option<Open>]>,
+    payloads: Box<[u8]>,
+    /// When which request is due; entries that no longer match are stale and dropped as they come up.
+    timers: BinaryHeap<Reverse<(Instant, u64)>>,
+    next_sequence: u64,
+    first_incomplete: u64,
+    in_flight: usize,
+    timeout: Timeout,
+    budget: Budget,
+    outcomes: VecDeque<Outcome>,
+    totals: Totals,
+    rng: Rng,
+}
+
+impl ClientRole {
+    /// A client without requests.
+    pub fn new(settings: Settings, now: Instant) -> Self {
+        let mut rng = Rng::new(settings.seed);
+        let places = settings.in_flight_max.max(1).next_power_of_two();
+        ClientRole {
+            client_id: rng.next_u64() | 1,
+            open: vec![None; places].into_boxed_slice(),
+            payloads: vec![0; places * settings.format.payload_max()].into_boxed_slice(),
+            timers: BinaryHeap::with_capacity(4 * places),
+            next_sequence: 1,
+            first_incomplete: 1,
+            in_flight: 0,
+            timeout: Timeout::new(settings.timeout),
+            budget: Budget::new(now),
+            outcomes: VecDeque::with_capacity(places),
+            totals: Totals::default(),
+            rng,
+            settings,
+        }
+    }
+
+    /// What was counted so far.
+    pub fn totals(&self) -> &Totals {
+        &self.totals
+    }
+
+    /// Requests without an outcome yet.
+    pub fn in_flight(&self) -> usize {
+        self.in_flight
+    }
+
+    /// The oldest outcome that was not fetched yet.
+    pub fn poll_outcome(&mut self) -> Option<Outcome> {
+        self.outcomes.pop_front()
+    }
+
+    /// Sends a request with this turn; its outcome comes under the number that is returned. The payload must fit
+    /// a frame ([`FrameFormat::payload_max`]).
+    pub fn submit(&mut self, now: Instant, mode: Mode, payload: &[u8], tx: &mut Tx) -> Result<u64, Full> {
+        assert!(payload.len() <= self.settings.format.payload_max(), "the payload does not fit a frame");
+        let sequence = self.next_sequence;
+        let place = self.place(sequence);
+        if self.open[place].is_some() {
+            return Err(Full);
+        }
+        self.payload_mut(place)[..payload.len()].copy_from_slice(payload);
+        self.open[place] = Some(Open {
+            sequence,
+            mode,
+            attempt: 0,
+            pausing: true,
+            heard_busy: false,
+            first_sent: now,
+            due: now,
+            payload_len: payload.len() as u16,
+        });
+        self.next_sequence += 1;
+        self.in_flight += 1;
+        self.totals.sent += 1;
+        self.budget.earn();
+        self.send_attempt(now, sequence, tx);
+        Ok(sequence)
+    }
+
+    /// Gives up everything in flight.
+    pub fn abandon(&mut self, now: Instant) {
+        for place in 0..self.open.len() {
+            if let Some(open) = self.open[place] {
+                self.give_up(now, open);
+            }
+        }
+    }
+
+    fn place(&self, sequence: u64) -> usize {
+        sequence as usize & (self.open.len() - 1)
+    }
+
+    fn payload_mut(&mut self, place: usize) -> &mut [u8] {
+        let size = self.settings.format.payload_max();
+        &mut self.payloads[place * size..(place + 1) * size]
+    }
+
+    fn open_mut(&mut self, sequence: u64) -> Option<&mut Open> {
+        let place = self.place(sequence);
+        self.open[place].as_mut().filter(|open| open.sequence == sequence)
+    }
+
+    /// Sends the next attempt and sets its timer. A full turn is tried again in the next one.
+    fn send_attempt(&mut self, now: Instant, sequence: u64, tx: &mut Tx) {
+        let Some(open) = self.open_mut(sequence) else { return };
+        let attempt = open.attempt.saturating_add(1);
+        let (mode, len, deadline) = (open.mode, usize::from(open.payload_len), open.first_sent);
+        let size = self.settings.format.size;
+        let deadline = deadline + self.settings.deadline;
+        let bytes = tx.destination(SOCKET, self.settings.target, None).and_then(|d| tx.stage(d, size));
+        let Some(bytes) = bytes else {
+            self.set_timer(sequence, now, true);
+            return;
+        };
+        let mut header = Header::new(Kind::ClientRequest, size);
+        header.mode = mode as u8;
+        header.attempt = attempt;
+        header.deadline_us.set(deadline.since(now).as_micros().clamp(1, u128::from(u32::MAX)) as u32);
+        header.client_id.set(self.client_id);
+        header.sequence.set(sequence);
+        let incomplete = sequence.saturating_sub(self.first_incomplete);
+        header.incomplete.set(incomplete.min(u64::from(u16::MAX)) as u16);
+        let place = self.place(sequence);
+        let payload_max = self.settings.format.payload_max();
+        let payload = &self.payloads[place * payload_max..place * payload_max + len];
+        Frame::write(bytes, &header, payload);
+        if attempt > 1 {
+            self.totals.retried += 1;
+        }
+        let due = (now + self.timeout.for_attempt(attempt)).min(deadline);
+        self.open_mut(sequence).expect("found above").attempt = attempt;
+        self.set_timer(sequence, due, false);
+    }
+
+    fn set_timer(&mut self, sequence: u64, due: Instant, pausing: bool) {
+        if let Some(open) = self.open_mut(sequence) {
+            (open.due, open.pausing) = (due, pausing);
+            self.timers.push(Reverse((due, sequence)));
+        }
+        // Answered requests leave their timers behind; keep them from piling up.
+        if self.timers.len() >= 4 * self.open.len() {
+            let mut timers = std::mem::take(&mut self.timers);
+            let mask = self.open.len() - 1;
+            let open = &self.open;
+            timers.retain(|&Reverse((due, s))| {
+                open[s as usize & mask].is_some_and(|o| o.sequence == s && o.due == due)
+            });
+            self.timers = timers;
+        }
+    }
+
+    fn on_response(&mut self, now: Instant, frame: Frame<'_>) -> Result<(), DropReason> {
+        if frame.kind() != Kind::ClientResponse {
+            return Err(DropReason::Unexpected);
+        }
+        let status = Status::from_wire(frame.header.status).ok_or(DropReason::Kind)?;
+        let sequence = frame.header.sequence.get();
+        if frame.header.client_id.get() != self.client_id {
+            return Err(DropReason::NotOpen);
+        }
+        let open = *self.open_mut(sequence).ok_or(DropReason::NotOpen)?;
+        match status {
+            Status::Ok => {
+                if open.attempt == 1 {
+                    self.timeout.observe(now.since(open.first_sent));
+                }
+                self.totals.answered += 1;
+                self.close(now, open, Ending::Answered, frame.payload());
+            }
+            Status::Busy => {
+                self.on_busy(now, open, Duration::from_micros(frame.header.deadline_us.get().into()))
+            }
+            // An expired attempt is no verdict on a later one; the deadline here decides.
+            Status::Expired if open.first_sent + self.settings.deadline > now => {}
+            Status::Expired | Status::Unknown | Status::Error => {
+                self.totals.refused += 1;
+                self.close(now, open, Ending::Refused(status), &[]);
+            }
+        }
+        Ok(())
+    }
+
+    /// BUSY: come back after the time that was asked for, and a random bit of it more.
+    fn on_busy(&mut self, now: Instant, open: Open, retry_after: Duration) {
+        if open.pausing {
+            return;
+        }
+        if let Some(open) = self.open_mut(open.sequence) {
+            open.heard_busy = true;
+        }
+        let again = now + retry_after + retry_after.mul_f64(self.rng.unit_f64());
+        if !self.may_retry(&open) || again >= open.first_sent + self.settings.deadline {
+            self.totals.busy += 1;
+            self.close(now, open, Ending::Busy, &[]);
+            return;
+        }
+        self.set_timer(open.sequence, again, true);
+    }
+
+    fn may_retry(&self, open: &Open) -> bool {
+        open.mode != Mode::OneShot && open.attempt <= self.settings.retries
+    }
+
+    fn on_timer(&mut self, now: Instant, open: Open, tx: &mut Tx) {
+        let deadline = open.first_sent + self.settings.deadline;
+        if now >= deadline {
+            self.give_up(now, open);
+        } else if open.pausing && (open.attempt == 0 || self.budget.spend(now)) {
+            self.send_attempt(now, open.sequence, tx);
+        } else if open.pausing {
+            self.totals.budget_empty += 1;
+            let pause = self.timeout.for_attempt(1).mul_f64(0.5 + self.rng.unit_f64());
+            self.set_timer(open.sequence, (now + pause).min(deadline), true);
+        } else {
+            if open.attempt == 1 {
+                self.totals.first_failed += 1;
+            }
+            if self.may_retry(&open) {
+                let pause = self.timeout.backoff(open.attempt, &mut self.rng);
+                self.set_timer(open.sequence, (now + pause).min(deadline), true);
+            } else {
+                self.set_timer(open.sequence, deadline, false);
+            }
+        }
+    }
+
+    fn give_up(&mut self, now: Instant, open: Open) {
+        let ending = if open.heard_busy { Ending::Busy } else { Ending::Lost };
+        match ending {
+            Ending::Busy => self.totals.busy += 1,
+            _ => self.totals.lost += 1,
+        }
+        self.close(now, open, ending, &[]);
+    }
+
+    fn close(&mut self, now: Instant, open: Open, ending: Ending, payload: &[u8]) {
+        let place = self.place(open.sequence);
+        self.open[place] = None;
+        self.in_flight -= 1;
+        while self.first_incomplete < self.next_sequence && self.open_mut(self.first_incomplete).is_none() {
+            self.first_incomplete += 1;
+        }
+        self.outcomes.push_back(Outcome {
+            sequence: open.sequence,
+            ending,
+            latency: now.since(open.first_sent),
+            attempts: open.attempt,
+            payload: payload.to_vec(),
+        });
+    }
+}
+
+impl Role for ClientRole {
+    fn on_batch(&mut self, now: Instant, rx: &mut Rx, _tx: &mut Tx) {
+        let format = self.settings.format;
+        for index in 0..rx.len() {
+            let (received, bytes) = rx.get_mut(index);
+            for datagram in bytes.chunks_mut(received.stride as usize) {
+                if !format.divides(datagram.len()) {
+                    self.totals.drops.add(DropReason::Length, 1);
+                    continue;
+                }
+                for frame in datagram.chunks_exact_mut(format.size) {
+                    let outcome = Frame::check(frame, &format).and_then(|f| self.on_response(now, f));
+                    if let Err(reason) = outcome {
+                        self.totals.drops.add(reason, 1);
+                    }
+                }
+            }
+        }
+    }
+
+    fn on_timeout(&mut self, now: Instant, tx: &mut Tx) {
+        while let Some(&Reverse((due, sequence))) = self.timers.peek() {
+            let live = self.open_mut(sequence).is_some_and(|open| open.due == due);
+            if live && due > now {
+                break;
+            }
+            if live && !tx.can_stage(self.settings.format.size) {
+                break; // a full turn: the rest is due again at once
+            }
+            self.timers.pop();
+            if live {
+                let open = *self.open_mut(sequence).expect("live");
+                self.on_timer(now, open, tx);
+            }
+        }
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        self.timers.peek().map(|&Reverse((due, _))| due)
+    }
+}
+
+#[cfg(test)]
+mod tests;

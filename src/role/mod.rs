@@ -1,0 +1,22 @@
+//! The four components as pure state machines: no sockets, clocks, threads or random sources of
+//! their own. A daemon drives them with real time and sockets, the simulation with virtual ones.
+
+pub mod balancer;
+pub mod client;
+pub mod controller;
+pub mod server;
+
+use crate::batch::{Rx, Tx};
+use crate::time::Instant;
+
+/// What every component does with a turn.
+pub trait Role {
+    /// Takes everything that arrived in this turn. Frames are patched in place and named in `tx`.
+    fn on_batch(&mut self, now: Instant, rx: &mut Rx, tx: &mut Tx);
+
+    /// Does what is due. Called once a turn, after [`Role::on_batch`].
+    fn on_timeout(&mut self, now: Instant, tx: &mut Tx);
+
+    /// When [`Role::on_timeout`] has something to do; `None` if only a datagram can change anything.
+    fn next_deadline(&self) -> Option<Instant>;
+}

@@ -1,0 +1,394 @@
+//! The talk with the balancer: registration by nonce, SYNC, reports, drain.
+//!
+//! ```text
+//!   seeking ── REGISTER{nonce} ──> balancer
+//!           <─ CHALLENGE{nonce, cookie}
+//!           ── REGISTER{nonce, cookie} ──>
+//!           <─ SYNC{nonce, slot, sent}            member: counts from `sent` on
+//!           ── REPORT ... REPORT ──>
+//!           <─ SYNC{sent}                         seq = max(seq, sent), answered by a REPORT
+//!   member  <─ CHALLENGE{report nonce}            the balancer has forgotten us: seeking again
+//! ```
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::{SOCKET, ServerRole};
+use crate::batch::{FrameRef, Tx};
+use crate::drop_reason::DropReason;
+use crate::model::Registration;
+use crate::rng::Rng;
+use crate::time::Instant;
+use crate::wire::tag::{PeerReplay, Stamp};
+use crate::wire::{Frame, Header, Kind, RequestOp, ServerOp, ServerState};
+
+/// A server that seeks its balancer asks again after this time at first, then less often.
+const SEEK_AFTER: Duration = Duration::from_millis(20);
+/// The longest pause between two attempts to register.
+const SEEK_MAX: Duration = Duration::from_millis(500);
+/// A report is sent at least every so many intervals.
+const IDLE_INTERVALS: u32 = 10;
+/// A draining server whose balancer is silent leaves after this time.
+const DRAIN_UNHEARD: Duration = Duration::from_secs(1);
+/// A draining server leaves after this time, whatever it still has.
+const DRAIN_MAX: Duration = Duration::from_secs(30);
+
+/// The traffic of one of the balancer's workers. Counters modulo 2^32.
+#[derive(Clone, Debug)]
+struct Lane {
+    addr: SocketAddr,
+    seq: u32,
+    received: u32,
+    done: u32,
+    report: u32,
+    /// Whether the worker has said that it sends nothing more.
+    drained: bool,
+    /// Counters of the last report.
+    reported: (u32, u32, u32),
+    replay: PeerReplay,
+}
+
+/// Where the server stands with its balancer.
+pub(super) struct Membership {
+    instance: u64,
+    /// Random number of this registration; another one for each.
+    epoch: u32,
+    /// Proves that a challenge or SYNC answers *this* registration.
+    nonce: u64,
+    /// Proves that a challenge answers a report of this registration.
+    report_nonce: u64,
+    state: ServerState,
+    member: Option<Member>,
+    attempts: u32,
+    next_at: Instant,
+    quiet_intervals: u32,
+    queue_reported: u32,
+    drain_since: Option<Instant>,
+    last_request: Instant,
+    rng: Rng,
+}
+
+#[derive(Clone, Debug)]
+struct Member {
+    balancer_epoch: u32,
+    slot: u16,
+    lanes: Vec<Option<Lane>>,
+}
+
+impl Membership {
+    pub fn new(instance: u64, rng: &mut Rng, now: Instant) -> Self {
+        let mut membership = Membership {
+            instance,
+            epoch: 0,
+            nonce: 0,
+            report_nonce: 0,
+            state: ServerState::Ready,
+            member: None,
+            attempts: 0,
+            next_at: now,
+            quiet_intervals: 0,
+            queue_reported: 0,
+            drain_since: None,
+            last_request: now,
+            rng: Rng::new(rng.next_u64()),
+        };
+        membership.seek(now);
+        membership
+    }
+
+    /// Starts a registration of its own.
+    fn seek(&mut self, now: Instant) {
+        self.member = None;
+        self.epoch = (self.rng.next_u64() as u32).max(1);
+        self.nonce = self.rng.next_u64() | 1;
+        self.report_nonce = self.rng.next_u64() | 1;
+        self.attempts = 0;
+        self.next_at = now;
+    }
+
+    pub fn state(&self) -> ServerState {
+        self.state
+    }
+
+    pub fn is_member(&self) -> bool {
+        self.member.is_some()
+    }
+
+    pub fn epoch(&self) -> u32 {
+        self.epoch
+    }
+
+    pub fn next_deadline(&self) -> Option<Instant> {
+        (self.state != ServerState::Stopped).then_some(self.next_at)
+    }
+
+    pub fn drain(&mut self, now: Instant) {
+        if self.state == ServerState::Ready {
+            self.state = ServerState::Draining;
+            self.drain_since = Some(now);
+            self.next_at = now;
+        }
+    }
+
+    fn lane_mut(&mut self, worker: u8) -> Option<&mut Lane> {
+        self.member.as_mut()?.lanes.get_mut(usize::from(worker))?.as_mut()
+    }
+
+    /// Counts a request. It must come from the worker that it names; true if this registration counts it.
+    pub fn on_request(
+        &mut self,
+        now: Instant,
+        peer: SocketAddr,
+        header: &Header,
+        stamp: Option<Stamp>,
+    ) -> Result<bool, DropReason> {
+        let epochs = (header.balancer_epoch.get(), header.server_epoch.get());
+        let member = self.member.as_mut().ok_or(DropReason::WrongSource)?;
+        let current = epochs == (member.balancer_epoch, self.epoch);
+        let lane = member.lanes.get_mut(usize::from(header.worker)).and_then(Option::as_mut);
+        let lane = lane.filter(|lane| lane.addr == peer).ok_or(DropReason::WrongSource)?;
+        if let Some(stamp) = stamp {
+            lane.replay.accept(stamp)?;
+        }
+        if current {
+            lane.received = lane.received.wrapping_add(1);
+            raise(&mut lane.seq, header.dispatch_seq.get());
+        }
+        self.last_request = now;
+        Ok(current)
+    }
+
+    pub fn count_done(&mut self, worker: u8) {
+        if let Some(lane) = self.lane_mut(worker) {
+            lane.done = lane.done.wrapping_add(1);
+        }
+    }
+
+    /// Writes the counters of a worker's lane, as a new report, in the order done, received, seq.
+    pub fn fill_report(&mut self, worker: u8, header: &mut Header) {
+        header.server_state = self.state as u8;
+        let Some(lane) = self.lane_mut(worker) else { return };
+        lane.report = lane.report.wrapping_add(1);
+        header.report.set(lane.report);
+        header.done.set(lane.done);
+        header.received.set(lane.received);
+        header.seq.set(lane.seq);
+        lane.reported = (lane.done, lane.received, lane.seq);
+    }
+
+    /// Whether nothing more will come: every worker has said so, and nothing came since.
+    fn is_drained(&self, now: Instant, interval: Duration) -> bool {
+        let lanes = self.member.as_ref().map(|m| m.lanes.as_slice()).unwrap_or(&[]);
+        let told = lanes.iter().flatten().all(|lane| lane.drained);
+        let since = self.drain_since.expect("only a draining server asks");
+        (told && now.since(self.last_request) >= interval) || now.since(since) >= DRAIN_UNHEARD
+    }
+}
+
+/// Raises a sequence number modulo 2^32.
+fn raise(seq: &mut u32, to: u32) {
+    if to.wrapping_sub(*seq) < 1 << 31 {
+        *seq = to;
+    }
+}
+
+impl ServerRole {
+    /// An order of the balancer. Whatever does not echo this registration's nonce is nobody's.
+    pub(super) fn on_control(
+        &mut self,
+        now: Instant,
+        peer: SocketAddr,
+        at: FrameRef,
+        bytes: &mut [u8],
+        stamp: Option<Stamp>,
+        tx: &mut Tx,
+    ) -> Result<(), DropReason> {
+        let header = *super::header_mut(bytes);
+        match RequestOp::from_wire(header.op).ok_or(DropReason::Kind)? {
+            RequestOp::Challenge => self.on_challenge(now, peer, &header, at, bytes, tx),
+            RequestOp::Sync => self.on_sync(peer, &header, at, bytes, stamp, tx),
+            RequestOp::Grow | RequestOp::Shrink | RequestOp::Ack => Err(DropReason::Unexpected),
+        }
+    }
+
+    fn on_challenge(
+        &mut self,
+        now: Instant,
+        peer: SocketAddr,
+        header: &Header,
+        at: FrameRef,
+        bytes: &mut [u8],
+        tx: &mut Tx,
+    ) -> Result<(), DropReason> {
+        if peer != self.settings.balancer {
+            return Err(DropReason::WrongSource);
+        }
+        let m = &mut self.membership;
+        let expected = if m.is_member() { m.report_nonce } else { m.nonce };
+        if header.sequence.get() != expected {
+            return Err(DropReason::Nonce);
+        }
+        if m.is_member() {
+            m.seek(now);
+        }
+        m.next_at = now + SEEK_AFTER;
+        self.write_registration(header.cookie.get(), bytes);
+        let pushed = tx.destination(SOCKET, peer, None).is_some_and(|d| tx.push(d, at));
+        if pushed { Ok(()) } else { Err(DropReason::TurnFull) }
+    }
+
+    fn on_sync(
+        &mut self,
+        peer: SocketAddr,
+        header: &Header,
+        at: FrameRef,
+        bytes: &mut [u8],
+        stamp: Option<Stamp>,
+        tx: &mut Tx,
+    ) -> Result<(), DropReason> {
+        let m = &mut self.membership;
+        if header.sequence.get() != m.nonce || header.server_epoch.get() != m.epoch {
+            return Err(DropReason::Nonce);
+        }
+        let sent = header.dispatch_seq.get();
+        let (balancer_epoch, slot) = (header.balancer_epoch.get(), header.slot.get());
+        if m.member.is_none() && peer != self.settings.balancer {
+            return Err(DropReason::WrongSource);
+        }
+        let member = m.member.get_or_insert_with(|| Member { balancer_epoch, slot, lanes: vec![] });
+        if (member.balancer_epoch, member.slot) != (balancer_epoch, slot) {
+            return Err(DropReason::Stale);
+        }
+        let worker = usize::from(header.worker);
+        if member.lanes.len() <= worker {
+            member.lanes.resize(worker + 1, None);
+        }
+        let lane = member.lanes[worker].get_or_insert_with(|| Lane {
+            addr: peer,
+            seq: sent,
+            received: 0,
+            done: 0,
+            report: 0,
+            drained: false,
+            reported: (0, 0, sent),
+            replay: PeerReplay::default(),
+        });
+        if lane.addr != peer {
+            return Err(DropReason::WrongSource);
+        }
+        if let Some(stamp) = stamp {
+            lane.replay.adopt(stamp);
+            lane.replay.accept(stamp)?;
+        }
+        raise(&mut lane.seq, sent);
+        lane.drained = header.server_state == ServerState::Draining as u8;
+        self.write_report(header.worker, bytes);
+        let pushed = tx.destination(SOCKET, peer, None).is_some_and(|d| tx.push(d, at));
+        if pushed { Ok(()) } else { Err(DropReason::TurnFull) }
+    }
+
+    /// What time brings: registration while seeking, reports while a member, the end of a drain.
+    pub(super) fn upkeep(&mut self, now: Instant, tx: &mut Tx) {
+        if self.membership.state == ServerState::Draining && self.queue.is_empty() {
+            self.try_to_stop(now, tx);
+        }
+        if now < self.membership.next_at || self.is_finished() {
+            return;
+        }
+        match self.membership.is_member() {
+            true => self.report_if_changed(now, tx),
+            false => self.register(now, tx),
+        }
+    }
+
+    fn try_to_stop(&mut self, now: Instant, tx: &mut Tx) {
+        let since = self.membership.drain_since.unwrap_or(now);
+        if self.membership.is_drained(now, self.settings.interval) || now.since(since) >= DRAIN_MAX {
+            self.membership.state = ServerState::Stopped;
+            self.report(tx);
+        }
+    }
+
+    fn register(&mut self, now: Instant, tx: &mut Tx) {
+        let m = &mut self.membership;
+        let pause = (SEEK_AFTER * (1 << m.attempts.min(6))).min(SEEK_MAX);
+        m.attempts += 1;
+        m.next_at = now + pause;
+        let size = self.settings.format.size;
+        let Some(destination) = tx.destination(SOCKET, self.settings.balancer, None) else { return };
+        if let Some(bytes) = tx.stage(destination, size) {
+            self.write_registration(0, bytes);
+        }
+    }
+
+    /// Writes a REGISTER over `bytes`; `cookie` echoes a challenge, or is 0.
+    fn write_registration(&mut self, cookie: u64, bytes: &mut [u8]) {
+        let m = &self.membership;
+        let mut header = Header::new(Kind::ServerResponse, self.settings.format.size);
+        header.op = ServerOp::Register as u8;
+        header.client_id.set(m.instance);
+        header.sequence.set(m.nonce);
+        header.server_epoch.set(m.epoch);
+        header.cookie.set(cookie);
+        header.server_state = m.state as u8;
+        let registration = Registration {
+            server_id: self.settings.id,
+            queue_capacity: self.settings.queue_capacity as u32,
+            report_interval_us: self.settings.interval.as_micros() as u32,
+            weight: self.settings.weight,
+            reserved: [0; 2],
+        };
+        Frame::write(bytes, &header, &registration.to_bytes());
+        self.seal(bytes);
+    }
+
+    fn report_if_changed(&mut self, now: Instant, tx: &mut Tx) {
+        let queue = self.queue.len() as u32;
+        let m = &mut self.membership;
+        m.next_at = now + self.settings.interval;
+        m.quiet_intervals += 1;
+        let lanes = m.member.as_ref().map(|member| member.lanes.as_slice()).unwrap_or(&[]);
+        let counters_changed =
+            lanes.iter().flatten().any(|lane| lane.reported != (lane.done, lane.received, lane.seq));
+        let changed = counters_changed || queue != m.queue_reported || m.state == ServerState::Draining;
+        if changed || m.quiet_intervals >= IDLE_INTERVALS {
+            self.report(tx);
+        }
+    }
+
+    /// Reports to every worker.
+    fn report(&mut self, tx: &mut Tx) {
+        self.membership.quiet_intervals = 0;
+        self.membership.queue_reported = self.queue.len() as u32;
+        let size = self.settings.format.size;
+        let workers = self.membership.member.as_ref().map_or(0, |m| m.lanes.len());
+        for worker in 0..workers as u8 {
+            let Some(addr) = self.membership.lane_mut(worker).map(|lane| lane.addr) else { continue };
+            let Some(destination) = tx.destination(SOCKET, addr, None) else { return };
+            if let Some(bytes) = tx.stage(destination, size) {
+                self.write_report(worker, bytes);
+            }
+        }
+    }
+
+    /// Writes a REPORT for a worker over `bytes`.
+    fn write_report(&mut self, worker: u8, bytes: &mut [u8]) {
+        let m = &mut self.membership;
+        let mut header = Header::new(Kind::ServerResponse, self.settings.format.size);
+        header.op = ServerOp::Report as u8;
+        header.client_id.set(m.instance);
+        header.sequence.set(m.report_nonce);
+        header.worker = worker;
+        header.server_epoch.set(m.epoch);
+        if let Some(member) = &m.member {
+            header.balancer_epoch.set(member.balancer_epoch);
+            header.slot.set(member.slot);
+        }
+        m.fill_report(worker, &mut header);
+        header.queue.set(self.queue.len() as u32);
+        header.foreign.set(self.foreign());
+        header.service_us.set(self.service_mean.as_micros() as u32);
+        Frame::write(bytes, &header, &[]);
+        self.seal(bytes);
+    }
+}

@@ -1,0 +1,378 @@
+//! A server: a bounded FIFO of requests, cumulative counters, reports, registration and drain.
+//!
+//! Owns the queue and what the balancer knows of it. Does not serve: the work is an echo at once, a
+//! drawn service time ([`Work::Timed`]), or somebody else's ([`Work::Handlers`]: take a job with
+//! [`ServerRole::take_job`], give it back with [`ServerRole::finish`]).
+//!
+//! | file | a change there is about |
+//! |---|---|
+//! | `membership.rs` | registration, SYNC, drain: the talk with the balancer |
+//! | `queue.rs` | the bounded FIFO and its memory |
+
+mod membership;
+mod queue;
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::batch::{FrameRef, Rx, SocketId, Tx};
+use crate::drop_reason::{DropCounters, DropReason};
+use crate::rng::Rng;
+use crate::role::Role;
+use crate::service::ServiceTime;
+use crate::time::{Instant, earliest};
+use crate::wire::{Frame, FrameFormat, Header, Kind, Opener, Sealer, ServerOp, ServerState, Status};
+use membership::Membership;
+pub use queue::JobId;
+use queue::{Job, Queue};
+
+/// The only socket of a server.
+pub const SOCKET: SocketId = SocketId(0);
+
+/// Who serves the requests.
+#[derive(Clone, Debug)]
+pub enum Work {
+    /// Nobody: each request is answered at once with its own payload.
+    Echo,
+    /// `workers` servants, each busy for a drawn time per request; the payload comes back.
+    Timed {
+        /// How long a request takes.
+        service: ServiceTime,
+        /// How many are served at a time.
+        workers: usize,
+    },
+    /// The caller.
+    Handlers,
+}
+
+/// What a server is made from.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Size and trailer of the frames.
+    pub format: FrameFormat,
+    /// The key that all components share, where frames are authenticated.
+    pub key: Option<[u8; 16]>,
+    /// Its id, unique in the pool.
+    pub id: u32,
+    /// Its share relative to others, 1 to 100.
+    pub weight: u16,
+    /// The most requests that it holds, waiting and in service; more are refused with BUSY.
+    pub queue_capacity: usize,
+    /// How often it reports what has changed.
+    pub interval: Duration,
+    /// The balancer's server side.
+    pub balancer: SocketAddr,
+    /// Who serves.
+    pub work: Work,
+    /// Seed of everything random: instance, nonces, service times.
+    pub seed: u64,
+}
+
+/// What a server counts. Totals since its start.
+#[derive(Debug, Default)]
+pub struct Totals {
+    /// Valid requests read.
+    pub received: u64,
+    /// Requests served.
+    pub served: u64,
+    /// Requests refused because the queue was full.
+    pub busy: u64,
+    /// Requests dropped unserved because their deadline had passed (answered EXPIRED).
+    pub expired: u64,
+    /// The longest queue so far.
+    pub queue_max: usize,
+    /// Frames dropped, by reason.
+    pub drops: DropCounters,
+}
+
+/// A server's state machine.
+pub struct ServerRole {
+    settings: Settings,
+    membership: Membership,
+    queue: Queue,
+    /// Timed work in service: when it ends, and which job.
+    in_service: BinaryHeap<Reverse<(Instant, JobId)>>,
+    totals: Totals,
+    rng: Rng,
+    sealer: Option<Sealer>,
+    opener: Option<Opener>,
+    /// Mean service time, decayed over some 16 requests.
+    service_mean: Duration,
+}
+
+impl ServerRole {
+    /// A server that has not registered yet.
+    pub fn new(settings: Settings, now: Instant) -> Self {
+        let mut rng = Rng::new(settings.seed);
+        let instance = rng.next_u64() | 1;
+        ServerRole {
+            membership: Membership::new(instance, &mut rng, now),
+            queue: Queue::new(settings.queue_capacity, settings.format.size),
+            in_service: BinaryHeap::with_capacity(match &settings.work {
+                Work::Timed { workers, .. } => *workers,
+                Work::Echo | Work::Handlers => 0,
+            }),
+            totals: Totals::default(),
+            sealer: settings.key.as_ref().map(|key| Sealer::new(key, instance)),
+            opener: settings.key.as_ref().map(Opener::new),
+            rng,
+            service_mean: Duration::ZERO,
+            settings,
+        }
+    }
+
+    /// What was counted so far.
+    pub fn totals(&self) -> &Totals {
+        &self.totals
+    }
+
+    /// Requests in the server, waiting and in service.
+    pub fn queue_len(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// Whether the balancer knows this server.
+    pub fn is_registered(&self) -> bool {
+        self.membership.is_member()
+    }
+
+    /// Stops taking new requests and finishes what is queued; ends in [`ServerRole::is_finished`].
+    pub fn drain(&mut self, now: Instant) {
+        self.membership.drain(now);
+    }
+
+    /// Whether it has drained: nothing is queued, and the balancer knows that it has left.
+    pub fn is_finished(&self) -> bool {
+        self.membership.state() == ServerState::Stopped
+    }
+
+    /// The oldest waiting request, for a handler. Expired ones are answered and passed over.
+    pub fn take_job(&mut self, now: Instant) -> Option<JobId> {
+        loop {
+            let id = self.queue.start()?;
+            if !self.queue.job(id).is_expired(now) {
+                return Some(id);
+            }
+            self.totals.expired += 1;
+            self.queue.finish(id, Status::Expired, Some(&[]));
+        }
+    }
+
+    /// The payload of a job in service.
+    pub fn payload(&mut self, id: JobId) -> &[u8] {
+        self.queue.payload(id)
+    }
+
+    /// Ends a job that was taken. The payload is cut to what a frame carries.
+    pub fn finish(&mut self, id: JobId, status: Status, payload: &[u8], took: Duration) {
+        self.totals.served += 1;
+        self.observe_service(took);
+        let payload = &payload[..payload.len().min(self.settings.format.payload_max())];
+        self.queue.finish(id, status, Some(payload));
+    }
+
+    fn observe_service(&mut self, took: Duration) {
+        self.service_mean = match self.service_mean {
+            Duration::ZERO => took,
+            mean => mean * 15 / 16 + took / 16,
+        };
+    }
+
+    fn on_frame(
+        &mut self,
+        now: Instant,
+        peer: SocketAddr,
+        at: FrameRef,
+        bytes: &mut [u8],
+        tx: &mut Tx,
+    ) -> Result<(), DropReason> {
+        let stamp = match &self.opener {
+            Some(opener) if bytes.len() == self.settings.format.size => Some(opener.open(bytes)?),
+            _ => None,
+        };
+        let frame = Frame::check(bytes, &self.settings.format)?;
+        match frame.kind() {
+            Kind::ClientRequest => {
+                let worker = frame.header.worker;
+                let current = self.membership.on_request(now, peer, frame.header, stamp)?;
+                self.totals.received += 1;
+                self.on_request(now, peer, worker, current, at, bytes, tx)
+            }
+            Kind::ControllerRequest => self.on_control(now, peer, at, bytes, stamp, tx),
+            Kind::ClientResponse | Kind::ServerResponse => Err(DropReason::Unexpected),
+        }
+    }
+
+    #[allow(clippy::too_many_arguments)] // one frame and its turn; a struct would only rename them
+    fn on_request(
+        &mut self,
+        now: Instant,
+        peer: SocketAddr,
+        worker: u8,
+        current: bool,
+        at: FrameRef,
+        bytes: &mut [u8],
+        tx: &mut Tx,
+    ) -> Result<(), DropReason> {
+        let status = if matches!(self.settings.work, Work::Echo) {
+            self.totals.served += 1;
+            Status::Ok
+        } else {
+            let epoch = current.then(|| self.membership.epoch());
+            if self.queue.push(Job { arrived: now, peer, worker, epoch }, bytes) {
+                self.totals.queue_max = self.totals.queue_max.max(self.queue.len());
+                return Ok(());
+            }
+            self.totals.busy += 1;
+            Status::Busy
+        };
+        self.reply_in_place(peer, worker, current, status, at, bytes, tx)
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn reply_in_place(
+        &mut self,
+        peer: SocketAddr,
+        worker: u8,
+        current: bool,
+        status: Status,
+        at: FrameRef,
+        bytes: &mut [u8],
+        tx: &mut Tx,
+    ) -> Result<(), DropReason> {
+        self.make_reply(worker, current, status, bytes);
+        let pushed = tx.destination(SOCKET, peer, None).is_some_and(|d| tx.push(d, at));
+        if pushed { Ok(()) } else { Err(DropReason::TurnFull) }
+    }
+
+    /// Turns a request into its reply: done, counted, reported, sealed.
+    fn make_reply(&mut self, worker: u8, current: bool, status: Status, bytes: &mut [u8]) {
+        if current {
+            self.membership.count_done(worker);
+        }
+        let queue = self.queue.len() as u32;
+        let foreign = self.foreign();
+        let service_us = self.service_mean.as_micros() as u32;
+        let retry_after = self.service_mean * queue.min(1_000);
+        let header = header_mut(bytes);
+        header.kind = Kind::ServerResponse as u8;
+        header.op = ServerOp::Reply as u8;
+        header.status = status as u8;
+        if status == Status::Busy {
+            header
+                .deadline_us
+                .set(retry_after.clamp(Duration::from_millis(1), Duration::from_secs(1)).as_micros() as u32);
+        }
+        self.membership.fill_report(worker, header);
+        header.queue.set(queue);
+        header.foreign.set(foreign);
+        header.service_us.set(service_us);
+        self.seal(bytes);
+    }
+
+    /// Requests in the queue that the present registration does not count.
+    fn foreign(&self) -> u32 {
+        self.queue.count_other_than(self.membership.epoch())
+    }
+
+    fn seal(&mut self, bytes: &mut [u8]) {
+        if let Some(sealer) = &mut self.sealer {
+            sealer.seal(bytes);
+        }
+    }
+
+    /// Ends the timed work that is due and starts what waits behind it, at the moment it ended.
+    fn serve_timed(&mut self, now: Instant) {
+        let Work::Timed { service, workers } = self.settings.work.clone() else { return };
+        loop {
+            let ended = self.in_service.peek().map(|&Reverse((at, _))| at).filter(|&at| at <= now);
+            if let Some(at) = ended {
+                let Some(Reverse((_, id))) = self.in_service.pop() else { unreachable!("just seen") };
+                self.totals.served += 1;
+                self.queue.finish(id, Status::Ok, None);
+                self.start_timed(at, &service);
+            } else if self.in_service.len() < workers && self.queue.waiting() > 0 {
+                self.start_timed(Instant::ZERO, &service);
+            } else {
+                return;
+            }
+        }
+    }
+
+    fn start_timed(&mut self, free_since: Instant, service: &ServiceTime) {
+        let Some(id) = self.queue.start() else { return };
+        let job = self.queue.job(id);
+        let start = free_since.max(job.arrived);
+        if job.is_expired(start) {
+            self.totals.expired += 1;
+            self.queue.finish(id, Status::Expired, Some(&[]));
+            return;
+        }
+        let rng = &mut self.rng;
+        let took = service.sample(&mut || rng.unit_f64());
+        self.observe_service(took);
+        self.in_service.push(Reverse((start + took, id)));
+    }
+
+    /// Sends the replies of finished jobs, as many as this turn has room for.
+    fn send_finished(&mut self, tx: &mut Tx) {
+        let size = self.settings.format.size;
+        while let Some(id) = self.queue.first_finished() {
+            let Job { peer, worker, epoch, .. } = *self.queue.job(id);
+            let Some(destination) = tx.destination(SOCKET, peer, None) else { return };
+            let Some(bytes) = tx.stage(destination, size) else { return };
+            let status = self.queue.release(id, bytes);
+            let current = epoch == Some(self.membership.epoch());
+            self.make_reply(worker, current, status, bytes);
+        }
+    }
+}
+
+impl Role for ServerRole {
+    fn on_batch(&mut self, now: Instant, rx: &mut Rx, tx: &mut Tx) {
+        let size = self.settings.format.size;
+        for index in 0..rx.len() {
+            let (received, bytes) = rx.get_mut(index);
+            let mut datagram_start = received.start;
+            for datagram in bytes.chunks_mut(received.stride as usize) {
+                let mut offset = datagram_start;
+                datagram_start += datagram.len() as u32;
+                if !self.settings.format.divides(datagram.len()) {
+                    self.totals.drops.add(DropReason::Length, 1);
+                    continue;
+                }
+                for frame in datagram.chunks_exact_mut(size) {
+                    let at = FrameRef { slot: received.slot, len: size as u16, offset };
+                    offset += size as u32;
+                    if let Err(reason) = self.on_frame(now, received.peer, at, frame, tx) {
+                        self.totals.drops.add(reason, 1);
+                    }
+                }
+            }
+        }
+    }
+
+    fn on_timeout(&mut self, now: Instant, tx: &mut Tx) {
+        self.serve_timed(now);
+        self.send_finished(tx);
+        self.upkeep(now, tx);
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        if self.queue.first_finished().is_some() {
+            return Some(Instant::ZERO);
+        }
+        let service = self.in_service.peek().map(|&Reverse((at, _))| at);
+        earliest(service, self.membership.next_deadline())
+    }
+}
+
+/// The header of a frame that was checked before.
+fn header_mut(bytes: &mut [u8]) -> &mut Header {
+    zerocopy::FromBytes::mut_from_prefix(bytes).expect("checked before").0
+}
+
+#[cfg(test)]
+mod tests;

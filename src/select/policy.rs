@@ -1,0 +1,156 @@
+//! The policies: which of the servers that may be chosen is.
+
+use std::str::FromStr;
+
+use super::{Full, Reserved, Slot, Tree};
+use crate::rng::Rng;
+
+/// How a server is chosen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PolicyKind {
+    /// A server with the least (queue + 1) x cost; ties take turns.
+    #[default]
+    ShortestQueue,
+    /// The shorter of two random servers (Mitzenmacher 2001): for when several balancers see only their part.
+    TwoChoices,
+    /// One after the other.
+    RoundRobin,
+    /// Any.
+    Random,
+}
+
+impl PolicyKind {
+    /// All policies.
+    pub const ALL: [PolicyKind; 4] =
+        [PolicyKind::ShortestQueue, PolicyKind::TwoChoices, PolicyKind::RoundRobin, PolicyKind::Random];
+
+    /// The name in `config.json`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            PolicyKind::ShortestQueue => "shortest_queue",
+            PolicyKind::TwoChoices => "two_choices",
+            PolicyKind::RoundRobin => "round_robin",
+            PolicyKind::Random => "random",
+        }
+    }
+}
+
+impl std::fmt::Display for PolicyKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Not the name of a policy.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("unknown policy \"{0}\": use shortest_queue, two_choices, round_robin or random")]
+pub struct UnknownPolicy(String);
+
+impl FromStr for PolicyKind {
+    type Err = UnknownPolicy;
+    fn from_str(name: &str) -> Result<Self, UnknownPolicy> {
+        let found = PolicyKind::ALL.into_iter().find(|policy| policy.name() == name);
+        found.ok_or_else(|| UnknownPolicy(name.to_owned()))
+    }
+}
+
+/// A policy over the tree: counts one request up at the slot that it chooses.
+trait Policy {
+    fn reserve(&mut self, tree: &Tree, rng: &mut Rng) -> Result<Reserved, Full>;
+}
+
+struct ShortestQueue;
+
+impl Policy for ShortestQueue {
+    fn reserve(&mut self, tree: &Tree, rng: &mut Rng) -> Result<Reserved, Full> {
+        tree.reserve(rng)
+    }
+}
+
+struct TwoChoices;
+
+impl Policy for TwoChoices {
+    fn reserve(&mut self, tree: &Tree, rng: &mut Rng) -> Result<Reserved, Full> {
+        let (a, b) = (random_choosable(tree, rng)?, random_choosable(tree, rng)?);
+        chosen(tree.reserve_shorter(a, b).or_else(|Full| tree.reserve_any(a)))
+    }
+}
+
+#[derive(Default)]
+struct RoundRobin {
+    next: usize,
+}
+
+impl Policy for RoundRobin {
+    fn reserve(&mut self, tree: &Tree, _: &mut Rng) -> Result<Reserved, Full> {
+        let reserved = tree.reserve_any(Slot::new(self.next))?;
+        self.next = (reserved.index() + 1) % tree.slot_count();
+        chosen(Ok(reserved))
+    }
+}
+
+struct Random;
+
+impl Policy for Random {
+    fn reserve(&mut self, tree: &Tree, rng: &mut Rng) -> Result<Reserved, Full> {
+        chosen(tree.reserve_any(random_choosable(tree, rng)?))
+    }
+}
+
+fn chosen(slot: Result<Slot, Full>) -> Result<Reserved, Full> {
+    slot.map(|slot| Reserved { slot, fallback: false })
+}
+
+/// A random slot that may be chosen, eligible ones before last resorts. Slots may be mostly empty, so after a
+/// few misses they are counted: still fair, and bounded.
+fn random_choosable(tree: &Tree, rng: &mut Rng) -> Result<Slot, Full> {
+    let slots = tree.slot_count();
+    for _ in 0..4 {
+        let slot = Slot::new(rng.below(slots as u64) as usize);
+        if tree.is_eligible(slot) {
+            return Ok(slot);
+        }
+    }
+    let pick = |acceptable: &dyn Fn(Slot) -> bool, rng: &mut Rng| {
+        let count = (0..slots).filter(|&i| acceptable(Slot::new(i))).count();
+        let nth = rng.below(count as u64) as usize;
+        (0..slots).map(Slot::new).filter(|&s| acceptable(s)).nth(nth)
+    };
+    pick(&|s| tree.is_eligible(s), rng).or_else(|| pick(&|s| tree.is_choosable(s), rng)).ok_or(Full)
+}
+
+enum Chosen {
+    ShortestQueue(ShortestQueue),
+    TwoChoices(TwoChoices),
+    RoundRobin(RoundRobin),
+    Random(Random),
+}
+
+/// One worker's policy, with what it remembers and its own randomness.
+pub struct Chooser {
+    policy: Chosen,
+    rng: Rng,
+}
+
+impl Chooser {
+    /// A chooser of this kind; `seed` decides ties and random choices.
+    pub fn new(kind: PolicyKind, seed: u64) -> Self {
+        let policy = match kind {
+            PolicyKind::ShortestQueue => Chosen::ShortestQueue(ShortestQueue),
+            PolicyKind::TwoChoices => Chosen::TwoChoices(TwoChoices),
+            PolicyKind::RoundRobin => Chosen::RoundRobin(RoundRobin::default()),
+            PolicyKind::Random => Chosen::Random(Random),
+        };
+        Chooser { policy, rng: Rng::new(seed) }
+    }
+
+    /// Chooses a server and counts one request up there.
+    pub fn reserve(&mut self, tree: &Tree) -> Result<Reserved, Full> {
+        match &mut self.policy {
+            Chosen::ShortestQueue(policy) => policy.reserve(tree, &mut self.rng),
+            Chosen::TwoChoices(policy) => policy.reserve(tree, &mut self.rng),
+            Chosen::RoundRobin(policy) => policy.reserve(tree, &mut self.rng),
+            Chosen::Random(policy) => policy.reserve(tree, &mut self.rng),
+        }
+    }
+}

@@ -1,0 +1,434 @@
+//! A lock-free min-heap over the servers' queue lengths, as an f-array.
+//!
+//! Sources: Jayanti, "f-arrays: implementation and applications", PODC 2002; the double refresh of
+//! Afek, Dauber and Touitou, "Wait-free made fast", STOC 1995. A complete 8-ary tree in arrays of atomics,
+//! one cache line of children to a node; every node is the minimum of its children. Concurrent heaps,
+//! skip lists and multi-queues lack the one operation that is needed: change the key of a *known* leaf.
+//!
+//! * The minimum is one load of the root.
+//! * A change of a leaf is one CAS there, then [`Tree::propagate`]: refresh each node on the path to the
+//!   root; a second time only if the first CAS failed; then go up regardless.
+//! * Why two are enough: if both CASes of P at a node fail, some S1 changed it after P's first read and some
+//!   S2 after P's second. S2 expected a version at least S1's, so it read the node after S1's write, hence
+//!   after P's leaf write, and the children after that: S2's value includes P's change or a later one.
+//!   "P's leaf write before S2's child read" is a store-to-load step: it needs sequential consistency.
+//! * Three shortcuts are wrong, and the tests show each one failing: one refresh (loses completions),
+//!   skipping the CAS because nothing seems to have changed (a slower refresher's pending CAS is
+//!   not invalidated), and acquire/release ordering.
+//!
+//! What [`Tree::reserve`] promises: the chosen leaf was a minimum at some instant inside the call, and its
+//! key was unchanged when it was taken.
+
+use crossbeam_utils::CachePadded;
+
+use super::{Full, Slot};
+use crate::rng::Rng;
+use crate::sync::{AtomicU64, Ordering::SeqCst, proof_fence};
+
+/// Whether a server may be chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum LeafState {
+    /// There is no server.
+    Absent = 0,
+    /// It may be chosen.
+    Eligible = 1,
+    /// It is chosen only when no eligible one is left (fail open).
+    LastResort = 2,
+    /// It is not chosen.
+    Barred = 3,
+}
+
+/// A slot that was counted up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reserved {
+    /// The chosen slot.
+    pub slot: Slot,
+    /// Whether too many races were lost and the shorter of two random leaves was taken.
+    pub fallback: bool,
+}
+
+// Leaf, written by whoever changes a server: version:24 | state:4 | cost:16 | len:20.
+const LEN_BITS: u32 = 20;
+const COST_BITS: u32 = 16;
+const STATE_BITS: u32 = 4;
+const COST_SHIFT: u32 = LEN_BITS;
+const STATE_SHIFT: u32 = COST_SHIFT + COST_BITS;
+const LEAF_VERSION: u64 = 1 << (STATE_SHIFT + STATE_BITS);
+
+// Node, written by refreshers: version:22 | leaf:12 | key:30. The version is on top, so that its wrap falls off.
+const KEY_BITS: u32 = 30;
+const INDEX_BITS: u32 = 12;
+const INDEX_SHIFT: u32 = KEY_BITS;
+const VERSION_SHIFT: u32 = KEY_BITS + INDEX_BITS;
+
+/// The key of what must not be chosen.
+const NONE: u64 = (1 << KEY_BITS) - 1;
+/// Set in the keys of last resorts: above every eligible key.
+const LAST_RESORT: u64 = 1 << (KEY_BITS - 1);
+/// The highest key within its class: keys saturate here.
+const KEY_MAX: u64 = LAST_RESORT - 2;
+
+/// The most servers.
+const LEAVES_MAX: usize = 1 << INDEX_BITS;
+/// The longest queue that is told apart from longer ones.
+pub const LEN_MAX: u32 = (1 << LEN_BITS) - 1;
+
+/// Rounds that `reserve` may lose before it takes the shorter of two random leaves.
+const ROUNDS_MAX: usize = 16;
+
+const _: () = assert!(VERSION_SHIFT + 22 == 64 && STATE_SHIFT + STATE_BITS + 24 == 64);
+const _: () = assert!(LAST_RESORT + KEY_MAX < NONE);
+
+fn leaf_len(leaf: u64) -> u32 {
+    leaf as u32 & LEN_MAX
+}
+
+fn leaf_state(leaf: u64) -> u64 {
+    leaf >> STATE_SHIFT & ((1 << STATE_BITS) - 1)
+}
+
+fn node_key(node: u64) -> u64 {
+    node & NONE
+}
+
+fn node_leaf(node: u64) -> usize {
+    (node >> INDEX_SHIFT) as usize & (LEAVES_MAX - 1)
+}
+
+/// Breaks ties among the children of a node: the least rank wins. Ranks are random-looking, differ between children
+/// and move with the node's version, so ties take turns. (Low bits of the version itself would resonate with
+/// reserve/adjust pairs, and starting the search at a random child is unfair where places are empty.)
+struct Ties(u64);
+
+impl Ties {
+    const BITS: u32 = 11;
+
+    fn of(node: u64) -> Self {
+        let x = (node >> VERSION_SHIFT).wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        Ties((x ^ (x >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9))
+    }
+
+    /// Eight random bits of the child's own, then its number under a random mask.
+    fn rank(&self, child: usize) -> u64 {
+        (self.0 >> (child * 7) & 0xff) << 3 | (child as u64 ^ self.mask())
+    }
+
+    fn child(&self, rank: u64) -> usize {
+        (rank & 7 ^ self.mask()) as usize
+    }
+
+    fn mask(&self) -> u64 {
+        self.0 >> 61
+    }
+}
+
+/// One cache line of siblings.
+#[repr(align(64))]
+struct Group<const FAN_OUT: usize>([AtomicU64; FAN_OUT]);
+
+impl<const FAN_OUT: usize> Group<FAN_OUT> {
+    fn new(word: u64) -> Self {
+        Group(std::array::from_fn(|_| AtomicU64::new(word)))
+    }
+}
+
+/// Deliberate mistakes, for tests that must see them.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mutation {
+    #[cfg_attr(not(test), allow(dead_code))] // the three mistakes are made in tests only
+    SingleRefresh,
+    #[cfg_attr(not(test), allow(dead_code))]
+    SkipUnchanged,
+    #[cfg_attr(not(test), allow(dead_code))]
+    NoFence,
+}
+
+/// The tree as everybody uses it: eight children to a node.
+pub type Tree = FArray<8>;
+
+/// See the module's text. `FAN_OUT` is smaller in model checks only.
+pub struct FArray<const FAN_OUT: usize> {
+    /// `levels[0]` are the leaves, grouped; node `i` of level `k` is the minimum of group `i` of level `k - 1`.
+    levels: Box<[Box<[Group<FAN_OUT>]>]>,
+    root: CachePadded<AtomicU64>,
+    slots: usize,
+    leaf_by_slot: Box<[u16]>,
+    slot_by_leaf: Box<[u16]>,
+    cap: u32,
+    mutation: Option<Mutation>,
+}
+
+impl<const FAN_OUT: usize> FArray<FAN_OUT> {
+    /// Room for `slots` servers (1 to 4,096), each chosen only while it has fewer than `cap` requests.
+    pub fn new(slots: usize, cap: u32) -> Self {
+        Self::with_mutation(slots, cap, None)
+    }
+
+    pub(super) fn with_mutation(slots: usize, cap: u32, mutation: Option<Mutation>) -> Self {
+        assert!((1..=LEAVES_MAX).contains(&slots), "1 to {LEAVES_MAX} servers");
+        let mut levels = vec![];
+        let mut width = slots;
+        loop {
+            width = width.div_ceil(FAN_OUT);
+            let word = if levels.is_empty() { 0 } else { NONE };
+            levels.push((0..width).map(|_| Group::new(word)).collect());
+            if width == 1 {
+                break;
+            }
+        }
+        let leaf_by_slot = dealt_leaves(FAN_OUT, slots);
+        let mut slot_by_leaf = vec![0; slots];
+        for (slot, &leaf) in leaf_by_slot.iter().enumerate() {
+            slot_by_leaf[usize::from(leaf)] = slot as u16;
+        }
+        FArray {
+            leaf_by_slot: leaf_by_slot.into_boxed_slice(),
+            slot_by_leaf: slot_by_leaf.into_boxed_slice(),
+            levels: levels.into_boxed_slice(),
+            root: CachePadded::new(AtomicU64::new(NONE)),
+            slots,
+            cap: cap.min(LEN_MAX),
+            mutation,
+        }
+    }
+
+    /// Number of slots.
+    pub fn slot_count(&self) -> usize {
+        self.slots
+    }
+
+    /// Adds one to a shortest queue. Lock-free: a lost CAS means that somebody else's succeeded, and a stale root
+    /// is repaired by whoever sees it. `rng` is used only after losing 16 rounds.
+    pub fn reserve(&self, rng: &mut Rng) -> Result<Reserved, Full> {
+        for _ in 0..ROUNDS_MAX {
+            let root = self.root.load(SeqCst);
+            let key = node_key(root);
+            if key == NONE {
+                return Err(Full);
+            }
+            let leaf = node_leaf(root);
+            let word = self.leaf(leaf).load(SeqCst);
+            if self.key(word) != key {
+                self.propagate(leaf); // the root is stale: help, do not spin
+            } else if self.take(leaf, word) {
+                return Ok(Reserved { slot: self.slot_of(leaf), fallback: false });
+            }
+        }
+        let pick = |rng: &mut Rng| Slot::new(rng.below(self.slots as u64) as usize);
+        let (a, b) = (pick(rng), pick(rng));
+        self.reserve_shorter(a, b)
+            .or_else(|Full| self.reserve_any(a))
+            .map(|slot| Reserved { slot, fallback: true })
+    }
+
+    /// Adds one to the shorter of two queues, if either may be chosen.
+    pub fn reserve_shorter(&self, a: Slot, b: Slot) -> Result<Slot, Full> {
+        let (a, b) = (self.leaf_of(a), self.leaf_of(b));
+        for _ in 0..ROUNDS_MAX {
+            let (word_a, word_b) = (self.leaf(a).load(SeqCst), self.leaf(b).load(SeqCst));
+            let (leaf, word) = if self.key(word_b) < self.key(word_a) { (b, word_b) } else { (a, word_a) };
+            if self.key(word) == NONE {
+                return Err(Full);
+            }
+            if self.take(leaf, word) {
+                return Ok(self.slot_of(leaf));
+            }
+        }
+        Err(Full)
+    }
+
+    /// Adds one to the first queue from `start` on that is eligible, or else to the first last resort.
+    pub fn reserve_any(&self, start: Slot) -> Result<Slot, Full> {
+        for acceptable in [KEY_MAX, NONE - 1] {
+            for step in 0..self.slots {
+                let at = start.index() + step;
+                let leaf = self.leaf_of(Slot::new(if at < self.slots { at } else { at - self.slots }));
+                for _ in 0..ROUNDS_MAX {
+                    let word = self.leaf(leaf).load(SeqCst);
+                    if self.key(word) > acceptable {
+                        break;
+                    }
+                    if self.take(leaf, word) {
+                        return Ok(self.slot_of(leaf));
+                    }
+                }
+            }
+        }
+        Err(Full)
+    }
+
+    /// Changes a length. Lock-free; the tree knows when it returns. Lengths stay within 0 and [`LEN_MAX`]: callers
+    /// add and take away their own contributions, so beyond that is a mistake of theirs.
+    pub fn adjust(&self, slot: Slot, delta: i32) {
+        let leaf = self.leaf_of(slot);
+        self.change(leaf, |word| {
+            let len = i64::from(leaf_len(word)) + i64::from(delta);
+            debug_assert!(len >= 0, "slot {} would have {len} requests", slot.index());
+            let len = len.clamp(0, i64::from(LEN_MAX)) as u64;
+            word & !u64::from(LEN_MAX) | len
+        });
+    }
+
+    /// Changes whether a server may be chosen, and what a request costs there relative to others
+    /// (1 to 65,535): of two servers the one with the lesser (length + 1) x cost is chosen.
+    pub fn set(&self, slot: Slot, state: LeafState, cost: u16) {
+        let leaf = self.leaf_of(slot);
+        let set = (state as u64) << STATE_SHIFT | u64::from(cost.max(1)) << COST_SHIFT;
+        self.change(leaf, |word| word & !(LEAF_VERSION - 1) | set | u64::from(leaf_len(word)));
+    }
+
+    /// The length of a queue.
+    pub fn len(&self, slot: Slot) -> u32 {
+        leaf_len(self.leaf(self.leaf_of(slot)).load(SeqCst))
+    }
+
+    /// The sum of all lengths; exact at rest.
+    pub fn total(&self) -> u64 {
+        (0..self.slots).map(|i| u64::from(self.len(Slot::new(i)))).sum()
+    }
+
+    /// Whether a request could be reserved at this slot.
+    pub fn is_choosable(&self, slot: Slot) -> bool {
+        self.key(self.leaf(self.leaf_of(slot)).load(SeqCst)) != NONE
+    }
+
+    /// Whether it may be chosen as more than a last resort.
+    pub fn is_eligible(&self, slot: Slot) -> bool {
+        self.key(self.leaf(self.leaf_of(slot)).load(SeqCst)) <= KEY_MAX
+    }
+
+    fn leaf_of(&self, slot: Slot) -> usize {
+        usize::from(self.leaf_by_slot[slot.index()])
+    }
+
+    fn slot_of(&self, leaf: usize) -> Slot {
+        Slot::new(usize::from(self.slot_by_leaf[leaf]))
+    }
+
+    fn leaf(&self, leaf: usize) -> &AtomicU64 {
+        &self.levels[0][leaf / FAN_OUT].0[leaf % FAN_OUT]
+    }
+
+    /// What is compared: (length + 1) x cost, so that an idle slow server is still worse than an idle fast one.
+    fn key(&self, leaf: u64) -> u64 {
+        let len = leaf_len(leaf);
+        let cost = leaf >> COST_SHIFT & ((1 << COST_BITS) - 1);
+        let key = ((u64::from(len) + 1) * cost).min(KEY_MAX);
+        const ELIGIBLE: u64 = LeafState::Eligible as u64;
+        const LAST: u64 = LeafState::LastResort as u64;
+        match leaf_state(leaf) {
+            ELIGIBLE if len < self.cap => key,
+            LAST if len < self.cap => key | LAST_RESORT,
+            _ => NONE,
+        }
+    }
+
+    /// Counts a leaf up if it is still this word.
+    fn take(&self, leaf: usize, word: u64) -> bool {
+        let taken = (word + 1).wrapping_add(LEAF_VERSION);
+        let won = self.leaf(leaf).compare_exchange(word, taken, SeqCst, SeqCst).is_ok();
+        if won {
+            self.propagate(leaf);
+        }
+        won
+    }
+
+    fn change(&self, leaf: usize, to: impl Fn(u64) -> u64) {
+        let place = self.leaf(leaf);
+        let mut word = place.load(SeqCst);
+        while let Err(now) = place.compare_exchange(word, to(word).wrapping_add(LEAF_VERSION), SeqCst, SeqCst)
+        {
+            word = now;
+        }
+        self.propagate(leaf);
+    }
+
+    /// Carries a leaf's change to the root. When it returns, the root reflects the change or a later one.
+    fn propagate(&self, leaf: usize) {
+        self.fence();
+        let mut index = leaf / FAN_OUT;
+        for level in 0..self.levels.len() {
+            let place = match self.levels.get(level + 1) {
+                Some(above) => &above[index / FAN_OUT].0[index % FAN_OUT],
+                None => &*self.root,
+            };
+            let refreshed = self.refresh(place, level, index);
+            if !refreshed && self.mutation != Some(Mutation::SingleRefresh) {
+                self.refresh(place, level, index);
+            }
+            index /= FAN_OUT;
+        }
+    }
+
+    /// Sets a node to the minimum of its children; false if somebody else changed it meanwhile.
+    fn refresh(&self, place: &AtomicU64, level: usize, index: usize) -> bool {
+        let old = place.load(SeqCst);
+        self.fence();
+        let least = if level == 0 { self.least_leaf(index, old) } else { self.least_node(level, index, old) };
+        if self.mutation == Some(Mutation::SkipUnchanged) && least == old & !(u64::MAX << VERSION_SHIFT) {
+            return true;
+        }
+        let version = (old >> VERSION_SHIFT).wrapping_add(1) << VERSION_SHIFT;
+        place.compare_exchange(old, version | least, SeqCst, SeqCst).is_ok()
+    }
+
+    /// The least of a group of leaves, as a node without a version.
+    #[inline]
+    fn least_leaf(&self, index: usize, old: u64) -> u64 {
+        let ties = Ties::of(old);
+        let mut best = u64::MAX;
+        for (child, leaf) in self.levels[0][index].0.iter().enumerate() {
+            let key = self.key(leaf.load(SeqCst));
+            best = best.min(key << Ties::BITS | ties.rank(child));
+        }
+        let leaf = index * FAN_OUT + ties.child(best);
+        (leaf as u64) << INDEX_SHIFT | best >> Ties::BITS
+    }
+
+    /// The least of a group of nodes, without its version.
+    #[inline]
+    fn least_node(&self, level: usize, index: usize, old: u64) -> u64 {
+        let ties = Ties::of(old);
+        let mut best = (u64::MAX, 0);
+        for (child, place) in self.levels[level][index].0.iter().enumerate() {
+            let node = place.load(SeqCst);
+            let rank = node_key(node) << Ties::BITS | ties.rank(child);
+            if rank < best.0 {
+                best = (rank, node);
+            }
+        }
+        best.1 & !(u64::MAX << VERSION_SHIFT)
+    }
+
+    fn fence(&self) {
+        if self.mutation != Some(Mutation::NoFence) {
+            proof_fence();
+        }
+    }
+}
+
+/// The leaf of each slot. Slots are dealt over the subtrees in turn, so that however many of the first ones are
+/// taken, siblings differ by at most one server: with ties, each subtree is as likely as its sibling.
+fn dealt_leaves(fan_out: usize, slots: usize) -> Vec<u16> {
+    let mut subtrees: Vec<Vec<u16>> = (0..slots as u16).map(|leaf| vec![leaf]).collect();
+    while subtrees.len() > 1 {
+        let merged = subtrees.chunks(fan_out).map(|children| {
+            let longest = children.iter().map(Vec::len).max().unwrap_or(0);
+            (0..longest).flat_map(|i| children.iter().filter_map(move |c| c.get(i).copied())).collect()
+        });
+        subtrees = merged.collect();
+    }
+    subtrees.pop().expect("at least one slot")
+}
+
+impl<const FAN_OUT: usize> std::fmt::Debug for FArray<FAN_OUT> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let choosable = (0..self.slots).map(Slot::new).filter(|&s| self.is_choosable(s));
+        f.debug_map().entries(choosable.map(|s| (s.index(), self.len(s)))).finish()
+    }
+}
+
+#[cfg(test)]
+#[path = "tests.rs"]
+mod tests;
