@@ -13,6 +13,11 @@
 //! io.flush()                        one message per destination; slots are free again
 //! ```
 
+mod cmsg;
+pub mod mmsg;
+pub mod socket;
+mod sys;
+
 use std::io;
 use std::net::SocketAddr;
 
