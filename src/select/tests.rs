@@ -16,8 +16,8 @@ fn pool(slots: usize, servers: usize, cap: u32) -> Tree {
 
 /// What the root must say: the least key, and one of the leaves that have it.
 fn assert_root_is_the_minimum<const F: usize>(tree: &FArray<F>, what: &str) {
-    let root = tree.root.load(SeqCst);
-    let keys: Vec<u64> = (0..tree.slots).map(|leaf| tree.key(tree.leaf(leaf).load(SeqCst))).collect();
+    let root = tree.root.load(LOAD);
+    let keys: Vec<u64> = (0..tree.slots).map(|leaf| tree.key(tree.leaf(leaf).load(LOAD))).collect();
     let least = *keys.iter().min().unwrap();
     assert_eq!(node_key(root), least, "{what}: keys {keys:?}");
     if least != NONE {
@@ -98,8 +98,8 @@ fn keys_saturate_below_the_next_class() {
 fn versions_wrap_without_touching_anything_else() {
     let (tree, mut rng) = (pool(8, 1, LEN_MAX), Rng::new(1));
     let slot = Slot::new(0);
-    tree.leaf(0).fetch_or(u64::MAX << (STATE_SHIFT + STATE_BITS), SeqCst);
-    tree.root.fetch_or(u64::MAX << VERSION_SHIFT, SeqCst);
+    tree.leaf(0).fetch_or(u64::MAX << (STATE_SHIFT + STATE_BITS), UPDATE);
+    tree.root.fetch_or(u64::MAX << VERSION_SHIFT, UPDATE);
     for _ in 0..3 {
         assert_eq!(tree.reserve(&mut rng).unwrap().slot, slot);
     }

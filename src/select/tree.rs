@@ -23,7 +23,7 @@ use crossbeam_utils::CachePadded;
 
 use super::{Full, Slot};
 use crate::rng::Rng;
-use crate::sync::{AtomicU64, Ordering::SeqCst, proof_fence};
+use crate::sync::{AtomicU64, LOAD, UPDATE, proof_fence};
 
 /// Whether a server may be chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -202,13 +202,13 @@ impl<const FAN_OUT: usize> FArray<FAN_OUT> {
     /// is repaired by whoever sees it. `rng` is used only after losing 16 rounds.
     pub fn reserve(&self, rng: &mut Rng) -> Result<Reserved, Full> {
         for _ in 0..ROUNDS_MAX {
-            let root = self.root.load(SeqCst);
+            let root = self.root.load(LOAD);
             let key = node_key(root);
             if key == NONE {
                 return Err(Full);
             }
             let leaf = node_leaf(root);
-            let word = self.leaf(leaf).load(SeqCst);
+            let word = self.leaf(leaf).load(LOAD);
             if self.key(word) != key {
                 self.propagate(leaf); // the root is stale: help, do not spin
             } else if self.take(leaf, word) {
@@ -226,7 +226,7 @@ impl<const FAN_OUT: usize> FArray<FAN_OUT> {
     pub fn reserve_shorter(&self, a: Slot, b: Slot) -> Result<Slot, Full> {
         let (a, b) = (self.leaf_of(a), self.leaf_of(b));
         for _ in 0..ROUNDS_MAX {
-            let (word_a, word_b) = (self.leaf(a).load(SeqCst), self.leaf(b).load(SeqCst));
+            let (word_a, word_b) = (self.leaf(a).load(LOAD), self.leaf(b).load(LOAD));
             let (leaf, word) = if self.key(word_b) < self.key(word_a) { (b, word_b) } else { (a, word_a) };
             if self.key(word) == NONE {
                 return Err(Full);
@@ -245,7 +245,7 @@ impl<const FAN_OUT: usize> FArray<FAN_OUT> {
                 let at = start.index() + step;
                 let leaf = self.leaf_of(Slot::new(if at < self.slots { at } else { at - self.slots }));
                 for _ in 0..ROUNDS_MAX {
-                    let word = self.leaf(leaf).load(SeqCst);
+                    let word = self.leaf(leaf).load(LOAD);
                     if self.key(word) > acceptable {
                         break;
                     }
@@ -280,7 +280,7 @@ impl<const FAN_OUT: usize> FArray<FAN_OUT> {
 
     /// The length of a queue.
     pub fn len(&self, slot: Slot) -> u32 {
-        leaf_len(self.leaf(self.leaf_of(slot)).load(SeqCst))
+        leaf_len(self.leaf(self.leaf_of(slot)).load(LOAD))
     }
 
     /// The sum of all lengths; exact at rest.
@@ -290,12 +290,12 @@ impl<const FAN_OUT: usize> FArray<FAN_OUT> {
 
     /// Whether a request could be reserved at this slot.
     pub fn is_choosable(&self, slot: Slot) -> bool {
-        self.key(self.leaf(self.leaf_of(slot)).load(SeqCst)) != NONE
+        self.key(self.leaf(self.leaf_of(slot)).load(LOAD)) != NONE
     }
 
     /// Whether it may be chosen as more than a last resort.
     pub fn is_eligible(&self, slot: Slot) -> bool {
-        self.key(self.leaf(self.leaf_of(slot)).load(SeqCst)) <= KEY_MAX
+        self.key(self.leaf(self.leaf_of(slot)).load(LOAD)) <= KEY_MAX
     }
 
     fn leaf_of(&self, slot: Slot) -> usize {
@@ -327,7 +327,7 @@ impl<const FAN_OUT: usize> FArray<FAN_OUT> {
     /// Counts a leaf up if it is still this word.
     fn take(&self, leaf: usize, word: u64) -> bool {
         let taken = (word + 1).wrapping_add(LEAF_VERSION);
-        let won = self.leaf(leaf).compare_exchange(word, taken, SeqCst, SeqCst).is_ok();
+        let won = self.leaf(leaf).compare_exchange(word, taken, UPDATE, LOAD).is_ok();
         if won {
             self.propagate(leaf);
         }
@@ -336,9 +336,8 @@ impl<const FAN_OUT: usize> FArray<FAN_OUT> {
 
     fn change(&self, leaf: usize, to: impl Fn(u64) -> u64) {
         let place = self.leaf(leaf);
-        let mut word = place.load(SeqCst);
-        while let Err(now) = place.compare_exchange(word, to(word).wrapping_add(LEAF_VERSION), SeqCst, SeqCst)
-        {
+        let mut word = place.load(LOAD);
+        while let Err(now) = place.compare_exchange(word, to(word).wrapping_add(LEAF_VERSION), UPDATE, LOAD) {
             word = now;
         }
         self.propagate(leaf);
@@ -363,14 +362,14 @@ impl<const FAN_OUT: usize> FArray<FAN_OUT> {
 
     /// Sets a node to the minimum of its children; false if somebody else changed it meanwhile.
     fn refresh(&self, place: &AtomicU64, level: usize, index: usize) -> bool {
-        let old = place.load(SeqCst);
+        let old = place.load(LOAD);
         self.fence();
         let least = if level == 0 { self.least_leaf(index, old) } else { self.least_node(level, index, old) };
         if self.mutation == Some(Mutation::SkipUnchanged) && least == old & !(u64::MAX << VERSION_SHIFT) {
             return true;
         }
         let version = (old >> VERSION_SHIFT).wrapping_add(1) << VERSION_SHIFT;
-        place.compare_exchange(old, version | least, SeqCst, SeqCst).is_ok()
+        place.compare_exchange(old, version | least, UPDATE, LOAD).is_ok()
     }
 
     /// The least of a group of leaves, as a node without a version.
@@ -379,7 +378,7 @@ impl<const FAN_OUT: usize> FArray<FAN_OUT> {
         let ties = Ties::of(old);
         let mut best = u64::MAX;
         for (child, leaf) in self.levels[0][index].0.iter().enumerate() {
-            let key = self.key(leaf.load(SeqCst));
+            let key = self.key(leaf.load(LOAD));
             best = best.min(key << Ties::BITS | ties.rank(child));
         }
         let leaf = index * FAN_OUT + ties.child(best);
@@ -392,7 +391,7 @@ impl<const FAN_OUT: usize> FArray<FAN_OUT> {
         let ties = Ties::of(old);
         let mut best = (u64::MAX, 0);
         for (child, place) in self.levels[level][index].0.iter().enumerate() {
-            let node = place.load(SeqCst);
+            let node = place.load(LOAD);
             let rank = node_key(node) << Ties::BITS | ties.rank(child);
             if rank < best.0 {
                 best = (rank, node);
