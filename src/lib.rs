@@ -1,6 +1,7 @@
 //! `lbd` spreads UDP requests over a pool of servers by shortest queue.
 
 pub mod batch;
+pub mod config;
 pub mod daemon;
 pub mod drop_reason;
 pub mod estimate;

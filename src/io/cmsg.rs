@@ -132,7 +132,7 @@ mod tests {
             let len = encode(&mut control, Some(256), Some(ip));
             // The address to send from and the address that was asked are different fields for IPv4.
             if let IpAddr::V4(ip) = ip {
-                let at = len - 24 + 16;
+                let at = 24 + 16; // behind the segment size and its own header
                 assert_eq!(control.0[at + 4..at + 8], ip.octets());
             } else {
                 assert_eq!(decoded(&mut control, len).local_ip, Some(ip));

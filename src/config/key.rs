@@ -1,0 +1,75 @@
+//! The key that all components share: read from a file that nobody else can read, and never printed.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+/// 128 bits.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Key([u8; 16]);
+
+impl Key {
+    /// Reads 32 hex digits from a file with mode 0600 (or stricter).
+    pub fn read(path: &Path) -> Result<Key, String> {
+        let shown = path.display();
+        let meta = std::fs::metadata(path).map_err(|e| format!("cannot read {shown}: {e}"))?;
+        let mode = meta.permissions().mode() & 0o777;
+        if mode & 0o077 != 0 {
+            return Err(format!("{shown} can be read by others (mode {mode:03o}): run chmod 600 {shown}"));
+        }
+        let text = std::fs::read_to_string(path).map_err(|e| format!("cannot read {shown}: {e}"))?;
+        Key::parse(text.trim()).ok_or_else(|| {
+            format!("{shown} does not hold 32 hex digits: make one with `openssl rand -hex 16 > {shown}`")
+        })
+    }
+
+    fn parse(text: &str) -> Option<Key> {
+        if text.len() != 32 || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return None;
+        }
+        let mut key = [0; 16];
+        for (byte, digits) in key.iter_mut().zip(text.as_bytes().chunks(2)) {
+            *byte = u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
+        }
+        Some(Key(key))
+    }
+
+    /// The key's bytes.
+    pub fn bytes(&self) -> [u8; 16] {
+        self.0
+    }
+}
+
+impl std::fmt::Debug for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Key(..)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(text: &str, mode: u32) -> tempfile::NamedTempFile {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        std::fs::set_permissions(file.path(), std::fs::Permissions::from_mode(mode)).unwrap();
+        file
+    }
+
+    #[test]
+    fn a_private_file_with_32_digits_is_a_key() {
+        let key = Key::read(file("000102030405060708090a0b0c0d0e0F\n", 0o600).path()).unwrap();
+        assert_eq!(key.bytes(), std::array::from_fn(|i| i as u8));
+        assert_eq!(format!("{key:?}"), "Key(..)");
+    }
+
+    #[test]
+    fn anything_else_is_refused_with_the_remedy() {
+        let digits = "000102030405060708090a0b0c0d0e0f";
+        assert!(Key::read(file(digits, 0o640).path()).unwrap_err().contains("chmod 600"));
+        for text in ["", "0001", "zz0102030405060708090a0b0c0d0e0f", "+00102030405060708090a0b0c0d0e0ff"] {
+            assert!(Key::read(file(text, 0o600).path()).unwrap_err().contains("32 hex digits"), "{text}");
+        }
+        assert!(Key::read(Path::new("/nowhere")).unwrap_err().contains("cannot read /nowhere"));
+    }
+}
