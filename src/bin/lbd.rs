@@ -1,2 +1,0 @@
-//! The daemons.
-fn main() {}

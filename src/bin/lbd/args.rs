@@ -1,0 +1,141 @@
+//! The command line.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+use lbd::service::ServiceTime;
+
+/// A UDP load balancer that sends each request to the server with the shortest queue.
+///
+/// Start with `lbd up`: it runs a balancer, servers and clients from config.json, shows them live and adds
+/// and removes servers with the load.
+#[derive(Parser)]
+#[command(version, max_term_width = 100, after_help = EXIT_CODES)]
+pub struct Args {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 done; 1 not everything was answered; 2 a mistake in arguments, \
+configuration or environment (an address in use, say).";
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// Run a whole system: controller, balancer, servers and clients, with a live table
+    Up(Up),
+    /// Run the load balancer
+    Balancer(Balancer),
+    /// Run the controller, which starts, stops and scales the servers
+    Controller(Common),
+    /// Run one server
+    Server(Server),
+    /// Run one client
+    Client(Client),
+    /// Check a configuration and print what it will run
+    Check {
+        /// The file
+        #[arg(default_value = "config.json")]
+        file: PathBuf,
+    },
+    /// Print the JSON schema of the configuration
+    Schema,
+}
+
+#[derive(clap::Args, Clone)]
+pub struct Common {
+    /// The configuration; without this option ./config.json, or the built-in defaults if there is none
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Print nothing but errors
+    #[arg(long)]
+    pub quiet: bool,
+}
+
+#[derive(clap::Args)]
+pub struct Up {
+    #[command(flatten)]
+    pub common: Common,
+    /// End after this time; default: at Ctrl-C
+    #[arg(long, value_parser = humantime::parse_duration, value_name = "TIME")]
+    pub duration: Option<Duration>,
+    /// Servers to begin with, instead of server.count
+    #[arg(long, value_name = "N")]
+    pub servers: Option<u32>,
+    /// Clients, instead of client.count
+    #[arg(long, value_name = "N")]
+    pub clients: Option<u32>,
+    /// Requests per second of all clients together, instead of client.rate
+    #[arg(long, value_name = "R")]
+    pub rate: Option<f64>,
+    /// Service time of the servers, instead of server.service; default exp:5ms
+    #[arg(long, value_name = "SHAPE:MEAN")]
+    pub service: Option<ServiceTime>,
+}
+
+#[derive(clap::Args)]
+pub struct Balancer {
+    #[command(flatten)]
+    pub common: Common,
+    /// Print one JSON object with all figures this often, to standard output
+    #[arg(long, value_parser = humantime::parse_duration, value_name = "TIME")]
+    pub status_every: Option<Duration>,
+}
+
+#[derive(clap::Args)]
+pub struct Server {
+    #[command(flatten)]
+    pub common: Common,
+    /// Port to listen on; default: server.port_range_start plus its place among the ids
+    #[arg(long)]
+    pub port: Option<u16>,
+    /// Its id, unique in the pool; default server.start_id
+    #[arg(long)]
+    pub id: Option<u32>,
+    /// Address to listen on; default: the one that reaches the balancer on this machine
+    #[arg(long, value_name = "IP")]
+    pub bind: Option<IpAddr>,
+    /// The balancer's server side; default: from the configuration
+    #[arg(long, value_name = "ADDR")]
+    pub balancer: Option<SocketAddr>,
+    /// Service time, such as exp:5ms, fixed:1ms, bimodal:5ms, lognormal:5ms; default server.service, or echo at once
+    #[arg(long, value_name = "SHAPE:MEAN")]
+    pub service: Option<ServiceTime>,
+    /// Requests served at a time, with --service; default server.workers
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub workers: Option<u16>,
+    /// Print the summary as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(clap::Args)]
+pub struct Client {
+    #[command(flatten)]
+    pub common: Common,
+    /// Requests to send; default: until Ctrl-C
+    #[arg(long, value_name = "N")]
+    pub requests: Option<u64>,
+    /// Requests per second, with exponential gaps; default: as fast as answers come
+    #[arg(long, value_name = "R")]
+    pub rate: Option<f64>,
+    /// The balancer's client side; default: from the configuration
+    #[arg(long, value_name = "ADDR")]
+    pub to: Option<SocketAddr>,
+    /// Its id, for the log's name; default client.start_id
+    #[arg(long)]
+    pub id: Option<u32>,
+    /// Port to send from; default: any
+    #[arg(long, default_value_t = 0, hide_default_value = true)]
+    pub port: u16,
+    /// Requests in flight at most, without --rate
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=4096))]
+    pub window: u16,
+    /// Text to send
+    #[arg(long, default_value = "hello")]
+    pub payload: String,
+    /// Print the summary as JSON
+    #[arg(long)]
+    pub json: bool,
+}

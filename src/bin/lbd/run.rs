@@ -1,0 +1,329 @@
+//! One function per subcommand: configuration and flags become a role, its sockets and its daemon.
+
+use std::io::Write;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use lbd::config::{self, Config};
+use lbd::daemon::{self, signals::Stop};
+use lbd::io::mmsg::{IoOptions, MmsgIo};
+use lbd::io::socket::{SocketOptions, bind, receive_buffer};
+use lbd::role::server::{ServerRole, Work};
+use lbd::role::{balancer, client, controller, server};
+use lbd::stats::PoolStats;
+use lbd::status::Sampler;
+use lbd::time::Clock;
+use lbd::{logging, scale};
+use tracing::info;
+
+use crate::args::{Args, Balancer, Client, Command, Common, Server};
+use crate::up;
+
+/// Runs a subcommand; false if it ran but not everything was answered.
+pub fn run(args: Args) -> Result<bool> {
+    match args.command {
+        Command::Up(args) => up::run(&args),
+        Command::Balancer(args) => run_balancer(&args).map(|()| true),
+        Command::Controller(args) => run_controller(&args).map(|()| true),
+        Command::Server(args) => run_server(&args).map(|()| true),
+        Command::Client(args) => run_client(&args),
+        Command::Check { file } => {
+            print!("{}", config::describe(&Config::load(&file)?));
+            Ok(true)
+        }
+        Command::Schema => {
+            println!("{}", serde_json::to_string_pretty(&config::schema())?);
+            Ok(true)
+        }
+    }
+}
+
+/// The file that was named, or ./config.json, or the built-in defaults.
+pub fn load(common: &Common) -> Result<Config> {
+    let local = Path::new("config.json");
+    Ok(match &common.config {
+        Some(path) => Config::load(path)?,
+        None if local.exists() => Config::load(local)?,
+        None => Config::default(),
+    })
+}
+
+/// 64 bits that nobody can guess: the seed of everything random in this process.
+pub fn entropy() -> u64 {
+    rand::random()
+}
+
+/// A back end over these sockets whose waits end on signals.
+pub fn back_end(sockets: Vec<UdpSocket>, frame_size: usize, clock: Clock) -> Result<(MmsgIo, Stop)> {
+    for socket in &sockets {
+        info!(addr = %socket.local_addr()?, receive_buffer = receive_buffer(socket), "listening");
+    }
+    let per_datagram = lbd::wire::header::DATAGRAM_MAX / frame_size;
+    let io = MmsgIo::new(sockets, IoOptions::for_frames(frame_size, per_datagram), clock)?;
+    let stop = Stop::on_signals(io.waker()?)?;
+    Ok((io, stop))
+}
+
+fn say(common: &Common, text: std::fmt::Arguments<'_>) {
+    if !common.quiet {
+        eprintln!("{text}");
+    }
+}
+
+/// The settings of the balancer's role.
+fn balancer_settings(config: &Config) -> balancer::Settings {
+    let (pool, server) = (config.native(), &config.server);
+    balancer::Settings {
+        format: pool.format,
+        key: config.key_bytes(),
+        policy: pool.policy,
+        servers_max: pool.servers_max,
+        max_outstanding: pool.max_outstanding,
+        interval: server.interval,
+        controller: config.controller,
+        scale: scale::Policy {
+            threshold: pool.scaling_threshold,
+            grow_after: server.grow_after,
+            shrink_after: server.shrink_after,
+            cool_down: server.cool_down,
+            min: server.min,
+            max: server.max,
+        },
+        own: [pool.client_side, pool.server_side],
+        seed: entropy(),
+    }
+}
+
+fn run_balancer(args: &Balancer) -> Result<()> {
+    let config = load(&args.common)?;
+    let pool = config.native();
+    let clock = Clock::start();
+    let options = SocketOptions::default();
+    let sockets = vec![bind(pool.client_side, &options)?, bind(pool.server_side, &options)?];
+    let _log = logging::init(&config.logs, "balancer/balancer.log")?;
+    let (io, stop) = back_end(sockets, pool.format.size, clock)?;
+    let stats = Arc::new(PoolStats::new(pool.servers_max));
+    let role = balancer::Balancer::new(balancer_settings(&config), Arc::clone(&stats), clock.now());
+    say(
+        &args.common,
+        format_args!(
+            "balancer: clients on {}, servers on {}, {}",
+            pool.client_side, pool.server_side, pool.policy
+        ),
+    );
+    if let Some(every) = args.status_every {
+        let mut sampler = Sampler::new(Arc::clone(&stats));
+        // A thread of its own: a reader that stalls costs the data path nothing.
+        std::thread::Builder::new().name("status".into()).spawn(move || {
+            while print_status(&mut sampler).is_ok() {
+                std::thread::sleep(every);
+            }
+        })?;
+    }
+    daemon::balancer::run(role, io, &stats, clock, &stop)?;
+    let mut sampler = Sampler::new(stats);
+    if args.status_every.is_some() {
+        let _ = print_status(&mut sampler); // whoever read may be gone
+    } else if !args.common.quiet {
+        let s = sampler.sample();
+        let busy = s.busy_no_server + s.busy_shed;
+        eprintln!(
+            "balancer: {} requests, {} dispatched, {} answered, {busy} busy, drops {:?}",
+            s.requests, s.dispatched, s.answered, s.drops
+        );
+    }
+    Ok(())
+}
+
+fn print_status(sampler: &mut Sampler) -> std::io::Result<()> {
+    let line = serde_json::to_string(&sampler.sample())?;
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{line}")?;
+    out.flush()
+}
+
+/// Settings, sockets and log of a controller; also the beginning of `lbd up`.
+pub fn open_controller(
+    config: &Config,
+    servers: &[String],
+    count: u32,
+) -> Result<(daemon::controller::Supervisor<MmsgIo>, Stop, logging::Guard)> {
+    let clock = Clock::start();
+    let socket = bind(config.controller, &SocketOptions::default())?;
+    let log = logging::init(&config.logs, "controller/controller.log")?;
+    let (io, stop) = back_end(vec![socket], config.native().format.size, clock)?;
+    let server = &config.server;
+    let role = controller::ControllerRole::new(controller::Settings {
+        format: config.native().format,
+        key: config.key_bytes(),
+        balancer: config.balancer_for_servers(),
+        count,
+        min: server.min,
+        max: server.max.max(count),
+        start_id: server.start_id,
+        ports: server.ports.clone(),
+        seed: entropy(),
+    });
+    let command = daemon::controller::ServerCommand {
+        words: match &server.command {
+            Some(words) => words.clone(),
+            None => servers.to_vec(),
+        },
+        config: config.source.as_ref().map_or("config.json".into(), |path| path.display().to_string()),
+        ip: config.balancer_for_servers().ip(),
+    };
+    Ok((daemon::controller::Supervisor::new(role, io, clock, command), stop, log))
+}
+
+/// How this very program is started with another subcommand and the same configuration.
+pub fn own_command(subcommand: &str, config: &Config) -> Result<Vec<String>> {
+    let program = std::env::current_exe().context("cannot find the path of this program")?;
+    let mut words = vec![program.display().to_string(), subcommand.to_owned()];
+    if let Some(path) = &config.source {
+        words.extend(["--config".to_owned(), path.display().to_string()]);
+    }
+    words.push("--quiet".to_owned());
+    Ok(words)
+}
+
+/// `lbd server`, with placeholders for id and port.
+pub fn server_command(config: &Config) -> Result<Vec<String>> {
+    let mut words = own_command("server", config)?;
+    words.extend(["--id", "{id}", "--port", "{port}"].map(str::to_owned));
+    Ok(words)
+}
+
+fn run_controller(common: &Common) -> Result<()> {
+    let config = load(common)?;
+    let command = server_command(&config)?;
+    let (mut supervisor, stop, _log) = open_controller(&config, &command, config.server.count)?;
+    say(
+        common,
+        format_args!(
+            "controller: orders on {}, {} servers to begin with",
+            config.controller, config.server.count
+        ),
+    );
+    let patience = std::time::Duration::from_secs(1);
+    let (mut stopping, mut done) = (false, false);
+    while !done && !stop.is_asked_twice() {
+        supervisor.turn(patience)?;
+        for event in supervisor.take_events() {
+            say(common, format_args!("controller: {event}"));
+        }
+        if stop.is_asked() && !stopping {
+            stopping = true;
+            supervisor.shut_down();
+        }
+        done = stopping && supervisor.is_empty();
+    }
+    supervisor.kill_all();
+    Ok(())
+}
+
+fn run_server(args: &Server) -> Result<()> {
+    let config = load(&args.common)?;
+    let server = &config.server;
+    let id = args.id.unwrap_or(server.start_id);
+    let balancer = args.balancer.unwrap_or(config.balancer_for_servers());
+    let place = id.wrapping_sub(server.start_id) as usize % server.ports.len();
+    let port = args.port.unwrap_or(server.ports.start + place as u16);
+    let ip = args.bind.unwrap_or(balancer.ip());
+    if !ip.is_loopback() && config.key.is_none() {
+        bail!("a server on {ip}, beyond the loopback, needs key_file in the configuration");
+    }
+    let clock = Clock::start();
+    let socket = bind(SocketAddr::new(ip, port), &SocketOptions::default())?;
+    let _log = logging::init(&config.logs, &format!("servers/server_{id}.log"))?;
+    let (io, stop) = back_end(vec![socket], config.native().format.size, clock)?;
+    let service = args.service.or(server.service);
+    let workers = args.workers.map_or(server.workers, usize::from);
+    let settings = server::Settings {
+        format: config.native().format,
+        key: config.key_bytes(),
+        id,
+        weight: server.weight,
+        queue_capacity: server.queue_capacity,
+        interval: server.interval,
+        balancer,
+        work: service.map_or(Work::Echo, |service| Work::Timed { service, workers }),
+        seed: entropy(),
+    };
+    let serves = service.map_or("echo at once".to_owned(), |s| format!("{s}, {workers} at a time"));
+    say(&args.common, format_args!("server {id}: on {ip}:{port} for the balancer at {balancer}, {serves}"));
+    let role = daemon::server::run(ServerRole::new(settings, clock.now()), io, clock, &stop)?;
+    let totals = role.totals();
+    if args.json {
+        let summary = serde_json::json!({
+            "id": id, "received": totals.received, "served": totals.served, "busy": totals.busy,
+            "expired": totals.expired, "queue_max": totals.queue_max, "left": role.queue_len(), "dropped": totals.drops.total(),
+        });
+        println!("{summary}");
+    } else if !args.common.quiet {
+        let server::Totals { received, served, busy, expired, queue_max, .. } = totals;
+        println!(
+            "server {id}: {received} received, {served} served, {busy} busy, {expired} expired, longest queue {queue_max}"
+        );
+    }
+    Ok(())
+}
+
+fn run_client(args: &Client) -> Result<bool> {
+    let config = load(&args.common)?;
+    let to = args.to.unwrap_or(config.balancer_for_clients());
+    let id = args.id.unwrap_or(config.client.start_id);
+    let format = config.native().format;
+    if args.payload.len() > format.payload_max() {
+        bail!(
+            "--payload has {} bytes, a frame carries {}: shorten it",
+            args.payload.len(),
+            format.payload_max()
+        );
+    }
+    if args.rate.is_some_and(|rate| !rate.is_finite() || rate <= 0.0) {
+        bail!("--rate must be more than 0 requests a second");
+    }
+    let any: IpAddr = if to.ip().is_loopback() {
+        to.ip()
+    } else if to.is_ipv4() {
+        Ipv4Addr::UNSPECIFIED.into()
+    } else {
+        Ipv6Addr::UNSPECIFIED.into()
+    };
+    let clock = Clock::start();
+    let socket = bind(SocketAddr::new(any, args.port), &SocketOptions::default())?;
+    let _log = logging::init(&config.logs, &format!("clients/client_{id}.log"))?;
+    let (io, stop) = back_end(vec![socket], format.size, clock)?;
+    let settings = client::Settings {
+        format,
+        target: to,
+        timeout: config.client.timeout,
+        deadline: config.client.deadline,
+        retries: config.client.retries,
+        in_flight_max: 4096,
+        seed: entropy(),
+    };
+    let plan = daemon::client::Plan {
+        requests: args.requests,
+        rate: args.rate,
+        window: usize::from(args.window),
+        payload: args.payload.clone().into_bytes(),
+        seed: entropy(),
+    };
+    let s = daemon::client::run(client::ClientRole::new(settings, clock.now()), io, &plan, clock, &stop)?;
+    if args.json {
+        println!("{}", serde_json::to_string(&s)?);
+    } else if !args.common.quiet {
+        println!(
+            "client {id}: {} sent, {} answered, {} retried, {} refused, {} busy, {} lost",
+            s.sent, s.answered, s.retried, s.refused, s.busy, s.lost
+        );
+        println!(
+            "latency: p50 {} us, p99 {} us, max {} us",
+            s.latency_us_p50, s.latency_us_p99, s.latency_us_max
+        );
+    }
+    Ok(s.answered == s.sent && args.requests.is_none_or(|n| n == s.sent))
+}

@@ -1,0 +1,301 @@
+//! `lbd up`: the controller, with a balancer and clients beside its servers, and a live table.
+
+use std::io::{BufRead, BufReader, IsTerminal, Read};
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use lbd::config::Config;
+use lbd::daemon::client::Summary;
+use lbd::daemon::controller::Supervisor;
+use lbd::daemon::process::{Process, describe_exit};
+use lbd::daemon::signals::Stop;
+use lbd::io::mmsg::MmsgIo;
+use lbd::status::Status;
+use tracing::{info, warn};
+
+use crate::args::Up;
+use crate::{run, table};
+
+/// How long the parts of the system may take to come up.
+const START_PATIENCE: Duration = Duration::from_secs(10);
+/// How often the table is shown.
+const TABLE_EVERY: Duration = Duration::from_secs(1);
+/// The newest scaling events that the table shows.
+const EVENTS_SHOWN: usize = 6;
+
+/// Runs until the duration is over or Ctrl-C; true if every request was answered.
+pub fn run(args: &Up) -> Result<bool> {
+    let config = run::load(&args.common)?;
+    let count = args.servers.unwrap_or(config.server.count);
+    if !(1..=config.server.max).contains(&count) {
+        bail!("--servers {count} is not within 1 and server.max = {}", config.server.max);
+    }
+    let clients = args.clients.unwrap_or(config.client.count);
+    if clients as usize > config.client.ports.len() {
+        bail!(
+            "--clients {clients} does not fit into the {} ports of the client range",
+            config.client.ports.len()
+        );
+    }
+    let rate = args.rate.unwrap_or(config.client.rate);
+    if !rate.is_finite() || rate <= 0.0 {
+        bail!("--rate must be more than 0 requests a second");
+    }
+    let mut server = run::server_command(&config)?;
+    let service = args.service.or(config.server.service).map_or("exp:5ms".to_owned(), |s| s.to_string());
+    server.extend(["--service".to_owned(), service.clone()]);
+    let (supervisor, stop, _log) = run::open_controller(&config, &server, count)?;
+    let mut system = System {
+        supervisor,
+        stop,
+        balancer: Balancer::start(&config)?,
+        clients: vec![],
+        events: vec![],
+        quiet: args.common.quiet,
+        started: Instant::now(),
+    };
+    system.wait_for_servers(count)?;
+    if !args.common.quiet {
+        let pool = config.native();
+        eprintln!(
+            "up: clients on {}, servers on {}, {rate} requests/s, service {service}",
+            pool.client_side, pool.server_side
+        );
+    }
+    system.started = Instant::now();
+    for i in 0..clients {
+        system.clients.push(start_client(&config, i, rate / f64::from(clients))?);
+    }
+    info!(clients, rate, service, "up");
+    system.run(args.duration)?;
+    let total = system.end()?;
+    let seconds = system.started.elapsed().as_secs_f64();
+    println!("{}", table::summary(&total, clients, seconds));
+    Ok(total.answered == total.sent)
+}
+
+/// The balancer as a child process that prints its figures.
+struct Balancer {
+    process: Process,
+    words: Vec<String>,
+    status: Arc<Mutex<Status>>,
+    reader: Option<JoinHandle<()>>,
+    restarts: u32,
+    restart_at: Option<Instant>,
+}
+
+impl Balancer {
+    fn start(config: &Config) -> Result<Balancer> {
+        let mut words = run::own_command("balancer", config)?;
+        words.extend(["--status-every".to_owned(), "250ms".to_owned()]);
+        let status = Arc::new(Mutex::new(Status::default()));
+        let (process, reader) = Self::spawn(&words, &status)?;
+        Ok(Balancer { process, words, status, reader: Some(reader), restarts: 0, restart_at: None })
+    }
+
+    fn spawn(words: &[String], status: &Arc<Mutex<Status>>) -> Result<(Process, JoinHandle<()>)> {
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]).stdin(Stdio::null()).stdout(Stdio::piped());
+        let mut process = Process::start(&mut command).context("cannot start the balancer")?;
+        info!(pid = process.id(), "balancer started");
+        let stdout = process.take_stdout().expect("it is a pipe");
+        let status = Arc::clone(status);
+        let reader = std::thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                if let Ok(new) = serde_json::from_str(&line) {
+                    *status.lock().expect("no panic while it is held") = new;
+                }
+            }
+        });
+        Ok((process, reader))
+    }
+
+    fn status(&self) -> Status {
+        self.status.lock().expect("no panic while it is held").clone()
+    }
+
+    /// A balancer that ended unasked is started again, with back-off.
+    fn supervise(&mut self) -> Result<()> {
+        let Some(exit) = self.process.poll_exit() else { return Ok(()) };
+        let pause = Duration::from_millis(100) * (1 << self.restarts.min(6));
+        let at = *self.restart_at.get_or_insert_with(|| {
+            warn!("the balancer ended unasked ({}), starting it again in {pause:?}", describe_exit(exit));
+            Instant::now() + pause
+        });
+        if Instant::now() >= at {
+            self.restart_at = None;
+            self.restarts += 1;
+            let (process, reader) = Self::spawn(&self.words, &self.status)?;
+            (self.process, self.reader) = (process, Some(reader));
+        }
+        Ok(())
+    }
+
+    fn end(&mut self) {
+        self.process.terminate();
+        if let Some(reader) = self.reader.take() {
+            let _ = reader.join(); // its pipe ends with the process
+        }
+        while self.process.poll_exit().is_none() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+/// A client as a child process that prints its summary when it ends.
+struct Client {
+    id: u32,
+    process: Process,
+    output: JoinHandle<String>,
+}
+
+fn start_client(config: &Config, place: u32, rate: f64) -> Result<Client> {
+    let id = config.client.start_id + place;
+    let port = config.client.ports.start + place as u16;
+    let mut words = run::own_command("client", config)?;
+    let options = [("--id", id.to_string()), ("--port", port.to_string()), ("--rate", rate.to_string())];
+    words.extend(options.into_iter().flat_map(|(name, value)| [name.to_owned(), value]));
+    words.push("--json".to_owned());
+    let mut command = Command::new(&words[0]);
+    command.args(&words[1..]).stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut process = Process::start(&mut command).with_context(|| format!("cannot start client {id}"))?;
+    let mut stdout = process.take_stdout().expect("it is a pipe");
+    let output = std::thread::spawn(move || {
+        let mut text = String::new();
+        let _ = stdout.read_to_string(&mut text); // what did come is read below
+        text
+    });
+    Ok(Client { id, process, output })
+}
+
+/// Everything that runs.
+struct System {
+    supervisor: Supervisor<MmsgIo>,
+    stop: Stop,
+    balancer: Balancer,
+    clients: Vec<Client>,
+    events: Vec<String>,
+    quiet: bool,
+    started: Instant,
+}
+
+impl System {
+    /// Turns until so many servers are up.
+    fn wait_for_servers(&mut self, count: u32) -> Result<()> {
+        let give_up = Instant::now() + START_PATIENCE;
+        loop {
+            let up = self.balancer.status().servers.iter().filter(|s| s.state == "up").count();
+            if up >= count as usize || self.stop.is_asked() {
+                return Ok(());
+            }
+            if let Some(exit) = self.balancer.process.poll_exit() {
+                bail!("the balancer could not start ({})", describe_exit(exit));
+            }
+            if Instant::now() > give_up {
+                bail!("only {up} of {count} servers have come up after {START_PATIENCE:?}: see the logs");
+            }
+            self.turn(Duration::from_millis(20))?;
+        }
+    }
+
+    fn turn(&mut self, patience: Duration) -> Result<()> {
+        self.supervisor.turn(patience)?;
+        self.balancer.supervise()?;
+        for event in self.supervisor.take_events() {
+            if event.starts_with("scale") || event.contains("ended unasked") {
+                let seconds = self.started.elapsed().as_secs_f64();
+                self.events.push(format!("{seconds:6.1} s  {event}"));
+            }
+        }
+        Ok(())
+    }
+
+    fn run(&mut self, duration: Option<Duration>) -> Result<()> {
+        let end = duration.map(|d| self.started + d);
+        let mut next_table = self.started + TABLE_EVERY;
+        if !self.quiet && std::io::stdout().is_terminal() {
+            print!("\x1b[2J");
+        }
+        while !self.stop.is_asked() {
+            let now = Instant::now();
+            if end.is_some_and(|end| now >= end) {
+                break;
+            }
+            if now >= next_table {
+                next_table += TABLE_EVERY;
+                self.show_table();
+            }
+            let next = end.map_or(next_table, |end| end.min(next_table));
+            self.turn(next.saturating_duration_since(now))?;
+        }
+        Ok(())
+    }
+
+    fn show_table(&self) {
+        if self.quiet {
+            return;
+        }
+        let seconds = self.started.elapsed().as_secs();
+        let mut text = table::render(&self.balancer.status(), seconds, self.clients.len() as u32);
+        let shown = self.events.len().saturating_sub(EVENTS_SHOWN);
+        for event in &self.events[shown..] {
+            text.push_str(event);
+            text.push('\n');
+        }
+        table::show(&text);
+    }
+
+    /// Clients first, until their last answer; then servers, drained; the balancer last.
+    fn end(&mut self) -> Result<Summary> {
+        for client in &mut self.clients {
+            client.process.terminate();
+        }
+        while self.clients.iter_mut().any(|c| c.process.poll_exit().is_none()) && !self.stop.is_asked_twice()
+        {
+            self.turn(Duration::from_millis(50))?;
+        }
+        self.show_table();
+        let mut total = Summary::default();
+        for mut client in self.clients.drain(..) {
+            client.process.kill(); // has ended, or we were asked twice
+            let text = client.output.join().unwrap_or_default();
+            match serde_json::from_str::<Summary>(&text) {
+                Ok(summary) => add(&mut total, &summary),
+                Err(_) => warn!(client = client.id, "it ended without a summary"),
+            }
+        }
+        self.supervisor.shut_down();
+        while !self.supervisor.is_empty() && !self.stop.is_asked_twice() {
+            self.turn(Duration::from_millis(50))?;
+        }
+        self.supervisor.kill_all();
+        self.balancer.end();
+        let Summary { sent, answered, retried, lost, .. } = total;
+        info!(sent, answered, retried, lost, "down");
+        Ok(total)
+    }
+}
+
+fn add(total: &mut Summary, one: &Summary) {
+    total.sent += one.sent;
+    total.answered += one.answered;
+    total.retried += one.retried;
+    total.refused += one.refused;
+    total.busy += one.busy;
+    total.lost += one.lost;
+    total.first_failed += one.first_failed;
+    total.latency_us_max = total.latency_us_max.max(one.latency_us_max);
+}
+
+impl Drop for System {
+    /// An error on the way leaves no process behind.
+    fn drop(&mut self) {
+        for client in &mut self.clients {
+            client.process.terminate();
+        }
+        self.balancer.process.terminate();
+    }
+}
