@@ -1,6 +1,26 @@
-//! `lbd` spreads UDP requests over a pool of servers by shortest queue.
+//! `lbd` spreads UDP requests over a pool of servers by **shortest queue**, keeps the pool healthy and the
+//! right size, and shows what it does. Linux only.
+//!
+//! Build a service with [`Server`], use it with [`Client`]; run the balancer with the `lbd` program.
+//!
+//! Data flows one way: *socket batch in -> check frame -> select server -> rewrite in place -> socket batch out*.
+//! Arrows point the way imports go; nothing points back:
+//!
+//! ```text
+//! bin -> daemon -> { role, io, logging, status }
+//! client, server (the public library) -> { role, io }
+//! role -> { wire, select, fleet, estimate, health, retry, scale, stats, batch, time, rng }
+//! io -> { batch, time }
+//! ```
+//!
+//! * [`role`]s are state machines: no sockets, clocks, threads or random sources of their own.
+//! * [`io`] knows no frames; [`select`] knows no sockets; [`wire`] knows neither.
+//! * `unsafe` lives in `io::{sys, cmsg, mmsg}` and `daemon::process` only.
+//!
+//! `docs/ARCHITECTURE.md` has the reasons.
 
 pub mod batch;
+pub mod client;
 pub mod config;
 pub mod daemon;
 pub mod drop_reason;
@@ -15,9 +35,13 @@ pub mod rng;
 pub mod role;
 pub mod scale;
 pub mod select;
+pub mod server;
 pub mod service;
 pub mod stats;
 pub mod status;
 pub mod sync;
 pub mod time;
 pub mod wire;
+
+pub use client::Client;
+pub use server::Server;

@@ -37,7 +37,7 @@ pub fn run(
             role.drain(now);
         }
     }
-    let Totals { received, served, busy, expired, queue_max, ref drops } = *role.totals();
+    let Totals { received, served, busy, expired, queue_max, ref drops, .. } = *role.totals();
     let (left, dropped) = (role.queue_len(), drops.total());
     info!(received, served, busy, expired, queue_max, left, dropped, "stopped");
     Ok(role)

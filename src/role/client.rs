@@ -168,11 +168,15 @@ impl ClientRole {
     /// a frame ([`FrameFormat::payload_max`]).
     pub fn submit(&mut self, now: Instant, mode: Mode, payload: &[u8], tx: &mut Tx) -> Result<u64, Full> {
         assert!(payload.len() <= self.settings.format.payload_max(), "the payload does not fit a frame");
-        let sequence = self.next_sequence;
-        let place = self.place(sequence);
-        if self.open[place].is_some() {
+        if self.in_flight == self.open.len() {
             return Err(Full);
         }
+        // A straggler keeps its place while the numbers go round: its successor takes the next number that is free.
+        while self.open[self.place(self.next_sequence)].is_some() {
+            self.next_sequence += 1;
+        }
+        let sequence = self.next_sequence;
+        let place = self.place(sequence);
         self.payload_mut(place)[..payload.len()].copy_from_slice(payload);
         self.open[place] = Some(Open {
             sequence,

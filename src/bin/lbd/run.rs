@@ -1,7 +1,7 @@
 //! One function per subcommand: configuration and flags become a role, its sockets and its daemon.
 
 use std::io::Write;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{SocketAddr, UdpSocket};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -285,15 +285,9 @@ fn run_client(args: &Client) -> Result<bool> {
     if args.rate.is_some_and(|rate| !rate.is_finite() || rate <= 0.0) {
         bail!("--rate must be more than 0 requests a second");
     }
-    let any: IpAddr = if to.ip().is_loopback() {
-        to.ip()
-    } else if to.is_ipv4() {
-        Ipv4Addr::UNSPECIFIED.into()
-    } else {
-        Ipv6Addr::UNSPECIFIED.into()
-    };
+    let from = SocketAddr::new(lbd::client::any_port_towards(to).ip(), args.port);
     let clock = Clock::start();
-    let socket = bind(SocketAddr::new(any, args.port), &SocketOptions::default())?;
+    let socket = bind(from, &SocketOptions::default())?;
     let _log = logging::init(&config.logs, &format!("clients/client_{id}.log"))?;
     let (io, stop) = back_end(vec![socket], format.size, clock)?;
     let settings = client::Settings {

@@ -208,6 +208,7 @@ impl Balancer {
                 stats.id_plus_one.set(u64::from(registration.server_id) + 1);
                 stats.state.set(State::Joining as u64);
                 self.tell(Event::Joined { id: registration.server_id, addr: peer });
+                self.alive(now, slot); // it has echoed a nonce: the first proof of life
                 slot
             }
         };

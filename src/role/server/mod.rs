@@ -77,6 +77,8 @@ pub struct Totals {
     pub received: u64,
     /// Requests served.
     pub served: u64,
+    /// Requests served with an error: their handler failed.
+    pub failed: u64,
     /// Requests refused because the queue was full.
     pub busy: u64,
     /// Requests dropped unserved because their deadline had passed (answered EXPIRED).
@@ -128,6 +130,11 @@ impl ServerRole {
         &self.totals
     }
 
+    /// Takes the totals out, at the end.
+    pub fn take_totals(&mut self) -> Totals {
+        std::mem::take(&mut self.totals)
+    }
+
     /// Requests in the server, waiting and in service.
     pub fn queue_len(&self) -> usize {
         self.queue.len()
@@ -168,6 +175,7 @@ impl ServerRole {
     /// Ends a job that was taken. The payload is cut to what a frame carries.
     pub fn finish(&mut self, id: JobId, status: Status, payload: &[u8], took: Duration) {
         self.totals.served += 1;
+        self.totals.failed += u64::from(status != Status::Ok);
         self.observe_service(took);
         let payload = &payload[..payload.len().min(self.settings.format.payload_max())];
         self.queue.finish(id, status, Some(payload));

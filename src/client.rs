@@ -1,0 +1,254 @@
+//! [`Client`]: requests through a balancer, one at a time or many in flight.
+//!
+//! ```no_run
+//! let mut client = lbd::Client::connect("127.0.0.1:54001")?;
+//! let reply = client.call(b"hello")?;
+//! println!("{}", String::from_utf8_lossy(&reply));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! Delivery is *at least once*: an unanswered request is repeated, perhaps at another server, until its deadline
+//! ([`Mode::Idempotent`]). What must not be repeated is sent with [`Mode::OneShot`]. At most one answer
+//! comes back, whatever the network does. "Exactly once" is not on offer: two parties cannot agree on it over a
+//! lossy network.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::time::Duration;
+
+use crate::io::DatagramIo;
+use crate::io::mmsg::{IoOptions, MmsgIo};
+use crate::io::socket::{SocketOptions, bind};
+use crate::role::Role;
+use crate::role::client::{ClientRole, Ending, Full, Outcome, Settings, Totals};
+use crate::time::{Clock, Instant, earliest};
+use crate::wire::{FrameFormat, Mode, Status};
+
+/// Why a call has no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    /// Every attempt before the deadline was refused for want of room or of servers.
+    #[error("the service is busy: try again later")]
+    Busy,
+    /// The request cannot be served.
+    #[error("the request was refused: {0:?}")]
+    Refused(Status),
+    /// Nothing came back before the deadline.
+    #[error("no answer before the deadline")]
+    Lost,
+    /// The payload does not fit a frame.
+    #[error("a frame carries {max} bytes, the payload has {len}")]
+    TooLong {
+        /// Bytes of the payload.
+        len: usize,
+        /// Bytes that a frame carries.
+        max: usize,
+    },
+    /// Too many requests in flight.
+    #[error(transparent)]
+    Full(#[from] Full),
+    /// The socket failed.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// Options of a [`Client`], with sensible defaults.
+#[derive(Clone, Debug)]
+pub struct ClientBuilder {
+    frame_size: usize,
+    tagged: bool,
+    timeout: Duration,
+    deadline: Duration,
+    retries: u8,
+    in_flight_max: usize,
+    bind: Option<SocketAddr>,
+}
+
+impl Default for ClientBuilder {
+    fn default() -> Self {
+        ClientBuilder {
+            frame_size: 256,
+            tagged: false,
+            timeout: Duration::from_millis(100),
+            deadline: Duration::from_secs(2),
+            retries: 5,
+            in_flight_max: 1024,
+            bind: None,
+        }
+    }
+}
+
+impl ClientBuilder {
+    /// Bytes of a frame, as in the balancer's configuration: 128 to 1,200. Default 256.
+    pub fn frame_size(mut self, bytes: usize) -> Self {
+        self.frame_size = bytes;
+        self
+    }
+
+    /// Whether the balancer's configuration has a `key_file`, which takes 32 bytes of each frame. Default: no.
+    pub fn keyed_deployment(mut self, keyed: bool) -> Self {
+        self.tagged = keyed;
+        self
+    }
+
+    /// The least time to wait for an answer before a retry. Default 100 ms.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// When a request is given up. Default 2 s.
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
+    /// Retries of one request at most. Default 5.
+    pub fn retries(mut self, retries: u8) -> Self {
+        self.retries = retries;
+        self
+    }
+
+    /// Requests in flight at most, rounded up to a power of two. Default 1,024.
+    pub fn in_flight_max(mut self, requests: usize) -> Self {
+        self.in_flight_max = requests;
+        self
+    }
+
+    /// The local address. Default: any port, on the loopback if the balancer is there.
+    pub fn bind(mut self, addr: SocketAddr) -> Self {
+        self.bind = Some(addr);
+        self
+    }
+
+    /// A client of the balancer whose client side is at `balancer`.
+    pub fn connect(self, balancer: impl ToSocketAddrs) -> io::Result<Client> {
+        let nobody = || io::Error::new(io::ErrorKind::NotFound, "the balancer's name has no address");
+        let target = balancer.to_socket_addrs()?.next().ok_or_else(nobody)?;
+        let format = match self.tagged {
+            true => FrameFormat::tagged(self.frame_size),
+            false => FrameFormat::plain(self.frame_size),
+        };
+        let clock = Clock::start();
+        let socket = bind(self.bind.unwrap_or(any_port_towards(target)), &SocketOptions::default())?;
+        let options = IoOptions::for_frames(format.size, format.frames_per_datagram());
+        let settings = Settings {
+            format,
+            target,
+            timeout: self.timeout,
+            deadline: self.deadline,
+            retries: self.retries,
+            in_flight_max: self.in_flight_max,
+            seed: rand::random(),
+        };
+        Ok(Client {
+            io: MmsgIo::new(vec![socket], options, clock)?,
+            role: ClientRole::new(settings, clock.now()),
+            payload_max: format.payload_max(),
+            clock,
+            others: VecDeque::new(),
+        })
+    }
+}
+
+/// The local address from which `target` is reached, with any port.
+pub fn any_port_towards(target: SocketAddr) -> SocketAddr {
+    let ip = match target.ip() {
+        ip if ip.is_loopback() => ip,
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    SocketAddr::new(ip, 0)
+}
+
+/// See the module's text.
+pub struct Client {
+    io: MmsgIo,
+    role: ClientRole,
+    clock: Clock,
+    payload_max: usize,
+    /// Outcomes of submitted requests that came while a call waited for its own.
+    others: VecDeque<Outcome>,
+}
+
+impl Client {
+    /// A client with the default options; see [`Client::builder`].
+    pub fn connect(balancer: impl ToSocketAddrs) -> io::Result<Client> {
+        ClientBuilder::default().connect(balancer)
+    }
+
+    /// Options first.
+    pub fn builder() -> ClientBuilder {
+        ClientBuilder::default()
+    }
+
+    /// Sends a request and waits for its answer: retries, back-off and deadline included.
+    pub fn call(&mut self, payload: &[u8]) -> Result<Vec<u8>, CallError> {
+        let sequence = self.submit(payload, Mode::Idempotent)?;
+        loop {
+            self.turn(None)?;
+            while let Some(outcome) = self.role.poll_outcome() {
+                if outcome.sequence != sequence {
+                    self.others.push_back(outcome);
+                    continue;
+                }
+                return match outcome.ending {
+                    Ending::Answered => Ok(outcome.payload),
+                    Ending::Busy => Err(CallError::Busy),
+                    Ending::Refused(status) => Err(CallError::Refused(status)),
+                    Ending::Lost => Err(CallError::Lost),
+                };
+            }
+        }
+    }
+
+    /// Sends a request without waiting; its outcome comes from [`Client::poll`] under the number that is returned.
+    pub fn submit(&mut self, payload: &[u8], mode: Mode) -> Result<u64, CallError> {
+        if payload.len() > self.payload_max {
+            return Err(CallError::TooLong { len: payload.len(), max: self.payload_max });
+        }
+        let now = self.clock.now();
+        let (_, tx) = self.io.turn();
+        if !tx.can_stage(self.payload_max + 256) {
+            self.io.flush()?;
+        }
+        let (_, tx) = self.io.turn();
+        Ok(self.role.submit(now, mode, payload, tx)?)
+    }
+
+    /// Waits for the next outcome of a submitted request, for `patience` at most; `None` if there was none.
+    pub fn poll(&mut self, patience: Duration) -> io::Result<Option<Outcome>> {
+        let until = self.clock.now() + patience;
+        loop {
+            if let Some(outcome) = self.others.pop_front().or_else(|| self.role.poll_outcome()) {
+                return Ok(Some(outcome));
+            }
+            if self.turn(Some(until))? >= until {
+                return Ok(self.role.poll_outcome());
+            }
+        }
+    }
+
+    /// Requests without an outcome yet.
+    pub fn in_flight(&self) -> usize {
+        self.role.in_flight()
+    }
+
+    /// What was counted so far.
+    pub fn totals(&self) -> &Totals {
+        self.role.totals()
+    }
+
+    fn turn(&mut self, until: Option<Instant>) -> io::Result<Instant> {
+        self.io.flush()?; // what was submitted since the last turn
+        self.io.wait(earliest(self.role.next_deadline(), until))?;
+        self.io.receive()?;
+        let now = self.clock.now();
+        let (rx, tx) = self.io.turn();
+        self.role.on_batch(now, rx, tx);
+        self.role.on_timeout(now, tx);
+        self.io.flush()?;
+        Ok(now)
+    }
+}
