@@ -182,7 +182,7 @@ fn a_handler_that_panics_is_an_error_and_nothing_more() {
         .unwrap();
     assert!(server.wait_until_registered(PATIENCE));
     balancer.wait_for(1);
-    let mut client = Client::builder().deadline(PATIENCE).retries(100).connect(balancer.front).unwrap();
+    let mut client = Client::builder().deadline(PATIENCE).timeout(PATIENCE).connect(balancer.front).unwrap();
     let error = client.call(b"boom").unwrap_err();
     assert!(matches!(error, client::CallError::Refused(lbd::wire::Status::Error)), "{error}");
     assert_eq!(client.call(b"fine").unwrap(), b"fine");
