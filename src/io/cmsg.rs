@@ -1,0 +1,171 @@
+//! Control messages: what the kernel says beside a datagram, and what it is told beside one.
+//!
+//! Encoding and decoding work on byte slices in the kernel's layout (cmsg(3)): a header of length
+//! (size_t), level (int) and type (int), the data, and padding up to the size of a size_t.
+
+use std::mem::size_of;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use libc::c_int;
+
+/// Bytes of control data, aligned as the kernel wants it.
+#[derive(Clone, Copy)]
+#[repr(C, align(8))]
+pub struct Control(pub [u8; CONTROL_SIZE]);
+
+/// Room for all that the options of [`prepare`](super::socket::prepare) can make the kernel say:
+/// segment size (24), drops (24), IPv4 and IPv6 packet information (32 + 40); and for what is sent.
+pub const CONTROL_SIZE: usize = 128;
+
+impl Control {
+    /// No control data.
+    pub const EMPTY: Control = Control([0; CONTROL_SIZE]);
+}
+
+const WORD: usize = size_of::<usize>();
+const HEADER: usize = WORD + 2 * size_of::<c_int>();
+
+const _: () = assert!(HEADER == size_of::<libc::cmsghdr>(), "the kernel's layout");
+
+/// What came with a datagram.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ancillary {
+    /// UDP_GRO: bytes per datagram, where several were merged (udp(7)).
+    pub segment_size: Option<u32>,
+    /// SO_RXQ_OVFL: "the number of packets dropped by the socket since its creation" (socket(7)).
+    pub dropped: Option<u32>,
+    /// IP_PKTINFO, IPV6_PKTINFO: the local address that was asked.
+    pub local_ip: Option<IpAddr>,
+}
+
+/// Reads the control data that the kernel wrote. What is unknown or cut is skipped.
+pub fn decode(control: &[u8]) -> Ancillary {
+    let mut ancillary = Ancillary::default();
+    let mut rest = control;
+    while let Some((header, _)) = rest.split_first_chunk::<HEADER>() {
+        let length = usize::from_ne_bytes(header[..WORD].try_into().expect("a word"));
+        if length < HEADER || length > rest.len() {
+            break;
+        }
+        let (level, kind) = (int(&header[WORD..]), int(&header[WORD + 4..]));
+        read(level, kind, &rest[HEADER..length], &mut ancillary);
+        rest = rest.get(length.next_multiple_of(WORD)..).unwrap_or_default();
+    }
+    ancillary
+}
+
+/// Reads the data of one control message.
+fn read(level: c_int, kind: c_int, data: &[u8], into: &mut Ancillary) {
+    match (level, kind) {
+        (libc::SOL_UDP, libc::UDP_GRO) if data.len() >= 4 => {
+            into.segment_size = u32::try_from(int(data)).ok();
+        }
+        (libc::SOL_SOCKET, libc::SO_RXQ_OVFL) if data.len() >= 4 => {
+            into.dropped = Some(int(data) as u32);
+        }
+        // in_pktinfo: interface index, then ipi_spec_dst, "the local address of the packet", which
+        // for a broadcast differs from the destination in its header; then that (ip(7)).
+        (libc::IPPROTO_IP, libc::IP_PKTINFO) if data.len() >= 12 => {
+            let ip: [u8; 4] = data[4..8].try_into().expect("four bytes");
+            into.local_ip = Some(Ipv4Addr::from(ip).into());
+        }
+        // in6_pktinfo: destination address, interface index (ipv6(7), RFC 3542).
+        (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) if data.len() >= 16 => {
+            let ip: [u8; 16] = data[..16].try_into().expect("sixteen bytes");
+            into.local_ip = Some(Ipv6Addr::from(ip).into());
+        }
+        _ => {}
+    }
+}
+
+fn int(bytes: &[u8]) -> c_int {
+    c_int::from_ne_bytes(bytes[..4].try_into().expect("four bytes"))
+}
+
+/// Writes what shall go with a message and returns the length for msg_controllen, zero for nothing:
+/// UDP_SEGMENT (Linux 4.18, commit bec1f6f69736) if the kernel is to cut the message into segments,
+/// packet information if it is to leave from a certain address.
+pub fn encode(control: &mut Control, segment_size: Option<u16>, source_ip: Option<IpAddr>) -> usize {
+    let mut at = 0;
+    if let Some(size) = segment_size {
+        at += put(&mut control.0[at..], libc::SOL_UDP, libc::UDP_SEGMENT, &size.to_ne_bytes());
+    }
+    match source_ip {
+        None => {}
+        Some(IpAddr::V4(ip)) => {
+            let mut info = [0u8; 12];
+            info[4..8].copy_from_slice(&ip.octets());
+            at += put(&mut control.0[at..], libc::IPPROTO_IP, libc::IP_PKTINFO, &info);
+        }
+        Some(IpAddr::V6(ip)) => {
+            let mut info = [0u8; 20];
+            info[..16].copy_from_slice(&ip.octets());
+            at += put(&mut control.0[at..], libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, &info);
+        }
+    }
+    at
+}
+
+/// Writes one control message and returns the room that it takes.
+fn put(into: &mut [u8], level: c_int, kind: c_int, data: &[u8]) -> usize {
+    let length = HEADER + data.len();
+    into[..WORD].copy_from_slice(&length.to_ne_bytes());
+    into[WORD..WORD + 4].copy_from_slice(&level.to_ne_bytes());
+    into[WORD + 4..HEADER].copy_from_slice(&kind.to_ne_bytes());
+    into[HEADER..length].copy_from_slice(data);
+    length.next_multiple_of(WORD)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packet_information_survives_the_round_trip() {
+        for text in ["127.0.0.2", "2001:db8::7"] {
+            let ip: IpAddr = text.parse().unwrap();
+            let mut control = Control::EMPTY;
+            let length = encode(&mut control, Some(256), Some(ip));
+            assert_eq!(decode(&control.0[..length]).local_ip, Some(ip));
+        }
+    }
+
+    #[test]
+    fn nothing_to_say_takes_no_room() {
+        assert_eq!(encode(&mut Control([0; CONTROL_SIZE]), None, None), 0);
+    }
+
+    #[test]
+    fn lengths_agree_with_the_macros_of_the_c_library() {
+        let mut control = Control::EMPTY;
+        let v4 = encode(&mut control, None, Some(Ipv4Addr::LOCALHOST.into()));
+        let segment = encode(&mut control, Some(1), None);
+        // SAFETY: computes a number from a number.
+        assert_eq!(v4, unsafe { libc::CMSG_SPACE(12) } as usize);
+        // SAFETY: as above.
+        assert_eq!(segment, unsafe { libc::CMSG_SPACE(2) } as usize);
+    }
+
+    #[test]
+    fn several_messages_are_read_in_a_row() {
+        let mut control = Control::EMPTY;
+        let mut at = put(&mut control.0, libc::SOL_SOCKET, libc::SO_RXQ_OVFL, &7u32.to_ne_bytes());
+        at += put(&mut control.0[at..], 4711, 1, b"unknown");
+        at += put(&mut control.0[at..], libc::SOL_UDP, libc::UDP_GRO, &256u32.to_ne_bytes());
+        let expected = Ancillary { segment_size: Some(256), dropped: Some(7), local_ip: None };
+        assert_eq!(decode(&control.0[..at]), expected);
+    }
+
+    #[test]
+    fn cut_and_absurd_lengths_end_the_reading() {
+        let mut control = Control::EMPTY;
+        let length = encode(&mut control, None, Some(Ipv4Addr::LOCALHOST.into()));
+        for cut in 0..length {
+            decode(&control.0[..cut]);
+        }
+        for absurd in [0, 1, HEADER - 1, usize::MAX] {
+            control.0[..WORD].copy_from_slice(&absurd.to_ne_bytes());
+            assert_eq!(decode(&control.0[..length]), Ancillary::default());
+        }
+    }
+}

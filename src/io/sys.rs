@@ -1,0 +1,113 @@
+//! Thin wrappers of the system calls that the standard library, `socket2` and `mio` lack.
+//!
+//! Each turns -1 and errno into [`io::Result`], and nothing else: what an error means is decided by
+//! the caller.
+
+use std::io;
+use std::mem::{size_of, zeroed};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::time::Duration;
+
+use libc::{c_int, c_uint};
+
+/// The result of a call that reports failure as -1 and errno.
+fn check(result: c_int) -> io::Result<c_int> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// recvmmsg(2) without waiting. Returns how many messages were filled in, at least 1; an empty
+/// socket is the error `WouldBlock`.
+///
+/// # Safety
+///
+/// Every pointer in `messages` must be null or valid for the length beside it, for writing.
+pub unsafe fn recvmmsg(fd: BorrowedFd<'_>, messages: &mut [libc::mmsghdr]) -> io::Result<usize> {
+    let count = messages.len() as c_uint;
+    // SAFETY: "the msgvec argument is a pointer to an array of mmsghdr structures. The size of this
+    // array is specified in vlen"; what the headers point to is the caller's promise. The time-out
+    // may be null.
+    let received = unsafe {
+        libc::recvmmsg(
+            fd.as_raw_fd(),
+            messages.as_mut_ptr(),
+            count,
+            libc::MSG_DONTWAIT as _,
+            std::ptr::null_mut(),
+        )
+    };
+    check(received).map(|n| n as usize)
+}
+
+/// sendmmsg(2) without waiting. Returns how many messages were sent, at least 1: "if an error occurs
+/// after at least one message has been sent, the call succeeds"; an error belongs to the first.
+///
+/// # Safety
+///
+/// Every pointer in `messages` must be null or valid for the length beside it, for reading.
+pub unsafe fn sendmmsg(fd: BorrowedFd<'_>, messages: &mut [libc::mmsghdr]) -> io::Result<usize> {
+    let count = messages.len() as c_uint;
+    // SAFETY: msgvec and vlen describe one array, in which the call sets msg_len; what the headers
+    // point to is the caller's promise.
+    let sent =
+        unsafe { libc::sendmmsg(fd.as_raw_fd(), messages.as_mut_ptr(), count, libc::MSG_DONTWAIT as _) };
+    check(sent).map(|n| n as usize)
+}
+
+/// setsockopt(2) for an option whose value is an int.
+pub fn set_option(fd: BorrowedFd<'_>, level: c_int, name: c_int, value: c_int) -> io::Result<()> {
+    let length = size_of::<c_int>() as libc::socklen_t;
+    // SAFETY: optval points to a live int, and optlen is its size.
+    let result = unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, (&raw const value).cast(), length) };
+    check(result).map(drop)
+}
+
+/// Datagrams this socket has dropped since it was made, modulo 2^32: the same count that
+/// SO_RXQ_OVFL reports, readable although nothing arrives (SO_MEMINFO, Linux 4.12).
+pub fn dropped_by(fd: BorrowedFd<'_>) -> io::Result<u32> {
+    const SK_MEMINFO_DROPS: usize = 8; // linux/sock_diag.h
+    let mut values = [0u32; 16];
+    let mut length = size_of_val(&values) as libc::socklen_t;
+    // SAFETY: optval is valid for optlen bytes, and the kernel writes no more than that.
+    let result = unsafe {
+        libc::getsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_MEMINFO,
+            values.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    };
+    check(result)?;
+    Ok(values[SK_MEMINFO_DROPS])
+}
+
+/// eventfd(2): a non-blocking counter that starts at zero.
+pub fn eventfd() -> io::Result<OwnedFd> {
+    // SAFETY: takes no pointer.
+    let fd = check(unsafe { libc::eventfd(0, libc::EFD_NONBLOCK | libc::EFD_CLOEXEC) })?;
+    // SAFETY: a descriptor that was just made and that nobody else knows.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// timerfd_create(2) on the monotonic clock, not armed.
+pub fn timerfd() -> io::Result<OwnedFd> {
+    // SAFETY: takes no pointer.
+    let fd = check(unsafe {
+        libc::timerfd_create(libc::CLOCK_MONOTONIC, libc::TFD_NONBLOCK | libc::TFD_CLOEXEC)
+    })?;
+    // SAFETY: a descriptor that was just made and that nobody else knows.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Lets the timer expire once, `after` from now, whatever it was set to before.
+pub fn arm_timer(timerfd: BorrowedFd<'_>, after: Duration) -> io::Result<()> {
+    let after = after.max(Duration::from_nanos(1)); // zero would disarm it
+    // SAFETY: a C structure of integers, for which zero is a value.
+    let mut value: libc::itimerspec = unsafe { zeroed() };
+    value.it_value.tv_sec = after.as_secs().try_into().unwrap_or(libc::time_t::MAX);
+    value.it_value.tv_nsec = after.subsec_nanos() as _;
+    // SAFETY: new_value is live during the call; old_value may be null.
+    let result =
+        unsafe { libc::timerfd_settime(timerfd.as_raw_fd(), 0, &raw const value, std::ptr::null_mut()) };
+    check(result).map(drop)
+}
