@@ -17,6 +17,7 @@ mod cmsg;
 mod mmsg;
 mod packing;
 mod ready;
+mod sim;
 mod sockaddr;
 pub mod socket;
 mod sys;
@@ -28,6 +29,7 @@ use crate::batch::{Rx, SocketId, Tx};
 use crate::time::Instant;
 
 pub use self::mmsg::MmsgIo;
+pub use self::sim::{Faults, NetCounters, SimIo, SimNet};
 
 /// The sizes of a turn, fixed at start-up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
