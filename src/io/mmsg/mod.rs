@@ -199,4 +199,30 @@ mod tests {
         let counts = [u32::MAX, 3, 2, 5];
         assert_eq!(counts.map(|count| facts.newly_dropped(count)), [1, 4, 0, 2]);
     }
+
+    #[test]
+    fn segmentation_that_the_kernel_refuses_is_given_up_and_nothing_is_lost() {
+        let bound = || UdpSocket::bind("127.0.0.1:0").unwrap();
+        let (sender, receiver) = (bound(), bound());
+        receiver.set_read_timeout(Some(std::time::Duration::from_secs(10))).unwrap();
+        let to = receiver.local_addr().unwrap();
+        // Without checksums there is no segmentation: EINVAL.
+        sys::set_option(sender.as_fd(), libc::SOL_SOCKET, libc::SO_NO_CHECK, 1).unwrap();
+        let mut io = MmsgIo::new(vec![sender], &IoOptions::default(), Clock::start()).unwrap();
+        for turn in 0..2 {
+            for number in 0..100u8 {
+                let tx = io.turn().1;
+                let to = tx.destination(SocketId(0), to, None).unwrap();
+                tx.stage(to, 64).unwrap()[..2].copy_from_slice(&[turn, number]);
+            }
+            io.flush().unwrap();
+            for number in 0..100u8 {
+                let mut bytes = [0; 128];
+                assert_eq!(receiver.recv(&mut bytes).unwrap(), 64);
+                assert_eq!(bytes[..2], [turn, number]);
+            }
+        }
+        let expected = IoCounters { sent: 200, gso_off: 1, ..IoCounters::default() };
+        assert_eq!(io.counters(), expected);
+    }
 }
