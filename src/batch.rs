@@ -264,9 +264,15 @@ impl Tx {
 
     /// The bytes a frame names. `rx` is the batch of the same turn.
     pub fn bytes<'a>(&'a self, rx: &'a Rx, frame: FrameRef) -> &'a [u8] {
-        let from = frame.offset as usize;
-        let whole = if frame.slot == STAGED { &self.staging[..] } else { rx.slot(frame.slot) };
-        &whole[from..from + frame.len as usize]
+        self.range(rx, frame.slot, frame.offset, frame.len.into())
+    }
+
+    /// A range of a receive slot or of the staging area, for the back end: frames that lie side by
+    /// side leave as one.
+    pub fn range<'a>(&'a self, rx: &'a Rx, slot: u16, offset: u32, len: u32) -> &'a [u8] {
+        let from = offset as usize;
+        let whole = if slot == STAGED { &self.staging[..] } else { rx.slot(slot) };
+        &whole[from..from + len as usize]
     }
 
     /// Forgets everything; called by the back end after it has sent.

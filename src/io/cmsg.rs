@@ -1,147 +1,171 @@
-//! Control messages (cmsg(3)): the segment size of GRO and GSO, dropped datagrams, the local address.
+//! Control messages: what the kernel says beside a datagram, and what it is told beside one.
+//!
+//! Encoding and decoding work on byte slices in the kernel's layout (cmsg(3)): a header of length
+//! (size_t), level (int) and type (int), the data, and padding up to the size of a size_t.
 
+use std::mem::size_of;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Room for the control messages of one datagram.
-#[derive(Clone, Copy)]
-#[repr(align(8))]
-pub struct Control(pub [u8; CONTROL_LEN]);
+use libc::c_int;
 
-/// Bytes of [`Control`]: UDP_GRO (int), SO_RXQ_OVFL (u32), pktinfo (at most 20), each with its header of 16 and padding.
-pub const CONTROL_LEN: usize = 128;
+/// Bytes of control data, aligned as the kernel wants it.
+#[derive(Clone, Copy)]
+#[repr(C, align(8))]
+pub struct Control(pub [u8; CONTROL_SIZE]);
+
+/// Room for all that the options of [`prepare`](super::socket::prepare) can make the kernel say:
+/// segment size (24), drops (24), IPv4 and IPv6 packet information (32 + 40); and for what is sent.
+pub const CONTROL_SIZE: usize = 128;
+
+impl Control {
+    /// No control data.
+    pub const EMPTY: Control = Control([0; CONTROL_SIZE]);
+}
+
+const WORD: usize = size_of::<usize>();
+const HEADER: usize = WORD + 2 * size_of::<c_int>();
+
+const _: () = assert!(HEADER == size_of::<libc::cmsghdr>(), "the kernel's layout");
 
 /// What came with a datagram.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ancillary {
-    /// Bytes per segment, where the kernel merged several datagrams (udp(7), UDP_GRO).
+    /// UDP_GRO: bytes per datagram, where several were merged (udp(7)).
     pub segment_size: Option<u32>,
-    /// Datagrams that this socket has dropped so far, modulo 2^32 (socket(7), SO_RXQ_OVFL).
+    /// SO_RXQ_OVFL: "the number of packets dropped by the socket since its creation" (socket(7)).
     pub dropped: Option<u32>,
-    /// The local address that it was sent to (ip(7), IP_PKTINFO; ipv6(7), IPV6_PKTINFO).
+    /// IP_PKTINFO, IPV6_PKTINFO: the local address that was asked.
     pub local_ip: Option<IpAddr>,
 }
 
-/// Reads the control messages of a received header.
-///
-/// # Safety
-/// The header's control pointer must be valid for `msg_controllen` bytes that the kernel wrote.
-pub unsafe fn decode(header: &libc::msghdr) -> Ancillary {
-    let mut found = Ancillary::default();
-    // SAFETY: the caller vouches for the control bytes; CMSG_FIRSTHDR and CMSG_NXTHDR stay inside them, and each
-    // datum is read unaligned, in the type that its level and type name.
-    unsafe {
-        let mut at = libc::CMSG_FIRSTHDR(header);
-        while !at.is_null() {
-            let data = libc::CMSG_DATA(at);
-            match ((*at).cmsg_level, (*at).cmsg_type) {
-                (libc::SOL_UDP, libc::UDP_GRO) => {
-                    let size = data.cast::<libc::c_int>().read_unaligned();
-                    found.segment_size = u32::try_from(size).ok();
-                }
-                (libc::SOL_SOCKET, libc::SO_RXQ_OVFL) => {
-                    found.dropped = Some(data.cast::<u32>().read_unaligned());
-                }
-                (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
-                    let info = data.cast::<libc::in_pktinfo>().read_unaligned();
-                    found.local_ip = Some(Ipv4Addr::from(info.ipi_addr.s_addr.to_ne_bytes()).into());
-                }
-                (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
-                    let info = data.cast::<libc::in6_pktinfo>().read_unaligned();
-                    found.local_ip = Some(Ipv6Addr::from(info.ipi6_addr.s6_addr).to_canonical());
-                }
-                _ => {}
-            }
-            at = libc::CMSG_NXTHDR(header, at);
+/// Reads the control data that the kernel wrote. What is unknown or cut is skipped.
+pub fn decode(control: &[u8]) -> Ancillary {
+    let mut ancillary = Ancillary::default();
+    let mut rest = control;
+    while let Some((header, _)) = rest.split_first_chunk::<HEADER>() {
+        let length = usize::from_ne_bytes(header[..WORD].try_into().expect("a word"));
+        if length < HEADER || length > rest.len() {
+            break;
         }
+        let (level, kind) = (int(&header[WORD..]), int(&header[WORD + 4..]));
+        read(level, kind, &rest[HEADER..length], &mut ancillary);
+        rest = rest.get(length.next_multiple_of(WORD)..).unwrap_or_default();
     }
-    found
+    ancillary
 }
 
-/// Writes the control messages of a datagram to be sent; gives their length in all.
+/// Reads the data of one control message.
+fn read(level: c_int, kind: c_int, data: &[u8], into: &mut Ancillary) {
+    match (level, kind) {
+        (libc::SOL_UDP, libc::UDP_GRO) if data.len() >= 4 => {
+            into.segment_size = u32::try_from(int(data)).ok();
+        }
+        (libc::SOL_SOCKET, libc::SO_RXQ_OVFL) if data.len() >= 4 => {
+            into.dropped = Some(int(data) as u32);
+        }
+        // in_pktinfo: interface index, then ipi_spec_dst, "the local address of the packet", which
+        // for a broadcast differs from the destination in its header; then that (ip(7)).
+        (libc::IPPROTO_IP, libc::IP_PKTINFO) if data.len() >= 12 => {
+            let ip: [u8; 4] = data[4..8].try_into().expect("four bytes");
+            into.local_ip = Some(Ipv4Addr::from(ip).into());
+        }
+        // in6_pktinfo: destination address, interface index (ipv6(7), RFC 3542).
+        (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) if data.len() >= 16 => {
+            let ip: [u8; 16] = data[..16].try_into().expect("sixteen bytes");
+            into.local_ip = Some(Ipv6Addr::from(ip).into());
+        }
+        _ => {}
+    }
+}
+
+fn int(bytes: &[u8]) -> c_int {
+    c_int::from_ne_bytes(bytes[..4].try_into().expect("four bytes"))
+}
+
+/// Writes what shall go with a message and returns the length for msg_controllen, zero for nothing:
+/// UDP_SEGMENT (Linux 4.18, commit bec1f6f69736) if the kernel is to cut the message into segments,
+/// packet information if it is to leave from a certain address.
 pub fn encode(control: &mut Control, segment_size: Option<u16>, source_ip: Option<IpAddr>) -> usize {
-    let mut len = 0;
+    let mut at = 0;
     if let Some(size) = segment_size {
-        len += append(control, len, libc::SOL_UDP, libc::UDP_SEGMENT, &size.to_ne_bytes());
+        at += put(&mut control.0[at..], libc::SOL_UDP, libc::UDP_SEGMENT, &size.to_ne_bytes());
     }
     match source_ip {
+        None => {}
         Some(IpAddr::V4(ip)) => {
-            // in_pktinfo: interface index (0 = any), local address to send from, header address (ignored).
-            let mut info = [0; size_of::<libc::in_pktinfo>()];
+            let mut info = [0u8; 12];
             info[4..8].copy_from_slice(&ip.octets());
-            len += append(control, len, libc::IPPROTO_IP, libc::IP_PKTINFO, &info);
+            at += put(&mut control.0[at..], libc::IPPROTO_IP, libc::IP_PKTINFO, &info);
         }
         Some(IpAddr::V6(ip)) => {
-            // in6_pktinfo: local address to send from, interface index (0 = any).
-            let mut info = [0; size_of::<libc::in6_pktinfo>()];
+            let mut info = [0u8; 20];
             info[..16].copy_from_slice(&ip.octets());
-            len += append(control, len, libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, &info);
+            at += put(&mut control.0[at..], libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, &info);
         }
-        None => {}
     }
-    len
+    at
 }
 
-/// Appends one control message at `at`; gives the bytes that it takes.
-fn append(control: &mut Control, at: usize, level: libc::c_int, kind: libc::c_int, data: &[u8]) -> usize {
-    // SAFETY: CMSG_LEN and CMSG_SPACE only compute.
-    let (len, space) = unsafe {
-        let len = data.len() as libc::c_uint;
-        (libc::CMSG_LEN(len) as usize, libc::CMSG_SPACE(len) as usize)
-    };
-    let header_len = len - data.len();
-    let room = &mut control.0[at..at + space];
-    room.fill(0);
-    // struct cmsghdr: length (usize), level, type, then the data.
-    room[..8].copy_from_slice(&len.to_ne_bytes());
-    room[8..12].copy_from_slice(&level.to_ne_bytes());
-    room[12..16].copy_from_slice(&kind.to_ne_bytes());
-    room[header_len..len].copy_from_slice(data);
-    space
+/// Writes one control message and returns the room that it takes.
+fn put(into: &mut [u8], level: c_int, kind: c_int, data: &[u8]) -> usize {
+    let length = HEADER + data.len();
+    into[..WORD].copy_from_slice(&length.to_ne_bytes());
+    into[WORD..WORD + 4].copy_from_slice(&level.to_ne_bytes());
+    into[WORD + 4..HEADER].copy_from_slice(&kind.to_ne_bytes());
+    into[HEADER..length].copy_from_slice(data);
+    length.next_multiple_of(WORD)
 }
-
-const _: () = assert!(size_of::<libc::cmsghdr>() == 16);
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn decoded(control: &mut Control, len: usize) -> Ancillary {
-        // SAFETY: msghdr is plain integers and pointers; the control pointer is set right after.
-        let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
-        header.msg_control = control.0.as_mut_ptr().cast();
-        header.msg_controllen = len;
-        // SAFETY: `len` bytes of `control` were written by `append`, in the kernel's form.
-        unsafe { decode(&header) }
-    }
-
     #[test]
-    fn what_is_received_is_understood() {
-        let mut control = Control([0; CONTROL_LEN]);
-        let mut len = append(&mut control, 0, libc::SOL_UDP, libc::UDP_GRO, &256i32.to_ne_bytes());
-        len += append(&mut control, len, libc::SOL_SOCKET, libc::SO_RXQ_OVFL, &7u32.to_ne_bytes());
-        len += append(&mut control, len, libc::SOL_SOCKET, libc::SO_TIMESTAMP, &[0; 16]);
-        let found = decoded(&mut control, len);
-        assert_eq!(found, Ancillary { segment_size: Some(256), dropped: Some(7), local_ip: None });
-    }
-
-    #[test]
-    fn a_source_address_is_sent_in_the_form_in_which_it_is_received() {
-        for ip in ["127.0.0.2", "2001:db8::7"] {
-            let ip: IpAddr = ip.parse().unwrap();
-            let mut control = Control([0; CONTROL_LEN]);
-            let len = encode(&mut control, Some(256), Some(ip));
-            // The address to send from and the address that was asked are different fields for IPv4.
-            if let IpAddr::V4(ip) = ip {
-                let at = 24 + 16; // behind the segment size and its own header
-                assert_eq!(control.0[at + 4..at + 8], ip.octets());
-            } else {
-                assert_eq!(decoded(&mut control, len).local_ip, Some(ip));
-            }
+    fn packet_information_survives_the_round_trip() {
+        for text in ["127.0.0.2", "2001:db8::7"] {
+            let ip: IpAddr = text.parse().unwrap();
+            let mut control = Control::EMPTY;
+            let length = encode(&mut control, Some(256), Some(ip));
+            assert_eq!(decode(&control.0[..length]).local_ip, Some(ip));
         }
     }
 
     #[test]
     fn nothing_to_say_takes_no_room() {
-        assert_eq!(encode(&mut Control([0; CONTROL_LEN]), None, None), 0);
+        assert_eq!(encode(&mut Control([0; CONTROL_SIZE]), None, None), 0);
+    }
+
+    #[test]
+    fn lengths_agree_with_the_macros_of_the_c_library() {
+        let mut control = Control::EMPTY;
+        let v4 = encode(&mut control, None, Some(Ipv4Addr::LOCALHOST.into()));
+        let segment = encode(&mut control, Some(1), None);
+        // SAFETY: computes a number from a number.
+        assert_eq!(v4, unsafe { libc::CMSG_SPACE(12) } as usize);
+        // SAFETY: as above.
+        assert_eq!(segment, unsafe { libc::CMSG_SPACE(2) } as usize);
+    }
+
+    #[test]
+    fn several_messages_are_read_in_a_row() {
+        let mut control = Control::EMPTY;
+        let mut at = put(&mut control.0, libc::SOL_SOCKET, libc::SO_RXQ_OVFL, &7u32.to_ne_bytes());
+        at += put(&mut control.0[at..], 4711, 1, b"unknown");
+        at += put(&mut control.0[at..], libc::SOL_UDP, libc::UDP_GRO, &256u32.to_ne_bytes());
+        let expected = Ancillary { segment_size: Some(256), dropped: Some(7), local_ip: None };
+        assert_eq!(decode(&control.0[..at]), expected);
+    }
+
+    #[test]
+    fn cut_and_absurd_lengths_end_the_reading() {
+        let mut control = Control::EMPTY;
+        let length = encode(&mut control, None, Some(Ipv4Addr::LOCALHOST.into()));
+        for cut in 0..length {
+            decode(&control.0[..cut]);
+        }
+        for absurd in [0, 1, HEADER - 1, usize::MAX] {
+            control.0[..WORD].copy_from_slice(&absurd.to_ne_bytes());
+            assert_eq!(decode(&control.0[..length]), Ancillary::default());
+        }
     }
 }

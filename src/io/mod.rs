@@ -14,7 +14,11 @@
 //! ```
 
 mod cmsg;
-pub mod mmsg;
+mod mmsg;
+mod packing;
+mod ready;
+mod sim;
+mod sockaddr;
 pub mod socket;
 mod sys;
 
@@ -24,6 +28,49 @@ use std::net::SocketAddr;
 use crate::batch::{Rx, SocketId, Tx};
 use crate::time::Instant;
 
+pub use self::mmsg::MmsgIo;
+pub use self::sim::{Faults, NetCounters, SimIo, SimNet};
+
+/// The sizes of a turn, fixed at start-up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IoOptions {
+    /// Receive slots: datagrams, or runs of merged datagrams, of one turn.
+    pub slots: usize,
+    /// Bytes per slot. Merging (UDP_GRO) is on if it is at least 65,535.
+    pub slot_size: usize,
+    /// Frames that can be sent in one turn.
+    pub frames_max: usize,
+    /// Bytes for frames that a role makes itself.
+    pub staging_bytes: usize,
+    /// Frames of equal length that share a datagram.
+    pub frames_per_datagram: usize,
+    /// Whether to use segmentation offload (UDP_SEGMENT) as long as the kernel takes it.
+    pub gso: bool,
+}
+
+impl Default for IoOptions {
+    fn default() -> Self {
+        IoOptions {
+            slots: 64,
+            // Not a power of two: else the slots' first lines would share a few cache sets.
+            slot_size: 65_536 + 5 * 64,
+            frames_max: 16_384,
+            staging_bytes: 256 << 10,
+            frames_per_datagram: 1,
+            gso: true,
+        }
+    }
+}
+
+impl IoOptions {
+    /// Allocates the memory of a turn.
+    pub fn memory(&self) -> (Rx, Tx) {
+        let rx = Rx::new(self.slots, self.slot_size);
+        let tx = Tx::new(self.frames_max, self.staging_bytes, self.frames_per_datagram);
+        (rx, tx)
+    }
+}
+
 /// What a back end counts. Totals since its start; datagrams unless said otherwise.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct IoCounters {
@@ -31,6 +78,8 @@ pub struct IoCounters {
     pub received: u64,
     /// Datagrams longer than a slot, cut by the kernel and dropped.
     pub truncated: u64,
+    /// Datagrams without a byte, dropped.
+    pub empty: u64,
     /// Datagrams that the kernel dropped because a receive buffer was full (SO_RXQ_OVFL).
     pub kernel_drops: u64,
     /// Datagrams handed to the kernel, GSO segments counted one by one.

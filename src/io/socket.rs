@@ -1,21 +1,21 @@
-//! Sockets: made and tuned before anything runs.
+//! Making sockets, and the options that a batch back end needs on them.
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
-use std::os::fd::AsRawFd;
+use std::os::fd::AsFd;
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
-use super::sys::set_option;
+use super::sys;
 
 /// How a socket is made.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SocketOptions {
-    /// Bytes to ask for as receive buffer. The kernel charges some 768 bytes for a small datagram.
+    /// Bytes of receive buffer to ask for. A small datagram takes about 768 bytes of it.
     pub receive_buffer: usize,
-    /// Bytes to ask for as send buffer.
+    /// Bytes of send buffer to ask for.
     pub send_buffer: usize,
-    /// Several sockets may share the address (SO_REUSEPORT).
+    /// Whether several sockets share the address (SO_REUSEPORT), as the workers of a balancer do.
     pub reuse_port: bool,
 }
 
@@ -25,64 +25,123 @@ impl Default for SocketOptions {
     }
 }
 
-/// A non-blocking UDP socket on the address: large buffers, don't-fragment, and where the kernel has
-/// them GRO, drop counts and (on a wildcard address) the local address of each datagram.
+/// A non-blocking UDP socket on this address, with buffers as large as the system grants and
+/// don't-fragment set: a datagram arrives whole or not at all, and is never a target for forged
+/// fragments. An IPv6 socket takes IPv6 only, so that `0.0.0.0` and `[::]` can stand side by side.
 pub fn bind(addr: SocketAddr, options: &SocketOptions) -> io::Result<UdpSocket> {
-    let named = |e: io::Error| io::Error::new(e.kind(), format!("cannot bind {addr}: {e}"));
-    let socket = open(addr, options).map_err(named)?;
-    socket.bind(&addr.into()).map_err(named)?;
+    try_bind(addr, options).map_err(|e| io::Error::new(e.kind(), format!("cannot bind {addr}: {e}")))
+}
+
+fn try_bind(addr: SocketAddr, options: &SocketOptions) -> io::Result<UdpSocket> {
+    let kind = Type::DGRAM.nonblocking().cloexec();
+    let socket = Socket::new(Domain::for_address(addr), kind, Some(Protocol::UDP))?;
+    if addr.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    if options.reuse_port {
+        socket.set_reuse_port(true)?;
+    }
+    set_buffers(&socket, options)?;
+    forbid_fragments(&socket, addr)?;
+    socket.bind(&addr.into())?;
     Ok(socket.into())
 }
 
-fn open(addr: SocketAddr, options: &SocketOptions) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(addr), Type::DGRAM, Some(Protocol::UDP))?;
-    socket.set_nonblocking(true)?;
-    socket.set_reuse_port(options.reuse_port)?;
-    if addr.is_ipv6() {
-        socket.set_only_v6(!addr.ip().is_unspecified())?;
+/// Asks for buffers beyond `net.core.rmem_max` and `wmem_max` first, which takes CAP_NET_ADMIN, and
+/// for what everybody may have if that is refused.
+fn set_buffers(socket: &Socket, options: &SocketOptions) -> io::Result<()> {
+    let size = |bytes: usize| libc::c_int::try_from(bytes / 2).unwrap_or(libc::c_int::MAX / 2);
+    let fd = socket.as_fd();
+    // The kernel doubles the value, "to allow space for bookkeeping overhead" (socket(7)).
+    for (forced, ordinary, bytes) in [
+        (libc::SO_RCVBUFFORCE, libc::SO_RCVBUF, options.receive_buffer),
+        (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF, options.send_buffer),
+    ] {
+        sys::set_option(fd, libc::SOL_SOCKET, forced, size(bytes))
+            .or_else(|_| sys::set_option(fd, libc::SOL_SOCKET, ordinary, size(bytes)))?;
     }
-    let fd = socket.as_raw_fd();
-    // The forced form needs CAP_NET_ADMIN; without it the kernel's limit (net.core.rmem_max) holds.
-    if set_option(fd, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, options.receive_buffer as i32).is_err() {
-        socket.set_recv_buffer_size(options.receive_buffer)?;
-    }
-    if set_option(fd, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, options.send_buffer as i32).is_err() {
-        socket.set_send_buffer_size(options.send_buffer)?;
-    }
-    // Each of these may be missing in an old kernel, and nothing depends on it.
-    let wish = |level, name, value| drop(set_option(fd, level, name, value));
-    wish(libc::SOL_UDP, libc::UDP_GRO, 1);
-    wish(libc::SOL_SOCKET, libc::SO_RXQ_OVFL, 1);
-    if addr.is_ipv4() || addr.ip().is_unspecified() {
-        wish(libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DO);
-    }
-    if addr.is_ipv6() {
-        wish(libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_DO);
-    }
-    if addr.ip().is_unspecified() {
-        wish(libc::IPPROTO_IP, libc::IP_PKTINFO, 1);
-        if addr.is_ipv6() {
-            wish(libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1);
-        }
-    }
-    Ok(socket)
+    Ok(())
 }
 
-/// The receive buffer that the kernel granted, in bytes of its own accounting (twice what was asked for).
+/// IP_MTU_DISCOVER: "IP_PMTUDISC_DO forces the don't-fragment flag to be set on all outgoing
+/// packets"; a datagram beyond the path's MTU is refused with EMSGSIZE (ip(7)).
+fn forbid_fragments(socket: &Socket, addr: SocketAddr) -> io::Result<()> {
+    let (level, name, value) = match addr {
+        SocketAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DO),
+        SocketAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_DO),
+    };
+    sys::set_option(socket.as_fd(), level, name, value)
+}
+
+/// The receive buffer that was granted, in bytes and as the kernel accounts for it.
 pub fn receive_buffer(socket: &UdpSocket) -> usize {
     SockRef::from(socket).recv_buffer_size().unwrap_or(0)
+}
+
+/// The send buffer that was granted, in bytes and as the kernel accounts for it.
+pub fn send_buffer(socket: &UdpSocket) -> usize {
+    SockRef::from(socket).send_buffer_size().unwrap_or(0)
+}
+
+/// Sets what a batch back end relies on, on a socket that was bound here or inherited: non-blocking;
+/// a count of the datagrams that the kernel dropped (SO_RXQ_OVFL); the address that was asked, where
+/// the socket is bound to a wildcard (IP_PKTINFO); and merged datagrams (UDP_GRO, Linux 5.0, commit
+/// e20cf8d3f1f7) if a receive slot can take them. Kernels without one of the last two still work.
+pub fn prepare(socket: &UdpSocket, merge: bool) -> io::Result<()> {
+    socket.set_nonblocking(true)?;
+    let fd = socket.as_fd();
+    sys::set_option(fd, libc::SOL_SOCKET, libc::SO_RXQ_OVFL, 1)?;
+    let _ = sys::set_option(fd, libc::SOL_UDP, libc::UDP_GRO, merge.into());
+    match socket.local_addr()? {
+        SocketAddr::V4(addr) if addr.ip().is_unspecified() => {
+            sys::set_option(fd, libc::IPPROTO_IP, libc::IP_PKTINFO, 1)
+        }
+        SocketAddr::V6(addr) if addr.ip().is_unspecified() => {
+            sys::set_option(fd, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1)
+        }
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn localhost(port: u16) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], port))
+    }
+
     #[test]
-    fn a_taken_address_is_named() {
-        let first = bind("127.0.0.1:0".parse().unwrap(), &SocketOptions::default()).unwrap();
-        let addr = first.local_addr().unwrap();
+    fn an_address_in_use_is_named_in_the_error() {
+        let taken = bind(localhost(0), &SocketOptions::default()).unwrap();
+        let addr = taken.local_addr().unwrap();
         let error = bind(addr, &SocketOptions::default()).unwrap_err();
-        assert!(error.to_string().starts_with(&format!("cannot bind {addr}: ")), "{error}");
-        assert!(receive_buffer(&first) > 100_000);
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+        assert!(error.to_string().starts_with(&format!("cannot bind {addr}: Address already in use")));
+    }
+
+    #[test]
+    fn workers_share_an_address() {
+        let options = SocketOptions { reuse_port: true, ..SocketOptions::default() };
+        let first = bind(localhost(0), &options).unwrap();
+        bind(first.local_addr().unwrap(), &options).unwrap();
+    }
+
+    #[test]
+    fn granted_buffers_can_be_read_back() {
+        let options = SocketOptions { receive_buffer: 128 << 10, send_buffer: 64 << 10, reuse_port: false };
+        let socket = bind(localhost(0), &options).unwrap();
+        assert_eq!((receive_buffer(&socket), send_buffer(&socket)), (128 << 10, 64 << 10));
+    }
+
+    #[test]
+    fn both_wildcards_stand_side_by_side() {
+        let v6 = bind("[::]:0".parse().unwrap(), &SocketOptions::default()).unwrap();
+        let port = v6.local_addr().unwrap().port();
+        // Somebody else may hold the IPv4 port; then nothing is shown either way.
+        if let Ok(v4) = bind(SocketAddr::from(([0, 0, 0, 0], port)), &SocketOptions::default()) {
+            prepare(&v4, true).unwrap();
+        }
+        prepare(&v6, true).unwrap();
     }
 }

@@ -1,0 +1,328 @@
+//! Sending a turn: one message per destination where segmentation offload works, all messages of a
+//! socket in as few sendmmsg(2) calls as possible.
+
+use std::io;
+use std::mem::zeroed;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, BorrowedFd};
+
+use super::super::IoCounters;
+use super::super::cmsg::{self, Control};
+use super::super::packing::{Limits, Packed, RANGES_MAX, Range, SEGMENTS_MAX, next_message};
+use super::super::sockaddr::RawAddr;
+use super::super::sys;
+use crate::batch::{Rx, SocketId, Tx};
+
+/// The most messages of one call.
+const MESSAGES_MAX: usize = 64;
+
+/// Ranges of all messages of one call.
+const RANGES_TOTAL: usize = 4 * RANGES_MAX;
+
+/// A message that waits for the call.
+struct Message {
+    to: SocketAddr,
+    source_ip: Option<IpAddr>,
+    first_range: usize,
+    packed: Packed,
+}
+
+impl Message {
+    fn segment_size(&self) -> Option<u16> {
+        // At most 65,507 where there is more than one.
+        (self.packed.datagrams() > 1).then_some(self.packed.segment_size as u16)
+    }
+}
+
+/// Messages and the headers for a call, allocated once.
+pub(super) struct Sender {
+    chains: Chains,
+    messages: Vec<Message>,
+    ranges: Vec<Range>,
+    headers: Box<[libc::mmsghdr]>,
+    vectors: Box<[libc::iovec]>,
+    names: Box<[RawAddr]>,
+    controls: Box<[Control]>,
+    /// The vectors of one datagram of a message whose segmentation was refused.
+    single: Vec<libc::iovec>,
+    segments: usize,
+}
+
+// SAFETY: the pointers within are written before each call and used by that call only.
+unsafe impl Send for Sender {}
+
+impl Sender {
+    /// For this many sockets, and at most this many destinations in a turn.
+    pub(super) fn new(socket_count: usize, destinations_max: usize, gso: bool) -> Self {
+        // SAFETY: C structures of integers and pointers, for which zero is a value.
+        let (header, vector) = unsafe { (zeroed::<libc::mmsghdr>(), zeroed::<libc::iovec>()) };
+        Sender {
+            chains: Chains::new(socket_count, destinations_max),
+            messages: Vec::with_capacity(MESSAGES_MAX),
+            ranges: Vec::with_capacity(RANGES_TOTAL),
+            headers: vec![header; MESSAGES_MAX].into(),
+            vectors: vec![vector; RANGES_TOTAL].into(),
+            names: vec![RawAddr::EMPTY; MESSAGES_MAX].into(),
+            controls: vec![Control::EMPTY; MESSAGES_MAX].into(),
+            single: Vec::with_capacity(RANGES_MAX),
+            segments: if gso { SEGMENTS_MAX } else { 1 },
+        }
+    }
+
+    /// Sends all frames of the turn. What cannot be sent is counted.
+    pub(super) fn flush(&mut self, sockets: &[impl AsFd], rx: &Rx, tx: &Tx, counters: &mut IoCounters) {
+        self.chains.link(tx);
+        while let Some(socket) = self.chains.next_socket() {
+            let fd = sockets[socket.0 as usize].as_fd();
+            while let Some(destination) = self.chains.next_destination(socket) {
+                self.pack(fd, destination, rx, tx, counters);
+            }
+            self.send(fd, rx, tx, counters);
+        }
+    }
+
+    /// Makes messages of the frames of one destination; sends when there is no room for more.
+    fn pack(&mut self, fd: BorrowedFd<'_>, destination: usize, rx: &Rx, tx: &Tx, counters: &mut IoCounters) {
+        let destination = &tx.destinations()[destination];
+        let mut frames = tx.frames(destination).filter(|frame| frame.len > 0).peekable();
+        loop {
+            if self.messages.len() == MESSAGES_MAX || self.ranges.len() + RANGES_MAX > RANGES_TOTAL {
+                self.send(fd, rx, tx, counters);
+            }
+            let first_range = self.ranges.len();
+            let limits = Limits { frames_per_datagram: tx.frames_per_datagram(), segments: self.segments };
+            let Some(packed) = next_message(&mut frames, limits, &mut self.ranges) else { break };
+            let (to, source_ip) = (destination.to, destination.source_ip);
+            self.messages.push(Message { to, source_ip, first_range, packed });
+        }
+    }
+
+    /// Sends the messages that wait. Each is tried once; an error belongs to the first unsent one.
+    fn send(&mut self, fd: BorrowedFd<'_>, rx: &Rx, tx: &Tx, counters: &mut IoCounters) {
+        for index in 0..self.messages.len() {
+            self.prepare(index, rx, tx);
+        }
+        let mut at = 0;
+        while at < self.messages.len() {
+            // SAFETY: `prepare` has just pointed these headers at a name, vectors and, where the
+            // length is not zero, control data; `self`, `rx` and `tx` outlive the call, which only
+            // reads what the headers point to.
+            match unsafe { sys::sendmmsg(fd, &mut self.headers[at..self.messages.len()]) } {
+                Ok(sent) => {
+                    let sent = sent.max(1); // never zero, since vlen is not
+                    for message in &self.messages[at..at + sent] {
+                        counters.sent += message.packed.datagrams() as u64;
+                    }
+                    at += sent;
+                }
+                Err(error) => {
+                    self.refused(at, fd, &error, counters);
+                    at += 1;
+                }
+            }
+        }
+        self.messages.clear();
+        self.ranges.clear();
+    }
+
+    fn prepare(&mut self, index: usize, rx: &Rx, tx: &Tx) {
+        let message = &self.messages[index];
+        let of_message = message.first_range..message.first_range + message.packed.ranges;
+        let vectors = &mut self.vectors[of_message.clone()];
+        for (vector, range) in vectors.iter_mut().zip(&self.ranges[of_message]) {
+            let bytes = tx.range(rx, range.slot, range.offset, range.len);
+            vector.iov_base = bytes.as_ptr().cast_mut().cast();
+            vector.iov_len = bytes.len();
+        }
+        let control = &mut self.controls[index];
+        let control_len = cmsg::encode(control, message.segment_size(), message.source_ip);
+        let header = &mut self.headers[index].msg_hdr;
+        header.msg_iov = vectors.as_mut_ptr();
+        header.msg_iovlen = vectors.len() as _;
+        header.msg_namelen = self.names[index].encode(message.to);
+        header.msg_name = (&raw mut self.names[index]).cast();
+        header.msg_control = control.0.as_mut_ptr().cast();
+        header.msg_controllen = control_len as _;
+    }
+
+    /// Deals with a message that the kernel did not take.
+    fn refused(&mut self, index: usize, fd: BorrowedFd<'_>, error: &io::Error, counters: &mut IoCounters) {
+        let datagrams = self.messages[index].packed.datagrams();
+        if datagrams == 1 || !may_be_segmentation(error) {
+            count_refused(error, datagrams, counters);
+        } else if self.send_singly(index, fd, counters) {
+            self.segments = 1;
+            counters.gso_off = 1;
+        }
+    }
+
+    /// Sends the datagrams of a message one by one. True if one of them was taken: then it was the
+    /// segmentation that the kernel refused, and not, say, the address.
+    fn send_singly(&mut self, index: usize, fd: BorrowedFd<'_>, counters: &mut IoCounters) -> bool {
+        let message = &self.messages[index];
+        let control_len = cmsg::encode(&mut self.controls[index], None, message.source_ip);
+        let header = &mut self.headers[index..=index];
+        header[0].msg_hdr.msg_controllen = control_len as _;
+
+        let mut taken = false;
+        let of_message = message.first_range..message.first_range + message.packed.ranges;
+        let mut rest = self.vectors[of_message].iter().copied().peekable();
+        while rest.peek().is_some() {
+            take_bytes(&mut rest, message.packed.segment_size, &mut self.single);
+            header[0].msg_hdr.msg_iov = self.single.as_mut_ptr();
+            header[0].msg_hdr.msg_iovlen = self.single.len() as _;
+            // SAFETY: the header is that of `send`, with other vectors, which point into the same
+            // memory.
+            match unsafe { sys::sendmmsg(fd, header) } {
+                Ok(_) => {
+                    counters.sent += 1;
+                    taken = true;
+                }
+                Err(error) => count_refused(&error, 1, counters),
+            }
+        }
+        taken
+    }
+}
+
+/// Moves the next `count` bytes to `into`, fewer if there are no more.
+fn take_bytes(
+    rest: &mut std::iter::Peekable<impl Iterator<Item = libc::iovec>>,
+    mut count: usize,
+    into: &mut Vec<libc::iovec>,
+) {
+    into.clear();
+    while count > 0
+        && let Some(vector) = rest.peek_mut()
+    {
+        let len = vector.iov_len.min(count);
+        into.push(libc::iovec { iov_base: vector.iov_base, iov_len: len });
+        count -= len;
+        if len == vector.iov_len {
+            rest.next();
+        } else {
+            vector.iov_base = vector.iov_base.wrapping_byte_add(len);
+            vector.iov_len -= len;
+        }
+    }
+}
+
+/// What kernels answer to UDP_SEGMENT: EIO where the device cannot checksum, EINVAL where a segment
+/// does not fit the path or the option is unknown to the route, the others where it is unknown.
+fn may_be_segmentation(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EIO | libc::EINVAL | libc::EOPNOTSUPP | libc::ENOPROTOOPT))
+}
+
+fn count_refused(error: &io::Error, datagrams: usize, counters: &mut IoCounters) {
+    let counter = match error.raw_os_error() {
+        Some(libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM) => &mut counters.send_full,
+        _ => &mut counters.send_failed,
+    };
+    *counter += datagrams as u64;
+}
+
+/// The destinations of a turn, chained by socket, in the order in which they first occurred.
+struct Chains {
+    /// Per socket: its next destination.
+    first: Box<[u32]>,
+    /// Per socket: its last destination.
+    last: Box<[u32]>,
+    /// Per destination: the next one on the same socket.
+    next: Vec<u32>,
+    /// Sockets that have destinations and were not visited yet, the next one last.
+    sockets: Vec<SocketId>,
+}
+
+const NONE: u32 = u32::MAX;
+
+impl Chains {
+    fn new(socket_count: usize, destinations_max: usize) -> Self {
+        Chains {
+            first: vec![NONE; socket_count].into(),
+            last: vec![NONE; socket_count].into(),
+            next: Vec::with_capacity(destinations_max),
+            sockets: Vec::with_capacity(socket_count),
+        }
+    }
+
+    fn link(&mut self, tx: &Tx) {
+        self.next.clear();
+        for (destination, number) in tx.destinations().iter().zip(0u32..) {
+            let socket = destination.socket.0 as usize;
+            if self.first[socket] == NONE {
+                self.first[socket] = number;
+                self.sockets.push(destination.socket);
+            } else {
+                self.next[self.last[socket] as usize] = number;
+            }
+            self.last[socket] = number;
+            self.next.push(NONE);
+        }
+        self.sockets.reverse();
+    }
+
+    fn next_socket(&mut self) -> Option<SocketId> {
+        self.sockets.pop()
+    }
+
+    fn next_destination(&mut self, socket: SocketId) -> Option<usize> {
+        let first = &mut self.first[socket.0 as usize];
+        if *first == NONE {
+            return None;
+        }
+        let destination = *first as usize;
+        *first = self.next[destination];
+        Some(destination)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn destinations_are_visited_by_socket_and_in_order() {
+        let mut tx = Tx::new(16, 0, 1);
+        for (socket, port) in [(1, 10), (0, 20), (1, 11), (1, 12), (0, 21)] {
+            tx.destination(SocketId(socket), ([127, 0, 0, 1], port).into(), None).unwrap();
+        }
+        let mut chains = Chains::new(3, 16);
+        for _ in 0..2 {
+            chains.link(&tx);
+            let mut visited = Vec::new();
+            while let Some(socket) = chains.next_socket() {
+                while let Some(d) = chains.next_destination(socket) {
+                    visited.push((socket.0, tx.destinations()[d].to.port()));
+                }
+            }
+            assert_eq!(visited, [(1, 10), (1, 11), (1, 12), (0, 20), (0, 21)]);
+        }
+    }
+
+    #[test]
+    fn a_refused_message_is_cut_at_its_segments() {
+        let memory = [0u8; 700];
+        let vector = |from: usize, len| libc::iovec {
+            iov_base: memory[from..].as_ptr().cast_mut().cast(),
+            iov_len: len,
+        };
+        let mut rest = [vector(0, 512), vector(600, 50), vector(650, 50)].into_iter().peekable();
+        let mut datagrams = Vec::new();
+        let mut single = Vec::new();
+        while rest.peek().is_some() {
+            take_bytes(&mut rest, 256, &mut single);
+            let offset = |v: &libc::iovec| v.iov_base as usize - memory.as_ptr() as usize;
+            datagrams.push(single.iter().map(|v| (offset(v), v.iov_len)).collect::<Vec<_>>());
+        }
+        assert_eq!(datagrams, [vec![(0, 256)], vec![(256, 256)], vec![(600, 50), (650, 50)]]);
+    }
+
+    #[test]
+    fn refusals_are_told_apart() {
+        let mut counters = IoCounters::default();
+        for code in [libc::EAGAIN, libc::ENOBUFS, libc::EPERM, libc::ECONNREFUSED, libc::EMSGSIZE] {
+            count_refused(&io::Error::from_raw_os_error(code), 10, &mut counters);
+        }
+        assert_eq!((counters.send_full, counters.send_failed), (20, 30));
+    }
+}

@@ -1,0 +1,161 @@
+//! Waiting for sockets, a wake-up or a deadline: mio, an eventfd and a timerfd.
+//!
+//! mio rounds time-outs up to whole milliseconds. So it sleeps only the greater part of a long
+//! wait, and a timerfd in the poll ends the rest. The timer is lazy: one that fires before the
+//! deadline that now counts is left alone, and then the wait goes on. A deadline that moves with
+//! each turn thus costs a system call when the timer has run out, not in every turn.
+//!
+//! Neither descriptor is ever read: mio registers edge-triggered, and each expiry and each write is
+//! an edge of its own.
+
+use std::io;
+use std::net::UdpSocket;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::time::Duration;
+
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token};
+
+use super::super::{Waker, sys};
+use crate::batch::SocketId;
+use crate::time::{Clock, Instant};
+
+const TIMER: Token = Token(usize::MAX - 2);
+const WAKER: Token = Token(usize::MAX - 3);
+
+/// Waits shorter than this are left to the timer.
+const FINE: Duration = Duration::from_millis(2);
+
+/// What of a longer wait is left to the timer: mio's rounding.
+const ROUNDING: Duration = Duration::from_millis(1);
+
+/// Everything that can end a wait.
+pub(super) struct Waiter {
+    poll: Poll,
+    events: Events,
+    timer: OwnedFd,
+    /// When the timer fires, or fired.
+    armed: Option<Instant>,
+    waker: Waker,
+}
+
+impl Waiter {
+    /// Registers the sockets under their numbers.
+    pub(super) fn new(sockets: &[UdpSocket]) -> io::Result<Self> {
+        let poll = Poll::new()?;
+        for (socket, number) in sockets.iter().zip(0..) {
+            watch(&poll, socket.as_raw_fd(), Token(number))?;
+        }
+        let timer = sys::timerfd()?;
+        watch(&poll, timer.as_raw_fd(), TIMER)?;
+        let wakeups = sys::eventfd()?;
+        watch(&poll, wakeups.as_raw_fd(), WAKER)?;
+        let events = Events::with_capacity(sockets.len() + 2);
+        Ok(Waiter { poll, events, timer, armed: None, waker: Waker::new(wakeups) })
+    }
+
+    /// Ends waits from other threads.
+    pub(super) fn waker(&self) -> Waker {
+        self.waker.clone()
+    }
+
+    /// Looks which sockets have become readable, without waiting.
+    pub(super) fn look(&mut self, on_ready: impl FnMut(SocketId)) -> io::Result<()> {
+        self.poll(Some(Duration::ZERO), on_ready)?;
+        Ok(())
+    }
+
+    /// Waits until a socket becomes readable, the waker fires or `deadline` has passed; a signal
+    /// handler ends the wait too.
+    pub(super) fn wait(
+        &mut self,
+        clock: Clock,
+        deadline: Option<Instant>,
+        mut on_ready: impl FnMut(SocketId),
+    ) -> io::Result<()> {
+        let Some(deadline) = deadline else {
+            while !self.poll(None, &mut on_ready)? {}
+            return Ok(());
+        };
+        let mut now = clock.now();
+        loop {
+            let time_out = self.time_out(now, deadline)?;
+            let ended = self.poll(time_out, &mut on_ready)?;
+            if ended || time_out == Some(Duration::ZERO) {
+                return Ok(());
+            }
+            now = clock.now();
+            if now >= deadline {
+                return Ok(());
+            }
+        }
+    }
+
+    /// How long mio may sleep; for ever where the timer will end it.
+    fn time_out(&mut self, now: Instant, deadline: Instant) -> io::Result<Option<Duration>> {
+        let left = deadline.since(now);
+        if left.is_zero() {
+            return Ok(Some(Duration::ZERO));
+        }
+        if left >= FINE {
+            return Ok(Some(left - ROUNDING));
+        }
+        let fires_in_time = self.armed.is_some_and(|at| now < at && at <= deadline);
+        if !fires_in_time {
+            sys::arm_timer(self.timer.as_fd(), left)?;
+            self.armed = Some(deadline);
+        }
+        Ok(None)
+    }
+
+    /// Polls once. True if something other than the timer or the time-out ended it.
+    fn poll(&mut self, time_out: Option<Duration>, mut on_ready: impl FnMut(SocketId)) -> io::Result<bool> {
+        match self.poll.poll(&mut self.events, time_out) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => return Ok(true),
+            result => result?,
+        }
+        let mut ended = false;
+        for event in &self.events {
+            match event.token() {
+                TIMER => continue,
+                WAKER => {}
+                Token(number) => on_ready(SocketId(number as u16)),
+            }
+            ended = true;
+        }
+        Ok(ended)
+    }
+}
+
+fn watch(poll: &Poll, fd: std::os::fd::RawFd, token: Token) -> io::Result<()> {
+    poll.registry().register(&mut SourceFd(&fd), token, Interest::READABLE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn short_waits_belong_to_the_timer_and_long_ones_mostly_to_mio() {
+        let mut waiter = Waiter::new(&[]).unwrap();
+        let at = |micros: u64| Instant::from_nanos(micros * 1_000);
+        let micros = Duration::from_micros;
+        assert_eq!(waiter.time_out(at(10), at(10)).unwrap(), Some(Duration::ZERO));
+        assert_eq!(waiter.time_out(at(0), at(5_300)).unwrap(), Some(micros(4_300)));
+        assert_eq!(waiter.armed, None);
+        assert_eq!(waiter.time_out(at(0), at(1_900)).unwrap(), None);
+        assert_eq!(waiter.armed, Some(at(1_900)));
+    }
+
+    #[test]
+    fn a_timer_that_fires_early_enough_is_left_alone() {
+        let mut waiter = Waiter::new(&[]).unwrap();
+        let at = |micros: u64| Instant::from_nanos(micros * 1_000);
+        for (now, deadline, armed) in
+            [(0, 500, 500), (10, 510, 500), (499, 999, 500), (500, 1000, 1000), (501, 600, 600)]
+        {
+            waiter.time_out(at(now), at(deadline)).unwrap();
+            assert_eq!(waiter.armed, Some(at(armed)), "at {now} for {deadline}");
+        }
+    }
+}

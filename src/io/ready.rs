@@ -1,0 +1,137 @@
+//! Which sockets may hold data, and who reads how much in a turn.
+//!
+//! Readiness is edge-triggered, so a socket counts as ready until it has been read dry. Pure: knows
+//! numbers of sockets and slots, no descriptors.
+
+use std::collections::VecDeque;
+
+use crate::batch::SocketId;
+
+/// What one read of one socket gave.
+#[derive(Clone, Copy, Debug)]
+pub struct Read {
+    /// Slots filled.
+    pub taken: usize,
+    /// Whether the socket has no more.
+    pub drained: bool,
+}
+
+/// The sockets that may hold data, longest unread first.
+pub struct ReadySockets {
+    queue: VecDeque<SocketId>,
+    queued: Box<[bool]>,
+}
+
+impl ReadySockets {
+    /// For `socket_count` sockets, none of them ready.
+    pub fn new(socket_count: usize) -> Self {
+        ReadySockets {
+            queue: VecDeque::with_capacity(socket_count),
+            queued: vec![false; socket_count].into_boxed_slice(),
+        }
+    }
+
+    /// Notes that a socket may hold data.
+    pub fn insert(&mut self, socket: SocketId) {
+        if !std::mem::replace(&mut self.queued[socket.0 as usize], true) {
+            self.queue.push_back(socket);
+        }
+    }
+
+    /// Whether no socket is known to hold data.
+    pub fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    /// Deals `slots` to the ready sockets: first an equal share to each, then what is left to those
+    /// that still have data. `read` is given a socket and its share. Who was not read dry is at the
+    /// end of the row, and the next turn goes on where this one ended.
+    ///
+    /// A read that fills no slot costs one all the same, so the work of a turn is bounded even if
+    /// every read reports an error.
+    pub fn deal(&mut self, mut slots: usize, mut read: impl FnMut(SocketId, usize) -> Read) {
+        while slots > 0 && !self.queue.is_empty() {
+            for left in (1..=self.queue.len()).rev() {
+                let share = slots.div_ceil(left);
+                let Some(socket) = self.queue.pop_front() else { break };
+                let Read { taken, drained } = read(socket, share);
+                debug_assert!(taken <= share);
+                if drained {
+                    self.queued[socket.0 as usize] = false;
+                } else {
+                    self.queue.push_back(socket);
+                }
+                slots = slots.saturating_sub(taken.max(1));
+                if slots == 0 {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Deals to sockets that hold this many datagrams each, and tells what each was given.
+    fn deal(ready: &mut ReadySockets, slots: usize, held: &mut [usize]) -> Vec<usize> {
+        let mut given = vec![0; held.len()];
+        ready.deal(slots, |socket, share| {
+            let held = &mut held[socket.0 as usize];
+            let taken = share.min(*held);
+            *held -= taken;
+            given[socket.0 as usize] += taken;
+            Read { taken, drained: taken < share }
+        });
+        given
+    }
+
+    fn all_ready(socket_count: u16) -> ReadySockets {
+        let mut ready = ReadySockets::new(socket_count.into());
+        (0..socket_count).for_each(|s| ready.insert(SocketId(s)));
+        ready
+    }
+
+    #[test]
+    fn a_flooded_socket_leaves_the_others_their_share() {
+        let mut ready = all_ready(4);
+        assert_eq!(deal(&mut ready, 64, &mut [1000, 3, 1000, 2]), [26, 3, 33, 2]);
+    }
+
+    #[test]
+    fn one_ready_socket_gets_everything() {
+        let mut ready = ReadySockets::new(4);
+        ready.insert(SocketId(2));
+        ready.insert(SocketId(2));
+        assert_eq!(deal(&mut ready, 64, &mut [0, 0, 100, 0]), [0, 0, 64, 0]);
+        assert!(!ready.is_empty());
+    }
+
+    #[test]
+    fn more_ready_sockets_than_slots_take_turns() {
+        let mut ready = all_ready(6);
+        let mut held = [100; 6];
+        assert_eq!(deal(&mut ready, 4, &mut held), [1, 1, 1, 1, 0, 0]);
+        assert_eq!(deal(&mut ready, 4, &mut held), [1, 1, 0, 0, 1, 1]);
+    }
+
+    #[test]
+    fn drained_sockets_are_forgotten_until_they_are_ready_again() {
+        let mut ready = all_ready(2);
+        deal(&mut ready, 64, &mut [5, 0]);
+        assert!(ready.is_empty());
+        ready.insert(SocketId(0));
+        assert_eq!(deal(&mut ready, 64, &mut [5, 5]), [5, 0]);
+    }
+
+    #[test]
+    fn endless_errors_do_not_make_an_endless_turn() {
+        let mut reads = 0;
+        all_ready(3).deal(64, |_, _| {
+            reads += 1;
+            Read { taken: 0, drained: false }
+        });
+        assert_eq!(reads, 64);
+    }
+}

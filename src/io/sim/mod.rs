@@ -1,0 +1,311 @@
+//! A virtual network for simulations: virtual time, seeded faults, the same border.
+//!
+//! The driver of a simulation owns time. It repeats: find the earliest of [`SimNet::next_event`] and
+//! the roles' deadlines, [`SimNet::advance`] to it, let every role whose back end or deadline has
+//! something take its turn. [`DatagramIo::wait`] of a [`SimIo`] therefore returns at once. One seed
+//! and one order of turns give one run, datagram for datagram.
+
+mod network;
+
+use std::cell::RefCell;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::rc::Rc;
+use std::time::Duration;
+
+use self::network::{Datagram, Network};
+use super::packing::{Limits, PAYLOAD_MAX, Range, SEGMENTS_MAX, next_message};
+use super::ready::{Read, ReadySockets};
+use super::{DatagramIo, IoCounters, IoOptions};
+use crate::batch::{Received, Rx, SocketId, Tx};
+use crate::rng::Rng;
+use crate::time::Instant;
+
+/// What a link does to datagrams. Probabilities are per datagram.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Faults {
+    /// Probability of getting lost.
+    pub loss: f64,
+    /// Probability of arriving twice.
+    pub duplicate: f64,
+    /// Shortest and longest time under way, all between them equally likely. Datagrams of one link
+    /// do not overtake each other...
+    pub delay: (Duration, Duration),
+    /// ...except with this probability: one is held back by up to twice the longest delay and a
+    /// millisecond, and others pass it.
+    pub reorder: f64,
+}
+
+impl Faults {
+    /// No faults, and this time under way.
+    pub const fn none(delay: Duration) -> Self {
+        Faults { loss: 0.0, duplicate: 0.0, delay: (delay, delay), reorder: 0.0 }
+    }
+
+    fn hold_back(&self) -> Duration {
+        self.delay.1 * 2 + Duration::from_millis(1)
+    }
+}
+
+/// What the network did to datagrams.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NetCounters {
+    /// Lost under way, or on a link that was cut.
+    pub lost: u64,
+    /// Delivered twice.
+    pub duplicated: u64,
+    /// Held back so that others could pass.
+    pub reordered: u64,
+    /// Arrived where nobody listened.
+    pub unreachable: u64,
+}
+
+/// A virtual network. Cheap to clone: clones are the same network.
+#[derive(Clone)]
+pub struct SimNet(Rc<RefCell<Network>>);
+
+impl SimNet {
+    /// A network whose links all have these faults; `seed` decides all that is left to chance.
+    pub fn new(seed: u64, faults: Faults) -> Self {
+        SimNet(Rc::new(RefCell::new(Network::new(seed, faults))))
+    }
+
+    /// The virtual time.
+    pub fn now(&self) -> Instant {
+        self.0.borrow().now
+    }
+
+    /// When the next datagram arrives, if any is under way.
+    pub fn next_event(&self) -> Option<Instant> {
+        self.0.borrow().next_event()
+    }
+
+    /// Lets time pass up to `to`, which is not in the past, and delivers what is due by then.
+    pub fn advance(&self, to: Instant) {
+        self.0.borrow_mut().advance(to);
+    }
+
+    /// A back end with these sockets; their order gives them their numbers. A wildcard address takes
+    /// what no other socket of its port takes.
+    pub fn attach(&self, addrs: &[SocketAddr], options: &IoOptions) -> io::Result<SimIo> {
+        let (rx, tx) = options.memory();
+        let mut io = SimIo {
+            network: self.0.clone(),
+            sockets: Vec::with_capacity(addrs.len()),
+            ready: ReadySockets::new(addrs.len()),
+            rng: self.0.borrow_mut().fork_rng(),
+            rx,
+            tx,
+            slots_used: 0,
+            ranges: Vec::new(),
+            datagram: Vec::new(),
+            counters: IoCounters::default(),
+        };
+        for &addr in addrs {
+            let generation = self.0.borrow_mut().attach(addr)?;
+            io.sockets.push(Attached { addr, generation });
+        }
+        Ok(io)
+    }
+
+    /// Closes the socket of this address, as when its process is killed: what it holds and what is
+    /// under way to it is gone. The address can then be attached anew.
+    pub fn detach(&self, addr: SocketAddr) {
+        self.0.borrow_mut().detach(addr);
+    }
+
+    /// Cuts the link from one address to another, or mends it. The way back is another link.
+    pub fn cut(&self, from: SocketAddr, to: SocketAddr, cut: bool) {
+        self.0.borrow_mut().cut(from, to, cut);
+    }
+
+    /// Changes the faults of all links that have none of their own.
+    pub fn set_faults(&self, faults: Faults) {
+        self.0.borrow_mut().faults = faults;
+    }
+
+    /// Gives the link from one address to another faults of its own, or takes them away.
+    pub fn set_link_faults(&self, from: SocketAddr, to: SocketAddr, faults: Option<Faults>) {
+        self.0.borrow_mut().set_link_faults(from, to, faults);
+    }
+
+    /// Bounds the receive queue of a socket, in datagrams. What does not fit counts as dropped by
+    /// the kernel.
+    pub fn set_receive_queue(&self, addr: SocketAddr, datagrams: usize) {
+        self.0.borrow_mut().set_receive_queue(addr, datagrams);
+    }
+
+    /// What the network did so far.
+    pub fn counters(&self) -> NetCounters {
+        self.0.borrow().counters
+    }
+}
+
+/// Batch I/O over a [`SimNet`]. Dropping it closes its sockets.
+pub struct SimIo {
+    network: Rc<RefCell<Network>>,
+    sockets: Vec<Attached>,
+    ready: ReadySockets,
+    rng: Rng,
+    rx: Rx,
+    tx: Tx,
+    slots_used: usize,
+    ranges: Vec<Range>,
+    datagram: Vec<u8>,
+    counters: IoCounters,
+}
+
+/// A socket of a back end. Another one may have its address once it was detached.
+#[derive(Clone, Copy)]
+struct Attached {
+    addr: SocketAddr,
+    generation: u64,
+}
+
+impl SimIo {
+    /// Whether [`DatagramIo::receive`] would find something.
+    pub fn is_readable(&self) -> bool {
+        let mut network = self.network.borrow_mut();
+        self.sockets.iter().any(|s| network.socket(s.addr, s.generation).is_some_and(|s| !s.queue.is_empty()))
+    }
+}
+
+impl DatagramIo for SimIo {
+    fn wait(&mut self, _deadline: Option<Instant>) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn receive(&mut self) -> io::Result<()> {
+        let SimIo { network, sockets, ready, rng, rx, slots_used, counters, .. } = self;
+        let mut network = network.borrow_mut();
+        (0..sockets.len()).for_each(|n| ready.insert(SocketId(n as u16)));
+        ready.deal(rx.slot_count() - *slots_used, |id, share| {
+            let Attached { addr, generation } = sockets[id.0 as usize];
+            let Some(socket) = network.socket(addr, generation) else {
+                return Read { taken: 0, drained: true };
+            };
+            counters.kernel_drops += std::mem::take(&mut socket.dropped);
+            let mut taken = 0;
+            while taken < share
+                && let Some(datagram) = socket.queue.pop_front()
+            {
+                let slot = *slots_used as u16;
+                let local_ip = addr.ip().is_unspecified().then_some(datagram.to.ip());
+                match fill(rx.slot_mut(slot), &datagram, &mut socket.queue, rng) {
+                    None if datagram.bytes.is_empty() => counters.empty += 1,
+                    None => counters.truncated += 1,
+                    Some(len) => {
+                        let stride = datagram.bytes.len() as u32;
+                        counters.received += u64::from(len.div_ceil(stride));
+                        let (socket, peer) = (id, datagram.from);
+                        rx.push(Received { socket, peer, local_ip, slot, start: 0, len, stride });
+                    }
+                }
+                *slots_used += 1;
+                taken += 1;
+            }
+            Read { taken, drained: taken < share }
+        });
+        Ok(())
+    }
+
+    fn turn(&mut self) -> (&mut Rx, &mut Tx) {
+        (&mut self.rx, &mut self.tx)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let SimIo { network, sockets, rx, tx, ranges, datagram, counters, .. } = self;
+        let mut network = network.borrow_mut();
+        let limits = Limits { frames_per_datagram: tx.frames_per_datagram(), segments: 1 };
+        for destination in tx.destinations() {
+            let Attached { addr, generation } = sockets[destination.socket.0 as usize];
+            let from = SocketAddr::new(source_ip(addr, destination.source_ip), addr.port());
+            let to = destination.to;
+            let is_open = network.socket(addr, generation).is_some();
+            let mut frames = tx.frames(destination).filter(|frame| frame.len > 0).peekable();
+            while let Some(packed) = next_message(&mut frames, limits, ranges) {
+                datagram.clear();
+                for r in ranges.drain(..) {
+                    datagram.extend_from_slice(tx.range(rx, r.slot, r.offset, r.len));
+                }
+                let same_family = from.is_ipv4() == to.is_ipv4();
+                if is_open && same_family && to.port() != 0 && packed.bytes <= PAYLOAD_MAX {
+                    network.send(from, to, datagram);
+                    counters.sent += 1;
+                } else {
+                    counters.send_failed += 1;
+                }
+            }
+        }
+        tx.clear();
+        rx.clear();
+        self.slots_used = 0;
+        Ok(())
+    }
+
+    fn local_addr(&self, socket: SocketId) -> SocketAddr {
+        self.sockets[socket.0 as usize].addr
+    }
+
+    fn counters(&self) -> IoCounters {
+        self.counters
+    }
+}
+
+impl Drop for SimIo {
+    fn drop(&mut self) {
+        let mut network = self.network.borrow_mut();
+        for &Attached { addr, generation } in &self.sockets {
+            if network.socket(addr, generation).is_some() {
+                network.detach(addr);
+            }
+        }
+    }
+}
+
+/// Puts a datagram into a slot, and by chance what follows it in the queue and could be merged with
+/// it: from the same peer, of equal length, the last may be shorter. Returns the bytes in all; `None`
+/// if there are none, or too many.
+fn fill(
+    slot: &mut [u8],
+    first: &Datagram,
+    queue: &mut std::collections::VecDeque<Datagram>,
+    rng: &mut Rng,
+) -> Option<u32> {
+    let stride = first.bytes.len();
+    if stride == 0 {
+        return None;
+    }
+    slot.get_mut(..stride)?.copy_from_slice(&first.bytes);
+    let mut len = stride;
+    for _ in 1..SEGMENTS_MAX {
+        let follows = queue.front().is_some_and(|next| {
+            let next_len = next.bytes.len();
+            let same_flow = next.from == first.from && next.to == first.to;
+            same_flow && (1..=stride).contains(&next_len) && len + next_len <= slot.len()
+        });
+        if !follows || rng.below(4) == 0 {
+            break;
+        }
+        let Some(next) = queue.pop_front() else { break };
+        slot[len..len + next.bytes.len()].copy_from_slice(&next.bytes);
+        len += next.bytes.len();
+        if next.bytes.len() < stride {
+            break;
+        }
+    }
+    Some(len as u32)
+}
+
+/// The address that a datagram leaves from.
+fn source_ip(bound: SocketAddr, asked_for: Option<IpAddr>) -> IpAddr {
+    match (asked_for, bound.ip()) {
+        (Some(ip), _) => ip,
+        (None, IpAddr::V4(ip)) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        (None, IpAddr::V6(ip)) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        (None, ip) => ip,
+    }
+}
+
+#[cfg(test)]
+mod tests;

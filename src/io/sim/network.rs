@@ -1,0 +1,221 @@
+//! What happens to datagrams under way: links with faults, and sockets with bounded queues.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use super::{Faults, NetCounters};
+use crate::rng::Rng;
+use crate::time::Instant;
+
+/// Datagrams that a socket holds unless told otherwise: what 8 MiB of receive buffer hold.
+const RECEIVE_QUEUE: usize = 10_000;
+
+/// A datagram that has arrived.
+pub(super) struct Datagram {
+    pub(super) from: SocketAddr,
+    pub(super) to: SocketAddr,
+    pub(super) bytes: Vec<u8>,
+}
+
+/// A socket somebody has attached.
+pub(super) struct Socket {
+    /// Which attachment of this address it is.
+    generation: u64,
+    pub(super) queue: VecDeque<Datagram>,
+    queue_max: usize,
+    /// Datagrams dropped because the queue was full.
+    pub(super) dropped: u64,
+}
+
+/// One direction between two addresses.
+struct Link {
+    faults: Option<Faults>,
+    cut: bool,
+    /// When the last datagram arrives that was not held back.
+    last_arrival: Instant,
+}
+
+/// A datagram under way.
+struct Delivery {
+    at: Instant,
+    /// Tells those of one instant apart: first sent, first delivered.
+    number: u64,
+    datagram: Datagram,
+}
+
+/// The whole network. The maps are looked up, never walked: their order is not that of the seed.
+pub(super) struct Network {
+    pub(super) now: Instant,
+    pub(super) faults: Faults,
+    pub(super) counters: NetCounters,
+    rng: Rng,
+    links: HashMap<(SocketAddr, SocketAddr), Link>,
+    sockets: HashMap<SocketAddr, Socket>,
+    under_way: BinaryHeap<Reverse<Delivery>>,
+    deliveries: u64,
+    generations: u64,
+}
+
+impl Network {
+    pub(super) fn new(seed: u64, faults: Faults) -> Self {
+        Network {
+            // As the system's clock: so that "a while before now" exists.
+            now: Instant::from_nanos(1_000_000_000),
+            faults,
+            counters: NetCounters::default(),
+            rng: Rng::new(seed),
+            links: HashMap::new(),
+            sockets: HashMap::new(),
+            under_way: BinaryHeap::new(),
+            deliveries: 0,
+            generations: 0,
+        }
+    }
+
+    /// A generator of its own for a part of the simulation.
+    pub(super) fn fork_rng(&mut self) -> Rng {
+        Rng::new(self.rng.next_u64())
+    }
+
+    /// Opens a socket and returns its generation.
+    pub(super) fn attach(&mut self, addr: SocketAddr) -> io::Result<u64> {
+        if addr.port() == 0 {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{addr} has no port")));
+        }
+        if self.sockets.contains_key(&addr) {
+            return Err(io::Error::new(io::ErrorKind::AddrInUse, format!("{addr} is in use")));
+        }
+        self.generations += 1;
+        let generation = self.generations;
+        let queue = VecDeque::new();
+        self.sockets.insert(addr, Socket { generation, queue, queue_max: RECEIVE_QUEUE, dropped: 0 });
+        Ok(generation)
+    }
+
+    pub(super) fn detach(&mut self, addr: SocketAddr) {
+        self.sockets.remove(&addr);
+    }
+
+    /// The socket of this attachment, unless it was detached since.
+    pub(super) fn socket(&mut self, addr: SocketAddr, generation: u64) -> Option<&mut Socket> {
+        self.sockets.get_mut(&addr).filter(|socket| socket.generation == generation)
+    }
+
+    pub(super) fn set_receive_queue(&mut self, addr: SocketAddr, datagrams: usize) {
+        if let Some(socket) = self.sockets.get_mut(&addr) {
+            socket.queue_max = datagrams;
+        }
+    }
+
+    pub(super) fn set_link_faults(&mut self, from: SocketAddr, to: SocketAddr, faults: Option<Faults>) {
+        self.link(from, to).faults = faults;
+    }
+
+    pub(super) fn cut(&mut self, from: SocketAddr, to: SocketAddr, cut: bool) {
+        self.link(from, to).cut = cut;
+    }
+
+    fn link(&mut self, from: SocketAddr, to: SocketAddr) -> &mut Link {
+        let link = Link { faults: None, cut: false, last_arrival: Instant::ZERO };
+        self.links.entry((from, to)).or_insert(link)
+    }
+
+    /// Puts a datagram on its way, or several, or none.
+    pub(super) fn send(&mut self, from: SocketAddr, to: SocketAddr, bytes: &[u8]) {
+        let link = self.link(from, to);
+        let (cut, faults) = (link.cut, link.faults);
+        let faults = faults.unwrap_or(self.faults);
+        if cut || self.happens(faults.loss) {
+            self.counters.lost += 1;
+            return;
+        }
+        if self.happens(faults.duplicate) {
+            self.counters.duplicated += 1;
+            self.put_under_way(from, to, bytes, faults);
+        }
+        self.put_under_way(from, to, bytes, faults);
+    }
+
+    fn put_under_way(&mut self, from: SocketAddr, to: SocketAddr, bytes: &[u8], faults: Faults) {
+        let mut at = self.now + self.between(faults.delay.0, faults.delay.1);
+        if self.happens(faults.reorder) {
+            self.counters.reordered += 1;
+            at += self.between(Duration::ZERO, faults.hold_back());
+        } else {
+            let link = self.link(from, to);
+            at = at.max(link.last_arrival);
+            link.last_arrival = at;
+        }
+        self.deliveries += 1;
+        let datagram = Datagram { from, to, bytes: bytes.to_vec() };
+        self.under_way.push(Reverse(Delivery { at, number: self.deliveries, datagram }));
+    }
+
+    /// When the next datagram arrives.
+    pub(super) fn next_event(&self) -> Option<Instant> {
+        self.under_way.peek().map(|Reverse(delivery)| delivery.at)
+    }
+
+    /// Lets time pass and delivers what is due.
+    pub(super) fn advance(&mut self, to: Instant) {
+        assert!(to >= self.now, "time does not run backwards");
+        self.now = to;
+        while self.next_event().is_some_and(|at| at <= to) {
+            if let Some(Reverse(delivery)) = self.under_way.pop() {
+                self.deliver(delivery.datagram);
+            }
+        }
+    }
+
+    fn deliver(&mut self, datagram: Datagram) {
+        let to = datagram.to;
+        let at = if self.sockets.contains_key(&to) { to } else { wildcard(to) };
+        match self.sockets.get_mut(&at) {
+            None => self.counters.unreachable += 1,
+            Some(socket) if socket.queue.len() >= socket.queue_max => socket.dropped += 1,
+            Some(socket) => socket.queue.push_back(datagram),
+        }
+    }
+
+    fn happens(&mut self, probability: f64) -> bool {
+        // No draw where there is nothing to decide.
+        probability > 0.0 && self.rng.unit_f64() < probability
+    }
+
+    fn between(&mut self, shortest: Duration, longest: Duration) -> Duration {
+        let span = longest.saturating_sub(shortest).as_nanos() as u64;
+        shortest + Duration::from_nanos(if span == 0 { 0 } else { self.rng.below(span + 1) })
+    }
+}
+
+/// The address of the socket that takes datagrams for every address of this port.
+fn wildcard(addr: SocketAddr) -> SocketAddr {
+    let ip = match addr.ip() {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    SocketAddr::new(ip, addr.port())
+}
+
+impl PartialEq for Delivery {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Delivery {}
+
+impl PartialOrd for Delivery {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Delivery {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.at, self.number).cmp(&(other.at, other.number))
+    }
+}

@@ -1,0 +1,183 @@
+//! What only a back end over the kernel can be asked: waiting, waking, merging, ICMP.
+
+use std::net::{SocketAddr, UdpSocket};
+use std::time::Duration;
+
+use lbd::batch::SocketId;
+use lbd::io::socket::{SocketOptions, bind, receive_buffer};
+use lbd::io::{DatagramIo, MmsgIo};
+use lbd::time::Clock;
+
+use crate::backend::{Arrived, Backend, Mmsg, collect, options, stage, take_turn};
+
+const FIRST: SocketId = SocketId(0);
+
+fn localhost() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 0))
+}
+
+fn one(clock: Clock) -> MmsgIo {
+    let socket = bind(localhost(), &SocketOptions::default()).unwrap();
+    MmsgIo::new(vec![socket], &options(), clock).unwrap()
+}
+
+#[test]
+fn a_wait_ends_at_its_deadline_and_not_before() {
+    let clock = Clock::start();
+    let mut io = one(clock);
+    for micros in [0, 1, 50, 300, 1_999, 2_000, 2_500, 7_300, 100] {
+        let deadline = clock.now() + Duration::from_micros(micros);
+        io.wait(Some(deadline)).unwrap();
+        assert!(clock.now() >= deadline, "{micros} us");
+    }
+}
+
+#[test]
+fn a_deadline_that_was_reached_by_traffic_does_not_shorten_the_next_wait() {
+    let clock = Clock::start();
+    let mut io = one(clock);
+    let peer = UdpSocket::bind(localhost()).unwrap();
+    let early = clock.now() + Duration::from_micros(1_500);
+    peer.send_to(b"traffic", io.local_addr(FIRST)).unwrap();
+    io.wait(Some(early)).unwrap();
+    assert_eq!(take_turn(&mut io).len(), 1);
+    let late = clock.now() + Duration::from_micros(1_900);
+    io.wait(Some(late)).unwrap();
+    assert!(clock.now() >= late);
+}
+
+#[test]
+fn the_waker_ends_a_wait_again_and_again() {
+    let clock = Clock::start();
+    let mut io = one(clock);
+    let waker = io.waker();
+    let (ask, asked) = std::sync::mpsc::channel();
+    let thread = std::thread::spawn(move || asked.iter().for_each(|()| waker.wake()));
+    for _ in 0..20 {
+        ask.send(()).unwrap();
+        io.wait(None).unwrap();
+    }
+    drop(ask);
+    thread.join().unwrap();
+    io.waker().wake();
+    io.waker().wake();
+    io.wait(None).unwrap();
+}
+
+#[test]
+fn offload_carries_many_datagrams_in_few_slots() {
+    let backend = Mmsg;
+    let (mut a, mut b) = (backend.one(), backend.one());
+    for _ in 0..256 {
+        stage(&mut a, 0, b.local_addr(FIRST), &[7; 256]);
+    }
+    a.flush().unwrap();
+    backend.wait(&mut b);
+    b.receive().unwrap();
+    let rx = b.turn().0;
+    let strides: Vec<_> = (0..rx.len()).map(|i| (rx.get_mut(i).0.len, rx.get_mut(i).0.stride)).collect();
+    assert_eq!(strides, [(64 * 256, 256); 4]);
+    assert_eq!(a.counters().gso_off, 0);
+}
+
+#[test]
+fn a_datagram_without_a_byte_is_counted_and_does_no_harm() {
+    let backend = Mmsg;
+    let mut io = backend.one();
+    let peer = UdpSocket::bind(localhost()).unwrap();
+    for bytes in [&b"before"[..], b"", b"", b"after"] {
+        peer.send_to(bytes, io.local_addr(FIRST)).unwrap();
+    }
+    let arrived: Vec<_> = collect(&backend, &mut io, 2).into_iter().map(|a| a.bytes).collect();
+    assert_eq!(arrived, [&b"before"[..], b"after"]);
+    assert_eq!((io.counters().empty, io.counters().received), (2, 2));
+}
+
+#[test]
+fn turns_full_of_empty_datagrams_pass() {
+    let backend = Mmsg;
+    let mut io = backend.one();
+    let peer = UdpSocket::bind(localhost()).unwrap();
+    for _ in 0..50 {
+        peer.send_to(b"", io.local_addr(FIRST)).unwrap();
+    }
+    peer.send_to(b"at last", io.local_addr(FIRST)).unwrap();
+    collect(&backend, &mut io, 1);
+    assert_eq!(io.counters().empty, 50);
+}
+
+#[test]
+fn an_icmp_error_on_a_connected_socket_neither_stops_nor_hides_anything() {
+    let backend = Mmsg;
+    let gone = UdpSocket::bind(localhost()).unwrap();
+    let socket = bind(localhost(), &SocketOptions::default()).unwrap();
+    let (at_gone, at_socket) = (gone.local_addr().unwrap(), socket.local_addr().unwrap());
+    socket.connect(at_gone).unwrap();
+    let mut io = MmsgIo::new(vec![socket], &options(), Clock::start()).unwrap();
+    for _ in 0..3 {
+        gone.send_to(b"word", at_socket).unwrap();
+    }
+    drop(gone);
+    stage(&mut io, 0, at_gone, b"is anybody there?");
+    io.flush().unwrap(); // answered by an ICMP error before it returns
+    let arrived: Vec<Arrived> = collect(&backend, &mut io, 3);
+    assert!(arrived.iter().all(|a| a.bytes == b"word"));
+}
+
+#[test]
+fn datagrams_that_the_kernel_dropped_are_accounted_for() {
+    let small = SocketOptions { receive_buffer: 8 << 10, ..SocketOptions::default() };
+    let socket = bind(localhost(), &small).unwrap();
+    assert!(receive_buffer(&socket) <= 16 << 10);
+    let to = socket.local_addr().unwrap();
+    let peer = UdpSocket::bind(localhost()).unwrap();
+    let send = |count: usize| {
+        for _ in 0..count {
+            peer.send_to(&[1; 200], to).unwrap();
+        }
+    };
+    send(500);
+    // What was dropped before is not counted.
+    let mut io = MmsgIo::new(vec![socket], &options(), Clock::start()).unwrap();
+    io.wait(None).unwrap();
+    let mut received = take_turn(&mut io).len();
+    let before = received;
+    send(400);
+    while received < before + 2 {
+        Mmsg.wait(&mut io);
+        received += take_turn(&mut io).len();
+    }
+    loop {
+        let more = take_turn(&mut io).len();
+        received += more;
+        if more == 0 {
+            break;
+        }
+    }
+    // The kernel tells of its drops with the next datagram that it takes.
+    send(1);
+    received += collect(&Mmsg, &mut io, 1).len();
+    let counters = io.counters();
+    assert_eq!(counters.received, received as u64);
+    assert_eq!((received - before) as u64 + counters.kernel_drops, 401);
+}
+
+#[test]
+fn sockets_survive_a_hand_over() {
+    let clock = Clock::start();
+    let io = one(clock);
+    let addr = io.local_addr(FIRST);
+    let peer = UdpSocket::bind(localhost()).unwrap();
+    peer.send_to(b"for whoever comes", addr).unwrap();
+    let inherited = io.sockets()[0].try_clone().unwrap();
+    drop(io);
+    let mut successor = MmsgIo::new(vec![inherited], &options(), clock).unwrap();
+    assert_eq!(successor.local_addr(FIRST), addr);
+    assert_eq!(collect(&Mmsg, &mut successor, 1)[0].bytes, b"for whoever comes");
+}
+
+#[test]
+fn a_back_end_can_move_to_its_thread() {
+    fn movable<T: Send>(_: &T) {}
+    movable(&one(Clock::start()));
+}
