@@ -17,9 +17,8 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::time::Duration;
 
-use crate::io::DatagramIo;
-use crate::io::mmsg::{IoOptions, MmsgIo};
 use crate::io::socket::{SocketOptions, bind};
+use crate::io::{DatagramIo, IoOptions, MmsgIo};
 use crate::role::Role;
 use crate::role::client::{ClientRole, Ending, Full, Outcome, Settings, Totals};
 use crate::time::{Clock, Instant, earliest};
@@ -143,7 +142,7 @@ impl ClientBuilder {
             seed: rand::random(),
         };
         Ok(Client {
-            io: MmsgIo::new(vec![socket], options, clock)?,
+            io: MmsgIo::new(vec![socket], &options, clock)?,
             role: ClientRole::new(settings, clock.now()),
             payload_max: format.payload_max(),
             clock,

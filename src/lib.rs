@@ -15,7 +15,7 @@
 //!
 //! * [`role`]s are state machines: no sockets, clocks, threads or random sources of their own.
 //! * [`io`] knows no frames; [`select`] knows no sockets; [`wire`] knows neither.
-//! * `unsafe` lives in `io::{sys, cmsg, mmsg}` and `daemon::process` only.
+//! * `unsafe` lives in `io::{sys, cmsg, sockaddr, mmsg}` and `daemon::process` only.
 //!
 //! `docs/ARCHITECTURE.md` has the reasons.
 
@@ -30,7 +30,15 @@ pub mod health;
 pub mod io;
 pub mod logging;
 pub mod model;
+pub mod retry;
 pub mod rng;
+pub mod role;
+pub mod scale;
+pub mod select;
+pub mod server;
+pub mod service;
+pub mod stats;
+pub mod status;
 pub mod sync;
 pub mod time;
 pub mod wire;

@@ -22,9 +22,8 @@ use std::time::Duration;
 
 use crossbeam_queue::ArrayQueue;
 
-use crate::io::mmsg::{IoOptions, MmsgIo};
 use crate::io::socket::{SocketOptions, bind};
-use crate::io::{DatagramIo, Waker};
+use crate::io::{DatagramIo, IoOptions, MmsgIo, Waker};
 use crate::role::Role;
 use crate::role::server::{JobId, ServerRole, Settings, Totals, Work};
 use crate::time::Clock;
@@ -113,8 +112,8 @@ impl ServerBuilder {
         let socket = bind(addr, &SocketOptions::default())?;
         let local_addr = socket.local_addr()?;
         let options = IoOptions::for_frames(format.size, format.frames_per_datagram());
-        let io = MmsgIo::new(vec![socket], options, clock)?;
-        let waker = io.waker()?;
+        let io = MmsgIo::new(vec![socket], &options, clock)?;
+        let waker = io.waker();
         let settings = Settings {
             format,
             key: self.key,

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use lbd::daemon::{self, signals::Stop};
 use lbd::health::State;
-use lbd::io::mmsg::{IoOptions, MmsgIo};
 use lbd::io::socket::{SocketOptions, bind};
 use lbd::io::{DatagramIo, Waker};
+use lbd::io::{IoOptions, MmsgIo};
 use lbd::role::balancer::{BACK, Balancer, FRONT, Settings};
 use lbd::role::client::Ending;
 use lbd::stats::PoolStats;
@@ -39,8 +39,8 @@ impl TestBalancer {
             bind(any, &SocketOptions::default()).unwrap(),
         ];
         let clock = Clock::start();
-        let io = MmsgIo::new(sockets, IoOptions::for_frames(256, 5), clock).unwrap();
-        let (front, back, waker) = (io.local_addr(FRONT), io.local_addr(BACK), io.waker().unwrap());
+        let io = MmsgIo::new(sockets, &IoOptions::for_frames(256, 5), clock).unwrap();
+        let (front, back, waker) = (io.local_addr(FRONT), io.local_addr(BACK), io.waker());
         let stats = Arc::new(PoolStats::new(8));
         let settings = Settings {
             format,

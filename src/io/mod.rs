@@ -63,6 +63,18 @@ impl Default for IoOptions {
 }
 
 impl IoOptions {
+    /// Sizes for frames of this size: everything that a turn can receive can be answered, beside a thousand frames
+    /// that a role makes itself.
+    pub fn for_frames(frame_size: usize, frames_per_datagram: usize) -> Self {
+        const STAGED: usize = 1024;
+        let options = IoOptions { frames_per_datagram, ..IoOptions::default() };
+        IoOptions {
+            frames_max: options.slots * options.slot_size / frame_size + STAGED,
+            staging_bytes: STAGED * frame_size,
+            ..options
+        }
+    }
+
     /// Allocates the memory of a turn.
     pub fn memory(&self) -> (Rx, Tx) {
         let rx = Rx::new(self.slots, self.slot_size);

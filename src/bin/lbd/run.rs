@@ -8,8 +8,8 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail};
 use lbd::config::{self, Config};
 use lbd::daemon::{self, signals::Stop};
-use lbd::io::mmsg::{IoOptions, MmsgIo};
 use lbd::io::socket::{SocketOptions, bind, receive_buffer};
+use lbd::io::{IoOptions, MmsgIo};
 use lbd::role::server::{ServerRole, Work};
 use lbd::role::{balancer, client, controller, server};
 use lbd::stats::PoolStats;
@@ -61,8 +61,8 @@ pub fn back_end(sockets: Vec<UdpSocket>, frame_size: usize, clock: Clock) -> Res
         info!(addr = %socket.local_addr()?, receive_buffer = receive_buffer(socket), "listening");
     }
     let per_datagram = lbd::wire::header::DATAGRAM_MAX / frame_size;
-    let io = MmsgIo::new(sockets, IoOptions::for_frames(frame_size, per_datagram), clock)?;
-    let stop = Stop::on_signals(io.waker()?)?;
+    let io = MmsgIo::new(sockets, &IoOptions::for_frames(frame_size, per_datagram), clock)?;
+    let stop = Stop::on_signals(io.waker())?;
     Ok((io, stop))
 }
 

@@ -12,7 +12,7 @@ use lbd::daemon::client::Summary;
 use lbd::daemon::controller::Supervisor;
 use lbd::daemon::process::{Process, describe_exit};
 use lbd::daemon::signals::Stop;
-use lbd::io::mmsg::MmsgIo;
+use lbd::io::MmsgIo;
 use lbd::status::Status;
 use tracing::{info, warn};
 
