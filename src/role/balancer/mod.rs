@@ -146,6 +146,8 @@ pub struct Balancer {
 
 /// Events that nobody has fetched yet are bounded; the oldest go first.
 const EVENTS_MAX: usize = 256;
+/// Timers are looked at so many times an interval: how late a silent or lost thing is noticed.
+const TICKS_PER_INTERVAL: u32 = 4;
 /// A reply to a client who was refused: come back after this time.
 const RETRY_AFTER: Duration = Duration::from_millis(20);
 
@@ -294,7 +296,8 @@ impl Role for Balancer {
     fn on_timeout(&mut self, now: Instant, tx: &mut Tx) {
         self.notice_own_pause(now);
         if now >= self.next_tick {
-            self.next_tick = now + self.settings.interval;
+            self.next_tick =
+                now + (self.settings.interval / TICKS_PER_INTERVAL).max(Duration::from_millis(1));
             self.on_tick(now, tx);
         }
         self.send_order(now, tx);

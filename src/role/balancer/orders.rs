@@ -44,10 +44,15 @@ impl Orders {
         self.open.map(|order| order.due)
     }
 
-    fn place(&mut self, now: Instant, op: RequestOp, target: u32, load: f64, up: u32) {
+    /// Opens an order; false if the same one is open already, and goes on being repeated.
+    fn place(&mut self, now: Instant, op: RequestOp, target: u32, load: f64, up: u32) -> bool {
+        if self.open.is_some_and(|open| (open.op, open.target) == (op, target)) {
+            return false;
+        }
         self.next_number += 1;
         let number = self.next_number;
         self.open = Some(Order { op, target, number, load, up, attempt: 0, due: now });
+        true
     }
 
     /// A server that has left needs no order to stop it.
@@ -64,16 +69,18 @@ impl Balancer {
         match self.scaler.observe(now, sample) {
             Decision::Hold => {}
             Decision::Grow { target, load } => {
-                self.orders.place(now, RequestOp::Grow, target, load, sample.up);
-                let what = format!("grow to {target}");
-                self.tell(Event::Scale { what, load, up: sample.up });
+                if self.orders.place(now, RequestOp::Grow, target, load, sample.up) {
+                    let what = format!("grow to {target}");
+                    self.tell(Event::Scale { what, load, up: sample.up });
+                }
             }
             Decision::Shrink { load } => {
                 let victims = self.fleet.iter().filter(|(_, s)| s.managed && s.health.state() == State::Up);
                 let Some(id) = victims.map(|(_, s)| s.id).max() else { return };
-                self.orders.place(now, RequestOp::Shrink, id, load, sample.up);
-                let what = format!("shrink: stop server {id}");
-                self.tell(Event::Scale { what, load, up: sample.up });
+                if self.orders.place(now, RequestOp::Shrink, id, load, sample.up) {
+                    let what = format!("shrink: stop server {id}");
+                    self.tell(Event::Scale { what, load, up: sample.up });
+                }
             }
         }
     }

@@ -1,1 +1,361 @@
+//! What strangers, forgers and broken peers send: counted by reason, never answered, never a panic. (What the
+//! balancer does for honest peers is tested with all four roles, in `tests/sim`.)
 
+use super::*;
+use crate::model::{Registration, ServerResponse};
+use crate::wire::header::HEADER_LEN;
+use crate::wire::{Frame, Header, Kind, RequestOp, ServerOp, Status};
+use proptest::prelude::*;
+use zerocopy::FromBytes;
+
+const FORMAT: FrameFormat = FrameFormat { size: 128, tagged: false };
+const NOW: Instant = Instant::from_nanos(5_000_000_000);
+
+fn addr(port: u16) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], port))
+}
+
+/// A balancer and the memory of its turns, fed by hand.
+struct Bench {
+    balancer: Balancer,
+    stats: Arc<PoolStats>,
+    rx: Rx,
+    tx: Tx,
+    now: Instant,
+}
+
+impl Bench {
+    fn new(key: Option<[u8; 16]>) -> Bench {
+        let stats = Arc::new(PoolStats::new(4));
+        let format = if key.is_some() { FrameFormat::tagged(160) } else { FORMAT };
+        let settings = Settings {
+            format,
+            key,
+            policy: PolicyKind::ShortestQueue,
+            servers_max: 4,
+            max_outstanding: None,
+            interval: Duration::from_millis(10),
+            controller: addr(55_000),
+            scale: scale::Policy {
+                threshold: 5.0,
+                grow_after: Duration::from_secs(1),
+                shrink_after: Duration::from_secs(1),
+                cool_down: Duration::from_secs(1),
+                min: 1,
+                max: 4,
+            },
+            own: [addr(54_001), addr(54_000)],
+            seed: 1,
+        };
+        let balancer = Balancer::new(settings, Arc::clone(&stats), NOW);
+        Bench { balancer, stats, rx: Rx::new(8, 2048), tx: Tx::new(256, 4096, 1), now: NOW }
+    }
+
+    /// One turn with one datagram; gives what is sent, with its destination.
+    fn turn(&mut self, socket: SocketId, peer: SocketAddr, bytes: &[u8]) -> Vec<(SocketAddr, Vec<u8>)> {
+        self.rx.slot_mut(0)[..bytes.len()].copy_from_slice(bytes);
+        if !bytes.is_empty() {
+            let len = bytes.len() as u32;
+            self.rx.push(Received { socket, peer, local_ip: None, slot: 0, start: 0, len, stride: len });
+        }
+        self.balancer.on_batch(self.now, &mut self.rx, &mut self.tx);
+        let (rx, tx) = (&self.rx, &self.tx);
+        let sent = tx
+            .destinations()
+            .iter()
+            .flat_map(|d| tx.frames(d).map(|f| (d.to, tx.bytes(rx, f).to_vec())))
+            .collect();
+        self.tx.clear();
+        self.rx.clear();
+        sent
+    }
+
+    fn drops(&self, reason: DropReason) -> u64 {
+        self.stats.drops.get(reason)
+    }
+
+    /// A server with id 1 at port 50000, registered and up; gives its registration's epoch and slot.
+    fn with_server(mut self) -> Bench {
+        let sent = self.turn(BACK, addr(50_000), &registration(77, 0));
+        let cookie = header(&sent[0].1).cookie.get();
+        let sent = self.turn(BACK, addr(50_000), &registration(77, cookie));
+        let sync = header(&sent[0].1);
+        assert_eq!(sync.op, RequestOp::Sync as u8);
+        self.turn(BACK, addr(50_000), &report(&sync, 1, 0));
+        assert_eq!(self.balancer.usable, 1);
+        self
+    }
+
+    /// A request of a client at port 40000, as the server sees it.
+    fn dispatched(&mut self) -> Vec<u8> {
+        let sent = self.turn(FRONT, addr(40_000), &request());
+        assert_eq!((sent.len(), sent[0].0), (1, addr(50_000)));
+        sent.into_iter().next().unwrap().1
+    }
+}
+
+fn header(bytes: &[u8]) -> Header {
+    Header::read_from_bytes(&bytes[..HEADER_LEN]).unwrap()
+}
+
+fn frame(header: &Header, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![0; FORMAT.size];
+    Frame::write(&mut bytes, header, payload);
+    bytes
+}
+
+fn request() -> Vec<u8> {
+    let mut header = Header::new(Kind::ClientRequest, FORMAT.size);
+    header.attempt = 1;
+    header.client_id.set(9);
+    header.sequence.set(1);
+    frame(&header, b"question")
+}
+
+fn registration(instance: u64, cookie: u64) -> Vec<u8> {
+    let mut header = Header::new(Kind::ServerResponse, FORMAT.size);
+    header.op = ServerOp::Register as u8;
+    header.client_id.set(instance);
+    header.sequence.set(4711);
+    header.server_epoch.set(3);
+    header.cookie.set(cookie);
+    let registration = Registration {
+        server_id: 1,
+        queue_capacity: 64,
+        report_interval_us: 10_000,
+        weight: 1,
+        reserved: [0; 2],
+    };
+    frame(&header, &registration.to_bytes())
+}
+
+fn report(sync: &Header, number: u32, received: u32) -> Vec<u8> {
+    let mut header = *sync;
+    header.kind = Kind::ServerResponse as u8;
+    header.op = ServerOp::Report as u8;
+    header.report.set(number);
+    header.seq.set(sync.dispatch_seq.get());
+    header.received.set(received);
+    header.done.set(received);
+    frame(&header, &[])
+}
+
+/// What an honest server makes of a request.
+fn reply(request: &[u8], number: u32) -> Vec<u8> {
+    let mut header = header(request);
+    header.kind = Kind::ServerResponse as u8;
+    header.op = ServerOp::Reply as u8;
+    header.status = Status::Ok as u8;
+    header.report.set(number);
+    header.seq.set(header.dispatch_seq.get());
+    header.received.set(number - 1);
+    header.done.set(number - 1);
+    frame(&header, b"answer")
+}
+
+#[test]
+fn an_honest_reply_reaches_its_client_once_and_says_nothing_of_the_inside() {
+    let mut bench = Bench::new(None).with_server();
+    let request = bench.dispatched();
+    assert_eq!(bench.balancer.tree().total(), 1);
+    let sent = bench.turn(BACK, addr(50_000), &reply(&request, 2));
+    assert_eq!(sent.len(), 1);
+    assert_eq!(sent[0].0, addr(40_000));
+    let answer = header(&sent[0].1);
+    assert_eq!(
+        (answer.kind, answer.client_id.get(), answer.sequence.get()),
+        (Kind::ClientResponse as u8, 9, 1)
+    );
+    assert!(sent[0].1[Header::INTERNAL].iter().all(|&b| b == 0));
+    assert_eq!(bench.balancer.tree().total(), 0);
+    assert_eq!(bench.turn(BACK, addr(50_000), &reply(&request, 3)), [], "the second time");
+    assert_eq!(bench.drops(DropReason::Duplicate), 1);
+}
+
+#[test]
+fn a_forged_reply_has_no_effect_but_a_counter() {
+    let mut bench = Bench::new(None).with_server();
+    let request = bench.dispatched();
+    let honest = reply(&request, 2);
+    assert_eq!(bench.turn(BACK, addr(50_001), &honest), [], "from another address");
+    assert_eq!(bench.drops(DropReason::WrongSource), 1);
+    for at in Header::COOKIE_COVERS.chain(72..80) {
+        let mut forged = honest.clone();
+        forged[at] ^= 1;
+        assert_eq!(bench.turn(BACK, addr(50_000), &forged), [], "byte {at}");
+    }
+    let refused = bench.drops(DropReason::Cookie) + bench.drops(DropReason::WrongSource);
+    assert_eq!(refused, 1 + 64);
+    assert_eq!(bench.balancer.tree().total(), 1, "and the request still waits for its answer");
+    assert_eq!(bench.turn(BACK, addr(50_000), &honest).len(), 1);
+}
+
+#[test]
+fn a_forged_registration_gets_a_challenge_of_its_own_size_and_nothing_else() {
+    let mut bench = Bench::new(None);
+    let sent = bench.turn(BACK, addr(50_000), &registration(77, 0x1234));
+    assert_eq!(sent.len(), 1);
+    assert_eq!(header(&sent[0].1).op, RequestOp::Challenge as u8);
+    assert_eq!(sent[0].1.len(), FORMAT.size);
+    assert_eq!(bench.drops(DropReason::Nonce), 1);
+    let nonce = header(&sent[0].1).cookie.get();
+    let stolen = bench.turn(BACK, addr(50_001), &registration(77, nonce));
+    assert_eq!(header(&stolen[0].1).op, RequestOp::Challenge as u8, "a nonce belongs to its address");
+    assert_eq!(bench.balancer.fleet().iter().count(), 0);
+    bench.now += Duration::from_secs(6);
+    bench.turn(BACK, addr(50_000), &registration(77, nonce));
+    assert_eq!(bench.balancer.fleet().iter().count(), 0, "and ages");
+}
+
+#[test]
+fn an_answer_is_never_answered_and_nobody_is_taken_for_a_client_who_is_none() {
+    let mut bench = Bench::new(None).with_server();
+    let mut answer = header(&request());
+    answer.kind = Kind::ClientResponse as u8;
+    assert_eq!(bench.turn(FRONT, addr(40_000), &frame(&answer, b"")), []);
+    assert_eq!(bench.turn(BACK, addr(40_000), &frame(&answer, b"")), []);
+    assert_eq!(bench.turn(BACK, addr(40_000), &request()), []);
+    assert_eq!(bench.drops(DropReason::Unexpected), 3);
+    assert_eq!(bench.turn(FRONT, addr(0), &request()), []);
+    assert_eq!(bench.drops(DropReason::SourcePort), 1);
+    for port in [54_001, 54_000, 50_000] {
+        assert_eq!(bench.turn(FRONT, addr(port), &request()), []);
+    }
+    assert_eq!(bench.drops(DropReason::NotAClient), 3);
+}
+
+#[test]
+fn a_refusal_is_no_longer_than_the_request_and_carries_no_payload() {
+    let mut bench = Bench::new(None);
+    let sent = bench.turn(FRONT, addr(40_000), &request());
+    let (to, bytes) = &sent[0];
+    assert_eq!((*to, bytes.len()), (addr(40_000), FORMAT.size));
+    let busy = header(bytes);
+    assert_eq!(
+        (busy.kind, busy.status, busy.payload_len.get()),
+        (Kind::ClientResponse as u8, Status::Busy as u8, 0)
+    );
+    assert!(busy.deadline_us.get() > 0, "when to come back");
+    assert!(bytes[HEADER_LEN..].iter().all(|&b| b == 0));
+    assert_eq!(bench.stats.busy_no_server.get(), 1);
+    let mut at_most_once = header(&request());
+    at_most_once.mode = 2;
+    let sent = bench.turn(FRONT, addr(40_000), &frame(&at_most_once, b""));
+    assert_eq!(header(&sent[0].1).status, Status::Error as u8);
+}
+
+#[test]
+fn orders_are_taken_from_the_controllers_address_only() {
+    let mut bench = Bench::new(None);
+    let mut ack = Header::new(Kind::ControllerRequest, FORMAT.size);
+    ack.op = RequestOp::Ack as u8;
+    assert_eq!(bench.turn(BACK, addr(55_001), &frame(&ack, b"")), []);
+    assert_eq!(bench.drops(DropReason::WrongSource), 1);
+    assert_eq!(bench.turn(BACK, addr(55_000), &frame(&ack, b"")), []);
+    assert_eq!(bench.drops(DropReason::NotOpen), 1, "nothing was asked");
+}
+
+#[test]
+fn with_a_key_every_changed_bit_and_every_replay_is_refused() {
+    let key = [5; 16];
+    let mut bench = Bench::new(Some(key));
+    let mut sealer = Sealer::new(&key, 99);
+    let mut sealed = |cookie| {
+        let plain = registration(77, cookie);
+        let mut bytes = vec![0; 160];
+        let mut header = header(&plain);
+        header.frame_size.set(160);
+        Frame::write(&mut bytes, &header, &plain[HEADER_LEN..]);
+        sealer.seal(&mut bytes);
+        bytes
+    };
+    let challenge = bench.turn(BACK, addr(50_000), &sealed(0));
+    assert!(Opener::new(&key).open(&challenge[0].1).is_ok(), "the answer is sealed too");
+    let join = sealed(header(&challenge[0].1).cookie.get());
+    for bit in 0..join.len() * 8 {
+        let mut changed = join.clone();
+        changed[bit / 8] ^= 1 << (bit % 8);
+        assert_eq!(bench.turn(BACK, addr(50_000), &changed), [], "bit {bit}");
+    }
+    assert_eq!(bench.drops(DropReason::Tag), 1280);
+    assert_eq!(bench.turn(BACK, addr(50_000), &join).len(), 1);
+    assert_eq!(bench.turn(BACK, addr(50_000), &join), [], "a replay");
+    assert_eq!(bench.drops(DropReason::Replay), 1);
+    let unsealed = bench.turn(FRONT, addr(40_000), &[0; 160]);
+    assert_eq!(unsealed, []);
+}
+
+#[test]
+fn every_truncation_and_every_flipped_bit_is_counted_or_harmless() {
+    let mut bench = Bench::new(None).with_server();
+    let request = request();
+    let mut register = registration(77, 0);
+    register[0] ^= 0xff; // so that not even a challenge is due
+    for (socket, whole) in [(FRONT, &request), (BACK, &register)] {
+        for len in 1..whole.len() {
+            assert_eq!(bench.turn(socket, addr(40_000), &whole[..len]), [], "{len} bytes");
+        }
+    }
+    assert_eq!(bench.drops(DropReason::Length), 2 * 127);
+    // The first eight bytes and the mode decide whether it is a request at all; the rest is the client's own.
+    for bit in (0..64).chain(72..80) {
+        let mut flipped = request.clone();
+        flipped[bit / 8] ^= 1 << (bit % 8);
+        let before = bench.stats.drops.total();
+        let sent = bench.turn(FRONT, addr(40_000), &flipped);
+        let counted = bench.stats.drops.total() - before;
+        let still_valid =
+            Frame::check(&mut flipped, &FORMAT).is_ok_and(|f| f.header.kind == 1 && f.header.mode < 3);
+        assert_eq!((sent.len() as u64, counted), if still_valid { (1, 0) } else { (0, 1) }, "bit {bit}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn random_bytes_are_never_answered_and_always_counted(
+        bytes in prop::collection::vec(any::<u8>(), 1..600),
+        front in any::<bool>(),
+        port in 1u16..,
+    ) {
+        let mut bench = Bench::new(None);
+        let socket = if front { FRONT } else { BACK };
+        prop_assume!(!bytes.starts_with(b"lb"));
+        prop_assert_eq!(bench.turn(socket, addr(port), &bytes), []);
+        let frames = if bytes.len().is_multiple_of(FORMAT.size) { bytes.len() / FORMAT.size } else { 1 };
+        prop_assert_eq!(bench.stats.drops.total(), frames as u64);
+    }
+
+    /// A server may say whatever it wants about itself: the counts stay within what was sent to it.
+    #[test]
+    fn a_lying_server_cannot_break_the_counts(lies in prop::collection::vec(any::<[u32; 6]>(), 1..20)) {
+        let mut bench = Bench::new(None).with_server();
+        for (i, [number, seq, received, done, queue, foreign]) in lies.into_iter().enumerate() {
+            let request = bench.dispatched();
+            let mut lie = header(&request);
+            lie.kind = Kind::ServerResponse as u8;
+            lie.op = ServerOp::Report as u8;
+            lie.report.set(if i % 2 == 0 { i as u32 + 2 } else { number });
+            (lie.seq.set(seq % 64), lie.received.set(received), lie.done.set(done % received.max(1)));
+            (lie.queue.set(queue), lie.foreign.set(foreign));
+            bench.turn(BACK, addr(50_000), &frame(&lie, b""));
+            prop_assert!(bench.balancer.tree().total() <= u64::from(crate::select::LEN_MAX));
+        }
+    }
+}
+
+#[test]
+fn a_report_of_a_stranger_is_challenged_so_that_a_restarted_balancer_finds_its_pool() {
+    let mut bench = Bench::new(None);
+    let mut response = ServerResponse::new(ServerOp::Report, 5);
+    response.route.server_epoch = 8;
+    response.sequence = 4712;
+    let mut bytes = vec![0; 128];
+    crate::model::Message::ServerResponse(response).encode(b"", &FORMAT, &mut bytes);
+    let sent = bench.turn(BACK, addr(50_000), &bytes);
+    let challenge = header(&sent[0].1);
+    assert_eq!(
+        (challenge.op, challenge.sequence.get()),
+        (RequestOp::Challenge as u8, 4712),
+        "with the stranger's own nonce"
+    );
+}

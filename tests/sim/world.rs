@@ -1,0 +1,374 @@
+//! A whole system in virtual time: the real roles, a seeded lossy network, processes that die and come back.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use lbd::io::{DatagramIo, Faults, IoOptions, SimIo, SimNet};
+use lbd::role::Role;
+use lbd::role::balancer::{self, Balancer};
+use lbd::role::client::{self, ClientRole, Ending, Outcome};
+use lbd::role::controller::{self, Action, ControllerRole};
+use lbd::role::server::{self, ServerRole, Work};
+use lbd::scale;
+use lbd::select::{PolicyKind, Slot};
+use lbd::service::ServiceTime;
+use lbd::stats::PoolStats;
+use lbd::time::{Instant, earliest};
+use lbd::wire::{FrameFormat, Mode};
+
+pub const FORMAT: FrameFormat = FrameFormat { size: 128, tagged: false };
+pub const INTERVAL: Duration = Duration::from_millis(10);
+pub const MS: Duration = Duration::from_millis(1);
+
+pub fn front() -> SocketAddr {
+    "10.0.0.1:54001".parse().unwrap()
+}
+pub fn back() -> SocketAddr {
+    "10.0.0.1:54000".parse().unwrap()
+}
+pub fn controller_addr() -> SocketAddr {
+    "10.0.0.1:55000".parse().unwrap()
+}
+pub fn server_addr(id: u32) -> SocketAddr {
+    SocketAddr::from(([10, 0, 1, 1], 50_000 + id as u16))
+}
+pub fn client_addr(id: usize) -> SocketAddr {
+    SocketAddr::from(([10, 0, 2, 1], 51_000 + id as u16))
+}
+
+/// A role and its sockets.
+pub struct Node<R> {
+    pub role: R,
+    pub io: SimIo,
+}
+
+impl<R: Role> Node<R> {
+    fn turn_if_due(&mut self, now: Instant) {
+        let due = self.role.next_deadline().is_some_and(|at| at <= now);
+        if !due && !self.io.is_readable() {
+            return;
+        }
+        self.io.receive().unwrap();
+        let (rx, tx) = self.io.turn();
+        self.role.on_batch(now, rx, tx);
+        self.role.on_timeout(now, tx);
+        self.io.flush().unwrap();
+    }
+}
+
+/// One client with what it has been told so far.
+pub struct Caller {
+    pub node: Node<ClientRole>,
+    pub id: usize,
+    /// Open requests by sequence: the payload that must come back.
+    pub open: BTreeMap<u64, Vec<u8>>,
+    pub endings: Vec<Ending>,
+    pub attempts: u64,
+}
+
+impl Caller {
+    pub fn submit(&mut self, now: Instant, number: u64) {
+        let payload = [(self.id as u64).to_le_bytes(), number.to_le_bytes()].concat();
+        let (_, tx) = self.node.io.turn();
+        let sequence =
+            self.node.role.submit(now, Mode::Idempotent, &payload, tx).expect("room for the request");
+        self.node.io.flush().unwrap();
+        assert!(self.open.insert(sequence, payload).is_none());
+    }
+
+    fn collect(&mut self, seed: u64) {
+        while let Some(Outcome { sequence, ending, payload, attempts, .. }) = self.node.role.poll_outcome() {
+            let expected = self.open.remove(&sequence).expect("one outcome to a request");
+            if ending == Ending::Answered {
+                assert_eq!(payload, expected, "seed {seed}: another one's answer");
+            }
+            self.endings.push(ending);
+            self.attempts += u64::from(attempts);
+        }
+    }
+
+    pub fn count(&self, ending: Ending) -> usize {
+        self.endings.iter().filter(|&&e| e == ending).count()
+    }
+}
+
+pub struct World {
+    pub seed: u64,
+    pub net: SimNet,
+    pub balancer: Option<Node<Balancer>>,
+    pub stats: Arc<PoolStats>,
+    pub servers: BTreeMap<u32, Node<ServerRole>>,
+    pub clients: Vec<Caller>,
+    pub controller: Option<Node<ControllerRole>>,
+    pub max_outstanding: Option<u32>,
+    pub service: Option<ServiceTime>,
+    /// (virtual milliseconds, event) of the balancer.
+    pub events: Vec<(u64, balancer::Event)>,
+    pub tells: Vec<String>,
+    incarnations: u64,
+}
+
+fn options() -> IoOptions {
+    IoOptions {
+        slots: 64,
+        slot_size: 8192,
+        frames_max: 4096,
+        staging_bytes: 256 * 128,
+        frames_per_datagram: 5,
+        gso: true,
+    }
+}
+
+impl World {
+    pub fn new(seed: u64, faults: Faults) -> World {
+        World {
+            seed,
+            net: SimNet::new(seed, faults),
+            balancer: None,
+            stats: Arc::new(PoolStats::new(16)),
+            servers: BTreeMap::new(),
+            clients: vec![],
+            controller: None,
+            max_outstanding: None,
+            service: None,
+            events: vec![],
+            tells: vec![],
+            incarnations: 0,
+        }
+    }
+
+    pub fn now(&self) -> Instant {
+        self.net.now()
+    }
+
+    fn next_seed(&mut self) -> u64 {
+        self.incarnations += 1;
+        self.seed.wrapping_mul(1_000_003) + self.incarnations
+    }
+
+    pub fn start_balancer(&mut self, policy: PolicyKind) {
+        let settings = balancer::Settings {
+            format: FORMAT,
+            key: None,
+            policy,
+            servers_max: 16,
+            max_outstanding: self.max_outstanding,
+            interval: INTERVAL,
+            controller: controller_addr(),
+            scale: scale::Policy {
+                threshold: 5.0,
+                grow_after: 200 * MS,
+                shrink_after: 1000 * MS,
+                cool_down: 300 * MS,
+                min: 1,
+                max: 8,
+            },
+            own: [front(), back()],
+            seed: self.next_seed(),
+        };
+        self.stats = Arc::new(PoolStats::new(16));
+        let io = self.net.attach(&[front(), back()], &options()).unwrap();
+        self.balancer = Some(Node { role: Balancer::new(settings, Arc::clone(&self.stats), self.now()), io });
+    }
+
+    /// kill -9.
+    pub fn kill_balancer(&mut self) {
+        self.balancer = None;
+        self.net.detach(front());
+        self.net.detach(back());
+    }
+
+    pub fn start_server(&mut self, id: u32) {
+        let work = match self.service {
+            Some(service) => Work::Timed { service, workers: 1 },
+            None => Work::Echo,
+        };
+        let settings = server::Settings {
+            format: FORMAT,
+            key: None,
+            id,
+            weight: 1,
+            queue_capacity: 256,
+            interval: INTERVAL,
+            balancer: back(),
+            work,
+            seed: self.next_seed(),
+        };
+        let io = self.net.attach(&[server_addr(id)], &options()).unwrap();
+        self.servers.insert(id, Node { role: ServerRole::new(settings, self.now()), io });
+    }
+
+    /// kill -9.
+    pub fn kill_server(&mut self, id: u32) {
+        self.servers.remove(&id).expect("it runs");
+        self.net.detach(server_addr(id));
+    }
+
+    pub fn start_clients(&mut self, count: usize, deadline: Duration) {
+        for id in 0..count {
+            let settings = client::Settings {
+                format: FORMAT,
+                target: front(),
+                timeout: 100 * MS,
+                deadline,
+                retries: 100,
+                in_flight_max: 1024,
+                seed: self.next_seed(),
+            };
+            let io = self.net.attach(&[client_addr(id)], &options()).unwrap();
+            let node = Node { role: ClientRole::new(settings, self.now()), io };
+            self.clients.push(Caller { node, id, open: BTreeMap::new(), endings: vec![], attempts: 0 });
+        }
+    }
+
+    pub fn start_controller(&mut self, count: u32) {
+        let settings = controller::Settings {
+            format: FORMAT,
+            key: None,
+            balancer: back(),
+            count,
+            min: 1,
+            max: 8,
+            start_id: 0,
+            ports: 50_000..50_100,
+            seed: self.next_seed(),
+        };
+        let io = self.net.attach(&[controller_addr()], &options()).unwrap();
+        self.controller = Some(Node { role: ControllerRole::new(settings), io });
+    }
+
+    /// Lets the world go on for so long.
+    pub fn run(&mut self, span: Duration) {
+        let until = self.now() + span;
+        self.run_until(span, |w| w.now() >= until);
+    }
+
+    /// Lets the world go on until the fact holds, for so long at most; whether it does.
+    pub fn run_until(&mut self, at_most: Duration, fact: impl Fn(&World) -> bool) -> bool {
+        let end = self.now() + at_most;
+        loop {
+            self.everybody_takes_a_turn();
+            if fact(self) {
+                return true;
+            }
+            if self.now() >= end {
+                return false;
+            }
+            let mut next = earliest(self.net.next_event(), Some(end));
+            for deadline in self.deadlines() {
+                next = earliest(next, deadline);
+            }
+            // Something that is due at once still takes a microsecond, so that no mistake makes time stand still.
+            let soonest = self.now() + Duration::from_micros(1);
+            self.net.advance(next.unwrap().max(soonest).min(end.max(soonest)));
+        }
+    }
+
+    fn deadlines(&self) -> Vec<Option<Instant>> {
+        let mut deadlines = vec![
+            self.balancer.as_ref().and_then(|n| n.role.next_deadline()),
+            self.controller.as_ref().and_then(|n| n.role.next_deadline()),
+        ];
+        deadlines.extend(self.servers.values().map(|n| n.role.next_deadline()));
+        deadlines.extend(self.clients.iter().map(|c| c.node.role.next_deadline()));
+        deadlines
+    }
+
+    fn everybody_takes_a_turn(&mut self) {
+        let now = self.now();
+        if let Some(node) = &mut self.balancer {
+            node.turn_if_due(now);
+            while let Some(event) = node.role.poll_event() {
+                self.events.push((now.as_nanos() / 1_000_000, event));
+            }
+        }
+        for node in self.servers.values_mut() {
+            node.turn_if_due(now);
+        }
+        for caller in &mut self.clients {
+            caller.node.turn_if_due(now);
+            caller.collect(self.seed);
+        }
+        self.control(now);
+    }
+
+    /// The controller's daemon: starts and stops simulated processes.
+    fn control(&mut self, now: Instant) {
+        let Some(mut node) = self.controller.take() else { return };
+        node.turn_if_due(now);
+        while let Some(action) = node.role.poll_action() {
+            match action {
+                Action::Start { id, .. } => {
+                    self.start_server(id);
+                    node.role.on_started(now, id);
+                }
+                Action::Stop { id } => self.servers.get_mut(&id).expect("it runs").role.drain(now),
+                Action::Kill { id } => self.kill_server(id),
+                Action::Tell(text) => self.tells.push(text),
+            }
+        }
+        let finished: Vec<u32> =
+            self.servers.iter().filter(|(_, n)| n.role.is_finished()).map(|(&id, _)| id).collect();
+        for id in finished {
+            assert_eq!(
+                self.servers[&id].role.queue_len(),
+                0,
+                "seed {}: it left with requests in its queue",
+                self.seed
+            );
+            self.kill_server(id);
+            node.role.on_exited(now, id, "exit code 0");
+        }
+        self.controller = Some(node);
+    }
+
+    /// Ids of the servers that take traffic.
+    pub fn up(&self) -> Vec<u32> {
+        let Some(node) = &self.balancer else { return vec![] };
+        let up = |s: &lbd::fleet::Server| s.health.state() == lbd::health::State::Up;
+        node.role.fleet().iter().filter(|(_, s)| up(s)).map(|(_, s)| s.id).collect()
+    }
+
+    /// The sum of all counts in the selection tree.
+    pub fn counted(&self) -> u64 {
+        self.balancer.as_ref().map_or(0, |n| n.role.tree().total())
+    }
+
+    pub fn in_flight(&self) -> usize {
+        self.clients.iter().map(|c| c.open.len()).sum()
+    }
+
+    /// Everything that must hold when nothing is under way any more.
+    pub fn check_at_rest(&mut self) {
+        let seed = self.seed;
+        assert!(
+            self.run_until(Duration::from_secs(30), |w| w.in_flight() == 0),
+            "seed {seed}: requests without an end"
+        );
+        let zero = self.run_until(Duration::from_secs(10), |w| w.counted() == 0);
+        let tree = self.balancer.as_ref().map(|n| format!("{:?}", n.role.tree()));
+        assert!(zero, "seed {seed}: counts at rest: {tree:?}");
+        for server in self.servers.values() {
+            assert_eq!(server.role.queue_len(), 0, "seed {seed}");
+        }
+        let s = &self.stats;
+        let accounted =
+            s.dispatched.get() + s.busy_no_server.get() + s.busy_shed.get() + s.refused_mode.get();
+        assert_eq!(s.requests.get(), accounted, "seed {seed}: requests = dispatched + refused");
+        assert!(s.answered.get() <= s.dispatched.get(), "seed {seed}: at most one reply to an attempt");
+        for caller in &self.clients {
+            let t = caller.node.role.totals();
+            assert_eq!(t.sent, t.answered + t.refused + t.busy + t.lost, "seed {seed}: {t:?}");
+            assert_eq!(t.sent, caller.endings.len() as u64, "seed {seed}");
+        }
+    }
+
+    /// The capacity of the tree's slots, for tests that look at one server.
+    pub fn len_of(&self, id: u32) -> u32 {
+        let node = self.balancer.as_ref().expect("it runs");
+        let slot = node.role.fleet().iter().find(|(_, s)| s.id == id).map(|(slot, _)| slot);
+        slot.map_or(0, |slot: Slot| node.role.tree().len(slot))
+    }
+}
