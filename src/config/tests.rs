@@ -209,6 +209,10 @@ fn the_plan_names_every_component_and_address() {
         "51000 to 51999",
         "shortest_queue",
         "echo at once",
+        "any number of requests",
+        "1s between decisions",
+        "in logs, text, level info",
+        "built-in defaults: valid",
     ] {
         assert!(text.contains(part), "{part} in\n{text}");
     }
