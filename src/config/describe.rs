@@ -8,9 +8,12 @@ use super::Config;
 pub fn describe(config: &Config) -> String {
     let (pool, server, client) = (config.native(), &config.server, &config.client);
     let mut text = String::new();
+    let source =
+        config.source.as_ref().map_or("built-in defaults".to_owned(), |path| path.display().to_string());
     let mut line =
         |name: &str, what: String| writeln!(text, "{name:<11} {what}").expect("a string takes everything");
-    let limit = pool.max_outstanding.map_or("no limit".to_owned(), |n| format!("at most {n}"));
+    let limit = pool.max_outstanding.map_or("any number of".to_owned(), |n| format!("at most {n}"));
+    line("config", format!("{source}: valid"));
     line("balancer", format!("clients on {}, servers on {}", pool.client_side, pool.server_side));
     line(
         "",
@@ -43,10 +46,12 @@ pub fn describe(config: &Config) -> String {
     let t = pool.scaling_threshold;
     let (grow, shrink) =
         (humantime::format_duration(server.grow_after), humantime::format_duration(server.shrink_after));
+    let pause = humantime::format_duration(server.cool_down);
     line(
         "scaling",
         format!(
-            "up above {:.2} requests a server for {grow}, down below {:.2} on one fewer for {shrink}",
+            "up above {:.2} requests a server for {grow}, down below {:.2} on one fewer for {shrink}, \
+             {pause} between decisions",
             0.9 * t,
             0.5 * t
         ),
@@ -66,7 +71,7 @@ pub fn describe(config: &Config) -> String {
     line(
         "logs",
         format!(
-            "{}, {format}, {} and above, {} bytes a file",
+            "in {}, {format}, level {}, {} bytes a file",
             config.logs.dir.display(),
             config.logs.level,
             config.logs.size_max

@@ -1,5 +1,6 @@
 //! What is wrong with a configuration: one line that says where, what, and what to do.
 
+use std::fmt::Write;
 use std::path::PathBuf;
 
 /// A mistake in `config.json`.
@@ -17,6 +18,7 @@ pub struct ConfigError {
 
 impl std::fmt::Display for ConfigError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut f = OneLine(f);
         if let Some(file) = &self.file {
             write!(f, "{}:", file.display())?;
             if let Some(line) = self.line {
@@ -33,43 +35,18 @@ impl std::fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
-/// The line of a key, given as `section.key` or `key`, in a JSON text that was already parsed once.
-pub fn line_of(text: &str, key: &str) -> Option<usize> {
-    let wanted: Vec<&str> = key.split('.').collect();
-    let mut path: Vec<String> = vec![];
-    let (mut line, mut depth, mut chars) = (1, 0usize, text.chars().peekable());
-    let mut last_string: Option<(String, usize)> = None;
-    while let Some(c) = chars.next() {
-        match c {
-            '\n' => line += 1,
-            '{' | '[' => depth += 1,
-            '}' | ']' => {
-                depth = depth.saturating_sub(1);
-                path.truncate(depth);
-            }
-            '"' => {
-                let mut word = String::new();
-                while let Some(c) = chars.next() {
-                    match c {
-                        '"' => break,
-                        '\\' => word.extend(chars.next()),
-                        c => word.push(c),
-                    }
-                }
-                last_string = Some((word, line));
-            }
-            ':' => {
-                let (word, at) = last_string.take()?;
-                path.truncate(depth.saturating_sub(1));
-                path.push(word);
-                if path == wanted {
-                    return Some(at);
-                }
-            }
-            _ => {}
+/// Writes into an error with control characters escaped: whatever a file holds, its error is one line, and does
+/// nothing to a terminal.
+struct OneLine<'a, 'f>(&'a mut std::fmt::Formatter<'f>);
+
+impl std::fmt::Write for OneLine<'_, '_> {
+    fn write_str(&mut self, text: &str) -> std::fmt::Result {
+        for part in text.split_inclusive(char::is_control) {
+            let plain = part.trim_end_matches(char::is_control);
+            write!(self.0, "{plain}{}", part[plain.len()..].escape_default())?;
         }
+        Ok(())
     }
-    None
 }
 
 #[cfg(test)]
@@ -77,14 +54,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_are_found_in_their_section() {
-        let text =
-            "{\n \"a\": {\"x\": 1,\n  \"y\": \"b.x\"},\n \"b\": {\n  \"x\": [1, {\"y\": 2}], \"z\": 3}\n}";
-        assert_eq!(line_of(text, "a"), Some(2));
-        assert_eq!(line_of(text, "a.y"), Some(3));
-        assert_eq!(line_of(text, "b.x"), Some(5));
-        assert_eq!(line_of(text, "b.z"), Some(5));
-        assert_eq!(line_of(text, "z"), None);
-        assert_eq!(line_of("\"", "z"), None);
+    fn an_error_is_one_line_whatever_it_quotes() {
+        let error = ConfigError {
+            file: Some("a\nb.json".into()),
+            line: Some(3),
+            key: "x\ty".to_owned(),
+            problem: "\"1\u{1b}[2J\r\n\" is no n\u{fc}mber".to_owned(),
+        };
+        assert_eq!(error.to_string(), r#"a\nb.json:3: x\ty: "1\u{1b}[2J\r\n" is no nümber"#);
+    }
+
+    #[test]
+    fn what_is_not_known_is_left_out() {
+        let error = ConfigError { file: None, line: None, key: String::new(), problem: "bad".to_owned() };
+        assert_eq!(error.to_string(), "bad");
     }
 }

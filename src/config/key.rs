@@ -1,7 +1,12 @@
 //! The key that all components share: read from a file that nobody else can read, and never printed.
 
-use std::os::unix::fs::PermissionsExt;
+use std::fs::OpenOptions;
+use std::io::Read;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
+
+/// Bytes that are read of a key file: the digits and the space around them.
+const FILE_SIZE_MAX: u64 = 256;
 
 /// 128 bits.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -11,14 +16,23 @@ impl Key {
     /// Reads 32 hex digits from a file with mode 0600 (or stricter).
     pub fn read(path: &Path) -> Result<Key, String> {
         let shown = path.display();
-        let meta = std::fs::metadata(path).map_err(|e| format!("cannot read {shown}: {e}"))?;
+        let unreadable = |e| format!("cannot read {shown}: {e}");
+        // Not to wait for a writer, should this be a pipe; and what is checked is what is read, not its name.
+        let file =
+            OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(unreadable)?;
+        let meta = file.metadata().map_err(unreadable)?;
+        if !meta.is_file() {
+            return Err(format!("{shown} is not a file; name one that holds 32 hex digits"));
+        }
         let mode = meta.permissions().mode() & 0o777;
         if mode & 0o077 != 0 {
-            return Err(format!("{shown} can be read by others (mode {mode:03o}): run chmod 600 {shown}"));
+            return Err(format!("{shown} can be read by others (mode {mode:03o}); run chmod 600 {shown}"));
         }
-        let text = std::fs::read_to_string(path).map_err(|e| format!("cannot read {shown}: {e}"))?;
+        let mut bytes = vec![];
+        file.take(FILE_SIZE_MAX).read_to_end(&mut bytes).map_err(unreadable)?;
+        let text = String::from_utf8_lossy(&bytes);
         Key::parse(text.trim()).ok_or_else(|| {
-            format!("{shown} does not hold 32 hex digits: make one with `openssl rand -hex 16 > {shown}`")
+            format!("{shown} does not hold 32 hex digits; make one with `openssl rand -hex 16 > {shown}`")
         })
     }
 
@@ -61,6 +75,23 @@ mod tests {
         let key = Key::read(file("000102030405060708090a0b0c0d0e0F\n", 0o600).path()).unwrap();
         assert_eq!(key.bytes(), std::array::from_fn(|i| i as u8));
         assert_eq!(format!("{key:?}"), "Key(..)");
+    }
+
+    #[test]
+    fn what_is_not_a_file_is_refused_without_waiting() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(Key::read(dir.path()).unwrap_err().contains("is not a file"));
+        let pipe = dir.path().join("pipe");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        assert!(Key::read(&pipe).unwrap_err().contains("is not a file"));
+    }
+
+    #[test]
+    fn a_refusal_never_repeats_what_the_file_holds() {
+        let almost = "000102030405060708090a0b0c0d0e0fff";
+        for mode in [0o600, 0o644] {
+            assert!(!Key::read(file(almost, mode).path()).unwrap_err().contains("0a0b"));
+        }
     }
 
     #[test]

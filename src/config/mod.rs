@@ -6,8 +6,10 @@
 mod describe;
 mod error;
 mod key;
+mod keys;
 mod raw;
 
+use std::io::Read as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
@@ -19,13 +21,18 @@ use tracing_subscriber::filter::LevelFilter;
 pub use describe::describe;
 pub use error::ConfigError;
 pub use key::Key;
-use raw::{Bind, Raw, Text, Words};
+use keys::{Keys, shortened};
+pub use raw::schema;
+use raw::{Bind, Raw, RawBalancer, RawClient, RawLogs, RawServer, Text, Words};
 
 use crate::logging;
 use crate::select::PolicyKind;
 use crate::service::ServiceTime;
 use crate::wire::FrameFormat;
 use crate::wire::header::{FRAME_SIZE_MAX, FRAME_SIZE_MIN, FRAME_SIZE_MIN_TAGGED};
+
+/// Bytes that a configuration file may have: far more than one needs, far less than a wrong path may lead to.
+const FILE_SIZE_MAX: u64 = 1 << 20;
 
 /// What a pool speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,20 +138,37 @@ pub struct Config {
 impl Config {
     /// Reads and checks a file.
     pub fn load(path: &Path) -> Result<Config, ConfigError> {
-        let text = std::fs::read_to_string(path).map_err(|e| ConfigError {
+        let fail = |problem: String| ConfigError {
             file: Some(path.to_owned()),
             line: None,
             key: String::new(),
-            problem: format!("cannot read the file ({e}): give its path with --config"),
-        })?;
+            problem,
+        };
+        let unreadable = |e| fail(format!("cannot read the file ({e}); give its path with --config"));
+        let file = std::fs::File::open(path).map_err(unreadable)?;
+        let mut text = String::new();
+        file.take(FILE_SIZE_MAX + 1).read_to_string(&mut text).map_err(unreadable)?;
+        if text.len() as u64 > FILE_SIZE_MAX {
+            return Err(fail(format!("the file is larger than {FILE_SIZE_MAX} bytes; is it the right one?")));
+        }
         Config::parse(&text, Some(path))
     }
 
     /// Checks a configuration that is written in `text`; `file` is named in errors.
     pub fn parse(text: &str, file: Option<&Path>) -> Result<Config, ConfigError> {
-        let reader = Reader { text, file };
-        let raw: Raw = serde_json::from_str(text).map_err(|e| reader.syntax(&e))?;
-        reader.config(&raw)
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+        let mut reader = Reader { file, keys: Keys::default() };
+        let value: serde_json::Value =
+            serde_json::from_str(text).map_err(|e| reader.syntax(&e, text.trim().is_empty()))?;
+        reader.keys = Keys::find(text);
+        reader.keys.check(&value, &schema()).map_err(|bad| ConfigError {
+            file: file.map(Path::to_owned),
+            line: Some(bad.line),
+            key: bad.key,
+            problem: bad.problem,
+        })?;
+        let raw: Raw = serde_json::from_value(value).map_err(|e| reader.syntax(&e, false))?;
+        reader.config(raw)
     }
 
     /// The native pool.
@@ -175,11 +199,6 @@ impl Default for Config {
     }
 }
 
-/// The JSON schema of the file.
-pub fn schema() -> serde_json::Value {
-    schemars::schema_for!(Raw).to_value()
-}
-
 /// A wildcard address is reached by way of the loopback.
 fn reachable(addr: SocketAddr) -> SocketAddr {
     let ip = match addr.ip() {
@@ -190,10 +209,10 @@ fn reachable(addr: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, addr.port())
 }
 
-/// A text and where it came from: makes values, and errors that say where.
+/// Where a text came from and where its keys are: makes values, and errors that say where.
 struct Reader<'a> {
-    text: &'a str,
     file: Option<&'a Path>,
+    keys: Keys,
 }
 
 type Read<T> = Result<T, ConfigError>;
@@ -202,59 +221,45 @@ impl Reader<'_> {
     fn error(&self, key: &str, problem: impl Into<String>) -> ConfigError {
         ConfigError {
             file: self.file.map(Path::to_owned),
-            line: error::line_of(self.text, key),
+            line: self.keys.line(key),
             key: key.to_owned(),
             problem: problem.into(),
         }
     }
 
-    /// What serde_json says, with the nearest known key for an unknown one.
-    fn syntax(&self, error: &serde_json::Error) -> ConfigError {
+    /// An error that concerns several keys: it stands at the last of them that is written in the file.
+    fn error_among(&self, keys: &[&str], problem: impl Into<String>) -> ConfigError {
+        let last = keys.iter().max_by_key(|key| self.keys.line(key));
+        self.error(last.unwrap_or(&""), problem)
+    }
+
+    fn syntax(&self, error: &serde_json::Error, empty: bool) -> ConfigError {
         let message = error.to_string();
-        // It ends with " at line L column C", which we say in front.
+        // It ends with " at line L column C"; the line goes in front.
         let message = message.rsplit_once(" at line ").map_or(message.as_str(), |(m, _)| m);
-        let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
-        let problem = match (message.split_once('`'), quoted.split_first()) {
-            (Some(("unknown field ", _)), Some((unknown, known))) => {
-                let nearest = known.iter().max_by(|a, b| {
-                    strsim::jaro_winkler(a, unknown).total_cmp(&strsim::jaro_winkler(b, unknown))
-                });
-                match nearest.filter(|n| strsim::jaro_winkler(n, unknown) > 0.7) {
-                    Some(nearest) => format!("unknown key \"{unknown}\": did you mean \"{nearest}\"?"),
-                    None => {
-                        format!("unknown key \"{unknown}\": remove it, or use one of {}", known.join(", "))
-                    }
-                }
-            }
-            (Some(("duplicate field ", _)), Some((twice, _))) => {
-                format!("the key \"{twice}\" stands here twice: remove one")
-            }
-            _ => format!("not a valid configuration: {message}"),
+        let problem = if empty {
+            "the file is empty; write {} for the defaults".to_owned()
+        } else {
+            format!("not valid JSON: {message} at column {}", error.column())
         };
         ConfigError {
             file: self.file.map(Path::to_owned),
-            line: Some(error.line()),
+            line: Some(error.line().max(1)),
             key: String::new(),
             problem,
         }
-    }
-
-    fn parsed<T: FromStr>(&self, key: &str, value: &Option<Text>, default: T, what: &str) -> Read<T> {
-        let Some(Text(text)) = value else { return Ok(default) };
-        text.parse().map_err(|_| self.error(key, format!("\"{text}\" is not {what}")))
     }
 
     fn number<T>(&self, key: &str, value: &Option<Text>, default: T, range: RangeInclusive<T>) -> Read<T>
     where
         T: FromStr + PartialOrd + std::fmt::Display + Copy,
     {
-        let what = format!("a number from {} to {}", range.start(), range.end());
-        let number = self.parsed(key, value, default, &what)?;
-        if range.contains(&number) {
-            Ok(number)
-        } else {
-            Err(self.error(key, format!("{number} is not {what}")))
-        }
+        let Some(Text(text)) = value else { return Ok(default) };
+        text.parse().ok().filter(|number| range.contains(number)).ok_or_else(|| {
+            let whole = if "0.5".parse::<T>().is_ok() { "" } else { "whole " };
+            let (text, from, to) = (shortened(text), range.start(), range.end());
+            self.error(key, format!("\"{text}\" is not a {whole}number from {from} to {to}"))
+        })
     }
 
     /// Milliseconds, or a duration with its unit.
@@ -266,264 +271,24 @@ impl Reader<'_> {
         range: RangeInclusive<Duration>,
     ) -> Read<Duration> {
         let Some(Text(text)) = value else { return Ok(default) };
-        let bare = text.parse::<f64>().ok().filter(|ms| (0.0..1e12).contains(ms));
-        let duration = match bare {
-            Some(ms) => Some(Duration::from_secs_f64(ms / 1e3)),
-            None => humantime::parse_duration(text).ok(),
+        let duration = match text.parse::<f64>() {
+            Ok(ms) => Duration::try_from_secs_f64(ms / 1e3).ok(),
+            Err(_) => humantime::parse_duration(text).ok(),
         };
-        let (from, to) =
-            (humantime::format_duration(*range.start()), humantime::format_duration(*range.end()));
-        duration.filter(|d| range.contains(d)).ok_or_else(|| {
-            self.error(key, format!("\"{text}\" is not a duration from {from} to {to}: write milliseconds, or a unit as in 10ms"))
-        })
-    }
-
-    fn named<T>(&self, key: &str, value: &Option<Text>, default: T) -> Read<T>
-    where
-        T: FromStr,
-        T::Err: std::fmt::Display,
-    {
-        let Some(Text(text)) = value else { return Ok(default) };
-        text.parse().map_err(|e: T::Err| self.error(key, e.to_string()))
-    }
-
-    fn ip(&self, key: &str, value: &Option<String>) -> Read<IpAddr> {
-        let Some(text) = value else { return Ok(Ipv4Addr::LOCALHOST.into()) };
-        text.parse().map_err(|_| {
-            self.error(key, format!("\"{text}\" is not an IP address, such as 127.0.0.1 or ::1"))
-        })
-    }
-
-    fn ports(
-        &self,
-        section: &str,
-        start: &Option<Text>,
-        end: &Option<Text>,
-        default: Range<u16>,
-    ) -> Read<Range<u16>> {
-        let first = self.number(&format!("{section}.port_range_start"), start, default.start, 1..=65_535)?;
-        let end_key = format!("{section}.port_range_end");
-        let end = self.number(&end_key, end, default.end, 1..=65_535)?;
-        if end <= first {
-            return Err(self.error(
-                &end_key,
-                format!("the range {first} to {end} is empty: the end is the port after the last one"),
-            ));
-        }
-        Ok(first..end)
-    }
-
-    fn not_yet(&self, key: &str, present: bool) -> Read<()> {
-        if present { Err(self.error(key, "not implemented yet: remove the key")) } else { Ok(()) }
-    }
-
-    /// A key of which only some values are implemented.
-    fn only(&self, key: &str, value: &Option<Text>, implemented: &[&str], later: &[&str]) -> Read<()> {
-        let Some(Text(text)) = value else { return Ok(()) };
-        let use_these = implemented.join(" or ");
-        if implemented.contains(&text.as_str()) {
-            Ok(())
-        } else if later.contains(&text.as_str())
-            || later.is_empty() && text.parse::<u16>().is_ok_and(|n| n > 0)
-        {
-            Err(self.error(key, format!("{text} is not implemented yet: use {use_these}, or remove the key")))
-        } else {
-            Err(self.error(key, format!("\"{text}\" is unknown: use {use_these}, or remove the key")))
-        }
-    }
-
-    fn config(&self, raw: &Raw) -> Read<Config> {
-        self.not_yet("pools", raw.pools.is_some())?;
-        self.not_yet("admin", raw.admin.is_some())?;
-        let key = match &raw.key_file {
-            None => None,
-            Some(path) => {
-                Some(Key::read(Path::new(path)).map_err(|problem| self.error("key_file", problem))?)
-            }
-        };
-        let server = self.servers(raw)?;
-        let pool = self.native_pool(raw, key.is_some())?;
-        let config = Config {
-            client: self.clients(raw)?,
-            controller: self.controller(raw)?,
-            logs: self.logs(raw)?,
-            pools: vec![pool],
-            server,
-            key,
-            source: self.file.map(Path::to_owned),
-        };
-        self.check_trust(&config)?;
-        self.check_ports(&config)?;
-        if config.server.max as usize > config.native().servers_max {
-            let problem = format!(
-                "{} servers do not fit into load_balancer.servers_max = {}: raise that, or lower server.max",
-                config.server.max,
-                config.native().servers_max
-            );
-            return Err(self.error("server.max", problem));
-        }
-        Ok(config)
-    }
-
-    fn native_pool(&self, raw: &Raw, keyed: bool) -> Read<Pool> {
-        let raw = raw.load_balancer.clone().unwrap_or_default();
-        self.not_yet("load_balancer.waiting_max", raw.waiting_max.is_some())?;
-        self.only("load_balancer.workers", &raw.workers, &["1"], &[])?;
-        self.only("load_balancer.io", &raw.io, &["auto", "mio"], &["io_uring"])?;
-        self.only("load_balancer.reply_path", &raw.reply_path, &["balancer"], &["direct"])?;
-        let (client_ip, server_ip) = match &raw.bind {
-            None => (None, None),
-            Some(Bind::Both(ip)) => (Some(ip.clone()), Some(ip.clone())),
-            Some(Bind::Each { client_side, server_side }) => (client_side.clone(), server_side.clone()),
-        };
-        let client_ip = self.ip("load_balancer.bind", &client_ip)?;
-        let server_ip = self.ip("load_balancer.bind", &server_ip)?;
-        let client_port =
-            self.number("load_balancer.client_side_port", &raw.client_side_port, 54_001, 1..=65_535)?;
-        let server_port =
-            self.number("load_balancer.server_side_port", &raw.server_side_port, 54_000, 1..=65_535)?;
-        let least = if keyed { FRAME_SIZE_MIN_TAGGED } else { FRAME_SIZE_MIN };
-        let size = self.number("load_balancer.frame_size", &raw.frame_size, 256, least..=FRAME_SIZE_MAX)?;
-        let limit = self.number("load_balancer.max_outstanding", &raw.max_outstanding, 0, 1..=1_000_000);
-        let threshold_key = "load_balancer.server_scaling_threshold";
-        Ok(Pool {
-            name: "native".to_owned(),
-            protocol: Protocol::Native,
-            client_side: SocketAddr::new(client_ip, client_port),
-            server_side: SocketAddr::new(server_ip, server_port),
-            format: if keyed { FrameFormat::tagged(size) } else { FrameFormat::plain(size) },
-            policy: self.named("load_balancer.policy", &raw.policy, PolicyKind::default())?,
-            max_outstanding: if raw.max_outstanding.is_some() { Some(limit?) } else { None },
-            servers_max: self.number("load_balancer.servers_max", &raw.servers_max, 64, 1..=4_096)?,
-            scaling_threshold: self.number(threshold_key, &raw.server_scaling_threshold, 5.0, 0.01..=1e6)?,
-        })
-    }
-
-    fn servers(&self, raw: &Raw) -> Read<Servers> {
-        let raw = raw.server.clone().unwrap_or_default();
-        let ms = Duration::from_millis;
-        let count = self.number("server.count", &raw.count, 1, 0..=4_096)?;
-        let min = self.number("server.min", &raw.min, count.min(1), 0..=4_096)?;
-        let max = self.number("server.max", &raw.max, count.max(min).max(16), 1..=4_096)?;
-        if min > max {
-            return Err(self.error("server.min", format!("{min} is more than server.max = {max}: lower it")));
-        }
-        if !(min..=max).contains(&count) {
-            return Err(self.error(
-                "server.count",
-                format!("{count} is not within server.min = {min} and server.max = {max}"),
-            ));
-        }
-        let ports = self.ports("server", &raw.port_range_start, &raw.port_range_end, 50_000..51_000)?;
-        if max as usize > ports.len() {
-            return Err(self.error(
-                "server.max",
-                format!("{max} servers do not fit into {} ports: widen the range, or lower it", ports.len()),
-            ));
-        }
-        let interval = self.duration(
-            "server.queue_update_interval",
-            &raw.queue_update_interval,
-            ms(10),
-            ms(1)..=ms(10_000),
-        )?;
-        let window = |key, value, default| self.duration(key, value, default, ms(10)..=ms(86_400_000));
-        Ok(Servers {
-            count,
-            ports,
-            start_id: self.number("server.start_id", &raw.start_id, 0, 0..=u32::MAX / 2)?,
-            interval,
-            command: self.command(&raw.command)?,
-            min,
-            max,
-            weight: self.number("server.weight", &raw.weight, 1, 1..=100)?,
-            service: match raw.service {
-                None => None,
-                Some(Text(text)) => {
-                    Some(text.parse().map_err(|e| self.error("server.service", format!("{e}")))?)
-                }
-            },
-            queue_capacity: self.number("server.queue_capacity", &raw.queue_capacity, 4_096, 1..=1 << 20)?,
-            workers: self.number("server.workers", &raw.workers, 1, 1..=1_024)?,
-            grow_after: window("server.grow_after", &raw.grow_after, ms(500))?,
-            shrink_after: window("server.shrink_after", &raw.shrink_after, ms(3_000))?,
-            cool_down: window("server.cool_down", &raw.cool_down, ms(1_000))?,
-        })
-    }
-
-    fn command(&self, raw: &Option<Words>) -> Read<Option<Vec<String>>> {
-        let words = match raw {
-            None => return Ok(None),
-            Some(Words::Line(line)) => line.split_whitespace().map(str::to_owned).collect(),
-            Some(Words::List(words)) => words.clone(),
-        };
-        if words.first().is_none_or(String::is_empty) {
-            return Err(
-                self.error("server.command", "there is no program in it: remove the key, or name one")
-            );
-        }
-        if !words.iter().any(|word| word.contains("{port}")) {
-            return Err(self.error(
-                "server.command",
-                "{port} is missing: without it every server would take the same port",
-            ));
-        }
-        Ok(Some(words))
-    }
-
-    fn clients(&self, raw: &Raw) -> Read<Clients> {
-        let raw = raw.client.clone().unwrap_or_default();
-        self.not_yet("client.servers", raw.servers.is_some())?;
-        let ms = Duration::from_millis;
-        let ports = self.ports("client", &raw.port_range_start, &raw.port_range_end, 51_000..52_000)?;
-        let count = self.number("client.count", &raw.count, 10, 0..=1_000)?;
-        if count as usize > ports.len() {
-            return Err(self.error(
-                "client.count",
+        duration.filter(|duration| range.contains(duration)).ok_or_else(|| {
+            let (from, to) =
+                (humantime::format_duration(*range.start()), humantime::format_duration(*range.end()));
+            let text = shortened(text);
+            self.error(
+                key,
                 format!(
-                    "{count} clients do not fit into {} ports: widen the range, or lower it",
-                    ports.len()
+                    "\"{text}\" is not a duration from {from} to {to}; write milliseconds, or a unit as in 10ms"
                 ),
-            ));
-        }
-        let timeout = self.duration("client.timeout", &raw.timeout, ms(100), ms(1)..=ms(60_000))?;
-        Ok(Clients {
-            count,
-            ports,
-            start_id: self.number("client.start_id", &raw.start_id, 1_000, 0..=u32::MAX / 2)?,
-            rate: self.number("client.rate", &raw.rate, 300.0, 0.001..=1e7)?,
-            timeout,
-            deadline: self.duration(
-                "client.deadline",
-                &raw.deadline,
-                ms(2_000).max(timeout),
-                timeout..=ms(3_600_000),
-            )?,
-            retries: self.number("client.retries", &raw.retries, 5, 0..=100)?,
+            )
         })
     }
 
-    fn controller(&self, raw: &Raw) -> Read<SocketAddr> {
-        let raw = raw.controller.clone().unwrap_or_default();
-        let ip = self.ip("controller.bind", &raw.bind)?;
-        Ok(SocketAddr::new(ip, self.number("controller.port", &raw.port, 55_000, 1..=65_535)?))
-    }
-
-    fn logs(&self, raw: &Raw) -> Read<logging::Settings> {
-        let raw = raw.logs.clone().unwrap_or_default();
-        let level = "one of error, warn, info, debug, trace";
-        let format = raw.format.as_ref().map_or("text", |Text(text)| text);
-        if !["text", "json"].contains(&format) {
-            return Err(self.error("logs.format", format!("\"{format}\" is not text or json")));
-        }
-        Ok(logging::Settings {
-            dir: raw.dir.unwrap_or_else(|| "logs".to_owned()).into(),
-            level: self.parsed("logs.level", &raw.level, LevelFilter::INFO, level)?,
-            json: format == "json",
-            size_max: self.bytes("logs.size_max", &raw.size_max, 10_000_000)?,
-        })
-    }
-
+    /// A size in bytes, or with a unit.
     fn bytes(&self, key: &str, value: &Option<Text>, default: u64) -> Read<u64> {
         let Some(Text(text)) = value else { return Ok(default) };
         let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic()).trim();
@@ -537,25 +302,292 @@ impl Reader<'_> {
         };
         let bytes = digits.parse::<u64>().ok().zip(unit).and_then(|(n, unit)| n.checked_mul(unit));
         bytes.filter(|n| (10_000..=10_000_000_000).contains(n)).ok_or_else(|| {
+            let text = shortened(text);
             self.error(
                 key,
-                format!("\"{text}\" is not a size from 10kB to 10000MB: write bytes, or a unit as in 10MB"),
+                format!("\"{text}\" is not a size from 10kB to 10000MB; write bytes, or a unit as in 10MB"),
             )
+        })
+    }
+
+    /// One of a few names.
+    fn one_of<'t>(&self, key: &str, value: &'t Option<String>, names: &[&'t str]) -> Read<&'t str> {
+        let value = value.as_deref().unwrap_or(names[0]);
+        if names.contains(&value) {
+            return Ok(value);
+        }
+        Err(self.error(key, format!("\"{}\" is unknown; use {}", shortened(value), names.join(" or "))))
+    }
+
+    /// A key of which only some values are implemented.
+    fn only(&self, key: &str, value: &Option<String>, implemented: &[&str], later: &str) -> Read<()> {
+        if value.as_deref() == Some(later) {
+            let use_these = implemented.join(" or ");
+            let problem = format!("\"{later}\" is not implemented yet; use {use_these}, or remove the key");
+            return Err(self.error(key, problem));
+        }
+        self.one_of(key, value, implemented).map(|_| ())
+    }
+
+    fn ip(&self, key: &str, value: &Option<String>) -> Read<IpAddr> {
+        let Some(text) = value else { return Ok(Ipv4Addr::LOCALHOST.into()) };
+        text.trim().parse().map_err(|_| {
+            let text = shortened(text);
+            self.error(key, format!("\"{text}\" is not an IP address; write one such as 127.0.0.1 or ::1"))
+        })
+    }
+
+    fn port(&self, key: &str, value: &Option<Text>, default: u16) -> Read<u16> {
+        self.number(key, value, default, 1..=65_535)
+    }
+
+    fn ports(
+        &self,
+        section: &str,
+        start: &Option<Text>,
+        end: &Option<Text>,
+        default: Range<u16>,
+    ) -> Read<Range<u16>> {
+        let [start_key, end_key] = range_keys(section);
+        let first = self.port(&start_key, start, default.start)?;
+        let end = self.port(&end_key, end, default.end)?;
+        if end <= first {
+            let problem = format!(
+                "the range from {first} up to, but without, {end} is empty; the end is the port after the last one"
+            );
+            return Err(self.error_among(&[&start_key, &end_key], problem));
+        }
+        Ok(first..end)
+    }
+
+    fn config(&self, raw: Raw) -> Read<Config> {
+        let key = match &raw.key_file {
+            None => None,
+            Some(path) => {
+                Some(Key::read(Path::new(path)).map_err(|problem| self.error("key_file", problem))?)
+            }
+        };
+        let pool = self.native_pool(&raw.load_balancer, key.is_some())?;
+        let config = Config {
+            server: self.servers(raw.server, pool.servers_max)?,
+            client: self.clients(&raw.client)?,
+            controller: SocketAddr::new(
+                self.ip("controller.bind", &raw.controller.bind)?,
+                self.port("controller.port", &raw.controller.port, 55_000)?,
+            ),
+            logs: self.logs(raw.logs)?,
+            pools: vec![pool],
+            key,
+            source: self.file.map(Path::to_owned),
+        };
+        self.check_trust(&config)?;
+        self.check_ports(&config)?;
+        self.check_ids(&config)?;
+        Ok(config)
+    }
+
+    fn native_pool(&self, raw: &RawBalancer, keyed: bool) -> Read<Pool> {
+        if self.number("load_balancer.workers", &raw.workers, 1, 1..=1_024)? != 1 {
+            let problem = "more than 1 is not implemented yet; use 1, or remove the key";
+            return Err(self.error("load_balancer.workers", problem));
+        }
+        self.only("load_balancer.io", &raw.io, &["auto", "mio"], "io_uring")?;
+        self.only("load_balancer.reply_path", &raw.reply_path, &["balancer"], "direct")?;
+        let (client_ip, server_ip) = match &raw.bind {
+            None => (self.ip("", &None)?, self.ip("", &None)?),
+            Some(Bind::Both(ip)) => {
+                let ip = self.ip("load_balancer.bind", &Some(ip.clone()))?;
+                (ip, ip)
+            }
+            Some(Bind::Each { client_side, server_side }) => (
+                self.ip("load_balancer.bind.client_side", client_side)?,
+                self.ip("load_balancer.bind.server_side", server_side)?,
+            ),
+        };
+        let client_port = self.port("load_balancer.client_side_port", &raw.client_side_port, 54_001)?;
+        let server_port = self.port("load_balancer.server_side_port", &raw.server_side_port, 54_000)?;
+        let frame_key = "load_balancer.frame_size";
+        let size = self.number(frame_key, &raw.frame_size, 256, FRAME_SIZE_MIN..=FRAME_SIZE_MAX)?;
+        if keyed && size < FRAME_SIZE_MIN_TAGGED {
+            let problem =
+                format!("{size} leaves no room for the tag of key_file; use {FRAME_SIZE_MIN_TAGGED} or more");
+            return Err(self.error(frame_key, problem));
+        }
+        let limit_key = "load_balancer.max_outstanding";
+        let threshold_key = "load_balancer.server_scaling_threshold";
+        Ok(Pool {
+            name: "native".to_owned(),
+            protocol: Protocol::Native,
+            client_side: SocketAddr::new(client_ip, client_port),
+            server_side: SocketAddr::new(server_ip, server_port),
+            format: if keyed { FrameFormat::tagged(size) } else { FrameFormat::plain(size) },
+            policy: match &raw.policy {
+                None => PolicyKind::default(),
+                Some(name) => {
+                    let name = shortened(name.trim());
+                    name.parse().map_err(|e| self.error("load_balancer.policy", format!("{e}")))?
+                }
+            },
+            max_outstanding: match &raw.max_outstanding {
+                None => None,
+                limit => Some(self.number(limit_key, limit, 1, 1..=1_000_000)?),
+            },
+            servers_max: self.number("load_balancer.servers_max", &raw.servers_max, 64, 1..=4_096)?,
+            scaling_threshold: self.number(threshold_key, &raw.server_scaling_threshold, 5.0, 0.01..=1e6)?,
+        })
+    }
+
+    fn servers(&self, raw: RawServer, servers_max: usize) -> Read<Servers> {
+        let ms = Duration::from_millis;
+        let ports = self.ports("server", &raw.port_range_start, &raw.port_range_end, 50_000..51_000)?;
+        let min_written = self.number("server.min", &raw.min, 0, 0..=4_096)?;
+        let count = self.number("server.count", &raw.count, min_written.max(1), 0..=4_096)?;
+        let min = if raw.min.is_some() { min_written } else { count.min(1) };
+        // Without `max` the pool may grow to 16, as far as there is room.
+        let room = ports.len().min(servers_max) as u32;
+        let max = self.number("server.max", &raw.max, count.max(room.min(16)), 1..=4_096)?;
+        if min > max {
+            let problem =
+                format!("server.min = {min} is more than server.max = {max}; lower it, or raise that");
+            return Err(self.error_among(&["server.min", "server.max"], problem));
+        }
+        if !(min..=max).contains(&count) {
+            let problem =
+                format!("server.count = {count} is not within server.min = {min} and server.max = {max}");
+            return Err(self.error_among(&["server.count", "server.min", "server.max"], problem));
+        }
+        if max as usize > ports.len() {
+            let n = ports.len();
+            let problem =
+                format!("{max} servers do not fit into {n} ports; widen the range, or lower the number");
+            let [start, end] = range_keys("server");
+            return Err(self.error_among(&["server.max", "server.count", &start, &end], problem));
+        }
+        if max as usize > servers_max {
+            let problem = format!(
+                "{max} servers do not fit into load_balancer.servers_max = {servers_max}; raise that, or lower the number"
+            );
+            let keys = ["server.max", "server.count", "load_balancer.servers_max"];
+            return Err(self.error_among(&keys, problem));
+        }
+        let interval_key = "server.queue_update_interval";
+        let window = |key, value, default| self.duration(key, value, default, ms(10)..=ms(86_400_000));
+        Ok(Servers {
+            count,
+            ports,
+            start_id: self.number("server.start_id", &raw.start_id, 0, 0..=u32::MAX / 2)?,
+            interval: self.duration(interval_key, &raw.queue_update_interval, ms(10), ms(1)..=ms(10_000))?,
+            command: raw.command.map(|words| self.command(words)).transpose()?,
+            min,
+            max,
+            weight: self.number("server.weight", &raw.weight, 1, 1..=100)?,
+            service: match raw.service {
+                None => None,
+                Some(text) => {
+                    let text = shortened(text.trim());
+                    Some(text.parse().map_err(|e| self.error("server.service", format!("{e}")))?)
+                }
+            },
+            queue_capacity: self.number("server.queue_capacity", &raw.queue_capacity, 4_096, 1..=1 << 20)?,
+            workers: self.number("server.workers", &raw.workers, 1, 1..=1_024)?,
+            grow_after: window("server.grow_after", &raw.grow_after, ms(500))?,
+            shrink_after: window("server.shrink_after", &raw.shrink_after, ms(3_000))?,
+            cool_down: window("server.cool_down", &raw.cool_down, ms(1_000))?,
+        })
+    }
+
+    fn command(&self, words: Words) -> Read<Vec<String>> {
+        let refuse = |problem: String| Err(self.error("server.command", problem));
+        let words = match words {
+            Words::Line(line) => line.split_whitespace().map(str::to_owned).collect(),
+            Words::List(words) => words,
+        };
+        if words.first().is_none_or(String::is_empty) {
+            return refuse("there is no program in it; remove the key, or name one".to_owned());
+        }
+        for word in &words {
+            if let Some(unknown) = placeholders(word).find(|name| !PLACEHOLDERS.contains(name)) {
+                let unknown = shortened(unknown);
+                return refuse(format!(
+                    "{{{unknown}}} is no placeholder; use {{id}}, {{port}} or {{config}}"
+                ));
+            }
+        }
+        if !words.iter().any(|word| word.contains("{port}")) {
+            return refuse("{port} is missing; without it every server would take the same port".to_owned());
+        }
+        Ok(words)
+    }
+
+    fn clients(&self, raw: &RawClient) -> Read<Clients> {
+        let ms = Duration::from_millis;
+        let ports = self.ports("client", &raw.port_range_start, &raw.port_range_end, 51_000..52_000)?;
+        let room = ports.len().min(1_000) as u32;
+        let count = self.number("client.count", &raw.count, room.min(10), 0..=1_000)?;
+        if count as usize > ports.len() {
+            let n = ports.len();
+            let problem =
+                format!("{count} clients do not fit into {n} ports; widen the range, or lower the number");
+            let [start, end] = range_keys("client");
+            return Err(self.error_among(&["client.count", &start, &end], problem));
+        }
+        let deadline_max = ms(3_600_000);
+        let timeout = self.duration("client.timeout", &raw.timeout, ms(100), ms(1)..=ms(60_000))?;
+        let deadline =
+            self.duration("client.deadline", &raw.deadline, ms(2_000).max(timeout), ms(1)..=deadline_max)?;
+        if raw.timeout.is_some() && timeout > deadline {
+            let (timeout, deadline) =
+                (humantime::format_duration(timeout), humantime::format_duration(deadline));
+            let problem = format!(
+                "client.timeout = {timeout} is longer than client.deadline = {deadline}; lower it, or raise that"
+            );
+            return Err(self.error_among(&["client.timeout", "client.deadline"], problem));
+        }
+        Ok(Clients {
+            count,
+            ports,
+            start_id: self.number("client.start_id", &raw.start_id, 1_000, 0..=u32::MAX / 2)?,
+            rate: self.number("client.rate", &raw.rate, 300.0, 0.001..=1e7)?,
+            timeout: timeout.min(deadline),
+            deadline,
+            retries: self.number("client.retries", &raw.retries, 5, 0..=100)?,
+        })
+    }
+
+    fn logs(&self, raw: RawLogs) -> Read<logging::Settings> {
+        let level =
+            match self.one_of("logs.level", &raw.level, &["info", "error", "warn", "debug", "trace"])? {
+                "error" => LevelFilter::ERROR,
+                "warn" => LevelFilter::WARN,
+                "debug" => LevelFilter::DEBUG,
+                "trace" => LevelFilter::TRACE,
+                _ => LevelFilter::INFO,
+            };
+        if raw.dir.as_deref() == Some("") {
+            return Err(self.error("logs.dir", "names no folder; use \".\" for the working directory"));
+        }
+        Ok(logging::Settings {
+            level,
+            json: self.one_of("logs.format", &raw.format, &["text", "json"])? == "json",
+            size_max: self.bytes("logs.size_max", &raw.size_max, 10_000_000)?,
+            dir: raw.dir.unwrap_or_else(|| "logs".to_owned()).into(),
         })
     }
 
     /// Who can reach the server side can answer for servers; who can reach the controller can stop them.
     fn check_trust(&self, config: &Config) -> Read<()> {
-        let sides =
-            [("load_balancer.bind", config.native().server_side), ("controller.bind", config.controller)];
-        for (key, addr) in sides {
+        let sides: [(&[&str], SocketAddr); 2] = [
+            (&["load_balancer.bind", "load_balancer.bind.server_side"], config.native().server_side),
+            (&["controller.bind"], config.controller),
+        ];
+        for (keys, addr) in sides {
             if !addr.ip().is_loopback() && config.key.is_none() {
                 let problem = format!(
-                    "{} is not a loopback address, so frames between components must be authenticated: set key_file, \
+                    "{} is not a loopback address, so frames between components must be authenticated; set key_file, \
                      or keep this side on 127.0.0.1",
                     addr.ip()
                 );
-                return Err(self.error(key, problem));
+                return Err(self.error_among(keys, problem));
             }
         }
         Ok(())
@@ -564,26 +596,63 @@ impl Reader<'_> {
     fn check_ports(&self, config: &Config) -> Read<()> {
         let one = |port: u16| u32::from(port)..u32::from(port) + 1;
         let many = |ports: &Range<u16>| u32::from(ports.start)..u32::from(ports.end);
+        let single = |key: &str| vec![key.to_owned()];
         let taken = [
-            ("server.port_range_start", many(&config.server.ports)),
-            ("client.port_range_start", many(&config.client.ports)),
-            ("load_balancer.server_side_port", one(config.native().server_side.port())),
-            ("load_balancer.client_side_port", one(config.native().client_side.port())),
-            ("controller.port", one(config.controller.port())),
+            (range_keys("server").to_vec(), many(&config.server.ports)),
+            (range_keys("client").to_vec(), many(&config.client.ports)),
+            (single("load_balancer.server_side_port"), one(config.native().server_side.port())),
+            (single("load_balancer.client_side_port"), one(config.native().client_side.port())),
+            (single("controller.port"), one(config.controller.port())),
         ];
-        for (i, (key, ports)) in taken.iter().enumerate() {
-            for (other, others) in &taken[..i] {
+        for (i, (keys, ports)) in taken.iter().enumerate() {
+            for (other_keys, others) in &taken[..i] {
                 if ports.start < others.end && others.start < ports.end {
                     let clash = ports.start.max(others.start);
-                    return Err(self.error(
-                        key,
-                        format!("port {clash} is also taken by {other}: choose ports that do not overlap"),
-                    ));
+                    let both: Vec<&str> = other_keys.iter().chain(keys).map(String::as_str).collect();
+                    let (one, other) = (other_keys.join(" to "), keys.join(" to "));
+                    let problem = format!(
+                        "port {clash} is taken twice, by {one} and by {other}; choose ports that do not overlap"
+                    );
+                    return Err(self.error_among(&both, problem));
                 }
             }
         }
         Ok(())
     }
+
+    /// An id names one component in logs and figures.
+    fn check_ids(&self, config: &Config) -> Read<()> {
+        let (server, client) = (&config.server, &config.client);
+        let (servers, clients) =
+            (server.start_id..server.start_id + server.max, client.start_id..client.start_id + client.count);
+        if servers.start.max(clients.start) < servers.end.min(clients.end) {
+            let problem = format!(
+                "ids of servers ({} to {}) and clients ({} to {}) overlap; move one start_id",
+                servers.start,
+                servers.end - 1,
+                clients.start,
+                clients.end - 1
+            );
+            let keys = ["server.start_id", "client.start_id", "server.max", "server.count", "client.count"];
+            return Err(self.error_among(&keys, problem));
+        }
+        Ok(())
+    }
+}
+
+/// What is filled in in `server.command`.
+const PLACEHOLDERS: [&str; 3] = ["id", "port", "config"];
+
+/// The `{name}`s in a word; braces around anything but lower-case letters are left alone.
+fn placeholders(word: &str) -> impl Iterator<Item = &str> {
+    let after_braces = word.split('{').skip(1);
+    let names = after_braces.filter_map(|rest| rest.split_once('}')).map(|(name, _)| name);
+    names.filter(|name| !name.is_empty() && name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'))
+}
+
+/// The keys of a port range.
+fn range_keys(section: &str) -> [String; 2] {
+    ["start", "end"].map(|which| format!("{section}.port_range_{which}"))
 }
 
 #[cfg(test)]

@@ -1,14 +1,15 @@
 //! `config.json` as it is written. Numbers may be numbers or strings; everything is optional. What the values
-//! mean, their ranges and defaults are settled in one place, the conversion in `mod.rs`.
+//! mean, and their ranges, are settled in one place, the conversion in `mod.rs`; the defaults stated here go into
+//! the schema, and a test holds the two equal.
 
 use std::borrow::Cow;
 
+use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Deserializer};
 
-/// A number, or a string that holds one (or a duration, or a name).
-#[derive(Clone, Debug, Serialize)]
-#[serde(transparent)]
+/// A number, or a string that holds one (or a duration, or a size).
+#[derive(Clone, Debug)]
 pub struct Text(pub String);
 
 impl<'de> Deserialize<'de> for Text {
@@ -40,16 +41,13 @@ impl JsonSchema for Text {
     fn schema_name() -> Cow<'static, str> {
         "NumberOrString".into()
     }
-    fn inline_schema() -> bool {
-        true
-    }
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({"type": ["number", "string"]})
     }
 }
 
 /// A word list: an array, or one string that is split at spaces.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub enum Words {
     /// Split at spaces.
@@ -59,155 +57,230 @@ pub enum Words {
 }
 
 /// One address for both sides, or one for each.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(untagged, deny_unknown_fields)]
 pub enum Bind {
     /// For both.
     Both(String),
     /// For each.
     Each {
-        /// Where clients ask.
+        /// IP address where clients ask. Default 127.0.0.1.
         client_side: Option<String>,
-        /// Where servers and the controller are talked to.
+        /// IP address where servers and the controller are talked to. Default 127.0.0.1.
         server_side: Option<String>,
     },
 }
 
 /// The whole file.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[schemars(title = "lbd config.json")]
 pub struct Raw {
     /// The servers, and how many of them there shall be.
-    pub server: Option<RawServer>,
+    pub server: RawServer,
     /// The clients that `lbd up` starts, and the defaults of `lbd client`.
-    pub client: Option<RawClient>,
+    pub client: RawClient,
     /// The load balancer.
-    pub load_balancer: Option<RawBalancer>,
+    pub load_balancer: RawBalancer,
     /// The controller.
-    pub controller: Option<RawController>,
+    pub controller: RawController,
     /// Logs.
-    pub logs: Option<RawLogs>,
-    /// File with the key that authenticates the frames between components: 32 hex digits, mode 0600. Needed as soon
-    /// as the server side or the controller is not on a loopback address.
+    pub logs: RawLogs,
+    /// File with the key that authenticates the frames between components: 32 hex digits, mode 0600; a relative path
+    /// starts at the working directory. Needed as soon as the server side or the controller is not on a loopback
+    /// address. Without it frames carry no tag.
     pub key_file: Option<String>,
-    /// Pools of other protocols. Not implemented yet.
-    pub pools: Option<serde_json::Value>,
-    /// The admin interface. Not implemented yet.
-    pub admin: Option<serde_json::Value>,
 }
 
 /// The section `server`.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawServer {
-    /// Servers to start with. Default 1.
+    /// Servers to start with, from `min` to `max`.
+    #[schemars(extend("default" = 1))]
     pub count: Option<Text>,
-    /// First port for servers. Default 50000.
+    /// First port for servers.
+    #[schemars(extend("default" = 50_000))]
     pub port_range_start: Option<Text>,
-    /// Port after the last one for servers. Default 51000.
+    /// Port after the last one for servers.
+    #[schemars(extend("default" = 51_000))]
     pub port_range_end: Option<Text>,
-    /// Id of the first server. Default 0.
+    /// Id of the first server.
+    #[schemars(extend("default" = 0))]
     pub start_id: Option<Text>,
-    /// How often a server reports what has changed: milliseconds, or a duration with its unit. 1 ms to 10 s. Default 10.
+    /// How often a server reports what has changed: milliseconds, or a duration with its unit; 1ms to 10s.
+    #[schemars(extend("default" = 10))]
     pub queue_update_interval: Option<Text>,
     /// Program that is started as a server, with its arguments; {id}, {port} and {config} are filled in.
-    /// Default: `lbd server`.
+    /// Without it: `lbd server`.
     pub command: Option<Words>,
-    /// Never fewer servers. Default 1, or `count` if that is less.
+    /// Never fewer servers; 0 to 4096, and not more than `count`. With `count` 0, the default is 0.
+    #[schemars(extend("default" = 1))]
     pub min: Option<Text>,
-    /// Never more servers. Default 16, or `count` if that is more.
+    /// Never more servers; 1 to 4096. The default grows with `count`, and shrinks to what fits into the ports and
+    /// into `load_balancer.servers_max`.
+    #[schemars(extend("default" = 16))]
     pub max: Option<Text>,
-    /// Share of each of these servers relative to others, 1 to 100. Default 1.
+    /// Share of each of these servers relative to others, 1 to 100.
+    #[schemars(extend("default" = 1))]
     pub weight: Option<Text>,
-    /// Drawn service time, such as exp:5ms, fixed:1ms, bimodal:5ms, lognormal:5ms. Default: echo at once.
-    pub service: Option<Text>,
-    /// Requests that a server holds; more are refused with BUSY. 1 to 1048576. Default 4096.
+    /// Drawn service time, such as exp:5ms, fixed:1ms, bimodal:5ms, lognormal:5ms. Without it a server echoes at
+    /// once (`lbd up`: exp:5ms).
+    pub service: Option<String>,
+    /// Requests that a server holds, 1 to 1048576; more are refused with BUSY.
+    #[schemars(extend("default" = 4_096))]
     pub queue_capacity: Option<Text>,
-    /// Requests that a server serves at a time. 1 to 1024. Default 1.
+    /// Requests that a server serves at a time, 1 to 1024.
+    #[schemars(extend("default" = 1))]
     pub workers: Option<Text>,
-    /// How long the load must be high before servers are added. Default 500ms.
+    /// How long the load must be high before servers are added: milliseconds, or with a unit; 10ms to 1 day.
+    #[schemars(extend("default" = "500ms"))]
     pub grow_after: Option<Text>,
-    /// How long the load must be low before a server is stopped. Default 3s.
+    /// How long the load must be low before a server is stopped: milliseconds, or with a unit; 10ms to 1 day.
+    #[schemars(extend("default" = "3s"))]
     pub shrink_after: Option<Text>,
-    /// The least time between two scaling decisions. Default 1s.
+    /// The least time between two scaling decisions: milliseconds, or with a unit; 10ms to 1 day.
+    #[schemars(extend("default" = "1s"))]
     pub cool_down: Option<Text>,
 }
 
 /// The section `client`.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawClient {
-    /// Clients that `lbd up` starts. Default 10.
+    /// Clients that `lbd up` starts, 0 to 1000.
+    #[schemars(extend("default" = 10))]
     pub count: Option<Text>,
-    /// First port for clients. Default 51000.
+    /// First port for clients.
+    #[schemars(extend("default" = 51_000))]
     pub port_range_start: Option<Text>,
-    /// Port after the last one for clients. Default 52000.
+    /// Port after the last one for clients.
+    #[schemars(extend("default" = 52_000))]
     pub port_range_end: Option<Text>,
-    /// Id of the first client. Default 1000.
+    /// Id of the first client.
+    #[schemars(extend("default" = 1_000))]
     pub start_id: Option<Text>,
-    /// Requests per second that the clients of `lbd up` send in all. Default 300.
+    /// Requests per second that the clients of `lbd up` send in all, 0.001 to 10000000.
+    #[schemars(extend("default" = 300))]
     pub rate: Option<Text>,
-    /// The least time to wait for an answer before a retry. Default 100ms.
+    /// The least time to wait for an answer before a retry: milliseconds, or with a unit; 1ms to 1min. The default
+    /// shrinks to `deadline`.
+    #[schemars(extend("default" = "100ms"))]
     pub timeout: Option<Text>,
-    /// When a request is given up. Default 2s.
+    /// When a request is given up, counted from its first attempt: milliseconds, or with a unit; `timeout` to 1h.
+    #[schemars(extend("default" = "2s"))]
     pub deadline: Option<Text>,
-    /// Retries of one request at most, 0 to 100. Default 5.
+    /// Retries of one request at most, 0 to 100.
+    #[schemars(extend("default" = 5))]
     pub retries: Option<Text>,
-    /// Addresses that direct replies may come from. Not implemented yet.
-    pub servers: Option<serde_json::Value>,
 }
 
 /// The section `load_balancer`.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawBalancer {
-    /// Port for servers and the controller. Default 54000.
+    /// Port for servers and the controller.
+    #[schemars(extend("default" = 54_000))]
     pub server_side_port: Option<Text>,
-    /// Port for clients. Default 54001.
+    /// Port for clients.
+    #[schemars(extend("default" = 54_001))]
     pub client_side_port: Option<Text>,
-    /// Requests per server that are thought to be too many. Default 5.
+    /// Requests per server that are too many: servers are added above 0.9 of it. 0.01 to 1000000.
+    #[schemars(extend("default" = 5))]
     pub server_scaling_threshold: Option<Text>,
-    /// IP address to listen on, one for both sides or {"client_side": IP, "server_side": IP}. Default 127.0.0.1.
+    /// IP address to listen on, one for both sides or {"client_side": IP, "server_side": IP}.
+    #[schemars(extend("default" = "127.0.0.1"))]
     pub bind: Option<Bind>,
-    /// Bytes of a frame: 128 (with key_file 160) to 1200. Default 256.
+    /// Bytes of a frame: 128 (with key_file 160) to 1200.
+    #[schemars(extend("default" = 256))]
     pub frame_size: Option<Text>,
     /// Worker threads. Only 1 is implemented yet.
+    #[schemars(extend("default" = 1))]
     pub workers: Option<Text>,
     /// I/O back end: auto or mio. io_uring is not implemented yet.
-    pub io: Option<Text>,
+    #[schemars(extend("default" = "auto"))]
+    pub io: Option<String>,
     /// The way of a reply: balancer. direct is not implemented yet.
-    pub reply_path: Option<Text>,
-    /// How a server is chosen: shortest_queue, two_choices, round_robin, random. Default shortest_queue.
-    pub policy: Option<Text>,
-    /// At most so many requests at one server; the rest is refused with BUSY. 1 to 1000000. Default: no limit.
+    #[schemars(extend("default" = "balancer"))]
+    pub reply_path: Option<String>,
+    /// How a server is chosen: shortest_queue, two_choices, round_robin or random.
+    #[schemars(extend("default" = "shortest_queue"))]
+    pub policy: Option<String>,
+    /// At most so many requests at one server, 1 to 1000000; the rest is refused with BUSY. Without it: no limit.
     pub max_outstanding: Option<Text>,
-    /// Room for so many servers, 1 to 4096. Default 64.
+    /// Room for so many servers, 1 to 4096.
+    #[schemars(extend("default" = 64))]
     pub servers_max: Option<Text>,
-    /// Room for requests that wait in the balancer. Not implemented yet.
-    pub waiting_max: Option<Text>,
 }
 
 /// The section `controller`.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawController {
-    /// Port for orders of the balancer. Default 55000.
+    /// Port for orders of the balancer.
+    #[schemars(extend("default" = 55_000))]
     pub port: Option<Text>,
-    /// IP address to listen on. Default 127.0.0.1.
+    /// IP address to listen on.
+    #[schemars(extend("default" = "127.0.0.1"))]
     pub bind: Option<String>,
 }
 
 /// The section `logs`.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawLogs {
-    /// The folder. Default "logs".
+    /// The folder; a relative path starts at the working directory.
+    #[schemars(extend("default" = "logs"))]
     pub dir: Option<String>,
-    /// Lines below this level are left out: error, warn, info, debug, trace. Default info.
-    pub level: Option<Text>,
-    /// text, or json: one object a line. Default text.
-    pub format: Option<Text>,
-    /// Bytes of a file before it is set aside (one old file is kept): a number, or with kB, MB, KiB, MiB. Default 10MB.
+    /// Lines below this level are left out: error, warn, info, debug or trace.
+    #[schemars(extend("default" = "info"))]
+    pub level: Option<String>,
+    /// text, or json: one object a line.
+    #[schemars(extend("default" = "text"))]
+    pub format: Option<String>,
+    /// Bytes of a file before it is set aside (one old file is kept): a number, or with kB, MB, KiB, MiB; 10kB to
+    /// 10000MB.
+    #[schemars(extend("default" = "10MB"))]
     pub size_max: Option<Text>,
+}
+
+/// The schema of [`Raw`], without references, and without the `null` that stands for a key left out.
+pub fn schema() -> serde_json::Value {
+    let settings = SchemaSettings::draft2020_12().with(|settings| settings.inline_subschemas = true);
+    let mut schema = settings.into_generator().into_root_schema_for::<Raw>().to_value();
+    drop_null(&mut schema);
+    schema
+}
+
+fn drop_null(node: &mut serde_json::Value) {
+    use serde_json::Value;
+    match node {
+        Value::Object(map) => {
+            if map.get("default") == Some(&Value::Null) {
+                map.remove("default");
+            }
+            if let Some(Value::Array(names)) = map.get_mut("type") {
+                names.retain(|name| name != "null");
+                if let [only] = names.as_slice() {
+                    let only = only.clone();
+                    map.insert("type".to_owned(), only);
+                }
+            }
+            if let Some(Value::Array(choices)) = map.get_mut("anyOf") {
+                choices.retain(|choice| choice["type"] != "null");
+                if choices.len() == 1
+                    && let Some(Value::Object(only)) = choices.pop()
+                {
+                    // What is said about the key itself goes before what is said about its kind of value.
+                    map.remove("anyOf");
+                    for (name, value) in only {
+                        map.entry(name).or_insert(value);
+                    }
+                }
+            }
+            map.values_mut().for_each(drop_null);
+        }
+        Value::Array(items) => items.iter_mut().for_each(drop_null),
+        _ => {}
+    }
 }

@@ -49,7 +49,10 @@ fn numbers_may_be_numbers_and_durations_may_have_units() {
 #[test]
 fn an_unknown_key_is_refused_with_its_line_and_the_nearest_one() {
     let error = refused("{\n  \"server\": {\n    \"port_range_strat\": 1}}");
-    assert_eq!(error, "config.json:3: unknown key \"port_range_strat\": did you mean \"port_range_start\"?");
+    assert_eq!(
+        error,
+        "config.json:3: server.port_range_strat: unknown key; did you mean \"port_range_start\"?"
+    );
     let error = refused(r#"{"loadbalancer": {}}"#);
     assert!(error.contains("did you mean \"load_balancer\""), "{error}");
     let error = refused(r#"{"xyz": {}}"#);
@@ -62,6 +65,7 @@ fn what_is_not_implemented_yet_is_refused_in_those_words() {
         (r#"{"pools": []}"#, "pools"),
         (r#"{"admin": {"listen": "127.0.0.1:1"}}"#, "admin"),
         (r#"{"load_balancer": {"waiting_max": 10}}"#, "load_balancer.waiting_max"),
+        (r#"{"pools": null}"#, "pools"),
         (r#"{"load_balancer": {"workers": 2}}"#, "load_balancer.workers"),
         (r#"{"load_balancer": {"io": "io_uring"}}"#, "load_balancer.io"),
         (r#"{"load_balancer": {"reply_path": "direct"}}"#, "load_balancer.reply_path"),
@@ -71,24 +75,38 @@ fn what_is_not_implemented_yet_is_refused_in_those_words() {
         assert!(error.starts_with(&format!("config.json:1: {key}: ")), "{error}");
         assert!(error.contains("not implemented yet"), "{error}");
     }
-    assert!(refused(r#"{"load_balancer": {"io": "epol"}}"#).contains("\"epol\" is unknown: use auto or mio"));
-    assert!(refused(r#"{"load_balancer": {"workers": "0"}}"#).contains("unknown: use 1"));
+    assert!(refused(r#"{"load_balancer": {"io": "epol"}}"#).contains("\"epol\" is unknown; use auto or mio"));
+    assert!(refused(r#"{"load_balancer": {"workers": "0"}}"#).contains("not a whole number from 1"));
     parse(r#"{"load_balancer": {"workers": 1, "io": "mio", "reply_path": "balancer"}}"#).unwrap();
 }
 
 #[test]
 fn values_outside_their_range_are_refused_with_the_range() {
     for (text, says) in [
-        (r#"{"server": {"count": "-1"}}"#, "server.count: \"-1\" is not a number from 0 to 4096"),
-        (r#"{"server": {"count": "12x"}}"#, "\"12x\" is not a number"),
-        (r#"{"server": {"count": 5, "max": 4}}"#, "server.count: 5 is not within"),
-        (r#"{"server": {"min": 3, "max": 2}}"#, "server.min: 3 is more than server.max"),
+        (r#"{"server": {"count": "-1"}}"#, "server.count: \"-1\" is not a whole number from 0 to 4096"),
+        (r#"{"server": {"count": "12x"}}"#, "\"12x\" is not a whole number"),
+        (r#"{"server": {"count": 1.5}}"#, "\"1.5\" is not a whole number"),
+        (r#"{"server": {"count": 1e300}}"#, "...\" is not a whole number"),
+        (r#"{"server": {"count": 99999999999999999999}}"#, "is not a whole number"),
+        (r#"{"server": {"count": ""}}"#, "\"\" is not a whole number"),
+        (r#"{"server": {"queue_update_interval": -5}}"#, "from 1ms to 10s"),
+        (r#"{"server": {"queue_update_interval": 1e999}}"#, "not valid JSON"),
+        (r#"{"server": {"queue_update_interval": "NaN"}}"#, "from 1ms to 10s"),
+        (r#"{"server": {"queue_update_interval": "11s"}}"#, "from 1ms to 10s"),
+        (r#"{"client": {"rate": "-1"}}"#, "\"-1\" is not a number from 0.001"),
+        (r#"{"client": {"retries": 101}}"#, "0 to 100"),
+        (r#"{"server": {"workers": 0}}"#, "1 to 1024"),
+        (r#"{"load_balancer": {"servers_max": 4097}}"#, "1 to 4096"),
+        (r#"{"server": {"count": 5, "max": 4}}"#, "server.max: server.count = 5 is not within"),
+        (r#"{"server": {"min": 3, "max": 2}}"#, "server.min = 3 is more than server.max"),
         (r#"{"server": {"weight": 101}}"#, "1 to 100"),
         (r#"{"server": {"service": "exp"}}"#, "such as exp:5ms"),
         (r#"{"server": {"queue_capacity": 0}}"#, "1 to 1048576"),
         (r#"{"server": {"queue_update_interval": "soon"}}"#, "10ms"),
         (r#"{"server": {"queue_update_interval": "0"}}"#, "from 1ms to 10s"),
         (r#"{"server": {"command": ""}}"#, "no program"),
+        (r#"{"server": {"command": []}}"#, "no program"),
+        (r#"{"server": {"command": ["serve", "{port}", "{cofnig}"]}}"#, "{cofnig} is no placeholder"),
         (r#"{"server": {"command": "serve --fast"}}"#, "{port} is missing"),
         (r#"{"server": {"max": 100}}"#, "servers_max"),
         (r#"{"load_balancer": {"frame_size": 127}}"#, "128 to 1200"),
@@ -97,14 +115,29 @@ fn values_outside_their_range_are_refused_with_the_range() {
         (r#"{"load_balancer": {"server_scaling_threshold": "NaN"}}"#, "server_scaling_threshold"),
         (r#"{"load_balancer": {"bind": "localhost"}}"#, "not an IP address"),
         (r#"{"client": {"count": 1001}}"#, "0 to 1000"),
-        (r#"{"client": {"deadline": 50}}"#, "client.deadline"),
+        (
+            r#"{"client": {"deadline": 50, "timeout": 60}}"#,
+            "client.timeout = 60ms is longer than client.deadline = 50ms",
+        ),
         (r#"{"controller": {"port": 0}}"#, "1 to 65535"),
         (r#"{"controller": {"port": 70000}}"#, "1 to 65535"),
-        (r#"{"logs": {"level": "loud"}}"#, "one of error, warn"),
+        (r#"{"logs": {"level": "loud"}}"#, "use info or error or warn or debug or trace"),
+        (r#"{"logs": {"level": ""}}"#, "use info or"),
+        (r#"{"logs": {"level": "3"}}"#, "use info or"),
+        (r#"{"logs": {"dir": ""}}"#, "names no folder"),
         (r#"{"logs": {"format": "xml"}}"#, "text or json"),
+        (r#"{"logs": {"size_max": "99999999999999999999MB"}}"#, "10MB"),
         (r#"{"logs": {"size_max": "10 elephants"}}"#, "10MB"),
         (r#"{"server": {"count": [1]}}"#, "a number or a string"),
-        (r#"{"server": {"count": 1, "count": 2}}"#, "stands here twice"),
+        (r#"{"server": {"count": 1, "count": 2}}"#, "server.count: this key stands here twice"),
+        (r#"{"server": {}, "server": {}}"#, "server: this key stands here twice"),
+        (r#"{"server": {"count": null}}"#, "server.count: null is no value"),
+        (r#"{"server": 5}"#, "server: must be an object in { }, not 5"),
+        (r#"{"load_balancer": {"bind": {"clientside": "::1"}}}"#, "did you mean \"client_side\"?"),
+        (
+            r#"{"load_balancer": {"bind": {"client_side": "x"}}}"#,
+            "load_balancer.bind.client_side: \"x\" is not an IP",
+        ),
     ] {
         let error = refused(text);
         assert!(error.contains(says) && error.starts_with("config.json:1: "), "{text}: {error}");
@@ -114,17 +147,25 @@ fn values_outside_their_range_are_refused_with_the_range() {
 #[test]
 fn ranges_are_half_open_and_must_not_clash() {
     let error = refused(r#"{"server": {"port_range_start": 50000, "port_range_end": 51001}}"#);
-    assert!(error.contains("port 51000 is also taken by server.port_range_start"), "{error}");
+    assert!(
+        error.contains("server.port_range_end: port 51000 is taken twice, by server.port_range_start"),
+        "{error}"
+    );
     let error = refused(r#"{"controller": {"port": 54000}}"#);
     assert!(
-        error.contains("controller.port: port 54000 is also taken by load_balancer.server_side_port"),
+        error.contains("controller.port: port 54000 is taken twice, by load_balancer.server_side_port"),
         "{error}"
     );
     let error = refused(r#"{"load_balancer": {"client_side_port": 50500}}"#);
-    assert!(error.contains("also taken by server.port_range_start"), "{error}");
+    assert!(
+        error.contains(
+            "load_balancer.client_side_port: port 50500 is taken twice, by server.port_range_start"
+        ),
+        "{error}"
+    );
     let error = refused(r#"{"server": {"port_range_start": 50000, "port_range_end": 50000}}"#);
     assert!(error.contains("is empty"), "{error}");
-    let error = refused(r#"{"server": {"port_range_start": 50000, "port_range_end": 50010}}"#);
+    let error = refused(r#"{"server": {"port_range_start": 50000, "port_range_end": 50010, "max": 11}}"#);
     assert!(error.contains("do not fit into 10 ports"), "{error}");
 }
 
@@ -135,6 +176,9 @@ fn beyond_the_loopback_a_key_is_needed() {
         error.contains("load_balancer.bind: 0.0.0.0 is not a loopback address") && error.contains("key_file"),
         "{error}"
     );
+    let error = refused("{\"load_balancer\": {\"bind\": {\n\"server_side\": \"192.0.2.1\"}}}");
+    assert!(error.starts_with("config.json:2: load_balancer.bind.server_side: 192.0.2.1 is not"), "{error}");
+    assert!(refused(r#"{"load_balancer": {"bind": "::ffff:127.0.0.1"}}"#).contains("key_file"));
     let error = refused(r#"{"controller": {"bind": "192.0.2.1"}}"#);
     assert!(error.contains("controller.bind: 192.0.2.1") && error.contains("key_file"), "{error}");
     let open = parse(r#"{"load_balancer": {"bind": {"client_side": "0.0.0.0"}}}"#).unwrap();
@@ -144,7 +188,7 @@ fn beyond_the_loopback_a_key_is_needed() {
     let with_key = |rest: &str| format!(r#"{{"key_file": "{}", {rest}}}"#, key.path().display());
     let config = parse(&with_key(r#""load_balancer": {"bind": "::"}"#)).unwrap();
     assert!(config.native().format.tagged && config.key.is_some());
-    assert!(refused(&with_key(r#""load_balancer": {"frame_size": 159}"#)).contains("160 to 1200"));
+    assert!(refused(&with_key(r#""load_balancer": {"frame_size": 159}"#)).contains("use 160 or more"));
     assert!(refused(r#"{"key_file": "/nowhere/key"}"#).contains("key_file: cannot read /nowhere/key"));
 }
 
@@ -165,33 +209,200 @@ fn the_plan_names_every_component_and_address() {
         "51000 to 51999",
         "shortest_queue",
         "echo at once",
+        "any number of requests",
+        "1s between decisions",
+        "in logs, text, level info",
+        "built-in defaults: valid",
     ] {
         assert!(text.contains(part), "{part} in\n{text}");
     }
 }
 
+/// Every key that the schema knows, with its definition; sections too.
+fn schema_keys() -> Vec<(String, serde_json::Value)> {
+    fn walk(prefix: &str, node: &serde_json::Value, keys: &mut Vec<(String, serde_json::Value)>) {
+        let choices = node["anyOf"].as_array().into_iter().flatten();
+        for node in std::iter::once(node).chain(choices) {
+            for (name, child) in node["properties"].as_object().into_iter().flatten() {
+                let key = format!("{prefix}{name}");
+                walk(&format!("{key}."), child, keys);
+                keys.push((key, child.clone()));
+            }
+        }
+    }
+    let mut keys = vec![];
+    walk("", &schema(), &mut keys);
+    keys
+}
+
 #[test]
-fn the_schema_knows_the_same_keys_as_the_parser() {
-    let schema = schema();
-    let sections = schema["properties"].as_object().unwrap();
-    let file: serde_json::Value = serde_json::from_str(ORIGINAL).unwrap();
-    for (section, keys) in file.as_object().unwrap() {
-        assert!(sections.contains_key(section));
-        for key in keys.as_object().unwrap().keys() {
-            assert!(schema.to_string().contains(&format!("\"{key}\"")), "{section}.{key}");
+fn the_schema_has_every_key_of_the_specification_and_no_other() {
+    let mut expected: Vec<String> = vec!["key_file".to_owned()];
+    for (section, keys) in [
+        (
+            "server",
+            "count port_range_start port_range_end start_id queue_update_interval command min max weight service \
+             queue_capacity workers grow_after shrink_after cool_down",
+        ),
+        ("client", "count port_range_start port_range_end start_id rate timeout deadline retries"),
+        (
+            "load_balancer",
+            "server_side_port client_side_port server_scaling_threshold bind bind.client_side bind.server_side \
+             frame_size workers io reply_path policy max_outstanding servers_max",
+        ),
+        ("controller", "port bind"),
+        ("logs", "dir level format size_max"),
+    ] {
+        expected.push(section.to_owned());
+        expected.extend(keys.split_whitespace().map(|key| format!("{section}.{key}")));
+    }
+    expected.sort();
+    let mut known: Vec<String> = schema_keys().into_iter().map(|(key, _)| key).collect();
+    known.sort();
+    assert_eq!(known, expected);
+}
+
+#[test]
+fn every_key_in_the_schema_is_described_and_takes_some_kind_of_value() {
+    for (key, node) in schema_keys() {
+        assert!(node["description"].as_str().is_some_and(|text| text.len() > 4), "{key}: {node}");
+        assert!(
+            node["type"].is_string() || node["type"].is_array() || node["anyOf"].is_array(),
+            "{key}: {node}"
+        );
+    }
+    let text = schema().to_string();
+    assert!(!text.contains("null") && !text.contains("$ref"), "{text}");
+}
+
+#[test]
+fn the_defaults_in_the_schema_are_the_defaults() {
+    let mut file = serde_json::json!({});
+    for (key, node) in schema_keys() {
+        if let (Some(default), Some((section, key))) = (node.get("default"), key.split_once('.')) {
+            file[section][key] = default.clone();
         }
     }
-    for (name, definition) in schema["$defs"].as_object().unwrap() {
-        for (key, property) in definition["properties"].as_object().into_iter().flatten() {
-            assert!(property["description"].is_string(), "{name}.{key} has no description");
-        }
+    assert_eq!(file["client"].as_object().unwrap().len(), 8, "{file}");
+    let config = parse(&file.to_string()).unwrap();
+    assert_eq!(format!("{:?}", Config { source: None, ..config }), format!("{:?}", Config::default()));
+}
+
+#[test]
+fn a_default_makes_room_for_what_is_written() {
+    for (text, count, min, max) in [
+        (r#"{"server": {"count": 20}}"#, 20, 1, 20),
+        (r#"{"server": {"min": 3}}"#, 3, 3, 16),
+        (r#"{"server": {"count": 0}}"#, 0, 0, 16),
+        (r#"{"server": {"port_range_end": 50010}}"#, 1, 1, 10),
+        (r#"{"load_balancer": {"servers_max": 8}}"#, 1, 1, 8),
+    ] {
+        let server = parse(text).unwrap().server;
+        assert_eq!((server.count, server.min, server.max), (count, min, max), "{text}");
     }
+    let client = parse(r#"{"client": {"deadline": 50}}"#).unwrap().client;
+    assert_eq!(client.timeout, Duration::from_millis(50));
+    assert!(
+        refused(r#"{"server": {"count": 65}}"#).contains("server.count: 65 servers do not fit into load_")
+    );
+}
+
+#[test]
+fn an_error_stands_at_the_last_of_the_keys_it_concerns() {
+    let error = refused("{\"controller\": {\n\"port\": 50001},\n\"server\": {\n\"start_id\": 1}}");
+    assert!(error.starts_with("config.json:2: controller.port: port 50001"), "{error}");
+    let error = refused("{\"server\": {\n\"max\": 2,\n\"min\": 3}}");
+    assert!(error.starts_with("config.json:3: server.min: "), "{error}");
+}
+
+#[test]
+fn ids_of_servers_and_clients_do_not_overlap() {
+    let error = refused(r#"{"server": {"start_id": 990}}"#);
+    assert!(
+        error.contains("server.start_id: ids of servers (990 to 1005) and clients (1000 to 1009)"),
+        "{error}"
+    );
+    parse(r#"{"server": {"start_id": 984}}"#).unwrap();
+    parse(r#"{"server": {"start_id": 1000}, "client": {"count": 0}}"#).unwrap();
+}
+
+#[test]
+fn sizes_may_have_units() {
+    for (text, bytes) in
+        [("20000", 20_000), ("\"512KiB\"", 512 << 10), ("\"10 MB\"", 10_000_000), ("\"12kB\"", 12_000)]
+    {
+        let config = parse(&format!(r#"{{"logs": {{"size_max": {text}}}}}"#)).unwrap();
+        assert_eq!(config.logs.size_max, bytes, "{text}");
+    }
+}
+
+#[test]
+fn a_command_is_a_list_or_one_line() {
+    for text in [r#""serve -p {port} -c {config}""#, r#"["serve", "-p", "{port}", "-c", "{config}"]"#] {
+        let config = parse(&format!(r#"{{"server": {{"command": {text}}}}}"#)).unwrap();
+        assert_eq!(config.server.command.unwrap(), ["serve", "-p", "{port}", "-c", "{config}"]);
+    }
+    parse(r#"{"server": {"command": ["serve", "{port}", "{\"a\": 1}", "${HOME}", "{}"]}}"#).unwrap();
+}
+
+#[test]
+fn what_is_not_json_is_refused_with_line_and_column() {
+    for (text, says) in [
+        ("", "config.json:1: the file is empty; write {} for the defaults"),
+        (" \n", "config.json:2: the file is empty"),
+        ("{\n\"server\": {},\n}", "config.json:3: not valid JSON: trailing comma at column 1"),
+        ("{\n\"server\" {}}", "config.json:2: not valid JSON: expected `:` at column 10"),
+        ("{} {}", "config.json:1: not valid JSON: trailing characters at column 4"),
+        ("[]", "config.json:1: must be an object"),
+        ("5", "config.json:1: must be an object"),
+    ] {
+        let error = refused(text);
+        assert!(error.starts_with(says), "{error}");
+    }
+    let deep = "[".repeat(100_000);
+    assert!(refused(&deep).contains("not valid JSON: recursion limit"));
+    parse("\u{feff}{}").unwrap();
+}
+
+#[test]
+fn a_file_that_is_no_configuration_is_refused() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let refused = || Config::load(file.path()).unwrap_err().to_string();
+    std::fs::write(file.path(), [0xff, 0xfe]).unwrap();
+    assert!(refused().contains("cannot read the file"), "{}", refused());
+    std::fs::write(file.path(), " ".repeat(1 << 21)).unwrap();
+    assert!(refused().contains("larger than 1048576 bytes"), "{}", refused());
+    let endless = Config::load(Path::new("/dev/zero")).unwrap_err().to_string();
+    assert!(endless.contains("larger than"), "{endless}");
 }
 
 proptest! {
     #[test]
     fn no_text_makes_it_panic(text in "\\PC*") {
         let _ = parse(&text);
+    }
+
+    #[test]
+    fn no_json_makes_it_panic_and_every_refusal_is_one_short_line(
+        section in "server|client|load_balancer|controller|logs|key_file|.*",
+        key in "count|min|max|bind|command|size_max|service|timeout|deadline|start_id|port_range_end|.*",
+        text in "[0-9]{1,6}|\\PC*|[0-9.]+[a-zA-Z ]*|(.|\n)*",
+        as_text in any::<bool>(),
+    ) {
+        let value = text.parse::<f64>().ok().filter(|_| !as_text).map_or(text.clone().into(), serde_json::Value::from);
+        let file = serde_json::json!({ section: { key: value } }).to_string();
+        if let Err(error) = parse(&file) {
+            prop_assert!(!error.chars().any(char::is_control), "{error:?}");
+            prop_assert!(error.len() < 600, "{error}");
+        }
+    }
+
+    #[test]
+    fn a_swap_of_two_pieces_never_makes_it_panic(cuts in proptest::collection::vec(0..ORIGINAL.len(), 4)) {
+        let mut cuts = cuts;
+        cuts.sort_unstable();
+        let [a, b, c, d] = cuts[..] else { unreachable!() };
+        let _ = parse(&[&ORIGINAL[..a], &ORIGINAL[c..d], &ORIGINAL[b..c], &ORIGINAL[a..b], &ORIGINAL[d..]].concat());
     }
 
     #[test]
