@@ -33,6 +33,10 @@ pub struct Estimate {
     published: u32,
 }
 
+/// The most requests that count as outstanding: replies to older dispatches are refused anyway
+/// ([`crate::wire::DispatchWindow`]), and a faulty server's claims stay within what the tree can hold.
+pub const OUTSTANDING_MAX: u32 = 1 << 16;
+
 /// The difference of two counters as a number, if `a` is not behind `b`.
 fn ahead(a: u32, b: u32) -> Option<u32> {
     let difference = a.wrapping_sub(b);
@@ -77,7 +81,7 @@ impl Estimate {
     /// Requests of this worker that are under way or in the server.
     pub fn outstanding(&self) -> u32 {
         let in_server = self.counters.received.wrapping_sub(self.counters.done);
-        self.under_way().saturating_add(in_server)
+        self.under_way().saturating_add(in_server).min(OUTSTANDING_MAX)
     }
 
     /// Requests known to be lost on the way, less those that came twice.
@@ -89,9 +93,9 @@ impl Estimate {
     /// What the tree must be changed by, so that it holds the present contribution.
     pub fn publish(&mut self) -> i32 {
         let outstanding = self.outstanding();
-        let delta = outstanding as i64 - i64::from(self.published);
+        let delta = outstanding as i32 - self.published as i32;
         self.published = outstanding;
-        delta as i32
+        delta
     }
 }
 

@@ -1,7 +1,7 @@
 //! Frames of servers (replies, reports, registrations) and of the controller.
 
 use super::*;
-use crate::estimate::Counters;
+use crate::estimate::{Counters, OUTSTANDING_MAX};
 use crate::fleet::Admission;
 use crate::health;
 use crate::model::Registration;
@@ -274,7 +274,7 @@ impl Balancer {
             return;
         }
         self.touch(slot);
-        let foreign = header.foreign.get().min(1 << 20);
+        let foreign = header.foreign.get().min(OUTSTANDING_MAX);
         let server = self.fleet.get_mut(slot).expect("the caller found it");
         let change = i64::from(foreign) - i64::from(server.foreign);
         server.foreign = foreign;

@@ -338,7 +338,7 @@ proptest! {
             (lie.seq.set(seq % 64), lie.received.set(received), lie.done.set(done % received.max(1)));
             (lie.queue.set(queue), lie.foreign.set(foreign));
             bench.turn(BACK, addr(50_000), &frame(&lie, b""));
-            prop_assert!(bench.balancer.tree().total() <= u64::from(crate::select::LEN_MAX));
+            prop_assert!(bench.balancer.tree().total() <= 2 * u64::from(crate::estimate::OUTSTANDING_MAX) + 1);
         }
     }
 }
