@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use lbd::batch::SocketId;
 use lbd::io::socket::{SocketOptions, bind, receive_buffer};
-use lbd::io::{DatagramIo, MmsgIo};
+use lbd::io::{DatagramIo, IoOptions, MmsgIo};
 use lbd::time::Clock;
 
 use crate::backend::{Arrived, Backend, Mmsg, collect, options, stage, take_turn};
@@ -160,6 +160,36 @@ fn datagrams_that_the_kernel_dropped_are_accounted_for() {
     let counters = io.counters();
     assert_eq!(counters.received, received as u64);
     assert_eq!((received - before) as u64 + counters.kernel_drops, 401);
+}
+
+#[test]
+fn no_wake_up_is_lost_between_two_threads() {
+    const ROUND_TRIPS: usize = 5_000;
+    let backend = Mmsg;
+    // Slots for fewer datagrams than arrive, so that every turn may leave some behind.
+    let few = IoOptions { slots: 2, slot_size: 2048, ..options() };
+    let open = || backend.open(&[backend.localhost(); 3], &few);
+    let (mut ping, mut pong) = (open(), open());
+    let to: Vec<_> = (0..3).map(|s| pong.local_addr(SocketId(s))).collect();
+    let answering = std::thread::spawn(move || {
+        let mut answered = 0;
+        while answered < 3 * ROUND_TRIPS {
+            Mmsg.wait(&mut pong);
+            for arrived in take_turn(&mut pong) {
+                stage(&mut pong, arrived.socket.0, arrived.peer, &arrived.bytes);
+                pong.flush().unwrap();
+                answered += 1;
+            }
+        }
+    });
+    for _ in 0..ROUND_TRIPS {
+        for (socket, &to) in (0..3).zip(&to) {
+            stage(&mut ping, socket, to, b"ping");
+        }
+        ping.flush().unwrap();
+        collect(&backend, &mut ping, 3);
+    }
+    answering.join().unwrap();
 }
 
 #[test]

@@ -1,5 +1,9 @@
 //! Sending a turn: one message per destination where segmentation offload works, all messages of a
 //! socket in as few sendmmsg(2) calls as possible.
+//!
+//! Frames that lie apart are first copied side by side if they are short: for messages of 32 to 128
+//! frames of 256 bytes that was 20 ns a frame less than a vector for each. Frames that lie side by
+//! side already, as those of one merged datagram do, leave from where they are.
 
 use std::io;
 use std::mem::zeroed;
@@ -19,15 +23,31 @@ const MESSAGES_MAX: usize = 64;
 /// Ranges of all messages of one call.
 const RANGES_TOTAL: usize = 4 * RANGES_MAX;
 
+/// Ranges of at most this length on average are copied.
+const COPIED_MAX: usize = 1024;
+
+/// Bytes that can be copied for one call; what does not fit is sent by vectors.
+const COPIES_TOTAL: usize = 256 << 10;
+
 /// A message that waits for the call.
 struct Message {
     to: SocketAddr,
     source_ip: Option<IpAddr>,
     first_range: usize,
     packed: Packed,
+    /// How many vectors it has, from the one with the number of its first range on.
+    vectors: usize,
 }
 
 impl Message {
+    fn ranges(&self) -> std::ops::Range<usize> {
+        self.first_range..self.first_range + self.packed.ranges
+    }
+
+    fn vectors(&self) -> std::ops::Range<usize> {
+        self.first_range..self.first_range + self.vectors
+    }
+
     fn segment_size(&self) -> Option<u16> {
         // At most 65,507 where there is more than one.
         (self.packed.datagrams() > 1).then_some(self.packed.segment_size as u16)
@@ -43,6 +63,8 @@ pub(super) struct Sender {
     vectors: Box<[libc::iovec]>,
     names: Box<[RawAddr]>,
     controls: Box<[Control]>,
+    /// Frames that were copied for the call.
+    copies: Vec<u8>,
     /// The vectors of one datagram of a message whose segmentation was refused.
     single: Vec<libc::iovec>,
     segments: usize,
@@ -64,6 +86,7 @@ impl Sender {
             vectors: vec![vector; RANGES_TOTAL].into(),
             names: vec![RawAddr::EMPTY; MESSAGES_MAX].into(),
             controls: vec![Control::EMPTY; MESSAGES_MAX].into(),
+            copies: Vec::with_capacity(COPIES_TOTAL),
             single: Vec::with_capacity(RANGES_MAX),
             segments: if gso { SEGMENTS_MAX } else { 1 },
         }
@@ -93,7 +116,7 @@ impl Sender {
             let limits = Limits { frames_per_datagram: tx.frames_per_datagram(), segments: self.segments };
             let Some(packed) = next_message(&mut frames, limits, &mut self.ranges) else { break };
             let (to, source_ip) = (destination.to, destination.source_ip);
-            self.messages.push(Message { to, source_ip, first_range, packed });
+            self.messages.push(Message { to, source_ip, first_range, packed, vectors: 0 });
         }
     }
 
@@ -105,8 +128,8 @@ impl Sender {
         let mut at = 0;
         while at < self.messages.len() {
             // SAFETY: `prepare` has just pointed these headers at a name, vectors and, where the
-            // length is not zero, control data; `self`, `rx` and `tx` outlive the call, which only
-            // reads what the headers point to.
+            // length is not zero, control data, all of them in memory of `self`, `rx` and `tx` that
+            // does not move before the call; it only reads what the headers point to.
             match unsafe { sys::sendmmsg(fd, &mut self.headers[at..self.messages.len()]) } {
                 Ok(sent) => {
                     let sent = sent.max(1); // never zero, since vlen is not
@@ -123,22 +146,19 @@ impl Sender {
         }
         self.messages.clear();
         self.ranges.clear();
+        self.copies.clear();
     }
 
     fn prepare(&mut self, index: usize, rx: &Rx, tx: &Tx) {
-        let message = &self.messages[index];
-        let of_message = message.first_range..message.first_range + message.packed.ranges;
-        let vectors = &mut self.vectors[of_message.clone()];
-        for (vector, range) in vectors.iter_mut().zip(&self.ranges[of_message]) {
-            let bytes = tx.range(rx, range.slot, range.offset, range.len);
-            vector.iov_base = bytes.as_ptr().cast_mut().cast();
-            vector.iov_len = bytes.len();
-        }
+        let message = &mut self.messages[index];
+        let ranges = &self.ranges[message.ranges()];
+        let vectors = &mut self.vectors[message.ranges()];
+        message.vectors = point(vectors, ranges, message.packed.bytes, &mut self.copies, rx, tx);
         let control = &mut self.controls[index];
         let control_len = cmsg::encode(control, message.segment_size(), message.source_ip);
         let header = &mut self.headers[index].msg_hdr;
         header.msg_iov = vectors.as_mut_ptr();
-        header.msg_iovlen = vectors.len() as _;
+        header.msg_iovlen = message.vectors as _;
         header.msg_namelen = self.names[index].encode(message.to);
         header.msg_name = (&raw mut self.names[index]).cast();
         header.msg_control = control.0.as_mut_ptr().cast();
@@ -165,8 +185,7 @@ impl Sender {
         header[0].msg_hdr.msg_controllen = control_len as _;
 
         let mut taken = false;
-        let of_message = message.first_range..message.first_range + message.packed.ranges;
-        let mut rest = self.vectors[of_message].iter().copied().peekable();
+        let mut rest = self.vectors[message.vectors()].iter().copied().peekable();
         while rest.peek().is_some() {
             take_bytes(&mut rest, message.packed.segment_size, &mut self.single);
             header[0].msg_hdr.msg_iov = self.single.as_mut_ptr();
@@ -183,6 +202,35 @@ impl Sender {
         }
         taken
     }
+}
+
+/// Points vectors at the bytes of a message and returns how many it took: one for each range, or one
+/// for a copy of all.
+fn point(
+    vectors: &mut [libc::iovec],
+    ranges: &[Range],
+    bytes: usize,
+    copies: &mut Vec<u8>,
+    rx: &Rx,
+    tx: &Tx,
+) -> usize {
+    let range_bytes = |r: &Range| tx.range(rx, r.slot, r.offset, r.len);
+    let is_scattered = ranges.len() > 1 && bytes <= ranges.len() * COPIED_MAX;
+    if is_scattered && copies.len() + bytes <= copies.capacity() {
+        let start = copies.len();
+        ranges.iter().for_each(|range| copies.extend_from_slice(range_bytes(range)));
+        vectors[0] = vector(&copies[start..]);
+        return 1;
+    }
+    for (place, range) in vectors.iter_mut().zip(ranges) {
+        *place = vector(range_bytes(range));
+    }
+    ranges.len()
+}
+
+/// A vector for bytes that are only read.
+fn vector(bytes: &[u8]) -> libc::iovec {
+    libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() }
 }
 
 /// Moves the next `count` bytes to `into`, fewer if there are no more.
@@ -302,11 +350,7 @@ mod tests {
     #[test]
     fn a_refused_message_is_cut_at_its_segments() {
         let memory = [0u8; 700];
-        let vector = |from: usize, len| libc::iovec {
-            iov_base: memory[from..].as_ptr().cast_mut().cast(),
-            iov_len: len,
-        };
-        let mut rest = [vector(0, 512), vector(600, 50), vector(650, 50)].into_iter().peekable();
+        let mut rest = [&memory[..512], &memory[600..650], &memory[650..]].map(vector).into_iter().peekable();
         let mut datagrams = Vec::new();
         let mut single = Vec::new();
         while rest.peek().is_some() {

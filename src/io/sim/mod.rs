@@ -1,9 +1,4 @@
 //! A virtual network for simulations: virtual time, seeded faults, the same border.
-//!
-//! The driver of a simulation owns time. It repeats: find the earliest of [`SimNet::next_event`] and
-//! the roles' deadlines, [`SimNet::advance`] to it, let every role whose back end or deadline has
-//! something take its turn. [`DatagramIo::wait`] of a [`SimIo`] therefore returns at once. One seed
-//! and one order of turns give one run, datagram for datagram.
 
 mod network;
 
@@ -61,6 +56,11 @@ pub struct NetCounters {
 }
 
 /// A virtual network. Cheap to clone: clones are the same network.
+///
+/// The driver of a simulation owns time. It repeats: find the earliest of [`SimNet::next_event`] and
+/// the roles' deadlines, [`SimNet::advance`] to it, let every role whose back end or deadline has
+/// something take its turn. [`DatagramIo::wait`] of a [`SimIo`] therefore returns at once. One seed
+/// and one order of turns give one run, datagram for datagram.
 #[derive(Clone)]
 pub struct SimNet(Rc<RefCell<Network>>);
 
@@ -141,7 +141,8 @@ impl SimNet {
     }
 }
 
-/// Batch I/O over a [`SimNet`]. Dropping it closes its sockets.
+/// Batch I/O over a [`SimNet`]. Dropping it closes its sockets. By chance it merges equal datagrams of
+/// one peer, as many as fit in a slot, so that roles meet what GRO does.
 pub struct SimIo {
     network: Rc<RefCell<Network>>,
     sockets: Vec<Attached>,

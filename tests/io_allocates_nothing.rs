@@ -1,0 +1,71 @@
+//! After start-up a turn of the back end allocates nothing.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use lbd::batch::{FrameRef, SocketId};
+use lbd::io::socket::{SocketOptions, bind};
+use lbd::io::{DatagramIo, IoOptions, MmsgIo};
+use lbd::time::Clock;
+
+/// Counts the allocations of each thread.
+struct Counting;
+
+thread_local! {
+    static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
+}
+
+// SAFETY: everything is left to the system's allocator.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.with(|count| count.set(count.get() + 1));
+        // SAFETY: the caller's promise is passed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promise is passed on.
+        unsafe { System.dealloc(memory, layout) }
+    }
+}
+
+#[global_allocator]
+static COUNTING: Counting = Counting;
+
+#[test]
+fn a_turn_allocates_nothing() {
+    let clock = Clock::start();
+    let localhost = SocketAddr::from(([127, 0, 0, 1], 0));
+    let sockets = (0..3).map(|_| bind(localhost, &SocketOptions::default()).unwrap()).collect();
+    let mut io = MmsgIo::new(sockets, &IoOptions::default(), clock).unwrap();
+    let addrs: Vec<_> = (0..3).map(|s| io.local_addr(SocketId(s))).collect();
+    let mut targets = addrs.clone();
+    targets.push(SocketAddr::new(localhost.ip(), 0)); // where nothing can be sent
+
+    let before = ALLOCATIONS.get();
+    for turn in 0..100u32 {
+        io.wait(Some(clock.now() + Duration::from_micros(50))).unwrap();
+        io.receive().unwrap();
+        let (rx, tx) = io.turn();
+        // What came in goes on, scattered; and something new, of many lengths; and an error.
+        for index in 0..rx.len() {
+            let (r, _) = rx.get_mut(index);
+            for offset in (0..r.len).step_by(r.stride as usize).take(8) {
+                let to = addrs[(turn + offset) as usize % 3];
+                let to = tx.destination(SocketId(0), to, None).unwrap();
+                let len = r.stride.min(r.len - offset) as u16;
+                assert!(tx.push(to, FrameRef { slot: r.slot, len, offset }));
+            }
+        }
+        for (len, &to) in (0..50).zip(targets.iter().cycle()) {
+            let to = tx.destination(SocketId(1), to, None).unwrap();
+            tx.stage(to, 100 + len / 7).unwrap();
+        }
+        io.flush().unwrap();
+    }
+    assert_eq!(ALLOCATIONS.get() - before, 0);
+    let counters = io.counters();
+    assert!(counters.received > 1_000 && counters.send_failed > 100, "{counters:?}");
+}
