@@ -8,6 +8,7 @@
 //!
 //! ```text
 //! bin -> daemon -> { role, io, logging, status }
+//! bin -> load -> { role, io, daemon::signals }
 //! client, server (the public library) -> { role, io }
 //! role -> { wire, select, fleet, estimate, health, retry, scale, stats, batch, time, rng }
 //! io -> { batch, time }
@@ -28,6 +29,7 @@ pub mod estimate;
 pub mod fleet;
 pub mod health;
 pub mod io;
+pub mod load;
 pub mod logging;
 pub mod model;
 pub mod retry;

@@ -1,7 +1,6 @@
 //! The client's loop: a number of requests, at a rate or as fast as answers come.
 
 use std::io;
-use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
@@ -9,7 +8,7 @@ use tracing::info;
 
 use super::signals::Stop;
 use crate::io::DatagramIo;
-use crate::rng::Rng;
+use crate::load::{Arrivals, Schedule};
 use crate::role::Role;
 use crate::role::client::{ClientRole, Ending};
 use crate::time::{Clock, Instant, earliest};
@@ -64,14 +63,15 @@ pub fn run(
     stop: &Stop,
 ) -> io::Result<Summary> {
     let mut latency = Histogram::<u64>::new_with_bounds(1, 60_000_000, 3).expect("fixed bounds are valid");
-    let mut gaps = Gaps::new(plan, clock.now());
+    let now = clock.now();
+    let mut schedule = plan.rate.map(|rate| Schedule::new(rate, Arrivals::Poisson, now, plan.seed));
     let mut left = plan.requests.unwrap_or(u64::MAX);
     while (left > 0 && !stop.is_asked()) || (role.in_flight() > 0 && !stop.is_asked_twice()) {
         let sending = left > 0 && !stop.is_asked();
         let window_open = plan.rate.is_none() && role.in_flight() < plan.window;
         let next = match (sending, window_open) {
             (true, true) => Some(Instant::ZERO),
-            (true, false) => gaps.next,
+            (true, false) => schedule.as_ref().map(Schedule::next),
             (false, _) => None,
         };
         io.wait(earliest(role.next_deadline(), next))?;
@@ -80,12 +80,15 @@ pub fn run(
         let (rx, tx) = io.turn();
         role.on_batch(now, rx, tx);
         role.on_timeout(now, tx);
-        while sending && left > 0 && gaps.is_due(now, role.in_flight() < plan.window) {
-            match role.submit(now, Mode::Idempotent, &plan.payload, tx) {
-                Ok(_) => left -= 1,
-                Err(_) => break,
+        while sending && left > 0 {
+            let due = schedule.as_ref().map_or(role.in_flight() < plan.window, |s| s.next() <= now);
+            if !due || role.submit(now, Mode::Idempotent, &plan.payload, tx).is_err() {
+                break;
             }
-            gaps.advance();
+            left -= 1;
+            if let Some(schedule) = &mut schedule {
+                schedule.advance();
+            }
         }
         io.flush()?;
         while let Some(outcome) = role.poll_outcome() {
@@ -120,46 +123,4 @@ pub fn run(
         "finished"
     );
     Ok(summary)
-}
-
-/// When the next request is due.
-struct Gaps {
-    rate: Option<f64>,
-    rng: Rng,
-    next: Option<Instant>,
-}
-
-impl Gaps {
-    fn new(plan: &Plan, now: Instant) -> Self {
-        let mut gaps = Gaps { rate: plan.rate, rng: Rng::new(plan.seed), next: plan.rate.map(|_| now) };
-        gaps.advance(); // so that many clients of one rate do not all start with a request
-        gaps
-    }
-
-    fn is_due(&self, now: Instant, window_open: bool) -> bool {
-        self.next.map_or(window_open, |next| next <= now)
-    }
-
-    fn advance(&mut self) {
-        if let (Some(rate), Some(next)) = (self.rate, self.next) {
-            let gap = -(1.0 - self.rng.unit_f64()).ln() / rate;
-            self.next = Some(next + Duration::from_secs_f64(gap));
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn gaps_have_the_mean_of_the_rate() {
-        let plan = Plan { requests: None, rate: Some(1000.0), window: 1, payload: vec![], seed: 3 };
-        let mut gaps = Gaps::new(&plan, Instant::ZERO);
-        for _ in 0..100_000 {
-            gaps.advance();
-        }
-        let mean = gaps.next.unwrap().as_nanos() as f64 / 100_001.0;
-        assert!((mean - 1e6).abs() < 2e4, "{mean} ns");
-    }
 }
