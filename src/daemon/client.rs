@@ -143,7 +143,7 @@ impl Gaps {
     fn advance(&mut self) {
         if let (Some(rate), Some(next)) = (self.rate, self.next) {
             let gap = -(1.0 - self.rng.unit_f64()).ln() / rate;
-            self.next = Some(next + Duration::from_secs_f64(gap));
+            self.next = Some(next + Duration::try_from_secs_f64(gap).unwrap_or(Duration::MAX));
         }
     }
 }
@@ -151,6 +151,13 @@ impl Gaps {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_gap_longer_than_any_clock_is_only_a_long_gap() {
+        let plan = Plan { requests: None, rate: Some(1e-300), window: 1, payload: vec![], seed: 3 };
+        let gaps = Gaps::new(&plan, Instant::ZERO);
+        assert!(!gaps.is_due(Instant::ZERO + Duration::from_secs(86_400), true));
+    }
 
     #[test]
     fn gaps_have_the_mean_of_the_rate() {
