@@ -1,6 +1,5 @@
 //! One function per subcommand: configuration and flags become a role, its sockets and its daemon.
 
-use std::io::Write;
 use std::net::{SocketAddr, UdpSocket};
 use std::path::Path;
 use std::sync::Arc;
@@ -19,6 +18,7 @@ use lbd::{logging, scale};
 use tracing::info;
 
 use crate::args::{Args, Balancer, Client, Command, Common, Server};
+use crate::out::{print, tell};
 use crate::up;
 
 /// Runs a subcommand; false if it ran but not everything was answered.
@@ -30,11 +30,11 @@ pub fn run(args: Args) -> Result<bool> {
         Command::Server(args) => run_server(&args).map(|()| true),
         Command::Client(args) => run_client(&args),
         Command::Check { file } => {
-            print!("{}", config::describe(&Config::load(&file)?));
+            print(format_args!("{}", config::describe(&Config::load(&file)?)))?;
             Ok(true)
         }
         Command::Schema => {
-            println!("{}", serde_json::to_string_pretty(&config::schema())?);
+            print(format_args!("{}\n", serde_json::to_string_pretty(&config::schema())?))?;
             Ok(true)
         }
     }
@@ -68,7 +68,7 @@ pub fn back_end(sockets: Vec<UdpSocket>, frame_size: usize, clock: Clock) -> Res
 
 fn say(common: &Common, text: std::fmt::Arguments<'_>) {
     if !common.quiet {
-        eprintln!("{text}");
+        tell(text);
     }
 }
 
@@ -117,7 +117,7 @@ fn run_balancer(args: &Balancer) -> Result<()> {
         let mut sampler = Sampler::new(Arc::clone(&stats));
         // A thread of its own: a reader that stalls costs the data path nothing.
         std::thread::Builder::new().name("status".into()).spawn(move || {
-            while print_status(&mut sampler).is_ok() {
+            while print_status(&mut sampler).is_ok_and(|read| read) {
                 std::thread::sleep(every);
             }
         })?;
@@ -125,23 +125,21 @@ fn run_balancer(args: &Balancer) -> Result<()> {
     daemon::balancer::run(role, io, &stats, clock, &stop)?;
     let mut sampler = Sampler::new(stats);
     if args.status_every.is_some() {
-        let _ = print_status(&mut sampler); // whoever read may be gone
+        print_status(&mut sampler)?;
     } else if !args.common.quiet {
         let s = sampler.sample();
         let busy = s.busy_no_server + s.busy_shed;
-        eprintln!(
+        tell(format_args!(
             "balancer: {} requests, {} dispatched, {} answered, {busy} busy, drops {:?}",
             s.requests, s.dispatched, s.answered, s.drops
-        );
+        ));
     }
     Ok(())
 }
 
-fn print_status(sampler: &mut Sampler) -> std::io::Result<()> {
-    let line = serde_json::to_string(&sampler.sample())?;
-    let mut out = std::io::stdout().lock();
-    writeln!(out, "{line}")?;
-    out.flush()
+/// Shows the pool as a line of JSON; false if nobody reads it any more.
+fn print_status(sampler: &mut Sampler) -> std::io::Result<bool> {
+    print(format_args!("{}\n", serde_json::to_string(&sampler.sample())?))
 }
 
 /// Settings, sockets and log of a controller; also the beginning of `lbd up`.
@@ -260,12 +258,12 @@ fn run_server(args: &Server) -> Result<()> {
             "id": id, "received": totals.received, "served": totals.served, "busy": totals.busy,
             "expired": totals.expired, "queue_max": totals.queue_max, "left": role.queue_len(), "dropped": totals.drops.total(),
         });
-        println!("{summary}");
+        print(format_args!("{summary}\n"))?;
     } else if !args.common.quiet {
         let server::Totals { received, served, busy, expired, queue_max, .. } = totals;
-        println!(
-            "server {id}: {received} received, {served} served, {busy} busy, {expired} expired, longest queue {queue_max}"
-        );
+        print(format_args!(
+            "server {id}: {received} received, {served} served, {busy} busy, {expired} expired, longest queue {queue_max}\n"
+        ))?;
     }
     Ok(())
 }
@@ -308,16 +306,16 @@ fn run_client(args: &Client) -> Result<bool> {
     };
     let s = daemon::client::run(client::ClientRole::new(settings, clock.now()), io, &plan, clock, &stop)?;
     if args.json {
-        println!("{}", serde_json::to_string(&s)?);
+        print(format_args!("{}\n", serde_json::to_string(&s)?))?;
     } else if !args.common.quiet {
-        println!(
-            "client {id}: {} sent, {} answered, {} retried, {} refused, {} busy, {} lost",
+        print(format_args!(
+            "client {id}: {} sent, {} answered, {} retried, {} refused, {} busy, {} lost\n",
             s.sent, s.answered, s.retried, s.refused, s.busy, s.lost
-        );
-        println!(
-            "latency: p50 {} us, p99 {} us, max {} us",
+        ))?;
+        print(format_args!(
+            "latency: p50 {} us, p99 {} us, max {} us\n",
             s.latency_us_p50, s.latency_us_p99, s.latency_us_max
-        );
+        ))?;
     }
     Ok(s.answered == s.sent && args.requests.is_none_or(|n| n == s.sent))
 }

@@ -6,6 +6,8 @@ use std::io::IsTerminal;
 use lbd::daemon::client::Summary;
 use lbd::status::Status;
 
+use crate::out::print;
+
 /// The balancer's figures as rows, one a server, and a line of totals.
 pub fn render(status: &Status, seconds: u64, clients: u32) -> String {
     let mut out = String::new();
@@ -44,13 +46,13 @@ fn milliseconds(micros: u64) -> String {
     if micros == 0 { "-".to_owned() } else { format!("{:.2} ms", micros as f64 / 1e3) }
 }
 
-/// Shows a table: in place of the last one on a terminal, below it anywhere else.
-pub fn show(text: &str) {
+/// Shows a table: in place of the last one on a terminal, below it anywhere else. False if nobody reads it any more.
+pub fn show(text: &str) -> std::io::Result<bool> {
     if std::io::stdout().is_terminal() {
         // Home, then each line cleared to its end, then everything below.
-        print!("\x1b[H{}\x1b[J", text.replace('\n', "\x1b[K\n"));
+        print(format_args!("\x1b[H{}\x1b[J", text.replace('\n', "\x1b[K\n")))
     } else {
-        println!("{text}");
+        print(format_args!("{text}\n"))
     }
 }
 

@@ -17,6 +17,7 @@ use lbd::status::Status;
 use tracing::{info, warn};
 
 use crate::args::Up;
+use crate::out::{print, tell};
 use crate::{run, table};
 
 /// How long the parts of the system may take to come up.
@@ -60,10 +61,10 @@ pub fn run(args: &Up) -> Result<bool> {
     system.wait_for_servers(count)?;
     if !args.common.quiet {
         let pool = config.native();
-        eprintln!(
+        tell(format_args!(
             "up: clients on {}, servers on {}, {rate} requests/s, service {service}",
             pool.client_side, pool.server_side
-        );
+        ));
     }
     system.started = Instant::now();
     for i in 0..clients {
@@ -73,7 +74,7 @@ pub fn run(args: &Up) -> Result<bool> {
     system.run(args.duration)?;
     let total = system.end()?;
     let seconds = system.started.elapsed().as_secs_f64();
-    println!("{}", table::summary(&total, clients, seconds));
+    print(format_args!("{}\n", table::summary(&total, clients, seconds)))?;
     Ok(total.answered == total.sent)
 }
 
@@ -217,7 +218,7 @@ impl System {
         let end = duration.map(|d| self.started + d);
         let mut next_table = self.started + TABLE_EVERY;
         if !self.quiet && std::io::stdout().is_terminal() {
-            print!("\x1b[2J");
+            print(format_args!("\x1b[2J"))?;
         }
         while !self.stop.is_asked() {
             let now = Instant::now();
@@ -226,7 +227,10 @@ impl System {
             }
             if now >= next_table {
                 next_table += TABLE_EVERY;
-                self.show_table();
+                if !self.show_table()? {
+                    info!("nobody reads the table any more: ending");
+                    break;
+                }
             }
             let next = end.map_or(next_table, |end| end.min(next_table));
             self.turn(next.saturating_duration_since(now))?;
@@ -234,9 +238,10 @@ impl System {
         Ok(())
     }
 
-    fn show_table(&self) {
+    /// False if nobody reads it any more.
+    fn show_table(&self) -> std::io::Result<bool> {
         if self.quiet {
-            return;
+            return Ok(true);
         }
         let seconds = self.started.elapsed().as_secs();
         let mut text = table::render(&self.balancer.status(), seconds, self.clients.len() as u32);
@@ -245,7 +250,7 @@ impl System {
             text.push_str(event);
             text.push('\n');
         }
-        table::show(&text);
+        table::show(&text)
     }
 
     /// Clients first, until their last answer; then servers, drained; the balancer last.
@@ -257,7 +262,7 @@ impl System {
         {
             self.turn(Duration::from_millis(50))?;
         }
-        self.show_table();
+        let _ = self.show_table(); // the summary ends in the same error, after everything else has ended
         let mut total = Summary::default();
         for mut client in self.clients.drain(..) {
             client.process.kill(); // has ended, or we were asked twice
