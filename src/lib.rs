@@ -42,6 +42,7 @@ pub mod service;
 pub mod stats;
 pub mod status;
 pub mod sync;
+pub mod terminal;
 pub mod time;
 pub mod wire;
 

@@ -1,5 +1,10 @@
 //! A small seeded generator, passed in wherever chance plays a part: a seed replays a run.
 
+/// 64 bits that nobody can guess: the seed of everything random in a process.
+pub fn entropy() -> u64 {
+    rand::random()
+}
+
 /// xoshiro256** by Blackman and Vigna (<https://prng.di.unimi.it/>): fast, and good in all bits.
 /// Not for secrets.
 #[derive(Clone, Debug)]

@@ -154,6 +154,16 @@ impl Config {
         Config::parse(&text, Some(path))
     }
 
+    /// Reads the file that was named, or ./config.json, or gives the defaults if there is none.
+    pub fn load_or_default(named: Option<&Path>) -> Result<Config, ConfigError> {
+        let local = Path::new("config.json");
+        match named {
+            Some(path) => Config::load(path),
+            None if local.exists() => Config::load(local),
+            None => Ok(Config::default()),
+        }
+    }
+
     /// Checks a configuration that is written in `text`; `file` is named in errors.
     pub fn parse(text: &str, file: Option<&Path>) -> Result<Config, ConfigError> {
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);

@@ -7,12 +7,30 @@ pub mod process;
 pub mod server;
 pub mod signals;
 
-use crate::io::DatagramIo;
+use std::io;
+use std::net::UdpSocket;
+
+use tracing::info;
+
+use crate::io::socket::receive_buffer;
+use crate::io::{DatagramIo, IoOptions, MmsgIo};
 use crate::role::Role;
 use crate::time::{Clock, Instant};
+use crate::wire::header::DATAGRAM_MAX;
+use signals::Stop;
+
+/// A back end for frames of this size over these sockets; signals end its waits.
+pub fn back_end(sockets: Vec<UdpSocket>, frame_size: usize, clock: Clock) -> io::Result<(MmsgIo, Stop)> {
+    for socket in &sockets {
+        info!(addr = %socket.local_addr()?, receive_buffer = receive_buffer(socket), "listening");
+    }
+    let io = MmsgIo::new(sockets, &IoOptions::for_frames(frame_size, DATAGRAM_MAX / frame_size), clock)?;
+    let stop = Stop::on_signals(io.waker())?;
+    Ok((io, stop))
+}
 
 /// One turn: wait, receive a batch, run the role over it, timers, flush. Gives the turn's time, read once.
-pub fn turn(io: &mut impl DatagramIo, role: &mut impl Role, clock: &Clock) -> std::io::Result<Instant> {
+pub fn turn(io: &mut impl DatagramIo, role: &mut impl Role, clock: &Clock) -> io::Result<Instant> {
     io.wait(role.next_deadline())?;
     io.receive()?;
     let now = clock.now();

@@ -66,6 +66,8 @@ pub struct Generator {
     in_flight: usize,
     measure_from: Instant,
     end: Instant,
+    /// The end has passed: even a request that was due before it leaves no more.
+    ended: bool,
     counts: Report,
     corrected: Histogram<u64>,
     uncorrected: Histogram<u64>,
@@ -102,6 +104,7 @@ impl Generator {
             in_flight: 0,
             measure_from,
             end: measure_from + plan.duration,
+            ended: false,
             counts: Report::default(),
             corrected: histogram(),
             uncorrected: histogram(),
@@ -123,11 +126,6 @@ impl Generator {
     /// Whether every request has ended and no more will be sent.
     pub fn is_finished(&self, now: Instant) -> bool {
         now >= self.end && self.in_flight == 0
-    }
-
-    /// Where the measurement begins.
-    pub fn measure_from(&self) -> Instant {
-        self.measure_from
     }
 
     /// What was counted so far, without rates and percentiles.
@@ -167,7 +165,8 @@ impl Generator {
 
     /// When the next request should leave, if one may: a closed loop is always ready.
     fn next_send(&self, now: Instant) -> Option<Instant> {
-        let room = self.in_flight < self.plan.window.unwrap_or(usize::MAX)
+        let room = !self.ended
+            && self.in_flight < self.plan.window.unwrap_or(usize::MAX)
             && self.next - self.oldest < self.places.len() as u64;
         let due = self.schedule.as_ref().map_or(now, Schedule::next);
         (room && due < self.end).then_some(due)
@@ -176,8 +175,7 @@ impl Generator {
     fn send(&mut self, now: Instant, intended: Instant, tx: &mut Tx) -> bool {
         let socket = SocketId((self.next % u64::from(self.plan.connections)) as u16);
         let size = self.plan.format.size;
-        let Some(bytes) =
-            tx.destination(socket, self.plan.target, None).and_then(|d| tx.stage(d, size))
+        let Some(bytes) = tx.destination(socket, self.plan.target, None).and_then(|d| tx.stage(d, size))
         else {
             return false; // a full turn: the rest leaves with the next one
         };
@@ -272,10 +270,8 @@ impl Role for Generator {
 
     fn on_timeout(&mut self, now: Instant, tx: &mut Tx) {
         self.expire(now);
-        while now < self.end
-            && let Some(due) = self.next_send(now)
-            && due <= now
-        {
+        self.ended = now >= self.end;
+        while let Some(due) = self.next_send(now).filter(|due| *due <= now) {
             if !self.send(now, due, tx) {
                 break;
             }
@@ -286,10 +282,10 @@ impl Role for Generator {
     }
 
     fn next_deadline(&self) -> Option<Instant> {
-        let expiry = (self.in_flight > 0)
-            .then(|| self.places[self.index(self.oldest)].sent + self.plan.timeout);
+        let expiry =
+            (self.in_flight > 0).then(|| self.places[self.index(self.oldest)].sent + self.plan.timeout);
         let send = self.next_send(Instant::ZERO);
-        earliest(earliest(expiry, send), (self.in_flight == 0).then_some(self.end))
+        earliest(earliest(expiry, send), (!self.ended).then_some(self.end))
     }
 }
 

@@ -103,9 +103,9 @@ impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Verdict::Valid => f.write_str("the plan was kept"),
-            Verdict::NothingAnswered => {
-                f.write_str("nothing was answered: is the balancer running at --target, with the same frame size?")
-            }
+            Verdict::NothingAnswered => f.write_str(
+                "nothing was answered: is the balancer running at --target, with the same frame size?",
+            ),
             Verdict::Late(share) => write!(
                 f,
                 "{:.1} % of the requests left more than 1 ms late: the figures show this generator, not the system; \

@@ -2,18 +2,16 @@
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use super::{Generator, Report};
 use crate::daemon::signals::Stop;
 use crate::io::DatagramIo;
 use crate::role::Role;
-use crate::time::{Clock, Instant};
+use crate::time::Clock;
 
 /// Figures that the loop writes once a turn and another thread shows.
 #[derive(Debug, Default)]
 pub struct Progress {
-    measured_us: AtomicU64,
     sent: AtomicU64,
     answered: AtomicU64,
     busy: AtomicU64,
@@ -25,8 +23,6 @@ pub struct Progress {
 /// [`Progress`] at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Live {
-    /// Time since the warm-up ended; zero during it.
-    pub measured: Duration,
     /// As in [`Report`].
     pub sent: u64,
     /// As in [`Report`].
@@ -42,11 +38,9 @@ pub struct Live {
 }
 
 impl Progress {
-    fn write(&self, now: Instant, generator: &Generator) {
+    fn write(&self, generator: &Generator) {
         let counts = generator.counts();
-        let measured = now.since(generator.measure_from()).as_micros() as u64;
         let figures = [
-            (&self.measured_us, measured),
             (&self.sent, counts.sent),
             (&self.answered, counts.answered),
             (&self.busy, counts.busy),
@@ -63,7 +57,6 @@ impl Progress {
     pub fn read(&self) -> Live {
         let get = |cell: &AtomicU64| cell.load(Ordering::Relaxed);
         Live {
-            measured: Duration::from_micros(get(&self.measured_us)),
             sent: get(&self.sent),
             answered: get(&self.answered),
             busy: get(&self.busy),
@@ -90,7 +83,7 @@ pub fn run(
         generator.on_batch(now, rx, tx);
         generator.on_timeout(now, tx);
         io.flush()?;
-        progress.write(now, &generator);
+        progress.write(&generator);
         if stop.is_asked() {
             generator.stop(now);
         }

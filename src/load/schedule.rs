@@ -98,6 +98,12 @@ mod tests {
     }
 
     #[test]
+    fn a_gap_longer_than_any_clock_is_only_a_long_gap() {
+        let schedule = Schedule::new(1e-300, Arrivals::Poisson, Instant::ZERO, 3);
+        assert!(schedule.next() > Instant::ZERO + std::time::Duration::from_secs(86_400));
+    }
+
+    #[test]
     fn a_seed_repeats_its_schedule() {
         assert_eq!(gaps(Arrivals::Poisson), gaps(Arrivals::Poisson));
     }

@@ -118,9 +118,11 @@ impl Site {
         Running::start(env!("CARGO_BIN_EXE_lbd").as_ref(), args, self.path())
     }
 
-    /// A balancer that shows its figures.
+    /// A balancer that shows its figures and has its ports.
     pub fn balancer(&self) -> Running {
-        self.start(&["balancer", "--status-every", "50ms"])
+        let balancer = self.start(&["balancer", "--status-every", "50ms"]);
+        balancer.status();
+        balancer
     }
 
     /// A server with this id on its usual port.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+use lbd::config::{Config, ConfigError};
 use lbd::service::ServiceTime;
 
 /// A UDP load balancer that sends each request to the server with the shortest queue.
@@ -51,6 +52,12 @@ pub struct Common {
     /// Print nothing but errors
     #[arg(long)]
     pub quiet: bool,
+}
+
+impl Common {
+    pub fn load(&self) -> Result<Config, ConfigError> {
+        Config::load_or_default(self.config.as_deref())
+    }
 }
 
 #[derive(clap::Args)]

@@ -3,7 +3,6 @@
 //! 0 = done; 1 = ran, but not everything was answered; 2 = a mistake of the operator (configuration, address in use).
 
 mod args;
-mod out;
 mod run;
 mod table;
 mod up;
@@ -16,7 +15,7 @@ fn main() -> std::process::ExitCode {
         Ok(true) => std::process::ExitCode::SUCCESS,
         Ok(false) => std::process::ExitCode::from(1),
         Err(error) => {
-            out::tell(format_args!("lbd: {error:#}"));
+            lbd::terminal::tell(format_args!("lbd: {error:#}"));
             std::process::ExitCode::from(2)
         }
     }

@@ -1,24 +1,24 @@
 //! One function per subcommand: configuration and flags become a role, its sockets and its daemon.
 
-use std::net::{SocketAddr, UdpSocket};
-use std::path::Path;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use lbd::config::{self, Config};
 use lbd::daemon::{self, signals::Stop};
-use lbd::io::socket::{SocketOptions, bind, receive_buffer};
-use lbd::io::{IoOptions, MmsgIo};
+use lbd::io::MmsgIo;
+use lbd::io::socket::{SocketOptions, bind};
+use lbd::rng::entropy;
 use lbd::role::server::{ServerRole, Work};
 use lbd::role::{balancer, client, controller, server};
 use lbd::stats::PoolStats;
 use lbd::status::Sampler;
+use lbd::terminal::{print, tell};
 use lbd::time::Clock;
 use lbd::{logging, scale};
-use tracing::info;
 
 use crate::args::{Args, Balancer, Client, Command, Common, Server};
-use crate::out::{print, tell};
+
 use crate::up;
 
 /// Runs a subcommand; false if it ran but not everything was answered.
@@ -38,32 +38,6 @@ pub fn run(args: Args) -> Result<bool> {
             Ok(true)
         }
     }
-}
-
-/// The file that was named, or ./config.json, or the built-in defaults.
-pub fn load(common: &Common) -> Result<Config> {
-    let local = Path::new("config.json");
-    Ok(match &common.config {
-        Some(path) => Config::load(path)?,
-        None if local.exists() => Config::load(local)?,
-        None => Config::default(),
-    })
-}
-
-/// 64 bits that nobody can guess: the seed of everything random in this process.
-pub fn entropy() -> u64 {
-    rand::random()
-}
-
-/// A back end over these sockets whose waits end on signals.
-pub fn back_end(sockets: Vec<UdpSocket>, frame_size: usize, clock: Clock) -> Result<(MmsgIo, Stop)> {
-    for socket in &sockets {
-        info!(addr = %socket.local_addr()?, receive_buffer = receive_buffer(socket), "listening");
-    }
-    let per_datagram = lbd::wire::header::DATAGRAM_MAX / frame_size;
-    let io = MmsgIo::new(sockets, &IoOptions::for_frames(frame_size, per_datagram), clock)?;
-    let stop = Stop::on_signals(io.waker())?;
-    Ok((io, stop))
 }
 
 fn say(common: &Common, text: std::fmt::Arguments<'_>) {
@@ -97,13 +71,13 @@ fn balancer_settings(config: &Config) -> balancer::Settings {
 }
 
 fn run_balancer(args: &Balancer) -> Result<()> {
-    let config = load(&args.common)?;
+    let config = args.common.load()?;
     let pool = config.native();
     let clock = Clock::start();
     let options = SocketOptions::default();
     let sockets = vec![bind(pool.client_side, &options)?, bind(pool.server_side, &options)?];
     let _log = logging::init(&config.logs, "balancer/balancer.log")?;
-    let (io, stop) = back_end(sockets, pool.format.size, clock)?;
+    let (io, stop) = daemon::back_end(sockets, pool.format.size, clock)?;
     let stats = Arc::new(PoolStats::new(pool.servers_max));
     let role = balancer::Balancer::new(balancer_settings(&config), Arc::clone(&stats), clock.now());
     say(
@@ -151,7 +125,7 @@ pub fn open_controller(
     let clock = Clock::start();
     let socket = bind(config.controller, &SocketOptions::default())?;
     let log = logging::init(&config.logs, "controller/controller.log")?;
-    let (io, stop) = back_end(vec![socket], config.native().format.size, clock)?;
+    let (io, stop) = daemon::back_end(vec![socket], config.native().format.size, clock)?;
     let server = &config.server;
     let role = controller::ControllerRole::new(controller::Settings {
         format: config.native().format,
@@ -194,7 +168,7 @@ pub fn server_command(config: &Config) -> Result<Vec<String>> {
 }
 
 fn run_controller(common: &Common) -> Result<()> {
-    let config = load(common)?;
+    let config = common.load()?;
     let command = server_command(&config)?;
     let (mut supervisor, stop, _log) = open_controller(&config, &command, config.server.count)?;
     say(
@@ -222,7 +196,7 @@ fn run_controller(common: &Common) -> Result<()> {
 }
 
 fn run_server(args: &Server) -> Result<()> {
-    let config = load(&args.common)?;
+    let config = args.common.load()?;
     let server = &config.server;
     let id = args.id.unwrap_or(server.start_id);
     let balancer = args.balancer.unwrap_or(config.balancer_for_servers());
@@ -235,7 +209,7 @@ fn run_server(args: &Server) -> Result<()> {
     let clock = Clock::start();
     let socket = bind(SocketAddr::new(ip, port), &SocketOptions::default())?;
     let _log = logging::init(&config.logs, &format!("servers/server_{id}.log"))?;
-    let (io, stop) = back_end(vec![socket], config.native().format.size, clock)?;
+    let (io, stop) = daemon::back_end(vec![socket], config.native().format.size, clock)?;
     let service = args.service.or(server.service);
     let workers = args.workers.map_or(server.workers, usize::from);
     let settings = server::Settings {
@@ -269,7 +243,7 @@ fn run_server(args: &Server) -> Result<()> {
 }
 
 fn run_client(args: &Client) -> Result<bool> {
-    let config = load(&args.common)?;
+    let config = args.common.load()?;
     let to = args.to.unwrap_or(config.balancer_for_clients());
     let id = args.id.unwrap_or(config.client.start_id);
     let format = config.native().format;
@@ -287,7 +261,7 @@ fn run_client(args: &Client) -> Result<bool> {
     let clock = Clock::start();
     let socket = bind(from, &SocketOptions::default())?;
     let _log = logging::init(&config.logs, &format!("clients/client_{id}.log"))?;
-    let (io, stop) = back_end(vec![socket], format.size, clock)?;
+    let (io, stop) = daemon::back_end(vec![socket], format.size, clock)?;
     let settings = client::Settings {
         format,
         target: to,

@@ -5,8 +5,7 @@ use std::io::IsTerminal;
 
 use lbd::daemon::client::Summary;
 use lbd::status::Status;
-
-use crate::out::print;
+use lbd::terminal::print;
 
 /// The balancer's figures as rows, one a server, and a line of totals.
 pub fn render(status: &Status, seconds: u64, clients: u32) -> String {

@@ -1,6 +1,7 @@
 //! `lbd up`: the controller, with a balancer and clients beside its servers, and a live table.
 
 use std::io::{BufRead, BufReader, IsTerminal, Read};
+use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -14,10 +15,11 @@ use lbd::daemon::process::{Process, describe_exit};
 use lbd::daemon::signals::Stop;
 use lbd::io::MmsgIo;
 use lbd::status::Status;
+use lbd::terminal::{print, tell};
 use tracing::{info, warn};
 
 use crate::args::Up;
-use crate::out::{print, tell};
+
 use crate::{run, table};
 
 /// How long the parts of the system may take to come up.
@@ -29,7 +31,7 @@ const EVENTS_SHOWN: usize = 6;
 
 /// Runs until the duration is over or Ctrl-C; true if every request was answered.
 pub fn run(args: &Up) -> Result<bool> {
-    let config = run::load(&args.common)?;
+    let config = args.common.load()?;
     let count = args.servers.unwrap_or(config.server.count);
     if !(1..=config.server.max).contains(&count) {
         bail!("--servers {count} is not within 1 and server.max = {}", config.server.max);
@@ -72,10 +74,10 @@ pub fn run(args: &Up) -> Result<bool> {
     }
     info!(clients, rate, service, "up");
     system.run(args.duration)?;
-    let total = system.end()?;
+    let (total, all_told) = system.end()?;
     let seconds = system.started.elapsed().as_secs_f64();
     print(format_args!("{}\n", table::summary(&total, clients, seconds)))?;
-    Ok(total.answered == total.sent)
+    Ok(all_told && total.answered == total.sent)
 }
 
 /// The balancer as a child process that prints its figures.
@@ -253,8 +255,9 @@ impl System {
         table::show(&text)
     }
 
-    /// Clients first, until their last answer; then servers, drained; the balancer last.
-    fn end(&mut self) -> Result<Summary> {
+    /// Clients first, until their last answer; then servers, drained; the balancer last. Gives what the clients did,
+    /// and whether all of them told.
+    fn end(&mut self) -> Result<(Summary, bool)> {
         for client in &mut self.clients {
             client.process.terminate();
         }
@@ -263,13 +266,23 @@ impl System {
             self.turn(Duration::from_millis(50))?;
         }
         let _ = self.show_table(); // the summary ends in the same error, after everything else has ended
-        let mut total = Summary::default();
+        let (mut total, mut all_told) = (Summary::default(), true);
         for mut client in self.clients.drain(..) {
             client.process.kill(); // has ended, or we were asked twice
             let text = client.output.join().unwrap_or_default();
             match serde_json::from_str::<Summary>(&text) {
                 Ok(summary) => add(&mut total, &summary),
-                Err(_) => warn!(client = client.id, "it ended without a summary"),
+                // A client listens for the signal before it sends, so this one had sent nothing.
+                Err(_)
+                    if client
+                        .process
+                        .poll_exit()
+                        .is_some_and(|exit| exit.signal() == Some(libc::SIGTERM)) => {}
+                Err(_) => {
+                    all_told = false;
+                    warn!("client {} ended without a summary", client.id);
+                    tell(format_args!("lbd: client {} ended without a summary: see its log", client.id));
+                }
             }
         }
         self.supervisor.shut_down();
@@ -280,7 +293,7 @@ impl System {
         self.balancer.end();
         let Summary { sent, answered, retried, lost, .. } = total;
         info!(sent, answered, retried, lost, "down");
-        Ok(total)
+        Ok((total, all_told))
     }
 }
 

@@ -1,4 +1,4 @@
-//! Standard output and standard error. `println!` panics when nobody reads any more, as in `lbd schema | head -1`;
+//! What the programs write to standard output and standard error. `println!` panics when nobody reads any more, as in `lbd schema | head -1`;
 //! here that is an ordinary result.
 
 use std::fmt::Arguments;

@@ -1,0 +1,108 @@
+//! `loadgen`: arguments -> plan -> [`lbd::load`] -> table, JSON and exit code.
+
+mod args;
+mod progress;
+
+use std::fs::File;
+use std::io::Write;
+use std::net::UdpSocket;
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use clap::Parser;
+use lbd::config::Config;
+use lbd::daemon::back_end;
+use lbd::io::socket::{SocketOptions, bind};
+use lbd::load::{self, Generator, Plan, Progress, Report, Verdict};
+use lbd::rng::entropy;
+use lbd::terminal::{print, tell};
+use lbd::time::Clock;
+use lbd::wire::FrameFormat;
+
+use args::Args;
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    match run(&args) {
+        Ok(Verdict::Valid) => ExitCode::SUCCESS,
+        Ok(verdict) => {
+            tell(format_args!("loadgen: {verdict}"));
+            ExitCode::from(1)
+        }
+        Err(error) => {
+            tell(format_args!("loadgen: {error:#}"));
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(args: &Args) -> Result<Verdict> {
+    let config = Config::load_or_default(args.config.as_deref())?;
+    let format = args.frame.map_or(config.native().format, FrameFormat::plain);
+    if args.payload > format.payload_max() {
+        bail!(
+            "--payload {}: a frame of {} bytes carries at most {}",
+            args.payload,
+            format.size,
+            format.payload_max()
+        );
+    }
+    let plan = Plan {
+        format,
+        target: args.target.unwrap_or(config.balancer_for_clients()),
+        connections: args.connections,
+        rate: args.rate,
+        arrivals: args.arrivals,
+        window: args.window.map(|window| window as usize),
+        payload: args.payload,
+        timeout: args.timeout,
+        warmup: args.warmup,
+        duration: args.duration,
+        seed: args.seed.unwrap_or_else(entropy),
+    };
+    // Before the load, so that a path that cannot be written costs no run.
+    let json = args.json.as_deref().filter(|path| *path != Path::new("-"));
+    let json = json.map(|path| (path, File::create(path)));
+    let json = match json {
+        Some((path, file)) => Some((path, file.with_context(|| format!("cannot write {}", path.display()))?)),
+        None => None,
+    };
+    let report = generate(plan, args.quiet)?;
+    let text = serde_json::to_string_pretty(&report)?;
+    if let Some((path, mut file)) = json {
+        writeln!(file, "{text}").with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    let to_stdout = args.json.as_deref() == Some(Path::new("-"));
+    if to_stdout {
+        print(format_args!("{text}\n"))?;
+    }
+    match (args.quiet, to_stdout) {
+        (true, _) => {}
+        (false, true) => tell(format_args!("{report}")),
+        (false, false) => drop(print(format_args!("{report}"))?),
+    }
+    Ok(report.verdict())
+}
+
+/// Runs the plan on a thread of its own, so that a slow terminal delays no request.
+fn generate(plan: Plan, quiet: bool) -> Result<Report> {
+    let from = lbd::client::any_port_towards(plan.target);
+    let options = SocketOptions::default();
+    let sockets =
+        (0..plan.connections).map(|_| bind(from, &options)).collect::<Result<Vec<UdpSocket>, _>>()?;
+    let (warmup, duration) = (plan.warmup, plan.duration);
+    let clock = Clock::start();
+    let (io, stop) = back_end(sockets, plan.format.size, clock)?;
+    let progress = Progress::default();
+    std::thread::scope(|scope| {
+        let load = std::thread::Builder::new().name("load".into());
+        let load = load.spawn_scoped(scope, || {
+            load::run(Generator::new(plan, clock.now()), io, clock, &stop, &progress)
+        })?;
+        if !quiet {
+            progress::show(&progress, warmup, duration, || load.is_finished());
+        }
+        load.join().expect("a panic ends the process").context("the load could not run")
+    })
+}
