@@ -59,7 +59,9 @@ impl Structure for Scan {
 
 /// A heap behind a lock. A binary heap cannot change the key of a known server, so a changed one is pushed
 /// again and the old entry is passed over when it comes up.
-struct LockedHeap(Mutex<(BinaryHeap<Reverse<(u32, u32)>>, Vec<u32>)>);
+struct LockedHeap(Mutex<HeapAndLengths>);
+
+type HeapAndLengths = (BinaryHeap<Reverse<(u32, u32)>>, Vec<u32>);
 
 impl LockedHeap {
     fn new(servers: usize) -> Self {

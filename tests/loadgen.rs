@@ -67,7 +67,7 @@ fn ctrl_c_ends_it_early_with_a_report() {
     let figures = report(&finished);
     assert_balanced(&figures);
     assert!(figures.answered > 100 && figures.duration_s < 60.0, "{figures:?}");
-    assert_eq!(finished.stderr, "");
+    assert!(!finished.stderr.contains("in flight") && !finished.stderr.contains("from plan"), "{finished:?}");
 }
 
 #[test]

@@ -23,7 +23,10 @@ pub fn show(progress: &Progress, warmup: Duration, duration: Duration, is_over: 
         if terminal || due {
             let text = match at.checked_sub(warmup) {
                 None => format!("warm-up of {warmup:?}: {} in flight", live.in_flight),
-                Some(at) => line(at.min(duration), duration, &live, (live.sent - last.sent, at - last_at)),
+                Some(measured) => {
+                    let since_last = (live.sent - last.sent, at - last_at);
+                    line(measured.min(duration), duration, &live, since_last)
+                }
             };
             if terminal {
                 let _ = write!(std::io::stderr(), "\r{text}\x1b[K");
