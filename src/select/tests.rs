@@ -262,7 +262,7 @@ fn must_fail(what: &str, check: impl FnOnce() + std::panic::UnwindSafe) {
 }
 
 /// Exhaustive, under the C11 memory model: two leaves, one node, two or three threads.
-/// `RUSTFLAGS="--cfg loom" cargo test --release --lib loom_`
+/// `RUSTFLAGS="--cfg loom" cargo test --profile model --lib loom_`
 #[cfg(loom)]
 mod loom_model {
     use super::*;
@@ -364,7 +364,7 @@ mod loom_model {
 }
 
 /// Random schedules of the real thing: eight threads, real fan-out, sequentially consistent.
-/// `RUSTFLAGS="--cfg shuttle" cargo test --release --lib shuttle_`
+/// `RUSTFLAGS="--cfg shuttle" cargo test --profile model --lib shuttle_`
 #[cfg(shuttle)]
 mod shuttle_model {
     use super::*;
