@@ -46,5 +46,10 @@ pub mod terminal;
 pub mod time;
 pub mod wire;
 
+/// The README's Rust is compiled with the other examples.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 pub use client::Client;
 pub use server::Server;

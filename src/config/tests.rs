@@ -420,3 +420,41 @@ fn a_file_that_is_cut_off_is_an_error_wherever_it_is_cut() {
         assert!(error.starts_with("config.json:"), "{error}");
     }
 }
+
+/// Keys of the README's table with their defaults: "`a.b`, `a.c` | 1, 2" is two keys.
+fn readme_defaults() -> std::collections::BTreeMap<String, String> {
+    let readme = include_str!("../../README.md");
+    let rows = readme.lines().filter_map(|line| line.strip_prefix("| `")?.split_once("` | "));
+    let mut defaults = std::collections::BTreeMap::new();
+    for (keys, rest) in rows {
+        let keys: Vec<&str> = keys.split("`, `").collect();
+        let default = rest.split(" | ").next().unwrap();
+        let values = if keys.len() == 1 { vec![default] } else { default.split(", ").collect() };
+        assert_eq!(keys.len(), values.len(), "{keys:?}");
+        defaults.extend(keys.into_iter().zip(values).map(|(key, value)| (key.to_owned(), value.to_owned())));
+    }
+    defaults
+}
+
+#[test]
+fn the_readme_lists_every_key_with_its_default() {
+    let readme = readme_defaults();
+    let schema = schema();
+    let mut keys = 0;
+    for (section, of_section) in schema["properties"].as_object().unwrap() {
+        let Some(of_section) = of_section["properties"].as_object() else {
+            assert!(readme.contains_key(section), "{section} is not in the README");
+            continue;
+        };
+        for (key, value) in of_section {
+            keys += 1;
+            let name = format!("{section}.{key}");
+            let listed = readme.get(&name).unwrap_or_else(|| panic!("{name} is not in the README"));
+            if let Some(default) = value.get("default") {
+                let default = default.as_str().map_or(default.to_string(), str::to_owned);
+                assert_eq!(*listed, default, "{name}");
+            }
+        }
+    }
+    assert!(keys > 30, "{keys} keys were compared");
+}
