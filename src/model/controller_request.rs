@@ -28,8 +28,8 @@ pub struct ControllerRequest {
     /// Number of the request, echoed in its ack. In a sync the nonce of the server's registration.
     #[serde(with = "postcard::fixint::le")]
     pub number: u64,
-    /// In a sync: `worker`, epochs, `slot`, `dispatch_seq` = requests sent so far, and in
-    /// `client_ip` and `client_port` the worker's own address. `cookie` is the nonce of a challenge or of its echo.
+    /// In a sync: `worker`, epochs, `slot`, `dispatch_seq` = requests sent so far. The worker's address is the one that
+    /// the sync comes from. `cookie` is the nonce of a challenge or of its echo.
     pub route: Route,
     /// Grow: the number of servers there shall be. Shrink: the id of the server to stop.
     #[serde(with = "postcard::fixint::le")]

@@ -1,5 +1,5 @@
 //! Runs the real program: free ports, a folder of its own, captured output, bounded waits.
-#![allow(dead_code)] // each test file uses its part
+#![allow(dead_code, unused_imports)] // each test file uses its part
 
 mod ports;
 mod running;
