@@ -1,4 +1,4 @@
-//! Configuration: `config.json` as written ([`raw`]) becomes one validated, immutable [`Config`].
+//! Configuration: `config.json` as written (`raw.rs`) becomes one validated, immutable [`Config`].
 //!
 //! Everything is checked before anything runs; a mistake is one line with file, line, key and remedy. Inside,
 //! everything is a pool: the four original sections are another way of writing the native one.

@@ -244,7 +244,7 @@ pub struct RawLogs {
     pub size_max: Option<Text>,
 }
 
-/// The schema of [`Raw`], without references, and without the `null` that stands for a key left out.
+/// The schema of the file as it is written (`raw.rs`), without references, and without the `null` that stands for a key left out.
 pub fn schema() -> serde_json::Value {
     let settings = SchemaSettings::draft2020_12().with(|settings| settings.inline_subschemas = true);
     let mut schema = settings.into_generator().into_root_schema_for::<Raw>().to_value();
