@@ -20,7 +20,7 @@ use std::time::Duration;
 use crate::io::socket::{SocketOptions, bind};
 use crate::io::{DatagramIo, IoOptions, MmsgIo};
 use crate::role::Role;
-use crate::role::client::{ClientRole, Ending, Full, Outcome, Settings, Totals};
+use crate::role::client::{ClientRole, Ending, Full, Outcome, Settings, Source, Totals};
 use crate::time::{Clock, Instant, earliest};
 use crate::wire::{FrameFormat, Mode, Status};
 
@@ -62,6 +62,7 @@ pub struct ClientBuilder {
     retries: u8,
     in_flight_max: usize,
     bind: Option<SocketAddr>,
+    servers: Vec<Source>,
 }
 
 impl Default for ClientBuilder {
@@ -74,6 +75,7 @@ impl Default for ClientBuilder {
             retries: 5,
             in_flight_max: 1024,
             bind: None,
+            servers: vec![],
         }
     }
 }
@@ -115,6 +117,13 @@ impl ClientBuilder {
         self
     }
 
+    /// Lets answers come from the balancer and from this server only; call it for each server. Where servers answer
+    /// directly (`reply_path`), this keeps others from answering in their place. Default: from anywhere.
+    pub fn server(mut self, source: impl Into<Source>) -> Self {
+        self.servers.push(source.into());
+        self
+    }
+
     /// The local address. Default: any port, on the loopback if the balancer is there.
     pub fn bind(mut self, addr: SocketAddr) -> Self {
         self.bind = Some(addr);
@@ -139,6 +148,7 @@ impl ClientBuilder {
             deadline: self.deadline,
             retries: self.retries,
             in_flight_max: self.in_flight_max,
+            servers: self.servers,
             seed: rand::random(),
         };
         Ok(Client {

@@ -57,20 +57,21 @@ impl Estimate {
         self.published += 1;
     }
 
-    /// Takes a newer report. False, and no effect, for an older one and for one that cannot be
-    /// true (seen more than was sent, finished more than was read): a faulty server must not
-    /// make itself look idle.
-    pub fn apply(&mut self, new: Counters) -> bool {
+    /// Takes a newer report and gives the number of requests that were finished since the last one. `None`, and
+    /// no effect, for an older one and for one that cannot be true (seen more than was sent, finished more than was
+    /// read): a faulty server must not make itself look idle.
+    pub fn apply(&mut self, new: Counters) -> Option<u32> {
         let newer = ahead(new.report, self.counters.report).is_some_and(|by| by > 0);
-        let possible = ahead(self.sent, new.seq).is_some()
-            && ahead(new.seq, self.counters.seq).is_some()
-            && ahead(new.received, self.counters.received).is_some()
-            && ahead(new.done, self.counters.done).is_some()
-            && ahead(new.received, new.done).is_some();
-        if newer && possible {
-            self.counters = new;
+        if !newer {
+            return None;
         }
-        newer && possible
+        ahead(self.sent, new.seq)?;
+        ahead(new.seq, self.counters.seq)?;
+        ahead(new.received, self.counters.received)?;
+        ahead(new.received, new.done)?;
+        let finished = ahead(new.done, self.counters.done)?;
+        self.counters = new;
+        Some(finished)
     }
 
     /// Requests sent and not yet seen by the server: under way, or lost behind the last one seen.
@@ -116,7 +117,7 @@ mod tests {
             e.on_dispatch(sent);
         }
         assert_eq!(e.outstanding(), 3);
-        assert!(e.apply(counters(1, 2, 2, 1)));
+        assert_eq!(e.apply(counters(1, 2, 2, 1)), Some(1));
         assert_eq!((e.under_way(), e.outstanding()), (1, 2));
         assert_eq!(e.publish(), -1);
         assert_eq!(e.publish(), 0);
@@ -128,7 +129,7 @@ mod tests {
         e.rebase(10);
         e.on_dispatch(11);
         e.on_dispatch(12);
-        assert!(e.apply(counters(1, 12, 1, 1)));
+        assert!(e.apply(counters(1, 12, 1, 1)).is_some());
         assert_eq!((e.outstanding(), e.lost()), (0, 1));
     }
 
@@ -137,7 +138,7 @@ mod tests {
         let mut e = Estimate::default();
         e.rebase(0);
         e.on_dispatch(1);
-        assert!(e.apply(counters(1, 1, 2, 2)));
+        assert!(e.apply(counters(1, 1, 2, 2)).is_some());
         assert_eq!((e.outstanding(), e.lost()), (0, -1));
     }
 
@@ -148,7 +149,7 @@ mod tests {
         for sent in 1..=5 {
             e.on_dispatch(sent);
         }
-        assert!(e.apply(counters(7, 4, 4, 2)));
+        assert!(e.apply(counters(7, 4, 4, 2)).is_some());
         for bad in [
             counters(7, 5, 5, 5), // the same report number
             counters(6, 5, 5, 5), // an older one
@@ -156,7 +157,7 @@ mod tests {
             counters(8, 5, 4, 5), // finished more than it read
             counters(8, 3, 4, 2), // counts backwards
         ] {
-            assert!(!e.apply(bad), "{bad:?}");
+            assert_eq!(e.apply(bad), None, "{bad:?}");
             assert_eq!(e.outstanding(), 3);
         }
     }
@@ -167,9 +168,9 @@ mod tests {
         e.rebase(u32::MAX);
         e.on_dispatch(0);
         e.on_dispatch(1);
-        assert!(e.apply(counters(1, 0, 1, 0)));
+        assert!(e.apply(counters(1, 0, 1, 0)).is_some());
         assert_eq!((e.outstanding(), e.lost()), (2, 0));
-        assert!(e.apply(counters(2, 1, 2, 2)));
+        assert!(e.apply(counters(2, 1, 2, 2)).is_some());
         assert_eq!(e.outstanding(), 0);
     }
 
@@ -220,7 +221,7 @@ mod tests {
             // Rest: the network is empty, the server idle, one SYNC and its report come through.
             w.seq = w.seq.max(sent);
             w.done = w.received;
-            prop_assert!(e.apply(counters(w.report + 1, w.seq, w.received, w.done)));
+            prop_assert!(e.apply(counters(w.report + 1, w.seq, w.received, w.done)).is_some());
             tree += i64::from(e.publish());
             prop_assert_eq!((e.outstanding(), tree), (0, 0));
         }

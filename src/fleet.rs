@@ -7,7 +7,7 @@ use crate::health::{Health, Limits};
 use crate::model::Registration;
 use crate::select::Slot;
 use crate::time::Instant;
-use crate::wire::tag::PeerReplay;
+use crate::wire::tag::Stamp;
 
 /// One registered server.
 #[derive(Clone, Debug)]
@@ -32,8 +32,10 @@ pub struct Server {
     pub foreign: u32,
     /// Whether the controller can stop it; false once it said that it cannot.
     pub managed: bool,
-    /// Its frames that were seen, where frames are authenticated.
-    pub replay: PeerReplay,
+    /// How often it reports.
+    pub interval: Duration,
+    /// The frame that registered it, where frames are authenticated.
+    pub stamp: Option<Stamp>,
 }
 
 /// What became of a registration.
@@ -54,18 +56,16 @@ pub enum Admission {
     Full,
 }
 
-/// Servers by slot, and an index by address.
+/// Servers by slot.
 #[derive(Debug)]
 pub struct Fleet {
     slots: Box<[Option<Server>]>,
-    /// One bit per UDP port that a server uses: a cheap "certainly not a server".
-    ports: Box<[u64; 1024]>,
 }
 
 impl Fleet {
     /// Room for `servers_max` servers.
     pub fn new(servers_max: usize) -> Self {
-        Fleet { slots: (0..servers_max).map(|_| None).collect(), ports: Box::new([0; 1024]) }
+        Fleet { slots: (0..servers_max).map(|_| None).collect() }
     }
 
     /// The server in a slot.
@@ -88,16 +88,16 @@ impl Fleet {
         self.slots.len()
     }
 
-    /// Whether a server takes requests at this address.
-    pub fn has_addr(&self, addr: SocketAddr) -> bool {
-        let port = usize::from(addr.port());
-        self.ports[port / 64] & 1 << (port % 64) != 0 && self.iter().any(|(_, s)| s.addr == addr)
+    /// The slot of the server with this id.
+    pub fn slot_of(&self, id: u32) -> Option<Slot> {
+        self.iter().find(|(_, s)| s.id == id).map(|(slot, _)| slot)
     }
 
     /// Admits a server whose address was proved by a nonce.
     ///
     /// A server that restarts takes over the slot of its id, if the old one is at the same address (so it
     /// must be gone), is the same process registering anew, or is not known to be alive.
+    #[allow(clippy::too_many_arguments)] // the parts of one registration; a struct would only rename them
     pub fn admit(
         &mut self,
         now: Instant,
@@ -105,6 +105,7 @@ impl Fleet {
         instance: u64,
         epoch: u32,
         nonce: u64,
+        stamp: Option<Stamp>,
         registration: &Registration,
     ) -> Admission {
         let slot = match self.iter().find(|(_, s)| s.id == registration.server_id) {
@@ -124,6 +125,7 @@ impl Fleet {
             },
         };
         let interval = Duration::from_micros(u64::from(registration.report_interval_us.max(1_000)));
+        let interval = interval.min(Duration::from_secs(10));
         let old = self.slots[slot.index()].replace(Server {
             id: registration.server_id,
             addr,
@@ -131,34 +133,19 @@ impl Fleet {
             epoch,
             nonce,
             weight: registration.weight.clamp(1, WEIGHT_MAX),
-            limits: Limits::for_interval(interval.min(Duration::from_secs(10))),
+            limits: Limits::for_interval(interval),
             health: Health::joining(now),
             foreign: 0,
             managed: true,
-            replay: PeerReplay::default(),
+            interval,
+            stamp,
         });
-        let replaced_foreign = old.as_ref().map_or(0, |old| old.foreign);
-        // The same process registering anew goes on counting its frames where it was.
-        if let Some(old) = old.filter(|old| old.instance == instance) {
-            self.slots[slot.index()].as_mut().expect("just put there").replay = old.replay;
-        }
-        self.index_ports();
-        Admission::New { slot, replaced_foreign }
+        Admission::New { slot, replaced_foreign: old.map_or(0, |old| old.foreign) }
     }
 
     /// Frees a slot.
     pub fn remove(&mut self, slot: Slot) -> Option<Server> {
-        let removed = self.slots[slot.index()].take();
-        self.index_ports();
-        removed
-    }
-
-    fn index_ports(&mut self) {
-        self.ports.fill(0);
-        for server in self.slots.iter().flatten() {
-            let port = usize::from(server.addr.port());
-            self.ports[port / 64] |= 1 << (port % 64);
-        }
+        self.slots[slot.index()].take()
     }
 }
 
@@ -194,37 +181,39 @@ mod tests {
     #[test]
     fn the_same_registration_twice_is_one_server() {
         let mut fleet = Fleet::new(2);
-        assert_eq!(fleet.admit(NOW, addr(1), 7, 1, 5, &registration(3)), NEW_IN_0);
-        assert_eq!(fleet.admit(NOW, addr(1), 7, 1, 5, &registration(3)), Admission::Known(Slot::new(0)));
+        assert_eq!(fleet.admit(NOW, addr(1), 7, 1, 5, None, &registration(3)), NEW_IN_0);
+        assert_eq!(
+            fleet.admit(NOW, addr(1), 7, 1, 5, None, &registration(3)),
+            Admission::Known(Slot::new(0))
+        );
         assert_eq!(fleet.iter().count(), 1);
-        assert!(fleet.has_addr(addr(1)) && !fleet.has_addr(addr(2)));
-        assert!(!fleet.has_addr(SocketAddr::from(([127, 0, 0, 2], 1))), "the port alone is not the address");
+        assert_eq!((fleet.slot_of(3), fleet.slot_of(4)), (Some(Slot::new(0)), None));
     }
 
     #[test]
     fn a_second_server_cannot_take_the_id_of_a_live_one_but_can_of_a_silent_one() {
         let mut fleet = Fleet::new(2);
-        fleet.admit(NOW, addr(1), 7, 1, 5, &registration(3));
-        assert_eq!(fleet.admit(NOW, addr(2), 8, 1, 5, &registration(3)), Admission::IdTaken);
+        fleet.admit(NOW, addr(1), 7, 1, 5, None, &registration(3));
+        assert_eq!(fleet.admit(NOW, addr(2), 8, 1, 5, None, &registration(3)), Admission::IdTaken);
         let later = NOW + Duration::from_millis(101);
-        assert_eq!(fleet.admit(later, addr(2), 8, 1, 5, &registration(3)), NEW_IN_0);
-        assert!(!fleet.has_addr(addr(1)));
+        assert_eq!(fleet.admit(later, addr(2), 8, 1, 5, None, &registration(3)), NEW_IN_0);
+        assert_eq!(fleet.get(Slot::new(0)).unwrap().addr, addr(2));
     }
 
     #[test]
     fn a_restart_on_the_same_address_replaces_at_once() {
         let mut fleet = Fleet::new(2);
-        fleet.admit(NOW, addr(1), 7, 1, 5, &registration(3));
-        assert_eq!(fleet.admit(NOW, addr(1), 8, 9, 5, &registration(3)), NEW_IN_0);
+        fleet.admit(NOW, addr(1), 7, 1, 5, None, &registration(3));
+        assert_eq!(fleet.admit(NOW, addr(1), 8, 9, 5, None, &registration(3)), NEW_IN_0);
         assert_eq!(fleet.get(Slot::new(0)).unwrap().epoch, 9);
     }
 
     #[test]
     fn full_is_full_until_somebody_leaves() {
         let mut fleet = Fleet::new(1);
-        fleet.admit(NOW, addr(1), 7, 1, 5, &registration(3));
-        assert_eq!(fleet.admit(NOW, addr(2), 8, 1, 5, &registration(4)), Admission::Full);
+        fleet.admit(NOW, addr(1), 7, 1, 5, None, &registration(3));
+        assert_eq!(fleet.admit(NOW, addr(2), 8, 1, 5, None, &registration(4)), Admission::Full);
         assert_eq!(fleet.remove(Slot::new(0)).unwrap().id, 3);
-        assert_eq!(fleet.admit(NOW, addr(2), 8, 1, 5, &registration(4)), NEW_IN_0);
+        assert_eq!(fleet.admit(NOW, addr(2), 8, 1, 5, None, &registration(4)), NEW_IN_0);
     }
 }

@@ -131,6 +131,11 @@ impl Health {
         self.last_alive
     }
 
+    /// Notes that it is there, without counting it as a step to another state.
+    pub fn hear(&mut self, now: Instant) {
+        self.last_alive = now;
+    }
+
     /// Applies an event; gives the new state if it changed.
     pub fn on_event(&mut self, now: Instant, event: Event, limits: &Limits) -> Option<State> {
         if event == Event::Alive {

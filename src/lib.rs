@@ -10,13 +10,13 @@
 //! bin -> daemon -> { role, io, logging, status }
 //! bin -> load -> { role, io, daemon::signals }
 //! client, server (the public library) -> { role, io }
-//! role -> { wire, select, fleet, estimate, health, retry, scale, stats, batch, time, rng }
+//! role -> { wire, select, fleet, roster, estimate, health, retry, scale, stats, batch, time, rng }
 //! io -> { batch, time }
 //! ```
 //!
 //! * [`role`]s are state machines: no sockets, clocks, threads or random sources of their own.
 //! * [`io`] knows no frames; [`select`] knows no sockets; [`wire`] knows neither.
-//! * `unsafe` lives in `io::{sys, cmsg, sockaddr, mmsg}` and `daemon::process` only.
+//! * `unsafe` lives in `io::{sys, cmsg, sockaddr, mmsg}` only.
 //!
 //! `docs/ARCHITECTURE.md` has the reasons.
 
@@ -35,6 +35,7 @@ pub mod model;
 pub mod retry;
 pub mod rng;
 pub mod role;
+pub mod roster;
 pub mod scale;
 pub mod select;
 pub mod server;

@@ -1,16 +1,19 @@
 //! What a balancer shows of itself: one snapshot, as JSON or as rows of a table.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
 use crate::health::State;
-use crate::stats::{LatencySnapshot, PoolStats};
+use crate::stats::{Counter, LatencySnapshot, PoolStats, ServerStats};
 
 /// The balancer at one moment; rates and latencies are of the time since the snapshot before.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Status {
+    /// Valid requests that arrived, by worker.
+    pub workers: Vec<u64>,
     /// Valid requests that arrived.
     pub requests: u64,
     /// Requests sent to servers.
@@ -28,7 +31,7 @@ pub struct Status {
     /// Datagrams that could not be sent.
     pub send_drops: u64,
     /// Frames dropped, by reason.
-    pub drops: std::collections::BTreeMap<String, u64>,
+    pub drops: BTreeMap<String, u64>,
     /// Replies per second.
     pub rate: f64,
     /// Half of the replies took at most so many microseconds.
@@ -64,64 +67,89 @@ pub struct ServerStatus {
 
 /// Takes snapshots of a pool and remembers the last one.
 pub struct Sampler {
-    stats: Arc<PoolStats>,
+    workers: Vec<Arc<PoolStats>>,
     last_at: Instant,
     last: Vec<(u64, LatencySnapshot)>,
 }
 
 impl Sampler {
-    /// A sampler whose first snapshot covers the time from now.
-    pub fn new(stats: Arc<PoolStats>) -> Self {
-        let last = stats.servers.iter().map(|s| (s.answered.get(), s.latency.snapshot())).collect();
-        Sampler { stats, last_at: Instant::now(), last }
+    /// A sampler of a pool's workers, the primary first, whose first snapshot covers the time from now.
+    pub fn new(workers: Vec<Arc<PoolStats>>) -> Self {
+        assert!(!workers.is_empty(), "a pool has a worker");
+        let last = (0..workers[0].servers.len()).map(|slot| answered(&workers, slot)).collect();
+        Sampler { workers, last_at: Instant::now(), last }
     }
 
     /// The pool now.
     pub fn sample(&mut self) -> Status {
         let passed = std::mem::replace(&mut self.last_at, Instant::now()).elapsed();
         let seconds = passed.as_secs_f64().max(1e-6);
-        let stats = &self.stats;
+        let workers = &self.workers;
         let mut all = LatencySnapshot::default();
         let mut servers = vec![];
         let mut rate = 0.0;
-        for (server, last) in stats.servers.iter().zip(&mut self.last) {
-            let now = (server.answered.get(), server.latency.snapshot());
+        for (slot, last) in self.last.iter_mut().enumerate() {
+            let sum = |counter: fn(&ServerStats) -> &Counter| -> u64 {
+                workers.iter().map(|stats| counter(&stats.servers[slot]).get()).sum()
+            };
+            let now = answered(workers, slot);
             let latency = now.1.since(&last.1);
             let server_rate = (now.0 - last.0) as f64 / seconds;
             rate += server_rate;
             all.merge(&latency);
+            let answered = now.0;
             *last = now;
-            let Some(id) = server.id_plus_one.get().checked_sub(1) else { continue };
-            let state = State::ALL.get(server.state.get() as usize).map_or("unknown", |s| s.name());
+            let primary = &workers[0].servers[slot];
+            let Some(id) = primary.id_plus_one.get().checked_sub(1) else { continue };
+            let state = State::ALL.get(primary.state.get() as usize).map_or("unknown", |s| s.name());
             servers.push(ServerStatus {
                 id: id as u32,
                 state: state.to_owned(),
-                queue: server.outstanding.get(),
-                dispatched: server.dispatched.get(),
-                answered: server.answered.get(),
-                lost: server.lost.get(),
+                queue: primary.outstanding.get(),
+                dispatched: sum(|s| &s.dispatched),
+                answered,
+                lost: sum(|s| &s.lost),
                 rate: server_rate,
                 latency_us_p50: micros(latency.quantile(0.5)),
                 latency_us_p99: micros(latency.quantile(0.99)),
             });
         }
         servers.sort_by_key(|s| s.id);
+        let sum = |counter: fn(&PoolStats) -> &Counter| -> u64 {
+            workers.iter().map(|stats| counter(stats).get()).sum()
+        };
+        let mut drops = BTreeMap::new();
+        for (reason, n) in workers.iter().flat_map(|stats| stats.drops.nonzero()) {
+            *drops.entry(reason.name().to_owned()).or_default() += n;
+        }
         Status {
-            requests: stats.requests.get(),
-            dispatched: stats.dispatched.get(),
-            answered: stats.answered.get(),
-            busy_no_server: stats.busy_no_server.get(),
-            busy_shed: stats.busy_shed.get(),
-            refused_mode: stats.refused_mode.get(),
-            kernel_drops: stats.kernel_drops.get(),
-            send_drops: stats.send_drops.get(),
-            drops: stats.drops.nonzero().map(|(r, n)| (r.name().to_owned(), n)).collect(),
+            workers: workers.iter().map(|stats| stats.requests.get()).collect(),
+            requests: sum(|s| &s.requests),
+            dispatched: sum(|s| &s.dispatched),
+            answered: sum(|s| &s.answered),
+            busy_no_server: sum(|s| &s.busy_no_server),
+            busy_shed: sum(|s| &s.busy_shed),
+            refused_mode: sum(|s| &s.refused_mode),
+            kernel_drops: sum(|s| &s.kernel_drops),
+            send_drops: sum(|s| &s.send_drops),
+            drops,
             rate,
             latency_us_p50: micros(all.quantile(0.5)),
             latency_us_p99: micros(all.quantile(0.99)),
             servers,
         }
     }
+}
+
+/// Replies from a slot, and their latencies, at all workers together.
+fn answered(workers: &[Arc<PoolStats>], slot: usize) -> (u64, LatencySnapshot) {
+    let mut latency = LatencySnapshot::default();
+    let mut count = 0;
+    for server in workers.iter().map(|stats| &stats.servers[slot]) {
+        count += server.answered.get();
+        latency.merge(&server.latency.snapshot());
+    }
+    (count, latency)
 }
 
 fn micros(latency: Option<Duration>) -> u64 {
@@ -131,23 +159,26 @@ fn micros(latency: Option<Duration>) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::drop_reason::DropReason;
 
     #[test]
-    fn a_snapshot_shows_the_registered_servers_and_the_latency_since_the_last_one() {
-        let stats = Arc::new(PoolStats::new(4));
-        let mut sampler = Sampler::new(Arc::clone(&stats));
-        let server = &stats.servers[2];
-        server.id_plus_one.set(8);
-        server.state.set(State::Up as u64);
-        for _ in 0..10 {
+    fn a_snapshot_shows_the_registered_servers_of_all_workers_and_the_latency_since_the_last_one() {
+        let workers: Vec<_> = (0..2).map(|_| Arc::new(PoolStats::new(4))).collect();
+        let mut sampler = Sampler::new(workers.clone());
+        workers[0].servers[2].id_plus_one.set(8);
+        workers[0].servers[2].state.set(State::Up as u64);
+        for n in 0..10 {
+            let server = &workers[n % 2].servers[2];
             server.answered.add(1);
             server.latency.record(100);
+            workers[1].drops.add(DropReason::Magic, 1);
         }
         let status = sampler.sample();
         assert_eq!(status.servers.len(), 1);
         let seen = &status.servers[0];
         assert_eq!((seen.id, seen.state.as_str(), seen.answered), (7, "up", 10));
         assert!((100..=113).contains(&seen.latency_us_p99) && seen.rate > 0.0);
+        assert_eq!(status.drops["magic"], 10);
         assert_eq!(sampler.sample().servers[0].latency_us_p99, 0, "nothing since");
         let json = serde_json::to_string(&status).unwrap();
         assert_eq!(serde_json::from_str::<Status>(&json).unwrap(), status);

@@ -1,21 +1,21 @@
 //! The public library over real sockets: servers with handlers, clients, and a balancer in this process.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use lbd::daemon::{self, signals::Stop};
+use lbd::drop_reason::DropReason;
 use lbd::health::State;
 use lbd::io::socket::{SocketOptions, bind};
-use lbd::io::{DatagramIo, Waker};
-use lbd::io::{IoOptions, MmsgIo};
+use lbd::io::{DatagramIo, IoOptions, MmsgIo};
 use lbd::role::balancer::{BACK, Balancer, FRONT, Settings};
 use lbd::role::client::Ending;
 use lbd::stats::PoolStats;
 use lbd::time::Clock;
-use lbd::wire::{FrameFormat, Mode};
+use lbd::wire::{FrameFormat, Mode, ReplyPath};
 use lbd::{Client, Server, client, scale, select};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -26,12 +26,15 @@ struct TestBalancer {
     back: SocketAddr,
     stats: Arc<PoolStats>,
     stop: Stop,
-    waker: Waker,
     thread: Option<JoinHandle<()>>,
 }
 
 impl TestBalancer {
     fn start(key: Option<[u8; 16]>) -> Self {
+        Self::with_reply_path(key, ReplyPath::Balancer)
+    }
+
+    fn with_reply_path(key: Option<[u8; 16]>, reply_path: ReplyPath) -> Self {
         let format = if key.is_some() { FrameFormat::tagged(256) } else { FrameFormat::plain(256) };
         let any = "127.0.0.1:0".parse().unwrap();
         let sockets = vec![
@@ -40,8 +43,7 @@ impl TestBalancer {
         ];
         let clock = Clock::start();
         let io = MmsgIo::new(sockets, &IoOptions::for_frames(256, 5), clock).unwrap();
-        let (front, back, waker) = (io.local_addr(FRONT), io.local_addr(BACK), io.waker());
-        let stats = Arc::new(PoolStats::new(8));
+        let (front, back) = (io.local_addr(FRONT), io.local_addr(BACK));
         let settings = Settings {
             format,
             key,
@@ -58,16 +60,21 @@ impl TestBalancer {
                 min: 1,
                 max: 8,
             },
-            own: [front, back],
+            own: vec![front, back],
+            secret: [3; 16],
+            workers: 1,
+            reply_path,
             seed: 7,
         };
-        let role = Balancer::new(settings, Arc::clone(&stats), clock.now());
-        let stop = Stop::default();
-        let (thread_stop, thread_stats) = (stop.clone(), Arc::clone(&stats));
+        let role = Balancer::workers(settings, clock.now()).remove(0);
+        let stats = Arc::clone(role.stats());
+        let stop = Stop::new(vec![io.waker()]);
+        let thread_stop = stop.clone();
         let thread = std::thread::spawn(move || {
-            daemon::balancer::run(role, io, &thread_stats, clock, &thread_stop).unwrap();
+            let worker = daemon::balancer::Worker { role, io, processor: None };
+            daemon::balancer::run(vec![worker], clock, &thread_stop).unwrap();
         });
-        TestBalancer { front, back, stats, stop, waker, thread: Some(thread) }
+        TestBalancer { front, back, stats, stop, thread: Some(thread) }
     }
 
     /// Waits until so many servers take traffic.
@@ -85,7 +92,6 @@ impl TestBalancer {
 impl Drop for TestBalancer {
     fn drop(&mut self) {
         self.stop.ask();
-        self.waker.wake();
         self.thread.take().unwrap().join().unwrap();
     }
 }
@@ -107,6 +113,33 @@ fn a_handler_answers_a_call() {
     let error = client.call(&[0; 145]).unwrap_err();
     assert!(matches!(error, client::CallError::TooLong { len: 145, max: 144 }), "{error}");
     assert_eq!(server.stop().received, 3);
+}
+
+#[test]
+fn a_server_that_answers_directly_is_believed_if_it_is_expected() {
+    for key in [None, Some([7; 16])] {
+        let balancer = TestBalancer::with_reply_path(key, ReplyPath::Direct);
+        let builder = Server::builder(balancer.back);
+        let builder = key.into_iter().fold(builder, |builder, key| builder.key(key));
+        let server = builder.start(|request, reply| reply.extend(request.iter().rev())).unwrap();
+        balancer.wait_for(1);
+        let client = || Client::builder().keyed_deployment(key.is_some());
+        assert_eq!(client().connect(balancer.front).unwrap().call(b"abc").unwrap(), b"cba");
+        let mut expecting = client().server(server.local_addr()).connect(balancer.front).unwrap();
+        assert_eq!(expecting.call(b"abc").unwrap(), b"cba");
+        let elsewhere = IpAddr::from([127, 0, 0, 99]);
+        let patience = Duration::from_millis(300);
+        let mut suspicious =
+            client().server(elsewhere).deadline(patience).timeout(patience).connect(balancer.front).unwrap();
+        assert!(matches!(suspicious.call(b"abc"), Err(client::CallError::Lost)));
+        assert!(suspicious.totals().drops.get(DropReason::WrongSource) > 0);
+        // The balancer has learnt of every completion by the server's counters.
+        let until = std::time::Instant::now() + PATIENCE;
+        while balancer.stats.answered.get() != balancer.stats.dispatched.get() {
+            assert!(std::time::Instant::now() < until, "completions are missing");
+            std::thread::yield_now();
+        }
+    }
 }
 
 #[test]

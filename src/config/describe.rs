@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use super::Config;
+use crate::wire::ReplyPath;
 
 /// A short plan, one line a component.
 pub fn describe(config: &Config) -> String {
@@ -19,6 +20,12 @@ pub fn describe(config: &Config) -> String {
         "",
         format!("{}, {limit} requests at one server, room for {} servers", pool.policy, pool.servers_max),
     );
+    let path = match pool.reply_path {
+        ReplyPath::Balancer => "replies by way of the balancer",
+        ReplyPath::Direct => "replies direct from server to client",
+    };
+    let pinned = if pool.pin { ", each on a processor of its own" } else { "" };
+    line("", format!("{path}, workers: {}{pinned}", pool.workers));
     let trailer = if pool.format.tagged { ", 32 of them authenticate it" } else { "" };
     let payload = pool.format.payload_max();
     line("frames", format!("{} bytes{trailer}, {payload} for the payload", pool.format.size));

@@ -14,7 +14,7 @@ const DEPTH_MAX: usize = 3;
 const SHOWN_MAX: usize = 40;
 
 /// Names that are reserved for what is not implemented yet.
-const LATER: [&str; 4] = ["pools", "admin", "load_balancer.waiting_max", "client.servers"];
+const LATER: [&str; 3] = ["pools", "admin", "load_balancer.waiting_max"];
 
 /// Where a key stands.
 #[derive(Debug, PartialEq, Eq)]

@@ -26,10 +26,12 @@ pub use raw::schema;
 use raw::{Bind, Raw, RawBalancer, RawClient, RawLogs, RawServer, Text, Words};
 
 use crate::logging;
+use crate::role::client::Source;
+use crate::roster::WORKERS_MAX;
 use crate::select::PolicyKind;
 use crate::service::ServiceTime;
-use crate::wire::FrameFormat;
 use crate::wire::header::{FRAME_SIZE_MAX, FRAME_SIZE_MIN, FRAME_SIZE_MIN_TAGGED};
+use crate::wire::{FrameFormat, ReplyPath};
 
 /// Bytes that a configuration file may have: far more than one needs, far less than a wrong path may lead to.
 const FILE_SIZE_MAX: u64 = 1 << 20;
@@ -54,6 +56,12 @@ pub struct Pool {
     pub server_side: SocketAddr,
     /// Size and trailer of the frames.
     pub format: FrameFormat,
+    /// Worker threads.
+    pub workers: usize,
+    /// Whether each stays on a processor of its own.
+    pub pin: bool,
+    /// The way of a reply.
+    pub reply_path: ReplyPath,
     /// How a server is chosen.
     pub policy: PolicyKind,
     /// At most so many requests at one server.
@@ -114,6 +122,8 @@ pub struct Clients {
     pub deadline: Duration,
     /// Retries of one request at most.
     pub retries: u8,
+    /// Where answers may come from besides the balancer; empty = anywhere.
+    pub servers: Vec<Source>,
 }
 
 /// A valid configuration.
@@ -397,12 +407,14 @@ impl Reader<'_> {
     }
 
     fn native_pool(&self, raw: &RawBalancer, keyed: bool) -> Read<Pool> {
-        if self.number("load_balancer.workers", &raw.workers, 1, 1..=1_024)? != 1 {
-            let problem = "more than 1 is not implemented yet; use 1, or remove the key";
-            return Err(self.error("load_balancer.workers", problem));
-        }
+        let processors = std::thread::available_parallelism().map_or(1, usize::from).min(WORKERS_MAX);
+        let workers = self.number("load_balancer.workers", &raw.workers, processors, 1..=WORKERS_MAX)?;
         self.only("load_balancer.io", &raw.io, &["auto", "mio"], "io_uring")?;
-        self.only("load_balancer.reply_path", &raw.reply_path, &["balancer"], "direct")?;
+        let reply_path =
+            match self.one_of("load_balancer.reply_path", &raw.reply_path, &["balancer", "direct"])? {
+                "direct" => ReplyPath::Direct,
+                _ => ReplyPath::Balancer,
+            };
         let (client_ip, server_ip) = match &raw.bind {
             None => (self.ip("", &None)?, self.ip("", &None)?),
             Some(Bind::Both(ip)) => {
@@ -431,6 +443,9 @@ impl Reader<'_> {
             client_side: SocketAddr::new(client_ip, client_port),
             server_side: SocketAddr::new(server_ip, server_port),
             format: if keyed { FrameFormat::tagged(size) } else { FrameFormat::plain(size) },
+            workers,
+            pin: raw.pin.unwrap_or(false),
+            reply_path,
             policy: match &raw.policy {
                 None => PolicyKind::default(),
                 Some(name) => {
@@ -561,7 +576,17 @@ impl Reader<'_> {
             timeout: timeout.min(deadline),
             deadline,
             retries: self.number("client.retries", &raw.retries, 5, 0..=100)?,
+            servers: self.sources("client.servers", raw.servers.as_deref().unwrap_or_default())?,
         })
+    }
+
+    fn sources(&self, key: &str, written: &[String]) -> Read<Vec<Source>> {
+        let source = |text: &String| {
+            text.trim()
+                .parse()
+                .map_err(|problem| self.error(key, format!("\"{}\" {problem}", shortened(text))))
+        };
+        written.iter().map(source).collect()
     }
 
     fn logs(&self, raw: RawLogs) -> Read<logging::Settings> {

@@ -173,6 +173,9 @@ pub struct RawClient {
     /// Retries of one request at most, 0 to 100.
     #[schemars(extend("default" = 5))]
     pub retries: Option<Text>,
+    /// Where answers may come from besides the balancer, with `reply_path` direct: IP addresses, each with or without a
+    /// port. Without it: from anywhere.
+    pub servers: Option<Vec<String>>,
 }
 
 /// The section `load_balancer`.
@@ -194,13 +197,15 @@ pub struct RawBalancer {
     /// Bytes of a frame: 128 (with key_file 160) to 1200.
     #[schemars(extend("default" = 256))]
     pub frame_size: Option<Text>,
-    /// Worker threads. Only 1 is implemented yet.
-    #[schemars(extend("default" = 1))]
+    /// Worker threads, 1 to 32. Without it: one for each processor that this process may use.
     pub workers: Option<Text>,
+    /// Whether each worker stays on a processor of its own.
+    #[schemars(extend("default" = false))]
+    pub pin: Option<bool>,
     /// I/O back end: auto or mio. io_uring is not implemented yet.
     #[schemars(extend("default" = "auto"))]
     pub io: Option<String>,
-    /// The way of a reply: balancer. direct is not implemented yet.
+    /// The way of a reply: by way of the balancer, or direct from the server to the client.
     #[schemars(extend("default" = "balancer"))]
     pub reply_path: Option<String>,
     /// How a server is chosen: shortest_queue, two_choices, round_robin or random.

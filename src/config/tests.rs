@@ -1,4 +1,6 @@
 use super::*;
+use crate::role::client::Source;
+use crate::wire::ReplyPath;
 use proptest::prelude::*;
 
 const REPOSITORY: &str = include_str!("../../config.json");
@@ -66,18 +68,34 @@ fn what_is_not_implemented_yet_is_refused_in_those_words() {
         (r#"{"admin": {"listen": "127.0.0.1:1"}}"#, "admin"),
         (r#"{"load_balancer": {"waiting_max": 10}}"#, "load_balancer.waiting_max"),
         (r#"{"pools": null}"#, "pools"),
-        (r#"{"load_balancer": {"workers": 2}}"#, "load_balancer.workers"),
         (r#"{"load_balancer": {"io": "io_uring"}}"#, "load_balancer.io"),
-        (r#"{"load_balancer": {"reply_path": "direct"}}"#, "load_balancer.reply_path"),
-        (r#"{"client": {"servers": []}}"#, "client.servers"),
     ] {
         let error = refused(text);
         assert!(error.starts_with(&format!("config.json:1: {key}: ")), "{error}");
         assert!(error.contains("not implemented yet"), "{error}");
     }
     assert!(refused(r#"{"load_balancer": {"io": "epol"}}"#).contains("\"epol\" is unknown; use auto or mio"));
-    assert!(refused(r#"{"load_balancer": {"workers": "0"}}"#).contains("not a whole number from 1"));
-    parse(r#"{"load_balancer": {"workers": 1, "io": "mio", "reply_path": "balancer"}}"#).unwrap();
+}
+
+#[test]
+fn workers_reply_path_and_sources_are_read() {
+    assert!(refused(r#"{"load_balancer": {"workers": "0"}}"#).contains("not a whole number from 1 to 32"));
+    let error = refused(r#"{"load_balancer": {"reply_path": "dirct"}}"#);
+    assert!(error.contains("\"dirct\" is unknown; use balancer or direct"), "{error}");
+    let error = refused("{\"client\": {\n\"servers\": [\"10.0.0.1\", \"here\"]}}");
+    assert!(error.starts_with("config.json:2: client.servers: \"here\" is not an IP address"), "{error}");
+    let config = parse(
+        r#"{"load_balancer": {"workers": 3, "pin": true, "io": "mio", "reply_path": "direct"},
+            "client": {"servers": ["10.0.0.1", "[::1]:50000"]}}"#,
+    )
+    .unwrap();
+    let pool = config.native();
+    assert_eq!((pool.workers, pool.pin, pool.reply_path), (3, true, ReplyPath::Direct));
+    let sources: [Source; 2] =
+        [IpAddr::from([10, 0, 0, 1]).into(), "[::1]:50000".parse::<SocketAddr>().unwrap().into()];
+    assert_eq!(config.client.servers, sources);
+    let pool = parse("{}").unwrap().native().clone();
+    assert!((1..=32).contains(&pool.workers) && !pool.pin && pool.reply_path == ReplyPath::Balancer);
 }
 
 #[test]

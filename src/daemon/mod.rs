@@ -1,5 +1,6 @@
 //! The daemons: one hand-written loop each, of one shape, that drives a role with real time and sockets.
 
+pub mod affinity;
 pub mod balancer;
 pub mod client;
 pub mod controller;
@@ -17,16 +18,13 @@ use crate::io::{DatagramIo, IoOptions, MmsgIo};
 use crate::role::Role;
 use crate::time::{Clock, Instant};
 use crate::wire::header::DATAGRAM_MAX;
-use signals::Stop;
 
-/// A back end for frames of this size over these sockets; signals end its waits.
-pub fn back_end(sockets: Vec<UdpSocket>, frame_size: usize, clock: Clock) -> io::Result<(MmsgIo, Stop)> {
+/// A back end for frames of this size over these sockets.
+pub fn back_end(sockets: Vec<UdpSocket>, frame_size: usize, clock: Clock) -> io::Result<MmsgIo> {
     for socket in &sockets {
         info!(addr = %socket.local_addr()?, receive_buffer = receive_buffer(socket), "listening");
     }
-    let io = MmsgIo::new(sockets, &IoOptions::for_frames(frame_size, DATAGRAM_MAX / frame_size), clock)?;
-    let stop = Stop::on_signals(io.waker())?;
-    Ok((io, stop))
+    MmsgIo::new(sockets, &IoOptions::for_frames(frame_size, DATAGRAM_MAX / frame_size), clock)
 }
 
 /// One turn: wait, receive a batch, run the role over it, timers, flush. Gives the turn's time, read once.

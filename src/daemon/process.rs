@@ -4,6 +4,8 @@ use std::io;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus};
 
+use rustix::process::{Pid, Signal, kill_process};
+
 /// A running child, not yet reaped: so its process id cannot be somebody else's.
 #[derive(Debug)]
 pub struct Process {
@@ -37,20 +39,19 @@ impl Process {
 
     /// Asks it to end (SIGTERM).
     pub fn terminate(&mut self) {
-        self.signal(libc::SIGTERM);
+        self.signal(Signal::TERM);
     }
 
     /// Ends it (SIGKILL).
     pub fn kill(&mut self) {
-        self.signal(libc::SIGKILL);
+        self.signal(Signal::KILL);
     }
 
-    fn signal(&mut self, signal: libc::c_int) {
-        if self.poll_exit().is_some() {
-            return;
+    fn signal(&mut self, signal: Signal) {
+        if self.poll_exit().is_none() {
+            // It is our child and was not reaped, so the id is its; that it has ended meanwhile is no error.
+            let _ = kill_process(Pid::from_child(&self.child), signal);
         }
-        // SAFETY: kill(2) touches no memory of ours; the process is our child and was not reaped, so the id is its.
-        unsafe { libc::kill(self.child.id() as libc::pid_t, signal) };
     }
 }
 

@@ -10,19 +10,29 @@ use signal_hook::iterator::Signals;
 use crate::io::Waker;
 
 /// How often the process was asked to end.
-#[derive(Clone, Debug, Default)]
-pub struct Stop(Arc<AtomicUsize>);
+#[derive(Clone, Debug)]
+pub struct Stop {
+    asked: Arc<AtomicUsize>,
+    wakers: Vec<Waker>,
+}
 
 impl Stop {
-    /// Listens for signals and wakes the loop when one comes.
-    pub fn on_signals(waker: Waker) -> io::Result<Stop> {
-        let stop = Stop::default();
-        let asked = Arc::clone(&stop.0);
+    /// For loops that are woken by these.
+    pub fn new(wakers: Vec<Waker>) -> Stop {
+        Stop { asked: Arc::default(), wakers }
+    }
+
+    /// Listens for signals and wakes the loops when one comes.
+    pub fn on_signals(wakers: Vec<Waker>) -> io::Result<Stop> {
+        let stop = Stop::new(wakers);
+        let listener = stop.clone();
         let mut signals = Signals::new([SIGINT, SIGTERM, SIGCHLD])?;
         std::thread::Builder::new().name("signals".into()).spawn(move || {
             for signal in signals.forever() {
-                asked.fetch_add(usize::from(signal != SIGCHLD), Ordering::Relaxed);
-                waker.wake();
+                match signal {
+                    SIGCHLD => listener.wake(),
+                    _ => listener.ask(),
+                }
             }
         })?;
         Ok(stop)
@@ -30,16 +40,21 @@ impl Stop {
 
     /// Asks for the end, as a signal would.
     pub fn ask(&self) {
-        self.0.fetch_add(1, Ordering::Relaxed);
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        self.wake();
+    }
+
+    fn wake(&self) {
+        self.wakers.iter().for_each(Waker::wake);
     }
 
     /// Whether the process shall end.
     pub fn is_asked(&self) -> bool {
-        self.0.load(Ordering::Relaxed) > 0
+        self.asked.load(Ordering::Relaxed) > 0
     }
 
     /// Whether it shall end at once.
     pub fn is_asked_twice(&self) -> bool {
-        self.0.load(Ordering::Relaxed) > 1
+        self.asked.load(Ordering::Relaxed) > 1
     }
 }

@@ -16,7 +16,7 @@ pub struct ClientRequest {
     pub mode: u8,
     /// 1 for the first attempt, counted up by each retry.
     pub attempt: u8,
-    /// Zero.
+    /// As the balancer dispatches it, a [`crate::wire::ReplyPath`]; zero before.
     pub op: u8,
     /// Time left until the client gives up, in microseconds; 0 = no deadline.
     #[serde(with = "postcard::fixint::le")]

@@ -6,7 +6,8 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::str::FromStr;
 use std::time::Duration;
 
 use crate::batch::{Rx, SocketId, Tx};
@@ -35,8 +36,44 @@ pub struct Settings {
     pub retries: u8,
     /// Requests in flight at most: rounded up to a power of two.
     pub in_flight_max: usize,
+    /// Where answers may come from besides the target (servers that answer directly); empty = anywhere.
+    pub servers: Vec<Source>,
     /// Seed of everything random: client id, jitter.
     pub seed: u64,
+}
+
+/// Where answers may come from: an address, from one of its ports or from any.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Source {
+    ip: IpAddr,
+    port: Option<u16>,
+}
+
+impl Source {
+    fn covers(&self, addr: SocketAddr) -> bool {
+        self.ip == addr.ip() && self.port.is_none_or(|port| port == addr.port())
+    }
+}
+
+impl From<IpAddr> for Source {
+    fn from(ip: IpAddr) -> Self {
+        Source { ip, port: None }
+    }
+}
+
+impl From<SocketAddr> for Source {
+    fn from(addr: SocketAddr) -> Self {
+        Source { ip: addr.ip(), port: Some(addr.port()) }
+    }
+}
+
+impl FromStr for Source {
+    type Err = &'static str;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let addr = text.parse::<SocketAddr>().map(Source::from);
+        addr.or_else(|_| text.parse::<IpAddr>().map(Source::from))
+            .map_err(|_| "is not an IP address; write one such as 10.0.0.7, or 10.0.0.7:50000")
+    }
 }
 
 /// How a request ended.
@@ -268,6 +305,11 @@ impl ClientRole {
         }
     }
 
+    fn may_answer(&self, peer: SocketAddr) -> bool {
+        let servers = &self.settings.servers;
+        servers.is_empty() || peer == self.settings.target || servers.iter().any(|s| s.covers(peer))
+    }
+
     fn on_response(&mut self, now: Instant, frame: Frame<'_>) -> Result<(), DropReason> {
         if frame.kind() != Kind::ClientResponse {
             return Err(DropReason::Unexpected);
@@ -374,6 +416,11 @@ impl Role for ClientRole {
         let format = self.settings.format;
         for index in 0..rx.len() {
             let (received, bytes) = rx.get_mut(index);
+            if !self.may_answer(received.peer) {
+                let frames = bytes.len().div_ceil(received.stride as usize);
+                self.totals.drops.add(DropReason::WrongSource, frames as u64);
+                continue;
+            }
             for datagram in bytes.chunks_mut(received.stride as usize) {
                 if !format.divides(datagram.len()) {
                     self.totals.drops.add(DropReason::Length, 1);

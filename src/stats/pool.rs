@@ -1,4 +1,5 @@
-//! The balancer's figures: per pool and per server slot.
+//! The figures of one of a balancer's workers: per pool and per server slot. The gauges (`id_plus_one`, `state`,
+//! `outstanding`) are written by the primary worker.
 
 use super::{Counter, LatencyHistogram};
 use crate::drop_reason::DropCounters;

@@ -53,7 +53,7 @@ pub struct Header {
     pub mode: u8,
     /// 1 for the first attempt, counted up by each retry.
     pub attempt: u8,
-    /// A [`RequestOp`] or [`ServerOp`], by kind; 0 in client messages.
+    /// A [`RequestOp`], [`ServerOp`], or in a dispatched ClientRequest a [`ReplyPath`], by kind; else 0.
     pub op: u8,
     /// In requests the time left until the deadline, in refusals the time to wait before a retry, in microseconds. 0 = none.
     pub deadline_us: U32,
@@ -186,6 +186,16 @@ wire_enum! {
 }
 
 wire_enum! {
+    /// The way of the answer to a ClientRequest, as the balancer dispatches it.
+    ReplyPath {
+        /// By way of the balancer, which hides and checks the servers.
+        Balancer = 0,
+        /// From the server to the client: half the datagrams at the balancer, which learns of completions by counters.
+        Direct = 1,
+    }
+}
+
+wire_enum! {
     /// What a ControllerRequest asks.
     RequestOp {
         /// Balancer to server: this is how many requests I sent you; report.
@@ -285,6 +295,7 @@ mod tests {
         assert_eq!(Kind::from_wire(4), Some(Kind::ServerResponse));
         assert_eq!(Status::from_wire(5), None);
         assert_eq!(Mode::from_wire(3), None);
+        assert_eq!(ReplyPath::from_wire(2), None);
         assert_eq!(RequestOp::from_wire(0), None);
         assert_eq!(ServerOp::from_wire(3), None);
         assert_eq!(ServerState::from_wire(3), None);

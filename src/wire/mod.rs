@@ -14,6 +14,6 @@ pub mod window;
 
 pub use cookie::CookieKey;
 pub use frame::{Frame, FrameFormat};
-pub use header::{Header, Kind, Mode, RequestOp, ServerOp, ServerState, Status};
+pub use header::{Header, Kind, Mode, ReplyPath, RequestOp, ServerOp, ServerState, Status};
 pub use tag::{Opener, Sealer};
 pub use window::{DispatchWindow, ReplayWindow};

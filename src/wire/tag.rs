@@ -108,13 +108,14 @@ impl PeerReplay {
         }
     }
 
+    /// Whether a frame is of the adopted epoch.
+    pub fn knows(&self, stamp: Stamp) -> bool {
+        self.epoch == stamp.epoch
+    }
+
     /// Takes a frame of the adopted epoch once.
     pub fn accept(&mut self, stamp: Stamp) -> Result<(), DropReason> {
-        if stamp.epoch == self.epoch && self.window.accept(stamp.counter) {
-            Ok(())
-        } else {
-            Err(DropReason::Replay)
-        }
+        if self.knows(stamp) && self.window.accept(stamp.counter) { Ok(()) } else { Err(DropReason::Replay) }
     }
 }
 

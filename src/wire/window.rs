@@ -1,14 +1,20 @@
 //! Windows over sequence numbers: what was seen once is not taken twice.
 
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use zerocopy::FromZeros;
+
 /// Which of the last 65,536 dispatches of one (worker, slot) were answered.
 ///
 /// The bit of a dispatch is set while it waits for its reply, so that "not sent yet", "answered" and
-/// "too old" all read as zero: one bit array, one test.
+/// "too old" all read as zero: one bit array, one test. One worker dispatches; replies may be taken by
+/// any (a server may answer to another worker's port), each of them once.
 #[derive(Debug)]
 pub struct DispatchWindow {
-    open: Box<[u64; WORDS]>,
-    /// The last dispatch sequence given out.
-    sent: u32,
+    /// Set by the worker that dispatches, cleared by whoever takes the reply: both change single bits atomically.
+    open: Box<[AtomicU64; WORDS]>,
+    /// The last dispatch sequence given out; written by the worker that dispatches.
+    sent: AtomicU32,
 }
 
 const WORDS: usize = 1024;
@@ -16,38 +22,40 @@ const SPAN: u32 = (WORDS * 64) as u32;
 
 impl Default for DispatchWindow {
     fn default() -> Self {
-        DispatchWindow { open: Box::new([0; WORDS]), sent: 0 }
+        Self::starting_at(0)
     }
 }
 
 impl DispatchWindow {
-    /// A window whose next dispatch is `sent + 1`, for tests of the wrap.
+    /// A window whose next dispatch is `sent + 1`. Its memory is taken from the system as it is used.
     pub fn starting_at(sent: u32) -> Self {
-        DispatchWindow { sent, ..Default::default() }
+        let open = <[AtomicU64; WORDS]>::new_box_zeroed().expect("8 KiB");
+        DispatchWindow { open, sent: AtomicU32::new(sent) }
     }
 
     /// The last dispatch sequence given out; 0 at first.
     pub fn sent(&self) -> u32 {
-        self.sent
+        self.sent.load(Ordering::Relaxed)
     }
 
-    /// Gives out the next dispatch sequence and opens its place. A dispatch 65,536 earlier is forgotten.
-    pub fn dispatch(&mut self) -> u32 {
-        self.sent = self.sent.wrapping_add(1);
-        let (word, bit) = place(self.sent);
-        self.open[word] |= bit;
-        self.sent
+    /// Gives out the next dispatch sequence and opens its place. A dispatch 65,536 earlier is forgotten. Called by one
+    /// thread only.
+    pub fn dispatch(&self) -> u32 {
+        let sent = self.sent().wrapping_add(1);
+        // First the number: from now on the last holder of this place is too old.
+        self.sent.store(sent, Ordering::Release);
+        let (word, bit) = place(sent);
+        self.open[word].fetch_or(bit, Ordering::Release);
+        sent
     }
 
     /// Takes the reply to a dispatch: true once, then false; false for what is too old or was never sent.
-    pub fn accept(&mut self, seq: u32) -> bool {
-        if self.sent.wrapping_sub(seq) >= SPAN {
+    pub fn accept(&self, seq: u32) -> bool {
+        if self.sent.load(Ordering::Acquire).wrapping_sub(seq) >= SPAN {
             return false;
         }
         let (word, bit) = place(seq);
-        let fresh = self.open[word] & bit != 0;
-        self.open[word] &= !bit;
-        fresh
+        self.open[word].fetch_and(!bit, Ordering::AcqRel) & bit != 0
     }
 }
 
@@ -101,7 +109,7 @@ mod tests {
 
     #[test]
     fn a_dispatch_is_answered_once() {
-        let mut window = DispatchWindow::default();
+        let window = DispatchWindow::default();
         let seq = window.dispatch();
         assert!(!window.accept(seq + 1), "never sent");
         assert!(window.accept(seq));
@@ -110,7 +118,7 @@ mod tests {
 
     #[test]
     fn a_reply_later_than_the_window_is_refused() {
-        let mut window = DispatchWindow::default();
+        let window = DispatchWindow::default();
         let first = window.dispatch();
         for _ in 0..SPAN - 1 {
             window.dispatch();
@@ -121,8 +129,35 @@ mod tests {
     }
 
     #[test]
+    fn a_reply_that_comes_to_two_workers_at_once_is_taken_by_one() {
+        let window = DispatchWindow::default();
+        let (rounds, sent) = (20_000, std::sync::Barrier::new(2));
+        let taken = std::sync::atomic::AtomicU32::new(0);
+        std::thread::scope(|scope| {
+            for owner in [true, false] {
+                let (window, sent, taken) = (&window, &sent, &taken);
+                scope.spawn(move || {
+                    for seq in 1..=rounds {
+                        if owner && seq % 64 == 1 {
+                            let _ = (0..64).map(|_| window.dispatch()).last();
+                        }
+                        if seq % 64 == 1 {
+                            sent.wait();
+                        }
+                        taken.fetch_add(window.accept(seq).into(), Ordering::Relaxed);
+                        if seq % 64 == 0 {
+                            sent.wait();
+                        }
+                    }
+                });
+            }
+        });
+        assert_eq!(taken.into_inner(), rounds);
+    }
+
+    #[test]
     fn it_runs_through_the_wrap() {
-        let mut window = DispatchWindow::starting_at(u32::MAX - 1);
+        let window = DispatchWindow::starting_at(u32::MAX - 1);
         let seqs = [window.dispatch(), window.dispatch(), window.dispatch()];
         assert_eq!(seqs, [u32::MAX, 0, 1]);
         assert!(seqs.iter().all(|&s| window.accept(s)));
@@ -142,7 +177,7 @@ mod tests {
     proptest! {
         #[test]
         fn dispatch_window_agrees_with_a_set(ops in prop::collection::vec((any::<bool>(), 0u32..80), 1..400), start in prop::sample::select(vec![0, u32::MAX - 50])) {
-            let mut window = DispatchWindow::starting_at(start);
+            let window = DispatchWindow::starting_at(start);
             let mut open = HashSet::new();
             for (dispatch, back) in ops {
                 if dispatch {

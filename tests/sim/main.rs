@@ -12,6 +12,7 @@ use lbd::role::balancer::Event;
 use lbd::role::client::Ending;
 use lbd::select::PolicyKind;
 use lbd::service::ServiceTime;
+use lbd::wire::ReplyPath;
 use world::*;
 
 /// The seeds of a sweep, or the one that shall be replayed.
@@ -77,7 +78,8 @@ fn a_clean_network_needs_no_retry_and_serves_evenly() {
         let served: Vec<u64> = world.servers.values().map(|s| s.role.totals().served).collect();
         assert_eq!(served.iter().sum::<u64>(), 2000);
         assert!(served.iter().all(|&n| (400..=600).contains(&n)), "seed {seed}: {served:?}");
-        assert_eq!(world.stats.drops.total(), 0, "seed {seed}: {:?}", world.stats.drops);
+        let drops: u64 = world.stats.iter().map(|stats| stats.drops.total()).sum();
+        assert_eq!(drops, 0, "seed {seed}: {:?}", world.stats);
     }
 }
 
@@ -96,7 +98,7 @@ fn a_lost_last_request_blocks_nobody_and_is_forgotten_within_an_interval_or_so()
         }
         let now = world.now();
         (0..4).for_each(|n| world.clients[0].submit(now, n));
-        assert!(world.run_until(MS, |w| w.stats.dispatched.get() == 4));
+        assert!(world.run_until(MS, |w| w.total(|s| &s.dispatched) == 4));
         assert_eq!((0..4).map(|id| world.len_of(id)).collect::<Vec<_>>(), [1; 4], "one under way to each");
         world.run(MS);
         for id in 0..4 {
@@ -105,9 +107,7 @@ fn a_lost_last_request_blocks_nobody_and_is_forgotten_within_an_interval_or_so()
         // The check is made every quarter of an interval, and the answer takes a round trip.
         world.run(INTERVAL + INTERVAL / 4 + MS);
         assert_eq!(world.counted(), 0, "cap {cap:?}");
-        let lost: i32 = (0..4)
-            .map(|i| world.balancer.as_ref().unwrap().role.estimate(lbd::select::Slot::new(i)).lost())
-            .sum();
+        let lost: i32 = (0..4).map(|i| world.primary().estimate(lbd::select::Slot::new(i)).lost()).sum();
         assert_eq!(lost, 4, "cap {cap:?}: they are known to be lost, not late");
         assert_eq!(world.up().len(), 4);
         world.check_at_rest();
@@ -260,5 +260,136 @@ fn every_policy_serves_and_forgets_nothing() {
         world.check_at_rest();
         let served: Vec<u64> = world.servers.values().map(|s| s.role.totals().served).collect();
         assert!(served.iter().all(|&n| n > 30), "{policy}: {served:?}");
+    }
+}
+
+/// A pool of four echo servers or timed ones behind so many workers, everybody up.
+fn pool_of_workers(
+    seed: u64,
+    faults: Faults,
+    workers: usize,
+    path: ReplyPath,
+    service: Option<ServiceTime>,
+) -> World {
+    let mut world = World::new(seed, faults);
+    (world.workers, world.reply_path, world.service) = (workers, path, service);
+    world.start_balancer(PolicyKind::ShortestQueue);
+    (0..4).for_each(|id| world.start_server(id));
+    world.start_clients(6, Duration::from_secs(20));
+    let all_up = world.run_until(Duration::from_secs(20), |w| w.up().len() == 4);
+    assert!(all_up, "seed {seed}: only {:?} came up", world.up());
+    world
+}
+
+#[test]
+fn several_workers_keep_exact_counts_under_loss_and_share_evenly_without() {
+    for seed in seeds(18) {
+        let loss = [0.0, 0.02, 0.1][seed as usize % 3];
+        let workers = 2 + seed as usize % 3;
+        let service = Some(ServiceTime::exponential(MS));
+        let faults = faults(loss, loss / 2.0, loss);
+        let mut world = pool_of_workers(seed, faults, workers, ReplyPath::Balancer, service);
+        traffic(&mut world, 2000, 2.0, |_, _| {});
+        world.check_at_rest();
+        let by_worker: Vec<u64> = world.stats.iter().map(|stats| stats.requests.get()).collect();
+        assert!(by_worker.iter().all(|&n| n > 200), "seed {seed}: every worker has work: {by_worker:?}");
+        let served: Vec<u64> = world.servers.values().map(|s| s.role.totals().served).collect();
+        if loss == 0.0 {
+            assert_eq!(world.stats.iter().map(|s| s.drops.total()).sum::<u64>(), 0, "seed {seed}");
+            assert_eq!(served.iter().sum::<u64>(), 2000, "seed {seed}: nobody refused a request of a worker");
+            assert!(served.iter().all(|&n| (400..=600).contains(&n)), "seed {seed}: {served:?}");
+        }
+    }
+}
+
+#[test]
+fn servers_and_balancer_die_and_return_under_several_workers() {
+    for seed in seeds(12) {
+        let service = Some(ServiceTime::exponential(MS));
+        let mut world = pool_of_workers(seed, faults(0.02, 0.02, 0.05), 3, ReplyPath::Balancer, service);
+        traffic(&mut world, 1200, 1.0, |w, number| match number {
+            200 => w.kill_server(1),
+            // At once, or when it has been noticed.
+            210 if seed % 2 == 0 => w.start_server(1),
+            500 if seed % 2 == 1 => w.start_server(1),
+            700 => {
+                w.kill_balancer();
+                w.run(5 * MS);
+                w.start_balancer(PolicyKind::ShortestQueue);
+            }
+            900 => {
+                let now = w.now();
+                w.servers.get_mut(&3).unwrap().role.drain(now);
+            }
+            _ => {}
+        });
+        let drained = world.run_until(Duration::from_secs(40), |w| w.servers[&3].role.is_finished());
+        assert!(drained, "seed {seed}: it waits for every worker's last word, and has it");
+        assert_eq!(world.servers[&3].role.queue_len(), 0, "seed {seed}");
+        world.kill_server(3);
+        world.check_at_rest();
+        let up = world.run_until(Duration::from_secs(20), |w| w.up().len() == 3);
+        assert!(up, "seed {seed}: up are {:?}", world.up());
+        let answered: usize = world.clients.iter().map(|c| c.count(Ending::Answered)).sum();
+        assert_eq!(answered, 1200, "seed {seed}");
+    }
+}
+
+#[test]
+fn a_drain_under_several_workers_loses_nothing() {
+    for seed in seeds(8) {
+        let service = Some(ServiceTime::exponential(2 * MS));
+        let mut world = pool_of_workers(seed, faults(0.0, 0.0, 0.0), 4, ReplyPath::Balancer, service);
+        traffic(&mut world, 800, 1.0, |w, number| {
+            if number == 300 || number == 500 {
+                let now = w.now();
+                w.servers.get_mut(&(number as u32 / 200)).unwrap().role.drain(now);
+            }
+        });
+        world.check_at_rest();
+        for caller in &world.clients {
+            let totals = caller.node.role.totals();
+            assert_eq!(
+                (totals.first_failed, totals.retried, totals.busy),
+                (0, 0, 0),
+                "seed {seed}: {totals:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn direct_replies_reach_their_clients_and_the_counts_stay_exact_under_loss() {
+    for seed in seeds(24) {
+        let loss = [0.0, 0.01, 0.05, 0.2][seed as usize % 4];
+        let (workers, service) =
+            (1 + seed as usize % 2, (seed % 3 > 0).then(|| ServiceTime::exponential(MS)));
+        let faults = faults(loss, 0.05, 0.1);
+        let mut world = pool_of_workers(seed, faults, workers, ReplyPath::Direct, service);
+        traffic(&mut world, 400, 2.0, |_, _| {});
+        world.check_at_rest();
+        let answered: usize = world.clients.iter().map(|c| c.count(Ending::Answered)).sum();
+        let at_least = if loss < 0.2 { 400 } else { 390 };
+        assert!(answered >= at_least, "seed {seed}, loss {loss}: {answered} of 400 answered");
+        let served: u64 = world.servers.values().map(|s| s.role.totals().served).sum();
+        let told = world.run_until(Duration::from_secs(5), |w| w.total(|s| &s.answered) == served);
+        assert!(told, "seed {seed}: {} of {served} completions are known", world.total(|s| &s.answered));
+    }
+}
+
+/// With direct replies no reply ever passes the balancer: its estimate follows the truth by reports alone.
+#[test]
+fn direct_replies_are_spread_by_the_shortest_queue() {
+    for seed in seeds(6) {
+        let service = Some(ServiceTime::exponential(MS));
+        let mut world = pool_of_workers(seed, faults(0.0, 0.0, 0.0), 1, ReplyPath::Direct, service);
+        let mut longest = 0;
+        traffic(&mut world, 3000, 3.0, |w, _| {
+            longest = longest.max(w.servers.values().map(|s| s.role.queue_len()).max().unwrap_or(0));
+        });
+        world.check_at_rest();
+        assert!(longest < 20, "seed {seed}: at 75 % load a queue of {longest}");
+        let retried: u64 = world.clients.iter().map(|c| c.node.role.totals().retried).sum();
+        assert_eq!(retried, 0, "seed {seed}");
     }
 }

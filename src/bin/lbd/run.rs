@@ -1,6 +1,6 @@
 //! One function per subcommand: configuration and flags become a role, its sockets and its daemon.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
@@ -11,7 +11,6 @@ use lbd::io::socket::{SocketOptions, bind};
 use lbd::rng::entropy;
 use lbd::role::server::{ServerRole, Work};
 use lbd::role::{balancer, client, controller, server};
-use lbd::stats::PoolStats;
 use lbd::status::Sampler;
 use lbd::terminal::{print, tell};
 use lbd::time::Clock;
@@ -52,7 +51,10 @@ fn balancer_settings(config: &Config) -> balancer::Settings {
     balancer::Settings {
         format: pool.format,
         key: config.key_bytes(),
+        secret: rand::random(),
+        workers: pool.workers,
         policy: pool.policy,
+        reply_path: pool.reply_path,
         servers_max: pool.servers_max,
         max_outstanding: pool.max_outstanding,
         interval: server.interval,
@@ -65,30 +67,60 @@ fn balancer_settings(config: &Config) -> balancer::Settings {
             min: server.min,
             max: server.max,
         },
-        own: [pool.client_side, pool.server_side],
+        own: vec![],
         seed: entropy(),
     }
+}
+
+/// The sockets of each worker: front and server side. The primary has the server side's port, the others any; the front
+/// is shared by all.
+fn balancer_sockets(pool: &config::Pool) -> Result<Vec<[UdpSocket; 2]>> {
+    let options = SocketOptions::default();
+    let any_port = SocketAddr::new(pool.server_side.ip(), 0);
+    if pool.workers == 1 {
+        return Ok(vec![[bind(pool.client_side, &options)?, bind(pool.server_side, &options)?]]);
+    }
+    // A shared port can be shared with anybody of the same user: another balancer there would take half of the requests.
+    // So it must be free before it is shared.
+    drop(bind(pool.client_side, &options)?);
+    let shared = SocketOptions { reuse_port: true, ..options };
+    (0..pool.workers)
+        .map(|worker| {
+            let back = if worker == 0 { pool.server_side } else { any_port };
+            Ok([bind(pool.client_side, &shared)?, bind(back, &options)?])
+        })
+        .collect()
 }
 
 fn run_balancer(args: &Balancer) -> Result<()> {
     let config = args.common.load()?;
     let pool = config.native();
     let clock = Clock::start();
-    let options = SocketOptions::default();
-    let sockets = vec![bind(pool.client_side, &options)?, bind(pool.server_side, &options)?];
+    let sockets = balancer_sockets(pool)?;
     let _log = logging::init(&config.logs, "balancer/balancer.log")?;
-    let (io, stop) = daemon::back_end(sockets, pool.format.size, clock)?;
-    let stats = Arc::new(PoolStats::new(pool.servers_max));
-    let role = balancer::Balancer::new(balancer_settings(&config), Arc::clone(&stats), clock.now());
+    let mut settings = balancer_settings(&config);
+    for socket in sockets.iter().flatten() {
+        settings.own.push(socket.local_addr()?);
+    }
+    let processors = if pool.pin { daemon::affinity::processors()? } else { vec![] };
+    let mut workers = vec![];
+    let roles = balancer::Balancer::workers(settings, clock.now());
+    for (number, (role, sockets)) in roles.into_iter().zip(sockets).enumerate() {
+        let io = daemon::back_end(sockets.into(), pool.format.size, clock)?;
+        let processor = processors.get(number % processors.len().max(1)).copied();
+        workers.push(daemon::balancer::Worker { role, io, processor });
+    }
+    let stop = Stop::on_signals(workers.iter().map(|worker| worker.io.waker()).collect())?;
+    let stats: Vec<_> = workers.iter().map(|worker| Arc::clone(worker.role.stats())).collect();
     say(
         &args.common,
         format_args!(
-            "balancer: clients on {}, servers on {}, {}",
-            pool.client_side, pool.server_side, pool.policy
+            "balancer: clients on {}, servers on {}, {}, workers: {}",
+            pool.client_side, pool.server_side, pool.policy, pool.workers
         ),
     );
+    let mut sampler = Sampler::new(stats.clone());
     if let Some(every) = args.status_every {
-        let mut sampler = Sampler::new(Arc::clone(&stats));
         // A thread of its own: a reader that stalls costs the data path nothing.
         std::thread::Builder::new().name("status".into()).spawn(move || {
             while print_status(&mut sampler).is_ok_and(|read| read) {
@@ -96,7 +128,7 @@ fn run_balancer(args: &Balancer) -> Result<()> {
             }
         })?;
     }
-    daemon::balancer::run(role, io, &stats, clock, &stop)?;
+    daemon::balancer::run(workers, clock, &stop)?;
     let mut sampler = Sampler::new(stats);
     if args.status_every.is_some() {
         print_status(&mut sampler)?;
@@ -125,7 +157,8 @@ pub fn open_controller(
     let clock = Clock::start();
     let socket = bind(config.controller, &SocketOptions::default())?;
     let log = logging::init(&config.logs, "controller/controller.log")?;
-    let (io, stop) = daemon::back_end(vec![socket], config.native().format.size, clock)?;
+    let io = daemon::back_end(vec![socket], config.native().format.size, clock)?;
+    let stop = Stop::on_signals(vec![io.waker()])?;
     let server = &config.server;
     let role = controller::ControllerRole::new(controller::Settings {
         format: config.native().format,
@@ -209,7 +242,8 @@ fn run_server(args: &Server) -> Result<()> {
     let clock = Clock::start();
     let socket = bind(SocketAddr::new(ip, port), &SocketOptions::default())?;
     let _log = logging::init(&config.logs, &format!("servers/server_{id}.log"))?;
-    let (io, stop) = daemon::back_end(vec![socket], config.native().format.size, clock)?;
+    let io = daemon::back_end(vec![socket], config.native().format.size, clock)?;
+    let stop = Stop::on_signals(vec![io.waker()])?;
     let service = args.service.or(server.service);
     let workers = args.workers.map_or(server.workers, usize::from);
     let settings = server::Settings {
@@ -261,7 +295,8 @@ fn run_client(args: &Client) -> Result<bool> {
     let clock = Clock::start();
     let socket = bind(from, &SocketOptions::default())?;
     let _log = logging::init(&config.logs, &format!("clients/client_{id}.log"))?;
-    let (io, stop) = daemon::back_end(vec![socket], format.size, clock)?;
+    let io = daemon::back_end(vec![socket], format.size, clock)?;
+    let stop = Stop::on_signals(vec![io.waker()])?;
     let settings = client::Settings {
         format,
         target: to,
@@ -269,6 +304,7 @@ fn run_client(args: &Client) -> Result<bool> {
         deadline: config.client.deadline,
         retries: config.client.retries,
         in_flight_max: 4096,
+        servers: config.client.servers.clone(),
         seed: entropy(),
     };
     let plan = daemon::client::Plan {

@@ -12,7 +12,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use clap::Parser;
 use lbd::config::Config;
-use lbd::daemon::back_end;
+use lbd::daemon::{back_end, signals::Stop};
 use lbd::io::socket::{SocketOptions, bind};
 use lbd::load::{self, Generator, Plan, Progress, Report, Verdict};
 use lbd::rng::entropy;
@@ -93,7 +93,8 @@ fn generate(plan: Plan, quiet: bool) -> Result<Report> {
         (0..plan.connections).map(|_| bind(from, &options)).collect::<Result<Vec<UdpSocket>, _>>()?;
     let (warmup, duration) = (plan.warmup, plan.duration);
     let clock = Clock::start();
-    let (io, stop) = back_end(sockets, plan.format.size, clock)?;
+    let io = back_end(sockets, plan.format.size, clock)?;
+    let stop = Stop::on_signals(vec![io.waker()])?;
     let progress = Progress::default();
     std::thread::scope(|scope| {
         let load = std::thread::Builder::new().name("load".into());

@@ -1,5 +1,7 @@
 //! Requests of clients.
 
+use std::net::IpAddr;
+
 use super::*;
 use crate::wire::frame::pack_addr;
 use crate::wire::{Frame, Header, Kind, Mode, Status};
@@ -19,7 +21,7 @@ struct Asker {
 impl Balancer {
     /// Takes what one client sent.
     pub(super) fn on_front(&mut self, now: Instant, received: &Received, bytes: &mut [u8], tx: &mut Tx) {
-        let format = self.settings.format;
+        let format = self.format;
         if let Some(reason) = self.not_a_client(received.peer) {
             self.stats.drops.add(reason, bytes.len().div_ceil(received.stride as usize) as u64);
             return;
@@ -31,7 +33,7 @@ impl Balancer {
             socket: received.socket,
             ip,
             port,
-            listener: self.listeners.number(received.local_ip),
+            listener: self.listeners.number(received.local_ip, &self.shared.listeners),
             destination: None,
         };
         for frame in frames(received, bytes, format) {
@@ -47,8 +49,7 @@ impl Balancer {
         if peer.port() == 0 {
             return Some(DropReason::SourcePort);
         }
-        let ours = self.settings.own.contains(&peer) || self.fleet.has_addr(peer);
-        ours.then_some(DropReason::NotAClient)
+        self.view.is_inside(peer).then_some(DropReason::NotAClient)
     }
 
     fn on_request(
@@ -59,7 +60,7 @@ impl Balancer {
         bytes: &mut [u8],
         tx: &mut Tx,
     ) -> Result<(), DropReason> {
-        let frame = Frame::check(bytes, &self.settings.format)?;
+        let frame = Frame::check(bytes, &self.format)?;
         if frame.kind() != Kind::ClientRequest {
             return Err(DropReason::Unexpected);
         }
@@ -69,35 +70,47 @@ impl Balancer {
             self.stats.refused_mode.add(1);
             return refuse(asker, frame, frame_ref, Status::Error, Duration::ZERO, tx);
         }
-        match self.chooser.reserve(&self.tree) {
-            Ok(reserved) => {
-                self.stats.select_fallback.add(u64::from(reserved.fallback));
-                self.forward(now, asker, reserved.slot, frame_ref, bytes, tx)
-            }
-            Err(_) => {
-                let counter =
-                    if self.usable == 0 { &self.stats.busy_no_server } else { &self.stats.busy_shed };
+        match self.reserve() {
+            Some((slot, member)) => self.forward(now, asker, slot, member, frame_ref, bytes, tx),
+            None => {
+                let no_server = self.shared.usable.load(Ordering::Relaxed) == 0;
+                let counter = if no_server { &self.stats.busy_no_server } else { &self.stats.busy_shed };
                 counter.add(1);
                 refuse(asker, frame, frame_ref, Status::Busy, RETRY_AFTER, tx)
             }
         }
     }
 
+    /// A slot that was counted up for a request, and who is there.
+    fn reserve(&mut self) -> Option<(Slot, Member)> {
+        loop {
+            let reserved = self.chooser.reserve(&self.shared.tree).ok()?;
+            self.stats.select_fallback.add(u64::from(reserved.fallback));
+            if let Some(member) = self.view.get(reserved.slot) {
+                return Some((reserved.slot, *member));
+            }
+            // The tree is ahead of this worker's view: somebody has joined, or left, since the turn began. Each round
+            // takes a change of the roster.
+            self.shared.tree.adjust(reserved.slot, -1);
+            self.refresh();
+        }
+    }
+
     /// Sends a request to the server of a slot that was reserved for it.
+    #[allow(clippy::too_many_arguments)] // one frame, its way and its turn; a struct would only rename them
     fn forward(
         &mut self,
         now: Instant,
         asker: &Asker,
         slot: Slot,
+        member: Member,
         frame_ref: FrameRef,
         bytes: &mut [u8],
         tx: &mut Tx,
     ) -> Result<(), DropReason> {
-        let server = self.fleet.get(slot).expect("only registered servers are eligible");
-        let (to, server_epoch) = (server.addr, server.epoch);
-        let pushed = self.server_destination(slot, to, tx).is_some_and(|d| tx.push(d, frame_ref));
+        let pushed = self.server_destination(slot, member.addr, tx).is_some_and(|d| tx.push(d, frame_ref));
         if !pushed {
-            self.tree.adjust(slot, -1);
+            self.shared.tree.adjust(slot, -1);
             return Err(DropReason::TurnFull);
         }
         let lane = &mut self.lanes[slot.index()];
@@ -106,16 +119,17 @@ impl Balancer {
         lane.last_sent = now;
         let (header, _) = zerocopy::FromBytes::mut_from_prefix(bytes).expect("checked before");
         let header: &mut Header = header;
+        header.op = self.shared.settings.reply_path as u8;
         header.client_ip = asker.ip;
         header.client_port.set(asker.port);
         header.listener = asker.listener;
         header.worker = self.worker;
-        header.balancer_epoch.set(self.epoch);
-        header.server_epoch.set(server_epoch);
+        header.balancer_epoch.set(self.shared.epoch);
+        header.server_epoch.set(member.epoch);
         header.slot.set(slot.index() as u16);
         header.dispatch_seq.set(dispatch_seq);
         header.dispatch_us.set(now.wrapping_micros());
-        header.cookie.set(self.cookies.cookie(header));
+        header.cookie.set(self.shared.cookies.cookie(header));
         self.seal(bytes);
         self.stats.dispatched.add(1);
         self.stats.servers[slot.index()].dispatched.add(1);

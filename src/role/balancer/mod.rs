@@ -1,39 +1,50 @@
 //! The balancer: sends each request to the server with the shortest queue, and each reply back.
 //!
-//! Owns the servers' registrations and health, the estimates, the dispatch windows and the talk with
-//! the controller; changes the selection tree. Never touches a socket, a clock or a log: what is worth
-//! telling comes out of [`Balancer::poll_event`], what is worth counting goes to [`PoolStats`].
+//! One [`Balancer`] is one *worker*: it has a front socket, a server-side socket, and with each server a [`Lane`] of its
+//! own (estimate, dispatch window). Workers share the selection tree, the roster and the keys. Worker 0 is the *primary*:
+//! it alone registers servers, judges their health, scales, and talks with the controller.
+//!
+//! Never touches a socket, a clock or a log: what is worth telling comes out of [`Balancer::poll_event`], what is worth
+//! counting goes to [`PoolStats`].
 //!
 //! | file | a change there is about |
 //! |---|---|
+//! | `shared.rs` | what the workers share |
 //! | `front.rs` | requests of clients: check, select, patch, forward |
-//! | `back.rs` | frames of servers: replies, reports, registration |
-//! | `upkeep.rs` | what time brings: silence, probes, SYNC, leaving |
-//! | `orders.rs` | orders to the controller |
+//! | `back.rs` | frames of servers: replies, reports, counters |
+//! | `registration.rs` | how a server becomes a member (primary) |
+//! | `upkeep.rs` | what time brings: SYNC (all workers); silence, probes, leaving (primary) |
+//! | `orders.rs` | orders to the controller (primary) |
 
 mod back;
 mod front;
 mod orders;
+mod registration;
+mod shared;
 mod upkeep;
 
 use std::collections::VecDeque;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::batch::{DestinationId, FrameRef, Received, Rx, SocketId, Tx};
 use crate::drop_reason::DropReason;
 use crate::estimate::Estimate;
-use crate::fleet::Fleet;
+use crate::fleet::{Fleet, Server};
 use crate::health::State;
 use crate::rng::Rng;
 use crate::role::Role;
+use crate::roster::{Member, View};
 use crate::scale::{self, Scaler};
 use crate::select::{Chooser, LeafState, PolicyKind, Slot, Tree};
 use crate::stats::PoolStats;
 use crate::time::{Instant, earliest};
-use crate::wire::{CookieKey, DispatchWindow, FrameFormat, Opener, Sealer};
+use crate::wire::tag::PeerReplay;
+use crate::wire::{DispatchWindow, FrameFormat, Opener, ReplyPath, Sealer};
 use orders::Orders;
+use shared::{Listeners, Shared};
 
 /// The socket on which clients ask.
 pub const FRONT: SocketId = SocketId(0);
@@ -47,8 +58,14 @@ pub struct Settings {
     pub format: FrameFormat,
     /// The key that all components share, where frames are authenticated.
     pub key: Option<[u8; 16]>,
+    /// The key of cookies and nonces: random, and nobody else's.
+    pub secret: [u8; 16],
+    /// Workers, 1 to [`crate::roster::WORKERS_MAX`].
+    pub workers: usize,
     /// How a server is chosen.
     pub policy: PolicyKind,
+    /// The way of a reply.
+    pub reply_path: ReplyPath,
     /// Room for so many servers.
     pub servers_max: usize,
     /// At most so many requests at one server; the rest is refused with BUSY.
@@ -59,9 +76,9 @@ pub struct Settings {
     pub controller: SocketAddr,
     /// When to ask it for more or fewer servers.
     pub scale: scale::Policy,
-    /// The addresses of the front and the server side, which are nobody's clients.
-    pub own: [SocketAddr; 2],
-    /// Seed of everything random: keys, epochs, ties.
+    /// The addresses of the front and of each worker's server side, which are nobody's clients.
+    pub own: Vec<SocketAddr>,
+    /// Seed of everything that is random but no secret: epochs, ties.
     pub seed: u64,
 }
 
@@ -105,9 +122,9 @@ pub enum Event {
 }
 
 /// One worker's traffic with one slot.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Lane {
-    window: DispatchWindow,
+    window: Arc<DispatchWindow>,
     estimate: Estimate,
     last_sent: Instant,
     last_sync: Instant,
@@ -115,33 +132,65 @@ struct Lane {
     destination: Option<(u64, DestinationId)>,
     /// Whether the estimate has changed in this turn.
     dirty: bool,
+    /// Whether the server has proved in this turn that it lives.
+    heard: bool,
+    /// Whether the server has answered this worker since its registration: before that, it would refuse requests.
+    confirmed: bool,
+    /// The server's frames to this worker that were seen, where frames are authenticated.
+    replay: PeerReplay,
 }
 
-/// The balancer's state machine.
-pub struct Balancer {
-    settings: Settings,
-    tree: Arc<Tree>,
-    chooser: Chooser,
-    stats: Arc<PoolStats>,
+impl Lane {
+    fn new(window: Arc<DispatchWindow>) -> Self {
+        Lane {
+            window,
+            estimate: Estimate::default(),
+            last_sent: Instant::ZERO,
+            last_sync: Instant::ZERO,
+            destination: None,
+            dirty: false,
+            heard: false,
+            confirmed: false,
+            replay: PeerReplay::default(),
+        }
+    }
+}
+
+/// What only worker 0 has.
+struct Primary {
     fleet: Fleet,
-    lanes: Box<[Lane]>,
-    dirty: Vec<Slot>,
-    cookies: CookieKey,
-    sealer: Option<Sealer>,
-    opener: Option<Opener>,
-    /// Random numbers of this process: 64 bits towards the controller, 32 in frames.
-    instance: u64,
-    epoch: u32,
-    worker: u8,
-    listeners: Listeners,
     scaler: Scaler,
     orders: Orders,
     events: VecDeque<Event>,
+    last_turn: Instant,
+}
+
+impl Primary {
+    fn tell(&mut self, event: Event) {
+        if self.events.len() == EVENTS_MAX {
+            self.events.pop_front();
+        }
+        self.events.push_back(event);
+    }
+}
+
+/// One worker's state machine.
+pub struct Balancer {
+    shared: Arc<Shared>,
+    worker: u8,
+    format: FrameFormat,
+    primary: Option<Box<Primary>>,
+    view: View,
+    lanes: Box<[Lane]>,
+    /// Slots whose lanes are dirty or were heard in this turn.
+    touched: Vec<Slot>,
+    chooser: Chooser,
+    stats: Arc<PoolStats>,
+    sealer: Option<Sealer>,
+    opener: Option<Opener>,
+    listeners: Listeners,
     turn: u64,
     next_tick: Instant,
-    last_turn: Instant,
-    /// Servers that may be chosen, suspects included.
-    usable: u32,
 }
 
 /// Events that nobody has fetched yet are bounded; the oldest go first.
@@ -152,65 +201,72 @@ const TICKS_PER_INTERVAL: u32 = 4;
 const RETRY_AFTER: Duration = Duration::from_millis(20);
 
 impl Balancer {
-    /// A balancer without servers.
-    pub fn new(settings: Settings, stats: Arc<PoolStats>, now: Instant) -> Self {
+    /// The workers of a balancer without servers; the first is the primary.
+    pub fn workers(settings: Settings, now: Instant) -> Vec<Balancer> {
         let mut rng = Rng::new(settings.seed);
-        let mut key = [0; 16];
-        key[..8].copy_from_slice(&rng.next_u64().to_le_bytes());
-        key[8..].copy_from_slice(&rng.next_u64().to_le_bytes());
-        let worker = 0;
-        let cap = settings.max_outstanding.unwrap_or(u32::MAX);
-        let instance = rng.next_u64() | 1;
+        let (instance, epoch) = (rng.next_u64() | 1, (rng.next_u64() as u32).max(1));
+        let shared = Arc::new(Shared::new(settings, instance, epoch));
+        (0..shared.settings.workers)
+            .map(|worker| Balancer::worker(&shared, worker as u8, &mut rng, now))
+            .collect()
+    }
+
+    fn worker(shared: &Arc<Shared>, worker: u8, rng: &mut Rng, now: Instant) -> Balancer {
+        let settings = &shared.settings;
+        let slots = settings.servers_max;
+        let lane =
+            |slot| Lane::new(Arc::clone(shared.window(worker, Slot::new(slot)).expect("made for all")));
+        let primary = (worker == 0).then(|| {
+            Box::new(Primary {
+                fleet: Fleet::new(slots),
+                scaler: Scaler::new(settings.scale, now),
+                orders: Orders::new(shared.instance, rng.next_u64()),
+                events: VecDeque::with_capacity(EVENTS_MAX),
+                last_turn: now,
+            })
+        });
         Balancer {
-            tree: Arc::new(Tree::new(settings.servers_max, cap)),
-            chooser: Chooser::new(settings.policy, rng.next_u64()),
-            fleet: Fleet::new(settings.servers_max),
-            lanes: (0..settings.servers_max).map(|_| Lane::default()).collect(),
-            dirty: Vec::with_capacity(settings.servers_max),
-            cookies: CookieKey::new(key),
-            sealer: settings.key.as_ref().map(|key| Sealer::new(key, instance)),
-            opener: settings.key.as_ref().map(Opener::new),
-            instance,
-            epoch: (rng.next_u64() as u32).max(1),
             worker,
+            format: settings.format,
+            primary,
+            view: View::new(slots, &settings.own),
+            lanes: (0..slots).map(lane).collect(),
+            touched: Vec::with_capacity(2 * slots),
+            chooser: Chooser::new(settings.policy, rng.next_u64()),
+            stats: Arc::clone(&shared.stats[usize::from(worker)]),
+            // Each worker counts its frames by itself, so each is a sender of its own.
+            sealer: settings.key.as_ref().map(|key| Sealer::new(key, rng.next_u64() | 1)),
+            opener: settings.key.as_ref().map(Opener::new),
             listeners: Listeners::default(),
-            scaler: Scaler::new(settings.scale, now),
-            orders: Orders::new(instance, rng.next_u64()),
-            events: VecDeque::with_capacity(EVENTS_MAX),
             turn: 0,
             next_tick: now,
-            last_turn: now,
-            usable: 0,
-            settings,
-            stats,
+            shared: Arc::clone(shared),
         }
     }
 
     /// The oldest event that was not fetched yet.
     pub fn poll_event(&mut self) -> Option<Event> {
-        self.events.pop_front()
+        self.primary.as_mut()?.events.pop_front()
+    }
+
+    /// What this worker counts.
+    pub fn stats(&self) -> &Arc<PoolStats> {
+        &self.stats
     }
 
     /// The selection tree, for inspection.
     pub fn tree(&self) -> &Tree {
-        &self.tree
+        &self.shared.tree
     }
 
-    /// The registered servers, for inspection.
-    pub fn fleet(&self) -> &Fleet {
-        &self.fleet
+    /// The registered servers, for inspection; only the primary has them.
+    pub fn fleet(&self) -> Option<&Fleet> {
+        self.primary.as_ref().map(|primary| &primary.fleet)
     }
 
     /// The estimate of this worker for a slot, for inspection.
     pub fn estimate(&self, slot: Slot) -> &Estimate {
         &self.lanes[slot.index()].estimate
-    }
-
-    fn tell(&mut self, event: Event) {
-        if self.events.len() == EVENTS_MAX {
-            self.events.pop_front();
-        }
-        self.events.push_back(event);
     }
 
     /// Authenticates a frame that leaves for a server or the controller; nothing may be patched afterwards.
@@ -223,27 +279,62 @@ impl Balancer {
     /// Notes that a slot's contribution to the tree may have changed in this turn.
     fn touch(&mut self, slot: Slot) {
         let lane = &mut self.lanes[slot.index()];
-        if !lane.dirty {
-            lane.dirty = true;
-            self.dirty.push(slot);
+        if !lane.dirty && !lane.heard {
+            self.touched.push(slot);
         }
+        lane.dirty = true;
     }
 
-    /// Brings the tree up to date with this turn: once per server, however many replies it sent.
-    fn publish(&mut self) {
-        while let Some(slot) = self.dirty.pop() {
+    /// Notes that a server has proved in this turn that it lives.
+    fn hear(&mut self, slot: Slot) {
+        let lane = &mut self.lanes[slot.index()];
+        if !lane.dirty && !lane.heard {
+            self.touched.push(slot);
+        }
+        lane.heard = true;
+    }
+
+    /// Brings tree and health up to date with this turn: once per server, however many frames it sent.
+    fn publish(&mut self, now: Instant) {
+        while let Some(slot) = self.touched.pop() {
             let lane = &mut self.lanes[slot.index()];
-            lane.dirty = false;
-            let delta = lane.estimate.publish();
+            let delta = if std::mem::take(&mut lane.dirty) { lane.estimate.publish() } else { 0 };
+            let heard = std::mem::take(&mut lane.heard);
             if delta != 0 {
-                self.tree.adjust(slot, delta);
+                self.shared.tree.adjust(slot, delta);
+            }
+            if heard {
+                self.alive(now, slot);
             }
         }
     }
 
-    /// Writes what the state of a server means into the tree.
+    /// Copies what the primary has changed; a lane whose slot has another registration now starts anew.
+    fn refresh(&mut self) {
+        let Balancer { shared, view, lanes, touched, .. } = self;
+        view.refresh(&shared.roster, |slot, member| {
+            let lane = &mut lanes[slot.index()];
+            lane.estimate.rebase(lane.window.sent());
+            lane.confirmed = false;
+            lane.heard = false;
+            lane.last_sync = Instant::ZERO;
+            lane.destination = None;
+            if !lane.dirty {
+                lane.dirty = true;
+                touched.push(slot);
+            }
+            if let Some(stamp) = member.and_then(|m| m.stamp) {
+                lane.replay.adopt(stamp);
+                let _ = lane.replay.accept(stamp); // its own process registering anew: seen already
+            }
+        });
+    }
+
+    /// Writes what the state of a server means into the tree, then tells the workers.
     fn set_leaf(&mut self, slot: Slot) {
-        let (state, weight) = match self.fleet.get(slot) {
+        let Some(primary) = &self.primary else { return };
+        let server = primary.fleet.get(slot);
+        let (state, weight) = match server {
             None => (LeafState::Absent, 1),
             Some(server) => {
                 let state = match server.health.state() {
@@ -254,10 +345,12 @@ impl Balancer {
                 (state, server.weight)
             }
         };
-        self.tree.set(slot, state, cost_of(weight));
-        self.usable =
-            self.fleet.iter().filter(|(_, s)| matches!(s.health.state(), State::Up | State::Suspect)).count()
-                as u32;
+        self.shared.tree.set(slot, state, cost_of(weight));
+        self.shared.roster.publish(slot, server.map(member_of));
+        let usable =
+            primary.fleet.iter().filter(|(_, s)| matches!(s.health.state(), State::Up | State::Suspect));
+        self.shared.usable.store(usable.count() as u32, Ordering::Relaxed);
+        self.refresh();
     }
 
     /// The server of a slot as a destination, looked up once a turn.
@@ -274,6 +367,18 @@ impl Balancer {
     }
 }
 
+/// What the workers must know of a server.
+fn member_of(server: &Server) -> Member {
+    Member {
+        addr: server.addr,
+        epoch: server.epoch,
+        nonce: server.nonce,
+        interval: server.interval,
+        draining: server.health.state() == State::Draining,
+        stamp: server.stamp,
+    }
+}
+
 /// Cost of a request at a server: what a unit of weight divides. Weight 1 costs most.
 fn cost_of(weight: u16) -> u16 {
     const COST_OF_WEIGHT_ONE: u16 = 840; // divisible by 1 to 8, so that small weights are exact
@@ -283,6 +388,7 @@ fn cost_of(weight: u16) -> u16 {
 impl Role for Balancer {
     fn on_batch(&mut self, now: Instant, rx: &mut Rx, tx: &mut Tx) {
         self.turn += 1;
+        self.refresh();
         for index in 0..rx.len() {
             let (received, bytes) = rx.get_mut(index);
             match received.socket {
@@ -290,22 +396,23 @@ impl Role for Balancer {
                 _ => self.on_back(now, &received, bytes, tx),
             }
         }
-        self.publish();
+        self.publish(now);
     }
 
     fn on_timeout(&mut self, now: Instant, tx: &mut Tx) {
         self.notice_own_pause(now);
         if now >= self.next_tick {
-            self.next_tick =
-                now + (self.settings.interval / TICKS_PER_INTERVAL).max(Duration::from_millis(1));
+            let interval = self.shared.settings.interval;
+            self.next_tick = now + (interval / TICKS_PER_INTERVAL).max(Duration::from_millis(1));
             self.on_tick(now, tx);
         }
         self.send_order(now, tx);
-        self.publish();
+        self.publish(now);
     }
 
     fn next_deadline(&self) -> Option<Instant> {
-        earliest(Some(self.next_tick), self.orders.next_deadline())
+        let order = self.primary.as_ref().and_then(|primary| primary.orders.next_deadline());
+        earliest(Some(self.next_tick), order)
     }
 }
 
@@ -326,32 +433,6 @@ fn frames<'a>(
             if whole { Ok((frame_ref, frame)) } else { Err(DropReason::Length) }
         })
     })
-}
-
-/// Which front address was asked, as the byte that a frame carries.
-#[derive(Debug, Default)]
-struct Listeners {
-    local_ips: heapless::Vec<IpAddr, 255>,
-}
-
-impl Listeners {
-    /// "The address that the socket is bound to, or whatever the kernel chooses."
-    const UNSPECIFIED: u8 = 255;
-
-    /// The number of a local address; the 256th and later ones share the number of nobody.
-    fn number(&mut self, local_ip: Option<IpAddr>) -> u8 {
-        let Some(ip) = local_ip else { return Self::UNSPECIFIED };
-        let known = self.local_ips.iter().position(|&known| known == ip);
-        match known {
-            Some(number) => number as u8,
-            None if self.local_ips.push(ip).is_ok() => (self.local_ips.len() - 1) as u8,
-            None => Self::UNSPECIFIED,
-        }
-    }
-
-    fn local_ip(&self, number: u8) -> Option<IpAddr> {
-        self.local_ips.get(usize::from(number)).copied()
-    }
 }
 
 #[cfg(test)]

@@ -66,20 +66,22 @@ impl Orders {
 impl Balancer {
     /// Lets the scaler see the pool, and orders what it decides.
     pub(super) fn scale(&mut self, now: Instant, sample: scale::Sample) {
-        match self.scaler.observe(now, sample) {
+        let Some(primary) = &mut self.primary else { return };
+        match primary.scaler.observe(now, sample) {
             Decision::Hold => {}
             Decision::Grow { target, load } => {
-                if self.orders.place(now, RequestOp::Grow, target, load, sample.up) {
+                if primary.orders.place(now, RequestOp::Grow, target, load, sample.up) {
                     let what = format!("grow to {target}");
-                    self.tell(Event::Scale { what, load, up: sample.up });
+                    primary.tell(Event::Scale { what, load, up: sample.up });
                 }
             }
             Decision::Shrink { load } => {
-                let victims = self.fleet.iter().filter(|(_, s)| s.managed && s.health.state() == State::Up);
+                let victims =
+                    primary.fleet.iter().filter(|(_, s)| s.managed && s.health.state() == State::Up);
                 let Some(id) = victims.map(|(_, s)| s.id).max() else { return };
-                if self.orders.place(now, RequestOp::Shrink, id, load, sample.up) {
+                if primary.orders.place(now, RequestOp::Shrink, id, load, sample.up) {
                     let what = format!("shrink: stop server {id}");
-                    self.tell(Event::Scale { what, load, up: sample.up });
+                    primary.tell(Event::Scale { what, load, up: sample.up });
                 }
             }
         }
@@ -87,69 +89,71 @@ impl Balancer {
 
     /// Sends the open order if it is due.
     pub(super) fn send_order(&mut self, now: Instant, tx: &mut Tx) {
-        let Some(order) = self.orders.open.filter(|order| order.due <= now) else { return };
-        let size = self.settings.format.size;
+        let Some(primary) = &mut self.primary else { return };
+        let orders = &mut primary.orders;
+        let Some(order) = orders.open.filter(|order| order.due <= now) else { return };
+        let (size, to) = (self.format.size, self.shared.settings.controller);
         let mut header = Header::new(Kind::ControllerRequest, size);
         header.op = order.op as u8;
         header.attempt = order.attempt.saturating_add(1);
-        header.client_id.set(self.orders.instance);
+        header.client_id.set(orders.instance);
         header.sequence.set(order.number);
-        header.balancer_epoch.set(self.epoch);
-        header.cookie.set(self.orders.cookie);
+        header.balancer_epoch.set(self.shared.epoch);
+        header.cookie.set(orders.cookie);
         header.report.set(order.target);
         header.seq.set((order.load * 1000.0) as u32);
         header.received.set(order.up);
-        let destination = tx.destination(BACK, self.settings.controller, None);
+        let pause = REPEAT_AFTER * (1 << u32::from(order.attempt.min(10)));
+        let attempt = order.attempt.saturating_add(1);
+        orders.open = Some(Order { attempt, due: now + pause.min(REPEAT_MAX), ..order });
+        if attempt == TELL_AFTER && !std::mem::replace(&mut orders.silent, true) {
+            primary.tell(Event::Controller(format!(
+                "no answer from the controller at {to}: working on without"
+            )));
+        }
+        let destination = tx.destination(BACK, to, None);
         if let Some(bytes) = destination.and_then(|d| tx.stage(d, size)) {
             Frame::write(bytes, &header, &[]);
             self.seal(bytes);
-        }
-        let pause = REPEAT_AFTER * (1 << u32::from(order.attempt.min(10)));
-        let attempt = order.attempt.saturating_add(1);
-        self.orders.open = Some(Order { attempt, due: now + pause.min(REPEAT_MAX), ..order });
-        if attempt == TELL_AFTER && !self.orders.silent {
-            self.orders.silent = true;
-            let to = self.settings.controller;
-            self.tell(Event::Controller(format!(
-                "no answer from the controller at {to}: working on without"
-            )));
         }
     }
 
     /// The controller acknowledges, or wants its nonce echoed.
     pub(super) fn on_answer(&mut self, now: Instant, frame: Frame<'_>) -> Result<(), DropReason> {
+        let Some(primary) = &mut self.primary else { return Err(DropReason::Unexpected) };
         let header = frame.header;
         let op = RequestOp::from_wire(header.op).ok_or(DropReason::Kind)?;
         let status = Status::from_wire(header.status).ok_or(DropReason::Kind)?;
-        let open = self.orders.open.as_mut().ok_or(DropReason::NotOpen)?;
-        let ours = header.client_id.get() == self.orders.instance && header.sequence.get() == open.number;
+        let orders = &mut primary.orders;
+        let open = orders.open.as_mut().ok_or(DropReason::NotOpen)?;
+        let ours = header.client_id.get() == orders.instance && header.sequence.get() == open.number;
         if !ours {
             return Err(DropReason::NotOpen);
         }
         match op {
             RequestOp::Challenge => {
-                self.orders.cookie = header.cookie.get();
+                orders.cookie = header.cookie.get();
                 open.due = now;
                 Ok(())
             }
             RequestOp::Ack => {
                 let order = *open;
-                self.orders.open = None;
-                self.orders.silent = false;
-                self.on_ack(order, status);
+                orders.open = None;
+                orders.silent = false;
+                primary.on_ack(order, status);
                 Ok(())
             }
             RequestOp::Sync | RequestOp::Grow | RequestOp::Shrink => Err(DropReason::Unexpected),
         }
     }
+}
 
+impl Primary {
     fn on_ack(&mut self, order: Order, status: Status) {
         if order.op == RequestOp::Shrink && status == Status::Unknown {
             // Started by somebody else: not the controller's to stop, so not ours to ask for again.
-            for slot in 0..self.fleet.slot_count() {
-                if let Some(server) = self.fleet.get_mut(Slot::new(slot)).filter(|s| s.id == order.target) {
-                    server.managed = false;
-                }
+            if let Some(server) = self.fleet.slot_of(order.target).and_then(|slot| self.fleet.get_mut(slot)) {
+                server.managed = false;
             }
         }
         if status != Status::Ok {

@@ -26,7 +26,6 @@ struct Bench {
 
 impl Bench {
     fn new(key: Option<[u8; 16]>) -> Bench {
-        let stats = Arc::new(PoolStats::new(4));
         let format = if key.is_some() { FrameFormat::tagged(160) } else { FORMAT };
         let settings = Settings {
             format,
@@ -44,10 +43,14 @@ impl Bench {
                 min: 1,
                 max: 4,
             },
-            own: [addr(54_001), addr(54_000)],
+            own: vec![addr(54_001), addr(54_000)],
+            secret: [9; 16],
+            workers: 1,
+            reply_path: ReplyPath::Balancer,
             seed: 1,
         };
-        let balancer = Balancer::new(settings, Arc::clone(&stats), NOW);
+        let balancer = Balancer::workers(settings, NOW).remove(0);
+        let stats = Arc::clone(balancer.stats());
         Bench { balancer, stats, rx: Rx::new(8, 2048), tx: Tx::new(256, 4096, 1), now: NOW }
     }
 
@@ -82,7 +85,7 @@ impl Bench {
         let sync = header(&sent[0].1);
         assert_eq!(sync.op, RequestOp::Sync as u8);
         self.turn(BACK, addr(50_000), &report(&sync, 1, 0));
-        assert_eq!(self.balancer.usable, 1);
+        assert_eq!(self.balancer.shared.usable.load(Ordering::Relaxed), 1);
         self
     }
 
@@ -201,10 +204,10 @@ fn a_forged_registration_gets_a_challenge_of_its_own_size_and_nothing_else() {
     let nonce = header(&sent[0].1).cookie.get();
     let stolen = bench.turn(BACK, addr(50_001), &registration(77, nonce));
     assert_eq!(header(&stolen[0].1).op, RequestOp::Challenge as u8, "a nonce belongs to its address");
-    assert_eq!(bench.balancer.fleet().iter().count(), 0);
+    assert_eq!(bench.balancer.fleet().unwrap().iter().count(), 0);
     bench.now += Duration::from_secs(6);
     bench.turn(BACK, addr(50_000), &registration(77, nonce));
-    assert_eq!(bench.balancer.fleet().iter().count(), 0, "and ages");
+    assert_eq!(bench.balancer.fleet().unwrap().iter().count(), 0, "and ages");
 }
 
 #[test]

@@ -63,6 +63,8 @@ pub(super) struct Membership {
     next_at: Instant,
     quiet_intervals: u32,
     queue_reported: u32,
+    /// Whether requests were finished whose replies carry no counters.
+    report_soon: bool,
     drain_since: Option<Instant>,
     last_request: Instant,
     rng: Rng,
@@ -88,6 +90,7 @@ impl Membership {
             next_at: now,
             quiet_intervals: 0,
             queue_reported: 0,
+            report_soon: false,
             drain_since: None,
             last_request: now,
             rng: Rng::new(rng.next_u64()),
@@ -164,6 +167,11 @@ impl Membership {
         }
     }
 
+    /// The next turn's end reports what has changed: replies that go to the client directly carry no counters.
+    pub fn report_soon(&mut self) {
+        self.report_soon = true;
+    }
+
     /// Writes the counters of a worker's lane, as a new report, in the order done, received, seq.
     pub fn fill_report(&mut self, worker: u8, header: &mut Header) {
         header.server_state = self.state as u8;
@@ -176,12 +184,33 @@ impl Membership {
         lane.reported = (lane.done, lane.received, lane.seq);
     }
 
+    fn any_changed(&self) -> bool {
+        self.member.iter().flat_map(|member| member.lanes.iter().flatten()).any(Lane::has_changed)
+    }
+
     /// Whether nothing more will come: every worker has said so, and nothing came since.
     fn is_drained(&self, now: Instant, interval: Duration) -> bool {
         let lanes = self.member.as_ref().map(|m| m.lanes.as_slice()).unwrap_or(&[]);
         let told = lanes.iter().flatten().all(|lane| lane.drained);
         let since = self.drain_since.expect("only a draining server asks");
         (told && now.since(self.last_request) >= interval) || now.since(since) >= DRAIN_UNHEARD
+    }
+}
+
+/// Which workers get a report.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Whom {
+    Everybody,
+    /// Those whose counters have changed, and worker 0, which judges whether this server lives.
+    Concerned,
+    /// Those whose counters have changed.
+    Changed,
+}
+
+impl Lane {
+    /// Whether its counters differ from those of its last report.
+    fn has_changed(&self) -> bool {
+        self.reported != (self.done, self.received, self.seq)
     }
 }
 
@@ -305,7 +334,7 @@ impl ServerRole {
         let since = self.membership.drain_since.unwrap_or(now);
         if self.membership.is_drained(now, self.settings.interval) || now.since(since) >= DRAIN_MAX {
             self.membership.state = ServerState::Stopped;
-            self.report(tx);
+            self.report(Whom::Everybody, tx);
         }
     }
 
@@ -347,24 +376,41 @@ impl ServerRole {
         let m = &mut self.membership;
         m.next_at = now + self.settings.interval;
         m.quiet_intervals += 1;
-        let lanes = m.member.as_ref().map(|member| member.lanes.as_slice()).unwrap_or(&[]);
-        let counters_changed =
-            lanes.iter().flatten().any(|lane| lane.reported != (lane.done, lane.received, lane.seq));
-        let changed = counters_changed || queue != m.queue_reported || m.state == ServerState::Draining;
-        if changed || m.quiet_intervals >= IDLE_INTERVALS {
-            self.report(tx);
+        let overdue = queue != m.queue_reported
+            || m.state == ServerState::Draining
+            || m.quiet_intervals >= IDLE_INTERVALS;
+        if overdue {
+            self.report(Whom::Everybody, tx);
+        } else if m.any_changed() {
+            self.report(Whom::Concerned, tx);
         }
     }
 
-    /// Reports to every worker.
-    fn report(&mut self, tx: &mut Tx) {
-        self.membership.quiet_intervals = 0;
-        self.membership.queue_reported = self.queue.len() as u32;
+    /// Reports to workers what the replies of this turn did not.
+    pub(super) fn report_direct(&mut self, tx: &mut Tx) {
+        if std::mem::take(&mut self.membership.report_soon) {
+            self.report(Whom::Changed, tx);
+        }
+    }
+
+    fn report(&mut self, whom: Whom, tx: &mut Tx) {
+        if whom == Whom::Everybody {
+            self.membership.quiet_intervals = 0;
+            self.membership.queue_reported = self.queue.len() as u32;
+        }
         let size = self.settings.format.size;
         let workers = self.membership.member.as_ref().map_or(0, |m| m.lanes.len());
         for worker in 0..workers as u8 {
-            let Some(addr) = self.membership.lane_mut(worker).map(|lane| lane.addr) else { continue };
-            let Some(destination) = tx.destination(SOCKET, addr, None) else { return };
+            let Some(lane) = self.membership.lane_mut(worker) else { continue };
+            let wanted = match whom {
+                Whom::Everybody => true,
+                Whom::Concerned => worker == 0 || lane.has_changed(),
+                Whom::Changed => lane.has_changed(),
+            };
+            if !wanted {
+                continue;
+            }
+            let Some(destination) = tx.destination(SOCKET, lane.addr, None) else { return };
             if let Some(bytes) = tx.stage(destination, size) {
                 self.write_report(worker, bytes);
             }

@@ -23,7 +23,11 @@ use crate::rng::Rng;
 use crate::role::Role;
 use crate::service::ServiceTime;
 use crate::time::{Instant, earliest};
-use crate::wire::{Frame, FrameFormat, Header, Kind, Opener, Sealer, ServerOp, ServerState, Status};
+use crate::wire::frame::unpack_addr;
+use crate::wire::header::TRAILER_LEN;
+use crate::wire::{
+    Frame, FrameFormat, Header, Kind, Opener, ReplyPath, Sealer, ServerOp, ServerState, Status,
+};
 use membership::Membership;
 pub use queue::JobId;
 use queue::{Job, Queue};
@@ -204,9 +208,13 @@ impl ServerRole {
         match frame.kind() {
             Kind::ClientRequest => {
                 let worker = frame.header.worker;
+                let reply_to = match ReplyPath::from_wire(frame.header.op).ok_or(DropReason::Kind)? {
+                    ReplyPath::Balancer => peer,
+                    ReplyPath::Direct => unpack_addr(frame.header.client_ip, frame.header.client_port.get()),
+                };
                 let current = self.membership.on_request(now, peer, frame.header, stamp)?;
                 self.totals.received += 1;
-                self.on_request(now, peer, worker, current, at, bytes, tx)
+                self.on_request(now, reply_to, worker, current, at, bytes, tx)
             }
             Kind::ControllerRequest => self.on_control(now, peer, at, bytes, stamp, tx),
             Kind::ClientResponse | Kind::ServerResponse => Err(DropReason::Unexpected),
@@ -217,7 +225,7 @@ impl ServerRole {
     fn on_request(
         &mut self,
         now: Instant,
-        peer: SocketAddr,
+        reply_to: SocketAddr,
         worker: u8,
         current: bool,
         at: FrameRef,
@@ -229,54 +237,49 @@ impl ServerRole {
             Status::Ok
         } else {
             let epoch = current.then(|| self.membership.epoch());
-            if self.queue.push(Job { arrived: now, peer, worker, epoch }, bytes) {
+            if self.queue.push(Job { arrived: now, reply_to, worker, epoch }, bytes) {
                 self.totals.queue_max = self.totals.queue_max.max(self.queue.len());
                 return Ok(());
             }
             self.totals.busy += 1;
             Status::Busy
         };
-        self.reply_in_place(peer, worker, current, status, at, bytes, tx)
-    }
-
-    #[allow(clippy::too_many_arguments)]
-    fn reply_in_place(
-        &mut self,
-        peer: SocketAddr,
-        worker: u8,
-        current: bool,
-        status: Status,
-        at: FrameRef,
-        bytes: &mut [u8],
-        tx: &mut Tx,
-    ) -> Result<(), DropReason> {
         self.make_reply(worker, current, status, bytes);
-        let pushed = tx.destination(SOCKET, peer, None).is_some_and(|d| tx.push(d, at));
+        let pushed = tx.destination(SOCKET, reply_to, None).is_some_and(|d| tx.push(d, at));
         if pushed { Ok(()) } else { Err(DropReason::TurnFull) }
     }
 
-    /// Turns a request into its reply: done, counted, reported, sealed.
+    /// Turns a request into its reply: done, counted, and reported and sealed if it goes by way of the balancer.
     fn make_reply(&mut self, worker: u8, current: bool, status: Status, bytes: &mut [u8]) {
         if current {
             self.membership.count_done(worker);
         }
         let queue = self.queue.len() as u32;
-        let foreign = self.foreign();
-        let service_us = self.service_mean.as_micros() as u32;
-        let retry_after = self.service_mean * queue.min(1_000);
         let header = header_mut(bytes);
-        header.kind = Kind::ServerResponse as u8;
-        header.op = ServerOp::Reply as u8;
         header.status = status as u8;
         if status == Status::Busy {
+            let retry_after = self.service_mean * queue.min(1_000);
             header
                 .deadline_us
                 .set(retry_after.clamp(Duration::from_millis(1), Duration::from_secs(1)).as_micros() as u32);
         }
+        if header.op == ReplyPath::Direct as u8 {
+            header.kind = Kind::ClientResponse as u8;
+            header.op = 0;
+            header.clear_internal();
+            if self.settings.format.tagged {
+                let trailer = bytes.len() - TRAILER_LEN;
+                bytes[trailer..].fill(0);
+            }
+            self.membership.report_soon();
+            return;
+        }
+        header.kind = Kind::ServerResponse as u8;
+        header.op = ServerOp::Reply as u8;
         self.membership.fill_report(worker, header);
         header.queue.set(queue);
-        header.foreign.set(foreign);
-        header.service_us.set(service_us);
+        header.foreign.set(self.foreign());
+        header.service_us.set(self.service_mean.as_micros() as u32);
         self.seal(bytes);
     }
 
@@ -328,8 +331,8 @@ impl ServerRole {
     fn send_finished(&mut self, tx: &mut Tx) {
         let size = self.settings.format.size;
         while let Some(id) = self.queue.first_finished() {
-            let Job { peer, worker, epoch, .. } = *self.queue.job(id);
-            let Some(destination) = tx.destination(SOCKET, peer, None) else { return };
+            let Job { reply_to, worker, epoch, .. } = *self.queue.job(id);
+            let Some(destination) = tx.destination(SOCKET, reply_to, None) else { return };
             let Some(bytes) = tx.stage(destination, size) else { return };
             let status = self.queue.release(id, bytes);
             let current = epoch == Some(self.membership.epoch());
@@ -365,6 +368,7 @@ impl Role for ServerRole {
     fn on_timeout(&mut self, now: Instant, tx: &mut Tx) {
         self.serve_timed(now);
         self.send_finished(tx);
+        self.report_direct(tx);
         self.upkeep(now, tx);
     }
 

@@ -17,7 +17,8 @@ pub struct JobId(u32);
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Job {
     pub arrived: Instant,
-    pub peer: SocketAddr,
+    /// Where the reply goes: to the worker that sent it, or to the client.
+    pub reply_to: SocketAddr,
     pub worker: u8,
     /// The registration that counts it; `None` if it came from an older one.
     pub epoch: Option<u32>,
