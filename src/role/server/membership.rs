@@ -289,7 +289,7 @@ impl ServerRole {
 
     /// What time brings: registration while seeking, reports while a member, the end of a drain.
     pub(super) fn upkeep(&mut self, now: Instant, tx: &mut Tx) {
-        if self.membership.state == ServerState::Draining && self.queue.is_empty() {
+        if self.membership.state == ServerState::Draining {
             self.try_to_stop(now, tx);
         }
         if now < self.membership.next_at || self.is_finished() {
@@ -303,7 +303,8 @@ impl ServerRole {
 
     fn try_to_stop(&mut self, now: Instant, tx: &mut Tx) {
         let since = self.membership.drain_since.unwrap_or(now);
-        if self.membership.is_drained(now, self.settings.interval) || now.since(since) >= DRAIN_MAX {
+        let drained = self.queue.is_empty() && self.membership.is_drained(now, self.settings.interval);
+        if drained || now.since(since) >= DRAIN_MAX {
             self.membership.state = ServerState::Stopped;
             self.report(tx);
         }
@@ -362,7 +363,7 @@ impl ServerRole {
         self.membership.queue_reported = self.queue.len() as u32;
         let size = self.settings.format.size;
         let workers = self.membership.member.as_ref().map_or(0, |m| m.lanes.len());
-        for worker in 0..workers as u8 {
+        for worker in (0..=u8::MAX).take(workers) {
             let Some(addr) = self.membership.lane_mut(worker).map(|lane| lane.addr) else { continue };
             let Some(destination) = tx.destination(SOCKET, addr, None) else { return };
             if let Some(bytes) = tx.stage(destination, size) {

@@ -309,19 +309,22 @@ impl ServerRole {
         }
     }
 
+    /// Starts the oldest waiting request that has not expired by then; expired ones are answered and passed over.
     fn start_timed(&mut self, free_since: Instant, service: &ServiceTime) {
-        let Some(id) = self.queue.start() else { return };
-        let job = self.queue.job(id);
-        let start = free_since.max(job.arrived);
-        if job.is_expired(start) {
-            self.totals.expired += 1;
-            self.queue.finish(id, Status::Expired, Some(&[]));
+        while let Some(id) = self.queue.start() {
+            let job = self.queue.job(id);
+            let start = free_since.max(job.arrived);
+            if job.is_expired(start) {
+                self.totals.expired += 1;
+                self.queue.finish(id, Status::Expired, Some(&[]));
+                continue;
+            }
+            let rng = &mut self.rng;
+            let took = service.sample(&mut || rng.unit_f64());
+            self.observe_service(took);
+            self.in_service.push(Reverse((start + took, id)));
             return;
         }
-        let rng = &mut self.rng;
-        let took = service.sample(&mut || rng.unit_f64());
-        self.observe_service(took);
-        self.in_service.push(Reverse((start + took, id)));
     }
 
     /// Sends the replies of finished jobs, as many as this turn has room for.
