@@ -262,11 +262,11 @@ fn the_schema_has_every_key_of_the_specification_and_no_other() {
             "count port_range_start port_range_end start_id queue_update_interval command min max weight service \
              queue_capacity workers grow_after shrink_after cool_down",
         ),
-        ("client", "count port_range_start port_range_end start_id rate timeout deadline retries"),
+        ("client", "count port_range_start port_range_end start_id rate timeout deadline retries servers"),
         (
             "load_balancer",
             "server_side_port client_side_port server_scaling_threshold bind bind.client_side bind.server_side \
-             frame_size workers io reply_path policy max_outstanding servers_max",
+             frame_size workers pin io reply_path policy max_outstanding servers_max",
         ),
         ("controller", "port bind"),
         ("logs", "dir level format size_max"),

@@ -343,11 +343,11 @@ impl ClientRole {
 
     /// BUSY: come back after the time that was asked for, and a random bit of it more.
     fn on_busy(&mut self, now: Instant, open: Open, retry_after: Duration) {
-        if open.pausing {
-            return;
-        }
         if let Some(open) = self.open_mut(open.sequence) {
             open.heard_busy = true;
+        }
+        if open.pausing && now + retry_after <= open.due {
+            return; // it comes back no sooner anyway
         }
         let again = now + retry_after + retry_after.mul_f64(self.rng.unit_f64());
         if !self.may_retry(&open) || again >= open.first_sent + self.settings.deadline {

@@ -106,6 +106,8 @@ struct Child {
     port: u16,
     phase: Phase,
     crashes: u32,
+    /// Ports that this start has tried in vain.
+    ports_in_use: usize,
 }
 
 /// A controller's state machine.
@@ -177,18 +179,24 @@ impl ControllerRole {
 
     /// A server could not be started.
     pub fn on_start_failed(&mut self, now: Instant, id: u32, why: StartFailure) {
-        match why {
-            StartFailure::PortInUse => {
-                let Some(port) = self.free_port() else {
-                    self.actions.push_back(Action::Tell(format!("no free port left for server {id}")));
-                    return self.wait_and_restart(now, id);
-                };
-                if let Some(child) = self.children.get_mut(&id) {
-                    child.port = port;
-                    self.actions.push_back(Action::Start { id, port });
-                }
-            }
-            StartFailure::Other => self.wait_and_restart(now, id),
+        let Some(child) = self.children.get_mut(&id) else { return };
+        if let Phase::Stopping { .. } = child.phase {
+            // Told to stop before it ran: nothing is left to stop.
+            self.children.remove(&id);
+            return;
+        }
+        if why == StartFailure::Other {
+            return self.wait_and_restart(now, id);
+        }
+        child.ports_in_use += 1;
+        let all_in_use = child.ports_in_use >= self.settings.ports.len();
+        let Some(port) = (if all_in_use { None } else { self.free_port() }) else {
+            self.actions.push_back(Action::Tell(format!("no free port left for server {id}")));
+            return self.wait_and_restart(now, id);
+        };
+        if let Some(child) = self.children.get_mut(&id) {
+            child.port = port;
+            self.actions.push_back(Action::Start { id, port });
         }
     }
 
@@ -225,6 +233,7 @@ impl ControllerRole {
         let Some(child) = self.children.get_mut(&id) else { return };
         let pause = (RESTART_AFTER * (1 << child.crashes.min(10))).min(RESTART_MAX);
         child.crashes += 1;
+        child.ports_in_use = 0;
         child.phase = Phase::Waiting { until: now + pause };
         self.actions.push_back(Action::Tell(format!("server {id} starts again in {pause:?}")));
     }
@@ -233,7 +242,7 @@ impl ControllerRole {
     fn add_server(&mut self) -> bool {
         let free = (self.settings.start_id..).find(|id| !self.children.contains_key(id));
         let (Some(id), Some(port)) = (free, self.free_port()) else { return false };
-        self.children.insert(id, Child { port, phase: Phase::Starting, crashes: 0 });
+        self.children.insert(id, Child { port, phase: Phase::Starting, crashes: 0, ports_in_use: 0 });
         self.actions.push_back(Action::Start { id, port });
         true
     }

@@ -83,7 +83,7 @@ impl Default for ReplayWindow {
 impl ReplayWindow {
     /// Whether the counter is new; if so it is not new again. Counters start at 1.
     pub fn accept(&mut self, counter: u64) -> bool {
-        if counter == 0 || counter + REPLAY_SPAN <= self.newest {
+        if counter == 0 || self.newest.saturating_sub(counter) >= REPLAY_SPAN {
             return false;
         }
         let word = |counter: u64| (counter / 64) as usize % REPLAY_WORDS;
@@ -172,6 +172,12 @@ mod tests {
         assert!(!window.accept(100_000 - REPLAY_SPAN));
         assert!(window.accept(100_001 - REPLAY_SPAN));
         assert!(!window.accept(100_001 - REPLAY_SPAN));
+    }
+
+    #[test]
+    fn the_last_counter_of_all_is_taken_once() {
+        let mut window = ReplayWindow::default();
+        assert!(window.accept(u64::MAX) && !window.accept(u64::MAX) && window.accept(u64::MAX - 1));
     }
 
     proptest! {

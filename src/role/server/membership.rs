@@ -193,7 +193,8 @@ impl Membership {
         let lanes = self.member.as_ref().map(|m| m.lanes.as_slice()).unwrap_or(&[]);
         let told = lanes.iter().flatten().all(|lane| lane.drained);
         let since = self.drain_since.expect("only a draining server asks");
-        (told && now.since(self.last_request) >= interval) || now.since(since) >= DRAIN_UNHEARD
+        let unheard = now.since(since.max(self.last_request));
+        (told && now.since(self.last_request) >= interval) || unheard >= DRAIN_UNHEARD
     }
 }
 
@@ -318,7 +319,7 @@ impl ServerRole {
 
     /// What time brings: registration while seeking, reports while a member, the end of a drain.
     pub(super) fn upkeep(&mut self, now: Instant, tx: &mut Tx) {
-        if self.membership.state == ServerState::Draining && self.queue.is_empty() {
+        if self.membership.state == ServerState::Draining {
             self.try_to_stop(now, tx);
         }
         if now < self.membership.next_at || self.is_finished() {
@@ -332,7 +333,8 @@ impl ServerRole {
 
     fn try_to_stop(&mut self, now: Instant, tx: &mut Tx) {
         let since = self.membership.drain_since.unwrap_or(now);
-        if self.membership.is_drained(now, self.settings.interval) || now.since(since) >= DRAIN_MAX {
+        let drained = self.queue.is_empty() && self.membership.is_drained(now, self.settings.interval);
+        if drained || now.since(since) >= DRAIN_MAX {
             self.membership.state = ServerState::Stopped;
             self.report(Whom::Everybody, tx);
         }
@@ -400,7 +402,7 @@ impl ServerRole {
         }
         let size = self.settings.format.size;
         let workers = self.membership.member.as_ref().map_or(0, |m| m.lanes.len());
-        for worker in 0..workers as u8 {
+        for worker in (0..=u8::MAX).take(workers) {
             let Some(lane) = self.membership.lane_mut(worker) else { continue };
             let wanted = match whom {
                 Whom::Everybody => true,

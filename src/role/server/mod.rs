@@ -210,6 +210,9 @@ impl ServerRole {
                 let worker = frame.header.worker;
                 let reply_to = match ReplyPath::from_wire(frame.header.op).ok_or(DropReason::Kind)? {
                     ReplyPath::Balancer => peer,
+                    ReplyPath::Direct if frame.header.client_port.get() == 0 => {
+                        return Err(DropReason::SourcePort);
+                    }
                     ReplyPath::Direct => unpack_addr(frame.header.client_ip, frame.header.client_port.get()),
                 };
                 let current = self.membership.on_request(now, peer, frame.header, stamp)?;
@@ -312,19 +315,22 @@ impl ServerRole {
         }
     }
 
+    /// Starts the oldest waiting request that has not expired by then; expired ones are answered and passed over.
     fn start_timed(&mut self, free_since: Instant, service: &ServiceTime) {
-        let Some(id) = self.queue.start() else { return };
-        let job = self.queue.job(id);
-        let start = free_since.max(job.arrived);
-        if job.is_expired(start) {
-            self.totals.expired += 1;
-            self.queue.finish(id, Status::Expired, Some(&[]));
+        while let Some(id) = self.queue.start() {
+            let job = self.queue.job(id);
+            let start = free_since.max(job.arrived);
+            if job.is_expired(start) {
+                self.totals.expired += 1;
+                self.queue.finish(id, Status::Expired, Some(&[]));
+                continue;
+            }
+            let rng = &mut self.rng;
+            let took = service.sample(&mut || rng.unit_f64());
+            self.observe_service(took);
+            self.in_service.push(Reverse((start + took, id)));
             return;
         }
-        let rng = &mut self.rng;
-        let took = service.sample(&mut || rng.unit_f64());
-        self.observe_service(took);
-        self.in_service.push(Reverse((start + took, id)));
     }
 
     /// Sends the replies of finished jobs, as many as this turn has room for.
