@@ -199,11 +199,11 @@ impl Client {
             self.turn(None)?;
             while let Some(outcome) = self.role.poll_outcome() {
                 if outcome.sequence != sequence {
-                    self.others.push_back(outcome);
+                    self.others.push_back(outcome.into_owned());
                     continue;
                 }
                 return match outcome.ending {
-                    Ending::Answered => Ok(outcome.payload),
+                    Ending::Answered => Ok(outcome.payload.to_vec()),
                     Ending::Busy => Err(CallError::Busy),
                     Ending::Refused(status) => Err(CallError::Refused(status)),
                     Ending::Lost => Err(CallError::Lost),
@@ -230,13 +230,17 @@ impl Client {
     pub fn poll(&mut self, patience: Duration) -> io::Result<Option<Outcome>> {
         let until = self.clock.now() + patience;
         loop {
-            if let Some(outcome) = self.others.pop_front().or_else(|| self.role.poll_outcome()) {
+            if let Some(outcome) = self.fetch() {
                 return Ok(Some(outcome));
             }
             if self.turn(Some(until))? >= until {
-                return Ok(self.role.poll_outcome());
+                return Ok(self.fetch());
             }
         }
+    }
+
+    fn fetch(&mut self) -> Option<Outcome> {
+        self.others.pop_front().or_else(|| self.role.poll_outcome().map(Outcome::into_owned))
     }
 
     /// Requests without an outcome yet.

@@ -198,3 +198,70 @@ fn ctrl_c_ends_every_component_with_exit_code_0() {
     }
     assert_eq!(site.processes(), Vec::<i32>::new(), "the controller's own server has ended with it");
 }
+
+#[test]
+fn four_workers_keep_exact_counts_and_share_evenly() {
+    let site = Site::new(json!({"load_balancer": {"workers": 4, "pin": true}}));
+    let (balancer, _servers) = site.pool(4, &["--service", "fixed:50us"]);
+    let mut rounds = vec![];
+    while rounds.len() < 5 {
+        let before = balancer.status();
+        // Each client has a port of its own, and the kernel spreads ports over the workers.
+        let clients: Vec<_> =
+            (0..24).map(|_| site.client(&["--requests", "1000", "--window", "8"])).collect();
+        for client in clients {
+            let (code, summary) = client.summary();
+            assert_eq!((code, summary.answered, summary.busy), (0, 1000, 0), "{summary:?}");
+        }
+        let status = balancer.wait_until("counts of zero at rest", |status| {
+            status.servers.len() == 4 && status.servers.iter().all(|s| s.queue == 0)
+        });
+        let status = if status.answered - before.answered < 24_000 { balancer.status() } else { status };
+        assert_eq!(
+            (status.dispatched, status.drops.get("wrong_source")),
+            (status.answered, None),
+            "{status:?}"
+        );
+        assert_eq!((status.workers.len(), status.workers.iter().sum::<u64>()), (4, status.requests));
+        assert!(status.workers.iter().all(|&requests| requests > 0), "{:?}", status.workers);
+        let shares: Vec<u64> = status
+            .servers
+            .iter()
+            .zip(&before.servers)
+            .map(|(now, old)| now.answered - old.answered)
+            .collect();
+        if shares.iter().all(|share| share.abs_diff(6_000) <= 300) {
+            return;
+        }
+        rounds.push(shares);
+    }
+    panic!("no round within 5 % of 6,000 each: {rounds:?}");
+}
+
+#[test]
+fn direct_replies_come_from_the_servers_and_are_counted() {
+    let site = Site::new(json!({"load_balancer": {"reply_path": "direct", "workers": 2}}));
+    let (balancer, servers) = site.pool(2, &[]);
+    let (code, summary) = site.ask(&["--requests", "5000", "--window", "64"]);
+    assert_eq!((code, summary.answered, summary.retried), (0, 5000, 0), "{summary:?}");
+    let status = balancer.wait_until("every completion is known", |status| status.answered == 5000);
+    assert!(status.servers.iter().all(|s| s.answered > 1000), "{status:?}");
+    balancer.wait_until("zero at rest", |status| status.servers.iter().all(|s| s.queue == 0));
+    for mut server in servers {
+        server.signal(libc::SIGTERM);
+        let drained = server_summary(&server.finish());
+        assert_eq!(drained["received"], drained["served"]);
+    }
+}
+
+#[test]
+fn a_second_balancer_on_the_same_ports_is_refused() {
+    for workers in [1, 3] {
+        let site = Site::new(json!({"load_balancer": {"workers": workers}}));
+        let (_balancer, _servers) = site.pool(1, &[]);
+        let second = site.start(&["balancer"]).finish();
+        let says = format!("cannot bind 127.0.0.1:{}: Address already in use", site.client_side());
+        assert!(second.code == 2 && second.stderr.contains(&says), "{second:?}");
+        assert_eq!(site.ask(&["--requests", "20"]).0, 0);
+    }
+}

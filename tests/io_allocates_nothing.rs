@@ -1,7 +1,8 @@
 //! After start-up a turn of the back end allocates nothing.
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
+#[path = "common/counting.rs"]
+mod counting;
+
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -9,30 +10,6 @@ use lbd::batch::{FrameRef, SocketId};
 use lbd::io::socket::{SocketOptions, bind};
 use lbd::io::{DatagramIo, IoOptions, MmsgIo};
 use lbd::time::Clock;
-
-/// Counts the allocations of each thread.
-struct Counting;
-
-thread_local! {
-    static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
-}
-
-// SAFETY: everything is left to the system's allocator.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.with(|count| count.set(count.get() + 1));
-        // SAFETY: the caller's promise is passed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promise is passed on.
-        unsafe { System.dealloc(memory, layout) }
-    }
-}
-
-#[global_allocator]
-static COUNTING: Counting = Counting;
 
 #[test]
 fn a_turn_allocates_nothing() {
@@ -44,7 +21,7 @@ fn a_turn_allocates_nothing() {
     let mut targets = addrs.clone();
     targets.push(SocketAddr::new(localhost.ip(), 0)); // where nothing can be sent
 
-    let before = ALLOCATIONS.get();
+    let before = counting::allocations();
     for turn in 0..100u32 {
         io.wait(Some(clock.now() + Duration::from_micros(50))).unwrap();
         io.receive().unwrap();
@@ -65,7 +42,7 @@ fn a_turn_allocates_nothing() {
         }
         io.flush().unwrap();
     }
-    assert_eq!(ALLOCATIONS.get() - before, 0);
+    assert_eq!(counting::allocations() - before, 0);
     let counters = io.counters();
     assert!(counters.received > 1_000 && counters.send_failed > 100, "{counters:?}");
 }

@@ -89,9 +89,9 @@ pub enum Ending {
     Lost,
 }
 
-/// The end of one request.
+/// The end of one request; its payload is borrowed from the role, or owned.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Outcome {
+pub struct Outcome<P = Vec<u8>> {
     /// The number that [`ClientRole::submit`] gave.
     pub sequence: u64,
     /// How it ended.
@@ -101,7 +101,15 @@ pub struct Outcome {
     /// How often it was sent.
     pub attempts: u8,
     /// The answer's payload; empty unless answered.
-    pub payload: Vec<u8>,
+    pub payload: P,
+}
+
+impl Outcome<&[u8]> {
+    /// The same with a payload of its own.
+    pub fn into_owned(self) -> Outcome {
+        let Outcome { sequence, ending, latency, attempts, payload } = self;
+        Outcome { sequence, ending, latency, attempts, payload: payload.to_vec() }
+    }
 }
 
 /// What a client counts. `sent = answered + refused + busy + lost + in flight`.
@@ -127,7 +135,7 @@ pub struct Totals {
     pub drops: DropCounters,
 }
 
-/// Too many requests in flight; try again after an outcome.
+/// Too many requests in flight, or ended and not fetched; try again after an outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("too many requests in flight")]
 pub struct Full;
@@ -159,9 +167,43 @@ pub struct ClientRole {
     in_flight: usize,
     timeout: Timeout,
     budget: Budget,
-    outcomes: VecDeque<Outcome>,
+    outcomes: Outcomes,
     totals: Totals,
     rng: Rng,
+}
+
+/// Outcomes that nobody has fetched yet, and their payloads, in fixed memory.
+struct Outcomes {
+    /// What the payload's place is, and its length.
+    queue: VecDeque<Outcome<(usize, usize)>>,
+    payloads: Box<[u8]>,
+    payload_max: usize,
+    next_place: usize,
+}
+
+impl Outcomes {
+    fn new(places: usize, payload_max: usize) -> Self {
+        let payloads = vec![0; places * payload_max].into_boxed_slice();
+        Outcomes { queue: VecDeque::with_capacity(places), payloads, payload_max, next_place: 0 }
+    }
+
+    /// Adds one; there are never more than places.
+    fn push(&mut self, outcome: Outcome<&[u8]>) {
+        let Outcome { sequence, ending, latency, attempts, payload } = outcome;
+        let from = self.next_place * self.payload_max;
+        self.payloads[from..from + payload.len()].copy_from_slice(payload);
+        self.queue.push_back(Outcome { sequence, ending, latency, attempts, payload: (from, payload.len()) });
+        self.next_place = (self.next_place + 1) % self.places();
+    }
+
+    fn places(&self) -> usize {
+        self.payloads.len() / self.payload_max
+    }
+
+    fn pop(&mut self) -> Option<Outcome<&[u8]>> {
+        let Outcome { sequence, ending, latency, attempts, payload: (from, len) } = self.queue.pop_front()?;
+        Some(Outcome { sequence, ending, latency, attempts, payload: &self.payloads[from..from + len] })
+    }
 }
 
 impl ClientRole {
@@ -179,7 +221,7 @@ impl ClientRole {
             in_flight: 0,
             timeout: Timeout::new(settings.timeout),
             budget: Budget::new(now),
-            outcomes: VecDeque::with_capacity(places),
+            outcomes: Outcomes::new(places, settings.format.payload_max()),
             totals: Totals::default(),
             rng,
             settings,
@@ -197,15 +239,15 @@ impl ClientRole {
     }
 
     /// The oldest outcome that was not fetched yet.
-    pub fn poll_outcome(&mut self) -> Option<Outcome> {
-        self.outcomes.pop_front()
+    pub fn poll_outcome(&mut self) -> Option<Outcome<&[u8]>> {
+        self.outcomes.pop()
     }
 
     /// Sends a request with this turn; its outcome comes under the number that is returned. The payload must fit
     /// a frame ([`FrameFormat::payload_max`]).
     pub fn submit(&mut self, now: Instant, mode: Mode, payload: &[u8], tx: &mut Tx) -> Result<u64, Full> {
         assert!(payload.len() <= self.settings.format.payload_max(), "the payload does not fit a frame");
-        if self.in_flight == self.open.len() {
+        if self.in_flight + self.outcomes.queue.len() >= self.open.len() {
             return Err(Full);
         }
         // A straggler keeps its place while the numbers go round: its successor takes the next number that is free.
@@ -401,12 +443,12 @@ impl ClientRole {
         while self.first_incomplete < self.next_sequence && self.open_mut(self.first_incomplete).is_none() {
             self.first_incomplete += 1;
         }
-        self.outcomes.push_back(Outcome {
+        self.outcomes.push(Outcome {
             sequence: open.sequence,
             ending,
             latency: now.since(open.first_sent),
             attempts: open.attempt,
-            payload: payload.to_vec(),
+            payload,
         });
     }
 }

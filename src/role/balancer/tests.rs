@@ -365,3 +365,136 @@ fn a_report_of_a_stranger_is_challenged_so_that_a_restarted_balancer_finds_its_p
         "with the stranger's own nonce"
     );
 }
+
+/// Two workers of one balancer; worker 1 has a server-side address of its own.
+struct Workers {
+    roles: Vec<Balancer>,
+    rx: Rx,
+    tx: Tx,
+}
+
+const BACKS: [u16; 2] = [54_000, 54_100];
+
+impl Workers {
+    fn turn(
+        &mut self,
+        worker: usize,
+        socket: SocketId,
+        peer: SocketAddr,
+        bytes: &[u8],
+    ) -> Vec<(SocketAddr, Vec<u8>)> {
+        self.rx.slot_mut(0)[..bytes.len()].copy_from_slice(bytes);
+        if !bytes.is_empty() {
+            let len = bytes.len() as u32;
+            self.rx.push(Received { socket, peer, local_ip: None, slot: 0, start: 0, len, stride: len });
+        }
+        self.roles[worker].on_batch(NOW, &mut self.rx, &mut self.tx);
+        let (rx, tx) = (&self.rx, &self.tx);
+        let frames = |d| tx.frames(d).map(|f| tx.bytes(rx, f).to_vec());
+        let sent = tx.destinations().iter().flat_map(|d| frames(d).map(|bytes| (d.to, bytes))).collect();
+        self.tx.clear();
+        self.rx.clear();
+        sent
+    }
+
+    /// What a worker sends because of the time.
+    fn tick(&mut self, worker: usize) -> Vec<(SocketAddr, Vec<u8>)> {
+        self.roles[worker].on_timeout(NOW + Duration::from_secs(1), &mut self.tx);
+        let (rx, tx) = (&self.rx, &self.tx);
+        let frames = |d| tx.frames(d).map(|f| tx.bytes(rx, f).to_vec());
+        let sent = tx.destinations().iter().flat_map(|d| frames(d).map(|bytes| (d.to, bytes))).collect();
+        self.tx.clear();
+        sent
+    }
+
+    /// With a server of id 1 at port 50000 that both have heard.
+    fn with_server() -> Workers {
+        let settings = Settings {
+            workers: 2,
+            own: vec![addr(54_001), addr(BACKS[0]), addr(BACKS[1])],
+            ..Bench::new(None).balancer.shared.settings.clone()
+        };
+        let roles = Balancer::workers(settings, NOW);
+        let mut workers = Workers { roles, rx: Rx::new(8, 2048), tx: Tx::new(256, 4096, 1) };
+        let sent = workers.turn(0, BACK, addr(50_000), &registration(77, 0));
+        let cookie = header(&sent[0].1).cookie.get();
+        let sent = workers.turn(0, BACK, addr(50_000), &registration(77, cookie));
+        let answer = report(&header(&sent[0].1), 1, 0);
+        workers.turn(0, BACK, addr(50_000), &answer);
+        assert_eq!(workers.usable(), 0, "worker 1 is not known to the server yet");
+        workers.turn(1, BACK, addr(50_000), &[]);
+        let sync = header(&workers.tick(1)[0].1);
+        assert_eq!((sync.op, sync.worker, sync.sequence.get()), (RequestOp::Sync as u8, 1, 4711));
+        workers.turn(1, BACK, addr(50_000), &report(&sync, 1, 0));
+        workers.tick(0);
+        assert_eq!(workers.usable(), 1, "now it may be chosen by both");
+        workers
+    }
+
+    fn usable(&self) -> u32 {
+        self.roles[0].shared.usable.load(Ordering::Relaxed)
+    }
+
+    fn drops(&self, worker: usize, reason: DropReason) -> u64 {
+        self.roles[worker].stats().drops.get(reason)
+    }
+}
+
+#[test]
+fn a_reply_that_comes_to_another_worker_is_delivered_once_and_counted_by_nobody_but_its_own() {
+    let mut workers = Workers::with_server();
+    let sent = workers.turn(1, FRONT, addr(40_000), &request());
+    assert_eq!((sent.len(), sent[0].0), (1, addr(50_000)));
+    let dispatched = sent.into_iter().next().unwrap().1;
+    assert_eq!((header(&dispatched).worker, workers.roles[0].tree().total()), (1, 1));
+    let answer = reply(&dispatched, 2);
+    let delivered = workers.turn(0, BACK, addr(50_000), &answer);
+    assert_eq!((delivered.len(), delivered[0].0), (1, addr(40_000)));
+    assert_eq!(workers.roles[0].tree().total(), 1, "the counters were worker 1's");
+    for worker in [0, 1] {
+        assert_eq!(workers.turn(worker, BACK, addr(50_000), &answer), []);
+        assert_eq!(workers.drops(worker, DropReason::Duplicate), 1);
+    }
+    let mut counted = header(&dispatched);
+    counted.sequence.set(4712);
+    let counted = report(&counted, 3, 1);
+    workers.turn(0, BACK, addr(50_000), &counted);
+    assert_eq!((workers.roles[0].tree().total(), workers.drops(0, DropReason::Stale)), (1, 1));
+    workers.turn(1, BACK, addr(50_000), &counted);
+    assert_eq!(workers.roles[0].tree().total(), 0);
+}
+
+#[test]
+fn only_the_primary_registers_servers_and_talks_with_the_controller() {
+    let mut workers = Workers::with_server();
+    assert_eq!(workers.turn(1, BACK, addr(50_001), &registration(78, 0)), []);
+    let mut stranger = header(&request());
+    stranger.slot.set(9);
+    assert_eq!(workers.turn(1, BACK, addr(50_001), &report(&stranger, 1, 0)), []);
+    assert_eq!(workers.drops(1, DropReason::WrongSource), 2);
+    let mut ack = Header::new(Kind::ControllerRequest, FORMAT.size);
+    ack.op = RequestOp::Ack as u8;
+    assert_eq!(workers.turn(1, BACK, addr(55_000), &frame(&ack, b"")), []);
+    assert_eq!(workers.drops(1, DropReason::Unexpected), 1);
+    for worker in [0, 1] {
+        for port in [54_001, BACKS[0], BACKS[1], 50_000] {
+            assert_eq!(workers.turn(worker, FRONT, addr(port), &request()), [], "port {port}");
+        }
+        assert_eq!(workers.drops(worker, DropReason::NotAClient), 4);
+    }
+}
+
+#[test]
+fn a_server_that_left_gets_nothing_from_any_worker() {
+    let mut workers = Workers::with_server();
+    let mut stopped = header(&registration(77, 0));
+    stopped.balancer_epoch.set(workers.roles[0].shared.epoch);
+    let mut stopped = header(&report(&stopped, 7, 0));
+    stopped.server_state = 2;
+    workers.turn(0, BACK, addr(50_000), &frame(&stopped, b""));
+    for worker in [1, 0] {
+        let sent = workers.turn(worker, FRONT, addr(40_000), &request());
+        assert_eq!((sent[0].0, header(&sent[0].1).status), (addr(40_000), Status::Busy as u8));
+        assert_eq!(workers.roles[worker].stats().busy_no_server.get(), 1);
+    }
+}

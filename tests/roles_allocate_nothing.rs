@@ -1,0 +1,122 @@
+//! After warm-up the roles allocate nothing: a million requests through client, balancer and server, load generator
+//! included, under a counting allocator.
+
+#[path = "common/counting.rs"]
+mod counting;
+#[path = "common/pipes.rs"]
+#[allow(dead_code)] // it has other users too
+mod pipes;
+
+use std::time::Duration;
+
+use lbd::load::{Arrivals, Generator, Plan};
+use lbd::role::client::{ClientRole, Settings};
+use lbd::role::server::Work;
+use lbd::service::ServiceTime;
+use lbd::wire::{Mode, ReplyPath};
+
+use pipes::{End, FORMAT, Pool, client, front};
+
+const REQUESTS: u64 = 1_000_000;
+const WARM_UP: u64 = 20_000;
+/// Requests in flight.
+const WINDOW: usize = 256;
+
+/// A turn of everybody, in the order in which a request goes.
+fn turn<R: lbd::role::Role>(pool: &mut Pool, asker: &mut End<R>) {
+    asker.carry_to(&mut pool.balancer);
+    asker.clear();
+    pool.balancer.turn(pool.now);
+    pool.deliver_to_servers();
+    pool.balancer.carry_to(asker);
+    pool.balancer.clear();
+    pool.turn_servers();
+    for server in &pool.servers {
+        server.carry_to(asker); // those that answer directly
+    }
+    pool.clear_servers();
+    pool.now += Duration::from_micros(50);
+}
+
+/// Runs until so many requests were answered, and shows that the last million cost no allocation.
+fn run<R: lbd::role::Role>(
+    work: Work,
+    path: ReplyPath,
+    mut asker: End<R>,
+    mut ask: impl FnMut(&mut End<R>, lbd::time::Instant) -> u64,
+) {
+    let mut pool = Pool::new(16, work, path);
+    let (mut answered, mut before) = (0, None);
+    while answered < WARM_UP + REQUESTS {
+        if before.is_none() && answered >= WARM_UP {
+            before = Some(counting::allocations());
+        }
+        turn(&mut pool, &mut asker);
+        answered += ask(&mut asker, pool.now);
+    }
+    assert_eq!(counting::allocations() - before.expect("it was warm"), 0);
+}
+
+fn with_clients(work: Work, path: ReplyPath) {
+    let settings = Settings {
+        format: FORMAT,
+        target: front(),
+        timeout: Duration::from_millis(500),
+        deadline: Duration::from_secs(5),
+        retries: 3,
+        in_flight_max: WINDOW,
+        servers: vec![],
+        seed: 3,
+    };
+    let role = ClientRole::new(settings, lbd::time::Instant::from_nanos(1));
+    run(work, path, End::new(role, &[client(0)]), |end, now| {
+        end.turn(now);
+        let mut ended = 0;
+        while let Some(outcome) = end.role.poll_outcome() {
+            assert_eq!(outcome.payload, b"a question");
+            ended += 1;
+        }
+        end.with_tx(|role, tx| while role.submit(now, Mode::Idempotent, b"a question", tx).is_ok() {});
+        ended
+    });
+}
+
+#[test]
+fn clients_with_echo_servers() {
+    with_clients(Work::Echo, ReplyPath::Balancer);
+}
+
+#[test]
+fn clients_with_servers_that_answer_directly() {
+    with_clients(Work::Echo, ReplyPath::Direct);
+}
+
+#[test]
+fn clients_with_queues_and_service_times() {
+    let service = ServiceTime::exponential(Duration::from_micros(500));
+    with_clients(Work::Timed { service, workers: 2 }, ReplyPath::Balancer);
+}
+
+#[test]
+fn the_load_generator() {
+    let plan = Plan {
+        format: FORMAT,
+        target: front(),
+        connections: 1,
+        rate: None,
+        arrivals: Arrivals::Constant,
+        window: Some(WINDOW),
+        payload: 16,
+        timeout: Duration::from_secs(1),
+        warmup: Duration::ZERO,
+        duration: Duration::from_secs(100_000),
+        seed: 5,
+    };
+    let generator = Generator::new(plan, lbd::time::Instant::from_nanos(1));
+    let mut known = 0;
+    run(Work::Echo, ReplyPath::Balancer, End::new(generator, &[client(0)]), |end, now| {
+        end.turn(now);
+        let answered = end.role.counts().answered;
+        answered - std::mem::replace(&mut known, answered)
+    });
+}
