@@ -13,10 +13,13 @@
 //! io.flush()                        one message per destination; slots are free again
 //! ```
 
+mod arrival;
+mod chains;
 mod cmsg;
 mod mmsg;
 mod packing;
 mod ready;
+mod sender;
 mod sim;
 mod sockaddr;
 pub mod socket;
