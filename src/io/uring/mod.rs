@@ -1,0 +1,226 @@
+//! The back end over io_uring(7): multishot recvmsg into slots that the kernel picks, sends in batches, and waiting,
+//! all with one system call. Needs Linux 6.1.
+//!
+//! A turn costs one call under load and two when there is nothing to do: a flush hands over the messages and takes in
+//! what has arrived meanwhile, so the wait that follows returns at once.
+
+mod engine;
+mod message;
+mod ring;
+mod slots;
+mod token;
+
+use std::io;
+use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
+use self::engine::{Engine, Filled, Sizes};
+use self::ring::Wait;
+use super::arrival::{Place, SocketFacts, take_in};
+use super::sender::Sender;
+use super::{DatagramIo, IoCounters, IoOptions, Waker, sys};
+use crate::batch::{Rx, SocketId, Tx};
+use crate::time::{Clock, Instant};
+
+/// Batch I/O by io_uring(7).
+pub struct UringIo {
+    // First, so that nothing is under way when the memory is freed.
+    engine: Engine,
+    sockets: Vec<UdpSocket>,
+    facts: Vec<SocketFacts>,
+    sender: Sender,
+    rx: Rx,
+    memory: Memory,
+    tx: Tx,
+    /// Slots of this turn that were filled, also with what was dropped.
+    slots_used: Vec<Filled>,
+    /// Whether the wait before this receive has looked what is there.
+    has_looked: bool,
+    sizes: Sizes,
+    wakeups: OwnedFd,
+    waker: Waker,
+    counters: IoCounters,
+    clock: Clock,
+}
+
+/// Where the slots are that the kernel knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Memory {
+    address: usize,
+    slot_count: usize,
+    slot_size: usize,
+}
+
+impl Memory {
+    fn of(rx: &Rx) -> Self {
+        let address = rx.slot(0).as_ptr().addr();
+        Memory { address, slot_count: rx.slot_count(), slot_size: rx.slot_size() }
+    }
+}
+
+/// Why there is no [`UringIo`], and the sockets that it was to have.
+pub(super) struct Refused {
+    pub(super) why: io::Error,
+    pub(super) sockets: Vec<UdpSocket>,
+}
+
+impl UringIo {
+    /// Takes over sockets that are bound, here or by a predecessor; their order gives them their
+    /// numbers. `clock` is the one that deadlines are given in. Fails where the kernel, or the container, has no
+    /// io_uring or not all that it takes.
+    ///
+    /// The thread that waits, receives or flushes first should be the one that goes on to do so: in another the ring
+    /// is made anew.
+    pub fn new(sockets: Vec<UdpSocket>, options: &IoOptions, clock: Clock) -> io::Result<Self> {
+        UringIo::try_new(sockets, options, clock).map_err(|refused| refused.why)
+    }
+
+    pub(super) fn try_new(
+        sockets: Vec<UdpSocket>,
+        options: &IoOptions,
+        clock: Clock,
+    ) -> Result<Self, Refused> {
+        let sizes = Sizes::for_all(options.slots, sockets.len());
+        UringIo::with_sizes(sockets, options, clock, sizes)
+    }
+
+    fn with_sizes(
+        sockets: Vec<UdpSocket>,
+        options: &IoOptions,
+        clock: Clock,
+        sizes: Sizes,
+    ) -> Result<Self, Refused> {
+        let start = || {
+            let facts = SocketFacts::prepare_all(&sockets, options)?;
+            let slot_size = options.slot_size + message::PAYLOAD;
+            let (mut rx, tx) = IoOptions { slots: options.slots.max(1), slot_size, ..*options }.memory();
+            let wakeups = sys::eventfd()?;
+            let waker = Waker::new(wakeups.try_clone()?);
+            // SAFETY: a box that is part of `self`; that nobody has put another in its place is seen to by `settle`.
+            let mut engine = unsafe { Engine::new(&sockets, wakeups.as_fd(), &rx, sizes)? };
+            engine.provide(&mut rx, 0..options.slots.max(1) as u16);
+            Ok((facts, rx, tx, wakeups, waker, engine))
+        };
+        let (facts, rx, tx, wakeups, waker, engine) = match start() {
+            Ok(parts) => parts,
+            Err(why) => return Err(Refused { why, sockets }),
+        };
+        Ok(UringIo {
+            engine,
+            sender: Sender::new(sockets.len(), options.frames_max, options.gso),
+            memory: Memory::of(&rx),
+            slots_used: Vec::with_capacity(rx.slot_count()),
+            has_looked: false,
+            counters: IoCounters::default(),
+            sockets,
+            facts,
+            rx,
+            tx,
+            sizes,
+            wakeups,
+            waker,
+            clock,
+        })
+    }
+
+    /// Ends a wait from another thread.
+    pub fn waker(&self) -> Waker {
+        self.waker.clone()
+    }
+
+    /// The sockets, in their order: to be handed to a successor, or asked for their buffers.
+    pub fn sockets(&self) -> &[UdpSocket] {
+        &self.sockets
+    }
+
+    /// Sees to it that the kernel may be entered: from this thread, and with the memory that it knows.
+    fn settle(&mut self) -> io::Result<()> {
+        assert_eq!(Memory::of(&self.rx), self.memory, "the receive slots belong to the back end");
+        if self.engine.is_of_this_thread()? {
+            return Ok(());
+        }
+        // SAFETY: as at the start. The old engine fills no slot any more: it does so while its thread is in the
+        // kernel, and then it is closed.
+        let mut fresh = unsafe { Engine::new(&self.sockets, self.wakeups.as_fd(), &self.rx, self.sizes)? };
+        fresh.inherit(&mut self.engine);
+        let mut is_free = vec![true; self.rx.slot_count()];
+        for slot in fresh.arrived().chain(self.slots_used.iter().map(|filled| filled.slot)) {
+            is_free[usize::from(slot)] = false;
+        }
+        fresh.provide(&mut self.rx, (0..).zip(is_free).filter_map(|(slot, is_free)| is_free.then_some(slot)));
+        self.engine = fresh;
+        self.engine.is_of_this_thread().map(drop)
+    }
+}
+
+impl Drop for UringIo {
+    /// Leaves nothing under way. In another thread than its own that is left to the kernel, when the ring is closed.
+    fn drop(&mut self) {
+        let is_ours = Memory::of(&self.rx) == self.memory && self.engine.is_of_this_thread().unwrap_or(false);
+        if is_ours && let Err(error) = self.engine.finish() {
+            tracing::debug!(%error, "the io_uring could not be emptied before it was closed");
+        }
+    }
+}
+
+impl DatagramIo for UringIo {
+    fn wait(&mut self, deadline: Option<Instant>) -> io::Result<()> {
+        self.settle()?;
+        self.engine.start_what_ended()?;
+        loop {
+            let time_out = match deadline {
+                _ if self.engine.has_news() => Some(Duration::ZERO),
+                deadline => deadline.map(|deadline| deadline.since(self.clock.now())),
+            };
+            let is_last = time_out == Some(Duration::ZERO);
+            let is_interrupted = self.engine.enter(if is_last { Wait::Look } else { Wait::For(time_out) })?;
+            if is_last || is_interrupted || self.engine.has_news() {
+                break;
+            }
+        }
+        self.engine.forget_news();
+        self.has_looked = true;
+        Ok(())
+    }
+
+    fn receive(&mut self) -> io::Result<()> {
+        self.settle()?;
+        if !std::mem::take(&mut self.has_looked) {
+            self.engine.start_what_ended()?;
+            self.engine.enter(Wait::Look)?;
+        }
+        while let Some(filled) = self.engine.next_filled() {
+            self.slots_used.push(filled);
+            let arrival = message::read(self.rx.slot(filled.slot), filled.len);
+            let place = Place { socket: filled.socket, slot: filled.slot, start: message::PAYLOAD as u32 };
+            let facts = &mut self.facts[filled.socket.0 as usize];
+            take_in(arrival, place, facts, &mut self.rx, &mut self.counters);
+        }
+        Ok(())
+    }
+
+    fn turn(&mut self) -> (&mut Rx, &mut Tx) {
+        (&mut self.rx, &mut self.tx)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.settle()?;
+        if !self.tx.is_empty() {
+            self.sender.flush(&mut self.engine, &self.rx, &self.tx, &mut self.counters);
+        }
+        self.tx.clear();
+        self.engine.give_back(&mut self.rx, self.slots_used.drain(..));
+        self.rx.clear();
+        self.engine.account(&mut self.counters);
+        Ok(())
+    }
+
+    fn local_addr(&self, socket: SocketId) -> SocketAddr {
+        self.facts[socket.0 as usize].local
+    }
+
+    fn counters(&self) -> IoCounters {
+        self.counters
+    }
+}
