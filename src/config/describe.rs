@@ -19,6 +19,7 @@ pub fn describe(config: &Config) -> String {
         "",
         format!("{}, {limit} requests at one server, room for {} servers", pool.policy, pool.servers_max),
     );
+    line("", format!("I/O: {}", config.io));
     let trailer = if pool.format.tagged { ", 32 of them authenticate it" } else { "" };
     let payload = pool.format.payload_max();
     line("frames", format!("{} bytes{trailer}, {payload} for the payload", pool.format.size));

@@ -25,6 +25,7 @@ use keys::{Keys, shortened};
 pub use raw::schema;
 use raw::{Bind, Raw, RawBalancer, RawClient, RawLogs, RawServer, Text, Words};
 
+use crate::io::IoChoice;
 use crate::logging;
 use crate::select::PolicyKind;
 use crate::service::ServiceTime;
@@ -127,6 +128,8 @@ pub struct Config {
     pub client: Clients,
     /// Where the controller takes orders.
     pub controller: SocketAddr,
+    /// Which I/O back end every component asks for.
+    pub io: IoChoice,
     /// Where logs go.
     pub logs: logging::Settings,
     /// Authenticates the frames between components.
@@ -378,6 +381,12 @@ impl Reader<'_> {
             }
         };
         let pool = self.native_pool(&raw.load_balancer, key.is_some())?;
+        let io = match &raw.load_balancer.io {
+            None => IoChoice::default(),
+            Some(name) => name.parse().map_err(|remedy| {
+                self.error("load_balancer.io", format!("\"{}\" is unknown; {remedy}", shortened(name)))
+            })?,
+        };
         let config = Config {
             server: self.servers(raw.server, pool.servers_max)?,
             client: self.clients(&raw.client)?,
@@ -385,6 +394,7 @@ impl Reader<'_> {
                 self.ip("controller.bind", &raw.controller.bind)?,
                 self.port("controller.port", &raw.controller.port, 55_000)?,
             ),
+            io,
             logs: self.logs(raw.logs)?,
             pools: vec![pool],
             key,
@@ -401,7 +411,6 @@ impl Reader<'_> {
             let problem = "more than 1 is not implemented yet; use 1, or remove the key";
             return Err(self.error("load_balancer.workers", problem));
         }
-        self.only("load_balancer.io", &raw.io, &["auto", "mio"], "io_uring")?;
         self.only("load_balancer.reply_path", &raw.reply_path, &["balancer"], "direct")?;
         let (client_ip, server_ip) = match &raw.bind {
             None => (self.ip("", &None)?, self.ip("", &None)?),

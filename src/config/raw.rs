@@ -197,7 +197,7 @@ pub struct RawBalancer {
     /// Worker threads. Only 1 is implemented yet.
     #[schemars(extend("default" = 1))]
     pub workers: Option<Text>,
-    /// I/O back end: auto or mio. io_uring is not implemented yet.
+    /// I/O back end of every component: auto, mio or io_uring (Linux 6.1; mio where there is none).
     #[schemars(extend("default" = "auto"))]
     pub io: Option<String>,
     /// The way of a reply: balancer. direct is not implemented yet.

@@ -67,7 +67,6 @@ fn what_is_not_implemented_yet_is_refused_in_those_words() {
         (r#"{"load_balancer": {"waiting_max": 10}}"#, "load_balancer.waiting_max"),
         (r#"{"pools": null}"#, "pools"),
         (r#"{"load_balancer": {"workers": 2}}"#, "load_balancer.workers"),
-        (r#"{"load_balancer": {"io": "io_uring"}}"#, "load_balancer.io"),
         (r#"{"load_balancer": {"reply_path": "direct"}}"#, "load_balancer.reply_path"),
         (r#"{"client": {"servers": []}}"#, "client.servers"),
     ] {
@@ -75,9 +74,22 @@ fn what_is_not_implemented_yet_is_refused_in_those_words() {
         assert!(error.starts_with(&format!("config.json:1: {key}: ")), "{error}");
         assert!(error.contains("not implemented yet"), "{error}");
     }
-    assert!(refused(r#"{"load_balancer": {"io": "epol"}}"#).contains("\"epol\" is unknown; use auto or mio"));
+    assert!(
+        refused(r#"{"load_balancer": {"io": "epol"}}"#)
+            .contains("\"epol\" is unknown; use auto, mio or io_uring")
+    );
     assert!(refused(r#"{"load_balancer": {"workers": "0"}}"#).contains("not a whole number from 1"));
     parse(r#"{"load_balancer": {"workers": 1, "io": "mio", "reply_path": "balancer"}}"#).unwrap();
+}
+
+#[test]
+fn every_back_end_can_be_asked_for() {
+    assert_eq!(Config::default().io, IoChoice::Auto);
+    for choice in IoChoice::ALL {
+        let config = parse(&format!(r#"{{"load_balancer": {{"io": "{choice}"}}}}"#)).unwrap();
+        assert_eq!(config.io, choice);
+        assert!(describe(&config).contains(&format!("I/O: {choice}\n")));
+    }
 }
 
 #[test]

@@ -13,18 +13,25 @@ use std::net::UdpSocket;
 use tracing::info;
 
 use crate::io::socket::receive_buffer;
-use crate::io::{DatagramIo, IoOptions, MmsgIo};
+use crate::io::{BackEnd, DatagramIo, IoChoice, IoOptions};
 use crate::role::Role;
 use crate::time::{Clock, Instant};
 use crate::wire::header::DATAGRAM_MAX;
 use signals::Stop;
 
-/// A back end for frames of this size over these sockets; signals end its waits.
-pub fn back_end(sockets: Vec<UdpSocket>, frame_size: usize, clock: Clock) -> io::Result<(MmsgIo, Stop)> {
+/// A back end of this choice for frames of this size over these sockets; signals end its waits.
+pub fn back_end(
+    choice: IoChoice,
+    sockets: Vec<UdpSocket>,
+    frame_size: usize,
+    clock: Clock,
+) -> io::Result<(BackEnd, Stop)> {
     for socket in &sockets {
         info!(addr = %socket.local_addr()?, receive_buffer = receive_buffer(socket), "listening");
     }
-    let io = MmsgIo::new(sockets, &IoOptions::for_frames(frame_size, DATAGRAM_MAX / frame_size), clock)?;
+    let options = IoOptions::for_frames(frame_size, DATAGRAM_MAX / frame_size);
+    let io = BackEnd::open(choice, sockets, &options, clock)?;
+    info!(io = io.name(), "batch I/O");
     let stop = Stop::on_signals(io.waker())?;
     Ok((io, stop))
 }

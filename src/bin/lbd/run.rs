@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail};
 use lbd::config::{self, Config};
 use lbd::daemon::{self, signals::Stop};
-use lbd::io::MmsgIo;
+use lbd::io::BackEnd;
 use lbd::io::socket::{SocketOptions, bind};
 use lbd::rng::entropy;
 use lbd::role::server::{ServerRole, Work};
@@ -77,7 +77,7 @@ fn run_balancer(args: &Balancer) -> Result<()> {
     let options = SocketOptions::default();
     let sockets = vec![bind(pool.client_side, &options)?, bind(pool.server_side, &options)?];
     let _log = logging::init(&config.logs, "balancer/balancer.log")?;
-    let (io, stop) = daemon::back_end(sockets, pool.format.size, clock)?;
+    let (io, stop) = daemon::back_end(config.io, sockets, pool.format.size, clock)?;
     let stats = Arc::new(PoolStats::new(pool.servers_max));
     let role = balancer::Balancer::new(balancer_settings(&config), Arc::clone(&stats), clock.now());
     say(
@@ -121,11 +121,11 @@ pub fn open_controller(
     config: &Config,
     servers: &[String],
     count: u32,
-) -> Result<(daemon::controller::Supervisor<MmsgIo>, Stop, logging::Guard)> {
+) -> Result<(daemon::controller::Supervisor<BackEnd>, Stop, logging::Guard)> {
     let clock = Clock::start();
     let socket = bind(config.controller, &SocketOptions::default())?;
     let log = logging::init(&config.logs, "controller/controller.log")?;
-    let (io, stop) = daemon::back_end(vec![socket], config.native().format.size, clock)?;
+    let (io, stop) = daemon::back_end(config.io, vec![socket], config.native().format.size, clock)?;
     let server = &config.server;
     let role = controller::ControllerRole::new(controller::Settings {
         format: config.native().format,
@@ -209,7 +209,7 @@ fn run_server(args: &Server) -> Result<()> {
     let clock = Clock::start();
     let socket = bind(SocketAddr::new(ip, port), &SocketOptions::default())?;
     let _log = logging::init(&config.logs, &format!("servers/server_{id}.log"))?;
-    let (io, stop) = daemon::back_end(vec![socket], config.native().format.size, clock)?;
+    let (io, stop) = daemon::back_end(config.io, vec![socket], config.native().format.size, clock)?;
     let service = args.service.or(server.service);
     let workers = args.workers.map_or(server.workers, usize::from);
     let settings = server::Settings {
@@ -261,7 +261,7 @@ fn run_client(args: &Client) -> Result<bool> {
     let clock = Clock::start();
     let socket = bind(from, &SocketOptions::default())?;
     let _log = logging::init(&config.logs, &format!("clients/client_{id}.log"))?;
-    let (io, stop) = daemon::back_end(vec![socket], format.size, clock)?;
+    let (io, stop) = daemon::back_end(config.io, vec![socket], format.size, clock)?;
     let settings = client::Settings {
         format,
         target: to,

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Parser;
+use lbd::io::IoChoice;
 use lbd::load::Arrivals;
 use lbd::wire::header::{FRAME_SIZE_MAX, FRAME_SIZE_MIN};
 
@@ -50,6 +51,9 @@ pub struct Args {
     /// The balancer's configuration: target and frame size; default ./config.json, or the built-in defaults
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+    /// I/O back end: auto, mio or io_uring; default: from the configuration
+    #[arg(long, value_name = "NAME")]
+    pub io: Option<IoChoice>,
     /// Seed of the plan, to repeat it; default: another one each time
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
@@ -101,6 +105,8 @@ mod tests {
             let flag = bad.rsplit(' ').nth(1).unwrap();
             assert!(parse(&format!("loadgen {bad}")).is_err_and(|e| e.contains(flag)), "{bad}");
         }
+        assert!(parse("loadgen --rate 1 --io io_uring").is_ok_and(|args| args.io == Some(IoChoice::IoUring)));
+        assert!(parse("loadgen --rate 1 --io epoll").is_err_and(|e| e.contains("auto, mio or io_uring")));
         assert!(parse("loadgen --window 4 --arrivals constant").is_err(), "arrivals of no plan");
         assert!(parse("loadgen --rate 1 --frame 128 --config f").is_err(), "two frame sizes");
     }

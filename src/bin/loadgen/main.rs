@@ -13,6 +13,7 @@ use anyhow::{Context, Result, bail};
 use clap::Parser;
 use lbd::config::Config;
 use lbd::daemon::back_end;
+use lbd::io::IoChoice;
 use lbd::io::socket::{SocketOptions, bind};
 use lbd::load::{self, Generator, Plan, Progress, Report, Verdict};
 use lbd::rng::entropy;
@@ -68,7 +69,7 @@ fn run(args: &Args) -> Result<Verdict> {
         Some((path, file)) => Some((path, file.with_context(|| format!("cannot write {}", path.display()))?)),
         None => None,
     };
-    let report = generate(plan, args.quiet)?;
+    let report = generate(plan, args.io.unwrap_or(config.io), args.quiet)?;
     let text = serde_json::to_string_pretty(&report)?;
     if let Some((path, mut file)) = json {
         writeln!(file, "{text}").with_context(|| format!("cannot write {}", path.display()))?;
@@ -86,14 +87,14 @@ fn run(args: &Args) -> Result<Verdict> {
 }
 
 /// Runs the plan on a thread of its own, so that a slow terminal delays no request.
-fn generate(plan: Plan, quiet: bool) -> Result<Report> {
+fn generate(plan: Plan, io: IoChoice, quiet: bool) -> Result<Report> {
     let from = lbd::client::any_port_towards(plan.target);
     let options = SocketOptions::default();
     let sockets =
         (0..plan.connections).map(|_| bind(from, &options)).collect::<Result<Vec<UdpSocket>, _>>()?;
     let (warmup, duration) = (plan.warmup, plan.duration);
     let clock = Clock::start();
-    let (io, stop) = back_end(sockets, plan.format.size, clock)?;
+    let (io, stop) = back_end(io, sockets, plan.format.size, clock)?;
     let progress = Progress::default();
     std::thread::scope(|scope| {
         let load = std::thread::Builder::new().name("load".into());
