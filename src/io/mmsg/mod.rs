@@ -10,7 +10,7 @@ use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
 
 use self::receive::ReceiveCall;
-use self::send::Sendmmsg;
+pub use self::send::Sendmmsg;
 use self::wait::Waiter;
 use super::arrival::{Place, SocketFacts, take_in};
 use super::ready::{Read, ReadySockets};

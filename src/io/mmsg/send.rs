@@ -7,7 +7,10 @@ use super::super::sender::{Messages, SendCall};
 use super::super::sys;
 
 /// The sockets that messages leave from.
-pub(super) struct Sendmmsg<'a>(pub(super) &'a [UdpSocket]);
+pub struct Sendmmsg<'a>(
+    /// By their numbers.
+    pub &'a [UdpSocket],
+);
 
 impl SendCall for Sendmmsg<'_> {
     const MIXES_SOCKETS: bool = false;

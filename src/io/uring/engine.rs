@@ -18,7 +18,7 @@ use io_uring::{cqueue, opcode, types};
 use libc::c_int;
 
 use super::super::IoCounters;
-use super::super::sender::{MESSAGES_MAX, Messages, SendCall};
+use super::super::sender::{MESSAGES_MAX, Messages};
 use super::message::{CONTROL_ROOM, NAME_ROOM};
 use super::ring::{Ring, Wait};
 use super::slots::{GROUP, SlotRing};
@@ -273,12 +273,13 @@ impl Engine {
         self.ring.submitter().unregister_buf_ring(GROUP)?;
         self.ring.submitter().unregister_files()
     }
-}
 
-impl SendCall for Engine {
-    const MIXES_SOCKETS: bool = true;
-
-    unsafe fn send(&mut self, messages: Messages<'_>) -> usize {
+    /// Hands messages over, of any sockets, and returns when they have completed.
+    ///
+    /// # Safety
+    ///
+    /// As [`SendCall::send`](super::super::sender::SendCall::send).
+    pub(super) unsafe fn send(&mut self, messages: Messages<'_>) -> usize {
         let count = messages.headers.len().min(MESSAGES_MAX);
         self.answers[..count].fill(libc::EIO); // for what never gets to the kernel
         for ((header, socket), number) in messages.headers.iter().zip(messages.sockets).take(count).zip(0..) {

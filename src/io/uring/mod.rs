@@ -7,6 +7,7 @@
 mod engine;
 mod message;
 mod ring;
+mod send;
 mod slots;
 mod token;
 
@@ -17,6 +18,7 @@ use std::time::Duration;
 
 use self::engine::{Engine, Filled, Sizes};
 use self::ring::Wait;
+use self::send::Send;
 use super::arrival::{Place, SocketFacts, take_in};
 use super::sender::Sender;
 use super::{DatagramIo, IoCounters, IoOptions, Waker, sys};
@@ -207,7 +209,8 @@ impl DatagramIo for UringIo {
     fn flush(&mut self) -> io::Result<()> {
         self.settle()?;
         if !self.tx.is_empty() {
-            self.sender.flush(&mut self.engine, &self.rx, &self.tx, &mut self.counters);
+            let mut call = Send { engine: &mut self.engine, sockets: &self.sockets };
+            self.sender.flush(&mut call, &self.rx, &self.tx, &mut self.counters);
         }
         self.tx.clear();
         self.engine.give_back(&mut self.rx, self.slots_used.drain(..));
