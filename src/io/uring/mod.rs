@@ -227,3 +227,105 @@ impl DatagramIo for UringIo {
         self.counters
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bound() -> UdpSocket {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        socket
+    }
+
+    /// `None`, and a word about it, where there is no io_uring.
+    fn open(sockets: Vec<UdpSocket>, sizes: Sizes) -> Option<UringIo> {
+        let options = IoOptions { slots: 16, slot_size: 2048, ..IoOptions::default() };
+        UringIo::with_sizes(sockets, &options, Clock::start(), sizes)
+            .map_err(|refused| eprintln!("skipped: {}", refused.why))
+            .ok()
+    }
+
+    #[test]
+    fn segmentation_that_the_kernel_refuses_is_given_up_and_nothing_is_lost() {
+        let receiver = bound();
+        let to = receiver.local_addr().unwrap();
+        // One socket sends by sendmmsg, two through the ring.
+        for socket_count in [1, 2] {
+            let senders: Vec<_> = (0..socket_count).map(|_| bound()).collect();
+            for sender in &senders {
+                // Without checksums there is no segmentation: EINVAL.
+                sys::set_option(sender.as_fd(), libc::SOL_SOCKET, libc::SO_NO_CHECK, 1).unwrap();
+            }
+            let Some(mut io) = open(senders, Sizes::for_all(16, socket_count)) else { return };
+            for turn in 0..2 {
+                for number in 0..40u8 {
+                    let tx = io.turn().1;
+                    let socket = SocketId(u16::from(number) % socket_count as u16);
+                    let to = tx.destination(socket, to, None).unwrap();
+                    tx.stage(to, 64).unwrap()[..2].copy_from_slice(&[turn, number]);
+                }
+                io.flush().unwrap();
+                let mut numbers = Vec::new();
+                for _ in 0..40 {
+                    let mut bytes = [0; 128];
+                    assert_eq!(receiver.recv(&mut bytes).unwrap(), 64);
+                    assert_eq!(bytes[0], turn);
+                    numbers.push(bytes[1]);
+                }
+                numbers.sort_unstable();
+                assert_eq!(numbers, Vec::from_iter(0..40));
+            }
+            assert_eq!((io.counters().sent, io.counters().gso_off), (80, 1));
+        }
+    }
+
+    #[test]
+    fn what_the_ring_cannot_send_is_counted() {
+        let (receiver, nowhere) = (bound(), "127.0.0.1:0".parse().unwrap());
+        let Some(mut io) = open(vec![bound(), bound()], Sizes::for_all(16, 2)) else { return };
+        for (socket, to) in
+            [(0, receiver.local_addr().unwrap()), (1, nowhere), (1, io.local_addr(SocketId(0)))]
+        {
+            let tx = io.turn().1;
+            let to = tx.destination(SocketId(socket), to, None).unwrap();
+            tx.stage(to, 10).unwrap();
+        }
+        io.flush().unwrap();
+        let counters = io.counters();
+        assert_eq!((counters.sent, counters.send_failed, counters.send_full), (2, 1, 0));
+        receiver.recv(&mut [0; 16]).unwrap();
+    }
+
+    #[test]
+    fn a_completion_queue_that_is_full_delays_and_loses_nothing() {
+        let (peer, sockets) = (bound(), Vec::from_iter((0..8).map(|_| bound())));
+        let to = Vec::from_iter(sockets.iter().map(|socket| socket.local_addr().unwrap()));
+        let Some(mut io) = open(sockets, Sizes { submissions: 2, completions: 4 }) else { return };
+        for round in 0..10u8 {
+            for to in &to {
+                peer.send_to(&[round], to).unwrap();
+            }
+        }
+        let mut count = 0;
+        while count < 80 {
+            io.wait(None).unwrap();
+            io.receive().unwrap();
+            let (rx, tx) = io.turn();
+            count += rx.len();
+            // And an answer from each socket.
+            for index in 0..rx.len() {
+                let (received, _) = rx.get_mut(index);
+                let to = tx.destination(received.socket, received.peer, None).unwrap();
+                tx.stage(to, 1).unwrap();
+            }
+            io.flush().unwrap();
+        }
+        let counters = io.counters();
+        assert_eq!((counters.received, counters.sent), (80, 80));
+        assert!(counters.completions_delayed > 0, "{counters:?}");
+        for _ in 0..80 {
+            peer.recv(&mut [0; 4]).unwrap();
+        }
+    }
+}
