@@ -18,7 +18,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::time::Duration;
 
 use crate::io::socket::{SocketOptions, bind};
-use crate::io::{DatagramIo, IoOptions, MmsgIo};
+use crate::io::{BackEnd, DatagramIo, IoChoice, IoOptions};
 use crate::role::Role;
 use crate::role::client::{ClientRole, Ending, Full, Outcome, Settings, Source, Totals};
 use crate::time::{Clock, Instant, earliest};
@@ -152,7 +152,7 @@ impl ClientBuilder {
             seed: rand::random(),
         };
         Ok(Client {
-            io: MmsgIo::new(vec![socket], &options, clock)?,
+            io: BackEnd::open(IoChoice::Auto, vec![socket], &options, clock)?,
             role: ClientRole::new(settings, clock.now()),
             payload_max: format.payload_max(),
             clock,
@@ -173,7 +173,7 @@ pub fn any_port_towards(target: SocketAddr) -> SocketAddr {
 
 /// See the module's text.
 pub struct Client {
-    io: MmsgIo,
+    io: BackEnd,
     role: ClientRole,
     clock: Clock,
     payload_max: usize,

@@ -23,7 +23,7 @@ use std::time::Duration;
 use crossbeam_queue::ArrayQueue;
 
 use crate::io::socket::{SocketOptions, bind};
-use crate::io::{DatagramIo, IoOptions, MmsgIo, Waker};
+use crate::io::{BackEnd, DatagramIo, IoChoice, IoOptions, Waker};
 use crate::role::Role;
 use crate::role::server::{JobId, ServerRole, Settings, Totals, Work};
 use crate::time::Clock;
@@ -112,7 +112,7 @@ impl ServerBuilder {
         let socket = bind(addr, &SocketOptions::default())?;
         let local_addr = socket.local_addr()?;
         let options = IoOptions::for_frames(format.size, format.frames_per_datagram());
-        let io = MmsgIo::new(vec![socket], &options, clock)?;
+        let io = BackEnd::open(IoChoice::Auto, vec![socket], &options, clock)?;
         let waker = io.waker();
         let settings = Settings {
             format,
@@ -248,7 +248,7 @@ const PARCELS_PER_WORKER: usize = 2;
 /// Moves requests from the socket to the workers and replies back.
 struct Dispatcher {
     role: ServerRole,
-    io: MmsgIo,
+    io: BackEnd,
     clock: Clock,
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,

@@ -25,10 +25,17 @@ pub fn describe(config: &Config) -> String {
         ReplyPath::Direct => "replies direct from server to client",
     };
     let pinned = if pool.pin { ", each on a processor of its own" } else { "" };
-    line("", format!("{path}, workers: {}{pinned}", pool.workers));
+    line("", format!("{path}, workers: {}{pinned}, I/O: {}", pool.workers, config.io));
     let trailer = if pool.format.tagged { ", 32 of them authenticate it" } else { "" };
     let payload = pool.format.payload_max();
-    line("frames", format!("{} bytes{trailer}, {payload} for the payload", pool.format.size));
+    let packed = pool.frames_per_datagram;
+    line(
+        "frames",
+        format!(
+            "{} bytes{trailer}, {payload} for the payload, up to {packed} in a datagram",
+            pool.format.size
+        ),
+    );
     line("controller", format!("on {}", config.controller));
     let ports = format!("ports {} to {}", server.ports.start, server.ports.end - 1);
     line(

@@ -25,12 +25,13 @@ use keys::{Keys, shortened};
 pub use raw::schema;
 use raw::{Bind, Raw, RawBalancer, RawClient, RawLogs, RawServer, Text, Words};
 
+use crate::io::{IoChoice, IoOptions, PAYLOAD_MAX};
 use crate::logging;
 use crate::role::client::Source;
 use crate::roster::WORKERS_MAX;
 use crate::select::PolicyKind;
 use crate::service::ServiceTime;
-use crate::wire::header::{FRAME_SIZE_MAX, FRAME_SIZE_MIN, FRAME_SIZE_MIN_TAGGED};
+use crate::wire::header::{DATAGRAM_MAX, FRAME_SIZE_MAX, FRAME_SIZE_MIN, FRAME_SIZE_MIN_TAGGED};
 use crate::wire::{FrameFormat, ReplyPath};
 
 /// Bytes that a configuration file may have: far more than one needs, far less than a wrong path may lead to.
@@ -56,6 +57,8 @@ pub struct Pool {
     pub server_side: SocketAddr,
     /// Size and trailer of the frames.
     pub format: FrameFormat,
+    /// Frames that share a datagram, at most.
+    pub frames_per_datagram: usize,
     /// Worker threads.
     pub workers: usize,
     /// Whether each stays on a processor of its own.
@@ -137,6 +140,8 @@ pub struct Config {
     pub client: Clients,
     /// Where the controller takes orders.
     pub controller: SocketAddr,
+    /// Which I/O back end every component asks for.
+    pub io: IoChoice,
     /// Where logs go.
     pub logs: logging::Settings,
     /// Authenticates the frames between components.
@@ -194,6 +199,12 @@ impl Config {
     /// The native pool.
     pub fn native(&self) -> &Pool {
         &self.pools[0]
+    }
+
+    /// The sizes of a turn of every component.
+    pub fn io_options(&self) -> IoOptions {
+        let pool = self.native();
+        IoOptions::for_frames(pool.format.size, pool.frames_per_datagram)
     }
 
     /// The shared key's bytes.
@@ -339,16 +350,6 @@ impl Reader<'_> {
         Err(self.error(key, format!("\"{}\" is unknown; use {}", shortened(value), names.join(" or "))))
     }
 
-    /// A key of which only some values are implemented.
-    fn only(&self, key: &str, value: &Option<String>, implemented: &[&str], later: &str) -> Read<()> {
-        if value.as_deref() == Some(later) {
-            let use_these = implemented.join(" or ");
-            let problem = format!("\"{later}\" is not implemented yet; use {use_these}, or remove the key");
-            return Err(self.error(key, problem));
-        }
-        self.one_of(key, value, implemented).map(|_| ())
-    }
-
     fn ip(&self, key: &str, value: &Option<String>) -> Read<IpAddr> {
         let Some(text) = value else { return Ok(Ipv4Addr::LOCALHOST.into()) };
         text.trim().parse().map_err(|_| {
@@ -388,6 +389,12 @@ impl Reader<'_> {
             }
         };
         let pool = self.native_pool(&raw.load_balancer, key.is_some())?;
+        let io = match &raw.load_balancer.io {
+            None => IoChoice::default(),
+            Some(name) => name.parse().map_err(|remedy| {
+                self.error("load_balancer.io", format!("\"{}\" is unknown; {remedy}", shortened(name)))
+            })?,
+        };
         let config = Config {
             server: self.servers(raw.server, pool.servers_max)?,
             client: self.clients(&raw.client)?,
@@ -395,6 +402,7 @@ impl Reader<'_> {
                 self.ip("controller.bind", &raw.controller.bind)?,
                 self.port("controller.port", &raw.controller.port, 55_000)?,
             ),
+            io,
             logs: self.logs(raw.logs)?,
             pools: vec![pool],
             key,
@@ -409,7 +417,6 @@ impl Reader<'_> {
     fn native_pool(&self, raw: &RawBalancer, keyed: bool) -> Read<Pool> {
         let processors = std::thread::available_parallelism().map_or(1, usize::from).min(WORKERS_MAX);
         let workers = self.number("load_balancer.workers", &raw.workers, processors, 1..=WORKERS_MAX)?;
-        self.only("load_balancer.io", &raw.io, &["auto", "mio"], "io_uring")?;
         let reply_path =
             match self.one_of("load_balancer.reply_path", &raw.reply_path, &["balancer", "direct"])? {
                 "direct" => ReplyPath::Direct,
@@ -435,6 +442,10 @@ impl Reader<'_> {
                 format!("{size} leaves no room for the tag of key_file; use {FRAME_SIZE_MIN_TAGGED} or more");
             return Err(self.error(frame_key, problem));
         }
+        let packed_key = "load_balancer.frames_per_datagram";
+        let packed_max = PAYLOAD_MAX / size;
+        let packed =
+            self.number(packed_key, &raw.frames_per_datagram, DATAGRAM_MAX / size, 1..=packed_max)?;
         let limit_key = "load_balancer.max_outstanding";
         let threshold_key = "load_balancer.server_scaling_threshold";
         Ok(Pool {
@@ -443,6 +454,7 @@ impl Reader<'_> {
             client_side: SocketAddr::new(client_ip, client_port),
             server_side: SocketAddr::new(server_ip, server_port),
             format: if keyed { FrameFormat::tagged(size) } else { FrameFormat::plain(size) },
+            frames_per_datagram: packed,
             workers,
             pin: raw.pin.unwrap_or(false),
             reply_path,

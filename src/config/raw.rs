@@ -197,12 +197,15 @@ pub struct RawBalancer {
     /// Bytes of a frame: 128 (with key_file 160) to 1200.
     #[schemars(extend("default" = 256))]
     pub frame_size: Option<Text>,
+    /// Frames of a turn for one destination that share a datagram at most, up to what 65507 bytes hold: more than the
+    /// default only where the path carries large datagrams, as the loopback does. Without it: as many as 1472 bytes hold.
+    pub frames_per_datagram: Option<Text>,
     /// Worker threads, 1 to 32. Without it: one for each processor that this process may use.
     pub workers: Option<Text>,
     /// Whether each worker stays on a processor of its own.
     #[schemars(extend("default" = false))]
     pub pin: Option<bool>,
-    /// I/O back end: auto or mio. io_uring is not implemented yet.
+    /// I/O back end of every component: auto, mio or io_uring (Linux 6.1; mio where there is none).
     #[schemars(extend("default" = "auto"))]
     pub io: Option<String>,
     /// The way of a reply: by way of the balancer, or direct from the server to the client.

@@ -68,13 +68,15 @@ fn what_is_not_implemented_yet_is_refused_in_those_words() {
         (r#"{"admin": {"listen": "127.0.0.1:1"}}"#, "admin"),
         (r#"{"load_balancer": {"waiting_max": 10}}"#, "load_balancer.waiting_max"),
         (r#"{"pools": null}"#, "pools"),
-        (r#"{"load_balancer": {"io": "io_uring"}}"#, "load_balancer.io"),
     ] {
         let error = refused(text);
         assert!(error.starts_with(&format!("config.json:1: {key}: ")), "{error}");
         assert!(error.contains("not implemented yet"), "{error}");
     }
-    assert!(refused(r#"{"load_balancer": {"io": "epol"}}"#).contains("\"epol\" is unknown; use auto or mio"));
+    assert!(
+        refused(r#"{"load_balancer": {"io": "epol"}}"#)
+            .contains("\"epol\" is unknown; use auto, mio or io_uring")
+    );
 }
 
 #[test]
@@ -94,8 +96,23 @@ fn workers_reply_path_and_sources_are_read() {
     let sources: [Source; 2] =
         [IpAddr::from([10, 0, 0, 1]).into(), "[::1]:50000".parse::<SocketAddr>().unwrap().into()];
     assert_eq!(config.client.servers, sources);
+    let error = refused(r#"{"load_balancer": {"frame_size": 1200, "frames_per_datagram": 60}}"#);
+    assert!(error.contains("\"60\" is not a whole number from 1 to 54"), "{error}");
+    let packed = |text| parse(text).unwrap().io_options().frames_per_datagram;
+    assert_eq!(packed("{}"), 5);
+    assert_eq!(packed(r#"{"load_balancer": {"frames_per_datagram": 100}}"#), 100);
     let pool = parse("{}").unwrap().native().clone();
     assert!((1..=32).contains(&pool.workers) && !pool.pin && pool.reply_path == ReplyPath::Balancer);
+}
+
+#[test]
+fn every_back_end_can_be_asked_for() {
+    assert_eq!(Config::default().io, IoChoice::Auto);
+    for choice in IoChoice::ALL {
+        let config = parse(&format!(r#"{{"load_balancer": {{"io": "{choice}"}}}}"#)).unwrap();
+        assert_eq!(config.io, choice);
+        assert!(describe(&config).contains(&format!("I/O: {choice}\n")));
+    }
 }
 
 #[test]
@@ -266,7 +283,7 @@ fn the_schema_has_every_key_of_the_specification_and_no_other() {
         (
             "load_balancer",
             "server_side_port client_side_port server_scaling_threshold bind bind.client_side bind.server_side \
-             frame_size workers pin io reply_path policy max_outstanding servers_max",
+             frame_size frames_per_datagram workers pin io reply_path policy max_outstanding servers_max",
         ),
         ("controller", "port bind"),
         ("logs", "dir level format size_max"),

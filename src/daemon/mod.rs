@@ -14,17 +14,23 @@ use std::net::UdpSocket;
 use tracing::info;
 
 use crate::io::socket::receive_buffer;
-use crate::io::{DatagramIo, IoOptions, MmsgIo};
+use crate::io::{BackEnd, DatagramIo, IoChoice, IoOptions};
 use crate::role::Role;
 use crate::time::{Clock, Instant};
-use crate::wire::header::DATAGRAM_MAX;
 
-/// A back end for frames of this size over these sockets.
-pub fn back_end(sockets: Vec<UdpSocket>, frame_size: usize, clock: Clock) -> io::Result<MmsgIo> {
+/// A back end of this choice over these sockets.
+pub fn back_end(
+    choice: IoChoice,
+    sockets: Vec<UdpSocket>,
+    options: &IoOptions,
+    clock: Clock,
+) -> io::Result<BackEnd> {
     for socket in &sockets {
         info!(addr = %socket.local_addr()?, receive_buffer = receive_buffer(socket), "listening");
     }
-    MmsgIo::new(sockets, &IoOptions::for_frames(frame_size, DATAGRAM_MAX / frame_size), clock)
+    let io = BackEnd::open(choice, sockets, options, clock)?;
+    info!(io = io.name(), "batch I/O");
+    Ok(io)
 }
 
 /// One turn: wait, receive a batch, run the role over it, timers, flush. Gives the turn's time, read once.

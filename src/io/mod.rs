@@ -13,14 +13,19 @@
 //! io.flush()                        one message per destination; slots are free again
 //! ```
 
+mod arrival;
+mod back_end;
+mod chains;
 mod cmsg;
 mod mmsg;
 mod packing;
 mod ready;
+mod sender;
 mod sim;
 mod sockaddr;
 pub mod socket;
 mod sys;
+mod uring;
 
 use std::io;
 use std::net::SocketAddr;
@@ -28,8 +33,11 @@ use std::net::SocketAddr;
 use crate::batch::{Rx, SocketId, Tx};
 use crate::time::Instant;
 
+pub use self::back_end::{AUTO, BackEnd, IoChoice};
 pub use self::mmsg::MmsgIo;
+pub use self::packing::PAYLOAD_MAX;
 pub use self::sim::{Faults, NetCounters, SimIo, SimNet};
+pub use self::uring::UringIo;
 
 /// The sizes of a turn, fixed at start-up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,6 +110,11 @@ pub struct IoCounters {
     pub send_failed: u64,
     /// How often segmentation offload was refused by the kernel and switched off: 0 or 1.
     pub gso_off: u64,
+    /// How often a socket had to wait since all slots of the turn were taken (io_uring's ENOBUFS). Nothing is lost by
+    /// it: the datagrams are in the socket's buffer.
+    pub out_of_slots: u64,
+    /// How often the completion queue was full and the kernel kept completions back (io_uring). Nothing is lost by it.
+    pub completions_delayed: u64,
 }
 
 /// Sockets, the memory of a turn, and waiting.

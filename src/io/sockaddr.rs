@@ -29,6 +29,15 @@ impl RawAddr {
         },
     };
 
+    /// Reads an address that the kernel wrote as bytes. `None` for another family.
+    pub fn read(bytes: &[u8]) -> Option<SocketAddr> {
+        let mut raw = RawAddr::EMPTY;
+        let length = bytes.len().min(size_of::<RawAddr>());
+        // SAFETY: both are valid for `length` bytes, and any bytes make up a value of the union.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), (&raw mut raw).cast(), length) };
+        raw.decode(length as socklen_t)
+    }
+
     /// Writes an address and returns its length for msg_namelen.
     pub fn encode(&mut self, addr: SocketAddr) -> socklen_t {
         match addr {

@@ -1,11 +1,11 @@
 //! What the cases need of a back end under test.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use lbd::batch::SocketId;
 use lbd::io::socket::{SocketOptions, bind};
-use lbd::io::{DatagramIo, Faults, IoOptions, MmsgIo, SimIo, SimNet};
+use lbd::io::{BackEnd, DatagramIo, Faults, IoChoice, IoOptions, SimIo, SimNet};
 use lbd::time::Clock;
 
 /// A datagram as it arrived.
@@ -85,96 +85,84 @@ pub fn stage(io: &mut impl DatagramIo, socket: u16, to: SocketAddr, frame: &[u8]
     tx.stage(to, frame.len()).unwrap().copy_from_slice(frame);
 }
 
-/// Waits on a real socket; gives up if nothing arrives.
-fn wait_on(io: &mut MmsgIo, clock: Clock) {
-    let give_up = clock.now() + Duration::from_secs(10);
-    io.wait(Some(give_up)).unwrap();
-    assert!(clock.now() < give_up, "nothing arrived");
-}
-
-fn open(ips: &[IpAddr], options: &IoOptions) -> MmsgIo {
-    let sockets = ips.iter().map(|&ip| bind(SocketAddr::new(ip, 0), &SocketOptions::default()).unwrap());
-    MmsgIo::new(sockets.collect(), options, clock()).unwrap()
-}
-
 /// One clock for all: deadlines are points of it.
-fn clock() -> Clock {
+pub fn clock() -> Clock {
     static CLOCK: std::sync::OnceLock<Clock> = std::sync::OnceLock::new();
     *CLOCK.get_or_init(Clock::start)
 }
 
-/// recvmmsg and sendmmsg over IPv4 on loopback.
-pub struct Mmsg;
+/// A back end over the kernel, on loopback.
+#[derive(Clone, Copy)]
+pub struct Kernel {
+    choice: IoChoice,
+    ip: IpAddr,
+    offload: bool,
+}
 
-impl Backend for Mmsg {
-    type Io = MmsgIo;
-
-    fn open(&self, ips: &[IpAddr], options: &IoOptions) -> MmsgIo {
-        open(ips, options)
+impl Kernel {
+    /// Over IPv4. `None`, and a word about it, where there is no such back end.
+    pub fn v4(choice: IoChoice) -> Option<Kernel> {
+        let kernel = Kernel { choice, ip: Ipv4Addr::LOCALHOST.into(), offload: true };
+        let io = BackEnd::open(choice, vec![], &options(), clock()).unwrap();
+        if io.name() == choice.name() {
+            return Some(kernel);
+        }
+        eprintln!("skipped: there is no {choice} here");
+        None
     }
 
-    fn localhost(&self) -> IpAddr {
-        Ipv4Addr::LOCALHOST.into()
+    /// Over IPv6; containers often have none.
+    pub fn v6(choice: IoChoice) -> Option<Kernel> {
+        let ip = Ipv6Addr::LOCALHOST;
+        if UdpSocket::bind((ip, 0)).is_err() {
+            eprintln!("skipped: there is no IPv6 here");
+            return None;
+        }
+        Kernel::v4(choice).map(|kernel| Kernel { ip: ip.into(), ..kernel })
     }
 
-    fn second_and_wildcard(&self) -> Option<(IpAddr, IpAddr)> {
-        Some((Ipv4Addr::new(127, 0, 0, 2).into(), Ipv4Addr::UNSPECIFIED.into()))
+    /// As on a kernel without GSO and GRO.
+    pub fn without_offload(choice: IoChoice) -> Option<Kernel> {
+        Kernel::v4(choice).map(|kernel| Kernel { offload: false, ..kernel })
     }
 
-    fn wait(&self, io: &mut MmsgIo) {
-        wait_on(io, clock());
+    /// A back end over these sockets.
+    pub fn over(&self, sockets: Vec<UdpSocket>, options: &IoOptions) -> BackEnd {
+        let io = BackEnd::open(self.choice, sockets, options, clock()).unwrap();
+        assert_eq!(io.name(), self.choice.name());
+        io
     }
 }
 
-/// Whether this host has an IPv6 loopback address; containers often have none.
-pub fn has_ipv6() -> bool {
-    std::net::UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)).is_ok()
-}
+impl Backend for Kernel {
+    type Io = BackEnd;
 
-/// The same over IPv6.
-pub struct MmsgV6;
-
-impl Backend for MmsgV6 {
-    type Io = MmsgIo;
-
-    fn open(&self, ips: &[IpAddr], options: &IoOptions) -> MmsgIo {
-        open(ips, options)
-    }
-
-    fn localhost(&self) -> IpAddr {
-        Ipv6Addr::LOCALHOST.into()
-    }
-
-    fn second_and_wildcard(&self) -> Option<(IpAddr, IpAddr)> {
-        Some((Ipv6Addr::LOCALHOST.into(), Ipv6Addr::UNSPECIFIED.into()))
-    }
-
-    fn wait(&self, io: &mut MmsgIo) {
-        wait_on(io, clock());
-    }
-}
-
-/// As on a kernel without GSO and GRO.
-pub struct MmsgWithoutOffload;
-
-impl Backend for MmsgWithoutOffload {
-    type Io = MmsgIo;
-
-    fn open(&self, ips: &[IpAddr], options: &IoOptions) -> MmsgIo {
+    fn open(&self, ips: &[IpAddr], options: &IoOptions) -> BackEnd {
+        let bound = |&ip: &IpAddr| bind(SocketAddr::new(ip, 0), &SocketOptions::default()).unwrap();
+        let sockets = ips.iter().map(bound).collect();
+        if self.offload {
+            return self.over(sockets, options);
+        }
         let slot_size = options.slot_size.min(65_534);
-        open(ips, &IoOptions { gso: false, slot_size, slots: 64, ..*options })
+        self.over(sockets, &IoOptions { gso: false, slot_size, slots: 64, ..*options })
     }
 
     fn localhost(&self) -> IpAddr {
-        Mmsg.localhost()
+        self.ip
     }
 
     fn second_and_wildcard(&self) -> Option<(IpAddr, IpAddr)> {
-        Mmsg.second_and_wildcard()
+        Some(match self.ip {
+            IpAddr::V4(_) => (Ipv4Addr::new(127, 0, 0, 2).into(), Ipv4Addr::UNSPECIFIED.into()),
+            IpAddr::V6(ip) => (ip.into(), Ipv6Addr::UNSPECIFIED.into()),
+        })
     }
 
-    fn wait(&self, io: &mut MmsgIo) {
-        wait_on(io, clock());
+    /// Gives up if nothing arrives.
+    fn wait(&self, io: &mut BackEnd) {
+        let give_up = clock().now() + Duration::from_secs(10);
+        io.wait(Some(give_up)).unwrap();
+        assert!(clock().now() < give_up, "nothing arrived");
     }
 }
 
@@ -204,11 +192,11 @@ impl Backend for Sim {
     }
 
     fn localhost(&self) -> IpAddr {
-        Mmsg.localhost()
+        Ipv4Addr::LOCALHOST.into()
     }
 
     fn second_and_wildcard(&self) -> Option<(IpAddr, IpAddr)> {
-        Mmsg.second_and_wildcard()
+        Some((Ipv4Addr::new(127, 0, 0, 2).into(), Ipv4Addr::UNSPECIFIED.into()))
     }
 
     fn wait(&self, io: &mut SimIo) {

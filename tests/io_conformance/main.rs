@@ -5,24 +5,42 @@
 
 mod backend;
 mod cases;
-mod mmsg_only;
+mod kernel_only;
+mod uring_only;
 
-use backend::{Mmsg, MmsgV6, MmsgWithoutOffload, Sim, has_ipv6};
+use backend::{Kernel, Sim};
+use lbd::io::IoChoice::{IoUring, Mio};
 
+/// The cases of a module, on one back end.
 macro_rules! suite {
-    ($($case:ident),* $(,)?) => {
-        mod mmsg_v4 { $(#[test] fn $case() { super::cases::$case(super::Mmsg) })* }
-        mod mmsg_v6 {
-            $(#[test] fn $case() {
-                if super::has_ipv6() { super::cases::$case(super::MmsgV6) }
-            })*
-        }
-        mod mmsg_without_offload { $(#[test] fn $case() { super::cases::$case(super::MmsgWithoutOffload) })* }
-        mod sim { $(#[test] fn $case() { super::cases::$case(super::Sim::new()) })* }
+    ($module:ident on $backend:expr, as $name:ident: $($case:ident)*) => {
+        mod $name { $(#[test] fn $case() {
+            use super::*;
+            if let Some(backend) = $backend { $module::$case(backend) }
+        })* }
     };
 }
 
-suite! {
+macro_rules! everywhere {
+    ($($case:ident),* $(,)?) => {
+        suite! { cases on Kernel::v4(Mio), as mmsg_v4: $($case)* }
+        suite! { cases on Kernel::v6(Mio), as mmsg_v6: $($case)* }
+        suite! { cases on Kernel::without_offload(Mio), as mmsg_without_offload: $($case)* }
+        suite! { cases on Kernel::v4(IoUring), as uring_v4: $($case)* }
+        suite! { cases on Kernel::v6(IoUring), as uring_v6: $($case)* }
+        suite! { cases on Kernel::without_offload(IoUring), as uring_without_offload: $($case)* }
+        suite! { cases on Some(Sim::new()), as sim: $($case)* }
+    };
+}
+
+macro_rules! over_the_kernel {
+    ($($case:ident),* $(,)?) => {
+        suite! { kernel_only on Kernel::v4(Mio), as mmsg_kernel_only: $($case)* }
+        suite! { kernel_only on Kernel::v4(IoUring), as uring_kernel_only: $($case)* }
+    };
+}
+
+everywhere! {
     a_frame_goes_each_way,
     many_frames_reach_many_destinations_in_order,
     frames_share_datagrams_and_come_apart_at_the_stride,
@@ -36,4 +54,18 @@ suite! {
     what_cannot_be_sent_is_counted_and_the_rest_goes_out,
     a_peer_that_is_gone_does_not_stop_the_loop,
     an_empty_turn_is_harmless,
+}
+
+over_the_kernel! {
+    a_wait_ends_at_its_deadline_and_not_before,
+    a_deadline_that_was_reached_by_traffic_does_not_shorten_the_next_wait,
+    the_waker_ends_a_wait_again_and_again,
+    offload_carries_many_datagrams_in_few_slots,
+    a_datagram_without_a_byte_is_counted_and_does_no_harm,
+    turns_full_of_empty_datagrams_pass,
+    an_icmp_error_on_a_connected_socket_neither_stops_nor_hides_anything,
+    datagrams_that_the_kernel_dropped_are_accounted_for,
+    no_wake_up_is_lost_between_two_threads,
+    sockets_survive_a_hand_over,
+    a_back_end_can_move_to_its_thread,
 }

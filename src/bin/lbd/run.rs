@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail};
 use lbd::config::{self, Config};
 use lbd::daemon::{self, signals::Stop};
-use lbd::io::MmsgIo;
+use lbd::io::BackEnd;
 use lbd::io::socket::{SocketOptions, bind};
 use lbd::rng::entropy;
 use lbd::role::server::{ServerRole, Work};
@@ -106,7 +106,7 @@ fn run_balancer(args: &Balancer) -> Result<()> {
     let mut workers = vec![];
     let roles = balancer::Balancer::workers(settings, clock.now());
     for (number, (role, sockets)) in roles.into_iter().zip(sockets).enumerate() {
-        let io = daemon::back_end(sockets.into(), pool.format.size, clock)?;
+        let io = daemon::back_end(config.io, sockets.into(), &config.io_options(), clock)?;
         let processor = processors.get(number % processors.len().max(1)).copied();
         workers.push(daemon::balancer::Worker { role, io, processor });
     }
@@ -153,11 +153,11 @@ pub fn open_controller(
     config: &Config,
     servers: &[String],
     count: u32,
-) -> Result<(daemon::controller::Supervisor<MmsgIo>, Stop, logging::Guard)> {
+) -> Result<(daemon::controller::Supervisor<BackEnd>, Stop, logging::Guard)> {
     let clock = Clock::start();
     let socket = bind(config.controller, &SocketOptions::default())?;
     let log = logging::init(&config.logs, "controller/controller.log")?;
-    let io = daemon::back_end(vec![socket], config.native().format.size, clock)?;
+    let io = daemon::back_end(config.io, vec![socket], &config.io_options(), clock)?;
     let stop = Stop::on_signals(vec![io.waker()])?;
     let server = &config.server;
     let role = controller::ControllerRole::new(controller::Settings {
@@ -242,7 +242,7 @@ fn run_server(args: &Server) -> Result<()> {
     let clock = Clock::start();
     let socket = bind(SocketAddr::new(ip, port), &SocketOptions::default())?;
     let _log = logging::init(&config.logs, &format!("servers/server_{id}.log"))?;
-    let io = daemon::back_end(vec![socket], config.native().format.size, clock)?;
+    let io = daemon::back_end(config.io, vec![socket], &config.io_options(), clock)?;
     let stop = Stop::on_signals(vec![io.waker()])?;
     let service = args.service.or(server.service);
     let workers = args.workers.map_or(server.workers, usize::from);
@@ -295,7 +295,7 @@ fn run_client(args: &Client) -> Result<bool> {
     let clock = Clock::start();
     let socket = bind(from, &SocketOptions::default())?;
     let _log = logging::init(&config.logs, &format!("clients/client_{id}.log"))?;
-    let io = daemon::back_end(vec![socket], format.size, clock)?;
+    let io = daemon::back_end(config.io, vec![socket], &config.io_options(), clock)?;
     let stop = Stop::on_signals(vec![io.waker()])?;
     let settings = client::Settings {
         format,

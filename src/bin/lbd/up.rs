@@ -13,7 +13,7 @@ use lbd::daemon::client::Summary;
 use lbd::daemon::controller::Supervisor;
 use lbd::daemon::process::{Process, describe_exit};
 use lbd::daemon::signals::Stop;
-use lbd::io::MmsgIo;
+use lbd::io::BackEnd;
 use lbd::status::Status;
 use lbd::terminal::{print, tell};
 use tracing::{info, warn};
@@ -176,7 +176,7 @@ fn start_client(config: &Config, place: u32, rate: f64) -> Result<Client> {
 
 /// Everything that runs.
 struct System {
-    supervisor: Supervisor<MmsgIo>,
+    supervisor: Supervisor<BackEnd>,
     stop: Stop,
     balancer: Balancer,
     clients: Vec<Client>,

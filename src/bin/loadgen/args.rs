@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Parser;
+use lbd::io::IoChoice;
 use lbd::load::Arrivals;
 use lbd::wire::header::{FRAME_SIZE_MAX, FRAME_SIZE_MIN};
 
@@ -47,9 +48,15 @@ pub struct Args {
     /// Bytes of a frame, if there is no configuration to read it from
     #[arg(long, value_name = "BYTES", conflicts_with = "config", value_parser = frame_size)]
     pub frame: Option<usize>,
+    /// Frames that share a datagram at most; default: from the configuration, or what fits 1,472 bytes
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=511))]
+    pub frames_per_datagram: Option<u16>,
     /// The balancer's configuration: target and frame size; default ./config.json, or the built-in defaults
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+    /// I/O back end: auto, mio or io_uring; default: from the configuration
+    #[arg(long, value_name = "NAME")]
+    pub io: Option<IoChoice>,
     /// Seed of the plan, to repeat it; default: another one each time
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
@@ -101,6 +108,8 @@ mod tests {
             let flag = bad.rsplit(' ').nth(1).unwrap();
             assert!(parse(&format!("loadgen {bad}")).is_err_and(|e| e.contains(flag)), "{bad}");
         }
+        assert!(parse("loadgen --rate 1 --io io_uring").is_ok_and(|args| args.io == Some(IoChoice::IoUring)));
+        assert!(parse("loadgen --rate 1 --io epoll").is_err_and(|e| e.contains("auto, mio or io_uring")));
         assert!(parse("loadgen --window 4 --arrivals constant").is_err(), "arrivals of no plan");
         assert!(parse("loadgen --rate 1 --frame 128 --config f").is_err(), "two frame sizes");
     }

@@ -14,6 +14,7 @@ use clap::Parser;
 use lbd::config::Config;
 use lbd::daemon::{back_end, signals::Stop};
 use lbd::io::socket::{SocketOptions, bind};
+use lbd::io::{IoChoice, IoOptions};
 use lbd::load::{self, Generator, Plan, Progress, Report, Verdict};
 use lbd::rng::entropy;
 use lbd::terminal::{print, tell};
@@ -68,7 +69,13 @@ fn run(args: &Args) -> Result<Verdict> {
         Some((path, file)) => Some((path, file.with_context(|| format!("cannot write {}", path.display()))?)),
         None => None,
     };
-    let report = generate(plan, args.quiet)?;
+    let packed = match (args.frames_per_datagram, args.frame) {
+        (Some(frames), _) => usize::from(frames),
+        (None, Some(_)) => format.frames_per_datagram(),
+        (None, None) => config.native().frames_per_datagram,
+    };
+    let options = IoOptions::for_frames(format.size, packed);
+    let report = generate(plan, args.io.unwrap_or(config.io), &options, args.quiet)?;
     let text = serde_json::to_string_pretty(&report)?;
     if let Some((path, mut file)) = json {
         writeln!(file, "{text}").with_context(|| format!("cannot write {}", path.display()))?;
@@ -86,14 +93,13 @@ fn run(args: &Args) -> Result<Verdict> {
 }
 
 /// Runs the plan on a thread of its own, so that a slow terminal delays no request.
-fn generate(plan: Plan, quiet: bool) -> Result<Report> {
+fn generate(plan: Plan, choice: IoChoice, options: &IoOptions, quiet: bool) -> Result<Report> {
     let from = lbd::client::any_port_towards(plan.target);
-    let options = SocketOptions::default();
-    let sockets =
-        (0..plan.connections).map(|_| bind(from, &options)).collect::<Result<Vec<UdpSocket>, _>>()?;
+    let plain = SocketOptions::default();
+    let sockets = (0..plan.connections).map(|_| bind(from, &plain)).collect::<Result<Vec<UdpSocket>, _>>()?;
     let (warmup, duration) = (plan.warmup, plan.duration);
     let clock = Clock::start();
-    let io = back_end(sockets, plan.format.size, clock)?;
+    let io = back_end(choice, sockets, options, clock)?;
     let stop = Stop::on_signals(vec![io.waker()])?;
     let progress = Progress::default();
     std::thread::scope(|scope| {

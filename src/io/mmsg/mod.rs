@@ -9,17 +9,15 @@ use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
 
-use self::receive::{Arrival, ReceiveCall};
-use self::send::Sender;
+use self::receive::ReceiveCall;
+pub use self::send::Sendmmsg;
 use self::wait::Waiter;
-use super::cmsg::Ancillary;
+use super::arrival::{Place, SocketFacts, take_in};
 use super::ready::{Read, ReadySockets};
-use super::{DatagramIo, IoCounters, IoOptions, Waker, socket, sys};
-use crate::batch::{Received, Rx, SocketId, Tx};
+use super::sender::Sender;
+use super::{DatagramIo, IoCounters, IoOptions, Waker};
+use crate::batch::{Rx, SocketId, Tx};
 use crate::time::{Clock, Instant};
-
-/// The least slot size that every merged datagram fits.
-const MERGED_MAX: usize = 65_535;
 
 /// Batch I/O by recvmmsg(2) and sendmmsg(2).
 pub struct MmsgIo {
@@ -37,25 +35,11 @@ pub struct MmsgIo {
     clock: Clock,
 }
 
-/// What is known of a socket.
-struct SocketFacts {
-    local: SocketAddr,
-    /// Whether fewer messages than asked for mean that the socket is empty. Not so if it is
-    /// connected: a pending ICMP error ends a recvmmsg(2) early.
-    short_is_drained: bool,
-    /// The last count of dropped datagrams that the kernel told.
-    dropped: u32,
-}
-
 impl MmsgIo {
     /// Takes over sockets that are bound, here or by a predecessor; their order gives them their
     /// numbers. `clock` is the one that deadlines are given in.
     pub fn new(sockets: Vec<UdpSocket>, options: &IoOptions, clock: Clock) -> io::Result<Self> {
-        if sockets.len() > usize::from(u16::MAX) {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "more than 65,535 sockets"));
-        }
-        let merge = options.slot_size >= MERGED_MAX;
-        let facts = sockets.iter().map(|s| SocketFacts::prepare(s, merge)).collect::<io::Result<Vec<_>>>()?;
+        let facts = SocketFacts::prepare_all(&sockets, options)?;
         let (rx, tx) = options.memory();
         Ok(MmsgIo {
             ready: ReadySockets::new(sockets.len()),
@@ -83,30 +67,6 @@ impl MmsgIo {
     }
 }
 
-impl SocketFacts {
-    fn prepare(socket: &UdpSocket, merge: bool) -> io::Result<Self> {
-        socket::prepare(socket, merge)?;
-        Ok(SocketFacts {
-            local: socket.local_addr()?,
-            short_is_drained: socket.peer_addr().is_err(),
-            // Drops before our time are not ours; a kernel that cannot tell starts at zero.
-            dropped: sys::dropped_by(socket.as_fd()).unwrap_or(0),
-        })
-    }
-
-    /// Datagrams that were dropped since the last count. The count wraps, and two processors may
-    /// note it in the wrong order.
-    fn newly_dropped(&mut self, count: u32) -> u64 {
-        match count.wrapping_sub(self.dropped) {
-            newly if newly < 1 << 31 => {
-                self.dropped = count;
-                u64::from(newly)
-            }
-            _ => 0,
-        }
-    }
-}
-
 impl DatagramIo for MmsgIo {
     fn wait(&mut self, deadline: Option<Instant>) -> io::Result<()> {
         let MmsgIo { waiter, ready, clock, .. } = self;
@@ -127,10 +87,12 @@ impl DatagramIo for MmsgIo {
             match receive_call.receive(fd, rx, first_slot, asked) {
                 Ok(taken) => {
                     for (index, slot) in (0..taken).zip(first_slot..) {
-                        take_in(receive_call.arrival(index), id, slot, facts, rx, counters);
+                        let place = Place { socket: id, slot, start: 0 };
+                        take_in(receive_call.arrival(index), place, facts, rx, counters);
                     }
                     *slots_used += taken;
-                    Read { taken, drained: taken < asked && facts.short_is_drained }
+                    // A pending ICMP error of a connected socket ends a recvmmsg(2) early.
+                    Read { taken, drained: taken < asked && !facts.is_connected }
                 }
                 // An ICMP error of some peer; reading it has cleared it.
                 Err(e) => Read { taken: 0, drained: e.kind() == io::ErrorKind::WouldBlock },
@@ -145,7 +107,8 @@ impl DatagramIo for MmsgIo {
 
     fn flush(&mut self) -> io::Result<()> {
         if !self.tx.is_empty() {
-            self.sender.flush(&self.sockets, &self.rx, &self.tx, &mut self.counters);
+            let mut call = Sendmmsg(&self.sockets);
+            self.sender.flush(&mut call, &self.rx, &self.tx, &mut self.counters);
         }
         self.tx.clear();
         self.rx.clear();
@@ -162,43 +125,10 @@ impl DatagramIo for MmsgIo {
     }
 }
 
-/// Notes one arrival in the batch, or in the counters if there is nothing to note.
-fn take_in(
-    arrival: Option<Arrival>,
-    socket: SocketId,
-    slot: u16,
-    facts: &mut SocketFacts,
-    rx: &mut Rx,
-    counters: &mut IoCounters,
-) {
-    let Some(arrival) = arrival else { return };
-    let (Arrival::Data { ancillary, .. } | Arrival::Empty(ancillary) | Arrival::Cut(ancillary)) = &arrival;
-    if let Some(count) = ancillary.dropped {
-        counters.kernel_drops += facts.newly_dropped(count);
-    }
-    match arrival {
-        Arrival::Empty(_) => counters.empty += 1,
-        Arrival::Cut(_) => counters.truncated += 1,
-        Arrival::Data { peer, len, ancillary: Ancillary { segment_size, local_ip, .. } } => {
-            let stride = segment_size.filter(|&size| size > 0).unwrap_or(len).min(len);
-            counters.received += u64::from(len.div_ceil(stride));
-            rx.push(Received { socket, peer, local_ip, slot, start: 0, len, stride });
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::sys;
     use super::*;
-
-    #[test]
-    fn dropped_counts_wrap_and_may_come_in_the_wrong_order() {
-        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-        let mut facts = SocketFacts::prepare(&socket, true).unwrap();
-        facts.dropped = u32::MAX - 1;
-        let counts = [u32::MAX, 3, 2, 5];
-        assert_eq!(counts.map(|count| facts.newly_dropped(count)), [1, 4, 0, 2]);
-    }
 
     #[test]
     fn segmentation_that_the_kernel_refuses_is_given_up_and_nothing_is_lost() {

@@ -2,27 +2,16 @@
 
 use std::io;
 use std::mem::zeroed;
-use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 
-use super::super::cmsg::{self, Ancillary, Control};
+use super::super::arrival::Arrival;
+use super::super::cmsg::{self, Control};
 use super::super::sockaddr::{RAW_ADDR_SIZE, RawAddr};
 use super::super::sys;
 use crate::batch::Rx;
 
 /// The most messages of one call. More gain nothing: the kernel takes them one by one.
 pub(super) const MESSAGES_MAX: usize = 32;
-
-/// What the kernel wrote about one message. The bytes are in the slot.
-pub(super) enum Arrival {
-    /// `len` bytes of one peer.
-    Data { peer: SocketAddr, len: u32, ancillary: Ancillary },
-    /// A datagram without bytes.
-    Empty(Ancillary),
-    /// It did not fit in the slot, or what the kernel said about it did not fit: nobody can tell
-    /// where one datagram ends and the next begins.
-    Cut(Ancillary),
-}
 
 /// Headers for a call, allocated once.
 pub(super) struct ReceiveCall {

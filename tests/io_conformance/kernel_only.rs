@@ -5,10 +5,9 @@ use std::time::Duration;
 
 use lbd::batch::SocketId;
 use lbd::io::socket::{SocketOptions, bind, receive_buffer};
-use lbd::io::{DatagramIo, IoOptions, MmsgIo};
-use lbd::time::Clock;
+use lbd::io::{DatagramIo, IoOptions};
 
-use crate::backend::{Arrived, Backend, Mmsg, collect, options, stage, take_turn};
+use crate::backend::{Arrived, Backend, Kernel, clock, collect, options, stage, take_turn};
 
 const FIRST: SocketId = SocketId(0);
 
@@ -16,15 +15,9 @@ fn localhost() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 0))
 }
 
-fn one(clock: Clock) -> MmsgIo {
-    let socket = bind(localhost(), &SocketOptions::default()).unwrap();
-    MmsgIo::new(vec![socket], &options(), clock).unwrap()
-}
-
-#[test]
-fn a_wait_ends_at_its_deadline_and_not_before() {
-    let clock = Clock::start();
-    let mut io = one(clock);
+pub fn a_wait_ends_at_its_deadline_and_not_before(backend: Kernel) {
+    let clock = clock();
+    let mut io = backend.one();
     for micros in [0, 1, 50, 300, 1_999, 2_000, 2_500, 7_300, 100] {
         let deadline = clock.now() + Duration::from_micros(micros);
         io.wait(Some(deadline)).unwrap();
@@ -32,10 +25,9 @@ fn a_wait_ends_at_its_deadline_and_not_before() {
     }
 }
 
-#[test]
-fn a_deadline_that_was_reached_by_traffic_does_not_shorten_the_next_wait() {
-    let clock = Clock::start();
-    let mut io = one(clock);
+pub fn a_deadline_that_was_reached_by_traffic_does_not_shorten_the_next_wait(backend: Kernel) {
+    let clock = clock();
+    let mut io = backend.one();
     let peer = UdpSocket::bind(localhost()).unwrap();
     let early = clock.now() + Duration::from_micros(1_500);
     peer.send_to(b"traffic", io.local_addr(FIRST)).unwrap();
@@ -46,10 +38,8 @@ fn a_deadline_that_was_reached_by_traffic_does_not_shorten_the_next_wait() {
     assert!(clock.now() >= late);
 }
 
-#[test]
-fn the_waker_ends_a_wait_again_and_again() {
-    let clock = Clock::start();
-    let mut io = one(clock);
+pub fn the_waker_ends_a_wait_again_and_again(backend: Kernel) {
+    let mut io = backend.one();
     let waker = io.waker();
     let (ask, asked) = std::sync::mpsc::channel();
     let thread = std::thread::spawn(move || asked.iter().for_each(|()| waker.wake()));
@@ -64,9 +54,7 @@ fn the_waker_ends_a_wait_again_and_again() {
     io.wait(None).unwrap();
 }
 
-#[test]
-fn offload_carries_many_datagrams_in_few_slots() {
-    let backend = Mmsg;
+pub fn offload_carries_many_datagrams_in_few_slots(backend: Kernel) {
     let (mut a, mut b) = (backend.one(), backend.one());
     for _ in 0..256 {
         stage(&mut a, 0, b.local_addr(FIRST), &[7; 256]);
@@ -80,9 +68,7 @@ fn offload_carries_many_datagrams_in_few_slots() {
     assert_eq!(a.counters().gso_off, 0);
 }
 
-#[test]
-fn a_datagram_without_a_byte_is_counted_and_does_no_harm() {
-    let backend = Mmsg;
+pub fn a_datagram_without_a_byte_is_counted_and_does_no_harm(backend: Kernel) {
     let mut io = backend.one();
     let peer = UdpSocket::bind(localhost()).unwrap();
     for bytes in [&b"before"[..], b"", b"", b"after"] {
@@ -93,9 +79,7 @@ fn a_datagram_without_a_byte_is_counted_and_does_no_harm() {
     assert_eq!((io.counters().empty, io.counters().received), (2, 2));
 }
 
-#[test]
-fn turns_full_of_empty_datagrams_pass() {
-    let backend = Mmsg;
+pub fn turns_full_of_empty_datagrams_pass(backend: Kernel) {
     let mut io = backend.one();
     let peer = UdpSocket::bind(localhost()).unwrap();
     for _ in 0..50 {
@@ -106,14 +90,12 @@ fn turns_full_of_empty_datagrams_pass() {
     assert_eq!(io.counters().empty, 50);
 }
 
-#[test]
-fn an_icmp_error_on_a_connected_socket_neither_stops_nor_hides_anything() {
-    let backend = Mmsg;
+pub fn an_icmp_error_on_a_connected_socket_neither_stops_nor_hides_anything(backend: Kernel) {
     let gone = UdpSocket::bind(localhost()).unwrap();
     let socket = bind(localhost(), &SocketOptions::default()).unwrap();
     let (at_gone, at_socket) = (gone.local_addr().unwrap(), socket.local_addr().unwrap());
     socket.connect(at_gone).unwrap();
-    let mut io = MmsgIo::new(vec![socket], &options(), Clock::start()).unwrap();
+    let mut io = backend.over(vec![socket], &options());
     for _ in 0..3 {
         gone.send_to(b"word", at_socket).unwrap();
     }
@@ -124,8 +106,7 @@ fn an_icmp_error_on_a_connected_socket_neither_stops_nor_hides_anything() {
     assert!(arrived.iter().all(|a| a.bytes == b"word"));
 }
 
-#[test]
-fn datagrams_that_the_kernel_dropped_are_accounted_for() {
+pub fn datagrams_that_the_kernel_dropped_are_accounted_for(backend: Kernel) {
     let small = SocketOptions { receive_buffer: 8 << 10, ..SocketOptions::default() };
     let socket = bind(localhost(), &small).unwrap();
     assert!(receive_buffer(&socket) <= 16 << 10);
@@ -138,13 +119,13 @@ fn datagrams_that_the_kernel_dropped_are_accounted_for() {
     };
     send(500);
     // What was dropped before is not counted.
-    let mut io = MmsgIo::new(vec![socket], &options(), Clock::start()).unwrap();
+    let mut io = backend.over(vec![socket], &options());
     io.wait(None).unwrap();
     let mut received = take_turn(&mut io).len();
     let before = received;
     send(400);
     while received < before + 2 {
-        Mmsg.wait(&mut io);
+        backend.wait(&mut io);
         received += take_turn(&mut io).len();
     }
     loop {
@@ -156,16 +137,14 @@ fn datagrams_that_the_kernel_dropped_are_accounted_for() {
     }
     // The kernel tells of its drops with the next datagram that it takes.
     send(1);
-    received += collect(&Mmsg, &mut io, 1).len();
+    received += collect(&backend, &mut io, 1).len();
     let counters = io.counters();
     assert_eq!(counters.received, received as u64);
     assert_eq!((received - before) as u64 + counters.kernel_drops, 401);
 }
 
-#[test]
-fn no_wake_up_is_lost_between_two_threads() {
+pub fn no_wake_up_is_lost_between_two_threads(backend: Kernel) {
     const ROUND_TRIPS: usize = 5_000;
-    let backend = Mmsg;
     // Slots for fewer datagrams than arrive, so that every turn may leave some behind.
     let few = IoOptions { slots: 2, slot_size: 2048, ..options() };
     let open = || backend.open(&[backend.localhost(); 3], &few);
@@ -174,7 +153,7 @@ fn no_wake_up_is_lost_between_two_threads() {
     let answering = std::thread::spawn(move || {
         let mut answered = 0;
         while answered < 3 * ROUND_TRIPS {
-            Mmsg.wait(&mut pong);
+            backend.wait(&mut pong);
             for arrived in take_turn(&mut pong) {
                 stage(&mut pong, arrived.socket.0, arrived.peer, &arrived.bytes);
                 pong.flush().unwrap();
@@ -192,22 +171,19 @@ fn no_wake_up_is_lost_between_two_threads() {
     answering.join().unwrap();
 }
 
-#[test]
-fn sockets_survive_a_hand_over() {
-    let clock = Clock::start();
-    let io = one(clock);
+pub fn sockets_survive_a_hand_over(backend: Kernel) {
+    let io = backend.one();
     let addr = io.local_addr(FIRST);
     let peer = UdpSocket::bind(localhost()).unwrap();
     peer.send_to(b"for whoever comes", addr).unwrap();
     let inherited = io.sockets()[0].try_clone().unwrap();
     drop(io);
-    let mut successor = MmsgIo::new(vec![inherited], &options(), clock).unwrap();
+    let mut successor = backend.over(vec![inherited], &options());
     assert_eq!(successor.local_addr(FIRST), addr);
-    assert_eq!(collect(&Mmsg, &mut successor, 1)[0].bytes, b"for whoever comes");
+    assert_eq!(collect(&backend, &mut successor, 1)[0].bytes, b"for whoever comes");
 }
 
-#[test]
-fn a_back_end_can_move_to_its_thread() {
+pub fn a_back_end_can_move_to_its_thread(backend: Kernel) {
     fn movable<T: Send>(_: &T) {}
-    movable(&one(Clock::start()));
+    movable(&backend.one());
 }

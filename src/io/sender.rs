@@ -1,0 +1,346 @@
+//! Sending a turn: one message per destination where segmentation offload works, as many messages in a
+//! call as it takes. The call itself is the back end's ([`SendCall`]).
+//!
+//! Frames that lie apart are first copied side by side if they are short: for messages of 32 to 128
+//! frames of 256 bytes that was 20 ns a frame less than a vector for each. Frames that lie side by
+//! side already, as those of one merged datagram do, leave from where they are.
+
+use std::mem::zeroed;
+use std::net::{IpAddr, SocketAddr};
+
+use libc::c_int;
+
+use super::IoCounters;
+use super::chains::Chains;
+use super::cmsg::{self, Control};
+use super::packing::{Limits, Packed, RANGES_MAX, Range, SEGMENTS_MAX, next_message};
+use super::sockaddr::RawAddr;
+use crate::batch::{Rx, SocketId, Tx};
+
+/// The most messages of one call.
+pub const MESSAGES_MAX: usize = 64;
+
+/// Ranges of all messages of one call.
+const RANGES_TOTAL: usize = 4 * RANGES_MAX;
+
+/// Ranges of at most this length on average are copied.
+const COPIED_MAX: usize = 1024;
+
+/// Bytes that can be copied for one call; what does not fit is sent by vectors.
+const COPIES_TOTAL: usize = 256 << 10;
+
+/// Messages that are ready for the call: three slices of one length, [`MESSAGES_MAX`] at most.
+pub struct Messages<'a> {
+    /// What to send. The lengths that sendmmsg(2) writes are not read.
+    pub headers: &'a mut [libc::mmsghdr],
+    /// Which sockets to send from.
+    pub sockets: &'a [SocketId],
+    /// Takes what the kernel said: zero, or the error number.
+    pub answers: &'a mut [c_int],
+}
+
+/// How messages get to the kernel.
+pub trait SendCall {
+    /// Whether a call carries messages of several sockets.
+    const MIXES_SOCKETS: bool;
+
+    /// Tries messages once each, in their order, and returns how many it has tried: at least one.
+    /// None of them is under way any more.
+    ///
+    /// # Safety
+    ///
+    /// Every pointer in the headers must be null or valid for the length beside it, for reading.
+    unsafe fn send(&mut self, messages: Messages<'_>) -> usize;
+}
+
+/// A message that waits for the call.
+struct Message {
+    to: SocketAddr,
+    source_ip: Option<IpAddr>,
+    first_range: usize,
+    packed: Packed,
+    /// How many vectors it has, from the one with the number of its first range on.
+    vectors: usize,
+}
+
+impl Message {
+    fn ranges(&self) -> std::ops::Range<usize> {
+        self.first_range..self.first_range + self.packed.ranges
+    }
+
+    fn vectors(&self) -> std::ops::Range<usize> {
+        self.first_range..self.first_range + self.vectors
+    }
+
+    fn segment_size(&self) -> Option<u16> {
+        // At most 65,507 where there is more than one.
+        (self.packed.datagrams() > 1).then_some(self.packed.segment_size as u16)
+    }
+}
+
+/// Messages and the headers for a call, allocated once.
+pub struct Sender {
+    chains: Chains,
+    messages: Vec<Message>,
+    /// Per message: the socket it leaves from.
+    sockets: Vec<SocketId>,
+    answers: Box<[c_int]>,
+    ranges: Vec<Range>,
+    headers: Box<[libc::mmsghdr]>,
+    vectors: Box<[libc::iovec]>,
+    names: Box<[RawAddr]>,
+    controls: Box<[Control]>,
+    /// Frames that were copied for the call.
+    copies: Vec<u8>,
+    /// The vectors of one datagram of a message whose segmentation was refused.
+    single: Vec<libc::iovec>,
+    segments: usize,
+}
+
+// SAFETY: the pointers within are written before each call and used by that call only.
+unsafe impl Send for Sender {}
+
+impl Sender {
+    /// For this many sockets, and at most this many destinations in a turn.
+    pub fn new(socket_count: usize, destinations_max: usize, gso: bool) -> Self {
+        // SAFETY: C structures of integers and pointers, for which zero is a value.
+        let (header, vector) = unsafe { (zeroed::<libc::mmsghdr>(), zeroed::<libc::iovec>()) };
+        Sender {
+            chains: Chains::new(socket_count, destinations_max),
+            messages: Vec::with_capacity(MESSAGES_MAX),
+            sockets: Vec::with_capacity(MESSAGES_MAX),
+            answers: vec![0; MESSAGES_MAX].into(),
+            ranges: Vec::with_capacity(RANGES_TOTAL),
+            headers: vec![header; MESSAGES_MAX].into(),
+            vectors: vec![vector; RANGES_TOTAL].into(),
+            names: vec![RawAddr::EMPTY; MESSAGES_MAX].into(),
+            controls: vec![Control::EMPTY; MESSAGES_MAX].into(),
+            copies: Vec::with_capacity(COPIES_TOTAL),
+            single: Vec::with_capacity(RANGES_MAX),
+            segments: if gso { SEGMENTS_MAX } else { 1 },
+        }
+    }
+
+    /// Sends all frames of the turn. What cannot be sent is counted.
+    pub fn flush<C: SendCall>(&mut self, call: &mut C, rx: &Rx, tx: &Tx, counters: &mut IoCounters) {
+        self.chains.link(tx);
+        while let Some(socket) = self.chains.next_socket() {
+            while let Some(destination) = self.chains.next_destination(socket) {
+                self.pack(call, destination, rx, tx, counters);
+            }
+            if !C::MIXES_SOCKETS {
+                self.send(call, rx, tx, counters);
+            }
+        }
+        self.send(call, rx, tx, counters);
+    }
+
+    /// Makes messages of the frames of one destination; sends when there is no room for more.
+    fn pack<C: SendCall>(
+        &mut self,
+        call: &mut C,
+        destination: usize,
+        rx: &Rx,
+        tx: &Tx,
+        counters: &mut IoCounters,
+    ) {
+        let destination = &tx.destinations()[destination];
+        let mut frames = tx.frames(destination).filter(|frame| frame.len > 0).peekable();
+        loop {
+            if self.messages.len() == MESSAGES_MAX || self.ranges.len() + RANGES_MAX > RANGES_TOTAL {
+                self.send(call, rx, tx, counters);
+            }
+            let first_range = self.ranges.len();
+            let limits = Limits { frames_per_datagram: tx.frames_per_datagram(), segments: self.segments };
+            let Some(packed) = next_message(&mut frames, limits, &mut self.ranges) else { break };
+            let (to, source_ip) = (destination.to, destination.source_ip);
+            self.messages.push(Message { to, source_ip, first_range, packed, vectors: 0 });
+            self.sockets.push(destination.socket);
+        }
+    }
+
+    /// Sends the messages that wait.
+    fn send<C: SendCall>(&mut self, call: &mut C, rx: &Rx, tx: &Tx, counters: &mut IoCounters) {
+        for index in 0..self.messages.len() {
+            self.prepare(index, rx, tx);
+        }
+        let mut at = 0;
+        while at < self.messages.len() {
+            let waiting = at..self.messages.len();
+            let messages = Messages {
+                headers: &mut self.headers[waiting.clone()],
+                sockets: &self.sockets[waiting.clone()],
+                answers: &mut self.answers[waiting],
+            };
+            // SAFETY: `prepare` has just pointed these headers at a name, vectors and, where the
+            // length is not zero, control data, all of them in memory of `self`, `rx` and `tx` that
+            // does not move before the call; it only reads what the headers point to.
+            let tried = unsafe { call.send(messages) };
+            for index in at..at + tried {
+                match self.answers[index] {
+                    0 => counters.sent += self.messages[index].packed.datagrams() as u64,
+                    errno => self.refused(call, index, errno, counters),
+                }
+            }
+            at += tried;
+        }
+        self.messages.clear();
+        self.sockets.clear();
+        self.ranges.clear();
+        self.copies.clear();
+    }
+
+    fn prepare(&mut self, index: usize, rx: &Rx, tx: &Tx) {
+        let message = &mut self.messages[index];
+        let ranges = &self.ranges[message.ranges()];
+        let vectors = &mut self.vectors[message.ranges()];
+        message.vectors = point(vectors, ranges, message.packed.bytes, &mut self.copies, rx, tx);
+        let control = &mut self.controls[index];
+        let control_len = cmsg::encode(control, message.segment_size(), message.source_ip);
+        let header = &mut self.headers[index].msg_hdr;
+        header.msg_iov = vectors.as_mut_ptr();
+        header.msg_iovlen = message.vectors as _;
+        header.msg_namelen = self.names[index].encode(message.to);
+        header.msg_name = (&raw mut self.names[index]).cast();
+        header.msg_control = control.0.as_mut_ptr().cast();
+        header.msg_controllen = control_len as _;
+    }
+
+    /// Deals with a message that the kernel did not take.
+    fn refused<C: SendCall>(&mut self, call: &mut C, index: usize, errno: c_int, counters: &mut IoCounters) {
+        let datagrams = self.messages[index].packed.datagrams();
+        if datagrams == 1 || !may_be_segmentation(errno) {
+            count_refused(errno, datagrams, counters);
+        } else if self.send_singly(call, index, counters) {
+            self.segments = 1;
+            counters.gso_off = 1;
+        }
+    }
+
+    /// Sends the datagrams of a message one by one. True if one of them was taken: then it was the
+    /// segmentation that the kernel refused, and not, say, the address.
+    fn send_singly<C: SendCall>(&mut self, call: &mut C, index: usize, counters: &mut IoCounters) -> bool {
+        let message = &self.messages[index];
+        let control_len = cmsg::encode(&mut self.controls[index], None, message.source_ip);
+        let header = &mut self.headers[index..=index];
+        header[0].msg_hdr.msg_controllen = control_len as _;
+
+        let mut taken = false;
+        let mut rest = self.vectors[message.vectors()].iter().copied().peekable();
+        while rest.peek().is_some() {
+            take_bytes(&mut rest, message.packed.segment_size, &mut self.single);
+            header[0].msg_hdr.msg_iov = self.single.as_mut_ptr();
+            header[0].msg_hdr.msg_iovlen = self.single.len() as _;
+            let mut answer = 0;
+            let messages = Messages {
+                headers: header,
+                sockets: &self.sockets[index..=index],
+                answers: std::slice::from_mut(&mut answer),
+            };
+            // SAFETY: the header is that of `send`, with other vectors, which point into the same
+            // memory.
+            unsafe { call.send(messages) };
+            match answer {
+                0 => {
+                    counters.sent += 1;
+                    taken = true;
+                }
+                errno => count_refused(errno, 1, counters),
+            }
+        }
+        taken
+    }
+}
+
+/// Points vectors at the bytes of a message and returns how many it took: one for each range, or one
+/// for a copy of all.
+fn point(
+    vectors: &mut [libc::iovec],
+    ranges: &[Range],
+    bytes: usize,
+    copies: &mut Vec<u8>,
+    rx: &Rx,
+    tx: &Tx,
+) -> usize {
+    let range_bytes = |r: &Range| tx.range(rx, r.slot, r.offset, r.len);
+    let is_scattered = ranges.len() > 1 && bytes <= ranges.len() * COPIED_MAX;
+    if is_scattered && copies.len() + bytes <= copies.capacity() {
+        let start = copies.len();
+        ranges.iter().for_each(|range| copies.extend_from_slice(range_bytes(range)));
+        vectors[0] = vector(&copies[start..]);
+        return 1;
+    }
+    for (place, range) in vectors.iter_mut().zip(ranges) {
+        *place = vector(range_bytes(range));
+    }
+    ranges.len()
+}
+
+/// A vector for bytes that are only read.
+fn vector(bytes: &[u8]) -> libc::iovec {
+    libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() }
+}
+
+/// Moves the next `count` bytes to `into`, fewer if there are no more.
+fn take_bytes(
+    rest: &mut std::iter::Peekable<impl Iterator<Item = libc::iovec>>,
+    mut count: usize,
+    into: &mut Vec<libc::iovec>,
+) {
+    into.clear();
+    while count > 0
+        && let Some(vector) = rest.peek_mut()
+    {
+        let len = vector.iov_len.min(count);
+        into.push(libc::iovec { iov_base: vector.iov_base, iov_len: len });
+        count -= len;
+        if len == vector.iov_len {
+            rest.next();
+        } else {
+            vector.iov_base = vector.iov_base.wrapping_byte_add(len);
+            vector.iov_len -= len;
+        }
+    }
+}
+
+/// What kernels answer to UDP_SEGMENT: EIO where the device cannot checksum, EINVAL where a segment
+/// does not fit the path or the option is unknown to the route, the others where it is unknown.
+fn may_be_segmentation(errno: c_int) -> bool {
+    matches!(errno, libc::EIO | libc::EINVAL | libc::EOPNOTSUPP | libc::ENOPROTOOPT)
+}
+
+fn count_refused(errno: c_int, datagrams: usize, counters: &mut IoCounters) {
+    let counter = match errno {
+        libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM => &mut counters.send_full,
+        _ => &mut counters.send_failed,
+    };
+    *counter += datagrams as u64;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_message_is_cut_at_its_segments() {
+        let memory = [0u8; 700];
+        let mut rest = [&memory[..512], &memory[600..650], &memory[650..]].map(vector).into_iter().peekable();
+        let mut datagrams = Vec::new();
+        let mut single = Vec::new();
+        while rest.peek().is_some() {
+            take_bytes(&mut rest, 256, &mut single);
+            let offset = |v: &libc::iovec| v.iov_base as usize - memory.as_ptr() as usize;
+            datagrams.push(single.iter().map(|v| (offset(v), v.iov_len)).collect::<Vec<_>>());
+        }
+        assert_eq!(datagrams, [vec![(0, 256)], vec![(256, 256)], vec![(600, 50), (650, 50)]]);
+    }
+
+    #[test]
+    fn refusals_are_told_apart() {
+        let mut counters = IoCounters::default();
+        for code in [libc::EAGAIN, libc::ENOBUFS, libc::EPERM, libc::ECONNREFUSED, libc::EMSGSIZE] {
+            count_refused(code, 10, &mut counters);
+        }
+        assert_eq!((counters.send_full, counters.send_failed), (20, 30));
+    }
+}

@@ -1,0 +1,307 @@
+//! What is under way in the ring, and what has come back.
+//!
+//! Receiving: one multishot recvmsg per socket, all of them into the same free slots. It ends when no slot is left
+//! (ENOBUFS), after a datagram without bytes and after an error, and is then started again, at the next wait. Those
+//! that got no slot in this turn go first, so a flooded socket keeps no other waiting for longer than a turn.
+//!
+//! Sending: a batch is handed over and completed within the call. A send that may not wait (MSG_DONTWAIT) is carried
+//! out while it is submitted: `io_issue_sqe` fails it on EAGAIN instead of trying later (REQ_F_NOWAIT, io_uring/net.c).
+//! So its completion is there when the call returns; if it ever is not, the next one waits for it.
+
+use std::collections::VecDeque;
+use std::io;
+use std::mem::zeroed;
+use std::net::UdpSocket;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use io_uring::{cqueue, opcode, types};
+use libc::c_int;
+
+use super::super::IoCounters;
+use super::super::sender::{MESSAGES_MAX, Messages};
+use super::message::{CONTROL_ROOM, NAME_ROOM};
+use super::ring::{Ring, Wait};
+use super::slots::{GROUP, SlotRing};
+use super::token::Token;
+use crate::batch::{Rx, SocketId};
+
+/// A slot that the kernel has filled.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Filled {
+    pub(super) socket: SocketId,
+    pub(super) slot: u16,
+    /// Bytes, the header included.
+    pub(super) len: usize,
+}
+
+/// The sizes of the two queues.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sizes {
+    pub(super) submissions: usize,
+    pub(super) completions: usize,
+}
+
+impl Sizes {
+    /// Completions for all that can be under way at once: each slot filled, each receive and the waker ended, a batch
+    /// sent. So the completion queue never overflows.
+    pub(super) fn for_all(slot_count: usize, socket_count: usize) -> Self {
+        let submissions = 2 * MESSAGES_MAX;
+        let completions = slot_count + socket_count + MESSAGES_MAX + 2;
+        Sizes { submissions, completions: completions.max(2 * submissions) }
+    }
+}
+
+/// The ring and all that is under way in it.
+pub(super) struct Engine {
+    // First, so that it is closed before the memory that it knows is freed.
+    ring: Ring,
+    slots: SlotRing,
+    slot_count: usize,
+    /// Slots that the kernel may fill.
+    free_count: usize,
+    /// Only the two lengths in it count.
+    receive_header: Box<libc::msghdr>,
+    arrived: VecDeque<Filled>,
+    /// Sockets on which nothing is received: those that have filled no slot in this turn.
+    starved: VecDeque<SocketId>,
+    /// The others.
+    ended: VecDeque<SocketId>,
+    /// Per socket: slots filled in this turn.
+    filled: Box<[u32]>,
+    /// Where the waker is among the registered files, behind the sockets.
+    waker: u32,
+    waker_is_watched: bool,
+    receives_under_way: usize,
+    sends_under_way: usize,
+    answers: Box<[c_int]>,
+    /// Something other than a datagram has come that a wait ends for.
+    has_news: bool,
+    out_of_slots: u64,
+    completions_delayed: u64,
+}
+
+// SAFETY: the pointers in the header are null.
+unsafe impl Send for Engine {}
+
+impl Engine {
+    /// For these sockets, and slots of `rx` that are still to be provided.
+    ///
+    /// # Safety
+    ///
+    /// The memory of `rx` must stay where it is as long as the engine is entered.
+    pub(super) unsafe fn new(
+        sockets: &[UdpSocket],
+        waker: BorrowedFd<'_>,
+        rx: &Rx,
+        sizes: Sizes,
+    ) -> io::Result<Self> {
+        let files: Vec<_> =
+            sockets.iter().map(AsRawFd::as_raw_fd).chain(std::iter::once(waker.as_raw_fd())).collect();
+        let ring = Ring::new(&files, sizes.submissions, sizes.completions)?;
+        let mut slots = SlotRing::new(rx.slot_count())?;
+        // SAFETY: the slot ring is dropped after the ring is closed, see the order of the fields.
+        unsafe { slots.register(&ring)? };
+        // SAFETY: a C structure of integers and pointers, for which zero is a value.
+        let mut receive_header: Box<libc::msghdr> = Box::new(unsafe { zeroed() });
+        receive_header.msg_namelen = NAME_ROOM as _;
+        receive_header.msg_controllen = CONTROL_ROOM as _;
+        Ok(Engine {
+            ring,
+            slots,
+            slot_count: rx.slot_count(),
+            free_count: 0,
+            receive_header,
+            arrived: VecDeque::with_capacity(rx.slot_count()),
+            starved: VecDeque::with_capacity(sockets.len()),
+            ended: (0..sockets.len() as u16).map(SocketId).collect(),
+            filled: vec![0; sockets.len()].into(),
+            waker: sockets.len() as u32,
+            waker_is_watched: false,
+            receives_under_way: 0,
+            sends_under_way: 0,
+            answers: vec![0; MESSAGES_MAX].into(),
+            has_news: false,
+            out_of_slots: 0,
+            completions_delayed: 0,
+        })
+    }
+
+    /// Takes over what a predecessor over the same slots has received and not given out.
+    pub(super) fn inherit(&mut self, predecessor: &mut Engine) {
+        predecessor.take_in();
+        for filled in predecessor.arrived.drain(..) {
+            self.arrived.push_back(filled);
+        }
+        self.out_of_slots = predecessor.out_of_slots;
+        self.completions_delayed = predecessor.completions_delayed;
+    }
+
+    /// Slots that were filled and not given out.
+    pub(super) fn arrived(&self) -> impl Iterator<Item = u16> {
+        self.arrived.iter().map(|filled| filled.slot)
+    }
+
+    /// Whether this thread may use the engine.
+    pub(super) fn is_of_this_thread(&mut self) -> io::Result<bool> {
+        self.ring.is_of_this_thread()
+    }
+
+    /// Starts what has ended: receives, and the watch over the waker.
+    pub(super) fn start_what_ended(&mut self) -> io::Result<()> {
+        while let Some(socket) = self.starved.pop_front().or_else(|| self.ended.pop_front()) {
+            self.start_receive(socket)?;
+        }
+        if !self.waker_is_watched {
+            let entry = opcode::PollAdd::new(types::Fixed(self.waker), libc::POLLIN as u32).multi(true);
+            // SAFETY: points to nothing.
+            unsafe { self.ring.push(&entry.build().user_data(Token::Waker.encode()))? };
+            self.waker_is_watched = true;
+        }
+        Ok(())
+    }
+
+    fn start_receive(&mut self, socket: SocketId) -> io::Result<()> {
+        let header = &raw const *self.receive_header;
+        let entry = opcode::RecvMsgMulti::new(types::Fixed(socket.0.into()), header, GROUP);
+        let entry = entry.build().user_data(Token::Receive(socket).encode());
+        // SAFETY: the header is boxed and lives as long as the ring. The slots that the kernel fills are free ones of
+        // memory that stays where it is (`Engine::new`), and it fills them while this thread is in `Ring::enter`.
+        unsafe { self.ring.push(&entry)? };
+        self.receives_under_way += 1;
+        Ok(())
+    }
+
+    /// Enters the kernel and takes in what has come. True if a signal has ended the wait.
+    pub(super) fn enter(&mut self, wait: Wait) -> io::Result<bool> {
+        let interrupted = self.ring.enter(wait)?;
+        self.take_in();
+        Ok(interrupted)
+    }
+
+    fn take_in(&mut self) {
+        if self.ring.has_overflowed() {
+            self.completions_delayed += 1;
+        }
+        let Engine { ring, arrived, starved, ended, filled, answers, .. } = self;
+        for completion in ring.completions() {
+            let (result, flags) = (completion.result(), completion.flags());
+            let goes_on = cqueue::more(flags);
+            match Token::decode(completion.user_data()) {
+                Some(Token::Receive(socket)) => {
+                    let filled = &mut filled[socket.0 as usize];
+                    if let Some(slot) = cqueue::buffer_select(flags) {
+                        arrived.push_back(Filled { socket, slot, len: result.max(0) as usize });
+                        *filled += 1;
+                        self.free_count -= 1;
+                    }
+                    if goes_on {
+                        continue;
+                    }
+                    self.receives_under_way -= 1;
+                    self.has_news = true;
+                    if result == -libc::ENOBUFS {
+                        self.out_of_slots += 1;
+                    }
+                    if *filled == 0 { starved.push_back(socket) } else { ended.push_back(socket) }
+                }
+                Some(Token::Send(number)) => {
+                    answers[usize::from(number)] = (-result).max(0);
+                    self.sends_under_way -= 1;
+                }
+                Some(Token::Waker) => {
+                    self.waker_is_watched = goes_on;
+                    self.has_news = true;
+                }
+                None => debug_assert!(false, "a completion of nobody: {completion:?}"),
+            }
+        }
+    }
+
+    /// Whether a wait is over.
+    pub(super) fn has_news(&self) -> bool {
+        self.has_news || !self.arrived.is_empty()
+    }
+
+    /// The news has been told.
+    pub(super) fn forget_news(&mut self) {
+        self.has_news = false;
+    }
+
+    /// The next slot that was filled. It is the caller's until it is given back.
+    pub(super) fn next_filled(&mut self) -> Option<Filled> {
+        self.arrived.pop_front()
+    }
+
+    /// Ends the turn of these slots, and gives them back to the kernel.
+    pub(super) fn give_back(&mut self, rx: &mut Rx, filled: impl Iterator<Item = Filled>) {
+        let Engine { filled: per_socket, slots, free_count, .. } = self;
+        for Filled { socket, slot, .. } in filled {
+            per_socket[socket.0 as usize] = 0;
+            slots.provide(slot, rx.slot_mut(slot));
+            *free_count += 1;
+        }
+        slots.publish();
+    }
+
+    /// Gives the kernel slots that were never used.
+    pub(super) fn provide(&mut self, rx: &mut Rx, free: impl Iterator<Item = u16>) {
+        for slot in free {
+            self.slots.provide(slot, rx.slot_mut(slot));
+            self.free_count += 1;
+        }
+        self.slots.publish();
+    }
+
+    /// Brings what was counted here into the accounts.
+    pub(super) fn account(&self, counters: &mut IoCounters) {
+        counters.out_of_slots = self.out_of_slots;
+        counters.completions_delayed = self.completions_delayed;
+    }
+
+    /// Cancels everything and waits until nothing is under way. Works in the thread that the ring belongs to only.
+    pub(super) fn finish(&mut self) -> io::Result<()> {
+        const TRIES: usize = 100;
+        for _ in 0..TRIES {
+            self.enter(Wait::Submit)?; // else what was pushed last would not be cancelled
+            self.ring.cancel_all()?;
+            self.enter(Wait::Look)?;
+            if self.receives_under_way + self.sends_under_way == 0 && !self.waker_is_watched {
+                break;
+            }
+        }
+        // Else the sockets would stay open until the kernel has taken the ring apart, some time after it is closed.
+        self.ring.submitter().unregister_buf_ring(GROUP)?;
+        self.ring.submitter().unregister_files()
+    }
+
+    /// Hands messages over, of any sockets, and returns when they have completed.
+    ///
+    /// # Safety
+    ///
+    /// As [`SendCall::send`](super::super::sender::SendCall::send).
+    pub(super) unsafe fn send(&mut self, messages: Messages<'_>) -> usize {
+        let count = messages.headers.len().min(MESSAGES_MAX);
+        self.answers[..count].fill(libc::EIO); // for what never gets to the kernel
+        for ((header, socket), number) in messages.headers.iter().zip(messages.sockets).take(count).zip(0..) {
+            let entry = opcode::SendMsg::new(types::Fixed(socket.0.into()), &raw const header.msg_hdr);
+            let entry = entry.flags(libc::MSG_DONTWAIT as u32).build();
+            // SAFETY: what the header points to is valid by the caller's promise, and it does not return before the
+            // send has completed.
+            if unsafe { self.ring.push(&entry.user_data(Token::Send(number).encode())) }.is_err() {
+                break;
+            }
+            self.sends_under_way += 1;
+        }
+        // Takes in what has arrived meanwhile, if there are slots enough: then the next wait needs no call.
+        let mut wait = if 2 * self.free_count > self.slot_count { Wait::Look } else { Wait::Submit };
+        while self.sends_under_way > 0 {
+            // A ring that has failed takes no further submission, so nothing is sent later.
+            if self.enter(wait).is_err() {
+                self.sends_under_way = 0;
+            }
+            wait = Wait::For(None);
+        }
+        messages.answers[..count].copy_from_slice(&self.answers[..count]);
+        count
+    }
+}

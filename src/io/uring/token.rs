@@ -1,0 +1,55 @@
+//! What a completion is about, as the 64 bits of user_data that come back with it: a tag and a small number. Pure.
+
+use crate::batch::SocketId;
+
+/// What was asked of the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Token {
+    /// Receiving on a socket.
+    Receive(SocketId),
+    /// The message with this number within its call.
+    Send(u16),
+    /// Watching the waker.
+    Waker,
+}
+
+const RECEIVE: u64 = 1 << 16;
+const SEND: u64 = 2 << 16;
+const WAKER: u64 = 3 << 16;
+
+impl Token {
+    pub(super) fn encode(self) -> u64 {
+        match self {
+            Token::Receive(socket) => RECEIVE | u64::from(socket.0),
+            Token::Send(number) => SEND | u64::from(number),
+            Token::Waker => WAKER,
+        }
+    }
+
+    /// `None` for what this back end has never asked.
+    pub(super) fn decode(user_data: u64) -> Option<Token> {
+        let number = user_data as u16;
+        match user_data & !0xffff {
+            RECEIVE => Some(Token::Receive(SocketId(number))),
+            SEND => Some(Token::Send(number)),
+            WAKER => Some(Token::Waker),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_survive_the_round_trip() {
+        for number in [0, 1, 63, 0x1234, u16::MAX] {
+            for token in [Token::Receive(SocketId(number)), Token::Send(number), Token::Waker] {
+                assert_eq!(Token::decode(token.encode()), Some(token));
+            }
+        }
+        assert_eq!(Token::decode(0), None);
+        assert_eq!(Token::decode(u64::MAX), None);
+    }
+}

@@ -1,0 +1,130 @@
+//! A forwarder that only forwards: what the kernel and the engine cost before a balancer does any of its work.
+//!
+//! It speaks with the same clients and servers as the balancer and takes and sends datagrams in the same way, but neither
+//! checks nor selects nor counts: round robin, the client's address into the frame and out of it, and nothing else. A
+//! balancer's cost divided by this one's, in one run, is what the balancing costs. `tools/bench/compare` runs it.
+
+use std::net::SocketAddr;
+
+use anyhow::Result;
+use clap::Parser;
+use lbd::batch::{FrameRef, Rx, SocketId, Tx};
+use lbd::daemon::{back_end, signals::Stop, turn};
+use lbd::io::socket::{SocketOptions, bind};
+use lbd::io::{IoChoice, IoOptions};
+use lbd::role::Role;
+use lbd::time::{Clock, Instant};
+use lbd::wire::frame::{pack_addr, unpack_addr};
+use lbd::wire::{Frame, Header, Kind, RequestOp, ServerOp};
+use zerocopy::FromBytes;
+
+/// Forwards frames between clients and servers, and does nothing else.
+#[derive(Parser)]
+struct Args {
+    /// Where clients ask
+    #[arg(long, default_value = "127.0.0.1:54001")]
+    front: SocketAddr,
+    /// Where servers register
+    #[arg(long, default_value = "127.0.0.1:54000")]
+    back: SocketAddr,
+    /// Bytes of a frame
+    #[arg(long, default_value_t = 256)]
+    frame: usize,
+    /// Frames that share a datagram, at most
+    #[arg(long, default_value_t = 1)]
+    frames_per_datagram: usize,
+    /// I/O back end: auto, mio or io_uring
+    #[arg(long, default_value_t)]
+    io: IoChoice,
+}
+
+const FRONT: SocketId = SocketId(0);
+const BACK: SocketId = SocketId(1);
+
+struct Forwarder {
+    frame_size: usize,
+    servers: Vec<SocketAddr>,
+    next: usize,
+}
+
+impl Forwarder {
+    /// A request goes to the next server.
+    fn request(&mut self, peer: SocketAddr, at: FrameRef, header: &mut Header, tx: &mut Tx) {
+        let Some(&server) = self.servers.get(self.next) else { return };
+        self.next = (self.next + 1) % self.servers.len();
+        let (ip, port) = pack_addr(peer);
+        header.client_ip = ip;
+        header.client_port.set(port);
+        send(BACK, server, at, tx);
+    }
+
+    /// A reply goes to the client in it.
+    fn reply(&mut self, at: FrameRef, header: &mut Header, tx: &mut Tx) {
+        header.kind = Kind::ClientResponse as u8;
+        header.op = 0;
+        send(FRONT, unpack_addr(header.client_ip, header.client_port.get()), at, tx);
+    }
+
+    /// A server that asks is in, whoever it is: the SYNC that it waits for makes it a member.
+    fn register(&mut self, peer: SocketAddr, at: FrameRef, bytes: &mut [u8], tx: &mut Tx) {
+        let (asked, _) = Header::read_from_prefix(bytes).expect("a whole frame");
+        let slot = self.servers.iter().position(|&known| known == peer).unwrap_or_else(|| {
+            self.servers.push(peer);
+            self.servers.len() - 1
+        });
+        let mut header = Header::new(Kind::ControllerRequest, self.frame_size);
+        header.op = RequestOp::Sync as u8;
+        header.sequence = asked.sequence;
+        header.server_epoch = asked.server_epoch;
+        header.slot.set(slot as u16);
+        Frame::write(bytes, &header, &[]);
+        send(BACK, peer, at, tx);
+    }
+}
+
+fn send(socket: SocketId, to: SocketAddr, at: FrameRef, tx: &mut Tx) {
+    if let Some(destination) = tx.destination(socket, to, None) {
+        let _ = tx.push(destination, at); // a full turn: the floor need not count it
+    }
+}
+
+impl Role for Forwarder {
+    fn on_batch(&mut self, _: Instant, rx: &mut Rx, tx: &mut Tx) {
+        for index in 0..rx.len() {
+            let (received, bytes) = rx.get_mut(index);
+            for (number, frame) in bytes.chunks_exact_mut(self.frame_size).enumerate() {
+                let offset = received.start + (number * self.frame_size) as u32;
+                let at = FrameRef { slot: received.slot, len: self.frame_size as u16, offset };
+                let (header, _) = Header::mut_from_prefix(frame).expect("a whole frame");
+                if received.socket == FRONT {
+                    self.request(received.peer, at, header, tx);
+                } else if header.op == ServerOp::Reply as u8 {
+                    self.reply(at, header, tx);
+                } else if header.op == ServerOp::Register as u8 {
+                    self.register(received.peer, at, frame, tx);
+                }
+            }
+        }
+    }
+
+    fn on_timeout(&mut self, _: Instant, _: &mut Tx) {}
+
+    fn next_deadline(&self) -> Option<Instant> {
+        None
+    }
+}
+
+fn main() -> Result<()> {
+    let args = Args::parse();
+    let plain = SocketOptions::default();
+    let sockets = vec![bind(args.front, &plain)?, bind(args.back, &plain)?];
+    let clock = Clock::start();
+    let options = IoOptions::for_frames(args.frame, args.frames_per_datagram);
+    let mut io = back_end(args.io, sockets, &options, clock)?;
+    let stop = Stop::on_signals(vec![io.waker()])?;
+    let mut role = Forwarder { frame_size: args.frame, servers: vec![], next: 0 };
+    while !stop.is_asked() {
+        turn(&mut io, &mut role, &clock)?;
+    }
+    Ok(())
+}
