@@ -18,7 +18,7 @@ use lbd::wire::frame::{pack_addr, unpack_addr};
 use lbd::wire::{Frame, Header, Kind, RequestOp, ServerOp};
 use zerocopy::FromBytes;
 
-/// Forwards frames between clients and servers, and does nothing else.
+/// Forwards frames between clients and servers, and does nothing else; or, with --answer, is a server for whoever asks.
 #[derive(Parser)]
 struct Args {
     /// Where clients ask
@@ -33,6 +33,9 @@ struct Args {
     /// Frames that share a datagram, at most
     #[arg(long, default_value_t = 1)]
     frames_per_datagram: usize,
+    /// Turn every request into its answer instead of forwarding it
+    #[arg(long)]
+    answer: bool,
     /// I/O back end: auto, mio or io_uring
     #[arg(long, default_value_t)]
     io: IoChoice,
@@ -43,6 +46,7 @@ const BACK: SocketId = SocketId(1);
 
 struct Forwarder {
     frame_size: usize,
+    answers: bool,
     servers: Vec<SocketAddr>,
     next: usize,
 }
@@ -96,7 +100,10 @@ impl Role for Forwarder {
                 let offset = received.start + (number * self.frame_size) as u32;
                 let at = FrameRef { slot: received.slot, len: self.frame_size as u16, offset };
                 let (header, _) = Header::mut_from_prefix(frame).expect("a whole frame");
-                if received.socket == FRONT {
+                if self.answers {
+                    header.kind = Kind::ClientResponse as u8;
+                    send(FRONT, received.peer, at, tx);
+                } else if received.socket == FRONT {
                     self.request(received.peer, at, header, tx);
                 } else if header.op == ServerOp::Reply as u8 {
                     self.reply(at, header, tx);
@@ -117,12 +124,15 @@ impl Role for Forwarder {
 fn main() -> Result<()> {
     let args = Args::parse();
     let plain = SocketOptions::default();
-    let sockets = vec![bind(args.front, &plain)?, bind(args.back, &plain)?];
+    let mut sockets = vec![bind(args.front, &plain)?];
+    if !args.answer {
+        sockets.push(bind(args.back, &plain)?);
+    }
     let clock = Clock::start();
     let options = IoOptions::for_frames(args.frame, args.frames_per_datagram);
     let mut io = back_end(args.io, sockets, &options, clock)?;
     let stop = Stop::on_signals(vec![io.waker()])?;
-    let mut role = Forwarder { frame_size: args.frame, servers: vec![], next: 0 };
+    let mut role = Forwarder { frame_size: args.frame, answers: args.answer, servers: vec![], next: 0 };
     while !stop.is_asked() {
         turn(&mut io, &mut role, &clock)?;
     }
