@@ -1,7 +1,8 @@
 //! One turn there and back between two back ends on loopback, in one thread: `cargo bench --bench io`.
 //!
 //! Named by what varies: the back end, whether segments are merged (`gso`) or each datagram is on its own
-//! (`plain`), and how many datagrams of 256 bytes a turn has. `many_sockets`: they are spread over 16 sockets a side.
+//! (`plain`), and how many datagrams of 256 bytes a turn has. `many_sockets`: they are spread over 16 sockets
+//! a side.
 
 use std::net::{Ipv4Addr, SocketAddr};
 

@@ -16,7 +16,7 @@
 //!
 //! * [`role`]s are state machines: no sockets, clocks, threads or random sources of their own.
 //! * [`io`] knows no frames; [`select`] knows no sockets; [`wire`] knows neither.
-//! * `unsafe` lives in `io::{sys, cmsg, sockaddr, mmsg}` only.
+//! * `unsafe` lives in `io::{sys, cmsg, sockaddr, sender, mmsg, uring}` only.
 //!
 //! `docs/ARCHITECTURE.md` has the reasons.
 

@@ -65,8 +65,8 @@ pub enum BackEnd {
 }
 
 impl BackEnd {
-    /// Opens the back end of this choice over these sockets; see [`MmsgIo::new`]. Where there is no io_uring it is mio,
-    /// and the log says so once.
+    /// Opens the back end of this choice over these sockets; see [`MmsgIo::new`]. Where there is no io_uring
+    /// it is mio, and the log says so once.
     pub fn open(
         choice: IoChoice,
         sockets: Vec<UdpSocket>,

@@ -1,4 +1,5 @@
-//! The destinations of a turn, chained by socket: a call that carries messages of one socket only needs them together.
+//! The destinations of a turn, chained by socket: a call that carries messages of one socket only needs them
+//! together.
 
 use crate::batch::{SocketId, Tx};
 

@@ -71,8 +71,8 @@ impl Default for IoOptions {
 }
 
 impl IoOptions {
-    /// Sizes for frames of this size: everything that a turn can receive can be answered, beside a thousand frames
-    /// that a role makes itself.
+    /// Sizes for frames of this size: everything that a turn can receive can be answered, beside a thousand
+    /// frames that a role makes itself.
     pub fn for_frames(frame_size: usize, frames_per_datagram: usize) -> Self {
         const STAGED: usize = 1024;
         let options = IoOptions { frames_per_datagram, ..IoOptions::default() };
@@ -110,10 +110,11 @@ pub struct IoCounters {
     pub send_failed: u64,
     /// How often segmentation offload was refused by the kernel and switched off: 0 or 1.
     pub gso_off: u64,
-    /// How often a socket had to wait since all slots of the turn were taken (io_uring's ENOBUFS). Nothing is lost by
-    /// it: the datagrams are in the socket's buffer.
+    /// How often a socket had to wait since all slots of the turn were taken (io_uring's ENOBUFS). Nothing is
+    /// lost by it: the datagrams are in the socket's buffer.
     pub out_of_slots: u64,
-    /// How often the completion queue was full and the kernel kept completions back (io_uring). Nothing is lost by it.
+    /// How often the completion queue was full and the kernel kept completions back (io_uring). Nothing is
+    /// lost by it.
     pub completions_delayed: u64,
 }
 

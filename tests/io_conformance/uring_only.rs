@@ -1,4 +1,5 @@
-//! What only io_uring can be asked: slots that the kernel picks, a ring that belongs to a thread, and its absence.
+//! What only io_uring can be asked: slots that the kernel picks, a ring that belongs to a thread, and its
+//! absence.
 
 use std::io::{Read, Seek};
 use std::net::{SocketAddr, UdpSocket};

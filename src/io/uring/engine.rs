@@ -1,12 +1,14 @@
 //! What is under way in the ring, and what has come back.
 //!
-//! Receiving: one multishot recvmsg per socket, all of them into the same free slots. It ends when no slot is left
-//! (ENOBUFS), after a datagram without bytes and after an error, and is then started again, at the next wait. Those
-//! that got no slot in this turn go first, so a flooded socket keeps no other waiting for longer than a turn.
+//! Receiving: one multishot recvmsg per socket, all of them into the same free slots. It ends when no slot is
+//! left (ENOBUFS), after a datagram without bytes and after an error, and is then started again, at the next
+//! wait. Those that got no slot in this turn go first, so a flooded socket keeps no other waiting for longer
+//! than a turn.
 //!
-//! Sending: a batch is handed over and completed within the call. A send that may not wait (MSG_DONTWAIT) is carried
-//! out while it is submitted: `io_issue_sqe` fails it on EAGAIN instead of trying later (REQ_F_NOWAIT, io_uring/net.c).
-//! So its completion is there when the call returns; if it ever is not, the next one waits for it.
+//! Sending: a batch is handed over and completed within the call. A send that may not wait (MSG_DONTWAIT) is
+//! carried out while it is submitted: `io_issue_sqe` fails it on EAGAIN instead of trying later
+//! (REQ_F_NOWAIT, io_uring/net.c). So its completion is there when the call returns; if it ever is not, the
+//! next one waits for it.
 
 use std::collections::VecDeque;
 use std::io;
@@ -42,8 +44,8 @@ pub(super) struct Sizes {
 }
 
 impl Sizes {
-    /// Completions for all that can be under way at once: each slot filled, each receive and the waker ended, a batch
-    /// sent. So the completion queue never overflows.
+    /// Completions for all that can be under way at once: each slot filled, each receive and the waker ended,
+    /// a batch sent. So the completion queue never overflows.
     pub(super) fn for_all(slot_count: usize, socket_count: usize) -> Self {
         let submissions = 2 * MESSAGES_MAX;
         let completions = slot_count + socket_count + MESSAGES_MAX + 2;
@@ -164,8 +166,9 @@ impl Engine {
         let header = &raw const *self.receive_header;
         let entry = opcode::RecvMsgMulti::new(types::Fixed(socket.0.into()), header, GROUP);
         let entry = entry.build().user_data(Token::Receive(socket).encode());
-        // SAFETY: the header is boxed and lives as long as the ring. The slots that the kernel fills are free ones of
-        // memory that stays where it is (`Engine::new`), and it fills them while this thread is in `Ring::enter`.
+        // SAFETY: the header is boxed and lives as long as the ring. The slots that the kernel fills are free
+        // ones of memory that stays where it is (`Engine::new`), and it fills them while this thread is in
+        // `Ring::enter`.
         unsafe { self.ring.push(&entry)? };
         self.receives_under_way += 1;
         Ok(())
@@ -258,7 +261,8 @@ impl Engine {
         counters.completions_delayed = self.completions_delayed;
     }
 
-    /// Cancels everything and waits until nothing is under way. Works in the thread that the ring belongs to only.
+    /// Cancels everything and waits until nothing is under way. Works in the thread that the ring belongs to
+    /// only.
     pub(super) fn finish(&mut self) -> io::Result<()> {
         const TRIES: usize = 100;
         for _ in 0..TRIES {
@@ -269,7 +273,8 @@ impl Engine {
                 break;
             }
         }
-        // Else the sockets would stay open until the kernel has taken the ring apart, some time after it is closed.
+        // Else the sockets would stay open until the kernel has taken the ring apart, some time after it is
+        // closed.
         self.ring.submitter().unregister_buf_ring(GROUP)?;
         self.ring.submitter().unregister_files()
     }
@@ -285,8 +290,8 @@ impl Engine {
         for ((header, socket), number) in messages.headers.iter().zip(messages.sockets).take(count).zip(0..) {
             let entry = opcode::SendMsg::new(types::Fixed(socket.0.into()), &raw const header.msg_hdr);
             let entry = entry.flags(libc::MSG_DONTWAIT as u32).build();
-            // SAFETY: what the header points to is valid by the caller's promise, and it does not return before the
-            // send has completed.
+            // SAFETY: what the header points to is valid by the caller's promise, and it does not return
+            // before the send has completed.
             if unsafe { self.ring.push(&entry.user_data(Token::Send(number).encode())) }.is_err() {
                 break;
             }

@@ -1,5 +1,5 @@
-//! What multishot recvmsg writes into a slot: a header, the peer's address and control data in front of the bytes
-//! (struct io_uring_recvmsg_out in linux/io_uring.h, Linux 6.0, commit 9bb66906f23e). Pure.
+//! What multishot recvmsg writes into a slot: a header, the peer's address and control data in front of the
+//! bytes (struct io_uring_recvmsg_out in linux/io_uring.h, Linux 6.0, commit 9bb66906f23e). Pure.
 //!
 //! ```text
 //!  0          16          48             256
@@ -13,8 +13,8 @@ use super::super::sockaddr::RawAddr;
 const NAME: usize = 16;
 const CONTROL: usize = 48;
 
-/// Where the payload starts: whole cache lines, and an odd number of them in all with the default size of a slot,
-/// so that the slots' first lines do not share a few cache sets.
+/// Where the payload starts: whole cache lines, and an odd number of them in all with the default size of a
+/// slot, so that the slots' first lines do not share a few cache sets.
 pub(super) const PAYLOAD: usize = 256;
 
 /// What msg_namelen is set to: the room for the address.

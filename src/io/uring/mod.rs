@@ -1,8 +1,8 @@
-//! The back end over io_uring(7): multishot recvmsg into slots that the kernel picks, sends in batches, and waiting,
-//! all with one system call. Needs Linux 6.1.
+//! The back end over io_uring(7): multishot recvmsg into slots that the kernel picks, sends in batches, and
+//! waiting, all with one system call. Needs Linux 6.1.
 //!
-//! A turn costs one call under load and two when there is nothing to do: a flush hands over the messages and takes in
-//! what has arrived meanwhile, so the wait that follows returns at once.
+//! A turn costs one call under load and two when there is nothing to do: a flush hands over the messages and
+//! takes in what has arrived meanwhile, so the wait that follows returns at once.
 
 mod engine;
 mod message;
@@ -68,12 +68,12 @@ pub(super) struct Refused {
 }
 
 impl UringIo {
-    /// Takes over sockets that are bound, here or by a predecessor; their order gives them their
-    /// numbers. `clock` is the one that deadlines are given in. Fails where the kernel, or the container, has no
+    /// Takes over sockets that are bound, here or by a predecessor; their order gives them their numbers.
+    /// `clock` is the one that deadlines are given in. Fails where the kernel, or the container, has no
     /// io_uring or not all that it takes.
     ///
-    /// The thread that waits, receives or flushes first should be the one that goes on to do so: in another the ring
-    /// is made anew.
+    /// The thread that waits, receives or flushes first should be the one that goes on to do so: in another
+    /// the ring is made anew.
     pub fn new(sockets: Vec<UdpSocket>, options: &IoOptions, clock: Clock) -> io::Result<Self> {
         UringIo::try_new(sockets, options, clock).map_err(|refused| refused.why)
     }
@@ -99,7 +99,8 @@ impl UringIo {
             let (mut rx, tx) = IoOptions { slots: options.slots.max(1), slot_size, ..*options }.memory();
             let wakeups = sys::eventfd()?;
             let waker = Waker::new(wakeups.try_clone()?);
-            // SAFETY: a box that is part of `self`; that nobody has put another in its place is seen to by `settle`.
+            // SAFETY: a box that is part of `self`; that nobody has put another in its place is seen to by
+            // `settle`.
             let mut engine = unsafe { Engine::new(&sockets, wakeups.as_fd(), &rx, sizes)? };
             engine.provide(&mut rx, 0..options.slots.max(1) as u16);
             Ok((facts, rx, tx, wakeups, waker, engine))
@@ -142,8 +143,8 @@ impl UringIo {
         if self.engine.is_of_this_thread()? {
             return Ok(());
         }
-        // SAFETY: as at the start. The old engine fills no slot any more: it does so while its thread is in the
-        // kernel, and then it is closed.
+        // SAFETY: as at the start. The old engine fills no slot any more: it does so while its thread is in
+        // the kernel, and then it is closed.
         let mut fresh = unsafe { Engine::new(&self.sockets, self.wakeups.as_fd(), &self.rx, self.sizes)? };
         fresh.inherit(&mut self.engine);
         let mut is_free = vec![true; self.rx.slot_count()];
@@ -157,7 +158,8 @@ impl UringIo {
 }
 
 impl Drop for UringIo {
-    /// Leaves nothing under way. In another thread than its own that is left to the kernel, when the ring is closed.
+    /// Leaves nothing under way. In another thread than its own that is left to the kernel, when the ring is
+    /// closed.
     fn drop(&mut self) {
         let is_ours = Memory::of(&self.rx) == self.memory && self.engine.is_of_this_thread().unwrap_or(false);
         if is_ours && let Err(error) = self.engine.finish() {

@@ -1,9 +1,10 @@
 //! The two queues that are shared with the kernel: how they are made, and the one call that moves both.
 //!
-//! * Single issuer and deferred task run (Linux 6.0 and 6.1, commits 97bbdc06a444 and c0e0d6ba25f1): what has arrived
-//!   is taken in only inside io_uring_enter(2) of the one thread that uses the ring, and never while Rust code runs.
-//!   All memory safety of this back end rests on that.
-//! * The ring starts disabled, so that it belongs to the thread that uses it first, not to the one that makes it.
+//! * Single issuer and deferred task run (Linux 6.0 and 6.1, commits 97bbdc06a444 and c0e0d6ba25f1): what has
+//!   arrived is taken in only inside io_uring_enter(2) of the one thread that uses the ring, and never while
+//!   Rust code runs. All memory safety of this back end rests on that.
+//! * The ring starts disabled, so that it belongs to the thread that uses it first, not to the one that makes
+//!   it.
 
 use std::io;
 use std::os::fd::RawFd;
@@ -91,9 +92,9 @@ impl Ring {
         }
     }
 
-    /// io_uring_enter(2): hands over what was pushed, and waits. True if a signal has ended it. That time is over, that
-    /// the kernel is short of memory or that completions have to be read first (ETIME, EAGAIN, EBUSY) is no error: the
-    /// caller looks what has come, and calls again.
+    /// io_uring_enter(2): hands over what was pushed, and waits. True if a signal has ended it. That time is
+    /// over, that the kernel is short of memory or that completions have to be read first (ETIME, EAGAIN,
+    /// EBUSY) is no error: the caller looks what has come, and calls again.
     pub(super) fn enter(&mut self, wait: Wait) -> io::Result<bool> {
         if self.is_broken {
             return Err(io::Error::other("the io_uring has failed before"));

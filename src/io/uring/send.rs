@@ -1,9 +1,9 @@
 //! Sending: through the ring, or by sendmmsg(2), whichever costs less for the messages at hand.
 //!
-//! A message through the ring costs about 0.2 us more than in a sendmmsg(2), which copies no completion and needs no
-//! request; a sendmmsg(2) costs about 0.6 us a socket. So the ring wins where a turn has few messages for each of
-//! several sockets: 16 sockets with a message each, 25 % of the whole echo (`cargo bench --bench io`). With four
-//! messages a socket it loses, and with one socket always.
+//! A message through the ring costs about 0.2 us more than in a sendmmsg(2), which copies no completion and
+//! needs no request; a sendmmsg(2) costs about 0.6 us a socket. So the ring wins where a turn has few
+//! messages for each of several sockets: 16 sockets with a message each, 25 % of the whole echo (`cargo bench
+//! --bench io`). With four messages a socket it loses, and with one socket always.
 
 use std::net::UdpSocket;
 

@@ -86,7 +86,8 @@ impl SlotRing {
 
 impl Drop for SlotRing {
     fn drop(&mut self) {
-        // SAFETY: allocated with this layout, and by the promise at `register` not known to the kernel any more.
+        // SAFETY: allocated with this layout, and by the promise at `register` not known to the kernel any
+        // more.
         unsafe { dealloc(self.entries.as_ptr().cast(), self.layout) }
     }
 }

@@ -1,4 +1,5 @@
-//! What a completion is about, as the 64 bits of user_data that come back with it: a tag and a small number. Pure.
+//! What a completion is about, as the 64 bits of user_data that come back with it: a tag and a small number.
+//! Pure.
 
 use crate::batch::SocketId;
 
