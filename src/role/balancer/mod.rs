@@ -1,6 +1,6 @@
 //! The balancer: sends each request to the server with the shortest queue, and each reply back.
 //!
-//! One [`Balancer`] is one *worker*: it has a front socket, a server-side socket, and with each server a [`Lane`] of its
+//! One [`Balancer`] is one *worker*: it has a front socket, a server-side socket, and with each server a lane of its
 //! own (estimate, dispatch window). Workers share the selection tree, the roster and the keys. Worker 0 is the *primary*:
 //! it alone registers servers, judges their health, scales, and talks with the controller.
 //!
