@@ -47,14 +47,15 @@ fn check_names_file_line_and_key_of_a_mistake() {
             "load_balancer.client_side_port",
             "port 54000 is taken twice",
         ),
-        ("{\n \"load_balancer\": {\"io\": \"io_uring\"}}", 2, "load_balancer.io", "not implemented yet"),
-        ("{\n \"load_balancer\": {\"workers\": 2}}", 2, "load_balancer.workers", "not implemented yet"),
+        ("{\n \"load_balancer\": {\"io\": \"epoll\"}}", 2, "load_balancer.io", "use auto, mio or io_uring"),
+        ("{\n \"load_balancer\": {\"workers\": 99}}", 2, "load_balancer.workers", "from 1 to 32"),
         (
-            "{\n \"load_balancer\": {\"reply_path\": \"direct\"}}",
+            "{\n \"load_balancer\": {\"reply_path\": \"shortcut\"}}",
             2,
             "load_balancer.reply_path",
-            "not implemented yet",
+            "use balancer or direct",
         ),
+        ("{\n \"pools\": []}", 2, "pools", "not implemented yet"),
         ("{\n \"controller\": {\"bind\": \"0.0.0.0\"}}", 2, "controller.bind", "set key_file"),
         ("{\n \"load_balancer\": {\"bind\": \"0.0.0.0\"}}", 2, "load_balancer.bind", "set key_file"),
     ];
@@ -217,14 +218,14 @@ fn a_key_that_others_can_read_is_refused() {
 
 #[test]
 fn a_log_in_json_has_one_object_a_line() {
-    let site = Site::new(json!({"logs": {"format": "json"}}));
+    let site = Site::new(json!({"logs": {"format": "json"}, "load_balancer": {"workers": 1}}));
     let (mut balancer, _servers) = site.pool(1, &[]);
     balancer.signal(libc::SIGTERM);
     assert_eq!(balancer.finish().code, 0);
     let log = site.log("balancer/balancer.log");
     let lines: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
     let messages: Vec<&str> = lines.iter().filter_map(|line| line["fields"]["message"].as_str()).collect();
-    assert_eq!(messages, ["listening", "listening", "joined", "state", "stopped"]);
+    assert_eq!(messages, ["listening", "listening", "batch I/O", "joined", "state", "stopped"]);
     assert!(lines.iter().all(|line| line["timestamp"].is_string() && line["level"] == "INFO"), "{log}");
 }
 

@@ -96,6 +96,21 @@ fn a_python_server_joins_serves_and_leaves_without_a_loss() {
 }
 
 #[test]
+fn python_speaks_of_direct_replies_with_two_workers() {
+    let Some(python) = python() else { return };
+    let site = Site::new(json!({"load_balancer": {"reply_path": "direct", "workers": 2}}));
+    let balancer = site.balancer();
+    let _server = server(&python, &site, 3, &[]);
+    balancer.wait_until_up(1);
+    let to = format!("127.0.0.1:{}", site.client_side());
+    let finished = start(&python, &site, "lbd_client.py", &["--to", &to, "--requests", "50"]).finish();
+    assert!(finished.stdout.starts_with("50 sent, 50 answered, "), "{finished:?}");
+    let (code, summary) = site.ask(&["--requests", "100"]);
+    assert_eq!((code, summary.answered), (0, 100));
+    balancer.wait_until("every completion is known", |status| status.answered == 150);
+}
+
+#[test]
 fn a_python_server_finds_a_restarted_balancer() {
     let Some(python) = python() else { return };
     let site = Site::new(json!({}));

@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+import ipaddress
 import re
 import struct
 import sys
@@ -17,6 +18,7 @@ OK, BUSY, EXPIRED, UNKNOWN, ERROR = range(5)  # status
 IDEMPOTENT, ONE_SHOT, AT_MOST_ONCE = range(3)  # mode
 SYNC, CHALLENGE, GROW, SHRINK, ACK = 1, 2, 3, 4, 5  # op of a ControllerRequest
 REPLY, REPORT, REGISTER = 0, 1, 2  # op of a ServerResponse
+DIRECT = 1  # op of a ClientRequest that the server shall answer itself
 READY, DRAINING, STOPPED = 0, 1, 2  # server_state
 
 HEADER = struct.Struct("<2sBBHHBBBBIQQ" "16sHBBIIHHIIQ" "IIIIIIIB3s")
@@ -91,6 +93,12 @@ def frames(datagram: bytes, frame_size: int) -> list[tuple[Header, bytes]]:
         return []
     parts = (datagram[at : at + frame_size] for at in range(0, len(datagram), frame_size))
     return [found for found in (decode(part, frame_size) for part in parts) if found]
+
+
+def client_address(header: Header) -> tuple[str, int]:
+    """Where the client of a dispatched request is."""
+    ip = ipaddress.IPv6Address(header.client_ip)
+    return str(ip.ipv4_mapped or ip), header.client_port
 
 
 def registration(server_id: int, queue_capacity: int, report_interval_us: int, weight: int) -> bytes:

@@ -75,6 +75,7 @@ class Server:
         self.report_nonce = int.from_bytes(os.urandom(8), "little") | 1
         self.member: tuple[int, int] | None = None  # balancer epoch, slot
         self.lanes: dict[int, Lane] = {}
+        self.report_soon = False  # whether answers went out that carry no counters
         self.attempts, self.quiet, self.next_at = 0, 0, now
 
     def send(self, header: lbd.Header, payload: bytes, to: tuple) -> None:
@@ -107,6 +108,11 @@ class Server:
         self.quiet = 0
         for worker in self.lanes:
             self.report_to(worker)
+
+    def report_changed(self) -> None:
+        for worker, lane in self.lanes.items():
+            if lane.reported != lane.counters():
+                self.report_to(worker)
 
     def report_to(self, worker: int) -> None:
         header = lbd.Header(
@@ -171,6 +177,15 @@ class Server:
             header.deadline_us = int(min(1e6, max(1e3, self.args.service_ms * 1000 * len(self.queue))))
         if job.epoch == self.epoch:
             self.lanes[header.worker].done = (self.lanes[header.worker].done + 1) & U32
+        if job.header.op == lbd.DIRECT:
+            # To the client, without anything of the inside; the counters follow at the end of the turn.
+            inside = dict(client_ip=bytes(16), client_port=0, listener=0, worker=0, balancer_epoch=0, server_epoch=0, slot=0)
+            inside |= dict(incomplete=0, dispatch_seq=0, dispatch_us=0, cookie=0)
+            answer = dataclasses.replace(header, kind=lbd.CLIENT_RESPONSE, op=0, **inside)
+            self.report_soon = True
+            if job.header.client_port:
+                self.send(answer, b"" if status == lbd.EXPIRED else job.payload, lbd.client_address(job.header))
+            return
         if header.worker in self.lanes:
             self.fill_report(header, header.worker)
         self.send(header, b"" if status == lbd.EXPIRED else job.payload, job.peer)
@@ -227,6 +242,9 @@ class Server:
             elif (header.kind, header.op) == (lbd.CONTROLLER_REQUEST, lbd.SYNC):
                 self.on_sync(header, peer)
         self.serve(now)
+        if self.report_soon:
+            self.report_soon = False
+            self.report_changed()
         self.upkeep(now)
 
 

@@ -155,7 +155,15 @@ impl Balancer {
                 && m.epoch == header.server_epoch.get()
                 && self.shared.epoch == header.balancer_epoch.get()
         });
-        let Some(&Member { epoch, .. }) = known else { return self.challenge(now, peer, at, bytes, tx) };
+        let Some(&Member { epoch, .. }) = known else {
+            // The last word of a server goes to all workers, and the primary has heard it first.
+            let last_word = header.server_state == ServerState::Stopped as u8;
+            let ours = self.shared.epoch == header.balancer_epoch.get();
+            return match self.primary.is_none() && last_word && ours {
+                true => Ok(()),
+                false => self.challenge(now, peer, at, bytes, tx),
+            };
+        };
         if header.worker != self.worker {
             return Err(DropReason::Stale); // counters of another worker's traffic
         }
