@@ -92,6 +92,8 @@ impl Roster {
 pub struct View {
     version: u64,
     members: Box<[Option<Member>]>,
+    /// Where the last member of each slot is, or was.
+    last_addrs: Box<[Option<SocketAddr>]>,
     /// Addresses of the balancer itself.
     own: Box<[SocketAddr]>,
     /// One bit per UDP port that the balancer or a server uses: a cheap "certainly neither".
@@ -104,6 +106,7 @@ impl View {
         let mut view = View {
             version: 0,
             members: vec![None; slots].into_boxed_slice(),
+            last_addrs: vec![None; slots].into_boxed_slice(),
             own: own.into(),
             ports: Box::new([0; 1024]),
         };
@@ -114,6 +117,11 @@ impl View {
     /// The member in a slot.
     pub fn get(&self, slot: Slot) -> Option<&Member> {
         self.members.get(slot.index())?.as_ref()
+    }
+
+    /// The address of the member in a slot, or of the last one that was there: its last replies may come after it has left.
+    pub fn last_addr(&self, slot: Slot) -> Option<SocketAddr> {
+        *self.last_addrs.get(slot.index())?
     }
 
     /// All members with their slots.
@@ -149,6 +157,9 @@ impl View {
             let key = |member: &Option<Member>| member.map(|m| (m.addr, m.epoch));
             let is_new = key(mine) != key(new);
             *mine = *new;
+            if let Some(member) = new {
+                self.last_addrs[index] = Some(member.addr);
+            }
             if is_new {
                 on_new(Slot::new(index), new.as_ref());
             }
@@ -207,6 +218,9 @@ mod tests {
         roster.publish(SLOT, None);
         assert_eq!(refresh(&mut view), [(SLOT, None)]);
         assert!(!view.is_inside(addr(1)));
+        assert_eq!((view.get(SLOT), view.last_addr(SLOT)), (None, Some(addr(1))));
+        roster.publish(SLOT, Some(member(2, 9)));
+        assert_eq!((refresh(&mut view), view.last_addr(SLOT)), (vec![(SLOT, Some(9))], Some(addr(2))));
     }
 
     #[test]

@@ -68,8 +68,12 @@ impl Balancer {
         tx: &mut Tx,
     ) -> Result<(), DropReason> {
         let (slot, worker) = (Slot::new(usize::from(frame.header.slot.get())), frame.header.worker);
-        let member = self.view.get(slot).filter(|m| m.addr == peer).ok_or(DropReason::WrongSource)?;
-        let same_registration = frame.header.server_epoch.get() == member.epoch;
+        // Of a server that has left, too: another worker may have heard that before this one has read its last replies.
+        if self.view.last_addr(slot) != Some(peer) {
+            return Err(DropReason::WrongSource);
+        }
+        let epoch = frame.header.server_epoch.get();
+        let same_registration = self.view.get(slot).is_some_and(|member| member.epoch == epoch);
         let lane = &mut self.lanes[slot.index()];
         if let Some(stamp) = stamp {
             lane.replay.accept(stamp)?;
@@ -156,10 +160,9 @@ impl Balancer {
                 && self.shared.epoch == header.balancer_epoch.get()
         });
         let Some(&Member { epoch, .. }) = known else {
-            // The last word of a server goes to all workers, and the primary has heard it first.
-            let last_word = header.server_state == ServerState::Stopped as u8;
-            let ours = self.shared.epoch == header.balancer_epoch.get();
-            return match self.primary.is_none() && last_word && ours {
+            // A server's last reports may come after the primary has heard that it has left.
+            let has_left = self.view.get(slot).is_none() && self.view.last_addr(slot) == Some(peer);
+            return match self.primary.is_none() && has_left {
                 true => Ok(()),
                 false => self.challenge(now, peer, at, bytes, tx),
             };

@@ -101,8 +101,8 @@ impl Balancer {
             && now.since(server.health.last_alive()) > FORGET_AFTER
     }
 
-    /// Frees a slot. What was outstanding there is nobody's any more; late replies still find their clients
-    /// only while the slot is taken by the same address, so they are dropped and counted.
+    /// Frees a slot. What was outstanding there is nobody's any more; late replies still find their clients until
+    /// another server has the slot.
     pub(super) fn remove(&mut self, slot: Slot, why: &'static str) {
         let Some(primary) = &mut self.primary else { return };
         let Some(server) = primary.fleet.remove(slot) else { return };

@@ -233,6 +233,9 @@ impl ServerRole {
         stamp: Option<Stamp>,
         tx: &mut Tx,
     ) -> Result<(), DropReason> {
+        if self.is_finished() {
+            return Err(DropReason::Unexpected); // it has said its last word
+        }
         let header = *super::header_mut(bytes);
         match RequestOp::from_wire(header.op).ok_or(DropReason::Kind)? {
             RequestOp::Challenge => self.on_challenge(now, peer, &header, at, bytes, tx),
