@@ -87,14 +87,17 @@ fn run(args: &Args) -> Result<Verdict> {
 }
 
 /// Runs the plan on a thread of its own, so that a slow terminal delays no request.
-fn generate(plan: Plan, io: IoChoice, quiet: bool) -> Result<Report> {
+fn generate(plan: Plan, choice: IoChoice, quiet: bool) -> Result<Report> {
     let from = lbd::client::any_port_towards(plan.target);
     let options = SocketOptions::default();
     let sockets =
         (0..plan.connections).map(|_| bind(from, &options)).collect::<Result<Vec<UdpSocket>, _>>()?;
     let (warmup, duration) = (plan.warmup, plan.duration);
     let clock = Clock::start();
-    let (io, stop) = back_end(io, sockets, plan.format.size, clock)?;
+    let (io, stop) = back_end(choice, sockets, plan.format.size, clock)?;
+    if choice == IoChoice::IoUring && io.name() != choice.name() && !quiet {
+        tell(format_args!("loadgen: there is no io_uring here: running over {}", io.name()));
+    }
     let progress = Progress::default();
     std::thread::scope(|scope| {
         let load = std::thread::Builder::new().name("load".into());

@@ -4,6 +4,7 @@
 //! A turn costs one call under load and two when there is nothing to do: a flush hands over the messages and
 //! takes in what has arrived meanwhile, so the wait that follows returns at once.
 
+mod deadline;
 mod engine;
 mod message;
 mod ring;
@@ -14,7 +15,6 @@ mod token;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::Duration;
 
 use self::engine::{Engine, Filled, Sizes};
 use self::ring::Wait;
@@ -172,17 +172,7 @@ impl DatagramIo for UringIo {
     fn wait(&mut self, deadline: Option<Instant>) -> io::Result<()> {
         self.settle()?;
         self.engine.start_what_ended()?;
-        loop {
-            let time_out = match deadline {
-                _ if self.engine.has_news() => Some(Duration::ZERO),
-                deadline => deadline.map(|deadline| deadline.since(self.clock.now())),
-            };
-            let is_last = time_out == Some(Duration::ZERO);
-            let is_interrupted = self.engine.enter(if is_last { Wait::Look } else { Wait::For(time_out) })?;
-            if is_last || is_interrupted || self.engine.has_news() {
-                break;
-            }
-        }
+        while !self.engine.wait(self.clock, deadline)? && !self.engine.has_news() {}
         self.engine.forget_news();
         self.has_looked = true;
         Ok(())
@@ -232,6 +222,8 @@ impl DatagramIo for UringIo {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn bound() -> UdpSocket {
