@@ -47,7 +47,7 @@ fn check_names_file_line_and_key_of_a_mistake() {
             "load_balancer.client_side_port",
             "port 54000 is taken twice",
         ),
-        ("{\n \"load_balancer\": {\"io\": \"io_uring\"}}", 2, "load_balancer.io", "not implemented yet"),
+        ("{\n \"load_balancer\": {\"io\": \"epoll\"}}", 2, "load_balancer.io", "use auto, mio or io_uring"),
         ("{\n \"load_balancer\": {\"workers\": 2}}", 2, "load_balancer.workers", "not implemented yet"),
         (
             "{\n \"load_balancer\": {\"reply_path\": \"direct\"}}",
@@ -224,7 +224,7 @@ fn a_log_in_json_has_one_object_a_line() {
     let log = site.log("balancer/balancer.log");
     let lines: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
     let messages: Vec<&str> = lines.iter().filter_map(|line| line["fields"]["message"].as_str()).collect();
-    assert_eq!(messages, ["listening", "listening", "joined", "state", "stopped"]);
+    assert_eq!(messages, ["listening", "listening", "batch I/O", "joined", "state", "stopped"]);
     assert!(lines.iter().all(|line| line["timestamp"].is_string() && line["level"] == "INFO"), "{log}");
 }
 
