@@ -1,9 +1,10 @@
 //! How a wait ends at its deadline. Pure.
 //!
-//! A time-out of io_uring_enter(2) sets up a timer in each wait and takes it down again: in a virtual machine that
-//! was 2 us a wait. So short waits share a timer in the ring that is lazy: one that fires before the deadline that
-//! now counts is left alone, and then the wait goes on. A deadline that moves with each turn costs a timer when
-//! the last one has run out, not in every turn.
+//! A time-out of io_uring_enter(2) sets up a timer in each wait and takes it down again. In a virtual
+//! machine, where each is an exit, a balancer took 41 us instead of 31 for each of 5,000 requests a second.
+//! So short waits share a timer in the ring that is lazy: one that fires before the deadline that now counts
+//! is left alone, and then the wait goes on. A deadline that moves with each turn costs a timer when the last
+//! one has run out, not in every turn.
 
 use std::time::Duration;
 

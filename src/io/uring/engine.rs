@@ -46,8 +46,8 @@ pub(super) struct Sizes {
 }
 
 impl Sizes {
-    /// Completions for all that can be under way at once: each slot filled, each receive, the waker and the timer ended,
-    /// a batch sent. So the completion queue never overflows.
+    /// Completions for all that can be under way at once: each slot filled, each receive, the waker and the
+    /// timer ended, a batch sent. So the completion queue never overflows.
     pub(super) fn for_all(slot_count: usize, socket_count: usize) -> Self {
         let submissions = 2 * MESSAGES_MAX;
         let completions = slot_count + socket_count + MESSAGES_MAX + 2;
@@ -270,8 +270,8 @@ impl Engine {
         counters.completions_delayed = self.completions_delayed;
     }
 
-    /// Waits for what comes, until the deadline at most. True if the wait is over for another reason than that
-    /// something has come. The timer that it may set ends the wait early: then it has to go on.
+    /// Waits for what comes, until the deadline at most. True if the wait is over for another reason than
+    /// that something has come. The timer that it may set ends the wait early: then it has to go on.
     pub(super) fn wait(&mut self, clock: Clock, deadline: Option<Instant>) -> io::Result<bool> {
         if self.has_news() {
             return self.enter(Wait::Look).map(|_| true);

@@ -1,8 +1,9 @@
-//! The back end over io_uring(7): multishot recvmsg into slots that the kernel picks, sends in batches, and
-//! waiting, all with one system call. Needs Linux 6.1.
+//! The back end over io_uring(7): multishot recvmsg into slots that the kernel picks, and waiting, in one
+//! system call for all sockets; sends through the same ring or by sendmmsg(2), whichever costs less. Needs
+//! Linux 6.1.
 //!
-//! A turn costs one call under load and two when there is nothing to do: a flush hands over the messages and
-//! takes in what has arrived meanwhile, so the wait that follows returns at once.
+//! A turn costs one call to wait and receive, and one or a few to send; none at all to wait where the call
+//! that sent through the ring has found something already.
 
 mod deadline;
 mod engine;
