@@ -148,3 +148,18 @@ fn the_report_has_the_keys_that_scripts_read() {
         }
     }
 }
+
+#[test]
+fn everything_runs_over_io_uring_too() {
+    // Where there is none it runs over mio: either way every request is answered.
+    let site = Site::new(json!({"load_balancer": {"io": "io_uring"}}));
+    let (_balancer, _servers) = site.pool(3, &[]);
+    let words = "--window 64 --duration 500ms --warmup 0s --timeout 20s --io io_uring --json -";
+    let figures = report(&loadgen(&site, &words.split(' ').collect::<Vec<_>>()).finish());
+    assert_balanced(&figures);
+    assert_eq!((figures.lost, figures.busy), (0, 0), "{figures:?}");
+    assert!(figures.answered > 64, "{figures:?}");
+    let log = std::fs::read_to_string(site.path().join("logs/balancer/balancer.log")).unwrap();
+    let says_which = |line: &str| line.contains("batch I/O") || line.contains("running over mio instead");
+    assert!(log.lines().any(says_which), "{log}");
+}

@@ -100,6 +100,9 @@ fn generate(plan: Plan, choice: IoChoice, options: &IoOptions, quiet: bool) -> R
     let (warmup, duration) = (plan.warmup, plan.duration);
     let clock = Clock::start();
     let io = back_end(choice, sockets, options, clock)?;
+    if choice == IoChoice::IoUring && io.name() != choice.name() && !quiet {
+        tell(format_args!("loadgen: there is no io_uring here: running over {}", io.name()));
+    }
     let stop = Stop::on_signals(vec![io.waker()])?;
     let progress = Progress::default();
     std::thread::scope(|scope| {

@@ -21,11 +21,13 @@ use libc::c_int;
 
 use super::super::IoCounters;
 use super::super::sender::{MESSAGES_MAX, Messages};
+use super::deadline::{End, end_of_wait};
 use super::message::{CONTROL_ROOM, NAME_ROOM};
 use super::ring::{Ring, Wait};
 use super::slots::{GROUP, SlotRing};
 use super::token::Token;
 use crate::batch::{Rx, SocketId};
+use crate::time::{Clock, Instant};
 
 /// A slot that the kernel has filled.
 #[derive(Clone, Copy, Debug)]
@@ -44,8 +46,8 @@ pub(super) struct Sizes {
 }
 
 impl Sizes {
-    /// Completions for all that can be under way at once: each slot filled, each receive and the waker ended,
-    /// a batch sent. So the completion queue never overflows.
+    /// Completions for all that can be under way at once: each slot filled, each receive, the waker and the
+    /// timer ended, a batch sent. So the completion queue never overflows.
     pub(super) fn for_all(slot_count: usize, socket_count: usize) -> Self {
         let submissions = 2 * MESSAGES_MAX;
         let completions = slot_count + socket_count + MESSAGES_MAX + 2;
@@ -73,6 +75,10 @@ pub(super) struct Engine {
     /// Where the waker is among the registered files, behind the sockets.
     waker: u32,
     waker_is_watched: bool,
+    /// When the timer fires, if it is set.
+    timer: Option<Instant>,
+    /// Read by the kernel when the timer is submitted.
+    timer_after: Box<types::Timespec>,
     receives_under_way: usize,
     sends_under_way: usize,
     answers: Box<[c_int]>,
@@ -119,6 +125,8 @@ impl Engine {
             filled: vec![0; sockets.len()].into(),
             waker: sockets.len() as u32,
             waker_is_watched: false,
+            timer: None,
+            timer_after: Box::default(),
             receives_under_way: 0,
             sends_under_way: 0,
             answers: vec![0; MESSAGES_MAX].into(),
@@ -215,6 +223,7 @@ impl Engine {
                     self.waker_is_watched = goes_on;
                     self.has_news = true;
                 }
+                Some(Token::Timer) => self.timer = None,
                 None => debug_assert!(false, "a completion of nobody: {completion:?}"),
             }
         }
@@ -261,6 +270,34 @@ impl Engine {
         counters.completions_delayed = self.completions_delayed;
     }
 
+    /// Waits for what comes, until the deadline at most. True if the wait is over for another reason than
+    /// that something has come. The timer that it may set ends the wait early: then it has to go on.
+    pub(super) fn wait(&mut self, clock: Clock, deadline: Option<Instant>) -> io::Result<bool> {
+        if self.has_news() {
+            return self.enter(Wait::Look).map(|_| true);
+        }
+        let Some(deadline) = deadline else { return self.enter(Wait::For(None)) };
+        let now = clock.now();
+        match end_of_wait(now, deadline, self.timer) {
+            End::Now => return self.enter(Wait::Look).map(|_| true),
+            End::TimeOut(left) => return self.enter(Wait::For(Some(left))),
+            End::Timer => {}
+            End::NewTimer(left) => {
+                *self.timer_after = left.into();
+                let entry = opcode::Timeout::new(&raw const *self.timer_after).build();
+                // SAFETY: the time is boxed and lives as long as the ring.
+                unsafe { self.ring.push(&entry.user_data(Token::Timer.encode()))? };
+                self.timer = Some(deadline);
+            }
+        }
+        self.enter(Wait::For(None))
+    }
+
+    fn is_idle(&self) -> bool {
+        let under_way = self.receives_under_way + self.sends_under_way;
+        under_way == 0 && !self.waker_is_watched && self.timer.is_none()
+    }
+
     /// Cancels everything and waits until nothing is under way. Works in the thread that the ring belongs to
     /// only.
     pub(super) fn finish(&mut self) -> io::Result<()> {
@@ -269,7 +306,7 @@ impl Engine {
             self.enter(Wait::Submit)?; // else what was pushed last would not be cancelled
             self.ring.cancel_all()?;
             self.enter(Wait::Look)?;
-            if self.receives_under_way + self.sends_under_way == 0 && !self.waker_is_watched {
+            if self.is_idle() {
                 break;
             }
         }

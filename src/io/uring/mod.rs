@@ -1,9 +1,11 @@
-//! The back end over io_uring(7): multishot recvmsg into slots that the kernel picks, sends in batches, and
-//! waiting, all with one system call. Needs Linux 6.1.
+//! The back end over io_uring(7): multishot recvmsg into slots that the kernel picks, and waiting, in one
+//! system call for all sockets; sends through the same ring or by sendmmsg(2), whichever costs less. Needs
+//! Linux 6.1.
 //!
-//! A turn costs one call under load and two when there is nothing to do: a flush hands over the messages and
-//! takes in what has arrived meanwhile, so the wait that follows returns at once.
+//! A turn costs one call to wait and receive, and one or a few to send; none at all to wait where the call
+//! that sent through the ring has found something already.
 
+mod deadline;
 mod engine;
 mod message;
 mod ring;
@@ -14,7 +16,6 @@ mod token;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::Duration;
 
 use self::engine::{Engine, Filled, Sizes};
 use self::ring::Wait;
@@ -172,17 +173,7 @@ impl DatagramIo for UringIo {
     fn wait(&mut self, deadline: Option<Instant>) -> io::Result<()> {
         self.settle()?;
         self.engine.start_what_ended()?;
-        loop {
-            let time_out = match deadline {
-                _ if self.engine.has_news() => Some(Duration::ZERO),
-                deadline => deadline.map(|deadline| deadline.since(self.clock.now())),
-            };
-            let is_last = time_out == Some(Duration::ZERO);
-            let is_interrupted = self.engine.enter(if is_last { Wait::Look } else { Wait::For(time_out) })?;
-            if is_last || is_interrupted || self.engine.has_news() {
-                break;
-            }
-        }
+        while !self.engine.wait(self.clock, deadline)? && !self.engine.has_news() {}
         self.engine.forget_news();
         self.has_looked = true;
         Ok(())
@@ -232,6 +223,8 @@ impl DatagramIo for UringIo {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn bound() -> UdpSocket {

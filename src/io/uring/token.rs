@@ -12,11 +12,14 @@ pub(super) enum Token {
     Send(u16),
     /// Watching the waker.
     Waker,
+    /// The timer.
+    Timer,
 }
 
 const RECEIVE: u64 = 1 << 16;
 const SEND: u64 = 2 << 16;
 const WAKER: u64 = 3 << 16;
+const TIMER: u64 = 4 << 16;
 
 impl Token {
     pub(super) fn encode(self) -> u64 {
@@ -24,6 +27,7 @@ impl Token {
             Token::Receive(socket) => RECEIVE | u64::from(socket.0),
             Token::Send(number) => SEND | u64::from(number),
             Token::Waker => WAKER,
+            Token::Timer => TIMER,
         }
     }
 
@@ -34,6 +38,7 @@ impl Token {
             RECEIVE => Some(Token::Receive(SocketId(number))),
             SEND => Some(Token::Send(number)),
             WAKER => Some(Token::Waker),
+            TIMER => Some(Token::Timer),
             _ => None,
         }
     }
@@ -46,7 +51,8 @@ mod tests {
     #[test]
     fn tokens_survive_the_round_trip() {
         for number in [0, 1, 63, 0x1234, u16::MAX] {
-            for token in [Token::Receive(SocketId(number)), Token::Send(number), Token::Waker] {
+            let with_number = [Token::Receive(SocketId(number)), Token::Send(number)];
+            for token in with_number.into_iter().chain([Token::Waker, Token::Timer]) {
                 assert_eq!(Token::decode(token.encode()), Some(token));
             }
         }

@@ -1,0 +1,67 @@
+//! How a wait ends at its deadline. Pure.
+//!
+//! A time-out of io_uring_enter(2) sets up a timer in each wait and takes it down again. In a virtual
+//! machine, where each is an exit, a balancer took 41 us instead of 31 for each of 5,000 requests a second.
+//! So short waits share a timer in the ring that is lazy: one that fires before the deadline that now counts
+//! is left alone, and then the wait goes on. A deadline that moves with each turn costs a timer when the last
+//! one has run out, not in every turn.
+
+use std::time::Duration;
+
+use crate::time::Instant;
+
+/// Longer waits have a time-out of their own: then the timer never lies far ahead of the deadlines.
+const SHARED_MAX: Duration = Duration::from_millis(20);
+
+/// What ends a wait that starts now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// The deadline has passed.
+    Now,
+    /// A time-out of this wait alone.
+    TimeOut(Duration),
+    /// The timer that is set already: at the deadline or before.
+    Timer,
+    /// The timer, once it is set so far ahead.
+    NewTimer(Duration),
+}
+
+/// Chooses what ends a wait; `timer` is when the timer fires, if it is set.
+pub(super) fn end_of_wait(now: Instant, deadline: Instant, timer: Option<Instant>) -> End {
+    let left = deadline.since(now);
+    match timer {
+        _ if left.is_zero() => End::Now,
+        _ if left > SHARED_MAX => End::TimeOut(left),
+        Some(fires) if fires <= deadline => End::Timer,
+        Some(_) => End::TimeOut(left),
+        None => End::NewTimer(left),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn short_waits_share_a_timer_that_is_left_alone_if_it_fires_early() {
+        let at = |micros: u64| Instant::from_nanos(micros * 1_000);
+        let micros = Duration::from_micros;
+        for (now, deadline, timer, expected) in [
+            (10, 10, None, End::Now),
+            (10, 9, Some(20), End::Now),
+            (0, 500, None, End::NewTimer(micros(500))),
+            (10, 510, Some(500), End::Timer),
+            // Fired, but nobody has looked yet: its completion ends the wait at once.
+            (501, 999, Some(500), End::Timer),
+            (10, 400, Some(500), End::TimeOut(micros(390))),
+            (0, 20_001, None, End::TimeOut(micros(20_001))),
+            (0, 20_001, Some(500), End::TimeOut(micros(20_001))),
+        ] {
+            assert_eq!(
+                end_of_wait(at(now), at(deadline), timer.map(at)),
+                expected,
+                "at {now} for {deadline}"
+            );
+        }
+    }
+}
