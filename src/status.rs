@@ -30,6 +30,12 @@ pub struct Status {
     pub kernel_drops: u64,
     /// Datagrams that could not be sent.
     pub send_drops: u64,
+    /// Workers that the kernel refused segmentation offload to.
+    pub gso_off: u64,
+    /// How often a socket had to wait since all slots of a turn were taken (io_uring).
+    pub out_of_slots: u64,
+    /// How often the completion queue was full (io_uring).
+    pub completions_delayed: u64,
     /// Frames dropped, by reason.
     pub drops: BTreeMap<String, u64>,
     /// Replies per second.
@@ -132,6 +138,9 @@ impl Sampler {
             refused_mode: sum(|s| &s.refused_mode),
             kernel_drops: sum(|s| &s.kernel_drops),
             send_drops: sum(|s| &s.send_drops),
+            gso_off: sum(|s| &s.gso_off),
+            out_of_slots: sum(|s| &s.out_of_slots),
+            completions_delayed: sum(|s| &s.completions_delayed),
             drops,
             rate,
             latency_us_p50: micros(all.quantile(0.5)),

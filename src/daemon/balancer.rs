@@ -81,6 +81,9 @@ fn account(now: &IoCounters, seen: &mut IoCounters, role: &Balancer) {
     let stats = role.stats();
     stats.kernel_drops.set(now.kernel_drops);
     stats.send_drops.set(now.send_full + now.send_failed);
+    stats.gso_off.set(now.gso_off);
+    stats.out_of_slots.set(now.out_of_slots);
+    stats.completions_delayed.set(now.completions_delayed);
     if now.gso_off != seen.gso_off {
         warn!("the kernel refuses segmentation offload (UDP_SEGMENT): sending datagram by datagram");
     }

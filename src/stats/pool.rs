@@ -44,6 +44,12 @@ pub struct PoolStats {
     pub kernel_drops: Counter,
     /// Datagrams that could not be sent.
     pub send_drops: Counter,
+    /// 1 if the kernel refused segmentation offload, so that datagrams leave one by one.
+    pub gso_off: Counter,
+    /// How often a socket had to wait since all slots of a turn were taken (io_uring). Nothing is lost by it.
+    pub out_of_slots: Counter,
+    /// How often the completion queue was full (io_uring). Nothing is lost by it.
+    pub completions_delayed: Counter,
     /// Frames dropped, by reason.
     pub drops: DropCounters,
     /// One entry per slot.
@@ -63,6 +69,9 @@ impl PoolStats {
             select_fallback: Counter::default(),
             kernel_drops: Counter::default(),
             send_drops: Counter::default(),
+            gso_off: Counter::default(),
+            out_of_slots: Counter::default(),
+            completions_delayed: Counter::default(),
             drops: DropCounters::default(),
             servers: (0..servers_max).map(|_| ServerStats::default()).collect(),
         }
