@@ -6,6 +6,7 @@ use crate::drop_reason::DropCounters;
 
 /// Figures of one server slot. Counters belong to the slot and go on when another server takes it.
 #[derive(Debug, Default)]
+#[repr(align(128))] // written by one worker each: no line, and no pair of lines, is another's too
 pub struct ServerStats {
     /// The server's id plus one; 0 while the slot is free.
     pub id_plus_one: Counter,
@@ -25,6 +26,7 @@ pub struct ServerStats {
 
 /// Figures of a pool.
 #[derive(Debug)]
+#[repr(align(128))] // as `ServerStats`
 pub struct PoolStats {
     /// Valid requests that arrived.
     pub requests: Counter,
