@@ -7,8 +7,11 @@ use crate::batch::FrameRef;
 /// The longest UDP payload over IPv4: 65,535 less the IP and UDP headers.
 pub const PAYLOAD_MAX: usize = 65_507;
 
-/// Segments of one message: UDP_MAX_SEGMENTS of the kernels before 6.9 (linux/udp.h).
-pub const SEGMENTS_MAX: usize = 64;
+/// Segments of one message: UDP_MAX_SEGMENTS of linux/udp.h since 6.9, and of some stable kernels before it.
+pub const SEGMENTS_MAX: usize = 128;
+
+/// The same in older kernels; more are refused with EINVAL.
+pub const SEGMENTS_MAX_OLD: usize = 64;
 
 /// Ranges of one message: UIO_MAXIOV (linux/uio.h).
 pub const RANGES_MAX: usize = 1024;
@@ -97,7 +100,7 @@ fn append(ranges: &mut Vec<Range>, first_range: usize, frame: FrameRef) {
 mod tests {
     use super::*;
 
-    const SINGLE: Limits = Limits { frames_per_datagram: 1, segments: SEGMENTS_MAX };
+    const SINGLE: Limits = Limits { frames_per_datagram: 1, segments: SEGMENTS_MAX_OLD };
 
     /// Frames of these lengths, no two adjacent.
     fn frames(lens: &[u16]) -> Vec<FrameRef> {
@@ -128,7 +131,7 @@ mod tests {
 
     #[test]
     fn frames_that_share_a_datagram_are_of_equal_length() {
-        let limits = Limits { frames_per_datagram: 5, segments: SEGMENTS_MAX };
+        let limits = Limits { frames_per_datagram: 5, segments: SEGMENTS_MAX_OLD };
         assert_eq!(pack(&frames(&[256; 12]), limits), [(3072, 1280)]);
         assert_eq!(pack(&frames(&[256; 3]), limits), [(768, 768)]);
         assert_eq!(pack(&frames(&[256, 256, 100]), limits), [(512, 512), (100, 100)]);
@@ -148,7 +151,7 @@ mod tests {
         assert_eq!(m, [(6400, 100), (6400, 100), (200, 100)]);
         let m = pack(&frames(&[1472; 60]), SINGLE);
         assert_eq!(m, [(44 * 1472, 1472), (16 * 1472, 1472)]);
-        let limits = Limits { frames_per_datagram: 100, segments: SEGMENTS_MAX };
+        let limits = Limits { frames_per_datagram: 100, segments: SEGMENTS_MAX_OLD };
         assert_eq!(pack(&frames(&[1000; 70]), limits), [(65_000, 65_000), (5_000, 5_000)]);
         assert_eq!(pack(&frames(&[u16::MAX]), SINGLE), [(65_535, 65_535)]);
     }
@@ -165,7 +168,7 @@ mod tests {
 
     #[test]
     fn ranges_of_a_message_are_bounded() {
-        let limits = Limits { frames_per_datagram: 32, segments: SEGMENTS_MAX };
+        let limits = Limits { frames_per_datagram: 32, segments: SEGMENTS_MAX_OLD };
         let row: Vec<_> = (0..1500).map(|i| FrameRef { slot: 0, len: 20, offset: i * 40 }).collect();
         let mut ranges = Vec::new();
         let mut frames = row.iter().copied().peekable();

@@ -13,7 +13,7 @@ use libc::c_int;
 use super::IoCounters;
 use super::chains::Chains;
 use super::cmsg::{self, Control};
-use super::packing::{Limits, Packed, RANGES_MAX, Range, SEGMENTS_MAX, next_message};
+use super::packing::{Limits, Packed, RANGES_MAX, Range, SEGMENTS_MAX, SEGMENTS_MAX_OLD, next_message};
 use super::sockaddr::RawAddr;
 use crate::batch::{Rx, SocketId, Tx};
 
@@ -212,8 +212,10 @@ impl Sender {
         if datagrams == 1 || !may_be_segmentation(errno) {
             count_refused(errno, datagrams, counters);
         } else if self.send_singly(call, index, counters) {
-            self.segments = 1;
-            counters.gso_off = 1;
+            // It may only have been more segments than an older kernel takes.
+            let fewer = if datagrams > SEGMENTS_MAX_OLD { SEGMENTS_MAX_OLD } else { 1 };
+            self.segments = self.segments.min(fewer);
+            counters.gso_off = (self.segments == 1).into();
         }
     }
 

@@ -64,7 +64,8 @@ pub fn offload_carries_many_datagrams_in_few_slots(backend: Kernel) {
     b.receive().unwrap();
     let rx = b.turn().0;
     let strides: Vec<_> = (0..rx.len()).map(|i| (rx.get_mut(i).0.len, rx.get_mut(i).0.stride)).collect();
-    assert_eq!(strides, [(64 * 256, 256); 4]);
+    // 128 segments a message, or 64 where the kernel takes no more.
+    assert!(strides == [(128 * 256, 256); 2] || strides == [(64 * 256, 256); 4], "{strides:?}");
     assert_eq!(a.counters().gso_off, 0);
 }
 
