@@ -77,7 +77,7 @@ fn echo(c: &mut Criterion) {
     let clock = Clock::start();
     for set in SETS {
         let mut group = c.benchmark_group(format!("io_{}", set.name));
-        for count in [1, 16, 64] {
+        for count in [1, 2, 4, 16, 64] {
             group.throughput(Throughput::Elements(2 * count as u64));
             for choice in [IoChoice::Mio, IoChoice::IoUring] {
                 let pair = open(choice, set, clock).zip(open(choice, set, clock));
