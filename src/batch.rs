@@ -44,7 +44,16 @@ impl Rx {
     /// `slot_count` slots of `slot_size` bytes each.
     pub fn new(slot_count: usize, slot_size: usize) -> Self {
         assert!(slot_count < STAGED as usize, "slot numbers are 16 bits, the last is taken");
-        Rx { memory: faulted_in(slot_count * slot_size), slot_size, received: Vec::with_capacity(slot_count) }
+        Rx {
+            memory: vec![0; slot_count * slot_size].into_boxed_slice(),
+            slot_size,
+            received: Vec::with_capacity(slot_count),
+        }
+    }
+
+    /// Takes the memory of the slots from the system now, instead of as it is used. Before anything is received.
+    pub fn fault_in(&mut self) {
+        fault_in(&mut self.memory);
     }
 
     /// Number of slots that hold data.
@@ -156,10 +165,15 @@ impl Tx {
             destinations: Vec::with_capacity(destinations_max),
             entries: Vec::with_capacity(frames_max),
             index: vec![0; (destinations_max * 2).next_power_of_two()].into_boxed_slice(),
-            staging: faulted_in(staging_bytes),
+            staging: vec![0; staging_bytes].into_boxed_slice(),
             staged_bytes: 0,
             frames_per_datagram: frames_per_datagram.max(1),
         }
+    }
+
+    /// Takes the memory for staged frames from the system now, instead of as it is used.
+    pub fn fault_in(&mut self) {
+        fault_in(&mut self.staging);
     }
 
     /// The destination with this socket, peer and source address, made if it is new in this turn.
@@ -292,14 +306,12 @@ impl Tx {
     }
 }
 
-/// So many zero bytes that are there: each page has been written to, so that the first turns pay for no page faults.
-fn faulted_in(len: usize) -> Box<[u8]> {
+/// Writes to each page of fresh memory, so that the first turns pay for no page faults.
+fn fault_in(memory: &mut [u8]) {
     const PAGE: usize = 4096;
-    let mut memory = vec![0; len].into_boxed_slice();
-    for page in std::hint::black_box(&mut memory).chunks_mut(PAGE) {
+    for page in std::hint::black_box(memory).chunks_mut(PAGE) {
         page[0] = 0;
     }
-    memory
 }
 
 /// The most destinations that one turn may have.

@@ -112,6 +112,7 @@ impl ServerBuilder {
         let socket = bind(addr, &SocketOptions::default())?;
         let local_addr = socket.local_addr()?;
         let options = IoOptions::for_frames(format.size, format.frames_per_datagram());
+        let options = IoOptions { prefault: true, ..options };
         let io = BackEnd::open(IoChoice::Auto, vec![socket], &options, clock)?;
         let waker = io.waker();
         let settings = Settings {

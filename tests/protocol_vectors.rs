@@ -16,6 +16,7 @@ const NAMES: [&str; 15] = [
     "challenge",
     "client_request",
     "client_response",
+    "dispatched_direct",
     "dispatched_request",
     "grow",
     "nonce",
@@ -192,7 +193,7 @@ fn cookies_and_nonce_are_those_of_the_key() {
         assert_eq!(header.as_bytes(), &frame[..112]);
         compared += 1;
     }
-    assert_eq!(compared, 2, "the dispatched request and its reply");
+    assert_eq!(compared, 3, "the dispatched request, its direct form and its reply");
     let vector = &vectors()["nonce"];
     let peer = unpack_addr(key(&vector["nonce_ip"]), number(&vector["nonce_port"]) as u16);
     let now = Instant::from_nanos(number(&vector["nonce_span"]) * 2_000_000_000);

@@ -31,7 +31,13 @@ pub fn run<I: DatagramIo + Send>(workers: Vec<Worker<I>>, clock: Clock, stop: &S
         let mut others = vec![];
         for (number, worker) in workers {
             let thread = std::thread::Builder::new().name(format!("worker-{number}"));
-            others.push(thread.spawn_scoped(scope, move || work(worker, clock, stop))?);
+            match thread.spawn_scoped(scope, move || work(worker, clock, stop)) {
+                Ok(other) => others.push(other),
+                Err(error) => {
+                    stop.ask(); // else those that run already would be waited for
+                    return Err(error);
+                }
+            }
         }
         let mut result = primary.map_or(Ok(()), |(_, worker)| work(worker, clock, stop));
         for other in others {

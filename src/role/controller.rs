@@ -13,7 +13,7 @@ use std::time::Duration;
 use crate::batch::{FrameRef, Rx, SocketId, Tx};
 use crate::drop_reason::{DropCounters, DropReason};
 use crate::rng::Rng;
-use crate::role::Role;
+use crate::role::{Role, send_from_slot};
 use crate::time::Instant;
 use crate::wire::{CookieKey, Frame, FrameFormat, Header, Kind, Opener, RequestOp, Sealer, Status};
 
@@ -371,9 +371,7 @@ impl Role for ControllerRole {
                 // One order a datagram: this is no place for batches.
                 let outcome = self.on_frame(now, received.peer, datagram).and_then(|()| {
                     let at = FrameRef { slot: received.slot, len: size as u16, offset };
-                    let destination = tx.destination(SOCKET, received.peer, None);
-                    let pushed = destination.is_some_and(|d| tx.push(d, at));
-                    if pushed { Ok(()) } else { Err(DropReason::TurnFull) }
+                    send_from_slot(tx, SOCKET, received.peer, at)
                 });
                 if let Err(reason) = outcome {
                     self.drops.add(reason, 1);

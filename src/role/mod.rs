@@ -6,7 +6,10 @@ pub mod client;
 pub mod controller;
 pub mod server;
 
-use crate::batch::{Rx, Tx};
+use std::net::SocketAddr;
+
+use crate::batch::{FrameRef, Rx, SocketId, Tx};
+use crate::drop_reason::DropReason;
 use crate::time::Instant;
 
 /// What every component does with a turn.
@@ -19,4 +22,10 @@ pub trait Role {
 
     /// When [`Role::on_timeout`] has something to do; `None` if only a datagram can change anything.
     fn next_deadline(&self) -> Option<Instant>;
+}
+
+/// Sends a frame from where it lies; a full turn drops it.
+fn send_from_slot(tx: &mut Tx, socket: SocketId, to: SocketAddr, frame: FrameRef) -> Result<(), DropReason> {
+    let pushed = tx.destination(socket, to, None).is_some_and(|destination| tx.push(destination, frame));
+    if pushed { Ok(()) } else { Err(DropReason::TurnFull) }
 }

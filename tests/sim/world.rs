@@ -125,6 +125,7 @@ fn options() -> IoOptions {
         staging_bytes: 256 * 128,
         frames_per_datagram: 5,
         gso: true,
+        prefault: false,
     }
 }
 

@@ -130,6 +130,7 @@ fn main() -> Result<()> {
     }
     let clock = Clock::start();
     let options = IoOptions::for_frames(args.frame, args.frames_per_datagram);
+    let options = IoOptions { prefault: true, ..options };
     let mut io = back_end(args.io, sockets, &options, clock)?;
     let stop = Stop::on_signals(vec![io.waker()])?;
     let mut role = Forwarder { frame_size: args.frame, answers: args.answer, servers: vec![], next: 0 };

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail};
 use lbd::config::{self, Config};
 use lbd::daemon::{self, signals::Stop};
-use lbd::io::BackEnd;
 use lbd::io::socket::{SocketOptions, bind};
+use lbd::io::{BackEnd, IoOptions};
 use lbd::rng::entropy;
 use lbd::role::server::{ServerRole, Work};
 use lbd::role::{balancer, client, controller, server};
@@ -102,11 +102,12 @@ fn run_balancer(args: &Balancer) -> Result<()> {
     for socket in sockets.iter().flatten() {
         settings.own.push(socket.local_addr()?);
     }
+    let options = IoOptions { prefault: true, ..config.io_options() };
     let processors = if pool.pin { daemon::affinity::processors()? } else { vec![] };
     let mut workers = vec![];
     let roles = balancer::Balancer::workers(settings, clock.now());
     for (number, (role, sockets)) in roles.into_iter().zip(sockets).enumerate() {
-        let io = daemon::back_end(config.io, sockets.into(), &config.io_options(), clock)?;
+        let io = daemon::back_end(config.io, sockets.into(), &options, clock)?;
         let processor = processors.get(number % processors.len().max(1)).copied();
         workers.push(daemon::balancer::Worker { role, io, processor });
     }
@@ -119,8 +120,8 @@ fn run_balancer(args: &Balancer) -> Result<()> {
             pool.client_side, pool.server_side, pool.policy, pool.workers
         ),
     );
-    let mut sampler = Sampler::new(stats.clone());
     if let Some(every) = args.status_every {
+        let mut sampler = Sampler::new(stats.clone());
         // A thread of its own: a reader that stalls costs the data path nothing.
         std::thread::Builder::new().name("status".into()).spawn(move || {
             while print_status(&mut sampler).is_ok_and(|read| read) {
@@ -242,7 +243,8 @@ fn run_server(args: &Server) -> Result<()> {
     let clock = Clock::start();
     let socket = bind(SocketAddr::new(ip, port), &SocketOptions::default())?;
     let _log = logging::init(&config.logs, &format!("servers/server_{id}.log"))?;
-    let io = daemon::back_end(config.io, vec![socket], &config.io_options(), clock)?;
+    let options = IoOptions { prefault: true, ..config.io_options() };
+    let io = daemon::back_end(config.io, vec![socket], &options, clock)?;
     let stop = Stop::on_signals(vec![io.waker()])?;
     let service = args.service.or(server.service);
     let workers = args.workers.map_or(server.workers, usize::from);

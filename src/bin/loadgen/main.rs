@@ -74,7 +74,7 @@ fn run(args: &Args) -> Result<Verdict> {
         (None, Some(_)) => format.frames_per_datagram(),
         (None, None) => config.native().frames_per_datagram,
     };
-    let options = IoOptions::for_frames(format.size, packed);
+    let options = IoOptions { prefault: true, ..IoOptions::for_frames(format.size, packed) };
     let report = generate(plan, args.io.unwrap_or(config.io), &options, args.quiet)?;
     let text = serde_json::to_string_pretty(&report)?;
     if let Some((path, mut file)) = json {

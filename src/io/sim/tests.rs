@@ -7,6 +7,7 @@ const OPTIONS: IoOptions = IoOptions {
     staging_bytes: 1 << 16,
     frames_per_datagram: 1,
     gso: true,
+    prefault: false,
 };
 
 fn addr(port: u16) -> SocketAddr {

@@ -35,7 +35,7 @@ use crate::estimate::Estimate;
 use crate::fleet::{Fleet, Server};
 use crate::health::State;
 use crate::rng::Rng;
-use crate::role::Role;
+use crate::role::{Role, send_from_slot};
 use crate::roster::{Member, View};
 use crate::scale::{self, Scaler};
 use crate::select::{Chooser, LeafState, PolicyKind, Slot, Tree};
@@ -130,6 +130,8 @@ struct Lane {
     last_sync: Instant,
     /// The server as a destination of turn `turn`.
     destination: Option<(u64, DestinationId)>,
+    /// Whether it is among [`Balancer::touched`].
+    touched: bool,
     /// Whether the estimate has changed in this turn.
     dirty: bool,
     /// Whether the server has proved in this turn that it lives.
@@ -148,6 +150,7 @@ impl Lane {
             last_sent: Instant::ZERO,
             last_sync: Instant::ZERO,
             destination: None,
+            touched: false,
             dirty: false,
             heard: false,
             confirmed: false,
@@ -182,7 +185,7 @@ pub struct Balancer {
     primary: Option<Box<Primary>>,
     view: View,
     lanes: Box<[Lane]>,
-    /// Slots whose lanes are dirty or were heard in this turn.
+    /// Slots whose lanes something has come up in; each once.
     touched: Vec<Slot>,
     chooser: Chooser,
     stats: Arc<PoolStats>,
@@ -231,7 +234,7 @@ impl Balancer {
             primary,
             view: View::new(slots, &settings.own),
             lanes: (0..slots).map(lane).collect(),
-            touched: Vec::with_capacity(2 * slots),
+            touched: Vec::with_capacity(slots),
             chooser: Chooser::new(settings.policy, rng.next_u64()),
             stats: Arc::clone(&shared.stats[usize::from(worker)]),
             // Each worker counts its frames by itself, so each is a sender of its own.
@@ -278,26 +281,28 @@ impl Balancer {
 
     /// Notes that a slot's contribution to the tree may have changed in this turn.
     fn touch(&mut self, slot: Slot) {
-        let lane = &mut self.lanes[slot.index()];
-        if !lane.dirty && !lane.heard {
-            self.touched.push(slot);
-        }
-        lane.dirty = true;
+        self.lane_of_turn(slot).dirty = true;
     }
 
     /// Notes that a server has proved in this turn that it lives.
     fn hear(&mut self, slot: Slot) {
+        self.lane_of_turn(slot).heard = true;
+    }
+
+    /// A lane that something has come up in, to be looked at when the turn ends.
+    fn lane_of_turn(&mut self, slot: Slot) -> &mut Lane {
         let lane = &mut self.lanes[slot.index()];
-        if !lane.dirty && !lane.heard {
+        if !std::mem::replace(&mut lane.touched, true) {
             self.touched.push(slot);
         }
-        lane.heard = true;
+        lane
     }
 
     /// Brings tree and health up to date with this turn: once per server, however many frames it sent.
     fn publish(&mut self, now: Instant) {
         while let Some(slot) = self.touched.pop() {
             let lane = &mut self.lanes[slot.index()];
+            lane.touched = false;
             let delta = if std::mem::take(&mut lane.dirty) { lane.estimate.publish() } else { 0 };
             let heard = std::mem::take(&mut lane.heard);
             if delta != 0 {
@@ -319,8 +324,8 @@ impl Balancer {
             lane.heard = false;
             lane.last_sync = Instant::ZERO;
             lane.destination = None;
-            if !lane.dirty {
-                lane.dirty = true;
+            lane.dirty = true;
+            if !std::mem::replace(&mut lane.touched, true) {
                 touched.push(slot);
             }
             if let Some(stamp) = member.and_then(|m| m.stamp) {

@@ -88,8 +88,7 @@ impl Balancer {
         header.cookie.set(self.shared.cookies.nonce(now, peer, asked.client_id.get()));
         Frame::write(bytes, &header, &[]);
         self.seal(bytes);
-        let pushed = tx.destination(BACK, peer, None).is_some_and(|d| tx.push(d, at));
-        if pushed { Ok(()) } else { Err(DropReason::TurnFull) }
+        send_from_slot(tx, BACK, peer, at)
     }
 
     /// A server has proved that it lives. One that is joining must have answered every worker before it is up.

@@ -18,6 +18,7 @@ use crate::batch::{FrameRef, Tx};
 use crate::drop_reason::DropReason;
 use crate::model::Registration;
 use crate::rng::Rng;
+use crate::role::send_from_slot;
 use crate::time::Instant;
 use crate::wire::tag::{PeerReplay, Stamp};
 use crate::wire::{Frame, Header, Kind, RequestOp, ServerOp, ServerState};
@@ -266,8 +267,7 @@ impl ServerRole {
         }
         m.next_at = now + SEEK_AFTER;
         self.write_registration(header.cookie.get(), bytes);
-        let pushed = tx.destination(SOCKET, peer, None).is_some_and(|d| tx.push(d, at));
-        if pushed { Ok(()) } else { Err(DropReason::TurnFull) }
+        send_from_slot(tx, SOCKET, peer, at)
     }
 
     fn on_sync(
@@ -316,8 +316,7 @@ impl ServerRole {
         raise(&mut lane.seq, sent);
         lane.drained = header.server_state == ServerState::Draining as u8;
         self.write_report(header.worker, bytes);
-        let pushed = tx.destination(SOCKET, peer, None).is_some_and(|d| tx.push(d, at));
-        if pushed { Ok(()) } else { Err(DropReason::TurnFull) }
+        send_from_slot(tx, SOCKET, peer, at)
     }
 
     /// What time brings: registration while seeking, reports while a member, the end of a drain.

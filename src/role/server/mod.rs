@@ -20,7 +20,7 @@ use std::time::Duration;
 use crate::batch::{FrameRef, Rx, SocketId, Tx};
 use crate::drop_reason::{DropCounters, DropReason};
 use crate::rng::Rng;
-use crate::role::Role;
+use crate::role::{Role, send_from_slot};
 use crate::service::ServiceTime;
 use crate::time::{Instant, earliest};
 use crate::wire::frame::unpack_addr;
@@ -248,8 +248,7 @@ impl ServerRole {
             Status::Busy
         };
         self.make_reply(worker, current, status, bytes);
-        let pushed = tx.destination(SOCKET, reply_to, None).is_some_and(|d| tx.push(d, at));
-        if pushed { Ok(()) } else { Err(DropReason::TurnFull) }
+        send_from_slot(tx, SOCKET, reply_to, at)
     }
 
     /// Turns a request into its reply: done, counted, and reported and sealed if it goes by way of the balancer.
