@@ -10,7 +10,7 @@ use zerocopy::{FromBytes, IntoBytes};
 
 type Vector = BTreeMap<String, String>;
 
-const NAMES: [&str; 15] = [
+const NAMES: [&str; 16] = [
     "ack",
     "busy_response",
     "challenge",
