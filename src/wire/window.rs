@@ -130,29 +130,27 @@ mod tests {
 
     #[test]
     fn a_reply_that_comes_to_two_workers_at_once_is_taken_by_one() {
-        let window = DispatchWindow::default();
-        let (rounds, sent) = (20_000, std::sync::Barrier::new(2));
-        let taken = std::sync::atomic::AtomicU32::new(0);
+        const ROUNDS: u32 = 20;
+        let (window, start) = (DispatchWindow::default(), std::sync::Barrier::new(2));
+        let taken = AtomicU32::new(0);
         std::thread::scope(|scope| {
-            for owner in [true, false] {
-                let (window, sent, taken) = (&window, &sent, &taken);
+            for dispatches in [true, false] {
+                let (window, start, taken) = (&window, &start, &taken);
                 scope.spawn(move || {
-                    for seq in 1..=rounds {
-                        if owner && seq % 64 == 1 {
-                            let _ = (0..64).map(|_| window.dispatch()).last();
+                    for round in 0..ROUNDS {
+                        if dispatches {
+                            (0..SPAN).for_each(|_| assert_ne!(window.dispatch(), 0));
                         }
-                        if seq % 64 == 1 {
-                            sent.wait();
-                        }
-                        taken.fetch_add(window.accept(seq).into(), Ordering::Relaxed);
-                        if seq % 64 == 0 {
-                            sent.wait();
-                        }
+                        start.wait();
+                        let first = round * SPAN + 1;
+                        let mine = (first..first + SPAN).filter(|&seq| window.accept(seq)).count();
+                        taken.fetch_add(mine as u32, Ordering::Relaxed);
+                        start.wait();
                     }
                 });
             }
         });
-        assert_eq!(taken.into_inner(), rounds);
+        assert_eq!(taken.into_inner(), ROUNDS * SPAN);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use super::*;
 use crate::model::{Registration, ServerResponse};
 use crate::wire::header::HEADER_LEN;
-use crate::wire::{Frame, Header, Kind, RequestOp, ServerOp, Status};
+use crate::wire::{Frame, Header, Kind, RequestOp, ServerOp, ServerState, Status};
 use proptest::prelude::*;
 use zerocopy::FromBytes;
 
@@ -482,6 +482,32 @@ fn only_the_primary_registers_servers_and_talks_with_the_controller() {
         }
         assert_eq!(workers.drops(worker, DropReason::NotAClient), 4);
     }
+}
+
+#[test]
+fn a_draining_server_is_told_the_end_by_each_worker_when_that_has_heard_of_it_from_the_primary() {
+    let mut workers = Workers::with_server();
+    let draining = |workers: &Workers, worker: u8, number| {
+        let mut header = header(&registration(77, 0));
+        header.balancer_epoch.set(workers.roles[0].shared.epoch);
+        let mut header = Header::read_from_bytes(&report(&header, number, 0)[..HEADER_LEN]).unwrap();
+        (header.worker, header.server_state) = (worker, ServerState::Draining as u8);
+        frame(&header, b"")
+    };
+    let told = |sent: Vec<(SocketAddr, Vec<u8>)>| {
+        let sync = header(&sent[0].1);
+        assert_eq!((sent[0].0, sync.op), (addr(50_000), RequestOp::Sync as u8));
+        sync.server_state == ServerState::Draining as u8
+    };
+    let early = draining(&workers, 1, 7);
+    assert!(!told(workers.turn(1, BACK, addr(50_000), &early)), "it may still be chosen here");
+    assert_eq!(workers.turn(1, FRONT, addr(40_000), &request())[0].0, addr(50_000));
+    let heard = draining(&workers, 0, 7);
+    assert!(told(workers.turn(0, BACK, addr(50_000), &heard)));
+    let later = draining(&workers, 1, 8);
+    assert!(told(workers.turn(1, BACK, addr(50_000), &later)));
+    let refused = workers.turn(1, FRONT, addr(40_000), &request());
+    assert_eq!((refused[0].0, header(&refused[0].1).status), (addr(40_000), Status::Busy as u8));
 }
 
 #[test]
