@@ -110,6 +110,7 @@ mod tests {
         let ip = |last| Some(IpAddr::from(Ipv4Addr::new(10, 0, 0, last)));
         assert_eq!((one.number(ip(1), &shared), other.number(ip(2), &shared)), (0, 1));
         assert_eq!((one.number(ip(2), &shared), other.number(ip(1), &shared)), (1, 0));
+        assert_eq!(shared.lock().unwrap().len(), 2, "each address once");
         assert_eq!(
             Listeners::default().local_ip(1, &shared),
             ip(2),
