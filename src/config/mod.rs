@@ -7,6 +7,7 @@ mod describe;
 mod error;
 mod key;
 mod keys;
+pub mod pools;
 mod raw;
 
 use std::io::Read as _;

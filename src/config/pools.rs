@@ -1,0 +1,166 @@
+//! Datagram pools: servers that know nothing of lbd. What the section `pools` means once it is valid.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use crate::io::IoChoice;
+use crate::select::PolicyKind;
+
+/// How datagrams of a pool are matched with their answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Speaks {
+    /// DNS: by id, server and question.
+    Dns,
+    /// Any request and response: by the port and the server that a request went by.
+    Datagram,
+}
+
+impl Speaks {
+    /// The word in configurations and arguments.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Speaks::Dns => "dns",
+            Speaks::Datagram => "datagram",
+        }
+    }
+}
+
+/// What stays together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Affinity {
+    /// Nothing: each datagram goes to the server with the shortest queue.
+    #[default]
+    None,
+    /// A client's datagrams go to one server as long as its flow lasts.
+    Client,
+}
+
+/// Which datagrams towards a server begin with a PROXY protocol header (version 2) that names the client.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ProxyProtocol {
+    /// None.
+    #[default]
+    Off,
+    /// The first of each flow.
+    First,
+    /// All.
+    Every,
+}
+
+/// Where a server is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Target {
+    /// At an address.
+    Addr(SocketAddr),
+    /// At every address of a host name, looked up at the start and again every [`DatagramPool::resolve_interval`].
+    Name {
+        /// The host name.
+        host: String,
+        /// The port.
+        port: u16,
+    },
+}
+
+/// One of a pool's servers as it is written.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PoolServer {
+    /// Where it is.
+    pub target: Target,
+    /// Its share relative to others, 1 to 100.
+    pub weight: u16,
+    /// Its id in logs and figures; the first without one gets its place in the list.
+    pub id: u32,
+}
+
+/// How a pool asks a server whether it lives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Check {
+    /// It does not: only the answers to clients count, and their absence.
+    None,
+    /// By a DNS query; any answer to it counts.
+    Dns {
+        /// The name that is asked for, in wire format (labels with their lengths, and the root).
+        name: Vec<u8>,
+        /// The type of record that is asked for.
+        kind: u16,
+    },
+    /// By a payload; an answer that begins with `expect` counts.
+    Payload {
+        /// What is sent.
+        send: Vec<u8>,
+        /// How the answer begins; empty for any answer.
+        expect: Vec<u8>,
+    },
+}
+
+/// How sure to be of a server's health.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HealthCheck {
+    /// How it is asked.
+    pub check: Check,
+    /// How often it is asked.
+    pub interval: Duration,
+    /// How long its answer may take.
+    pub timeout: Duration,
+    /// Proofs of life in a row that bring a server back.
+    pub rise: u8,
+    /// Unanswered checks, or requests, in a row that take a suspect down.
+    pub fall: u8,
+    /// If more than this share of the servers is down, while some are up, traffic goes to all (fail open); 0 to 1.
+    pub down_max: f64,
+}
+
+/// One datagram pool.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DatagramPool {
+    /// Its name in logs and figures.
+    pub name: String,
+    /// Where clients ask; at least one, each with its own port number.
+    pub listen: Vec<SocketAddr>,
+    /// What it speaks.
+    pub protocol: Speaks,
+    /// What stays together.
+    pub affinity: Affinity,
+    /// Its servers, at least one.
+    pub servers: Vec<PoolServer>,
+    /// Room for so many addresses of servers.
+    pub servers_max: usize,
+    /// How a server is chosen.
+    pub policy: PolicyKind,
+    /// At most so many requests (or flows) at one server.
+    pub max_outstanding: Option<u32>,
+    /// How long an answer may take.
+    pub timeout: Duration,
+    /// Answers to a datagram of a client, at most: 0 = one-way. `None` with affinity: any number.
+    pub replies: Option<u32>,
+    /// How long a port and a server that were answered rest before they serve another client; `None` = measured.
+    pub hold: Option<Duration>,
+    /// How long a flow without datagrams lasts.
+    pub idle_timeout: Duration,
+    /// Local ports towards the servers, of all workers together.
+    pub ports: usize,
+    /// Which datagrams tell the server who the client is.
+    pub proxy_protocol: ProxyProtocol,
+    /// Whether servers see the client's address as the source.
+    pub transparent: bool,
+    /// Who may send; empty = everybody.
+    pub allow: Vec<IpNet>,
+    /// Who may not.
+    pub deny: Vec<IpNet>,
+    /// Datagrams a second of one source (IPv6: of one /64).
+    pub rate_per_source: Option<f64>,
+    /// How servers are looked after.
+    pub health: HealthCheck,
+    /// How often host names are looked up.
+    pub resolve_interval: Duration,
+    /// With `dns`: whether TCP on the same addresses is spliced, and how many connections at a time; 0 = no.
+    pub tcp_connections: usize,
+    /// Worker threads.
+    pub workers: usize,
+    /// Whether each stays on a processor of its own.
+    pub pin: bool,
+    /// Which I/O back end.
+    pub io: IoChoice,
+}
