@@ -1,0 +1,281 @@
+//! A slab of fixed capacity whose entries are also in order of age, so that the oldest is at hand. Pure.
+//!
+//! Every operation takes constant time, and none allocates after construction. Free places are reused last in, first
+//! out, so that a table that is mostly empty stays in cache.
+
+use crate::time::Instant;
+
+/// Names a place of an [`Aged`]. It stays the same until the entry is removed; then another entry may get it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key(u32);
+
+impl Key {
+    /// The place's number, below the capacity: an index for tables beside this one.
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// No place.
+const NONE: u32 = u32::MAX;
+
+/// A place: an entry between its neighbours in age, or a link of the chain of free places.
+struct Place<T> {
+    /// The next older entry.
+    older: u32,
+    /// The next younger entry, or the next free place.
+    younger: u32,
+    since: Instant,
+    value: Option<T>,
+}
+
+/// Up to `capacity` values, each at a place that its [`Key`] names, from the oldest to the youngest.
+///
+/// The order is that of [`insert`](Self::insert) and [`touch`](Self::touch); times are kept, never compared.
+pub struct Aged<T> {
+    /// Places that were ever used; the memory of the others is not touched.
+    places: Vec<Place<T>>,
+    capacity: usize,
+    len: usize,
+    free: u32,
+    oldest: u32,
+    youngest: u32,
+}
+
+impl<T> Aged<T> {
+    /// Room for `capacity` entries, at most 2^32 - 1.
+    ///
+    /// # Panics
+    /// If that is more than 2^32 - 1, or more than there is memory.
+    pub fn new(capacity: usize) -> Self {
+        assert!(capacity <= NONE as usize, "keys have 32 bits");
+        let places = Vec::with_capacity(capacity);
+        Aged { places, capacity, len: 0, free: NONE, oldest: NONE, youngest: NONE }
+    }
+
+    /// Adds a value as the youngest. `None` when full: the value is dropped.
+    pub fn insert(&mut self, now: Instant, value: T) -> Option<Key> {
+        if self.is_full() {
+            return None;
+        }
+        let at = match self.free {
+            NONE => {
+                self.places.push(Place { older: NONE, younger: NONE, since: now, value: Some(value) });
+                self.places.len() as u32 - 1
+            }
+            at => {
+                let place = &mut self.places[at as usize];
+                self.free = place.younger;
+                place.value = Some(value);
+                at
+            }
+        };
+        self.len += 1;
+        self.link_youngest(now, at);
+        Some(Key(at))
+    }
+
+    /// Takes an entry out. `None` if the place is free.
+    pub fn remove(&mut self, key: Key) -> Option<T> {
+        let value = self.places.get_mut(key.index())?.value.take()?;
+        self.unlink(key.0);
+        self.places[key.index()].younger = self.free;
+        self.free = key.0;
+        self.len -= 1;
+        Some(value)
+    }
+
+    /// The value at a place; `None` if the place is free.
+    pub fn get(&self, key: Key) -> Option<&T> {
+        self.places.get(key.index())?.value.as_ref()
+    }
+
+    /// The value at a place, to be changed; `None` if the place is free.
+    pub fn get_mut(&mut self, key: Key) -> Option<&mut T> {
+        self.places.get_mut(key.index())?.value.as_mut()
+    }
+
+    /// Makes an entry the youngest, with this time. Nothing if the place is free.
+    pub fn touch(&mut self, now: Instant, key: Key) {
+        if self.get(key).is_none() {
+            return;
+        }
+        if self.youngest == key.0 {
+            self.places[key.index()].since = now;
+        } else {
+            self.unlink(key.0);
+            self.link_youngest(now, key.0);
+        }
+    }
+
+    /// The oldest entry, and when it was inserted or last touched. `None` when empty.
+    pub fn oldest(&self) -> Option<(Key, Instant)> {
+        let place = self.places.get(self.oldest as usize)?;
+        Some((Key(self.oldest), place.since))
+    }
+
+    /// Number of entries.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there are no entries.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Whether [`insert`](Self::insert) would give `None`.
+    pub fn is_full(&self) -> bool {
+        self.len == self.capacity
+    }
+
+    /// The most entries it can have.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    fn link_youngest(&mut self, now: Instant, at: u32) {
+        let older = std::mem::replace(&mut self.youngest, at);
+        match older {
+            NONE => self.oldest = at,
+            older => self.places[older as usize].younger = at,
+        }
+        let place = &mut self.places[at as usize];
+        (place.older, place.younger, place.since) = (older, NONE, now);
+    }
+
+    fn unlink(&mut self, at: u32) {
+        let Place { older, younger, .. } = self.places[at as usize];
+        match older {
+            NONE => self.oldest = younger,
+            older => self.places[older as usize].younger = younger,
+        }
+        match younger {
+            NONE => self.youngest = older,
+            younger => self.places[younger as usize].older = older,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::{HashMap, VecDeque};
+
+    fn at(nanos: u64) -> Instant {
+        Instant::from_nanos(nanos)
+    }
+
+    #[test]
+    fn the_oldest_is_the_one_longest_untouched() {
+        let mut aged = Aged::new(3);
+        let [a, b, c] = [1, 2, 3].map(|n| aged.insert(at(n), n).unwrap());
+        assert_eq!(aged.oldest(), Some((a, at(1))));
+        aged.touch(at(4), a);
+        assert_eq!(aged.oldest(), Some((b, at(2))));
+        aged.touch(at(5), a);
+        assert_eq!(aged.remove(b), Some(2));
+        assert_eq!(aged.remove(c), Some(3));
+        assert_eq!(aged.oldest(), Some((a, at(5))));
+    }
+
+    #[test]
+    fn full_is_an_ordinary_result_and_a_removal_makes_room() {
+        let mut aged = Aged::new(2);
+        let a = aged.insert(at(1), 'a').unwrap();
+        aged.insert(at(2), 'b').unwrap();
+        assert!(aged.is_full());
+        assert_eq!(aged.insert(at(3), 'c'), None);
+        assert_eq!(aged.remove(a), Some('a'));
+        assert_eq!(aged.insert(at(3), 'c'), Some(a), "the last place freed is the first reused");
+        assert_eq!(Aged::new(0).insert(at(1), ()), None);
+    }
+
+    #[test]
+    fn a_free_place_has_nothing_to_give() {
+        let mut aged = Aged::new(2);
+        let key = aged.insert(at(1), 7).unwrap();
+        aged.remove(key);
+        for key in [key, Key(1), Key(2), Key(NONE)] {
+            assert_eq!((aged.get(key), aged.get_mut(key), aged.remove(key)), (None, None, None));
+            aged.touch(at(2), key);
+            assert_eq!((aged.oldest(), aged.len()), (None, 0));
+        }
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Insert(u64),
+        Remove(u32),
+        RemoveOldest,
+        Touch(u32),
+        Change(u32, u64),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            4 => any::<u64>().prop_map(Step::Insert),
+            1 => (0..10u32).prop_map(Step::Remove),
+            1 => Just(Step::RemoveOldest),
+            3 => (0..10u32).prop_map(Step::Touch),
+            1 => (0..10u32, any::<u64>()).prop_map(|(key, value)| Step::Change(key, value)),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn behaves_as_a_queue_and_a_map(capacity in 0..9usize, steps in proptest::collection::vec(step(), 0..200)) {
+            let mut aged = Aged::new(capacity);
+            let mut order: VecDeque<(Key, Instant)> = VecDeque::new();
+            let mut values: HashMap<Key, u64> = HashMap::new();
+            for (n, step) in steps.into_iter().enumerate() {
+                let now = at(n as u64);
+                let remove = match step {
+                    Step::Remove(key) => Some(Key(key)),
+                    Step::RemoveOldest => aged.oldest().map(|(key, _)| key),
+                    _ => None,
+                };
+                match step {
+                    Step::Insert(value) => {
+                        let key = aged.insert(now, value);
+                        prop_assert_eq!(key.is_some(), values.len() < capacity);
+                        if let Some(key) = key {
+                            prop_assert!(key.index() < capacity);
+                            prop_assert_eq!(values.insert(key, value), None);
+                            order.push_back((key, now));
+                        }
+                    }
+                    Step::Touch(key) => {
+                        aged.touch(now, Key(key));
+                        if values.contains_key(&Key(key)) {
+                            order.retain(|(other, _)| *other != Key(key));
+                            order.push_back((Key(key), now));
+                        }
+                    }
+                    Step::Change(key, value) => {
+                        let changed = aged.get_mut(Key(key)).map(|place| *place = value);
+                        prop_assert_eq!(changed, values.get_mut(&Key(key)).map(|place| *place = value));
+                    }
+                    Step::Remove(_) | Step::RemoveOldest => {}
+                }
+                if let Some(key) = remove {
+                    prop_assert_eq!(aged.remove(key), values.remove(&key));
+                    order.retain(|(other, _)| *other != key);
+                }
+                prop_assert_eq!(aged.oldest(), order.front().copied());
+                prop_assert_eq!((aged.len(), aged.is_empty()), (order.len(), order.is_empty()));
+                prop_assert_eq!((aged.capacity(), aged.is_full()), (capacity, order.len() == capacity));
+                for key in (0..10).map(Key) {
+                    prop_assert_eq!(aged.get(key), values.get(&key));
+                }
+            }
+            // The whole order, by taking the oldest until none is left.
+            for (key, since) in order {
+                prop_assert_eq!(aged.oldest(), Some((key, since)));
+                prop_assert!(aged.remove(key).is_some());
+            }
+            prop_assert!(aged.is_empty() && aged.oldest().is_none());
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! What a balancer needs of a DNS message: its id, its one question, and an answer that says "not now".
+//!
+//! Pure, on byte slices, and without allocation per message. RFC 1035 section 4 has the layout, RFC 2181 section 11
+//! the names; nothing after the question is looked at, so that TC, EDNS (RFC 6891) and any records and sizes pass.
+
+mod name;
+mod question;
+#[cfg(test)]
+mod tests;
+
+pub use name::{NAME_MAX, name_to_wire};
+pub use question::{Question, QuestionKey};
+
+/// Bytes before the question.
+pub const HEADER_LEN: usize = 12;
+
+/// The most bytes that [`write_query`] writes and [`truncate_to_servfail`] leaves: header, name, type, class.
+pub const QUERY_MAX: usize = HEADER_LEN + NAME_MAX + 4;
+
+/// First byte of the flags: QR, four bits of opcode, AA, TC, RD.
+const FLAGS: usize = 2;
+const QR: u8 = 0x80;
+const OPCODE: u8 = 0x78;
+const RD: u8 = 0x01;
+/// Second byte of the flags: RA, Z, AD, CD, four bits of RCODE.
+const CD: u8 = 0x10;
+const SERVFAIL: u8 = 2;
+const QDCOUNT: usize = 4;
+const CLASS_IN: u16 = 1;
+
+/// Why a message is not served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Malformed {
+    /// Fewer bytes than a header.
+    #[error("shorter than a DNS header")]
+    Short,
+    /// QR is 1 where a query was expected: answering answers makes loops.
+    #[error("a response where a query was expected")]
+    Response,
+    /// QR is 0 where a response was expected.
+    #[error("a query where a response was expected")]
+    Query,
+    /// Not one question, or its name is compressed, too long or cut off, or its type or class is missing.
+    #[error("not exactly one well-formed question")]
+    Question,
+}
+
+/// The question of a query: QR is 0, QDCOUNT is 1, and the question is whole. Any opcode.
+pub fn query(message: &[u8]) -> Result<Question<'_>, Malformed> {
+    match flags(message)? & QR {
+        0 => question::parse(message),
+        _ => Err(Malformed::Response),
+    }
+}
+
+/// The question of a response: QR is 1, QDCOUNT is 1, and the question is whole. Any opcode and RCODE.
+pub fn response(message: &[u8]) -> Result<Question<'_>, Malformed> {
+    match flags(message)? & QR {
+        0 => Err(Malformed::Query),
+        _ => question::parse(message),
+    }
+}
+
+fn flags(message: &[u8]) -> Result<u8, Malformed> {
+    if message.len() < HEADER_LEN { Err(Malformed::Short) } else { Ok(message[FLAGS]) }
+}
+
+/// The id of a message that was checked before; zero if it has none.
+pub fn id(message: &[u8]) -> u16 {
+    message.first_chunk().map_or(0, |id| u16::from_be_bytes(*id))
+}
+
+/// Gives another id to a message that was checked before; nothing if it has no room for one.
+pub fn set_id(message: &mut [u8], id: u16) {
+    if let Some(to) = message.first_chunk_mut() {
+        *to = id.to_be_bytes();
+    }
+}
+
+/// The opcode, 0 to 15, of a message that was checked before: 0 is a standard query.
+pub fn opcode(message: &[u8]) -> u8 {
+    message.get(FLAGS).map_or(0, |flags| (flags & OPCODE) >> 3)
+}
+
+/// Turns a query, in place, into its SERVFAIL answer, and returns the length of that: never more than the query's.
+///
+/// Id, opcode, RD, CD (RFC 4035 section 3.2.2) and the question stay; every other flag and all records go, an OPT
+/// record too. What [`query`] refuses is left alone and has the length 0.
+pub fn truncate_to_servfail(message: &mut [u8]) -> usize {
+    let Ok(question) = query(message) else {
+        return 0;
+    };
+    let len = HEADER_LEN + question.wire_len();
+    message[FLAGS] = message[FLAGS] & (OPCODE | RD) | QR;
+    message[FLAGS + 1] = message[FLAGS + 1] & CD | SERVFAIL;
+    message[QDCOUNT + 2..HEADER_LEN].fill(0);
+    len
+}
+
+/// Writes a query of class IN that asks for recursion, and returns its length, at most [`QUERY_MAX`].
+///
+/// `name` is in wire format, as [`name_to_wire`] gives it; `kind` is the type, 1 for A. Zero, with nothing written,
+/// if the name is not valid or there is no room.
+pub fn write_query(into: &mut [u8], id: u16, name: &[u8], kind: u16) -> usize {
+    let len = HEADER_LEN + name.len() + 4;
+    if name::len(name) != Some(name.len()) || into.len() < len {
+        return 0;
+    }
+    let [id_high, id_low] = id.to_be_bytes();
+    into[..HEADER_LEN].copy_from_slice(&[id_high, id_low, RD, 0, 0, 1, 0, 0, 0, 0, 0, 0]);
+    let (to, rest) = into[HEADER_LEN..len].split_at_mut(name.len());
+    to.copy_from_slice(name);
+    rest[..2].copy_from_slice(&kind.to_be_bytes());
+    rest[2..].copy_from_slice(&CLASS_IN.to_be_bytes());
+    len
+}

@@ -1,0 +1,124 @@
+//! The question of a message, and its keyed hash.
+
+use siphasher::sip::SipHasher13;
+
+use super::{HEADER_LEN, Malformed, NAME_MAX, QDCOUNT, name};
+
+/// What is asked. Two are equal if type and class are, and the names but for the case of ASCII letters
+/// (RFC 4343).
+#[derive(Clone, Copy, Debug)]
+pub struct Question<'a> {
+    /// The name in wire format, its last zero included: 1 to 255 bytes, in the case in which it came.
+    pub name: &'a [u8],
+    /// QTYPE: 1 for A, 28 for AAAA.
+    pub kind: u16,
+    /// QCLASS: 1 for IN.
+    pub class: u16,
+}
+
+/// The question after a header whose length and QR were checked.
+pub(super) fn parse(message: &[u8]) -> Result<Question<'_>, Malformed> {
+    if message[QDCOUNT..QDCOUNT + 2] != [0, 1] {
+        return Err(Malformed::Question);
+    }
+    let bytes = &message[HEADER_LEN..];
+    let (name, rest) = bytes.split_at(name::len(bytes).ok_or(Malformed::Question)?);
+    let [k0, k1, c0, c1] = *rest.first_chunk().ok_or(Malformed::Question)?;
+    Ok(Question { name, kind: u16::from_be_bytes([k0, k1]), class: u16::from_be_bytes([c0, c1]) })
+}
+
+impl Question<'_> {
+    /// Bytes of the question in a message: name, type and class.
+    pub fn wire_len(&self) -> usize {
+        self.name.len() + 4
+    }
+
+    /// The same for equal questions; for others the same by a chance of 1 in 2^64 only, whoever chose them.
+    pub fn hash(&self, key: &QuestionKey) -> u64 {
+        // A valid name ends itself, so name, type and class side by side are one question's only.
+        let mut bytes = [0; HASHED_MAX];
+        let len = self.name.len().min(NAME_MAX);
+        bytes[..len].copy_from_slice(&self.name[..len]);
+        // Lengths are below 64, letters above: to lower the case of the whole name is to lower that of its labels.
+        for word in bytes.as_chunks_mut().0.iter_mut().take(len.div_ceil(8)) {
+            *word = lower_case(u64::from_ne_bytes(*word)).to_ne_bytes();
+        }
+        bytes[len..len + 2].copy_from_slice(&self.kind.to_be_bytes());
+        bytes[len + 2..len + 4].copy_from_slice(&self.class.to_be_bytes());
+        key.0.hash(&bytes[..len + 4])
+    }
+}
+
+impl PartialEq for Question<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.kind == other.kind && self.class == other.class && self.name.eq_ignore_ascii_case(other.name)
+    }
+}
+
+impl Eq for Question<'_> {}
+
+/// Name, type and class, up to a whole word.
+const HASHED_MAX: usize = (NAME_MAX + 4).next_multiple_of(8);
+
+/// Eight bytes, with ASCII capitals made small.
+fn lower_case(word: u64) -> u64 {
+    const EACH: u64 = 0x0101_0101_0101_0101;
+    const HIGH: u64 = 0x80 * EACH;
+    let low = word & !HIGH;
+    // The high bit of each byte: at least `A`, at most `Z`, ASCII. No sum carries into the next byte.
+    let from_a = low + (0x80 - u64::from(b'A')) * EACH;
+    let past_z = low + (0x7f - u64::from(b'Z')) * EACH;
+    let capital = from_a & !past_z & !word & HIGH;
+    word | capital >> 2
+}
+
+/// A random key per process, so that nobody can choose questions that meet. SipHash-1-3.
+#[derive(Clone)]
+pub struct QuestionKey(SipHasher13);
+
+impl QuestionKey {
+    /// A key from 16 random bytes.
+    pub fn new(key: [u8; 16]) -> Self {
+        QuestionKey(SipHasher13::new_with_key(&key))
+    }
+}
+
+impl std::fmt::Debug for QuestionKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("QuestionKey(..)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_byte_has_the_case_the_standard_library_gives_it() {
+        for byte in 0..=u8::MAX {
+            for at in 0..8 {
+                let mut word = [0xff; 8];
+                word[at] = byte;
+                let lower = lower_case(u64::from_ne_bytes(word)).to_ne_bytes();
+                assert_eq!(lower, word.map(|b| b.to_ascii_lowercase()), "{byte} at {at}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_type_is_no_letter() {
+        let key = QuestionKey::new([1; 16]);
+        let of = |kind, class| Question { name: &[0], kind, class }.hash(&key);
+        // 65 (HTTPS) and 97 are `A` and `a`.
+        assert_ne!(of(65, 1), of(97, 1));
+        assert_ne!(of(1, 65), of(1, 97));
+        assert_ne!(of(1, 28), of(28, 1));
+    }
+
+    #[test]
+    fn the_key_matters_and_is_not_printed() {
+        let question = Question { name: &[1, b'a', 0], kind: 1, class: 1 };
+        assert_ne!(question.hash(&QuestionKey::new([1; 16])), question.hash(&QuestionKey::new([2; 16])));
+        assert_eq!(format!("{:?}", QuestionKey::new([0x41; 16])), "QuestionKey(..)");
+    }
+}

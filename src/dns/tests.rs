@@ -1,0 +1,276 @@
+//! The whole module against captured bytes and against a parser that is slow and plain.
+
+use super::*;
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+/// `Example.com`, AAAA, IN, with RD, CD and an OPT record.
+const QUERY: &[u8] = b"\x12\x34\x01\x10\x00\x01\x00\x00\x00\x00\x00\x01\
+    \x07Example\x03com\x00\x00\x1c\x00\x01\
+    \x00\x00\x29\x04\xd0\x00\x00\x00\x00\x00\x00";
+
+fn key() -> QuestionKey {
+    QuestionKey::new(*b"a key of a test.")
+}
+
+/// A message of these flags and questions, with this after the header.
+fn message(flags: [u8; 2], questions: u16, rest: &[u8]) -> Vec<u8> {
+    let mut message = vec![0xab, 0xcd, flags[0], flags[1]];
+    message.extend(questions.to_be_bytes());
+    message.extend([0; 6]);
+    message.extend(rest);
+    message
+}
+
+/// The labels, type and class of a message with this QR, byte by byte.
+fn slow(message: &[u8], response: bool) -> Option<(Vec<Vec<u8>>, u16, u16)> {
+    let mut bytes = message.iter().copied();
+    let header: Vec<u8> = bytes.by_ref().take(12).collect();
+    if header.len() < 12 || (header[2] >= 128) != response || header[4] != 0 || header[5] != 1 {
+        return None;
+    }
+    let mut labels = Vec::new();
+    loop {
+        let len = usize::from(bytes.next()?);
+        if len == 0 {
+            break;
+        }
+        let label: Vec<u8> = bytes.by_ref().take(len).map(|b| b.to_ascii_lowercase()).collect();
+        if len > 63 || label.len() < len {
+            return None;
+        }
+        labels.push(label);
+    }
+    if labels.iter().map(|label| label.len() + 1).sum::<usize>() + 1 > 255 {
+        return None;
+    }
+    let mut number = || Some(u16::from(bytes.next()?) * 256 + u16::from(bytes.next()?));
+    Some((labels, number()?, number()?))
+}
+
+/// The labels of a name in wire format, as `slow` gives them.
+fn labels(mut name: &[u8]) -> Vec<Vec<u8>> {
+    let mut labels = Vec::new();
+    while name[0] > 0 {
+        let (label, rest) = name[1..].split_at(name[0].into());
+        labels.push(label.to_ascii_lowercase());
+        name = rest;
+    }
+    labels
+}
+
+fn as_slow(question: Question) -> (Vec<Vec<u8>>, u16, u16) {
+    (labels(question.name), question.kind, question.class)
+}
+
+#[test]
+fn a_query_is_read_with_its_question() {
+    let question = query(QUERY).unwrap();
+    assert_eq!((question.name, question.kind, question.class), (&b"\x07Example\x03com\0"[..], 28, 1));
+    assert_eq!((id(QUERY), opcode(QUERY), question.wire_len()), (0x1234, 0, 17));
+    assert_eq!(response(QUERY), Err(Malformed::Query));
+}
+
+#[test]
+fn a_response_is_read_with_its_question() {
+    let message = message([0xab, 0x83], 1, &QUERY[12..]);
+    assert_eq!(response(&message), Ok(query(QUERY).unwrap()));
+    assert_eq!(query(&message), Err(Malformed::Response));
+    assert_eq!(opcode(&message), 5);
+}
+
+#[test]
+fn each_fault_has_its_name() {
+    let question = |rest: &[u8]| query(&message([0, 0], 1, rest)).map(|question| question.name.len());
+    assert_eq!(query(&QUERY[..11]), Err(Malformed::Short));
+    assert_eq!(response(&[]), Err(Malformed::Short));
+    for count in [0, 2, 256, 257] {
+        assert_eq!(query(&message([0, 0], count, &QUERY[12..])), Err(Malformed::Question), "{count}");
+    }
+    assert_eq!(question(b"\0\0\x01\0\x01"), Ok(1), "the root");
+    assert_eq!(question(b""), Err(Malformed::Question), "no question");
+    assert_eq!(question(b"\x01a\0\0\x01\0"), Err(Malformed::Question), "half a class");
+    assert_eq!(question(b"\x05abc\0\0\x01\0\x01"), Err(Malformed::Question), "a label past the end");
+    assert_eq!(question(b"\xc0\x0c\0\x01\0\x01\0\0"), Err(Malformed::Question), "a pointer");
+    assert_eq!(question(b"\x40abc\0\0\x01\0\x01"), Err(Malformed::Question), "a reserved length");
+}
+
+#[test]
+fn names_of_up_to_255_bytes_pass() {
+    for (last, ok) in [(61, true), (62, false)] {
+        let mut rest = [&[63][..], &[b'a'; 63]].concat().repeat(3);
+        rest.push(last);
+        rest.extend(vec![b'b'; last.into()]);
+        rest.extend(b"\0\0\x01\0\x01");
+        assert_eq!(query(&message([0, 0], 1, &rest)).is_ok(), ok, "a last label of {last}");
+    }
+}
+
+#[test]
+fn a_query_becomes_its_servfail_answer_in_place() {
+    let mut message = QUERY.to_vec();
+    // Status is opcode 2; AA, TC, RA, Z and AD have no place in a query, but come.
+    message[2..4].copy_from_slice(&[0x17, 0xff]);
+    message[6..10].fill(9);
+    let len = truncate_to_servfail(&mut message);
+    assert_eq!(message[..len], b"\x12\x34\x91\x12\x00\x01\0\0\0\0\0\0\x07Example\x03com\0\0\x1c\0\x01"[..]);
+    let before = message.clone();
+    assert_eq!(truncate_to_servfail(&mut message), 0, "an answer has no answer");
+    assert_eq!(message, before);
+}
+
+#[test]
+fn a_health_check_is_a_query_for_recursion() {
+    let mut into = [0xff; QUERY_MAX];
+    let len = write_query(&mut into, 0x0102, &name_to_wire("a.test").unwrap(), 1);
+    assert_eq!(into[..len], b"\x01\x02\x01\0\0\x01\0\0\0\0\0\0\x01a\x04test\0\0\x01\0\x01"[..]);
+    assert_eq!(write_query(&mut into[..len - 1], 1, b"\x01a\x04test\0", 1), 0, "no room");
+    assert_eq!(write_query(&mut into, 1, b"\x01a\x04test", 1), 0, "no end");
+    assert_eq!(write_query(&mut into, 1, b"\0\0", 1), 0, "more than a name");
+}
+
+#[test]
+fn names_are_written_as_configurations_write_them() {
+    assert_eq!(name_to_wire("."), Ok(vec![0]));
+    assert_eq!(name_to_wire("Example.com"), Ok(b"\x07Example\x03com\0".to_vec()));
+    assert_eq!(name_to_wire("example.com."), name_to_wire("example.com"));
+    assert!(name_to_wire(&"a".repeat(63)).is_ok());
+    assert_eq!(name_to_wire(&["a"; 127].join(".")).unwrap().len(), NAME_MAX);
+    for (text, error) in [
+        ("", "is empty; the root"),
+        ("..", "label of a DNS name is empty"),
+        (".com", "label of a DNS name is empty"),
+        ("a..b", "label of a DNS name is empty"),
+        ("exämple.com", "'ä' cannot be"),
+        ("a b", "' ' cannot be"),
+        ("a\\046b", "'\\\\' cannot be"),
+        (&"a".repeat(64), "a label of 64 bytes"),
+        (&["a"; 128].join("."), "257 bytes in a message"),
+    ] {
+        let said = name_to_wire(text).unwrap_err();
+        assert!(said.contains(error), "{text:?}: {said}");
+    }
+}
+
+/// Labels, type and class: a question that is valid.
+fn question() -> impl Strategy<Value = Vec<u8>> {
+    (vec(vec(any::<u8>(), 1..20), 0..6), any::<[u8; 4]>()).prop_map(|(labels, end)| {
+        let mut bytes = Vec::new();
+        for label in labels {
+            bytes.push(label.len() as u8);
+            bytes.extend(label);
+        }
+        bytes.push(0);
+        bytes.extend(end);
+        bytes
+    })
+}
+
+/// Short questions of few bytes, so that equal ones are common.
+fn alike() -> impl Strategy<Value = Vec<u8>> {
+    let byte = prop::sample::select(b"aAbB@`[{\xc1\xe1".as_slice());
+    (vec(vec(byte, 1..3), 0..3), 64..67u8, prop::sample::select(&[65u8, 97])).prop_map(
+        |(labels, kind, class)| {
+            let mut bytes: Vec<u8> =
+                labels.into_iter().flat_map(|l| [vec![l.len() as u8], l].concat()).collect();
+            bytes.extend([0, 0, kind, 0, class]);
+            bytes
+        },
+    )
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_are_read_as_the_slow_parser_reads_them(
+        mut message in vec(any::<u8>(), 0..600),
+        plausible in any::<bool>(),
+    ) {
+        if plausible && message.len() > 6 {
+            message[4..6].copy_from_slice(&[0, 1]);
+            // Short labels, so that some names end.
+            message.iter_mut().skip(12).for_each(|b| *b &= 0x47);
+        }
+        prop_assert_eq!(query(&message).ok().map(as_slow), slow(&message, false));
+        prop_assert_eq!(response(&message).ok().map(as_slow), slow(&message, true));
+        prop_assert!(opcode(&message) < 16);
+        set_id(&mut message, 7);
+        prop_assert!(message.len() < 2 || id(&message) == 7);
+        prop_assert!(truncate_to_servfail(&mut message) <= message.len());
+    }
+
+    #[test]
+    fn a_message_with_changed_bytes_is_refused_or_asks_what_the_slow_parser_says(
+        question in question(),
+        tail in vec(any::<u8>(), 0..40),
+        changes in vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
+    ) {
+        let first = message([1, 0], 1, &[question, tail].concat());
+        let mut second = first.clone();
+        for (at, byte) in changes {
+            second[at.index(first.len())] = byte;
+        }
+        let before = query(&first).unwrap();
+        prop_assert_eq!(as_slow(before), slow(&first, false).unwrap());
+        match query(&second) {
+            Err(_) => prop_assert_eq!(slow(&second, false), None),
+            Ok(after) => {
+                let same = slow(&second, false).unwrap() == slow(&first, false).unwrap();
+                prop_assert_eq!(before == after, same);
+                prop_assert_eq!(before.hash(&key()) == after.hash(&key()), same);
+            }
+        }
+    }
+
+    #[test]
+    fn equal_questions_and_only_they_have_equal_hashes(a in alike(), b in alike()) {
+        let (a, b) = (message([0, 0], 1, &a), message([0, 0], 1, &b));
+        let same = slow(&a, false) == slow(&b, false);
+        let (a, b) = (query(&a).unwrap(), query(&b).unwrap());
+        prop_assert_eq!(a == b, same);
+        prop_assert_eq!(a.hash(&key()) == b.hash(&key()), same);
+    }
+
+    #[test]
+    fn case_never_changes_a_hash(question in question(), flips in vec(any::<bool>(), 256)) {
+        let mut other = question.clone();
+        let name = question.len() - 4;
+        for (byte, flip) in other[..name].iter_mut().zip(flips) {
+            if flip && byte.is_ascii_alphabetic() {
+                *byte ^= 0x20;
+            }
+        }
+        let (a, b) = (message([0, 0], 1, &question), message([0, 0], 1, &other));
+        prop_assert_eq!(query(&a).unwrap().hash(&key()), query(&b).unwrap().hash(&key()));
+    }
+
+    #[test]
+    fn a_written_query_reads_back_and_so_does_its_servfail(question in question(), id_in: u16, kind: u16) {
+        let name = &question[..question.len() - 4];
+        let mut into = [0; QUERY_MAX];
+        let len = write_query(&mut into, id_in, name, kind);
+        let written = into[..len].to_vec();
+        prop_assert_eq!(id(&written), id_in);
+        prop_assert_eq!(query(&written), Ok(Question { name, kind, class: 1 }));
+        prop_assert_eq!(truncate_to_servfail(&mut into), len);
+        prop_assert_eq!(response(&into[..len]), query(&written));
+    }
+
+    #[test]
+    fn names_round_trip_through_text(text in "[!-\\-/-\\[\\]-~]{1,63}(\\.[!-\\-/-\\[\\]-~]{1,63}){0,3}") {
+        match name_to_wire(&text) {
+            Ok(wire) => {
+                let back: Vec<String> = labels(&wire).into_iter().map(|l| String::from_utf8(l).unwrap()).collect();
+                prop_assert_eq!(back.join("."), text.to_ascii_lowercase());
+                prop_assert_eq!(name::len(&wire), Some(wire.len()));
+            }
+            Err(_) => prop_assert!(text.len() + 2 > NAME_MAX),
+        }
+    }
+
+    #[test]
+    fn no_text_panics(text: String) {
+        if let Ok(wire) = name_to_wire(&text) {
+            prop_assert_eq!(name::len(&wire), Some(wire.len()));
+        }
+    }
+}
