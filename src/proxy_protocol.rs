@@ -146,7 +146,11 @@ mod tests {
 
     fn addr() -> impl Strategy<Value = SocketAddr> {
         let mapped = any::<[u8; 4]>().prop_map(|ip| std::net::Ipv4Addr::from(ip).to_ipv6_mapped().into());
-        let ip = prop_oneof![any::<[u8; 4]>().prop_map(IpAddr::from), any::<[u8; 16]>().prop_map(IpAddr::from), mapped];
+        let ip = prop_oneof![
+            any::<[u8; 4]>().prop_map(IpAddr::from),
+            any::<[u8; 16]>().prop_map(IpAddr::from),
+            mapped
+        ];
         (ip, any::<u16>()).prop_map(SocketAddr::from)
     }
 
