@@ -20,6 +20,7 @@
 //!
 //! `docs/ARCHITECTURE.md` has the reasons.
 
+pub mod aged;
 pub mod batch;
 pub mod client;
 pub mod config;
