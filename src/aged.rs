@@ -14,6 +14,11 @@ impl Key {
     pub const fn index(self) -> usize {
         self.0 as usize
     }
+
+    /// The key of the place with this number, as [`Key::index`] gave it.
+    pub const fn at(index: usize) -> Key {
+        Key(index as u32)
+    }
 }
 
 /// No place.

@@ -63,6 +63,30 @@ reasons! {
     NotOpen => "not_open",
     /// The turn had no room for another frame.
     TurnFull => "turn_full",
+    /// The sender is on the list of those who may not, or not on the list of those who may.
+    Denied => "denied",
+    /// The sender has sent more than one source may.
+    Rate => "rate",
+    /// Not a message of the pool's protocol.
+    Malformed => "malformed",
+    /// An answer where requests arrive.
+    AnAnswer => "an_answer",
+    /// An answer to another question than the one that was asked.
+    WrongQuestion => "wrong_question",
+    /// No server may be chosen.
+    NoServer => "no_server",
+    /// All servers have as many requests as they may.
+    ServersFull => "servers_full",
+    /// There is no room to remember another request.
+    TableFull => "table_full",
+    /// No port towards the server is free, or has rested for long enough.
+    NoPort => "no_port",
+    /// Flows that no server has answered have their share of the table.
+    FlowsFull => "flows_full",
+    /// A datagram of a server that nobody waits for.
+    Unasked => "unasked",
+    /// A datagram of a server after its port was given back.
+    Late => "late",
 }
 
 /// One counter per [`DropReason`]: a single writer adds, anybody reads.

@@ -121,6 +121,11 @@ impl Health {
         Health { state: State::Joining, streak: 0, last_alive: now, last_probe: now }
     }
 
+    /// A server in this state from now on.
+    pub fn new(state: State, now: Instant) -> Self {
+        Health { state, ..Health::joining(now) }
+    }
+
     /// The present state.
     pub fn state(&self) -> State {
         self.state

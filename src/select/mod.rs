@@ -29,3 +29,10 @@ impl Slot {
 /// No server may be chosen: none is eligible, or all are at their limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Full;
+
+/// What a request costs at a server of this weight, relative to others: what a unit of weight divides. Weight 1 costs
+/// most.
+pub fn cost_of_weight(weight: u16) -> u16 {
+    const COST_OF_WEIGHT_ONE: u16 = 840; // divisible by 1 to 8, so that small weights are exact
+    (COST_OF_WEIGHT_ONE / weight.max(1)).max(1)
+}

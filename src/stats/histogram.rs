@@ -40,11 +40,31 @@ fn upper(bucket: usize) -> u64 {
     ((STEPS + step + 1) as u64) << (exponent - 3)
 }
 
+/// The bucket that the share `quantile` of the counts ends in. `None` if they are all zero.
+fn bucket_of<I: Iterator<Item = u64>>(counts: impl Fn() -> I, quantile: f64) -> Option<usize> {
+    let total: u64 = counts().sum();
+    let rank = ((total as f64 * quantile).ceil() as u64).clamp(1, total.max(1));
+    let mut seen = 0;
+    counts().position(|count| {
+        seen += count;
+        seen >= rank
+    })
+}
+
 impl LatencyHistogram {
     /// Counts one latency, in microseconds. One writer only; a bucket wraps after 2^32.
     pub fn record(&self, micros: u32) {
         let count = &self.0[bucket(micros)];
         count.store(count.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+    }
+
+    /// The latency below which the share `quantile` (0 to 1) of all lies, at most 12.5 % too high; then forgets them.
+    /// `None` without data. For the writer only.
+    pub fn take_quantile(&self, quantile: f64) -> Option<Duration> {
+        let counts = || self.0.iter().map(|count| u64::from(count.load(Ordering::Relaxed)));
+        let bucket = bucket_of(counts, quantile);
+        self.0.iter().for_each(|count| count.store(0, Ordering::Relaxed));
+        bucket.map(|bucket| Duration::from_micros(upper(bucket)))
     }
 
     /// A copy of the counts.
@@ -71,16 +91,8 @@ impl LatencySnapshot {
 
     /// The latency below which the share `quantile` (0 to 1) lies, at most 12.5 % too high. `None` without data.
     pub fn quantile(&self, quantile: f64) -> Option<Duration> {
-        let count = self.count();
-        let rank = ((count as f64 * quantile).ceil() as u64).clamp(1, count.max(1));
-        let mut seen = 0;
-        self.0
-            .iter()
-            .position(|&c| {
-                seen += u64::from(c);
-                seen >= rank
-            })
-            .map(|b| Duration::from_micros(upper(b)))
+        let counts = || self.0.iter().map(|&count| u64::from(count));
+        bucket_of(counts, quantile).map(|bucket| Duration::from_micros(upper(bucket)))
     }
 
     /// Adds the counts of another histogram.

@@ -2,9 +2,11 @@
 
 pub mod histogram;
 pub mod pool;
+pub mod relay;
 
 pub use histogram::{LatencyHistogram, LatencySnapshot};
 pub use pool::{PoolStats, ServerStats};
+pub use relay::{RelayServerStats, RelayStats};
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

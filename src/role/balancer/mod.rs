@@ -38,7 +38,7 @@ use crate::rng::Rng;
 use crate::role::{Role, send_from_slot};
 use crate::roster::{Member, View};
 use crate::scale::{self, Scaler};
-use crate::select::{Chooser, LeafState, PolicyKind, Slot, Tree};
+use crate::select::{Chooser, LeafState, PolicyKind, Slot, Tree, cost_of_weight};
 use crate::stats::PoolStats;
 use crate::time::{Instant, earliest};
 use crate::wire::tag::PeerReplay;
@@ -350,7 +350,7 @@ impl Balancer {
                 (state, server.weight)
             }
         };
-        self.shared.tree.set(slot, state, cost_of(weight));
+        self.shared.tree.set(slot, state, cost_of_weight(weight));
         self.shared.roster.publish(slot, server.map(member_of));
         let usable =
             primary.fleet.iter().filter(|(_, s)| matches!(s.health.state(), State::Up | State::Suspect));
@@ -382,12 +382,6 @@ fn member_of(server: &Server) -> Member {
         draining: server.health.state() == State::Draining,
         stamp: server.stamp,
     }
-}
-
-/// Cost of a request at a server: what a unit of weight divides. Weight 1 costs most.
-fn cost_of(weight: u16) -> u16 {
-    const COST_OF_WEIGHT_ONE: u16 = 840; // divisible by 1 to 8, so that small weights are exact
-    (COST_OF_WEIGHT_ONE / weight.max(1)).max(1)
 }
 
 impl Role for Balancer {

@@ -1,0 +1,421 @@
+//! What every way of matching needs: choosing a server, sending to it, and keeping count.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::members::{Member, View};
+use super::settings::{ProxyProtocol, Sockets};
+use super::shared::Shared;
+use crate::batch::{DestinationId, FrameRef, Received, SocketId, Tx};
+use crate::drop_reason::DropReason;
+use crate::proxy_protocol::{self, Transport};
+use crate::rng::Rng;
+use crate::select::{Chooser, Full, Slot};
+use crate::stats::{LatencyHistogram, RelayStats};
+use crate::time::Instant;
+
+/// A client: where its answers go, and the socket and address that they leave from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Client {
+    pub addr: SocketAddr,
+    pub front: SocketId,
+    /// The number of the address that it asked, see [`Locals`].
+    pub local: u8,
+}
+
+/// The local addresses that clients have asked, where a front is bound to a wildcard, by number.
+#[derive(Debug, Default)]
+pub(super) struct Locals(heapless::Vec<IpAddr, 255>);
+
+impl Locals {
+    /// "The address that the socket is bound to, or whatever the kernel chooses."
+    const UNSPECIFIED: u8 = 255;
+
+    /// The number of an address; the 256th and later ones share the number of nobody.
+    pub fn number(&mut self, ip: Option<IpAddr>) -> u8 {
+        let Some(ip) = ip else { return Self::UNSPECIFIED };
+        let found = self.0.iter().position(|&known| known == ip);
+        let number = found.or_else(|| self.0.push(ip).is_ok().then(|| self.0.len() - 1));
+        number.map_or(Self::UNSPECIFIED, |number| number as u8)
+    }
+
+    pub fn get(&self, number: u8) -> Option<IpAddr> {
+        self.0.get(usize::from(number)).copied()
+    }
+}
+
+/// The way of a datagram to a server.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Way {
+    pub slot: Slot,
+    pub server: SocketAddr,
+    pub from: SocketId,
+}
+
+/// A datagram of this turn, and where it lies.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Datagram {
+    pub at: FrameRef,
+    /// Read once a turn.
+    pub now: Instant,
+}
+
+/// The datagrams of a receive slot; the last may be shorter.
+pub(super) fn datagrams<'a>(
+    received: &Received,
+    bytes: &'a mut [u8],
+) -> impl Iterator<Item = (FrameRef, &'a mut [u8])> {
+    let (slot, start, stride) = (received.slot, received.start, received.stride);
+    bytes.chunks_mut(stride as usize).zip(0u32..).map(move |(bytes, i)| {
+        // No datagram is longer than 65,535 bytes.
+        (FrameRef { slot, len: bytes.len() as u16, offset: start + i * stride }, bytes)
+    })
+}
+
+/// One worker's traffic with one server.
+#[derive(Debug)]
+pub(super) struct Lane {
+    /// Requests that the server owes an answer to.
+    outstanding: u32,
+    /// Since when the server has owed an answer and been silent.
+    silent_since: Instant,
+    /// What the tree is to hear at the end of this turn.
+    freed: u32,
+    heard: bool,
+    touched: bool,
+    /// The server as a destination of a turn, by the socket that it was last sent from.
+    destination: Option<(u64, SocketId, DestinationId)>,
+}
+
+impl Lane {
+    const NEW: Lane = Lane {
+        outstanding: 0,
+        silent_since: Instant::ZERO,
+        freed: 0,
+        heard: false,
+        touched: false,
+        destination: None,
+    };
+}
+
+/// See the module's text.
+pub(super) struct Core {
+    pub shared: Arc<Shared>,
+    pub stats: Arc<RelayStats>,
+    pub sockets: Sockets,
+    pub view: View,
+    pub locals: Locals,
+    pub rng: Rng,
+    lanes: Box<[Lane]>,
+    /// Answers that all servers together owe.
+    owed: u32,
+    /// Slots whose lanes something has come up in; each once.
+    touched: Vec<Slot>,
+    chooser: Chooser,
+    /// The addresses of the fronts, for PROXY headers.
+    fronts: Box<[SocketAddr]>,
+    /// The slowest answer of late: it decays.
+    slowest: Option<Duration>,
+    /// The answers since it was last asked for.
+    pub recent: LatencyHistogram,
+    pub turn: u64,
+}
+
+/// A server that owes an answer is not called silent before this time.
+const SILENCE_MIN: Duration = Duration::from_millis(50);
+/// Nor before so many times the slowest answer of late.
+const SILENCE_FACTOR: u32 = 4;
+/// Of the slowest answer, what is left after each tick is 1 - 1 / this.
+const SLOWEST_DECAY: u32 = 1024;
+
+impl Core {
+    pub fn new(
+        shared: &Arc<Shared>,
+        stats: &Arc<RelayStats>,
+        sockets: Sockets,
+        local_addrs: &[SocketAddr],
+        own: &[SocketAddr],
+        rng: &mut Rng,
+    ) -> Core {
+        let slots = shared.settings.servers_max;
+        Core {
+            view: View::new(slots, own),
+            locals: Locals::default(),
+            rng: Rng::new(rng.next_u64()),
+            lanes: (0..slots).map(|_| Lane::NEW).collect(),
+            owed: 0,
+            touched: Vec::with_capacity(slots),
+            chooser: Chooser::new(shared.settings.policy, rng.next_u64()),
+            fronts: local_addrs[..usize::from(sockets.fronts.end)].into(),
+            slowest: None,
+            recent: LatencyHistogram::default(),
+            turn: 0,
+            stats: Arc::clone(stats),
+            shared: Arc::clone(shared),
+            sockets,
+        }
+    }
+
+    /// Copies what the primary has changed.
+    pub fn refresh(&mut self) {
+        let Core { shared, view, lanes, .. } = self;
+        view.refresh(&shared.members, |slot| lanes[slot.index()].destination = None);
+    }
+
+    /// A server that was counted up for a request, and where it is. One that is to prove itself goes first.
+    pub fn reserve(&mut self) -> Result<(Slot, Member), DropReason> {
+        loop {
+            let reserved = match self.chooser.reserve(&self.shared.tree) {
+                Ok(reserved) => reserved,
+                Err(Full) => {
+                    let is_empty = self.shared.usable.load(Ordering::Relaxed) == 0;
+                    return Err(if is_empty { DropReason::NoServer } else { DropReason::ServersFull });
+                }
+            };
+            self.stats.select_fallback.add(u64::from(reserved.fallback));
+            if let Some(member) = self.view.get(reserved.slot) {
+                return Ok((reserved.slot, *member));
+            }
+            // The tree is ahead of this worker's view. Each round takes a change of the members.
+            self.release(reserved.slot);
+            self.refresh();
+        }
+    }
+
+    /// The same for a server that waits for a request to prove itself on, if there is one.
+    pub fn reserve_for_trial(&mut self) -> Option<(Slot, Member)> {
+        let slot = self.shared.take_trial()?;
+        let member = *self.view.get(slot)?;
+        self.shared.tree.adjust(slot, 1);
+        Some((slot, member))
+    }
+
+    /// Counts a server down at once.
+    pub fn release(&self, slot: Slot) {
+        self.shared.tree.adjust(slot, -1);
+    }
+
+    /// Counts a server down at the end of the turn.
+    pub fn free(&mut self, slot: Slot) {
+        self.lane(slot).freed += 1;
+    }
+
+    fn lane(&mut self, slot: Slot) -> &mut Lane {
+        let lane = &mut self.lanes[slot.index()];
+        if !std::mem::replace(&mut lane.touched, true) {
+            self.touched.push(slot);
+        }
+        lane
+    }
+
+    /// The local ports towards a server.
+    pub fn ports_to(&self, server: SocketAddr) -> std::ops::Range<u16> {
+        if server.is_ipv4() { self.sockets.v4.clone() } else { self.sockets.v6.clone() }
+    }
+
+    /// Sends a client's datagram to a server: from where it lies, or, without `at`, as a copy. `is_first` of its flow.
+    pub fn send_to_server(
+        &mut self,
+        way: &Way,
+        client: &Client,
+        at: Option<FrameRef>,
+        bytes: &[u8],
+        is_first: bool,
+        tx: &mut Tx,
+    ) -> Result<(), DropReason> {
+        let destination = self.destination(way, client, tx).ok_or(DropReason::TurnFull)?;
+        let with_header = match self.shared.settings.proxy_protocol {
+            ProxyProtocol::Off => false,
+            ProxyProtocol::First => is_first,
+            ProxyProtocol::Every => true,
+        };
+        let header = if with_header { self.proxy_header(client) } else { heapless::Vec::new() };
+        let is_sent = match at {
+            Some(at) if !with_header => tx.push(destination, at),
+            _ => tx.stage(destination, header.len() + bytes.len()).is_some_and(|staged| {
+                let (head, rest) = staged.split_at_mut(header.len());
+                head.copy_from_slice(&header);
+                rest.copy_from_slice(bytes);
+                true
+            }),
+        };
+        if is_sent { Ok(()) } else { Err(DropReason::TurnFull) }
+    }
+
+    /// A server as a destination; of one socket it is looked up once a turn.
+    fn destination(&mut self, way: &Way, client: &Client, tx: &mut Tx) -> Option<DestinationId> {
+        if self.shared.settings.transparent {
+            return tx.destination(way.from, way.server, Some(client.addr.ip()));
+        }
+        let lane = &mut self.lanes[way.slot.index()];
+        match lane.destination {
+            Some((turn, from, destination)) if turn == self.turn && from == way.from => Some(destination),
+            _ => {
+                let destination = tx.destination(way.from, way.server, None)?;
+                lane.destination = Some((self.turn, way.from, destination));
+                Some(destination)
+            }
+        }
+    }
+
+    fn proxy_header(&self, client: &Client) -> heapless::Vec<u8, { proxy_protocol::HEADER_MAX }> {
+        let front = self.fronts[usize::from(client.front.0)];
+        let ip = self.locals.get(client.local).unwrap_or(front.ip());
+        proxy_protocol::header(Transport::Datagram, client.addr, SocketAddr::new(ip, front.port()))
+    }
+
+    /// Sends a server's datagram to a client.
+    pub fn send_to_client(
+        &mut self,
+        slot: Slot,
+        client: &Client,
+        at: FrameRef,
+        last: &mut LastClient,
+        tx: &mut Tx,
+    ) -> Result<(), DropReason> {
+        if !self.send_back(client, at, last, tx) {
+            return Err(DropReason::TurnFull);
+        }
+        self.stats.delivered.add(1);
+        self.stats.servers[slot.index()].delivered.add(1);
+        Ok(())
+    }
+
+    /// Sends a datagram to a client. False when the turn is full.
+    pub fn send_back(&self, client: &Client, at: FrameRef, last: &mut LastClient, tx: &mut Tx) -> bool {
+        let destination = match last {
+            Some((known, destination)) if known == client => *destination,
+            _ => {
+                let local_ip = self.locals.get(client.local);
+                let Some(destination) = tx.destination(client.front, client.addr, local_ip) else { return false };
+                *last = Some((*client, destination));
+                destination
+            }
+        };
+        tx.push(destination, at)
+    }
+
+    /// A client's request is under way to a server.
+    pub fn await_answer(&mut self, now: Instant, slot: Slot) {
+        self.owe(now, slot);
+        self.stats.in_flight.add(1);
+        self.stats.servers[slot.index()].dispatched.add(1);
+    }
+
+    /// A copy of a request is under way to a server that shall prove that it lives.
+    pub fn owe(&mut self, now: Instant, slot: Slot) {
+        let lane = &mut self.lanes[slot.index()];
+        if lane.outstanding == 0 {
+            lane.silent_since = now;
+        }
+        lane.outstanding += 1;
+        self.owed += 1;
+    }
+
+    /// A server has answered a request that left at `sent`.
+    pub fn take_answer(&mut self, now: Instant, slot: Slot, sent: Instant) {
+        let latency = now.since(sent);
+        let micros = u32::try_from(latency.as_micros()).unwrap_or(u32::MAX);
+        self.slowest = self.slowest.max(Some(latency));
+        self.recent.record(micros);
+        self.settle(slot);
+        self.hear(now, slot);
+        self.end_request();
+        self.stats.answered.add(1);
+        let server = &self.stats.servers[slot.index()];
+        server.answered.add(1);
+        server.latency.record(micros);
+    }
+
+    /// A server has not answered a request in time.
+    pub fn give_up(&mut self, slot: Slot) {
+        self.settle(slot);
+        self.lose(slot);
+        self.end_request();
+        self.stats.timed_out.add(1);
+        self.stats.servers[slot.index()].timed_out.add(1);
+    }
+
+    /// A server owes one answer less, and has one request less.
+    pub fn settle(&mut self, slot: Slot) {
+        self.pay(slot);
+        self.free(slot);
+    }
+
+    /// A server owes one answer less.
+    pub fn pay(&mut self, slot: Slot) {
+        let lane = self.lane(slot);
+        debug_assert!(lane.outstanding > 0, "slot {} owes nothing", slot.index());
+        lane.outstanding = lane.outstanding.saturating_sub(1);
+        self.owed = self.owed.saturating_sub(1);
+    }
+
+    /// Whether any server owes an answer.
+    pub fn owes(&self) -> bool {
+        self.owed > 0
+    }
+
+    /// Answers that a server owes.
+    pub fn owed_by(&self, slot: Slot) -> u32 {
+        self.lanes[slot.index()].outstanding
+    }
+
+    /// A server has left something unanswered.
+    pub fn lose(&self, slot: Slot) {
+        self.shared.signals[slot.index()].lose();
+    }
+
+    fn end_request(&self) {
+        let in_flight = &self.stats.in_flight;
+        in_flight.set(in_flight.get().saturating_sub(1));
+    }
+
+    /// A server has proved that it lives.
+    pub fn hear(&mut self, now: Instant, slot: Slot) {
+        let lane = self.lane(slot);
+        lane.heard = true;
+        lane.silent_since = now;
+    }
+
+    /// A datagram left that no single answer is awaited for.
+    pub fn count_forwarded(&mut self, slot: Slot) {
+        self.stats.forwarded.add(1);
+        let server = &self.stats.servers[slot.index()];
+        server.dispatched.add(1);
+        server.forwarded.add(1);
+    }
+
+    /// Brings the tree up to date with this turn, once per server.
+    pub fn publish(&mut self, now: Instant) {
+        while let Some(slot) = self.touched.pop() {
+            let lane = &mut self.lanes[slot.index()];
+            lane.touched = false;
+            let freed = std::mem::take(&mut lane.freed);
+            let heard = std::mem::take(&mut lane.heard);
+            if freed > 0 {
+                self.shared.tree.adjust(slot, -(freed as i32));
+            }
+            if heard {
+                self.shared.signals[slot.index()].hear(now);
+            }
+        }
+    }
+
+    /// Looks for servers that owe an answer and are silent for far longer than any answer took. Once a tick.
+    pub fn look_for_silence(&mut self, now: Instant) {
+        let time_out = self.shared.settings.timeout;
+        let limit = self.slowest.map_or(time_out, |slowest| (slowest * SILENCE_FACTOR).max(SILENCE_MIN).min(time_out));
+        self.slowest = self.slowest.map(|slowest| slowest - slowest / SLOWEST_DECAY);
+        for (lane, signals) in self.lanes.iter().zip(&self.shared.signals) {
+            let is_silent = lane.outstanding > 0 && now.since(lane.silent_since) > limit;
+            if is_silent && now.since(signals.alive_at()) > limit {
+                signals.note_silence();
+            }
+        }
+    }
+}
+
+/// The client that the last datagram went to, as a destination of this turn.
+pub(super) type LastClient = Option<(Client, DestinationId)>;

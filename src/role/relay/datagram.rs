@@ -1,0 +1,408 @@
+//! Protocols that lbd does not know: requests and answers are matched by the port and the server that they went by.
+//!
+//! | | a lease lasts | a client's datagram goes to |
+//! |---|---|---|
+//! | requests | as long as requests of its client wait for an answer there | the shortest queue |
+//! | flows (`affinity: client`) | until it is idle, or nobody has answered | the server of its flow |
+//! | one-way (`replies: 0`) | there is none, unless a flow keeps the way | the shortest queue, or its flow's server |
+//!
+//! Requests of one client to one server share a lease: what comes back is that client's in any case, which tells its
+//! requests apart as if it had asked the server itself.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::core::{Client, Core, Datagram, LastClient, Way};
+use super::leases::{Ended, Leases, Owner, Pair};
+use super::members::Member;
+use super::settings::Affinity;
+use crate::aged::{Aged, Key};
+use crate::batch::{SocketId, Tx};
+use crate::drop_reason::DropReason;
+use crate::select::Slot;
+use crate::time::{Instant, earliest};
+
+/// Requests under way at one worker.
+const REQUESTS_MAX: usize = 65_536;
+/// The rest of an unanswered pair, in time-outs: an answer may be as late.
+const UNANSWERED_REST: u32 = 2;
+/// The shortest rest of an answered pair, where it is measured.
+pub(super) const HOLD_MIN: Duration = Duration::from_millis(50);
+
+/// A request that waits for its answer.
+struct Request {
+    pair: Pair,
+    /// The next one of the same lease.
+    next: Option<Key>,
+    sent: Instant,
+}
+
+/// What a lease adds up to, by pair.
+#[derive(Clone, Copy, Debug, Default)]
+struct Use {
+    /// The first and the last of its requests, or its flow.
+    first: Option<Key>,
+    last: Option<Key>,
+    /// Datagrams that the server may still send to the client.
+    credit: u32,
+    /// Which server of the slot it is.
+    generation: u32,
+    /// Whether the server has sent something.
+    is_answered: bool,
+    /// Whether something stayed unanswered.
+    has_lost: bool,
+}
+
+/// The leases of one worker.
+pub(super) struct Leased {
+    leases: Leases,
+    uses: Box<[Use]>,
+    /// Requests, or flows that the server has not answered, by age.
+    waiting: Aged<Request>,
+    /// Flows that it has answered, by the time of their last datagram.
+    flows: Aged<Pair>,
+    affinity: Affinity,
+    /// Answers to a datagram, at most; `None` = any number.
+    replies: Option<u32>,
+    hold: Duration,
+    /// The port of the client of this turn's last datagram: its other leases are likely to be there.
+    hint: Option<(Client, u16)>,
+}
+
+impl Leased {
+    pub fn new(core: &Core, secret: [u8; 16]) -> Self {
+        let settings = &core.shared.settings;
+        let ports = core.sockets.v4.len().max(core.sockets.v6.len());
+        let slots = settings.servers_max;
+        Leased {
+            leases: Leases::new(ports, slots, secret),
+            uses: vec![Use::default(); ports * slots].into(),
+            waiting: Aged::new(REQUESTS_MAX.max(ports * slots)),
+            flows: Aged::new(if settings.affinity == Affinity::Client { ports * slots } else { 0 }),
+            affinity: settings.affinity,
+            replies: settings.replies,
+            hold: settings.hold.unwrap_or(HOLD_MIN),
+            hint: None,
+        }
+    }
+
+    /// A turn begins.
+    pub fn begin(&mut self) {
+        self.hint = None;
+    }
+
+    /// A client's datagram.
+    pub fn on_client(
+        &mut self,
+        core: &mut Core,
+        client: &Client,
+        datagram: Datagram,
+        bytes: &[u8],
+        tx: &mut Tx,
+    ) -> Result<(), DropReason> {
+        match (self.affinity, self.replies) {
+            (Affinity::Client, _) => self.on_flow(core, client, datagram, bytes, tx),
+            (Affinity::None, Some(0)) => one_way(core, client, datagram, bytes, tx),
+            (Affinity::None, _) => self.on_request(core, client, datagram, bytes, tx),
+        }
+    }
+
+    fn on_request(
+        &mut self,
+        core: &mut Core,
+        client: &Client,
+        Datagram { at, now }: Datagram,
+        bytes: &[u8],
+        tx: &mut Tx,
+    ) -> Result<(), DropReason> {
+        if self.waiting.is_full() {
+            return Err(DropReason::TableFull);
+        }
+        let (slot, member) = core.reserve_for_trial().map_or_else(|| core.reserve(), Ok)?;
+        let owner = Owner { client: *client, slot: Some(slot) };
+        let Some(pair) = self.lease(now, owner, slot, &member) else {
+            core.release(slot);
+            return Err(DropReason::NoPort);
+        };
+        let way = self.way(core, pair, &member);
+        if let Err(reason) = core.send_to_server(&way, client, Some(at), bytes, true, tx) {
+            core.release(slot);
+            self.rest_if_unused(now, pair);
+            return Err(reason);
+        }
+        let key = self.waiting.insert(now, Request { pair, next: None, sent: now }).expect("there is room");
+        let used = &mut self.uses[pair.index()];
+        match used.last.replace(key) {
+            None => used.first = Some(key),
+            Some(last) => self.waiting.get_mut(last).expect("it waits").next = Some(key),
+        }
+        used.credit = used.credit.saturating_add(self.replies.unwrap_or(1));
+        core.await_answer(now, slot);
+        Ok(())
+    }
+
+    fn on_flow(
+        &mut self,
+        core: &mut Core,
+        client: &Client,
+        Datagram { at, now }: Datagram,
+        bytes: &[u8],
+        tx: &mut Tx,
+    ) -> Result<(), DropReason> {
+        let owner = Owner { client: *client, slot: None };
+        let live = self.leases.of(&owner).filter(|&pair| self.leases.is_busy(pair));
+        if let Some(pair) = live {
+            let slot = self.leases.slot(pair);
+            let used = self.uses[pair.index()];
+            let member = core.view.get(slot).filter(|m| m.generation == used.generation && m.keeps_flows);
+            if let Some(&member) = member {
+                let way = self.way(core, pair, &member);
+                core.send_to_server(&way, client, Some(at), bytes, false, tx)?;
+                core.count_forwarded(slot);
+                self.uses[pair.index()].credit = used.credit.saturating_add(self.replies.unwrap_or(1));
+                if let Some(key) = used.last.filter(|_| used.is_answered) {
+                    self.flows.touch(now, key);
+                }
+                return Ok(());
+            }
+            self.end_flow(core, now, pair); // its server has left
+        }
+        self.open_flow(core, owner, Datagram { at, now }, bytes, tx)
+    }
+
+    fn open_flow(
+        &mut self,
+        core: &mut Core,
+        owner: Owner,
+        Datagram { at, now }: Datagram,
+        bytes: &[u8],
+        tx: &mut Tx,
+    ) -> Result<(), DropReason> {
+        let (slot, member) = core.reserve_for_trial().map_or_else(|| core.reserve(), Ok)?;
+        let is_one_way = self.replies == Some(0);
+        let unanswered = core.owed_by(slot) as usize + self.leases.unanswered(now, slot);
+        if !is_one_way && unanswered >= self.leases.ports().div_ceil(2) {
+            core.release(slot);
+            return Err(DropReason::FlowsFull);
+        }
+        let Some(pair) = self.lease(now, owner, slot, &member) else {
+            core.release(slot);
+            return Err(DropReason::NoPort);
+        };
+        let way = self.way(core, pair, &member);
+        if let Err(reason) = core.send_to_server(&way, &owner.client, Some(at), bytes, true, tx) {
+            core.release(slot);
+            self.rest_if_unused(now, pair);
+            return Err(reason);
+        }
+        let used = &mut self.uses[pair.index()];
+        used.is_answered = is_one_way;
+        used.credit = self.replies.unwrap_or(1);
+        used.last = if is_one_way {
+            self.flows.insert(now, pair)
+        } else {
+            core.owe(now, slot);
+            self.waiting.insert(now, Request { pair, next: None, sent: now })
+        };
+        core.count_forwarded(slot);
+        core.stats.flows_opened.add(1);
+        core.stats.flows.add(1);
+        Ok(())
+    }
+
+    /// The pair that the owner has towards a server, or one that can be had.
+    fn lease(&mut self, now: Instant, owner: Owner, slot: Slot, member: &Member) -> Option<Pair> {
+        let port = self.hint.filter(|(client, _)| *client == owner.client).map(|(_, port)| port);
+        let own = self.leases.of(&owner).filter(|&pair| self.leases.slot(pair) == slot);
+        let pair = match own {
+            Some(pair) => {
+                let rests = self.leases.owner(now, pair).is_some();
+                self.leases.retake(pair);
+                let used = &mut self.uses[pair.index()];
+                if !rests || used.generation != member.generation {
+                    *used = Use { generation: member.generation, ..Use::default() };
+                }
+                pair
+            }
+            None => {
+                let pair = self.leases.take(now, owner, slot, port)?;
+                self.uses[pair.index()] = Use { generation: member.generation, ..Use::default() };
+                pair
+            }
+        };
+        self.hint = Some((owner.client, self.leases.port(pair)));
+        Some(pair)
+    }
+
+    fn way(&self, core: &Core, pair: Pair, member: &Member) -> Way {
+        let from = SocketId(core.ports_to(member.addr).start + self.leases.port(pair));
+        Way { slot: self.leases.slot(pair), server: member.addr, from }
+    }
+
+    /// Gives back a pair that was taken for a datagram that could not be sent.
+    fn rest_if_unused(&mut self, now: Instant, pair: Pair) {
+        if self.uses[pair.index()].last.is_none() {
+            self.rest(now, pair);
+        }
+    }
+
+    /// Ends a lease. Whether all was answered decides how long it rests.
+    fn rest(&mut self, now: Instant, pair: Pair) {
+        self.leases.rest(now, pair, Ended::Answered, self.hold);
+    }
+
+    /// A datagram that came by a port.
+    pub fn on_server(
+        &mut self,
+        core: &mut Core,
+        socket: SocketId,
+        peer: SocketAddr,
+        Datagram { at, now }: Datagram,
+        last: &mut LastClient,
+        tx: &mut Tx,
+    ) -> Result<(), DropReason> {
+        let slot = core.view.slot_of(peer).ok_or(DropReason::WrongSource)?;
+        let member = *core.view.get(slot).ok_or(DropReason::WrongSource)?;
+        let port = socket.0.checked_sub(core.ports_to(peer).start).ok_or(DropReason::WrongSource)?;
+        let pair = self.leases.pair(port, slot);
+        let used = self.uses[pair.index()];
+        if used.generation != member.generation {
+            return Err(DropReason::Late); // meant for whom an earlier server of the slot has served
+        }
+        core.hear(now, slot); // whatever becomes of its datagram
+        let owner = self.leases.owner(now, pair).ok_or(DropReason::Late)?;
+        let client = owner.client;
+        let is_unbounded = self.affinity == Affinity::Client && self.replies.is_none();
+        if used.credit == 0 && !is_unbounded {
+            return Err(DropReason::Unasked);
+        }
+        core.send_to_client(slot, &client, at, last, tx)?;
+        self.uses[pair.index()].credit = used.credit.saturating_sub(1);
+        let is_busy = self.leases.is_busy(pair);
+        match (self.affinity, used.first) {
+            (Affinity::None, Some(_)) => {
+                let request = self.end_request(pair);
+                core.take_answer(now, slot, request.sent);
+                self.rest_if_done(now, pair, core);
+            }
+            (Affinity::Client, _) if is_busy => self.touch_flow(core, now, pair),
+            (Affinity::None, None) | (Affinity::Client, _) => core.stats.late.add(1),
+        }
+        Ok(())
+    }
+
+    /// A flow's server has sent something.
+    fn touch_flow(&mut self, core: &mut Core, now: Instant, pair: Pair) {
+        let slot = self.leases.slot(pair);
+        let used = &mut self.uses[pair.index()];
+        let Some(key) = used.last else { return };
+        if used.is_answered {
+            return self.flows.touch(now, key);
+        }
+        used.is_answered = true;
+        self.waiting.remove(key);
+        used.last = self.flows.insert(now, pair);
+        core.pay(slot);
+    }
+
+    /// Takes the longest waiting request of a lease out.
+    fn end_request(&mut self, pair: Pair) -> Request {
+        let used = &mut self.uses[pair.index()];
+        let key = used.first.expect("it has one");
+        let request = self.waiting.remove(key).expect("it waits");
+        used.first = request.next;
+        if request.next.is_none() {
+            used.last = None;
+        }
+        request
+    }
+
+    fn rest_if_done(&mut self, now: Instant, pair: Pair, core: &Core) {
+        let used = &self.uses[pair.index()];
+        if used.first.is_some() {
+            return;
+        }
+        let (ended, rest) = match used.credit {
+            0 => (Ended::Answered, self.hold),
+            _ => (Ended::Unanswered, core.shared.settings.timeout * UNANSWERED_REST),
+        };
+        self.leases.rest(now, pair, ended, rest);
+    }
+
+    fn end_flow(&mut self, core: &mut Core, now: Instant, pair: Pair) {
+        let slot = self.leases.slot(pair);
+        let used = &mut self.uses[pair.index()];
+        let key = used.last.take();
+        let (ended, rest) = if used.is_answered {
+            key.and_then(|key| self.flows.remove(key));
+            core.free(slot);
+            (Ended::Answered, self.hold)
+        } else {
+            key.and_then(|key| self.waiting.remove(key));
+            core.settle(slot);
+            (Ended::Unanswered, core.shared.settings.timeout * UNANSWERED_REST)
+        };
+        self.leases.rest(now, pair, ended, rest);
+        let flows = &core.stats.flows;
+        flows.set(flows.get().saturating_sub(1));
+    }
+
+    /// Gives up what has waited for too long, and flows that are idle.
+    pub fn expire(&mut self, core: &mut Core, now: Instant) {
+        let (time_out, idle) = (core.shared.settings.timeout, core.shared.settings.idle_timeout);
+        while let Some((key, sent)) = self.waiting.oldest()
+            && sent + time_out <= now
+        {
+            let Some(pair) = self.waiting.get(key).map(|request| request.pair) else { return };
+            match self.affinity {
+                Affinity::Client => {
+                    core.lose(self.leases.slot(pair));
+                    self.end_flow(core, now, pair);
+                }
+                Affinity::None => {
+                    self.end_request(pair);
+                    core.give_up(self.leases.slot(pair));
+                    self.rest_if_done(now, pair, core);
+                }
+            }
+        }
+        while let Some((key, used)) = self.flows.oldest()
+            && used + idle <= now
+        {
+            let Some(&pair) = self.flows.get(key) else { return };
+            self.end_flow(core, now, pair);
+        }
+    }
+
+    /// When something has waited for too long, or is idle.
+    pub fn next_deadline(&self, core: &Core) -> Option<Instant> {
+        let settings = &core.shared.settings;
+        let waiting = self.waiting.oldest().map(|(_, sent)| sent + settings.timeout);
+        earliest(waiting, self.flows.oldest().map(|(_, used)| used + settings.idle_timeout))
+    }
+
+    /// Measures how long answered pairs have to rest, unless that is configured. Now and then.
+    pub fn measure_hold(&mut self, core: &Core) {
+        if core.shared.settings.hold.is_none()
+            && let Some(p99) = core.recent.take_quantile(0.99)
+        {
+            self.hold = (p99 * 2).max(HOLD_MIN);
+        }
+    }
+}
+
+/// A datagram that nobody answers.
+fn one_way(
+    core: &mut Core,
+    client: &Client,
+    Datagram { at, .. }: Datagram,
+    bytes: &[u8],
+    tx: &mut Tx,
+) -> Result<(), DropReason> {
+    let (slot, member) = core.reserve_for_trial().map_or_else(|| core.reserve(), Ok)?;
+    let way = Way { slot, server: member.addr, from: SocketId(core.ports_to(member.addr).start) };
+    core.free(slot);
+    core.send_to_server(&way, client, Some(at), bytes, true, tx)?;
+    core.count_forwarded(slot);
+    Ok(())
+}

@@ -1,0 +1,201 @@
+//! DNS: many queries under way by each port, told apart by an id that is drawn for each.
+//!
+//! An answer counts only if it comes by the port and from the server that the query went by, with the query's id and
+//! its question. One that does not is counted, and the wait goes on.
+
+use std::net::SocketAddr;
+
+use super::core::{Client, Core, Datagram, LastClient};
+use super::queries::{Place, Queries};
+use crate::batch::{FrameRef, SocketId, Tx};
+use crate::dns::{self, Malformed, QuestionKey};
+use crate::drop_reason::DropReason;
+use crate::select::Slot;
+use crate::time::Instant;
+
+/// Queries under way at one worker.
+const QUERIES_MAX: usize = 65_536;
+/// OPCODE of an ordinary query: what may be asked of two servers (RFC 1035).
+const OPCODE_QUERY: u8 = 0;
+
+/// What is remembered of a query.
+struct Query {
+    /// Who asked; nobody, if a copy was sent to see whether the server lives.
+    client: Option<Client>,
+    client_id: u16,
+    slot: Slot,
+    server: SocketAddr,
+    question: u64,
+    sent: Instant,
+}
+
+/// The queries of one worker.
+pub(super) struct Dns {
+    queries: Queries<Query>,
+    key: QuestionKey,
+    /// This turn's port, by its number, for each family of servers. Another one each turn: a stranger does not know
+    /// which, and yet what a turn has for a server leaves as one message.
+    port: u16,
+}
+
+impl Dns {
+    pub fn new(core: &Core, secret: [u8; 16]) -> Self {
+        let ports = core.sockets.v4.len() + core.sockets.v6.len();
+        Dns { queries: Queries::new(QUERIES_MAX, ports), key: QuestionKey::new(secret), port: 0 }
+    }
+
+    /// A turn begins.
+    pub fn begin(&mut self, core: &mut Core) {
+        let ports = core.sockets.v4.len().max(core.sockets.v6.len());
+        self.port = core.rng.below(ports as u64) as u16;
+    }
+
+    /// A client's datagram.
+    pub fn on_client(
+        &mut self,
+        core: &mut Core,
+        client: &Client,
+        datagram: Datagram,
+        bytes: &mut [u8],
+        last: &mut LastClient,
+        tx: &mut Tx,
+    ) -> Result<(), DropReason> {
+        let question = dns::query(bytes).map_err(|malformed| match malformed {
+            Malformed::Response => DropReason::AnAnswer,
+            _ => DropReason::Malformed,
+        })?;
+        let question = question.hash(&self.key);
+        let (slot, member) = match core.reserve() {
+            Ok(reserved) => reserved,
+            Err(reason) => {
+                servfail(core, client, datagram.at, bytes, last, tx);
+                return Err(reason);
+            }
+        };
+        let client_id = dns::id(bytes);
+        let query = Query { client: Some(*client), client_id, slot, server: member.addr, question, sent: datagram.now };
+        let id = match self.send(core, query, client, Some(datagram.at), bytes, tx) {
+            Ok(id) => id,
+            Err(reason) => {
+                core.release(slot);
+                if reason == DropReason::TableFull {
+                    servfail(core, client, datagram.at, bytes, last, tx);
+                }
+                return Err(reason);
+            }
+        };
+        core.await_answer(datagram.now, slot);
+        if dns::opcode(bytes) == OPCODE_QUERY && let Some((slot, member)) = core.reserve_for_trial() {
+            // It gets a copy, so that nobody waits for what may never come.
+            let sent = datagram.now;
+            let copy = Query { client: None, client_id, slot, server: member.addr, question, sent };
+            match self.send(core, copy, client, None, bytes, tx) {
+                Ok(_) => core.owe(sent, slot),
+                Err(_) => core.release(slot), // another query will do
+            }
+            dns::set_id(bytes, id);
+        }
+        Ok(())
+    }
+
+    /// Sends a query under an id of its own, which is in its bytes afterwards, and is given back.
+    fn send(
+        &mut self,
+        core: &mut Core,
+        query: Query,
+        client: &Client,
+        at: Option<FrameRef>,
+        bytes: &mut [u8],
+        tx: &mut Tx,
+    ) -> Result<u16, DropReason> {
+        let Query { slot, server, sent, .. } = query;
+        let ports = core.ports_to(server);
+        let from = SocketId(ports.start + self.port % (ports.len() as u16).max(1));
+        let number = from.0 - core.sockets.v4.start;
+        let place = self.queries.insert(sent, number, &mut core.rng, query).ok_or(DropReason::TableFull)?;
+        dns::set_id(bytes, place.id);
+        let pushed = core.send_to_server(&Way { slot, server, from }, client, at, bytes, true, tx);
+        if let Err(reason) = pushed {
+            self.queries.remove(place);
+            return Err(reason);
+        }
+        Ok(place.id)
+    }
+
+    /// A datagram that came by a port.
+    pub fn on_server(
+        &mut self,
+        core: &mut Core,
+        socket: SocketId,
+        peer: SocketAddr,
+        datagram: Datagram,
+        bytes: &mut [u8],
+        last: &mut LastClient,
+        tx: &mut Tx,
+    ) -> Result<(), DropReason> {
+        if bytes.len() < dns::HEADER_LEN {
+            return Err(DropReason::Malformed);
+        }
+        let place = Place { port: socket.0 - core.sockets.v4.start, id: dns::id(bytes) };
+        let Some(query) = self.queries.get(place) else {
+            let Some(slot) = core.view.slot_of(peer) else { return Err(DropReason::WrongSource) };
+            core.hear(datagram.now, slot); // too late for its query, but it lives
+            return Err(DropReason::NotOpen);
+        };
+        if query.server.ip() != peer.ip() || query.server.port() != peer.port() {
+            return Err(DropReason::WrongSource);
+        }
+        let question = dns::response(bytes).map_err(|_| DropReason::Malformed)?;
+        if question.hash(&self.key) != query.question {
+            return Err(DropReason::WrongQuestion);
+        }
+        let (slot, sent, client) = (query.slot, query.sent, query.client);
+        if let Some(client) = client {
+            dns::set_id(bytes, query.client_id);
+            core.send_to_client(slot, &client, datagram.at, last, tx)?;
+            core.take_answer(datagram.now, slot, sent);
+        } else {
+            core.settle(slot);
+            core.hear(datagram.now, slot);
+        }
+        self.queries.remove(place);
+        Ok(())
+    }
+
+    /// Gives up what has waited for too long.
+    pub fn expire(&mut self, core: &mut Core, now: Instant) {
+        while let Some((place, sent)) = self.queries.oldest()
+            && sent + core.shared.settings.timeout <= now
+        {
+            match self.queries.remove(place) {
+                Some(Query { client: Some(_), slot, .. }) => core.give_up(slot),
+                Some(Query { client: None, slot, .. }) => {
+                    core.settle(slot);
+                    core.lose(slot);
+                }
+                None => return,
+            }
+        }
+    }
+
+    /// When something has waited for too long.
+    pub fn next_deadline(&self, core: &Core) -> Option<Instant> {
+        self.queries.oldest().map(|(_, sent)| sent + core.shared.settings.timeout)
+    }
+}
+
+/// Answers "it does not work now", at once: so the client asks elsewhere instead of waiting.
+fn servfail(
+    core: &mut Core,
+    client: &Client,
+    at: FrameRef,
+    bytes: &mut [u8],
+    last: &mut LastClient,
+    tx: &mut Tx,
+) {
+    let len = dns::truncate_to_servfail(bytes);
+    let at = FrameRef { len: len as u16, ..at };
+    if core.send_back(client, at, last, tx) {
+        core.stats.servfail.add(1);
+    }
+}

@@ -1,0 +1,339 @@
+//! Which servers are up: the primary's part of a pool, on the table of [`crate::health`].
+//!
+//! | what is noticed | what it means |
+//! |---|---|
+//! | a valid answer, to a client or to a check | proof of life: up (from down: `rise` in a row) |
+//! | it owes answers and is silent for far longer than any took; an answer or a check is overdue; ICMP | a suspect: used if nobody better is left |
+//! | a suspect leaves a check or a request unanswered, `fall` times in a row | down: not used |
+//! | more than `down_max` of the servers are down, some are up | fail open: all are used |
+//! | no server is up or suspect, protocol `datagram` | those that are down are used: there is no other way to say no |
+//!
+//! Where servers are not checked, a suspect gets a request now and then to prove itself on, at growing intervals (of
+//! DNS, a copy of one). Where they do not answer either (`replies: 0`), no news is good news.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::checks::{Asked, Checker};
+use super::core::Core;
+use super::members::Member;
+use super::settings::{Event, HealthCheck, Speaks};
+use super::shared::{Noticed, Wanted};
+use crate::batch::{SocketId, Tx};
+use crate::drop_reason::DropReason;
+use crate::health::{self, Health, Limits, State};
+use crate::select::{LeafState, Slot, cost_of_weight};
+use crate::time::Instant;
+
+/// Events that nobody has fetched yet are bounded; the oldest go first.
+const EVENTS_MAX: usize = 256;
+/// The longest time between two requests that a suspect may prove itself on.
+const TRIAL_PAUSE_MAX: Duration = Duration::from_secs(60);
+/// A suspect is checked so many times as often.
+const SUSPECT_FACTOR: u32 = 3;
+/// How often wishes for other servers are looked at, at least.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// A server as the primary knows it.
+struct Server {
+    id: u32,
+    addr: SocketAddr,
+    weight: u16,
+    generation: u32,
+    health: Health,
+    /// The last proof of life that was judged.
+    heard_at: Instant,
+    next_check: Instant,
+    asked: Option<Asked>,
+    next_trial: Instant,
+    trial_pause: Duration,
+    /// Since when it is up.
+    up_since: Instant,
+}
+
+/// What only worker 0 has.
+pub(super) struct Primary {
+    servers: Box<[Option<Server>]>,
+    checker: Checker,
+    limits: Limits,
+    settings: HealthCheck,
+    is_one_way: bool,
+    events: VecDeque<Event>,
+    fails_open: bool,
+    last_generation: u32,
+    next_look: Instant,
+}
+
+impl Primary {
+    pub fn new(core: &Core, secret: [u8; 16], now: Instant) -> Self {
+        let settings = &core.shared.settings;
+        let check = settings.health.check.clone();
+        let health = &settings.health;
+        Primary {
+            servers: (0..settings.servers_max).map(|_| None).collect(),
+            checker: Checker::new(check, settings.proxy_protocol, secret, settings.seed ^ 1),
+            limits: Limits {
+                rise: health.rise,
+                fall: health.fall,
+                silence: health.interval,
+                probe: health.interval,
+            },
+            settings: health.clone(),
+            is_one_way: settings.replies == Some(0),
+            events: VecDeque::with_capacity(EVENTS_MAX),
+            fails_open: false,
+            last_generation: 0,
+            next_look: now,
+        }
+    }
+
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    fn tell(&mut self, event: Event) {
+        if self.events.len() == EVENTS_MAX {
+            self.events.pop_front();
+        }
+        self.events.push_back(event);
+    }
+
+    /// When there is something to do without a datagram.
+    pub fn next_deadline(&self) -> Instant {
+        let checks = self.servers.iter().flatten().filter(|_| self.checker.is_active());
+        let due = checks.map(|server| match server.asked {
+            Some(asked) => asked.sent + self.settings.timeout,
+            None => server.next_check,
+        });
+        due.fold(self.next_look, Instant::min)
+    }
+
+    /// Judges every server by what was noticed since the last tick, and asks those whose time has come.
+    pub fn on_tick(&mut self, core: &mut Core, now: Instant, tx: &mut Tx) {
+        if now >= self.next_look {
+            self.next_look = now + LOOK;
+            if let Some(wanted) = core.shared.take_wanted() {
+                self.set_servers(core, now, &wanted);
+            }
+        }
+        for index in 0..self.servers.len() {
+            let slot = Slot::new(index);
+            let noticed = core.shared.signals[index].take();
+            let alive_at = core.shared.signals[index].alive_at();
+            if self.servers[index].is_none() {
+                continue;
+            }
+            self.judge(core, now, slot, noticed, alive_at);
+            self.look_after(core, now, slot, tx);
+            core.stats.servers[index].queue.set(u64::from(core.shared.tree.len(slot)));
+        }
+    }
+
+    fn judge(&mut self, core: &mut Core, now: Instant, slot: Slot, noticed: Noticed, alive_at: Instant) {
+        let Some(server) = &mut self.servers[slot.index()] else { return };
+        let is_suspect = server.health.state() == State::Suspect;
+        if alive_at > server.heard_at {
+            server.heard_at = alive_at;
+            return self.apply(core, now, slot, health::Event::Alive, "it answers");
+        }
+        let overdue = server.asked.filter(|asked| asked.sent + self.settings.timeout <= now);
+        if overdue.is_some() {
+            server.asked = None;
+        }
+        let timeout = core.shared.settings.timeout;
+        let is_quiet = |for_: Duration| now.since(alive_at) >= for_;
+        let why = match noticed {
+            _ if overdue.is_some_and(|asked| alive_at < asked.sent) => "it does not answer checks",
+            Noticed { lost: 1.., .. } if is_quiet(timeout) => "it does not answer requests",
+            Noticed { silent: true, .. } if !is_suspect => "it owes answers and is silent",
+            Noticed { refused: true, .. } if !is_suspect => "the network says that it is not there",
+            _ => return,
+        };
+        let event = if is_suspect { health::Event::ProbeLost } else { health::Event::Silent };
+        self.apply(core, now, slot, event, why);
+    }
+
+    /// Asks a server whose time has come, or has it tried; forgets one that was taken out and has nothing left.
+    fn look_after(&mut self, core: &mut Core, now: Instant, slot: Slot, tx: &mut Tx) {
+        let Some(server) = &mut self.servers[slot.index()] else { return };
+        match server.health.state() {
+            State::Draining => {
+                if core.shared.tree.len(slot) == 0 {
+                    self.remove(core, slot);
+                }
+            }
+            State::Disabled => {}
+            _ if self.checker.is_active() => {
+                if server.asked.is_none() && now >= server.next_check {
+                    self.check(core, now, slot, tx);
+                }
+            }
+            State::Joining | State::Up => {
+                if now.since(server.up_since) > server.trial_pause * 2 {
+                    server.trial_pause = self.settings.interval;
+                }
+            }
+            State::Suspect | State::Down => {
+                if now >= server.next_trial {
+                    server.next_trial = now + server.trial_pause;
+                    server.trial_pause = (server.trial_pause * 2).min(TRIAL_PAUSE_MAX);
+                    if self.is_one_way {
+                        self.apply(core, now, slot, health::Event::Alive, "no news is good news");
+                    } else {
+                        core.shared.ask_for_trial(slot);
+                    }
+                }
+            }
+        }
+    }
+
+    fn check(&mut self, core: &Core, now: Instant, slot: Slot, tx: &mut Tx) {
+        let Some(server) = &mut self.servers[slot.index()] else { return };
+        let is_suspect = server.health.state() == State::Suspect;
+        let pause = if is_suspect { self.settings.interval / SUSPECT_FACTOR } else { self.settings.interval };
+        server.next_check = now + pause;
+        let from = if server.addr.is_ipv4() { core.sockets.check_v4 } else { core.sockets.check_v6 };
+        let Some(from) = from else { return };
+        let destination = tx.destination(SocketId(from), server.addr, None);
+        let staged = destination.and_then(|destination| tx.stage(destination, self.checker.len()));
+        // A full turn is no loss: the next tick asks.
+        match staged {
+            Some(bytes) => server.asked = Some(self.checker.ask(now, bytes)),
+            None => server.next_check = now,
+        }
+    }
+
+    /// A datagram that came where checks are answered.
+    pub fn on_check_answer(
+        &mut self,
+        core: &mut Core,
+        now: Instant,
+        peer: SocketAddr,
+        bytes: &[u8],
+    ) -> Result<(), DropReason> {
+        let slot = core.view.slot_of(peer).ok_or(DropReason::WrongSource)?;
+        let server = self.servers[slot.index()].as_mut().ok_or(DropReason::WrongSource)?;
+        let asked = server.asked.ok_or(DropReason::NotOpen)?;
+        if !self.checker.is_answer(&asked, bytes) {
+            return Err(DropReason::WrongQuestion);
+        }
+        server.asked = None;
+        core.hear(now, slot);
+        Ok(())
+    }
+
+    /// The balancer itself was away: what is overdue proves nothing.
+    pub fn forgive(&mut self) {
+        for server in self.servers.iter_mut().flatten() {
+            server.asked = None;
+        }
+    }
+
+    fn apply(&mut self, core: &mut Core, now: Instant, slot: Slot, event: health::Event, why: &'static str) {
+        let Some(server) = &mut self.servers[slot.index()] else { return };
+        let Some(state) = server.health.on_event(now, event, &self.limits) else { return };
+        match state {
+            State::Up => server.up_since = now,
+            State::Suspect => {
+                server.next_check = now;
+                server.next_trial = now + server.trial_pause;
+            }
+            _ => {}
+        }
+        let (id, addr) = (server.id, server.addr);
+        self.tell(Event::State { id, addr, state, why });
+        self.publish(core);
+    }
+
+    /// Brings the members to what is wanted: who is new comes in, who is not wanted any more finishes what it has.
+    pub fn set_servers(&mut self, core: &mut Core, now: Instant, wanted: &[Wanted]) {
+        for server in self.servers.iter_mut().flatten() {
+            match wanted.iter().find(|wanted| wanted.addr == server.addr) {
+                Some(wanted) => {
+                    (server.id, server.weight) = (wanted.id, wanted.weight);
+                    if server.health.state() == State::Draining {
+                        server.health = Health::new(self.checker.first_state(), now);
+                    }
+                }
+                None => {
+                    server.health.on_event(now, health::Event::Drain, &self.limits);
+                }
+            }
+        }
+        for wanted in wanted {
+            if self.servers.iter().flatten().any(|server| server.addr == wanted.addr) {
+                continue;
+            }
+            let Some(slot) = self.servers.iter().position(Option::is_none) else {
+                self.tell(Event::NoRoom { addr: wanted.addr });
+                continue;
+            };
+            self.last_generation = self.last_generation.wrapping_add(1);
+            self.servers[slot] = Some(Server {
+                id: wanted.id,
+                addr: wanted.addr,
+                weight: wanted.weight,
+                generation: self.last_generation,
+                health: Health::new(self.checker.first_state(), now),
+                heard_at: core.shared.signals[slot].alive_at(),
+                next_check: now,
+                asked: None,
+                next_trial: now,
+                trial_pause: self.settings.interval,
+                up_since: now,
+            });
+            self.tell(Event::Joined { id: wanted.id, addr: wanted.addr });
+        }
+        self.publish(core);
+    }
+
+    fn remove(&mut self, core: &mut Core, slot: Slot) {
+        if let Some(server) = self.servers[slot.index()].take() {
+            self.tell(Event::Left { id: server.id, addr: server.addr });
+            self.publish(core);
+        }
+    }
+
+    /// Writes what the states mean into the tree, and tells the workers.
+    fn publish(&mut self, core: &mut Core) {
+        let states = self.servers.iter().flatten().map(|server| server.health.state());
+        let count = |wanted: State| states.clone().filter(|&state| state == wanted).count();
+        let (up, suspect, down) = (count(State::Up), count(State::Suspect), count(State::Down));
+        let fails_open = up > 0 && down as f64 > self.settings.down_max * (up + suspect + down) as f64;
+        let is_last_way = up + suspect == 0 && core.shared.settings.protocol == Speaks::Datagram;
+        let mut usable = 0;
+        for (index, server) in self.servers.iter().enumerate() {
+            let slot = Slot::new(index);
+            let state = server.as_ref().map(|server| server.health.state());
+            let leaf = match state {
+                None => LeafState::Absent,
+                Some(State::Up) => LeafState::Eligible,
+                Some(State::Suspect | State::Down) if fails_open => LeafState::Eligible,
+                Some(State::Suspect) => LeafState::LastResort,
+                Some(State::Down) if is_last_way => LeafState::LastResort,
+                Some(State::Down | State::Joining | State::Draining | State::Disabled) => LeafState::Barred,
+            };
+            let is_usable = matches!(leaf, LeafState::Eligible | LeafState::LastResort);
+            usable += u32::from(is_usable);
+            let member = server.as_ref().map(|server| Member {
+                addr: server.addr,
+                generation: server.generation,
+                keeps_flows: is_usable,
+            });
+            // Known before it may be chosen.
+            core.shared.members.publish(slot, member);
+            core.shared.tree.set(slot, leaf, cost_of_weight(server.as_ref().map_or(1, |server| server.weight)));
+            let stats = &core.stats.servers[index];
+            stats.id_plus_one.set(server.as_ref().map_or(0, |server| u64::from(server.id) + 1));
+            stats.state.set(state.map_or(0, |state| state as u64));
+        }
+        core.shared.usable.store(usable, Ordering::Relaxed);
+        core.refresh();
+        if fails_open != self.fails_open {
+            self.fails_open = fails_open;
+            self.tell(Event::FailOpen(fails_open));
+        }
+    }
+}

@@ -1,0 +1,315 @@
+//! Leases: who has which port towards which server. Pure.
+//!
+//! A datagram that comes from a server to a port can only be told apart by these two, so at any time a *pair* of port
+//! and server belongs to one client. When its lease ends it rests, and still belongs to the client that had it: whatever
+//! is late reaches that client or nobody. Only then may another client have it.
+//!
+//! ```text
+//!   FRESH ──take──> BUSY ──rest──> RESTING ──time──> free to take, the longest rested first
+//!                     ^               │                │
+//!                     └── retake ─────┴────────────────┘   (by the same client, at any time)
+//! ```
+//!
+//! Of the pairs that have rested, those of clients that have come back before are taken last, as long as they are not
+//! more than half: so a flood of strangers does not turn the regulars out.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, Hash};
+use std::time::Duration;
+
+use siphasher::sip::SipHasher13;
+
+use super::core::Client;
+use crate::select::Slot;
+use crate::time::Instant;
+
+/// A port towards a server, as a number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Pair(u32);
+
+impl Pair {
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// Whom a pair belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Owner {
+    pub client: Client,
+    /// A client has one pair for each server, or, with affinity, one in all.
+    pub slot: Option<Slot>,
+}
+
+/// How a lease has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// All that was asked was answered.
+    Answered,
+    /// Something was not.
+    Unanswered,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Fresh,
+    Busy,
+    Resting,
+}
+
+/// The rows that resting pairs stand in, per server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Row {
+    /// Answered; the client has not come back (yet).
+    Once,
+    /// Unanswered.
+    Unanswered,
+    /// Answered; the client has come back before.
+    Regular,
+}
+
+impl Row {
+    const ALL: [Row; 3] = [Row::Once, Row::Unanswered, Row::Regular];
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Lease {
+    owner: Option<Owner>,
+    state: State,
+    row: Row,
+    /// When it has rested.
+    until: Instant,
+    returns: u32,
+    next: u32,
+    previous: u32,
+}
+
+const NONE: u32 = u32::MAX;
+
+/// Pairs in the order in which they have rested.
+#[derive(Clone, Copy, Debug)]
+struct Line {
+    first: u32,
+    last: u32,
+    len: u32,
+}
+
+/// Per server: what is fresh, and what rests.
+#[derive(Clone, Copy, Debug)]
+struct Lane {
+    /// Pairs of the server that have never been taken in order, from the first port on.
+    fresh: u32,
+    lines: [Line; 3],
+}
+
+/// A regular's pair that nobody has used for so long after its rest is anybody's.
+const REGULAR_KEEP: Duration = Duration::from_secs(10);
+
+/// The table.
+pub(super) struct Leases {
+    leases: Box<[Lease]>,
+    lanes: Box<[Lane]>,
+    ports: u32,
+    /// Where the row of ports begins: nobody outside knows.
+    first_port: u32,
+    owners: HashMap<Owner, Pair, Keyed>,
+}
+
+impl Leases {
+    /// For so many ports (per family of addresses) and servers. `key` is random.
+    pub fn new(ports: usize, slots: usize, key: [u8; 16]) -> Self {
+        let lease = Lease {
+            owner: None,
+            state: State::Fresh,
+            row: Row::Once,
+            until: Instant::ZERO,
+            returns: 0,
+            next: NONE,
+            previous: NONE,
+        };
+        let line = Line { first: NONE, last: NONE, len: 0 };
+        let pairs = ports * slots;
+        Leases {
+            leases: vec![lease; pairs].into(),
+            lanes: vec![Lane { fresh: 0, lines: [line; 3] }; slots].into(),
+            ports: ports as u32,
+            first_port: u32::from(u16::from_le_bytes([key[0], key[1]])) % (ports as u32).max(1),
+            // Twice as many places as owners: then it never grows.
+            owners: HashMap::with_capacity_and_hasher(2 * pairs, Keyed(key)),
+        }
+    }
+
+    /// The pair that this owner has, or had last.
+    pub fn of(&self, owner: &Owner) -> Option<Pair> {
+        self.owners.get(owner).copied()
+    }
+
+    /// The pair of a port (by its number, from 0) and a server.
+    pub fn pair(&self, port: u16, slot: Slot) -> Pair {
+        Pair(slot.index() as u32 * self.ports + u32::from(port))
+    }
+
+    pub fn port(&self, pair: Pair) -> u16 {
+        (pair.0 % self.ports) as u16
+    }
+
+    pub fn slot(&self, pair: Pair) -> Slot {
+        Slot::new((pair.0 / self.ports) as usize)
+    }
+
+    /// Whom it belongs to now: who has it, or who had it and it still rests.
+    pub fn owner(&self, now: Instant, pair: Pair) -> Option<&Owner> {
+        let lease = &self.leases[pair.0 as usize];
+        let is_owned = lease.state == State::Busy || (lease.state == State::Resting && now < lease.until);
+        lease.owner.as_ref().filter(|_| is_owned)
+    }
+
+    pub fn is_busy(&self, pair: Pair) -> bool {
+        self.leases[pair.0 as usize].state == State::Busy
+    }
+
+    /// Takes the owner's own pair again, whether it has rested or not.
+    pub fn retake(&mut self, pair: Pair) {
+        let lease = &mut self.leases[pair.0 as usize];
+        if lease.state == State::Busy {
+            return;
+        }
+        lease.returns = lease.returns.saturating_add(1);
+        self.unlink(pair.0);
+        self.leases[pair.0 as usize].state = State::Busy;
+    }
+
+    /// Takes a pair towards this server that is fresh or has rested: that of the port `hint`, if it can be had.
+    pub fn take(&mut self, now: Instant, owner: Owner, slot: Slot, hint: Option<u16>) -> Option<Pair> {
+        let hinted = hint.map(|port| self.pair(port, slot)).filter(|&pair| self.is_free(now, pair));
+        let pair = hinted.or_else(|| self.fresh(slot)).or_else(|| self.rested(now, slot))?;
+        let lease = &mut self.leases[pair.0 as usize];
+        if let Some(former) = lease.owner.replace(owner)
+            && self.owners.get(&former) == Some(&pair)
+        {
+            self.owners.remove(&former); // else it has another pair by now
+        }
+        let was = std::mem::replace(&mut lease.state, State::Busy);
+        lease.returns = 0;
+        if was == State::Resting {
+            self.unlink(pair.0);
+        }
+        self.owners.insert(owner, pair);
+        Some(pair)
+    }
+
+    /// Ends a lease; the pair rests for so long.
+    pub fn rest(&mut self, now: Instant, pair: Pair, ended: Ended, rest: Duration) {
+        let lease = &mut self.leases[pair.0 as usize];
+        debug_assert_eq!(lease.state, State::Busy);
+        lease.state = State::Resting;
+        lease.row = match ended {
+            Ended::Unanswered => Row::Unanswered,
+            Ended::Answered if lease.returns > 0 => Row::Regular,
+            Ended::Answered => Row::Once,
+        };
+        lease.until = now + rest;
+        self.link(pair.0);
+    }
+
+    /// Pairs towards a server that rest unanswered.
+    pub fn unanswered(&mut self, now: Instant, slot: Slot) -> usize {
+        loop {
+            let line = self.lanes[slot.index()].lines[Row::Unanswered as usize];
+            match self.leases.get(line.first as usize) {
+                Some(lease) if lease.until <= now => {
+                    self.unlink(line.first);
+                    self.leases[line.first as usize].row = Row::Once;
+                    self.link(line.first);
+                }
+                _ => return line.len as usize,
+            }
+        }
+    }
+
+    /// Pairs towards one server.
+    pub fn ports(&self) -> usize {
+        self.ports as usize
+    }
+
+    fn is_free(&self, now: Instant, pair: Pair) -> bool {
+        let lease = &self.leases[pair.0 as usize];
+        match lease.state {
+            State::Fresh => true,
+            State::Busy => false,
+            State::Resting => lease.until <= now && lease.row != Row::Regular,
+        }
+    }
+
+    /// The next pair of the server that was never taken.
+    fn fresh(&mut self, slot: Slot) -> Option<Pair> {
+        loop {
+            let lane = &mut self.lanes[slot.index()];
+            if lane.fresh == self.ports {
+                return None;
+            }
+            let port = (self.first_port + lane.fresh) % self.ports;
+            lane.fresh += 1;
+            let pair = self.pair(port as u16, slot);
+            if self.leases[pair.0 as usize].state == State::Fresh {
+                return Some(pair); // else it was taken by a hint
+            }
+        }
+    }
+
+    /// The pair of the server that has rested longest; a regular's only in need.
+    fn rested(&self, now: Instant, slot: Slot) -> Option<Pair> {
+        let lane = &self.lanes[slot.index()];
+        Row::ALL.into_iter().find_map(|row| {
+            let line = &lane.lines[row as usize];
+            let first = self.leases.get(line.first as usize)?;
+            let keep = if row == Row::Regular && line.len <= self.ports / 2 { REGULAR_KEEP } else { Duration::ZERO };
+            (first.until + keep <= now).then_some(Pair(line.first))
+        })
+    }
+
+    /// Puts a resting pair at the end of its row. It rests at least as long as those before it.
+    fn link(&mut self, index: u32) {
+        let row = self.leases[index as usize].row;
+        let line = &mut self.lanes[(index / self.ports) as usize].lines[row as usize];
+        line.len += 1;
+        let previous = std::mem::replace(&mut line.last, index);
+        let mut earliest = Instant::ZERO;
+        match self.leases.get_mut(previous as usize) {
+            None => line.first = index,
+            Some(previous) => {
+                previous.next = index;
+                earliest = previous.until;
+            }
+        }
+        let lease = &mut self.leases[index as usize];
+        lease.until = lease.until.max(earliest);
+        (lease.previous, lease.next) = (previous, NONE);
+    }
+
+    /// Takes a resting pair out of its row.
+    fn unlink(&mut self, index: u32) {
+        let Lease { row, next, previous, .. } = self.leases[index as usize];
+        let line = &mut self.lanes[(index / self.ports) as usize].lines[row as usize];
+        line.len -= 1;
+        match previous {
+            NONE => line.first = next,
+            previous => self.leases[previous as usize].next = next,
+        }
+        match next {
+            NONE => line.last = previous,
+            next => self.leases[next as usize].previous = previous,
+        }
+    }
+}
+
+/// Hashes under a key, so that nobody can choose owners that collide.
+#[derive(Clone, Copy)]
+struct Keyed([u8; 16]);
+
+impl BuildHasher for Keyed {
+    type Hasher = SipHasher13;
+    fn build_hasher(&self) -> SipHasher13 {
+        SipHasher13::new_with_key(&self.0)
+    }
+}

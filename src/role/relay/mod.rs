@@ -1,0 +1,243 @@
+//! A datagram pool: sends each datagram to the server with the shortest queue, and what comes back to whom it is for.
+//! The servers know nothing of lbd.
+//!
+//! One [`Relay`] is one *worker*: it has a front socket for each address that the pool listens on, ports of its own
+//! towards the servers, and a table of its own of what is under way. Workers share the selection tree, the members, and
+//! who may send how much. Worker 0 is the *primary*: it alone judges the servers' health and checks them.
+//!
+//! Never touches a socket, a clock or a log: what is worth telling comes out of [`Relay::poll_event`], what is worth
+//! counting goes to [`RelayStats`].
+//!
+//! | file | a change there is about |
+//! |---|---|
+//! | `settings.rs` | what a pool is made from |
+//! | `shared.rs`, `members.rs` | what the workers share |
+//! | `core.rs` | choosing a server, sending to it, keeping count |
+//! | `front.rs` | who may send |
+//! | `dns.rs`, `queries.rs` | matching DNS answers with queries |
+//! | `datagram.rs`, `leases.rs` | matching by port and server |
+//! | `health.rs`, `checks.rs` | which servers are up (primary) |
+
+mod checks;
+mod core;
+mod datagram;
+mod dns;
+mod front;
+mod health;
+mod leases;
+mod members;
+mod queries;
+mod settings;
+mod shared;
+#[cfg(test)]
+mod tests;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use self::core::{Core, Datagram, datagrams};
+use self::datagram::Leased;
+use self::dns::Dns;
+use self::health::Primary;
+use crate::batch::{Received, Rx, SocketId, Tx};
+use crate::drop_reason::DropReason;
+use crate::rng::Rng;
+use crate::role::Role;
+use crate::stats::RelayStats;
+use crate::time::{Instant, earliest};
+
+pub use self::members::Member;
+pub use self::settings::{
+    Affinity, Check, Event, HealthCheck, ProxyProtocol, Settings, Sockets, Speaks,
+};
+pub use self::shared::{Shared, Wanted};
+
+/// How datagrams are matched with what comes back.
+enum Matching {
+    Dns(Box<Dns>),
+    Leased(Box<Leased>),
+}
+
+/// A worker's sockets.
+#[derive(Clone, Debug)]
+pub struct WorkerSockets {
+    /// Which is what.
+    pub sockets: Sockets,
+    /// Their addresses, by their numbers.
+    pub addrs: Vec<SocketAddr>,
+}
+
+/// One worker's state machine.
+pub struct Relay {
+    core: Core,
+    matching: Matching,
+    primary: Option<Box<Primary>>,
+    next_tick: Instant,
+    next_measure: Instant,
+    last_turn: Instant,
+    /// Until then nothing is overdue: this process was away.
+    grace: Instant,
+}
+
+/// Timers are looked at this often.
+const TICK: Duration = Duration::from_millis(10);
+/// While something is awaited there is a tick every [`TICK`]; a gap as long as this is a pause of our own.
+const PAUSE: Duration = Duration::from_millis(100);
+/// How often the rest of answered pairs is measured.
+const MEASURE: Duration = Duration::from_secs(1);
+
+impl Relay {
+    /// The workers of a pool without servers, one for each set of sockets; the first is the primary. Servers come by
+    /// [`Shared::want`].
+    pub fn workers(settings: Settings, sockets: &[WorkerSockets], now: Instant) -> (Arc<Shared>, Vec<Relay>) {
+        let mut rng = Rng::new(settings.seed);
+        // Each use of the secret has a key of its own.
+        let secret = settings.secret;
+        let key = |purpose: u8| {
+            let mut key = secret;
+            key[0] ^= purpose;
+            key
+        };
+        let shared = Arc::new(Shared::new(settings, key(1)));
+        let own: Vec<_> = sockets.iter().flat_map(|worker| worker.addrs.iter().copied()).collect();
+        let worker = |(number, of): (usize, &WorkerSockets)| {
+            let stats = &shared.stats[number];
+            let core = Core::new(&shared, stats, of.sockets.clone(), &of.addrs, &own, &mut rng);
+            let matching = match shared.settings.protocol {
+                Speaks::Dns => Matching::Dns(Box::new(Dns::new(&core, key(2)))),
+                Speaks::Datagram => Matching::Leased(Box::new(Leased::new(&core, key(3)))),
+            };
+            let primary = (number == 0).then(|| Box::new(Primary::new(&core, key(4), now)));
+            Relay { core, matching, primary, next_tick: now, next_measure: now + MEASURE, last_turn: now, grace: now }
+        };
+        let workers = sockets.iter().enumerate().map(worker).collect();
+        (shared, workers)
+    }
+
+    /// The oldest event that was not fetched yet.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.primary.as_mut()?.poll_event()
+    }
+
+    /// What this worker counts.
+    pub fn stats(&self) -> &Arc<RelayStats> {
+        &self.core.stats
+    }
+
+    /// What the workers share.
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.core.shared
+    }
+
+    /// Which of its sockets is what.
+    pub fn sockets(&self) -> &Sockets {
+        &self.core.sockets
+    }
+
+    /// A datagram of a server, or of whoever sends to a port.
+    fn on_back(&mut self, now: Instant, received: &Received, bytes: &mut [u8], tx: &mut Tx) {
+        let (core, socket, peer) = (&mut self.core, received.socket, received.peer);
+        let mut last = None;
+        for (at, bytes) in datagrams(received, bytes) {
+            let datagram = Datagram { at, now };
+            let outcome = match (&mut self.primary, &mut self.matching) {
+                (Some(primary), _) if core.sockets.is_for_checks(socket.0) => {
+                    primary.on_check_answer(core, now, peer, bytes)
+                }
+                (_, Matching::Dns(dns)) => dns.on_server(core, socket, peer, datagram, bytes, &mut last, tx),
+                (_, Matching::Leased(leased)) => leased.on_server(core, socket, peer, datagram, &mut last, tx),
+            };
+            if let Err(reason) = outcome {
+                core.stats.dropped.add(reason, 1);
+            }
+        }
+    }
+
+    /// A process that was stopped, or whose machine was, has no verdict to give: the answers may be there already.
+    fn notice_own_pause(&mut self, now: Instant) {
+        let gap = now.since(std::mem::replace(&mut self.last_turn, now));
+        if gap > PAUSE && self.core.owes() {
+            self.grace = now + PAUSE;
+            if let Some(primary) = &mut self.primary {
+                primary.forgive();
+            }
+        }
+    }
+
+    /// What the network says of servers: that one is not there makes it a suspect, and nothing more. Anybody can forge
+    /// such a message (RFC 5927).
+    fn on_errors(&mut self, rx: &Rx) {
+        for error in rx.errors() {
+            if let Some(slot) = self.core.view.slot_of(error.peer) {
+                self.core.stats.servers[slot.index()].errors.add(1);
+                self.core.shared.signals[slot.index()].note_refusal();
+            }
+        }
+    }
+}
+
+impl Role for Relay {
+    fn on_batch(&mut self, now: Instant, rx: &mut Rx, tx: &mut Tx) {
+        self.core.turn += 1;
+        self.core.refresh();
+        self.notice_own_pause(now);
+        match &mut self.matching {
+            Matching::Dns(dns) => dns.begin(&mut self.core),
+            Matching::Leased(leased) => leased.begin(),
+        }
+        self.on_errors(rx);
+        // Answers first: then the queues are as short as they are known to be when the requests choose.
+        let fronts = self.core.sockets.fronts.clone();
+        for index in 0..rx.len() {
+            let (received, bytes) = rx.get_mut(index);
+            if !fronts.contains(&received.socket.0) {
+                self.on_back(now, &received, bytes, tx);
+            }
+        }
+        self.core.publish(now);
+        for index in 0..rx.len() {
+            let (received, bytes) = rx.get_mut(index);
+            if fronts.contains(&received.socket.0) {
+                self.on_front(now, &received, bytes, tx);
+            }
+        }
+        self.core.publish(now);
+    }
+
+    fn on_timeout(&mut self, now: Instant, tx: &mut Tx) {
+        let has_verdict = now >= self.grace;
+        if has_verdict {
+            match &mut self.matching {
+                Matching::Dns(dns) => dns.expire(&mut self.core, now),
+                Matching::Leased(leased) => leased.expire(&mut self.core, now),
+            }
+        }
+        if now >= self.next_tick {
+            self.next_tick = now + TICK;
+            if has_verdict {
+                self.core.look_for_silence(now);
+            }
+            if let Some(primary) = &mut self.primary {
+                primary.on_tick(&mut self.core, now, tx);
+            }
+        }
+        if now >= self.next_measure {
+            self.next_measure = now + MEASURE;
+            if let Matching::Leased(leased) = &mut self.matching {
+                leased.measure_hold(&self.core);
+            }
+        }
+        self.core.publish(now);
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        let overdue = match &self.matching {
+            Matching::Dns(dns) => dns.next_deadline(&self.core),
+            Matching::Leased(leased) => leased.next_deadline(&self.core),
+        };
+        let tick = self.core.owes().then_some(self.next_tick);
+        let due = earliest(overdue.map(|at| at.max(self.grace)), tick);
+        earliest(due, self.primary.as_ref().map(|primary| primary.next_deadline().max(self.next_tick)))
+    }
+}

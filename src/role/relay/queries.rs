@@ -1,0 +1,82 @@
+//! DNS queries under way: found again by the port and the id that they left with. Pure.
+//!
+//! Each port has its own 65,536 ids. An id is drawn anew for each query, so neither a stranger nor the server of an
+//! earlier query knows it; and one that is given back is as likely as any other to be the next.
+
+use crate::aged::{Aged, Key};
+use crate::rng::Rng;
+use crate::time::Instant;
+
+/// Ids of a port.
+const IDS: usize = 1 << 16;
+/// Draws of an id before the table is called full. Beside 32,768 queries of one port, one in 2^32 fails.
+const DRAWS_MAX: usize = 32;
+/// No query has this id.
+const NONE: u32 = 0;
+
+/// Where an answer is expected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    /// The port's number among the ports, from 0.
+    pub port: u16,
+    /// The id that the query left with.
+    pub id: u16,
+}
+
+/// The table; `T` is what is remembered of a query.
+pub(super) struct Queries<T> {
+    entries: Aged<(Place, T)>,
+    /// Per port and id: the entry's key plus one.
+    index: Box<[u32]>,
+}
+
+impl<T> Queries<T> {
+    /// Room for so many queries, over so many ports.
+    pub fn new(capacity: usize, ports: usize) -> Self {
+        Queries { entries: Aged::new(capacity), index: vec![NONE; ports * IDS].into() }
+    }
+
+    /// Remembers a query that leaves by this port, under an id that nobody can guess. `None` when there is no room.
+    pub fn insert(&mut self, now: Instant, port: u16, rng: &mut Rng, value: T) -> Option<Place> {
+        let free = |id: &u16| self.index[at(Place { port, id: *id })] == NONE;
+        let id = (0..DRAWS_MAX).map(|_| (rng.next_u64() >> 48) as u16).find(free)?;
+        let place = Place { port, id };
+        let key = self.entries.insert(now, (place, value))?;
+        self.index[at(place)] = key.index() as u32 + 1;
+        Some(place)
+    }
+
+    /// The query that left with this id by this port.
+    pub fn get(&self, place: Place) -> Option<&T> {
+        let key = self.key(place)?;
+        self.entries.get(key).map(|(_, value)| value)
+    }
+
+    /// Forgets it. Gives when it left, and what was remembered.
+    pub fn remove(&mut self, place: Place) -> Option<T> {
+        let key = self.key(place)?;
+        self.index[at(place)] = NONE;
+        self.entries.remove(key).map(|(_, value)| value)
+    }
+
+    /// The query that has waited longest, and since when.
+    pub fn oldest(&self) -> Option<(Place, Instant)> {
+        let (key, sent) = self.entries.oldest()?;
+        self.entries.get(key).map(|(place, _)| (*place, sent))
+    }
+
+    /// Queries under way.
+    #[cfg(test)]
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    fn key(&self, place: Place) -> Option<Key> {
+        let key = *self.index.get(at(place))?;
+        (key != NONE).then(|| Key::at(key as usize - 1))
+    }
+}
+
+fn at(place: Place) -> usize {
+    usize::from(place.port) * IDS + usize::from(place.id)
+}

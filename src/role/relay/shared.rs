@@ -1,0 +1,158 @@
+//! What the workers of a pool share. On the data path it is changed through atomics only.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+
+use crossbeam_utils::CachePadded;
+
+use super::Settings;
+use super::members::{Member, Members};
+use crate::access::{Access, Sketch};
+use crate::select::{Chooser, Slot, Tree};
+use crate::stats::RelayStats;
+use crate::time::Instant;
+
+/// What the workers have noticed of a server, for the primary to judge.
+#[derive(Debug, Default)]
+pub(super) struct Signals {
+    /// Nanoseconds of the last valid answer.
+    alive_at: AtomicU64,
+    /// Requests that stayed unanswered since the primary last looked.
+    lost: AtomicU32,
+    /// It owes answers and is silent for far longer than any answer took.
+    silent: AtomicBool,
+    /// The network says that it is not there.
+    refused: AtomicBool,
+}
+
+/// What the primary finds in [`Signals`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Noticed {
+    pub lost: u32,
+    pub silent: bool,
+    pub refused: bool,
+}
+
+impl Signals {
+    pub fn hear(&self, now: Instant) {
+        self.alive_at.store(now.as_nanos(), Ordering::Relaxed);
+    }
+
+    pub fn alive_at(&self) -> Instant {
+        Instant::from_nanos(self.alive_at.load(Ordering::Relaxed))
+    }
+
+    pub fn lose(&self) {
+        self.lost.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn note_silence(&self) {
+        self.silent.store(true, Ordering::Relaxed);
+    }
+
+    pub fn note_refusal(&self) {
+        self.refused.store(true, Ordering::Relaxed);
+    }
+
+    /// What was noticed since the last call.
+    pub fn take(&self) -> Noticed {
+        let take = |flag: &AtomicBool| flag.load(Ordering::Relaxed) && flag.swap(false, Ordering::Relaxed);
+        let lost = if self.lost.load(Ordering::Relaxed) > 0 { self.lost.swap(0, Ordering::Relaxed) } else { 0 };
+        Noticed { lost, silent: take(&self.silent), refused: take(&self.refused) }
+    }
+}
+
+/// A server that the pool shall have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// Where it is.
+    pub addr: SocketAddr,
+    /// Its id in logs and figures.
+    pub id: u32,
+    /// Its share relative to others, 1 to 100.
+    pub weight: u16,
+}
+
+/// One for all workers of a pool, and for its TCP side.
+pub struct Shared {
+    pub(super) settings: Settings,
+    pub(super) tree: Tree,
+    pub(super) members: Members,
+    pub(super) signals: Box<[CachePadded<Signals>]>,
+    /// Who may send.
+    pub access: Access,
+    /// How much a source may send.
+    pub sketch: Option<Sketch>,
+    /// The slot of a server that waits for a request to prove itself on, plus one.
+    trial: AtomicU32,
+    /// The servers that the pool shall have, until the primary has seen to it.
+    wanted: Mutex<Option<Vec<Wanted>>>,
+    /// Servers that may be chosen, suspects included.
+    pub(super) usable: AtomicU32,
+    /// By worker; the gauges are in the primary's.
+    pub stats: Box<[Arc<RelayStats>]>,
+}
+
+impl Shared {
+    pub(super) fn new(settings: Settings, key: [u8; 16]) -> Self {
+        let slots = settings.servers_max;
+        Shared {
+            tree: Tree::new(slots, settings.max_outstanding.unwrap_or(u32::MAX)),
+            members: Members::new(slots),
+            signals: (0..slots).map(|_| CachePadded::default()).collect(),
+            access: Access::new(&settings.allow, &settings.deny),
+            sketch: settings.rate_per_source.map(|rate| Sketch::per_second(rate, key)),
+            trial: AtomicU32::new(0),
+            wanted: Mutex::new(None),
+            usable: AtomicU32::new(0),
+            stats: (0..settings.workers).map(|_| Arc::new(RelayStats::new(slots))).collect(),
+            settings,
+        }
+    }
+
+    /// Asks for a request that this server may prove itself on.
+    pub(super) fn ask_for_trial(&self, slot: Slot) {
+        self.trial.store(slot.index() as u32 + 1, Ordering::Relaxed);
+    }
+
+    /// The server that waits for a request; whoever gets it is the only one.
+    pub(super) fn take_trial(&self) -> Option<Slot> {
+        if self.trial.load(Ordering::Relaxed) == 0 {
+            return None;
+        }
+        let slot = self.trial.swap(0, Ordering::Relaxed).checked_sub(1)?;
+        Some(Slot::new(slot as usize))
+    }
+
+    /// Says which servers the pool shall have from now on. The primary sees to it within 200 ms.
+    pub fn want(&self, servers: Vec<Wanted>) {
+        *self.wanted.lock().expect("no panic while it is held") = Some(servers);
+    }
+
+    pub(super) fn take_wanted(&self) -> Option<Vec<Wanted>> {
+        self.wanted.lock().expect("no panic while it is held").take()
+    }
+
+    /// Counts a connection up at a server that is chosen as a datagram's would be.
+    pub fn open(&self, chooser: &mut Chooser) -> Option<(Slot, SocketAddr)> {
+        let slot = chooser.reserve(&self.tree).ok()?.slot;
+        match self.members.get(slot) {
+            Some(Member { addr, .. }) => Some((slot, addr)),
+            None => {
+                self.close(slot);
+                None
+            }
+        }
+    }
+
+    /// Counts it down again.
+    pub fn close(&self, slot: Slot) {
+        self.tree.adjust(slot, -1);
+    }
+
+    /// The pool's name.
+    pub fn name(&self) -> &str {
+        &self.settings.name
+    }
+}
