@@ -1,7 +1,7 @@
 //! A slab of fixed capacity whose entries are also in order of age, so that the oldest is at hand. Pure.
 //!
-//! Every operation takes constant time, and none allocates after construction. Free places are reused last in, first
-//! out, so that a table that is mostly empty stays in cache.
+//! Every operation takes constant time, and none allocates after construction. Free places are reused last
+//! in, first out, so that a table that is mostly empty stays in cache.
 
 use crate::time::Instant;
 
@@ -165,6 +165,7 @@ impl<T> Aged<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::collection::vec;
     use proptest::prelude::*;
     use std::collections::{HashMap, VecDeque};
 
@@ -230,7 +231,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn behaves_as_a_queue_and_a_map(capacity in 0..9usize, steps in proptest::collection::vec(step(), 0..200)) {
+        fn behaves_as_a_queue_and_a_map(capacity in 0..9usize, steps in vec(step(), 0..200)) {
             let mut aged = Aged::new(capacity);
             let mut order: VecDeque<(Key, Instant)> = VecDeque::new();
             let mut values: HashMap<Key, u64> = HashMap::new();

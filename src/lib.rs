@@ -20,6 +20,7 @@
 //!
 //! `docs/ARCHITECTURE.md` has the reasons.
 
+pub mod access;
 pub mod aged;
 pub mod batch;
 pub mod client;

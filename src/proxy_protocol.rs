@@ -1,7 +1,7 @@
 //! PROXY protocol, version 2: tells a server who the client is, ahead of the client's own bytes.
 //!
-//! <https://www.haproxy.org/download/3.2/doc/proxy-protocol.txt>, section 2.2. Written only, for the command PROXY
-//! and without TLVs. Pure.
+//! <https://www.haproxy.org/download/3.2/doc/proxy-protocol.txt>, section 2.2. Written only, for the command
+//! PROXY and without TLVs. Pure.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -28,8 +28,8 @@ pub enum Transport {
 
 /// The header that says that `client` sent to `local`, the address it asked: 28 or 52 bytes.
 ///
-/// IPv4-mapped IPv6 addresses count as IPv4. Where only one of the two is IPv4, it is written IPv4-mapped and both
-/// are IPv6, since a header has one family.
+/// IPv4-mapped IPv6 addresses count as IPv4. Where only one of the two is IPv4, it is written IPv4-mapped and
+/// both are IPv6, since a header has one family.
 pub fn header(transport: Transport, client: SocketAddr, local: SocketAddr) -> Vec<u8, HEADER_MAX> {
     let mut header = Vec::new();
     let mut put = |bytes: &[u8]| header.extend_from_slice(bytes).expect("52 bytes are the most there are");

@@ -1,7 +1,8 @@
 //! What a balancer needs of a DNS message: its id, its one question, and an answer that says "not now".
 //!
-//! Pure, on byte slices, and without allocation per message. RFC 1035 section 4 has the layout, RFC 2181 section 11
-//! the names; nothing after the question is looked at, so that TC, EDNS (RFC 6891) and any records and sizes pass.
+//! Pure, on byte slices, and without allocation per message. RFC 1035 section 4 has the layout, RFC 2181
+//! section 11 the names; nothing after the question is looked at, so that TC, EDNS (RFC 6891) and any records
+//! and sizes pass.
 
 mod name;
 mod question;
@@ -82,10 +83,11 @@ pub fn opcode(message: &[u8]) -> u8 {
     message.get(FLAGS).map_or(0, |flags| (flags & OPCODE) >> 3)
 }
 
-/// Turns a query, in place, into its SERVFAIL answer, and returns the length of that: never more than the query's.
+/// Turns a query, in place, into its SERVFAIL answer, and returns the length of that: never more than the
+/// query's.
 ///
-/// Id, opcode, RD, CD (RFC 4035 section 3.2.2) and the question stay; every other flag and all records go, an OPT
-/// record too. What [`query`] refuses is left alone and has the length 0.
+/// Id, opcode, RD, CD (RFC 4035 section 3.2.2) and the question stay; every other flag and all records go, an
+/// OPT record too. What [`query`] refuses is left alone and has the length 0.
 pub fn truncate_to_servfail(message: &mut [u8]) -> usize {
     let Ok(question) = query(message) else {
         return 0;
@@ -99,8 +101,8 @@ pub fn truncate_to_servfail(message: &mut [u8]) -> usize {
 
 /// Writes a query of class IN that asks for recursion, and returns its length, at most [`QUERY_MAX`].
 ///
-/// `name` is in wire format, as [`name_to_wire`] gives it; `kind` is the type, 1 for A. Zero, with nothing written,
-/// if the name is not valid or there is no room.
+/// `name` is in wire format, as [`name_to_wire`] gives it; `kind` is the type, 1 for A. Zero, with nothing
+/// written, if the name is not valid or there is no room.
 pub fn write_query(into: &mut [u8], id: u16, name: &[u8], kind: u16) -> usize {
     let len = HEADER_LEN + name.len() + 4;
     if name::len(name) != Some(name.len()) || into.len() < len {

@@ -20,10 +20,12 @@ pub(super) fn len(bytes: &[u8]) -> Option<usize> {
     None
 }
 
-/// The wire format of a name as configurations write it: `"example.com"`, with or without the last dot, or `"."`.
+/// The wire format of a name as configurations write it: `"example.com"`, with or without the last dot, or
+/// `"."`.
 ///
-/// Case is kept. The error says what is wrong with the text: empty, an empty label, a label over 63 bytes, a name
-/// over 255, or a character that is not printable ASCII. A backslash is refused: escapes are not known here.
+/// Case is kept. The error says what is wrong with the text: empty, an empty label, a label over 63 bytes, a
+/// name over 255, or a character that is not printable ASCII. A backslash is refused: escapes are not known
+/// here.
 pub fn name_to_wire(text: &str) -> Result<Vec<u8>, String> {
     if text.is_empty() {
         return Err("a DNS name is empty; the root is written \".\"".into());

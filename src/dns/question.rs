@@ -39,7 +39,8 @@ impl Question<'_> {
         let mut bytes = [0; HASHED_MAX];
         let len = self.name.len().min(NAME_MAX);
         bytes[..len].copy_from_slice(&self.name[..len]);
-        // Lengths are below 64, letters above: to lower the case of the whole name is to lower that of its labels.
+        // Lengths are below 64, letters above: to lower the case of the whole name is to lower that of its
+        // labels.
         for word in bytes.as_chunks_mut().0.iter_mut().take(len.div_ceil(8)) {
             *word = lower_case(u64::from_ne_bytes(*word)).to_ne_bytes();
         }

@@ -1,0 +1,67 @@
+//! Who may ask, and how much: networks that are allowed or denied, and a rate for each source.
+//!
+//! Pure, and of fixed size after construction. Everywhere here an IPv4-mapped IPv6 address is the IPv4
+//! address.
+
+mod networks;
+mod sketch;
+
+pub use networks::Networks;
+pub use sketch::Sketch;
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+/// The networks whose sources are served.
+#[derive(Clone, Debug)]
+pub struct Access {
+    /// `None` admits every source that is not denied.
+    allow: Option<Networks>,
+    deny: Networks,
+}
+
+impl Access {
+    /// Admits what is in `allow`, or anything if that is empty, but nothing that is in `deny`.
+    pub fn new(allow: &[IpNet], deny: &[IpNet]) -> Self {
+        Access { allow: (!allow.is_empty()).then(|| Networks::new(allow)), deny: Networks::new(deny) }
+    }
+
+    /// Whether this source is served.
+    pub fn admits(&self, source: IpAddr) -> bool {
+        !self.deny.contains(source) && self.allow.as_ref().is_none_or(|allow| allow.contains(source))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn nets<const N: usize>(texts: [&str; N]) -> [IpNet; N] {
+        texts.map(|text| text.parse().unwrap())
+    }
+
+    fn admitted<'a>(access: &Access, ips: &[&'a str]) -> Vec<&'a str> {
+        ips.iter().copied().filter(|ip| access.admits(ip.parse().unwrap())).collect()
+    }
+
+    const IPS: [&str; 5] = ["10.0.0.1", "::ffff:10.0.0.1", "10.9.0.1", "192.0.2.1", "2001:db8::1"];
+
+    #[test]
+    fn without_networks_everyone_is_admitted() {
+        assert_eq!(admitted(&Access::new(&[], &[]), &IPS), IPS);
+    }
+
+    #[test]
+    fn with_networks_only_theirs_are_admitted() {
+        assert_eq!(admitted(&Access::new(&nets(["10.0.0.0/8"]), &[]), &IPS), IPS[..3]);
+        assert_eq!(admitted(&Access::new(&nets(["2001:db8::/32"]), &[]), &IPS), IPS[4..]);
+    }
+
+    #[test]
+    fn denied_is_denied_even_where_it_is_allowed() {
+        assert_eq!(admitted(&Access::new(&[], &nets(["10.0.0.0/16"])), &IPS), IPS[2..]);
+        let access = Access::new(&nets(["10.0.0.0/8"]), &nets(["10.0.0.0/16", "::/0"]));
+        assert_eq!(admitted(&access, &IPS), ["10.9.0.1"]);
+    }
+}
