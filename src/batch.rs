@@ -33,11 +33,27 @@ pub struct Received {
     pub stride: u32,
 }
 
+/// What the network said of a datagram that was sent before, on a socket that reports errors. A hint: ICMP
+/// is neither reliable nor authentic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PeerError {
+    /// The socket that the datagram was sent from.
+    pub socket: SocketId,
+    /// Where it had been sent to.
+    pub peer: SocketAddr,
+    /// What became of it, as errno(3) has it: ECONNREFUSED where nobody listens on the port, EHOSTUNREACH, ...
+    pub errno: i32,
+}
+
+/// The most errors that a turn lists.
+pub const PEER_ERRORS_MAX: usize = 64;
+
 /// Received datagrams of one turn, in slots of fixed size.
 pub struct Rx {
     memory: Box<[u8]>,
     slot_size: usize,
     received: Vec<Received>,
+    errors: Vec<PeerError>,
 }
 
 impl Rx {
@@ -48,6 +64,7 @@ impl Rx {
             memory: vec![0; slot_count * slot_size].into_boxed_slice(),
             slot_size,
             received: Vec::with_capacity(slot_count),
+            errors: Vec::with_capacity(PEER_ERRORS_MAX),
         }
     }
 
@@ -101,9 +118,22 @@ impl Rx {
         self.received.push(received);
     }
 
+    /// What the network said of datagrams that were sent before; in the order in which it came for one socket.
+    pub fn errors(&self) -> &[PeerError] {
+        &self.errors
+    }
+
+    /// Lists an error. Beyond [`PEER_ERRORS_MAX`] it is dropped: errors are only hints.
+    pub fn push_error(&mut self, error: PeerError) {
+        if self.errors.len() < PEER_ERRORS_MAX {
+            self.errors.push(error);
+        }
+    }
+
     /// Forgets what was received; the slots are free again.
     pub fn clear(&mut self) {
         self.received.clear();
+        self.errors.clear();
     }
 }
 
@@ -395,6 +425,18 @@ mod tests {
             tx.clear();
             assert!(tx.index.iter().all(|&n| n == 0), "round {round}");
         }
+    }
+
+    #[test]
+    fn errors_beyond_the_list_are_dropped_and_clear_makes_room() {
+        let mut rx = Rx::new(1, 16);
+        let error = |port| PeerError { socket: SocketId(0), peer: addr(port), errno: 111 };
+        (1..=100).for_each(|port| rx.push_error(error(port)));
+        assert_eq!(rx.errors().len(), PEER_ERRORS_MAX);
+        rx.clear();
+        assert_eq!(rx.errors(), []);
+        rx.push_error(error(7));
+        assert_eq!(rx.errors(), [error(7)]);
     }
 
     #[test]

@@ -36,6 +36,8 @@ pub struct SocketFacts {
     pub local: SocketAddr,
     /// Whether it has a fixed peer, whose ICMP errors it reports.
     pub is_connected: bool,
+    /// Whether it reports the ICMP errors of all its peers (IP_RECVERR).
+    pub reports_errors: bool,
     /// The last count of dropped datagrams that the kernel told.
     dropped: u32,
 }
@@ -47,6 +49,7 @@ impl SocketFacts {
         Ok(SocketFacts {
             local: socket.local_addr()?,
             is_connected: socket.peer_addr().is_ok(),
+            reports_errors: socket::reports_errors(socket)?,
             // Drops before our time are not ours; a kernel that cannot tell starts at zero.
             dropped: sys::dropped_by(socket.as_fd()).unwrap_or(0),
         })
@@ -58,6 +61,11 @@ impl SocketFacts {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "more than 65,535 sockets"));
         }
         sockets.iter().map(|socket| SocketFacts::prepare(socket, options)).collect()
+    }
+
+    /// Whether a receive may end with an error of a peer although there are datagrams.
+    pub fn may_end_early(&self) -> bool {
+        self.is_connected || self.reports_errors
     }
 
     /// Datagrams that were dropped since the last count. The count wraps, and two processors may

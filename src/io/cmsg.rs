@@ -14,7 +14,8 @@ use libc::c_int;
 pub struct Control(pub [u8; CONTROL_SIZE]);
 
 /// Room for all that the options of [`prepare`](super::socket::prepare) can make the kernel say:
-/// segment size (24), drops (24), IPv4 and IPv6 packet information (32 + 40); and for what is sent.
+/// segment size (24), drops (24), IPv4 and IPv6 packet information (32 + 40); for an error (64) and packet
+/// information; and for what is sent.
 pub const CONTROL_SIZE: usize = 128;
 
 impl Control {
@@ -41,17 +42,40 @@ pub struct Ancillary {
 /// Reads the control data that the kernel wrote. What is unknown or cut is skipped.
 pub fn decode(control: &[u8]) -> Ancillary {
     let mut ancillary = Ancillary::default();
-    let mut rest = control;
-    while let Some((header, _)) = rest.split_first_chunk::<HEADER>() {
-        let length = usize::from_ne_bytes(header[..WORD].try_into().expect("a word"));
-        if length < HEADER || length > rest.len() {
-            break;
-        }
-        let (level, kind) = (int(&header[WORD..]), int(&header[WORD + 4..]));
-        read(level, kind, &rest[HEADER..length], &mut ancillary);
-        rest = rest.get(length.next_multiple_of(WORD)..).unwrap_or_default();
+    for (level, kind, data) in messages(control) {
+        read(level, kind, data, &mut ancillary);
     }
     ancillary
+}
+
+/// The error number in what came out of an error queue: IP_RECVERR, IPV6_RECVERR. `None` unless an ICMP
+/// message or this host says what became of a datagram; time stamps come in the same way.
+pub fn decode_error(control: &[u8]) -> Option<c_int> {
+    messages(control).find_map(|(level, kind, data)| match (level, kind) {
+        // sock_extended_err: error number, origin, and more (linux/errqueue.h).
+        (libc::IPPROTO_IP, libc::IP_RECVERR) | (libc::IPPROTO_IPV6, libc::IPV6_RECVERR)
+            if data.len() >= 16 =>
+        {
+            let origins = [libc::SO_EE_ORIGIN_LOCAL, libc::SO_EE_ORIGIN_ICMP, libc::SO_EE_ORIGIN_ICMP6];
+            origins.contains(&data[4]).then(|| int(data))
+        }
+        _ => None,
+    })
+}
+
+/// The control messages in a row, as level, type and data, up to one that is cut or absurd.
+fn messages(control: &[u8]) -> impl Iterator<Item = (c_int, c_int, &[u8])> {
+    let mut rest = control;
+    std::iter::from_fn(move || {
+        let header = rest.first_chunk::<HEADER>()?;
+        let length = usize::from_ne_bytes(header[..WORD].try_into().expect("a word"));
+        if length < HEADER || length > rest.len() {
+            return None;
+        }
+        let message = (int(&header[WORD..]), int(&header[WORD + 4..]), &rest[HEADER..length]);
+        rest = rest.get(length.next_multiple_of(WORD)..).unwrap_or_default();
+        Some(message)
+    })
 }
 
 /// Reads the data of one control message.
@@ -154,6 +178,26 @@ mod tests {
         at += put(&mut control.0[at..], libc::SOL_UDP, libc::UDP_GRO, &256u32.to_ne_bytes());
         let expected = Ancillary { segment_size: Some(256), dropped: Some(7), local_ip: None };
         assert_eq!(decode(&control.0[..at]), expected);
+    }
+
+    #[test]
+    fn errors_are_those_of_icmp_and_of_this_host() {
+        let error = |level, kind, origin, len: usize| {
+            let mut data = [0; 44];
+            data[..4].copy_from_slice(&libc::ECONNREFUSED.to_ne_bytes());
+            data[4] = origin;
+            let mut control = Control::EMPTY;
+            let mut at = encode(&mut control, None, Some(Ipv4Addr::LOCALHOST.into()));
+            at += put(&mut control.0[at..], level, kind, &data[..len]);
+            decode_error(&control.0[..at])
+        };
+        let refused = Some(libc::ECONNREFUSED);
+        assert_eq!(error(libc::IPPROTO_IP, libc::IP_RECVERR, libc::SO_EE_ORIGIN_ICMP, 32), refused);
+        assert_eq!(error(libc::IPPROTO_IPV6, libc::IPV6_RECVERR, libc::SO_EE_ORIGIN_ICMP6, 44), refused);
+        assert_eq!(error(libc::IPPROTO_IP, libc::IP_RECVERR, libc::SO_EE_ORIGIN_LOCAL, 16), refused);
+        assert_eq!(error(libc::IPPROTO_IP, libc::IP_RECVERR, libc::SO_EE_ORIGIN_TIMESTAMPING, 32), None);
+        assert_eq!(error(libc::IPPROTO_IP, libc::IP_RECVERR, libc::SO_EE_ORIGIN_ICMP, 15), None);
+        assert_eq!(error(libc::IPPROTO_IP, libc::IP_RECVTTL, libc::SO_EE_ORIGIN_ICMP, 32), None);
     }
 
     #[test]

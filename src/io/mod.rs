@@ -19,6 +19,7 @@ mod chains;
 mod cmsg;
 mod mmsg;
 mod packing;
+mod peer_errors;
 mod ready;
 mod sender;
 mod sim;
@@ -117,6 +118,8 @@ pub struct IoCounters {
     pub send_full: u64,
     /// Datagrams not sent for another reason (unreachable, too long, refused).
     pub send_failed: u64,
+    /// Errors that the network reported of datagrams that were sent (ICMP), on sockets that report them.
+    pub peer_errors: u64,
     /// How often segmentation offload was refused by the kernel and switched off: 0 or 1.
     pub gso_off: u64,
     /// How often a socket had to wait since all slots of the turn were taken (io_uring's ENOBUFS). Nothing is

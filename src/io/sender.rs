@@ -11,6 +11,7 @@ use std::net::{IpAddr, SocketAddr};
 use libc::c_int;
 
 use super::IoCounters;
+use super::arrival::SocketFacts;
 use super::chains::Chains;
 use super::cmsg::{self, Control};
 use super::packing::{Limits, Packed, RANGES_MAX, Range, SEGMENTS_MAX, SEGMENTS_MAX_OLD, next_message};
@@ -28,6 +29,13 @@ const COPIED_MAX: usize = 1024;
 
 /// Bytes that can be copied for one call; what does not fit is sent by vectors.
 const COPIES_TOTAL: usize = 256 << 10;
+
+/// How often a message is tried again whose refusal may be another's. Each time takes an ICMP message that
+/// comes between two calls.
+const RETRIES: u8 = 4;
+
+/// Bytes of a datagram that every path over Ethernet takes whole: 1,500 less the IPv6 and UDP headers.
+const ETHERNET_PAYLOAD: usize = 1_452;
 
 /// Messages that are ready for the call: three slices of one length, [`MESSAGES_MAX`] at most.
 pub struct Messages<'a> {
@@ -95,18 +103,20 @@ pub struct Sender {
     /// The vectors of one datagram of a message whose segmentation was refused.
     single: Vec<libc::iovec>,
     segments: usize,
+    /// Per socket: how often a message is tried again whose refusal may be another's.
+    retries: Box<[u8]>,
 }
 
 // SAFETY: the pointers within are written before each call and used by that call only.
 unsafe impl Send for Sender {}
 
 impl Sender {
-    /// For this many sockets, and at most this many destinations in a turn.
-    pub fn new(socket_count: usize, destinations_max: usize, gso: bool) -> Self {
+    /// For these sockets, and at most this many destinations in a turn.
+    pub fn new(sockets: &[SocketFacts], destinations_max: usize, gso: bool) -> Self {
         // SAFETY: C structures of integers and pointers, for which zero is a value.
         let (header, vector) = unsafe { (zeroed::<libc::mmsghdr>(), zeroed::<libc::iovec>()) };
         Sender {
-            chains: Chains::new(socket_count, destinations_max),
+            chains: Chains::new(sockets.len(), destinations_max),
             messages: Vec::with_capacity(MESSAGES_MAX),
             sockets: Vec::with_capacity(MESSAGES_MAX),
             answers: vec![0; MESSAGES_MAX].into(),
@@ -118,6 +128,7 @@ impl Sender {
             copies: Vec::with_capacity(COPIES_TOTAL),
             single: Vec::with_capacity(RANGES_MAX),
             segments: if gso { SEGMENTS_MAX } else { 1 },
+            retries: sockets.iter().map(|facts| if facts.reports_errors { RETRIES } else { 0 }).collect(),
         }
     }
 
@@ -207,11 +218,26 @@ impl Sender {
     }
 
     /// Deals with a message that the kernel did not take.
-    fn refused<C: SendCall>(&mut self, call: &mut C, index: usize, errno: c_int, counters: &mut IoCounters) {
-        let datagrams = self.messages[index].packed.datagrams();
-        if datagrams == 1 || !may_be_segmentation(errno) {
+    fn refused<C: SendCall>(
+        &mut self,
+        call: &mut C,
+        index: usize,
+        mut errno: c_int,
+        counters: &mut IoCounters,
+    ) {
+        let socket = self.sockets[index];
+        let retries = self.retries[socket.0 as usize];
+        if retries > 0 && may_be_of_another(errno) {
+            // SAFETY: a header of `send`, which still points where it did.
+            errno = unsafe { send_one(call, &mut self.headers[index], socket, retries - 1) };
+        }
+        let packed = self.messages[index].packed;
+        let datagrams = packed.datagrams();
+        if errno == 0 {
+            counters.sent += datagrams as u64;
+        } else if datagrams == 1 || !(may_be_segmentation(errno) || errno == libc::EMSGSIZE) {
             count_refused(errno, datagrams, counters);
-        } else if self.send_singly(call, index, counters) {
+        } else if self.send_singly(call, index, counters) && !may_be_length(errno, packed.segment_size) {
             // It may only have been more segments than an older kernel takes.
             let fewer = if datagrams > SEGMENTS_MAX_OLD { SEGMENTS_MAX_OLD } else { 1 };
             self.segments = self.segments.min(fewer);
@@ -223,26 +249,21 @@ impl Sender {
     /// segmentation that the kernel refused, and not, say, the address.
     fn send_singly<C: SendCall>(&mut self, call: &mut C, index: usize, counters: &mut IoCounters) -> bool {
         let message = &self.messages[index];
+        let socket = self.sockets[index];
+        let retries = self.retries[socket.0 as usize];
         let control_len = cmsg::encode(&mut self.controls[index], None, message.source_ip);
-        let header = &mut self.headers[index..=index];
-        header[0].msg_hdr.msg_controllen = control_len as _;
+        let header = &mut self.headers[index];
+        header.msg_hdr.msg_controllen = control_len as _;
 
         let mut taken = false;
         let mut rest = self.vectors[message.vectors()].iter().copied().peekable();
         while rest.peek().is_some() {
             take_bytes(&mut rest, message.packed.segment_size, &mut self.single);
-            header[0].msg_hdr.msg_iov = self.single.as_mut_ptr();
-            header[0].msg_hdr.msg_iovlen = self.single.len() as _;
-            let mut answer = 0;
-            let messages = Messages {
-                headers: header,
-                sockets: &self.sockets[index..=index],
-                answers: std::slice::from_mut(&mut answer),
-            };
+            header.msg_hdr.msg_iov = self.single.as_mut_ptr();
+            header.msg_hdr.msg_iovlen = self.single.len() as _;
             // SAFETY: the header is that of `send`, with other vectors, which point into the same
             // memory.
-            unsafe { call.send(messages) };
-            match answer {
+            match unsafe { send_one(call, header, socket, retries) } {
                 0 => {
                     counters.sent += 1;
                     taken = true;
@@ -252,6 +273,34 @@ impl Sender {
         }
         taken
     }
+}
+
+/// Sends one message, and again up to `retries` times if its refusal may be another's. Returns zero, or the
+/// last error number.
+///
+/// # Safety
+///
+/// As [`SendCall::send`].
+unsafe fn send_one<C: SendCall>(
+    call: &mut C,
+    header: &mut libc::mmsghdr,
+    socket: SocketId,
+    retries: u8,
+) -> c_int {
+    let mut answer = 0;
+    for _ in 0..=retries {
+        let messages = Messages {
+            headers: std::slice::from_mut(header),
+            sockets: &[socket],
+            answers: std::slice::from_mut(&mut answer),
+        };
+        // SAFETY: the caller's promise is passed on.
+        unsafe { call.send(messages) };
+        if !may_be_of_another(answer) {
+            break;
+        }
+    }
+    answer
 }
 
 /// Points vectors at the bytes of a message and returns how many it took: one for each range, or one
@@ -311,6 +360,31 @@ fn may_be_segmentation(errno: c_int) -> bool {
     matches!(errno, libc::EIO | libc::EINVAL | libc::EOPNOTSUPP | libc::ENOPROTOOPT)
 }
 
+/// Whether the refusal of a segmented message may be for the length of its datagrams, and so says nothing of
+/// shorter ones: EMSGSIZE is, and older kernels answer EINVAL (udp_send_skb in net/ipv4/udp.c).
+fn may_be_length(errno: c_int, segment_size: usize) -> bool {
+    errno == libc::EMSGSIZE || errno == libc::EINVAL && segment_size > ETHERNET_PAYLOAD
+}
+
+/// What ICMP messages become (`icmp_err_convert` in net/ipv4/icmp.c, `tab_unreach` in net/ipv6/icmp.c). On a
+/// socket that reports errors, such an error stays pending until the next call that sends or receives: that
+/// call fails, whatever it was about, and the error is gone (`sock_error` in include/net/sock.h).
+fn may_be_of_another(errno: c_int) -> bool {
+    matches!(
+        errno,
+        libc::ECONNREFUSED
+            | libc::EHOSTUNREACH
+            | libc::ENETUNREACH
+            | libc::EHOSTDOWN
+            | libc::ENONET
+            | libc::EMSGSIZE
+            | libc::EPROTO
+            | libc::ENOPROTOOPT
+            | libc::EOPNOTSUPP
+            | libc::EACCES
+    )
+}
+
 fn count_refused(errno: c_int, datagrams: usize, counters: &mut IoCounters) {
     let counter = match errno {
         libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM => &mut counters.send_full,
@@ -335,6 +409,18 @@ mod tests {
             datagrams.push(single.iter().map(|v| (offset(v), v.iov_len)).collect::<Vec<_>>());
         }
         assert_eq!(datagrams, [vec![(0, 256)], vec![(256, 256)], vec![(600, 50), (650, 50)]]);
+    }
+
+    #[test]
+    fn a_refusal_for_length_says_nothing_of_segmentation() {
+        for (errno, segment_size, expected) in [
+            (libc::EINVAL, 1_452, false),
+            (libc::EINVAL, 1_453, true),
+            (libc::EMSGSIZE, 1_400, true),
+            (libc::EIO, 4_096, false),
+        ] {
+            assert_eq!(may_be_length(errno, segment_size), expected, "{errno} {segment_size}");
+        }
     }
 
     #[test]

@@ -2,8 +2,9 @@
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
+use libc::c_int;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::sys;
@@ -17,17 +18,60 @@ pub struct SocketOptions {
     pub send_buffer: usize,
     /// Whether several sockets share the address (SO_REUSEPORT), as the workers of a balancer do.
     pub reuse_port: bool,
+    /// Whether a datagram that is longer than the interface's MTU leaves in fragments, as answers of servers
+    /// that know nothing of MTUs must. Otherwise it is refused.
+    pub fragments: bool,
+    /// Whether ICMP errors of peers are told with the address that they concern, in
+    /// [`Rx::errors`](crate::batch::Rx::errors): for a socket towards servers.
+    pub report_errors: bool,
+    /// Whether it may have, and send from, addresses that are not this host's (IP_TRANSPARENT).
+    pub transparent: bool,
 }
 
 impl Default for SocketOptions {
     fn default() -> Self {
-        SocketOptions { receive_buffer: 8 << 20, send_buffer: 8 << 20, reuse_port: false }
+        SocketOptions {
+            receive_buffer: 8 << 20,
+            send_buffer: 8 << 20,
+            reuse_port: false,
+            fragments: false,
+            report_errors: false,
+            transparent: false,
+        }
     }
 }
 
-/// A non-blocking UDP socket on this address, with buffers as large as the system grants and
-/// don't-fragment set: a datagram arrives whole or not at all, and is never a target for forged
-/// fragments. An IPv6 socket takes IPv6 only, so that `0.0.0.0` and `[::]` can stand side by side.
+/// An option of the IP layer: its names for IPv4 (ip(7)) and IPv6 (ipv6(7)).
+struct IpOption(c_int, c_int);
+
+const MTU_DISCOVER: IpOption = IpOption(libc::IP_MTU_DISCOVER, libc::IPV6_MTU_DISCOVER);
+const RECEIVE_ERRORS: IpOption = IpOption(libc::IP_RECVERR, libc::IPV6_RECVERR);
+const TRANSPARENT: IpOption = IpOption(libc::IP_TRANSPARENT, libc::IPV6_TRANSPARENT);
+const PACKET_INFO: IpOption = IpOption(libc::IP_PKTINFO, libc::IPV6_RECVPKTINFO);
+
+impl IpOption {
+    /// Its level and name for a socket on this address.
+    fn of(&self, addr: SocketAddr) -> (c_int, c_int) {
+        match addr {
+            SocketAddr::V4(_) => (libc::IPPROTO_IP, self.0),
+            SocketAddr::V6(_) => (libc::IPPROTO_IPV6, self.1),
+        }
+    }
+
+    fn set(&self, fd: BorrowedFd<'_>, addr: SocketAddr, value: c_int) -> io::Result<()> {
+        let (level, name) = self.of(addr);
+        sys::set_option(fd, level, name, value)
+    }
+
+    fn is_set(&self, fd: BorrowedFd<'_>, addr: SocketAddr) -> io::Result<bool> {
+        let (level, name) = self.of(addr);
+        Ok(sys::option(fd, level, name)? != 0)
+    }
+}
+
+/// A non-blocking UDP socket on this address, with buffers as large as the system grants and, unless
+/// fragments are asked for, don't-fragment set: a datagram arrives whole or not at all, and is never a
+/// target for forged fragments. An IPv6 socket takes IPv6 only, so that `0.0.0.0` and `[::]` can stand side by side.
 pub fn bind(addr: SocketAddr, options: &SocketOptions) -> io::Result<UdpSocket> {
     try_bind(addr, options).map_err(|e| io::Error::new(e.kind(), format!("cannot bind {addr}: {e}")))
 }
@@ -42,7 +86,13 @@ fn try_bind(addr: SocketAddr, options: &SocketOptions) -> io::Result<UdpSocket> 
         socket.set_reuse_port(true)?;
     }
     set_buffers(&socket, options)?;
-    forbid_fragments(&socket, addr)?;
+    choose_fragments(&socket, addr, options.fragments)?;
+    if options.report_errors {
+        RECEIVE_ERRORS.set(socket.as_fd(), addr, 1)?;
+    }
+    if options.transparent {
+        TRANSPARENT.set(socket.as_fd(), addr, 1).map_err(|error| explain_transparent(&error))?;
+    }
     socket.bind(&addr.into())?;
     Ok(socket.into())
 }
@@ -63,14 +113,32 @@ fn set_buffers(socket: &Socket, options: &SocketOptions) -> io::Result<()> {
     Ok(())
 }
 
-/// IP_MTU_DISCOVER: "IP_PMTUDISC_DO forces the don't-fragment flag to be set on all outgoing
-/// packets"; a datagram beyond the path's MTU is refused with EMSGSIZE (ip(7)).
-fn forbid_fragments(socket: &Socket, addr: SocketAddr) -> io::Result<()> {
-    let (level, name, value) = match addr {
-        SocketAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DO),
-        SocketAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_DO),
+/// IP_MTU_DISCOVER (ip(7)): "IP_PMTUDISC_DO forces the don't-fragment flag to be set on all outgoing
+/// packets", and a datagram beyond the path's MTU is refused with EMSGSIZE. IP_PMTUDISC_OMIT "allows packets to
+/// get fragmented if they exceed the interface mtu" (linux/in.h, Linux 3.15), and so believes no forged word
+/// about the path's; older kernels have IP_PMTUDISC_DONT.
+fn choose_fragments(socket: &Socket, addr: SocketAddr, fragments: bool) -> io::Result<()> {
+    const _: () = assert!(libc::IP_PMTUDISC_DO == libc::IPV6_PMTUDISC_DO, "one value for both families");
+    const _: () = assert!(libc::IP_PMTUDISC_OMIT == libc::IPV6_PMTUDISC_OMIT);
+    const _: () = assert!(libc::IP_PMTUDISC_DONT == libc::IPV6_PMTUDISC_DONT);
+    let set = |value| MTU_DISCOVER.set(socket.as_fd(), addr, value);
+    match fragments {
+        false => set(libc::IP_PMTUDISC_DO),
+        true => set(libc::IP_PMTUDISC_OMIT).or_else(|_| set(libc::IP_PMTUDISC_DONT)),
+    }
+}
+
+fn explain_transparent(error: &io::Error) -> io::Error {
+    let why = match error.kind() {
+        io::ErrorKind::PermissionDenied => "IP_TRANSPARENT needs CAP_NET_ADMIN or CAP_NET_RAW",
+        _ => "the kernel refuses IP_TRANSPARENT",
     };
-    sys::set_option(socket.as_fd(), level, name, value)
+    io::Error::new(error.kind(), format!("{why} ({error})"))
+}
+
+/// Whether ICMP errors of peers are told on this socket (IP_RECVERR).
+pub fn reports_errors(socket: &UdpSocket) -> io::Result<bool> {
+    RECEIVE_ERRORS.is_set(socket.as_fd(), socket.local_addr()?)
 }
 
 /// The receive buffer that was granted, in bytes and as the kernel accounts for it.
@@ -85,22 +153,18 @@ pub fn send_buffer(socket: &UdpSocket) -> usize {
 
 /// Sets what a batch back end relies on, on a socket that was bound here or inherited: non-blocking;
 /// a count of the datagrams that the kernel dropped (SO_RXQ_OVFL); the address that was asked, where
-/// the socket is bound to a wildcard (IP_PKTINFO); and merged datagrams (UDP_GRO, Linux 5.0, commit
+/// the socket is bound to a wildcard or transparent (IP_PKTINFO); and merged datagrams (UDP_GRO, Linux 5.0, commit
 /// e20cf8d3f1f7) if a receive slot can take them. Kernels without one of the last two still work.
 pub fn prepare(socket: &UdpSocket, merge: bool) -> io::Result<()> {
     socket.set_nonblocking(true)?;
     let fd = socket.as_fd();
     sys::set_option(fd, libc::SOL_SOCKET, libc::SO_RXQ_OVFL, 1)?;
     let _ = sys::set_option(fd, libc::SOL_UDP, libc::UDP_GRO, merge.into());
-    match socket.local_addr()? {
-        SocketAddr::V4(addr) if addr.ip().is_unspecified() => {
-            sys::set_option(fd, libc::IPPROTO_IP, libc::IP_PKTINFO, 1)
-        }
-        SocketAddr::V6(addr) if addr.ip().is_unspecified() => {
-            sys::set_option(fd, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1)
-        }
-        _ => Ok(()),
+    let addr = socket.local_addr()?;
+    if addr.ip().is_unspecified() || TRANSPARENT.is_set(fd, addr)? {
+        PACKET_INFO.set(fd, addr, 1)?;
     }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -129,7 +193,8 @@ mod tests {
 
     #[test]
     fn granted_buffers_can_be_read_back() {
-        let options = SocketOptions { receive_buffer: 128 << 10, send_buffer: 64 << 10, reuse_port: false };
+        let options =
+            SocketOptions { receive_buffer: 128 << 10, send_buffer: 64 << 10, ..SocketOptions::default() };
         let socket = bind(localhost(0), &options).unwrap();
         assert_eq!((receive_buffer(&socket), send_buffer(&socket)), (128 << 10, 64 << 10));
     }

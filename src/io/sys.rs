@@ -10,6 +10,9 @@ use std::time::Duration;
 
 use libc::{c_int, c_uint};
 
+use super::cmsg::Control;
+use super::sockaddr::{RAW_ADDR_SIZE, RawAddr};
+
 /// The result of a call that reports failure as -1 and errno.
 fn check(result: c_int) -> io::Result<c_int> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
@@ -59,6 +62,37 @@ pub fn set_option(fd: BorrowedFd<'_>, level: c_int, name: c_int, value: c_int) -
     // SAFETY: optval points to a live int, and optlen is its size.
     let result = unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, (&raw const value).cast(), length) };
     check(result).map(drop)
+}
+
+/// getsockopt(2) for an option whose value is an int.
+pub fn option(fd: BorrowedFd<'_>, level: c_int, name: c_int) -> io::Result<c_int> {
+    let mut value: c_int = 0;
+    let mut length = size_of::<c_int>() as libc::socklen_t;
+    // SAFETY: optval points to a live int, optlen holds its size, and the kernel writes no more than that.
+    let result =
+        unsafe { libc::getsockopt(fd.as_raw_fd(), level, name, (&raw mut value).cast(), &raw mut length) };
+    check(result).map(|_| value)
+}
+
+/// recvmsg(2) of the oldest error in the socket's error queue (MSG_ERRQUEUE), without the bytes of the datagram
+/// that it is about. `name` takes "the original destination address of the datagram that caused the error"; the
+/// result is its length, and the length of the control data. An empty queue is the error `WouldBlock`.
+pub fn receive_error(
+    fd: BorrowedFd<'_>,
+    name: &mut RawAddr,
+    control: &mut Control,
+) -> io::Result<(libc::socklen_t, usize)> {
+    // SAFETY: a C structure of integers and pointers, for which zero is a value.
+    let mut header: libc::msghdr = unsafe { zeroed() };
+    header.msg_name = (&raw mut *name).cast();
+    header.msg_namelen = RAW_ADDR_SIZE;
+    header.msg_control = control.0.as_mut_ptr().cast();
+    header.msg_controllen = control.0.len() as _;
+    // SAFETY: the name and the control data are live and as long as the header says; there are no vectors.
+    let result =
+        unsafe { libc::recvmsg(fd.as_raw_fd(), &raw mut header, libc::MSG_ERRQUEUE | libc::MSG_DONTWAIT) };
+    check(result.min(0) as c_int)?;
+    Ok((header.msg_namelen, control.0.len().min(header.msg_controllen as usize)))
 }
 
 /// Datagrams this socket has dropped since it was made, modulo 2^32: the same count that

@@ -126,6 +126,20 @@ impl Kernel {
         Kernel::v4(choice).map(|kernel| Kernel { offload: false, ..kernel })
     }
 
+    /// A socket on this host's address.
+    pub fn socket(&self, options: &SocketOptions) -> UdpSocket {
+        bind(SocketAddr::new(self.ip, 0), options).unwrap()
+    }
+
+    /// A socket whose address nobody else can get, and at which nobody else is heard: it hears itself only, so
+    /// everybody else is answered by an ICMP error.
+    pub fn dead(&self) -> (UdpSocket, SocketAddr) {
+        let socket = self.socket(&SocketOptions::default());
+        let addr = socket.local_addr().unwrap();
+        socket.connect(addr).unwrap();
+        (socket, addr)
+    }
+
     /// A back end over these sockets.
     pub fn over(&self, sockets: Vec<UdpSocket>, options: &IoOptions) -> BackEnd {
         let io = BackEnd::open(self.choice, sockets, options, clock()).unwrap();

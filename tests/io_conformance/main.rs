@@ -6,6 +6,7 @@
 mod backend;
 mod cases;
 mod kernel_only;
+mod peer_errors;
 mod uring_only;
 
 use backend::{Kernel, Sim};
@@ -40,6 +41,18 @@ macro_rules! over_the_kernel {
     };
 }
 
+macro_rules! over_both_families {
+    ($module:ident, as $name:ident: $($case:ident),* $(,)?) => {
+        mod $name {
+            use super::*;
+            suite! { $module on Kernel::v4(Mio), as mmsg_v4: $($case)* }
+            suite! { $module on Kernel::v6(Mio), as mmsg_v6: $($case)* }
+            suite! { $module on Kernel::v4(IoUring), as uring_v4: $($case)* }
+            suite! { $module on Kernel::v6(IoUring), as uring_v6: $($case)* }
+        }
+    };
+}
+
 everywhere! {
     a_frame_goes_each_way,
     many_frames_reach_many_destinations_in_order,
@@ -68,4 +81,12 @@ over_the_kernel! {
     no_wake_up_is_lost_between_two_threads,
     sockets_survive_a_hand_over,
     a_back_end_can_move_to_its_thread,
+}
+
+over_both_families! { peer_errors, as errors_of_peers:
+    a_dead_server_is_told_and_costs_the_others_nothing,
+    each_socket_tells_of_its_own_peers,
+    nothing_is_left_unread_beside_errors,
+    more_errors_than_a_turn_lists_are_left_for_the_next,
+    clients_that_are_gone_do_not_disturb_a_socket_that_reports_no_errors,
 }

@@ -11,8 +11,9 @@ use std::os::fd::AsFd;
 
 use self::receive::ReceiveCall;
 pub use self::send::Sendmmsg;
-use self::wait::Waiter;
+use self::wait::{Ready, Waiter};
 use super::arrival::{Place, SocketFacts, take_in};
+use super::peer_errors::ErrorQueues;
 use super::ready::{Read, ReadySockets};
 use super::sender::Sender;
 use super::{DatagramIo, IoCounters, IoOptions, Waker};
@@ -24,6 +25,7 @@ pub struct MmsgIo {
     sockets: Vec<UdpSocket>,
     facts: Vec<SocketFacts>,
     ready: ReadySockets,
+    errors: ErrorQueues,
     waiter: Waiter,
     receive_call: ReceiveCall,
     sender: Sender,
@@ -43,9 +45,10 @@ impl MmsgIo {
         let (rx, tx) = options.memory();
         Ok(MmsgIo {
             ready: ReadySockets::new(sockets.len()),
+            errors: ErrorQueues::new(sockets.len()),
             waiter: Waiter::new(&sockets)?,
             receive_call: ReceiveCall::new(),
-            sender: Sender::new(sockets.len(), options.frames_max, options.gso),
+            sender: Sender::new(&facts, options.frames_max, options.gso),
             rx,
             tx,
             slots_used: 0,
@@ -69,16 +72,21 @@ impl MmsgIo {
 
 impl DatagramIo for MmsgIo {
     fn wait(&mut self, deadline: Option<Instant>) -> io::Result<()> {
-        let MmsgIo { waiter, ready, clock, .. } = self;
-        if ready.is_empty() {
-            waiter.wait(*clock, deadline, |socket| ready.insert(socket))
-        } else {
-            waiter.look(|socket| ready.insert(socket))
-        }
+        let MmsgIo { waiter, facts, ready, errors, clock, .. } = self;
+        let has_news = !ready.is_empty() || !errors.is_empty();
+        let on_ready = |Ready { socket, has_error }| {
+            ready.insert(socket);
+            if has_error && facts[socket.0 as usize].reports_errors {
+                errors.insert(socket);
+            }
+        };
+        if has_news { waiter.look(on_ready) } else { waiter.wait(*clock, deadline, on_ready) }
     }
 
     fn receive(&mut self) -> io::Result<()> {
-        let MmsgIo { sockets, facts, ready, receive_call, rx, slots_used, counters, .. } = self;
+        let MmsgIo { sockets, facts, ready, errors, receive_call, rx, slots_used, counters, .. } = self;
+        // First, so that no pending error ends a receive.
+        errors.read(sockets, rx, counters);
         ready.deal(rx.slot_count() - *slots_used, |id, share| {
             let asked = share.min(receive::MESSAGES_MAX);
             let first_slot = *slots_used as u16;
@@ -91,10 +99,11 @@ impl DatagramIo for MmsgIo {
                         take_in(receive_call.arrival(index), place, facts, rx, counters);
                     }
                     *slots_used += taken;
-                    // A pending ICMP error of a connected socket ends a recvmmsg(2) early.
-                    Read { taken, drained: taken < asked && !facts.is_connected }
+                    // A pending ICMP error ends a recvmmsg(2) early.
+                    Read { taken, drained: taken < asked && !facts.may_end_early() }
                 }
-                // An ICMP error of some peer; reading it has cleared it.
+                // An ICMP error of some peer; reading it has cleared it. In the error queue, if it is there, it
+                // stays: it was announced by an event of its own.
                 Err(e) => Read { taken: 0, drained: e.kind() == io::ErrorKind::WouldBlock },
             }
         });

@@ -29,6 +29,14 @@ const FINE: Duration = Duration::from_millis(2);
 /// What of a longer wait is left to the timer: mio's rounding.
 const ROUNDING: Duration = Duration::from_millis(1);
 
+/// A socket that there is something to be read from.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ready {
+    pub(super) socket: SocketId,
+    /// Whether an error is pending or in its error queue (EPOLLERR).
+    pub(super) has_error: bool,
+}
+
 /// Everything that can end a wait.
 pub(super) struct Waiter {
     poll: Poll,
@@ -59,19 +67,19 @@ impl Waiter {
         self.waker.clone()
     }
 
-    /// Looks which sockets have become readable, without waiting.
-    pub(super) fn look(&mut self, on_ready: impl FnMut(SocketId)) -> io::Result<()> {
+    /// Looks which sockets have become readable or have an error, without waiting.
+    pub(super) fn look(&mut self, on_ready: impl FnMut(Ready)) -> io::Result<()> {
         self.poll(Some(Duration::ZERO), on_ready)?;
         Ok(())
     }
 
-    /// Waits until a socket becomes readable, the waker fires or `deadline` has passed; a signal
+    /// Waits until a socket becomes readable or has an error, the waker fires or `deadline` has passed; a signal
     /// handler ends the wait too.
     pub(super) fn wait(
         &mut self,
         clock: Clock,
         deadline: Option<Instant>,
-        mut on_ready: impl FnMut(SocketId),
+        mut on_ready: impl FnMut(Ready),
     ) -> io::Result<()> {
         let Some(deadline) = deadline else {
             while !self.poll(None, &mut on_ready)? {}
@@ -109,7 +117,7 @@ impl Waiter {
     }
 
     /// Polls once. True if something other than the timer or the time-out ended it.
-    fn poll(&mut self, time_out: Option<Duration>, mut on_ready: impl FnMut(SocketId)) -> io::Result<bool> {
+    fn poll(&mut self, time_out: Option<Duration>, mut on_ready: impl FnMut(Ready)) -> io::Result<bool> {
         match self.poll.poll(&mut self.events, time_out) {
             Err(e) if e.kind() == io::ErrorKind::Interrupted => return Ok(true),
             result => result?,
@@ -119,7 +127,9 @@ impl Waiter {
             match event.token() {
                 TIMER => continue,
                 WAKER => {}
-                Token(number) => on_ready(SocketId(number as u16)),
+                Token(number) => {
+                    on_ready(Ready { socket: SocketId(number as u16), has_error: event.is_error() });
+                }
             }
             ended = true;
         }

@@ -5,6 +5,9 @@
 //! wait. Those that got no slot in this turn go first, so a flooded socket keeps no other waiting for longer
 //! than a turn.
 //!
+//! Errors of peers: a multishot poll for nothing but errors (POLLERR) per socket that reports them. A receive
+//! tells of an error only if no send has met it first.
+//!
 //! Sending: a batch is handed over and completed within the call. A send that may not wait (MSG_DONTWAIT) is
 //! carried out while it is submitted: `io_issue_sqe` fails it on EAGAIN instead of trying later
 //! (REQ_F_NOWAIT, io_uring/net.c). So its completion is there when the call returns; if it ever is not, the
@@ -20,6 +23,8 @@ use io_uring::{cqueue, opcode, types};
 use libc::c_int;
 
 use super::super::IoCounters;
+use super::super::arrival::SocketFacts;
+use super::super::peer_errors::ErrorQueues;
 use super::super::sender::{MESSAGES_MAX, Messages};
 use super::deadline::{End, end_of_wait};
 use super::message::{CONTROL_ROOM, NAME_ROOM};
@@ -47,10 +52,10 @@ pub(super) struct Sizes {
 
 impl Sizes {
     /// Completions for all that can be under way at once: each slot filled, each receive, the waker and the
-    /// timer ended, a batch sent. So the completion queue never overflows.
+    /// timer ended, errors on each socket, a batch sent. So the completion queue never overflows.
     pub(super) fn for_all(slot_count: usize, socket_count: usize) -> Self {
         let submissions = 2 * MESSAGES_MAX;
-        let completions = slot_count + socket_count + MESSAGES_MAX + 2;
+        let completions = slot_count + 2 * socket_count + MESSAGES_MAX + 2;
         Sizes { submissions, completions: completions.max(2 * submissions) }
     }
 }
@@ -70,6 +75,10 @@ pub(super) struct Engine {
     starved: VecDeque<SocketId>,
     /// The others.
     ended: VecDeque<SocketId>,
+    /// Sockets that report errors, and are not watched for them.
+    unwatched: Vec<SocketId>,
+    errors_watched: usize,
+    errors: ErrorQueues,
     /// Per socket: slots filled in this turn.
     filled: Box<[u32]>,
     /// Where the waker is among the registered files, behind the sockets.
@@ -92,13 +101,14 @@ pub(super) struct Engine {
 unsafe impl Send for Engine {}
 
 impl Engine {
-    /// For these sockets, and slots of `rx` that are still to be provided.
+    /// For these sockets, of which these are the facts, and slots of `rx` that are still to be provided.
     ///
     /// # Safety
     ///
     /// The memory of `rx` must stay where it is as long as the engine is entered.
     pub(super) unsafe fn new(
         sockets: &[UdpSocket],
+        facts: &[SocketFacts],
         waker: BorrowedFd<'_>,
         rx: &Rx,
         sizes: Sizes,
@@ -122,6 +132,14 @@ impl Engine {
             arrived: VecDeque::with_capacity(rx.slot_count()),
             starved: VecDeque::with_capacity(sockets.len()),
             ended: (0..sockets.len() as u16).map(SocketId).collect(),
+            unwatched: (0..)
+                .map(SocketId)
+                .zip(facts)
+                .filter(|(_, f)| f.reports_errors)
+                .map(|(s, _)| s)
+                .collect(),
+            errors_watched: 0,
+            errors: ErrorQueues::new(sockets.len()),
             filled: vec![0; sockets.len()].into(),
             waker: sockets.len() as u32,
             waker_is_watched: false,
@@ -156,18 +174,27 @@ impl Engine {
         self.ring.is_of_this_thread()
     }
 
-    /// Starts what has ended: receives, and the watch over the waker.
+    /// Starts what has ended: receives, and the watches over error queues and the waker.
     pub(super) fn start_what_ended(&mut self) -> io::Result<()> {
         while let Some(socket) = self.starved.pop_front().or_else(|| self.ended.pop_front()) {
             self.start_receive(socket)?;
         }
+        while let Some(socket) = self.unwatched.pop() {
+            self.watch(socket.0.into(), libc::POLLERR, Token::Errors(socket))?;
+            self.errors_watched += 1;
+        }
         if !self.waker_is_watched {
-            let entry = opcode::PollAdd::new(types::Fixed(self.waker), libc::POLLIN as u32).multi(true);
-            // SAFETY: points to nothing.
-            unsafe { self.ring.push(&entry.build().user_data(Token::Waker.encode()))? };
+            self.watch(self.waker, libc::POLLIN, Token::Waker)?;
             self.waker_is_watched = true;
         }
         Ok(())
+    }
+
+    /// Watches a registered file for these events.
+    fn watch(&mut self, file: u32, events: libc::c_short, token: Token) -> io::Result<()> {
+        let entry = opcode::PollAdd::new(types::Fixed(file), events as u32).multi(true);
+        // SAFETY: points to nothing.
+        unsafe { self.ring.push(&entry.build().user_data(token.encode())) }
     }
 
     fn start_receive(&mut self, socket: SocketId) -> io::Result<()> {
@@ -219,6 +246,13 @@ impl Engine {
                     answers[usize::from(number)] = (-result).max(0);
                     self.sends_under_way -= 1;
                 }
+                Some(Token::Errors(socket)) => {
+                    self.errors.insert(socket);
+                    if !goes_on {
+                        self.errors_watched -= 1;
+                        self.unwatched.push(socket);
+                    }
+                }
                 Some(Token::Waker) => {
                     self.waker_is_watched = goes_on;
                     self.has_news = true;
@@ -231,7 +265,12 @@ impl Engine {
 
     /// Whether a wait is over.
     pub(super) fn has_news(&self) -> bool {
-        self.has_news || !self.arrived.is_empty()
+        self.has_news || !self.arrived.is_empty() || !self.errors.is_empty()
+    }
+
+    /// The error queues that may hold something.
+    pub(super) fn errors(&mut self) -> &mut ErrorQueues {
+        &mut self.errors
     }
 
     /// The news has been told.
@@ -294,7 +333,7 @@ impl Engine {
     }
 
     fn is_idle(&self) -> bool {
-        let under_way = self.receives_under_way + self.sends_under_way;
+        let under_way = self.receives_under_way + self.sends_under_way + self.errors_watched;
         under_way == 0 && !self.waker_is_watched && self.timer.is_none()
     }
 

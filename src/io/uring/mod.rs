@@ -102,7 +102,7 @@ impl UringIo {
             let waker = Waker::new(wakeups.try_clone()?);
             // SAFETY: a box that is part of `self`; that nobody has put another in its place is seen to by
             // `settle`.
-            let mut engine = unsafe { Engine::new(&sockets, wakeups.as_fd(), &rx, sizes)? };
+            let mut engine = unsafe { Engine::new(&sockets, &facts, wakeups.as_fd(), &rx, sizes)? };
             engine.provide(&mut rx, 0..options.slots.max(1) as u16);
             Ok((facts, rx, tx, wakeups, waker, engine))
         };
@@ -112,7 +112,7 @@ impl UringIo {
         };
         Ok(UringIo {
             engine,
-            sender: Sender::new(sockets.len(), options.frames_max, options.gso),
+            sender: Sender::new(&facts, options.frames_max, options.gso),
             memory: Memory::of(&rx),
             slots_used: Vec::with_capacity(rx.slot_count()),
             has_looked: false,
@@ -146,7 +146,8 @@ impl UringIo {
         }
         // SAFETY: as at the start. The old engine fills no slot any more: it does so while its thread is in
         // the kernel, and then it is closed.
-        let mut fresh = unsafe { Engine::new(&self.sockets, self.wakeups.as_fd(), &self.rx, self.sizes)? };
+        let mut fresh =
+            unsafe { Engine::new(&self.sockets, &self.facts, self.wakeups.as_fd(), &self.rx, self.sizes)? };
         fresh.inherit(&mut self.engine);
         let mut is_free = vec![true; self.rx.slot_count()];
         for slot in fresh.arrived().chain(self.slots_used.iter().map(|filled| filled.slot)) {
@@ -185,6 +186,7 @@ impl DatagramIo for UringIo {
             self.engine.start_what_ended()?;
             self.engine.enter(Wait::Look)?;
         }
+        self.engine.errors().read(&self.sockets, &mut self.rx, &mut self.counters);
         while let Some(filled) = self.engine.next_filled() {
             self.slots_used.push(filled);
             let arrival = message::read(self.rx.slot(filled.slot), filled.len);

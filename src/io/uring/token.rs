@@ -10,6 +10,8 @@ pub(super) enum Token {
     Receive(SocketId),
     /// The message with this number within its call.
     Send(u16),
+    /// Watching the error queue of a socket.
+    Errors(SocketId),
     /// Watching the waker.
     Waker,
     /// The timer.
@@ -20,12 +22,14 @@ const RECEIVE: u64 = 1 << 16;
 const SEND: u64 = 2 << 16;
 const WAKER: u64 = 3 << 16;
 const TIMER: u64 = 4 << 16;
+const ERRORS: u64 = 5 << 16;
 
 impl Token {
     pub(super) fn encode(self) -> u64 {
         match self {
             Token::Receive(socket) => RECEIVE | u64::from(socket.0),
             Token::Send(number) => SEND | u64::from(number),
+            Token::Errors(socket) => ERRORS | u64::from(socket.0),
             Token::Waker => WAKER,
             Token::Timer => TIMER,
         }
@@ -37,6 +41,7 @@ impl Token {
         match user_data & !0xffff {
             RECEIVE => Some(Token::Receive(SocketId(number))),
             SEND => Some(Token::Send(number)),
+            ERRORS => Some(Token::Errors(SocketId(number))),
             WAKER => Some(Token::Waker),
             TIMER => Some(Token::Timer),
             _ => None,
@@ -51,7 +56,8 @@ mod tests {
     #[test]
     fn tokens_survive_the_round_trip() {
         for number in [0, 1, 63, 0x1234, u16::MAX] {
-            let with_number = [Token::Receive(SocketId(number)), Token::Send(number)];
+            let socket = SocketId(number);
+            let with_number = [Token::Receive(socket), Token::Send(number), Token::Errors(socket)];
             for token in with_number.into_iter().chain([Token::Waker, Token::Timer]) {
                 assert_eq!(Token::decode(token.encode()), Some(token));
             }

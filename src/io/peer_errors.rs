@@ -1,0 +1,61 @@
+//! Error queues: what the network says of datagrams that were sent, with the address that each had been sent to
+//! (IP_RECVERR in ip(7), IPV6_RECVERR in ipv6(7)).
+
+use std::io;
+use std::net::UdpSocket;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use super::cmsg::{self, Control};
+use super::ready::{Read, ReadySockets};
+use super::sockaddr::RawAddr;
+use super::{IoCounters, sys};
+use crate::batch::{PEER_ERRORS_MAX, PeerError, Rx, SocketId};
+
+/// The sockets whose error queue may hold something. What a turn leaves, the next one reads.
+pub struct ErrorQueues(ReadySockets);
+
+impl ErrorQueues {
+    /// For `socket_count` sockets, none of them with an error.
+    pub fn new(socket_count: usize) -> Self {
+        ErrorQueues(ReadySockets::new(socket_count))
+    }
+
+    /// Notes that a socket may have errors.
+    pub fn insert(&mut self, socket: SocketId) {
+        self.0.insert(socket);
+    }
+
+    /// Whether no socket is known to have errors.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Reads as many errors as the turn can list. A queue that was read dry leaves no error pending on its
+    /// socket, so that the next receive or send is not disturbed by one (`sock_dequeue_err_skb` in
+    /// net/core/skbuff.c).
+    pub fn read(&mut self, sockets: &[UdpSocket], rx: &mut Rx, counters: &mut IoCounters) {
+        self.0.deal(PEER_ERRORS_MAX - rx.errors().len(), |socket, share| {
+            for taken in 0..share {
+                // An empty queue is the only error that there is.
+                let Ok(error) = next_error(sockets[socket.0 as usize].as_fd(), socket) else {
+                    return Read { taken, drained: true };
+                };
+                if let Some(error) = error {
+                    rx.push_error(error);
+                    counters.peer_errors += 1;
+                }
+            }
+            Read { taken: share, drained: false }
+        });
+    }
+}
+
+/// Takes the oldest error of a socket. `None` if it does not say whom it is about: IPv4 leaves out the port
+/// where this host itself refused a datagram, and then the send has failed, too.
+fn next_error(fd: BorrowedFd<'_>, socket: SocketId) -> io::Result<Option<PeerError>> {
+    let (mut name, mut control) = (RawAddr::EMPTY, Control::EMPTY);
+    let (name_len, control_len) = sys::receive_error(fd, &mut name, &mut control)?;
+    let peer = name.decode(name_len).filter(|peer| peer.port() != 0);
+    let errno = cmsg::decode_error(&control.0[..control_len]);
+    Ok(peer.zip(errno).map(|(peer, errno)| PeerError { socket, peer, errno }))
+}
