@@ -23,8 +23,9 @@ const _: () = assert!(ROWS * ROW_BITS <= 64, "one hash names a cell in each row"
 /// At most `rate` requests per second, and `burst` at once, from each source, in 512 KiB.
 ///
 /// A source is an IPv4 address, mapped or not, or an IPv6 /64. One that keeps to its rate is refused only
-/// while others have used up all four of its cells. That is rare until all sources together are allowed near
-/// 16,384 times `rate`, as under a flood of made-up sources; from there on everyone gets less.
+/// while others have used up all four of its cells. With a burst worth a second that needs more than 16,384
+/// times `rate` asked by all sources together, as in a flood of made-up sources; with a burst of a few
+/// requests it begins earlier, at about a quarter of that.
 ///
 /// Shared by threads, wait-free but for the hardware's own retries; threads that ask for one source at the
 /// same instant may each be told yes where only one should be.

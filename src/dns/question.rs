@@ -35,18 +35,24 @@ impl Question<'_> {
 
     /// The same for equal questions; for others the same by a chance of 1 in 2^64 only, whoever chose them.
     pub fn hash(&self, key: &QuestionKey) -> u64 {
-        // A valid name ends itself, so name, type and class side by side are one question's only.
+        // A valid name ends itself, so name, type and class side by side are one question's only. Lengths are
+        // below 64, letters above: to lower the case of the whole name is to lower that of its labels. Whole
+        // words are stored, since whole words are read next.
+        let name = &self.name[..self.name.len().min(NAME_MAX)];
+        let (whole, tail) = name.as_chunks();
         let mut bytes = [0; HASHED_MAX];
-        let len = self.name.len().min(NAME_MAX);
-        bytes[..len].copy_from_slice(&self.name[..len]);
-        // Lengths are below 64, letters above: to lower the case of the whole name is to lower that of its
-        // labels.
-        for word in bytes.as_chunks_mut().0.iter_mut().take(len.div_ceil(8)) {
-            *word = lower_case(u64::from_ne_bytes(*word)).to_ne_bytes();
+        let mut to = bytes.as_chunks_mut().0.iter_mut();
+        for (word, to) in whole.iter().zip(&mut to) {
+            *to = lower_case(u64::from_le_bytes(*word)).to_le_bytes();
         }
-        bytes[len..len + 2].copy_from_slice(&self.kind.to_be_bytes());
-        bytes[len + 2..len + 4].copy_from_slice(&self.class.to_be_bytes());
-        key.0.hash(&bytes[..len + 4])
+        let [k0, k1] = self.kind.to_be_bytes();
+        let [c0, c1] = self.class.to_be_bytes();
+        let end = u128::from(u32::from_le_bytes([k0, k1, c0, c1])) << (8 * tail.len());
+        let last = end | u128::from(lower_case(tail_word(name, tail.len())));
+        for (to, word) in to.zip([last as u64, (last >> 64) as u64]) {
+            *to = word.to_le_bytes();
+        }
+        key.0.hash(&bytes[..name.len() + 4])
     }
 }
 
@@ -57,6 +63,15 @@ impl PartialEq for Question<'_> {
 }
 
 impl Eq for Question<'_> {}
+
+/// The last `len` bytes of a name, below 8, as the low bytes of a word.
+fn tail_word(name: &[u8], len: usize) -> u64 {
+    match name.last_chunk() {
+        // Two shifts: one by all 64 bits is none.
+        Some(word) => u64::from_le_bytes(*word) >> 1 >> (63 - 8 * len),
+        None => name.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte)),
+    }
+}
 
 /// Name, type and class, up to a whole word.
 const HASHED_MAX: usize = (NAME_MAX + 4).next_multiple_of(8);
@@ -103,6 +118,17 @@ mod tests {
                 let lower = lower_case(u64::from_ne_bytes(word)).to_ne_bytes();
                 assert_eq!(lower, word.map(|b| b.to_ascii_lowercase()), "{byte} at {at}");
             }
+        }
+    }
+
+    #[test]
+    fn what_is_hashed_is_the_name_in_lower_case_then_type_and_class() {
+        let key = QuestionKey::new([1; 16]);
+        let name: [u8; NAME_MAX] = std::array::from_fn(|at| at as u8);
+        for len in 0..=NAME_MAX {
+            let question = Question { name: &name[..len], kind: 0x4142, class: 0x4344 };
+            let plain = [&name[..len].to_ascii_lowercase()[..], b"ABCD"].concat();
+            assert_eq!(question.hash(&key), key.0.hash(&plain), "{len} bytes");
         }
     }
 
