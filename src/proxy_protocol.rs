@@ -17,6 +17,9 @@ const VERSION_COMMAND: u8 = 0x21;
 const INET: u8 = 0x10;
 const INET6: u8 = 0x20;
 
+/// The header before bytes that are the balancer's own, such as a check: version 2, command LOCAL, no addresses.
+pub const LOCAL: [u8; 16] = *b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0";
+
 /// What carries the client's bytes to the balancer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Transport {

@@ -72,7 +72,7 @@ impl TestBalancer {
         let thread_stop = stop.clone();
         let thread = std::thread::spawn(move || {
             let worker = daemon::balancer::Worker { role, io, processor: None };
-            daemon::balancer::run(vec![worker], clock, &thread_stop).unwrap();
+            daemon::threads::run(vec![worker.job(0, clock, &thread_stop)], &thread_stop).unwrap();
         });
         TestBalancer { front, back, stats, stop, thread: Some(thread) }
     }

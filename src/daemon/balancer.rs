@@ -1,4 +1,4 @@
-//! The balancer's loops: one a worker, each on a thread of its own.
+//! The balancer's loops: one a worker.
 
 use std::io;
 
@@ -6,6 +6,7 @@ use tracing::{info, warn};
 
 use super::affinity;
 use super::signals::Stop;
+use super::threads::Job;
 use super::turn;
 use crate::health::State;
 use crate::io::{DatagramIo, IoCounters};
@@ -22,33 +23,16 @@ pub struct Worker<I> {
     pub processor: Option<usize>,
 }
 
-/// Runs until it is asked to stop, or a worker fails: then all end. The primary is the first worker, and runs on this
-/// thread. Requests under way are the clients' to repeat: the balancer keeps none.
-pub fn run<I: DatagramIo + Send>(workers: Vec<Worker<I>>, clock: Clock, stop: &Stop) -> io::Result<()> {
-    std::thread::scope(|scope| {
-        let mut workers = workers.into_iter().enumerate();
-        let primary = workers.next();
-        let mut others = vec![];
-        for (number, worker) in workers {
-            let thread = std::thread::Builder::new().name(format!("worker-{number}"));
-            match thread.spawn_scoped(scope, move || work(worker, clock, stop)) {
-                Ok(other) => others.push(other),
-                Err(error) => {
-                    stop.ask(); // else those that run already would be waited for
-                    return Err(error);
-                }
-            }
-        }
-        let mut result = primary.map_or(Ok(()), |(_, worker)| work(worker, clock, stop));
-        for other in others {
-            let ended = other.join().expect("a panic ends the process");
-            result = result.and(ended);
-        }
-        result
-    })
+impl<I: DatagramIo + Send> Worker<I> {
+    /// Its loop. Requests under way when it ends are the clients' to repeat: the balancer keeps none.
+    pub fn job(self, number: usize, clock: Clock, stop: &Stop) -> Job<'_>
+    where
+        I: 'static,
+    {
+        Job { name: format!("worker-{number}"), work: Box::new(move || work(self, clock, stop)) }
+    }
 }
 
-/// One worker's loop. Whoever fails ends all the others.
 fn work<I: DatagramIo>(worker: Worker<I>, clock: Clock, stop: &Stop) -> io::Result<()> {
     let Worker { mut role, mut io, processor } = worker;
     if let Some(processor) = processor {
@@ -63,9 +47,6 @@ fn work<I: DatagramIo>(worker: Worker<I>, clock: Clock, stop: &Stop) -> io::Resu
             log(&event);
         }
         account(&io.counters(), &mut seen, &role);
-    }
-    if result.is_err() {
-        stop.ask();
     }
     let stats = role.stats();
     info!(

@@ -3,10 +3,16 @@
 pub mod affinity;
 pub mod balancer;
 pub mod client;
+pub mod control;
 pub mod controller;
+pub mod limits;
+pub mod names;
 pub mod process;
+pub mod relay;
 pub mod server;
 pub mod signals;
+pub mod tcp;
+pub mod threads;
 
 use std::io;
 use std::net::UdpSocket;

@@ -1,10 +1,11 @@
-//! SIGINT and SIGTERM ask for a clean end; a second one ends at once. SIGCHLD only wakes the loop.
+//! SIGINT and SIGTERM ask for a clean end; a second one ends at once. SIGCHLD only wakes the loop. SIGUSR1 asks a
+//! balancer for a summary.
 
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use signal_hook::consts::{SIGCHLD, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGCHLD, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
 use crate::io::Waker;
@@ -24,12 +25,22 @@ impl Stop {
 
     /// Listens for signals and wakes the loops when one comes.
     pub fn on_signals(wakers: Vec<Waker>) -> io::Result<Stop> {
+        Stop::listen(&[SIGINT, SIGTERM, SIGCHLD], wakers, || ())
+    }
+
+    /// The same, and a summary is asked for by SIGUSR1.
+    pub fn on_signals_and(wakers: Vec<Waker>, ask_for_summary: impl FnMut() + Send + 'static) -> io::Result<Stop> {
+        Stop::listen(&[SIGINT, SIGTERM, SIGCHLD, SIGUSR1], wakers, ask_for_summary)
+    }
+
+    fn listen(signals: &[i32], wakers: Vec<Waker>, mut on_usr1: impl FnMut() + Send + 'static) -> io::Result<Stop> {
         let stop = Stop::new(wakers);
         let listener = stop.clone();
-        let mut signals = Signals::new([SIGINT, SIGTERM, SIGCHLD])?;
+        let mut signals = Signals::new(signals)?;
         std::thread::Builder::new().name("signals".into()).spawn(move || {
             for signal in signals.forever() {
                 match signal {
+                    SIGUSR1 => on_usr1(),
                     SIGCHLD => listener.wake(),
                     _ => listener.ask(),
                 }

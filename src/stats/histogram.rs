@@ -84,6 +84,12 @@ impl LatencySnapshot {
         LatencySnapshot(self.0.iter().zip(before).map(|(now, then)| now.wrapping_sub(then)).collect())
     }
 
+    /// The buckets that hold something: the most microseconds that fall into it, and how many did.
+    pub fn buckets(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        let filled = self.0.iter().enumerate().filter(|&(_, &count)| count > 0);
+        filled.map(|(bucket, &count)| (upper(bucket), u64::from(count)))
+    }
+
     /// How many latencies were counted.
     pub fn count(&self) -> u64 {
         self.0.iter().map(|&c| u64::from(c)).sum()

@@ -6,7 +6,7 @@ pub mod relay;
 
 pub use histogram::{LatencyHistogram, LatencySnapshot};
 pub use pool::{PoolStats, ServerStats};
-pub use relay::{RelayServerStats, RelayStats};
+pub use relay::{RelayServerStats, RelayStats, TcpStats};
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -74,12 +74,6 @@ pub struct RelayStats {
     pub send_drops: Counter,
     /// 1 if the kernel refused segmentation offload, so that datagrams leave one by one.
     pub gso_off: Counter,
-    /// TCP connections spliced so far.
-    pub tcp_opened: Counter,
-    /// TCP connections refused: no server took them, or there were too many, or the client may not.
-    pub tcp_refused: Counter,
-    /// TCP connections that live.
-    pub tcp_open: Counter,
     /// One entry per slot.
     pub servers: Box<[RelayServerStats]>,
 }
@@ -105,10 +99,18 @@ impl RelayStats {
             kernel_drops_back: Counter::default(),
             send_drops: Counter::default(),
             gso_off: Counter::default(),
-            tcp_opened: Counter::default(),
-            tcp_refused: Counter::default(),
-            tcp_open: Counter::default(),
             servers: (0..servers_max).map(|_| RelayServerStats::default()).collect(),
         }
     }
+}
+
+/// Figures of a pool's TCP side, which has one writer.
+#[derive(Debug, Default)]
+pub struct TcpStats {
+    /// Connections spliced so far.
+    pub opened: Counter,
+    /// Connections refused: no server took them, there were too many, or the client may not.
+    pub refused: Counter,
+    /// Connections that live.
+    pub open: Counter,
 }

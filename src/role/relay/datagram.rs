@@ -49,8 +49,6 @@ struct Use {
     generation: u32,
     /// Whether the server has sent something.
     is_answered: bool,
-    /// Whether something stayed unanswered.
-    has_lost: bool,
 }
 
 /// The leases of one worker.

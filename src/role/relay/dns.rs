@@ -5,7 +5,7 @@
 
 use std::net::SocketAddr;
 
-use super::core::{Client, Core, Datagram, LastClient};
+use super::core::{Client, Core, Datagram, LastClient, Way};
 use super::queries::{Place, Queries};
 use crate::batch::{FrameRef, SocketId, Tx};
 use crate::dns::{self, Malformed, QuestionKey};

@@ -40,7 +40,7 @@ use self::core::{Core, Datagram, datagrams};
 use self::datagram::Leased;
 use self::dns::Dns;
 use self::health::Primary;
-use crate::batch::{Received, Rx, SocketId, Tx};
+use crate::batch::{Received, Rx, Tx};
 use crate::drop_reason::DropReason;
 use crate::rng::Rng;
 use crate::role::Role;

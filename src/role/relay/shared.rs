@@ -6,11 +6,11 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use crossbeam_utils::CachePadded;
 
-use super::Settings;
 use super::members::{Member, Members};
+use super::settings::{ProxyProtocol, Settings, Speaks};
 use crate::access::{Access, Sketch};
 use crate::select::{Chooser, Slot, Tree};
-use crate::stats::RelayStats;
+use crate::stats::{RelayStats, TcpStats};
 use crate::time::Instant;
 
 /// What the workers have noticed of a server, for the primary to judge.
@@ -92,6 +92,8 @@ pub struct Shared {
     pub(super) usable: AtomicU32,
     /// By worker; the gauges are in the primary's.
     pub stats: Box<[Arc<RelayStats>]>,
+    /// Of its TCP side.
+    pub tcp: TcpStats,
 }
 
 impl Shared {
@@ -106,6 +108,7 @@ impl Shared {
             trial: AtomicU32::new(0),
             wanted: Mutex::new(None),
             usable: AtomicU32::new(0),
+            tcp: TcpStats::default(),
             stats: (0..settings.workers).map(|_| Arc::new(RelayStats::new(slots))).collect(),
             settings,
         }
@@ -151,8 +154,28 @@ impl Shared {
         self.tree.adjust(slot, -1);
     }
 
+    /// A policy of the pool for whoever opens connections.
+    pub fn chooser(&self) -> Chooser {
+        Chooser::new(self.settings.policy, self.settings.seed ^ 2)
+    }
+
+    /// Where the server of a slot is.
+    pub fn server(&self, slot: Slot) -> Option<SocketAddr> {
+        Some(self.members.get(slot)?.addr)
+    }
+
     /// The pool's name.
     pub fn name(&self) -> &str {
         &self.settings.name
+    }
+
+    /// What it speaks.
+    pub fn protocol(&self) -> Speaks {
+        self.settings.protocol
+    }
+
+    /// Whether servers are told who the client is.
+    pub fn tells_client(&self) -> bool {
+        self.settings.proxy_protocol != ProxyProtocol::Off
     }
 }

@@ -1,15 +1,21 @@
 //! What a balancer shows of itself: one snapshot, as JSON or as rows of a table.
 
+mod pools;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+pub use pools::{Latencies, PoolSampler, PoolServerStatus, PoolStatus};
+
 use crate::health::State;
+use crate::role::relay::Shared;
 use crate::stats::{Counter, LatencySnapshot, PoolStats, ServerStats};
 
-/// The balancer at one moment; rates and latencies are of the time since the snapshot before.
+/// The balancer at one moment: its native pool, and its datagram pools. Rates and latencies of the native pool are of the time since the
+/// snapshot before.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Status {
     /// Valid requests that arrived, by worker.
@@ -46,6 +52,9 @@ pub struct Status {
     pub latency_us_p99: u64,
     /// The registered servers, by id.
     pub servers: Vec<ServerStatus>,
+    /// The datagram pools, in the order of the configuration.
+    #[serde(default)]
+    pub pools: Vec<PoolStatus>,
 }
 
 /// One server at one moment.
@@ -71,22 +80,25 @@ pub struct ServerStatus {
     pub latency_us_p99: u64,
 }
 
-/// Takes snapshots of a pool and remembers the last one.
+/// Takes snapshots of a balancer and remembers the last one.
 pub struct Sampler {
     workers: Vec<Arc<PoolStats>>,
     last_at: Instant,
     last: Vec<(u64, LatencySnapshot)>,
+    pools: Vec<PoolSampler>,
 }
 
 impl Sampler {
-    /// A sampler of a pool's workers, the primary first, whose first snapshot covers the time from now.
-    pub fn new(workers: Vec<Arc<PoolStats>>) -> Self {
-        assert!(!workers.is_empty(), "a pool has a worker");
-        let last = (0..workers[0].servers.len()).map(|slot| answered(&workers, slot)).collect();
-        Sampler { workers, last_at: Instant::now(), last }
+    /// A sampler of the native pool's workers, the primary first (none, if it does not run), and of datagram pools. Its
+    /// first snapshot covers the time from now.
+    pub fn new(workers: Vec<Arc<PoolStats>>, pools: Vec<Arc<Shared>>) -> Self {
+        let slots = workers.first().map_or(0, |primary| primary.servers.len());
+        let last = (0..slots).map(|slot| answered(&workers, slot)).collect();
+        let pools = pools.into_iter().map(PoolSampler::new).collect();
+        Sampler { workers, last_at: Instant::now(), last, pools }
     }
 
-    /// The pool now.
+    /// The balancer now.
     pub fn sample(&mut self) -> Status {
         let passed = std::mem::replace(&mut self.last_at, Instant::now()).elapsed();
         let seconds = passed.as_secs_f64().max(1e-6);
@@ -146,6 +158,7 @@ impl Sampler {
             latency_us_p50: micros(all.quantile(0.5)),
             latency_us_p99: micros(all.quantile(0.99)),
             servers,
+            pools: self.pools.iter_mut().map(PoolSampler::sample).collect(),
         }
     }
 }
@@ -173,7 +186,7 @@ mod tests {
     #[test]
     fn a_snapshot_shows_the_registered_servers_of_all_workers_and_the_latency_since_the_last_one() {
         let workers: Vec<_> = (0..2).map(|_| Arc::new(PoolStats::new(4))).collect();
-        let mut sampler = Sampler::new(workers.clone());
+        let mut sampler = Sampler::new(workers.clone(), vec![]);
         workers[0].servers[2].id_plus_one.set(8);
         workers[0].servers[2].state.set(State::Up as u64);
         for n in 0..10 {

@@ -1,0 +1,180 @@
+//! TCP beside a DNS pool: a connection is spliced to a server that the pool's policy has chosen. A truncated answer makes
+//! clients come back by TCP (RFC 7766).
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+use crate::proxy_protocol::{self, Transport};
+use crate::role::relay::Shared;
+use crate::select::{Chooser, Slot};
+use crate::time::Clock;
+
+/// How long a server may take to accept.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// Servers that are tried for a connection: nothing was sent to one that did not accept.
+const TRIES: usize = 3;
+/// A connection without a byte for so long is closed.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Bytes that are carried at a time: a DNS message with its length, at most.
+const BUFFER: usize = 16 << 10;
+/// After an error of accept(2), of too many descriptors, say: not to spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+
+/// Connections that wait to be accepted.
+const BACKLOG: i32 = 1024;
+
+/// A listener on this address. One on an IPv6 address takes IPv6 only, as the pool's UDP socket does.
+pub fn listen(addr: SocketAddr) -> io::Result<std::net::TcpListener> {
+    let open = || {
+        let socket = Socket::new(Domain::for_address(addr), Type::STREAM.cloexec(), Some(Protocol::TCP))?;
+        if addr.is_ipv6() {
+            socket.set_only_v6(true)?;
+        }
+        socket.set_reuse_address(true)?;
+        socket.bind(&addr.into())?;
+        socket.listen(BACKLOG)?;
+        Ok(socket.into())
+    };
+    open().map_err(|e: io::Error| io::Error::new(e.kind(), format!("cannot listen on {addr} (TCP): {e}")))
+}
+
+/// The TCP side of a pool.
+pub struct Splicer {
+    pool: Arc<Shared>,
+    chooser: RefCell<Chooser>,
+    connections_max: u64,
+    clock: Clock,
+}
+
+impl Splicer {
+    /// For at most so many connections at a time.
+    pub fn new(pool: Arc<Shared>, connections_max: usize, clock: Clock) -> Self {
+        let chooser = RefCell::new(pool.chooser());
+        Splicer { pool, chooser, connections_max: connections_max as u64, clock }
+    }
+
+    /// Takes connections for ever. Within a [`tokio::task::LocalSet`].
+    pub async fn serve(self: Rc<Self>, listener: TcpListener) {
+        loop {
+            let Ok((client, peer)) = listener.accept().await else {
+                sleep(ACCEPT_PAUSE).await;
+                continue;
+            };
+            if !self.admits(peer) {
+                self.pool.tcp.refused.add(1);
+                continue;
+            }
+            let splicer = Rc::clone(&self);
+            let tcp = &self.pool.tcp;
+            tcp.open.set(tcp.open.get() + 1);
+            tokio::task::spawn_local(async move {
+                let counted = splicer.splice(client, peer).await;
+                let tcp = &splicer.pool.tcp;
+                tcp.open.set(tcp.open.get() - 1);
+                if counted.is_err() {
+                    tcp.refused.add(1);
+                }
+            });
+        }
+    }
+
+    fn admits(&self, peer: SocketAddr) -> bool {
+        let pool = &self.pool;
+        pool.tcp.open.get() < self.connections_max
+            && pool.access.admits(peer.ip())
+            && pool.sketch.as_ref().is_none_or(|sketch| sketch.allow(peer.ip(), self.clock.now()))
+    }
+
+    /// Carries one connection. An error is that no server took it; how it ends is between client and server.
+    async fn splice(&self, client: TcpStream, peer: SocketAddr) -> io::Result<()> {
+        let (mut server, _counted) = self.connect().await?;
+        if self.pool.tells_client() {
+            let header = proxy_protocol::header(Transport::Stream, peer, client.local_addr()?);
+            server.write_all(&header).await?;
+        }
+        self.pool.tcp.opened.add(1);
+        let _ = client.set_nodelay(true);
+        let _ = server.set_nodelay(true);
+        carry(client, server).await;
+        Ok(())
+    }
+
+    async fn connect(&self) -> io::Result<(TcpStream, Counted<'_>)> {
+        let mut result = Err(io::Error::other("no server is up"));
+        for _ in 0..TRIES {
+            let chosen = self.pool.open(&mut self.chooser.borrow_mut());
+            let Some((slot, addr)) = chosen else { break };
+            let counted = Counted { pool: &self.pool, slot };
+            match timeout(CONNECT_TIMEOUT, TcpStream::connect(addr)).await {
+                Ok(Ok(server)) => return Ok((server, counted)),
+                Ok(Err(error)) => result = Err(error),
+                Err(elapsed) => result = Err(elapsed.into()),
+            }
+        }
+        result
+    }
+}
+
+/// A connection that counts at its server until it ends.
+struct Counted<'a> {
+    pool: &'a Shared,
+    slot: Slot,
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.pool.close(self.slot);
+    }
+}
+
+/// Carries bytes both ways until both ends have closed, one fails, or nothing has moved for [`IDLE_TIMEOUT`].
+async fn carry(mut client: TcpStream, mut server: TcpStream) {
+    let active = Cell::new(Instant::now());
+    let (mut from_client, mut to_client) = client.split();
+    let (mut from_server, mut to_server) = server.split();
+    let watch = async {
+        loop {
+            let until = active.get() + IDLE_TIMEOUT;
+            sleep_until(until).await;
+            if active.get() + IDLE_TIMEOUT <= Instant::now() {
+                return;
+            }
+        }
+    };
+    let both = async {
+        let there = pump(&mut from_client, &mut to_server, &active);
+        let back = pump(&mut from_server, &mut to_client, &active);
+        let _ = tokio::try_join!(there, back); // whatever failed, it is over
+    };
+    tokio::select! {
+        () = both => {}
+        () = watch => {}
+    }
+}
+
+/// Carries bytes one way until the end, and passes that on.
+async fn pump(
+    from: &mut (impl AsyncReadExt + Unpin),
+    to: &mut (impl AsyncWriteExt + Unpin),
+    active: &Cell<Instant>,
+) -> io::Result<()> {
+    let mut buffer = vec![0; BUFFER];
+    loop {
+        let len = from.read(&mut buffer).await?;
+        active.set(Instant::now());
+        if len == 0 {
+            return to.shutdown().await;
+        }
+        to.write_all(&buffer[..len]).await?;
+        active.set(Instant::now());
+    }
+}

@@ -1,0 +1,239 @@
+//! What a datagram pool shows of itself.
+//!
+//! At rest `arrived = received + kernel_drops`, and
+//! `received = answered + timed_out + forwarded + the sum of refused + in_flight`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+
+use super::micros;
+use crate::drop_reason::DropCounters;
+use crate::health::State;
+use crate::role::relay::Shared;
+use crate::select::Slot;
+use crate::stats::{Counter, LatencySnapshot, RelayServerStats, RelayStats};
+
+/// A datagram pool at one moment. Totals are since the start; `rate` is of the time since the snapshot before.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct PoolStatus {
+    /// Its name.
+    pub name: String,
+    /// What it speaks.
+    pub protocol: String,
+    /// Datagrams of clients that reached this machine: those that were read and those that the kernel dropped.
+    pub arrived: u64,
+    /// Datagrams of clients that were read.
+    pub received: u64,
+    /// The same by worker.
+    pub workers: Vec<u64>,
+    /// Requests whose answer was delivered in time.
+    pub answered: u64,
+    /// Requests without an answer in time.
+    pub timed_out: u64,
+    /// Datagrams sent to servers that no single answer is awaited for: one-way, and of flows.
+    pub forwarded: u64,
+    /// Datagrams of clients that were not sent to a server, by reason.
+    pub refused: BTreeMap<String, u64>,
+    /// Of these, queries that were answered with SERVFAIL.
+    pub servfail: u64,
+    /// Requests that wait for their answer.
+    pub in_flight: u64,
+    /// Datagrams of clients that the kernel dropped before they were read.
+    pub kernel_drops: u64,
+    /// Datagrams of servers that the kernel dropped before they were read.
+    pub kernel_drops_back: u64,
+    /// Datagrams that could not be sent.
+    pub send_drops: u64,
+    /// Workers that the kernel refused segmentation offload to.
+    pub gso_off: u64,
+    /// Datagrams of servers delivered to clients: answers, late answers, and what flows bring.
+    pub delivered: u64,
+    /// Answers delivered after the time-out.
+    pub late: u64,
+    /// Datagrams on the server side that reached nobody, by reason.
+    pub dropped: BTreeMap<String, u64>,
+    /// Flows that live.
+    pub flows: u64,
+    /// Flows opened so far.
+    pub flows_opened: u64,
+    /// TCP connections that live.
+    pub tcp_open: u64,
+    /// TCP connections spliced so far.
+    pub tcp_opened: u64,
+    /// TCP connections refused.
+    pub tcp_refused: u64,
+    /// Answers per second.
+    pub rate: f64,
+    /// Latencies of all servers together.
+    pub latency_us: Latencies,
+    /// The servers, by id.
+    pub servers: Vec<PoolServerStatus>,
+}
+
+/// One server of a datagram pool at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct PoolServerStatus {
+    /// Its id.
+    pub id: u32,
+    /// Its address.
+    pub addr: String,
+    /// Its state's name.
+    pub state: String,
+    /// Requests or flows there, and TCP connections.
+    pub queue: u64,
+    /// Datagrams of clients sent to its slot.
+    pub dispatched: u64,
+    /// Requests that were answered.
+    pub answered: u64,
+    /// Requests that were not answered in time.
+    pub timed_out: u64,
+    /// Datagrams sent there that no single answer is awaited for.
+    pub forwarded: u64,
+    /// Requests that wait for their answer: `dispatched - answered - timed_out - forwarded`.
+    pub in_flight: u64,
+    /// Datagrams from there delivered to clients.
+    pub delivered: u64,
+    /// How often the network said that it is not there (ICMP).
+    pub errors: u64,
+    /// Answers per second.
+    pub rate: f64,
+    /// Time from a request to its answer, as the balancer sees it.
+    pub latency_us: Latencies,
+}
+
+/// Latencies since the start, in microseconds, each at most 12.5 % too high.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Latencies {
+    /// Half took at most so long; 0 without data.
+    pub p50: u64,
+    /// 90 %.
+    pub p90: u64,
+    /// 99 %.
+    pub p99: u64,
+    /// 99.9 %.
+    pub p999: u64,
+    /// How many took at most so long, and longer than the pair before: (microseconds, count), without empty ones.
+    pub histogram: Vec<(u64, u64)>,
+}
+
+impl Latencies {
+    fn of(snapshot: &LatencySnapshot) -> Self {
+        let quantile = |q| micros(snapshot.quantile(q));
+        Latencies {
+            p50: quantile(0.5),
+            p90: quantile(0.9),
+            p99: quantile(0.99),
+            p999: quantile(0.999),
+            histogram: snapshot.buckets().collect(),
+        }
+    }
+}
+
+/// Takes snapshots of a datagram pool and remembers the last one.
+pub struct PoolSampler {
+    pool: Arc<Shared>,
+    last_at: Instant,
+    /// Answers by slot.
+    last: Vec<u64>,
+}
+
+impl PoolSampler {
+    /// A sampler whose first snapshot covers the time from now.
+    pub fn new(pool: Arc<Shared>) -> Self {
+        let last = (0..pool.stats[0].servers.len()).map(|slot| sum(&pool, slot, |s| &s.answered)).collect();
+        PoolSampler { pool, last_at: Instant::now(), last }
+    }
+
+    /// The pool now.
+    pub fn sample(&mut self) -> PoolStatus {
+        let passed = std::mem::replace(&mut self.last_at, Instant::now()).elapsed();
+        let seconds = passed.as_secs_f64().max(1e-6);
+        let (pool, last) = (&self.pool, &mut self.last);
+        let mut all = LatencySnapshot::default();
+        let mut servers = vec![];
+        let mut rate = 0.0;
+        for (slot, last) in last.iter_mut().enumerate() {
+            let answered = sum(pool, slot, |s| &s.answered);
+            let server_rate = (answered - std::mem::replace(last, answered)) as f64 / seconds;
+            rate += server_rate;
+            let mut latency = LatencySnapshot::default();
+            pool.stats.iter().for_each(|stats| latency.merge(&stats.servers[slot].latency.snapshot()));
+            all.merge(&latency);
+            servers.extend(server(pool, slot, server_rate, &latency));
+        }
+        servers.sort_by_key(|s| s.id);
+        let total = |counter: fn(&RelayStats) -> &Counter| -> u64 {
+            pool.stats.iter().map(|stats| counter(stats).get()).sum()
+        };
+        let by_reason = |counters: fn(&RelayStats) -> &DropCounters| {
+            let mut drops = BTreeMap::new();
+            for (reason, n) in pool.stats.iter().flat_map(|stats| counters(stats).nonzero()) {
+                *drops.entry(reason.name().to_owned()).or_default() += n;
+            }
+            drops
+        };
+        let (received, kernel_drops) = (total(|s| &s.received), total(|s| &s.kernel_drops));
+        PoolStatus {
+            name: pool.name().to_owned(),
+            protocol: pool.protocol().name().to_owned(),
+            arrived: received + kernel_drops,
+            received,
+            workers: pool.stats.iter().map(|stats| stats.received.get()).collect(),
+            answered: total(|s| &s.answered),
+            timed_out: total(|s| &s.timed_out),
+            forwarded: total(|s| &s.forwarded),
+            refused: by_reason(|s| &s.refused),
+            servfail: total(|s| &s.servfail),
+            in_flight: total(|s| &s.in_flight),
+            kernel_drops,
+            kernel_drops_back: total(|s| &s.kernel_drops_back),
+            send_drops: total(|s| &s.send_drops),
+            gso_off: total(|s| &s.gso_off),
+            delivered: total(|s| &s.delivered),
+            late: total(|s| &s.late),
+            dropped: by_reason(|s| &s.dropped),
+            flows: total(|s| &s.flows),
+            flows_opened: total(|s| &s.flows_opened),
+            tcp_open: pool.tcp.open.get(),
+            tcp_opened: pool.tcp.opened.get(),
+            tcp_refused: pool.tcp.refused.get(),
+            rate,
+            latency_us: Latencies::of(&all),
+            servers,
+        }
+    }
+}
+
+/// A counter of a slot at all workers together.
+fn sum(pool: &Shared, slot: usize, counter: fn(&RelayServerStats) -> &Counter) -> u64 {
+    pool.stats.iter().map(|stats| counter(&stats.servers[slot]).get()).sum()
+}
+
+/// A slot that a server has.
+fn server(pool: &Shared, slot: usize, rate: f64, latency: &LatencySnapshot) -> Option<PoolServerStatus> {
+    let primary = &pool.stats[0].servers[slot];
+    let id = primary.id_plus_one.get().checked_sub(1)?;
+    let state = State::ALL.get(primary.state.get() as usize).map_or("unknown", |s| s.name());
+    // What has ended is read before what was begun: so the difference is never negative.
+    let (answered, timed_out) = (sum(pool, slot, |s| &s.answered), sum(pool, slot, |s| &s.timed_out));
+    let forwarded = sum(pool, slot, |s| &s.forwarded);
+    let dispatched = sum(pool, slot, |s| &s.dispatched);
+    Some(PoolServerStatus {
+        id: id as u32,
+        addr: pool.server(Slot::new(slot)).map_or(String::new(), |addr| addr.to_string()),
+        state: state.to_owned(),
+        queue: primary.queue.get(),
+        dispatched,
+        answered,
+        timed_out,
+        forwarded,
+        in_flight: dispatched.saturating_sub(answered + timed_out + forwarded),
+        delivered: sum(pool, slot, |s| &s.delivered),
+        errors: sum(pool, slot, |s| &s.errors),
+        rate,
+        latency_us: Latencies::of(latency),
+    })
+}
