@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::address;
 use crate::io::IoChoice;
 use crate::select::PolicyKind;
 
@@ -18,6 +19,9 @@ pub enum Speaks {
 }
 
 impl Speaks {
+    /// All of them.
+    pub const ALL: [Speaks; 2] = [Speaks::Dns, Speaks::Datagram];
+
     /// The word in configurations and arguments.
     pub const fn name(self) -> &'static str {
         match self {
@@ -70,7 +74,7 @@ pub struct PoolServer {
     pub target: Target,
     /// Its share relative to others, 1 to 100.
     pub weight: u16,
-    /// Its id in logs and figures; the first without one gets its place in the list.
+    /// Its id in logs and figures: as written, else its place in the list, from 0.
     pub id: u32,
 }
 
@@ -112,6 +116,15 @@ pub struct HealthCheck {
     pub down_max: f64,
 }
 
+impl std::fmt::Display for Target {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Target::Addr(addr) => addr.fmt(f),
+            Target::Name { host, port } => write!(f, "{host}:{port}"),
+        }
+    }
+}
+
 /// One datagram pool.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DatagramPool {
@@ -147,7 +160,7 @@ pub struct DatagramPool {
     pub transparent: bool,
     /// Who may send; empty = everybody.
     pub allow: Vec<IpNet>,
-    /// Who may not.
+    /// Who may not, even if allowed.
     pub deny: Vec<IpNet>,
     /// Datagrams a second of one source (IPv6: of one /64).
     pub rate_per_source: Option<f64>,
@@ -163,4 +176,12 @@ pub struct DatagramPool {
     pub pin: bool,
     /// Which I/O back end.
     pub io: IoChoice,
+}
+
+impl DatagramPool {
+    /// Whether what is sent to this address comes back to the pool; for host names, whose addresses show only when
+    /// they are looked up. Tries to bind a socket where the pool listens on a wildcard.
+    pub fn is_itself(&self, target: SocketAddr) -> bool {
+        self.listen.iter().any(|&listen| address::reaches(target, listen))
+    }
 }
