@@ -110,7 +110,7 @@ fn check_describes_pools_and_what_their_ports_allow() {
         "pool-1: dns on 127.0.0.1:5300",
         "192.0.2.2:53, id 1, weight 2",
         "pool-2: datagram on 127.0.0.1:5400",
-        "256 ports x 1 servers = 256 port-and-server pairs; at a rest of 1s they allow about 256 requests a second",
+        "256 ports x 1 server = 256 port-and-server pairs; at a rest of 1s they allow about 256 requests a second",
     ] {
         assert!(finished.stdout.contains(part), "{part} in {}", finished.stdout);
     }

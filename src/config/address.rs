@@ -1,5 +1,5 @@
-//! Addresses as a configuration writes them: where a pool listens, where a server is, who may send. Pure, but for
-//! [`reaches`].
+//! Addresses as a configuration writes them: where a pool listens, where a server is, who may send. Pure, but
+//! for [`reaches`].
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
@@ -108,8 +108,8 @@ fn is_group(ip: IpAddr) -> bool {
     ip.is_multicast() || ip == IpAddr::V4(Ipv4Addr::BROADCAST)
 }
 
-/// Whether two sockets that are bound to these addresses would get in each other's way. An IPv6 wildcard takes IPv6
-/// only (`io::socket`).
+/// Whether two sockets that are bound to these addresses would get in each other's way. An IPv6 wildcard
+/// takes IPv6 only (`io::socket`).
 pub fn clash(a: SocketAddr, b: SocketAddr) -> bool {
     let same_ip = a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified();
     a.port() == b.port() && a.is_ipv4() == b.is_ipv4() && same_ip
@@ -126,8 +126,8 @@ fn is_local(addr: SocketAddr) -> bool {
         addr.set_port(0);
         UdpSocket::bind(addr).is_ok()
     };
-    // Reserved (RFC 1112, section 4) and for discarding (RFC 6666): nobody's. If they can be bound, then any address
-    // can (`ip_nonlocal_bind`), and the route decides.
+    // Reserved (RFC 1112, section 4) and for discarding (RFC 6666): nobody's. If they can be bound, then any
+    // address can (`ip_nonlocal_bind`), and the route decides.
     let nobodys: IpAddr = match addr {
         SocketAddr::V4(_) => Ipv4Addr::new(240, 0, 0, 1).into(),
         SocketAddr::V6(_) => Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 1).into(),
@@ -135,8 +135,8 @@ fn is_local(addr: SocketAddr) -> bool {
     if binds((nobodys, 0).into()) { is_own_source(addr) } else { binds(addr) }
 }
 
-/// Whether datagrams to an address come from that address: the route to what is local is so, at least for the first
-/// address of an interface. Sends nothing.
+/// Whether datagrams to an address come from that address: the route to what is local is so, at least for the
+/// first address of an interface. Sends nothing.
 fn is_own_source(addr: SocketAddr) -> bool {
     let any: IpAddr = match addr {
         SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),

@@ -77,7 +77,8 @@ mod tests {
         })
         .unwrap();
         let file = r#"{"pools": [{"listen": "127.0.0.1:5300", "protocol": "datagram", "affinity": "client",
-            "servers": ["127.0.0.1:5301", "127.0.0.1:5302"], "policy": "round_robin", "replies": 3, "timeout": 1000}]}"#;
+            "servers": ["127.0.0.1:5301", "127.0.0.1:5302"], "policy": "round_robin",
+            "replies": 3, "timeout": 1000}]}"#;
         let from_file = Config::parse(file, None).unwrap();
         assert_eq!(config.datagram_pools, from_file.datagram_pools);
         assert!(!config.runs_native && config.source.is_none());

@@ -160,7 +160,9 @@ fn datagram_pool(pool: &DatagramPool, plan: &mut Plan) {
             format!("a client's datagrams go to one server; its flow ends after {idle} without datagrams"),
         );
     }
-    line("", ports(pool));
+    for part in ports(pool) {
+        line("", part);
+    }
     let pinned = if pool.pin { ", each on a processor of its own" } else { "" };
     line("", format!("workers: {}{pinned}, I/O: {}", pool.workers, pool.io));
     for (i, server) in pool.servers.iter().enumerate() {
@@ -190,13 +192,15 @@ fn datagram_pool(pool: &DatagramPool, plan: &mut Plan) {
 }
 
 /// The local ports of a pool, and what they allow.
-fn ports(pool: &DatagramPool) -> String {
+fn ports(pool: &DatagramPool) -> Vec<String> {
     let (ports, servers) = (pool.ports, pool.servers.len());
     if pool.protocol == Speaks::Dns {
-        return format!("{ports} ports towards the servers, each with many requests at a time");
+        return vec![format!("{ports} ports towards the servers, each with many requests at a time")];
     }
     let pairs = ports * servers;
-    let shown = format!("{ports} ports x {servers} servers = {pairs} port-and-server pairs");
+    let many = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
+    let factors = [many(ports, "port"), many(servers, "server")].join(" x ");
+    let shown = format!("{factors} = {}", many(pairs, "port-and-server pair"));
     let hold = pool.hold.unwrap_or(HOLD_MIN);
     let rest = match pool.hold {
         Some(hold) => humantime::format_duration(hold).to_string(),
@@ -207,16 +211,17 @@ fn ports(pool: &DatagramPool) -> String {
         if rate < 10.0 { format!("{rate:.2}") } else { format!("{rate:.0}") }
     };
     let allowed = match pool.affinity {
-        Affinity::None if hold.is_zero() => return format!("{shown}, which do not rest"),
+        Affinity::None if hold.is_zero() => return vec![format!("{shown}, which do not rest")],
         Affinity::None => format!("they allow about {} requests a second", rate(hold)),
         Affinity::Client => format!(
             "they allow {pairs} flows at a time, and about {} flows a second",
             rate(pool.idle_timeout + hold)
         ),
     };
-    format!(
-        "{shown}; at a rest of {rest} {allowed} from ever new clients; a client that comes back takes its own pair at once"
-    )
+    vec![
+        format!("{shown}; at a rest of {rest} {allowed} from ever new clients"),
+        "a client that comes back takes its own pair at once".to_owned(),
+    ]
 }
 
 fn health(pool: &DatagramPool) -> String {
@@ -239,7 +244,7 @@ fn health(pool: &DatagramPool) -> String {
         format!("{what}, every {}, answered within {}", time(health.interval), time(health.timeout))
     });
     format!(
-        "{asked}; down after {} unanswered, up after {} answered, to all above {:.0} % down",
+        "{asked}; down after {} unanswered, up after {} answered; with more than {:.0} % down, to all",
         health.fall,
         health.rise,
         100.0 * health.down_max

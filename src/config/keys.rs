@@ -316,9 +316,12 @@ mod tests {
             "on": {"type": "boolean"},
             "parts": {"type": "array", "items": {"anyOf": [
                 {"type": "string"},
-                {"type": "object", "properties": {"size": {"type": "number"}, "deep": {"type": "object", "properties": {
-                    "list": {"type": "array", "items": {"type": "string"}}
-                }}}},
+                {"type": "object", "properties": {
+                    "size": {"type": "number"},
+                    "deep": {"type": "object", "properties": {
+                        "list": {"type": "array", "items": {"type": "string"}},
+                    }},
+                }},
             ]}},
             "side": {"anyOf": [{"type": "string"}, {"type": "object", "properties": {"left": {"type": "string"}}}]},
         }})

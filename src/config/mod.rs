@@ -220,7 +220,8 @@ impl Config {
             line: None,
             key: String::new(),
             problem: format!(
-                "the configuration has pools only; add a native section such as \"load_balancer\": {{}} to run {component}"
+                "the configuration has pools only; add a native section such as \"load_balancer\": {{}} \
+                 to run {component}"
             ),
         })
     }

@@ -225,8 +225,8 @@ impl Reader<'_> {
             if let Some(other) = ids.insert(server.id, i) {
                 let id = server.id;
                 let problem = format!(
-                    "id {id} is taken twice, by the servers at places {other} and {i} from 0; give each its own \
-                     (without one it is the place)"
+                    "id {id} is taken twice, by the servers at places {other} and {i} from 0; give each its \
+                     own (without one it is the place)"
                 );
                 let keys = [other, i].map(|i| format!("{key}[{i}].id"));
                 return Err(self.error_among(&keys.each_ref().map(String::as_str), problem));
@@ -273,7 +273,8 @@ impl Reader<'_> {
         let ports = self.number(&key, &raw.ports, default, 1..=PORTS_MAX)?;
         if ports < workers {
             let problem = format!(
-                "ports = {ports} is less than workers = {workers}; each worker needs one: raise it, or lower that"
+                "ports = {ports} is less than workers = {workers}, and each worker needs one; raise it, \
+                 or lower that"
             );
             return Err(self.error_among(&[&key, &workers_key], problem));
         }
@@ -346,7 +347,8 @@ impl Reader<'_> {
         if timeout > interval {
             let [timeout, interval] = [timeout, interval].map(humantime::format_duration);
             let problem = format!(
-                "health.timeout = {timeout} is longer than health.interval = {interval}; lower it, or raise that"
+                "health.timeout = {timeout} is longer than health.interval = {interval}; lower it, \
+                 or raise that"
             );
             return Err(self.error_among(&[&key("timeout"), &key("interval")], problem));
         }
@@ -434,8 +436,9 @@ impl Taken {
         ports.contains(&addr.port()) && address::clash(addr, (self.addr.ip(), addr.port()).into())
     }
 
+    /// Whether it is one address and no range.
     fn is_one(&self) -> bool {
-        self.addr.port() == self.port_last
+        self.keys.len() == 1
     }
 }
 

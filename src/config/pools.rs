@@ -58,7 +58,8 @@ pub enum ProxyProtocol {
 pub enum Target {
     /// At an address.
     Addr(SocketAddr),
-    /// At every address of a host name, looked up at the start and again every [`DatagramPool::resolve_interval`].
+    /// At every address of a host name, looked up at the start and again every
+    /// [`DatagramPool::resolve_interval`].
     Name {
         /// The host name.
         host: String,
@@ -112,7 +113,8 @@ pub struct HealthCheck {
     pub rise: u8,
     /// Unanswered checks, or requests, in a row that take a suspect down.
     pub fall: u8,
-    /// If more than this share of the servers is down, while some are up, traffic goes to all (fail open); 0 to 1.
+    /// If more than this share of the servers is down, while some are up, traffic goes to all (fail open); 0
+    /// to 1.
     pub down_max: f64,
 }
 
@@ -148,7 +150,8 @@ pub struct DatagramPool {
     pub timeout: Duration,
     /// Answers to a datagram of a client, at most: 0 = one-way. `None` with affinity: any number.
     pub replies: Option<u32>,
-    /// How long a port and a server that were answered rest before they serve another client; `None` = measured.
+    /// How long a port and a server that were answered rest before they serve another client; `None` =
+    /// measured.
     pub hold: Option<Duration>,
     /// How long a flow without datagrams lasts.
     pub idle_timeout: Duration,
@@ -179,8 +182,8 @@ pub struct DatagramPool {
 }
 
 impl DatagramPool {
-    /// Whether what is sent to this address comes back to the pool; for host names, whose addresses show only when
-    /// they are looked up. Tries to bind a socket where the pool listens on a wildcard.
+    /// Whether what is sent to this address comes back to the pool; for host names, whose addresses show only
+    /// when they are looked up. Tries to bind a socket where the pool listens on a wildcard.
     pub fn is_itself(&self, target: SocketAddr) -> bool {
         self.listen.iter().any(|&listen| address::reaches(target, listen))
     }

@@ -115,10 +115,12 @@ fn the_smallest_pools_have_the_defaults() {
 #[test]
 fn every_key_is_read() {
     let written = json!({
-        "name": "sip.a_b-1", "listen": ["*:5060", "10.0.0.1:5061"], "affinity": "client", "policy": "two_choices",
-        "servers": ["a.example:5060", {"address": "[::1]:5062", "weight": "7", "id": 9}], "servers_max": "100",
+        "name": "sip.a_b-1", "listen": ["*:5060", "10.0.0.1:5061"], "affinity": "client",
+        "policy": "two_choices", "servers_max": "100",
+        "servers": ["a.example:5060", {"address": "[::1]:5062", "weight": "7", "id": 9}],
         "max_outstanding": 50, "timeout": 500, "replies": 20, "hold": 0, "idle_timeout": "1h", "ports": 500,
-        "proxy_protocol": "first", "transparent": true, "allow": ["10.1.2.3/8", "::1"], "deny": ["::ffff:10.0.0.9"],
+        "proxy_protocol": "first", "transparent": true,
+        "allow": ["10.1.2.3/8", "::1"], "deny": ["::ffff:10.0.0.9"],
         "rate_per_source": "0.5", "resolve_interval": "1m", "workers": 3, "pin": true, "io": "mio",
         "health": {"check": "payload", "send": "hex:00ff", "expect": "ok", "interval": "2s", "timeout": 300,
                    "rise": 4, "fall": 5, "down_max": 1},
@@ -152,7 +154,8 @@ fn every_key_is_read() {
 #[test]
 fn a_dns_pool_reads_what_is_its_own() {
     let written = json!({"servers": ["192.0.2.1", "dns.example"], "tcp_connections": 0, "affinity": "none",
-                         "proxy_protocol": "every", "transparent": true, "health": {"query": "example.com aaaa"}});
+                         "proxy_protocol": "every", "transparent": true,
+                         "health": {"query": "example.com aaaa"}});
     let read = one(dns(written));
     let servers: Vec<_> = read.servers.iter().map(|s| s.target.to_string()).collect();
     assert_eq!(servers, ["192.0.2.1:53", "dns.example:53"]);
@@ -262,10 +265,7 @@ fn a_mistake_is_refused_with_its_key_and_the_remedy() {
         (pool(json!({"ports": 0})), "ports: \"0\" is not a whole number from 1 to 32768"),
         (pool(json!({"ports": 32_769})), "ports: \"32769\" is not a whole number from 1 to 32768"),
         (pool(json!({"workers": 33})), "workers: \"33\" is not a whole number from 1 to 32"),
-        (
-            pool(json!({"ports": 2, "workers": 3})),
-            "workers: ports = 2 is less than workers = 3; each worker needs",
-        ),
+        (pool(json!({"ports": 2, "workers": 3})), "workers: ports = 2 is less than workers = 3, and each"),
         (
             pool(json!({"proxy_protocol": "v2"})),
             "proxy_protocol: \"v2\" is unknown; use off or first or every",
@@ -327,7 +327,7 @@ fn a_mistake_is_refused_with_its_key_and_the_remedy() {
         (pool(json!({"health": {"timeout": 0}})), "health.timeout: \"0\" is not a duration"),
         (
             pool(json!({"health": {"timeout": "2s"}})),
-            "health.timeout: health.timeout = 2s is longer than health.interval = 1s; lower it, or raise that",
+            "health.timeout: health.timeout = 2s is longer than health.interval = 1s; lower it, or raise",
         ),
         (pool(json!({"health": {"rise": 0}})), "health.rise: \"0\" is not a whole number from 1 to 100"),
         (pool(json!({"health": {"fall": 101}})), "health.fall: \"101\" is not a whole number from 1 to 100"),
@@ -416,7 +416,8 @@ fn what_runs_is_what_has_a_section() {
     let error = accepted(&[pool(json!({}))]).require_native("lbd up").unwrap_err();
     assert_eq!(
         error.to_string(),
-        "config.json: the configuration has pools only; add a native section such as \"load_balancer\": {} to run lbd up"
+        "config.json: the configuration has pools only; add a native section such as \"load_balancer\": {} \
+         to run lbd up"
     );
 }
 
@@ -458,7 +459,8 @@ fn an_address_is_taken_once() {
         assert!(error.contains(says) && error.ends_with("choose addresses that do not overlap"), "{error}");
         one(listen(json!(addr))); // without the native pool it is free
     }
-    let beside = json!({"load_balancer": {}, "pools": [listen(json!(["127.0.0.2:54001", "[::1]:54001", "127.0.0.1:52000"]))]});
+    let free = listen(json!(["127.0.0.2:54001", "[::1]:54001", "127.0.0.1:52000"]));
+    let beside = json!({"load_balancer": {}, "pools": [free]});
     parse(&beside.to_string()).unwrap();
 }
 
@@ -531,12 +533,14 @@ fn a_pool_does_not_lead_to_where_lbds_own_frames_go() {
 fn the_plan_tells_what_a_pool_does() {
     let of_dns = dns(
         json!({"listen": "*:5300", "servers": ["192.0.2.1", {"address": "dns.example", "weight": 3, "id": 7}],
-        "ports": 64, "workers": 4, "allow": ["10.0.0.0/8"], "deny": ["10.1.0.0/16", "10.2.0.1"], "rate_per_source": 20,
+        "ports": 64, "workers": 4, "allow": ["10.0.0.0/8"], "deny": ["10.1.0.0/16", "10.2.0.1"],
+        "rate_per_source": 20,
         "proxy_protocol": "every", "transparent": true, "max_outstanding": 9}),
     );
     let of_sip = pool(
         json!({"name": "sip", "listen": "127.0.0.1:5060", "affinity": "client", "pin": true, "workers": 1,
-        "hold": "5s", "idle_timeout": "55s", "ports": 300, "servers": ["a.example:1", "b.example:1"], "proxy_protocol": "first",
+        "hold": "5s", "idle_timeout": "55s", "ports": 300, "servers": ["a.example:1", "b.example:1"],
+        "proxy_protocol": "first",
         "health": {"check": "payload", "send": "ping", "expect": "pong", "timeout": "500ms", "down_max": 0.25}}),
     );
     let text = describe(&accepted(&[of_dns, of_sip]));
@@ -549,17 +553,21 @@ fn the_plan_tells_what_a_pool_does() {
         "workers: 4, I/O: auto\n",
         "servers     192.0.2.1:53, id 0, weight 1\n",
         "dns.example:53, id 7, weight 3, looked up every 30s\n",
-        "health      DNS query . NS, every 1s, answered within 1s; down after 3 unanswered, up after 2 answered, to all above 50 % down\n",
+        "health      DNS query . NS, every 1s, answered within 1s; down after 3 unanswered, \
+         up after 2 answered; \
+         with more than 50 % down, to all\n",
         "senders     10.0.0.0/8, but not 10.1.0.0/16, 10.2.0.1/32, 20 datagrams/s from one source\n",
         "servers learn the client's address by a PROXY header in every datagram and as the source address\n",
         "pool        sip: datagram on 127.0.0.1:5060\n",
         "shortest_queue, any number of flows at one server",
         "any number of answers to a datagram, the first within 2s\n",
         "a client's datagrams go to one server; its flow ends after 55s without datagrams\n",
-        "300 ports x 2 servers = 600 port-and-server pairs; at a rest of 5s they allow 600 flows at a time, and about 10 \
-         flows a second from ever new clients; a client that comes back takes its own pair at once\n",
+        "300 ports x 2 servers = 600 port-and-server pairs; at a rest of 5s they allow 600 flows at a \
+         time, and about 10 flows a second from ever new clients\n",
+        "a client that comes back takes its own pair at once\n",
         "workers: 1, each on a processor of its own, I/O: auto\n",
-        "health      payload of 4 bytes, an answer that begins with 4 given bytes, every 1s, answered within 500ms;",
+        "health      payload of 4 bytes, an answer that begins with 4 given bytes, every 1s, answered within \
+         500ms;",
         "senders     everybody\n",
         "by a PROXY header in the first datagram of a flow\n",
     ] {
@@ -570,12 +578,16 @@ fn the_plan_tells_what_a_pool_does() {
     }
     let datagram = |changes: Value| describe(&accepted(&[pool(changes)]));
     let text = datagram(json!({"servers": ["a:1", "b:1"]}));
-    let says = "256 ports x 2 servers = 512 port-and-server pairs; at a rest of 50ms (or twice the p99 if that is longer) \
-                they allow about 10240 requests a second from ever new clients; a client that comes back";
+    let says = "256 ports x 2 servers = 512 port-and-server pairs; at a rest of 50ms (or twice the p99 if \
+                that is longer) \
+                they allow about 10240 requests a second from ever new clients\n";
     assert!(text.contains(says), "{text}");
     assert!(text.contains("health      only requests tell; down after 3"), "{text}");
     assert!(datagram(json!({"hold": "10m"})).contains("allow about 0.43 requests a second"));
-    assert!(datagram(json!({"hold": 0})).contains("= 256 port-and-server pairs, which do not rest\n"));
+    assert!(
+        datagram(json!({"hold": 0}))
+            .contains("256 ports x 1 server = 256 port-and-server pairs, which do not rest\n")
+    );
     assert!(datagram(json!({"replies": 0})).contains("one-way: no answer is waited for\n"));
     let both = json!({"pools": [pool(json!({}))], "load_balancer": {}}).to_string();
     let text = describe(&parse(&both).unwrap());
@@ -595,15 +607,18 @@ fn word() -> impl Strategy<Value = Value> {
     ]
 }
 
+fn object(keys: HashMap<String, Value>) -> Value {
+    Value::Object(keys.into_iter().collect())
+}
+
 /// A value of a key: a word, or words in lists and objects.
 fn value() -> impl Strategy<Value = Value> {
     let key = "address|weight|id|check|query|send|expect|interval|timeout|rise|.{0,50}";
     prop_oneof![
         3 => word(),
         1 => proptest::collection::vec(word(), 0..4).prop_map(Value::from),
-        1 => proptest::collection::hash_map(key, word(), 0..4).prop_map(|map| Value::Object(map.into_iter().collect())),
-        1 => proptest::collection::hash_map(key, word(), 0..4)
-            .prop_map(|map| Value::Array(vec![Value::Object(map.into_iter().collect())])),
+        1 => proptest::collection::hash_map(key, word(), 0..4).prop_map(object),
+        1 => proptest::collection::hash_map(key, word(), 0..4).prop_map(|map| Value::Array(vec![object(map)])),
     ]
 }
 
@@ -611,9 +626,9 @@ proptest! {
     #[test]
     fn no_pool_makes_it_panic_and_every_refusal_is_one_short_line(
         changes in proptest::collection::hash_map(
-            "name|listen|protocol|affinity|servers|servers_max|policy|max_outstanding|timeout|replies|hold|idle_timeout|\
-             ports|proxy_protocol|transparent|allow|deny|rate_per_source|health|resolve_interval|tcp_connections|workers|\
-             pin|io|.{0,50}",
+            "name|listen|protocol|affinity|servers|servers_max|policy|max_outstanding|timeout|replies|hold|\
+             idle_timeout|ports|proxy_protocol|transparent|allow|deny|rate_per_source|health|resolve_interval|\
+             tcp_connections|workers|pin|io|.{0,50}",
             value(),
             0..4,
         ),
@@ -641,8 +656,9 @@ proptest! {
     }
 }
 
-const SMALL: &str = r#"{"pools": [{"listen": ["*:5300"], "protocol": "dns", "servers": [{"address": "192.0.2.1", "id": 5},
-    "::1"], "allow": ["10.0.0.0/8"], "health": {"query": "example.com A", "interval": "1s"}}]}"#;
+const SMALL: &str = r#"{"pools": [{"listen": ["*:5300"], "protocol": "dns", "servers": [
+    {"address": "192.0.2.1", "id": 5}, "::1"], "allow": ["10.0.0.0/8"], 
+    "health": {"query": "example.com A", "interval": "1s"}}]}"#;
 
 #[test]
 fn a_file_that_is_cut_off_is_an_error_wherever_it_is_cut() {
