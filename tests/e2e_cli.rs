@@ -55,7 +55,22 @@ fn check_names_file_line_and_key_of_a_mistake() {
             "load_balancer.reply_path",
             "use balancer or direct",
         ),
-        ("{\n \"pools\": []}", 2, "pools", "not implemented yet"),
+        ("{\n \"pools\": []}", 2, "pools", "the list is empty"),
+        ("{\n \"admin\": {}}", 2, "admin", "not implemented yet"),
+        (
+            "{\"pools\": [\n {\"listen\": \"*:5300\", \"protocol\": \"dns\", \"servers\": [\"192.0.2.1\"]},\n \
+             {\"listen\": \"*:5301\", \"protocol\": \"dns\", \"servers\": [\"192.0.2.1\"],\n  \
+             \"health\": {\"interval\": \"soon\"}}]}",
+            4,
+            "pools[1].health.interval",
+            "\"soon\" is not a duration",
+        ),
+        (
+            "{\"pools\": [{\"listen\": \"*:5300\", \"protocol\": \"dns\",\n \"servers\": [\"127.0.0.1:5300\"]}]}",
+            2,
+            "pools[0].servers[0]",
+            "127.0.0.1:5300 is where this pool itself listens; name a server",
+        ),
         ("{\n \"controller\": {\"bind\": \"0.0.0.0\"}}", 2, "controller.bind", "set key_file"),
         ("{\n \"load_balancer\": {\"bind\": \"0.0.0.0\"}}", 2, "load_balancer.bind", "set key_file"),
     ];
@@ -80,11 +95,88 @@ fn check_names_file_line_and_key_of_a_mistake() {
 }
 
 #[test]
+fn check_describes_pools_and_what_their_ports_allow() {
+    let site = Site::new(json!({}));
+    site.write(
+        "pools.json",
+        r#"{"pools": [
+            {"listen": "127.0.0.1:5300", "protocol": "dns", "servers": ["192.0.2.1", {"address": "192.0.2.2", "weight": 2}]},
+            {"listen": "127.0.0.1:5400", "protocol": "datagram", "servers": ["192.0.2.1:7"], "hold": "1s"}]}"#,
+    );
+    let finished = site.start_bare(&["check", "pools.json"]).finish();
+    assert_eq!((finished.code, finished.stderr.as_str()), (0, ""));
+    for part in [
+        "pools.json: valid",
+        "pool-1: dns on 127.0.0.1:5300",
+        "192.0.2.2:53, id 1, weight 2",
+        "pool-2: datagram on 127.0.0.1:5400",
+        "256 ports x 1 server = 256 port-and-server pairs; at a rest of 1s they allow about 256 requests a second",
+    ] {
+        assert!(finished.stdout.contains(part), "{part} in {}", finished.stdout);
+    }
+    assert!(!finished.stdout.contains("54001"), "there is no native pool: {}", finished.stdout);
+}
+
+#[test]
+fn what_is_native_is_refused_where_there_are_pools_only() {
+    let site = Site::new(json!({}));
+    let text = r#"{"pools": [{"listen": "127.0.0.1:5300", "protocol": "dns", "servers": ["192.0.2.1"]}]}"#;
+    site.write("pools.json", text);
+    for subcommand in ["up", "controller", "server", "client"] {
+        let finished = site.start_bare(&[subcommand, "--config", "pools.json"]).finish();
+        let expected = format!(
+            "lbd: pools.json: the configuration has pools only; add a native section such as \"load_balancer\": {{}} \
+             to run lbd {subcommand}"
+        );
+        assert_eq!(one_error(&finished), expected);
+    }
+}
+
+#[test]
+fn a_pool_without_a_file_is_checked_like_one_in_a_file() {
+    let site = Site::new(json!({}));
+    let pool =
+        ["balancer", "--listen", "127.0.0.1:5300", "--protocol", "datagram", "--server", "127.0.0.1:5301"];
+    let refused = |more: &[&str]| {
+        let finished = site.start_bare(&[&pool[..], more].concat()).finish();
+        one_error(&finished).to_owned()
+    };
+    for (more, says) in [
+        (&["--server", "127.0.0.1:5300"][..], "--server: 127.0.0.1:5300 is where this pool itself listens"),
+        (&["--server", "127.0.0.1:5301"], "--server: 127.0.0.1:5301 is listed twice"),
+        (&["--listen", "*:5300"], "--listen: 0.0.0.0:5300 is taken twice"),
+        (&["--affinity", "server"], "--affinity: \"server\" is unknown; use none or client"),
+        (&["--policy", "best"], "--policy: unknown policy \"best\""),
+        (&["--replies", "2"], "--replies: more than one answer needs affinity: client"),
+        (&["--timeout", "soon"], "--timeout: \"soon\" is not a duration"),
+    ] {
+        let error = refused(more);
+        assert!(error.starts_with(&format!("lbd: {says}")), "{error}");
+    }
+    let cases: [(&[&str], &str); 6] = [
+        (&["--listen", "127.0.0.1:5300"], "--protocol"),
+        (&["--listen", "127.0.0.1:5300", "--protocol", "dns"], "--server"),
+        (&["--protocol", "dns", "--server", "192.0.2.1"], "--listen"),
+        (&["--server", "192.0.2.1"], "--listen"),
+        (&["--timeout", "1s"], "--listen"),
+        (
+            &["--config", "config.json", "--listen", "*:1", "--protocol", "dns", "--server", "a"],
+            "cannot be used with",
+        ),
+    ];
+    for (args, named) in cases {
+        let finished = site.start_bare(&[&["balancer"], args].concat()).finish();
+        assert_eq!((finished.code, finished.stdout.as_str()), (2, ""), "{args:?}: {finished:?}");
+        assert!(finished.stderr.contains(named), "{args:?}: {finished:?}");
+    }
+}
+
+#[test]
 fn the_schema_is_json_and_knows_every_section() {
     let finished = lbd(&["schema"]);
     assert_eq!(finished.code, 0);
     let schema: Value = serde_json::from_str(&finished.stdout).expect("valid JSON");
-    for section in ["server", "client", "load_balancer", "controller", "logs", "key_file"] {
+    for section in ["server", "client", "load_balancer", "controller", "logs", "key_file", "pools"] {
         assert!(schema["properties"][section].is_object(), "{section}");
     }
 }
@@ -130,7 +222,21 @@ fn every_subcommand_explains_itself() {
     assert!(finished.stdout.contains("Exit codes: 0 done; 1 not everything was answered; 2 a mistake"));
     let options: [(&str, &[&str]); 7] = [
         ("up", &["--config", "--duration", "--servers", "--clients", "--rate", "--service", "--quiet"]),
-        ("balancer", &["--config", "--status-every", "--quiet"]),
+        (
+            "balancer",
+            &[
+                "--config",
+                "--status-every",
+                "--quiet",
+                "--listen",
+                "--protocol",
+                "--server",
+                "--affinity",
+                "--policy",
+                "--replies",
+                "--timeout",
+            ],
+        ),
         ("controller", &["--config", "--quiet"]),
         (
             "server",

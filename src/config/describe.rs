@@ -1,20 +1,62 @@
 //! What a configuration will run, in words: `lbd check`.
 
 use std::fmt::Write;
+use std::time::Duration;
 
-use super::Config;
+use super::pools::{Affinity, Check, DatagramPool, PoolServer, ProxyProtocol, Speaks, Target};
+use super::{Config, probe};
 use crate::wire::ReplyPath;
 
-/// A short plan, one line a component.
+/// The rest of a port and a server that the configuration does not state, at least (`pools[].hold`).
+const HOLD_MIN: Duration = Duration::from_millis(50);
+
+/// A short plan, one line a fact.
 pub fn describe(config: &Config) -> String {
-    let (pool, server, client) = (config.native(), &config.server, &config.client);
-    let mut text = String::new();
+    let mut plan = Plan(String::new());
     let source =
         config.source.as_ref().map_or("built-in defaults".to_owned(), |path| path.display().to_string());
-    let mut line =
-        |name: &str, what: String| writeln!(text, "{name:<11} {what}").expect("a string takes everything");
-    let limit = pool.max_outstanding.map_or("any number of".to_owned(), |n| format!("at most {n}"));
-    line("config", format!("{source}: valid"));
+    plan.line("config", format!("{source}: valid"));
+    if config.runs_native {
+        native(config, &mut plan);
+    }
+    for pool in &config.datagram_pools {
+        datagram_pool(pool, &mut plan);
+    }
+    let format = if config.logs.json { "JSON" } else { "text" };
+    plan.line(
+        "logs",
+        format!(
+            "in {}, {format}, level {}, {} bytes a file",
+            config.logs.dir.display(),
+            config.logs.level,
+            config.logs.size_max
+        ),
+    );
+    if config.runs_native {
+        let trust = if config.key.is_some() {
+            "frames between components are authenticated"
+        } else {
+            "loopback only between components, no key"
+        };
+        plan.line("trust", trust.to_owned());
+    }
+    plan.0
+}
+
+/// Lines with a name in front.
+struct Plan(String);
+
+impl Plan {
+    fn line(&mut self, name: &str, what: String) {
+        writeln!(self.0, "{name:<11} {what}").expect("a string takes everything");
+    }
+}
+
+/// The pool with lbd's own frames, and its components.
+fn native(config: &Config, plan: &mut Plan) {
+    let (pool, server, client) = (config.native(), &config.server, &config.client);
+    let mut line = |name: &str, what: String| plan.line(name, what);
+    let limit = limit(pool.max_outstanding);
     line("balancer", format!("clients on {}, servers on {}", pool.client_side, pool.server_side));
     line(
         "",
@@ -81,21 +123,134 @@ pub fn describe(config: &Config) -> String {
         "",
         format!("retry after {timeout} or more, {} times at most, give up after {deadline}", client.retries),
     );
-    let format = if config.logs.json { "JSON" } else { "text" };
-    line(
-        "logs",
-        format!(
-            "in {}, {format}, level {}, {} bytes a file",
-            config.logs.dir.display(),
-            config.logs.level,
-            config.logs.size_max
-        ),
-    );
-    let trust = if config.key.is_some() {
-        "frames between components are authenticated"
-    } else {
-        "loopback only between components, no key"
+}
+
+fn limit(max_outstanding: Option<u32>) -> String {
+    max_outstanding.map_or("any number of".to_owned(), |n| format!("at most {n}"))
+}
+
+fn datagram_pool(pool: &DatagramPool, plan: &mut Plan) {
+    let time = humantime::format_duration;
+    let flows = pool.affinity == Affinity::Client;
+    let mut line = |name: &str, what: String| plan.line(name, what);
+    let tcp = match pool.tcp_connections {
+        0 => String::new(),
+        n => format!(", there up to {n} TCP connections"),
     };
-    line("trust", trust.to_owned());
-    text
+    line("pool", format!("{}: {} on {}{tcp}", pool.name, pool.protocol.name(), list(&pool.listen)));
+    let (limit, what) = (limit(pool.max_outstanding), if flows { "flows" } else { "requests" });
+    line(
+        "",
+        format!("{}, {limit} {what} at one server, room for {} addresses", pool.policy, pool.servers_max),
+    );
+    let timeout = time(pool.timeout);
+    line(
+        "",
+        match pool.replies {
+            Some(0) => "one-way: no answer is waited for".to_owned(),
+            Some(1) => format!("one answer to a datagram, within {timeout}"),
+            Some(n) => format!("up to {n} answers to a datagram, the first within {timeout}"),
+            None => format!("any number of answers to a datagram, the first within {timeout}"),
+        },
+    );
+    if flows {
+        let idle = time(pool.idle_timeout);
+        line(
+            "",
+            format!("a client's datagrams go to one server; its flow ends after {idle} without datagrams"),
+        );
+    }
+    for part in ports(pool) {
+        line("", part);
+    }
+    let pinned = if pool.pin { ", each on a processor of its own" } else { "" };
+    line("", format!("workers: {}{pinned}, I/O: {}", pool.workers, pool.io));
+    for (i, server) in pool.servers.iter().enumerate() {
+        let PoolServer { target, weight, id } = server;
+        let looked_up = match target {
+            Target::Name { .. } => format!(", looked up every {}", time(pool.resolve_interval)),
+            Target::Addr(_) => String::new(),
+        };
+        line(if i == 0 { "servers" } else { "" }, format!("{target}, id {id}, weight {weight}{looked_up}"));
+    }
+    line("health", health(pool));
+    let senders = if pool.allow.is_empty() { "everybody".to_owned() } else { list(&pool.allow) };
+    let denied = if pool.deny.is_empty() { String::new() } else { format!(", but not {}", list(&pool.deny)) };
+    let rate =
+        pool.rate_per_source.map_or(String::new(), |rate| format!(", {rate} datagrams/s from one source"));
+    line("senders", format!("{senders}{denied}{rate}"));
+    let header = match pool.proxy_protocol {
+        ProxyProtocol::Off => None,
+        ProxyProtocol::First => Some("by a PROXY header in the first datagram of a flow"),
+        ProxyProtocol::Every => Some("by a PROXY header in every datagram"),
+    };
+    let source = pool.transparent.then_some("as the source address");
+    let told: Vec<&str> = header.into_iter().chain(source).collect();
+    if !told.is_empty() {
+        line("", format!("servers learn the client's address {}", told.join(" and ")));
+    }
+}
+
+/// The local ports of a pool, and what they allow.
+fn ports(pool: &DatagramPool) -> Vec<String> {
+    let (ports, servers) = (pool.ports, pool.servers.len());
+    if pool.protocol == Speaks::Dns {
+        return vec![format!("{ports} ports towards the servers, each with many requests at a time")];
+    }
+    let pairs = ports * servers;
+    let many = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
+    let factors = [many(ports, "port"), many(servers, "server")].join(" x ");
+    let shown = format!("{factors} = {}", many(pairs, "port-and-server pair"));
+    let hold = pool.hold.unwrap_or(HOLD_MIN);
+    let rest = match pool.hold {
+        Some(hold) => humantime::format_duration(hold).to_string(),
+        None => format!("{} (or twice the p99 if that is longer)", humantime::format_duration(HOLD_MIN)),
+    };
+    let rate = |taken: Duration| {
+        let rate = pairs as f64 / taken.as_secs_f64();
+        if rate < 10.0 { format!("{rate:.2}") } else { format!("{rate:.0}") }
+    };
+    let allowed = match pool.affinity {
+        Affinity::None if hold.is_zero() => return vec![format!("{shown}, which do not rest")],
+        Affinity::None => format!("they allow about {} requests a second", rate(hold)),
+        Affinity::Client => format!(
+            "they allow {pairs} flows at a time, and about {} flows a second",
+            rate(pool.idle_timeout + hold)
+        ),
+    };
+    vec![
+        format!("{shown}; at a rest of {rest} {allowed} from ever new clients"),
+        "a client that comes back takes its own pair at once".to_owned(),
+    ]
+}
+
+fn health(pool: &DatagramPool) -> String {
+    let time = humantime::format_duration;
+    let health = &pool.health;
+    let what = match &health.check {
+        Check::None => None,
+        Check::Dns { name, kind } => {
+            Some(format!("DNS query {} {}", probe::shown_name(name), probe::kind_name(*kind)))
+        }
+        Check::Payload { send, expect } => {
+            let sent = format!("payload of {} bytes", send.len());
+            Some(match expect.len() {
+                0 => format!("{sent}, any answer"),
+                len => format!("{sent}, an answer that begins with {len} given bytes"),
+            })
+        }
+    };
+    let asked = what.map_or("only requests tell".to_owned(), |what| {
+        format!("{what}, every {}, answered within {}", time(health.interval), time(health.timeout))
+    });
+    format!(
+        "{asked}; down after {} unanswered, up after {} answered; with more than {:.0} % down, to all",
+        health.fall,
+        health.rise,
+        100.0 * health.down_max
+    )
+}
+
+fn list<T: std::fmt::Display>(items: &[T]) -> String {
+    items.iter().map(T::to_string).collect::<Vec<_>>().join(", ")
 }

@@ -3,11 +3,15 @@
 //! Everything is checked before anything runs; a mistake is one line with file, line, key and remedy. Inside,
 //! everything is a pool: the four original sections are another way of writing the native one.
 
+mod address;
+mod arguments;
 mod describe;
 mod error;
 mod key;
 mod keys;
+mod pool_reader;
 pub mod pools;
+mod probe;
 mod raw;
 
 use std::io::Read as _;
@@ -19,10 +23,12 @@ use std::time::Duration;
 
 use tracing_subscriber::filter::LevelFilter;
 
+pub use arguments::PoolArguments;
 pub use describe::describe;
 pub use error::ConfigError;
 pub use key::Key;
 use keys::{Keys, shortened};
+use pools::DatagramPool;
 pub use raw::schema;
 use raw::{Bind, Raw, RawBalancer, RawClient, RawLogs, RawServer, Text, Words};
 
@@ -37,6 +43,9 @@ use crate::wire::{FrameFormat, ReplyPath};
 
 /// Bytes that a configuration file may have: far more than one needs, far less than a wrong path may lead to.
 const FILE_SIZE_MAX: u64 = 1 << 20;
+
+/// The sections with which a configuration that has pools runs the native one too.
+const NATIVE_SECTIONS: [&str; 4] = ["server", "client", "load_balancer", "controller"];
 
 /// What a pool speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,8 +142,12 @@ pub struct Clients {
 /// A valid configuration.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The pools; the first is the native one.
+    /// The pools with lbd's own frames; the first is the native one.
     pub pools: Vec<Pool>,
+    /// Whether that one runs: there is a section for it, or there is nothing else.
+    pub runs_native: bool,
+    /// The pools of servers that know nothing of lbd.
+    pub datagram_pools: Vec<DatagramPool>,
     /// The servers of the native pool.
     pub server: Servers,
     /// Its clients.
@@ -183,7 +196,7 @@ impl Config {
     /// Checks a configuration that is written in `text`; `file` is named in errors.
     pub fn parse(text: &str, file: Option<&Path>) -> Result<Config, ConfigError> {
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-        let mut reader = Reader { file, keys: Keys::default() };
+        let mut reader = Reader { file, keys: Keys::default(), arguments: false };
         let value: serde_json::Value =
             serde_json::from_str(text).map_err(|e| reader.syntax(&e, text.trim().is_empty()))?;
         reader.keys = Keys::find(text);
@@ -195,6 +208,22 @@ impl Config {
         })?;
         let raw: Raw = serde_json::from_value(value).map_err(|e| reader.syntax(&e, false))?;
         reader.config(raw)
+    }
+
+    /// Refuses a configuration that has nothing for `component`, which takes part in the native pool.
+    pub fn require_native(&self, component: &str) -> Result<(), ConfigError> {
+        if self.runs_native {
+            return Ok(());
+        }
+        Err(ConfigError {
+            file: self.source.clone(),
+            line: None,
+            key: String::new(),
+            problem: format!(
+                "the configuration has pools only; add a native section such as \"load_balancer\": {{}} \
+                 to run {component}"
+            ),
+        })
     }
 
     /// The native pool.
@@ -245,18 +274,26 @@ fn reachable(addr: SocketAddr) -> SocketAddr {
 struct Reader<'a> {
     file: Option<&'a Path>,
     keys: Keys,
+    /// Whether there is no text, but arguments for the one pool.
+    arguments: bool,
 }
 
 type Read<T> = Result<T, ConfigError>;
 
 impl Reader<'_> {
+    /// An error at a key, or where it would stand.
     fn error(&self, key: &str, problem: impl Into<String>) -> ConfigError {
         ConfigError {
             file: self.file.map(Path::to_owned),
-            line: self.keys.line(key),
-            key: key.to_owned(),
+            line: self.keys.line_around(key),
+            key: self.named(key),
             problem: problem.into(),
         }
+    }
+
+    /// A key as its writer knows it.
+    fn named(&self, key: &str) -> String {
+        if self.arguments { arguments::name_of(key) } else { key.to_owned() }
     }
 
     /// An error that concerns several keys: it stands at the last of them that is written in the file.
@@ -390,11 +427,10 @@ impl Reader<'_> {
             }
         };
         let pool = self.native_pool(&raw.load_balancer, key.is_some())?;
-        let io = match &raw.load_balancer.io {
-            None => IoChoice::default(),
-            Some(name) => name.parse().map_err(|remedy| {
-                self.error("load_balancer.io", format!("\"{}\" is unknown; {remedy}", shortened(name)))
-            })?,
+        let has_native = NATIVE_SECTIONS.iter().any(|section| self.keys.line(section).is_some());
+        let datagram_pools = match &raw.pools {
+            None => vec![],
+            Some(pools) => self.datagram_pools(pools)?,
         };
         let config = Config {
             server: self.servers(raw.server, pool.servers_max)?,
@@ -403,21 +439,46 @@ impl Reader<'_> {
                 self.ip("controller.bind", &raw.controller.bind)?,
                 self.port("controller.port", &raw.controller.port, 55_000)?,
             ),
-            io,
+            io: self.io("load_balancer.io", &raw.load_balancer.io)?,
             logs: self.logs(raw.logs)?,
             pools: vec![pool],
+            runs_native: has_native || raw.pools.is_none(),
+            datagram_pools,
             key,
             source: self.file.map(Path::to_owned),
         };
         self.check_trust(&config)?;
         self.check_ports(&config)?;
         self.check_ids(&config)?;
+        let raw_pools = raw.pools.as_deref().unwrap_or_default();
+        self.check_listen(raw_pools, &config)?;
+        self.check_loops(raw_pools, &config)?;
         Ok(config)
     }
 
-    fn native_pool(&self, raw: &RawBalancer, keyed: bool) -> Read<Pool> {
+    fn workers(&self, key: &str, value: &Option<Text>) -> Read<usize> {
         let processors = std::thread::available_parallelism().map_or(1, usize::from).min(WORKERS_MAX);
-        let workers = self.number("load_balancer.workers", &raw.workers, processors, 1..=WORKERS_MAX)?;
+        self.number(key, value, processors, 1..=WORKERS_MAX)
+    }
+
+    fn policy(&self, key: &str, value: &Option<String>) -> Read<PolicyKind> {
+        let Some(name) = value else { return Ok(PolicyKind::default()) };
+        shortened(name.trim()).parse().map_err(|e| self.error(key, format!("{e}")))
+    }
+
+    /// At most so many requests at one server.
+    fn limit(&self, key: &str, value: &Option<Text>) -> Read<Option<u32>> {
+        value.as_ref().map(|_| self.number(key, value, 1, 1..=1_000_000)).transpose()
+    }
+
+    fn io(&self, key: &str, value: &Option<String>) -> Read<IoChoice> {
+        let Some(name) = value else { return Ok(IoChoice::default()) };
+        name.parse()
+            .map_err(|remedy| self.error(key, format!("\"{}\" is unknown; {remedy}", shortened(name))))
+    }
+
+    fn native_pool(&self, raw: &RawBalancer, keyed: bool) -> Read<Pool> {
+        let workers = self.workers("load_balancer.workers", &raw.workers)?;
         let reply_path =
             match self.one_of("load_balancer.reply_path", &raw.reply_path, &["balancer", "direct"])? {
                 "direct" => ReplyPath::Direct,
@@ -447,7 +508,6 @@ impl Reader<'_> {
         let packed_max = PAYLOAD_MAX / size;
         let packed =
             self.number(packed_key, &raw.frames_per_datagram, DATAGRAM_MAX / size, 1..=packed_max)?;
-        let limit_key = "load_balancer.max_outstanding";
         let threshold_key = "load_balancer.server_scaling_threshold";
         Ok(Pool {
             name: "native".to_owned(),
@@ -459,17 +519,8 @@ impl Reader<'_> {
             workers,
             pin: raw.pin.unwrap_or(false),
             reply_path,
-            policy: match &raw.policy {
-                None => PolicyKind::default(),
-                Some(name) => {
-                    let name = shortened(name.trim());
-                    name.parse().map_err(|e| self.error("load_balancer.policy", format!("{e}")))?
-                }
-            },
-            max_outstanding: match &raw.max_outstanding {
-                None => None,
-                limit => Some(self.number(limit_key, limit, 1, 1..=1_000_000)?),
-            },
+            policy: self.policy("load_balancer.policy", &raw.policy)?,
+            max_outstanding: self.limit("load_balancer.max_outstanding", &raw.max_outstanding)?,
             servers_max: self.number("load_balancer.servers_max", &raw.servers_max, 64, 1..=4_096)?,
             scaling_threshold: self.number(threshold_key, &raw.server_scaling_threshold, 5.0, 0.01..=1e6)?,
         })

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::address;
 use crate::io::IoChoice;
 use crate::select::PolicyKind;
 
@@ -18,6 +19,9 @@ pub enum Speaks {
 }
 
 impl Speaks {
+    /// All of them.
+    pub const ALL: [Speaks; 2] = [Speaks::Dns, Speaks::Datagram];
+
     /// The word in configurations and arguments.
     pub const fn name(self) -> &'static str {
         match self {
@@ -54,7 +58,8 @@ pub enum ProxyProtocol {
 pub enum Target {
     /// At an address.
     Addr(SocketAddr),
-    /// At every address of a host name, looked up at the start and again every [`DatagramPool::resolve_interval`].
+    /// At every address of a host name, looked up at the start and again every
+    /// [`DatagramPool::resolve_interval`].
     Name {
         /// The host name.
         host: String,
@@ -70,7 +75,7 @@ pub struct PoolServer {
     pub target: Target,
     /// Its share relative to others, 1 to 100.
     pub weight: u16,
-    /// Its id in logs and figures; the first without one gets its place in the list.
+    /// Its id in logs and figures: as written, else its place in the list, from 0.
     pub id: u32,
 }
 
@@ -108,8 +113,18 @@ pub struct HealthCheck {
     pub rise: u8,
     /// Unanswered checks, or requests, in a row that take a suspect down.
     pub fall: u8,
-    /// If more than this share of the servers is down, while some are up, traffic goes to all (fail open); 0 to 1.
+    /// If more than this share of the servers is down, while some are up, traffic goes to all (fail open); 0
+    /// to 1.
     pub down_max: f64,
+}
+
+impl std::fmt::Display for Target {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Target::Addr(addr) => addr.fmt(f),
+            Target::Name { host, port } => write!(f, "{host}:{port}"),
+        }
+    }
 }
 
 /// One datagram pool.
@@ -135,7 +150,8 @@ pub struct DatagramPool {
     pub timeout: Duration,
     /// Answers to a datagram of a client, at most: 0 = one-way. `None` with affinity: any number.
     pub replies: Option<u32>,
-    /// How long a port and a server that were answered rest before they serve another client; `None` = measured.
+    /// How long a port and a server that were answered rest before they serve another client; `None` =
+    /// measured.
     pub hold: Option<Duration>,
     /// How long a flow without datagrams lasts.
     pub idle_timeout: Duration,
@@ -147,7 +163,7 @@ pub struct DatagramPool {
     pub transparent: bool,
     /// Who may send; empty = everybody.
     pub allow: Vec<IpNet>,
-    /// Who may not.
+    /// Who may not, even if allowed.
     pub deny: Vec<IpNet>,
     /// Datagrams a second of one source (IPv6: of one /64).
     pub rate_per_source: Option<f64>,
@@ -163,4 +179,12 @@ pub struct DatagramPool {
     pub pin: bool,
     /// Which I/O back end.
     pub io: IoChoice,
+}
+
+impl DatagramPool {
+    /// Whether what is sent to this address comes back to the pool; for host names, whose addresses show only
+    /// when they are looked up. Tries to bind a socket where the pool listens on a wildcard.
+    pub fn is_itself(&self, target: SocketAddr) -> bool {
+        self.listen.iter().any(|&listen| address::reaches(target, listen))
+    }
 }

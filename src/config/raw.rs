@@ -1,6 +1,6 @@
 //! `config.json` as it is written. Numbers may be numbers or strings; everything is optional. What the values
-//! mean, and their ranges, are settled in one place, the conversion in `mod.rs`; the defaults stated here go into
-//! the schema, and a test holds the two equal.
+//! mean, and their ranges, are settled in one place, the conversion in `mod.rs`; the defaults stated here go
+//! into the schema, and a test holds the two equal.
 
 use std::borrow::Cow;
 
@@ -86,10 +86,13 @@ pub struct Raw {
     pub controller: RawController,
     /// Logs.
     pub logs: RawLogs,
-    /// File with the key that authenticates the frames between components: 32 hex digits, mode 0600; a relative path
-    /// starts at the working directory. Needed as soon as the server side or the controller is not on a loopback
-    /// address. Without it frames carry no tag.
+    /// File with the key that authenticates the frames between components: 32 hex digits, mode 0600; a
+    /// relative path starts at the working directory. Needed as soon as the server side or the controller is
+    /// not on a loopback address. Without it frames carry no tag.
     pub key_file: Option<String>,
+    /// Datagram pools: servers that know nothing of lbd. With them, the balancer for lbd's own frames runs
+    /// only if one of `server`, `client`, `load_balancer` and `controller` is there too.
+    pub pools: Option<Vec<RawPool>>,
 }
 
 /// The section `server`.
@@ -117,15 +120,15 @@ pub struct RawServer {
     /// Never fewer servers; 0 to 4096, and not more than `count`. With `count` 0, the default is 0.
     #[schemars(extend("default" = 1))]
     pub min: Option<Text>,
-    /// Never more servers; 1 to 4096. The default grows with `count`, and shrinks to what fits into the ports and
-    /// into `load_balancer.servers_max`.
+    /// Never more servers; 1 to 4096. The default grows with `count`, and shrinks to what fits into the ports
+    /// and into `load_balancer.servers_max`.
     #[schemars(extend("default" = 16))]
     pub max: Option<Text>,
     /// Share of each of these servers relative to others, 1 to 100.
     #[schemars(extend("default" = 1))]
     pub weight: Option<Text>,
-    /// Drawn service time, such as exp:5ms, fixed:1ms, bimodal:5ms, lognormal:5ms. Without it a server echoes at
-    /// once (`lbd up`: exp:5ms).
+    /// Drawn service time, such as exp:5ms, fixed:1ms, bimodal:5ms, lognormal:5ms. Without it a server echoes
+    /// at once (`lbd up`: exp:5ms).
     pub service: Option<String>,
     /// Requests that a server holds, 1 to 1048576; more are refused with BUSY.
     #[schemars(extend("default" = 4_096))]
@@ -163,18 +166,19 @@ pub struct RawClient {
     /// Requests per second that the clients of `lbd up` send in all, 0.001 to 10000000.
     #[schemars(extend("default" = 300))]
     pub rate: Option<Text>,
-    /// The least time to wait for an answer before a retry: milliseconds, or with a unit; 1ms to 1min. The default
-    /// shrinks to `deadline`.
+    /// The least time to wait for an answer before a retry: milliseconds, or with a unit; 1ms to 1min. The
+    /// default shrinks to `deadline`.
     #[schemars(extend("default" = "100ms"))]
     pub timeout: Option<Text>,
-    /// When a request is given up, counted from its first attempt: milliseconds, or with a unit; `timeout` to 1h.
+    /// When a request is given up, counted from its first attempt: milliseconds, or with a unit; `timeout` to
+    /// 1h.
     #[schemars(extend("default" = "2s"))]
     pub deadline: Option<Text>,
     /// Retries of one request at most, 0 to 100.
     #[schemars(extend("default" = 5))]
     pub retries: Option<Text>,
-    /// Where answers may come from besides the balancer, with `reply_path` direct: IP addresses, each with or without a
-    /// port. Without it: from anywhere.
+    /// Where answers may come from besides the balancer, with `reply_path` direct: IP addresses, each with or
+    /// without a port. Without it: from anywhere.
     pub servers: Option<Vec<String>>,
 }
 
@@ -197,8 +201,9 @@ pub struct RawBalancer {
     /// Bytes of a frame: 128 (with key_file 160) to 1200.
     #[schemars(extend("default" = 256))]
     pub frame_size: Option<Text>,
-    /// Frames of a turn for one destination that share a datagram at most, up to what 65507 bytes hold: more than the
-    /// default only where the path carries large datagrams, as the loopback does. Without it: as many as 1472 bytes hold.
+    /// Frames of a turn for one destination that share a datagram at most, up to what 65507 bytes hold: more
+    /// than the default only where the path carries large datagrams, as the loopback does. Without it: as
+    /// many as 1472 bytes hold.
     pub frames_per_datagram: Option<Text>,
     /// Worker threads, 1 to 32. Without it: one for each processor that this process may use.
     pub workers: Option<Text>,
@@ -214,7 +219,8 @@ pub struct RawBalancer {
     /// How a server is chosen: shortest_queue, two_choices, round_robin or random.
     #[schemars(extend("default" = "shortest_queue"))]
     pub policy: Option<String>,
-    /// At most so many requests at one server, 1 to 1000000; the rest is refused with BUSY. Without it: no limit.
+    /// At most so many requests at one server, 1 to 1000000; the rest is refused with BUSY. Without it: no
+    /// limit.
     pub max_outstanding: Option<Text>,
     /// Room for so many servers, 1 to 4096.
     #[schemars(extend("default" = 64))]
@@ -246,13 +252,146 @@ pub struct RawLogs {
     /// text, or json: one object a line.
     #[schemars(extend("default" = "text"))]
     pub format: Option<String>,
-    /// Bytes of a file before it is set aside (one old file is kept): a number, or with kB, MB, KiB, MiB; 10kB to
-    /// 10000MB.
+    /// Bytes of a file before it is set aside (one old file is kept): a number, or with kB, MB, KiB, MiB;
+    /// 10kB to 10000MB.
     #[schemars(extend("default" = "10MB"))]
     pub size_max: Option<Text>,
 }
 
-/// The schema of the file as it is written (`raw.rs`), without references, and without the `null` that stands for a key left out.
+/// One or several words.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum OneOrMany {
+    /// One.
+    One(String),
+    /// Several.
+    Many(Vec<String>),
+}
+
+/// One item of `pools`.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawPool {
+    /// Its name in logs and figures: up to 32 letters, digits, `_`, `.` and `-`. Without it: pool-1 for the
+    /// first.
+    pub name: Option<String>,
+    /// Where clients ask: IP:PORT, [IPV6]:PORT, or *:PORT for every address of the machine; or a list of
+    /// these. Needed.
+    pub listen: Option<OneOrMany>,
+    /// What it speaks: dns, or datagram for any request and response. Needed.
+    pub protocol: Option<String>,
+    /// What stays together: none, or client for all datagrams of one client.
+    #[schemars(extend("default" = "none"))]
+    pub affinity: Option<String>,
+    /// The servers: each IP:PORT, HOST:PORT, or an object. With dns the port may be left out and is 53.
+    /// Needed.
+    pub servers: Option<Vec<RawPoolServer>>,
+    /// Room for so many addresses of servers, 1 to 4096. Without it: 64, or as many as there are servers.
+    pub servers_max: Option<Text>,
+    /// How a server is chosen: shortest_queue, two_choices, round_robin or random.
+    #[schemars(extend("default" = "shortest_queue"))]
+    pub policy: Option<String>,
+    /// At most so many requests (with affinity: flows) at one server, 1 to 1000000. Without it: no limit.
+    pub max_outstanding: Option<Text>,
+    /// How long an answer may take: milliseconds, or with a unit; 1ms to 1min.
+    #[schemars(extend("default" = "2s"))]
+    pub timeout: Option<Text>,
+    /// Answers to one datagram of a client at most, 0 (one-way) to 1000000; more than 1 needs affinity.
+    /// Without it: 1, with affinity any number.
+    pub replies: Option<Text>,
+    /// How long a port and a server that were answered rest before they serve another client: milliseconds,
+    /// or with a unit; up to 10min. Without it: what the measured latency says, 50ms at least.
+    pub hold: Option<Text>,
+    /// How long a flow without datagrams lasts, with affinity: milliseconds, or with a unit; 10ms to 1 day.
+    #[schemars(extend("default" = "120s"))]
+    pub idle_timeout: Option<Text>,
+    /// Local ports towards the servers, of all workers together: one a worker at least, 32768 at most.
+    /// Without it: 256, with affinity 1024, with dns 16 a worker.
+    pub ports: Option<Text>,
+    /// Which datagrams towards a server begin with a PROXY protocol header (version 2) that names the client:
+    /// off, first (of a flow, with affinity) or every.
+    #[schemars(extend("default" = "off"))]
+    pub proxy_protocol: Option<String>,
+    /// Whether servers see the client's address as the source.
+    #[schemars(extend("default" = false))]
+    pub transparent: Option<bool>,
+    /// Who may send: IP addresses and networks such as 10.0.0.0/8. Without it: everybody.
+    pub allow: Option<Vec<String>>,
+    /// Who may not send, even if allowed: IP addresses and networks. Without it: nobody.
+    pub deny: Option<Vec<String>>,
+    /// Datagrams a second that one source (with IPv6: one /64) may send, 0.001 to 10000000. Without it: no
+    /// limit.
+    pub rate_per_source: Option<Text>,
+    /// How servers are looked after.
+    pub health: RawHealth,
+    /// How often host names of servers are looked up: milliseconds, or with a unit; 1s to 1 day.
+    #[schemars(extend("default" = "30s"))]
+    pub resolve_interval: Option<Text>,
+    /// TCP connections at a time on the same addresses, with dns, up to 100000; 0 for none. Without it: with
+    /// dns 1024.
+    pub tcp_connections: Option<Text>,
+    /// Worker threads, 1 to 32. Without it: one for each processor that this process may use.
+    pub workers: Option<Text>,
+    /// Whether each worker stays on a processor of its own.
+    #[schemars(extend("default" = false))]
+    pub pin: Option<bool>,
+    /// I/O back end: auto, mio or io_uring (Linux 6.1; mio where there is none).
+    #[schemars(extend("default" = "auto"))]
+    pub io: Option<String>,
+}
+
+/// One of a pool's servers.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(untagged, deny_unknown_fields)]
+pub enum RawPoolServer {
+    /// Its address.
+    Address(String),
+    /// Its address, and what else there is to say of it.
+    Full {
+        /// IP:PORT or HOST:PORT. Needed.
+        address: Option<String>,
+        /// Share of the server relative to others, 1 to 100.
+        #[schemars(extend("default" = 1))]
+        weight: Option<Text>,
+        /// Its id in logs and figures, unique in the pool. Without it: its place in the list, from 0.
+        id: Option<Text>,
+    },
+}
+
+/// How a pool looks after its servers.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawHealth {
+    /// How a server is asked whether it lives: dns, payload, or none (only requests tell). Without it: dns
+    /// with dns, else none.
+    pub check: Option<String>,
+    /// What a dns check asks for: a name and a type, such as `example.com A`.
+    #[schemars(extend("default" = ". NS"))]
+    pub query: Option<String>,
+    /// What a payload check sends: a text, or bytes as in hex:0a0b; 1 to 1472 bytes.
+    pub send: Option<String>,
+    /// How the answer to a payload check begins: a text, or bytes as in hex:0a0b. Without it: any answer
+    /// counts.
+    pub expect: Option<String>,
+    /// How often a server is asked: milliseconds, or with a unit; 10ms to 1h.
+    #[schemars(extend("default" = "1s"))]
+    pub interval: Option<Text>,
+    /// How long its answer may take: milliseconds, or with a unit; 1ms to `interval`. Without it: as long as
+    /// `interval`.
+    pub timeout: Option<Text>,
+    /// Proofs of life in a row that bring a server back, 1 to 100.
+    #[schemars(extend("default" = 2))]
+    pub rise: Option<Text>,
+    /// Unanswered checks or requests in a row that take a suspect down, 1 to 100.
+    #[schemars(extend("default" = 3))]
+    pub fall: Option<Text>,
+    /// If more than this share of the servers is down while some are up, traffic goes to all; 0 to 1.
+    #[schemars(extend("default" = 0.5))]
+    pub down_max: Option<Text>,
+}
+
+/// The schema of the file as it is written (`raw.rs`), without references, and without the `null` that stands
+/// for a key left out.
 pub fn schema() -> serde_json::Value {
     let settings = SchemaSettings::draft2020_12().with(|settings| settings.inline_subschemas = true);
     let mut schema = settings.into_generator().into_root_schema_for::<Raw>().to_value();

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
-use lbd::config::{Config, ConfigError};
+use lbd::config::{Config, ConfigError, PoolArguments};
 use lbd::service::ServiceTime;
 
 /// A UDP load balancer that sends each request to the server with the shortest queue.
@@ -58,6 +58,13 @@ impl Common {
     pub fn load(&self) -> Result<Config, ConfigError> {
         Config::load_or_default(self.config.as_deref())
     }
+
+    /// The configuration, if it has something for `component`, which takes part in the native pool.
+    pub fn load_native(&self, component: &str) -> Result<Config, ConfigError> {
+        let config = self.load()?;
+        config.require_native(component)?;
+        Ok(config)
+    }
 }
 
 #[derive(clap::Args)]
@@ -88,6 +95,59 @@ pub struct Balancer {
     /// Print one JSON object with all figures this often, to standard output
     #[arg(long, value_parser = humantime::parse_duration, value_name = "TIME")]
     pub status_every: Option<Duration>,
+    #[command(flatten)]
+    pub pool: Option<Pool>,
+}
+
+impl Balancer {
+    pub fn load(&self) -> Result<Config, ConfigError> {
+        match &self.pool {
+            Some(pool) => Config::of_pool(pool.into()),
+            None => self.common.load(),
+        }
+    }
+}
+
+/// One datagram pool without a file.
+#[derive(clap::Args)]
+#[command(next_help_heading = "One datagram pool, without a file")]
+#[group(conflicts_with = "config")]
+pub struct Pool {
+    /// Where clients ask, or *:PORT for every address; may be given several times
+    #[arg(long, value_name = "IP:PORT", required = false, requires_all = ["protocol", "server"])]
+    pub listen: Vec<String>,
+    /// What it speaks: dns or datagram
+    #[arg(long, value_name = "WHAT", required = false, requires_all = ["listen", "server"])]
+    pub protocol: String,
+    /// A server, also HOST:PORT; may be given several times
+    #[arg(long, value_name = "IP:PORT", required = false, requires_all = ["listen", "protocol"])]
+    pub server: Vec<String>,
+    /// What stays together: none, or client for all datagrams of one client; default none
+    #[arg(long, value_name = "WHAT", requires = "listen")]
+    pub affinity: Option<String>,
+    /// How a server is chosen: shortest_queue, two_choices, round_robin or random; default shortest_queue
+    #[arg(long, value_name = "POLICY", requires = "listen")]
+    pub policy: Option<String>,
+    /// Answers to one datagram at most; default 1, with --affinity client any number
+    #[arg(long, value_name = "N", requires = "listen")]
+    pub replies: Option<String>,
+    /// How long an answer may take; default 2s
+    #[arg(long, value_name = "TIME", requires = "listen")]
+    pub timeout: Option<String>,
+}
+
+impl From<&Pool> for PoolArguments {
+    fn from(pool: &Pool) -> Self {
+        PoolArguments {
+            listen: pool.listen.clone(),
+            protocol: pool.protocol.clone(),
+            servers: pool.server.clone(),
+            affinity: pool.affinity.clone(),
+            policy: pool.policy.clone(),
+            replies: pool.replies.clone(),
+            timeout: pool.timeout.clone(),
+        }
+    }
 }
 
 #[derive(clap::Args)]

@@ -93,7 +93,14 @@ fn balancer_sockets(pool: &config::Pool) -> Result<Vec<[UdpSocket; 2]>> {
 }
 
 fn run_balancer(args: &Balancer) -> Result<()> {
-    let config = args.common.load()?;
+    let config = args.load()?;
+    if let Some(pool) = config.datagram_pools.first() {
+        bail!(
+            "the pool {} is valid, but pools cannot be run yet; remove them to run the native one",
+            pool.name
+        );
+    }
+    debug_assert!(config.runs_native, "what has no pools is native");
     let pool = config.native();
     let clock = Clock::start();
     let sockets = balancer_sockets(pool)?;
@@ -202,7 +209,7 @@ pub fn server_command(config: &Config) -> Result<Vec<String>> {
 }
 
 fn run_controller(common: &Common) -> Result<()> {
-    let config = common.load()?;
+    let config = common.load_native("lbd controller")?;
     let command = server_command(&config)?;
     let (mut supervisor, stop, _log) = open_controller(&config, &command, config.server.count)?;
     say(
@@ -230,7 +237,7 @@ fn run_controller(common: &Common) -> Result<()> {
 }
 
 fn run_server(args: &Server) -> Result<()> {
-    let config = args.common.load()?;
+    let config = args.common.load_native("lbd server")?;
     let server = &config.server;
     let id = args.id.unwrap_or(server.start_id);
     let balancer = args.balancer.unwrap_or(config.balancer_for_servers());
@@ -279,7 +286,7 @@ fn run_server(args: &Server) -> Result<()> {
 }
 
 fn run_client(args: &Client) -> Result<bool> {
-    let config = args.common.load()?;
+    let config = args.common.load_native("lbd client")?;
     let to = args.to.unwrap_or(config.balancer_for_clients());
     let id = args.id.unwrap_or(config.client.start_id);
     let format = config.native().format;

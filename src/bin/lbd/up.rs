@@ -31,7 +31,7 @@ const EVENTS_SHOWN: usize = 6;
 
 /// Runs until the duration is over or Ctrl-C; true if every request was answered.
 pub fn run(args: &Up) -> Result<bool> {
-    let config = args.common.load()?;
+    let config = args.common.load_native("lbd up")?;
     let count = args.servers.unwrap_or(config.server.count);
     if !(1..=config.server.max).contains(&count) {
         bail!("--servers {count} is not within 1 and server.max = {}", config.server.max);

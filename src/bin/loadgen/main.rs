@@ -40,6 +40,9 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> Result<Verdict> {
     let config = Config::load_or_default(args.config.as_deref())?;
+    if args.target.is_none() {
+        config.require_native("loadgen, or give --target")?;
+    }
     let format = args.frame.map_or(config.native().format, FrameFormat::plain);
     if args.payload > format.payload_max() {
         bail!(

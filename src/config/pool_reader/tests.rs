@@ -1,0 +1,669 @@
+use std::path::Path;
+
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::config::{describe, schema};
+use crate::io::IoChoice;
+use crate::select::PolicyKind;
+
+fn parse(text: &str) -> Result<Config, String> {
+    Config::parse(text, Some(Path::new("config.json"))).map_err(|e| e.to_string())
+}
+
+/// A pool as small as it can be, with these keys changed (or removed, where they are null).
+fn pool(changes: Value) -> Value {
+    let mut pool = json!({"listen": "127.0.0.1:5300", "protocol": "datagram", "servers": ["127.0.0.1:5301"]});
+    let of_pool = pool.as_object_mut().unwrap();
+    for (key, value) in changes.as_object().unwrap() {
+        of_pool.insert(key.clone(), value.clone());
+        if value.is_null() {
+            of_pool.remove(key);
+        }
+    }
+    pool
+}
+
+fn dns(changes: Value) -> Value {
+    let mut changes = changes;
+    changes["protocol"] = "dns".into();
+    pool(changes)
+}
+
+fn flows(changes: Value) -> Value {
+    let mut changes = changes;
+    changes["affinity"] = "client".into();
+    pool(changes)
+}
+
+fn accepted(pools: &[Value]) -> Config {
+    let text = json!({ "pools": pools }).to_string();
+    parse(&text).unwrap_or_else(|e| panic!("{text}: {e}"))
+}
+
+fn one(pool: Value) -> DatagramPool {
+    accepted(&[pool]).datagram_pools.remove(0)
+}
+
+/// The error, without the file and the line that all of these texts have in common.
+fn refused(pools: &[Value]) -> String {
+    refused_beside(pools, json!({}))
+}
+
+fn refused_beside(pools: &[Value], mut file: Value) -> String {
+    file["pools"] = pools.into();
+    let text = file.to_string();
+    let error = parse(&text).expect_err(&text);
+    error.strip_prefix("config.json:1: ").unwrap_or_else(|| panic!("{error}")).to_owned()
+}
+
+#[test]
+fn the_smallest_pools_have_the_defaults() {
+    let second = Duration::from_secs(1);
+    let datagram = one(pool(json!({"workers": 2})));
+    let expected = DatagramPool {
+        name: "pool-1".to_owned(),
+        listen: vec!["127.0.0.1:5300".parse().unwrap()],
+        protocol: Speaks::Datagram,
+        affinity: Affinity::None,
+        servers: vec![PoolServer {
+            target: Target::Addr("127.0.0.1:5301".parse().unwrap()),
+            weight: 1,
+            id: 0,
+        }],
+        servers_max: 64,
+        policy: PolicyKind::ShortestQueue,
+        max_outstanding: None,
+        timeout: 2 * second,
+        replies: Some(1),
+        hold: None,
+        idle_timeout: 120 * second,
+        ports: 256,
+        proxy_protocol: ProxyProtocol::Off,
+        transparent: false,
+        allow: vec![],
+        deny: vec![],
+        rate_per_source: None,
+        health: HealthCheck {
+            check: Check::None,
+            interval: second,
+            timeout: second,
+            rise: 2,
+            fall: 3,
+            down_max: 0.5,
+        },
+        resolve_interval: 30 * second,
+        tcp_connections: 0,
+        workers: 2,
+        pin: false,
+        io: IoChoice::Auto,
+    };
+    assert_eq!(datagram, expected);
+    let check = Check::Dns { name: vec![0], kind: 2 };
+    let health = HealthCheck { check, ..expected.health.clone() };
+    let dns = one(dns(json!({"workers": 2})));
+    let expected =
+        DatagramPool { protocol: Speaks::Dns, ports: 32, tcp_connections: 1_024, health, ..expected };
+    assert_eq!(dns, expected);
+    let flows = one(flows(json!({})));
+    assert_eq!((flows.ports, flows.replies), (1_024, None));
+    let workers = one(pool(json!({}))).workers;
+    assert_eq!(workers, Config::default().native().workers);
+}
+
+#[test]
+fn every_key_is_read() {
+    let written = json!({
+        "name": "sip.a_b-1", "listen": ["*:5060", "10.0.0.1:5061"], "affinity": "client",
+        "policy": "two_choices", "servers_max": "100",
+        "servers": ["a.example:5060", {"address": "[::1]:5062", "weight": "7", "id": 9}],
+        "max_outstanding": 50, "timeout": 500, "replies": 20, "hold": 0, "idle_timeout": "1h", "ports": 500,
+        "proxy_protocol": "first", "transparent": true,
+        "allow": ["10.1.2.3/8", "::1"], "deny": ["::ffff:10.0.0.9"],
+        "rate_per_source": "0.5", "resolve_interval": "1m", "workers": 3, "pin": true, "io": "mio",
+        "health": {"check": "payload", "send": "hex:00ff", "expect": "ok", "interval": "2s", "timeout": 300,
+                   "rise": 4, "fall": 5, "down_max": 1},
+    });
+    let seconds = Duration::from_secs;
+    let pool = one(pool(written));
+    let listen: Vec<String> = pool.listen.iter().map(ToString::to_string).collect();
+    assert_eq!(listen, ["0.0.0.0:5060", "[::]:5060", "10.0.0.1:5061"]);
+    let servers: Vec<_> = pool.servers.iter().map(|s| (s.target.to_string(), s.weight, s.id)).collect();
+    assert_eq!(servers, [("a.example:5060".to_owned(), 1, 0), ("[::1]:5062".to_owned(), 7, 9)]);
+    assert_eq!((pool.name.as_str(), pool.affinity), ("sip.a_b-1", Affinity::Client));
+    assert_eq!(
+        (pool.policy, pool.servers_max, pool.max_outstanding),
+        (PolicyKind::TwoChoices, 100, Some(50))
+    );
+    assert_eq!(
+        (pool.timeout, pool.replies, pool.hold),
+        (Duration::from_millis(500), Some(20), Some(seconds(0)))
+    );
+    assert_eq!((pool.idle_timeout, pool.ports), (seconds(3_600), 500));
+    assert_eq!((pool.proxy_protocol, pool.transparent), (ProxyProtocol::First, true));
+    assert_eq!(pool.allow, ["10.0.0.0/8", "::1/128"].map(|net| net.parse().unwrap()));
+    assert_eq!(pool.deny, ["10.0.0.9/32".parse().unwrap()]);
+    assert_eq!((pool.rate_per_source, pool.resolve_interval), (Some(0.5), seconds(60)));
+    assert_eq!((pool.workers, pool.pin, pool.io), (3, true, IoChoice::Mio));
+    let check = Check::Payload { send: vec![0, 255], expect: b"ok".to_vec() };
+    let (interval, timeout) = (seconds(2), Duration::from_millis(300));
+    assert_eq!(pool.health, HealthCheck { check, interval, timeout, rise: 4, fall: 5, down_max: 1.0 });
+}
+
+#[test]
+fn a_dns_pool_reads_what_is_its_own() {
+    let written = json!({"servers": ["192.0.2.1", "dns.example"], "tcp_connections": 0, "affinity": "none",
+                         "proxy_protocol": "every", "transparent": true,
+                         "health": {"query": "example.com aaaa"}});
+    let read = one(dns(written));
+    let servers: Vec<_> = read.servers.iter().map(|s| s.target.to_string()).collect();
+    assert_eq!(servers, ["192.0.2.1:53", "dns.example:53"]);
+    assert_eq!((read.tcp_connections, read.proxy_protocol), (0, ProxyProtocol::Every));
+    assert_eq!(read.health.check, Check::Dns { name: b"\x07example\x03com\0".to_vec(), kind: 28 });
+    let check = one(pool(json!({"health": {"check": "dns"}}))).health.check;
+    assert_eq!(check, Check::Dns { name: vec![0], kind: 2 }, "a datagram pool may be DNS");
+    assert_eq!(one(dns(json!({"health": {"check": "none"}}))).health.check, Check::None);
+    assert_eq!(one(pool(json!({"replies": 0}))).replies, Some(0));
+}
+
+#[test]
+fn the_defaults_in_the_schema_are_the_defaults() {
+    let properties = &schema()["properties"]["pools"]["items"]["properties"];
+    let defaults = |properties: &Value| -> Value {
+        let with_default = properties.as_object().unwrap().iter().filter_map(|(key, node)| {
+            // A query goes with a check by DNS only.
+            let default = node.get("default").filter(|_| key != "query")?;
+            Some((key.clone(), default.clone()))
+        });
+        Value::Object(with_default.collect())
+    };
+    let mut written = defaults(properties);
+    written["health"] = defaults(&properties["health"]["properties"]);
+    let idle_timeout = written.as_object_mut().unwrap().remove("idle_timeout").unwrap();
+    assert_eq!(written.as_object().unwrap().len(), 9, "{written}");
+    assert_eq!(one(pool(written)), one(pool(json!({}))));
+    assert_eq!(one(flows(json!({"idle_timeout": idle_timeout}))), one(flows(json!({}))));
+    let query = &properties["health"]["properties"]["query"]["default"];
+    assert_eq!(one(dns(json!({"health": {"query": query}}))), one(dns(json!({}))));
+    let weight = properties["servers"]["items"]["anyOf"][1]["properties"]["weight"]["default"].clone();
+    let server = json!([{"address": "127.0.0.1:5301", "weight": weight}]);
+    assert_eq!(one(pool(json!({"servers": server}))), one(pool(json!({}))));
+}
+
+#[test]
+fn a_mistake_is_refused_with_its_key_and_the_remedy() {
+    let many = |n: usize| (0..n).map(|i| format!("h{i}:1")).collect::<Vec<_>>();
+    for (pool, says) in [
+        (pool(json!({"listen": null})), "listen: is missing; write where clients ask"),
+        (pool(json!({"listen": []})), "listen: is missing; write where clients ask"),
+        (pool(json!({"listen": "here"})), "listen: \"here\" is not an address with a port; write IP:PORT"),
+        (pool(json!({"listen": ["*:1", "*:0"]})), "listen[1]: \"*:0\" has port 0; write a port"),
+        (pool(json!({"listen": vec!["*:1"; 65]})), "listen: 65 addresses are too many; 64"),
+        (pool(json!({"listen": 53})), "listen: must be a string or a list of strings, not 53"),
+        (pool(json!({"protocol": null})), "protocol: is missing; write dns or datagram"),
+        (pool(json!({"protocol": "tcp"})), "protocol: \"tcp\" is unknown; use dns or datagram"),
+        (pool(json!({"servers": null})), "servers: there is none; list at least one"),
+        (pool(json!({"servers": []})), "servers: there is none; list at least one"),
+        (pool(json!({"servers": "127.0.0.1:1"})), "servers: must be a list of strings or objects, not"),
+        (pool(json!({"servers": many(4_097)})), "servers: 4097 servers are too many; 4096"),
+        (pool(json!({"servers": ["a:1", "b"]})), "servers[1]: \"b\" has no port; write b:PORT"),
+        (pool(json!({"servers": [{"weight": 1}]})), "servers[0].address: is missing; write IP:PORT"),
+        (
+            pool(json!({"servers": [{"address": "127.0.0.1:0"}]})),
+            "servers[0].address: \"127.0.0.1:0\" has port 0",
+        ),
+        (pool(json!({"servers": ["0.0.0.0:1"]})), "servers[0]: \"0.0.0.0:1\" is every address and no server"),
+        (pool(json!({"servers": ["224.0.0.1:1"]})), "servers[0]: \"224.0.0.1:1\" is an address of many"),
+        (pool(json!({"servers": ["255.255.255.255:1"]})), "is an address of many (multicast or broadcast)"),
+        (pool(json!({"servers": [{"address": "a:1", "weight": 101}]})), "servers[0].weight: \"101\" is not"),
+        (
+            pool(json!({"servers": [{"address": "a:1", "id": -1}]})),
+            "servers[0].id: \"-1\" is not a whole number",
+        ),
+        (
+            pool(json!({"servers": ["a:1", "b:1", "A:1"]})),
+            "servers[2]: a:1 is listed twice, at places 0 and 2",
+        ),
+        (
+            pool(json!({"servers": ["127.0.0.1:1", {"address": "[::ffff:127.0.0.1]:1"}]})),
+            "servers[1].address: 127.0.0.1:1 is listed twice, at places 0 and 1 from 0; remove one",
+        ),
+        (
+            pool(json!({"servers": [{"address": "a:1", "id": 1}, "b:1"]})),
+            "servers[0].id: id 1 is taken twice, by the servers at places 0 and 1 from 0; give each its own",
+        ),
+        (pool(json!({"servers_max": 0})), "servers_max: \"0\" is not a whole number from 1 to 4096"),
+        (
+            pool(json!({"servers": ["a:1", "b:1"], "servers_max": 1})),
+            "servers_max: 1 leaves no room for 2 servers; raise it",
+        ),
+        (pool(json!({"name": ""})), "name: \"\" is not a name; use 1 to 32 letters"),
+        (pool(json!({"name": "a b"})), "name: \"a b\" is not a name"),
+        (pool(json!({"name": "x".repeat(33)})), "is not a name; use 1 to 32"),
+        (pool(json!({"name": "native"})), "name: \"native\" is the name of the pool with lbd's own frames"),
+        (pool(json!({"affinity": "server"})), "affinity: \"server\" is unknown; use none or client"),
+        (pool(json!({"policy": "best"})), "policy: unknown policy \"best\": use shortest_queue"),
+        (pool(json!({"io": "epoll"})), "io: \"epoll\" is unknown; use auto, mio or io_uring"),
+        (
+            pool(json!({"max_outstanding": 0})),
+            "max_outstanding: \"0\" is not a whole number from 1 to 1000000",
+        ),
+        (pool(json!({"timeout": "61s"})), "timeout: \"61s\" is not a duration from 1ms to 1m"),
+        (pool(json!({"timeout": 0})), "timeout: \"0\" is not a duration from 1ms to 1m"),
+        (pool(json!({"replies": 1_000_001})), "replies: \"1000001\" is not a whole number from 0 to 1000000"),
+        (pool(json!({"replies": 2})), "replies: more than one answer needs affinity: client"),
+        (pool(json!({"hold": "11m"})), "hold: \"11m\" is not a duration from 0s to 10m"),
+        (pool(json!({"idle_timeout": 1_000})), "idle_timeout: needs affinity: client; add that, or remove"),
+        (flows(json!({"idle_timeout": 9})), "idle_timeout: \"9\" is not a duration from 10ms to 1day"),
+        (dns(json!({"replies": 1})), "replies: does not go with protocol dns; remove it"),
+        (dns(json!({"hold": 1})), "hold: does not go with protocol dns"),
+        (dns(json!({"idle_timeout": 1})), "idle_timeout: does not go with protocol dns"),
+        (dns(json!({"affinity": "client"})), "affinity: does not go with protocol dns"),
+        (pool(json!({"tcp_connections": 0})), "tcp_connections: goes with protocol dns only; remove the key"),
+        (dns(json!({"tcp_connections": 100_001})), "tcp_connections: \"100001\" is not a whole number"),
+        (pool(json!({"ports": 0})), "ports: \"0\" is not a whole number from 1 to 32768"),
+        (pool(json!({"ports": 32_769})), "ports: \"32769\" is not a whole number from 1 to 32768"),
+        (pool(json!({"workers": 33})), "workers: \"33\" is not a whole number from 1 to 32"),
+        (pool(json!({"ports": 2, "workers": 3})), "workers: ports = 2 is less than workers = 3, and each"),
+        (
+            pool(json!({"proxy_protocol": "v2"})),
+            "proxy_protocol: \"v2\" is unknown; use off or first or every",
+        ),
+        (
+            pool(json!({"proxy_protocol": "first"})),
+            "proxy_protocol: first needs affinity: client; add that, or use every",
+        ),
+        (pool(json!({"transparent": "yes"})), "transparent: must be true or false, not \"yes\""),
+        (
+            pool(json!({"allow": ["10.0.0.0/8", "10.0.0.0/33"]})),
+            "allow[1]: \"10.0.0.0/33\" is no address and no network",
+        ),
+        (pool(json!({"deny": []})), "deny: the list is empty; name who is meant, or remove the key"),
+        (pool(json!({"allow": "10.0.0.0/8"})), "allow: must be a list of strings, not"),
+        (
+            pool(json!({"rate_per_source": 0})),
+            "rate_per_source: \"0\" is not a number from 0.001 to 10000000",
+        ),
+        (
+            pool(json!({"resolve_interval": 999})),
+            "resolve_interval: \"999\" is not a duration from 1s to 1day",
+        ),
+        (pool(json!({"health": "dns"})), "health: must be an object in { }, not \"dns\""),
+        (
+            pool(json!({"health": {"check": "ping"}})),
+            "health.check: \"ping\" is unknown; use none or dns or payload",
+        ),
+        (
+            pool(json!({"health": {"query": ". NS"}})),
+            "health.query: goes with check: dns only, and this is none",
+        ),
+        (
+            dns(json!({"health": {"query": "example.com"}})),
+            "health.query: \"example.com\" is not a name and a type",
+        ),
+        (
+            dns(json!({"health": {"send": "x"}})),
+            "health.send: goes with check: payload only, and this is dns",
+        ),
+        (dns(json!({"health": {"expect": "x"}})), "health.expect: goes with check: payload only"),
+        (
+            dns(json!({"health": {"check": "payload", "query": "a A", "send": "x"}})),
+            "health.query: goes with check: dns",
+        ),
+        (pool(json!({"health": {"check": "payload"}})), "health.send: is missing; write what to send"),
+        (
+            pool(json!({"health": {"check": "payload", "send": "hex:0"}})),
+            "health.send: \"hex:0\" does not hold pairs",
+        ),
+        (
+            pool(json!({"health": {"check": "payload", "send": "x", "expect": ""}})),
+            "health.expect: \"\" is empty",
+        ),
+        (
+            pool(json!({"health": {"interval": 9}})),
+            "health.interval: \"9\" is not a duration from 10ms to 1h",
+        ),
+        (pool(json!({"health": {"timeout": 0}})), "health.timeout: \"0\" is not a duration"),
+        (
+            pool(json!({"health": {"timeout": "2s"}})),
+            "health.timeout: health.timeout = 2s is longer than health.interval = 1s; lower it, or raise",
+        ),
+        (pool(json!({"health": {"rise": 0}})), "health.rise: \"0\" is not a whole number from 1 to 100"),
+        (pool(json!({"health": {"fall": 101}})), "health.fall: \"101\" is not a whole number from 1 to 100"),
+        (pool(json!({"health": {"down_max": 1.1}})), "health.down_max: \"1.1\" is not a number from 0 to 1"),
+        (pool(json!({"prots": 5})), "prots: unknown key; did you mean \"ports\"?"),
+        (
+            pool(json!({"health": {"intervall": 5}})),
+            "health.intervall: unknown key; did you mean \"interval\"?",
+        ),
+        (
+            pool(json!({"servers": [{"adress": "a:1"}]})),
+            "servers[0].adress: unknown key; did you mean \"address\"?",
+        ),
+    ] {
+        let error = refused(&[pool]);
+        assert!(error.starts_with("pools[0].") && error.contains(says), "{says}\n{error}");
+    }
+}
+
+#[test]
+fn a_mistake_of_the_list_is_refused() {
+    assert_eq!(refused(&[]), "pools: the list is empty; list a pool, or remove the key");
+    assert_eq!(refused(&vec![pool(json!({})); 65]), "pools: 65 pools are too many; 64 are the most");
+    assert_eq!(refused(&[json!(5)]), "pools[0]: must be an object in { }, not 5");
+    assert!(
+        parse(r#"{"pools": {}}"#).unwrap_err().contains("pools: must be a list of objects, not an object")
+    );
+    assert!(parse(r#"{"pools": null}"#).unwrap_err().contains("pools: null is no value; remove the key"));
+    let elsewhere = json!({"name": "pool-1", "listen": "127.0.0.1:5310"});
+    let error = refused(&[pool(json!({})), pool(elsewhere)]);
+    assert_eq!(error, "pools[1].name: two pools have the name \"pool-1\"; give each its own");
+}
+
+#[test]
+fn an_error_has_the_line_of_its_key_or_of_what_is_around_it() {
+    let text = r#"{
+"pools": [
+  {"listen": "*:5300", "protocol": "dns", "servers": ["192.0.2.1"]},
+  {
+    "listen": [
+      "127.0.0.1:5301",
+      "127.0.0.1:5302"
+    ],
+    "protocol": "datagram",
+    "servers": [
+      "192.0.2.1:1",
+      {"address": "192.0.2.2:1",
+       "weight": 1}
+    ],
+    "health": {
+      "interval": "1s"
+    }
+  }
+]}"#;
+    parse(text).unwrap();
+    for (from, to, error) in [
+        ("\"1s\"", "1", "16: pools[1].health.interval: \"1\" is not a duration from 10ms"),
+        ("interval", "intervel", "16: pools[1].health.intervel: unknown key; did you mean \"interval\"?"),
+        ("\"weight\": 1", "\"weight\": 0", "13: pools[1].servers[1].weight: \"0\" is not"),
+        ("\"weight\": 1", "\"address\": 1", "13: pools[1].servers[1].address: this key stands here twice"),
+        ("\"192.0.2.1:1\"", "\"192.0.2.1\"", "11: pools[1].servers[0]: \"192.0.2.1\" has no port"),
+        ("\"127.0.0.1:5302\"", "\"127.0.0.1:5300\"", "7: pools[1].listen[1]: 127.0.0.1:5300 is taken twice"),
+        ("\"protocol\": \"datagram\",", "", "4: pools[1].protocol: is missing"),
+    ] {
+        let error_of = parse(&text.replacen(from, to, 1)).unwrap_err();
+        assert!(error_of.starts_with(&format!("config.json:{error}")), "{error_of}");
+    }
+}
+
+#[test]
+fn what_runs_is_what_has_a_section() {
+    for (file, native, pools) in [
+        (json!({}), true, 0),
+        (json!({"logs": {}}), true, 0),
+        (json!({"pools": [pool(json!({}))]}), false, 1),
+        (json!({"pools": [pool(json!({}))], "logs": {}}), false, 1),
+        (json!({"pools": [pool(json!({}))], "load_balancer": {}}), true, 1),
+        (json!({"pools": [pool(json!({}))], "server": {}}), true, 1),
+        (json!({"pools": [pool(json!({}))], "client": {"count": 1}}), true, 1),
+        (json!({"pools": [pool(json!({}))], "controller": {}}), true, 1),
+    ] {
+        let config = parse(&file.to_string()).unwrap();
+        assert_eq!((config.runs_native, config.datagram_pools.len()), (native, pools), "{file}");
+        assert_eq!(config.require_native("lbd up").is_ok(), native);
+    }
+    let error = accepted(&[pool(json!({}))]).require_native("lbd up").unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "config.json: the configuration has pools only; add a native section such as \"load_balancer\": {} \
+         to run lbd up"
+    );
+}
+
+#[test]
+fn an_address_is_taken_once() {
+    let listen = |addrs: Value| pool(json!({"listen": addrs, "name": "x"}));
+    for (addrs, says) in [
+        (
+            json!(["127.0.0.1:1", "127.0.0.1:1"]),
+            "listen[1]: 127.0.0.1:1 is taken twice, by pools[0].listen[0] and",
+        ),
+        (json!(["127.0.0.1:1", "*:1"]), "listen[1]: 0.0.0.0:1 is taken twice"),
+        (json!(["*:1", "[::1]:1"]), "listen[1]: [::1]:1 is taken twice, by pools[0].listen[0] and by"),
+        (json!(["[::ffff:127.0.0.1]:1", "127.0.0.1:1"]), "listen[1]: 127.0.0.1:1 is taken twice"),
+    ] {
+        let error = refused(&[listen(addrs)]);
+        assert!(error.contains(says), "{error}");
+    }
+    one(listen(json!(["127.0.0.1:1", "127.0.0.2:1", "[::]:1", "127.0.0.1:2"])));
+    let error = refused(&[pool(json!({})), listen(json!("*:5300"))]);
+    assert!(
+        error.starts_with(
+            "pools[1].listen: 0.0.0.0:5300 is taken twice, by pools[0].listen and by pools[1].listen;"
+        ),
+        "{error}"
+    );
+    let native = json!({"load_balancer": {}});
+    for (addr, says) in [
+        (
+            "127.0.0.1:54001",
+            "127.0.0.1:54001 is taken twice, by load_balancer.client_side_port and by pools[0].listen",
+        ),
+        ("127.0.0.1:54000", "by load_balancer.server_side_port and"),
+        ("*:55000", "0.0.0.0:55000 is taken twice, by controller.port and"),
+        ("127.0.0.1:50999", "by server.port_range_start to server.port_range_end and"),
+        ("127.0.0.1:51000", "by client.port_range_start to client.port_range_end and"),
+    ] {
+        let error = refused_beside(&[listen(json!(addr))], native.clone());
+        assert!(error.contains(says) && error.ends_with("choose addresses that do not overlap"), "{error}");
+        one(listen(json!(addr))); // without the native pool it is free
+    }
+    let free = listen(json!(["127.0.0.2:54001", "[::1]:54001", "127.0.0.1:52000"]));
+    let beside = json!({"load_balancer": {}, "pools": [free]});
+    parse(&beside.to_string()).unwrap();
+}
+
+/// Pools that each listen on one port of the loopback, and whose servers are on others.
+fn chain(of: &[(u16, &[u16])]) -> Vec<Value> {
+    let addr = |port: &u16| format!("127.0.0.1:{port}");
+    let pool = |(listen, servers): &(u16, &[u16])| {
+        let servers: Vec<String> = servers.iter().map(addr).collect();
+        pool(json!({"listen": addr(listen), "servers": servers}))
+    };
+    of.iter().map(pool).collect()
+}
+
+#[test]
+fn a_pool_that_points_at_itself_is_refused() {
+    let to = |listen: &str, server: &str| pool(json!({"listen": listen, "servers": ["192.0.2.1:1", server]}));
+    for (listen, server) in [
+        ("127.0.0.1:5300", "127.0.0.1:5300"),
+        ("*:5300", "127.0.0.1:5300"),
+        ("0.0.0.0:5300", "127.0.0.7:5300"),
+        ("127.0.0.1:5300", "[::ffff:127.0.0.1]:5300"),
+    ] {
+        let error = refused(&[to(listen, server)]);
+        assert!(error.starts_with("pools[0].servers[1]: 127.0.0."), "{error}");
+        assert!(error.ends_with(":5300 is where this pool itself listens; name a server"), "{error}");
+    }
+    // An address of TEST-NET-3: not this machine's.
+    for (listen, server) in
+        [("*:5300", "203.0.113.7:5300"), ("*:5300", "127.0.0.1:5301"), ("127.0.0.1:5300", "[::1]:5300")]
+    {
+        one(to(listen, server));
+    }
+    let object = pool(json!({"servers": [{"address": "127.0.0.1:5300"}]}));
+    assert!(refused(&[object]).starts_with("pools[0].servers[0].address: 127.0.0.1:5300 is where"));
+}
+
+#[test]
+fn pools_in_a_circle_are_refused_and_in_a_row_are_not() {
+    let error = refused(&chain(&[(1, &[9, 2]), (2, &[8, 1])]));
+    assert_eq!(
+        error,
+        "pools[0].servers[1]: 127.0.0.1:2 leads back to this pool by way of pool-2; name a server"
+    );
+    let error = refused(&chain(&[(1, &[2]), (2, &[3]), (3, &[4]), (4, &[2])]));
+    assert_eq!(
+        error,
+        "pools[1].servers[0]: 127.0.0.1:3 leads back to this pool by way of pool-3; name a server"
+    );
+    accepted(&chain(&[(1, &[2, 3]), (2, &[4]), (3, &[4]), (4, &[5])]));
+}
+
+#[test]
+fn a_pool_does_not_lead_to_where_lbds_own_frames_go() {
+    let native = json!({"load_balancer": {"client_side_port": 4001}});
+    for (port, key) in [
+        (4_001, "load_balancer.client_side_port"),
+        (54_000, "load_balancer.server_side_port"),
+        (55_000, "controller.port"),
+    ] {
+        let error = refused_beside(&chain(&[(1, &[port])]), native.clone());
+        let expected = format!(
+            "pools[0].servers[0]: 127.0.0.1:{port} is where {key} takes lbd's own frames; name a server"
+        );
+        assert_eq!(error, expected);
+        accepted(&chain(&[(1, &[port])]));
+    }
+}
+
+#[test]
+fn the_plan_tells_what_a_pool_does() {
+    let of_dns = dns(
+        json!({"listen": "*:5300", "servers": ["192.0.2.1", {"address": "dns.example", "weight": 3, "id": 7}],
+        "ports": 64, "workers": 4, "allow": ["10.0.0.0/8"], "deny": ["10.1.0.0/16", "10.2.0.1"],
+        "rate_per_source": 20,
+        "proxy_protocol": "every", "transparent": true, "max_outstanding": 9}),
+    );
+    let of_sip = pool(
+        json!({"name": "sip", "listen": "127.0.0.1:5060", "affinity": "client", "pin": true, "workers": 1,
+        "hold": "5s", "idle_timeout": "55s", "ports": 300, "servers": ["a.example:1", "b.example:1"],
+        "proxy_protocol": "first",
+        "health": {"check": "payload", "send": "ping", "expect": "pong", "timeout": "500ms", "down_max": 0.25}}),
+    );
+    let text = describe(&accepted(&[of_dns, of_sip]));
+    for part in [
+        "config      config.json: valid\n",
+        "pool        pool-1: dns on 0.0.0.0:5300, [::]:5300, there up to 1024 TCP connections\n",
+        "shortest_queue, at most 9 requests at one server, room for 64 addresses\n",
+        "one answer to a datagram, within 2s\n",
+        "64 ports towards the servers, each with many requests at a time\n",
+        "workers: 4, I/O: auto\n",
+        "servers     192.0.2.1:53, id 0, weight 1\n",
+        "dns.example:53, id 7, weight 3, looked up every 30s\n",
+        "health      DNS query . NS, every 1s, answered within 1s; down after 3 unanswered, \
+         up after 2 answered; \
+         with more than 50 % down, to all\n",
+        "senders     10.0.0.0/8, but not 10.1.0.0/16, 10.2.0.1/32, 20 datagrams/s from one source\n",
+        "servers learn the client's address by a PROXY header in every datagram and as the source address\n",
+        "pool        sip: datagram on 127.0.0.1:5060\n",
+        "shortest_queue, any number of flows at one server",
+        "any number of answers to a datagram, the first within 2s\n",
+        "a client's datagrams go to one server; its flow ends after 55s without datagrams\n",
+        "300 ports x 2 servers = 600 port-and-server pairs; at a rest of 5s they allow 600 flows at a \
+         time, and about 10 flows a second from ever new clients\n",
+        "a client that comes back takes its own pair at once\n",
+        "workers: 1, each on a processor of its own, I/O: auto\n",
+        "health      payload of 4 bytes, an answer that begins with 4 given bytes, every 1s, answered within \
+         500ms;",
+        "senders     everybody\n",
+        "by a PROXY header in the first datagram of a flow\n",
+    ] {
+        assert!(text.contains(part), "{part} in\n{text}");
+    }
+    for native in ["controller", "54001", "clients on", "frames", "trust", "scaling"] {
+        assert!(!text.contains(native), "{native} in\n{text}");
+    }
+    let datagram = |changes: Value| describe(&accepted(&[pool(changes)]));
+    let text = datagram(json!({"servers": ["a:1", "b:1"]}));
+    let says = "256 ports x 2 servers = 512 port-and-server pairs; at a rest of 50ms (or twice the p99 if \
+                that is longer) \
+                they allow about 10240 requests a second from ever new clients\n";
+    assert!(text.contains(says), "{text}");
+    assert!(text.contains("health      only requests tell; down after 3"), "{text}");
+    assert!(datagram(json!({"hold": "10m"})).contains("allow about 0.43 requests a second"));
+    assert!(
+        datagram(json!({"hold": 0}))
+            .contains("256 ports x 1 server = 256 port-and-server pairs, which do not rest\n")
+    );
+    assert!(datagram(json!({"replies": 0})).contains("one-way: no answer is waited for\n"));
+    let both = json!({"pools": [pool(json!({}))], "load_balancer": {}}).to_string();
+    let text = describe(&parse(&both).unwrap());
+    assert!(text.contains("pool        pool-1") && text.contains("clients on 127.0.0.1:54001"), "{text}");
+}
+
+/// A word that could stand in a pool, or any text.
+fn word() -> impl Strategy<Value = Value> {
+    prop_oneof![
+        "dns|datagram|client|none|payload|every|first|native|hex:[0-9a-f]{0,6}|[a-z.]{1,9} (A|NS|7)"
+            .prop_map(Value::from),
+        "(127\\.0\\.0\\.1|\\*|\\[::1\\]|[a-z]{1,3}|10\\.0\\.0\\.0)[:/][0-9]{1,5}".prop_map(Value::from),
+        "\\PC{0,60}|[0-9.]{1,6}[a-z]{0,2}".prop_map(Value::from),
+        (0u32..100_000).prop_map(Value::from),
+        any::<bool>().prop_map(Value::from),
+        Just(Value::Null),
+    ]
+}
+
+fn object(keys: HashMap<String, Value>) -> Value {
+    Value::Object(keys.into_iter().collect())
+}
+
+/// A value of a key: a word, or words in lists and objects.
+fn value() -> impl Strategy<Value = Value> {
+    let key = "address|weight|id|check|query|send|expect|interval|timeout|rise|.{0,50}";
+    prop_oneof![
+        3 => word(),
+        1 => proptest::collection::vec(word(), 0..4).prop_map(Value::from),
+        1 => proptest::collection::hash_map(key, word(), 0..4).prop_map(object),
+        1 => proptest::collection::hash_map(key, word(), 0..4).prop_map(|map| Value::Array(vec![object(map)])),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn no_pool_makes_it_panic_and_every_refusal_is_one_short_line(
+        changes in proptest::collection::hash_map(
+            "name|listen|protocol|affinity|servers|servers_max|policy|max_outstanding|timeout|replies|hold|\
+             idle_timeout|ports|proxy_protocol|transparent|allow|deny|rate_per_source|health|resolve_interval|\
+             tcp_connections|workers|pin|io|.{0,50}",
+            value(),
+            0..4,
+        ),
+        twice in any::<bool>(),
+    ) {
+        let one = pool(Value::Object(changes.into_iter().collect()));
+        let pools = if twice { vec![one.clone(), one] } else { vec![one] };
+        match parse(&json!({ "pools": pools }).to_string()) {
+            Ok(config) => {
+                let text = describe(&config);
+                prop_assert!(text.contains("pool-1") || !config.datagram_pools[0].name.is_empty());
+            }
+            Err(error) => {
+                prop_assert!(!error.chars().any(char::is_control), "{error:?}");
+                prop_assert!(error.len() < 600, "{error}");
+            }
+        }
+    }
+
+    #[test]
+    fn no_change_of_one_byte_makes_it_panic(at in 0usize..SMALL.len(), byte in 0u8..128) {
+        let mut bytes = SMALL.as_bytes().to_vec();
+        bytes[at] = byte;
+        let _ = parse(std::str::from_utf8(&bytes).unwrap());
+    }
+}
+
+const SMALL: &str = r#"{"pools": [{"listen": ["*:5300"], "protocol": "dns", "servers": [
+    {"address": "192.0.2.1", "id": 5}, "::1"], "allow": ["10.0.0.0/8"], 
+    "health": {"query": "example.com A", "interval": "1s"}}]}"#;
+
+#[test]
+fn a_file_that_is_cut_off_is_an_error_wherever_it_is_cut() {
+    parse(SMALL).unwrap();
+    for len in 0..SMALL.len() {
+        parse(&SMALL[..len]).unwrap_err();
+    }
+}
