@@ -10,7 +10,7 @@ mod error;
 mod key;
 mod keys;
 mod pool_reader;
-pub mod pools;
+mod pools;
 mod probe;
 mod raw;
 
@@ -28,7 +28,7 @@ pub use describe::describe;
 pub use error::ConfigError;
 pub use key::Key;
 use keys::{Keys, shortened};
-use pools::DatagramPool;
+pub use pools::{Affinity, Check, DatagramPool, HealthCheck, PoolServer, ProxyProtocol, Speaks, Target};
 pub use raw::schema;
 use raw::{Bind, Raw, RawBalancer, RawClient, RawLogs, RawServer, Text, Words};
 

@@ -9,49 +9,7 @@ use super::address;
 use crate::io::IoChoice;
 use crate::select::PolicyKind;
 
-/// How datagrams of a pool are matched with their answers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Speaks {
-    /// DNS: by id, server and question.
-    Dns,
-    /// Any request and response: by the port and the server that a request went by.
-    Datagram,
-}
-
-impl Speaks {
-    /// All of them.
-    pub const ALL: [Speaks; 2] = [Speaks::Dns, Speaks::Datagram];
-
-    /// The word in configurations and arguments.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Speaks::Dns => "dns",
-            Speaks::Datagram => "datagram",
-        }
-    }
-}
-
-/// What stays together.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Affinity {
-    /// Nothing: each datagram goes to the server with the shortest queue.
-    #[default]
-    None,
-    /// A client's datagrams go to one server as long as its flow lasts.
-    Client,
-}
-
-/// Which datagrams towards a server begin with a PROXY protocol header (version 2) that names the client.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum ProxyProtocol {
-    /// None.
-    #[default]
-    Off,
-    /// The first of each flow.
-    First,
-    /// All.
-    Every,
-}
+pub use crate::role::relay::{Affinity, Check, HealthCheck, ProxyProtocol, Speaks};
 
 /// Where a server is.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -77,45 +35,6 @@ pub struct PoolServer {
     pub weight: u16,
     /// Its id in logs and figures: as written, else its place in the list, from 0.
     pub id: u32,
-}
-
-/// How a pool asks a server whether it lives.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Check {
-    /// It does not: only the answers to clients count, and their absence.
-    None,
-    /// By a DNS query; any answer to it counts.
-    Dns {
-        /// The name that is asked for, in wire format (labels with their lengths, and the root).
-        name: Vec<u8>,
-        /// The type of record that is asked for.
-        kind: u16,
-    },
-    /// By a payload; an answer that begins with `expect` counts.
-    Payload {
-        /// What is sent.
-        send: Vec<u8>,
-        /// How the answer begins; empty for any answer.
-        expect: Vec<u8>,
-    },
-}
-
-/// How sure to be of a server's health.
-#[derive(Clone, Debug, PartialEq)]
-pub struct HealthCheck {
-    /// How it is asked.
-    pub check: Check,
-    /// How often it is asked.
-    pub interval: Duration,
-    /// How long its answer may take.
-    pub timeout: Duration,
-    /// Proofs of life in a row that bring a server back.
-    pub rise: u8,
-    /// Unanswered checks, or requests, in a row that take a suspect down.
-    pub fall: u8,
-    /// If more than this share of the servers is down, while some are up, traffic goes to all (fail open); 0
-    /// to 1.
-    pub down_max: f64,
 }
 
 impl std::fmt::Display for Target {

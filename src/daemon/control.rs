@@ -4,7 +4,6 @@ use std::io;
 use std::net::TcpListener;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::runtime::Builder;
 use tokio::task::LocalSet;
@@ -22,8 +21,8 @@ pub struct Errands {
     pub listeners: Vec<TcpListener>,
     /// Connections at a time, at most.
     pub connections_max: usize,
-    /// Names to be looked up again and again, and how often.
-    pub names: Option<(Names, Duration)>,
+    /// Names to be looked up again and again.
+    pub names: Option<Names>,
 }
 
 /// Does the errands of all pools until the process ends. `clock` is that of the pools' workers.
@@ -51,8 +50,8 @@ pub fn start(all: Vec<Errands>, clock: Clock) -> io::Result<()> {
             for listener in listeners {
                 local.spawn_local(Rc::clone(&splicer).serve(listener));
             }
-            if let Some((names, every)) = names {
-                local.spawn_local(names::keep(names, pool, every));
+            if let Some(names) = names {
+                local.spawn_local(names::keep(names, pool));
             }
         }
         runtime.block_on(local);

@@ -3,36 +3,11 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tracing::{info, warn};
 
+use crate::config::{DatagramPool, Target};
 use crate::role::relay::{Shared, Wanted};
-
-/// A server as it is written.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Written {
-    /// An address, or a host name and a port.
-    pub target: Target,
-    /// Its id; of a name with several addresses, that of the first.
-    pub id: u32,
-    /// Its share relative to others.
-    pub weight: u16,
-}
-
-/// Where a server is.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Target {
-    /// At an address.
-    Addr(SocketAddr),
-    /// At every address of a host name.
-    Name {
-        /// The host name.
-        host: String,
-        /// The port.
-        port: u16,
-    },
-}
 
 /// A host name that has no address.
 #[derive(Debug, thiserror::Error)]
@@ -44,30 +19,28 @@ pub struct NotFound {
 
 /// The servers of a pool, and what their names led to last.
 pub struct Names {
-    written: Vec<Written>,
-    /// Addresses by name; a look-up that fails leaves them as they are.
+    pool: DatagramPool,
+    /// Addresses by place; a look-up that fails leaves them as they are.
     found: BTreeMap<usize, Vec<SocketAddr>>,
     /// An address keeps its id as long as it is there.
     ids: BTreeMap<SocketAddr, u32>,
-    /// What the pool must not send to: itself.
-    own: Vec<SocketAddr>,
 }
 
 impl Names {
-    /// Servers of a pool that listens on these addresses.
-    pub fn new(written: Vec<Written>, own: Vec<SocketAddr>) -> Self {
-        Names { written, found: BTreeMap::new(), ids: BTreeMap::new(), own }
+    /// The servers of this pool.
+    pub fn new(pool: &DatagramPool) -> Self {
+        Names { pool: pool.clone(), found: BTreeMap::new(), ids: BTreeMap::new() }
     }
 
     /// Whether there is anything to look up.
     pub fn has_names(&self) -> bool {
-        self.written.iter().any(|server| matches!(server.target, Target::Name { .. }))
+        self.pool.servers.iter().any(|server| matches!(server.target, Target::Name { .. }))
     }
 
     /// Looks all names up, by getaddrinfo(3): this waits for the network.
     pub fn look_up(&mut self) -> Result<(), NotFound> {
         let mut result = Ok(());
-        for (place, server) in self.written.iter().enumerate() {
+        for (place, server) in self.pool.servers.iter().enumerate() {
             let Target::Name { host, port } = &server.target else { continue };
             let addrs = std::net::ToSocketAddrs::to_socket_addrs(&(host.as_str(), *port));
             let why = match addrs.map(Vec::from_iter) {
@@ -83,16 +56,17 @@ impl Names {
         result
     }
 
-    /// The servers that the pool shall have by what is known now.
+    /// The servers that the pool shall have by what is known now; never itself.
     pub fn wanted(&mut self) -> Vec<Wanted> {
         let mut wanted: Vec<Wanted> = vec![];
-        let mut free_id = self.written.iter().map(|server| server.id).max().unwrap_or(0) + 1;
+        let mut free_id = self.pool.servers.iter().map(|server| server.id).max().unwrap_or(0) + 1;
         let mut ids = BTreeMap::new();
-        for (place, server) in self.written.iter().enumerate() {
+        for (place, server) in self.pool.servers.iter().enumerate() {
             let of_name = self.found.get(&place).map_or(&[][..], Vec::as_slice);
-            let addrs = if let Target::Addr(addr) = &server.target { std::slice::from_ref(addr) } else { of_name };
+            let addrs =
+                if let Target::Addr(addr) = &server.target { std::slice::from_ref(addr) } else { of_name };
             for &addr in addrs {
-                if self.own.contains(&addr) || ids.contains_key(&addr) {
+                if self.pool.is_itself(addr) || ids.contains_key(&addr) {
                     continue;
                 }
                 let is_taken = |id: u32| {
@@ -118,7 +92,8 @@ impl Names {
 }
 
 /// Looks the names of a pool up for ever. A failure changes nothing, and is said once.
-pub async fn keep(mut names: Names, pool: Arc<Shared>, every: Duration) {
+pub async fn keep(mut names: Names, pool: Arc<Shared>) {
+    let every = names.pool.resolve_interval;
     let mut has_failed = false;
     loop {
         tokio::time::sleep(every).await;
@@ -131,7 +106,9 @@ pub async fn keep(mut names: Names, pool: Arc<Shared>, every: Duration) {
         names = back;
         match &result {
             Ok(()) if has_failed => info!(pool = pool.name(), "all host names are found again"),
-            Err(error) if !has_failed => warn!(pool = pool.name(), "{error}: going on with what was found before"),
+            Err(error) if !has_failed => {
+                warn!(pool = pool.name(), "{error}: going on with what was found before")
+            }
             _ => {}
         }
         has_failed = result.is_err();
@@ -142,13 +119,17 @@ pub async fn keep(mut names: Names, pool: Arc<Shared>, every: Duration) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Config;
 
     fn addr(text: &str) -> SocketAddr {
         text.parse().unwrap()
     }
 
-    fn name(host: &str, id: u32) -> Written {
-        Written { target: Target::Name { host: host.to_owned(), port: 53 }, id, weight: 1 }
+    /// A pool on 10.0.0.7:53 with these servers.
+    fn names(servers: &str) -> Names {
+        let text =
+            format!(r#"{{"pools": [{{"listen": "10.0.0.7:53", "protocol": "dns", "servers": {servers}}}]}}"#);
+        Names::new(&Config::parse(&text, None).unwrap().datagram_pools[0])
     }
 
     fn shown(names: &mut Names) -> Vec<(String, u32)> {
@@ -157,11 +138,11 @@ mod tests {
 
     #[test]
     fn each_address_of_a_name_is_a_server_and_keeps_its_id() {
-        let fixed = Written { target: Target::Addr(addr("10.0.0.9:53")), id: 1, weight: 1 };
-        let mut names = Names::new(vec![name("a", 0), fixed], vec![addr("10.0.0.7:53")]);
+        let mut names = names(r#"["a.example", "10.0.0.9"]"#);
         assert!(names.has_names());
         names.found.insert(0, vec![addr("10.0.0.1:53"), addr("10.0.0.2:53"), addr("10.0.0.7:53")]);
-        let text = |pairs: &[(&str, u32)]| pairs.iter().map(|&(a, id)| (a.to_owned(), id)).collect::<Vec<_>>();
+        let text =
+            |pairs: &[(&str, u32)]| pairs.iter().map(|&(a, id)| (a.to_owned(), id)).collect::<Vec<_>>();
         assert_eq!(shown(&mut names), text(&[("10.0.0.1:53", 0), ("10.0.0.2:53", 2), ("10.0.0.9:53", 1)]));
         names.found.insert(0, vec![addr("10.0.0.3:53"), addr("10.0.0.2:53")]);
         assert_eq!(shown(&mut names), text(&[("10.0.0.3:53", 3), ("10.0.0.2:53", 2), ("10.0.0.9:53", 1)]));
@@ -169,7 +150,7 @@ mod tests {
 
     #[test]
     fn names_are_looked_up_and_a_failure_changes_nothing() {
-        let mut names = Names::new(vec![name("localhost", 0), name("no.such.name.invalid", 1)], vec![]);
+        let mut names = names(r#"["localhost", "no.such.name.invalid"]"#);
         let error = names.look_up().unwrap_err().to_string();
         assert!(error.contains("cannot find an address of no.such.name.invalid"), "{error}");
         let wanted = names.wanted();

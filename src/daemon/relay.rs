@@ -77,7 +77,9 @@ impl Plan {
             }
             Ok::<_, io::Error>(start..open.len() as u16)
         };
-        let many = |ip: Option<IpAddr>| ip.into_iter().flat_map(move |ip| (0..ports).map(move |_| SocketAddr::new(ip, 0)));
+        let many = |ip: Option<IpAddr>| {
+            ip.into_iter().flat_map(move |ip| (0..ports).map(move |_| SocketAddr::new(ip, 0)))
+        };
         let one = |ip: Option<IpAddr>| {
             let ip = ip.filter(|_| self.checks && worker == 0);
             ip.into_iter().map(|ip| SocketAddr::new(ip, 0))
@@ -176,7 +178,9 @@ fn log(pool: &str, event: &Event) {
     match event {
         Event::Joined { id, addr } => info!(pool, server = id, %addr, "joined"),
         Event::State { id, addr, state, why } => match state {
-            State::Suspect | State::Down => warn!(pool, server = id, %addr, state = state.name(), why, "state"),
+            State::Suspect | State::Down => {
+                warn!(pool, server = id, %addr, state = state.name(), why, "state")
+            }
             _ => info!(pool, server = id, %addr, state = state.name(), why, "state"),
         },
         Event::Left { id, addr } => info!(pool, server = id, %addr, "left"),

@@ -29,11 +29,18 @@ impl Stop {
     }
 
     /// The same, and a summary is asked for by SIGUSR1.
-    pub fn on_signals_and(wakers: Vec<Waker>, ask_for_summary: impl FnMut() + Send + 'static) -> io::Result<Stop> {
+    pub fn on_signals_and(
+        wakers: Vec<Waker>,
+        ask_for_summary: impl FnMut() + Send + 'static,
+    ) -> io::Result<Stop> {
         Stop::listen(&[SIGINT, SIGTERM, SIGCHLD, SIGUSR1], wakers, ask_for_summary)
     }
 
-    fn listen(signals: &[i32], wakers: Vec<Waker>, mut on_usr1: impl FnMut() + Send + 'static) -> io::Result<Stop> {
+    fn listen(
+        signals: &[i32],
+        wakers: Vec<Waker>,
+        mut on_usr1: impl FnMut() + Send + 'static,
+    ) -> io::Result<Stop> {
         let stop = Stop::new(wakers);
         let listener = stop.clone();
         let mut signals = Signals::new(signals)?;

@@ -57,7 +57,10 @@ mod tests {
             }
             Ok(())
         };
-        let job = |name: &str, work: Box<dyn FnOnce() -> io::Result<()> + Send>| Job { name: name.to_owned(), work };
+        let job = |name: &str, work: Box<dyn FnOnce() -> io::Result<()> + Send>| Job {
+            name: name.to_owned(),
+            work,
+        };
         let failing = Box::new(|| Err(io::Error::other("no more")));
         let jobs = vec![
             Job { name: "first".to_owned(), work: Box::new(wait) },

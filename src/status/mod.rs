@@ -17,6 +17,7 @@ use crate::stats::{Counter, LatencySnapshot, PoolStats, ServerStats};
 /// The balancer at one moment: its native pool, and its datagram pools. Rates and latencies of the native pool are of the time since the
 /// snapshot before.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Status {
     /// Valid requests that arrived, by worker.
     pub workers: Vec<u64>,
@@ -53,8 +54,17 @@ pub struct Status {
     /// The registered servers, by id.
     pub servers: Vec<ServerStatus>,
     /// The datagram pools, in the order of the configuration.
-    #[serde(default)]
     pub pools: Vec<PoolStatus>,
+}
+
+impl Status {
+    /// As a line of JSON; without a native pool only the datagram pools.
+    pub fn to_json(&self) -> serde_json::Result<String> {
+        match self.workers.is_empty() {
+            true => serde_json::to_string(&serde_json::json!({ "pools": self.pools })),
+            false => serde_json::to_string(self),
+        }
+    }
 }
 
 /// One server at one moment.

@@ -33,7 +33,7 @@ pub fn run(args: &Balancer) -> Result<()> {
     let config = args.load()?;
     let clock = Clock::start();
     // Everything that may fail is tried before the log is touched.
-    let opened = Opened::all(&config, args, clock)?;
+    let opened = Opened::all(&config)?;
     let _log = logging::init(&config.logs, "balancer/balancer.log")?;
     let (mut native, mut pools) = (vec![], vec![]);
     if let Some(sockets) = opened.native {
@@ -48,8 +48,9 @@ pub fn run(args: &Balancer) -> Result<()> {
         .chain(pools.iter().flat_map(|pool| pool.workers.iter().map(|worker| worker.io.waker())))
         .collect();
     let (ask, asked) = sync_channel(1);
-    // That the last summary is still being printed is as good as another one.
-    let stop = Stop::on_signals_and(wakers, move || drop(ask.try_send(())))?;
+    let stop = Stop::on_signals_and(wakers, move || {
+        let _ = ask.try_send(()); // full: one is about to be printed
+    })?;
     say(&args.common, &config);
     let stats: Vec<Arc<PoolStats>> = native.iter().map(|worker| Arc::clone(worker.role.stats())).collect();
     let shared: Vec<Arc<Shared>> = pools.iter().map(|pool| Arc::clone(&pool.shared)).collect();
@@ -90,8 +91,7 @@ struct OpenPool<'a> {
 }
 
 impl Opened<'_> {
-    fn all<'a>(config: &'a Config, args: &Balancer, clock: Clock) -> Result<Opened<'a>> {
-        let _ = (args, clock);
+    fn all(config: &Config) -> Result<Opened<'_>> {
         let native = if config.runs_native { Some(native_sockets(config.native())?) } else { None };
         let mut planned = vec![];
         for pool in &config.datagram_pools {
@@ -107,7 +107,8 @@ impl Opened<'_> {
             let open = || {
                 let workers = plan.open()?;
                 let addrs = if of.tcp_connections > 0 { &of.listen[..] } else { &[] };
-                let listeners = addrs.iter().map(|&addr| daemon::tcp::listen(addr)).collect::<std::io::Result<_>>()?;
+                let listeners =
+                    addrs.iter().map(|&addr| daemon::tcp::listen(addr)).collect::<std::io::Result<_>>()?;
                 Ok::<_, std::io::Error>(OpenPool { of, names, workers, listeners })
             };
             pools.push(open().with_context(|| format!("pool {}", of.name))?);
@@ -191,7 +192,7 @@ fn native_settings(config: &Config) -> balancer::Settings {
 
 /// Looks the servers' names up and says which sockets they take.
 fn plan(pool: &DatagramPool) -> Result<(Names, relay::Plan)> {
-    let mut names = Names::new(pool.servers.clone(), pool.listen.clone());
+    let mut names = Names::new(pool);
     names.look_up()?;
     let addrs: Vec<SocketAddr> = names.wanted().into_iter().map(|wanted| wanted.addr).collect();
     if addrs.is_empty() {
@@ -243,10 +244,17 @@ fn start_pool(open: OpenPool<'_>, clock: Clock) -> Result<StartedPool> {
     let processor = processors(of.pin)?;
     let mut workers = vec![];
     for (number, (role, sockets)) in roles.into_iter().zip(sockets).enumerate() {
-        let io = daemon::back_end(of.io, sockets, &relay::io_options(of.proxy_protocol), clock)?;
+        let io = BackEnd::open(of.io, sockets, &relay::io_options(of.proxy_protocol), clock)?;
+        tracing::info!(
+            pool = of.name,
+            worker = number,
+            io = io.name(),
+            sockets = io.sockets().len(),
+            "batch I/O"
+        );
         workers.push(relay::Worker { role, io, processor: processor(number) });
     }
-    let names = names.has_names().then_some((names, of.resolve_interval));
+    let names = names.has_names().then_some(names);
     let errands =
         Errands { pool: Arc::clone(&shared), listeners, connections_max: of.tcp_connections, names };
     Ok(StartedPool { shared, workers, errands: Some(errands) })
@@ -304,7 +312,11 @@ fn say(common: &Common, config: &Config) {
 
 /// Prints a summary each time that one is asked for, and every so often. On a thread of its own: a reader that stalls
 /// costs the data path nothing.
-fn print_summaries(mut sampler: Sampler, every: Option<Duration>, asked: Receiver<()>) -> std::io::Result<()> {
+fn print_summaries(
+    mut sampler: Sampler,
+    every: Option<Duration>,
+    asked: Receiver<()>,
+) -> std::io::Result<()> {
     let next = move || match every {
         None => asked.recv().is_ok(),
         Some(every) => !matches!(asked.recv_timeout(every), Err(RecvTimeoutError::Disconnected)),
@@ -320,7 +332,7 @@ fn print_summaries(mut sampler: Sampler, every: Option<Duration>, asked: Receive
 
 /// Shows everything as a line of JSON; false if nobody reads it any more.
 fn print_summary(sampler: &mut Sampler) -> std::io::Result<bool> {
-    print(format_args!("{}\n", serde_json::to_string(&sampler.sample())?))
+    print(format_args!("{}\n", sampler.sample().to_json()?))
 }
 
 /// The end in words.

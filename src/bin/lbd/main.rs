@@ -3,6 +3,7 @@
 //! 0 = done; 1 = ran, but not everything was answered; 2 = a mistake of the operator (configuration, address in use).
 
 mod args;
+mod balancer;
 mod run;
 mod table;
 mod up;

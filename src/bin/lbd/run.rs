@@ -1,30 +1,27 @@
 //! One function per subcommand: configuration and flags become a role, its sockets and its daemon.
 
-use std::net::{SocketAddr, UdpSocket};
-use std::sync::Arc;
+use std::net::SocketAddr;
 
 use anyhow::{Context, Result, bail};
 use lbd::config::{self, Config};
 use lbd::daemon::{self, signals::Stop};
 use lbd::io::socket::{SocketOptions, bind};
 use lbd::io::{BackEnd, IoOptions};
+use lbd::logging;
 use lbd::rng::entropy;
 use lbd::role::server::{ServerRole, Work};
-use lbd::role::{balancer, client, controller, server};
-use lbd::status::Sampler;
+use lbd::role::{client, controller, server};
 use lbd::terminal::{print, tell};
 use lbd::time::Clock;
-use lbd::{logging, scale};
 
-use crate::args::{Args, Balancer, Client, Command, Common, Server};
-
-use crate::up;
+use crate::args::{Args, Client, Command, Common, Server};
+use crate::{balancer, up};
 
 /// Runs a subcommand; false if it ran but not everything was answered.
 pub fn run(args: Args) -> Result<bool> {
     match args.command {
         Command::Up(args) => up::run(&args),
-        Command::Balancer(args) => run_balancer(&args).map(|()| true),
+        Command::Balancer(args) => balancer::run(&args).map(|()| true),
         Command::Controller(args) => run_controller(&args).map(|()| true),
         Command::Server(args) => run_server(&args).map(|()| true),
         Command::Client(args) => run_client(&args),
@@ -43,117 +40,6 @@ fn say(common: &Common, text: std::fmt::Arguments<'_>) {
     if !common.quiet {
         tell(text);
     }
-}
-
-/// The settings of the balancer's role.
-fn balancer_settings(config: &Config) -> balancer::Settings {
-    let (pool, server) = (config.native(), &config.server);
-    balancer::Settings {
-        format: pool.format,
-        key: config.key_bytes(),
-        secret: rand::random(),
-        workers: pool.workers,
-        policy: pool.policy,
-        reply_path: pool.reply_path,
-        servers_max: pool.servers_max,
-        max_outstanding: pool.max_outstanding,
-        interval: server.interval,
-        controller: config.controller,
-        scale: scale::Policy {
-            threshold: pool.scaling_threshold,
-            grow_after: server.grow_after,
-            shrink_after: server.shrink_after,
-            cool_down: server.cool_down,
-            min: server.min,
-            max: server.max,
-        },
-        own: vec![],
-        seed: entropy(),
-    }
-}
-
-/// The sockets of each worker: front and server side. The primary has the server side's port, the others any; the front
-/// is shared by all.
-fn balancer_sockets(pool: &config::Pool) -> Result<Vec<[UdpSocket; 2]>> {
-    let options = SocketOptions::default();
-    let any_port = SocketAddr::new(pool.server_side.ip(), 0);
-    if pool.workers == 1 {
-        return Ok(vec![[bind(pool.client_side, &options)?, bind(pool.server_side, &options)?]]);
-    }
-    // A shared port can be shared with anybody of the same user: another balancer there would take half of the requests.
-    // So it must be free before it is shared.
-    drop(bind(pool.client_side, &options)?);
-    let shared = SocketOptions { reuse_port: true, ..options };
-    (0..pool.workers)
-        .map(|worker| {
-            let back = if worker == 0 { pool.server_side } else { any_port };
-            Ok([bind(pool.client_side, &shared)?, bind(back, &options)?])
-        })
-        .collect()
-}
-
-fn run_balancer(args: &Balancer) -> Result<()> {
-    let config = args.load()?;
-    if let Some(pool) = config.datagram_pools.first() {
-        bail!(
-            "the pool {} is valid, but pools cannot be run yet; remove them to run the native one",
-            pool.name
-        );
-    }
-    debug_assert!(config.runs_native, "what has no pools is native");
-    let pool = config.native();
-    let clock = Clock::start();
-    let sockets = balancer_sockets(pool)?;
-    let _log = logging::init(&config.logs, "balancer/balancer.log")?;
-    let mut settings = balancer_settings(&config);
-    for socket in sockets.iter().flatten() {
-        settings.own.push(socket.local_addr()?);
-    }
-    let options = IoOptions { prefault: true, ..config.io_options() };
-    let processors = if pool.pin { daemon::affinity::processors()? } else { vec![] };
-    let mut workers = vec![];
-    let roles = balancer::Balancer::workers(settings, clock.now());
-    for (number, (role, sockets)) in roles.into_iter().zip(sockets).enumerate() {
-        let io = daemon::back_end(config.io, sockets.into(), &options, clock)?;
-        let processor = processors.get(number % processors.len().max(1)).copied();
-        workers.push(daemon::balancer::Worker { role, io, processor });
-    }
-    let stop = Stop::on_signals(workers.iter().map(|worker| worker.io.waker()).collect())?;
-    let stats: Vec<_> = workers.iter().map(|worker| Arc::clone(worker.role.stats())).collect();
-    say(
-        &args.common,
-        format_args!(
-            "balancer: clients on {}, servers on {}, {}, workers: {}",
-            pool.client_side, pool.server_side, pool.policy, pool.workers
-        ),
-    );
-    if let Some(every) = args.status_every {
-        let mut sampler = Sampler::new(stats.clone());
-        // A thread of its own: a reader that stalls costs the data path nothing.
-        std::thread::Builder::new().name("status".into()).spawn(move || {
-            while print_status(&mut sampler).is_ok_and(|read| read) {
-                std::thread::sleep(every);
-            }
-        })?;
-    }
-    daemon::balancer::run(workers, clock, &stop)?;
-    let mut sampler = Sampler::new(stats);
-    if args.status_every.is_some() {
-        print_status(&mut sampler)?;
-    } else if !args.common.quiet {
-        let s = sampler.sample();
-        let busy = s.busy_no_server + s.busy_shed;
-        tell(format_args!(
-            "balancer: {} requests, {} dispatched, {} answered, {busy} busy, drops {:?}",
-            s.requests, s.dispatched, s.answered, s.drops
-        ));
-    }
-    Ok(())
-}
-
-/// Shows the pool as a line of JSON; false if nobody reads it any more.
-fn print_status(sampler: &mut Sampler) -> std::io::Result<bool> {
-    print(format_args!("{}\n", serde_json::to_string(&sampler.sample())?))
 }
 
 /// Settings, sockets and log of a controller; also the beginning of `lbd up`.

@@ -289,7 +289,9 @@ impl Core {
             Some((known, destination)) if known == client => *destination,
             _ => {
                 let local_ip = self.locals.get(client.local);
-                let Some(destination) = tx.destination(client.front, client.addr, local_ip) else { return false };
+                let Some(destination) = tx.destination(client.front, client.addr, local_ip) else {
+                    return false;
+                };
                 *last = Some((*client, destination));
                 destination
             }
@@ -406,7 +408,9 @@ impl Core {
     /// Looks for servers that owe an answer and are silent for far longer than any answer took. Once a tick.
     pub fn look_for_silence(&mut self, now: Instant) {
         let time_out = self.shared.settings.timeout;
-        let limit = self.slowest.map_or(time_out, |slowest| (slowest * SILENCE_FACTOR).max(SILENCE_MIN).min(time_out));
+        let limit = self
+            .slowest
+            .map_or(time_out, |slowest| (slowest * SILENCE_FACTOR).max(SILENCE_MIN).min(time_out));
         self.slowest = self.slowest.map(|slowest| slowest - slowest / SLOWEST_DECAY);
         for (lane, signals) in self.lanes.iter().zip(&self.shared.signals) {
             let is_silent = lane.outstanding > 0 && now.since(lane.silent_since) > limit;

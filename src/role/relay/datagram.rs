@@ -9,7 +9,6 @@
 //! Requests of one client to one server share a lease: what comes back is that client's in any case, which tells its
 //! requests apart as if it had asked the server itself.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::core::{Client, Core, Datagram, LastClient, Way};
@@ -17,7 +16,7 @@ use super::leases::{Ended, Leases, Owner, Pair};
 use super::members::Member;
 use super::settings::Affinity;
 use crate::aged::{Aged, Key};
-use crate::batch::{SocketId, Tx};
+use crate::batch::{Received, SocketId, Tx};
 use crate::drop_reason::DropReason;
 use crate::select::Slot;
 use crate::time::{Instant, earliest};
@@ -253,12 +252,12 @@ impl Leased {
     pub fn on_server(
         &mut self,
         core: &mut Core,
-        socket: SocketId,
-        peer: SocketAddr,
+        received: &Received,
         Datagram { at, now }: Datagram,
         last: &mut LastClient,
         tx: &mut Tx,
     ) -> Result<(), DropReason> {
+        let (peer, socket) = (received.peer, received.socket);
         let slot = core.view.slot_of(peer).ok_or(DropReason::WrongSource)?;
         let member = *core.view.get(slot).ok_or(DropReason::WrongSource)?;
         let port = socket.0.checked_sub(core.ports_to(peer).start).ok_or(DropReason::WrongSource)?;

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 
 use super::core::{Client, Core, Datagram, LastClient, Way};
 use super::queries::{Place, Queries};
-use crate::batch::{FrameRef, SocketId, Tx};
+use crate::batch::{FrameRef, Received, SocketId, Tx};
 use crate::dns::{self, Malformed, QuestionKey};
 use crate::drop_reason::DropReason;
 use crate::select::Slot;
@@ -73,7 +73,14 @@ impl Dns {
             }
         };
         let client_id = dns::id(bytes);
-        let query = Query { client: Some(*client), client_id, slot, server: member.addr, question, sent: datagram.now };
+        let query = Query {
+            client: Some(*client),
+            client_id,
+            slot,
+            server: member.addr,
+            question,
+            sent: datagram.now,
+        };
         let id = match self.send(core, query, client, Some(datagram.at), bytes, tx) {
             Ok(id) => id,
             Err(reason) => {
@@ -85,7 +92,9 @@ impl Dns {
             }
         };
         core.await_answer(datagram.now, slot);
-        if dns::opcode(bytes) == OPCODE_QUERY && let Some((slot, member)) = core.reserve_for_trial() {
+        if dns::opcode(bytes) == OPCODE_QUERY
+            && let Some((slot, member)) = core.reserve_for_trial()
+        {
             // It gets a copy, so that nobody waits for what may never come.
             let sent = datagram.now;
             let copy = Query { client: None, client_id, slot, server: member.addr, question, sent };
@@ -126,8 +135,7 @@ impl Dns {
     pub fn on_server(
         &mut self,
         core: &mut Core,
-        socket: SocketId,
-        peer: SocketAddr,
+        received: &Received,
         datagram: Datagram,
         bytes: &mut [u8],
         last: &mut LastClient,
@@ -136,7 +144,8 @@ impl Dns {
         if bytes.len() < dns::HEADER_LEN {
             return Err(DropReason::Malformed);
         }
-        let place = Place { port: socket.0 - core.sockets.v4.start, id: dns::id(bytes) };
+        let peer = received.peer;
+        let place = Place { port: received.socket.0 - core.sockets.v4.start, id: dns::id(bytes) };
         let Some(query) = self.queries.get(place) else {
             let Some(slot) = core.view.slot_of(peer) else { return Err(DropReason::WrongSource) };
             core.hear(datagram.now, slot); // too late for its query, but it lives

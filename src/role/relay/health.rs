@@ -220,6 +220,7 @@ impl Primary {
             return Err(DropReason::WrongQuestion);
         }
         server.asked = None;
+        self.next_look = now; // so that it is judged at the next tick
         core.hear(now, slot);
         Ok(())
     }
@@ -324,7 +325,11 @@ impl Primary {
             });
             // Known before it may be chosen.
             core.shared.members.publish(slot, member);
-            core.shared.tree.set(slot, leaf, cost_of_weight(server.as_ref().map_or(1, |server| server.weight)));
+            core.shared.tree.set(
+                slot,
+                leaf,
+                cost_of_weight(server.as_ref().map_or(1, |server| server.weight)),
+            );
             let stats = &core.stats.servers[index];
             stats.id_plus_one.set(server.as_ref().map_or(0, |server| u64::from(server.id) + 1));
             stats.state.set(state.map_or(0, |state| state as u64));

@@ -263,7 +263,8 @@ impl Leases {
         Row::ALL.into_iter().find_map(|row| {
             let line = &lane.lines[row as usize];
             let first = self.leases.get(line.first as usize)?;
-            let keep = if row == Row::Regular && line.len <= self.ports / 2 { REGULAR_KEEP } else { Duration::ZERO };
+            let keep =
+                if row == Row::Regular && line.len <= self.ports / 2 { REGULAR_KEEP } else { Duration::ZERO };
             (first.until + keep <= now).then_some(Pair(line.first))
         })
     }

@@ -82,7 +82,8 @@ impl View {
     pub fn is_inside(&self, peer: SocketAddr, local_ip: Option<IpAddr>) -> bool {
         let port = usize::from(peer.port());
         self.ports[port / 64] & 1 << (port % 64) != 0
-            && (self.by_addr.contains_key(&bare(peer)) || self.own.iter().any(|own| is_from(peer, *own, local_ip)))
+            && (self.by_addr.contains_key(&bare(peer))
+                || self.own.iter().any(|own| is_from(peer, *own, local_ip)))
     }
 
     /// Copies what has changed; tells the slots that have another server now, or none.
@@ -128,7 +129,8 @@ fn bare(addr: SocketAddr) -> SocketAddr {
 /// has: from the loopback, or from the very address that was asked.
 fn is_from(peer: SocketAddr, own: SocketAddr, local_ip: Option<IpAddr>) -> bool {
     let ip = peer.ip();
-    let is_ours = if own.ip().is_unspecified() { ip.is_loopback() || Some(ip) == local_ip } else { ip == own.ip() };
+    let is_ours =
+        if own.ip().is_unspecified() { ip.is_loopback() || Some(ip) == local_ip } else { ip == own.ip() };
     peer.port() == own.port() && is_ours
 }
 

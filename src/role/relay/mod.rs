@@ -48,9 +48,7 @@ use crate::stats::RelayStats;
 use crate::time::{Instant, earliest};
 
 pub use self::members::Member;
-pub use self::settings::{
-    Affinity, Check, Event, HealthCheck, ProxyProtocol, Settings, Sockets, Speaks,
-};
+pub use self::settings::{Affinity, Check, Event, HealthCheck, ProxyProtocol, Settings, Sockets, Speaks};
 pub use self::shared::{Shared, Wanted};
 
 /// How datagrams are matched with what comes back.
@@ -109,7 +107,15 @@ impl Relay {
                 Speaks::Datagram => Matching::Leased(Box::new(Leased::new(&core, key(3)))),
             };
             let primary = (number == 0).then(|| Box::new(Primary::new(&core, key(4), now)));
-            Relay { core, matching, primary, next_tick: now, next_measure: now + MEASURE, last_turn: now, grace: now }
+            Relay {
+                core,
+                matching,
+                primary,
+                next_tick: now,
+                next_measure: now + MEASURE,
+                last_turn: now,
+                grace: now,
+            }
         };
         let workers = sockets.iter().enumerate().map(worker).collect();
         (shared, workers)
@@ -145,8 +151,8 @@ impl Relay {
                 (Some(primary), _) if core.sockets.is_for_checks(socket.0) => {
                     primary.on_check_answer(core, now, peer, bytes)
                 }
-                (_, Matching::Dns(dns)) => dns.on_server(core, socket, peer, datagram, bytes, &mut last, tx),
-                (_, Matching::Leased(leased)) => leased.on_server(core, socket, peer, datagram, &mut last, tx),
+                (_, Matching::Dns(dns)) => dns.on_server(core, received, datagram, bytes, &mut last, tx),
+                (_, Matching::Leased(leased)) => leased.on_server(core, received, datagram, &mut last, tx),
             };
             if let Err(reason) = outcome {
                 core.stats.dropped.add(reason, 1);

@@ -65,12 +65,6 @@ impl<T> Queries<T> {
         self.entries.get(key).map(|(place, _)| (*place, sent))
     }
 
-    /// Queries under way.
-    #[cfg(test)]
-    pub fn len(&self) -> usize {
-        self.entries.len()
-    }
-
     fn key(&self, place: Place) -> Option<Key> {
         let key = *self.index.get(at(place))?;
         (key != NONE).then(|| Key::at(key as usize - 1))

@@ -19,6 +19,9 @@ pub enum Speaks {
 }
 
 impl Speaks {
+    /// All of them.
+    pub const ALL: [Speaks; 2] = [Speaks::Dns, Speaks::Datagram];
+
     /// The word in configurations and arguments.
     pub const fn name(self) -> &'static str {
         match self {

@@ -1,8 +1,8 @@
 //! What the workers of a pool share. On the data path it is changed through atomics only.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use crossbeam_utils::CachePadded;
 
@@ -58,7 +58,8 @@ impl Signals {
     /// What was noticed since the last call.
     pub fn take(&self) -> Noticed {
         let take = |flag: &AtomicBool| flag.load(Ordering::Relaxed) && flag.swap(false, Ordering::Relaxed);
-        let lost = if self.lost.load(Ordering::Relaxed) > 0 { self.lost.swap(0, Ordering::Relaxed) } else { 0 };
+        let lost =
+            if self.lost.load(Ordering::Relaxed) > 0 { self.lost.swap(0, Ordering::Relaxed) } else { 0 };
         Noticed { lost, silent: take(&self.silent), refused: take(&self.refused) }
     }
 }
