@@ -200,6 +200,29 @@ mod tests {
     }
 
     #[test]
+    fn a_transparent_socket_may_have_an_address_of_others_and_else_the_error_names_what_is_missing() {
+        let foreign = SocketAddr::from(([192, 0, 2, 7], 0)); // for documents only (RFC 5737)
+        let transparent = SocketOptions { transparent: true, ..SocketOptions::default() };
+        match bind(foreign, &transparent) {
+            Ok(_) => {
+                let error = bind(foreign, &SocketOptions::default()).unwrap_err();
+                assert_eq!(error.kind(), io::ErrorKind::AddrNotAvailable);
+            }
+            Err(error) => eprintln!("skipped in part: {error}"),
+        }
+        let bind_without_capabilities = move || {
+            let none = rustix::thread::CapabilitySet::empty();
+            let sets = rustix::thread::CapabilitySets { effective: none, permitted: none, inheritable: none };
+            rustix::thread::set_capabilities(None, sets).unwrap(); // of this thread only
+            bind(foreign, &transparent).unwrap_err()
+        };
+        let error = std::thread::spawn(bind_without_capabilities).join().unwrap();
+        assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
+        let expected = "cannot bind 192.0.2.7:0: IP_TRANSPARENT needs CAP_NET_ADMIN or CAP_NET_RAW";
+        assert!(error.to_string().starts_with(expected), "{error}");
+    }
+
+    #[test]
     fn both_wildcards_stand_side_by_side() {
         let v6 = bind("[::]:0".parse().unwrap(), &SocketOptions::default()).unwrap();
         let port = v6.local_addr().unwrap().port();
