@@ -11,8 +11,8 @@ use crate::backend::{Backend, Kernel, collect, options, stage};
 
 const FIRST: SocketId = SocketId(0);
 
-/// Runs a case in a network of its own, in which the longest packet is that of an Ethernet. Says so where that
-/// is not allowed.
+/// Runs a case in a network of its own, in which the longest packet is that of an Ethernet. Says so where
+/// that is not allowed.
 fn where_packets_are_short(case: impl FnOnce() + Send + 'static) {
     let run = || match enter_network_of_short_packets() {
         Ok(()) => case(),
@@ -42,7 +42,8 @@ fn enter_network_of_short_packets() -> std::io::Result<()> {
     Ok(())
 }
 
-/// Sends runs of datagrams of these lengths to a peer, one run a turn, and returns what was sent and not sent.
+/// Sends runs of datagrams of these lengths to a peer, one run a turn, and returns what was sent and not
+/// sent.
 fn send_runs(backend: Kernel, sender: &SocketOptions, lens: &[usize]) -> lbd::io::IoCounters {
     const RUN: usize = 12;
     let mut peer = backend.one();

@@ -102,8 +102,8 @@ impl DatagramIo for MmsgIo {
                     // A pending ICMP error ends a recvmmsg(2) early.
                     Read { taken, drained: taken < asked && !facts.may_end_early() }
                 }
-                // An ICMP error of some peer; reading it has cleared it. In the error queue, if it is there, it
-                // stays: it was announced by an event of its own.
+                // An ICMP error of some peer; reading it has cleared it. In the error queue, if it is there,
+                // it stays: it was announced by an event of its own.
                 Err(e) => Read { taken: 0, drained: e.kind() == io::ErrorKind::WouldBlock },
             }
         });
@@ -148,8 +148,8 @@ mod tests {
         // Without checksums there is no segmentation: EINVAL.
         sys::set_option(sender.as_fd(), libc::SOL_SOCKET, libc::SO_NO_CHECK, 1).unwrap();
         let mut io = MmsgIo::new(vec![sender], &IoOptions::default(), Clock::start()).unwrap();
-        // Of datagrams that are longer than a path may take, a refusal says nothing; of short ones, first that
-        // there were too many.
+        // Of datagrams that are longer than a path may take, a refusal says nothing; of short ones, first
+        // that there were too many.
         let mut sent = 0;
         for (turn, len, count, gso_off) in [(0, 2_000, 30, 0), (1, 64, 100, 0), (2, 64, 100, 1)] {
             for number in 0..count {
