@@ -41,7 +41,7 @@ pub struct PeerError {
     pub socket: SocketId,
     /// Where it had been sent to.
     pub peer: SocketAddr,
-    /// What became of it, as errno(3) has it: ECONNREFUSED where nobody listens on the port, EHOSTUNREACH, ...
+    /// What became of it, as errno(3) has it: ECONNREFUSED where nobody listens on the port, for one.
     pub errno: i32,
 }
 
@@ -68,7 +68,8 @@ impl Rx {
         }
     }
 
-    /// Takes the memory of the slots from the system now, instead of as it is used. Before anything is received.
+    /// Takes the memory of the slots from the system now, instead of as it is used. Before anything is
+    /// received.
     pub fn fault_in(&mut self) {
         fault_in(&mut self.memory);
     }
@@ -118,7 +119,8 @@ impl Rx {
         self.received.push(received);
     }
 
-    /// What the network said of datagrams that were sent before; in the order in which it came for one socket.
+    /// What the network said of datagrams that were sent before; in the order in which it came for one
+    /// socket.
     pub fn errors(&self) -> &[PeerError] {
         &self.errors
     }

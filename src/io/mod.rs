@@ -132,12 +132,12 @@ pub struct IoCounters {
 
 /// Sockets, the memory of a turn, and waiting.
 pub trait DatagramIo {
-    /// Waits until a socket is readable, the [`Waker`] fires, or `deadline` has passed; returns at
-    /// once if data is left over from the last turn. Sub-millisecond deadlines are kept.
+    /// Waits until a socket is readable or has an error to list, the [`Waker`] fires, or `deadline` has
+    /// passed; returns at once if data is left over from the last turn. Sub-millisecond deadlines are kept.
     fn wait(&mut self, deadline: Option<Instant>) -> io::Result<()>;
 
     /// Receives at most one turn's worth into [`Rx`]. Errors of single datagrams (an ICMP error of
-    /// one peer, a cut datagram) are counted, never returned.
+    /// one peer, a cut datagram) are listed or counted, never returned. A simulated network has no ICMP.
     fn receive(&mut self) -> io::Result<()>;
 
     /// The current turn: what came in, and what shall go out.

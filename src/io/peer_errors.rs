@@ -1,5 +1,5 @@
-//! Error queues: what the network says of datagrams that were sent, with the address that each had been sent to
-//! (IP_RECVERR in ip(7), IPV6_RECVERR in ipv6(7)).
+//! Error queues: what the network says of datagrams that were sent, with the address that each had been sent
+//! to (IP_RECVERR in ip(7), IPV6_RECVERR in ipv6(7)).
 
 use std::io;
 use std::net::UdpSocket;

@@ -225,14 +225,15 @@ impl Sender {
         mut errno: c_int,
         counters: &mut IoCounters,
     ) {
+        let packed = self.messages[index].packed;
+        let datagrams = packed.datagrams();
         let socket = self.sockets[index];
         let retries = self.retries[socket.0 as usize];
-        if retries > 0 && may_be_of_another(errno) {
+        let is_too_long = errno == libc::EMSGSIZE && datagrams > 1; // more likely than another's
+        if retries > 0 && may_be_of_another(errno) && !is_too_long {
             // SAFETY: a header of `send`, which still points where it did.
             errno = unsafe { send_one(call, &mut self.headers[index], socket, retries - 1) };
         }
-        let packed = self.messages[index].packed;
-        let datagrams = packed.datagrams();
         if errno == 0 {
             counters.sent += datagrams as u64;
         } else if datagrams == 1 || !(may_be_segmentation(errno) || errno == libc::EMSGSIZE) {

@@ -71,7 +71,8 @@ impl IpOption {
 
 /// A non-blocking UDP socket on this address, with buffers as large as the system grants and, unless
 /// fragments are asked for, don't-fragment set: a datagram arrives whole or not at all, and is never a
-/// target for forged fragments. An IPv6 socket takes IPv6 only, so that `0.0.0.0` and `[::]` can stand side by side.
+/// target for forged fragments. An IPv6 socket takes IPv6 only, so that `0.0.0.0` and `[::]` can stand side
+/// by side.
 pub fn bind(addr: SocketAddr, options: &SocketOptions) -> io::Result<UdpSocket> {
     try_bind(addr, options).map_err(|e| io::Error::new(e.kind(), format!("cannot bind {addr}: {e}")))
 }
@@ -114,9 +115,9 @@ fn set_buffers(socket: &Socket, options: &SocketOptions) -> io::Result<()> {
 }
 
 /// IP_MTU_DISCOVER (ip(7)): "IP_PMTUDISC_DO forces the don't-fragment flag to be set on all outgoing
-/// packets", and a datagram beyond the path's MTU is refused with EMSGSIZE. IP_PMTUDISC_OMIT "allows packets to
-/// get fragmented if they exceed the interface mtu" (linux/in.h, Linux 3.15), and so believes no forged word
-/// about the path's; older kernels have IP_PMTUDISC_DONT.
+/// packets", and a datagram beyond the path's MTU is refused with EMSGSIZE. IP_PMTUDISC_OMIT "allows packets
+/// to get fragmented if they exceed the interface mtu" (linux/in.h, Linux 3.15), and so believes no forged
+/// word about the path's; older kernels have IP_PMTUDISC_DONT.
 fn choose_fragments(socket: &Socket, addr: SocketAddr, fragments: bool) -> io::Result<()> {
     const _: () = assert!(libc::IP_PMTUDISC_DO == libc::IPV6_PMTUDISC_DO, "one value for both families");
     const _: () = assert!(libc::IP_PMTUDISC_OMIT == libc::IPV6_PMTUDISC_OMIT);
@@ -151,9 +152,9 @@ pub fn send_buffer(socket: &UdpSocket) -> usize {
     SockRef::from(socket).send_buffer_size().unwrap_or(0)
 }
 
-/// Sets what a batch back end relies on, on a socket that was bound here or inherited: non-blocking;
-/// a count of the datagrams that the kernel dropped (SO_RXQ_OVFL); the address that was asked, where
-/// the socket is bound to a wildcard or transparent (IP_PKTINFO); and merged datagrams (UDP_GRO, Linux 5.0, commit
+/// Sets what a batch back end relies on, on a socket that was bound here or inherited: non-blocking; a count
+/// of the datagrams that the kernel dropped (SO_RXQ_OVFL); the address that was asked, where the socket is
+/// bound to a wildcard or transparent (IP_PKTINFO); and merged datagrams (UDP_GRO, Linux 5.0, commit
 /// e20cf8d3f1f7) if a receive slot can take them. Kernels without one of the last two still work.
 pub fn prepare(socket: &UdpSocket, merge: bool) -> io::Result<()> {
     socket.set_nonblocking(true)?;
@@ -197,6 +198,29 @@ mod tests {
             SocketOptions { receive_buffer: 128 << 10, send_buffer: 64 << 10, ..SocketOptions::default() };
         let socket = bind(localhost(0), &options).unwrap();
         assert_eq!((receive_buffer(&socket), send_buffer(&socket)), (128 << 10, 64 << 10));
+    }
+
+    #[test]
+    fn a_transparent_socket_may_have_an_address_of_others_and_else_the_error_names_what_is_missing() {
+        let foreign = SocketAddr::from(([192, 0, 2, 7], 0)); // for documents only (RFC 5737)
+        let transparent = SocketOptions { transparent: true, ..SocketOptions::default() };
+        match bind(foreign, &transparent) {
+            Ok(_) => {
+                let error = bind(foreign, &SocketOptions::default()).unwrap_err();
+                assert_eq!(error.kind(), io::ErrorKind::AddrNotAvailable);
+            }
+            Err(error) => eprintln!("skipped in part: {error}"),
+        }
+        let bind_without_capabilities = move || {
+            let none = rustix::thread::CapabilitySet::empty();
+            let sets = rustix::thread::CapabilitySets { effective: none, permitted: none, inheritable: none };
+            rustix::thread::set_capabilities(None, sets).unwrap(); // of this thread only
+            bind(foreign, &transparent).unwrap_err()
+        };
+        let error = std::thread::spawn(bind_without_capabilities).join().unwrap();
+        assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
+        let expected = "cannot bind 192.0.2.7:0: IP_TRANSPARENT needs CAP_NET_ADMIN or CAP_NET_RAW";
+        assert!(error.to_string().starts_with(expected), "{error}");
     }
 
     #[test]

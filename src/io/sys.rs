@@ -74,9 +74,10 @@ pub fn option(fd: BorrowedFd<'_>, level: c_int, name: c_int) -> io::Result<c_int
     check(result).map(|_| value)
 }
 
-/// recvmsg(2) of the oldest error in the socket's error queue (MSG_ERRQUEUE), without the bytes of the datagram
-/// that it is about. `name` takes "the original destination address of the datagram that caused the error"; the
-/// result is its length, and the length of the control data. An empty queue is the error `WouldBlock`.
+/// recvmsg(2) of the oldest error in the socket's error queue (MSG_ERRQUEUE), without the bytes of the
+/// datagram that it is about. `name` takes "the original destination address of the datagram that caused the
+/// error"; the result is its length, and the length of the control data. An empty queue is the error
+/// `WouldBlock`.
 pub fn receive_error(
     fd: BorrowedFd<'_>,
     name: &mut RawAddr,

@@ -131,8 +131,8 @@ impl Kernel {
         bind(SocketAddr::new(self.ip, 0), options).unwrap()
     }
 
-    /// A socket whose address nobody else can get, and at which nobody else is heard: it hears itself only, so
-    /// everybody else is answered by an ICMP error.
+    /// A socket whose address nobody else can get, and at which nobody else is heard: it hears itself only,
+    /// so everybody else is answered by an ICMP error.
     pub fn dead(&self) -> (UdpSocket, SocketAddr) {
         let socket = self.socket(&SocketOptions::default());
         let addr = socket.local_addr().unwrap();

@@ -5,6 +5,7 @@
 
 mod backend;
 mod cases;
+mod datagrams;
 mod kernel_only;
 mod peer_errors;
 mod uring_only;
@@ -89,4 +90,11 @@ over_both_families! { peer_errors, as errors_of_peers:
     nothing_is_left_unread_beside_errors,
     more_errors_than_a_turn_lists_are_left_for_the_next,
     clients_that_are_gone_do_not_disturb_a_socket_that_reports_no_errors,
+}
+
+over_both_families! { datagrams, as datagrams_of_servers:
+    a_long_answer_passes_in_fragments_and_segmentation_goes_on,
+    without_fragments_a_long_datagram_is_refused,
+    a_transparent_socket_sends_from_addresses_of_others,
+    other_sockets_do_not_send_from_addresses_of_others,
 }

@@ -31,13 +31,13 @@ pub fn a_dead_server_is_told_and_costs_the_others_nothing(backend: Kernel) {
     let mut peers: Vec<_> = (0..5).map(|_| backend.one()).collect();
     let mut errors = Vec::new();
     for round in 0..ROUNDS {
-        for (number, peer) in peers.iter().enumerate() {
-            if number == round % peers.len() {
-                stage(&mut io, 0, dead, b"is anybody there?");
-            }
+        // Among the others, so that another one's datagrams meet the error: in the same turn, or in the next.
+        let mut to: Vec<_> = peers.iter().map(|peer| peer.local_addr(FIRST)).collect();
+        to.insert(round % 6, dead);
+        for to in to {
             // A run that leaves as one message, where there is segmentation.
-            for _ in 0..3 {
-                stage(&mut io, 0, peer.local_addr(FIRST), &[round as u8; 100]);
+            for _ in 0..if to == dead { 1 } else { 3 } {
+                stage(&mut io, 0, to, &[round as u8; 100]);
             }
         }
         io.flush().unwrap(); // the ICMP error has come before it returns

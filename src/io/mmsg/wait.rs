@@ -73,8 +73,8 @@ impl Waiter {
         Ok(())
     }
 
-    /// Waits until a socket becomes readable or has an error, the waker fires or `deadline` has passed; a signal
-    /// handler ends the wait too.
+    /// Waits until a socket becomes readable or has an error, the waker fires or `deadline` has passed; a
+    /// signal handler ends the wait too.
     pub(super) fn wait(
         &mut self,
         clock: Clock,
