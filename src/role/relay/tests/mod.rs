@@ -1,0 +1,6 @@
+//! Datagram pools, fed by hand: what reaches whom, what reaches nobody, and what is counted.
+
+use super::*;
+
+mod bench;
+mod dns;
