@@ -124,7 +124,7 @@ impl Leased {
         let way = self.way(core, pair, &member);
         if let Err(reason) = core.send_to_server(&way, client, Some(at), bytes, true, tx) {
             core.release(slot);
-            self.rest_if_unused(now, pair);
+            self.rest_if_done(now, pair, core);
             return Err(reason);
         }
         let key = self.waiting.insert(now, Request { pair, next: None, sent: now }).expect("there is room");
@@ -189,7 +189,7 @@ impl Leased {
         let way = self.way(core, pair, &member);
         if let Err(reason) = core.send_to_server(&way, &owner.client, Some(at), bytes, true, tx) {
             core.release(slot);
-            self.rest_if_unused(now, pair);
+            self.rest_if_done(now, pair, core);
             return Err(reason);
         }
         let used = &mut self.uses[pair.index()];
@@ -236,18 +236,6 @@ impl Leased {
         Way { slot: self.leases.slot(pair), server: member.addr, from }
     }
 
-    /// Gives back a pair that was taken for a datagram that could not be sent.
-    fn rest_if_unused(&mut self, now: Instant, pair: Pair) {
-        if self.uses[pair.index()].last.is_none() {
-            self.rest(now, pair);
-        }
-    }
-
-    /// Ends a lease. Whether all was answered decides how long it rests.
-    fn rest(&mut self, now: Instant, pair: Pair) {
-        self.leases.rest(now, pair, Ended::Answered, self.hold);
-    }
-
     /// A datagram that came by a port.
     pub fn on_server(
         &mut self,
@@ -260,8 +248,11 @@ impl Leased {
         let (peer, socket) = (received.peer, received.socket);
         let slot = core.view.slot_of(peer).ok_or(DropReason::WrongSource)?;
         let member = *core.view.get(slot).ok_or(DropReason::WrongSource)?;
-        let port = socket.0.checked_sub(core.ports_to(peer).start).ok_or(DropReason::WrongSource)?;
-        let pair = self.leases.pair(port, slot);
+        let ports = core.ports_to(peer);
+        if !ports.contains(&socket.0) {
+            return Err(DropReason::WrongSource);
+        }
+        let pair = self.leases.pair(socket.0 - ports.start, slot);
         let used = self.uses[pair.index()];
         if used.generation != member.generation {
             return Err(DropReason::Late); // meant for whom an earlier server of the slot has served
@@ -314,6 +305,7 @@ impl Leased {
         request
     }
 
+    /// Ends a lease that no request waits for. Whether all was answered decides how long it rests.
     fn rest_if_done(&mut self, now: Instant, pair: Pair, core: &Core) {
         let used = &self.uses[pair.index()];
         if used.first.is_some() {

@@ -159,6 +159,11 @@ impl Bench {
 
     /// A turn of one worker.
     pub fn turn_of(&mut self, worker: usize, arrived: &[In]) -> Vec<Sent> {
+        self.turn_in(worker, arrived, false)
+    }
+
+    /// The same, maybe in a turn that has no room for anything to send.
+    pub fn turn_in(&mut self, worker: usize, arrived: &[In], is_full: bool) -> Vec<Sent> {
         self.rx.clear();
         self.tx.clear();
         for (slot, datagram) in arrived.iter().enumerate() {
@@ -174,7 +179,13 @@ impl Bench {
                 stride: stride as u32,
             });
         }
-        self.run(worker)
+        if !is_full {
+            return self.run(worker);
+        }
+        let tx = std::mem::replace(&mut self.tx, Tx::new(0, 0, 1));
+        let sent = self.run(worker);
+        self.tx = tx;
+        sent
     }
 
     /// What the network says of a datagram to this server; `count` times.

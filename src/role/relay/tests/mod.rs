@@ -4,3 +4,5 @@ use super::*;
 
 mod bench;
 mod dns;
+mod model;
+mod requests;
