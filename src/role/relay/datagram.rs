@@ -24,7 +24,7 @@ use crate::time::{Instant, earliest};
 /// Requests under way at one worker.
 const REQUESTS_MAX: usize = 65_536;
 /// The rest of an unanswered pair, in time-outs: an answer may be as late.
-const UNANSWERED_REST: u32 = 2;
+pub(super) const UNANSWERED_REST: u32 = 2;
 /// The shortest rest of an answered pair, where it is measured.
 pub(super) const HOLD_MIN: Duration = Duration::from_millis(50);
 

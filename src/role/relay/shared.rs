@@ -134,6 +134,11 @@ impl Shared {
         *self.wanted.lock().expect("no panic while it is held") = Some(servers);
     }
 
+    /// Keeps a wish that cannot be met yet, unless there is a newer one.
+    pub(super) fn want_still(&self, servers: Vec<Wanted>) {
+        self.wanted.lock().expect("no panic while it is held").get_or_insert(servers);
+    }
+
     pub(super) fn take_wanted(&self) -> Option<Vec<Wanted>> {
         self.wanted.lock().expect("no panic while it is held").take()
     }

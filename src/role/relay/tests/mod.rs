@@ -4,5 +4,6 @@ use super::*;
 
 mod bench;
 mod dns;
+mod members;
 mod model;
 mod requests;
