@@ -44,7 +44,7 @@ struct Use {
     last: Option<Key>,
     /// Datagrams that the server may still send to the client.
     credit: u32,
-    /// Which server of the slot it is.
+    /// Which server of the slot it is; of none, as long as nothing was sent.
     generation: u32,
     /// Whether the server has sent something.
     is_answered: bool,
@@ -133,6 +133,7 @@ impl Leased {
             None => used.first = Some(key),
             Some(last) => self.waiting.get_mut(last).expect("it waits").next = Some(key),
         }
+        used.generation = member.generation;
         used.credit = used.credit.saturating_add(self.replies.unwrap_or(1));
         core.await_answer(now, slot);
         Ok(())
@@ -162,7 +163,7 @@ impl Leased {
                 }
                 return Ok(());
             }
-            self.end_flow(core, now, pair); // its server has left
+            self.end_flow(core, now, pair, Duration::ZERO); // its server has left
         }
         self.open_flow(core, owner, Datagram { at, now }, bytes, tx)
     }
@@ -193,6 +194,7 @@ impl Leased {
             return Err(reason);
         }
         let used = &mut self.uses[pair.index()];
+        used.generation = member.generation;
         used.is_answered = is_one_way;
         used.credit = self.replies.unwrap_or(1);
         used.last = if is_one_way {
@@ -217,13 +219,13 @@ impl Leased {
                 self.leases.retake(pair);
                 let used = &mut self.uses[pair.index()];
                 if !rests || used.generation != member.generation {
-                    *used = Use { generation: member.generation, ..Use::default() };
+                    *used = Use::default();
                 }
                 pair
             }
             None => {
                 let pair = self.leases.take(now, owner, slot, port)?;
-                self.uses[pair.index()] = Use { generation: member.generation, ..Use::default() };
+                self.uses[pair.index()] = Use::default();
                 pair
             }
         };
@@ -318,18 +320,20 @@ impl Leased {
         self.leases.rest(now, pair, ended, rest);
     }
 
-    fn end_flow(&mut self, core: &mut Core, now: Instant, pair: Pair) {
+    /// Ends a flow that nothing was sent in for so long. An answer to its last datagram may be as late as any.
+    fn end_flow(&mut self, core: &mut Core, now: Instant, pair: Pair, idle: Duration) {
         let slot = self.leases.slot(pair);
+        let unanswered_rest = core.shared.settings.timeout * UNANSWERED_REST;
         let used = &mut self.uses[pair.index()];
         let key = used.last.take();
         let (ended, rest) = if used.is_answered {
             key.and_then(|key| self.flows.remove(key));
             core.free(slot);
-            (Ended::Answered, self.hold)
+            (Ended::Answered, self.hold.max(unanswered_rest.saturating_sub(idle)))
         } else {
             key.and_then(|key| self.waiting.remove(key));
             core.settle(slot);
-            (Ended::Unanswered, core.shared.settings.timeout * UNANSWERED_REST)
+            (Ended::Unanswered, unanswered_rest)
         };
         self.leases.rest(now, pair, ended, rest);
         let flows = &core.stats.flows;
@@ -346,7 +350,7 @@ impl Leased {
             match self.affinity {
                 Affinity::Client => {
                     core.lose(self.leases.slot(pair));
-                    self.end_flow(core, now, pair);
+                    self.end_flow(core, now, pair, time_out);
                 }
                 Affinity::None => {
                     self.end_request(pair);
@@ -359,7 +363,7 @@ impl Leased {
             && used + idle <= now
         {
             let Some(&pair) = self.flows.get(key) else { return };
-            self.end_flow(core, now, pair);
+            self.end_flow(core, now, pair, idle);
         }
     }
 

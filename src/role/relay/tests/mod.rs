@@ -4,6 +4,8 @@ use super::*;
 
 mod bench;
 mod dns;
+mod flows;
+mod front;
 mod members;
 mod model;
 mod requests;
