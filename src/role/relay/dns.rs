@@ -68,46 +68,56 @@ impl Dns {
         let (slot, member) = match core.reserve() {
             Ok(reserved) => reserved,
             Err(reason) => {
+                self.try_out(core, client, question, datagram.now, bytes, tx);
                 servfail(core, client, datagram.at, bytes, last, tx);
                 return Err(reason);
             }
         };
-        let client_id = dns::id(bytes);
         let query = Query {
             client: Some(*client),
-            client_id,
+            client_id: dns::id(bytes),
             slot,
             server: member.addr,
             question,
             sent: datagram.now,
         };
-        let id = match self.send(core, query, client, Some(datagram.at), bytes, tx) {
-            Ok(id) => id,
-            Err(reason) => {
-                core.release(slot);
-                if reason == DropReason::TableFull {
-                    servfail(core, client, datagram.at, bytes, last, tx);
-                }
-                return Err(reason);
+        if let Err(reason) = self.send(core, query, client, Some(datagram.at), bytes, tx) {
+            core.release(slot);
+            if reason == DropReason::TableFull {
+                servfail(core, client, datagram.at, bytes, last, tx);
             }
-        };
-        core.await_answer(datagram.now, slot);
-        if dns::opcode(bytes) == OPCODE_QUERY
-            && let Some((slot, member)) = core.reserve_for_trial()
-        {
-            // It gets a copy, so that nobody waits for what may never come.
-            let sent = datagram.now;
-            let copy = Query { client: None, client_id, slot, server: member.addr, question, sent };
-            match self.send(core, copy, client, None, bytes, tx) {
-                Ok(_) => core.owe(sent, slot),
-                Err(_) => core.release(slot), // another query will do
-            }
-            dns::set_id(bytes, id);
+            return Err(reason);
         }
+        core.await_answer(datagram.now, slot);
+        self.try_out(core, client, question, datagram.now, bytes, tx);
         Ok(())
     }
 
-    /// Sends a query under an id of its own, which is in its bytes afterwards, and is given back.
+    /// Sends a copy of a query to the server that is to prove itself, if there is one: so nobody waits for what may
+    /// never come. The query itself stays as it is.
+    fn try_out(
+        &mut self,
+        core: &mut Core,
+        client: &Client,
+        question: u64,
+        now: Instant,
+        bytes: &mut [u8],
+        tx: &mut Tx,
+    ) {
+        if dns::opcode(bytes) != OPCODE_QUERY {
+            return;
+        }
+        let Some((slot, member)) = core.reserve_for_trial() else { return };
+        let id = dns::id(bytes);
+        let copy = Query { client: None, client_id: id, slot, server: member.addr, question, sent: now };
+        match self.send(core, copy, client, None, bytes, tx) {
+            Ok(()) => core.owe(now, slot),
+            Err(_) => core.release(slot), // another query will do
+        }
+        dns::set_id(bytes, id);
+    }
+
+    /// Sends a query under an id of its own, which is in its bytes afterwards.
     fn send(
         &mut self,
         core: &mut Core,
@@ -116,7 +126,7 @@ impl Dns {
         at: Option<FrameRef>,
         bytes: &mut [u8],
         tx: &mut Tx,
-    ) -> Result<u16, DropReason> {
+    ) -> Result<(), DropReason> {
         let Query { slot, server, sent, .. } = query;
         let ports = core.ports_to(server);
         let from = SocketId(ports.start + self.port % (ports.len() as u16).max(1));
@@ -128,7 +138,7 @@ impl Dns {
             self.queries.remove(place);
             return Err(reason);
         }
-        Ok(place.id)
+        Ok(())
     }
 
     /// A datagram that came by a port.

@@ -147,9 +147,15 @@ impl Primary {
 
     fn judge(&mut self, core: &mut Core, now: Instant, slot: Slot, noticed: Noticed, alive_at: Instant) {
         let Some(server) = &mut self.servers[slot.index()] else { return };
-        let is_suspect = server.health.state() == State::Suspect;
+        let state = server.health.state();
+        let is_suspect = state == State::Suspect;
         if alive_at > server.heard_at {
             server.heard_at = alive_at;
+            if state == State::Down {
+                // It needs more answers, and is likely to give them.
+                server.trial_pause = self.settings.interval;
+                server.next_trial = now + server.trial_pause;
+            }
             return self.apply(core, now, slot, health::Event::Alive, "it answers");
         }
         let overdue = server.asked.filter(|asked| asked.sent + self.settings.timeout <= now);
@@ -162,7 +168,7 @@ impl Primary {
             _ if overdue.is_some_and(|asked| alive_at < asked.sent) => "it does not answer checks",
             Noticed { lost: 1.., .. } if is_quiet(timeout) => "it does not answer requests",
             Noticed { silent: true, .. } if !is_suspect => "it owes answers and is silent",
-            Noticed { refused: true, .. } if !is_suspect => "the network says that it is not there",
+            Noticed { refused: true, .. } if state == State::Up => "the network says that it is not there",
             _ => return,
         };
         let event = if is_suspect { health::Event::ProbeLost } else { health::Event::Silent };
@@ -190,13 +196,12 @@ impl Primary {
                 }
             }
             State::Suspect | State::Down => {
-                if now >= server.next_trial {
+                // Where another server waits for a request, the next tick asks again.
+                if now >= server.next_trial && (self.is_one_way || core.shared.ask_for_trial(slot)) {
                     server.next_trial = now + server.trial_pause;
                     server.trial_pause = (server.trial_pause * 2).min(TRIAL_PAUSE_MAX);
                     if self.is_one_way {
                         self.apply(core, now, slot, health::Event::Alive, "no news is good news");
-                    } else {
-                        core.shared.ask_for_trial(slot);
                     }
                 }
             }
@@ -264,7 +269,8 @@ impl Primary {
 
     /// Brings the members to what is wanted: who is new comes in, who is not wanted any more finishes what it has.
     fn set_servers(&mut self, core: &mut Core, now: Instant, wanted: Vec<Wanted>) {
-        for server in self.servers.iter_mut().flatten() {
+        for (index, server) in self.servers.iter_mut().enumerate() {
+            let Some(server) = server else { continue };
             match wanted.iter().find(|wanted| wanted.addr == server.addr) {
                 Some(wanted) => {
                     (server.id, server.weight) = (wanted.id, wanted.weight);
@@ -273,6 +279,7 @@ impl Primary {
                     }
                 }
                 None => {
+                    core.shared.cancel_trial(Slot::new(index));
                     server.health.on_event(now, health::Event::Drain, &self.limits);
                 }
             }

@@ -115,9 +115,16 @@ impl Shared {
         }
     }
 
-    /// Asks for a request that this server may prove itself on.
-    pub(super) fn ask_for_trial(&self, slot: Slot) {
-        self.trial.store(slot.index() as u32 + 1, Ordering::Relaxed);
+    /// Asks for a request that this server may prove itself on. False while another server waits for one.
+    pub(super) fn ask_for_trial(&self, slot: Slot) -> bool {
+        let asked = slot.index() as u32 + 1;
+        self.trial.compare_exchange(0, asked, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+
+    /// A server does not want one any more.
+    pub(super) fn cancel_trial(&self, slot: Slot) {
+        let asked = slot.index() as u32 + 1;
+        let _ = self.trial.compare_exchange(asked, 0, Ordering::Relaxed, Ordering::Relaxed);
     }
 
     /// The server that waits for a request; whoever gets it is the only one.

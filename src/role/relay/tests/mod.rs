@@ -6,6 +6,7 @@ mod bench;
 mod dns;
 mod flows;
 mod front;
+mod health;
 mod members;
 mod model;
 mod requests;
