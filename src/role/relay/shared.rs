@@ -192,3 +192,47 @@ impl Shared {
         self.settings.proxy_protocol != ProxyProtocol::Off
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::bench::{settings, wanted};
+    use super::*;
+
+    #[test]
+    fn what_was_noticed_is_told_once() {
+        let signals = Signals::default();
+        assert_eq!(signals.take(), Noticed::default());
+        signals.lose();
+        signals.lose();
+        signals.note_silence();
+        signals.note_refusal();
+        assert_eq!(signals.take(), Noticed { lost: 2, silent: true, refused: true });
+        assert_eq!(signals.take(), Noticed::default());
+    }
+
+    #[test]
+    fn one_server_at_a_time_waits_for_a_trial_and_one_request_takes_it() {
+        let shared = Shared::new(settings(Speaks::Dns), [1; 16]);
+        let [a, b] = [0, 3].map(Slot::new);
+        assert_eq!(shared.take_trial(), None);
+        assert!(shared.ask_for_trial(a) && !shared.ask_for_trial(b));
+        shared.cancel_trial(b);
+        assert_eq!((shared.take_trial(), shared.take_trial()), (Some(a), None));
+        assert!(shared.ask_for_trial(b));
+        shared.cancel_trial(b);
+        assert_eq!(shared.take_trial(), None);
+    }
+
+    #[test]
+    fn the_newest_wish_counts() {
+        let shared = Shared::new(settings(Speaks::Dns), [1; 16]);
+        shared.want(wanted([1]));
+        shared.want(wanted([2]));
+        assert_eq!(shared.take_wanted(), Some(wanted([2])));
+        shared.want_still(wanted([2]));
+        assert_eq!(shared.take_wanted(), Some(wanted([2])));
+        shared.want(wanted([3]));
+        shared.want_still(wanted([2]));
+        assert_eq!((shared.take_wanted(), shared.take_wanted()), (Some(wanted([3])), None));
+    }
+}

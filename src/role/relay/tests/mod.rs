@@ -2,7 +2,7 @@
 
 use super::*;
 
-mod bench;
+pub(super) mod bench;
 mod dns;
 mod flows;
 mod front;
@@ -10,3 +10,4 @@ mod health;
 mod members;
 mod model;
 mod requests;
+mod workers;
