@@ -190,6 +190,7 @@ fn log(pool: &str, event: &Event) {
         },
         Event::Left { id, addr } => info!(pool, server = id, %addr, "left"),
         Event::NoRoom { addr } => warn!(pool, %addr, "no room for this server: raise servers_max"),
+        Event::NoPort { addr } => warn!(pool, %addr, "this machine has no address of this server's family"),
         Event::FailOpen(true) => warn!(pool, "too many servers are down: using all of them"),
         Event::FailOpen(false) => info!(pool, "enough servers are up again: using those only"),
     }

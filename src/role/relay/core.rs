@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use super::members::{Member, View};
 use super::settings::{ProxyProtocol, Sockets};
-use super::shared::Shared;
+use super::shared::{Shared, Signals};
+use crossbeam_utils::CachePadded;
+
 use crate::batch::{DestinationId, FrameRef, Received, SocketId, Tx};
 use crate::drop_reason::DropReason;
 use crate::proxy_protocol::{self, Transport};
@@ -116,8 +118,6 @@ pub(super) struct Core {
     chooser: Chooser,
     /// The addresses of the fronts, for PROXY headers.
     fronts: Box<[SocketAddr]>,
-    /// When any server was heard last.
-    heard_at: Instant,
     /// The slowest answer of late: it decays.
     slowest: Option<Duration>,
     /// The answers since it was last asked for.
@@ -152,7 +152,6 @@ impl Core {
             touched: Vec::with_capacity(slots),
             chooser: Chooser::new(shared.settings.policy, rng.next_u64()),
             fronts: local_addrs[..usize::from(sockets.fronts.end)].into(),
-            heard_at: Instant::ZERO,
             slowest: None,
             recent: LatencyHistogram::default(),
             turn: 0,
@@ -380,7 +379,6 @@ impl Core {
 
     /// A server has proved that it lives.
     pub fn hear(&mut self, now: Instant, slot: Slot) {
-        self.heard_at = now;
         let lane = self.lane(slot);
         lane.heard = true;
         lane.silent_since = now;
@@ -419,7 +417,9 @@ impl Core {
             None => time_out,
         };
         self.slowest = self.slowest.map(|slowest| slowest - slowest / SLOWEST_DECAY);
-        if now.since(self.heard_at) > limit {
+        let signals = &self.shared.signals;
+        let is_answered = |signals: &CachePadded<Signals>| now.since(signals.alive_at()) <= limit;
+        if self.owed == 0 || !signals.iter().any(is_answered) {
             return;
         }
         for (lane, signals) in self.lanes.iter().zip(&self.shared.signals) {

@@ -24,7 +24,7 @@ use crate::time::{Instant, earliest};
 /// Requests under way at one worker.
 const REQUESTS_MAX: usize = 65_536;
 /// The rest of an unanswered pair, in time-outs: an answer may be as late.
-const UNANSWERED_REST: u32 = 2;
+pub(super) const UNANSWERED_REST: u32 = 2;
 /// The shortest rest of an answered pair, where it is measured.
 pub(super) const HOLD_MIN: Duration = Duration::from_millis(50);
 
@@ -44,7 +44,7 @@ struct Use {
     last: Option<Key>,
     /// Datagrams that the server may still send to the client.
     credit: u32,
-    /// Which server of the slot it is.
+    /// Which server of the slot it is; of none, as long as nothing was sent.
     generation: u32,
     /// Whether the server has sent something.
     is_answered: bool,
@@ -133,7 +133,7 @@ impl Leased {
         let way = self.way(core, pair, &member);
         if let Err(reason) = core.send_to_server(&way, client, Some(at), bytes, true, tx) {
             core.release(slot);
-            self.rest_if_unused(now, pair);
+            self.rest_if_done(now, pair, core);
             return Err(reason);
         }
         let key = self.waiting.insert(now, Request { pair, next: None, sent: now }).expect("there is room");
@@ -142,6 +142,7 @@ impl Leased {
             None => used.first = Some(key),
             Some(last) => self.waiting.get_mut(last).expect("it waits").next = Some(key),
         }
+        used.generation = member.generation;
         used.credit = used.credit.saturating_add(self.replies.unwrap_or(1));
         core.await_answer(now, slot);
         Ok(())
@@ -171,7 +172,7 @@ impl Leased {
                 }
                 return Ok(());
             }
-            self.end_flow(core, now, pair); // its server has left
+            self.end_flow(core, now, pair, Duration::ZERO); // its server has left
         }
         self.open_flow(core, owner, Datagram { at, now }, bytes, tx)
     }
@@ -198,10 +199,11 @@ impl Leased {
         let way = self.way(core, pair, &member);
         if let Err(reason) = core.send_to_server(&way, &owner.client, Some(at), bytes, true, tx) {
             core.release(slot);
-            self.rest_if_unused(now, pair);
+            self.rest_if_done(now, pair, core);
             return Err(reason);
         }
         let used = &mut self.uses[pair.index()];
+        used.generation = member.generation;
         used.is_answered = is_one_way;
         used.credit = self.replies.unwrap_or(1);
         used.last = if is_one_way {
@@ -226,13 +228,13 @@ impl Leased {
                 self.leases.retake(pair);
                 let used = &mut self.uses[pair.index()];
                 if !rests || used.generation != member.generation {
-                    *used = Use { generation: member.generation, ..Use::default() };
+                    *used = Use::default();
                 }
                 pair
             }
             None => {
                 let pair = self.leases.take(now, owner, slot, port)?;
-                self.uses[pair.index()] = Use { generation: member.generation, ..Use::default() };
+                self.uses[pair.index()] = Use::default();
                 pair
             }
         };
@@ -243,18 +245,6 @@ impl Leased {
     fn way(&self, core: &Core, pair: Pair, member: &Member) -> Way {
         let from = SocketId(core.ports_to(member.addr).start + self.leases.port(pair));
         Way { slot: self.leases.slot(pair), server: member.addr, from }
-    }
-
-    /// Gives back a pair that was taken for a datagram that could not be sent.
-    fn rest_if_unused(&mut self, now: Instant, pair: Pair) {
-        if self.uses[pair.index()].last.is_none() {
-            self.rest(now, pair);
-        }
-    }
-
-    /// Ends a lease. Whether all was answered decides how long it rests.
-    fn rest(&mut self, now: Instant, pair: Pair) {
-        self.leases.rest(now, pair, Ended::Answered, self.hold);
     }
 
     /// A datagram that came by a port.
@@ -269,8 +259,11 @@ impl Leased {
         let (peer, socket) = (received.peer, received.socket);
         let slot = core.view.slot_of(peer).ok_or(DropReason::WrongSource)?;
         let member = *core.view.get(slot).ok_or(DropReason::WrongSource)?;
-        let port = socket.0.checked_sub(core.ports_to(peer).start).ok_or(DropReason::WrongSource)?;
-        let pair = self.leases.pair(port, slot);
+        let ports = core.ports_to(peer);
+        if !ports.contains(&socket.0) {
+            return Err(DropReason::WrongSource);
+        }
+        let pair = self.leases.pair(socket.0 - ports.start, slot);
         let used = self.uses[pair.index()];
         if used.generation != member.generation {
             return Err(DropReason::Late); // meant for whom an earlier server of the slot has served
@@ -323,6 +316,7 @@ impl Leased {
         request
     }
 
+    /// Ends a lease that no request waits for. Whether all was answered decides how long it rests.
     fn rest_if_done(&mut self, now: Instant, pair: Pair, core: &Core) {
         let used = &self.uses[pair.index()];
         if used.first.is_some() {
@@ -335,18 +329,20 @@ impl Leased {
         self.leases.rest(now, pair, ended, rest);
     }
 
-    fn end_flow(&mut self, core: &mut Core, now: Instant, pair: Pair) {
+    /// Ends a flow that nothing was sent in for so long. An answer to its last datagram may be as late as any.
+    fn end_flow(&mut self, core: &mut Core, now: Instant, pair: Pair, idle: Duration) {
         let slot = self.leases.slot(pair);
+        let unanswered_rest = core.shared.settings.timeout * UNANSWERED_REST;
         let used = &mut self.uses[pair.index()];
         let key = used.last.take();
         let (ended, rest) = if used.is_answered {
             key.and_then(|key| self.flows.remove(key));
             core.free(slot);
-            (Ended::Answered, self.hold)
+            (Ended::Answered, self.hold.max(unanswered_rest.saturating_sub(idle)))
         } else {
             key.and_then(|key| self.waiting.remove(key));
             core.settle(slot);
-            (Ended::Unanswered, core.shared.settings.timeout * UNANSWERED_REST)
+            (Ended::Unanswered, unanswered_rest)
         };
         self.leases.rest(now, pair, ended, rest);
         let flows = &core.stats.flows;
@@ -363,7 +359,7 @@ impl Leased {
             match self.affinity {
                 Affinity::Client => {
                     core.lose(self.leases.slot(pair));
-                    self.end_flow(core, now, pair);
+                    self.end_flow(core, now, pair, time_out);
                 }
                 Affinity::None => {
                     self.end_request(pair);
@@ -376,7 +372,7 @@ impl Leased {
             && used + idle <= now
         {
             let Some(&pair) = self.flows.get(key) else { return };
-            self.end_flow(core, now, pair);
+            self.end_flow(core, now, pair, idle);
         }
     }
 

@@ -71,8 +71,7 @@ impl Dns {
         let (slot, member) = match core.reserve() {
             Ok(reserved) => reserved,
             Err(reason) => {
-                self.try_suspect(core, client, question, datagram.now, bytes, tx);
-                dns::set_id(bytes, client_id);
+                self.try_out(core, client, question, datagram.now, bytes, tx);
                 servfail(core, client, datagram.at, bytes, last, tx);
                 return Err(reason);
             }
@@ -80,25 +79,21 @@ impl Dns {
         let Member { addr, generation, .. } = member;
         let query =
             Query { client: Some(*client), client_id, slot, generation, question, sent: datagram.now };
-        let id = match self.send(core, query, addr, client, Some(datagram.at), bytes, tx) {
-            Ok(id) => id,
-            Err(reason) => {
-                core.release(slot);
-                if reason == DropReason::TableFull {
-                    servfail(core, client, datagram.at, bytes, last, tx);
-                }
-                return Err(reason);
+        if let Err(reason) = self.send(core, query, addr, client, Some(datagram.at), bytes, tx) {
+            core.release(slot);
+            if reason == DropReason::TableFull {
+                servfail(core, client, datagram.at, bytes, last, tx);
             }
-        };
+            return Err(reason);
+        }
         core.await_answer(datagram.now, slot);
-        self.try_suspect(core, client, question, datagram.now, bytes, tx);
-        dns::set_id(bytes, id);
+        self.try_out(core, client, question, datagram.now, bytes, tx);
         Ok(())
     }
 
-    /// If a suspect waits to prove itself, it gets a copy of the query, so that nobody waits for what may never come.
-    /// The query may have another id afterwards.
-    fn try_suspect(
+    /// Sends a copy of a query to the server that is to prove itself, if there is one: so nobody waits for what may
+    /// never come. The query itself stays as it is.
+    fn try_out(
         &mut self,
         core: &mut Core,
         client: &Client,
@@ -111,14 +106,16 @@ impl Dns {
             return; // an update, say, is not to be made twice
         }
         let Some((slot, Member { addr, generation, .. })) = core.reserve_for_trial() else { return };
-        let copy = Query { client: None, client_id: 0, slot, generation, question, sent: now };
+        let id = dns::id(bytes);
+        let copy = Query { client: None, client_id: id, slot, generation, question, sent: now };
         match self.send(core, copy, addr, client, None, bytes, tx) {
-            Ok(_) => core.owe(now, slot),
+            Ok(()) => core.owe(now, slot),
             Err(_) => core.release(slot), // another query will do
         }
+        dns::set_id(bytes, id);
     }
 
-    /// Sends a query under an id of its own, which is in its bytes afterwards, and is given back.
+    /// Sends a query under an id of its own, which is in its bytes afterwards.
     #[allow(clippy::too_many_arguments)] // one query, its way and its turn; a struct would only rename them
     fn send(
         &mut self,
@@ -129,7 +126,7 @@ impl Dns {
         at: Option<FrameRef>,
         bytes: &mut [u8],
         tx: &mut Tx,
-    ) -> Result<u16, DropReason> {
+    ) -> Result<(), DropReason> {
         let Query { slot, sent, .. } = query;
         let ports = core.ports_to(server);
         let from = SocketId(ports.start + self.port % (ports.len() as u16).max(1));
@@ -141,7 +138,7 @@ impl Dns {
             self.queries.remove(place);
             return Err(reason);
         }
-        Ok(place.id)
+        Ok(())
     }
 
     /// A datagram that came by a port.

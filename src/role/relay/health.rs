@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use super::checks::{Asked, Checker};
 use super::core::Core;
+use super::datagram::UNANSWERED_REST;
 use super::members::Member;
 use super::settings::{Event, HealthCheck, Speaks};
 use super::shared::{Noticed, Wanted};
@@ -53,9 +54,20 @@ struct Server {
     up_since: Instant,
 }
 
+/// Who had a slot last. Its ports may bring something late yet, so nobody else gets the slot before `until`; and so that
+/// nothing late comes by what looks like another pair, the same server gets the same slot.
+#[derive(Clone, Copy)]
+struct Left {
+    addr: SocketAddr,
+    until: Instant,
+}
+
 /// What only worker 0 has.
 pub(super) struct Primary {
     servers: Box<[Option<Server>]>,
+    left: Box<[Option<Left>]>,
+    /// How long a slot rests after its server has left.
+    rest: Duration,
     checker: Checker,
     limits: Limits,
     settings: HealthCheck,
@@ -73,6 +85,8 @@ impl Primary {
         let health = &settings.health;
         Primary {
             servers: (0..settings.servers_max).map(|_| None).collect(),
+            left: vec![None; settings.servers_max].into(),
+            rest: (settings.timeout * UNANSWERED_REST).max(settings.hold.unwrap_or_default()),
             checker: Checker::new(check, settings.proxy_protocol, secret, settings.seed ^ 1),
             limits: Limits {
                 rise: health.rise,
@@ -115,7 +129,7 @@ impl Primary {
         if now >= self.next_look {
             self.next_look = now + LOOK;
             if let Some(wanted) = core.shared.take_wanted() {
-                self.set_servers(core, now, &wanted);
+                self.set_servers(core, now, wanted);
             }
         }
         for index in 0..self.servers.len() {
@@ -133,9 +147,15 @@ impl Primary {
 
     fn judge(&mut self, core: &mut Core, now: Instant, slot: Slot, noticed: Noticed, alive_at: Instant) {
         let Some(server) = &mut self.servers[slot.index()] else { return };
-        let is_suspect = server.health.state() == State::Suspect;
+        let state = server.health.state();
+        let is_suspect = state == State::Suspect;
         if alive_at > server.heard_at {
             server.heard_at = alive_at;
+            if state == State::Down {
+                // It needs more answers, and is likely to give them.
+                server.trial_pause = self.settings.interval;
+                server.next_trial = now + server.trial_pause;
+            }
             return self.apply(core, now, slot, health::Event::Alive, "it answers");
         }
         let overdue = server.asked.filter(|asked| asked.sent + self.settings.timeout <= now);
@@ -148,7 +168,7 @@ impl Primary {
             _ if overdue.is_some_and(|asked| alive_at < asked.sent) => "it does not answer checks",
             Noticed { lost: 1.., .. } if is_quiet(timeout) => "it does not answer requests",
             Noticed { silent: true, .. } if !is_suspect => "it owes answers and is silent",
-            Noticed { refused: true, .. } if !is_suspect => "the network says that it is not there",
+            Noticed { refused: true, .. } if state == State::Up => "the network says that it is not there",
             _ => return,
         };
         let event = if is_suspect { health::Event::ProbeLost } else { health::Event::Silent };
@@ -161,7 +181,7 @@ impl Primary {
         match server.health.state() {
             State::Draining => {
                 if core.shared.tree.len(slot) == 0 {
-                    self.remove(core, slot);
+                    self.remove(core, now, slot);
                 }
             }
             State::Disabled => {}
@@ -176,13 +196,12 @@ impl Primary {
                 }
             }
             State::Suspect | State::Down => {
-                if now >= server.next_trial {
+                // Where another server waits for a request, the next tick asks again.
+                if now >= server.next_trial && (self.is_one_way || core.shared.ask_for_trial(slot)) {
                     server.next_trial = now + server.trial_pause;
                     server.trial_pause = (server.trial_pause * 2).min(TRIAL_PAUSE_MAX);
                     if self.is_one_way {
                         self.apply(core, now, slot, health::Event::Alive, "no news is good news");
-                    } else {
-                        core.shared.ask_for_trial(slot);
                     }
                 }
             }
@@ -249,8 +268,9 @@ impl Primary {
     }
 
     /// Brings the members to what is wanted: who is new comes in, who is not wanted any more finishes what it has.
-    pub fn set_servers(&mut self, core: &mut Core, now: Instant, wanted: &[Wanted]) {
-        for server in self.servers.iter_mut().flatten() {
+    fn set_servers(&mut self, core: &mut Core, now: Instant, wanted: Vec<Wanted>) {
+        for (index, server) in self.servers.iter_mut().enumerate() {
+            let Some(server) = server else { continue };
             match wanted.iter().find(|wanted| wanted.addr == server.addr) {
                 Some(wanted) => {
                     (server.id, server.weight) = (wanted.id, wanted.weight);
@@ -259,16 +279,29 @@ impl Primary {
                     }
                 }
                 None => {
+                    core.shared.cancel_trial(Slot::new(index));
                     server.health.on_event(now, health::Event::Drain, &self.limits);
                 }
             }
         }
-        for wanted in wanted {
+        let mut has_to_wait = false;
+        for wanted in &wanted {
             if self.servers.iter().flatten().any(|server| server.addr == wanted.addr) {
                 continue;
             }
-            let Some(slot) = self.servers.iter().position(Option::is_none) else {
-                self.tell(Event::NoRoom { addr: wanted.addr });
+            if core.ports_to(wanted.addr).is_empty() {
+                self.tell(Event::NoPort { addr: wanted.addr });
+                continue;
+            }
+            let Some(slot) = self.slot_for(now, wanted.addr) else {
+                let will_be_free = |server: &Option<Server>| {
+                    server.as_ref().is_none_or(|server| server.health.state() == State::Draining)
+                };
+                if self.servers.iter().any(will_be_free) {
+                    has_to_wait = true;
+                } else {
+                    self.tell(Event::NoRoom { addr: wanted.addr });
+                }
                 continue;
             };
             self.last_generation = self.last_generation.wrapping_add(1);
@@ -287,11 +320,23 @@ impl Primary {
             });
             self.tell(Event::Joined { id: wanted.id, addr: wanted.addr });
         }
+        if has_to_wait {
+            core.shared.want_still(wanted);
+        }
         self.publish(core);
     }
 
-    fn remove(&mut self, core: &mut Core, slot: Slot) {
+    /// The slot that this server had last, or one that has rested.
+    fn slot_for(&self, now: Instant, addr: SocketAddr) -> Option<usize> {
+        let free = || (0..self.servers.len()).filter(|&slot| self.servers[slot].is_none());
+        let has_rested = |&slot: &usize| self.left[slot].is_none_or(|left| left.until <= now);
+        let was_its_own = |&slot: &usize| self.left[slot].is_some_and(|left| left.addr == addr);
+        free().find(was_its_own).or_else(|| free().find(has_rested))
+    }
+
+    fn remove(&mut self, core: &mut Core, now: Instant, slot: Slot) {
         if let Some(server) = self.servers[slot.index()].take() {
+            self.left[slot.index()] = Some(Left { addr: server.addr, until: now + self.rest });
             self.tell(Event::Left { id: server.id, addr: server.addr });
             self.publish(core);
         }

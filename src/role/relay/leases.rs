@@ -329,3 +329,205 @@ impl BuildHasher for Keyed {
         SipHasher13::new_with_key(&self.0)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batch::SocketId;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use std::collections::VecDeque;
+
+    const SLOTS: usize = 2;
+    const MS: Duration = Duration::from_millis(1);
+    const START: Instant = Instant::from_nanos(5_000_000_000);
+
+    fn client(n: u16) -> Client {
+        Client { addr: ([10, 0, 0, 1], 1_000 + n).into(), front: SocketId(0), local: 0 }
+    }
+
+    fn owner(n: u16, slot: usize) -> Owner {
+        Owner { client: client(n), slot: Some(Slot::new(slot)) }
+    }
+
+    #[test]
+    fn a_pair_is_its_port_and_its_server() {
+        let leases = Leases::new(5, 3, [9; 16]);
+        for slot in 0..3 {
+            for port in 0..5 {
+                let pair = leases.pair(port, Slot::new(slot));
+                assert_eq!((leases.port(pair), leases.slot(pair)), (port, Slot::new(slot)));
+            }
+        }
+    }
+
+    #[test]
+    fn without_ports_there_is_nothing_to_take() {
+        let mut leases = Leases::new(0, 3, [9; 16]);
+        assert_eq!(leases.take(START, owner(1, 2), Slot::new(2), None), None);
+    }
+
+    #[test]
+    fn fresh_pairs_begin_at_a_port_that_the_key_decides() {
+        let first = |key: u8| {
+            let mut leases = Leases::new(64, 1, [key; 16]);
+            let pair = leases.take(START, owner(1, 0), Slot::new(0), None).unwrap();
+            leases.port(pair)
+        };
+        assert_ne!(first(1), first(2));
+    }
+
+    #[test]
+    fn the_hint_is_followed_where_that_port_is_free() {
+        let mut leases = Leases::new(4, 1, [0; 16]);
+        let slot = Slot::new(0);
+        let mut take = |n, hint| leases.take(START, owner(n, 0), slot, hint).map(|pair| leases.port(pair));
+        assert_eq!(
+            [take(1, Some(2)), take(2, Some(2)), take(3, None), take(4, None)],
+            [2, 0, 1, 3].map(Some)
+        );
+        assert_eq!(take(5, Some(2)), None);
+    }
+
+    #[test]
+    fn an_owner_with_a_newer_pair_keeps_that() {
+        let mut leases = Leases::new(2, 1, [0; 16]);
+        let flow = Owner { client: client(1), slot: None };
+        let old = leases.take(START, flow, Slot::new(0), None).unwrap();
+        leases.rest(START, old, Ended::Answered, MS);
+        let new = leases.take(START, flow, Slot::new(0), None).unwrap();
+        assert_eq!((leases.of(&flow), leases.owner(START, old)), (Some(new), Some(&flow)));
+        let taken = leases.take(START + MS, owner(2, 0), Slot::new(0), None);
+        assert_eq!((taken, leases.of(&flow)), (Some(old), Some(new)));
+    }
+
+    #[derive(Clone, Debug)]
+    enum Op {
+        Take { client: u16, slot: usize, hint: Option<u16> },
+        Rest { pair: usize, is_answered: bool },
+        Unanswered(usize),
+        Wait(u64),
+    }
+
+    fn op() -> impl Strategy<Value = Op> {
+        prop_oneof![
+            4 => (0..6u16, 0..SLOTS, prop::option::of(0..2u16))
+                .prop_map(|(client, slot, hint)| Op::Take { client, slot, hint }),
+            4 => (any::<usize>(), any::<bool>()).prop_map(|(pair, is_answered)| Op::Rest { pair, is_answered }),
+            1 => (0..SLOTS).prop_map(Op::Unanswered),
+            3 => prop_oneof![8 => 0..60u64, 1 => 9_000..12_000u64].prop_map(Op::Wait),
+        ]
+    }
+
+    /// A pair as anybody would write it down.
+    #[derive(Clone, Copy, Default)]
+    struct Plain {
+        owner: Option<Owner>,
+        is_busy: bool,
+        until: Instant,
+        returns: u32,
+    }
+
+    /// The rows of a server as queues: once, unanswered, regulars.
+    type Rows = [VecDeque<usize>; 3];
+
+    fn join(plain: &mut [Plain], row: &mut VecDeque<usize>, pair: usize) {
+        if let Some(&last) = row.back() {
+            plain[pair].until = plain[pair].until.max(plain[last].until);
+        }
+        row.push_back(pair);
+    }
+
+    fn leave(rows: &mut Rows, pair: usize) {
+        rows.iter_mut().for_each(|row| row.retain(|&other| other != pair));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(500))]
+
+        /// The table gives exactly the pairs that queues would give; a pair that is busy or rests is never another's.
+        #[test]
+        fn behaves_as_queues_of_pairs(ops in vec(op(), 1..120), ports in 1..5usize, key: [u8; 16]) {
+            let mut leases = Leases::new(ports, SLOTS, key);
+            let mut plain = vec![Plain::default(); ports * SLOTS];
+            let mut rows: [Rows; SLOTS] = Default::default();
+            let mut fresh: [VecDeque<usize>; SLOTS] = std::array::from_fn(|slot| {
+                let first = usize::from(u16::from_le_bytes([key[0], key[1]]));
+                (0..ports).map(|n| slot * ports + (first + n) % ports).collect()
+            });
+            let mut owners: HashMap<Owner, usize> = HashMap::new();
+            let mut now = START;
+            for (number, op) in ops.into_iter().enumerate() {
+                match op {
+                    Op::Take { client, slot, hint } => {
+                        let owner = owner(client, slot);
+                        let own = owners.get(&owner).copied();
+                        prop_assert_eq!(leases.of(&owner).map(Pair::index), own, "step {}", number);
+                        if let Some(own) = own {
+                            leases.retake(leases.of(&owner).unwrap());
+                            if !plain[own].is_busy {
+                                plain[own].returns += 1;
+                                leave(&mut rows[slot], own);
+                            }
+                            plain[own].is_busy = true;
+                            continue;
+                        }
+                        let rested = |pair: usize, keep: Duration| plain[pair].until + keep <= now;
+                        let is_hintable = |pair: &usize| {
+                            let is_regular = rows[slot][2].contains(pair);
+                            fresh[slot].contains(pair)
+                                || !plain[*pair].is_busy && rested(*pair, Duration::ZERO) && !is_regular
+                        };
+                        let hinted =
+                            hint.map(|port| slot * ports + usize::from(port) % ports).filter(is_hintable);
+                        let hint = hint.map(|port| port % ports as u16);
+                        let of_rows = || {
+                            let is_kept = rows[slot][2].len() <= ports / 2;
+                            let keep = if is_kept { REGULAR_KEEP } else { Duration::ZERO };
+                            let keeps = [Duration::ZERO, Duration::ZERO, keep];
+                            let first = |(row, keep): (&VecDeque<usize>, Duration)| {
+                                row.front().copied().filter(|&pair| rested(pair, keep))
+                            };
+                            rows[slot].iter().zip(keeps).find_map(first)
+                        };
+                        let expected = hinted.or_else(|| fresh[slot].front().copied()).or_else(of_rows);
+                        let taken = leases.take(now, owner, Slot::new(slot), hint);
+                        prop_assert_eq!(taken.map(Pair::index), expected, "step {}", number);
+                        let Some(pair) = expected else { continue };
+                        fresh[slot].retain(|&other| other != pair);
+                        leave(&mut rows[slot], pair);
+                        owners.retain(|_, other| *other != pair);
+                        owners.insert(owner, pair);
+                        plain[pair] = Plain { owner: Some(owner), is_busy: true, until: now, returns: 0 };
+                    }
+                    Op::Rest { pair, is_answered } => {
+                        let pair = pair % plain.len();
+                        if !plain[pair].is_busy {
+                            continue;
+                        }
+                        let (ended, rest) =
+                            if is_answered { (Ended::Answered, 20 * MS) } else { (Ended::Unanswered, 100 * MS) };
+                        leases.rest(now, Pair(pair as u32), ended, rest);
+                        (plain[pair].is_busy, plain[pair].until) = (false, now + rest);
+                        let row = if !is_answered { 1 } else { 2 * usize::from(plain[pair].returns > 0) };
+                        join(&mut plain, &mut rows[pair / ports][row], pair);
+                    }
+                    Op::Unanswered(slot) => {
+                        while let Some(pair) = rows[slot][1].front().copied().filter(|&p| plain[p].until <= now) {
+                            rows[slot][1].pop_front();
+                            join(&mut plain, &mut rows[slot][0], pair);
+                        }
+                        let count = leases.unanswered(now, Slot::new(slot));
+                        prop_assert_eq!(count, rows[slot][1].len(), "step {}", number);
+                    }
+                    Op::Wait(ms) => now += MS * ms as u32,
+                }
+                for (pair, plain) in plain.iter().enumerate() {
+                    let owner = plain.owner.filter(|_| plain.is_busy || now < plain.until);
+                    prop_assert_eq!(leases.owner(now, Pair(pair as u32)), owner.as_ref(), "step {}", number);
+                    prop_assert_eq!(leases.is_busy(Pair(pair as u32)), plain.is_busy, "step {}", number);
+                }
+            }
+        }
+    }
+}

@@ -78,3 +78,61 @@ impl<T> Queries<T> {
 fn at(place: Place) -> usize {
     usize::from(place.port) * IDS + usize::from(place.id)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashMap;
+    use std::time::Duration;
+
+    const NOW: Instant = Instant::from_nanos(5_000_000_000);
+
+    #[test]
+    fn a_query_is_found_by_its_port_and_id_only() {
+        let (mut queries, mut rng) = (Queries::new(1_000, 2), Rng::new(1));
+        let places: HashMap<_, _> = (0..1_000u32)
+            .map(|n| {
+                let place = queries.insert(NOW, n as u16 % 2, &mut rng, n).unwrap();
+                ((place.port, place.id), n)
+            })
+            .collect();
+        assert_eq!(places.len(), 1_000);
+        for port in 0..2 {
+            for id in 0..=u16::MAX {
+                assert_eq!(queries.get(Place { port, id }), places.get(&(port, id)));
+            }
+        }
+        assert_eq!(queries.get(Place { port: 2, id: 0 }), None, "no such port");
+    }
+
+    #[test]
+    fn a_full_table_takes_nothing_until_one_is_taken_out() {
+        let (mut queries, mut rng) = (Queries::new(2, 1), Rng::new(1));
+        let first = queries.insert(NOW, 0, &mut rng, 'a').unwrap();
+        queries.insert(NOW, 0, &mut rng, 'b').unwrap();
+        assert_eq!(queries.insert(NOW, 0, &mut rng, 'c'), None);
+        assert_eq!((queries.remove(first), queries.remove(first)), (Some('a'), None));
+        let third = queries.insert(NOW, 0, &mut rng, 'c').unwrap();
+        assert_eq!((queries.get(third), queries.get(first)), (Some(&'c'), None));
+    }
+
+    #[test]
+    fn a_port_whose_ids_are_used_up_gives_up_after_some_draws() {
+        let (mut queries, mut rng) = (Queries::new(2 * IDS, 1), Rng::new(1));
+        let mut taken = 0;
+        while queries.insert(NOW, 0, &mut rng, ()).is_some() {
+            taken += 1;
+        }
+        assert!((IDS / 2..IDS).contains(&taken), "{taken}");
+    }
+
+    #[test]
+    fn the_oldest_is_the_one_that_left_first() {
+        let (mut queries, mut rng) = (Queries::new(9, 2), Rng::new(1));
+        let at = |n: u32| NOW + Duration::from_millis(1) * n;
+        let places = [0, 1, 2].map(|n| queries.insert(at(n), n as u16 % 2, &mut rng, n).unwrap());
+        assert_eq!(queries.oldest(), Some((places[0], at(0))));
+        queries.remove(places[0]);
+        assert_eq!(queries.oldest(), Some((places[1], at(1))));
+    }
+}

@@ -189,6 +189,11 @@ pub enum Event {
         /// Its address.
         addr: SocketAddr,
     },
+    /// A server that is wanted has an address of a family that the pool has no ports for.
+    NoPort {
+        /// Its address.
+        addr: SocketAddr,
+    },
     /// More servers are down than the pool may do without: traffic goes to all, or no longer.
     FailOpen(bool),
 }

@@ -115,9 +115,16 @@ impl Shared {
         }
     }
 
-    /// Asks for a request that this server may prove itself on.
-    pub(super) fn ask_for_trial(&self, slot: Slot) {
-        self.trial.store(slot.index() as u32 + 1, Ordering::Relaxed);
+    /// Asks for a request that this server may prove itself on. False while another server waits for one.
+    pub(super) fn ask_for_trial(&self, slot: Slot) -> bool {
+        let asked = slot.index() as u32 + 1;
+        self.trial.compare_exchange(0, asked, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+
+    /// A server does not want one any more.
+    pub(super) fn cancel_trial(&self, slot: Slot) {
+        let asked = slot.index() as u32 + 1;
+        let _ = self.trial.compare_exchange(asked, 0, Ordering::Relaxed, Ordering::Relaxed);
     }
 
     /// The server that waits for a request; whoever gets it is the only one.
@@ -132,6 +139,11 @@ impl Shared {
     /// Says which servers the pool shall have from now on. The primary sees to it within 200 ms.
     pub fn want(&self, servers: Vec<Wanted>) {
         *self.wanted.lock().expect("no panic while it is held") = Some(servers);
+    }
+
+    /// Keeps a wish that cannot be met yet, unless there is a newer one.
+    pub(super) fn want_still(&self, servers: Vec<Wanted>) {
+        self.wanted.lock().expect("no panic while it is held").get_or_insert(servers);
     }
 
     pub(super) fn take_wanted(&self) -> Option<Vec<Wanted>> {
@@ -178,5 +190,49 @@ impl Shared {
     /// Whether servers are told who the client is.
     pub fn tells_client(&self) -> bool {
         self.settings.proxy_protocol != ProxyProtocol::Off
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::bench::{settings, wanted};
+    use super::*;
+
+    #[test]
+    fn what_was_noticed_is_told_once() {
+        let signals = Signals::default();
+        assert_eq!(signals.take(), Noticed::default());
+        signals.lose();
+        signals.lose();
+        signals.note_silence();
+        signals.note_refusal();
+        assert_eq!(signals.take(), Noticed { lost: 2, silent: true, refused: true });
+        assert_eq!(signals.take(), Noticed::default());
+    }
+
+    #[test]
+    fn one_server_at_a_time_waits_for_a_trial_and_one_request_takes_it() {
+        let shared = Shared::new(settings(Speaks::Dns), [1; 16]);
+        let [a, b] = [0, 3].map(Slot::new);
+        assert_eq!(shared.take_trial(), None);
+        assert!(shared.ask_for_trial(a) && !shared.ask_for_trial(b));
+        shared.cancel_trial(b);
+        assert_eq!((shared.take_trial(), shared.take_trial()), (Some(a), None));
+        assert!(shared.ask_for_trial(b));
+        shared.cancel_trial(b);
+        assert_eq!(shared.take_trial(), None);
+    }
+
+    #[test]
+    fn the_newest_wish_counts() {
+        let shared = Shared::new(settings(Speaks::Dns), [1; 16]);
+        shared.want(wanted([1]));
+        shared.want(wanted([2]));
+        assert_eq!(shared.take_wanted(), Some(wanted([2])));
+        shared.want_still(wanted([2]));
+        assert_eq!(shared.take_wanted(), Some(wanted([2])));
+        shared.want(wanted([3]));
+        shared.want_still(wanted([2]));
+        assert_eq!((shared.take_wanted(), shared.take_wanted()), (Some(wanted([3])), None));
     }
 }

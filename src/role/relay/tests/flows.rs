@@ -1,0 +1,208 @@
+//! `affinity: client`: a client's datagrams stay with one server as long as its flow lasts.
+
+use proptest::prelude::*;
+
+use super::bench::*;
+use super::model::{play, turns};
+use super::*;
+
+fn flows() -> Settings {
+    Settings { affinity: Affinity::Client, replies: None, ..settings(Speaks::Datagram) }
+}
+
+fn pool(ports: u16, servers: impl IntoIterator<Item = u16>) -> Bench {
+    Bench::new(flows(), ports, servers)
+}
+
+/// A flow that its server has answered.
+fn open(pool: &mut Bench, n: u16) -> Sent {
+    let way = pool.forwarded(client(n), b"hello");
+    assert_eq!(pool.turn(&[way.answered(b"hello too")])[0].to, client(n));
+    way
+}
+
+fn live(pool: &Bench) -> u64 {
+    pool.stats().flows.get()
+}
+
+#[test]
+fn a_flow_goes_to_one_server_both_ways_as_often_as_both_like() {
+    let mut pool = pool(4, [1, 2, 3]);
+    let ways = [1, 2, 3].map(|n| open(&mut pool, n));
+    assert_eq!([1, 2, 3].map(|n| pool.queue(n)), [1; 3], "each server has a flow");
+    for round in 0..20 {
+        for (n, way) in (1..).zip(&ways) {
+            let sent = pool.forwarded(client(n), b"more");
+            assert_eq!((sent.socket, sent.to), (way.socket, way.to), "round {round}");
+            let sent = pool.turn(&vec![way.answered(b"much more"); 5]);
+            assert_eq!(sent.len(), 5, "round {round}");
+            assert!(sent.iter().all(|sent| sent.to == client(n)));
+        }
+    }
+    assert_eq!((live(&pool), pool.stats().flows_opened.get(), pool.stats().forwarded.get()), (3, 3, 63));
+}
+
+#[test]
+fn replies_are_bounded_where_that_is_wanted() {
+    let mut pool = Bench::new(Settings { replies: Some(2), ..flows() }, 2, [1]);
+    let way = pool.forwarded(client(1), b"hello");
+    assert_eq!(pool.turn(&vec![way.answered(b"hello too"); 5]).len(), 2);
+    pool.forwarded(client(1), b"more");
+    pool.forwarded(client(1), b"more");
+    assert_eq!(pool.turn(&vec![way.answered(b"much more"); 5]).len(), 4);
+    assert_eq!(pool.dropped(DropReason::Unasked), 4);
+}
+
+#[test]
+fn a_flow_ends_when_neither_side_has_sent_for_long() {
+    let mut pool = pool(2, [1]);
+    let way = open(&mut pool, 1);
+    for is_client in [true, false, true] {
+        pool.pass(IDLE - MS);
+        let sent = if is_client { pool.ask(client(1), b"more") } else { pool.turn(&[way.answered(b"more")]) };
+        assert_eq!((sent.len(), live(&pool)), (1, 1));
+    }
+    pool.pass(IDLE);
+    assert_eq!(live(&pool), 0);
+    pool.check_rest();
+    // What comes now is the client's yet, then nobody's.
+    assert_eq!(pool.turn(&[way.answered(b"late")])[0].to, client(1));
+    pool.pass(HOLD);
+    assert_eq!(pool.turn(&[way.answered(b"late")]), []);
+    assert_eq!((pool.stats().late.get(), pool.dropped(DropReason::Late)), (1, 1));
+}
+
+#[test]
+fn an_unanswered_flow_ends_after_the_time_out_however_much_its_client_sends() {
+    let mut pool = pool(2, [1]);
+    for _ in 0..4 {
+        pool.forwarded(client(1), b"hello?");
+        pool.pass(50 * MS);
+    }
+    assert_eq!(live(&pool), 0);
+    pool.check_rest();
+    // Its pair rests as one that may be answered yet.
+    pool.pass(TIMEOUT * 2 - MS);
+    assert_eq!(pool.ask(client(2), b"hello"), []);
+    pool.pass(MS);
+    pool.forwarded(client(2), b"hello");
+}
+
+#[test]
+fn unanswered_flows_have_at_most_half_of_a_servers_ports() {
+    let mut pool = pool(4, [1]);
+    pool.forwarded(client(1), b"hello?");
+    pool.forwarded(client(2), b"hello?");
+    assert_eq!(pool.ask(client(3), b"hello?"), []);
+    assert_eq!(pool.refused(DropReason::FlowsFull), 1);
+    pool.pass(TIMEOUT * 2);
+    assert_eq!(pool.ask(client(3), b"hello?"), [], "those that rest unanswered count too");
+    pool.pass(TIMEOUT);
+    open(&mut pool, 3);
+    pool.forwarded(client(4), b"hello?");
+    pool.forwarded(client(5), b"hello?");
+    assert_eq!(pool.ask(client(6), b"hello?"), []);
+    assert_eq!(pool.refused(DropReason::FlowsFull), 3);
+}
+
+#[test]
+fn a_full_table_refuses_and_answered_flows_stay() {
+    let mut pool = pool(2, [1]);
+    let ways = [1, 2].map(|n| open(&mut pool, n));
+    for n in 3..20 {
+        assert_eq!(pool.ask(client(n), b"hello?"), []);
+    }
+    assert_eq!((pool.refused(DropReason::NoPort), pool.queue(1)), (17, 2));
+    for (n, way) in (1..).zip(&ways) {
+        assert_eq!(pool.forwarded(client(n), b"more").socket, way.socket);
+    }
+}
+
+#[test]
+fn a_flow_whose_server_leaves_is_picked_anew_at_its_next_datagram() {
+    let mut pool = pool(2, [1, 2]);
+    let ways = [1, 2].map(|n| open(&mut pool, n));
+    let (gone, stays) = (usize::from(ways[0].to != server(1)), usize::from(ways[0].to == server(1)));
+    pool.want(wanted([2]));
+    assert_eq!((pool.state(1), pool.queue(1)), ("draining", 1), "it waits for its flow");
+    assert_eq!(pool.turn(&[ways[gone].answered(b"a last word")]).len(), 1);
+    assert_eq!(pool.forwarded(client(gone as u16 + 1), b"more").to, server(2));
+    assert_eq!(pool.forwarded(client(stays as u16 + 1), b"more").socket, ways[stays].socket);
+    pool.pass(50 * MS);
+    assert_eq!((pool.slot(1), pool.queue(2)), (None, 2));
+}
+
+#[test]
+fn a_flow_whose_server_is_down_is_picked_anew() {
+    let mut settings = flows();
+    (settings.health.fall, settings.health.interval) = (1, 100 * MS);
+    let mut pool = Bench::new(settings, 8, [1, 2]);
+    for n in [1, 2] {
+        open(&mut pool, n);
+    }
+    // New flows find nobody at server 1.
+    for n in 10..18 {
+        let sent = pool.ask(client(n), b"hello?");
+        let answers: Vec<_> =
+            sent.iter().filter(|way| way.to == server(2)).map(|way| way.answered(b"yes")).collect();
+        pool.turn(&answers);
+        pool.pass(TIMEOUT / 2);
+    }
+    pool.pass(TIMEOUT * 2);
+    assert_eq!(pool.state(1), "down");
+    pool.ask(client(20), b"hello?"); // what it may prove itself on, if it is its time
+    for n in [1, 2] {
+        assert_eq!(pool.forwarded(client(n), b"more").to, server(2));
+    }
+}
+
+/// The flow was answered, but its last datagram was not: the answer may come for as long as to any other.
+#[test]
+fn a_pair_whose_flow_was_picked_anew_rests_as_if_it_were_unanswered() {
+    let mut pool = Bench::new(Settings { timeout: Duration::from_secs(1), ..flows() }, 2, [1]);
+    let way = open(&mut pool, 1);
+    open(&mut pool, 9); // keeps the server
+    pool.forwarded(client(1), b"a question");
+    pool.want(wanted([2]));
+    assert_eq!(pool.forwarded(client(1), b"more").to, server(2));
+    pool.want(wanted([1, 2]));
+    pool.pass(HOLD);
+    for n in 2..4 {
+        pool.ask(client(n), b"hello?");
+    }
+    let delivered = pool.turn(&[way.answered(b"an answer")]);
+    assert_eq!(delivered.iter().map(|sent| sent.to).collect::<Vec<_>>(), [client(1)]);
+}
+
+#[test]
+fn flows_of_one_way_datagrams_keep_their_server() {
+    let mut pool = Bench::new(Settings { replies: Some(0), ..flows() }, 4, [1, 2]);
+    let ways = [1, 2].map(|n| pool.forwarded(client(n), b"a line"));
+    assert_ne!(ways[0].to, ways[1].to);
+    for _ in 0..5 {
+        pool.pass(IDLE / 2);
+        for (n, way) in (1..).zip(&ways) {
+            assert_eq!(pool.forwarded(client(n), b"a line").to, way.to);
+        }
+    }
+    assert_eq!(pool.turn(&[ways[0].answered(b"thanks")]), []);
+    assert_eq!(pool.dropped(DropReason::Unasked), 1);
+    pool.pass(IDLE);
+    pool.check_rest();
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn what_a_server_sends_reaches_the_client_of_the_flow_or_nobody(
+        turns in turns(5, 2),
+        ports in 1..4u16,
+        replies in prop_oneof![Just(None), Just(Some(0)), Just(Some(2))],
+        seed: u64,
+    ) {
+        let settings = Settings { seed, replies, workers: 2, ..flows() };
+        let bound = replies.map(|replies| replies as usize);
+        play(settings, ports, &turns, bound, |_, way, now| now >= way.at + TIMEOUT * 2)?;
+    }
+}

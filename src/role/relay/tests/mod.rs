@@ -1,0 +1,13 @@
+//! Datagram pools, fed by hand: what reaches whom, what reaches nobody, and what is counted.
+
+use super::*;
+
+pub(super) mod bench;
+mod dns;
+mod flows;
+mod front;
+mod health;
+mod members;
+mod model;
+mod requests;
+mod workers;
