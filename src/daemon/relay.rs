@@ -9,6 +9,7 @@ use super::affinity;
 use super::signals::Stop;
 use super::threads::Job;
 use super::turn;
+use crate::batch::SocketId;
 use crate::health::State;
 use crate::io::socket::{SocketOptions, bind};
 use crate::io::{DatagramIo, IoCounters, IoOptions};
@@ -143,6 +144,8 @@ fn work<I: DatagramIo>(worker: Worker<I>, clock: Clock, stop: &Stop) -> io::Resu
         }
         account(&io, &mut seen, &role);
     }
+    io.recount_drops();
+    account(&io, &mut seen, &role);
     let (stats, pool) = (role.stats(), role.shared().name());
     info!(
         pool,
@@ -165,7 +168,9 @@ fn account(io: &impl DatagramIo, seen: &mut IoCounters, role: &Relay) {
         return;
     }
     let stats = role.stats();
-    stats.kernel_drops.set(now.kernel_drops);
+    let fronts = role.sockets().fronts.clone().map(|front| io.kernel_drops(SocketId(front))).sum();
+    stats.kernel_drops.set(fronts);
+    stats.kernel_drops_back.set(now.kernel_drops - fronts);
     stats.send_drops.set(now.send_full + now.send_failed);
     stats.gso_off.set(now.gso_off);
     if now.gso_off != seen.gso_off {

@@ -40,6 +40,8 @@ pub struct SocketFacts {
     pub reports_errors: bool,
     /// The last count of dropped datagrams that the kernel told.
     dropped: u32,
+    /// Datagrams that the kernel has dropped in our time.
+    pub drops: u64,
 }
 
 impl SocketFacts {
@@ -52,6 +54,7 @@ impl SocketFacts {
             reports_errors: socket::reports_errors(socket)?,
             // Drops before our time are not ours; a kernel that cannot tell starts at zero.
             dropped: sys::dropped_by(socket.as_fd()).unwrap_or(0),
+            drops: 0,
         })
     }
 
@@ -74,10 +77,16 @@ impl SocketFacts {
         match count.wrapping_sub(self.dropped) {
             newly if newly < 1 << 31 => {
                 self.dropped = count;
+                self.drops += u64::from(newly);
                 u64::from(newly)
             }
             _ => 0,
         }
+    }
+
+    /// Asks the kernel how many it has dropped: after the last of a row, no datagram comes that would tell.
+    pub fn recount_drops(&mut self, socket: &UdpSocket) -> u64 {
+        sys::dropped_by(socket.as_fd()).map_or(0, |count| self.newly_dropped(count))
     }
 }
 

@@ -157,6 +157,20 @@ impl DatagramIo for BackEnd {
             BackEnd::Uring(io) => io.counters(),
         }
     }
+
+    fn kernel_drops(&self, socket: SocketId) -> u64 {
+        match self {
+            BackEnd::Mmsg(io) => io.kernel_drops(socket),
+            BackEnd::Uring(io) => io.kernel_drops(socket),
+        }
+    }
+
+    fn recount_drops(&mut self) {
+        match self {
+            BackEnd::Mmsg(io) => io.recount_drops(),
+            BackEnd::Uring(io) => io.recount_drops(),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -151,6 +151,14 @@ pub trait DatagramIo {
 
     /// What was counted so far.
     fn counters(&self) -> IoCounters;
+
+    /// Datagrams that the kernel has dropped since a socket's receive buffer was full; a part of
+    /// [`IoCounters::kernel_drops`].
+    fn kernel_drops(&self, socket: SocketId) -> u64;
+
+    /// Brings the counts of dropped datagrams up to date. The kernel tells them with the next datagram, so without this
+    /// the last ones are missing.
+    fn recount_drops(&mut self);
 }
 
 /// Ends a [`DatagramIo::wait`] from another thread. Cheap to clone; waking twice is waking once.

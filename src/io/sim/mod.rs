@@ -103,7 +103,7 @@ impl SimNet {
         };
         for &addr in addrs {
             let generation = self.0.borrow_mut().attach(addr)?;
-            io.sockets.push(Attached { addr, generation });
+            io.sockets.push(Attached { addr, generation, drops: 0 });
         }
         Ok(io)
     }
@@ -161,6 +161,8 @@ pub struct SimIo {
 struct Attached {
     addr: SocketAddr,
     generation: u64,
+    /// Datagrams that were dropped because its queue was full.
+    drops: u64,
 }
 
 impl SimIo {
@@ -181,11 +183,14 @@ impl DatagramIo for SimIo {
         let mut network = network.borrow_mut();
         (0..sockets.len()).for_each(|n| ready.insert(SocketId(n as u16)));
         ready.deal(rx.slot_count() - *slots_used, |id, share| {
-            let Attached { addr, generation } = sockets[id.0 as usize];
+            let Attached { addr, generation, drops } = &mut sockets[id.0 as usize];
+            let (addr, generation) = (*addr, *generation);
             let Some(socket) = network.socket(addr, generation) else {
                 return Read { taken: 0, drained: true };
             };
-            counters.kernel_drops += std::mem::take(&mut socket.dropped);
+            let dropped = std::mem::take(&mut socket.dropped);
+            counters.kernel_drops += dropped;
+            *drops += dropped;
             let mut taken = 0;
             while taken < share
                 && let Some(datagram) = socket.queue.pop_front()
@@ -219,7 +224,7 @@ impl DatagramIo for SimIo {
         let mut network = network.borrow_mut();
         let limits = Limits { frames_per_datagram: tx.frames_per_datagram(), segments: 1 };
         for destination in tx.destinations() {
-            let Attached { addr, generation } = sockets[destination.socket.0 as usize];
+            let Attached { addr, generation, .. } = sockets[destination.socket.0 as usize];
             let from = SocketAddr::new(source_ip(addr, destination.source_ip), addr.port());
             let to = destination.to;
             let is_open = network.socket(addr, generation).is_some();
@@ -251,12 +256,19 @@ impl DatagramIo for SimIo {
     fn counters(&self) -> IoCounters {
         self.counters
     }
+
+    fn kernel_drops(&self, socket: SocketId) -> u64 {
+        self.sockets[socket.0 as usize].drops
+    }
+
+    /// Nothing: what the network has dropped is counted when the socket is read, in each turn.
+    fn recount_drops(&mut self) {}
 }
 
 impl Drop for SimIo {
     fn drop(&mut self) {
         let mut network = self.network.borrow_mut();
-        for &Attached { addr, generation } in &self.sockets {
+        for &Attached { addr, generation, .. } in &self.sockets {
             if network.socket(addr, generation).is_some() {
                 network.detach(addr);
             }

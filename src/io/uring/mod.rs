@@ -221,6 +221,16 @@ impl DatagramIo for UringIo {
     fn counters(&self) -> IoCounters {
         self.counters
     }
+
+    fn kernel_drops(&self, socket: SocketId) -> u64 {
+        self.facts[socket.0 as usize].drops
+    }
+
+    fn recount_drops(&mut self) {
+        for (facts, socket) in self.facts.iter_mut().zip(&self.sockets) {
+            self.counters.kernel_drops += facts.recount_drops(socket);
+        }
+    }
 }
 
 #[cfg(test)]
