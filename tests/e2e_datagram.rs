@@ -5,12 +5,13 @@ mod common;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use common::fakes::{Asker, Fake, Seen, tagged, v4, v6};
+use common::fakes::{Asker, Fake, Seen, proxy_header, tagged, v4, v6};
 use common::{Running, Site, assert_adds_up, wait_for};
 use lbd::status::PoolStatus;
 use serde_json::{Value, json};
 
-const PROXY_SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
+/// Of a PROXY header: IPv4 and UDP.
+const DATAGRAM: u8 = 0x12;
 
 /// Echo servers with the numbers 1, 2, ... on these ports of a site.
 fn echoes(site: &Site, count: u8) -> Vec<Fake> {
@@ -64,7 +65,17 @@ fn has_seen(server: &Fake, count: usize) -> Vec<Seen> {
 
 #[test]
 fn many_clients_get_their_own_answers_and_no_others() {
-    let (site, servers, balancer) = started(3, json!({"workers": 2}));
+    many_clients("mio");
+}
+
+#[test]
+fn many_clients_get_their_own_answers_over_io_uring() {
+    many_clients("io_uring");
+}
+
+/// Over this back end; without io_uring that is mio, and the balancer's log says so.
+fn many_clients(io: &str) {
+    let (site, servers, balancer) = started(3, json!({"workers": 2, "io": io}));
     let threads: Vec<_> = (0..8)
         .map(|thread| {
             let to = front(&site);
@@ -109,9 +120,11 @@ fn a_pool_from_the_command_line_over_ipv6() {
     balancer.wait_for_word("pool pool-1: datagram on ");
     let client = Asker::to(listen);
     assert_eq!(ask(&client, b"over IPv6"), 1);
-    assert_eq!(ask(&client, &[7; 4_096]), 1);
+    for len in [1, 1_472, 1_473, 4_096, 9_000, 30_000, 65_000] {
+        assert_eq!(ask(&client, &vec![7; len]), 1, "{len} bytes");
+    }
     let last = balancer.stop();
-    assert_eq!(last.pools[0].answered, 2);
+    assert_eq!(last.pools[0].answered, 8);
     assert_adds_up(&last.pools[0]);
 }
 
@@ -276,31 +289,18 @@ fn one_way_traffic_spreads_and_is_counted() {
     assert_adds_up(pool);
 }
 
-/// The header of the PROXY protocol, version 2, for datagrams over IPv4.
-fn proxy_header(client: SocketAddr, asked: SocketAddr) -> Vec<u8> {
-    let (SocketAddr::V4(client), SocketAddr::V4(asked)) = (client, asked) else { panic!("IPv4") };
-    let mut header = PROXY_SIGNATURE.to_vec();
-    header.extend([0x21, 0x12, 0, 12]);
-    header.extend(client.ip().octets());
-    header.extend(asked.ip().octets());
-    header.extend(client.port().to_be_bytes());
-    header.extend(asked.port().to_be_bytes());
-    header
-}
-
 #[test]
 fn a_proxy_header_names_the_client_in_every_datagram() {
     let site = Site::new(json!({}));
-    let server = Fake::start(v4(site.port(1)), |bytes, _| vec![bytes.to_vec()]);
+    let _server = Fake::start(v4(site.port(1)), |bytes, _| vec![bytes.to_vec()]);
     let listen = format!("0.0.0.0:{}", site.port(0));
     let balancer = site.pools(pool(&site, 1, json!({"proxy_protocol": "every", "listen": listen})));
     let asked = ([127, 0, 0, 5], site.port(0)).into();
     let client = Asker::from(([127, 0, 0, 9], 0).into(), asked);
     for text in ["one", "two"] {
-        let expected = [proxy_header(client.addr(), asked), text.into()].concat();
+        let expected = [proxy_header(DATAGRAM, client.addr(), asked), text.into()].concat();
         assert_eq!(client.ask(text.as_bytes()), expected);
     }
-    assert!(server.seen().iter().all(|seen| seen.bytes.starts_with(PROXY_SIGNATURE)));
     assert_adds_up(&balancer.stop().pools[0]);
 }
 
@@ -312,10 +312,78 @@ fn a_proxy_header_may_be_in_the_first_datagram_of_a_flow_only() {
     let balancer = site.pools(pool(&site, 1, more));
     for _ in 0..2 {
         let client = Asker::to(front(&site));
-        let header = proxy_header(client.addr(), front(&site));
+        let header = proxy_header(DATAGRAM, client.addr(), front(&site));
         assert_eq!(client.ask(b"one"), [&header[..], b"one"].concat());
         assert_eq!(client.ask(b"two"), b"two");
     }
+    assert_adds_up(&balancer.stop().pools[0]);
+}
+
+#[test]
+fn a_one_way_flow_stays_with_its_server_until_it_is_idle() {
+    let more = json!({"affinity": "client", "replies": 0, "idle_timeout": "500ms"});
+    let (site, servers, balancer) = started(2, more);
+    let clients: Vec<Asker> = (0..2).map(|_| Asker::to(front(&site))).collect();
+    for round in 0..10_u8 {
+        clients.iter().zip(0..).for_each(|(client, n)| client.send(&[n, round]));
+    }
+    let look = || (servers.iter().map(Fake::count).sum::<usize>() == 20).then_some(());
+    wait_for("all has arrived", look, || balancer.stderr());
+    let pool = balancer.pool_when("both are idle", |pool| pool.flows == 0 && pool.forwarded == 20);
+    if pool.flows_opened == 2 {
+        // Neither was idle in between: each server has one client, whose source is its own.
+        for server in &servers {
+            let seen = server.seen();
+            assert!(
+                seen.iter().all(|s| (s.from, s.bytes[0]) == (seen[0].from, seen[0].bytes[0])),
+                "{seen:?}"
+            );
+        }
+    }
+    balancer.pool_when("the echoes are dropped", |pool| pool.dropped.values().sum::<u64>() == 20);
+    assert!(clients.iter().all(|client| !client.has_more()));
+    assert_adds_up(&balancer.stop().pools[0]);
+}
+
+#[test]
+fn flows_are_shared_by_weight() {
+    let site = Site::new(json!({}));
+    let _servers = echoes(&site, 2);
+    let servers = json!([
+        {"address": v4(site.port(1)).to_string(), "id": 7},
+        {"address": v4(site.port(2)).to_string(), "id": 8, "weight": 3},
+    ]);
+    let balancer = site.pools(pool(&site, 2, json!({"affinity": "client", "servers": servers})));
+    let clients: Vec<Asker> = (0..8).map(|_| Asker::to(front(&site))).collect();
+    clients.iter().for_each(|client| assert!(ask(client, b"hello") > 0));
+    let pool = balancer.pool_when("eight flows", |pool| pool.flows == 8);
+    let by_id: Vec<_> = pool.servers.iter().map(|server| (server.id, server.forwarded)).collect();
+    assert_eq!(by_id, [(7, 2), (8, 6)]);
+    assert_adds_up(&balancer.stop().pools[0]);
+}
+
+#[test]
+fn beyond_max_outstanding_requests_and_flows_are_refused_and_counted() {
+    let site = Site::new(json!({}));
+    let server = slow_at_times(&site);
+    let balancer = site.pools(pool(&site, 1, json!({"max_outstanding": 2, "timeout": "1min"})));
+    let clients: Vec<Asker> = (0..3).map(|_| Asker::to(front(&site))).collect();
+    clients[..2].iter().for_each(|client| client.send(b"slow"));
+    balancer.pool_when("two are under way", |pool| pool.in_flight == 2);
+    clients[2].send(b"refused");
+    balancer.pool_when("it is refused", |pool| pool.refused.get("servers_full") == Some(&1));
+    for seen in has_seen(&server, 2) {
+        server.send(seen.from, b"at last");
+    }
+    clients[..2].iter().for_each(|client| assert_eq!(client.recv(), b"at last"));
+    assert_eq!(ask(&clients[2], b"again"), 1);
+    assert_adds_up(&balancer.stop().pools[0]);
+
+    let balancer = site.pools(pool(&site, 1, json!({"max_outstanding": 2, "affinity": "client"})));
+    clients[..2].iter().for_each(|client| assert_eq!(ask(client, b"a flow"), 1));
+    clients[2].send(b"refused");
+    balancer.pool_when("it is refused", |pool| pool.refused.get("servers_full") == Some(&1));
+    assert_eq!(ask(&clients[0], b"goes on"), 1);
     assert_adds_up(&balancer.stop().pools[0]);
 }
 
@@ -324,25 +392,27 @@ const NO_CAPABILITY: &str = "IP_TRANSPARENT needs CAP_NET_ADMIN or CAP_NET_RAW";
 
 #[test]
 fn transparent_servers_see_the_clients_address() {
-    let site = Site::new(json!({}));
-    let server = Fake::echo(1, v4(site.port(1)));
-    let pools = pool(&site, 1, json!({"transparent": true}));
-    let balancer = site.start_pools(&pools, &[]);
-    let look =
-        || ["pool pool-1: datagram", NO_CAPABILITY].into_iter().find(|w| balancer.stderr().contains(w));
-    let word = wait_for("it starts, or says why not", look, || balancer.stderr());
-    if word == NO_CAPABILITY {
-        assert_eq!(balancer.finish().code, 2);
-        eprintln!("skipped: this process has neither CAP_NET_ADMIN nor CAP_NET_RAW");
-        return;
+    for (io, affinity) in [("mio", "none"), ("io_uring", "none"), ("mio", "client")] {
+        let site = Site::new(json!({}));
+        let server = Fake::echo(1, v4(site.port(1)));
+        let pools = pool(&site, 1, json!({"transparent": true, "io": io, "affinity": affinity}));
+        let balancer = site.start_pools(&pools, &[]);
+        let words = ["pool pool-1: datagram", NO_CAPABILITY];
+        let look = || words.into_iter().find(|word| balancer.stderr().contains(word));
+        if wait_for("it starts, or says why not", look, || balancer.stderr()) == NO_CAPABILITY {
+            assert_eq!(balancer.finish().code, 2);
+            eprintln!("skipped: this process has neither CAP_NET_ADMIN nor CAP_NET_RAW");
+            return;
+        }
+        for last in [77, 78] {
+            let client = Asker::from(([127, 0, 0, last], 0).into(), front(&site));
+            assert_eq!(ask(&client, &[last]), 1);
+            assert_eq!(ask(&client, b"once more"), 1);
+        }
+        let seen: Vec<String> = server.seen().iter().map(|seen| seen.from.ip().to_string()).collect();
+        assert_eq!(seen, ["127.0.0.77", "127.0.0.77", "127.0.0.78", "127.0.0.78"]);
+        assert_adds_up(&balancer.stop().pools[0]);
     }
-    for last in [77, 78] {
-        let client = Asker::from(([127, 0, 0, last], 0).into(), front(&site));
-        assert_eq!(ask(&client, &[last]), 1);
-    }
-    let seen: Vec<String> = server.seen().iter().map(|seen| seen.from.ip().to_string()).collect();
-    assert_eq!(seen, ["127.0.0.77", "127.0.0.78"]);
-    assert_adds_up(&balancer.stop().pools[0]);
 }
 
 #[test]

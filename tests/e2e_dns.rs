@@ -3,14 +3,14 @@
 mod common;
 
 use std::io::Read;
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use common::fake_dns::{
-    FakeDns, FakeDnsTcp, Manner, SERVFAIL, ask, ask_many, connect, id, long_answer, query, rcode,
+    FakeDns, FakeDnsTcp, Manner, SERVFAIL, answer, ask, ask_many, connect, id, long_answer, query, rcode,
     read_message, write_message,
 };
-use common::fakes::{Asker, v4, v6};
+use common::fakes::{Asker, Fake, proxy_header, v4, v6};
 use common::{Finished, Running, Site, assert_adds_up, wait_for};
 use lbd::status::{PoolStatus, Status};
 use serde_json::{Value, json};
@@ -124,24 +124,25 @@ fn a_native_pool_and_a_dns_pool_live_in_one_process() {
 
 #[test]
 fn the_answer_comes_from_the_address_that_was_asked() {
-    let site = Site::new(json!({}));
-    let front = site.port(0);
-    let servers = vec![FakeDns::start(1, v4(site.port(1))), FakeDns::start(2, v6(site.port(1)))];
-    let balancer =
-        site.pools(pool(&site, &servers, json!({"listen": format!("*:{front}"), "policy": "round_robin"})));
-    let mut numbers = vec![];
-    for asked in ["127.0.0.1", "127.0.0.5", "::1", "127.99.0.1"] {
-        // A connected socket: it would not hear another address.
-        let client = Asker::to((asked.parse::<std::net::IpAddr>().unwrap(), front).into());
-        numbers.extend((0..4).map(|id| ask(&client, id)));
-        let mut stream = TcpStream::connect((asked, front)).expect("TCP listens there as well");
-        assert_eq!(stream.peer_addr().unwrap().ip().to_string(), asked);
-        write_message(&mut stream, &query(1)).unwrap();
+    for io in ["mio", "io_uring"] {
+        let site = Site::new(json!({}));
+        let front = site.port(0);
+        let servers = vec![FakeDns::start(1, v4(site.port(1))), FakeDns::start(2, v6(site.port(1)))];
+        let more = json!({"listen": format!("*:{front}"), "policy": "round_robin", "io": io});
+        let balancer = site.pools(pool(&site, &servers, more));
+        let mut numbers = vec![];
+        for asked in ["127.0.0.1", "127.0.0.5", "::1", "127.99.0.1"] {
+            let asked: IpAddr = asked.parse().unwrap();
+            // A connected socket: it would not hear another address.
+            let client = Asker::to((asked, front).into());
+            numbers.extend((0..4).map(|id| ask(&client, id)));
+            TcpStream::connect((asked, front)).expect("TCP listens there as well");
+        }
+        assert!(numbers.contains(&1) && numbers.contains(&2), "servers of both families: {numbers:?}");
+        let last = balancer.stop();
+        assert_eq!(last.pools[0].answered, 16);
+        assert_adds_up(&last.pools[0]);
     }
-    assert!(numbers.contains(&1) && numbers.contains(&2), "servers of both families: {numbers:?}");
-    let last = balancer.stop();
-    assert_eq!(last.pools[0].answered, 16);
-    assert_adds_up(&last.pools[0]);
 }
 
 #[test]
@@ -264,6 +265,47 @@ fn a_server_that_refuses_tcp_is_passed_over() {
     let mut stream = connect(v4(site.port(0)));
     assert_eq!(stream.read(&mut [0]).unwrap_or(0), 0, "closed: nobody takes it");
     balancer.pool_when("it is counted", |pool| pool.tcp_refused == 1 && pool.tcp_open == 0);
+}
+
+#[test]
+fn a_client_that_says_it_has_asked_all_by_tcp_is_still_answered() {
+    let (site, servers, balancer, _client) = started(1, json!({}));
+    let _tcp = FakeDnsTcp::start(servers[0].addr(), 600);
+    let mut stream = connect(v4(site.port(0)));
+    write_message(&mut stream, &query(1)).unwrap();
+    write_message(&mut stream, &query(2)).unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    let ids = [read_message(&mut stream), read_message(&mut stream)].map(|message| id(&message.unwrap()));
+    assert_eq!(ids, [1, 2]);
+    assert_eq!(read_message(&mut stream), None, "the end");
+    balancer.pool_when("it has ended", |pool| pool.tcp_open == 0 && pool.tcp_opened == 1);
+}
+
+/// Of a PROXY header: IPv4 and TCP, IPv4 and UDP.
+const STREAM: u8 = 0x11;
+const DATAGRAM: u8 = 0x12;
+
+#[test]
+fn a_proxy_header_names_the_client_to_a_dns_server() {
+    let site = Site::new(json!({}));
+    let addr = v4(site.port(1));
+    let server = Fake::start(addr, |bytes, _| vec![answer(&bytes[28..], 1)]);
+    let listener = TcpListener::bind(addr).unwrap();
+    let more = json!({"servers": [addr.to_string()], "proxy_protocol": "every", "health": {"check": "none"}});
+    let balancer = site.pools(pool(&site, &[], more));
+    let front = v4(site.port(0));
+    let client = Asker::from(([127, 0, 0, 9], 0).into(), front);
+    assert_eq!(ask(&client, 5), 1);
+    assert!(server.seen()[0].bytes.starts_with(&proxy_header(DATAGRAM, client.addr(), front)));
+
+    let mut stream = connect(front);
+    write_message(&mut stream, &query(6)).unwrap();
+    let (mut taken, _) = listener.accept().unwrap();
+    let mut header = [0; 28];
+    taken.read_exact(&mut header).unwrap();
+    assert_eq!(header[..], proxy_header(STREAM, stream.local_addr().unwrap(), front));
+    assert_eq!(read_message(&mut taken), Some(query(6)));
+    assert_adds_up(&balancer.stop().pools[0]);
 }
 
 #[test]
@@ -412,7 +454,7 @@ fn an_address_in_use_is_refused_with_exit_code_2() {
         let finished = site.start_pools(&pools, &[]).finish();
         assert_refused(&finished, &format!("cannot bind {front}: Address already in use"));
         drop(udp);
-        let tcp = std::net::TcpListener::bind(front).unwrap();
+        let tcp = TcpListener::bind(front).unwrap();
         let finished = site.start_pools(&pools, &[]).finish();
         assert_refused(&finished, &format!("cannot listen on {front} (TCP): Address already in use"));
         drop(tcp);

@@ -95,6 +95,18 @@ pub fn tagged(number: u8, bytes: &[u8]) -> Vec<u8> {
     [&[number], bytes].concat()
 }
 
+/// A PROXY protocol header, version 2: `client` asked `asked` by IPv4 over what `protocol` says.
+pub fn proxy_header(protocol: u8, client: SocketAddr, asked: SocketAddr) -> Vec<u8> {
+    let (SocketAddr::V4(client), SocketAddr::V4(asked)) = (client, asked) else { panic!("IPv4") };
+    let mut header = b"\r\n\r\n\0\r\nQUIT\n".to_vec();
+    header.extend([0x21, protocol, 0, 12]);
+    header.extend(client.ip().octets());
+    header.extend(asked.ip().octets());
+    header.extend(client.port().to_be_bytes());
+    header.extend(asked.port().to_be_bytes());
+    header
+}
+
 fn any_port_beside(addr: SocketAddr) -> SocketAddr {
     let loopback: IpAddr =
         if addr.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
