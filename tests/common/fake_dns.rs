@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::PATIENCE;
-use super::fakes::{Asker, Fake};
+use super::fakes::{Asker, Fake, Seen};
 
 const HEADER_LEN: usize = 12;
 pub const SERVFAIL: u8 = 2;
@@ -40,7 +40,7 @@ pub struct FakeDns {
     udp: Fake,
     manner: Arc<Mutex<Manner>>,
     queries: Arc<AtomicU64>,
-    held: Arc<Mutex<Vec<(Vec<u8>, SocketAddr)>>>,
+    held: Arc<Mutex<Vec<Seen>>>,
 }
 
 impl FakeDns {
@@ -60,7 +60,7 @@ impl FakeDns {
                     _ if is_check => vec![right],
                     Manner::Proper => vec![right],
                     Manner::Holds => {
-                        held.lock().unwrap().push((query.to_vec(), from));
+                        held.lock().unwrap().push(Seen { from, bytes: query.to_vec() });
                         vec![]
                     }
                     Manner::Twice => vec![right.clone(), right],
@@ -95,8 +95,8 @@ impl FakeDns {
 
     /// Answers what it has kept.
     pub fn release(&self) {
-        for (query, from) in self.held.lock().unwrap().drain(..) {
-            self.udp.send(from, &answer(&query, self.number));
+        for Seen { from, bytes } in self.held.lock().unwrap().drain(..) {
+            self.udp.send(from, &answer(&bytes, self.number));
         }
     }
 }
