@@ -211,6 +211,8 @@ pub fn assert_adds_up(pool: &PoolStatus) {
     let count = |latency: &lbd::status::Latencies| latency.histogram.iter().map(|(_, n)| n).sum::<u64>();
     assert_eq!(count(&pool.latency_us), pool.answered, "{pool:?}");
     for server in &pool.servers {
+        let is_at_rest = pool.flows + pool.tcp_open + pool.in_flight == 0;
+        assert!(!is_at_rest || server.queue == 0, "{pool:?}");
         let ended = server.answered + server.timed_out + server.forwarded;
         assert_eq!(server.dispatched, ended + server.in_flight, "{pool:?}");
         assert_eq!(count(&server.latency_us), server.answered, "{pool:?}");

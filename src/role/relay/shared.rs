@@ -178,6 +178,11 @@ impl Shared {
         Some(self.members.get(slot)?.addr)
     }
 
+    /// Requests or flows at the server of a slot, and TCP connections.
+    pub fn queue(&self, slot: Slot) -> u32 {
+        self.tree.len(slot)
+    }
+
     /// The pool's name.
     pub fn name(&self) -> &str {
         &self.settings.name
