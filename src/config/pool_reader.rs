@@ -17,6 +17,8 @@ const LISTEN_MAX: usize = 64;
 
 /// Servers of a pool at most.
 const SERVERS_MAX: usize = 4_096;
+/// Room for addresses of servers where none is written: names may lead to several.
+const SERVERS_ROOM: usize = 16;
 
 /// Local ports of a pool at most.
 const PORTS_MAX: usize = 32_768;
@@ -59,7 +61,7 @@ impl Reader<'_> {
         let flows = affinity == Affinity::Client;
         self.check_protocol_keys(place, raw, dns, flows)?;
         let servers = self.pool_servers(place, raw, dns)?;
-        let (servers_max, servers_max_key) = (servers.len().max(64), key("servers_max"));
+        let (servers_max, servers_max_key) = (servers.len().max(SERVERS_ROOM), key("servers_max"));
         let servers_max = self.number(&servers_max_key, &raw.servers_max, servers_max, 1..=SERVERS_MAX)?;
         if servers_max < servers.len() {
             let n = servers.len();

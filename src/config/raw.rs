@@ -286,7 +286,7 @@ pub struct RawPool {
     /// The servers: each IP:PORT, HOST:PORT, or an object. With dns the port may be left out and is 53.
     /// Needed.
     pub servers: Option<Vec<RawPoolServer>>,
-    /// Room for so many addresses of servers, 1 to 4096. Without it: 64, or as many as there are servers.
+    /// Room for so many addresses of servers, 1 to 4096. Without it: 16, or as many as there are servers.
     pub servers_max: Option<Text>,
     /// How a server is chosen: shortest_queue, two_choices, round_robin or random.
     #[schemars(extend("default" = "shortest_queue"))]

@@ -72,7 +72,7 @@ fn the_smallest_pools_have_the_defaults() {
             weight: 1,
             id: 0,
         }],
-        servers_max: 64,
+        servers_max: 16,
         policy: PolicyKind::ShortestQueue,
         max_outstanding: None,
         timeout: 2 * second,

@@ -71,11 +71,20 @@ impl Leased {
         let settings = &core.shared.settings;
         let ports = core.sockets.v4.len().max(core.sockets.v6.len());
         let slots = settings.servers_max;
+        let pairs = ports * slots;
+        let (requests, flows) = match settings.affinity {
+            Affinity::None => (REQUESTS_MAX, 0),
+            Affinity::Client => (pairs, pairs),
+        };
+        let (mut waiting, mut flows) = (Aged::new(requests), Aged::new(flows));
+        // What a flood needs is there from the start.
+        waiting.fault_in();
+        flows.fault_in();
         Leased {
             leases: Leases::new(ports, slots, secret),
-            uses: vec![Use::default(); ports * slots].into(),
-            waiting: Aged::new(REQUESTS_MAX.max(ports * slots)),
-            flows: Aged::new(if settings.affinity == Affinity::Client { ports * slots } else { 0 }),
+            uses: vec![Use::default(); pairs].into(),
+            waiting,
+            flows,
             affinity: settings.affinity,
             replies: settings.replies,
             hold: settings.hold.unwrap_or(HOLD_MIN),

@@ -6,6 +6,7 @@
 use std::net::SocketAddr;
 
 use super::core::{Client, Core, Datagram, LastClient, Way};
+use super::members::Member;
 use super::queries::{Place, Queries};
 use crate::batch::{FrameRef, Received, SocketId, Tx};
 use crate::dns::{self, Malformed, QuestionKey};
@@ -24,7 +25,8 @@ struct Query {
     client: Option<Client>,
     client_id: u16,
     slot: Slot,
-    server: SocketAddr,
+    /// Which server of the slot it is.
+    generation: u32,
     question: u64,
     sent: Instant,
 }
@@ -65,23 +67,20 @@ impl Dns {
             _ => DropReason::Malformed,
         })?;
         let question = question.hash(&self.key);
+        let client_id = dns::id(bytes);
         let (slot, member) = match core.reserve() {
             Ok(reserved) => reserved,
             Err(reason) => {
+                self.try_suspect(core, client, question, datagram.now, bytes, tx);
+                dns::set_id(bytes, client_id);
                 servfail(core, client, datagram.at, bytes, last, tx);
                 return Err(reason);
             }
         };
-        let client_id = dns::id(bytes);
-        let query = Query {
-            client: Some(*client),
-            client_id,
-            slot,
-            server: member.addr,
-            question,
-            sent: datagram.now,
-        };
-        let id = match self.send(core, query, client, Some(datagram.at), bytes, tx) {
+        let Member { addr, generation, .. } = member;
+        let query =
+            Query { client: Some(*client), client_id, slot, generation, question, sent: datagram.now };
+        let id = match self.send(core, query, addr, client, Some(datagram.at), bytes, tx) {
             Ok(id) => id,
             Err(reason) => {
                 core.release(slot);
@@ -92,32 +91,46 @@ impl Dns {
             }
         };
         core.await_answer(datagram.now, slot);
-        if dns::opcode(bytes) == OPCODE_QUERY
-            && let Some((slot, member)) = core.reserve_for_trial()
-        {
-            // It gets a copy, so that nobody waits for what may never come.
-            let sent = datagram.now;
-            let copy = Query { client: None, client_id, slot, server: member.addr, question, sent };
-            match self.send(core, copy, client, None, bytes, tx) {
-                Ok(_) => core.owe(sent, slot),
-                Err(_) => core.release(slot), // another query will do
-            }
-            dns::set_id(bytes, id);
-        }
+        self.try_suspect(core, client, question, datagram.now, bytes, tx);
+        dns::set_id(bytes, id);
         Ok(())
     }
 
+    /// If a suspect waits to prove itself, it gets a copy of the query, so that nobody waits for what may never come.
+    /// The query may have another id afterwards.
+    fn try_suspect(
+        &mut self,
+        core: &mut Core,
+        client: &Client,
+        question: u64,
+        now: Instant,
+        bytes: &mut [u8],
+        tx: &mut Tx,
+    ) {
+        if dns::opcode(bytes) != OPCODE_QUERY {
+            return; // an update, say, is not to be made twice
+        }
+        let Some((slot, Member { addr, generation, .. })) = core.reserve_for_trial() else { return };
+        let copy = Query { client: None, client_id: 0, slot, generation, question, sent: now };
+        match self.send(core, copy, addr, client, None, bytes, tx) {
+            Ok(_) => core.owe(now, slot),
+            Err(_) => core.release(slot), // another query will do
+        }
+    }
+
     /// Sends a query under an id of its own, which is in its bytes afterwards, and is given back.
+    #[allow(clippy::too_many_arguments)] // one query, its way and its turn; a struct would only rename them
     fn send(
         &mut self,
         core: &mut Core,
         query: Query,
+        server: SocketAddr,
         client: &Client,
         at: Option<FrameRef>,
         bytes: &mut [u8],
         tx: &mut Tx,
     ) -> Result<u16, DropReason> {
-        let Query { slot, server, sent, .. } = query;
+        let Query { slot, sent, .. } = query;
         let ports = core.ports_to(server);
         let from = SocketId(ports.start + self.port % (ports.len() as u16).max(1));
         let number = from.0 - core.sockets.v4.start;
@@ -151,7 +164,8 @@ impl Dns {
             core.hear(datagram.now, slot); // too late for its query, but it lives
             return Err(DropReason::NotOpen);
         };
-        if query.server.ip() != peer.ip() || query.server.port() != peer.port() {
+        let member = core.view.get(query.slot).filter(|member| member.generation == query.generation);
+        if !member.is_some_and(|member| member.is_at(peer)) {
             return Err(DropReason::WrongSource);
         }
         let question = dns::response(bytes).map_err(|_| DropReason::Malformed)?;

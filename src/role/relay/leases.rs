@@ -15,11 +15,13 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash};
+use std::net::{Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use siphasher::sip::SipHasher13;
 
 use super::core::Client;
+use crate::batch::SocketId;
 use crate::select::Slot;
 use crate::time::Instant;
 
@@ -134,8 +136,7 @@ impl Leases {
             lanes: vec![Lane { fresh: 0, lines: [line; 3] }; slots].into(),
             ports: ports as u32,
             first_port: u32::from(u16::from_le_bytes([key[0], key[1]])) % (ports as u32).max(1),
-            // Twice as many places as owners: then it never grows.
-            owners: HashMap::with_capacity_and_hasher(2 * pairs, Keyed(key)),
+            owners: owners(pairs, key),
         }
     }
 
@@ -302,6 +303,20 @@ impl Leases {
             next => self.leases[next as usize].previous = previous,
         }
     }
+}
+
+/// Room for twice as many owners as there are pairs: so it never grows, and has its memory from the start.
+fn owners(pairs: usize, key: [u8; 16]) -> HashMap<Owner, Pair, Keyed> {
+    let mut owners = HashMap::with_capacity_and_hasher(2 * pairs, Keyed(key));
+    let owner = |number: usize| {
+        let addr = SocketAddr::from((Ipv6Addr::from(number as u128), 0));
+        Owner { client: Client { addr, front: SocketId(0), local: 0 }, slot: None }
+    };
+    for number in 0..owners.capacity() {
+        owners.insert(owner(number), Pair(0));
+    }
+    owners.clear();
+    owners
 }
 
 /// Hashes under a key, so that nobody can choose owners that collide.

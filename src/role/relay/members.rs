@@ -18,6 +18,13 @@ pub struct Member {
     pub keeps_flows: bool,
 }
 
+impl Member {
+    /// Whether a datagram from there is its.
+    pub fn is_at(&self, peer: SocketAddr) -> bool {
+        self.addr.port() == peer.port() && self.addr.ip() == peer.ip()
+    }
+}
+
 /// The members as the primary has published them.
 #[derive(Debug)]
 pub(super) struct Members {

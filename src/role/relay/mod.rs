@@ -184,7 +184,9 @@ impl Relay {
     /// What the network says of servers: that one is not there makes it a suspect, and nothing more. Anybody can forge
     /// such a message (RFC 5927).
     fn on_errors(&mut self, rx: &Rx) {
-        for error in rx.errors() {
+        let says_absent =
+            |errno| matches!(errno, libc::ECONNREFUSED | libc::EHOSTUNREACH | libc::ENETUNREACH);
+        for error in rx.errors().iter().filter(|error| says_absent(error.errno)) {
             if let Some(slot) = self.core.view.slot_of(error.peer) {
                 self.core.stats.servers[slot.index()].errors.add(1);
                 self.core.shared.signals[slot.index()].note_refusal();

@@ -33,7 +33,11 @@ pub(super) struct Queries<T> {
 impl<T> Queries<T> {
     /// Room for so many queries, over so many ports.
     pub fn new(capacity: usize, ports: usize) -> Self {
-        Queries { entries: Aged::new(capacity), index: vec![NONE; ports * IDS].into() }
+        let (mut entries, mut index) = (Aged::new(capacity), vec![NONE; ports * IDS]);
+        // What a flood needs is there from the start.
+        entries.fault_in();
+        std::hint::black_box(&mut index).fill(NONE);
+        Queries { entries, index: index.into() }
     }
 
     /// Remembers a query that leaves by this port, under an id that nobody can guess. `None` when there is no room.
