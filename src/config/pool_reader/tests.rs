@@ -547,7 +547,7 @@ fn the_plan_tells_what_a_pool_does() {
     for part in [
         "config      config.json: valid\n",
         "pool        pool-1: dns on 0.0.0.0:5300, [::]:5300, there up to 1024 TCP connections\n",
-        "shortest_queue, at most 9 requests at one server, room for 64 addresses\n",
+        "shortest_queue, at most 9 requests at one server, room for 16 addresses\n",
         "one answer to a datagram, within 2s\n",
         "64 ports towards the servers, each with many requests at a time\n",
         "workers: 4, I/O: auto\n",

@@ -116,6 +116,8 @@ pub(super) struct Core {
     chooser: Chooser,
     /// The addresses of the fronts, for PROXY headers.
     fronts: Box<[SocketAddr]>,
+    /// When any server was heard last.
+    heard_at: Instant,
     /// The slowest answer of late: it decays.
     slowest: Option<Duration>,
     /// The answers since it was last asked for.
@@ -125,10 +127,11 @@ pub(super) struct Core {
 
 /// A server that owes an answer is not called silent before this time.
 const SILENCE_MIN: Duration = Duration::from_millis(50);
-/// Nor before so many times the slowest answer of late.
-const SILENCE_FACTOR: u32 = 4;
-/// Of the slowest answer, what is left after each tick is 1 - 1 / this.
-const SLOWEST_DECAY: u32 = 1024;
+/// Nor before so many times the slowest answer of late. To be wrong costs little: a suspect is used if nobody better is
+/// left, and its next answer clears it.
+const SILENCE_FACTOR: u32 = 2;
+/// Of the slowest answer, what is left after each tick is 1 - 1 / this: half of it after a second.
+const SLOWEST_DECAY: u32 = 144;
 
 impl Core {
     pub fn new(
@@ -149,6 +152,7 @@ impl Core {
             touched: Vec::with_capacity(slots),
             chooser: Chooser::new(shared.settings.policy, rng.next_u64()),
             fronts: local_addrs[..usize::from(sockets.fronts.end)].into(),
+            heard_at: Instant::ZERO,
             slowest: None,
             recent: LatencyHistogram::default(),
             turn: 0,
@@ -376,6 +380,7 @@ impl Core {
 
     /// A server has proved that it lives.
     pub fn hear(&mut self, now: Instant, slot: Slot) {
+        self.heard_at = now;
         let lane = self.lane(slot);
         lane.heard = true;
         lane.silent_since = now;
@@ -405,13 +410,18 @@ impl Core {
         }
     }
 
-    /// Looks for servers that owe an answer and are silent for far longer than any answer took. Once a tick.
+    /// Looks for servers that owe an answer and are silent for far longer than any answer took, while others answer: if
+    /// nobody does, it is the network's fault, or our own. Once a tick.
     pub fn look_for_silence(&mut self, now: Instant) {
         let time_out = self.shared.settings.timeout;
-        let limit = self
-            .slowest
-            .map_or(time_out, |slowest| (slowest * SILENCE_FACTOR).max(SILENCE_MIN).min(time_out));
+        let limit = match self.slowest {
+            Some(slowest) => (slowest * SILENCE_FACTOR).max(SILENCE_MIN).min(time_out),
+            None => time_out,
+        };
         self.slowest = self.slowest.map(|slowest| slowest - slowest / SLOWEST_DECAY);
+        if now.since(self.heard_at) > limit {
+            return;
+        }
         for (lane, signals) in self.lanes.iter().zip(&self.shared.signals) {
             let is_silent = lane.outstanding > 0 && now.since(lane.silent_since) > limit;
             if is_silent && now.since(signals.alive_at()) > limit {
