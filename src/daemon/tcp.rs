@@ -110,9 +110,15 @@ impl Splicer {
 
     async fn connect(&self) -> io::Result<(TcpStream, Counted<'_>)> {
         let mut result = Err(io::Error::other("no server is up"));
-        for _ in 0..TRIES {
-            let chosen = self.pool.open(&mut self.chooser.borrow_mut());
+        let mut tried = heapless::Vec::<Slot, TRIES>::new();
+        while !tried.is_full() {
+            // Whoever did not accept has the shortest queue still.
+            let chosen = match tried.is_empty() {
+                true => self.pool.open(&mut self.chooser.borrow_mut()),
+                false => self.pool.open_elsewhere(&tried),
+            };
             let Some((slot, addr)) = chosen else { break };
+            let _ = tried.push(slot); // it has room
             let counted = Counted { pool: &self.pool, slot };
             match timeout(CONNECT_TIMEOUT, TcpStream::connect(addr)).await {
                 Ok(Ok(server)) => return Ok((server, counted)),

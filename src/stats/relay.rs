@@ -18,8 +18,6 @@ pub struct RelayServerStats {
     pub id_plus_one: Counter,
     /// Its [`crate::health::State`] as a number.
     pub state: Counter,
-    /// Requests or flows there, of all workers, and TCP connections.
-    pub queue: Counter,
     /// Datagrams of clients sent to it.
     pub dispatched: Counter,
     /// Requests that it has answered.

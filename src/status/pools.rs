@@ -225,7 +225,7 @@ fn server(pool: &Shared, slot: usize, rate: f64, latency: &LatencySnapshot) -> O
         id: id as u32,
         addr: pool.server(Slot::new(slot)).map_or(String::new(), |addr| addr.to_string()),
         state: state.to_owned(),
-        queue: primary.queue.get(),
+        queue: u64::from(pool.queue(Slot::new(slot))),
         dispatched,
         answered,
         timed_out,

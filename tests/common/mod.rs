@@ -1,6 +1,8 @@
 //! Runs the real program: free ports, a folder of its own, captured output, bounded waits.
 #![allow(dead_code, unused_imports)] // each test file uses its part
 
+pub mod fake_dns;
+pub mod fakes;
 mod ports;
 mod running;
 
@@ -11,8 +13,9 @@ use lbd::daemon::client::Summary;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use lbd::status::{PoolStatus, Status};
 use ports::Ports;
-pub use running::{Finished, Running};
+pub use running::{Finished, Running, send_signal};
 
 /// How long a test waits for a fact before it fails.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -20,6 +23,8 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 /// The first port of the servers and of the clients within the block of a site.
 const SERVERS_AT: u16 = 8;
 const CLIENTS_AT: u16 = 32;
+/// The first port of what a test starts by itself.
+const OTHERS_AT: u16 = 64;
 
 /// Waits until `look` finds something. Failing that, the test fails with `what` and what `explain` says.
 #[track_caller]
@@ -53,7 +58,7 @@ impl Site {
             },
             "client": {
                 "port_range_start": ports.at(CLIENTS_AT),
-                "port_range_end": ports.end(),
+                "port_range_end": ports.at(OTHERS_AT),
                 "count": 4,
                 "timeout": "2s",
                 "deadline": "20s",
@@ -105,6 +110,11 @@ impl Site {
         self.ports.at(CLIENTS_AT + n)
     }
 
+    /// The `n`-th port for what the test starts by itself.
+    pub fn port(&self, n: u16) -> u16 {
+        self.ports.at(OTHERS_AT + n)
+    }
+
     /// Starts `lbd` with these arguments, and with this site's configuration.
     pub fn start(&self, args: &[&str]) -> Running {
         let config = self.path().join("config.json");
@@ -123,6 +133,26 @@ impl Site {
         let balancer = self.start(&["balancer", "--status-every", "50ms"]);
         balancer.status();
         balancer
+    }
+
+    /// A balancer with these datagram pools and nothing else; it shows its figures, and every server is up.
+    pub fn pools(&self, pools: Value) -> Running {
+        let balancer = self.start_pools(&pools, &["--status-every", "50ms"]);
+        balancer.wait_until("the pools' servers up", |status| {
+            let all_up = |(pool, wanted): (&PoolStatus, &Value)| {
+                wanted["servers"].as_array().is_some_and(|servers| servers.len() <= pool.servers.len())
+                    && pool.servers.iter().all(|server| server.state == "up")
+            };
+            let wanted = pools.as_array().expect("a list of pools");
+            status.pools.len() == wanted.len() && status.pools.iter().zip(wanted).all(all_up)
+        });
+        balancer
+    }
+
+    /// Starts a balancer with these datagram pools and nothing else.
+    pub fn start_pools(&self, pools: &Value, more: &[&str]) -> Running {
+        let file = self.write("pools.json", &json!({ "pools": pools }).to_string());
+        self.start_bare(&[&["balancer", "--config", file.to_str().expect("a plain path")], more].concat())
     }
 
     /// A server with this id on its usual port.
@@ -162,6 +192,30 @@ impl Site {
             }
         }
         found
+    }
+}
+
+/// What must hold of a pool at any time when nothing is under way in the balancer itself.
+#[track_caller]
+pub fn assert_adds_up(pool: &PoolStatus) {
+    let refused: u64 = pool.refused.values().sum();
+    let ended = pool.answered + pool.timed_out + pool.forwarded + refused;
+    assert_eq!(pool.received, ended + pool.in_flight, "{pool:?}");
+    assert_eq!((pool.arrived, pool.workers.iter().sum()), (pool.received + pool.kernel_drops, pool.received));
+    let sum = |of: fn(&lbd::status::PoolServerStatus) -> u64| pool.servers.iter().map(of).sum::<u64>();
+    assert_eq!(sum(|s| s.answered), pool.answered, "{pool:?}");
+    assert_eq!(sum(|s| s.timed_out), pool.timed_out, "{pool:?}");
+    assert_eq!(sum(|s| s.forwarded), pool.forwarded, "{pool:?}");
+    assert_eq!(sum(|s| s.delivered), pool.delivered, "{pool:?}");
+    assert_eq!(sum(|s| s.in_flight), pool.in_flight, "{pool:?}");
+    let count = |latency: &lbd::status::Latencies| latency.histogram.iter().map(|(_, n)| n).sum::<u64>();
+    assert_eq!(count(&pool.latency_us), pool.answered, "{pool:?}");
+    for server in &pool.servers {
+        let is_at_rest = pool.flows + pool.tcp_open + pool.in_flight == 0;
+        assert!(!is_at_rest || server.queue == 0, "{pool:?}");
+        let ended = server.answered + server.timed_out + server.forwarded;
+        assert_eq!(server.dispatched, ended + server.in_flight, "{pool:?}");
+        assert_eq!(count(&server.latency_us), server.answered, "{pool:?}");
     }
 }
 

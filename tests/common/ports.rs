@@ -5,10 +5,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Blocks lie below the ports that Linux gives to sockets without one (32768 and up).
 const FIRST: u16 = 10_000;
-const BLOCKS: u32 = 350;
-const BLOCK: u16 = 64;
+const BLOCKS: u32 = 250;
+const BLOCK: u16 = 90;
 
-/// 64 ports in a row. The first stays bound as the mark of the block's owner: the kernel lets one process have it,
+/// 90 ports in a row. The first stays bound as the mark of the block's owner: the kernel lets one process have it,
 /// and takes it back when that process ends, however it ends.
 pub struct Ports {
     _mark: UdpSocket,

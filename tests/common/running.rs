@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use lbd::daemon::client::Summary;
-use lbd::status::{ServerStatus, Status};
+use lbd::status::{PoolStatus, ServerStatus, Status};
 
 use super::wait_for;
 
@@ -133,6 +133,29 @@ impl Running {
         self.wait_until(&format!("server {id} {what}"), |status| {
             status.servers.iter().any(|s| s.id == id && wanted(s))
         })
+    }
+
+    /// Of a balancer with `--status-every`: its first pool, when that is as `wanted`.
+    #[track_caller]
+    pub fn pool_when(&self, what: &str, wanted: impl Fn(&PoolStatus) -> bool) -> PoolStatus {
+        let mut status = self.wait_until(what, |status| status.pools.first().is_some_and(&wanted));
+        status.pools.remove(0)
+    }
+
+    /// Of a balancer: asks it to stop; gives the last figures that it prints.
+    #[track_caller]
+    pub fn stop(mut self) -> Status {
+        self.signal(libc::SIGTERM);
+        let finished = self.finish();
+        assert_eq!(finished.code, 0, "{finished:?}");
+        let line = finished.stdout.lines().last().unwrap_or_default();
+        serde_json::from_str(line).unwrap_or_else(|e| panic!("no figures ({e}): {finished:?}"))
+    }
+
+    /// Waits until it has said this on standard error.
+    #[track_caller]
+    pub fn wait_for_word(&self, word: &str) {
+        wait_for(word, || self.stderr().contains(word).then_some(()), || self.explain());
     }
 
     fn last_status(&self) -> Option<Status> {

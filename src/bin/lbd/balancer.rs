@@ -239,8 +239,9 @@ struct StartedPool {
 fn start_pool(open: OpenPool<'_>, clock: Clock) -> Result<StartedPool> {
     let OpenPool { of, mut names, workers, listeners } = open;
     let (sockets, layouts): (Vec<_>, Vec<_>) = workers.into_iter().unzip();
-    let (shared, roles) = Relay::workers(pool_settings(of), &layouts, clock.now());
+    let (shared, mut roles) = Relay::workers(pool_settings(of), &layouts, clock.now());
     shared.want(names.wanted());
+    roles[0].take_servers(clock.now());
     let processor = processors(of.pin)?;
     let mut workers = vec![];
     for (number, (role, sockets)) in roles.into_iter().zip(sockets).enumerate() {

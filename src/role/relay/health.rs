@@ -141,7 +141,6 @@ impl Primary {
             }
             self.judge(core, now, slot, noticed, alive_at);
             self.look_after(core, now, slot, tx);
-            core.stats.servers[index].queue.set(u64::from(core.shared.tree.len(slot)));
         }
     }
 

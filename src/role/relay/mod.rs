@@ -121,6 +121,16 @@ impl Relay {
         (shared, workers)
     }
 
+    /// Takes the servers in that are wanted, without waiting for a turn: then the first datagram finds them. For the
+    /// primary.
+    pub fn take_servers(&mut self, now: Instant) {
+        if let Some(primary) = &mut self.primary
+            && let Some(wanted) = self.core.shared.take_wanted()
+        {
+            primary.set_servers(&mut self.core, now, &wanted);
+        }
+    }
+
     /// The oldest event that was not fetched yet.
     pub fn poll_event(&mut self) -> Option<Event> {
         self.primary.as_mut()?.poll_event()

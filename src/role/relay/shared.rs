@@ -152,7 +152,20 @@ impl Shared {
 
     /// Counts a connection up at a server that is chosen as a datagram's would be.
     pub fn open(&self, chooser: &mut Chooser) -> Option<(Slot, SocketAddr)> {
-        let slot = chooser.reserve(&self.tree).ok()?.slot;
+        self.opened(chooser.reserve(&self.tree).ok()?.slot)
+    }
+
+    /// The same at another server than these, whatever the policy: that with the shortest queue.
+    pub fn open_elsewhere(&self, than: &[Slot]) -> Option<(Slot, SocketAddr)> {
+        let tree = &self.tree;
+        let others = (0..tree.slot_count()).map(Slot::new);
+        let slot = others
+            .filter(|slot| !than.contains(slot) && tree.is_choosable(*slot))
+            .min_by_key(|&slot| (!tree.is_eligible(slot), tree.len(slot)))?;
+        self.opened(tree.reserve_shorter(slot, slot).ok()?)
+    }
+
+    fn opened(&self, slot: Slot) -> Option<(Slot, SocketAddr)> {
         match self.members.get(slot) {
             Some(Member { addr, .. }) => Some((slot, addr)),
             None => {
@@ -175,6 +188,11 @@ impl Shared {
     /// Where the server of a slot is.
     pub fn server(&self, slot: Slot) -> Option<SocketAddr> {
         Some(self.members.get(slot)?.addr)
+    }
+
+    /// Requests or flows at the server of a slot, and TCP connections.
+    pub fn queue(&self, slot: Slot) -> u32 {
+        self.tree.len(slot)
     }
 
     /// The pool's name.

@@ -1,0 +1,543 @@
+//! DNS pools: the real balancer before servers that know nothing of it, well-behaved and not.
+
+mod common;
+
+use std::io::Read;
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::time::Duration;
+
+use common::fake_dns::{
+    FakeDns, FakeDnsTcp, Manner, SERVFAIL, answer, ask, ask_many, connect, id, long_answer, query, rcode,
+    read_message, write_message,
+};
+use common::fakes::{Asker, Fake, proxy_header, v4, v6};
+use common::{Finished, Running, Site, assert_adds_up, wait_for};
+use lbd::status::{PoolStatus, Status};
+use serde_json::{Value, json};
+
+/// A query of a test is lost for good after this time; the balancer gives it up after 2 s.
+const GIVE_UP: Duration = Duration::from_secs(5);
+
+/// Fakes on the ports 1, 2, ... of a site, with these numbers.
+fn fakes(site: &Site, count: u8) -> Vec<FakeDns> {
+    (1..=count).map(|n| FakeDns::start(n, v4(site.port(n.into())))).collect()
+}
+
+fn addrs(servers: &[FakeDns]) -> Vec<String> {
+    servers.iter().map(|server| server.addr().to_string()).collect()
+}
+
+/// A pool on port 0 of the site before these servers, with more keys.
+fn pool(site: &Site, servers: &[FakeDns], more: Value) -> Value {
+    let mut pool = json!({
+        "listen": v4(site.port(0)).to_string(),
+        "protocol": "dns",
+        "servers": addrs(servers),
+        "workers": 1,
+    });
+    pool.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    json!([pool])
+}
+
+/// A pool with so many servers, and a client.
+fn started(count: u8, more: Value) -> (Site, Vec<FakeDns>, Running, Asker) {
+    let site = Site::new(json!({}));
+    let servers = fakes(&site, count);
+    let balancer = site.pools(pool(&site, &servers, more));
+    let client = Asker::to(v4(site.port(0)));
+    (site, servers, balancer, client)
+}
+
+#[track_caller]
+fn assert_refused(finished: &Finished, why: &str) {
+    assert!(finished.code == 2 && finished.stderr.contains(why), "{why}: {finished:?}");
+    assert!(finished.stdout.is_empty(), "{finished:?}");
+}
+
+#[test]
+fn a_pool_from_the_command_line_serves_and_shows_its_figures_at_the_end_and_when_asked() {
+    let site = Site::new(json!({}));
+    let servers = fakes(&site, 2);
+    let (listen, addrs) = (v4(site.port(0)).to_string(), addrs(&servers));
+    let words =
+        ["balancer", "--listen", &listen, "--protocol", "dns", "--server", &addrs[0], "--server", &addrs[1]];
+    let mut balancer = site.start_bare(&words);
+    balancer.wait_for_word(&format!("pool pool-1: dns on {listen}, 2 servers"));
+    let client = Asker::to(v4(site.port(0)));
+    let tally = ask_many(&client, 200, 8, GIVE_UP);
+    assert_eq!((tally.answered, tally.servfail, tally.lost), (200, 0, 0));
+    assert!(tally.by_server[1] > 0 && tally.by_server[2] > 0, "{tally:?}");
+    assert_eq!(balancer.stdout(), "", "nobody has asked");
+
+    balancer.signal(libc::SIGUSR1);
+    let look = || balancer.stdout().lines().next().map(str::to_owned);
+    let line = wait_for("figures", look, || balancer.stderr());
+    let asked: Status = serde_json::from_str(&line).unwrap();
+    assert_eq!(asked.pools[0].answered, 200);
+    assert_adds_up(&asked.pools[0]);
+    let value: Value = serde_json::from_str(&line).unwrap();
+    assert_eq!(value.as_object().unwrap().len(), 1, "pools only: {value}");
+
+    let last = balancer.stop();
+    assert_eq!((last.pools[0].received, last.pools[0].answered), (200, 200));
+    assert_adds_up(&last.pools[0]);
+    let p = &last.pools[0].latency_us;
+    assert!(0 < p.p50 && p.p50 <= p.p90 && p.p90 <= p.p99 && p.p99 <= p.p999, "{p:?}");
+}
+
+/// The first moment: whoever finds the port open is served.
+#[test]
+fn no_query_is_refused_while_the_balancer_starts() {
+    let site = Site::new(json!({}));
+    let servers = fakes(&site, 1);
+    for workers in [1, 4, 1, 4] {
+        let balancer = site.start_pools(&pool(&site, &servers, json!({ "workers": workers })), &["--quiet"]);
+        let client = Asker::to(v4(site.port(0)));
+        client.0.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+        let mut buffer = [0; 512];
+        // While nobody listens, the kernel says so at once.
+        let look = || client.0.send(&query(7)).and_then(|_| client.0.recv(&mut buffer)).ok();
+        let len = wait_for("an answer", look, || balancer.stderr());
+        assert_eq!(rcode(&buffer[..len]), 0, "{workers} workers");
+    }
+}
+
+#[test]
+fn a_native_pool_and_a_dns_pool_live_in_one_process() {
+    let site = Site::new(json!({}));
+    let servers = fakes(&site, 2);
+    let mut config: Value =
+        serde_json::from_str(&std::fs::read_to_string(site.path().join("config.json")).unwrap()).unwrap();
+    config["pools"] = pool(&site, &servers, json!({}));
+    site.write("config.json", &config.to_string());
+    let (balancer, _server) = site.pool(1, &[]);
+    let native = site.client(&["--requests", "3000"]);
+    let client = Asker::to(v4(site.port(0)));
+    let tally = ask_many(&client, 3000, 16, GIVE_UP);
+    assert_eq!((tally.answered, tally.lost), (3000, 0), "{tally:?}");
+    let (code, summary) = native.summary();
+    assert_eq!((code, summary.answered, summary.retried), (0, 3000, 0));
+    let last = balancer.stop();
+    assert_eq!((last.answered, last.pools[0].answered), (3000, 3000));
+    assert_adds_up(&last.pools[0]);
+}
+
+#[test]
+fn the_answer_comes_from_the_address_that_was_asked() {
+    for io in ["mio", "io_uring"] {
+        let site = Site::new(json!({}));
+        let front = site.port(0);
+        let servers = vec![FakeDns::start(1, v4(site.port(1))), FakeDns::start(2, v6(site.port(1)))];
+        let more = json!({"listen": format!("*:{front}"), "policy": "round_robin", "io": io});
+        let balancer = site.pools(pool(&site, &servers, more));
+        let mut numbers = vec![];
+        for asked in ["127.0.0.1", "127.0.0.5", "::1", "127.99.0.1"] {
+            let asked: IpAddr = asked.parse().unwrap();
+            // A connected socket: it would not hear another address.
+            let client = Asker::to((asked, front).into());
+            numbers.extend((0..4).map(|id| ask(&client, id)));
+            TcpStream::connect((asked, front)).expect("TCP listens there as well");
+        }
+        assert!(numbers.contains(&1) && numbers.contains(&2), "servers of both families: {numbers:?}");
+        let last = balancer.stop();
+        assert_eq!(last.pools[0].answered, 16);
+        assert_adds_up(&last.pools[0]);
+    }
+}
+
+#[test]
+fn ipv6_clients_and_servers() {
+    let site = Site::new(json!({}));
+    let servers = vec![FakeDns::start(1, v6(site.port(1)))];
+    let listen = v6(site.port(0));
+    let balancer = site.pools(pool(&site, &servers, json!({"listen": listen.to_string()})));
+    let tally = ask_many(&Asker::to(listen), 500, 8, GIVE_UP);
+    assert_eq!((tally.answered, tally.lost), (500, 0));
+    assert_adds_up(&balancer.stop().pools[0]);
+}
+
+#[test]
+fn long_and_truncated_answers_pass_as_they_are() {
+    let (site, servers, balancer, client) = started(1, json!({}));
+    let _tcp = FakeDnsTcp::start(servers[0].addr(), 40_000);
+    for len in [512, 1_232, 1_473, 4_096] {
+        servers[0].be(Manner::Long(len));
+        let answer = client.ask(&query(3));
+        assert!(answer.len() == len && answer == long_answer(&query(3), len), "{len} bytes");
+    }
+    servers[0].be(Manner::Truncated);
+    let answer = client.ask(&query(4));
+    assert_eq!((id(&answer), answer[2] & 0x02), (4, 0x02), "TC");
+    let mut stream = connect(v4(site.port(0)));
+    write_message(&mut stream, &query(4)).unwrap();
+    let full = read_message(&mut stream).expect("an answer");
+    assert_eq!((full.len(), id(&full)), (40_000, 4));
+    drop(stream);
+    balancer.pool_when("the connection has ended", |pool| pool.tcp_open == 0 && pool.tcp_opened == 1);
+    let last = balancer.stop();
+    assert_eq!((last.pools[0].answered, last.pools[0].tcp_refused), (5, 0));
+    assert_adds_up(&last.pools[0]);
+}
+
+#[test]
+fn answers_that_nobody_asked_for_are_counted_and_the_wait_goes_on() {
+    let (_site, servers, balancer, client) = started(1, json!({}));
+    for (manner, reason) in [
+        (Manner::Twice, "not_open"),
+        (Manner::WrongIdFirst, "not_open"),
+        (Manner::WrongQuestionFirst, "wrong_question"),
+    ] {
+        let before = balancer.status().pools[0].dropped.get(reason).copied().unwrap_or(0);
+        servers[0].be(manner);
+        assert_eq!(ask(&client, 9), 1, "{manner:?}");
+        let seen = |pool: &PoolStatus| pool.dropped.get(reason) == Some(&(before + 1));
+        balancer.pool_when(reason, seen);
+        assert!(!client.has_more(), "{manner:?}");
+    }
+    let last = balancer.stop();
+    assert_eq!((last.pools[0].answered, last.pools[0].delivered), (3, 3));
+    assert_eq!(last.pools[0].servers[0].state, "up");
+    assert_adds_up(&last.pools[0]);
+}
+
+#[test]
+fn an_answer_after_the_time_out_reaches_nobody() {
+    let (_site, servers, balancer, client) = started(1, json!({"timeout": "50ms"}));
+    servers[0].be(Manner::Holds);
+    client.send(&query(1));
+    balancer.pool_when("it is given up", |pool| pool.timed_out == 1);
+    servers[0].release();
+    balancer.pool_when("the answer is dropped", |pool| pool.dropped.get("not_open") == Some(&1));
+    assert!(!client.has_more());
+    let last = balancer.stop();
+    assert_eq!((last.pools[0].timed_out, last.pools[0].answered), (1, 0));
+    assert_adds_up(&last.pools[0]);
+}
+
+#[test]
+fn what_is_no_query_is_dropped_by_reason() {
+    let (_site, servers, balancer, client) = started(1, json!({}));
+    client.send(b"short");
+    let mut response = query(1);
+    response[2] |= 0x80;
+    client.send(&response);
+    let refused = |pool: &PoolStatus| pool.refused.values().sum::<u64>() == 2;
+    let pool = balancer.pool_when("both refused", refused);
+    assert_eq!(pool.refused.get("an_answer"), Some(&1), "{pool:?}");
+    assert_eq!(ask(&client, 2), 1);
+    assert_eq!(servers[0].queries(), 1);
+    assert_adds_up(&balancer.stop().pools[0]);
+}
+
+#[test]
+fn tcp_connections_spread_over_the_servers() {
+    let (site, servers, balancer, _client) = started(2, json!({}));
+    let tcp: Vec<_> = servers.iter().map(|server| FakeDnsTcp::start(server.addr(), 600)).collect();
+    let open: Vec<TcpStream> = (0..6).map(|id| answered_by_tcp(v4(site.port(0)), id)).collect();
+    assert_eq!(tcp.iter().map(FakeDnsTcp::accepted).collect::<Vec<_>>(), [3, 3]);
+    let pool = balancer.pool_when("six are open", |pool| pool.tcp_open == 6);
+    assert_eq!(pool.tcp_opened, 6);
+    balancer.pool_when("they are queues", |pool| pool.servers.iter().all(|server| server.queue == 3));
+    drop(open);
+    balancer.pool_when("all is closed", |pool| {
+        pool.tcp_open == 0 && pool.servers.iter().all(|server| server.queue == 0)
+    });
+}
+
+/// A connection that has carried a query and its answer.
+#[track_caller]
+fn answered_by_tcp(to: SocketAddr, number: u16) -> TcpStream {
+    let mut stream = connect(to);
+    write_message(&mut stream, &query(number)).unwrap();
+    assert_eq!(read_message(&mut stream).map(|message| id(&message)), Some(number));
+    stream
+}
+
+#[test]
+fn a_server_that_refuses_tcp_is_passed_over() {
+    let (site, servers, balancer, _client) = started(2, json!({}));
+    let tcp = FakeDnsTcp::start(servers[1].addr(), 600);
+    // The first server has the shorter queue each time.
+    let open: Vec<TcpStream> = (0..6).map(|id| answered_by_tcp(v4(site.port(0)), id)).collect();
+    assert_eq!((open.len(), tcp.accepted()), (6, 6));
+    drop(open);
+    drop(tcp);
+    let mut stream = connect(v4(site.port(0)));
+    assert_eq!(stream.read(&mut [0]).unwrap_or(0), 0, "closed: nobody takes it");
+    balancer.pool_when("it is counted", |pool| pool.tcp_refused == 1 && pool.tcp_open == 0);
+}
+
+#[test]
+fn a_client_that_says_it_has_asked_all_by_tcp_is_still_answered() {
+    let (site, servers, balancer, _client) = started(1, json!({}));
+    let _tcp = FakeDnsTcp::start(servers[0].addr(), 600);
+    let mut stream = connect(v4(site.port(0)));
+    write_message(&mut stream, &query(1)).unwrap();
+    write_message(&mut stream, &query(2)).unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    let ids = [read_message(&mut stream), read_message(&mut stream)].map(|message| id(&message.unwrap()));
+    assert_eq!(ids, [1, 2]);
+    assert_eq!(read_message(&mut stream), None, "the end");
+    balancer.pool_when("it has ended", |pool| pool.tcp_open == 0 && pool.tcp_opened == 1);
+}
+
+/// Of a PROXY header: IPv4 and TCP, IPv4 and UDP.
+const STREAM: u8 = 0x11;
+const DATAGRAM: u8 = 0x12;
+
+#[test]
+fn a_proxy_header_names_the_client_to_a_dns_server() {
+    let site = Site::new(json!({}));
+    let addr = v4(site.port(1));
+    let server = Fake::start(addr, |bytes, _| vec![answer(&bytes[28..], 1)]);
+    let listener = TcpListener::bind(addr).unwrap();
+    let more = json!({"servers": [addr.to_string()], "proxy_protocol": "every", "health": {"check": "none"}});
+    let balancer = site.pools(pool(&site, &[], more));
+    let front = v4(site.port(0));
+    let client = Asker::from(([127, 0, 0, 9], 0).into(), front);
+    assert_eq!(ask(&client, 5), 1);
+    assert!(server.seen()[0].bytes.starts_with(&proxy_header(DATAGRAM, client.addr(), front)));
+
+    let mut stream = connect(front);
+    write_message(&mut stream, &query(6)).unwrap();
+    let (mut taken, _) = listener.accept().unwrap();
+    let mut header = [0; 28];
+    taken.read_exact(&mut header).unwrap();
+    assert_eq!(header[..], proxy_header(STREAM, stream.local_addr().unwrap(), front));
+    assert_eq!(read_message(&mut taken), Some(query(6)));
+    assert_adds_up(&balancer.stop().pools[0]);
+}
+
+#[test]
+fn connections_beyond_the_limit_are_closed() {
+    let (site, servers, balancer, _client) = started(1, json!({"tcp_connections": 2}));
+    let _tcp = FakeDnsTcp::start(servers[0].addr(), 600);
+    let first = answered_by_tcp(v4(site.port(0)), 1);
+    let second = answered_by_tcp(v4(site.port(0)), 2);
+    let mut third = connect(v4(site.port(0)));
+    assert_eq!(third.read(&mut [0]).unwrap_or(0), 0, "closed");
+    balancer.pool_when("it is counted", |pool| pool.tcp_refused == 1);
+    drop(first);
+    balancer.pool_when("one has ended", |pool| pool.tcp_open == 1);
+    let fourth = answered_by_tcp(v4(site.port(0)), 4);
+    drop((second, fourth));
+}
+
+#[test]
+fn without_tcp_nobody_listens() {
+    let (site, _servers, _balancer, client) = started(1, json!({"tcp_connections": 0}));
+    assert!(TcpStream::connect(v4(site.port(0))).is_err());
+    assert_eq!(ask(&client, 1), 1);
+}
+
+#[test]
+fn with_every_server_down_the_answer_is_servfail_at_once() {
+    let site = Site::new(json!({}));
+    let servers: Vec<String> = (1..=2).map(|n| v4(site.port(n)).to_string()).collect(); // closed
+    let health = json!({"interval": "50ms"});
+    let pools = pool(&site, &[], json!({"servers": servers, "health": health}));
+    let balancer = site.start_pools(&pools, &["--status-every", "50ms"]);
+    let down = |pool: &PoolStatus| {
+        pool.servers.len() == 2 && pool.servers.iter().all(|server| server.state == "down")
+    };
+    balancer.pool_when("both down", down);
+    let tally = ask_many(&Asker::to(v4(site.port(0))), 20, 4, GIVE_UP);
+    assert_eq!((tally.servfail, tally.lost), (20, 0));
+    let server = FakeDns::start(1, v4(site.port(1)));
+    balancer.pool_when("one is up", |pool| pool.servers[0].state == "up");
+    assert_eq!(ask(&Asker::to(v4(site.port(0))), 1), 1);
+    drop(server);
+    let last = balancer.stop();
+    assert_eq!((last.pools[0].servfail, last.pools[0].refused.get("no_server")), (20, Some(&20)));
+    assert_adds_up(&last.pools[0]);
+}
+
+#[test]
+fn beyond_max_outstanding_the_answer_is_servfail_at_once() {
+    let (_site, servers, balancer, client) = started(1, json!({"max_outstanding": 2, "timeout": "1min"}));
+    servers[0].be(Manner::Holds);
+    client.send(&query(1));
+    client.send(&query(2));
+    balancer.pool_when("two are under way", |pool| pool.in_flight == 2);
+    let refused = client.ask(&query(3));
+    assert_eq!((id(&refused), rcode(&refused)), (3, SERVFAIL));
+    wait_for("the server has both", || (servers[0].held() == 2).then_some(()), String::new);
+    servers[0].release();
+    let mut ids = [id(&client.recv()), id(&client.recv())];
+    ids.sort_unstable();
+    assert_eq!(ids, [1, 2]);
+    servers[0].be(Manner::Proper);
+    assert_eq!(ask(&client, 4), 1);
+    let last = balancer.stop();
+    assert_eq!((last.pools[0].servfail, last.pools[0].refused.get("servers_full")), (1, Some(&1)));
+    assert_adds_up(&last.pools[0]);
+}
+
+/// Queries go on while a server ends in some way: a few are lost, of its own only. It comes back in another.
+fn a_server_dies(end: impl FnOnce(&mut Vec<Option<FakeDns>>), back: impl FnOnce(&mut Vec<Option<FakeDns>>)) {
+    const QUERIES: u16 = 20_000;
+    let (site, servers, balancer, client) = started(4, json!({"health": {"interval": "200ms"}}));
+    let mut servers: Vec<Option<FakeDns>> = servers.into_iter().map(Some).collect();
+    let asking = std::thread::spawn(move || ask_many(&client, QUERIES, 32, GIVE_UP));
+    let served = || servers[2].as_ref().is_some_and(|server| server.queries() > 1_000).then_some(());
+    wait_for("it has served some", served, String::new);
+    end(&mut servers);
+    let tally = asking.join().unwrap();
+    assert_eq!((tally.answered + tally.lost, tally.servfail), (u64::from(QUERIES), 0));
+    assert!(tally.lost <= 64, "a handful, not {tally:?}");
+    balancer.pool_when("it is down", |pool| pool.servers[2].state == "down" && pool.in_flight == 0);
+    back(&mut servers);
+    let seen = balancer.pool_when("it is up again", |pool| pool.servers[2].state == "up");
+    for server in &seen.servers {
+        assert!(server.id == 2 || server.timed_out == 0, "the others are undisturbed: {seen:?}");
+    }
+    let tally = ask_many(&Asker::to(v4(site.port(0))), 400, 32, GIVE_UP);
+    assert!(tally.lost == 0 && tally.by_server[3] > 0, "it has its share again: {tally:?}");
+    assert_adds_up(&balancer.stop().pools[0]);
+}
+
+#[test]
+fn a_server_that_falls_silent_costs_a_handful_and_comes_back() {
+    let be = |manner| move |servers: &mut Vec<Option<FakeDns>>| servers[2].as_ref().unwrap().be(manner);
+    a_server_dies(be(Manner::Silent), be(Manner::Proper));
+}
+
+#[test]
+fn a_server_whose_port_closes_costs_a_handful_and_comes_back() {
+    let addr = std::cell::Cell::new(v4(0));
+    a_server_dies(
+        |servers| addr.set(servers[2].take().unwrap().addr()),
+        |servers| servers[2] = Some(FakeDns::start(3, addr.get())),
+    );
+}
+
+#[test]
+fn a_host_name_is_looked_up() {
+    let site = Site::new(json!({}));
+    let port = site.port(1);
+    let _servers = [FakeDns::start(1, v4(port)), FakeDns::start(2, v6(port))];
+    let pools = pool(&site, &[], json!({"servers": [format!("localhost:{port}")]}));
+    let balancer = site.pools(pools);
+    let client = Asker::to(v4(site.port(0)));
+    let tally = ask_many(&client, 50, 4, GIVE_UP);
+    assert_eq!((tally.answered, tally.lost), (50, 0));
+    let last = balancer.stop();
+    for server in &last.pools[0].servers {
+        assert!(server.addr.parse::<SocketAddr>().unwrap().ip().is_loopback(), "{last:?}");
+    }
+    assert_adds_up(&last.pools[0]);
+}
+
+#[test]
+fn a_pool_that_cannot_run_is_refused_with_exit_code_2() {
+    let site = Site::new(json!({}));
+    let front = site.port(0);
+    let with = |more: Value| site.start_pools(&pool(&site, &[], more), &[]).finish();
+    let unknown = with(json!({"servers": ["no.such.name.invalid"]}));
+    assert_refused(&unknown, "pool pool-1: cannot find an address of no.such.name.invalid");
+    let itself = with(json!({"servers": [format!("127.0.0.1:{front}")]}));
+    assert_refused(&itself, &format!("127.0.0.1:{front} is where this pool itself listens"));
+    let by_name = json!({"listen": format!("*:{front}"), "servers": [format!("localhost:{front}")]});
+    assert_refused(&with(by_name), "its servers are all its own addresses");
+    let words = ["balancer", "--listen", &format!("*:{front}"), "--protocol", "dns", "--server"];
+    let itself = site.start_bare(&[&words[..], &[&format!("[::1]:{front}")]].concat()).finish();
+    assert_refused(&itself, "is where this pool itself listens");
+}
+
+#[test]
+fn an_address_in_use_is_refused_with_exit_code_2() {
+    let site = Site::new(json!({}));
+    let front = v4(site.port(0));
+    for workers in [1, 2] {
+        let pools = pool(&site, &[], json!({"servers": ["127.0.0.1:9"], "workers": workers}));
+        let udp = std::net::UdpSocket::bind(front).unwrap();
+        let finished = site.start_pools(&pools, &[]).finish();
+        assert_refused(&finished, &format!("cannot bind {front}: Address already in use"));
+        drop(udp);
+        let tcp = TcpListener::bind(front).unwrap();
+        let finished = site.start_pools(&pools, &[]).finish();
+        assert_refused(&finished, &format!("cannot listen on {front} (TCP): Address already in use"));
+        drop(tcp);
+        // Another balancer of the same user.
+        let first = site.start_pools(&pools, &[]);
+        first.wait_for_word("pool pool-1");
+        let finished = site.start_pools(&pools, &[]).finish();
+        assert_refused(&finished, &format!("cannot bind {front}: Address already in use"));
+    }
+}
+
+#[test]
+fn several_workers_share_the_work_and_their_accounts_add_up() {
+    let (site, servers, balancer, _client) = started(3, json!({"workers": 4}));
+    // The kernel spreads clients over the workers by their ports.
+    let clients: Vec<_> = (0..16)
+        .map(|_| {
+            let client = Asker::to(v4(site.port(0)));
+            std::thread::spawn(move || ask_many(&client, 500, 4, GIVE_UP))
+        })
+        .collect();
+    for client in clients {
+        let tally = client.join().unwrap();
+        assert_eq!((tally.answered, tally.lost), (500, 0));
+    }
+    assert_eq!(servers.iter().map(FakeDns::queries).sum::<u64>(), 8_000);
+    let last = balancer.stop();
+    let pool = &last.pools[0];
+    assert_eq!((pool.answered, pool.workers.len()), (8_000, 4));
+    assert!(pool.workers.iter().filter(|&&received| received > 0).count() > 1, "{:?}", pool.workers);
+    assert!(pool.servers.iter().all(|server| server.answered > 0), "{pool:?}");
+    assert_adds_up(pool);
+}
+
+#[test]
+fn the_same_over_io_uring() {
+    let (site, _servers, balancer, client) = started(2, json!({"io": "io_uring"}));
+    if !site.log("balancer/balancer.log").contains("io=\"io_uring\"") {
+        eprintln!("skipped: this machine has no io_uring");
+        return;
+    }
+    let tally = ask_many(&client, 5_000, 16, GIVE_UP);
+    assert_eq!((tally.answered, tally.lost), (5_000, 0));
+    assert_adds_up(&balancer.stop().pools[0]);
+}
+
+#[test]
+fn who_may_not_send_is_refused_by_reason() {
+    let site = Site::new(json!({}));
+    let servers = fakes(&site, 1);
+    let front = |n: u16| v4(site.port(10 + n));
+    let one = |n: u16, more: Value| {
+        let mut pool = pool(&site, &servers, more)[0].take();
+        pool["listen"] = json!(front(n).to_string());
+        pool
+    };
+    let balancer = site.pools(json!([
+        one(0, json!({"deny": ["127.0.0.3"]})),
+        one(1, json!({"allow": ["127.0.0.2", "127.0.0.3"], "deny": ["127.0.0.3"]})),
+        one(2, json!({"rate_per_source": 0.001})),
+    ]));
+    let from = |ip: [u8; 4], n: u16| Asker::from((ip, 0).into(), front(n));
+    let refused = |n: usize, reason: &str, count: u64| {
+        let look = |status: &Status| status.pools[n].refused.get(reason) == Some(&count);
+        balancer.wait_until(&format!("{count} {reason} at pool {n}"), look);
+    };
+    from([127, 0, 0, 3], 0).send(&query(1));
+    refused(0, "denied", 1);
+    assert_eq!(ask(&from([127, 0, 0, 1], 0), 2), 1);
+    from([127, 0, 0, 3], 1).send(&query(3));
+    from([127, 0, 0, 1], 1).send(&query(4));
+    refused(1, "denied", 2);
+    assert_eq!(ask(&from([127, 0, 0, 2], 1), 5), 1);
+    let eager = from([127, 0, 0, 1], 2);
+    assert_eq!(ask(&eager, 6), 1);
+    (7..17).for_each(|id| eager.send(&query(id)));
+    refused(2, "rate", 10);
+    assert_eq!(ask(&from([127, 0, 0, 2], 2), 17), 1, "another source");
+    // The same holds for TCP.
+    let mut stream = connect(front(2));
+    assert_eq!(stream.read(&mut [0]).unwrap_or(0), 0, "closed");
+    balancer.wait_until("it is counted", |status| status.pools[2].tcp_refused == 1);
+    let last = balancer.stop();
+    last.pools.iter().for_each(assert_adds_up);
+    assert_eq!(last.pools.iter().map(|pool| pool.answered).collect::<Vec<_>>(), [1, 1, 2]);
+}
