@@ -7,10 +7,11 @@
 //! Arrows point the way imports go; nothing points back:
 //!
 //! ```text
-//! bin -> daemon -> { role, io, logging, status }
+//! bin -> daemon -> { role, io, config, logging, status }
 //! bin -> load -> { role, io, daemon::signals }
 //! client, server (the public library) -> { role, io }
-//! role -> { wire, select, fleet, roster, estimate, health, retry, scale, stats, batch, time, rng }
+//! role -> { wire, select, fleet, roster, estimate, health, retry, scale, stats, batch, time, rng,
+//!           dns, access, aged, proxy_protocol }
 //! io -> { batch, time }
 //! ```
 //!
