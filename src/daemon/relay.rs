@@ -10,6 +10,7 @@ use super::signals::Stop;
 use super::threads::Job;
 use super::turn;
 use crate::batch::SocketId;
+use crate::drop_reason::DropReason;
 use crate::health::State;
 use crate::io::socket::{SocketOptions, bind};
 use crate::io::{DatagramIo, IoCounters, IoOptions};
@@ -135,7 +136,7 @@ fn work<I: DatagramIo>(worker: Worker<I>, clock: Clock, stop: &Stop) -> io::Resu
         affinity::stay_on(processor)
             .unwrap_or_else(|error| warn!(processor, %error, "cannot stay on a processor"));
     }
-    let mut seen = IoCounters::default();
+    let mut seen = Seen::default();
     let mut result = Ok(());
     while result.is_ok() && !stop.is_asked() {
         result = turn(&mut io, &mut role, &clock).map(drop);
@@ -161,22 +162,35 @@ fn work<I: DatagramIo>(worker: Worker<I>, clock: Clock, stop: &Stop) -> io::Resu
     result
 }
 
+/// What of the I/O layer's figures is in the accounts already.
+#[derive(Default)]
+struct Seen {
+    counters: IoCounters,
+    /// Datagrams of clients that are no use: empty, or cut.
+    unusable: u64,
+}
+
 /// Brings the figures of the I/O layer into the accounts.
-fn account(io: &impl DatagramIo, seen: &mut IoCounters, role: &Relay) {
+fn account(io: &impl DatagramIo, seen: &mut Seen, role: &Relay) {
     let now = io.counters();
-    if now == *seen {
+    if now == seen.counters {
         return;
     }
     let stats = role.stats();
-    let fronts = role.sockets().fronts.clone().map(|front| io.kernel_drops(SocketId(front))).sum();
-    stats.kernel_drops.set(fronts);
-    stats.kernel_drops_back.set(now.kernel_drops - fronts);
+    let fronts = || role.sockets().fronts.clone().map(SocketId);
+    let unusable = fronts().map(|front| io.unusable(front)).sum();
+    let newly = unusable - std::mem::replace(&mut seen.unusable, unusable);
+    stats.received.add(newly);
+    stats.refused.add(DropReason::Length, newly);
+    let drops = fronts().map(|front| io.kernel_drops(front)).sum();
+    stats.kernel_drops.set(drops);
+    stats.kernel_drops_back.set(now.kernel_drops - drops);
     stats.send_drops.set(now.send_full + now.send_failed);
     stats.gso_off.set(now.gso_off);
-    if now.gso_off != seen.gso_off {
+    if now.gso_off != seen.counters.gso_off {
         warn!("the kernel refuses segmentation offload (UDP_SEGMENT): sending datagram by datagram");
     }
-    *seen = now;
+    seen.counters = now;
 }
 
 fn log(pool: &str, event: &Event) {

@@ -42,6 +42,8 @@ pub struct SocketFacts {
     dropped: u32,
     /// Datagrams that the kernel has dropped in our time.
     pub drops: u64,
+    /// Datagrams that were read and are no use: empty, or cut.
+    pub unusable: u64,
 }
 
 impl SocketFacts {
@@ -55,6 +57,7 @@ impl SocketFacts {
             // Drops before our time are not ours; a kernel that cannot tell starts at zero.
             dropped: sys::dropped_by(socket.as_fd()).unwrap_or(0),
             drops: 0,
+            unusable: 0,
         })
     }
 
@@ -115,8 +118,14 @@ pub fn take_in(
         counters.kernel_drops += facts.newly_dropped(count);
     }
     match arrival {
-        Arrival::Empty(_) => counters.empty += 1,
-        Arrival::Cut(_) => counters.truncated += 1,
+        Arrival::Empty(_) => {
+            counters.empty += 1;
+            facts.unusable += 1;
+        }
+        Arrival::Cut(_) => {
+            counters.truncated += 1;
+            facts.unusable += 1;
+        }
         Arrival::Data { peer, len, ancillary: Ancillary { segment_size, local_ip, .. } } => {
             let stride = segment_size.filter(|&size| size > 0).unwrap_or(len).min(len);
             counters.received += u64::from(len.div_ceil(stride));

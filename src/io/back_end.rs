@@ -165,6 +165,13 @@ impl DatagramIo for BackEnd {
         }
     }
 
+    fn unusable(&self, socket: SocketId) -> u64 {
+        match self {
+            BackEnd::Mmsg(io) => io.unusable(socket),
+            BackEnd::Uring(io) => io.unusable(socket),
+        }
+    }
+
     fn recount_drops(&mut self) {
         match self {
             BackEnd::Mmsg(io) => io.recount_drops(),

@@ -156,6 +156,9 @@ pub trait DatagramIo {
     /// [`IoCounters::kernel_drops`].
     fn kernel_drops(&self, socket: SocketId) -> u64;
 
+    /// Datagrams read from a socket that are no use: [`IoCounters::empty`] and [`IoCounters::truncated`] of one socket.
+    fn unusable(&self, socket: SocketId) -> u64;
+
     /// Brings the counts of dropped datagrams up to date. The kernel tells them with the next datagram, so without this
     /// the last ones are missing.
     fn recount_drops(&mut self);

@@ -137,6 +137,10 @@ impl DatagramIo for MmsgIo {
         self.facts[socket.0 as usize].drops
     }
 
+    fn unusable(&self, socket: SocketId) -> u64 {
+        self.facts[socket.0 as usize].unusable
+    }
+
     fn recount_drops(&mut self) {
         for (facts, socket) in self.facts.iter_mut().zip(&self.sockets) {
             self.counters.kernel_drops += facts.recount_drops(socket);

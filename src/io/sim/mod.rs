@@ -103,7 +103,7 @@ impl SimNet {
         };
         for &addr in addrs {
             let generation = self.0.borrow_mut().attach(addr)?;
-            io.sockets.push(Attached { addr, generation, drops: 0 });
+            io.sockets.push(Attached { addr, generation, drops: 0, unusable: 0 });
         }
         Ok(io)
     }
@@ -163,6 +163,8 @@ struct Attached {
     generation: u64,
     /// Datagrams that were dropped because its queue was full.
     drops: u64,
+    /// Datagrams that were empty or cut.
+    unusable: u64,
 }
 
 impl SimIo {
@@ -183,7 +185,7 @@ impl DatagramIo for SimIo {
         let mut network = network.borrow_mut();
         (0..sockets.len()).for_each(|n| ready.insert(SocketId(n as u16)));
         ready.deal(rx.slot_count() - *slots_used, |id, share| {
-            let Attached { addr, generation, drops } = &mut sockets[id.0 as usize];
+            let Attached { addr, generation, drops, unusable } = &mut sockets[id.0 as usize];
             let (addr, generation) = (*addr, *generation);
             let Some(socket) = network.socket(addr, generation) else {
                 return Read { taken: 0, drained: true };
@@ -198,8 +200,11 @@ impl DatagramIo for SimIo {
                 let slot = *slots_used as u16;
                 let local_ip = addr.ip().is_unspecified().then_some(datagram.to.ip());
                 match fill(rx.slot_mut(slot), &datagram, &mut socket.queue, rng) {
-                    None if datagram.bytes.is_empty() => counters.empty += 1,
-                    None => counters.truncated += 1,
+                    None => {
+                        let is_empty = datagram.bytes.is_empty();
+                        *if is_empty { &mut counters.empty } else { &mut counters.truncated } += 1;
+                        *unusable += 1;
+                    }
                     Some(len) => {
                         let stride = datagram.bytes.len() as u32;
                         counters.received += u64::from(len.div_ceil(stride));
@@ -259,6 +264,10 @@ impl DatagramIo for SimIo {
 
     fn kernel_drops(&self, socket: SocketId) -> u64 {
         self.sockets[socket.0 as usize].drops
+    }
+
+    fn unusable(&self, socket: SocketId) -> u64 {
+        self.sockets[socket.0 as usize].unusable
     }
 
     /// Nothing: what the network has dropped is counted when the socket is read, in each turn.
