@@ -256,7 +256,8 @@ pub struct Tally {
     pub lost: u64,
 }
 
-/// Asks so many queries, `window` of them at a time. One is given up after `give_up`, and its place is free for another.
+/// Asks so many queries, `window` of them at a time. One is given up after `give_up`, and its place is free
+/// for another.
 pub fn ask_many(client: &Asker, count: u16, window: usize, give_up: Duration) -> Tally {
     let mut tally = Tally::default();
     let mut open: Vec<(u16, Instant)> = vec![];

@@ -14,7 +14,8 @@ pub struct Seen {
     pub bytes: Vec<u8>,
 }
 
-/// A server that answers each datagram with what a function says, and remembers all of them. Its port is closed with it.
+/// A server that answers each datagram with what a function says, and remembers all of them. Its port is
+/// closed with it.
 pub struct Fake {
     addr: SocketAddr,
     socket: Arc<UdpSocket>,

@@ -84,7 +84,7 @@ stop_lbd() {
     kill "$lbd_pid"
     wait "$lbd_pid"
     tail -n 1 lbd.log
-    tail -n 1 figures.json | tr '{' '\n' | sed -n 's/.*"addr":"\([^"]*\)".*"dispatched":\([0-9]*\).*/  \1 got \2/p' |
-        tee by-server.log
+    tail -n 1 figures.json | tr '{' '\n' |
+        sed -n 's/.*"addr":"\([^"]*\)".*"dispatched":\([0-9]*\).*/  \1 got \2/p' | tee by-server.log
     [ "$(grep -vc ' 0$' by-server.log)" -eq 2 ] || { echo "one server got nothing" >&2; exit 1; }
 }
