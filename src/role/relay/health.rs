@@ -267,7 +267,7 @@ impl Primary {
     }
 
     /// Brings the members to what is wanted: who is new comes in, who is not wanted any more finishes what it has.
-    fn set_servers(&mut self, core: &mut Core, now: Instant, wanted: Vec<Wanted>) {
+    pub fn set_servers(&mut self, core: &mut Core, now: Instant, wanted: Vec<Wanted>) {
         for (index, server) in self.servers.iter_mut().enumerate() {
             let Some(server) = server else { continue };
             match wanted.iter().find(|wanted| wanted.addr == server.addr) {

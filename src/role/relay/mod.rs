@@ -127,7 +127,7 @@ impl Relay {
         if let Some(primary) = &mut self.primary
             && let Some(wanted) = self.core.shared.take_wanted()
         {
-            primary.set_servers(&mut self.core, now, &wanted);
+            primary.set_servers(&mut self.core, now, wanted);
         }
     }
 
