@@ -1,21 +1,26 @@
 //! After warm-up the roles allocate nothing: a million requests through client, balancer and server, load generator
-//! included, under a counting allocator.
+//! included, and a million through a datagram pool, under a counting allocator.
 
 #[path = "common/counting.rs"]
 mod counting;
 #[path = "common/pipes.rs"]
 #[allow(dead_code)] // it has other users too
 mod pipes;
+#[path = "common/relayed.rs"]
+mod relayed;
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use lbd::load::{Arrivals, Generator, Plan};
 use lbd::role::client::{ClientRole, Settings};
+use lbd::role::relay::{Affinity, Speaks};
 use lbd::role::server::Work;
 use lbd::service::ServiceTime;
 use lbd::wire::{Mode, ReplyPath};
 
 use pipes::{End, FORMAT, Pool, client, front};
+use relayed::Relayed;
 
 const REQUESTS: u64 = 1_000_000;
 const WARM_UP: u64 = 20_000;
@@ -119,4 +124,41 @@ fn the_load_generator() {
         let answered = end.role.counts().answered;
         answered - std::mem::replace(&mut known, answered)
     });
+}
+
+/// The `n`-th client of a pool.
+fn asker(n: u64) -> SocketAddr {
+    SocketAddr::from(([10, 2, (n >> 14) as u8, (n >> 8) as u8 & 63], 1_024 + n as u16 % 256))
+}
+
+/// Sends until clients have got so many datagrams, and shows that the last million cost no allocation.
+fn relay(protocol: Speaks, affinity: Affinity, client: impl Fn(u64) -> SocketAddr) {
+    let mut pool = Relayed::new(relayed::settings(protocol, affinity));
+    let mut before = None;
+    while pool.relay.stats().delivered.get() < WARM_UP + REQUESTS {
+        if before.is_none() && pool.relay.stats().delivered.get() >= WARM_UP {
+            before = Some(counting::allocations());
+        }
+        pool.busy_turn(&client);
+    }
+    assert_eq!(counting::allocations() - before.expect("it was warm"), 0);
+    let stats = pool.relay.stats();
+    assert!(stats.refused.total() * 100 < stats.received.get(), "{:?}", stats.refused);
+    assert!(stats.flows_opened.get() == 0 || stats.flows_opened.get() > stats.flows.get(), "flows end too");
+}
+
+#[test]
+fn a_pool_of_dns_servers() {
+    relay(Speaks::Dns, Affinity::None, asker);
+}
+
+#[test]
+fn a_pool_of_servers_that_are_told_apart_by_port() {
+    relay(Speaks::Datagram, Affinity::None, asker);
+}
+
+#[test]
+fn a_pool_with_flows() {
+    // Most go on, some end, some begin.
+    relay(Speaks::Datagram, Affinity::Client, |n| asker(n % 400 + n / 20_000));
 }

@@ -126,7 +126,7 @@ impl Leased {
         }
         let (slot, member) = core.reserve_for_trial().map_or_else(|| core.reserve(), Ok)?;
         let owner = Owner { client: *client, slot: Some(slot) };
-        let Some(pair) = self.lease(now, owner, slot, &member) else {
+        let Some(pair) = self.lease(now, owner, slot) else {
             core.release(slot);
             return Err(DropReason::NoPort);
         };
@@ -192,7 +192,7 @@ impl Leased {
             core.release(slot);
             return Err(DropReason::FlowsFull);
         }
-        let Some(pair) = self.lease(now, owner, slot, &member) else {
+        let Some(pair) = self.lease(now, owner, slot) else {
             core.release(slot);
             return Err(DropReason::NoPort);
         };
@@ -219,7 +219,7 @@ impl Leased {
     }
 
     /// The pair that the owner has towards a server, or one that can be had.
-    fn lease(&mut self, now: Instant, owner: Owner, slot: Slot, member: &Member) -> Option<Pair> {
+    fn lease(&mut self, now: Instant, owner: Owner, slot: Slot) -> Option<Pair> {
         let port = self.hint.filter(|(client, _)| *client == owner.client).map(|(_, port)| port);
         let own = self.leases.of(&owner).filter(|&pair| self.leases.slot(pair) == slot);
         let pair = match own {
@@ -227,8 +227,8 @@ impl Leased {
                 let rests = self.leases.owner(now, pair).is_some();
                 self.leases.retake(pair);
                 let used = &mut self.uses[pair.index()];
-                if !rests || used.generation != member.generation {
-                    *used = Use::default();
+                if !rests {
+                    *used = Use::default(); // else what was not answered may be answered yet
                 }
                 pair
             }

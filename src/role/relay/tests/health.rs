@@ -349,6 +349,20 @@ fn a_checked_server_goes_down_after_fall_and_comes_back_after_rise() {
 }
 
 #[test]
+fn a_server_that_answers_clients_need_not_answer_checks() {
+    let check = Check::Payload { send: b"ping".to_vec(), expect: vec![] };
+    let mut pool = Bench::new(checked(Speaks::Datagram, check), 2, [1]);
+    pool.states();
+    for n in 0..300 {
+        let way = pool.forwarded(client(1), b"question");
+        pool.turn(&[answer(&way)]);
+        pool.pass(70 * MS);
+        assert!(n == 0 || pool.state(1) == "up", "{n}");
+    }
+    assert_eq!(pool.states(), [(1, "up")]);
+}
+
+#[test]
 fn checks_of_servers_that_read_headers_have_one() {
     let check = Check::Payload { send: b"ping".to_vec(), expect: vec![] };
     let with_headers = Settings { proxy_protocol: ProxyProtocol::Every, ..checked(Speaks::Datagram, check) };

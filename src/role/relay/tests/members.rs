@@ -124,6 +124,20 @@ fn a_server_that_comes_back_at_once_has_nothing_of_before() {
 }
 
 #[test]
+fn what_a_server_owes_from_before_it_came_back_keeps_its_pair() {
+    let mut pool = pool(Speaks::Datagram, [1]);
+    let way = pool.forwarded(client(1), b"before");
+    pool.want(vec![]);
+    pool.want(wanted([1]));
+    pool.forwarded(client(1), b"after");
+    let answers = [b"one", b"two"].map(|bytes| way.answered(bytes));
+    assert_eq!(pool.turn(&answers[..1])[0].to, client(1));
+    pool.pass(HOLD);
+    assert_eq!(pool.ask(client(2), b"question"), []);
+    assert_eq!(pool.turn(&answers[1..])[0].to, client(1));
+}
+
+#[test]
 fn dns_queries_under_way_end_as_if_their_server_had_stayed() {
     let query = b"\x00\x07\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x01a\x00\x00\x01\x00\x01";
     let mut pool = Bench::new(Settings { timeout: Duration::from_secs(2), ..settings(Speaks::Dns) }, 2, [1]);

@@ -127,6 +127,15 @@ fn a_late_reply_reaches_its_client_while_the_pair_rests_and_nobody_afterwards() 
 }
 
 #[test]
+fn a_client_that_comes_back_after_the_rest_has_no_credit_left() {
+    let mut pool = pool(1, [1]);
+    pool.forwarded(client(1), b"question");
+    pool.pass(TIMEOUT * 3);
+    let way = pool.forwarded(client(1), b"question");
+    assert_eq!(pool.turn(&vec![way.answered(b"answer"); 3]).len(), 1);
+}
+
+#[test]
 fn the_longest_rested_pair_goes_first() {
     let mut pool = pool(3, [1]);
     let ways = [1, 2, 3].map(|n| pool.forwarded(client(n), b"question"));

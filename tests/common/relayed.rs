@@ -1,0 +1,119 @@
+//! A datagram pool in memory, with clients that ask and servers that answer: everything in the same buffers, turn by
+//! turn, without allocations of its own.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use lbd::batch::{Received, Rx, SocketId, Tx};
+use lbd::role::Role;
+use lbd::role::relay::{
+    Affinity, Check, HealthCheck, ProxyProtocol, Relay, Settings, Sockets, Speaks, Wanted, WorkerSockets,
+};
+use lbd::select::PolicyKind;
+use lbd::time::Instant;
+
+const SERVERS: u16 = 16;
+const PORTS: u16 = 64;
+/// Datagrams that clients send in a turn.
+const ASKED: usize = 128;
+const SLOT_SIZE: usize = 64;
+/// QR, where DNS has it: servers set it, whatever they are asked.
+const QR: u8 = 0x80;
+
+pub fn settings(protocol: Speaks, affinity: Affinity) -> Settings {
+    Settings {
+        name: "pool".into(),
+        protocol,
+        affinity,
+        workers: 1,
+        servers_max: 64,
+        policy: PolicyKind::ShortestQueue,
+        max_outstanding: None,
+        timeout: Duration::from_millis(20),
+        replies: None,
+        hold: Some(Duration::from_micros(100)),
+        idle_timeout: Duration::from_millis(5),
+        proxy_protocol: ProxyProtocol::Off,
+        transparent: false,
+        allow: vec![],
+        deny: vec!["203.0.113.0/24".parse().expect("a network")],
+        rate_per_source: Some(1e9),
+        health: HealthCheck {
+            check: Check::None,
+            interval: Duration::from_secs(1),
+            timeout: Duration::from_secs(1),
+            rise: 2,
+            fall: 3,
+            down_max: 1.0,
+        },
+        secret: [7; 16],
+        seed: 1,
+    }
+}
+
+fn server(n: u16) -> SocketAddr {
+    SocketAddr::from(([10, 1, 0, n as u8], 7_000))
+}
+
+/// A worker, what arrives in this turn, and what will in the next.
+pub struct Relayed {
+    pub relay: Relay,
+    now: Instant,
+    turn: u64,
+    rx: Rx,
+    next: Rx,
+    tx: Tx,
+}
+
+impl Relayed {
+    pub fn new(settings: Settings) -> Relayed {
+        let now = Instant::from_nanos(5_000_000_000);
+        let sockets = Sockets { fronts: 0..1, v4: 1..1 + PORTS, ..Sockets::default() };
+        let sockets = Sockets { v6: 1 + PORTS..1 + PORTS, ..sockets };
+        let addrs = (0..=PORTS).map(|n| SocketAddr::from(([192, 0, 2, 1], 5_000 + n))).collect();
+        let (shared, mut workers) = Relay::workers(settings, &[WorkerSockets { sockets, addrs }], now);
+        let wanted = |n: u16| Wanted { addr: server(n), id: n.into(), weight: 1 };
+        shared.want((0..SERVERS).map(wanted).collect());
+        let rx = || Rx::new(4 * ASKED, SLOT_SIZE);
+        let tx = Tx::new(16 * ASKED, 1 << 16, 1);
+        let mut relayed = Relayed { relay: workers.remove(0), now, turn: 0, rx: rx(), next: rx(), tx };
+        relayed.turn(|_| unreachable!("nobody asks yet"), 0);
+        relayed
+    }
+
+    /// A turn: servers answer all that they got in the last one, and each client on the list asks.
+    pub fn turn(&mut self, client: impl Fn(u64) -> SocketAddr, asked: usize) {
+        self.turn += 1;
+        self.now += Duration::from_micros(50);
+        for n in 0..asked as u64 {
+            let query = *b"\0\0\x01\0\0\x01\0\0\0\0\0\0\x07example\0\0\x01\0\x01";
+            arrive(&mut self.rx, SocketId(0), client(self.turn * asked as u64 + n), &query);
+        }
+        self.relay.on_batch(self.now, &mut self.rx, &mut self.tx);
+        self.relay.on_timeout(self.now, &mut self.tx);
+        for destination in self.tx.destinations() {
+            for frame in self.tx.frames(destination).filter(|_| destination.socket != SocketId(0)) {
+                let bytes = self.tx.bytes(&self.rx, frame);
+                let answer = arrive(&mut self.next, destination.socket, destination.to, bytes);
+                answer[2] |= QR;
+            }
+        }
+        self.tx.clear();
+        self.rx.clear();
+        std::mem::swap(&mut self.rx, &mut self.next);
+    }
+
+    /// A turn in which the clients with these numbers ask, as many as usual.
+    pub fn busy_turn(&mut self, client: impl Fn(u64) -> SocketAddr) {
+        self.turn(client, ASKED);
+    }
+}
+
+fn arrive<'a>(rx: &'a mut Rx, socket: SocketId, peer: SocketAddr, bytes: &[u8]) -> &'a mut [u8] {
+    let slot = rx.len() as u16;
+    let len = bytes.len() as u32;
+    rx.push(Received { socket, peer, local_ip: None, slot, start: 0, len, stride: len });
+    let place = &mut rx.slot_mut(slot)[..bytes.len()];
+    place.copy_from_slice(bytes);
+    place
+}
