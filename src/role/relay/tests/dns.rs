@@ -152,6 +152,17 @@ fn several_queries_that_came_as_one_are_several() {
 }
 
 #[test]
+fn answers_that_came_as_one_go_to_whom_each_is_for() {
+    let mut pool = pool([1]);
+    let asks = [2, 1, 2].map(|n| In::new(0, client(n), &query(n, "a.example", b"")));
+    let sent = pool.turn(&asks);
+    let merged: Vec<u8> = sent.iter().flat_map(|way| answer(&way.bytes, b"")).collect();
+    let delivered = pool.turn(&[In { stride: merged.len() / 3, ..sent[0].answered(&merged) }]);
+    let count = |n| delivered.iter().filter(|sent| sent.to == client(n) && id(&sent.bytes) == n).count();
+    assert_eq!((delivered.len(), count(1), count(2)), (3, 1, 2));
+}
+
+#[test]
 fn an_answer_after_the_time_out_reaches_nobody_even_if_its_id_is_another_query_s() {
     let mut pool = Bench::new(settings(Speaks::Dns), 1, [1]);
     let late = pool.forwarded(client(1), &query(7, "old.example", b""));

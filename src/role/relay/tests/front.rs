@@ -42,7 +42,7 @@ fn who_may_not_send_is_counted_by_reason() {
 fn a_source_gets_its_rate_and_others_are_not_disturbed() {
     let mut pool = Bench::new(Settings { rate_per_source: Some(10.0), ..one_way() }, 2, [1]);
     let merged = In { stride: 2, ..In::new(0, client(1), &[0; 60]) };
-    assert_eq!(pool.turn(&[merged.clone()]).len(), 10);
+    assert_eq!(pool.turn(std::slice::from_ref(&merged)).len(), 10);
     assert_eq!(pool.refused(DropReason::Rate), 20);
     assert_eq!(pool.ask(SocketAddr::new(client(1).ip(), 9), b"other port"), []);
     pool.forwarded(client(2), b"other source");

@@ -75,6 +75,7 @@ fn a_silence_that_another_worker_has_not_met_is_none() {
             let way = pool.turn_of(0, &[In::new(0, client(2), QUERY)]).remove(0);
             pool.pass(10 * MS);
             pool.turn_of(0, &[answer(&way)]);
+            pool.pass(30 * MS);
         }
         assert_eq!(pool.states(), [], "{protocol:?}");
         pool.pass(100 * MS);
@@ -90,10 +91,10 @@ fn a_place_is_free_when_no_worker_has_anything_there() {
         let ways: Vec<_> =
             (0..2).map(|worker| pool.turn_of(worker, &[In::new(0, client(1), QUERY)]).remove(0)).collect();
         pool.want(wanted([2]));
-        for worker in 0..2 {
+        for (worker, way) in ways.iter().enumerate() {
             pool.pass(50 * MS);
-            assert_eq!(pool.states().contains(&(1, "left")), false, "{protocol:?}");
-            assert_eq!(pool.turn_of(worker, &[answer(&ways[worker])]).len(), 1);
+            assert!(!pool.states().contains(&(1, "left")), "{protocol:?}");
+            assert_eq!(pool.turn_of(worker, &[answer(way)]).len(), 1);
         }
         pool.pass(50 * MS);
         assert_eq!(pool.states(), [(1, "left")], "{protocol:?}");
