@@ -309,7 +309,7 @@ const NAMES: [&str; 4] = ["a.example", "b.example", "c.example", "c.c.example"];
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
-    /// The model never forgets a query. Whether an answer counts is decided by all four: server, port, id, question.
+    /// The model never forgets a query. Whether an answer counts is decided by server, port, id and question.
     #[test]
     fn an_answer_reaches_who_asked_that_question_with_that_id_once_or_nobody(
         turns in vec((wait(), vec(step(), 0..8)), 1..60),
@@ -382,7 +382,9 @@ proptest! {
                 let (client, client_id, sent) = (*client, id(bytes), pool.now);
                 all.push(Asked { way, client, client_id, sent, is_open: true });
             }
-            all.iter_mut().filter(|asked| asked.sent + TIMEOUT <= pool.now).for_each(|asked| asked.is_open = false);
+            for asked in all.iter_mut().filter(|asked| asked.sent + TIMEOUT <= pool.now) {
+                asked.is_open = false;
+            }
             let open = all.iter().filter(|asked| asked.is_open).count();
             prop_assert_eq!(pool.stats().in_flight.get(), open as u64, "turn {} of seed {}", number, seed);
         }
