@@ -413,7 +413,8 @@ mod tests {
         prop_oneof![
             4 => (0..6u16, 0..SLOTS, prop::option::of(0..2u16))
                 .prop_map(|(client, slot, hint)| Op::Take { client, slot, hint }),
-            4 => (any::<usize>(), any::<bool>()).prop_map(|(pair, is_answered)| Op::Rest { pair, is_answered }),
+            4 => (any::<usize>(), any::<bool>())
+                .prop_map(|(pair, is_answered)| Op::Rest { pair, is_answered }),
             1 => (0..SLOTS).prop_map(Op::Unanswered),
             3 => prop_oneof![8 => 0..60u64, 1 => 9_000..12_000u64].prop_map(Op::Wait),
         ]
@@ -445,7 +446,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(500))]
 
-        /// The table gives exactly the pairs that queues would give; a pair that is busy or rests is never another's.
+        /// The table gives exactly the pairs that queues would give; one that is busy or rests is never another's.
         #[test]
         fn behaves_as_queues_of_pairs(ops in vec(op(), 1..120), ports in 1..5usize, key: [u8; 16]) {
             let mut leases = Leases::new(ports, SLOTS, key);
@@ -505,15 +506,19 @@ mod tests {
                         if !plain[pair].is_busy {
                             continue;
                         }
-                        let (ended, rest) =
-                            if is_answered { (Ended::Answered, 20 * MS) } else { (Ended::Unanswered, 100 * MS) };
+                        let (ended, rest) = match is_answered {
+                            true => (Ended::Answered, 20 * MS),
+                            false => (Ended::Unanswered, 100 * MS),
+                        };
                         leases.rest(now, Pair(pair as u32), ended, rest);
                         (plain[pair].is_busy, plain[pair].until) = (false, now + rest);
                         let row = if !is_answered { 1 } else { 2 * usize::from(plain[pair].returns > 0) };
                         join(&mut plain, &mut rows[pair / ports][row], pair);
                     }
                     Op::Unanswered(slot) => {
-                        while let Some(pair) = rows[slot][1].front().copied().filter(|&p| plain[p].until <= now) {
+                        let has_rested = |plain: &[Plain], pair: usize| plain[pair].until <= now;
+                        while rows[slot][1].front().is_some_and(|&pair| has_rested(&plain, pair)) {
+                            let pair = rows[slot][1][0];
                             rows[slot][1].pop_front();
                             join(&mut plain, &mut rows[slot][0], pair);
                         }

@@ -152,6 +152,17 @@ fn several_queries_that_came_as_one_are_several() {
 }
 
 #[test]
+fn answers_that_came_as_one_go_to_whom_each_is_for() {
+    let mut pool = pool([1]);
+    let asks = [2, 1, 2].map(|n| In::new(0, client(n), &query(n, "a.example", b"")));
+    let sent = pool.turn(&asks);
+    let merged: Vec<u8> = sent.iter().flat_map(|way| answer(&way.bytes, b"")).collect();
+    let delivered = pool.turn(&[In { stride: merged.len() / 3, ..sent[0].answered(&merged) }]);
+    let count = |n| delivered.iter().filter(|sent| sent.to == client(n) && id(&sent.bytes) == n).count();
+    assert_eq!((delivered.len(), count(1), count(2)), (3, 1, 2));
+}
+
+#[test]
 fn an_answer_after_the_time_out_reaches_nobody_even_if_its_id_is_another_query_s() {
     let mut pool = Bench::new(settings(Speaks::Dns), 1, [1]);
     let late = pool.forwarded(client(1), &query(7, "old.example", b""));
@@ -298,7 +309,7 @@ const NAMES: [&str; 4] = ["a.example", "b.example", "c.example", "c.c.example"];
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
-    /// The model never forgets a query. Whether an answer counts is decided by all four: server, port, id, question.
+    /// The model never forgets a query. Whether an answer counts is decided by server, port, id and question.
     #[test]
     fn an_answer_reaches_who_asked_that_question_with_that_id_once_or_nobody(
         turns in vec((wait(), vec(step(), 0..8)), 1..60),
@@ -371,7 +382,9 @@ proptest! {
                 let (client, client_id, sent) = (*client, id(bytes), pool.now);
                 all.push(Asked { way, client, client_id, sent, is_open: true });
             }
-            all.iter_mut().filter(|asked| asked.sent + TIMEOUT <= pool.now).for_each(|asked| asked.is_open = false);
+            for asked in all.iter_mut().filter(|asked| asked.sent + TIMEOUT <= pool.now) {
+                asked.is_open = false;
+            }
             let open = all.iter().filter(|asked| asked.is_open).count();
             prop_assert_eq!(pool.stats().in_flight.get(), open as u64, "turn {} of seed {}", number, seed);
         }

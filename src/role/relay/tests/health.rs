@@ -143,6 +143,22 @@ fn the_network_s_word_makes_a_suspect_and_nothing_more() {
 }
 
 #[test]
+fn what_comes_too_late_or_too_often_proves_life_all_the_same() {
+    for (protocol, reason) in [(Speaks::Dns, DropReason::NotOpen), (Speaks::Datagram, DropReason::Unasked)] {
+        let mut pool = pool(protocol, [1]);
+        let way = pool.forwarded(client(1), &query(1));
+        pool.turn(&[answer(&way)]);
+        pool.pass(20 * MS);
+        pool.refuse(0, server(1), 1);
+        pool.pass(20 * MS);
+        assert_eq!(pool.turn(&[answer(&way)]), []);
+        pool.pass(10 * MS);
+        assert_eq!(pool.dropped(reason), 1);
+        assert_eq!(pool.states(), [(1, "suspect"), (1, "up")], "{protocol:?}");
+    }
+}
+
+#[test]
 fn a_suspect_that_is_the_last_is_used() {
     for protocol in Speaks::ALL {
         let mut pool = pool(protocol, [1]);
@@ -462,10 +478,10 @@ fn a_pause_does_not_keep_what_is_lost() {
 #[test]
 fn an_idle_pool_wakes_up_without_a_pause() {
     for protocol in Speaks::ALL {
-        let mut pool = pool(protocol, [1]);
+        let mut pool = Bench::new(Settings { timeout: 50 * MS, ..settings(protocol) }, 2, [1]);
         pool.now += Duration::from_secs(7);
         pool.forwarded(client(1), &query(1));
-        pool.pass(TIMEOUT);
+        pool.pass(50 * MS);
         assert_eq!(pool.stats().timed_out.get(), 1, "{protocol:?}");
     }
 }

@@ -115,7 +115,8 @@ pub struct Model {
 }
 
 impl Model {
-    /// Whether a pair may serve another client although the reply to `way` may come yet: how long it has to be.
+    /// Whether a pair may serve another client by now: all was answered and has rested for [`HOLD`], or `rest` is over
+    /// since this way was sent.
     pub fn is_settled(&self, way: &Way, now: Instant, rest: Duration) -> bool {
         let asked =
             self.ways.iter().filter(|w| w.pair() == way.pair() && w.client == way.client && w.at >= way.at);

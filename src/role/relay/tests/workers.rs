@@ -75,6 +75,7 @@ fn a_silence_that_another_worker_has_not_met_is_none() {
             let way = pool.turn_of(0, &[In::new(0, client(2), QUERY)]).remove(0);
             pool.pass(10 * MS);
             pool.turn_of(0, &[answer(&way)]);
+            pool.pass(30 * MS);
         }
         assert_eq!(pool.states(), [], "{protocol:?}");
     }
