@@ -83,8 +83,9 @@ mod tests {
         assert_eq!(config.datagram_pools, from_file.datagram_pools);
         assert!(!config.runs_native && config.source.is_none());
         let pool = &config.datagram_pools[0];
-        assert_eq!((pool.protocol, pool.affinity), (Speaks::Datagram, Affinity::Client));
-        assert_eq!((pool.policy, pool.timeout), (PolicyKind::RoundRobin, Duration::from_secs(1)));
+        let settings = &pool.settings;
+        assert_eq!((settings.protocol, settings.affinity), (Speaks::Datagram, Affinity::Client));
+        assert_eq!((settings.policy, settings.timeout), (PolicyKind::RoundRobin, Duration::from_secs(1)));
     }
 
     #[test]

@@ -131,22 +131,28 @@ fn limit(max_outstanding: Option<u32>) -> String {
 
 fn datagram_pool(pool: &DatagramPool, plan: &mut Plan) {
     let time = humantime::format_duration;
-    let flows = pool.affinity == Affinity::Client;
+    let flows = pool.settings.affinity == Affinity::Client;
     let mut line = |name: &str, what: String| plan.line(name, what);
     let tcp = match pool.tcp_connections {
         0 => String::new(),
         n => format!(", there up to {n} TCP connections"),
     };
-    line("pool", format!("{}: {} on {}{tcp}", pool.name, pool.protocol.name(), list(&pool.listen)));
-    let (limit, what) = (limit(pool.max_outstanding), if flows { "flows" } else { "requests" });
     line(
-        "",
-        format!("{}, {limit} {what} at one server, room for {} addresses", pool.policy, pool.servers_max),
+        "pool",
+        format!("{}: {} on {}{tcp}", pool.settings.name, pool.settings.protocol.name(), list(&pool.listen)),
     );
-    let timeout = time(pool.timeout);
+    let (limit, what) = (limit(pool.settings.max_outstanding), if flows { "flows" } else { "requests" });
     line(
         "",
-        match pool.replies {
+        format!(
+            "{}, {limit} {what} at one server, room for {} addresses",
+            pool.settings.policy, pool.settings.servers_max
+        ),
+    );
+    let timeout = time(pool.settings.timeout);
+    line(
+        "",
+        match pool.settings.replies {
             Some(0) => "one-way: no answer is waited for".to_owned(),
             Some(1) => format!("one answer to a datagram, within {timeout}"),
             Some(n) => format!("up to {n} answers to a datagram, the first within {timeout}"),
@@ -154,7 +160,7 @@ fn datagram_pool(pool: &DatagramPool, plan: &mut Plan) {
         },
     );
     if flows {
-        let idle = time(pool.idle_timeout);
+        let idle = time(pool.settings.idle_timeout);
         line(
             "",
             format!("a client's datagrams go to one server; its flow ends after {idle} without datagrams"),
@@ -164,7 +170,7 @@ fn datagram_pool(pool: &DatagramPool, plan: &mut Plan) {
         line("", part);
     }
     let pinned = if pool.pin { ", each on a processor of its own" } else { "" };
-    line("", format!("workers: {}{pinned}, I/O: {}", pool.workers, pool.io));
+    line("", format!("workers: {}{pinned}, I/O: {}", pool.settings.workers, pool.io));
     for (i, server) in pool.servers.iter().enumerate() {
         let PoolServer { target, weight, id } = server;
         let looked_up = match target {
@@ -174,17 +180,24 @@ fn datagram_pool(pool: &DatagramPool, plan: &mut Plan) {
         line(if i == 0 { "servers" } else { "" }, format!("{target}, id {id}, weight {weight}{looked_up}"));
     }
     line("health", health(pool));
-    let senders = if pool.allow.is_empty() { "everybody".to_owned() } else { list(&pool.allow) };
-    let denied = if pool.deny.is_empty() { String::new() } else { format!(", but not {}", list(&pool.deny)) };
-    let rate =
-        pool.rate_per_source.map_or(String::new(), |rate| format!(", {rate} datagrams/s from one source"));
+    let senders =
+        if pool.settings.allow.is_empty() { "everybody".to_owned() } else { list(&pool.settings.allow) };
+    let denied = if pool.settings.deny.is_empty() {
+        String::new()
+    } else {
+        format!(", but not {}", list(&pool.settings.deny))
+    };
+    let rate = pool
+        .settings
+        .rate_per_source
+        .map_or(String::new(), |rate| format!(", {rate} datagrams/s from one source"));
     line("senders", format!("{senders}{denied}{rate}"));
-    let header = match pool.proxy_protocol {
+    let header = match pool.settings.proxy_protocol {
         ProxyProtocol::Off => None,
         ProxyProtocol::First => Some("by a PROXY header in the first datagram of a flow"),
         ProxyProtocol::Every => Some("by a PROXY header in every datagram"),
     };
-    let source = pool.transparent.then_some("as the source address");
+    let source = pool.settings.transparent.then_some("as the source address");
     let told: Vec<&str> = header.into_iter().chain(source).collect();
     if !told.is_empty() {
         line("", format!("servers learn the client's address {}", told.join(" and ")));
@@ -194,15 +207,15 @@ fn datagram_pool(pool: &DatagramPool, plan: &mut Plan) {
 /// The local ports of a pool, and what they allow.
 fn ports(pool: &DatagramPool) -> Vec<String> {
     let (ports, servers) = (pool.ports, pool.servers.len());
-    if pool.protocol == Speaks::Dns {
+    if pool.settings.protocol == Speaks::Dns {
         return vec![format!("{ports} ports towards the servers, each with many requests at a time")];
     }
     let pairs = ports * servers;
     let many = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
     let factors = [many(ports, "port"), many(servers, "server")].join(" x ");
     let shown = format!("{factors} = {}", many(pairs, "port-and-server pair"));
-    let hold = pool.hold.unwrap_or(HOLD_MIN);
-    let rest = match pool.hold {
+    let hold = pool.settings.hold.unwrap_or(HOLD_MIN);
+    let rest = match pool.settings.hold {
         Some(hold) => humantime::format_duration(hold).to_string(),
         None => format!("{} (or twice the p99 if that is longer)", humantime::format_duration(HOLD_MIN)),
     };
@@ -210,12 +223,12 @@ fn ports(pool: &DatagramPool) -> Vec<String> {
         let rate = pairs as f64 / taken.as_secs_f64();
         if rate < 10.0 { format!("{rate:.2}") } else { format!("{rate:.0}") }
     };
-    let allowed = match pool.affinity {
+    let allowed = match pool.settings.affinity {
         Affinity::None if hold.is_zero() => return vec![format!("{shown}, which do not rest")],
         Affinity::None => format!("they allow about {} requests a second", rate(hold)),
         Affinity::Client => format!(
             "they allow {pairs} flows at a time, and about {} flows a second",
-            rate(pool.idle_timeout + hold)
+            rate(pool.settings.idle_timeout + hold)
         ),
     };
     vec![
@@ -226,7 +239,7 @@ fn ports(pool: &DatagramPool) -> Vec<String> {
 
 fn health(pool: &DatagramPool) -> String {
     let time = humantime::format_duration;
-    let health = &pool.health;
+    let health = &pool.settings.health;
     let what = match &health.check {
         Check::None => None,
         Check::Dns { name, kind } => {

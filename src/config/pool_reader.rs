@@ -6,7 +6,9 @@ use std::ops::Range;
 use std::time::Duration;
 
 use super::keys::shortened;
-use super::pools::{Affinity, Check, DatagramPool, HealthCheck, PoolServer, ProxyProtocol, Speaks, Target};
+use super::pools::{
+    Affinity, Check, DatagramPool, HealthCheck, PoolServer, ProxyProtocol, Settings, Speaks, Target,
+};
 use super::raw::{OneOrMany, RawHealth, RawPool, RawPoolServer, Text};
 use super::{Config, Read, Reader, address, probe, range_keys};
 use crate::client::any_port_towards;
@@ -39,9 +41,10 @@ impl Reader<'_> {
         let mut pools: Vec<DatagramPool> = vec![];
         for (place, raw) in raw.iter().enumerate() {
             let pool = self.datagram_pool(place, raw)?;
-            if let Some(other) = pools.iter().position(|other| other.name == pool.name) {
+            if let Some(other) = pools.iter().position(|other| other.settings.name == pool.settings.name) {
                 let keys = [other, place].map(|place| format!("pools[{place}].name"));
-                let problem = format!("two pools have the name \"{}\"; give each its own", pool.name);
+                let problem =
+                    format!("two pools have the name \"{}\"; give each its own", pool.settings.name);
                 return Err(self.error_among(&keys.each_ref().map(String::as_str), problem));
             }
             pools.push(pool);
@@ -78,12 +81,12 @@ impl Reader<'_> {
             let problem = "more than one answer needs affinity: client; add that, or use 1 or 0";
             return Err(self.error(&key("replies"), problem));
         }
-        Ok(DatagramPool {
+        let day = ms(86_400_000);
+        let settings = Settings {
             name: self.pool_name(place, raw)?,
-            listen: self.pool_listen(place, raw)?.into_iter().map(|(_, addr)| addr).collect(),
             protocol,
             affinity,
-            servers,
+            workers,
             servers_max,
             policy: self.policy(&key("policy"), &raw.policy)?,
             max_outstanding: self.limit(&key("max_outstanding"), &raw.max_outstanding)?,
@@ -97,9 +100,8 @@ impl Reader<'_> {
                 &key("idle_timeout"),
                 &raw.idle_timeout,
                 ms(120_000),
-                ms(10)..=ms(86_400_000),
+                ms(10)..=day,
             )?,
-            ports: self.local_ports(place, raw, workers, dns, flows)?,
             proxy_protocol: self.proxy_protocol(&key("proxy_protocol"), raw, flows)?,
             transparent: raw.transparent.unwrap_or(false),
             allow: self.networks(&key("allow"), &raw.allow)?,
@@ -109,19 +111,16 @@ impl Reader<'_> {
                 rate => Some(self.number(&key("rate_per_source"), rate, 1.0, 0.001..=1e7)?),
             },
             health: self.health(&key("health"), &raw.health, dns)?,
-            resolve_interval: self.duration(
-                &key("resolve_interval"),
-                &raw.resolve_interval,
-                ms(30_000),
-                ms(1_000)..=ms(86_400_000),
-            )?,
-            tcp_connections: self.number(
-                &key("tcp_connections"),
-                &raw.tcp_connections,
-                if dns { 1_024 } else { 0 },
-                0..=100_000,
-            )?,
-            workers,
+        };
+        let (interval_key, every) = (key("resolve_interval"), &raw.resolve_interval);
+        let (tcp_key, tcp) = (key("tcp_connections"), if dns { 1_024 } else { 0 });
+        Ok(DatagramPool {
+            settings,
+            listen: self.pool_listen(place, raw)?.into_iter().map(|(_, addr)| addr).collect(),
+            servers,
+            ports: self.local_ports(place, raw, workers, dns, flows)?,
+            resolve_interval: self.duration(&interval_key, every, ms(30_000), ms(1_000)..=day)?,
+            tcp_connections: self.number(&tcp_key, &raw.tcp_connections, tcp, 0..=100_000)?,
             pin: raw.pin.unwrap_or(false),
             io: self.io(&key("io"), &raw.io)?,
         })
@@ -402,7 +401,7 @@ impl Reader<'_> {
                 } else if let Some(next) = pools.iter().position(ends)
                     && leads_back(next, place, &leads_to)
                 {
-                    format!("leads back to this pool by way of {}", pools[next].name)
+                    format!("leads back to this pool by way of {}", pools[next].settings.name)
                 } else {
                     continue;
                 };

@@ -7,7 +7,8 @@ use std::time::Duration;
 use lbd::batch::{Received, Rx, SocketId, Tx};
 use lbd::role::Role;
 use lbd::role::relay::{
-    Affinity, Check, HealthCheck, ProxyProtocol, Relay, Settings, Sockets, Speaks, Wanted, WorkerSockets,
+    Affinity, Chance, Check, HealthCheck, ProxyProtocol, Relay, Settings, Sockets, Speaks, Wanted,
+    WorkerSockets,
 };
 use lbd::select::PolicyKind;
 use lbd::time::Instant;
@@ -46,8 +47,6 @@ pub fn settings(protocol: Speaks, affinity: Affinity) -> Settings {
             fall: 3,
             down_max: 1.0,
         },
-        secret: [7; 16],
-        seed: 1,
     }
 }
 
@@ -71,7 +70,9 @@ impl Relayed {
         let sockets = Sockets { fronts: 0..1, v4: 1..1 + PORTS, ..Sockets::default() };
         let sockets = Sockets { v6: 1 + PORTS..1 + PORTS, ..sockets };
         let addrs = (0..=PORTS).map(|n| SocketAddr::from(([192, 0, 2, 1], 5_000 + n))).collect();
-        let (shared, mut workers) = Relay::workers(settings, &[WorkerSockets { sockets, addrs }], now);
+        let chance = Chance { secret: [7; 16], seed: 1 };
+        let (shared, mut workers) =
+            Relay::workers(settings, chance, &[WorkerSockets { sockets, addrs }], now);
         let wanted = |n: u16| Wanted { addr: server(n), id: n.into(), weight: 1 };
         shared.want((0..SERVERS).map(wanted).collect());
         let rx = || Rx::new(4 * ASKED, SLOT_SIZE);

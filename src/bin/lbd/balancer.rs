@@ -16,7 +16,7 @@ use lbd::io::socket::{SocketOptions, bind};
 use lbd::io::{BackEnd, IoOptions, Waker};
 use lbd::rng::entropy;
 use lbd::role::balancer;
-use lbd::role::relay::{self as pool, Relay, Shared};
+use lbd::role::relay::{Chance, Relay, Shared, WorkerSockets};
 use lbd::stats::PoolStats;
 use lbd::status::Sampler;
 use lbd::terminal::{print, tell};
@@ -86,7 +86,7 @@ struct Opened<'a> {
 struct OpenPool<'a> {
     of: &'a DatagramPool,
     names: Names,
-    workers: Vec<(Vec<UdpSocket>, pool::WorkerSockets)>,
+    workers: Vec<(Vec<UdpSocket>, WorkerSockets)>,
     listeners: Vec<TcpListener>,
 }
 
@@ -95,7 +95,7 @@ impl Opened<'_> {
         let native = if config.runs_native { Some(native_sockets(config.native())?) } else { None };
         let mut planned = vec![];
         for pool in &config.datagram_pools {
-            planned.push(plan(pool).with_context(|| format!("pool {}", pool.name))?);
+            planned.push(plan(pool).with_context(|| format!("pool {}", pool.settings.name))?);
         }
         let tcp = config.datagram_pools.iter().map(|pool| 2 * pool.tcp_connections).sum::<usize>();
         let files = planned.iter().map(|(_, plan)| plan.socket_count()).sum::<usize>() + tcp + OTHER_FILES;
@@ -111,7 +111,7 @@ impl Opened<'_> {
                     addrs.iter().map(|&addr| daemon::tcp::listen(addr)).collect::<std::io::Result<_>>()?;
                 Ok::<_, std::io::Error>(OpenPool { of, names, workers, listeners })
             };
-            pools.push(open().with_context(|| format!("pool {}", of.name))?);
+            pools.push(open().with_context(|| format!("pool {}", of.settings.name))?);
         }
         Ok(Opened { native, pools })
     }
@@ -203,7 +203,7 @@ fn plan(pool: &DatagramPool) -> Result<(Names, relay::Plan)> {
     let is_v6 = |addr: &&SocketAddr| addr.is_ipv6();
     let plan = relay::Plan {
         listen: pool.listen.clone(),
-        workers: pool.workers,
+        workers: pool.settings.workers,
         ports: pool.ports,
         v4: (has_names || addrs.iter().any(SocketAddr::is_ipv4))
             .then(|| port_ip(pool, &addrs, Ipv4Addr::LOCALHOST.into()))
@@ -211,8 +211,8 @@ fn plan(pool: &DatagramPool) -> Result<(Names, relay::Plan)> {
         v6: (addrs.iter().any(|addr| is_v6(&addr)) || has_names && relay::has_ipv6())
             .then(|| port_ip(pool, &addrs, Ipv6Addr::LOCALHOST.into()))
             .and_then(|ip| if let IpAddr::V6(ip) = ip { Some(ip) } else { None }),
-        checks: pool.health.check != Check::None,
-        transparent: pool.transparent,
+        checks: pool.settings.health.check != Check::None,
+        transparent: pool.settings.transparent,
     };
     Ok((names, plan))
 }
@@ -221,7 +221,7 @@ fn plan(pool: &DatagramPool) -> Result<(Names, relay::Plan)> {
 fn port_ip(pool: &DatagramPool, servers: &[SocketAddr], loopback: IpAddr) -> IpAddr {
     let may_change = pool.servers.iter().any(|server| matches!(server.target, Target::Name { .. }));
     let mut family = servers.iter().filter(|addr| addr.is_ipv4() == loopback.is_ipv4());
-    if !may_change && !pool.transparent && family.all(|addr| addr.ip().is_loopback()) {
+    if !may_change && !pool.settings.transparent && family.all(|addr| addr.ip().is_loopback()) {
         return loopback;
     }
     match loopback {
@@ -239,15 +239,16 @@ struct StartedPool {
 fn start_pool(open: OpenPool<'_>, clock: Clock) -> Result<StartedPool> {
     let OpenPool { of, mut names, workers, listeners } = open;
     let (sockets, layouts): (Vec<_>, Vec<_>) = workers.into_iter().unzip();
-    let (shared, mut roles) = Relay::workers(pool_settings(of), &layouts, clock.now());
+    let chance = Chance { secret: rand::random(), seed: entropy() };
+    let (shared, mut roles) = Relay::workers(of.settings.clone(), chance, &layouts, clock.now());
     shared.want(names.wanted());
     roles[0].take_servers(clock.now());
     let processor = processors(of.pin)?;
     let mut workers = vec![];
     for (number, (role, sockets)) in roles.into_iter().zip(sockets).enumerate() {
-        let io = BackEnd::open(of.io, sockets, &relay::io_options(of.proxy_protocol), clock)?;
+        let io = BackEnd::open(of.io, sockets, &relay::io_options(of.settings.proxy_protocol), clock)?;
         tracing::info!(
-            pool = of.name,
+            pool = of.settings.name,
             worker = number,
             io = io.name(),
             sockets = io.sockets().len(),
@@ -259,30 +260,6 @@ fn start_pool(open: OpenPool<'_>, clock: Clock) -> Result<StartedPool> {
     let errands =
         Errands { pool: Arc::clone(&shared), listeners, connections_max: of.tcp_connections, names };
     Ok(StartedPool { shared, workers, errands: Some(errands) })
-}
-
-fn pool_settings(pool: &DatagramPool) -> pool::Settings {
-    pool::Settings {
-        name: pool.name.clone(),
-        protocol: pool.protocol,
-        affinity: pool.affinity,
-        workers: pool.workers,
-        servers_max: pool.servers_max,
-        policy: pool.policy,
-        max_outstanding: pool.max_outstanding,
-        timeout: pool.timeout,
-        replies: pool.replies,
-        hold: pool.hold,
-        idle_timeout: pool.idle_timeout,
-        proxy_protocol: pool.proxy_protocol,
-        transparent: pool.transparent,
-        allow: pool.allow.clone(),
-        deny: pool.deny.clone(),
-        rate_per_source: pool.rate_per_source,
-        health: pool.health.clone(),
-        secret: rand::random(),
-        seed: entropy(),
-    }
 }
 
 /// Says what runs, once.
@@ -301,12 +278,12 @@ fn say(common: &Common, config: &Config) {
         let listen: Vec<String> = pool.listen.iter().map(SocketAddr::to_string).collect();
         tell(format_args!(
             "pool {}: {} on {}, {} servers, {}, workers: {}",
-            pool.name,
-            pool.protocol.name(),
+            pool.settings.name,
+            pool.settings.protocol.name(),
             listen.join(" and "),
             pool.servers.len(),
-            pool.policy,
-            pool.workers
+            pool.settings.policy,
+            pool.settings.workers
         ));
     }
 }

@@ -62,16 +62,11 @@ fn refused_beside(pools: &[Value], mut file: Value) -> String {
 fn the_smallest_pools_have_the_defaults() {
     let second = Duration::from_secs(1);
     let datagram = one(pool(json!({"workers": 2})));
-    let expected = DatagramPool {
+    let settings = Settings {
         name: "pool-1".to_owned(),
-        listen: vec!["127.0.0.1:5300".parse().unwrap()],
         protocol: Speaks::Datagram,
         affinity: Affinity::None,
-        servers: vec![PoolServer {
-            target: Target::Addr("127.0.0.1:5301".parse().unwrap()),
-            weight: 1,
-            id: 0,
-        }],
+        workers: 2,
         servers_max: 16,
         policy: PolicyKind::ShortestQueue,
         max_outstanding: None,
@@ -79,7 +74,6 @@ fn the_smallest_pools_have_the_defaults() {
         replies: Some(1),
         hold: None,
         idle_timeout: 120 * second,
-        ports: 256,
         proxy_protocol: ProxyProtocol::Off,
         transparent: false,
         allow: vec![],
@@ -93,22 +87,31 @@ fn the_smallest_pools_have_the_defaults() {
             fall: 3,
             down_max: 0.5,
         },
+    };
+    let expected = DatagramPool {
+        settings,
+        listen: vec!["127.0.0.1:5300".parse().unwrap()],
+        servers: vec![PoolServer {
+            target: Target::Addr("127.0.0.1:5301".parse().unwrap()),
+            weight: 1,
+            id: 0,
+        }],
+        ports: 256,
         resolve_interval: 30 * second,
         tcp_connections: 0,
-        workers: 2,
         pin: false,
         io: IoChoice::Auto,
     };
     assert_eq!(datagram, expected);
     let check = Check::Dns { name: vec![0], kind: 2 };
-    let health = HealthCheck { check, ..expected.health.clone() };
+    let health = HealthCheck { check, ..expected.settings.health.clone() };
+    let settings = Settings { protocol: Speaks::Dns, health, ..expected.settings.clone() };
     let dns = one(dns(json!({"workers": 2})));
-    let expected =
-        DatagramPool { protocol: Speaks::Dns, ports: 32, tcp_connections: 1_024, health, ..expected };
+    let expected = DatagramPool { settings, ports: 32, tcp_connections: 1_024, ..expected };
     assert_eq!(dns, expected);
     let flows = one(flows(json!({})));
-    assert_eq!((flows.ports, flows.replies), (1_024, None));
-    let workers = one(pool(json!({}))).workers;
+    assert_eq!((flows.ports, flows.settings.replies), (1_024, None));
+    let workers = one(pool(json!({}))).settings.workers;
     assert_eq!(workers, Config::default().native().workers);
 }
 
@@ -131,24 +134,27 @@ fn every_key_is_read() {
     assert_eq!(listen, ["0.0.0.0:5060", "[::]:5060", "10.0.0.1:5061"]);
     let servers: Vec<_> = pool.servers.iter().map(|s| (s.target.to_string(), s.weight, s.id)).collect();
     assert_eq!(servers, [("a.example:5060".to_owned(), 1, 0), ("[::1]:5062".to_owned(), 7, 9)]);
-    assert_eq!((pool.name.as_str(), pool.affinity), ("sip.a_b-1", Affinity::Client));
+    assert_eq!((pool.settings.name.as_str(), pool.settings.affinity), ("sip.a_b-1", Affinity::Client));
     assert_eq!(
-        (pool.policy, pool.servers_max, pool.max_outstanding),
+        (pool.settings.policy, pool.settings.servers_max, pool.settings.max_outstanding),
         (PolicyKind::TwoChoices, 100, Some(50))
     );
     assert_eq!(
-        (pool.timeout, pool.replies, pool.hold),
+        (pool.settings.timeout, pool.settings.replies, pool.settings.hold),
         (Duration::from_millis(500), Some(20), Some(seconds(0)))
     );
-    assert_eq!((pool.idle_timeout, pool.ports), (seconds(3_600), 500));
-    assert_eq!((pool.proxy_protocol, pool.transparent), (ProxyProtocol::First, true));
-    assert_eq!(pool.allow, ["10.0.0.0/8", "::1/128"].map(|net| net.parse().unwrap()));
-    assert_eq!(pool.deny, ["10.0.0.9/32".parse().unwrap()]);
-    assert_eq!((pool.rate_per_source, pool.resolve_interval), (Some(0.5), seconds(60)));
-    assert_eq!((pool.workers, pool.pin, pool.io), (3, true, IoChoice::Mio));
+    assert_eq!((pool.settings.idle_timeout, pool.ports), (seconds(3_600), 500));
+    assert_eq!((pool.settings.proxy_protocol, pool.settings.transparent), (ProxyProtocol::First, true));
+    assert_eq!(pool.settings.allow, ["10.0.0.0/8", "::1/128"].map(|net| net.parse().unwrap()));
+    assert_eq!(pool.settings.deny, ["10.0.0.9/32".parse().unwrap()]);
+    assert_eq!((pool.settings.rate_per_source, pool.resolve_interval), (Some(0.5), seconds(60)));
+    assert_eq!((pool.settings.workers, pool.pin, pool.io), (3, true, IoChoice::Mio));
     let check = Check::Payload { send: vec![0, 255], expect: b"ok".to_vec() };
     let (interval, timeout) = (seconds(2), Duration::from_millis(300));
-    assert_eq!(pool.health, HealthCheck { check, interval, timeout, rise: 4, fall: 5, down_max: 1.0 });
+    assert_eq!(
+        pool.settings.health,
+        HealthCheck { check, interval, timeout, rise: 4, fall: 5, down_max: 1.0 }
+    );
 }
 
 #[test]
@@ -159,12 +165,12 @@ fn a_dns_pool_reads_what_is_its_own() {
     let read = one(dns(written));
     let servers: Vec<_> = read.servers.iter().map(|s| s.target.to_string()).collect();
     assert_eq!(servers, ["192.0.2.1:53", "dns.example:53"]);
-    assert_eq!((read.tcp_connections, read.proxy_protocol), (0, ProxyProtocol::Every));
-    assert_eq!(read.health.check, Check::Dns { name: b"\x07example\x03com\0".to_vec(), kind: 28 });
-    let check = one(pool(json!({"health": {"check": "dns"}}))).health.check;
+    assert_eq!((read.tcp_connections, read.settings.proxy_protocol), (0, ProxyProtocol::Every));
+    assert_eq!(read.settings.health.check, Check::Dns { name: b"\x07example\x03com\0".to_vec(), kind: 28 });
+    let check = one(pool(json!({"health": {"check": "dns"}}))).settings.health.check;
     assert_eq!(check, Check::Dns { name: vec![0], kind: 2 }, "a datagram pool may be DNS");
-    assert_eq!(one(dns(json!({"health": {"check": "none"}}))).health.check, Check::None);
-    assert_eq!(one(pool(json!({"replies": 0}))).replies, Some(0));
+    assert_eq!(one(dns(json!({"health": {"check": "none"}}))).settings.health.check, Check::None);
+    assert_eq!(one(pool(json!({"replies": 0}))).settings.replies, Some(0));
 }
 
 #[test]
@@ -639,7 +645,7 @@ proptest! {
         match parse(&json!({ "pools": pools }).to_string()) {
             Ok(config) => {
                 let text = describe(&config);
-                prop_assert!(text.contains("pool-1") || !config.datagram_pools[0].name.is_empty());
+                prop_assert!(text.contains("pool-1") || !config.datagram_pools[0].settings.name.is_empty());
             }
             Err(error) => {
                 prop_assert!(!error.chars().any(char::is_control), "{error:?}");

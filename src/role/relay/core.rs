@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use crossbeam_utils::CachePadded;
+
 use super::members::{Member, View};
 use super::settings::{ProxyProtocol, Sockets};
 use super::shared::{Shared, Signals};
-use crossbeam_utils::CachePadded;
-
 use crate::batch::{DestinationId, FrameRef, Received, SocketId, Tx};
 use crate::drop_reason::DropReason;
 use crate::proxy_protocol::{self, Transport};

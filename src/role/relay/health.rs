@@ -87,7 +87,7 @@ impl Primary {
             servers: (0..settings.servers_max).map(|_| None).collect(),
             left: vec![None; settings.servers_max].into(),
             rest: (settings.timeout * UNANSWERED_REST).max(settings.hold.unwrap_or_default()),
-            checker: Checker::new(check, settings.proxy_protocol, secret, settings.seed ^ 1),
+            checker: Checker::new(check, settings.proxy_protocol, secret, core.shared.seed ^ 1),
             limits: Limits {
                 rise: health.rise,
                 fall: health.fall,

@@ -48,7 +48,9 @@ use crate::stats::RelayStats;
 use crate::time::{Instant, earliest};
 
 pub use self::members::Member;
-pub use self::settings::{Affinity, Check, Event, HealthCheck, ProxyProtocol, Settings, Sockets, Speaks};
+pub use self::settings::{
+    Affinity, Chance, Check, Event, HealthCheck, ProxyProtocol, Settings, Sockets, Speaks,
+};
 pub use self::shared::{Shared, Wanted};
 
 /// How datagrams are matched with what comes back.
@@ -88,16 +90,21 @@ const MEASURE: Duration = Duration::from_secs(1);
 impl Relay {
     /// The workers of a pool without servers, one for each set of sockets; the first is the primary. Servers come by
     /// [`Shared::want`].
-    pub fn workers(settings: Settings, sockets: &[WorkerSockets], now: Instant) -> (Arc<Shared>, Vec<Relay>) {
-        let mut rng = Rng::new(settings.seed);
+    pub fn workers(
+        settings: Settings,
+        chance: Chance,
+        sockets: &[WorkerSockets],
+        now: Instant,
+    ) -> (Arc<Shared>, Vec<Relay>) {
+        let Chance { secret, seed } = chance;
+        let mut rng = Rng::new(seed);
         // Each use of the secret has a key of its own.
-        let secret = settings.secret;
         let key = |purpose: u8| {
             let mut key = secret;
             key[0] ^= purpose;
             key
         };
-        let shared = Arc::new(Shared::new(settings, key(1)));
+        let shared = Arc::new(Shared::new(settings, seed, key(1)));
         let own: Vec<_> = sockets.iter().flat_map(|worker| worker.addrs.iter().copied()).collect();
         let worker = |(number, of): (usize, &WorkerSockets)| {
             let stats = &shared.stats[number];

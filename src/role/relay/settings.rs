@@ -114,7 +114,7 @@ impl Sockets {
 }
 
 /// What a pool is made from.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
     /// Its name.
     pub name: String,
@@ -144,12 +144,17 @@ pub struct Settings {
     pub transparent: bool,
     /// Who may send; empty = everybody.
     pub allow: Vec<IpNet>,
-    /// Who may not.
+    /// Who may not, even if allowed.
     pub deny: Vec<IpNet>,
     /// Datagrams a second of one source (IPv6: of one /64).
     pub rate_per_source: Option<f64>,
     /// How servers are looked after.
     pub health: HealthCheck,
+}
+
+/// What is random in a pool. A seed replays a run, as long as the secret is the same.
+#[derive(Clone, Copy)]
+pub struct Chance {
     /// Key of everything that a stranger must not guess: ids, hashes.
     pub secret: [u8; 16],
     /// Seed of what is random but no secret.

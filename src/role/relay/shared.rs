@@ -78,6 +78,7 @@ pub struct Wanted {
 /// One for all workers of a pool, and for its TCP side.
 pub struct Shared {
     pub(super) settings: Settings,
+    pub(super) seed: u64,
     pub(super) tree: Tree,
     pub(super) members: Members,
     pub(super) signals: Box<[CachePadded<Signals>]>,
@@ -98,7 +99,7 @@ pub struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(settings: Settings, key: [u8; 16]) -> Self {
+    pub(super) fn new(settings: Settings, seed: u64, key: [u8; 16]) -> Self {
         let slots = settings.servers_max;
         Shared {
             tree: Tree::new(slots, settings.max_outstanding.unwrap_or(u32::MAX)),
@@ -112,6 +113,7 @@ impl Shared {
             tcp: TcpStats::default(),
             stats: (0..settings.workers).map(|_| Arc::new(RelayStats::new(slots))).collect(),
             settings,
+            seed,
         }
     }
 
@@ -182,7 +184,7 @@ impl Shared {
 
     /// A policy of the pool for whoever opens connections.
     pub fn chooser(&self) -> Chooser {
-        Chooser::new(self.settings.policy, self.settings.seed ^ 2)
+        Chooser::new(self.settings.policy, self.seed ^ 2)
     }
 
     /// Where the server of a slot is.
@@ -230,7 +232,7 @@ mod tests {
 
     #[test]
     fn one_server_at_a_time_waits_for_a_trial_and_one_request_takes_it() {
-        let shared = Shared::new(settings(Speaks::Dns), [1; 16]);
+        let shared = Shared::new(settings(Speaks::Dns), 1, [1; 16]);
         let [a, b] = [0, 3].map(Slot::new);
         assert_eq!(shared.take_trial(), None);
         assert!(shared.ask_for_trial(a) && !shared.ask_for_trial(b));
@@ -243,7 +245,7 @@ mod tests {
 
     #[test]
     fn the_newest_wish_counts() {
-        let shared = Shared::new(settings(Speaks::Dns), [1; 16]);
+        let shared = Shared::new(settings(Speaks::Dns), 1, [1; 16]);
         shared.want(wanted([1]));
         shared.want(wanted([2]));
         assert_eq!(shared.take_wanted(), Some(wanted([2])));

@@ -72,8 +72,6 @@ pub fn settings(protocol: Speaks) -> Settings {
             fall: 3,
             down_max: 1.0,
         },
-        secret: [7; 16],
-        seed: 1,
     }
 }
 
@@ -122,9 +120,19 @@ pub struct Bench {
 impl Bench {
     /// A pool with these servers, and so many ports for each family at each worker.
     pub fn new(settings: Settings, ports: u16, servers: impl IntoIterator<Item = u16>) -> Bench {
+        Bench::with_seed(1, settings, ports, servers)
+    }
+
+    /// The same; chance begins with this seed.
+    pub fn with_seed(
+        seed: u64,
+        settings: Settings,
+        ports: u16,
+        servers: impl IntoIterator<Item = u16>,
+    ) -> Bench {
         let now = Instant::from_nanos(5_000_000_000);
         let sockets: Vec<_> = (0..settings.workers as u16).map(|worker| sockets(worker, ports)).collect();
-        let (shared, workers) = Relay::workers(settings, &sockets, now);
+        let (shared, workers) = Relay::workers(settings, Chance { secret: [7; 16], seed }, &sockets, now);
         let (rx, tx) = (Rx::new(300, 4608), Tx::new(70_000, 1 << 20, 1));
         let mut bench = Bench { workers, shared, now, ports, rx, tx };
         bench.want(wanted(servers));

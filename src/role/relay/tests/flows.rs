@@ -201,8 +201,8 @@ proptest! {
         replies in prop_oneof![Just(None), Just(Some(0)), Just(Some(2))],
         seed: u64,
     ) {
-        let settings = Settings { seed, replies, workers: 2, ..flows() };
+        let settings = Settings { replies, workers: 2, ..flows() };
         let bound = replies.map(|replies| replies as usize);
-        play(settings, ports, &turns, bound, |_, way, now| now >= way.at + TIMEOUT * 2)?;
+        play(seed, settings, ports, &turns, bound, |_, way, now| now >= way.at + TIMEOUT * 2)?;
     }
 }

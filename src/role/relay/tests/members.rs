@@ -67,8 +67,9 @@ fn a_server_that_no_port_leads_to_is_told_and_left_out() {
         // Two ports towards IPv4 servers, none towards IPv6.
         let sockets = Sockets { fronts: 0..1, v4: 1..3, v6: 3..3, check_v4: None, check_v6: None };
         let addrs = vec![addr("192.0.2.53:53"), addr("0.0.0.0:20000"), addr("0.0.0.0:20001")];
+        let chance = Chance { secret: [7; 16], seed: 1 };
         let (shared, mut workers) =
-            Relay::workers(settings(protocol), &[WorkerSockets { sockets, addrs }], now);
+            Relay::workers(settings(protocol), chance, &[WorkerSockets { sockets, addrs }], now);
         shared.want(wanted([1, 3]));
         workers[0].on_timeout(now, &mut Tx::new(1, 0, 1));
         let events: Vec<_> = std::iter::from_fn(|| workers[0].poll_event()).collect();

@@ -6,6 +6,7 @@ pub(super) mod bench;
 mod dns;
 mod flows;
 mod front;
+mod fuzz;
 mod health;
 mod members;
 mod model;

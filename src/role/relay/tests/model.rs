@@ -131,14 +131,15 @@ impl Model {
 /// Plays the turns. `replies` is how many a client may get for each datagram; `is_settled` says whether a pair may have
 /// another owner, although the reply to this may come yet.
 pub fn play(
+    seed: u64,
     settings: Settings,
     ports: u16,
     turns: &[Turn],
     replies: Option<usize>,
     is_settled: impl Fn(&Model, &Way, Instant) -> bool,
 ) -> TestCaseResult {
-    let (seed, one_way) = (settings.seed, settings.replies == Some(0));
-    let mut pool = Bench::new(settings, ports, [1, 2]);
+    let one_way = settings.replies == Some(0);
+    let mut pool = Bench::with_seed(seed, settings, ports, [1, 2]);
     let mut model = Model::default();
     let mut marks = 0;
     for (number, turn) in turns.iter().enumerate() {

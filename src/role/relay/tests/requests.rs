@@ -289,13 +289,13 @@ proptest! {
         ports in 1..3u16,
         seed: u64,
     ) {
-        let settings = Settings { seed, workers: 2, ..settings(Speaks::Datagram) };
-        play(settings, ports, &turns, Some(1), |model, way, now| model.is_settled(way, now, TIMEOUT * 3))?;
+        let settings = Settings { workers: 2, ..settings(Speaks::Datagram) };
+        play(seed, settings, ports, &turns, Some(1), |model, way, now| model.is_settled(way, now, TIMEOUT * 3))?;
     }
 
     #[test]
     fn one_way_datagrams_are_never_answered(turns in turns(4, 1), seed: u64) {
-        let settings = Settings { seed, replies: Some(0), ..settings(Speaks::Datagram) };
-        play(settings, 2, &turns, Some(0), |_, _, _| false)?;
+        let settings = Settings { replies: Some(0), ..settings(Speaks::Datagram) };
+        play(seed, settings, 2, &turns, Some(0), |_, _, _| false)?;
     }
 }
