@@ -335,7 +335,7 @@ pub struct RawPool {
     /// Whether each worker stays on a processor of its own.
     #[schemars(extend("default" = false))]
     pub pin: Option<bool>,
-    /// I/O back end: auto (io_uring from 8 sockets on), mio or io_uring (Linux 6.1; mio where there is none).
+    /// I/O back end: auto, mio or io_uring (Linux 6.1; mio where there is none).
     #[schemars(extend("default" = "auto"))]
     pub io: Option<String>,
 }

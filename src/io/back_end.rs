@@ -14,7 +14,7 @@ use crate::time::{Clock, Instant};
 /// Which back end is asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum IoChoice {
-    /// What measured best: io_uring where there are many sockets ([`MANY_SOCKETS`]), else mio.
+    /// What measured best: see [`AUTO`].
     #[default]
     Auto,
     /// epoll, recvmmsg and sendmmsg: [`MmsgIo`].
@@ -23,22 +23,12 @@ pub enum IoChoice {
     IoUring,
 }
 
-/// From so many sockets on, [`IoChoice::Auto`] is io_uring: one ring then saves a system call for each socket that has
-/// something. Set by measurement (`cargo bench --bench io`, and datagram pools of 18 sockets and more).
-pub const MANY_SOCKETS: usize = 8;
+/// What [`IoChoice::Auto`] stands for. Set by measurement (`cargo bench --bench io`).
+pub const AUTO: IoChoice = IoChoice::Mio;
 
 impl IoChoice {
     /// All of them, in the order in which they are told.
     pub const ALL: [IoChoice; 3] = [IoChoice::Auto, IoChoice::Mio, IoChoice::IoUring];
-
-    /// What it means for so many sockets.
-    const fn settle(self, socket_count: usize) -> IoChoice {
-        match self {
-            IoChoice::Auto if socket_count >= MANY_SOCKETS => IoChoice::IoUring,
-            IoChoice::Auto => IoChoice::Mio,
-            chosen => chosen,
-        }
-    }
 
     /// The word in configurations and arguments.
     pub const fn name(self) -> &'static str {
@@ -83,7 +73,7 @@ impl BackEnd {
         options: &IoOptions,
         clock: Clock,
     ) -> io::Result<BackEnd> {
-        let wanted = choice.settle(sockets.len());
+        let wanted = if choice == IoChoice::Auto { AUTO } else { choice };
         if wanted != IoChoice::IoUring {
             return MmsgIo::new(sockets, options, clock).map(BackEnd::Mmsg);
         }
@@ -200,9 +190,6 @@ mod tests {
             assert_eq!(choice.to_string().parse(), Ok(choice));
         }
         assert!("epoll".parse::<IoChoice>().is_err_and(|error| error.contains("io_uring")));
-        for choice in IoChoice::ALL {
-            assert_ne!(choice.settle(2), IoChoice::Auto, "it has to stand for something");
-        }
-        assert_eq!((IoChoice::Auto.settle(2), IoChoice::Auto.settle(64)), (IoChoice::Mio, IoChoice::IoUring));
+        assert_ne!(AUTO, IoChoice::Auto, "it has to stand for something");
     }
 }

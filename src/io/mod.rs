@@ -34,7 +34,7 @@ use std::net::SocketAddr;
 use crate::batch::{Rx, SocketId, Tx};
 use crate::time::Instant;
 
-pub use self::back_end::{BackEnd, IoChoice, MANY_SOCKETS};
+pub use self::back_end::{AUTO, BackEnd, IoChoice};
 pub use self::mmsg::MmsgIo;
 pub use self::packing::PAYLOAD_MAX;
 pub use self::sim::{Faults, NetCounters, SimIo, SimNet};
