@@ -3,6 +3,7 @@
 pub mod affinity;
 pub mod balancer;
 pub mod client;
+#[cfg(not(loom))] // tokio has no sockets under loom
 pub mod control;
 pub mod controller;
 pub mod limits;
@@ -11,6 +12,7 @@ pub mod process;
 pub mod relay;
 pub mod server;
 pub mod signals;
+#[cfg(not(loom))]
 pub mod tcp;
 pub mod threads;
 
