@@ -167,7 +167,7 @@ impl Core {
         view.refresh(&shared.members, |slot| lanes[slot.index()].destination = None);
     }
 
-    /// A server that was counted up for a request, and where it is. One that is to prove itself goes first.
+    /// A server that was counted up for a request, and where it is.
     pub fn reserve(&mut self) -> Result<(Slot, Member), DropReason> {
         loop {
             let reserved = match self.chooser.reserve(&self.shared.tree) {

@@ -56,7 +56,7 @@ impl<T> Queries<T> {
         self.entries.get(key).map(|(_, value)| value)
     }
 
-    /// Forgets it. Gives when it left, and what was remembered.
+    /// Forgets it. Gives what was remembered.
     pub fn remove(&mut self, place: Place) -> Option<T> {
         let key = self.key(place)?;
         self.index[at(place)] = NONE;
