@@ -22,6 +22,7 @@
 //! `docs/ARCHITECTURE.md` has the reasons.
 
 pub mod access;
+pub mod admin;
 pub mod aged;
 pub mod batch;
 pub mod client;
@@ -36,6 +37,7 @@ pub mod io;
 pub mod load;
 pub mod logging;
 pub mod model;
+pub mod operator;
 pub mod proxy_protocol;
 pub mod retry;
 pub mod rng;

@@ -56,7 +56,7 @@ fn check_names_file_line_and_key_of_a_mistake() {
             "use balancer or direct",
         ),
         ("{\n \"pools\": []}", 2, "pools", "the list is empty"),
-        ("{\n \"admin\": {}}", 2, "admin", "not implemented yet"),
+        ("{\n \"admin\": {\"listen\": \"0.0.0.0:1\"}}", 2, "admin.listen", "set admin.token_file"),
         (
             "{\"pools\": [\n {\"listen\": \"*:5300\", \"protocol\": \"dns\", \"servers\": [\"192.0.2.1\"]},\n \
              {\"listen\": \"*:5301\", \"protocol\": \"dns\", \"servers\": [\"192.0.2.1\"],\n  \

@@ -1,36 +1,41 @@
-//! The key that all components share: read from a file that nobody else can read, and never printed.
+//! Secrets: the key that all components share, and files that nobody else can read. Never printed.
 
 use std::fs::OpenOptions;
 use std::io::Read;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
-/// Bytes that are read of a key file: the digits and the space around them.
-const FILE_SIZE_MAX: u64 = 256;
+/// Bytes that are read of a file with a secret: far more than one has.
+const FILE_SIZE_MAX: u64 = 1_024;
 
 /// 128 bits.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Key([u8; 16]);
 
+/// The text of a short file with mode 0600 (or stricter) that holds `what`.
+pub fn read_private(path: &Path, what: &str) -> Result<String, String> {
+    let shown = path.display();
+    let unreadable = |e| format!("cannot read {shown}: {e}");
+    // Not to wait for a writer, should this be a pipe; and what is checked is what is read, not its name.
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(unreadable)?;
+    let meta = file.metadata().map_err(unreadable)?;
+    if !meta.is_file() {
+        return Err(format!("{shown} is not a file; name one that holds {what}"));
+    }
+    let mode = meta.permissions().mode() & 0o777;
+    if mode & 0o077 != 0 {
+        return Err(format!("{shown} can be read by others (mode {mode:03o}); run chmod 600 {shown}"));
+    }
+    let mut bytes = vec![];
+    file.take(FILE_SIZE_MAX).read_to_end(&mut bytes).map_err(unreadable)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
 impl Key {
     /// Reads 32 hex digits from a file with mode 0600 (or stricter).
     pub fn read(path: &Path) -> Result<Key, String> {
         let shown = path.display();
-        let unreadable = |e| format!("cannot read {shown}: {e}");
-        // Not to wait for a writer, should this be a pipe; and what is checked is what is read, not its name.
-        let file =
-            OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(unreadable)?;
-        let meta = file.metadata().map_err(unreadable)?;
-        if !meta.is_file() {
-            return Err(format!("{shown} is not a file; name one that holds 32 hex digits"));
-        }
-        let mode = meta.permissions().mode() & 0o777;
-        if mode & 0o077 != 0 {
-            return Err(format!("{shown} can be read by others (mode {mode:03o}); run chmod 600 {shown}"));
-        }
-        let mut bytes = vec![];
-        file.take(FILE_SIZE_MAX).read_to_end(&mut bytes).map_err(unreadable)?;
-        let text = String::from_utf8_lossy(&bytes);
+        let text = read_private(path, "32 hex digits")?;
         Key::parse(text.trim()).ok_or_else(|| {
             format!("{shown} does not hold 32 hex digits; make one with `openssl rand -hex 16 > {shown}`")
         })

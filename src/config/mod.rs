@@ -4,6 +4,7 @@
 //! everything is a pool: the four original sections are another way of writing the native one.
 
 mod address;
+mod admin;
 mod arguments;
 mod describe;
 mod error;
@@ -23,6 +24,7 @@ use std::time::Duration;
 
 use tracing_subscriber::filter::LevelFilter;
 
+pub use admin::{Admin, Token};
 pub use arguments::PoolArguments;
 pub use describe::describe;
 pub use error::ConfigError;
@@ -158,6 +160,10 @@ pub struct Config {
     pub io: IoChoice,
     /// Where logs go.
     pub logs: logging::Settings,
+    /// The admin interface of the balancer.
+    pub admin: Admin,
+    /// Where running processes leave what their successors need.
+    pub state_dir: PathBuf,
     /// Authenticates the frames between components.
     pub key: Option<Key>,
     /// The file that it was read from.
@@ -258,6 +264,15 @@ impl Default for Config {
     fn default() -> Self {
         Config::parse("{}", None).expect("the defaults are valid")
     }
+}
+
+/// Where state goes unless it is said: what a service manager gives, else the user's runtime folder, else one of this user
+/// among the temporary files.
+fn default_state_dir() -> PathBuf {
+    let folder = |name: &str| std::env::var_os(name).filter(|path| !path.is_empty()).map(PathBuf::from);
+    folder("RUNTIME_DIRECTORY")
+        .or_else(|| folder("XDG_RUNTIME_DIR").map(|dir| dir.join("lbd")))
+        .unwrap_or_else(|| std::env::temp_dir().join(format!("lbd-{}", rustix::process::getuid().as_raw())))
 }
 
 /// A wildcard address is reached by way of the loopback.
@@ -441,6 +456,8 @@ impl Reader<'_> {
             ),
             io: self.io("load_balancer.io", &raw.load_balancer.io)?,
             logs: self.logs(raw.logs)?,
+            admin: self.admin(&raw.admin)?,
+            state_dir: raw.state_dir.map_or_else(default_state_dir, PathBuf::from),
             pools: vec![pool],
             runs_native: has_native || raw.pools.is_none(),
             datagram_pools,

@@ -86,6 +86,12 @@ pub struct Raw {
     pub controller: RawController,
     /// Logs.
     pub logs: RawLogs,
+    /// The admin interface of the balancer: status, metrics, dashboard, drain and reload, over HTTP.
+    pub admin: RawAdmin,
+    /// Folder for what running processes leave for their successors (sockets, which servers run), mode 0700; a relative
+    /// path starts at the working directory. Without it: what the service manager gives (RUNTIME_DIRECTORY), else
+    /// lbd in XDG_RUNTIME_DIR, else lbd-UID in the folder for temporary files.
+    pub state_dir: Option<String>,
     /// File with the key that authenticates the frames between components: 32 hex digits, mode 0600; a
     /// relative path starts at the working directory. Needed as soon as the server side or the controller is
     /// not on a loopback address. Without it frames carry no tag.
@@ -256,6 +262,18 @@ pub struct RawLogs {
     /// 10kB to 10000MB.
     #[schemars(extend("default" = "10MB"))]
     pub size_max: Option<Text>,
+}
+
+/// The section `admin`.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawAdmin {
+    /// Where it listens: IP:PORT, or off.
+    #[schemars(extend("default" = "127.0.0.1:55080"))]
+    pub listen: Option<String>,
+    /// File with the token that changes need, mode 0600; a relative path starts at the working directory. Needed as
+    /// soon as `listen` is not a loopback address. Without it each process makes one and leaves it in `state_dir`.
+    pub token_file: Option<String>,
 }
 
 /// One or several words.

@@ -14,6 +14,14 @@ pub struct ServerStats {
     pub state: Counter,
     /// Requests under way or in the server, by the estimate.
     pub outstanding: Counter,
+    /// Its share relative to others.
+    pub weight: Counter,
+    /// When it came into its state: nanoseconds of the balancer's clock.
+    pub since: Counter,
+    /// When its last report, or reply with counters, was read: nanoseconds of the balancer's clock.
+    pub reported: Counter,
+    /// By how many requests the queue length that was believed differed from what the last report said of the server's queue.
+    pub estimate_error: Counter,
     /// Requests sent to it.
     pub dispatched: Counter,
     /// Valid replies from it.

@@ -18,6 +18,10 @@ pub struct RelayServerStats {
     pub id_plus_one: Counter,
     /// Its [`crate::health::State`] as a number.
     pub state: Counter,
+    /// Its share relative to others.
+    pub weight: Counter,
+    /// When it came into its state: nanoseconds of the balancer's clock.
+    pub since: Counter,
     /// Datagrams of clients sent to it.
     pub dispatched: Counter,
     /// Requests that it has answered.

@@ -1,5 +1,6 @@
 //! What a balancer shows of itself: one snapshot, as JSON or as rows of a table.
 
+mod events;
 mod pools;
 
 use std::collections::BTreeMap;
@@ -8,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+pub use events::{Entry, EventLog, KEPT_MAX, Kind};
 pub use pools::{Latencies, PoolSampler, PoolServerStatus, PoolStatus};
 
 use crate::health::State;

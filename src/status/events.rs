@@ -1,0 +1,112 @@
+//! What has happened lately: for the dashboard, `lbd top`, and whoever follows `/api/events`.
+
+use std::collections::VecDeque;
+use std::sync::Mutex;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+/// One thing that happened.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// Its number, from 1; each is the one before plus one.
+    pub number: u64,
+    /// When: milliseconds since 1970.
+    pub unix_ms: u64,
+    /// What kind it is: see [`Kind`].
+    pub kind: Kind,
+    /// The pool that it is about; empty for the whole process.
+    pub pool: String,
+    /// The server that it is about.
+    pub server: Option<u32>,
+    /// In words.
+    pub text: String,
+}
+
+/// What kind of thing happened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// A server came, left, or changed its state.
+    Server,
+    /// The number of servers was, or was to be, changed; the text has the reason.
+    Scaling,
+    /// An operator asked for something.
+    Operator,
+    /// The configuration was read anew, or was refused.
+    Reload,
+    /// Anything else.
+    #[default]
+    Notice,
+}
+
+/// Entries that are kept; the oldest go first.
+pub const KEPT_MAX: usize = 256;
+
+/// The newest entries. Written by any thread, a few times a second at most.
+#[derive(Debug)]
+pub struct EventLog {
+    kept: Mutex<VecDeque<Entry>>,
+    newest: watch::Sender<u64>,
+}
+
+impl Default for EventLog {
+    fn default() -> Self {
+        EventLog { kept: Mutex::default(), newest: watch::Sender::new(0) }
+    }
+}
+
+impl EventLog {
+    /// Notes that something happened, now.
+    pub fn note(&self, kind: Kind, pool: &str, server: Option<u32>, text: impl Into<String>) {
+        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let mut kept = self.kept.lock().expect("no panic while it is held");
+        let number = *self.newest.borrow() + 1;
+        if kept.len() == KEPT_MAX {
+            kept.pop_front();
+        }
+        kept.push_back(Entry {
+            number,
+            unix_ms: since_1970.as_millis() as u64,
+            kind,
+            pool: pool.to_owned(),
+            server,
+            text: text.into(),
+        });
+        self.newest.send_replace(number);
+    }
+
+    /// The entries after this number that are still kept, oldest first; all with 0.
+    pub fn after(&self, number: u64) -> Vec<Entry> {
+        let kept = self.kept.lock().expect("no panic while it is held");
+        kept.iter().filter(|entry| entry.number > number).cloned().collect()
+    }
+
+    /// The number of the newest entry, to be waited on.
+    pub fn newest(&self) -> watch::Receiver<u64> {
+        self.newest.subscribe()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_are_kept_and_read_from_any_number_on() {
+        let log = EventLog::default();
+        let mut newest = log.newest();
+        for n in 0..KEPT_MAX as u32 + 10 {
+            log.note(Kind::Server, "dns", Some(n), format!("event {n}"));
+        }
+        let all = log.after(0);
+        assert_eq!((all.len(), all[0].number), (KEPT_MAX, 11));
+        assert_eq!(*newest.borrow_and_update(), KEPT_MAX as u64 + 10);
+        let last = log.after(KEPT_MAX as u64 + 9);
+        assert_eq!((last.len(), last[0].text.as_str()), (1, "event 265"));
+        assert!(last[0].unix_ms > 1_600_000_000_000);
+        let json = serde_json::to_value(&last[0]).unwrap();
+        assert_eq!((json["kind"].as_str(), json["server"].as_u64()), (Some("server"), Some(265)));
+    }
+}
