@@ -32,6 +32,7 @@ pub mod dns;
 pub mod drop_reason;
 pub mod estimate;
 pub mod fleet;
+pub mod handover;
 pub mod health;
 pub mod io;
 pub mod load;
