@@ -1,7 +1,7 @@
 //! Loops that run side by side, each on a thread of its own: whoever fails ends them all.
 
 use std::io;
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard};
 use std::thread::JoinHandle;
 
 use super::signals::Stop;
@@ -10,12 +10,13 @@ use super::signals::Stop;
 pub struct Threads {
     stop: Stop,
     running: Mutex<Vec<JoinHandle<io::Result<()>>>>,
+    changing: Mutex<()>,
 }
 
 impl Threads {
     /// None yet. The first loop that fails asks for the end of all by `stop`.
     pub fn new(stop: Stop) -> Self {
-        Threads { stop, running: Mutex::default() }
+        Threads { stop, running: Mutex::default(), changing: Mutex::default() }
     }
 
     /// Runs a loop.
@@ -37,15 +38,30 @@ impl Threads {
         Ok(())
     }
 
+    /// While this is held, loops may end before others begin, and it is not the end of all.
+    pub fn change(&self) -> MutexGuard<'_, ()> {
+        self.changing.lock().expect("no panic while it is held")
+    }
+
     /// Waits until all have ended, those too that begin meanwhile. Gives the first error.
     pub fn join(&self) -> io::Result<()> {
         let mut result = Ok(());
         loop {
-            let next = self.running.lock().expect("no panic while it is held").pop();
-            let Some(handle) = next else { return result };
+            let handle = match self.next() {
+                Some(handle) => handle,
+                None => {
+                    let _unchanging = self.change();
+                    let Some(handle) = self.next() else { return result };
+                    handle
+                }
+            };
             let ended = handle.join().expect("a panic ends the process");
             result = result.and(ended);
         }
+    }
+
+    fn next(&self) -> Option<JoinHandle<io::Result<()>>> {
+        self.running.lock().expect("no panic while it is held").pop()
     }
 }
 
@@ -70,5 +86,18 @@ mod tests {
         threads.spawn("failing".to_owned(), || Err(io::Error::other("no more"))).unwrap();
         assert_eq!(threads.join().unwrap_err().to_string(), "no more");
         assert!(threads.join().is_ok(), "told once");
+    }
+
+    #[test]
+    fn loops_that_end_for_others_are_not_the_end() {
+        let threads = Threads::new(Stop::new(vec![]));
+        let change = threads.change();
+        std::thread::scope(|scope| {
+            let joining = scope.spawn(|| threads.join());
+            let failing = || Err(io::Error::other("of the second one"));
+            threads.spawn("second".to_owned(), failing).unwrap();
+            drop(change);
+            assert_eq!(joining.join().unwrap().unwrap_err().to_string(), "of the second one");
+        });
     }
 }

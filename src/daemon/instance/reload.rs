@@ -60,10 +60,9 @@ impl Instance {
         }
         // All that may fail comes first.
         allow_files(&new.datagram_pools)?;
-        let plan = |pool: &DatagramPool| {
-            self.step(&old_pools, pool, &new).map_err(|failed| failed.of_pool(&pool.settings.name))
-        };
+        let plan = |pool: &DatagramPool| self.step(&old_pools, pool, &new);
         let steps = new.datagram_pools.iter().map(plan).collect::<Result<Vec<_>, _>>()?;
+        let _not_the_end = self.process.threads.change();
 
         let mut changes = vec![];
         self.change_native(&old, &new, &mut changes)?;
@@ -108,7 +107,7 @@ impl Instance {
             }
             if pool.can_become(new) {
                 let mut names = Names::new(new);
-                names.look_up().map_err(Failed::new)?;
+                names.look_up().map_err(|error| Failed::new(error).of_pool(&new.settings.name))?;
                 let addrs: Vec<_> = names.wanted().into_iter().map(|wanted| wanted.addr).collect();
                 if pool.plan.covers(&plan_for(new, &addrs)) {
                     return Ok(Step::Change(Arc::clone(pool), Box::new(new.clone()), names));
@@ -121,9 +120,8 @@ impl Instance {
             let shares = pool.of().listen.iter().any(|addr| new.listen.contains(addr));
             if goes && shares {
                 if pool.of().settings.workers != new.settings.workers {
-                    return Err(Failed::new(
-                        "workers cannot change while the same addresses are served: stop the balancer and start it anew",
-                    ));
+                    let why = "workers cannot change while the same addresses are served: stop the balancer and start it anew";
+                    return Err(Failed::new(why).of_pool(&new.settings.name));
                 }
                 inherited.append(pool.fronts(&new.settings.name)?);
             }
