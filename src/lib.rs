@@ -10,8 +10,8 @@
 //! bin -> daemon -> { role, io, config, logging, status }
 //! bin -> load -> { role, io, daemon::signals }
 //! client, server (the public library) -> { role, io }
-//! role -> { wire, select, fleet, roster, estimate, health, retry, scale, stats, batch, time, rng,
-//!           dns, access, aged, proxy_protocol }
+//! role -> { wire, select, fleet, roster, estimate, health, remembered, operator, retry, scale, stats, batch,
+//!           time, rng, dns, access, aged, proxy_protocol }
 //! io -> { batch, time }
 //! ```
 //!
@@ -40,6 +40,7 @@ pub mod logging;
 pub mod model;
 pub mod operator;
 pub mod proxy_protocol;
+pub mod remembered;
 pub mod retry;
 pub mod rng;
 pub mod role;
