@@ -9,6 +9,7 @@ use crate::health::State;
 use crate::io::{DatagramIo, IoCounters};
 use crate::role::balancer::{Balancer, Event, FRONT};
 use crate::status::{EventLog, Kind};
+use crate::time::Instant;
 
 /// The pool's name in figures and orders.
 pub const NAME: &str = "native";
@@ -21,9 +22,9 @@ impl Balancing for Balancer {
     }
 
     /// Requests under way are counted by the servers' reports; there is nothing to note.
-    fn retire(&mut self) {}
+    fn retire(&mut self, _: Instant) {}
 
-    fn is_idle(&self) -> bool {
+    fn is_idle(&self, _: Instant) -> bool {
         Balancer::is_idle(self)
     }
 

@@ -15,6 +15,7 @@ use crate::io::socket::{SocketOptions, bind};
 use crate::io::{DatagramIo, IoCounters, IoOptions};
 use crate::role::relay::{Event, ProxyProtocol, Relay, Sockets, WorkerSockets};
 use crate::status::{EventLog, Kind};
+use crate::time::Instant;
 
 /// Which sockets a pool needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -142,12 +143,12 @@ impl Balancing for Relay {
         self.sockets().fronts.clone()
     }
 
-    fn retire(&mut self) {
-        Relay::retire(self);
+    fn retire(&mut self, now: Instant) {
+        Relay::retire(self, now);
     }
 
-    fn is_idle(&self) -> bool {
-        Relay::is_idle(self)
+    fn is_idle(&self, now: Instant) -> bool {
+        Relay::is_idle(self, now)
     }
 
     fn can_serve(&self) -> bool {

@@ -25,10 +25,10 @@ pub trait Balancing: Role {
     fn fronts(&self) -> Range<u16>;
 
     /// From now on nothing new comes from clients.
-    fn retire(&mut self);
+    fn retire(&mut self, now: Instant);
 
     /// Whether nothing is awaited any more.
-    fn is_idle(&self) -> bool;
+    fn is_idle(&self, now: Instant) -> bool;
 
     /// Whether some server takes traffic.
     fn can_serve(&self) -> bool;
@@ -90,7 +90,7 @@ impl<R: Balancing, I: DatagramIo> Worker<R, I> {
     pub fn retire(&mut self, now: Instant) -> io::Result<()> {
         if matches!(self.life, Life::Waiting { .. } | Life::Serving) {
             self.life = Life::Retiring { until: now + self.patience };
-            self.role.retire();
+            self.role.retire(now);
             self.each_front(I::pause)?;
         }
         Ok(())
@@ -130,7 +130,7 @@ impl<R: Balancing, I: DatagramIo> Worker<R, I> {
                 Ok(false)
             }
             Life::Serving => Ok(false),
-            Life::Retiring { until } => Ok(now >= until || self.role.is_idle()),
+            Life::Retiring { until } => Ok(now >= until || self.role.is_idle(now)),
             Life::Over => Ok(true),
         }
     }

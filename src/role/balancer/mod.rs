@@ -274,6 +274,11 @@ impl Balancer {
         Ok(())
     }
 
+    /// Whether some server may be chosen, be it as a last resort.
+    pub fn can_serve(&self) -> bool {
+        self.shared.usable.load(Ordering::Relaxed) > 0
+    }
+
     /// Whether no request of this worker is outstanding, by its estimates.
     pub fn is_idle(&self) -> bool {
         self.lanes.iter().all(|lane| lane.estimate.outstanding() == 0)

@@ -197,6 +197,11 @@ impl Shared {
         self.tree.len(slot)
     }
 
+    /// Whether some server may be chosen, be it as a last resort.
+    pub fn can_serve(&self) -> bool {
+        self.usable.load(Ordering::Relaxed) > 0
+    }
+
     /// The pool's name.
     pub fn name(&self) -> &str {
         &self.settings.name
