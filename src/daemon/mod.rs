@@ -9,6 +9,8 @@ pub mod controller;
 pub mod inbox;
 #[cfg(not(loom))]
 pub mod instance;
+#[cfg(not(loom))]
+pub mod kept;
 pub mod limits;
 pub mod names;
 pub mod process;

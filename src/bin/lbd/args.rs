@@ -95,6 +95,13 @@ pub struct Balancer {
     /// Print one JSON object with all figures this often, to standard output
     #[arg(long, value_parser = humantime::parse_duration, value_name = "TIME")]
     pub status_every: Option<Duration>,
+    /// Take over from the balancer that runs with this configuration (or listens at PATH), without losing a request: it
+    /// hands its sockets over, finishes what is under way, and ends
+    #[arg(long, value_name = "PATH", num_args = 0..=1)]
+    pub takeover: Option<Option<PathBuf>>,
+    /// The sockets come by the standard input, from the supervisor that keeps them
+    #[arg(long, hide = true, conflicts_with = "takeover")]
+    pub sockets_by_stdin: bool,
     #[command(flatten)]
     pub pool: Option<Pool>,
 }

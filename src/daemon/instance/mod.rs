@@ -5,6 +5,7 @@
 //! | `sockets.rs` | opening sockets, or taking them over |
 //! | `native.rs`, `pool.rs` | what runs, and how it is reached from outside |
 //! | `reload.rs` | another configuration while it runs |
+//! | `takeover.rs` | following another process, and being followed |
 //! | `operate.rs` | what the admin interface sees and asks |
 
 mod native;
@@ -12,6 +13,7 @@ mod operate;
 mod pool;
 mod reload;
 mod sockets;
+mod takeover;
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -26,9 +28,12 @@ use crate::role::relay::Shared;
 use crate::stats::PoolStats;
 use crate::status::{EventLog, Sampler, Status};
 use crate::time::Clock;
-use native::Native;
+use native::{Native, NativeMade};
 use pool::{Made, Pool};
 use sockets::Opened;
+
+pub use sockets::hold;
+pub use takeover::{Takeover, path as takeover_path};
 
 /// Why something could not be started or changed, in words.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -36,7 +41,7 @@ use sockets::Opened;
 pub struct Failed(String);
 
 impl Failed {
-    fn new(why: impl ToString) -> Failed {
+    pub(crate) fn new(why: impl ToString) -> Failed {
         Failed(why.to_string())
     }
 
@@ -104,8 +109,9 @@ impl Ready {
         self.opened.admin.take()
     }
 
-    /// Starts everything. Ends when `stop` is asked.
-    pub fn start(self, stop: Stop) -> Result<Arc<Instance>, Failed> {
+    /// Makes and starts everything; with a takeover, in the place of the balancer that has run so far, which serves on if
+    /// anything fails. Ends when `stop` is asked.
+    pub fn start(self, stop: Stop, takeover: Option<Takeover>) -> Result<Arc<Instance>, Failed> {
         let Ready { config, opened, clock, is_inherited } = self;
         let process = Process {
             clock,
@@ -114,13 +120,26 @@ impl Ready {
             control: Control::start(clock)?,
             events: Arc::default(),
         };
-        let made = opened.pools.into_iter().map(|open| Made::new(open, &process));
-        let made = made.collect::<Result<Vec<_>, _>>()?;
-        let native = match opened.native {
-            Some(sockets) => Some(Native::start(&config, sockets, is_inherited, &process)?),
+        let pools = opened.pools.into_iter().map(|open| Made::new(open, &process));
+        let mut pools = pools.collect::<Result<Vec<_>, _>>()?;
+        let mut native = match opened.native {
+            Some(sockets) => Some(NativeMade::new(&config, sockets, is_inherited, &process)?),
             None => None,
         };
-        let pools = made.into_iter().map(|made| made.start(&process).map(Arc::new));
+        if let Some(mut takeover) = takeover {
+            let state = takeover.state()?;
+            if let (Some(native), Some(state)) = (&mut native, state.native) {
+                native.go_on_from(state, clock.now())?;
+            }
+            for (name, state) in state.pools {
+                if let Some(pool) = pools.iter_mut().find(|pool| pool.name() == name) {
+                    pool.go_on_from(state, clock.now());
+                }
+            }
+            takeover.conclude()?;
+        }
+        let native = native.map(|native| native.start(&process)).transpose()?;
+        let pools = pools.into_iter().map(|made| made.start(&process).map(Arc::new));
         let running = Running { config: Arc::new(config), native, pools: pools.collect::<Result<_, _>>()? };
         let sampler = Mutex::new(running.sampler());
         Ok(Arc::new(Instance { process, running: Mutex::new(running), reloading: Mutex::default(), sampler }))

@@ -65,7 +65,7 @@ impl Signals {
 }
 
 /// A server that the pool shall have.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Wanted {
     /// Where it is.
     pub addr: SocketAddr,
