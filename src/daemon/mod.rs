@@ -12,6 +12,7 @@ pub mod process;
 pub mod relay;
 pub mod server;
 pub mod signals;
+pub mod state_dir;
 #[cfg(not(loom))]
 pub mod tcp;
 pub mod threads;

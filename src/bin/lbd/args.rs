@@ -95,6 +95,9 @@ pub struct Balancer {
     /// Print one JSON object with all figures this often, to standard output
     #[arg(long, value_parser = humantime::parse_duration, value_name = "TIME")]
     pub status_every: Option<Duration>,
+    /// End when standard input does: whoever started it has ended
+    #[arg(long, hide = true)]
+    pub until_stdin_ends: bool,
     #[command(flatten)]
     pub pool: Option<Pool>,
 }
@@ -205,4 +208,7 @@ pub struct Client {
     /// Print the summary as JSON
     #[arg(long)]
     pub json: bool,
+    /// End when standard input does: whoever started it has ended
+    #[arg(long, hide = true)]
+    pub until_stdin_ends: bool,
 }

@@ -51,6 +51,9 @@ pub fn run(args: &Balancer) -> Result<()> {
     let stop = Stop::on_signals_and(wakers, move || {
         let _ = ask.try_send(()); // full: one is about to be printed
     })?;
+    if args.until_stdin_ends {
+        stop.when_stdin_ends()?;
+    }
     say(&args.common, &config);
     let stats: Vec<Arc<PoolStats>> = native.iter().map(|worker| Arc::clone(worker.role.stats())).collect();
     let shared: Vec<Arc<Shared>> = pools.iter().map(|pool| Arc::clone(&pool.shared)).collect();

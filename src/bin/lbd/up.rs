@@ -1,7 +1,6 @@
 //! `lbd up`: the controller, with a balancer and clients beside its servers, and a live table.
 
 use std::io::{BufRead, BufReader, IsTerminal, Read};
-use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -11,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use lbd::config::Config;
 use lbd::daemon::client::Summary;
 use lbd::daemon::controller::Supervisor;
-use lbd::daemon::process::{Process, describe_exit};
+use lbd::daemon::process::Process;
 use lbd::daemon::signals::Stop;
 use lbd::io::BackEnd;
 use lbd::status::Status;
@@ -20,7 +19,7 @@ use tracing::{info, warn};
 
 use crate::args::Up;
 
-use crate::{run, table};
+use crate::{controller, run, table};
 
 /// How long the parts of the system may take to come up.
 const START_PATIENCE: Duration = Duration::from_secs(10);
@@ -50,7 +49,7 @@ pub fn run(args: &Up) -> Result<bool> {
     let mut server = run::server_command(&config)?;
     let service = args.service.or(config.server.service).map_or("exp:5ms".to_owned(), |s| s.to_string());
     server.extend(["--service".to_owned(), service.clone()]);
-    let (supervisor, stop, _log) = run::open_controller(&config, &server, count)?;
+    let (supervisor, stop, _log) = controller::open(&config, &server, count)?;
     let mut system = System {
         supervisor,
         stop,
@@ -93,7 +92,7 @@ struct Balancer {
 impl Balancer {
     fn start(config: &Config) -> Result<Balancer> {
         let mut words = run::own_command("balancer", config)?;
-        words.extend(["--status-every".to_owned(), "250ms".to_owned()]);
+        words.extend(["--status-every", "250ms", "--until-stdin-ends"].map(str::to_owned));
         let status = Arc::new(Mutex::new(Status::default()));
         let (process, reader) = Self::spawn(&words, &status)?;
         Ok(Balancer { process, words, status, reader: Some(reader), restarts: 0, restart_at: None })
@@ -101,7 +100,7 @@ impl Balancer {
 
     fn spawn(words: &[String], status: &Arc<Mutex<Status>>) -> Result<(Process, JoinHandle<()>)> {
         let mut command = Command::new(&words[0]);
-        command.args(&words[1..]).stdin(Stdio::null()).stdout(Stdio::piped());
+        command.args(&words[1..]).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut process = Process::start(&mut command).context("cannot start the balancer")?;
         info!(pid = process.id(), "balancer started");
         let stdout = process.take_stdout().expect("it is a pipe");
@@ -125,7 +124,7 @@ impl Balancer {
         let Some(exit) = self.process.poll_exit() else { return Ok(()) };
         let pause = Duration::from_millis(100) * (1 << self.restarts.min(6));
         let at = *self.restart_at.get_or_insert_with(|| {
-            warn!("the balancer ended unasked ({}), starting it again in {pause:?}", describe_exit(exit));
+            warn!("the balancer ended unasked ({exit}), starting it again in {pause:?}");
             Instant::now() + pause
         });
         if Instant::now() >= at {
@@ -161,9 +160,9 @@ fn start_client(config: &Config, place: u32, rate: f64) -> Result<Client> {
     let mut words = run::own_command("client", config)?;
     let options = [("--id", id.to_string()), ("--port", port.to_string()), ("--rate", rate.to_string())];
     words.extend(options.into_iter().flat_map(|(name, value)| [name.to_owned(), value]));
-    words.push("--json".to_owned());
+    words.extend(["--json", "--until-stdin-ends"].map(str::to_owned));
     let mut command = Command::new(&words[0]);
-    command.args(&words[1..]).stdin(Stdio::null()).stdout(Stdio::piped());
+    command.args(&words[1..]).stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut process = Process::start(&mut command).with_context(|| format!("cannot start client {id}"))?;
     let mut stdout = process.take_stdout().expect("it is a pipe");
     let output = std::thread::spawn(move || {
@@ -195,7 +194,7 @@ impl System {
                 return Ok(());
             }
             if let Some(exit) = self.balancer.process.poll_exit() {
-                bail!("the balancer could not start ({})", describe_exit(exit));
+                bail!("the balancer could not start ({exit})");
             }
             if Instant::now() > give_up {
                 bail!("only {up} of {count} servers have come up after {START_PATIENCE:?}: see the logs");
