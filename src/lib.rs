@@ -10,7 +10,7 @@
 //! bin -> daemon -> { role, io, config, logging, status }
 //! bin -> load -> { role, io, daemon::signals }
 //! client, server (the public library) -> { role, io }
-//! role -> { wire, select, fleet, roster, estimate, health, remembered, operator, retry, scale, stats, batch,
+//! role -> { wire, select, crew, fleet, roster, estimate, health, remembered, operator, retry, scale, stats, batch,
 //!           time, rng, dns, access, aged, proxy_protocol }
 //! io -> { batch, time }
 //! ```
@@ -27,6 +27,7 @@ pub mod aged;
 pub mod batch;
 pub mod client;
 pub mod config;
+pub mod crew;
 pub mod daemon;
 pub mod dns;
 pub mod drop_reason;

@@ -18,6 +18,7 @@ pub mod relay;
 pub mod server;
 mod shim;
 pub mod signals;
+pub mod state_dir;
 #[cfg(not(loom))]
 pub mod tcp;
 pub mod threads;

@@ -102,6 +102,9 @@ pub struct Balancer {
     /// The sockets come by the standard input, from the supervisor that keeps them
     #[arg(long, hide = true, conflicts_with = "takeover")]
     pub sockets_by_stdin: bool,
+    /// End when standard input does: whoever started it has ended
+    #[arg(long, hide = true)]
+    pub until_stdin_ends: bool,
     #[command(flatten)]
     pub pool: Option<Pool>,
 }
@@ -212,4 +215,7 @@ pub struct Client {
     /// Print the summary as JSON
     #[arg(long)]
     pub json: bool,
+    /// End when standard input does: whoever started it has ended
+    #[arg(long, hide = true)]
+    pub until_stdin_ends: bool,
 }

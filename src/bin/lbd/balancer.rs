@@ -41,6 +41,9 @@ pub fn run(args: &Balancer) -> Result<()> {
     if let Some(pid) = predecessor {
         info!(pid, "took over");
     }
+    if args.until_stdin_ends {
+        stop.when_stdin_ends()?;
+    }
     say(&args.common, &config);
     instance.join()?;
     let mut sampler = instance.sampler();

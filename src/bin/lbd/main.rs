@@ -4,6 +4,7 @@
 
 mod args;
 mod balancer;
+mod controller;
 mod run;
 mod table;
 mod up;
