@@ -34,6 +34,8 @@ pub enum Command {
     Server(Server),
     /// Run one client
     Client(Client),
+    /// Watch a running balancer in the terminal
+    Top(Top),
     /// Check a configuration and print what it will run
     Check {
         /// The file
@@ -205,4 +207,16 @@ pub struct Client {
     /// Print the summary as JSON
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(clap::Args)]
+pub struct Top {
+    #[command(flatten)]
+    pub common: Common,
+    /// The balancer's admin interface; default: from the configuration
+    #[arg(long, value_name = "ADDR")]
+    pub admin: Option<SocketAddr>,
+    /// How often to look
+    #[arg(long, value_parser = humantime::parse_duration, value_name = "TIME", default_value = "1s")]
+    pub interval: Duration,
 }

@@ -6,6 +6,8 @@ mod args;
 mod balancer;
 mod run;
 mod table;
+mod top;
+mod units;
 mod up;
 
 use clap::Parser;
