@@ -4,6 +4,7 @@
 
 mod args;
 mod balancer;
+mod ping;
 mod run;
 mod table;
 mod top;
