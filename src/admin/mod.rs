@@ -2,11 +2,17 @@
 //!
 //! Knows nothing of sockets and loops of the data path: what it shows and does goes through [`Control`].
 
+mod client;
+mod token;
+
 use std::sync::Arc;
 
 use crate::operator::Order;
 use crate::role::relay::Wanted;
 use crate::status::{EventLog, Status};
+
+pub use client::Client;
+pub use token::find_token;
 
 /// A running balancer, as the admin interface sees it. Calls may wait for a turn of the data path, so they are made where
 /// waiting is allowed.

@@ -57,6 +57,8 @@ pub struct Status {
     pub servers: Vec<ServerStatus>,
     /// The datagram pools, in the order of the configuration.
     pub pools: Vec<PoolStatus>,
+    /// What has happened lately, the newest last.
+    pub events: Vec<Entry>,
 }
 
 impl Status {
@@ -171,6 +173,7 @@ impl Sampler {
             latency_us_p99: micros(all.quantile(0.99)),
             servers,
             pools: self.pools.iter_mut().map(PoolSampler::sample).collect(),
+            events: vec![],
         }
     }
 }
