@@ -6,11 +6,11 @@ use axum::extract::{Request, State};
 use axum::http::header::{AUTHORIZATION, HOST, HeaderValue, WWW_AUTHENTICATE};
 use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::middleware::Next;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use axum::{Extension, extract};
 use subtle::ConstantTimeEq;
 
-use super::routes::{App, problem};
+use super::routes::{App, failure};
 use crate::config::Token;
 
 /// The address of this machine that a connection came to.
@@ -25,7 +25,7 @@ pub(super) async fn needs_token(State(app): State<App>, request: Request, next: 
     if knows(request.headers(), &app.token) {
         return next.run(request).await;
     }
-    let mut response = problem(StatusCode::UNAUTHORIZED, TOKEN_NEEDED);
+    let mut response = failure(StatusCode::UNAUTHORIZED, TOKEN_NEEDED).into_response();
     response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     response
 }
@@ -46,10 +46,11 @@ pub(super) async fn is_meant(
     next: Next,
 ) -> Response {
     if local.ip().to_canonical().is_loopback() && !says_plain_host(request.headers(), request.uri()) {
-        return problem(
+        let refused = failure(
             StatusCode::FORBIDDEN,
             "on the loopback the Host has to be an IP address or localhost, so that pages of strangers cannot ask here",
         );
+        return refused.into_response();
     }
     next.run(request).await
 }

@@ -43,13 +43,13 @@ impl App {
     async fn ask<T: Send + 'static>(
         &self,
         what: impl FnOnce(&dyn Control) -> Result<T, Refusal> + Send + 'static,
-    ) -> Result<T, Response> {
+    ) -> Answer<T> {
         let control = Arc::clone(&self.control);
         let asked = tokio::task::spawn_blocking(move || what(&*control));
         match tokio::time::timeout(ORDER_TIME_MAX, asked).await {
-            Ok(Ok(result)) => result.map_err(refused),
-            Ok(Err(_)) => Err(problem(StatusCode::INTERNAL_SERVER_ERROR, "this failed; the log has more")),
-            Err(_) => Err(problem(StatusCode::GATEWAY_TIMEOUT, "no answer in time; it may still be done")),
+            Ok(Ok(result)) => Ok(result?),
+            Ok(Err(_)) => Err(failure(StatusCode::INTERNAL_SERVER_ERROR, "this failed; the log has more")),
+            Err(_) => Err(failure(StatusCode::GATEWAY_TIMEOUT, "no answer in time; it may still be done")),
         }
     }
 }
@@ -70,7 +70,7 @@ pub(super) fn router(app: App) -> Router {
         .merge(changes)
         .fallback(unknown)
         .method_not_allowed_fallback(|| async {
-            problem(
+            failure(
                 StatusCode::METHOD_NOT_ALLOWED,
                 "this address does not take that method; see the header Allow",
             )
@@ -81,21 +81,36 @@ pub(super) fn router(app: App) -> Router {
 }
 
 /// An answer that says what is wrong.
-pub(super) fn problem(status: StatusCode, error: impl Into<String>) -> Response {
-    (status, Json(Problem { error: error.into() })).into_response()
+#[derive(Debug)]
+pub(super) struct Failure(StatusCode, String);
+
+/// What a route gives.
+type Answer<T = Response> = Result<T, Failure>;
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        let Failure(status, error) = self;
+        (status, Json(Problem { error })).into_response()
+    }
 }
 
-fn refused(refusal: Refusal) -> Response {
-    let status = match refusal {
-        Refusal::NotFound(_) => StatusCode::NOT_FOUND,
-        Refusal::Invalid(_) => StatusCode::BAD_REQUEST,
-        Refusal::Failed(_) => StatusCode::CONFLICT,
-    };
-    problem(status, refusal.to_string())
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Failure {
+        let status = match refusal {
+            Refusal::NotFound(_) => StatusCode::NOT_FOUND,
+            Refusal::Invalid(_) => StatusCode::BAD_REQUEST,
+            Refusal::Failed(_) => StatusCode::CONFLICT,
+        };
+        Failure(status, refusal.to_string())
+    }
 }
 
-fn invalid(error: impl Into<String>) -> Response {
-    problem(StatusCode::BAD_REQUEST, error)
+pub(super) fn failure(status: StatusCode, error: impl Into<String>) -> Failure {
+    Failure(status, error.into())
+}
+
+fn invalid(error: impl Into<String>) -> Failure {
+    failure(StatusCode::BAD_REQUEST, error)
 }
 
 fn text(status: StatusCode, text: impl Into<String>) -> Response {
@@ -110,8 +125,8 @@ async fn page() -> Response {
     axum::response::Html(include_str!("dashboard.html")).into_response()
 }
 
-async fn unknown(uri: Uri) -> Response {
-    problem(StatusCode::NOT_FOUND, format!("there is nothing at {}", uri.path()))
+async fn unknown(uri: Uri) -> Failure {
+    failure(StatusCode::NOT_FOUND, format!("there is nothing at {}", uri.path()))
 }
 
 async fn ready(State(app): State<App>) -> Response {
@@ -135,21 +150,21 @@ struct Asked {
 
 type AskedFor = Result<Query<Asked>, QueryRejection>;
 
-fn asked(query: AskedFor) -> Result<Asked, Response> {
+fn asked(query: AskedFor) -> Answer<Asked> {
     query.map(|Query(asked)| asked).map_err(|error| invalid(error.body_text()))
 }
 
-fn place<T>(path: Result<Path<T>, PathRejection>) -> Result<T, Response> {
+fn place<T>(path: Result<Path<T>, PathRejection>) -> Answer<T> {
     path.map(|Path(place)| place).map_err(|error| invalid(error.body_text()))
 }
 
-async fn events(State(app): State<App>, headers: HeaderMap, query: AskedFor) -> Result<Response, Response> {
+async fn events(State(app): State<App>, headers: HeaderMap, query: AskedFor) -> Answer {
     let asked = asked(query)?;
     let header = headers.get("last-event-id").and_then(|id| id.to_str().ok());
     let last = header.or(asked.after.as_deref()).unwrap_or_default();
     let Some(body) = app.live.follow(last) else {
         let error = format!("{READERS_MAX} readers follow the events already; close one");
-        return Err(problem(StatusCode::SERVICE_UNAVAILABLE, error));
+        return Err(failure(StatusCode::SERVICE_UNAVAILABLE, error));
     };
     let kind = (CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     Ok(([kind], body).into_response())
@@ -160,7 +175,7 @@ async fn give_order(
     path: Result<Path<(String, String)>, PathRejection>,
     query: AskedFor,
     request: Request,
-) -> Result<Response, Response> {
+) -> Answer {
     let ((id, word), asked) = (place(path)?, asked(query)?);
     let order = match word.as_str() {
         "drain" => Order::Drain,
@@ -169,7 +184,7 @@ async fn give_order(
         "weight" => Order::Weight(weight(asked.weight, request).await?),
         _ => {
             let error = format!("\"{word}\" is no order; use drain, enable, disable or weight");
-            return Err(problem(StatusCode::NOT_FOUND, error));
+            return Err(failure(StatusCode::NOT_FOUND, error));
         }
     };
     let order = order.check().map_err(|refused| invalid(refused.to_string()))?;
@@ -187,7 +202,7 @@ struct WeightBody {
 }
 
 /// The weight behind the `?`, or in the body. One too large for its type is too large for any server, so 0 stands for it.
-async fn weight(asked: Option<String>, request: Request) -> Result<u16, Response> {
+async fn weight(asked: Option<String>, request: Request) -> Answer<u16> {
     let weight = match asked {
         Some(text) => text.parse().ok(),
         None => serde_json::from_slice(&body(request).await?).ok().map(|WeightBody { weight }| weight),
@@ -201,7 +216,7 @@ async fn set_servers(
     State(app): State<App>,
     path: Result<Path<String>, PathRejection>,
     request: Request,
-) -> Result<Response, Response> {
+) -> Answer {
     let name = place(path)?;
     let WantedServers { servers } = serde_json::from_slice(&body(request).await?)
         .map_err(|error| invalid(format!("the body: {error}")))?;
@@ -220,19 +235,19 @@ async fn set_servers(
     Ok(done(format!("pool {name} has {count} servers of its controller")))
 }
 
-async fn reload(State(app): State<App>) -> Result<Response, Response> {
+async fn reload(State(app): State<App>) -> Answer {
     Ok(done(app.ask(|control| control.reload()).await?))
 }
 
 /// The body of a request, if it is neither too long nor too slow.
-async fn body(request: Request) -> Result<Bytes, Response> {
+async fn body(request: Request) -> Answer<Bytes> {
     let read = axum::body::to_bytes(request.into_body(), BODY_SIZE_MAX);
     match tokio::time::timeout(BODY_TIME_MAX, read).await {
         Ok(Ok(bytes)) => Ok(bytes),
         Ok(Err(_)) => {
             let error = format!("the body is longer than {BODY_SIZE_MAX} bytes, or broke off");
-            Err(problem(StatusCode::PAYLOAD_TOO_LARGE, error))
+            Err(failure(StatusCode::PAYLOAD_TOO_LARGE, error))
         }
-        Err(_) => Err(problem(StatusCode::REQUEST_TIMEOUT, "the body took too long")),
+        Err(_) => Err(failure(StatusCode::REQUEST_TIMEOUT, "the body took too long")),
     }
 }

@@ -28,10 +28,10 @@ impl KeptToken {
 
 impl Drop for KeptToken {
     fn drop(&mut self) {
-        if let Some(path) = &self.file {
-            if Token::read(path).is_ok_and(|now| now == self.token) {
-                let _ = std::fs::remove_file(path); // at worst a token stays that opens nothing
-            }
+        if let Some(path) = &self.file
+            && Token::read(path).is_ok_and(|now| now == self.token)
+        {
+            let _ = std::fs::remove_file(path); // at worst a token stays that opens nothing
         }
     }
 }
