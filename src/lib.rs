@@ -50,6 +50,7 @@ pub mod scale;
 pub mod select;
 pub mod server;
 pub mod service;
+pub mod state_dir;
 pub mod stats;
 pub mod status;
 pub mod sync;
