@@ -45,6 +45,14 @@ pub fn run(args: &Balancer) -> Result<()> {
         stop.when_stdin_ends()?;
     }
     say(&args.common, &config);
+    match instance.dashboard() {
+        Some(url) if !args.common.quiet => tell(format_args!("balancer: dashboard on {url}")),
+        None if config.admin.listen.is_some() => {
+            let addr = config.admin.listen.expect("just seen");
+            warn!(%addr, "no admin interface: another process has its port; set admin.listen to another one, or to off");
+        }
+        _ => {}
+    }
     instance.join()?;
     let mut sampler = instance.sampler();
     if !args.common.quiet {

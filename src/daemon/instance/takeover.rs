@@ -14,7 +14,7 @@ use super::native::NativeState;
 use super::pool::PoolState;
 use super::{Failed, Instance};
 use crate::config::Config;
-use crate::handover::{Listener, Offer, Purpose, SocketSet, Wish};
+use crate::handover::{Label, Listener, Offer, Purpose, SocketKind, SocketSet, Wish};
 use crate::status::Kind;
 
 /// How long a step of the conversation may take that both sides are ready for.
@@ -174,6 +174,12 @@ impl Instance {
         for pool in &running.pools {
             all.append(pool.fronts(pool.name())?);
         }
+        drop(running);
+        if let Some(admin) = &*self.admin.lock().expect("no panic while it is held") {
+            let addr = admin.listener.local_addr()?;
+            let label = Label { pool: String::new(), kind: SocketKind::Admin, worker: 0, addr };
+            all.add(label, admin.listener.try_clone()?.into());
+        }
         Ok(all)
     }
 
@@ -197,6 +203,7 @@ impl Instance {
 
     /// Finishes what is under way; the process ends with it.
     fn leave(&self) -> Result<(), Failed> {
+        self.end_admin();
         self.running().pools.iter().try_for_each(|pool| pool.retire(&self.process))
     }
 }
