@@ -13,6 +13,7 @@
 //! role -> { wire, select, fleet, roster, estimate, health, retry, scale, stats, batch, time, rng,
 //!           dns, access, aged, proxy_protocol }
 //! io -> { batch, time }
+//! handover -> time
 //! ```
 //!
 //! * [`role`]s are state machines: no sockets, clocks, threads or random sources of their own.
@@ -32,6 +33,7 @@ pub mod dns;
 pub mod drop_reason;
 pub mod estimate;
 pub mod fleet;
+pub mod handover;
 pub mod health;
 pub mod io;
 pub mod load;
