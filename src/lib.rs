@@ -13,6 +13,7 @@
 //! role -> { wire, select, crew, fleet, roster, estimate, health, remembered, operator, retry, scale, stats, batch,
 //!           time, rng, dns, access, aged, proxy_protocol }
 //! io -> { batch, time }
+//! handover -> time
 //! ```
 //!
 //! * [`role`]s are state machines: no sockets, clocks, threads or random sources of their own.
