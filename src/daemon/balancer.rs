@@ -80,10 +80,14 @@ fn account(now: &IoCounters, seen: &mut IoCounters, role: &Balancer) {
 fn log(event: &Event) {
     match event {
         Event::Joined { id, addr } => info!(server = id, %addr, "joined"),
-        Event::State { id, state } => match state {
-            State::Suspect | State::Down => warn!(server = id, state = state.name(), "state"),
-            _ => info!(server = id, state = state.name(), "state"),
+        Event::State { id, state, why } => match state {
+            State::Suspect | State::Down | State::Held => {
+                warn!(server = id, state = state.name(), %why, "state")
+            }
+            _ => info!(server = id, state = state.name(), %why, "state"),
         },
+        Event::FailOpen(true) => warn!("too many servers are down or held: using all of them"),
+        Event::FailOpen(false) => info!("enough servers are up again: using those only"),
         Event::Left { id, why } => info!(server = id, why, "left"),
         Event::Scale { what, load, up } => info!(load = format!("{load:.2}"), up, "scaling: {what}"),
         Event::Controller(text) => warn!("{text}"),

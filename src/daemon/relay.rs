@@ -197,15 +197,15 @@ fn log(pool: &str, event: &Event) {
     match event {
         Event::Joined { id, addr } => info!(pool, server = id, %addr, "joined"),
         Event::State { id, addr, state, why } => match state {
-            State::Suspect | State::Down => {
-                warn!(pool, server = id, %addr, state = state.name(), why, "state")
+            State::Suspect | State::Down | State::Held => {
+                warn!(pool, server = id, %addr, state = state.name(), %why, "state")
             }
-            _ => info!(pool, server = id, %addr, state = state.name(), why, "state"),
+            _ => info!(pool, server = id, %addr, state = state.name(), %why, "state"),
         },
         Event::Left { id, addr } => info!(pool, server = id, %addr, "left"),
         Event::NoRoom { addr } => warn!(pool, %addr, "no room for this server: raise servers_max"),
         Event::NoPort { addr } => warn!(pool, %addr, "this machine has no address of this server's family"),
-        Event::FailOpen(true) => warn!(pool, "too many servers are down: using all of them"),
+        Event::FailOpen(true) => warn!(pool, "too many servers are down or held: using all of them"),
         Event::FailOpen(false) => info!(pool, "enough servers are up again: using those only"),
     }
 }

@@ -185,6 +185,7 @@ fn native_settings(config: &Config) -> balancer::Settings {
             min: server.min,
             max: server.max,
         },
+        health: pool.health,
         own: vec![],
         seed: entropy(),
     }

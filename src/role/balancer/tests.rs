@@ -2,6 +2,7 @@
 //! balancer does for honest peers is tested with all four roles, in `tests/sim`.)
 
 use super::*;
+use crate::health::Rules;
 use crate::model::{Registration, ServerResponse};
 use crate::wire::header::HEADER_LEN;
 use crate::wire::{Frame, Header, Kind, RequestOp, ServerOp, ServerState, Status};
@@ -43,6 +44,7 @@ impl Bench {
                 min: 1,
                 max: 4,
             },
+            health: Rules::default(),
             own: vec![addr(54_001), addr(54_000)],
             secret: [9; 16],
             workers: 1,
