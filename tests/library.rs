@@ -63,6 +63,7 @@ impl TestBalancer {
                 min: 1,
                 max: 8,
             },
+            health: lbd::health::Rules::default(),
             own: vec![front, back],
             secret: [3; 16],
             workers: 1,

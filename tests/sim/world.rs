@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lbd::crew::{Action, Bounds, Crew};
+use lbd::health::Rules;
 use lbd::io::{DatagramIo, Faults, IoOptions, SimIo, SimNet};
 use lbd::role::Role;
 use lbd::role::balancer::{self, Balancer};
@@ -176,6 +177,7 @@ impl World {
                 min: 1,
                 max: 8,
             },
+            health: Rules::default(),
             own: (0..self.workers).flat_map(|w| [front_of(w), back_of(w)]).collect(),
             secret: [self.seed as u8; 16],
             workers: self.workers,

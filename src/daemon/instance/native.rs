@@ -65,6 +65,7 @@ pub fn settings(config: &Config) -> Settings {
             min: server.min,
             max: server.max,
         },
+        health: pool.health,
         own: vec![],
         seed: entropy(),
     }
