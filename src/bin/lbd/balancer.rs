@@ -14,6 +14,7 @@ use lbd::daemon::threads::Job;
 use lbd::daemon::{self, control, limits, relay};
 use lbd::io::socket::{SocketOptions, bind};
 use lbd::io::{BackEnd, IoOptions, Waker};
+use lbd::logging;
 use lbd::rng::entropy;
 use lbd::role::balancer;
 use lbd::role::relay::{Chance, Relay, Shared, WorkerSockets};
@@ -21,7 +22,6 @@ use lbd::stats::PoolStats;
 use lbd::status::Sampler;
 use lbd::terminal::{print, tell};
 use lbd::time::Clock;
-use lbd::{logging, scale};
 
 use crate::args::{Balancer, Common};
 
@@ -180,14 +180,7 @@ fn native_settings(config: &Config) -> balancer::Settings {
         max_outstanding: pool.max_outstanding,
         interval: server.interval,
         controller: config.controller,
-        scale: scale::Policy {
-            threshold: pool.scaling_threshold,
-            grow_after: server.grow_after,
-            shrink_after: server.shrink_after,
-            cool_down: server.cool_down,
-            min: server.min,
-            max: server.max,
-        },
+        scale: server.run.scale,
         own: vec![],
         seed: entropy(),
     }
