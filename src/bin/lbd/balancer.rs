@@ -54,7 +54,7 @@ pub fn run(args: &Balancer) -> Result<()> {
     say(&args.common, &config);
     let stats: Vec<Arc<PoolStats>> = native.iter().map(|worker| Arc::clone(worker.role.stats())).collect();
     let shared: Vec<Arc<Shared>> = pools.iter().map(|pool| Arc::clone(&pool.shared)).collect();
-    let sampler = || Sampler::new(stats.clone(), shared.clone());
+    let sampler = || Sampler::new(stats.clone(), shared.clone(), clock, 1);
     print_summaries(sampler(), args.status_every, asked)?;
     control::start(pools.iter_mut().filter_map(|pool| pool.errands.take()).collect(), clock)?;
     let mut jobs: Vec<Job<'_>> = vec![];

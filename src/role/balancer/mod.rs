@@ -351,6 +351,7 @@ impl Balancer {
             }
         };
         self.shared.tree.set(slot, state, cost_of_weight(weight));
+        self.stats.servers[slot.index()].set_addr(server.map(|server| server.addr));
         self.shared.roster.publish(slot, server.map(member_of));
         let usable =
             primary.fleet.iter().filter(|(_, s)| matches!(s.health.state(), State::Up | State::Suspect));
