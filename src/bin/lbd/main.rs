@@ -4,7 +4,9 @@
 
 mod args;
 mod balancer;
+mod operate;
 mod run;
+mod shown;
 mod table;
 mod up;
 
