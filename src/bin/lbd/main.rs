@@ -5,8 +5,10 @@
 mod args;
 mod balancer;
 mod controller;
+mod operate;
 mod ping;
 mod run;
+mod shown;
 mod table;
 mod top;
 mod units;
