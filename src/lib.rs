@@ -29,6 +29,7 @@ pub mod client;
 pub mod config;
 pub mod daemon;
 pub mod dns;
+pub mod doctor;
 pub mod drop_reason;
 pub mod estimate;
 pub mod fleet;

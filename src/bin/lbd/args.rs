@@ -38,6 +38,8 @@ pub enum Command {
     Top(Top),
     /// Send requests through a balancer and say how long each took
     Ping(Ping),
+    /// Say what this machine grants, what is missing, and the command that mends it
+    Doctor(Doctor),
     /// Check a configuration and print what it will run
     Check {
         /// The file
@@ -280,4 +282,13 @@ fn patience(text: &str) -> Result<Duration, String> {
         0.001..=60.0 => Ok(time),
         _ => Err("write a time from 1ms to 1m".to_owned()),
     }
+}
+
+#[derive(clap::Args)]
+pub struct Doctor {
+    #[command(flatten)]
+    pub common: Common,
+    /// Print everything as one JSON object
+    #[arg(long)]
+    pub json: bool,
 }

@@ -15,7 +15,7 @@ use lbd::terminal::{print, tell};
 use lbd::time::Clock;
 
 use crate::args::{Args, Client, Command, Common, Server};
-use crate::{balancer, ping, top, up};
+use crate::{balancer, doctor, ping, top, up};
 
 /// Runs a subcommand; false if it ran but not everything was answered.
 pub fn run(args: Args) -> Result<bool> {
@@ -27,6 +27,7 @@ pub fn run(args: Args) -> Result<bool> {
         Command::Client(args) => run_client(&args),
         Command::Top(args) => top::run(&args).map(|()| true),
         Command::Ping(args) => ping::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
         Command::Check { file } => {
             print(format_args!("{}", config::describe(&Config::load(&file)?)))?;
             Ok(true)
