@@ -1,6 +1,8 @@
 //! Runs the real program: free ports, a folder of its own, captured output, bounded waits.
 #![allow(dead_code, unused_imports)] // each test file uses its part
 
+pub mod browser;
+pub mod fake_admin;
 pub mod fake_dns;
 pub mod fakes;
 mod ports;
