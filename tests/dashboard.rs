@@ -317,7 +317,7 @@ fn it_fits_a_phone_and_the_dark() {
         canned.entries.push(entry(9, 0, Kind::Notice, &"word".repeat(60)));
     });
     browser.wait_until("document.querySelectorAll('#events li').length === 3");
-    for (width, mobile) in [(360, true), (320, true), (700, false), (800, false), (1200, false)] {
+    for (width, mobile) in [(360, true), (320, true), (700, false), (961, false), (1200, false)] {
         browser.resize(width, 740, mobile);
         browser.wait_until(&format!("innerWidth === {width}"));
         assert_eq!(browser.eval(overflow), 0, "{width}: {}", browser.eval(beyond));

@@ -7,6 +7,7 @@ pub mod fake_dns;
 pub mod fakes;
 mod ports;
 mod running;
+pub mod terminal;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
