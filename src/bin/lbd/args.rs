@@ -101,6 +101,16 @@ pub struct Balancer {
     /// Print one JSON object with all figures this often, to standard output
     #[arg(long, value_parser = humantime::parse_duration, value_name = "TIME")]
     pub status_every: Option<Duration>,
+    /// Take over from the balancer that runs with this configuration (or listens at PATH), without losing a request: it
+    /// hands its sockets over, finishes what is under way, and ends
+    #[arg(long, value_name = "PATH", num_args = 0..=1)]
+    pub takeover: Option<Option<PathBuf>>,
+    /// The sockets come by the standard input, from the supervisor that keeps them
+    #[arg(long, hide = true, conflicts_with = "takeover")]
+    pub sockets_by_stdin: bool,
+    /// End when standard input does: whoever started it has ended
+    #[arg(long, hide = true)]
+    pub until_stdin_ends: bool,
     #[command(flatten)]
     pub pool: Option<Pool>,
 }
@@ -211,6 +221,9 @@ pub struct Client {
     /// Print the summary as JSON
     #[arg(long)]
     pub json: bool,
+    /// End when standard input does: whoever started it has ended
+    #[arg(long, hide = true)]
+    pub until_stdin_ends: bool,
 }
 
 #[derive(clap::Args)]

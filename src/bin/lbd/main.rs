@@ -4,6 +4,7 @@
 
 mod args;
 mod balancer;
+mod controller;
 mod doctor;
 mod ping;
 mod run;
