@@ -5,6 +5,7 @@
 mod args;
 mod balancer;
 mod controller;
+mod doctor;
 mod operate;
 mod ping;
 mod run;
