@@ -1,6 +1,6 @@
 //! A whole system in virtual time: the real roles, a seeded lossy network, processes that die and come back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -108,9 +108,12 @@ pub struct World {
     pub reply_path: ReplyPath,
     pub stats: Vec<Arc<PoolStats>>,
     pub servers: BTreeMap<u32, Node<ServerRole>>,
+    /// Servers that stand still: what arrives there waits.
+    pub frozen: BTreeSet<u32>,
     pub clients: Vec<Caller>,
     pub controller: Option<Node<ControllerRole>>,
     pub max_outstanding: Option<u32>,
+    pub health: Rules,
     pub service: Option<ServiceTime>,
     /// (virtual milliseconds, event) of the balancer.
     pub events: Vec<(u64, balancer::Event)>,
@@ -140,9 +143,11 @@ impl World {
             reply_path: ReplyPath::Balancer,
             stats: vec![],
             servers: BTreeMap::new(),
+            frozen: BTreeSet::new(),
             clients: vec![],
             controller: None,
             max_outstanding: None,
+            health: Rules::default(),
             service: None,
             events: vec![],
             tells: vec![],
@@ -176,7 +181,7 @@ impl World {
                 min: 1,
                 max: 8,
             },
-            health: Rules::default(),
+            health: self.health,
             own: (0..self.workers).flat_map(|w| [front_of(w), back_of(w)]).collect(),
             secret: [self.seed as u8; 16],
             workers: self.workers,
@@ -298,7 +303,8 @@ impl World {
     fn deadlines(&self) -> Vec<Option<Instant>> {
         let mut deadlines = vec![self.controller.as_ref().and_then(|n| n.role.next_deadline())];
         deadlines.extend(self.balancer.iter().map(|n| n.role.next_deadline()));
-        deadlines.extend(self.servers.values().map(|n| n.role.next_deadline()));
+        let moving = self.servers.iter().filter(|(id, _)| !self.frozen.contains(id));
+        deadlines.extend(moving.map(|(_, n)| n.role.next_deadline()));
         deadlines.extend(self.clients.iter().map(|c| c.node.role.next_deadline()));
         deadlines
     }
@@ -311,8 +317,10 @@ impl World {
                 self.events.push((now.as_nanos() / 1_000_000, event));
             }
         }
-        for node in self.servers.values_mut() {
-            node.turn_if_due(now);
+        for (id, node) in &mut self.servers {
+            if !self.frozen.contains(id) {
+                node.turn_if_due(now);
+            }
         }
         for caller in &mut self.clients {
             caller.node.turn_if_due(now);

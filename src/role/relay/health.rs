@@ -122,6 +122,12 @@ impl Primary {
         self.events.pop_front()
     }
 
+    /// How often the server of a slot has failed of late.
+    #[cfg(test)]
+    pub fn failures(&self, slot: Slot) -> u32 {
+        self.servers[slot.index()].as_ref().map_or(0, |server| server.health.record().failures())
+    }
+
     fn tell(&mut self, event: Event) {
         if self.events.len() == EVENTS_MAX {
             self.events.pop_front();

@@ -4,6 +4,7 @@ use super::*;
 
 pub(super) mod bench;
 mod dns;
+mod flapping;
 mod flows;
 mod front;
 mod fuzz;
