@@ -42,6 +42,8 @@ pub struct Server {
     pub standing: Standing,
     /// Whether it has said that it stops: it leaves when it has nothing more to do.
     pub is_stopping: bool,
+    /// Since when it has been getting less than its share, if it does: it has just come up.
+    pub slow_since: Option<Instant>,
 }
 
 impl Server {
@@ -180,6 +182,7 @@ impl Fleet {
             stamp,
             standing,
             is_stopping: false,
+            slow_since: None,
         });
         Admission::New { slot, replaced_foreign: old.map_or(0, |old| old.foreign) }
     }

@@ -4,6 +4,7 @@
 
 mod flapping;
 mod orders;
+mod slow_start;
 mod world;
 
 use std::time::Duration;

@@ -41,7 +41,8 @@ use crate::role::leaf::leaf_of;
 use crate::role::{Role, send_from_slot};
 use crate::roster::{Member, View};
 use crate::scale::{self, Scaler};
-use crate::select::{Chooser, LeafState, PolicyKind, Slot, Tree, cost_of_weight};
+use crate::select::{Chooser, LeafState, PolicyKind, SHARE_ALL, Slot, Tree, cost_of};
+use crate::slow_start::{self, SlowStart};
 use crate::stats::PoolStats;
 use crate::time::{Instant, earliest};
 use crate::wire::tag::PeerReplay;
@@ -176,6 +177,7 @@ struct Primary {
     events: VecDeque<Event>,
     /// Whether traffic goes to all servers, since too many are down or held.
     fails_open: bool,
+    slow_start: SlowStart,
     last_turn: Instant,
 }
 
@@ -188,12 +190,20 @@ impl Primary {
     }
 
     /// Writes what the state of a server means into the tree.
-    fn write_leaf(&self, slot: Slot, tree: &Tree) {
-        let (state, weight) = match self.fleet.get(slot) {
+    fn write_leaf(&mut self, now: Instant, slot: Slot, tree: &Tree) {
+        let span = self.fleet.rules().slow_start;
+        let (state, cost) = match self.fleet.get_mut(slot) {
             None => (LeafState::Absent, 1),
-            Some(server) => (leaf_of(server.health.state(), self.fails_open), server.weight),
+            Some(server) => {
+                let share = server.slow_since.and_then(|since| slow_start::share(since, now, span));
+                if share.is_none() {
+                    server.slow_since = None;
+                }
+                let cost = cost_of(server.weight, share.unwrap_or(SHARE_ALL));
+                (leaf_of(server.health.state(), self.fails_open), cost)
+            }
         };
-        tree.set(slot, state, cost_of_weight(weight));
+        tree.set(slot, state, cost);
     }
 }
 
@@ -248,6 +258,7 @@ impl Balancer {
                 orders: Orders::new(shared.instance, rng.next_u64()),
                 events: VecDeque::with_capacity(EVENTS_MAX),
                 fails_open: false,
+                slow_start: SlowStart::default(),
                 last_turn: now,
             })
         });
@@ -285,7 +296,7 @@ impl Balancer {
         match order {
             Order::Weight(weight) => {
                 server.weight = weight;
-                self.set_leaf(slot);
+                self.set_leaf(now, slot);
             }
             Order::Disable => self.apply(now, slot, health::Event::Disable, ASKED),
             Order::Drain => self.apply(now, slot, health::Event::Drain, ASKED),
@@ -386,7 +397,7 @@ impl Balancer {
 
     /// Writes what the state of a server means into the tree, then tells the workers. What it means for all, too: too many
     /// may be down now.
-    fn set_leaf(&mut self, slot: Slot) {
+    fn set_leaf(&mut self, now: Instant, slot: Slot) {
         let Some(primary) = &mut self.primary else { return };
         let census = Census::of(primary.fleet.iter().map(|(_, server)| server.health.state()));
         let fails_open = census.fails_open(primary.fleet.rules().down_max);
@@ -394,12 +405,16 @@ impl Balancer {
         if std::mem::replace(&mut primary.fails_open, fails_open) != fails_open {
             primary.tell(Event::FailOpen(fails_open));
             for index in 0..primary.fleet.slot_count() {
-                primary.write_leaf(Slot::new(index), &self.shared.tree);
+                primary.write_leaf(now, Slot::new(index), &self.shared.tree);
             }
         } else {
-            primary.write_leaf(slot, &self.shared.tree);
+            primary.write_leaf(now, slot, &self.shared.tree);
         }
-        self.shared.roster.publish(slot, primary.fleet.get(slot).map(member_of));
+        let server = primary.fleet.get(slot);
+        if let Some(server) = server {
+            self.stats.servers[slot.index()].weight.set(u64::from(server.weight));
+        }
+        self.shared.roster.publish(slot, server.map(member_of));
         self.shared.usable.store(usable, Ordering::Relaxed);
         self.refresh();
     }

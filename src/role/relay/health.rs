@@ -29,7 +29,8 @@ use crate::health::{self, Census, Health, Limits, Rules, State};
 use crate::operator::{Order, Refused, Standing, Switch};
 use crate::remembered::{Kept, Remembered};
 use crate::role::leaf::leaf_of;
-use crate::select::{LeafState, Slot, cost_of_weight};
+use crate::select::{LeafState, SHARE_ALL, Slot, cost_of};
+use crate::slow_start::{self, SlowStart};
 use crate::time::Instant;
 
 /// Events that nobody has fetched yet are bounded; the oldest go first.
@@ -62,9 +63,20 @@ struct Server {
     is_wanted: bool,
     /// What an operator has said of it.
     standing: Standing,
+    /// Since when it has been getting less than its share, if it does: it has just come up.
+    slow_since: Option<Instant>,
 }
 
 impl Server {
+    /// What a request costs there: more than its weight says, as long as it is slow.
+    fn cost(&mut self, now: Instant, slow_start: Duration) -> u16 {
+        let share = self.slow_since.and_then(|since| slow_start::share(since, now, slow_start));
+        if share.is_none() {
+            self.slow_since = None;
+        }
+        cost_of(self.weight, share.unwrap_or(SHARE_ALL))
+    }
+
     /// What shall be known of it when it comes back.
     fn kept(&self) -> Kept {
         Kept { standing: self.standing, record: self.health.record().clone() }
@@ -93,6 +105,7 @@ pub(super) struct Primary {
     is_one_way: bool,
     events: VecDeque<Event>,
     fails_open: bool,
+    slow_start: SlowStart,
     last_generation: u32,
     next_look: Instant,
 }
@@ -113,6 +126,7 @@ impl Primary {
             is_one_way: settings.replies == Some(0),
             events: VecDeque::with_capacity(EVENTS_MAX),
             fails_open: false,
+            slow_start: SlowStart::default(),
             last_generation: 0,
             next_look: now,
         }
@@ -152,6 +166,9 @@ impl Primary {
             if let Some(wanted) = core.shared.take_wanted() {
                 self.set_servers(core, now, wanted);
             }
+        }
+        if self.servers.iter().flatten().any(|server| server.slow_since.is_some()) {
+            self.publish(core, now); // they get a little more
         }
         for index in 0..self.servers.len() {
             let slot = Slot::new(index);
@@ -294,8 +311,17 @@ impl Primary {
             State::Held => server.health.record().to_string().into(),
             _ => why.into(),
         };
+        self.come_up(now, slot);
         self.tell(Event::State { id, addr, state, why });
-        self.publish(core);
+        self.publish(core, now);
+    }
+
+    /// A server's state has changed: if it is in service since this moment, it begins slowly.
+    fn come_up(&mut self, now: Instant, slot: Slot) {
+        let Some(server) = &mut self.servers[slot.index()] else { return };
+        if server.health.state() == State::Up && server.health.record().up_since() == now {
+            server.slow_since = self.slow_start.begin(now, self.settings.rules.slow_start);
+        }
     }
 
     /// Brings the members to what is wanted: who is new comes in, who is not wanted any more finishes what it has.
@@ -317,6 +343,7 @@ impl Primary {
                 }
             }
         }
+        (0..self.servers.len()).for_each(|index| self.come_up(now, Slot::new(index)));
         let mut has_to_wait = false;
         for wanted in &wanted {
             if self.servers.iter().flatten().any(|server| server.addr == wanted.addr) {
@@ -352,13 +379,15 @@ impl Primary {
                 up_since: now,
                 is_wanted: true,
                 standing: kept.standing,
+                slow_since: None,
             });
+            self.come_up(now, Slot::new(slot));
             self.tell(Event::Joined { id: wanted.id, addr: wanted.addr });
         }
         if has_to_wait {
             core.shared.want_still(wanted);
         }
-        self.publish(core);
+        self.publish(core, now);
     }
 
     /// Carries out what an operator asks of the server with this id.
@@ -370,7 +399,7 @@ impl Primary {
         let event = match order {
             Order::Weight(weight) => {
                 server.weight = weight;
-                self.publish(core);
+                self.publish(core, now);
                 return Ok(());
             }
             Order::Drain => health::Event::Drain,
@@ -381,8 +410,9 @@ impl Primary {
                 server.health = Health::new(state, now);
                 (server.next_check, server.up_since) = (now, now);
                 let (id, addr) = (server.id, server.addr);
+                self.come_up(now, slot);
                 self.tell(Event::State { id, addr, state, why: ASKED.into() });
-                self.publish(core);
+                self.publish(core, now);
                 return Ok(());
             }
             Order::Enable => health::Event::Enable,
@@ -407,18 +437,19 @@ impl Primary {
             self.left[slot.index()] = Some(Left { addr: server.addr, until: now + self.rest });
             self.remembered.keep(server.addr, server.kept());
             self.tell(Event::Left { id: server.id, addr: server.addr });
-            self.publish(core);
+            self.publish(core, now);
         }
     }
 
     /// Writes what the states mean into the tree, and tells the workers.
-    fn publish(&mut self, core: &mut Core) {
+    fn publish(&mut self, core: &mut Core, now: Instant) {
         let census = Census::of(self.servers.iter().flatten().map(|server| server.health.state()));
         let fails_open = census.fails_open(self.settings.rules.down_max);
         let nobody = census.up + census.suspect + census.held == 0;
         let is_last_way = nobody && core.shared.settings.protocol == Speaks::Datagram;
         let mut usable = 0;
-        for (index, server) in self.servers.iter().enumerate() {
+        let span = self.settings.rules.slow_start;
+        for (index, server) in self.servers.iter_mut().enumerate() {
             let slot = Slot::new(index);
             let state = server.as_ref().map(|server| server.health.state());
             let leaf = match state {
@@ -437,14 +468,17 @@ impl Primary {
             });
             // Known before it may be chosen.
             core.shared.members.publish(slot, member);
-            core.shared.tree.set(
-                slot,
-                leaf,
-                cost_of_weight(server.as_ref().map_or(1, |server| server.weight)),
-            );
+            let cost = server.as_mut().map_or(1, |server| server.cost(now, span));
+            core.shared.tree.set(slot, leaf, cost);
             let stats = &core.stats.servers[index];
-            stats.id_plus_one.set(server.as_ref().map_or(0, |server| u64::from(server.id) + 1));
-            stats.state.set(state.map_or(0, |state| state as u64));
+            let id_plus_one = server.as_ref().map_or(0, |server| u64::from(server.id) + 1);
+            let state = state.map_or(0, |state| state as u64);
+            if (stats.id_plus_one.get(), stats.state.get()) != (id_plus_one, state) {
+                stats.since.set(now.as_nanos());
+            }
+            stats.id_plus_one.set(id_plus_one);
+            stats.state.set(state);
+            stats.weight.set(server.as_ref().map_or(0, |server| u64::from(server.weight)));
         }
         core.shared.usable.store(usable, Ordering::Relaxed);
         core.refresh();

@@ -127,7 +127,7 @@ fn in_the_minute_after_its_third_failure_less_than_a_thousandth_of_the_requests_
 /// When a server that has failed once is up again, after having been down for this long.
 fn back(settings: Settings, seed: u64, down: Down, away: Duration) -> Duration {
     let mut world = World::new(seed, settings, down);
-    let mut run = |world: &mut World, span: Duration, is_up: bool| {
+    let run = |world: &mut World, span: Duration, is_up: bool| {
         let end = world.pool.now + span;
         while world.pool.now < end {
             world.step(is_up);

@@ -13,4 +13,5 @@ mod members;
 mod model;
 mod orders;
 mod requests;
+mod slow_start;
 mod workers;
