@@ -123,6 +123,14 @@ impl Fleet {
         &self.rules
     }
 
+    /// Judges its servers, and later ones, by other rules.
+    pub fn set_rules(&mut self, rules: Rules) {
+        self.rules = rules;
+        for server in self.slots.iter_mut().flatten() {
+            server.limits = Limits::for_interval(server.interval, &rules);
+        }
+    }
+
     /// Admits a server whose address was proved by a nonce.
     ///
     /// A server that restarts takes over the slot of its id, if the old one is at the same address (so it

@@ -4,6 +4,7 @@
 
 mod flapping;
 mod orders;
+mod reconfigure;
 mod slow_start;
 mod world;
 

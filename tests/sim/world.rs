@@ -165,10 +165,20 @@ impl World {
     }
 
     pub fn start_balancer(&mut self, policy: PolicyKind) {
-        let settings = balancer::Settings {
+        let seed = self.next_seed();
+        let workers = Balancer::workers(balancer::Settings { policy, seed, ..self.settings() }, self.now());
+        self.stats = workers.iter().map(|role| Arc::clone(role.stats())).collect();
+        let attach = |w| self.net.attach(&[front_of(w), back_of(w)], &options()).unwrap();
+        self.balancer =
+            workers.into_iter().enumerate().map(|(w, role)| Node { role, io: attach(w) }).collect();
+    }
+
+    /// What its balancer is made from.
+    pub fn settings(&self) -> balancer::Settings {
+        balancer::Settings {
             format: FORMAT,
             key: None,
-            policy,
+            policy: PolicyKind::ShortestQueue,
             servers_max: 16,
             max_outstanding: self.max_outstanding,
             interval: INTERVAL,
@@ -186,13 +196,8 @@ impl World {
             secret: [self.seed as u8; 16],
             workers: self.workers,
             reply_path: self.reply_path,
-            seed: self.next_seed(),
-        };
-        let workers = Balancer::workers(settings, self.now());
-        self.stats = workers.iter().map(|role| Arc::clone(role.stats())).collect();
-        let attach = |w| self.net.attach(&[front_of(w), back_of(w)], &options()).unwrap();
-        self.balancer =
-            workers.into_iter().enumerate().map(|(w, role)| Node { role, io: attach(w) }).collect();
+            seed: 0,
+        }
     }
 
     /// A figure of all workers together.

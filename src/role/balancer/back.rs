@@ -45,9 +45,7 @@ impl Balancer {
                     ServerOp::Register => self.on_register(now, peer, at, bytes, stamp, tx),
                 }
             }
-            Kind::ControllerRequest if peer != self.shared.settings.controller => {
-                Err(DropReason::WrongSource)
-            }
+            Kind::ControllerRequest if peer != self.settings.controller => Err(DropReason::WrongSource),
             Kind::ControllerRequest => self.on_answer(now, frame),
             Kind::ClientRequest | Kind::ClientResponse => Err(DropReason::Unexpected),
         }
@@ -210,7 +208,7 @@ impl Balancer {
             return;
         };
         self.stats.servers[slot.index()].reported.set(now.as_nanos());
-        if self.shared.settings.reply_path == ReplyPath::Direct {
+        if self.settings.reply_path == ReplyPath::Direct {
             self.stats.answered.add(u64::from(finished));
             self.stats.servers[slot.index()].answered.add(u64::from(finished));
         }

@@ -13,7 +13,7 @@ impl Balancer {
     pub(super) fn notice_own_pause(&mut self, now: Instant) {
         let Some(primary) = &mut self.primary else { return };
         let gap = now.since(std::mem::replace(&mut primary.last_turn, now));
-        let usual = self.shared.settings.interval * 3;
+        let usual = self.settings.interval * 3;
         if gap > usual.max(Duration::from_millis(50)) {
             for slot in 0..primary.fleet.slot_count() {
                 if let Some(server) = primary.fleet.get_mut(Slot::new(slot)) {
@@ -32,11 +32,10 @@ impl Balancer {
             let probe = self.judge(now, slot);
             let Some(&Member { interval, draining, .. }) = self.view.get(slot) else { continue };
             let lane = &self.lanes[index];
-            let pause = self.shared.settings.interval.min(interval);
+            let pause = self.settings.interval.min(interval);
             let rested = now.since(lane.last_sync) >= pause;
             // The tail: the last requests may be lost, and nothing later would show the gap.
-            let tail =
-                lane.estimate.under_way() > 0 && now.since(lane.last_sent) >= self.shared.settings.interval;
+            let tail = lane.estimate.under_way() > 0 && now.since(lane.last_sent) >= self.settings.interval;
             if probe || (rested && (tail || !(lane.confirmed || draining))) {
                 self.send_sync(now, slot, tx);
             }

@@ -21,7 +21,7 @@ use super::checks::{Asked, Checker};
 use super::core::Core;
 use super::datagram::UNANSWERED_REST;
 use super::members::Member;
-use super::settings::{Event, HealthCheck, Speaks};
+use super::settings::{Event, HealthCheck, Settings, Speaks};
 use super::shared::{Noticed, Wanted};
 use crate::batch::{SocketId, Tx};
 use crate::drop_reason::DropReason;
@@ -112,14 +112,14 @@ pub(super) struct Primary {
 
 impl Primary {
     pub fn new(core: &Core, secret: [u8; 16], now: Instant) -> Self {
-        let settings = &core.shared.settings;
+        let settings = &core.settings;
         let check = settings.health.check.clone();
         let health = &settings.health;
         Primary {
             servers: (0..settings.servers_max).map(|_| None).collect(),
             left: vec![None; settings.servers_max].into(),
             remembered: Remembered::new(settings.servers_max * REMEMBERED_PER_SLOT),
-            rest: (settings.timeout * UNANSWERED_REST).max(settings.hold.unwrap_or_default()),
+            rest: rest_of(settings),
             checker: Checker::new(check, settings.proxy_protocol, secret, core.shared.seed ^ 1),
             limits: limits_of(health),
             settings: health.clone(),
@@ -130,6 +130,23 @@ impl Primary {
             last_generation: 0,
             next_look: now,
         }
+    }
+
+    /// There are new settings.
+    pub fn adopt(&mut self, core: &mut Core, now: Instant) {
+        let settings = &core.settings;
+        if settings.health.check != self.settings.check {
+            self.checker.set_check(settings.health.check.clone());
+            self.forgive(); // what answers the old question answers nothing now
+        }
+        self.settings = settings.health.clone();
+        self.limits = limits_of(&self.settings);
+        self.rest = rest_of(settings);
+        self.is_one_way = settings.replies == Some(0);
+        for server in self.servers.iter_mut().flatten() {
+            server.next_check = server.next_check.min(now + self.settings.interval);
+        }
+        self.publish(core, now); // another share of them may be down now
     }
 
     pub fn poll_event(&mut self) -> Option<Event> {
@@ -202,7 +219,7 @@ impl Primary {
         if overdue.is_some() {
             server.asked = None;
         }
-        let timeout = core.shared.settings.timeout;
+        let timeout = core.settings.timeout;
         let is_quiet = |for_: Duration| now.since(alive_at) >= for_;
         let why = match noticed {
             _ if overdue.is_some_and(|asked| alive_at < asked.sent) => "it does not answer checks",
@@ -446,7 +463,7 @@ impl Primary {
         let census = Census::of(self.servers.iter().flatten().map(|server| server.health.state()));
         let fails_open = census.fails_open(self.settings.rules.down_max);
         let nobody = census.up + census.suspect + census.held == 0;
-        let is_last_way = nobody && core.shared.settings.protocol == Speaks::Datagram;
+        let is_last_way = nobody && core.settings.protocol == Speaks::Datagram;
         let mut usable = 0;
         let span = self.settings.rules.slow_start;
         for (index, server) in self.servers.iter_mut().enumerate() {
@@ -500,6 +517,11 @@ fn first_health(kept: &Kept, checker: &Checker, now: Instant) -> Health {
         Switch::Off => State::Disabled,
     };
     Health::with_record(state, kept.record.clone(), now)
+}
+
+/// How long a slot rests after its server has left: as long as something late may come by its ports.
+fn rest_of(settings: &Settings) -> Duration {
+    (settings.timeout * UNANSWERED_REST).max(settings.hold.unwrap_or_default())
 }
 
 /// How sure to be of a server.

@@ -12,6 +12,7 @@ mod health;
 mod members;
 mod model;
 mod orders;
+mod reconfigure;
 mod requests;
 mod slow_start;
 mod workers;
