@@ -362,6 +362,8 @@ pub struct Weight {
     pub server: ServerArgs,
     /// Its share, 1 to 100
     pub weight: u16,
+}
+
 #[derive(clap::Args)]
 pub struct Doctor {
     #[command(flatten)]
