@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::health::{Health, Limits};
 use crate::model::Registration;
 use crate::select::Slot;
@@ -10,7 +12,7 @@ use crate::time::Instant;
 use crate::wire::tag::Stamp;
 
 /// One registered server.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Server {
     /// Its id, unique in the pool.
     pub id: u32,
@@ -141,6 +143,11 @@ impl Fleet {
             stamp,
         });
         Admission::New { slot, replaced_foreign: old.map_or(0, |old| old.foreign) }
+    }
+
+    /// Puts a server where it was in another process.
+    pub fn restore(&mut self, slot: Slot, server: Server) {
+        self.slots[slot.index()] = Some(server);
     }
 
     /// Frees a slot.

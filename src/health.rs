@@ -24,10 +24,12 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::time::Instant;
 
 /// What the balancer thinks of a server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum State {
     /// Registered; not yet proved alive often enough.
     Joining,
@@ -85,7 +87,7 @@ impl Event {
 }
 
 /// How sure to be.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Limits {
     /// Proofs of life in a row that take a joining or down server up.
     pub rise: u8,
@@ -106,7 +108,7 @@ impl Limits {
 }
 
 /// One server's health.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Health {
     state: State,
     /// Alive events in a row in Joining and Down, lost probes in a row in Suspect.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use lbd::io::{DatagramIo, Faults, IoOptions, SimIo, SimNet};
 use lbd::role::Role;
-use lbd::role::balancer::{self, Balancer};
+use lbd::role::balancer::{self, Balancer, Handover};
 use lbd::role::client::{self, ClientRole, Ending, Outcome};
 use lbd::role::controller::{self, Action, ControllerRole};
 use lbd::role::server::{self, ServerRole, Work};
@@ -18,7 +18,6 @@ use lbd::stats::{Counter, PoolStats};
 use lbd::time::{Instant, earliest};
 use lbd::wire::{FrameFormat, Mode, ReplyPath};
 
-pub const FORMAT: FrameFormat = FrameFormat { size: 128, tagged: false };
 pub const INTERVAL: Duration = Duration::from_millis(10);
 pub const MS: Duration = Duration::from_millis(1);
 
@@ -110,6 +109,8 @@ pub struct World {
     pub clients: Vec<Caller>,
     pub controller: Option<Node<ControllerRole>>,
     pub max_outstanding: Option<u32>,
+    /// Where frames are authenticated.
+    pub key: Option<[u8; 16]>,
     pub service: Option<ServiceTime>,
     /// (virtual milliseconds, event) of the balancer.
     pub events: Vec<(u64, balancer::Event)>,
@@ -142,6 +143,7 @@ impl World {
             clients: vec![],
             controller: None,
             max_outstanding: None,
+            key: None,
             service: None,
             events: vec![],
             tells: vec![],
@@ -158,10 +160,19 @@ impl World {
         self.seed.wrapping_mul(1_000_003) + self.incarnations
     }
 
-    pub fn start_balancer(&mut self, policy: PolicyKind) {
-        let settings = balancer::Settings {
-            format: FORMAT,
-            key: None,
+    fn format(&self) -> FrameFormat {
+        match self.key {
+            None => FrameFormat { size: 128, tagged: false },
+            Some(_) => FrameFormat { size: 160, tagged: true },
+        }
+    }
+
+    /// A process of the balancer has a secret and a seed of its own.
+    fn balancer_settings(&mut self, policy: PolicyKind) -> balancer::Settings {
+        let seed = self.next_seed();
+        balancer::Settings {
+            format: self.format(),
+            key: self.key,
             policy,
             servers_max: 16,
             max_outstanding: self.max_outstanding,
@@ -176,11 +187,15 @@ impl World {
                 max: 8,
             },
             own: (0..self.workers).flat_map(|w| [front_of(w), back_of(w)]).collect(),
-            secret: [self.seed as u8; 16],
+            secret: [seed as u8; 16],
             workers: self.workers,
             reply_path: self.reply_path,
-            seed: self.next_seed(),
-        };
+            seed,
+        }
+    }
+
+    pub fn start_balancer(&mut self, policy: PolicyKind) {
+        let settings = self.balancer_settings(policy);
         let workers = Balancer::workers(settings, self.now());
         self.stats = workers.iter().map(|role| Arc::clone(role.stats())).collect();
         let attach = |w| self.net.attach(&[front_of(w), back_of(w)], &options()).unwrap();
@@ -198,6 +213,24 @@ impl World {
         &self.balancer.first().expect("it runs").role
     }
 
+    /// What the balancer's process would leave to its successor.
+    pub fn export_balancer(&mut self) -> Vec<u8> {
+        let now = self.now();
+        let parts = self.balancer.iter_mut().map(|node| node.role.export_worker(now)).collect();
+        Handover::from_parts(parts).unwrap().to_bytes()
+    }
+
+    /// Another process takes the place of the balancer's: the sockets, and what these bytes say.
+    pub fn hand_over(&mut self, bytes: &[u8]) {
+        let settings = self.balancer_settings(PolicyKind::ShortestQueue);
+        let handover = Handover::from_bytes(bytes).unwrap();
+        let workers = Balancer::workers_from(settings, &handover, self.now()).unwrap();
+        self.stats.extend(workers.iter().map(|role| Arc::clone(role.stats())));
+        for (node, role) in self.balancer.iter_mut().zip(workers) {
+            node.role = role;
+        }
+    }
+
     /// kill -9.
     pub fn kill_balancer(&mut self) {
         for worker in 0..self.balancer.drain(..).count() {
@@ -212,8 +245,8 @@ impl World {
             None => Work::Echo,
         };
         let settings = server::Settings {
-            format: FORMAT,
-            key: None,
+            format: self.format(),
+            key: self.key,
             id,
             weight: 1,
             queue_capacity: 256,
@@ -235,7 +268,7 @@ impl World {
     pub fn start_clients(&mut self, count: usize, deadline: Duration) {
         for id in 0..count {
             let settings = client::Settings {
-                format: FORMAT,
+                format: self.format(),
                 target: front_of(id % self.workers),
                 timeout: 100 * MS,
                 deadline,
@@ -252,8 +285,8 @@ impl World {
 
     pub fn start_controller(&mut self, count: u32) {
         let settings = controller::Settings {
-            format: FORMAT,
-            key: None,
+            format: self.format(),
+            key: self.key,
             balancer: back(),
             count,
             min: 1,
