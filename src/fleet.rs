@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::health::{Health, Limits};
+use crate::health::{Health, Limits, Rules, State};
 use crate::model::Registration;
+use crate::operator::{Order, Refused, Standing, Switch};
+use crate::remembered::{Kept, Remembered};
 use crate::select::Slot;
 use crate::time::Instant;
 use crate::wire::tag::Stamp;
@@ -38,6 +40,17 @@ pub struct Server {
     pub interval: Duration,
     /// The frame that registered it, where frames are authenticated.
     pub stamp: Option<Stamp>,
+    /// What an operator has said of it.
+    pub standing: Standing,
+    /// Whether it has said that it stops: it leaves when it has nothing more to do.
+    pub is_stopping: bool,
+}
+
+impl Server {
+    /// What shall be known of it when it comes back.
+    fn kept(&self) -> Kept {
+        Kept { standing: self.standing, record: self.health.record().clone() }
+    }
 }
 
 /// What became of a registration.
@@ -62,12 +75,22 @@ pub enum Admission {
 #[derive(Debug)]
 pub struct Fleet {
     slots: Box<[Option<Server>]>,
+    rules: Rules,
+    /// By id, what is known of those that are away.
+    remembered: Remembered<u32>,
 }
 
+/// So many servers that are away are remembered for each slot.
+const REMEMBERED_PER_SLOT: usize = 4;
+
 impl Fleet {
-    /// Room for `servers_max` servers.
-    pub fn new(servers_max: usize) -> Self {
-        Fleet { slots: (0..servers_max).map(|_| None).collect() }
+    /// Room for `servers_max` servers, judged by these rules.
+    pub fn new(servers_max: usize, rules: Rules) -> Self {
+        Fleet {
+            slots: (0..servers_max).map(|_| None).collect(),
+            rules,
+            remembered: Remembered::new(servers_max * REMEMBERED_PER_SLOT),
+        }
     }
 
     /// The server in a slot.
@@ -93,6 +116,11 @@ impl Fleet {
     /// The slot of the server with this id.
     pub fn slot_of(&self, id: u32) -> Option<Slot> {
         self.iter().find(|(_, s)| s.id == id).map(|(slot, _)| slot)
+    }
+
+    /// How its servers are judged.
+    pub fn rules(&self) -> &Rules {
+        &self.rules
     }
 
     /// Admits a server whose address was proved by a nonce.
@@ -128,31 +156,64 @@ impl Fleet {
         };
         let interval = Duration::from_micros(u64::from(registration.report_interval_us.max(1_000)));
         let interval = interval.min(Duration::from_secs(10));
-        let old = self.slots[slot.index()].replace(Server {
-            id: registration.server_id,
+        let id = registration.server_id;
+        let mut old = self.slots[slot.index()].take();
+        if let Some(old) = old.as_mut().filter(|old| old.instance != instance) {
+            old.health.crash(now, &old.limits);
+        }
+        let Kept { standing, record } = old.as_ref().map_or_else(|| self.remembered.take(&id), Server::kept);
+        let state = match standing.switch {
+            Switch::On => State::Joining,
+            Switch::Drained => State::Draining,
+            Switch::Off => State::Disabled,
+        };
+        self.slots[slot.index()] = Some(Server {
+            id,
             addr,
             instance,
             epoch,
             nonce,
-            weight: registration.weight.clamp(1, WEIGHT_MAX),
-            limits: Limits::for_interval(interval),
-            health: Health::joining(now),
+            weight: standing.weight.unwrap_or(registration.weight).clamp(1, WEIGHT_MAX),
+            limits: Limits::for_interval(interval, &self.rules),
+            health: Health::with_record(state, record, now),
             foreign: 0,
             managed: true,
             interval,
             stamp,
+            standing,
+            is_stopping: false,
         });
         Admission::New { slot, replaced_foreign: old.map_or(0, |old| old.foreign) }
     }
 
-    /// Puts a server where it was in another process.
-    pub fn restore(&mut self, slot: Slot, server: Server) {
+    /// What is known of servers that are away, by id.
+    pub fn away(&self) -> &[(u32, Kept)] {
+        self.remembered.entries()
+    }
+
+    /// Takes over what another process knew of servers that are away.
+    pub fn remember(&mut self, away: &[(u32, Kept)]) {
+        away.iter().for_each(|(id, kept)| self.remembered.keep(*id, kept.clone()));
+    }
+
+    /// Puts a server where it was in another process. It is judged by the rules of this one.
+    pub fn restore(&mut self, slot: Slot, mut server: Server) {
+        server.limits = Limits::for_interval(server.interval, &self.rules);
         self.slots[slot.index()] = Some(server);
     }
 
-    /// Frees a slot.
+    /// Frees a slot. What its server's failures are, and what an operator has said of it, is kept.
     pub fn remove(&mut self, slot: Slot) -> Option<Server> {
-        self.slots[slot.index()].take()
+        let server = self.slots[slot.index()].take()?;
+        self.remembered.keep(server.id, server.kept());
+        Some(server)
+    }
+
+    /// Notes what an operator has said of a server that has no slot at present, but had one.
+    pub fn note_absent(&mut self, id: u32, order: Order) -> Result<(), Refused> {
+        let kept = self.remembered.get_mut(&id).ok_or(Refused::UnknownServer)?;
+        kept.standing.note(order);
+        Ok(())
     }
 }
 
@@ -187,7 +248,7 @@ mod tests {
 
     #[test]
     fn the_same_registration_twice_is_one_server() {
-        let mut fleet = Fleet::new(2);
+        let mut fleet = Fleet::new(2, Rules::default());
         assert_eq!(fleet.admit(NOW, addr(1), 7, 1, 5, None, &registration(3)), NEW_IN_0);
         assert_eq!(
             fleet.admit(NOW, addr(1), 7, 1, 5, None, &registration(3)),
@@ -199,7 +260,7 @@ mod tests {
 
     #[test]
     fn a_second_server_cannot_take_the_id_of_a_live_one_but_can_of_a_silent_one() {
-        let mut fleet = Fleet::new(2);
+        let mut fleet = Fleet::new(2, Rules::default());
         fleet.admit(NOW, addr(1), 7, 1, 5, None, &registration(3));
         assert_eq!(fleet.admit(NOW, addr(2), 8, 1, 5, None, &registration(3)), Admission::IdTaken);
         let later = NOW + Duration::from_millis(101);
@@ -209,7 +270,7 @@ mod tests {
 
     #[test]
     fn a_restart_on_the_same_address_replaces_at_once() {
-        let mut fleet = Fleet::new(2);
+        let mut fleet = Fleet::new(2, Rules::default());
         fleet.admit(NOW, addr(1), 7, 1, 5, None, &registration(3));
         assert_eq!(fleet.admit(NOW, addr(1), 8, 9, 5, None, &registration(3)), NEW_IN_0);
         assert_eq!(fleet.get(Slot::new(0)).unwrap().epoch, 9);
@@ -217,7 +278,7 @@ mod tests {
 
     #[test]
     fn full_is_full_until_somebody_leaves() {
-        let mut fleet = Fleet::new(1);
+        let mut fleet = Fleet::new(1, Rules::default());
         fleet.admit(NOW, addr(1), 7, 1, 5, None, &registration(3));
         assert_eq!(fleet.admit(NOW, addr(2), 8, 1, 5, None, &registration(4)), Admission::Full);
         assert_eq!(fleet.remove(Slot::new(0)).unwrap().id, 3);

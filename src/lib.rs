@@ -10,8 +10,8 @@
 //! bin -> daemon -> { role, io, config, logging, status }
 //! bin -> load -> { role, io, daemon::signals }
 //! client, server (the public library) -> { role, io }
-//! role -> { wire, select, fleet, roster, estimate, health, retry, scale, stats, batch, time, rng,
-//!           dns, access, aged, proxy_protocol }
+//! role -> { wire, select, crew, fleet, roster, estimate, health, remembered, operator, retry, scale, stats, batch,
+//!           time, rng, dns, access, aged, proxy_protocol }
 //! io -> { batch, time }
 //! handover -> time
 //! ```
@@ -28,6 +28,7 @@ pub mod aged;
 pub mod batch;
 pub mod client;
 pub mod config;
+pub mod crew;
 pub mod daemon;
 pub mod dns;
 pub mod drop_reason;
@@ -41,6 +42,7 @@ pub mod logging;
 pub mod model;
 pub mod operator;
 pub mod proxy_protocol;
+pub mod remembered;
 pub mod retry;
 pub mod rng;
 pub mod role;
@@ -49,6 +51,7 @@ pub mod scale;
 pub mod select;
 pub mod server;
 pub mod service;
+pub mod state_dir;
 pub mod stats;
 pub mod status;
 pub mod sync;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::pools::{Affinity, Check, DatagramPool, PoolServer, ProxyProtocol, Speaks, Target};
 use super::{Config, probe};
+use crate::health::Rules;
 use crate::wire::ReplyPath;
 
 /// The rest of a port and a server that the configuration does not state, at least (`pools[].hold`).
@@ -78,6 +79,7 @@ fn native(config: &Config, plan: &mut Plan) {
             pool.format.size
         ),
     );
+    line("health", rules(&pool.health));
     line("controller", format!("on {}", config.controller));
     let ports = format!("ports {} to {}", server.ports.start, server.ports.end - 1);
     line(
@@ -256,11 +258,24 @@ fn health(pool: &DatagramPool) -> String {
     let asked = what.map_or("only requests tell".to_owned(), |what| {
         format!("{what}, every {}, answered within {}", time(health.interval), time(health.timeout))
     });
+    format!("{asked}; {}", rules(&health.rules))
+}
+
+/// How servers are judged.
+fn rules(rules: &Rules) -> String {
+    let time = humantime::format_duration;
+    let Rules { rise, fall, down_max, hold_down_max, slow_start } = *rules;
+    let held = match hold_down_max {
+        Duration::ZERO => String::new(),
+        longest => format!("; who fails often is kept away for up to {}", time(longest)),
+    };
+    let slowly = match slow_start {
+        Duration::ZERO => String::new(),
+        span => format!("; whole share after {}", time(span)),
+    };
     format!(
-        "{asked}; down after {} unanswered, up after {} answered; with more than {:.0} % down, to all",
-        health.fall,
-        health.rise,
-        100.0 * health.down_max
+        "down after {fall} unanswered, up after {rise} answered; with more than {:.0} % down, to all{held}{slowly}",
+        100.0 * down_max
     )
 }
 

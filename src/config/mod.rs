@@ -12,8 +12,9 @@ mod key;
 mod keys;
 mod pool_reader;
 mod pools;
-mod probe;
+pub mod probe;
 mod raw;
+mod rules;
 
 use std::io::Read as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -34,6 +35,7 @@ pub use pools::{Affinity, Check, DatagramPool, HealthCheck, PoolServer, ProxyPro
 pub use raw::schema;
 use raw::{Bind, Raw, RawBalancer, RawClient, RawLogs, RawServer, Text, Words};
 
+use crate::health::Rules;
 use crate::io::{IoChoice, IoOptions, PAYLOAD_MAX};
 use crate::logging;
 use crate::role::client::Source;
@@ -85,6 +87,8 @@ pub struct Pool {
     pub servers_max: usize,
     /// Requests per server that are thought to be too many.
     pub scaling_threshold: f64,
+    /// How servers are judged.
+    pub health: Rules,
 }
 
 /// The servers that the controller runs.
@@ -276,7 +280,7 @@ fn default_state_dir() -> PathBuf {
 }
 
 /// A wildcard address is reached by way of the loopback.
-fn reachable(addr: SocketAddr) -> SocketAddr {
+pub fn reachable(addr: SocketAddr) -> SocketAddr {
     let ip = match addr.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
         IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(std::net::Ipv6Addr::LOCALHOST),
@@ -540,6 +544,7 @@ impl Reader<'_> {
             max_outstanding: self.limit("load_balancer.max_outstanding", &raw.max_outstanding)?,
             servers_max: self.number("load_balancer.servers_max", &raw.servers_max, 64, 1..=4_096)?,
             scaling_threshold: self.number(threshold_key, &raw.server_scaling_threshold, 5.0, 0.01..=1e6)?,
+            health: self.rules("load_balancer.health", &raw.health, Rules::default())?,
         })
     }
 

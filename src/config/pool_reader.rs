@@ -12,6 +12,10 @@ use super::pools::{
 use super::raw::{OneOrMany, RawHealth, RawPool, RawPoolServer, Text};
 use super::{Config, Read, Reader, address, probe, range_keys};
 use crate::client::any_port_towards;
+use crate::health::Rules;
+
+/// Unanswered checks or requests that take a suspect down.
+const FALL: u8 = 3;
 
 /// Pools of one configuration, and addresses that one of them listens on, at most.
 const POOLS_MAX: usize = 64;
@@ -357,9 +361,7 @@ impl Reader<'_> {
             check,
             interval,
             timeout,
-            rise: self.number(&key("rise"), &raw.rise, 2, 1..=100)?,
-            fall: self.number(&key("fall"), &raw.fall, 3, 1..=100)?,
-            down_max: self.number(&key("down_max"), &raw.down_max, 0.5, 0.0..=1.0)?,
+            rules: self.rules(at, raw, Rules { fall: FALL, ..Rules::default() })?,
         })
     }
 

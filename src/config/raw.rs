@@ -231,6 +231,31 @@ pub struct RawBalancer {
     /// Room for so many servers, 1 to 4096.
     #[schemars(extend("default" = 64))]
     pub servers_max: Option<Text>,
+    /// How servers are judged.
+    pub health: RawRules,
+}
+
+/// How the native pool's servers are judged. They report by themselves, so they are not asked.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawRules {
+    /// Proofs of life in a row that bring a server back, 1 to 100.
+    #[schemars(extend("default" = 2))]
+    pub rise: Option<Text>,
+    /// Unanswered probes in a row that take a suspect down, 1 to 100.
+    #[schemars(extend("default" = 5))]
+    pub fall: Option<Text>,
+    /// If more than this share of the servers is down or held while some are up, traffic goes to all; 0 to 1.
+    #[schemars(extend("default" = 0.5))]
+    pub down_max: Option<Text>,
+    /// A server that fails again and again is kept away for longer each time, up to this: milliseconds, or with a unit;
+    /// 0 (not at all) to 1 day.
+    #[schemars(extend("default" = "5m"))]
+    pub hold_down_max: Option<Text>,
+    /// A server that comes up gets a tenth of its share at first and all of it after this time: milliseconds, or with a
+    /// unit; 0 (all at once) to 10min.
+    #[schemars(extend("default" = 0))]
+    pub slow_start: Option<Text>,
 }
 
 /// The section `controller`.
@@ -403,9 +428,17 @@ pub struct RawHealth {
     /// Unanswered checks or requests in a row that take a suspect down, 1 to 100.
     #[schemars(extend("default" = 3))]
     pub fall: Option<Text>,
-    /// If more than this share of the servers is down while some are up, traffic goes to all; 0 to 1.
+    /// If more than this share of the servers is down or held while some are up, traffic goes to all; 0 to 1.
     #[schemars(extend("default" = 0.5))]
     pub down_max: Option<Text>,
+    /// A server that fails again and again is kept away for longer each time, up to this: milliseconds, or with a unit;
+    /// 0 (not at all) to 1 day.
+    #[schemars(extend("default" = "5m"))]
+    pub hold_down_max: Option<Text>,
+    /// A server that comes up gets a tenth of its share at first and all of it after this time: milliseconds, or with a
+    /// unit; 0 (all at once) to 10min.
+    #[schemars(extend("default" = 0))]
+    pub slow_start: Option<Text>,
 }
 
 /// The schema of the file as it is written (`raw.rs`), without references, and without the `null` that stands

@@ -279,7 +279,8 @@ fn the_schema_has_every_key_of_the_specification_and_no_other() {
         (
             "load_balancer",
             "server_side_port client_side_port server_scaling_threshold bind bind.client_side bind.server_side \
-             frame_size frames_per_datagram workers pin io reply_path policy max_outstanding servers_max",
+             frame_size frames_per_datagram workers pin io reply_path policy max_outstanding servers_max health \
+             health.rise health.fall health.down_max health.hold_down_max health.slow_start",
         ),
         ("controller", "port bind"),
         ("logs", "dir level format size_max"),
@@ -293,7 +294,7 @@ fn the_schema_has_every_key_of_the_specification_and_no_other() {
     let of_pool = "name listen protocol affinity servers servers[].address servers[].weight servers[].id servers_max \
          policy max_outstanding timeout replies hold idle_timeout ports proxy_protocol transparent allow deny \
          rate_per_source health health.check health.query health.send health.expect health.interval health.timeout \
-         health.rise health.fall health.down_max resolve_interval tcp_connections workers pin io";
+         health.rise health.fall health.down_max health.hold_down_max health.slow_start resolve_interval tcp_connections workers pin io";
     expected.extend(of_pool.split_whitespace().map(|key| format!("pools[].{key}")));
     expected.sort();
     let mut known: Vec<String> = schema_keys().into_iter().map(|(key, _)| key).collect();
@@ -322,7 +323,8 @@ fn the_defaults_in_the_schema_are_the_defaults() {
         if let (Some(default), Some((section, key))) = (node.get("default"), key.split_once('.'))
             && section != "pools[]"
         {
-            file[section][key] = default.clone();
+            let place = key.split('.').fold(&mut file[section], |node, name| &mut node[name]);
+            *place = default.clone();
         }
     }
     assert_eq!(file["client"].as_object().unwrap().len(), 8, "{file}");

@@ -33,6 +33,13 @@ pub struct Label {
     pub addr: SocketAddr,
 }
 
+impl Label {
+    fn is(&self, pool: &str, kind: SocketKind, worker: u16, addr: SocketAddr) -> bool {
+        let is_there = self.addr.ip() == addr.ip() && (addr.port() == 0 || self.addr.port() == addr.port());
+        self.pool == pool && self.kind == kind && self.worker == worker && is_there
+    }
+}
+
 /// Sockets that came from another process. Those that nobody takes are closed with it: one that is left open in a
 /// group of sockets that share a port would get datagrams that nobody reads.
 #[derive(Debug, Default)]
@@ -48,16 +55,31 @@ impl SocketSet {
     /// The socket that is this, if it came and is what its label says: a UDP socket or TCP listener on that
     /// address. Port 0 stands for any.
     pub fn take(&mut self, pool: &str, kind: SocketKind, worker: u16, addr: SocketAddr) -> Option<OwnedFd> {
-        let is_it = |label: &Label| {
-            let is_there =
-                label.addr.ip() == addr.ip() && (addr.port() == 0 || label.addr.port() == addr.port());
-            label.pool == pool && label.kind == kind && label.worker == worker && is_there
+        let is_it = |(label, socket): &(Label, OwnedFd)| {
+            label.is(pool, kind, worker, addr) && is_as_labelled(label, socket.as_fd())
         };
-        let found = self
-            .0
-            .iter()
-            .position(|(label, socket)| is_it(label) && is_as_labelled(label, socket.as_fd()))?;
+        let found = self.0.iter().position(is_it)?;
         Some(self.0.swap_remove(found).1)
+    }
+
+    /// Whether [`SocketSet::take`] would find one; what its label says is believed.
+    pub fn has(&self, pool: &str, kind: SocketKind, worker: u16, addr: SocketAddr) -> bool {
+        self.labels().any(|label| label.is(pool, kind, worker, addr))
+    }
+
+    /// Adds a socket.
+    pub fn add(&mut self, label: Label, socket: OwnedFd) {
+        self.0.push((label, socket));
+    }
+
+    /// Adds all sockets of another set.
+    pub fn append(&mut self, mut other: SocketSet) {
+        self.0.append(&mut other.0);
+    }
+
+    /// The sockets, to be given to another process.
+    pub fn borrowed(&self) -> Vec<(Label, BorrowedFd<'_>)> {
+        self.0.iter().map(|(label, socket)| (label.clone(), socket.as_fd())).collect()
     }
 
     /// What nobody has taken.

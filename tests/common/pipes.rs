@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use lbd::batch::{Received, Rx, SocketId, Tx};
+use lbd::health::Rules;
 use lbd::role::Role;
 use lbd::role::balancer::{self, Balancer};
 use lbd::role::server::{self, ServerRole, Work};
@@ -143,6 +144,7 @@ impl Pool {
                 min: 1,
                 max: 4096,
             },
+            health: Rules::default(),
             own: vec![front(), back()],
             seed: 1,
         };

@@ -5,11 +5,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use lbd::crew::{Action, Bounds, Crew};
+use lbd::health::Rules;
 use lbd::io::{DatagramIo, Faults, IoOptions, SimIo, SimNet};
 use lbd::role::Role;
-use lbd::role::balancer::{self, Balancer, Handover};
+use lbd::role::balancer::{self, Balancer, Part};
 use lbd::role::client::{self, ClientRole, Ending, Outcome};
-use lbd::role::controller::{self, Action, ControllerRole};
+use lbd::role::controller::{self, ControllerRole};
 use lbd::role::server::{self, ServerRole, Work};
 use lbd::scale;
 use lbd::select::{PolicyKind, Slot};
@@ -186,6 +188,7 @@ impl World {
                 min: 1,
                 max: 8,
             },
+            health: Rules::default(),
             own: (0..self.workers).flat_map(|w| [front_of(w), back_of(w)]).collect(),
             secret: [seed as u8; 16],
             workers: self.workers,
@@ -216,15 +219,15 @@ impl World {
     /// What the balancer's process would leave to its successor.
     pub fn export_balancer(&mut self) -> Vec<u8> {
         let now = self.now();
-        let parts = self.balancer.iter_mut().map(|node| node.role.export_worker(now)).collect();
-        Handover::from_parts(parts).unwrap().to_bytes()
+        let parts: Vec<Part> = self.balancer.iter_mut().map(|node| node.role.export(now)).collect();
+        postcard::to_allocvec(&parts).unwrap()
     }
 
     /// Another process takes the place of the balancer's: the sockets, and what these bytes say.
     pub fn hand_over(&mut self, bytes: &[u8]) {
         let settings = self.balancer_settings(PolicyKind::ShortestQueue);
-        let handover = Handover::from_bytes(bytes).unwrap();
-        let workers = Balancer::workers_from(settings, &handover, self.now()).unwrap();
+        let parts: Vec<Part> = postcard::from_bytes(bytes).unwrap();
+        let workers = Balancer::workers_from(settings, parts, self.now()).unwrap();
         self.stats.extend(workers.iter().map(|role| Arc::clone(role.stats())));
         for (node, role) in self.balancer.iter_mut().zip(workers) {
             node.role = role;
@@ -288,15 +291,13 @@ impl World {
             format: self.format(),
             key: self.key,
             balancer: back(),
-            count,
-            min: 1,
-            max: 8,
-            start_id: 0,
-            ports: 50_000..50_100,
             seed: self.next_seed(),
         };
+        let bounds = Bounds { count, min: 1, max: 8, start_id: 0, ports: 50_000..50_100, leave: None };
+        let mut crew = Crew::new(bounds);
+        crew.begin(self.now());
         let io = self.net.attach(&[controller_addr()], &options()).unwrap();
-        self.controller = Some(Node { role: ControllerRole::new(settings), io });
+        self.controller = Some(Node { role: ControllerRole::new(settings, crew), io });
     }
 
     /// Lets the world go on for so long.
@@ -356,11 +357,11 @@ impl World {
     fn control(&mut self, now: Instant) {
         let Some(mut node) = self.controller.take() else { return };
         node.turn_if_due(now);
-        while let Some(action) = node.role.poll_action() {
+        while let Some(action) = node.role.crew_mut().poll_action() {
             match action {
                 Action::Start { id, .. } => {
                     self.start_server(id);
-                    node.role.on_started(now, id);
+                    node.role.crew_mut().on_started(now, id);
                 }
                 Action::Stop { id } => self.servers.get_mut(&id).expect("it runs").role.drain(now),
                 Action::Kill { id } => self.kill_server(id),
@@ -377,7 +378,7 @@ impl World {
                 self.seed
             );
             self.kill_server(id);
-            node.role.on_exited(now, id, "exit code 0");
+            node.role.crew_mut().on_exited(now, id, "exit code 0");
         }
         self.controller = Some(node);
     }

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::config::{describe, schema};
+use crate::health::Rules;
 use crate::io::IoChoice;
 use crate::select::PolicyKind;
 
@@ -83,9 +84,13 @@ fn the_smallest_pools_have_the_defaults() {
             check: Check::None,
             interval: second,
             timeout: second,
-            rise: 2,
-            fall: 3,
-            down_max: 0.5,
+            rules: Rules {
+                rise: 2,
+                fall: 3,
+                down_max: 0.5,
+                hold_down_max: 300 * second,
+                slow_start: Duration::ZERO,
+            },
         },
     };
     let expected = DatagramPool {
@@ -126,7 +131,7 @@ fn every_key_is_read() {
         "allow": ["10.1.2.3/8", "::1"], "deny": ["::ffff:10.0.0.9"],
         "rate_per_source": "0.5", "resolve_interval": "1m", "workers": 3, "pin": true, "io": "mio",
         "health": {"check": "payload", "send": "hex:00ff", "expect": "ok", "interval": "2s", "timeout": 300,
-                   "rise": 4, "fall": 5, "down_max": 1},
+                   "rise": 4, "fall": 5, "down_max": 1, "hold_down_max": 0, "slow_start": "30s"},
     });
     let seconds = Duration::from_secs;
     let pool = one(pool(written));
@@ -151,10 +156,9 @@ fn every_key_is_read() {
     assert_eq!((pool.settings.workers, pool.pin, pool.io), (3, true, IoChoice::Mio));
     let check = Check::Payload { send: vec![0, 255], expect: b"ok".to_vec() };
     let (interval, timeout) = (seconds(2), Duration::from_millis(300));
-    assert_eq!(
-        pool.settings.health,
-        HealthCheck { check, interval, timeout, rise: 4, fall: 5, down_max: 1.0 }
-    );
+    let rules =
+        Rules { rise: 4, fall: 5, down_max: 1.0, hold_down_max: Duration::ZERO, slow_start: seconds(30) };
+    assert_eq!(pool.settings.health, HealthCheck { check, interval, timeout, rules });
 }
 
 #[test]
@@ -337,6 +341,8 @@ fn a_mistake_is_refused_with_its_key_and_the_remedy() {
         ),
         (pool(json!({"health": {"rise": 0}})), "health.rise: \"0\" is not a whole number from 1 to 100"),
         (pool(json!({"health": {"fall": 101}})), "health.fall: \"101\" is not a whole number from 1 to 100"),
+        (pool(json!({"health": {"slow_start": "11m"}})), "health.slow_start: \"11m\" is not a duration"),
+        (pool(json!({"health": {"hold_down_max": "2d"}})), "health.hold_down_max: \"2d\" is not a duration"),
         (pool(json!({"health": {"down_max": 1.1}})), "health.down_max: \"1.1\" is not a number from 0 to 1"),
         (pool(json!({"prots": 5})), "prots: unknown key; did you mean \"ports\"?"),
         (
@@ -561,7 +567,7 @@ fn the_plan_tells_what_a_pool_does() {
         "dns.example:53, id 7, weight 3, looked up every 30s\n",
         "health      DNS query . NS, every 1s, answered within 1s; down after 3 unanswered, \
          up after 2 answered; \
-         with more than 50 % down, to all\n",
+         with more than 50 % down, to all; who fails often is kept away for up to 5m\n",
         "senders     10.0.0.0/8, but not 10.1.0.0/16, 10.2.0.1/32, 20 datagrams/s from one source\n",
         "servers learn the client's address by a PROXY header in every datagram and as the source address\n",
         "pool        sip: datagram on 127.0.0.1:5060\n",

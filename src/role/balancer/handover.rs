@@ -16,6 +16,7 @@ use siphasher::sip::SipHasher24;
 use super::*;
 use crate::estimate::OUTSTANDING_MAX;
 use crate::fleet::WEIGHT_MAX;
+use crate::remembered::Kept;
 use crate::wire::tag::Stamp;
 use crate::wire::window::WindowState;
 
@@ -26,9 +27,40 @@ const VERSION: u32 = 1;
 /// A process cannot have taken longer to start; an older state is of another clock.
 const AGE_MAX: Duration = Duration::from_secs(600);
 
-/// What one worker leaves.
-#[derive(Clone, Serialize, Deserialize)]
+/// What one worker leaves, for a process that may be another version of this program.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Part {
+    version: u32,
+    /// A [`WorkerState`].
+    bytes: Vec<u8>,
+}
+
+impl std::fmt::Debug for Part {
+    /// Without what is in it: there are keys.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Part(version {}, {} bytes)", self.version, self.bytes.len())
+    }
+}
+
+impl Part {
+    fn of(state: &WorkerState) -> Part {
+        Part { version: VERSION, bytes: postcard::to_allocvec(state).expect("plain values in memory") }
+    }
+
+    fn state(&self) -> Result<WorkerState, Mismatch> {
+        if self.version != VERSION {
+            return Err(Mismatch::Version);
+        }
+        match postcard::take_from_bytes::<WorkerState>(&self.bytes) {
+            Ok((state, [])) if state.is_sound() => Ok(state),
+            _ => Err(Mismatch::Garbled),
+        }
+    }
+}
+
+/// What is in a [`Part`].
+#[derive(Serialize, Deserialize)]
+struct WorkerState {
     worker: u8,
     lanes: Vec<LaneState>,
     /// The stamp of the last frame that it has sent, where frames are authenticated.
@@ -38,7 +70,7 @@ pub struct Part {
 }
 
 /// One lane, if its slot was ever used.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Serialize, Deserialize)]
 struct LaneState {
     slot: u16,
     window: WindowState,
@@ -51,7 +83,7 @@ struct LaneState {
 }
 
 /// What all workers share, and what only the primary has.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Serialize, Deserialize)]
 struct Common {
     /// The primary's last turn.
     at: Instant,
@@ -64,6 +96,8 @@ struct Common {
     epoch: u32,
     listeners: Vec<IpAddr>,
     servers: Vec<(u16, Server)>,
+    /// What is known of servers that are away.
+    away: Vec<(u32, Kept)>,
     /// Where the last servers of empty slots were.
     last_addrs: Vec<(u16, SocketAddr)>,
     /// What the scaler has learned.
@@ -72,10 +106,10 @@ struct Common {
     orders: (u64, u64),
 }
 
-/// All parts of a balancer.
-pub struct Handover {
+/// The states of all workers.
+struct Handover {
     common: Common,
-    parts: Vec<Part>,
+    workers: Vec<WorkerState>,
 }
 
 /// Why a successor cannot go on where its predecessor has stopped.
@@ -136,64 +170,41 @@ pub enum Mismatch {
     Clock,
 }
 
+impl WorkerState {
+    /// Whether nothing in it would break what relies on it.
+    fn is_sound(&self) -> bool {
+        let ascend = |slots: &mut dyn Iterator<Item = u16>| slots.is_sorted_by(|one, next| one < next);
+        let lane_is_sound =
+            |lane: &LaneState| lane.window.is_whole() && lane.estimate.published() <= OUTSTANDING_MAX;
+        let server_is_sound = |(_, server): &(u16, Server)| {
+            server.foreign <= OUTSTANDING_MAX && (1..=WEIGHT_MAX).contains(&server.weight)
+        };
+        let servers = self.common.as_ref().map_or(&[][..], |common| &common.servers);
+        ascend(&mut self.lanes.iter().map(|lane| lane.slot))
+            && self.lanes.iter().all(lane_is_sound)
+            && ascend(&mut servers.iter().map(|(slot, _)| *slot))
+            && servers.iter().all(server_is_sound)
+    }
+}
+
 impl Handover {
     /// Puts the parts of all workers together, in any order.
-    pub fn from_parts(mut parts: Vec<Part>) -> Result<Handover, Mismatch> {
-        parts.sort_by_key(|part| part.worker);
-        let is_whole = parts.iter().zip(0..).all(|(part, worker)| {
-            usize::from(part.worker) == worker && part.common.is_some() == (worker == 0)
+    fn from_parts(parts: &[Part]) -> Result<Handover, Mismatch> {
+        let mut workers = parts.iter().map(Part::state).collect::<Result<Vec<_>, _>>()?;
+        workers.sort_by_key(|state| state.worker);
+        let is_whole = workers.iter().zip(0..).all(|(state, worker)| {
+            usize::from(state.worker) == worker && state.common.is_some() == (worker == 0)
         });
-        let common = parts.first_mut().and_then(|part| part.common.take());
+        let common = workers.first_mut().and_then(|state| state.common.take());
         match common {
-            Some(common) if is_whole => Ok(Handover { common, parts }),
+            Some(common) if is_whole => Ok(Handover { common, workers }),
             _ => Err(Mismatch::Incomplete),
         }
     }
 
-    /// As bytes, for the other process: some kilobytes for each (worker, slot) that was used.
-    pub fn to_bytes(&self) -> Vec<u8> {
-        let whole = (VERSION, &self.common, &self.parts);
-        postcard::to_allocvec(&whole).expect("plain values in memory")
-    }
-
-    /// From the bytes of [`Handover::to_bytes`].
-    pub fn from_bytes(bytes: &[u8]) -> Result<Handover, Mismatch> {
-        let (version, rest) = postcard::take_from_bytes::<u32>(bytes).map_err(|_| Mismatch::Garbled)?;
-        if version != VERSION {
-            return Err(Mismatch::Version);
-        }
-        let (common, mut parts): (Common, Vec<Part>) =
-            postcard::from_bytes(rest).map_err(|_| Mismatch::Garbled)?;
-        let Some(first) = parts.first_mut() else { return Err(Mismatch::Incomplete) };
-        first.common = Some(common);
-        let handover = Handover::from_parts(parts)?;
-        if handover.is_sound() { Ok(handover) } else { Err(Mismatch::Garbled) }
-    }
-
-    /// The number of its servers, whatever their state.
-    pub fn server_count(&self) -> usize {
-        self.common.servers.len()
-    }
-
-    /// Whether nothing in it would break what relies on it.
-    fn is_sound(&self) -> bool {
-        let ascend = |slots: &mut dyn Iterator<Item = u16>| slots.is_sorted_by(|one, next| one < next);
-        let lanes_are_sound = self.parts.iter().all(|part| {
-            let are_sound =
-                |lane: &LaneState| lane.window.is_whole() && lane.estimate.published() <= OUTSTANDING_MAX;
-            ascend(&mut part.lanes.iter().map(|lane| lane.slot)) && part.lanes.iter().all(are_sound)
-        });
-        let servers = &self.common.servers;
-        let is_sound =
-            |server: &Server| server.foreign <= OUTSTANDING_MAX && (1..=WEIGHT_MAX).contains(&server.weight);
-        lanes_are_sound
-            && ascend(&mut servers.iter().map(|(slot, _)| *slot))
-            && servers.iter().all(|(_, server)| is_sound(server))
-    }
-
     /// How many slots there must be.
     fn slots_used(&self) -> usize {
-        let of_lanes = self.parts.iter().flat_map(|part| part.lanes.iter().map(|lane| lane.slot));
+        let of_lanes = self.workers.iter().flat_map(|state| state.lanes.iter().map(|lane| lane.slot));
         let of_servers = self.common.servers.iter().map(|(slot, _)| *slot);
         of_lanes.chain(of_servers).map(|slot| usize::from(slot) + 1).max().unwrap_or(0)
     }
@@ -201,7 +212,7 @@ impl Handover {
     /// Whether a balancer of these settings can go on with it.
     fn check(&self, settings: &Settings, now: Instant) -> Result<(), Mismatch> {
         let common = &self.common;
-        let (theirs, ours) = (self.parts.len(), settings.workers);
+        let (theirs, ours) = (self.workers.len(), settings.workers);
         if theirs != ours {
             return Err(Mismatch::Workers { theirs, ours });
         }
@@ -226,18 +237,6 @@ impl Handover {
     }
 }
 
-impl std::fmt::Debug for Handover {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Handover({} servers, {} workers)", self.common.servers.len(), self.parts.len())
-    }
-}
-
-impl std::fmt::Debug for Part {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Part(worker {}, {} lanes)", self.worker, self.lanes.len())
-    }
-}
-
 /// Tells keys apart without telling them.
 fn key_mark(key: Option<[u8; 16]>, secret: [u8; 16]) -> Option<u64> {
     let mut hasher = SipHasher24::new_with_key(&secret);
@@ -249,7 +248,7 @@ fn key_mark(key: Option<[u8; 16]>, secret: [u8; 16]) -> Option<u64> {
 impl Balancer {
     /// What a successor needs of this worker; of the primary, what all share, too. All workers have stopped
     /// before the first of them exports.
-    pub fn export_worker(&mut self, now: Instant) -> Part {
+    pub fn export(&mut self, now: Instant) -> Part {
         // Nothing is left of a turn; but another worker may have changed the roster since.
         self.refresh();
         self.publish(now);
@@ -266,12 +265,12 @@ impl Balancer {
                 replay: is_tagged.then(|| lane.replay.clone()),
             })
         };
-        Part {
+        Part::of(&WorkerState {
             worker: self.worker,
             lanes: self.lanes.iter().enumerate().filter_map(state).collect(),
             sealed: self.sealer.as_ref().map(Sealer::last),
             common: self.primary.as_ref().map(|primary| self.common(primary)),
-        }
+        })
     }
 
     fn common(&self, primary: &Primary) -> Common {
@@ -296,6 +295,7 @@ impl Balancer {
             epoch: *epoch,
             listeners: self.shared.front_addresses(),
             servers: servers.collect(),
+            away: primary.fleet.away().to_vec(),
             last_addrs: (0..settings.servers_max as u16).filter_map(last_addr).collect(),
             too_few_at: primary.scaler.too_few_at().to_vec(),
             orders: primary.orders.position(),
@@ -307,11 +307,12 @@ impl Balancer {
     /// clock.
     pub fn workers_from(
         settings: Settings,
-        handover: &Handover,
+        parts: Vec<Part>,
         now: Instant,
     ) -> Result<Vec<Balancer>, Mismatch> {
+        let handover = Handover::from_parts(&parts)?;
         handover.check(&settings, now)?;
-        let Handover { common, parts } = handover;
+        let Handover { common, workers } = handover;
         let mut rng = Rng::new(settings.seed);
         let settings = Settings { secret: common.secret, ..settings };
         let shared = Arc::new(Shared::new(settings, common.instance, common.epoch));
@@ -319,41 +320,39 @@ impl Balancer {
         for (slot, server) in &common.servers {
             shared.roster.publish(Slot::new(usize::from(*slot)), Some(member_of(server)));
         }
-        let mut workers: Vec<Balancer> = parts
-            .iter()
-            .map(|part| {
-                let mut worker = Balancer::worker(&shared, part.worker, &mut rng, now);
-                worker.go_on(part, common);
-                worker
-            })
-            .collect();
+        let go_on = |state: WorkerState| {
+            let mut worker = Balancer::worker(&shared, state.worker, &mut rng, now);
+            worker.go_on(state, &common);
+            worker
+        };
+        let mut workers: Vec<Balancer> = workers.into_iter().map(go_on).collect();
         if let Some(primary) = workers.first_mut() {
-            primary.go_on_as_primary(common);
+            primary.go_on_as_primary(&common);
         }
         Ok(workers)
     }
 
     /// Takes over the lanes of a predecessor.
-    fn go_on(&mut self, part: &Part, common: &Common) {
+    fn go_on(&mut self, from: WorkerState, common: &Common) {
         let Balancer { shared, view, lanes, .. } = self;
         view.refresh(&shared.roster, |_, _| {}); // new to this process, but not to the lanes
         for &(slot, addr) in common.last_addrs.iter().filter(|(slot, _)| usize::from(*slot) < lanes.len()) {
             view.recall(Slot::new(usize::from(slot)), addr);
         }
-        for state in &part.lanes {
+        for state in from.lanes {
             let slot = Slot::new(usize::from(state.slot));
             let lane = &mut lanes[slot.index()];
             lane.window.restore(&state.window);
-            lane.estimate = state.estimate.clone();
             (lane.last_sent, lane.last_sync) = (state.last_sent, state.last_sync);
             lane.confirmed = state.confirmed;
-            lane.replay = state.replay.clone().unwrap_or_default();
+            lane.replay = state.replay.unwrap_or_default();
             shared.tree.adjust(slot, state.estimate.published() as i32);
+            lane.estimate = state.estimate;
             if let Some(member) = view.get(slot).filter(|_| state.confirmed) {
-                shared.roster.confirm(slot, member.epoch, part.worker);
+                shared.roster.confirm(slot, member.epoch, from.worker);
             }
         }
-        if let (Some(key), Some(last)) = (&shared.settings.key, part.sealed) {
+        if let (Some(key), Some(last)) = (&shared.settings.key, from.sealed) {
             self.sealer = Some(Sealer::going_on(key, last));
         }
     }
@@ -364,6 +363,7 @@ impl Balancer {
         primary.last_turn = common.at;
         primary.scaler.remember(&common.too_few_at);
         primary.orders.go_on(common.orders);
+        primary.fleet.remember(&common.away);
         for (slot, server) in &common.servers {
             primary.fleet.restore(Slot::new(usize::from(*slot)), server.clone());
         }

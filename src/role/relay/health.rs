@@ -5,8 +5,9 @@
 //! | a valid answer, to a client or to a check | proof of life: up (from down: `rise` in a row) |
 //! | it owes answers and is silent for far longer than any took; an answer or a check is overdue; ICMP | a suspect: used if nobody better is left |
 //! | a suspect leaves a check or a request unanswered, `fall` times in a row | down: not used |
-//! | more than `down_max` of the servers are down, some are up | fail open: all are used |
-//! | no server is up or suspect, protocol `datagram` | those that are down are used: there is no other way to say no |
+//! | it was down or a suspect several times lately | held: used if nobody better is left, for longer each time |
+//! | more than `down_max` of the servers are down or held, some are up | fail open: all are used |
+//! | no server is up, suspect or held, protocol `datagram` | those that are down are used: there is no other way to say no |
 //!
 //! Where servers are not checked, a suspect gets a request now and then to prove itself on, at growing intervals (of
 //! DNS, a copy of one). Where they do not answer either (`replies: 0`), no news is good news.
@@ -24,7 +25,10 @@ use super::settings::{Event, HealthCheck, Speaks};
 use super::shared::{Noticed, Wanted};
 use crate::batch::{SocketId, Tx};
 use crate::drop_reason::DropReason;
-use crate::health::{self, Health, Limits, State};
+use crate::health::{self, Census, Health, Limits, Rules, State};
+use crate::operator::{Order, Refused, Standing, Switch};
+use crate::remembered::{Kept, Remembered};
+use crate::role::leaf::leaf_of;
 use crate::select::{LeafState, Slot, cost_of_weight};
 use crate::time::Instant;
 
@@ -34,6 +38,8 @@ const EVENTS_MAX: usize = 256;
 const TRIAL_PAUSE_MAX: Duration = Duration::from_secs(60);
 /// A suspect is checked so many times as often.
 const SUSPECT_FACTOR: u32 = 3;
+/// So many servers that have left are remembered for each slot.
+const REMEMBERED_PER_SLOT: usize = 4;
 /// How often wishes for other servers are looked at, at least.
 const LOOK: Duration = Duration::from_millis(200);
 
@@ -52,6 +58,17 @@ struct Server {
     trial_pause: Duration,
     /// Since when it is up.
     up_since: Instant,
+    /// Whether the pool shall have it. One that it shall not leaves when it has nothing more to do.
+    is_wanted: bool,
+    /// What an operator has said of it.
+    standing: Standing,
+}
+
+impl Server {
+    /// What shall be known of it when it comes back.
+    fn kept(&self) -> Kept {
+        Kept { standing: self.standing, record: self.health.record().clone() }
+    }
 }
 
 /// Who had a slot last. Its ports may bring something late yet, so nobody else gets the slot before `until`; and so that
@@ -66,6 +83,8 @@ struct Left {
 pub(super) struct Primary {
     servers: Box<[Option<Server>]>,
     left: Box<[Option<Left>]>,
+    /// What is known of servers that have left.
+    remembered: Remembered<SocketAddr>,
     /// How long a slot rests after its server has left.
     rest: Duration,
     checker: Checker,
@@ -86,14 +105,10 @@ impl Primary {
         Primary {
             servers: (0..settings.servers_max).map(|_| None).collect(),
             left: vec![None; settings.servers_max].into(),
+            remembered: Remembered::new(settings.servers_max * REMEMBERED_PER_SLOT),
             rest: (settings.timeout * UNANSWERED_REST).max(settings.hold.unwrap_or_default()),
             checker: Checker::new(check, settings.proxy_protocol, secret, core.shared.seed ^ 1),
-            limits: Limits {
-                rise: health.rise,
-                fall: health.fall,
-                silence: health.interval,
-                probe: health.interval,
-            },
+            limits: limits_of(health),
             settings: health.clone(),
             is_one_way: settings.replies == Some(0),
             events: VecDeque::with_capacity(EVENTS_MAX),
@@ -147,7 +162,10 @@ impl Primary {
     fn judge(&mut self, core: &mut Core, now: Instant, slot: Slot, noticed: Noticed, alive_at: Instant) {
         let Some(server) = &mut self.servers[slot.index()] else { return };
         let state = server.health.state();
-        let is_suspect = state == State::Suspect;
+        let is_doubtful = state.is_doubtful();
+        if state == State::Held && !server.health.record().is_held(now) {
+            return self.apply(core, now, slot, health::Event::HoldOver, "it was held for long enough");
+        }
         if alive_at > server.heard_at {
             server.heard_at = alive_at;
             if state == State::Down {
@@ -166,20 +184,21 @@ impl Primary {
         let why = match noticed {
             _ if overdue.is_some_and(|asked| alive_at < asked.sent) => "it does not answer checks",
             Noticed { lost: 1.., .. } if is_quiet(timeout) => "it does not answer requests",
-            Noticed { silent: true, .. } if !is_suspect => "it owes answers and is silent",
+            Noticed { silent: true, .. } if !is_doubtful => "it owes answers and is silent",
             Noticed { refused: true, .. } if state == State::Up => "the network says that it is not there",
             _ => return,
         };
-        let event = if is_suspect { health::Event::ProbeLost } else { health::Event::Silent };
+        let event = if is_doubtful { health::Event::ProbeLost } else { health::Event::Silent };
         self.apply(core, now, slot, event, why);
     }
 
     /// Asks a server whose time has come, or has it tried; forgets one that was taken out and has nothing left.
     fn look_after(&mut self, core: &mut Core, now: Instant, slot: Slot, tx: &mut Tx) {
+        let somebody_is_up = self.servers.iter().flatten().any(|s| s.health.state() == State::Up);
         let Some(server) = &mut self.servers[slot.index()] else { return };
         match server.health.state() {
             State::Draining => {
-                if core.shared.tree.len(slot) == 0 {
+                if !server.is_wanted && core.shared.tree.len(slot) == 0 {
                     self.remove(core, now, slot);
                 }
             }
@@ -194,6 +213,9 @@ impl Primary {
                     server.trial_pause = self.settings.interval;
                 }
             }
+            // It may not be used anyhow; unless there is nobody else, and then it is.
+            State::Held => {}
+            State::Down if server.health.record().is_held(now) && somebody_is_up => {}
             State::Suspect | State::Down => {
                 // Where another server waits for a request, the next tick asks again.
                 if now >= server.next_trial && (self.is_one_way || core.shared.ask_for_trial(slot)) {
@@ -262,6 +284,10 @@ impl Primary {
             _ => {}
         }
         let (id, addr) = (server.id, server.addr);
+        let why = match state {
+            State::Held => server.health.record().to_string().into(),
+            _ => why.into(),
+        };
         self.tell(Event::State { id, addr, state, why });
         self.publish(core);
     }
@@ -272,13 +298,15 @@ impl Primary {
             let Some(server) = server else { continue };
             match wanted.iter().find(|wanted| wanted.addr == server.addr) {
                 Some(wanted) => {
-                    (server.id, server.weight) = (wanted.id, wanted.weight);
-                    if server.health.state() == State::Draining {
-                        server.health = Health::new(self.checker.first_state(), now);
+                    server.id = wanted.id;
+                    server.weight = server.standing.weight.unwrap_or(wanted.weight);
+                    if !std::mem::replace(&mut server.is_wanted, true) {
+                        server.health = first_health(&server.kept(), &self.checker, now);
                     }
                 }
                 None => {
                     core.shared.cancel_trial(Slot::new(index));
+                    server.is_wanted = false;
                     server.health.on_event(now, health::Event::Drain, &self.limits);
                 }
             }
@@ -293,9 +321,8 @@ impl Primary {
                 continue;
             }
             let Some(slot) = self.slot_for(now, wanted.addr) else {
-                let will_be_free = |server: &Option<Server>| {
-                    server.as_ref().is_none_or(|server| server.health.state() == State::Draining)
-                };
+                let will_be_free =
+                    |server: &Option<Server>| server.as_ref().is_none_or(|server| !server.is_wanted);
                 if self.servers.iter().any(will_be_free) {
                     has_to_wait = true;
                 } else {
@@ -304,18 +331,21 @@ impl Primary {
                 continue;
             };
             self.last_generation = self.last_generation.wrapping_add(1);
+            let kept = self.remembered.take(&wanted.addr);
             self.servers[slot] = Some(Server {
                 id: wanted.id,
                 addr: wanted.addr,
-                weight: wanted.weight,
+                weight: kept.standing.weight.unwrap_or(wanted.weight),
                 generation: self.last_generation,
-                health: Health::new(self.checker.first_state(), now),
+                health: first_health(&kept, &self.checker, now),
                 heard_at: core.shared.signals[slot].alive_at(),
                 next_check: now,
                 asked: None,
                 next_trial: now,
                 trial_pause: self.settings.interval,
                 up_since: now,
+                is_wanted: true,
+                standing: kept.standing,
             });
             self.tell(Event::Joined { id: wanted.id, addr: wanted.addr });
         }
@@ -323,6 +353,39 @@ impl Primary {
             core.shared.want_still(wanted);
         }
         self.publish(core);
+    }
+
+    /// Carries out what an operator asks of the server with this id.
+    pub fn order(&mut self, core: &mut Core, now: Instant, id: u32, order: Order) -> Result<(), Refused> {
+        let has_id = |server: &Option<Server>| server.as_ref().is_some_and(|s| s.id == id && s.is_wanted);
+        let index = self.servers.iter().position(has_id).ok_or(Refused::UnknownServer)?;
+        let (slot, server) = (Slot::new(index), self.servers[index].as_mut().expect("it was found there"));
+        server.standing.note(order);
+        let event = match order {
+            Order::Weight(weight) => {
+                server.weight = weight;
+                self.publish(core);
+                return Ok(());
+            }
+            Order::Drain => health::Event::Drain,
+            Order::Disable => health::Event::Disable,
+            Order::Enable if matches!(server.health.state(), State::Draining | State::Disabled) => {
+                // As if it were new: where it is not asked, only traffic shows whether it lives.
+                let state = self.checker.first_state();
+                server.health = Health::new(state, now);
+                (server.next_check, server.up_since) = (now, now);
+                let (id, addr) = (server.id, server.addr);
+                self.tell(Event::State { id, addr, state, why: ASKED.into() });
+                self.publish(core);
+                return Ok(());
+            }
+            Order::Enable => health::Event::Enable,
+        };
+        if event != health::Event::Enable {
+            core.shared.cancel_trial(slot);
+        }
+        self.apply(core, now, slot, event, ASKED);
+        Ok(())
     }
 
     /// The slot that this server had last, or one that has rested.
@@ -336,6 +399,7 @@ impl Primary {
     fn remove(&mut self, core: &mut Core, now: Instant, slot: Slot) {
         if let Some(server) = self.servers[slot.index()].take() {
             self.left[slot.index()] = Some(Left { addr: server.addr, until: now + self.rest });
+            self.remembered.keep(server.addr, server.kept());
             self.tell(Event::Left { id: server.id, addr: server.addr });
             self.publish(core);
         }
@@ -343,29 +407,27 @@ impl Primary {
 
     /// Writes what the states mean into the tree, and tells the workers.
     fn publish(&mut self, core: &mut Core) {
-        let states = self.servers.iter().flatten().map(|server| server.health.state());
-        let count = |wanted: State| states.clone().filter(|&state| state == wanted).count();
-        let (up, suspect, down) = (count(State::Up), count(State::Suspect), count(State::Down));
-        let fails_open = up > 0 && down as f64 > self.settings.down_max * (up + suspect + down) as f64;
-        let is_last_way = up + suspect == 0 && core.shared.settings.protocol == Speaks::Datagram;
+        let census = Census::of(self.servers.iter().flatten().map(|server| server.health.state()));
+        let fails_open = census.fails_open(self.settings.rules.down_max);
+        let nobody = census.up + census.suspect + census.held == 0;
+        let is_last_way = nobody && core.shared.settings.protocol == Speaks::Datagram;
         let mut usable = 0;
         for (index, server) in self.servers.iter().enumerate() {
             let slot = Slot::new(index);
             let state = server.as_ref().map(|server| server.health.state());
             let leaf = match state {
                 None => LeafState::Absent,
-                Some(State::Up) => LeafState::Eligible,
-                Some(State::Suspect | State::Down) if fails_open => LeafState::Eligible,
-                Some(State::Suspect) => LeafState::LastResort,
                 Some(State::Down) if is_last_way => LeafState::LastResort,
-                Some(State::Down | State::Joining | State::Draining | State::Disabled) => LeafState::Barred,
+                Some(state) => leaf_of(state, fails_open),
             };
             let is_usable = matches!(leaf, LeafState::Eligible | LeafState::LastResort);
+            // Who was drained by an operator finishes its flows; who is not wanted any more is about to go.
+            let finishes = state == Some(State::Draining) && server.as_ref().is_some_and(|s| s.is_wanted);
             usable += u32::from(is_usable);
             let member = server.as_ref().map(|server| Member {
                 addr: server.addr,
                 generation: server.generation,
-                keeps_flows: is_usable,
+                keeps_flows: is_usable || finishes,
             });
             // Known before it may be chosen.
             core.shared.members.publish(slot, member);
@@ -385,4 +447,23 @@ impl Primary {
             self.tell(Event::FailOpen(fails_open));
         }
     }
+}
+
+/// Why a server's state changes when an operator says so.
+const ASKED: &str = "an operator asked for it";
+
+/// The health of a server that was added, or is wanted again.
+fn first_health(kept: &Kept, checker: &Checker, now: Instant) -> Health {
+    let state = match kept.standing.switch {
+        Switch::On => checker.first_state(),
+        Switch::Drained => State::Draining,
+        Switch::Off => State::Disabled,
+    };
+    Health::with_record(state, kept.record.clone(), now)
+}
+
+/// How sure to be of a server.
+fn limits_of(health: &HealthCheck) -> Limits {
+    let Rules { rise, fall, hold_down_max, .. } = health.rules;
+    Limits { rise, fall, silence: health.interval, probe: health.interval, hold_down_max }
 }
