@@ -588,6 +588,25 @@ fn a_server_that_an_operator_has_drained_is_told_the_end_only_when_it_stops() {
 }
 
 #[test]
+fn the_estimates_error_is_what_a_report_says_beside_what_was_believed() {
+    let mut bench = Bench::new(None).with_server();
+    let first = header(&bench.dispatched());
+    bench.dispatched();
+    let error = |bench: &Bench| bench.stats.servers[0].estimate_error.get();
+    assert_eq!((bench.balancer.tree().total(), error(&bench)), (2, 0));
+    for (number, queue, expected) in [(2, 5, 3), (3, 2, 0), (4, 0, 2)] {
+        bench.now += Duration::from_millis(1);
+        let mut told = first;
+        told.sequence.set(4711);
+        let mut told = header(&report(&told, number, 0));
+        told.seq.set(0);
+        told.queue.set(queue);
+        bench.turn(BACK, addr(50_000), &frame(&told, &[]));
+        assert_eq!(error(&bench), expected, "report {number}");
+    }
+}
+
+#[test]
 fn a_worker_is_idle_when_none_of_its_requests_is_outstanding() {
     let mut workers = Workers::with_server();
     let sent = workers.turn(1, FRONT, addr(40_000), &request());
