@@ -119,7 +119,7 @@ pub enum Event {
     },
     /// More or fewer servers are asked for.
     Scale {
-        /// What is asked for, in words.
+        /// What is asked for, and why, in words.
         what: String,
         /// The load that led to it.
         load: f64,
@@ -246,7 +246,7 @@ impl Balancer {
         let primary = (worker == 0).then(|| {
             Box::new(Primary {
                 fleet: Fleet::new(slots, settings.health),
-                scaler: Scaler::new(settings.scale, now),
+                scaler: Scaler::new(settings.scale),
                 orders: Orders::new(shared.instance, rng.next_u64()),
                 events: VecDeque::with_capacity(EVENTS_MAX),
                 fails_open: false,
@@ -406,7 +406,9 @@ impl Balancer {
         } else {
             primary.write_leaf(slot, &self.shared.tree);
         }
-        self.shared.roster.publish(slot, primary.fleet.get(slot).map(member_of));
+        let server = primary.fleet.get(slot);
+        self.stats.servers[slot.index()].set_addr(server.map(|server| server.addr));
+        self.shared.roster.publish(slot, server.map(member_of));
         self.shared.usable.store(usable, Ordering::Relaxed);
         self.refresh();
     }

@@ -75,9 +75,13 @@ impl Balancer {
         for (slot, server) in primary.fleet.iter() {
             let outstanding = u64::from(self.shared.tree.len(slot));
             self.stats.servers[slot.index()].outstanding.set(outstanding);
-            if server.health.state() == State::Up {
-                sample.up += 1;
-                sample.outstanding += outstanding;
+            match server.health.state() {
+                State::Up => {
+                    sample.up += 1;
+                    sample.outstanding += outstanding;
+                }
+                State::Suspect => sample.silent += 1,
+                State::Joining | State::Held | State::Down | State::Draining | State::Disabled => {}
             }
         }
         for stats in &self.shared.stats {
