@@ -38,8 +38,6 @@ pub enum Command {
     Top(Top),
     /// Send requests through a balancer and say how long each took
     Ping(Ping),
-    /// Say what this machine grants, what is missing, and the command that mends it
-    Doctor(Doctor),
     /// Show what a running balancer does: its pools, servers and what has happened lately
     Status(Show),
     /// Take a server out of service: no new requests at once, what it has is finished
@@ -52,6 +50,8 @@ pub enum Command {
     Weight(Weight),
     /// Let a running balancer read its configuration anew; an invalid one changes nothing
     Reload(Reach),
+    /// Say what this machine grants, what is missing, and the command that mends it
+    Doctor(Doctor),
     /// Check a configuration and print what it will run
     Check {
         /// The file
@@ -306,15 +306,6 @@ fn patience(text: &str) -> Result<Duration, String> {
     }
 }
 
-#[derive(clap::Args)]
-pub struct Doctor {
-    #[command(flatten)]
-    pub common: Common,
-    /// Print everything as one JSON object
-    #[arg(long)]
-    pub json: bool,
-}
-
 /// How a running balancer is reached.
 #[derive(clap::Args, Clone)]
 pub struct Reach {
@@ -368,4 +359,13 @@ pub struct Weight {
     pub server: ServerArgs,
     /// Its share, 1 to 100
     pub weight: u16,
+}
+
+#[derive(clap::Args)]
+pub struct Doctor {
+    #[command(flatten)]
+    pub common: Common,
+    /// Print everything as one JSON object
+    #[arg(long)]
+    pub json: bool,
 }

@@ -28,13 +28,13 @@ pub fn run(args: Args) -> Result<bool> {
         Command::Client(args) => run_client(&args),
         Command::Top(args) => top::run(&args).map(|()| true),
         Command::Ping(args) => ping::run(&args),
-        Command::Doctor(args) => doctor::run(&args),
         Command::Status(args) => operate::status(&args),
         Command::Drain(args) => operate::drain(&args),
         Command::Enable(args) => operate::order(&args, Order::Enable),
         Command::Disable(args) => operate::order(&args, Order::Disable),
         Command::Weight(args) => operate::weight(&args),
         Command::Reload(reach) => operate::reload(&reach),
+        Command::Doctor(args) => doctor::run(&args),
         Command::Check { file } => {
             print(format_args!("{}", config::describe(&Config::load(&file)?)))?;
             Ok(true)
