@@ -14,6 +14,7 @@
 //!           stats, batch, time, rng, dns, access, aged, proxy_protocol }
 //! io -> { batch, time }
 //! handover -> time
+//! doctor -> { config, io, batch, time }
 //! ```
 //!
 //! * [`role`]s are state machines: no sockets, clocks, threads or random sources of their own.
