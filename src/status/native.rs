@@ -69,9 +69,10 @@ impl NativeSampler {
         let (workers, window) = (&self.workers, &mut self.window);
         let Some(primary) = workers.first() else { return };
         let seconds = window.begin();
-        let mut all = LatencySnapshot::default();
+        let (mut all, mut ever) = (LatencySnapshot::default(), LatencySnapshot::default());
         for (slot, gauges) in primary.servers.iter().enumerate() {
             let total = look(workers, slot);
+            ever.merge(&total.latency);
             let (answered, histogram) = (total.answered, total.latency.buckets().collect());
             let passed = window.look(slot, total);
             status.rate += passed.answered as f64 / seconds;
@@ -122,6 +123,7 @@ impl NativeSampler {
         status.out_of_slots = sum(|s| &s.out_of_slots);
         status.completions_delayed = sum(|s| &s.completions_delayed);
         status.drops = drops;
+        status.histogram = ever.buckets().collect();
         status.latency_us_recent = Percentiles::of(&all);
         status.latency_us_p50 = micros(all.quantile(0.5));
         status.latency_us_p99 = micros(all.quantile(0.99));
