@@ -448,8 +448,9 @@ fn next_event(reader: &mut BufReader<TcpStream>) -> Option<(String, String, Valu
 
 /// The numbers of the next so many entries.
 fn entries(reader: &mut BufReader<TcpStream>, count: usize) -> Vec<u64> {
-    let mut numbers = vec![];
+    let (mut numbers, give_up) = (vec![], Instant::now() + PATIENCE);
     while numbers.len() < count {
+        assert!(Instant::now() < give_up, "{count} entries, but only {numbers:?}");
         let (id, name, data) = next_event(reader).unwrap();
         if name == "entry" {
             let number = data["number"].as_u64().unwrap();
