@@ -7,7 +7,8 @@
 //! Arrows point the way imports go; nothing points back:
 //!
 //! ```text
-//! bin -> daemon -> { role, io, config, logging, status }
+//! bin -> daemon -> { role, io, config, logging, status, admin }
+//! bin -> admin -> { status, operator, config }
 //! bin -> load -> { role, io, daemon::signals }
 //! client, server (the public library) -> { role, io }
 //! role -> { wire, select, crew, fleet, roster, estimate, health, remembered, slow_start, operator, retry, scale,

@@ -506,6 +506,13 @@ fn only_the_primary_registers_servers_and_talks_with_the_controller() {
 }
 
 #[test]
+fn the_primary_shows_where_a_server_is() {
+    let workers = Workers::with_server();
+    let shown = |worker: usize| workers.roles[worker].stats().servers[0].addr();
+    assert_eq!((shown(0), shown(1)), (Some(addr(50_000)), None));
+}
+
+#[test]
 fn a_draining_server_is_told_the_end_by_each_worker_when_that_has_heard_of_it_from_the_primary() {
     let mut workers = Workers::with_server();
     let draining = |workers: &Workers, worker: u8, number| {
