@@ -3,8 +3,10 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::health::{Health, Limits};
+use crate::health::{Health, Limits, State};
 use crate::model::Registration;
+use crate::operator::{Order, Refused, Standing, Switch};
+use crate::remembered::{Kept, Remembered};
 use crate::select::Slot;
 use crate::time::Instant;
 use crate::wire::tag::Stamp;
@@ -36,6 +38,17 @@ pub struct Server {
     pub interval: Duration,
     /// The frame that registered it, where frames are authenticated.
     pub stamp: Option<Stamp>,
+    /// What an operator has said of it.
+    pub standing: Standing,
+    /// Whether it has said that it stops: it leaves when it has nothing more to do.
+    pub is_stopping: bool,
+}
+
+impl Server {
+    /// What shall be known of it when it comes back.
+    fn kept(&self) -> Kept {
+        Kept { standing: self.standing }
+    }
 }
 
 /// What became of a registration.
@@ -60,12 +73,20 @@ pub enum Admission {
 #[derive(Debug)]
 pub struct Fleet {
     slots: Box<[Option<Server>]>,
+    /// By id, what is known of those that are away.
+    remembered: Remembered<u32>,
 }
+
+/// So many servers that are away are remembered for each slot.
+const REMEMBERED_PER_SLOT: usize = 4;
 
 impl Fleet {
     /// Room for `servers_max` servers.
     pub fn new(servers_max: usize) -> Self {
-        Fleet { slots: (0..servers_max).map(|_| None).collect() }
+        Fleet {
+            slots: (0..servers_max).map(|_| None).collect(),
+            remembered: Remembered::new(servers_max * REMEMBERED_PER_SLOT),
+        }
     }
 
     /// The server in a slot.
@@ -126,26 +147,45 @@ impl Fleet {
         };
         let interval = Duration::from_micros(u64::from(registration.report_interval_us.max(1_000)));
         let interval = interval.min(Duration::from_secs(10));
-        let old = self.slots[slot.index()].replace(Server {
-            id: registration.server_id,
+        let id = registration.server_id;
+        let old = self.slots[slot.index()].take();
+        let Kept { standing } = old.as_ref().map_or_else(|| self.remembered.take(&id), Server::kept);
+        let state = match standing.switch {
+            Switch::On => State::Joining,
+            Switch::Drained => State::Draining,
+            Switch::Off => State::Disabled,
+        };
+        self.slots[slot.index()] = Some(Server {
+            id,
             addr,
             instance,
             epoch,
             nonce,
-            weight: registration.weight.clamp(1, WEIGHT_MAX),
+            weight: standing.weight.unwrap_or(registration.weight).clamp(1, WEIGHT_MAX),
             limits: Limits::for_interval(interval),
-            health: Health::joining(now),
+            health: Health::new(state, now),
             foreign: 0,
             managed: true,
             interval,
             stamp,
+            standing,
+            is_stopping: false,
         });
         Admission::New { slot, replaced_foreign: old.map_or(0, |old| old.foreign) }
     }
 
-    /// Frees a slot.
+    /// Frees a slot. What an operator has said of its server is kept.
     pub fn remove(&mut self, slot: Slot) -> Option<Server> {
-        self.slots[slot.index()].take()
+        let server = self.slots[slot.index()].take()?;
+        self.remembered.keep(server.id, server.kept());
+        Some(server)
+    }
+
+    /// Notes what an operator has said of a server that has no slot at present, but had one.
+    pub fn note_absent(&mut self, id: u32, order: Order) -> Result<(), Refused> {
+        let kept = self.remembered.get_mut(&id).ok_or(Refused::UnknownServer)?;
+        kept.standing.note(order);
+        Ok(())
     }
 }
 

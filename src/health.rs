@@ -205,7 +205,7 @@ fn transition(state: State, event: Event) -> (State, bool) {
         (Joining, Silent) => (Down, false),
         (Up, Silent) => (Suspect, false),
         (Suspect, ProbeLost) => (Down, true),
-        (Joining | Up | Suspect | Down, Drain) => (Draining, false),
+        (Joining | Up | Suspect | Down | Disabled, Drain) => (Draining, false),
         (Draining | Disabled, Enable) => (Joining, false),
         (Joining | Up | Suspect | Down | Draining, Disable) => (Disabled, false),
         // Each of these on purpose: life and silence do not move who is draining, disabled or already there.
@@ -245,7 +245,7 @@ mod tests {
             ),
             (
                 Disabled,
-                [(Disabled, 1), (Disabled, 1), (Disabled, 1), (Disabled, 1), (Joining, 1), (Disabled, 1)],
+                [(Disabled, 1), (Disabled, 1), (Disabled, 1), (Draining, 1), (Joining, 1), (Disabled, 1)],
             ),
         ];
         let events = [Alive, Silent, ProbeLost, Drain, Enable, Disable];

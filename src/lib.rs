@@ -10,9 +10,10 @@
 //! bin -> daemon -> { role, io, config, logging, status }
 //! bin -> load -> { role, io, daemon::signals }
 //! client, server (the public library) -> { role, io }
-//! role -> { wire, select, crew, fleet, roster, estimate, health, retry, scale, stats, batch, time, rng,
-//!           dns, access, aged, proxy_protocol }
+//! role -> { wire, select, crew, fleet, roster, estimate, health, remembered, operator, retry, scale, stats, batch,
+//!           time, rng, dns, access, aged, proxy_protocol }
 //! io -> { batch, time }
+//! handover -> time
 //! ```
 //!
 //! * [`role`]s are state machines: no sockets, clocks, threads or random sources of their own.
@@ -33,6 +34,7 @@ pub mod dns;
 pub mod drop_reason;
 pub mod estimate;
 pub mod fleet;
+pub mod handover;
 pub mod health;
 pub mod io;
 pub mod load;
@@ -40,6 +42,7 @@ pub mod logging;
 pub mod model;
 pub mod operator;
 pub mod proxy_protocol;
+pub mod remembered;
 pub mod retry;
 pub mod rng;
 pub mod role;
@@ -48,6 +51,7 @@ pub mod scale;
 pub mod select;
 pub mod server;
 pub mod service;
+pub mod state_dir;
 pub mod stats;
 pub mod status;
 pub mod sync;

@@ -7,9 +7,12 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::prelude::*;
+use tracing_subscriber::reload;
 
 /// How to log.
 #[derive(Clone, Debug)]
@@ -40,21 +43,32 @@ impl Guard {
 /// Lines that may wait for the disk.
 const QUEUED_LINES_MAX: usize = 8_192;
 
+/// Changes the level of the process's log.
+static LEVEL: OnceLock<Box<dyn Fn(LevelFilter) + Send + Sync>> = OnceLock::new();
+
+/// Lines below this level are left out from now on. Without a log nothing happens.
+pub fn set_level(level: LevelFilter) {
+    if let Some(set) = LEVEL.get() {
+        set(level);
+    }
+}
+
 /// Sends this process's log to `DIR/name`, for example `balancer/balancer.log`. Once per process.
 pub fn init(settings: &Settings, name: &str) -> io::Result<Guard> {
     let file = BoundedFile::open(settings.dir.join(name), settings.size_max)?;
     let (writer, worker) =
         NonBlockingBuilder::default().lossy(true).buffered_lines_limit(QUEUED_LINES_MAX).finish(file);
     let dropped = writer.error_counter();
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(settings.level)
-        .with_writer(writer)
-        .with_ansi(false)
-        .with_target(false);
+    let (level, handle) = reload::Layer::new(settings.level);
+    let _ = LEVEL.set(Box::new(move |level| {
+        let _ = handle.reload(level); // it fails only when the subscriber has gone
+    }));
+    let layer = tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(false).with_target(false);
+    let registry = tracing_subscriber::registry().with(level);
     if settings.json {
-        subscriber.json().init();
+        registry.with(layer.json()).init();
     } else {
-        subscriber.init();
+        registry.with(layer).init();
     }
     Ok(Guard { _worker: worker, dropped })
 }

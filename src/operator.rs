@@ -37,7 +37,50 @@ impl fmt::Display for Refused {
 
 impl std::error::Error for Refused {}
 
+/// Whether an operator lets a server work.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Switch {
+    /// It does.
+    #[default]
+    On,
+    /// It finishes what it has.
+    Drained,
+    /// It gets nothing.
+    Off,
+}
+
+/// What an operator has said of one server so far. It holds until the process ends, whatever the server does meanwhile.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// Whether it may work.
+    pub switch: Switch,
+    /// Its share relative to others, in place of what the server or the configuration says.
+    pub weight: Option<u16>,
+}
+
+impl Standing {
+    /// Notes an order.
+    pub fn note(&mut self, order: Order) {
+        match order {
+            Order::Drain => self.switch = Switch::Drained,
+            Order::Enable => self.switch = Switch::On,
+            Order::Disable => self.switch = Switch::Off,
+            Order::Weight(weight) => self.weight = Some(weight),
+        }
+    }
+}
+
 impl Order {
+    /// Its word in addresses, on the command line and in messages.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Order::Drain => "drain",
+            Order::Enable => "enable",
+            Order::Disable => "disable",
+            Order::Weight(_) => "weight",
+        }
+    }
+
     /// Refuses what no server could carry out.
     pub fn check(self) -> Result<Order, Refused> {
         match self {

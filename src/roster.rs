@@ -27,7 +27,8 @@ pub struct Member {
     pub nonce: u64,
     /// How often it reports.
     pub interval: Duration,
-    /// Whether it gets no more requests and shall be told so.
+    /// Whether it stops: it gets no more requests and shall be told so. (One that only an operator has drained is not told: it
+    /// may get some again.)
     pub draining: bool,
     /// The frame that registered it, where frames are authenticated: later ones have the same epoch and a higher counter.
     pub stamp: Option<Stamp>,

@@ -172,7 +172,7 @@ fn a_second_controller_is_refused_and_told_who_is_there() {
         assert_eq!(second.code, 2, "{second:?}");
         let says = format!("is held by process {}, which runs already; end that one first", first.pid());
         assert!(second.stderr.contains(&says), "{second:?}");
-        assert!(second.stderr.contains("or name another controller.port"), "{second:?}");
+        assert!(second.stderr.contains("or set another controller.port"), "{second:?}");
     }
     // The same port, but not the same folder.
     let config = std::fs::read_to_string(site.path().join("config.json")).unwrap();
@@ -193,7 +193,10 @@ fn a_folder_that_others_can_open_is_refused() {
     std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o755)).unwrap();
     let finished = site.start(&["controller"]).finish();
     assert_eq!(finished.code, 2, "{finished:?}");
-    assert!(finished.stderr.contains("state is open to others (mode 755); run chmod 700 "), "{finished:?}");
+    assert!(
+        finished.stderr.contains("others may enter the folder state (mode 755); run chmod 700 state"),
+        "{finished:?}"
+    );
 }
 
 #[test]

@@ -6,14 +6,17 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use lbd::daemon::{self, signals::Stop};
+use lbd::daemon::inbox::inbox;
+use lbd::daemon::signals::Stop;
+use lbd::daemon::worker::Worker;
 use lbd::drop_reason::DropReason;
 use lbd::health::State;
 use lbd::io::socket::{SocketOptions, bind};
-use lbd::io::{DatagramIo, IoOptions, MmsgIo};
+use lbd::io::{DatagramIo, IoOptions, MmsgIo, Waker};
 use lbd::role::balancer::{BACK, Balancer, FRONT, Settings};
 use lbd::role::client::Ending;
 use lbd::stats::PoolStats;
+use lbd::status::EventLog;
 use lbd::time::Clock;
 use lbd::wire::{FrameFormat, Mode, ReplyPath};
 use lbd::{Client, Server, client, scale, select};
@@ -74,8 +77,9 @@ impl TestBalancer {
         let stop = Stop::new(vec![io.waker()]);
         let thread_stop = stop.clone();
         let thread = std::thread::spawn(move || {
-            let worker = daemon::balancer::Worker { role, io, processor: None };
-            daemon::threads::run(vec![worker.job(0, clock, &thread_stop)], &thread_stop).unwrap();
+            let worker = Worker::new(role, io, 2, None, Duration::ZERO);
+            let (inbox, _post) = inbox(Waker::default());
+            worker.run(&inbox, &EventLog::default(), clock, &thread_stop).unwrap();
         });
         TestBalancer { front, back, stats, stop, thread: Some(thread) }
     }

@@ -1,92 +1,102 @@
-//! The balancer's loops: one a worker.
+//! What the native pool's loops do beside the role: figures of the I/O layer, log lines.
 
-use std::io;
+use std::ops::Range;
 
 use tracing::{info, warn};
 
-use super::affinity;
-use super::signals::Stop;
-use super::threads::Job;
-use super::turn;
+use super::worker::Balancing;
 use crate::health::State;
 use crate::io::{DatagramIo, IoCounters};
-use crate::role::balancer::{Balancer, Event};
-use crate::time::Clock;
+use crate::role::balancer::{Balancer, Event, FRONT};
+use crate::status::{EventLog, Kind};
+use crate::time::Instant;
 
-/// A worker and its sockets: front and server side.
-pub struct Worker<I> {
-    /// What it does.
-    pub role: Balancer,
-    /// Its sockets.
-    pub io: I,
-    /// The processor that it stays on, if it shall.
-    pub processor: Option<usize>,
-}
+/// The pool's name in figures and orders.
+pub const NAME: &str = "native";
 
-impl<I: DatagramIo + Send> Worker<I> {
-    /// Its loop. Requests under way when it ends are the clients' to repeat: the balancer keeps none.
-    pub fn job(self, number: usize, clock: Clock, stop: &Stop) -> Job<'_>
-    where
-        I: 'static,
-    {
-        Job { name: format!("worker-{number}"), work: Box::new(move || work(self, clock, stop)) }
+impl Balancing for Balancer {
+    type Seen = IoCounters;
+
+    fn fronts(&self) -> Range<u16> {
+        FRONT.0..FRONT.0 + 1
     }
-}
 
-fn work<I: DatagramIo>(worker: Worker<I>, clock: Clock, stop: &Stop) -> io::Result<()> {
-    let Worker { mut role, mut io, processor } = worker;
-    if let Some(processor) = processor {
-        affinity::stay_on(processor)
-            .unwrap_or_else(|error| warn!(processor, %error, "cannot stay on a processor"));
+    /// Requests under way are counted by the servers' reports; there is nothing to note.
+    fn retire(&mut self, _: Instant) {}
+
+    fn is_idle(&self, _: Instant) -> bool {
+        Balancer::is_idle(self)
     }
-    let mut seen = IoCounters::default();
-    let mut result = Ok(());
-    while result.is_ok() && !stop.is_asked() {
-        result = turn(&mut io, &mut role, &clock).map(drop);
-        while let Some(event) = role.poll_event() {
-            log(&event);
+
+    fn can_serve(&self) -> bool {
+        Balancer::can_serve(self)
+    }
+
+    fn tell(&mut self, events: &EventLog) {
+        while let Some(event) = self.poll_event() {
+            tell(&event, events);
         }
-        account(&io.counters(), &mut seen, &role);
     }
-    let stats = role.stats();
-    info!(
-        requests = stats.requests.get(),
-        dispatched = stats.dispatched.get(),
-        answered = stats.answered.get(),
-        dropped = stats.drops.total(),
-        kernel_drops = stats.kernel_drops.get(),
-        "stopped"
-    );
-    result
+
+    fn account(&self, io: &impl DatagramIo, seen: &mut IoCounters) {
+        let now = io.counters();
+        if now == *seen {
+            return;
+        }
+        let stats = self.stats();
+        stats.kernel_drops.set(now.kernel_drops);
+        stats.send_drops.set(now.send_full + now.send_failed);
+        stats.gso_off.set(now.gso_off);
+        stats.out_of_slots.set(now.out_of_slots);
+        stats.completions_delayed.set(now.completions_delayed);
+        if now.gso_off != seen.gso_off {
+            warn!("the kernel refuses segmentation offload (UDP_SEGMENT): sending datagram by datagram");
+        }
+        *seen = now;
+    }
+
+    fn tell_end(&self) {
+        let stats = self.stats();
+        info!(
+            requests = stats.requests.get(),
+            dispatched = stats.dispatched.get(),
+            answered = stats.answered.get(),
+            dropped = stats.drops.total(),
+            kernel_drops = stats.kernel_drops.get(),
+            "stopped"
+        );
+    }
 }
 
-/// Brings the figures of the I/O layer into the accounts.
-fn account(now: &IoCounters, seen: &mut IoCounters, role: &Balancer) {
-    if now == seen {
-        return;
-    }
-    let stats = role.stats();
-    stats.kernel_drops.set(now.kernel_drops);
-    stats.send_drops.set(now.send_full + now.send_failed);
-    stats.gso_off.set(now.gso_off);
-    stats.out_of_slots.set(now.out_of_slots);
-    stats.completions_delayed.set(now.completions_delayed);
-    if now.gso_off != seen.gso_off {
-        warn!("the kernel refuses segmentation offload (UDP_SEGMENT): sending datagram by datagram");
-    }
-    *seen = *now;
-}
-
-fn log(event: &Event) {
+fn tell(event: &Event, events: &EventLog) {
+    let note = |kind, server, text: String| events.note(kind, NAME, server, text);
     match event {
-        Event::Joined { id, addr } => info!(server = id, %addr, "joined"),
-        Event::State { id, state } => match state {
-            State::Suspect | State::Down => warn!(server = id, state = state.name(), "state"),
-            _ => info!(server = id, state = state.name(), "state"),
-        },
-        Event::Left { id, why } => info!(server = id, why, "left"),
-        Event::Scale { what, load, up } => info!(load = format!("{load:.2}"), up, "scaling: {what}"),
-        Event::Controller(text) => warn!("{text}"),
-        Event::Paused(gap) => warn!(?gap, "this process was away: no verdicts about that time"),
+        Event::Joined { id, addr } => {
+            info!(server = id, %addr, "joined");
+            note(Kind::Server, Some(*id), format!("server {id} joined from {addr}"));
+        }
+        Event::State { id, state } => {
+            match state {
+                State::Suspect | State::Down => warn!(server = id, state = state.name(), "state"),
+                _ => info!(server = id, state = state.name(), "state"),
+            }
+            note(Kind::Server, Some(*id), format!("server {id} is {}", state.name()));
+        }
+        Event::Left { id, why } => {
+            info!(server = id, why, "left");
+            note(Kind::Server, Some(*id), format!("server {id} left: {why}"));
+        }
+        Event::Scale { what, load, up } => {
+            info!(load = format!("{load:.2}"), up, "scaling: {what}");
+            note(Kind::Scaling, None, format!("{what} (load {load:.2}, {up} up)"));
+        }
+        Event::Controller(text) => {
+            warn!("{text}");
+            note(Kind::Notice, None, text.clone());
+        }
+        Event::Paused(gap) => {
+            warn!(?gap, "this process was away: no verdicts about that time");
+            note(Kind::Notice, None, format!("this process was away for {gap:?}"));
+        }
     }
 }

@@ -1,22 +1,67 @@
 //! The control thread: what is slow or rare, on a runtime of its own, away from the data path.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::TcpListener;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use tokio::runtime::Builder;
-use tokio::task::LocalSet;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::task::{AbortHandle, LocalSet};
 
 use super::names::{self, Names};
 use super::tcp::Splicer;
-use crate::role::relay::Shared;
+use crate::role::relay::{Shared, Wanted};
 use crate::time::Clock;
+
+/// The servers that a pool shall have, by who wants them.
+pub struct Wishes {
+    pool: Arc<Shared>,
+    wanted: Mutex<[Vec<Wanted>; 2]>,
+}
+
+impl Wishes {
+    /// None yet.
+    pub fn new(pool: Arc<Shared>) -> Self {
+        Wishes { pool, wanted: Mutex::default() }
+    }
+
+    /// Those of the configuration, from now on.
+    pub fn want_named(&self, servers: Vec<Wanted>) {
+        self.want(0, servers);
+    }
+
+    /// Those that a controller runs, from now on.
+    pub fn want_run(&self, servers: Vec<Wanted>) {
+        self.want(1, servers);
+    }
+
+    /// Those that a controller runs.
+    pub fn run(&self) -> Vec<Wanted> {
+        self.wanted.lock().expect("no panic while it is held")[1].clone()
+    }
+
+    /// Ids of the configuration's servers.
+    pub fn named_ids(&self) -> Vec<u32> {
+        let wanted = self.wanted.lock().expect("no panic while it is held");
+        wanted[0].iter().map(|server| server.id).collect()
+    }
+
+    fn want(&self, whose: usize, servers: Vec<Wanted>) {
+        let mut wanted = self.wanted.lock().expect("no panic while it is held");
+        wanted[whose] = servers;
+        // With the lock held, so that the last wish is the last one heard.
+        self.pool.want(wanted.concat());
+    }
+}
 
 /// What is to be done for a pool beside its datagrams.
 pub struct Errands {
     /// The pool.
     pub pool: Arc<Shared>,
+    /// Where to say what its names lead to.
+    pub wishes: Arc<Wishes>,
     /// Where TCP connections arrive.
     pub listeners: Vec<TcpListener>,
     /// Connections at a time, at most.
@@ -25,36 +70,104 @@ pub struct Errands {
     pub names: Option<Names>,
 }
 
-/// Does the errands of all pools until the process ends. `clock` is that of the pools' workers.
-pub fn start(all: Vec<Errands>, clock: Clock) -> io::Result<()> {
-    if all.iter().all(|errands| errands.listeners.is_empty() && errands.names.is_none()) {
-        return Ok(());
+enum Word {
+    Begin(Errands),
+    /// Other names, or none, for the pool of this name.
+    Rename(String, Option<Names>, Arc<Wishes>),
+    End(String),
+}
+
+/// The control thread, from outside. It runs until the process ends.
+#[derive(Clone)]
+pub struct Control(UnboundedSender<Word>);
+
+impl Control {
+    /// Starts the thread. `clock` is that of the pools' workers.
+    pub fn start(clock: Clock) -> io::Result<Control> {
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let (words, heard) = unbounded_channel();
+        std::thread::Builder::new().name("control".into()).spawn(move || {
+            let local = LocalSet::new();
+            runtime.block_on(local.run_until(listen(heard, clock)));
+        })?;
+        Ok(Control(words))
     }
-    let runtime = Builder::new_current_thread().enable_all().build()?;
-    let mut tasks = vec![];
-    for errands in all {
-        let listeners = {
-            let _within = runtime.enter();
-            let adopt = |listener: TcpListener| {
-                listener.set_nonblocking(true)?;
-                tokio::net::TcpListener::from_std(listener)
-            };
-            errands.listeners.into_iter().map(adopt).collect::<io::Result<Vec<_>>>()?
-        };
-        tasks.push((errands.pool, listeners, errands.connections_max, errands.names));
+
+    /// Does the errands of a pool from now on.
+    pub fn begin(&self, errands: Errands) -> io::Result<()> {
+        for listener in &errands.listeners {
+            listener.set_nonblocking(true)?;
+        }
+        self.say(Word::Begin(errands));
+        Ok(())
     }
-    std::thread::Builder::new().name("control".into()).spawn(move || {
-        let local = LocalSet::new();
-        for (pool, listeners, connections_max, names) in tasks {
-            let splicer = Rc::new(Splicer::new(Arc::clone(&pool), connections_max, clock));
-            for listener in listeners {
-                local.spawn_local(Rc::clone(&splicer).serve(listener));
+
+    /// Other names of servers, or none, for a pool.
+    pub fn rename(&self, pool: &str, names: Option<Names>, wishes: Arc<Wishes>) {
+        self.say(Word::Rename(pool.to_owned(), names, wishes));
+    }
+
+    /// Takes no connections any more for a pool of this name, and looks no names up; connections that live go on.
+    pub fn end(&self, pool: &str) {
+        self.say(Word::End(pool.to_owned()));
+    }
+
+    fn say(&self, word: Word) {
+        // The thread hears as long as the process runs.
+        let _ = self.0.send(word);
+    }
+}
+
+/// What is being done for a pool.
+#[derive(Default)]
+struct Busy {
+    listening: Vec<AbortHandle>,
+    naming: Option<AbortHandle>,
+}
+
+impl Busy {
+    fn stop_naming(&mut self) {
+        if let Some(task) = self.naming.take() {
+            task.abort();
+        }
+    }
+}
+
+async fn listen(mut heard: UnboundedReceiver<Word>, clock: Clock) {
+    let mut pools: BTreeMap<String, Busy> = BTreeMap::new();
+    while let Some(word) = heard.recv().await {
+        match word {
+            Word::Begin(errands) => {
+                let name = errands.pool.name().to_owned();
+                pools.insert(name, begin(errands, clock));
             }
-            if let Some(names) = names {
-                local.spawn_local(names::keep(names, pool));
+            Word::Rename(pool, names, wishes) => {
+                let busy = pools.entry(pool).or_default();
+                busy.stop_naming();
+                busy.naming = names.map(|names| keep(names, wishes));
+            }
+            Word::End(pool) => {
+                if let Some(mut busy) = pools.remove(&pool) {
+                    busy.stop_naming();
+                    busy.listening.iter().for_each(AbortHandle::abort);
+                }
             }
         }
-        runtime.block_on(local);
-    })?;
-    Ok(())
+    }
+}
+
+fn begin(errands: Errands, clock: Clock) -> Busy {
+    let Errands { pool, wishes, listeners, connections_max, names } = errands;
+    let splicer = Rc::new(Splicer::new(Arc::clone(&pool), connections_max, clock));
+    let listening = listeners.into_iter().filter_map(|listener| {
+        let listener = tokio::net::TcpListener::from_std(listener)
+            .inspect_err(|error| tracing::error!(pool = pool.name(), %error, "no TCP"))
+            .ok()?;
+        Some(tokio::task::spawn_local(Rc::clone(&splicer).serve(listener)).abort_handle())
+    });
+    Busy { listening: listening.collect(), naming: names.map(|names| keep(names, wishes)) }
+}
+
+fn keep(names: Names, wishes: Arc<Wishes>) -> AbortHandle {
+    tokio::task::spawn_local(names::keep(names, wishes)).abort_handle()
 }

@@ -6,16 +6,23 @@ pub mod client;
 #[cfg(not(loom))] // tokio has no sockets under loom
 pub mod control;
 pub mod controller;
+pub mod inbox;
+#[cfg(not(loom))]
+pub mod instance;
+#[cfg(not(loom))]
+pub mod kept;
 pub mod limits;
+pub mod lock;
 pub mod names;
 pub mod process;
 pub mod relay;
 pub mod server;
+mod shim;
 pub mod signals;
-pub mod state_dir;
 #[cfg(not(loom))]
 pub mod tcp;
 pub mod threads;
+pub mod worker;
 
 use std::io;
 use std::net::UdpSocket;

@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use tracing::{info, warn};
 
+use super::control::Wishes;
 use crate::config::{DatagramPool, Target};
-use crate::role::relay::{Shared, Wanted};
+use crate::role::relay::Wanted;
 
 /// A host name that has no address.
 #[derive(Debug, thiserror::Error)]
@@ -92,7 +93,8 @@ impl Names {
 }
 
 /// Looks the names of a pool up for ever. A failure changes nothing, and is said once.
-pub async fn keep(mut names: Names, pool: Arc<Shared>) {
+pub async fn keep(mut names: Names, wishes: Arc<Wishes>) {
+    let pool = names.pool.settings.name.clone();
     let every = names.pool.resolve_interval;
     let mut has_failed = false;
     loop {
@@ -105,14 +107,14 @@ pub async fn keep(mut names: Names, pool: Arc<Shared>) {
         let Ok((back, result)) = looked.await else { return };
         names = back;
         match &result {
-            Ok(()) if has_failed => info!(pool = pool.name(), "all host names are found again"),
+            Ok(()) if has_failed => info!(pool, "all host names are found again"),
             Err(error) if !has_failed => {
-                warn!(pool = pool.name(), "{error}: going on with what was found before")
+                warn!(pool, "{error}: going on with what was found before")
             }
             _ => {}
         }
         has_failed = result.is_err();
-        pool.want(names.wanted());
+        wishes.want_named(names.wanted());
     }
 }
 

@@ -108,6 +108,12 @@ impl Process {
         (is_it && process.poll_exit().is_none()).then_some(process)
     }
 
+    /// The process with this number, which is known to be that of a process that runs.
+    pub fn follow(pid: u32) -> Option<Process> {
+        let pidfd = pidfd_open(Pid::from_raw(i32::try_from(pid).ok()?)?, PidfdFlags::empty()).ok()?;
+        Some(Process { pid, pidfd, child: None, exited: None })
+    }
+
     /// The process that was started as this instance, wherever it is.
     pub fn find(instance: &str) -> Option<Process> {
         let entries = std::fs::read_dir("/proc").ok()?;

@@ -2,23 +2,23 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::ops::Range;
 
 use tracing::{info, warn};
 
-use super::affinity;
-use super::signals::Stop;
-use super::threads::Job;
-use super::turn;
+use super::worker::Balancing;
 use crate::batch::SocketId;
 use crate::drop_reason::DropReason;
+use crate::handover::{SocketKind, SocketSet};
 use crate::health::State;
 use crate::io::socket::{SocketOptions, bind};
 use crate::io::{DatagramIo, IoCounters, IoOptions};
 use crate::role::relay::{Event, ProxyProtocol, Relay, Sockets, WorkerSockets};
-use crate::time::Clock;
+use crate::status::{EventLog, Kind};
+use crate::time::Instant;
 
 /// Which sockets a pool needs.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
     /// Where clients ask.
     pub listen: Vec<SocketAddr>,
@@ -37,31 +37,50 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Sockets that will be open.
-    pub fn socket_count(&self) -> usize {
-        let families = usize::from(self.v4.is_some()) + usize::from(self.v6.is_some());
-        let fronts = self.listen.len() * self.workers;
-        fronts + families * (self.ports.max(self.workers) + usize::from(self.checks))
+    /// Whether the sockets of this plan are all that `other` needs.
+    pub fn covers(&self, other: &Plan) -> bool {
+        let has = |mine: Option<IpAddr>, theirs: Option<IpAddr>| theirs.is_none() || mine == theirs;
+        self.listen == other.listen
+            && (self.workers, self.ports) == (other.workers, other.ports)
+            && (self.checks, self.transparent) == (other.checks, other.transparent)
+            && has(self.v4.map(Into::into), other.v4.map(Into::into))
+            && has(self.v6.map(Into::into), other.v6.map(Into::into))
     }
 
-    /// Opens the sockets of each worker.
-    pub fn open(&self) -> io::Result<Vec<(Vec<UdpSocket>, WorkerSockets)>> {
+    /// Opens the sockets of each worker of the pool of this name; fronts that are in `inherited` are taken from there.
+    pub fn open(
+        &self,
+        pool: &str,
+        inherited: &mut SocketSet,
+    ) -> io::Result<Vec<(Vec<UdpSocket>, WorkerSockets)>> {
+        let fronts = self.open_fronts(pool, inherited)?;
+        fronts.into_iter().enumerate().map(|(worker, fronts)| self.open_worker(worker, fronts)).collect()
+    }
+
+    /// Opens where clients ask, for each worker.
+    pub fn open_fronts(&self, pool: &str, inherited: &mut SocketSet) -> io::Result<Vec<Vec<UdpSocket>>> {
         let front = SocketOptions { fragments: true, ..SocketOptions::default() };
-        if self.workers > 1 {
-            // A shared port can be shared with anybody of the same user, who would take a part of the requests in
-            // silence. So it must be free before it is shared.
-            for &addr in &self.listen {
+        let shared = SocketOptions { reuse_port: self.workers > 1, ..front };
+        let mut open = |worker: usize, addr| {
+            if let Some(socket) = inherited.take(pool, SocketKind::Front, worker as u16, addr) {
+                return Ok(socket.into());
+            }
+            if shared.reuse_port && worker == 0 {
+                // A shared port can be shared with anybody of the same user, who would take a part of the requests in
+                // silence. So it must be free before it is shared.
                 drop(bind(addr, &front)?);
             }
-        }
-        let front = SocketOptions { reuse_port: self.workers > 1, ..front };
-        (0..self.workers).map(|worker| self.open_worker(worker, &front)).collect()
+            bind(addr, &shared)
+        };
+        let mut of_worker =
+            |worker| self.listen.iter().map(|&addr| open(worker, addr)).collect::<io::Result<_>>();
+        (0..self.workers).map(&mut of_worker).collect()
     }
 
     fn open_worker(
         &self,
         worker: usize,
-        front: &SocketOptions,
+        mut open: Vec<UdpSocket>,
     ) -> io::Result<(Vec<UdpSocket>, WorkerSockets)> {
         let back = SocketOptions {
             fragments: true,
@@ -71,7 +90,7 @@ impl Plan {
         };
         let ports = (self.ports / self.workers).max(1);
         let (v4, v6) = (self.v4.map(IpAddr::V4), self.v6.map(IpAddr::V6));
-        let mut open = vec![];
+        let fronts = 0..open.len() as u16;
         let mut open_all = |addrs: &mut dyn Iterator<Item = SocketAddr>, options: &SocketOptions| {
             let start = open.len() as u16;
             for addr in addrs {
@@ -87,7 +106,7 @@ impl Plan {
             ip.into_iter().map(|ip| SocketAddr::new(ip, 0))
         };
         let mut sockets = Sockets {
-            fronts: open_all(&mut self.listen.iter().copied(), front)?,
+            fronts,
             v4: open_all(&mut many(v4), &back)?,
             v6: open_all(&mut many(v6), &back)?,
             check_v4: None,
@@ -112,100 +131,112 @@ pub fn io_options(proxy_protocol: ProxyProtocol) -> IoOptions {
     IoOptions { staging_bytes, prefault: true, ..IoOptions::default() }
 }
 
-/// A worker and its sockets.
-pub struct Worker<I> {
-    /// What it does.
-    pub role: Relay,
-    /// Its sockets.
-    pub io: I,
-    /// The processor that it stays on, if it shall.
-    pub processor: Option<usize>,
-}
-
-impl<I: DatagramIo + Send + 'static> Worker<I> {
-    /// Its loop.
-    pub fn job(self, number: usize, clock: Clock, stop: &Stop) -> Job<'_> {
-        let name = format!("{}-{number}", self.role.shared().name());
-        Job { name, work: Box::new(move || work(self, clock, stop)) }
-    }
-}
-
-fn work<I: DatagramIo>(worker: Worker<I>, clock: Clock, stop: &Stop) -> io::Result<()> {
-    let Worker { mut role, mut io, processor } = worker;
-    if let Some(processor) = processor {
-        affinity::stay_on(processor)
-            .unwrap_or_else(|error| warn!(processor, %error, "cannot stay on a processor"));
-    }
-    let mut seen = Seen::default();
-    let mut result = Ok(());
-    while result.is_ok() && !stop.is_asked() {
-        result = turn(&mut io, &mut role, &clock).map(drop);
-        while let Some(event) = role.poll_event() {
-            log(role.shared().name(), &event);
-        }
-        account(&io, &mut seen, &role);
-    }
-    io.recount_drops();
-    account(&io, &mut seen, &role);
-    let (stats, pool) = (role.stats(), role.shared().name());
-    info!(
-        pool,
-        received = stats.received.get(),
-        answered = stats.answered.get(),
-        timed_out = stats.timed_out.get(),
-        forwarded = stats.forwarded.get(),
-        refused = stats.refused.total(),
-        in_flight = stats.in_flight.get(),
-        kernel_drops = stats.kernel_drops.get(),
-        "stopped"
-    );
-    result
-}
-
 /// What of the I/O layer's figures is in the accounts already.
 #[derive(Default)]
-struct Seen {
+pub struct Seen {
     counters: IoCounters,
     /// Datagrams of clients that are no use: empty, or cut.
     unusable: u64,
 }
 
-/// Brings the figures of the I/O layer into the accounts.
-fn account(io: &impl DatagramIo, seen: &mut Seen, role: &Relay) {
-    let now = io.counters();
-    if now == seen.counters {
-        return;
+impl Balancing for Relay {
+    type Seen = Seen;
+
+    fn fronts(&self) -> Range<u16> {
+        self.sockets().fronts.clone()
     }
-    let stats = role.stats();
-    let fronts = || role.sockets().fronts.clone().map(SocketId);
-    let unusable = fronts().map(|front| io.unusable(front)).sum();
-    let newly = unusable - std::mem::replace(&mut seen.unusable, unusable);
-    stats.received.add(newly);
-    stats.refused.add(DropReason::Length, newly);
-    let drops = fronts().map(|front| io.kernel_drops(front)).sum();
-    stats.kernel_drops.set(drops);
-    stats.kernel_drops_back.set(now.kernel_drops - drops);
-    stats.send_drops.set(now.send_full + now.send_failed);
-    stats.gso_off.set(now.gso_off);
-    if now.gso_off != seen.counters.gso_off {
-        warn!("the kernel refuses segmentation offload (UDP_SEGMENT): sending datagram by datagram");
+
+    fn retire(&mut self, now: Instant) {
+        Relay::retire(self, now);
     }
-    seen.counters = now;
+
+    fn is_idle(&self, now: Instant) -> bool {
+        Relay::is_idle(self, now)
+    }
+
+    fn can_serve(&self) -> bool {
+        self.shared().can_serve()
+    }
+
+    fn tell(&mut self, events: &EventLog) {
+        while let Some(event) = self.poll_event() {
+            tell(self.shared().name(), &event, events);
+        }
+    }
+
+    fn account(&self, io: &impl DatagramIo, seen: &mut Seen) {
+        let now = io.counters();
+        if now == seen.counters {
+            return;
+        }
+        let stats = self.stats();
+        let fronts = || self.fronts().map(SocketId);
+        let unusable = fronts().map(|front| io.unusable(front)).sum();
+        let newly = unusable - std::mem::replace(&mut seen.unusable, unusable);
+        stats.received.add(newly);
+        stats.refused.add(DropReason::Length, newly);
+        let drops = fronts().map(|front| io.kernel_drops(front)).sum();
+        stats.kernel_drops.set(drops);
+        stats.kernel_drops_back.set(now.kernel_drops - drops);
+        stats.send_drops.set(now.send_full + now.send_failed);
+        stats.gso_off.set(now.gso_off);
+        if now.gso_off != seen.counters.gso_off {
+            warn!("the kernel refuses segmentation offload (UDP_SEGMENT): sending datagram by datagram");
+        }
+        seen.counters = now;
+    }
+
+    fn tell_end(&self) {
+        let (stats, pool) = (self.stats(), self.shared().name());
+        info!(
+            pool,
+            received = stats.received.get(),
+            answered = stats.answered.get(),
+            timed_out = stats.timed_out.get(),
+            forwarded = stats.forwarded.get(),
+            refused = stats.refused.total(),
+            in_flight = stats.in_flight.get(),
+            kernel_drops = stats.kernel_drops.get(),
+            "stopped"
+        );
+    }
 }
 
-fn log(pool: &str, event: &Event) {
+fn tell(pool: &str, event: &Event, events: &EventLog) {
+    let note = |kind, server, text: String| events.note(kind, pool, server, text);
     match event {
-        Event::Joined { id, addr } => info!(pool, server = id, %addr, "joined"),
-        Event::State { id, addr, state, why } => match state {
-            State::Suspect | State::Down => {
-                warn!(pool, server = id, %addr, state = state.name(), why, "state")
+        Event::Joined { id, addr } => {
+            info!(pool, server = id, %addr, "joined");
+            note(Kind::Server, Some(*id), format!("server {id} at {addr} joined"));
+        }
+        Event::State { id, addr, state, why } => {
+            match state {
+                State::Suspect | State::Down => {
+                    warn!(pool, server = id, %addr, state = state.name(), why, "state");
+                }
+                _ => info!(pool, server = id, %addr, state = state.name(), why, "state"),
             }
-            _ => info!(pool, server = id, %addr, state = state.name(), why, "state"),
-        },
-        Event::Left { id, addr } => info!(pool, server = id, %addr, "left"),
-        Event::NoRoom { addr } => warn!(pool, %addr, "no room for this server: raise servers_max"),
-        Event::NoPort { addr } => warn!(pool, %addr, "this machine has no address of this server's family"),
-        Event::FailOpen(true) => warn!(pool, "too many servers are down: using all of them"),
-        Event::FailOpen(false) => info!(pool, "enough servers are up again: using those only"),
+            note(Kind::Server, Some(*id), format!("server {id} at {addr} is {}: {why}", state.name()));
+        }
+        Event::Left { id, addr } => {
+            info!(pool, server = id, %addr, "left");
+            note(Kind::Server, Some(*id), format!("server {id} at {addr} left"));
+        }
+        Event::NoRoom { addr } => {
+            warn!(pool, %addr, "no room for this server: raise servers_max");
+            note(Kind::Notice, None, format!("no room for {addr}: raise servers_max"));
+        }
+        Event::NoPort { addr } => {
+            warn!(pool, %addr, "this machine has no address of this server's family");
+            note(Kind::Notice, None, format!("no address of {addr}'s family on this machine"));
+        }
+        Event::FailOpen(true) => {
+            warn!(pool, "too many servers are down: using all of them");
+            note(Kind::Notice, None, "too many servers are down: using all of them".to_owned());
+        }
+        Event::FailOpen(false) => {
+            info!(pool, "enough servers are up again: using those only");
+            note(Kind::Notice, None, "enough servers are up again: using those only".to_owned());
+        }
     }
 }

@@ -1,11 +1,12 @@
-//! SIGINT and SIGTERM ask for a clean end; a second one ends at once. SIGCHLD only wakes the loop. SIGUSR1 asks a
-//! balancer for a summary.
+//! SIGINT and SIGTERM ask for a clean end; a second one ends at once. SIGCHLD only wakes the loop. Of a balancer, SIGUSR1
+//! asks for a summary, and SIGHUP to read its configuration anew.
 
+use std::collections::BTreeMap;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 
-use signal_hook::consts::{SIGCHLD, SIGINT, SIGTERM, SIGUSR1};
+use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
 use crate::io::Waker;
@@ -14,46 +15,91 @@ use crate::io::Waker;
 #[derive(Clone, Debug)]
 pub struct Stop {
     asked: Arc<AtomicUsize>,
-    wakers: Vec<Waker>,
+    wakers: Arc<Mutex<Wakers>>,
+}
+
+#[derive(Debug, Default)]
+struct Wakers {
+    next: u64,
+    by_number: BTreeMap<u64, Waker>,
+}
+
+impl Wakers {
+    fn add(&mut self, waker: Waker) -> u64 {
+        self.next += 1;
+        self.by_number.insert(self.next, waker);
+        self.next
+    }
+}
+
+/// A loop is woken as long as this lives.
+pub struct Woken {
+    stop: Stop,
+    number: u64,
+}
+
+impl Drop for Woken {
+    fn drop(&mut self) {
+        self.stop.wakers().by_number.remove(&self.number);
+    }
+}
+
+/// What signals ask a balancer for, beside its end.
+pub struct Asked {
+    /// SIGUSR1: a summary.
+    pub summary: Box<dyn FnMut() + Send>,
+    /// SIGHUP: to read the configuration anew.
+    pub reload: Box<dyn FnMut() + Send>,
 }
 
 impl Stop {
     /// For loops that are woken by these.
     pub fn new(wakers: Vec<Waker>) -> Stop {
-        Stop { asked: Arc::default(), wakers }
+        let stop = Stop { asked: Arc::default(), wakers: Arc::default() };
+        wakers.into_iter().for_each(|waker| {
+            stop.wakers().add(waker);
+        });
+        stop
     }
 
     /// Listens for signals and wakes the loops when one comes.
     pub fn on_signals(wakers: Vec<Waker>) -> io::Result<Stop> {
-        Stop::listen(&[SIGINT, SIGTERM, SIGCHLD], wakers, || ())
-    }
-
-    /// The same, and a summary is asked for by SIGUSR1.
-    pub fn on_signals_and(
-        wakers: Vec<Waker>,
-        ask_for_summary: impl FnMut() + Send + 'static,
-    ) -> io::Result<Stop> {
-        Stop::listen(&[SIGINT, SIGTERM, SIGCHLD, SIGUSR1], wakers, ask_for_summary)
-    }
-
-    fn listen(
-        signals: &[i32],
-        wakers: Vec<Waker>,
-        mut on_usr1: impl FnMut() + Send + 'static,
-    ) -> io::Result<Stop> {
         let stop = Stop::new(wakers);
-        let listener = stop.clone();
+        stop.listen(&[SIGINT, SIGTERM, SIGCHLD], |_| ())?;
+        Ok(stop)
+    }
+
+    /// Listens for signals, for the other things too that a balancer is asked for by signals.
+    pub fn listen_for(&self, mut asked: Asked) -> io::Result<()> {
+        self.listen(&[SIGINT, SIGTERM, SIGCHLD, SIGUSR1, SIGHUP], move |signal| match signal {
+            SIGUSR1 => (asked.summary)(),
+            _ => (asked.reload)(),
+        })
+    }
+
+    fn listen(&self, signals: &[i32], mut other: impl FnMut(i32) + Send + 'static) -> io::Result<()> {
+        let listener = self.clone();
         let mut signals = Signals::new(signals)?;
         std::thread::Builder::new().name("signals".into()).spawn(move || {
             for signal in signals.forever() {
                 match signal {
-                    SIGUSR1 => on_usr1(),
+                    SIGINT | SIGTERM => listener.ask(),
                     SIGCHLD => listener.wake(),
-                    _ => listener.ask(),
+                    signal => other(signal),
                 }
             }
         })?;
-        Ok(stop)
+        Ok(())
+    }
+
+    /// Wakes this loop too, until what is returned is dropped.
+    #[must_use]
+    pub fn wake_also(&self, waker: Waker) -> Woken {
+        Woken { number: self.wakers().add(waker), stop: self.clone() }
+    }
+
+    fn wakers(&self) -> MutexGuard<'_, Wakers> {
+        self.wakers.lock().expect("no panic while it is held")
     }
 
     /// Asks for the end when standard input ends, as it does with whoever holds its other end.
@@ -73,7 +119,7 @@ impl Stop {
     }
 
     fn wake(&self) {
-        self.wakers.iter().for_each(Waker::wake);
+        self.wakers().by_number.values().for_each(Waker::wake);
     }
 
     /// Whether the process shall end.
@@ -84,5 +130,23 @@ impl Stop {
     /// Whether it shall end at once.
     pub fn is_asked_twice(&self) -> bool {
         self.asked.load(Ordering::Relaxed) > 1
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_loop_is_woken_until_it_has_gone() {
+        let stop = Stop::new(vec![Waker::default()]);
+        let woken = stop.wake_also(Waker::default());
+        assert_eq!(stop.wakers().by_number.len(), 2);
+        stop.ask();
+        drop(woken);
+        assert_eq!(stop.wakers().by_number.len(), 1);
+        assert!(stop.is_asked() && !stop.is_asked_twice());
+        stop.ask();
+        assert!(stop.is_asked_twice());
     }
 }

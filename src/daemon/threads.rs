@@ -1,47 +1,68 @@
 //! Loops that run side by side, each on a thread of its own: whoever fails ends them all.
 
 use std::io;
+use std::sync::{Mutex, MutexGuard};
+use std::thread::JoinHandle;
 
 use super::signals::Stop;
 
-/// A loop that runs until it is asked to stop.
-pub struct Job<'a> {
-    /// The thread's name.
-    pub name: String,
-    /// The loop.
-    pub work: Box<dyn FnOnce() -> io::Result<()> + Send + 'a>,
+/// The loops of a process. They may come and go while it runs.
+pub struct Threads {
+    stop: Stop,
+    running: Mutex<Vec<JoinHandle<io::Result<()>>>>,
+    changing: Mutex<()>,
 }
 
-/// Runs until all have ended: asked to stop, or because one has failed. The first runs on this thread.
-pub fn run(jobs: Vec<Job<'_>>, stop: &Stop) -> io::Result<()> {
-    let guarded = |work: Box<dyn FnOnce() -> io::Result<()> + Send + '_>| {
-        let result = work();
-        if result.is_err() {
-            stop.ask();
-        }
-        result
-    };
-    std::thread::scope(|scope| {
-        let mut jobs = jobs.into_iter();
-        let first = jobs.next();
-        let mut others = vec![];
-        for Job { name, work } in jobs {
-            let thread = std::thread::Builder::new().name(name);
-            match thread.spawn_scoped(scope, move || guarded(work)) {
-                Ok(other) => others.push(other),
-                Err(error) => {
-                    stop.ask(); // else those that run already would be waited for
-                    return Err(error);
-                }
+impl Threads {
+    /// None yet. The first loop that fails asks for the end of all by `stop`.
+    pub fn new(stop: Stop) -> Self {
+        Threads { stop, running: Mutex::default(), changing: Mutex::default() }
+    }
+
+    /// Runs a loop.
+    pub fn spawn(
+        &self,
+        name: String,
+        work: impl FnOnce() -> io::Result<()> + Send + 'static,
+    ) -> io::Result<()> {
+        let stop = self.stop.clone();
+        let guarded = move || {
+            let result = work();
+            if result.is_err() {
+                stop.ask();
             }
-        }
-        let mut result = first.map_or(Ok(()), |job| guarded(job.work));
-        for other in others {
-            let ended = other.join().expect("a panic ends the process");
+            result
+        };
+        let handle = std::thread::Builder::new().name(name).spawn(guarded)?;
+        self.running.lock().expect("no panic while it is held").push(handle);
+        Ok(())
+    }
+
+    /// While this is held, loops may end before others begin, and it is not the end of all.
+    pub fn change(&self) -> MutexGuard<'_, ()> {
+        self.changing.lock().expect("no panic while it is held")
+    }
+
+    /// Waits until all have ended, those too that begin meanwhile. Gives the first error.
+    pub fn join(&self) -> io::Result<()> {
+        let mut result = Ok(());
+        loop {
+            let handle = match self.next() {
+                Some(handle) => handle,
+                None => {
+                    let _unchanging = self.change();
+                    let Some(handle) = self.next() else { return result };
+                    handle
+                }
+            };
+            let ended = handle.join().expect("a panic ends the process");
             result = result.and(ended);
         }
-        result
-    })
+    }
+
+    fn next(&self) -> Option<JoinHandle<io::Result<()>>> {
+        self.running.lock().expect("no panic while it is held").pop()
+    }
 }
 
 #[cfg(test)]
@@ -51,22 +72,32 @@ mod tests {
     #[test]
     fn whoever_fails_ends_the_others_and_its_error_is_told() {
         let stop = Stop::new(vec![]);
-        let wait = || {
-            while !stop.is_asked() {
-                std::thread::yield_now();
-            }
-            Ok(())
-        };
-        let job = |name: &str, work: Box<dyn FnOnce() -> io::Result<()> + Send>| Job {
-            name: name.to_owned(),
-            work,
-        };
-        let failing = Box::new(|| Err(io::Error::other("no more")));
-        let jobs = vec![
-            Job { name: "first".to_owned(), work: Box::new(wait) },
-            job("failing", failing),
-            Job { name: "last".to_owned(), work: Box::new(wait) },
-        ];
-        assert_eq!(run(jobs, &stop).unwrap_err().to_string(), "no more");
+        let threads = Threads::new(stop.clone());
+        for name in ["first", "second"] {
+            let stop = stop.clone();
+            let wait = move || {
+                while !stop.is_asked() {
+                    std::thread::yield_now();
+                }
+                Ok(())
+            };
+            threads.spawn(name.to_owned(), wait).unwrap();
+        }
+        threads.spawn("failing".to_owned(), || Err(io::Error::other("no more"))).unwrap();
+        assert_eq!(threads.join().unwrap_err().to_string(), "no more");
+        assert!(threads.join().is_ok(), "told once");
+    }
+
+    #[test]
+    fn loops_that_end_for_others_are_not_the_end() {
+        let threads = Threads::new(Stop::new(vec![]));
+        let change = threads.change();
+        std::thread::scope(|scope| {
+            let joining = scope.spawn(|| threads.join());
+            let failing = || Err(io::Error::other("of the second one"));
+            threads.spawn("second".to_owned(), failing).unwrap();
+            drop(change);
+            assert_eq!(joining.join().unwrap().unwrap_err().to_string(), "of the second one");
+        });
     }
 }

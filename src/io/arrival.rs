@@ -38,6 +38,8 @@ pub struct SocketFacts {
     pub is_connected: bool,
     /// Whether it reports the ICMP errors of all its peers (IP_RECVERR).
     pub reports_errors: bool,
+    /// Whether nothing is read from it, and its drops are not ours to count.
+    pub is_paused: bool,
     /// The last count of dropped datagrams that the kernel told.
     dropped: u32,
     /// Datagrams that the kernel has dropped in our time.
@@ -54,6 +56,7 @@ impl SocketFacts {
             local: socket.local_addr()?,
             is_connected: socket.peer_addr().is_ok(),
             reports_errors: socket::reports_errors(socket)?,
+            is_paused: false,
             // Drops before our time are not ours; a kernel that cannot tell starts at zero.
             dropped: sys::dropped_by(socket.as_fd()).unwrap_or(0),
             drops: 0,
@@ -89,6 +92,9 @@ impl SocketFacts {
 
     /// Asks the kernel how many it has dropped: after the last of a row, no datagram comes that would tell.
     pub fn recount_drops(&mut self, socket: &UdpSocket) -> u64 {
+        if self.is_paused {
+            return 0;
+        }
         sys::dropped_by(socket.as_fd()).map_or(0, |count| self.newly_dropped(count))
     }
 }

@@ -178,6 +178,20 @@ impl DatagramIo for BackEnd {
             BackEnd::Uring(io) => io.recount_drops(),
         }
     }
+
+    fn pause(&mut self, socket: SocketId) -> io::Result<()> {
+        match self {
+            BackEnd::Mmsg(io) => io.pause(socket),
+            BackEnd::Uring(io) => io.pause(socket),
+        }
+    }
+
+    fn resume(&mut self, socket: SocketId) -> io::Result<()> {
+        match self {
+            BackEnd::Mmsg(io) => io.resume(socket),
+            BackEnd::Uring(io) => io.resume(socket),
+        }
+    }
 }
 
 #[cfg(test)]

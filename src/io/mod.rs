@@ -162,6 +162,16 @@ pub trait DatagramIo {
     /// Brings the counts of dropped datagrams up to date. The kernel tells them with the next datagram, so without this
     /// the last ones are missing.
     fn recount_drops(&mut self);
+
+    /// Reads nothing more from a socket until it is resumed: what has arrived and was not read, its errors too, stays for whoever
+    /// shares the socket, a successor with a duplicate of the descriptor. What was read already is received as ever.
+    /// Sending goes on. What the kernel drops meanwhile is not counted, since the successor counts it. Pausing twice is
+    /// pausing once. An error leaves the socket as it was, or broken together with the whole back end.
+    fn pause(&mut self, socket: SocketId) -> io::Result<()>;
+
+    /// Reads a socket again, from what it holds now on. What the kernel has dropped since the pause counts, as there
+    /// was no successor. A socket that is not paused stays as it is.
+    fn resume(&mut self, socket: SocketId) -> io::Result<()>;
 }
 
 /// Ends a [`DatagramIo::wait`] from another thread. Cheap to clone; waking twice is waking once.

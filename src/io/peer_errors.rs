@@ -25,6 +25,11 @@ impl ErrorQueues {
         self.0.insert(socket);
     }
 
+    /// Leaves the errors of a socket unread.
+    pub fn remove(&mut self, socket: SocketId) {
+        self.0.remove(socket);
+    }
+
     /// Whether no socket is known to have errors.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

@@ -38,6 +38,13 @@ impl ReadySockets {
         }
     }
 
+    /// Forgets a socket, whatever it may hold.
+    pub fn remove(&mut self, socket: SocketId) {
+        if std::mem::replace(&mut self.queued[socket.0 as usize], false) {
+            self.queue.retain(|&queued| queued != socket);
+        }
+    }
+
     /// Whether no socket is known to hold data.
     pub fn is_empty(&self) -> bool {
         self.queue.is_empty()
@@ -123,6 +130,16 @@ mod tests {
         assert!(ready.is_empty());
         ready.insert(SocketId(0));
         assert_eq!(deal(&mut ready, 64, &mut [5, 5]), [5, 0]);
+    }
+
+    #[test]
+    fn a_removed_socket_is_not_read_until_it_is_ready_again() {
+        let mut ready = all_ready(3);
+        ready.remove(SocketId(1));
+        ready.remove(SocketId(1));
+        assert_eq!(deal(&mut ready, 64, &mut [5, 5, 5]), [5, 0, 5]);
+        ready.insert(SocketId(1));
+        assert_eq!(deal(&mut ready, 64, &mut [5, 5, 5]), [0, 5, 0]);
     }
 
     #[test]

@@ -66,6 +66,7 @@ impl Site {
             },
             "load_balancer": {"server_side_port": ports.at(1), "client_side_port": ports.at(2)},
             "controller": {"port": ports.at(3)},
+            "admin": {"listen": format!("127.0.0.1:{}", ports.at(4))},
             "state_dir": "state",
         });
         merge(&mut config, changes);
@@ -99,6 +100,10 @@ impl Site {
 
     pub fn controller_port(&self) -> u16 {
         self.ports.at(3)
+    }
+
+    pub fn admin_port(&self) -> u16 {
+        self.ports.at(4)
     }
 
     /// The port that `lbd server --id N` takes.
@@ -150,9 +155,15 @@ impl Site {
         balancer
     }
 
+    /// A configuration with these datagram pools and nothing else.
+    pub fn write_pools(&self, pools: &Value) -> PathBuf {
+        let admin = json!({"listen": format!("127.0.0.1:{}", self.admin_port())});
+        self.write("pools.json", &json!({"pools": pools, "admin": admin}).to_string())
+    }
+
     /// Starts a balancer with these datagram pools and nothing else.
     pub fn start_pools(&self, pools: &Value, more: &[&str]) -> Running {
-        let file = self.write("pools.json", &json!({ "pools": pools }).to_string());
+        let file = self.write_pools(pools);
         self.start_bare(&[&["balancer", "--config", file.to_str().expect("a plain path")], more].concat())
     }
 

@@ -33,6 +33,8 @@ impl Running {
     pub fn start(program: &Path, args: &[&str], dir: &Path) -> Running {
         let mut command = Command::new(program);
         command.args(args).current_dir(dir);
+        // What processes leave for their successors stays in the test's folder.
+        command.env("XDG_RUNTIME_DIR", dir).env_remove("RUNTIME_DIRECTORY");
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap_or_else(|e| panic!("cannot start {}: {e}", program.display()));
         let stdout = Lines::of(child.stdout.take().expect("it is a pipe"));

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use lbd::batch::{FrameRef, SocketId};
 use lbd::io::{DatagramIo, IoOptions};
 
-use crate::backend::{Backend, collect, drain, options, stage, take_turn};
+use crate::backend::{Arrived, Backend, collect, drain, options, stage, take_turn};
 
 const FIRST: SocketId = SocketId(0);
 
@@ -253,4 +253,83 @@ pub fn an_empty_turn_is_harmless<B: Backend>(backend: B) {
     stage(&mut b, 0, a.local_addr(FIRST), b"still here");
     b.flush().unwrap();
     collect(&backend, &mut a, 1);
+}
+
+pub fn what_comes_to_a_paused_socket_is_there_when_it_is_resumed<B: Backend>(backend: B) {
+    let mut io = backend.open(&[backend.localhost(); 2], &options());
+    let mut peer = backend.one();
+    let (paused, other) = (SocketId(0), SocketId(1));
+    let at = [paused, other].map(|socket| io.local_addr(socket));
+    let mut send = |numbers: std::ops::Range<usize>| {
+        for number in numbers {
+            at.iter().for_each(|&to| stage(&mut peer, 0, to, &frame(number, 64)));
+        }
+        peer.flush().unwrap();
+    };
+    let bytes = |arrived: &[Arrived]| arrived.iter().map(|a| a.bytes.clone()).collect::<Vec<_>>();
+    let expected = |numbers: std::ops::Range<usize>| numbers.map(|n| frame(n, 64)).collect::<Vec<_>>();
+    send(0..3);
+    collect(&backend, &mut io, 6);
+    for round in 1..4 {
+        for _ in 0..round {
+            io.pause(paused).unwrap();
+        }
+        send(10..15);
+        let arrived = collect(&backend, &mut io, 5);
+        assert!(arrived.iter().all(|a| a.socket == other), "round {round}: {arrived:?}");
+        assert_eq!(bytes(&arrived), expected(10..15));
+        assert_eq!(take_turn(&mut io), []);
+
+        // It sends all the same.
+        let mut receiver = backend.one();
+        for socket in [paused, other] {
+            stage(&mut io, socket.0, receiver.local_addr(FIRST), b"a word");
+        }
+        io.flush().unwrap();
+        let mut peers = collect(&backend, &mut receiver, 2).into_iter().map(|a| a.peer).collect::<Vec<_>>();
+        peers.sort_unstable();
+        let mut expected_peers = at.to_vec();
+        expected_peers.sort_unstable();
+        assert_eq!(peers, expected_peers);
+
+        for _ in 0..round {
+            io.resume(paused).unwrap();
+        }
+        let arrived = collect(&backend, &mut io, 5);
+        assert!(arrived.iter().all(|a| a.socket == paused), "round {round}: {arrived:?}");
+        assert_eq!(bytes(&arrived), expected(10..15));
+        send(20..24);
+        assert_eq!(collect(&backend, &mut io, 8).len(), 8);
+    }
+    assert_eq!(take_turn(&mut io), []);
+}
+
+pub fn a_pause_in_the_middle_of_a_turn_keeps_what_was_read_and_leaves_the_rest<B: Backend>(backend: B) {
+    let few = IoOptions { slots: 4, ..options() };
+    let mut io = backend.open(&[backend.localhost()], &few);
+    // From many peers, so that not all of it fits in the slots of a turn.
+    let mut senders: Vec<_> = (0..100).map(|_| backend.one()).collect();
+    for (number, sender) in senders.iter_mut().enumerate() {
+        stage(sender, 0, io.local_addr(FIRST), &frame(number, 64));
+        sender.flush().unwrap();
+    }
+    let mut arrived = Vec::new();
+    while arrived.len() < 100 {
+        backend.wait(&mut io);
+        io.receive().unwrap();
+        io.pause(FIRST).unwrap();
+        arrived.extend(drain(&mut io));
+        io.flush().unwrap();
+        // What the back end had read before the pause may come in this turn; then nothing more does.
+        arrived.extend(take_turn(&mut io));
+        let count = arrived.len();
+        for _ in 0..3 {
+            arrived.extend(take_turn(&mut io));
+        }
+        assert_eq!(arrived.len(), count, "a paused socket was read");
+        io.resume(FIRST).unwrap();
+    }
+    let mut numbers: Vec<_> = arrived.into_iter().map(|a| a.bytes).collect();
+    numbers.sort_unstable();
+    assert_eq!(numbers, frames((0..100).map(|_| 64)), "each of them once");
 }

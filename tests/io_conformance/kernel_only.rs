@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use lbd::batch::SocketId;
 use lbd::io::socket::{SocketOptions, bind, receive_buffer};
-use lbd::io::{DatagramIo, IoOptions};
+use lbd::io::{BackEnd, DatagramIo, IoOptions};
+use lbd::rng::Rng;
 
 use crate::backend::{Arrived, Backend, Kernel, clock, collect, options, stage, take_turn};
 
@@ -187,4 +188,157 @@ pub fn sockets_survive_a_hand_over(backend: Kernel) {
 pub fn a_back_end_can_move_to_its_thread(backend: Kernel) {
     fn movable<T: Send>(_: &T) {}
     movable(&backend.one());
+}
+
+pub fn what_comes_to_a_paused_socket_is_read_by_who_shares_it(backend: Kernel) {
+    let mut io = backend.one();
+    let to = io.local_addr(FIRST);
+    let peer = UdpSocket::bind(localhost()).unwrap();
+    let send = |numbers: std::ops::Range<u8>| {
+        numbers.for_each(|number| assert_eq!(peer.send_to(&[number], to).unwrap(), 1));
+    };
+    let numbers = |arrived: Vec<Arrived>| arrived.into_iter().map(|a| a.bytes[0]).collect::<Vec<_>>();
+    send(0..5);
+    assert_eq!(numbers(collect(&backend, &mut io, 5)), Vec::from_iter(0..5));
+    for _ in 0..10 {
+        io.pause(FIRST).unwrap();
+        send(10..20);
+        assert_eq!(take_turn(&mut io), []);
+        let inherited = io.sockets()[0].try_clone().unwrap();
+        let mut successor = backend.over(vec![inherited], &options());
+        assert_eq!(numbers(collect(&backend, &mut successor, 10)), Vec::from_iter(10..20));
+        send(20..30);
+        assert_eq!(take_turn(&mut io), []);
+        assert_eq!(numbers(collect(&backend, &mut successor, 10)), Vec::from_iter(20..30));
+        // It gives up, and the first one goes on.
+        successor.pause(FIRST).unwrap();
+        send(30..40);
+        drop(successor);
+        io.resume(FIRST).unwrap();
+        send(40..45);
+        assert_eq!(numbers(collect(&backend, &mut io, 15)), Vec::from_iter(30..45));
+    }
+    assert_eq!(take_turn(&mut io), []);
+}
+
+pub fn a_paused_socket_ends_no_wait(backend: Kernel) {
+    let mut io = backend.one();
+    let peer = UdpSocket::bind(localhost()).unwrap();
+    let to = io.local_addr(FIRST);
+    let send = || peer.send_to(b"for later", to).unwrap();
+    send();
+    io.wait(None).unwrap();
+    io.pause(FIRST).unwrap();
+    take_turn(&mut io);
+    send();
+    // The end of a receive may end one wait.
+    io.wait(Some(clock().now() + Duration::from_millis(1))).unwrap();
+    let deadline = clock().now() + Duration::from_millis(30);
+    io.wait(Some(deadline)).unwrap();
+    assert!(clock().now() >= deadline);
+}
+
+pub fn whatever_is_paused_and_resumed_each_datagram_is_read_once(backend: Kernel) {
+    const SOCKETS: u16 = 3;
+    for seed in 0..30 {
+        let mut rng = Rng::new(seed);
+        let few = IoOptions { slots: 4, slot_size: 2048, ..options() };
+        let mut io = backend.open(&vec![backend.localhost(); SOCKETS.into()], &few);
+        let peer = UdpSocket::bind(localhost()).unwrap();
+        let mut is_paused = [false; SOCKETS as usize];
+        let (mut sent, mut read) = ([0u32; SOCKETS as usize], [0u32; SOCKETS as usize]);
+        // What may still come of a paused socket: what the back end had read before.
+        let mut may_come = [0u32; SOCKETS as usize];
+        let mut take = |io: &mut BackEnd, may_come: &mut [u32], is_paused: &[bool]| {
+            for arrived in take_turn(io) {
+                let socket = usize::from(arrived.socket.0);
+                assert_eq!(arrived.bytes, read[socket].to_be_bytes(), "seed {seed}, socket {socket}");
+                read[socket] += 1;
+                if is_paused[socket] {
+                    assert!(may_come[socket] > 0, "seed {seed}: read of socket {socket} while paused");
+                    may_come[socket] -= 1;
+                }
+            }
+            read
+        };
+        for _ in 0..300 {
+            let socket = rng.below(SOCKETS.into()) as usize;
+            let id = SocketId(socket as u16);
+            match rng.below(6) {
+                0 => {
+                    let read = take(&mut io, &mut may_come, &is_paused);
+                    if !std::mem::replace(&mut is_paused[socket], true) {
+                        may_come[socket] = sent[socket] - read[socket];
+                    }
+                    io.pause(id).unwrap();
+                }
+                1 => {
+                    is_paused[socket] = false;
+                    io.resume(id).unwrap();
+                }
+                2 => {
+                    io.wait(Some(clock().now())).unwrap();
+                    take(&mut io, &mut may_come, &is_paused);
+                }
+                _ => {
+                    for _ in 0..rng.below(8) {
+                        peer.send_to(&sent[socket].to_be_bytes(), io.local_addr(id)).unwrap();
+                        sent[socket] += 1;
+                    }
+                }
+            }
+        }
+        (0..SOCKETS).for_each(|socket| io.resume(SocketId(socket)).unwrap());
+        is_paused.fill(false);
+        while take(&mut io, &mut may_come, &is_paused) != sent {
+            backend.wait(&mut io);
+        }
+        let counters = io.counters();
+        assert_eq!((counters.received, counters.kernel_drops), (sent.iter().sum::<u32>().into(), 0));
+    }
+}
+
+pub fn drops_are_counted_by_who_reads(backend: Kernel) {
+    let small = SocketOptions { receive_buffer: 8 << 10, ..SocketOptions::default() };
+    let mut io = backend.over(vec![bind(localhost(), &small).unwrap()], &options());
+    let peer = UdpSocket::bind(localhost()).unwrap();
+    let to = io.local_addr(FIRST);
+    let send = |count: usize| (0..count).for_each(|_| assert_eq!(peer.send_to(&[1; 200], to).unwrap(), 200));
+    let read_dry = |io: &mut BackEnd| {
+        let mut read = 0;
+        loop {
+            io.wait(Some(clock().now())).unwrap();
+            match take_turn(io).len() {
+                0 => return read,
+                more => read += more,
+            }
+        }
+    };
+    let counted = |io: &mut BackEnd| {
+        io.recount_drops();
+        assert_eq!(io.counters().kernel_drops, io.kernel_drops(FIRST));
+        io.kernel_drops(FIRST) as usize
+    };
+    send(300);
+    io.pause(FIRST).unwrap();
+    let before = counted(&mut io);
+    assert!(before > 0, "dropped before the pause, and counted by it");
+    let mut successor = backend.over(vec![io.sockets()[0].try_clone().unwrap()], &options());
+    send(300);
+    let read = read_dry(&mut successor);
+    let by_successor = counted(&mut successor);
+    assert_eq!(before + by_successor + read, 600);
+    assert_eq!(counted(&mut io), before, "the other's drops");
+    drop(successor);
+
+    // Without a successor they are its own.
+    io.resume(FIRST).unwrap();
+    let again = counted(&mut io);
+    assert_eq!(again, before + by_successor);
+    io.pause(FIRST).unwrap();
+    send(300);
+    assert_eq!(counted(&mut io), again);
+    io.resume(FIRST).unwrap();
+    let read = read_dry(&mut io);
+    assert_eq!(counted(&mut io) - again + read, 300);
 }

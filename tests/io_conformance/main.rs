@@ -68,6 +68,8 @@ everywhere! {
     what_cannot_be_sent_is_counted_and_the_rest_goes_out,
     a_peer_that_is_gone_does_not_stop_the_loop,
     an_empty_turn_is_harmless,
+    what_comes_to_a_paused_socket_is_there_when_it_is_resumed,
+    a_pause_in_the_middle_of_a_turn_keeps_what_was_read_and_leaves_the_rest,
 }
 
 over_the_kernel! {
@@ -81,6 +83,10 @@ over_the_kernel! {
     datagrams_that_the_kernel_dropped_are_accounted_for,
     no_wake_up_is_lost_between_two_threads,
     sockets_survive_a_hand_over,
+    what_comes_to_a_paused_socket_is_read_by_who_shares_it,
+    a_paused_socket_ends_no_wait,
+    whatever_is_paused_and_resumed_each_datagram_is_read_once,
+    drops_are_counted_by_who_reads,
     a_back_end_can_move_to_its_thread,
 }
 
@@ -90,6 +96,7 @@ over_both_families! { peer_errors, as errors_of_peers:
     nothing_is_left_unread_beside_errors,
     more_errors_than_a_turn_lists_are_left_for_the_next,
     clients_that_are_gone_do_not_disturb_a_socket_that_reports_no_errors,
+    errors_of_a_paused_socket_are_told_when_it_is_resumed,
 }
 
 over_both_families! { datagrams, as datagrams_of_servers:

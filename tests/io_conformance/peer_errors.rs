@@ -142,3 +142,31 @@ pub fn clients_that_are_gone_do_not_disturb_a_socket_that_reports_no_errors(back
     let counters = io.counters();
     assert_eq!((counters.sent, counters.send_failed, counters.peer_errors), (200, 0, 0));
 }
+
+pub fn errors_of_a_paused_socket_are_told_when_it_is_resumed(backend: Kernel) {
+    let mut io = reporting(&backend, 2, &options());
+    let (_guard, dead) = backend.dead();
+    let ask = |io: &mut BackEnd| {
+        stage(io, 0, dead, b"is anybody there?");
+        io.flush().unwrap();
+    };
+    for round in 0..10 {
+        // Known of, and not read.
+        ask(&mut io);
+        if round % 2 == 0 {
+            backend.wait(&mut io);
+        }
+        io.pause(FIRST).unwrap();
+        ask(&mut io);
+        assert_eq!(take_turn(&mut io).1, []);
+        assert_eq!(take_turn(&mut io).1, []);
+        io.resume(FIRST).unwrap();
+        let mut count = 0;
+        while count < 2 {
+            backend.wait(&mut io);
+            count += take_turn(&mut io).1.len();
+        }
+        assert_eq!(count, 2);
+    }
+    assert_eq!((io.counters().peer_errors, io.counters().send_failed), (20, 0));
+}

@@ -2,6 +2,7 @@
 //!
 //! Every assertion names its seed; `LBD_SEED=n cargo test --test sim` replays one run.
 
+mod orders;
 mod world;
 
 use std::time::Duration;
@@ -30,7 +31,12 @@ fn faults(loss: f64, duplicate: f64, reorder: f64) -> Faults {
 
 /// A pool of so many servers and clients, everybody up.
 fn pool(seed: u64, faults: Faults, servers: u32, service: Option<ServiceTime>) -> World {
-    let mut world = World::new(seed, faults);
+    fill(World::new(seed, faults), servers, service)
+}
+
+/// The same in a world that was prepared.
+fn fill(mut world: World, servers: u32, service: Option<ServiceTime>) -> World {
+    let seed = world.seed;
     world.service = service;
     world.start_balancer(PolicyKind::ShortestQueue);
     (0..servers).for_each(|id| world.start_server(id));

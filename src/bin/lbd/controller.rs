@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Error, Result};
 use lbd::config::Config;
 use lbd::crew::{Bounds, Crew};
 use lbd::daemon::controller::{Ledger, ServerCommand, Supervisor};
@@ -50,7 +50,7 @@ pub fn open(
 ) -> Result<(Supervisor<BackEnd>, Stop, logging::Guard)> {
     let clock = Clock::start();
     let name = format!("controller-{}", config.controller.port());
-    let ledger = Ledger::open(&config.state_dir, &name, "controller.port")?;
+    let ledger = Ledger::open(&config.state_dir, &name, "controller.port").map_err(Error::msg)?;
     let socket = bind(config.controller, &SocketOptions::default())
         .context("no place for orders; end what has the port, or set another controller.port")?;
     let log = logging::init(&config.logs, "controller/controller.log")?;

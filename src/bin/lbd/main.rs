@@ -5,8 +5,11 @@
 mod args;
 mod balancer;
 mod controller;
+mod ping;
 mod run;
 mod table;
+mod top;
+mod units;
 mod up;
 
 use clap::Parser;

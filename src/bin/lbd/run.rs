@@ -15,7 +15,7 @@ use lbd::terminal::{print, tell};
 use lbd::time::Clock;
 
 use crate::args::{Args, Client, Command, Common, Server};
-use crate::{balancer, controller, up};
+use crate::{balancer, controller, ping, top, up};
 
 /// Runs a subcommand; false if it ran but not everything was answered.
 pub fn run(args: Args) -> Result<bool> {
@@ -25,6 +25,8 @@ pub fn run(args: Args) -> Result<bool> {
         Command::Controller(args) => controller::run(&args).map(|()| true),
         Command::Server(args) => run_server(&args).map(|()| true),
         Command::Client(args) => run_client(&args),
+        Command::Top(args) => top::run(&args).map(|()| true),
+        Command::Ping(args) => ping::run(&args),
         Command::Check { file } => {
             print(format_args!("{}", config::describe(&Config::load(&file)?)))?;
             Ok(true)

@@ -146,6 +146,28 @@ impl DatagramIo for MmsgIo {
             self.counters.kernel_drops += facts.recount_drops(socket);
         }
     }
+
+    fn pause(&mut self, id: SocketId) -> io::Result<()> {
+        let (facts, socket) = (&mut self.facts[id.0 as usize], &self.sockets[id.0 as usize]);
+        if facts.is_paused {
+            return Ok(());
+        }
+        self.waiter.forget(socket)?;
+        self.counters.kernel_drops += facts.recount_drops(socket);
+        facts.is_paused = true;
+        self.ready.remove(id);
+        self.errors.remove(id);
+        Ok(())
+    }
+
+    fn resume(&mut self, id: SocketId) -> io::Result<()> {
+        let facts = &mut self.facts[id.0 as usize];
+        if facts.is_paused {
+            self.waiter.watch(id, &self.sockets[id.0 as usize])?;
+            facts.is_paused = false;
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]

@@ -62,6 +62,16 @@ impl Waiter {
         Ok(Waiter { poll, events, timer, armed: None, waker: Waker::new(wakeups) })
     }
 
+    /// Watches a socket again. What it holds already is told, as an edge.
+    pub(super) fn watch(&self, socket: SocketId, descriptor: &UdpSocket) -> io::Result<()> {
+        watch(&self.poll, descriptor.as_raw_fd(), Token(socket.0.into()))
+    }
+
+    /// Watches a socket no more.
+    pub(super) fn forget(&self, descriptor: &UdpSocket) -> io::Result<()> {
+        self.poll.registry().deregister(&mut SourceFd(&descriptor.as_raw_fd()))
+    }
+
     /// Ends waits from other threads.
     pub(super) fn waker(&self) -> Waker {
         self.waker.clone()

@@ -103,7 +103,7 @@ impl SimNet {
         };
         for &addr in addrs {
             let generation = self.0.borrow_mut().attach(addr)?;
-            io.sockets.push(Attached { addr, generation, drops: 0, unusable: 0 });
+            io.sockets.push(Attached { addr, generation, is_paused: false, drops: 0, unusable: 0 });
         }
         Ok(io)
     }
@@ -161,6 +161,7 @@ pub struct SimIo {
 struct Attached {
     addr: SocketAddr,
     generation: u64,
+    is_paused: bool,
     /// Datagrams that were dropped because its queue was full.
     drops: u64,
     /// Datagrams that were empty or cut.
@@ -171,7 +172,8 @@ impl SimIo {
     /// Whether [`DatagramIo::receive`] would find something.
     pub fn is_readable(&self) -> bool {
         let mut network = self.network.borrow_mut();
-        self.sockets.iter().any(|s| network.socket(s.addr, s.generation).is_some_and(|s| !s.queue.is_empty()))
+        let mut read = self.sockets.iter().filter(|s| !s.is_paused);
+        read.any(|s| network.socket(s.addr, s.generation).is_some_and(|s| !s.queue.is_empty()))
     }
 }
 
@@ -183,9 +185,11 @@ impl DatagramIo for SimIo {
     fn receive(&mut self) -> io::Result<()> {
         let SimIo { network, sockets, ready, rng, rx, slots_used, counters, .. } = self;
         let mut network = network.borrow_mut();
-        (0..sockets.len()).for_each(|n| ready.insert(SocketId(n as u16)));
+        for (id, _) in (0..).map(SocketId).zip(&*sockets).filter(|(_, socket)| !socket.is_paused) {
+            ready.insert(id);
+        }
         ready.deal(rx.slot_count() - *slots_used, |id, share| {
-            let Attached { addr, generation, drops, unusable } = &mut sockets[id.0 as usize];
+            let Attached { addr, generation, drops, unusable, .. } = &mut sockets[id.0 as usize];
             let (addr, generation) = (*addr, *generation);
             let Some(socket) = network.socket(addr, generation) else {
                 return Read { taken: 0, drained: true };
@@ -272,6 +276,17 @@ impl DatagramIo for SimIo {
 
     /// Nothing: what the network has dropped is counted when the socket is read, in each turn.
     fn recount_drops(&mut self) {}
+
+    fn pause(&mut self, socket: SocketId) -> io::Result<()> {
+        self.sockets[socket.0 as usize].is_paused = true;
+        self.ready.remove(socket);
+        Ok(())
+    }
+
+    fn resume(&mut self, socket: SocketId) -> io::Result<()> {
+        self.sockets[socket.0 as usize].is_paused = false;
+        Ok(())
+    }
 }
 
 impl Drop for SimIo {

@@ -5,6 +5,9 @@
 //! wait. Those that got no slot in this turn go first, so a flooded socket keeps no other waiting for longer
 //! than a turn.
 //!
+//! Pausing: the receive of one socket is cancelled and not started again. What has come back before its end was
+//! received; a cancelled receive takes nothing from the socket.
+//!
 //! Errors of peers: a multishot poll for nothing but errors (POLLERR) per socket that reports them. A receive
 //! tells of an error only if no send has met it first.
 //!
@@ -19,6 +22,7 @@ use std::mem::zeroed;
 use std::net::UdpSocket;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
+use io_uring::types::CancelBuilder;
 use io_uring::{cqueue, opcode, types};
 use libc::c_int;
 
@@ -60,6 +64,22 @@ impl Sizes {
     }
 }
 
+/// How often to cancel, and to look whether it has ended, before giving up. Once is enough.
+const CANCEL_TRIES: usize = 100;
+
+/// What is under way on a socket.
+#[derive(Clone, Copy, Debug, Default)]
+struct UnderWay {
+    receive: bool,
+    /// The watch over its error queue.
+    watch: bool,
+    reports_errors: bool,
+    /// Nothing is to be started.
+    is_paused: bool,
+    /// Slots filled in this turn.
+    filled: u32,
+}
+
 /// The ring and all that is under way in it.
 pub(super) struct Engine {
     // First, so that it is closed before the memory that it knows is freed.
@@ -77,10 +97,9 @@ pub(super) struct Engine {
     ended: VecDeque<SocketId>,
     /// Sockets that report errors, and are not watched for them.
     unwatched: Vec<SocketId>,
-    errors_watched: usize,
     errors: ErrorQueues,
-    /// Per socket: slots filled in this turn.
-    filled: Box<[u32]>,
+    /// Per socket.
+    under_way: Box<[UnderWay]>,
     /// Where the waker is among the registered files, behind the sockets.
     waker: u32,
     waker_is_watched: bool,
@@ -88,7 +107,6 @@ pub(super) struct Engine {
     timer: Option<Instant>,
     /// Read by the kernel when the timer is submitted.
     timer_after: Box<types::Timespec>,
-    receives_under_way: usize,
     sends_under_way: usize,
     answers: Box<[c_int]>,
     /// Something other than a datagram has come that a wait ends for.
@@ -123,6 +141,13 @@ impl Engine {
         let mut receive_header: Box<libc::msghdr> = Box::new(unsafe { zeroed() });
         receive_header.msg_namelen = NAME_ROOM as _;
         receive_header.msg_controllen = CONTROL_ROOM as _;
+        let of_facts = |facts: &SocketFacts| UnderWay {
+            reports_errors: facts.reports_errors,
+            is_paused: facts.is_paused,
+            ..UnderWay::default()
+        };
+        let under_way: Box<[UnderWay]> = facts.iter().map(of_facts).collect();
+        let numbered = || (0..).map(SocketId).zip(&under_way).filter(|(_, socket)| !socket.is_paused);
         Ok(Engine {
             ring,
             slots,
@@ -131,21 +156,14 @@ impl Engine {
             receive_header,
             arrived: VecDeque::with_capacity(rx.slot_count()),
             starved: VecDeque::with_capacity(sockets.len()),
-            ended: (0..sockets.len() as u16).map(SocketId).collect(),
-            unwatched: (0..)
-                .map(SocketId)
-                .zip(facts)
-                .filter(|(_, f)| f.reports_errors)
-                .map(|(s, _)| s)
-                .collect(),
-            errors_watched: 0,
+            ended: numbered().map(|(id, _)| id).collect(),
+            unwatched: numbered().filter(|(_, socket)| socket.reports_errors).map(|(id, _)| id).collect(),
             errors: ErrorQueues::new(sockets.len()),
-            filled: vec![0; sockets.len()].into(),
+            under_way,
             waker: sockets.len() as u32,
             waker_is_watched: false,
             timer: None,
             timer_after: Box::default(),
-            receives_under_way: 0,
             sends_under_way: 0,
             answers: vec![0; MESSAGES_MAX].into(),
             has_news: false,
@@ -181,7 +199,7 @@ impl Engine {
         }
         while let Some(socket) = self.unwatched.pop() {
             self.watch(socket.0.into(), libc::POLLERR, Token::Errors(socket))?;
-            self.errors_watched += 1;
+            self.under_way[socket.0 as usize].watch = true;
         }
         if !self.waker_is_watched {
             self.watch(self.waker, libc::POLLIN, Token::Waker)?;
@@ -205,8 +223,43 @@ impl Engine {
         // ones of memory that stays where it is (`Engine::new`), and it fills them while this thread is in
         // `Ring::enter`.
         unsafe { self.ring.push(&entry)? };
-        self.receives_under_way += 1;
+        self.under_way[socket.0 as usize].receive = true;
         Ok(())
+    }
+
+    /// Ends what is under way on a socket, and starts nothing more there. Works in the thread that the ring belongs
+    /// to only.
+    pub(super) fn pause(&mut self, socket: SocketId) -> io::Result<()> {
+        let index = socket.0 as usize;
+        self.under_way[index].is_paused = true;
+        self.starved.retain(|&other| other != socket);
+        self.ended.retain(|&other| other != socket);
+        self.unwatched.retain(|&other| other != socket);
+        self.errors.remove(socket);
+        for _ in 0..CANCEL_TRIES {
+            let UnderWay { receive, watch, .. } = self.under_way[index];
+            if !receive && !watch {
+                return Ok(());
+            }
+            self.enter(Wait::Submit)?; // else what was pushed last would not be cancelled
+            for token in [Token::Receive(socket), Token::Errors(socket)] {
+                self.ring.cancel(CancelBuilder::user_data(token.encode()))?;
+            }
+            self.enter(Wait::Look)?;
+        }
+        Err(io::Error::other("the io_uring does not end a receive"))
+    }
+
+    /// Starts to receive on a socket that was paused, at the next wait.
+    pub(super) fn resume(&mut self, socket: SocketId) {
+        let state = &mut self.under_way[socket.0 as usize];
+        state.is_paused = false;
+        if !state.receive {
+            self.ended.push_back(socket);
+        }
+        if state.reports_errors && !state.watch {
+            self.unwatched.push(socket);
+        }
     }
 
     /// Enters the kernel and takes in what has come. True if a signal has ended the wait.
@@ -220,37 +273,44 @@ impl Engine {
         if self.ring.has_overflowed() {
             self.completions_delayed += 1;
         }
-        let Engine { ring, arrived, starved, ended, filled, answers, .. } = self;
+        let Engine { ring, arrived, starved, ended, under_way, answers, .. } = self;
         for completion in ring.completions() {
             let (result, flags) = (completion.result(), completion.flags());
             let goes_on = cqueue::more(flags);
             match Token::decode(completion.user_data()) {
                 Some(Token::Receive(socket)) => {
-                    let filled = &mut filled[socket.0 as usize];
+                    let state = &mut under_way[socket.0 as usize];
                     if let Some(slot) = cqueue::buffer_select(flags) {
                         arrived.push_back(Filled { socket, slot, len: result.max(0) as usize });
-                        *filled += 1;
+                        state.filled += 1;
                         self.free_count -= 1;
                     }
                     if goes_on {
                         continue;
                     }
-                    self.receives_under_way -= 1;
+                    state.receive = false;
                     self.has_news = true;
                     if result == -libc::ENOBUFS {
                         self.out_of_slots += 1;
                     }
-                    if *filled == 0 { starved.push_back(socket) } else { ended.push_back(socket) }
+                    match state {
+                        UnderWay { is_paused: true, .. } => {}
+                        UnderWay { filled: 0, .. } => starved.push_back(socket),
+                        _ => ended.push_back(socket),
+                    }
                 }
                 Some(Token::Send(number)) => {
                     answers[usize::from(number)] = (-result).max(0);
                     self.sends_under_way -= 1;
                 }
                 Some(Token::Errors(socket)) => {
-                    self.errors.insert(socket);
-                    if !goes_on {
-                        self.errors_watched -= 1;
-                        self.unwatched.push(socket);
+                    let state = &mut under_way[socket.0 as usize];
+                    state.watch = goes_on;
+                    if !state.is_paused {
+                        self.errors.insert(socket);
+                        if !goes_on {
+                            self.unwatched.push(socket);
+                        }
                     }
                 }
                 Some(Token::Waker) => {
@@ -285,9 +345,9 @@ impl Engine {
 
     /// Ends the turn of these slots, and gives them back to the kernel.
     pub(super) fn give_back(&mut self, rx: &mut Rx, filled: impl Iterator<Item = Filled>) {
-        let Engine { filled: per_socket, slots, free_count, .. } = self;
+        let Engine { under_way, slots, free_count, .. } = self;
         for Filled { socket, slot, .. } in filled {
-            per_socket[socket.0 as usize] = 0;
+            under_way[socket.0 as usize].filled = 0;
             slots.provide(slot, rx.slot_mut(slot));
             *free_count += 1;
         }
@@ -333,17 +393,16 @@ impl Engine {
     }
 
     fn is_idle(&self) -> bool {
-        let under_way = self.receives_under_way + self.sends_under_way + self.errors_watched;
-        under_way == 0 && !self.waker_is_watched && self.timer.is_none()
+        let has_sockets_idle = self.under_way.iter().all(|socket| !socket.receive && !socket.watch);
+        has_sockets_idle && self.sends_under_way == 0 && !self.waker_is_watched && self.timer.is_none()
     }
 
     /// Cancels everything and waits until nothing is under way. Works in the thread that the ring belongs to
     /// only.
     pub(super) fn finish(&mut self) -> io::Result<()> {
-        const TRIES: usize = 100;
-        for _ in 0..TRIES {
+        for _ in 0..CANCEL_TRIES {
             self.enter(Wait::Submit)?; // else what was pushed last would not be cancelled
-            self.ring.cancel_all()?;
+            self.ring.cancel(CancelBuilder::any())?;
             self.enter(Wait::Look)?;
             if self.is_idle() {
                 break;

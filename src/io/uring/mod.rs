@@ -235,6 +235,25 @@ impl DatagramIo for UringIo {
             self.counters.kernel_drops += facts.recount_drops(socket);
         }
     }
+
+    fn pause(&mut self, id: SocketId) -> io::Result<()> {
+        if self.facts[id.0 as usize].is_paused {
+            return Ok(());
+        }
+        self.settle()?;
+        self.engine.pause(id).inspect_err(|_| self.engine.resume(id))?;
+        let facts = &mut self.facts[id.0 as usize];
+        self.counters.kernel_drops += facts.recount_drops(&self.sockets[id.0 as usize]);
+        facts.is_paused = true;
+        Ok(())
+    }
+
+    fn resume(&mut self, id: SocketId) -> io::Result<()> {
+        if std::mem::take(&mut self.facts[id.0 as usize].is_paused) {
+            self.engine.resume(id);
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]

@@ -138,10 +138,10 @@ impl Ring {
         self.io.submission().cq_overflow()
     }
 
-    /// Cancels everything that is under way; the completions follow.
-    pub(super) fn cancel_all(&mut self) -> io::Result<()> {
+    /// Cancels what is under way and fits; the completions follow.
+    pub(super) fn cancel(&mut self, what: CancelBuilder) -> io::Result<()> {
         let patience = Timespec::from(Duration::from_secs(1));
-        match self.io.submitter().register_sync_cancel(Some(patience), CancelBuilder::any()) {
+        match self.io.submitter().register_sync_cancel(Some(patience), what) {
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
             result => result,
         }

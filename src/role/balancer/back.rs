@@ -2,7 +2,6 @@
 
 use super::*;
 use crate::estimate::Counters;
-use crate::health;
 use crate::wire::frame::unpack_addr;
 use crate::wire::header::TRAILER_LEN;
 use crate::wire::tag::Stamp;
@@ -183,7 +182,7 @@ impl Balancer {
         match state {
             ServerState::Ready => Ok(()),
             ServerState::Draining => {
-                self.apply(now, slot, health::Event::Drain);
+                self.note_stopping(now, slot);
                 // What was sent before is under way in front of this answer: when the server has seen
                 // as many requests as it says, nothing more will come.
                 self.sync_in_place(now, slot, at, bytes, tx)

@@ -33,7 +33,8 @@ use crate::batch::{DestinationId, FrameRef, Received, Rx, SocketId, Tx};
 use crate::drop_reason::DropReason;
 use crate::estimate::Estimate;
 use crate::fleet::{Fleet, Server};
-use crate::health::State;
+use crate::health::{self, State};
+use crate::operator::{Order, Refused};
 use crate::rng::Rng;
 use crate::role::{Role, send_from_slot};
 use crate::roster::{Member, View};
@@ -46,6 +47,8 @@ use crate::wire::{DispatchWindow, FrameFormat, Opener, ReplyPath, Sealer};
 use orders::Orders;
 use shared::{Listeners, Shared};
 
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
+pub struct Part;
 /// The socket on which clients ask.
 pub const FRONT: SocketId = SocketId(0);
 /// The socket on which servers and the controller are talked to.
@@ -252,6 +255,37 @@ impl Balancer {
         self.primary.as_mut()?.events.pop_front()
     }
 
+    /// Carries out what an operator asks of the server with this id. Only the primary can.
+    pub fn order(&mut self, now: Instant, id: u32, order: Order) -> Result<(), Refused> {
+        let order = order.check()?;
+        let primary = self.primary.as_mut().ok_or(Refused::UnknownServer)?;
+        let Some(slot) = primary.fleet.slot_of(id) else { return primary.fleet.note_absent(id, order) };
+        let server = primary.fleet.get_mut(slot).expect("it was found there");
+        server.standing.note(order);
+        match order {
+            Order::Weight(weight) => {
+                server.weight = weight;
+                self.set_leaf(slot);
+            }
+            Order::Disable => self.apply(now, slot, health::Event::Disable),
+            Order::Drain => self.apply(now, slot, health::Event::Drain),
+            // One that stops does so, whatever is wished.
+            Order::Enable if server.is_stopping => self.apply(now, slot, health::Event::Drain),
+            Order::Enable => self.apply(now, slot, health::Event::Enable),
+        }
+        Ok(())
+    }
+
+    /// Whether some server may be chosen, be it as a last resort.
+    pub fn can_serve(&self) -> bool {
+        self.shared.usable.load(Ordering::Relaxed) > 0
+    }
+
+    /// Whether no request of this worker is outstanding, by its estimates.
+    pub fn is_idle(&self) -> bool {
+        self.lanes.iter().all(|lane| lane.estimate.outstanding() == 0)
+    }
+
     /// What this worker counts.
     pub fn stats(&self) -> &Arc<PoolStats> {
         &self.stats
@@ -379,7 +413,7 @@ fn member_of(server: &Server) -> Member {
         epoch: server.epoch,
         nonce: server.nonce,
         interval: server.interval,
-        draining: server.health.state() == State::Draining,
+        draining: server.is_stopping,
         stamp: server.stamp,
     }
 }

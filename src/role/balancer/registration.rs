@@ -5,7 +5,6 @@ use super::back::header_of;
 use super::*;
 use crate::estimate::OUTSTANDING_MAX;
 use crate::fleet::Admission;
-use crate::health;
 use crate::model::Registration;
 use crate::wire::tag::Stamp;
 use crate::wire::{Frame, Header, Kind, RequestOp};
@@ -54,7 +53,8 @@ impl Balancer {
                 self.shared.tree.adjust(slot, -(replaced_foreign as i32));
                 let stats = &self.stats.servers[slot.index()];
                 stats.id_plus_one.set(u64::from(id) + 1);
-                stats.state.set(State::Joining as u64);
+                let state = primary.fleet.get(slot).map_or(State::Joining, |server| server.health.state());
+                stats.state.set(state as u64);
                 self.set_leaf(slot);
                 self.lanes[slot.index()].last_sent = now;
                 self.apply(now, slot, health::Event::Alive); // it has echoed a nonce: the first proof of life

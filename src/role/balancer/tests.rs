@@ -527,3 +527,47 @@ fn a_server_that_left_gets_nothing_from_any_worker() {
         assert_eq!(workers.roles[worker].stats().busy_no_server.get(), 1);
     }
 }
+
+/// What a server says of itself, to a worker.
+fn word(workers: &Workers, worker: u8, number: u32, state: ServerState) -> Vec<u8> {
+    let mut told = header(&registration(77, 0));
+    told.balancer_epoch.set(workers.roles[0].shared.epoch);
+    let mut told = header(&report(&told, number, 0));
+    (told.worker, told.server_state) = (worker, state as u8);
+    frame(&told, b"")
+}
+
+/// "Nothing more will come" is for a server that stops. One that an operator has drained may get requests again, and would
+/// leave too early if it had been told.
+#[test]
+fn a_server_that_an_operator_has_drained_is_told_the_end_only_when_it_stops() {
+    let mut workers = Workers::with_server();
+    assert_eq!(workers.roles[1].order(NOW, 1, Order::Drain), Err(Refused::UnknownServer), "not the primary");
+    assert_eq!(workers.roles[0].order(NOW, 1, Order::Drain), Ok(()));
+    for worker in [0, 1] {
+        let refused = workers.turn(worker, FRONT, addr(40_000), &request());
+        assert_eq!(header(&refused[0].1).status, Status::Busy as u8);
+    }
+    let is_told = |sent: Vec<(SocketAddr, Vec<u8>)>| {
+        sent.iter().any(|(_, bytes)| header(bytes).server_state == ServerState::Draining as u8)
+    };
+    let ready = word(&workers, 0, 6, ServerState::Ready);
+    assert!(!is_told(workers.turn(0, BACK, addr(50_000), &ready)));
+    assert!(!is_told(workers.tick(0)), "probes");
+    for worker in [0, 1] {
+        let stops = word(&workers, worker, 7, ServerState::Draining);
+        assert!(is_told(workers.turn(worker.into(), BACK, addr(50_000), &stops)), "worker {worker}");
+    }
+    workers.roles[0].order(NOW, 1, Order::Enable).unwrap();
+    workers.tick(0);
+    assert_eq!(workers.usable(), 0, "it is about to go");
+}
+
+#[test]
+fn a_worker_is_idle_when_none_of_its_requests_is_outstanding() {
+    let mut workers = Workers::with_server();
+    let sent = workers.turn(1, FRONT, addr(40_000), &request());
+    assert_eq!(workers.roles.iter().map(Balancer::is_idle).collect::<Vec<_>>(), [true, false]);
+    workers.turn(1, BACK, addr(50_000), &reply(&sent[0].1, 2));
+    assert!(workers.roles[1].is_idle());
+}

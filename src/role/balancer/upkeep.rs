@@ -1,7 +1,6 @@
 //! What time brings: silence, probes, SYNC, and servers that are forgotten.
 
 use super::*;
-use crate::health;
 use crate::wire::{Frame, Header, Kind, RequestOp, ServerState};
 
 /// A server that is down, draining or disabled and silent is forgotten after this time.
@@ -93,6 +92,17 @@ impl Balancer {
         if let Some(state) = server.health.on_event(now, event, &limits) {
             primary.tell(Event::State { id, state });
             self.stats.servers[slot.index()].state.set(state as u64);
+            self.set_leaf(slot);
+        }
+    }
+
+    /// A server has said that it stops. All workers shall tell it when they have sent their last request, also if an operator
+    /// had it drained before.
+    pub(super) fn note_stopping(&mut self, now: Instant, slot: Slot) {
+        let Some(primary) = &mut self.primary else { return };
+        let Some(server) = primary.fleet.get_mut(slot) else { return };
+        if !std::mem::replace(&mut server.is_stopping, true) {
+            self.apply(now, slot, health::Event::Drain);
             self.set_leaf(slot);
         }
     }

@@ -62,6 +62,8 @@ pub(super) struct Leased {
     /// Answers to a datagram, at most; `None` = any number.
     replies: Option<u32>,
     hold: Duration,
+    /// When a flow last had a datagram.
+    last_flow: Instant,
     /// The port of the client of this turn's last datagram: its other leases are likely to be there.
     hint: Option<(Client, u16)>,
 }
@@ -88,6 +90,7 @@ impl Leased {
             affinity: settings.affinity,
             replies: settings.replies,
             hold: settings.hold.unwrap_or(HOLD_MIN),
+            last_flow: Instant::ZERO,
             hint: None,
         }
     }
@@ -166,6 +169,7 @@ impl Leased {
                 let way = self.way(core, pair, &member);
                 core.send_to_server(&way, client, Some(at), bytes, false, tx)?;
                 core.count_forwarded(slot);
+                self.last_flow = now;
                 self.uses[pair.index()].credit = used.credit.saturating_add(self.replies.unwrap_or(1));
                 if let Some(key) = used.last.filter(|_| used.is_answered) {
                     self.flows.touch(now, key);
@@ -213,6 +217,7 @@ impl Leased {
             self.waiting.insert(now, Request { pair, next: None, sent: now })
         };
         core.count_forwarded(slot);
+        self.last_flow = now;
         core.stats.flows_opened.add(1);
         core.stats.flows.add(1);
         Ok(())
@@ -293,6 +298,7 @@ impl Leased {
     /// A flow's server has sent something.
     fn touch_flow(&mut self, core: &mut Core, now: Instant, pair: Pair) {
         let slot = self.leases.slot(pair);
+        self.last_flow = now;
         let used = &mut self.uses[pair.index()];
         let Some(key) = used.last else { return };
         if used.is_answered {
@@ -381,6 +387,11 @@ impl Leased {
         let settings = &core.shared.settings;
         let waiting = self.waiting.oldest().map(|(_, sent)| sent + settings.timeout);
         earliest(waiting, self.flows.oldest().map(|(_, used)| used + settings.idle_timeout))
+    }
+
+    /// When a flow last had a datagram; `None` if none lives.
+    pub fn last_flow(&self) -> Option<Instant> {
+        (!self.flows.is_empty()).then_some(self.last_flow)
     }
 
     /// Measures how long answered pairs have to rest, unless that is configured. Now and then.

@@ -25,6 +25,8 @@ use super::shared::{Noticed, Wanted};
 use crate::batch::{SocketId, Tx};
 use crate::drop_reason::DropReason;
 use crate::health::{self, Health, Limits, State};
+use crate::operator::{Order, Refused, Standing, Switch};
+use crate::remembered::{Kept, Remembered};
 use crate::select::{LeafState, Slot, cost_of_weight};
 use crate::time::Instant;
 
@@ -34,6 +36,8 @@ const EVENTS_MAX: usize = 256;
 const TRIAL_PAUSE_MAX: Duration = Duration::from_secs(60);
 /// A suspect is checked so many times as often.
 const SUSPECT_FACTOR: u32 = 3;
+/// So many servers that have left are remembered for each slot.
+const REMEMBERED_PER_SLOT: usize = 4;
 /// How often wishes for other servers are looked at, at least.
 const LOOK: Duration = Duration::from_millis(200);
 
@@ -52,6 +56,17 @@ struct Server {
     trial_pause: Duration,
     /// Since when it is up.
     up_since: Instant,
+    /// Whether the pool shall have it. One that it shall not leaves when it has nothing more to do.
+    is_wanted: bool,
+    /// What an operator has said of it.
+    standing: Standing,
+}
+
+impl Server {
+    /// What shall be known of it when it comes back.
+    fn kept(&self) -> Kept {
+        Kept { standing: self.standing }
+    }
 }
 
 /// Who had a slot last. Its ports may bring something late yet, so nobody else gets the slot before `until`; and so that
@@ -66,6 +81,8 @@ struct Left {
 pub(super) struct Primary {
     servers: Box<[Option<Server>]>,
     left: Box<[Option<Left>]>,
+    /// What is known of servers that have left.
+    remembered: Remembered<SocketAddr>,
     /// How long a slot rests after its server has left.
     rest: Duration,
     checker: Checker,
@@ -86,6 +103,7 @@ impl Primary {
         Primary {
             servers: (0..settings.servers_max).map(|_| None).collect(),
             left: vec![None; settings.servers_max].into(),
+            remembered: Remembered::new(settings.servers_max * REMEMBERED_PER_SLOT),
             rest: (settings.timeout * UNANSWERED_REST).max(settings.hold.unwrap_or_default()),
             checker: Checker::new(check, settings.proxy_protocol, secret, core.shared.seed ^ 1),
             limits: Limits {
@@ -179,7 +197,7 @@ impl Primary {
         let Some(server) = &mut self.servers[slot.index()] else { return };
         match server.health.state() {
             State::Draining => {
-                if core.shared.tree.len(slot) == 0 {
+                if !server.is_wanted && core.shared.tree.len(slot) == 0 {
                     self.remove(core, now, slot);
                 }
             }
@@ -272,13 +290,15 @@ impl Primary {
             let Some(server) = server else { continue };
             match wanted.iter().find(|wanted| wanted.addr == server.addr) {
                 Some(wanted) => {
-                    (server.id, server.weight) = (wanted.id, wanted.weight);
-                    if server.health.state() == State::Draining {
-                        server.health = Health::new(self.checker.first_state(), now);
+                    server.id = wanted.id;
+                    server.weight = server.standing.weight.unwrap_or(wanted.weight);
+                    if !std::mem::replace(&mut server.is_wanted, true) {
+                        server.health = Health::new(first_state(server.standing, &self.checker), now);
                     }
                 }
                 None => {
                     core.shared.cancel_trial(Slot::new(index));
+                    server.is_wanted = false;
                     server.health.on_event(now, health::Event::Drain, &self.limits);
                 }
             }
@@ -293,9 +313,8 @@ impl Primary {
                 continue;
             }
             let Some(slot) = self.slot_for(now, wanted.addr) else {
-                let will_be_free = |server: &Option<Server>| {
-                    server.as_ref().is_none_or(|server| server.health.state() == State::Draining)
-                };
+                let will_be_free =
+                    |server: &Option<Server>| server.as_ref().is_none_or(|server| !server.is_wanted);
                 if self.servers.iter().any(will_be_free) {
                     has_to_wait = true;
                 } else {
@@ -304,18 +323,21 @@ impl Primary {
                 continue;
             };
             self.last_generation = self.last_generation.wrapping_add(1);
+            let Kept { standing } = self.remembered.take(&wanted.addr);
             self.servers[slot] = Some(Server {
                 id: wanted.id,
                 addr: wanted.addr,
-                weight: wanted.weight,
+                weight: standing.weight.unwrap_or(wanted.weight),
                 generation: self.last_generation,
-                health: Health::new(self.checker.first_state(), now),
+                health: Health::new(first_state(standing, &self.checker), now),
                 heard_at: core.shared.signals[slot].alive_at(),
                 next_check: now,
                 asked: None,
                 next_trial: now,
                 trial_pause: self.settings.interval,
                 up_since: now,
+                is_wanted: true,
+                standing,
             });
             self.tell(Event::Joined { id: wanted.id, addr: wanted.addr });
         }
@@ -323,6 +345,39 @@ impl Primary {
             core.shared.want_still(wanted);
         }
         self.publish(core);
+    }
+
+    /// Carries out what an operator asks of the server with this id.
+    pub fn order(&mut self, core: &mut Core, now: Instant, id: u32, order: Order) -> Result<(), Refused> {
+        let has_id = |server: &Option<Server>| server.as_ref().is_some_and(|s| s.id == id && s.is_wanted);
+        let index = self.servers.iter().position(has_id).ok_or(Refused::UnknownServer)?;
+        let (slot, server) = (Slot::new(index), self.servers[index].as_mut().expect("it was found there"));
+        server.standing.note(order);
+        let event = match order {
+            Order::Weight(weight) => {
+                server.weight = weight;
+                self.publish(core);
+                return Ok(());
+            }
+            Order::Drain => health::Event::Drain,
+            Order::Disable => health::Event::Disable,
+            Order::Enable if matches!(server.health.state(), State::Draining | State::Disabled) => {
+                // As if it were new: where it is not asked, only traffic shows whether it lives.
+                let state = self.checker.first_state();
+                server.health = Health::new(state, now);
+                (server.next_check, server.up_since) = (now, now);
+                let (id, addr) = (server.id, server.addr);
+                self.tell(Event::State { id, addr, state, why: ASKED });
+                self.publish(core);
+                return Ok(());
+            }
+            Order::Enable => health::Event::Enable,
+        };
+        if event != health::Event::Enable {
+            core.shared.cancel_trial(slot);
+        }
+        self.apply(core, now, slot, event, ASKED);
+        Ok(())
     }
 
     /// The slot that this server had last, or one that has rested.
@@ -336,6 +391,7 @@ impl Primary {
     fn remove(&mut self, core: &mut Core, now: Instant, slot: Slot) {
         if let Some(server) = self.servers[slot.index()].take() {
             self.left[slot.index()] = Some(Left { addr: server.addr, until: now + self.rest });
+            self.remembered.keep(server.addr, server.kept());
             self.tell(Event::Left { id: server.id, addr: server.addr });
             self.publish(core);
         }
@@ -361,11 +417,13 @@ impl Primary {
                 Some(State::Down | State::Joining | State::Draining | State::Disabled) => LeafState::Barred,
             };
             let is_usable = matches!(leaf, LeafState::Eligible | LeafState::LastResort);
+            // Who was drained by an operator finishes its flows; who is not wanted any more is about to go.
+            let finishes = state == Some(State::Draining) && server.as_ref().is_some_and(|s| s.is_wanted);
             usable += u32::from(is_usable);
             let member = server.as_ref().map(|server| Member {
                 addr: server.addr,
                 generation: server.generation,
-                keeps_flows: is_usable,
+                keeps_flows: is_usable || finishes,
             });
             // Known before it may be chosen.
             core.shared.members.publish(slot, member);
@@ -384,5 +442,17 @@ impl Primary {
             self.fails_open = fails_open;
             self.tell(Event::FailOpen(fails_open));
         }
+    }
+}
+
+/// Why a server's state changes when an operator says so.
+const ASKED: &str = "an operator asked for it";
+
+/// What a new server is.
+fn first_state(standing: Standing, checker: &Checker) -> State {
+    match standing.switch {
+        Switch::On => checker.first_state(),
+        Switch::Drained => State::Draining,
+        Switch::Off => State::Disabled,
     }
 }

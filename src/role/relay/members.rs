@@ -14,7 +14,7 @@ pub struct Member {
     pub addr: SocketAddr,
     /// Which server of the slot it is: two servers that follow each other in a slot never have the same.
     pub generation: u32,
-    /// Whether flows may stay there: it is neither down nor switched off.
+    /// Whether flows may stay there: it is neither down nor switched off, nor about to go.
     pub keeps_flows: bool,
 }
 

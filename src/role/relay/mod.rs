@@ -42,6 +42,7 @@ use self::dns::Dns;
 use self::health::Primary;
 use crate::batch::{Received, Rx, Tx};
 use crate::drop_reason::DropReason;
+use crate::operator::{Order, Refused};
 use crate::rng::Rng;
 use crate::role::Role;
 use crate::stats::RelayStats;
@@ -78,12 +79,16 @@ pub struct Relay {
     last_turn: Instant,
     /// Until then nothing is overdue: this process was away.
     grace: Instant,
+    /// Since when it takes nothing of clients any more.
+    retired: Option<Instant>,
 }
 
 /// Timers are looked at this often.
 const TICK: Duration = Duration::from_millis(10);
 /// While something is awaited there is a tick every [`TICK`]; a gap as long as this is a pause of our own.
 const PAUSE: Duration = Duration::from_millis(100);
+/// Of a worker that retires: a flow without a datagram for so long is not waited for.
+const FLOW_QUIET: Duration = Duration::from_secs(1);
 /// How often the rest of answered pairs is measured.
 const MEASURE: Duration = Duration::from_secs(1);
 
@@ -122,6 +127,7 @@ impl Relay {
                 next_measure: now + MEASURE,
                 last_turn: now,
                 grace: now,
+                retired: None,
             }
         };
         let workers = sockets.iter().enumerate().map(worker).collect();
@@ -136,6 +142,33 @@ impl Relay {
         {
             primary.set_servers(&mut self.core, now, wanted);
         }
+    }
+
+    /// Carries out what an operator asks of the server with this id. Only the primary can.
+    pub fn order(&mut self, now: Instant, id: u32, order: Order) -> Result<(), Refused> {
+        let order = order.check()?;
+        let primary = self.primary.as_mut().ok_or(Refused::UnknownServer)?;
+        primary.order(&mut self.core, now, id, order)
+    }
+
+    /// From now on another process takes what clients send, and judges the servers. Answers still go to their clients, and so
+    /// does a datagram of a client to its server that was read already.
+    pub fn retire(&mut self, now: Instant) {
+        self.retired.get_or_insert(now);
+    }
+
+    /// Whether nothing is awaited any more: no server owes an answer, and no flow has had a datagram lately. Flows of a
+    /// worker that has retired are waited for as long as an answer may take, at most.
+    pub fn is_idle(&self, now: Instant) -> bool {
+        let flows_are_quiet = match &self.matching {
+            Matching::Dns(_) => true,
+            Matching::Leased(leased) => leased.last_flow().is_none_or(|used| {
+                let timeout = self.core.shared.settings.timeout;
+                let quiet = now.since(used) >= FLOW_QUIET.min(timeout);
+                quiet || self.retired.is_some_and(|retired| now.since(retired) >= timeout)
+            }),
+        };
+        !self.core.owes() && flows_are_quiet
     }
 
     /// The oldest event that was not fetched yet.
@@ -243,7 +276,7 @@ impl Role for Relay {
             if has_verdict {
                 self.core.look_for_silence(now);
             }
-            if let Some(primary) = &mut self.primary {
+            if let Some(primary) = self.primary.as_mut().filter(|_| self.retired.is_none()) {
                 primary.on_tick(&mut self.core, now, tx);
             }
         }
@@ -263,6 +296,7 @@ impl Role for Relay {
         };
         let tick = self.core.owes().then_some(self.next_tick);
         let due = earliest(overdue.map(|at| at.max(self.grace)), tick);
-        earliest(due, self.primary.as_ref().map(|primary| primary.next_deadline().max(self.next_tick)))
+        let judge = self.primary.as_ref().filter(|_| self.retired.is_none());
+        earliest(due, judge.map(|primary| primary.next_deadline().max(self.next_tick)))
     }
 }

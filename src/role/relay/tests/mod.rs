@@ -10,5 +10,6 @@ mod fuzz;
 mod health;
 mod members;
 mod model;
+mod orders;
 mod requests;
 mod workers;

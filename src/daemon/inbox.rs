@@ -1,0 +1,139 @@
+//! Work for a loop from other threads, done between two of its turns.
+//!
+//! A loop looks with one relaxed load a turn; whoever has work for it wakes it.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use crate::io::Waker;
+use crate::time::Instant;
+
+/// How long a loop may take to come round: far longer than any turn.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+type Task<W> = Box<dyn FnOnce(&mut W, Instant) + Send>;
+
+struct Shared<W> {
+    is_waiting: AtomicBool,
+    /// `None` when the loop has ended.
+    tasks: Mutex<Option<VecDeque<Task<W>>>>,
+}
+
+/// The loop's end.
+pub struct Inbox<W>(Arc<Shared<W>>);
+
+/// The end of whoever has work for the loop.
+pub struct Post<W> {
+    shared: Arc<Shared<W>>,
+    waker: Waker,
+}
+
+impl<W> Clone for Post<W> {
+    fn clone(&self) -> Self {
+        Post { shared: Arc::clone(&self.shared), waker: self.waker.clone() }
+    }
+}
+
+/// The loop has ended, or does not come round.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("this part of the balancer has ended or is stuck")]
+pub struct Gone;
+
+/// Both ends; `waker` is the loop's.
+pub fn inbox<W>(waker: Waker) -> (Inbox<W>, Post<W>) {
+    let shared =
+        Arc::new(Shared { is_waiting: AtomicBool::new(false), tasks: Mutex::new(Some(VecDeque::new())) });
+    (Inbox(Arc::clone(&shared)), Post { shared, waker })
+}
+
+impl<W> Inbox<W> {
+    /// Does what is waiting. Called by the loop between two turns.
+    pub fn serve(&self, worker: &mut W, now: Instant) {
+        if !self.0.is_waiting.load(Ordering::Relaxed) || !self.0.is_waiting.swap(false, Ordering::Acquire) {
+            return;
+        }
+        while let Some(task) = self.next() {
+            task(worker, now);
+        }
+    }
+
+    fn next(&self) -> Option<Task<W>> {
+        self.0.tasks.lock().expect("no panic while it is held").as_mut()?.pop_front()
+    }
+}
+
+impl<W> Drop for Inbox<W> {
+    /// Whoever waits for an answer learns that none will come.
+    fn drop(&mut self) {
+        let left = self.0.tasks.lock().expect("no panic while it is held").take();
+        drop(left);
+    }
+}
+
+impl<W: 'static> Post<W> {
+    /// Has the loop do this, without waiting for it.
+    pub fn send(&self, task: impl FnOnce(&mut W, Instant) + Send + 'static) -> Result<(), Gone> {
+        self.shared
+            .tasks
+            .lock()
+            .expect("no panic while it is held")
+            .as_mut()
+            .ok_or(Gone)?
+            .push_back(Box::new(task));
+        self.shared.is_waiting.store(true, Ordering::Release);
+        self.waker.wake();
+        Ok(())
+    }
+
+    /// Has the loop do this, and waits for what comes of it.
+    pub fn call<T: Send + 'static>(
+        &self,
+        task: impl FnOnce(&mut W, Instant) -> T + Send + 'static,
+    ) -> Result<T, Gone> {
+        let (answer, answered) = sync_channel(1);
+        self.send(move |worker, now| {
+            let _ = answer.send(task(worker, now)); // nobody may wait any more
+        })?;
+        answered.recv_timeout(PATIENCE).map_err(|_: RecvTimeoutError| Gone)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_posted_is_done_in_order_between_turns_and_answered() {
+        let (inbox, post) = inbox::<Vec<u32>>(Waker::default());
+        let mut worker = vec![];
+        inbox.serve(&mut worker, Instant::ZERO);
+        let caller = std::thread::spawn(move || {
+            post.send(|worker, _| worker.push(1)).unwrap();
+            post.call(|worker, _| {
+                worker.push(2);
+                worker.len()
+            })
+        });
+        while !caller.is_finished() {
+            inbox.serve(&mut worker, Instant::ZERO);
+            std::thread::yield_now();
+        }
+        assert_eq!((caller.join().unwrap(), worker), (Ok(2), vec![1, 2]));
+    }
+
+    #[test]
+    fn a_loop_that_has_ended_answers_nobody() {
+        let (inbox, post) = inbox::<()>(Waker::default());
+        let early = post.clone();
+        let caller = std::thread::spawn(move || early.call(|(), _| ()));
+        while inbox.0.tasks.lock().unwrap().as_ref().unwrap().is_empty() {
+            std::thread::yield_now();
+        }
+        drop(inbox);
+        assert_eq!(caller.join().unwrap(), Err(Gone), "it was waiting");
+        assert_eq!(post.call(|(), _| ()), Err(Gone));
+    }
+}

@@ -1,0 +1,198 @@
+//! The native pool of a running balancer.
+
+use std::io;
+use std::net::UdpSocket;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::sockets::duplicates;
+use super::takeover::{Held, Verdict};
+use super::{Failed, Process, processors};
+use crate::config::Config;
+use crate::daemon;
+use crate::daemon::balancer::NAME;
+use crate::daemon::inbox::{Gone, Post, inbox};
+use crate::daemon::worker::Worker;
+use crate::handover::{SocketKind, SocketSet};
+use crate::io::{BackEnd, IoOptions};
+use crate::operator::{Order, Refused};
+use crate::rng::entropy;
+use crate::role::balancer::{Balancer, Part, Settings};
+use crate::stats::PoolStats;
+use crate::time::{Clock, Instant};
+
+/// How long a process that has taken its sockets over leaves requests in their buffers while no server has registered.
+const WAIT_FOR_SERVERS: Duration = Duration::from_millis(300);
+
+/// How long workers wait for a successor's word.
+const HELD_MAX: Duration = Duration::from_secs(10);
+
+/// What the workers of the native pool know, in their order.
+pub type NativeState = Vec<Part>;
+
+/// A worker of the native pool.
+pub type NativeWorker = Worker<Balancer, BackEnd>;
+
+/// The native pool's workers, as they are reached from outside.
+pub struct Native {
+    posts: Vec<Post<NativeWorker>>,
+    /// By worker, the primary first.
+    pub stats: Vec<Arc<PoolStats>>,
+    /// What they were made from.
+    pub settings: Settings,
+}
+
+/// The settings of the native pool's role, but for the balancer's own addresses.
+pub fn settings(config: &Config) -> Settings {
+    let (pool, server) = (config.native(), &config.server);
+    Settings {
+        format: pool.format,
+        key: config.key_bytes(),
+        secret: rand::random(),
+        workers: pool.workers,
+        policy: pool.policy,
+        reply_path: pool.reply_path,
+        servers_max: pool.servers_max,
+        max_outstanding: pool.max_outstanding,
+        interval: server.interval,
+        controller: config.controller,
+        scale: server.run.scale,
+        own: vec![],
+        seed: entropy(),
+    }
+}
+
+/// The native pool's workers, made and not started yet.
+pub struct NativeMade {
+    settings: Settings,
+    roles: Vec<Balancer>,
+    ios: Vec<BackEnd>,
+    processors: Vec<Option<usize>>,
+    patience: Duration,
+    /// Whether requests may be in the sockets already, and no server is known.
+    waits: bool,
+}
+
+impl NativeMade {
+    /// Makes the workers over these sockets: front and server side of each.
+    pub fn new(
+        config: &Config,
+        sockets: Vec<[UdpSocket; 2]>,
+        is_inherited: bool,
+        process: &Process,
+    ) -> Result<NativeMade, Failed> {
+        let mut settings = settings(config);
+        for socket in sockets.iter().flatten() {
+            settings.own.push(socket.local_addr()?);
+        }
+        let options = IoOptions { prefault: true, ..config.io_options() };
+        let processor = processors(config.native().pin)?;
+        let io =
+            |sockets: [UdpSocket; 2]| daemon::back_end(config.io, sockets.into(), &options, process.clock);
+        Ok(NativeMade {
+            roles: Balancer::workers(settings.clone(), process.clock.now()),
+            ios: sockets.into_iter().map(io).collect::<io::Result<_>>()?,
+            processors: (0..settings.workers).map(processor).collect(),
+            patience: config.client.deadline,
+            waits: is_inherited,
+            settings,
+        })
+    }
+
+    /// Goes on exactly where the workers of another process have stopped.
+    pub fn go_on_from(&mut self, state: NativeState, now: Instant) -> Result<(), Failed> {
+        self.roles = Balancer::workers_from(self.settings.clone(), state, now).map_err(Failed::new)?;
+        self.waits = false;
+        Ok(())
+    }
+
+    /// Starts their loops.
+    pub fn start(self, process: &Process) -> Result<Native, Failed> {
+        let NativeMade { settings, roles, ios, processors, patience, waits } = self;
+        let stats = roles.iter().map(|role| Arc::clone(role.stats())).collect();
+        let mut posts = vec![];
+        for (number, ((role, io), processor)) in roles.into_iter().zip(ios).zip(processors).enumerate() {
+            let mut worker = Worker::new(role, io, 2, processor, patience);
+            if waits {
+                worker.wait_for_servers(process.clock.now() + WAIT_FOR_SERVERS)?;
+            }
+            posts.push(start(worker, format!("worker-{number}"), process)?);
+        }
+        Ok(Native { posts, stats, settings })
+    }
+}
+
+impl Native {
+    fn primary(&self) -> &Post<NativeWorker> {
+        &self.posts[0]
+    }
+
+    /// Goes on with these settings, which it can. False if they are the same.
+    pub fn change(&self, new: Settings) -> Result<bool, Failed> {
+        let mut changed = false;
+        for post in &self.posts {
+            let settings = new.clone();
+            changed |= post.call(move |worker, now| worker.role.reconfigure(now, &settings))?;
+        }
+        Ok(changed)
+    }
+
+    /// Duplicates of the workers' sockets.
+    pub fn sockets(&self) -> Result<SocketSet, Failed> {
+        let mut all = SocketSet::default();
+        for (number, post) in self.posts.iter().enumerate() {
+            let sockets = post.call(move |worker, _| {
+                let kinds = [SocketKind::Front, SocketKind::Back];
+                duplicates(kinds.into_iter().zip(worker.io.sockets()), NAME, number as u16)
+            });
+            all.append(sockets??);
+        }
+        Ok(all)
+    }
+
+    /// Stops the workers between two turns, until `held` says what becomes of them; gives what they know.
+    pub fn pause(&self, held: &mut Held, clock: Clock) -> Result<NativeState, Failed> {
+        for post in &self.posts {
+            post.call(|worker, _| worker.pause_all())??;
+        }
+        let mut parts = vec![];
+        for post in &self.posts {
+            let (tell, told) = std::sync::mpsc::sync_channel(1);
+            let wait = held.hold();
+            post.send(move |worker, now| {
+                let part = worker.settle(&clock).map(|()| worker.role.export(now));
+                let _ = tell.send(part);
+                match wait.recv_timeout(HELD_MAX) {
+                    Ok(Verdict::End) => worker.end(),
+                    Ok(Verdict::Resume) | Err(_) => worker.resume_all(),
+                }
+            })?;
+            parts.push(told.recv_timeout(HELD_MAX).map_err(|_| Gone)??);
+        }
+        Ok(parts)
+    }
+
+    /// Carries out an order about a server.
+    pub fn order(&self, id: u32, order: Order) -> Result<Result<(), Refused>, Gone> {
+        self.primary().call(move |worker, now| worker.role.order(now, id, order))
+    }
+}
+
+/// Starts a worker's loop.
+pub fn start<R>(
+    worker: Worker<R, BackEnd>,
+    name: String,
+    process: &Process,
+) -> io::Result<Post<Worker<R, BackEnd>>>
+where
+    R: crate::daemon::worker::Balancing + Send + 'static,
+{
+    let waker = worker.io.waker();
+    let (inbox, post) = inbox(waker.clone());
+    let (events, clock, stop) = (Arc::clone(&process.events), process.clock, process.stop.clone());
+    process.threads.spawn(name, move || {
+        let _woken = stop.wake_also(waker);
+        worker.run(&inbox, &events, clock, &stop)
+    })?;
+    Ok(post)
+}

@@ -1,0 +1,133 @@
+//! A running balancer as the admin interface sees it.
+
+use std::sync::Arc;
+
+use super::{Failed, Instance};
+use crate::admin::{Control, Refusal};
+use crate::daemon::balancer::NAME;
+use crate::operator::{Order, Refused};
+use crate::role::relay::Wanted;
+use crate::status::{EventLog, Kind, Status};
+
+impl From<Failed> for Refusal {
+    fn from(failed: Failed) -> Self {
+        Refusal::Failed(failed.to_string())
+    }
+}
+
+impl Control for Instance {
+    fn status(&self) -> Arc<Status> {
+        self.shown()
+    }
+
+    fn events(&self) -> &EventLog {
+        &self.process.events
+    }
+
+    fn ready(&self) -> Result<(), String> {
+        let status = self.status();
+        let native =
+            self.running().native.is_some().then(|| (NAME, up(status.servers.iter().map(|s| &s.state))));
+        let pools =
+            status.pools.iter().map(|pool| (pool.name.as_str(), up(pool.servers.iter().map(|s| &s.state))));
+        match native.into_iter().chain(pools).find(|(_, up)| *up == 0) {
+            Some((pool, _)) => Err(format!("no server of pool {pool} is up")),
+            None => Ok(()),
+        }
+    }
+
+    fn order(&self, pool: Option<&str>, id: u32, order: Order) -> Result<(), Refusal> {
+        let order = order.check().map_err(|refused| Refusal::Invalid(refused.to_string()))?;
+        let pool = self.pool_of(pool, id)?;
+        let running = self.running();
+        let outcome = match running.pools.iter().find(|running| running.name() == pool) {
+            Some(pool) => pool.order(id, order),
+            None => match &running.native {
+                Some(native) => native.order(id, order),
+                None => return Err(Refusal::NotFound(format!("there is no pool {pool}"))),
+            },
+        };
+        match outcome.map_err(Failed::from)? {
+            Ok(()) => {}
+            Err(Refused::UnknownServer) => {
+                return Err(Refusal::NotFound(format!("pool {pool} has no server {id}")));
+            }
+            Err(refused) => return Err(Refusal::Invalid(refused.to_string())),
+        }
+        let what = match order {
+            Order::Drain => "drain".to_owned(),
+            Order::Enable => "enable".to_owned(),
+            Order::Disable => "disable".to_owned(),
+            Order::Weight(weight) => format!("weight {weight}"),
+        };
+        tracing::info!(pool, server = id, "operator: {what}");
+        self.process.events.note(Kind::Operator, &pool, Some(id), format!("{what} server {id}"));
+        Ok(())
+    }
+
+    fn set_servers(&self, pool: &str, servers: Vec<Wanted>) -> Result<(), Refusal> {
+        let running = self.running();
+        let Some(pool) = running.pools.iter().find(|running| running.name() == pool) else {
+            return Err(Refusal::NotFound(format!("there is no datagram pool {pool}")));
+        };
+        let named = pool.wishes.named_ids();
+        for (place, server) in servers.iter().enumerate() {
+            let id = server.id;
+            if named.contains(&id) || servers[..place].iter().any(|other| other.id == id) {
+                return Err(Refusal::Invalid(format!(
+                    "two servers of pool {} have the id {id}",
+                    pool.name()
+                )));
+            }
+            if pool.of().is_itself(server.addr) {
+                return Err(Refusal::Invalid(format!("{} is the pool itself", server.addr)));
+            }
+        }
+        if pool.wishes.run() != servers {
+            tracing::info!(pool = pool.name(), servers = servers.len(), "servers of the controller");
+            pool.wishes.want_run(servers);
+        }
+        Ok(())
+    }
+
+    fn reload(&self) -> Result<String, Refusal> {
+        Instance::reload(self)
+    }
+}
+
+fn up<'a>(states: impl Iterator<Item = &'a String>) -> usize {
+    states.filter(|state| *state == "up").count()
+}
+
+impl Instance {
+    /// The pool that is meant: the one that is named, or the only one that has this server.
+    fn pool_of(&self, named: Option<&str>, id: u32) -> Result<String, Refusal> {
+        if let Some(name) = named {
+            return Ok(name.to_owned());
+        }
+        let status = self.status();
+        let native = status.servers.iter().any(|server| server.id == id).then_some(NAME);
+        let pools = status.pools.iter().filter(|pool| pool.servers.iter().any(|server| server.id == id));
+        let have: Vec<&str> = native.into_iter().chain(pools.map(|pool| pool.name.as_str())).collect();
+        match have[..] {
+            [one] => Ok(one.to_owned()),
+            [] => {
+                let ids = |ids: &mut dyn Iterator<Item = u32>| {
+                    ids.map(|id| id.to_string()).collect::<Vec<_>>().join(", ")
+                };
+                let of_native = (!status.servers.is_empty())
+                    .then(|| format!("{NAME}: {}", ids(&mut status.servers.iter().map(|s| s.id))));
+                let of_pools = status
+                    .pools
+                    .iter()
+                    .map(|pool| format!("{}: {}", pool.name, ids(&mut pool.servers.iter().map(|s| s.id))));
+                let all = of_native.into_iter().chain(of_pools).collect::<Vec<_>>().join("; ");
+                Err(Refusal::NotFound(format!("no server has the id {id}; there are {all}")))
+            }
+            _ => Err(Refusal::Invalid(format!(
+                "several pools have a server {id}: name one of {}",
+                have.join(", ")
+            ))),
+        }
+    }
+}

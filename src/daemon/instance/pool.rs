@@ -1,0 +1,213 @@
+//! A datagram pool of a running balancer.
+
+use std::io;
+use std::net::{TcpListener, UdpSocket};
+use std::sync::{Arc, Mutex};
+
+use serde::{Deserialize, Serialize};
+
+use super::native::start;
+use super::sockets::{OpenPool, duplicates};
+use super::{Failed, Process, processors};
+use crate::config::DatagramPool;
+use crate::daemon::control::{Errands, Wishes};
+use crate::daemon::inbox::{Gone, Post};
+use crate::daemon::names::Names;
+use crate::daemon::relay;
+use crate::daemon::worker::Worker;
+use crate::handover::{Label, SocketKind as Kind, SocketSet};
+use crate::io::BackEnd;
+use crate::operator::{Order, Refused};
+use crate::rng::entropy;
+use crate::role::relay::{Chance, Relay, Shared, Wanted};
+use crate::time::Instant;
+
+/// What a successor has to know of a pool.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct PoolState {
+    /// The servers that a controller runs.
+    run: Vec<Wanted>,
+}
+
+/// A worker of a datagram pool.
+pub type PoolWorker = Worker<Relay, BackEnd>;
+
+/// A datagram pool's workers, as they are reached from outside.
+pub struct Pool {
+    /// What it was made from, or changed to last.
+    of: Mutex<Arc<DatagramPool>>,
+    /// Which sockets it has.
+    pub plan: relay::Plan,
+    /// What its workers share.
+    pub shared: Arc<Shared>,
+    /// The servers that it shall have.
+    pub wishes: Arc<Wishes>,
+    posts: Vec<Post<PoolWorker>>,
+    name: String,
+    /// Duplicates of those that the control thread has, for a successor.
+    listeners: Vec<TcpListener>,
+}
+
+/// A pool that was made and not started yet.
+pub struct Made {
+    of: DatagramPool,
+    plan: relay::Plan,
+    shared: Arc<Shared>,
+    wishes: Arc<Wishes>,
+    workers: Vec<PoolWorker>,
+    errands: Errands,
+    listeners: Vec<TcpListener>,
+}
+
+impl Made {
+    /// Makes a pool's workers over its sockets.
+    pub fn new(open: OpenPool, process: &Process) -> Result<Made, Failed> {
+        let OpenPool { of, plan, mut names, workers, listeners } = open;
+        let (sockets, layouts): (Vec<_>, Vec<_>) = workers.into_iter().unzip();
+        let chance = Chance { secret: rand::random(), seed: entropy() };
+        let now = process.clock.now();
+        let (shared, mut roles) = Relay::workers(of.settings.clone(), chance, &layouts, now);
+        let wishes = Arc::new(Wishes::new(Arc::clone(&shared)));
+        wishes.want_named(names.wanted());
+        roles[0].take_servers(now);
+        let processor = processors(of.pin)?;
+        let mut workers = vec![];
+        for (number, (role, sockets)) in roles.into_iter().zip(sockets).enumerate() {
+            let count = sockets.len();
+            let options = relay::io_options(of.settings.proxy_protocol);
+            let io = BackEnd::open(of.io, sockets, &options, process.clock)?;
+            let pool = &of.settings.name;
+            tracing::info!(pool, worker = number, io = io.name(), sockets = count, "batch I/O");
+            workers.push(Worker::new(role, io, count, processor(number), of.settings.timeout));
+        }
+        let duplicates = listeners.iter().map(TcpListener::try_clone).collect::<io::Result<_>>()?;
+        let errands = Errands {
+            pool: Arc::clone(&shared),
+            wishes: Arc::clone(&wishes),
+            listeners,
+            connections_max: of.tcp_connections,
+            names: names.has_names().then_some(names),
+        };
+        Ok(Made { of, plan, shared, wishes, workers, errands, listeners: duplicates })
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.of.settings.name
+    }
+
+    /// Goes on with what the pool of this name in another process knew.
+    pub fn go_on_from(&mut self, state: PoolState, now: Instant) {
+        self.wishes.want_run(state.run);
+        self.workers[0].role.take_servers(now);
+    }
+
+    /// Starts its loops and its errands.
+    pub fn start(self, process: &Process) -> Result<Pool, Failed> {
+        let Made { of, plan, shared, wishes, workers, errands, listeners } = self;
+        process.control.begin(errands)?;
+        let name = of.settings.name.clone();
+        let start = |(number, worker)| start(worker, format!("{name}-{number}"), process);
+        let posts = workers.into_iter().enumerate().map(start).collect::<io::Result<_>>()?;
+        Ok(Pool { of: Mutex::new(Arc::new(of)), plan, shared, wishes, posts, name, listeners })
+    }
+}
+
+impl Pool {
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What it was made from, or changed to last.
+    pub fn of(&self) -> Arc<DatagramPool> {
+        Arc::clone(&self.of.lock().expect("no panic while it is held"))
+    }
+
+    /// Carries out an order about a server.
+    pub fn order(&self, id: u32, order: Order) -> Result<Result<(), Refused>, Gone> {
+        self.posts[0].call(move |worker, now| worker.role.order(now, id, order))
+    }
+
+    /// Duplicates of its workers' front sockets and of its listeners, for a pool of this name.
+    pub fn fronts(&self, for_pool: &str) -> Result<SocketSet, Failed> {
+        let mut all = SocketSet::default();
+        for (number, post) in self.posts.iter().enumerate() {
+            let pool = for_pool.to_owned();
+            let fronts = post.call(move |worker, _| {
+                let fronts = worker.role.sockets().fronts.clone();
+                let sockets = &worker.io.sockets()[usize::from(fronts.start)..usize::from(fronts.end)];
+                duplicates(
+                    sockets.iter().map(|socket: &UdpSocket| (Kind::Front, socket)),
+                    &pool,
+                    number as u16,
+                )
+            });
+            all.append(fronts??);
+        }
+        for listener in &self.listeners {
+            let (pool, addr) = (for_pool.to_owned(), listener.local_addr()?);
+            all.add(Label { pool, kind: Kind::Tcp, worker: 0, addr }, listener.try_clone()?.into());
+        }
+        Ok(all)
+    }
+
+    /// Leaves what clients send in the sockets' buffers, for a successor; gives what that has to know. What is under way
+    /// goes on.
+    pub fn pause(&self) -> Result<PoolState, Failed> {
+        for post in &self.posts {
+            post.call(|worker, _| worker.pause_fronts())??;
+        }
+        Ok(PoolState { run: self.wishes.run() })
+    }
+
+    /// Hears clients again: there was no successor.
+    pub fn resume(&self) -> Result<(), Failed> {
+        self.posts.iter().try_for_each(|post| Ok(post.call(|worker, _| worker.resume_fronts())??))
+    }
+
+    /// Stops hearing clients; what is under way is finished. Returns when no worker reads its fronts any more.
+    pub fn retire(&self, process: &Process) -> Result<(), Failed> {
+        process.control.end(self.name());
+        for post in &self.posts {
+            // One that has ended hears nobody.
+            if let Ok(result) = post.call(|worker, now| worker.retire(now)) {
+                result?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether it can go on with these settings, apart from its servers.
+    pub fn can_become(&self, new: &DatagramPool) -> bool {
+        let old = self.of();
+        old.listen == new.listen
+            && old.ports == new.ports
+            && old.pin == new.pin
+            && old.io == new.io
+            && old.tcp_connections == new.tcp_connections
+            && old.settings.fixed_difference(&new.settings).is_none()
+    }
+
+    /// Goes on with these settings and servers, which it can. Says what has changed, in words.
+    pub fn change(&self, new: DatagramPool, mut names: Names, process: &Process) -> Result<String, Failed> {
+        let old = self.of();
+        let mut changes = vec![];
+        if old.settings != new.settings {
+            for post in &self.posts {
+                let settings = new.settings.clone();
+                post.call(move |worker, now| worker.role.reconfigure(now, settings))?;
+            }
+            changes.push("other settings".to_owned());
+        }
+        let before = old.servers.len();
+        if old.servers != new.servers || old.resolve_interval != new.resolve_interval {
+            self.wishes.want_named(names.wanted());
+            let keep = names.has_names().then_some(names);
+            process.control.rename(&self.name, keep, Arc::clone(&self.wishes));
+            changes.push(format!("{before} -> {} servers", new.servers.len()));
+        }
+        *self.of.lock().expect("no panic while it is held") = Arc::new(new);
+        Ok(changes.join(", "))
+    }
+}

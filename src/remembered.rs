@@ -1,0 +1,92 @@
+//! What a balancer keeps of servers that are away, for when they come back. Pure, and of fixed size.
+
+use crate::operator::Standing;
+
+/// What is kept of a server.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Kept {
+    /// What an operator has said of it.
+    pub standing: Standing,
+}
+
+impl Kept {
+    /// Whether it says anything at all.
+    fn is_nothing(&self) -> bool {
+        *self == Kept::default()
+    }
+}
+
+/// What is kept of servers that are away, by what they are known by.
+#[derive(Debug)]
+pub struct Remembered<K> {
+    /// The longest remembered first.
+    entries: Vec<(K, Kept)>,
+    max: usize,
+}
+
+impl<K: PartialEq> Remembered<K> {
+    /// Room for so many servers, at least one.
+    pub fn new(max: usize) -> Self {
+        Remembered { entries: Vec::new(), max: max.max(1) }
+    }
+
+    /// Keeps this, if it says anything. Without room, who has been away longest is forgotten; those of whom an operator has
+    /// said something go last.
+    pub fn keep(&mut self, key: K, kept: Kept) {
+        self.entries.retain(|(known, _)| *known != key);
+        if kept.is_nothing() {
+            return;
+        }
+        if self.entries.len() == self.max {
+            let unsaid = |(_, kept): &(K, Kept)| kept.standing == Standing::default();
+            self.entries.remove(self.entries.iter().position(unsaid).unwrap_or(0));
+        }
+        self.entries.push((key, kept));
+    }
+
+    /// What is kept of a server that is away.
+    pub fn get_mut(&mut self, key: &K) -> Option<&mut Kept> {
+        self.entries.iter_mut().find(|(known, _)| known == key).map(|(_, kept)| kept)
+    }
+
+    /// The same, when it comes back: it is no longer kept here.
+    pub fn take(&mut self, key: &K) -> Kept {
+        let found = self.entries.iter().position(|(known, _)| known == key);
+        found.map_or_else(Kept::default, |at| self.entries.remove(at).1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::operator::{Order, Switch};
+
+    fn said(order: Order) -> Kept {
+        let mut kept = Kept::default();
+        kept.standing.note(order);
+        kept
+    }
+
+    #[test]
+    fn what_is_kept_is_taken_once() {
+        let mut remembered = Remembered::new(2);
+        remembered.keep(1, said(Order::Disable));
+        remembered.keep(1, said(Order::Drain));
+        remembered.keep(2, Kept::default());
+        assert!(remembered.get_mut(&2).is_none(), "there is nothing to keep");
+        assert_eq!(remembered.get_mut(&1).unwrap().standing.switch, Switch::Drained);
+        assert_eq!(remembered.take(&1), said(Order::Drain));
+        assert_eq!(remembered.take(&1), Kept::default());
+    }
+
+    #[test]
+    fn who_has_been_away_longest_is_forgotten_first() {
+        let mut remembered = Remembered::new(2);
+        for key in 1..=3 {
+            remembered.keep(key, said(Order::Weight(key)));
+        }
+        assert_eq!(remembered.take(&1), Kept::default());
+        assert_eq!(remembered.take(&2), said(Order::Weight(2)));
+        assert_eq!(remembered.take(&3), said(Order::Weight(3)));
+    }
+}

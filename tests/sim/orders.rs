@@ -1,0 +1,124 @@
+//! What an operator orders of a pool under load: nothing is lost by it.
+
+use std::time::Duration;
+
+use lbd::health::State;
+use lbd::operator::{Order, Refused};
+use lbd::role::client::Ending;
+use lbd::service::ServiceTime;
+
+use crate::world::*;
+use crate::{faults, pool, seeds, traffic};
+
+fn order(world: &mut World, id: u32, order: Order) -> Result<(), Refused> {
+    let now = world.now();
+    world.balancer[0].role.order(now, id, order)
+}
+
+fn state(world: &World, id: u32) -> Option<State> {
+    let fleet = world.primary().fleet().unwrap();
+    Some(fleet.get(fleet.slot_of(id)?)?.health.state())
+}
+
+fn served(world: &World, id: u32) -> u64 {
+    world.servers[&id].role.totals().served
+}
+
+fn check_nothing_failed(world: &mut World, requests: usize) {
+    world.check_at_rest();
+    let failed: u64 = world.clients.iter().map(|c| c.node.role.totals().first_failed).sum();
+    let answered: usize = world.clients.iter().map(|c| c.count(Ending::Answered)).sum();
+    assert_eq!((failed, answered), (0, requests), "seed {}", world.seed);
+}
+
+#[test]
+fn draining_disabling_and_enabling_servers_under_load_fails_no_request() {
+    for seed in seeds(8) {
+        let mut world = World::new(seed, faults(0.0, 0.0, 0.0));
+        world.workers = 1 + seed as usize % 3;
+        let mut world = crate::fill(world, 4, Some(ServiceTime::exponential(MS)));
+        let mut before = 0;
+        traffic(&mut world, 3_000, 2.0, |w, number| match number % 600 {
+            100 => {
+                let word = if number % 1200 < 600 { Order::Drain } else { Order::Disable };
+                order(w, 2, word).unwrap();
+            }
+            150 => before = served(w, 2),
+            300 => {
+                assert_eq!(served(w, 2), before, "seed {seed}: it had finished what it had long ago");
+                assert!(!w.up().contains(&2) && w.servers.contains_key(&2), "seed {seed}: it stays");
+                order(w, 2, Order::Enable).unwrap();
+            }
+            400 => assert!(w.up().contains(&2) && served(w, 2) > before, "seed {seed}"),
+            _ => {}
+        });
+        check_nothing_failed(&mut world, 3_000);
+    }
+}
+
+/// It was drained and enabled again; if it had been told "nothing more will come", it would go too early now.
+#[test]
+fn a_server_that_stops_after_it_was_drained_and_enabled_loses_nothing() {
+    for seed in seeds(8) {
+        let mut world = pool(seed, faults(0.0, 0.0, 0.0), 3, Some(ServiceTime::exponential(MS)));
+        traffic(&mut world, 1_500, 2.0, |w, number| match number {
+            300 => order(w, 2, Order::Drain).unwrap(),
+            400 => order(w, 2, Order::Enable).unwrap(),
+            600 => {
+                let now = w.now();
+                w.servers.get_mut(&2).unwrap().role.drain(now);
+            }
+            _ => {}
+        });
+        let role = &world.servers[&2].role;
+        assert!(role.is_finished() && role.queue_len() == 0, "seed {seed}");
+        check_nothing_failed(&mut world, 1_500);
+    }
+}
+
+#[test]
+fn what_was_ordered_holds_when_a_server_restarts() {
+    for seed in seeds(3) {
+        for (word, expected) in [(Order::Drain, State::Draining), (Order::Disable, State::Disabled)] {
+            let mut world = pool(seed, faults(0.0, 0.0, 0.0), 3, None);
+            order(&mut world, 1, word).unwrap();
+            order(&mut world, 0, Order::Weight(7)).unwrap();
+            for away in [Duration::ZERO, Duration::from_secs(20)] {
+                for id in [0, 1] {
+                    world.kill_server(id);
+                }
+                world.run(away);
+                assert_eq!(state(&world, 1).is_none(), away > Duration::ZERO, "seed {seed}");
+                for id in [0, 1] {
+                    world.start_server(id);
+                }
+                world.run(Duration::from_secs(1));
+                assert_eq!(state(&world, 1), Some(expected), "seed {seed}, away for {away:?}");
+                let mut weights = world.primary().fleet().unwrap().iter().map(|(_, s)| (s.id, s.weight));
+                assert!(weights.any(|s| s == (0, 7)), "seed {seed}, away for {away:?}");
+                assert!(world.up().contains(&0));
+            }
+            world.kill_server(1);
+            world.run(Duration::from_secs(20));
+            assert_eq!(order(&mut world, 1, Order::Enable), Ok(()), "of one that is away");
+            assert_eq!(order(&mut world, 9, Order::Enable), Err(Refused::UnknownServer));
+            world.start_server(1);
+            world.run(Duration::from_secs(1));
+            assert_eq!(world.up().len(), 3, "seed {seed}");
+        }
+    }
+}
+
+#[test]
+fn a_weight_takes_effect_at_once() {
+    for seed in seeds(4) {
+        let mut world = pool(seed, faults(0.0, 0.0, 0.0), 2, Some(ServiceTime::exponential(MS)));
+        order(&mut world, 1, Order::Weight(4)).unwrap();
+        assert_eq!(order(&mut world, 1, Order::Weight(101)), Err(Refused::Weight));
+        // Idle most of the time, so the heavier one is chosen until it has four.
+        traffic(&mut world, 500, 0.5, |_, _| {});
+        let [light, heavy] = [0, 1].map(|id| served(&world, id));
+        assert!(heavy > 8 * light, "seed {seed}: {light} and {heavy}");
+        check_nothing_failed(&mut world, 500);
+    }
+}
