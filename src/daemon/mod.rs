@@ -5,6 +5,7 @@ pub mod balancer;
 pub mod client;
 #[cfg(not(loom))] // tokio has no sockets under loom
 pub mod control;
+#[cfg(not(loom))]
 pub mod controller;
 pub mod inbox;
 #[cfg(not(loom))]
