@@ -205,7 +205,7 @@ impl System {
         self.supervisor.turn(due.map_or(patience, |due| due.min(patience)))?;
         self.balancer.supervise()?;
         for event in self.supervisor.take_events() {
-            if event.starts_with("scale") || event.contains("ended unasked") {
+            if event.contains("scale ") || event.contains("ended unasked") {
                 let seconds = self.started.elapsed().as_secs_f64();
                 self.events.push(format!("{seconds:6.1} s  {event}"));
             }
