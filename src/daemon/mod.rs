@@ -11,11 +11,13 @@ pub mod inbox;
 pub mod instance;
 pub mod limits;
 pub mod names;
+pub mod notify;
 pub mod process;
 pub mod relay;
 pub mod server;
 mod shim;
 pub mod signals;
+pub mod successor;
 #[cfg(not(loom))]
 pub mod tcp;
 pub mod threads;

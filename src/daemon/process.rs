@@ -6,6 +6,8 @@ use std::process::{Child, Command, ExitStatus};
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use super::notify;
+
 /// A running child, not yet reaped: so its process id cannot be somebody else's.
 #[derive(Debug)]
 pub struct Process {
@@ -16,6 +18,7 @@ pub struct Process {
 impl Process {
     /// Starts the command.
     pub fn start(command: &mut Command) -> io::Result<Process> {
+        notify::hide_from(command);
         Ok(Process { child: command.process_group(0).spawn()?, exited: None })
     }
 

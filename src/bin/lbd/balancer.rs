@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use anyhow::Result;
 use lbd::config::Config;
-use lbd::daemon::instance::{Instance, Ready};
+use lbd::daemon::instance::{Instance, Ready, service};
 use lbd::daemon::signals::{Asked, Stop};
+use lbd::daemon::successor::Successor;
 use lbd::handover::SocketSet;
 use lbd::logging;
 use lbd::status::Sampler;
@@ -21,13 +22,15 @@ use crate::args::{Balancer, Common};
 pub fn run(args: &Balancer) -> Result<()> {
     let config = args.load()?;
     let clock = Clock::start();
+    let successor = Successor::of_this_process()?;
     // Everything that may fail is tried before the log is touched.
     let ready = Ready::new(config.clone(), clock, SocketSet::default())?;
     let _log = logging::init(&config.logs, "balancer/balancer.log")?;
     let stop = Stop::new(vec![]);
     let instance = ready.start(stop.clone())?;
-    listen_for_signals(&stop, &instance, args)?;
+    listen_for_signals(&stop, &instance, successor, args)?;
     say(&args.common, &config);
+    service::begin(&instance)?;
     instance.join()?;
     let mut sampler = instance.sampler();
     if !args.common.quiet {
@@ -39,8 +42,13 @@ pub fn run(args: &Balancer) -> Result<()> {
     Ok(())
 }
 
-/// SIGHUP reloads, SIGUSR1 asks for a summary; `--status-every` prints one so often.
-fn listen_for_signals(stop: &Stop, instance: &Arc<Instance>, args: &Balancer) -> Result<()> {
+/// SIGHUP reloads, SIGUSR1 asks for a summary, SIGUSR2 starts a successor; `--status-every` prints a summary so often.
+fn listen_for_signals(
+    stop: &Stop,
+    instance: &Arc<Instance>,
+    successor: Successor,
+    args: &Balancer,
+) -> Result<()> {
     let (ask, asked) = sync_channel(1);
     print_summaries(Arc::clone(instance), args.status_every, asked)?;
     let (reloading, quiet) = (Arc::clone(instance), args.common.quiet);
@@ -52,6 +60,11 @@ fn listen_for_signals(stop: &Stop, instance: &Arc<Instance>, args: &Balancer) ->
             Ok(_) if quiet => {}
             Ok(what) => tell(format_args!("balancer: configuration reloaded: {what}")),
             Err(why) => tell(format_args!("lbd: configuration refused, nothing has changed: {why}")),
+        }),
+        succeed: Box::new(move || {
+            if let Err(error) = successor.start() {
+                tell(format_args!("lbd: a successor cannot be started, going on: {error}"));
+            }
         }),
     })?;
     Ok(())

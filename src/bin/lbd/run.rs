@@ -105,6 +105,7 @@ fn run_controller(common: &Common) -> Result<()> {
             config.controller, config.server.count
         ),
     );
+    daemon::notify::ready();
     let patience = std::time::Duration::from_secs(1);
     let (mut stopping, mut done) = (false, false);
     while !done && !stop.is_asked_twice() {

@@ -6,11 +6,13 @@
 //! | `native.rs`, `pool.rs` | what runs, and how it is reached from outside |
 //! | `reload.rs` | another configuration while it runs |
 //! | `operate.rs` | what the admin interface sees and asks |
+//! | `service.rs` | what a service manager is told |
 
 mod native;
 mod operate;
 mod pool;
 mod reload;
+pub mod service;
 mod sockets;
 
 use std::io;
@@ -149,6 +151,11 @@ impl Instance {
     /// Waits until everything has ended: asked to, or because something has failed.
     pub fn join(&self) -> io::Result<()> {
         self.process.threads.join()
+    }
+
+    /// Whether it was asked to end.
+    fn is_ending(&self) -> bool {
+        self.process.stop.is_asked()
     }
 
     /// Other pools run now.

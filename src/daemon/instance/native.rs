@@ -91,6 +91,11 @@ impl Native {
         Ok(Native { posts, stats, settings })
     }
 
+    /// Where each worker takes tasks.
+    pub fn posts(&self) -> &[Post<NativeWorker>] {
+        &self.posts
+    }
+
     fn primary(&self) -> &Post<NativeWorker> {
         &self.posts[0]
     }
