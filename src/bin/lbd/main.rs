@@ -4,6 +4,7 @@
 
 mod args;
 mod balancer;
+mod manual;
 mod run;
 mod table;
 mod up;

@@ -15,7 +15,7 @@ use lbd::terminal::{print, tell};
 use lbd::time::Clock;
 
 use crate::args::{Args, Client, Command, Common, Server};
-use crate::{balancer, up};
+use crate::{balancer, manual, up};
 
 /// Runs a subcommand; false if it ran but not everything was answered.
 pub fn run(args: Args) -> Result<bool> {
@@ -33,6 +33,8 @@ pub fn run(args: Args) -> Result<bool> {
             print(format_args!("{}\n", serde_json::to_string_pretty(&config::schema())?))?;
             Ok(true)
         }
+        Command::Completions { shell } => manual::completions(shell).map(|()| true),
+        Command::Man { dir } => manual::man(dir.as_deref()).map(|()| true),
     }
 }
 
