@@ -10,9 +10,10 @@
 //! bin -> daemon -> { role, io, config, logging, status }
 //! bin -> load -> { role, io, daemon::signals }
 //! client, server (the public library) -> { role, io }
-//! role -> { wire, select, fleet, roster, estimate, health, remembered, operator, retry, scale, stats, batch,
+//! role -> { wire, select, crew, fleet, roster, estimate, health, remembered, operator, retry, scale, stats, batch,
 //!           time, rng, dns, access, aged, proxy_protocol }
 //! io -> { batch, time }
+//! handover -> time
 //! ```
 //!
 //! * [`role`]s are state machines: no sockets, clocks, threads or random sources of their own.
@@ -27,6 +28,7 @@ pub mod aged;
 pub mod batch;
 pub mod client;
 pub mod config;
+pub mod crew;
 pub mod daemon;
 pub mod dns;
 pub mod drop_reason;
@@ -49,6 +51,7 @@ pub mod scale;
 pub mod select;
 pub mod server;
 pub mod service;
+pub mod state_dir;
 pub mod stats;
 pub mod status;
 pub mod sync;

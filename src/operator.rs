@@ -71,6 +71,16 @@ impl Standing {
 }
 
 impl Order {
+    /// Its word in addresses, on the command line and in messages.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Order::Drain => "drain",
+            Order::Enable => "enable",
+            Order::Disable => "disable",
+            Order::Weight(_) => "weight",
+        }
+    }
+
     /// Refuses what no server could carry out.
     pub fn check(self) -> Result<Order, Refused> {
         match self {

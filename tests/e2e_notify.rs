@@ -121,6 +121,42 @@ fn without_a_watchdog_nobody_is_pinged_and_a_manager_that_is_gone_does_no_harm()
     assert_eq!(manager.count("WATCHDOG=1"), 0);
 }
 
+/// A process that is not a child of the test, and ends with it.
+struct Stray(i32);
+
+impl Drop for Stray {
+    fn drop(&mut self) {
+        common::send_signal(self.0, libc::SIGTERM);
+    }
+}
+
+#[test]
+fn a_successor_is_started_by_a_signal_and_becomes_the_main_process() {
+    let site = Site::new(json!({}));
+    let manager = Manager::at(&site);
+    let mut old = manager.start(&site, &["WATCHDOG_USEC=300000"], &["balancer"]);
+    manager.wait_for("READY=1", 1);
+    let _server = site.start(&["server", "--id", "0"]);
+    assert_eq!(site.start(&["client", "--requests", "1", "--json"]).summary().0, 0);
+
+    old.signal(libc::SIGUSR2);
+    let heard = manager.wait_for("READY=1", 2);
+    let new = heard.iter().find_map(|line| line.strip_prefix("MAINPID=")).expect("the successor's");
+    let new = Stray(new.parse().unwrap());
+    assert_ne!(new.0, old.pid());
+    let at = heard.iter().position(|line| line.starts_with("MAINPID=")).unwrap();
+    assert_eq!(heard[at + 1], "READY=1", "in its own name");
+    let said = || site.log("balancer/balancer.log");
+    wait_for("the end of the old one", || said().contains("stopped").then_some(()), said);
+    assert_eq!(manager.count("STOPPING=1"), 0, "the service goes on");
+    let pings = manager.count("WATCHDOG=1");
+    manager.wait_for("WATCHDOG=1", pings + 3);
+    assert_eq!(site.start(&["client", "--requests", "1", "--json"]).summary().0, 0);
+    drop(new);
+    manager.wait_for("STOPPING=1", 1);
+    assert_eq!(old.finish().code, 0); // its output is the successor's too
+}
+
 #[test]
 fn a_balancer_whose_successor_cannot_start_goes_on() {
     let site = Site::new(json!({}));

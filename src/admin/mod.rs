@@ -1,15 +1,47 @@
 //! The admin interface: what an operator sees and asks of a running balancer, over HTTP.
 //!
 //! Knows nothing of sockets and loops of the data path: what it shows and does goes through [`Control`].
+//!
+//! ```text
+//! server   the thread, its connections and their bounds
+//!   └─ routes   addresses and their answers
+//!        ├─ guard    who may read, who may change
+//!        ├─ live     one tick a second for all readers: server-sent events, history
+//!        └─ metrics  figures as Prometheus reads them
+//! token    where the token comes from
+//! client   the other end: what commands and the controller use
+//! ```
+
+#[cfg(not(loom))] // neither tokio nor ureq has sockets under loom
+mod client;
+#[cfg(not(loom))]
+mod guard;
+#[cfg(not(loom))]
+mod live;
+#[cfg(not(loom))]
+mod routes;
+#[cfg(not(loom))]
+mod server;
+#[cfg(all(test, not(loom)))]
+mod tests;
+mod token;
 
 use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
 
 use crate::operator::Order;
 use crate::role::relay::Wanted;
 use crate::status::{EventLog, Status};
 
-/// A running balancer, as the admin interface sees it. Calls may wait for a turn of the data path, so they are made where
-/// waiting is allowed.
+#[cfg(not(loom))]
+pub use client::{Client, ClientError};
+#[cfg(not(loom))]
+pub use server::{Server, serve};
+pub use token::{KeptToken, find_token, token_for};
+
+/// A running balancer, as the admin interface sees it. What is shown is given at once; what is asked for may wait for a
+/// turn of the data path, so it is asked for where waiting is allowed.
 pub trait Control: Send + Sync + 'static {
     /// Everything that is shown, not older than a quarter of a second.
     fn status(&self) -> Arc<Status>;
@@ -49,3 +81,22 @@ impl std::fmt::Display for Refusal {
 }
 
 impl std::error::Error for Refusal {}
+
+/// Body of `PUT /api/pools/NAME/servers`.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WantedServers {
+    servers: Vec<Wanted>,
+}
+
+/// Body of an answer to what was done.
+#[derive(Debug, Serialize, Deserialize)]
+struct Done {
+    done: String,
+}
+
+/// Body of an answer to what was not done.
+#[derive(Debug, Serialize, Deserialize)]
+struct Problem {
+    error: String,
+}

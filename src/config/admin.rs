@@ -21,6 +21,13 @@ pub struct Admin {
     pub token: Option<Token>,
 }
 
+impl Admin {
+    /// Where whoever is on this machine finds it.
+    pub fn reach(&self) -> Option<SocketAddr> {
+        self.listen.map(super::reachable)
+    }
+}
+
 /// A word that whoever changes something has to know.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Token(String);

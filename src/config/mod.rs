@@ -12,7 +12,7 @@ mod key;
 mod keys;
 mod pool_reader;
 mod pools;
-mod probe;
+pub mod probe;
 mod raw;
 
 use std::io::Read as _;
@@ -276,7 +276,7 @@ fn default_state_dir() -> PathBuf {
 }
 
 /// A wildcard address is reached by way of the loopback.
-fn reachable(addr: SocketAddr) -> SocketAddr {
+pub fn reachable(addr: SocketAddr) -> SocketAddr {
     let ip = match addr.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
         IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(std::net::Ipv6Addr::LOCALHOST),

@@ -9,6 +9,8 @@ pub mod controller;
 pub mod inbox;
 #[cfg(not(loom))]
 pub mod instance;
+#[cfg(not(loom))]
+pub mod kept;
 pub mod limits;
 pub mod names;
 pub mod notify;
@@ -17,6 +19,7 @@ pub mod relay;
 pub mod server;
 mod shim;
 pub mod signals;
+pub mod state_dir;
 pub mod successor;
 #[cfg(not(loom))]
 pub mod tcp;

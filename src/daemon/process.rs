@@ -1,41 +1,148 @@
-//! Child processes: started in a group of their own (a Ctrl-C at the terminal is ours to handle), ended by signal.
+//! Processes that are started, or were started by a controller before this one: watched, and ended by signal.
+//!
+//! Each is held by a descriptor of its own (a pidfd), so a signal reaches that process or nobody, however often its number
+//! is given to others. They run in a group of their own: a Ctrl-C at the terminal is ours to handle.
 
+use std::fmt;
 use std::io;
-use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, ExitStatus};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Child, ChildStdout, Command, ExitStatus};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use serde::{Deserialize, Serialize};
 
 use super::notify;
 
-/// A running child, not yet reaped: so its process id cannot be somebody else's.
+/// The environment variable that tells a server, and whoever looks, which start of which server it is.
+pub const INSTANCE_VARIABLE: &str = "LBD_INSTANCE";
+
+/// Which process is meant: more than its number, which may be somebody else's by now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// Its process id.
+    pub pid: u32,
+    /// When it started: clock ticks since the machine did.
+    pub start: u64,
+}
+
+impl Identity {
+    /// What the process with this number is now; `None` if there is none.
+    fn of(pid: u32) -> Option<Identity> {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        // The name, in brackets, may hold anything. What follows it begins with field 3; the start is field 22.
+        let (_, fields) = stat.rsplit_once(')')?;
+        let start = fields.split_ascii_whitespace().nth(22 - 3)?.parse().ok()?;
+        Some(Identity { pid, start })
+    }
+}
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// As its parent was told.
+    Seen(ExitStatus),
+    /// Only its parent is told, and this process is not.
+    Unseen,
+}
+
+impl Exit {
+    /// The signal that ended it, if it is known to be one.
+    pub fn signal(self) -> Option<i32> {
+        match self {
+            Exit::Seen(status) => status.signal(),
+            Exit::Unseen => None,
+        }
+    }
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Exit::Seen(status) => match (status.code(), status.signal()) {
+                (Some(code), _) => write!(f, "exit code {code}"),
+                (None, Some(signal)) => write!(f, "signal {signal}"),
+                (None, None) => f.write_str("unknown end"),
+            },
+            Exit::Unseen => f.write_str("how, only the controller that started it would know"),
+        }
+    }
+}
+
+/// A process, of ours or adopted.
 #[derive(Debug)]
 pub struct Process {
-    child: Child,
-    exited: Option<ExitStatus>,
+    pid: u32,
+    pidfd: OwnedFd,
+    /// `None` if another process has started it.
+    child: Option<Child>,
+    exited: Option<Exit>,
 }
 
 impl Process {
     /// Starts the command.
     pub fn start(command: &mut Command) -> io::Result<Process> {
         notify::hide_from(command);
-        Ok(Process { child: command.process_group(0).spawn()?, exited: None })
+        let mut child = command.process_group(0).spawn()?;
+        // It was not reaped, so the number is its.
+        match pidfd_open(Pid::from_child(&child), PidfdFlags::empty()) {
+            Ok(pidfd) => Ok(Process { pid: child.id(), pidfd, child: Some(child), exited: None }),
+            Err(error) => {
+                child.kill()?;
+                child.wait()?;
+                Err(error.into())
+            }
+        }
+    }
+
+    /// The process with this identity, if it still runs and was started as this instance.
+    pub fn adopt(identity: &Identity, instance: &str) -> Option<Process> {
+        let pid = Pid::from_raw(i32::try_from(identity.pid).ok()?)?;
+        let pidfd = pidfd_open(pid, PidfdFlags::empty()).ok()?;
+        let is_it =
+            Identity::of(identity.pid).as_ref() == Some(identity) && is_instance(identity.pid, instance);
+        let mut process = Process { pid: identity.pid, pidfd, child: None, exited: None };
+        // What was read under its number is about the process of the descriptor only if that one has not ended meanwhile.
+        (is_it && process.poll_exit().is_none()).then_some(process)
+    }
+
+    /// The process with this number, which is known to be that of a process that runs.
+    pub fn follow(pid: u32) -> Option<Process> {
+        let pidfd = pidfd_open(Pid::from_raw(i32::try_from(pid).ok()?)?, PidfdFlags::empty()).ok()?;
+        Some(Process { pid, pidfd, child: None, exited: None })
+    }
+
+    /// The process that was started as this instance, wherever it is.
+    pub fn find(instance: &str) -> Option<Process> {
+        let entries = std::fs::read_dir("/proc").ok()?;
+        let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+        let mut found = pids.filter(|&pid| is_instance(pid, instance)).filter_map(Identity::of);
+        found.find_map(|identity| Process::adopt(&identity, instance))
     }
 
     /// Its process id.
     pub fn id(&self) -> u32 {
-        self.child.id()
+        self.pid
+    }
+
+    /// What tells it from any other process; `None` if it was adopted and has ended.
+    pub fn identity(&self) -> Option<Identity> {
+        Identity::of(self.pid)
     }
 
     /// Its standard output, if that is a pipe and was not taken before.
-    pub fn take_stdout(&mut self) -> Option<std::process::ChildStdout> {
-        self.child.stdout.take()
+    pub fn take_stdout(&mut self) -> Option<ChildStdout> {
+        self.child.as_mut()?.stdout.take()
     }
 
     /// How it ended, if it has. Reaps it.
-    pub fn poll_exit(&mut self) -> Option<ExitStatus> {
+    pub fn poll_exit(&mut self) -> Option<Exit> {
         if self.exited.is_none() {
-            self.exited = self.child.try_wait().unwrap_or(None);
+            self.exited = match &mut self.child {
+                Some(child) => child.try_wait().unwrap_or(None).map(Exit::Seen),
+                None => has_ended(&self.pidfd).then_some(Exit::Unseen),
+            };
         }
         self.exited
     }
@@ -51,19 +158,82 @@ impl Process {
     }
 
     fn signal(&mut self, signal: Signal) {
-        if self.poll_exit().is_none() {
-            // It is our child and was not reaped, so the id is its; that it has ended meanwhile is no error.
-            let _ = kill_process(Pid::from_child(&self.child), signal);
-        }
+        // That it has ended is no error.
+        let _ = pidfd_send_signal(&self.pidfd, signal);
     }
 }
 
-/// How a process ended, in words.
-pub fn describe_exit(status: ExitStatus) -> String {
-    use std::os::unix::process::ExitStatusExt;
-    match (status.code(), status.signal()) {
-        (Some(code), _) => format!("exit code {code}"),
-        (None, Some(signal)) => format!("signal {signal}"),
-        (None, None) => "unknown end".to_owned(),
+/// Whether the process of this pidfd has ended, be it reaped or not.
+fn has_ended(pidfd: &OwnedFd) -> bool {
+    let mut fds = [PollFd::from_borrowed_fd(pidfd.as_fd(), PollFlags::IN)];
+    poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|ready| ready > 0)
+}
+
+/// Whether a process was started with this instance in its environment.
+fn is_instance(pid: u32, instance: &str) -> bool {
+    let wanted = format!("{INSTANCE_VARIABLE}={instance}");
+    let environ = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+    !instance.is_empty() && environ.split(|&byte| byte == 0).any(|variable| variable == wanted.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::{Duration, Instant};
+
+    /// A process that does nothing, as this instance. The name of its program has a bracket and spaces in it.
+    fn sleeper(instance: &str) -> (Process, tempfile::TempDir) {
+        let dir = tempfile::tempdir().unwrap();
+        let program = dir.path().join("sl) 1 2 3");
+        let sleep = ["/usr/bin/sleep", "/bin/sleep"].into_iter().find(|path| std::fs::exists(path).unwrap());
+        std::fs::copy(sleep.expect("sleep(1)"), &program).unwrap();
+        let mut command = Command::new(&program);
+        command.arg("60").env(INSTANCE_VARIABLE, instance);
+        (Process::start(&mut command).unwrap(), dir)
+    }
+
+    fn wait(process: &mut Process) -> Exit {
+        let give_up = Instant::now() + Duration::from_secs(30);
+        loop {
+            if let Some(exit) = process.poll_exit() {
+                return exit;
+            }
+            assert!(Instant::now() < give_up);
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    #[test]
+    fn a_process_is_adopted_by_its_identity_and_instance_and_by_nothing_less() {
+        let (mut own, _dir) = sleeper("5aa11");
+        let identity = own.identity().unwrap();
+        let mut adopted = Process::adopt(&identity, "5aa11").expect("it runs");
+        assert_eq!((adopted.id(), adopted.poll_exit()), (own.id(), None));
+        assert!(Process::adopt(&identity, "5aa1").is_none(), "another instance");
+        assert!(Process::adopt(&identity, "").is_none(), "no instance at all");
+        let reused = Identity { start: identity.start - 1, ..identity.clone() };
+        assert!(Process::adopt(&reused, "5aa11").is_none(), "its number was another's before");
+        assert_eq!(Process::find("5aa11").map(|found| found.id()), Some(own.id()));
+        assert!(Process::find("5aa12").is_none());
+
+        adopted.terminate();
+        assert_eq!(wait(&mut own).to_string(), "signal 15");
+        assert_eq!(wait(&mut adopted), Exit::Unseen);
+        assert!(Process::adopt(&identity, "5aa11").is_none(), "it has ended");
+    }
+
+    #[test]
+    fn one_that_has_ended_but_was_not_reaped_is_not_adopted() {
+        let (mut own, _dir) = sleeper("5aa22");
+        let identity = own.identity().unwrap();
+        own.kill();
+        let give_up = Instant::now() + Duration::from_secs(30);
+        while !has_ended(&own.pidfd) {
+            assert!(Instant::now() < give_up);
+        }
+        assert!(own.identity().is_some(), "its parent has not asked yet");
+        assert!(Process::adopt(&identity, "5aa22").is_none());
+        assert_eq!(wait(&mut own).signal(), Some(9));
+        own.kill(); // and now nobody is hit
     }
 }

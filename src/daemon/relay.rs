@@ -9,7 +9,7 @@ use tracing::{info, warn};
 use super::worker::Balancing;
 use crate::batch::SocketId;
 use crate::drop_reason::DropReason;
-use crate::handover::{Kind as Purpose, SocketSet};
+use crate::handover::{SocketKind, SocketSet};
 use crate::health::State;
 use crate::io::socket::{SocketOptions, bind};
 use crate::io::{DatagramIo, IoCounters, IoOptions};
@@ -53,24 +53,34 @@ impl Plan {
         pool: &str,
         inherited: &mut SocketSet,
     ) -> io::Result<Vec<(Vec<UdpSocket>, WorkerSockets)>> {
+        let fronts = self.open_fronts(pool, inherited)?;
+        fronts.into_iter().enumerate().map(|(worker, fronts)| self.open_worker(worker, fronts)).collect()
+    }
+
+    /// Opens where clients ask, for each worker.
+    pub fn open_fronts(&self, pool: &str, inherited: &mut SocketSet) -> io::Result<Vec<Vec<UdpSocket>>> {
         let front = SocketOptions { fragments: true, ..SocketOptions::default() };
-        if self.workers > 1 {
-            // A shared port can be shared with anybody of the same user, who would take a part of the requests in
-            // silence. So it must be free before it is shared.
-            for &addr in self.listen.iter().filter(|&&addr| !inherited.has(pool, Purpose::Front, 0, addr)) {
+        let shared = SocketOptions { reuse_port: self.workers > 1, ..front };
+        let mut open = |worker: usize, addr| {
+            if let Some(socket) = inherited.take(pool, SocketKind::Front, worker as u16, addr) {
+                return Ok(socket.into());
+            }
+            if shared.reuse_port && worker == 0 {
+                // A shared port can be shared with anybody of the same user, who would take a part of the requests in
+                // silence. So it must be free before it is shared.
                 drop(bind(addr, &front)?);
             }
-        }
-        let front = SocketOptions { reuse_port: self.workers > 1, ..front };
-        (0..self.workers).map(|worker| self.open_worker(worker, &front, pool, inherited)).collect()
+            bind(addr, &shared)
+        };
+        let mut of_worker =
+            |worker| self.listen.iter().map(|&addr| open(worker, addr)).collect::<io::Result<_>>();
+        (0..self.workers).map(&mut of_worker).collect()
     }
 
     fn open_worker(
         &self,
         worker: usize,
-        front: &SocketOptions,
-        pool: &str,
-        inherited: &mut SocketSet,
+        mut open: Vec<UdpSocket>,
     ) -> io::Result<(Vec<UdpSocket>, WorkerSockets)> {
         let back = SocketOptions {
             fragments: true,
@@ -80,13 +90,6 @@ impl Plan {
         };
         let ports = (self.ports / self.workers).max(1);
         let (v4, v6) = (self.v4.map(IpAddr::V4), self.v6.map(IpAddr::V6));
-        let mut open: Vec<UdpSocket> = vec![];
-        for &addr in &self.listen {
-            open.push(match inherited.take(pool, Purpose::Front, worker as u16, addr) {
-                Some(socket) => socket.into(),
-                None => bind(addr, front)?,
-            });
-        }
         let fronts = 0..open.len() as u16;
         let mut open_all = |addrs: &mut dyn Iterator<Item = SocketAddr>, options: &SocketOptions| {
             let start = open.len() as u16;

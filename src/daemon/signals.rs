@@ -106,6 +106,16 @@ impl Stop {
         self.wakers.lock().expect("no panic while it is held")
     }
 
+    /// Asks for the end when standard input ends, as it does with whoever holds its other end.
+    pub fn when_stdin_ends(&self) -> io::Result<()> {
+        let stop = self.clone();
+        std::thread::Builder::new().name("stdin".into()).spawn(move || {
+            let _ = io::copy(&mut io::stdin(), &mut io::sink()); // an error is an end too
+            stop.ask();
+        })?;
+        Ok(())
+    }
+
     /// Asks for the end, as a signal would.
     pub fn ask(&self) {
         if self.asked.fetch_add(1, Ordering::Relaxed) == 0 {

@@ -12,10 +12,12 @@ use std::process::{Command, Stdio};
 use tracing::{info, warn};
 
 use super::notify;
-use super::process::describe_exit;
+use super::process::Exit;
 
 /// How it is asked for.
 const TAKEOVER: &str = "--takeover";
+/// Arguments about a standard input that a successor has not.
+const OF_STDIN: [&str; 2] = ["--sockets-by-stdin", "--until-stdin-ends"];
 
 /// How a successor is started.
 #[derive(Clone, Debug)]
@@ -39,7 +41,7 @@ impl Successor {
         let mut child = command.spawn()?;
         info!(pid = child.id(), program = %self.program.display(), "a successor was started");
         std::thread::Builder::new().name("successor".into()).spawn(move || match child.wait() {
-            Ok(exit) => warn!("the successor has ended ({}): going on", describe_exit(exit)),
+            Ok(exit) => warn!("the successor has ended ({}): going on", Exit::Seen(exit)),
             Err(error) => warn!(%error, "the successor cannot be waited for"),
         })?;
         Ok(())
@@ -54,7 +56,9 @@ fn with_takeover(arguments: Vec<OsString>) -> Vec<OsString> {
         if argument == TAKEOVER {
             // Its value, if it has one: nothing else of the command stands without a dash.
             arguments.next_if(|next| !next.as_encoded_bytes().starts_with(b"-"));
-        } else if !argument.as_encoded_bytes().starts_with(b"--takeover=") {
+        } else if !argument.as_encoded_bytes().starts_with(b"--takeover=")
+            && !OF_STDIN.iter().any(|flag| argument == *flag)
+        {
             kept.push(argument);
         }
     }
@@ -75,6 +79,10 @@ mod tests {
         assert_eq!(of("balancer --config a.json"), "balancer --config a.json --takeover");
         assert_eq!(of("balancer --takeover --config a.json"), "balancer --config a.json --takeover");
         assert_eq!(of("balancer --takeover /run/x --quiet"), "balancer --quiet --takeover");
+        assert_eq!(
+            of("balancer --sockets-by-stdin --quiet --until-stdin-ends"),
+            "balancer --quiet --takeover"
+        );
         assert_eq!(of("balancer --takeover=/run/x --quiet"), "balancer --quiet --takeover");
     }
 }

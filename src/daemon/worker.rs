@@ -44,7 +44,7 @@ pub trait Balancing: Role {
 }
 
 /// How far a worker's life is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 enum Life {
     /// The fronts are not read yet: as soon as a server is there, or at this time, they are.
     Waiting {
@@ -56,7 +56,11 @@ enum Life {
         until: Instant,
     },
     Over,
+    Failed(io::Error),
 }
+
+/// Turns that what was read before a pause takes, at most.
+const SETTLE_TURNS: usize = 16;
 
 /// A role with its sockets.
 pub struct Worker<R, I> {
@@ -96,6 +100,34 @@ impl<R: Balancing, I: DatagramIo> Worker<R, I> {
         Ok(())
     }
 
+    /// Leaves what clients send in the sockets' buffers.
+    pub fn pause_fronts(&mut self) -> io::Result<()> {
+        self.each_front(I::pause)
+    }
+
+    /// Hears clients again.
+    pub fn resume_fronts(&mut self) -> io::Result<()> {
+        self.each_front(I::resume)
+    }
+
+    /// Takes turns until nothing is left of what was read before the sockets were paused.
+    pub fn settle(&mut self, clock: &Clock) -> io::Result<()> {
+        for _ in 0..SETTLE_TURNS {
+            self.io.wait(Some(clock.now()))?;
+            self.io.receive()?;
+            let now = clock.now();
+            let (rx, tx) = self.io.turn();
+            let is_settled = rx.is_empty();
+            self.role.on_batch(now, rx, tx);
+            self.role.on_timeout(now, tx);
+            self.io.flush()?;
+            if is_settled {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
     /// Ends the loop after this turn: somebody else has taken all that is under way.
     pub fn end(&mut self) {
         self.life = Life::Over;
@@ -106,9 +138,11 @@ impl<R: Balancing, I: DatagramIo> Worker<R, I> {
         self.each(0..self.sockets, I::pause)
     }
 
-    /// Reads on.
-    pub fn resume_all(&mut self) -> io::Result<()> {
-        self.each(0..self.sockets, I::resume)
+    /// Reads on; a worker that cannot ends, and tells why.
+    pub fn resume_all(&mut self) {
+        if let Err(error) = self.each(0..self.sockets, I::resume) {
+            self.life = Life::Failed(error);
+        }
     }
 
     fn each_front(&mut self, act: fn(&mut I, SocketId) -> io::Result<()>) -> io::Result<()> {
@@ -121,8 +155,8 @@ impl<R: Balancing, I: DatagramIo> Worker<R, I> {
 
     /// Lives on; true if it is over.
     fn live(&mut self, now: Instant) -> io::Result<bool> {
-        match self.life {
-            Life::Waiting { until } => {
+        match &self.life {
+            &Life::Waiting { until } => {
                 if now >= until || self.role.can_serve() {
                     self.life = Life::Serving;
                     self.each_front(I::resume)?;
@@ -130,15 +164,16 @@ impl<R: Balancing, I: DatagramIo> Worker<R, I> {
                 Ok(false)
             }
             Life::Serving => Ok(false),
-            Life::Retiring { until } => Ok(now >= until || self.role.is_idle(now)),
+            &Life::Retiring { until } => Ok(now >= until || self.role.is_idle(now)),
             Life::Over => Ok(true),
+            Life::Failed(error) => Err(io::Error::new(error.kind(), error.to_string())),
         }
     }
 
     fn turn(&mut self, clock: &Clock) -> io::Result<Instant> {
         let at_latest = match self.life {
             Life::Waiting { until } | Life::Retiring { until } => Some(until),
-            Life::Serving | Life::Over => None,
+            Life::Serving | Life::Over | Life::Failed(_) => None,
         };
         self.io.wait(earliest(self.role.next_deadline(), at_latest))?;
         self.io.receive()?;

@@ -1,41 +1,42 @@
-//! shim
-use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    Front,
-    Back,
-    Tcp,
-    Admin,
-}
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Label {
-    pub pool: String,
-    pub kind: Kind,
-    pub worker: u16,
-    pub addr: SocketAddr,
-}
-#[derive(Debug, Default)]
-pub struct SocketSet(Vec<(Label, OwnedFd)>);
-impl SocketSet {
-    fn find(&self, pool: &str, kind: Kind, worker: u16, addr: SocketAddr) -> Option<usize> {
-        self.0.iter().position(|(l, _)| {
-            l.pool == pool && l.kind == kind && l.worker == worker && (l.addr == addr || addr.port() == 0)
-        })
-    }
-    pub fn has(&self, pool: &str, kind: Kind, worker: u16, addr: SocketAddr) -> bool {
-        self.find(pool, kind, worker, addr).is_some()
-    }
-    pub fn take(&mut self, pool: &str, kind: Kind, worker: u16, addr: SocketAddr) -> Option<OwnedFd> {
-        self.find(pool, kind, worker, addr).map(|at| self.0.remove(at).1)
-    }
-    pub fn add(&mut self, label: Label, fd: OwnedFd) {
-        self.0.push((label, fd));
-    }
-    pub fn append(&mut self, mut other: SocketSet) {
-        self.0.append(&mut other.0);
-    }
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-}
+//! How one process hands its sockets over to another, over a Unix stream socket.
+//!
+//! ```text
+//!   Wish: who wants them                      Offer: who has them, and serves
+//!        Hello(purpose)       ───────────────>
+//!                             <───────────────  Sockets[labels], then the descriptors
+//!        (a copy ends here; a takeover goes on)
+//!        Ready                ───────────────>  pauses its sockets
+//!                             <───────────────  State(bytes)
+//!        Running              ───────────────>
+//!                             <───────────────  Yours, and never reads again
+//!        reads
+//! ```
+//!
+//! Until it has sent `Yours`, the one that has the sockets can go on as if nothing had happened; until it has received
+//! `Yours`, the one that wants them must read nothing. So at no time do two of them read, whoever stops, dies or stalls
+//! in between: an [`Offer`] that ends with an error resumes, a [`Wish`] that ends with one gives up.
+//!
+//! A supervisor that has opened the sockets itself skips the talk: [`Offer::push`] over a socket that its child has as
+//! its standard input, [`Wish::pushed`] there.
+//!
+//! Every wait is bounded, every message too. Peers are processes of the same user, or of root; they are not trusted to
+//! be of the same version. Knows nothing of balancers: what the state says is the business of who gives it.
+
+mod channel;
+mod error;
+mod listener;
+mod message;
+mod offer;
+mod sockets;
+mod wish;
+
+pub use channel::MESSAGE_MAX;
+pub use error::Error;
+pub use listener::Listener;
+pub use message::{Purpose, VERSION};
+pub use offer::Offer;
+pub use sockets::{Label, SocketKind, SocketSet};
+pub use wish::Wish;
+
+#[cfg(test)]
+mod tests;

@@ -21,6 +21,8 @@ use crate::stats::{Counter, LatencySnapshot, PoolStats, ServerStats};
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Status {
+    /// When the process started: milliseconds since 1970.
+    pub started_unix_ms: u64,
     /// Valid requests that arrived, by worker.
     pub workers: Vec<u64>,
     /// Valid requests that arrived.
@@ -57,6 +59,8 @@ pub struct Status {
     pub servers: Vec<ServerStatus>,
     /// The datagram pools, in the order of the configuration.
     pub pools: Vec<PoolStatus>,
+    /// What has happened lately, the newest last.
+    pub events: Vec<Entry>,
 }
 
 impl Status {
@@ -153,6 +157,7 @@ impl Sampler {
             *drops.entry(reason.name().to_owned()).or_default() += n;
         }
         Status {
+            started_unix_ms: 0,
             workers: workers.iter().map(|stats| stats.requests.get()).collect(),
             requests: sum(|s| &s.requests),
             dispatched: sum(|s| &s.dispatched),
@@ -171,6 +176,7 @@ impl Sampler {
             latency_us_p99: micros(all.quantile(0.99)),
             servers,
             pools: self.pools.iter_mut().map(PoolSampler::sample).collect(),
+            events: vec![],
         }
     }
 }

@@ -67,6 +67,7 @@ impl Site {
             "load_balancer": {"server_side_port": ports.at(1), "client_side_port": ports.at(2)},
             "controller": {"port": ports.at(3)},
             "admin": {"listen": format!("127.0.0.1:{}", ports.at(4))},
+            "state_dir": "state",
         });
         merge(&mut config, changes);
         let site = Site { dir: tempfile::tempdir().expect("a temporary folder"), ports };

@@ -78,6 +78,29 @@ fn a_back_end_goes_on_in_another_thread() {
 }
 
 #[test]
+fn a_paused_socket_stays_paused_in_another_thread() {
+    let Some(backend) = Kernel::v4(IoUring) else { return };
+    let mut peer = backend.one();
+    let mut io = backend.open(&[backend.localhost(); 2], &options());
+    take_turn(&mut io); // the ring is this thread's
+    io.pause(FIRST).unwrap();
+    let to: Vec<_> = (0..2).map(|s| io.local_addr(SocketId(s))).collect();
+    for number in 0..10u8 {
+        to.iter().for_each(|&to| stage(&mut peer, 0, to, &[number]));
+    }
+    peer.flush().unwrap();
+    let elsewhere = move || {
+        let arrived = collect(&backend, &mut io, 10);
+        assert!(arrived.iter().all(|a| a.socket == SocketId(1)), "{arrived:?}");
+        assert_eq!(take_turn(&mut io), []);
+        io.resume(FIRST).unwrap();
+        let numbers = collect(&backend, &mut io, 10).into_iter().map(|a| a.bytes[0]);
+        assert_eq!(Vec::from_iter(numbers), Vec::from_iter(0..10));
+    };
+    std::thread::spawn(elsewhere).join().unwrap();
+}
+
+#[test]
 fn a_stopped_back_end_leaves_nothing_under_way_and_frees_its_ports() {
     let Some(backend) = Kernel::v4(IoUring) else { return };
     for round in 0..20 {

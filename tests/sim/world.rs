@@ -5,11 +5,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use lbd::crew::{Action, Bounds, Crew};
 use lbd::io::{DatagramIo, Faults, IoOptions, SimIo, SimNet};
 use lbd::role::Role;
 use lbd::role::balancer::{self, Balancer};
 use lbd::role::client::{self, ClientRole, Ending, Outcome};
-use lbd::role::controller::{self, Action, ControllerRole};
+use lbd::role::controller::{self, ControllerRole};
 use lbd::role::server::{self, ServerRole, Work};
 use lbd::scale;
 use lbd::select::{PolicyKind, Slot};
@@ -251,19 +252,13 @@ impl World {
     }
 
     pub fn start_controller(&mut self, count: u32) {
-        let settings = controller::Settings {
-            format: FORMAT,
-            key: None,
-            balancer: back(),
-            count,
-            min: 1,
-            max: 8,
-            start_id: 0,
-            ports: 50_000..50_100,
-            seed: self.next_seed(),
-        };
+        let settings =
+            controller::Settings { format: FORMAT, key: None, balancer: back(), seed: self.next_seed() };
+        let bounds = Bounds { count, min: 1, max: 8, start_id: 0, ports: 50_000..50_100, leave: None };
+        let mut crew = Crew::new(bounds);
+        crew.begin(self.now());
         let io = self.net.attach(&[controller_addr()], &options()).unwrap();
-        self.controller = Some(Node { role: ControllerRole::new(settings), io });
+        self.controller = Some(Node { role: ControllerRole::new(settings, crew), io });
     }
 
     /// Lets the world go on for so long.
@@ -323,11 +318,11 @@ impl World {
     fn control(&mut self, now: Instant) {
         let Some(mut node) = self.controller.take() else { return };
         node.turn_if_due(now);
-        while let Some(action) = node.role.poll_action() {
+        while let Some(action) = node.role.crew_mut().poll_action() {
             match action {
                 Action::Start { id, .. } => {
                     self.start_server(id);
-                    node.role.on_started(now, id);
+                    node.role.crew_mut().on_started(now, id);
                 }
                 Action::Stop { id } => self.servers.get_mut(&id).expect("it runs").role.drain(now),
                 Action::Kill { id } => self.kill_server(id),
@@ -344,7 +339,7 @@ impl World {
                 self.seed
             );
             self.kill_server(id);
-            node.role.on_exited(now, id, "exit code 0");
+            node.role.crew_mut().on_exited(now, id, "exit code 0");
         }
         self.controller = Some(node);
     }

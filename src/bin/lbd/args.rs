@@ -34,6 +34,10 @@ pub enum Command {
     Server(Server),
     /// Run one client
     Client(Client),
+    /// Watch a running balancer in the terminal
+    Top(Top),
+    /// Send requests through a balancer and say how long each took
+    Ping(Ping),
     /// Check a configuration and print what it will run
     Check {
         /// The file
@@ -106,6 +110,16 @@ pub struct Balancer {
     /// Print one JSON object with all figures this often, to standard output
     #[arg(long, value_parser = humantime::parse_duration, value_name = "TIME")]
     pub status_every: Option<Duration>,
+    /// Take over from the balancer that runs with this configuration (or listens at PATH), without losing a request: it
+    /// hands its sockets over, finishes what is under way, and ends
+    #[arg(long, value_name = "PATH", num_args = 0..=1)]
+    pub takeover: Option<Option<PathBuf>>,
+    /// The sockets come by the standard input, from the supervisor that keeps them
+    #[arg(long, hide = true, conflicts_with = "takeover")]
+    pub sockets_by_stdin: bool,
+    /// End when standard input does: whoever started it has ended
+    #[arg(long, hide = true)]
+    pub until_stdin_ends: bool,
     #[command(flatten)]
     pub pool: Option<Pool>,
 }
@@ -216,4 +230,78 @@ pub struct Client {
     /// Print the summary as JSON
     #[arg(long)]
     pub json: bool,
+    /// End when standard input does: whoever started it has ended
+    #[arg(long, hide = true)]
+    pub until_stdin_ends: bool,
+}
+
+#[derive(clap::Args)]
+pub struct Top {
+    #[command(flatten)]
+    pub common: Common,
+    /// The balancer's admin interface; default: from the configuration
+    #[arg(long, value_name = "ADDR")]
+    pub admin: Option<SocketAddr>,
+    /// How often to look
+    #[arg(long, value_parser = humantime::parse_duration, value_name = "TIME", default_value = "1s")]
+    pub interval: Duration,
+}
+
+#[derive(clap::Args)]
+pub struct Ping {
+    #[command(flatten)]
+    pub common: Common,
+    /// Who is asked, as IP:PORT or NAME:PORT; default: the first pool of the configuration
+    pub addr: Option<String>,
+    /// Requests to send; default: until Ctrl-C
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub count: Option<u64>,
+    /// From one request to the next, at least
+    #[arg(long, value_parser = humantime::parse_duration, value_name = "TIME", default_value = "1s")]
+    pub interval: Duration,
+    /// How long an answer may take
+    #[arg(long, value_parser = patience, value_name = "TIME", default_value = "1s")]
+    pub timeout: Duration,
+    /// What is spoken; default: what the configuration says of that address, or native
+    #[arg(long, value_name = "WHAT")]
+    pub protocol: Option<Speech>,
+    /// Native and raw: a text to send, or bytes as in hex:0a0b; default "ping"
+    #[arg(long, value_name = "TEXT")]
+    pub payload: Option<String>,
+    /// DNS: a name and a type; default ". NS"
+    #[arg(long, value_name = "QUERY")]
+    pub query: Option<String>,
+    /// Print each round trip, and the summary, as a line of JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What `lbd ping` speaks.
+#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Speech {
+    /// lbd's own frames
+    Native,
+    /// DNS queries
+    Dns,
+    /// Datagrams as they are; any datagram is an answer
+    Raw,
+}
+
+impl Speech {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Speech::Native => "native",
+            Speech::Dns => "dns",
+            Speech::Raw => "raw",
+        }
+    }
+}
+
+/// A time to wait: more than none, and not for ever.
+fn patience(text: &str) -> Result<Duration, String> {
+    let time = humantime::parse_duration(text).map_err(|e| e.to_string())?;
+    match time.as_secs_f64() {
+        0.001..=60.0 => Ok(time),
+        _ => Err("write a time from 1ms to 1m".to_owned()),
+    }
 }

@@ -1,22 +1,29 @@
 //! `lbd balancer`: the native pool, datagram pools, or both, in one process.
 
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use lbd::config::Config;
-use lbd::daemon::instance::{Instance, Ready, service};
+use lbd::daemon::instance::{Instance, Ready, Takeover, service, takeover_path};
 use lbd::daemon::signals::{Asked, Stop};
 use lbd::daemon::successor::Successor;
-use lbd::handover::SocketSet;
+use lbd::handover::{Listener, SocketSet, Wish};
 use lbd::logging;
 use lbd::status::Sampler;
 use lbd::terminal::{print, tell};
 use lbd::time::Clock;
+use tracing::{info, warn};
 
 use crate::args::{Balancer, Common};
+
+/// How long a supervisor may take to give the sockets.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Runs until it is asked to stop.
 pub fn run(args: &Balancer) -> Result<()> {
@@ -24,13 +31,31 @@ pub fn run(args: &Balancer) -> Result<()> {
     let clock = Clock::start();
     let successor = Successor::of_this_process()?;
     // Everything that may fail is tried before the log is touched.
-    let ready = Ready::new(config.clone(), clock, SocketSet::default())?;
+    let path = takeover_path(&config);
+    let (takeover, inherited) = inherited(args, &path)?;
+    let predecessor = takeover.as_ref().map(Takeover::predecessor);
+    let ready = Ready::new(config.clone(), clock, inherited)?;
     let _log = logging::init(&config.logs, "balancer/balancer.log")?;
     let stop = Stop::new(vec![]);
-    let instance = ready.start(stop.clone())?;
+    let instance = ready.start(stop.clone(), takeover)?;
+    listen_for_successors(&instance, &path, predecessor.is_some());
     listen_for_signals(&stop, &instance, successor, args)?;
+    if let Some(pid) = predecessor {
+        info!(pid, "took over");
+    }
+    if args.until_stdin_ends {
+        stop.when_stdin_ends()?;
+    }
     say(&args.common, &config);
-    service::begin(&instance)?;
+    match instance.dashboard() {
+        Some(url) if !args.common.quiet => tell(format_args!("balancer: dashboard on {url}")),
+        None if config.admin.listen.is_some() => {
+            let addr = config.admin.listen.expect("just seen");
+            warn!(%addr, "no admin interface: another process has its port; set admin.listen to another one, or to off");
+        }
+        _ => {}
+    }
+    service::begin(&instance, predecessor.is_some())?;
     instance.join()?;
     let mut sampler = instance.sampler();
     if !args.common.quiet {
@@ -40,6 +65,32 @@ pub fn run(args: &Balancer) -> Result<()> {
         print_summary(&mut sampler)?;
     }
     Ok(())
+}
+
+/// The sockets that come from another process, and the conversation with it if it is to be followed.
+fn inherited(args: &Balancer, path: &Path) -> Result<(Option<Takeover>, SocketSet)> {
+    if args.sockets_by_stdin {
+        let stream = UnixStream::from(std::io::stdin().as_fd().try_clone_to_owned()?);
+        let sockets = Wish::pushed(stream, PATIENCE).context("no sockets came by standard input")?;
+        return Ok((None, sockets));
+    }
+    let Some(given) = &args.takeover else { return Ok((None, SocketSet::default())) };
+    let path = given.as_deref().unwrap_or(path);
+    let (takeover, sockets) = Takeover::begin(path).context("cannot take over")?;
+    Ok((Some(takeover), sockets))
+}
+
+/// Lets another process take over. If that cannot be, it is said, and no reason not to serve.
+fn listen_for_successors(instance: &Arc<Instance>, path: &Path, is_successor: bool) {
+    let listener = if is_successor { Listener::replace(path) } else { Listener::bind(path) };
+    let listens = listener.map_err(anyhow::Error::from).and_then(|listener| {
+        instance.listen_for_successors(listener)?;
+        Ok(())
+    });
+    if let Err(error) = listens {
+        warn!("nobody can take over from this process: {error:#}");
+        tell(format_args!("balancer: nobody can take over from this process: {error:#}"));
+    }
 }
 
 /// SIGHUP reloads, SIGUSR1 asks for a summary, SIGUSR2 starts a successor; `--status-every` prints a summary so often.

@@ -4,9 +4,13 @@
 
 mod args;
 mod balancer;
+mod controller;
 mod manual;
+mod ping;
 mod run;
 mod table;
+mod top;
+mod units;
 mod up;
 
 use clap::Parser;

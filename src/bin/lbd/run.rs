@@ -5,26 +5,28 @@ use std::net::SocketAddr;
 use anyhow::{Context, Result, bail};
 use lbd::config::{self, Config};
 use lbd::daemon::{self, signals::Stop};
+use lbd::io::IoOptions;
 use lbd::io::socket::{SocketOptions, bind};
-use lbd::io::{BackEnd, IoOptions};
 use lbd::logging;
 use lbd::rng::entropy;
 use lbd::role::server::{ServerRole, Work};
-use lbd::role::{client, controller, server};
+use lbd::role::{client, server};
 use lbd::terminal::{print, tell};
 use lbd::time::Clock;
 
 use crate::args::{Args, Client, Command, Common, Server};
-use crate::{balancer, manual, up};
+use crate::{balancer, controller, manual, ping, top, up};
 
 /// Runs a subcommand; false if it ran but not everything was answered.
 pub fn run(args: Args) -> Result<bool> {
     match args.command {
         Command::Up(args) => up::run(&args),
         Command::Balancer(args) => balancer::run(&args).map(|()| true),
-        Command::Controller(args) => run_controller(&args).map(|()| true),
+        Command::Controller(args) => controller::run(&args).map(|()| true),
         Command::Server(args) => run_server(&args).map(|()| true),
         Command::Client(args) => run_client(&args),
+        Command::Top(args) => top::run(&args).map(|()| true),
+        Command::Ping(args) => ping::run(&args),
         Command::Check { file } => {
             print(format_args!("{}", config::describe(&Config::load(&file)?)))?;
             Ok(true)
@@ -38,44 +40,10 @@ pub fn run(args: Args) -> Result<bool> {
     }
 }
 
-fn say(common: &Common, text: std::fmt::Arguments<'_>) {
+pub fn say(common: &Common, text: std::fmt::Arguments<'_>) {
     if !common.quiet {
         tell(text);
     }
-}
-
-/// Settings, sockets and log of a controller; also the beginning of `lbd up`.
-pub fn open_controller(
-    config: &Config,
-    servers: &[String],
-    count: u32,
-) -> Result<(daemon::controller::Supervisor<BackEnd>, Stop, logging::Guard)> {
-    let clock = Clock::start();
-    let socket = bind(config.controller, &SocketOptions::default())?;
-    let log = logging::init(&config.logs, "controller/controller.log")?;
-    let io = daemon::back_end(config.io, vec![socket], &config.io_options(), clock)?;
-    let stop = Stop::on_signals(vec![io.waker()])?;
-    let server = &config.server;
-    let role = controller::ControllerRole::new(controller::Settings {
-        format: config.native().format,
-        key: config.key_bytes(),
-        balancer: config.balancer_for_servers(),
-        count,
-        min: server.min,
-        max: server.max.max(count),
-        start_id: server.start_id,
-        ports: server.ports.clone(),
-        seed: entropy(),
-    });
-    let command = daemon::controller::ServerCommand {
-        words: match &server.command {
-            Some(words) => words.clone(),
-            None => servers.to_vec(),
-        },
-        config: config.source.as_ref().map_or("config.json".into(), |path| path.display().to_string()),
-        ip: config.balancer_for_servers().ip(),
-    };
-    Ok((daemon::controller::Supervisor::new(role, io, clock, command), stop, log))
 }
 
 /// How this very program is started with another subcommand and the same configuration.
@@ -94,35 +62,6 @@ pub fn server_command(config: &Config) -> Result<Vec<String>> {
     let mut words = own_command("server", config)?;
     words.extend(["--id", "{id}", "--port", "{port}"].map(str::to_owned));
     Ok(words)
-}
-
-fn run_controller(common: &Common) -> Result<()> {
-    let config = common.load_native("lbd controller")?;
-    let command = server_command(&config)?;
-    let (mut supervisor, stop, _log) = open_controller(&config, &command, config.server.count)?;
-    say(
-        common,
-        format_args!(
-            "controller: orders on {}, {} servers to begin with",
-            config.controller, config.server.count
-        ),
-    );
-    daemon::notify::ready();
-    let patience = std::time::Duration::from_secs(1);
-    let (mut stopping, mut done) = (false, false);
-    while !done && !stop.is_asked_twice() {
-        supervisor.turn(patience)?;
-        for event in supervisor.take_events() {
-            say(common, format_args!("controller: {event}"));
-        }
-        if stop.is_asked() && !stopping {
-            stopping = true;
-            supervisor.shut_down();
-        }
-        done = stopping && supervisor.is_empty();
-    }
-    supervisor.kill_all();
-    Ok(())
 }
 
 fn run_server(args: &Server) -> Result<()> {
@@ -212,6 +151,9 @@ fn run_client(args: &Client) -> Result<bool> {
         payload: args.payload.clone().into_bytes(),
         seed: entropy(),
     };
+    if args.until_stdin_ends {
+        stop.when_stdin_ends()?;
+    }
     let s = daemon::client::run(client::ClientRole::new(settings, clock.now()), io, &plan, clock, &stop)?;
     if args.json {
         print(format_args!("{}\n", serde_json::to_string(&s)?))?;

@@ -1,8 +1,7 @@
 //! `lbd up`: the controller, with a balancer and clients beside its servers, and a live table.
 
 use std::io::{BufRead, BufReader, IsTerminal, Read};
-use std::os::unix::process::ExitStatusExt;
-use std::process::{Command, Stdio};
+use std::process::{ChildStdout, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -11,8 +10,9 @@ use anyhow::{Context, Result, bail};
 use lbd::config::Config;
 use lbd::daemon::client::Summary;
 use lbd::daemon::controller::Supervisor;
+use lbd::daemon::kept::{self, Kept};
 use lbd::daemon::notify;
-use lbd::daemon::process::{Process, describe_exit};
+use lbd::daemon::process::Process;
 use lbd::daemon::signals::Stop;
 use lbd::io::BackEnd;
 use lbd::status::Status;
@@ -21,7 +21,7 @@ use tracing::{info, warn};
 
 use crate::args::Up;
 
-use crate::{run, table};
+use crate::{controller, run, table};
 
 /// How long the parts of the system may take to come up.
 const START_PATIENCE: Duration = Duration::from_secs(10);
@@ -51,7 +51,7 @@ pub fn run(args: &Up) -> Result<bool> {
     let mut server = run::server_command(&config)?;
     let service = args.service.or(config.server.service).map_or("exp:5ms".to_owned(), |s| s.to_string());
     server.extend(["--service".to_owned(), service.clone()]);
-    let (supervisor, stop, _log) = run::open_controller(&config, &server, count)?;
+    let (supervisor, stop, _log) = controller::open(&config, &server, count)?;
     let mut system = System {
         supervisor,
         stop,
@@ -82,70 +82,66 @@ pub fn run(args: &Up) -> Result<bool> {
     Ok(all_told && total.answered == total.sent)
 }
 
-/// The balancer as a child process that prints its figures.
+/// The balancer, which prints its figures.
 struct Balancer {
-    process: Process,
-    words: Vec<String>,
+    kept: Kept,
     status: Arc<Mutex<Status>>,
     reader: Option<JoinHandle<()>>,
-    restarts: u32,
-    restart_at: Option<Instant>,
 }
 
 impl Balancer {
     fn start(config: &Config) -> Result<Balancer> {
         let mut words = run::own_command("balancer", config)?;
-        words.extend(["--status-every".to_owned(), "250ms".to_owned()]);
-        let status = Arc::new(Mutex::new(Status::default()));
-        let (process, reader) = Self::spawn(&words, &status)?;
-        Ok(Balancer { process, words, status, reader: Some(reader), restarts: 0, restart_at: None })
+        words.extend(["--status-every", "250ms", "--until-stdin-ends"].map(str::to_owned));
+        let mut kept = Kept::start(config, words, true).context("cannot start the balancer")?;
+        info!(pid = kept.process().id(), "balancer started");
+        let stdout = kept.process().take_stdout();
+        let mut balancer = Balancer { kept, status: Arc::default(), reader: None };
+        balancer.read(stdout);
+        Ok(balancer)
     }
 
-    fn spawn(words: &[String], status: &Arc<Mutex<Status>>) -> Result<(Process, JoinHandle<()>)> {
-        let mut command = Command::new(&words[0]);
-        command.args(&words[1..]).stdin(Stdio::null()).stdout(Stdio::piped());
-        let mut process = Process::start(&mut command).context("cannot start the balancer")?;
-        info!(pid = process.id(), "balancer started");
-        let stdout = process.take_stdout().expect("it is a pipe");
-        let status = Arc::clone(status);
-        let reader = std::thread::spawn(move || {
+    /// Reads its figures from now on.
+    fn read(&mut self, stdout: Option<ChildStdout>) {
+        let Some(stdout) = stdout else { return };
+        let status = Arc::clone(&self.status);
+        self.reader = Some(std::thread::spawn(move || {
             for line in BufReader::new(stdout).lines().map_while(Result::ok) {
                 if let Ok(new) = serde_json::from_str(&line) {
                     *status.lock().expect("no panic while it is held") = new;
                 }
             }
-        });
-        Ok((process, reader))
+        }));
     }
 
     fn status(&self) -> Status {
         self.status.lock().expect("no panic while it is held").clone()
     }
 
-    /// A balancer that ended unasked is started again, with back-off.
+    /// A balancer that ended unasked is started again.
     fn supervise(&mut self) -> Result<()> {
-        let Some(exit) = self.process.poll_exit() else { return Ok(()) };
-        let pause = Duration::from_millis(100) * (1 << self.restarts.min(6));
-        let at = *self.restart_at.get_or_insert_with(|| {
-            warn!("the balancer ended unasked ({}), starting it again in {pause:?}", describe_exit(exit));
-            Instant::now() + pause
-        });
-        if Instant::now() >= at {
-            self.restart_at = None;
-            self.restarts += 1;
-            let (process, reader) = Self::spawn(&self.words, &self.status)?;
-            (self.process, self.reader) = (process, Some(reader));
+        while let Some(event) = self.kept.supervise()? {
+            match event {
+                kept::Event::Ended(exit, pause) => {
+                    warn!("the balancer ended unasked ({exit}), starting it again in {pause:?}");
+                }
+                kept::Event::Followed => info!(pid = self.kept.process().id(), "another balancer took over"),
+                kept::Event::Started(stdout) => {
+                    info!(pid = self.kept.process().id(), "balancer started");
+                    self.read(stdout);
+                }
+            }
         }
         Ok(())
     }
 
     fn end(&mut self) {
-        self.process.terminate();
+        self.kept.process().terminate();
+        while self.kept.process().poll_exit().is_none() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         if let Some(reader) = self.reader.take() {
             let _ = reader.join(); // its pipe ends with the process
-        }
-        while self.process.poll_exit().is_none() {
-            std::thread::sleep(Duration::from_millis(1));
         }
     }
 }
@@ -163,9 +159,9 @@ fn start_client(config: &Config, place: u32, rate: f64) -> Result<Client> {
     let mut words = run::own_command("client", config)?;
     let options = [("--id", id.to_string()), ("--port", port.to_string()), ("--rate", rate.to_string())];
     words.extend(options.into_iter().flat_map(|(name, value)| [name.to_owned(), value]));
-    words.push("--json".to_owned());
+    words.extend(["--json", "--until-stdin-ends"].map(str::to_owned));
     let mut command = Command::new(&words[0]);
-    command.args(&words[1..]).stdin(Stdio::null()).stdout(Stdio::piped());
+    command.args(&words[1..]).stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut process = Process::start(&mut command).with_context(|| format!("cannot start client {id}"))?;
     let mut stdout = process.take_stdout().expect("it is a pipe");
     let output = std::thread::spawn(move || {
@@ -196,8 +192,8 @@ impl System {
             if up >= count as usize || self.stop.is_asked() {
                 return Ok(());
             }
-            if let Some(exit) = self.balancer.process.poll_exit() {
-                bail!("the balancer could not start ({})", describe_exit(exit));
+            if let Some(exit) = self.balancer.kept.process().poll_exit() {
+                bail!("the balancer could not start ({exit})");
             }
             if Instant::now() > give_up {
                 bail!("only {up} of {count} servers have come up after {START_PATIENCE:?}: see the logs");
@@ -207,7 +203,8 @@ impl System {
     }
 
     fn turn(&mut self, patience: Duration) -> Result<()> {
-        self.supervisor.turn(patience)?;
+        let due = self.balancer.kept.due().map(|due| due.saturating_duration_since(Instant::now()));
+        self.supervisor.turn(due.map_or(patience, |due| due.min(patience)))?;
         self.balancer.supervise()?;
         for event in self.supervisor.take_events() {
             if event.starts_with("scale") || event.contains("ended unasked") {
@@ -316,6 +313,6 @@ impl Drop for System {
         for client in &mut self.clients {
             client.process.terminate();
         }
-        self.balancer.process.terminate();
+        self.balancer.kept.process().terminate();
     }
 }

@@ -5,6 +5,7 @@
 //! | `sockets.rs` | opening sockets, or taking them over |
 //! | `native.rs`, `pool.rs` | what runs, and how it is reached from outside |
 //! | `reload.rs` | another configuration while it runs |
+//! | `takeover.rs` | following another process, and being followed |
 //! | `operate.rs` | what the admin interface sees and asks |
 //! | `service.rs` | what a service manager is told |
 
@@ -14,23 +15,34 @@ mod pool;
 mod reload;
 pub mod service;
 mod sockets;
+mod takeover;
 
 use std::io;
+use std::net::TcpListener;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use super::affinity;
 use super::control::Control;
 use super::signals::Stop;
 use super::threads::Threads;
+use crate::admin;
 use crate::config::Config;
 use crate::handover::SocketSet;
 use crate::role::relay::Shared;
 use crate::stats::PoolStats;
 use crate::status::{EventLog, Sampler, Status};
 use crate::time::Clock;
-use native::Native;
+use native::{Native, NativeMade};
 use pool::{Made, Pool};
 use sockets::Opened;
+
+pub use sockets::hold;
+pub use takeover::{Takeover, path as takeover_path};
+
+/// How often everything is looked at.
+const SHOW_EVERY: Duration = Duration::from_millis(250);
 
 /// Why something could not be started or changed, in words.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -38,7 +50,7 @@ use sockets::Opened;
 pub struct Failed(String);
 
 impl Failed {
-    fn new(why: impl ToString) -> Failed {
+    pub(crate) fn new(why: impl ToString) -> Failed {
         Failed(why.to_string())
     }
 
@@ -82,6 +94,19 @@ pub struct Instance {
     /// One reload at a time.
     reloading: Mutex<()>,
     sampler: Mutex<Sampler>,
+    /// What the sampler saw last.
+    shown: Mutex<Arc<Status>>,
+    admin: Mutex<Option<Admin>>,
+    /// Whether a successor serves by now.
+    is_followed: AtomicBool,
+}
+
+/// The admin interface while it runs.
+struct Admin {
+    server: admin::Server,
+    /// For a successor.
+    listener: TcpListener,
+    token: admin::KeptToken,
 }
 
 /// A balancer whose sockets are open, and nothing else: what may fail easily has been tried.
@@ -101,14 +126,11 @@ impl Ready {
         Ok(Ready { config, opened, clock, is_inherited })
     }
 
-    /// Where the admin interface will listen.
-    pub fn take_admin(&mut self) -> Option<std::net::TcpListener> {
-        self.opened.admin.take()
-    }
-
-    /// Starts everything. Ends when `stop` is asked.
-    pub fn start(self, stop: Stop) -> Result<Arc<Instance>, Failed> {
-        let Ready { config, opened, clock, is_inherited } = self;
+    /// Makes and starts everything; with a takeover, in the place of the balancer that has run so far, which serves on if
+    /// anything fails. Ends when `stop` is asked.
+    pub fn start(self, stop: Stop, takeover: Option<Takeover>) -> Result<Arc<Instance>, Failed> {
+        let Ready { config, mut opened, clock, is_inherited } = self;
+        let listener = opened.admin.take();
         let process = Process {
             clock,
             threads: Threads::new(stop.clone()),
@@ -116,16 +138,43 @@ impl Ready {
             control: Control::start(clock)?,
             events: Arc::default(),
         };
-        let made = opened.pools.into_iter().map(|open| Made::new(open, &process));
-        let made = made.collect::<Result<Vec<_>, _>>()?;
-        let native = match opened.native {
-            Some(sockets) => Some(Native::start(&config, sockets, is_inherited, &process)?),
+        let pools = opened.pools.into_iter().map(|open| Made::new(open, &process));
+        let mut pools = pools.collect::<Result<Vec<_>, _>>()?;
+        let mut native = match opened.native {
+            Some(sockets) => Some(NativeMade::new(&config, sockets, is_inherited, &process)?),
             None => None,
         };
-        let pools = made.into_iter().map(|made| made.start(&process).map(Arc::new));
+        if let Some(mut takeover) = takeover {
+            let state = takeover.state()?;
+            if let (Some(native), Some(state)) = (&mut native, state.native) {
+                native.go_on_from(state, clock.now())?;
+            }
+            for (name, state) in state.pools {
+                if let Some(pool) = pools.iter_mut().find(|pool| pool.name() == name) {
+                    pool.go_on_from(state, clock.now());
+                }
+            }
+            takeover.conclude()?;
+        }
+        let native = native.map(|native| native.start(&process)).transpose()?;
+        let pools = pools.into_iter().map(|made| made.start(&process).map(Arc::new));
         let running = Running { config: Arc::new(config), native, pools: pools.collect::<Result<_, _>>()? };
-        let sampler = Mutex::new(running.sampler());
-        Ok(Arc::new(Instance { process, running: Mutex::new(running), reloading: Mutex::default(), sampler }))
+        let mut sampler = running.sampler();
+        let shown = Mutex::new(Arc::new(sampler.sample()));
+        let instance = Arc::new(Instance {
+            process,
+            running: Mutex::new(running),
+            reloading: Mutex::default(),
+            sampler: Mutex::new(sampler),
+            shown,
+            admin: Mutex::default(),
+            is_followed: AtomicBool::new(false),
+        });
+        instance.show()?;
+        if let Some(listener) = listener {
+            instance.serve_admin(listener)?;
+        }
+        Ok(instance)
     }
 }
 
@@ -143,14 +192,53 @@ impl Instance {
         self.running().sampler()
     }
 
-    /// Everything that is shown.
-    pub fn sample(&self) -> Status {
-        self.sampler.lock().expect("no panic while it is held").sample()
+    /// What is shown, not older than [`SHOW_EVERY`].
+    pub fn shown(&self) -> Arc<Status> {
+        Arc::clone(&self.shown.lock().expect("no panic while it is held"))
+    }
+
+    /// Looks at everything from time to time, for all that show it: so they show the same.
+    fn show(self: &Arc<Self>) -> io::Result<()> {
+        let instance = Arc::downgrade(self);
+        std::thread::Builder::new().name("show".into()).spawn(move || {
+            while let Some(instance) = instance.upgrade() {
+                let status = Arc::new(instance.sampler.lock().expect("no panic while it is held").sample());
+                *instance.shown.lock().expect("no panic while it is held") = status;
+                drop(instance);
+                std::thread::sleep(SHOW_EVERY);
+            }
+        })?;
+        Ok(())
+    }
+
+    fn serve_admin(self: &Arc<Self>, listener: TcpListener) -> Result<(), Failed> {
+        let addr = listener.local_addr()?;
+        let config = Arc::clone(&self.running().config);
+        let token = admin::token_for(&config.admin, &config.state_dir, addr.port()).map_err(Failed::new)?;
+        let control: Arc<dyn admin::Control> = Arc::<Instance>::clone(self);
+        let server = admin::serve(listener.try_clone()?, control, token.token().clone())?;
+        tracing::info!(%addr, "admin interface");
+        *self.admin.lock().expect("no panic while it is held") = Some(Admin { server, listener, token });
+        Ok(())
+    }
+
+    /// Where the dashboard is, with the token that changes need.
+    pub fn dashboard(&self) -> Option<String> {
+        let admin = self.admin.lock().expect("no panic while it is held");
+        let admin = admin.as_ref()?;
+        Some(format!("http://{}/#token={}", admin.server.addr(), admin.token.token().as_str()))
+    }
+
+    fn end_admin(&self) {
+        let admin = self.admin.lock().expect("no panic while it is held").take();
+        drop(admin); // without the lock: it waits for its thread
     }
 
     /// Waits until everything has ended: asked to, or because something has failed.
     pub fn join(&self) -> io::Result<()> {
-        self.process.threads.join()
+        let result = self.process.threads.join();
+        self.end_admin();
+        result
     }
 
     /// Whether it was asked to end.

@@ -1,23 +1,35 @@
 //! The native pool of a running balancer.
 
 use std::io;
+use std::net::UdpSocket;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::sockets::duplicates;
+use super::takeover::{Held, Verdict};
 use super::{Failed, Process, processors};
 use crate::config::Config;
 use crate::daemon;
+use crate::daemon::balancer::NAME;
 use crate::daemon::inbox::{Gone, Post, inbox};
 use crate::daemon::worker::Worker;
+use crate::handover::{SocketKind, SocketSet};
 use crate::io::{BackEnd, IoOptions};
 use crate::operator::{Order, Refused};
 use crate::rng::entropy;
-use crate::role::balancer::{Balancer, Settings};
+use crate::role::balancer::{Balancer, Part, Settings};
 use crate::scale;
 use crate::stats::PoolStats;
+use crate::time::{Clock, Instant};
 
 /// How long a process that has taken its sockets over leaves requests in their buffers while no server has registered.
 const WAIT_FOR_SERVERS: Duration = Duration::from_millis(300);
+
+/// How long workers wait for a successor's word.
+const HELD_MAX: Duration = Duration::from_secs(10);
+
+/// What the workers of the native pool know, in their order.
+pub type NativeState = Vec<Part>;
 
 /// A worker of the native pool.
 pub type NativeWorker = Worker<Balancer, BackEnd>;
@@ -58,39 +70,67 @@ pub fn settings(config: &Config) -> Settings {
     }
 }
 
-impl Native {
-    /// Makes and starts the workers over these sockets: front and server side of each.
-    pub fn start(
+/// The native pool's workers, made and not started yet.
+pub struct NativeMade {
+    settings: Settings,
+    roles: Vec<Balancer>,
+    ios: Vec<BackEnd>,
+    processors: Vec<Option<usize>>,
+    patience: Duration,
+    /// Whether requests may be in the sockets already, and no server is known.
+    waits: bool,
+}
+
+impl NativeMade {
+    /// Makes the workers over these sockets: front and server side of each.
+    pub fn new(
         config: &Config,
-        sockets: Vec<[std::net::UdpSocket; 2]>,
+        sockets: Vec<[UdpSocket; 2]>,
         is_inherited: bool,
         process: &Process,
-    ) -> Result<Native, Failed> {
+    ) -> Result<NativeMade, Failed> {
         let mut settings = settings(config);
         for socket in sockets.iter().flatten() {
             settings.own.push(socket.local_addr()?);
         }
-        let roles = Balancer::workers(settings.clone(), process.clock.now());
-        let stats = roles.iter().map(|role| Arc::clone(role.stats())).collect();
         let options = IoOptions { prefault: true, ..config.io_options() };
         let processor = processors(config.native().pin)?;
-        let mut workers = vec![];
-        for (number, (role, sockets)) in roles.into_iter().zip(sockets).enumerate() {
-            let io = daemon::back_end(config.io, sockets.into(), &options, process.clock)?;
-            let mut worker = Worker::new(role, io, 2, processor(number), config.client.deadline);
-            if is_inherited {
+        let io =
+            |sockets: [UdpSocket; 2]| daemon::back_end(config.io, sockets.into(), &options, process.clock);
+        Ok(NativeMade {
+            roles: Balancer::workers(settings.clone(), process.clock.now()),
+            ios: sockets.into_iter().map(io).collect::<io::Result<_>>()?,
+            processors: (0..settings.workers).map(processor).collect(),
+            patience: config.client.deadline,
+            waits: is_inherited,
+            settings,
+        })
+    }
+
+    /// Goes on exactly where the workers of another process have stopped.
+    pub fn go_on_from(&mut self, state: NativeState, now: Instant) -> Result<(), Failed> {
+        self.roles = Balancer::workers_from(self.settings.clone(), state, now).map_err(Failed::new)?;
+        self.waits = false;
+        Ok(())
+    }
+
+    /// Starts their loops.
+    pub fn start(self, process: &Process) -> Result<Native, Failed> {
+        let NativeMade { settings, roles, ios, processors, patience, waits } = self;
+        let stats = roles.iter().map(|role| Arc::clone(role.stats())).collect();
+        let mut posts = vec![];
+        for (number, ((role, io), processor)) in roles.into_iter().zip(ios).zip(processors).enumerate() {
+            let mut worker = Worker::new(role, io, 2, processor, patience);
+            if waits {
                 worker.wait_for_servers(process.clock.now() + WAIT_FOR_SERVERS)?;
             }
-            workers.push(worker);
-        }
-        // Only when all are there: what fails before this has started nothing.
-        let mut posts = vec![];
-        for (number, worker) in workers.into_iter().enumerate() {
             posts.push(start(worker, format!("worker-{number}"), process)?);
         }
         Ok(Native { posts, stats, settings })
     }
+}
 
+impl Native {
     /// Where each worker takes tasks.
     pub fn posts(&self) -> &[Post<NativeWorker>] {
         &self.posts
@@ -108,6 +148,41 @@ impl Native {
             changed |= post.call(move |worker, now| worker.role.reconfigure(now, &settings))?;
         }
         Ok(changed)
+    }
+
+    /// Duplicates of the workers' sockets.
+    pub fn sockets(&self) -> Result<SocketSet, Failed> {
+        let mut all = SocketSet::default();
+        for (number, post) in self.posts.iter().enumerate() {
+            let sockets = post.call(move |worker, _| {
+                let kinds = [SocketKind::Front, SocketKind::Back];
+                duplicates(kinds.into_iter().zip(worker.io.sockets()), NAME, number as u16)
+            });
+            all.append(sockets??);
+        }
+        Ok(all)
+    }
+
+    /// Stops the workers between two turns, until `held` says what becomes of them; gives what they know.
+    pub fn pause(&self, held: &mut Held, clock: Clock) -> Result<NativeState, Failed> {
+        for post in &self.posts {
+            post.call(|worker, _| worker.pause_all())??;
+        }
+        let mut parts = vec![];
+        for post in &self.posts {
+            let (tell, told) = std::sync::mpsc::sync_channel(1);
+            let wait = held.hold();
+            post.send(move |worker, now| {
+                let part = worker.settle(&clock).map(|()| worker.role.export(now));
+                let _ = tell.send(part);
+                match wait.recv_timeout(HELD_MAX) {
+                    Ok(Verdict::End) => worker.end(),
+                    Ok(Verdict::Resume) | Err(_) => worker.resume_all(),
+                }
+            })?;
+            parts.push(told.recv_timeout(HELD_MAX).map_err(|_| Gone)??);
+        }
+        Ok(parts)
     }
 
     /// Carries out an order about a server.

@@ -4,6 +4,8 @@ use std::io;
 use std::net::{TcpListener, UdpSocket};
 use std::sync::{Arc, Mutex};
 
+use serde::{Deserialize, Serialize};
+
 use super::native::start;
 use super::sockets::{OpenPool, duplicates};
 use super::{Failed, Process, processors};
@@ -13,11 +15,19 @@ use crate::daemon::inbox::{Gone, Post};
 use crate::daemon::names::Names;
 use crate::daemon::relay;
 use crate::daemon::worker::Worker;
-use crate::handover::{Kind, Label, SocketSet};
+use crate::handover::{Label, SocketKind as Kind, SocketSet};
 use crate::io::BackEnd;
 use crate::operator::{Order, Refused};
 use crate::rng::entropy;
-use crate::role::relay::{Chance, Relay, Shared};
+use crate::role::relay::{Chance, Relay, Shared, Wanted};
+use crate::time::Instant;
+
+/// What a successor has to know of a pool.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct PoolState {
+    /// The servers that a controller runs.
+    run: Vec<Wanted>,
+}
 
 /// A worker of a datagram pool.
 pub type PoolWorker = Worker<Relay, BackEnd>;
@@ -86,6 +96,12 @@ impl Made {
         &self.of.settings.name
     }
 
+    /// Goes on with what the pool of this name in another process knew.
+    pub fn go_on_from(&mut self, state: PoolState, now: Instant) {
+        self.wishes.want_run(state.run);
+        self.workers[0].role.take_servers(now);
+    }
+
     /// Starts its loops and its errands.
     pub fn start(self, process: &Process) -> Result<Pool, Failed> {
         let Made { of, plan, shared, wishes, workers, errands, listeners } = self;
@@ -134,6 +150,20 @@ impl Pool {
             all.add(Label { pool, kind: Kind::Tcp, worker: 0, addr }, listener.try_clone()?.into());
         }
         Ok(all)
+    }
+
+    /// Leaves what clients send in the sockets' buffers, for a successor; gives what that has to know. What is under way
+    /// goes on.
+    pub fn pause(&self) -> Result<PoolState, Failed> {
+        for post in &self.posts {
+            post.call(|worker, _| worker.pause_fronts())??;
+        }
+        Ok(PoolState { run: self.wishes.run() })
+    }
+
+    /// Hears clients again: there was no successor.
+    pub fn resume(&self) -> Result<(), Failed> {
+        self.posts.iter().try_for_each(|post| Ok(post.call(|worker, _| worker.resume_fronts())??))
     }
 
     /// Stops hearing clients; what is under way is finished. Returns when no worker reads its fronts any more.

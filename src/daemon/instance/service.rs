@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::Instance;
@@ -13,13 +14,16 @@ use crate::status::Status;
 /// How often it is told what runs.
 const EVERY: Duration = Duration::from_secs(5);
 
-/// Tells the service manager that this balancer serves, and from then on how it does. Its watchdog is answered only
-/// while every worker comes round.
-pub fn begin(instance: &Arc<Instance>) -> io::Result<()> {
+/// Tells the service manager that this balancer serves, and from then on how it does; one that follows another is the main
+/// process now. The watchdog is answered only while every worker comes round.
+pub fn begin(instance: &Arc<Instance>, follows: bool) -> io::Result<()> {
     if !notify::is_heard() {
         return Ok(());
     }
     notify::status(&in_words(&instance.status()));
+    if follows {
+        notify::main_pid(std::process::id());
+    }
     notify::ready();
     let instance = Arc::clone(instance);
     let watchdog = notify::watchdog();
@@ -28,6 +32,9 @@ pub fn begin(instance: &Arc<Instance>) -> io::Result<()> {
     std::thread::Builder::new().name("service".into()).spawn(move || {
         loop {
             std::thread::sleep(every);
+            if instance.is_followed.load(Ordering::Relaxed) {
+                return; // the successor speaks
+            }
             if instance.is_ending() {
                 notify::ping(); // its end has its own bound
                 continue;
@@ -97,7 +104,7 @@ mod tests {
         drop((front, back, pool));
         let ready = Ready::new(Config::parse(&text, None).unwrap(), Clock::start(), SocketSet::default());
         let stop = Stop::new(vec![]);
-        let instance = ready.unwrap().start(stop.clone()).unwrap();
+        let instance = ready.unwrap().start(stop.clone(), None).unwrap();
         assert!(instance.is_turning() && !instance.is_ending());
         instance.running().pools[0].retire(&instance.process).unwrap();
         wait_until(|| !instance.is_turning(), "the pool's workers have ended");

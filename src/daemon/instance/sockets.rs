@@ -7,7 +7,7 @@ use super::Failed;
 use crate::config::{self, Check, Config, DatagramPool, Target};
 use crate::daemon::names::Names;
 use crate::daemon::{balancer, limits, relay, tcp};
-use crate::handover::{Kind, Label, SocketSet};
+use crate::handover::{Label, SocketKind as Kind, SocketSet};
 use crate::io::socket::{SocketOptions, bind};
 use crate::role::relay::WorkerSockets;
 
@@ -50,6 +50,40 @@ impl Opened {
         let pools = pools.collect::<Result<_, _>>()?;
         Ok(Opened { native, pools, admin: admin(&config.admin, inherited)? })
     }
+}
+
+/// The sockets on which others know a balancer of this configuration: those that a supervisor keeps, so that they outlive
+/// the balancer. Ports towards servers of datagram pools are not among them.
+pub fn hold(config: &Config) -> Result<SocketSet, Failed> {
+    let mut none = SocketSet::default();
+    let mut all = SocketSet::default();
+    if config.runs_native {
+        for (worker, [front, back]) in native(config.native(), &mut none)?.iter().enumerate() {
+            let sockets = [(Kind::Front, front), (Kind::Back, back)];
+            all.append(duplicates(sockets, balancer::NAME, worker as u16)?);
+        }
+    }
+    for pool in &config.datagram_pools {
+        let name = &pool.settings.name;
+        let mut open = || -> Result<(), Failed> {
+            let plan = plan_for(pool, &[]);
+            for (worker, fronts) in plan.open_fronts(name, &mut SocketSet::default())?.iter().enumerate() {
+                all.append(duplicates(fronts.iter().map(|front| (Kind::Front, front)), name, worker as u16)?);
+            }
+            let addrs = if pool.tcp_connections > 0 { &pool.listen[..] } else { &[] };
+            for &addr in addrs {
+                let label = Label { pool: name.clone(), kind: Kind::Tcp, worker: 0, addr };
+                all.add(label, tcp::listen(addr)?.into());
+            }
+            Ok(())
+        };
+        open().map_err(|error| error.of_pool(name))?;
+    }
+    if let Some(listener) = admin(&config.admin, &mut none)? {
+        let addr = listener.local_addr()?;
+        all.add(Label { pool: String::new(), kind: Kind::Admin, worker: 0, addr }, listener.into());
+    }
+    Ok(all)
 }
 
 /// Sees to it that there are descriptors enough for these pools.

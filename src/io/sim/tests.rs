@@ -154,3 +154,24 @@ fn a_full_receive_queue_counts_as_dropped_by_the_kernel() {
     assert_eq!(receive(&mut b).0, (0..10).collect::<Vec<u8>>());
     assert_eq!((b.counters().received, b.counters().kernel_drops), (10, 15));
 }
+
+#[test]
+fn what_a_turn_has_left_of_a_paused_socket_stays_there() {
+    let net = SimNet::new(1, Faults::none(MS));
+    let mut to = net.attach(&[addr(9)], &IoOptions { slots: 2, ..OPTIONS }).unwrap();
+    // From many peers, so that each takes a slot.
+    let mut peers: Vec<_> = (1..7).map(|port| net.attach(&[addr(port)], &OPTIONS).unwrap()).collect();
+    for (peer, number) in peers.iter_mut().zip(0..) {
+        send(peer, addr(9), [number]);
+    }
+    settle(&net);
+    to.receive().unwrap();
+    assert_eq!(to.turn().0.len(), 2);
+    to.flush().unwrap();
+    to.pause(SocketId(0)).unwrap();
+    assert!(!to.is_readable());
+    to.receive().unwrap();
+    assert_eq!(to.turn().0.len(), 0);
+    to.resume(SocketId(0)).unwrap();
+    assert_eq!(receive(&mut to), (vec![2, 3, 4, 5], 4));
+}

@@ -47,6 +47,8 @@ use crate::wire::{DispatchWindow, FrameFormat, Opener, ReplyPath, Sealer};
 use orders::Orders;
 use shared::{Listeners, Shared};
 
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
+pub struct Part;
 /// The socket on which clients ask.
 pub const FRONT: SocketId = SocketId(0);
 /// The socket on which servers and the controller are talked to.

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use crossbeam_utils::CachePadded;
+use serde::{Deserialize, Serialize};
 
 use super::members::{Member, Members};
 use super::settings::{ProxyProtocol, Settings, Speaks};
@@ -65,14 +66,20 @@ impl Signals {
 }
 
 /// A server that the pool shall have.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Wanted {
     /// Where it is.
     pub addr: SocketAddr,
     /// Its id in logs and figures.
     pub id: u32,
     /// Its share relative to others, 1 to 100.
+    #[serde(default = "usual_weight")]
     pub weight: u16,
+}
+
+fn usual_weight() -> u16 {
+    1
 }
 
 /// One for all workers of a pool, and for its TCP side.

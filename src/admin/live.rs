@@ -1,0 +1,123 @@
+//! What readers follow: server-sent events.
+//!
+//! There is no queue for a reader. Each asks for the next piece when it has taken the last one: entries after its number
+//! from the one log, or the newest status. So one that stalls skips what it did not read, and holds one piece.
+
+use std::convert::Infallible;
+use std::fmt::Write;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::MissedTickBehavior;
+
+use super::Control;
+use crate::status::Status;
+
+/// Readers of events at a time.
+pub(super) const READERS_MAX: usize = 64;
+/// How often readers get the status.
+const TICK: Duration = Duration::from_secs(1);
+
+/// What all readers share.
+pub(super) struct Live {
+    control: Arc<dyn Control>,
+    /// The newest status as a server-sent event, made once for all.
+    newest: watch::Sender<Bytes>,
+    readers: Arc<Semaphore>,
+    stop: watch::Receiver<bool>,
+}
+
+impl Live {
+    pub fn new(control: Arc<dyn Control>, stop: watch::Receiver<bool>) -> Self {
+        let readers = Arc::new(Semaphore::new(READERS_MAX));
+        Live { control, newest: watch::Sender::default(), readers, stop }
+    }
+
+    /// Runs for ever: what is due each second.
+    pub async fn tick(&self) {
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        loop {
+            ticks.tick().await;
+            let status = self.control.status();
+            if self.newest.receiver_count() > 0 {
+                self.newest.send_replace(status_event(&status));
+            }
+        }
+    }
+
+    /// A reader's events from now on, after those that are still kept: all, or those after the one that it names as its last. `None`
+    /// if there are too many readers.
+    pub fn follow(self: &Arc<Self>, last: &str) -> Option<Body> {
+        let reader = Reader {
+            _seat: Arc::clone(&self.readers).try_acquire_owned().ok()?,
+            life: self.control.status().started_unix_ms,
+            last: self.number(last),
+            noted: self.control.events().newest(),
+            status: self.newest.subscribe(),
+            stop: self.stop.clone(),
+            live: Arc::clone(self),
+        };
+        let events = futures_util::stream::unfold(reader, |mut reader| async {
+            let piece = reader.next().await?;
+            Some((Ok::<_, Infallible>(piece), reader))
+        });
+        Some(Body::from_stream(events))
+    }
+
+    /// The number in `LIFE-NUMBER` or `NUMBER`. 0 if it is of another life of the balancer, whose numbers say nothing here.
+    fn number(&self, last: &str) -> u64 {
+        let (life, number) = last.split_once('-').map_or((None, last), |(life, number)| (Some(life), number));
+        let is_ours = life.is_none_or(|life| life.parse() == Ok(self.control.status().started_unix_ms));
+        let number = number.parse().unwrap_or(0);
+        if is_ours && number <= *self.control.events().newest().borrow() { number } else { 0 }
+    }
+}
+
+/// One reader.
+struct Reader {
+    _seat: OwnedSemaphorePermit,
+    /// Which life of the balancer its numbers are of.
+    life: u64,
+    /// The number of the last entry that it was given.
+    last: u64,
+    noted: watch::Receiver<u64>,
+    status: watch::Receiver<Bytes>,
+    stop: watch::Receiver<bool>,
+    live: Arc<Live>,
+}
+
+impl Reader {
+    /// The next piece; `None` at the end.
+    async fn next(&mut self) -> Option<Bytes> {
+        loop {
+            let entries = self.live.control.events().after(self.last);
+            if let Some(newest) = entries.last() {
+                self.last = newest.number;
+                let mut piece = String::new();
+                for entry in &entries {
+                    let json = serde_json::to_string(entry).expect("plain fields become JSON");
+                    let (life, number) = (self.life, entry.number);
+                    write!(piece, "id: {life}-{number}\nevent: entry\ndata: {json}\n\n")
+                        .expect("a string takes everything");
+                }
+                return Some(piece.into());
+            }
+            tokio::select! {
+                _ = self.stop.wait_for(|stop| *stop) => return None,
+                noted = self.noted.changed() => noted.ok()?,
+                status = self.status.changed() => {
+                    status.ok()?;
+                    return Some(self.status.borrow_and_update().clone());
+                }
+            }
+        }
+    }
+}
+
+fn status_event(status: &Status) -> Bytes {
+    let json = serde_json::to_string(status).expect("plain fields become JSON");
+    format!("event: status\ndata: {json}\n\n").into()
+}

@@ -1,0 +1,253 @@
+//! The addresses of the admin interface and what answers there.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Bytes;
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{Path, Query, Request, State};
+use axum::http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
+use axum::http::{StatusCode, Uri};
+use axum::middleware::{from_fn, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post, put};
+use axum::{Json, Router};
+use serde::Deserialize;
+
+use super::live::{Live, READERS_MAX};
+use super::{Control, Done, Problem, Refusal, WantedServers, guard};
+use crate::config::Token;
+use crate::operator::Order;
+
+/// Bytes of a request's body at most.
+const BODY_SIZE_MAX: usize = 64 * 1024;
+/// How long a body may take to come.
+const BODY_TIME_MAX: Duration = Duration::from_secs(5);
+/// How long an answer waits for what was asked for; it goes on beyond that.
+const ORDER_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// What every route can reach.
+#[derive(Clone)]
+pub(super) struct App {
+    control: Arc<dyn Control>,
+    pub token: Arc<Token>,
+    live: Arc<Live>,
+}
+
+impl App {
+    pub fn new(control: Arc<dyn Control>, token: Token, live: Arc<Live>) -> Self {
+        App { control, token: Arc::new(token), live }
+    }
+
+    /// Does what may wait for the data path, where waiting is allowed.
+    async fn ask<T: Send + 'static>(
+        &self,
+        what: impl FnOnce(&dyn Control) -> Result<T, Refusal> + Send + 'static,
+    ) -> Answer<T> {
+        let control = Arc::clone(&self.control);
+        let asked = tokio::task::spawn_blocking(move || what(&*control));
+        match tokio::time::timeout(ORDER_TIME_MAX, asked).await {
+            Ok(Ok(result)) => Ok(result?),
+            Ok(Err(_)) => Err(failure(StatusCode::INTERNAL_SERVER_ERROR, "this failed; the log has more")),
+            Err(_) => Err(failure(StatusCode::GATEWAY_TIMEOUT, "no answer in time; it may still be done")),
+        }
+    }
+}
+
+/// All routes.
+pub(super) fn router(app: App) -> Router {
+    let changes = Router::new()
+        .route("/api/servers/{id}/{order}", post(give_order))
+        .route("/api/pools/{name}/servers", put(set_servers))
+        .route("/api/reload", post(reload))
+        .route_layer(from_fn_with_state(app.clone(), guard::needs_token));
+    Router::new()
+        .route("/", get(page))
+        .route("/healthz", get(|| async { text(StatusCode::OK, "ok\n") }))
+        .route("/readyz", get(ready))
+        .route("/api/status", get(status))
+        .route("/api/events", get(events))
+        .merge(changes)
+        .fallback(unknown)
+        .method_not_allowed_fallback(|| async {
+            failure(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "this address does not take that method; see the header Allow",
+            )
+        })
+        .layer(from_fn(guard::is_meant))
+        .layer(from_fn(guard::with_headers))
+        .with_state(app)
+}
+
+/// An answer that says what is wrong.
+#[derive(Debug)]
+pub(super) struct Failure(StatusCode, String);
+
+/// What a route gives.
+type Answer<T = Response> = Result<T, Failure>;
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        let Failure(status, error) = self;
+        (status, Json(Problem { error })).into_response()
+    }
+}
+
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Failure {
+        let status = match refusal {
+            Refusal::NotFound(_) => StatusCode::NOT_FOUND,
+            Refusal::Invalid(_) => StatusCode::BAD_REQUEST,
+            Refusal::Failed(_) => StatusCode::CONFLICT,
+        };
+        Failure(status, refusal.to_string())
+    }
+}
+
+pub(super) fn failure(status: StatusCode, error: impl Into<String>) -> Failure {
+    Failure(status, error.into())
+}
+
+fn invalid(error: impl Into<String>) -> Failure {
+    failure(StatusCode::BAD_REQUEST, error)
+}
+
+fn text(status: StatusCode, text: impl Into<String>) -> Response {
+    (status, text.into()).into_response()
+}
+
+fn done(done: String) -> Response {
+    Json(Done { done }).into_response()
+}
+
+async fn page() -> Response {
+    axum::response::Html(include_str!("dashboard.html")).into_response()
+}
+
+async fn unknown(uri: Uri) -> Failure {
+    failure(StatusCode::NOT_FOUND, format!("there is nothing at {}", uri.path()))
+}
+
+async fn ready(State(app): State<App>) -> Response {
+    match app.control.ready() {
+        Ok(()) => text(StatusCode::OK, "ready\n"),
+        Err(why) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
+    }
+}
+
+async fn status(State(app): State<App>) -> Response {
+    Json(&*app.control.status()).into_response()
+}
+
+/// What may stand behind the `?`.
+#[derive(Deserialize)]
+struct Asked {
+    pool: Option<String>,
+    weight: Option<String>,
+    after: Option<String>,
+}
+
+type AskedFor = Result<Query<Asked>, QueryRejection>;
+
+fn asked(query: AskedFor) -> Answer<Asked> {
+    query.map(|Query(asked)| asked).map_err(|error| invalid(error.body_text()))
+}
+
+fn place<T>(path: Result<Path<T>, PathRejection>) -> Answer<T> {
+    path.map(|Path(place)| place).map_err(|error| invalid(error.body_text()))
+}
+
+async fn events(State(app): State<App>, headers: HeaderMap, query: AskedFor) -> Answer {
+    let asked = asked(query)?;
+    let header = headers.get("last-event-id").and_then(|id| id.to_str().ok());
+    let last = header.or(asked.after.as_deref()).unwrap_or_default();
+    let Some(body) = app.live.follow(last) else {
+        let error = format!("{READERS_MAX} readers follow the events already; close one");
+        return Err(failure(StatusCode::SERVICE_UNAVAILABLE, error));
+    };
+    let kind = (CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    Ok(([kind], body).into_response())
+}
+
+async fn give_order(
+    State(app): State<App>,
+    path: Result<Path<(String, String)>, PathRejection>,
+    query: AskedFor,
+    request: Request,
+) -> Answer {
+    let ((id, word), asked) = (place(path)?, asked(query)?);
+    let order = match word.as_str() {
+        "drain" => Order::Drain,
+        "enable" => Order::Enable,
+        "disable" => Order::Disable,
+        "weight" => Order::Weight(weight(asked.weight, request).await?),
+        _ => {
+            let error = format!("\"{word}\" is no order; use drain, enable, disable or weight");
+            return Err(failure(StatusCode::NOT_FOUND, error));
+        }
+    };
+    let order = order.check().map_err(|refused| invalid(refused.to_string()))?;
+    let id: u32 =
+        id.parse().map_err(|_| invalid(format!("\"{id}\" is no id of a server; it is a number")))?;
+    app.ask(move |control| control.order(asked.pool.as_deref(), id, order)).await?;
+    Ok(done(format!("{word} server {id}")))
+}
+
+/// Body of an order about a weight.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WeightBody {
+    weight: u64,
+}
+
+/// The weight behind the `?`, or in the body. One too large for its type is too large for any server, so 0 stands for it.
+async fn weight(asked: Option<String>, request: Request) -> Answer<u16> {
+    let weight = match asked {
+        Some(text) => text.parse().ok(),
+        None => serde_json::from_slice(&body(request).await?).ok().map(|WeightBody { weight }| weight),
+    };
+    let weight =
+        weight.ok_or_else(|| invalid("say which weight: ?weight=5, or {\"weight\": 5} as the body"))?;
+    Ok(u16::try_from(weight).unwrap_or(0))
+}
+
+async fn set_servers(
+    State(app): State<App>,
+    path: Result<Path<String>, PathRejection>,
+    request: Request,
+) -> Answer {
+    let name = place(path)?;
+    let WantedServers { servers } = serde_json::from_slice(&body(request).await?)
+        .map_err(|error| invalid(format!("the body: {error}")))?;
+    for (place, server) in servers.iter().enumerate() {
+        let refuse = |problem: String| Err(invalid(format!("servers[{place}]: {problem}")));
+        if let Err(refused) = Order::Weight(server.weight).check() {
+            return refuse(refused.to_string());
+        }
+        if servers[..place].iter().any(|other| other.id == server.id || other.addr == server.addr) {
+            return refuse(format!("another has the id {} or the address {}", server.id, server.addr));
+        }
+    }
+    let count = servers.len();
+    let pool = name.clone();
+    app.ask(move |control| control.set_servers(&pool, servers)).await?;
+    Ok(done(format!("pool {name} has {count} servers of its controller")))
+}
+
+async fn reload(State(app): State<App>) -> Answer {
+    Ok(done(app.ask(|control| control.reload()).await?))
+}
+
+/// The body of a request, if it is neither too long nor too slow.
+async fn body(request: Request) -> Answer<Bytes> {
+    let read = axum::body::to_bytes(request.into_body(), BODY_SIZE_MAX);
+    match tokio::time::timeout(BODY_TIME_MAX, read).await {
+        Ok(Ok(bytes)) => Ok(bytes),
+        Ok(Err(_)) => {
+            let error = format!("the body is longer than {BODY_SIZE_MAX} bytes, or broke off");
+            Err(failure(StatusCode::PAYLOAD_TOO_LARGE, error))
+        }
+        Err(_) => Err(failure(StatusCode::REQUEST_TIMEOUT, "the body took too long")),
+    }
+}

@@ -1,0 +1,145 @@
+//! The thread of the admin interface: connections, and what each of them may cost.
+//!
+//! Everything is bounded: connections, the size and the time of a head and of a body, the time that a reader may let
+//! data lie. So a stalled or hostile reader costs a fixed amount of memory, and the data path nothing.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use axum::{Extension, Router};
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tracing::warn;
+
+use super::Control;
+use super::guard::Local;
+use super::live::Live;
+use super::routes::{self, App};
+use crate::config::Token;
+
+/// Connections at a time; more wait until one ends.
+const CONNECTIONS_MAX: usize = 128;
+/// How long a connection may take for the head of its next request.
+const HEAD_TIME_MAX: Duration = Duration::from_secs(5);
+/// Bytes that a connection holds in each direction, and so of a head.
+const BUFFER_SIZE: usize = 16 * 1024;
+/// How long a reader may let data lie before its connection ends.
+const STALLED_TIME_MAX: Duration = Duration::from_secs(10);
+/// Threads for what has to wait for the data path.
+const WAITING_THREADS_MAX: usize = 4;
+/// How long answers that are under way may take at the end.
+const END_TIME_MAX: Duration = Duration::from_millis(500);
+
+/// A running admin interface. It ends with this value.
+#[derive(Debug)]
+pub struct Server {
+    addr: SocketAddr,
+    stop: watch::Sender<bool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Server {
+    /// Where it listens.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Lets answers that are under way finish, for half a second at most, and ends it.
+    pub fn stop(self) {}
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop.send_replace(true);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join(); // its panic has been told, and ends nothing else
+        }
+    }
+}
+
+/// Serves `control` to whoever connects; changes need the token.
+pub fn serve(listener: std::net::TcpListener, control: Arc<dyn Control>, token: Token) -> io::Result<Server> {
+    let addr = listener.local_addr()?;
+    listener.set_nonblocking(true)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(WAITING_THREADS_MAX)
+        .thread_name("admin-order")
+        .build()?;
+    let listener = {
+        let _within = runtime.enter();
+        TcpListener::from_std(listener)?
+    };
+    let (stop, stopped) = watch::channel(false);
+    let thread = std::thread::Builder::new().name("admin".into()).spawn(move || {
+        let live = Arc::new(Live::new(Arc::clone(&control), stopped.clone()));
+        let router = routes::router(App::new(control, token, Arc::clone(&live)));
+        runtime.block_on(async {
+            tokio::spawn(async move { live.tick().await });
+            accept(listener, router, stopped).await;
+        });
+        runtime.shutdown_background(); // an order that still waits for the data path is not waited for
+    })?;
+    Ok(Server { addr, stop, thread: Some(thread) })
+}
+
+/// Takes connections until it is asked to stop, and then gives them a moment.
+async fn accept(listener: TcpListener, router: Router, mut stop: watch::Receiver<bool>) {
+    let seats = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut connections = JoinSet::new();
+    loop {
+        let next = async {
+            let seat = Arc::clone(&seats).acquire_owned().await.expect("it is never closed");
+            (listener.accept().await, seat)
+        };
+        let (accepted, seat) = tokio::select! {
+            next = next => next,
+            _ = stop.wait_for(|stop| *stop) => break,
+        };
+        while connections.try_join_next().is_some() {}
+        match accepted {
+            Ok((stream, _)) => {
+                let connection = serve_one(stream, router.clone(), stop.clone());
+                connections.spawn(async move {
+                    connection.await;
+                    drop(seat);
+                });
+            }
+            Err(error) => {
+                warn!(%error, "the admin interface cannot take a connection");
+                tokio::time::sleep(Duration::from_millis(100)).await; // out of descriptors: not for ever
+            }
+        }
+    }
+    drop(listener);
+    let _ =
+        tokio::time::timeout(END_TIME_MAX, async { while connections.join_next().await.is_some() {} }).await;
+}
+
+/// One connection to its end.
+async fn serve_one(stream: TcpStream, router: Router, mut stop: watch::Receiver<bool>) {
+    let Ok(local) = stream.local_addr() else { return };
+    let socket = socket2::SockRef::from(&stream);
+    if socket.set_tcp_user_timeout(Some(STALLED_TIME_MAX)).is_err() || socket.set_tcp_nodelay(true).is_err() {
+        return; // it is gone already
+    }
+    let service = TowerToHyperService::new(router.layer(Extension(Local(local))));
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIME_MAX)
+        .max_buf_size(BUFFER_SIZE)
+        .serve_connection(TokioIo::new(stream), service);
+    let mut connection = std::pin::pin!(connection);
+    tokio::select! {
+        _ = connection.as_mut() => return,
+        _ = stop.wait_for(|stop| *stop) => connection.as_mut().graceful_shutdown(),
+    }
+    let _ = connection.await;
+}

@@ -1,0 +1,117 @@
+//! `lbd ping`: round trips through a balancer, one at a time.
+
+mod probe;
+mod report;
+
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use lbd::config::probe::{payload, query};
+use lbd::config::{Config, Speaks, reachable};
+use lbd::terminal::{print, tell};
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+use crate::args::{Ping, Speech};
+use probe::{Probe, Question};
+use report::Stats;
+
+/// The longest sleep without a look at whether the end was asked for.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// Asks until it has asked often enough or is told to end; true if anything answered.
+pub fn run(args: &Ping) -> Result<bool> {
+    let config = args.common.load()?;
+    let (target, speech) = target(args, &config)?;
+    let mut probe = Probe::new(target, question(args, speech)?, args.timeout, &config)?;
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        signal_hook::flag::register(signal, Arc::clone(&stop)).context("cannot listen for signals")?;
+    }
+    let is_stopped = || stop.load(Ordering::Relaxed);
+    if !args.json && !args.common.quiet {
+        tell(format_args!("lbd ping {target}: {}, {} bytes", speech.name(), probe.sent_bytes()));
+    }
+    let mut stats = Stats::default();
+    let mut next = Instant::now();
+    let mut is_read = true;
+    for seq in 1..=args.count.unwrap_or(u64::MAX) {
+        let Some(trip) = probe.ask(&is_stopped)? else { break };
+        stats.add(&trip);
+        if args.json {
+            is_read = print(format_args!("{}\n", report::json(seq, &trip)))?;
+        } else if !args.common.quiet {
+            is_read = print(format_args!("{}\n", report::line(seq, target, args.timeout, &trip)))?;
+        }
+        next = (next + args.interval).max(Instant::now());
+        while !is_stopped() && Instant::now() < next && args.count != Some(seq) {
+            std::thread::sleep(LOOK_EVERY.min(next.saturating_duration_since(Instant::now())));
+        }
+        if is_stopped() || !is_read {
+            break;
+        }
+    }
+    if args.json {
+        print(format_args!("{}\n", stats.json()))?;
+    } else {
+        print(format_args!("{}\n", stats.summary(target)))?;
+    }
+    Ok(stats.came_back() > 0)
+}
+
+/// Who is asked and in which protocol: as it is said, or else as the configuration has it.
+fn target(args: &Ping, config: &Config) -> Result<(SocketAddr, Speech)> {
+    let mut places = vec![];
+    if config.runs_native {
+        places.push((config.balancer_for_clients(), Speech::Native));
+    }
+    for pool in &config.datagram_pools {
+        let speech = match pool.settings.protocol {
+            Speaks::Dns => Speech::Dns,
+            Speaks::Datagram => Speech::Raw,
+        };
+        places.extend(pool.listen.iter().map(|&addr| (reachable(addr), speech)));
+    }
+    match &args.addr {
+        Some(text) => {
+            let mut addrs = text.to_socket_addrs().with_context(|| {
+                format!("cannot find \"{text}\": write IP:PORT or NAME:PORT, such as 127.0.0.1:54001")
+            })?;
+            let Some(addr) = addrs.next() else { bail!("\"{text}\" has no address") };
+            let known = places.iter().find(|place| place.0 == addr).map(|place| place.1);
+            Ok((addr, args.protocol.or(known).unwrap_or(Speech::Native)))
+        }
+        None => {
+            let place = places.iter().find(|place| args.protocol.is_none_or(|wanted| wanted == place.1));
+            place.copied().with_context(|| {
+                let speech = args.protocol.map_or("any protocol", Speech::name);
+                format!("the configuration has no pool for {speech}: say who is asked, as in lbd ping 127.0.0.1:54001")
+            })
+        }
+    }
+}
+
+fn question(args: &Ping, speech: Speech) -> Result<Question> {
+    match (speech, &args.payload, &args.query) {
+        (Speech::Dns, Some(_), _) => {
+            bail!("--payload is not for dns: use --query, such as --query \"example.com A\"")
+        }
+        (Speech::Native | Speech::Raw, _, Some(_)) => {
+            bail!("--query is for dns: use --payload, or add --protocol dns")
+        }
+        (Speech::Dns, None, text) => {
+            let text = text.as_deref().unwrap_or(". NS");
+            let (name, kind) =
+                query(text).map_err(|problem| anyhow::anyhow!("--query: \"{text}\" {problem}"))?;
+            Ok(Question::Dns { name, kind })
+        }
+        (speech, text, None) => {
+            let text = text.as_deref().unwrap_or("ping");
+            let bytes =
+                payload(text).map_err(|problem| anyhow::anyhow!("--payload: \"{text}\" {problem}"))?;
+            Ok(if speech == Speech::Raw { Question::Raw(bytes) } else { Question::Native(bytes) })
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! `lbd top`: a running balancer in a terminal. One thread asks the balancer, this one draws and reads keys; what is
+//! between is pure ([`model`], [`render`]).
+
+mod model;
+mod render;
+#[cfg(test)]
+mod samples;
+
+use std::io::IsTerminal;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, bail};
+use lbd::admin::{Client, find_token};
+use lbd::status::Status;
+use ratatui::DefaultTerminal;
+use ratatui::crossterm::event::{self, Event};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+
+use crate::args::Top;
+use model::{Action, App, Ask};
+
+/// How long a key, or a signal, may have to wait for the next look at the rest.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// The least time between two questions to the balancer.
+const INTERVAL_MIN: Duration = Duration::from_millis(100);
+
+/// Runs until it is asked to quit.
+pub fn run(args: &Top) -> Result<()> {
+    if !std::io::stdout().is_terminal() {
+        bail!("lbd top needs a terminal: for a script use `lbd status --json`");
+    }
+    let config = args.common.load()?;
+    let Some(addr) = args.admin.or(config.admin.reach()) else {
+        bail!("admin.listen is off in the configuration: say where the balancer answers with --admin ADDR");
+    };
+    let (token, no_orders) = match find_token(&config.admin, &config.state_dir, addr.port()) {
+        Ok(token) => (Some(token), None),
+        Err(why) => (None, Some(format!("changes need the token: {why}"))),
+    };
+    let quit = Arc::new(AtomicBool::new(false));
+    for signal in [SIGTERM, SIGINT, SIGHUP] {
+        signal_hook::flag::register(signal, Arc::clone(&quit)).context("cannot listen for signals")?;
+    }
+    let (orders, to_send) = channel();
+    let (news, heard) = channel();
+    let (client, interval) = (Client::new(addr, token), args.interval.max(INTERVAL_MIN));
+    std::thread::Builder::new()
+        .name("asks".into())
+        .spawn(move || ask_on(&client, interval, &to_send, &news))
+        .context("cannot start a thread")?;
+    // Raw mode and the other screen; a panic puts both back before it is told.
+    let mut terminal = ratatui::try_init().context("cannot draw on this terminal")?;
+    let result = show(&mut terminal, App::new(addr.to_string(), no_orders), &orders, &heard, &quit);
+    ratatui::restore();
+    result
+}
+
+/// What the asking thread has to tell.
+enum News {
+    Status(Result<Box<Status>, String>),
+    Answer(Ask, Result<(), String>),
+}
+
+/// Asks for figures every so often, and sends orders as they come, until nobody listens.
+fn ask_on(client: &Client, interval: Duration, orders: &Receiver<Ask>, news: &Sender<News>) {
+    let mut next = Instant::now();
+    loop {
+        match orders.recv_timeout(next.saturating_duration_since(Instant::now())) {
+            Ok(ask) => {
+                let result = client.order(Some(&ask.pool), ask.id, ask.order).map_err(|e| e.to_string());
+                if news.send(News::Answer(ask, result)).is_err() {
+                    return;
+                }
+                next = Instant::now(); // what it has changed is to be seen
+            }
+            Err(RecvTimeoutError::Timeout) => {
+                next = Instant::now() + interval;
+                let status = client.status().map(Box::new).map_err(|e| e.to_string());
+                if news.send(News::Status(status)).is_err() {
+                    return;
+                }
+            }
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+    }
+}
+
+fn show(
+    terminal: &mut DefaultTerminal,
+    mut app: App,
+    orders: &Sender<Ask>,
+    heard: &Receiver<News>,
+    quit: &AtomicBool,
+) -> Result<()> {
+    while !quit.load(Ordering::Relaxed) {
+        for news in heard.try_iter() {
+            match news {
+                News::Status(status) => app.on_status(status.map(|status| *status)),
+                News::Answer(ask, result) => app.on_answer(&ask, result),
+            }
+        }
+        app.unix_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
+        terminal.draw(|frame| render::render(&app, frame)).context("cannot draw")?;
+        if !event::poll(LOOK_EVERY).context("cannot read keys")? {
+            continue;
+        }
+        let Event::Key(key) = event::read().context("cannot read keys")? else { continue };
+        match app.on_key(key) {
+            Some(Action::Quit) => break,
+            Some(Action::Send(ask)) => drop(orders.send(ask)), // the other thread lives as long as this one listens
+            None => {}
+        }
+    }
+    Ok(())
+}

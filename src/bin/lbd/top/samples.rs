@@ -1,0 +1,78 @@
+//! Figures for the tests of what is shown.
+
+use lbd::status::{Entry, Kind, Latencies, PoolServerStatus, PoolStatus, ServerStatus, Status};
+
+/// When the events of [`status`] are looked at: milliseconds since 1970.
+pub const NOW_MS: u64 = 1_700_000_100_000;
+
+/// A native pool of three servers and a DNS pool of three.
+pub fn status() -> Status {
+    let native = |id, state: &str, queue, rate, p99| ServerStatus {
+        id,
+        state: state.to_owned(),
+        queue,
+        rate,
+        latency_us_p50: p99 / 4,
+        latency_us_p99: p99,
+        lost: u64::from(id),
+        ..ServerStatus::default()
+    };
+    let dns = |id, state: &str, queue, rate, p50, timed_out| PoolServerStatus {
+        id,
+        state: state.to_owned(),
+        addr: format!("127.0.0.1:530{id}"),
+        queue,
+        rate,
+        latency_us: Latencies { p50, p99: 7 * p50, ..Latencies::default() },
+        timed_out,
+        ..PoolServerStatus::default()
+    };
+    Status {
+        workers: vec![7],
+        answered: 1_234_567,
+        busy_shed: 2,
+        drops: [("magic".to_owned(), 3)].into(),
+        rate: 900.0,
+        latency_us_p50: 2_000,
+        latency_us_p99: 9_000,
+        servers: vec![
+            native(0, "up", 4, 500.0, 9_000),
+            native(1, "up", 7, 400.0, 12_000),
+            native(2, "draining", 0, 0.0, 0),
+        ],
+        pools: vec![PoolStatus {
+            name: "dns".to_owned(),
+            protocol: "dns".to_owned(),
+            answered: 99,
+            timed_out: 40,
+            refused: [("rate".to_owned(), 5)].into(),
+            rate: 5_000.0,
+            latency_us: Latencies { p50: 300, p99: 2_100, ..Latencies::default() },
+            servers: vec![
+                dns(0, "up", 40, 3_000.0, 280, 0),
+                dns(1, "up", 12, 2_000.0, 310, 3),
+                dns(2, "down", 1, 0.0, 0, 37),
+            ],
+            ..PoolStatus::default()
+        }],
+        events: vec![
+            Entry {
+                number: 1,
+                unix_ms: NOW_MS - 75_000,
+                kind: Kind::Server,
+                pool: "dns".to_owned(),
+                server: Some(2),
+                text: "suspect -> down: 3 checks unanswered".to_owned(),
+            },
+            Entry {
+                number: 2,
+                unix_ms: NOW_MS - 4_000,
+                kind: Kind::Scaling,
+                pool: "native".to_owned(),
+                server: None,
+                text: "scale up 2 -> 3: load 9.1 a server for 3s".to_owned(),
+            },
+        ],
+        ..Status::default()
+    }
+}

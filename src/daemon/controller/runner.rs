@@ -1,0 +1,176 @@
+//! Carries out what a crew decides, with real processes.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::process::{Command, Stdio};
+
+use tracing::{info, warn};
+
+use super::ledger::{Ledger, Record};
+use crate::crew::{Action, Crew, Place, StartFailure};
+use crate::daemon::process::{INSTANCE_VARIABLE, Process};
+use crate::time::Instant;
+
+/// How a server is started: a program and its arguments, in which `{id}`, `{port}` and `{config}` are filled in.
+#[derive(Clone, Debug)]
+pub struct ServerCommand {
+    /// The program and its arguments.
+    pub words: Vec<String>,
+    /// What `{config}` stands for.
+    pub config: String,
+    /// Where servers listen: the address on which a port must be free.
+    pub ip: IpAddr,
+}
+
+impl ServerCommand {
+    fn command(&self, id: u32, port: u16, instance: &str) -> Command {
+        let fill = |word: &String| {
+            word.replace("{id}", &id.to_string())
+                .replace("{port}", &port.to_string())
+                .replace("{config}", &self.config)
+        };
+        let mut words = self.words.iter().map(fill);
+        let mut command = Command::new(words.next().unwrap_or_default());
+        command.args(words).env(INSTANCE_VARIABLE, instance).stdin(Stdio::null()).stdout(Stdio::null());
+        command
+    }
+
+    fn port_is_free(&self, port: u16) -> bool {
+        UdpSocket::bind(SocketAddr::new(self.ip, port)).is_ok()
+    }
+}
+
+/// The processes of one crew.
+#[derive(Debug)]
+pub struct Runner {
+    /// The pool's name; empty for the one with lbd's own frames.
+    pool: String,
+    command: ServerCommand,
+    servers: BTreeMap<u32, Process>,
+    events: Vec<String>,
+    /// Why the last start failed, in words: the same again is not said again.
+    last_failure: String,
+}
+
+impl Runner {
+    /// Nothing runs yet.
+    pub fn new(pool: &str, command: ServerCommand) -> Self {
+        let (servers, events) = (BTreeMap::new(), vec![]);
+        Runner { pool: pool.to_owned(), command, servers, events, last_failure: String::new() }
+    }
+
+    /// Takes over what the last controller has left of this pool, then begins.
+    pub fn begin(&mut self, now: Instant, crew: &mut Crew, left: &mut Vec<Record>, ledger: &mut Ledger) {
+        let mine: Vec<Record> = left.extract_if(.., |record| record.pool == self.pool).collect();
+        let mut adopted = vec![];
+        for record in mine {
+            let Record { id, port, ends, .. } = record;
+            if !crew.adopt(now, Place { id, port, ends }) {
+                continue;
+            }
+            match record.find() {
+                Some(process) => {
+                    self.tell(format!("server {id} runs already (process {}): adopted", process.id()));
+                    adopted.push((id, record.instance, process.identity()));
+                    self.servers.insert(id, process);
+                }
+                None => crew.on_exited(now, id, "while there was no controller"),
+            }
+        }
+        crew.begin(now);
+        ledger.keep(&self.pool, crew.places());
+        for (id, instance, process) in adopted {
+            ledger.note(&self.pool, id, &instance, process);
+        }
+    }
+
+    /// Notices who has ended, and does what there is to do.
+    pub fn turn(&mut self, now: Instant, crew: &mut Crew, ledger: &mut Ledger) {
+        self.servers.retain(|&id, server| {
+            let Some(exit) = server.poll_exit() else { return true };
+            crew.on_exited(now, id, &exit.to_string());
+            false
+        });
+        ledger.keep(&self.pool, crew.places());
+        while let Some(action) = crew.poll_action() {
+            match action {
+                Action::Start { id, port } => self.start(now, id, port, crew, ledger),
+                Action::Stop { id } => {
+                    info!(pool = self.shown_pool(), server = id, "stopping");
+                    self.with_server(id, Process::terminate);
+                }
+                Action::Kill { id } => {
+                    warn!(pool = self.shown_pool(), server = id, "it does not stop: killing it");
+                    self.with_server(id, Process::kill);
+                }
+                Action::Tell(text) => self.tell(text),
+            }
+        }
+        ledger.save();
+    }
+
+    /// Asks all of them to end.
+    pub fn terminate_all(&mut self) {
+        self.servers.values_mut().for_each(Process::terminate);
+    }
+
+    /// Ends all of them.
+    pub fn kill_all(&mut self) {
+        self.servers.values_mut().for_each(Process::kill);
+    }
+
+    /// What happened since the last call, in words, oldest first.
+    pub fn take_events(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.events)
+    }
+
+    fn tell(&mut self, text: String) {
+        let text = if self.pool.is_empty() { text } else { format!("pool {}: {text}", self.pool) };
+        info!("{text}");
+        self.events.push(text);
+    }
+
+    /// The pool's name in log lines, if it is worth a word.
+    fn shown_pool(&self) -> Option<&str> {
+        (!self.pool.is_empty()).then_some(self.pool.as_str())
+    }
+
+    fn with_server(&mut self, id: u32, act: impl FnOnce(&mut Process)) {
+        if let Some(server) = self.servers.get_mut(&id) {
+            act(server);
+        }
+    }
+
+    fn start(&mut self, now: Instant, id: u32, port: u16, crew: &mut Crew, ledger: &mut Ledger) {
+        let pool = &self.pool;
+        if !self.command.port_is_free(port) {
+            warn!(pool = self.shown_pool(), server = id, port, "the port is in use: trying the next one");
+            return crew.on_start_failed(now, id, StartFailure::PortInUse);
+        }
+        let instance = format!("{:032x}", rand::random::<u128>());
+        ledger.keep(pool, crew.places());
+        ledger.note(pool, id, &instance, None);
+        ledger.save();
+        match Process::start(&mut self.command.command(id, port, &instance)) {
+            Ok(process) => {
+                info!(pool = self.shown_pool(), server = id, port, pid = process.id(), "started");
+                ledger.note(pool, id, &instance, process.identity());
+                ledger.save();
+                self.servers.insert(id, process);
+                self.last_failure.clear();
+                crew.on_started(now, id);
+            }
+            Err(error) => {
+                ledger.note(pool, id, "", None);
+                let program = &self.command.words[0];
+                let text = format!("cannot start server {id} with {program}: {error}");
+                let why = error.to_string();
+                if self.last_failure != why {
+                    self.tell(text);
+                    self.last_failure = why;
+                }
+                crew.on_start_failed(now, id, StartFailure::Other);
+            }
+        }
+    }
+}

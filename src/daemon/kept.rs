@@ -1,0 +1,152 @@
+//! A balancer as a child process whose sockets its supervisor keeps. When it crashes, the next one has them at once: what
+//! clients and servers send meanwhile waits in their buffers, and no address was ever free for others.
+
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::{ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use super::instance::{Failed, hold, takeover_path};
+use super::process::{Exit, Process};
+use crate::config::Config;
+use crate::handover::{Offer, Purpose, SocketSet, Wish};
+
+/// The argument that tells a balancer that its sockets come by its standard input.
+const SOCKETS_BY_STDIN: &str = "--sockets-by-stdin";
+
+/// How long giving the sockets may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// A balancer that has run for so long is started again at once; one that has not, after a pause.
+const RAN_WELL: Duration = Duration::from_secs(1);
+/// The first pause; each later one is twice as long.
+const PAUSE: Duration = Duration::from_millis(100);
+/// The longest pause.
+const PAUSE_MAX: Duration = Duration::from_secs(10);
+
+/// A balancer that is started again when it ends unasked.
+pub struct Kept {
+    words: Vec<String>,
+    sockets: SocketSet,
+    /// Where one that took over is asked for the sockets.
+    path: PathBuf,
+    process: Process,
+    /// The other end of its standard input: it ends with this process, if it shall.
+    _stream: Option<UnixStream>,
+    /// Whether its standard output is a pipe.
+    is_read: bool,
+    started: Instant,
+    /// Ends in a row, each soon after its start.
+    failures: u32,
+    restart_at: Option<Instant>,
+}
+
+/// What has happened.
+#[derive(Debug)]
+pub enum Event {
+    /// It ended; how, and after which pause it starts again.
+    Ended(Exit, Duration),
+    /// Another process has taken over from it, and is looked after from now on.
+    Followed,
+    /// It has been started again; its standard output, if that is a pipe.
+    Started(Option<ChildStdout>),
+}
+
+impl Kept {
+    /// Opens the sockets and starts a balancer with these words over them. `is_read`: whether its standard output is a
+    /// pipe.
+    pub fn start(config: &Config, words: Vec<String>, is_read: bool) -> Result<Kept, Failed> {
+        let sockets = hold(config)?;
+        let (process, stream) = spawn(&words, &sockets, is_read)?;
+        Ok(Kept {
+            words,
+            sockets,
+            path: takeover_path(config),
+            process,
+            _stream: Some(stream),
+            is_read,
+            started: Instant::now(),
+            failures: 0,
+            restart_at: None,
+        })
+    }
+
+    /// Looks after a balancer that runs already, and could be asked for its sockets; `None` if there is none.
+    pub fn adopt(config: &Config, words: Vec<String>) -> Option<Kept> {
+        let path = takeover_path(config);
+        let (process, sockets) = running(&path)?;
+        Some(Kept {
+            words,
+            sockets,
+            path,
+            process,
+            _stream: None,
+            is_read: false,
+            started: Instant::now(),
+            failures: 0,
+            restart_at: None,
+        })
+    }
+
+    /// The process that runs, or ran last.
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    /// When it has to be looked at, if nothing wakes the supervisor before.
+    pub fn due(&self) -> Option<Instant> {
+        self.restart_at
+    }
+
+    /// Looks whether it runs, and starts it again when its time has come. To be called until there is nothing more.
+    pub fn supervise(&mut self) -> Result<Option<Event>, Failed> {
+        if let Some(at) = self.restart_at {
+            if Instant::now() < at {
+                return Ok(None);
+            }
+            let (process, stream) = spawn(&self.words, &self.sockets, self.is_read)?;
+            (self.process, self._stream) = (process, Some(stream));
+            (self.started, self.restart_at) = (Instant::now(), None);
+            return Ok(Some(Event::Started(self.process.take_stdout())));
+        }
+        let Some(exit) = self.process.poll_exit() else { return Ok(None) };
+        if let Exit::Seen(status) = exit
+            && status.success()
+            && let Some((process, sockets)) = running(&self.path)
+        {
+            (self.process, self.sockets) = (process, sockets);
+            return Ok(Some(Event::Followed));
+        }
+        let pause = self.pause_after(self.started.elapsed());
+        self.restart_at = Some(Instant::now() + pause);
+        Ok(Some(Event::Ended(exit, pause)))
+    }
+
+    fn pause_after(&mut self, ran: Duration) -> Duration {
+        if ran >= RAN_WELL {
+            self.failures = 0;
+            return Duration::ZERO;
+        }
+        self.failures += 1;
+        (PAUSE * (1 << (self.failures - 1).min(10))).min(PAUSE_MAX)
+    }
+}
+
+/// The balancer that answers at this path, and its sockets.
+fn running(path: &std::path::Path) -> Option<(Process, SocketSet)> {
+    let mut wish = Wish::connect(path, Purpose::Copy, PATIENCE).ok()?;
+    // While it talks to us its number is its own.
+    let process = Process::follow(wish.pid())?;
+    Some((process, wish.sockets(PATIENCE).ok()?))
+}
+
+fn spawn(words: &[String], sockets: &SocketSet, is_read: bool) -> Result<(Process, UnixStream), Failed> {
+    let (ours, theirs) = UnixStream::pair()?;
+    let mut command = Command::new(&words[0]);
+    command.args(&words[1..]).arg(SOCKETS_BY_STDIN).stdin(Stdio::from(OwnedFd::from(theirs)));
+    command.stdout(if is_read { Stdio::piped() } else { Stdio::null() });
+    let process = Process::start(&mut command)
+        .map_err(|error| Failed::new(format!("cannot start {}: {error}", words[0])))?;
+    Offer::push(ours.try_clone()?, &sockets.borrowed(), PATIENCE).map_err(Failed::new)?;
+    Ok((process, ours))
+}

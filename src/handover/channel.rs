@@ -1,0 +1,226 @@
+//! Messages and descriptors over a connected stream, with bounded waits and bounded sizes.
+
+use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use rustix::cmsg_space;
+use rustix::net::sockopt::socket_peercred;
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+};
+
+use super::Error;
+use super::message::{Message, PREFACE_LEN, check_preface, preface};
+use crate::time::{Clock, Instant};
+
+/// The longest message, in bytes.
+pub const MESSAGE_MAX: usize = 16 << 20;
+
+/// Descriptors of one call: SCM_MAX_FD of the kernel (include/net/scm.h).
+const BATCH_MAX: usize = 253;
+
+/// Memory for a message is taken as its bytes come, in steps of this size: a length alone costs nothing.
+const STEP: usize = 64 << 10;
+
+/// One end of a conversation.
+pub(super) struct Channel {
+    stream: UnixStream,
+    clock: Clock,
+    has_written: bool,
+    has_read: bool,
+    peer_pid: u32,
+}
+
+impl Channel {
+    /// Over a connected stream, whose other end must be of the same user, or of root.
+    pub(super) fn over(stream: UnixStream) -> Result<Channel, Error> {
+        stream.set_nonblocking(false)?;
+        let peer = socket_peercred(&stream).map_err(io::Error::from)?;
+        if peer.uid != rustix::process::geteuid() && !peer.uid.is_root() {
+            return Err(Error::Stranger(peer.uid.as_raw()));
+        }
+        let peer_pid = peer.pid.as_raw_nonzero().get() as u32;
+        Ok(Channel { stream, clock: Clock::start(), has_written: false, has_read: false, peer_pid })
+    }
+
+    /// The process that has made the other end.
+    pub(super) fn peer_pid(&self) -> u32 {
+        self.peer_pid
+    }
+
+    /// Says one thing, within this time.
+    pub(super) fn send(&mut self, message: &Message, patience: Duration) -> Result<(), Error> {
+        let until = self.clock.now() + patience;
+        let body = postcard::to_allocvec(message).map_err(|_| Error::Garbled)?;
+        if body.len() > MESSAGE_MAX {
+            return Err(Error::TooLong(body.len()));
+        }
+        self.write_preface(until)?;
+        self.write(&(body.len() as u32).to_le_bytes(), until)?;
+        self.write(&body, until)
+    }
+
+    /// Hears one thing, within this time. A refusal is an error.
+    pub(super) fn receive(&mut self, wanted: &'static str, patience: Duration) -> Result<Message, Error> {
+        let until = self.clock.now() + patience;
+        self.read_preface(wanted, until)?;
+        let mut length = [0; 4];
+        self.read(&mut length, wanted, until)?;
+        let length = u32::from_le_bytes(length) as usize;
+        if length > MESSAGE_MAX {
+            return Err(Error::TooLong(length));
+        }
+        let mut body = Vec::new();
+        while body.len() < length {
+            let at = body.len();
+            body.resize(length.min(at + STEP), 0);
+            self.read(&mut body[at..], wanted, until)?;
+        }
+        match postcard::take_from_bytes(&body) {
+            Ok((Message::Refused(why), [])) => Err(Error::Refused(why)),
+            Ok((message, [])) => Ok(message),
+            _ => Err(Error::Garbled),
+        }
+    }
+
+    /// Hears what must be this.
+    pub(super) fn expect(&mut self, message: &Message, patience: Duration) -> Result<(), Error> {
+        let wanted = message.name();
+        let got = self.receive(wanted, patience)?;
+        if got == *message { Ok(()) } else { Err(Error::Unexpected { wanted, got: got.name() }) }
+    }
+
+    /// Sends duplicates of these descriptors; the other end has been told how many to expect.
+    pub(super) fn send_descriptors(
+        &mut self,
+        all: &[BorrowedFd<'_>],
+        patience: Duration,
+    ) -> Result<(), Error> {
+        let until = self.clock.now() + patience;
+        for batch in all.chunks(BATCH_MAX) {
+            let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(BATCH_MAX))];
+            let mut control = SendAncillaryBuffer::new(&mut space);
+            assert!(control.push(SendAncillaryMessage::ScmRights(batch)), "the space is for a whole batch");
+            let count = [batch.len() as u8];
+            self.stream.set_write_timeout(Some(self.left(until).ok_or(Error::Deaf)?))?;
+            loop {
+                match sendmsg(&self.stream, &[IoSlice::new(&count)], &mut control, SendFlags::NOSIGNAL) {
+                    Ok(_) => break,
+                    Err(rustix::io::Errno::INTR) => {}
+                    Err(error) => return Err(ended(error.into(), Error::Deaf)),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Receives so many descriptors. They are closed when this process executes another program.
+    pub(super) fn receive_descriptors(
+        &mut self,
+        count: usize,
+        patience: Duration,
+    ) -> Result<Vec<OwnedFd>, Error> {
+        let until = self.clock.now() + patience;
+        let mut all = Vec::with_capacity(count);
+        while all.len() < count {
+            let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(BATCH_MAX))];
+            let mut control = RecvAncillaryBuffer::new(&mut space);
+            let mut said = [0];
+            let stalled = || Error::Stalled("its descriptors");
+            self.stream.set_read_timeout(Some(self.left(until).ok_or_else(stalled)?))?;
+            let vectors = &mut [IoSliceMut::new(&mut said)];
+            let message = match recvmsg(&self.stream, vectors, &mut control, RecvFlags::CMSG_CLOEXEC) {
+                Ok(message) => message,
+                Err(rustix::io::Errno::INTR) => continue,
+                Err(error) => return Err(ended(error.into(), stalled())),
+            };
+            if message.bytes == 0 {
+                return Err(Error::Gone);
+            }
+            let before = all.len();
+            for part in control.drain() {
+                if let RecvAncillaryMessage::ScmRights(descriptors) = part {
+                    all.extend(descriptors);
+                }
+            }
+            let (expected, got) = (usize::from(said[0]), all.len() - before);
+            if message.flags.contains(ReturnFlags::CTRUNC) || got != expected || got == 0 {
+                return Err(Error::Descriptors { expected, got });
+            }
+        }
+        if all.len() > count {
+            return Err(Error::Garbled);
+        }
+        Ok(all)
+    }
+
+    fn write_preface(&mut self, until: Instant) -> Result<(), Error> {
+        if std::mem::replace(&mut self.has_written, true) {
+            return Ok(());
+        }
+        self.write(&preface(), until)
+    }
+
+    fn read_preface(&mut self, wanted: &'static str, until: Instant) -> Result<(), Error> {
+        if std::mem::replace(&mut self.has_read, true) {
+            return Ok(());
+        }
+        let mut bytes = [0; PREFACE_LEN];
+        self.read(&mut bytes, wanted, until)?;
+        check_preface(&bytes).inspect_err(|error| {
+            if matches!(error, Error::Version(_)) {
+                let _ = self.write_preface(until); // so that the other end can say why, too
+            }
+        })
+    }
+
+    fn read(&self, buffer: &mut [u8], wanted: &'static str, until: Instant) -> Result<(), Error> {
+        let mut at = 0;
+        while at < buffer.len() {
+            let stalled = || Error::Stalled(wanted);
+            self.stream.set_read_timeout(Some(self.left(until).ok_or_else(stalled)?))?;
+            match (&self.stream).read(&mut buffer[at..]) {
+                Ok(0) => return Err(Error::Gone),
+                Ok(count) => at += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(ended(error, stalled())),
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&self, mut bytes: &[u8], until: Instant) -> Result<(), Error> {
+        while !bytes.is_empty() {
+            self.stream.set_write_timeout(Some(self.left(until).ok_or(Error::Deaf)?))?;
+            match (&self.stream).write(bytes) {
+                Ok(count) => bytes = &bytes[count..],
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(ended(error, Error::Deaf)),
+            }
+        }
+        Ok(())
+    }
+
+    /// The time that is left of a wait, unless it is over.
+    fn left(&self, until: Instant) -> Option<Duration> {
+        Some(until.since(self.clock.now())).filter(|left| *left >= Duration::from_micros(1))
+    }
+}
+
+impl AsFd for Channel {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+}
+
+/// What an error of a call means that was bounded in time.
+fn ended(error: io::Error, timed_out: Error) -> Error {
+    match error.kind() {
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => timed_out,
+        _ => Error::of_stream(error),
+    }
+}

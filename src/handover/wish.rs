@@ -1,0 +1,86 @@
+//! The side of who wants the sockets.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use socket2::{Domain, SockAddr, Socket, Type};
+
+use super::channel::Channel;
+use super::message::Message;
+use super::{Error, Purpose, SocketSet};
+
+/// A conversation with the process that has the sockets. Each step waits so long at most. After an error
+/// of any step the sockets are the other one's, and this one must not read them.
+pub struct Wish {
+    channel: Channel,
+}
+
+impl Wish {
+    /// Asks the process that listens at this path ([`Listener`](super::Listener)).
+    pub fn connect(path: &Path, purpose: Purpose, patience: Duration) -> Result<Wish, Error> {
+        let file_error = |source| Error::File { path: path.into(), source };
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        socket.set_write_timeout(Some(patience.max(Duration::from_micros(1))))?; // bounds connect(2), too
+        match socket.connect(&SockAddr::unix(path).map_err(file_error)?) {
+            Ok(()) => {}
+            Err(error) => {
+                return Err(match error.kind() {
+                    io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Error::Nobody(path.into()),
+                    io::ErrorKind::WouldBlock => Error::Deaf,
+                    _ => file_error(error),
+                });
+            }
+        }
+        Wish::over(OwnedFd::from(socket).into(), purpose, patience)
+    }
+
+    /// Asks the process at the other end of this stream.
+    pub fn over(stream: UnixStream, purpose: Purpose, patience: Duration) -> Result<Wish, Error> {
+        let mut channel = Channel::over(stream)?;
+        channel.send(&Message::Hello(purpose), patience)?;
+        Ok(Wish { channel })
+    }
+
+    /// Receives what a parent gives without being asked ([`Offer::push`](super::Offer::push)).
+    pub fn pushed(stream: UnixStream, patience: Duration) -> Result<SocketSet, Error> {
+        receive_sockets(&mut Channel::over(stream)?, patience)
+    }
+
+    /// The process that has the sockets.
+    pub fn pid(&self) -> u32 {
+        self.channel.peer_pid()
+    }
+
+    /// Receives the sockets.
+    pub fn sockets(&mut self, patience: Duration) -> Result<SocketSet, Error> {
+        receive_sockets(&mut self.channel, patience)
+    }
+
+    /// Says that all is made that can be made without the state, and receives that. The other process is
+    /// paused from now on.
+    pub fn ready(&mut self, patience: Duration) -> Result<Vec<u8>, Error> {
+        self.channel.send(&Message::Ready, patience)?;
+        match self.channel.receive("its state", patience)? {
+            Message::State(state) => Ok(state),
+            other => Err(Error::Unexpected { wanted: "its state", got: other.name() }),
+        }
+    }
+
+    /// Says that this process could start. Once it is `Ok` the sockets are this one's, and it starts to read.
+    pub fn running(mut self, patience: Duration) -> Result<(), Error> {
+        self.channel.send(&Message::Running, patience)?;
+        self.channel.expect(&Message::Yours, patience)
+    }
+}
+
+fn receive_sockets(channel: &mut Channel, patience: Duration) -> Result<SocketSet, Error> {
+    let labels = match channel.receive("its sockets", patience)? {
+        Message::Sockets(labels) => labels,
+        other => return Err(Error::Unexpected { wanted: "its sockets", got: other.name() }),
+    };
+    let descriptors = channel.receive_descriptors(labels.len(), patience)?;
+    Ok(labels.into_iter().zip(descriptors).collect())
+}

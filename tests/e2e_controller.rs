@@ -1,0 +1,255 @@
+//! The controller and its servers as processes: killed, restarted, two at a time; servers that know nothing of lbd.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::{Child, Command};
+
+use common::{Running, Site, send_signal, wait_for};
+use serde_json::{Value, json};
+
+const LOG: &str = "controller/controller.log";
+
+/// The servers' processes by id, as the newest lines of the controller's log after `from` bytes say.
+fn started(site: &Site, from: usize) -> BTreeMap<u32, i32> {
+    let log = site.log(LOG);
+    let number = |line: &str, name: &str| line.split_once(name)?.1.split(' ').next()?.parse::<u32>().ok();
+    let lines = log[from..].lines().filter(|line| line.contains(" started "));
+    lines.filter_map(|line| Some((number(line, "server=")?, number(line, "pid=")? as i32))).collect()
+}
+
+/// Waits until so many servers were started after `from` bytes of the log.
+#[track_caller]
+fn wait_for_started(site: &Site, from: usize, count: usize) -> BTreeMap<u32, i32> {
+    let look = || Some(started(site, from)).filter(|started| started.len() == count);
+    wait_for("servers are started", look, || site.log(LOG))
+}
+
+/// Waits for a line with this part after `from` bytes of the log.
+#[track_caller]
+fn wait_for_line(site: &Site, from: usize, part: &str) {
+    let look = || site.log(LOG)[from..].contains(part).then_some(());
+    wait_for(part, look, || site.log(LOG));
+}
+
+/// Asks a controller to end; nothing of the site but `others` is left then.
+#[track_caller]
+fn end(site: &Site, mut controller: Running, others: &[&Running]) {
+    controller.signal(libc::SIGTERM);
+    let finished = controller.finish();
+    assert_eq!(finished.code, 0, "{finished:?}");
+    let mut left = site.processes();
+    left.retain(|pid| others.iter().all(|other| other.pid() != *pid));
+    assert_eq!(left, Vec::<i32>::new(), "servers that still run\n{}", site.log(LOG));
+}
+
+/// A program in the site's folder, so that the site ends what is left of it.
+fn sleeper(site: &Site) -> String {
+    let sleep = ["/usr/bin/sleep", "/bin/sleep"].map(PathBuf::from);
+    let program = site.path().join("sleeper");
+    std::fs::copy(sleep.iter().find(|path| path.exists()).expect("sleep(1)"), &program).unwrap();
+    program.display().to_string()
+}
+
+/// What a controller has left.
+fn state(site: &Site) -> Value {
+    let path = site.path().join(format!("state/controller-{}.json", site.controller_port()));
+    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+}
+
+#[test]
+fn servers_outlive_a_killed_controller_and_the_next_one_adopts_them() {
+    let site = Site::new(json!({
+        "server": {"count": 3, "shrink_after": "10min"},
+        "client": {"retries": 0, "timeout": "20s"},
+    }));
+    let balancer = site.balancer();
+    let mut controller = site.start(&["controller"]);
+    let servers = wait_for_started(&site, 0, 3);
+    balancer.wait_until_up(3);
+    let client = site.client(&["--rate", "400", "--requests", "1200"]);
+    balancer.wait_until("requests are answered", |status| status.answered > 100);
+    controller.kill_now();
+    let before = balancer.status().answered;
+    balancer.wait_until("they serve without it", |status| status.answered > before + 50);
+
+    let seen = site.log(LOG).len();
+    let controller = site.start(&["controller"]);
+    for (id, pid) in &servers {
+        controller.wait_for_word(&format!("server {id} runs already (process {pid}): adopted"));
+    }
+    let (code, summary) = client.summary();
+    assert_eq!((code, summary.answered, summary.lost), (0, 1200, 0), "{summary:?}");
+    assert_eq!(started(&site, seen), BTreeMap::new(), "nothing is started twice");
+    assert_eq!(balancer.status().servers.len(), 3);
+    assert_eq!(site.log("balancer/balancer.log").matches("joined").count(), 3, "nobody had to come anew");
+
+    // An adopted server is looked after as if it were an own one.
+    let (seen, victim) = (site.log(LOG).len(), servers[&1]);
+    send_signal(victim, libc::SIGKILL);
+    let again = wait_for_started(&site, seen, 1);
+    assert!(again.contains_key(&1) && again[&1] != victim, "{again:?}");
+    balancer.wait_until_up(3);
+    end(&site, controller, &[&balancer]);
+    assert_eq!(state(&site)["servers"], json!([]));
+}
+
+#[test]
+fn a_server_that_ended_while_there_was_no_controller_is_started_again_under_its_id() {
+    let site = Site::new(json!({"server": {"count": 2}}));
+    let mut controller = site.start(&["controller"]);
+    let servers = wait_for_started(&site, 0, 2);
+    controller.kill_now();
+    send_signal(servers[&1], libc::SIGKILL);
+    wait_for("its end", || (!site.processes().contains(&servers[&1])).then_some(()), String::new);
+    let seen = site.log(LOG).len();
+    let controller = site.start(&["controller"]);
+    let again = wait_for_started(&site, seen, 1);
+    assert_eq!(again.keys().copied().collect::<Vec<_>>(), [1]);
+    for part in [
+        "server 1 ended unasked (while there was no controller)",
+        &format!("started server=1 port={}", site.server_port(1)),
+        &format!("server 0 runs already (process {}): adopted", servers[&0]),
+    ] {
+        let log = site.log(LOG);
+        assert!(log[seen..].contains(part), "{part}: {}", &log[seen..]);
+    }
+    end(&site, controller, &[]);
+}
+
+#[test]
+fn what_a_killed_controller_had_just_started_is_found_and_a_reused_number_is_left_alone() {
+    let site = Site::new(json!({"server": {"count": 3}}));
+    let program = sleeper(&site);
+    let spawn = |instance: &str| -> Child {
+        Command::new(&program).arg("1000").env("LBD_INSTANCE", instance).spawn().unwrap()
+    };
+    // One whose process was not written down yet, and a stranger that has the number of a server that is gone.
+    let (mut known, mut stranger) = (spawn("aa01"), spawn("ff99"));
+    let mut controller = site.start(&["controller"]);
+    wait_for_started(&site, 0, 3);
+    controller.kill_now();
+    let mut state = state(&site);
+    let servers = state["servers"].as_array_mut().unwrap();
+    let pid = |server: &Value| server["process"]["pid"].as_i64().unwrap() as i32;
+    for server in &servers[..2] {
+        send_signal(pid(server), libc::SIGKILL);
+    }
+    let (gone, kept) = (pid(&servers[1]), pid(&servers[2]));
+    servers[0]["instance"] = json!("aa01");
+    servers[0]["process"] = Value::Null;
+    servers[1]["process"]["pid"] = json!(stranger.id());
+    let path = site.path().join(format!("state/controller-{}.json", site.controller_port()));
+    std::fs::write(path, state.to_string()).unwrap();
+
+    wait_for("its end", || (!site.processes().contains(&gone)).then_some(()), String::new);
+    let seen = site.log(LOG).len();
+    let controller = site.start(&["controller"]);
+    controller.wait_for_word(&format!("server 0 runs already (process {}): adopted", known.id()));
+    controller.wait_for_word(&format!("server 2 runs already (process {kept}): adopted"));
+    assert_eq!(wait_for_started(&site, seen, 1).keys().copied().collect::<Vec<_>>(), [1]);
+    let mut controller = controller;
+    controller.signal(libc::SIGTERM);
+    let ended = || known.try_wait().unwrap();
+    let ended = wait_for("it is stopped with the others", ended, || site.log(LOG));
+    assert!(!ended.success());
+    assert_eq!(controller.finish().code, 0);
+    assert_eq!(stranger.try_wait().unwrap(), None, "nobody has touched the stranger");
+    stranger.kill().unwrap();
+    stranger.wait().unwrap();
+}
+
+#[test]
+fn a_second_controller_is_refused_and_told_who_is_there() {
+    let site = Site::new(json!({"server": {"count": 1}}));
+    let first = site.start(&["controller"]);
+    let servers = wait_for_started(&site, 0, 1);
+    for command in ["controller", "up"] {
+        let second = site.start(&[command]).finish();
+        assert_eq!(second.code, 2, "{second:?}");
+        let says = format!("is held by process {}, which runs already; end that one first", first.pid());
+        assert!(second.stderr.contains(&says), "{second:?}");
+        assert!(second.stderr.contains("or name another controller.port"), "{second:?}");
+    }
+    // The same port, but not the same folder.
+    let config = std::fs::read_to_string(site.path().join("config.json")).unwrap();
+    let elsewhere = site.write("elsewhere.json", &config.replace("\"state\"", "\"elsewhere\""));
+    let second = site.start_bare(&["controller", "--config", elsewhere.to_str().unwrap()]).finish();
+    let says = format!("cannot bind 127.0.0.1:{}: Address already in use", site.controller_port());
+    assert!(second.code == 2 && second.stderr.contains(&says), "{second:?}");
+    assert!(second.stderr.contains("set another controller.port"), "{second:?}");
+    assert!(site.processes().contains(&servers[&0]));
+    end(&site, first, &[]);
+}
+
+#[test]
+fn a_folder_that_others_can_open_is_refused() {
+    let site = Site::new(json!({}));
+    let dir = site.path().join("state");
+    std::fs::create_dir(&dir).unwrap();
+    std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let finished = site.start(&["controller"]).finish();
+    assert_eq!(finished.code, 2, "{finished:?}");
+    assert!(finished.stderr.contains("state is open to others (mode 755); run chmod 700 "), "{finished:?}");
+}
+
+#[test]
+fn a_command_gets_its_id_port_and_configuration() {
+    let site = Site::new(json!({"server": {"count": 2, "start_id": 7}}));
+    let folder = site.path().display().to_string();
+    let program = sleeper(&site);
+    let script = format!("echo {{id}} {{port}} {{config}} > {folder}/got-{{id}}; exec {program} 1000");
+    let config = site.path().join("config.json");
+    let mut changed: Value = serde_json::from_str(&std::fs::read_to_string(&config).unwrap()).unwrap();
+    changed["server"]["command"] = json!(["sh", "-c", script]);
+    site.write("config.json", &changed.to_string());
+    let controller = site.start(&["controller"]);
+    for (id, port) in [(7, site.server_port(0)), (8, site.server_port(1))] {
+        let got = || std::fs::read_to_string(site.path().join(format!("got-{id}"))).ok();
+        let got = wait_for("its words", || got().filter(|text| text.ends_with('\n')), || site.log(LOG));
+        assert_eq!(got, format!("{id} {port} {}\n", config.display()));
+    }
+    end(&site, controller, &[]);
+}
+
+#[test]
+fn a_command_that_cannot_start_is_tried_again_with_back_off() {
+    let command = json!(["/nowhere/serve", "{port}"]);
+    let site = Site::new(json!({"server": {"count": 1, "command": command}}));
+    let controller = site.start(&["controller"]);
+    for pause in ["100ms", "200ms", "400ms", "800ms"] {
+        controller.wait_for_word(&format!("server 0 starts again in {pause}"));
+    }
+    let told = controller.stderr();
+    let why = "cannot start server 0 with /nowhere/serve: No such file or directory";
+    assert_eq!(told.matches(why).count(), 1, "{told}");
+    end(&site, controller, &[]);
+}
+
+#[test]
+fn a_killed_up_leaves_servers_for_the_next_one_and_nothing_else() {
+    let site = Site::new(json!({"server": {"count": 2}, "client": {"count": 2}}));
+    let mut up = site.start(&["up", "--rate", "100"]);
+    wait_for_line(&site, 0, " up clients=");
+    assert_eq!(site.processes().len(), 1 + 1 + 2 + 2, "itself, a balancer, servers, clients");
+    let servers = started(&site, 0);
+    up.kill_now();
+    let mut pids: Vec<i32> = servers.values().copied().collect();
+    pids.sort_unstable();
+    let left = || {
+        let mut left = site.processes();
+        left.sort_unstable();
+        (left == pids).then_some(())
+    };
+    wait_for("balancer and clients end", left, || format!("{:?}", site.processes()));
+
+    let seen = site.log(LOG).len();
+    let finished = site.start(&["up", "--rate", "100", "--duration", "1s"]).finish();
+    assert_eq!(finished.code, 0, "{finished:?}");
+    let log = site.log(LOG);
+    assert_eq!(log[seen..].matches(": adopted").count(), 2, "{log}");
+    assert_eq!(started(&site, seen), BTreeMap::new());
+    assert_eq!(site.processes(), Vec::<i32>::new());
+}
