@@ -28,4 +28,4 @@ EXPOSE 54001/udp 55080/tcp
 HEALTHCHECK --interval=10s --timeout=3s --start-period=5s --retries=3 \
     CMD lbd status --config /etc/lbd/config.json >/dev/null || exit 1
 ENTRYPOINT ["lbd"]
-CMD ["balancer", "--config", "/etc/lbd/config.json"]
+CMD ["balancer", "--quiet", "--config", "/etc/lbd/config.json"]
