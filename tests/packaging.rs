@@ -16,7 +16,7 @@ use serde_json::json;
 const LBD: &str = env!("CARGO_BIN_EXE_lbd");
 const SHIPPED_CONFIG: &str = "tools/packaging/etc/config.json";
 /// systemd's measure, times ten: what the units expose at most.
-const EXPOSURE_MAX: &str = "25";
+const EXPOSURE_MAX: &str = "20";
 
 /// A file or folder of the project.
 fn project(path: &str) -> PathBuf {
