@@ -4,7 +4,8 @@
 mod common;
 
 use std::collections::BTreeSet;
-use std::io::Write;
+use std::io::{Read, Write};
+use std::net::{TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -242,16 +243,15 @@ fn the_units_allow_the_system_calls_that_lbd_makes() {
     }
 }
 
-/// The words of a shell command, a unit's line or a list of an image that start `lbd`, each as it follows it.
+/// How an image and the units start `lbd`: the words that follow its name.
 fn uses_of_lbd(text: &str) -> Vec<Vec<String>> {
-    let text = text.replace(['"', ','], " ").replace("[ lbd ]\nCMD [", "lbd"); // ENTRYPOINT and CMD are one command
-    let lines = text.lines().filter(|line| !line.starts_with(['#', '-', '+']));
     let of_line = |line: &str| {
-        let (_, words) = line.split_once("/usr/bin/lbd ").or_else(|| line.split_once(" lbd "))?;
-        let words = words.split([']', '>', '|']).next()?.split_whitespace().map(str::to_owned);
-        Some(words.collect())
+        let starts = ["/usr/bin/lbd ", "CMD lbd ", "CMD ["];
+        let (_, words) = starts.iter().find_map(|start| line.split_once(start))?;
+        let words = words.split([']', '>']).next()?.replace(['"', ','], " ");
+        Some(words.split_whitespace().map(str::to_owned).collect())
     };
-    lines.filter_map(of_line).collect()
+    text.lines().filter(|line| !line.starts_with('#')).filter_map(of_line).collect()
 }
 
 #[test]
@@ -333,5 +333,87 @@ fn what_the_package_takes_is_there() {
         let path = project("tools/packaging/debian").join(script);
         let read = output("sh", &["-n", path.to_str().unwrap()], "").unwrap();
         assert_eq!(complaint(&read), None, "{script}");
+    }
+}
+
+/// The names of figures in a text: what begins with `lbd_`.
+fn figures(text: &str) -> BTreeSet<String> {
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    words.filter(|word| word.starts_with("lbd_")).map(str::to_owned).collect()
+}
+
+#[test]
+fn dashboard_and_alarms_use_figures_that_a_balancer_shows() {
+    let site = Site::new(json!({
+        "pools": [{"listen": "127.0.0.1:1", "protocol": "dns", "servers": ["127.0.0.1:2"], "tcp_connections": 0}],
+        "load_balancer": {"workers": 1},
+    }));
+    let text = read(site.path().join("config.json"));
+    let text = text.replace("127.0.0.1:1\"", &format!("127.0.0.1:{}\"", site.port(0)));
+    site.write("config.json", &text.replace("127.0.0.1:2\"", &format!("127.0.0.1:{}\"", site.port(1))));
+    let balancer = site.balancer();
+    let _server = site.start(&["server", "--id", "0"]);
+    balancer.wait_until_up(1);
+    let stranger = UdpSocket::bind("127.0.0.1:0").unwrap();
+    stranger.send_to(b"no frame", ("127.0.0.1", site.client_side())).unwrap();
+    balancer.wait_until("a drop", |status| !status.drops.is_empty());
+    assert_eq!(site.start(&["client", "--requests", "1", "--json"]).summary().0, 0);
+    let scrape = || {
+        let mut stream = TcpStream::connect(("127.0.0.1", site.admin_port())).unwrap();
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        // The admin interface shows what was seen a moment ago.
+        answer.contains("lbd_dropped_by_reason_total{").then_some(answer)
+    };
+    let shown = figures(&wait_for("the drop in the figures", scrape, String::new));
+    for path in ["tools/prometheus/lbd.rules.yml", "tools/grafana/lbd.json"] {
+        let used = figures(&read(project(path)));
+        assert!(used.len() > 15, "{path}: {used:?}");
+        let unknown: Vec<_> = used.difference(&shown).collect();
+        assert!(unknown.is_empty(), "{path}: {unknown:?} are not among {shown:?}");
+    }
+}
+
+#[test]
+fn alarms_are_raised_when_they_should_and_each_is_explained() {
+    let rules = read(project("tools/prometheus/lbd.rules.yml"));
+    let alarms: BTreeSet<&str> = rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
+    assert!(alarms.len() >= 15);
+    let handbook = read(project("docs/OPERATIONS.md"));
+    let explained = handbook.lines().filter_map(|line| line.strip_prefix("| `Lbd")?.split_once('`'));
+    let explained: BTreeSet<String> = explained.map(|(name, _)| format!("Lbd{name}")).collect();
+    assert_eq!(alarms.iter().map(|&name| name.to_owned()).collect::<BTreeSet<_>>(), explained);
+
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("lbd.rules.yml"), &rules).unwrap();
+    let cases = dir.path().join("cases.yml");
+    std::fs::copy(project("tests/packaging/lbd.rules.test.yml"), &cases).unwrap();
+    for (what, path) in [("check", dir.path().join("lbd.rules.yml")), ("test", cases)] {
+        let Some(said) = output("promtool", &[what, "rules", path.to_str().unwrap()], "") else { return };
+        assert!(said.status.success(), "{what}: {said:?}");
+    }
+}
+
+#[test]
+fn the_dashboard_is_whole() {
+    let dashboard: serde_json::Value = serde_json::from_str(&read(project("tools/grafana/lbd.json"))).unwrap();
+    let panels = dashboard["panels"].as_array().unwrap();
+    let ids: BTreeSet<_> = panels.iter().map(|panel| panel["id"].as_u64().unwrap()).collect();
+    assert!(panels.len() > 20 && ids.len() == panels.len());
+    for panel in panels.iter().filter(|panel| panel["type"] != "row") {
+        let targets = panel["targets"].as_array().unwrap();
+        assert!(!targets.is_empty() && targets.iter().all(|target| target["expr"].is_string()), "{panel}");
+        // Each query is one that Prometheus can read, with the dashboard's variables filled in.
+        for target in targets {
+            let query = target["expr"].as_str().unwrap();
+            let query = query.replace("$__rate_interval", "1m").replace("$__range", "1h");
+            let rule = format!("groups: [{{name: a, rules: [{{record: a, expr: {}}}]}}]", json!(query));
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("rule.yml");
+            std::fs::write(&path, rule).unwrap();
+            let Some(said) = output("promtool", &["check", "rules", path.to_str().unwrap()], "") else { return };
+            assert!(said.status.success(), "{query}: {said:?}");
+        }
     }
 }
