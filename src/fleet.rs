@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::health::{Health, Limits, State};
+use crate::health::{Health, Limits, Rules, State};
 use crate::model::Registration;
 use crate::operator::{Order, Refused, Standing, Switch};
 use crate::remembered::{Kept, Remembered};
@@ -47,7 +47,7 @@ pub struct Server {
 impl Server {
     /// What shall be known of it when it comes back.
     fn kept(&self) -> Kept {
-        Kept { standing: self.standing }
+        Kept { standing: self.standing, record: self.health.record().clone() }
     }
 }
 
@@ -73,6 +73,7 @@ pub enum Admission {
 #[derive(Debug)]
 pub struct Fleet {
     slots: Box<[Option<Server>]>,
+    rules: Rules,
     /// By id, what is known of those that are away.
     remembered: Remembered<u32>,
 }
@@ -81,10 +82,11 @@ pub struct Fleet {
 const REMEMBERED_PER_SLOT: usize = 4;
 
 impl Fleet {
-    /// Room for `servers_max` servers.
-    pub fn new(servers_max: usize) -> Self {
+    /// Room for `servers_max` servers, judged by these rules.
+    pub fn new(servers_max: usize, rules: Rules) -> Self {
         Fleet {
             slots: (0..servers_max).map(|_| None).collect(),
+            rules,
             remembered: Remembered::new(servers_max * REMEMBERED_PER_SLOT),
         }
     }
@@ -112,6 +114,11 @@ impl Fleet {
     /// The slot of the server with this id.
     pub fn slot_of(&self, id: u32) -> Option<Slot> {
         self.iter().find(|(_, s)| s.id == id).map(|(slot, _)| slot)
+    }
+
+    /// How its servers are judged.
+    pub fn rules(&self) -> &Rules {
+        &self.rules
     }
 
     /// Admits a server whose address was proved by a nonce.
@@ -148,8 +155,11 @@ impl Fleet {
         let interval = Duration::from_micros(u64::from(registration.report_interval_us.max(1_000)));
         let interval = interval.min(Duration::from_secs(10));
         let id = registration.server_id;
-        let old = self.slots[slot.index()].take();
-        let Kept { standing } = old.as_ref().map_or_else(|| self.remembered.take(&id), Server::kept);
+        let mut old = self.slots[slot.index()].take();
+        if let Some(old) = old.as_mut().filter(|old| old.instance != instance) {
+            old.health.crash(now, &old.limits);
+        }
+        let Kept { standing, record } = old.as_ref().map_or_else(|| self.remembered.take(&id), Server::kept);
         let state = match standing.switch {
             Switch::On => State::Joining,
             Switch::Drained => State::Draining,
@@ -162,8 +172,8 @@ impl Fleet {
             epoch,
             nonce,
             weight: standing.weight.unwrap_or(registration.weight).clamp(1, WEIGHT_MAX),
-            limits: Limits::for_interval(interval),
-            health: Health::new(state, now),
+            limits: Limits::for_interval(interval, &self.rules),
+            health: Health::with_record(state, record, now),
             foreign: 0,
             managed: true,
             interval,
@@ -174,7 +184,7 @@ impl Fleet {
         Admission::New { slot, replaced_foreign: old.map_or(0, |old| old.foreign) }
     }
 
-    /// Frees a slot. What an operator has said of its server is kept.
+    /// Frees a slot. What its server's failures are, and what an operator has said of it, is kept.
     pub fn remove(&mut self, slot: Slot) -> Option<Server> {
         let server = self.slots[slot.index()].take()?;
         self.remembered.keep(server.id, server.kept());
@@ -220,7 +230,7 @@ mod tests {
 
     #[test]
     fn the_same_registration_twice_is_one_server() {
-        let mut fleet = Fleet::new(2);
+        let mut fleet = Fleet::new(2, Rules::default());
         assert_eq!(fleet.admit(NOW, addr(1), 7, 1, 5, None, &registration(3)), NEW_IN_0);
         assert_eq!(
             fleet.admit(NOW, addr(1), 7, 1, 5, None, &registration(3)),
@@ -232,7 +242,7 @@ mod tests {
 
     #[test]
     fn a_second_server_cannot_take_the_id_of_a_live_one_but_can_of_a_silent_one() {
-        let mut fleet = Fleet::new(2);
+        let mut fleet = Fleet::new(2, Rules::default());
         fleet.admit(NOW, addr(1), 7, 1, 5, None, &registration(3));
         assert_eq!(fleet.admit(NOW, addr(2), 8, 1, 5, None, &registration(3)), Admission::IdTaken);
         let later = NOW + Duration::from_millis(101);
@@ -242,7 +252,7 @@ mod tests {
 
     #[test]
     fn a_restart_on_the_same_address_replaces_at_once() {
-        let mut fleet = Fleet::new(2);
+        let mut fleet = Fleet::new(2, Rules::default());
         fleet.admit(NOW, addr(1), 7, 1, 5, None, &registration(3));
         assert_eq!(fleet.admit(NOW, addr(1), 8, 9, 5, None, &registration(3)), NEW_IN_0);
         assert_eq!(fleet.get(Slot::new(0)).unwrap().epoch, 9);
@@ -250,7 +260,7 @@ mod tests {
 
     #[test]
     fn full_is_full_until_somebody_leaves() {
-        let mut fleet = Fleet::new(1);
+        let mut fleet = Fleet::new(1, Rules::default());
         fleet.admit(NOW, addr(1), 7, 1, 5, None, &registration(3));
         assert_eq!(fleet.admit(NOW, addr(2), 8, 1, 5, None, &registration(4)), Admission::Full);
         assert_eq!(fleet.remove(Slot::new(0)).unwrap().id, 3);

@@ -1,5 +1,6 @@
 //! What a balancer keeps of servers that are away, for when they come back. Pure, and of fixed size.
 
+use crate::health::Record;
 use crate::operator::Standing;
 
 /// What is kept of a server.
@@ -7,12 +8,14 @@ use crate::operator::Standing;
 pub struct Kept {
     /// What an operator has said of it.
     pub standing: Standing,
+    /// What is known of its failures.
+    pub record: Record,
 }
 
 impl Kept {
     /// Whether it says anything at all.
     fn is_nothing(&self) -> bool {
-        *self == Kept::default()
+        self.standing == Standing::default() && self.record.is_clean()
     }
 }
 

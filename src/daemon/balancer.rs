@@ -75,12 +75,22 @@ fn tell(event: &Event, events: &EventLog) {
             info!(server = id, %addr, "joined");
             note(Kind::Server, Some(*id), format!("server {id} joined from {addr}"));
         }
-        Event::State { id, state } => {
+        Event::State { id, state, why } => {
             match state {
-                State::Suspect | State::Down => warn!(server = id, state = state.name(), "state"),
-                _ => info!(server = id, state = state.name(), "state"),
+                State::Suspect | State::Down | State::Held => {
+                    warn!(server = id, state = state.name(), %why, "state");
+                }
+                _ => info!(server = id, state = state.name(), %why, "state"),
             }
-            note(Kind::Server, Some(*id), format!("server {id} is {}", state.name()));
+            note(Kind::Server, Some(*id), format!("server {id} is {}: {why}", state.name()));
+        }
+        Event::FailOpen(true) => {
+            warn!("too many servers are down or held: using all of them");
+            note(Kind::Notice, None, "too many servers are down or held: using all of them".to_owned());
+        }
+        Event::FailOpen(false) => {
+            info!("enough servers are up again: using those only");
+            note(Kind::Notice, None, "enough servers are up again: using those only".to_owned());
         }
         Event::Left { id, why } => {
             info!(server = id, why, "left");

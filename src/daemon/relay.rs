@@ -211,10 +211,10 @@ fn tell(pool: &str, event: &Event, events: &EventLog) {
         }
         Event::State { id, addr, state, why } => {
             match state {
-                State::Suspect | State::Down => {
-                    warn!(pool, server = id, %addr, state = state.name(), why, "state");
+                State::Suspect | State::Down | State::Held => {
+                    warn!(pool, server = id, %addr, state = state.name(), %why, "state");
                 }
-                _ => info!(pool, server = id, %addr, state = state.name(), why, "state"),
+                _ => info!(pool, server = id, %addr, state = state.name(), %why, "state"),
             }
             note(Kind::Server, Some(*id), format!("server {id} at {addr} is {}: {why}", state.name()));
         }
@@ -231,8 +231,8 @@ fn tell(pool: &str, event: &Event, events: &EventLog) {
             note(Kind::Notice, None, format!("no address of {addr}'s family on this machine"));
         }
         Event::FailOpen(true) => {
-            warn!(pool, "too many servers are down: using all of them");
-            note(Kind::Notice, None, "too many servers are down: using all of them".to_owned());
+            warn!(pool, "too many servers are down or held: using all of them");
+            note(Kind::Notice, None, "too many servers are down or held: using all of them".to_owned());
         }
         Event::FailOpen(false) => {
             info!(pool, "enough servers are up again: using those only");

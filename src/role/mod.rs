@@ -4,6 +4,7 @@
 pub mod balancer;
 pub mod client;
 pub mod controller;
+mod leaf;
 pub mod relay;
 pub mod server;
 

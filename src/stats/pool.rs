@@ -1,8 +1,11 @@
 //! The figures of one of a balancer's workers: per pool and per server slot. The gauges (`id_plus_one`, `state`,
 //! `outstanding`) are written by the primary worker.
 
+use std::sync::Mutex;
+
 use super::{Counter, LatencyHistogram};
 use crate::drop_reason::DropCounters;
+use crate::scale::Outlook;
 
 /// Figures of one server slot. Counters belong to the slot and go on when another server takes it.
 #[derive(Debug, Default)]
@@ -60,6 +63,8 @@ pub struct PoolStats {
     pub out_of_slots: Counter,
     /// How often the completion queue was full (io_uring). Nothing is lost by it.
     pub completions_delayed: Counter,
+    /// What the scaler thinks; written by the primary at its ticks, unless it is being read.
+    pub scaling: Mutex<Option<Outlook>>,
     /// Frames dropped, by reason.
     pub drops: DropCounters,
     /// One entry per slot.
@@ -82,6 +87,7 @@ impl PoolStats {
             gso_off: Counter::default(),
             out_of_slots: Counter::default(),
             completions_delayed: Counter::default(),
+            scaling: Mutex::default(),
             drops: DropCounters::default(),
             servers: (0..servers_max).map(|_| ServerStats::default()).collect(),
         }

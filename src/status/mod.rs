@@ -14,6 +14,7 @@ pub use pools::{Latencies, PoolSampler, PoolServerStatus, PoolStatus};
 
 use crate::health::State;
 use crate::role::relay::Shared;
+use crate::scale::Outlook;
 use crate::stats::{Counter, LatencySnapshot, PoolStats, ServerStats};
 
 /// The balancer at one moment: its native pool, and its datagram pools. Rates and latencies of the native pool are of the time since the
@@ -57,6 +58,8 @@ pub struct Status {
     pub latency_us_p99: u64,
     /// The registered servers, by id.
     pub servers: Vec<ServerStatus>,
+    /// How many servers there should be, and why; `None` before the first look.
+    pub scaling: Option<Scaling>,
     /// The datagram pools, in the order of the configuration.
     pub pools: Vec<PoolStatus>,
     /// What has happened lately, the newest last.
@@ -70,6 +73,30 @@ impl Status {
             true => serde_json::to_string(&serde_json::json!({ "pools": self.pools })),
             false => serde_json::to_string(self),
         }
+    }
+}
+
+/// What the scaler thinks of a pool.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Scaling {
+    /// Requests per server, over `grow_after`; 0 without data.
+    pub load: f64,
+    /// Servers that take traffic.
+    pub up: u32,
+    /// Servers there shall be.
+    pub wanted: u32,
+    /// Never fewer servers.
+    pub min: u32,
+    /// Never more servers.
+    pub max: u32,
+    /// Why so many, in words.
+    pub reason: String,
+}
+
+impl From<Outlook> for Scaling {
+    fn from(outlook: Outlook) -> Self {
+        let Outlook { load, up, wanted, min, max, why } = outlook;
+        Scaling { load, up, wanted, min, max, reason: why.to_string() }
     }
 }
 
@@ -175,6 +202,9 @@ impl Sampler {
             latency_us_p50: micros(all.quantile(0.5)),
             latency_us_p99: micros(all.quantile(0.99)),
             servers,
+            scaling: workers.first().and_then(|primary| {
+                primary.scaling.lock().expect("no panic while it is held").map(Scaling::from)
+            }),
             pools: self.pools.iter_mut().map(PoolSampler::sample).collect(),
             events: vec![],
         }
@@ -200,6 +230,7 @@ fn micros(latency: Option<Duration>) -> u64 {
 mod tests {
     use super::*;
     use crate::drop_reason::DropReason;
+    use crate::scale::Why;
 
     #[test]
     fn a_snapshot_shows_the_registered_servers_of_all_workers_and_the_latency_since_the_last_one() {
@@ -213,7 +244,12 @@ mod tests {
             server.latency.record(100);
             workers[1].drops.add(DropReason::Magic, 1);
         }
+        let why = Why::Silent(1);
+        let outlook = Outlook { load: 1.5, up: 1, wanted: 1, min: 0, max: 4, why };
+        *workers[0].scaling.lock().unwrap() = Some(outlook);
         let status = sampler.sample();
+        let scaling = status.scaling.as_ref().unwrap();
+        assert_eq!((scaling.max, scaling.reason.as_str()), (4, "1 server is silent: no data"));
         assert_eq!(status.servers.len(), 1);
         let seen = &status.servers[0];
         assert_eq!((seen.id, seen.state.as_str(), seen.answered), (7, "up", 10));

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use lbd::batch::{Received, Rx, SocketId, Tx};
+use lbd::health::Rules;
 use lbd::role::Role;
 use lbd::role::balancer::{self, Balancer};
 use lbd::role::server::{self, ServerRole, Work};
@@ -139,10 +140,14 @@ impl Pool {
                 threshold: 1e9,
                 grow_after: Duration::from_secs(1),
                 shrink_after: Duration::from_secs(86_400),
-                cool_down: Duration::from_secs(1),
+                grow_cool_down: Duration::from_secs(1),
+                shrink_cool_down: Duration::from_secs(1),
+                grow_max: None,
+                shrink_max: 1,
                 min: 1,
                 max: 4096,
             },
+            health: Rules::default(),
             own: vec![front(), back()],
             seed: 1,
         };

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use lbd::batch::{Received, Rx, SocketId, Tx};
+use lbd::health::Rules;
 use lbd::role::Role;
 use lbd::role::relay::{
     Affinity, Chance, Check, HealthCheck, ProxyProtocol, Relay, Settings, Sockets, Speaks, Wanted,
@@ -43,9 +44,7 @@ pub fn settings(protocol: Speaks, affinity: Affinity) -> Settings {
             check: Check::None,
             interval: Duration::from_secs(1),
             timeout: Duration::from_secs(1),
-            rise: 2,
-            fall: 3,
-            down_max: 1.0,
+            rules: Rules { fall: 3, down_max: 1.0, ..Rules::default() },
         },
     }
 }

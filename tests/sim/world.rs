@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lbd::crew::{Action, Bounds, Crew};
+use lbd::health::Rules;
 use lbd::io::{DatagramIo, Faults, IoOptions, SimIo, SimNet};
 use lbd::role::Role;
 use lbd::role::balancer::{self, Balancer};
@@ -112,6 +113,7 @@ pub struct World {
     pub controller: Option<Node<ControllerRole>>,
     pub max_outstanding: Option<u32>,
     pub service: Option<ServiceTime>,
+    pub scale: scale::Policy,
     /// (virtual milliseconds, event) of the balancer.
     pub events: Vec<(u64, balancer::Event)>,
     pub tells: Vec<String>,
@@ -144,6 +146,17 @@ impl World {
             controller: None,
             max_outstanding: None,
             service: None,
+            scale: scale::Policy {
+                threshold: 5.0,
+                grow_after: 200 * MS,
+                shrink_after: 1000 * MS,
+                grow_cool_down: 300 * MS,
+                shrink_cool_down: 300 * MS,
+                grow_max: None,
+                shrink_max: 1,
+                min: 1,
+                max: 8,
+            },
             events: vec![],
             tells: vec![],
             incarnations: 0,
@@ -168,14 +181,8 @@ impl World {
             max_outstanding: self.max_outstanding,
             interval: INTERVAL,
             controller: controller_addr(),
-            scale: scale::Policy {
-                threshold: 5.0,
-                grow_after: 200 * MS,
-                shrink_after: 1000 * MS,
-                cool_down: 300 * MS,
-                min: 1,
-                max: 8,
-            },
+            scale: self.scale,
+            health: Rules::default(),
             own: (0..self.workers).flat_map(|w| [front_of(w), back_of(w)]).collect(),
             secret: [self.seed as u8; 16],
             workers: self.workers,

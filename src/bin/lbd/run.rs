@@ -67,10 +67,10 @@ pub fn server_command(config: &Config) -> Result<Vec<String>> {
 fn run_server(args: &Server) -> Result<()> {
     let config = args.common.load_native("lbd server")?;
     let server = &config.server;
-    let id = args.id.unwrap_or(server.start_id);
+    let id = args.id.unwrap_or(server.run.start_id);
     let balancer = args.balancer.unwrap_or(config.balancer_for_servers());
-    let place = id.wrapping_sub(server.start_id) as usize % server.ports.len();
-    let port = args.port.unwrap_or(server.ports.start + place as u16);
+    let place = id.wrapping_sub(server.run.start_id) as usize % server.run.ports.len();
+    let port = args.port.unwrap_or(server.run.ports.start + place as u16);
     let ip = args.bind.unwrap_or(balancer.ip());
     if !ip.is_loopback() && config.key.is_none() {
         bail!("a server on {ip}, beyond the loopback, needs key_file in the configuration");

@@ -18,7 +18,6 @@ use crate::io::{BackEnd, IoOptions};
 use crate::operator::{Order, Refused};
 use crate::rng::entropy;
 use crate::role::balancer::{Balancer, Part, Settings};
-use crate::scale;
 use crate::stats::PoolStats;
 use crate::time::{Clock, Instant};
 
@@ -57,14 +56,8 @@ pub fn settings(config: &Config) -> Settings {
         max_outstanding: pool.max_outstanding,
         interval: server.interval,
         controller: config.controller,
-        scale: scale::Policy {
-            threshold: pool.scaling_threshold,
-            grow_after: server.grow_after,
-            shrink_after: server.shrink_after,
-            cool_down: server.cool_down,
-            min: server.min,
-            max: server.max,
-        },
+        scale: server.run.scale,
+        health: pool.health,
         own: vec![],
         seed: entropy(),
     }

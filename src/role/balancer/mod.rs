@@ -23,6 +23,7 @@ mod registration;
 mod shared;
 mod upkeep;
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -33,9 +34,10 @@ use crate::batch::{DestinationId, FrameRef, Received, Rx, SocketId, Tx};
 use crate::drop_reason::DropReason;
 use crate::estimate::Estimate;
 use crate::fleet::{Fleet, Server};
-use crate::health::{self, State};
+use crate::health::{self, Census, Rules, State};
 use crate::operator::{Order, Refused};
 use crate::rng::Rng;
+use crate::role::leaf::leaf_of;
 use crate::role::{Role, send_from_slot};
 use crate::roster::{Member, View};
 use crate::scale::{self, Scaler};
@@ -79,6 +81,8 @@ pub struct Settings {
     pub controller: SocketAddr,
     /// When to ask it for more or fewer servers.
     pub scale: scale::Policy,
+    /// How servers are judged.
+    pub health: Rules,
     /// The addresses of the front and of each worker's server side, which are nobody's clients.
     pub own: Vec<SocketAddr>,
     /// Seed of everything that is random but no secret: epochs, ties.
@@ -101,7 +105,11 @@ pub enum Event {
         id: u32,
         /// What it is now.
         state: State,
+        /// Why.
+        why: Cow<'static, str>,
     },
+    /// More servers are down or held than the pool may do without: traffic goes to all, or no longer.
+    FailOpen(bool),
     /// A server has left its slot.
     Left {
         /// Its id.
@@ -111,7 +119,7 @@ pub enum Event {
     },
     /// More or fewer servers are asked for.
     Scale {
-        /// What is asked for, in words.
+        /// What is asked for, and why, in words.
         what: String,
         /// The load that led to it.
         load: f64,
@@ -168,6 +176,8 @@ struct Primary {
     scaler: Scaler,
     orders: Orders,
     events: VecDeque<Event>,
+    /// Whether traffic goes to all servers, since too many are down or held.
+    fails_open: bool,
     last_turn: Instant,
 }
 
@@ -177,6 +187,15 @@ impl Primary {
             self.events.pop_front();
         }
         self.events.push_back(event);
+    }
+
+    /// Writes what the state of a server means into the tree.
+    fn write_leaf(&self, slot: Slot, tree: &Tree) {
+        let (state, weight) = match self.fleet.get(slot) {
+            None => (LeafState::Absent, 1),
+            Some(server) => (leaf_of(server.health.state(), self.fails_open), server.weight),
+        };
+        tree.set(slot, state, cost_of_weight(weight));
     }
 }
 
@@ -203,6 +222,8 @@ pub struct Balancer {
 const EVENTS_MAX: usize = 256;
 /// Timers are looked at so many times an interval: how late a silent or lost thing is noticed.
 const TICKS_PER_INTERVAL: u32 = 4;
+/// Why a server's state changes when an operator says so.
+const ASKED: &str = "an operator asked for it";
 /// A reply to a client who was refused: come back after this time.
 const RETRY_AFTER: Duration = Duration::from_millis(20);
 
@@ -224,10 +245,11 @@ impl Balancer {
             |slot| Lane::new(Arc::clone(shared.window(worker, Slot::new(slot)).expect("made for all")));
         let primary = (worker == 0).then(|| {
             Box::new(Primary {
-                fleet: Fleet::new(slots),
-                scaler: Scaler::new(settings.scale, now),
+                fleet: Fleet::new(slots, settings.health),
+                scaler: Scaler::new(settings.scale),
                 orders: Orders::new(shared.instance, rng.next_u64()),
                 events: VecDeque::with_capacity(EVENTS_MAX),
+                fails_open: false,
                 last_turn: now,
             })
         });
@@ -267,11 +289,11 @@ impl Balancer {
                 server.weight = weight;
                 self.set_leaf(slot);
             }
-            Order::Disable => self.apply(now, slot, health::Event::Disable),
-            Order::Drain => self.apply(now, slot, health::Event::Drain),
+            Order::Disable => self.apply(now, slot, health::Event::Disable, ASKED),
+            Order::Drain => self.apply(now, slot, health::Event::Drain, ASKED),
             // One that stops does so, whatever is wished.
-            Order::Enable if server.is_stopping => self.apply(now, slot, health::Event::Drain),
-            Order::Enable => self.apply(now, slot, health::Event::Enable),
+            Order::Enable if server.is_stopping => self.apply(now, slot, health::Event::Drain, ASKED),
+            Order::Enable => self.apply(now, slot, health::Event::Enable, ASKED),
         }
         Ok(())
     }
@@ -369,26 +391,23 @@ impl Balancer {
         });
     }
 
-    /// Writes what the state of a server means into the tree, then tells the workers.
+    /// Writes what the state of a server means into the tree, then tells the workers. What it means for all, too: too many
+    /// may be down now.
     fn set_leaf(&mut self, slot: Slot) {
-        let Some(primary) = &self.primary else { return };
-        let server = primary.fleet.get(slot);
-        let (state, weight) = match server {
-            None => (LeafState::Absent, 1),
-            Some(server) => {
-                let state = match server.health.state() {
-                    State::Up => LeafState::Eligible,
-                    State::Suspect => LeafState::LastResort,
-                    State::Joining | State::Down | State::Draining | State::Disabled => LeafState::Barred,
-                };
-                (state, server.weight)
+        let Some(primary) = &mut self.primary else { return };
+        let census = Census::of(primary.fleet.iter().map(|(_, server)| server.health.state()));
+        let fails_open = census.fails_open(primary.fleet.rules().down_max);
+        let usable = census.up + census.suspect + census.held + if fails_open { census.down } else { 0 };
+        if std::mem::replace(&mut primary.fails_open, fails_open) != fails_open {
+            primary.tell(Event::FailOpen(fails_open));
+            for index in 0..primary.fleet.slot_count() {
+                primary.write_leaf(Slot::new(index), &self.shared.tree);
             }
-        };
-        self.shared.tree.set(slot, state, cost_of_weight(weight));
-        self.shared.roster.publish(slot, server.map(member_of));
-        let usable =
-            primary.fleet.iter().filter(|(_, s)| matches!(s.health.state(), State::Up | State::Suspect));
-        self.shared.usable.store(usable.count() as u32, Ordering::Relaxed);
+        } else {
+            primary.write_leaf(slot, &self.shared.tree);
+        }
+        self.shared.roster.publish(slot, primary.fleet.get(slot).map(member_of));
+        self.shared.usable.store(usable, Ordering::Relaxed);
         self.refresh();
     }
 

@@ -2,6 +2,7 @@
 //! address by echoing a nonce.
 
 use super::back::header_of;
+use super::upkeep::ANSWERS;
 use super::*;
 use crate::estimate::OUTSTANDING_MAX;
 use crate::fleet::Admission;
@@ -57,7 +58,7 @@ impl Balancer {
                 stats.state.set(state as u64);
                 self.set_leaf(slot);
                 self.lanes[slot.index()].last_sent = now;
-                self.apply(now, slot, health::Event::Alive); // it has echoed a nonce: the first proof of life
+                self.apply(now, slot, health::Event::Alive, ANSWERS); // it has echoed a nonce: the first proof of life
                 slot
             }
         };
@@ -98,7 +99,7 @@ impl Balancer {
         if server.health.state() == State::Joining && !self.shared.roster.is_confirmed(slot, server.epoch) {
             server.health.hear(now);
         } else {
-            self.apply(now, slot, health::Event::Alive);
+            self.apply(now, slot, health::Event::Alive, ANSWERS);
         }
     }
 

@@ -2,6 +2,7 @@
 //! balancer does for honest peers is tested with all four roles, in `tests/sim`.)
 
 use super::*;
+use crate::health::Rules;
 use crate::model::{Registration, ServerResponse};
 use crate::wire::header::HEADER_LEN;
 use crate::wire::{Frame, Header, Kind, RequestOp, ServerOp, ServerState, Status};
@@ -39,10 +40,14 @@ impl Bench {
                 threshold: 5.0,
                 grow_after: Duration::from_secs(1),
                 shrink_after: Duration::from_secs(1),
-                cool_down: Duration::from_secs(1),
+                grow_cool_down: Duration::from_secs(1),
+                shrink_cool_down: Duration::from_secs(1),
+                grow_max: None,
+                shrink_max: 1,
                 min: 1,
                 max: 4,
             },
+            health: Rules::default(),
             own: vec![addr(54_001), addr(54_000)],
             secret: [9; 16],
             workers: 1,
@@ -400,6 +405,11 @@ impl Workers {
     /// What a worker sends because of the time.
     fn tick(&mut self, worker: usize) -> Vec<(SocketAddr, Vec<u8>)> {
         self.roles[worker].on_timeout(NOW + Duration::from_secs(1), &mut self.tx);
+        self.sent()
+    }
+
+    /// What a turn has left to send.
+    fn sent(&mut self) -> Vec<(SocketAddr, Vec<u8>)> {
         let (rx, tx) = (&self.rx, &self.tx);
         let frames = |d| tx.frames(d).map(|f| tx.bytes(rx, f).to_vec());
         let sent = tx.destinations().iter().flat_map(|d| frames(d).map(|bytes| (d.to, bytes))).collect();
@@ -550,7 +560,13 @@ fn a_server_that_an_operator_has_drained_is_told_the_end_only_when_it_stops() {
     };
     let ready = word(&workers, 0, 6, ServerState::Ready);
     assert!(!is_told(workers.turn(0, BACK, addr(50_000), &ready)));
-    assert!(!is_told(workers.tick(0)), "probes");
+    let mut probes = vec![];
+    for ms in 0..60 {
+        workers.turn(0, BACK, addr(50_000), &[]);
+        workers.roles[0].on_timeout(NOW + Duration::from_millis(1_000 + ms), &mut workers.tx);
+        probes.extend(workers.sent());
+    }
+    assert!(!probes.is_empty() && !is_told(probes));
     for worker in [0, 1] {
         let stops = word(&workers, worker, 7, ServerState::Draining);
         assert!(is_told(workers.turn(worker.into(), BACK, addr(50_000), &stops)), "worker {worker}");

@@ -3,6 +3,8 @@
 use super::*;
 use crate::wire::{Frame, Header, Kind, RequestOp, ServerState};
 
+/// Why a server's state changes when it proves that it lives.
+pub(super) const ANSWERS: &str = "it answers";
 /// A server that is down, draining or disabled and silent is forgotten after this time.
 const FORGET_AFTER: Duration = Duration::from_secs(10);
 
@@ -49,11 +51,16 @@ impl Balancer {
         let Some(server) = primary.fleet.get_mut(slot) else { return false };
         let (event, probe) = server.health.on_tick(now, &server.limits);
         if let Some(event) = event {
-            self.apply(now, slot, event);
+            let why = match event {
+                health::Event::ProbeLost => "it does not answer probes",
+                health::Event::HoldOver => "it was held for long enough",
+                _ => "it is silent",
+            };
+            self.apply(now, slot, event, why);
         } else if server.health.state() == State::Joining
             && self.shared.roster.is_confirmed(slot, server.epoch)
         {
-            self.apply(now, slot, health::Event::Alive); // every worker has had its answer
+            self.apply(now, slot, health::Event::Alive, ANSWERS); // every worker has had its answer
         }
         if self.is_forgotten(now, slot) {
             self.remove(slot, "silent for too long");
@@ -68,9 +75,13 @@ impl Balancer {
         for (slot, server) in primary.fleet.iter() {
             let outstanding = u64::from(self.shared.tree.len(slot));
             self.stats.servers[slot.index()].outstanding.set(outstanding);
-            if server.health.state() == State::Up {
-                sample.up += 1;
-                sample.outstanding += outstanding;
+            match server.health.state() {
+                State::Up => {
+                    sample.up += 1;
+                    sample.outstanding += outstanding;
+                }
+                State::Suspect => sample.silent += 1,
+                State::Joining | State::Held | State::Down | State::Draining | State::Disabled => {}
             }
         }
         for stats in &self.shared.stats {
@@ -81,12 +92,16 @@ impl Balancer {
     }
 
     /// Applies an event to a server's health and what follows from it to the tree. Only the primary judges.
-    pub(super) fn apply(&mut self, now: Instant, slot: Slot, event: health::Event) {
+    pub(super) fn apply(&mut self, now: Instant, slot: Slot, event: health::Event, why: &'static str) {
         let Some(primary) = &mut self.primary else { return };
         let Some(server) = primary.fleet.get_mut(slot) else { return };
         let (id, limits) = (server.id, server.limits);
         if let Some(state) = server.health.on_event(now, event, &limits) {
-            primary.tell(Event::State { id, state });
+            let why = match state {
+                State::Held => server.health.record().to_string().into(),
+                _ => why.into(),
+            };
+            primary.tell(Event::State { id, state, why });
             self.stats.servers[slot.index()].state.set(state as u64);
             self.set_leaf(slot);
         }
@@ -98,7 +113,7 @@ impl Balancer {
         let Some(primary) = &mut self.primary else { return };
         let Some(server) = primary.fleet.get_mut(slot) else { return };
         if !std::mem::replace(&mut server.is_stopping, true) {
-            self.apply(now, slot, health::Event::Drain);
+            self.apply(now, slot, health::Event::Drain, "it stops");
             self.set_leaf(slot);
         }
     }

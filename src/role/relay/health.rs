@@ -5,8 +5,9 @@
 //! | a valid answer, to a client or to a check | proof of life: up (from down: `rise` in a row) |
 //! | it owes answers and is silent for far longer than any took; an answer or a check is overdue; ICMP | a suspect: used if nobody better is left |
 //! | a suspect leaves a check or a request unanswered, `fall` times in a row | down: not used |
-//! | more than `down_max` of the servers are down, some are up | fail open: all are used |
-//! | no server is up or suspect, protocol `datagram` | those that are down are used: there is no other way to say no |
+//! | it was down or a suspect several times lately | held: used if nobody better is left, for longer each time |
+//! | more than `down_max` of the servers are down or held, some are up | fail open: all are used |
+//! | no server is up, suspect or held, protocol `datagram` | those that are down are used: there is no other way to say no |
 //!
 //! Where servers are not checked, a suspect gets a request now and then to prove itself on, at growing intervals (of
 //! DNS, a copy of one). Where they do not answer either (`replies: 0`), no news is good news.
@@ -24,9 +25,10 @@ use super::settings::{Event, HealthCheck, Speaks};
 use super::shared::{Noticed, Wanted};
 use crate::batch::{SocketId, Tx};
 use crate::drop_reason::DropReason;
-use crate::health::{self, Health, Limits, State};
+use crate::health::{self, Census, Health, Limits, Rules, State};
 use crate::operator::{Order, Refused, Standing, Switch};
 use crate::remembered::{Kept, Remembered};
+use crate::role::leaf::leaf_of;
 use crate::select::{LeafState, Slot, cost_of_weight};
 use crate::time::Instant;
 
@@ -65,7 +67,7 @@ struct Server {
 impl Server {
     /// What shall be known of it when it comes back.
     fn kept(&self) -> Kept {
-        Kept { standing: self.standing }
+        Kept { standing: self.standing, record: self.health.record().clone() }
     }
 }
 
@@ -106,12 +108,7 @@ impl Primary {
             remembered: Remembered::new(settings.servers_max * REMEMBERED_PER_SLOT),
             rest: (settings.timeout * UNANSWERED_REST).max(settings.hold.unwrap_or_default()),
             checker: Checker::new(check, settings.proxy_protocol, secret, core.shared.seed ^ 1),
-            limits: Limits {
-                rise: health.rise,
-                fall: health.fall,
-                silence: health.interval,
-                probe: health.interval,
-            },
+            limits: limits_of(health),
             settings: health.clone(),
             is_one_way: settings.replies == Some(0),
             events: VecDeque::with_capacity(EVENTS_MAX),
@@ -165,7 +162,10 @@ impl Primary {
     fn judge(&mut self, core: &mut Core, now: Instant, slot: Slot, noticed: Noticed, alive_at: Instant) {
         let Some(server) = &mut self.servers[slot.index()] else { return };
         let state = server.health.state();
-        let is_suspect = state == State::Suspect;
+        let is_doubtful = state.is_doubtful();
+        if state == State::Held && !server.health.record().is_held(now) {
+            return self.apply(core, now, slot, health::Event::HoldOver, "it was held for long enough");
+        }
         if alive_at > server.heard_at {
             server.heard_at = alive_at;
             if state == State::Down {
@@ -184,16 +184,17 @@ impl Primary {
         let why = match noticed {
             _ if overdue.is_some_and(|asked| alive_at < asked.sent) => "it does not answer checks",
             Noticed { lost: 1.., .. } if is_quiet(timeout) => "it does not answer requests",
-            Noticed { silent: true, .. } if !is_suspect => "it owes answers and is silent",
+            Noticed { silent: true, .. } if !is_doubtful => "it owes answers and is silent",
             Noticed { refused: true, .. } if state == State::Up => "the network says that it is not there",
             _ => return,
         };
-        let event = if is_suspect { health::Event::ProbeLost } else { health::Event::Silent };
+        let event = if is_doubtful { health::Event::ProbeLost } else { health::Event::Silent };
         self.apply(core, now, slot, event, why);
     }
 
     /// Asks a server whose time has come, or has it tried; forgets one that was taken out and has nothing left.
     fn look_after(&mut self, core: &mut Core, now: Instant, slot: Slot, tx: &mut Tx) {
+        let somebody_is_up = self.servers.iter().flatten().any(|s| s.health.state() == State::Up);
         let Some(server) = &mut self.servers[slot.index()] else { return };
         match server.health.state() {
             State::Draining => {
@@ -212,6 +213,9 @@ impl Primary {
                     server.trial_pause = self.settings.interval;
                 }
             }
+            // It may not be used anyhow; unless there is nobody else, and then it is.
+            State::Held => {}
+            State::Down if server.health.record().is_held(now) && somebody_is_up => {}
             State::Suspect | State::Down => {
                 // Where another server waits for a request, the next tick asks again.
                 if now >= server.next_trial && (self.is_one_way || core.shared.ask_for_trial(slot)) {
@@ -280,6 +284,10 @@ impl Primary {
             _ => {}
         }
         let (id, addr) = (server.id, server.addr);
+        let why = match state {
+            State::Held => server.health.record().to_string().into(),
+            _ => why.into(),
+        };
         self.tell(Event::State { id, addr, state, why });
         self.publish(core);
     }
@@ -293,7 +301,7 @@ impl Primary {
                     server.id = wanted.id;
                     server.weight = server.standing.weight.unwrap_or(wanted.weight);
                     if !std::mem::replace(&mut server.is_wanted, true) {
-                        server.health = Health::new(first_state(server.standing, &self.checker), now);
+                        server.health = first_health(&server.kept(), &self.checker, now);
                     }
                 }
                 None => {
@@ -323,13 +331,13 @@ impl Primary {
                 continue;
             };
             self.last_generation = self.last_generation.wrapping_add(1);
-            let Kept { standing } = self.remembered.take(&wanted.addr);
+            let kept = self.remembered.take(&wanted.addr);
             self.servers[slot] = Some(Server {
                 id: wanted.id,
                 addr: wanted.addr,
-                weight: standing.weight.unwrap_or(wanted.weight),
+                weight: kept.standing.weight.unwrap_or(wanted.weight),
                 generation: self.last_generation,
-                health: Health::new(first_state(standing, &self.checker), now),
+                health: first_health(&kept, &self.checker, now),
                 heard_at: core.shared.signals[slot].alive_at(),
                 next_check: now,
                 asked: None,
@@ -337,7 +345,7 @@ impl Primary {
                 trial_pause: self.settings.interval,
                 up_since: now,
                 is_wanted: true,
-                standing,
+                standing: kept.standing,
             });
             self.tell(Event::Joined { id: wanted.id, addr: wanted.addr });
         }
@@ -367,7 +375,7 @@ impl Primary {
                 server.health = Health::new(state, now);
                 (server.next_check, server.up_since) = (now, now);
                 let (id, addr) = (server.id, server.addr);
-                self.tell(Event::State { id, addr, state, why: ASKED });
+                self.tell(Event::State { id, addr, state, why: ASKED.into() });
                 self.publish(core);
                 return Ok(());
             }
@@ -399,22 +407,18 @@ impl Primary {
 
     /// Writes what the states mean into the tree, and tells the workers.
     fn publish(&mut self, core: &mut Core) {
-        let states = self.servers.iter().flatten().map(|server| server.health.state());
-        let count = |wanted: State| states.clone().filter(|&state| state == wanted).count();
-        let (up, suspect, down) = (count(State::Up), count(State::Suspect), count(State::Down));
-        let fails_open = up > 0 && down as f64 > self.settings.down_max * (up + suspect + down) as f64;
-        let is_last_way = up + suspect == 0 && core.shared.settings.protocol == Speaks::Datagram;
+        let census = Census::of(self.servers.iter().flatten().map(|server| server.health.state()));
+        let fails_open = census.fails_open(self.settings.rules.down_max);
+        let nobody = census.up + census.suspect + census.held == 0;
+        let is_last_way = nobody && core.shared.settings.protocol == Speaks::Datagram;
         let mut usable = 0;
         for (index, server) in self.servers.iter().enumerate() {
             let slot = Slot::new(index);
             let state = server.as_ref().map(|server| server.health.state());
             let leaf = match state {
                 None => LeafState::Absent,
-                Some(State::Up) => LeafState::Eligible,
-                Some(State::Suspect | State::Down) if fails_open => LeafState::Eligible,
-                Some(State::Suspect) => LeafState::LastResort,
                 Some(State::Down) if is_last_way => LeafState::LastResort,
-                Some(State::Down | State::Joining | State::Draining | State::Disabled) => LeafState::Barred,
+                Some(state) => leaf_of(state, fails_open),
             };
             let is_usable = matches!(leaf, LeafState::Eligible | LeafState::LastResort);
             // Who was drained by an operator finishes its flows; who is not wanted any more is about to go.
@@ -448,11 +452,18 @@ impl Primary {
 /// Why a server's state changes when an operator says so.
 const ASKED: &str = "an operator asked for it";
 
-/// What a new server is.
-fn first_state(standing: Standing, checker: &Checker) -> State {
-    match standing.switch {
+/// The health of a server that was added, or is wanted again.
+fn first_health(kept: &Kept, checker: &Checker, now: Instant) -> Health {
+    let state = match kept.standing.switch {
         Switch::On => checker.first_state(),
         Switch::Drained => State::Draining,
         Switch::Off => State::Disabled,
-    }
+    };
+    Health::with_record(state, kept.record.clone(), now)
+}
+
+/// How sure to be of a server.
+fn limits_of(health: &HealthCheck) -> Limits {
+    let Rules { rise, fall, hold_down_max, .. } = health.rules;
+    Limits { rise, fall, silence: health.interval, probe: health.interval, hold_down_max }
 }

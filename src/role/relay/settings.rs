@@ -1,12 +1,13 @@
 //! What a pool is made from, and what it tells.
 
+use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::health::State;
+use crate::health::{Rules, State};
 use crate::select::PolicyKind;
 
 /// How datagrams are matched with their answers.
@@ -83,12 +84,8 @@ pub struct HealthCheck {
     pub interval: Duration,
     /// How long its answer may take.
     pub timeout: Duration,
-    /// Proofs of life in a row that bring a server back.
-    pub rise: u8,
-    /// Unanswered checks, or requests, in a row that take a suspect down.
-    pub fall: u8,
-    /// If more than this share of the servers is down, while some are up, traffic goes to all (fail open); 0 to 1.
-    pub down_max: f64,
+    /// What follows from the answers.
+    pub rules: Rules,
 }
 
 /// Which of a worker's sockets is what: the fronts first, then local ports towards servers.
@@ -180,7 +177,7 @@ pub enum Event {
         /// What it is now.
         state: State,
         /// Why.
-        why: &'static str,
+        why: Cow<'static, str>,
     },
     /// A server was taken out.
     Left {
@@ -199,6 +196,6 @@ pub enum Event {
         /// Its address.
         addr: SocketAddr,
     },
-    /// More servers are down than the pool may do without: traffic goes to all, or no longer.
+    /// More servers are down or held than the pool may do without: traffic goes to all, or no longer.
     FailOpen(bool),
 }

@@ -7,6 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::batch::{PeerError, SocketId};
+use crate::health::Rules;
 use crate::select::{PolicyKind, Slot};
 
 pub const MS: Duration = Duration::from_millis(1);
@@ -68,9 +69,7 @@ pub fn settings(protocol: Speaks) -> Settings {
             check: Check::None,
             interval: Duration::from_secs(1),
             timeout: 100 * MS,
-            rise: 2,
-            fall: 3,
-            down_max: 1.0,
+            rules: Rules { fall: 3, down_max: 1.0, ..Rules::default() },
         },
     }
 }

@@ -318,7 +318,7 @@ proptest! {
     ) {
         let mut settings = settings(Speaks::Dns);
         settings.health.interval = Duration::from_secs(3600); // no copies for suspects
-        settings.health.fall = 255;
+        settings.health.rules.fall = 255;
         let mut pool = Bench::with_seed(seed, settings, 1 + u16::from(two_ports), [1, 2, 3]);
         let mut all: Vec<Asked> = vec![];
         for (number, (wait, steps)) in turns.iter().enumerate() {

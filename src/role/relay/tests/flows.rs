@@ -135,7 +135,7 @@ fn a_flow_whose_server_leaves_is_picked_anew_at_its_next_datagram() {
 #[test]
 fn a_flow_whose_server_is_down_is_picked_anew() {
     let mut settings = flows();
-    (settings.health.fall, settings.health.interval) = (1, 100 * MS);
+    (settings.health.rules.fall, settings.health.interval) = (1, 100 * MS);
     let mut pool = Bench::new(settings, 8, [1, 2]);
     for n in [1, 2] {
         open(&mut pool, n);

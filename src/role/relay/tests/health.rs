@@ -414,7 +414,7 @@ fn when_all_are_down_dns_says_so_and_datagrams_are_sent_all_the_same() {
 fn beyond_down_max_all_are_used() {
     for protocol in Speaks::ALL {
         let mut settings = settings(protocol);
-        settings.health.down_max = 0.5;
+        settings.health.rules.down_max = 0.5;
         let mut pool = Bench::new(settings, 16, [1, 2, 5]);
         traffic(&mut pool, Duration::from_secs(60), |n| n == 5);
         let events: Vec<_> = std::iter::from_fn(|| pool.workers[0].poll_event()).collect();

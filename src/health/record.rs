@@ -1,0 +1,188 @@
+//! How often a server has failed of late, and how long it is kept away for it.
+//!
+//! ```text
+//! failures in memory    1    2     3      4 and more
+//! kept away for         0    4 s   64 s   hold_down_max     (never longer than that)
+//! ```
+//!
+//! A failure is to have gone down, or to have been a suspect for [`AWAY_MIN`] or longer; once in each absence. A short
+//! suspicion is none: slow is not dead. Neither is a graceful stop. All is forgotten when a server has been in service
+//! for a minute, or as long as it was kept away last, if that is longer.
+
+use std::time::Duration;
+
+use crate::time::Instant;
+
+/// A suspicion that lasts as long is a failure.
+pub const AWAY_MIN: Duration = Duration::from_millis(250);
+/// A server that has been in service for so long has failed never.
+const FORGET_AFTER: Duration = Duration::from_secs(60);
+/// How long the second failure keeps it away.
+const HOLD: Duration = Duration::from_secs(4);
+/// Each later one keeps it away so many times as long.
+const HOLD_FACTOR: u32 = 16;
+
+/// What is known of one server's failures. It outlives the server's process.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Record {
+    failures: u32,
+    /// How long the last failure keeps it away, and until when.
+    hold: Duration,
+    held_until: Instant,
+    /// Since when it is in service. A short suspicion does not end that.
+    up_since: Instant,
+    away: Option<Away>,
+}
+
+/// The time from leaving service to coming back.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Away {
+    since: Instant,
+    is_counted: bool,
+}
+
+impl Default for Record {
+    fn default() -> Self {
+        Record {
+            failures: 0,
+            hold: Duration::ZERO,
+            held_until: Instant::ZERO,
+            up_since: Instant::ZERO,
+            away: None,
+        }
+    }
+}
+
+/// How long the `n`-th failure keeps a server away.
+fn hold_after(failures: u32, hold_max: Duration) -> Duration {
+    match failures {
+        0 | 1 => Duration::ZERO,
+        // From 64 s on the next factor is beyond any limit.
+        n => (HOLD * HOLD_FACTOR.pow((n - 2).min(4))).min(hold_max),
+    }
+}
+
+impl Record {
+    /// Whether there is nothing to remember.
+    pub fn is_clean(&self) -> bool {
+        self.failures == 0
+    }
+
+    /// Whether it is kept away.
+    pub fn is_held(&self, now: Instant) -> bool {
+        now < self.held_until
+    }
+
+    /// Since when it is in service, if it is.
+    pub fn up_since(&self) -> Instant {
+        self.up_since
+    }
+
+    /// It leaves service, whyever.
+    pub(super) fn leave(&mut self, now: Instant) {
+        if now.since(self.up_since) >= FORGET_AFTER.max(self.hold) {
+            (self.failures, self.hold) = (0, Duration::ZERO);
+        }
+        self.away.get_or_insert(Away { since: now, is_counted: false });
+    }
+
+    /// It is down, or its process has died: a failure, if this absence has not been one yet.
+    pub(super) fn fail(&mut self, now: Instant, hold_max: Duration) {
+        let away = self.away.get_or_insert(Away { since: now, is_counted: false });
+        if !std::mem::replace(&mut away.is_counted, true) {
+            self.failures = self.failures.saturating_add(1);
+            self.hold = hold_after(self.failures, hold_max);
+            self.held_until = now + self.hold;
+        }
+    }
+
+    /// A suspect has proved that it lives.
+    pub(super) fn end_suspicion(&mut self, now: Instant, hold_max: Duration) {
+        if self.away.is_some_and(|away| now.since(away.since) >= AWAY_MIN) {
+            self.fail(now, hold_max);
+        }
+    }
+
+    /// It is in service (again). `was_suspected` only, and it never was away: it goes on where it was.
+    pub(super) fn enter(&mut self, now: Instant, was_suspected: bool) {
+        let away = self.away.take();
+        if !(was_suspected && away.is_some_and(|away| !away.is_counted)) {
+            self.up_since = now;
+        }
+    }
+}
+
+impl std::fmt::Display for Record {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "failed {} times, held for {} s", self.failures, self.hold.as_secs())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MAX: Duration = Duration::from_secs(300);
+
+    fn at(ms: u64) -> Instant {
+        Instant::from_nanos(ms * 1_000_000)
+    }
+
+    /// A server that fails after so long in service, and comes back when it may. Gives how long it was kept away, in
+    /// seconds, and when it was back.
+    fn fail(record: &mut Record, from_ms: u64, up_ms: u64) -> (u64, u64) {
+        record.enter(at(from_ms), false);
+        let down = from_ms + up_ms;
+        record.leave(at(down));
+        record.fail(at(down), MAX);
+        record.fail(at(down + 1), MAX);
+        let back = (down..).step_by(1_000).find(|&ms| !record.is_held(at(ms))).unwrap();
+        ((back - down) / 1_000, back)
+    }
+
+    #[test]
+    fn each_failure_keeps_it_away_for_longer_until_the_limit() {
+        let (mut record, mut now, mut holds) = (Record::default(), 1_000, vec![]);
+        for _ in 0..6 {
+            let (hold, back) = fail(&mut record, now, 1_000);
+            holds.push(hold);
+            now = back;
+        }
+        assert_eq!(holds, [0, 4, 64, 300, 300, 300]);
+        assert_eq!(record.to_string(), "failed 6 times, held for 300 s");
+        assert_eq!(hold_after(u32::MAX, MAX), MAX);
+        assert_eq!(hold_after(3, Duration::from_secs(10)), Duration::from_secs(10));
+        assert_eq!(hold_after(3, Duration::ZERO), Duration::ZERO);
+    }
+
+    #[test]
+    fn it_is_forgotten_after_a_minute_in_service_or_as_long_as_it_was_kept_away() {
+        let holds = |service: [u64; 4]| {
+            let (mut record, mut now) = (Record::default(), 1_000);
+            service.map(|up_ms| {
+                let (hold, back) = fail(&mut record, now, up_ms);
+                now = back;
+                hold
+            })
+        };
+        assert_eq!(holds([1_000, 59_999, 59_999, 1_000]), [0, 4, 64, 300]);
+        assert_eq!(holds([1_000, 60_000, 1_000, 1_000]), [0, 0, 4, 64]);
+        assert_eq!(holds([1_000, 1_000, 1_000, 63_999]), [0, 4, 64, 300]);
+        assert_eq!(holds([1_000, 1_000, 1_000, 64_000]), [0, 4, 64, 0]);
+    }
+
+    #[test]
+    fn a_short_suspicion_is_no_failure_and_a_long_one_is_one() {
+        let mut record = Record::default();
+        record.enter(at(1_000), true);
+        for (start, ms, failures) in [(2_000, 249, 0), (3_000, 250, 1), (4_000, 10_000, 2)] {
+            record.leave(at(start));
+            record.end_suspicion(at(start + ms), MAX);
+            record.end_suspicion(at(start + ms), MAX);
+            assert_eq!(record.failures, failures, "{ms} ms");
+            let before = record.up_since();
+            record.enter(at(start + ms), true);
+            assert_eq!(record.up_since() == before, failures == 0, "a short one changes nothing");
+        }
+    }
+}
