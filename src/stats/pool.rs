@@ -1,6 +1,7 @@
 //! The figures of one of a balancer's workers: per pool and per server slot. The gauges (`id_plus_one`, `state`,
-//! `outstanding`) are written by the primary worker.
+//! `outstanding` and others) are written by the primary worker.
 
+use std::net::SocketAddr;
 use std::sync::Mutex;
 
 use super::{Counter, LatencyHistogram};
@@ -33,6 +34,20 @@ pub struct ServerStats {
     pub lost: Counter,
     /// Time from dispatch to reply, as the balancer sees it.
     pub latency: LatencyHistogram,
+    /// Where it is. Locked when a server comes or goes, and by readers for the moment of a copy.
+    addr: Mutex<Option<SocketAddr>>,
+}
+
+impl ServerStats {
+    /// Where the server is.
+    pub fn addr(&self) -> Option<SocketAddr> {
+        *self.addr.lock().expect("no panic while it is held")
+    }
+
+    /// Notes where the server is.
+    pub fn set_addr(&self, addr: Option<SocketAddr>) {
+        *self.addr.lock().expect("no panic while it is held") = addr;
+    }
 }
 
 /// Figures of a pool.

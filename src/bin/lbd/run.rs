@@ -8,6 +8,7 @@ use lbd::daemon::{self, signals::Stop};
 use lbd::io::IoOptions;
 use lbd::io::socket::{SocketOptions, bind};
 use lbd::logging;
+use lbd::operator::Order;
 use lbd::rng::entropy;
 use lbd::role::server::{ServerRole, Work};
 use lbd::role::{client, server};
@@ -15,7 +16,7 @@ use lbd::terminal::{print, tell};
 use lbd::time::Clock;
 
 use crate::args::{Args, Client, Command, Common, Server};
-use crate::{balancer, controller, manual, ping, top, up};
+use crate::{balancer, controller, manual, operate, ping, top, up};
 
 /// Runs a subcommand; false if it ran but not everything was answered.
 pub fn run(args: Args) -> Result<bool> {
@@ -27,6 +28,12 @@ pub fn run(args: Args) -> Result<bool> {
         Command::Client(args) => run_client(&args),
         Command::Top(args) => top::run(&args).map(|()| true),
         Command::Ping(args) => ping::run(&args),
+        Command::Status(args) => operate::status(&args),
+        Command::Drain(args) => operate::drain(&args),
+        Command::Enable(args) => operate::order(&args, Order::Enable),
+        Command::Disable(args) => operate::order(&args, Order::Disable),
+        Command::Weight(args) => operate::weight(&args),
+        Command::Reload(reach) => operate::reload(&reach),
         Command::Check { file } => {
             print(format_args!("{}", config::describe(&Config::load(&file)?)))?;
             Ok(true)

@@ -75,7 +75,7 @@ impl Instance {
             changes.push(format!("log level {}", new.logs.level));
         }
         self.running().config = Arc::new(new);
-        self.forget_sampler();
+        self.follow();
         Ok(if changes.is_empty() { "nothing has changed".to_owned() } else { changes.join("; ") })
     }
 

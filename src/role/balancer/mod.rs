@@ -406,7 +406,9 @@ impl Balancer {
         } else {
             primary.write_leaf(slot, &self.shared.tree);
         }
-        self.shared.roster.publish(slot, primary.fleet.get(slot).map(member_of));
+        let server = primary.fleet.get(slot);
+        self.stats.servers[slot.index()].set_addr(server.map(|server| server.addr));
+        self.shared.roster.publish(slot, server.map(member_of));
         self.shared.usable.store(usable, Ordering::Relaxed);
         self.refresh();
     }
