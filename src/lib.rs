@@ -31,6 +31,7 @@ pub mod config;
 pub mod crew;
 pub mod daemon;
 pub mod dns;
+pub mod doctor;
 pub mod drop_reason;
 pub mod estimate;
 pub mod fleet;

@@ -50,6 +50,8 @@ pub enum Command {
     Weight(Weight),
     /// Let a running balancer read its configuration anew; an invalid one changes nothing
     Reload(Reach),
+    /// Say what this machine grants, what is missing, and the command that mends it
+    Doctor(Doctor),
     /// Check a configuration and print what it will run
     Check {
         /// The file
@@ -371,4 +373,13 @@ pub struct Weight {
     pub server: ServerArgs,
     /// Its share, 1 to 100
     pub weight: u16,
+}
+
+#[derive(clap::Args)]
+pub struct Doctor {
+    #[command(flatten)]
+    pub common: Common,
+    /// Print everything as one JSON object
+    #[arg(long)]
+    pub json: bool,
 }

@@ -5,6 +5,7 @@
 mod args;
 mod balancer;
 mod controller;
+mod doctor;
 mod manual;
 mod operate;
 mod ping;

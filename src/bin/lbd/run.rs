@@ -16,7 +16,7 @@ use lbd::terminal::{print, tell};
 use lbd::time::Clock;
 
 use crate::args::{Args, Client, Command, Common, Server};
-use crate::{balancer, controller, manual, operate, ping, top, up};
+use crate::{balancer, controller, doctor, manual, operate, ping, top, up};
 
 /// Runs a subcommand; false if it ran but not everything was answered.
 pub fn run(args: Args) -> Result<bool> {
@@ -34,6 +34,7 @@ pub fn run(args: Args) -> Result<bool> {
         Command::Disable(args) => operate::order(&args, Order::Disable),
         Command::Weight(args) => operate::weight(&args),
         Command::Reload(reach) => operate::reload(&reach),
+        Command::Doctor(args) => doctor::run(&args),
         Command::Check { file } => {
             print(format_args!("{}", config::describe(&Config::load(&file)?)))?;
             Ok(true)
