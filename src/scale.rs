@@ -317,6 +317,22 @@ impl Scaler {
         self.outlook
     }
 
+    /// Decides by another policy from now on. What was measured over other windows says nothing.
+    pub fn set_policy(&mut self, policy: Policy) {
+        let (grow, shrink) = (self.policy.grow_after, self.policy.shrink_after);
+        if policy.grow_after != grow {
+            self.high = Window::new(policy.grow_after);
+        }
+        if policy.shrink_after != shrink {
+            self.low = Window::new(policy.shrink_after);
+        }
+        if policy.threshold != self.policy.threshold {
+            self.too_few_at.fill(0.0); // it was too few by another measure
+        }
+        self.too_few_at.resize(policy.max as usize + 1, 0.0);
+        self.policy = policy;
+    }
+
     /// Takes a sample and decides. Called at every tick; a decision is given once, and then time passes before the next.
     pub fn observe(&mut self, now: Instant, sample: Sample) -> Decision {
         let shed = self.last.map_or(0, |last| sample.shed.saturating_sub(last.shed));
@@ -495,6 +511,22 @@ mod tests {
             clock += 60_000; // a minute without data
             assert_eq!(run(&mut s, &mut clock, &mut up, 500, outstanding(0)), []);
         }
+    }
+
+    #[test]
+    fn another_policy_counts_at_once() {
+        let (mut s, mut clock, mut up) = (Scaler::new(POLICY), 0, 4);
+        assert_eq!(run(&mut s, &mut clock, &mut up, 20_000, outstanding(14)), []);
+        s.set_policy(Policy { threshold: 2.0, max: 64, grow_after: Duration::from_secs(5), ..POLICY });
+        assert_eq!(run(&mut s, &mut clock, &mut up, 4_500, outstanding(14)), [], "a window of five seconds");
+        assert_eq!(run(&mut s, &mut clock, &mut up, 1_000, outstanding(14)).len(), 1);
+        up = 60;
+        run(&mut s, &mut clock, &mut up, 20_000, outstanding(500));
+        assert_eq!(up, 64, "room for more");
+        s.set_policy(Policy { max: 8, ..POLICY });
+        let gone = |up, _| Sample { outstanding: 0, shed: 0, arrived: 0, up, silent: 0 };
+        run(&mut s, &mut clock, &mut up, 300_000, gone);
+        assert_eq!(up, 1);
     }
 
     #[test]

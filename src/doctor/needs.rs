@@ -68,7 +68,7 @@ impl Needs {
             needs.fix("load_balancer.client_side_port", pool.client_side, false);
             needs.fix("load_balancer.server_side_port", pool.server_side, false);
             needs.fix("controller.port", config.controller, false);
-            needs.ranges = vec![config.server.ports.clone(), config.client.ports.clone()];
+            needs.ranges = vec![config.server.run.ports.clone(), config.client.ports.clone()];
             needs.sockets += 2 * pool.workers as u64;
             needs.local_ports += pool.workers as u64 - 1;
             needs.workers = pool.workers;

@@ -1,5 +1,5 @@
-//! The figures of one of a balancer's workers: per pool and per server slot. The gauges (`id_plus_one`, `state`,
-//! `outstanding` and others) are written by the primary worker.
+//! The figures of one of a balancer's workers: per pool and per server slot. The gauges are written by the primary worker; but
+//! `reported` and `estimate_error` by each worker for the reports that it reads.
 
 use std::net::SocketAddr;
 use std::sync::Mutex;
@@ -24,7 +24,8 @@ pub struct ServerStats {
     pub since: Counter,
     /// When its last report, or reply with counters, was read: nanoseconds of the balancer's clock.
     pub reported: Counter,
-    /// By how many requests the queue length that was believed differed from what the last report said of the server's queue.
+    /// By how many requests the queue length that was believed, with what is under way, differed from what the last report said
+    /// of the server's queue.
     pub estimate_error: Counter,
     /// Requests sent to it.
     pub dispatched: Counter,

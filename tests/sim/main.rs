@@ -2,7 +2,10 @@
 //!
 //! Every assertion names its seed; `LBD_SEED=n cargo test --test sim` replays one run.
 
+mod flapping;
 mod orders;
+mod reconfigure;
+mod slow_start;
 mod world;
 
 use std::time::Duration;

@@ -97,7 +97,7 @@ impl Balancer {
         let Some(primary) = &mut self.primary else { return };
         let orders = &mut primary.orders;
         let Some(order) = orders.open.filter(|order| order.due <= now) else { return };
-        let (size, to) = (self.format.size, self.shared.settings.controller);
+        let (size, to) = (self.format.size, self.settings.controller);
         let mut header = Header::new(Kind::ControllerRequest, size);
         header.op = order.op as u8;
         header.attempt = order.attempt.saturating_add(1);

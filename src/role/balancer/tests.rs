@@ -422,7 +422,7 @@ impl Workers {
         let settings = Settings {
             workers: 2,
             own: vec![addr(54_001), addr(BACKS[0]), addr(BACKS[1])],
-            ..Bench::new(None).balancer.shared.settings.clone()
+            ..Bench::new(None).balancer.settings.as_ref().clone()
         };
         let roles = Balancer::workers(settings, NOW);
         let mut workers = Workers { roles, rx: Rx::new(8, 2048), tx: Tx::new(256, 4096, 1) };
