@@ -378,7 +378,8 @@ fn dashboard_and_alarms_use_figures_that_a_balancer_shows() {
 #[test]
 fn alarms_are_raised_when_they_should_and_each_is_explained() {
     let rules = read(project("tools/prometheus/lbd.rules.yml"));
-    let alarms: BTreeSet<&str> = rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
+    let alarms: BTreeSet<&str> =
+        rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
     assert!(alarms.len() >= 15);
     let handbook = read(project("docs/OPERATIONS.md"));
     let explained = handbook.lines().filter_map(|line| line.strip_prefix("| `Lbd")?.split_once('`'));
@@ -397,7 +398,8 @@ fn alarms_are_raised_when_they_should_and_each_is_explained() {
 
 #[test]
 fn the_dashboard_is_whole() {
-    let dashboard: serde_json::Value = serde_json::from_str(&read(project("tools/grafana/lbd.json"))).unwrap();
+    let dashboard: serde_json::Value =
+        serde_json::from_str(&read(project("tools/grafana/lbd.json"))).unwrap();
     let panels = dashboard["panels"].as_array().unwrap();
     let ids: BTreeSet<_> = panels.iter().map(|panel| panel["id"].as_u64().unwrap()).collect();
     assert!(panels.len() > 20 && ids.len() == panels.len());
@@ -412,7 +414,9 @@ fn the_dashboard_is_whole() {
             let dir = tempfile::tempdir().unwrap();
             let path = dir.path().join("rule.yml");
             std::fs::write(&path, rule).unwrap();
-            let Some(said) = output("promtool", &["check", "rules", path.to_str().unwrap()], "") else { return };
+            let Some(said) = output("promtool", &["check", "rules", path.to_str().unwrap()], "") else {
+                return;
+            };
             assert!(said.status.success(), "{query}: {said:?}");
         }
     }
