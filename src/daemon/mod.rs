@@ -15,10 +15,12 @@ pub mod kept;
 pub mod limits;
 pub mod lock;
 pub mod names;
+pub mod notify;
 pub mod process;
 pub mod relay;
 pub mod server;
 pub mod signals;
+pub mod successor;
 #[cfg(not(loom))]
 pub mod tcp;
 pub mod threads;

@@ -60,6 +60,17 @@ pub enum Command {
     },
     /// Print the JSON schema of the configuration
     Schema,
+    /// Print the completions of lbd for a shell
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page of lbd
+    Man {
+        /// Write the pages of all commands to this folder instead, and those of loadgen
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
+    },
 }
 
 #[derive(clap::Args, Clone)]

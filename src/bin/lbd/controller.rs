@@ -37,6 +37,7 @@ pub fn run(common: &Common) -> Result<()> {
     for (pool, _) in config.run_pools() {
         say(common, format_args!("controller: servers of pool {}", pool.settings.name));
     }
+    daemon::notify::ready();
     let (mut stopping, mut done) = (false, false);
     while !done && !stop.is_asked_twice() {
         supervisor.turn(TURN)?;

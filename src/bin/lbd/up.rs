@@ -11,6 +11,7 @@ use lbd::config::Config;
 use lbd::daemon::client::Summary;
 use lbd::daemon::controller::Supervisor;
 use lbd::daemon::kept::{self, Kept};
+use lbd::daemon::notify;
 use lbd::daemon::process::Process;
 use lbd::daemon::signals::Stop;
 use lbd::io::BackEnd;
@@ -73,6 +74,7 @@ pub fn run(args: &Up) -> Result<bool> {
         system.clients.push(start_client(&config, i, rate / f64::from(clients))?);
     }
     info!(clients, rate, service, "up");
+    notify::ready();
     system.run(args.duration)?;
     let (total, all_told) = system.end()?;
     let seconds = system.started.elapsed().as_secs_f64();

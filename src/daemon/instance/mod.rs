@@ -7,16 +7,19 @@
 //! | `reload.rs` | another configuration while it runs |
 //! | `takeover.rs` | following another process, and being followed |
 //! | `operate.rs` | what the admin interface sees and asks |
+//! | `service.rs` | what a service manager is told |
 
 mod native;
 mod operate;
 mod pool;
 mod reload;
+pub mod service;
 mod sockets;
 mod takeover;
 
 use std::io;
 use std::net::TcpListener;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::affinity;
@@ -88,6 +91,8 @@ pub struct Instance {
     reloading: Mutex<()>,
     board: Board,
     admin: Mutex<Option<Admin>>,
+    /// Whether a successor serves by now.
+    is_followed: AtomicBool,
 }
 
 /// The admin interface while it runs.
@@ -157,6 +162,7 @@ impl Ready {
             reloading: Mutex::default(),
             board,
             admin: Mutex::default(),
+            is_followed: AtomicBool::new(false),
         });
         instance.show()?;
         if let Some(listener) = listener {
@@ -221,6 +227,11 @@ impl Instance {
         let result = self.process.threads.join();
         self.end_admin();
         result
+    }
+
+    /// Whether it was asked to end.
+    fn is_ending(&self) -> bool {
+        self.process.stop.is_asked()
     }
 
     /// Shows the pools that run now.

@@ -178,6 +178,11 @@ impl Pool {
         Ok(())
     }
 
+    /// Whether every worker has come round. Waits for them.
+    pub fn is_turning(&self) -> bool {
+        self.posts.iter().all(|post| post.call(|_, _| ()).is_ok())
+    }
+
     /// Whether it can go on with these settings, apart from its servers.
     pub fn can_become(&self, new: &DatagramPool) -> bool {
         let old = self.of();
