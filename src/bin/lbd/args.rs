@@ -29,7 +29,7 @@ pub enum Command {
     /// Run the load balancer
     Balancer(Balancer),
     /// Run the controller, which starts, stops and scales the servers
-    Controller(Common),
+    Controller(Controller),
     /// Run one server
     Server(Server),
     /// Run one client
@@ -115,6 +115,16 @@ pub struct Up {
     /// Service time of the servers, instead of server.service; default exp:5ms
     #[arg(long, value_name = "SHAPE:MEAN")]
     pub service: Option<ServiceTime>,
+}
+
+#[derive(clap::Args)]
+pub struct Controller {
+    #[command(flatten)]
+    pub common: Common,
+    /// Run the balancer too, keep its sockets, and start it again at once when it crashes; one that runs already is looked
+    /// after from now on
+    #[arg(long)]
+    pub with_balancer: bool,
 }
 
 #[derive(clap::Args)]

@@ -1,11 +1,12 @@
 //! `lbd controller`: takes the balancer's orders, and runs the servers; those of datagram pools too.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Error, Result};
 use lbd::config::{Config, DatagramPool, PoolRun};
 use lbd::crew::{Bounds, Crew};
 use lbd::daemon::controller::{Ledger, Plan, ServerCommand, Supervisor, Upstream};
+use lbd::daemon::kept::{self, Kept};
 use lbd::daemon::{self, signals::Stop};
 use lbd::io::socket::{SocketOptions, bind};
 use lbd::io::{BackEnd, IoChoice};
@@ -15,8 +16,8 @@ use lbd::role::controller::{ControllerRole, Settings};
 use lbd::role::keeper::Keeper;
 use lbd::time::Clock;
 
-use crate::args::Common;
-use crate::run::{say, server_command};
+use crate::args::{Common, Controller};
+use crate::run::{own_command, say, server_command};
 
 /// How long a turn without anything to do takes.
 const TURN: Duration = Duration::from_secs(1);
@@ -24,9 +25,10 @@ const TURN: Duration = Duration::from_secs(1);
 const LEAVE_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Runs until it is asked to stop, and every server has.
-pub fn run(common: &Common) -> Result<()> {
+pub fn run(args: &Controller) -> Result<()> {
+    let common = &args.common;
     let config = common.load()?;
-    if config.run_pools().next().is_none() {
+    if config.run_pools().next().is_none() && !args.with_balancer {
         config.require_native("lbd controller, or \"run\" to a pool")?;
     }
     let command = server_command(&config)?;
@@ -37,10 +39,15 @@ pub fn run(common: &Common) -> Result<()> {
     for (pool, _) in config.run_pools() {
         say(common, format_args!("controller: servers of pool {}", pool.settings.name));
     }
+    let mut balancer = if args.with_balancer { Some(start_balancer(&config, common)?) } else { None };
     daemon::notify::ready();
     let (mut stopping, mut done) = (false, false);
     while !done && !stop.is_asked_twice() {
-        supervisor.turn(TURN)?;
+        let due = balancer.as_ref().and_then(Kept::due);
+        supervisor.turn(due.map_or(TURN, |due| due.saturating_duration_since(Instant::now()).min(TURN)))?;
+        if let Some(balancer) = &mut balancer {
+            look_after(balancer, common)?;
+        }
         for event in supervisor.take_events() {
             say(common, format_args!("controller: {event}"));
         }
@@ -51,6 +58,40 @@ pub fn run(common: &Common) -> Result<()> {
         done = stopping && supervisor.is_empty();
     }
     supervisor.kill_all();
+    if let Some(mut balancer) = balancer {
+        balancer.end(|| stop.is_asked_twice());
+    }
+    Ok(())
+}
+
+/// The balancer that runs already, or a new one.
+fn start_balancer(config: &Config, common: &Common) -> Result<Kept> {
+    let words = own_command("balancer", config)?;
+    let (mut kept, what) = match Kept::adopt(config, words.clone()) {
+        Some(kept) => (kept, "runs already"),
+        None => (Kept::start(config, words, false).context("cannot start the balancer")?, "started"),
+    };
+    let pid = kept.process().id();
+    tracing::info!(pid, "the balancer {what}");
+    say(common, format_args!("controller: the balancer {what}, process {pid}"));
+    Ok(kept)
+}
+
+/// A balancer that ended unasked is started again.
+fn look_after(balancer: &mut Kept, common: &Common) -> Result<()> {
+    while let Some(event) = balancer.supervise()? {
+        let text = match event {
+            kept::Event::Ended(exit, pause) => {
+                format!("the balancer ended unasked ({exit}), starting it again in {pause:?}")
+            }
+            kept::Event::Followed => {
+                format!("process {} took over from the balancer", balancer.process().id())
+            }
+            kept::Event::Started(_) => format!("the balancer started, process {}", balancer.process().id()),
+        };
+        tracing::warn!("{text}");
+        say(common, format_args!("controller: {text}"));
+    }
     Ok(())
 }
 

@@ -136,10 +136,7 @@ impl Balancer {
     }
 
     fn end(&mut self) {
-        self.kept.process().terminate();
-        while self.kept.process().poll_exit().is_none() {
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        self.kept.end(|| false);
         if let Some(reader) = self.reader.take() {
             let _ = reader.join(); // its pipe ends with the process
         }

@@ -27,7 +27,7 @@ use super::control::Control;
 use super::signals::Stop;
 use super::threads::Threads;
 use crate::admin;
-use crate::config::Config;
+use crate::config::{Config, Token};
 use crate::handover::SocketSet;
 use crate::role::relay::Shared;
 use crate::stats::PoolStats;
@@ -100,7 +100,7 @@ struct Admin {
     server: admin::Server,
     /// For a successor.
     listener: TcpListener,
-    token: admin::KeptToken,
+    token: Token,
 }
 
 /// A balancer whose sockets are open, and nothing else: what may fail easily has been tried.
@@ -204,7 +204,7 @@ impl Instance {
         let config = Arc::clone(&self.running().config);
         let token = admin::token_for(&config.admin, &config.state_dir, addr.port()).map_err(Failed::new)?;
         let control: Arc<dyn admin::Control> = Arc::<Instance>::clone(self);
-        let server = admin::serve(listener.try_clone()?, control, token.token().clone())?;
+        let server = admin::serve(listener.try_clone()?, control, token.clone())?;
         tracing::info!(%addr, "admin interface");
         *self.admin.lock().expect("no panic while it is held") = Some(Admin { server, listener, token });
         Ok(())
@@ -214,7 +214,7 @@ impl Instance {
     pub fn dashboard(&self) -> Option<String> {
         let admin = self.admin.lock().expect("no panic while it is held");
         let admin = admin.as_ref()?;
-        Some(format!("http://{}/#token={}", admin.server.addr(), admin.token.token().as_str()))
+        Some(format!("http://{}/#token={}", admin.server.addr(), admin.token.as_str()))
     }
 
     fn end_admin(&self) {
