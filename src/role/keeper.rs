@@ -233,7 +233,43 @@ mod tests {
         while !bench.stopped.contains(&first) {
             bench.step(0, |_| State::Up);
         }
-        assert!((30..=31).contains(&bench.now.since(left_at).as_secs()));
+        assert!((29..=30).contains(&bench.now.since(left_at).as_secs()));
+    }
+
+    #[test]
+    fn what_was_shown_before_the_balancer_heard_of_it_ends_nobody() {
+        let mut bench = Bench::new();
+        (0..20).for_each(|_| drop(bench.step(20, |_| State::Up)));
+        while bench.keeper.crew().leaving().next().is_none() {
+            bench.step(0, |_| State::Up);
+        }
+        let id = bench.keeper.crew().leaving().next().unwrap();
+        // A balancer that was restarted knows nobody, and was told the old set before.
+        let look = Look { told: vec![0, id], ..Look::default() };
+        bench.keeper.observe(bench.now, Some(&look));
+        bench.act();
+        assert!(bench.stopped.is_empty());
+        bench.keeper.observe(bench.now, Some(&Look { told: vec![0], ..Look::default() }));
+        bench.act();
+        assert_eq!(bench.stopped, [id]);
+    }
+
+    #[test]
+    fn a_server_that_the_balancer_was_told_of_and_does_not_show_is_silent() {
+        let mut bench = Bench::new();
+        (0..20).for_each(|_| drop(bench.step(20, |_| State::Up)));
+        let told = bench.told.clone();
+        assert!(told.len() >= 4);
+        for _ in 0..80 {
+            bench.now += 250 * MS;
+            let shown = told[1..].iter().map(|&id| Seen { id, state: State::Up, queue: 0 });
+            let look = Look { servers: shown.collect(), told: told.clone(), ..Look::default() };
+            bench.keeper.observe(bench.now, Some(&look));
+        }
+        assert_eq!(
+            (bench.keeper.crew().wanted() as usize, bench.keeper.crew().leaving().count()),
+            (told.len(), 0)
+        );
     }
 
     #[test]
