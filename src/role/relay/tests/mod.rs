@@ -7,6 +7,7 @@ mod dns;
 mod flows;
 mod front;
 mod fuzz;
+mod handover;
 mod health;
 mod members;
 mod model;
