@@ -3,6 +3,7 @@
 use std::io;
 use std::net::UdpSocket;
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::Duration;
 
 use super::sockets::duplicates;
@@ -18,7 +19,6 @@ use crate::io::{BackEnd, IoOptions};
 use crate::operator::{Order, Refused};
 use crate::rng::entropy;
 use crate::role::balancer::{Balancer, Part, Settings};
-use crate::scale;
 use crate::stats::PoolStats;
 use crate::time::{Clock, Instant};
 
@@ -39,8 +39,6 @@ pub struct Native {
     posts: Vec<Post<NativeWorker>>,
     /// By worker, the primary first.
     pub stats: Vec<Arc<PoolStats>>,
-    /// What they were made from.
-    pub settings: Settings,
 }
 
 /// The settings of the native pool's role, but for the balancer's own addresses.
@@ -57,18 +55,21 @@ pub fn settings(config: &Config) -> Settings {
         max_outstanding: pool.max_outstanding,
         interval: server.interval,
         controller: config.controller,
-        scale: scale::Policy {
-            threshold: pool.scaling_threshold,
-            grow_after: server.grow_after,
-            shrink_after: server.shrink_after,
-            cool_down: server.cool_down,
-            min: server.min,
-            max: server.max,
-        },
+        scale: server.run.scale,
         health: pool.health,
         own: vec![],
         seed: entropy(),
     }
+}
+
+/// Whether a balancer that was made from one goes on as it is with the other: the same in all that a configuration says.
+pub fn are_same(one: &Settings, other: &Settings) -> bool {
+    let live = |settings: &Settings| {
+        let Settings { policy, reply_path, max_outstanding, interval, controller, scale, health, .. } =
+            settings;
+        (*policy, *reply_path, *max_outstanding, *interval, *controller, *scale, *health)
+    };
+    one.fixed_difference(other).is_none() && live(one) == live(other)
 }
 
 /// The native pool's workers, made and not started yet.
@@ -117,7 +118,7 @@ impl NativeMade {
 
     /// Starts their loops.
     pub fn start(self, process: &Process) -> Result<Native, Failed> {
-        let NativeMade { settings, roles, ios, processors, patience, waits } = self;
+        let NativeMade { roles, ios, processors, patience, waits, .. } = self;
         let stats = roles.iter().map(|role| Arc::clone(role.stats())).collect();
         let mut posts = vec![];
         for (number, ((role, io), processor)) in roles.into_iter().zip(ios).zip(processors).enumerate() {
@@ -127,7 +128,7 @@ impl NativeMade {
             }
             posts.push(start(worker, format!("worker-{number}"), process)?);
         }
-        Ok(Native { posts, stats, settings })
+        Ok(Native { posts, stats })
     }
 }
 
@@ -136,14 +137,12 @@ impl Native {
         &self.posts[0]
     }
 
-    /// Goes on with these settings, which it can. False if they are the same.
-    pub fn change(&self, new: Settings) -> Result<bool, Failed> {
-        let mut changed = false;
-        for post in &self.posts {
-            let settings = new.clone();
-            changed |= post.call(move |worker, now| worker.role.reconfigure(now, &settings))?;
-        }
-        Ok(changed)
+    /// Goes on with these settings, which it can.
+    pub fn change(&self, new: Settings) -> Result<(), Failed> {
+        let changed = self.primary().call(move |worker, _| worker.role.reconfigure(new))?;
+        changed.map_err(|key| Failed::new(format!("{key} cannot change")))?;
+        // All adopt them in a turn, be there a request or not.
+        self.posts.iter().try_for_each(|post| Ok(post.send(|_, _| ())?))
     }
 
     /// Duplicates of the workers' sockets.
@@ -164,21 +163,32 @@ impl Native {
         for post in &self.posts {
             post.call(|worker, _| worker.pause_all())??;
         }
-        let mut parts = vec![];
+        let mut workers = vec![];
         for post in &self.posts {
-            let (tell, told) = std::sync::mpsc::sync_channel(1);
+            let (tell, told) = sync_channel(2);
             let wait = held.hold();
             post.send(move |worker, now| {
-                let part = worker.settle(&clock).map(|()| worker.role.export(now));
-                let _ = tell.send(part);
-                match wait.recv_timeout(HELD_MAX) {
-                    Ok(Verdict::End) => worker.end(),
-                    Ok(Verdict::Resume) | Err(_) => worker.resume_all(),
+                let _ = tell.send(worker.settle(&clock).map(|()| None));
+                loop {
+                    match wait.recv_timeout(HELD_MAX) {
+                        Ok(Verdict::Tell) => _ = tell.send(Ok(Some(worker.role.export(now)))),
+                        Ok(Verdict::End) => return worker.end(),
+                        Err(_) => return worker.resume_all(),
+                    }
                 }
             })?;
-            parts.push(told.recv_timeout(HELD_MAX).map_err(|_| Gone)??);
+            workers.push(told);
         }
-        Ok(parts)
+        let hear = |told: &Receiver<io::Result<Option<Part>>>| {
+            Ok::<_, Failed>(told.recv_timeout(HELD_MAX).map_err(|_| Gone)??)
+        };
+        // Only when all have stopped does the first one tell.
+        for told in &workers {
+            hear(told)?;
+        }
+        held.all_tell();
+        let parts = workers.iter().map(|told| hear(told)?.ok_or_else(|| Gone.into()));
+        parts.collect()
     }
 
     /// Carries out an order about a server.

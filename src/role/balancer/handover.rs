@@ -274,7 +274,8 @@ impl Balancer {
     }
 
     fn common(&self, primary: &Primary) -> Common {
-        let Shared { settings, instance, epoch, .. } = &*self.shared;
+        let Shared { instance, epoch, .. } = &*self.shared;
+        let settings = self.shared.settings.get();
         let servers = primary.fleet.iter().map(|(slot, server)| (slot.index() as u16, server.clone()));
         let last_addr = |index: u16| {
             let slot = Slot::new(index.into());
@@ -327,7 +328,7 @@ impl Balancer {
         };
         let mut workers: Vec<Balancer> = workers.into_iter().map(go_on).collect();
         if let Some(primary) = workers.first_mut() {
-            primary.go_on_as_primary(&common);
+            primary.go_on_as_primary(now, &common);
         }
         Ok(workers)
     }
@@ -352,18 +353,21 @@ impl Balancer {
                 shared.roster.confirm(slot, member.epoch, from.worker);
             }
         }
-        if let (Some(key), Some(last)) = (&shared.settings.key, from.sealed) {
+        if let (Some(key), Some(last)) = (&shared.settings.get().key, from.sealed) {
             self.sealer = Some(Sealer::going_on(key, last));
         }
     }
 
     /// Takes over the servers of a predecessor.
-    fn go_on_as_primary(&mut self, common: &Common) {
+    fn go_on_as_primary(&mut self, now: Instant, common: &Common) {
         let Some(primary) = &mut self.primary else { return };
         primary.last_turn = common.at;
         primary.scaler.remember(&common.too_few_at);
         primary.orders.go_on(common.orders);
         primary.fleet.remember(&common.away);
+        if common.servers.iter().any(|(_, server)| server.health.state() == State::Up) {
+            primary.slow_start.begin(Instant::ZERO, Duration::ZERO); // those that come now are not the first
+        }
         for (slot, server) in &common.servers {
             primary.fleet.restore(Slot::new(usize::from(*slot)), server.clone());
         }
@@ -373,7 +377,7 @@ impl Balancer {
             let stats = &self.stats.servers[slot.index()];
             stats.id_plus_one.set(u64::from(server.id) + 1);
             stats.state.set(server.health.state() as u64);
-            self.set_leaf(slot);
+            self.set_leaf(now, slot);
         }
     }
 }

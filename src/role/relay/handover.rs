@@ -43,6 +43,7 @@ pub(super) struct KnownServer {
     pub addr: SocketAddr,
     pub health: Health,
     pub standing: Standing,
+    pub slow_since: Option<Instant>,
 }
 
 impl Relay {

@@ -202,7 +202,7 @@ fn what_an_operator_said_and_what_failed_is_known_to_the_successor() {
     let (slot, server) = new.balancer.fleet().unwrap().iter().next().unwrap();
     assert_eq!((server.weight, server.health.state()), (7, State::Disabled));
     assert!(!new.balancer.can_serve() && !new.balancer.tree().is_choosable(slot));
-    new.balancer.remove(slot, "for this test");
+    new.balancer.remove(NOW, slot, "for this test");
     let mut third = successor(&mut new);
     assert!(third.balancer.order(NOW, 1, Order::Enable).is_ok(), "one that is away is known, too");
     assert_eq!(third.balancer.order(NOW, 2, Order::Enable), Err(Refused::UnknownServer));

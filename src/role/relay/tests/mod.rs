@@ -4,6 +4,7 @@ use super::*;
 
 pub(super) mod bench;
 mod dns;
+mod flapping;
 mod flows;
 mod front;
 mod fuzz;
@@ -12,5 +13,7 @@ mod health;
 mod members;
 mod model;
 mod orders;
+mod reconfigure;
 mod requests;
+mod slow_start;
 mod workers;
