@@ -42,6 +42,8 @@ pub struct Server {
     pub standing: Standing,
     /// Whether it has said that it stops: it leaves when it has nothing more to do.
     pub is_stopping: bool,
+    /// Since when it has been getting less than its share, if it does: it has just come up.
+    pub slow_since: Option<Instant>,
 }
 
 impl Server {
@@ -121,6 +123,14 @@ impl Fleet {
         &self.rules
     }
 
+    /// Judges its servers, and later ones, by other rules.
+    pub fn set_rules(&mut self, rules: Rules) {
+        self.rules = rules;
+        for server in self.slots.iter_mut().flatten() {
+            server.limits = Limits::for_interval(server.interval, &rules);
+        }
+    }
+
     /// Admits a server whose address was proved by a nonce.
     ///
     /// A server that restarts takes over the slot of its id, if the old one is at the same address (so it
@@ -180,6 +190,7 @@ impl Fleet {
             stamp,
             standing,
             is_stopping: false,
+            slow_since: None,
         });
         Admission::New { slot, replaced_foreign: old.map_or(0, |old| old.foreign) }
     }

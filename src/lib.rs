@@ -10,8 +10,8 @@
 //! bin -> daemon -> { role, io, config, logging, status }
 //! bin -> load -> { role, io, daemon::signals }
 //! client, server (the public library) -> { role, io }
-//! role -> { wire, select, crew, fleet, roster, estimate, health, remembered, operator, retry, scale, stats, batch,
-//!           time, rng, dns, access, aged, proxy_protocol }
+//! role -> { wire, select, crew, fleet, roster, estimate, health, remembered, slow_start, operator, retry, scale,
+//!           stats, batch, time, rng, dns, access, aged, proxy_protocol }
 //! io -> { batch, time }
 //! handover -> time
 //! ```
@@ -31,6 +31,7 @@ pub mod config;
 pub mod crew;
 pub mod daemon;
 pub mod dns;
+pub mod doctor;
 pub mod drop_reason;
 pub mod estimate;
 pub mod fleet;
@@ -51,6 +52,7 @@ pub mod scale;
 pub mod select;
 pub mod server;
 pub mod service;
+pub mod slow_start;
 pub mod state_dir;
 pub mod stats;
 pub mod status;

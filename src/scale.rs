@@ -1,22 +1,24 @@
-//! How many servers there should be. Pure: samples in, decisions out.
+//! How many servers there should be. Pure: samples in, decisions out, each with its reason.
 //!
 //! ```text
 //! load = (outstanding + waiting + shed in the window) / servers up
 //! grow    when the mean load over `grow_after` is above 0.9 x threshold
-//! shrink  when the same load on one server fewer stays below 0.5 x threshold for all of `shrink_after`
+//! shrink  when the same load on fewer servers stays below 0.5 x threshold for all of `shrink_after`
 //! ```
 //!
 //! A queue length says little about *why* it is short, so a pool that is too small at some request rate
 //! and idle one server larger would flap for ever. Therefore the scaler remembers at which rate n servers
 //! were not enough, and goes back to n only when the rate has fallen well below it.
-//! No data is not zero load: without servers up, or without samples for a whole window, it holds.
+//! No data is not zero load: without servers up, with a silent one, or without samples for a whole window, it does not
+//! shrink.
 
+use std::fmt;
 use std::time::Duration;
 
 use crate::time::Instant;
 
 /// When to grow and shrink.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Policy {
     /// Requests per server that are thought to be too many (`server_scaling_threshold`).
     pub threshold: f64,
@@ -24,8 +26,14 @@ pub struct Policy {
     pub grow_after: Duration,
     /// How long the load must be low.
     pub shrink_after: Duration,
-    /// The least time between two decisions.
-    pub cool_down: Duration,
+    /// The least time from a decision to the next one to grow.
+    pub grow_cool_down: Duration,
+    /// The least time from a decision to the next one to shrink.
+    pub shrink_cool_down: Duration,
+    /// Servers that one decision adds at most; `None` = as many as there are.
+    pub grow_max: Option<u32>,
+    /// Servers that one decision removes at most; at least 1.
+    pub shrink_max: u32,
     /// Never fewer servers.
     pub min: u32,
     /// Never more servers.
@@ -43,6 +51,8 @@ pub struct Sample {
     pub arrived: u64,
     /// Servers that take traffic.
     pub up: u32,
+    /// Servers that should be heard of and are not.
+    pub silent: u32,
 }
 
 /// What to do.
@@ -57,11 +67,128 @@ pub enum Decision {
         /// The load that says so.
         load: f64,
     },
-    /// One server is too many.
+    /// `target` servers would do.
     Shrink {
-        /// The load that says so.
+        /// How many.
+        target: u32,
+        /// The load that they would have.
         load: f64,
     },
+}
+
+/// Why the number of servers is changed, or is not.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Why {
+    /// Nobody takes traffic, so there is nothing to measure.
+    NoServer,
+    /// No window has passed yet since the number of servers has changed.
+    NoDataYet,
+    /// Neither too many nor too few.
+    Right {
+        /// The load.
+        load: f64,
+        /// Servers up.
+        up: u32,
+    },
+    /// Too few.
+    Grow {
+        /// The load.
+        load: f64,
+        /// What it is above of.
+        above: f64,
+        /// For so long.
+        after: Duration,
+        /// Servers up.
+        up: u32,
+        /// Servers there shall be.
+        target: u32,
+    },
+    /// Too few, and there may be no more.
+    AtMax {
+        /// The load.
+        load: f64,
+        /// What it is above of.
+        above: f64,
+        /// The most.
+        max: u32,
+    },
+    /// Too many.
+    Shrink {
+        /// The load that `target` servers would have.
+        load: f64,
+        /// What it is below of.
+        below: f64,
+        /// For so long.
+        after: Duration,
+        /// Servers there shall be.
+        target: u32,
+    },
+    /// Too many, and there may be no fewer.
+    AtMin {
+        /// The fewest.
+        min: u32,
+    },
+    /// Too many, but with some silent that is not known.
+    Silent(u32),
+    /// Too many by the queues, but so many were too few at this rate before.
+    TooFewBefore {
+        /// So many.
+        servers: u32,
+        /// Requests a second that they could not carry.
+        rate: f64,
+    },
+    /// Too few or too many, but the last decision was a moment ago.
+    CoolingDown(Duration),
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let servers = |n: u32| if n == 1 { "1 server".to_owned() } else { format!("{n} servers") };
+        match *self {
+            Why::NoServer => f.write_str("no server takes traffic"),
+            Why::NoDataYet => f.write_str("not enough data yet"),
+            Why::Right { load, up } => write!(f, "load {load:.2} is right for {}", servers(up)),
+            Why::Grow { load, above, after, up, target } => {
+                let up = servers(up);
+                write!(f, "load {load:.2} above {above:.2} for {after:?} at {up}: grow to {target}")
+            }
+            Why::AtMax { load, above, max } => {
+                write!(f, "load {load:.2} above {above:.2}, but at max = {max}")
+            }
+            Why::Shrink { load, below, after, target } => {
+                let on = servers(target);
+                write!(f, "load {load:.2} below {below:.2} on {on} for {after:?}: shrink to {target}")
+            }
+            Why::AtMin { min } => write!(f, "at min = {min}"),
+            Why::Silent(n) => write!(
+                f,
+                "{} silent: no data",
+                if n == 1 { "1 server is".to_owned() } else { format!("{n} servers are") }
+            ),
+            Why::TooFewBefore { servers: n, rate } => {
+                let were = if n == 1 { "was" } else { "were" };
+                write!(f, "{} {were} too few at {rate:.0} requests/s before", servers(n))
+            }
+            Why::CoolingDown(left) => write!(f, "cooling down for {:.1} s", left.as_secs_f64()),
+        }
+    }
+}
+
+/// What the scaler thinks of the pool at present.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Outlook {
+    /// Requests per server, over `grow_after`; 0 without data.
+    pub load: f64,
+    /// Servers that take traffic.
+    pub up: u32,
+    /// Servers there shall be: what was decided, until it is so or that was long ago.
+    pub wanted: u32,
+    /// Never fewer servers.
+    pub min: u32,
+    /// Never more servers.
+    pub max: u32,
+    /// Why so many.
+    pub why: Why,
 }
 
 /// Buckets of a window.
@@ -129,6 +256,14 @@ impl Window {
     }
 }
 
+/// A decision that was made.
+#[derive(Clone, Copy, Debug)]
+struct Decided {
+    at: Instant,
+    target: u32,
+    why: Why,
+}
+
 /// Watches the load and decides.
 #[derive(Clone, Debug)]
 pub struct Scaler {
@@ -136,8 +271,8 @@ pub struct Scaler {
     high: Window,
     low: Window,
     last: Option<Sample>,
-    up: u32,
-    not_before: Instant,
+    decided: Option<Decided>,
+    outlook: Outlook,
     rate: Rate,
     /// The highest request rate per second that n servers could not carry, by n.
     too_few_at: Vec<f64>,
@@ -163,66 +298,138 @@ impl Rate {
 
 impl Scaler {
     /// A scaler that has seen nothing yet.
-    pub fn new(policy: Policy, now: Instant) -> Self {
+    pub fn new(policy: Policy) -> Self {
+        let Policy { min, max, .. } = policy;
         Scaler {
             policy,
             high: Window::new(policy.grow_after),
             low: Window::new(policy.shrink_after),
             last: None,
-            up: 0,
-            not_before: now,
+            decided: None,
+            outlook: Outlook { load: 0.0, up: 0, wanted: 0, min, max, why: Why::NoServer },
             rate: Rate::default(),
             too_few_at: vec![0.0; policy.max as usize + 1],
         }
     }
 
-    /// Takes a sample and decides. Called at every tick; a decision is given once and then rests for
-    /// the cool-down.
+    /// What it thinks at present.
+    pub fn outlook(&self) -> Outlook {
+        self.outlook
+    }
+
+    /// Decides by another policy from now on. What was measured over other windows says nothing.
+    pub fn set_policy(&mut self, policy: Policy) {
+        let (grow, shrink) = (self.policy.grow_after, self.policy.shrink_after);
+        if policy.grow_after != grow {
+            self.high = Window::new(policy.grow_after);
+        }
+        if policy.shrink_after != shrink {
+            self.low = Window::new(policy.shrink_after);
+        }
+        if policy.threshold != self.policy.threshold {
+            self.too_few_at.fill(0.0); // it was too few by another measure
+        }
+        self.too_few_at.resize(policy.max as usize + 1, 0.0);
+        self.policy = policy;
+    }
+
+    /// Takes a sample and decides. Called at every tick; a decision is given once, and then time passes before the next.
     pub fn observe(&mut self, now: Instant, sample: Sample) -> Decision {
         let shed = self.last.map_or(0, |last| sample.shed.saturating_sub(last.shed));
-        self.last = Some(sample);
-        self.rate.add(now, sample.arrived);
-        if sample.up != self.up {
+        let up = sample.up;
+        if self.last.is_none_or(|last| last.up != up) {
             // Other servers, other load: what was measured before says nothing.
-            self.up = sample.up;
             self.high.clear();
             self.low.clear();
         }
-        if sample.up == 0 {
-            return Decision::Hold;
+        self.last = Some(sample);
+        self.rate.add(now, sample.arrived);
+        if up > 0 {
+            let requests = (sample.outstanding + shed) as f64;
+            self.high.add(now, requests / f64::from(up));
+            self.low.add(now, requests / f64::from((up - 1).max(1)));
         }
-        let requests = (sample.outstanding + shed) as f64;
-        self.high.add(now, requests / f64::from(sample.up));
-        self.low.add(now, requests / f64::from((sample.up - 1).max(1)));
-        if now < self.not_before {
-            return Decision::Hold;
+        if sample.silent > 0 {
+            // What its queue was meanwhile will never be known.
+            self.low.clear();
         }
-        let decision = self.decide(sample.up);
-        if decision != Decision::Hold {
-            self.not_before = now + self.policy.cool_down;
+        let why = self.judge(now, sample);
+        let decision = match why {
+            Why::Grow { load, target, .. } => Decision::Grow { target, load },
+            Why::Shrink { load, target, .. } => Decision::Shrink { target, load },
+            _ => Decision::Hold,
+        };
+        if let Decision::Grow { target, .. } | Decision::Shrink { target, .. } = decision {
+            self.decided = Some(Decided { at: now, target, why });
         }
+        let under_way = self.decided.filter(|decided| {
+            let rest = self.policy.grow_cool_down.max(self.policy.shrink_cool_down);
+            let is_there = match decided.why {
+                Why::Shrink { target, .. } => up <= target,
+                _ => up >= decided.target,
+            };
+            !is_there && now < decided.at + rest
+        });
+        self.outlook = Outlook {
+            load: self.high.mean().unwrap_or(0.0),
+            up,
+            wanted: under_way.map_or(up, |decided| decided.target),
+            why: under_way.map_or(why, |decided| decided.why),
+            ..self.outlook
+        };
         decision
     }
 
-    fn decide(&mut self, up: u32) -> Decision {
+    fn judge(&mut self, now: Instant, Sample { up, silent, .. }: Sample) -> Why {
         let Policy { threshold, min, max, .. } = self.policy;
-        let grow_above = 0.9 * threshold;
-        if let Some(load) = self.high.mean().filter(|&load| load > grow_above && up < max) {
+        let (above, below) = (0.9 * threshold, 0.5 * threshold);
+        if up == 0 {
+            return Why::NoServer;
+        }
+        let load = self.high.mean();
+        if let Some(load) = load.filter(|&load| load > above) {
+            if up >= max {
+                return Why::AtMax { load, above, max };
+            }
+            if let Some(left) = self.rests(now, self.policy.grow_cool_down) {
+                return Why::CoolingDown(left);
+            }
             let too_few_at = &mut self.too_few_at[up as usize];
             *too_few_at = too_few_at.max(self.rate.per_second);
-            let wanted = (f64::from(up) * load / grow_above).ceil() as u32;
-            return Decision::Grow { target: wanted.clamp(up + 1, (up * 2).min(max)), load };
+            let wanted = (f64::from(up) * load / above).ceil() as u32;
+            let most = up.saturating_add(self.policy.grow_max.unwrap_or(up)).min(max);
+            let target = wanted.clamp(up + 1, most);
+            return Why::Grow { load, above, after: self.policy.grow_after, up, target };
         }
-        let carried = |n: u32| {
-            let too_few_at = self.too_few_at.get(n as usize).copied().unwrap_or(0.0);
-            too_few_at == 0.0 || self.rate.per_second < RETURN_BELOW * too_few_at
-        };
-        match self.low.max() {
-            Some(load) if up > min && up > 1 && load < 0.5 * threshold && carried(up - 1) => {
-                Decision::Shrink { load }
-            }
-            _ => Decision::Hold,
+        if silent > 0 {
+            return Why::Silent(silent);
         }
+        let Some(load) = load else { return Why::NoDataYet };
+        let Some(low) = self.low.max().filter(|&low| low < below) else { return Why::Right { load, up } };
+        let least = min.max(1);
+        if up <= least {
+            return Why::AtMin { min: least };
+        }
+        let rate = self.rate.per_second;
+        let too_few_at = |n: u32| self.too_few_at.get(n as usize).copied().unwrap_or(0.0);
+        let carried = |n: u32| too_few_at(n) == 0.0 || rate < RETURN_BELOW * too_few_at(n);
+        if !carried(up - 1) {
+            return Why::TooFewBefore { servers: up - 1, rate: too_few_at(up - 1) };
+        }
+        if let Some(left) = self.rests(now, self.policy.shrink_cool_down) {
+            return Why::CoolingDown(left);
+        }
+        let load_on = |n: u32| low * f64::from(up - 1) / f64::from(n);
+        let fewest = up.saturating_sub(self.policy.shrink_max.max(1)).max(least);
+        let fits = (fewest..up).rev().take_while(|&n| load_on(n) < below && carried(n));
+        let target = fits.last().unwrap_or(up - 1);
+        Why::Shrink { load: load_on(target), below, after: self.policy.shrink_after, target }
+    }
+
+    /// How long it still is to the next decision, if not now.
+    fn rests(&self, now: Instant, cool_down: Duration) -> Option<Duration> {
+        let until = self.decided?.at + cool_down;
+        (now < until).then(|| until.since(now))
     }
 }
 
@@ -234,7 +441,10 @@ mod tests {
         threshold: 5.0,
         grow_after: Duration::from_millis(500),
         shrink_after: Duration::from_secs(3),
-        cool_down: Duration::from_secs(1),
+        grow_cool_down: Duration::from_secs(1),
+        shrink_cool_down: Duration::from_secs(1),
+        grow_max: None,
+        shrink_max: 1,
         min: 1,
         max: 16,
     };
@@ -252,8 +462,7 @@ mod tests {
             *clock += 10;
             let decision = scaler.observe(Instant::from_nanos(*clock * 1_000_000), sample(*up, *clock));
             match decision {
-                Decision::Grow { target, .. } => *up = target,
-                Decision::Shrink { .. } => *up -= 1,
+                Decision::Grow { target, .. } | Decision::Shrink { target, .. } => *up = target,
                 Decision::Hold => continue,
             }
             decisions.push(decision);
@@ -262,12 +471,12 @@ mod tests {
     }
 
     fn outstanding(n: u64) -> impl FnMut(u32, u64) -> Sample {
-        move |up, ms| Sample { outstanding: n, shed: 0, arrived: ms, up }
+        move |up, ms| Sample { outstanding: n, shed: 0, arrived: ms, up, silent: 0 }
     }
 
     #[test]
     fn it_grows_until_the_load_is_below_the_threshold_and_no_further() {
-        let (mut s, mut clock, mut up) = (Scaler::new(POLICY, Instant::ZERO), 0, 1);
+        let (mut s, mut clock, mut up) = (Scaler::new(POLICY), 0, 1);
         run(&mut s, &mut clock, &mut up, 20_000, outstanding(18));
         assert!((4..=8).contains(&up), "{up} servers for 18 requests");
         let quiet = run(&mut s, &mut clock, &mut up, 20_000, outstanding(18));
@@ -276,7 +485,7 @@ mod tests {
 
     #[test]
     fn a_short_peak_is_no_reason_to_grow() {
-        let (mut s, mut clock, mut up) = (Scaler::new(POLICY, Instant::ZERO), 0, 2);
+        let (mut s, mut clock, mut up) = (Scaler::new(POLICY), 0, 2);
         for _ in 0..20 {
             run(&mut s, &mut clock, &mut up, 100, outstanding(20));
             run(&mut s, &mut clock, &mut up, 900, outstanding(4));
@@ -286,8 +495,8 @@ mod tests {
 
     #[test]
     fn it_shrinks_one_by_one_to_the_minimum_when_the_load_has_gone() {
-        let (mut s, mut clock, mut up) = (Scaler::new(Policy { min: 2, ..POLICY }, Instant::ZERO), 0, 6);
-        let gone = |up, _| Sample { outstanding: 0, shed: 0, arrived: 0, up };
+        let (mut s, mut clock, mut up) = (Scaler::new(Policy { min: 2, ..POLICY }), 0, 6);
+        let gone = |up, _| Sample { outstanding: 0, shed: 0, arrived: 0, up, silent: 0 };
         let decisions = run(&mut s, &mut clock, &mut up, 30_000, gone);
         assert_eq!((up, decisions.len()), (2, 4));
         assert_eq!(run(&mut s, &mut clock, &mut up, 30_000, gone), []);
@@ -295,7 +504,7 @@ mod tests {
 
     #[test]
     fn no_servers_and_no_samples_are_no_reason_to_do_anything() {
-        let (mut s, mut clock, mut up) = (Scaler::new(POLICY, Instant::ZERO), 0, 0);
+        let (mut s, mut clock, mut up) = (Scaler::new(POLICY), 0, 0);
         assert_eq!(run(&mut s, &mut clock, &mut up, 10_000, outstanding(0)), []);
         up = 4;
         for _ in 0..10 {
@@ -305,12 +514,28 @@ mod tests {
     }
 
     #[test]
+    fn another_policy_counts_at_once() {
+        let (mut s, mut clock, mut up) = (Scaler::new(POLICY), 0, 4);
+        assert_eq!(run(&mut s, &mut clock, &mut up, 20_000, outstanding(14)), []);
+        s.set_policy(Policy { threshold: 2.0, max: 64, grow_after: Duration::from_secs(5), ..POLICY });
+        assert_eq!(run(&mut s, &mut clock, &mut up, 4_500, outstanding(14)), [], "a window of five seconds");
+        assert_eq!(run(&mut s, &mut clock, &mut up, 1_000, outstanding(14)).len(), 1);
+        up = 60;
+        run(&mut s, &mut clock, &mut up, 20_000, outstanding(500));
+        assert_eq!(up, 64, "room for more");
+        s.set_policy(Policy { max: 8, ..POLICY });
+        let gone = |up, _| Sample { outstanding: 0, shed: 0, arrived: 0, up, silent: 0 };
+        run(&mut s, &mut clock, &mut up, 300_000, gone);
+        assert_eq!(up, 1);
+    }
+
+    #[test]
     fn shed_requests_count_as_load() {
-        let (mut s, mut clock, mut up) = (Scaler::new(POLICY, Instant::ZERO), 0, 1);
+        let (mut s, mut clock, mut up) = (Scaler::new(POLICY), 0, 1);
         let mut shed = 0;
         run(&mut s, &mut clock, &mut up, 2_000, |up, ms| {
             shed += 10;
-            Sample { outstanding: 1, shed, arrived: ms, up }
+            Sample { outstanding: 1, shed, arrived: ms, up, silent: 0 }
         });
         assert!(up > 1);
     }
@@ -318,16 +543,143 @@ mod tests {
     /// M/M/n-like: one server is hopeless at this rate, two are nearly idle.
     #[test]
     fn a_pool_that_was_too_small_at_this_rate_is_not_shrunk_to_it_again() {
-        let (mut s, mut clock, mut up) = (Scaler::new(POLICY, Instant::ZERO), 0, 1);
-        let cliff =
-            |up, ms: u64| Sample { outstanding: if up == 1 { 9 } else { 1 }, shed: 0, arrived: ms, up };
+        let (mut s, mut clock, mut up) = (Scaler::new(POLICY), 0, 1);
+        let cliff = |up, ms: u64| Sample {
+            outstanding: if up == 1 { 9 } else { 1 },
+            shed: 0,
+            arrived: ms,
+            up,
+            silent: 0,
+        };
         let decisions = run(&mut s, &mut clock, &mut up, 120_000, cliff);
         assert_eq!((up, decisions.len()), (2, 1), "{decisions:?}");
         let mut arrived = 1_000_000;
         run(&mut s, &mut clock, &mut up, 20_000, |up, _| {
             arrived += 3; // a third of the rate
-            Sample { outstanding: 0, shed: 0, arrived, up }
+            Sample { outstanding: 0, shed: 0, arrived, up, silent: 0 }
         });
         assert_eq!(up, 1);
+    }
+
+    #[test]
+    fn one_decision_adds_and_removes_no_more_than_its_step() {
+        for (grow_max, shrink_max, expected) in [
+            (None, 1, [2, 4, 8, 7, 6, 5]),
+            (Some(1), 2, [2, 3, 4, 2, 1, 1]),
+            (Some(5), 100, [6, 11, 16, 1, 1, 1]),
+        ] {
+            let policy = Policy { grow_max, shrink_max, ..POLICY };
+            let (mut s, mut clock, mut up) = (Scaler::new(policy), 0, 1);
+            let mut sizes = vec![];
+            let mut after_one = |outstanding: u64, s: &mut Scaler, up: &mut u32| {
+                for _ in 0..10_000 {
+                    let decided =
+                        run(s, &mut clock, up, 10, |up, _| Sample { outstanding, up, ..Sample::default() });
+                    if !decided.is_empty() {
+                        break;
+                    }
+                }
+                sizes.push(*up);
+            };
+            (0..3).for_each(|_| after_one(1_000, &mut s, &mut up));
+            (0..3).for_each(|_| after_one(0, &mut s, &mut up));
+            assert_eq!(sizes, expected, "at most {grow_max:?} more and {shrink_max} fewer");
+        }
+    }
+
+    #[test]
+    fn as_many_are_removed_as_the_load_allows() {
+        let policy = Policy { shrink_max: 100, ..POLICY };
+        let (mut s, mut clock, mut up) = (Scaler::new(policy), 0, 10);
+        // 9 requests: 2.25 on four servers, 3 on three; below 2.5 is wanted.
+        let decisions = run(&mut s, &mut clock, &mut up, 4_000, outstanding(9));
+        assert_eq!(decisions, [Decision::Shrink { target: 4, load: 2.25 }]);
+    }
+
+    #[test]
+    fn each_way_has_its_own_cool_down_from_the_last_decision_on() {
+        let ms = Duration::from_millis;
+        let policy = Policy {
+            grow_after: ms(100),
+            shrink_after: ms(100),
+            grow_cool_down: ms(400),
+            shrink_cool_down: ms(2_000),
+            ..POLICY
+        };
+        let (mut s, mut clock, mut up) = (Scaler::new(policy), 0, 4);
+        let at = |s: &mut Scaler, clock: &mut u64, up: &mut u32, n: u64| {
+            for _ in 0..1_000 {
+                if !run(s, clock, up, 10, outstanding(n)).is_empty() {
+                    break;
+                }
+            }
+            *clock
+        };
+        let first = at(&mut s, &mut clock, &mut up, 100);
+        assert_eq!(up, 8);
+        assert_eq!(at(&mut s, &mut clock, &mut up, 100) - first, 400);
+        let second = clock;
+        assert_eq!(at(&mut s, &mut clock, &mut up, 0) - second, 2_000);
+        assert_eq!(up, 15);
+        let third = clock;
+        assert_eq!(at(&mut s, &mut clock, &mut up, 100) - third, 400);
+    }
+
+    #[test]
+    fn with_a_silent_server_it_grows_but_does_not_shrink() {
+        let (mut s, mut clock, mut up) = (Scaler::new(POLICY), 0, 4);
+        let silent = |up, ms| Sample { silent: 1, ..outstanding(0)(up, ms) };
+        assert_eq!(run(&mut s, &mut clock, &mut up, 20_000, silent), []);
+        assert_eq!(s.outlook().why, Why::Silent(1));
+        let quiet = run(&mut s, &mut clock, &mut up, 2_600, outstanding(0));
+        assert_eq!(quiet, [], "a whole window without it being silent has to pass first");
+        assert_eq!(run(&mut s, &mut clock, &mut up, 400, outstanding(0)).len(), 1);
+        let busy = |up, ms| Sample { silent: 1, ..outstanding(100)(up, ms) };
+        assert!(matches!(run(&mut s, &mut clock, &mut up, 2_000, busy)[0], Decision::Grow { .. }));
+    }
+
+    #[test]
+    fn every_decision_and_every_hold_has_its_reason_in_words() {
+        let ms = Duration::from_millis;
+        let policy = Policy { max: 8, grow_cool_down: ms(3_000), ..POLICY };
+        let (mut s, mut clock, mut up) = (Scaler::new(policy), 0, 0);
+        let mut told = |s: &mut Scaler, up: &mut u32, time: u64, n: u64| {
+            run(s, &mut clock, up, time, outstanding(n));
+            let Outlook { up, wanted, why, .. } = s.outlook();
+            format!("{up} of {wanted}: {why}")
+        };
+        assert_eq!(told(&mut s, &mut up, 100, 0), "0 of 0: no server takes traffic");
+        up = 3;
+        assert_eq!(told(&mut s, &mut up, 100, 15), "3 of 3: not enough data yet");
+        assert_eq!(told(&mut s, &mut up, 900, 12), "3 of 3: load 4.00 is right for 3 servers");
+        for _ in 0..60 {
+            told(&mut s, &mut up, 10, 15);
+            if up > 3 {
+                break;
+            }
+        }
+        let grown = s.outlook();
+        assert_eq!((grown.up, grown.wanted, grown.min, grown.max), (3, 4, 1, 8));
+        let why = grown.why.to_string();
+        assert!(why.starts_with("load 4.") && why.ends_with(" above 4.50 for 500ms at 3 servers: grow to 4"));
+        assert_eq!(told(&mut s, &mut up, 100, 19), "4 of 4: not enough data yet");
+        assert_eq!(told(&mut s, &mut up, 900, 19), "4 of 4: cooling down for 2.0 s");
+        up = 8;
+        assert_eq!(told(&mut s, &mut up, 600, 64), "8 of 8: load 8.00 above 4.50, but at max = 8");
+        assert_eq!(told(&mut s, &mut up, 1_000, 8), "8 of 8: load 1.00 is right for 8 servers");
+        for _ in 0..300 {
+            told(&mut s, &mut up, 10, 8);
+            if up < 8 {
+                break;
+            }
+        }
+        let shrunk = s.outlook();
+        assert_eq!((shrunk.up, shrunk.wanted), (8, 7));
+        assert_eq!(shrunk.why.to_string(), "load 1.14 below 2.50 on 7 servers for 3s: shrink to 7");
+        up = 1;
+        assert_eq!(told(&mut s, &mut up, 4_000, 0), "1 of 1: at min = 1");
+        assert_eq!(Why::Silent(2).to_string(), "2 servers are silent: no data");
+        let before = Why::TooFewBefore { servers: 1, rate: 511.6 };
+        assert_eq!(before.to_string(), "1 server was too few at 512 requests/s before");
     }
 }

@@ -244,7 +244,9 @@ fn servers_are_added_under_load_and_removed_after_it_and_no_request_is_lost() {
     assert!(stopped.contains("draining") && stopped.contains("left=0"), "{stopped}");
     let balancer_log = site.log("balancer/balancer.log");
     assert!(
-        balancer_log.contains("scaling: grow to ") && balancer_log.contains("scaling: shrink: stop server 1")
+        balancer_log.contains(" above 4.50 for 200ms at 1 server: grow to 2")
+            && balancer_log.contains(" below 2.50 on 1 server for 400ms: shrink to 1"),
+        "{balancer_log}"
     );
     controller.signal(libc::SIGTERM);
     let finished = controller.finish();

@@ -10,8 +10,11 @@ pub use networks::Networks;
 pub use sketch::Sketch;
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
+
+use crate::time::Instant;
 
 /// The networks whose sources are served.
 #[derive(Clone, Debug)]
@@ -30,6 +33,22 @@ impl Access {
     /// Whether this source is served.
     pub fn admits(&self, source: IpAddr) -> bool {
         !self.deny.contains(source) && self.allow.as_ref().is_none_or(|allow| allow.contains(source))
+    }
+}
+
+/// Who is let in, and how often. Cheap to copy.
+#[derive(Clone, Debug)]
+pub struct Gate {
+    /// Who may send.
+    pub access: Arc<Access>,
+    /// How much a source may send.
+    pub sketch: Option<Arc<Sketch>>,
+}
+
+impl Gate {
+    /// Whether one request of this source is let in; if so it is counted.
+    pub fn admits(&self, source: IpAddr, now: Instant) -> bool {
+        self.access.admits(source) && self.sketch.as_ref().is_none_or(|sketch| sketch.allow(source, now))
     }
 }
 

@@ -1,22 +1,24 @@
-//! What readers follow: server-sent events.
+//! What readers follow: server-sent events, and the history that a new reader begins with.
 //!
 //! There is no queue for a reader. Each asks for the next piece when it has taken the last one: entries after its number
 //! from the one log, or the newest status. So one that stalls skips what it did not read, and holds one piece.
 
 use std::convert::Infallible;
 use std::fmt::Write;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::body::{Body, Bytes};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::MissedTickBehavior;
 
 use super::Control;
-use crate::status::Status;
+use crate::status::{History, Status};
 
 /// Readers of events at a time.
 pub(super) const READERS_MAX: usize = 64;
+/// Entries in a piece at most.
+const PIECE_MAX: usize = 16;
 /// How often readers get the status.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -25,6 +27,7 @@ pub(super) struct Live {
     control: Arc<dyn Control>,
     /// The newest status as a server-sent event, made once for all.
     newest: watch::Sender<Bytes>,
+    history: Mutex<History>,
     readers: Arc<Semaphore>,
     stop: watch::Receiver<bool>,
 }
@@ -32,7 +35,7 @@ pub(super) struct Live {
 impl Live {
     pub fn new(control: Arc<dyn Control>, stop: watch::Receiver<bool>) -> Self {
         let readers = Arc::new(Semaphore::new(READERS_MAX));
-        Live { control, newest: watch::Sender::default(), readers, stop }
+        Live { control, newest: watch::Sender::default(), history: Mutex::default(), readers, stop }
     }
 
     /// Runs for ever: what is due each second.
@@ -42,10 +45,21 @@ impl Live {
         loop {
             ticks.tick().await;
             let status = self.control.status();
+            let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            self.history
+                .lock()
+                .expect("no panic while it is held")
+                .add(since_1970.as_millis() as u64, &status);
             if self.newest.receiver_count() > 0 {
                 self.newest.send_replace(status_event(&status));
             }
         }
+    }
+
+    /// The last ten minutes as JSON.
+    pub fn history(&self) -> String {
+        let history = self.history.lock().expect("no panic while it is held").clone();
+        serde_json::to_string(&history).expect("plain fields become JSON")
     }
 
     /// A reader's events from now on, after those that are still kept: all, or those after the one that it names as its last. `None`
@@ -93,7 +107,8 @@ impl Reader {
     /// The next piece; `None` at the end.
     async fn next(&mut self) -> Option<Bytes> {
         loop {
-            let entries = self.live.control.events().after(self.last);
+            let mut entries = self.live.control.events().after(self.last);
+            entries.truncate(PIECE_MAX);
             if let Some(newest) = entries.last() {
                 self.last = newest.number;
                 let mut piece = String::new();

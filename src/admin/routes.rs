@@ -66,6 +66,7 @@ pub(super) fn router(app: App) -> Router {
         .route("/healthz", get(|| async { text(StatusCode::OK, "ok\n") }))
         .route("/readyz", get(ready))
         .route("/api/status", get(status))
+        .route("/api/history", get(history))
         .route("/api/events", get(events))
         .merge(changes)
         .fallback(unknown)
@@ -138,6 +139,10 @@ async fn ready(State(app): State<App>) -> Response {
 
 async fn status(State(app): State<App>) -> Response {
     Json(&*app.control.status()).into_response()
+}
+
+async fn history(State(app): State<App>) -> Response {
+    ([(CONTENT_TYPE, HeaderValue::from_static("application/json"))], app.live.history()).into_response()
 }
 
 /// What may stand behind the `?`.

@@ -16,6 +16,7 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
+use tokio_io_timeout::TimeoutStream;
 use tracing::warn;
 
 use super::Control;
@@ -30,6 +31,8 @@ const CONNECTIONS_MAX: usize = 128;
 const HEAD_TIME_MAX: Duration = Duration::from_secs(5);
 /// Bytes that a connection holds in each direction, and so of a head.
 const BUFFER_SIZE: usize = 16 * 1024;
+/// Bytes that the kernel holds for a reader (it doubles them for its own needs).
+const KERNEL_BUFFER_SIZE: usize = 128 * 1024;
 /// How long a reader may let data lie before its connection ends.
 const STALLED_TIME_MAX: Duration = Duration::from_secs(10);
 /// Threads for what has to wait for the data path.
@@ -127,9 +130,11 @@ async fn accept(listener: TcpListener, router: Router, mut stop: watch::Receiver
 async fn serve_one(stream: TcpStream, router: Router, mut stop: watch::Receiver<bool>) {
     let Ok(local) = stream.local_addr() else { return };
     let socket = socket2::SockRef::from(&stream);
-    if socket.set_tcp_user_timeout(Some(STALLED_TIME_MAX)).is_err() || socket.set_tcp_nodelay(true).is_err() {
+    if socket.set_tcp_nodelay(true).and(socket.set_send_buffer_size(KERNEL_BUFFER_SIZE)).is_err() {
         return; // it is gone already
     }
+    let mut stream = Box::pin(TimeoutStream::new(stream));
+    stream.as_mut().set_write_timeout_pinned(Some(STALLED_TIME_MAX));
     let service = TowerToHyperService::new(router.layer(Extension(Local(local))));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())

@@ -4,8 +4,9 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use super::pools::{Affinity, Check, DatagramPool, PoolServer, ProxyProtocol, Speaks, Target};
-use super::{Config, probe};
+use super::{Config, PoolRun, Run, probe};
 use crate::health::Rules;
+use crate::scale::Policy;
 use crate::wire::ReplyPath;
 
 /// The rest of a port and a server that the configuration does not state, at least (`pools[].hold`).
@@ -81,18 +82,10 @@ fn native(config: &Config, plan: &mut Plan) {
     );
     line("health", rules(&pool.health));
     line("controller", format!("on {}", config.controller));
-    let ports = format!("ports {} to {}", server.ports.start, server.ports.end - 1);
-    line(
-        "servers",
-        format!(
-            "{} to begin with ({} to {}), ids from {}, {ports}",
-            server.count, server.min, server.max, server.start_id
-        ),
-    );
+    line("servers", servers(&server.run));
     let serve =
         server.service.map_or("echo at once".to_owned(), |s| format!("{s}, {} at a time", server.workers));
-    let command = server.command.as_ref().map_or("lbd server".to_owned(), |words| words.join(" "));
-    line("", format!("started as: {command}"));
+    line("", format!("started as: {}", command(&server.run)));
     let report = humantime::format_duration(server.interval);
     line(
         "",
@@ -101,19 +94,9 @@ fn native(config: &Config, plan: &mut Plan) {
             server.queue_capacity, server.weight
         ),
     );
-    let t = pool.scaling_threshold;
-    let (grow, shrink) =
-        (humantime::format_duration(server.grow_after), humantime::format_duration(server.shrink_after));
-    let pause = humantime::format_duration(server.cool_down);
-    line(
-        "scaling",
-        format!(
-            "up above {:.2} requests a server for {grow}, down below {:.2} on one fewer for {shrink}, \
-             {pause} between decisions",
-            0.9 * t,
-            0.5 * t
-        ),
-    );
+    let [when, how] = scaling(&server.run.scale);
+    line("scaling", when);
+    line("", how);
     let ports = format!("ports {} to {}", client.ports.start, client.ports.end - 1);
     line(
         "clients",
@@ -125,6 +108,36 @@ fn native(config: &Config, plan: &mut Plan) {
         "",
         format!("retry after {timeout} or more, {} times at most, give up after {deadline}", client.retries),
     );
+}
+
+fn servers(run: &Run) -> String {
+    let Policy { min, max, .. } = run.scale;
+    let ports = format!("ports {} to {}", run.ports.start, run.ports.end - 1);
+    format!("{} to begin with ({min} to {max}), ids from {}, {ports}", run.count, run.start_id)
+}
+
+fn command(run: &Run) -> String {
+    run.command.as_ref().map_or("lbd server".to_owned(), |words| words.join(" "))
+}
+
+/// When servers are added and stopped, and how fast.
+fn scaling(policy: &Policy) -> [String; 2] {
+    let time = humantime::format_duration;
+    let Policy { threshold, shrink_max, .. } = *policy;
+    let grow_max = policy.grow_max.map_or("as many as there are".to_owned(), |n| n.to_string());
+    let when = format!(
+        "up above {:.2} requests a server for {}, down below {:.2} on fewer for {}",
+        0.9 * threshold,
+        time(policy.grow_after),
+        0.5 * threshold,
+        time(policy.shrink_after)
+    );
+    let how = format!(
+        "{grow_max} more at a time, {} after the last decision; {shrink_max} fewer, after {}",
+        time(policy.grow_cool_down),
+        time(policy.shrink_cool_down)
+    );
+    [when, how]
 }
 
 fn limit(max_outstanding: Option<u32>) -> String {
@@ -181,6 +194,13 @@ fn datagram_pool(pool: &DatagramPool, plan: &mut Plan) {
         };
         line(if i == 0 { "servers" } else { "" }, format!("{target}, id {id}, weight {weight}{looked_up}"));
     }
+    if let Some(PoolRun { address, run }) = &pool.run {
+        line(if pool.servers.is_empty() { "servers" } else { "" }, format!("{} of {address}", servers(run)));
+        line("", format!("started by lbd controller as: {}", command(run)));
+        let [when, how] = scaling(&run.scale);
+        line("scaling", when);
+        line("", how);
+    }
     line("health", health(pool));
     let senders =
         if pool.settings.allow.is_empty() { "everybody".to_owned() } else { list(&pool.settings.allow) };
@@ -208,7 +228,8 @@ fn datagram_pool(pool: &DatagramPool, plan: &mut Plan) {
 
 /// The local ports of a pool, and what they allow.
 fn ports(pool: &DatagramPool) -> Vec<String> {
-    let (ports, servers) = (pool.ports, pool.servers.len());
+    let started = pool.run.as_ref().map_or(0, |of_pool| of_pool.run.scale.max as usize);
+    let (ports, servers) = (pool.ports, pool.servers.len() + started);
     if pool.settings.protocol == Speaks::Dns {
         return vec![format!("{ports} ports towards the servers, each with many requests at a time")];
     }

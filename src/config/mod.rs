@@ -15,6 +15,7 @@ mod pools;
 pub mod probe;
 mod raw;
 mod rules;
+mod run;
 
 use std::io::Read as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -31,9 +32,12 @@ pub use describe::describe;
 pub use error::ConfigError;
 pub use key::Key;
 use keys::{Keys, shortened};
-pub use pools::{Affinity, Check, DatagramPool, HealthCheck, PoolServer, ProxyProtocol, Speaks, Target};
+pub use pools::{
+    Affinity, Check, DatagramPool, HealthCheck, PoolRun, PoolServer, ProxyProtocol, Speaks, Target,
+};
 pub use raw::schema;
-use raw::{Bind, Raw, RawBalancer, RawClient, RawLogs, RawServer, Text, Words};
+use raw::{Bind, Raw, RawBalancer, RawClient, RawLogs, RawServer, Text};
+pub use run::Run;
 
 use crate::health::Rules;
 use crate::io::{IoChoice, IoOptions, PAYLOAD_MAX};
@@ -85,8 +89,6 @@ pub struct Pool {
     pub max_outstanding: Option<u32>,
     /// Room for so many servers.
     pub servers_max: usize,
-    /// Requests per server that are thought to be too many.
-    pub scaling_threshold: f64,
     /// How servers are judged.
     pub health: Rules,
 }
@@ -94,20 +96,10 @@ pub struct Pool {
 /// The servers that the controller runs.
 #[derive(Clone, Debug)]
 pub struct Servers {
-    /// To begin with.
-    pub count: u32,
-    /// Their ports.
-    pub ports: Range<u16>,
-    /// The id of the first.
-    pub start_id: u32,
+    /// How many, where, and what is started.
+    pub run: Run,
     /// How often they report.
     pub interval: Duration,
-    /// What is started; `None` = `lbd server`.
-    pub command: Option<Vec<String>>,
-    /// Never fewer.
-    pub min: u32,
-    /// Never more.
-    pub max: u32,
     /// Their share relative to others.
     pub weight: u16,
     /// Drawn service times; `None` = echo at once.
@@ -116,12 +108,6 @@ pub struct Servers {
     pub queue_capacity: usize,
     /// Requests that each serves at a time.
     pub workers: usize,
-    /// How long the load must be high before servers are added.
-    pub grow_after: Duration,
-    /// How long it must be low before one is stopped.
-    pub shrink_after: Duration,
-    /// The least time between two scaling decisions.
-    pub cool_down: Duration,
 }
 
 /// The clients that `lbd up` runs, and the defaults of `lbd client`.
@@ -218,6 +204,16 @@ impl Config {
         })?;
         let raw: Raw = serde_json::from_value(value).map_err(|e| reader.syntax(&e, false))?;
         reader.config(raw)
+    }
+
+    /// The datagram pools whose servers the controller runs.
+    pub fn run_pools(&self) -> impl Iterator<Item = (&DatagramPool, &PoolRun)> {
+        self.datagram_pools.iter().filter_map(|pool| Some((pool, pool.run.as_ref()?)))
+    }
+
+    /// Where the admin interface is reached from this machine.
+    pub fn admin_for_controller(&self) -> Option<SocketAddr> {
+        self.admin.listen.map(reachable)
     }
 
     /// Refuses a configuration that has nothing for `component`, which takes part in the native pool.
@@ -452,7 +448,11 @@ impl Reader<'_> {
             Some(pools) => self.datagram_pools(pools)?,
         };
         let config = Config {
-            server: self.servers(raw.server, pool.servers_max)?,
+            server: self.servers(
+                &raw.server,
+                &raw.load_balancer.server_scaling_threshold,
+                pool.servers_max,
+            )?,
             client: self.clients(&raw.client)?,
             controller: SocketAddr::new(
                 self.ip("controller.bind", &raw.controller.bind)?,
@@ -474,6 +474,7 @@ impl Reader<'_> {
         let raw_pools = raw.pools.as_deref().unwrap_or_default();
         self.check_listen(raw_pools, &config)?;
         self.check_loops(raw_pools, &config)?;
+        self.check_runs(&config)?;
         Ok(config)
     }
 
@@ -529,7 +530,6 @@ impl Reader<'_> {
         let packed_max = PAYLOAD_MAX / size;
         let packed =
             self.number(packed_key, &raw.frames_per_datagram, DATAGRAM_MAX / size, 1..=packed_max)?;
-        let threshold_key = "load_balancer.server_scaling_threshold";
         Ok(Pool {
             name: "native".to_owned(),
             protocol: Protocol::Native,
@@ -543,56 +543,20 @@ impl Reader<'_> {
             policy: self.policy("load_balancer.policy", &raw.policy)?,
             max_outstanding: self.limit("load_balancer.max_outstanding", &raw.max_outstanding)?,
             servers_max: self.number("load_balancer.servers_max", &raw.servers_max, 64, 1..=4_096)?,
-            scaling_threshold: self.number(threshold_key, &raw.server_scaling_threshold, 5.0, 0.01..=1e6)?,
             health: self.rules("load_balancer.health", &raw.health, Rules::default())?,
         })
     }
 
-    fn servers(&self, raw: RawServer, servers_max: usize) -> Read<Servers> {
+    fn servers(&self, raw: &RawServer, threshold: &Option<Text>, servers_max: usize) -> Read<Servers> {
         let ms = Duration::from_millis;
-        let ports = self.ports("server", &raw.port_range_start, &raw.port_range_end, 50_000..51_000)?;
-        let min_written = self.number("server.min", &raw.min, 0, 0..=4_096)?;
-        let count = self.number("server.count", &raw.count, min_written.max(1), 0..=4_096)?;
-        let min = if raw.min.is_some() { min_written } else { count.min(1) };
-        // Without `max` the pool may grow to 16, as far as there is room.
-        let room = ports.len().min(servers_max) as u32;
-        let max = self.number("server.max", &raw.max, count.max(room.min(16)), 1..=4_096)?;
-        if min > max {
-            let problem =
-                format!("server.min = {min} is more than server.max = {max}; lower it, or raise that");
-            return Err(self.error_among(&["server.min", "server.max"], problem));
-        }
-        if !(min..=max).contains(&count) {
-            let problem =
-                format!("server.count = {count} is not within server.min = {min} and server.max = {max}");
-            return Err(self.error_among(&["server.count", "server.min", "server.max"], problem));
-        }
-        if max as usize > ports.len() {
-            let n = ports.len();
-            let problem =
-                format!("{max} servers do not fit into {n} ports; widen the range, or lower the number");
-            let [start, end] = range_keys("server");
-            return Err(self.error_among(&["server.max", "server.count", &start, &end], problem));
-        }
-        if max as usize > servers_max {
-            let problem = format!(
-                "{max} servers do not fit into load_balancer.servers_max = {servers_max}; raise that, or lower the number"
-            );
-            let keys = ["server.max", "server.count", "load_balancer.servers_max"];
-            return Err(self.error_among(&keys, problem));
-        }
+        let room = (servers_max as u32, "load_balancer.servers_max");
+        let defaults = run::Defaults { ports: 50_000..51_000, start_id: 0, room };
         let interval_key = "server.queue_update_interval";
-        let window = |key, value, default| self.duration(key, value, default, ms(10)..=ms(86_400_000));
         Ok(Servers {
-            count,
-            ports,
-            start_id: self.number("server.start_id", &raw.start_id, 0, 0..=u32::MAX / 2)?,
+            run: self.run(&run::Written::server(raw, threshold), defaults)?,
             interval: self.duration(interval_key, &raw.queue_update_interval, ms(10), ms(1)..=ms(10_000))?,
-            command: raw.command.map(|words| self.command(words)).transpose()?,
-            min,
-            max,
             weight: self.number("server.weight", &raw.weight, 1, 1..=100)?,
-            service: match raw.service {
+            service: match &raw.service {
                 None => None,
                 Some(text) => {
                     let text = shortened(text.trim());
@@ -601,33 +565,7 @@ impl Reader<'_> {
             },
             queue_capacity: self.number("server.queue_capacity", &raw.queue_capacity, 4_096, 1..=1 << 20)?,
             workers: self.number("server.workers", &raw.workers, 1, 1..=1_024)?,
-            grow_after: window("server.grow_after", &raw.grow_after, ms(500))?,
-            shrink_after: window("server.shrink_after", &raw.shrink_after, ms(3_000))?,
-            cool_down: window("server.cool_down", &raw.cool_down, ms(1_000))?,
         })
-    }
-
-    fn command(&self, words: Words) -> Read<Vec<String>> {
-        let refuse = |problem: String| Err(self.error("server.command", problem));
-        let words = match words {
-            Words::Line(line) => line.split_whitespace().map(str::to_owned).collect(),
-            Words::List(words) => words,
-        };
-        if words.first().is_none_or(String::is_empty) {
-            return refuse("there is no program in it; remove the key, or name one".to_owned());
-        }
-        for word in &words {
-            if let Some(unknown) = placeholders(word).find(|name| !PLACEHOLDERS.contains(name)) {
-                let unknown = shortened(unknown);
-                return refuse(format!(
-                    "{{{unknown}}} is no placeholder; use {{id}}, {{port}} or {{config}}"
-                ));
-            }
-        }
-        if !words.iter().any(|word| word.contains("{port}")) {
-            return refuse("{port} is missing; without it every server would take the same port".to_owned());
-        }
-        Ok(words)
     }
 
     fn clients(&self, raw: &RawClient) -> Read<Clients> {
@@ -719,7 +657,7 @@ impl Reader<'_> {
         let many = |ports: &Range<u16>| u32::from(ports.start)..u32::from(ports.end);
         let single = |key: &str| vec![key.to_owned()];
         let taken = [
-            (range_keys("server").to_vec(), many(&config.server.ports)),
+            (range_keys("server").to_vec(), many(&config.server.run.ports)),
             (range_keys("client").to_vec(), many(&config.client.ports)),
             (single("load_balancer.server_side_port"), one(config.native().server_side.port())),
             (single("load_balancer.client_side_port"), one(config.native().client_side.port())),
@@ -743,9 +681,9 @@ impl Reader<'_> {
 
     /// An id names one component in logs and figures.
     fn check_ids(&self, config: &Config) -> Read<()> {
-        let (server, client) = (&config.server, &config.client);
+        let (run, client) = (&config.server.run, &config.client);
         let (servers, clients) =
-            (server.start_id..server.start_id + server.max, client.start_id..client.start_id + client.count);
+            (run.start_id..run.start_id + run.scale.max, client.start_id..client.start_id + client.count);
         if servers.start.max(clients.start) < servers.end.min(clients.end) {
             let problem = format!(
                 "ids of servers ({} to {}) and clients ({} to {}) overlap; move one start_id",
@@ -759,16 +697,6 @@ impl Reader<'_> {
         }
         Ok(())
     }
-}
-
-/// What is filled in in `server.command`.
-const PLACEHOLDERS: [&str; 3] = ["id", "port", "config"];
-
-/// The `{name}`s in a word; braces around anything but lower-case letters are left alone.
-fn placeholders(word: &str) -> impl Iterator<Item = &str> {
-    let after_braces = word.split('{').skip(1);
-    let names = after_braces.filter_map(|rest| rest.split_once('}')).map(|(name, _)| name);
-    names.filter(|name| !name.is_empty() && name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'))
 }
 
 /// The keys of a port range.

@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use super::keys::shortened;
 use super::pools::{
-    Affinity, Check, DatagramPool, HealthCheck, PoolServer, ProxyProtocol, Settings, Speaks, Target,
+    Affinity, Check, DatagramPool, HealthCheck, PoolRun, PoolServer, ProxyProtocol, Settings, Speaks, Target,
 };
 use super::raw::{OneOrMany, RawHealth, RawPool, RawPoolServer, Text};
+use super::run::{Defaults, Written};
 use super::{Config, Read, Reader, address, probe, range_keys};
 use crate::client::any_port_towards;
 use crate::health::Rules;
@@ -68,10 +69,14 @@ impl Reader<'_> {
         let flows = affinity == Affinity::Client;
         self.check_protocol_keys(place, raw, dns, flows)?;
         let servers = self.pool_servers(place, raw, dns)?;
-        let (servers_max, servers_max_key) = (servers.len().max(SERVERS_ROOM), key("servers_max"));
-        let servers_max = self.number(&servers_max_key, &raw.servers_max, servers_max, 1..=SERVERS_MAX)?;
-        if servers_max < servers.len() {
-            let n = servers.len();
+        let run = self.pool_run(place, raw, &servers)?;
+        let run_max = run.as_ref().map_or(0, |run| run.run.scale.max as usize);
+        // One that leaves keeps its room for a while, and another may have come meanwhile.
+        let room = (servers.len() + 2 * run_max).clamp(SERVERS_ROOM, SERVERS_MAX);
+        let servers_max_key = key("servers_max");
+        let servers_max = self.number(&servers_max_key, &raw.servers_max, room, 1..=SERVERS_MAX)?;
+        if servers_max < servers.len() + run_max {
+            let n = servers.len() + run_max;
             let problem =
                 format!("{servers_max} leaves no room for {n} servers; raise it, or remove the key");
             return Err(self.error(&servers_max_key, problem));
@@ -122,6 +127,7 @@ impl Reader<'_> {
             settings,
             listen: self.pool_listen(place, raw)?.into_iter().map(|(_, addr)| addr).collect(),
             servers,
+            run,
             ports: self.local_ports(place, raw, workers, dns, flows)?,
             resolve_interval: self.duration(&interval_key, every, ms(30_000), ms(1_000)..=day)?,
             tcp_connections: self.number(&tcp_key, &raw.tcp_connections, tcp, 0..=100_000)?,
@@ -207,6 +213,7 @@ impl Reader<'_> {
         let key = format!("pools[{place}].servers");
         let written = raw.servers.as_deref().unwrap_or_default();
         match written.len() {
+            0 if raw.run.is_some() => {}
             0 => {
                 let problem = "there is none; list at least one, such as \"127.0.0.1:5301\"";
                 return Err(self.error(&key, problem));
@@ -239,6 +246,54 @@ impl Reader<'_> {
             servers.push(server);
         }
         Ok(servers)
+    }
+
+    fn pool_run(&self, place: usize, raw: &RawPool, servers: &[PoolServer]) -> Read<Option<PoolRun>> {
+        let Some(raw) = &raw.run else { return Ok(None) };
+        let at = format!("pools[{place}].run");
+        let key = |name: &str| format!("{at}.{name}");
+        for (name, is_written, example) in [
+            ("command", raw.command.is_some(), "the program, such as [\"serve\", \"--port\", \"{port}\"]"),
+            ("port_range_start", raw.port_range_start.is_some(), "the first port, such as 5310"),
+            ("port_range_end", raw.port_range_end.is_some(), "the port after the last one, such as 5342"),
+        ] {
+            if !is_written {
+                return Err(self.error(&key(name), format!("is missing; write {example}")));
+            }
+        }
+        let id_last = servers.iter().map(|server| server.id).max();
+        let (room_key, threshold_key) = (format!("pools[{place}].servers_max"), key("threshold"));
+        let defaults = Defaults {
+            ports: 1..2,
+            start_id: id_last.map_or(0, |id| id.saturating_add(1_000)),
+            room: ((SERVERS_MAX - servers.len().min(SERVERS_MAX)) as u32, &room_key),
+        };
+        let run = self.run(&Written::pool(raw, &at, &threshold_key), defaults)?;
+        if let Some(id) = id_last.filter(|&id| id >= run.start_id) {
+            let problem = format!(
+                "{} is not above the ids of the servers in the list, which go up to {id}; raise it, or remove the key",
+                run.start_id
+            );
+            return Err(self.error(&key("start_id"), problem));
+        }
+        let address = self.ip(&key("address"), &raw.address)?;
+        if address.is_unspecified() {
+            let problem = format!("{address} is no address to send to; write the one that servers listen on");
+            return Err(self.error(&key("address"), problem));
+        }
+        Ok(Some(PoolRun { address, run }))
+    }
+
+    /// What the controller runs has to be told to the balancer.
+    pub fn check_runs(&self, config: &Config) -> Read<()> {
+        match config.run_pools().next() {
+            Some(_) if config.admin.listen.is_none() => {
+                let problem = "is off, but by way of it the controller tells the balancer which servers it runs \
+                     (pools[].run); give it an address, or remove the key";
+                Err(self.error("admin.listen", problem))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn pool_server(&self, at: &str, i: usize, raw: &RawPoolServer, dns: bool) -> Read<PoolServer> {
@@ -383,6 +438,25 @@ impl Reader<'_> {
                 taken.push(Taken { keys: vec![key], addr, port_last: addr.port() });
             }
         }
+        for (place, pool) in config.datagram_pools.iter().enumerate() {
+            let Some(PoolRun { address, run }) = &pool.run else { continue };
+            let keys = range_keys(&format!("pools[{place}].run"));
+            if let Some((port, other)) = run
+                .ports
+                .clone()
+                .find_map(|port| Some((port, taken.iter().find(|o| o.takes((*address, port).into()))?)))
+            {
+                let others = other.keys.join(" to ");
+                let problem = format!(
+                    "port {port} is taken twice, by {others} and by {}; choose ports that do not overlap",
+                    keys.join(" to ")
+                );
+                let keys: Vec<&str> = other.keys.iter().chain(&keys).map(String::as_str).collect();
+                return Err(self.error_among(&keys, problem));
+            }
+            let port_last = run.ports.end - 1;
+            taken.push(Taken { keys: keys.to_vec(), addr: (*address, run.ports.start).into(), port_last });
+        }
         Ok(())
     }
 
@@ -461,7 +535,7 @@ fn native_addresses(config: &Config) -> Vec<Taken> {
         one("load_balancer.client_side_port", pool.client_side),
         one("load_balancer.server_side_port", pool.server_side),
         one("controller.port", config.controller),
-        many("server", server_ip, &config.server.ports),
+        many("server", server_ip, &config.server.run.ports),
         many("client", client_ip, &config.client.ports),
     ]
 }

@@ -1,9 +1,9 @@
 //! Datagram pools: servers that know nothing of lbd. What the section `pools` means once it is valid.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use super::address;
+use super::{Run, address};
 use crate::io::IoChoice;
 
 pub use crate::role::relay::{Affinity, Check, HealthCheck, ProxyProtocol, Settings, Speaks};
@@ -43,6 +43,15 @@ impl std::fmt::Display for Target {
     }
 }
 
+/// Servers of a pool that the controller runs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PoolRun {
+    /// Where they listen.
+    pub address: IpAddr,
+    /// How many, on which ports, and what is started.
+    pub run: Run,
+}
+
 /// One datagram pool.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DatagramPool {
@@ -50,8 +59,10 @@ pub struct DatagramPool {
     pub settings: Settings,
     /// Where clients ask; at least one, each with its own port number.
     pub listen: Vec<SocketAddr>,
-    /// Its servers, at least one.
+    /// Its servers, at least one, unless there are those that the controller runs.
     pub servers: Vec<PoolServer>,
+    /// Servers that the controller runs.
+    pub run: Option<PoolRun>,
     /// Local ports towards the servers, of all workers together.
     pub ports: usize,
     /// How often host names are looked up.

@@ -148,9 +148,19 @@ pub struct RawServer {
     /// How long the load must be low before a server is stopped: milliseconds, or with a unit; 10ms to 1 day.
     #[schemars(extend("default" = "3s"))]
     pub shrink_after: Option<Text>,
-    /// The least time between two scaling decisions: milliseconds, or with a unit; 10ms to 1 day.
+    /// The default of `grow_cool_down` and `shrink_cool_down`: milliseconds, or with a unit; 10ms to 1 day.
     #[schemars(extend("default" = "1s"))]
     pub cool_down: Option<Text>,
+    /// The least time from a scaling decision to the next one that adds servers: milliseconds, or with a unit; 10ms
+    /// to 1 day. Without it: `cool_down`.
+    pub grow_cool_down: Option<Text>,
+    /// The same for one that stops servers. Without it: `cool_down`.
+    pub shrink_cool_down: Option<Text>,
+    /// Servers that one decision adds at most, 1 to 4096. Without it: as many as there are.
+    pub grow_max: Option<Text>,
+    /// Servers that one decision stops at most, 1 to 4096.
+    #[schemars(extend("default" = 1))]
+    pub shrink_max: Option<Text>,
 }
 
 /// The section `client`.
@@ -327,9 +337,12 @@ pub struct RawPool {
     #[schemars(extend("default" = "none"))]
     pub affinity: Option<String>,
     /// The servers: each IP:PORT, HOST:PORT, or an object. With dns the port may be left out and is 53.
-    /// Needed.
+    /// Needed, unless there is `run`.
     pub servers: Option<Vec<RawPoolServer>>,
-    /// Room for so many addresses of servers, 1 to 4096. Without it: 16, or as many as there are servers.
+    /// Servers that `lbd controller` starts, stops and scales, beside those of `servers`. Without it: none.
+    pub run: Option<RawRun>,
+    /// Room for so many addresses of servers, 1 to 4096. Without it: 16, or as many as there are servers and twice as
+    /// many as `run` may start.
     pub servers_max: Option<Text>,
     /// How a server is chosen: shortest_queue, two_choices, round_robin or random.
     #[schemars(extend("default" = "shortest_queue"))]
@@ -399,6 +412,54 @@ pub enum RawPoolServer {
         /// Its id in logs and figures, unique in the pool. Without it: its place in the list, from 0.
         id: Option<Text>,
     },
+}
+
+/// Servers of a pool that the controller runs. The keys mean what they mean in `server`.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawRun {
+    /// Program that is started as a server, with its arguments; {id}, {port} and {config} are filled in. Needed.
+    pub command: Option<Words>,
+    /// IP address on which the servers listen.
+    #[schemars(extend("default" = "127.0.0.1"))]
+    pub address: Option<String>,
+    /// First port for servers. Needed.
+    pub port_range_start: Option<Text>,
+    /// Port after the last one for servers. Needed.
+    pub port_range_end: Option<Text>,
+    /// Id of the first server, above those of `servers`. Without it: 0, or 1000 above the highest of those.
+    pub start_id: Option<Text>,
+    /// Servers to start with, from `min` to `max`.
+    #[schemars(extend("default" = 1))]
+    pub count: Option<Text>,
+    /// Never fewer servers; 0 to 4096, and not more than `count`. With `count` 0, the default is 0.
+    #[schemars(extend("default" = 1))]
+    pub min: Option<Text>,
+    /// Never more servers; 1 to 4096. The default grows with `count`, and shrinks to what fits into the ports.
+    #[schemars(extend("default" = 16))]
+    pub max: Option<Text>,
+    /// Requests (with affinity: flows) per server that are too many: servers are added above 0.9 of it. 0.01 to
+    /// 1000000.
+    #[schemars(extend("default" = 5))]
+    pub threshold: Option<Text>,
+    /// How long the load must be high before servers are added: milliseconds, or with a unit; 10ms to 1 day.
+    #[schemars(extend("default" = "500ms"))]
+    pub grow_after: Option<Text>,
+    /// How long the load must be low before a server is stopped: milliseconds, or with a unit; 10ms to 1 day.
+    #[schemars(extend("default" = "3s"))]
+    pub shrink_after: Option<Text>,
+    /// The least time from a scaling decision to the next one that adds servers: milliseconds, or with a unit; 10ms
+    /// to 1 day.
+    #[schemars(extend("default" = "1s"))]
+    pub grow_cool_down: Option<Text>,
+    /// The same for one that stops servers.
+    #[schemars(extend("default" = "1s"))]
+    pub shrink_cool_down: Option<Text>,
+    /// Servers that one decision adds at most, 1 to 4096. Without it: as many as there are.
+    pub grow_max: Option<Text>,
+    /// Servers that one decision stops at most, 1 to 4096.
+    #[schemars(extend("default" = 1))]
+    pub shrink_max: Option<Text>,
 }
 
 /// How a pool looks after its servers.

@@ -28,7 +28,7 @@ fn the_original_file_is_accepted_and_is_what_the_defaults_say() {
     let original = parse(ORIGINAL).unwrap();
     assert_eq!(original.server.interval, Duration::from_millis(10));
     assert_eq!(
-        (original.server.ports.clone(), original.client.ports.clone()),
+        (original.server.run.ports.clone(), original.client.ports.clone()),
         (50_000..51_000, 51_000..52_000)
     );
     assert_eq!(original.native().client_side, "127.0.0.1:54001".parse().unwrap());
@@ -44,7 +44,7 @@ fn numbers_may_be_numbers_and_durations_may_have_units() {
     let config = config.map_err(|e| assert!(e.contains("queue_update_interval"), "{e}"));
     assert!(config.is_err(), "500 us is below the range");
     let config = parse(r#"{"server": {"count": 3, "queue_update_interval": "1s 500ms"}, "client": {"rate": 12.5, "deadline": 250}}"#).unwrap();
-    assert_eq!((config.server.count, config.server.interval), (3, Duration::from_millis(1500)));
+    assert_eq!((config.server.run.count, config.server.interval), (3, Duration::from_millis(1500)));
     assert_eq!((config.client.rate, config.client.deadline), (12.5, Duration::from_millis(250)));
 }
 
@@ -238,7 +238,7 @@ fn the_plan_names_every_component_and_address() {
         "shortest_queue",
         "echo at once",
         "any number of requests",
-        "1s between decisions",
+        "1s after the last decision",
         "in logs, text, level info",
         "built-in defaults: valid",
     ] {
@@ -273,7 +273,7 @@ fn the_schema_has_every_key_of_the_specification_and_no_other() {
         (
             "server",
             "count port_range_start port_range_end start_id queue_update_interval command min max weight service \
-             queue_capacity workers grow_after shrink_after cool_down",
+             queue_capacity workers grow_after shrink_after cool_down grow_cool_down shrink_cool_down grow_max shrink_max",
         ),
         ("client", "count port_range_start port_range_end start_id rate timeout deadline retries servers"),
         (
@@ -294,8 +294,12 @@ fn the_schema_has_every_key_of_the_specification_and_no_other() {
     let of_pool = "name listen protocol affinity servers servers[].address servers[].weight servers[].id servers_max \
          policy max_outstanding timeout replies hold idle_timeout ports proxy_protocol transparent allow deny \
          rate_per_source health health.check health.query health.send health.expect health.interval health.timeout \
-         health.rise health.fall health.down_max health.hold_down_max health.slow_start resolve_interval tcp_connections workers pin io";
+         health.rise health.fall health.down_max health.hold_down_max health.slow_start resolve_interval \
+         tcp_connections workers pin io run";
     expected.extend(of_pool.split_whitespace().map(|key| format!("pools[].{key}")));
+    let of_run = "command address port_range_start port_range_end start_id count min max threshold grow_after \
+         shrink_after grow_cool_down shrink_cool_down grow_max shrink_max";
+    expected.extend(of_run.split_whitespace().map(|key| format!("pools[].run.{key}")));
     expected.sort();
     let mut known: Vec<String> = schema_keys().into_iter().map(|(key, _)| key).collect();
     known.sort();
@@ -342,8 +346,8 @@ fn a_default_makes_room_for_what_is_written() {
         (r#"{"server": {"port_range_end": 50010}}"#, 1, 1, 10),
         (r#"{"load_balancer": {"servers_max": 8}}"#, 1, 1, 8),
     ] {
-        let server = parse(text).unwrap().server;
-        assert_eq!((server.count, server.min, server.max), (count, min, max), "{text}");
+        let run = parse(text).unwrap().server.run;
+        assert_eq!((run.count, run.scale.min, run.scale.max), (count, min, max), "{text}");
     }
     let client = parse(r#"{"client": {"deadline": 50}}"#).unwrap().client;
     assert_eq!(client.timeout, Duration::from_millis(50));
@@ -385,9 +389,25 @@ fn sizes_may_have_units() {
 fn a_command_is_a_list_or_one_line() {
     for text in [r#""serve -p {port} -c {config}""#, r#"["serve", "-p", "{port}", "-c", "{config}"]"#] {
         let config = parse(&format!(r#"{{"server": {{"command": {text}}}}}"#)).unwrap();
-        assert_eq!(config.server.command.unwrap(), ["serve", "-p", "{port}", "-c", "{config}"]);
+        assert_eq!(config.server.run.command.unwrap(), ["serve", "-p", "{port}", "-c", "{config}"]);
     }
     parse(r#"{"server": {"command": ["serve", "{port}", "{\"a\": 1}", "${HOME}", "{}"]}}"#).unwrap();
+}
+
+#[test]
+fn a_cool_down_for_both_ways_is_the_default_of_each() {
+    let ms = Duration::from_millis;
+    for (text, grow, shrink) in [
+        ("{}", 1_000, 1_000),
+        (r#"{"server": {"cool_down": 50}}"#, 50, 50),
+        (r#"{"server": {"cool_down": 50, "shrink_cool_down": "2s"}}"#, 50, 2_000),
+        (r#"{"server": {"grow_cool_down": 20}}"#, 20, 1_000),
+    ] {
+        let scale = parse(text).unwrap().server.run.scale;
+        assert_eq!((scale.grow_cool_down, scale.shrink_cool_down), (ms(grow), ms(shrink)), "{text}");
+    }
+    let scale = parse(r#"{"server": {"grow_max": 2, "shrink_max": 3}}"#).unwrap().server.run.scale;
+    assert_eq!((scale.grow_max, scale.shrink_max), (Some(2), 3));
 }
 
 #[test]

@@ -28,12 +28,16 @@ pub struct Identity {
 impl Identity {
     /// What the process with this number is now; `None` if there is none.
     fn of(pid: u32) -> Option<Identity> {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        // The name, in brackets, may hold anything. What follows it begins with field 3; the start is field 22.
-        let (_, fields) = stat.rsplit_once(')')?;
-        let start = fields.split_ascii_whitespace().nth(22 - 3)?.parse().ok()?;
+        let start = start_time(&std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)?;
         Some(Identity { pid, start })
     }
+}
+
+/// When a process started, by its /proc/PID/stat.
+fn start_time(stat: &str) -> Option<u64> {
+    // The name, in brackets, may hold anything. What follows it begins with field 3; the start is field 22.
+    let (_, fields) = stat.rsplit_once(')')?;
+    fields.split_ascii_whitespace().nth(22 - 3)?.parse().ok()
 }
 
 /// How a process ended.
@@ -178,15 +182,38 @@ mod tests {
     use super::*;
     use std::time::{Duration, Instant};
 
-    /// A process that does nothing, as this instance. The name of its program has a bracket and spaces in it.
-    fn sleeper(instance: &str) -> (Process, tempfile::TempDir) {
-        let dir = tempfile::tempdir().unwrap();
-        let program = dir.path().join("sl) 1 2 3");
-        let sleep = ["/usr/bin/sleep", "/bin/sleep"].into_iter().find(|path| std::fs::exists(path).unwrap());
-        std::fs::copy(sleep.expect("sleep(1)"), &program).unwrap();
-        let mut command = Command::new(&program);
-        command.arg("60").env(INSTANCE_VARIABLE, instance);
-        (Process::start(&mut command).unwrap(), dir)
+    /// A process that does nothing, and its instance; it ends with the test.
+    struct Sleeper(Process, String);
+
+    impl Sleeper {
+        fn start() -> Sleeper {
+            let instance = format!("{:032x}", rand::random::<u128>());
+            let mut command = Command::new("sleep");
+            command.arg("60").env(INSTANCE_VARIABLE, &instance);
+            let process = Process::start(&mut command).unwrap();
+            // Its parent goes on a moment before the new program has its environment.
+            let give_up = Instant::now() + Duration::from_secs(30);
+            while !is_instance(process.id(), &instance) {
+                assert!(Instant::now() < give_up);
+            }
+            Sleeper(process, instance)
+        }
+    }
+
+    impl Drop for Sleeper {
+        fn drop(&mut self) {
+            self.0.kill();
+            wait(&mut self.0);
+        }
+    }
+
+    #[test]
+    fn the_start_is_found_behind_any_name() {
+        let fields = (3..=52).map(|n| n.to_string()).collect::<Vec<_>>().join(" ");
+        for name in ["sleep", "a b", "1) R 2 (3", ")))"] {
+            assert_eq!(start_time(&format!("77 ({name}) {fields}")), Some(22), "{name}");
+        }
+        assert_eq!(start_time("77 (sleep) R 1 2"), None);
     }
 
     fn wait(process: &mut Process) -> Exit {
@@ -202,26 +229,26 @@ mod tests {
 
     #[test]
     fn a_process_is_adopted_by_its_identity_and_instance_and_by_nothing_less() {
-        let (mut own, _dir) = sleeper("5aa11");
+        let Sleeper(own, instance) = &mut Sleeper::start();
         let identity = own.identity().unwrap();
-        let mut adopted = Process::adopt(&identity, "5aa11").expect("it runs");
+        let mut adopted = Process::adopt(&identity, instance).expect("it runs");
         assert_eq!((adopted.id(), adopted.poll_exit()), (own.id(), None));
-        assert!(Process::adopt(&identity, "5aa1").is_none(), "another instance");
+        assert!(Process::adopt(&identity, &instance[1..]).is_none(), "another instance");
         assert!(Process::adopt(&identity, "").is_none(), "no instance at all");
         let reused = Identity { start: identity.start - 1, ..identity.clone() };
-        assert!(Process::adopt(&reused, "5aa11").is_none(), "its number was another's before");
-        assert_eq!(Process::find("5aa11").map(|found| found.id()), Some(own.id()));
+        assert!(Process::adopt(&reused, instance).is_none(), "its number was another's before");
+        assert_eq!(Process::find(instance).map(|found| found.id()), Some(own.id()));
         assert!(Process::find("5aa12").is_none());
 
         adopted.terminate();
-        assert_eq!(wait(&mut own).to_string(), "signal 15");
+        assert_eq!(wait(own).to_string(), "signal 15");
         assert_eq!(wait(&mut adopted), Exit::Unseen);
-        assert!(Process::adopt(&identity, "5aa11").is_none(), "it has ended");
+        assert!(Process::adopt(&identity, instance).is_none(), "it has ended");
     }
 
     #[test]
     fn one_that_has_ended_but_was_not_reaped_is_not_adopted() {
-        let (mut own, _dir) = sleeper("5aa22");
+        let Sleeper(own, instance) = &mut Sleeper::start();
         let identity = own.identity().unwrap();
         own.kill();
         let give_up = Instant::now() + Duration::from_secs(30);
@@ -229,8 +256,8 @@ mod tests {
             assert!(Instant::now() < give_up);
         }
         assert!(own.identity().is_some(), "its parent has not asked yet");
-        assert!(Process::adopt(&identity, "5aa22").is_none());
-        assert_eq!(wait(&mut own).signal(), Some(9));
+        assert!(Process::adopt(&identity, instance).is_none());
+        assert_eq!(wait(own).signal(), Some(9));
         own.kill(); // and now nobody is hit
     }
 }

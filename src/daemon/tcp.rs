@@ -1,7 +1,7 @@
 //! TCP beside a DNS pool: a connection is spliced to a server that the pool's policy has chosen. A truncated answer makes
 //! clients come back by TCP (RFC 7766).
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::proxy_protocol::{self, Transport};
 use crate::role::relay::Shared;
-use crate::select::{Chooser, Slot};
+use crate::select::Slot;
 use crate::time::Clock;
 
 /// How long a server may take to accept.
@@ -50,7 +50,6 @@ pub fn listen(addr: SocketAddr) -> io::Result<std::net::TcpListener> {
 /// The TCP side of a pool.
 pub struct Splicer {
     pool: Arc<Shared>,
-    chooser: RefCell<Chooser>,
     connections_max: u64,
     clock: Clock,
 }
@@ -58,8 +57,7 @@ pub struct Splicer {
 impl Splicer {
     /// For at most so many connections at a time.
     pub fn new(pool: Arc<Shared>, connections_max: usize, clock: Clock) -> Self {
-        let chooser = RefCell::new(pool.chooser());
-        Splicer { pool, chooser, connections_max: connections_max as u64, clock }
+        Splicer { pool, connections_max: connections_max as u64, clock }
     }
 
     /// Takes connections for ever. Within a [`tokio::task::LocalSet`].
@@ -89,9 +87,7 @@ impl Splicer {
 
     fn admits(&self, peer: SocketAddr) -> bool {
         let pool = &self.pool;
-        pool.tcp.open.get() < self.connections_max
-            && pool.access.admits(peer.ip())
-            && pool.sketch.as_ref().is_none_or(|sketch| sketch.allow(peer.ip(), self.clock.now()))
+        pool.tcp.open.get() < self.connections_max && pool.gate().admits(peer.ip(), self.clock.now())
     }
 
     /// Carries one connection. An error is that no server took it; how it ends is between client and server.
@@ -114,7 +110,7 @@ impl Splicer {
         while !tried.is_full() {
             // Whoever did not accept has the shortest queue still.
             let chosen = match tried.is_empty() {
-                true => self.pool.open(&mut self.chooser.borrow_mut()),
+                true => self.pool.open(),
                 false => self.pool.open_elsewhere(&tried),
             };
             let Some((slot, addr)) = chosen else { break };

@@ -555,4 +555,13 @@ mod tests {
             assert_eq!(census.fails_open(down_max), expected, "{states:?}, {down_max}");
         }
     }
+
+    #[test]
+    fn who_never_was_up_has_not_failed() {
+        let mut health = Health::new(State::Suspect, at(0));
+        run(&mut health, 0, 1_000, |_| false);
+        assert_eq!((health.state(), health.record().failures()), (State::Down, 0));
+        run(&mut health, 1_000, 1_200, |_| true);
+        assert_eq!(health.state(), State::Up);
+    }
 }

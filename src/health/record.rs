@@ -63,6 +63,11 @@ fn hold_after(failures: u32, hold_max: Duration) -> Duration {
 }
 
 impl Record {
+    /// How often it has failed, as far as it is not forgotten.
+    pub fn failures(&self) -> u32 {
+        self.failures
+    }
+
     /// Whether there is nothing to remember.
     pub fn is_clean(&self) -> bool {
         self.failures == 0
@@ -86,9 +91,9 @@ impl Record {
         self.away.get_or_insert(Away { since: now, is_counted: false });
     }
 
-    /// It is down, or its process has died: a failure, if this absence has not been one yet.
+    /// It is down, or its process has died: a failure, if it has left service and this absence has not been one yet.
     pub(super) fn fail(&mut self, now: Instant, hold_max: Duration) {
-        let away = self.away.get_or_insert(Away { since: now, is_counted: false });
+        let Some(away) = &mut self.away else { return };
         if !std::mem::replace(&mut away.is_counted, true) {
             self.failures = self.failures.saturating_add(1);
             self.hold = hold_after(self.failures, hold_max);

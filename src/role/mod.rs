@@ -5,6 +5,7 @@ pub mod balancer;
 pub mod client;
 pub mod controller;
 mod leaf;
+mod live;
 pub mod relay;
 pub mod server;
 

@@ -30,9 +30,19 @@ impl Slot {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Full;
 
-/// What a request costs at a server of this weight, relative to others: what a unit of weight divides. Weight 1 costs
-/// most.
-pub fn cost_of_weight(weight: u16) -> u16 {
-    const COST_OF_WEIGHT_ONE: u16 = 840; // divisible by 1 to 8, so that small weights are exact
-    (COST_OF_WEIGHT_ONE / weight.max(1)).max(1)
+/// A server's whole share of what its weight brings it.
+pub const SHARE_ALL: u16 = 1_000;
+/// The least share that a server may have for a while.
+const SHARE_MIN: u16 = SHARE_ALL / 10;
+/// Divisible by 1 to 8, so that small weights are exact.
+const COST_OF_WEIGHT_ONE: u16 = 840;
+
+/// What a request costs at a server of this weight, relative to others, while it gets `share` of [`SHARE_ALL`] (a tenth at
+/// least). Weight 1 costs most.
+pub fn cost_of(weight: u16, share: u16) -> u16 {
+    let whole = u32::from((COST_OF_WEIGHT_ONE / weight.max(1)).max(1));
+    (whole * u32::from(SHARE_ALL) / u32::from(share.clamp(SHARE_MIN, SHARE_ALL))) as u16
 }
+
+// The least share of the least weight fits into a leaf.
+const _: () = assert!(COST_OF_WEIGHT_ONE as u32 * SHARE_ALL as u32 / SHARE_MIN as u32 <= u16::MAX as u32);

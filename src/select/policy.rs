@@ -126,6 +126,17 @@ enum Chosen {
     Random(Random),
 }
 
+impl Chosen {
+    fn new(kind: PolicyKind) -> Self {
+        match kind {
+            PolicyKind::ShortestQueue => Chosen::ShortestQueue(ShortestQueue),
+            PolicyKind::TwoChoices => Chosen::TwoChoices(TwoChoices),
+            PolicyKind::RoundRobin => Chosen::RoundRobin(RoundRobin::default()),
+            PolicyKind::Random => Chosen::Random(Random),
+        }
+    }
+}
+
 /// One worker's policy, with what it remembers and its own randomness.
 pub struct Chooser {
     policy: Chosen,
@@ -135,13 +146,12 @@ pub struct Chooser {
 impl Chooser {
     /// A chooser of this kind; `seed` decides ties and random choices.
     pub fn new(kind: PolicyKind, seed: u64) -> Self {
-        let policy = match kind {
-            PolicyKind::ShortestQueue => Chosen::ShortestQueue(ShortestQueue),
-            PolicyKind::TwoChoices => Chosen::TwoChoices(TwoChoices),
-            PolicyKind::RoundRobin => Chosen::RoundRobin(RoundRobin::default()),
-            PolicyKind::Random => Chosen::Random(Random),
-        };
-        Chooser { policy, rng: Rng::new(seed) }
+        Chooser { policy: Chosen::new(kind), rng: Rng::new(seed) }
+    }
+
+    /// Chooses by this policy from now on.
+    pub fn set_policy(&mut self, kind: PolicyKind) {
+        self.policy = Chosen::new(kind);
     }
 
     /// Chooses a server and counts one request up there.

@@ -161,6 +161,7 @@ enum Op {
     Reserve,
     Adjust(prop::sample::Index, i32),
     Set(prop::sample::Index, u8, u16),
+    Cap(u32),
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -168,6 +169,7 @@ fn op() -> impl Strategy<Value = Op> {
         4 => Just(Op::Reserve),
         3 => (any::<prop::sample::Index>(), -3i32..4).prop_map(|(i, d)| Op::Adjust(i, d)),
         1 => (any::<prop::sample::Index>(), 0u8..4, 1u16..5).prop_map(|(i, s, c)| Op::Set(i, s, c)),
+        1 => prop::sample::select(vec![1, 2, 5, LEN_MAX, u32::MAX]).prop_map(Op::Cap),
     ]
 }
 
@@ -180,7 +182,7 @@ proptest! {
         cap in prop::sample::select(vec![1u32, 3, LEN_MAX]),
         ops in prop::collection::vec(op(), 1..300),
     ) {
-        let (tree, mut rng) = (Tree::new(slots, cap), Rng::new(7));
+        let (tree, mut rng, mut cap) = (Tree::new(slots, cap), Rng::new(7), cap);
         let mut model = vec![(0u32, LeafState::Absent, 1u64); slots];
         for (i, leaf) in model.iter_mut().enumerate().take(9) {
             tree.set(Slot::new(i), LeafState::Eligible, 1);
@@ -210,6 +212,10 @@ proptest! {
                     tree.adjust(Slot::new(i), delta);
                     model[i].0 = (model[i].0 as i32 + delta) as u32;
                 }
+                Op::Cap(new) => {
+                    tree.set_cap(new);
+                    cap = new.min(LEN_MAX);
+                }
                 Op::Set(i, state, cost) => {
                     let i = i.index(slots);
                     let state = [LeafState::Absent, LeafState::Eligible, LeafState::LastResort, LeafState::Barred][usize::from(state)];
@@ -235,6 +241,9 @@ fn threads_that_reserve_and_complete_leave_nothing_behind() {
                 let tree = &tree;
                 scope.spawn(move || {
                     let (mut rng, mut held) = (Rng::new(thread), vec![]);
+                    if thread == 0 {
+                        (0..5_000).for_each(|n| tree.set_cap(1 + n % 7));
+                    }
                     for _ in 0..20_000 {
                         match tree.reserve(&mut rng) {
                             Ok(reserved) if rng.below(2) == 0 => held.push(reserved.slot),

@@ -19,6 +19,8 @@
 //! What [`Tree::reserve`] promises: the chosen leaf was a minimum at some instant inside the call, and its
 //! key was unchanged when it was taken.
 
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use crossbeam_utils::CachePadded;
 
 use super::{Full, Slot};
@@ -155,7 +157,9 @@ pub struct FArray<const FAN_OUT: usize> {
     slots: usize,
     leaf_by_slot: Box<[u16]>,
     slot_by_leaf: Box<[u16]>,
-    cap: u32,
+    /// Requests at a server from which on it is not chosen. Rarely written; whoever reads an old one has read before a
+    /// change that [`FArray::set_cap`] carries to the root. No checker's: it takes no part in the algorithm.
+    cap: AtomicU32,
     mutation: Option<Mutation>,
 }
 
@@ -188,7 +192,7 @@ impl<const FAN_OUT: usize> FArray<FAN_OUT> {
             levels: levels.into_boxed_slice(),
             root: CachePadded::new(AtomicU64::new(NONE)),
             slots,
-            cap: cap.min(LEN_MAX),
+            cap: AtomicU32::new(cap.min(LEN_MAX)),
             mutation,
         }
     }
@@ -278,6 +282,13 @@ impl<const FAN_OUT: usize> FArray<FAN_OUT> {
         self.change(leaf, |word| word & !(LEAF_VERSION - 1) | set | u64::from(leaf_len(word)));
     }
 
+    /// Changes how many requests a server may have at most, to be chosen. Who has more keeps them.
+    pub fn set_cap(&self, cap: u32) {
+        self.cap.store(cap.min(LEN_MAX), Ordering::SeqCst);
+        // Each key may be another now, as if all leaves had changed.
+        (0..self.slots).for_each(|leaf| self.propagate(leaf));
+    }
+
     /// The length of a queue.
     pub fn len(&self, slot: Slot) -> u32 {
         leaf_len(self.leaf(self.leaf_of(slot)).load(LOAD))
@@ -315,11 +326,12 @@ impl<const FAN_OUT: usize> FArray<FAN_OUT> {
         let len = leaf_len(leaf);
         let cost = leaf >> COST_SHIFT & ((1 << COST_BITS) - 1);
         let key = ((u64::from(len) + 1) * cost).min(KEY_MAX);
+        let cap = self.cap.load(Ordering::SeqCst);
         const ELIGIBLE: u64 = LeafState::Eligible as u64;
         const LAST: u64 = LeafState::LastResort as u64;
         match leaf_state(leaf) {
-            ELIGIBLE if len < self.cap => key,
-            LAST if len < self.cap => key | LAST_RESORT,
+            ELIGIBLE if len < cap => key,
+            LAST if len < cap => key | LAST_RESORT,
             _ => NONE,
         }
     }

@@ -1,8 +1,12 @@
-//! The figures of one of a balancer's workers: per pool and per server slot. The gauges (`id_plus_one`, `state`,
-//! `outstanding`) are written by the primary worker.
+//! The figures of one of a balancer's workers: per pool and per server slot. The gauges are written by the primary worker; but
+//! `reported` and `estimate_error` by each worker for the reports that it reads.
+
+use std::net::SocketAddr;
+use std::sync::Mutex;
 
 use super::{Counter, LatencyHistogram};
 use crate::drop_reason::DropCounters;
+use crate::scale::Outlook;
 
 /// Figures of one server slot. Counters belong to the slot and go on when another server takes it.
 #[derive(Debug, Default)]
@@ -20,7 +24,8 @@ pub struct ServerStats {
     pub since: Counter,
     /// When its last report, or reply with counters, was read: nanoseconds of the balancer's clock.
     pub reported: Counter,
-    /// By how many requests the queue length that was believed differed from what the last report said of the server's queue.
+    /// By how many requests the queue length that was believed, with what is under way, differed from what the last report said
+    /// of the server's queue.
     pub estimate_error: Counter,
     /// Requests sent to it.
     pub dispatched: Counter,
@@ -30,6 +35,20 @@ pub struct ServerStats {
     pub lost: Counter,
     /// Time from dispatch to reply, as the balancer sees it.
     pub latency: LatencyHistogram,
+    /// Where it is. Locked when a server comes or goes, and by readers for the moment of a copy.
+    addr: Mutex<Option<SocketAddr>>,
+}
+
+impl ServerStats {
+    /// Where the server is.
+    pub fn addr(&self) -> Option<SocketAddr> {
+        *self.addr.lock().expect("no panic while it is held")
+    }
+
+    /// Notes where the server is.
+    pub fn set_addr(&self, addr: Option<SocketAddr>) {
+        *self.addr.lock().expect("no panic while it is held") = addr;
+    }
 }
 
 /// Figures of a pool.
@@ -60,6 +79,8 @@ pub struct PoolStats {
     pub out_of_slots: Counter,
     /// How often the completion queue was full (io_uring). Nothing is lost by it.
     pub completions_delayed: Counter,
+    /// What the scaler thinks; written by the primary at its ticks, unless it is being read.
+    pub scaling: Mutex<Option<Outlook>>,
     /// Frames dropped, by reason.
     pub drops: DropCounters,
     /// One entry per slot.
@@ -82,6 +103,7 @@ impl PoolStats {
             gso_off: Counter::default(),
             out_of_slots: Counter::default(),
             completions_delayed: Counter::default(),
+            scaling: Mutex::default(),
             drops: DropCounters::default(),
             servers: (0..servers_max).map(|_| ServerStats::default()).collect(),
         }

@@ -1,28 +1,59 @@
 //! What a balancer shows of itself: one snapshot, as JSON or as rows of a table.
+//!
+//! | file | a change there is about |
+//! |---|---|
+//! | `native.rs`, `pools.rs` | what a pool shows |
+//! | `window.rs` | how long "the last moment" of rates and latencies is |
+//! | `board.rs` | one snapshot for all readers |
+//! | `view.rs` | all pools alike, for whoever makes no difference between them |
+//! | `history.rs` | the last ten minutes |
+//! | `events.rs` | what has happened |
 
+mod board;
 mod events;
+mod history;
+mod native;
 mod pools;
+mod view;
+mod window;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use board::{About, Board};
 pub use events::{Entry, EventLog, KEPT_MAX, Kind};
-pub use pools::{Latencies, PoolSampler, PoolServerStatus, PoolStatus};
+pub use history::{History, Second};
+pub use native::ServerStatus;
+pub use pools::{Latencies, PoolServerStatus, PoolStatus};
+pub use view::{NATIVE, PoolView, ServerView};
 
-use crate::health::State;
 use crate::role::relay::Shared;
-use crate::stats::{Counter, LatencySnapshot, PoolStats, ServerStats};
+use crate::scale::Outlook;
+use crate::stats::{LatencySnapshot, PoolStats};
+use crate::time::{Clock, Instant};
+use native::NativeSampler;
+use pools::PoolSampler;
 
-/// The balancer at one moment: its native pool, and its datagram pools. Rates and latencies of the native pool are of the time since the
-/// snapshot before.
+/// The balancer at one moment: its native pool, and its datagram pools. Rates and latencies are of the last moment (see
+/// [`Sampler`]) where nothing else is said.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Status {
-    /// When the process started: milliseconds since 1970.
+    /// This program's version.
+    pub version: String,
+    /// The process.
+    pub pid: u32,
+    /// When it started: milliseconds since 1970.
     pub started_unix_ms: u64,
+    /// Seconds since then.
+    pub uptime_s: f64,
+    /// The file of its configuration; empty without one.
+    pub config: String,
+    /// Whether each pool has a server that is up.
+    pub ready: bool,
     /// Valid requests that arrived, by worker.
     pub workers: Vec<u64>,
     /// Valid requests that arrived.
@@ -37,6 +68,8 @@ pub struct Status {
     pub busy_shed: u64,
     /// Requests refused: their mode is not served.
     pub refused_mode: u64,
+    /// Selections that fell back to two random servers after losing too many races.
+    pub select_fallback: u64,
     /// Datagrams dropped by the kernel before they were read.
     pub kernel_drops: u64,
     /// Datagrams that could not be sent.
@@ -55,11 +88,15 @@ pub struct Status {
     pub latency_us_p50: u64,
     /// 99 % of the replies took at most so many microseconds.
     pub latency_us_p99: u64,
+    /// These and others.
+    pub latency_us_recent: Percentiles,
+    /// How many servers there should be, and why; `None` if nobody scales.
+    pub scaling: Option<Scaling>,
     /// The registered servers, by id.
     pub servers: Vec<ServerStatus>,
     /// The datagram pools, in the order of the configuration.
     pub pools: Vec<PoolStatus>,
-    /// What has happened lately, the newest last.
+    /// The newest events, oldest first.
     pub events: Vec<Entry>,
 }
 
@@ -71,125 +108,96 @@ impl Status {
             false => serde_json::to_string(self),
         }
     }
+
+    /// Whether each pool has a server that is up; else which has none.
+    pub fn readiness(&self) -> Result<(), String> {
+        let is_up = |server: &ServerView<'_>| server.state == "up";
+        match self.all_pools().into_iter().find(|pool| !pool.servers.iter().any(is_up)) {
+            Some(pool) => Err(format!("no server of pool {} is up", pool.name)),
+            None => Ok(()),
+        }
+    }
 }
 
-/// One server at one moment.
+/// What the scaler thinks of a pool.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct ServerStatus {
-    /// Its id.
-    pub id: u32,
-    /// Its state's name.
-    pub state: String,
-    /// Requests under way or in it, by the estimate.
-    pub queue: u64,
-    /// Requests sent to its slot.
-    pub dispatched: u64,
-    /// Replies from its slot.
-    pub answered: u64,
-    /// Requests known to be lost on the way.
-    pub lost: u64,
-    /// Replies per second.
-    pub rate: f64,
-    /// Half of the replies took at most so many microseconds.
-    pub latency_us_p50: u64,
-    /// 99 % of the replies took at most so many microseconds.
-    pub latency_us_p99: u64,
+pub struct Scaling {
+    /// Requests per server, over `grow_after`; 0 without data.
+    pub load: f64,
+    /// Servers that take traffic.
+    pub up: u32,
+    /// Servers there shall be.
+    pub wanted: u32,
+    /// Never fewer servers.
+    pub min: u32,
+    /// Never more servers.
+    pub max: u32,
+    /// Why so many, in words.
+    pub reason: String,
 }
 
-/// Takes snapshots of a balancer and remembers the last one.
+impl From<Outlook> for Scaling {
+    fn from(outlook: Outlook) -> Self {
+        let Outlook { load, up, wanted, min, max, why } = outlook;
+        Scaling { load, up, wanted, min, max, reason: why.to_string() }
+    }
+}
+
+/// Latencies of the last moment, in microseconds, each at most 12.5 % too high; 0 without data.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Percentiles {
+    /// Half took at most so long.
+    pub p50: u64,
+    /// 90 %.
+    pub p90: u64,
+    /// 99 %.
+    pub p99: u64,
+    /// 99.9 %.
+    pub p999: u64,
+}
+
+impl Percentiles {
+    fn of(snapshot: &LatencySnapshot) -> Self {
+        let quantile = |q| micros(snapshot.quantile(q));
+        Percentiles { p50: quantile(0.5), p90: quantile(0.9), p99: quantile(0.99), p999: quantile(0.999) }
+    }
+}
+
+/// Takes snapshots of a balancer. Rates and recent latencies are of the time since a few snapshots before.
 pub struct Sampler {
-    workers: Vec<Arc<PoolStats>>,
-    last_at: Instant,
-    last: Vec<(u64, LatencySnapshot)>,
+    clock: Clock,
+    native: NativeSampler,
     pools: Vec<PoolSampler>,
 }
 
 impl Sampler {
-    /// A sampler of the native pool's workers, the primary first (none, if it does not run), and of datagram pools. Its
-    /// first snapshot covers the time from now.
-    pub fn new(workers: Vec<Arc<PoolStats>>, pools: Vec<Arc<Shared>>) -> Self {
-        let slots = workers.first().map_or(0, |primary| primary.servers.len());
-        let last = (0..slots).map(|slot| answered(&workers, slot)).collect();
-        let pools = pools.into_iter().map(PoolSampler::new).collect();
-        Sampler { workers, last_at: Instant::now(), last, pools }
+    /// A sampler of the native pool's workers, the primary first (none, if it does not run), and of datagram pools. `clock` is
+    /// theirs. What it calls recent is what passed since the snapshot `span` before, or since now.
+    pub fn new(workers: Vec<Arc<PoolStats>>, pools: Vec<Arc<Shared>>, clock: Clock, span: usize) -> Self {
+        let pools = pools.into_iter().map(|pool| PoolSampler::new(pool, span)).collect();
+        Sampler { clock, native: NativeSampler::new(workers, span), pools }
     }
 
     /// The balancer now.
     pub fn sample(&mut self) -> Status {
-        let passed = std::mem::replace(&mut self.last_at, Instant::now()).elapsed();
-        let seconds = passed.as_secs_f64().max(1e-6);
-        let workers = &self.workers;
-        let mut all = LatencySnapshot::default();
-        let mut servers = vec![];
-        let mut rate = 0.0;
-        for (slot, last) in self.last.iter_mut().enumerate() {
-            let sum = |counter: fn(&ServerStats) -> &Counter| -> u64 {
-                workers.iter().map(|stats| counter(&stats.servers[slot]).get()).sum()
-            };
-            let now = answered(workers, slot);
-            let latency = now.1.since(&last.1);
-            let server_rate = (now.0 - last.0) as f64 / seconds;
-            rate += server_rate;
-            all.merge(&latency);
-            let answered = now.0;
-            *last = now;
-            let primary = &workers[0].servers[slot];
-            let Some(id) = primary.id_plus_one.get().checked_sub(1) else { continue };
-            let state = State::ALL.get(primary.state.get() as usize).map_or("unknown", |s| s.name());
-            servers.push(ServerStatus {
-                id: id as u32,
-                state: state.to_owned(),
-                queue: primary.outstanding.get(),
-                dispatched: sum(|s| &s.dispatched),
-                answered,
-                lost: sum(|s| &s.lost),
-                rate: server_rate,
-                latency_us_p50: micros(latency.quantile(0.5)),
-                latency_us_p99: micros(latency.quantile(0.99)),
-            });
-        }
-        servers.sort_by_key(|s| s.id);
-        let sum = |counter: fn(&PoolStats) -> &Counter| -> u64 {
-            workers.iter().map(|stats| counter(stats).get()).sum()
-        };
-        let mut drops = BTreeMap::new();
-        for (reason, n) in workers.iter().flat_map(|stats| stats.drops.nonzero()) {
-            *drops.entry(reason.name().to_owned()).or_default() += n;
-        }
-        Status {
-            started_unix_ms: 0,
-            workers: workers.iter().map(|stats| stats.requests.get()).collect(),
-            requests: sum(|s| &s.requests),
-            dispatched: sum(|s| &s.dispatched),
-            answered: sum(|s| &s.answered),
-            busy_no_server: sum(|s| &s.busy_no_server),
-            busy_shed: sum(|s| &s.busy_shed),
-            refused_mode: sum(|s| &s.refused_mode),
-            kernel_drops: sum(|s| &s.kernel_drops),
-            send_drops: sum(|s| &s.send_drops),
-            gso_off: sum(|s| &s.gso_off),
-            out_of_slots: sum(|s| &s.out_of_slots),
-            completions_delayed: sum(|s| &s.completions_delayed),
-            drops,
-            rate,
-            latency_us_p50: micros(all.quantile(0.5)),
-            latency_us_p99: micros(all.quantile(0.99)),
-            servers,
-            pools: self.pools.iter_mut().map(PoolSampler::sample).collect(),
-            events: vec![],
-        }
+        let now = self.clock.now();
+        let mut status = Status::default();
+        self.native.sample(now, &mut status);
+        status.pools = self.pools.iter_mut().map(|pool| pool.sample(now)).collect();
+        status.ready = status.readiness().is_ok();
+        status
     }
 }
 
-/// Replies from a slot, and their latencies, at all workers together.
-fn answered(workers: &[Arc<PoolStats>], slot: usize) -> (u64, LatencySnapshot) {
-    let mut latency = LatencySnapshot::default();
-    let mut count = 0;
-    for server in workers.iter().map(|stats| &stats.servers[slot]) {
-        count += server.answered.get();
-        latency.merge(&server.latency.snapshot());
-    }
-    (count, latency)
+/// The time since a gauge was set to nanoseconds of the balancer's clock; `None` if it never was.
+fn since(now: Instant, nanos: u64) -> Option<Duration> {
+    (nanos > 0).then(|| now.since(Instant::from_nanos(nanos)))
+}
+
+/// The same in seconds, to the millisecond.
+fn seconds_since(now: Instant, nanos: u64) -> Option<f64> {
+    since(now, nanos).map(|passed| passed.as_millis() as f64 / 1e3)
 }
 
 fn micros(latency: Option<Duration>) -> u64 {
@@ -200,13 +208,21 @@ fn micros(latency: Option<Duration>) -> u64 {
 mod tests {
     use super::*;
     use crate::drop_reason::DropReason;
+    use crate::health::State;
+    use crate::scale::Why;
 
     #[test]
     fn a_snapshot_shows_the_registered_servers_of_all_workers_and_the_latency_since_the_last_one() {
         let workers: Vec<_> = (0..2).map(|_| Arc::new(PoolStats::new(4))).collect();
-        let mut sampler = Sampler::new(workers.clone(), vec![]);
+        let mut sampler = Sampler::new(workers.clone(), vec![], Clock::start(), 1);
         workers[0].servers[2].id_plus_one.set(8);
         workers[0].servers[2].state.set(State::Up as u64);
+        workers[0].servers[2].since.set(1_000_000_000); // the clock's first reading
+        workers[0].servers[2].weight.set(5);
+        let outlook = Outlook { load: 1.5, up: 1, wanted: 1, min: 0, max: 4, why: Why::Silent(1) };
+        *workers[0].scaling.lock().unwrap() = Some(outlook);
+        workers[0].servers[2].estimate_error.set(3);
+        workers[0].servers[2].set_addr(Some(([127, 0, 0, 1], 5300).into()));
         for n in 0..10 {
             let server = &workers[n % 2].servers[2];
             server.answered.add(1);
@@ -218,9 +234,23 @@ mod tests {
         let seen = &status.servers[0];
         assert_eq!((seen.id, seen.state.as_str(), seen.answered), (7, "up", 10));
         assert!((100..=113).contains(&seen.latency_us_p99) && seen.rate > 0.0);
+        assert_eq!(seen.latency_us_recent.p50, seen.latency_us_p50);
+        assert_eq!(status.latency_us_recent, seen.latency_us_recent);
+        assert_eq!((seen.addr.as_str(), seen.weight, seen.estimate_error), ("127.0.0.1:5300", 5, 3));
+        assert!(seen.since_s.is_some_and(|since| since < 60.0) && seen.report_age_ms.is_none(), "{seen:?}");
+        assert_eq!(seen.histogram.iter().map(|(_, count)| count).sum::<u64>(), 10);
         assert_eq!(status.drops["magic"], 10);
-        assert_eq!(sampler.sample().servers[0].latency_us_p99, 0, "nothing since");
-        let json = serde_json::to_string(&status).unwrap();
-        assert_eq!(serde_json::from_str::<Status>(&json).unwrap(), status);
+        assert!(status.ready);
+        workers[0].servers[2].reported.set(1_000_000_000);
+        workers[0].servers[2].state.set(State::Down as u64);
+        let next = sampler.sample();
+        assert_eq!((next.servers[0].latency_us_p99, next.servers[0].rate), (0, 0.0), "nothing since");
+        assert!(next.servers[0].report_age_ms.is_some());
+        assert_eq!(next.readiness().unwrap_err(), "no server of pool native is up");
+        assert!(!next.ready);
+        let mut read: Status = serde_json::from_str(&serde_json::to_string(&status).unwrap()).unwrap();
+        read.servers[0].histogram = status.servers[0].histogram.clone();
+        assert_eq!(read, status);
+        assert_eq!(serde_json::from_str::<Status>("{\"servers\": [{\"id\": 7}]}").unwrap().servers[0].id, 7);
     }
 }

@@ -5,19 +5,21 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
-use super::micros;
+use super::native::state_name;
+use super::window::{Look, Window};
+use super::{Percentiles, Scaling, micros};
 use crate::drop_reason::DropCounters;
-use crate::health::State;
 use crate::role::relay::Shared;
 use crate::select::Slot;
 use crate::stats::{Counter, LatencySnapshot, RelayServerStats, RelayStats};
+use crate::time::Instant;
 
-/// A datagram pool at one moment. Totals are since the start; `rate` is of the time since the snapshot before.
+/// A datagram pool at one moment. Totals are since the start; rates and recent latencies are of the last moment.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct PoolStatus {
     /// Its name.
     pub name: String,
@@ -65,16 +67,23 @@ pub struct PoolStatus {
     pub tcp_opened: u64,
     /// TCP connections refused.
     pub tcp_refused: u64,
+    /// Selections that fell back to two random servers after losing too many races.
+    pub select_fallback: u64,
     /// Answers per second.
     pub rate: f64,
-    /// Latencies of all servers together.
+    /// Latencies of all servers together, since the start.
     pub latency_us: Latencies,
+    /// The same of the last moment.
+    pub latency_us_recent: Percentiles,
+    /// How many servers there should be, and why; `None` if nobody scales.
+    pub scaling: Option<Scaling>,
     /// The servers, by id.
     pub servers: Vec<PoolServerStatus>,
 }
 
 /// One server of a datagram pool at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct PoolServerStatus {
     /// Its id.
     pub id: u32,
@@ -82,6 +91,10 @@ pub struct PoolServerStatus {
     pub addr: String,
     /// Its state's name.
     pub state: String,
+    /// Seconds that it has been in its state; `None` if that is not known.
+    pub since_s: Option<f64>,
+    /// Its share relative to others.
+    pub weight: u64,
     /// Requests or flows there, and TCP connections.
     pub queue: u64,
     /// Datagrams of clients sent to its slot.
@@ -100,12 +113,15 @@ pub struct PoolServerStatus {
     pub errors: u64,
     /// Answers per second.
     pub rate: f64,
-    /// Time from a request to its answer, as the balancer sees it.
+    /// Time from a request to its answer, as the balancer sees it, since the start.
     pub latency_us: Latencies,
+    /// The same of the last moment.
+    pub latency_us_recent: Percentiles,
 }
 
 /// Latencies since the start, in microseconds, each at most 12.5 % too high.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Latencies {
     /// Half took at most so long; 0 without data.
     pub p50: u64,
@@ -132,37 +148,38 @@ impl Latencies {
     }
 }
 
-/// Takes snapshots of a datagram pool and remembers the last one.
-pub struct PoolSampler {
+/// Takes snapshots of a datagram pool and remembers the last ones.
+pub(super) struct PoolSampler {
     pool: Arc<Shared>,
-    last_at: Instant,
-    /// Answers by slot.
-    last: Vec<u64>,
+    window: Window,
 }
 
 impl PoolSampler {
-    /// A sampler whose first snapshot covers the time from now.
-    pub fn new(pool: Arc<Shared>) -> Self {
-        let last = (0..pool.stats[0].servers.len()).map(|slot| sum(&pool, slot, |s| &s.answered)).collect();
-        PoolSampler { pool, last_at: Instant::now(), last }
+    pub fn new(pool: Arc<Shared>, span: usize) -> Self {
+        let first = (0..pool.stats[0].servers.len()).map(|slot| look(&pool, slot)).collect();
+        PoolSampler { pool, window: Window::new(span, first) }
     }
 
     /// The pool now.
-    pub fn sample(&mut self) -> PoolStatus {
-        let passed = std::mem::replace(&mut self.last_at, Instant::now()).elapsed();
-        let seconds = passed.as_secs_f64().max(1e-6);
-        let (pool, last) = (&self.pool, &mut self.last);
-        let mut all = LatencySnapshot::default();
+    pub fn sample(&mut self, now: Instant) -> PoolStatus {
+        let (pool, window) = (&self.pool, &mut self.window);
+        let seconds = window.begin();
+        let (mut all, mut recent) = (LatencySnapshot::default(), LatencySnapshot::default());
         let mut servers = vec![];
         let mut rate = 0.0;
-        for (slot, last) in last.iter_mut().enumerate() {
-            let answered = sum(pool, slot, |s| &s.answered);
-            let server_rate = (answered - std::mem::replace(last, answered)) as f64 / seconds;
-            rate += server_rate;
-            let mut latency = LatencySnapshot::default();
-            pool.stats.iter().for_each(|stats| latency.merge(&stats.servers[slot].latency.snapshot()));
-            all.merge(&latency);
-            servers.extend(server(pool, slot, server_rate, &latency));
+        for slot in 0..pool.stats[0].servers.len() {
+            let total = look(pool, slot);
+            all.merge(&total.latency);
+            let latency_us = Latencies::of(&total.latency);
+            let passed = window.look(slot, total);
+            recent.merge(&passed.latency);
+            rate += passed.answered as f64 / seconds;
+            servers.extend(server(pool, slot, now).map(|server| PoolServerStatus {
+                rate: passed.answered as f64 / seconds,
+                latency_us,
+                latency_us_recent: Percentiles::of(&passed.latency),
+                ..server
+            }));
         }
         servers.sort_by_key(|s| s.id);
         let total = |counter: fn(&RelayStats) -> &Counter| -> u64 {
@@ -200,8 +217,11 @@ impl PoolSampler {
             tcp_open: pool.tcp.open.get(),
             tcp_opened: pool.tcp.opened.get(),
             tcp_refused: pool.tcp.refused.get(),
+            select_fallback: total(|s| &s.select_fallback),
             rate,
             latency_us: Latencies::of(&all),
+            latency_us_recent: Percentiles::of(&recent),
+            scaling: None, // its controller is another process, and knows
             servers,
         }
     }
@@ -212,11 +232,20 @@ fn sum(pool: &Shared, slot: usize, counter: fn(&RelayServerStats) -> &Counter) -
     pool.stats.iter().map(|stats| counter(&stats.servers[slot]).get()).sum()
 }
 
-/// A slot that a server has.
-fn server(pool: &Shared, slot: usize, rate: f64, latency: &LatencySnapshot) -> Option<PoolServerStatus> {
+/// Answers from a slot, and their latencies, at all workers together.
+fn look(pool: &Shared, slot: usize) -> Look {
+    let answered = sum(pool, slot, |s| &s.answered);
+    let mut latency = LatencySnapshot::default();
+    if answered > 0 {
+        pool.stats.iter().for_each(|stats| latency.merge(&stats.servers[slot].latency.snapshot()));
+    }
+    Look { answered, latency }
+}
+
+/// A slot that a server has; without rate and latencies.
+fn server(pool: &Shared, slot: usize, now: Instant) -> Option<PoolServerStatus> {
     let primary = &pool.stats[0].servers[slot];
     let id = primary.id_plus_one.get().checked_sub(1)?;
-    let state = State::ALL.get(primary.state.get() as usize).map_or("unknown", |s| s.name());
     // What has ended is read before what was begun: so the difference is never negative.
     let (answered, timed_out) = (sum(pool, slot, |s| &s.answered), sum(pool, slot, |s| &s.timed_out));
     let forwarded = sum(pool, slot, |s| &s.forwarded);
@@ -224,7 +253,9 @@ fn server(pool: &Shared, slot: usize, rate: f64, latency: &LatencySnapshot) -> O
     Some(PoolServerStatus {
         id: id as u32,
         addr: pool.server(Slot::new(slot)).map_or(String::new(), |addr| addr.to_string()),
-        state: state.to_owned(),
+        state: state_name(primary.state.get()),
+        since_s: super::seconds_since(now, primary.since.get()),
+        weight: primary.weight.get(),
         queue: u64::from(pool.queue(Slot::new(slot))),
         dispatched,
         answered,
@@ -233,7 +264,6 @@ fn server(pool: &Shared, slot: usize, rate: f64, latency: &LatencySnapshot) -> O
         in_flight: dispatched.saturating_sub(answered + timed_out + forwarded),
         delivered: sum(pool, slot, |s| &s.delivered),
         errors: sum(pool, slot, |s| &s.errors),
-        rate,
-        latency_us: Latencies::of(latency),
+        ..PoolServerStatus::default()
     })
 }

@@ -1,10 +1,13 @@
 //! Runs the real program: free ports, a folder of its own, captured output, bounded waits.
 #![allow(dead_code, unused_imports)] // each test file uses its part
 
+pub mod browser;
+pub mod fake_admin;
 pub mod fake_dns;
 pub mod fakes;
 mod ports;
 mod running;
+pub mod terminal;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};

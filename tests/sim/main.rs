@@ -2,7 +2,10 @@
 //!
 //! Every assertion names its seed; `LBD_SEED=n cargo test --test sim` replays one run.
 
+mod flapping;
 mod orders;
+mod reconfigure;
+mod slow_start;
 mod world;
 
 use std::time::Duration;
@@ -225,6 +228,73 @@ fn the_controller_follows_the_load_up_and_down_without_losing_a_request() {
                 && world.tells.iter().any(|t| t.starts_with("scale down"))
         );
     }
+}
+
+/// The decisions of the balancer so far, in words.
+fn decisions(world: &World) -> Vec<&str> {
+    let told = world.events.iter().filter_map(|(_, event)| match event {
+        Event::Scale { what, .. } => Some(what.as_str()),
+        _ => None,
+    });
+    told.collect()
+}
+
+#[test]
+fn the_pool_follows_the_load_from_one_to_six_and_back_without_flapping() {
+    for (seed, shrink_max) in seeds(3).zip([1, 2, 7].into_iter().cycle()) {
+        let mut world = World::new(seed, faults(0.0, 0.0, 0.0));
+        world.service = Some(ServiceTime::fixed(5 * MS));
+        (world.scale.max, world.scale.shrink_max) = (6, shrink_max);
+        world.start_balancer(PolicyKind::ShortestQueue);
+        world.start_controller(1);
+        world.start_clients(3, Duration::from_secs(60));
+        assert!(world.run_until(Duration::from_secs(5), |w| w.up().len() == 1));
+        let (mut most, mut least_after) = (1, 6);
+        // 1.1 a millisecond is the work of 5.5 servers.
+        traffic(&mut world, 5_000, 1.1, |w, _| {
+            most = most.max(w.up().len());
+            if most == 6 {
+                least_after = least_after.min(w.up().len());
+            }
+        });
+        assert_eq!((most, least_after), (6, 6), "seed {seed}: {:?}", decisions(&world));
+        let back = world.run_until(Duration::from_secs(60), |w| w.servers.len() == 1 && w.in_flight() == 0);
+        assert!(back, "seed {seed}: {:?}", decisions(&world));
+        world.run(Duration::from_secs(10));
+        let decided = decisions(&world);
+        let ups = decided.iter().filter(|what| what.contains(" above 4.50 for 200ms at ")).count();
+        let downs = decided.iter().filter(|what| what.contains(" below 2.50 on ")).count();
+        assert_eq!(ups + downs, decided.len(), "each has its reason: {decided:?}");
+        // Doubling takes 1 to 6 in three steps; each step down is one decision.
+        let expected = if shrink_max == 1 { 5..=5 } else { 2..=3 };
+        let expected = if shrink_max == 7 { 1..=2 } else { expected };
+        assert!(ups <= 4 && expected.contains(&downs), "seed {seed}: {decided:?}");
+        assert_eq!(world.tells.iter().filter(|tell| tell.starts_with("scale down")).count(), 5);
+        world.check_at_rest();
+        let answered: usize = world.clients.iter().map(|c| c.count(Ending::Answered)).sum();
+        assert_eq!(answered, 5_000, "seed {seed}: none is lost");
+    }
+}
+
+#[test]
+fn a_silent_server_holds_the_pool_as_it_is() {
+    let mut world = World::new(3, faults(0.0, 0.0, 0.0));
+    world.scale.shrink_after = 300 * MS;
+    world.start_balancer(PolicyKind::ShortestQueue);
+    world.start_controller(3);
+    assert!(world.run_until(Duration::from_secs(5), |w| w.up().len() == 3));
+    // Both ways, for less than it takes to be down.
+    world.net.cut(back(), server_addr(1), true);
+    world.net.cut(server_addr(1), back(), true);
+    let scaling = |w: &World| w.stats[0].scaling.lock().unwrap().expect("there is a look at every tick");
+    let suspect = |w: &World| w.up().len() == 2;
+    assert!(world.run_until(Duration::from_secs(1), suspect));
+    world.run(40 * MS);
+    assert_eq!(
+        (scaling(&world).why.to_string().as_str(), world.up().len()),
+        ("1 server is silent: no data", 2)
+    );
+    assert_eq!(decisions(&world), Vec::<&str>::new());
 }
 
 #[test]

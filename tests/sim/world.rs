@@ -1,6 +1,6 @@
 //! A whole system in virtual time: the real roles, a seeded lossy network, processes that die and come back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -109,10 +109,14 @@ pub struct World {
     pub reply_path: ReplyPath,
     pub stats: Vec<Arc<PoolStats>>,
     pub servers: BTreeMap<u32, Node<ServerRole>>,
+    /// Servers that stand still: what arrives there waits.
+    pub frozen: BTreeSet<u32>,
     pub clients: Vec<Caller>,
     pub controller: Option<Node<ControllerRole>>,
     pub max_outstanding: Option<u32>,
+    pub health: Rules,
     pub service: Option<ServiceTime>,
+    pub scale: scale::Policy,
     /// (virtual milliseconds, event) of the balancer.
     pub events: Vec<(u64, balancer::Event)>,
     pub tells: Vec<String>,
@@ -141,10 +145,23 @@ impl World {
             reply_path: ReplyPath::Balancer,
             stats: vec![],
             servers: BTreeMap::new(),
+            frozen: BTreeSet::new(),
             clients: vec![],
             controller: None,
             max_outstanding: None,
+            health: Rules::default(),
             service: None,
+            scale: scale::Policy {
+                threshold: 5.0,
+                grow_after: 200 * MS,
+                shrink_after: 1000 * MS,
+                grow_cool_down: 300 * MS,
+                shrink_cool_down: 300 * MS,
+                grow_max: None,
+                shrink_max: 1,
+                min: 1,
+                max: 8,
+            },
             events: vec![],
             tells: vec![],
             incarnations: 0,
@@ -161,34 +178,32 @@ impl World {
     }
 
     pub fn start_balancer(&mut self, policy: PolicyKind) {
-        let settings = balancer::Settings {
-            format: FORMAT,
-            key: None,
-            policy,
-            servers_max: 16,
-            max_outstanding: self.max_outstanding,
-            interval: INTERVAL,
-            controller: controller_addr(),
-            scale: scale::Policy {
-                threshold: 5.0,
-                grow_after: 200 * MS,
-                shrink_after: 1000 * MS,
-                cool_down: 300 * MS,
-                min: 1,
-                max: 8,
-            },
-            health: Rules::default(),
-            own: (0..self.workers).flat_map(|w| [front_of(w), back_of(w)]).collect(),
-            secret: [self.seed as u8; 16],
-            workers: self.workers,
-            reply_path: self.reply_path,
-            seed: self.next_seed(),
-        };
-        let workers = Balancer::workers(settings, self.now());
+        let seed = self.next_seed();
+        let workers = Balancer::workers(balancer::Settings { policy, seed, ..self.settings() }, self.now());
         self.stats = workers.iter().map(|role| Arc::clone(role.stats())).collect();
         let attach = |w| self.net.attach(&[front_of(w), back_of(w)], &options()).unwrap();
         self.balancer =
             workers.into_iter().enumerate().map(|(w, role)| Node { role, io: attach(w) }).collect();
+    }
+
+    /// What its balancer is made from.
+    pub fn settings(&self) -> balancer::Settings {
+        balancer::Settings {
+            format: FORMAT,
+            key: None,
+            policy: PolicyKind::ShortestQueue,
+            servers_max: 16,
+            max_outstanding: self.max_outstanding,
+            interval: INTERVAL,
+            controller: controller_addr(),
+            scale: self.scale,
+            health: self.health,
+            own: (0..self.workers).flat_map(|w| [front_of(w), back_of(w)]).collect(),
+            secret: [self.seed as u8; 16],
+            workers: self.workers,
+            reply_path: self.reply_path,
+            seed: 0,
+        }
     }
 
     /// A figure of all workers together.
@@ -293,7 +308,8 @@ impl World {
     fn deadlines(&self) -> Vec<Option<Instant>> {
         let mut deadlines = vec![self.controller.as_ref().and_then(|n| n.role.next_deadline())];
         deadlines.extend(self.balancer.iter().map(|n| n.role.next_deadline()));
-        deadlines.extend(self.servers.values().map(|n| n.role.next_deadline()));
+        let moving = self.servers.iter().filter(|(id, _)| !self.frozen.contains(id));
+        deadlines.extend(moving.map(|(_, n)| n.role.next_deadline()));
         deadlines.extend(self.clients.iter().map(|c| c.node.role.next_deadline()));
         deadlines
     }
@@ -306,8 +322,10 @@ impl World {
                 self.events.push((now.as_nanos() / 1_000_000, event));
             }
         }
-        for node in self.servers.values_mut() {
-            node.turn_if_due(now);
+        for (id, node) in &mut self.servers {
+            if !self.frozen.contains(id) {
+                node.turn_if_due(now);
+            }
         }
         for caller in &mut self.clients {
             caller.node.turn_if_due(now);

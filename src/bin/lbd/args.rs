@@ -38,6 +38,20 @@ pub enum Command {
     Top(Top),
     /// Send requests through a balancer and say how long each took
     Ping(Ping),
+    /// Show what a running balancer does: its pools, servers and what has happened lately
+    Status(Show),
+    /// Take a server out of service: no new requests at once, what it has is finished
+    Drain(Drain),
+    /// Take a server into service again
+    Enable(ServerArgs),
+    /// Take a server out of service, whatever it says of itself
+    Disable(ServerArgs),
+    /// Change a server's share relative to others
+    Weight(Weight),
+    /// Let a running balancer read its configuration anew; an invalid one changes nothing
+    Reload(Reach),
+    /// Say what this machine grants, what is missing, and the command that mends it
+    Doctor(Doctor),
     /// Check a configuration and print what it will run
     Check {
         /// The file
@@ -293,4 +307,68 @@ fn patience(text: &str) -> Result<Duration, String> {
         0.001..=60.0 => Ok(time),
         _ => Err("write a time from 1ms to 1m".to_owned()),
     }
+}
+
+/// How a running balancer is reached.
+#[derive(clap::Args)]
+pub struct Reach {
+    /// The balancer's configuration, which says where it is; default as for the other commands
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// The balancer's admin interface, instead of admin.listen
+    #[arg(long, value_name = "IP:PORT")]
+    pub admin: Option<SocketAddr>,
+    /// File with the token that changes need; default: admin.token_file, or the one that the balancer leaves in state_dir
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+}
+
+#[derive(clap::Args)]
+pub struct Show {
+    #[command(flatten)]
+    pub reach: Reach,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Show it again each second, until Ctrl-C
+    #[arg(long)]
+    pub watch: bool,
+}
+
+/// One server of a running balancer.
+#[derive(clap::Args)]
+pub struct ServerArgs {
+    /// The server's id
+    pub id: u32,
+    /// Its pool, if several have this id; native is the one with lbd's own frames
+    #[arg(long, value_name = "NAME")]
+    pub pool: Option<String>,
+    #[command(flatten)]
+    pub reach: Reach,
+}
+
+#[derive(clap::Args)]
+pub struct Drain {
+    #[command(flatten)]
+    pub server: ServerArgs,
+    /// Wait until its queue is empty, for so long at most; default 1m
+    #[arg(long, value_parser = humantime::parse_duration, value_name = "TIME", num_args = 0..=1, default_missing_value = "1m")]
+    pub wait: Option<Duration>,
+}
+
+#[derive(clap::Args)]
+pub struct Weight {
+    #[command(flatten)]
+    pub server: ServerArgs,
+    /// Its share, 1 to 100
+    pub weight: u16,
+}
+
+#[derive(clap::Args)]
+pub struct Doctor {
+    #[command(flatten)]
+    pub common: Common,
+    /// Print everything as one JSON object
+    #[arg(long)]
+    pub json: bool,
 }

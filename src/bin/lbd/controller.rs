@@ -24,7 +24,7 @@ const TURN: Duration = Duration::from_secs(1);
 pub fn run(common: &Common) -> Result<()> {
     let config = common.load_native("lbd controller")?;
     let command = server_command(&config)?;
-    let (mut supervisor, stop, _log) = open(&config, &command, config.server.count)?;
+    let (mut supervisor, stop, _log) = open(&config, &command, config.server.run.count)?;
     say(common, format_args!("controller: orders on {}", config.controller));
     let (mut stopping, mut done) = (false, false);
     while !done && !stop.is_asked_twice() {
@@ -56,23 +56,16 @@ pub fn open(
     let log = logging::init(&config.logs, "controller/controller.log")?;
     let io = daemon::back_end(config.io, vec![socket], &config.io_options(), clock)?;
     let stop = Stop::on_signals(vec![io.waker()])?;
-    let server = &config.server;
     let settings = controller::Settings {
         format: config.native().format,
         key: config.key_bytes(),
         balancer: config.balancer_for_servers(),
         seed: entropy(),
     };
-    let bounds = Bounds {
-        count,
-        min: server.min,
-        max: server.max.max(count),
-        start_id: server.start_id,
-        ports: server.ports.clone(),
-        leave: None,
-    };
+    let run = &config.server.run;
+    let bounds = Bounds { count, max: run.scale.max.max(count), ..run.bounds(None) };
     let command = ServerCommand {
-        words: match &server.command {
+        words: match &run.command {
             Some(words) => words.clone(),
             None => servers.to_vec(),
         },

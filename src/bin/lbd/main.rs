@@ -5,8 +5,11 @@
 mod args;
 mod balancer;
 mod controller;
+mod doctor;
+mod operate;
 mod ping;
 mod run;
+mod shown;
 mod table;
 mod top;
 mod units;

@@ -8,6 +8,7 @@ use lbd::daemon::{self, signals::Stop};
 use lbd::io::IoOptions;
 use lbd::io::socket::{SocketOptions, bind};
 use lbd::logging;
+use lbd::operator::Order;
 use lbd::rng::entropy;
 use lbd::role::server::{ServerRole, Work};
 use lbd::role::{client, server};
@@ -15,7 +16,7 @@ use lbd::terminal::{print, tell};
 use lbd::time::Clock;
 
 use crate::args::{Args, Client, Command, Common, Server};
-use crate::{balancer, controller, ping, top, up};
+use crate::{balancer, controller, doctor, operate, ping, top, up};
 
 /// Runs a subcommand; false if it ran but not everything was answered.
 pub fn run(args: Args) -> Result<bool> {
@@ -27,6 +28,13 @@ pub fn run(args: Args) -> Result<bool> {
         Command::Client(args) => run_client(&args),
         Command::Top(args) => top::run(&args).map(|()| true),
         Command::Ping(args) => ping::run(&args),
+        Command::Status(args) => operate::status(&args),
+        Command::Drain(args) => operate::drain(&args),
+        Command::Enable(args) => operate::order(&args, Order::Enable),
+        Command::Disable(args) => operate::order(&args, Order::Disable),
+        Command::Weight(args) => operate::weight(&args),
+        Command::Reload(reach) => operate::reload(&reach),
+        Command::Doctor(args) => doctor::run(&args),
         Command::Check { file } => {
             print(format_args!("{}", config::describe(&Config::load(&file)?)))?;
             Ok(true)
@@ -65,10 +73,10 @@ pub fn server_command(config: &Config) -> Result<Vec<String>> {
 fn run_server(args: &Server) -> Result<()> {
     let config = args.common.load_native("lbd server")?;
     let server = &config.server;
-    let id = args.id.unwrap_or(server.start_id);
+    let id = args.id.unwrap_or(server.run.start_id);
     let balancer = args.balancer.unwrap_or(config.balancer_for_servers());
-    let place = id.wrapping_sub(server.start_id) as usize % server.ports.len();
-    let port = args.port.unwrap_or(server.ports.start + place as u16);
+    let place = id.wrapping_sub(server.run.start_id) as usize % server.run.ports.len();
+    let port = args.port.unwrap_or(server.run.ports.start + place as u16);
     let ip = args.bind.unwrap_or(balancer.ip());
     if !ip.is_loopback() && config.key.is_none() {
         bail!("a server on {ip}, beyond the loopback, needs key_file in the configuration");

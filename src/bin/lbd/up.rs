@@ -32,9 +32,9 @@ const EVENTS_SHOWN: usize = 6;
 /// Runs until the duration is over or Ctrl-C; true if every request was answered.
 pub fn run(args: &Up) -> Result<bool> {
     let config = args.common.load_native("lbd up")?;
-    let count = args.servers.unwrap_or(config.server.count);
-    if !(1..=config.server.max).contains(&count) {
-        bail!("--servers {count} is not within 1 and server.max = {}", config.server.max);
+    let count = args.servers.unwrap_or(config.server.run.count);
+    if !(1..=config.server.run.scale.max).contains(&count) {
+        bail!("--servers {count} is not within 1 and server.max = {}", config.server.run.scale.max);
     }
     let clients = args.clients.unwrap_or(config.client.count);
     if clients as usize > config.client.ports.len() {

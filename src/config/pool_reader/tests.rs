@@ -101,6 +101,7 @@ fn the_smallest_pools_have_the_defaults() {
             weight: 1,
             id: 0,
         }],
+        run: None,
         ports: 256,
         resolve_interval: 30 * second,
         tcp_connections: 0,
@@ -190,6 +191,13 @@ fn the_defaults_in_the_schema_are_the_defaults() {
     };
     let mut written = defaults(properties);
     written["health"] = defaults(&properties["health"]["properties"]);
+    let mut run = json!({"command": "serve {port}", "port_range_start": 5310, "port_range_end": 5400});
+    let least = one(pool(json!({"run": run})));
+    run.as_object_mut()
+        .unwrap()
+        .extend(defaults(&properties["run"]["properties"]).as_object().unwrap().clone());
+    assert!(run.as_object().unwrap().len() > 10, "{run}");
+    assert_eq!(one(pool(json!({"run": run}))), least);
     let idle_timeout = written.as_object_mut().unwrap().remove("idle_timeout").unwrap();
     assert_eq!(written.as_object().unwrap().len(), 9, "{written}");
     assert_eq!(one(pool(written)), one(pool(json!({}))));
@@ -677,5 +685,105 @@ fn a_file_that_is_cut_off_is_an_error_wherever_it_is_cut() {
     parse(SMALL).unwrap();
     for len in 0..SMALL.len() {
         parse(&SMALL[..len]).unwrap_err();
+    }
+}
+
+fn run(changes: Value) -> Value {
+    let mut run = json!({"command": "serve {port}", "port_range_start": 5310, "port_range_end": 5330});
+    for (key, value) in changes.as_object().unwrap() {
+        run[key] = value.clone();
+        if value.is_null() {
+            run.as_object_mut().unwrap().remove(key);
+        }
+    }
+    json!({"servers": null, "run": run})
+}
+
+#[test]
+fn servers_that_lbd_runs_have_the_keys_of_those_of_the_native_pool() {
+    let written = json!({
+        "command": ["serve", "{id}", "{port}"], "address": "::1", "count": 2, "min": 2, "max": 10, "start_id": 7,
+        "threshold": 2.5, "grow_after": 100, "shrink_after": "1s", "grow_cool_down": "2s",
+        "shrink_cool_down": "3s", "grow_max": 3, "shrink_max": 4,
+    });
+    let pool_of = one(pool(run(written)));
+    let PoolRun { address, run: of_pool } = pool_of.run.unwrap();
+    let ms = Duration::from_millis;
+    assert_eq!(address, "::1".parse::<IpAddr>().unwrap());
+    assert_eq!((of_pool.count, of_pool.start_id, of_pool.ports), (2, 7, 5310..5330));
+    assert_eq!(of_pool.command.unwrap(), ["serve", "{id}", "{port}"]);
+    let scale = crate::scale::Policy {
+        threshold: 2.5,
+        grow_after: ms(100),
+        shrink_after: ms(1_000),
+        grow_cool_down: ms(2_000),
+        shrink_cool_down: ms(3_000),
+        grow_max: Some(3),
+        shrink_max: 4,
+        min: 2,
+        max: 10,
+    };
+    assert_eq!(of_pool.scale, scale);
+    assert_eq!(pool_of.settings.servers_max, 20, "those on their way out need room too");
+    assert_eq!(pool_of.servers, []);
+
+    let beside = one(pool(json!({"servers": ["127.0.0.1:5301"], "run": run(json!({}))["run"]})));
+    assert_eq!((beside.servers.len(), beside.run.unwrap().run.start_id), (1, 1_000));
+}
+
+#[test]
+fn mistakes_about_servers_that_lbd_runs_are_told_with_the_remedy() {
+    for (changes, says) in [
+        (json!({"command": null}), "command: is missing; write the program, such as"),
+        (json!({"command": "serve"}), "command: {port} is missing"),
+        (json!({"port_range_start": null}), "port_range_start: is missing; write the first port, such as"),
+        (json!({"port_range_end": null}), "port_range_end: is missing; write the port after the last one"),
+        (json!({"port_range_end": 5310}), "port_range_end: the range from 5310 up to, but without, 5310"),
+        (json!({"address": "0.0.0.0"}), "address: 0.0.0.0 is no address to send to; write the one that"),
+        (json!({"count": 3, "max": 2}), "max: pools[0].run.count = 3 is not within pools[0].run.min = 1"),
+        (json!({"max": 40}), "port_range_end: 40 servers do not fit into 20 ports"),
+        (json!({"threshold": 0}), "threshold: \"0\" is not a number from 0.01"),
+        (json!({"shrink_max": 0}), "shrink_max: \"0\" is not a whole number from 1"),
+        (json!({"grow_cool_down": 1}), "grow_cool_down: \"1\" is not a duration from 10ms"),
+    ] {
+        let error = refused(&[pool(run(changes))]);
+        let error = error.strip_prefix("pools[0].run.").unwrap_or_else(|| panic!("{error}"));
+        assert!(error.starts_with(says), "{error}");
+    }
+    let mut taken = pool(json!({"servers": ["127.0.0.1:5301"], "run": run(json!({"start_id": 0}))["run"]}));
+    assert!(refused(&[taken.clone()]).contains("run.start_id: 0 is not above the ids of the servers"));
+    taken["run"] = run(json!({"port_range_start": 5300}))["run"].clone();
+    let error = refused(&[taken]);
+    assert!(
+        error.contains("port 5300 is taken twice, by pools[0].listen and by pools[0].run.port_"),
+        "{error}"
+    );
+    let mut small = pool(run(json!({"max": 10})));
+    small["servers_max"] = json!(9);
+    assert!(refused(&[small]).contains("servers_max: 9 leaves no room for 10 servers"));
+    let off = refused_beside(&[pool(run(json!({})))], json!({"admin": {"listen": "off"}}));
+    assert!(
+        off.starts_with("admin.listen: is off, but by way of it the controller tells the balancer"),
+        "{off}"
+    );
+    let both =
+        [pool(run(json!({}))), pool(json!({"listen": "127.0.0.1:6000", "run": run(json!({}))["run"]}))];
+    assert!(
+        refused(&both).contains("port 5310 is taken twice, by pools[0].run.port_range_start to pools[0].run")
+    );
+}
+
+#[test]
+fn a_plan_says_what_lbd_runs() {
+    let config = accepted(&[pool(run(json!({"max": 4, "grow_max": 2})))]);
+    let plan = describe(&config);
+    for line in [
+        "servers     1 to begin with (1 to 4), ids from 0, ports 5310 to 5329 of 127.0.0.1\n",
+        "            started by lbd controller as: serve {port}\n",
+        "scaling     up above 4.50 requests a server for 500ms, down below 2.50 on fewer for 3s\n",
+        "            2 more at a time, 1s after the last decision; 1 fewer, after 1s\n",
+        "256 ports x 4 servers",
+    ] {
+        assert!(plan.contains(line), "{line}: {plan}");
     }
 }

@@ -18,7 +18,6 @@ mod takeover;
 use std::io;
 use std::net::TcpListener;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
 
 use super::affinity;
 use super::control::Control;
@@ -29,7 +28,7 @@ use crate::config::Config;
 use crate::handover::SocketSet;
 use crate::role::relay::Shared;
 use crate::stats::PoolStats;
-use crate::status::{EventLog, Sampler, Status};
+use crate::status::{About, Board, EventLog, Sampler};
 use crate::time::Clock;
 use native::{Native, NativeMade};
 use pool::{Made, Pool};
@@ -37,9 +36,6 @@ use sockets::Opened;
 
 pub use sockets::hold;
 pub use takeover::{Takeover, path as takeover_path};
-
-/// How often everything is looked at.
-const SHOW_EVERY: Duration = Duration::from_millis(250);
 
 /// Why something could not be started or changed, in words.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -90,9 +86,7 @@ pub struct Instance {
     running: Mutex<Running>,
     /// One reload at a time.
     reloading: Mutex<()>,
-    sampler: Mutex<Sampler>,
-    /// What the sampler saw last.
-    shown: Mutex<Arc<Status>>,
+    board: Board,
     admin: Mutex<Option<Admin>>,
 }
 
@@ -154,14 +148,14 @@ impl Ready {
         let native = native.map(|native| native.start(&process)).transpose()?;
         let pools = pools.into_iter().map(|made| made.start(&process).map(Arc::new));
         let running = Running { config: Arc::new(config), native, pools: pools.collect::<Result<_, _>>()? };
-        let mut sampler = running.sampler();
-        let shown = Mutex::new(Arc::new(sampler.sample()));
+        let config = running.config.source.as_ref().map_or(String::new(), |path| path.display().to_string());
+        let about = About::new(config, Arc::clone(&process.events));
+        let board = Board::new(about, running.sampler(clock, Board::SPAN));
         let instance = Arc::new(Instance {
             process,
             running: Mutex::new(running),
             reloading: Mutex::default(),
-            sampler: Mutex::new(sampler),
-            shown,
+            board,
             admin: Mutex::default(),
         });
         instance.show()?;
@@ -173,22 +167,17 @@ impl Ready {
 }
 
 impl Running {
-    fn sampler(&self) -> Sampler {
+    fn sampler(&self, clock: Clock, span: usize) -> Sampler {
         let stats: Vec<Arc<PoolStats>> = self.native.as_ref().map_or(vec![], |native| native.stats.clone());
         let shared: Vec<Arc<Shared>> = self.pools.iter().map(|pool| Arc::clone(&pool.shared)).collect();
-        Sampler::new(stats, shared)
+        Sampler::new(stats, shared, clock, span)
     }
 }
 
 impl Instance {
     /// A sampler of its own, for a reader that wants rates and latencies between its own looks.
     pub fn sampler(&self) -> Sampler {
-        self.running().sampler()
-    }
-
-    /// What is shown, not older than [`SHOW_EVERY`].
-    pub fn shown(&self) -> Arc<Status> {
-        Arc::clone(&self.shown.lock().expect("no panic while it is held"))
+        self.running().sampler(self.process.clock, 1)
     }
 
     /// Looks at everything from time to time, for all that show it: so they show the same.
@@ -196,10 +185,9 @@ impl Instance {
         let instance = Arc::downgrade(self);
         std::thread::Builder::new().name("show".into()).spawn(move || {
             while let Some(instance) = instance.upgrade() {
-                let status = Arc::new(instance.sampler.lock().expect("no panic while it is held").sample());
-                *instance.shown.lock().expect("no panic while it is held") = status;
+                instance.board.tick();
                 drop(instance);
-                std::thread::sleep(SHOW_EVERY);
+                std::thread::sleep(Board::TICK);
             }
         })?;
         Ok(())
@@ -235,10 +223,10 @@ impl Instance {
         result
     }
 
-    /// Other pools run now.
-    fn forget_sampler(&self) {
-        let sampler = self.running().sampler();
-        *self.sampler.lock().expect("no panic while it is held") = sampler;
+    /// Shows the pools that run now.
+    fn follow(&self) {
+        let sampler = self.running().sampler(self.process.clock, Board::SPAN);
+        self.board.follow(sampler);
     }
 
     fn running(&self) -> MutexGuard<'_, Running> {

@@ -18,7 +18,6 @@ use crate::io::{BackEnd, IoOptions};
 use crate::operator::{Order, Refused};
 use crate::rng::entropy;
 use crate::role::balancer::{Balancer, Part, Settings};
-use crate::scale;
 use crate::stats::PoolStats;
 use crate::time::{Clock, Instant};
 
@@ -39,8 +38,6 @@ pub struct Native {
     posts: Vec<Post<NativeWorker>>,
     /// By worker, the primary first.
     pub stats: Vec<Arc<PoolStats>>,
-    /// What they were made from.
-    pub settings: Settings,
 }
 
 /// The settings of the native pool's role, but for the balancer's own addresses.
@@ -57,18 +54,21 @@ pub fn settings(config: &Config) -> Settings {
         max_outstanding: pool.max_outstanding,
         interval: server.interval,
         controller: config.controller,
-        scale: scale::Policy {
-            threshold: pool.scaling_threshold,
-            grow_after: server.grow_after,
-            shrink_after: server.shrink_after,
-            cool_down: server.cool_down,
-            min: server.min,
-            max: server.max,
-        },
+        scale: server.run.scale,
         health: pool.health,
         own: vec![],
         seed: entropy(),
     }
+}
+
+/// Whether a balancer that was made from one goes on as it is with the other: the same in all that a configuration says.
+pub fn are_same(one: &Settings, other: &Settings) -> bool {
+    let live = |settings: &Settings| {
+        let Settings { policy, reply_path, max_outstanding, interval, controller, scale, health, .. } =
+            settings;
+        (*policy, *reply_path, *max_outstanding, *interval, *controller, *scale, *health)
+    };
+    one.fixed_difference(other).is_none() && live(one) == live(other)
 }
 
 /// The native pool's workers, made and not started yet.
@@ -117,7 +117,7 @@ impl NativeMade {
 
     /// Starts their loops.
     pub fn start(self, process: &Process) -> Result<Native, Failed> {
-        let NativeMade { settings, roles, ios, processors, patience, waits } = self;
+        let NativeMade { roles, ios, processors, patience, waits, .. } = self;
         let stats = roles.iter().map(|role| Arc::clone(role.stats())).collect();
         let mut posts = vec![];
         for (number, ((role, io), processor)) in roles.into_iter().zip(ios).zip(processors).enumerate() {
@@ -127,7 +127,7 @@ impl NativeMade {
             }
             posts.push(start(worker, format!("worker-{number}"), process)?);
         }
-        Ok(Native { posts, stats, settings })
+        Ok(Native { posts, stats })
     }
 }
 
@@ -136,14 +136,12 @@ impl Native {
         &self.posts[0]
     }
 
-    /// Goes on with these settings, which it can. False if they are the same.
-    pub fn change(&self, new: Settings) -> Result<bool, Failed> {
-        let mut changed = false;
-        for post in &self.posts {
-            let settings = new.clone();
-            changed |= post.call(move |worker, now| worker.role.reconfigure(now, &settings))?;
-        }
-        Ok(changed)
+    /// Goes on with these settings, which it can.
+    pub fn change(&self, new: Settings) -> Result<(), Failed> {
+        let changed = self.primary().call(move |worker, _| worker.role.reconfigure(new))?;
+        changed.map_err(|key| Failed::new(format!("{key} cannot change")))?;
+        // All adopt them in a turn, be there a request or not.
+        self.posts.iter().try_for_each(|post| Ok(post.send(|_, _| ())?))
     }
 
     /// Duplicates of the workers' sockets.

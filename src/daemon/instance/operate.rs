@@ -17,7 +17,7 @@ impl From<Failed> for Refusal {
 
 impl Control for Instance {
     fn status(&self) -> Arc<Status> {
-        self.shown()
+        self.board.latest()
     }
 
     fn events(&self) -> &EventLog {
@@ -25,15 +25,7 @@ impl Control for Instance {
     }
 
     fn ready(&self) -> Result<(), String> {
-        let status = self.status();
-        let native =
-            self.running().native.is_some().then(|| (NAME, up(status.servers.iter().map(|s| &s.state))));
-        let pools =
-            status.pools.iter().map(|pool| (pool.name.as_str(), up(pool.servers.iter().map(|s| &s.state))));
-        match native.into_iter().chain(pools).find(|(_, up)| *up == 0) {
-            Some((pool, _)) => Err(format!("no server of pool {pool} is up")),
-            None => Ok(()),
-        }
+        self.status().readiness()
     }
 
     fn order(&self, pool: Option<&str>, id: u32, order: Order) -> Result<(), Refusal> {
@@ -93,10 +85,6 @@ impl Control for Instance {
     fn reload(&self) -> Result<String, Refusal> {
         Instance::reload(self)
     }
-}
-
-fn up<'a>(states: impl Iterator<Item = &'a String>) -> usize {
-    states.filter(|state| *state == "up").count()
 }
 
 impl Instance {

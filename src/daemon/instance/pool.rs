@@ -194,10 +194,10 @@ impl Pool {
         let old = self.of();
         let mut changes = vec![];
         if old.settings != new.settings {
-            for post in &self.posts {
-                let settings = new.settings.clone();
-                post.call(move |worker, now| worker.role.reconfigure(now, settings))?;
-            }
+            let changed = self.shared.reconfigure(new.settings.clone());
+            changed.map_err(|key| Failed::new(format!("{key} cannot change")))?;
+            // All adopt them in a turn, be there a datagram or not.
+            self.posts.iter().try_for_each(|post| post.send(|_, _| ()))?;
             changes.push("other settings".to_owned());
         }
         let before = old.servers.len();

@@ -72,7 +72,7 @@ impl Instance {
             changes.push(format!("log level {}", new.logs.level));
         }
         self.running().config = Arc::new(new);
-        self.forget_sampler();
+        self.follow();
         Ok(if changes.is_empty() { "nothing has changed".to_owned() } else { changes.join("; ") })
     }
 
@@ -172,7 +172,9 @@ impl Instance {
     fn change_native(&self, old: &Config, new: &Config, changes: &mut Vec<String>) -> Result<(), Failed> {
         let running = self.running();
         let Some(native) = running.native.as_ref().filter(|_| old.runs_native) else { return Ok(()) };
-        if native.change(native::settings(new))? {
+        let settings = native::settings(new);
+        if !native::are_same(&native::settings(old), &settings) {
+            native.change(settings)?;
             changes.push("native pool: other settings".to_owned());
         }
         Ok(())

@@ -173,6 +173,8 @@ fn plan(pool: &DatagramPool) -> Result<(Names, relay::Plan), Failed> {
 pub fn plan_for(pool: &DatagramPool, addrs: &[SocketAddr]) -> relay::Plan {
     // Names may lead to either family tomorrow.
     let has_names = pool.servers.iter().any(|server| matches!(server.target, Target::Name { .. }));
+    let of_controller = pool.run.as_ref().map(|run| SocketAddr::new(run.address, 0));
+    let addrs = &addrs.iter().copied().chain(of_controller).collect::<Vec<_>>()[..];
     relay::Plan {
         listen: pool.listen.clone(),
         workers: pool.settings.workers,

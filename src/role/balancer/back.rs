@@ -45,9 +45,7 @@ impl Balancer {
                     ServerOp::Register => self.on_register(now, peer, at, bytes, stamp, tx),
                 }
             }
-            Kind::ControllerRequest if peer != self.shared.settings.controller => {
-                Err(DropReason::WrongSource)
-            }
+            Kind::ControllerRequest if peer != self.settings.controller => Err(DropReason::WrongSource),
             Kind::ControllerRequest => self.on_answer(now, frame),
             Kind::ClientRequest | Kind::ClientResponse => Err(DropReason::Unexpected),
         }
@@ -98,7 +96,7 @@ impl Balancer {
         stats.answered.add(1);
         stats.latency.record(now.wrapping_micros().wrapping_sub(frame.header.dispatch_us.get()));
         if same_registration && own {
-            self.take_counters(slot, frame.header);
+            self.take_counters(now, slot, frame.header);
         }
         if same_registration {
             self.hear(slot);
@@ -177,7 +175,9 @@ impl Balancer {
         if !std::mem::replace(&mut lane.confirmed, true) {
             self.shared.roster.confirm(slot, epoch, self.worker);
         }
-        self.take_counters(slot, header);
+        let believed = self.shared.tree.len(slot);
+        self.stats.servers[slot.index()].estimate_error.set(u64::from(header.queue.get().abs_diff(believed)));
+        self.take_counters(now, slot, header);
         self.hear(slot);
         match state {
             ServerState::Ready => Ok(()),
@@ -188,14 +188,14 @@ impl Balancer {
                 self.sync_in_place(now, slot, at, bytes, tx)
             }
             ServerState::Stopped => {
-                self.on_stopped(slot);
+                self.on_stopped(now, slot);
                 Ok(())
             }
         }
     }
 
     /// Takes the counters of a frame whose registration was checked.
-    fn take_counters(&mut self, slot: Slot, header: &Header) {
+    fn take_counters(&mut self, now: Instant, slot: Slot, header: &Header) {
         let counters = Counters {
             report: header.report.get(),
             seq: header.seq.get(),
@@ -207,7 +207,8 @@ impl Balancer {
             self.stats.drops.add(DropReason::Stale, 1);
             return;
         };
-        if self.shared.settings.reply_path == ReplyPath::Direct {
+        self.stats.servers[slot.index()].reported.set(now.as_nanos());
+        if self.settings.reply_path == ReplyPath::Direct {
             self.stats.answered.add(u64::from(finished));
             self.stats.servers[slot.index()].answered.add(u64::from(finished));
         }

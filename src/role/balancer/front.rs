@@ -119,7 +119,7 @@ impl Balancer {
         lane.last_sent = now;
         let (header, _) = zerocopy::FromBytes::mut_from_prefix(bytes).expect("checked before");
         let header: &mut Header = header;
-        header.op = self.shared.settings.reply_path as u8;
+        header.op = self.settings.reply_path as u8;
         header.client_ip = asker.ip;
         header.client_port.set(asker.port);
         header.listener = asker.listener;

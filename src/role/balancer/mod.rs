@@ -38,10 +38,12 @@ use crate::health::{self, Census, Rules, State};
 use crate::operator::{Order, Refused};
 use crate::rng::Rng;
 use crate::role::leaf::leaf_of;
+use crate::role::live::Seen;
 use crate::role::{Role, send_from_slot};
 use crate::roster::{Member, View};
 use crate::scale::{self, Scaler};
-use crate::select::{Chooser, LeafState, PolicyKind, Slot, Tree, cost_of_weight};
+use crate::select::{Chooser, LeafState, PolicyKind, SHARE_ALL, Slot, Tree, cost_of};
+use crate::slow_start::{self, SlowStart};
 use crate::stats::PoolStats;
 use crate::time::{Instant, earliest};
 use crate::wire::tag::PeerReplay;
@@ -57,7 +59,7 @@ pub const FRONT: SocketId = SocketId(0);
 pub const BACK: SocketId = SocketId(1);
 
 /// What a balancer is made from.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
     /// Size and trailer of the frames.
     pub format: FrameFormat,
@@ -87,6 +89,20 @@ pub struct Settings {
     pub own: Vec<SocketAddr>,
     /// Seed of everything that is random but no secret: epochs, ties.
     pub seed: u64,
+}
+
+impl Settings {
+    /// The key of the configuration in which these differ from others, if one of them is for the life of a balancer.
+    /// (What is random, and its own addresses, are not from a configuration.)
+    pub fn fixed_difference(&self, other: &Settings) -> Option<&'static str> {
+        let differ = [
+            ("load_balancer.frame_size", self.format.size != other.format.size),
+            ("key_file", self.key != other.key || self.format.tagged != other.format.tagged),
+            ("load_balancer.workers", self.workers != other.workers),
+            ("load_balancer.servers_max", self.servers_max != other.servers_max),
+        ];
+        differ.into_iter().find(|(_, differ)| *differ).map(|(key, _)| key)
+    }
 }
 
 /// Something that an operator wants to read about.
@@ -119,7 +135,7 @@ pub enum Event {
     },
     /// More or fewer servers are asked for.
     Scale {
-        /// What is asked for, in words.
+        /// What is asked for, and why, in words.
         what: String,
         /// The load that led to it.
         load: f64,
@@ -178,6 +194,7 @@ struct Primary {
     events: VecDeque<Event>,
     /// Whether traffic goes to all servers, since too many are down or held.
     fails_open: bool,
+    slow_start: SlowStart,
     last_turn: Instant,
 }
 
@@ -190,18 +207,29 @@ impl Primary {
     }
 
     /// Writes what the state of a server means into the tree.
-    fn write_leaf(&self, slot: Slot, tree: &Tree) {
-        let (state, weight) = match self.fleet.get(slot) {
+    fn write_leaf(&mut self, now: Instant, slot: Slot, tree: &Tree) {
+        let span = self.fleet.rules().slow_start;
+        let (state, cost) = match self.fleet.get_mut(slot) {
             None => (LeafState::Absent, 1),
-            Some(server) => (leaf_of(server.health.state(), self.fails_open), server.weight),
+            Some(server) => {
+                let share = server.slow_since.and_then(|since| slow_start::share(since, now, span));
+                if share.is_none() {
+                    server.slow_since = None;
+                }
+                let cost = cost_of(server.weight, share.unwrap_or(SHARE_ALL));
+                (leaf_of(server.health.state(), self.fails_open), cost)
+            }
         };
-        tree.set(slot, state, cost_of_weight(weight));
+        tree.set(slot, state, cost);
     }
 }
 
 /// One worker's state machine.
 pub struct Balancer {
     shared: Arc<Shared>,
+    /// Those of this turn, and which they are.
+    settings: Arc<Settings>,
+    seen: Seen,
     worker: u8,
     format: FrameFormat,
     primary: Option<Box<Primary>>,
@@ -233,23 +261,24 @@ impl Balancer {
         let mut rng = Rng::new(settings.seed);
         let (instance, epoch) = (rng.next_u64() | 1, (rng.next_u64() as u32).max(1));
         let shared = Arc::new(Shared::new(settings, instance, epoch));
-        (0..shared.settings.workers)
+        (0..shared.settings.get().workers)
             .map(|worker| Balancer::worker(&shared, worker as u8, &mut rng, now))
             .collect()
     }
 
     fn worker(shared: &Arc<Shared>, worker: u8, rng: &mut Rng, now: Instant) -> Balancer {
-        let settings = &shared.settings;
+        let settings = shared.settings.get();
         let slots = settings.servers_max;
         let lane =
             |slot| Lane::new(Arc::clone(shared.window(worker, Slot::new(slot)).expect("made for all")));
         let primary = (worker == 0).then(|| {
             Box::new(Primary {
                 fleet: Fleet::new(slots, settings.health),
-                scaler: Scaler::new(settings.scale, now),
+                scaler: Scaler::new(settings.scale),
                 orders: Orders::new(shared.instance, rng.next_u64()),
                 events: VecDeque::with_capacity(EVENTS_MAX),
                 fails_open: false,
+                slow_start: SlowStart::default(),
                 last_turn: now,
             })
         });
@@ -269,6 +298,8 @@ impl Balancer {
             turn: 0,
             next_tick: now,
             shared: Arc::clone(shared),
+            seen: Seen::default(),
+            settings,
         }
     }
 
@@ -287,7 +318,7 @@ impl Balancer {
         match order {
             Order::Weight(weight) => {
                 server.weight = weight;
-                self.set_leaf(slot);
+                self.set_leaf(now, slot);
             }
             Order::Disable => self.apply(now, slot, health::Event::Disable, ASKED),
             Order::Drain => self.apply(now, slot, health::Event::Drain, ASKED),
@@ -301,6 +332,31 @@ impl Balancer {
     /// Whether some server may be chosen, be it as a last resort.
     pub fn can_serve(&self) -> bool {
         self.shared.usable.load(Ordering::Relaxed) > 0
+    }
+
+    /// Goes on with these settings, which all workers find at their next turn. What is random in them stays as it is, and so
+    /// do the balancer's own addresses. Refuses, with the key of the configuration, what takes a new balancer.
+    pub fn reconfigure(&self, new: Settings) -> Result<(), &'static str> {
+        let settings = self.shared.settings.replace(|old| match old.fixed_difference(&new) {
+            Some(key) => Err(key),
+            None => Ok(Settings { secret: old.secret, own: old.own.clone(), seed: old.seed, ..new }),
+        })?;
+        self.shared.tree.set_cap(settings.max_outstanding.unwrap_or(u32::MAX));
+        Ok(())
+    }
+
+    /// Takes new settings over, if there are any. Between turns, so that a turn has the same ones throughout.
+    fn adopt(&mut self, now: Instant) {
+        let Some(settings) = self.shared.settings.newer(&mut self.seen) else { return };
+        if settings.policy != self.settings.policy {
+            self.chooser.set_policy(settings.policy);
+        }
+        self.settings = settings;
+        let Some(primary) = &mut self.primary else { return };
+        primary.scaler.set_policy(self.settings.scale);
+        primary.fleet.set_rules(self.settings.health);
+        // Another share of them may be down now, and may be slow for another time.
+        (0..self.shared.tree.slot_count()).for_each(|slot| self.set_leaf(now, Slot::new(slot)));
     }
 
     /// Whether no request of this worker is outstanding, by its estimates.
@@ -393,7 +449,7 @@ impl Balancer {
 
     /// Writes what the state of a server means into the tree, then tells the workers. What it means for all, too: too many
     /// may be down now.
-    fn set_leaf(&mut self, slot: Slot) {
+    fn set_leaf(&mut self, now: Instant, slot: Slot) {
         let Some(primary) = &mut self.primary else { return };
         let census = Census::of(primary.fleet.iter().map(|(_, server)| server.health.state()));
         let fails_open = census.fails_open(primary.fleet.rules().down_max);
@@ -401,12 +457,17 @@ impl Balancer {
         if std::mem::replace(&mut primary.fails_open, fails_open) != fails_open {
             primary.tell(Event::FailOpen(fails_open));
             for index in 0..primary.fleet.slot_count() {
-                primary.write_leaf(Slot::new(index), &self.shared.tree);
+                primary.write_leaf(now, Slot::new(index), &self.shared.tree);
             }
         } else {
-            primary.write_leaf(slot, &self.shared.tree);
+            primary.write_leaf(now, slot, &self.shared.tree);
         }
-        self.shared.roster.publish(slot, primary.fleet.get(slot).map(member_of));
+        let server = primary.fleet.get(slot);
+        self.stats.servers[slot.index()].set_addr(server.map(|server| server.addr));
+        if let Some(server) = server {
+            self.stats.servers[slot.index()].weight.set(u64::from(server.weight));
+        }
+        self.shared.roster.publish(slot, server.map(member_of));
         self.shared.usable.store(usable, Ordering::Relaxed);
         self.refresh();
     }
@@ -440,6 +501,7 @@ fn member_of(server: &Server) -> Member {
 impl Role for Balancer {
     fn on_batch(&mut self, now: Instant, rx: &mut Rx, tx: &mut Tx) {
         self.turn += 1;
+        self.adopt(now);
         self.refresh();
         for index in 0..rx.len() {
             let (received, bytes) = rx.get_mut(index);
@@ -454,7 +516,7 @@ impl Role for Balancer {
     fn on_timeout(&mut self, now: Instant, tx: &mut Tx) {
         self.notice_own_pause(now);
         if now >= self.next_tick {
-            let interval = self.shared.settings.interval;
+            let interval = self.settings.interval;
             self.next_tick = now + (interval / TICKS_PER_INTERVAL).max(Duration::from_millis(1));
             self.on_tick(now, tx);
         }

@@ -31,13 +31,15 @@ pub(super) struct Orders {
     /// The controller's nonce, once it has given one.
     cookie: u64,
     open: Option<Order>,
+    /// Servers to be stopped after the one of the open order, the next one last.
+    victims: Vec<u32>,
     silent: bool,
 }
 
 impl Orders {
     pub(super) fn new(instance: u64, seed: u64) -> Self {
         // Numbers start anywhere, so that a restarted balancer does not repeat those of the last one.
-        Orders { instance, next_number: seed >> 1, cookie: 0, open: None, silent: false }
+        Orders { instance, next_number: seed >> 1, cookie: 0, open: None, victims: vec![], silent: false }
     }
 
     pub(super) fn next_deadline(&self) -> Option<Instant> {
@@ -57,6 +59,7 @@ impl Orders {
 
     /// A server that has left needs no order to stop it.
     pub(super) fn server_left(&mut self, id: u32) {
+        self.victims.retain(|&victim| victim != id);
         if self.open.is_some_and(|order| order.op == RequestOp::Shrink && order.target == id) {
             self.open = None;
         }
@@ -67,23 +70,25 @@ impl Balancer {
     /// Lets the scaler see the pool, and orders what it decides.
     pub(super) fn scale(&mut self, now: Instant, sample: scale::Sample) {
         let Some(primary) = &mut self.primary else { return };
-        match primary.scaler.observe(now, sample) {
-            Decision::Hold => {}
-            Decision::Grow { target, load } => {
-                if primary.orders.place(now, RequestOp::Grow, target, load, sample.up) {
-                    let what = format!("grow to {target}");
-                    primary.tell(Event::Scale { what, load, up: sample.up });
-                }
+        let decision = primary.scaler.observe(now, sample);
+        if let Ok(mut outlook) = self.stats.scaling.try_lock() {
+            *outlook = Some(primary.scaler.outlook()); // a reader is there: the next tick writes it
+        }
+        let (load, up) = match decision {
+            Decision::Hold => return,
+            Decision::Grow { load, .. } | Decision::Shrink { load, .. } => (load, sample.up),
+        };
+        let is_new = match decision {
+            Decision::Grow { target, .. } => {
+                primary.orders.victims.clear();
+                primary.orders.place(now, RequestOp::Grow, target, load, up)
             }
-            Decision::Shrink { load } => {
-                let victims =
-                    primary.fleet.iter().filter(|(_, s)| s.managed && s.health.state() == State::Up);
-                let Some(id) = victims.map(|(_, s)| s.id).max() else { return };
-                if primary.orders.place(now, RequestOp::Shrink, id, load, sample.up) {
-                    let what = format!("shrink: stop server {id}");
-                    primary.tell(Event::Scale { what, load, up: sample.up });
-                }
-            }
+            Decision::Shrink { target, .. } => primary.shrink(now, up.saturating_sub(target), load, up),
+            Decision::Hold => false,
+        };
+        if is_new {
+            let what = primary.scaler.outlook().why.to_string();
+            primary.tell(Event::Scale { what, load, up });
         }
     }
 
@@ -92,7 +97,7 @@ impl Balancer {
         let Some(primary) = &mut self.primary else { return };
         let orders = &mut primary.orders;
         let Some(order) = orders.open.filter(|order| order.due <= now) else { return };
-        let (size, to) = (self.format.size, self.shared.settings.controller);
+        let (size, to) = (self.format.size, self.settings.controller);
         let mut header = Header::new(Kind::ControllerRequest, size);
         header.op = order.op as u8;
         header.attempt = order.attempt.saturating_add(1);
@@ -140,7 +145,7 @@ impl Balancer {
                 let order = *open;
                 orders.open = None;
                 orders.silent = false;
-                primary.on_ack(order, status);
+                primary.on_ack(now, order, status);
                 Ok(())
             }
             RequestOp::Sync | RequestOp::Grow | RequestOp::Shrink => Err(DropReason::Unexpected),
@@ -149,7 +154,21 @@ impl Balancer {
 }
 
 impl Primary {
-    fn on_ack(&mut self, order: Order, status: Status) {
+    /// Orders that so many servers stop, one after the other: those that came last. False if there are none.
+    fn shrink(&mut self, now: Instant, count: u32, load: f64, up: u32) -> bool {
+        let may_stop = |s: &Server| s.managed && s.health.state() == State::Up;
+        let mut ids: Vec<u32> = self.fleet.iter().filter(|(_, s)| may_stop(s)).map(|(_, s)| s.id).collect();
+        ids.sort_unstable();
+        self.orders.victims = ids.split_off(ids.len().saturating_sub(count as usize));
+        self.stop_next(now, load, up)
+    }
+
+    fn stop_next(&mut self, now: Instant, load: f64, up: u32) -> bool {
+        let orders = &mut self.orders;
+        orders.victims.pop().is_some_and(|id| orders.place(now, RequestOp::Shrink, id, load, up))
+    }
+
+    fn on_ack(&mut self, now: Instant, order: Order, status: Status) {
         if order.op == RequestOp::Shrink && status == Status::Unknown {
             // Started by somebody else: not the controller's to stop, so not ours to ask for again.
             if let Some(server) = self.fleet.slot_of(order.target).and_then(|slot| self.fleet.get_mut(slot)) {
@@ -159,6 +178,9 @@ impl Primary {
         if status != Status::Ok {
             let target = order.target;
             self.tell(Event::Controller(format!("refused {:?} {target}: {status:?}", order.op)));
+        }
+        if order.op == RequestOp::Shrink {
+            self.stop_next(now, order.load, order.up);
         }
     }
 }

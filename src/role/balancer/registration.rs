@@ -56,7 +56,8 @@ impl Balancer {
                 stats.id_plus_one.set(u64::from(id) + 1);
                 let state = primary.fleet.get(slot).map_or(State::Joining, |server| server.health.state());
                 stats.state.set(state as u64);
-                self.set_leaf(slot);
+                stats.since.set(now.as_nanos());
+                self.set_leaf(now, slot);
                 self.lanes[slot.index()].last_sent = now;
                 self.apply(now, slot, health::Event::Alive, ANSWERS); // it has echoed a nonce: the first proof of life
                 slot
@@ -115,10 +116,10 @@ impl Balancer {
     }
 
     /// A server has finished and is about to exit.
-    pub(super) fn on_stopped(&mut self, slot: Slot) {
+    pub(super) fn on_stopped(&mut self, now: Instant, slot: Slot) {
         let Some(primary) = &mut self.primary else { return };
         let Some(id) = primary.fleet.get(slot).map(|server| server.id) else { return };
         primary.orders.server_left(id);
-        self.remove(slot, "stopped");
+        self.remove(now, slot, "stopped");
     }
 }

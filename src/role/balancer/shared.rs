@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex};
 
 use super::Settings;
+use crate::role::live::Live;
 use crate::roster::Roster;
 use crate::select::{Slot, Tree};
 use crate::stats::PoolStats;
@@ -13,7 +14,7 @@ use crate::wire::{CookieKey, DispatchWindow};
 
 /// One for all workers of a balancer.
 pub(super) struct Shared {
-    pub settings: Settings,
+    pub settings: Live<Settings>,
     pub tree: Tree,
     pub roster: Roster,
     /// Cookies of all workers are made under one key, so that any of them can check a reply.
@@ -45,7 +46,7 @@ impl Shared {
             listeners: Mutex::new(Addresses::new()),
             stats: (0..workers).map(|_| Arc::new(PoolStats::new(slots))).collect(),
             usable: AtomicU32::new(0),
-            settings,
+            settings: Live::new(settings),
         }
     }
 

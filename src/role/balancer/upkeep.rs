@@ -13,7 +13,7 @@ impl Balancer {
     pub(super) fn notice_own_pause(&mut self, now: Instant) {
         let Some(primary) = &mut self.primary else { return };
         let gap = now.since(std::mem::replace(&mut primary.last_turn, now));
-        let usual = self.shared.settings.interval * 3;
+        let usual = self.settings.interval * 3;
         if gap > usual.max(Duration::from_millis(50)) {
             for slot in 0..primary.fleet.slot_count() {
                 if let Some(server) = primary.fleet.get_mut(Slot::new(slot)) {
@@ -32,11 +32,10 @@ impl Balancer {
             let probe = self.judge(now, slot);
             let Some(&Member { interval, draining, .. }) = self.view.get(slot) else { continue };
             let lane = &self.lanes[index];
-            let pause = self.shared.settings.interval.min(interval);
+            let pause = self.settings.interval.min(interval);
             let rested = now.since(lane.last_sync) >= pause;
             // The tail: the last requests may be lost, and nothing later would show the gap.
-            let tail =
-                lane.estimate.under_way() > 0 && now.since(lane.last_sent) >= self.shared.settings.interval;
+            let tail = lane.estimate.under_way() > 0 && now.since(lane.last_sent) >= self.settings.interval;
             if probe || (rested && (tail || !(lane.confirmed || draining))) {
                 self.send_sync(now, slot, tx);
             }
@@ -49,6 +48,7 @@ impl Balancer {
     fn judge(&mut self, now: Instant, slot: Slot) -> bool {
         let Some(primary) = &mut self.primary else { return false };
         let Some(server) = primary.fleet.get_mut(slot) else { return false };
+        let server_is_slow = server.slow_since.is_some();
         let (event, probe) = server.health.on_tick(now, &server.limits);
         if let Some(event) = event {
             let why = match event {
@@ -62,8 +62,11 @@ impl Balancer {
         {
             self.apply(now, slot, health::Event::Alive, ANSWERS); // every worker has had its answer
         }
+        if server_is_slow {
+            self.warm_up(now, slot);
+        }
         if self.is_forgotten(now, slot) {
-            self.remove(slot, "silent for too long");
+            self.remove(now, slot, "silent for too long");
         }
         probe
     }
@@ -75,9 +78,13 @@ impl Balancer {
         for (slot, server) in primary.fleet.iter() {
             let outstanding = u64::from(self.shared.tree.len(slot));
             self.stats.servers[slot.index()].outstanding.set(outstanding);
-            if server.health.state() == State::Up {
-                sample.up += 1;
-                sample.outstanding += outstanding;
+            match server.health.state() {
+                State::Up => {
+                    sample.up += 1;
+                    sample.outstanding += outstanding;
+                }
+                State::Suspect => sample.silent += 1,
+                State::Joining | State::Held | State::Down | State::Draining | State::Disabled => {}
             }
         }
         for stats in &self.shared.stats {
@@ -90,16 +97,29 @@ impl Balancer {
     /// Applies an event to a server's health and what follows from it to the tree. Only the primary judges.
     pub(super) fn apply(&mut self, now: Instant, slot: Slot, event: health::Event, why: &'static str) {
         let Some(primary) = &mut self.primary else { return };
+        let span = primary.fleet.rules().slow_start;
         let Some(server) = primary.fleet.get_mut(slot) else { return };
         let (id, limits) = (server.id, server.limits);
         if let Some(state) = server.health.on_event(now, event, &limits) {
+            if state == State::Up && server.health.record().up_since() == now {
+                server.slow_since = primary.slow_start.begin(now, span);
+            }
             let why = match state {
                 State::Held => server.health.record().to_string().into(),
                 _ => why.into(),
             };
             primary.tell(Event::State { id, state, why });
-            self.stats.servers[slot.index()].state.set(state as u64);
-            self.set_leaf(slot);
+            let stats = &self.stats.servers[slot.index()];
+            stats.state.set(state as u64);
+            stats.since.set(now.as_nanos());
+            self.set_leaf(now, slot);
+        }
+    }
+
+    /// A server that has come up gets a little more.
+    fn warm_up(&mut self, now: Instant, slot: Slot) {
+        if let Some(primary) = &mut self.primary {
+            primary.write_leaf(now, slot, &self.shared.tree);
         }
     }
 
@@ -110,7 +130,7 @@ impl Balancer {
         let Some(server) = primary.fleet.get_mut(slot) else { return };
         if !std::mem::replace(&mut server.is_stopping, true) {
             self.apply(now, slot, health::Event::Drain, "it stops");
-            self.set_leaf(slot);
+            self.set_leaf(now, slot);
         }
     }
 
@@ -124,15 +144,16 @@ impl Balancer {
 
     /// Frees a slot. What was outstanding there is nobody's any more; late replies still find their clients until
     /// another server has the slot.
-    pub(super) fn remove(&mut self, slot: Slot, why: &'static str) {
+    pub(super) fn remove(&mut self, now: Instant, slot: Slot, why: &'static str) {
         let Some(primary) = &mut self.primary else { return };
         let Some(server) = primary.fleet.remove(slot) else { return };
         primary.tell(Event::Left { id: server.id, why });
         self.shared.tree.adjust(slot, -(server.foreign as i32));
-        self.set_leaf(slot);
+        self.set_leaf(now, slot);
         let stats = &self.stats.servers[slot.index()];
         stats.id_plus_one.set(0);
         stats.outstanding.set(0);
+        stats.weight.set(0);
     }
 
     /// Turns the frame into a SYNC for the server that sent it.

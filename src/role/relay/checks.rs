@@ -29,6 +29,11 @@ impl Checker {
         Checker { check, with_header, key: QuestionKey::new(secret), rng: Rng::new(seed) }
     }
 
+    /// Asks by this from now on.
+    pub fn set_check(&mut self, check: Check) {
+        self.check = check;
+    }
+
     /// Whether servers are asked at all.
     pub fn is_active(&self) -> bool {
         self.check != Check::None

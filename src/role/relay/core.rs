@@ -8,12 +8,14 @@ use std::time::Duration;
 use crossbeam_utils::CachePadded;
 
 use super::members::{Member, View};
-use super::settings::{ProxyProtocol, Sockets};
+use super::settings::{ProxyProtocol, Settings, Sockets};
 use super::shared::{Shared, Signals};
+use crate::access::Gate;
 use crate::batch::{DestinationId, FrameRef, Received, SocketId, Tx};
 use crate::drop_reason::DropReason;
 use crate::proxy_protocol::{self, Transport};
 use crate::rng::Rng;
+use crate::role::live::Seen;
 use crate::select::{Chooser, Full, Slot};
 use crate::stats::{LatencyHistogram, RelayStats};
 use crate::time::Instant;
@@ -105,6 +107,10 @@ impl Lane {
 /// See the module's text.
 pub(super) struct Core {
     pub shared: Arc<Shared>,
+    /// Those of this turn, and who is let in; and which they are.
+    pub settings: Arc<Settings>,
+    pub gate: Gate,
+    seen: Seen,
     pub stats: Arc<RelayStats>,
     pub sockets: Sockets,
     pub view: View,
@@ -142,7 +148,8 @@ impl Core {
         own: &[SocketAddr],
         rng: &mut Rng,
     ) -> Core {
-        let slots = shared.settings.servers_max;
+        let settings = shared.settings();
+        let slots = settings.servers_max;
         Core {
             view: View::new(slots, own),
             locals: Locals::default(),
@@ -150,15 +157,29 @@ impl Core {
             lanes: (0..slots).map(|_| Lane::NEW).collect(),
             owed: 0,
             touched: Vec::with_capacity(slots),
-            chooser: Chooser::new(shared.settings.policy, rng.next_u64()),
+            chooser: Chooser::new(settings.policy, rng.next_u64()),
             fronts: local_addrs[..usize::from(sockets.fronts.end)].into(),
             slowest: None,
             recent: LatencyHistogram::default(),
             turn: 0,
             stats: Arc::clone(stats),
             shared: Arc::clone(shared),
+            gate: shared.gate(),
+            settings,
+            seen: Seen::default(),
             sockets,
         }
+    }
+
+    /// Takes new settings over, if there are any; whether there were. Between turns, so that a turn has the same ones
+    /// throughout.
+    pub fn adopt(&mut self) -> bool {
+        let Some(newest) = self.shared.newer(&mut self.seen) else { return false };
+        if newest.settings.policy != self.settings.policy {
+            self.chooser.set_policy(newest.settings.policy);
+        }
+        (self.settings, self.gate) = (Arc::clone(&newest.settings), newest.gate.clone());
+        true
     }
 
     /// Copies what the primary has changed.
@@ -229,7 +250,7 @@ impl Core {
         tx: &mut Tx,
     ) -> Result<(), DropReason> {
         let destination = self.destination(way, client, tx).ok_or(DropReason::TurnFull)?;
-        let with_header = match self.shared.settings.proxy_protocol {
+        let with_header = match self.settings.proxy_protocol {
             ProxyProtocol::Off => false,
             ProxyProtocol::First => is_first,
             ProxyProtocol::Every => true,
@@ -249,7 +270,7 @@ impl Core {
 
     /// A server as a destination; of one socket it is looked up once a turn.
     fn destination(&mut self, way: &Way, client: &Client, tx: &mut Tx) -> Option<DestinationId> {
-        if self.shared.settings.transparent {
+        if self.settings.transparent {
             return tx.destination(way.from, way.server, Some(client.addr.ip()));
         }
         let lane = &mut self.lanes[way.slot.index()];
@@ -411,7 +432,7 @@ impl Core {
     /// Looks for servers that owe an answer and are silent for far longer than any answer took, while others answer: if
     /// nobody does, it is the network's fault, or our own. Once a tick.
     pub fn look_for_silence(&mut self, now: Instant) {
-        let time_out = self.shared.settings.timeout;
+        let time_out = self.settings.timeout;
         let limit = match self.slowest {
             Some(slowest) => (slowest * SILENCE_FACTOR).max(SILENCE_MIN).min(time_out),
             None => time_out,

@@ -59,8 +59,6 @@ pub(super) struct Leased {
     /// Flows that it has answered, by the time of their last datagram.
     flows: Aged<Pair>,
     affinity: Affinity,
-    /// Answers to a datagram, at most; `None` = any number.
-    replies: Option<u32>,
     hold: Duration,
     /// When a flow last had a datagram.
     last_flow: Instant,
@@ -70,7 +68,7 @@ pub(super) struct Leased {
 
 impl Leased {
     pub fn new(core: &Core, secret: [u8; 16]) -> Self {
-        let settings = &core.shared.settings;
+        let settings = &core.settings;
         let ports = core.sockets.v4.len().max(core.sockets.v6.len());
         let slots = settings.servers_max;
         let pairs = ports * slots;
@@ -88,10 +86,16 @@ impl Leased {
             waiting,
             flows,
             affinity: settings.affinity,
-            replies: settings.replies,
             hold: settings.hold.unwrap_or(HOLD_MIN),
             last_flow: Instant::ZERO,
             hint: None,
+        }
+    }
+
+    /// There are new settings.
+    pub fn adopt(&mut self, core: &Core) {
+        if let Some(hold) = core.settings.hold {
+            self.hold = hold;
         }
     }
 
@@ -109,7 +113,7 @@ impl Leased {
         bytes: &[u8],
         tx: &mut Tx,
     ) -> Result<(), DropReason> {
-        match (self.affinity, self.replies) {
+        match (self.affinity, core.settings.replies) {
             (Affinity::Client, _) => self.on_flow(core, client, datagram, bytes, tx),
             (Affinity::None, Some(0)) => one_way(core, client, datagram, bytes, tx),
             (Affinity::None, _) => self.on_request(core, client, datagram, bytes, tx),
@@ -146,7 +150,7 @@ impl Leased {
             Some(last) => self.waiting.get_mut(last).expect("it waits").next = Some(key),
         }
         used.generation = member.generation;
-        used.credit = used.credit.saturating_add(self.replies.unwrap_or(1));
+        used.credit = used.credit.saturating_add(core.settings.replies.unwrap_or(1));
         core.await_answer(now, slot);
         Ok(())
     }
@@ -170,7 +174,8 @@ impl Leased {
                 core.send_to_server(&way, client, Some(at), bytes, false, tx)?;
                 core.count_forwarded(slot);
                 self.last_flow = now;
-                self.uses[pair.index()].credit = used.credit.saturating_add(self.replies.unwrap_or(1));
+                self.uses[pair.index()].credit =
+                    used.credit.saturating_add(core.settings.replies.unwrap_or(1));
                 if let Some(key) = used.last.filter(|_| used.is_answered) {
                     self.flows.touch(now, key);
                 }
@@ -190,7 +195,7 @@ impl Leased {
         tx: &mut Tx,
     ) -> Result<(), DropReason> {
         let (slot, member) = core.reserve_for_trial().map_or_else(|| core.reserve(), Ok)?;
-        let is_one_way = self.replies == Some(0);
+        let is_one_way = core.settings.replies == Some(0);
         let unanswered = core.owed_by(slot) as usize + self.leases.unanswered(now, slot);
         if !is_one_way && unanswered >= self.leases.ports().div_ceil(2) {
             core.release(slot);
@@ -209,7 +214,7 @@ impl Leased {
         let used = &mut self.uses[pair.index()];
         used.generation = member.generation;
         used.is_answered = is_one_way;
-        used.credit = self.replies.unwrap_or(1);
+        used.credit = core.settings.replies.unwrap_or(1);
         used.last = if is_one_way {
             self.flows.insert(now, pair)
         } else {
@@ -276,7 +281,7 @@ impl Leased {
         core.hear(now, slot); // whatever becomes of its datagram
         let owner = self.leases.owner(now, pair).ok_or(DropReason::Late)?;
         let client = owner.client;
-        let is_unbounded = self.affinity == Affinity::Client && self.replies.is_none();
+        let is_unbounded = self.affinity == Affinity::Client && core.settings.replies.is_none();
         if used.credit == 0 && !is_unbounded {
             return Err(DropReason::Unasked);
         }
@@ -330,7 +335,7 @@ impl Leased {
         }
         let (ended, rest) = match used.credit {
             0 => (Ended::Answered, self.hold),
-            _ => (Ended::Unanswered, core.shared.settings.timeout * UNANSWERED_REST),
+            _ => (Ended::Unanswered, core.settings.timeout * UNANSWERED_REST),
         };
         self.leases.rest(now, pair, ended, rest);
     }
@@ -338,7 +343,7 @@ impl Leased {
     /// Ends a flow that nothing was sent in for so long. An answer to its last datagram may be as late as any.
     fn end_flow(&mut self, core: &mut Core, now: Instant, pair: Pair, idle: Duration) {
         let slot = self.leases.slot(pair);
-        let unanswered_rest = core.shared.settings.timeout * UNANSWERED_REST;
+        let unanswered_rest = core.settings.timeout * UNANSWERED_REST;
         let used = &mut self.uses[pair.index()];
         let key = used.last.take();
         let (ended, rest) = if used.is_answered {
@@ -357,7 +362,7 @@ impl Leased {
 
     /// Gives up what has waited for too long, and flows that are idle.
     pub fn expire(&mut self, core: &mut Core, now: Instant) {
-        let (time_out, idle) = (core.shared.settings.timeout, core.shared.settings.idle_timeout);
+        let (time_out, idle) = (core.settings.timeout, core.settings.idle_timeout);
         while let Some((key, sent)) = self.waiting.oldest()
             && sent + time_out <= now
         {
@@ -384,7 +389,7 @@ impl Leased {
 
     /// When something has waited for too long, or is idle.
     pub fn next_deadline(&self, core: &Core) -> Option<Instant> {
-        let settings = &core.shared.settings;
+        let settings = &core.settings;
         let waiting = self.waiting.oldest().map(|(_, sent)| sent + settings.timeout);
         earliest(waiting, self.flows.oldest().map(|(_, used)| used + settings.idle_timeout))
     }
@@ -396,7 +401,7 @@ impl Leased {
 
     /// Measures how long answered pairs have to rest, unless that is configured. Now and then.
     pub fn measure_hold(&mut self, core: &Core) {
-        if core.shared.settings.hold.is_none()
+        if core.settings.hold.is_none()
             && let Some(p99) = core.recent.take_quantile(0.99)
         {
             self.hold = (p99 * 2).max(HOLD_MIN);

@@ -185,7 +185,7 @@ impl Dns {
     /// Gives up what has waited for too long.
     pub fn expire(&mut self, core: &mut Core, now: Instant) {
         while let Some((place, sent)) = self.queries.oldest()
-            && sent + core.shared.settings.timeout <= now
+            && sent + core.settings.timeout <= now
         {
             match self.queries.remove(place) {
                 Some(Query { client: Some(_), slot, .. }) => core.give_up(slot),
@@ -200,7 +200,7 @@ impl Dns {
 
     /// When something has waited for too long.
     pub fn next_deadline(&self, core: &Core) -> Option<Instant> {
-        self.queries.oldest().map(|(_, sent)| sent + core.shared.settings.timeout)
+        self.queries.oldest().map(|(_, sent)| sent + core.settings.timeout)
     }
 }
 

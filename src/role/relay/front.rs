@@ -35,17 +35,17 @@ impl Relay {
     /// How many of the sender's datagrams are let in. Nobody could be answered at port 0, and an answer to ourselves or
     /// to a server would be a loop.
     fn admit(&self, now: Instant, received: &Received, count: u64) -> Result<u64, DropReason> {
-        let (peer, shared) = (received.peer, &self.core.shared);
+        let (peer, gate) = (received.peer, &self.core.gate);
         if peer.port() == 0 {
             return Err(DropReason::SourcePort);
         }
         if self.core.view.is_inside(peer, received.local_ip) {
             return Err(DropReason::NotAClient);
         }
-        if !shared.access.admits(peer.ip()) {
+        if !gate.access.admits(peer.ip()) {
             return Err(DropReason::Denied);
         }
-        Ok(match &shared.sketch {
+        Ok(match &gate.sketch {
             None => count,
             Some(sketch) => u64::from(sketch.allow_many(peer.ip(), count as u32, now)),
         })

@@ -21,7 +21,7 @@ use super::checks::{Asked, Checker};
 use super::core::Core;
 use super::datagram::UNANSWERED_REST;
 use super::members::Member;
-use super::settings::{Event, HealthCheck, Speaks};
+use super::settings::{Event, HealthCheck, Settings, Speaks};
 use super::shared::{Noticed, Wanted};
 use crate::batch::{SocketId, Tx};
 use crate::drop_reason::DropReason;
@@ -29,7 +29,8 @@ use crate::health::{self, Census, Health, Limits, Rules, State};
 use crate::operator::{Order, Refused, Standing, Switch};
 use crate::remembered::{Kept, Remembered};
 use crate::role::leaf::leaf_of;
-use crate::select::{LeafState, Slot, cost_of_weight};
+use crate::select::{LeafState, SHARE_ALL, Slot, cost_of};
+use crate::slow_start::{self, SlowStart};
 use crate::time::Instant;
 
 /// Events that nobody has fetched yet are bounded; the oldest go first.
@@ -62,9 +63,20 @@ struct Server {
     is_wanted: bool,
     /// What an operator has said of it.
     standing: Standing,
+    /// Since when it has been getting less than its share, if it does: it has just come up.
+    slow_since: Option<Instant>,
 }
 
 impl Server {
+    /// What a request costs there: more than its weight says, as long as it is slow.
+    fn cost(&mut self, now: Instant, slow_start: Duration) -> u16 {
+        let share = self.slow_since.and_then(|since| slow_start::share(since, now, slow_start));
+        if share.is_none() {
+            self.slow_since = None;
+        }
+        cost_of(self.weight, share.unwrap_or(SHARE_ALL))
+    }
+
     /// What shall be known of it when it comes back.
     fn kept(&self) -> Kept {
         Kept { standing: self.standing, record: self.health.record().clone() }
@@ -93,33 +105,58 @@ pub(super) struct Primary {
     is_one_way: bool,
     events: VecDeque<Event>,
     fails_open: bool,
+    slow_start: SlowStart,
     last_generation: u32,
     next_look: Instant,
 }
 
 impl Primary {
     pub fn new(core: &Core, secret: [u8; 16], now: Instant) -> Self {
-        let settings = &core.shared.settings;
+        let settings = &core.settings;
         let check = settings.health.check.clone();
         let health = &settings.health;
         Primary {
             servers: (0..settings.servers_max).map(|_| None).collect(),
             left: vec![None; settings.servers_max].into(),
             remembered: Remembered::new(settings.servers_max * REMEMBERED_PER_SLOT),
-            rest: (settings.timeout * UNANSWERED_REST).max(settings.hold.unwrap_or_default()),
+            rest: rest_of(settings),
             checker: Checker::new(check, settings.proxy_protocol, secret, core.shared.seed ^ 1),
             limits: limits_of(health),
             settings: health.clone(),
             is_one_way: settings.replies == Some(0),
             events: VecDeque::with_capacity(EVENTS_MAX),
             fails_open: false,
+            slow_start: SlowStart::default(),
             last_generation: 0,
             next_look: now,
         }
     }
 
+    /// There are new settings.
+    pub fn adopt(&mut self, core: &mut Core, now: Instant) {
+        let settings = &core.settings;
+        if settings.health.check != self.settings.check {
+            self.checker.set_check(settings.health.check.clone());
+            self.forgive(); // what answers the old question answers nothing now
+        }
+        self.settings = settings.health.clone();
+        self.limits = limits_of(&self.settings);
+        self.rest = rest_of(settings);
+        self.is_one_way = settings.replies == Some(0);
+        for server in self.servers.iter_mut().flatten() {
+            server.next_check = server.next_check.min(now + self.settings.interval);
+        }
+        self.publish(core, now); // another share of them may be down now
+    }
+
     pub fn poll_event(&mut self) -> Option<Event> {
         self.events.pop_front()
+    }
+
+    /// How often the server of a slot has failed of late.
+    #[cfg(test)]
+    pub fn failures(&self, slot: Slot) -> u32 {
+        self.servers[slot.index()].as_ref().map_or(0, |server| server.health.record().failures())
     }
 
     fn tell(&mut self, event: Event) {
@@ -146,6 +183,9 @@ impl Primary {
             if let Some(wanted) = core.shared.take_wanted() {
                 self.set_servers(core, now, wanted);
             }
+        }
+        if self.servers.iter().flatten().any(|server| server.slow_since.is_some()) {
+            self.publish(core, now); // they get a little more
         }
         for index in 0..self.servers.len() {
             let slot = Slot::new(index);
@@ -179,7 +219,7 @@ impl Primary {
         if overdue.is_some() {
             server.asked = None;
         }
-        let timeout = core.shared.settings.timeout;
+        let timeout = core.settings.timeout;
         let is_quiet = |for_: Duration| now.since(alive_at) >= for_;
         let why = match noticed {
             _ if overdue.is_some_and(|asked| alive_at < asked.sent) => "it does not answer checks",
@@ -288,8 +328,17 @@ impl Primary {
             State::Held => server.health.record().to_string().into(),
             _ => why.into(),
         };
+        self.come_up(now, slot);
         self.tell(Event::State { id, addr, state, why });
-        self.publish(core);
+        self.publish(core, now);
+    }
+
+    /// A server's state has changed: if it is in service since this moment, it begins slowly.
+    fn come_up(&mut self, now: Instant, slot: Slot) {
+        let Some(server) = &mut self.servers[slot.index()] else { return };
+        if server.health.state() == State::Up && server.health.record().up_since() == now {
+            server.slow_since = self.slow_start.begin(now, self.settings.rules.slow_start);
+        }
     }
 
     /// Brings the members to what is wanted: who is new comes in, who is not wanted any more finishes what it has.
@@ -311,6 +360,7 @@ impl Primary {
                 }
             }
         }
+        (0..self.servers.len()).for_each(|index| self.come_up(now, Slot::new(index)));
         let mut has_to_wait = false;
         for wanted in &wanted {
             if self.servers.iter().flatten().any(|server| server.addr == wanted.addr) {
@@ -346,13 +396,15 @@ impl Primary {
                 up_since: now,
                 is_wanted: true,
                 standing: kept.standing,
+                slow_since: None,
             });
+            self.come_up(now, Slot::new(slot));
             self.tell(Event::Joined { id: wanted.id, addr: wanted.addr });
         }
         if has_to_wait {
             core.shared.want_still(wanted);
         }
-        self.publish(core);
+        self.publish(core, now);
     }
 
     /// Carries out what an operator asks of the server with this id.
@@ -364,7 +416,7 @@ impl Primary {
         let event = match order {
             Order::Weight(weight) => {
                 server.weight = weight;
-                self.publish(core);
+                self.publish(core, now);
                 return Ok(());
             }
             Order::Drain => health::Event::Drain,
@@ -375,8 +427,9 @@ impl Primary {
                 server.health = Health::new(state, now);
                 (server.next_check, server.up_since) = (now, now);
                 let (id, addr) = (server.id, server.addr);
+                self.come_up(now, slot);
                 self.tell(Event::State { id, addr, state, why: ASKED.into() });
-                self.publish(core);
+                self.publish(core, now);
                 return Ok(());
             }
             Order::Enable => health::Event::Enable,
@@ -401,18 +454,19 @@ impl Primary {
             self.left[slot.index()] = Some(Left { addr: server.addr, until: now + self.rest });
             self.remembered.keep(server.addr, server.kept());
             self.tell(Event::Left { id: server.id, addr: server.addr });
-            self.publish(core);
+            self.publish(core, now);
         }
     }
 
     /// Writes what the states mean into the tree, and tells the workers.
-    fn publish(&mut self, core: &mut Core) {
+    fn publish(&mut self, core: &mut Core, now: Instant) {
         let census = Census::of(self.servers.iter().flatten().map(|server| server.health.state()));
         let fails_open = census.fails_open(self.settings.rules.down_max);
         let nobody = census.up + census.suspect + census.held == 0;
-        let is_last_way = nobody && core.shared.settings.protocol == Speaks::Datagram;
+        let is_last_way = nobody && core.settings.protocol == Speaks::Datagram;
         let mut usable = 0;
-        for (index, server) in self.servers.iter().enumerate() {
+        let span = self.settings.rules.slow_start;
+        for (index, server) in self.servers.iter_mut().enumerate() {
             let slot = Slot::new(index);
             let state = server.as_ref().map(|server| server.health.state());
             let leaf = match state {
@@ -431,14 +485,17 @@ impl Primary {
             });
             // Known before it may be chosen.
             core.shared.members.publish(slot, member);
-            core.shared.tree.set(
-                slot,
-                leaf,
-                cost_of_weight(server.as_ref().map_or(1, |server| server.weight)),
-            );
+            let cost = server.as_mut().map_or(1, |server| server.cost(now, span));
+            core.shared.tree.set(slot, leaf, cost);
             let stats = &core.stats.servers[index];
-            stats.id_plus_one.set(server.as_ref().map_or(0, |server| u64::from(server.id) + 1));
-            stats.state.set(state.map_or(0, |state| state as u64));
+            let id_plus_one = server.as_ref().map_or(0, |server| u64::from(server.id) + 1);
+            let state = state.map_or(0, |state| state as u64);
+            if (stats.id_plus_one.get(), stats.state.get()) != (id_plus_one, state) {
+                stats.since.set(now.as_nanos());
+            }
+            stats.id_plus_one.set(id_plus_one);
+            stats.state.set(state);
+            stats.weight.set(server.as_ref().map_or(0, |server| u64::from(server.weight)));
         }
         core.shared.usable.store(usable, Ordering::Relaxed);
         core.refresh();
@@ -460,6 +517,11 @@ fn first_health(kept: &Kept, checker: &Checker, now: Instant) -> Health {
         Switch::Off => State::Disabled,
     };
     Health::with_record(state, kept.record.clone(), now)
+}
+
+/// How long a slot rests after its server has left: as long as something late may come by its ports.
+fn rest_of(settings: &Settings) -> Duration {
+    (settings.timeout * UNANSWERED_REST).max(settings.hold.unwrap_or_default())
 }
 
 /// How sure to be of a server.

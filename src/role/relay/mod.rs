@@ -114,7 +114,7 @@ impl Relay {
         let worker = |(number, of): (usize, &WorkerSockets)| {
             let stats = &shared.stats[number];
             let core = Core::new(&shared, stats, of.sockets.clone(), &of.addrs, &own, &mut rng);
-            let matching = match shared.settings.protocol {
+            let matching = match core.settings.protocol {
                 Speaks::Dns => Matching::Dns(Box::new(Dns::new(&core, key(2)))),
                 Speaks::Datagram => Matching::Leased(Box::new(Leased::new(&core, key(3)))),
             };
@@ -151,6 +151,19 @@ impl Relay {
         primary.order(&mut self.core, now, id, order)
     }
 
+    /// Takes new settings over, if there are any.
+    fn adopt(&mut self, now: Instant) {
+        if !self.core.adopt() {
+            return;
+        }
+        if let Matching::Leased(leased) = &mut self.matching {
+            leased.adopt(&self.core);
+        }
+        if let Some(primary) = &mut self.primary {
+            primary.adopt(&mut self.core, now);
+        }
+    }
+
     /// From now on another process takes what clients send, and judges the servers. Answers still go to their clients, and so
     /// does a datagram of a client to its server that was read already.
     pub fn retire(&mut self, now: Instant) {
@@ -163,7 +176,7 @@ impl Relay {
         let flows_are_quiet = match &self.matching {
             Matching::Dns(_) => true,
             Matching::Leased(leased) => leased.last_flow().is_none_or(|used| {
-                let timeout = self.core.shared.settings.timeout;
+                let timeout = self.core.settings.timeout;
                 let quiet = now.since(used) >= FLOW_QUIET.min(timeout);
                 quiet || self.retired.is_some_and(|retired| now.since(retired) >= timeout)
             }),
@@ -238,6 +251,7 @@ impl Relay {
 impl Role for Relay {
     fn on_batch(&mut self, now: Instant, rx: &mut Rx, tx: &mut Tx) {
         self.core.turn += 1;
+        self.adopt(now);
         self.core.refresh();
         self.notice_own_pause(now);
         match &mut self.matching {

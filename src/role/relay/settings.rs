@@ -149,6 +149,26 @@ pub struct Settings {
     pub health: HealthCheck,
 }
 
+impl Settings {
+    /// The key of the configuration, within the pool, in which these differ from others, if one of them is for the life of a
+    /// pool: tables, sockets and the memory of turns go by it.
+    pub fn fixed_difference(&self, other: &Settings) -> Option<&'static str> {
+        let is_checked = |settings: &Settings| settings.health.check != Check::None;
+        let differ = [
+            ("name", self.name != other.name),
+            ("protocol", self.protocol != other.protocol),
+            ("affinity", self.affinity != other.affinity),
+            ("workers", self.workers != other.workers),
+            ("servers_max", self.servers_max != other.servers_max),
+            ("proxy_protocol", self.proxy_protocol != other.proxy_protocol),
+            ("transparent", self.transparent != other.transparent),
+            // To another one, but not to none, or from it: checks have sockets of their own.
+            ("health.check", is_checked(self) != is_checked(other)),
+        ];
+        differ.into_iter().find(|(_, differ)| *differ).map(|(key, _)| key)
+    }
+}
+
 /// What is random in a pool. A seed replays a run, as long as the secret is the same.
 #[derive(Clone, Copy)]
 pub struct Chance {

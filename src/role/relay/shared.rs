@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use super::members::{Member, Members};
 use super::settings::{ProxyProtocol, Settings, Speaks};
-use crate::access::{Access, Sketch};
+use crate::access::{Access, Gate, Sketch};
+use crate::role::live::{Live, Seen};
 use crate::select::{Chooser, Slot, Tree};
 use crate::stats::{RelayStats, TcpStats};
 use crate::time::Instant;
@@ -82,17 +83,49 @@ fn usual_weight() -> u16 {
     1
 }
 
+/// What may be replaced while the pool goes on.
+#[derive(Debug)]
+pub(super) struct Current {
+    pub settings: Arc<Settings>,
+    pub gate: Gate,
+}
+
+impl Current {
+    fn new(settings: Settings, key: [u8; 16]) -> Self {
+        let sketch = settings.rate_per_source.map(|rate| sketch(rate, key));
+        Current { gate: Gate { access: access(&settings), sketch }, settings: Arc::new(settings) }
+    }
+
+    /// What follows with other settings. What sources have used up stays used up, unless the rate is another.
+    fn followed_by(&self, settings: Settings, key: [u8; 16]) -> Self {
+        let (old, new) = (self.settings.rate_per_source, settings.rate_per_source);
+        let sketch = if old == new { self.gate.sketch.clone() } else { new.map(|rate| sketch(rate, key)) };
+        Current { gate: Gate { access: access(&settings), sketch }, settings: Arc::new(settings) }
+    }
+}
+
+fn access(settings: &Settings) -> Arc<Access> {
+    Arc::new(Access::new(&settings.allow, &settings.deny))
+}
+
+fn sketch(rate: f64, key: [u8; 16]) -> Arc<Sketch> {
+    Arc::new(Sketch::per_second(rate, key))
+}
+
 /// One for all workers of a pool, and for its TCP side.
 pub struct Shared {
-    pub(super) settings: Settings,
+    live: Live<Current>,
+    /// Key of the sketches of sources.
+    key: [u8; 16],
     pub(super) seed: u64,
+    name: String,
+    protocol: Speaks,
+    tells_client: bool,
+    /// For whoever opens connections.
+    chooser: Mutex<Chooser>,
     pub(super) tree: Tree,
     pub(super) members: Members,
     pub(super) signals: Box<[CachePadded<Signals>]>,
-    /// Who may send.
-    pub access: Access,
-    /// How much a source may send.
-    pub sketch: Option<Sketch>,
     /// The slot of a server that waits for a request to prove itself on, plus one.
     trial: AtomicU32,
     /// The servers that the pool shall have, until the primary has seen to it.
@@ -112,14 +145,17 @@ impl Shared {
             tree: Tree::new(slots, settings.max_outstanding.unwrap_or(u32::MAX)),
             members: Members::new(slots),
             signals: (0..slots).map(|_| CachePadded::default()).collect(),
-            access: Access::new(&settings.allow, &settings.deny),
-            sketch: settings.rate_per_source.map(|rate| Sketch::per_second(rate, key)),
+            key,
+            name: settings.name.clone(),
+            protocol: settings.protocol,
+            tells_client: settings.proxy_protocol != ProxyProtocol::Off,
+            chooser: Mutex::new(Chooser::new(settings.policy, seed ^ 2)),
             trial: AtomicU32::new(0),
             wanted: Mutex::new(None),
             usable: AtomicU32::new(0),
             tcp: TcpStats::default(),
             stats: (0..settings.workers).map(|_| Arc::new(RelayStats::new(slots))).collect(),
-            settings,
+            live: Live::new(Current::new(settings, key)),
             seed,
         }
     }
@@ -160,8 +196,9 @@ impl Shared {
     }
 
     /// Counts a connection up at a server that is chosen as a datagram's would be.
-    pub fn open(&self, chooser: &mut Chooser) -> Option<(Slot, SocketAddr)> {
-        self.opened(chooser.reserve(&self.tree).ok()?.slot)
+    pub fn open(&self) -> Option<(Slot, SocketAddr)> {
+        let reserved = self.chooser.lock().expect("no panic while it is held").reserve(&self.tree);
+        self.opened(reserved.ok()?.slot)
     }
 
     /// The same at another server than these, whatever the policy: that with the shortest queue.
@@ -189,9 +226,32 @@ impl Shared {
         self.tree.adjust(slot, -1);
     }
 
-    /// A policy of the pool for whoever opens connections.
-    pub fn chooser(&self) -> Chooser {
-        Chooser::new(self.settings.policy, self.seed ^ 2)
+    /// The settings of the pool at present.
+    pub fn settings(&self) -> Arc<Settings> {
+        Arc::clone(&self.live.get().settings)
+    }
+
+    /// Who is let in at present.
+    pub fn gate(&self) -> Gate {
+        self.live.get().gate.clone()
+    }
+
+    /// Goes on with these settings, which all workers find at their next turn. Refuses, with the key of the configuration
+    /// within the pool, what takes a new pool.
+    pub fn reconfigure(&self, new: Settings) -> Result<(), &'static str> {
+        let current = self.live.replace(|old| match old.settings.fixed_difference(&new) {
+            Some(key) => Err(key),
+            None => Ok(old.followed_by(new, self.key)),
+        })?;
+        let Settings { max_outstanding, policy, .. } = *current.settings;
+        self.tree.set_cap(max_outstanding.unwrap_or(u32::MAX));
+        self.chooser.lock().expect("no panic while it is held").set_policy(policy);
+        Ok(())
+    }
+
+    /// The settings and the gate, if they are others than those that were seen.
+    pub(super) fn newer(&self, seen: &mut Seen) -> Option<Arc<Current>> {
+        self.live.newer(seen)
     }
 
     /// Where the server of a slot is.
@@ -211,17 +271,17 @@ impl Shared {
 
     /// The pool's name.
     pub fn name(&self) -> &str {
-        &self.settings.name
+        &self.name
     }
 
     /// What it speaks.
     pub fn protocol(&self) -> Speaks {
-        self.settings.protocol
+        self.protocol
     }
 
     /// Whether servers are told who the client is.
     pub fn tells_client(&self) -> bool {
-        self.settings.proxy_protocol != ProxyProtocol::Off
+        self.tells_client
     }
 }
 

@@ -299,7 +299,7 @@ impl Bench {
 
     /// What holds between turns.
     pub fn check(&self) {
-        let settings = &self.shared.settings;
+        let settings = &self.shared.settings();
         let (mut flows, mut owed) = (0, 0);
         for (number, worker) in self.workers.iter().enumerate() {
             let stats = worker.stats();
@@ -324,7 +324,7 @@ impl Bench {
     }
 
     pub fn slots(&self) -> impl Iterator<Item = Slot> + use<> {
-        (0..self.shared.settings.servers_max).map(Slot::new)
+        (0..self.shared.settings().servers_max).map(Slot::new)
     }
 
     /// That nothing is under way any more, nor counted so.

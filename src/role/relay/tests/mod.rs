@@ -4,6 +4,7 @@ use super::*;
 
 pub(super) mod bench;
 mod dns;
+mod flapping;
 mod flows;
 mod front;
 mod fuzz;
@@ -11,5 +12,7 @@ mod health;
 mod members;
 mod model;
 mod orders;
+mod reconfigure;
 mod requests;
+mod slow_start;
 mod workers;

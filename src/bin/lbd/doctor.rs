@@ -1,0 +1,88 @@
+//! `lbd doctor`: what was found, in words or as JSON.
+
+use std::fmt::Write;
+use std::io::IsTerminal;
+
+use anyhow::Result;
+use lbd::doctor::{Finding, Level, Needs, examine, gather};
+use lbd::terminal::print;
+
+use crate::args::Doctor;
+
+/// Examines this machine; true if nothing is in the way.
+pub fn run(args: &Doctor) -> Result<bool> {
+    let needs = Needs::of(&args.common.load()?);
+    let findings = examine(&gather(&needs), &needs);
+    let problems = count(&findings, Level::Problem);
+    if args.json {
+        let all = serde_json::json!({ "problems": problems, "findings": findings });
+        print(format_args!("{all}\n"))?;
+    } else {
+        let has_colors = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+        print(format_args!("{}", render(&findings, has_colors, args.common.quiet)))?;
+    }
+    Ok(problems == 0)
+}
+
+fn count(findings: &[Finding], level: Level) -> usize {
+    findings.iter().filter(|finding| finding.level == level).count()
+}
+
+/// A line for each finding, its commands below it. If `brief`, without what is as it should be.
+fn render(findings: &[Finding], has_colors: bool, brief: bool) -> String {
+    let mut out = String::new();
+    let mut line =
+        |text: std::fmt::Arguments<'_>| writeln!(out, "{text}").expect("a string takes everything");
+    let width = findings.iter().map(|finding| finding.check.len()).max().unwrap_or(0);
+    let (mut is_sysctl, shown) = (false, findings.iter().filter(|f| !brief || f.level != Level::Ok));
+    for finding in shown {
+        let (color, end) = match (has_colors, finding.level) {
+            (false, _) => ("", ""),
+            (true, Level::Ok) => ("\x1b[32m", "\x1b[0m"),
+            (true, Level::Note) => ("\x1b[33m", "\x1b[0m"),
+            (true, Level::Problem) => ("\x1b[1;31m", "\x1b[0m"),
+        };
+        let word = match finding.level {
+            Level::Problem => "PROBLEM",
+            level => level.name(),
+        };
+        line(format_args!("{:<width$}  {color}{word:<7}{end}  {}", finding.check, finding.found));
+        for command in &finding.mend {
+            is_sysctl |= command.starts_with("sysctl");
+            line(format_args!("{:width$}  {:<7}  {command}", "", "mend:"));
+        }
+    }
+    let (problems, notes) = (count(findings, Level::Problem), count(findings, Level::Note));
+    line(format_args!("problems: {problems}, notes: {notes}, ok: {}", findings.len() - problems - notes));
+    if is_sysctl {
+        line(format_args!("To keep what sysctl sets: write NAME=VALUE lines to /etc/sysctl.d/90-lbd.conf"));
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn findings_are_aligned_with_their_commands_below() {
+        let finding = |check, level, found: &str, mend: &[&str]| Finding {
+            check,
+            level,
+            found: found.to_owned(),
+            mend: mend.iter().map(|&command| command.to_owned()).collect(),
+        };
+        let findings = [
+            finding("kernel", Level::Ok, "6.1", &[]),
+            finding("receive buffers", Level::Problem, "small", &["sysctl -w a=1"]),
+            finding("clock", Level::Note, "slow", &[]),
+        ];
+        let end = "problems: 1, notes: 1, ok: 1\n\
+                   To keep what sysctl sets: write NAME=VALUE lines to /etc/sysctl.d/90-lbd.conf\n";
+        let bad = "receive buffers  PROBLEM  small\n                 mend:    sysctl -w a=1\n\
+                   clock            note     slow\n";
+        assert_eq!(render(&findings, false, false), format!("kernel           ok       6.1\n{bad}{end}"));
+        assert_eq!(render(&findings, false, true), format!("{bad}{end}"));
+        assert!(render(&findings, true, false).contains("\x1b[1;31mPROBLEM\x1b[0m"));
+    }
+}

@@ -1,0 +1,183 @@
+//! Commands to a running balancer, by way of its admin interface.
+
+use std::io::{IsTerminal, Write};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, bail};
+use lbd::admin::{Client, ClientError, find_token};
+use lbd::config::{Config, Token};
+use lbd::operator::Order;
+use lbd::status::{ServerView, Status};
+use lbd::terminal::{print, tell};
+
+use crate::args::{Drain, Reach, ServerArgs, Show, Weight};
+use crate::{shown, table};
+
+/// How often `--watch` shows the status.
+const WATCH_EVERY: Duration = Duration::from_secs(1);
+/// How often `--wait` looks.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// How long a balancer may be away while it is waited for: it may be restarted.
+const AWAY_MAX: Duration = Duration::from_secs(5);
+
+/// `lbd status`.
+pub fn status(args: &Show) -> Result<bool> {
+    let client = Client::new(args.reach.addr()?, None);
+    let one = |status: &Status| match args.json {
+        true => serde_json::to_string(status).map(|json| json + "\n").context("cannot write the status"),
+        false => Ok(shown::render(status, unix_ms(), shown::has_colours())),
+    };
+    if !args.watch {
+        print(format_args!("{}", one(&client.status()?)?))?;
+        return Ok(true);
+    }
+    loop {
+        let is_read = match client.status() {
+            Ok(status) if args.json => print(format_args!("{}", one(&status)?))?,
+            Ok(status) => table::show(&one(&status)?)?,
+            Err(error @ ClientError::NoAnswer { .. }) if !args.json => table::show(&format!("{error}\n"))?,
+            Err(ClientError::NoAnswer { .. }) => true,
+            Err(error) => return Err(error.into()),
+        };
+        if !is_read {
+            return Ok(true);
+        }
+        std::thread::sleep(WATCH_EVERY);
+    }
+}
+
+/// `lbd drain`; false if it was waited for in vain.
+pub fn drain(args: &Drain) -> Result<bool> {
+    let client = args.server.order(Order::Drain)?;
+    match args.wait {
+        None => Ok(true),
+        Some(patience) => wait_until_empty(&client, &args.server, patience),
+    }
+}
+
+/// `lbd enable` and `lbd disable`.
+pub fn order(args: &ServerArgs, order: Order) -> Result<bool> {
+    args.order(order).map(|_| true)
+}
+
+/// `lbd weight`.
+pub fn weight(args: &Weight) -> Result<bool> {
+    order(&args.server, Order::Weight(args.weight).check()?)
+}
+
+/// `lbd reload`.
+pub fn reload(reach: &Reach) -> Result<bool> {
+    let changed = reach.with_token()?.reload()?;
+    print(format_args!("{changed}\n"))?;
+    Ok(true)
+}
+
+impl ServerArgs {
+    /// Gives the order and says so.
+    fn order(&self, order: Order) -> Result<Client> {
+        let client = self.reach.with_token()?;
+        client.order(self.pool.as_deref(), self.id, order)?;
+        let what = match order {
+            Order::Weight(weight) => format!("weight {weight}"),
+            order => order.name().to_owned(),
+        };
+        print(format_args!("server {}: {what}\n", self.id))?;
+        Ok(client)
+    }
+
+    /// What the balancer shows of the server.
+    fn find<'a>(&self, status: &'a Status) -> Option<ServerView<'a>> {
+        let is_meant = |name: &str| self.pool.as_deref().is_none_or(|pool| pool == name);
+        let pools = status.all_pools().into_iter().filter(|pool| is_meant(pool.name));
+        pools.flat_map(|pool| pool.servers).find(|server| server.id == self.id)
+    }
+}
+
+/// Waits until nothing is left at the server, or it has left; tells what is left when that changes.
+fn wait_until_empty(client: &Client, args: &ServerArgs, patience: Duration) -> Result<bool> {
+    let (id, give_up) = (args.id, Instant::now() + patience);
+    let (mut told, mut seen_draining, mut answered) = (None, false, Instant::now());
+    loop {
+        match client.status() {
+            Ok(status) => {
+                answered = Instant::now();
+                let Some(server) = args.find(&status) else { break };
+                let takes_none = matches!(server.state, "draining" | "disabled" | "down");
+                if takes_none && server.queue == 0 {
+                    break;
+                }
+                if seen_draining && !takes_none {
+                    tell(format_args!("server {id} is {} again: somebody has enabled it", server.state));
+                    return Ok(false);
+                }
+                seen_draining |= takes_none;
+                if told != Some(server.queue) {
+                    progress(format_args!("server {id}: {} in its queue", server.queue));
+                    told = Some(server.queue);
+                }
+            }
+            Err(ClientError::NoAnswer { .. }) if answered.elapsed() < AWAY_MAX => {}
+            Err(error) => return Err(error.into()),
+        }
+        if Instant::now() >= give_up {
+            let patience = humantime::format_duration(patience);
+            tell(format_args!("server {id} is not empty after {patience}; it goes on draining"));
+            return Ok(false);
+        }
+        std::thread::sleep(LOOK_EVERY);
+    }
+    print(format_args!("server {id} is empty\n"))?;
+    Ok(true)
+}
+
+/// Tells how far something is: in place on a terminal, on a line of its own anywhere else.
+fn progress(text: std::fmt::Arguments<'_>) {
+    if std::io::stderr().is_terminal() {
+        let _ = write!(std::io::stderr(), "\r{text}\x1b[K\r");
+    } else {
+        tell(text);
+    }
+}
+
+impl Reach {
+    fn config(&self) -> Result<Config> {
+        Config::load_or_default(self.config.as_deref())
+            .context("the configuration says where the balancer is; --admin ADDR does without")
+    }
+
+    /// Where the balancer's admin interface is.
+    fn addr(&self) -> Result<SocketAddr> {
+        if let Some(addr) = self.admin {
+            return Ok(addr);
+        }
+        match self.config()?.admin.reach() {
+            Some(addr) => Ok(addr),
+            None => bail!("admin.listen is off in this configuration, so its balancer cannot be asked"),
+        }
+    }
+
+    /// Whoever may change something there.
+    fn with_token(&self) -> Result<Client> {
+        let addr = self.addr()?;
+        let token = match &self.token_file {
+            Some(path) => Token::read(path),
+            None => {
+                let config = self.config()?;
+                find_token(&config.admin, &config.state_dir, addr.port())
+            }
+        };
+        match token {
+            Ok(token) => Ok(Client::new(addr, Some(token))),
+            // Where nobody answers, that there is no token is no news.
+            Err(problem) => {
+                Client::new(addr, None).status()?;
+                bail!(problem)
+            }
+        }
+    }
+}
+
+fn unix_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
+}

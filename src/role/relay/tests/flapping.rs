@@ -1,0 +1,200 @@
+//! A server that is up for a second and down for a second, among three that are well: soon it gets next to nothing.
+
+use std::collections::VecDeque;
+
+use super::bench::*;
+use super::*;
+use crate::dns::name_to_wire;
+use crate::select::Slot;
+
+const SECOND: Duration = Duration::from_secs(1);
+/// Time between requests.
+const GAP: Duration = Duration::from_millis(5);
+/// The server that flaps.
+const FLAPPING: u16 = 2;
+
+/// What becomes of what a server gets while it is down.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Down {
+    /// It is answered when the server goes on (SIGSTOP).
+    Frozen,
+    /// It is lost.
+    Dead,
+}
+
+struct World {
+    pool: Bench,
+    down: Down,
+    /// Answers that are due, by when the server is up.
+    answers: VecDeque<Sent>,
+    requests: u64,
+    start: Instant,
+}
+
+impl World {
+    fn new(seed: u64, settings: Settings, down: Down) -> World {
+        let pool = Bench::with_seed(seed, settings, 64, [1, FLAPPING, 4, 5]);
+        let start = pool.now;
+        World { pool, down, answers: VecDeque::new(), requests: 0, start }
+    }
+
+    /// One request and whatever is answered; the flapping server is up or not.
+    fn step(&mut self, is_up: bool) {
+        self.pool.now += GAP;
+        let mut arrived = vec![];
+        for way in std::mem::take(&mut self.answers) {
+            let lives = is_up || way.to != server(FLAPPING);
+            match (lives, self.down) {
+                (true, _) => {
+                    let mut bytes = way.bytes.clone();
+                    bytes[2] |= 0x80;
+                    arrived.push(way.answered(&bytes));
+                }
+                (false, Down::Frozen) => self.answers.push_back(way),
+                (false, Down::Dead) => {}
+            }
+        }
+        let n = self.requests as u16;
+        let mut query = b"\0\0\x01\0\0\x01\0\0\0\0\0\0\x01a\0\0\x01\0\x01".to_vec();
+        query[..2].copy_from_slice(&n.to_be_bytes());
+        arrived.push(In::new(0, client(n % 100), &query));
+        self.requests += 1;
+        let sent = self.pool.turn(&arrived);
+        self.answers.extend(sent.into_iter().filter(|sent| !self.pool.is_front(sent.socket)));
+    }
+
+    fn slot(&self) -> Slot {
+        self.pool.slot(FLAPPING).unwrap()
+    }
+
+    /// Requests of clients that the flapping server has got.
+    fn touched(&self) -> u64 {
+        self.pool.stats().servers[self.slot().index()].dispatched.get()
+    }
+
+    fn failures(&self) -> u32 {
+        self.pool.workers[0].primary.as_ref().unwrap().failures(self.slot())
+    }
+
+    fn flap(&mut self) {
+        let is_up = self.pool.now.since(self.start).as_secs().is_multiple_of(2);
+        self.step(is_up);
+    }
+}
+
+/// Every kind of pool, with and without checks.
+fn pools() -> Vec<Settings> {
+    let mut pools = vec![];
+    for protocol in Speaks::ALL {
+        let check = match protocol {
+            Speaks::Dns => Check::Dns { name: name_to_wire("a").unwrap(), kind: 1 },
+            Speaks::Datagram => Check::Payload { send: b"0123".to_vec(), expect: vec![] },
+        };
+        for check in [Check::None, check] {
+            for timeout in [TIMEOUT, 2 * SECOND] {
+                let mut settings = Settings { timeout, ..settings(protocol) };
+                settings.health.check = check.clone();
+                settings.health.interval = 200 * MS;
+                settings.health.rules.down_max = 0.5;
+                pools.push(settings);
+            }
+        }
+    }
+    pools
+}
+
+#[test]
+fn in_the_minute_after_its_third_failure_less_than_a_thousandth_of_the_requests_go_there() {
+    for (seed, settings) in (1..).zip(pools()) {
+        for down in [Down::Frozen, Down::Dead] {
+            let what = format!("seed {seed}, {down:?}, {settings:?}");
+            let mut world = World::new(seed, settings.clone(), down);
+            let end = world.start + 60 * SECOND;
+            while world.failures() < 3 {
+                world.flap();
+                assert!(world.pool.now < end, "{what}: {} failures in a minute", world.failures());
+            }
+            let (touched, requests, third) = (world.touched(), world.requests, world.pool.now);
+            while world.pool.now < third + 60 * SECOND {
+                world.flap();
+            }
+            let (touched, requests) = (world.touched() - touched, world.requests - requests);
+            assert!(touched * 1_000 < requests, "{what}: {touched} of {requests}");
+        }
+    }
+}
+
+/// When a server that has failed once is up again, after having been down for this long.
+fn back(settings: Settings, seed: u64, down: Down, away: Duration) -> Duration {
+    let mut world = World::new(seed, settings, down);
+    let run = |world: &mut World, span: Duration, is_up: bool| {
+        let end = world.pool.now + span;
+        while world.pool.now < end {
+            world.step(is_up);
+        }
+    };
+    run(&mut world, 2 * SECOND, true);
+    assert_eq!(world.pool.state(FLAPPING), "up");
+    run(&mut world, away, false);
+    assert_ne!(world.pool.state(FLAPPING), "up");
+    let alive = world.pool.now;
+    while world.pool.state(FLAPPING) != "up" {
+        world.step(true);
+        assert!(world.pool.now < alive + 120 * SECOND);
+    }
+    world.pool.now.since(alive)
+}
+
+#[test]
+fn one_failure_makes_nobody_wait() {
+    for (seed, settings) in (1..).zip(pools()) {
+        for away in [SECOND, 5 * SECOND] {
+            let mut never_held = settings.clone();
+            never_held.health.rules.hold_down_max = Duration::ZERO;
+            let [with, without] =
+                [settings.clone(), never_held].map(|settings| back(settings, seed, Down::Dead, away));
+            assert_eq!(with, without, "seed {seed}, {away:?}, {settings:?}");
+        }
+    }
+}
+
+#[test]
+fn who_is_held_is_used_when_nobody_better_is_left_and_is_up_again_in_the_end() {
+    for (seed, settings) in (1..).zip(pools()) {
+        let mut world = World::new(seed, settings.clone(), Down::Dead);
+        while world.failures() < 2 {
+            world.flap();
+            assert!(world.requests < 12_000, "{settings:?}");
+        }
+        let mut held = vec![];
+        let second = world.pool.now;
+        while world.pool.state(FLAPPING) != "up" {
+            world.step(true);
+            held.push(world.pool.state(FLAPPING));
+            assert!(world.pool.now < second + 120 * SECOND, "{settings:?}");
+        }
+        assert!(world.pool.now >= second + 4 * SECOND, "{settings:?}");
+        let is_checked = settings.health.check != Check::None;
+        assert_eq!(held.contains(&"held"), is_checked, "only a check can show it before: {settings:?}");
+        world.pool.want(wanted([FLAPPING]));
+        let end = world.pool.now + 60 * SECOND;
+        while world.pool.now < end && world.failures() < 3 {
+            world.flap();
+        }
+        if !is_checked && settings.timeout > SECOND {
+            continue; // nobody else answers, so its silence says nothing, and no request is overdue
+        }
+        while world.pool.now < end && world.pool.state(FLAPPING) != "held" {
+            world.step(true);
+        }
+        assert_eq!(world.pool.state(FLAPPING), "held", "{settings:?}");
+        (0..200).for_each(|_| world.step(true)); // so that ports that were not answered have rested
+        let before = world.touched();
+        (0..10).for_each(|_| world.step(true));
+        assert_eq!(world.touched() - before, 10, "there is nobody else: {settings:?}");
+        let why: Vec<_> = std::iter::from_fn(|| world.pool.workers[0].poll_event())
+            .filter_map(|event| if let Event::State { why, .. } = event { Some(why) } else { None })
+            .collect();
+        assert!(why.iter().any(|why| why == "failed 3 times, held for 64 s"), "{why:?}");
+    }
+}

@@ -1,0 +1,105 @@
+//! One snapshot for all readers, so that what is recent is the same for each of them, however many look and however often.
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use arc_swap::ArcSwap;
+
+use super::{EventLog, Sampler, Status};
+
+/// Events that a status carries.
+const EVENTS_SHOWN: u64 = 50;
+
+/// What does not change while a process runs.
+#[derive(Clone, Debug)]
+pub struct About {
+    /// The file of its configuration; empty without one.
+    pub config: String,
+    /// What has happened.
+    pub events: Arc<EventLog>,
+    started: SystemTime,
+}
+
+impl About {
+    /// Of a process that starts now.
+    pub fn new(config: String, events: Arc<EventLog>) -> About {
+        About { config, events, started: SystemTime::now() }
+    }
+}
+
+/// The newest snapshot, for any number of readers, who wait for nobody.
+pub struct Board {
+    about: About,
+    sampler: Mutex<Sampler>,
+    newest: ArcSwap<Status>,
+}
+
+impl Board {
+    /// How often [`Board::tick`] is due.
+    pub const TICK: Duration = Duration::from_millis(250);
+    /// The span of a [`Sampler`] for a board: what is recent is of the last second.
+    pub const SPAN: usize = 4;
+
+    /// A board with a first snapshot.
+    pub fn new(about: About, sampler: Sampler) -> Board {
+        let board = Board { about, sampler: Mutex::new(sampler), newest: ArcSwap::default() };
+        board.tick();
+        board
+    }
+
+    /// The newest snapshot.
+    pub fn latest(&self) -> Arc<Status> {
+        self.newest.load_full()
+    }
+
+    /// Takes a snapshot and shows it.
+    pub fn tick(&self) {
+        let mut status = self.sampler.lock().expect("no panic while it is held").sample();
+        let About { config, events, started } = &self.about;
+        status.version = env!("CARGO_PKG_VERSION").to_owned();
+        status.pid = std::process::id();
+        status.started_unix_ms = started.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
+        status.uptime_s = started.elapsed().unwrap_or_default().as_millis() as f64 / 1e3;
+        status.config.clone_from(config);
+        status.events = events.after(events.newest().borrow().saturating_sub(EVENTS_SHOWN));
+        self.newest.store(Arc::new(status));
+    }
+
+    /// Shows other pools from now on: those of this sampler.
+    pub fn follow(&self, sampler: Sampler) {
+        *self.sampler.lock().expect("no panic while it is held") = sampler;
+        self.tick();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stats::PoolStats;
+    use crate::status::Kind;
+    use crate::time::Clock;
+
+    #[test]
+    fn readers_see_one_snapshot_until_the_next_tick() {
+        let events = Arc::new(EventLog::default());
+        (0..60).for_each(|n| events.note(Kind::Notice, "", None, format!("{n}")));
+        let workers = || vec![Arc::new(PoolStats::new(1))];
+        let one = workers();
+        let sampler = Sampler::new(one.clone(), vec![], Clock::start(), Board::SPAN);
+        let board = Board::new(About::new("config.json".into(), Arc::clone(&events)), sampler);
+        let first = board.latest();
+        assert_eq!(
+            (first.requests, first.config.as_str(), first.pid),
+            (0, "config.json", std::process::id())
+        );
+        assert!(first.started_unix_ms > 1_600_000_000_000 && !first.version.is_empty());
+        assert_eq!((first.events.len(), first.events[49].text.as_str()), (50, "59"));
+        one[0].requests.add(5);
+        assert!(Arc::ptr_eq(&first, &board.latest()));
+        board.tick();
+        assert_eq!((board.latest().requests, first.requests), (5, 0));
+        assert_eq!(board.latest().started_unix_ms, first.started_unix_ms);
+        board.follow(Sampler::new(workers(), vec![], Clock::start(), Board::SPAN));
+        assert_eq!(board.latest().requests, 0);
+    }
+}

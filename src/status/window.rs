@@ -1,0 +1,79 @@
+//! What passed in the last moment: the difference between a look now and one a few looks ago.
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use crate::stats::LatencySnapshot;
+
+/// Replies of one slot at one look, all workers together, and their latencies.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Look {
+    pub answered: u64,
+    pub latency: LatencySnapshot,
+}
+
+/// The looks of the last moment, at every slot.
+pub(super) struct Window {
+    /// Looks that the window reaches back.
+    span: usize,
+    times: VecDeque<Instant>,
+    slots: Vec<VecDeque<Look>>,
+}
+
+impl Window {
+    /// Reaches back so many looks, 1 at least, from looks that follow; this is the first one.
+    pub fn new(span: usize, first: Vec<Look>) -> Self {
+        let slots = first.into_iter().map(|look| VecDeque::from([look])).collect();
+        Window { span: span.max(1), times: VecDeque::from([Instant::now()]), slots }
+    }
+
+    /// Begins a look at all slots: gives the seconds since the one that they will be compared with.
+    pub fn begin(&mut self) -> f64 {
+        let now = Instant::now();
+        let oldest = *self.times.front().expect("there is a first look");
+        self.times.push_back(now);
+        if self.times.len() > self.span {
+            self.times.pop_front();
+        }
+        now.duration_since(oldest).as_secs_f64().max(1e-6)
+    }
+
+    /// A look at a slot: gives what passed there.
+    pub fn look(&mut self, slot: usize, now: Look) -> Look {
+        let looks = &mut self.slots[slot];
+        let oldest = looks.front().expect("there is a first look");
+        let passed = Look {
+            answered: now.answered.saturating_sub(oldest.answered),
+            latency: now.latency.since(&oldest.latency),
+        };
+        looks.push_back(now);
+        if looks.len() > self.span {
+            looks.pop_front();
+        }
+        passed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_window_reaches_back_as_far_as_it_shall() {
+        let latency = |count| {
+            let histogram = crate::stats::LatencyHistogram::default();
+            (0..count).for_each(|_| histogram.record(100));
+            histogram.snapshot()
+        };
+        let look = |answered| Look { answered, latency: latency(answered) };
+        for (span, expected) in [(1, [3, 4, 5, 6]), (3, [3, 7, 12, 15]), (9, [3, 7, 12, 18])] {
+            let mut window = Window::new(span, vec![Look::default(), look(10)]);
+            for (answered, passed) in [13, 17, 22, 28].into_iter().zip(expected) {
+                assert!(window.begin() > 0.0);
+                let seen = window.look(1, look(answered));
+                assert_eq!((seen.answered, seen.latency.count()), (passed, passed), "{span}");
+                assert_eq!(window.look(0, Look::default()).answered, 0, "the other slot");
+            }
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! A server that is up for a second and down for a second, among three that are well: soon it gets next to nothing.
+
+use std::time::Duration;
+
+use lbd::health::State;
+use lbd::select::Slot;
+
+use crate::world::*;
+use crate::{faults, pool, seeds};
+
+const SECOND: Duration = Duration::from_secs(1);
+/// The server that flaps.
+const FLAPPING: u32 = 2;
+
+/// How it is down.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Down {
+    /// It stands still (SIGSTOP).
+    Frozen,
+    /// It is killed; afterwards another process has its id.
+    Dead,
+}
+
+fn set_up(world: &mut World, down: Down, is_up: bool) {
+    match (down, is_up) {
+        (Down::Frozen, true) => assert!(world.frozen.remove(&FLAPPING)),
+        (Down::Frozen, false) => assert!(world.frozen.insert(FLAPPING)),
+        (Down::Dead, true) => world.start_server(FLAPPING),
+        (Down::Dead, false) => world.kill_server(FLAPPING),
+    }
+}
+
+fn slot(world: &World) -> Option<Slot> {
+    world.primary().fleet().unwrap().slot_of(FLAPPING)
+}
+
+fn state(world: &World) -> Option<State> {
+    Some(world.primary().fleet().unwrap().get(slot(world)?)?.health.state())
+}
+
+fn failures(world: &World) -> u32 {
+    let fleet = world.primary().fleet().unwrap();
+    slot(world).map_or(0, |slot| fleet.get(slot).unwrap().health.record().failures())
+}
+
+/// For a second, requests of all clients at random moments, about 200 of them. Gives how many were sent to the server
+/// that flaps, and to all.
+fn second(world: &mut World, number: &mut u64) -> (u64, u64) {
+    let touched = |w: &World| slot(w).map_or(0, |slot| w.stats[0].servers[slot.index()].dispatched.get());
+    let before = (touched(world), world.total(|s| &s.dispatched));
+    let end = world.now() + SECOND;
+    while world.now() < end {
+        world.run(MS * 5);
+        let now = world.now();
+        let client = *number as usize % world.clients.len();
+        world.clients[client].submit(now, *number);
+        *number += 1;
+    }
+    (touched(world) - before.0, world.total(|s| &s.dispatched) - before.1)
+}
+
+#[test]
+fn in_the_minute_after_its_third_failure_less_than_a_thousandth_of_the_requests_go_there() {
+    for seed in seeds(2) {
+        for down in [Down::Frozen, Down::Dead] {
+            let mut world = pool(seed, faults(0.0, 0.0, 0.0), 4, None);
+            let (mut number, mut is_up, mut seconds) = (0, true, 0);
+            let (mut touched, mut requests, mut since) = (0, 0, 0);
+            while since < 60 {
+                let counts = second(&mut world, &mut number);
+                if failures(&world) >= 3 && since > 0 {
+                    (touched, requests) = (touched + counts.0, requests + counts.1);
+                }
+                since += u32::from(failures(&world) >= 3);
+                is_up = !is_up;
+                set_up(&mut world, down, is_up);
+                seconds += 1;
+                assert!(seconds < 100, "seed {seed}, {down:?}: {} failures", failures(&world));
+            }
+            assert!(requests > 10_000 && touched * 1_000 < requests, "seed {seed}: {touched} of {requests}");
+            if !is_up {
+                set_up(&mut world, down, true);
+            }
+            world.check_at_rest();
+        }
+    }
+}
+
+#[test]
+fn one_failure_makes_nobody_wait_and_a_graceful_restart_is_none() {
+    for seed in seeds(4) {
+        for down in [Down::Frozen, Down::Dead] {
+            let back = [Duration::ZERO, 300 * SECOND].map(|hold_down_max| {
+                let mut world = World::new(seed, faults(0.0, 0.0, 0.0));
+                world.health.hold_down_max = hold_down_max;
+                let mut world = crate::fill(world, 4, None);
+                for _ in 0..4 {
+                    let now = world.now();
+                    world.servers.get_mut(&FLAPPING).unwrap().role.drain(now);
+                    assert!(world.run_until(SECOND, |w| w.servers[&FLAPPING].role.is_finished()));
+                    world.kill_server(FLAPPING);
+                    world.run(MS * 500);
+                    assert_eq!(slot(&world), None, "seed {seed}: it has left");
+                    world.start_server(FLAPPING);
+                    assert!(world.run_until(SECOND / 2, |w| w.up().len() == 4), "seed {seed}");
+                }
+                set_up(&mut world, down, false);
+                world.run(SECOND);
+                assert_eq!(state(&world), Some(State::Down), "seed {seed}");
+                set_up(&mut world, down, true);
+                let start = world.now();
+                assert!(world.run_until(SECOND, |w| w.up().len() == 4), "seed {seed}, {down:?}");
+                world.now().since(start)
+            });
+            assert_eq!(back[0], back[1], "seed {seed}, {down:?}");
+            assert!(back[1] < SECOND / 2, "seed {seed}: {back:?}");
+        }
+    }
+}
+
+/// It dies and is back before anybody misses it.
+#[test]
+fn crashes_that_are_too_short_to_be_seen_count_too_and_who_is_away_is_not_forgiven() {
+    for seed in seeds(3) {
+        let mut world = pool(seed, faults(0.0, 0.0, 0.0), 4, None);
+        for n in 1..=3 {
+            world.kill_server(FLAPPING);
+            world.run(MS * 20);
+            world.start_server(FLAPPING);
+            world.run(SECOND / 2);
+            assert_eq!(failures(&world), n, "seed {seed}");
+            let expected = if n == 1 { State::Up } else { State::Held };
+            assert_eq!(state(&world), Some(expected), "seed {seed}, {n}");
+            world.run(if n == 2 { 5 * SECOND } else { SECOND });
+        }
+        // It is away for so long that its slot is free.
+        world.kill_server(FLAPPING);
+        world.run(20 * SECOND);
+        assert_eq!(slot(&world), None);
+        world.start_server(FLAPPING);
+        world.run(SECOND);
+        assert_eq!((state(&world), failures(&world)), (Some(State::Held), 3), "seed {seed}");
+        let now = world.now();
+        world.balancer[0].role.order(now, FLAPPING, lbd::operator::Order::Enable).unwrap();
+        assert!(world.run_until(SECOND, |w| w.up().len() == 4), "seed {seed}: an operator knows better");
+        assert_eq!(failures(&world), 0);
+        // Nobody else is left.
+        for _ in 0..3 {
+            world.kill_server(FLAPPING);
+            world.run(MS * 20);
+            world.start_server(FLAPPING);
+            world.run(SECOND / 2);
+        }
+        assert_eq!(state(&world), Some(State::Held), "seed {seed}");
+        for id in [0, 1, 3] {
+            world.kill_server(id);
+        }
+        world.run(SECOND);
+        assert!(second(&mut world, &mut 0).0 > 190, "seed {seed}: who is held answers");
+        let why: Vec<_> = world.events.iter().map(|(_, event)| format!("{event:?}")).collect();
+        assert!(why.iter().any(|event| event.contains("failed 3 times, held for 64 s")), "{why:?}");
+    }
+}
+
+#[test]
+fn when_too_many_are_down_all_are_used_and_it_is_told() {
+    for seed in seeds(3) {
+        for (down_max, expected) in [(0.5, true), (1.0, false)] {
+            let mut world = World::new(seed, faults(0.0, 0.0, 0.0));
+            world.health.down_max = down_max;
+            let mut world = crate::fill(world, 4, None);
+            for id in 1..4 {
+                world.frozen.insert(id);
+            }
+            world.run(SECOND);
+            let tree = world.primary().tree();
+            let open = (0..4).filter(|&i| tree.is_eligible(Slot::new(i))).count();
+            assert_eq!(open, if expected { 4 } else { 1 }, "seed {seed}, {down_max}");
+            second(&mut world, &mut 0);
+            world.frozen.clear();
+            assert!(world.run_until(SECOND, |w| w.up().len() == 4), "seed {seed}");
+            let told: Vec<_> = world
+                .events
+                .iter()
+                .filter_map(|(_, event)| match event {
+                    lbd::role::balancer::Event::FailOpen(on) => Some(*on),
+                    _ => None,
+                })
+                .collect();
+            assert_eq!(told, if expected { vec![true, false] } else { vec![] }, "seed {seed}");
+            world.check_at_rest();
+        }
+    }
+}
