@@ -16,7 +16,6 @@ pub mod names;
 pub mod process;
 pub mod relay;
 pub mod server;
-mod shim;
 pub mod signals;
 pub mod state_dir;
 #[cfg(not(loom))]
