@@ -50,6 +50,10 @@ pub fn run(setup: &Setup, speech: Speech) -> Result<Outcome> {
         progress(format_args!("reload {}: {}/{}", speech.name(), repeat + 1, setup.repeat));
     }
     let (done, refused) = (count(&site, RELOADED), count(&site, REFUSED));
+    let said = site.balancer().stderr();
+    for line in said.lines().filter(|line| line.contains(REFUSED)).take(3) {
+        progress(format_args!("reload {}: {line}", speech.name()));
+    }
     outcome.must_lose_nothing();
     outcome.at_most("reloads refused", refused as f64, 0.0);
     outcome.at_least("reloads done, of those asked for", done as f64 / f64::from(asked), DONE_LEAST);
