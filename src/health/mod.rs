@@ -507,13 +507,12 @@ mod tests {
         let up: Vec<u64> = states.iter().filter(|(_, s)| *s == State::Up).map(|(ms, _)| *ms).collect();
         let downs =
             |from, to| states.iter().filter(|(ms, s)| *s == State::Down && (from..to).contains(ms)).count();
-        assert_eq!(up.len(), 4, "{states:?}");
+        assert_eq!(up.len(), 3, "{states:?}");
         assert!((2_000..2_200).contains(&up[1]), "after the first failure as soon as it answers: {states:?}");
-        assert!((7_000..9_000).contains(&up[2]), "{states:?}");
-        assert!((70_000..80_000).contains(&up[3]), "{states:?}");
+        assert!((67_000..69_100).contains(&up[2]), "{states:?}");
         assert!(states.iter().any(|(_, state)| *state == State::Held));
-        assert!(downs(up[2], up[3]) > 20, "what it does meanwhile is seen, and no failure more");
-        assert_eq!(health.record().to_string(), "failed 4 times, held for 300 s");
+        assert!(downs(up[1] + 2_000, up[2]) > 20, "what it does meanwhile is seen, and no failure more");
+        assert_eq!(health.record().to_string(), "failed 3 times, held for 300 s");
         assert!(
             health.on_event(at(200_000), Event::Enable, &LIMITS).is_some() || health.state() == State::Down
         );

@@ -1,9 +1,12 @@
 //! How often a server has failed of late, and how long it is kept away for it.
 //!
 //! ```text
-//! failures in memory    1    2     3      4 and more
-//! kept away for         0    4 s   64 s   hold_down_max     (never longer than that)
+//! failures in memory    1    2      3         4
+//! kept away for         0    64 s   17 min    4.6 h     (never longer than hold_down_max)
 //! ```
+//!
+//! One failure is an accident. After the second in a row there is a pattern, and after the third, seen or not, hardly
+//! anything may go there for a minute: so the second keeps it away for longer than that.
 //!
 //! A failure is to have gone down, or to have been a suspect for [`AWAY_MIN`] or longer; once in each absence. A short
 //! suspicion is none: slow is not dead. Neither is a graceful stop. All is forgotten when a server has been in service
@@ -20,7 +23,7 @@ pub const AWAY_MIN: Duration = Duration::from_millis(250);
 /// A server that has been in service for so long has failed never.
 const FORGET_AFTER: Duration = Duration::from_secs(60);
 /// How long the second failure keeps it away.
-const HOLD: Duration = Duration::from_secs(4);
+const HOLD: Duration = Duration::from_secs(64);
 /// Each later one keeps it away so many times as long.
 const HOLD_FACTOR: u32 = 16;
 
@@ -59,7 +62,7 @@ impl Default for Record {
 fn hold_after(failures: u32, hold_max: Duration) -> Duration {
     match failures {
         0 | 1 => Duration::ZERO,
-        // From 64 s on the next factor is beyond any limit.
+        // Four factors are beyond any limit.
         n => (HOLD * HOLD_FACTOR.pow((n - 2).min(4))).min(hold_max),
     }
 }
@@ -155,7 +158,7 @@ mod tests {
             holds.push(hold);
             now = back;
         }
-        assert_eq!(holds, [0, 4, 64, 300, 300, 300]);
+        assert_eq!(holds, [0, 64, 300, 300, 300, 300]);
         assert_eq!(record.to_string(), "failed 6 times, held for 300 s");
         assert_eq!(hold_after(u32::MAX, MAX), MAX);
         assert_eq!(hold_after(3, Duration::from_secs(10)), Duration::from_secs(10));
@@ -172,10 +175,10 @@ mod tests {
                 hold
             })
         };
-        assert_eq!(holds([1_000, 59_999, 59_999, 1_000]), [0, 4, 64, 300]);
-        assert_eq!(holds([1_000, 60_000, 1_000, 1_000]), [0, 0, 4, 64]);
-        assert_eq!(holds([1_000, 1_000, 1_000, 63_999]), [0, 4, 64, 300]);
-        assert_eq!(holds([1_000, 1_000, 1_000, 64_000]), [0, 4, 64, 0]);
+        assert_eq!(holds([1_000, 59_999, 1_000, 1_000]), [0, 64, 300, 300]);
+        assert_eq!(holds([1_000, 60_000, 1_000, 1_000]), [0, 0, 64, 300]);
+        assert_eq!(holds([1_000, 1_000, 63_999, 1_000]), [0, 64, 300, 300]);
+        assert_eq!(holds([1_000, 1_000, 64_000, 1_000]), [0, 64, 0, 64]);
     }
 
     #[test]

@@ -61,7 +61,8 @@ impl Board {
         status.started_unix_ms = started.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
         status.uptime_s = started.elapsed().unwrap_or_default().as_millis() as f64 / 1e3;
         status.config.clone_from(config);
-        status.events = events.after(events.newest().borrow().saturating_sub(EVENTS_SHOWN));
+        let newest = *events.newest().borrow();
+        status.events = events.after(newest.saturating_sub(EVENTS_SHOWN));
         self.newest.store(Arc::new(status));
     }
 

@@ -81,7 +81,7 @@ impl EventLog {
     pub fn note(&self, kind: Kind, pool: &str, server: Option<u32>, text: impl Into<String>) {
         let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let mut kept = self.kept.lock().expect("no panic while it is held");
-        let number = *self.newest.borrow() + 1;
+        let number = kept.back().map_or(1, |last| last.number + 1);
         if kept.len() == KEPT_MAX {
             kept.pop_front();
         }
@@ -94,7 +94,13 @@ impl EventLog {
             text: text.into(),
         });
         self.counts[kind as usize].fetch_add(1, Ordering::Relaxed);
-        self.newest.send_replace(number);
+        // Not while the entries are locked: whoever looks at the number may want them next, and would wait for us.
+        drop(kept);
+        self.newest.send_if_modified(|newest| {
+            let is_newer = number > *newest;
+            *newest = number.max(*newest);
+            is_newer
+        });
     }
 
     /// The entries after this number that are still kept, oldest first; all with 0.
@@ -116,7 +122,38 @@ impl EventLog {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
     use super::*;
+
+    /// A reload that took a snapshot while two servers changed their states stopped the whole balancer.
+    #[test]
+    fn who_looks_at_the_newest_number_can_read_the_entries_while_others_note() {
+        let log = Arc::new(EventLog::default());
+        let newest = log.newest();
+        let looking = newest.borrow();
+        let noting: Vec<_> = (0..2)
+            .map(|_| {
+                let log = Arc::clone(&log);
+                std::thread::spawn(move || log.note(Kind::Notice, "", None, "x"))
+            })
+            .collect();
+        let (tell, told) = std::sync::mpsc::channel();
+        std::thread::spawn({
+            let log = Arc::clone(&log);
+            move || {
+                while log.after(0).len() < 2 {
+                    std::thread::yield_now();
+                }
+                let _ = tell.send(());
+            }
+        });
+        assert!(told.recv_timeout(Duration::from_secs(10)).is_ok(), "the entries are locked");
+        drop(looking);
+        noting.into_iter().for_each(|thread| thread.join().unwrap());
+        assert_eq!(*newest.borrow(), 2);
+    }
 
     #[test]
     fn the_newest_are_kept_and_read_from_any_number_on() {

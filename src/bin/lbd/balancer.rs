@@ -18,6 +18,7 @@ use lbd::logging;
 use lbd::status::Sampler;
 use lbd::terminal::{print, tell};
 use lbd::time::Clock;
+use socket2::SockRef;
 use tracing::{info, warn};
 
 use crate::args::{Balancer, Common};
@@ -72,6 +73,8 @@ fn inherited(args: &Balancer, path: &Path) -> Result<(Option<Takeover>, SocketSe
     if args.sockets_by_stdin {
         let stream = UnixStream::from(std::io::stdin().as_fd().try_clone_to_owned()?);
         let sockets = Wish::pushed(stream, PATIENCE).context("no sockets came by standard input")?;
+        // What was waited for with a time-out is now read until its end, however long that takes.
+        SockRef::from(&std::io::stdin()).set_read_timeout(None)?;
         return Ok((None, sockets));
     }
     let Some(given) = &args.takeover else { return Ok((None, SocketSet::default())) };

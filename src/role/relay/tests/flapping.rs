@@ -109,12 +109,12 @@ fn in_the_minute_after_its_third_failure_less_than_a_thousandth_of_the_requests_
         for down in [Down::Frozen, Down::Dead] {
             let what = format!("seed {seed}, {down:?}, {settings:?}");
             let mut world = World::new(seed, settings.clone(), down);
-            let end = world.start + 60 * SECOND;
-            while world.failures() < 3 {
+            // Up for the first second, so it has failed three times then, whatever the balancer has seen of it.
+            let third = world.start + 6 * SECOND;
+            while world.pool.now < third {
                 world.flap();
-                assert!(world.pool.now < end, "{what}: {} failures in a minute", world.failures());
             }
-            let (touched, requests, third) = (world.touched(), world.requests, world.pool.now);
+            let (touched, requests) = (world.touched(), world.requests);
             while world.pool.now < third + 60 * SECOND {
                 world.flap();
             }
@@ -173,7 +173,7 @@ fn who_is_held_is_used_when_nobody_better_is_left_and_is_up_again_in_the_end() {
             held.push(world.pool.state(FLAPPING));
             assert!(world.pool.now < second + 120 * SECOND, "{settings:?}");
         }
-        assert!(world.pool.now >= second + 4 * SECOND, "{settings:?}");
+        assert!(world.pool.now >= second + 64 * SECOND, "{settings:?}");
         let is_checked = settings.health.check != Check::None;
         assert_eq!(held.contains(&"held"), is_checked, "only a check can show it before: {settings:?}");
         world.pool.want(wanted([FLAPPING]));
@@ -195,6 +195,6 @@ fn who_is_held_is_used_when_nobody_better_is_left_and_is_up_again_in_the_end() {
         let why: Vec<_> = std::iter::from_fn(|| world.pool.workers[0].poll_event())
             .filter_map(|event| if let Event::State { why, .. } = event { Some(why) } else { None })
             .collect();
-        assert!(why.iter().any(|why| why == "failed 3 times, held for 64 s"), "{why:?}");
+        assert!(why.iter().any(|why| why == "failed 3 times, held for 300 s"), "{why:?}");
     }
 }

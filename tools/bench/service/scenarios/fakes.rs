@@ -1,0 +1,110 @@
+//! Servers that know nothing of lbd, on one thread: each sends back what it gets, or is silent for a while.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::Result;
+use lbd::batch::{FrameRef, Rx, Tx};
+use lbd::daemon::turn;
+use lbd::io::socket::{SocketOptions, bind};
+use lbd::io::{BackEnd, IoChoice, IoOptions};
+use lbd::role::Role;
+use lbd::time::{Clock, Instant};
+
+use super::speech::Speech;
+
+/// How often the thread looks whether it shall end.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// One server, as it is seen from outside.
+#[derive(Default)]
+struct One {
+    is_silent: AtomicBool,
+    /// Datagrams that came.
+    seen: AtomicU64,
+}
+
+/// Running servers.
+pub struct Fakes {
+    servers: Arc<[One]>,
+    is_over: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Fakes {
+    /// A server at each of these addresses.
+    pub fn start(speech: Speech, addrs: &[SocketAddr], clock: Clock) -> Result<Fakes> {
+        let options = SocketOptions::default();
+        let sockets: Vec<_> = addrs.iter().map(|&addr| bind(addr, &options)).collect::<Result<_, _>>()?;
+        let options = IoOptions { slots: 256, prefault: true, ..IoOptions::default() };
+        let mut io = BackEnd::open(IoChoice::Mio, sockets, &options, clock)?;
+        let servers: Arc<[One]> = addrs.iter().map(|_| One::default()).collect();
+        let is_over = Arc::new(AtomicBool::new(false));
+        let mut role = Echo { speech, servers: Arc::clone(&servers), look: clock.now() };
+        let over = Arc::clone(&is_over);
+        let thread = std::thread::Builder::new().name("servers".into()).spawn(move || {
+            while !over.load(Ordering::Relaxed) && turn(&mut io, &mut role, &clock).is_ok() {}
+        })?;
+        Ok(Fakes { servers, is_over, thread: Some(thread) })
+    }
+
+    /// Lets one answer nothing, or answer again. What came meanwhile stays unanswered.
+    pub fn set_silent(&self, server: usize, is_silent: bool) {
+        self.servers[server].is_silent.store(is_silent, Ordering::Relaxed);
+    }
+
+    /// Datagrams that have reached this one.
+    pub fn seen(&self, server: usize) -> u64 {
+        self.servers[server].seen.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Fakes {
+    fn drop(&mut self) {
+        self.is_over.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join(); // it has told nobody anything that is missing now
+        }
+    }
+}
+
+struct Echo {
+    speech: Speech,
+    servers: Arc<[One]>,
+    look: Instant,
+}
+
+impl Role for Echo {
+    fn on_batch(&mut self, _: Instant, rx: &mut Rx, tx: &mut Tx) {
+        for index in 0..rx.len() {
+            let (received, bytes) = rx.get_mut(index);
+            let server = &self.servers[usize::from(received.socket.0)];
+            let stride = received.stride as usize;
+            server.seen.fetch_add(bytes.len().div_ceil(stride) as u64, Ordering::Relaxed);
+            if server.is_silent.load(Ordering::Relaxed) {
+                continue;
+            }
+            let mut offset = received.start;
+            for datagram in bytes.chunks_mut(stride) {
+                self.speech.answer(datagram);
+                let len = datagram.len() as u16;
+                let answer = FrameRef { slot: received.slot, len, offset };
+                offset += u32::from(len);
+                let to = tx.destination(received.socket, received.peer, None);
+                // A full turn drops it; that would be seen as a lost request.
+                let _sent = to.is_some_and(|to| tx.push(to, answer));
+            }
+        }
+    }
+
+    fn on_timeout(&mut self, now: Instant, _: &mut Tx) {
+        self.look = now + LOOK;
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        Some(self.look)
+    }
+}

@@ -1,0 +1,344 @@
+//! A folder with a configuration, ports of its own, and what runs from it: a balancer before four servers.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use lbd::admin::{Client, find_token};
+use lbd::config::Admin;
+use lbd::operator::Order;
+use lbd::status::Status;
+use lbd::time::Clock;
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::fakes::Fakes;
+use super::ports::Ports;
+use super::processes::{self, Process, Seen};
+use super::speech::Speech;
+use super::traffic::{Plan, Traffic};
+use super::{Outcome, Setup, wait_until};
+
+/// Servers that are there at first.
+pub const SERVERS: u32 = 4;
+/// Places for servers; the rest come and go.
+pub const PLACES: u16 = 8;
+/// Clients, each with a socket.
+const CLIENTS: u16 = 64;
+/// How long anything but a request may take.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+const NATIVE_FRONT: u16 = 1;
+const NATIVE_BACK: u16 = 2;
+const CONTROLLER: u16 = 3;
+const ADMIN: u16 = 4;
+const POOL_FRONT: u16 = 5;
+/// For a second pool.
+pub const OTHER_FRONT: u16 = 6;
+const SERVERS_AT: u16 = 10;
+const CLIENTS_AT: u16 = 40;
+
+/// A server as the balancer sees it.
+pub struct Server {
+    pub id: u32,
+    pub state: String,
+    pub dispatched: u64,
+}
+
+/// See the module's text.
+pub struct Site<'a> {
+    pub setup: &'a Setup,
+    pub speech: Speech,
+    pub clock: Clock,
+    pub balancer: Option<Process>,
+    /// Native servers, by their id.
+    pub servers: Vec<(u32, Process)>,
+    /// Servers of a datagram pool, by their id.
+    pub fakes: Option<Fakes>,
+    config: Value,
+    ports: Ports,
+    dir: TempDir,
+    started: u32,
+}
+
+impl<'a> Site<'a> {
+    /// A site whose pool is of this kind; `changes` are laid over its configuration, those in `pool` over its datagram
+    /// pool.
+    pub fn new(setup: &'a Setup, speech: Speech, mut changes: Value) -> Result<Site<'a>> {
+        let (dir, ports) = (tempfile::tempdir()?, Ports::take());
+        processes::remember(dir.path());
+        let mut config = json!({
+            "admin": {"listen": addr(ports.at(ADMIN)).to_string()},
+            "state_dir": dir.path().join("state"),
+            "logs": {"dir": dir.path().join("logs"), "level": "info"},
+        });
+        match speech {
+            Speech::Native => merge(
+                &mut config,
+                json!({
+                    "server": {"port_range_start": ports.at(SERVERS_AT), "port_range_end": ports.at(CLIENTS_AT),
+                        "count": SERVERS},
+                    "client": {"port_range_start": ports.at(CLIENTS_AT), "port_range_end": ports.end()},
+                    "load_balancer": {"server_side_port": ports.at(NATIVE_BACK),
+                        "client_side_port": ports.at(NATIVE_FRONT)},
+                    "controller": {"port": ports.at(CONTROLLER)},
+                }),
+            ),
+            Speech::Datagram | Speech::Dns => {
+                let mut pool = pool(&ports, speech, "pool", POOL_FRONT, 0..SERVERS);
+                merge(&mut pool, changes["pool"].take());
+                merge(&mut config, json!({"pools": [pool]}));
+            }
+        }
+        changes.as_object_mut().context("changes are sections")?.remove("pool");
+        merge(&mut config, changes);
+        let site = Site {
+            setup,
+            speech,
+            clock: Clock::start(),
+            balancer: None,
+            servers: vec![],
+            fakes: None,
+            config,
+            ports,
+            dir,
+            started: 0,
+        };
+        site.write(&site.config)?;
+        Ok(site)
+    }
+
+    /// A running balancer with its first servers, all of them up.
+    pub fn running(setup: &'a Setup, speech: Speech, changes: Value) -> Result<Site<'a>> {
+        let mut site = Site::new(setup, speech, changes)?;
+        if speech != Speech::Native {
+            let addrs: Vec<SocketAddr> =
+                (0..PLACES).map(|place| addr(site.ports.at(SERVERS_AT + place))).collect();
+            site.fakes = Some(Fakes::start(speech, &addrs, site.clock)?);
+        }
+        site.balancer = Some(site.start(&["balancer"])?);
+        if speech == Speech::Native {
+            for id in 0..SERVERS {
+                site.add_server(id)?;
+            }
+        }
+        site.wait_until_up(SERVERS as usize)?;
+        Ok(site)
+    }
+
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// The configuration as it was at the start.
+    pub fn config(&self) -> &Value {
+        &self.config
+    }
+
+    /// A datagram pool with other servers.
+    pub fn pool(&self, name: &str, front: u16, ids: impl IntoIterator<Item = u32>) -> Value {
+        pool(&self.ports, self.speech, name, front, ids)
+    }
+
+    /// The front of the pool that is asked.
+    pub fn main_front() -> u16 {
+        POOL_FRONT
+    }
+
+    /// Writes the configuration: whoever reads it finds all of the old one or all of the new one.
+    pub fn write(&self, config: &Value) -> Result<()> {
+        let (path, unfinished) = (self.config_path(), self.path().join("config.new"));
+        std::fs::write(&unfinished, config.to_string())?;
+        std::fs::rename(unfinished, path).context("cannot write the configuration")
+    }
+
+    fn config_path(&self) -> PathBuf {
+        self.path().join("config.json")
+    }
+
+    /// A log's text so far.
+    pub fn log(&self, name: &str) -> String {
+        std::fs::read_to_string(self.path().join("logs").join(name)).unwrap_or_default()
+    }
+
+    /// Starts `lbd` with these words and this configuration.
+    pub fn start(&mut self, words: &[&str]) -> Result<Process> {
+        let mut all: Vec<String> = words.iter().map(|&word| word.to_owned()).collect();
+        all.extend(["--config".to_owned(), self.config_path().display().to_string()]);
+        self.started += 1;
+        let name = format!("{}-{}", words[0], self.started);
+        Process::start(&self.setup.bin_dir.join("lbd"), &all, self.path(), &name)
+    }
+
+    /// Starts a native server. Ids that are far apart share a port.
+    pub fn add_server(&mut self, id: u32) -> Result<()> {
+        let port = self.ports.at(SERVERS_AT + (id % u32::from(CLIENTS_AT - SERVERS_AT)) as u16);
+        let server = self.start(&["server", "--id", &id.to_string(), "--port", &port.to_string()])?;
+        self.servers.push((id, server));
+        Ok(())
+    }
+
+    /// The balancer's process.
+    pub fn balancer(&mut self) -> &mut Process {
+        self.balancer.as_mut().expect("started")
+    }
+
+    /// What runs from this site, started here or by what was.
+    pub fn processes(&self, command: &str) -> Vec<Seen> {
+        let mut all = processes::of_folder(self.path());
+        all.retain(|process| process.is(command));
+        all
+    }
+
+    pub fn admin_addr(&self) -> SocketAddr {
+        addr(self.ports.at(ADMIN))
+    }
+
+    pub fn controller_port(&self) -> u16 {
+        self.ports.at(CONTROLLER)
+    }
+
+    /// Asks the balancer's admin interface.
+    pub fn status(&self) -> Result<Status> {
+        Ok(Client::new(self.admin_addr(), None).status()?)
+    }
+
+    /// The servers of the pool that is asked.
+    pub fn seen(&self) -> Result<Vec<Server>> {
+        let status = self.status()?;
+        Ok(match self.speech {
+            Speech::Native => status
+                .servers
+                .into_iter()
+                .map(|s| Server { id: s.id, state: s.state, dispatched: s.dispatched })
+                .collect(),
+            Speech::Datagram | Speech::Dns => status
+                .pools
+                .into_iter()
+                .filter(|pool| pool.name == "pool")
+                .flat_map(|pool| pool.servers)
+                .map(|s| Server { id: s.id, state: s.state, dispatched: s.dispatched })
+                .collect(),
+        })
+    }
+
+    /// One of them.
+    pub fn server(&self, id: u32) -> Result<Server> {
+        let found = self.seen()?.into_iter().find(|server| server.id == id);
+        found.with_context(|| format!("the balancer shows no server {id}"))
+    }
+
+    /// How many of them are up; none if nobody answers.
+    pub fn up(&self) -> usize {
+        self.seen().map_or(0, |servers| servers.iter().filter(|server| server.state == "up").count())
+    }
+
+    /// Waits until so many are up.
+    pub fn wait_until_up(&mut self, count: usize) -> Result<()> {
+        wait_until(&format!("{count} servers up"), PATIENCE, || {
+            if let Some(balancer) = &mut self.balancer {
+                balancer.must_run()?;
+            }
+            Ok(self.up() == count)
+        })
+    }
+
+    /// Waits until one of them is in this state.
+    pub fn wait_for_state(&self, id: u32, state: &str) -> Result<()> {
+        wait_until(&format!("server {id} {state}"), PATIENCE, || Ok(self.server(id)?.state == state))
+    }
+
+    /// Gives an order, as an operator on this machine does: with the token that the balancer has left.
+    pub fn order(&self, id: u32, order: Order) -> Result<()> {
+        let addr = self.admin_addr();
+        let admin = Admin { listen: Some(addr), is_written: true, token: None };
+        let token = match find_token(&admin, &self.path().join("state"), addr.port()) {
+            Ok(token) => token,
+            Err(problem) => bail!(problem),
+        };
+        Ok(Client::new(addr, Some(token)).order(None, id, order)?)
+    }
+
+    /// Begins to ask, as patiently as the set-up says.
+    pub fn traffic(&self) -> Result<Traffic> {
+        let traffic = self.traffic_at(self.setup.rate)?;
+        traffic.wait_for(10)?;
+        Ok(traffic)
+    }
+
+    /// Begins to ask at another rate.
+    pub fn traffic_at(&self, rate: f64) -> Result<Traffic> {
+        let front = if self.speech == Speech::Native { NATIVE_FRONT } else { POOL_FRONT };
+        let plan = Plan {
+            speech: self.speech,
+            target: addr(self.ports.at(front)),
+            clients: CLIENTS,
+            rate,
+            patience: self.setup.patience,
+        };
+        Traffic::start(plan, self.clock)
+    }
+
+    /// Ends the balancer as an operator does, and gives its last figures.
+    pub fn end_balancer(&mut self) -> Result<Status> {
+        let mut balancer = self.balancer.take().context("the balancer has been ended already")?;
+        balancer.signal(Signal::TERM);
+        balancer.wait_for_good_end(PATIENCE)?;
+        last_words(&balancer)
+    }
+
+    /// Ends the balancer; what it says of datagrams that the kernel dropped goes into the outcome.
+    pub fn finish(mut self, outcome: &mut Outcome) -> Result<()> {
+        let last = self.end_balancer()?;
+        outcome.kernel_drops += kernel_drops(&last);
+        Ok(())
+    }
+}
+
+impl Drop for Site<'_> {
+    fn drop(&mut self) {
+        processes::forget(self.dir.path());
+    }
+}
+
+/// The figures that a balancer prints when it ends.
+pub fn last_words(balancer: &Process) -> Result<Status> {
+    let text = balancer.stdout();
+    let line = text.lines().last().context("the balancer has printed no figures at its end")?;
+    serde_json::from_str(line).context("the balancer's last figures are no JSON")
+}
+
+/// Datagrams that the kernel dropped since the balancer's receive buffers were full.
+pub fn kernel_drops(status: &Status) -> u64 {
+    let pools = status.pools.iter().map(|pool| pool.kernel_drops + pool.kernel_drops_back);
+    status.kernel_drops + pools.sum::<u64>()
+}
+
+fn pool(ports: &Ports, speech: Speech, name: &str, front: u16, ids: impl IntoIterator<Item = u32>) -> Value {
+    let server = |id: u32| json!({"address": addr(ports.at(SERVERS_AT + id as u16)).to_string(), "id": id});
+    json!({
+        "name": name,
+        "listen": addr(ports.at(front)).to_string(),
+        "protocol": speech.name(),
+        "servers": ids.into_iter().map(server).collect::<Vec<_>>(),
+    })
+}
+
+fn addr(port: u16) -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, port).into()
+}
+
+/// Lays `changes` over `config`: objects key by key, anything else as a whole.
+pub fn merge(config: &mut Value, changes: Value) {
+    match (config, changes) {
+        (Value::Object(old), Value::Object(new)) => {
+            for (key, value) in new {
+                merge(old.entry(key).or_insert(Value::Null), value);
+            }
+        }
+        (_, Value::Null) => {}
+        (old, new) => *old = new,
+    }
+}

@@ -1,0 +1,31 @@
+//! A new balancer takes over from the running one, which ends by itself.
+
+use anyhow::Result;
+use serde_json::json;
+
+use super::site::{PATIENCE, SERVERS, Site, kernel_drops, last_words};
+use super::speech::Speech;
+use super::{Outcome, Setup, progress};
+
+pub fn run(setup: &Setup, speech: Speech, io: &str) -> Result<Outcome> {
+    let section = if speech == Speech::Native { "load_balancer" } else { "pool" };
+    let changes = json!({section: {"io": io}});
+    let mut site = Site::running(setup, speech, changes)?;
+    let traffic = site.traffic()?;
+    let mut outcome = Outcome::new(setup.repeat);
+    for round in 0..setup.repeat {
+        let successor = site.start(&["balancer", "--takeover"])?;
+        let mut old = site.balancer.replace(successor).expect("it runs");
+        old.wait_for_good_end(PATIENCE)?;
+        outcome.kernel_drops += kernel_drops(&last_words(&old)?);
+        site.balancer().must_run()?;
+        site.wait_until_up(SERVERS as usize)?;
+        traffic.wait_for(10)?;
+        std::thread::sleep(setup.pause);
+        progress(format_args!("takeover {} {io}: {}/{}", speech.name(), round + 1, setup.repeat));
+    }
+    outcome.add(&traffic.end()?);
+    outcome.must_lose_nothing();
+    site.finish(&mut outcome)?;
+    Ok(outcome)
+}

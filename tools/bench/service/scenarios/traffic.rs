@@ -1,0 +1,354 @@
+//! The clients: requests at a rate whatever the system does (an open loop), each sent once, and the account of what
+//! became of every single one.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, ensure};
+use hdrhistogram::Histogram;
+use lbd::batch::{Rx, SocketId, Tx};
+use lbd::io::socket::{SocketOptions, bind};
+use lbd::io::{BackEnd, DatagramIo, IoChoice, IoOptions};
+use lbd::role::Role;
+use lbd::time::{Clock, Instant, earliest};
+
+use super::speech::{Answer, Name, Speech};
+
+/// Whoever is further behind schedule does not catch up.
+const LAG_MAX: Duration = Duration::from_millis(50);
+/// How often it looks for another rate, and whether it shall stop.
+const LOOK: Duration = Duration::from_millis(5);
+/// Requests of a run at most: what is known of each takes 16 bytes.
+const REQUESTS_MAX: usize = 50_000_000;
+/// Room in a turn for so many requests.
+const TURN: usize = 1_024;
+
+/// Who asks whom, and how patiently.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
+    /// What is spoken.
+    pub speech: Speech,
+    /// Where the balancer listens for clients.
+    pub target: SocketAddr,
+    /// Clients, each with a socket of its own.
+    pub clients: u16,
+    /// Requests a second of all of them; can be changed while it runs.
+    pub rate: f64,
+    /// A request without an answer for so long is lost.
+    pub patience: Duration,
+}
+
+/// What became of the requests. `sent = answered + refused + lost`.
+#[derive(Clone, Debug, Default)]
+pub struct Account {
+    /// Requests sent, each once.
+    pub sent: u64,
+    /// Requests answered rightly, in time.
+    pub answered: u64,
+    /// Requests refused: no server, no room.
+    pub refused: u64,
+    /// Requests without an answer in time.
+    pub lost: u64,
+    /// Answers that are not the right one to a request of the client that got them.
+    pub wrong: u64,
+    /// Second answers to a request.
+    pub double: u64,
+    /// Answers to requests that had been given up; their requests are among `lost`.
+    pub late: u64,
+    /// Requests that the schedule had and that never left: this process was away for too long.
+    pub unsent: u64,
+    /// Datagrams for the clients that the kernel dropped before they were read, and theirs that could not be sent.
+    pub own_drops: u64,
+    /// When those were sent that were lost or refused.
+    pub failed_at: Vec<Instant>,
+    /// Half of the answers took at most so long.
+    pub p50: Duration,
+    /// 99 % of the answers took at most so long.
+    pub p99: Duration,
+    /// The slowest answer.
+    pub slowest: Duration,
+}
+
+/// What the clients' thread and others tell each other.
+#[derive(Default)]
+struct Shared {
+    /// Requests a second, as the bits of a float.
+    rate: AtomicU64,
+    is_over: AtomicBool,
+    sent: AtomicU64,
+    answered: AtomicU64,
+    /// Nanoseconds: answers count for `first_answer` whose request was sent after this.
+    watch_from: AtomicU64,
+    /// Nanoseconds: when the first of these came; 0 = none yet.
+    first_answer: AtomicU64,
+}
+
+/// Clients at work.
+pub struct Traffic {
+    shared: Arc<Shared>,
+    clock: Clock,
+    thread: Option<JoinHandle<Result<Account>>>,
+    target: SocketAddr,
+    patience: Duration,
+}
+
+impl Traffic {
+    /// Begins to ask.
+    pub fn start(plan: Plan, clock: Clock) -> Result<Traffic> {
+        let from = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let options = SocketOptions::default();
+        let sockets: Vec<_> = (0..plan.clients).map(|_| bind(from, &options)).collect::<Result<_, _>>()?;
+        let packed = plan.speech.packed();
+        let options = IoOptions {
+            frames_max: TURN,
+            staging_bytes: TURN * plan.speech.len(),
+            frames_per_datagram: packed,
+            slots: 256,
+            prefault: true,
+            ..IoOptions::default()
+        };
+        let io = BackEnd::open(IoChoice::Mio, sockets, &options, clock)?;
+        let shared = Arc::new(Shared::default());
+        shared.rate.store(plan.rate.to_bits(), Ordering::Relaxed);
+        shared.watch_from.store(u64::MAX, Ordering::Relaxed);
+        let clients = Clients::new(plan, Arc::clone(&shared), clock.now());
+        let thread = std::thread::Builder::new().name("clients".into());
+        let thread = thread.spawn(move || clients.run(io, clock))?;
+        let (target, patience) = (plan.target, plan.patience);
+        Ok(Traffic { shared, clock, thread: Some(thread), target, patience })
+    }
+
+    /// Asks at another rate from now on.
+    pub fn set_rate(&self, rate: f64) {
+        self.shared.rate.store(rate.to_bits(), Ordering::Relaxed);
+    }
+
+    /// Requests sent so far.
+    pub fn sent(&self) -> u64 {
+        self.shared.sent.load(Ordering::Relaxed)
+    }
+
+    /// Requests answered so far.
+    pub fn answered(&self) -> u64 {
+        self.shared.answered.load(Ordering::Relaxed)
+    }
+
+    /// Waits until so many more are answered than when it was called.
+    pub fn wait_for(&self, more: u64) -> Result<()> {
+        let wanted = self.answered() + more;
+        let what = format!("{more} more answers from {}", self.target);
+        super::wait_until(&what, self.patience * 10, || Ok(self.answered() >= wanted))
+    }
+
+    /// Looks from now on for the first answer to a request that is sent after this. Gives the moment.
+    pub fn watch(&self) -> Instant {
+        let now = self.clock.now();
+        self.shared.first_answer.store(0, Ordering::Relaxed);
+        self.shared.watch_from.store(now.as_nanos(), Ordering::Release);
+        now
+    }
+
+    /// How long after [`Traffic::watch`] the first answer to a later request came, once it has come.
+    pub fn first_answer(&self) -> Option<Duration> {
+        let first = self.shared.first_answer.load(Ordering::Relaxed);
+        let from = Instant::from_nanos(self.shared.watch_from.load(Ordering::Relaxed));
+        (first != 0).then(|| Instant::from_nanos(first).since(from))
+    }
+
+    /// Sends no more, waits for what is under way, and gives the account.
+    pub fn end(mut self) -> Result<Account> {
+        self.shared.is_over.store(true, Ordering::Relaxed);
+        let thread = self.thread.take().expect("ended once");
+        let account = thread.join().map_err(|_| anyhow!("the clients' thread has panicked"))??;
+        ensure!(account.sent > 0, "no request was sent");
+        Ok(account)
+    }
+}
+
+impl Drop for Traffic {
+    fn drop(&mut self) {
+        self.shared.is_over.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join(); // whatever stopped us is told
+        }
+    }
+}
+
+/// What became of a request.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    Open,
+    Answered,
+    Refused,
+    Lost,
+}
+
+struct Asked {
+    at: Instant,
+    client: u16,
+    end: End,
+}
+
+/// The clients as a state machine.
+struct Clients {
+    plan: Plan,
+    run: u64,
+    shared: Arc<Shared>,
+    /// Every request, by its number.
+    asked: Vec<Asked>,
+    /// All before this one have ended.
+    oldest: usize,
+    next_due: Instant,
+    is_over: bool,
+    account: Account,
+    latency: Histogram<u64>,
+}
+
+impl Clients {
+    fn new(plan: Plan, shared: Arc<Shared>, now: Instant) -> Clients {
+        Clients {
+            // The last bits are the clients'.
+            run: rand::random::<u64>() & !0xffff,
+            asked: Vec::with_capacity(1 << 20),
+            oldest: 0,
+            next_due: now,
+            is_over: false,
+            account: Account::default(),
+            latency: Histogram::new_with_bounds(1, 600_000_000, 3).expect("fixed bounds are valid"),
+            plan,
+            shared,
+        }
+    }
+
+    fn run(mut self, mut io: BackEnd, clock: Clock) -> Result<Account> {
+        while !(self.is_over && self.oldest == self.asked.len()) {
+            let look = clock.now() + LOOK;
+            io.wait(earliest(self.next_deadline(), Some(look))).context("the clients cannot wait")?;
+            io.receive().context("the clients cannot receive")?;
+            let now = clock.now();
+            self.is_over = self.shared.is_over.load(Ordering::Relaxed);
+            let (rx, tx) = io.turn();
+            self.on_batch(now, rx, tx);
+            self.on_timeout(now, tx);
+            io.flush().context("the clients cannot send")?;
+            self.shared.sent.store(self.account.sent, Ordering::Relaxed);
+            self.shared.answered.store(self.account.answered, Ordering::Relaxed);
+        }
+        io.recount_drops();
+        let counted = io.counters();
+        self.account.own_drops = counted.kernel_drops + counted.send_full + counted.send_failed;
+        let micros = Duration::from_micros;
+        self.account.p50 = micros(self.latency.value_at_quantile(0.5));
+        self.account.p99 = micros(self.latency.value_at_quantile(0.99));
+        self.account.slowest = micros(self.latency.max());
+        Ok(self.account)
+    }
+
+    fn on_answer(&mut self, now: Instant, client: u16, answer: Option<Answer>) {
+        let (name, end) = match answer {
+            Some(Answer::Served(name)) => (name, End::Answered),
+            Some(Answer::Refused(name)) => (name, End::Refused),
+            None => return self.account.wrong += 1,
+        };
+        let asked = self.asked.get_mut(name.number as usize);
+        let Some(asked) =
+            asked.filter(|asked| name.run == self.run && name.client == client && asked.client == client)
+        else {
+            self.account.wrong += 1;
+            return;
+        };
+        match asked.end {
+            End::Answered | End::Refused => self.account.double += 1,
+            End::Lost => {
+                self.account.late += 1;
+                asked.end = end; // another one is a second one
+            }
+            End::Open => {
+                asked.end = end;
+                let at = asked.at;
+                if end == End::Refused {
+                    self.account.refused += 1;
+                    self.account.failed_at.push(at);
+                    return;
+                }
+                self.account.answered += 1;
+                self.latency.saturating_record((now.since(at).as_micros() as u64).max(1));
+                if at.as_nanos() > self.shared.watch_from.load(Ordering::Acquire)
+                    && self.shared.first_answer.load(Ordering::Relaxed) == 0
+                {
+                    self.shared.first_answer.store(now.as_nanos(), Ordering::Relaxed);
+                }
+            }
+        }
+    }
+
+    /// All have the same patience, so the oldest is lost first.
+    fn expire(&mut self, now: Instant) {
+        while let Some(asked) = self.asked.get_mut(self.oldest) {
+            if asked.end == End::Open {
+                if asked.at + self.plan.patience > now {
+                    break;
+                }
+                asked.end = End::Lost;
+                self.account.lost += 1;
+                self.account.failed_at.push(asked.at);
+            }
+            self.oldest += 1;
+        }
+    }
+
+    fn ask(&mut self, now: Instant, tx: &mut Tx) -> bool {
+        let number = self.asked.len();
+        let client = (number % usize::from(self.plan.clients)) as u16;
+        let destination = tx.destination(SocketId(client), self.plan.target, None);
+        let Some(bytes) = destination.and_then(|to| tx.stage(to, self.plan.speech.len())) else {
+            return false; // the rest leaves with the next turn
+        };
+        let name = Name { run: self.run, client, number: number as u32 };
+        let deadline_us = self.plan.patience.as_micros().min(u128::from(u32::MAX)) as u32;
+        self.plan.speech.write(bytes, name, deadline_us);
+        self.asked.push(Asked { at: now, client, end: End::Open });
+        self.account.sent += 1;
+        true
+    }
+}
+
+impl Role for Clients {
+    fn on_batch(&mut self, now: Instant, rx: &mut Rx, _: &mut Tx) {
+        for index in 0..rx.len() {
+            let (received, bytes) = rx.get_mut(index);
+            let client = received.socket.0;
+            for datagram in bytes.chunks_mut(received.stride as usize) {
+                let is_known = received.peer == self.plan.target;
+                let piece =
+                    if self.plan.speech == Speech::Native { self.plan.speech.len() } else { datagram.len() };
+                for message in datagram.chunks_mut(piece) {
+                    let answer = if is_known { self.plan.speech.read(message) } else { None };
+                    self.on_answer(now, client, answer);
+                }
+            }
+        }
+    }
+
+    fn on_timeout(&mut self, now: Instant, tx: &mut Tx) {
+        self.expire(now);
+        let gap = Duration::from_secs_f64(1.0 / f64::from_bits(self.shared.rate.load(Ordering::Relaxed)));
+        while self.next_due + LAG_MAX < now {
+            self.next_due += gap;
+            self.account.unsent += u64::from(!self.is_over);
+        }
+        while self.next_due <= now && !self.is_over && self.asked.len() < REQUESTS_MAX {
+            if !self.ask(now, tx) {
+                break;
+            }
+            self.next_due += gap;
+        }
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        (!self.is_over).then_some(self.next_due)
+    }
+}
