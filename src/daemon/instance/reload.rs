@@ -19,7 +19,7 @@ enum Step {
     /// It stays as it is.
     Keep(Arc<Pool>),
     /// It goes on with other settings and servers.
-    Change(Arc<Pool>, Box<DatagramPool>, Names),
+    Change(Arc<Pool>, Box<(DatagramPool, Names)>),
     /// A new one takes over its addresses, or begins.
     Begin(Box<Made>),
 }
@@ -113,7 +113,7 @@ impl Instance {
                 names.look_up().map_err(|error| Failed::new(error).of_pool(&new.settings.name))?;
                 let addrs: Vec<_> = names.wanted().into_iter().map(|wanted| wanted.addr).collect();
                 if pool.plan.covers(&plan_for(new, &addrs)) {
-                    return Ok(Step::Change(Arc::clone(pool), Box::new(new.clone()), names));
+                    return Ok(Step::Change(Arc::clone(pool), Box::new((new.clone(), names))));
                 }
             }
         }
@@ -154,11 +154,12 @@ impl Instance {
         for step in steps {
             pools.push(match step {
                 Step::Keep(pool) => pool,
-                Step::Change(pool, new, names) => {
+                Step::Change(pool, changed) => {
+                    let (new, names) = *changed;
                     changes.push(format!(
                         "pool {}: {}",
                         pool.name(),
-                        pool.change(*new, names, &self.process)?
+                        pool.change(new, names, &self.process)?
                     ));
                     pool
                 }
