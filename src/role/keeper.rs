@@ -206,10 +206,14 @@ mod tests {
     #[test]
     fn servers_follow_the_load_and_none_is_stopped_before_the_balancer_has_finished_with_it() {
         let mut bench = Bench::new();
-        (0..40).for_each(|_| drop(bench.step(20, |_| State::Up)));
+        for _ in 0..40 {
+            bench.step(20, |_| State::Up);
+        }
         assert!((4..=6).contains(&bench.told.len()), "{:?}", bench.told);
         let grown = bench.told.len();
-        (0..12).for_each(|_| drop(bench.step(0, |_| State::Up)));
+        for _ in 0..12 {
+            bench.step(0, |_| State::Up);
+        }
         assert_eq!(bench.told.len(), grown - 1);
         assert_eq!((bench.draining.len(), bench.stopped.len()), (1, 0), "it has something to do yet");
         let last = bench.draining.remove(0);
@@ -225,7 +229,9 @@ mod tests {
     #[test]
     fn one_that_does_not_finish_is_stopped_in_the_end() {
         let mut bench = Bench::new();
-        (0..8).for_each(|_| drop(bench.step(20, |_| State::Up)));
+        for _ in 0..8 {
+            bench.step(20, |_| State::Up);
+        }
         while bench.draining.is_empty() {
             bench.step(0, |_| State::Up);
         }
@@ -239,7 +245,9 @@ mod tests {
     #[test]
     fn what_was_shown_before_the_balancer_heard_of_it_ends_nobody() {
         let mut bench = Bench::new();
-        (0..20).for_each(|_| drop(bench.step(20, |_| State::Up)));
+        for _ in 0..20 {
+            bench.step(20, |_| State::Up);
+        }
         while bench.keeper.crew().leaving().next().is_none() {
             bench.step(0, |_| State::Up);
         }
@@ -257,7 +265,9 @@ mod tests {
     #[test]
     fn a_server_that_the_balancer_was_told_of_and_does_not_show_is_silent() {
         let mut bench = Bench::new();
-        (0..20).for_each(|_| drop(bench.step(20, |_| State::Up)));
+        for _ in 0..20 {
+            bench.step(20, |_| State::Up);
+        }
         let told = bench.told.clone();
         assert!(told.len() >= 4);
         for _ in 0..80 {
@@ -275,11 +285,15 @@ mod tests {
     #[test]
     fn a_silent_server_and_a_silent_balancer_hold_everything() {
         let mut bench = Bench::new();
-        (0..20).for_each(|_| drop(bench.step(20, |_| State::Up)));
+        for _ in 0..20 {
+            bench.step(20, |_| State::Up);
+        }
         let many = bench.told.len();
         assert!(many >= 4);
         let silent = |id: u32| if id == 1 { State::Suspect } else { State::Up };
-        (0..80).for_each(|_| drop(bench.step(0, silent)));
+        for _ in 0..80 {
+            bench.step(0, silent);
+        }
         for _ in 0..80 {
             bench.now += 250 * MS;
             bench.keeper.observe(bench.now, None);
