@@ -330,7 +330,7 @@ mod tests {
         let (now, keeper) = (bench.now, &bench.keeper);
         assert_eq!(keeper.wanted(now, |_| false), []);
         let wanted = Wanted { addr: "127.0.0.1:5310".parse().unwrap(), id: 0, weight: 1 };
-        assert_eq!(keeper.wanted(now, |port| port == 5_310), [wanted.clone()]);
+        assert_eq!(keeper.wanted(now, |port| port == 5_310), std::slice::from_ref(&wanted));
         assert_eq!(keeper.wanted(now + LISTEN_PATIENCE, |_| false), [wanted]);
     }
 
