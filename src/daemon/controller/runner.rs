@@ -158,9 +158,9 @@ impl Runner {
         ledger.save();
         match Process::start(&mut self.command.command(id, port, &instance)) {
             Ok(process) => {
-                info!(pool = self.shown_pool(), server = id, port, pid = process.id(), "started");
                 ledger.note(pool, id, &instance, process.identity());
                 ledger.save();
+                info!(pool = self.shown_pool(), server = id, port, pid = process.id(), "started");
                 self.servers.insert(id, process);
                 self.last_failure.clear();
                 crew.on_started(now, id);
