@@ -197,6 +197,11 @@ impl Crew {
         self.children.is_empty()
     }
 
+    /// Whether all of them shall end.
+    pub fn is_shutting_down(&self) -> bool {
+        self.shutting_down
+    }
+
     /// All servers, those that wait for their start or end included.
     pub fn places(&self) -> impl Iterator<Item = Place> + '_ {
         let place = |(&id, child): (&u32, &Child)| Place { id, port: child.port, ends: child.ends() };

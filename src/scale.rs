@@ -200,21 +200,23 @@ const RETURN_BELOW: f64 = 0.85;
 #[derive(Clone, Debug)]
 struct Window {
     bucket: Duration,
-    started: Option<Instant>,
+    /// When the first sample, and the last one, was added; `None` without any.
+    span: Option<(Instant, Instant)>,
+    /// When the newest bucket began.
+    started: Instant,
     /// (sum, samples) of the last buckets; the newest is at `at`.
     buckets: [(f64, u32); BUCKETS],
     at: usize,
-    filled: usize,
 }
 
 impl Window {
     fn new(span: Duration) -> Self {
         Window {
             bucket: span / BUCKETS as u32,
-            started: None,
+            span: None,
+            started: Instant::ZERO,
             buckets: [(0.0, 0); BUCKETS],
             at: 0,
-            filled: 0,
         }
     }
 
@@ -223,27 +225,31 @@ impl Window {
     }
 
     fn add(&mut self, now: Instant, load: f64) {
-        let started = *self.started.get_or_insert(now);
-        if now.since(started) >= self.bucket {
-            // A gap of a whole window is missing data: start again.
-            if now.since(started) >= self.bucket * BUCKETS as u32 {
-                self.clear();
-            } else {
-                self.at = (self.at + 1) % BUCKETS;
-                self.filled = (self.filled + 1).min(BUCKETS);
-                self.buckets[self.at] = (0.0, 0);
-            }
-            self.started = Some(now);
+        // A gap of a whole window is missing data: start again.
+        if self.span.is_some_and(|(_, last)| now.since(last) >= self.bucket * BUCKETS as u32) {
+            self.clear();
+        }
+        let (first, _) = self.span.unwrap_or_else(|| {
+            self.started = now;
+            (now, now)
+        });
+        self.span = Some((first, now));
+        while now.since(self.started) >= self.bucket {
+            self.started += self.bucket;
+            self.at = (self.at + 1) % BUCKETS;
+            self.buckets[self.at] = (0.0, 0);
         }
         let (sum, samples) = &mut self.buckets[self.at];
         *sum += load;
         *samples += 1;
     }
 
-    /// The finished buckets' means, once a whole window has passed.
+    /// The means of the buckets that have samples, once almost a whole window has passed.
     fn means(&self) -> Option<impl Iterator<Item = f64> + '_> {
-        let done = self.buckets.iter().filter(|b| b.1 > 0);
-        (self.filled >= BUCKETS - 1).then(|| done.map(|&(sum, n)| sum / f64::from(n)))
+        let (first, last) = self.span?;
+        let has_passed = last.since(first) >= self.bucket * (BUCKETS as u32 - 1);
+        let with_samples = self.buckets.iter().filter(|bucket| bucket.1 > 0);
+        has_passed.then(|| with_samples.map(|&(sum, n)| sum / f64::from(n)))
     }
 
     fn mean(&self) -> Option<f64> {
@@ -493,6 +499,16 @@ mod tests {
         assert!((4..=8).contains(&up), "{up} servers for 18 requests");
         let quiet = run(&mut s, &mut clock, &mut up, 20_000, outstanding(18));
         assert_eq!(quiet, []);
+    }
+
+    #[test]
+    fn few_samples_a_window_are_enough() {
+        let policy = Policy { grow_after: Duration::from_secs(1), ..POLICY };
+        let mut s = Scaler::new(policy);
+        let at = |n: u64| Instant::from_nanos(n * 250_000_000);
+        let decisions: Vec<_> = (0..5).map(|n| s.observe(at(n), outstanding(20)(2, n))).collect();
+        let grow = Decision::Grow { target: 4, load: 10.0 };
+        assert_eq!(decisions, [Decision::Hold, Decision::Hold, Decision::Hold, Decision::Hold, grow]);
     }
 
     #[test]

@@ -6,8 +6,14 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Child, Command};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
+use common::fakes::{Asker, v4};
 use common::{Running, Site, send_signal, wait_for};
+use lbd::status::PoolStatus;
 use serde_json::{Value, json};
 
 const LOG: &str = "controller/controller.log";
@@ -172,7 +178,7 @@ fn a_second_controller_is_refused_and_told_who_is_there() {
         assert_eq!(second.code, 2, "{second:?}");
         let says = format!("is held by process {}, which runs already; end that one first", first.pid());
         assert!(second.stderr.contains(&says), "{second:?}");
-        assert!(second.stderr.contains("or name another controller.port"), "{second:?}");
+        assert!(second.stderr.contains("or set another controller.port"), "{second:?}");
     }
     // The same port, but not the same folder.
     let config = std::fs::read_to_string(site.path().join("config.json")).unwrap();
@@ -193,7 +199,10 @@ fn a_folder_that_others_can_open_is_refused() {
     std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o755)).unwrap();
     let finished = site.start(&["controller"]).finish();
     assert_eq!(finished.code, 2, "{finished:?}");
-    assert!(finished.stderr.contains("state is open to others (mode 755); run chmod 700 "), "{finished:?}");
+    assert!(
+        finished.stderr.contains("others may enter the folder state (mode 755); run chmod 700 state"),
+        "{finished:?}"
+    );
 }
 
 #[test]
@@ -253,4 +262,171 @@ fn a_killed_up_leaves_servers_for_the_next_one_and_nothing_else() {
     assert_eq!(log[seen..].matches(": adopted").count(), 2, "{log}");
     assert_eq!(started(&site, seen), BTreeMap::new());
     assert_eq!(site.processes(), Vec::<i32>::new());
+}
+
+/// A server that knows nothing of lbd, in the site's folder: it takes 20 ms for each datagram and echoes it. `None`, and a
+/// word about it, where there is no python3.
+fn unmodified_server(site: &Site) -> Option<String> {
+    if !Command::new("python3").arg("--version").output().is_ok_and(|output| output.status.success()) {
+        println!("skipped: there is no python3 on this machine");
+        return None;
+    }
+    let text = "import socket, sys, time\n\
+         s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n\
+         s.bind(('127.0.0.1', int(sys.argv[1])))\n\
+         while True:\n\
+         \x20   data, peer = s.recvfrom(65536)\n\
+         \x20   time.sleep(0.02)\n\
+         \x20   s.sendto(data, peer)\n";
+    Some(format!("python3 {} {{port}}", site.write("serve.py", text).display()))
+}
+
+/// The site's pool of servers that lbd runs, one to four of them; gives its configuration.
+fn pool_with_run(site: &Site, command: &str, protocol_and_more: Value) -> Value {
+    let mut pool = json!({
+        "name": "echo", "listen": format!("127.0.0.1:{}", site.port(0)), "protocol": "datagram", "timeout": "5s",
+        "run": {
+            "command": command, "port_range_start": site.port(1), "port_range_end": site.port(20), "max": 4,
+            "threshold": 3, "grow_after": "1s", "shrink_after": "1s",
+            "grow_cool_down": "300ms", "shrink_cool_down": "300ms",
+        },
+    });
+    for (key, value) in protocol_and_more.as_object().unwrap() {
+        pool["run"][key] = value.clone();
+    }
+    json!([pool])
+}
+
+/// Clients that each ask one thing after the other until they are told to end, and check every answer.
+struct Askers {
+    is_over: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<u64>>,
+}
+
+impl Askers {
+    /// So many clients, each of which rests so long between an answer and the next question.
+    fn start(site: &Site, count: u64, rest: Duration) -> Askers {
+        let is_over = Arc::new(AtomicBool::new(false));
+        let front = v4(site.port(0));
+        let threads = (0..count).map(|client| {
+            let is_over = Arc::clone(&is_over);
+            std::thread::spawn(move || {
+                let asker = Asker::to(front);
+                let mut asked = 0;
+                while !is_over.load(Ordering::Relaxed) {
+                    let question = format!("{client} asks {asked}").into_bytes();
+                    assert_eq!(asker.ask(&question), question);
+                    asked += 1;
+                    std::thread::sleep(rest);
+                }
+                asked
+            })
+        });
+        let threads = threads.collect();
+        Askers { is_over, threads }
+    }
+
+    /// Ends them; gives the answers that they had.
+    #[track_caller]
+    fn end(self) -> u64 {
+        self.is_over.store(true, Ordering::Relaxed);
+        self.threads.into_iter().map(|thread| thread.join().expect("every question was answered")).sum()
+    }
+}
+
+fn up(pool: &PoolStatus) -> usize {
+    pool.servers.iter().filter(|server| server.state == "up").count()
+}
+
+/// The controller of the site's pools.
+fn pools_controller(site: &Site) -> Running {
+    site.start_bare(&["controller", "--config", site.path().join("pools.json").to_str().unwrap()])
+}
+
+#[test]
+fn unmodified_servers_are_added_under_load_and_removed_after_it_and_nothing_is_lost() {
+    let site = Site::new(json!({}));
+    let Some(command) = unmodified_server(&site) else { return };
+    let pools = pool_with_run(&site, &command, json!({}));
+    let balancer = site.start_pools(&pools, &["--status-every", "50ms"]);
+    let controller = pools_controller(&site);
+    balancer.pool_when("one server", |pool| up(pool) == 1);
+    let askers = Askers::start(&site, 10, Duration::ZERO);
+    balancer.pool_when("four servers", |pool| up(pool) == 4);
+    assert_eq!(started(&site, 0).keys().copied().collect::<Vec<_>>(), [0, 1, 2, 3]);
+    // A single client asks less than what one server could not carry.
+    let few = Askers::start(&site, 1, Duration::from_millis(50));
+    let many = askers.end();
+    balancer.pool_when("one server is left", |pool| pool.servers.len() == 1 && up(pool) == 1);
+    wait_for_line(&site, 0, "pool echo: server 1 has stopped");
+    let answered = many + few.end();
+    let pool = balancer.pool_when("everything is answered", |pool| pool.in_flight == 0);
+    assert!(pool.answered >= answered && pool.timed_out == 0 && pool.refused.is_empty(), "{pool:?}");
+    let log = site.log(LOG);
+    assert!(log.contains("pool echo: scale up: 1 -> ") && log.contains("at 1 server: grow to 2"), "{log}");
+    assert!(log.contains("pool echo: scale down: 2 -> 1 servers, stopping server 1, load "), "{log}");
+    assert!(!log.contains("ended unasked") && !log.contains("it does not stop"), "{log}");
+    assert!(controller.stderr().contains("controller: servers of pool echo"));
+    end(&site, controller, &[&balancer]);
+}
+
+#[test]
+fn unmodified_servers_outlive_controller_and_balancer_and_both_find_them_again() {
+    let site = Site::new(json!({}));
+    let Some(command) = unmodified_server(&site) else { return };
+    let pools = pool_with_run(&site, &command, json!({"count": 2, "shrink_after": "10min"}));
+    let mut balancer = site.start_pools(&pools, &["--status-every", "50ms"]);
+    let mut controller = pools_controller(&site);
+    balancer.pool_when("two servers", |pool| up(pool) == 2);
+    let servers = wait_for_started(&site, 0, 2);
+    let askers = Askers::start(&site, 2, Duration::ZERO);
+    controller.kill_now();
+    let seen = site.log(LOG).len();
+    let controller = pools_controller(&site);
+    for (id, pid) in &servers {
+        controller.wait_for_word(&format!("pool echo: server {id} runs already (process {pid}): adopted"));
+    }
+    assert!(askers.end() > 0);
+
+    // Whoever ends is left out at once, and comes back under its id.
+    send_signal(servers[&1], libc::SIGKILL);
+    let again = wait_for_started(&site, seen, 1);
+    assert!(again.contains_key(&1), "{again:?}");
+    balancer.pool_when("two servers", |pool| up(pool) == 2);
+
+    balancer.kill_now();
+    wait_for_line(&site, seen, "no data of the datagram pools: no balancer answers at");
+    let balancer = site.start_pools(&pools, &["--status-every", "50ms"]);
+    balancer.pool_when("the same two servers", |pool| up(pool) == 2);
+    wait_for_line(&site, seen, "answers again");
+    assert_eq!(started(&site, seen), again, "nothing is started twice");
+    let two = Askers::start(&site, 2, Duration::ZERO);
+    balancer.pool_when("requests are answered", |pool| pool.answered > 20);
+    assert!(two.end() > 20);
+    assert_eq!(site.log(LOG)[seen..].matches("no data of the datagram pools").count(), 1, "said once");
+    end(&site, controller, &[&balancer]);
+    balancer.pool_when("nobody is left", |pool| pool.servers.is_empty());
+}
+
+#[test]
+fn a_second_controller_of_the_same_pools_is_refused_and_one_without_any_servers_too() {
+    let site = Site::new(json!({}));
+    let command = format!("{} 1000 {{port}}", sleeper(&site));
+    let pools = pool_with_run(&site, &command, json!({"count": 0}));
+    let balancer = site.start_pools(&pools, &[]);
+    let first = pools_controller(&site);
+    first.wait_for_word("servers of pool echo");
+    let second = pools_controller(&site).finish();
+    let says = format!("is held by process {}, which runs already; end that one first", first.pid());
+    assert!(second.code == 2 && second.stderr.contains(&says), "{second:?}");
+    assert!(second.stderr.contains("or set another admin.listen"), "{second:?}");
+    let listed =
+        json!({"pools": [{"listen": "127.0.0.1:5300", "protocol": "dns", "servers": ["192.0.2.1"]}]});
+    let listed = site.write("listed.json", &listed.to_string());
+    let third = site.start_bare(&["controller", "--config", listed.to_str().unwrap()]).finish();
+    assert!(
+        third.code == 2 && third.stderr.contains("to run lbd controller, or \"run\" to a pool"),
+        "{third:?}"
+    );
+    end(&site, first, &[&balancer]);
 }

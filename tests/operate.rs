@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex};
 
 use common::{Finished, Running, Site, wait_for};
-use lbd::admin::{Control, KeptToken, Refusal, Server, serve, token_for};
+use lbd::admin::{Control, Refusal, Server, serve, token_for};
 use lbd::config::{Admin, Token};
 use lbd::operator::Order;
 use lbd::role::relay::Wanted;
@@ -259,9 +259,9 @@ fn the_configuration_says_where_the_balancer_is_and_its_state_has_the_token() {
     bench.server = None;
     let state_dir = bench.site.path().join("state");
     let admin = Admin { listen: Some(bench.addr), is_written: true, token: None };
-    let kept: KeptToken = token_for(&admin, &state_dir, bench.addr.port()).unwrap();
+    let kept: Token = token_for(&admin, &state_dir, bench.addr.port()).unwrap();
     let listener = TcpListener::bind(bench.addr).unwrap();
-    let _server = serve(listener, Arc::clone(&bench.fake) as _, kept.token().clone()).unwrap();
+    let _server = serve(listener, Arc::clone(&bench.fake) as _, kept.clone()).unwrap();
     let config =
         json!({"admin": {"listen": format!("0.0.0.0:{}", bench.addr.port()), "token_file": "token"}});
     bench.site.write("wildcard.json", &config.to_string());

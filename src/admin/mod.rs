@@ -19,6 +19,8 @@ mod guard;
 #[cfg(not(loom))]
 mod live;
 #[cfg(not(loom))]
+mod metrics;
+#[cfg(not(loom))]
 mod routes;
 #[cfg(not(loom))]
 mod server;
@@ -38,7 +40,7 @@ use crate::status::{EventLog, Status};
 pub use client::{Client, ClientError};
 #[cfg(not(loom))]
 pub use server::{Server, serve};
-pub use token::{KeptToken, find_token, token_for};
+pub use token::{find_token, token_for};
 
 /// A running balancer, as the admin interface sees it. What is shown is given at once; what is asked for may wait for a
 /// turn of the data path, so it is asked for where waiting is allowed.

@@ -1,7 +1,7 @@
 //! Where the token of the admin interface comes from: a file of the operator's, or one that the balancer makes and leaves
 //! for others of its user in `state_dir`.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::config::{Admin, Token};
 use crate::state_dir;
@@ -11,41 +11,20 @@ fn file_name(port: u16) -> String {
     format!("admin-{port}.token")
 }
 
-/// The token of a running balancer. Its file, if it made one, goes with this value, unless another process has put its own
-/// in that place.
-#[derive(Debug)]
-pub struct KeptToken {
-    token: Token,
-    file: Option<PathBuf>,
-}
-
-impl KeptToken {
-    /// The token.
-    pub fn token(&self) -> &Token {
-        &self.token
-    }
-}
-
-impl Drop for KeptToken {
-    fn drop(&mut self) {
-        if let Some(path) = &self.file
-            && Token::read(path).is_ok_and(|now| now == self.token)
-        {
-            let _ = std::fs::remove_file(path); // at worst a token stays that opens nothing
-        }
-    }
-}
-
-/// The token for a balancer whose admin interface has this port: the operator's, or a new one that is left in `state_dir`.
-/// The error says what to do.
-pub fn token_for(admin: &Admin, state_dir: &Path, port: u16) -> Result<KeptToken, String> {
+/// The token for a balancer whose admin interface has this port: the operator's, or one that is left in `state_dir`. It stays
+/// there, so that a successor, or the next one after a crash, takes what commands and dashboards know already. The error says
+/// what to do.
+pub fn token_for(admin: &Admin, state_dir: &Path, port: u16) -> Result<Token, String> {
     if let Some(token) = &admin.token {
-        return Ok(KeptToken { token: token.clone(), file: None });
+        return Ok(token.clone());
+    }
+    state_dir::prepare(state_dir)?; // what is in a folder of others is not believed
+    if let Ok(token) = Token::read(&state_dir.join(file_name(port))) {
+        return Ok(token);
     }
     let text = format!("{:032x}", rand::random::<u128>());
-    let token = Token::new(&text).expect("32 hex digits are a token");
-    let file = state_dir::write(state_dir, &file_name(port), &format!("{text}\n"))?;
-    Ok(KeptToken { token, file: Some(file) })
+    state_dir::write(state_dir, &file_name(port), &format!("{text}\n"))?;
+    Ok(Token::new(&text).expect("32 hex digits are a token"))
 }
 
 /// The token that the balancer at this port of this machine takes: the operator's, or the one that it has left in
@@ -65,39 +44,40 @@ pub fn find_token(admin: &Admin, state_dir: &Path, port: u16) -> Result<Token, S
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt;
 
     fn admin(token: Option<&str>) -> Admin {
         Admin { listen: None, is_written: false, token: token.and_then(Token::new) }
     }
 
     #[test]
-    fn a_token_is_made_left_for_others_and_taken_away_at_the_end() {
+    fn a_token_is_made_once_and_left_for_others() {
         let above = tempfile::tempdir().unwrap();
         let dir = above.path().join("state");
-        let kept = token_for(&admin(None), &dir, 55080).unwrap();
-        assert_eq!(kept.token().as_str().len(), 32);
-        assert_eq!(find_token(&admin(None), &dir, 55080).as_ref(), Ok(kept.token()));
+        let token = token_for(&admin(None), &dir, 55080).unwrap();
+        assert_eq!(token.as_str().len(), 32);
+        assert_eq!(find_token(&admin(None), &dir, 55080).as_ref(), Ok(&token));
+        assert_eq!(
+            token_for(&admin(None), &dir, 55080).as_ref(),
+            Ok(&token),
+            "the next process takes it too"
+        );
         let other = find_token(&admin(None), &dir, 55081).unwrap_err();
         assert!(other.contains("admin-55081.token") && other.contains("--token-file"), "{other}");
+        assert_ne!(token_for(&admin(None), &dir, 55081).unwrap(), token);
 
-        let next = token_for(&admin(None), &dir, 55080).unwrap();
-        assert_ne!(next.token(), kept.token());
-        drop(kept);
-        assert_eq!(
-            find_token(&admin(None), &dir, 55080).as_ref(),
-            Ok(next.token()),
-            "it is not the first one's"
-        );
-        drop(next);
-        assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 0);
+        let file = dir.join("admin-55080.token");
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
+        assert_ne!(token_for(&admin(None), &dir, 55080).unwrap(), token, "others may have read it");
+        std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o755)).unwrap();
+        assert!(token_for(&admin(None), &dir, 55080).unwrap_err().contains("chmod 700"));
     }
 
     #[test]
     fn the_operators_token_is_used_and_stays_where_it_is() {
         let dir = Path::new("/nonexistent/state");
         let admin = admin(Some("0123456789abcdef"));
-        let kept = token_for(&admin, dir, 1).unwrap();
-        assert_eq!(find_token(&admin, dir, 1).as_ref(), Ok(kept.token()));
-        assert!(kept.file.is_none());
+        let token = token_for(&admin, dir, 1).unwrap();
+        assert_eq!((find_token(&admin, dir, 1).as_ref(), token.as_str()), (Ok(&token), "0123456789abcdef"));
     }
 }

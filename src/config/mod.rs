@@ -550,7 +550,8 @@ impl Reader<'_> {
     fn servers(&self, raw: &RawServer, threshold: &Option<Text>, servers_max: usize) -> Read<Servers> {
         let ms = Duration::from_millis;
         let room = (servers_max as u32, "load_balancer.servers_max");
-        let defaults = run::Defaults { ports: 50_000..51_000, start_id: 0, room };
+        let defaults =
+            run::Defaults { ports: 50_000..51_000, start_id: 0, room, grow_after: [ms(500), ms(10)] };
         let interval_key = "server.queue_update_interval";
         Ok(Servers {
             run: self.run(&run::Written::server(raw, threshold), defaults)?,

@@ -267,6 +267,8 @@ impl Reader<'_> {
             ports: 1..2,
             start_id: id_last.map_or(0, |id| id.saturating_add(1_000)),
             room: ((SERVERS_MAX - servers.len().min(SERVERS_MAX)) as u32, &room_key),
+            // The balancer is asked four times a second.
+            grow_after: [Duration::from_secs(1); 2],
         };
         let run = self.run(&Written::pool(raw, &at, &threshold_key), defaults)?;
         if let Some(id) = id_last.filter(|&id| id >= run.start_id) {

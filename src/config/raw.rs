@@ -442,10 +442,10 @@ pub struct RawRun {
     /// 1000000.
     #[schemars(extend("default" = 5))]
     pub threshold: Option<Text>,
-    /// How long the load must be high before servers are added: milliseconds, or with a unit; 10ms to 1 day.
-    #[schemars(extend("default" = "500ms"))]
+    /// How long the load must be high before servers are added: milliseconds, or with a unit; 1s to 1 day.
+    #[schemars(extend("default" = "1s"))]
     pub grow_after: Option<Text>,
-    /// How long the load must be low before a server is stopped: milliseconds, or with a unit; 10ms to 1 day.
+    /// How long the load must be low before a server is stopped: milliseconds, or with a unit; 1s to 1 day.
     #[schemars(extend("default" = "3s"))]
     pub shrink_after: Option<Text>,
     /// The least time from a scaling decision to the next one that adds servers: milliseconds, or with a unit; 10ms

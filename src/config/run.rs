@@ -65,6 +65,8 @@ pub(super) struct Defaults<'a> {
     pub start_id: u32,
     /// Servers that there is room for, and the key that says so.
     pub room: (u32, &'a str),
+    /// `grow_after`, if it need not be written, and the least of it and `shrink_after`.
+    pub grow_after: [Duration; 2],
 }
 
 impl<'a> Written<'a> {
@@ -147,8 +149,10 @@ impl Reader<'_> {
             return Err(self.error_among(&[&max_key, &count_key, room_key], problem));
         }
         let ms = Duration::from_millis;
-        let time =
-            |name: &str, value, default| self.duration(&key(name), value, default, ms(10)..=ms(86_400_000));
+        let day = ms(86_400_000);
+        let time = |name: &str, value, default| self.duration(&key(name), value, default, ms(10)..=day);
+        let [grow_after, least] = defaults.grow_after;
+        let window = |name: &str, value, default| self.duration(&key(name), value, default, least..=day);
         let step = |name: &str, value| self.number(&key(name), value, 1, 1..=SERVERS_MAX);
         let (threshold_key, threshold) = raw.threshold;
         let cool_down = time("cool_down", raw.cool_down, ms(1_000))?;
@@ -162,8 +166,8 @@ impl Reader<'_> {
             },
             scale: Policy {
                 threshold: self.number(threshold_key, threshold, 5.0, 0.01..=1e6)?,
-                grow_after: time("grow_after", raw.grow_after, ms(500))?,
-                shrink_after: time("shrink_after", raw.shrink_after, ms(3_000))?,
+                grow_after: window("grow_after", raw.grow_after, grow_after)?,
+                shrink_after: window("shrink_after", raw.shrink_after, ms(3_000))?,
                 grow_cool_down: time("grow_cool_down", raw.grow_cool_down, cool_down)?,
                 shrink_cool_down: time("shrink_cool_down", raw.shrink_cool_down, cool_down)?,
                 grow_max: match raw.grow_max {

@@ -122,6 +122,17 @@ impl Kept {
         Ok(Some(Event::Ended(exit, pause)))
     }
 
+    /// Asks it to end, and waits until it has; as soon as `at_once` says so, it is ended.
+    pub fn end(&mut self, at_once: impl Fn() -> bool) {
+        self.process.terminate();
+        while self.process.poll_exit().is_none() {
+            if at_once() {
+                self.process.kill();
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
     fn pause_after(&mut self, ran: Duration) -> Duration {
         if ran >= RAN_WELL {
             self.failures = 0;

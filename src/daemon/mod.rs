@@ -5,6 +5,7 @@ pub mod balancer;
 pub mod client;
 #[cfg(not(loom))] // tokio has no sockets under loom
 pub mod control;
+#[cfg(not(loom))]
 pub mod controller;
 pub mod inbox;
 #[cfg(not(loom))]
@@ -12,12 +13,14 @@ pub mod instance;
 #[cfg(not(loom))]
 pub mod kept;
 pub mod limits;
+pub mod lock;
 pub mod names;
+pub mod notify;
 pub mod process;
 pub mod relay;
 pub mod server;
 pub mod signals;
-pub mod state_dir;
+pub mod successor;
 #[cfg(not(loom))]
 pub mod tcp;
 pub mod threads;

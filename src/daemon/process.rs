@@ -13,6 +13,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 
+use super::notify;
+
 /// The environment variable that tells a server, and whoever looks, which start of which server it is.
 pub const INSTANCE_VARIABLE: &str = "LBD_INSTANCE";
 
@@ -85,6 +87,7 @@ pub struct Process {
 impl Process {
     /// Starts the command.
     pub fn start(command: &mut Command) -> io::Result<Process> {
+        notify::hide_from(command);
         let mut child = command.process_group(0).spawn()?;
         // It was not reaped, so the number is its.
         match pidfd_open(Pid::from_child(&child), PidfdFlags::empty()) {

@@ -5,7 +5,7 @@ use std::io;
 use tracing::info;
 
 use super::signals::Stop;
-use super::turn;
+use super::{notify, turn};
 use crate::io::DatagramIo;
 use crate::role::server::{ServerRole, Totals};
 use crate::time::Clock;
@@ -18,22 +18,23 @@ pub fn run(
     stop: &Stop,
 ) -> io::Result<ServerRole> {
     let (mut registered, mut draining) = (false, false);
+    notify::status("registering");
+    notify::ready();
     while !role.is_finished() && !stop.is_asked_twice() {
         let now = turn(&mut io, &mut role, &clock)?;
         if role.is_registered() != registered {
             registered = role.is_registered();
-            info!(
-                "{}",
-                if registered {
-                    "registered"
-                } else {
-                    "the balancer has forgotten this server: registering again"
-                }
-            );
+            let text = match registered {
+                true => "registered",
+                false => "the balancer has forgotten this server: registering again",
+            };
+            info!("{text}");
+            notify::status(text);
         }
         if stop.is_asked() && !draining {
             draining = true;
             info!(queue = role.queue_len(), "draining");
+            notify::status("draining");
             role.drain(now);
         }
     }

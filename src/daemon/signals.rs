@@ -1,14 +1,15 @@
 //! SIGINT and SIGTERM ask for a clean end; a second one ends at once. SIGCHLD only wakes the loop. Of a balancer, SIGUSR1
-//! asks for a summary, and SIGHUP to read its configuration anew.
+//! asks for a summary, SIGHUP to read its configuration anew, and SIGUSR2 to start its successor.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM, SIGUSR1};
+use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::Signals;
 
+use super::notify;
 use crate::io::Waker;
 
 /// How often the process was asked to end.
@@ -50,6 +51,8 @@ pub struct Asked {
     pub summary: Box<dyn FnMut() + Send>,
     /// SIGHUP: to read the configuration anew.
     pub reload: Box<dyn FnMut() + Send>,
+    /// SIGUSR2: to start what shall follow it.
+    pub succeed: Box<dyn FnMut() + Send>,
 }
 
 impl Stop {
@@ -71,8 +74,9 @@ impl Stop {
 
     /// Listens for signals, for the other things too that a balancer is asked for by signals.
     pub fn listen_for(&self, mut asked: Asked) -> io::Result<()> {
-        self.listen(&[SIGINT, SIGTERM, SIGCHLD, SIGUSR1, SIGHUP], move |signal| match signal {
+        self.listen(&[SIGINT, SIGTERM, SIGCHLD, SIGUSR1, SIGUSR2, SIGHUP], move |signal| match signal {
             SIGUSR1 => (asked.summary)(),
+            SIGUSR2 => (asked.succeed)(),
             _ => (asked.reload)(),
         })
     }
@@ -114,7 +118,9 @@ impl Stop {
 
     /// Asks for the end, as a signal would.
     pub fn ask(&self) {
-        self.asked.fetch_add(1, Ordering::Relaxed);
+        if self.asked.fetch_add(1, Ordering::Relaxed) == 0 {
+            notify::stopping();
+        }
         self.wake();
     }
 

@@ -4,6 +4,7 @@
 pub mod balancer;
 pub mod client;
 pub mod controller;
+pub mod keeper;
 mod leaf;
 mod live;
 pub mod relay;

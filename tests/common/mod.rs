@@ -161,7 +161,8 @@ impl Site {
     /// A configuration with these datagram pools and nothing else.
     pub fn write_pools(&self, pools: &Value) -> PathBuf {
         let admin = json!({"listen": format!("127.0.0.1:{}", self.admin_port())});
-        self.write("pools.json", &json!({"pools": pools, "admin": admin}).to_string())
+        let config = json!({"pools": pools, "admin": admin, "state_dir": "state"});
+        self.write("pools.json", &config.to_string())
     }
 
     /// Starts a balancer with these datagram pools and nothing else.

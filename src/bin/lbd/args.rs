@@ -29,7 +29,7 @@ pub enum Command {
     /// Run the load balancer
     Balancer(Balancer),
     /// Run the controller, which starts, stops and scales the servers
-    Controller(Common),
+    Controller(Controller),
     /// Run one server
     Server(Server),
     /// Run one client
@@ -60,6 +60,17 @@ pub enum Command {
     },
     /// Print the JSON schema of the configuration
     Schema,
+    /// Print the completions of lbd for a shell
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page of lbd
+    Man {
+        /// Write the pages of all commands to this folder instead, and those of loadgen
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
+    },
 }
 
 #[derive(clap::Args, Clone)]
@@ -104,6 +115,16 @@ pub struct Up {
     /// Service time of the servers, instead of server.service; default exp:5ms
     #[arg(long, value_name = "SHAPE:MEAN")]
     pub service: Option<ServiceTime>,
+}
+
+#[derive(clap::Args)]
+pub struct Controller {
+    #[command(flatten)]
+    pub common: Common,
+    /// Run the balancer too, keep its sockets, and start it again at once when it crashes; one that runs already is looked
+    /// after from now on
+    #[arg(long)]
+    pub with_balancer: bool,
 }
 
 #[derive(clap::Args)]
@@ -241,10 +262,7 @@ pub struct Client {
 #[derive(clap::Args)]
 pub struct Top {
     #[command(flatten)]
-    pub common: Common,
-    /// The balancer's admin interface; default: from the configuration
-    #[arg(long, value_name = "ADDR")]
-    pub admin: Option<SocketAddr>,
+    pub reach: Reach,
     /// How often to look
     #[arg(long, value_parser = humantime::parse_duration, value_name = "TIME", default_value = "1s")]
     pub interval: Duration,
@@ -310,7 +328,7 @@ fn patience(text: &str) -> Result<Duration, String> {
 }
 
 /// How a running balancer is reached.
-#[derive(clap::Args)]
+#[derive(clap::Args, Clone)]
 pub struct Reach {
     /// The balancer's configuration, which says where it is; default as for the other commands
     #[arg(long, value_name = "FILE")]

@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use lbd::config::Config;
-use lbd::daemon::instance::{Instance, Ready, Takeover, takeover_path};
+use lbd::daemon::instance::{Instance, Ready, Takeover, service, takeover_path};
 use lbd::daemon::signals::{Asked, Stop};
+use lbd::daemon::successor::Successor;
 use lbd::handover::{Listener, SocketSet, Wish};
 use lbd::logging;
 use lbd::status::Sampler;
@@ -28,6 +29,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub fn run(args: &Balancer) -> Result<()> {
     let config = args.load()?;
     let clock = Clock::start();
+    let successor = Successor::of_this_process()?;
     // Everything that may fail is tried before the log is touched.
     let path = takeover_path(&config);
     let (takeover, inherited) = inherited(args, &path)?;
@@ -37,7 +39,7 @@ pub fn run(args: &Balancer) -> Result<()> {
     let stop = Stop::new(vec![]);
     let instance = ready.start(stop.clone(), takeover)?;
     listen_for_successors(&instance, &path, predecessor.is_some());
-    listen_for_signals(&stop, &instance, args)?;
+    listen_for_signals(&stop, &instance, successor, args)?;
     if let Some(pid) = predecessor {
         info!(pid, "took over");
     }
@@ -53,6 +55,7 @@ pub fn run(args: &Balancer) -> Result<()> {
         }
         _ => {}
     }
+    service::begin(&instance, predecessor.is_some())?;
     instance.join()?;
     let mut sampler = instance.sampler();
     if !args.common.quiet {
@@ -90,8 +93,13 @@ fn listen_for_successors(instance: &Arc<Instance>, path: &Path, is_successor: bo
     }
 }
 
-/// SIGHUP reloads, SIGUSR1 asks for a summary; `--status-every` prints one so often.
-fn listen_for_signals(stop: &Stop, instance: &Arc<Instance>, args: &Balancer) -> Result<()> {
+/// SIGHUP reloads, SIGUSR1 asks for a summary, SIGUSR2 starts a successor; `--status-every` prints a summary so often.
+fn listen_for_signals(
+    stop: &Stop,
+    instance: &Arc<Instance>,
+    successor: Successor,
+    args: &Balancer,
+) -> Result<()> {
     let (ask, asked) = sync_channel(1);
     print_summaries(Arc::clone(instance), args.status_every, asked)?;
     let (reloading, quiet) = (Arc::clone(instance), args.common.quiet);
@@ -103,6 +111,11 @@ fn listen_for_signals(stop: &Stop, instance: &Arc<Instance>, args: &Balancer) ->
             Ok(_) if quiet => {}
             Ok(what) => tell(format_args!("balancer: configuration reloaded: {what}")),
             Err(why) => tell(format_args!("lbd: configuration refused, nothing has changed: {why}")),
+        }),
+        succeed: Box::new(move || {
+            if let Err(error) = successor.start() {
+                tell(format_args!("lbd: a successor cannot be started, going on: {error}"));
+            }
         }),
     })?;
     Ok(())

@@ -1,34 +1,53 @@
-//! `lbd controller`: takes the balancer's orders, and runs the servers.
+//! `lbd controller`: takes the balancer's orders, and runs the servers; those of datagram pools too.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
-use lbd::config::Config;
+use anyhow::{Context, Error, Result};
+use lbd::config::{Config, DatagramPool, PoolRun};
 use lbd::crew::{Bounds, Crew};
-use lbd::daemon::controller::{Ledger, ServerCommand, Supervisor};
+use lbd::daemon::controller::{Ledger, Plan, ServerCommand, Supervisor, Upstream};
+use lbd::daemon::kept::{self, Kept};
 use lbd::daemon::{self, signals::Stop};
-use lbd::io::BackEnd;
 use lbd::io::socket::{SocketOptions, bind};
+use lbd::io::{BackEnd, IoChoice};
 use lbd::logging;
 use lbd::rng::entropy;
-use lbd::role::controller;
+use lbd::role::controller::{ControllerRole, Settings};
+use lbd::role::keeper::Keeper;
 use lbd::time::Clock;
 
-use crate::args::Common;
-use crate::run::{say, server_command};
+use crate::args::{Common, Controller};
+use crate::run::{own_command, say, server_command};
 
 /// How long a turn without anything to do takes.
 const TURN: Duration = Duration::from_secs(1);
+/// How long a server of a datagram pool may take to finish what it has, before it is stopped all the same.
+const LEAVE_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Runs until it is asked to stop, and every server has.
-pub fn run(common: &Common) -> Result<()> {
-    let config = common.load_native("lbd controller")?;
+pub fn run(args: &Controller) -> Result<()> {
+    let common = &args.common;
+    let config = common.load()?;
+    if config.run_pools().next().is_none() && !args.with_balancer {
+        config.require_native("lbd controller, or \"run\" to a pool")?;
+    }
     let command = server_command(&config)?;
     let (mut supervisor, stop, _log) = open(&config, &command, config.server.run.count)?;
-    say(common, format_args!("controller: orders on {}", config.controller));
+    if config.runs_native {
+        say(common, format_args!("controller: orders on {}", config.controller));
+    }
+    for (pool, _) in config.run_pools() {
+        say(common, format_args!("controller: servers of pool {}", pool.settings.name));
+    }
+    let mut balancer = if args.with_balancer { Some(start_balancer(&config, common)?) } else { None };
+    daemon::notify::ready();
     let (mut stopping, mut done) = (false, false);
     while !done && !stop.is_asked_twice() {
-        supervisor.turn(TURN)?;
+        let due = balancer.as_ref().and_then(Kept::due);
+        supervisor.turn(due.map_or(TURN, |due| due.saturating_duration_since(Instant::now()).min(TURN)))?;
+        if let Some(balancer) = &mut balancer {
+            look_after(balancer, common)?;
+        }
         for event in supervisor.take_events() {
             say(common, format_args!("controller: {event}"));
         }
@@ -39,24 +58,83 @@ pub fn run(common: &Common) -> Result<()> {
         done = stopping && supervisor.is_empty();
     }
     supervisor.kill_all();
+    if let Some(mut balancer) = balancer {
+        balancer.end(|| stop.is_asked_twice());
+    }
     Ok(())
 }
 
-/// Settings, sockets and log of a controller; also the beginning of `lbd up`.
+/// The balancer that runs already, or a new one.
+fn start_balancer(config: &Config, common: &Common) -> Result<Kept> {
+    let words = own_command("balancer", config)?;
+    let (mut kept, what) = match Kept::adopt(config, words.clone()) {
+        Some(kept) => (kept, "runs already"),
+        None => (Kept::start(config, words, false).context("cannot start the balancer")?, "started"),
+    };
+    let pid = kept.process().id();
+    tracing::info!(pid, "the balancer {what}");
+    say(common, format_args!("controller: the balancer {what}, process {pid}"));
+    Ok(kept)
+}
+
+/// A balancer that ended unasked is started again.
+fn look_after(balancer: &mut Kept, common: &Common) -> Result<()> {
+    while let Some(event) = balancer.supervise()? {
+        let text = match event {
+            kept::Event::Ended(exit, pause) => {
+                format!("the balancer ended unasked ({exit}), starting it again in {pause:?}")
+            }
+            kept::Event::Followed => {
+                format!("process {} took over from the balancer", balancer.process().id())
+            }
+            kept::Event::Started(_) => format!("the balancer started, process {}", balancer.process().id()),
+        };
+        tracing::warn!("{text}");
+        say(common, format_args!("controller: {text}"));
+    }
+    Ok(())
+}
+
+/// Settings, sockets and log of a controller; also the beginning of `lbd up`. `servers` is the command that starts a server
+/// for lbd's own frames, of which there are `count` to begin with.
 pub fn open(
     config: &Config,
     servers: &[String],
     count: u32,
 ) -> Result<(Supervisor<BackEnd>, Stop, logging::Guard)> {
     let clock = Clock::start();
-    let name = format!("controller-{}", config.controller.port());
-    let ledger = Ledger::open(&config.state_dir, &name, "controller.port")?;
-    let socket = bind(config.controller, &SocketOptions::default())
-        .context("no place for orders; end what has the port, or set another controller.port")?;
+    // One that takes no orders has no port of its own; the balancer that it talks with tells it from others.
+    let (name, key) = match (config.runs_native, config.admin_for_controller()) {
+        (false, Some(addr)) => (format!("controller-pools-{}", addr.port()), "admin.listen"),
+        _ => (format!("controller-{}", config.controller.port()), "controller.port"),
+    };
+    let ledger = Ledger::open(&config.state_dir, &name, key).map_err(Error::msg)?;
+    let mut sockets = vec![];
+    if config.runs_native {
+        let socket = bind(config.controller, &SocketOptions::default());
+        let remedy = "no place for orders; end what has the port, or set another controller.port";
+        sockets.push(socket.context(remedy)?);
+    }
     let log = logging::init(&config.logs, "controller/controller.log")?;
-    let io = daemon::back_end(config.io, vec![socket], &config.io_options(), clock)?;
+    let io = if config.runs_native { config.io } else { IoChoice::Mio };
+    let io = daemon::back_end(io, sockets, &config.io_options(), clock)?;
     let stop = Stop::on_signals(vec![io.waker()])?;
-    let settings = controller::Settings {
+    let plan = Plan {
+        native: config.runs_native.then(|| native(config, servers, count)),
+        pools: config.run_pools().map(|(pool, run)| pool_crew(config, pool, run)).collect(),
+        upstream: match (config.run_pools().next(), config.admin_for_controller()) {
+            (Some(_), Some(addr)) => {
+                Some(Upstream::start(addr, config.admin.clone(), config.state_dir.clone())?)
+            }
+            _ => None,
+        },
+    };
+    Ok((Supervisor::new(plan, io, clock, ledger), stop, log))
+}
+
+/// The servers for lbd's own frames, and who takes orders about them.
+fn native(config: &Config, servers: &[String], count: u32) -> (ControllerRole, ServerCommand) {
+    let settings = Settings {
         format: config.native().format,
         key: config.key_bytes(),
         balancer: config.balancer_for_servers(),
@@ -64,14 +142,22 @@ pub fn open(
     };
     let run = &config.server.run;
     let bounds = Bounds { count, max: run.scale.max.max(count), ..run.bounds(None) };
-    let command = ServerCommand {
-        words: match &run.command {
-            Some(words) => words.clone(),
-            None => servers.to_vec(),
-        },
-        config: config.source.as_ref().map_or("config.json".into(), |path| path.display().to_string()),
-        ip: config.balancer_for_servers().ip(),
-    };
-    let role = controller::ControllerRole::new(settings, Crew::new(bounds));
-    Ok((Supervisor::new(role, io, clock, command, ledger), stop, log))
+    let words = run.command.clone().unwrap_or_else(|| servers.to_vec());
+    let ip = config.balancer_for_servers().ip();
+    let command = ServerCommand { words, config: config_path(config), ip };
+    (ControllerRole::new(settings, Crew::new(bounds)), command)
+}
+
+/// The servers of a datagram pool.
+fn pool_crew(config: &Config, pool: &DatagramPool, of_pool: &PoolRun) -> (String, Keeper, ServerCommand) {
+    let PoolRun { address, run } = of_pool;
+    let crew = Crew::new(run.bounds(Some(LEAVE_PATIENCE)));
+    let words = run.command.clone().unwrap_or_default();
+    let command = ServerCommand { words, config: config_path(config), ip: *address };
+    (pool.settings.name.clone(), Keeper::new(crew, run.scale, *address), command)
+}
+
+/// What `{config}` stands for.
+fn config_path(config: &Config) -> String {
+    config.source.as_ref().map_or("config.json".into(), |path| path.display().to_string())
 }

@@ -6,6 +6,7 @@ mod args;
 mod balancer;
 mod controller;
 mod doctor;
+mod manual;
 mod operate;
 mod ping;
 mod run;

@@ -16,7 +16,7 @@ use lbd::terminal::{print, tell};
 use lbd::time::Clock;
 
 use crate::args::{Args, Client, Command, Common, Server};
-use crate::{balancer, controller, doctor, operate, ping, top, up};
+use crate::{balancer, controller, doctor, manual, operate, ping, top, up};
 
 /// Runs a subcommand; false if it ran but not everything was answered.
 pub fn run(args: Args) -> Result<bool> {
@@ -43,6 +43,8 @@ pub fn run(args: Args) -> Result<bool> {
             print(format_args!("{}\n", serde_json::to_string_pretty(&config::schema())?))?;
             Ok(true)
         }
+        Command::Completions { shell } => manual::completions(shell).map(|()| true),
+        Command::Man { dir } => manual::man(dir.as_deref()).map(|()| true),
     }
 }
 

@@ -11,6 +11,7 @@ use lbd::config::Config;
 use lbd::daemon::client::Summary;
 use lbd::daemon::controller::Supervisor;
 use lbd::daemon::kept::{self, Kept};
+use lbd::daemon::notify;
 use lbd::daemon::process::Process;
 use lbd::daemon::signals::Stop;
 use lbd::io::BackEnd;
@@ -73,6 +74,7 @@ pub fn run(args: &Up) -> Result<bool> {
         system.clients.push(start_client(&config, i, rate / f64::from(clients))?);
     }
     info!(clients, rate, service, "up");
+    notify::ready();
     system.run(args.duration)?;
     let (total, all_told) = system.end()?;
     let seconds = system.started.elapsed().as_secs_f64();
@@ -134,10 +136,7 @@ impl Balancer {
     }
 
     fn end(&mut self) {
-        self.kept.process().terminate();
-        while self.kept.process().poll_exit().is_none() {
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        self.kept.end(|| false);
         if let Some(reader) = self.reader.take() {
             let _ = reader.join(); // its pipe ends with the process
         }
@@ -205,7 +204,7 @@ impl System {
         self.supervisor.turn(due.map_or(patience, |due| due.min(patience)))?;
         self.balancer.supervise()?;
         for event in self.supervisor.take_events() {
-            if event.starts_with("scale") || event.contains("ended unasked") {
+            if event.contains("scale ") || event.contains("ended unasked") {
                 let seconds = self.started.elapsed().as_secs_f64();
                 self.events.push(format!("{seconds:6.1} s  {event}"));
             }

@@ -703,7 +703,7 @@ fn run(changes: Value) -> Value {
 fn servers_that_lbd_runs_have_the_keys_of_those_of_the_native_pool() {
     let written = json!({
         "command": ["serve", "{id}", "{port}"], "address": "::1", "count": 2, "min": 2, "max": 10, "start_id": 7,
-        "threshold": 2.5, "grow_after": 100, "shrink_after": "1s", "grow_cool_down": "2s",
+        "threshold": 2.5, "grow_after": 1100, "shrink_after": "1s", "grow_cool_down": "2s",
         "shrink_cool_down": "3s", "grow_max": 3, "shrink_max": 4,
     });
     let pool_of = one(pool(run(written)));
@@ -714,7 +714,7 @@ fn servers_that_lbd_runs_have_the_keys_of_those_of_the_native_pool() {
     assert_eq!(of_pool.command.unwrap(), ["serve", "{id}", "{port}"]);
     let scale = crate::scale::Policy {
         threshold: 2.5,
-        grow_after: ms(100),
+        grow_after: ms(1_100),
         shrink_after: ms(1_000),
         grow_cool_down: ms(2_000),
         shrink_cool_down: ms(3_000),
@@ -744,6 +744,7 @@ fn mistakes_about_servers_that_lbd_runs_are_told_with_the_remedy() {
         (json!({"max": 40}), "port_range_end: 40 servers do not fit into 20 ports"),
         (json!({"threshold": 0}), "threshold: \"0\" is not a number from 0.01"),
         (json!({"shrink_max": 0}), "shrink_max: \"0\" is not a whole number from 1"),
+        (json!({"grow_after": 500}), "grow_after: \"500\" is not a duration from 1s to 1day"),
         (json!({"grow_cool_down": 1}), "grow_cool_down: \"1\" is not a duration from 10ms"),
     ] {
         let error = refused(&[pool(run(changes))]);
@@ -780,7 +781,7 @@ fn a_plan_says_what_lbd_runs() {
     for line in [
         "servers     1 to begin with (1 to 4), ids from 0, ports 5310 to 5329 of 127.0.0.1\n",
         "            started by lbd controller as: serve {port}\n",
-        "scaling     up above 4.50 requests a server for 500ms, down below 2.50 on fewer for 3s\n",
+        "scaling     up above 4.50 requests a server for 1s, down below 2.50 on fewer for 3s\n",
         "            2 more at a time, 1s after the last decision; 1 fewer, after 1s\n",
         "256 ports x 4 servers",
     ] {

@@ -10,8 +10,9 @@ use serde::{Deserialize, Serialize};
 use tracing::warn;
 
 use crate::crew::Place;
+use crate::daemon::lock::Lock;
 use crate::daemon::process::{Identity, Process};
-use crate::daemon::state_dir::{self, Lock, StateError};
+use crate::state_dir;
 
 /// The form of the file; another one is not read.
 const VERSION: u32 = 1;
@@ -55,27 +56,30 @@ impl Record {
 /// The file, and the lock that keeps a second controller from it.
 #[derive(Debug)]
 pub struct Ledger {
-    path: PathBuf,
+    dir: PathBuf,
+    /// The file's name.
+    name: String,
     boot: String,
     servers: BTreeMap<(String, u32), Record>,
     /// What the file holds.
-    written: Vec<u8>,
+    written: String,
     has_failed: bool,
     _lock: Lock,
 }
 
 impl Ledger {
     /// Opens the ledger `name` in this folder. `key` of the configuration keeps two controllers apart.
-    pub fn open(dir: &Path, name: &str, key: &'static str) -> Result<Ledger, StateError> {
+    pub fn open(dir: &Path, name: &str, key: &str) -> Result<Ledger, String> {
         state_dir::prepare(dir)?;
         let lock = Lock::take(&dir.join(format!("{name}.lock")), key)?;
-        let path = dir.join(format!("{name}.json"));
+        let name = format!("{name}.json");
         let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         let boot = boot.trim().to_owned();
-        let contents = read(&path)?.filter(|contents| contents.boot == boot);
+        let contents = read(&dir.join(&name))?.filter(|contents| contents.boot == boot);
         let servers = contents.map(|contents| contents.servers).unwrap_or_default();
         let servers = servers.into_iter().map(|record| ((record.pool.clone(), record.id), record)).collect();
-        Ok(Ledger { path, boot, servers, written: vec![], has_failed: false, _lock: lock })
+        let (dir, written) = (dir.to_owned(), String::new());
+        Ok(Ledger { dir, name, boot, servers, written, has_failed: false, _lock: lock })
     }
 
     /// The servers that the last controller has left behind; they are not in the ledger any more.
@@ -120,16 +124,15 @@ impl Ledger {
             boot: self.boot.clone(),
             servers: self.servers.values().cloned().collect(),
         };
-        let bytes = serde_json::to_vec_pretty(&contents).expect("plain data");
-        if bytes == self.written {
+        let text = serde_json::to_string_pretty(&contents).expect("plain data");
+        if text == self.written {
             return;
         }
-        match state_dir::write(&self.path, &bytes) {
-            Ok(()) => (self.written, self.has_failed) = (bytes, false),
-            Err(error) => {
+        match state_dir::write(&self.dir, &self.name, &text) {
+            Ok(_) => (self.written, self.has_failed) = (text, false),
+            Err(why) => {
                 if !std::mem::replace(&mut self.has_failed, true) {
-                    let path = self.path.display();
-                    warn!("cannot write {path} ({error}): another controller could not adopt these servers");
+                    warn!("{why}: another controller could not adopt these servers");
                 }
             }
         }
@@ -143,11 +146,16 @@ impl Ledger {
 }
 
 /// What the file holds; `None` if there is none.
-fn read(path: &Path) -> Result<Option<Contents>, StateError> {
-    let damaged = |why: String| StateError::Damaged { path: path.display().to_string(), why };
+fn read(path: &Path) -> Result<Option<Contents>, String> {
+    let shown = path.display();
+    let damaged = |why: String| {
+        format!(
+            "{shown} is not what a controller has left ({why}); end the servers that it was about, then remove it"
+        )
+    };
     match std::fs::read(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(StateError::Unusable { path: path.display().to_string(), error }),
+        Err(error) => Err(format!("cannot read {shown}: {error}; set state_dir to another folder")),
         Ok(bytes) => match serde_json::from_slice::<Contents>(&bytes) {
             Ok(contents) if contents.version == VERSION => Ok(Some(contents)),
             Ok(contents) => Err(damaged(format!("version {}", contents.version))),
@@ -234,7 +242,7 @@ mod tests {
         Ledger::open(&dir, "controller-1", KEY).unwrap();
         for text in ["", "{}", "{\"version\": 2, \"boot\": \"x\", \"servers\": []}", "\u{0}\u{1}"] {
             std::fs::write(dir.join("controller-1.json"), text).unwrap();
-            let error = Ledger::open(&dir, "controller-1", KEY).unwrap_err().to_string();
+            let error = Ledger::open(&dir, "controller-1", KEY).unwrap_err();
             assert!(error.ends_with("end the servers that it was about, then remove it"), "{error}");
         }
     }

@@ -1,7 +1,9 @@
-//! The controller's loop: takes orders, and runs the servers.
+//! The controller's loop: takes orders, looks at what the balancer of datagram pools shows, and runs the servers.
 
 mod ledger;
+mod listening;
 mod runner;
+mod upstream;
 
 use std::io;
 use std::time::Duration;
@@ -10,39 +12,61 @@ use tracing::warn;
 
 pub use ledger::Ledger;
 pub use runner::ServerCommand;
+pub use upstream::Upstream;
 
+use crate::crew::Crew;
 use crate::io::DatagramIo;
 use crate::role::Role;
 use crate::role::controller::ControllerRole;
+use crate::role::keeper::Keeper;
 use crate::time::{Clock, Instant, earliest};
 use runner::Runner;
 
+/// What a controller runs.
+#[derive(Default)]
+pub struct Plan {
+    /// Servers for lbd's own frames.
+    pub native: Option<(ControllerRole, ServerCommand)>,
+    /// Servers of datagram pools, by the pool's name.
+    pub pools: Vec<(String, Keeper, ServerCommand)>,
+    /// The balancer of those pools.
+    pub upstream: Option<Upstream>,
+}
+
 /// A controller with its servers.
 pub struct Supervisor<I> {
-    role: ControllerRole,
-    runner: Runner,
+    native: Option<(ControllerRole, Runner)>,
+    pools: Vec<(Keeper, Runner)>,
+    upstream: Option<Upstream>,
     io: I,
     clock: Clock,
     ledger: Ledger,
     events: Vec<String>,
 }
 
-/// Exits of children are noticed at once by SIGCHLD; this bounds how late those of adopted servers are, which are nobody's.
-const REAP_EVERY: Duration = Duration::from_millis(100);
+/// Exits of children are noticed at once by SIGCHLD; this bounds how late those of adopted servers are, which are nobody's,
+/// and what the balancer of datagram pools shows.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 impl<I: DatagramIo> Supervisor<I> {
     /// A controller that has adopted what runs already, and has not started anything yet.
-    pub fn new(
-        mut role: ControllerRole,
-        io: I,
-        clock: Clock,
-        command: ServerCommand,
-        mut ledger: Ledger,
-    ) -> Self {
+    pub fn new(plan: Plan, io: I, clock: Clock, mut ledger: Ledger) -> Self {
         let now = clock.now();
         let mut left = ledger.take();
-        let mut runner = Runner::new("", command);
-        runner.begin(now, role.crew_mut(), &mut left, &mut ledger);
+        let mut begin = |pool: &str, crew: &mut Crew, command: ServerCommand| {
+            let mut runner = Runner::new(pool, command);
+            runner.begin(now, crew, &mut left, &mut ledger);
+            runner
+        };
+        let native = plan.native.map(|(mut role, command)| {
+            let runner = begin("", role.crew_mut(), command);
+            (role, runner)
+        });
+        let pools = plan.pools.into_iter().map(|(pool, mut keeper, command)| {
+            let runner = begin(&pool, keeper.crew_mut(), command);
+            (keeper, runner)
+        });
+        let pools = pools.collect();
         for record in left {
             if let Some(mut process) = record.find() {
                 let (pool, server, pid) = (&record.pool, record.id, process.id());
@@ -50,20 +74,26 @@ impl<I: DatagramIo> Supervisor<I> {
                 process.terminate();
             }
         }
-        Supervisor { role, runner, io, clock, ledger, events: vec![] }
+        Supervisor { native, pools, upstream: plan.upstream, io, clock, ledger, events: vec![] }
     }
 
     /// One turn, of `patience` at most: orders, exits, starts and stops.
     pub fn turn(&mut self, patience: Duration) -> io::Result<Instant> {
-        let at_latest = self.clock.now() + patience.min(REAP_EVERY);
-        self.carry_out(self.clock.now());
-        self.io.wait(earliest(self.role.next_deadline(), Some(at_latest)))?;
+        let now = self.clock.now();
+        self.carry_out(now);
+        let of_native = self.native.as_ref().and_then(|(role, _)| role.next_deadline());
+        let of_pools = self.pools.iter().map(|(keeper, _)| keeper.crew().next_deadline());
+        let due = of_pools.fold(of_native, earliest);
+        self.io.wait(earliest(due, Some(now + patience.min(LOOK_EVERY))))?;
         self.io.receive()?;
         let now = self.clock.now();
-        let (rx, tx) = self.io.turn();
-        self.role.on_batch(now, rx, tx);
-        self.role.on_timeout(now, tx);
+        if let Some((role, _)) = &mut self.native {
+            let (rx, tx) = self.io.turn();
+            role.on_batch(now, rx, tx);
+            role.on_timeout(now, tx);
+        }
         self.io.flush()?;
+        self.look_at_pools(now);
         self.carry_out(now);
         Ok(now)
     }
@@ -71,18 +101,19 @@ impl<I: DatagramIo> Supervisor<I> {
     /// Stops every server; go on with turns until [`Supervisor::is_empty`].
     pub fn shut_down(&mut self) {
         let now = self.clock.now();
-        self.role.crew_mut().shut_down(now);
+        self.crews(|crew, _, _| crew.shut_down(now));
         self.carry_out(now);
     }
 
     /// Whether no server is left.
     pub fn is_empty(&self) -> bool {
-        self.role.crew().is_empty()
+        self.native.iter().all(|(role, _)| role.crew().is_empty())
+            && self.pools.iter().all(|(keeper, _)| keeper.crew().is_empty())
     }
 
     /// Ends what is left, without a drain.
     pub fn kill_all(&mut self) {
-        self.runner.kill_all();
+        self.crews(|_, runner, _| runner.kill_all());
         self.ledger.clear();
     }
 
@@ -91,16 +122,46 @@ impl<I: DatagramIo> Supervisor<I> {
         std::mem::take(&mut self.events)
     }
 
+    /// Has the keepers see what the balancer shows, and the balancer know which servers there are.
+    fn look_at_pools(&mut self, now: Instant) {
+        let Some(upstream) = &mut self.upstream else { return };
+        let names: Vec<&str> = self.pools.iter().map(|(_, runner)| runner.pool()).collect();
+        if let Some(looks) = upstream.looks(&names) {
+            for (i, (keeper, _)) in self.pools.iter_mut().enumerate() {
+                keeper.observe(now, looks.as_ref().map(|looks| &looks[i]));
+            }
+        }
+        let ports = listening::udp_ports();
+        for (keeper, runner) in &mut self.pools {
+            keeper.crew_mut().on_timeout(now);
+            upstream.tell(runner.pool(), keeper.wanted(now, |port| ports.contains(&port)));
+        }
+    }
+
     fn carry_out(&mut self, now: Instant) {
-        self.runner.turn(now, self.role.crew_mut(), &mut self.ledger);
-        self.events.append(&mut self.runner.take_events());
+        let mut events = vec![];
+        self.crews(|crew, runner, ledger| {
+            runner.turn(now, crew, ledger);
+            events.append(&mut runner.take_events());
+        });
+        self.events.append(&mut events);
+    }
+
+    fn crews(&mut self, mut act: impl FnMut(&mut Crew, &mut Runner, &mut Ledger)) {
+        if let Some((role, runner)) = &mut self.native {
+            act(role.crew_mut(), runner, &mut self.ledger);
+        }
+        for (keeper, runner) in &mut self.pools {
+            act(keeper.crew_mut(), runner, &mut self.ledger);
+        }
     }
 }
 
 impl<I> Drop for Supervisor<I> {
     /// An error on the way out leaves no server behind.
     fn drop(&mut self) {
-        self.runner.terminate_all();
+        let of_native = self.native.iter_mut().map(|(_, runner)| runner);
+        of_native.chain(self.pools.iter_mut().map(|(_, runner)| runner)).for_each(Runner::terminate_all);
         self.ledger.clear();
     }
 }

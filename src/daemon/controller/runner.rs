@@ -59,6 +59,11 @@ impl Runner {
         Runner { pool: pool.to_owned(), command, servers, events, last_failure: String::new() }
     }
 
+    /// The pool's name.
+    pub fn pool(&self) -> &str {
+        &self.pool
+    }
+
     /// Takes over what the last controller has left of this pool, then begins.
     pub fn begin(&mut self, now: Instant, crew: &mut Crew, left: &mut Vec<Record>, ledger: &mut Ledger) {
         let mine: Vec<Record> = left.extract_if(.., |record| record.pool == self.pool).collect();

@@ -7,16 +7,19 @@
 //! | `reload.rs` | another configuration while it runs |
 //! | `takeover.rs` | following another process, and being followed |
 //! | `operate.rs` | what the admin interface sees and asks |
+//! | `service.rs` | what a service manager is told |
 
 mod native;
 mod operate;
 mod pool;
 mod reload;
+pub mod service;
 mod sockets;
 mod takeover;
 
 use std::io;
 use std::net::TcpListener;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::affinity;
@@ -24,7 +27,7 @@ use super::control::Control;
 use super::signals::Stop;
 use super::threads::Threads;
 use crate::admin;
-use crate::config::Config;
+use crate::config::{Config, Token};
 use crate::handover::SocketSet;
 use crate::role::relay::Shared;
 use crate::stats::PoolStats;
@@ -88,6 +91,8 @@ pub struct Instance {
     reloading: Mutex<()>,
     board: Board,
     admin: Mutex<Option<Admin>>,
+    /// Whether a successor serves by now.
+    is_followed: AtomicBool,
 }
 
 /// The admin interface while it runs.
@@ -95,7 +100,7 @@ struct Admin {
     server: admin::Server,
     /// For a successor.
     listener: TcpListener,
-    token: admin::KeptToken,
+    token: Token,
 }
 
 /// A balancer whose sockets are open, and nothing else: what may fail easily has been tried.
@@ -157,6 +162,7 @@ impl Ready {
             reloading: Mutex::default(),
             board,
             admin: Mutex::default(),
+            is_followed: AtomicBool::new(false),
         });
         instance.show()?;
         if let Some(listener) = listener {
@@ -198,7 +204,7 @@ impl Instance {
         let config = Arc::clone(&self.running().config);
         let token = admin::token_for(&config.admin, &config.state_dir, addr.port()).map_err(Failed::new)?;
         let control: Arc<dyn admin::Control> = Arc::<Instance>::clone(self);
-        let server = admin::serve(listener.try_clone()?, control, token.token().clone())?;
+        let server = admin::serve(listener.try_clone()?, control, token.clone())?;
         tracing::info!(%addr, "admin interface");
         *self.admin.lock().expect("no panic while it is held") = Some(Admin { server, listener, token });
         Ok(())
@@ -208,7 +214,7 @@ impl Instance {
     pub fn dashboard(&self) -> Option<String> {
         let admin = self.admin.lock().expect("no panic while it is held");
         let admin = admin.as_ref()?;
-        Some(format!("http://{}/#token={}", admin.server.addr(), admin.token.token().as_str()))
+        Some(format!("http://{}/#token={}", admin.server.addr(), admin.token.as_str()))
     }
 
     fn end_admin(&self) {
@@ -221,6 +227,11 @@ impl Instance {
         let result = self.process.threads.join();
         self.end_admin();
         result
+    }
+
+    /// Whether it was asked to end.
+    fn is_ending(&self) -> bool {
+        self.process.stop.is_asked()
     }
 
     /// Shows the pools that run now.

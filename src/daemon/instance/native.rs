@@ -133,6 +133,11 @@ impl NativeMade {
 }
 
 impl Native {
+    /// Where each worker takes tasks.
+    pub fn posts(&self) -> &[Post<NativeWorker>] {
+        &self.posts
+    }
+
     fn primary(&self) -> &Post<NativeWorker> {
         &self.posts[0]
     }

@@ -19,7 +19,7 @@ use crate::handover::{Label, SocketKind as Kind, SocketSet};
 use crate::io::BackEnd;
 use crate::operator::{Order, Refused};
 use crate::rng::entropy;
-use crate::role::relay::{Chance, Relay, Shared, Wanted};
+use crate::role::relay::{Chance, Flow, Known, Relay, Shared, Wanted};
 use crate::time::Instant;
 
 /// What a successor has to know of a pool.
@@ -27,6 +27,10 @@ use crate::time::Instant;
 pub struct PoolState {
     /// The servers that a controller runs.
     run: Vec<Wanted>,
+    /// What is known of its servers.
+    known: Known,
+    /// By worker, which client has which server.
+    flows: Vec<Vec<Flow>>,
 }
 
 /// A worker of a datagram pool.
@@ -100,6 +104,11 @@ impl Made {
     pub fn go_on_from(&mut self, state: PoolState, now: Instant) {
         self.wishes.want_run(state.run);
         self.workers[0].role.take_servers(now);
+        self.workers[0].role.import_members(now, &state.known);
+        let workers = self.workers.len();
+        for (number, flows) in state.flows.iter().enumerate() {
+            self.workers[number % workers].role.import_flows(now, flows);
+        }
     }
 
     /// Starts its loops and its errands.
@@ -155,10 +164,18 @@ impl Pool {
     /// Leaves what clients send in the sockets' buffers, for a successor; gives what that has to know. What is under way
     /// goes on.
     pub fn pause(&self) -> Result<PoolState, Failed> {
-        for post in &self.posts {
-            post.call(|worker, _| worker.pause_fronts())??;
+        let mut state = PoolState { run: self.wishes.run(), ..PoolState::default() };
+        for (number, post) in self.posts.iter().enumerate() {
+            let (flows, known) = post.call(|worker, now| {
+                worker.pause_fronts()?;
+                Ok::<_, io::Error>((worker.role.export_flows(now), worker.role.export_members()))
+            })??;
+            state.flows.push(flows);
+            if number == 0 {
+                state.known = known; // the primary's
+            }
         }
-        Ok(PoolState { run: self.wishes.run() })
+        Ok(state)
     }
 
     /// Hears clients again: there was no successor.
@@ -176,6 +193,11 @@ impl Pool {
             }
         }
         Ok(())
+    }
+
+    /// Whether every worker has come round. Waits for them.
+    pub fn is_turning(&self) -> bool {
+        self.posts.iter().all(|post| post.call(|_, _| ()).is_ok())
     }
 
     /// Whether it can go on with these settings, apart from its servers.

@@ -9,6 +9,7 @@ use super::{Failed, Instance, native};
 use crate::admin::Refusal;
 use crate::config::{Config, DatagramPool};
 use crate::daemon::names::Names;
+use crate::daemon::notify;
 use crate::handover::SocketSet;
 use crate::logging;
 use crate::status::Kind;
@@ -28,7 +29,9 @@ impl Instance {
     /// invalid, or cannot be changed in a running process, changes nothing.
     pub fn reload(&self) -> Result<String, Refusal> {
         let _one_at_a_time = self.reloading.lock().expect("no panic while it is held");
+        notify::reloading();
         let result = self.try_reload();
+        notify::ready();
         let text = match &result {
             Ok(what) => format!("configuration reloaded: {what}"),
             Err(refusal) => format!("configuration refused, nothing has changed: {refusal}"),

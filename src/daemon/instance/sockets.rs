@@ -171,6 +171,9 @@ fn plan(pool: &DatagramPool) -> Result<(Names, relay::Plan), Failed> {
 
 /// Which sockets a pool takes whose servers are at these addresses today.
 pub fn plan_for(pool: &DatagramPool, addrs: &[SocketAddr]) -> relay::Plan {
+    // Those that a controller runs come and go, at one address.
+    let run = pool.run.as_ref().map(|run| SocketAddr::new(run.address, run.run.ports.start));
+    let addrs = &addrs.iter().copied().chain(run).collect::<Vec<_>>()[..];
     // Names may lead to either family tomorrow.
     let has_names = pool.servers.iter().any(|server| matches!(server.target, Target::Name { .. }));
     let of_controller = pool.run.as_ref().map(|run| SocketAddr::new(run.address, 0));

@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
@@ -212,6 +213,7 @@ impl Instance {
 
     /// Finishes what is under way; the process ends with it.
     fn leave(&self) -> Result<(), Failed> {
+        self.is_followed.store(true, Ordering::Relaxed);
         self.end_admin();
         self.running().pools.iter().try_for_each(|pool| pool.retire(&self.process))
     }

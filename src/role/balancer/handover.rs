@@ -377,6 +377,7 @@ impl Balancer {
             let stats = &self.stats.servers[slot.index()];
             stats.id_plus_one.set(u64::from(server.id) + 1);
             stats.state.set(server.health.state() as u64);
+            stats.since.set(now.as_nanos());
             self.set_leaf(now, slot);
         }
     }

@@ -506,6 +506,13 @@ fn only_the_primary_registers_servers_and_talks_with_the_controller() {
 }
 
 #[test]
+fn the_primary_shows_where_a_server_is() {
+    let workers = Workers::with_server();
+    let shown = |worker: usize| workers.roles[worker].stats().servers[0].addr();
+    assert_eq!((shown(0), shown(1)), (Some(addr(50_000)), None));
+}
+
+#[test]
 fn a_draining_server_is_told_the_end_by_each_worker_when_that_has_heard_of_it_from_the_primary() {
     let mut workers = Workers::with_server();
     let draining = |workers: &Workers, worker: u8, number| {
@@ -585,6 +592,25 @@ fn a_server_that_an_operator_has_drained_is_told_the_end_only_when_it_stops() {
     workers.roles[0].order(NOW, 1, Order::Enable).unwrap();
     workers.tick(0);
     assert_eq!(workers.usable(), 0, "it is about to go");
+}
+
+#[test]
+fn the_estimates_error_is_what_a_report_says_beside_what_was_believed() {
+    let mut bench = Bench::new(None).with_server();
+    let first = header(&bench.dispatched());
+    bench.dispatched();
+    let error = |bench: &Bench| bench.stats.servers[0].estimate_error.get();
+    assert_eq!((bench.balancer.tree().total(), error(&bench)), (2, 0));
+    for (number, queue, expected) in [(2, 5, 3), (3, 2, 0), (4, 0, 2)] {
+        bench.now += Duration::from_millis(1);
+        let mut told = first;
+        told.sequence.set(4711);
+        let mut told = header(&report(&told, number, 0));
+        told.seq.set(0);
+        told.queue.set(queue);
+        bench.turn(BACK, addr(50_000), &frame(&told, &[]));
+        assert_eq!(error(&bench), expected, "report {number}");
+    }
 }
 
 #[test]

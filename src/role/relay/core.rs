@@ -216,6 +216,24 @@ impl Core {
         Some((slot, member))
     }
 
+    /// The same for the server of a flow that another process had, if it may keep flows.
+    pub fn reserve_known(&mut self, server: SocketAddr) -> Option<(Slot, Member)> {
+        let slot = self.view.slot_of(server)?;
+        let member = *self.view.get(slot).filter(|member| member.keeps_flows)?;
+        self.shared.tree.adjust(slot, 1);
+        Some((slot, member))
+    }
+
+    /// The address that a front is bound to.
+    pub fn front_addr(&self, front: SocketId) -> SocketAddr {
+        self.fronts[usize::from(front.0)]
+    }
+
+    /// The front that is bound to this address.
+    pub fn front_at(&self, addr: SocketAddr) -> Option<SocketId> {
+        self.fronts.iter().position(|&front| front == addr).map(|front| SocketId(front as u16))
+    }
+
     /// Counts a server down at once.
     pub fn release(&self, slot: Slot) {
         self.shared.tree.adjust(slot, -1);

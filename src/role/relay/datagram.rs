@@ -12,8 +12,10 @@
 use std::time::Duration;
 
 use super::core::{Client, Core, Datagram, LastClient, Way};
+use super::handover::Flow;
 use super::leases::{Ended, Leases, Owner, Pair};
 use super::members::Member;
+use super::moved::{Moved, MovedFlow};
 use super::settings::Affinity;
 use crate::aged::{Aged, Key};
 use crate::batch::{Received, SocketId, Tx};
@@ -58,9 +60,11 @@ pub(super) struct Leased {
     waiting: Aged<Request>,
     /// Flows that it has answered, by the time of their last datagram.
     flows: Aged<Pair>,
+    /// Flows of another process.
+    moved: Moved,
     affinity: Affinity,
     hold: Duration,
-    /// When a flow last had a datagram.
+    /// When a flow that its server has answered last had a datagram.
     last_flow: Instant,
     /// The port of the client of this turn's last datagram: its other leases are likely to be there.
     hint: Option<(Client, u16)>,
@@ -84,6 +88,7 @@ impl Leased {
             leases: Leases::new(ports, slots, secret),
             uses: vec![Use::default(); pairs].into(),
             waiting,
+            moved: Moved::new(flows.capacity()),
             flows,
             affinity: settings.affinity,
             hold: settings.hold.unwrap_or(HOLD_MIN),
@@ -194,10 +199,16 @@ impl Leased {
         bytes: &[u8],
         tx: &mut Tx,
     ) -> Result<(), DropReason> {
-        let (slot, member) = core.reserve_for_trial().map_or_else(|| core.reserve(), Ok)?;
-        let is_one_way = core.settings.replies == Some(0);
+        let moved = self.moved.take(now, &owner.client);
+        let known = moved.and_then(|flow| Some((flow, core.reserve_known(flow.server)?)));
+        let ((slot, member), was_answered) = match known {
+            Some((flow, server)) => (server, flow.is_answered),
+            None => (core.reserve_for_trial().map_or_else(|| core.reserve(), Ok)?, false),
+        };
+        // Nothing is awaited then.
+        let is_answered = core.settings.replies == Some(0) || was_answered;
         let unanswered = core.owed_by(slot) as usize + self.leases.unanswered(now, slot);
-        if !is_one_way && unanswered >= self.leases.ports().div_ceil(2) {
+        if !is_answered && unanswered >= self.leases.ports().div_ceil(2) {
             core.release(slot);
             return Err(DropReason::FlowsFull);
         }
@@ -213,19 +224,51 @@ impl Leased {
         }
         let used = &mut self.uses[pair.index()];
         used.generation = member.generation;
-        used.is_answered = is_one_way;
+        used.is_answered = is_answered;
         used.credit = core.settings.replies.unwrap_or(1);
-        used.last = if is_one_way {
+        used.last = if is_answered {
             self.flows.insert(now, pair)
         } else {
             core.owe(now, slot);
             self.waiting.insert(now, Request { pair, next: None, sent: now })
         };
         core.count_forwarded(slot);
-        self.last_flow = now;
         core.stats.flows_opened.add(1);
         core.stats.flows.add(1);
         Ok(())
+    }
+
+    /// The flows that live, and those of another process whose clients have not come yet.
+    pub fn export(&self, core: &Core, now: Instant) -> Vec<Flow> {
+        if self.affinity != Affinity::Client {
+            return vec![];
+        }
+        let flow = |client: &Client, flow: &MovedFlow| Flow {
+            client: client.addr,
+            front: core.front_addr(client.front),
+            local_ip: core.locals.get(client.local),
+            server: flow.server,
+            is_answered: flow.is_answered,
+        };
+        let live = |pair: Pair| {
+            let (used, slot) = (&self.uses[pair.index()], self.leases.slot(pair));
+            let owner = self.leases.owner(now, pair).filter(|_| self.leases.is_busy(pair))?;
+            let member = core.view.get(slot).filter(|member| member.generation == used.generation)?;
+            let moved = MovedFlow { server: member.addr, is_answered: used.is_answered };
+            Some(flow(&owner.client, &moved))
+        };
+        let moved = self.moved.iter().map(|(client, moved)| flow(client, moved));
+        self.leases.pairs().filter_map(live).chain(moved).collect()
+    }
+
+    /// Takes over flows of another process.
+    pub fn import(&mut self, core: &mut Core, now: Instant, flows: &[Flow]) {
+        let until = now + core.settings.idle_timeout;
+        for &Flow { client, front, local_ip, server, is_answered } in flows {
+            let Some(front) = core.front_at(front) else { continue };
+            let client = Client { addr: client, front, local: core.locals.number(local_ip) };
+            self.moved.add(until, client, MovedFlow { server, is_answered });
+        }
     }
 
     /// The pair that the owner has towards a server, or one that can be had.
@@ -379,6 +422,7 @@ impl Leased {
                 }
             }
         }
+        self.moved.expire(now);
         while let Some((key, used)) = self.flows.oldest()
             && used + idle <= now
         {

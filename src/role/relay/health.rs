@@ -20,6 +20,7 @@ use std::time::Duration;
 use super::checks::{Asked, Checker};
 use super::core::Core;
 use super::datagram::UNANSWERED_REST;
+use super::handover::{Known, KnownServer};
 use super::members::Member;
 use super::settings::{Event, HealthCheck, Settings, Speaks};
 use super::shared::{Noticed, Wanted};
@@ -403,6 +404,44 @@ impl Primary {
         }
         if has_to_wait {
             core.shared.want_still(wanted);
+        }
+        self.publish(core, now);
+    }
+
+    /// What a successor needs to know of the servers.
+    pub fn known(&self) -> Known {
+        let known = |server: &Server| KnownServer {
+            addr: server.addr,
+            health: server.health.clone(),
+            standing: server.standing,
+            slow_since: server.slow_since,
+        };
+        let wanted = self.servers.iter().flatten().filter(|server| server.is_wanted);
+        Known { servers: wanted.map(known).collect(), away: self.remembered.entries().to_vec() }
+    }
+
+    /// Goes on from what a predecessor knew. Servers that are not wanted (yet) are remembered.
+    pub fn go_on_from(&mut self, core: &mut Core, now: Instant, known: &Known) {
+        for (addr, kept) in &known.away {
+            self.remembered.keep(*addr, kept.clone());
+        }
+        if !known.servers.is_empty() {
+            self.slow_start.begin(Instant::ZERO, Duration::ZERO); // those that come now are not the first
+        }
+        for KnownServer { addr, health, standing, slow_since } in &known.servers {
+            let found =
+                self.servers.iter().position(|server| server.as_ref().is_some_and(|s| s.addr == *addr));
+            let Some(index) = found else {
+                self.remembered.keep(*addr, Kept { standing: *standing, record: health.record().clone() });
+                continue;
+            };
+            let server = self.servers[index].as_mut().expect("it was found there");
+            server.health = health.clone();
+            (server.standing, server.slow_since) = (*standing, *slow_since);
+            server.weight = standing.weight.unwrap_or(server.weight);
+            server.next_trial = now + server.trial_pause;
+            server.heard_at = health.last_alive();
+            core.shared.signals[index].hear(server.heard_at);
         }
         self.publish(core, now);
     }

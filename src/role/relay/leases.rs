@@ -150,6 +150,11 @@ impl Leases {
         Pair(slot.index() as u32 * self.ports + u32::from(port))
     }
 
+    /// All pairs.
+    pub fn pairs(&self) -> impl Iterator<Item = Pair> + use<> {
+        (0..self.leases.len() as u32).map(Pair)
+    }
+
     pub fn port(&self, pair: Pair) -> u16 {
         (pair.0 % self.ports) as u16
     }

@@ -17,15 +17,18 @@
 //! | `dns.rs`, `queries.rs` | matching DNS answers with queries |
 //! | `datagram.rs`, `leases.rs` | matching by port and server |
 //! | `health.rs`, `checks.rs` | which servers are up (primary) |
+//! | `handover.rs`, `moved.rs` | what a successor is given, and how it goes on |
 
 mod checks;
 mod core;
 mod datagram;
 mod dns;
 mod front;
+mod handover;
 mod health;
 mod leases;
 mod members;
+mod moved;
 mod queries;
 mod settings;
 mod shared;
@@ -48,6 +51,7 @@ use crate::role::Role;
 use crate::stats::RelayStats;
 use crate::time::{Instant, earliest};
 
+pub use self::handover::{Flow, Known};
 pub use self::members::Member;
 pub use self::settings::{
     Affinity, Chance, Check, Event, HealthCheck, ProxyProtocol, Settings, Sockets, Speaks,

@@ -8,6 +8,7 @@ mod flapping;
 mod flows;
 mod front;
 mod fuzz;
+mod handover;
 mod health;
 mod members;
 mod model;

@@ -1,0 +1,148 @@
+//! What a service manager is shown of a running balancer, as long as its workers turn.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::Instance;
+use crate::admin::Control;
+use crate::daemon::balancer::NAME;
+use crate::daemon::notify;
+use crate::status::Status;
+
+/// How often it is told what runs.
+const EVERY: Duration = Duration::from_secs(5);
+
+/// Tells the service manager that this balancer serves, and from then on how it does; one that follows another is the main
+/// process now. The watchdog is answered only while every worker comes round.
+pub fn begin(instance: &Arc<Instance>, follows: bool) -> io::Result<()> {
+    if !notify::is_heard() {
+        return Ok(());
+    }
+    notify::status(&in_words(&instance.status()));
+    if follows {
+        notify::main_pid(std::process::id());
+    }
+    notify::ready();
+    let instance = Arc::clone(instance);
+    let watchdog = notify::watchdog();
+    // Two late ones in a row are needed to miss the time.
+    let every = watchdog.map_or(EVERY, |time| EVERY.min(time / 3));
+    std::thread::Builder::new().name("service".into()).spawn(move || {
+        loop {
+            std::thread::sleep(every);
+            if instance.is_followed.load(Ordering::Relaxed) {
+                return; // the successor speaks
+            }
+            if instance.is_ending() {
+                notify::ping(); // its end has its own bound
+                continue;
+            }
+            if watchdog.is_some() && instance.is_turning() {
+                notify::ping();
+            }
+            notify::status(&in_words(&instance.status()));
+        }
+    })?;
+    Ok(())
+}
+
+impl Instance {
+    /// Whether every worker has come round. Waits for them.
+    fn is_turning(&self) -> bool {
+        let pools = self.running().pools.clone();
+        let native = self.running().native.as_ref().map(|native| native.posts().to_vec());
+        let native_turns = native.iter().flatten().all(|post| post.call(|_, _| ()).is_ok());
+        native_turns && pools.iter().all(|pool| pool.is_turning())
+    }
+}
+
+/// A line for `systemctl status`.
+fn in_words(status: &Status) -> String {
+    let native = (!status.workers.is_empty())
+        .then(|| part(NAME, status.servers.iter().map(|server| &*server.state), status.rate));
+    let pools = status
+        .pools
+        .iter()
+        .map(|pool| part(&pool.name, pool.servers.iter().map(|server| &*server.state), pool.rate));
+    native.into_iter().chain(pools).collect::<Vec<_>>().join("; ")
+}
+
+fn part<'a>(name: &str, states: impl Iterator<Item = &'a str>, rate: f64) -> String {
+    let (mut up, mut all) = (0, 0);
+    for state in states {
+        up += usize::from(state == "up");
+        all += 1;
+    }
+    format!("{name}: {up} of {all} servers up, {rate:.0} answers/s")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Ready;
+    use super::*;
+    use crate::config::Config;
+    use crate::daemon::signals::Stop;
+    use crate::handover::SocketSet;
+    use crate::status::{PoolServerStatus, PoolStatus, ServerStatus};
+    use crate::time::Clock;
+
+    #[test]
+    fn workers_that_have_ended_do_not_come_round() {
+        let free = || std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let (front, back, pool) = (free(), free(), free());
+        let port = |socket: &std::net::UdpSocket| socket.local_addr().unwrap().port();
+        let text = format!(
+            r#"{{"load_balancer": {{"client_side_port": {}, "server_side_port": {}, "workers": 2}},
+                "pools": [{{"listen": "127.0.0.1:{}", "protocol": "datagram", "servers": ["127.0.0.1:9"]}}],
+                "admin": {{"listen": "off"}}}}"#,
+            port(&front),
+            port(&back),
+            port(&pool)
+        );
+        drop((front, back, pool));
+        let ready = Ready::new(Config::parse(&text, None).unwrap(), Clock::start(), SocketSet::default());
+        let stop = Stop::new(vec![]);
+        let instance = ready.unwrap().start(stop.clone(), None).unwrap();
+        assert!(instance.is_turning() && !instance.is_ending());
+        instance.running().pools[0].retire(&instance.process).unwrap();
+        wait_until(|| !instance.is_turning(), "the pool's workers have ended");
+        instance.running().pools.clear();
+        assert!(instance.is_turning(), "the native ones have not");
+        stop.ask();
+        instance.join().unwrap();
+        assert!(!instance.is_turning() && instance.is_ending());
+    }
+
+    fn wait_until(mut is_so: impl FnMut() -> bool, what: &str) {
+        let give_up = std::time::Instant::now() + Duration::from_secs(30);
+        while !is_so() {
+            assert!(std::time::Instant::now() < give_up, "{what}");
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn the_line_tells_of_every_pool_that_runs() {
+        let server = |state: &str| ServerStatus { state: state.to_owned(), ..ServerStatus::default() };
+        let of_pool =
+            |state: &str| PoolServerStatus { state: state.to_owned(), ..PoolServerStatus::default() };
+        let mut status = Status {
+            pools: vec![PoolStatus {
+                name: "dns".to_owned(),
+                rate: 12.4,
+                servers: vec![of_pool("suspect"), of_pool("up")],
+                ..PoolStatus::default()
+            }],
+            ..Status::default()
+        };
+        assert_eq!(in_words(&status), "dns: 1 of 2 servers up, 12 answers/s");
+        status.workers = vec![0];
+        status.servers = vec![server("up"), server("up"), server("down")];
+        assert_eq!(
+            in_words(&status),
+            "native: 2 of 3 servers up, 0 answers/s; dns: 1 of 2 servers up, 12 answers/s"
+        );
+    }
+}

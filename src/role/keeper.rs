@@ -1,0 +1,335 @@
+//! The servers of a datagram pool that a controller runs: how many there shall be by what the balancer shows of the pool,
+//! and which of them the balancer shall send to. Has no frames: whoever drives it brings what the balancer shows, and takes
+//! [`Keeper::wanted`] there.
+//!
+//! A server is made known when it listens, and left out before it is stopped: until then it finishes what it has.
+//! Without a word of the balancer everything stays as it is.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use crate::crew::{Crew, Place};
+use crate::health::State;
+use crate::role::relay::Wanted;
+use crate::scale::{Decision, Policy, Sample, Scaler};
+use crate::time::Instant;
+
+/// A server that does not seem to listen is made known after this time all the same: the balancer will find out.
+const LISTEN_PATIENCE: Duration = Duration::from_secs(10);
+
+/// A server of the pool, as the balancer shows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// Its id.
+    pub id: u32,
+    /// Its state.
+    pub state: State,
+    /// Requests or flows there.
+    pub queue: u64,
+}
+
+/// The pool, as the balancer shows it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Look {
+    /// Its servers, those of the configuration included.
+    pub servers: Vec<Seen>,
+    /// Requests refused so far for want of room at the servers.
+    pub shed: u64,
+    /// Datagrams of clients so far.
+    pub arrived: u64,
+    /// The ids of the servers that the balancer had been told of before.
+    pub told: Vec<u32>,
+}
+
+/// Keeps the servers of one pool.
+#[derive(Debug)]
+pub struct Keeper {
+    crew: Crew,
+    scaler: Scaler,
+    address: IpAddr,
+}
+
+impl Keeper {
+    /// Keeps these servers, which listen on this address.
+    pub fn new(crew: Crew, policy: Policy, address: IpAddr) -> Self {
+        Keeper { crew, scaler: Scaler::new(policy), address }
+    }
+
+    /// The servers.
+    pub fn crew(&self) -> &Crew {
+        &self.crew
+    }
+
+    /// The servers, to be told what became of them.
+    pub fn crew_mut(&mut self) -> &mut Crew {
+        &mut self.crew
+    }
+
+    /// The servers that the balancer shall send to now. `listens` says whether somebody listens on a port.
+    pub fn wanted(&self, now: Instant, listens: impl Fn(u16) -> bool) -> Vec<Wanted> {
+        let ready = |&(Place { port, .. }, since): &(Place, Instant)| {
+            listens(port) || now.since(since) >= LISTEN_PATIENCE
+        };
+        let wanted =
+            |(Place { id, port, .. }, _)| Wanted { addr: SocketAddr::new(self.address, port), id, weight: 1 };
+        self.crew.running().filter(ready).map(wanted).collect()
+    }
+
+    /// Looks at what the balancer shows; `None` if it does not answer.
+    pub fn observe(&mut self, now: Instant, look: Option<&Look>) {
+        let leaving: Vec<u32> = self.crew.leaving().collect();
+        for id in leaving {
+            let has_left = match look {
+                Some(look) => !look.told.contains(&id) && look.servers.iter().all(|seen| seen.id != id),
+                // Nobody is there who could send to it, and this is no time to wait for one.
+                None => self.crew.is_shutting_down(),
+            };
+            if has_left {
+                self.crew.on_left(now, id);
+            }
+        }
+        let Some(look) = look else { return };
+        let sample = self.sample(look);
+        let decision = self.scaler.observe(now, sample);
+        let why = self.scaler.outlook().why.to_string();
+        match decision {
+            Decision::Hold => {}
+            Decision::Grow { target, .. } => drop(self.crew.grow(target, &why)),
+            Decision::Shrink { target, .. } => {
+                for _ in target..sample.up {
+                    let Some(id) = self.crew.newest() else { return };
+                    self.crew.shrink(now, id, &why);
+                }
+            }
+        }
+    }
+
+    /// The servers of this controller that go on, by what is shown of them.
+    fn sample(&self, look: &Look) -> Sample {
+        let mut sample = Sample { shed: look.shed, arrived: look.arrived, ..Sample::default() };
+        for (Place { id, .. }, _) in self.crew.running() {
+            match look.servers.iter().find(|seen| seen.id == id).map(|seen| (seen.state, seen.queue)) {
+                Some((State::Up, queue)) => {
+                    sample.up += 1;
+                    sample.outstanding += queue;
+                }
+                Some((State::Suspect, _)) => sample.silent += 1,
+                None if look.told.contains(&id) => sample.silent += 1,
+                _ => {}
+            }
+        }
+        sample
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crew::{Action, Bounds};
+
+    const SECOND: Duration = Duration::from_secs(1);
+    const MS: Duration = Duration::from_millis(1);
+    const POLICY: Policy = Policy {
+        threshold: 5.0,
+        grow_after: SECOND,
+        shrink_after: Duration::from_secs(2),
+        grow_cool_down: SECOND,
+        shrink_cool_down: SECOND,
+        grow_max: None,
+        shrink_max: 1,
+        min: 1,
+        max: 6,
+    };
+
+    /// A keeper whose processes start and stop at once, before a balancer that does what it is told.
+    struct Bench {
+        keeper: Keeper,
+        now: Instant,
+        /// What the balancer was told last.
+        told: Vec<u32>,
+        /// Servers that were left out and have something to do yet.
+        draining: Vec<u32>,
+        stopped: Vec<u32>,
+    }
+
+    impl Bench {
+        fn new() -> Bench {
+            let bounds = Bounds {
+                count: 1,
+                min: 1,
+                max: 6,
+                start_id: 0,
+                ports: 5_310..5_330,
+                leave: Some(30 * SECOND),
+            };
+            let mut crew = Crew::new(bounds);
+            let now = Instant::from_nanos(1_000_000_000);
+            crew.begin(now);
+            let keeper = Keeper::new(crew, POLICY, "127.0.0.1".parse().unwrap());
+            let mut bench = Bench { keeper, now, told: vec![], draining: vec![], stopped: vec![] };
+            bench.act();
+            bench
+        }
+
+        fn act(&mut self) {
+            while let Some(action) = self.keeper.crew_mut().poll_action() {
+                match action {
+                    Action::Start { id, .. } => self.keeper.crew_mut().on_started(self.now, id),
+                    Action::Stop { id } => {
+                        self.stopped.push(id);
+                        self.keeper.crew_mut().on_exited(self.now, id, "exit code 0");
+                    }
+                    Action::Kill { .. } | Action::Tell(_) => {}
+                }
+            }
+        }
+
+        /// A quarter of a second, with so many requests in all; gives the number of servers.
+        fn step(&mut self, requests: u64, state: impl Fn(u32) -> State) -> usize {
+            self.now += 250 * MS;
+            let before = std::mem::take(&mut self.told);
+            self.told = self.keeper.wanted(self.now, |_| true).iter().map(|wanted| wanted.id).collect();
+            self.draining.extend(before.into_iter().filter(|id| !self.told.contains(id)));
+            let share = |place: usize| requests / self.told.len() as u64 + u64::from(place == 0);
+            let up =
+                self.told.iter().enumerate().map(|(i, &id)| Seen { id, state: state(id), queue: share(i) });
+            let draining = self.draining.iter().map(|&id| Seen { id, state: State::Draining, queue: 1 });
+            let look =
+                Look { servers: up.chain(draining).collect(), told: self.told.clone(), ..Look::default() };
+            self.keeper.observe(self.now, Some(&look));
+            self.keeper.crew_mut().on_timeout(self.now);
+            self.act();
+            self.told.len()
+        }
+    }
+
+    #[test]
+    fn servers_follow_the_load_and_none_is_stopped_before_the_balancer_has_finished_with_it() {
+        let mut bench = Bench::new();
+        (0..40).for_each(|_| drop(bench.step(20, |_| State::Up)));
+        assert!((4..=6).contains(&bench.told.len()), "{:?}", bench.told);
+        let grown = bench.told.len();
+        (0..12).for_each(|_| drop(bench.step(0, |_| State::Up)));
+        assert_eq!(bench.told.len(), grown - 1);
+        assert_eq!((bench.draining.len(), bench.stopped.len()), (1, 0), "it has something to do yet");
+        let last = bench.draining.remove(0);
+        bench.step(0, |_| State::Up);
+        assert_eq!(bench.stopped, [last]);
+        for _ in 0..400 {
+            bench.step(0, |_| State::Up);
+            bench.draining.clear();
+        }
+        assert_eq!((bench.told.as_slice(), bench.stopped.len()), (&[0][..], grown - 1));
+    }
+
+    #[test]
+    fn one_that_does_not_finish_is_stopped_in_the_end() {
+        let mut bench = Bench::new();
+        (0..8).for_each(|_| drop(bench.step(20, |_| State::Up)));
+        while bench.draining.is_empty() {
+            bench.step(0, |_| State::Up);
+        }
+        let (left_at, first) = (bench.now, bench.draining[0]);
+        while !bench.stopped.contains(&first) {
+            bench.step(0, |_| State::Up);
+        }
+        assert!((29..=30).contains(&bench.now.since(left_at).as_secs()));
+    }
+
+    #[test]
+    fn what_was_shown_before_the_balancer_heard_of_it_ends_nobody() {
+        let mut bench = Bench::new();
+        (0..20).for_each(|_| drop(bench.step(20, |_| State::Up)));
+        while bench.keeper.crew().leaving().next().is_none() {
+            bench.step(0, |_| State::Up);
+        }
+        let id = bench.keeper.crew().leaving().next().unwrap();
+        // A balancer that was restarted knows nobody, and was told the old set before.
+        let look = Look { told: vec![0, id], ..Look::default() };
+        bench.keeper.observe(bench.now, Some(&look));
+        bench.act();
+        assert!(bench.stopped.is_empty());
+        bench.keeper.observe(bench.now, Some(&Look { told: vec![0], ..Look::default() }));
+        bench.act();
+        assert_eq!(bench.stopped, [id]);
+    }
+
+    #[test]
+    fn a_server_that_the_balancer_was_told_of_and_does_not_show_is_silent() {
+        let mut bench = Bench::new();
+        (0..20).for_each(|_| drop(bench.step(20, |_| State::Up)));
+        let told = bench.told.clone();
+        assert!(told.len() >= 4);
+        for _ in 0..80 {
+            bench.now += 250 * MS;
+            let shown = told[1..].iter().map(|&id| Seen { id, state: State::Up, queue: 0 });
+            let look = Look { servers: shown.collect(), told: told.clone(), ..Look::default() };
+            bench.keeper.observe(bench.now, Some(&look));
+        }
+        assert_eq!(
+            (bench.keeper.crew().wanted() as usize, bench.keeper.crew().leaving().count()),
+            (told.len(), 0)
+        );
+    }
+
+    #[test]
+    fn a_silent_server_and_a_silent_balancer_hold_everything() {
+        let mut bench = Bench::new();
+        (0..20).for_each(|_| drop(bench.step(20, |_| State::Up)));
+        let many = bench.told.len();
+        assert!(many >= 4);
+        let silent = |id: u32| if id == 1 { State::Suspect } else { State::Up };
+        (0..80).for_each(|_| drop(bench.step(0, silent)));
+        for _ in 0..80 {
+            bench.now += 250 * MS;
+            bench.keeper.observe(bench.now, None);
+            // A balancer that was restarted knows nobody yet.
+            let look = Look { told: bench.told.clone(), ..Look::default() };
+            bench.keeper.observe(bench.now, Some(&look));
+        }
+        assert_eq!((bench.keeper.crew().wanted() as usize, bench.stopped.len()), (many, 0));
+    }
+
+    #[test]
+    fn requests_that_found_no_room_count_and_servers_of_the_configuration_do_not() {
+        let mut bench = Bench::new();
+        let stranger = Seen { id: 77, state: State::Up, queue: 500 };
+        for n in 0..40 {
+            bench.now += 250 * MS;
+            let own = Seen { id: 0, state: State::Up, queue: 1 };
+            let look = Look { servers: vec![own, stranger], told: vec![0], ..Look::default() };
+            bench.keeper.observe(bench.now, Some(&look));
+            assert_eq!(bench.keeper.crew().wanted(), 1, "look {n}");
+        }
+        for n in 0..40 {
+            bench.now += 250 * MS;
+            let own = Seen { id: 0, state: State::Up, queue: 4 };
+            let look = Look { servers: vec![own], shed: n * 10, told: vec![0], ..Look::default() };
+            bench.keeper.observe(bench.now, Some(&look));
+        }
+        assert!(bench.keeper.crew().wanted() > 1);
+    }
+
+    #[test]
+    fn a_server_is_made_known_when_it_listens_or_should_have_for_long() {
+        let bench = Bench::new();
+        let (now, keeper) = (bench.now, &bench.keeper);
+        assert_eq!(keeper.wanted(now, |_| false), []);
+        let wanted = Wanted { addr: "127.0.0.1:5310".parse().unwrap(), id: 0, weight: 1 };
+        assert_eq!(keeper.wanted(now, |port| port == 5_310), [wanted.clone()]);
+        assert_eq!(keeper.wanted(now + LISTEN_PATIENCE, |_| false), [wanted]);
+    }
+
+    #[test]
+    fn without_a_balancer_the_end_does_not_wait() {
+        let mut bench = Bench::new();
+        bench.step(0, |_| State::Up);
+        bench.keeper.crew_mut().shut_down(bench.now);
+        bench.act();
+        assert!(bench.stopped.is_empty(), "a balancer may be sending yet");
+        bench.keeper.observe(bench.now, None);
+        bench.act();
+        assert_eq!(bench.stopped, [0]);
+        assert!(bench.keeper.crew().is_empty());
+    }
+}

@@ -1,0 +1,170 @@
+//! A pool of one process goes on with what that of another knew.
+
+use super::bench::*;
+use super::*;
+use crate::operator::Order;
+
+fn flows() -> Settings {
+    Settings { affinity: Affinity::Client, replies: None, ..settings(Speaks::Datagram) }
+}
+
+/// The same pool in another process, with these servers; of what the old one leaves, the bytes.
+fn successor(old: &Bench, settings: Settings, ports: u16, servers: impl IntoIterator<Item = u16>) -> Bench {
+    let mut new = Bench::with_seed(99, settings, ports, servers);
+    new.now = new.now.max(old.now);
+    let known = postcard::to_allocvec(&old.workers[0].export_members()).unwrap();
+    new.workers[0].import_members(new.now, &postcard::from_bytes(&known).unwrap());
+    for (old, new_worker) in old.workers.iter().zip(&mut new.workers) {
+        let flows = postcard::to_allocvec(&old.export_flows(new.now)).unwrap();
+        let flows: Vec<Flow> = postcard::from_bytes(&flows).unwrap();
+        new_worker.import_flows(new.now, &flows);
+    }
+    new
+}
+
+/// A flow that its server has answered; where that is.
+fn open(pool: &mut Bench, n: u16) -> SocketAddr {
+    let way = pool.forwarded(client(n), b"hello");
+    assert_eq!(pool.turn(&[way.answered(b"hello too")])[0].to, client(n));
+    way.to
+}
+
+#[test]
+fn clients_come_back_to_their_servers() {
+    let mut old = Bench::new(flows(), 16, [1, 2, 3]);
+    let servers: Vec<_> = (0..12).map(|n| open(&mut old, n)).collect();
+    let mut new = successor(&old, flows(), 16, [1, 2, 3]);
+    // In another order, so that chance would choose otherwise.
+    for n in (0..12).rev() {
+        let way = new.forwarded(client(n), b"more");
+        assert_eq!(way.to, servers[usize::from(n)], "client {n}");
+        assert_eq!(new.turn(&[way.answered(b"much more")])[0].to, client(n));
+    }
+    assert_eq!([1, 2, 3].map(|n| new.queue(n)), [1, 2, 3].map(|n| old.queue(n)));
+    assert_eq!(new.stats().flows.get(), 12);
+}
+
+#[test]
+fn flows_that_were_answered_come_back_all_at_once() {
+    // Unanswered ones have at most half of a server's ports.
+    let mut old = Bench::new(flows(), 4, [1]);
+    for n in 0..4 {
+        open(&mut old, n);
+    }
+    let mut new = successor(&old, flows(), 4, [1]);
+    (0..4).for_each(|n| assert_eq!(new.forwarded(client(n), b"more").to, server(1)));
+    new.pass(TIMEOUT * 2);
+    assert_eq!(new.stats().flows.get(), 4, "they do not wait for an answer");
+    new.pass(IDLE);
+    assert_eq!(new.stats().flows.get(), 0);
+    new.check_rest();
+}
+
+#[test]
+fn a_flow_that_was_never_answered_is_treated_so() {
+    let mut old = Bench::new(flows(), 4, [1]);
+    old.forwarded(client(1), b"hello?");
+    let mut new = successor(&old, flows(), 4, [1]);
+    new.forwarded(client(1), b"hello?");
+    new.pass(TIMEOUT * 2);
+    assert_eq!(new.stats().flows.get(), 0);
+    new.check_rest();
+}
+
+#[test]
+fn a_flow_whose_server_is_not_there_is_picked_anew() {
+    let mut old = Bench::new(flows(), 8, [1]);
+    for n in 0..3 {
+        open(&mut old, n);
+    }
+    let mut new = successor(&old, flows(), 8, [2]);
+    (0..3).for_each(|n| assert_eq!(new.forwarded(client(n), b"more").to, server(2)));
+    assert_eq!(new.queue(2), 3);
+}
+
+#[test]
+fn who_does_not_come_within_the_idle_time_out_is_forgotten() {
+    let mut old = Bench::new(flows(), 8, [1]);
+    for n in 0..2 {
+        open(&mut old, n);
+    }
+    let mut new = successor(&old, flows(), 8, [1, 2]);
+    new.pass(IDLE - 10 * MS);
+    assert_eq!(new.forwarded(client(0), b"more").to, server(1));
+    new.pass(20 * MS);
+    assert_eq!(new.workers[0].export_flows(new.now).len(), 1, "the one that has come");
+    assert_eq!(new.forwarded(client(1), b"more").to, server(2), "the shorter queue");
+}
+
+#[test]
+fn who_has_not_come_yet_is_handed_on() {
+    let mut old = Bench::new(flows(), 8, [1]);
+    for n in 0..3 {
+        open(&mut old, n);
+    }
+    let mut second = successor(&old, flows(), 8, [1, 2]);
+    second.forwarded(client(0), b"more");
+    let mut third = successor(&second, flows(), 8, [1, 2]);
+    (0..3).for_each(|n| assert_eq!(third.forwarded(client(n), b"more").to, server(1)));
+}
+
+#[test]
+fn a_client_is_known_by_the_front_and_the_address_that_it_asks() {
+    let mut old = Bench::new(flows(), 8, [1]);
+    let asks = |last: u8| In {
+        local_ip: Some(std::net::IpAddr::from([192, 0, 2, last])),
+        ..In::new(WILDCARD, client(1), b"hello")
+    };
+    for last in [7, 8] {
+        let way = old.turn(&[asks(last)]).remove(0);
+        old.turn(&[way.answered(b"hello too")]);
+    }
+    let mut new = successor(&old, flows(), 8, [1, 2]);
+    new.turn(&[asks(9)]); // another flow, and another number
+    for last in [8, 7] {
+        let way = new.turn(&[asks(last)]).remove(0);
+        assert_eq!(way.to, server(1));
+        let sent = new.turn(&[way.answered(b"more")]).remove(0);
+        assert_eq!((sent.socket, sent.source_ip), (WILDCARD, asks(last).local_ip));
+    }
+}
+
+#[test]
+fn without_affinity_there_is_nothing_to_hand_over() {
+    let mut old = Bench::new(settings(Speaks::Datagram), 8, [1]);
+    old.forwarded(client(1), b"a question");
+    assert_eq!(old.workers[0].export_flows(old.now), []);
+    assert_eq!(Bench::new(settings(Speaks::Dns), 8, [1]).workers[0].export_flows(old.now), []);
+}
+
+#[test]
+fn flows_are_bounded() {
+    let (mut old, mut new) = (Bench::new(flows(), 2, [1]), Bench::new(flows(), 2, [1]));
+    open(&mut old, 1);
+    let one = old.workers[0].export_flows(old.now)[0];
+    let many: Vec<Flow> = (0..100).map(|n| Flow { client: client(n), ..one }).collect();
+    new.workers[0].import_flows(new.now, &many);
+    let pairs = 2 * flows().servers_max;
+    assert_eq!(new.workers[0].export_flows(new.now).len(), pairs);
+}
+
+#[test]
+fn what_is_known_of_servers_stays_known() {
+    let settings = settings(Speaks::Datagram);
+    let mut old = Bench::new(settings.clone(), 64, [1, 2, 4]);
+    old.workers[0].order(old.now, 4, Order::Disable).unwrap();
+    old.workers[0].order(old.now, 2, Order::Weight(5)).unwrap();
+    old.refuse(0, server(1), 1);
+    old.pass(20 * MS);
+    assert_eq!(old.state(1), "suspect");
+    let mut new = successor(&old, settings.clone(), 64, [1, 2, 4]);
+    assert_eq!([1, 2, 4].map(|n| new.state(n)), ["suspect", "up", "disabled"]);
+    assert_eq!(new.workers[0].poll_event(), None, "nothing has happened");
+    for n in 0..20 {
+        assert_eq!(new.forwarded(client(n), b"a question").to, server(2));
+    }
+    // One that comes later, too.
+    let mut later = successor(&old, settings, 64, [2]);
+    later.want(wanted([2, 4]));
+    assert_eq!(later.state(4), "disabled");
+}
