@@ -220,7 +220,7 @@ mod tests {
         let mut sampler = Sampler::new(workers.clone(), vec![], Clock::start(), 1);
         workers[0].servers[2].id_plus_one.set(8);
         workers[0].servers[2].state.set(State::Up as u64);
-        workers[0].servers[2].since.set(1_000_000_000); // the clock's first reading
+        workers[0].servers[2].since.set(Clock::start().now().as_nanos());
         workers[0].servers[2].weight.set(5);
         let outlook = Outlook { load: 1.5, up: 1, wanted: 1, min: 0, max: 4, why: Why::Silent(1) };
         *workers[0].scaling.lock().unwrap() = Some(outlook);
