@@ -10,8 +10,10 @@
 //! does no harm; a lost *last* request is found by a SYNC that raises `seq` to `sent`. A plain
 //! +1/-1 count would be wrong for ever after one loss. Pure: no clock, no sockets.
 
+use serde::{Deserialize, Serialize};
+
 /// The counters that a server reports about the traffic of one worker. All modulo 2^32.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counters {
     /// Number of the report; a newer one has a higher number.
     pub report: u32,
@@ -24,7 +26,7 @@ pub struct Counters {
 }
 
 /// What one worker knows of one server's share of its requests.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Estimate {
     sent: u32,
     seq_base: u32,
@@ -89,6 +91,11 @@ impl Estimate {
     pub fn lost(&self) -> i32 {
         let seen = self.counters.seq.wrapping_sub(self.seq_base);
         seen.wrapping_sub(self.counters.received) as i32
+    }
+
+    /// What the tree holds of it.
+    pub fn published(&self) -> u32 {
+        self.published
     }
 
     /// What the tree must be changed by, so that it holds the present contribution.

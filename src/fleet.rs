@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::health::{Health, Limits, Rules, State};
 use crate::model::Registration;
 use crate::operator::{Order, Refused, Standing, Switch};
@@ -12,7 +14,7 @@ use crate::time::Instant;
 use crate::wire::tag::Stamp;
 
 /// One registered server.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Server {
     /// Its id, unique in the pool.
     pub id: u32,
@@ -193,6 +195,22 @@ impl Fleet {
             slow_since: None,
         });
         Admission::New { slot, replaced_foreign: old.map_or(0, |old| old.foreign) }
+    }
+
+    /// What is known of servers that are away, by id.
+    pub fn away(&self) -> &[(u32, Kept)] {
+        self.remembered.entries()
+    }
+
+    /// Takes over what another process knew of servers that are away.
+    pub fn remember(&mut self, away: &[(u32, Kept)]) {
+        away.iter().for_each(|(id, kept)| self.remembered.keep(*id, kept.clone()));
+    }
+
+    /// Puts a server where it was in another process. It is judged by the rules of this one.
+    pub fn restore(&mut self, slot: Slot, mut server: Server) {
+        server.limits = Limits::for_interval(server.interval, &self.rules);
+        self.slots[slot.index()] = Some(server);
     }
 
     /// Frees a slot. What its server's failures are, and what an operator has said of it, is kept.

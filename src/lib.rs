@@ -7,13 +7,15 @@
 //! Arrows point the way imports go; nothing points back:
 //!
 //! ```text
-//! bin -> daemon -> { role, io, config, logging, status }
+//! bin -> daemon -> { role, io, config, logging, status, admin }
+//! bin -> admin -> { status, operator, config }
 //! bin -> load -> { role, io, daemon::signals }
 //! client, server (the public library) -> { role, io }
 //! role -> { wire, select, crew, fleet, roster, estimate, health, remembered, slow_start, operator, retry, scale,
 //!           stats, batch, time, rng, dns, access, aged, proxy_protocol }
 //! io -> { batch, time }
 //! handover -> time
+//! doctor -> { config, io, batch, time }
 //! ```
 //!
 //! * [`role`]s are state machines: no sockets, clocks, threads or random sources of their own.

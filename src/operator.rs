@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use crate::fleet::WEIGHT_MAX;
 
 /// What shall become of one server.
@@ -38,7 +40,7 @@ impl fmt::Display for Refused {
 impl std::error::Error for Refused {}
 
 /// Whether an operator lets a server work.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Switch {
     /// It does.
     #[default]
@@ -50,7 +52,7 @@ pub enum Switch {
 }
 
 /// What an operator has said of one server so far. It holds until the process ends, whatever the server does meanwhile.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Standing {
     /// Whether it may work.
     pub switch: Switch,

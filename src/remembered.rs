@@ -1,10 +1,12 @@
 //! What a balancer keeps of servers that are away, for when they come back. Pure, and of fixed size.
 
+use serde::{Deserialize, Serialize};
+
 use crate::health::Record;
 use crate::operator::Standing;
 
 /// What is kept of a server.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Kept {
     /// What an operator has said of it.
     pub standing: Standing,
@@ -45,6 +47,11 @@ impl<K: PartialEq> Remembered<K> {
             self.entries.remove(self.entries.iter().position(unsaid).unwrap_or(0));
         }
         self.entries.push((key, kept));
+    }
+
+    /// All of them, who has been away longest first.
+    pub fn entries(&self) -> &[(K, Kept)] {
+        &self.entries
     }
 
     /// What is kept of a server that is away.

@@ -125,6 +125,11 @@ impl View {
         *self.last_addrs.get(slot.index())?
     }
 
+    /// Notes where the last member of an empty slot was, as another process knew it.
+    pub fn recall(&mut self, slot: Slot, addr: SocketAddr) {
+        self.last_addrs[slot.index()].get_or_insert(addr);
+    }
+
     /// All members with their slots.
     pub fn iter(&self) -> impl Iterator<Item = (Slot, &Member)> {
         self.members.iter().enumerate().filter_map(|(i, m)| Some((Slot::new(i), m.as_ref()?)))

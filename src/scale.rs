@@ -333,6 +333,18 @@ impl Scaler {
         self.policy = policy;
     }
 
+    /// The highest request rate per second that n servers could not carry, by n: what a successor should know.
+    pub fn too_few_at(&self) -> &[f64] {
+        &self.too_few_at
+    }
+
+    /// Remembers what a predecessor has learned.
+    pub fn remember(&mut self, too_few_at: &[f64]) {
+        for (mine, &theirs) in self.too_few_at.iter_mut().zip(too_few_at) {
+            *mine = mine.max(theirs);
+        }
+    }
+
     /// Takes a sample and decides. Called at every tick; a decision is given once, and then time passes before the next.
     pub fn observe(&mut self, now: Instant, sample: Sample) -> Decision {
         let shed = self.last.map_or(0, |last| sample.shed.saturating_sub(last.shed));

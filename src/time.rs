@@ -1,13 +1,17 @@
 //! Time as the roles see it: an argument, never a call.
 //!
 //! [`Instant`] counts nanoseconds from the origin of the [`Clock`] that made it, so simulated and
-//! real time are the same type. [`Clock`] is the only reader of the operating system's clock.
+//! real time are the same type. [`Clock`] is the only reader of the operating system's clock. Its origin is the same in
+//! all processes of a machine, so that instants mean the same to a process and its successor.
 
 use std::ops::{Add, AddAssign, Sub};
 use std::time::Duration;
 
+use rustix::time::{ClockId, clock_gettime};
+use serde::{Deserialize, Serialize};
+
 /// A point in time: nanoseconds since the origin of the clock that made it. Wraps after 584 years.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Instant(u64);
 
 impl Instant {
@@ -68,21 +72,22 @@ pub fn earliest(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
     }
 }
 
-/// The monotonic system clock, with its origin at construction.
+/// The monotonic system clock (CLOCK_MONOTONIC). Its origin lies a second before the start of the machine, so that
+/// "a while before now" exists.
 #[derive(Clone, Copy, Debug)]
-pub struct Clock {
-    origin: std::time::Instant,
-}
+pub struct Clock(());
 
 impl Clock {
-    /// A clock that starts now. Its first reading is one second, so that "a while before now" exists.
+    /// The clock. All of a machine are one.
     pub fn start() -> Self {
-        Clock { origin: std::time::Instant::now() }
+        Clock(())
     }
 
     /// Reads the clock. Called once a turn, never per datagram.
     pub fn now(&self) -> Instant {
-        Instant(nanos(self.origin.elapsed()).saturating_add(1_000_000_000))
+        let time = clock_gettime(ClockId::Monotonic);
+        let since_start = Duration::new(time.tv_sec as u64, time.tv_nsec as u32);
+        Instant(nanos(since_start).saturating_add(1_000_000_000))
     }
 }
 
@@ -112,5 +117,15 @@ mod tests {
         let first = clock.now();
         assert!(first.as_nanos() >= 1_000_000_000);
         assert!(clock.now() >= first);
+    }
+
+    #[test]
+    fn clocks_that_are_made_one_after_the_other_are_the_same() {
+        let first = Clock::start();
+        let before = first.now();
+        std::thread::sleep(Duration::from_millis(2));
+        let (second, between) = (Clock::start().now(), first.now());
+        assert!(before + Duration::from_millis(2) <= second && second <= between);
+        assert!(between.since(second) < Duration::from_secs(10));
     }
 }

@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use common::browser::Browser;
 use common::fake_admin::{Canned, FakeAdmin};
 use common::{Site, wait_for};
-use lbd::status::{Entry, Kind, Latencies, PoolServerStatus, PoolStatus, ServerStatus, Status};
+use lbd::status::{Entry, Kind, Percentiles, PoolServerStatus, PoolStatus, ServerStatus, Status};
 use serde_json::{Value, json};
 
 const TOKEN: &str = "0123456789abcdef";
@@ -25,13 +25,13 @@ fn unix_ms() -> u64 {
 }
 
 fn status() -> Status {
+    let recent = |p50, p99| Percentiles { p50, p99, ..Percentiles::default() };
     let native = |id: u32, state: &str, queue| ServerStatus {
         id,
         state: state.to_owned(),
         queue,
         rate: 1_500.0,
-        latency_us_p50: 2_000,
-        latency_us_p99: 9_000,
+        latency_us_recent: recent(2_000, 9_000),
         ..ServerStatus::default()
     };
     let dns = |id: u32, state: &str, queue| PoolServerStatus {
@@ -41,25 +41,26 @@ fn status() -> Status {
         queue,
         timed_out: 7,
         rate: 100.0,
-        latency_us: Latencies { p50: 300, p99: 2_100, ..Latencies::default() },
+        latency_us_recent: recent(300, 2_100),
         ..PoolServerStatus::default()
     };
     Status {
+        version: "0.1.0".to_owned(),
+        uptime_s: 4000.5,
         workers: vec![5],
         requests: 12_345,
         answered: 12_300,
         busy_shed: 12,
         drops: [("magic".to_owned(), 3)].into(),
         rate: 3_000.0,
-        latency_us_p50: 2_000,
-        latency_us_p99: 9_000,
+        latency_us_recent: recent(2_000, 9_000),
         servers: vec![native(0, "up", 10), native(1, "up", 5), native(2, "draining", 0)],
         pools: vec![PoolStatus {
             name: "dns".to_owned(),
             protocol: "dns".to_owned(),
             received: 400,
             rate: 200.0,
-            latency_us: Latencies { p50: 300, p99: 2_100, ..Latencies::default() },
+            latency_us_recent: recent(300, 2_100),
             servers: vec![dns(0, "up", 40), dns(1, "down", 1)],
             ..PoolStatus::default()
         }],
@@ -89,12 +90,9 @@ fn history(seconds: u64) -> Value {
 }
 
 fn canned() -> Canned {
-    let mut status = serde_json::to_value(status()).unwrap();
-    status["version"] = json!("0.1.0");
-    status["uptime_s"] = json!(4000);
     Canned {
         page: page(),
-        status,
+        status: serde_json::to_value(status()).unwrap(),
         history: history(300),
         entries: vec![
             entry(1, 200_000, Kind::Server, HOSTILE),

@@ -105,14 +105,16 @@ fn the_terminal_is_restored_however_it_ends() {
 }
 
 #[test]
-fn without_a_token_it_looks_only_and_says_why() {
+fn without_a_token_it_looks_only_and_says_what_is_missing() {
     let site = Site::new(json!({}));
     let fake = fake(&site);
     let mut top = top(&site, 200, 24, false);
     top.wait_for_text("live");
     top.press("\x1b[B");
     top.press("d");
-    top.wait_for_text("changes need the token");
+    top.wait_for_text("y: yes");
+    top.press("y");
+    top.wait_for_text(&format!("admin-{}.token", site.port(0)));
     assert!(fake.posts().is_empty());
 }
 

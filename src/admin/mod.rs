@@ -19,6 +19,8 @@ mod guard;
 #[cfg(not(loom))]
 mod live;
 #[cfg(not(loom))]
+mod metrics;
+#[cfg(not(loom))]
 mod routes;
 #[cfg(not(loom))]
 mod server;

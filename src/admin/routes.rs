@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::body::Bytes;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, Request, State};
-use axum::http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
+use axum::http::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue};
 use axum::http::{StatusCode, Uri};
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
@@ -15,6 +15,7 @@ use axum::{Json, Router};
 use serde::Deserialize;
 
 use super::live::{Live, READERS_MAX};
+use super::metrics::{self, Format};
 use super::{Control, Done, Problem, Refusal, WantedServers, guard};
 use crate::config::Token;
 use crate::operator::Order;
@@ -65,6 +66,7 @@ pub(super) fn router(app: App) -> Router {
         .route("/", get(page))
         .route("/healthz", get(|| async { text(StatusCode::OK, "ok\n") }))
         .route("/readyz", get(ready))
+        .route("/metrics", get(figures))
         .route("/api/status", get(status))
         .route("/api/history", get(history))
         .route("/api/events", get(events))
@@ -139,6 +141,13 @@ async fn ready(State(app): State<App>) -> Response {
 
 async fn status(State(app): State<App>) -> Response {
     Json(&*app.control.status()).into_response()
+}
+
+async fn figures(State(app): State<App>, headers: HeaderMap) -> Response {
+    let accept = headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
+    let format = Format::wanted(accept);
+    let kind = (CONTENT_TYPE, HeaderValue::from_static(format.content_type()));
+    ([kind], metrics::render(app.control.status(), app.control.events(), format)).into_response()
 }
 
 async fn history(State(app): State<App>) -> Response {

@@ -170,6 +170,12 @@ fn what_is_shown_is_shown_to_anybody_on_this_machine() {
     let shown = get(addr, "/api/status");
     assert!(shown.head.contains("content-type: application/json"), "{shown:?}");
     assert_eq!(serde_json::from_str::<Status>(&shown.body).unwrap(), status());
+    let metrics = get(addr, "/metrics");
+    assert!(metrics.head.contains("content-type: text/plain; version=0.0.4"), "{metrics:?}");
+    assert!(metrics.body.contains("\nlbd_requests_total{pool=\"native\",worker=\"1\"} 20\n"), "{metrics:?}");
+    let open = ask(addr, "GET /metrics", "Accept: application/openmetrics-text\r\n", "");
+    assert!(open.head.contains("content-type: application/openmetrics-text"), "{open:?}");
+    assert!(open.body.ends_with("# EOF\n"), "{open:?}");
     assert_eq!(ask(addr, "HEAD /api/status", "", "").status, 200);
     assert!(fake.take_asked().is_empty());
 }
@@ -442,8 +448,9 @@ fn next_event(reader: &mut BufReader<TcpStream>) -> Option<(String, String, Valu
 
 /// The numbers of the next so many entries.
 fn entries(reader: &mut BufReader<TcpStream>, count: usize) -> Vec<u64> {
-    let mut numbers = vec![];
+    let (mut numbers, give_up) = (vec![], Instant::now() + PATIENCE);
     while numbers.len() < count {
+        assert!(Instant::now() < give_up, "{count} entries, but only {numbers:?}");
         let (id, name, data) = next_event(reader).unwrap();
         if name == "entry" {
             let number = data["number"].as_u64().unwrap();

@@ -17,7 +17,6 @@ pub mod notify;
 pub mod process;
 pub mod relay;
 pub mod server;
-mod shim;
 pub mod signals;
 pub mod state_dir;
 pub mod successor;

@@ -100,9 +100,12 @@ impl Needs {
                 self.fix(&what, addr, true);
             }
         }
-        let has = |wanted: fn(&Target) -> bool| pool.servers.iter().any(|server| wanted(&server.target));
-        let v4 = has(|target| !matches!(target, Target::Addr(SocketAddr::V6(_))));
-        let v6 = has(|target| matches!(target, Target::Addr(SocketAddr::V6(_))));
+        let is_v6 = |target: &Target| matches!(target, Target::Addr(SocketAddr::V6(_)));
+        let written = pool.servers.iter().map(|server| is_v6(&server.target));
+        let run = pool.run.iter().map(|run| run.address.is_ipv6());
+        let (v6, v4): (Vec<bool>, Vec<bool>) = written.chain(run).partition(|is_v6| *is_v6);
+        let (v4, v6) = (!v4.is_empty(), !v6.is_empty());
+        self.ranges.extend(pool.run.iter().map(|run| run.run.ports.clone()));
         let families = u64::from(v4) + u64::from(v6);
         let checks = u64::from(settings.health.check != Check::None);
         let towards = families * (pool.ports.max(settings.workers) as u64 + checks);

@@ -32,11 +32,13 @@ mod record;
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 pub use self::record::Record;
 use crate::time::Instant;
 
 /// What the balancer thinks of a server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum State {
     /// Registered; not yet proved alive often enough.
     Joining,
@@ -182,7 +184,7 @@ impl Census {
 }
 
 /// How sure to be of one server.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Limits {
     /// Proofs of life in a row that take a joining or down server up.
     pub rise: u8,
@@ -206,7 +208,7 @@ impl Limits {
 }
 
 /// One server's health.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Health {
     state: State,
     /// Alive events in a row in Joining and Down, lost probes in a row in Suspect and Held.

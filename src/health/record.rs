@@ -11,6 +11,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::time::Instant;
 
 /// A suspicion that lasts as long is a failure.
@@ -23,7 +25,7 @@ const HOLD: Duration = Duration::from_secs(4);
 const HOLD_FACTOR: u32 = 16;
 
 /// What is known of one server's failures. It outlives the server's process.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Record {
     failures: u32,
     /// How long the last failure keeps it away, and until when.
@@ -35,7 +37,7 @@ pub struct Record {
 }
 
 /// The time from leaving service to coming back.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 struct Away {
     since: Instant,
     is_counted: bool,

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
@@ -41,6 +42,22 @@ pub enum Kind {
     Notice,
 }
 
+impl Kind {
+    /// All kinds.
+    pub const ALL: [Kind; 5] = [Kind::Server, Kind::Scaling, Kind::Operator, Kind::Reload, Kind::Notice];
+
+    /// Its name in JSON and in metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Kind::Server => "server",
+            Kind::Scaling => "scaling",
+            Kind::Operator => "operator",
+            Kind::Reload => "reload",
+            Kind::Notice => "notice",
+        }
+    }
+}
+
 /// Entries that are kept; the oldest go first.
 pub const KEPT_MAX: usize = 256;
 
@@ -48,12 +65,14 @@ pub const KEPT_MAX: usize = 256;
 #[derive(Debug)]
 pub struct EventLog {
     kept: Mutex<VecDeque<Entry>>,
+    /// Entries so far, by kind. Written with `kept` held.
+    counts: [AtomicU64; Kind::ALL.len()],
     newest: watch::Sender<u64>,
 }
 
 impl Default for EventLog {
     fn default() -> Self {
-        EventLog { kept: Mutex::default(), newest: watch::Sender::new(0) }
+        EventLog { kept: Mutex::default(), counts: Default::default(), newest: watch::Sender::new(0) }
     }
 }
 
@@ -74,6 +93,7 @@ impl EventLog {
             server,
             text: text.into(),
         });
+        self.counts[kind as usize].fetch_add(1, Ordering::Relaxed);
         self.newest.send_replace(number);
     }
 
@@ -81,6 +101,11 @@ impl EventLog {
     pub fn after(&self, number: u64) -> Vec<Entry> {
         let kept = self.kept.lock().expect("no panic while it is held");
         kept.iter().filter(|entry| entry.number > number).cloned().collect()
+    }
+
+    /// How many there were so far, by kind.
+    pub fn counts(&self) -> Vec<(Kind, u64)> {
+        Kind::ALL.iter().map(|&kind| (kind, self.counts[kind as usize].load(Ordering::Relaxed))).collect()
     }
 
     /// The number of the newest entry, to be waited on.
@@ -107,6 +132,10 @@ mod tests {
         assert_eq!((last.len(), last[0].text.as_str()), (1, "event 265"));
         assert!(last[0].unix_ms > 1_600_000_000_000);
         let json = serde_json::to_value(&last[0]).unwrap();
+        assert_eq!(log.counts()[0], (Kind::Server, KEPT_MAX as u64 + 10), "those that have gone count");
+        for (place, kind) in Kind::ALL.into_iter().enumerate() {
+            assert_eq!((kind as usize, serde_json::to_value(kind).unwrap()), (place, kind.name().into()));
+        }
         assert_eq!((json["kind"].as_str(), json["server"].as_u64()), (Some("server"), Some(265)));
     }
 }

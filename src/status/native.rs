@@ -70,9 +70,10 @@ impl NativeSampler {
         let Some(primary) = workers.first() else { return };
         let seconds = window.begin();
         status.scaling = primary.scaling.lock().expect("no panic while it is held").map(Scaling::from);
-        let mut all = LatencySnapshot::default();
+        let (mut all, mut ever) = (LatencySnapshot::default(), LatencySnapshot::default());
         for (slot, gauges) in primary.servers.iter().enumerate() {
             let total = look(workers, slot);
+            ever.merge(&total.latency);
             let (answered, histogram) = (total.answered, total.latency.buckets().collect());
             let passed = window.look(slot, total);
             status.rate += passed.answered as f64 / seconds;
@@ -123,6 +124,7 @@ impl NativeSampler {
         status.out_of_slots = sum(|s| &s.out_of_slots);
         status.completions_delayed = sum(|s| &s.completions_delayed);
         status.drops = drops;
+        status.histogram = ever.buckets().collect();
         status.latency_us_recent = Percentiles::of(&all);
         status.latency_us_p50 = micros(all.quantile(0.5));
         status.latency_us_p99 = micros(all.quantile(0.99));

@@ -146,6 +146,8 @@ mod tests {
             requests: 9,
             busy_shed: 2,
             busy_no_server: 1,
+            refused_mode: 4,
+            send_drops: 2,
             kernel_drops: 3,
             drops: [("magic".to_owned(), 4)].into(),
             servers: vec![ServerStatus {
@@ -177,7 +179,7 @@ mod tests {
         let figures = |pool: &PoolView<'_>| (pool.name.to_owned(), pool.failed, pool.dropped, pool.up());
         assert_eq!(
             all.iter().map(figures).collect::<Vec<_>>(),
-            [("native".to_owned(), 3, 7, 1), ("dns".to_owned(), 11, 2, 0)]
+            [("native".to_owned(), 7, 9, 1), ("dns".to_owned(), 11, 2, 0)]
         );
         assert_eq!((all[0].latency_us, all[0].servers[0].failed, all[0].servers[0].queue), (recent, 7, 8));
         assert_eq!((all[1].servers[0].id, all[1].servers[0].failed), (0, 5));

@@ -7,6 +7,7 @@
 
 use std::hash::Hasher;
 
+use serde::{Deserialize, Serialize};
 use siphasher::sip128::{Hasher128, SipHasher24};
 
 use super::header::TRAILER_LEN;
@@ -27,6 +28,16 @@ impl Sealer {
     /// A sealer under the shared key; `epoch` is random per process.
     pub fn new(key: &[u8; 16], epoch: u64) -> Self {
         Sealer { hasher: SipHasher24::new_with_key(key), epoch, counter: 0 }
+    }
+
+    /// A sealer that goes on after the frame with this stamp: to whoever opens its frames it is the same sender.
+    pub fn going_on(key: &[u8; 16], last: Stamp) -> Self {
+        Sealer { counter: last.counter, ..Sealer::new(key, last.epoch) }
+    }
+
+    /// The stamp of the last frame; its counter is 0 before the first.
+    pub fn last(&self) -> Stamp {
+        Stamp { epoch: self.epoch, counter: self.counter }
     }
 
     /// Writes the trailer into the last 32 bytes of the frame. Nothing may be patched afterwards.
@@ -85,7 +96,7 @@ fn tag_of(mut hasher: SipHasher24, covered: &[u8]) -> [u8; TAG_LEN] {
 }
 
 /// Who sent a frame, and its number there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stamp {
     /// Random number of the sending process.
     pub epoch: u64,
@@ -94,7 +105,7 @@ pub struct Stamp {
 }
 
 /// The frames of one peer that were seen: one epoch, one window.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct PeerReplay {
     epoch: u64,
     window: ReplayWindow,

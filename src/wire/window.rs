@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use serde::{Deserialize, Serialize};
 use zerocopy::FromZeros;
 
 /// Which of the last 65,536 dispatches of one (worker, slot) were answered.
@@ -59,12 +60,55 @@ impl DispatchWindow {
     }
 }
 
+/// A [`DispatchWindow`] as another process gets it: between turns, when nobody changes it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WindowState {
+    sent: u32,
+    /// Equal words in a row, and how many: most are without a bit.
+    runs: Vec<(u16, u64)>,
+}
+
+impl WindowState {
+    /// The last dispatch sequence given out.
+    pub fn sent(&self) -> u32 {
+        self.sent
+    }
+
+    /// Whether it is one of a window of this size.
+    pub fn is_whole(&self) -> bool {
+        self.runs.iter().map(|&(count, _)| usize::from(count)).sum::<usize>() == WORDS
+    }
+}
+
+impl DispatchWindow {
+    /// What another process needs to go on with it.
+    pub fn state(&self) -> WindowState {
+        let mut runs: Vec<(u16, u64)> = Vec::new();
+        for word in self.open.iter().map(|word| word.load(Ordering::Acquire)) {
+            match runs.last_mut() {
+                Some((count, last)) if *last == word => *count += 1,
+                _ => runs.push((1, word)),
+            }
+        }
+        WindowState { sent: self.sent(), runs }
+    }
+
+    /// Goes on where that of another process has stopped. Before anybody uses it.
+    pub fn restore(&self, state: &WindowState) {
+        let words = state.runs.iter().flat_map(|&(count, word)| std::iter::repeat_n(word, count.into()));
+        for (place, word) in self.open.iter().zip(words) {
+            place.store(word, Ordering::Release);
+        }
+        self.sent.store(state.sent, Ordering::Release);
+    }
+}
+
 fn place(seq: u32) -> (usize, u64) {
     ((seq / 64) as usize % WORDS, 1 << (seq % 64))
 }
 
 /// The counters of a sender that were seen, as RFC 6479: newest 1,024, older ones are refused.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ReplayWindow {
     newest: u64,
     seen: [u64; REPLAY_WORDS],
@@ -190,6 +234,28 @@ mod tests {
                     let seq = window.sent().wrapping_sub(back);
                     prop_assert_eq!(window.accept(seq), open.remove(&seq));
                 }
+            }
+        }
+
+        #[test]
+        fn a_window_goes_on_in_another_process(sent in 0u32..200_000, start in prop::sample::select(vec![0, u32::MAX - 70_000]), answered in prop::collection::vec(0u32..70_000, 0..200)) {
+            let window = DispatchWindow::starting_at(start);
+            for _ in 0..sent {
+                window.dispatch();
+            }
+            for back in answered {
+                window.accept(window.sent().wrapping_sub(back));
+            }
+            let bytes = postcard::to_allocvec(&window.state()).unwrap();
+            let state: WindowState = postcard::from_bytes(&bytes).unwrap();
+            prop_assert!(state.is_whole());
+            let other = DispatchWindow::default();
+            other.restore(&state);
+            prop_assert_eq!(other.state(), window.state());
+            prop_assert_eq!(other.dispatch(), window.dispatch());
+            for back in 0..66_000 {
+                let seq = window.sent().wrapping_sub(back);
+                prop_assert_eq!(other.accept(seq), window.accept(seq));
             }
         }
 

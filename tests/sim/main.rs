@@ -477,3 +477,101 @@ fn direct_replies_are_spread_by_the_shortest_queue() {
         assert_eq!(retried, 0, "seed {seed}");
     }
 }
+
+/// The servers' registrations, and how often one has joined.
+fn registrations(world: &World) -> (Vec<(u32, u32)>, usize) {
+    let fleet = world.primary().fleet().expect("the primary");
+    let joined = world.events.iter().filter(|(_, event)| matches!(event, Event::Joined { .. })).count();
+    (fleet.iter().map(|(_, server)| (server.id, server.epoch)).collect(), joined)
+}
+
+/// Frames that the balancer and the servers have refused, but for those that the network doubles and delays: they are
+/// known by their number, by their stamp, or as stale.
+fn refused(world: &World) -> u64 {
+    let expected = [DropReason::Duplicate, DropReason::Replay, DropReason::Stale];
+    let reasons = DropReason::ALL.iter().filter(|reason| !expected.contains(reason));
+    let by_balancer = |reason| world.stats.iter().map(|stats| stats.drops.get(reason)).sum::<u64>();
+    let by_servers = |reason| world.servers.values().map(|s| s.role.totals().drops.get(reason)).sum::<u64>();
+    reasons.map(|&reason| by_balancer(reason) + by_servers(reason)).sum()
+}
+
+/// Another process goes on with the sockets and the state, in the middle of everything; sometimes it gives up, and the
+/// old one goes on.
+#[test]
+fn a_balancer_that_is_handed_over_goes_on_exactly() {
+    for seed in seeds(24) {
+        let loss = [0.0, 0.0, 0.02, 0.1][seed as usize % 4];
+        let path = if seed % 5 == 4 { ReplyPath::Direct } else { ReplyPath::Balancer };
+        let mut world = World::new(seed, faults(loss, 0.05, 0.1));
+        world.key = (seed % 2 == 1).then_some([7; 16]);
+        world.workers = 1 + seed as usize % 3;
+        world.reply_path = path;
+        world.service = Some(ServiceTime::exponential(MS));
+        world.start_balancer(PolicyKind::ShortestQueue);
+        (0..4).for_each(|id| world.start_server(id));
+        world.start_clients(6, Duration::from_secs(20));
+        let all_up = world.run_until(Duration::from_secs(20), |w| w.up().len() == 4);
+        assert!(all_up, "seed {seed}: only {:?} came up", world.up());
+        let (before, refused_before) = (registrations(&world), refused(&world));
+        let mut rng = Rng::new(seed);
+        let mut in_flight = 0;
+        traffic(&mut world, 700, 2.0, |w, number| {
+            if rng.below(100) > 0 && number != 350 {
+                return;
+            }
+            in_flight += w.in_flight();
+            let bytes = w.export_balancer();
+            if rng.below(3) > 0 || number == 350 {
+                // The sockets hold what comes meanwhile.
+                w.net.advance(w.now() + MS.mul_f64(2.0 * rng.unit_f64()));
+                w.hand_over(&bytes);
+            }
+        });
+        assert!(in_flight > 0, "seed {seed}: nothing was under way");
+        world.check_at_rest();
+        assert_eq!(registrations(&world), before, "seed {seed}: nobody registers anew");
+        assert_eq!(world.up().len(), 4, "seed {seed}");
+        let answered: usize = world.clients.iter().map(|c| c.count(Ending::Answered)).sum();
+        assert!(answered >= if loss < 0.1 { 700 } else { 695 }, "seed {seed}: {answered} of 700 answered");
+        let late =
+            world.stats.iter().flat_map(|stats| &stats.servers).filter_map(|s| s.latency.take_quantile(1.0));
+        assert!(late.max() < Some(Duration::from_secs(1)), "seed {seed}: of another clock");
+        if loss > 0.0 || path == ReplyPath::Direct {
+            continue;
+        }
+        let totals = world.clients.iter().map(|c| c.node.role.totals());
+        let (failed, retried) = totals.fold((0, 0), |(f, r), t| (f + t.first_failed, r + t.retried));
+        assert_eq!((failed, retried), (0, 0), "seed {seed}: nothing was lost");
+        let (sent, came_back) = (world.total(|s| &s.dispatched), world.total(|s| &s.answered));
+        assert_eq!(sent, came_back, "seed {seed}: every reply is believed, and once");
+        assert_eq!(refused(&world), refused_before, "seed {seed}");
+    }
+}
+
+#[test]
+fn the_controller_takes_orders_of_a_successor_and_what_was_learned_is_kept() {
+    for seed in seeds(4) {
+        let mut world = World::new(seed, faults(0.0, 0.0, 0.0));
+        world.service = Some(ServiceTime::exponential(5 * MS));
+        world.start_balancer(PolicyKind::ShortestQueue);
+        world.start_controller(1);
+        world.start_clients(3, Duration::from_secs(60));
+        assert!(world.run_until(Duration::from_secs(5), |w| w.up().len() == 1));
+        traffic(&mut world, 6000, 0.6, |w, number| {
+            if number % 1000 == 500 {
+                let bytes = w.export_balancer();
+                w.hand_over(&bytes);
+            }
+        });
+        let grown = world.up().len();
+        assert!((3..=8).contains(&grown), "seed {seed}: {grown} servers for the work of three");
+        let decisions = world.events.iter().filter(|(_, e)| matches!(e, Event::Scale { .. })).count();
+        assert!(decisions <= 12, "seed {seed}: {:?}", world.tells);
+        let refused: Vec<_> =
+            world.events.iter().filter(|(_, e)| matches!(e, Event::Controller(_))).collect();
+        assert!(refused.is_empty(), "seed {seed}: {refused:?}");
+        let shrunk = world.run_until(Duration::from_secs(60), |w| w.servers.len() == 1 && w.in_flight() == 0);
+        assert!(shrunk, "seed {seed}: still {:?}, {:?}", world.up(), world.tells);
+        world.check_at_rest();
+    }
+}

@@ -9,7 +9,7 @@ use lbd::crew::{Action, Bounds, Crew};
 use lbd::health::Rules;
 use lbd::io::{DatagramIo, Faults, IoOptions, SimIo, SimNet};
 use lbd::role::Role;
-use lbd::role::balancer::{self, Balancer};
+use lbd::role::balancer::{self, Balancer, Part};
 use lbd::role::client::{self, ClientRole, Ending, Outcome};
 use lbd::role::controller::{self, ControllerRole};
 use lbd::role::server::{self, ServerRole, Work};
@@ -20,7 +20,6 @@ use lbd::stats::{Counter, PoolStats};
 use lbd::time::{Instant, earliest};
 use lbd::wire::{FrameFormat, Mode, ReplyPath};
 
-pub const FORMAT: FrameFormat = FrameFormat { size: 128, tagged: false };
 pub const INTERVAL: Duration = Duration::from_millis(10);
 pub const MS: Duration = Duration::from_millis(1);
 
@@ -115,6 +114,8 @@ pub struct World {
     pub controller: Option<Node<ControllerRole>>,
     pub max_outstanding: Option<u32>,
     pub health: Rules,
+    /// Where frames are authenticated.
+    pub key: Option<[u8; 16]>,
     pub service: Option<ServiceTime>,
     pub scale: scale::Policy,
     /// (virtual milliseconds, event) of the balancer.
@@ -150,6 +151,7 @@ impl World {
             controller: None,
             max_outstanding: None,
             health: Rules::default(),
+            key: None,
             service: None,
             scale: scale::Policy {
                 threshold: 5.0,
@@ -177,9 +179,22 @@ impl World {
         self.seed.wrapping_mul(1_000_003) + self.incarnations
     }
 
-    pub fn start_balancer(&mut self, policy: PolicyKind) {
+    fn format(&self) -> FrameFormat {
+        match self.key {
+            None => FrameFormat { size: 128, tagged: false },
+            Some(_) => FrameFormat { size: 160, tagged: true },
+        }
+    }
+
+    /// A process of the balancer has a secret and a seed of its own.
+    fn balancer_settings(&mut self, policy: PolicyKind) -> balancer::Settings {
         let seed = self.next_seed();
-        let workers = Balancer::workers(balancer::Settings { policy, seed, ..self.settings() }, self.now());
+        balancer::Settings { policy, secret: [seed as u8; 16], seed, ..self.settings() }
+    }
+
+    pub fn start_balancer(&mut self, policy: PolicyKind) {
+        let settings = self.balancer_settings(policy);
+        let workers = Balancer::workers(settings, self.now());
         self.stats = workers.iter().map(|role| Arc::clone(role.stats())).collect();
         let attach = |w| self.net.attach(&[front_of(w), back_of(w)], &options()).unwrap();
         self.balancer =
@@ -189,8 +204,8 @@ impl World {
     /// What its balancer is made from.
     pub fn settings(&self) -> balancer::Settings {
         balancer::Settings {
-            format: FORMAT,
-            key: None,
+            format: self.format(),
+            key: self.key,
             policy: PolicyKind::ShortestQueue,
             servers_max: 16,
             max_outstanding: self.max_outstanding,
@@ -216,6 +231,24 @@ impl World {
         &self.balancer.first().expect("it runs").role
     }
 
+    /// What the balancer's process would leave to its successor.
+    pub fn export_balancer(&mut self) -> Vec<u8> {
+        let now = self.now();
+        let parts: Vec<Part> = self.balancer.iter_mut().map(|node| node.role.export(now)).collect();
+        postcard::to_allocvec(&parts).unwrap()
+    }
+
+    /// Another process takes the place of the balancer's: the sockets, and what these bytes say.
+    pub fn hand_over(&mut self, bytes: &[u8]) {
+        let settings = self.balancer_settings(PolicyKind::ShortestQueue);
+        let parts: Vec<Part> = postcard::from_bytes(bytes).unwrap();
+        let workers = Balancer::workers_from(settings, parts, self.now()).unwrap();
+        self.stats.extend(workers.iter().map(|role| Arc::clone(role.stats())));
+        for (node, role) in self.balancer.iter_mut().zip(workers) {
+            node.role = role;
+        }
+    }
+
     /// kill -9.
     pub fn kill_balancer(&mut self) {
         for worker in 0..self.balancer.drain(..).count() {
@@ -230,8 +263,8 @@ impl World {
             None => Work::Echo,
         };
         let settings = server::Settings {
-            format: FORMAT,
-            key: None,
+            format: self.format(),
+            key: self.key,
             id,
             weight: 1,
             queue_capacity: 256,
@@ -253,7 +286,7 @@ impl World {
     pub fn start_clients(&mut self, count: usize, deadline: Duration) {
         for id in 0..count {
             let settings = client::Settings {
-                format: FORMAT,
+                format: self.format(),
                 target: front_of(id % self.workers),
                 timeout: 100 * MS,
                 deadline,
@@ -269,8 +302,12 @@ impl World {
     }
 
     pub fn start_controller(&mut self, count: u32) {
-        let settings =
-            controller::Settings { format: FORMAT, key: None, balancer: back(), seed: self.next_seed() };
+        let settings = controller::Settings {
+            format: self.format(),
+            key: self.key,
+            balancer: back(),
+            seed: self.next_seed(),
+        };
         let bounds = Bounds { count, min: 1, max: 8, start_id: 0, ports: 50_000..50_100, leave: None };
         let mut crew = Crew::new(bounds);
         crew.begin(self.now());

@@ -252,10 +252,7 @@ pub struct Client {
 #[derive(clap::Args)]
 pub struct Top {
     #[command(flatten)]
-    pub common: Common,
-    /// The balancer's admin interface; default: from the configuration
-    #[arg(long, value_name = "ADDR")]
-    pub admin: Option<SocketAddr>,
+    pub reach: Reach,
     /// How often to look
     #[arg(long, value_parser = humantime::parse_duration, value_name = "TIME", default_value = "1s")]
     pub interval: Duration,
@@ -321,7 +318,7 @@ fn patience(text: &str) -> Result<Duration, String> {
 }
 
 /// How a running balancer is reached.
-#[derive(clap::Args)]
+#[derive(clap::Args, Clone)]
 pub struct Reach {
     /// The balancer's configuration, which says where it is; default as for the other commands
     #[arg(long, value_name = "FILE")]

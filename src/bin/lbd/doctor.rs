@@ -1,13 +1,13 @@
 //! `lbd doctor`: what was found, in words or as JSON.
 
 use std::fmt::Write;
-use std::io::IsTerminal;
 
 use anyhow::Result;
 use lbd::doctor::{Finding, Level, Needs, examine, gather};
 use lbd::terminal::print;
 
 use crate::args::Doctor;
+use crate::shown;
 
 /// Examines this machine; true if nothing is in the way.
 pub fn run(args: &Doctor) -> Result<bool> {
@@ -18,8 +18,7 @@ pub fn run(args: &Doctor) -> Result<bool> {
         let all = serde_json::json!({ "problems": problems, "findings": findings });
         print(format_args!("{all}\n"))?;
     } else {
-        let has_colors = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-        print(format_args!("{}", render(&findings, has_colors, args.common.quiet)))?;
+        print(format_args!("{}", render(&findings, shown::has_colours(), args.common.quiet)))?;
     }
     Ok(problems == 0)
 }
@@ -29,14 +28,14 @@ fn count(findings: &[Finding], level: Level) -> usize {
 }
 
 /// A line for each finding, its commands below it. If `brief`, without what is as it should be.
-fn render(findings: &[Finding], has_colors: bool, brief: bool) -> String {
+fn render(findings: &[Finding], has_colours: bool, brief: bool) -> String {
     let mut out = String::new();
     let mut line =
         |text: std::fmt::Arguments<'_>| writeln!(out, "{text}").expect("a string takes everything");
     let width = findings.iter().map(|finding| finding.check.len()).max().unwrap_or(0);
     let (mut is_sysctl, shown) = (false, findings.iter().filter(|f| !brief || f.level != Level::Ok));
     for finding in shown {
-        let (color, end) = match (has_colors, finding.level) {
+        let (colour, end) = match (has_colours, finding.level) {
             (false, _) => ("", ""),
             (true, Level::Ok) => ("\x1b[32m", "\x1b[0m"),
             (true, Level::Note) => ("\x1b[33m", "\x1b[0m"),
@@ -46,7 +45,7 @@ fn render(findings: &[Finding], has_colors: bool, brief: bool) -> String {
             Level::Problem => "PROBLEM",
             level => level.name(),
         };
-        line(format_args!("{:<width$}  {color}{word:<7}{end}  {}", finding.check, finding.found));
+        line(format_args!("{:<width$}  {colour}{word:<7}{end}  {}", finding.check, finding.found));
         for command in &finding.mend {
             is_sysctl |= command.starts_with("sysctl");
             line(format_args!("{:width$}  {:<7}  {command}", "", "mend:"));

@@ -147,7 +147,7 @@ impl Reach {
     }
 
     /// Where the balancer's admin interface is.
-    fn addr(&self) -> Result<SocketAddr> {
+    pub fn addr(&self) -> Result<SocketAddr> {
         if let Some(addr) = self.admin {
             return Ok(addr);
         }
@@ -158,7 +158,7 @@ impl Reach {
     }
 
     /// Whoever may change something there.
-    fn with_token(&self) -> Result<Client> {
+    pub fn with_token(&self) -> Result<Client> {
         let addr = self.addr()?;
         let token = match &self.token_file {
             Some(path) => Token::read(path),

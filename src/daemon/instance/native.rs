@@ -3,6 +3,7 @@
 use std::io;
 use std::net::UdpSocket;
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::Duration;
 
 use super::sockets::duplicates;
@@ -167,21 +168,32 @@ impl Native {
         for post in &self.posts {
             post.call(|worker, _| worker.pause_all())??;
         }
-        let mut parts = vec![];
+        let mut workers = vec![];
         for post in &self.posts {
-            let (tell, told) = std::sync::mpsc::sync_channel(1);
+            let (tell, told) = sync_channel(2);
             let wait = held.hold();
             post.send(move |worker, now| {
-                let part = worker.settle(&clock).map(|()| worker.role.export(now));
-                let _ = tell.send(part);
-                match wait.recv_timeout(HELD_MAX) {
-                    Ok(Verdict::End) => worker.end(),
-                    Ok(Verdict::Resume) | Err(_) => worker.resume_all(),
+                let _ = tell.send(worker.settle(&clock).map(|()| None));
+                loop {
+                    match wait.recv_timeout(HELD_MAX) {
+                        Ok(Verdict::Tell) => _ = tell.send(Ok(Some(worker.role.export(now)))),
+                        Ok(Verdict::End) => return worker.end(),
+                        Err(_) => return worker.resume_all(),
+                    }
                 }
             })?;
-            parts.push(told.recv_timeout(HELD_MAX).map_err(|_| Gone)??);
+            workers.push(told);
         }
-        Ok(parts)
+        let hear = |told: &Receiver<io::Result<Option<Part>>>| {
+            Ok::<_, Failed>(told.recv_timeout(HELD_MAX).map_err(|_| Gone)??)
+        };
+        // Only when all have stopped does the first one tell.
+        for told in &workers {
+            hear(told)?;
+        }
+        held.all_tell();
+        let parts = workers.iter().map(|told| hear(told)?.ok_or_else(|| Gone.into()));
+        parts.collect()
     }
 
     /// Carries out an order about a server.

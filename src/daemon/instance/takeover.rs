@@ -75,11 +75,11 @@ impl Takeover {
     }
 }
 
-/// What becomes of a worker that waits between two turns.
+/// A word to a worker that waits between two turns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// It reads on.
-    Resume,
+    /// All others have stopped too: it says what it knows.
+    Tell,
     /// A successor has everything.
     End,
 }
@@ -96,9 +96,18 @@ impl Held {
         wait
     }
 
+    /// All have stopped.
+    pub fn all_tell(&self) {
+        self.say(Verdict::Tell);
+    }
+
     fn end(self) {
+        self.say(Verdict::End);
+    }
+
+    fn say(&self, verdict: Verdict) {
         for worker in &self.0 {
-            let _ = worker.send(Verdict::End); // one that has ended needs no word
+            let _ = worker.send(verdict); // one that has ended needs no word
         }
     }
 }

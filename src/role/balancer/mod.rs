@@ -15,9 +15,11 @@
 //! | `registration.rs` | how a server becomes a member (primary) |
 //! | `upkeep.rs` | what time brings: SYNC (all workers); silence, probes, leaving (primary) |
 //! | `orders.rs` | orders to the controller (primary) |
+//! | `handover.rs` | what a successor is given, and how it goes on |
 
 mod back;
 mod front;
+mod handover;
 mod orders;
 mod registration;
 mod shared;
@@ -48,11 +50,10 @@ use crate::stats::PoolStats;
 use crate::time::{Instant, earliest};
 use crate::wire::tag::PeerReplay;
 use crate::wire::{DispatchWindow, FrameFormat, Opener, ReplyPath, Sealer};
+pub use handover::{Mismatch, Part};
 use orders::Orders;
 use shared::{Listeners, Shared};
 
-#[derive(Debug, serde::Serialize, serde::Deserialize)]
-pub struct Part;
 /// The socket on which clients ask.
 pub const FRONT: SocketId = SocketId(0);
 /// The socket on which servers and the controller are talked to.

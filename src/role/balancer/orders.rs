@@ -42,6 +42,17 @@ impl Orders {
         Orders { instance, next_number: seed >> 1, cookie: 0, open: None, victims: vec![], silent: false }
     }
 
+    /// What a successor needs so that the controller takes its orders for new ones of the same balancer: the number
+    /// of the last one, and the controller's nonce. An open order is not among it: the scaler decides anew.
+    pub(super) fn position(&self) -> (u64, u64) {
+        (self.next_number, self.cookie)
+    }
+
+    /// Goes on after the orders of a predecessor.
+    pub(super) fn go_on(&mut self, (next_number, cookie): (u64, u64)) {
+        (self.next_number, self.cookie) = (next_number, cookie);
+    }
+
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         self.open.map(|order| order.due)
     }

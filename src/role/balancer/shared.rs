@@ -56,6 +56,19 @@ impl Shared {
     }
 }
 
+impl Shared {
+    /// The front addresses that were asked so far, by number.
+    pub fn front_addresses(&self) -> Vec<IpAddr> {
+        self.listeners.lock().expect("no panic while it is held").to_vec()
+    }
+
+    /// Gives these addresses their numbers, as at a predecessor. More than there are numbers are nobody.
+    pub fn number_addresses(&self, addresses: &[IpAddr]) {
+        let mut all = self.listeners.lock().expect("no panic while it is held");
+        *all = addresses.iter().copied().take(all.capacity()).collect();
+    }
+}
+
 type Addresses = heapless::Vec<IpAddr, 255>;
 
 /// Which front address was asked, as the byte that a frame carries: the same at all workers. A worker's own copy of

@@ -10,25 +10,25 @@ use proptest::prelude::*;
 use zerocopy::FromBytes;
 
 const FORMAT: FrameFormat = FrameFormat { size: 128, tagged: false };
-const NOW: Instant = Instant::from_nanos(5_000_000_000);
+pub(super) const NOW: Instant = Instant::from_nanos(5_000_000_000);
 
-fn addr(port: u16) -> SocketAddr {
+pub(super) fn addr(port: u16) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], port))
 }
 
 /// A balancer and the memory of its turns, fed by hand.
-struct Bench {
-    balancer: Balancer,
-    stats: Arc<PoolStats>,
+pub(super) struct Bench {
+    pub(super) balancer: Balancer,
+    pub(super) stats: Arc<PoolStats>,
     rx: Rx,
     tx: Tx,
-    now: Instant,
+    pub(super) now: Instant,
 }
 
 impl Bench {
-    fn new(key: Option<[u8; 16]>) -> Bench {
+    pub(super) fn settings(key: Option<[u8; 16]>) -> Settings {
         let format = if key.is_some() { FrameFormat::tagged(160) } else { FORMAT };
-        let settings = Settings {
+        Settings {
             format,
             key,
             policy: PolicyKind::ShortestQueue,
@@ -53,14 +53,25 @@ impl Bench {
             workers: 1,
             reply_path: ReplyPath::Balancer,
             seed: 1,
-        };
-        let balancer = Balancer::workers(settings, NOW).remove(0);
+        }
+    }
+
+    pub(super) fn new(key: Option<[u8; 16]>) -> Bench {
+        Bench::over(Balancer::workers(Bench::settings(key), NOW).remove(0), NOW)
+    }
+
+    pub(super) fn over(balancer: Balancer, now: Instant) -> Bench {
         let stats = Arc::clone(balancer.stats());
-        Bench { balancer, stats, rx: Rx::new(8, 2048), tx: Tx::new(256, 4096, 1), now: NOW }
+        Bench { balancer, stats, rx: Rx::new(8, 2048), tx: Tx::new(256, 4096, 1), now }
     }
 
     /// One turn with one datagram; gives what is sent, with its destination.
-    fn turn(&mut self, socket: SocketId, peer: SocketAddr, bytes: &[u8]) -> Vec<(SocketAddr, Vec<u8>)> {
+    pub(super) fn turn(
+        &mut self,
+        socket: SocketId,
+        peer: SocketAddr,
+        bytes: &[u8],
+    ) -> Vec<(SocketAddr, Vec<u8>)> {
         self.rx.slot_mut(0)[..bytes.len()].copy_from_slice(bytes);
         if !bytes.is_empty() {
             let len = bytes.len() as u32;
@@ -78,12 +89,12 @@ impl Bench {
         sent
     }
 
-    fn drops(&self, reason: DropReason) -> u64 {
+    pub(super) fn drops(&self, reason: DropReason) -> u64 {
         self.stats.drops.get(reason)
     }
 
     /// A server with id 1 at port 50000, registered and up; gives its registration's epoch and slot.
-    fn with_server(mut self) -> Bench {
+    pub(super) fn with_server(mut self) -> Bench {
         let sent = self.turn(BACK, addr(50_000), &registration(77, 0));
         let cookie = header(&sent[0].1).cookie.get();
         let sent = self.turn(BACK, addr(50_000), &registration(77, cookie));
@@ -95,14 +106,14 @@ impl Bench {
     }
 
     /// A request of a client at port 40000, as the server sees it.
-    fn dispatched(&mut self) -> Vec<u8> {
+    pub(super) fn dispatched(&mut self) -> Vec<u8> {
         let sent = self.turn(FRONT, addr(40_000), &request());
         assert_eq!((sent.len(), sent[0].0), (1, addr(50_000)));
         sent.into_iter().next().unwrap().1
     }
 }
 
-fn header(bytes: &[u8]) -> Header {
+pub(super) fn header(bytes: &[u8]) -> Header {
     Header::read_from_bytes(&bytes[..HEADER_LEN]).unwrap()
 }
 
@@ -137,7 +148,7 @@ fn registration(instance: u64, cookie: u64) -> Vec<u8> {
     frame(&header, &registration.to_bytes())
 }
 
-fn report(sync: &Header, number: u32, received: u32) -> Vec<u8> {
+pub(super) fn report(sync: &Header, number: u32, received: u32) -> Vec<u8> {
     let mut header = *sync;
     header.kind = Kind::ServerResponse as u8;
     header.op = ServerOp::Report as u8;
@@ -149,7 +160,7 @@ fn report(sync: &Header, number: u32, received: u32) -> Vec<u8> {
 }
 
 /// What an honest server makes of a request.
-fn reply(request: &[u8], number: u32) -> Vec<u8> {
+pub(super) fn reply(request: &[u8], number: u32) -> Vec<u8> {
     let mut header = header(request);
     header.kind = Kind::ServerResponse as u8;
     header.op = ServerOp::Reply as u8;
@@ -495,6 +506,13 @@ fn only_the_primary_registers_servers_and_talks_with_the_controller() {
 }
 
 #[test]
+fn the_primary_shows_where_a_server_is() {
+    let workers = Workers::with_server();
+    let shown = |worker: usize| workers.roles[worker].stats().servers[0].addr();
+    assert_eq!((shown(0), shown(1)), (Some(addr(50_000)), None));
+}
+
+#[test]
 fn a_draining_server_is_told_the_end_by_each_worker_when_that_has_heard_of_it_from_the_primary() {
     let mut workers = Workers::with_server();
     let draining = |workers: &Workers, worker: u8, number| {
@@ -574,6 +592,25 @@ fn a_server_that_an_operator_has_drained_is_told_the_end_only_when_it_stops() {
     workers.roles[0].order(NOW, 1, Order::Enable).unwrap();
     workers.tick(0);
     assert_eq!(workers.usable(), 0, "it is about to go");
+}
+
+#[test]
+fn the_estimates_error_is_what_a_report_says_beside_what_was_believed() {
+    let mut bench = Bench::new(None).with_server();
+    let first = header(&bench.dispatched());
+    bench.dispatched();
+    let error = |bench: &Bench| bench.stats.servers[0].estimate_error.get();
+    assert_eq!((bench.balancer.tree().total(), error(&bench)), (2, 0));
+    for (number, queue, expected) in [(2, 5, 3), (3, 2, 0), (4, 0, 2)] {
+        bench.now += Duration::from_millis(1);
+        let mut told = first;
+        told.sequence.set(4711);
+        let mut told = header(&report(&told, number, 0));
+        told.seq.set(0);
+        told.queue.set(queue);
+        bench.turn(BACK, addr(50_000), &frame(&told, &[]));
+        assert_eq!(error(&bench), expected, "report {number}");
+    }
 }
 
 #[test]

@@ -60,7 +60,7 @@ pub(super) struct Leased {
     flows: Aged<Pair>,
     affinity: Affinity,
     hold: Duration,
-    /// When a flow last had a datagram.
+    /// When a flow that its server has answered last had a datagram.
     last_flow: Instant,
     /// The port of the client of this turn's last datagram: its other leases are likely to be there.
     hint: Option<(Client, u16)>,
@@ -222,7 +222,6 @@ impl Leased {
             self.waiting.insert(now, Request { pair, next: None, sent: now })
         };
         core.count_forwarded(slot);
-        self.last_flow = now;
         core.stats.flows_opened.add(1);
         core.stats.flows.add(1);
         Ok(())

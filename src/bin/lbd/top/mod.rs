@@ -7,19 +7,20 @@ mod render;
 mod samples;
 
 use std::io::IsTerminal;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
-use lbd::admin::{Client, find_token};
+use lbd::admin::Client;
 use lbd::status::Status;
 use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-use crate::args::Top;
+use crate::args::{Reach, Top};
 use model::{Action, App, Ask};
 
 /// How long a key, or a signal, may have to wait for the next look at the rest.
@@ -32,28 +33,21 @@ pub fn run(args: &Top) -> Result<()> {
     if !std::io::stdout().is_terminal() {
         bail!("lbd top needs a terminal: for a script use `lbd status --json`");
     }
-    let config = args.common.load()?;
-    let Some(addr) = args.admin.or(config.admin.reach()) else {
-        bail!("admin.listen is off in the configuration: say where the balancer answers with --admin ADDR");
-    };
-    let (token, no_orders) = match find_token(&config.admin, &config.state_dir, addr.port()) {
-        Ok(token) => (Some(token), None),
-        Err(why) => (None, Some(format!("changes need the token: {why}"))),
-    };
+    let addr = args.reach.addr()?;
     let quit = Arc::new(AtomicBool::new(false));
     for signal in [SIGTERM, SIGINT, SIGHUP] {
         signal_hook::flag::register(signal, Arc::clone(&quit)).context("cannot listen for signals")?;
     }
     let (orders, to_send) = channel();
     let (news, heard) = channel();
-    let (client, interval) = (Client::new(addr, token), args.interval.max(INTERVAL_MIN));
+    let (reach, interval) = (args.reach.clone(), args.interval.max(INTERVAL_MIN));
     std::thread::Builder::new()
         .name("asks".into())
-        .spawn(move || ask_on(&client, interval, &to_send, &news))
+        .spawn(move || ask_on(addr, &reach, interval, &to_send, &news))
         .context("cannot start a thread")?;
     // Raw mode and the other screen; a panic puts both back before it is told.
     let mut terminal = ratatui::try_init().context("cannot draw on this terminal")?;
-    let result = show(&mut terminal, App::new(addr.to_string(), no_orders), &orders, &heard, &quit);
+    let result = show(&mut terminal, App::new(addr.to_string()), &orders, &heard, &quit);
     ratatui::restore();
     result
 }
@@ -65,12 +59,17 @@ enum News {
 }
 
 /// Asks for figures every so often, and sends orders as they come, until nobody listens.
-fn ask_on(client: &Client, interval: Duration, orders: &Receiver<Ask>, news: &Sender<News>) {
+fn ask_on(addr: SocketAddr, reach: &Reach, interval: Duration, orders: &Receiver<Ask>, news: &Sender<News>) {
+    let client = Client::new(addr, None);
+    // The token is looked for anew each time: a restarted balancer may have made another one.
+    let send = |ask: &Ask| {
+        reach.with_token()?.order(Some(&ask.pool), ask.id, ask.order).map_err(anyhow::Error::from)
+    };
     let mut next = Instant::now();
     loop {
         match orders.recv_timeout(next.saturating_duration_since(Instant::now())) {
             Ok(ask) => {
-                let result = client.order(Some(&ask.pool), ask.id, ask.order).map_err(|e| e.to_string());
+                let result = send(&ask).map_err(|e| format!("{e:#}"));
                 if news.send(News::Answer(ask, result)).is_err() {
                     return;
                 }

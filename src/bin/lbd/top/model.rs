@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 use std::collections::VecDeque;
 
 use lbd::operator::Order;
-use lbd::status::{Entry, Status};
+use lbd::status::{Entry, PoolView, ServerView, Status};
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
 /// Figures that the sparklines remember, at most.
@@ -22,7 +22,7 @@ pub struct Row {
     pub rate: f64,
     pub p50_us: u64,
     pub p99_us: u64,
-    /// Requests that were lost, were not answered in time, or met an ICMP error.
+    /// Requests that were lost, or not answered in time.
     pub failed: u64,
 }
 
@@ -130,8 +130,6 @@ pub struct Totals {
 pub struct App {
     /// Where the balancer is, in words.
     pub target: String,
-    /// Why orders cannot be sent; `None` if they can.
-    pub no_orders: Option<String>,
     pub link: Link,
     pub rows: Vec<Row>,
     pub totals: Totals,
@@ -151,10 +149,9 @@ pub struct App {
 }
 
 impl App {
-    pub fn new(target: String, no_orders: Option<String>) -> App {
+    pub fn new(target: String) -> App {
         App {
             target,
-            no_orders,
             link: Link::Connecting,
             rows: vec![],
             totals: Totals::default(),
@@ -179,8 +176,9 @@ impl App {
             }
         };
         self.link = Link::Live;
-        self.rows = rows(&status);
-        self.totals = totals(&status, &self.rows);
+        let pools = status.all_pools();
+        self.rows = rows(&pools);
+        self.totals = totals(&pools, &self.rows);
         self.events = status.events;
         if self.history.len() == HISTORY_MAX {
             self.history.pop_front();
@@ -248,10 +246,6 @@ impl App {
     }
 
     fn ask(&mut self, order: Order) {
-        if let Some(why) = &self.no_orders {
-            self.message = Some((why.clone(), true));
-            return;
-        }
         match self.selected() {
             Some(at) => {
                 let row = &self.rows[at];
@@ -276,55 +270,32 @@ impl App {
     }
 }
 
-fn rows(status: &Status) -> Vec<Row> {
-    let native = status.servers.iter().map(|server| Row {
-        pool: "native".to_owned(),
+fn rows(pools: &[PoolView<'_>]) -> Vec<Row> {
+    let row = |pool: &PoolView<'_>, server: &ServerView<'_>| Row {
+        pool: pool.name.to_owned(),
         id: server.id,
-        state: server.state.clone(),
+        state: server.state.to_owned(),
         queue: server.queue,
         rate: server.rate,
-        p50_us: server.latency_us_p50,
-        p99_us: server.latency_us_p99,
-        failed: server.lost,
-    });
-    let others = status.pools.iter().flat_map(|pool| {
-        pool.servers.iter().map(|server| Row {
-            pool: pool.name.clone(),
-            id: server.id,
-            state: server.state.clone(),
-            queue: server.queue,
-            rate: server.rate,
-            p50_us: server.latency_us.p50,
-            p99_us: server.latency_us.p99,
-            failed: server.timed_out + server.errors,
-        })
-    });
-    native.chain(others).collect()
+        p50_us: server.latency_us.p50,
+        p99_us: server.latency_us.p99,
+        failed: server.failed,
+    };
+    pools.iter().flat_map(|pool| pool.servers.iter().map(move |server| row(pool, server))).collect()
 }
 
-fn totals(status: &Status, rows: &[Row]) -> Totals {
-    let native = (status.rate, status.latency_us_p50, status.latency_us_p99);
-    let pools = status.pools.iter().map(|pool| (pool.rate, pool.latency_us.p50, pool.latency_us.p99));
-    let busiest = pools.fold(native, |best, pool| if pool.0 > best.0 { pool } else { best });
-    let failed = status.pools.iter().map(|pool| {
-        let refused: u64 = pool.refused.values().sum();
-        pool.timed_out + refused + pool.kernel_drops + pool.send_drops
-    });
+fn totals(pools: &[PoolView<'_>], rows: &[Row]) -> Totals {
+    let busiest = pools.iter().max_by(|a, b| a.rate.total_cmp(&b.rate));
+    let latency = busiest.map(|pool| pool.latency_us).unwrap_or_default();
     Totals {
-        rate: status.rate + status.pools.iter().map(|pool| pool.rate).sum::<f64>(),
-        p50_us: busiest.1,
-        p99_us: busiest.2,
-        up: rows.iter().filter(|row| row.state == "up").count(),
+        rate: pools.iter().map(|pool| pool.rate).sum(),
+        p50_us: latency.p50,
+        p99_us: latency.p99,
+        up: pools.iter().map(PoolView::up).sum(),
         servers: rows.len(),
         queue: rows.iter().map(|row| row.queue).sum(),
-        answered: status.answered + status.pools.iter().map(|pool| pool.answered).sum::<u64>(),
-        failed: status.busy_no_server
-            + status.busy_shed
-            + status.refused_mode
-            + status.kernel_drops
-            + status.send_drops
-            + status.drops.values().sum::<u64>()
-            + failed.sum::<u64>(),
+        answered: pools.iter().map(|pool| pool.answered).sum(),
+        failed: pools.iter().map(|pool| pool.failed + pool.dropped).sum(),
     }
 }
 
@@ -334,7 +305,7 @@ mod tests {
     use crate::top::samples::status;
 
     fn app() -> App {
-        let mut app = App::new("127.0.0.1:55080".to_owned(), None);
+        let mut app = App::new("127.0.0.1:55080".to_owned());
         app.on_status(Ok(status()));
         app
     }
@@ -411,15 +382,6 @@ mod tests {
         press(&mut app, KeyCode::Char('d'));
         app.on_status(Ok(Status::default()));
         assert_eq!(press(&mut app, KeyCode::Char('y')), None, "the server has gone");
-    }
-
-    #[test]
-    fn without_a_token_nothing_is_asked() {
-        let mut app = App::new("x".to_owned(), Some("no token".to_owned()));
-        app.on_status(Ok(status()));
-        press(&mut app, KeyCode::Home);
-        press(&mut app, KeyCode::Char('d'));
-        assert_eq!((app.question.clone(), app.message.clone()), (None, Some(("no token".to_owned(), true))));
     }
 
     #[test]

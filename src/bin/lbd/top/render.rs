@@ -241,7 +241,7 @@ mod tests {
     use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
     fn app() -> App {
-        let mut app = App::new("127.0.0.1:55080".to_owned(), None);
+        let mut app = App::new("127.0.0.1:55080".to_owned());
         app.unix_ms = NOW_MS;
         app.on_status(Ok(status()));
         app
@@ -323,7 +323,7 @@ q quit  up/down choose  d drain  e enable  1-8 sort, again: reverse
         assert!(shown.contains("3000"), "{shown}");
         app.on_status(Ok(status()));
         assert!(drawn(&app, 80, 24).starts_with("lbd top live"));
-        let fresh = App::new("x".to_owned(), None);
+        let fresh = App::new("x".to_owned());
         assert!(drawn(&fresh, 80, 24).starts_with("lbd top connecting"));
     }
 

@@ -1,19 +1,19 @@
 //! Figures for the tests of what is shown.
 
-use lbd::status::{Entry, Kind, Latencies, PoolServerStatus, PoolStatus, ServerStatus, Status};
+use lbd::status::{Entry, Kind, Percentiles, PoolServerStatus, PoolStatus, ServerStatus, Status};
 
 /// When the events of [`status`] are looked at: milliseconds since 1970.
 pub const NOW_MS: u64 = 1_700_000_100_000;
 
 /// A native pool of three servers and a DNS pool of three.
 pub fn status() -> Status {
+    let recent = |p50, p99| Percentiles { p50, p99, ..Percentiles::default() };
     let native = |id, state: &str, queue, rate, p99| ServerStatus {
         id,
         state: state.to_owned(),
         queue,
         rate,
-        latency_us_p50: p99 / 4,
-        latency_us_p99: p99,
+        latency_us_recent: recent(p99 / 4, p99),
         lost: u64::from(id),
         ..ServerStatus::default()
     };
@@ -23,7 +23,7 @@ pub fn status() -> Status {
         addr: format!("127.0.0.1:530{id}"),
         queue,
         rate,
-        latency_us: Latencies { p50, p99: 7 * p50, ..Latencies::default() },
+        latency_us_recent: recent(p50, 7 * p50),
         timed_out,
         ..PoolServerStatus::default()
     };
@@ -33,8 +33,7 @@ pub fn status() -> Status {
         busy_shed: 2,
         drops: [("magic".to_owned(), 3)].into(),
         rate: 900.0,
-        latency_us_p50: 2_000,
-        latency_us_p99: 9_000,
+        latency_us_recent: recent(2_000, 9_000),
         servers: vec![
             native(0, "up", 4, 500.0, 9_000),
             native(1, "up", 7, 400.0, 12_000),
@@ -47,7 +46,7 @@ pub fn status() -> Status {
             timed_out: 40,
             refused: [("rate".to_owned(), 5)].into(),
             rate: 5_000.0,
-            latency_us: Latencies { p50: 300, p99: 2_100, ..Latencies::default() },
+            latency_us_recent: recent(300, 2_100),
             servers: vec![
                 dns(0, "up", 40, 3_000.0, 280, 0),
                 dns(1, "up", 12, 2_000.0, 310, 3),

@@ -178,6 +178,8 @@ fn flows_are_waited_for_while_they_are_in_use_and_no_longer_than_an_answer_may_t
     assert!(!pool.workers[0].is_idle(pool.now));
     pool.pass(20 * MS);
     assert!(pool.workers[0].is_idle(pool.now), "quiet for a second");
+    pool.forwarded(client(1), b"more");
+    assert!(!pool.workers[0].is_idle(pool.now));
     while pool.now < retired + Duration::from_secs(2) {
         assert_eq!(pool.turn(&[way.answered(b"on and on")]).len(), 1);
         assert!(!pool.workers[0].is_idle(pool.now));

@@ -10,6 +10,9 @@ use crate::select::PolicyKind;
 
 const QUERY: &[u8] = b"\0\x07\x01\0\0\x01\0\0\0\0\0\0\x01a\0\0\x01\0\x01";
 
+/// A key, and a change of it.
+type Forbidden<'a> = (&'a str, &'a dyn Fn(&mut Settings));
+
 /// Goes on with other settings.
 fn change(pool: &Bench, change: impl FnOnce(&mut Settings)) -> Result<(), &'static str> {
     let mut settings = pool.shared.settings().as_ref().clone();
@@ -21,7 +24,7 @@ fn change(pool: &Bench, change: impl FnOnce(&mut Settings)) -> Result<(), &'stat
 fn what_a_pool_is_built_for_is_refused_by_the_name_of_its_key_and_changes_nothing() {
     let old = Settings { timeout: 2 * TIMEOUT, ..settings(Speaks::Datagram) };
     let payload = Check::Payload { send: b"ping".to_vec(), expect: vec![] };
-    let changes: [(&str, &dyn Fn(&mut Settings)); 8] = [
+    let changes: [Forbidden; 8] = [
         ("name", &|s| s.name = "other".into()),
         ("protocol", &|s| s.protocol = Speaks::Dns),
         ("affinity", &|s| s.affinity = Affinity::Client),
@@ -199,7 +202,7 @@ proptest! {
         let mut pool = Bench::new(Settings { workers: 2, ..settings(protocol) }, ports, [1, 2, 4]);
         let mut open: Vec<(usize, Sent, SocketAddr, u16)> = vec![];
         let mut asked = HashMap::new();
-        let mut answer = |pool: &mut Bench, at: usize, open: &mut Vec<(usize, Sent, SocketAddr, u16)>| {
+        let answer = |pool: &mut Bench, at: usize, open: &mut Vec<(usize, Sent, SocketAddr, u16)>| {
             let (worker, way, from, id) = open.remove(at);
             let mut bytes = way.bytes.clone();
             bytes[2] |= 0x80;

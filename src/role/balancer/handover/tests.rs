@@ -1,0 +1,243 @@
+use super::super::tests::{Bench, NOW, addr, header, reply, report};
+use super::*;
+use crate::rng::Rng;
+use crate::wire::tag::Opener;
+use proptest::prelude::*;
+
+/// What a balancer of one worker leaves.
+fn exported(bench: &mut Bench) -> Part {
+    bench.balancer.export(bench.now)
+}
+
+/// Settings of another process: another secret and seed.
+fn settings() -> Settings {
+    Settings { secret: [77; 16], seed: 99, ..Bench::settings(None) }
+}
+
+fn successor_with(part: &Part, settings: Settings, now: Instant) -> Result<Bench, Mismatch> {
+    let part: Part = postcard::from_bytes(&postcard::to_allocvec(part).unwrap()).unwrap();
+    Ok(Bench::over(Balancer::workers_from(settings, vec![part], now)?.remove(0), now))
+}
+
+fn successor(bench: &mut Bench) -> Bench {
+    let part = exported(bench);
+    successor_with(&part, settings(), bench.now).unwrap()
+}
+
+#[test]
+fn a_reply_under_way_is_delivered_by_the_successor_and_one_that_was_delivered_is_not() {
+    let mut old = Bench::new(None).with_server();
+    let (first, second) = (old.dispatched(), old.dispatched());
+    assert_eq!(old.turn(BACK, addr(50_000), &reply(&first, 2)).len(), 1);
+    let mut new = successor(&mut old);
+    assert_eq!(new.balancer.tree().total(), 1);
+    assert_eq!(new.turn(BACK, addr(50_000), &reply(&first, 3)), [], "its client has it");
+    assert_eq!(new.drops(DropReason::Duplicate), 1);
+    let sent = new.turn(BACK, addr(50_000), &reply(&second, 4));
+    assert_eq!((sent.len(), sent[0].0), (1, addr(40_000)));
+    assert_eq!(new.turn(BACK, addr(50_000), &reply(&second, 5)), []);
+    assert_eq!(new.drops(DropReason::Duplicate), 2);
+    // And it goes on with numbers of its own.
+    let third = new.dispatched();
+    assert_eq!(header(&third).dispatch_seq.get(), header(&second).dispatch_seq.get() + 1);
+    assert_eq!(header(&third).balancer_epoch.get(), header(&first).balancer_epoch.get());
+}
+
+#[test]
+fn what_was_exported_changes_nothing_for_who_goes_on() {
+    let mut old = Bench::new(None).with_server();
+    let request = old.dispatched();
+    let before = exported(&mut old);
+    assert_eq!(exported(&mut old), before);
+    drop(successor(&mut old));
+    assert_eq!(old.turn(BACK, addr(50_000), &reply(&request, 2)).len(), 1);
+    assert_eq!(old.balancer.tree().total(), 0);
+}
+
+#[test]
+fn a_successor_leaves_what_it_was_given() {
+    let mut old = Bench::new(None).with_server();
+    old.dispatched();
+    let part = exported(&mut old);
+    let mut new = successor(&mut old);
+    assert!(exported(&mut new) == part, "the same, to the last byte, but for what is new in each process");
+    assert_eq!(new.stats.servers[0].id_plus_one.get(), 2);
+    assert_eq!(new.stats.servers[0].state.get(), State::Up as u64);
+}
+
+#[test]
+fn the_last_reply_of_a_server_that_has_left_is_delivered_by_the_successor() {
+    let mut old = Bench::new(None).with_server();
+    let request = old.dispatched();
+    let mut stopped = header(&request);
+    stopped.kind = crate::wire::Kind::ServerResponse as u8;
+    stopped.op = crate::wire::ServerOp::Report as u8;
+    let mut last_word = report(&stopped, 2, 1);
+    let mut as_header = header(&last_word);
+    as_header.server_state = crate::wire::ServerState::Stopped as u8;
+    crate::wire::Frame::write(&mut last_word, &as_header, &[]);
+    old.turn(BACK, addr(50_000), &last_word);
+    assert_eq!(old.balancer.fleet().unwrap().iter().count(), 0);
+    let mut new = successor(&mut old);
+    assert_eq!(new.turn(BACK, addr(50_000), &reply(&request, 3)).len(), 1);
+    assert_eq!(new.turn(BACK, addr(50_001), &reply(&request, 3)), [], "from there only");
+}
+
+#[test]
+fn a_pause_between_the_two_is_nobodys_silence() {
+    let mut old = Bench::new(None).with_server();
+    let part = exported(&mut old);
+    let later = NOW + Duration::from_secs(2);
+    let mut new = successor_with(&part, settings(), later).unwrap();
+    new.balancer.on_timeout(later, &mut Tx::new(16, 4096, 1));
+    assert_eq!(new.balancer.poll_event(), Some(Event::Paused(later.since(NOW))));
+    let (_, server) = new.balancer.fleet().unwrap().iter().next().unwrap();
+    assert_eq!(server.health.state(), State::Up);
+}
+
+#[test]
+fn frames_are_sealed_by_the_same_sender_with_the_next_number() {
+    let key = Some([3; 16]);
+    let mut old = Balancer::workers(Bench::settings(key), NOW).remove(0);
+    let stamp = |balancer: &mut Balancer| {
+        let mut frame = vec![0; 160];
+        balancer.seal(&mut frame);
+        Opener::new(&[3; 16]).open(&frame).unwrap()
+    };
+    let (_, last) = (stamp(&mut old), stamp(&mut old));
+    let parts = vec![old.export(NOW)];
+    let settings = Settings { seed: 5, ..Bench::settings(key) };
+    let mut new = Balancer::workers_from(settings, parts.clone(), NOW).unwrap().remove(0);
+    assert_eq!(stamp(&mut new), Stamp { counter: last.counter + 1, ..last });
+}
+
+#[test]
+fn settings_that_do_not_fit_are_refused_by_name() {
+    let mut old = Bench::new(None).with_server();
+    let part = exported(&mut old);
+    let with = |change: &dyn Fn(&mut Settings), now: Instant| {
+        let mut settings = settings();
+        change(&mut settings);
+        successor_with(&part, settings, now).map(drop)
+    };
+    assert_eq!(with(&|_| {}, NOW), Ok(()));
+    assert_eq!(with(&|s| s.servers_max = 1, NOW), Ok(()), "the slot that is used fits");
+    assert_eq!(with(&|s| s.max_outstanding = Some(3), NOW), Ok(()));
+    let frames = |size| Mismatch::FrameSize { theirs: 128, ours: size };
+    assert_eq!(with(&|s| s.format.size = 256, NOW), Err(frames(256)));
+    assert_eq!(with(&|s| s.key = Some([1; 16]), NOW), Err(Mismatch::Key));
+    assert_eq!(with(&|s| s.workers = 2, NOW), Err(Mismatch::Workers { theirs: 1, ours: 2 }));
+    assert_eq!(with(&|s| s.own[0] = addr(1), NOW), Err(Mismatch::Addresses));
+    assert_eq!(with(&|_| {}, NOW - Duration::from_millis(1)), Err(Mismatch::Clock));
+    assert_eq!(with(&|_| {}, NOW + AGE_MAX + Duration::from_secs(1)), Err(Mismatch::Clock));
+    let text = with(&|s| s.workers = 2, NOW).unwrap_err().to_string();
+    assert!(text.starts_with("workers: ") && text.ends_with("restart without --takeover"), "{text}");
+}
+
+#[test]
+fn another_key_and_a_slot_that_there_is_no_room_for_are_refused() {
+    let keyed = |key| Settings { secret: [77; 16], ..Bench::settings(Some([key; 16])) };
+    let mut old = Balancer::workers(keyed(1), NOW).remove(0);
+    let parts = vec![old.export(NOW)];
+    assert!(Balancer::workers_from(keyed(1), parts.clone(), NOW).is_ok());
+    assert_eq!(Balancer::workers_from(keyed(2), parts.clone(), NOW).err(), Some(Mismatch::Key));
+
+    let mut old = Balancer::workers(settings(), NOW).remove(0);
+    old.lanes[3].window.dispatch(); // a server was there once
+    let parts = vec![old.export(NOW)];
+    let small = Settings { servers_max: 3, ..settings() };
+    let refused = Balancer::workers_from(small, parts.clone(), NOW).err();
+    assert_eq!(refused, Some(Mismatch::ServersMax { theirs: 4, ours: 3 }));
+    assert!(Balancer::workers_from(settings(), parts.clone(), NOW).is_ok());
+}
+
+#[test]
+fn parts_are_put_together_in_any_order_and_none_may_be_missing() {
+    let settings = Settings { workers: 3, ..settings() };
+    let mut workers = Balancer::workers(settings, NOW);
+    let parts: Vec<Part> = workers.iter_mut().map(|worker| worker.export(NOW)).collect();
+    let pick = |numbers: &[usize]| {
+        let picked: Vec<Part> = numbers.iter().map(|&number| parts[number].clone()).collect();
+        Handover::from_parts(&picked).map(|handover| handover.workers.len())
+    };
+    assert_eq!(pick(&[2, 0, 1]), Ok(3));
+    assert_eq!(pick(&[0, 1]), Ok(2), "nobody knows of the third");
+    for missing in [&[][..], &[1, 2], &[0, 2], &[0, 1, 1], &[0, 0]] {
+        assert_eq!(pick(missing), Err(Mismatch::Incomplete), "{missing:?}");
+    }
+}
+
+#[test]
+fn front_addresses_keep_their_numbers() {
+    let mut old = Bench::new(None);
+    let ip = |last: u8| Some(IpAddr::from([10, 0, 0, last]));
+    for (last, number) in [(7, 0), (3, 1)] {
+        assert_eq!(old.balancer.listeners.number(ip(last), &old.balancer.shared.listeners), number);
+    }
+    let mut new = successor(&mut old);
+    let Balancer { shared, listeners, .. } = &mut new.balancer;
+    assert_eq!(listeners.local_ip(1, &shared.listeners), ip(3));
+    assert_eq!(listeners.number(ip(9), &shared.listeners), 2);
+    assert_eq!(listeners.number(ip(7), &shared.listeners), 0);
+}
+
+#[test]
+fn another_version_is_told_from_garbage_and_keys_are_not_printed() {
+    let mut old = Bench::new(None).with_server();
+    let part = exported(&mut old);
+    let refused = |part: &Part| successor_with(part, settings(), NOW).err();
+    assert_eq!(refused(&Part { version: VERSION + 1, ..part.clone() }), Some(Mismatch::Version));
+    assert_eq!(refused(&Part { bytes: vec![], ..part.clone() }), Some(Mismatch::Garbled));
+    let longer = [&part.bytes[..], &[0]].concat();
+    assert_eq!(refused(&Part { bytes: longer, ..part.clone() }), Some(Mismatch::Garbled));
+    assert_eq!(format!("{part:?}"), format!("Part(version 1, {} bytes)", part.bytes.len()));
+}
+
+#[test]
+fn what_an_operator_said_and_what_failed_is_known_to_the_successor() {
+    let mut old = Bench::new(None).with_server();
+    old.balancer.order(NOW, 1, Order::Weight(7)).unwrap();
+    old.balancer.order(NOW, 1, Order::Disable).unwrap();
+    let mut new = successor(&mut old);
+    let (slot, server) = new.balancer.fleet().unwrap().iter().next().unwrap();
+    assert_eq!((server.weight, server.health.state()), (7, State::Disabled));
+    assert!(!new.balancer.can_serve() && !new.balancer.tree().is_choosable(slot));
+    new.balancer.remove(NOW, slot, "for this test");
+    let mut third = successor(&mut new);
+    assert!(third.balancer.order(NOW, 1, Order::Enable).is_ok(), "one that is away is known, too");
+    assert_eq!(third.balancer.order(NOW, 2, Order::Enable), Err(Refused::UnknownServer));
+}
+
+#[test]
+fn a_hundred_used_slots_take_some_hundred_kilobytes_at_most() {
+    let settings = Settings { servers_max: 100, ..settings() };
+    let mut old = Balancer::workers(settings, NOW).remove(0);
+    let mut rng = Rng::new(1);
+    for lane in &mut old.lanes {
+        // One in a hundred is lost, all over the window.
+        for seq in (0..70_000).map(|_| lane.window.dispatch()) {
+            if rng.below(100) > 0 {
+                lane.window.accept(seq);
+            }
+        }
+    }
+    let size = old.export(NOW).bytes.len();
+    assert!(size < 1_000_000, "{size} bytes");
+}
+
+proptest! {
+    #[test]
+    fn a_state_that_was_damaged_is_refused_or_harmless(at in any::<prop::sample::Index>(), bit in 0u8..8, cut in any::<prop::sample::Index>(), is_cut in any::<bool>()) {
+        let mut old = Bench::new(None).with_server();
+        old.dispatched();
+        let mut part = exported(&mut old);
+        let len = part.bytes.len();
+        part.bytes[at.index(len)] ^= 1 << bit;
+        if is_cut {
+            part.bytes.truncate(cut.index(len));
+        }
+        if let Ok(mut new) = successor_with(&part, settings(), NOW) {
+            new.turn(BACK, addr(50_000), &[0; 128]);
+        }
+    }
+}
