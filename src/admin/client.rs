@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
-use super::{Done, Problem, WantedServers};
+use super::bodies::{Done, Problem, WantedServers};
 use crate::config::Token;
 use crate::operator::Order;
 use crate::role::relay::Wanted;

@@ -12,6 +12,8 @@
 //! client   the other end: what commands and the controller use
 //! ```
 
+#[cfg(not(loom))]
+mod bodies;
 #[cfg(not(loom))] // neither tokio nor ureq has sockets under loom
 mod client;
 #[cfg(not(loom))]
@@ -29,8 +31,6 @@ mod tests;
 mod token;
 
 use std::sync::Arc;
-
-use serde::{Deserialize, Serialize};
 
 use crate::operator::Order;
 use crate::role::relay::Wanted;
@@ -83,22 +83,3 @@ impl std::fmt::Display for Refusal {
 }
 
 impl std::error::Error for Refusal {}
-
-/// Body of `PUT /api/pools/NAME/servers`.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct WantedServers {
-    servers: Vec<Wanted>,
-}
-
-/// Body of an answer to what was done.
-#[derive(Debug, Serialize, Deserialize)]
-struct Done {
-    done: String,
-}
-
-/// Body of an answer to what was not done.
-#[derive(Debug, Serialize, Deserialize)]
-struct Problem {
-    error: String,
-}

@@ -14,9 +14,10 @@ use axum::routing::{get, post, put};
 use axum::{Json, Router};
 use serde::Deserialize;
 
+use super::bodies::{Done, Problem, WantedServers};
 use super::live::{Live, READERS_MAX};
 use super::metrics::{self, Format};
-use super::{Control, Done, Problem, Refusal, WantedServers, guard};
+use super::{Control, Refusal, guard};
 use crate::config::Token;
 use crate::operator::Order;
 

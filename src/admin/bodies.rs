@@ -1,0 +1,24 @@
+//! Bodies of requests and answers that both ends know.
+
+use serde::{Deserialize, Serialize};
+
+use crate::role::relay::Wanted;
+
+/// Body of `PUT /api/pools/NAME/servers`.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct WantedServers {
+    pub servers: Vec<Wanted>,
+}
+
+/// Body of an answer to what was done.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Done {
+    pub done: String,
+}
+
+/// Body of an answer to what was not done.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Problem {
+    pub error: String,
+}
