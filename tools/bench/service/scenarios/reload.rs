@@ -109,7 +109,7 @@ fn pools(site: &Site, round: u32) -> Value {
         0 => json!([pool, site.pool("other", OTHER_FRONT, [6, 7])]),
         _ => json!([pool]),
     };
-    config["logs"]["level"] = json!(if round % 2 == 0 { "info" } else { "debug" });
+    config["logs"]["level"] = json!(if round.is_multiple_of(2) { "info" } else { "debug" });
     config
 }
 
