@@ -352,3 +352,52 @@ impl Role for Clients {
         (!self.is_over).then_some(self.next_due)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+
+    use super::*;
+
+    /// Of ten requests, one each is answered never, twice, with another byte, by a stranger, and at another client.
+    #[test]
+    fn whatever_is_not_the_one_right_answer_is_seen() {
+        let [server, stranger] = [(); 2].map(|()| UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap());
+        server.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        let plan = Plan {
+            speech: Speech::Datagram,
+            target: server.local_addr().unwrap(),
+            clients: 4,
+            rate: 1_000.0,
+            patience: Duration::from_secs(1),
+        };
+        let traffic = Traffic::start(plan, Clock::start()).unwrap();
+        let (mut bytes, mut before) = ([0; 64], None);
+        let mut kinds = [0; 5];
+        for n in 0..200 {
+            let (len, client) = server.recv_from(&mut bytes).unwrap();
+            let answer = &mut bytes[..len];
+            kinds.get_mut(n % 10).into_iter().for_each(|kind| *kind += 1);
+            match n % 10 {
+                0 => {}
+                1 => [(); 2].iter().for_each(|()| drop(server.send_to(answer, client).unwrap())),
+                2 => {
+                    answer[3] ^= 1;
+                    server.send_to(answer, client).unwrap();
+                }
+                3 => drop(stranger.send_to(answer, client).unwrap()),
+                4 => drop(server.send_to(answer, before.expect("not the first")).unwrap()),
+                _ => drop(server.send_to(answer, client).unwrap()),
+            }
+            before = Some(client);
+        }
+        traffic.shared.is_over.store(true, Ordering::Relaxed);
+        server.set_nonblocking(true).unwrap();
+        let account = traffic.end().unwrap();
+        let unserved = account.sent - 200; // those that came after the last answer
+        assert_eq!(kinds, [20; 5]);
+        assert_eq!((account.double, account.wrong), (20, 60), "{account:?}");
+        assert_eq!((account.answered, account.lost), (120, 80 + unserved), "{account:?}");
+        assert_eq!(account.failed_at.len() as u64, account.lost);
+    }
+}
