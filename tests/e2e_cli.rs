@@ -126,7 +126,8 @@ fn what_is_native_is_refused_where_there_are_pools_only() {
         let finished = site.start_bare(&[subcommand, "--config", "pools.json"]).finish();
         let expected = format!(
             "lbd: pools.json: the configuration has pools only; add a native section such as \"load_balancer\": {{}} \
-             to run lbd {subcommand}"
+             to run lbd {subcommand}{}",
+            if subcommand == "controller" { ", or \"run\" to a pool" } else { "" }
         );
         assert_eq!(one_error(&finished), expected);
     }
@@ -331,7 +332,8 @@ fn a_log_in_json_has_one_object_a_line() {
     let log = site.log("balancer/balancer.log");
     let lines: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
     let messages: Vec<&str> = lines.iter().filter_map(|line| line["fields"]["message"].as_str()).collect();
-    assert_eq!(messages, ["listening", "listening", "batch I/O", "joined", "state", "stopped"]);
+    let expected = ["listening", "listening", "batch I/O", "admin interface", "joined", "state", "stopped"];
+    assert_eq!(messages, expected);
     assert!(lines.iter().all(|line| line["timestamp"].is_string() && line["level"] == "INFO"), "{log}");
 }
 

@@ -10,6 +10,8 @@ lbd=${LBD:-lbd}
 PATH=$PATH:/usr/sbin:/sbin
 work=$(mktemp -d)
 cd "$work"
+export XDG_RUNTIME_DIR="$work" # what lbd leaves for its successors goes with it
+unset RUNTIME_DIRECTORY
 pids=
 
 # Ends what was started, and nothing else.

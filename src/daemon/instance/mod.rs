@@ -81,6 +81,8 @@ struct Running {
     config: Arc<Config>,
     native: Option<Native>,
     pools: Vec<Arc<Pool>>,
+    /// Pools that hear no clients any more, and finish what is under way.
+    leaving: Vec<Arc<Pool>>,
 }
 
 /// A running balancer.
@@ -152,7 +154,8 @@ impl Ready {
         }
         let native = native.map(|native| native.start(&process)).transpose()?;
         let pools = pools.into_iter().map(|made| made.start(&process).map(Arc::new));
-        let running = Running { config: Arc::new(config), native, pools: pools.collect::<Result<_, _>>()? };
+        let pools = pools.collect::<Result<_, _>>()?;
+        let running = Running { config: Arc::new(config), native, pools, leaving: vec![] };
         let config = running.config.source.as_ref().map_or(String::new(), |path| path.display().to_string());
         let about = About::new(config, Arc::clone(&process.events));
         let board = Board::new(about, running.sampler(clock, Board::SPAN));

@@ -133,6 +133,11 @@ impl Pool {
         Arc::clone(&self.of.lock().expect("no panic while it is held"))
     }
 
+    /// Whether some of its workers have something to finish. Until then its addresses are taken.
+    pub fn is_running(&self) -> bool {
+        self.posts.iter().any(|post| post.send(|_, _| ()).is_ok())
+    }
+
     /// Carries out an order about a server.
     pub fn order(&self, id: u32, order: Order) -> Result<Result<(), Refused>, Gone> {
         self.posts[0].call(move |worker, now| worker.role.order(now, id, order))

@@ -45,9 +45,10 @@ impl Instance {
     }
 
     fn try_reload(&self) -> Result<String, Refusal> {
-        let (old, old_pools) = {
-            let running = self.running();
-            (Arc::clone(&running.config), running.pools.clone())
+        let (old, old_pools, leaving) = {
+            let mut running = self.running();
+            running.leaving.retain(|pool| pool.is_running());
+            (Arc::clone(&running.config), running.pools.clone(), running.leaving.clone())
         };
         let Some(source) = &old.source else {
             let why =
@@ -63,7 +64,7 @@ impl Instance {
         }
         // All that may fail comes first.
         allow_files(&new.datagram_pools)?;
-        let plan = |pool: &DatagramPool| self.step(&old_pools, pool, &new);
+        let plan = |pool: &DatagramPool| self.step(&old_pools, &leaving, pool, &new);
         let steps = new.datagram_pools.iter().map(plan).collect::<Result<Vec<_>, _>>()?;
         let _not_the_end = self.process.threads.change();
 
@@ -102,7 +103,13 @@ impl Instance {
     }
 
     /// What becomes of the pool of this name; nothing is changed yet.
-    fn step(&self, old: &[Arc<Pool>], new: &DatagramPool, config: &Config) -> Result<Step, Failed> {
+    fn step(
+        &self,
+        old: &[Arc<Pool>],
+        leaving: &[Arc<Pool>],
+        new: &DatagramPool,
+        config: &Config,
+    ) -> Result<Step, Failed> {
         let same_name = old.iter().find(|pool| pool.name() == new.settings.name);
         if let Some(pool) = same_name {
             if *pool.of() == *new {
@@ -117,16 +124,23 @@ impl Instance {
                 }
             }
         }
+        let shares = |pool: &Arc<Pool>| pool.of().listen.iter().any(|addr| new.listen.contains(addr));
         let mut inherited = SocketSet::default();
-        for pool in old {
-            let goes = !config.datagram_pools.iter().any(|other| *other == *pool.of());
-            let shares = pool.of().listen.iter().any(|addr| new.listen.contains(addr));
-            if goes && shares {
-                if pool.of().settings.workers != new.settings.workers {
-                    let why = "workers cannot change while the same addresses are served: stop the balancer and start it anew";
-                    return Err(Failed::new(why).of_pool(&new.settings.name));
-                }
-                inherited.append(pool.fronts(&new.settings.name)?);
+        for pool in old.iter().filter(|pool| shares(pool)) {
+            let stays = config.datagram_pools.iter().any(|other| *other == *pool.of());
+            if stays {
+                continue;
+            }
+            if pool.of().settings.workers != new.settings.workers {
+                let why = "workers cannot change while the same addresses are served: stop the balancer and start it anew";
+                return Err(Failed::new(why).of_pool(&new.settings.name));
+            }
+            inherited.append(pool.fronts(&new.settings.name)?);
+        }
+        for pool in leaving.iter().filter(|pool| shares(pool)) {
+            // It may end just now, and then its addresses are free.
+            if let Ok(fronts) = pool.fronts(&new.settings.name) {
+                inherited.append(fronts);
             }
         }
         let open = OpenPool::open(new, &mut inherited)?;
@@ -148,6 +162,7 @@ impl Instance {
         // Whoever leaves stops hearing clients before its successor begins: what arrives in between waits in the sockets.
         for pool in old.iter().filter(|pool| !stays(pool)) {
             pool.retire(&self.process)?;
+            self.running().leaving.push(Arc::clone(pool));
             changes.push(format!("pool {} ended", pool.name()));
         }
         let mut pools = vec![];

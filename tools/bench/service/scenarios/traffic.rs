@@ -380,7 +380,11 @@ mod tests {
             kinds.get_mut(n % 10).into_iter().for_each(|kind| *kind += 1);
             match n % 10 {
                 0 => {}
-                1 => [(); 2].iter().for_each(|()| drop(server.send_to(answer, client).unwrap())),
+                1 => {
+                    for _ in 0..2 {
+                        server.send_to(answer, client).unwrap();
+                    }
+                }
                 2 => {
                     answer[3] ^= 1;
                     server.send_to(answer, client).unwrap();
