@@ -25,8 +25,10 @@ use crate::time::{Instant, earliest};
 
 /// Requests under way at one worker.
 const REQUESTS_MAX: usize = 65_536;
-/// The rest of an unanswered pair, in time-outs: an answer may be as late.
-pub(super) const UNANSWERED_REST: u32 = 2;
+/// The rest of an unanswered pair after the time-out of its last request, in time-outs: an answer may be as late.
+const UNANSWERED_REST: u32 = 2;
+/// How long after its request an answer may come, in time-outs.
+pub(super) const ANSWER_LATEST: u32 = 1 + UNANSWERED_REST;
 /// The shortest rest of an answered pair, where it is measured.
 pub(super) const HOLD_MIN: Duration = Duration::from_millis(50);
 
@@ -145,7 +147,7 @@ impl Leased {
         let way = self.way(core, pair, &member);
         if let Err(reason) = core.send_to_server(&way, client, Some(at), bytes, true, tx) {
             core.release(slot);
-            self.rest_if_done(now, pair, core);
+            self.rest_if_done(now, pair, now, core);
             return Err(reason);
         }
         let key = self.waiting.insert(now, Request { pair, next: None, sent: now }).expect("there is room");
@@ -219,7 +221,7 @@ impl Leased {
         let way = self.way(core, pair, &member);
         if let Err(reason) = core.send_to_server(&way, &owner.client, Some(at), bytes, true, tx) {
             core.release(slot);
-            self.rest_if_done(now, pair, core);
+            self.rest_if_done(now, pair, now, core);
             return Err(reason);
         }
         let used = &mut self.uses[pair.index()];
@@ -335,7 +337,7 @@ impl Leased {
             (Affinity::None, Some(_)) => {
                 let request = self.end_request(pair);
                 core.take_answer(now, slot, request.sent);
-                self.rest_if_done(now, pair, core);
+                self.rest_if_done(now, pair, request.sent, core);
             }
             (Affinity::Client, _) if is_busy => self.touch_flow(core, now, pair),
             (Affinity::None, None) | (Affinity::Client, _) => core.stats.late.add(1),
@@ -370,15 +372,21 @@ impl Leased {
         request
     }
 
-    /// Ends a lease that no request waits for. Whether all was answered decides how long it rests.
-    fn rest_if_done(&mut self, now: Instant, pair: Pair, core: &Core) {
+    /// Ends a lease that no request waits for; its last one left at `sent` or sooner. Whether all was answered
+    /// decides how long it rests. What has ended the last one may have been late of an earlier one, so that its own
+    /// answer is yet to come: the rest begins with its time-out, no sooner.
+    fn rest_if_done(&mut self, now: Instant, pair: Pair, sent: Instant, core: &Core) {
         let used = &self.uses[pair.index()];
         if used.first.is_some() {
             return;
         }
         let (ended, rest) = match used.credit {
             0 => (Ended::Answered, self.hold),
-            _ => (Ended::Unanswered, core.settings.timeout * UNANSWERED_REST),
+            _ => {
+                let timeout = core.settings.timeout;
+                let left = timeout.saturating_sub(now.since(sent));
+                (Ended::Unanswered, left + timeout * UNANSWERED_REST)
+            }
         };
         self.leases.rest(now, pair, ended, rest);
     }
@@ -418,7 +426,7 @@ impl Leased {
                 Affinity::None => {
                     self.end_request(pair);
                     core.give_up(self.leases.slot(pair));
-                    self.rest_if_done(now, pair, core);
+                    self.rest_if_done(now, pair, sent, core);
                 }
             }
         }

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use super::checks::{Asked, Checker};
 use super::core::Core;
-use super::datagram::UNANSWERED_REST;
+use super::datagram::ANSWER_LATEST;
 use super::handover::{Known, KnownServer};
 use super::members::Member;
 use super::settings::{Event, HealthCheck, Settings, Speaks};
@@ -560,7 +560,7 @@ fn first_health(kept: &Kept, checker: &Checker, now: Instant) -> Health {
 
 /// How long a slot rests after its server has left: as long as something late may come by its ports.
 fn rest_of(settings: &Settings) -> Duration {
-    (settings.timeout * UNANSWERED_REST).max(settings.hold.unwrap_or_default())
+    (settings.timeout * ANSWER_LATEST).max(settings.hold.unwrap_or_default())
 }
 
 /// How sure to be of a server.

@@ -94,6 +94,33 @@ fn what_is_late_reaches_nobody_when_its_server_comes_back_in_another_place() {
     }
 }
 
+/// The same where its place is another's by then, although its last request was answered, as it seemed, by what was
+/// late of the one before.
+#[test]
+fn a_place_rests_for_as_long_as_an_answer_may_be_late() {
+    let timeout = TIMEOUT * 3;
+    let mut pool = Bench::new(Settings { servers_max: 2, timeout, ..settings(Speaks::Datagram) }, 1, [1]);
+    let way = pool.forwarded(client(1), b"first");
+    pool.want(wanted([1, 2]));
+    pool.pass(timeout - 250 * MS - MS);
+    let sent = pool.turn(&[In::new(0, client(9), b"question"), In::new(0, client(1), b"second")]);
+    assert_eq!(sent.iter().map(|sent| sent.to).collect::<Vec<_>>(), [server(2), server(1)]);
+    let second_sent = pool.now;
+    pool.shared.want(vec![]);
+    pool.pass(MS);
+    pool.turn(&[way.answered(b"to the first, late"), sent[0].answered(b"answer")]);
+    pool.pass(250 * MS);
+    assert!(pool.states().ends_with(&[(1, "left"), (2, "left")]));
+    pool.pass(timeout * 2);
+    pool.want(wanted([5, 1])); // in this order: 5 looks for a place first
+    let asks: Vec<_> = (2..6).map(|n| In::new(0, client(n), b"question")).collect();
+    let ways = pool.turn(&asks);
+    assert!(pool.now < second_sent + timeout * 3);
+    for sent in pool.turn(&[way.answered(b"to the second")]) {
+        assert_eq!(sent.to, client(1), "{ways:?}");
+    }
+}
+
 #[test]
 fn nothing_of_a_server_reaches_clients_of_its_successor() {
     let mut pool = Bench::new(Settings { servers_max: 1, ..settings(Speaks::Datagram) }, 1, [1]);
@@ -101,7 +128,7 @@ fn nothing_of_a_server_reaches_clients_of_its_successor() {
     pool.want(wanted([2]));
     assert_eq!((pool.slot(1), pool.slot(2)), (None, None), "the place rests");
     assert_eq!(pool.states(), [(1, "left")]);
-    pool.pass(TIMEOUT * 3);
+    pool.pass(TIMEOUT * 4);
     assert_eq!(pool.states(), [(2, "joined")]);
     let way = pool.forwarded(client(2), b"question");
     assert_eq!((way.to, way.socket), (server(2), late.socket));

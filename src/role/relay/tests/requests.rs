@@ -111,6 +111,43 @@ fn one_answer_of_two_is_not_all() {
     assert_reaches(&pool.turn(&[way.answered(b"late")]), client(1), b"late");
 }
 
+/// A late answer passes for that to the next request, whose own may come as late as any.
+#[test]
+fn a_late_answer_does_not_shorten_the_rest_for_the_next() {
+    let mut pool = pool(1, [1]);
+    let way = pool.forwarded(client(1), b"first");
+    pool.pass(TIMEOUT / 2);
+    pool.forwarded(client(1), b"second");
+    let second_sent = pool.now;
+    pool.pass(TIMEOUT / 2);
+    assert_eq!(pool.stats().timed_out.get(), 1);
+    assert_reaches(&pool.turn(&[way.answered(b"to the first, late")]), client(1), b"to the first, late");
+    assert_eq!((pool.stats().answered.get(), pool.queue(1)), (1, 0));
+    pool.pass(TIMEOUT * 5 / 2 - MS);
+    assert_eq!(pool.now, second_sent + TIMEOUT * 3 - MS);
+    assert_eq!(pool.ask(client(2), b"question"), [], "the answer to the second may come yet");
+    assert_reaches(&pool.turn(&[way.answered(b"to the second")]), client(1), b"to the second");
+    pool.pass(MS);
+    assert_eq!(pool.forwarded(client(2), b"question").socket, way.socket);
+}
+
+/// The same where the turn has no room for a third request.
+#[test]
+fn a_turn_without_room_counts_as_if_it_had_sent() {
+    let mut pool = pool(1, [1]);
+    let way = pool.forwarded(client(1), b"first");
+    pool.pass(TIMEOUT - MS);
+    pool.forwarded(client(1), b"second");
+    let second_sent = pool.now;
+    pool.pass(MS);
+    pool.turn(&[way.answered(b"to the first, late")]);
+    assert_eq!(pool.turn_in(0, &[In::new(0, client(1), b"third")], true), []);
+    pool.pass(TIMEOUT * 3 - MS * 2);
+    assert_eq!(pool.now, second_sent + TIMEOUT * 3 - MS);
+    assert_eq!(pool.ask(client(2), b"question"), [], "the answer to the second may come yet");
+    assert_reaches(&pool.turn(&[way.answered(b"to the second")]), client(1), b"to the second");
+}
+
 #[test]
 fn a_late_reply_reaches_its_client_while_the_pair_rests_and_nobody_afterwards() {
     for (after, is_delivered) in [(TIMEOUT, true), (TIMEOUT * 3 - MS, true), (TIMEOUT * 3, false)] {
