@@ -142,3 +142,32 @@ fn without_a_file_there_is_nothing_to_reload() {
     assert!(reload(&mut balancer).contains("there is no file to read"));
     assert_eq!(Asker::to(v4(site.port(0))).ask(b"x"), tagged(1, b"x"));
 }
+
+#[test]
+fn a_successor_that_cannot_start_leaves_the_old_one_serving() {
+    let site = Site::new(json!({"load_balancer": {"workers": 2}}));
+    let (balancer, _servers) = site.pool(2, &[]);
+    let text = std::fs::read_to_string(site.path().join("config.json")).unwrap();
+    for (from, to, why) in [
+        ("\"workers\":2", "\"workers\":3", "workers: the running balancer has 2, this configuration 3"),
+        ("\"workers\":2", "\"workers\":\"many\"", "load_balancer.workers: \"many\" is not a whole number"),
+    ] {
+        assert!(text.contains(from), "{text}");
+        site.write("config.json", &text.replace(from, to));
+        let path = std::fs::read_dir(site.path().join("state")).unwrap().flatten().map(|entry| entry.path());
+        let socket = path.into_iter().find(|path| path.extension().is_some_and(|e| e == "sock")).unwrap();
+        let takeover = format!("--takeover={}", socket.display());
+        let refused = site.start(&["balancer", &takeover]).finish();
+        assert!(refused.code == 2 && refused.stderr.contains(why), "{refused:?}");
+        site.write("config.json", &text);
+        let (code, summary) = site.ask(&["--requests", "50"]);
+        assert_eq!((code, summary.answered, summary.retried), (0, 50, 0));
+    }
+    let successor = site.start(&["balancer", "--takeover", "--status-every", "50ms"]);
+    assert_eq!(balancer.finish().code, 0);
+    assert_eq!(successor.status().servers.len(), 2, "nobody had to register anew");
+    let (code, summary) = site.ask(&["--requests", "50"]);
+    assert_eq!((code, summary.answered, summary.retried), (0, 50, 0));
+    let nobody = site.start(&["balancer", "--takeover=/nowhere/at.all"]).finish();
+    assert!(nobody.code == 2 && nobody.stderr.contains("nobody listens at /nowhere/at.all"), "{nobody:?}");
+}

@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 
 use super::instance::{Failed, hold, takeover_path};
 use super::process::{Exit, Process};
+use crate::admin::find_token;
 use crate::config::Config;
-use crate::handover::{Offer, Purpose, SocketSet, Wish};
+use crate::handover::{Offer, Purpose, SocketKind, SocketSet, Wish};
 
 /// The argument that tells a balancer that its sockets come by its standard input.
 const SOCKETS_BY_STDIN: &str = "--sockets-by-stdin";
@@ -91,6 +92,13 @@ impl Kept {
     /// The process that runs, or ran last.
     pub fn process(&mut self) -> &mut Process {
         &mut self.process
+    }
+
+    /// Where its dashboard is, with the token that changes need, as soon as it has left that.
+    pub fn dashboard(&self, config: &Config) -> Option<String> {
+        let addr = self.sockets.labels().find(|label| label.kind == SocketKind::Admin)?.addr;
+        let token = find_token(&config.admin, &config.state_dir, addr.port()).ok()?;
+        Some(format!("http://{addr}/#token={}", token.as_str()))
     }
 
     /// When it has to be looked at, if nothing wakes the supervisor before.

@@ -68,6 +68,9 @@ pub fn run(args: &Up) -> Result<bool> {
             "up: clients on {}, servers on {}, {rate} requests/s, service {service}",
             pool.client_side, pool.server_side
         ));
+        if let Some(url) = system.balancer.kept.dashboard(&config) {
+            tell(format_args!("up: dashboard on {url}"));
+        }
     }
     system.started = Instant::now();
     for i in 0..clients {
