@@ -430,3 +430,49 @@ fn a_second_controller_of_the_same_pools_is_refused_and_one_without_any_servers_
     );
     end(&site, first, &[&balancer]);
 }
+
+/// The balancers of a site by their process ids.
+fn balancers(site: &Site) -> Vec<i32> {
+    let is_balancer = |pid: &i32| {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        line.split(|&byte| byte == 0).nth(1) == Some(b"balancer")
+    };
+    site.processes().into_iter().filter(is_balancer).collect()
+}
+
+/// Waits until one balancer runs, another than this; all requests are answered then.
+#[track_caller]
+fn wait_for_balancer(site: &Site, other_than: i32) -> i32 {
+    let look = || match balancers(site)[..] {
+        [pid] if pid != other_than => Some(pid),
+        _ => None,
+    };
+    let pid = wait_for("one balancer, and another", look, || site.log(LOG));
+    let (code, summary) = site.ask(&["--requests", "20"]);
+    assert_eq!((code, summary.answered), (0, 20));
+    pid
+}
+
+#[test]
+fn a_controller_keeps_the_balancer_that_it_started_or_adopted_or_that_took_over() {
+    let site = Site::new(json!({"server": {"count": 2}}));
+    let mut controller = site.start(&["controller", "--with-balancer"]);
+    controller.wait_for_word("the balancer started, process ");
+    let first = wait_for_balancer(&site, 0);
+    send_signal(first, libc::SIGKILL);
+    let second = wait_for_balancer(&site, first);
+
+    controller.kill_now();
+    assert_eq!(balancers(&site), [second], "it outlives its supervisor");
+    let controller = site.start(&["controller", "--with-balancer"]);
+    controller.wait_for_word("the balancer runs already, process ");
+    let successor = site.start(&["balancer", "--takeover", "--quiet"]);
+    let third = wait_for_balancer(&site, second);
+    assert_eq!(third, successor.pid());
+    controller.wait_for_word("took over from the balancer");
+    assert_eq!(balancers(&site), [third], "no other was started beside it");
+    send_signal(third, libc::SIGKILL);
+    assert_eq!(successor.finish().code, -libc::SIGKILL);
+    wait_for_balancer(&site, third);
+    end(&site, controller, &[]);
+}

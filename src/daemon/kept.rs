@@ -118,10 +118,8 @@ impl Kept {
             return Ok(Some(Event::Started(self.process.take_stdout())));
         }
         let Some(exit) = self.process.poll_exit() else { return Ok(None) };
-        if let Exit::Seen(status) = exit
-            && status.success()
-            && let Some((process, sockets)) = running(&self.path)
-        {
+        // However it ended (how one ends that was adopted is not told): another one may have taken over from it.
+        if let Some((process, sockets)) = running(&self.path) {
             (self.process, self.sockets) = (process, sockets);
             return Ok(Some(Event::Followed));
         }
