@@ -61,17 +61,21 @@ impl Plan {
     pub fn open_fronts(&self, pool: &str, inherited: &mut SocketSet) -> io::Result<Vec<Vec<UdpSocket>>> {
         let front = SocketOptions { fragments: true, ..SocketOptions::default() };
         let shared = SocketOptions { reuse_port: self.workers > 1, ..front };
-        let mut open = |worker: usize, addr| {
-            if let Some(socket) = inherited.take(pool, SocketKind::Front, worker as u16, addr) {
-                return Ok(socket.into());
-            }
-            if shared.reuse_port && worker == 0 {
-                // A shared port can be shared with anybody of the same user, who would take a part of the requests in
-                // silence. So it must be free before it is shared.
+        let is_ours = |inherited: &SocketSet, addr| {
+            (0..self.workers).any(|worker| inherited.has(pool, SocketKind::Front, worker as u16, addr))
+        };
+        if shared.reuse_port {
+            // A shared port can be shared with anybody of the same user, who would take a part of the requests in
+            // silence. So it must be free before it is shared, if it is not ours already.
+            for &addr in self.listen.iter().filter(|&&addr| !is_ours(inherited, addr)) {
                 drop(bind(addr, &front)?);
             }
-            bind(addr, &shared)
-        };
+        }
+        let mut open =
+            |worker: usize, addr| match inherited.take(pool, SocketKind::Front, worker as u16, addr) {
+                Some(socket) => Ok(socket.into()),
+                None => bind(addr, &shared),
+            };
         let mut of_worker =
             |worker| self.listen.iter().map(|&addr| open(worker, addr)).collect::<io::Result<_>>();
         (0..self.workers).map(&mut of_worker).collect()

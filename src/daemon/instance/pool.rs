@@ -49,7 +49,7 @@ pub struct Pool {
     posts: Vec<Post<PoolWorker>>,
     name: String,
     /// Duplicates of those that the control thread has, for a successor.
-    listeners: Vec<TcpListener>,
+    listeners: Mutex<Vec<TcpListener>>,
 }
 
 /// A pool that was made and not started yet.
@@ -118,7 +118,15 @@ impl Made {
         let name = of.settings.name.clone();
         let start = |(number, worker)| start(worker, format!("{name}-{number}"), process);
         let posts = workers.into_iter().enumerate().map(start).collect::<io::Result<_>>()?;
-        Ok(Pool { of: Mutex::new(Arc::new(of)), plan, shared, wishes, posts, name, listeners })
+        Ok(Pool {
+            of: Mutex::new(Arc::new(of)),
+            plan,
+            shared,
+            wishes,
+            posts,
+            name,
+            listeners: Mutex::new(listeners),
+        })
     }
 }
 
@@ -143,8 +151,17 @@ impl Pool {
         self.posts[0].call(move |worker, now| worker.role.order(now, id, order))
     }
 
+    /// The same of a pool that leaves: of those workers that have not ended yet.
+    pub fn fronts_left(&self, for_pool: &str) -> Result<SocketSet, Failed> {
+        self.fronts_of(for_pool, true)
+    }
+
     /// Duplicates of its workers' front sockets and of its listeners, for a pool of this name.
     pub fn fronts(&self, for_pool: &str) -> Result<SocketSet, Failed> {
+        self.fronts_of(for_pool, false)
+    }
+
+    fn fronts_of(&self, for_pool: &str, may_have_ended: bool) -> Result<SocketSet, Failed> {
         let mut all = SocketSet::default();
         for (number, post) in self.posts.iter().enumerate() {
             let pool = for_pool.to_owned();
@@ -157,9 +174,12 @@ impl Pool {
                     number as u16,
                 )
             });
-            all.append(fronts??);
+            match fronts {
+                Err(Gone) if may_have_ended => {}
+                fronts => all.append(fronts??),
+            }
         }
-        for listener in &self.listeners {
+        for listener in &*self.listeners.lock().expect("no panic while it is held") {
             let (pool, addr) = (for_pool.to_owned(), listener.local_addr()?);
             all.add(Label { pool, kind: Kind::Tcp, worker: 0, addr }, listener.try_clone()?.into());
         }
@@ -191,6 +211,7 @@ impl Pool {
     /// Stops hearing clients; what is under way is finished. Returns when no worker reads its fronts any more.
     pub fn retire(&self, process: &Process) -> Result<(), Failed> {
         process.control.end(self.name());
+        self.listeners.lock().expect("no panic while it is held").clear();
         for post in &self.posts {
             // One that has ended hears nobody.
             if let Ok(result) = post.call(|worker, now| worker.retire(now)) {

@@ -138,10 +138,7 @@ impl Instance {
             inherited.append(pool.fronts(&new.settings.name)?);
         }
         for pool in leaving.iter().filter(|pool| shares(pool)) {
-            // It may end just now, and then its addresses are free.
-            if let Ok(fronts) = pool.fronts(&new.settings.name) {
-                inherited.append(fronts);
-            }
+            inherited.append(pool.fronts_left(&new.settings.name)?);
         }
         let open = OpenPool::open(new, &mut inherited)?;
         Ok(Step::Begin(Box::new(Made::new(open, &self.process)?)))
