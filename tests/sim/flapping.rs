@@ -137,7 +137,11 @@ fn crashes_that_are_too_short_to_be_seen_count_too_and_who_is_away_is_not_forgiv
         assert_eq!(slot(&world), None);
         world.start_server(FLAPPING);
         world.run(SECOND);
-        assert_eq!((state(&world), failures(&world)), (Some(State::Held), 3), "seed {seed}");
+        assert_eq!(
+            (state(&world), failures(&world)),
+            (Some(State::Held), 4),
+            "seed {seed}: it was held as it died"
+        );
         let now = world.now();
         world.balancer[0].role.order(now, FLAPPING, lbd::operator::Order::Enable).unwrap();
         assert!(world.run_until(SECOND, |w| w.up().len() == 4), "seed {seed}: an operator knows better");
