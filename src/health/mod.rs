@@ -10,7 +10,7 @@
 //!      │  └─┼──────────────────────┘                             │
 //!      │    └─────────────────────── HELD ───────────────────────┘
 //!      │       probe lost x fall      ^
-//!      │                              │ instead of UP, while its failures keep it away
+//!      │       (another failure)      │ instead of UP, while its failures keep it away
 //!      │ enable           drain                       disable
 //!   DISABLED    any ──────────────> DRAINING    any ──────────> DISABLED
 //!                                     │ silent or probe lost: stays, and is forgotten when it ends
@@ -22,7 +22,8 @@
 //! * Slow is not dead: only the *lack* of frames counts, never a queue length or a BUSY.
 //! * A suspect gets traffic only when nobody better is left (fail open), and is probed at every tick.
 //! * Who has failed too often lately ([`Record`]) is *held*: it answers, and gets traffic only when nobody better is left.
-//!   To die meanwhile is not another failure. When the time is over it has to prove itself as any suspect has.
+//!   Where it is watched meanwhile ([`Limits::is_watched`]), to die is another failure; where it is not, it is held for
+//!   longer at once. When the time is over it has to prove itself as any suspect has.
 //! * If more than a share of the pool is down or held ([`Census::fails_open`]), all are used: better slow than nothing.
 //! * A balancer that was itself away ([`Health::forgive`]) has no verdict to give.
 //!
@@ -196,15 +197,25 @@ pub struct Limits {
     pub probe: Duration,
     /// The longest time for which it is held.
     pub hold_down_max: Duration,
+    /// Whether it is noticed, quickly enough, when it dies and comes back while it is held: see [`sees`].
+    pub is_watched: bool,
 }
 
 impl Limits {
     /// Limits for servers that report every `interval`.
     pub fn for_interval(interval: Duration, rules: &Rules) -> Self {
         let silence = (interval * 3).max(Duration::from_millis(100));
+        let probe = silence / 3;
         let Rules { rise, fall, hold_down_max, .. } = *rules;
-        Limits { rise, fall, silence, probe: silence / 3, hold_down_max }
+        let is_watched = sees(probe * rise.into(), probe + probe / 3 * fall.into());
+        Limits { rise, fall, silence, probe, hold_down_max, is_watched }
     }
+}
+
+/// Whether one notices each life and death of a server that is up for a second and down for a second, if it takes so long
+/// to believe that it has come, and that it has gone.
+pub fn sees(come: Duration, gone: Duration) -> bool {
+    come.max(gone) < Duration::from_secs(1)
 }
 
 /// One server's health.
@@ -239,11 +250,13 @@ impl Health {
         &self.record
     }
 
-    /// Another process has taken its place without a word: if it was in service, that is a failure.
+    /// Another process has taken its place without a word: if it was in service, or answered, that is a failure.
     pub fn crash(&mut self, now: Instant, limits: &Limits) {
-        if matches!(self.state, State::Up | State::Suspect) {
+        if self.state == State::Up {
             self.record.leave(now);
-            self.record.fail(now, limits.hold_down_max);
+        }
+        if self.state == State::Up || self.state.is_doubtful() {
+            self.record.fail(now, limits);
         }
     }
 
@@ -298,16 +311,25 @@ impl Health {
         if self.state == State::Up {
             record.leave(now);
         }
-        if was_suspected && next == State::Down {
-            record.fail(now, limits.hold_down_max);
-        }
-        if next != State::Up {
-            return next;
+        match next {
+            State::Up => {}
+            State::Down => {
+                if self.state.is_doubtful() {
+                    record.fail(now, limits);
+                }
+                return next;
+            }
+            State::Draining | State::Disabled => {
+                record.excuse();
+                return next;
+            }
+            State::Joining | State::Suspect | State::Held => return next,
         }
         if was_suspected {
-            record.end_suspicion(now, limits.hold_down_max);
+            record.end_suspicion(now, limits);
         }
         if record.is_held(now) {
+            record.answer(limits);
             return State::Held;
         }
         record.enter(now, was_suspected);
@@ -371,6 +393,7 @@ mod tests {
         silence: Duration::from_millis(100),
         probe: Duration::from_millis(33),
         hold_down_max: Duration::from_secs(300),
+        is_watched: true,
     };
 
     fn at(ms: u64) -> Instant {
@@ -489,34 +512,111 @@ mod tests {
     }
 
     /// Runs a server that lives or not, tick by tick; gives what it became when.
-    fn run(health: &mut Health, from: u64, to: u64, mut lives: impl FnMut(u64) -> bool) -> Vec<(u64, State)> {
+    fn run(
+        health: &mut Health,
+        limits: &Limits,
+        from: u64,
+        to: u64,
+        mut lives: impl FnMut(u64) -> bool,
+    ) -> Vec<(u64, State)> {
         let mut states = vec![];
         for ms in (from..to).step_by(5) {
-            let (event, probe) = health.on_tick(at(ms), &LIMITS);
+            let (event, probe) = health.on_tick(at(ms), limits);
             let answer = (lives(ms) && (probe || ms % 50 == 0)).then_some(Event::Alive);
-            let changes = [event, answer].map(|e| health.on_event(at(ms), e?, &LIMITS));
+            let changes = [event, answer].map(|e| health.on_event(at(ms), e?, limits));
             states.extend(changes.into_iter().flatten().map(|state| (ms, state)));
         }
         states
     }
 
+    /// When a server that lives every other second is up, and when it is down.
+    fn flap(health: &mut Health, limits: &Limits) -> [Vec<u64>; 2] {
+        let states = run(health, limits, 0, 70_000, |ms| ms / 1_000 % 2 == 0);
+        [State::Up, State::Down].map(|which| {
+            states.iter().filter(|(_, state)| *state == which).map(|(ms, _)| *ms).collect::<Vec<_>>()
+        })
+    }
+
     #[test]
-    fn a_flapping_server_is_held_for_longer_and_longer() {
+    fn what_a_held_server_does_is_another_failure_each_time_where_it_is_watched() {
         let mut health = Health::new(State::Joining, at(0));
-        let states = run(&mut health, 0, 200_000, |ms| ms / 1_000 % 2 == 0);
-        let up: Vec<u64> = states.iter().filter(|(_, s)| *s == State::Up).map(|(ms, _)| *ms).collect();
-        let downs =
-            |from, to| states.iter().filter(|(ms, s)| *s == State::Down && (from..to).contains(ms)).count();
-        assert_eq!(up.len(), 3, "{states:?}");
-        assert!((2_000..2_200).contains(&up[1]), "after the first failure as soon as it answers: {states:?}");
-        assert!((67_000..69_100).contains(&up[2]), "{states:?}");
-        assert!(states.iter().any(|(_, state)| *state == State::Held));
-        assert!(downs(up[1] + 2_000, up[2]) > 20, "what it does meanwhile is seen, and no failure more");
-        assert_eq!(health.record().to_string(), "failed 3 times, held for 300 s");
-        assert!(
-            health.on_event(at(200_000), Event::Enable, &LIMITS).is_some() || health.state() == State::Down
-        );
+        let [up, down] = flap(&mut health, &LIMITS);
+        assert_eq!(up.len(), 2, "{up:?}");
+        assert!((2_000..2_200).contains(&up[1]), "after the first failure as soon as it answers: {up:?}");
+        assert_eq!((down.len(), health.record().failures()), (35, 35), "{down:?}");
+        assert!(health.record().is_held(at(360_000)), "since the last one");
+        assert_eq!(health.on_event(at(70_000), Event::Enable, &LIMITS), None, "it is down");
         assert!(health.record().is_clean());
+        run(&mut health, &LIMITS, 70_000, 70_200, |_| true);
+        assert_eq!(health.state(), State::Up);
+    }
+
+    #[test]
+    fn where_it_is_not_watched_it_is_held_for_longer_at_once() {
+        let mut health = Health::new(State::Joining, at(0));
+        let [up, down] = flap(&mut health, &Limits { is_watched: false, ..LIMITS });
+        assert_eq!(up.len(), 3, "{up:?}");
+        assert!((67_000..69_100).contains(&up[2]), "{up:?}");
+        assert!(down.len() > 30, "what it does meanwhile is seen, and no failure more: {down:?}");
+        assert_eq!(health.record().to_string(), "failed 3 times, held for 300 s");
+    }
+
+    /// Two failures, and it answers again: held.
+    fn held() -> Health {
+        let mut health = Health::new(State::Joining, at(0));
+        run(&mut health, &LIMITS, 0, 4_500, |ms| ms / 1_000 % 2 == 0);
+        assert_eq!((health.state(), health.record().failures()), (State::Held, 2));
+        health
+    }
+
+    #[test]
+    fn whoever_leaves_while_it_is_held_has_failed_if_it_says_nothing_and_else_has_not() {
+        let mut crashed = held();
+        crashed.crash(at(4_500), &LIMITS);
+        crashed.crash(at(4_501), &LIMITS);
+        assert_eq!(crashed.record().failures(), 3, "once");
+        for word in [Event::Drain, Event::Disable] {
+            let mut told = held();
+            told.on_event(at(4_500), word, &LIMITS);
+            told.crash(at(4_600), &LIMITS);
+            let mut next = Health::with_record(State::Suspect, told.record().clone(), at(5_000));
+            run(&mut next, &LIMITS, 5_000, 6_000, |_| false);
+            assert_eq!((next.state(), next.record().failures()), (State::Down, 2), "{word:?}");
+        }
+    }
+
+    #[test]
+    fn who_dies_as_its_time_ends_has_failed_and_who_only_takes_long_to_prove_itself_has_not() {
+        let (mut dead, mut slow) = (held(), held());
+        let over = 7_200;
+        for health in [&mut dead, &mut slow] {
+            assert_eq!(health.on_event(at(over), Event::HoldOver, &LIMITS), Some(State::Suspect));
+        }
+        for _ in 0..LIMITS.fall {
+            dead.on_event(at(over + 50), Event::ProbeLost, &LIMITS);
+        }
+        assert_eq!(dead.record().to_string(), "failed 3 times, held for 64 s");
+        assert_eq!(slow.on_event(at(over + 1_000), Event::Alive, &LIMITS), Some(State::Up));
+        assert_eq!(slow.record().failures(), 2);
+        let mut replaced = held();
+        replaced.on_event(at(over + 70_000), Event::HoldOver, &LIMITS);
+        replaced.crash(at(over + 70_000), &LIMITS);
+        assert_eq!(replaced.record().failures(), 3, "to be held is not to be in service");
+    }
+
+    #[test]
+    fn who_reports_seldom_is_not_watched() {
+        let watched = |ms| Limits::for_interval(Duration::from_millis(ms), &Rules::default()).is_watched;
+        assert_eq!([10, 333, 400, 10_000].map(watched), [true, true, false, false]);
+    }
+
+    #[test]
+    fn to_be_told_to_stop_is_no_failure_however_long_it_is_away() {
+        let mut health = in_state(State::Up);
+        health.on_event(at(1), Event::Drain, &LIMITS);
+        let mut next = Health::with_record(State::Suspect, health.record().clone(), at(5_000));
+        assert_eq!(next.on_event(at(6_000), Event::Alive, &LIMITS), Some(State::Up));
+        assert!(next.record().is_clean());
     }
 
     #[test]
@@ -560,9 +660,9 @@ mod tests {
     #[test]
     fn who_never_was_up_has_not_failed() {
         let mut health = Health::new(State::Suspect, at(0));
-        run(&mut health, 0, 1_000, |_| false);
+        run(&mut health, &LIMITS, 0, 1_000, |_| false);
         assert_eq!((health.state(), health.record().failures()), (State::Down, 0));
-        run(&mut health, 1_000, 1_200, |_| true);
+        run(&mut health, &LIMITS, 1_000, 1_200, |_| true);
         assert_eq!(health.state(), State::Up);
     }
 }

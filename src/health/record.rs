@@ -1,29 +1,32 @@
 //! How often a server has failed of late, and how long it is kept away for it.
 //!
 //! ```text
-//! failures in memory    1    2      3         4
-//! kept away for         0    64 s   17 min    4.6 h     (never longer than hold_down_max)
+//! failures in memory         1    2      3         4
+//! kept away for, watched     0    4 s    64 s      17 min    (never longer than hold_down_max)
+//!           not watched      0    64 s   17 min    4.6 h
 //! ```
 //!
-//! One failure is an accident. After the second in a row there is a pattern, and after the third, seen or not, hardly
-//! anything may go there for a minute: so the second keeps it away for longer than that.
+//! One failure is an accident, and after the third in a row hardly anything may go there for a minute. Where a server is
+//! watched while it is held ([`Limits::is_watched`]), to die then is another failure, so the third is seen whenever it
+//! comes. Where it is not, it may have failed once more unseen: so the second already keeps it away for that long.
 //!
-//! A failure is to have gone down, or to have been a suspect for [`AWAY_MIN`] or longer; once in each absence. A short
-//! suspicion is none: slow is not dead. Neither is a graceful stop. All is forgotten when a server has been in service
-//! for a minute, or as long as it was kept away last, if that is longer.
+//! A failure is to have gone down, or to have been a suspect for [`AWAY_MIN`] or longer; once in each absence, and once
+//! each time that it answers while it is held. A short suspicion is none: slow is not dead. Neither is a graceful stop.
+//! All is forgotten when a server has been in service for a minute, or as long as it was kept away last, if that is longer.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::Limits;
 use crate::time::Instant;
 
 /// A suspicion that lasts as long is a failure.
 pub const AWAY_MIN: Duration = Duration::from_millis(250);
 /// A server that has been in service for so long has failed never.
 const FORGET_AFTER: Duration = Duration::from_secs(60);
-/// How long the second failure keeps it away.
-const HOLD: Duration = Duration::from_secs(64);
+/// How long the second failure keeps it away, where it is watched.
+const HOLD: Duration = Duration::from_secs(4);
 /// Each later one keeps it away so many times as long.
 const HOLD_FACTOR: u32 = 16;
 
@@ -43,7 +46,18 @@ pub struct Record {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 struct Away {
     since: Instant,
-    is_counted: bool,
+    verdict: Verdict,
+}
+
+/// Whether an absence is a failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+enum Verdict {
+    /// It may become one.
+    Open,
+    /// It has been counted, or it is excused: nothing more comes of it.
+    Closed,
+    /// It has been counted, but the server has answered since: to die is another one.
+    Answered,
 }
 
 impl Default for Record {
@@ -59,12 +73,13 @@ impl Default for Record {
 }
 
 /// How long the `n`-th failure keeps a server away.
-fn hold_after(failures: u32, hold_max: Duration) -> Duration {
-    match failures {
-        0 | 1 => Duration::ZERO,
-        // Four factors are beyond any limit.
-        n => (HOLD * HOLD_FACTOR.pow((n - 2).min(4))).min(hold_max),
-    }
+fn hold_after(failures: u32, limits: &Limits) -> Duration {
+    let steps = match failures {
+        0 | 1 => return Duration::ZERO,
+        // Five factors are beyond any limit.
+        n => (n - 2).min(4) + u32::from(!limits.is_watched),
+    };
+    (HOLD * HOLD_FACTOR.pow(steps)).min(limits.hold_down_max)
 }
 
 impl Record {
@@ -88,35 +103,52 @@ impl Record {
         self.up_since
     }
 
-    /// It leaves service, whyever.
+    /// It was in service, and leaves it, whyever.
     pub(super) fn leave(&mut self, now: Instant) {
         if now.since(self.up_since) >= FORGET_AFTER.max(self.hold) {
             (self.failures, self.hold) = (0, Duration::ZERO);
         }
-        self.away.get_or_insert(Away { since: now, is_counted: false });
+        self.away = Some(Away { since: now, verdict: Verdict::Open });
     }
 
-    /// It is down, or its process has died: a failure, if it has left service and this absence has not been one yet.
-    pub(super) fn fail(&mut self, now: Instant, hold_max: Duration) {
+    /// It is down, or its process has died: a failure, if it has left service and this absence has not been one yet, or if
+    /// it has answered since.
+    pub(super) fn fail(&mut self, now: Instant, limits: &Limits) {
         let Some(away) = &mut self.away else { return };
-        if !std::mem::replace(&mut away.is_counted, true) {
+        if std::mem::replace(&mut away.verdict, Verdict::Closed) != Verdict::Closed {
             self.failures = self.failures.saturating_add(1);
-            self.hold = hold_after(self.failures, hold_max);
+            self.hold = hold_after(self.failures, limits);
             self.held_until = now + self.hold;
         }
     }
 
     /// A suspect has proved that it lives.
-    pub(super) fn end_suspicion(&mut self, now: Instant, hold_max: Duration) {
-        if self.away.is_some_and(|away| now.since(away.since) >= AWAY_MIN) {
-            self.fail(now, hold_max);
+    pub(super) fn end_suspicion(&mut self, now: Instant, limits: &Limits) {
+        if self.away.is_some_and(|away| away.verdict == Verdict::Open && now.since(away.since) >= AWAY_MIN) {
+            self.fail(now, limits);
+        }
+    }
+
+    /// It answers, and is kept away.
+    pub(super) fn answer(&mut self, limits: &Limits) {
+        self.judge(if limits.is_watched { Verdict::Answered } else { Verdict::Closed });
+    }
+
+    /// It is drained or switched off: that it is away from now on is no failure.
+    pub(super) fn excuse(&mut self) {
+        self.judge(Verdict::Closed);
+    }
+
+    fn judge(&mut self, verdict: Verdict) {
+        if let Some(away) = &mut self.away {
+            away.verdict = verdict;
         }
     }
 
     /// It is in service (again). `was_suspected` only, and it never was away: it goes on where it was.
     pub(super) fn enter(&mut self, now: Instant, was_suspected: bool) {
         let away = self.away.take();
-        if !(was_suspected && away.is_some_and(|away| !away.is_counted)) {
+        if !(was_suspected && away.is_some_and(|away| away.verdict == Verdict::Open)) {
             self.up_since = now;
         }
     }
@@ -132,7 +164,15 @@ impl std::fmt::Display for Record {
 mod tests {
     use super::*;
 
-    const MAX: Duration = Duration::from_secs(300);
+    const WATCHED: Limits = Limits {
+        rise: 2,
+        fall: 3,
+        silence: Duration::from_millis(100),
+        probe: Duration::from_millis(33),
+        hold_down_max: Duration::from_secs(300),
+        is_watched: true,
+    };
+    const UNWATCHED: Limits = Limits { is_watched: false, ..WATCHED };
 
     fn at(ms: u64) -> Instant {
         Instant::from_nanos(ms * 1_000_000)
@@ -140,29 +180,51 @@ mod tests {
 
     /// A server that fails after so long in service, and comes back when it may. Gives how long it was kept away, in
     /// seconds, and when it was back.
-    fn fail(record: &mut Record, from_ms: u64, up_ms: u64) -> (u64, u64) {
+    fn fail(record: &mut Record, from_ms: u64, up_ms: u64, limits: &Limits) -> (u64, u64) {
         record.enter(at(from_ms), false);
         let down = from_ms + up_ms;
         record.leave(at(down));
-        record.fail(at(down), MAX);
-        record.fail(at(down + 1), MAX);
+        record.fail(at(down), limits);
+        record.fail(at(down + 1), limits);
         let back = (down..).step_by(1_000).find(|&ms| !record.is_held(at(ms))).unwrap();
         ((back - down) / 1_000, back)
     }
 
     #[test]
     fn each_failure_keeps_it_away_for_longer_until_the_limit() {
-        let (mut record, mut now, mut holds) = (Record::default(), 1_000, vec![]);
-        for _ in 0..6 {
-            let (hold, back) = fail(&mut record, now, 1_000);
-            holds.push(hold);
-            now = back;
+        for (limits, expected) in [(&WATCHED, [0, 4, 64, 300, 300]), (&UNWATCHED, [0, 64, 300, 300, 300])] {
+            let (mut record, mut now, mut holds) = (Record::default(), 1_000, vec![]);
+            for _ in 0..5 {
+                let (hold, back) = fail(&mut record, now, 1_000, limits);
+                holds.push(hold);
+                now = back;
+            }
+            assert_eq!(holds, expected);
+            assert_eq!(record.to_string(), "failed 5 times, held for 300 s");
+            assert_eq!(hold_after(u32::MAX, limits), limits.hold_down_max);
+            for hold_down_max in [Duration::from_secs(3), Duration::ZERO] {
+                assert_eq!(hold_after(2, &Limits { hold_down_max, ..*limits }), hold_down_max);
+            }
         }
-        assert_eq!(holds, [0, 64, 300, 300, 300, 300]);
-        assert_eq!(record.to_string(), "failed 6 times, held for 300 s");
-        assert_eq!(hold_after(u32::MAX, MAX), MAX);
-        assert_eq!(hold_after(3, Duration::from_secs(10)), Duration::from_secs(10));
-        assert_eq!(hold_after(3, Duration::ZERO), Duration::ZERO);
+    }
+
+    #[test]
+    fn to_die_while_it_is_held_and_watched_is_another_failure_each_time_that_it_has_answered() {
+        for (limits, expected) in [(&WATCHED, [2, 3, 4]), (&UNWATCHED, [2, 2, 2])] {
+            let mut record = Record::default();
+            let (_, back) = fail(&mut record, 1_000, 1_000, limits);
+            fail(&mut record, back, 1_000, limits);
+            let failures = [10_000, 12_000, 14_000].map(|ms| {
+                record.fail(at(ms), limits);
+                record.answer(limits);
+                record.end_suspicion(at(ms + 1_000), limits);
+                record.failures()
+            });
+            assert_eq!(failures, expected);
+            record.excuse();
+            record.fail(at(16_000), limits);
+            assert_eq!(record.failures(), expected[2], "it was told to stop");
+        }
     }
 
     #[test]
@@ -170,15 +232,15 @@ mod tests {
         let holds = |service: [u64; 4]| {
             let (mut record, mut now) = (Record::default(), 1_000);
             service.map(|up_ms| {
-                let (hold, back) = fail(&mut record, now, up_ms);
+                let (hold, back) = fail(&mut record, now, up_ms, &WATCHED);
                 now = back;
                 hold
             })
         };
-        assert_eq!(holds([1_000, 59_999, 1_000, 1_000]), [0, 64, 300, 300]);
-        assert_eq!(holds([1_000, 60_000, 1_000, 1_000]), [0, 0, 64, 300]);
-        assert_eq!(holds([1_000, 1_000, 63_999, 1_000]), [0, 64, 300, 300]);
-        assert_eq!(holds([1_000, 1_000, 64_000, 1_000]), [0, 64, 0, 64]);
+        assert_eq!(holds([1_000, 59_999, 59_999, 1_000]), [0, 4, 64, 300]);
+        assert_eq!(holds([1_000, 60_000, 1_000, 1_000]), [0, 0, 4, 64]);
+        assert_eq!(holds([1_000, 1_000, 1_000, 63_999]), [0, 4, 64, 300]);
+        assert_eq!(holds([1_000, 1_000, 1_000, 64_000]), [0, 4, 64, 0]);
     }
 
     #[test]
@@ -187,8 +249,8 @@ mod tests {
         record.enter(at(1_000), true);
         for (start, ms, failures) in [(2_000, 249, 0), (3_000, 250, 1), (4_000, 10_000, 2)] {
             record.leave(at(start));
-            record.end_suspicion(at(start + ms), MAX);
-            record.end_suspicion(at(start + ms), MAX);
+            record.end_suspicion(at(start + ms), &WATCHED);
+            record.end_suspicion(at(start + ms), &WATCHED);
             assert_eq!(record.failures, failures, "{ms} ms");
             let before = record.up_since();
             record.enter(at(start + ms), true);

@@ -149,13 +149,17 @@ fn a_server_that_dies_under_load_costs_only_what_it_held() {
 #[test]
 fn servers_die_and_return_and_nothing_is_left_over() {
     for seed in seeds(12) {
-        let mut world = pool(seed, faults(0.02, 0.02, 0.05), 4, Some(ServiceTime::exponential(MS)));
+        let mut world = World::new(seed, faults(0.02, 0.02, 0.05));
+        world.health.hold_down_max = Duration::from_secs(5); // some die three times in two seconds
+        let mut world = fill(world, 4, Some(ServiceTime::exponential(MS)));
         let mut rng = Rng::new(seed);
         let mut dead: Option<(u32, u64)> = None;
+        let mut deaths = [0; 4];
         traffic(&mut world, 1200, 1.0, |w, number| match dead {
             None if number % 150 == 100 => {
                 let id = rng.below(4) as u32;
                 w.kill_server(id);
+                deaths[id as usize] += 1;
                 dead = Some((id, number));
             }
             Some((id, since)) if number - since >= 20 + 100 * (seed % 2) => {
@@ -170,6 +174,10 @@ fn servers_die_and_return_and_nothing_is_left_over() {
         world.check_at_rest();
         let back = world.run_until(Duration::from_secs(20), |w| w.up().len() == 4);
         assert!(back, "seed {seed}: up are {:?}", world.up());
+        for (_, server) in world.primary().fleet().unwrap().iter() {
+            let (failures, deaths) = (server.health.record().failures(), deaths[server.id as usize]);
+            assert!(failures <= deaths, "seed {seed}: {failures} failures of {}, {deaths} deaths", server.id);
+        }
     }
 }
 

@@ -5,7 +5,7 @@
 //! | a valid answer, to a client or to a check | proof of life: up (from down: `rise` in a row) |
 //! | it owes answers and is silent for far longer than any took; an answer or a check is overdue; ICMP | a suspect: used if nobody better is left |
 //! | a suspect leaves a check or a request unanswered, `fall` times in a row | down: not used |
-//! | it was down or a suspect several times lately | held: used if nobody better is left, for longer each time |
+//! | it was down or a suspect several times lately | held: used if nobody better is left, for longer each time; to go down then counts, where it is checked |
 //! | more than `down_max` of the servers are down or held, some are up | fail open: all are used |
 //! | no server is up, suspect or held, protocol `datagram` | those that are down are used: there is no other way to say no |
 //!
@@ -22,7 +22,7 @@ use super::core::Core;
 use super::datagram::ANSWER_LATEST;
 use super::handover::{Known, KnownServer};
 use super::members::Member;
-use super::settings::{Event, HealthCheck, Settings, Speaks};
+use super::settings::{Check, Event, HealthCheck, Settings, Speaks};
 use super::shared::{Noticed, Wanted};
 use crate::batch::{SocketId, Tx};
 use crate::drop_reason::DropReason;
@@ -563,8 +563,11 @@ fn rest_of(settings: &Settings) -> Duration {
     (settings.timeout * ANSWER_LATEST).max(settings.hold.unwrap_or_default())
 }
 
-/// How sure to be of a server.
+/// How sure to be of a server. Where nobody asks, only traffic shows whether it lives, and who is held gets none.
 fn limits_of(health: &HealthCheck) -> Limits {
     let Rules { rise, fall, hold_down_max, .. } = health.rules;
-    Limits { rise, fall, silence: health.interval, probe: health.interval, hold_down_max }
+    let (interval, is_asked) = (health.interval, health.check != Check::None);
+    let is_watched =
+        is_asked && health::sees(interval * rise.into(), interval * fall.into() + health.timeout);
+    Limits { rise, fall, silence: interval, probe: interval, hold_down_max, is_watched }
 }

@@ -85,7 +85,7 @@ impl World {
     }
 }
 
-/// Every kind of pool, with and without checks.
+/// Every kind of pool, without checks, with checks that see it come and go, and with checks that are too slow for that.
 fn pools() -> Vec<Settings> {
     let mut pools = vec![];
     for protocol in Speaks::ALL {
@@ -93,11 +93,12 @@ fn pools() -> Vec<Settings> {
             Speaks::Dns => Check::Dns { name: name_to_wire("a").unwrap(), kind: 1 },
             Speaks::Datagram => Check::Payload { send: b"0123".to_vec(), expect: vec![] },
         };
-        for check in [Check::None, check] {
+        let (quick, slow) = ((200 * MS, 100 * MS), (SECOND, SECOND));
+        for (check, (interval, within)) in [(&Check::None, quick), (&check, quick), (&check, slow)] {
             for timeout in [TIMEOUT, 2 * SECOND] {
                 let mut settings = Settings { timeout, ..settings(protocol) };
                 settings.health.check = check.clone();
-                settings.health.interval = 200 * MS;
+                (settings.health.interval, settings.health.timeout) = (interval, within);
                 settings.health.rules.down_max = 0.5;
                 pools.push(settings);
             }
@@ -112,8 +113,8 @@ fn in_the_minute_after_its_third_failure_less_than_a_thousandth_of_the_requests_
         for down in [Down::Frozen, Down::Dead] {
             let what = format!("seed {seed}, {down:?}, {settings:?}");
             let mut world = World::new(seed, settings.clone(), down);
-            // Up for the first second, so it has failed three times then, whatever the balancer has seen of it.
-            let third = world.start + 6 * SECOND;
+            // Up for the first second, so it fails for the third time then, whatever the balancer has seen of it.
+            let third = world.start + 5 * SECOND;
             while world.pool.now < third {
                 world.flap();
             }
@@ -176,16 +177,19 @@ fn who_is_held_is_used_when_nobody_better_is_left_and_is_up_again_in_the_end() {
             held.push(world.pool.state(FLAPPING));
             assert!(world.pool.now < second + 120 * SECOND, "{settings:?}");
         }
-        assert!(world.pool.now >= second + 64 * SECOND, "{settings:?}");
         let is_checked = settings.health.check != Check::None;
+        let is_watched = is_checked && settings.health.interval < SECOND;
+        let hold = if is_watched { 4 * SECOND } else { 64 * SECOND };
+        assert!(world.pool.now >= second + hold, "{settings:?}");
+        assert!(!is_watched || world.pool.now < second + hold + SECOND, "{settings:?}");
         assert_eq!(held.contains(&"held"), is_checked, "only a check can show it before: {settings:?}");
         world.pool.want(wanted([FLAPPING]));
         let end = world.pool.now + 60 * SECOND;
         while world.pool.now < end && world.failures() < 3 {
             world.flap();
         }
-        if !is_checked && settings.timeout > SECOND {
-            continue; // nobody else answers, so its silence says nothing, and no request is overdue
+        if !is_watched && settings.timeout > SECOND {
+            continue; // nobody else answers, so its silence says nothing, and nothing is overdue
         }
         while world.pool.now < end && world.pool.state(FLAPPING) != "held" {
             world.step(true);
@@ -197,6 +201,7 @@ fn who_is_held_is_used_when_nobody_better_is_left_and_is_up_again_in_the_end() {
         let why: Vec<_> = std::iter::from_fn(|| world.pool.workers[0].poll_event())
             .filter_map(|event| if let Event::State { why, .. } = event { Some(why) } else { None })
             .collect();
-        assert!(why.iter().any(|why| why == "failed 3 times, held for 300 s"), "{why:?}");
+        let hold = if is_watched { 64 } else { 300 };
+        assert!(why.iter().any(|why| *why == format!("failed 3 times, held for {hold} s")), "{why:?}");
     }
 }
