@@ -96,6 +96,8 @@ mod tests {
         let text = format!(
             r#"{{"load_balancer": {{"client_side_port": {}, "server_side_port": {}, "workers": 2}},
                 "pools": [{{"listen": "127.0.0.1:{}", "protocol": "datagram", "servers": ["127.0.0.1:9"]}}],
+                "server": {{"port_range_start": 1100, "port_range_end": 1200}},
+                "client": {{"port_range_start": 1200, "port_range_end": 1300}},
                 "admin": {{"listen": "off"}}}}"#,
             port(&front),
             port(&back),
