@@ -14,6 +14,7 @@ pub mod instance;
 pub mod kept;
 pub mod limits;
 pub mod lock;
+#[cfg(not(loom))]
 pub mod names;
 pub mod notify;
 pub mod process;
