@@ -476,3 +476,21 @@ fn a_controller_keeps_the_balancer_that_it_started_or_adopted_or_that_took_over(
     wait_for_balancer(&site, third);
     end(&site, controller, &[]);
 }
+
+#[test]
+fn a_supervisor_outlives_a_balancer_that_cannot_start_again() {
+    let site = Site::new(json!({"server": {"count": 1}}));
+    let controller = site.start(&["controller", "--with-balancer"]);
+    controller.wait_for_word("the balancer started, process ");
+    let first = wait_for_balancer(&site, 0);
+    let config = site.path().join("config.json");
+    let text = std::fs::read_to_string(&config).unwrap();
+    site.write("config.json", "{,}");
+    send_signal(first, libc::SIGKILL);
+    let give_up = || controller.stderr();
+    let ended = || (controller.stderr().matches("exit code 2").count() > 2).then_some(());
+    wait_for("a balancer that ends again and again", ended, give_up);
+    site.write("config.json", &text);
+    wait_for_balancer(&site, first);
+    end(&site, controller, &[]);
+}

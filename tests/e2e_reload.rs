@@ -163,6 +163,17 @@ fn a_successor_that_cannot_start_leaves_the_old_one_serving() {
         let (code, summary) = site.ask(&["--requests", "50"]);
         assert_eq!((code, summary.answered, summary.retried), (0, 50, 0));
     }
+    // What a successor needs beside the sockets is tried before it has them: here, a folder for its token.
+    let socket = std::fs::read_dir(site.path().join("state")).unwrap().flatten().map(|entry| entry.path());
+    let socket = socket.into_iter().find(|path| path.extension().is_some_and(|e| e == "sock")).unwrap();
+    site.write("taken", "a file");
+    site.write("config.json", &text.replace("\"state_dir\":\"state\"", "\"state_dir\":\"taken\""));
+    let refused = site.start(&["balancer", &format!("--takeover={}", socket.display())]).finish();
+    assert!(refused.code == 2 && refused.stderr.contains("taken"), "{refused:?}");
+    site.write("config.json", &text);
+    let (code, summary) = site.ask(&["--requests", "50"]);
+    assert_eq!((code, summary.answered, summary.retried), (0, 50, 0));
+
     let successor = site.start(&["balancer", "--takeover", "--status-every", "50ms"]);
     assert_eq!(balancer.finish().code, 0);
     assert_eq!(successor.status().servers.len(), 2, "nobody had to register anew");

@@ -98,7 +98,7 @@ fn tell(event: &Event, events: &EventLog) {
         }
         Event::Scale { what, load, up } => {
             info!(load = format!("{load:.2}"), up, "scaling: {what}");
-            note(Kind::Scaling, None, format!("{what} (load {load:.2}, {up} up)"));
+            note(Kind::Scaling, None, what.clone());
         }
         Event::Controller(text) => {
             warn!("{text}");

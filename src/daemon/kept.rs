@@ -47,6 +47,8 @@ pub struct Kept {
 pub enum Event {
     /// It ended; how, and after which pause it starts again.
     Ended(Exit, Duration),
+    /// It could not be started again; why, and after which pause that is tried once more.
+    NotStarted(Failed, Duration),
     /// Another process has taken over from it, and is looked after from now on.
     Followed,
     /// It has been started again; its standard output, if that is a pipe.
@@ -107,25 +109,36 @@ impl Kept {
     }
 
     /// Looks whether it runs, and starts it again when its time has come. To be called until there is nothing more.
-    pub fn supervise(&mut self) -> Result<Option<Event>, Failed> {
+    pub fn supervise(&mut self) -> Option<Event> {
         if let Some(at) = self.restart_at {
             if Instant::now() < at {
-                return Ok(None);
+                return None;
             }
-            let (process, stream) = spawn(&self.words, &self.sockets, self.is_read)?;
-            (self.process, self._stream) = (process, Some(stream));
-            (self.started, self.restart_at) = (Instant::now(), None);
-            return Ok(Some(Event::Started(self.process.take_stdout())));
+            return Some(match spawn(&self.words, &self.sockets, self.is_read) {
+                Ok((process, stream)) => {
+                    (self.process, self._stream) = (process, Some(stream));
+                    (self.started, self.restart_at) = (Instant::now(), None);
+                    Event::Started(self.process.take_stdout())
+                }
+                // Its program may be about to be replaced.
+                Err(failed) => Event::NotStarted(failed, self.restart_after(Duration::ZERO)),
+            });
         }
-        let Some(exit) = self.process.poll_exit() else { return Ok(None) };
+        let exit = self.process.poll_exit()?;
         // However it ended (how one ends that was adopted is not told): another one may have taken over from it.
         if let Some((process, sockets)) = running(&self.path) {
             (self.process, self.sockets) = (process, sockets);
-            return Ok(Some(Event::Followed));
+            return Some(Event::Followed);
         }
-        let pause = self.pause_after(self.started.elapsed());
+        let ran = self.started.elapsed();
+        Some(Event::Ended(exit, self.restart_after(ran)))
+    }
+
+    /// It shall start again, after a pause that goes by how long it ran.
+    fn restart_after(&mut self, ran: Duration) -> Duration {
+        let pause = self.pause_after(ran);
         self.restart_at = Some(Instant::now() + pause);
-        Ok(Some(Event::Ended(exit, pause)))
+        pause
     }
 
     /// Asks it to end, and waits until it has; as soon as `at_once` says so, it is ended.
@@ -164,6 +177,7 @@ fn spawn(words: &[String], sockets: &SocketSet, is_read: bool) -> Result<(Proces
     command.stdout(if is_read { Stdio::piped() } else { Stdio::null() });
     let process = Process::start(&mut command)
         .map_err(|error| Failed::new(format!("cannot start {}: {error}", words[0])))?;
-    Offer::push(ours.try_clone()?, &sockets.borrowed(), PATIENCE).map_err(Failed::new)?;
+    // One that has ended already (its configuration may be wrong) hears nothing; that it has ended is seen as ever.
+    let _ = Offer::push(ours.try_clone()?, &sockets.borrowed(), PATIENCE);
     Ok((process, ours))
 }

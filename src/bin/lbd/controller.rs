@@ -46,7 +46,7 @@ pub fn run(args: &Controller) -> Result<()> {
         let due = balancer.as_ref().and_then(Kept::due);
         supervisor.turn(due.map_or(TURN, |due| due.saturating_duration_since(Instant::now()).min(TURN)))?;
         if let Some(balancer) = &mut balancer {
-            look_after(balancer, common)?;
+            look_after(balancer, common);
         }
         for event in supervisor.take_events() {
             say(common, format_args!("controller: {event}"));
@@ -78,12 +78,13 @@ fn start_balancer(config: &Config, common: &Common) -> Result<Kept> {
 }
 
 /// A balancer that ended unasked is started again.
-fn look_after(balancer: &mut Kept, common: &Common) -> Result<()> {
-    while let Some(event) = balancer.supervise()? {
+fn look_after(balancer: &mut Kept, common: &Common) {
+    while let Some(event) = balancer.supervise() {
         let text = match event {
             kept::Event::Ended(exit, pause) => {
                 format!("the balancer ended unasked ({exit}), starting it again in {pause:?}")
             }
+            kept::Event::NotStarted(why, pause) => format!("{why}; tried again in {pause:?}"),
             kept::Event::Followed => {
                 format!("process {} took over from the balancer", balancer.process().id())
             }
@@ -92,7 +93,6 @@ fn look_after(balancer: &mut Kept, common: &Common) -> Result<()> {
         tracing::warn!("{text}");
         say(common, format_args!("controller: {text}"));
     }
-    Ok(())
 }
 
 /// Settings, sockets and log of a controller; also the beginning of `lbd up`. `servers` is the command that starts a server

@@ -10,8 +10,7 @@ use lbd::terminal::{print, tell};
 
 use crate::args::Args;
 
-/// Only its description is used here.
-#[allow(dead_code)]
+#[allow(dead_code)] // only its description is used here
 #[path = "../loadgen/args.rs"]
 mod loadgen;
 

@@ -122,12 +122,13 @@ impl Balancer {
     }
 
     /// A balancer that ended unasked is started again.
-    fn supervise(&mut self) -> Result<()> {
-        while let Some(event) = self.kept.supervise()? {
+    fn supervise(&mut self) {
+        while let Some(event) = self.kept.supervise() {
             match event {
                 kept::Event::Ended(exit, pause) => {
                     warn!("the balancer ended unasked ({exit}), starting it again in {pause:?}");
                 }
+                kept::Event::NotStarted(why, pause) => warn!("{why}; tried again in {pause:?}"),
                 kept::Event::Followed => info!(pid = self.kept.process().id(), "another balancer took over"),
                 kept::Event::Started(stdout) => {
                     info!(pid = self.kept.process().id(), "balancer started");
@@ -135,7 +136,6 @@ impl Balancer {
                 }
             }
         }
-        Ok(())
     }
 
     fn end(&mut self) {
@@ -205,7 +205,7 @@ impl System {
     fn turn(&mut self, patience: Duration) -> Result<()> {
         let due = self.balancer.kept.due().map(|due| due.saturating_duration_since(Instant::now()));
         self.supervisor.turn(due.map_or(patience, |due| due.min(patience)))?;
-        self.balancer.supervise()?;
+        self.balancer.supervise();
         for event in self.supervisor.take_events() {
             if event.contains("scale ") || event.contains("ended unasked") {
                 let seconds = self.started.elapsed().as_secs_f64();

@@ -57,7 +57,13 @@ impl Failed {
 
 impl From<io::Error> for Failed {
     fn from(error: io::Error) -> Self {
-        Failed::new(error)
+        match error.kind() {
+            io::ErrorKind::AddrInUse => Failed(format!(
+                "{error}: another process has this address; end that one, or set another (a balancer of the same \
+                 configuration is followed with `lbd balancer --takeover`)"
+            )),
+            _ => Failed::new(error),
+        }
     }
 }
 
@@ -105,6 +111,15 @@ struct Admin {
     token: Token,
 }
 
+impl Admin {
+    /// The listener with the token that changes will need.
+    fn prepare(listener: TcpListener, config: &Config) -> Result<(TcpListener, Token), Failed> {
+        let port = listener.local_addr()?.port();
+        let token = admin::token_for(&config.admin, &config.state_dir, port).map_err(Failed::new)?;
+        Ok((listener, token))
+    }
+}
+
 /// A balancer whose sockets are open, and nothing else: what may fail easily has been tried.
 pub struct Ready {
     config: Config,
@@ -126,7 +141,11 @@ impl Ready {
     /// anything fails. Ends when `stop` is asked.
     pub fn start(self, stop: Stop, takeover: Option<Takeover>) -> Result<Arc<Instance>, Failed> {
         let Ready { config, mut opened, clock, is_inherited } = self;
-        let listener = opened.admin.take();
+        // What may fail comes before the other one is asked to pause.
+        let admin = match opened.admin.take() {
+            Some(listener) => Some(Admin::prepare(listener, &config)?),
+            None => None,
+        };
         let process = Process {
             clock,
             threads: Threads::new(stop.clone()),
@@ -168,8 +187,8 @@ impl Ready {
             is_followed: AtomicBool::new(false),
         });
         instance.show()?;
-        if let Some(listener) = listener {
-            instance.serve_admin(listener)?;
+        if let Some((listener, token)) = admin {
+            instance.serve_admin(listener, token)?;
         }
         Ok(instance)
     }
@@ -202,10 +221,8 @@ impl Instance {
         Ok(())
     }
 
-    fn serve_admin(self: &Arc<Self>, listener: TcpListener) -> Result<(), Failed> {
+    fn serve_admin(self: &Arc<Self>, listener: TcpListener, token: Token) -> Result<(), Failed> {
         let addr = listener.local_addr()?;
-        let config = Arc::clone(&self.running().config);
-        let token = admin::token_for(&config.admin, &config.state_dir, addr.port()).map_err(Failed::new)?;
         let control: Arc<dyn admin::Control> = Arc::<Instance>::clone(self);
         let server = admin::serve(listener.try_clone()?, control, token.clone())?;
         tracing::info!(%addr, "admin interface");

@@ -25,8 +25,9 @@ use crate::time::{Clock, Instant};
 /// How long a process that has taken its sockets over leaves requests in their buffers while no server has registered.
 const WAIT_FOR_SERVERS: Duration = Duration::from_millis(300);
 
-/// How long workers wait for a successor's word.
-const HELD_MAX: Duration = Duration::from_secs(10);
+/// How long workers wait for a successor's word: for longer than the whole conversation may take, so that none reads on while a
+/// successor begins. Whoever holds them lets them go before, whatever happens.
+const HELD_MAX: Duration = Duration::from_secs(60);
 
 /// What the workers of the native pool know, in their order.
 pub type NativeState = Vec<Part>;
@@ -172,11 +173,11 @@ impl Native {
         for post in &self.posts {
             let (tell, told) = sync_channel(2);
             let wait = held.hold();
-            post.send(move |worker, now| {
+            post.send(move |worker, _| {
                 let _ = tell.send(worker.settle(&clock).map(|()| None));
                 loop {
                     match wait.recv_timeout(HELD_MAX) {
-                        Ok(Verdict::Tell) => _ = tell.send(Ok(Some(worker.role.export(now)))),
+                        Ok(Verdict::Tell) => _ = tell.send(Ok(Some(worker.role.export(clock.now())))),
                         Ok(Verdict::End) => return worker.end(),
                         Err(_) => return worker.resume_all(),
                     }
@@ -194,6 +195,11 @@ impl Native {
         held.all_tell();
         let parts = workers.iter().map(|told| hear(told)?.ok_or_else(|| Gone.into()));
         parts.collect()
+    }
+
+    /// Reads on: there was no successor. One that reads already goes on.
+    pub fn resume(&self) -> Result<(), Failed> {
+        self.posts.iter().try_for_each(|post| Ok(post.call(|worker, _| worker.resume_all())?))
     }
 
     /// Carries out an order about a server.

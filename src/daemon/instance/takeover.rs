@@ -158,8 +158,9 @@ impl Instance {
         }
         offer.wait_until_ready(START).map_err(Failed::new)?;
         let successor = offer.pid();
-        let (state, held) = self.pause()?;
+        let mut held = Held::default();
         let told = || {
+            let state = self.pause(&mut held)?;
             let bytes = postcard::to_allocvec(&state).map_err(Failed::new)?;
             offer.give_state(bytes, STEP).map_err(Failed::new)?;
             offer.conclude(STEP).map_err(Failed::new)
@@ -194,21 +195,23 @@ impl Instance {
     }
 
     /// Stops reading clients everywhere, and the native pool's workers altogether; says what they know.
-    fn pause(&self) -> Result<(State, Held), Failed> {
+    fn pause(&self, held: &mut Held) -> Result<State, Failed> {
         let running = self.running();
-        let (mut state, mut held) = (State::default(), Held::default());
+        let mut state = State::default();
         for pool in &running.pools {
             state.pools.push((pool.name().to_owned(), pool.pause()?));
         }
         if let Some(native) = &running.native {
-            state.native = Some(native.pause(&mut held, self.process.clock)?);
+            state.native = Some(native.pause(held, self.process.clock)?);
         }
-        Ok((state, held))
+        Ok(state)
     }
 
-    /// Reads on; the native pool's workers do so by themselves.
+    /// Reads on everywhere, however far the pause has come.
     fn resume(&self) -> Result<(), Failed> {
-        self.running().pools.iter().try_for_each(|pool| pool.resume())
+        let running = self.running();
+        let native = running.native.as_ref().map_or(Ok(()), |native| native.resume());
+        running.pools.iter().fold(native, |result, pool| result.and(pool.resume()))
     }
 
     /// Finishes what is under way; the process ends with it.
