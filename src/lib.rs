@@ -14,7 +14,7 @@
 //! role -> { wire, select, crew, fleet, roster, estimate, health, remembered, slow_start, operator, retry, scale,
 //!           stats, batch, time, rng, dns, access, aged, proxy_protocol }
 //! io -> { batch, time }
-//! handover -> time
+//! handover -> { state_dir, time }
 //! doctor -> { config, io, batch, time }
 //! ```
 //!

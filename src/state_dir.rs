@@ -18,8 +18,11 @@ pub fn prepare(dir: &Path) -> Result<(), String> {
         Err(e) if e.kind() != ErrorKind::AlreadyExists => return Err(unusable(e)),
         _ => {}
     }
+    // Neither the folder nor a link in its place may be another one's, who could lead it elsewhere.
+    let link = std::fs::symlink_metadata(dir).map_err(unusable)?;
     let meta = std::fs::metadata(dir).map_err(unusable)?;
-    let (owner, user) = (meta.uid(), rustix::process::geteuid().as_raw());
+    let user = rustix::process::geteuid().as_raw();
+    let owner = if link.uid() == user { meta.uid() } else { link.uid() };
     let mode = meta.mode() & 0o777;
     if !meta.is_dir() {
         Err(format!("{shown} is not a folder; set state_dir to one"))
@@ -82,6 +85,15 @@ mod tests {
             let dir = tempfile::tempdir().unwrap();
             std::os::unix::fs::chown(dir.path(), Some(12_345), None).unwrap();
             assert!(prepare(dir.path()).unwrap_err().contains("belongs to user 12345, not to 0"));
+            let own = tempfile::tempdir().unwrap();
+            std::fs::set_permissions(own.path(), Permissions::from_mode(0o700)).unwrap();
+            let link = own.path().with_extension("link");
+            std::os::unix::fs::symlink(own.path(), &link).unwrap();
+            assert!(prepare(&link).is_ok(), "a link of the user's own");
+            std::os::unix::fs::lchown(&link, Some(12_345), None).unwrap();
+            let refused = prepare(&link);
+            std::fs::remove_file(&link).unwrap();
+            assert!(refused.unwrap_err().contains("belongs to user 12345"));
         } else {
             assert!(prepare(theirs).unwrap_err().contains("belongs to user 0"));
         }

@@ -181,3 +181,58 @@ fn spawn(words: &[String], sockets: &SocketSet, is_read: bool) -> Result<(Proces
     let _ = Offer::push(ours.try_clone()?, &sockets.borrowed(), PATIENCE);
     Ok((process, ours))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One that has just been started, with a program that ends at once.
+    fn kept(program: &str) -> Kept {
+        let mut command = Command::new("true");
+        Kept {
+            words: vec![program.to_owned()],
+            sockets: SocketSet::default(),
+            path: "/nowhere/at.all".into(),
+            process: Process::start(&mut command).unwrap(),
+            _stream: None,
+            is_read: false,
+            started: Instant::now(),
+            failures: 0,
+            restart_at: None,
+        }
+    }
+
+    /// What happens next.
+    fn next(kept: &mut Kept) -> Event {
+        let give_up = Instant::now() + Duration::from_secs(30);
+        loop {
+            if let Some(event) = kept.supervise() {
+                return event;
+            }
+            assert!(Instant::now() < give_up);
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn a_program_that_is_not_there_is_tried_again_after_growing_pauses() {
+        let mut kept = kept("/nowhere/lbd");
+        assert!(matches!(next(&mut kept), Event::Ended(_, pause) if pause == PAUSE));
+        let Event::NotStarted(why, pause) = next(&mut kept) else { panic!("it is not there") };
+        assert!(why.to_string().starts_with("cannot start /nowhere/lbd: "), "{why}");
+        assert_eq!(pause, PAUSE * 2);
+        kept.words = vec!["true".to_owned()];
+        assert!(matches!(next(&mut kept), Event::Started(None)), "it has been replaced meanwhile");
+        assert!(matches!(next(&mut kept), Event::Ended(_, pause) if pause == PAUSE * 4));
+    }
+
+    #[test]
+    fn one_that_has_run_well_starts_again_at_once() {
+        let mut kept = kept("true");
+        for (ran, pause) in [(RAN_WELL / 2, PAUSE), (RAN_WELL / 2, PAUSE * 2), (RAN_WELL, Duration::ZERO)] {
+            assert_eq!(kept.pause_after(ran), pause);
+        }
+        assert_eq!(kept.pause_after(Duration::ZERO), PAUSE, "a clean record");
+        (0..100).for_each(|_| assert!(kept.pause_after(Duration::ZERO) <= PAUSE_MAX));
+    }
+}

@@ -35,7 +35,7 @@ use tracing::info;
 use crate::io::socket::receive_buffer;
 use crate::io::{BackEnd, DatagramIo, IoChoice, IoOptions};
 use crate::role::Role;
-use crate::time::{Clock, Instant};
+use crate::time::{Clock, Instant, earliest};
 
 /// A back end of this choice over these sockets.
 pub fn back_end(
@@ -54,12 +54,23 @@ pub fn back_end(
 
 /// One turn: wait, receive a batch, run the role over it, timers, flush. Gives the turn's time, read once.
 pub fn turn(io: &mut impl DatagramIo, role: &mut impl Role, clock: &Clock) -> io::Result<Instant> {
-    io.wait(role.next_deadline())?;
+    turn_until(None, io, role, clock).map(|(now, _)| now)
+}
+
+/// The same, waiting until then at most. Gives also whether nothing had arrived.
+pub fn turn_until(
+    at_latest: Option<Instant>,
+    io: &mut impl DatagramIo,
+    role: &mut impl Role,
+    clock: &Clock,
+) -> io::Result<(Instant, bool)> {
+    io.wait(earliest(role.next_deadline(), at_latest))?;
     io.receive()?;
     let now = clock.now();
     let (rx, tx) = io.turn();
+    let is_empty = rx.is_empty();
     role.on_batch(now, rx, tx);
     role.on_timeout(now, tx);
     io.flush()?;
-    Ok(now)
+    Ok((now, is_empty))
 }

@@ -10,11 +10,12 @@ use tracing::warn;
 use super::affinity;
 use super::inbox::Inbox;
 use super::signals::Stop;
+use super::turn_until;
 use crate::batch::SocketId;
 use crate::io::DatagramIo;
 use crate::role::Role;
 use crate::status::EventLog;
-use crate::time::{Clock, Instant, earliest};
+use crate::time::{Clock, Instant};
 
 /// A role that stands between clients and servers.
 pub trait Balancing: Role {
@@ -113,7 +114,7 @@ impl<R: Balancing, I: DatagramIo> Worker<R, I> {
     /// Takes turns until nothing is left of what was read before the sockets were paused.
     pub fn settle(&mut self, clock: &Clock) -> io::Result<()> {
         for _ in 0..SETTLE_TURNS {
-            let (_, is_settled) = self.turn_until(Some(clock.now()), clock)?;
+            let (_, is_settled) = turn_until(Some(clock.now()), &mut self.io, &mut self.role, clock)?;
             if is_settled {
                 return Ok(());
             }
@@ -168,21 +169,7 @@ impl<R: Balancing, I: DatagramIo> Worker<R, I> {
             Life::Waiting { until } | Life::Retiring { until } => Some(until),
             Life::Serving | Life::Over | Life::Failed(_) => None,
         };
-        let (now, _) = self.turn_until(at_latest, clock)?;
-        Ok(now)
-    }
-
-    /// A turn that waits until then at most. Gives its time, and whether nothing had arrived.
-    fn turn_until(&mut self, at_latest: Option<Instant>, clock: &Clock) -> io::Result<(Instant, bool)> {
-        self.io.wait(earliest(self.role.next_deadline(), at_latest))?;
-        self.io.receive()?;
-        let now = clock.now();
-        let (rx, tx) = self.io.turn();
-        let is_empty = rx.is_empty();
-        self.role.on_batch(now, rx, tx);
-        self.role.on_timeout(now, tx);
-        self.io.flush()?;
-        Ok((now, is_empty))
+        turn_until(at_latest, &mut self.io, &mut self.role, clock).map(|(now, _)| now)
     }
 
     /// Its loop: until it has retired, at the process's end at the latest.

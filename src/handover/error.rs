@@ -17,16 +17,9 @@ pub enum Error {
     /// Something else has the name of the socket.
     #[error("{} is not a socket: move it away, or choose another state_dir", .0.display())]
     NotASocket(PathBuf),
-    /// The folder could be written or entered by others.
-    #[error("the folder {} {why}: {remedy}, or choose another state_dir", path.display())]
-    Folder {
-        /// Where it is.
-        path: PathBuf,
-        /// What is wrong with it.
-        why: String,
-        /// What mends it.
-        remedy: String,
-    },
+    /// The folder is not the user's alone, or cannot be made.
+    #[error("{0}")]
+    Folder(String),
     /// A file or socket cannot be made, opened or removed.
     #[error("{}: {source}", path.display())]
     File {

@@ -1,8 +1,8 @@
 //! Where a running process is asked for its sockets: a Unix socket in a folder that is its user's alone.
 
-use std::fs::{self, DirBuilder, File, Permissions};
+use std::fs::{self, File, Permissions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -10,6 +10,7 @@ use std::time::Duration;
 use rustix::fs::{FlockOperation, flock};
 
 use super::Error;
+use crate::state_dir;
 
 /// A socket that is listened at. Dropping it removes its file, unless a successor has put its own there.
 #[derive(Debug)]
@@ -105,19 +106,8 @@ fn lock_folder(path: &Path) -> Result<File, Error> {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
-    DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(file_error(folder))?;
+    state_dir::prepare(folder).map_err(Error::Folder)?;
     let lock = File::open(folder).map_err(file_error(folder))?;
-    let found = lock.metadata().map_err(file_error(folder))?;
-    let refused = |why: String, remedy: String| Error::Folder { path: folder.into(), why, remedy };
-    let (owner, user) = (found.uid(), rustix::process::geteuid().as_raw());
-    if owner != user {
-        let remedy = format!("run as user {owner}, or make it user {user}'s");
-        return Err(refused(format!("belongs to user {owner}"), remedy));
-    }
-    if found.mode() & 0o077 != 0 {
-        let why = format!("is open to others (mode {:04o})", found.mode() & 0o7777);
-        return Err(refused(why, format!("run `chmod 700 {}`", folder.display())));
-    }
     flock(&lock, FlockOperation::LockExclusive).map_err(|error| file_error(folder)(error.into()))?;
     Ok(lock)
 }

@@ -497,7 +497,7 @@ fn the_folder_is_made_for_its_user_alone_and_refused_if_it_is_not() {
     drop(listener);
     std::fs::set_permissions(&inside, std::fs::Permissions::from_mode(0o750)).unwrap();
     let error = Listener::bind(&inside.join("lbd.sock")).unwrap_err().to_string();
-    assert!(error.contains("0750") && error.contains(&format!("chmod 700 {}", inside.display())), "{error}");
+    assert!(error.contains("750") && error.contains(&format!("chmod 700 {}", inside.display())), "{error}");
 }
 
 #[test]
