@@ -182,3 +182,20 @@ fn a_successor_that_cannot_start_leaves_the_old_one_serving() {
     let nobody = site.start(&["balancer", "--takeover=/nowhere/at.all"]).finish();
     assert!(nobody.code == 2 && nobody.stderr.contains("nobody listens at /nowhere/at.all"), "{nobody:?}");
 }
+
+#[test]
+fn a_pool_that_is_made_anew_knows_what_an_operator_has_ordered() {
+    let site = Site::new(json!({}));
+    let servers: Vec<Fake> = (1..=2).map(|n| echo(&site, n)).collect();
+    let mut balancer = site.pools(json!([pool(&site, "a", 0, &[1, 2], json!({}))]));
+    let drained = site.start_bare(&["drain", "1", "--config", "pools.json"]).finish();
+    assert_eq!(drained.code, 0, "{drained:?}");
+    site.write_pools(&json!([pool(&site, "a", 0, &[1, 2], json!({"ports": 300}))]));
+    assert!(reload(&mut balancer).contains("pool a ended; pool a begun"));
+    balancer.wait_until("the server is still draining", |status| {
+        status.pools[0].servers.iter().any(|server| (server.id, server.state.as_str()) == (1, "draining"))
+    });
+    let client = Asker::to(v4(site.port(0)));
+    (0..20).for_each(|n| drop(client.ask(format!("{n}").as_bytes())));
+    assert_eq!((servers[0].count(), servers[1].count()), (0, 20));
+}

@@ -1,6 +1,7 @@
 //! Another configuration while the balancer runs: read, checked, built, and only then put in place of the old one. What
 //! cannot be built changes nothing.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::pool::{Made, Pool};
@@ -157,7 +158,9 @@ impl Instance {
             })
         };
         // Whoever leaves stops hearing clients before its successor begins: what arrives in between waits in the sockets.
+        let mut left = BTreeMap::new();
         for pool in old.iter().filter(|pool| !stays(pool)) {
+            left.insert(pool.name().to_owned(), pool.pause()?);
             pool.retire(&self.process)?;
             self.running().leaving.push(Arc::clone(pool));
             changes.push(format!("pool {} ended", pool.name()));
@@ -175,7 +178,11 @@ impl Instance {
                     ));
                     pool
                 }
-                Step::Begin(made) => {
+                Step::Begin(mut made) => {
+                    // One that is made anew knows what the one before knew: an operator's orders, health, flows.
+                    if let Some(state) = left.remove(made.name()) {
+                        made.go_on_from(state, self.process.clock.now());
+                    }
                     changes.push(format!("pool {} begun", made.name()));
                     Arc::new(made.start(&self.process)?)
                 }
