@@ -191,9 +191,11 @@ proptest! {
         for op in ops {
             match op {
                 Op::Reserve => {
+                    let is_any_eligible = model.iter().any(|leaf| leaf.1 == LeafState::Eligible);
+                    let goes_last = cap == LEN_MAX || !is_any_eligible;
                     let key = |&(len, state, cost): &(u32, LeafState, u64)| match state {
                         LeafState::Eligible if len < cap => Some((0, (u64::from(len) + 1) * cost)),
-                        LeafState::LastResort if len < cap => Some((1, (u64::from(len) + 1) * cost)),
+                        LeafState::LastResort if len < cap && goes_last => Some((1, (u64::from(len) + 1) * cost)),
                         _ => None,
                     };
                     let least = model.iter().filter_map(key).min();

@@ -73,6 +73,8 @@ const KEY_MAX: u64 = LAST_RESORT - 2;
 
 /// The most servers.
 const LEAVES_MAX: usize = 1 << INDEX_BITS;
+const ELIGIBLE: u64 = LeafState::Eligible as u64;
+
 /// The longest queue that is told apart from longer ones.
 pub const LEN_MAX: u32 = (1 << LEN_BITS) - 1;
 
@@ -160,6 +162,8 @@ pub struct FArray<const FAN_OUT: usize> {
     /// Requests at a server from which on it is not chosen. Rarely written; whoever reads an old one has read before a
     /// change that [`FArray::set_cap`] carries to the root. No checker's: it takes no part in the algorithm.
     cap: AtomicU32,
+    /// Leaves that are eligible. As rarely written, and carried to the root in the same way.
+    eligible: AtomicU32,
     mutation: Option<Mutation>,
 }
 
@@ -193,6 +197,7 @@ impl<const FAN_OUT: usize> FArray<FAN_OUT> {
             root: CachePadded::new(AtomicU64::new(NONE)),
             slots,
             cap: AtomicU32::new(cap.min(LEN_MAX)),
+            eligible: AtomicU32::new(0),
             mutation,
         }
     }
@@ -279,13 +284,26 @@ impl<const FAN_OUT: usize> FArray<FAN_OUT> {
     pub fn set(&self, slot: Slot, state: LeafState, cost: u16) {
         let leaf = self.leaf_of(slot);
         let set = (state as u64) << STATE_SHIFT | u64::from(cost.max(1)) << COST_SHIFT;
-        self.change(leaf, |word| word & !(LEAF_VERSION - 1) | set | u64::from(leaf_len(word)));
+        let old = self.change(leaf, |word| word & !(LEAF_VERSION - 1) | set | u64::from(leaf_len(word)));
+        let (was, is) = (leaf_state(old) == ELIGIBLE, state as u64 == ELIGIBLE);
+        let crossed = match (was, is) {
+            (false, true) => self.eligible.fetch_add(1, Ordering::SeqCst) == 0,
+            (true, false) => self.eligible.fetch_sub(1, Ordering::SeqCst) == 1,
+            _ => false,
+        };
+        if crossed {
+            self.refresh_all(); // last resorts may be another thing now
+        }
     }
 
     /// Changes how many requests a server may have at most, to be chosen. Who has more keeps them.
     pub fn set_cap(&self, cap: u32) {
         self.cap.store(cap.min(LEN_MAX), Ordering::SeqCst);
-        // Each key may be another now, as if all leaves had changed.
+        self.refresh_all();
+    }
+
+    /// Each key may be another now, as if all leaves had changed.
+    fn refresh_all(&self) {
         (0..self.slots).for_each(|leaf| self.propagate(leaf));
     }
 
@@ -327,11 +345,13 @@ impl<const FAN_OUT: usize> FArray<FAN_OUT> {
         let cost = leaf >> COST_SHIFT & ((1 << COST_BITS) - 1);
         let key = ((u64::from(len) + 1) * cost).min(KEY_MAX);
         let cap = self.cap.load(Ordering::SeqCst);
-        const ELIGIBLE: u64 = LeafState::Eligible as u64;
         const LAST: u64 = LeafState::LastResort as u64;
         match leaf_state(leaf) {
             ELIGIBLE if len < cap => key,
-            LAST if len < cap => key | LAST_RESORT,
+            // Where lengths are limited, a request rather waits for a good server than goes to a last resort.
+            LAST if len < cap && (cap == LEN_MAX || self.eligible.load(Ordering::SeqCst) == 0) => {
+                key | LAST_RESORT
+            }
             _ => NONE,
         }
     }
@@ -346,13 +366,15 @@ impl<const FAN_OUT: usize> FArray<FAN_OUT> {
         won
     }
 
-    fn change(&self, leaf: usize, to: impl Fn(u64) -> u64) {
+    /// Gives what was there before.
+    fn change(&self, leaf: usize, to: impl Fn(u64) -> u64) -> u64 {
         let place = self.leaf(leaf);
         let mut word = place.load(LOAD);
         while let Err(now) = place.compare_exchange(word, to(word).wrapping_add(LEAF_VERSION), UPDATE, LOAD) {
             word = now;
         }
         self.propagate(leaf);
+        word
     }
 
     /// Carries a leaf's change to the root. When it returns, the root reflects the change or a later one.
