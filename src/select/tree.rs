@@ -159,16 +159,19 @@ pub struct FArray<const FAN_OUT: usize> {
     slots: usize,
     leaf_by_slot: Box<[u16]>,
     slot_by_leaf: Box<[u16]>,
-    /// Requests at a server from which on it is not chosen. Rarely written; whoever reads an old one has read before a
+    /// Requests of ours at a server from which on it is not chosen. Rarely written; whoever reads an old one has read before a
     /// change that [`FArray::set_cap`] carries to the root. No checker's: it takes no part in the algorithm.
     cap: AtomicU32,
+    /// By leaf: the part of its length that others have brought about, which the cap does not count. As rarely written, and
+    /// carried to the root in the same way.
+    foreign: Box<[AtomicU32]>,
     /// Leaves that are eligible. As rarely written, and carried to the root in the same way.
     eligible: AtomicU32,
     mutation: Option<Mutation>,
 }
 
 impl<const FAN_OUT: usize> FArray<FAN_OUT> {
-    /// Room for `slots` servers (1 to 4,096), each chosen only while it has fewer than `cap` requests.
+    /// Room for `slots` servers (1 to 4,096), each chosen only while it has fewer than `cap` requests of ours.
     pub fn new(slots: usize, cap: u32) -> Self {
         Self::with_mutation(slots, cap, None)
     }
@@ -197,6 +200,7 @@ impl<const FAN_OUT: usize> FArray<FAN_OUT> {
             root: CachePadded::new(AtomicU64::new(NONE)),
             slots,
             cap: AtomicU32::new(cap.min(LEN_MAX)),
+            foreign: (0..slots).map(|_| AtomicU32::new(0)).collect(),
             eligible: AtomicU32::new(0),
             mutation,
         }
@@ -218,7 +222,7 @@ impl<const FAN_OUT: usize> FArray<FAN_OUT> {
             }
             let leaf = node_leaf(root);
             let word = self.leaf(leaf).load(LOAD);
-            if self.key(word) != key {
+            if self.key(leaf, word) != key {
                 self.propagate(leaf); // the root is stale: help, do not spin
             } else if self.take(leaf, word) {
                 return Ok(Reserved { slot: self.slot_of(leaf), fallback: false });
@@ -236,8 +240,9 @@ impl<const FAN_OUT: usize> FArray<FAN_OUT> {
         let (a, b) = (self.leaf_of(a), self.leaf_of(b));
         for _ in 0..ROUNDS_MAX {
             let (word_a, word_b) = (self.leaf(a).load(LOAD), self.leaf(b).load(LOAD));
-            let (leaf, word) = if self.key(word_b) < self.key(word_a) { (b, word_b) } else { (a, word_a) };
-            if self.key(word) == NONE {
+            let (leaf, word) =
+                if self.key(b, word_b) < self.key(a, word_a) { (b, word_b) } else { (a, word_a) };
+            if self.key(leaf, word) == NONE {
                 return Err(Full);
             }
             if self.take(leaf, word) {
@@ -255,7 +260,7 @@ impl<const FAN_OUT: usize> FArray<FAN_OUT> {
                 let leaf = self.leaf_of(Slot::new(if at < self.slots { at } else { at - self.slots }));
                 for _ in 0..ROUNDS_MAX {
                     let word = self.leaf(leaf).load(LOAD);
-                    if self.key(word) > acceptable {
+                    if self.key(leaf, word) > acceptable {
                         break;
                     }
                     if self.take(leaf, word) {
@@ -277,6 +282,16 @@ impl<const FAN_OUT: usize> FArray<FAN_OUT> {
             let len = len.clamp(0, i64::from(LEN_MAX)) as u64;
             word & !u64::from(LEN_MAX) | len
         });
+    }
+
+    /// Changes a length by what others, who choose by themselves, have brought about: it counts for the choice, but not for
+    /// the cap.
+    pub fn adjust_foreign(&self, slot: Slot, delta: i32) {
+        let leaf = self.leaf_of(slot);
+        self.adjust(slot, delta);
+        let now = |foreign: u32| Some(foreign.saturating_add_signed(delta));
+        let _ = self.foreign[leaf].fetch_update(Ordering::SeqCst, Ordering::SeqCst, now);
+        self.propagate(leaf);
     }
 
     /// Changes whether a server may be chosen, and what a request costs there relative to others
@@ -319,12 +334,14 @@ impl<const FAN_OUT: usize> FArray<FAN_OUT> {
 
     /// Whether a request could be reserved at this slot.
     pub fn is_choosable(&self, slot: Slot) -> bool {
-        self.key(self.leaf(self.leaf_of(slot)).load(LOAD)) != NONE
+        let leaf = self.leaf_of(slot);
+        self.key(leaf, self.leaf(leaf).load(LOAD)) != NONE
     }
 
     /// Whether it may be chosen as more than a last resort.
     pub fn is_eligible(&self, slot: Slot) -> bool {
-        self.key(self.leaf(self.leaf_of(slot)).load(LOAD)) <= KEY_MAX
+        let leaf = self.leaf_of(slot);
+        self.key(leaf, self.leaf(leaf).load(LOAD)) <= KEY_MAX
     }
 
     fn leaf_of(&self, slot: Slot) -> usize {
@@ -335,21 +352,28 @@ impl<const FAN_OUT: usize> FArray<FAN_OUT> {
         Slot::new(usize::from(self.slot_by_leaf[leaf]))
     }
 
+    /// A group may have places beyond the last leaf.
+    fn foreign_at(&self, leaf: usize) -> u32 {
+        self.foreign.get(leaf).map_or(0, |foreign| foreign.load(Ordering::SeqCst))
+    }
+
     fn leaf(&self, leaf: usize) -> &AtomicU64 {
         &self.levels[0][leaf / FAN_OUT].0[leaf % FAN_OUT]
     }
 
     /// What is compared: (length + 1) x cost, so that an idle slow server is still worse than an idle fast one.
-    fn key(&self, leaf: u64) -> u64 {
-        let len = leaf_len(leaf);
-        let cost = leaf >> COST_SHIFT & ((1 << COST_BITS) - 1);
+    #[inline]
+    fn key(&self, leaf: usize, word: u64) -> u64 {
+        let len = leaf_len(word);
+        let cost = word >> COST_SHIFT & ((1 << COST_BITS) - 1);
         let key = ((u64::from(len) + 1) * cost).min(KEY_MAX);
         let cap = self.cap.load(Ordering::SeqCst);
         const LAST: u64 = LeafState::LastResort as u64;
-        match leaf_state(leaf) {
-            ELIGIBLE if len < cap => key,
+        let has_room = cap == LEN_MAX || len.saturating_sub(self.foreign_at(leaf)) < cap;
+        match leaf_state(word) {
+            ELIGIBLE if has_room => key,
             // Where lengths are limited, a request rather waits for a good server than goes to a last resort.
-            LAST if len < cap && (cap == LEN_MAX || self.eligible.load(Ordering::SeqCst) == 0) => {
+            LAST if has_room && (cap == LEN_MAX || self.eligible.load(Ordering::SeqCst) == 0) => {
                 key | LAST_RESORT
             }
             _ => NONE,
@@ -412,7 +436,7 @@ impl<const FAN_OUT: usize> FArray<FAN_OUT> {
         let ties = Ties::of(old);
         let mut best = u64::MAX;
         for (child, leaf) in self.levels[0][index].0.iter().enumerate() {
-            let key = self.key(leaf.load(LOAD));
+            let key = self.key(index * FAN_OUT + child, leaf.load(LOAD));
             best = best.min(key << Ties::BITS | ties.rank(child));
         }
         let leaf = index * FAN_OUT + ties.child(best);

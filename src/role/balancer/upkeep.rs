@@ -150,7 +150,7 @@ impl Balancer {
         let Some(primary) = &mut self.primary else { return };
         let Some(server) = primary.fleet.remove(slot) else { return };
         primary.tell(Event::Left { id: server.id, why });
-        self.shared.tree.adjust(slot, -(server.foreign as i32));
+        self.shared.tree.adjust_foreign(slot, -(server.foreign as i32));
         self.set_leaf(now, slot);
         let stats = &self.stats.servers[slot.index()];
         stats.id_plus_one.set(0);
