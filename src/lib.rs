@@ -29,6 +29,7 @@ pub mod admin;
 pub mod aged;
 pub mod batch;
 pub mod client;
+pub mod concurrency;
 pub mod config;
 pub mod crew;
 pub mod daemon;

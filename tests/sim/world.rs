@@ -18,6 +18,7 @@ use lbd::select::{PolicyKind, Slot};
 use lbd::service::ServiceTime;
 use lbd::stats::{Counter, PoolStats};
 use lbd::time::{Instant, earliest};
+use lbd::waiting::Limit;
 use lbd::wire::{FrameFormat, Mode, ReplyPath};
 
 pub const INTERVAL: Duration = Duration::from_millis(10);
@@ -112,7 +113,8 @@ pub struct World {
     pub frozen: BTreeSet<u32>,
     pub clients: Vec<Caller>,
     pub controller: Option<Node<ControllerRole>>,
-    pub max_outstanding: Option<u32>,
+    pub max_outstanding: Option<Limit>,
+    pub waiting_max: usize,
     pub health: Rules,
     /// Where frames are authenticated.
     pub key: Option<[u8; 16]>,
@@ -150,6 +152,7 @@ impl World {
             clients: vec![],
             controller: None,
             max_outstanding: None,
+            waiting_max: 0,
             health: Rules::default(),
             key: None,
             service: None,
@@ -209,6 +212,7 @@ impl World {
             policy: PolicyKind::ShortestQueue,
             servers_max: 16,
             max_outstanding: self.max_outstanding,
+            waiting_max: self.waiting_max,
             interval: INTERVAL,
             controller: controller_addr(),
             scale: self.scale,
