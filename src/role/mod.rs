@@ -4,9 +4,11 @@
 pub mod balancer;
 pub mod client;
 pub mod controller;
+mod decisions;
 pub mod keeper;
 mod leaf;
 mod live;
+mod measured;
 pub mod relay;
 pub mod server;
 

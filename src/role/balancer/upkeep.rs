@@ -41,7 +41,20 @@ impl Balancer {
             }
             self.stats.servers[index].lost.set(self.lanes[index].estimate.lost().max(0) as u64);
         }
+        self.look_at_delays(now);
         self.size_up(now);
+    }
+
+    /// Writes leaves anew whose servers have become slower, or faster.
+    fn look_at_delays(&mut self, now: Instant) {
+        let Some(primary) = &mut self.primary else { return };
+        let Primary { fleet, delays, .. } = &mut **primary;
+        let stats = &self.shared.stats;
+        let served = |worker: usize, slot: Slot| &stats[worker].servers[slot.index()].served;
+        let epoch = |slot| fleet.get(slot).map(|server| server.epoch.into());
+        if measured::look(delays, now, stats.len(), served, epoch) {
+            delays.slots().for_each(|slot| primary.write_leaf(now, slot, &self.shared.tree));
+        }
     }
 
     /// What the passing of time means for a server's health; true if it shall be probed.
