@@ -15,7 +15,7 @@
 //! ten requests where requests are slow, and short enough to be worth waiting for where a server has recovered.
 //! Measurements that are far above what was known are believed at once.
 //!
-//! **What is ignored.** What chance explains: a server counts as what the pool is on average unless it differs from that by
+//! **What is ignored.** What chance explains: a server takes as long as the pool's median unless it differs from that by
 //! more than its number of measurements allows. A server that is a quarter slower than the fastest is as fast: equal
 //! servers stay equal, and take turns. A cost is not written anew for a change below a tenth.
 
@@ -29,6 +29,8 @@ use crate::time::Instant;
 const HALF_LIFE: Duration = Duration::from_secs(1);
 /// Measurements are looked at this often, at most.
 const LOOK: Duration = Duration::from_millis(20);
+/// And less often where there are many slots: to look takes time.
+const LOOK_PER_SLOT: Duration = Duration::from_micros(20);
 /// Measurements of late, which may be far above the older ones.
 const RECENT_MIN: f64 = 4.0;
 /// As many as these join the older ones.
@@ -36,12 +38,12 @@ const RECENT_MAX: f64 = 16.0;
 /// Of `n` measurements of late, the mean is far above if it is more than 1 + this / sqrt(n) times the older. A mean of `n` has a
 /// deviation of about 1 / sqrt(n), or some times that where few requests take long.
 const FAR_ABOVE: f64 = 10.0;
-/// Of `n` measurements, the mean is another than the pool's if it differs by a factor of more than 1 + this / sqrt(n). Less than
+/// Of `n` measurements, the mean is another than the pool's median if it differs by a factor of more than 1 + this / sqrt(n). Less than
 /// above: to be wrong costs little here, as the next look may correct it.
 const DIFFERENT: f64 = 4.0;
 /// The pool's mean counts as so many measurements of each server.
 const PRIOR: f64 = 4.0;
-/// No server counts as more times as fast as the pool's mean: one that refuses everything at once shall not get everything.
+/// No server counts as more times as fast as the pool's median: one that refuses everything at once shall not get everything.
 const FASTER_MAX: f64 = 4.0;
 /// Who is less slow than this is as fast as the fastest.
 const SLOWER_MIN: f64 = 1.25;
@@ -140,7 +142,7 @@ impl Figure {
         all
     }
 
-    /// What a request takes there, as it is believed where the pool's mean is this.
+    /// What a request takes there, as it is believed where the pool's median is this.
     fn believed(&self, pool: f64) -> f64 {
         let all = self.all();
         let Some(service) = all.service() else { return pool };
@@ -156,6 +158,8 @@ impl Figure {
 #[derive(Debug)]
 pub struct Delays {
     figures: Box<[Figure]>,
+    /// Of a look: what requests take, and how many were measured.
+    ranks: Vec<(f64, f64)>,
     looked: Instant,
     is_on: bool,
 }
@@ -163,7 +167,8 @@ pub struct Delays {
 impl Delays {
     /// Of so many slots; off.
     pub fn new(slots: usize) -> Self {
-        Delays { figures: vec![Figure::NONE; slots].into(), looked: Instant::ZERO, is_on: false }
+        let ranks = Vec::with_capacity(slots);
+        Delays { figures: vec![Figure::NONE; slots].into(), ranks, looked: Instant::ZERO, is_on: false }
     }
 
     /// Measures from now on, or takes all servers for equally fast. What was known is forgotten if that changes.
@@ -180,7 +185,7 @@ impl Delays {
 
     /// Whether it measures, and it is time to look.
     pub fn is_due(&self, now: Instant) -> bool {
-        self.is_on && now.since(self.looked) >= LOOK
+        self.is_on && now.since(self.looked) >= LOOK.max(LOOK_PER_SLOT * self.figures.len() as u32)
     }
 
     /// Looks at what was measured so far at each slot, all workers together; `identity` is another when another server has the
@@ -201,7 +206,7 @@ impl Delays {
             }
             figure.take(totals, left);
         }
-        let Some(pool) = self.mean() else { return self.set_all(AS_FAST) };
+        let Some(pool) = self.median() else { return self.set_all(AS_FAST) };
         let present = || self.figures.iter().filter(|figure| figure.identity.is_some());
         let least = present().map(|figure| figure.believed(pool)).fold(f64::INFINITY, f64::min);
         let fastest = least.max(pool / FASTER_MAX);
@@ -214,14 +219,22 @@ impl Delays {
         has_changed
     }
 
-    /// What a request takes on average, in microseconds.
-    fn mean(&self) -> Option<f64> {
-        let weighted = |(micros, count): (f64, f64), figure: &Figure| {
-            let all = figure.all();
-            (micros + all.service().unwrap_or(0.0) * all.count, count + all.count)
-        };
-        let (micros, count) = self.figures.iter().fold((0.0, 0.0), weighted);
-        (count >= 1.0 && micros > 0.0).then(|| micros / count)
+    /// What a request takes in the middle, in microseconds: half of them are at servers that take no longer. So no single server
+    /// moves it, be it ever so slow, or fast.
+    fn median(&mut self) -> Option<f64> {
+        self.ranks.clear();
+        let measured = self.figures.iter().map(Figure::all);
+        self.ranks.extend(measured.filter_map(|sums| Some((sums.service()?, sums.count))));
+        self.ranks.sort_unstable_by(|a, b| a.0.total_cmp(&b.0));
+        let mut left = self.ranks.iter().map(|(_, count)| count).sum::<f64>() / 2.0;
+        if left < 0.5 {
+            return None; // not even one request
+        }
+        let middle = self.ranks.iter().find(|(_, count)| {
+            left -= count;
+            left <= 0.0
+        });
+        middle.map(|(service, _)| *service).filter(|service| *service > 0.0)
     }
 
     fn set_all(&mut self, slowness: u32) -> bool {
@@ -252,3 +265,7 @@ impl Figure {
         changes
     }
 }
+
+#[cfg(test)]
+#[path = "delay/tests.rs"]
+mod tests;
