@@ -183,7 +183,8 @@ impl Pool {
     /// Requests for so many milliseconds, at `rate` a millisecond; `slow` gives how many times as long a server takes.
     fn run(&mut self, ms: f64, rate: f64, service: ServiceTime, slow: impl Fn(usize) -> f64) {
         let end = self.now + ms;
-        (self.chosen.fill(0), self.latencies.clear());
+        self.chosen.fill(0);
+        self.latencies.clear();
         loop {
             let rng = &mut self.rng;
             self.now += -(1.0 - rng.unit_f64()).ln() / rate;

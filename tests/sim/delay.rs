@@ -13,7 +13,7 @@ use crate::{faults, seeds, traffic};
 fn pool(seed: u64, policy: PolicyKind) -> World {
     let mut world = World::new(seed, faults(0.005, 0.01, 0.01));
     world.workers = 1 + seed as usize % 2;
-    world.reply_path = if seed % 3 == 0 { ReplyPath::Direct } else { ReplyPath::Balancer };
+    world.reply_path = if seed.is_multiple_of(3) { ReplyPath::Direct } else { ReplyPath::Balancer };
     world.start_balancer(policy);
     for id in 0..4 {
         let mean = if id == 0 { MS * 10 } else { MS * 2 };
