@@ -95,7 +95,7 @@ fn pools(site: &Site, round: u32) -> Value {
     };
     let mut pool = site.pool("pool", Site::main_front(), ids);
     let changes = match round % 6 {
-        0 => json!({"policy": if round % 12 == 0 { "round_robin" } else { "shortest_delay" }}),
+        0 => json!({"policy": if round.is_multiple_of(12) { "round_robin" } else { "shortest_delay" }}),
         1 => json!({"max_outstanding": 20_000}),
         2 => json!({"health": {"fall": 4}}),
         3 => json!({"ports": 300 + round % 5}),
