@@ -11,7 +11,7 @@
 //! bin -> admin -> { status, operator, config }
 //! bin -> load -> { role, io, daemon::signals }
 //! client, server (the public library) -> { role, io }
-//! role -> { wire, select, crew, fleet, roster, estimate, health, remembered, slow_start, operator, retry, scale,
+//! role -> { wire, select, crew, fleet, roster, estimate, health, remembered, slow_start, delay, operator, retry, scale,
 //!           stats, batch, time, rng, dns, access, aged, proxy_protocol }
 //! io -> { batch, time }
 //! handover -> { state_dir, time }
@@ -33,6 +33,7 @@ pub mod concurrency;
 pub mod config;
 pub mod crew;
 pub mod daemon;
+pub mod delay;
 pub mod dns;
 pub mod doctor;
 pub mod drop_reason;
