@@ -8,11 +8,13 @@
 //! Nothing is repeated: every request ends as answered, busy, refused or lost.
 
 mod generator;
+pub mod histogram;
 mod report;
 mod run;
 mod schedule;
 
 pub use generator::{Generator, LATE, Plan};
-pub use report::{Percentiles, Report, Verdict};
+pub use histogram::{EncodedHistogram, Percentiles, SpectrumPoint};
+pub use report::{Histograms, Report, Second, SetUp, Verdict};
 pub use run::{Live, Progress, run};
 pub use schedule::{Arrivals, Schedule};
