@@ -7,6 +7,7 @@
 //!
 //! Nothing is repeated: every request ends as answered, busy, refused or lost.
 
+pub mod compare;
 pub mod condition;
 mod generator;
 pub mod histogram;
@@ -16,6 +17,7 @@ mod made;
 mod report;
 mod run;
 mod schedule;
+pub mod search;
 
 pub use condition::{Conditions, Figures};
 pub use generator::{Generator, LATE, Plan};
