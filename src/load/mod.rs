@@ -14,6 +14,7 @@ pub mod histogram;
 pub mod interval;
 #[cfg(test)]
 mod made;
+pub mod pages;
 mod report;
 mod run;
 mod schedule;
