@@ -9,6 +9,12 @@ use lbd::io::IoChoice;
 use lbd::load::{Arrivals, Payload, type_from};
 use lbd::wire::header::{FRAME_SIZE_MAX, FRAME_SIZE_MIN};
 
+// By its path, since this file is read by two programs.
+#[path = "judgement.rs"]
+mod judgement;
+
+pub use judgement::Judgement;
+
 /// Sends load to a balancer, or to any UDP server, and shows how long the answers took.
 ///
 /// With a rate the plan says when each request should leave, whatever the system does, and latency counts from
@@ -16,7 +22,7 @@ use lbd::wire::header::{FRAME_SIZE_MAX, FRAME_SIZE_MIN};
 /// fewer than --window requests are in flight.
 #[derive(Parser)]
 #[command(version, max_term_width = 100, after_help = EXAMPLES)]
-#[command(group(clap::ArgGroup::new("load").args(["rate", "ramp", "steps", "window", "arrivals", "merge"])
+#[command(group(clap::ArgGroup::new("load").args(["rate", "ramp", "steps", "window", "arrivals", "merge", "search"])
     .required(true).multiple(true)))]
 pub struct Args {
     /// Requests per second
@@ -101,6 +107,9 @@ pub struct Args {
     #[arg(long, value_name = "TIME", default_value = "0s", value_parser = humantime::parse_duration, help_heading = MACHINE)]
     pub spin: Duration,
 
+    #[command(flatten)]
+    pub judgement: Judgement,
+
     /// Add up the JSON reports of several processes that ran side by side, instead of sending anything
     #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with_all = ["rate", "ramp", "steps", "window", "arrivals"], help_heading = OUTPUT)]
     pub merge: Option<Vec<PathBuf>>,
@@ -132,10 +141,14 @@ Examples:
   loadgen --rate 2000 --protocol dns --target 127.0.0.1:53 --dns-name '{id}.example.com'
   loadgen --rate 500 --protocol raw --target 127.0.0.1:7 --payload 'text:ping {id}'
   loadgen --merge one.json two.json --json both.json
+  loadgen --search --slo 'p99<2ms,loss<0.1%' --duration 5s --report capacity.html
+  loadgen --rate 20000 --compare 127.0.0.1:54001 127.0.0.1:55001 --repeats 15
+  loadgen --rate 20000 --fail-if 'p99>5ms' --fail-if 'loss>0.1%' --report out.html
 
 Exit codes: 0 the plan was kept; 1 nothing was answered, or so many requests left late or not at all that the figures \
-would show this generator and not the system; 2 a mistake in arguments, configuration or environment. Lost requests are \
-a finding, not a failure: read them in the report.";
+would show this generator and not the system; 2 a mistake in arguments, configuration or environment; 3 a condition of \
+--fail-if holds, or not even the lowest rate meets --slo. Lost requests are a finding, not a failure: read them in the \
+report, or say with --fail-if how many are too many.";
 
 /// What requests are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -1,9 +1,14 @@
 //! `loadgen`: arguments -> jobs -> [`lbd::load`] -> outputs and exit code.
 
 mod args;
+mod compare;
+mod ending;
+mod fail_if;
 mod output;
 mod plan;
 mod progress;
+mod search;
+mod trials;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -12,20 +17,22 @@ use anyhow::{Context, Result, anyhow};
 use clap::Parser;
 use lbd::daemon::signals::Stop;
 use lbd::io::IoChoice;
-use lbd::load::{Job, Report, Verdict};
+use lbd::load::{Job, Report};
 use lbd::terminal::tell;
 
 use args::Args;
+use ending::Ending;
 use output::Outputs;
 use progress::Line;
 
 fn main() -> ExitCode {
     let args = Args::parse();
     match run(&args) {
-        Ok(Verdict::Valid) => ExitCode::SUCCESS,
-        Ok(verdict) => {
-            tell(format_args!("loadgen: {verdict}"));
-            ExitCode::from(1)
+        Ok(ending) => {
+            for reason in &ending.reasons {
+                tell(format_args!("loadgen: {reason}"));
+            }
+            ending.code()
         }
         Err(error) => {
             tell(format_args!("loadgen: {error:#}"));
@@ -34,22 +41,25 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(args: &Args) -> Result<Verdict> {
-    let report = match &args.merge {
-        Some(files) => {
-            let merged = merge(files)?;
-            Outputs::open(args)?.write(&merged)?;
-            merged
-        }
+fn run(args: &Args) -> Result<Ending> {
+    let judgement = &args.judgement;
+    if judgement.search {
+        return search::run(args, &Stop::on_signals(vec![])?);
+    }
+    if let Some([a, b]) = judgement.compare.as_deref() {
+        return compare::run(args, (*a, *b), &Stop::on_signals(vec![])?);
+    }
+    let (report, outputs) = match &args.merge {
+        Some(files) => (merge(files)?, Outputs::open(args)?),
         None => {
             let jobs = plan::jobs(args)?;
             let outputs = Outputs::open(args)?;
-            let report = measure(&jobs, args.quiet)?;
-            outputs.write(&report)?;
-            report
+            (measure(&jobs, args.quiet)?, outputs)
         }
     };
-    Ok(report.verdict())
+    let holding = fail_if::holding(&judgement.fail_if, &report)?;
+    outputs.write(&report, &holding)?;
+    Ok(Ending::of_run(report.verdict(), holding))
 }
 
 /// Runs the jobs one after the other: one, or the steps of a run.

@@ -1,5 +1,6 @@
 //! From arguments and configuration to what is to be measured.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,48 +21,72 @@ const DNS_TYPE: u16 = 1;
 
 /// The measurements, one after the other: one, or each step.
 pub fn jobs(args: &Args) -> Result<Vec<Job>> {
+    let job = template(args, args.target)?;
+    let jobs: Vec<Job> = match &args.steps {
+        Some(Steps(rates)) => {
+            let loads = rates.iter().map(|rate| at_rate(args, Rate::flat(*rate)));
+            loads.map(|load| Ok(Job { load: load?, ..job.clone() })).collect::<Result<_>>()?
+        }
+        None => vec![Job { load: load(args, &job)?, ..job }],
+    };
+    jobs.iter().try_for_each(Job::check).map_err(anyhow::Error::msg)?;
+    Ok(jobs)
+}
+
+/// One measurement with that target.
+pub fn job_for(args: &Args, target: SocketAddr) -> Result<Job> {
+    let job = template(args, Some(target))?;
+    checked(Job { load: load(args, &job)?, ..job })
+}
+
+/// One measurement at this rate.
+pub fn job_at(args: &Args, rate: f64) -> Result<Job> {
+    checked(Job { load: at_rate(args, Rate::flat(rate))?, ..template(args, args.target)? })
+}
+
+fn checked(job: Job) -> Result<Job> {
+    job.check().map_err(anyhow::Error::msg)?;
+    Ok(job)
+}
+
+/// A measurement, but for its load.
+fn template(args: &Args, target: Option<SocketAddr>) -> Result<Job> {
     let config = Config::load_or_default(args.config.as_deref())?;
-    if args.target.is_none() {
+    if target.is_none() {
         let is_native = args.protocol == ProtocolName::Native;
         ensure!(is_native, "--protocol {}: give --target", name(args.protocol));
         config.require_native("loadgen, or give --target")?;
     }
-    let talk = talk(args, &config)?;
     let is_trace = matches!(args.arrivals, Some(Arrivals::Trace(_)));
     let (warmup, duration) = match is_trace {
         true => (Duration::ZERO, Duration::MAX),
         false => (WARMUP, DURATION),
     };
-    let (warmup, duration) = (args.warmup.unwrap_or(warmup), args.duration.unwrap_or(duration));
-    let job = |load| Job {
-        target: args.target.unwrap_or(config.balancer_for_clients()),
-        talk: talk.clone(),
-        load,
+    Ok(Job {
+        target: target.unwrap_or(config.balancer_for_clients()),
+        talk: talk(args, &config)?,
+        load: Load::Closed,
         window: args.window.map(|window| window as usize),
         timeout: args.timeout,
-        warmup,
-        duration,
+        warmup: args.warmup.unwrap_or(warmup),
+        duration: args.duration.unwrap_or(duration),
         threads: args.threads,
         clients: args.clients,
         spin: args.spin,
         io: args.io.unwrap_or(config.io),
         seed: args.seed.unwrap_or_else(entropy),
-    };
-    let jobs: Vec<Job> = match (&args.steps, args.ramp) {
-        (Some(Steps(rates)), _) => {
-            let loads = rates.iter().map(|rate| at_rate(args, Rate::flat(*rate)));
-            loads.map(|load| load.map(&job)).collect::<Result<_>>()?
-        }
-        (None, Some(Ramp { from, to })) => vec![job(at_rate(args, Rate::ramp(from, to, warmup, duration))?)],
-        (None, None) => vec![job(match (args.rate, &args.arrivals) {
-            (Some(rate), _) => at_rate(args, Rate::flat(rate))?,
-            (None, Some(Arrivals::Trace(file))) => trace(file)?,
-            (None, Some(_)) => bail!("--arrivals needs a rate: --rate, --ramp or --steps"),
-            (None, None) => Load::Closed,
-        })],
-    };
-    jobs.iter().try_for_each(Job::check).map_err(anyhow::Error::msg)?;
-    Ok(jobs)
+    })
+}
+
+/// When requests leave, of a run that has no steps.
+fn load(args: &Args, job: &Job) -> Result<Load> {
+    match (args.ramp, args.rate, &args.arrivals) {
+        (Some(Ramp { from, to }), ..) => at_rate(args, Rate::ramp(from, to, job.warmup, job.duration)),
+        (None, Some(rate), _) => at_rate(args, Rate::flat(rate)),
+        (None, None, Some(Arrivals::Trace(file))) => trace(file),
+        (None, None, Some(_)) => bail!("--arrivals needs a rate: --rate, --ramp or --steps"),
+        (None, None, None) => Ok(Load::Closed),
+    }
 }
 
 fn name(protocol: ProtocolName) -> &'static str {
