@@ -128,10 +128,7 @@ fn a_search_shows_every_trial_and_its_limits() {
             "<th scope=\"row\">9</th>",
         ],
     );
-    assert_eq!(
-        html.matches(">met</td>").count() + html.matches(">missed</td>").count(),
-        found.trials.len()
-    );
+    assert_eq!(html.matches(">met</td>").count() + html.matches(">missed</td>").count(), found.trials.len());
 }
 
 #[test]
