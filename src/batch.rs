@@ -260,6 +260,11 @@ impl Tx {
         self.staged_bytes + len <= self.staging.len() && self.entries.len() < self.entries.capacity()
     }
 
+    /// Whether a frame of `len` bytes can be staged for any destination.
+    pub fn has_room_for(&self, len: usize) -> bool {
+        self.can_stage(len) && self.destinations.len() < self.destinations.capacity()
+    }
+
     /// `len` zeroed bytes that will be sent to the destination, or `None` when the turn is full.
     pub fn stage(&mut self, to: DestinationId, len: usize) -> Option<&mut [u8]> {
         if !self.can_stage(len) || len > u16::MAX as usize {

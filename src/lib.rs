@@ -63,6 +63,7 @@ pub mod status;
 pub mod sync;
 pub mod terminal;
 pub mod time;
+pub mod waiting;
 pub mod wire;
 
 /// The README's Rust is compiled with the other examples.

@@ -43,7 +43,7 @@ pub struct Policy {
 /// The pool at one moment.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Sample {
-    /// Requests under way or in a server.
+    /// Requests under way or in a server, or waiting for one.
     pub outstanding: u64,
     /// Requests refused so far for want of room, in total since the start.
     pub shed: u64,

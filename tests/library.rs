@@ -53,6 +53,7 @@ impl TestBalancer {
             policy: select::PolicyKind::ShortestQueue,
             servers_max: 8,
             max_outstanding: None,
+            waiting_max: 0,
             interval: Duration::from_millis(10),
             controller: "127.0.0.1:9".parse().unwrap(),
             scale: scale::Policy {

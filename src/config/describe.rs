@@ -7,6 +7,7 @@ use super::pools::{Affinity, Check, DatagramPool, PoolServer, ProxyProtocol, Spe
 use super::{Config, PoolRun, Run, probe};
 use crate::health::Rules;
 use crate::scale::Policy;
+use crate::waiting::Limit;
 use crate::wire::ReplyPath;
 
 /// The rest of a port and a server that the configuration does not state, at least (`pools[].hold`).
@@ -58,12 +59,9 @@ impl Plan {
 fn native(config: &Config, plan: &mut Plan) {
     let (pool, server, client) = (config.native(), &config.server, &config.client);
     let mut line = |name: &str, what: String| plan.line(name, what);
-    let limit = limit(pool.max_outstanding);
+    let limit = limit(pool.max_outstanding, "requests", pool.waiting_max);
     line("balancer", format!("clients on {}, servers on {}", pool.client_side, pool.server_side));
-    line(
-        "",
-        format!("{}, {limit} requests at one server, room for {} servers", pool.policy, pool.servers_max),
-    );
+    line("", format!("{}, {limit}, room for {} servers", pool.policy, pool.servers_max));
     let path = match pool.reply_path {
         ReplyPath::Balancer => "replies by way of the balancer",
         ReplyPath::Direct => "replies direct from server to client",
@@ -140,8 +138,17 @@ fn scaling(policy: &Policy) -> [String; 2] {
     [when, how]
 }
 
-fn limit(max_outstanding: Option<u32>) -> String {
-    max_outstanding.map_or("any number of".to_owned(), |n| format!("at most {n}"))
+/// How many requests, or flows, a server may have, and what becomes of the others.
+fn limit(max_outstanding: Option<Limit>, what: &str, waiting_max: usize) -> String {
+    let rest = match (what, waiting_max) {
+        ("flows", _) | (_, 0) => "the rest is refused".to_owned(),
+        _ => format!("up to {waiting_max} wait"),
+    };
+    match max_outstanding {
+        None => format!("any number of {what} at one server"),
+        Some(Limit::Fixed(n)) => format!("at most {n} {what} at one server ({rest})"),
+        Some(Limit::Auto) => format!("as few {what} at one server as keep it busy ({rest})"),
+    }
 }
 
 fn datagram_pool(pool: &DatagramPool, plan: &mut Plan) {
@@ -156,14 +163,9 @@ fn datagram_pool(pool: &DatagramPool, plan: &mut Plan) {
         "pool",
         format!("{}: {} on {}{tcp}", pool.settings.name, pool.settings.protocol.name(), list(&pool.listen)),
     );
-    let (limit, what) = (limit(pool.settings.max_outstanding), if flows { "flows" } else { "requests" });
-    line(
-        "",
-        format!(
-            "{}, {limit} {what} at one server, room for {} addresses",
-            pool.settings.policy, pool.settings.servers_max
-        ),
-    );
+    let what = if flows { "flows" } else { "requests" };
+    let limit = limit(pool.settings.max_outstanding, what, pool.settings.waiting_max);
+    line("", format!("{}, {limit}, room for {} addresses", pool.settings.policy, pool.settings.servers_max));
     let timeout = time(pool.settings.timeout);
     line(
         "",

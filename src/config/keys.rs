@@ -13,9 +13,6 @@ const DEPTH_MAX: usize = 5;
 /// Characters of a value or a key that an error repeats at most.
 const SHOWN_MAX: usize = 40;
 
-/// Names that are reserved for what is not implemented yet.
-const LATER: [&str; 1] = ["load_balancer.waiting_max"];
-
 /// One step on the way to a value.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Step {
@@ -161,9 +158,6 @@ impl Place {
     }
 
     fn unknown(&self, known: Option<&serde_json::Map<String, Value>>) -> BadKey {
-        if LATER.iter().any(|later| steps(later) == self.path) {
-            return self.bad("this key is not implemented yet; remove the key".to_owned());
-        }
         let known: Vec<&str> = known.into_iter().flatten().map(|(name, _)| name.as_str()).collect();
         let name = match self.path.last() {
             Some(Step::Key(name)) => name,

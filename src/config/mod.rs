@@ -46,11 +46,16 @@ use crate::role::client::Source;
 use crate::roster::WORKERS_MAX;
 use crate::select::PolicyKind;
 use crate::service::ServiceTime;
+use crate::waiting::{self, Limit};
 use crate::wire::header::{DATAGRAM_MAX, FRAME_SIZE_MAX, FRAME_SIZE_MIN, FRAME_SIZE_MIN_TAGGED};
 use crate::wire::{FrameFormat, ReplyPath};
 
 /// Bytes that a configuration file may have: far more than one needs, far less than a wrong path may lead to.
 const FILE_SIZE_MAX: u64 = 1 << 20;
+/// The greatest limit of requests at one server.
+const OUTSTANDING_MAX: u32 = 1_000_000;
+/// Requests that wait for a server with room, if nothing is said.
+const WAITING_MAX: usize = 4_096;
 
 /// The sections with which a configuration that has pools runs the native one too.
 const NATIVE_SECTIONS: [&str; 4] = ["server", "client", "load_balancer", "controller"];
@@ -86,7 +91,9 @@ pub struct Pool {
     /// How a server is chosen.
     pub policy: PolicyKind,
     /// At most so many requests at one server.
-    pub max_outstanding: Option<u32>,
+    pub max_outstanding: Option<Limit>,
+    /// Requests that wait for a server with room at most.
+    pub waiting_max: usize,
     /// Room for so many servers.
     pub servers_max: usize,
     /// How servers are judged.
@@ -489,8 +496,23 @@ impl Reader<'_> {
     }
 
     /// At most so many requests at one server.
-    fn limit(&self, key: &str, value: &Option<Text>) -> Read<Option<u32>> {
-        value.as_ref().map(|_| self.number(key, value, 1, 1..=1_000_000)).transpose()
+    fn limit(&self, key: &str, value: &Option<Text>) -> Read<Option<Limit>> {
+        match value {
+            None => Ok(None),
+            Some(Text(text)) if text == "auto" => Ok(Some(Limit::Auto)),
+            Some(Text(text)) => match text.parse() {
+                Ok(n @ 1..=OUTSTANDING_MAX) => Ok(Some(Limit::Fixed(n))),
+                _ => {
+                    let text = shortened(text);
+                    let range = format!("a whole number from 1 to {OUTSTANDING_MAX}");
+                    Err(self.error(key, format!("\"{text}\" is neither {range} nor \"auto\"")))
+                }
+            },
+        }
+    }
+
+    fn waiting_max(&self, key: &str, value: &Option<Text>) -> Read<usize> {
+        self.number(key, value, WAITING_MAX, 0..=waiting::PLACES_MAX)
     }
 
     fn io(&self, key: &str, value: &Option<String>) -> Read<IoChoice> {
@@ -542,6 +564,7 @@ impl Reader<'_> {
             reply_path,
             policy: self.policy("load_balancer.policy", &raw.policy)?,
             max_outstanding: self.limit("load_balancer.max_outstanding", &raw.max_outstanding)?,
+            waiting_max: self.waiting_max("load_balancer.waiting_max", &raw.waiting_max)?,
             servers_max: self.number("load_balancer.servers_max", &raw.servers_max, 64, 1..=4_096)?,
             health: self.rules("load_balancer.health", &raw.health, Rules::default())?,
         })

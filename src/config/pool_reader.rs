@@ -90,6 +90,11 @@ impl Reader<'_> {
             let problem = "more than one answer needs affinity: client; add that, or use 1 or 0";
             return Err(self.error(&key("replies"), problem));
         }
+        if !flows && replies == Some(0) && raw.max_outstanding.is_some() {
+            let problem =
+                "nothing is outstanding where no answer is awaited (replies: 0); remove one of the two";
+            return Err(self.error(&key("max_outstanding"), problem));
+        }
         let day = ms(86_400_000);
         let settings = Settings {
             name: self.pool_name(place, raw)?,
@@ -99,6 +104,7 @@ impl Reader<'_> {
             servers_max,
             policy: self.policy(&key("policy"), &raw.policy)?,
             max_outstanding: self.limit(&key("max_outstanding"), &raw.max_outstanding)?,
+            waiting_max: self.waiting_max(&key("waiting_max"), &raw.waiting_max)?,
             timeout: self.duration(&key("timeout"), &raw.timeout, ms(2_000), ms(1)..=ms(60_000))?,
             replies,
             hold: match &raw.hold {

@@ -235,9 +235,12 @@ pub struct RawBalancer {
     /// How a server is chosen: shortest_queue, two_choices, round_robin or random.
     #[schemars(extend("default" = "shortest_queue"))]
     pub policy: Option<String>,
-    /// At most so many requests at one server, 1 to 1000000; the rest is refused with BUSY. Without it: no
-    /// limit.
+    /// At most so many requests at one server, 1 to 1000000, or auto: as few as keep the servers busy. The rest waits in
+    /// the balancer. Without it: no limit.
     pub max_outstanding: Option<Text>,
+    /// Requests that wait for a server with room at most, 0 to 1048576; more are refused with BUSY.
+    #[schemars(extend("default" = 4096))]
+    pub waiting_max: Option<Text>,
     /// Room for so many servers, 1 to 4096.
     #[schemars(extend("default" = 64))]
     pub servers_max: Option<Text>,
@@ -347,8 +350,12 @@ pub struct RawPool {
     /// How a server is chosen: shortest_queue, two_choices, round_robin or random.
     #[schemars(extend("default" = "shortest_queue"))]
     pub policy: Option<String>,
-    /// At most so many requests (with affinity: flows) at one server, 1 to 1000000. Without it: no limit.
+    /// At most so many requests (with affinity: flows) at one server, 1 to 1000000, or auto: as few as keep the servers
+    /// busy. The rest waits in the balancer; flows are refused. Without it: no limit.
     pub max_outstanding: Option<Text>,
+    /// Requests that wait for a server with room at most, 0 to 1048576; more are refused.
+    #[schemars(extend("default" = 4096))]
+    pub waiting_max: Option<Text>,
     /// How long an answer may take: milliseconds, or with a unit; 1ms to 1min.
     #[schemars(extend("default" = "2s"))]
     pub timeout: Option<Text>,

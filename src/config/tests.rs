@@ -62,10 +62,7 @@ fn an_unknown_key_is_refused_with_its_line_and_the_nearest_one() {
 }
 
 #[test]
-fn what_is_not_implemented_yet_is_refused_in_those_words() {
-    let error = refused(r#"{"load_balancer": {"waiting_max": 10}}"#);
-    assert!(error.starts_with("config.json:1: load_balancer.waiting_max: "), "{error}");
-    assert!(error.contains("not implemented yet"), "{error}");
+fn an_unknown_back_end_is_refused_with_those_there_are() {
     assert!(
         refused(r#"{"load_balancer": {"io": "epol"}}"#)
             .contains("\"epol\" is unknown; use auto, mio or io_uring")
@@ -139,7 +136,11 @@ fn values_outside_their_range_are_refused_with_the_range() {
         (r#"{"server": {"max": 100}}"#, "servers_max"),
         (r#"{"load_balancer": {"frame_size": 127}}"#, "128 to 1200"),
         (r#"{"load_balancer": {"policy": "best"}}"#, "shortest_queue"),
-        (r#"{"load_balancer": {"max_outstanding": 0}}"#, "1 to 1000000"),
+        (
+            r#"{"load_balancer": {"max_outstanding": 0}}"#,
+            "neither a whole number from 1 to 1000000 nor \"auto\"",
+        ),
+        (r#"{"load_balancer": {"waiting_max": -1}}"#, "0 to 1048576"),
         (r#"{"load_balancer": {"server_scaling_threshold": "NaN"}}"#, "server_scaling_threshold"),
         (r#"{"load_balancer": {"bind": "localhost"}}"#, "not an IP address"),
         (r#"{"client": {"count": 1001}}"#, "0 to 1000"),
@@ -279,7 +280,7 @@ fn the_schema_has_every_key_of_the_specification_and_no_other() {
         (
             "load_balancer",
             "server_side_port client_side_port server_scaling_threshold bind bind.client_side bind.server_side \
-             frame_size frames_per_datagram workers pin io reply_path policy max_outstanding servers_max health \
+             frame_size frames_per_datagram workers pin io reply_path policy max_outstanding waiting_max servers_max health \
              health.rise health.fall health.down_max health.hold_down_max health.slow_start",
         ),
         ("controller", "port bind"),
@@ -292,7 +293,7 @@ fn the_schema_has_every_key_of_the_specification_and_no_other() {
         expected.extend(keys.split_whitespace().map(|key| format!("{section}.{key}")));
     }
     let of_pool = "name listen protocol affinity servers servers[].address servers[].weight servers[].id servers_max \
-         policy max_outstanding timeout replies hold idle_timeout ports proxy_protocol transparent allow deny \
+         policy max_outstanding waiting_max timeout replies hold idle_timeout ports proxy_protocol transparent allow deny \
          rate_per_source health health.check health.query health.send health.expect health.interval health.timeout \
          health.rise health.fall health.down_max health.hold_down_max health.slow_start resolve_interval \
          tcp_connections workers pin io run";

@@ -21,8 +21,10 @@ impl Balancing for Balancer {
         FRONT.0..FRONT.0 + 1
     }
 
-    /// Requests under way are counted by the servers' reports; there is nothing to note.
-    fn retire(&mut self, _: Instant) {}
+    /// Requests under way are counted by the servers' reports.
+    fn retire(&mut self, _: Instant) {
+        self.stop_waiting();
+    }
 
     fn is_idle(&self, _: Instant) -> bool {
         Balancer::is_idle(self)

@@ -17,7 +17,7 @@ fn pool(slots: usize, servers: usize, cap: u32) -> Tree {
 /// What the root must say: the least key, and one of the leaves that have it.
 fn assert_root_is_the_minimum<const F: usize>(tree: &FArray<F>, what: &str) {
     let root = tree.root.load(LOAD);
-    let keys: Vec<u64> = (0..tree.slots).map(|leaf| tree.key(tree.leaf(leaf).load(LOAD))).collect();
+    let keys: Vec<u64> = (0..tree.slots).map(|leaf| tree.key(leaf, tree.leaf(leaf).load(LOAD))).collect();
     let least = *keys.iter().min().unwrap();
     assert_eq!(node_key(root), least, "{what}: keys {keys:?}");
     if least != NONE {
@@ -160,6 +160,7 @@ fn ties_take_turns() {
 enum Op {
     Reserve,
     Adjust(prop::sample::Index, i32),
+    Foreign(prop::sample::Index, i32),
     Set(prop::sample::Index, u8, u16),
     Cap(u32),
 }
@@ -168,6 +169,7 @@ fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         4 => Just(Op::Reserve),
         3 => (any::<prop::sample::Index>(), -3i32..4).prop_map(|(i, d)| Op::Adjust(i, d)),
+        1 => (any::<prop::sample::Index>(), -3i32..4).prop_map(|(i, d)| Op::Foreign(i, d)),
         1 => (any::<prop::sample::Index>(), 0u8..4, 1u16..5).prop_map(|(i, s, c)| Op::Set(i, s, c)),
         1 => prop::sample::select(vec![1, 2, 5, LEN_MAX, u32::MAX]).prop_map(Op::Cap),
     ]
@@ -183,7 +185,8 @@ proptest! {
         ops in prop::collection::vec(op(), 1..300),
     ) {
         let (tree, mut rng, mut cap) = (Tree::new(slots, cap), Rng::new(7), cap);
-        let mut model = vec![(0u32, LeafState::Absent, 1u64); slots];
+        // Length in all, state, cost, and what of the length is foreign.
+        let mut model = vec![(0u32, LeafState::Absent, 1u64, 0u32); slots];
         for (i, leaf) in model.iter_mut().enumerate().take(9) {
             tree.set(Slot::new(i), LeafState::Eligible, 1);
             leaf.1 = LeafState::Eligible;
@@ -191,9 +194,11 @@ proptest! {
         for op in ops {
             match op {
                 Op::Reserve => {
-                    let key = |&(len, state, cost): &(u32, LeafState, u64)| match state {
-                        LeafState::Eligible if len < cap => Some((0, (u64::from(len) + 1) * cost)),
-                        LeafState::LastResort if len < cap => Some((1, (u64::from(len) + 1) * cost)),
+                    let is_any_eligible = model.iter().any(|leaf| leaf.1 == LeafState::Eligible);
+                    let goes_last = cap == LEN_MAX || !is_any_eligible;
+                    let key = |&(len, state, cost, foreign): &(u32, LeafState, u64, u32)| match state {
+                        LeafState::Eligible if len - foreign < cap => Some((0, (u64::from(len) + 1) * cost)),
+                        LeafState::LastResort if len - foreign < cap && goes_last => Some((1, (u64::from(len) + 1) * cost)),
                         _ => None,
                     };
                     let least = model.iter().filter_map(key).min();
@@ -208,9 +213,16 @@ proptest! {
                 }
                 Op::Adjust(i, delta) => {
                     let i = i.index(slots);
-                    let delta = delta.max(-(model[i].0 as i32));
+                    let delta = delta.max(-((model[i].0 - model[i].3) as i32));
                     tree.adjust(Slot::new(i), delta);
                     model[i].0 = (model[i].0 as i32 + delta) as u32;
+                }
+                Op::Foreign(i, delta) => {
+                    let i = i.index(slots);
+                    let delta = delta.max(-(model[i].3 as i32));
+                    tree.adjust_foreign(Slot::new(i), delta);
+                    model[i].0 = (model[i].0 as i32 + delta) as u32;
+                    model[i].3 = (model[i].3 as i32 + delta) as u32;
                 }
                 Op::Cap(new) => {
                     tree.set_cap(new);

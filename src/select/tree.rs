@@ -73,6 +73,8 @@ const KEY_MAX: u64 = LAST_RESORT - 2;
 
 /// The most servers.
 const LEAVES_MAX: usize = 1 << INDEX_BITS;
+const ELIGIBLE: u64 = LeafState::Eligible as u64;
+
 /// The longest queue that is told apart from longer ones.
 pub const LEN_MAX: u32 = (1 << LEN_BITS) - 1;
 
@@ -157,14 +159,19 @@ pub struct FArray<const FAN_OUT: usize> {
     slots: usize,
     leaf_by_slot: Box<[u16]>,
     slot_by_leaf: Box<[u16]>,
-    /// Requests at a server from which on it is not chosen. Rarely written; whoever reads an old one has read before a
+    /// Requests of ours at a server from which on it is not chosen. Rarely written; whoever reads an old one has read before a
     /// change that [`FArray::set_cap`] carries to the root. No checker's: it takes no part in the algorithm.
     cap: AtomicU32,
+    /// By leaf: the part of its length that others have brought about, which the cap does not count. As rarely written, and
+    /// carried to the root in the same way.
+    foreign: Box<[AtomicU32]>,
+    /// Leaves that are eligible. As rarely written, and carried to the root in the same way.
+    eligible: AtomicU32,
     mutation: Option<Mutation>,
 }
 
 impl<const FAN_OUT: usize> FArray<FAN_OUT> {
-    /// Room for `slots` servers (1 to 4,096), each chosen only while it has fewer than `cap` requests.
+    /// Room for `slots` servers (1 to 4,096), each chosen only while it has fewer than `cap` requests of ours.
     pub fn new(slots: usize, cap: u32) -> Self {
         Self::with_mutation(slots, cap, None)
     }
@@ -193,6 +200,8 @@ impl<const FAN_OUT: usize> FArray<FAN_OUT> {
             root: CachePadded::new(AtomicU64::new(NONE)),
             slots,
             cap: AtomicU32::new(cap.min(LEN_MAX)),
+            foreign: (0..slots).map(|_| AtomicU32::new(0)).collect(),
+            eligible: AtomicU32::new(0),
             mutation,
         }
     }
@@ -213,7 +222,7 @@ impl<const FAN_OUT: usize> FArray<FAN_OUT> {
             }
             let leaf = node_leaf(root);
             let word = self.leaf(leaf).load(LOAD);
-            if self.key(word) != key {
+            if self.key(leaf, word) != key {
                 self.propagate(leaf); // the root is stale: help, do not spin
             } else if self.take(leaf, word) {
                 return Ok(Reserved { slot: self.slot_of(leaf), fallback: false });
@@ -231,8 +240,9 @@ impl<const FAN_OUT: usize> FArray<FAN_OUT> {
         let (a, b) = (self.leaf_of(a), self.leaf_of(b));
         for _ in 0..ROUNDS_MAX {
             let (word_a, word_b) = (self.leaf(a).load(LOAD), self.leaf(b).load(LOAD));
-            let (leaf, word) = if self.key(word_b) < self.key(word_a) { (b, word_b) } else { (a, word_a) };
-            if self.key(word) == NONE {
+            let (leaf, word) =
+                if self.key(b, word_b) < self.key(a, word_a) { (b, word_b) } else { (a, word_a) };
+            if self.key(leaf, word) == NONE {
                 return Err(Full);
             }
             if self.take(leaf, word) {
@@ -250,7 +260,7 @@ impl<const FAN_OUT: usize> FArray<FAN_OUT> {
                 let leaf = self.leaf_of(Slot::new(if at < self.slots { at } else { at - self.slots }));
                 for _ in 0..ROUNDS_MAX {
                     let word = self.leaf(leaf).load(LOAD);
-                    if self.key(word) > acceptable {
+                    if self.key(leaf, word) > acceptable {
                         break;
                     }
                     if self.take(leaf, word) {
@@ -274,18 +284,41 @@ impl<const FAN_OUT: usize> FArray<FAN_OUT> {
         });
     }
 
+    /// Changes a length by what others, who choose by themselves, have brought about: it counts for the choice, but not for
+    /// the cap.
+    pub fn adjust_foreign(&self, slot: Slot, delta: i32) {
+        let leaf = self.leaf_of(slot);
+        self.adjust(slot, delta);
+        let now = |foreign: u32| Some(foreign.saturating_add_signed(delta));
+        let _ = self.foreign[leaf].fetch_update(Ordering::SeqCst, Ordering::SeqCst, now);
+        self.propagate(leaf);
+    }
+
     /// Changes whether a server may be chosen, and what a request costs there relative to others
     /// (1 to 65,535): of two servers the one with the lesser (length + 1) x cost is chosen.
     pub fn set(&self, slot: Slot, state: LeafState, cost: u16) {
         let leaf = self.leaf_of(slot);
         let set = (state as u64) << STATE_SHIFT | u64::from(cost.max(1)) << COST_SHIFT;
-        self.change(leaf, |word| word & !(LEAF_VERSION - 1) | set | u64::from(leaf_len(word)));
+        let old = self.change(leaf, |word| word & !(LEAF_VERSION - 1) | set | u64::from(leaf_len(word)));
+        let (was, is) = (leaf_state(old) == ELIGIBLE, state as u64 == ELIGIBLE);
+        let crossed = match (was, is) {
+            (false, true) => self.eligible.fetch_add(1, Ordering::SeqCst) == 0,
+            (true, false) => self.eligible.fetch_sub(1, Ordering::SeqCst) == 1,
+            _ => false,
+        };
+        if crossed {
+            self.refresh_all(); // last resorts may be another thing now
+        }
     }
 
     /// Changes how many requests a server may have at most, to be chosen. Who has more keeps them.
     pub fn set_cap(&self, cap: u32) {
         self.cap.store(cap.min(LEN_MAX), Ordering::SeqCst);
-        // Each key may be another now, as if all leaves had changed.
+        self.refresh_all();
+    }
+
+    /// Each key may be another now, as if all leaves had changed.
+    fn refresh_all(&self) {
         (0..self.slots).for_each(|leaf| self.propagate(leaf));
     }
 
@@ -301,12 +334,14 @@ impl<const FAN_OUT: usize> FArray<FAN_OUT> {
 
     /// Whether a request could be reserved at this slot.
     pub fn is_choosable(&self, slot: Slot) -> bool {
-        self.key(self.leaf(self.leaf_of(slot)).load(LOAD)) != NONE
+        let leaf = self.leaf_of(slot);
+        self.key(leaf, self.leaf(leaf).load(LOAD)) != NONE
     }
 
     /// Whether it may be chosen as more than a last resort.
     pub fn is_eligible(&self, slot: Slot) -> bool {
-        self.key(self.leaf(self.leaf_of(slot)).load(LOAD)) <= KEY_MAX
+        let leaf = self.leaf_of(slot);
+        self.key(leaf, self.leaf(leaf).load(LOAD)) <= KEY_MAX
     }
 
     fn leaf_of(&self, slot: Slot) -> usize {
@@ -317,21 +352,30 @@ impl<const FAN_OUT: usize> FArray<FAN_OUT> {
         Slot::new(usize::from(self.slot_by_leaf[leaf]))
     }
 
+    /// A group may have places beyond the last leaf.
+    fn foreign_at(&self, leaf: usize) -> u32 {
+        self.foreign.get(leaf).map_or(0, |foreign| foreign.load(Ordering::SeqCst))
+    }
+
     fn leaf(&self, leaf: usize) -> &AtomicU64 {
         &self.levels[0][leaf / FAN_OUT].0[leaf % FAN_OUT]
     }
 
     /// What is compared: (length + 1) x cost, so that an idle slow server is still worse than an idle fast one.
-    fn key(&self, leaf: u64) -> u64 {
-        let len = leaf_len(leaf);
-        let cost = leaf >> COST_SHIFT & ((1 << COST_BITS) - 1);
+    #[inline]
+    fn key(&self, leaf: usize, word: u64) -> u64 {
+        let len = leaf_len(word);
+        let cost = word >> COST_SHIFT & ((1 << COST_BITS) - 1);
         let key = ((u64::from(len) + 1) * cost).min(KEY_MAX);
         let cap = self.cap.load(Ordering::SeqCst);
-        const ELIGIBLE: u64 = LeafState::Eligible as u64;
         const LAST: u64 = LeafState::LastResort as u64;
-        match leaf_state(leaf) {
-            ELIGIBLE if len < cap => key,
-            LAST if len < cap => key | LAST_RESORT,
+        let has_room = cap == LEN_MAX || len.saturating_sub(self.foreign_at(leaf)) < cap;
+        match leaf_state(word) {
+            ELIGIBLE if has_room => key,
+            // Where lengths are limited, a request rather waits for a good server than goes to a last resort.
+            LAST if has_room && (cap == LEN_MAX || self.eligible.load(Ordering::SeqCst) == 0) => {
+                key | LAST_RESORT
+            }
             _ => NONE,
         }
     }
@@ -346,13 +390,15 @@ impl<const FAN_OUT: usize> FArray<FAN_OUT> {
         won
     }
 
-    fn change(&self, leaf: usize, to: impl Fn(u64) -> u64) {
+    /// Gives what was there before.
+    fn change(&self, leaf: usize, to: impl Fn(u64) -> u64) -> u64 {
         let place = self.leaf(leaf);
         let mut word = place.load(LOAD);
         while let Err(now) = place.compare_exchange(word, to(word).wrapping_add(LEAF_VERSION), UPDATE, LOAD) {
             word = now;
         }
         self.propagate(leaf);
+        word
     }
 
     /// Carries a leaf's change to the root. When it returns, the root reflects the change or a later one.
@@ -390,7 +436,7 @@ impl<const FAN_OUT: usize> FArray<FAN_OUT> {
         let ties = Ties::of(old);
         let mut best = u64::MAX;
         for (child, leaf) in self.levels[0][index].0.iter().enumerate() {
-            let key = self.key(leaf.load(LOAD));
+            let key = self.key(index * FAN_OUT + child, leaf.load(LOAD));
             best = best.min(key << Ties::BITS | ties.rank(child));
         }
         let leaf = index * FAN_OUT + ties.child(best);

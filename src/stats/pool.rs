@@ -65,6 +65,12 @@ pub struct PoolStats {
     pub busy_no_server: Counter,
     /// Requests refused because every server is at its limit.
     pub busy_shed: Counter,
+    /// Requests that wait in the balancer for a server with room (gauge).
+    pub waiting: Counter,
+    /// Requests that have waited there and were then sent.
+    pub waited: Counter,
+    /// For how long these waited.
+    pub waiting_delay: LatencyHistogram,
     /// Requests refused because their mode is not served.
     pub refused_mode: Counter,
     /// Selections that fell back to two random servers after losing too many races.
@@ -96,6 +102,9 @@ impl PoolStats {
             answered: Counter::default(),
             busy_no_server: Counter::default(),
             busy_shed: Counter::default(),
+            waiting: Counter::default(),
+            waited: Counter::default(),
+            waiting_delay: LatencyHistogram::default(),
             refused_mode: Counter::default(),
             select_fallback: Counter::default(),
             kernel_drops: Counter::default(),

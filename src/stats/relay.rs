@@ -52,6 +52,12 @@ pub struct RelayStats {
     pub forwarded: Counter,
     /// Requests that wait for their answer.
     pub in_flight: Counter,
+    /// Requests that wait in the balancer for a server with room (gauge).
+    pub waiting: Counter,
+    /// Requests that have waited there and were then sent.
+    pub waited: Counter,
+    /// For how long these waited.
+    pub waiting_delay: LatencyHistogram,
     /// Datagrams of clients that were not sent to a server, by reason.
     pub refused: DropCounters,
     /// Of these, DNS queries that were answered with SERVFAIL.
@@ -89,6 +95,9 @@ impl RelayStats {
             timed_out: Counter::default(),
             forwarded: Counter::default(),
             in_flight: Counter::default(),
+            waiting: Counter::default(),
+            waited: Counter::default(),
+            waiting_delay: LatencyHistogram::default(),
             refused: DropCounters::default(),
             servfail: Counter::default(),
             late: Counter::default(),

@@ -8,6 +8,7 @@ use crate::config::{describe, schema};
 use crate::health::Rules;
 use crate::io::IoChoice;
 use crate::select::PolicyKind;
+use crate::waiting::Limit;
 
 fn parse(text: &str) -> Result<Config, String> {
     Config::parse(text, Some(Path::new("config.json"))).map_err(|e| e.to_string())
@@ -71,6 +72,7 @@ fn the_smallest_pools_have_the_defaults() {
         servers_max: 16,
         policy: PolicyKind::ShortestQueue,
         max_outstanding: None,
+        waiting_max: 4_096,
         timeout: 2 * second,
         replies: Some(1),
         hold: None,
@@ -143,7 +145,7 @@ fn every_key_is_read() {
     assert_eq!((pool.settings.name.as_str(), pool.settings.affinity), ("sip.a_b-1", Affinity::Client));
     assert_eq!(
         (pool.settings.policy, pool.settings.servers_max, pool.settings.max_outstanding),
-        (PolicyKind::TwoChoices, 100, Some(50))
+        (PolicyKind::TwoChoices, 100, Some(Limit::Fixed(50)))
     );
     assert_eq!(
         (pool.settings.timeout, pool.settings.replies, pool.settings.hold),
@@ -199,7 +201,7 @@ fn the_defaults_in_the_schema_are_the_defaults() {
     assert!(run.as_object().unwrap().len() > 10, "{run}");
     assert_eq!(one(pool(json!({"run": run}))), least);
     let idle_timeout = written.as_object_mut().unwrap().remove("idle_timeout").unwrap();
-    assert_eq!(written.as_object().unwrap().len(), 9, "{written}");
+    assert_eq!(written.as_object().unwrap().len(), 10, "{written}");
     assert_eq!(one(pool(written)), one(pool(json!({}))));
     assert_eq!(one(flows(json!({"idle_timeout": idle_timeout}))), one(flows(json!({}))));
     let query = &properties["health"]["properties"]["query"]["default"];
@@ -264,8 +266,12 @@ fn a_mistake_is_refused_with_its_key_and_the_remedy() {
         (pool(json!({"policy": "best"})), "policy: unknown policy \"best\": use shortest_queue"),
         (pool(json!({"io": "epoll"})), "io: \"epoll\" is unknown; use auto, mio or io_uring"),
         (
+            pool(json!({"protocol": "datagram", "replies": 0, "max_outstanding": 1})),
+            "max_outstanding: nothing is outstanding where no answer is awaited",
+        ),
+        (
             pool(json!({"max_outstanding": 0})),
-            "max_outstanding: \"0\" is not a whole number from 1 to 1000000",
+            "max_outstanding: \"0\" is neither a whole number from 1 to 1000000 nor \"auto\"",
         ),
         (pool(json!({"timeout": "61s"})), "timeout: \"61s\" is not a duration from 1ms to 1m"),
         (pool(json!({"timeout": 0})), "timeout: \"0\" is not a duration from 1ms to 1m"),
@@ -567,7 +573,7 @@ fn the_plan_tells_what_a_pool_does() {
     for part in [
         "config      config.json: valid\n",
         "pool        pool-1: dns on 0.0.0.0:5300, [::]:5300, there up to 1024 TCP connections\n",
-        "shortest_queue, at most 9 requests at one server, room for 16 addresses\n",
+        "shortest_queue, at most 9 requests at one server (up to 4096 wait), room for 16 addresses\n",
         "one answer to a datagram, within 2s\n",
         "64 ports towards the servers, each with many requests at a time\n",
         "workers: 4, I/O: auto\n",
@@ -646,7 +652,7 @@ proptest! {
     #[test]
     fn no_pool_makes_it_panic_and_every_refusal_is_one_short_line(
         changes in proptest::collection::hash_map(
-            "name|listen|protocol|affinity|servers|servers_max|policy|max_outstanding|timeout|replies|hold|\
+            "name|listen|protocol|affinity|servers|servers_max|policy|max_outstanding|waiting_max|timeout|replies|hold|\
              idle_timeout|ports|proxy_protocol|transparent|allow|deny|rate_per_source|health|resolve_interval|\
              tcp_connections|workers|pin|io|.{0,50}",
             value(),

@@ -54,6 +54,7 @@ pub fn settings(config: &Config) -> Settings {
         reply_path: pool.reply_path,
         servers_max: pool.servers_max,
         max_outstanding: pool.max_outstanding,
+        waiting_max: pool.waiting_max,
         interval: server.interval,
         controller: config.controller,
         scale: server.run.scale,
@@ -174,12 +175,16 @@ impl Native {
             let (tell, told) = sync_channel(2);
             let wait = held.hold();
             post.send(move |worker, _| {
+                worker.role.stop_waiting();
                 let _ = tell.send(worker.settle(&clock).map(|()| None));
                 loop {
                     match wait.recv_timeout(HELD_MAX) {
                         Ok(Verdict::Tell) => _ = tell.send(Ok(Some(worker.role.export(clock.now())))),
                         Ok(Verdict::End) => return worker.end(),
-                        Err(_) => return worker.resume_all(),
+                        Err(_) => {
+                            worker.role.wait_again();
+                            return worker.resume_all();
+                        }
                     }
                 }
             })?;

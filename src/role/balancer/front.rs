@@ -7,15 +7,22 @@ use crate::wire::frame::pack_addr;
 use crate::wire::{Frame, Header, Kind, Mode, Status};
 
 /// What all requests of one receive slot have in common.
-struct Asker {
-    peer: SocketAddr,
-    local_ip: Option<IpAddr>,
-    socket: SocketId,
+pub(super) struct Asker {
+    pub peer: SocketAddr,
+    pub local_ip: Option<IpAddr>,
     ip: [u8; 16],
     port: u16,
-    listener: u8,
+    /// The number of the local address.
+    pub listener: u8,
     /// Looked up when the first refusal needs it.
     destination: Option<DestinationId>,
+}
+
+impl Asker {
+    pub fn new(peer: SocketAddr, local_ip: Option<IpAddr>, listener: u8) -> Self {
+        let (ip, port) = pack_addr(peer);
+        Asker { peer, local_ip, ip, port, listener, destination: None }
+    }
 }
 
 impl Balancer {
@@ -26,16 +33,8 @@ impl Balancer {
             self.stats.drops.add(reason, bytes.len().div_ceil(received.stride as usize) as u64);
             return;
         }
-        let (ip, port) = pack_addr(received.peer);
-        let mut asker = Asker {
-            peer: received.peer,
-            local_ip: received.local_ip,
-            socket: received.socket,
-            ip,
-            port,
-            listener: self.listeners.number(received.local_ip, &self.shared.listeners),
-            destination: None,
-        };
+        let listener = self.listeners.number(received.local_ip, &self.shared.listeners);
+        let mut asker = Asker::new(received.peer, received.local_ip, listener);
         for frame in frames(received, bytes, format) {
             let outcome = frame.and_then(|(at, bytes)| self.on_request(now, &mut asker, at, bytes, tx));
             if let Err(reason) = outcome {
@@ -70,19 +69,23 @@ impl Balancer {
             self.stats.refused_mode.add(1);
             return refuse(asker, frame, frame_ref, Status::Error, Duration::ZERO, tx);
         }
-        match self.reserve() {
-            Some((slot, member)) => self.forward(now, asker, slot, member, frame_ref, bytes, tx),
-            None => {
-                let no_server = self.shared.usable.load(Ordering::Relaxed) == 0;
-                let counter = if no_server { &self.stats.busy_no_server } else { &self.stats.busy_shed };
-                counter.add(1);
-                refuse(asker, frame, frame_ref, Status::Busy, RETRY_AFTER, tx)
-            }
+        let deadline_us = frame.header.deadline_us.get();
+        if let Some((slot, member)) = self.reserve_in_turn() {
+            return self.forward(now, asker, slot, &member, frame_ref, bytes, tx);
         }
+        let (counter, retry_after) = if self.shared.usable.load(Ordering::Relaxed) == 0 {
+            (&self.stats.busy_no_server, RETRY_AFTER)
+        } else if self.wait(now, asker, deadline_us, bytes).is_ok() {
+            return Ok(());
+        } else {
+            (&self.stats.busy_shed, self.retry_after())
+        };
+        counter.add(1);
+        refuse(asker, Frame::check(bytes, &self.format)?, frame_ref, Status::Busy, retry_after, tx)
     }
 
     /// A slot that was counted up for a request, and who is there.
-    fn reserve(&mut self) -> Option<(Slot, Member)> {
+    pub(super) fn reserve(&mut self) -> Option<(Slot, Member)> {
         loop {
             let reserved = self.chooser.reserve(&self.shared.tree).ok()?;
             self.stats.select_fallback.add(u64::from(reserved.fallback));
@@ -103,7 +106,7 @@ impl Balancer {
         now: Instant,
         asker: &Asker,
         slot: Slot,
-        member: Member,
+        member: &Member,
         frame_ref: FrameRef,
         bytes: &mut [u8],
         tx: &mut Tx,
@@ -113,6 +116,19 @@ impl Balancer {
             self.shared.tree.adjust(slot, -1);
             return Err(DropReason::TurnFull);
         }
+        self.dispatch(now, asker, slot, member, bytes);
+        Ok(())
+    }
+
+    /// Writes into a request what its server and its reply's way back need, and counts it. Nothing may be patched afterwards.
+    pub(super) fn dispatch(
+        &mut self,
+        now: Instant,
+        asker: &Asker,
+        slot: Slot,
+        member: &Member,
+        bytes: &mut [u8],
+    ) {
         let lane = &mut self.lanes[slot.index()];
         let dispatch_seq = lane.window.dispatch();
         lane.estimate.on_dispatch(dispatch_seq);
@@ -133,22 +149,28 @@ impl Balancer {
         self.seal(bytes);
         self.stats.dispatched.add(1);
         self.stats.servers[slot.index()].dispatched.add(1);
-        Ok(())
     }
 }
 
 /// Turns a request into its refusal, in place: no more bytes out than came in.
 fn refuse(
     asker: &mut Asker,
-    mut frame: Frame<'_>,
+    frame: Frame<'_>,
     frame_ref: FrameRef,
     status: Status,
     retry_after: Duration,
     tx: &mut Tx,
 ) -> Result<(), DropReason> {
     if asker.destination.is_none() {
-        asker.destination = tx.destination(asker.socket, asker.peer, asker.local_ip);
+        asker.destination = tx.destination(FRONT, asker.peer, asker.local_ip);
     }
+    refusal(frame, status, retry_after);
+    let pushed = asker.destination.is_some_and(|d| tx.push(d, frame_ref));
+    if pushed { Ok(()) } else { Err(DropReason::TurnFull) }
+}
+
+/// Makes a request its refusal.
+pub(super) fn refusal(mut frame: Frame<'_>, status: Status, retry_after: Duration) {
     frame.set_payload(&[]);
     let header = &mut *frame.header;
     header.kind = Kind::ClientResponse as u8;
@@ -156,6 +178,4 @@ fn refuse(
     header.op = 0;
     header.deadline_us.set(retry_after.as_micros() as u32);
     header.clear_internal();
-    let pushed = asker.destination.is_some_and(|d| tx.push(d, frame_ref));
-    if pushed { Ok(()) } else { Err(DropReason::TurnFull) }
 }

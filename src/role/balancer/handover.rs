@@ -373,7 +373,7 @@ impl Balancer {
         }
         for (slot, server) in &common.servers {
             let slot = Slot::new(usize::from(*slot));
-            self.shared.tree.adjust(slot, server.foreign as i32);
+            self.shared.tree.adjust_foreign(slot, server.foreign as i32);
             let stats = &self.stats.servers[slot.index()];
             stats.id_plus_one.set(u64::from(server.id) + 1);
             stats.state.set(server.health.state() as u64);

@@ -11,6 +11,7 @@
 //! |---|---|
 //! | `shared.rs` | what the workers share |
 //! | `front.rs` | requests of clients: check, select, patch, forward |
+//! | `waiting.rs` | requests that wait until a server has room |
 //! | `back.rs` | frames of servers: replies, reports, counters |
 //! | `registration.rs` | how a server becomes a member (primary) |
 //! | `upkeep.rs` | what time brings: SYNC (all workers); silence, probes, leaving (primary) |
@@ -24,6 +25,7 @@ mod orders;
 mod registration;
 mod shared;
 mod upkeep;
+mod waiting;
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
@@ -48,6 +50,7 @@ use crate::select::{Chooser, LeafState, PolicyKind, SHARE_ALL, Slot, Tree, cost_
 use crate::slow_start::{self, SlowStart};
 use crate::stats::PoolStats;
 use crate::time::{Instant, earliest};
+use crate::waiting::{Limit, cap};
 use crate::wire::tag::PeerReplay;
 use crate::wire::{DispatchWindow, FrameFormat, Opener, ReplyPath, Sealer};
 pub use handover::{Mismatch, Part};
@@ -76,8 +79,10 @@ pub struct Settings {
     pub reply_path: ReplyPath,
     /// Room for so many servers.
     pub servers_max: usize,
-    /// At most so many requests at one server; the rest is refused with BUSY.
-    pub max_outstanding: Option<u32>,
+    /// At most so many requests at one server; the rest waits.
+    pub max_outstanding: Option<Limit>,
+    /// Requests that wait at most, 0 to [`crate::waiting::PLACES_MAX`]; more are refused with BUSY.
+    pub waiting_max: usize,
     /// How often servers report, and this balancer looks at its timers.
     pub interval: Duration,
     /// Where the controller listens.
@@ -101,6 +106,7 @@ impl Settings {
             ("key_file", self.key != other.key || self.format.tagged != other.format.tagged),
             ("load_balancer.workers", self.workers != other.workers),
             ("load_balancer.servers_max", self.servers_max != other.servers_max),
+            ("load_balancer.waiting_max", self.waiting_max != other.waiting_max),
         ];
         differ.into_iter().find(|(_, differ)| *differ).map(|(key, _)| key)
     }
@@ -245,6 +251,8 @@ pub struct Balancer {
     listeners: Listeners,
     turn: u64,
     next_tick: Instant,
+    /// Requests that wait could have been sent, had the turn had room.
+    has_more: bool,
 }
 
 /// Events that nobody has fetched yet are bounded; the oldest go first.
@@ -298,6 +306,7 @@ impl Balancer {
             listeners: Listeners::default(),
             turn: 0,
             next_tick: now,
+            has_more: false,
             shared: Arc::clone(shared),
             seen: Seen::default(),
             settings,
@@ -342,7 +351,7 @@ impl Balancer {
             Some(key) => Err(key),
             None => Ok(Settings { secret: old.secret, own: old.own.clone(), seed: old.seed, ..new }),
         })?;
-        self.shared.tree.set_cap(settings.max_outstanding.unwrap_or(u32::MAX));
+        self.shared.tree.set_cap(cap(settings.max_outstanding));
         Ok(())
     }
 
@@ -360,9 +369,9 @@ impl Balancer {
         (0..self.shared.tree.slot_count()).for_each(|slot| self.set_leaf(now, Slot::new(slot)));
     }
 
-    /// Whether no request of this worker is outstanding, by its estimates.
+    /// Whether no request of this worker is outstanding, by its estimates, and none waits.
     pub fn is_idle(&self) -> bool {
-        self.lanes.iter().all(|lane| lane.estimate.outstanding() == 0)
+        self.shared.room.is_empty() && self.lanes.iter().all(|lane| lane.estimate.outstanding() == 0)
     }
 
     /// What this worker counts.
@@ -512,6 +521,7 @@ impl Role for Balancer {
             }
         }
         self.publish(now);
+        self.serve_waiting(now, tx);
     }
 
     fn on_timeout(&mut self, now: Instant, tx: &mut Tx) {
@@ -523,9 +533,13 @@ impl Role for Balancer {
         }
         self.send_order(now, tx);
         self.publish(now);
+        self.serve_waiting(now, tx);
     }
 
     fn next_deadline(&self) -> Option<Instant> {
+        if self.has_more {
+            return Some(Instant::ZERO);
+        }
         let order = self.primary.as_ref().and_then(|primary| primary.orders.next_deadline());
         earliest(Some(self.next_tick), order)
     }

@@ -51,7 +51,7 @@ impl Balancer {
             Admission::Known(slot) => slot,
             Admission::New { slot, replaced_foreign } => {
                 primary.tell(Event::Joined { id, addr: peer });
-                self.shared.tree.adjust(slot, -(replaced_foreign as i32));
+                self.shared.tree.adjust_foreign(slot, -(replaced_foreign as i32));
                 let stats = &self.stats.servers[slot.index()];
                 stats.id_plus_one.set(u64::from(id) + 1);
                 let state = primary.fleet.get(slot).map_or(State::Joining, |server| server.health.state());
@@ -111,7 +111,7 @@ impl Balancer {
         let server = primary.fleet.get_mut(slot).expect("the caller found it");
         let change = i64::from(foreign) - i64::from(std::mem::replace(&mut server.foreign, foreign));
         if change != 0 {
-            self.shared.tree.adjust(slot, change as i32);
+            self.shared.tree.adjust_foreign(slot, change as i32);
         }
     }
 

@@ -6,16 +6,20 @@ use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex};
 
 use super::Settings;
+use super::waiting::{self, Guest};
 use crate::role::live::Live;
 use crate::roster::Roster;
 use crate::select::{Slot, Tree};
 use crate::stats::PoolStats;
+use crate::waiting::{Room, cap};
 use crate::wire::{CookieKey, DispatchWindow};
 
 /// One for all workers of a balancer.
 pub(super) struct Shared {
     pub settings: Live<Settings>,
     pub tree: Tree,
+    /// Requests that wait until a server has room.
+    pub room: Room<Guest>,
     pub roster: Roster,
     /// Cookies of all workers are made under one key, so that any of them can check a reply.
     pub cookies: CookieKey,
@@ -35,9 +39,9 @@ pub(super) struct Shared {
 impl Shared {
     pub fn new(settings: Settings, instance: u64, epoch: u32) -> Self {
         let (slots, workers) = (settings.servers_max, settings.workers);
-        let cap = settings.max_outstanding.unwrap_or(u32::MAX);
         Shared {
-            tree: Tree::new(slots, cap),
+            tree: Tree::new(slots, cap(settings.max_outstanding)),
+            room: waiting::room(&settings),
             roster: Roster::new(slots, workers),
             cookies: CookieKey::new(settings.secret),
             instance,
@@ -80,7 +84,7 @@ pub(super) struct Listeners {
 
 impl Listeners {
     /// "The address that the socket is bound to, or whatever the kernel chooses."
-    const UNSPECIFIED: u8 = 255;
+    pub const UNSPECIFIED: u8 = 255;
 
     /// The number of a local address; the 256th and later ones share the number of nobody.
     pub fn number(&mut self, local_ip: Option<IpAddr>, shared: &Mutex<Addresses>) -> u8 {

@@ -4,6 +4,7 @@
 use super::*;
 use crate::health::Rules;
 use crate::model::{Registration, ServerResponse};
+use crate::waiting::Limit;
 use crate::wire::header::HEADER_LEN;
 use crate::wire::{Frame, Header, Kind, RequestOp, ServerOp, ServerState, Status};
 use proptest::prelude::*;
@@ -34,6 +35,7 @@ impl Bench {
             policy: PolicyKind::ShortestQueue,
             servers_max: 4,
             max_outstanding: None,
+            waiting_max: 64,
             interval: Duration::from_millis(10),
             controller: addr(55_000),
             scale: scale::Policy {
@@ -261,6 +263,94 @@ fn a_refusal_is_no_longer_than_the_request_and_carries_no_payload() {
     at_most_once.mode = 2;
     let sent = bench.turn(FRONT, addr(40_000), &frame(&at_most_once, b""));
     assert_eq!(header(&sent[0].1).status, Status::Error as u8);
+}
+
+/// One that bounds each server to one request, with a room of so many places.
+fn bounded(waiting_max: usize) -> Bench {
+    let settings = Settings { max_outstanding: Some(Limit::Fixed(1)), waiting_max, ..Bench::settings(None) };
+    Bench::over(Balancer::workers(settings, NOW).remove(0), NOW).with_server()
+}
+
+fn request_of(client: u64, deadline: Duration) -> Vec<u8> {
+    let mut header = header(&request());
+    header.client_id.set(client);
+    header.deadline_us.set(deadline.as_micros() as u32);
+    frame(&header, b"question")
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+
+#[test]
+fn the_rest_waits_and_leaves_in_order_with_what_is_left_of_its_deadline() {
+    let mut bench = bounded(8);
+    let first = bench.dispatched();
+    for client in 1..4 {
+        assert_eq!(bench.turn(FRONT, addr(40_000 + client), &request_of(client.into(), SECOND)), []);
+    }
+    let mut at_server = first;
+    for (client, number) in [(1u16, 2), (2, 3), (3, 4)] {
+        bench.now += Duration::from_millis(10);
+        let sent = bench.turn(BACK, addr(50_000), &reply(&at_server, number));
+        let [(_, answered), (to, next)] = &sent[..] else { panic!("{sent:?}") };
+        assert_eq!(header(answered).kind, Kind::ClientResponse as u8);
+        assert_eq!((*to, header(next).client_id.get()), (addr(50_000), client.into()));
+        assert_eq!(header(next).client_port.get(), 40_000 + client);
+        assert_eq!(header(next).deadline_us.get(), 1_000_000 - 10_000 * u32::from(client));
+        assert_eq!(&next[HEADER_LEN..HEADER_LEN + 8], b"question");
+        at_server = next.clone();
+    }
+    let sent = bench.turn(BACK, addr(50_000), &reply(&at_server, 5));
+    assert_eq!((sent.len(), sent[0].0), (1, addr(40_003)), "its cookie holds");
+    assert_eq!((bench.stats.waited.get(), bench.stats.waiting_delay.snapshot().count()), (3, 3));
+    assert!(bench.balancer.is_idle());
+}
+
+#[test]
+fn a_full_room_is_said_so_with_the_time_that_it_needs_and_the_expired_are_dropped() {
+    let mut bench = bounded(2);
+    let first = bench.dispatched();
+    assert_eq!(bench.turn(FRONT, addr(40_001), &request_of(1, 5 * SECOND)), []);
+    assert_eq!(bench.turn(FRONT, addr(40_002), &request_of(2, SECOND)), []);
+    let refused = bench.turn(FRONT, addr(40_003), &request_of(3, SECOND));
+    let busy = header(&refused[0].1);
+    assert_eq!((busy.status, busy.deadline_us.get()), (Status::Busy as u8, 20_000), "nothing is known yet");
+    bench.now += 4 * SECOND;
+    let sent = bench.turn(BACK, addr(50_000), &reply(&first, 2));
+    assert_eq!((sent.len(), header(&sent[1].1).client_id.get()), (2, 1));
+    // Who has waited for four seconds lets others expect as much.
+    assert_eq!(bench.turn(FRONT, addr(40_004), &request_of(4, 60 * SECOND)), []);
+    let refused = bench.turn(FRONT, addr(40_005), &request_of(5, 60 * SECOND));
+    assert_eq!(header(&refused[0].1).deadline_us.get(), 500_000, "two places of 250 ms");
+    bench.now += SECOND;
+    bench.turn(BACK, addr(50_000), &reply(&sent[1].1, 3));
+    assert_eq!((bench.drops(DropReason::Expired), bench.stats.busy_shed.get()), (1, 2));
+}
+
+#[test]
+fn nobody_waits_for_servers_that_are_gone() {
+    let mut bench = bounded(4);
+    bench.dispatched();
+    assert_eq!(bench.turn(FRONT, addr(40_001), &request_of(1, SECOND)), []);
+    let now = bench.now;
+    bench.balancer.apply(now, Slot::new(0), health::Event::Disable, ASKED);
+    let sent = bench.turn(FRONT, addr(40_009), &[]);
+    assert_eq!((sent.len(), sent[0].0, header(&sent[0].1).status), (1, addr(40_001), Status::Busy as u8));
+    assert_eq!((bench.stats.busy_no_server.get(), bench.balancer.waiting()), (1, 0));
+}
+
+#[test]
+fn who_stops_waiting_sends_everything_and_may_wait_again() {
+    let mut bench = bounded(4);
+    bench.dispatched();
+    for client in 1..4 {
+        assert_eq!(bench.turn(FRONT, addr(40_001), &request_of(client, SECOND)), []);
+    }
+    assert!(!bench.balancer.is_idle());
+    bench.balancer.stop_waiting();
+    assert_eq!(bench.turn(FRONT, addr(40_001), &[]).len(), 3);
+    bench.balancer.wait_again();
+    assert_eq!(bench.turn(FRONT, addr(40_001), &request_of(9, SECOND)), []);
+    assert_eq!(bench.balancer.waiting(), 1);
 }
 
 #[test]

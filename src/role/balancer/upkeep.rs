@@ -74,7 +74,9 @@ impl Balancer {
     /// Shows the pool to the scaler.
     fn size_up(&mut self, now: Instant) {
         let Some(primary) = &self.primary else { return };
-        let mut sample = scale::Sample::default();
+        let waiting = self.shared.room.len();
+        self.stats.waiting.set(waiting);
+        let mut sample = scale::Sample { outstanding: waiting, ..scale::Sample::default() };
         for (slot, server) in primary.fleet.iter() {
             let outstanding = u64::from(self.shared.tree.len(slot));
             self.stats.servers[slot.index()].outstanding.set(outstanding);
@@ -148,7 +150,7 @@ impl Balancer {
         let Some(primary) = &mut self.primary else { return };
         let Some(server) = primary.fleet.remove(slot) else { return };
         primary.tell(Event::Left { id: server.id, why });
-        self.shared.tree.adjust(slot, -(server.foreign as i32));
+        self.shared.tree.adjust_foreign(slot, -(server.foreign as i32));
         self.set_leaf(now, slot);
         let stats = &self.stats.servers[slot.index()];
         stats.id_plus_one.set(0);

@@ -18,10 +18,11 @@ use super::members::Member;
 use super::moved::{Moved, MovedFlow};
 use super::settings::Affinity;
 use crate::aged::{Aged, Key};
-use crate::batch::{Received, SocketId, Tx};
+use crate::batch::{FrameRef, Received, SocketId, Tx};
 use crate::drop_reason::DropReason;
 use crate::select::Slot;
 use crate::time::{Instant, earliest};
+use crate::waiting::NoRoom;
 
 /// Requests under way at one worker.
 const REQUESTS_MAX: usize = 65_536;
@@ -135,17 +136,38 @@ impl Leased {
         bytes: &[u8],
         tx: &mut Tx,
     ) -> Result<(), DropReason> {
+        match core.reserve_for_trial().map_or_else(|| core.reserve_in_turn(), Ok) {
+            Ok(server) => self.send_request(core, client, server, Some(at), now, bytes, tx),
+            Err(DropReason::ServersFull) => {
+                core.wait(now, client, bytes).map_err(|NoRoom| DropReason::ServersFull)
+            }
+            Err(reason) => Err(reason),
+        }
+    }
+
+    /// Sends a request to a server that was counted up for it: from where it lies, or, without `at`, as a copy.
+    #[allow(clippy::too_many_arguments)] // one request, its way and its turn; a struct would only rename them
+    pub fn send_request(
+        &mut self,
+        core: &mut Core,
+        client: &Client,
+        (slot, member): (Slot, Member),
+        at: Option<FrameRef>,
+        now: Instant,
+        bytes: &[u8],
+        tx: &mut Tx,
+    ) -> Result<(), DropReason> {
         if self.waiting.is_full() {
+            core.release(slot);
             return Err(DropReason::TableFull);
         }
-        let (slot, member) = core.reserve_for_trial().map_or_else(|| core.reserve(), Ok)?;
         let owner = Owner { client: *client, slot: Some(slot) };
         let Some(pair) = self.lease(now, owner, slot) else {
             core.release(slot);
             return Err(DropReason::NoPort);
         };
         let way = self.way(core, pair, &member);
-        if let Err(reason) = core.send_to_server(&way, client, Some(at), bytes, true, tx) {
+        if let Err(reason) = core.send_to_server(&way, client, at, bytes, true, tx) {
             core.release(slot);
             self.rest_if_done(now, pair, now, core);
             return Err(reason);

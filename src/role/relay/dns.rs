@@ -68,10 +68,15 @@ impl Dns {
         })?;
         let question = question.hash(&self.key);
         let client_id = dns::id(bytes);
-        let (slot, member) = match core.reserve() {
+        let (slot, member) = match core.reserve_in_turn() {
             Ok(reserved) => reserved,
             Err(reason) => {
+                let full = reason == DropReason::ServersFull;
+                let waits = full && core.wait(datagram.now, client, bytes).is_ok();
                 self.try_out(core, client, question, datagram.now, bytes, tx);
+                if waits {
+                    return Ok(());
+                }
                 servfail(core, client, datagram.at, bytes, last, tx);
                 return Err(reason);
             }
@@ -88,6 +93,29 @@ impl Dns {
         }
         core.await_answer(datagram.now, slot);
         self.try_out(core, client, question, datagram.now, bytes, tx);
+        Ok(())
+    }
+
+    /// A client's datagram that has waited for the server that is there now.
+    pub fn send_waiting(
+        &mut self,
+        core: &mut Core,
+        client: &Client,
+        (slot, Member { addr, generation, .. }): (Slot, Member),
+        now: Instant,
+        bytes: &mut [u8],
+        tx: &mut Tx,
+    ) -> Result<(), DropReason> {
+        let client_id = dns::id(bytes);
+        let question = dns::query(bytes).expect("checked before it waited").hash(&self.key);
+        let query = Query { client: Some(*client), client_id, slot, generation, question, sent: now };
+        if let Err(reason) = self.send(core, query, addr, client, None, bytes, tx) {
+            core.release(slot);
+            dns::set_id(bytes, client_id);
+            refuse(core, client, bytes, tx);
+            return Err(reason);
+        }
+        core.await_answer(now, slot);
         Ok(())
     }
 
@@ -216,6 +244,17 @@ fn servfail(
     let len = dns::truncate_to_servfail(bytes);
     let at = FrameRef { len: len as u16, ..at };
     if core.send_back(client, at, last, tx) {
+        core.stats.servfail.add(1);
+    }
+}
+
+/// The same to a query that has waited, whose bytes are no turn's.
+pub(super) fn refuse(core: &mut Core, client: &Client, bytes: &mut [u8], tx: &mut Tx) {
+    let len = dns::truncate_to_servfail(bytes);
+    let local_ip = core.locals.get(client.local);
+    let destination = tx.destination(client.front, client.addr, local_ip);
+    if let Some(staged) = destination.and_then(|destination| tx.stage(destination, len)) {
+        staged.copy_from_slice(&bytes[..len]);
         core.stats.servfail.add(1);
     }
 }

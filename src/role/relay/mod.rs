@@ -14,6 +14,7 @@
 //! | `shared.rs`, `members.rs` | what the workers share |
 //! | `core.rs` | choosing a server, sending to it, keeping count |
 //! | `front.rs` | who may send |
+//! | `waiting.rs` | requests that wait until a server has room |
 //! | `dns.rs`, `queries.rs` | matching DNS answers with queries |
 //! | `datagram.rs`, `leases.rs` | matching by port and server |
 //! | `health.rs`, `checks.rs` | which servers are up (primary) |
@@ -34,6 +35,7 @@ mod settings;
 mod shared;
 #[cfg(test)]
 mod tests;
+mod waiting;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -85,6 +87,8 @@ pub struct Relay {
     grace: Instant,
     /// Since when it takes nothing of clients any more.
     retired: Option<Instant>,
+    /// Requests that wait could have been sent, had the turn had room.
+    has_more: bool,
 }
 
 /// Timers are looked at this often.
@@ -132,6 +136,7 @@ impl Relay {
                 last_turn: now,
                 grace: now,
                 retired: None,
+                has_more: false,
             }
         };
         let workers = sockets.iter().enumerate().map(worker).collect();
@@ -172,6 +177,7 @@ impl Relay {
     /// does a datagram of a client to its server that was read already.
     pub fn retire(&mut self, now: Instant) {
         self.retired.get_or_insert(now);
+        self.stop_waiting();
     }
 
     /// Whether nothing is awaited any more: no server owes an answer, and no flow has had a datagram lately. Flows of a
@@ -185,7 +191,7 @@ impl Relay {
                 quiet || self.retired.is_some_and(|retired| now.since(retired) >= timeout)
             }),
         };
-        !self.core.owes() && flows_are_quiet
+        !self.core.owes() && self.core.shared.room.is_empty() && flows_are_quiet
     }
 
     /// The oldest event that was not fetched yet.
@@ -279,6 +285,7 @@ impl Role for Relay {
             }
         }
         self.core.publish(now);
+        self.serve_waiting(now, tx);
     }
 
     fn on_timeout(&mut self, now: Instant, tx: &mut Tx) {
@@ -305,14 +312,23 @@ impl Role for Relay {
             }
         }
         self.core.publish(now);
+        self.serve_waiting(now, tx);
+        if self.primary.is_some() {
+            self.core.stats.waiting.set(self.core.shared.room.len());
+        }
     }
 
     fn next_deadline(&self) -> Option<Instant> {
+        if self.has_more {
+            return Some(Instant::ZERO);
+        }
         let overdue = match &self.matching {
             Matching::Dns(dns) => dns.next_deadline(&self.core),
             Matching::Leased(leased) => leased.next_deadline(&self.core),
         };
-        let tick = self.core.owes().then_some(self.next_tick);
+        // A server may have got room elsewhere: by TCP, or since it has come up.
+        let is_awaited = self.core.owes() || !self.core.shared.room.is_empty();
+        let tick = is_awaited.then_some(self.next_tick);
         let due = earliest(overdue.map(|at| at.max(self.grace)), tick);
         let judge = self.primary.as_ref().filter(|_| self.retired.is_none());
         earliest(due, judge.map(|primary| primary.next_deadline().max(self.next_tick)))

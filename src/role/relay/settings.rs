@@ -9,6 +9,7 @@ use ipnet::IpNet;
 
 use crate::health::{Rules, State};
 use crate::select::PolicyKind;
+use crate::waiting::Limit;
 
 /// How datagrams are matched with their answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,7 +127,9 @@ pub struct Settings {
     /// How a server is chosen.
     pub policy: PolicyKind,
     /// At most so many requests (or flows) at one server.
-    pub max_outstanding: Option<u32>,
+    pub max_outstanding: Option<Limit>,
+    /// Requests that wait for a server with room at most, 0 to [`crate::waiting::PLACES_MAX`]; more are refused.
+    pub waiting_max: usize,
     /// How long an answer may take.
     pub timeout: Duration,
     /// Answers to a datagram of a client, at most: 0 = one-way. `None` with affinity: any number.
@@ -160,6 +163,7 @@ impl Settings {
             ("affinity", self.affinity != other.affinity),
             ("workers", self.workers != other.workers),
             ("servers_max", self.servers_max != other.servers_max),
+            ("waiting_max", self.waiting_max != other.waiting_max),
             ("proxy_protocol", self.proxy_protocol != other.proxy_protocol),
             ("transparent", self.transparent != other.transparent),
             // To another one, but not to none, or from it: checks have sockets of their own.

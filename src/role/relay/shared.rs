@@ -9,11 +9,13 @@ use serde::{Deserialize, Serialize};
 
 use super::members::{Member, Members};
 use super::settings::{ProxyProtocol, Settings, Speaks};
+use super::waiting::{self, Guest};
 use crate::access::{Access, Gate, Sketch};
 use crate::role::live::{Live, Seen};
 use crate::select::{Chooser, Slot, Tree};
 use crate::stats::{RelayStats, TcpStats};
 use crate::time::Instant;
+use crate::waiting::{Room, cap};
 
 /// What the workers have noticed of a server, for the primary to judge.
 #[derive(Debug, Default)]
@@ -124,6 +126,8 @@ pub struct Shared {
     /// For whoever opens connections.
     chooser: Mutex<Chooser>,
     pub(super) tree: Tree,
+    /// Requests that wait until a server has room.
+    pub(super) room: Room<Guest>,
     pub(super) members: Members,
     pub(super) signals: Box<[CachePadded<Signals>]>,
     /// The slot of a server that waits for a request to prove itself on, plus one.
@@ -147,7 +151,8 @@ impl Shared {
     pub(super) fn new(settings: Settings, seed: u64, key: [u8; 16]) -> Self {
         let slots = settings.servers_max;
         Shared {
-            tree: Tree::new(slots, settings.max_outstanding.unwrap_or(u32::MAX)),
+            tree: Tree::new(slots, cap(settings.max_outstanding)),
+            room: waiting::room(&settings),
             members: Members::new(slots),
             signals: (0..slots).map(|_| CachePadded::default()).collect(),
             key,
@@ -249,7 +254,7 @@ impl Shared {
             None => Ok(old.followed_by(new, self.key)),
         })?;
         let Settings { max_outstanding, policy, .. } = *current.settings;
-        self.tree.set_cap(max_outstanding.unwrap_or(u32::MAX));
+        self.tree.set_cap(cap(max_outstanding));
         self.chooser.lock().expect("no panic while it is held").set_policy(policy);
         Ok(())
     }

@@ -122,7 +122,7 @@ fn settings_that_do_not_fit_are_refused_by_name() {
     };
     assert_eq!(with(&|_| {}, NOW), Ok(()));
     assert_eq!(with(&|s| s.servers_max = 1, NOW), Ok(()), "the slot that is used fits");
-    assert_eq!(with(&|s| s.max_outstanding = Some(3), NOW), Ok(()));
+    assert_eq!(with(&|s| s.max_outstanding = Some(Limit::Fixed(3)), NOW), Ok(()));
     let frames = |size| Mismatch::FrameSize { theirs: 128, ours: size };
     assert_eq!(with(&|s| s.format.size = 256, NOW), Err(frames(256)));
     assert_eq!(with(&|s| s.key = Some([1; 16]), NOW), Err(Mismatch::Key));

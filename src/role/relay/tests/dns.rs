@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use super::bench::*;
 use super::*;
 use crate::dns::name_to_wire;
+use crate::waiting::Limit;
 
 const QR: u8 = 0x80;
 const TC: u8 = 0x02;
@@ -230,7 +231,8 @@ fn without_servers_the_client_hears_so_at_once() {
 
 #[test]
 fn a_full_pool_says_so_at_once_and_has_room_again() {
-    let limited = Settings { max_outstanding: Some(2), ..settings(Speaks::Dns) };
+    let limited =
+        Settings { max_outstanding: Some(Limit::Fixed(2)), waiting_max: 0, ..settings(Speaks::Dns) };
     let mut pool = Bench::new(limited, PORTS, [1, 2]);
     let ways: Vec<_> = (0..4).map(|n| pool.forwarded(client(1), &query(n, "a", b""))).collect();
     assert_eq!((pool.queue(1), pool.queue(2)), (2, 2));

@@ -16,4 +16,5 @@ mod orders;
 mod reconfigure;
 mod requests;
 mod slow_start;
+mod waiting;
 mod workers;

@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use super::bench::*;
 use super::*;
 use crate::select::PolicyKind;
+use crate::waiting::Limit;
 
 const QUERY: &[u8] = b"\0\x07\x01\0\0\x01\0\0\0\0\0\0\x01a\0\0\x01\0\x01";
 
@@ -49,7 +50,12 @@ fn what_a_pool_is_built_for_is_refused_by_the_name_of_its_key_and_changes_nothin
 #[test]
 fn limits_and_policy_count_from_the_next_turn_on() {
     for protocol in Speaks::ALL {
-        let old = Settings { max_outstanding: Some(2), timeout: 60 * TIMEOUT, ..settings(protocol) };
+        let old = Settings {
+            max_outstanding: Some(Limit::Fixed(2)),
+            waiting_max: 0,
+            timeout: 60 * TIMEOUT,
+            ..settings(protocol)
+        };
         let mut pool = Bench::new(old, 64, [1, 2]);
         let mut n = 0;
         let mut fill = |pool: &mut Bench| {
@@ -60,9 +66,9 @@ fn limits_and_policy_count_from_the_next_turn_on() {
             pool.queue(1) + pool.queue(2)
         };
         assert_eq!(fill(&mut pool), 4, "{protocol:?}");
-        change(&pool, |settings| settings.max_outstanding = Some(5)).unwrap();
+        change(&pool, |settings| settings.max_outstanding = Some(Limit::Fixed(5))).unwrap();
         assert_eq!(fill(&mut pool), 10, "{protocol:?}");
-        change(&pool, |settings| settings.max_outstanding = Some(1)).unwrap();
+        change(&pool, |settings| settings.max_outstanding = Some(Limit::Fixed(1))).unwrap();
         assert_eq!(fill(&mut pool), 10, "{protocol:?}");
         change(&pool, |settings| settings.max_outstanding = None).unwrap();
         assert_eq!(fill(&mut pool), 30, "{protocol:?}");
@@ -239,7 +245,7 @@ proptest! {
                     settings.replies = Some(if is_dns { 1 } else { to.replies });
                     settings.hold = to.hold.map(Duration::from_millis);
                     settings.rate_per_source = to.rate;
-                    settings.max_outstanding = to.limit;
+                    settings.max_outstanding = to.limit.map(Limit::Fixed);
                     settings.health.interval = Duration::from_millis(to.interval);
                     settings.health.rules.rise = to.rise;
                     settings.health.rules.down_max = to.down_max;

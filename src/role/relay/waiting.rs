@@ -1,0 +1,129 @@
+//! Requests that wait in the pool's room until a server has room for them: [`crate::waiting`].
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::core::{Client, Core};
+use super::members::Member;
+use super::*;
+use crate::proxy_protocol;
+use crate::select::Slot;
+use crate::waiting::{Host, NoRoom, Room};
+
+/// The longest datagram that can wait, in bytes.
+const DATAGRAM_MAX: usize = 2_048;
+
+/// Who waits. Another worker than the one that read its request may send it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Guest {
+    addr: SocketAddr,
+    front: crate::batch::SocketId,
+    /// The address that it asked, where the front is bound to a wildcard.
+    local_ip: Option<IpAddr>,
+}
+
+impl Guest {
+    const NOBODY: Guest = Guest {
+        addr: SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), 0),
+        front: crate::batch::SocketId(0),
+        local_ip: None,
+    };
+}
+
+/// The room of a pool.
+pub(super) fn room(settings: &Settings) -> Room<Guest> {
+    // A flow lasts: nobody waits for its end.
+    let places = if settings.affinity == Affinity::None { settings.waiting_max } else { 0 };
+    Room::new(places, DATAGRAM_MAX, Guest::NOBODY)
+}
+
+impl Host for Core {
+    type Server = (Slot, Member);
+
+    fn reserve(&mut self) -> Option<(Slot, Member)> {
+        Core::reserve(self).ok()
+    }
+
+    fn release(&mut self, (slot, _): (Slot, Member)) {
+        Core::release(self, slot);
+    }
+}
+
+impl Core {
+    /// A server for a request that has just come: behind those that wait already.
+    pub fn reserve_in_turn(&mut self) -> Result<(Slot, Member), DropReason> {
+        match self.shared.room.is_empty() {
+            true => self.reserve(),
+            false => Err(DropReason::ServersFull),
+        }
+    }
+
+    /// Has a request wait. It is sent when the turn ends, at the earliest.
+    pub fn wait(&mut self, now: Instant, client: &Client, bytes: &[u8]) -> Result<(), NoRoom> {
+        let Client { addr, front, local } = *client;
+        let guest = Guest { addr, front, local_ip: self.locals.get(local) };
+        self.shared.room.enter(now, self.settings.timeout, guest, bytes)
+    }
+
+    /// A guest as this worker's client.
+    fn client(&mut self, guest: &Guest) -> Client {
+        Client { addr: guest.addr, front: guest.front, local: self.locals.number(guest.local_ip) }
+    }
+}
+
+impl Relay {
+    /// Sends what waits as far as servers have room for it. At the end of a turn, when the tree knows what has come of it.
+    pub(super) fn serve_waiting(&mut self, now: Instant, tx: &mut Tx) {
+        self.has_more = false;
+        if self.core.shared.room.is_empty() {
+            return;
+        }
+        let shared = Arc::clone(&self.core.shared);
+        if shared.usable.load(Ordering::Relaxed) == 0 {
+            self.dismiss(&shared, tx);
+        }
+        let mut expired = 0;
+        loop {
+            if !tx.has_room_for(DATAGRAM_MAX + proxy_protocol::HEADER_MAX) {
+                self.has_more = true;
+                break;
+            }
+            let Some((server, mut waiting)) = shared.room.call(now, &mut self.core, &mut expired) else {
+                break;
+            };
+            let client = self.core.client(&waiting.guest);
+            let core = &mut self.core;
+            core.stats.waited.add(1);
+            core.stats.waiting_delay.record(now.since(waiting.since).as_micros() as u32);
+            let outcome = match &mut self.matching {
+                Matching::Dns(dns) => dns.send_waiting(core, &client, server, now, waiting.bytes(), tx),
+                Matching::Leased(leased) => {
+                    leased.send_request(core, &client, server, None, now, waiting.bytes(), tx)
+                }
+            };
+            if let Err(reason) = outcome {
+                core.stats.refused.add(reason, 1);
+            }
+            shared.room.vacate(waiting);
+        }
+        self.core.stats.refused.add(DropReason::Expired, expired);
+    }
+
+    /// There is no server any more: nobody is to wait for one.
+    fn dismiss(&mut self, shared: &Shared, tx: &mut Tx) {
+        while let Some(mut waiting) = shared.room.take() {
+            let client = self.core.client(&waiting.guest);
+            if let Matching::Dns(_) = self.matching {
+                dns::refuse(&mut self.core, &client, waiting.bytes(), tx);
+            }
+            self.core.stats.refused.add(DropReason::NoServer, 1);
+            shared.room.vacate(waiting);
+        }
+    }
+
+    /// Sends what waits now, be the servers busy or not: for a worker that retires.
+    pub(super) fn stop_waiting(&self) {
+        self.core.shared.tree.set_cap(u32::MAX);
+    }
+}

@@ -1,0 +1,33 @@
+//! How many requests of this instance a server may have.
+
+use std::fmt;
+
+/// At most so many requests at one server; the rest waits in the balancer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limit {
+    /// This number, at least 1.
+    Fixed(u32),
+    /// As few as keep the servers busy, found by [`crate::concurrency`].
+    Auto,
+}
+
+impl fmt::Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Limit::Fixed(n) => write!(f, "{n}"),
+            Limit::Auto => f.write_str("auto"),
+        }
+    }
+}
+
+/// Where a search for the best limit begins: more than any server of ours needs to be busy, few enough to wait behind.
+pub const AUTO_START: u32 = 16;
+
+/// What a limit is to begin with; without one there is none.
+pub fn cap(limit: Option<Limit>) -> u32 {
+    match limit {
+        None => u32::MAX,
+        Some(Limit::Fixed(n)) => n,
+        Some(Limit::Auto) => AUTO_START,
+    }
+}

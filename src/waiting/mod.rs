@@ -1,0 +1,203 @@
+//! The waiting room of a pool: requests that wait in the balancer until a server has room for them.
+//!
+//! Where each server has a few requests at most (`max_outstanding`), the rest waits here and is bound to a server only
+//! when one is free: join-bounded-shortest-queue (Kogias and others, "R2P2: Making RPCs first-class datacenter
+//! citizens", USENIX ATC 2019). The tail of the response times comes to that of one central queue.
+//!
+//! One room is shared by the workers of a pool: first in, first out; whoever frees a server calls the next guest and sends
+//! it by its own sockets. Memory is fixed: a guest is copied once, into a place that was made at the start.
+//!
+//! # No guest is forgotten
+//! Whoever enters tries to be called itself afterwards ([`Room::call`]); whoever gives a server room looks here afterwards.
+//! Entering writes the count and reads the selection tree, giving room writes the tree and reads the count: one of the
+//! two sees the other, if these accesses are sequentially consistent (Dekker's argument).
+//! The loom test plays this through, and fails without the fence.
+//!
+//! # Nobody waits in vain
+//! A guest that would wait for more than half of its patience is refused at once: it would come back, or have left, by the
+//! time that it is served, and the servers would do work that nobody needs. How long it would wait follows from how long
+//! those before it have waited for each place in the queue. Who is out of patience when called is not served.
+
+mod limit;
+
+use std::sync::atomic::AtomicU64 as Plain;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use crossbeam_queue::ArrayQueue;
+
+pub use limit::{AUTO_START, Limit, cap};
+
+use crate::sync::{AtomicU64, LOAD, UPDATE, proof_fence};
+use crate::time::Instant;
+
+/// The most guests of a room.
+pub const PLACES_MAX: usize = 1 << 20;
+/// A guest is let in if it is likely to wait for its patience divided by this at most.
+const PATIENCE_SHARE: u32 = 2;
+/// Of the time for a place in the queue, each guest that is called makes up one part in so many.
+const PACE_PARTS: u64 = 16;
+
+/// A guest: a request, and whatever is needed to send it.
+#[derive(Debug)]
+pub struct Waiting<G> {
+    /// Who it is.
+    pub guest: G,
+    /// Since when it waits.
+    pub since: Instant,
+    /// How long it waits at most.
+    pub patience: Duration,
+    ahead: u32,
+    len: u32,
+    bytes: Box<[u8]>,
+}
+
+impl<G> Waiting<G> {
+    /// What is to be sent.
+    pub fn bytes(&mut self) -> &mut [u8] {
+        &mut self.bytes[..self.len as usize]
+    }
+}
+
+/// Who can give a guest a server: a worker.
+pub trait Host {
+    /// A server with room for one request more, which is counted already.
+    type Server;
+
+    /// Finds one.
+    fn reserve(&mut self) -> Option<Self::Server>;
+
+    /// Takes it back: nobody needs it.
+    fn release(&mut self, server: Self::Server);
+}
+
+/// There is no place for another guest, or it would wait for too long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoRoom;
+
+/// See the module's text.
+#[derive(Debug)]
+pub struct Room<G> {
+    /// Guests that nobody has called yet.
+    count: AtomicU64,
+    /// Nanoseconds that a guest waits for each one before it.
+    pace: Plain,
+    queue: ArrayQueue<Box<Waiting<G>>>,
+    /// Places that nobody has.
+    free: ArrayQueue<Box<Waiting<G>>>,
+    bytes_max: usize,
+    /// A deliberate mistake, for a test that must see it.
+    has_fence: bool,
+}
+
+impl<G: Copy> Room<G> {
+    /// A room with so many places (0 to [`PLACES_MAX`]), each for a request of so many bytes. `blank` fills empty places.
+    pub fn new(places: usize, bytes_max: usize, blank: G) -> Self {
+        assert!(places <= PLACES_MAX, "at most {PLACES_MAX} guests");
+        let place = || {
+            let bytes = vec![0; bytes_max].into_boxed_slice();
+            let (since, patience) = (Instant::ZERO, Duration::ZERO);
+            Box::new(Waiting { guest: blank, since, patience, ahead: 0, len: 0, bytes })
+        };
+        let (queue, free) = (ArrayQueue::new(places.max(1)), ArrayQueue::new(places.max(1)));
+        (0..places).for_each(|_| drop(free.push(place())));
+        let (count, pace) = (AtomicU64::new(0), Plain::new(0));
+        Room { count, pace, queue, free, bytes_max, has_fence: true }
+    }
+
+    /// Guests that wait.
+    pub fn len(&self) -> u64 {
+        self.count.load(LOAD)
+    }
+
+    /// Whether nobody waits.
+    pub fn is_empty(&self) -> bool {
+        self.fence();
+        self.len() == 0
+    }
+
+    /// The longest request that can wait, in bytes.
+    pub fn bytes_max(&self) -> usize {
+        self.bytes_max
+    }
+
+    /// How long one that entered now would wait, as far as is known.
+    pub fn expected_wait(&self) -> Duration {
+        Duration::from_nanos(self.pace.load(Relaxed).saturating_mul(self.len()))
+    }
+
+    /// Takes a guest in. It is to be followed by [`Room::call`].
+    pub fn enter(&self, now: Instant, patience: Duration, guest: G, bytes: &[u8]) -> Result<(), NoRoom> {
+        if bytes.len() > self.bytes_max || self.expected_wait() > patience / PATIENCE_SHARE {
+            return Err(NoRoom);
+        }
+        let mut waiting = self.free.pop().ok_or(NoRoom)?;
+        waiting.bytes[..bytes.len()].copy_from_slice(bytes);
+        let (len, ahead) = (bytes.len() as u32, self.len() as u32);
+        *waiting =
+            Waiting { guest, since: now, patience, ahead, len, bytes: std::mem::take(&mut waiting.bytes) };
+        drop(self.queue.push(waiting)); // there are as many places in both queues
+        self.count.fetch_add(1, UPDATE);
+        self.fence();
+        Ok(())
+    }
+
+    /// The guest that has waited longest, if a server can be had for it; its place is to be given back with
+    /// [`Room::vacate`]. Those who are out of patience are passed over and counted.
+    pub fn call<H: Host>(
+        &self,
+        now: Instant,
+        host: &mut H,
+        expired: &mut u64,
+    ) -> Option<(H::Server, Box<Waiting<G>>)> {
+        while !self.is_empty() {
+            let server = host.reserve()?;
+            while let Some(waiting) = self.take() {
+                let waited = now.since(waiting.since);
+                self.learn(waited, waiting.ahead);
+                if waited < waiting.patience {
+                    return Some((server, waiting));
+                }
+                *expired += 1;
+                self.vacate(waiting);
+            }
+            // Others were faster. Who has entered since then may have found no server because of this reservation.
+            host.release(server);
+        }
+        None
+    }
+
+    /// The guest that has waited longest, be there a server for it or not.
+    pub fn take(&self) -> Option<Box<Waiting<G>>> {
+        let mut count = self.count.load(LOAD);
+        loop {
+            let left = count.checked_sub(1)?;
+            match self.count.compare_exchange(count, left, UPDATE, LOAD) {
+                // Each guest was there before it was counted.
+                Ok(_) => return self.queue.pop(),
+                Err(now) => count = now,
+            }
+        }
+    }
+
+    /// Gives a place back.
+    pub fn vacate(&self, waiting: Box<Waiting<G>>) {
+        drop(self.free.push(waiting)); // there are as many places in both queues
+    }
+
+    /// A guest has waited for so long behind so many others. Workers may overwrite each other's figure: it is a hint.
+    fn learn(&self, waited: Duration, ahead: u32) {
+        let of_this = waited.as_nanos() as u64 / (u64::from(ahead) + 1);
+        let pace = self.pace.load(Relaxed);
+        self.pace.store(pace - pace / PACE_PARTS + of_this / PACE_PARTS, Relaxed);
+    }
+
+    fn fence(&self) {
+        if self.has_fence {
+            proof_fence();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
