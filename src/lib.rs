@@ -10,6 +10,7 @@
 //! bin -> daemon -> { role, io, config, logging, status, admin }
 //! bin -> admin -> { status, operator, config }
 //! bin -> load -> { role, io, daemon::signals }
+//! bin -> page -> chart
 //! client, server (the public library) -> { role, io }
 //! role -> { wire, select, crew, fleet, roster, estimate, health, remembered, slow_start, operator, retry, scale,
 //!           stats, batch, time, rng, dns, access, aged, proxy_protocol }
@@ -29,6 +30,7 @@ pub mod access;
 pub mod admin;
 pub mod aged;
 pub mod batch;
+pub mod chart;
 pub mod client;
 pub mod config;
 pub mod crew;
@@ -46,6 +48,7 @@ pub mod load;
 pub mod logging;
 pub mod model;
 pub mod operator;
+pub mod page;
 pub mod proxy_protocol;
 pub mod remembered;
 pub mod retry;

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
-use super::report::{Percentiles, Report};
+use super::histogram::{self, EncodedHistogram, Percentiles, record};
+use super::report::{Histograms, Report};
 use super::schedule::{Arrivals, Schedule};
 use crate::batch::{Rx, SocketId, Tx};
 use crate::drop_reason::{DropCounters, DropReason};
@@ -71,6 +72,7 @@ pub struct Generator {
     counts: Report,
     corrected: Histogram<u64>,
     uncorrected: Histogram<u64>,
+    pacing: Histogram<u64>,
     drops: DropCounters,
 }
 
@@ -91,8 +93,7 @@ impl Generator {
         // Twice what is in flight if nothing is answered, so that only a generator that stalls runs out.
         let by_rate = plan.rate.map_or(0.0, |rate| 2.0 * rate * plan.timeout.as_secs_f64()) as usize;
         let places = by_rate.max(plan.window.unwrap_or(0)).clamp(1024, PLACES_MAX).next_power_of_two();
-        let highest = (plan.timeout.as_micros() as u64).saturating_mul(2).max(60_000_000);
-        let histogram = || Histogram::new_with_bounds(1, highest, 3).expect("1 < highest");
+        let histogram = || histogram::empty(plan.timeout, 3);
         let measure_from = now + plan.warmup;
         Generator {
             client_id,
@@ -108,6 +109,7 @@ impl Generator {
             counts: Report::default(),
             corrected: histogram(),
             uncorrected: histogram(),
+            pacing: histogram(),
             drops: DropCounters::default(),
             plan,
         }
@@ -154,6 +156,13 @@ impl Generator {
             rate_wanted: self.plan.rate,
             latency_us: Percentiles::of(&self.corrected),
             latency_uncorrected_us: Percentiles::of(&self.uncorrected),
+            pacing_us: Percentiles::of(&self.pacing),
+            spectrum: histogram::spectrum(&self.corrected),
+            histograms: Histograms {
+                latency: EncodedHistogram::of(&self.corrected),
+                latency_uncorrected: EncodedHistogram::of(&self.uncorrected),
+                pacing: EncodedHistogram::of(&self.pacing),
+            },
             drops: self.drops.nonzero().map(|(reason, n)| (reason.name().to_owned(), n)).collect(),
             ..self.counts
         }
@@ -191,6 +200,7 @@ impl Generator {
             self.counts.planned += 1;
             self.counts.sent += 1;
             self.counts.late_sends += u64::from(now.since(intended) > LATE);
+            record(&mut self.pacing, now.since(intended));
         }
         true
     }
@@ -243,10 +253,6 @@ impl Generator {
             }
         }
     }
-}
-
-fn record(histogram: &mut Histogram<u64>, latency: Duration) {
-    histogram.saturating_record((latency.as_micros() as u64).max(1));
 }
 
 impl Role for Generator {

@@ -7,12 +7,21 @@
 //!
 //! Nothing is repeated: every request ends as answered, busy, refused or lost.
 
+pub mod compare;
+pub mod condition;
 mod generator;
+pub mod histogram;
+pub mod interval;
+#[cfg(test)]
+mod made;
 mod report;
 mod run;
 mod schedule;
+pub mod search;
 
+pub use condition::{Conditions, Figures};
 pub use generator::{Generator, LATE, Plan};
-pub use report::{Percentiles, Report, Verdict};
+pub use histogram::{EncodedHistogram, Percentiles, SpectrumPoint};
+pub use report::{Histograms, Report, Second, SetUp, Verdict};
 pub use run::{Live, Progress, run};
 pub use schedule::{Arrivals, Schedule};

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
+
+use super::histogram::{EncodedHistogram, Percentiles, SpectrumPoint};
 
 /// More late sends than this share, and the generator could not keep up.
 const LATE_SHARE_MAX: f64 = 0.01;
@@ -12,8 +13,13 @@ const LATE_SHARE_MAX: f64 = 0.01;
 const RATE_SHARE_MIN: f64 = 0.99;
 
 /// The account of a run, warm-up excluded. `sent = answered + busy + refused + lost`.
+///
+/// Of a run in steps this is the sum of all of them, one after the other.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Report {
+    /// What was measured, and how.
+    #[serde(default)]
+    pub setup: SetUp,
     /// Requests that the plan had; more than `sent` if the generator could not keep up.
     pub planned: u64,
     /// Requests sent, each once.
@@ -22,7 +28,7 @@ pub struct Report {
     pub answered: u64,
     /// Requests without any answer before the time-out.
     pub lost: u64,
-    /// Requests answered with BUSY.
+    /// Requests answered with BUSY (of DNS: SERVFAIL).
     pub busy: u64,
     /// Requests answered with an error or after their deadline at the server.
     pub refused: u64,
@@ -30,7 +36,7 @@ pub struct Report {
     pub late_sends: u64,
     /// Requests per second that were sent.
     pub rate: f64,
-    /// Requests per second that were asked for; `None` in a closed loop.
+    /// Requests per second that were asked for, on average; `None` in a closed loop.
     pub rate_wanted: Option<f64>,
     /// Seconds of the measurement.
     pub duration_s: f64,
@@ -39,51 +45,95 @@ pub struct Report {
     pub latency_us: Percentiles,
     /// The same from the moment of sending.
     pub latency_uncorrected_us: Percentiles,
+    /// How long after its planned moment each request left: the generator's own error.
+    #[serde(default)]
+    pub pacing_us: Percentiles,
     /// Frames that were no answer to an open request, by reason.
     pub drops: BTreeMap<String, u64>,
+    /// The percentile spectrum of `latency_us`.
+    #[serde(default)]
+    pub spectrum: Vec<SpectrumPoint>,
+    /// The histograms behind the percentiles, whole.
+    #[serde(default)]
+    pub histograms: Histograms,
+    /// Second by second, in order; seconds in which nothing was planned are left out.
+    #[serde(default)]
+    pub series: Vec<Second>,
+    /// Of a run in steps: each by itself, in their order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub steps: Vec<Report>,
 }
 
-/// Microseconds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Percentiles {
-    /// Half of the requests took at most this.
-    pub p50: u64,
-    /// 90 %.
-    pub p90: u64,
-    /// 99 %.
-    pub p99: u64,
-    /// 99.9 %.
-    pub p999: u64,
-    /// 99.99 %.
-    pub p9999: u64,
-    /// The slowest.
-    pub max: u64,
+/// What was measured, and how; in the words of the command line.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SetUp {
+    /// Of `loadgen`.
+    pub version: String,
+    /// When the warm-up began, in seconds since 1970.
+    pub started_at_s: f64,
+    /// Where the requests went.
+    pub target: String,
+    /// `native`, `dns` or `raw`.
+    pub protocol: String,
+    /// `poisson`, `constant`, `burst:N`, `trace:FILE`, or `window` for a closed loop.
+    pub arrivals: String,
+    /// The rate as it was asked for, `1000` or `1000..5000`; empty in a closed loop.
+    pub rate: String,
+    /// Threads that sent.
+    pub threads: u16,
+    /// Clients: sockets, each with an address of its own.
+    pub clients: u32,
+    /// Requests in flight at most.
+    pub window: Option<u64>,
+    /// Bytes of payload, or of a whole datagram where there are no frames.
+    pub payload: u64,
+    /// Seconds until a request without an answer is lost.
+    pub timeout_s: f64,
+    /// Seconds before the measurement.
+    pub warmup_s: f64,
+    /// Of the plan.
+    pub seed: u64,
+    /// The I/O back end.
+    pub io: String,
 }
 
-impl Percentiles {
-    /// Zeroes for an empty histogram.
-    pub fn of(histogram: &Histogram<u64>) -> Self {
-        let at = |quantile| histogram.value_at_quantile(quantile);
-        Percentiles {
-            p50: at(0.5),
-            p90: at(0.9),
-            p99: at(0.99),
-            p999: at(0.999),
-            p9999: at(0.9999),
-            max: histogram.max(),
-        }
-    }
+/// The histograms of a run, each whole, in nanoseconds.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Histograms {
+    /// Behind [`Report::latency_us`].
+    pub latency: EncodedHistogram,
+    /// Behind [`Report::latency_uncorrected_us`].
+    pub latency_uncorrected: EncodedHistogram,
+    /// Behind [`Report::pacing_us`].
+    pub pacing: EncodedHistogram,
+}
 
-    fn rows(&self) -> [(&'static str, u64); 6] {
-        [
-            ("p50", self.p50),
-            ("p90", self.p90),
-            ("p99", self.p99),
-            ("p99.9", self.p999),
-            ("p99.99", self.p9999),
-            ("max", self.max),
-        ]
-    }
+/// The requests that were planned for one second, however late they ended.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Second {
+    /// Whole seconds from the beginning of the measurement to that of this one.
+    pub at_s: u64,
+    /// As in [`Report`].
+    pub sent: u64,
+    /// As in [`Report`].
+    pub answered: u64,
+    /// As in [`Report`].
+    pub busy: u64,
+    /// As in [`Report`].
+    pub refused: u64,
+    /// As in [`Report`].
+    pub lost: u64,
+    /// As in [`Report`].
+    pub late_sends: u64,
+    /// Of the latency from the planned moment, as in [`Report::latency_us`], to within 1 %.
+    pub latency_us_p50: u64,
+    /// See `latency_us_p50`.
+    pub latency_us_p99: u64,
+    /// See `latency_us_p50`.
+    pub latency_us_max: u64,
+    /// That latency whole, in nanoseconds, with two digits.
+    pub histogram: EncodedHistogram,
 }
 
 /// Whether the figures say something about the system, or only about the generator.

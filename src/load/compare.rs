@@ -1,0 +1,334 @@
+//! Two targets under the same load, turn by turn. Pure: it says whose turn it is, and judges the reports.
+//!
+//! The turns of a pair follow each other, A B or B A in alternation (A B B A ...), so that what drifts (a machine that warms up,
+//! a neighbour that comes and goes) meets both alike. Each pair gives a ratio, and the median of these its interval
+//! ([`Interval`]): no assumption about how latencies are distributed, nor that the machine is the same an hour later.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::condition::{Figures, Metric};
+use super::interval::Interval;
+use super::search::number;
+use super::{Report, Verdict};
+
+/// One of the two targets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Side {
+    /// The first one, to which the other is compared.
+    A,
+    /// The second one.
+    B,
+}
+
+/// What is compared as a ratio. Shares are compared as a difference instead, as they are often 0.
+const RATIOS: [Metric; 4] =
+    [Metric::Percentile(50.0), Metric::Percentile(99.0), Metric::Percentile(99.9), Metric::Rate];
+const SHARES: [Metric; 2] = [Metric::Loss, Metric::Errors];
+
+/// A comparison under way.
+#[derive(Clone, Debug)]
+pub struct Compare {
+    pairs: usize,
+    turns: Vec<Turn>,
+}
+
+/// One run against one of the targets.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Turn {
+    /// Which target.
+    pub side: Side,
+    /// Its figures.
+    pub report: Report,
+}
+
+/// A comparison that is over.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Compared {
+    /// The figures that both have, B against A.
+    pub figures: Vec<Difference>,
+    /// Pairs in which the generator kept up with both and both answered: the others are left out.
+    pub pairs: usize,
+    /// Pairs that were left out.
+    pub pairs_unfit: usize,
+    /// All turns in the order in which they ran.
+    pub turns: Vec<Turn>,
+}
+
+/// One figure of B against that of A.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Difference {
+    /// Its name, as in conditions.
+    pub metric: String,
+    /// Median of A's runs: microseconds, a share of 1, or requests per second.
+    pub a: f64,
+    /// Median of B's runs.
+    pub b: f64,
+    /// B / A, of pairs in which A's is not 0.
+    pub ratio: Option<Interval>,
+    /// B - A, for shares.
+    pub difference: Option<Interval>,
+}
+
+impl Compare {
+    /// A comparison of so many pairs, at least 1.
+    pub fn new(pairs: usize) -> Compare {
+        assert!(pairs > 0);
+        Compare { pairs, turns: vec![] }
+    }
+
+    /// Whose turn it is; `None` when it is over.
+    pub fn next(&self) -> Option<Side> {
+        let turn = self.turns.len();
+        let is_a = matches!(turn % 4, 0 | 3);
+        (turn < 2 * self.pairs).then_some(if is_a { Side::A } else { Side::B })
+    }
+
+    /// Notes the turn that [`Compare::next`] gave.
+    pub fn record(&mut self, report: Report) {
+        let side = self.next().expect("it is somebody's turn");
+        self.turns.push(Turn { side, report });
+    }
+
+    /// What all whole pairs say; the error says that a report is damaged.
+    pub fn finish(self) -> Result<Compared, String> {
+        let mut pairs = vec![];
+        let mut pairs_unfit = 0;
+        for turns in self.turns.chunks_exact(2) {
+            if turns.iter().any(|turn| turn.report.verdict() != Verdict::Valid) {
+                pairs_unfit += 1;
+                continue;
+            }
+            let (a, b) = if turns[0].side == Side::A { (0, 1) } else { (1, 0) };
+            pairs.push((Figures::of(&turns[a].report)?, Figures::of(&turns[b].report)?));
+        }
+        let figures =
+            RATIOS.into_iter().chain(SHARES).filter_map(|metric| difference(metric, &pairs)).collect();
+        Ok(Compared { figures, pairs: pairs.len(), pairs_unfit, turns: self.turns })
+    }
+}
+
+fn difference(metric: Metric, pairs: &[(Figures, Figures)]) -> Option<Difference> {
+    let both: Vec<(f64, f64)> =
+        pairs.iter().filter_map(|(a, b)| Some((a.get(metric)?, b.get(metric)?))).collect();
+    let of = |value: fn(&(f64, f64)) -> f64| {
+        Interval::of_median(&both.iter().map(value).filter(|value| value.is_finite()).collect::<Vec<_>>())
+    };
+    let is_share = SHARES.contains(&metric);
+    Some(Difference {
+        metric: metric.to_string(),
+        a: of(|(a, _)| *a)?.median,
+        b: of(|(_, b)| *b)?.median,
+        ratio: if is_share { None } else { of(|(a, b)| b / a) },
+        difference: if is_share { of(|(a, b)| b - a) } else { None },
+    })
+}
+
+impl Difference {
+    /// Whether the pairs show that B is not like A.
+    pub fn is_shown(&self) -> bool {
+        self.ratio.is_some_and(|ratio| ratio.excludes(1.0))
+            || self.difference.is_some_and(|difference| difference.excludes(0.0))
+    }
+
+    /// A value of it in words.
+    pub fn write(&self, value: f64) -> String {
+        match RATIOS.into_iter().chain(SHARES).find(|metric| metric.to_string() == self.metric) {
+            Some(Metric::Rate) => number(value) + "/s",
+            Some(metric) => metric.numbers().write(value),
+            None => value.to_string(),
+        }
+    }
+
+    /// The ratio or the difference with its interval, as in `0.93 x (0.90..0.97 at 96 %)`.
+    pub fn write_interval(&self) -> String {
+        let text = |of: &Interval, write: &dyn Fn(f64) -> String| {
+            let (low, high, confidence) = (write(of.low), write(of.high), of.confidence * 100.0);
+            match of.repeats {
+                1 => "(one pair: no interval)".to_owned(),
+                _ => format!("({low}..{high} at {confidence:.0} %)"),
+            }
+        };
+        match (&self.ratio, &self.difference) {
+            (Some(ratio), _) => {
+                let write = |value: f64| format!("{value:.2}");
+                format!("{} x {}", write(ratio.median), text(ratio, &write))
+            }
+            (None, Some(difference)) => {
+                let write = |value: f64| format!("{:+.3}", value * 100.0);
+                format!("{} points {}", write(difference.median), text(difference, &write))
+            }
+            (None, None) => "not comparable".to_owned(),
+        }
+    }
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Difference { metric, ratio, difference, .. } = self;
+        match (ratio, difference) {
+            (Some(ratio), _) => {
+                let text = self.write_interval();
+                let (median, interval) = text.split_once(" x ").unwrap_or((&text, ""));
+                let pairs = ratio.repeats;
+                write!(f, "B's {metric} is {median} x A's {interval}, {pairs} pairs")?;
+            }
+            _ => write!(f, "B's {metric} is A's {}", self.write_interval())?,
+        }
+        f.write_str(if self.is_shown() { "" } else { ": no difference shown" })
+    }
+}
+
+impl fmt::Display for Compared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{:<8} {:>14} {:>14}   B against A", "", "A", "B")?;
+        for figure in &self.figures {
+            let (a, b) = (figure.write(figure.a), figure.write(figure.b));
+            writeln!(f, "{:<8} {a:>14} {b:>14}   {}", figure.metric, figure.write_interval())?;
+        }
+        writeln!(f)?;
+        for figure in &self.figures {
+            writeln!(f, "{figure}")?;
+        }
+        if self.pairs_unfit > 0 {
+            writeln!(
+                f,
+                "{} of {} pairs are left out: the generator could not keep up, or nothing was answered",
+                self.pairs_unfit,
+                self.pairs + self.pairs_unfit
+            )?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::load::made;
+    use crate::rng::Rng;
+
+    /// Latencies around a mean, of a machine that gets slower and slower: `drift` is what a turn adds to the mean.
+    fn compared(pairs: usize, a_us: f64, b_us: f64, drift: f64, seed: u64) -> Compared {
+        let mut rng = Rng::new(seed);
+        let mut compare = Compare::new(pairs);
+        let mut turn = 0.0;
+        while let Some(side) = compare.next() {
+            let mean = if side == Side::A { a_us } else { b_us } * (1.0 + drift * turn);
+            let times: Vec<u64> =
+                (0..400).map(|_| (mean * (0.5 - (1.0 - rng.unit_f64()).ln())) as u64 + 1).collect();
+            compare.record(made::report(1_000.0, &times, 0));
+            turn += 1.0;
+        }
+        compare.finish().unwrap()
+    }
+
+    fn ratio(compared: &Compared, metric: &str) -> Interval {
+        let figure = compared.figures.iter().find(|figure| figure.metric == metric);
+        figure.unwrap().ratio.unwrap()
+    }
+
+    #[test]
+    fn the_turns_are_a_b_b_a() {
+        let mut compare = Compare::new(3);
+        let mut order = String::new();
+        while let Some(side) = compare.next() {
+            order += if side == Side::A { "A" } else { "B" };
+            compare.record(made::report(1.0, &[1], 0));
+        }
+        assert_eq!(order, "ABBAAB");
+        let compared = compare.finish().unwrap();
+        assert_eq!(compared.pairs, 3);
+        let sides: Vec<Side> = compared.turns.iter().map(|turn| turn.side).collect();
+        assert_eq!(sides, [Side::A, Side::B, Side::B, Side::A, Side::A, Side::B]);
+    }
+
+    #[test]
+    fn b_is_measured_against_a_and_not_the_other_way() {
+        let compared = compared(9, 1_000.0, 800.0, 0.0, 1);
+        let p50 = ratio(&compared, "p50");
+        assert!((p50.median - 0.8).abs() < 0.05 && p50.high < 1.0 && p50.low > 0.6, "{p50:?}");
+        let text = compared.to_string();
+        let line = text.lines().find(|line| line.starts_with("B's p50 is 0.")).unwrap();
+        assert!(line.contains(" x A's (0.") && line.ends_with(" at 96 %), 9 pairs"), "{line}");
+        assert!(
+            text.contains("B's rate is 1.00 x A's (1.00..1.00 at 96 %), 9 pairs: no difference shown"),
+            "{text}"
+        );
+        assert!(
+            text.contains("B's loss is A's +0.000 points (+0.000..+0.000 at 96 %): no difference shown"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_machine_that_gets_slower_meets_both_alike() {
+        // 40 % from the first turn to the last; A B A B would find B slower by two turns' drift in three.
+        let of = compared(20, 1_000.0, 1_000.0, 0.01, 2);
+        let p50 = ratio(&of, "p50");
+        assert!((p50.median - 1.0).abs() < 0.02 && !p50.excludes(1.0), "{p50:?}");
+    }
+
+    #[test]
+    fn equal_targets_differ_seldom_and_unequal_ones_nearly_always() {
+        let shown = |b_us: f64| {
+            (0..100)
+                .filter(|seed| ratio(&compared(15, 1_000.0, b_us, 0.0, *seed), "p50").excludes(1.0))
+                .count()
+        };
+        let (equal, unequal) = (shown(1_000.0), shown(1_150.0));
+        assert!(equal <= 10, "{equal} of 100 differences are none");
+        assert!(unequal >= 95, "only {unequal} of 100 were seen");
+    }
+
+    #[test]
+    fn few_pairs_show_no_difference() {
+        let compared = compared(5, 1_000.0, 5_000.0, 0.0, 3);
+        assert!(compared.figures.iter().all(|figure| !figure.is_shown()));
+        assert!(compared.to_string().contains(" at 94 %), 5 pairs: no difference shown"), "{compared}");
+    }
+
+    #[test]
+    fn loss_is_compared_in_points_since_it_is_often_none() {
+        let mut compare = Compare::new(6);
+        while let Some(side) = compare.next() {
+            let lost = if side == Side::A { 0 } else { 2 };
+            compare.record(made::report(1_000.0, &[100; 98], lost));
+        }
+        let compared = compare.finish().unwrap();
+        let loss = compared.figures.iter().find(|figure| figure.metric == "loss").unwrap();
+        assert_eq!((loss.a, loss.b, loss.ratio), (0.0, 0.02, None));
+        assert!(loss.is_shown());
+        assert_eq!(loss.to_string(), "B's loss is A's +2.000 points (+2.000..+2.000 at 97 %)");
+    }
+
+    #[test]
+    fn pairs_of_which_one_says_nothing_are_left_out_and_counted() {
+        let mut compare = Compare::new(4);
+        for (n, _) in [(); 7].iter().enumerate() {
+            let report = made::report(1_000.0, &[100; 50], 0);
+            compare.record(match n {
+                1 => made::late(report),
+                2 => made::report(1_000.0, &[], 50),
+                _ => report,
+            });
+        }
+        let compared = compare.finish().unwrap(); // stopped before its end: half a pair is none
+        assert_eq!((compared.pairs, compared.pairs_unfit, compared.turns.len()), (1, 2, 7));
+        let text = compared.to_string();
+        assert!(
+            text.contains("2 of 3 pairs are left out") && text.contains("one pair: no interval"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn it_comes_back_from_json() {
+        let compared = compared(2, 1_000.0, 900.0, 0.0, 4);
+        let json = serde_json::to_string(&compared).unwrap();
+        assert!(json.contains(r#""side":"b""#));
+        assert_eq!(serde_json::from_str::<Compared>(&json).unwrap(), compared);
+    }
+}

@@ -1,0 +1,358 @@
+//! Conditions on a report, as operators write them: `p99<2ms,loss<0.1%`. Pure.
+
+use std::fmt;
+use std::str::FromStr;
+
+use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
+
+use super::Report;
+use crate::chart::Numbers;
+
+/// What every error shows.
+const EXAMPLE: &str = "p99<2ms,loss<0.1%";
+
+/// Conditions that have to hold together. A comma is an *and*.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Conditions(Vec<Condition>);
+
+/// One figure and its limit.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Condition {
+    /// The figure.
+    pub metric: Metric,
+    /// How it compares with the limit.
+    pub operator: Operator,
+    /// The limit as it was written.
+    pub limit: Limit,
+}
+
+/// A figure of a report.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Metric {
+    /// `p99.9`: latency from the planned moment, of so many per cent; above 0, below 100. Lost requests count as the time-out.
+    Percentile(f64),
+    /// `max`: the slowest.
+    Max,
+    /// `mean` of that latency.
+    Mean,
+    /// `loss`: share of requests without an answer.
+    Loss,
+    /// `busy`: share that was answered BUSY.
+    Busy,
+    /// `refused`: share that was answered with an error.
+    Refused,
+    /// `errors`: share that was not answered OK: lost, busy and refused.
+    Errors,
+    /// `late`: share that left more than 1 ms after plan.
+    Late,
+    /// `rate`: requests sent per second.
+    Rate,
+    /// `pacing`: how long after plan requests left, of 99 %.
+    Pacing,
+}
+
+/// How a figure compares with its limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operator {
+    /// `<`
+    Below,
+    /// `<=`
+    AtMost,
+    /// `>`
+    Above,
+    /// `>=`
+    AtLeast,
+}
+
+/// A number and its unit, as written.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Limit {
+    /// Zero or more.
+    pub number: f64,
+    /// Its unit.
+    pub unit: Unit,
+}
+
+/// The units of limits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unit {
+    /// Microseconds.
+    Us,
+    /// Milliseconds.
+    Ms,
+    /// Seconds.
+    S,
+    /// Parts of a hundred.
+    Percent,
+    /// Of rates, and of 0.
+    None,
+}
+
+/// What is wrong with a condition, and where.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{text}`, character {at}: {what} (example: {EXAMPLE})")]
+pub struct BadCondition {
+    text: String,
+    /// Counted from 1.
+    at: usize,
+    what: String,
+}
+
+/// The figures of a report that conditions ask for.
+pub struct Figures<'a> {
+    report: &'a Report,
+    latency: Histogram<u64>,
+    pacing: Histogram<u64>,
+}
+
+impl<'a> Figures<'a> {
+    /// Unpacks a report; the error says which of its histograms is damaged.
+    pub fn of(report: &'a Report) -> Result<Self, String> {
+        let histograms = &report.histograms;
+        Ok(Figures { report, latency: histograms.latency.decode()?, pacing: histograms.pacing.decode()? })
+    }
+
+    /// A figure: times in microseconds, shares of 1, requests per second. `None` if nothing was measured.
+    pub fn get(&self, metric: Metric) -> Option<f64> {
+        let report = self.report;
+        let us = |nanos: f64| nanos / 1e3;
+        let at = |histogram: &Histogram<u64>, quantile| us(histogram.value_at_quantile(quantile) as f64);
+        let latency = (!self.latency.is_empty()).then_some(&self.latency);
+        let share = |part: u64| (report.sent > 0).then(|| part as f64 / report.sent as f64);
+        match metric {
+            Metric::Percentile(percent) => latency.map(|latency| at(latency, quantile(percent))),
+            Metric::Max => latency.map(|latency| us(latency.max() as f64)),
+            Metric::Mean => latency.map(|latency| us(latency.mean())),
+            Metric::Loss => share(report.lost),
+            Metric::Busy => share(report.busy),
+            Metric::Refused => share(report.refused),
+            Metric::Errors => share(report.lost + report.busy + report.refused),
+            Metric::Late => share(report.late_sends),
+            Metric::Rate => Some(report.rate),
+            Metric::Pacing => (!self.pacing.is_empty()).then(|| at(&self.pacing, 0.99)),
+        }
+    }
+}
+
+/// Per cent as a share, rounded once: 99.9 / 100 is a little more than 0.999, which can make it the next request.
+fn quantile(percent: f64) -> f64 {
+    format!("{percent}e-2").parse().expect("a number with an exponent")
+}
+
+impl Conditions {
+    /// Each by itself, in the order in which they were written.
+    pub fn each(&self) -> &[Condition] {
+        &self.0
+    }
+
+    /// Whether all hold. One whose figure was not measured does not.
+    pub fn hold(&self, figures: &Figures) -> bool {
+        self.0.iter().all(|condition| condition.holds(figures))
+    }
+
+    /// The measured values in words, as in `p99 1.5 ms, loss 0 %`.
+    pub fn measured(&self, figures: &Figures) -> String {
+        let words: Vec<String> =
+            self.0.iter().map(|condition| condition.metric.measured(figures.get(condition.metric))).collect();
+        words.join(", ")
+    }
+}
+
+impl Condition {
+    /// Whether it holds. It does not if its figure was not measured.
+    pub fn holds(&self, figures: &Figures) -> bool {
+        let limit = self.limit.value();
+        figures.get(self.metric).is_some_and(|value| match self.operator {
+            Operator::Below => value < limit,
+            Operator::AtMost => value <= limit,
+            Operator::Above => value > limit,
+            Operator::AtLeast => value >= limit,
+        })
+    }
+}
+
+impl Limit {
+    /// In microseconds, as a share of 1, or as it is.
+    pub fn value(&self) -> f64 {
+        match self.unit {
+            Unit::Us | Unit::None => self.number,
+            Unit::Ms => self.number * 1e3,
+            Unit::S => self.number * 1e6,
+            Unit::Percent => self.number / 100.0,
+        }
+    }
+}
+
+/// The metrics with a name of their own.
+const NAMED: [(&str, Metric); 9] = [
+    ("max", Metric::Max),
+    ("mean", Metric::Mean),
+    ("loss", Metric::Loss),
+    ("busy", Metric::Busy),
+    ("refused", Metric::Refused),
+    ("errors", Metric::Errors),
+    ("late", Metric::Late),
+    ("rate", Metric::Rate),
+    ("pacing", Metric::Pacing),
+];
+/// Longer ones first: the first that fits is taken.
+const OPERATORS: [(&str, Operator); 4] =
+    [("<=", Operator::AtMost), (">=", Operator::AtLeast), ("<", Operator::Below), (">", Operator::Above)];
+const UNITS: [(&str, Unit); 5] =
+    [("us", Unit::Us), ("ms", Unit::Ms), ("s", Unit::S), ("%", Unit::Percent), ("", Unit::None)];
+
+impl Metric {
+    /// How its values are written.
+    pub fn numbers(self) -> Numbers {
+        match self {
+            Metric::Percentile(_) | Metric::Max | Metric::Mean | Metric::Pacing => Numbers::Micros,
+            Metric::Rate => Numbers::Plain,
+            _ => Numbers::Percent,
+        }
+    }
+
+    /// A value of it in words.
+    pub fn measured(self, value: Option<f64>) -> String {
+        match value {
+            Some(value) => format!("{self} {}", self.numbers().write(value)),
+            None => format!("{self} not measured"),
+        }
+    }
+
+    fn parse(name: &str) -> Option<Metric> {
+        if let Some((_, metric)) = NAMED.into_iter().find(|(known, _)| *known == name) {
+            return Some(metric);
+        }
+        let percent = number(name.strip_prefix('p')?)?;
+        (percent > 0.0 && percent < 100.0).then_some(Metric::Percentile(percent))
+    }
+
+    /// Whether its limit has this unit. Zero needs none.
+    fn takes(self, Limit { number, unit }: Limit) -> Result<(), &'static str> {
+        match (self.numbers(), unit) {
+            (Numbers::Plain, Unit::None) | (Numbers::Percent, Unit::Percent) => Ok(()),
+            (Numbers::Micros, Unit::Us | Unit::Ms | Unit::S) => Ok(()),
+            (_, Unit::None) if number == 0.0 => Ok(()),
+            (Numbers::Plain, _) => Err("is a number of requests per second, without a unit"),
+            (Numbers::Percent, _) => Err("is a share: its unit is %"),
+            (Numbers::Micros, _) => Err("is a time: its unit is us, ms or s"),
+        }
+    }
+}
+
+/// Digits, perhaps with a fraction: no sign, no exponent.
+fn number(text: &str) -> Option<f64> {
+    let is_plain = text.starts_with(|c: char| c.is_ascii_digit())
+        && text.ends_with(|c: char| c.is_ascii_digit())
+        && text.chars().all(|c| c.is_ascii_digit() || c == '.');
+    text.parse().ok().filter(|number: &f64| is_plain && number.is_finite())
+}
+
+impl FromStr for Conditions {
+    type Err = BadCondition;
+
+    fn from_str(text: &str) -> Result<Self, BadCondition> {
+        let mut at = 0;
+        let mut conditions = vec![];
+        for part in text.split(',') {
+            let wrong = |(offset, what): (usize, String)| BadCondition {
+                text: text.to_owned(),
+                at: text[..at + offset].chars().count() + 1,
+                what,
+            };
+            conditions.push(condition(part).map_err(wrong)?);
+            at += part.len() + 1;
+        }
+        Ok(Conditions(conditions))
+    }
+}
+
+/// One condition; the error is an offset in bytes, and what is wrong there.
+fn condition(text: &str) -> Result<Condition, (usize, String)> {
+    let start = text.len() - text.trim_start().len();
+    let sign = text.find(['<', '>', '=']).unwrap_or(text.len());
+    let name = text[..sign].trim();
+    if name.is_empty() {
+        return Err((start, "a figure is missing".to_owned()));
+    }
+    let metric = Metric::parse(name).ok_or_else(|| {
+        let names: Vec<&str> = NAMED.iter().map(|(name, _)| *name).collect();
+        (start, format!("`{name}` is no figure: p50, p99, p99.9 (any below p100), {}", names.join(", ")))
+    })?;
+    let signs = text[sign..].chars().take_while(|c| matches!(c, '<' | '>' | '=')).count();
+    let found = &text[sign..sign + signs];
+    let (_, operator) =
+        OPERATORS.into_iter().find(|(known, _)| *known == found).ok_or_else(|| match found {
+            "" => (sign, format!("`{name}` needs <, <=, > or >= and a limit")),
+            _ => (sign, format!("`{found}` is none of <, <=, >, >=")),
+        })?;
+    let after = &text[sign + signs..];
+    let limit_at = sign + signs + (after.len() - after.trim_start().len());
+    let words = after.trim();
+    let digits = words.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(words.len());
+    let number = number(&words[..digits])
+        .ok_or_else(|| (limit_at, format!("`{words}` is no limit: a number of zero or more and a unit")))?;
+    let word = words[digits..].trim_start();
+    let unit_at = limit_at + words.len() - word.len();
+    let (_, unit) = UNITS
+        .into_iter()
+        .find(|(known, _)| *known == word)
+        .ok_or_else(|| (unit_at, format!("`{word}` is no unit: us, ms, s or %")))?;
+    let limit = Limit { number, unit };
+    metric.takes(limit).map_err(|why| (unit_at, format!("`{name}` {why}")))?;
+    Ok(Condition { metric, operator, limit })
+}
+
+impl fmt::Display for Conditions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, condition) in self.0.iter().enumerate() {
+            write!(f, "{}{condition}", if index > 0 { "," } else { "" })?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Condition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = |table: &[(&'static str, Operator)]| {
+            table.iter().find(|(_, operator)| *operator == self.operator).expect("all are there").0
+        };
+        write!(f, "{}{}{}", self.metric, name(&OPERATORS), self.limit)
+    }
+}
+
+impl fmt::Display for Metric {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Metric::Percentile(percent) => write!(f, "p{percent}"),
+            named => {
+                f.write_str(NAMED.iter().find(|(_, metric)| metric == named).expect("all others are there").0)
+            }
+        }
+    }
+}
+
+impl fmt::Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let unit = UNITS.iter().find(|(_, unit)| *unit == self.unit).expect("all are there").0;
+        write!(f, "{}{unit}", self.number)
+    }
+}
+
+impl TryFrom<String> for Conditions {
+    type Error = BadCondition;
+    fn try_from(text: String) -> Result<Self, BadCondition> {
+        text.parse()
+    }
+}
+
+impl From<Conditions> for String {
+    fn from(conditions: Conditions) -> String {
+        conditions.to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests;

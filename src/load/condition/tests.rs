@@ -1,0 +1,175 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::load::made;
+
+fn parse(text: &str) -> Conditions {
+    text.parse().unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// Whether the conditions hold for a report.
+fn hold(text: &str, report: &Report) -> bool {
+    parse(text).hold(&Figures::of(report).unwrap())
+}
+
+#[test]
+fn every_metric_has_its_figure() {
+    // 1 to 990 us, and ten lost ones that count as a second.
+    let mut report = made::report(2_000.0, &(1..=990).collect::<Vec<_>>(), 10);
+    (report.busy, report.refused, report.late_sends, report.sent) = (40, 200, 8, 1_240);
+    for (text, wanted) in [
+        ("p50", 500.0),
+        ("p95", 950.0),
+        ("p99", 990.0),
+        ("p99.9", 1e6),
+        ("max", 1e6),
+        ("mean", (990.0 * 991.0 / 2.0 + 1e7) / 1_000.0),
+        ("loss", 10.0 / 1_240.0),
+        ("busy", 40.0 / 1_240.0),
+        ("refused", 200.0 / 1_240.0),
+        ("errors", 250.0 / 1_240.0),
+        ("late", 8.0 / 1_240.0),
+        ("rate", 2_000.0),
+        ("pacing", 10.0),
+    ] {
+        let found = Figures::of(&report).unwrap().get(Metric::parse(text).unwrap()).unwrap();
+        assert!((found / wanted - 1.0).abs() < 2e-3, "{text}: {found} instead of {wanted}");
+    }
+}
+
+#[test]
+fn a_percentile_is_that_request_and_not_the_next() {
+    // 999 of 1000 are at most 999 us.
+    let report = made::report(1.0, &(1..=999).chain([50_000]).collect::<Vec<_>>(), 0);
+    assert!(hold("p99.9<1ms", &report) && hold("p99.91>1ms", &report));
+}
+
+#[test]
+fn limits_are_compared_as_their_signs_say() {
+    let report = made::report(1000.0, &[100; 98], 2); // 2 % lost
+    for (text, wanted) in [
+        ("loss<2%", false),
+        ("loss<=2%", true),
+        ("loss>2%", false),
+        ("loss>=2%", true),
+        ("loss<2.1%", true),
+        ("loss>1.9%", true),
+        ("loss>0", true),
+        ("busy>0", false),
+        ("busy<=0", true),
+        ("rate>=1000", true),
+        ("p50<0.2ms", true),
+        ("p50<99us", false),
+        ("p50<0.001s", true),
+        ("p50<1ms,loss<1%", false),
+        ("p50<1ms,loss<3%", true),
+        (" p50 < 1 ms , loss < 3 % ", true),
+    ] {
+        assert_eq!(hold(text, &report), wanted, "{text}");
+    }
+}
+
+#[test]
+fn what_was_not_measured_holds_in_neither_way() {
+    let nothing = Report { rate: 1.0, ..Report::default() };
+    for text in ["p99<1s", "p99>=0", "max<1s", "mean>=0", "loss<=0", "loss>=0", "pacing<1s"] {
+        assert!(!hold(text, &nothing), "{text}");
+    }
+    let figures = Figures::of(&nothing).unwrap();
+    assert_eq!(parse("p99<1ms,rate>0").measured(&figures), "p99 not measured, rate 1");
+}
+
+#[test]
+fn measured_values_are_told_with_their_units() {
+    let report = made::report(20_000.0, &[1_500; 995], 5);
+    let figures = Figures::of(&report).unwrap();
+    let text = parse("p99<2ms,loss<1%,rate>1").measured(&figures);
+    assert_eq!(text, "p99 1.5002 ms, loss 0.5 %, rate 20k");
+}
+
+#[test]
+fn mistakes_are_named_with_their_place_and_an_example() {
+    for (text, named) in [
+        ("", "character 1: a figure is missing"),
+        ("p99<2ms,", "character 9: a figure is missing"),
+        ("<2ms", "character 1: a figure is missing"),
+        (
+            "p99<2ms, lost<1%",
+            "character 10: `lost` is no figure: p50, p99, p99.9 (any below p100), max, mean, loss,",
+        ),
+        ("p100<1ms", "character 1: `p100` is no figure"),
+        ("p0<1ms", "character 1: `p0` is no figure"),
+        ("p-1<1ms", "character 1: `p-1` is no figure"),
+        ("p1e1<1ms", "character 1: `p1e1` is no figure"),
+        ("p99", "character 4: `p99` needs <, <=, > or >= and a limit"),
+        ("p99=2ms", "character 4: `=` is none of <, <=, >, >="),
+        ("p99<>2ms", "character 4: `<>` is none of"),
+        ("p99<", "character 5: `` is no limit"),
+        ("p99<-2ms", "character 5: `-2ms` is no limit"),
+        ("p99<1.ms", "character 5: `1.ms` is no limit"),
+        ("p99<2 mz", "character 7: `mz` is no unit: us, ms, s or %"),
+        ("µ<2ms,p99<2mz", "character 1: `µ` is no figure"),
+        ("p99<2", "character 6: `p99` is a time: its unit is us, ms or s"),
+        ("p99<2%", "character 6: `p99` is a time"),
+        ("loss<0.1", "character 9: `loss` is a share: its unit is %"),
+        ("loss<5ms", "`loss` is a share"),
+        ("rate<5%", "`rate` is a number of requests per second, without a unit"),
+    ] {
+        let error = text.parse::<Conditions>().unwrap_err().to_string();
+        assert!(error.starts_with(&format!("`{text}`, character ")), "{error}");
+        assert!(error.contains(named), "{named} in {error}");
+        assert!(error.ends_with("(example: p99<2ms,loss<0.1%)"), "{error}");
+    }
+}
+
+#[test]
+fn it_is_text_in_json() {
+    let conditions = parse("p99.9<=2.5ms,loss<0.1%");
+    let json = serde_json::to_string(&conditions).unwrap();
+    assert_eq!(json, r#""p99.9<=2.5ms,loss<0.1%""#);
+    assert_eq!(serde_json::from_str::<Conditions>(&json).unwrap(), conditions);
+    assert!(serde_json::from_str::<Conditions>(r#""p99""#).is_err());
+}
+
+fn any_condition() -> impl Strategy<Value = Condition> {
+    let percent = (1u32..1_000_000).prop_map(|n| Metric::Percentile(f64::from(n) / 10_000.0));
+    let named = proptest::sample::select(NAMED.to_vec()).prop_map(|(_, metric)| metric);
+    let metric = prop_oneof![percent, named];
+    let operator = proptest::sample::select(OPERATORS.to_vec()).prop_map(|(_, operator)| operator);
+    (metric, operator, 0f64..1e12, 0usize..3).prop_map(|(metric, operator, number, unit)| {
+        let unit = match metric.numbers() {
+            Numbers::Micros => [Unit::Us, Unit::Ms, Unit::S][unit],
+            Numbers::Percent => Unit::Percent,
+            Numbers::Plain => Unit::None,
+        };
+        Condition { metric, operator, limit: Limit { number, unit } }
+    })
+}
+
+proptest! {
+    #[test]
+    fn what_is_printed_is_read_back(conditions in proptest::collection::vec(any_condition(), 1..5)) {
+        let conditions = Conditions(conditions);
+        prop_assert_eq!(conditions.to_string().parse::<Conditions>().unwrap(), conditions);
+    }
+
+    #[test]
+    fn any_text_is_read_or_refused_at_a_place_in_it(text in "(p[0-9.]{0,4}|loss|rate)?[<>= ]{0,3}[0-9.]{0,3} ?[msu%µ,]{0,3}\\PC{0,3}") {
+        match text.parse::<Conditions>() {
+            Ok(read) => prop_assert_eq!(read.to_string().parse::<Conditions>().unwrap(), read),
+            Err(error) => prop_assert!((1..=text.chars().count() + 1).contains(&error.at), "{}", error),
+        }
+    }
+
+    #[test]
+    fn a_limit_divides_all_values(us in 1u64..1_000_000, limit in 1u64..1_000_000) {
+        let report = made::report(1.0, &[us], 0);
+        let figures = Figures::of(&report).unwrap();
+        let value = figures.get(Metric::Max).unwrap();
+        let holds = |sign: &str| parse(&format!("max{sign}{limit}us")).hold(&figures);
+        prop_assert_eq!(holds("<"), value < limit as f64);
+        prop_assert_eq!(holds(">"), value > limit as f64);
+        prop_assert_eq!(holds("<="), !holds(">"));
+        prop_assert_eq!(holds(">="), !holds("<"));
+    }
+}

@@ -1,0 +1,208 @@
+//! Latencies in nanoseconds: how they are counted, and how a report carries all of them.
+
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use hdrhistogram::Histogram;
+use hdrhistogram::serialization::{Deserializer, Serializer, V2DeflateSerializer};
+use serde::{Deserialize, Serialize};
+
+/// What a time is not known beyond; a longer one counts as this.
+const HIGHEST_MIN: Duration = Duration::from_secs(60);
+
+/// An empty histogram of nanoseconds with so many significant digits, 1 to 5, for times up to a minute, or twice the
+/// time-out.
+pub fn empty(timeout: Duration, digits: u8) -> Histogram<u64> {
+    let highest = nanos(timeout.saturating_mul(2).max(HIGHEST_MIN));
+    let mut histogram = Histogram::new_with_bounds(1, highest, digits).expect("1 < highest, 1 to 5 digits");
+    histogram.auto(false);
+    histogram
+}
+
+/// Counts a time.
+pub fn record(histogram: &mut Histogram<u64>, time: Duration) {
+    histogram.saturating_record(nanos(time).max(1));
+}
+
+/// Adds the counts of one to another, whatever the range of both.
+pub fn add(sum: &mut Histogram<u64>, part: &Histogram<u64>) {
+    sum.auto(true);
+    sum.add(part).expect("it grows as needed");
+}
+
+/// The value that so much of the histogram is at most, from 0 to 1, in microseconds; 0 if it is empty.
+pub fn micros_at(histogram: &Histogram<u64>, quantile: f64) -> u64 {
+    micros(histogram.value_at_quantile(quantile))
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX / 2)
+}
+
+/// Nanoseconds as microseconds, rounded.
+fn micros(nanos: u64) -> u64 {
+    (nanos + 500) / 1_000
+}
+
+/// Microseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Percentiles {
+    /// Half of the requests took at most this.
+    pub p50: u64,
+    /// 90 %.
+    pub p90: u64,
+    /// 99 %.
+    pub p99: u64,
+    /// 99.9 %.
+    pub p999: u64,
+    /// 99.99 %.
+    pub p9999: u64,
+    /// The slowest.
+    pub max: u64,
+}
+
+impl Percentiles {
+    /// Of a histogram of nanoseconds; zeroes for an empty one.
+    pub fn of(histogram: &Histogram<u64>) -> Self {
+        let at = |quantile| micros_at(histogram, quantile);
+        Percentiles {
+            p50: at(0.5),
+            p90: at(0.9),
+            p99: at(0.99),
+            p999: at(0.999),
+            p9999: at(0.9999),
+            max: micros(histogram.max()),
+        }
+    }
+
+    /// Each with its name.
+    pub fn rows(&self) -> [(&'static str, u64); 6] {
+        [
+            ("p50", self.p50),
+            ("p90", self.p90),
+            ("p99", self.p99),
+            ("p99.9", self.p999),
+            ("p99.99", self.p9999),
+            ("max", self.max),
+        ]
+    }
+}
+
+/// A point of the percentile spectrum.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct SpectrumPoint {
+    /// From 0 to 1.
+    pub quantile: f64,
+    /// What that share of the requests took at most, in microseconds.
+    pub us: f64,
+    /// How many requests that is.
+    pub count: u64,
+}
+
+/// The percentile spectrum of a histogram of nanoseconds: five points in each half of the way to 100 %, as HdrHistogram's
+/// own tools print it. Empty for an empty one.
+pub fn spectrum(histogram: &Histogram<u64>) -> Vec<SpectrumPoint> {
+    let point = |step: hdrhistogram::iterators::IterationValue<u64>| SpectrumPoint {
+        quantile: step.quantile_iterated_to(),
+        us: step.value_iterated_to() as f64 / 1_000.0,
+        count: (step.quantile() * histogram.len() as f64).round() as u64,
+    };
+    if histogram.is_empty() { vec![] } else { histogram.iter_quantiles(5).map(point).collect() }
+}
+
+/// A whole histogram of nanoseconds as a report carries it: HdrHistogram's V2 format, deflated, in base64. An empty text is an
+/// empty histogram.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct EncodedHistogram(String);
+
+impl EncodedHistogram {
+    /// Encodes it.
+    pub fn of(histogram: &Histogram<u64>) -> Self {
+        if histogram.is_empty() {
+            return EncodedHistogram::default();
+        }
+        let mut bytes = vec![];
+        V2DeflateSerializer::new().serialize(histogram, &mut bytes).expect("a vector takes all");
+        EncodedHistogram(STANDARD.encode(bytes))
+    }
+
+    /// The histogram; the error says what is wrong with the text.
+    pub fn decode(&self) -> Result<Histogram<u64>, String> {
+        let not_one = |why: &dyn std::fmt::Display| {
+            format!("not a histogram in HdrHistogram's V2 format, deflated, in base64: {why}")
+        };
+        if self.0.is_empty() {
+            return Ok(Histogram::new(3).expect("3 digits are valid"));
+        }
+        let bytes = STANDARD.decode(&self.0).map_err(|error| not_one(&error))?;
+        Deserializer::new().deserialize(&mut &bytes[..]).map_err(|error| not_one(&error))
+    }
+
+    /// Whether nothing was counted.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn some(times: impl IntoIterator<Item = u64>) -> Histogram<u64> {
+        let mut histogram = empty(Duration::from_secs(1), 3);
+        times.into_iter().for_each(|us| record(&mut histogram, Duration::from_micros(us)));
+        histogram
+    }
+
+    #[test]
+    fn percentiles_are_microseconds_to_three_digits() {
+        let percentiles = Percentiles::of(&some(1..=10_000));
+        let near = |is: u64, exact: u64| is.abs_diff(exact) * 1_000 <= exact;
+        for ((name, is), exact) in
+            percentiles.rows().into_iter().zip([5_000, 9_000, 9_900, 9_990, 9_999, 10_000])
+        {
+            assert!(near(is, exact), "{name}: {is} for {exact}");
+        }
+        assert_eq!(Percentiles::of(&some([])), Percentiles::default());
+    }
+
+    #[test]
+    fn what_is_encoded_comes_back_count_for_count() {
+        let histogram = some((1..5_000).map(|n| n * n));
+        let text = serde_json::to_string(&EncodedHistogram::of(&histogram)).unwrap();
+        let back: EncodedHistogram = serde_json::from_str(&text).unwrap();
+        assert_eq!(back.decode().unwrap(), histogram);
+        assert!(EncodedHistogram::of(&some([])).is_empty());
+        assert!(EncodedHistogram::default().decode().unwrap().is_empty());
+    }
+
+    #[test]
+    fn what_is_no_histogram_is_refused() {
+        for text in ["?", "AAAA", "bm8gaGlzdG9ncmFt"] {
+            let error = EncodedHistogram(text.to_owned()).decode().unwrap_err();
+            assert!(error.starts_with("not a histogram"), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_sum_of_two_has_the_counts_of_both_whatever_their_ranges() {
+        let mut long = empty(Duration::from_secs(100), 3);
+        record(&mut long, Duration::from_secs(150));
+        let mut sum = some([10, 20]);
+        add(&mut sum, &long);
+        assert_eq!(sum.len(), 3);
+        assert_eq!(Percentiles::of(&sum).max / 1_000_000, 150);
+    }
+
+    #[test]
+    fn the_spectrum_rises_to_all_of_the_requests() {
+        let points = spectrum(&some(1..=1_000));
+        assert!(points.windows(2).all(|w| w[0].us <= w[1].us && w[0].quantile <= w[1].quantile));
+        let last = points.last().unwrap();
+        assert_eq!((last.quantile, last.count, (last.us / 10.0).round()), (1.0, 1_000, 100.0));
+        assert!(points.iter().any(|p| (p.quantile - 0.5).abs() < 0.01 && (p.us - 500.0).abs() < 2.0));
+        assert_eq!(spectrum(&some([])), []);
+    }
+}

@@ -1,0 +1,108 @@
+//! What repeats say: the median, and the interval in which the true one lies. Pure.
+
+use serde::{Deserialize, Serialize};
+
+/// The confidence that intervals aim at.
+pub const CONFIDENCE: f64 = 0.95;
+
+/// The median of repeats with a confidence interval between two of them.
+///
+/// It assumes nothing of how they are distributed: a repeat lies below the true median with probability 1/2, so how many do is
+/// binomial (David & Nagaraja, *Order Statistics*, section 7.1).
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Interval {
+    /// Of the repeats.
+    pub median: f64,
+    /// The lower end.
+    pub low: f64,
+    /// The upper end.
+    pub high: f64,
+    /// The probability that such an interval holds the true median: at least [`CONFIDENCE`] if there are six repeats or more, else
+    /// what lies between the least and the greatest.
+    pub confidence: f64,
+    /// How many repeats there were.
+    pub repeats: usize,
+}
+
+impl Interval {
+    /// Of at least one value; none may be NaN.
+    pub fn of_median(values: &[f64]) -> Option<Interval> {
+        let mut sorted = values.to_vec();
+        sorted.sort_unstable_by(f64::total_cmp);
+        let n = sorted.len();
+        let (first, last) = (*sorted.first()?, *sorted.last()?);
+        let median = f64::midpoint(sorted[(n - 1) / 2], sorted[n / 2]);
+        // Leaving out `out` values at either end leaves this chance that the median is beyond.
+        let outside = |out: usize| 2.0 * coins_at_most(out, n);
+        let out = (0..n / 2).take_while(|out| 1.0 - outside(*out) >= CONFIDENCE).last();
+        let (low, high) = out.map_or((first, last), |out| (sorted[out], sorted[n - 1 - out]));
+        let confidence = (1.0 - outside(out.unwrap_or(0))).max(0.0);
+        Some(Interval { median, low, high, confidence, repeats: n })
+    }
+
+    /// Whether a value is outside, and the repeats are enough to say so.
+    pub fn excludes(&self, value: f64) -> bool {
+        self.confidence >= CONFIDENCE && !(self.low..=self.high).contains(&value)
+    }
+}
+
+/// The probability of at most `heads` heads among `n` throws of a fair coin.
+pub fn coins_at_most(heads: usize, n: usize) -> f64 {
+    let mut term = 0.5f64.powi(n as i32);
+    let mut sum = 0.0;
+    for k in 0..=heads.min(n) {
+        sum += term;
+        term *= (n - k) as f64 / (k + 1) as f64;
+    }
+    sum.min(1.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rng::Rng;
+
+    #[test]
+    fn coins_are_binomial() {
+        for (heads, n, wanted) in
+            [(0, 3, 0.125), (1, 4, 5.0 / 16.0), (2, 2, 1.0), (0, 0, 1.0), (3, 15, 576.0 / 32768.0)]
+        {
+            assert!((coins_at_most(heads, n) - wanted).abs() < 1e-12, "{heads} of {n}");
+        }
+    }
+
+    #[test]
+    fn the_interval_is_the_narrowest_that_is_sure_enough() {
+        let of = |n: u32| Interval::of_median(&(1..=n).rev().map(f64::from).collect::<Vec<_>>()).unwrap();
+        // From tables of the sign test: 6 (1..6, 96.9 %), 9 (2..8, 96.1 %), 15 (4..12, 96.5 %), 20 (6..15, 95.9 %).
+        for (n, low, high, confidence) in
+            [(6, 1.0, 6.0, 0.969), (9, 2.0, 8.0, 0.961), (15, 4.0, 12.0, 0.965), (20, 6.0, 15.0, 0.959)]
+        {
+            let found = of(n);
+            assert_eq!((found.low, found.high), (low, high), "{n}");
+            assert!((found.confidence - confidence).abs() < 5e-4, "{found:?}");
+            assert_eq!(found.median, f64::from(n + 1) / 2.0);
+        }
+        assert!((of(3).confidence - 0.75).abs() < 1e-12 && of(1).confidence == 0.0);
+        assert!(Interval::of_median(&[]).is_none());
+        assert!(of(6).excludes(7.0) && !of(6).excludes(6.0) && !of(5).excludes(7.0), "five are too few");
+    }
+
+    #[test]
+    fn it_holds_the_true_median_as_often_as_it_says() {
+        let mut rng = Rng::new(11);
+        for n in [6, 9, 15, 30] {
+            let mut held = 0;
+            let mut promised = 0.0;
+            for _ in 0..4_000 {
+                // Skewed on purpose: exponential, median ln 2.
+                let values: Vec<f64> = (0..n).map(|_| -(1.0 - rng.unit_f64()).ln()).collect();
+                let found = Interval::of_median(&values).unwrap();
+                held += u32::from((found.low..=found.high).contains(&std::f64::consts::LN_2));
+                promised = found.confidence;
+            }
+            let share = f64::from(held) / 4_000.0;
+            assert!((share - promised).abs() < 0.015, "{n}: {share} instead of {promised}");
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! Reports of runs that never were, for tests of what works on reports.
+
+use std::time::Duration;
+
+use super::histogram::{self, EncodedHistogram, Percentiles, record};
+use super::{Histograms, Report};
+
+/// A run at a rate in which these requests were answered after so many microseconds each, and `lost` were not within a
+/// second. It kept its plan, to within 10 us.
+pub fn report(rate: f64, answered_us: &[u64], lost: u64) -> Report {
+    let empty = || histogram::empty(Duration::from_secs(1), 3);
+    let (mut latency, mut pacing) = (empty(), empty());
+    let lost_us = (0..lost).map(|_| 1_000_000);
+    for us in answered_us.iter().copied().chain(lost_us) {
+        record(&mut latency, Duration::from_micros(us));
+        record(&mut pacing, Duration::from_micros(10));
+    }
+    let answered = answered_us.len() as u64;
+    let encoded = EncodedHistogram::of(&latency);
+    Report {
+        planned: answered + lost,
+        sent: answered + lost,
+        answered,
+        lost,
+        rate,
+        rate_wanted: Some(rate),
+        duration_s: (answered + lost) as f64 / rate,
+        latency_us: Percentiles::of(&latency),
+        latency_uncorrected_us: Percentiles::of(&latency),
+        pacing_us: Percentiles::of(&pacing),
+        spectrum: histogram::spectrum(&latency),
+        histograms: Histograms {
+            latency: encoded.clone(),
+            latency_uncorrected: encoded,
+            pacing: EncodedHistogram::of(&pacing),
+        },
+        ..Report::default()
+    }
+}
+
+/// The same of a generator that could not keep up: every tenth request left late.
+pub fn late(report: Report) -> Report {
+    Report { late_sends: report.sent.div_ceil(10), ..report }
+}

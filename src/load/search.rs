@@ -1,0 +1,426 @@
+//! The largest rate that meets an SLO. Pure: it says which rate to try next, and is told what came of it.
+//!
+//! From the first rate it doubles or halves until one rate meets the SLO and a higher one does not, then halves the
+//! ratio of the two until that is small enough. Each rate is tried until most of its repeats agree; at the two rates that remain,
+//! and at some further away on either side, until there is an interval. What is known is always all trials together, so one that was disturbed misleads for a while only: shares of
+//! trials that met the SLO are first made to fall with the rate (isotonic regression), and *most* is judged by these.
+//!
+//! The interval is a test of signs. Were the limit below a rate, trials there and above would meet the SLO less often than a coin
+//! shows heads; where they meet it so often that a coin would do so in 2.5 % of all cases at most, the limit is not below that
+//! rate. In the same way from above. A test takes the nearest six trials or more. It assumes only that
+//! higher rates are never easier.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::condition::{Conditions, Figures, Operator};
+use super::interval::{CONFIDENCE, coins_at_most};
+use super::{Report, Verdict};
+
+/// Fewer trials than this show nothing with [`CONFIDENCE`]: six of six have a chance of 1/64 with a coin.
+const TEST_TRIALS: usize = 6;
+
+/// What is searched, and how.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SearchPlan {
+    /// What has to hold.
+    pub slo: Conditions,
+    /// The first rate, in requests per second; from `lowest` to `highest`.
+    pub start: f64,
+    /// No rate below this is tried.
+    pub lowest: f64,
+    /// No rate above this is tried.
+    pub highest: f64,
+    /// Trials of a rate; most of them decide. At least 1.
+    pub repeats: usize,
+    /// It ends when the rates that meet the SLO and do not differ by this share. More than 0.
+    pub precision: f64,
+    /// Trials in all, at most.
+    pub trials_max: usize,
+}
+
+/// What came of a trial.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// The SLO was met.
+    Met,
+    /// It was not.
+    Missed,
+    /// The generator could not keep up: the figures say nothing about the target.
+    Unfit,
+}
+
+/// One run at one rate.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Trial {
+    /// Requests per second that were asked for.
+    pub rate: f64,
+    /// What came of it.
+    pub outcome: Outcome,
+    /// The figures of the SLO in words.
+    pub measured: String,
+    /// All figures.
+    pub report: Report,
+}
+
+/// Why a search is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum End {
+    /// The limit is between two rates that differ by the precision at most.
+    Found,
+    /// The highest rate that was allowed still meets the SLO.
+    Highest,
+    /// Not even the lowest rate that was allowed meets it.
+    Lowest,
+    /// At the next higher rate the generator could not keep up.
+    Generator,
+    /// There were too many trials, or somebody ended it.
+    Stopped,
+}
+
+/// A search under way.
+#[derive(Clone, Debug)]
+pub struct Search {
+    plan: SearchPlan,
+    trials: Vec<Trial>,
+}
+
+/// A search that is over.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Found {
+    /// What was searched.
+    pub plan: SearchPlan,
+    /// Why it ended.
+    pub end: End,
+    /// The largest rate that met the SLO in most trials; a lower bound unless `end` is `found`. `None`: no rate met it.
+    pub rate: Option<f64>,
+    /// The next higher rate that was tried.
+    pub missed_at: Option<f64>,
+    /// The limit is not below this, with `confidence`. `None`: that was not shown of any rate.
+    pub low: Option<f64>,
+    /// The limit is not above this, with `confidence`. `None`: that was not shown of any rate.
+    pub high: Option<f64>,
+    /// Of `low` and `high` together.
+    pub confidence: f64,
+    /// All trials in the order in which they ran.
+    pub trials: Vec<Trial>,
+}
+
+/// The trials of one rate.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Level {
+    rate: f64,
+    met: usize,
+    missed: usize,
+    unfit: usize,
+}
+
+impl Level {
+    fn trials(&self) -> usize {
+        self.met + self.missed + self.unfit
+    }
+
+    /// Whether more repeats cannot change what most of them show.
+    fn is_decided(&self, repeats: usize) -> bool {
+        let rest = repeats.saturating_sub(self.trials());
+        2 * self.met >= self.trials() + rest || 2 * (self.met + rest) < self.trials() + rest
+    }
+
+    /// Whether the generator is what stood in the way.
+    fn is_beyond_the_generator(&self) -> bool {
+        2 * self.unfit > self.trials()
+    }
+}
+
+impl Search {
+    /// A search that has not begun; the error says what is wrong with the SLO.
+    pub fn new(plan: SearchPlan) -> Result<Search, String> {
+        for condition in plan.slo.each() {
+            if matches!(condition.operator, Operator::Above | Operator::AtLeast) {
+                return Err(format!(
+                    "`{condition}` is easier to meet at a higher rate, so there is no largest one: an SLO is made of < \
+                     and <="
+                ));
+            }
+        }
+        assert!(
+            plan.repeats > 0 && plan.precision > 0.0 && (plan.lowest..=plan.highest).contains(&plan.start)
+        );
+        Ok(Search { plan, trials: vec![] })
+    }
+
+    /// The rate to try next; `None` when the search is over.
+    pub fn next(&self) -> Option<f64> {
+        let Some(last) = self.trials.last() else { return Some(self.plan.start) };
+        if self.trials.len() >= self.plan.trials_max {
+            return None;
+        }
+        let levels = self.levels();
+        let current = levels.iter().find(|level| level.rate == last.rate).expect("it was tried");
+        if !current.is_decided(self.plan.repeats) {
+            return Some(current.rate);
+        }
+        let (met, missed) = boundary(&levels);
+        match (met, missed) {
+            (None, Some(missed)) if missed.rate > self.plan.lowest => {
+                Some((missed.rate / 2.0).max(self.plan.lowest))
+            }
+            (Some(met), None) if met.rate < self.plan.highest => {
+                Some((met.rate * 2.0).min(self.plan.highest))
+            }
+            (Some(met), Some(missed)) if missed.rate / met.rate > 1.0 + self.plan.precision => {
+                Some(between(met.rate, missed.rate))
+            }
+            (met, missed) => {
+                let (low, high) = limits(&levels);
+                let down = met.and_then(|met| {
+                    let is_shown = |rate: f64| low.is_some_and(|low| low >= rate);
+                    self.rung(&levels, met.rate, Way::Down, is_shown)
+                });
+                let up = missed.and_then(|missed| {
+                    let is_shown = |rate: f64| high.is_some_and(|high| high <= rate);
+                    self.rung(&levels, missed.rate, Way::Up, is_shown)
+                });
+                // The side of which less is known.
+                let trials = |rate: &f64| level_at(&levels, *rate).map_or(0, |level| level.trials());
+                [down, up].into_iter().flatten().min_by_key(trials)
+            }
+        }
+    }
+
+    /// The next rate to try for the interval on one side of the limit, if something is to be done there: at rates further and
+    /// further away, until it is shown that the limit is on the other side of one.
+    fn rung(&self, levels: &[Level], base: f64, way: Way, is_shown: impl Fn(f64) -> bool) -> Option<f64> {
+        let is_open = |rate: f64| {
+            level_at(levels, rate).is_none_or(|level| {
+                let against = if way == Way::Down { level.missed } else { level.met };
+                level.trials() < TEST_TRIALS && (against == 0 || rate == base)
+            })
+        };
+        let (mut rate, mut away) = (base, self.plan.precision);
+        loop {
+            let is_beyond = level_at(levels, rate).is_some_and(Level::is_beyond_the_generator);
+            if is_shown(rate) || is_beyond {
+                return None;
+            }
+            if is_open(rate) {
+                return Some(rate);
+            }
+            let end = if way == Way::Down { self.plan.lowest } else { self.plan.highest };
+            if rate == end {
+                return None;
+            }
+            // One that was tried already, if there is one about there.
+            let (near, far) = (way.from(base, away), way.from(base, 2.0 * away));
+            let is_about =
+                |level: &&Level| (near.min(far)..=near.max(far)).contains(&level.rate) && level.rate != rate;
+            let tried = levels.iter().filter(is_about).max_by_key(|level| level.trials());
+            rate = tried.map_or(near.clamp(self.plan.lowest, self.plan.highest), |level| level.rate);
+            away *= 2.0;
+        }
+    }
+
+    /// Notes what came of the rate that [`Search::next`] gave; the error says that the report is damaged.
+    pub fn record(&mut self, rate: f64, report: Report) -> Result<&Trial, String> {
+        let (outcome, measured) = self.judge(&report)?;
+        self.trials.push(Trial { rate, outcome, measured, report });
+        Ok(self.trials.last().expect("it was added"))
+    }
+
+    /// What came of a trial, and its figures in words.
+    fn judge(&self, report: &Report) -> Result<(Outcome, String), String> {
+        let figures = Figures::of(report)?;
+        let outcome = match report.verdict() {
+            Verdict::Late(_) | Verdict::TooSlow(_) => Outcome::Unfit,
+            Verdict::Valid | Verdict::NothingAnswered if self.plan.slo.hold(&figures) => Outcome::Met,
+            Verdict::Valid | Verdict::NothingAnswered => Outcome::Missed,
+        };
+        Ok((outcome, self.plan.slo.measured(&figures)))
+    }
+
+    /// The rates between which the limit is, as far as is known: one that meets the SLO, the next that does not.
+    pub fn bracket(&self) -> (Option<f64>, Option<f64>) {
+        let (met, missed) = boundary(&self.levels());
+        (met.map(|level| level.rate), missed.map(|level| level.rate))
+    }
+
+    /// What all trials together say.
+    pub fn finish(self) -> Found {
+        let levels = self.levels();
+        let (met, missed) = boundary(&levels);
+        let end = match (met, missed) {
+            _ if self.next().is_some() => End::Stopped,
+            (_, Some(missed)) if missed.is_beyond_the_generator() => End::Generator,
+            (Some(met), Some(missed)) if missed.rate / met.rate <= 1.0 + self.plan.precision => End::Found,
+            (Some(met), None) if met.rate >= self.plan.highest => End::Highest,
+            (None, Some(missed)) if missed.rate <= self.plan.lowest => End::Lowest,
+            _ => End::Stopped,
+        };
+        let (low, high) = limits(&levels);
+        let rate = met.map(|level| level.rate);
+        Found {
+            end,
+            rate,
+            missed_at: missed.map(|level| level.rate),
+            low: low.map(|low| rate.map_or(low, |rate| low.min(rate))),
+            high: high.map(|high| rate.map_or(high, |rate| high.max(rate))),
+            confidence: CONFIDENCE,
+            plan: self.plan,
+            trials: self.trials,
+        }
+    }
+
+    /// Its trials by rate, the lowest first.
+    fn levels(&self) -> Vec<Level> {
+        let mut levels: Vec<Level> = vec![];
+        for trial in &self.trials {
+            let at = levels.partition_point(|level| level.rate < trial.rate);
+            if levels.get(at).is_none_or(|level| level.rate != trial.rate) {
+                levels.insert(at, Level { rate: trial.rate, ..Level::default() });
+            }
+            match trial.outcome {
+                Outcome::Met => levels[at].met += 1,
+                Outcome::Missed => levels[at].missed += 1,
+                Outcome::Unfit => levels[at].unfit += 1,
+            }
+        }
+        levels
+    }
+}
+
+/// To lower rates, or to higher ones.
+#[derive(Clone, Copy, PartialEq)]
+enum Way {
+    Down,
+    Up,
+}
+
+impl Way {
+    /// The rate so far away from this one, as a share.
+    fn from(self, rate: f64, away: f64) -> f64 {
+        if self == Way::Down { rate / (1.0 + away) } else { rate * (1.0 + away) }
+    }
+}
+
+fn level_at(levels: &[Level], rate: f64) -> Option<&Level> {
+    levels.iter().find(|level| level.rate == rate)
+}
+
+/// The highest rate that meets the SLO, and the next one.
+///
+/// A rate meets it if half of its trials do, where shares that rise with the rate are pooled first ("pool adjacent violators").
+fn boundary(levels: &[Level]) -> (Option<Level>, Option<Level>) {
+    // (met, trials, levels) of each pool.
+    let mut pools: Vec<(usize, usize, usize)> = vec![];
+    for level in levels {
+        pools.push((level.met, level.trials(), 1));
+        while let [.., before, last] = pools[..]
+            && last.0 * before.1 > before.0 * last.1
+        {
+            pools.pop();
+            *pools.last_mut().expect("there were two") =
+                (before.0 + last.0, before.1 + last.1, before.2 + last.2);
+        }
+    }
+    let above: usize =
+        pools.iter().take_while(|(met, trials, _)| 2 * met >= *trials).map(|(_, _, levels)| levels).sum();
+    (above.checked_sub(1).map(|index| levels[index]), levels.get(above).copied())
+}
+
+/// The rates that the limit is not below and not above, with [`CONFIDENCE`] together.
+fn limits(levels: &[Level]) -> (Option<f64>, Option<f64>) {
+    let chance_max = (1.0 - CONFIDENCE) / 2.0;
+    // Of the nearest trials in this direction: (met, missed). Where the generator stood in the way nothing is known.
+    let nearest = |levels: &mut dyn Iterator<Item = &Level>| {
+        let mut sum = (0, 0);
+        while sum.0 + sum.1 < TEST_TRIALS {
+            let Some(level) = levels.next() else { break };
+            sum = (sum.0 + level.met, sum.1 + level.missed);
+        }
+        sum
+    };
+    let is_not_below = |index: &usize| {
+        let (met, missed) = nearest(&mut levels[*index..].iter());
+        coins_at_most(missed, met + missed) <= chance_max
+    };
+    let is_not_above = |index: &usize| {
+        let (met, missed) = nearest(&mut levels[..=*index].iter().rev());
+        coins_at_most(met, met + missed) <= chance_max
+    };
+    let low = (0..levels.len()).rfind(is_not_below).map(|index| levels[index].rate);
+    let high = (0..levels.len()).find(is_not_above).map(|index| levels[index].rate);
+    (low, high)
+}
+
+/// About the geometric mean, with three digits if these are between the two.
+fn between(low: f64, high: f64) -> f64 {
+    let mean = (low * high).sqrt();
+    let unit = 10f64.powf(mean.log10().floor() - 2.0);
+    let round = (mean / unit).round() * unit;
+    if low < round && round < high { round } else { mean }
+}
+
+impl fmt::Display for Found {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let slo = &self.plan.slo;
+        let trials = self.trials.len();
+        match (self.end, self.rate) {
+            (End::Lowest, _) => write!(f, "not even {} meets {slo}", per_second(self.plan.lowest))?,
+            (_, None) => write!(f, "no rate was seen to meet {slo}")?,
+            (End::Found, Some(rate)) => {
+                write!(f, "the largest rate that meets {slo} is {}", per_second(rate))?
+            }
+            (_, Some(rate)) => {
+                write!(f, "the largest rate that meets {slo} is at least {}", per_second(rate))?;
+            }
+        }
+        match (self.low, self.high) {
+            _ if self.end == End::Lowest => write!(f, " ({trials} trials)")?,
+            (None, None) => write!(f, " ({trials} trials, too few for an interval)")?,
+            (low, high) => write!(
+                f,
+                " ({}..{} at {:.0} %, {trials} trials)",
+                low.map(number).unwrap_or_default(),
+                high.map(number).unwrap_or_default(),
+                self.confidence * 100.0
+            )?,
+        }
+        match self.end {
+            End::Found | End::Lowest => Ok(()),
+            End::Highest => write!(f, ": no higher rate was allowed"),
+            End::Generator => write!(
+                f,
+                ": at {} this generator could not keep up, so it is the limit of the generator; give it more CPU or threads",
+                per_second(self.missed_at.unwrap_or(self.plan.start))
+            ),
+            End::Stopped => write!(f, ": it was stopped before its end"),
+        }
+    }
+}
+
+/// A rate in words: `12,400/s`.
+pub fn per_second(rate: f64) -> String {
+    number(rate) + "/s"
+}
+
+/// Digits in groups of three, and of small numbers three in all.
+pub fn number(value: f64) -> String {
+    let decimals = if value < 10.0 { 2 } else { usize::from(value < 100.0) };
+    let text = format!("{value:.decimals$}");
+    let (whole, fraction) = text.split_once('.').unwrap_or((&text, ""));
+    let mut grouped = String::new();
+    for (index, digit) in whole.chars().enumerate() {
+        if index > 0 && (whole.len() - index) % 3 == 0 {
+            grouped.push(',');
+        }
+        grouped.push(digit);
+    }
+    let fraction = fraction.trim_end_matches('0');
+    if fraction.is_empty() { grouped } else { format!("{grouped}.{fraction}") }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,195 @@
+//! A report as one HTML page that needs nothing else: no script, no font, no request. Pure.
+//!
+//! It reads well on a phone, in the dark and on paper; its policy (CSP) forbids everything but its own style.
+
+use std::fmt::Write;
+
+use crate::chart::{self, Lines, escape};
+
+/// A page under construction. All text is text: nothing in it becomes markup.
+#[derive(Clone, Debug)]
+pub struct Page {
+    title: String,
+    body: String,
+}
+
+impl Page {
+    /// A page with this title and a line below it.
+    pub fn new(title: &str, about: &str) -> Page {
+        let mut body = format!("<header><h1>{}</h1>", escape(title));
+        if !about.is_empty() {
+            let _ = write!(body, "<p class=\"soft\">{}</p>", escape(about));
+        }
+        body.push_str("</header>\n");
+        Page { title: title.to_owned(), body }
+    }
+
+    /// A section with what `fill` puts into it.
+    pub fn section(mut self, heading: &str, fill: impl FnOnce(&mut Section)) -> Page {
+        let mut section = Section { body: String::new() };
+        fill(&mut section);
+        let _ = writeln!(self.body, "<section><h2>{}</h2>\n{}</section>", escape(heading), section.body);
+        self
+    }
+
+    /// The whole text.
+    pub fn to_html(&self) -> String {
+        format!(
+            "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+             <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; \
+             base-uri 'none'; form-action 'none'\">\n\
+             <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+             <meta name=\"color-scheme\" content=\"light dark\">\n\
+             <meta name=\"referrer\" content=\"no-referrer\">\n\
+             <title>{}</title>\n<style>\n{}{}</style>\n</head>\n<body>\n<main>\n{}</main>\n</body>\n</html>\n",
+            escape(&self.title),
+            STYLE,
+            chart::STYLE,
+            self.body
+        )
+    }
+}
+
+/// A part of a page.
+#[derive(Debug)]
+pub struct Section {
+    body: String,
+}
+
+impl Section {
+    /// A paragraph.
+    pub fn text(&mut self, text: &str) {
+        let _ = writeln!(self.body, "<p>{}</p>", escape(text));
+    }
+
+    /// A paragraph that stands out: the result.
+    pub fn result(&mut self, text: &str) {
+        let _ = writeln!(self.body, "<p class=\"result\">{}</p>", escape(text));
+    }
+
+    /// Lines of a terminal, as they are.
+    pub fn code(&mut self, text: &str) {
+        let _ = writeln!(self.body, "<pre>{}</pre>", escape(text));
+    }
+
+    /// Names and their values.
+    pub fn facts<N: AsRef<str>, V: AsRef<str>>(&mut self, facts: impl IntoIterator<Item = (N, V)>) {
+        self.body.push_str("<dl>\n");
+        for (name, value) in facts {
+            let (name, value) = (escape(name.as_ref()), escape(value.as_ref()));
+            let _ = writeln!(self.body, "<div><dt>{name}</dt><dd>{value}</dd></div>");
+        }
+        self.body.push_str("</dl>\n");
+    }
+
+    /// A table; its first column names the rows.
+    pub fn table<S: AsRef<str>>(&mut self, head: &[&str], rows: impl IntoIterator<Item = Vec<S>>) {
+        self.body.push_str("<div class=\"wide\"><table>\n<thead><tr>");
+        for name in head {
+            let _ = write!(self.body, "<th scope=\"col\">{}</th>", escape(name));
+        }
+        self.body.push_str("</tr></thead>\n<tbody>\n");
+        for row in rows {
+            self.body.push_str("<tr>");
+            for (column, cell) in row.iter().enumerate() {
+                let cell = escape(cell.as_ref());
+                let _ = match column {
+                    0 => write!(self.body, "<th scope=\"row\">{cell}</th>"),
+                    _ => write!(self.body, "<td>{cell}</td>"),
+                };
+            }
+            self.body.push_str("</tr>\n");
+        }
+        self.body.push_str("</tbody></table></div>\n");
+    }
+
+    /// A chart.
+    pub fn chart(&mut self, chart: &Lines) {
+        let _ = writeln!(self.body, "<div class=\"wide\">{}</div>", chart::lines(chart));
+    }
+}
+
+const STYLE: &str = "\
+:root {
+  --page: #f4f5f7; --card: #fff; --text: #1b2330; --dim: #566072; --edge: #d8dce3;
+}
+@media screen and (prefers-color-scheme: dark) {
+  :root { --page: #11151c; --card: #1a202a; --text: #e6eaf1; --dim: #a3aec0; --edge: #343d4c; }
+}
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--page); color: var(--text); font: 15px/1.45 system-ui, sans-serif; }
+main { max-width: 860px; margin: 0 auto; padding: 12px; }
+h1 { font-size: 22px; margin: 8px 0 4px; }
+h2 { font-size: 16px; margin: 0 0 8px; }
+p { margin: 0 0 8px; overflow-wrap: anywhere; }
+.soft { color: var(--dim); }
+.result { font-size: 17px; font-weight: 600; }
+section { background: var(--card); border: 1px solid var(--edge); border-radius: 8px; padding: 14px; margin: 0 0 12px; min-width: 0; }
+pre { margin: 0 0 8px; white-space: pre-wrap; overflow-wrap: anywhere; font: 13px/1.4 ui-monospace, monospace; }
+dl { display: grid; grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)); gap: 6px 16px; margin: 0 0 8px; }
+dt { color: var(--dim); font-size: 13px; }
+dd { margin: 0; font-weight: 600; overflow-wrap: anywhere; font-variant-numeric: tabular-nums; }
+.wide { overflow-x: auto; }
+.chart { display: block; width: 100%; min-width: 560px; height: auto; margin: 0 0 12px; }
+table { border-collapse: collapse; margin: 0 0 8px; font-variant-numeric: tabular-nums; }
+th, td { text-align: right; padding: 4px 10px; white-space: nowrap; }
+thead th { color: var(--dim); font-size: 13px; }
+tbody th { font-weight: 600; }
+th:first-child { text-align: left; padding-left: 0; }
+tbody tr > * { border-top: 1px solid var(--edge); }
+@media print {
+  body { background: none; font-size: 11pt; }
+  main { max-width: none; padding: 0; }
+  section { border: 0; padding: 0; margin: 0 0 16pt; }
+  h2, .result { break-after: avoid; }
+  .chart, tr, dl { break-inside: avoid; }
+  .wide { overflow: visible; }
+  .chart { min-width: 0; }
+}
+";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chart::Axis;
+
+    #[test]
+    fn a_page_has_its_parts_and_asks_for_nothing() {
+        let chart = Lines {
+            title: "c".to_owned(),
+            x: Axis::linear("x"),
+            y: Axis::linear("y"),
+            series: vec![],
+            rules: vec![],
+        };
+        let page = Page::new("<T>", "about").section("a & b", |section| {
+            section.result("found");
+            section.text("<script>alert(1)</script>");
+            section.code("lbd 'x'");
+            section.facts([("p99", "1 ms")]);
+            section.table(&["name", "n"], [vec!["row", "1"], vec!["<b>", "2"]]);
+            section.chart(&chart);
+        });
+        let html = page.to_html();
+        for part in [
+            "<title>&lt;T&gt;</title>",
+            "<h1>&lt;T&gt;</h1>",
+            "<h2>a &amp; b</h2>",
+            "<p class=\"result\">found</p>",
+            "<p>&lt;script&gt;",
+            "<dt>p99</dt><dd>1 ms</dd>",
+            "<th scope=\"row\">&lt;b&gt;</th><td>2</td>",
+            "<svg class=\"chart\"",
+            "default-src 'none'",
+            "@media print",
+        ] {
+            assert!(html.contains(part), "{part} in {html}");
+        }
+        let without_namespace = html.replace("http://www.w3.org/2000/svg", "");
+        for request in
+            ["http:", "https:", "<script", "src=", "href=", "url(", "@import", " style=", " onload"]
+        {
+            assert!(!without_namespace.contains(request), "{request}");
+        }
+    }
+}
