@@ -15,7 +15,7 @@
 //! role -> { wire, select, crew, fleet, roster, estimate, health, remembered, slow_start, operator, retry, scale,
 //!           stats, batch, time, rng, dns, access, aged, proxy_protocol }
 //! io -> { batch, time }
-//! lab -> { role, wire, select, health, scale, service, batch, rng, time }
+//! lab -> { role, wire, select, health, scale, service, batch, rng, time, waiting }
 //! handover -> { state_dir, time }
 //! doctor -> { config, io, batch, time }
 //! ```

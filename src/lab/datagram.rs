@@ -42,6 +42,7 @@ impl Pool for Datagram {
             servers_max: setup.servers_of_one(),
             policy: contender.policy,
             max_outstanding: contender.max_outstanding,
+            waiting_max: setup.waiting_max(),
             timeout: TIMEOUT.max(setup.service.mean() * 100),
             replies: Some(1),
             hold: None,

@@ -43,6 +43,7 @@ impl Pool for Native {
             reply_path: setup.reply_path,
             servers_max: setup.servers_of_one(),
             max_outstanding: contender.max_outstanding,
+            waiting_max: setup.waiting_max(),
             interval: setup.staleness,
             controller: Place::Nobody.into(),
             // As many servers as there are, whatever the load.

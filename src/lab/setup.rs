@@ -98,6 +98,9 @@ const PAIRS_MAX: usize = 65_536;
 /// A balancer of a large system has about so many servers.
 const PAIRS: usize = PAIRS_MAX / 2;
 
+/// All waiting rooms together have room for so many requests.
+const WAITING: usize = 1 << 20;
+
 impl Setup {
     /// The servers' speeds.
     pub fn speeds(&self) -> Speeds {
@@ -131,6 +134,11 @@ impl Setup {
     /// The weight of a server.
     pub(super) fn weight(&self, speed: f64) -> u16 {
         if self.weighted { speed.round().clamp(1.0, 100.0) as u16 } else { 1 }
+    }
+
+    /// Requests that may wait in each balancer.
+    pub(super) fn waiting_max(&self) -> usize {
+        (WAITING / self.balancers).clamp(1_024, WAITING / 16)
     }
 
     /// A trace of this load.
