@@ -8,7 +8,7 @@ use super::contender::Contender;
 use super::links::DATAGRAM;
 use super::machine::End;
 use super::places::Place;
-use super::setup::Setup;
+use super::setup::{Setup, WAITING_MAX};
 use super::world::{Meaning, Pool};
 use crate::batch::{Rx, SocketId, Tx};
 use crate::health::Rules;
@@ -42,7 +42,7 @@ impl Pool for Datagram {
             servers_max: setup.servers_of_one(),
             policy: contender.policy,
             max_outstanding: contender.max_outstanding,
-            waiting_max: setup.waiting_max(),
+            waiting_max: WAITING_MAX,
             timeout: TIMEOUT.max(setup.service.mean() * 100),
             replies: Some(1),
             hold: None,

@@ -101,13 +101,11 @@ pub(super) struct Ledger {
     regret: u64,
     error: u64,
     queue_max: u32,
-    /// When answers came, from the first request on, if anybody wants to know.
-    answered_at: Option<Vec<Instant>>,
 }
 
 impl Ledger {
     /// For so many requests, the first `warmup` of which do not count.
-    pub fn new(requests: usize, warmup: usize, notes_answers: bool) -> Self {
+    pub fn new(requests: usize, warmup: usize) -> Self {
         Ledger {
             endings: vec![Ending::Open; requests],
             arrived: vec![Instant::ZERO; requests],
@@ -117,7 +115,6 @@ impl Ledger {
             regret: 0,
             error: 0,
             queue_max: 0,
-            answered_at: notes_answers.then(Vec::new),
         }
     }
 
@@ -132,23 +129,18 @@ impl Ledger {
         self.open
     }
 
-    fn end(&mut self, request: usize, ending: Ending) -> bool {
-        let is_first = self.endings[request] == Ending::Open;
-        if is_first {
+    /// Only the first ending of a request counts.
+    fn end(&mut self, request: usize, ending: Ending) {
+        if self.endings[request] == Ending::Open {
             self.endings[request] = ending;
             self.open -= 1;
         }
-        is_first
     }
 
-    /// A request was answered. Only its first ending counts.
+    /// A request was answered.
     pub fn answer(&mut self, now: Instant, request: usize) {
         let latency = now.since(self.arrived[request]).as_nanos() as u64;
-        if self.end(request, Ending::Answered(latency))
-            && let Some(moments) = &mut self.answered_at
-        {
-            moments.push(now);
-        }
+        self.end(request, Ending::Answered(latency));
     }
 
     /// A request was refused.
@@ -171,17 +163,21 @@ impl Ledger {
         }
     }
 
-    /// The figures, and when answers came.
-    pub fn close(mut self) -> (Figures, Vec<Instant>) {
+    /// The latency of each request in nanoseconds, if it was answered.
+    pub fn latencies(&self) -> impl Iterator<Item = Option<u64>> {
+        self.endings.iter().map(|ending| match ending {
+            Ending::Answered(latency) => Some(*latency),
+            _ => None,
+        })
+    }
+
+    /// The figures.
+    pub fn figures(&self) -> Figures {
         let counted = &self.endings[self.warmup.min(self.endings.len())..];
         let count = |of: fn(&Ending) -> bool| counted.iter().filter(|ending| of(ending)).count() as u64;
         let mean = |sum: u64| sum as f64 / self.decisions.max(1) as f64;
-        let latencies = counted.iter().filter_map(|ending| match ending {
-            Ending::Answered(latency) => Some(*latency),
-            _ => None,
-        });
-        let figures = Figures {
-            latency: Quantiles::of(latencies.collect()),
+        Figures {
+            latency: Quantiles::of(self.latencies().skip(self.warmup).flatten().collect()),
             requests: counted.len() as u64,
             answered: count(|ending| matches!(ending, Ending::Answered(_))),
             refused: count(|ending| *ending == Ending::Refused),
@@ -189,8 +185,7 @@ impl Ledger {
             regret: mean(self.regret),
             error: mean(self.error),
             queue_max: self.queue_max,
-        };
-        (figures, self.answered_at.take().unwrap_or_default())
+        }
     }
 }
 
@@ -209,7 +204,7 @@ mod tests {
     #[test]
     fn a_request_ends_once_and_the_warm_up_does_not_count() {
         let at = |nanos| Instant::from_nanos(nanos);
-        let mut ledger = Ledger::new(5, 1, true);
+        let mut ledger = Ledger::new(5, 1);
         (0..5).for_each(|request| ledger.arrive(at(request as u64 * 10), request));
         ledger.decide(0, 9, 0, 0);
         ledger.decide(1, 3, 1, 4);
@@ -221,10 +216,11 @@ mod tests {
         ledger.refuse(2);
         ledger.lose(3);
         assert_eq!(ledger.open(), 1);
-        let (figures, moments) = ledger.close();
+        let figures = ledger.figures();
         let Figures { requests, answered, refused, lost, .. } = figures;
         assert_eq!((requests, answered, refused, lost), (4, 1, 1, 2), "what is open at the end is lost");
         assert_eq!((figures.regret, figures.error, figures.queue_max), (1.0, 1.0, 10));
-        assert_eq!((figures.latency.p50, moments), (100, vec![at(100), at(110)]));
+        assert_eq!(figures.latency.p50, 100);
+        assert_eq!(ledger.latencies().collect::<Vec<_>>(), [Some(100), Some(100), None, None, None]);
     }
 }

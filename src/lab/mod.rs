@@ -21,7 +21,7 @@
 //! | `machine.rs` | a server: one servant, one queue |
 //! | `native.rs`, `datagram.rs` | the two kinds of pool |
 //! | `lengths.rs`, `figures.rs` | true queues; what is counted |
-//! | `study.rs` | many runs, compared |
+//! | `study.rs`, `overload.rs` | many runs, compared |
 
 mod contender;
 mod datagram;
@@ -32,6 +32,7 @@ mod lengths;
 mod links;
 mod machine;
 mod native;
+mod overload;
 mod places;
 mod setup;
 mod speeds;
@@ -42,8 +43,9 @@ mod world;
 pub use contender::{Contender, UnknownContender};
 pub use figures::{Figures, Quantiles};
 pub use ideal::{central_queue, exact_shortest_queue};
-pub use setup::{Overload, PoolKind, SERVERS_OF_ONE_MAX, Setup};
+pub use overload::{Overload, Survival};
+pub use setup::{PoolKind, SERVERS_OF_ONE_MAX, Setup};
 pub use speeds::{BadSpeed, Group, Speeds, Spell};
-pub use study::{AtLoad, Compared, EXACT, Results, Spread, Study, simulate};
+pub use study::{Case, Compared, EXACT, InCase, Spread, Study, simulate};
 pub use trace::{Request, Trace};
 pub use world::NotReady;

@@ -7,7 +7,7 @@ use super::contender::Contender;
 use super::links::DATAGRAM;
 use super::machine::End;
 use super::places::Place;
-use super::setup::Setup;
+use super::setup::{Setup, WAITING_MAX};
 use super::world::{Meaning, Pool};
 use crate::batch::SocketId;
 use crate::health::Rules;
@@ -43,7 +43,7 @@ impl Pool for Native {
             reply_path: setup.reply_path,
             servers_max: setup.servers_of_one(),
             max_outstanding: contender.max_outstanding,
-            waiting_max: setup.waiting_max(),
+            waiting_max: WAITING_MAX,
             interval: setup.staleness,
             controller: Place::Nobody.into(),
             // As many servers as there are, whatever the load.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::speeds::{Group, Speeds, Spell};
-use super::trace::{Phase, Trace};
+use super::trace::Trace;
 use crate::service::ServiceTime;
 use crate::wire::ReplyPath;
 
@@ -17,15 +17,6 @@ pub enum PoolKind {
     Native,
     /// Nothing: each balancer knows what it has sent there itself.
     Datagram,
-}
-
-/// A time of too many requests.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Overload {
-    /// How many times what all servers can do.
-    pub factor: f64,
-    /// For how long.
-    pub lasts: Duration,
 }
 
 /// A system and what is asked of it.
@@ -98,8 +89,8 @@ const PAIRS_MAX: usize = 65_536;
 /// A balancer of a large system has about so many servers.
 const PAIRS: usize = PAIRS_MAX / 2;
 
-/// All waiting rooms together have room for so many requests.
-const WAITING: usize = 1 << 20;
+/// Requests that may wait in each balancer: as in a configuration without a word about it.
+pub(super) const WAITING_MAX: usize = 4_096;
 
 impl Setup {
     /// The servers' speeds.
@@ -136,33 +127,8 @@ impl Setup {
         if self.weighted { speed.round().clamp(1.0, 100.0) as u16 } else { 1 }
     }
 
-    /// Requests that may wait in each balancer.
-    pub(super) fn waiting_max(&self) -> usize {
-        (WAITING / self.balancers).clamp(1_024, WAITING / 16)
-    }
-
     /// A trace of this load.
     pub fn trace(&self, load: f64, seed: u64) -> Trace {
         Trace::steady(self.rate(load), self.requests, self.service, self.balancers, seed)
     }
-
-    /// A trace that begins and ends with this load, and has an overload between. The overload begins after
-    /// [`Overload::BEFORE`].
-    pub fn overloaded(&self, load: f64, overload: Overload, seed: u64) -> Trace {
-        let usual = |lasts| Phase { rate: self.rate(load), lasts };
-        let more = Phase { rate: self.rate(overload.factor), lasts: overload.lasts };
-        Trace::phases(
-            &[usual(Overload::BEFORE), more, usual(Overload::AFTER)],
-            self.service,
-            self.balancers,
-            seed,
-        )
-    }
-}
-
-impl Overload {
-    /// The usual load lasts so long before it.
-    pub const BEFORE: Duration = Duration::from_secs(2);
-    /// The usual load lasts so long after it.
-    pub const AFTER: Duration = Duration::from_secs(4);
 }

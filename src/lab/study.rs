@@ -8,23 +8,30 @@ use serde::Serialize;
 
 use super::contender::Contender;
 use super::datagram::Datagram;
-use super::figures::{Figures, Quantiles};
+use super::figures::{Figures, Ledger, Quantiles};
 use super::ideal::{central_queue, exact_shortest_queue};
 use super::native::Native;
 use super::setup::{PoolKind, Setup};
 use super::trace::Trace;
-use super::world::{NotReady, Pool, World};
+use super::world::{NotReady, World};
 use crate::time::thread_time;
+
+/// A system under a load.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Case {
+    /// The system.
+    pub setup: Setup,
+    /// A share of what all servers can do.
+    pub load: f64,
+}
 
 /// What is compared.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Study {
-    /// The system.
-    pub setup: Setup,
+    /// Where.
+    pub cases: Vec<Case>,
     /// Who takes part.
     pub contenders: Vec<Contender>,
-    /// Shares of what all servers can do.
-    pub loads: Vec<f64>,
     /// Of the first repeat; the others have the next ones.
     pub seed: u64,
     /// How often, each time with another trace.
@@ -53,7 +60,7 @@ impl Spread {
     }
 }
 
-/// A contender at a load, against the ideal.
+/// A contender in a case, against the ideal.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Compared {
     /// Its name.
@@ -67,9 +74,9 @@ pub struct Compared {
     pub cpu: Duration,
 }
 
-/// All contenders at a load.
+/// All contenders in a case.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct AtLoad {
+pub struct InCase {
     /// The share of what all servers can do.
     pub load: f64,
     /// Requests per second.
@@ -80,29 +87,24 @@ pub struct AtLoad {
     pub compared: Vec<Compared>,
 }
 
-/// The outcome of a study.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Results {
-    /// By load, as the study has them.
-    pub loads: Vec<AtLoad>,
-}
-
 /// The name of [`exact_shortest_queue`] among contenders.
 pub const EXACT: &str = "exact";
 
 /// One run of one contender. A seed gives the same figures, always.
 pub fn simulate(setup: &Setup, contender: Contender, trace: &Trace, seed: u64) -> Result<Figures, NotReady> {
-    fn of<P: Pool>(
-        setup: &Setup,
-        contender: Contender,
-        trace: &Trace,
-        seed: u64,
-    ) -> Result<Figures, NotReady> {
-        Ok(World::<P>::new(setup, contender, trace, setup.warmup, false, seed)?.run().0)
-    }
+    Ok(play(setup, contender, trace, seed)?.figures())
+}
+
+/// The same; gives all that is known of each request.
+pub(super) fn play(
+    setup: &Setup,
+    contender: Contender,
+    trace: &Trace,
+    seed: u64,
+) -> Result<Ledger, NotReady> {
     match setup.kind {
-        PoolKind::Native => of::<Native>(setup, contender, trace, seed),
-        PoolKind::Datagram => of::<Datagram>(setup, contender, trace, seed),
+        PoolKind::Native => Ok(World::<Native>::new(setup, contender, trace, seed)?.run()),
+        PoolKind::Datagram => Ok(World::<Datagram>::new(setup, contender, trace, seed)?.run()),
     }
 }
 
@@ -113,33 +115,33 @@ struct Run {
 }
 
 impl Study {
-    /// Runs it on so many threads, at least one. `done` is told after each run; the outcome does not depend on the
-    /// threads.
-    pub fn run(&self, threads: usize, done: &(dyn Fn() + Sync)) -> Result<Results, NotReady> {
-        let at_load = |&load| self.at_load(load, threads, done);
-        Ok(Results { loads: self.loads.iter().map(at_load).collect::<Result<_, _>>()? })
+    /// Runs it on so many threads, at least one, and gives the outcome of each case. `done` is told after each run. The
+    /// outcome does not depend on the threads.
+    pub fn run(&self, threads: usize, done: &(dyn Fn() + Sync)) -> Result<Vec<InCase>, NotReady> {
+        self.cases.iter().map(|case| self.run_case(case, threads, done)).collect()
     }
 
     /// How many runs there are.
     pub fn run_count(&self) -> usize {
-        self.loads.len() * self.repeats as usize * (self.contenders.len() + 1)
+        self.cases.len() * self.repeats as usize * (self.contenders.len() + 1)
     }
 
-    fn at_load(&self, load: f64, threads: usize, done: &(dyn Fn() + Sync)) -> Result<AtLoad, NotReady> {
-        let speeds = self.setup.speeds();
+    fn run_case(&self, case: &Case, threads: usize, done: &(dyn Fn() + Sync)) -> Result<InCase, NotReady> {
+        let Case { setup, load } = case;
+        let speeds = setup.speeds();
         let (mut ideals, mut repeats) = (vec![], vec![]);
         for repeat in 0..self.repeats {
             let seed = self.seed.wrapping_add(repeat);
-            let trace = self.setup.trace(load, seed);
-            let counted = |latencies: Vec<u64>| Quantiles::of(latencies[self.setup.warmup..].to_vec());
+            let trace = setup.trace(*load, seed);
+            let counted = |latencies: Vec<u64>| Quantiles::of(latencies[setup.warmup..].to_vec());
             ideals.push(counted(central_queue(&trace, &speeds)));
             repeats.push(in_parallel(self.contenders.len() + 1, threads, |index| {
                 let before = thread_time();
                 let figures = match index.checked_sub(1) {
-                    Some(contender) => simulate(&self.setup, self.contenders[contender], &trace, seed)?,
+                    Some(contender) => simulate(setup, self.contenders[contender], &trace, seed)?,
                     None => {
                         let (latencies, queue_max) = exact_shortest_queue(&trace, &speeds, seed);
-                        let requests = (latencies.len() - self.setup.warmup) as u64;
+                        let requests = (latencies.len() - setup.warmup) as u64;
                         let latency = counted(latencies);
                         Figures { latency, requests, answered: requests, queue_max, ..Figures::default() }
                     }
@@ -166,9 +168,9 @@ impl Study {
                 cpu: runs.iter().map(|run| run.cpu).sum(),
             }
         });
-        Ok(AtLoad {
-            load,
-            rate: self.setup.rate(load),
+        Ok(InCase {
+            load: *load,
+            rate: setup.rate(*load),
             ideal: Quantiles::median(ideals.iter().copied()),
             compared: compared.collect(),
         })
@@ -176,7 +178,7 @@ impl Study {
 }
 
 /// What a function gives for each number below `count`, in their order.
-fn in_parallel<T: Send, E: Send>(
+pub(super) fn in_parallel<T: Send, E: Send>(
     count: usize,
     threads: usize,
     of: impl Fn(usize) -> Result<T, E> + Sync,

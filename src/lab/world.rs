@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::contender::Contender;
 use super::events::Events;
-use super::figures::{Figures, Ledger};
+use super::figures::Ledger;
 use super::lengths::Lengths;
 use super::links::{DATAGRAM, Links, Parcel, ParcelId};
 use super::machine::{End, InService, Machine};
@@ -191,8 +191,6 @@ impl<'a, P: Pool> World<'a, P> {
         setup: &'a Setup,
         contender: Contender,
         trace: &'a Trace,
-        warmup: usize,
-        notes_answers: bool,
         seed: u64,
     ) -> Result<Self, NotReady> {
         let mut rng = Rng::new(seed);
@@ -213,7 +211,7 @@ impl<'a, P: Pool> World<'a, P> {
             clients: vec![],
             numbers: HashMap::new(),
             truth: Lengths::new(setup.servers),
-            ledger: Ledger::new(trace.requests().len(), warmup, notes_answers),
+            ledger: Ledger::new(trace.requests().len(), setup.warmup),
             speeds,
         };
         world.people(contender, &mut rng);
@@ -277,8 +275,8 @@ impl<'a, P: Pool> World<'a, P> {
         Err(NotReady(PATIENCE))
     }
 
-    /// Plays the trace to its end. Gives the figures, and when answers came, from the start of the trace.
-    pub fn run(mut self) -> (Figures, Vec<Duration>) {
+    /// Plays the trace to its end.
+    pub fn run(mut self) -> Ledger {
         let trace = self.trace;
         for (number, request) in trace.requests().iter().enumerate() {
             let at = self.origin + request.at.since(Instant::ZERO);
@@ -297,9 +295,7 @@ impl<'a, P: Pool> World<'a, P> {
             let Some(next) = self.events.next_at().filter(|&next| next <= until) else { break };
             self.step(next);
         }
-        let origin = self.origin;
-        let (figures, moments) = self.ledger.close();
-        (figures, moments.into_iter().map(|at| at.since(origin)).collect())
+        self.ledger
     }
 
     /// The next event, which is at this moment.

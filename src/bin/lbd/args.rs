@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use lbd::config::{Config, ConfigError, PoolArguments};
-use lbd::lab::{Group, PoolKind, Spell};
+use lbd::lab::{Group, Overload, PoolKind, Spell};
 use lbd::service::ServiceTime;
 use lbd::wire::ReplyPath;
 
-use crate::sim::Loads;
+use crate::sim::{Loads, Shown};
 
 /// A UDP load balancer that sends each request to the server with the shortest queue.
 ///
@@ -56,7 +56,8 @@ pub enum Command {
     Reload(Reach),
     /// Say what this machine grants, what is missing, and the command that mends it
     Doctor(Doctor),
-    /// Compare policies: the real balancers and servers in virtual time, against the best that is possible
+    /// Compare policies: the real balancers and servers in virtual time, against the best that is possible.
+    /// One of --load, --servers, --balancers, --staleness, --rtt and --loss may have several values, with commas between
     Sim(Box<Sim>),
     /// Check a configuration and print what it will run
     Check {
@@ -400,11 +401,11 @@ pub struct Doctor {
 #[derive(clap::Args)]
 pub struct Sim {
     /// Servers; each serves one request at a time
-    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=100_000))]
-    pub servers: u32,
+    #[arg(long, value_name = "N", default_value = "16", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub servers: Vec<u32>,
     /// Balancers that share them; each request comes to one of them, by chance
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
-    pub balancers: u16,
+    #[arg(long, value_name = "N", default_value = "1", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub balancers: Vec<u16>,
     /// Servers that each balancer has; default: all, or in a large system a part
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4096))]
     pub subset: Option<u16>,
@@ -430,8 +431,8 @@ pub struct Sim {
     #[arg(long, value_name = "WHAT", default_value = "native")]
     pub pool: SimPool,
     /// How often servers report their queues
-    #[arg(long, value_parser = from_1ms_to_1m, value_name = "TIME", default_value = "10ms")]
-    pub staleness: Duration,
+    #[arg(long, value_parser = from_1ms_to_1m, value_name = "TIME", default_value = "10ms", value_delimiter = ',')]
+    pub staleness: Vec<Duration>,
     /// The way of replies: balancer, or direct to the client
     #[arg(long, value_name = "WAY", default_value = "balancer")]
     pub reply_path: SimReplies,
@@ -439,17 +440,21 @@ pub struct Sim {
     #[arg(long)]
     pub reports_at_interval_only: bool,
     /// From a balancer to a server and back
-    #[arg(long, value_parser = up_to_1s, value_name = "TIME", default_value = "100us")]
-    pub rtt: Duration,
+    #[arg(long, value_parser = up_to_1s, value_name = "TIME", default_value = "100us", value_delimiter = ',')]
+    pub rtt: Vec<Duration>,
     /// What each way may take longer, by chance
     #[arg(long, value_parser = up_to_1s, value_name = "TIME", default_value = "0s")]
     pub jitter: Duration,
     /// The chance that a datagram is lost between balancer and server, 0 to 0.5
-    #[arg(long, value_parser = loss, value_name = "SHARE", default_value = "0")]
-    pub loss: f64,
-    /// Clients that wait for answers and try again; default: everything is sent once
-    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true, value_parser = clap::value_parser!(u16).range(0..=1024))]
-    pub clients: u16,
+    #[arg(long, value_parser = loss, value_name = "SHARE", default_value = "0", value_delimiter = ',')]
+    pub loss: Vec<f64>,
+    /// Clients that wait for answers and try again; default: everything is sent once, but with --overload by 64 clients
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub clients: Option<u16>,
+    /// Too many requests for a time, 2 s after the start, with the usual --load before and after: 2x5s for twice of what
+    /// all servers can do, for 5 s
+    #[arg(long, value_name = "FACTORxTIME", value_parser = crate::sim::overload)]
+    pub overload: Option<Overload>,
     /// Requests in each run
     #[arg(long, value_name = "N", default_value_t = 200_000, value_parser = clap::value_parser!(u32).range(1..=100_000_000))]
     pub requests: u32,
@@ -468,9 +473,28 @@ pub struct Sim {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+    /// Write a page with charts, for a browser, to this file
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
+    /// Write one chart to this file
+    #[arg(long, value_name = "FILE")]
+    pub svg: Option<PathBuf>,
+    /// What that chart shows
+    #[arg(long, value_name = "FIGURE", default_value = "p99", requires = "svg")]
+    pub svg_of: Shown,
+    /// Only say what would be simulated
+    #[arg(long)]
+    pub check: bool,
     /// Do not say what the simulation took
     #[arg(long)]
     pub quiet: bool,
+    /// The command line, for the page
+    #[arg(skip = command_line())]
+    pub command: String,
+}
+
+fn command_line() -> String {
+    std::iter::once("lbd".to_owned()).chain(std::env::args().skip(1)).collect::<Vec<_>>().join(" ")
 }
 
 /// What simulated servers know of lbd.

@@ -1,91 +1,81 @@
 //! `lbd sim`: the policy lab.
 
 mod loads;
+mod plan;
+mod report;
 mod table;
 mod words;
 
 use std::io::IsTerminal;
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use anyhow::{Result, bail};
-use lbd::lab::{Contender, PoolKind, Results, Setup, Study};
+use anyhow::{Context, Result};
+use lbd::chart;
+use lbd::lab::{InCase, Overload};
 use lbd::terminal::{print, tell};
-use lbd::wire::ReplyPath;
 
 use crate::args::Sim;
 pub use loads::Loads;
+use plan::Plan;
+pub use plan::overload;
+pub use report::Shown;
 
 /// Simulates, and says what came out.
 pub fn run(args: &Sim) -> Result<()> {
-    let study = study(args)?;
-    let results = study.run(threads(args), &progress(study.run_count()))?;
+    let plan = Plan::new(args)?;
+    match &args.overload {
+        _ if args.check => Ok(print(format_args!("{}\n", about(&plan))).map(|_| ())?),
+        Some(overload) => run_overload(args, &plan, overload),
+        None => run_study(args, &plan),
+    }
+}
+
+fn run_study(args: &Sim, plan: &Plan) -> Result<()> {
+    let cases = plan.study.run(threads(args), &progress(plan.study.run_count()))?;
     if args.json {
-        print(format_args!("{}\n", table::json(&study, &results)))?;
+        print(format_args!("{}\n", table::json(plan, &cases)))?;
     } else {
-        let words: Vec<String> =
-            words::of(&study.setup).into_iter().map(|(word, value)| format!("{word} {value}")).collect();
-        print(format_args!("{}; seed {}\n\n{}", words.join(", "), study.seed, table::render(&results)))?;
+        print(format_args!("{}\n\n{}", about(plan), table::render(plan, &cases)))?;
+    }
+    if let Some(file) = &args.report {
+        write(file, &report::page(args, plan, &cases))?;
+    }
+    if let Some(file) = &args.svg {
+        write(file, &chart::file(&report::chart(args.svg_of, &plan.along, &cases)))?;
     }
     if !args.quiet {
-        tell(format_args!("{}", cost(&results)));
+        tell(format_args!("{}", cost(&cases)));
     }
     Ok(())
 }
 
-/// What the arguments ask for.
-fn study(args: &Sim) -> Result<Study> {
-    let kind = args.pool.into();
-    let reply_path = args.reply_path.into();
-    if kind == PoolKind::Datagram && reply_path == ReplyPath::Direct {
-        bail!(
-            "--reply-path direct is for --pool native: servers that know nothing of lbd answer whom they hear from"
-        );
+fn run_overload(args: &Sim, plan: &Plan, overload: &Overload) -> Result<()> {
+    let case = &plan.study.cases[0];
+    let contenders = &plan.study.contenders;
+    let survivals = overload.run(&case.setup, contenders, case.load, plan.study.seed, threads(args))?;
+    if args.json {
+        print(format_args!("{}\n", table::survival_json(plan, &survivals)))?;
+    } else {
+        print(format_args!("{}\n\n{}", about(plan), table::survivals(&survivals)))?;
     }
-    if kind == PoolKind::Datagram && args.clients > 0 {
-        bail!("--clients are for --pool native: they speak its frames");
+    if let Some(file) = &args.report {
+        write(file, &report::overload_page(args, plan, overload, &survivals))?;
     }
-    let setup = Setup {
-        kind,
-        servers: args.servers as usize,
-        balancers: usize::from(args.balancers),
-        subset: args.subset.map(usize::from),
-        groups: args.speeds.clone(),
-        spells: args.slow.clone(),
-        weighted: args.weighted,
-        service: args.service,
-        staleness: args.staleness,
-        reply_path,
-        reports_turns: !args.reports_at_interval_only,
-        rtt: args.rtt,
-        jitter: args.jitter,
-        loss: args.loss,
-        clients: usize::from(args.clients),
-        requests: args.requests as usize,
-        warmup: args.warmup.unwrap_or(args.requests / 10) as usize,
-    };
-    if setup.warmup >= setup.requests {
-        bail!("--warmup {} leaves none of --requests {}", setup.warmup, setup.requests);
+    if let Some(file) = &args.svg {
+        write(file, &chart::file(&report::overload_chart(overload, &survivals)))?;
     }
-    let slow = setup.spells.iter().map(|spell| spell.count).max().unwrap_or(0);
-    let named = setup.groups.iter().map(|group| group.count).sum::<usize>().max(slow);
-    if named > setup.servers {
-        bail!("--speeds and --slow speak of {named} servers, --servers of {}", setup.servers);
-    }
-    Ok(Study {
-        setup,
-        contenders: contenders(&args.policy)?,
-        loads: args.load.0.clone(),
-        seed: args.seed,
-        repeats: args.repeats,
-    })
+    Ok(())
 }
 
-/// Who takes part.
-fn contenders(names: &[String]) -> Result<Vec<Contender>> {
-    if names.iter().any(|name| name == "all") {
-        return Ok(Contender::all());
-    }
-    Ok(names.iter().map(|name| name.parse()).collect::<Result<_, _>>()?)
+/// What is simulated, as a line.
+fn about(plan: &Plan) -> String {
+    let words = words::of_plan(plan).into_iter().map(|(word, value)| format!("{word} {value}"));
+    words.collect::<Vec<_>>().join(", ")
+}
+
+fn write(file: &Path, text: &str) -> Result<()> {
+    std::fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))
 }
 
 fn threads(args: &Sim) -> usize {
@@ -107,9 +97,9 @@ fn progress(count: usize) -> impl Fn() + Sync {
 }
 
 /// What the simulation itself took.
-fn cost(results: &Results) -> String {
+fn cost(cases: &[InCase]) -> String {
     let mut by_name: Vec<(&str, f64)> = vec![];
-    for row in results.loads.iter().flat_map(|at_load| &at_load.compared) {
+    for row in cases.iter().flat_map(|case| &case.compared) {
         let seconds = row.cpu.as_secs_f64();
         match by_name.iter_mut().find(|(name, _)| *name == row.name) {
             Some((_, sum)) => *sum += seconds,

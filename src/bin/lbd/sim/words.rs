@@ -3,8 +3,21 @@
 use lbd::lab::{PoolKind, Setup};
 use lbd::wire::ReplyPath;
 
+use super::plan::{Along, Plan};
+
+/// Everything that is simulated, with the values of the option that has several.
+pub fn of_plan(plan: &Plan) -> Vec<(&'static str, String)> {
+    let Along { name, values, .. } = &plan.along;
+    let case = &plan.study.cases[0];
+    let all = || values.iter().map(|(_, word)| word.as_str()).collect::<Vec<_>>().join(",");
+    let mut words: Vec<_> = vec![("load", case.load.to_string())];
+    words.extend(of(&case.setup));
+    words.extend([("seed", plan.study.seed.to_string()), ("repeats", plan.study.repeats.to_string())]);
+    words.into_iter().map(|(word, value)| if word == *name { (word, all()) } else { (word, value) }).collect()
+}
+
 /// Each property of a system with its value; those that change nothing are left out.
-pub fn of(setup: &Setup) -> Vec<(&'static str, String)> {
+fn of(setup: &Setup) -> Vec<(&'static str, String)> {
     let time = |time| humantime::format_duration(time).to_string();
     let of_one = setup.servers_of_one();
     let speeds =
@@ -40,7 +53,7 @@ pub fn of(setup: &Setup) -> Vec<(&'static str, String)> {
     also(!setup.groups.is_empty(), "speeds", &|| speeds().join(","));
     also(!setup.spells.is_empty(), "slow", &|| spells().join(","));
     also(setup.weighted, "weights", &|| "as the speeds".to_owned());
-    also(is_native, "reports every", &|| time(setup.staleness));
+    also(is_native, "staleness", &|| time(setup.staleness));
     also(setup.reply_path == ReplyPath::Direct, "replies", &|| {
         if setup.reports_turns { "direct, reports at each" } else { "direct, reports at the interval only" }
             .to_owned()
