@@ -38,8 +38,10 @@ pub fn central_queue(trace: &Trace, speeds: &Speeds) -> Vec<u64> {
     let mut changes = speeds.changes().into_iter().peekable();
     let mut latencies = Vec::with_capacity(trace.requests().len());
     let mut ranked_at = Instant::ZERO;
+    let mut begins = Instant::ZERO;
     for request in trace.requests() {
-        let mut begins = request.at;
+        // Not before those that came before.
+        begins = begins.max(request.at);
         // Those that are free by then; if there is none, the next that will be.
         loop {
             while let Some(server) = pop_ended(&mut busy, begins) {
