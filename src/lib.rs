@@ -32,6 +32,7 @@ pub mod aged;
 pub mod batch;
 pub mod chart;
 pub mod client;
+pub mod concurrency;
 pub mod config;
 pub mod crew;
 pub mod daemon;

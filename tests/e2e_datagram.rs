@@ -366,7 +366,8 @@ fn flows_are_shared_by_weight() {
 fn beyond_max_outstanding_requests_and_flows_are_refused_and_counted() {
     let site = Site::new(json!({}));
     let server = slow_at_times(&site);
-    let balancer = site.pools(pool(&site, 1, json!({"max_outstanding": 2, "timeout": "1min"})));
+    let balancer =
+        site.pools(pool(&site, 1, json!({"max_outstanding": 2, "waiting_max": 0, "timeout": "1min"})));
     let clients: Vec<Asker> = (0..3).map(|_| Asker::to(front(&site))).collect();
     clients[..2].iter().for_each(|client| client.send(b"slow"));
     balancer.pool_when("two are under way", |pool| pool.in_flight == 2);
@@ -385,6 +386,31 @@ fn beyond_max_outstanding_requests_and_flows_are_refused_and_counted() {
     balancer.pool_when("it is refused", |pool| pool.refused.get("servers_full") == Some(&1));
     assert_eq!(ask(&clients[0], b"goes on"), 1);
     assert_adds_up(&balancer.stop().pools[0]);
+}
+
+#[test]
+fn what_a_server_has_no_room_for_waits_and_is_served_in_order() {
+    for io in ["mio", "io_uring"] {
+        let site = Site::new(json!({}));
+        let server = slow_at_times(&site);
+        let more = json!({"max_outstanding": 1, "timeout": "1min", "io": io, "workers": 2});
+        let balancer = site.pools(pool(&site, 1, more));
+        let clients: Vec<Asker> = (0..4).map(|_| Asker::to(front(&site))).collect();
+        for client in &clients {
+            client.send(b"slow");
+            balancer.pool_when("it has been read", |pool| pool.received > 0);
+        }
+        balancer.pool_when("all have been read", |pool| pool.received == 4 && pool.in_flight == 1);
+        for n in 1..=4 {
+            let seen = has_seen(&server, n);
+            assert_eq!(seen.len(), n, "one at a time");
+            server.send(seen[n - 1].from, format!("answer {n}").as_bytes());
+        }
+        let mut answers: Vec<Vec<u8>> = clients.iter().map(|client| client.recv().to_vec()).collect();
+        answers.sort();
+        assert_eq!(answers, [b"answer 1", b"answer 2", b"answer 3", b"answer 4"]);
+        assert_adds_up(&balancer.stop().pools[0]);
+    }
 }
 
 /// What `lbd` says when it may not do this.

@@ -354,7 +354,8 @@ fn with_every_server_down_the_answer_is_servfail_at_once() {
 
 #[test]
 fn beyond_max_outstanding_the_answer_is_servfail_at_once() {
-    let (_site, servers, balancer, client) = started(1, json!({"max_outstanding": 2, "timeout": "1min"}));
+    let (_site, servers, balancer, client) =
+        started(1, json!({"max_outstanding": 2, "waiting_max": 0, "timeout": "1min"}));
     servers[0].be(Manner::Holds);
     client.send(&query(1));
     client.send(&query(2));

@@ -6,6 +6,7 @@ pub mod client;
 pub mod controller;
 pub mod keeper;
 mod leaf;
+mod limit;
 mod live;
 pub mod relay;
 pub mod server;

@@ -327,6 +327,21 @@ impl<const FAN_OUT: usize> FArray<FAN_OUT> {
         leaf_len(self.leaf(self.leaf_of(slot)).load(LOAD))
     }
 
+    /// The part of a queue that is ours.
+    pub fn own_len(&self, slot: Slot) -> u32 {
+        self.len(slot).saturating_sub(self.foreign_at(self.leaf_of(slot)))
+    }
+
+    /// How many requests of ours a server may have; [`LEN_MAX`] without a limit.
+    pub fn cap(&self) -> u32 {
+        self.cap.load(Ordering::SeqCst)
+    }
+
+    /// Whether a server is eligible, be it at its limit or not.
+    pub fn takes_traffic(&self, slot: Slot) -> bool {
+        leaf_state(self.leaf(self.leaf_of(slot)).load(LOAD)) == ELIGIBLE
+    }
+
     /// The sum of all lengths; exact at rest.
     pub fn total(&self) -> u64 {
         (0..self.slots).map(|i| u64::from(self.len(Slot::new(i)))).sum()

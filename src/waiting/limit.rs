@@ -20,14 +20,14 @@ impl fmt::Display for Limit {
     }
 }
 
-/// Where a search for the best limit begins: more than any server of ours needs to be busy, few enough to wait behind.
-pub const AUTO_START: u32 = 16;
+/// Where the search for the best limit begins.
+pub const LIMIT_AT_FIRST: u32 = 16;
 
 /// What a limit is to begin with; without one there is none.
 pub fn cap(limit: Option<Limit>) -> u32 {
     match limit {
         None => u32::MAX,
         Some(Limit::Fixed(n)) => n,
-        Some(Limit::Auto) => AUTO_START,
+        Some(Limit::Auto) => LIMIT_AT_FIRST,
     }
 }

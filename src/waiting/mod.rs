@@ -26,7 +26,7 @@ use std::time::Duration;
 
 use crossbeam_queue::ArrayQueue;
 
-pub use limit::{AUTO_START, Limit, cap};
+pub use limit::{LIMIT_AT_FIRST, Limit, cap};
 
 use crate::sync::{AtomicU64, LOAD, UPDATE, proof_fence};
 use crate::time::Instant;

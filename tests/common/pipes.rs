@@ -134,6 +134,7 @@ impl Pool {
             reply_path,
             servers_max: servers.max(64),
             max_outstanding: None,
+            waiting_max: 0,
             interval,
             controller: addr(55_000),
             scale: scale::Policy {

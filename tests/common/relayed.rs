@@ -31,6 +31,7 @@ pub fn settings(protocol: Speaks, affinity: Affinity) -> Settings {
         servers_max: 64,
         policy: PolicyKind::ShortestQueue,
         max_outstanding: None,
+        waiting_max: 0,
         timeout: Duration::from_millis(20),
         replies: None,
         hold: Some(Duration::from_micros(100)),

@@ -17,6 +17,7 @@ use lbd::role::balancer::Event;
 use lbd::role::client::Ending;
 use lbd::select::PolicyKind;
 use lbd::service::ServiceTime;
+use lbd::waiting::Limit;
 use lbd::wire::ReplyPath;
 use world::*;
 
@@ -93,10 +94,38 @@ fn a_clean_network_needs_no_retry_and_serves_evenly() {
     }
 }
 
+/// No server ever has more than its limit, the rest waits, and nothing is lost or forgotten, whatever the network does.
+#[test]
+fn requests_wait_for_servers_with_room_and_each_is_answered() {
+    for seed in seeds(6) {
+        let (loss, duplicated) = if seed % 2 == 0 { (0.0, 0.0) } else { (0.02, 0.02) };
+        let mut world = World::new(seed, faults(loss, duplicated, 0.0));
+        world.workers = 1 + seed as usize % 3;
+        let limit = 1 + seed as u32 % 2;
+        (world.max_outstanding, world.waiting_max) = (Some(Limit::Fixed(limit)), 4_096);
+        let mut world = fill(world, 4, Some(ServiceTime::exponential(MS)));
+        // More than the servers can do for a moment: a fifth of a second's work is on the way.
+        let mut longest = 0;
+        traffic(&mut world, 2_000, 6.0, |w, _| {
+            let queues = (0..4).map(|id| w.len_of(id));
+            longest = longest.max(queues.max().unwrap());
+        });
+        // What the network doubles comes on top.
+        let (least, most) = (limit, limit + if duplicated > 0.0 { 2 } else { 0 });
+        assert!((least..=most).contains(&longest), "seed {seed}: {longest}");
+        let waited = world.total(|s| &s.waited);
+        assert!(waited > 500, "seed {seed}: {waited}");
+        assert_eq!(world.total(|s| &s.busy_shed), 0, "seed {seed}");
+        world.check_at_rest();
+        let answered: usize = world.clients.iter().map(|c| c.count(Ending::Answered)).sum();
+        assert_eq!(answered, 2_000, "seed {seed}");
+    }
+}
+
 /// The tail: the last request to a server is lost, and nothing later would ever show the gap.
 #[test]
 fn a_lost_last_request_blocks_nobody_and_is_forgotten_within_an_interval_or_so() {
-    for (seed, cap) in [(1, None), (2, Some(1))] {
+    for (seed, cap) in [(1, None), (2, Some(Limit::Fixed(1)))] {
         let mut world = World::new(seed, faults(0.0, 0.0, 0.0));
         world.max_outstanding = cap;
         world.start_balancer(PolicyKind::ShortestQueue);
@@ -219,7 +248,8 @@ fn the_controller_follows_the_load_up_and_down_without_losing_a_request() {
         assert!(load < 5.0, "seed {seed}: load {load}");
         let decisions = |w: &World| w.events.iter().filter(|(_, e)| matches!(e, Event::Scale { .. })).count();
         let settled = decisions(&world);
-        assert!(settled <= 10, "seed {seed}: {:?}", world.tells);
+        // Three servers would be busy all the time, so it goes to and fro between three and more.
+        assert!(settled <= 16, "seed {seed}: {:?}", world.tells);
         let shrunk = world.run_until(Duration::from_secs(60), |w| w.servers.len() == 1 && w.in_flight() == 0);
         assert!(shrunk, "seed {seed}: still {:?}, {:?}", world.up(), world.tells);
         world.check_at_rest();

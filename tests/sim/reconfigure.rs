@@ -6,6 +6,7 @@ use lbd::role::client::Ending;
 use lbd::scale;
 use lbd::select::PolicyKind;
 use lbd::service::ServiceTime;
+use lbd::waiting::Limit;
 use lbd::wire::ReplyPath;
 
 use crate::world::*;
@@ -24,7 +25,7 @@ fn settings_that_change_every_few_requests_lose_nothing() {
             let mut settings = w.settings();
             let n = number / 10;
             settings.policy = PolicyKind::ALL[n as usize % 4];
-            settings.max_outstanding = [None, Some(64), Some(500)][n as usize % 3];
+            settings.max_outstanding = [None, Some(Limit::Fixed(2)), Some(Limit::Auto)][n as usize % 3];
             settings.interval = MS * (5 + n as u32 % 20);
             settings.reply_path = if n % 2 == 0 { ReplyPath::Direct } else { ReplyPath::Balancer };
             settings.scale.threshold = 2.0 + n as f64;
@@ -50,7 +51,7 @@ fn each_setting_counts_for_every_worker() {
         world.workers = 2;
         let mut world = crate::fill(world, 2, None);
         let mut settings = world.settings();
-        settings.max_outstanding = Some(3);
+        settings.max_outstanding = Some(Limit::Fixed(3));
         world.balancer[1].role.reconfigure(settings).unwrap();
         world.frozen.extend([0, 1]);
         for n in 0..30 {
@@ -92,7 +93,7 @@ fn what_a_balancer_is_built_for_is_refused_by_the_name_of_its_key() {
     let refused = |change: &dyn Fn(&mut lbd::role::balancer::Settings)| {
         let mut settings = world.settings();
         change(&mut settings);
-        settings.max_outstanding = Some(1);
+        settings.max_outstanding = Some(Limit::Fixed(1));
         world.balancer[0].role.reconfigure(settings).unwrap_err()
     };
     assert_eq!(refused(&|s| s.format.size = 256), "load_balancer.frame_size");

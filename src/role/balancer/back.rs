@@ -207,6 +207,9 @@ impl Balancer {
             self.stats.drops.add(DropReason::Stale, 1);
             return;
         };
+        if self.settings.max_outstanding == Some(Limit::Auto) {
+            self.shared.finished[usize::from(self.worker)].add(self.shared.tree.own_len(slot), finished);
+        }
         self.stats.servers[slot.index()].reported.set(now.as_nanos());
         if self.settings.reply_path == ReplyPath::Direct {
             self.stats.answered.add(u64::from(finished));

@@ -42,6 +42,7 @@ use crate::health::{self, Census, Rules, State};
 use crate::operator::{Order, Refused};
 use crate::rng::Rng;
 use crate::role::leaf::leaf_of;
+use crate::role::limit::Auto;
 use crate::role::live::Seen;
 use crate::role::{Role, send_from_slot};
 use crate::roster::{Member, View};
@@ -202,6 +203,7 @@ struct Primary {
     /// Whether traffic goes to all servers, since too many are down or held.
     fails_open: bool,
     slow_start: SlowStart,
+    auto: Auto,
     last_turn: Instant,
 }
 
@@ -288,6 +290,7 @@ impl Balancer {
                 events: VecDeque::with_capacity(EVENTS_MAX),
                 fails_open: false,
                 slow_start: SlowStart::default(),
+                auto: Auto::of(now, settings.max_outstanding),
                 last_turn: now,
             })
         });
@@ -347,11 +350,17 @@ impl Balancer {
     /// Goes on with these settings, which all workers find at their next turn. What is random in them stays as it is, and so
     /// do the balancer's own addresses. Refuses, with the key of the configuration, what takes a new balancer.
     pub fn reconfigure(&self, new: Settings) -> Result<(), &'static str> {
+        let mut limit_before = None;
         let settings = self.shared.settings.replace(|old| match old.fixed_difference(&new) {
             Some(key) => Err(key),
-            None => Ok(Settings { secret: old.secret, own: old.own.clone(), seed: old.seed, ..new }),
+            None => {
+                limit_before = old.max_outstanding;
+                Ok(Settings { secret: old.secret, own: old.own.clone(), seed: old.seed, ..new })
+            }
         })?;
-        self.shared.tree.set_cap(cap(settings.max_outstanding));
+        if settings.max_outstanding != limit_before {
+            self.shared.tree.set_cap(cap(settings.max_outstanding)); // one that was found stays
+        }
         Ok(())
     }
 
@@ -364,6 +373,7 @@ impl Balancer {
         self.settings = settings;
         let Some(primary) = &mut self.primary else { return };
         primary.scaler.set_policy(self.settings.scale);
+        primary.auto.set(now, self.settings.max_outstanding);
         primary.fleet.set_rules(self.settings.health);
         // Another share of them may be down now, and may be slow for another time.
         (0..self.shared.tree.slot_count()).for_each(|slot| self.set_leaf(now, Slot::new(slot)));

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use super::Settings;
 use super::waiting::{self, Guest};
+use crate::concurrency::Finished;
 use crate::role::live::Live;
 use crate::roster::Roster;
 use crate::select::{Slot, Tree};
@@ -30,6 +31,8 @@ pub(super) struct Shared {
     /// By worker and slot.
     windows: Box<[Box<[Arc<DispatchWindow>]>]>,
     pub listeners: Mutex<Addresses>,
+    /// Requests that were finished, by worker; counted where the limit is to be found.
+    pub finished: Box<[Finished]>,
     /// By worker; the gauges are in the primary's.
     pub stats: Box<[Arc<PoolStats>]>,
     /// Servers that may be chosen, suspects included. Written by the primary.
@@ -48,6 +51,7 @@ impl Shared {
             epoch,
             windows: (0..workers).map(|_| (0..slots).map(|_| Arc::default()).collect()).collect(),
             listeners: Mutex::new(Addresses::new()),
+            finished: (0..workers).map(|_| Finished::default()).collect(),
             stats: (0..workers).map(|_| Arc::new(PoolStats::new(slots))).collect(),
             usable: AtomicU32::new(0),
             settings: Live::new(settings),

@@ -41,6 +41,10 @@ impl Balancer {
             }
             self.stats.servers[index].lost.set(self.lanes[index].estimate.lost().max(0) as u64);
         }
+        if let Some(primary) = &mut self.primary {
+            let Shared { tree, finished, room, .. } = &*self.shared;
+            primary.auto.look(now, tree, finished.iter(), !room.is_empty());
+        }
         self.size_up(now);
     }
 

@@ -123,9 +123,12 @@ impl Balancer {
         self.shared.tree.set_cap(u32::MAX);
     }
 
-    /// Has requests wait again: nobody else has gone on.
+    /// Has requests wait again: nobody else has gone on. For the primary.
     pub fn wait_again(&self) {
-        self.shared.tree.set_cap(cap(self.settings.max_outstanding));
+        if let Some(primary) = &self.primary {
+            let found = primary.auto.limit();
+            self.shared.tree.set_cap(found.unwrap_or(cap(self.settings.max_outstanding)));
+        }
     }
 
     /// Requests that wait.

@@ -19,6 +19,7 @@ use crate::role::live::Seen;
 use crate::select::{Chooser, Full, Slot};
 use crate::stats::{LatencyHistogram, RelayStats};
 use crate::time::Instant;
+use crate::waiting::Limit;
 
 /// A client: where its answers go, and the socket and address that they leave from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -106,6 +107,8 @@ impl Lane {
 
 /// See the module's text.
 pub(super) struct Core {
+    /// The worker's.
+    number: usize,
     pub shared: Arc<Shared>,
     /// Those of this turn, and who is let in; and which they are.
     pub settings: Arc<Settings>,
@@ -142,7 +145,7 @@ const SLOWEST_DECAY: u32 = 144;
 impl Core {
     pub fn new(
         shared: &Arc<Shared>,
-        stats: &Arc<RelayStats>,
+        number: usize,
         sockets: Sockets,
         local_addrs: &[SocketAddr],
         own: &[SocketAddr],
@@ -162,7 +165,8 @@ impl Core {
             slowest: None,
             recent: LatencyHistogram::default(),
             turn: 0,
-            stats: Arc::clone(stats),
+            stats: Arc::clone(&shared.stats[number]),
+            number,
             shared: Arc::clone(shared),
             gate: shared.gate(),
             settings,
@@ -364,6 +368,9 @@ impl Core {
         let micros = u32::try_from(latency.as_micros()).unwrap_or(u32::MAX);
         self.slowest = self.slowest.max(Some(latency));
         self.recent.record(micros);
+        if self.settings.max_outstanding == Some(Limit::Auto) {
+            self.shared.finished[self.number].add(self.shared.tree.len(slot), 1);
+        }
         self.settle(slot);
         self.hear(now, slot);
         self.end_request();

@@ -23,13 +23,14 @@ use super::datagram::ANSWER_LATEST;
 use super::handover::{Known, KnownServer};
 use super::members::Member;
 use super::settings::{Check, Event, HealthCheck, Settings, Speaks};
-use super::shared::{Noticed, Wanted};
+use super::shared::{Noticed, Shared, Wanted};
 use crate::batch::{SocketId, Tx};
 use crate::drop_reason::DropReason;
 use crate::health::{self, Census, Health, Limits, Rules, State};
 use crate::operator::{Order, Refused, Standing, Switch};
 use crate::remembered::{Kept, Remembered};
 use crate::role::leaf::leaf_of;
+use crate::role::limit::Auto;
 use crate::select::{LeafState, SHARE_ALL, Slot, cost_of};
 use crate::slow_start::{self, SlowStart};
 use crate::time::Instant;
@@ -107,6 +108,8 @@ pub(super) struct Primary {
     events: VecDeque<Event>,
     fails_open: bool,
     slow_start: SlowStart,
+    /// The limit, where it is to be found.
+    auto: Auto,
     last_generation: u32,
     next_look: Instant,
 }
@@ -129,6 +132,7 @@ impl Primary {
             fails_open: false,
             slow_start: SlowStart::default(),
             last_generation: 0,
+            auto: Auto::of(now, settings.max_outstanding),
             next_look: now,
         }
     }
@@ -140,6 +144,7 @@ impl Primary {
             self.checker.set_check(settings.health.check.clone());
             self.forgive(); // what answers the old question answers nothing now
         }
+        self.auto.set(now, settings.max_outstanding);
         self.settings = settings.health.clone();
         self.limits = limits_of(&self.settings);
         self.rest = rest_of(settings);
@@ -179,6 +184,8 @@ impl Primary {
 
     /// Judges every server by what was noticed since the last tick, and asks those whose time has come.
     pub fn on_tick(&mut self, core: &mut Core, now: Instant, tx: &mut Tx) {
+        let Shared { tree, finished, room, .. } = &*core.shared;
+        self.auto.look(now, tree, finished.iter(), !room.is_empty());
         if now >= self.next_look {
             self.next_look = now + LOOK;
             if let Some(wanted) = core.shared.take_wanted() {

@@ -120,8 +120,7 @@ impl Relay {
         let shared = Arc::new(Shared::new(settings, seed, key(1)));
         let own: Vec<_> = sockets.iter().flat_map(|worker| worker.addrs.iter().copied()).collect();
         let worker = |(number, of): (usize, &WorkerSockets)| {
-            let stats = &shared.stats[number];
-            let core = Core::new(&shared, stats, of.sockets.clone(), &of.addrs, &own, &mut rng);
+            let core = Core::new(&shared, number, of.sockets.clone(), &of.addrs, &own, &mut rng);
             let matching = match core.settings.protocol {
                 Speaks::Dns => Matching::Dns(Box::new(Dns::new(&core, key(2)))),
                 Speaks::Datagram => Matching::Leased(Box::new(Leased::new(&core, key(3)))),

@@ -11,6 +11,7 @@ use super::members::{Member, Members};
 use super::settings::{ProxyProtocol, Settings, Speaks};
 use super::waiting::{self, Guest};
 use crate::access::{Access, Gate, Sketch};
+use crate::concurrency::Finished;
 use crate::role::live::{Live, Seen};
 use crate::select::{Chooser, Slot, Tree};
 use crate::stats::{RelayStats, TcpStats};
@@ -136,6 +137,8 @@ pub struct Shared {
     wanted: Mutex<Option<Vec<Wanted>>>,
     /// Servers that may be chosen, suspects included.
     pub(super) usable: AtomicU32,
+    /// Requests that were finished, by worker; counted where the limit is to be found.
+    pub(super) finished: Box<[Finished]>,
     /// By worker; the gauges are in the primary's.
     pub stats: Box<[Arc<RelayStats>]>,
     /// Of its TCP side.
@@ -164,6 +167,7 @@ impl Shared {
             wanted: Mutex::new(None),
             usable: AtomicU32::new(0),
             tcp: TcpStats::default(),
+            finished: (0..settings.workers).map(|_| Finished::default()).collect(),
             stats: (0..settings.workers).map(|_| Arc::new(RelayStats::new(slots))).collect(),
             live: Live::new(Current::new(settings, key)),
             seed,
@@ -249,12 +253,18 @@ impl Shared {
     /// Goes on with these settings, which all workers find at their next turn. Refuses, with the key of the configuration
     /// within the pool, what takes a new pool.
     pub fn reconfigure(&self, new: Settings) -> Result<(), &'static str> {
+        let mut limit_before = None;
         let current = self.live.replace(|old| match old.settings.fixed_difference(&new) {
             Some(key) => Err(key),
-            None => Ok(old.followed_by(new, self.key)),
+            None => {
+                limit_before = old.settings.max_outstanding;
+                Ok(old.followed_by(new, self.key))
+            }
         })?;
         let Settings { max_outstanding, policy, .. } = *current.settings;
-        self.tree.set_cap(cap(max_outstanding));
+        if max_outstanding != limit_before {
+            self.tree.set_cap(cap(max_outstanding)); // one that was found stays
+        }
         self.chooser.lock().expect("no panic while it is held").set_policy(policy);
         Ok(())
     }

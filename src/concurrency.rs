@@ -1,0 +1,386 @@
+//! How many requests a server needs at a time so that it is never idle: what `max_outstanding: auto` finds out.
+//!
+//! A request more at a server is of use only if the server then finishes more of them in the same time: because it
+//! works on several at once, or because the way there and back takes a part of the time that counts. So the rate at
+//! which servers finish requests is measured by how many they have,
+//!
+//! ```text
+//! rate(k) = requests finished by servers that had k / time that servers had k
+//! ```
+//!
+//! and the limit is the least `k` at which one more brings nothing worth having. That needs neither the service time nor
+//! the round trip: a server that works on one request at a time has `rate(1) = 1 / (service + round trip)` and
+//! `rate(2) = 1 / service`, so the gain is the round trip as a share of the service time; one with four threads gains
+//! until it has four.
+//!
+//! The time is sampled: whoever looks at the pool regularly says how many requests each server has. Pure: no clock.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use crate::time::Instant;
+use crate::waiting::LIMIT_AT_FIRST;
+
+/// The longest queue that is told apart.
+pub const QUEUE_MAX: usize = 64;
+/// The limits there are. Between neighbours there is enough of a difference to measure; servers that still gain at the end
+/// are not limited.
+const LADDER: [u32; 8] = [1, 2, 4, 8, 16, 32, QUEUE_MAX as u32, u32::MAX];
+/// What the next limit must bring to be worth having, as a share of the rate: a server whose round trip is a tenth of its
+/// service time gains as much by a second request.
+const GAIN_MIN: f64 = 0.10;
+/// A limit is given up for the one below if it brings less than this part of that, so that it does not waver.
+const HYSTERESIS: f64 = 0.8;
+/// Requests that must have been finished at a length of queue before its rate counts: it is then known to
+/// 2.5 %, or 4 % where service times vary more.
+const FINISHED_MIN: f64 = 1_600.0;
+/// Older figures fade when there are so many times as many.
+const FADE: f64 = 3.0;
+/// How often the limit is thought over.
+const EVERY: Duration = Duration::from_millis(250);
+/// Another limit is tried this long at most,
+const TRY_MAX: Duration = Duration::from_secs(10);
+/// and, where the answer is known, this often, so that a change of the servers is noticed.
+const TRY_AGAIN: Duration = Duration::from_secs(30);
+/// Samples that are further apart say nothing of the time between them.
+const GAP_MAX: Duration = Duration::from_millis(100);
+
+/// Requests that were finished, by how many their server had. One writer: a worker.
+#[derive(Debug)]
+pub struct Finished([AtomicU64; QUEUE_MAX + 1]);
+
+impl Default for Finished {
+    fn default() -> Self {
+        Finished(std::array::from_fn(|_| AtomicU64::new(0)))
+    }
+}
+
+impl Finished {
+    /// Counts `n` requests of a server that had `queue`, these included.
+    pub fn add(&self, queue: u32, n: u32) {
+        let count = &self.0[(queue as usize).min(QUEUE_MAX)];
+        count.store(count.load(Ordering::Relaxed) + u64::from(n), Ordering::Relaxed);
+    }
+}
+
+/// A limit that is tried for a moment.
+#[derive(Clone, Copy, Debug)]
+struct Trial {
+    /// Its step of the ladder.
+    step: usize,
+    until: Instant,
+}
+
+/// Finds the limit.
+#[derive(Debug)]
+pub struct Search {
+    /// The step of the ladder.
+    step: usize,
+    trial: Option<Trial>,
+    /// The next trial of a limit whose worth is known; and whether it is the one above.
+    again: Instant,
+    again_above: bool,
+    /// Seconds that servers had so many requests, and requests that they finished meanwhile. They fade.
+    time: [f64; QUEUE_MAX + 1],
+    finished: [f64; QUEUE_MAX + 1],
+    /// What the workers had counted at the last sample.
+    seen: [u64; QUEUE_MAX + 1],
+    last_sample: Option<Instant>,
+    next_thought: Instant,
+    /// Whether requests have waited since the limit was thought over last: only then is it of any consequence.
+    was_short: bool,
+}
+
+impl Search {
+    /// A search that begins with a limit of 16: more than most servers need to be busy, few enough to wait behind.
+    pub fn new(now: Instant) -> Self {
+        Search {
+            step: LADDER.iter().position(|&limit| limit == LIMIT_AT_FIRST).expect("it is there"),
+            trial: None,
+            again: now + TRY_AGAIN,
+            again_above: true,
+            time: [0.0; QUEUE_MAX + 1],
+            finished: [0.0; QUEUE_MAX + 1],
+            seen: [0; QUEUE_MAX + 1],
+            last_sample: None,
+            next_thought: now + EVERY,
+            was_short: false,
+        }
+    }
+
+    /// The limit that holds now.
+    pub fn limit(&self) -> u32 {
+        LADDER[self.trial.map_or(self.step, |trial| trial.step)]
+    }
+
+    /// Takes a sample: how many requests of ours each server has that takes traffic, what the workers have counted, and
+    /// whether requests wait. Gives the limit if it has changed.
+    pub fn sample<'a>(
+        &mut self,
+        now: Instant,
+        queues: impl Iterator<Item = u32>,
+        workers: impl Iterator<Item = &'a Finished>,
+        is_short: bool,
+    ) -> Option<u32> {
+        let gap = self.last_sample.replace(now).map(|last| now.since(last));
+        let mut counted = [0; QUEUE_MAX + 1];
+        for worker in workers {
+            for (sum, count) in counted.iter_mut().zip(&worker.0) {
+                *sum += count.load(Ordering::Relaxed);
+            }
+        }
+        let before = std::mem::replace(&mut self.seen, counted);
+        let seconds = gap.filter(|gap| *gap <= GAP_MAX)?.as_secs_f64();
+        for (sum, (now, before)) in self.finished.iter_mut().zip(counted.iter().zip(before)) {
+            *sum += now.saturating_sub(before) as f64;
+        }
+        for queue in queues {
+            self.time[(queue as usize).min(QUEUE_MAX)] += seconds;
+        }
+        self.was_short |= is_short;
+        if now < self.next_thought {
+            return None;
+        }
+        self.next_thought = now + EVERY;
+        let old = self.limit();
+        self.think(now);
+        self.was_short = false;
+        (self.limit() != old).then(|| self.limit())
+    }
+
+    fn think(&mut self, now: Instant) {
+        for k in 0..=QUEUE_MAX {
+            if self.finished[k] > FADE * FINISHED_MIN {
+                self.finished[k] /= 2.0;
+                self.time[k] /= 2.0;
+            }
+        }
+        if let Some(trial) = self.trial {
+            if self.rate(trial.step).is_none() && now < trial.until {
+                return;
+            }
+            self.trial = None;
+            self.again = now + TRY_AGAIN;
+        }
+        // Where little is to do, queues of all lengths come up by themselves: the least one that is enough.
+        let known = (0..self.step).take_while(|&step| self.is_worth(step).is_some());
+        if let Some(enough) = known.into_iter().find(|&step| self.is_worth(step) == Some(false)) {
+            self.step = enough;
+            return;
+        }
+        // Where there is too much to do, the limit is all that comes up: its neighbours are tried.
+        if !self.was_short || (self.rate(self.step).is_none() && LADDER[self.step] != u32::MAX) {
+            return;
+        }
+        let below = self.step.checked_sub(1);
+        let above = (self.step + 1 < LADDER.len()).then_some(self.step + 1);
+        match (below.map(|below| self.is_worth(below)), above.map(|_| self.is_worth(self.step))) {
+            (Some(None), _) => self.attempt(now, below),
+            (Some(Some(false)), _) => self.step -= 1,
+            (_, Some(None)) => self.attempt(now, above),
+            (_, Some(Some(true))) => self.step += 1,
+            _ if now >= self.again => {
+                let step = if self.again_above { above } else { below };
+                self.again_above = !self.again_above;
+                self.again = now + TRY_AGAIN;
+                self.attempt(now, step);
+            }
+            _ => {}
+        }
+    }
+
+    /// Tries a limit, and forgets what was known of it.
+    fn attempt(&mut self, now: Instant, step: Option<usize>) {
+        let Some(step) = step.filter(|&step| LADDER[step] as usize <= QUEUE_MAX) else { return };
+        let k = LADDER[step] as usize;
+        (self.finished[k], self.time[k]) = (0.0, 0.0);
+        self.trial = Some(Trial { step, until: now + TRY_MAX });
+    }
+
+    /// Whether the step after this one is worth having; `None` as long as too little is known.
+    fn is_worth(&self, step: usize) -> Option<bool> {
+        if LADDER[step + 1] as usize > QUEUE_MAX {
+            // Whether servers that can still be told apart gain decides for those that cannot.
+            return self.is_worth(step.checked_sub(1)?);
+        }
+        let gain = self.rate(step + 1)? / self.rate(step)? - 1.0;
+        let least = if step < self.step { GAIN_MIN * HYSTERESIS } else { GAIN_MIN };
+        gain.is_finite().then_some(gain > least)
+    }
+
+    /// Requests a second that a server finishes while it has as many.
+    fn rate(&self, step: usize) -> Option<f64> {
+        let k = LADDER[step] as usize;
+        let finished = *self.finished.get(k)?;
+        (finished >= FINISHED_MIN).then(|| finished / self.time[k])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use super::*;
+    use crate::rng::Rng;
+    use crate::service::ServiceTime;
+
+    const SERVERS: usize = 4;
+
+    /// Servers behind a limit, with requests that never run out, or come at a rate.
+    struct World {
+        search: Search,
+        finished: Finished,
+        rng: Rng,
+        now: f64,
+        service: ServiceTime,
+        round_trip: f64,
+        threads: usize,
+        /// Requests a second; `None` = whenever there is room.
+        rate: Option<f64>,
+        waiting: u64,
+        next_arrival: f64,
+        next_sample: f64,
+        servers: Vec<Server>,
+    }
+
+    #[derive(Default)]
+    struct Server {
+        /// When the answers to what it has will be back.
+        back: VecDeque<f64>,
+        /// When each thread is free.
+        free: Vec<f64>,
+    }
+
+    impl World {
+        fn new(service: &str, round_trip_ms: f64, threads: usize, rate: Option<f64>) -> World {
+            let server = || Server { back: VecDeque::new(), free: vec![0.0; threads] };
+            World {
+                search: Search::new(Instant::ZERO),
+                finished: Finished::default(),
+                rng: Rng::new(7),
+                now: 0.0,
+                service: service.parse().unwrap(),
+                round_trip: round_trip_ms / 1e3,
+                threads,
+                rate,
+                waiting: 0,
+                next_arrival: 0.0,
+                next_sample: 0.0,
+                servers: (0..SERVERS).map(|_| server()).collect(),
+            }
+        }
+
+        fn dispatch(&mut self) {
+            while self.waiting > 0 || self.rate.is_none() {
+                let limit = self.search.limit() as usize;
+                let server = self.servers.iter_mut().min_by_key(|server| server.back.len()).unwrap();
+                if server.back.len() >= limit.min(200) {
+                    return;
+                }
+                let rng = &mut self.rng;
+                let took = self.service.sample(&mut || rng.unit_f64()).as_secs_f64();
+                let thread =
+                    (0..self.threads).min_by(|&a, &b| server.free[a].total_cmp(&server.free[b])).unwrap();
+                let arrives = self.now + self.round_trip / 2.0;
+                server.free[thread] = server.free[thread].max(arrives) + took;
+                server.back.push_back(server.free[thread] + self.round_trip / 2.0);
+                server.back.make_contiguous().sort_by(f64::total_cmp);
+                self.waiting = self.waiting.saturating_sub(1);
+            }
+        }
+
+        /// The limit after so many seconds.
+        fn run(&mut self, seconds: f64) -> u32 {
+            let end = self.now + seconds;
+            while self.now < end {
+                self.dispatch();
+                let back = self.servers.iter().filter_map(|server| server.back.front().copied());
+                let next_back = back.fold(f64::INFINITY, f64::min);
+                let arrival = self.rate.map_or(f64::INFINITY, |_| self.next_arrival);
+                self.now = next_back.min(arrival).min(self.next_sample);
+                if self.now >= self.next_sample {
+                    self.next_sample += 0.01;
+                    let queues = self.servers.iter().map(|server| server.back.len() as u32);
+                    let now = Instant::from_nanos((self.now * 1e9) as u64);
+                    let is_short = self.waiting > 0 || self.rate.is_none();
+                    self.search.sample(now, queues, [&self.finished].into_iter(), is_short);
+                } else if self.now >= arrival {
+                    self.waiting += 1;
+                    self.next_arrival += -(1.0 - self.rng.unit_f64()).ln() / self.rate.unwrap();
+                } else {
+                    for server in &mut self.servers {
+                        if server.back.front() == Some(&self.now) {
+                            self.finished.add(server.back.len() as u32, 1);
+                            server.back.pop_front();
+                        }
+                    }
+                }
+            }
+            self.search.limit()
+        }
+    }
+
+    #[test]
+    fn one_at_a_time_and_a_short_way_need_one() {
+        for service in ["exp:5ms", "bimodal:5ms", "fixed:5ms"] {
+            let mut world = World::new(service, 0.1, 1, None);
+            assert_eq!(world.run(30.0), 1, "{service}");
+        }
+        // The same at 85 % of what the servers can do.
+        let mut world = World::new("exp:5ms", 0.1, 1, Some(0.85 * SERVERS as f64 / 5e-3));
+        assert_eq!(world.run(30.0), 1);
+    }
+
+    #[test]
+    fn a_long_way_needs_as_many_as_are_on_it() {
+        let mut world = World::new("exp:2ms", 1.0, 1, None);
+        let limit = world.run(30.0);
+        assert!(limit == 2, "{limit}: half of the service time");
+    }
+
+    #[test]
+    fn servers_with_threads_need_one_for_each() {
+        for (threads, from, to) in [(4, 4, 4), (32, 32, 32)] {
+            let mut world = World::new("exp:10ms", 0.02, threads, None);
+            let limit = world.run(20.0);
+            assert!((from..=to).contains(&limit), "{limit} for {threads} threads");
+        }
+    }
+
+    #[test]
+    fn servers_that_never_have_enough_are_not_limited() {
+        let mut world = World::new("exp:50ms", 0.02, 100, None);
+        assert_eq!(world.run(25.0), u32::MAX);
+    }
+
+    #[test]
+    fn a_change_of_the_servers_is_noticed() {
+        let mut world = World::new("exp:2ms", 0.02, 1, None);
+        assert_eq!(world.run(20.0), 1);
+        world.threads = 4;
+        world.servers.iter_mut().for_each(|server| server.free = vec![world.now; 4]);
+        let limit = world.run(120.0);
+        assert!(limit == 4, "{limit}");
+        world.threads = 1;
+        world.servers.iter_mut().for_each(|server| server.free = vec![world.now; 1]);
+        assert_eq!(world.run(60.0), 1);
+    }
+
+    #[test]
+    fn a_pool_with_little_to_do_keeps_its_limit_and_tries_nothing() {
+        let mut world = World::new("exp:5ms", 0.1, 1, Some(10.0));
+        assert_eq!(world.run(120.0), 16);
+    }
+
+    #[test]
+    fn samples_that_are_far_apart_say_nothing() {
+        let mut search = Search::new(Instant::ZERO);
+        let finished = Finished::default();
+        for n in 0..1000u64 {
+            finished.add(1, 10);
+            finished.add(2, 10);
+            let now = Instant::from_nanos(n * 200_000_000);
+            assert_eq!(search.sample(now, [1, 2].into_iter(), [&finished].into_iter(), true), None);
+        }
+    }
+}
