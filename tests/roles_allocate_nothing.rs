@@ -12,7 +12,8 @@ mod relayed;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use lbd::load::{Arrivals, Generator, Plan};
+use lbd::load::{Generator, Ledger, Native, Plan};
+use lbd::rng::Rng;
 use lbd::role::client::{ClientRole, Settings};
 use lbd::role::relay::{Affinity, Speaks};
 use lbd::role::server::Work;
@@ -104,20 +105,17 @@ fn clients_with_queues_and_service_times() {
 
 #[test]
 fn the_load_generator() {
+    let start = lbd::time::Instant::from_nanos(1);
     let plan = Plan {
-        format: FORMAT,
         target: front(),
-        connections: 1,
-        rate: None,
-        arrivals: Arrivals::Constant,
+        schedule: None,
         window: Some(WINDOW),
-        payload: 16,
-        timeout: Duration::from_secs(1),
+        start,
         warmup: Duration::ZERO,
         duration: Duration::from_secs(100_000),
-        seed: 5,
     };
-    let generator = Generator::new(plan, lbd::time::Instant::from_nanos(1));
+    let protocol = Native::new(FORMAT, 1, &[7; 16], 16, 1_000_000, &mut Rng::new(5));
+    let generator = Generator::new(plan, protocol, Ledger::new(WINDOW, Duration::from_secs(1)));
     let mut known = 0;
     run(Work::Echo, ReplyPath::Balancer, End::new(generator, &[client(0)]), |end, now| {
         end.turn(now);

@@ -137,12 +137,12 @@ impl Scale {
 }
 
 impl Numbers {
-    /// A value in words, with up to five digits.
+    /// A value in words, with up to four digits; shares may be all nines and have up to seven.
     pub fn write(self, value: f64) -> String {
-        let digits = |value: f64, unit: &str| format!("{}{unit}", five_digits(value));
+        let digits = |value: f64, unit: &str| format!("{}{unit}", rounded(value, 4));
         let size = value.abs();
         match self {
-            Numbers::Percent => digits(value * 100.0, " %"),
+            Numbers::Percent => format!("{} %", rounded(value * 100.0, 7)),
             Numbers::Micros if size >= 1e6 => digits(value / 1e6, " s"),
             Numbers::Micros if size >= 1e3 => digits(value / 1e3, " ms"),
             Numbers::Micros => digits(value, " us"),
@@ -154,13 +154,13 @@ impl Numbers {
     }
 }
 
-/// Rounded to five significant digits, without zeros at the end.
-fn five_digits(value: f64) -> String {
+/// Rounded to so many significant digits, without zeros at the end.
+fn rounded(value: f64, digits: i32) -> String {
     if value == 0.0 {
         return "0".to_owned();
     }
     let before = value.abs().log10().floor() as i32;
-    let text = format!("{value:.*}", (4 - before).clamp(0, 9) as usize);
+    let text = format!("{value:.*}", (digits - 1 - before).clamp(0, 9) as usize);
     match text.contains('.') {
         true => text.trim_end_matches('0').trim_end_matches('.').to_owned(),
         false => text,

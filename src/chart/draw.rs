@@ -59,7 +59,7 @@ fn legend(series: &[Series]) -> (String, u32) {
             (x, row) = (LEFT, row + 1);
         }
         let y = TITLE + f64::from(row) * ROW + 9.0;
-        let _ = write!(out, "<g class=\"s s{}\">", index % COLOURS);
+        let _ = write!(out, "<g class=\"key s s{}\">", index % COLOURS);
         if series.style != Style::Marks {
             let _ = write!(out, "<path class=\"curve\" d=\"M{x} {y}h28\"/>");
         }

@@ -50,13 +50,14 @@ fn numbers_are_short_and_have_their_unit() {
         (Numbers::Plain, 0.0, "0"),
         (Numbers::Plain, 0.930_001, "0.93"),
         (Numbers::Plain, 1_500.0, "1500"),
-        (Numbers::Plain, 1_234_500.0, "1.2345M"),
+        (Numbers::Plain, 1_234_600.0, "1.235M"),
         (Numbers::Plain, -20_000.0, "-20k"),
         (Numbers::Micros, 999.0, "999 us"),
         (Numbers::Micros, 1_500.0, "1.5 ms"),
         (Numbers::Micros, 2e6, "2 s"),
         (Numbers::Percent, 0.001, "0.1 %"),
-        (Numbers::Percent, 0.999_9, "99.99 %"),
+        (Numbers::Percent, 0.999_99, "99.999 %"),
+        (Numbers::Micros, 1_000_341.0, "1 s"),
     ];
     for (numbers, value, text) in cases {
         assert_eq!(numbers.write(value), text);

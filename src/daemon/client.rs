@@ -8,7 +8,7 @@ use tracing::info;
 
 use super::signals::Stop;
 use crate::io::DatagramIo;
-use crate::load::{Arrivals, Schedule};
+use crate::load::{Rate, Schedule, Share};
 use crate::role::Role;
 use crate::role::client::{ClientRole, Ending};
 use crate::time::{Clock, Instant, earliest};
@@ -64,7 +64,8 @@ pub fn run(
 ) -> io::Result<Summary> {
     let mut latency = Histogram::<u64>::new_with_bounds(1, 60_000_000, 3).expect("fixed bounds are valid");
     let now = clock.now();
-    let mut schedule = plan.rate.map(|rate| Schedule::new(rate, Arrivals::Poisson, now, plan.seed));
+    let mut schedule =
+        plan.rate.map(|rate| Schedule::poisson(Rate::flat(rate), Share::WHOLE, now, plan.seed));
     let mut left = plan.requests.unwrap_or(u64::MAX);
     while (left > 0 && !stop.is_asked()) || (role.in_flight() > 0 && !stop.is_asked_twice()) {
         let sending = left > 0 && !stop.is_asked();

@@ -5,8 +5,8 @@ use std::io;
 use rustix::process::{Resource, getrlimit, setrlimit};
 
 /// Sees to it that so many descriptors can be open: up to the hard limit that is the process's own to take
-/// (getrlimit(2)).
-pub fn allow_files(count: u64) -> io::Result<()> {
+/// (getrlimit(2)). `settings` name what an operator may lower instead.
+pub fn allow_files(count: u64, settings: &str) -> io::Result<()> {
     let mut limit = getrlimit(Resource::Nofile);
     if limit.current.is_none_or(|current| current >= count) {
         return Ok(());
@@ -14,8 +14,8 @@ pub fn allow_files(count: u64) -> io::Result<()> {
     if limit.maximum.is_some_and(|maximum| maximum < count) {
         let maximum = limit.maximum.unwrap_or_default();
         return Err(io::Error::other(format!(
-            "the pools need {count} descriptors, this process may have {maximum}: raise the limit (ulimit -Hn, or \
-             LimitNOFILE of a unit), or lower pools[].ports or pools[].tcp_connections"
+            "{count} descriptors are needed, this process may have {maximum}: raise the limit (ulimit -Hn, or \
+             LimitNOFILE of a unit), or lower {settings}"
         )));
     }
     limit.current = Some(count);
@@ -28,9 +28,9 @@ mod tests {
 
     #[test]
     fn what_is_beyond_the_hard_limit_is_refused_with_the_remedy() {
-        allow_files(1).unwrap();
+        allow_files(1, "").unwrap();
         if getrlimit(Resource::Nofile).maximum.is_some() {
-            let error = allow_files(u64::MAX - 1).unwrap_err().to_string();
+            let error = allow_files(u64::MAX - 1, "pools[].ports").unwrap_err().to_string();
             assert!(error.contains("pools[].ports"), "{error}");
         }
     }

@@ -25,7 +25,9 @@ const OPCODE: u8 = 0x78;
 const RD: u8 = 0x01;
 /// Second byte of the flags: RA, Z, AD, CD, four bits of RCODE.
 const CD: u8 = 0x10;
-const SERVFAIL: u8 = 2;
+const RCODE: u8 = 0x0f;
+/// RCODE of an answer that says "not now".
+pub const SERVFAIL: u8 = 2;
 const QDCOUNT: usize = 4;
 const CLASS_IN: u16 = 1;
 
@@ -81,6 +83,11 @@ pub fn set_id(message: &mut [u8], id: u16) {
 /// The opcode, 0 to 15, of a message that was checked before: 0 is a standard query.
 pub fn opcode(message: &[u8]) -> u8 {
     message.get(FLAGS).map_or(0, |flags| (flags & OPCODE) >> 3)
+}
+
+/// The RCODE, 0 to 15, of a message that was checked before: 0 is no error.
+pub fn rcode(message: &[u8]) -> u8 {
+    message.get(FLAGS + 1).map_or(0, |flags| flags & RCODE)
 }
 
 /// Turns a query, in place, into its SERVFAIL answer, and returns the length of that: never more than the

@@ -123,8 +123,11 @@ impl EncodedHistogram {
         if histogram.is_empty() {
             return EncodedHistogram::default();
         }
+        // With the range that its values need, so that equal counts are equal texts.
+        let mut tight = Histogram::new(histogram.sigfig()).expect("digits of a histogram");
+        add(&mut tight, histogram);
         let mut bytes = vec![];
-        V2DeflateSerializer::new().serialize(histogram, &mut bytes).expect("a vector takes all");
+        V2DeflateSerializer::new().serialize(&tight, &mut bytes).expect("a vector takes all");
         EncodedHistogram(STANDARD.encode(bytes))
     }
 

@@ -6,22 +6,49 @@
 //! the moment of sending, is kept beside it: where the two differ, the generator itself was late.
 //!
 //! Nothing is repeated: every request ends as answered, busy, refused or lost.
+//!
+//! ```text
+//! measure                    threads and sockets; from a Setup to a Report
+//!    └─ run                  the loop of a thread: wait, receive, answers, sends, flush
+//!         └─ generator       pure: which request leaves when (schedule, trace)
+//!              ├─ protocol   pure: what it looks like, and which answer is whose
+//!              └─ ledger     pure: which are open; how they ended, in all and by second
+//! ```
+//!
+//! What works on finished reports knows nothing of all this: conditions on one ([`condition`]), many of them judged together
+//! ([`search`], [`compare`], [`interval`]), and [`pages`].
 
 pub mod compare;
 pub mod condition;
+mod counts;
 mod generator;
 pub mod histogram;
 pub mod interval;
+mod interval_log;
+mod ledger;
 #[cfg(test)]
 mod made;
+mod measure;
+mod merge;
+pub mod pages;
+mod protocol;
 mod report;
 mod run;
 mod schedule;
 pub mod search;
+mod series;
+mod trace;
 
 pub use condition::{Conditions, Figures};
+pub use counts::{Counts, Ending};
 pub use generator::{Generator, LATE, Plan};
 pub use histogram::{EncodedHistogram, Percentiles, SpectrumPoint};
+pub use interval_log::write_interval_log;
+pub use ledger::{Account, Ledger, SecondTally};
+pub use measure::{Job, Load, MeasureError, Talk};
+pub use protocol::{Dns, Echo, Native, Payload, Plain, Protocol, Queries, type_from};
 pub use report::{Histograms, Report, Second, SetUp, Verdict};
-pub use run::{Live, Progress, run};
-pub use schedule::{Arrivals, Schedule};
+pub use run::Live;
+pub use schedule::{Arrivals, Rate, Schedule, Share};
+pub use series::write_csv;
+pub use trace::Trace;

@@ -2,10 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::time::Duration;
 
+use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
-use super::histogram::{EncodedHistogram, Percentiles, SpectrumPoint};
+use super::counts::Counts;
+use super::histogram::{self, EncodedHistogram, Percentiles, SpectrumPoint};
+use super::ledger::Account;
 
 /// More late sends than this share, and the generator could not keep up.
 const LATE_SHARE_MAX: f64 = 0.01;
@@ -48,6 +52,12 @@ pub struct Report {
     /// How long after its planned moment each request left: the generator's own error.
     #[serde(default)]
     pub pacing_us: Percentiles,
+    /// Datagrams that the system did not take for sending: they count as sent, and are lost.
+    #[serde(default)]
+    pub not_sent: u64,
+    /// Answers that the system dropped since the generator did not read them in time: their requests count as lost.
+    #[serde(default)]
+    pub kernel_drops: u64,
     /// Frames that were no answer to an open request, by reason.
     pub drops: BTreeMap<String, u64>,
     /// The percentile spectrum of `latency_us`.
@@ -173,8 +183,52 @@ impl fmt::Display for Verdict {
 }
 
 impl Report {
-    /// Judges the run; a closed loop has no plan to miss.
+    /// The report of an account, for a measurement of this length.
+    pub fn of(account: &Account, measured: Duration) -> Self {
+        let Counts { planned, sent, answered, lost, busy, refused, late_sends } = account.counts;
+        let duration_s = measured.as_secs_f64();
+        let mut report = Report {
+            planned,
+            sent,
+            answered,
+            lost,
+            busy,
+            refused,
+            late_sends,
+            rate: if duration_s > 0.0 { sent as f64 / duration_s } else { 0.0 },
+            duration_s,
+            drops: account.drops.nonzero().map(|(reason, n)| (reason.name().to_owned(), n)).collect(),
+            ..Report::default()
+        };
+        report.set_histograms(&account.latency, &account.latency_uncorrected, &account.pacing);
+        report
+    }
+
+    /// Sets the histograms, and what follows from them.
+    pub(super) fn set_histograms(
+        &mut self,
+        latency: &Histogram<u64>,
+        latency_uncorrected: &Histogram<u64>,
+        pacing: &Histogram<u64>,
+    ) {
+        self.latency_us = Percentiles::of(latency);
+        self.latency_uncorrected_us = Percentiles::of(latency_uncorrected);
+        self.pacing_us = Percentiles::of(pacing);
+        self.spectrum = histogram::spectrum(latency);
+        self.histograms = Histograms {
+            latency: EncodedHistogram::of(latency),
+            latency_uncorrected: EncodedHistogram::of(latency_uncorrected),
+            pacing: EncodedHistogram::of(pacing),
+        };
+    }
+
+    /// Judges the run; a closed loop has no plan to miss. A run in steps is as good as its worst step.
     pub fn verdict(&self) -> Verdict {
+        let worst = self.steps.iter().map(Report::verdict).max_by_key(|verdict| verdict.rank());
+        worst.unwrap_or_else(|| self.own_verdict())
+    }
+
+    fn own_verdict(&self) -> Verdict {
         let share = |part: u64, whole: u64| if whole == 0 { 0.0 } else { part as f64 / whole as f64 };
         if self.answered == 0 {
             return Verdict::NothingAnswered;
@@ -189,16 +243,77 @@ impl Report {
     }
 }
 
+impl Verdict {
+    /// The higher the worse.
+    fn rank(&self) -> u8 {
+        match self {
+            Verdict::Valid => 0,
+            Verdict::Late(_) => 1,
+            Verdict::TooSlow(_) => 2,
+            Verdict::NothingAnswered => 3,
+        }
+    }
+}
+
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Report { sent, answered, lost, busy, refused, late_sends, rate, duration_s, .. } = self;
         writeln!(f, "{sent} sent in {duration_s:.1} s ({rate:.0}/s), {late_sends} late")?;
         writeln!(f, "{answered} answered, {busy} busy, {refused} refused, {lost} lost")?;
+        if self.not_sent + self.kernel_drops > 0 {
+            let Report { not_sent, kernel_drops, .. } = self;
+            writeln!(
+                f,
+                "of the lost ones, this machine: {not_sent} datagrams not sent, {kernel_drops} answers not read in time"
+            )?;
+        }
         writeln!(f)?;
-        writeln!(f, "{:<8} {:>14} {:>18}", "latency", "from plan (us)", "from sending (us)")?;
-        let uncorrected = self.latency_uncorrected_us.rows();
-        for ((name, corrected), (_, uncorrected)) in self.latency_us.rows().into_iter().zip(uncorrected) {
-            writeln!(f, "{name:<8} {corrected:>14} {uncorrected:>18}")?;
+        if self.steps.is_empty() { self.write_percentiles(f) } else { self.write_steps(f) }
+    }
+}
+
+impl Report {
+    fn write_percentiles(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let heads = ["latency", "from plan (us)", "from sending (us)", "pacing error (us)"];
+        writeln!(f, "{:<8} {:>14} {:>18} {:>18}", heads[0], heads[1], heads[2], heads[3])?;
+        let (uncorrected, pacing) = (self.latency_uncorrected_us.rows(), self.pacing_us.rows());
+        let rows = self.latency_us.rows().into_iter().zip(uncorrected).zip(pacing);
+        for (((name, corrected), (_, uncorrected)), (_, pacing)) in rows {
+            writeln!(f, "{name:<8} {corrected:>14} {uncorrected:>18} {pacing:>18}")?;
+        }
+        Ok(())
+    }
+
+    fn write_steps(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let heads = [
+            "wanted/s",
+            "sent/s",
+            "answered",
+            "busy",
+            "refused",
+            "lost",
+            "p50 (us)",
+            "p99 (us)",
+            "p99.9 (us)",
+        ];
+        for head in heads {
+            write!(f, "{head:>11}")?;
+        }
+        writeln!(f, "  plan kept")?;
+        for step in &self.steps {
+            let Percentiles { p50, p99, p999, .. } = step.latency_us;
+            let wanted = step.rate_wanted.unwrap_or(step.rate);
+            write!(f, "{wanted:>11.0}{:>11.0}", step.rate)?;
+            for figure in [step.answered, step.busy, step.refused, step.lost, p50, p99, p999] {
+                write!(f, "{figure:>11}")?;
+            }
+            let verdict = match step.verdict() {
+                Verdict::Valid => "yes".to_owned(),
+                Verdict::NothingAnswered => "nothing answered".to_owned(),
+                Verdict::Late(share) => format!("{:.1} % late", share * 100.0),
+                Verdict::TooSlow(share) => format!("{:.1} % sent", share * 100.0),
+            };
+            writeln!(f, "  {verdict}")?;
         }
         Ok(())
     }
@@ -235,12 +350,33 @@ mod tests {
     }
 
     #[test]
-    fn the_table_shows_every_percentile_twice() {
+    fn the_table_shows_every_percentile_of_all_three() {
         let latency_us = Percentiles { p50: 111, p90: 222, p99: 333, p999: 444, p9999: 555, max: 666 };
         let latency_uncorrected_us = Percentiles { p50: 11, p90: 22, p99: 33, p999: 44, p9999: 55, max: 66 };
-        let text = Report { latency_us, latency_uncorrected_us, ..Report::default() }.to_string();
-        for row in [["p50", "111", "11"], ["p99.99", "555", "55"], ["max", "666", "66"]] {
+        let pacing_us = Percentiles { p50: 1, p90: 2, p99: 3, p999: 4, p9999: 5, max: 6 };
+        let text = Report { latency_us, latency_uncorrected_us, pacing_us, ..Report::default() }.to_string();
+        for row in [["p50", "111", "11", "1"], ["p99.99", "555", "55", "5"], ["max", "666", "66", "6"]] {
             assert!(text.lines().any(|line| line.split_whitespace().eq(row)), "{row:?} in\n{text}");
         }
+        assert!(!text.contains("this machine"), "{text}");
+        let text = Report { kernel_drops: 7, ..Report::default() }.to_string();
+        assert!(text.contains("0 datagrams not sent, 7 answers not read"), "{text}");
+    }
+
+    #[test]
+    fn steps_are_a_table_and_the_worst_of_them_is_the_verdict() {
+        let latency_us = Percentiles { p50: 111, p99: 333, p999: 444, ..Percentiles::default() };
+        let good = Report { rate: 10.0, latency_us, ..report(1000, 1000, 0) };
+        let steps = vec![good.clone(), Report { lost: 3, ..report(1000, 900, 900) }, report(1000, 1000, 100)];
+        let whole = Report { steps, answered: 1, ..Report::default() };
+        assert_eq!(whole.verdict(), Verdict::TooSlow(0.9));
+        let text = whole.to_string();
+        let row = ["1", "10", "1000", "0", "0", "0", "111", "333", "444", "yes"];
+        assert!(text.lines().any(|line| line.split_whitespace().eq(row)), "{text}");
+        assert!(
+            text.contains("90.0 % sent") && text.contains("10.0 % late") && !text.contains("pacing"),
+            "{text}"
+        );
+        assert_eq!(Report { steps: vec![good], ..Report::default() }.verdict(), Verdict::Valid);
     }
 }

@@ -1,15 +1,17 @@
-//! The generator's loop, and its figures while it runs.
+//! The loop of one generator, and its figures while it runs.
 
 use std::io;
+use std::ops::AddAssign;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
-use super::{Generator, Report};
+use super::{Generator, Protocol, SecondTally};
 use crate::daemon::signals::Stop;
 use crate::io::DatagramIo;
 use crate::role::Role;
-use crate::time::Clock;
+use crate::time::{Clock, Instant};
 
-/// Figures that the loop writes once a turn and another thread shows.
+/// Figures that a loop writes once a turn and another thread shows.
 #[derive(Debug, Default)]
 pub struct Progress {
     sent: AtomicU64,
@@ -23,13 +25,13 @@ pub struct Progress {
 /// [`Progress`] at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Live {
-    /// As in [`Report`].
+    /// As in [`Report`](super::Report).
     pub sent: u64,
-    /// As in [`Report`].
+    /// As in [`Report`](super::Report).
     pub answered: u64,
-    /// As in [`Report`].
+    /// As in [`Report`](super::Report).
     pub busy: u64,
-    /// As in [`Report`].
+    /// As in [`Report`](super::Report).
     pub lost: u64,
     /// Late sends.
     pub late: u64,
@@ -37,8 +39,19 @@ pub struct Live {
     pub in_flight: u64,
 }
 
+impl AddAssign for Live {
+    fn add_assign(&mut self, other: Live) {
+        self.sent += other.sent;
+        self.answered += other.answered;
+        self.busy += other.busy;
+        self.lost += other.lost;
+        self.late += other.late;
+        self.in_flight += other.in_flight;
+    }
+}
+
 impl Progress {
-    fn write(&self, generator: &Generator) {
+    fn write<P: Protocol>(&self, generator: &Generator<P>) {
         let counts = generator.counts();
         let figures = [
             (&self.sent, counts.sent),
@@ -67,20 +80,33 @@ impl Progress {
     }
 }
 
-/// Runs the plan; asked to stop it sends no more and waits for what is in flight, asked twice it gives that up as lost.
-pub fn run(
-    mut generator: Generator,
-    mut io: impl DatagramIo,
-    clock: Clock,
-    stop: &Stop,
-    progress: &Progress,
-) -> io::Result<Report> {
+/// What a loop is joined to.
+pub struct Surroundings<'a> {
+    /// The clock of the plan, and of the back end.
+    pub clock: Clock,
+    /// How long before a deadline the loop sleeps no more, but looks again and again: the kernel wakes a thread late.
+    pub spin: Duration,
+    /// Asked to stop it sends no more and waits for what is in flight, asked twice it gives that up as lost.
+    pub stop: &'a Stop,
+    /// Written once a turn.
+    pub progress: &'a Progress,
+}
+
+/// Runs a generator to its end; gives it back for its account. `on_second` takes each second of which all has ended.
+pub fn run<P: Protocol>(
+    mut generator: Generator<P>,
+    io: &mut impl DatagramIo,
+    around: &Surroundings<'_>,
+    mut on_second: impl FnMut(SecondTally),
+) -> io::Result<Generator<P>> {
+    let Surroundings { clock, spin, stop, progress } = around;
     loop {
-        io.wait(generator.next_deadline())?;
-        io.receive()?;
+        await_work(io, generator.next_deadline(), *clock, *spin)?;
         let now = clock.now();
         let (rx, tx) = io.turn();
         generator.on_batch(now, rx, tx);
+        // Read again, since what came in may have been much: a request's moment of sending is that of its flush.
+        let now = clock.now();
         generator.on_timeout(now, tx);
         io.flush()?;
         progress.write(&generator);
@@ -90,8 +116,32 @@ pub fn run(
         if stop.is_asked_twice() {
             generator.abandon();
         }
-        if generator.is_finished(now) {
-            return Ok(generator.report());
+        let finished = generator.is_finished(now);
+        while let Some(second) = generator.finished_second(now) {
+            on_second(second);
         }
+        if finished {
+            return Ok(generator);
+        }
+    }
+}
+
+/// Receives what there is, waiting until the deadline if there is nothing.
+fn await_work(
+    io: &mut impl DatagramIo,
+    deadline: Option<Instant>,
+    clock: Clock,
+    spin: Duration,
+) -> io::Result<()> {
+    io.wait(deadline.map(|deadline| deadline - spin))?;
+    io.receive()?;
+    let Some(deadline) = deadline.filter(|_| !spin.is_zero()) else { return Ok(()) };
+    loop {
+        let now = clock.now();
+        if !io.turn().0.is_empty() || now >= deadline || deadline.since(now) > spin {
+            return Ok(());
+        }
+        io.wait(Some(Instant::ZERO))?;
+        io.receive()?;
     }
 }

@@ -1,65 +1,254 @@
 //! When requests should leave.
 
+use std::fmt;
+use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
 
+use super::trace::Trace;
 use crate::rng::Rng;
 use crate::time::Instant;
 
-/// How the gaps between requests are distributed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// Requests of a burst, if nothing else is said.
+const BURST: u32 = 10;
+/// The largest burst.
+const BURST_MAX: u32 = 1_000_000;
+
+/// How requests are spread over the time.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Arrivals {
     /// Exponential gaps, a Poisson process: what many independent users look like.
     #[default]
     Poisson,
     /// Equal gaps.
     Constant,
+    /// So many at once, at equal gaps.
+    Burst(u32),
+    /// As this file says; see [`Trace`].
+    Trace(PathBuf),
 }
 
 impl FromStr for Arrivals {
     type Err = String;
-    fn from_str(s: &str) -> Result<Self, String> {
-        match s {
-            "poisson" => Ok(Arrivals::Poisson),
-            "constant" => Ok(Arrivals::Constant),
-            other => Err(format!("`{other}` is neither `poisson` nor `constant`")),
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once(':') {
+            None if text == "poisson" => Ok(Arrivals::Poisson),
+            None if text == "constant" => Ok(Arrivals::Constant),
+            None if text == "burst" => Ok(Arrivals::Burst(BURST)),
+            Some(("burst", count)) => match count.parse() {
+                Ok(count @ 1..=BURST_MAX) => Ok(Arrivals::Burst(count)),
+                _ => Err(format!("a burst is of 1 to {BURST_MAX} requests, not `{count}`")),
+            },
+            Some(("trace", file)) if !file.is_empty() => Ok(Arrivals::Trace(file.into())),
+            _ => Err(format!("`{text}` is none of poisson, constant, burst, burst:N, trace:FILE")),
         }
     }
 }
 
-/// An endless sequence of moments at a mean rate.
+impl fmt::Display for Arrivals {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Arrivals::Poisson => f.write_str("poisson"),
+            Arrivals::Constant => f.write_str("constant"),
+            Arrivals::Burst(count) => write!(f, "burst:{count}"),
+            Arrivals::Trace(file) => write!(f, "trace:{}", file.display()),
+        }
+    }
+}
+
+/// Requests per second: the same all the time, or, after a time at the first rate, changing evenly to another.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rate {
+    from: f64,
+    to: f64,
+    /// Seconds at the first rate, and of the change.
+    hold: f64,
+    over: f64,
+}
+
+impl Rate {
+    /// `rate` requests per second, more than 0.
+    pub fn flat(rate: f64) -> Self {
+        Rate::ramp(rate, rate, Duration::ZERO, Duration::ZERO)
+    }
+
+    /// The first rate for `hold`, then a straight line to the second one that takes `over`. Both are more than 0.
+    pub fn ramp(from: f64, to: f64, hold: Duration, over: Duration) -> Self {
+        for rate in [from, to] {
+            assert!(rate.is_finite() && rate > 0.0, "rate {rate}");
+        }
+        Rate { from, to, hold: hold.as_secs_f64(), over: over.as_secs_f64() }
+    }
+
+    /// The mean over the change.
+    pub fn mean(&self) -> f64 {
+        (self.from + self.to) / 2.0
+    }
+
+    /// The highest.
+    pub fn max(&self) -> f64 {
+        self.from.max(self.to)
+    }
+
+    /// One of `of` equal shares.
+    fn share(&self, of: u16) -> Rate {
+        Rate { from: self.from / f64::from(of), to: self.to / f64::from(of), ..*self }
+    }
+
+    /// After how many seconds so many requests are due: the inverse of the area under the rate.
+    fn time_of(&self, count: f64) -> f64 {
+        if self.from == self.to {
+            return count / self.from;
+        }
+        let Some(ramped) = Some(count - self.from * self.hold).filter(|ramped| *ramped > 0.0) else {
+            return count / self.from;
+        };
+        let in_ramp = self.mean() * self.over;
+        if ramped >= in_ramp {
+            return self.hold + self.over + (ramped - in_ramp) / self.to;
+        }
+        // from * t + slope / 2 * t^2 = ramped, solved without a difference of like numbers.
+        let slope = (self.to - self.from) / self.over;
+        let root = (self.from * self.from + 2.0 * slope * ramped).max(0.0).sqrt();
+        self.hold + 2.0 * ramped / (self.from + root)
+    }
+}
+
+impl fmt::Display for Rate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.from == self.to {
+            write!(f, "{}", self.from)
+        } else {
+            write!(f, "{}..{}", self.from, self.to)
+        }
+    }
+}
+
+/// Which part of a plan one of several generators has: they keep it together, as one would alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share {
+    /// From 0.
+    pub index: u16,
+    /// How many there are.
+    pub of: u16,
+}
+
+impl Share {
+    /// All of it.
+    pub const WHOLE: Share = Share { index: 0, of: 1 };
+
+    /// This one's part of a number of things, which are dealt out one by one.
+    pub fn part(self, whole: usize) -> usize {
+        let of = usize::from(self.of);
+        whole / of + usize::from(usize::from(self.index) < whole % of)
+    }
+}
+
+/// A sequence of moments: endless at a rate, or a trace.
 #[derive(Clone, Debug)]
 pub struct Schedule {
-    arrivals: Arrivals,
     start: Instant,
-    /// Nanoseconds.
-    mean_gap: f64,
-    /// Of the next request, in nanoseconds after `start`. Exact enough for 100 days.
-    offset: f64,
-    rng: Rng,
+    moments: Moments,
+}
+
+#[derive(Clone, Debug)]
+enum Moments {
+    AtRate {
+        rate: Rate,
+        gaps: Gaps,
+        /// How many requests are due with the next one, were the rate kept exactly. Whole numbers are exact up to 2^53.
+        count: f64,
+        /// Of the next one, in nanoseconds after the start. Exact enough for 100 days.
+        offset: f64,
+    },
+    Traced {
+        trace: Arc<Trace>,
+        next: usize,
+        step: usize,
+    },
+}
+
+#[derive(Clone, Debug)]
+enum Gaps {
+    Exponential(Rng),
+    Equal { burst: u32, left: u32 },
 }
 
 impl Schedule {
-    /// `rate` requests per second, more than 0. The first request is one gap after `start`, so that many schedules of
-    /// one rate do not all begin with a request.
-    pub fn new(rate: f64, arrivals: Arrivals, start: Instant, seed: u64) -> Self {
-        assert!(rate.is_finite() && rate > 0.0, "rate {rate}");
-        let mut schedule =
-            Schedule { arrivals, start, mean_gap: 1e9 / rate, offset: 0.0, rng: Rng::new(seed) };
+    /// A Poisson process; the first request is one gap after `start`, so that many schedules of one rate do not all begin
+    /// with a request.
+    pub fn poisson(rate: Rate, share: Share, start: Instant, seed: u64) -> Self {
+        Self::at(rate.share(share.of), Gaps::Exponential(Rng::new(seed)), 0.0, start)
+    }
+
+    /// Bursts of so many requests (1: single ones) at equal gaps, the first one gap after `start`. Shares take turns.
+    pub fn bursts(rate: Rate, burst: u32, share: Share, start: Instant) -> Self {
+        let before_first = (f64::from(share.index + 1) / f64::from(share.of) - 1.0) * f64::from(burst);
+        Self::at(rate.share(share.of), Gaps::Equal { burst, left: 0 }, before_first, start)
+    }
+
+    /// The requests of a trace, once. Shares take turns.
+    pub fn traced(trace: Arc<Trace>, share: Share, start: Instant) -> Self {
+        let (next, step) = (share.index.into(), share.of.into());
+        Schedule { start, moments: Moments::Traced { trace, next, step } }
+    }
+
+    fn at(rate: Rate, gaps: Gaps, count: f64, start: Instant) -> Self {
+        let mut schedule = Schedule { start, moments: Moments::AtRate { rate, gaps, count, offset: 0.0 } };
         schedule.advance();
         schedule
     }
 
-    /// When the next request should leave.
+    /// When the next request should leave; never, after the last one of a trace.
     pub fn next(&self) -> Instant {
-        Instant::from_nanos(self.start.as_nanos().saturating_add(self.offset as u64))
+        let offset = match &self.moments {
+            Moments::AtRate { offset, .. } => *offset as u64,
+            Moments::Traced { trace, next, .. } => match trace.at(*next) {
+                Some(offset) => offset,
+                None => return Instant::from_nanos(u64::MAX),
+            },
+        };
+        Instant::from_nanos(self.start.as_nanos().saturating_add(offset))
+    }
+
+    /// Bytes of payload of the next request, where the trace says so.
+    pub fn next_payload(&self) -> Option<u32> {
+        match &self.moments {
+            Moments::AtRate { .. } => None,
+            Moments::Traced { trace, next, .. } => trace.payload(*next),
+        }
     }
 
     /// Goes on to the request after it.
     pub fn advance(&mut self) {
-        self.offset += match self.arrivals {
-            Arrivals::Poisson => -(1.0 - self.rng.unit_f64()).ln() * self.mean_gap,
-            Arrivals::Constant => self.mean_gap,
-        };
+        match &mut self.moments {
+            Moments::AtRate { rate, gaps, count, offset } => {
+                let gap = gaps.next();
+                if gap > 0.0 {
+                    *count += gap;
+                    *offset = rate.time_of(*count) * 1e9;
+                }
+            }
+            Moments::Traced { next, step, .. } => *next += *step,
+        }
+    }
+}
+
+impl Gaps {
+    /// In requests at the mean rate; 0 within a burst.
+    fn next(&mut self) -> f64 {
+        match self {
+            Gaps::Exponential(rng) => -(1.0 - rng.unit_f64()).ln(),
+            Gaps::Equal { left: left @ 1.., .. } => {
+                *left -= 1;
+                0.0
+            }
+            Gaps::Equal { burst, left } => {
+                *left = *burst - 1;
+                f64::from(*burst)
+            }
+        }
     }
 }
 
@@ -67,44 +256,128 @@ impl Schedule {
 mod tests {
     use super::*;
 
-    fn gaps(arrivals: Arrivals) -> Vec<f64> {
-        let mut schedule = Schedule::new(1000.0, arrivals, Instant::from_nanos(7), 3);
-        let mut last = Instant::from_nanos(7);
-        (0..100_000)
-            .map(|_| {
-                let next = schedule.next();
-                schedule.advance();
-                let gap = next.since(last).as_nanos() as f64;
-                last = next;
-                gap
+    const START: Instant = Instant::from_nanos(7);
+
+    fn flat(rate: f64) -> Rate {
+        Rate::flat(rate)
+    }
+
+    /// The first moments, in seconds after the start.
+    fn moments(mut schedule: Schedule, count: usize) -> Vec<f64> {
+        let moment = |schedule: &mut Schedule| {
+            let next = schedule.next();
+            schedule.advance();
+            next.since(START).as_secs_f64()
+        };
+        (0..count).map(|_| moment(&mut schedule)).collect()
+    }
+
+    fn gaps(moments: &[f64]) -> Vec<f64> {
+        std::iter::once(&0.0).chain(moments).zip(moments).map(|(before, at)| at - before).collect()
+    }
+
+    fn mean_and_deviation(values: &[f64]) -> (f64, f64) {
+        let mean = values.iter().sum::<f64>() / values.len() as f64;
+        (mean, (values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / values.len() as f64).sqrt())
+    }
+
+    #[test]
+    fn equal_gaps_are_equal_and_do_not_drift() {
+        let moments = moments(Schedule::bursts(flat(1000.0), 1, Share::WHOLE, START), 100_000);
+        assert!(gaps(&moments).iter().all(|gap| (gap - 1e-3).abs() <= 2e-9));
+        assert_eq!(moments.last(), Some(&100.0));
+    }
+
+    #[test]
+    fn a_poisson_process_has_gaps_with_the_mean_and_the_deviation_of_an_exponential() {
+        let moments = moments(Schedule::poisson(flat(1000.0), Share::WHOLE, START, 3), 100_000);
+        let (mean, deviation) = mean_and_deviation(&gaps(&moments));
+        assert!((mean - 1e-3).abs() < 2e-5 && (deviation - 1e-3).abs() < 3e-5, "{mean} {deviation}");
+    }
+
+    #[test]
+    fn a_burst_is_at_once_and_the_mean_rate_stays() {
+        let moments = moments(Schedule::bursts(flat(1000.0), 5, Share::WHOLE, START), 15);
+        let expected: Vec<f64> = [0.005, 0.010, 0.015].into_iter().flat_map(|at| [at; 5]).collect();
+        assert_eq!(moments, expected);
+    }
+
+    #[test]
+    fn shares_make_up_the_whole() {
+        for burst in [1, 4] {
+            let mut shared: Vec<f64> = (0..3)
+                .flat_map(|index| {
+                    moments(Schedule::bursts(flat(900.0), burst, Share { index, of: 3 }, START), 400)
+                })
+                .collect();
+            shared.sort_by(f64::total_cmp);
+            let whole = moments(Schedule::bursts(flat(900.0), burst, Share::WHOLE, START), 1200);
+            assert!(shared.iter().zip(&whole).all(|(a, b)| (a - b).abs() < 2e-9), "{burst}");
+        }
+        // Superposed Poisson processes are one: exponential gaps, of the whole rate.
+        let mut shared: Vec<f64> = (0..4)
+            .flat_map(|index| {
+                moments(Schedule::poisson(flat(1000.0), Share { index, of: 4 }, START, index.into()), 25_000)
             })
-            .collect()
+            .collect();
+        shared.sort_by(f64::total_cmp);
+        let (mean, deviation) = mean_and_deviation(&gaps(&shared[..90_000]));
+        assert!((mean - 1e-3).abs() < 2e-5 && (deviation - 1e-3).abs() < 3e-5, "{mean} {deviation}");
+        let parts: Vec<usize> = (0..3).map(|index| Share { index, of: 3 }.part(8)).collect();
+        assert_eq!(parts, [3, 3, 2]);
     }
 
     #[test]
-    fn constant_gaps_are_equal_and_do_not_drift() {
-        let gaps = gaps(Arrivals::Constant);
-        assert!(gaps.iter().all(|gap| (gap - 1e6).abs() <= 1.0));
-        assert_eq!(gaps.iter().sum::<f64>(), 1e11);
+    fn a_ramp_sends_in_each_part_what_the_area_under_it_says() {
+        let second = Duration::from_secs(1);
+        for (from, to) in [(100.0, 1100.0), (1100.0, 100.0)] {
+            let rate = Rate::ramp(from, to, 2 * second, 10 * second);
+            let moments = moments(Schedule::bursts(rate, 1, Share::WHOLE, START), 20_000);
+            let until = |end: f64| moments.iter().filter(|at| **at <= end + 1e-6).count() as f64;
+            assert_eq!(until(2.0), 2.0 * from, "held");
+            for tenth in 1..=10 {
+                let t = f64::from(tenth);
+                let area = 2.0 * from + from * t + (to - from) * t * t / 20.0;
+                assert!((until(2.0 + t) - area).abs() <= 1.0, "{from}..{to}, {t} s: {}", until(2.0 + t));
+            }
+            assert!((until(13.0) - until(12.0) - to).abs() <= 1.0, "after the end it stays");
+            assert_eq!(rate.mean(), 600.0);
+        }
     }
 
     #[test]
-    fn poisson_gaps_have_mean_and_deviation_of_an_exponential() {
-        let gaps = gaps(Arrivals::Poisson);
-        let mean = gaps.iter().sum::<f64>() / gaps.len() as f64;
-        let variance = gaps.iter().map(|gap| (gap - mean).powi(2)).sum::<f64>() / gaps.len() as f64;
-        assert!((mean - 1e6).abs() < 2e4, "mean {mean}");
-        assert!((variance.sqrt() - 1e6).abs() < 3e4, "deviation {}", variance.sqrt());
+    fn a_trace_is_sent_as_it_is_and_ends() {
+        let trace = Arc::new(Trace::parse("0.5 10\n0.5\n2\n").unwrap());
+        let mut schedule = Schedule::traced(trace.clone(), Share::WHOLE, START);
+        assert_eq!(moments(schedule.clone(), 3), [0.5, 0.5, 2.0]);
+        assert_eq!(schedule.next_payload(), Some(10));
+        (0..3).for_each(|_| schedule.advance());
+        assert_eq!(schedule.next(), Instant::from_nanos(u64::MAX));
+        let second = Schedule::traced(trace, Share { index: 1, of: 2 }, START);
+        assert_eq!((moments(second.clone(), 1), second.next_payload()), (vec![0.5], None));
     }
 
     #[test]
     fn a_gap_longer_than_any_clock_is_only_a_long_gap() {
-        let schedule = Schedule::new(1e-300, Arrivals::Poisson, Instant::ZERO, 3);
-        assert!(schedule.next() > Instant::ZERO + std::time::Duration::from_secs(86_400));
+        let schedule = Schedule::poisson(flat(1e-300), Share::WHOLE, Instant::ZERO, 3);
+        assert!(schedule.next() > Instant::ZERO + Duration::from_secs(86_400));
     }
 
     #[test]
     fn a_seed_repeats_its_schedule() {
-        assert_eq!(gaps(Arrivals::Poisson), gaps(Arrivals::Poisson));
+        let of = |seed| moments(Schedule::poisson(flat(1000.0), Share::WHOLE, START, seed), 100);
+        assert_eq!(of(3), of(3));
+        assert_ne!(of(3), of(4));
+    }
+
+    #[test]
+    fn arrivals_are_read_as_they_are_written() {
+        for text in ["poisson", "constant", "burst:7", "trace:some/file:with colon"] {
+            assert_eq!(text.parse::<Arrivals>().unwrap().to_string(), text);
+        }
+        assert_eq!("burst".parse(), Ok(Arrivals::Burst(10)));
+        for bad in ["", "uniform", "burst:0", "burst:x", "trace:", "trace", "poisson:1"] {
+            assert!(bad.parse::<Arrivals>().is_err(), "{bad}");
+        }
     }
 }

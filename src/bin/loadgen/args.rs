@@ -4,78 +4,210 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use lbd::io::IoChoice;
-use lbd::load::Arrivals;
+use lbd::load::{Arrivals, Payload, type_from};
 use lbd::wire::header::{FRAME_SIZE_MAX, FRAME_SIZE_MIN};
 
-/// Sends load to a balancer and shows how long the answers took.
+// By its path, since this file is read by two programs.
+#[path = "judgement.rs"]
+mod judgement;
+
+pub use judgement::Judgement;
+
+/// Sends load to a balancer, or to any UDP server, and shows how long the answers took.
 ///
-/// With --rate the plan says when each request should leave, whatever the system does, and latency counts from
+/// With a rate the plan says when each request should leave, whatever the system does, and latency counts from
 /// that moment. With --window alone a new request leaves when one has ended. With both, the rate is kept while
 /// fewer than --window requests are in flight.
 #[derive(Parser)]
-#[command(version, max_term_width = 100, after_help = EXIT_CODES)]
-#[command(group(clap::ArgGroup::new("load").args(["rate", "window"]).required(true).multiple(true)))]
+#[command(version, max_term_width = 100, after_help = EXAMPLES)]
+#[command(group(clap::ArgGroup::new("load").args(["rate", "ramp", "steps", "window", "arrivals", "merge", "search"])
+    .required(true).multiple(true)))]
 pub struct Args {
     /// Requests per second
-    #[arg(long, value_name = "R", value_parser = rate)]
+    #[arg(long, value_name = "R", value_parser = rate, help_heading = LOAD)]
     pub rate: Option<f64>,
+    /// A rate that grows, or falls, evenly over --duration; the warm-up is at the first one
+    #[arg(long, value_name = "FROM..TO", value_parser = Ramp::parse, conflicts_with_all = ["rate", "steps"], help_heading = LOAD)]
+    pub ramp: Option<Ramp>,
+    /// Rates one after the other, each for --duration and with a report of its own: R1,R2,R3, or N of them
+    /// from FROM to TO
+    #[arg(long, value_name = "R1,R2,..|FROM..TO/N", value_parser = Steps::parse, conflicts_with = "rate", help_heading = LOAD)]
+    pub steps: Option<Steps>,
     /// Requests in flight at most
-    #[arg(long, value_name = "W", value_parser = clap::value_parser!(u32).range(1..=4_194_304))]
+    #[arg(long, value_name = "W", value_parser = clap::value_parser!(u32).range(1..=4_194_304), help_heading = LOAD)]
     pub window: Option<u32>,
-    /// The balancer's client side; default: from the configuration
-    #[arg(long, value_name = "ADDR")]
-    pub target: Option<SocketAddr>,
-    /// Time of the measurement
-    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
-    pub duration: Duration,
-    /// Time before the measurement, outside all counts
-    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = humantime::parse_duration)]
-    pub warmup: Duration,
-    /// How the gaps are distributed: poisson (exponential, like many users) or constant
-    #[arg(long, value_name = "SHAPE", default_value = "poisson", requires = "rate")]
-    pub arrivals: Arrivals,
-    /// Sockets to send from, in turn
-    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=1024))]
-    pub connections: u16,
-    /// Bytes of payload
-    #[arg(long, value_name = "BYTES", default_value_t = 16)]
-    pub payload: usize,
-    /// When a request without an answer is lost
-    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = duration)]
+    /// How requests are spread: poisson (exponential gaps, like many users; the default), constant (equal gaps), burst:N (N at once, at
+    /// equal gaps; N is 10 if left out), or trace:FILE
+    ///
+    /// A trace is a text file with a line for each request: seconds since the start, and perhaps bytes of payload. It needs no rate, is sent
+    /// once, and ends the run; without --warmup all of it counts.
+    #[arg(long, value_name = "SHAPE", help_heading = LOAD)]
+    pub arrivals: Option<Arrivals>,
+    /// Clients: sockets to send from, each with a port of its own
+    #[arg(long, visible_alias = "connections", value_name = "N", default_value_t = 16,
+        value_parser = clap::value_parser!(u32).range(1..=1_000_000), help_heading = LOAD)]
+    pub clients: u32,
+    /// Time of the measurement; default: 10s, or all of a trace
+    #[arg(long, value_name = "TIME", value_parser = duration, help_heading = LOAD)]
+    pub duration: Option<Duration>,
+    /// Time before the measurement, outside all counts; default: 1s, of a trace none
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, help_heading = LOAD)]
+    pub warmup: Option<Duration>,
+    /// When a request without an answer is lost; it counts with this latency
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = duration, help_heading = LOAD)]
     pub timeout: Duration,
+    /// Seed of the plan, to repeat it; default: another one each time
+    #[arg(long, value_name = "N", help_heading = LOAD)]
+    pub seed: Option<u64>,
+
+    /// Where to send; default: the balancer's client side, from the configuration
+    #[arg(long, value_name = "ADDR", help_heading = REQUESTS)]
+    pub target: Option<SocketAddr>,
+    /// What to send: frames of lbd, DNS queries, or the payload as it is
+    #[arg(long, value_name = "NAME", default_value = "native", help_heading = REQUESTS)]
+    pub protocol: ProtocolName,
+    /// What a request carries: so many random bytes (default: 16), text:..., hex:..., or file:...
+    ///
+    /// With --protocol raw this is the whole datagram. With {id} in it, each request has 16 hexadecimal digits there that no other one has;
+    /// if answers repeat them, any number of requests may be in flight. Without, each client has one request in flight, and whatever comes
+    /// back from the target is its answer; after a loss it rests for another --timeout.
+    #[arg(long, value_name = "BYTES|text:..", help_heading = REQUESTS)]
+    pub payload: Option<Payload>,
     /// Bytes of a frame, if there is no configuration to read it from
-    #[arg(long, value_name = "BYTES", conflicts_with = "config", value_parser = frame_size)]
+    #[arg(long, value_name = "BYTES", conflicts_with = "config", value_parser = frame_size, help_heading = REQUESTS)]
     pub frame: Option<usize>,
     /// Frames that share a datagram at most; default: from the configuration, or what fits 1,472 bytes
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=511))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=511), help_heading = REQUESTS)]
     pub frames_per_datagram: Option<u16>,
+    /// Name to ask for (default: example.com). {id} in it becomes 16 digits of its own in each query, so that nothing comes from a cache
+    #[arg(long, value_name = "NAME", help_heading = REQUESTS)]
+    pub dns_name: Option<String>,
+    /// File with names to ask for in turn: a line each, NAME [TYPE]
+    #[arg(long, value_name = "FILE", conflicts_with = "dns_name", help_heading = REQUESTS)]
+    pub dns_names: Option<PathBuf>,
+    /// Type to ask for (default: A), where the file says none
+    #[arg(long, value_name = "TYPE", value_parser = type_from, help_heading = REQUESTS)]
+    pub dns_type: Option<u16>,
+    /// Allow answers of so many bytes by an EDNS record
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u16).range(512..), help_heading = REQUESTS)]
+    pub dns_edns: Option<u16>,
     /// The balancer's configuration: target and frame size; default ./config.json, or the built-in defaults
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = REQUESTS)]
     pub config: Option<PathBuf>,
+
+    /// Threads that send, each with its share of rate, clients and window
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024), help_heading = MACHINE)]
+    pub threads: u16,
     /// I/O back end: auto, mio or io_uring; default: from the configuration
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", help_heading = MACHINE)]
     pub io: Option<IoChoice>,
-    /// Seed of the plan, to repeat it; default: another one each time
-    #[arg(long, value_name = "N")]
-    pub seed: Option<u64>,
+    /// How long before a planned moment a thread sleeps no more but looks again and again: sends are more punctual and cost a processor
+    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = humantime::parse_duration, help_heading = MACHINE)]
+    pub spin: Duration,
+
+    #[command(flatten)]
+    pub judgement: Judgement,
+
+    /// Add up the JSON reports of several processes that ran side by side, instead of sending anything
+    #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with_all = ["rate", "ramp", "steps", "window", "arrivals"], help_heading = OUTPUT)]
+    pub merge: Option<Vec<PathBuf>>,
     /// Write the report as JSON to this file, or with `-` to standard output (and the table to standard error)
-    #[arg(long, value_name = "FILE|-")]
+    #[arg(long, value_name = "FILE|-", help_heading = OUTPUT)]
     pub json: Option<PathBuf>,
+    /// Write the figures of each second as CSV
+    #[arg(long, value_name = "FILE|-", help_heading = OUTPUT)]
+    pub csv: Option<PathBuf>,
+    /// Write the latencies of each second as an interval log of HdrHistogram
+    #[arg(long, value_name = "FILE|-", help_heading = OUTPUT)]
+    pub hdr: Option<PathBuf>,
     /// Print neither progress nor table
-    #[arg(long)]
+    #[arg(long, help_heading = OUTPUT)]
     pub quiet: bool,
 }
 
-const EXIT_CODES: &str = "Exit codes: 0 the plan was kept; 1 nothing was answered, or so many requests left late or not \
-at all that the figures would show this generator and not the system; 2 a mistake in arguments, configuration or \
-environment. Lost requests are a finding, not a failure: read them in the report.";
+const LOAD: &str = "Load";
+const REQUESTS: &str = "Requests";
+const MACHINE: &str = "Machine";
+const OUTPUT: &str = "Output";
+
+const EXAMPLES: &str = "\
+Examples:
+  loadgen --rate 50000                              a balancer of config.json, as many users would
+  loadgen --window 64 --json report.json            as fast as answers come, 64 at a time
+  loadgen --steps 10000..100000/10 --duration 5s    ten rates, and a table
+  loadgen --ramp 1000..50000 --csv seconds.csv      where does it bend?
+  loadgen --rate 2000 --protocol dns --target 127.0.0.1:53 --dns-name '{id}.example.com'
+  loadgen --rate 500 --protocol raw --target 127.0.0.1:7 --payload 'text:ping {id}'
+  loadgen --merge one.json two.json --json both.json
+  loadgen --search --slo 'p99<2ms,loss<0.1%' --duration 5s --report capacity.html
+  loadgen --rate 20000 --compare 127.0.0.1:54001 127.0.0.1:55001 --repeats 15
+  loadgen --rate 20000 --fail-if 'p99>5ms' --fail-if 'loss>0.1%' --report out.html
+
+Exit codes: 0 the plan was kept; 1 nothing was answered, or so many requests left late or not at all that the figures \
+would show this generator and not the system; 2 a mistake in arguments, configuration or environment; 3 a condition of \
+--fail-if holds, or not even the lowest rate meets --slo. Lost requests are a finding, not a failure: read them in the \
+report, or say with --fail-if how many are too many.";
+
+/// What requests are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ProtocolName {
+    /// Frames of lbd.
+    Native,
+    /// DNS queries.
+    Dns,
+    /// The payload.
+    Raw,
+}
+
+/// A rate that changes evenly.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Ramp {
+    /// At the beginning.
+    pub from: f64,
+    /// At the end.
+    pub to: f64,
+}
+
+impl Ramp {
+    fn parse(text: &str) -> Result<Ramp, String> {
+        let (from, to) = text.split_once("..").ok_or_else(|| format!("`{text}` is not FROM..TO"))?;
+        Ok(Ramp { from: rate(from)?, to: rate(to)? })
+    }
+}
+
+/// Rates one after the other.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Steps(
+    /// At least one.
+    pub Vec<f64>,
+);
+
+/// More would not be read by anybody.
+const STEPS_MAX: u32 = 1_000;
+
+impl Steps {
+    fn parse(text: &str) -> Result<Steps, String> {
+        let Some((ramp, count)) = text.split_once('/') else {
+            let rates = text.split(',').map(rate).collect::<Result<Vec<f64>, String>>()?;
+            return Ok(Steps(rates));
+        };
+        let Ramp { from, to } = Ramp::parse(ramp)?;
+        let count: u32 = count
+            .parse()
+            .ok()
+            .filter(|count| (2..=STEPS_MAX).contains(count))
+            .ok_or_else(|| format!("`{count}` is not a number of steps from 2 to {STEPS_MAX}"))?;
+        let step = (to - from) / f64::from(count - 1);
+        Ok(Steps((0..count).map(|n| if n + 1 == count { to } else { from + step * f64::from(n) }).collect()))
+    }
+}
 
 fn rate(text: &str) -> Result<f64, String> {
-    match text.parse() {
+    match text.trim().parse() {
         Ok(rate) if (0.001..=1e8).contains(&rate) => Ok(rate),
-        _ => Err("not a number of requests per second from 0.001 to 100000000".to_owned()),
+        _ => Err(format!("`{text}` is not a number of requests per second from 0.001 to 100000000")),
     }
 }
 
@@ -98,19 +230,65 @@ fn frame_size(text: &str) -> Result<usize, String> {
 mod tests {
     use super::*;
 
+    fn parse(words: &str) -> Result<Args, String> {
+        Args::try_parse_from(words.split(' ')).map_err(|e| e.to_string())
+    }
+
     #[test]
     fn a_rate_or_a_window_is_needed_and_bad_values_are_refused() {
-        let parse = |words: &str| Args::try_parse_from(words.split(' ')).map_err(|e| e.to_string());
         assert!(parse("loadgen --rate 50000").is_ok_and(|args| args.window.is_none()));
         assert!(parse("loadgen --window 16 --rate 1").is_ok());
-        assert!(parse("loadgen --duration 1s").is_err_and(|e| e.contains("--rate <R>|--window <W>")));
-        for bad in ["--rate 0", "--rate nan", "--rate 1 --duration 0s", "--rate 1 --frame 64", "--window 0"] {
+        assert!(parse("loadgen --duration 1s").is_err_and(|e| e.contains("--rate <R>|--ramp")));
+        for bad in [
+            "--rate 0",
+            "--rate nan",
+            "--rate 1 --duration 0s",
+            "--rate 1 --frame 64",
+            "--window 0",
+            "--ramp 1",
+            "--ramp 0..5",
+            "--steps 1,,2",
+            "--steps 1..5/1",
+            "--steps 1..5/x",
+            "--rate 1 --arrivals uniform",
+            "--rate 1 --payload hex:0",
+            "--rate 1 --dns-type B",
+            "--rate 1 --dns-edns 100",
+            "--rate 1 --clients 0",
+            "--rate 1 --threads 0",
+            "--rate 1 --protocol tcp",
+        ] {
             let flag = bad.rsplit(' ').nth(1).unwrap();
             assert!(parse(&format!("loadgen {bad}")).is_err_and(|e| e.contains(flag)), "{bad}");
         }
         assert!(parse("loadgen --rate 1 --io io_uring").is_ok_and(|args| args.io == Some(IoChoice::IoUring)));
         assert!(parse("loadgen --rate 1 --io epoll").is_err_and(|e| e.contains("auto, mio or io_uring")));
-        assert!(parse("loadgen --window 4 --arrivals constant").is_err(), "arrivals of no plan");
         assert!(parse("loadgen --rate 1 --frame 128 --config f").is_err(), "two frame sizes");
+        assert!(parse("loadgen --rate 1 --ramp 1..2").is_err(), "two rates");
+        assert!(parse("loadgen --rate 1 --merge a.json").is_err(), "a run and no run");
+        assert!(parse("loadgen --connections 5 --rate 1").is_ok_and(|args| args.clients == 5));
+        assert!(
+            parse("loadgen --merge a.json b.json --json c.json")
+                .is_ok_and(|args| args.merge.unwrap().len() == 2)
+        );
+    }
+
+    #[test]
+    fn steps_are_a_list_or_so_many_from_one_to_the_other() {
+        let steps = |text| Steps::parse(text).map(|Steps(rates)| rates);
+        assert_eq!(steps("10,20.5,5"), Ok(vec![10.0, 20.5, 5.0]));
+        assert_eq!(steps("100..500/5"), Ok(vec![100.0, 200.0, 300.0, 400.0, 500.0]));
+        assert_eq!(steps("5..1/2"), Ok(vec![5.0, 1.0]));
+        assert_eq!(Ramp::parse("1..2"), Ok(Ramp { from: 1.0, to: 2.0 }));
+    }
+
+    #[test]
+    fn the_help_has_every_option_under_a_heading() {
+        use clap::CommandFactory;
+        let command = Args::command();
+        let own = ["help", "version"];
+        for arg in command.get_arguments().filter(|arg| !own.contains(&arg.get_id().as_str())) {
+            assert!(arg.get_help_heading().is_some(), "{}", arg.get_id());
+        }
     }
 }

@@ -1,35 +1,38 @@
-//! `loadgen`: arguments -> plan -> [`lbd::load`] -> table, JSON and exit code.
+//! `loadgen`: arguments -> jobs -> [`lbd::load`] -> outputs and exit code.
 
 mod args;
+mod compare;
+mod ending;
+mod fail_if;
+mod output;
+mod plan;
 mod progress;
+mod search;
+mod trials;
 
-use std::fs::File;
-use std::io::Write;
-use std::net::UdpSocket;
-use std::path::Path;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow};
 use clap::Parser;
-use lbd::config::Config;
-use lbd::daemon::{back_end, signals::Stop};
-use lbd::io::socket::{SocketOptions, bind};
-use lbd::io::{IoChoice, IoOptions};
-use lbd::load::{self, Generator, Plan, Progress, Report, Verdict};
-use lbd::rng::entropy;
-use lbd::terminal::{print, tell};
-use lbd::time::Clock;
-use lbd::wire::FrameFormat;
+use lbd::daemon::signals::Stop;
+use lbd::io::IoChoice;
+use lbd::load::{Job, Report};
+use lbd::terminal::tell;
 
 use args::Args;
+use ending::Ending;
+use output::Outputs;
+use progress::Line;
 
 fn main() -> ExitCode {
     let args = Args::parse();
     match run(&args) {
-        Ok(Verdict::Valid) => ExitCode::SUCCESS,
-        Ok(verdict) => {
-            tell(format_args!("loadgen: {verdict}"));
-            ExitCode::from(1)
+        Ok(ending) => {
+            for reason in &ending.reasons {
+                tell(format_args!("loadgen: {reason}"));
+            }
+            ending.code()
         }
         Err(error) => {
             tell(format_args!("loadgen: {error:#}"));
@@ -38,84 +41,64 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(args: &Args) -> Result<Verdict> {
-    let config = Config::load_or_default(args.config.as_deref())?;
-    if args.target.is_none() {
-        config.require_native("loadgen, or give --target")?;
+fn run(args: &Args) -> Result<Ending> {
+    let judgement = &args.judgement;
+    if judgement.search {
+        return search::run(args, &Stop::on_signals(vec![])?);
     }
-    let format = args.frame.map_or(config.native().format, FrameFormat::plain);
-    if args.payload > format.payload_max() {
-        bail!(
-            "--payload {}: a frame of {} bytes carries at most {}",
-            args.payload,
-            format.size,
-            format.payload_max()
-        );
+    if let Some([a, b]) = judgement.compare.as_deref() {
+        return compare::run(args, (*a, *b), &Stop::on_signals(vec![])?);
     }
-    let plan = Plan {
-        format,
-        target: args.target.unwrap_or(config.balancer_for_clients()),
-        connections: args.connections,
-        rate: args.rate,
-        arrivals: args.arrivals,
-        window: args.window.map(|window| window as usize),
-        payload: args.payload,
-        timeout: args.timeout,
-        warmup: args.warmup,
-        duration: args.duration,
-        seed: args.seed.unwrap_or_else(entropy),
+    let (report, outputs) = match &args.merge {
+        Some(files) => (merge(files)?, Outputs::open(args)?),
+        None => {
+            let jobs = plan::jobs(args)?;
+            let outputs = Outputs::open(args)?;
+            (measure(&jobs, args.quiet)?, outputs)
+        }
     };
-    // Before the load, so that a path that cannot be written costs no run.
-    let json = args.json.as_deref().filter(|path| *path != Path::new("-"));
-    let json = json.map(|path| (path, File::create(path)));
-    let json = match json {
-        Some((path, file)) => Some((path, file.with_context(|| format!("cannot write {}", path.display()))?)),
-        None => None,
-    };
-    let packed = match (args.frames_per_datagram, args.frame) {
-        (Some(frames), _) => usize::from(frames),
-        (None, Some(_)) => format.frames_per_datagram(),
-        (None, None) => config.native().frames_per_datagram,
-    };
-    let options = IoOptions { prefault: true, ..IoOptions::for_frames(format.size, packed) };
-    let report = generate(plan, args.io.unwrap_or(config.io), &options, args.quiet)?;
-    let text = serde_json::to_string_pretty(&report)?;
-    if let Some((path, mut file)) = json {
-        writeln!(file, "{text}").with_context(|| format!("cannot write {}", path.display()))?;
-    }
-    let to_stdout = args.json.as_deref() == Some(Path::new("-"));
-    if to_stdout {
-        print(format_args!("{text}\n"))?;
-    }
-    match (args.quiet, to_stdout) {
-        (true, _) => {}
-        (false, true) => tell(format_args!("{report}")),
-        (false, false) => drop(print(format_args!("{report}"))?),
-    }
-    Ok(report.verdict())
+    let holding = fail_if::holding(&judgement.fail_if, &report)?;
+    outputs.write(&report, &holding)?;
+    Ok(Ending::of_run(report.verdict(), holding))
 }
 
-/// Runs the plan on a thread of its own, so that a slow terminal delays no request.
-fn generate(plan: Plan, choice: IoChoice, options: &IoOptions, quiet: bool) -> Result<Report> {
-    let from = lbd::client::any_port_towards(plan.target);
-    let plain = SocketOptions::default();
-    let sockets = (0..plan.connections).map(|_| bind(from, &plain)).collect::<Result<Vec<UdpSocket>, _>>()?;
-    let (warmup, duration) = (plan.warmup, plan.duration);
-    let clock = Clock::start();
-    let io = back_end(choice, sockets, options, clock)?;
-    if choice == IoChoice::IoUring && io.name() != choice.name() && !quiet {
-        tell(format_args!("loadgen: there is no io_uring here: running over {}", io.name()));
-    }
-    let stop = Stop::on_signals(vec![io.waker()])?;
-    let progress = Progress::default();
-    std::thread::scope(|scope| {
-        let load = std::thread::Builder::new().name("load".into());
-        let load = load.spawn_scoped(scope, || {
-            load::run(Generator::new(plan, clock.now()), io, clock, &stop, &progress)
-        })?;
-        if !quiet {
-            progress::show(&progress, warmup, duration, || load.is_finished());
+/// Runs the jobs one after the other: one, or the steps of a run.
+fn measure(jobs: &[Job], quiet: bool) -> Result<Report> {
+    let stop = Stop::on_signals(vec![])?;
+    let mut reports: Vec<Report> = vec![];
+    for (job, number) in jobs.iter().zip(1..) {
+        let mut line = (!quiet).then(|| Line::new(job.warmup, job.measured()));
+        if let Some(line) = line.as_mut().filter(|_| jobs.len() > 1) {
+            line.say(format_args!("step {number} of {}", jobs.len()));
         }
-        load.join().expect("a panic ends the process").context("the load could not run")
-    })
+        let report = job.measure(&stop, |live| {
+            if let Some(line) = &mut line {
+                line.show(live);
+            }
+        })?;
+        drop(line);
+        if number == 1 && job.io == IoChoice::IoUring && report.setup.io != job.io.name() && !quiet {
+            tell(format_args!("loadgen: there is no io_uring here: it ran over {}", report.setup.io));
+        }
+        reports.push(report);
+        if stop.is_asked() {
+            break;
+        }
+    }
+    match jobs {
+        [_] => Ok(reports.remove(0)),
+        _ => Report::in_steps(reports).context("no steps"),
+    }
+}
+
+/// Reads reports and adds them up.
+fn merge(files: &[PathBuf]) -> Result<Report> {
+    let read = |file: &PathBuf| -> Result<Report> {
+        let text = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+        serde_json::from_slice(&text)
+            .with_context(|| format!("{} is no report of loadgen --json", file.display()))
+    };
+    let reports = files.iter().map(read).collect::<Result<Vec<Report>>>()?;
+    let merged = Report::merge(&reports).context("nothing to merge")?;
+    merged.map_err(|(index, why)| anyhow!("{}: {why}", files[index].display()))
 }

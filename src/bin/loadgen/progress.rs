@@ -3,43 +3,71 @@
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
-use lbd::load::{Live, Progress};
+use lbd::load::Live;
 use lbd::terminal::tell;
 
-/// How often the figures are read, and how often they are shown where lines stay.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// How often the figures are shown where lines stay.
 const LINE_EVERY: Duration = Duration::from_secs(1);
 
-/// Shows the figures on standard error until the run is over: one line that changes on a terminal, a line a second
+/// Shows the figures on standard error until it is dropped: one line that changes on a terminal, a line a second
 /// anywhere else.
-pub fn show(progress: &Progress, warmup: Duration, duration: Duration, is_over: impl Fn() -> bool) {
-    let terminal = std::io::stderr().is_terminal();
-    let started = Instant::now();
-    let (mut last_at, mut last) = (Duration::ZERO, Live::default());
-    while !is_over() {
-        std::thread::sleep(LOOK_EVERY);
-        let (at, live) = (started.elapsed(), progress.read());
-        let due = at - last_at >= LINE_EVERY;
-        if terminal || due {
-            let text = match at.checked_sub(warmup) {
-                None => format!("warm-up of {warmup:?}: {} in flight", live.in_flight),
+pub struct Line {
+    warmup: Duration,
+    duration: Duration,
+    terminal: bool,
+    started: Instant,
+    last_at: Duration,
+    last: Live,
+}
+
+impl Line {
+    /// Of a run that begins now.
+    pub fn new(warmup: Duration, duration: Duration) -> Self {
+        let terminal = std::io::stderr().is_terminal();
+        Line {
+            warmup,
+            duration,
+            terminal,
+            started: Instant::now(),
+            last_at: Duration::ZERO,
+            last: Live::default(),
+        }
+    }
+
+    /// Writes a line that stays.
+    pub fn say(&self, text: std::fmt::Arguments<'_>) {
+        tell(text);
+    }
+
+    /// The newest figures.
+    pub fn show(&mut self, live: Live) {
+        let at = self.started.elapsed();
+        let due = at - self.last_at >= LINE_EVERY;
+        if self.terminal || due {
+            let text = match at.checked_sub(self.warmup) {
+                None => format!("warm-up of {:?}: {} in flight", self.warmup, live.in_flight),
                 Some(measured) => {
-                    let since_last = (live.sent - last.sent, at - last_at);
-                    line(measured.min(duration), duration, &live, since_last)
+                    let since_last = (live.sent - self.last.sent, at - self.last_at);
+                    line(measured.min(self.duration), self.duration, &live, since_last)
                 }
             };
-            if terminal {
+            if self.terminal {
                 let _ = write!(std::io::stderr(), "\r{text}\x1b[K");
             } else {
                 tell(format_args!("{text}"));
             }
         }
         if due {
-            (last_at, last) = (at, live);
+            (self.last_at, self.last) = (at, live);
         }
     }
-    if terminal {
-        let _ = write!(std::io::stderr(), "\r\x1b[K");
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        if self.terminal {
+            let _ = write!(std::io::stderr(), "\r\x1b[K");
+        }
     }
 }
 

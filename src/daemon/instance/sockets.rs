@@ -96,7 +96,8 @@ pub fn allow_files(pools: &[DatagramPool]) -> Result<(), Failed> {
         let fronts = pool.listen.len() * pool.settings.workers;
         fronts + 2 * (pool.ports.max(pool.settings.workers) + 1) + 2 * pool.tcp_connections
     };
-    Ok(limits::allow_files((pools.iter().map(of_pool).sum::<usize>() + OTHER_FILES) as u64)?)
+    let count = pools.iter().map(of_pool).sum::<usize>() + OTHER_FILES;
+    Ok(limits::allow_files(count as u64, "pools[].ports or pools[].tcp_connections")?)
 }
 
 impl OpenPool {

@@ -84,7 +84,7 @@ fn measured_values_are_told_with_their_units() {
     let report = made::report(20_000.0, &[1_500; 995], 5);
     let figures = Figures::of(&report).unwrap();
     let text = parse("p99<2ms,loss<1%,rate>1").measured(&figures);
-    assert_eq!(text, "p99 1.5002 ms, loss 0.5 %, rate 20k");
+    assert_eq!(text, "p99 1.5 ms, loss 0.5 %, rate 20k");
 }
 
 #[test]

@@ -1,53 +1,84 @@
 use super::*;
-use crate::batch::Received;
+use crate::batch::{Received, SocketId};
+use crate::load::histogram::Percentiles;
+use crate::load::{Dns, Echo, Native, Payload, Plain, Queries, Rate, Report, Share, Trace, Verdict};
+use crate::rng::Rng;
+use crate::wire::{Frame, FrameFormat, Header, Kind, Status};
 
 const FORMAT: FrameFormat = FrameFormat { size: 128, tagged: false };
 const START: Instant = Instant::from_nanos(5_000_000_000);
+const TIMEOUT: Duration = ms(50);
 const TARGET: &str = "127.0.0.1:54001";
 
-fn ms(n: u64) -> Duration {
+const fn ms(n: u64) -> Duration {
     Duration::from_millis(n)
+}
+
+fn target() -> SocketAddr {
+    TARGET.parse().unwrap()
 }
 
 /// A request a millisecond, measured from the first one, for 100 ms.
 fn open_loop() -> Plan {
     Plan {
-        format: FORMAT,
-        target: TARGET.parse().unwrap(),
-        connections: 3,
-        rate: Some(1000.0),
-        arrivals: Arrivals::Constant,
+        target: target(),
+        schedule: Some(Schedule::bursts(Rate::flat(1000.0), 1, Share::WHOLE, START)),
         window: None,
-        payload: 16,
-        timeout: ms(50),
+        start: START,
         warmup: ms(0),
         duration: ms(100),
-        seed: 1,
     }
 }
 
 fn closed_loop(window: usize) -> Plan {
-    Plan { rate: None, window: Some(window), ..open_loop() }
+    Plan { schedule: None, window: Some(window), ..open_loop() }
+}
+
+fn native() -> Native {
+    Native::new(FORMAT, 3, &[7; 16], 16, 50_000, &mut Rng::new(1))
 }
 
 /// A generator and the memory of its turns, fed by hand.
-struct Bench {
-    generator: Generator,
+struct Bench<P> {
+    generator: Generator<P>,
     rx: Rx,
     tx: Tx,
 }
 
-impl Bench {
-    fn new(plan: Plan) -> Bench {
-        Bench { generator: Generator::new(plan, START), rx: Rx::new(64, 512), tx: Tx::new(256, 32 << 10, 1) }
+impl Bench<Native> {
+    fn new(plan: Plan) -> Self {
+        Bench::of(plan, native())
+    }
+}
+
+/// A datagram that a client gets: from where, and what.
+type Arrival<'a> = (SocketId, SocketAddr, &'a [u8]);
+
+impl<P: Protocol> Bench<P> {
+    fn of(plan: Plan, protocol: P) -> Self {
+        let ledger = Ledger::new(1, TIMEOUT);
+        let generator = Generator::new(plan, protocol, ledger);
+        Bench { generator, rx: Rx::new(64, 512), tx: Tx::new(256, 32 << 10, 1) }
     }
 
-    /// One turn at `START + at` with these datagrams; gives what was sent.
+    /// The report of a run that is over.
+    fn report(self) -> Report {
+        let (account, measured) = self.generator.close();
+        Report::of(&account, measured)
+    }
+
+    /// One turn at `START + at` with these datagrams from the target; gives what was sent.
     fn turn(&mut self, at: Duration, datagrams: &[&[u8]]) -> Vec<Vec<u8>> {
+        let arrivals: Vec<_> = datagrams.iter().map(|bytes| (SocketId(0), target(), *bytes)).collect();
+        self.exchange(at, &arrivals).into_iter().map(|(_, bytes)| bytes).collect()
+    }
+
+    /// One turn with these arrivals; gives what was sent, and by which client.
+    fn exchange(&mut self, at: Duration, arrivals: &[Arrival<'_>]) -> Vec<(SocketId, Vec<u8>)> {
         self.rx.clear();
-        for (slot, bytes) in datagrams.iter().enumerate() {
+        for (slot, (socket, peer, bytes)) in arrivals.iter().enumerate() {
             self.rx.slot_mut(slot as u16)[..bytes.len()].copy_from_slice(bytes);
-            let (socket, peer, len) = (SocketId(0), TARGET.parse().unwrap(), bytes.len() as u32);
+            let (socket, peer, len) = (*socket, *peer, bytes.len() as u32);
             self.rx.push(Received {
                 socket,
                 peer,
@@ -62,7 +93,12 @@ impl Bench {
         self.generator.on_batch(START + at, &mut self.rx, &mut self.tx);
         self.generator.on_timeout(START + at, &mut self.tx);
         let (rx, tx) = (&self.rx, &self.tx);
-        tx.destinations().iter().flat_map(|d| tx.frames(d).map(|f| tx.bytes(rx, f).to_vec())).collect()
+        let sent = |d: &crate::batch::Destination| {
+            assert_eq!(d.to, target());
+            let socket = d.socket;
+            tx.frames(d).map(move |f| (socket, tx.bytes(rx, f).to_vec())).collect::<Vec<_>>()
+        };
+        tx.destinations().iter().flat_map(sent).collect()
     }
 
     /// Turns without an answer at every whole millisecond of the range; gives what was sent.
@@ -92,7 +128,7 @@ fn an_open_loop_sends_at_the_planned_moments_and_ends() {
     let sent = bench.turns(0..=200);
     assert_eq!(sent.len(), 99, "one at each millisecond from 1 to 99");
     assert!(bench.generator.is_finished(START + ms(200)));
-    let report = bench.generator.report();
+    let report = bench.report();
     assert_eq!((report.planned, report.sent, report.late_sends, report.lost), (99, 99, 0, 99));
     assert_eq!(report.latency_us.p50 / 1000, 50, "a lost request counts as the time-out");
     assert_balanced(&report);
@@ -116,7 +152,7 @@ fn what_is_late_counts_from_its_planned_moment() {
     bench.turn(ms(12), &answers.iter().map(Vec::as_slice).collect::<Vec<_>>());
     bench.generator.stop(START + ms(12));
     bench.turn(ms(70), &[]);
-    let report = bench.generator.report();
+    let report = bench.report();
     assert_eq!((report.answered, report.late_sends), (11, 9), "1 to 9 ms were late, 10 and 11 ms were not");
     assert!(report.latency_us.p90 >= 10_000 && report.latency_us.p50 >= 5_000, "{report:?}");
     assert!(report.latency_uncorrected_us.p90 <= 1_001, "{report:?}");
@@ -126,7 +162,7 @@ fn what_is_late_counts_from_its_planned_moment() {
 fn the_warm_up_is_outside_all_counts() {
     let mut bench = Bench::new(Plan { warmup: ms(40), ..open_loop() });
     assert_eq!(bench.turns(0..=200).len(), 139);
-    let report = bench.generator.report();
+    let report = bench.report();
     assert_eq!((report.planned, report.sent, report.lost), (100, 100, 100));
     assert_eq!((report.duration_s, report.rate), (0.1, 1000.0));
 }
@@ -156,18 +192,18 @@ fn after_the_end_it_only_waits_for_what_is_in_flight() {
         assert!(waits.is_none_or(|until| until > START + ms(101)), "no turn without a reason: {waits:?}");
         bench.turn(ms(150), &[]);
         assert!(bench.generator.is_finished(START + ms(150)));
-        assert_balanced(&bench.generator.report());
+        assert_balanced(&bench.report());
     }
 }
 
 #[test]
 fn a_full_window_makes_a_rate_late_and_what_never_left_is_told() {
-    let mut bench = Bench::new(Plan { window: Some(5), timeout: ms(1000), ..open_loop() });
-    assert_eq!(bench.turns(0..=200).len(), 5);
+    let mut bench = Bench::new(Plan { window: Some(5), duration: ms(45), ..open_loop() });
+    assert_eq!(bench.turns(0..=49).len(), 5);
     bench.generator.abandon();
-    let report = bench.generator.report();
-    assert_eq!((report.planned, report.sent, report.lost), (99, 5, 5));
-    assert!(matches!(report.verdict(), super::super::Verdict::NothingAnswered));
+    let report = bench.report();
+    assert_eq!((report.planned, report.sent, report.lost), (44, 5, 5));
+    assert!(matches!(report.verdict(), Verdict::NothingAnswered));
 }
 
 #[test]
@@ -179,7 +215,7 @@ fn every_status_has_its_count_and_only_answers_have_a_latency() {
         sent.iter().zip(statuses).map(|(request, status)| answer(request, status)).collect();
     bench.generator.stop(START);
     bench.turn(ms(7), &answers.iter().map(Vec::as_slice).collect::<Vec<_>>());
-    let report = bench.generator.report();
+    let report = bench.report();
     assert_eq!((report.answered, report.busy, report.refused, report.lost), (1, 1, 3, 0));
     assert_eq!(report.latency_us.max / 10, 700, "{report:?}");
     assert_balanced(&report);
@@ -201,7 +237,7 @@ fn an_answer_counts_once_and_only_for_its_own_open_request() {
     let status = edit(|header| header.status = 99);
     bench.turn(ms(1), &[&foreign, &future, &kind, &status, &good[..100], &good, &good]);
     bench.generator.abandon();
-    let report = bench.generator.report();
+    let report = bench.report();
     assert_eq!(report.answered, 1);
     let drops = [("kind", 1), ("length", 1), ("not_open", 3), ("unexpected", 1)];
     assert_eq!(report.drops, drops.map(|(reason, n)| (reason.to_owned(), n)).into());
@@ -215,4 +251,250 @@ fn a_reply_after_the_time_out_is_lost_all_the_same() {
     bench.generator.abandon();
     bench.turn(ms(61), &[&answer(&sent[0], Status::Ok)]);
     assert_eq!((bench.generator.counts().answered, bench.generator.counts().lost), (0, 2));
+}
+
+#[test]
+fn the_pacing_error_is_that_of_every_request_answered_or_not() {
+    let mut bench = Bench::new(open_loop());
+    bench.turn(ms(11), &[]); // planned for 1 to 11 ms: 0 to 10 ms late
+    bench.generator.stop(START + ms(11));
+    bench.turn(ms(70), &[]);
+    let Percentiles { p50, max, .. } = bench.report().pacing_us;
+    assert!(p50.abs_diff(5_000) <= 5 && max.abs_diff(10_000) <= 10, "{p50} {max}");
+}
+
+#[test]
+fn seconds_are_given_once_all_of_them_has_ended() {
+    let plan = Plan { duration: ms(2_500), warmup: ms(500), ..open_loop() };
+    let mut bench = Bench::new(plan);
+    let mut seconds = vec![];
+    for at in 0..=3_100 {
+        bench.turn(ms(at), &[]);
+        while let Some(second) = bench.generator.finished_second(START + ms(at)) {
+            seconds.push((at, second.index, second.counts.sent, second.counts.lost));
+        }
+    }
+    // The last request of a second is lost 50 ms after it.
+    assert_eq!(seconds, [(1_549, 0, 1_000, 1_000), (2_549, 1, 1_000, 1_000), (3_049, 2, 500, 500)]);
+}
+
+#[test]
+fn a_trace_gives_moments_and_sizes_and_its_end() {
+    let trace = std::sync::Arc::new(Trace::parse("0.01 3\n0.02\n0.03 16\n").unwrap());
+    let schedule = Some(Schedule::traced(trace, Share::WHOLE, START));
+    let mut bench = Bench::new(Plan { schedule, ..open_loop() });
+    let mut sent = vec![];
+    for at in 0..=200 {
+        let requests = bench.turn(ms(at), &[]);
+        sent.extend(
+            requests
+                .into_iter()
+                .map(|mut bytes| (at, Frame::check(&mut bytes, &FORMAT).unwrap().header.payload_len.get())),
+        );
+    }
+    assert_eq!(sent, [(10, 3), (20, 16), (30, 16)]);
+    assert_eq!(bench.report().planned, 3);
+}
+
+/// What a client of a DNS server gets for its query.
+fn dns_answer(query: &[u8], rcode: u8) -> Vec<u8> {
+    let mut bytes = query.to_vec();
+    bytes[2] |= 0x80;
+    bytes[3] = rcode;
+    bytes
+}
+
+fn dns(names: &[&str], clients: u16) -> Dns {
+    let mut queries = Queries::default();
+    names.iter().for_each(|name| queries.add(name, 1, None).unwrap());
+    Dns::new(target(), clients, queries, Share::WHOLE, &mut Rng::new(9))
+}
+
+#[test]
+fn dns_answers_find_their_queries_by_client_id_and_question() {
+    let mut bench = Bench::of(closed_loop(8), dns(&["a.example", "b.example"], 2));
+    let sent = bench.exchange(ms(0), &[]);
+    let asked: Vec<_> = sent.iter().map(|(_, bytes)| crate::dns::query(bytes).unwrap().name[1]).collect();
+    assert_eq!(asked.iter().filter(|name| **name == b'a').count(), 4, "names take turns");
+    let answers: Vec<_> = sent.iter().map(|(client, bytes)| (*client, dns_answer(bytes, 0))).collect();
+    let (client, good) = &answers[0];
+    let other = SocketId(1 - client.0);
+    let mut id = good.clone();
+    id[0] ^= 0x55;
+    let mut name = good.clone();
+    name[13] ^= 1;
+    let mut case = good.clone();
+    case[13] ^= 0x20;
+    let stranger = "127.0.0.1:99".parse().unwrap();
+    bench.generator.stop(START);
+    bench.exchange(
+        ms(1),
+        &[
+            (*client, stranger, good),
+            (other, target(), good),
+            (*client, target(), &id),
+            (*client, target(), &name),
+            (*client, target(), &sent[0].1),
+            (*client, target(), &good[..20]),
+            (*client, target(), &case),
+            (*client, target(), good),
+        ],
+    );
+    assert_eq!(bench.generator.in_flight(), 7, "names are equal whatever their case");
+    for ((client, answer), rcode) in answers[1..].iter().zip([0, 3, 2, 5, 1, 4, 0]) {
+        let mut answer = answer.clone();
+        answer[3] = rcode;
+        bench.exchange(ms(2), &[(*client, target(), &answer)]);
+    }
+    let report = bench.report();
+    assert_eq!((report.answered, report.busy, report.refused), (4, 1, 3), "{report:?}");
+    assert_balanced(&report);
+    assert_eq!(report.drops["malformed"] + report.drops["not_open"], 5, "{report:?}");
+    assert_eq!((report.drops["wrong_source"], report.drops["wrong_question"]), (1, 1));
+}
+
+#[test]
+fn dns_ids_of_a_client_are_distinct_while_all_are_under_way_and_then_it_waits() {
+    let plan = Plan { duration: ms(1_000_000), ..closed_loop(1 << 20) };
+    let protocol = dns(&["a.example"], 2);
+    let span = protocol.span_max();
+    assert_eq!(span, 2 * 65_535);
+    let ledger = Ledger::new(1 << 18, ms(1_000_000));
+    let mut bench =
+        Bench { generator: Generator::new(plan, protocol, ledger), ..Bench::of(open_loop(), dns(&["a"], 2)) };
+    let mut sent = vec![];
+    while sent.len() < span as usize {
+        let more = bench.exchange(ms(0), &[]);
+        assert!(!more.is_empty());
+        sent.extend(more.into_iter().map(|(client, bytes)| (client.0, crate::dns::id(&bytes))));
+    }
+    assert!(bench.exchange(ms(0), &[]).is_empty(), "no id is left that would be unmistakable");
+    let ids: std::collections::HashSet<_> = sent.iter().copied().collect();
+    assert_eq!(ids.len(), sent.len());
+    let risen = sent.windows(3).filter(|w| w[2].1 == w[0].1.wrapping_add(1)).count();
+    assert!(risen < 20, "ids are not guessed from those before: {risen}");
+}
+
+#[test]
+fn a_marked_name_is_another_one_for_each_query_and_found_again() {
+    let mut bench = Bench::of(closed_loop(4), dns(&["x{id}.example"], 1));
+    let sent = bench.exchange(ms(0), &[]);
+    let names: std::collections::HashSet<_> = sent.iter().map(|(_, bytes)| bytes[13..30].to_vec()).collect();
+    assert!(names.len() == 4 && names.iter().all(|name| name[0] == b'x'), "{names:?}");
+    let (mut wrong, right) = (dns_answer(&sent[0].1, 0), dns_answer(&sent[1].1, 0));
+    wrong[13..30].copy_from_slice(&right[13..30]);
+    bench.generator.stop(START);
+    bench.turn(ms(1), &[&wrong, &right]);
+    bench.generator.abandon();
+    let report = bench.report();
+    assert_eq!((report.answered, report.lost, report.drops["wrong_question"]), (1, 3, 1));
+}
+
+#[test]
+fn a_mark_in_the_payload_finds_the_request_of_any_echo() {
+    let payload: Payload = "text:call {id}, again {id}!".parse().unwrap();
+    let echo = Echo::new(target(), 2, &payload.bytes(0, &mut Rng::new(1)), &mut Rng::new(1));
+    let mut bench = Bench::of(closed_loop(6), echo);
+    let sent = bench.exchange(ms(0), &[]);
+    let text = String::from_utf8(sent[0].1.clone()).unwrap();
+    let [mark, again] = [&text[5..21], &text[29..45]];
+    assert!(mark == again && text.starts_with("call ") && text.ends_with('!') && text.len() == 46, "{text}");
+    let client = sent[0].0;
+    let good = format!("OK, you said {mark}");
+    bench.generator.stop(START);
+    let stranger = "127.0.0.1:99".parse().unwrap();
+    bench.exchange(
+        ms(1),
+        &[
+            (client, stranger, good.as_bytes()),
+            (SocketId(1 - client.0), target(), good.as_bytes()),
+            (client, target(), b"no mark"),
+            (client, target(), good.as_bytes()),
+            (client, target(), good.as_bytes()),
+        ],
+    );
+    bench.generator.abandon();
+    let report = bench.report();
+    assert_eq!((report.answered, report.lost), (1, 5));
+    let drops = [("malformed", 1), ("not_open", 2), ("wrong_source", 1)];
+    assert_eq!(report.drops, drops.map(|(reason, n)| (reason.to_owned(), n)).into());
+}
+
+fn plain(clients: u16) -> Plain {
+    Plain::new(target(), clients, vec![1, 2, 3, 4], 3, TIMEOUT)
+}
+
+#[test]
+fn a_plain_client_has_one_request_in_flight_and_anything_answers_it() {
+    let mut bench = Bench::of(closed_loop(9), plain(2));
+    let sent = bench.exchange(ms(0), &[]);
+    assert_eq!(sent, [(SocketId(0), vec![1, 2, 3]), (SocketId(1), vec![1, 2, 3])]);
+    let next = bench.exchange(ms(1), &[(SocketId(1), target(), b"?"), (SocketId(1), target(), b"twice")]);
+    assert_eq!(next, [(SocketId(1), vec![1, 2, 3])], "the one that is free again");
+    let stranger = "127.0.0.1:99".parse().unwrap();
+    assert_eq!(bench.exchange(ms(2), &[(SocketId(0), stranger, b"?")]), []);
+    assert_eq!(bench.generator.next_deadline(), Some(START + ms(50)), "nothing to do before the time-out");
+    bench.generator.stop(START + ms(2));
+    bench.generator.abandon();
+    let report = bench.report();
+    assert_eq!((report.answered, report.lost), (1, 2));
+    assert_eq!((report.drops["not_open"], report.drops["wrong_source"]), (1, 1));
+}
+
+#[test]
+fn a_plain_client_that_lost_a_request_takes_no_late_answer_for_the_next_one() {
+    let mut bench = Bench::of(Plan { duration: ms(1_000), ..closed_loop(1) }, plain(1));
+    assert_eq!(bench.exchange(ms(0), &[]).len(), 1);
+    assert_eq!(bench.exchange(ms(50), &[]), [], "lost: it rests");
+    assert_eq!(bench.generator.next_deadline(), Some(START + ms(100)));
+    assert_eq!(bench.exchange(ms(60), &[(SocketId(0), target(), b"late")]), []);
+    assert_eq!(bench.exchange(ms(100), &[]).len(), 1, "rested");
+    bench.exchange(ms(101), &[(SocketId(0), target(), b"in time")]);
+    bench.generator.stop(START + ms(101));
+    bench.generator.abandon();
+    let report = bench.report();
+    assert_eq!((report.answered, report.drops["late"]), (1, 1), "{report:?}");
+    let fastest = report.histograms.latency.decode().unwrap().min();
+    assert_eq!(fastest / 1_000, 999, "a millisecond, to three digits: the answer's own time");
+}
+
+#[test]
+fn plain_clients_lose_and_answer_in_whatever_order() {
+    let mut bench = Bench::of(Plan { duration: ms(10_000), ..closed_loop(4) }, plain(4));
+    let mut rng = Rng::new(3);
+    let mut open = vec![];
+    for at in 0..9_000 {
+        let answered = (rng.below(4) == 0 && !open.is_empty())
+            .then(|| open.swap_remove(rng.below(open.len() as u64) as usize));
+        let arrivals: Vec<Arrival> = answered.iter().map(|client| (*client, target(), &b"!"[..])).collect();
+        let sent = bench.exchange(ms(at), &arrivals);
+        open.retain(|client| !sent.iter().any(|(sender, _)| sender == client));
+        open.extend(sent.iter().map(|(client, _)| *client));
+        assert!(bench.generator.in_flight() <= 4);
+    }
+    bench.generator.stop(START + ms(9_000));
+    bench.generator.abandon();
+    let report = bench.report();
+    assert!(report.answered > 500 && report.lost > 50, "{report:?}");
+    assert_balanced(&report);
+}
+
+#[test]
+fn lost_requests_count_as_the_time_out_whatever_the_protocol() {
+    fn lost<P: Protocol>(protocol: P) -> Report {
+        let mut bench = Bench::of(closed_loop(2), protocol);
+        let sent = bench.exchange(ms(0), &[]).len();
+        assert_eq!(sent, 2);
+        bench.generator.stop(START);
+        bench.exchange(ms(50), &[]);
+        assert!(bench.generator.is_finished(START + ms(50)));
+        bench.report()
+    }
+    let echo = Echo::new(target(), 2, b"{id}", &mut Rng::new(1));
+    for report in [lost(native()), lost(dns(&["a.example"], 2)), lost(plain(2)), lost(echo)] {
+        assert_eq!(
+            (report.lost, report.latency_us.p50, report.latency_uncorrected_us.max),
+            (2, 50_000, 50_000)
+        );
+    }
 }

@@ -116,20 +116,20 @@ fn a_limit_of_the_target_below_that_of_the_generator_is_found() {
 fn reports_are_judged_by_the_slo_and_first_by_whether_the_generator_kept_up() {
     let mut search = Search::new(plan(1_000.0)).unwrap();
     for (report, outcome, measured) in [
-        (made::report(1e3, &[300; 100], 0), Outcome::Met, "p99 300.03 us, loss 0 %"),
-        (made::report(1e3, &[90_000; 100], 0), Outcome::Missed, "p99 90.046 ms, loss 0 %"),
-        (made::report(1e3, &[300; 999], 1), Outcome::Missed, "p99 300.03 us, loss 0.1 %"),
-        (made::report(1e3, &[], 100), Outcome::Missed, "p99 1.0003 s, loss 100 %"),
+        (made::report(1e3, &[300; 100], 0), Outcome::Met, "p99 300 us, loss 0 %"),
+        (made::report(1e3, &[90_000; 100], 0), Outcome::Missed, "p99 90.05 ms, loss 0 %"),
+        (made::report(1e3, &[300; 999], 1), Outcome::Missed, "p99 300 us, loss 0.1 %"),
+        (made::report(1e3, &[], 100), Outcome::Missed, "p99 1 s, loss 100 %"),
         (
             Report { busy: 9, sent: 9, planned: 9, ..Report::default() },
             Outcome::Missed,
             "p99 not measured, loss 0 %",
         ),
-        (made::late(made::report(1e3, &[300; 100], 0)), Outcome::Unfit, "p99 300.03 us, loss 0 %"),
+        (made::late(made::report(1e3, &[300; 100], 0)), Outcome::Unfit, "p99 300 us, loss 0 %"),
         (
             Report { planned: 200, ..made::report(1e3, &[300; 100], 0) },
             Outcome::Unfit,
-            "p99 300.03 us, loss 0 %",
+            "p99 300 us, loss 0 %",
         ),
     ] {
         let trial = search.record(1e3, report).unwrap();

@@ -1,0 +1,71 @@
+//! `--compare`: the same load on two targets in turn.
+
+use std::net::SocketAddr;
+
+use anyhow::Result;
+use lbd::daemon::signals::Stop;
+use lbd::load::compare::{Compare, Compared, Side};
+use lbd::load::{Report, pages};
+
+use crate::args::Args;
+use crate::ending::Ending;
+use crate::output::Outputs;
+use crate::plan;
+use crate::trials::Trials;
+
+const PAIRS: u16 = 9;
+
+/// Compares, and writes what it found.
+pub fn run(args: &Args, (a, b): (SocketAddr, SocketAddr), stop: &Stop) -> Result<Ending> {
+    let pairs = args.judgement.repeats.unwrap_or(PAIRS);
+    let mut compare = Compare::new(usize::from(pairs));
+    let job = plan::job_for(args, a)?;
+    let outputs = Outputs::open(args)?;
+    let mut trials = Trials::new(job, stop, args.quiet);
+    let mut broken_off = None;
+    let mut turns = 0;
+    while let Some(side) = compare.next() {
+        let pair = turns / 2;
+        turns += 1;
+        let target = if side == Side::A { a } else { b };
+        // Both turns of a pair have the same requests at the same moments.
+        let seed = trials.job().seed.wrapping_add(pair);
+        let report = match trials.run(|job| (job.target, job.seed) = (target, seed)) {
+            Ok(Some(report)) => report,
+            Ok(None) => break,
+            Err(error) => {
+                broken_off = Some(error); // what the turns before it have shown is not lost
+                break;
+            }
+        };
+        let Report { sent, lost, latency_us, .. } = &report;
+        let name = if side == Side::A { "A" } else { "B" };
+        trials.say(format_args!(
+            "pair {} of {pairs}, {name}: {sent} sent, {lost} lost, p50 {} us, p99 {} us",
+            pair + 1,
+            latency_us.p50,
+            latency_us.p99,
+        ));
+        compare.record(report);
+    }
+    let compared = compare.finish().map_err(anyhow::Error::msg)?;
+    if compared.turns.len() > 1 {
+        outputs.write_judged(&compared, &compared.to_string(), |machine| {
+            pages::of_comparison(&compared, machine)
+        })?;
+    }
+    Ok(ending(&compared, broken_off))
+}
+
+fn ending(compared: &Compared, broken_off: Option<anyhow::Error>) -> Ending {
+    let Compared { pairs, pairs_unfit, .. } = *compared;
+    match broken_off {
+        Some(error) => Ending::invalid(error.to_string()),
+        None if pairs == 0 || pairs_unfit > pairs => Ending::invalid(format!(
+            "{pairs_unfit} of {} pairs say nothing: the generator could not keep up, or nothing was answered; lower the \
+             rate, or give it more CPU or --threads",
+            pairs + pairs_unfit
+        )),
+        None => Ending::good(),
+    }
+}

@@ -1,0 +1,66 @@
+//! How the program ends: its exit code, and what it says then.
+
+use std::process::ExitCode;
+
+use lbd::load::Verdict;
+
+/// The figures would show the generator, not the system.
+const INVALID: u8 = 1;
+/// A condition on the figures was not kept.
+const CONDITION: u8 = 3;
+
+/// An exit code with its reasons.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Ending {
+    code: u8,
+    /// Lines for the operator.
+    pub reasons: Vec<String>,
+}
+
+impl Ending {
+    /// All is well.
+    pub fn good() -> Self {
+        Ending { code: 0, reasons: vec![] }
+    }
+
+    /// There are no figures that say something about the system.
+    pub fn invalid(reason: String) -> Self {
+        Ending { code: INVALID, reasons: vec![reason] }
+    }
+
+    /// Figures are not as they have to be.
+    pub fn condition(reasons: Vec<String>) -> Self {
+        Ending { code: CONDITION, reasons }
+    }
+
+    /// Of a run with this verdict and these conditions of --fail-if that hold. Figures that say nothing come first.
+    pub fn of_run(verdict: Verdict, holding: Vec<String>) -> Self {
+        match (verdict, holding.is_empty()) {
+            (Verdict::Valid, true) => Ending::good(),
+            (Verdict::Valid, false) => Ending::condition(holding),
+            (verdict, _) => {
+                let reasons = holding.into_iter().chain([verdict.to_string()]).collect();
+                Ending { code: INVALID, reasons }
+            }
+        }
+    }
+
+    /// For `main`.
+    pub fn code(&self) -> ExitCode {
+        ExitCode::from(self.code)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_that_say_nothing_outweigh_a_condition_on_them() {
+        let held = || vec!["p99>5ms holds".to_owned()];
+        assert_eq!(Ending::of_run(Verdict::Valid, vec![]), Ending::good());
+        assert_eq!(Ending::of_run(Verdict::Valid, held()), Ending { code: 3, reasons: held() });
+        let late = Ending::of_run(Verdict::Late(0.5), held());
+        assert_eq!((late.code, late.reasons.len()), (1, 2));
+    }
+}

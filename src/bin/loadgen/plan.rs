@@ -1,0 +1,167 @@
+//! From arguments and configuration to what is to be measured.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use lbd::config::Config;
+use lbd::load::{Arrivals, Job, Load, Payload, Queries, Rate, Talk, Trace};
+use lbd::rng::entropy;
+use lbd::wire::FrameFormat;
+
+use crate::args::{Args, ProtocolName, Ramp, Steps};
+
+const DURATION: Duration = Duration::from_secs(10);
+const WARMUP: Duration = Duration::from_secs(1);
+const PAYLOAD: usize = 16;
+const DNS_NAME: &str = "example.com";
+const DNS_TYPE: u16 = 1;
+
+/// The measurements, one after the other: one, or each step.
+pub fn jobs(args: &Args) -> Result<Vec<Job>> {
+    let job = template(args, args.target)?;
+    let jobs: Vec<Job> = match &args.steps {
+        Some(Steps(rates)) => {
+            let loads = rates.iter().map(|rate| at_rate(args, Rate::flat(*rate)));
+            loads.map(|load| Ok(Job { load: load?, ..job.clone() })).collect::<Result<_>>()?
+        }
+        None => vec![Job { load: load(args, &job)?, ..job }],
+    };
+    jobs.iter().try_for_each(Job::check).map_err(anyhow::Error::msg)?;
+    Ok(jobs)
+}
+
+/// One measurement with that target.
+pub fn job_for(args: &Args, target: SocketAddr) -> Result<Job> {
+    let job = template(args, Some(target))?;
+    checked(Job { load: load(args, &job)?, ..job })
+}
+
+/// One measurement at this rate.
+pub fn job_at(args: &Args, rate: f64) -> Result<Job> {
+    checked(Job { load: at_rate(args, Rate::flat(rate))?, ..template(args, args.target)? })
+}
+
+fn checked(job: Job) -> Result<Job> {
+    job.check().map_err(anyhow::Error::msg)?;
+    Ok(job)
+}
+
+/// A measurement, but for its load.
+fn template(args: &Args, target: Option<SocketAddr>) -> Result<Job> {
+    let config = Config::load_or_default(args.config.as_deref())?;
+    if target.is_none() {
+        let is_native = args.protocol == ProtocolName::Native;
+        ensure!(is_native, "--protocol {}: give --target", name(args.protocol));
+        config.require_native("loadgen, or give --target")?;
+    }
+    let is_trace = matches!(args.arrivals, Some(Arrivals::Trace(_)));
+    let (warmup, duration) = match is_trace {
+        true => (Duration::ZERO, Duration::MAX),
+        false => (WARMUP, DURATION),
+    };
+    Ok(Job {
+        target: target.unwrap_or(config.balancer_for_clients()),
+        talk: talk(args, &config)?,
+        load: Load::Closed,
+        window: args.window.map(|window| window as usize),
+        timeout: args.timeout,
+        warmup: args.warmup.unwrap_or(warmup),
+        duration: args.duration.unwrap_or(duration),
+        threads: args.threads,
+        clients: args.clients,
+        spin: args.spin,
+        io: args.io.unwrap_or(config.io),
+        seed: args.seed.unwrap_or_else(entropy),
+    })
+}
+
+/// When requests leave, of a run that has no steps.
+fn load(args: &Args, job: &Job) -> Result<Load> {
+    match (args.ramp, args.rate, &args.arrivals) {
+        (Some(Ramp { from, to }), ..) => at_rate(args, Rate::ramp(from, to, job.warmup, job.duration)),
+        (None, Some(rate), _) => at_rate(args, Rate::flat(rate)),
+        (None, None, Some(Arrivals::Trace(file))) => trace(file),
+        (None, None, Some(_)) => bail!("--arrivals needs a rate: --rate, --ramp or --steps"),
+        (None, None, None) => Ok(Load::Closed),
+    }
+}
+
+fn name(protocol: ProtocolName) -> &'static str {
+    match protocol {
+        ProtocolName::Native => "native",
+        ProtocolName::Dns => "dns",
+        ProtocolName::Raw => "raw",
+    }
+}
+
+fn at_rate(args: &Args, rate: Rate) -> Result<Load> {
+    Ok(match args.arrivals.as_ref().unwrap_or(&Arrivals::Poisson) {
+        Arrivals::Poisson => Load::Poisson(rate),
+        Arrivals::Constant => Load::Bursts(rate, 1),
+        Arrivals::Burst(burst) => Load::Bursts(rate, *burst),
+        Arrivals::Trace(_) => {
+            bail!("--arrivals trace: says when requests leave; leave out --rate, --ramp and --steps")
+        }
+    })
+}
+
+fn trace(file: &Path) -> Result<Load> {
+    let trace = Trace::load(file).map_err(anyhow::Error::msg)?;
+    Ok(Load::Trace(file.display().to_string(), Arc::new(trace)))
+}
+
+/// What requests are; options of another protocol are a mistake.
+fn talk(args: &Args, config: &Config) -> Result<Talk> {
+    let for_native =
+        [("--frame", args.frame.is_some()), ("--frames-per-datagram", args.frames_per_datagram.is_some())];
+    let for_dns = [
+        ("--dns-name", args.dns_name.is_some()),
+        ("--dns-names", args.dns_names.is_some()),
+        ("--dns-type", args.dns_type.is_some()),
+        ("--dns-edns", args.dns_edns.is_some()),
+    ];
+    let payload = [("--payload", args.payload.is_some())];
+    let foreign: &[&[(&str, bool)]] = match args.protocol {
+        ProtocolName::Native => &[&for_dns],
+        ProtocolName::Dns => &[&for_native, &payload],
+        ProtocolName::Raw => &[&for_native, &for_dns],
+    };
+    if let Some((option, _)) = foreign.iter().copied().flatten().find(|(_, given)| *given) {
+        bail!("{option} does not go with --protocol {}", name(args.protocol));
+    }
+    let payload = args.payload.clone().unwrap_or(Payload::Random(PAYLOAD));
+    Ok(match args.protocol {
+        ProtocolName::Native => {
+            let format = args.frame.map_or(config.native().format, FrameFormat::plain);
+            let frames_per_datagram = match (args.frames_per_datagram, args.frame) {
+                (Some(frames), _) => usize::from(frames),
+                (None, Some(_)) => format.frames_per_datagram(),
+                (None, None) => config.native().frames_per_datagram,
+            };
+            Talk::Native { format, frames_per_datagram, payload }
+        }
+        ProtocolName::Dns => Talk::Dns(queries(args)?),
+        ProtocolName::Raw => Talk::Raw(payload),
+    })
+}
+
+fn queries(args: &Args) -> Result<Queries> {
+    let mut queries = Queries::default();
+    let kind = args.dns_type.unwrap_or(DNS_TYPE);
+    match &args.dns_names {
+        Some(file) => {
+            let text =
+                std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+            let added = queries.add_lines(&text, kind, args.dns_edns);
+            added.map_err(|why| anyhow::anyhow!("{}: {why}", file.display()))?;
+        }
+        None => {
+            let name = args.dns_name.as_deref().unwrap_or(DNS_NAME);
+            queries.add(name, kind, args.dns_edns).map_err(|why| anyhow::anyhow!("--dns-name: {why}"))?;
+        }
+    }
+    Ok(queries)
+}

@@ -1,0 +1,126 @@
+//! `--search`: trials until the largest rate that meets the SLO is known.
+
+use anyhow::{Result, anyhow, ensure};
+use lbd::daemon::signals::Stop;
+use lbd::load::pages;
+use lbd::load::search::{End, Found, Outcome, Search, SearchPlan, per_second};
+
+use crate::args::Args;
+use crate::ending::Ending;
+use crate::output::Outputs;
+use crate::plan;
+use crate::trials::Trials;
+
+/// The first rate if none is given.
+const START: f64 = 1_000.0;
+/// Without --from no rate below this part of the first one is tried, and none that arguments could not ask for.
+const LOWEST_SHARE: f64 = 1.0 / 1024.0;
+const RATES: std::ops::RangeInclusive<f64> = 0.001..=1e8;
+const REPEATS: u16 = 3;
+
+/// Searches, and writes what it found.
+pub fn run(args: &Args, stop: &Stop) -> Result<Ending> {
+    let plan = search_plan(args)?;
+    let mut search = Search::new(plan.clone()).map_err(|why| anyhow!("--slo: {why}"))?;
+    let job = plan::job_at(args, plan.start)?;
+    let outputs = Outputs::open(args)?;
+    let mut trials = Trials::new(job, stop, args.quiet);
+    let mut broken_off = None;
+    let mut number = 0;
+    while let Some(rate) = search.next() {
+        number += 1;
+        let seed = trials.job().seed.wrapping_add(number);
+        let report = match trials.run(|job| (job.load, job.seed) = (job.load.at(rate), seed)) {
+            Ok(Some(report)) => report,
+            Ok(None) => break,
+            Err(error) if number > 1 => {
+                broken_off = Some(error); // what the trials before it have shown is not lost
+                break;
+            }
+            Err(error) => return Ok(Ending::invalid(error.to_string())),
+        };
+        let trial = search.record(rate, report).map_err(anyhow::Error::msg)?;
+        let outcome = match trial.outcome {
+            Outcome::Met => "met",
+            Outcome::Missed => "missed",
+            Outcome::Unfit => "the generator could not keep up",
+        };
+        let text = format!("trial {number}: {}: {}: {outcome}", per_second(rate), trial.measured);
+        trials.say(format_args!("{text}{}", limit(search.bracket())));
+    }
+    let found = search.finish();
+    outputs.write_judged(&found, &format!("{found}\n"), |machine| pages::of_search(&found, machine))?;
+    Ok(ending(&found, broken_off))
+}
+
+fn ending(found: &Found, broken_off: Option<anyhow::Error>) -> Ending {
+    match (found.end, broken_off) {
+        (_, Some(error)) => Ending::invalid(error.to_string()),
+        (End::Lowest, None) => Ending::condition(vec![found.to_string()]),
+        (End::Generator, None) => Ending::invalid(found.to_string()),
+        (End::Found | End::Highest, None) => Ending::good(),
+        (End::Stopped, None) if found.rate.is_some() => Ending::good(),
+        (End::Stopped, None) => Ending::invalid(found.to_string()),
+    }
+}
+
+fn search_plan(args: &Args) -> Result<SearchPlan> {
+    let judgement = &args.judgement;
+    let start = args.rate.or(judgement.from).unwrap_or(START.min(judgement.to.unwrap_or(START)));
+    let lowest = judgement.from.unwrap_or((start * LOWEST_SHARE).max(*RATES.start()));
+    let highest = judgement.to.unwrap_or(*RATES.end());
+    ensure!(lowest <= highest, "--from {lowest} is above --to {highest}");
+    ensure!(
+        (lowest..=highest).contains(&start),
+        "--rate {start}, the first one, is not from --from {lowest} to --to {highest}"
+    );
+    Ok(SearchPlan {
+        slo: judgement.slo.clone().expect("--search needs it"),
+        start,
+        lowest,
+        highest,
+        repeats: usize::from(judgement.repeats.unwrap_or(REPEATS)),
+        precision: judgement.precision,
+        trials_max: usize::from(judgement.max_trials),
+    })
+}
+
+/// Where the limit is, as far as is known.
+fn limit(bracket: (Option<f64>, Option<f64>)) -> String {
+    match bracket {
+        (Some(low), Some(high)) => {
+            format!("; the limit is between {} and {}", per_second(low), per_second(high))
+        }
+        (Some(low), None) => format!("; the limit is above {}", per_second(low)),
+        (None, Some(high)) => format!("; the limit is below {}", per_second(high)),
+        (None, None) => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    fn plan(words: &str) -> Result<(f64, f64, f64), String> {
+        let words = format!("loadgen --search --slo p99<2ms {words}");
+        let args = Args::try_parse_from(words.split_whitespace()).map_err(|error| error.to_string())?;
+        let plan = search_plan(&args).map_err(|error| error.to_string())?;
+        Ok((plan.start, plan.lowest, plan.highest))
+    }
+
+    #[test]
+    fn it_begins_at_the_rate_that_was_given_and_stays_between_the_others() {
+        assert_eq!(plan(""), Ok((1_000.0, 1_000.0 / 1024.0, 1e8)));
+        assert_eq!(plan("--rate 5000"), Ok((5_000.0, 5_000.0 / 1024.0, 1e8)));
+        assert_eq!(plan("--from 200 --to 800"), Ok((200.0, 200.0, 800.0)));
+        assert_eq!(plan("--rate 400 --from 200 --to 800"), Ok((400.0, 200.0, 800.0)));
+        assert_eq!(plan("--to 500"), Ok((500.0, 500.0 / 1024.0, 500.0)));
+        assert_eq!(plan("--rate 0.01"), Ok((0.01, 0.001, 1e8)));
+        assert_eq!(plan("--from 9 --to 8").unwrap_err(), "--from 9 is above --to 8");
+        assert_eq!(
+            plan("--rate 7 --from 8").unwrap_err(),
+            "--rate 7, the first one, is not from --from 8 to --to 100000000"
+        );
+    }
+}

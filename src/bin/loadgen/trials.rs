@@ -1,0 +1,110 @@
+//! Runs of one load that are judged together: a trial of a search, a turn of a comparison.
+
+use std::io::IsTerminal;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use lbd::daemon::signals::Stop;
+use lbd::load::{Job, Load, Rate, Report};
+use lbd::terminal::tell;
+
+use crate::progress::Line;
+
+/// How long a target may take to answer again after a trial.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// The load under which it has to answer.
+const CALM_RATE: f64 = 100.0;
+const CALM_TIME: Duration = Duration::from_millis(200);
+/// Answers of a target at rest may take twice as long as before the first trial, and this in microseconds.
+const CALM_SLACK_US: u64 = 1_000;
+/// Nine of ten have to be answered.
+const CALM_SHARE: u64 = 9;
+
+/// Runs trials, and lets their targets come to rest before each.
+pub struct Trials<'a> {
+    job: Job,
+    stop: &'a Stop,
+    quiet: bool,
+    /// Half of the answers took at most this when the target was first asked, in microseconds.
+    at_rest: Vec<(SocketAddr, u64)>,
+}
+
+impl<'a> Trials<'a> {
+    /// Trials of this job, each at a rate and a target of its own.
+    pub fn new(job: Job, stop: &'a Stop, quiet: bool) -> Self {
+        Trials { job, stop, quiet, at_rest: vec![] }
+    }
+
+    /// What is measured.
+    pub fn job(&self) -> &Job {
+        &self.job
+    }
+
+    /// Tells the operator something while trials run.
+    pub fn say(&self, text: std::fmt::Arguments<'_>) {
+        if !self.quiet {
+            tell(text);
+        }
+    }
+
+    /// One trial, with `change` made to the job; `None` if the operator has ended it. The error says that it could not run, or that
+    /// the target does not answer even when it is hardly asked.
+    pub fn run(&mut self, change: impl FnOnce(&mut Job)) -> Result<Option<Report>> {
+        let mut job = self.job.clone();
+        change(&mut job);
+        if !self.await_rest(&job)? {
+            return Ok(None);
+        }
+        let is_shown = !self.quiet && std::io::stderr().is_terminal();
+        let mut line = is_shown.then(|| Line::new(job.warmup, job.measured()));
+        let report = job.measure(self.stop, |live| {
+            if let Some(line) = &mut line {
+                line.show(live);
+            }
+        })?;
+        Ok((!self.stop.is_asked()).then_some(report))
+    }
+
+    /// Waits until the target answers a few requests about as quickly as it did at first: what it still had to do is done.
+    fn await_rest(&mut self, job: &Job) -> Result<bool> {
+        let calm = Job {
+            load: Load::Bursts(Rate::flat(CALM_RATE), 1),
+            window: None,
+            warmup: Duration::ZERO,
+            duration: CALM_TIME,
+            threads: 1,
+            spin: Duration::ZERO,
+            ..job.clone()
+        };
+        let first = self.at_rest.iter().find(|(target, _)| *target == job.target).map(|(_, us)| *us);
+        let give_up = Instant::now() + PATIENCE;
+        loop {
+            let report = calm.measure(self.stop, |_| {})?;
+            if self.stop.is_asked() {
+                return Ok(false);
+            }
+            let is_answered = report.answered > 0 && report.answered * 10 >= report.sent * CALM_SHARE;
+            let half = report.latency_us.p50;
+            if is_answered && first.is_none_or(|us| half <= 2 * us + CALM_SLACK_US) {
+                if first.is_none() {
+                    self.at_rest.push((job.target, half));
+                }
+                return Ok(true);
+            }
+            if first.is_none() || Instant::now() >= give_up {
+                let Report { sent, answered, busy, refused, lost, .. } = report;
+                bail!(
+                    "{} does not answer{}: of {sent} requests at {CALM_RATE}/s {answered} were answered, {busy} busy, \
+                     {refused} refused, {lost} lost, half within {half} us",
+                    job.target,
+                    if first.is_some() {
+                        format!(" again within {} s", PATIENCE.as_secs())
+                    } else {
+                        String::new()
+                    },
+                );
+            }
+        }
+    }
+}

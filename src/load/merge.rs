@@ -1,0 +1,227 @@
+//! Several reports as one: of processes that ran side by side, or of steps one after the other.
+
+use std::collections::BTreeMap;
+
+use hdrhistogram::Histogram;
+
+use super::histogram::add;
+use super::report::{Report, Second};
+
+impl Report {
+    /// What processes that ran side by side come to: their counts and rates added, their histograms too, so that percentiles are those
+    /// of all requests together. Of steps, each is merged with its likes. `None` for no report; the error says what is
+    /// wrong, and with which one, counted from 0.
+    pub fn merge(reports: &[Report]) -> Option<Result<Report, (usize, String)>> {
+        let (first, others) = reports.split_first()?;
+        let mut sum = first.clone();
+        for (other, index) in others.iter().zip(1..) {
+            if let Err(why) = sum.merge_one(other) {
+                return Some(Err((index, why)));
+            }
+        }
+        Some(sum.refresh(reports).map(|()| sum))
+    }
+
+    /// What steps come to that ran one after the other; each stays whole in [`Report::steps`]. `None` for no step.
+    pub fn in_steps(steps: Vec<Report>) -> Option<Report> {
+        let mut sum = steps.first()?.clone();
+        sum.series.clear();
+        let mut at_s = 0;
+        for (step, index) in steps.iter().zip(0..) {
+            if index > 0 {
+                sum.add_counts(step);
+                sum.duration_s += step.duration_s;
+            }
+            sum.series.extend(
+                step.series.iter().map(|second| Second { at_s: at_s + second.at_s, ..second.clone() }),
+            );
+            at_s += step.duration_s.ceil() as u64;
+        }
+        let weighted: Option<f64> = steps.iter().map(|step| Some(step.rate_wanted? * step.duration_s)).sum();
+        let of_duration = |sent: f64| if sum.duration_s > 0.0 { sent / sum.duration_s } else { 0.0 };
+        (sum.rate, sum.rate_wanted) = (of_duration(sum.sent as f64), weighted.map(of_duration));
+        sum.setup.rate = steps.iter().map(|step| step.setup.rate.as_str()).collect::<Vec<_>>().join(",");
+        sum.refresh(&steps).expect("histograms that were made here");
+        sum.steps = steps;
+        Some(sum)
+    }
+
+    fn merge_one(&mut self, other: &Report) -> Result<(), String> {
+        if self.steps.len() != other.steps.len() {
+            return Err(format!(
+                "{} steps, where the first report has {}",
+                other.steps.len(),
+                self.steps.len()
+            ));
+        }
+        if self.setup.protocol != other.setup.protocol {
+            let (this, first) = (&other.setup.protocol, &self.setup.protocol);
+            return Err(format!("its protocol is `{this}`, that of the first report `{first}`"));
+        }
+        for (step, (own, others)) in (1..).zip(self.steps.iter_mut().zip(&other.steps)) {
+            let merged = Report::merge(&[own.clone(), others.clone()]).expect("two reports");
+            *own = merged.map_err(|(_, why)| format!("step {step}: {why}"))?;
+        }
+        self.add_counts(other);
+        self.rate += other.rate;
+        self.rate_wanted = self.rate_wanted.zip(other.rate_wanted).map(|(a, b)| a + b);
+        self.duration_s = self.duration_s.max(other.duration_s);
+        self.setup.started_at_s = self.setup.started_at_s.min(other.setup.started_at_s);
+        self.setup.threads = self.setup.threads.saturating_add(other.setup.threads);
+        self.setup.clients = self.setup.clients.saturating_add(other.setup.clients);
+        self.setup.window = self.setup.window.zip(other.setup.window).map(|(a, b)| a + b);
+        self.merge_series(&other.series)
+    }
+
+    fn merge_series(&mut self, others: &[Second]) -> Result<(), String> {
+        let mut seconds: BTreeMap<u64, Second> =
+            std::mem::take(&mut self.series).into_iter().map(|second| (second.at_s, second)).collect();
+        for other in others {
+            match seconds.get_mut(&other.at_s) {
+                Some(sum) => sum.add(other).map_err(|why| format!("second {}: {why}", other.at_s))?,
+                None => drop(seconds.insert(other.at_s, other.clone())),
+            }
+        }
+        self.series = seconds.into_values().collect();
+        Ok(())
+    }
+
+    fn add_counts(&mut self, other: &Report) {
+        let sums = [
+            (&mut self.planned, other.planned),
+            (&mut self.sent, other.sent),
+            (&mut self.answered, other.answered),
+            (&mut self.lost, other.lost),
+            (&mut self.busy, other.busy),
+            (&mut self.refused, other.refused),
+            (&mut self.late_sends, other.late_sends),
+            (&mut self.not_sent, other.not_sent),
+            (&mut self.kernel_drops, other.kernel_drops),
+        ];
+        sums.into_iter().for_each(|(sum, part)| *sum += part);
+        for (reason, n) in &other.drops {
+            *self.drops.entry(reason.clone()).or_default() += n;
+        }
+    }
+
+    /// Makes the histograms those of all parts together, and what follows from them.
+    fn refresh(&mut self, parts: &[Report]) -> Result<(), (usize, String)> {
+        let mut sums: [Histogram<u64>; 3] =
+            std::array::from_fn(|_| Histogram::new(3).expect("3 digits are valid"));
+        for (part, index) in parts.iter().zip(0..) {
+            let histograms = &part.histograms;
+            let each = [
+                ("latency", &histograms.latency),
+                ("latency_uncorrected", &histograms.latency_uncorrected),
+                ("pacing", &histograms.pacing),
+            ];
+            for ((name, encoded), sum) in each.into_iter().zip(&mut sums) {
+                let decoded = encoded.decode().map_err(|why| (index, format!("histograms.{name}: {why}")))?;
+                add(sum, &decoded);
+            }
+            // Written by a program that knew no histograms: its percentiles cannot be added.
+            if part.histograms.latency.is_empty() && part.answered + part.lost > 0 {
+                return Err((index, "it carries no histograms: made by an older loadgen?".to_owned()));
+            }
+        }
+        let [latency, latency_uncorrected, pacing] = &sums;
+        self.set_histograms(latency, latency_uncorrected, pacing);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::counts::Counts;
+    use super::super::histogram::{Percentiles, record};
+    use super::super::ledger::{Account, SecondTally};
+    use super::super::series::Seconds;
+    use super::super::{EncodedHistogram, SetUp};
+    use super::*;
+    use crate::drop_reason::DropReason;
+
+    const TIMEOUT: Duration = Duration::from_secs(1);
+
+    /// A report of requests that took so many milliseconds, all in one second.
+    fn report(second: u64, ms: &[u64]) -> Report {
+        let mut account = Account::new(TIMEOUT);
+        let mut latency = super::super::histogram::empty(TIMEOUT, 2);
+        let n = ms.len() as u64;
+        account.counts = Counts { planned: n, sent: n, answered: n, ..Counts::default() };
+        for time in ms.iter().map(|ms| Duration::from_millis(*ms)) {
+            record(&mut account.latency, time);
+            record(&mut account.latency_uncorrected, time);
+            record(&mut account.pacing, time / 100);
+            record(&mut latency, time);
+        }
+        account.drops.add(DropReason::NotOpen, n);
+        let mut series = Seconds::new(1);
+        series.add(SecondTally { index: second, counts: account.counts, latency });
+        Report {
+            setup: SetUp { clients: 4, threads: 1, rate: n.to_string(), ..SetUp::default() },
+            rate_wanted: Some(n as f64),
+            series: series.finish(),
+            ..Report::of(&account, Duration::from_secs(2))
+        }
+    }
+
+    fn figures(report: &Report) -> (u64, Percentiles, Percentiles, &EncodedHistogram, Option<&u64>) {
+        let Report { answered, latency_us, pacing_us, histograms, .. } = report;
+        (*answered, *latency_us, *pacing_us, &histograms.latency, report.drops.get("not_open"))
+    }
+
+    #[test]
+    fn merged_processes_are_as_if_they_had_been_one() {
+        let parts = [report(0, &[1, 1, 1]), report(0, &[9; 20]), report(3, &[5, 50])];
+        let merged = Report::merge(&parts).unwrap().unwrap();
+        let all = [&[1, 1, 1][..], &[9; 20], &[5, 50]].concat();
+        let one = report(0, &all);
+        assert_eq!(figures(&merged), figures(&one));
+        assert_eq!((merged.rate, merged.rate_wanted, merged.duration_s), (12.5, Some(25.0), 2.0));
+        assert_eq!((merged.setup.clients, merged.setup.threads), (12, 3));
+        let series: Vec<_> =
+            merged.series.iter().map(|s| (s.at_s, s.answered, s.latency_us_p50 / 1000)).collect();
+        assert_eq!(series, [(0, 23, 9), (3, 2, 5)]);
+        assert!(Report::merge(&[]).is_none());
+        assert_eq!(Report::merge(&parts[..1]).unwrap().unwrap(), parts[0]);
+    }
+
+    #[test]
+    fn steps_come_one_after_the_other_and_stay() {
+        let steps = vec![report(1, &[1, 1]), report(0, &[9; 6])];
+        let whole = Report::in_steps(steps.clone()).unwrap();
+        assert_eq!(figures(&whole), figures(&report(0, &[1, 1, 9, 9, 9, 9, 9, 9])));
+        assert_eq!((whole.rate, whole.rate_wanted, whole.duration_s), (2.0, Some(4.0), 4.0));
+        let series: Vec<_> = whole.series.iter().map(|s| (s.at_s, s.answered)).collect();
+        assert_eq!((series, whole.setup.rate.as_str()), (vec![(1, 2), (2, 6)], "2,6"));
+        assert_eq!(whole.steps, steps);
+        assert!(Report::in_steps(vec![]).is_none());
+
+        let merged = Report::merge(&[whole.clone(), whole]).unwrap().unwrap();
+        assert_eq!((merged.answered, merged.steps[0].answered, merged.steps[1].answered), (16, 4, 12));
+        assert_eq!(figures(&merged.steps[1]), figures(&report(0, &[9; 12])));
+    }
+
+    #[test]
+    fn what_cannot_be_merged_is_named() {
+        let good = report(0, &[1]);
+        let mut dns = good.clone();
+        dns.setup.protocol = "dns".to_owned();
+        let mut bare = good.clone();
+        bare.histograms = Default::default();
+        let mut bad = good.clone();
+        bad.histograms.pacing = serde_json::from_str("\"AAAA\"").unwrap();
+        let steps = Report::in_steps(vec![good.clone()]).unwrap();
+        for (other, named) in [
+            (dns, "its protocol is `dns`"),
+            (bare, "no histograms"),
+            (bad, "histograms.pacing: not a histogram"),
+            (steps, "1 steps, where the first report has 0"),
+        ] {
+            let (index, why) = Report::merge(&[good.clone(), other]).unwrap().unwrap_err();
+            assert!(index == 1 && why.contains(named), "{named}: {why}");
+        }
+    }
+}

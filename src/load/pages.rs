@@ -1,0 +1,399 @@
+//! Finished measurements as pages: a run, a search, a comparison. Pure.
+
+use hdrhistogram::Histogram;
+
+use super::compare::{Compared, Difference, Side};
+use super::condition::{Figures, Metric};
+use super::histogram::{self, EncodedHistogram, SpectrumPoint};
+use super::search::{Found, Outcome, Trial, number, per_second};
+use super::{Report, Second, SetUp, Verdict};
+use crate::chart::{At, Axis, Lines, Numbers, Rule, Series, Style};
+use crate::page::{Page, Section};
+
+/// Where it was measured, and by which command.
+#[derive(Clone, Debug, Default)]
+pub struct Machine {
+    /// The command line.
+    pub command: String,
+    /// Release of the kernel.
+    pub kernel: String,
+    /// Cores that the generator may use.
+    pub cpus: usize,
+}
+
+/// A run, or one in steps. `judged` says what came of conditions on it. The error says that the report is damaged.
+pub fn of_run(report: &Report, judged: &[String], machine: &Machine) -> Result<Page, String> {
+    let mut page = Page::new(&format!("Load on {}", report.setup.target), &about(&report.setup));
+    let latency = latency_chart("Latency by percentile", &[("from plan", &report.spectrum)]);
+    let uncorrected = spectrum(&report.histograms.latency_uncorrected)?;
+    let latency = with_series(latency, line("from sending", &uncorrected));
+    let pacing =
+        latency_chart("Pacing error by percentile", &[("after plan", &spectrum(&report.histograms.pacing)?)]);
+    page = page.section("Result", |section| {
+        section.result(&headline(report));
+        for line in judged {
+            section.result(line);
+        }
+        if report.verdict() != Verdict::Valid {
+            section.result(&report.verdict().to_string());
+        }
+        section.facts(facts(report));
+        section.chart(&latency);
+        section.text(
+            "From plan: from the moment at which a request should have left, so that a stall shows in every request planned during \
+             it. From sending: from when it did leave. Lost requests count as the time-out.",
+        );
+        percentile_table(report, section);
+    });
+    if !report.steps.is_empty() {
+        page = page.section("Steps", |section| steps(&report.steps, section));
+    }
+    if report.series.len() > 1 {
+        page = page.section("Over time", |section| {
+            for chart in over_time(report) {
+                section.chart(&chart);
+            }
+        });
+    }
+    page = page.section("The generator", |section| {
+        section.text(&format!(
+            "How long after its planned moment each request left; {} of {} left more than 1 ms late.",
+            report.late_sends, report.sent
+        ));
+        section.chart(&pacing);
+    });
+    Ok(set_up(page, &report.setup, machine))
+}
+
+/// A search for the largest rate that meets an SLO.
+pub fn of_search(found: &Found, machine: &Machine) -> Result<Page, String> {
+    let setup = found.trials.first().map(|trial| trial.report.setup.clone()).unwrap_or_default();
+    let mut charts = vec![];
+    for condition in found.plan.slo.each() {
+        let limit = Rule { label: condition.to_string(), at: At::Y(condition.limit.value()) };
+        charts.push(trials_chart(found, condition.metric, limit)?);
+    }
+    // The runs at the found rate, as one.
+    let at_found = found.trials.iter().filter(|trial| Some(trial.rate) == found.rate);
+    let at_found = summed(at_found.map(|trial| &trial.report))?;
+    let page =
+        Page::new(&format!("Capacity of {}", setup.target), &about(&setup)).section("Result", |section| {
+            section.result(&found.to_string());
+            for chart in &charts {
+                section.chart(chart);
+            }
+            if let Some(rate) = found.rate {
+                let name = format!("at {}", per_second(rate));
+                section.chart(&latency_chart(
+                    "Latency at the found rate",
+                    &[(&name, &histogram::spectrum(&at_found))],
+                ));
+            }
+        });
+    let page = page.section("Trials", |section| {
+        section.text(
+            "The rate was doubled or halved until one met the SLO and a higher one did not, then the ratio of the two was halved. \
+             What most trials at a rate show decides. The interval takes further trials around the limit: it holds the limit in 95 % of \
+             all searches, if higher rates are never easier (test of signs).",
+        );
+        let rows = found.trials.iter().enumerate().map(|(index, trial)| {
+            vec![(index + 1).to_string(), per_second(trial.rate), outcome(trial).to_owned(), trial.measured.clone()]
+        });
+        section.table(&["trial", "rate", "", "measured"], rows);
+    });
+    Ok(set_up(page, &setup, machine))
+}
+
+/// A comparison of two targets.
+pub fn of_comparison(compared: &Compared, machine: &Machine) -> Result<Page, String> {
+    let of =
+        |side: Side| compared.turns.iter().filter(move |turn| turn.side == side).map(|turn| &turn.report);
+    let setup = of(Side::A).next().map(|report| report.setup.clone()).unwrap_or_default();
+    let b = of(Side::B).next().map(|report| report.setup.target.clone()).unwrap_or_default();
+    let spectra = [summed(of(Side::A))?, summed(of(Side::B))?].map(|sum| histogram::spectrum(&sum));
+    let latency =
+        latency_chart("Latency by percentile, all turns", &[("A", &spectra[0]), ("B", &spectra[1])]);
+    let ratios = ratio_chart(compared)?;
+    let page = Page::new(&format!("B ({b}) against A ({})", setup.target), &about(&setup));
+    let page = page.section("Result", |section| {
+        for figure in &compared.figures {
+            section.result(&figure.to_string());
+        }
+        let row = |figure: &Difference| {
+            vec![figure.metric.clone(), figure.write(figure.a), figure.write(figure.b), figure.write_interval()]
+        };
+        section.table(&["", "A", "B", "B against A"], compared.figures.iter().map(row));
+        section.chart(&latency);
+        section.chart(&ratios);
+        section.text(&format!(
+            "Turns alternate, A B B A, so that a drift of the machine meets both alike. Each of the {} pairs gives a ratio; shown is the \
+             median, and the interval between two of them that holds the true median with the confidence named. {} pairs were left out.",
+            compared.pairs, compared.pairs_unfit
+        ));
+    });
+    Ok(set_up(page, &setup, machine))
+}
+
+fn about(setup: &SetUp) -> String {
+    let load = match (setup.rate.as_str(), setup.window) {
+        ("", Some(window)) => format!("{window} requests in flight"),
+        ("", None) => setup.arrivals.clone(),
+        (rate, _) => format!("{rate} requests/s, {}", setup.arrivals),
+    };
+    format!("{load}; {} clients, {} protocol; loadgen {}", setup.clients, setup.protocol, setup.version)
+}
+
+fn headline(report: &Report) -> String {
+    let share = |part: u64| Numbers::Percent.write(part as f64 / report.sent.max(1) as f64);
+    let of_time = |us: u64| Numbers::Micros.write(us as f64);
+    format!(
+        "{} sent in {} s, {} lost: half within {}, 99 % within {}, 99.9 % within {}",
+        number(report.sent as f64),
+        number(report.duration_s),
+        share(report.lost),
+        of_time(report.latency_us.p50),
+        of_time(report.latency_us.p99),
+        of_time(report.latency_us.p999),
+    )
+}
+
+fn facts(report: &Report) -> Vec<(&'static str, String)> {
+    let wanted = report.rate_wanted.map_or(String::new(), |wanted| format!(" of {}", per_second(wanted)));
+    let counted = |n: u64| number(n as f64);
+    vec![
+        ("sent", format!("{}{wanted}", per_second(report.rate))),
+        ("answered", counted(report.answered)),
+        ("lost", counted(report.lost)),
+        ("busy", counted(report.busy)),
+        ("refused", counted(report.refused)),
+        ("left late", counted(report.late_sends)),
+    ]
+}
+
+fn percentile_table(report: &Report, section: &mut Section) {
+    let rows = report.latency_us.rows().into_iter().zip(report.latency_uncorrected_us.rows());
+    let write = |us: u64| Numbers::Micros.write(us as f64);
+    let rows = rows.zip(report.pacing_us.rows()).map(|(((name, plan), (_, sending)), (_, pacing))| {
+        vec![name.to_owned(), write(plan), write(sending), write(pacing)]
+    });
+    section.table(&["", "from plan", "from sending", "pacing error"], rows);
+}
+
+fn steps(steps: &[Report], section: &mut Section) {
+    let of = |name: &str, figure: fn(&Report) -> u64| Series {
+        name: name.to_owned(),
+        points: steps
+            .iter()
+            .map(|step| (step.rate_wanted.unwrap_or(step.rate), figure(step) as f64))
+            .collect(),
+        style: Style::Marked,
+        ..Series::default()
+    };
+    section.chart(&Lines {
+        title: "Latency by rate".to_owned(),
+        x: Axis::linear("requests per second").from(0.0),
+        y: Axis::log("latency").numbers(Numbers::Micros),
+        series: vec![
+            of("p50", |step| step.latency_us.p50),
+            of("p99", |step| step.latency_us.p99),
+            of("p99.9", |step| step.latency_us.p999),
+        ],
+        rules: vec![],
+    });
+    let rows = steps.iter().map(|step| {
+        let time = |us: u64| Numbers::Micros.write(us as f64);
+        let count = |n: u64| number(n as f64);
+        let kept = if step.verdict() == Verdict::Valid { "yes" } else { "no" };
+        vec![
+            step.rate_wanted.map_or(String::new(), per_second),
+            per_second(step.rate),
+            count(step.answered),
+            count(step.busy + step.refused),
+            count(step.lost),
+            time(step.latency_us.p50),
+            time(step.latency_us.p99),
+            time(step.latency_us.p999),
+            kept.to_owned(),
+        ]
+    });
+    let head = ["wanted", "sent", "answered", "busy, refused", "lost", "p50", "p99", "p99.9", "plan kept"];
+    section.table(&head, rows);
+}
+
+/// Charts of latency, rate and errors by second.
+fn over_time(report: &Report) -> [Lines; 3] {
+    let x = || Axis::linear("seconds").from(0.0).to(report.duration_s.max(1.0));
+    let of = |name: &str, style: Style, figure: &dyn Fn(&Second) -> f64| Series {
+        name: name.to_owned(),
+        points: report.series.iter().map(|second| (second.at_s as f64, figure(second))).collect(),
+        style,
+        ..Series::default()
+    };
+    // The last second may be a part of one.
+    let length = |second: &Second| (report.duration_s - second.at_s as f64).clamp(0.001, 1.0);
+    let per_second = |count: fn(&Second) -> u64| move |second: &Second| count(second) as f64 / length(second);
+    // Nothing was answered in a second without a latency.
+    let time = |us: u64| if us == 0 { f64::NAN } else { us as f64 };
+    let latency = Lines {
+        title: "Latency by second of plan".to_owned(),
+        x: x(),
+        y: Axis::log("latency").numbers(Numbers::Micros),
+        series: vec![
+            of("p50", Style::Line, &|second| time(second.latency_us_p50)),
+            of("p99", Style::Line, &|second| time(second.latency_us_p99)),
+            of("max", Style::Line, &|second| time(second.latency_us_max)),
+        ],
+        rules: vec![],
+    };
+    let rate = Lines {
+        title: "Requests per second".to_owned(),
+        x: x(),
+        y: Axis::linear("per second").from(0.0),
+        series: vec![
+            of("sent", Style::Line, &per_second(|second| second.sent)),
+            of("answered", Style::Line, &per_second(|second| second.answered)),
+        ],
+        rules: vec![],
+    };
+    let errors = Lines {
+        title: "Not answered OK, and late, per second".to_owned(),
+        x: x(),
+        y: Axis::linear("per second").from(0.0),
+        series: vec![
+            of("lost", Style::Steps, &per_second(|second| second.lost)),
+            of("busy", Style::Steps, &per_second(|second| second.busy)),
+            of("refused", Style::Steps, &per_second(|second| second.refused)),
+            of("left late", Style::Steps, &per_second(|second| second.late_sends)),
+        ],
+        rules: vec![],
+    };
+    [latency, rate, errors]
+}
+
+fn latency_chart(title: &str, spectra: &[(&str, &[SpectrumPoint])]) -> Lines {
+    Lines {
+        title: title.to_owned(),
+        x: Axis::percentile("share of requests").from(0.0),
+        y: Axis::log("within").numbers(Numbers::Micros),
+        series: spectra.iter().map(|(name, points)| line(name, points)).collect(),
+        rules: vec![],
+    }
+}
+
+fn with_series(chart: Lines, series: Series) -> Lines {
+    Lines { series: chart.series.into_iter().chain([series]).collect(), ..chart }
+}
+
+fn line(name: &str, spectrum: &[SpectrumPoint]) -> Series {
+    let points = spectrum.iter().map(|point| (point.quantile, point.us)).collect();
+    Series { name: name.to_owned(), points, ..Series::default() }
+}
+
+fn spectrum(encoded: &EncodedHistogram) -> Result<Vec<SpectrumPoint>, String> {
+    Ok(histogram::spectrum(&encoded.decode()?))
+}
+
+/// The latencies of several runs together.
+fn summed<'a>(reports: impl Iterator<Item = &'a Report>) -> Result<Histogram<u64>, String> {
+    let mut sum = EncodedHistogram::default().decode()?;
+    for report in reports {
+        histogram::add(&mut sum, &report.histograms.latency.decode()?);
+    }
+    Ok(sum)
+}
+
+fn outcome(trial: &Trial) -> &'static str {
+    match trial.outcome {
+        Outcome::Met => "met",
+        Outcome::Missed => "missed",
+        Outcome::Unfit => "generator too slow",
+    }
+}
+
+/// One figure of the SLO in all trials, with its limit and the found rate.
+fn trials_chart(found: &Found, metric: Metric, limit: Rule) -> Result<Lines, String> {
+    let mut series = vec![];
+    for (name, wanted) in
+        [("met", Outcome::Met), ("missed", Outcome::Missed), ("generator too slow", Outcome::Unfit)]
+    {
+        let mut points = vec![];
+        for trial in found.trials.iter().filter(|trial| trial.outcome == wanted) {
+            let value = Figures::of(&trial.report)?.get(metric);
+            points.push((trial.rate, value.unwrap_or(f64::NAN)));
+        }
+        if !points.is_empty() {
+            series.push(Series { name: name.to_owned(), points, style: Style::Marks, ..Series::default() });
+        }
+    }
+    let y = match metric.numbers() {
+        Numbers::Micros => Axis::log(&metric.to_string()),
+        _ => Axis::linear(&metric.to_string()).from(0.0),
+    };
+    let found = found.rate.map(|rate| Rule { label: per_second(rate), at: At::X(rate) });
+    Ok(Lines {
+        title: format!("{metric} of each trial"),
+        x: Axis::log("requests per second"),
+        y: y.numbers(metric.numbers()),
+        series,
+        rules: [limit].into_iter().chain(found).collect(),
+    })
+}
+
+/// The ratios of B to A by pair.
+fn ratio_chart(compared: &Compared) -> Result<Lines, String> {
+    let mut series = vec![];
+    for percent in [50.0, 99.0, 99.9] {
+        let metric = Metric::Percentile(percent);
+        let mut points = vec![];
+        for (index, pair) in compared.turns.chunks_exact(2).enumerate() {
+            let value = |side: Side| {
+                let turn = pair.iter().find(|turn| turn.side == side).map(|turn| Figures::of(&turn.report));
+                Ok::<_, String>(turn.transpose()?.and_then(|figures| figures.get(metric)).unwrap_or(f64::NAN))
+            };
+            points.push(((index + 1) as f64, value(Side::B)? / value(Side::A)?));
+        }
+        series.push(Series { name: metric.to_string(), points, style: Style::Marked, ..Series::default() });
+    }
+    Ok(Lines {
+        title: "B / A by pair".to_owned(),
+        x: Axis::linear("pair").from(0.0),
+        y: Axis::linear("ratio"),
+        series,
+        rules: vec![Rule { label: "no difference".to_owned(), at: At::Y(1.0) }],
+    })
+}
+
+fn set_up(page: Page, setup: &SetUp, machine: &Machine) -> Page {
+    let seconds = |s: f64| format!("{} s", number(s));
+    let facts = [
+        ("loadgen", setup.version.clone()),
+        ("target", setup.target.clone()),
+        ("protocol", setup.protocol.clone()),
+        ("arrivals", setup.arrivals.clone()),
+        ("rate", setup.rate.clone()),
+        ("window", setup.window.map_or(String::new(), |window| window.to_string())),
+        ("clients", setup.clients.to_string()),
+        ("threads", setup.threads.to_string()),
+        ("payload", format!("{} bytes", setup.payload)),
+        ("time-out", seconds(setup.timeout_s)),
+        ("warm-up", seconds(setup.warmup_s)),
+        ("I/O", setup.io.clone()),
+        ("seed", setup.seed.to_string()),
+        ("begun", humantime::format_rfc3339_seconds(time_of(setup.started_at_s)).to_string()),
+        ("kernel", machine.kernel.clone()),
+        ("CPUs", machine.cpus.to_string()),
+    ];
+    page.section("Set-up", |section| {
+        section.code(&machine.command);
+        section.facts(facts.into_iter().filter(|(_, value)| !value.is_empty()));
+    })
+}
+
+fn time_of(seconds: f64) -> std::time::SystemTime {
+    let since = std::time::Duration::try_from_secs_f64(seconds).unwrap_or_default();
+    // The last year that its text has room for.
+    std::time::UNIX_EPOCH + since.min(std::time::Duration::from_secs(253_402_300_799))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,243 @@
+//! DNS queries over UDP. An answer counts if it comes from the target, to the client that asked, with the id and the question of an open
+//! query.
+//!
+//! Nothing is kept per query. The `k`-th query of a client has the `k`-th id of a random order of all ids, so from an id and a client
+//! follows the number of the query, and from the number what was asked.
+
+use std::net::SocketAddr;
+use std::ops::Range;
+
+use super::marker::{self, MARK, Marker};
+use super::{Protocol, Request, in_turn};
+use crate::batch::{Received, SocketId};
+use crate::dns::{self, HEADER_LEN, QUERY_MAX, SERVFAIL, name_to_wire, write_query};
+use crate::drop_reason::DropReason;
+use crate::load::counts::Ending;
+use crate::load::ledger::Ledger;
+use crate::load::schedule::Share;
+use crate::rng::Rng;
+use crate::time::Instant;
+
+/// All ids.
+const IDS: usize = 1 << 16;
+/// Bytes of an OPT record without options (RFC 6891 section 6.1).
+const OPT_LEN: usize = 11;
+const OPT: u16 = 41;
+/// The low byte of ARCOUNT.
+const ADDITIONAL_COUNT: usize = 11;
+const NO_ERROR: u8 = 0;
+const NO_SUCH_NAME: u8 = 3;
+
+const TYPES: [(&str, u16); 13] = [
+    ("A", 1),
+    ("NS", 2),
+    ("CNAME", 5),
+    ("SOA", 6),
+    ("PTR", 12),
+    ("MX", 15),
+    ("TXT", 16),
+    ("AAAA", 28),
+    ("SRV", 33),
+    ("NAPTR", 35),
+    ("SVCB", 64),
+    ("HTTPS", 65),
+    ("ANY", 255),
+];
+
+/// The number of a type: by its name, `TYPE65` (RFC 3597) or `65`.
+pub fn type_from(text: &str) -> Result<u16, String> {
+    let upper = text.to_ascii_uppercase();
+    if let Some((_, number)) = TYPES.iter().find(|(name, _)| *name == upper) {
+        return Ok(*number);
+    }
+    upper.strip_prefix("TYPE").unwrap_or(&upper).parse().map_err(|_| {
+        let names = TYPES.map(|(name, _)| name).join(", ");
+        format!("`{text}` is no type of DNS records: {names}, or a number to 65535")
+    })
+}
+
+/// What is asked, in turn.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Queries {
+    /// Header, question and OPT record of each, one behind the other.
+    bytes: Vec<u8>,
+    each: Vec<Query>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Query {
+    bytes: Range<usize>,
+    /// Where its mark begins within its own bytes.
+    mark: Option<usize>,
+}
+
+impl Queries {
+    /// Adds one. `{id}` in the name becomes 16 hexadecimal digits that no other query has, so that nothing is answered from a cache.
+    /// `edns` is the size of answers that an OPT record allows. The error says what is wrong with the name.
+    pub fn add(&mut self, name: &str, kind: u16, edns: Option<u16>) -> Result<(), String> {
+        let mark = name.find(MARK);
+        let text = name.replacen(MARK, &"0".repeat(marker::LEN), 1);
+        if text.contains(MARK) {
+            return Err(format!("`{name}`: one {MARK} is enough to make a name unique"));
+        }
+        let mut query = [0; QUERY_MAX + OPT_LEN];
+        let mut len = write_query(&mut query, 0, &name_to_wire(&text)?, kind);
+        if let Some(size) = edns {
+            query[ADDITIONAL_COUNT] = 1;
+            query[len + 1..len + 3].copy_from_slice(&OPT.to_be_bytes());
+            query[len + 3..len + 5].copy_from_slice(&size.to_be_bytes());
+            len += OPT_LEN;
+        }
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(&query[..len]);
+        // In a message each label has its length before it, where the text has a dot after the one before.
+        let mark = mark.map(|at| HEADER_LEN + 1 + at);
+        self.each.push(Query { bytes: start..start + len, mark });
+        Ok(())
+    }
+
+    /// Adds those of a text with a line for each: a name, and perhaps its type. Empty lines, and what follows a `#` or a `;`, do
+    /// not count: so the files of other tools will do. The error names the line.
+    pub fn add_lines(&mut self, text: &str, kind: u16, edns: Option<u16>) -> Result<(), String> {
+        for (line, number) in text.lines().zip(1..) {
+            let mut words = line.split(['#', ';']).next().unwrap_or_default().split_whitespace();
+            let Some(name) = words.next() else { continue };
+            let add = match words.next().map_or(Ok(kind), type_from) {
+                Ok(kind) => self.add(name, kind, edns),
+                Err(why) => Err(why),
+            };
+            add.map_err(|why| format!("line {number}: {why}"))?;
+            if let Some(word) = words.next() {
+                return Err(format!("line {number}: `{word}` is too much; a line is: NAME [TYPE]"));
+            }
+        }
+        if self.each.is_empty() { Err("no name in it; a line is: NAME [TYPE]".to_owned()) } else { Ok(()) }
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.each.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.each.is_empty()
+    }
+
+    /// Bytes of the longest.
+    pub fn len_max(&self) -> usize {
+        self.each.iter().map(|query| query.bytes.len()).max().unwrap_or(0)
+    }
+}
+
+/// Asks the same queries again and again, in turn.
+pub struct Dns {
+    target: SocketAddr,
+    clients: u64,
+    queries: Queries,
+    share: Share,
+    marker: Marker,
+    /// All ids in random order, and at which place each is.
+    ids: Box<[u16]>,
+    places: Box<[u16]>,
+}
+
+impl Dns {
+    /// From so many clients. Of several generators each asks its share of the queries.
+    pub fn new(target: SocketAddr, clients: u16, queries: Queries, share: Share, rng: &mut Rng) -> Self {
+        assert!(!queries.is_empty());
+        let mut ids: Box<[u16]> = (0..=u16::MAX).collect();
+        for last in (1..IDS).rev() {
+            ids.swap(last, rng.below(last as u64 + 1) as usize);
+        }
+        let mut places = vec![0; IDS].into_boxed_slice();
+        ids.iter().enumerate().for_each(|(place, id)| places[usize::from(*id)] = place as u16);
+        Dns { target, clients: clients.into(), queries, share, marker: Marker::new(rng), ids, places }
+    }
+
+    fn query(&self, number: u64) -> &Query {
+        let turn = number.wrapping_mul(self.share.of.into()).wrapping_add(self.share.index.into());
+        &self.queries.each[(turn % self.queries.each.len() as u64) as usize]
+    }
+
+    fn id(&self, number: u64) -> u16 {
+        self.ids[(number / self.clients) as usize % IDS]
+    }
+
+    /// The only number in the span that has this id at this client.
+    fn number(&self, client: SocketId, id: u16, oldest: u64) -> u64 {
+        let client = u64::from(client.0);
+        // Of this client: how many requests it had sent before the oldest open one.
+        let before = (oldest + self.clients - 1 - client) / self.clients;
+        let beyond = self.places[usize::from(id)].wrapping_sub(before as u16);
+        (before + u64::from(beyond)) * self.clients + client
+    }
+
+    /// The query of a number, and its length.
+    fn compose(&self, number: u64) -> ([u8; QUERY_MAX + OPT_LEN], usize) {
+        let query = self.query(number);
+        let (mut bytes, len) = ([0; QUERY_MAX + OPT_LEN], query.bytes.len());
+        bytes[..len].copy_from_slice(&self.queries.bytes[query.bytes.clone()]);
+        if let Some(at) = query.mark {
+            self.marker.write(number, &mut bytes[at..at + marker::LEN]);
+        }
+        dns::set_id(&mut bytes, self.id(number));
+        (bytes, len)
+    }
+
+    fn answer(&self, from: &Received, message: &[u8], ledger: &Ledger) -> Result<(u64, Ending), DropReason> {
+        if from.peer != self.target {
+            return Err(DropReason::WrongSource);
+        }
+        let question = dns::response(message).map_err(|_| DropReason::Malformed)?;
+        let number = self.number(from.socket, dns::id(message), ledger.span().start);
+        if !ledger.is_open(number) {
+            return Err(DropReason::NotOpen);
+        }
+        let (query, len) = self.compose(number);
+        if dns::query(&query[..len]).expect("it was written as a query") != question {
+            return Err(DropReason::WrongQuestion);
+        }
+        match dns::rcode(message) {
+            NO_ERROR | NO_SUCH_NAME => Ok((number, Ending::Answered)),
+            SERVFAIL => Ok((number, Ending::Busy)),
+            _ => Ok((number, Ending::Refused)),
+        }
+    }
+}
+
+impl Protocol for Dns {
+    fn len_max(&self) -> usize {
+        self.queries.len_max()
+    }
+
+    fn span_max(&self) -> u64 {
+        IDS as u64 * self.clients - self.clients
+    }
+
+    fn free_at(&self) -> Option<Instant> {
+        Some(Instant::ZERO)
+    }
+
+    fn plan(&self, request: &Request) -> (SocketId, usize) {
+        (in_turn(request.number, self.clients), self.query(request.number).bytes.len())
+    }
+
+    fn write(&mut self, request: &Request, bytes: &mut [u8]) {
+        let (query, len) = self.compose(request.number);
+        bytes.copy_from_slice(&query[..len]);
+    }
+
+    fn read(&mut self, now: Instant, from: &Received, datagram: &mut [u8], ledger: &mut Ledger) {
+        match self.answer(from, datagram, ledger) {
+            Ok((number, ending)) => {
+                ledger.end(number, now, ending);
+            }
+            Err(reason) => ledger.drop(reason),
+        }
+    }
+
+    fn lost(&mut self, _number: u64, _now: Instant) {}
+
+    fn tick(&mut self, _now: Instant) {}
+}

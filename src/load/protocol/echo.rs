@@ -1,0 +1,82 @@
+//! Any protocol whose answers repeat a part of their request: a mark in the payload finds the request again.
+
+use std::net::SocketAddr;
+
+use super::marker::{self, MARK, Marker};
+use super::{Protocol, Request, in_turn};
+use crate::batch::{Received, SocketId};
+use crate::drop_reason::DropReason;
+use crate::load::counts::Ending;
+use crate::load::ledger::Ledger;
+use crate::rng::Rng;
+use crate::time::Instant;
+
+/// Requests with a mark; any number may be in flight.
+pub struct Echo {
+    target: SocketAddr,
+    clients: u64,
+    marker: Marker,
+    template: Box<[u8]>,
+    /// Where the marks begin.
+    marks: Box<[usize]>,
+}
+
+impl Echo {
+    /// From so many clients, in turn. Each `{id}` in the payload is a mark; there is one at least.
+    pub fn new(target: SocketAddr, clients: u16, payload: &[u8], rng: &mut Rng) -> Self {
+        let mut template = vec![];
+        let mut marks = vec![];
+        let mut rest = payload;
+        while let Some(at) = memchr::memmem::find(rest, MARK.as_bytes()) {
+            template.extend_from_slice(&rest[..at]);
+            marks.push(template.len());
+            template.extend_from_slice(&[0; marker::LEN]);
+            rest = &rest[at + MARK.len()..];
+        }
+        template.extend_from_slice(rest);
+        assert!(!marks.is_empty(), "a payload with a mark");
+        let (template, marker) = (template.into(), Marker::new(rng));
+        Echo { target, clients: clients.into(), marker, template, marks: marks.into() }
+    }
+}
+
+impl Protocol for Echo {
+    fn len_max(&self) -> usize {
+        self.template.len()
+    }
+
+    fn span_max(&self) -> u64 {
+        u64::MAX
+    }
+
+    fn free_at(&self) -> Option<Instant> {
+        Some(Instant::ZERO)
+    }
+
+    fn plan(&self, request: &Request) -> (SocketId, usize) {
+        (in_turn(request.number, self.clients), self.template.len())
+    }
+
+    fn write(&mut self, request: &Request, bytes: &mut [u8]) {
+        bytes.copy_from_slice(&self.template);
+        for at in &self.marks {
+            self.marker.write(request.number, &mut bytes[*at..*at + marker::LEN]);
+        }
+    }
+
+    fn read(&mut self, now: Instant, from: &Received, datagram: &mut [u8], ledger: &mut Ledger) {
+        if from.peer != self.target {
+            return ledger.drop(DropReason::WrongSource);
+        }
+        match self.marker.find(datagram) {
+            None => ledger.drop(DropReason::Malformed),
+            Some(number) if in_turn(number, self.clients) != from.socket => ledger.drop(DropReason::NotOpen),
+            Some(number) if !ledger.end(number, now, Ending::Answered) => ledger.drop(DropReason::NotOpen),
+            Some(_) => {}
+        }
+    }
+
+    fn lost(&mut self, _number: u64, _now: Instant) {}
+
+    fn tick(&mut self, _now: Instant) {}
+}

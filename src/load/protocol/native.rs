@@ -1,0 +1,101 @@
+//! Frames of this project: several share a datagram.
+
+use super::{Protocol, Request, in_turn};
+use crate::batch::{Received, SocketId};
+use crate::drop_reason::DropReason;
+use crate::load::counts::Ending;
+use crate::load::ledger::Ledger;
+use crate::rng::Rng;
+use crate::time::Instant;
+use crate::wire::{Frame, FrameFormat, Header, Kind, Mode, Status};
+
+/// Requests in frames; an answer carries its request's number.
+pub struct Native {
+    format: FrameFormat,
+    clients: u64,
+    client_id: u64,
+    /// One request, but for its number: copied and numbered for each.
+    template: Box<[u8]>,
+}
+
+impl Native {
+    /// From so many clients, in turn: `len` bytes of the payload in each request, or as many as a trace says. The payload must fit a
+    /// frame; `deadline_us` is the time that servers have.
+    pub fn new(
+        format: FrameFormat,
+        clients: u16,
+        payload: &[u8],
+        len: usize,
+        deadline_us: u32,
+        rng: &mut Rng,
+    ) -> Self {
+        let client_id = rng.next_u64() | 1;
+        let mut header = Header::new(Kind::ClientRequest, format.size);
+        header.mode = Mode::Idempotent as u8;
+        header.attempt = 1;
+        header.client_id.set(client_id);
+        header.deadline_us.set(deadline_us.max(1));
+        let mut template = vec![0; format.size].into_boxed_slice();
+        Frame::write(&mut template, &header, payload);
+        Frame::check(&mut template, &format).expect("it is a frame").header.payload_len.set(len as u16);
+        Native { format, clients: clients.into(), client_id, template }
+    }
+
+    fn read_frame(&self, now: Instant, bytes: &mut [u8], ledger: &mut Ledger) -> Result<(), DropReason> {
+        let frame = Frame::check(bytes, &self.format)?;
+        if frame.kind() != Kind::ClientResponse {
+            return Err(DropReason::Unexpected);
+        }
+        let ending = match Status::from_wire(frame.header.status).ok_or(DropReason::Kind)? {
+            Status::Ok => Ending::Answered,
+            Status::Busy => Ending::Busy,
+            Status::Expired | Status::Unknown | Status::Error => Ending::Refused,
+        };
+        let is_ours = frame.header.client_id.get() == self.client_id;
+        let ended = is_ours && ledger.end(frame.header.sequence.get(), now, ending);
+        if ended { Ok(()) } else { Err(DropReason::NotOpen) }
+    }
+}
+
+impl Protocol for Native {
+    fn len_max(&self) -> usize {
+        self.format.size
+    }
+
+    fn span_max(&self) -> u64 {
+        u64::MAX
+    }
+
+    fn free_at(&self) -> Option<Instant> {
+        Some(Instant::ZERO)
+    }
+
+    fn plan(&self, request: &Request) -> (SocketId, usize) {
+        (in_turn(request.number, self.clients), self.format.size)
+    }
+
+    fn write(&mut self, request: &Request, bytes: &mut [u8]) {
+        bytes.copy_from_slice(&self.template);
+        let header = Frame::check(bytes, &self.format).expect("the template is a frame").header;
+        header.sequence.set(request.number);
+        header.incomplete.set(request.incomplete.min(u64::from(u16::MAX)) as u16);
+        if let Some(len) = request.payload {
+            header.payload_len.set(len as u16);
+        }
+    }
+
+    fn read(&mut self, now: Instant, _from: &Received, datagram: &mut [u8], ledger: &mut Ledger) {
+        if !self.format.divides(datagram.len()) {
+            return ledger.drop(DropReason::Length);
+        }
+        for frame in datagram.chunks_exact_mut(self.format.size) {
+            if let Err(reason) = self.read_frame(now, frame, ledger) {
+                ledger.drop(reason);
+            }
+        }
+    }
+
+    fn lost(&mut self, _number: u64, _now: Instant) {}
+
+    fn tick(&mut self, _now: Instant) {}
+}

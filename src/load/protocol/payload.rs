@@ -1,0 +1,127 @@
+//! What a request carries.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use super::marker::{self, MARK};
+use crate::io::PAYLOAD_MAX;
+use crate::rng::Rng;
+
+/// A payload; written `64` (that many random bytes), `text:...`, `hex:...` or `file:...`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Payload {
+    /// So many random bytes, the same in each request.
+    Random(usize),
+    /// These.
+    Bytes(Vec<u8>),
+}
+
+impl Payload {
+    /// How many bytes.
+    pub fn len(&self) -> usize {
+        match self {
+            Payload::Random(len) => *len,
+            Payload::Bytes(bytes) => bytes.len(),
+        }
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// How many places for a mark it has: `{id}` in bytes that an operator gave.
+    pub fn marks(&self) -> usize {
+        match self {
+            Payload::Random(_) => 0,
+            Payload::Bytes(bytes) => memchr::memmem::find_iter(bytes, MARK).count(),
+        }
+    }
+
+    /// How many bytes it has with its marks written out.
+    pub fn len_marked(&self) -> usize {
+        self.len() + self.marks() * (marker::LEN - MARK.len())
+    }
+
+    /// The bytes, at least `least` of them where they are random.
+    pub fn bytes(&self, least: usize, rng: &mut Rng) -> Vec<u8> {
+        match self {
+            Payload::Random(len) => (0..(*len).max(least)).map(|_| rng.next_u64() as u8).collect(),
+            Payload::Bytes(bytes) => bytes.clone(),
+        }
+    }
+}
+
+impl FromStr for Payload {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let payload = match text.split_once(':') {
+            Some(("text", text)) => Payload::Bytes(text.as_bytes().to_vec()),
+            Some(("hex", digits)) => Payload::Bytes(from_hex(digits)?),
+            Some(("file", file)) => {
+                let read = std::fs::read(PathBuf::from(file));
+                Payload::Bytes(read.map_err(|error| format!("cannot read {file}: {error}"))?)
+            }
+            _ => Payload::Random(
+                text.parse()
+                    .map_err(|_| format!("`{text}` is none of BYTES, text:..., hex:..., file:..."))?,
+            ),
+        };
+        match payload.len() {
+            ..=PAYLOAD_MAX => Ok(payload),
+            len => Err(format!("{len} bytes; a datagram carries at most {PAYLOAD_MAX}")),
+        }
+    }
+}
+
+/// Bytes as pairs of hexadecimal digits; spaces do not count.
+fn from_hex(text: &str) -> Result<Vec<u8>, String> {
+    let digit =
+        |c: char| c.to_digit(16).map(|d| d as u8).ok_or_else(|| format!("`{c}` is no hexadecimal digit"));
+    let digits = text.chars().filter(|c| !c.is_whitespace()).map(digit).collect::<Result<Vec<u8>, _>>()?;
+    match digits.as_chunks() {
+        (pairs, []) => Ok(pairs.iter().map(|[high, low]| high << 4 | low).collect()),
+        _ => Err(format!("{} hexadecimal digits; two are a byte", digits.len())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_way_to_write_a_payload_gives_its_bytes() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), b"\0\xff").unwrap();
+        let from_file = format!("file:{}", file.path().display());
+        for (text, bytes) in [
+            ("text:a: b", &b"a: b"[..]),
+            ("text:", b""),
+            ("hex:00fF 7e", &[0, 255, 0x7e]),
+            (&from_file, &[0, 255]),
+        ] {
+            assert_eq!(text.parse::<Payload>().unwrap(), Payload::Bytes(bytes.to_vec()), "{text}");
+        }
+        assert_eq!("64".parse(), Ok(Payload::Random(64)));
+        let marked: Payload = "text:{id} and {id}".parse().unwrap();
+        assert_eq!((marked.marks(), marked.len(), marked.len_marked()), (2, 13, 37));
+        let mut rng = Rng::new(1);
+        assert_eq!(Payload::Random(64).bytes(100, &mut rng).len(), 100);
+        assert_eq!(Payload::Random(64).bytes(0, &mut rng).len(), 64);
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        for (text, named) in [
+            ("x", "`x` is none of"),
+            ("-1", "none of"),
+            ("hex:0", "1 hexadecimal digits"),
+            ("hex:zz", "`z`"),
+            ("file:no/such/file", "no/such/file"),
+            ("65508", "at most 65507"),
+        ] {
+            let error = text.parse::<Payload>().unwrap_err();
+            assert!(error.contains(named), "{text}: {error}");
+        }
+    }
+}

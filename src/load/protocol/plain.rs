@@ -1,0 +1,129 @@
+//! Any request and answer: a client has one request in flight, and what comes back to it is the answer.
+//!
+//! A client whose request was lost rests for another time-out, so that an answer that is only late is not taken for the next one's. One
+//! that comes later still would be.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::{Protocol, Request};
+use crate::batch::{Received, SocketId};
+use crate::drop_reason::DropReason;
+use crate::load::counts::Ending;
+use crate::load::ledger::Ledger;
+use crate::time::Instant;
+
+/// What a client does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Client {
+    Free,
+    /// Waits for the answer to this request.
+    Waits(u64),
+    Rests,
+}
+
+/// Requests that all are alike, one in flight for each client.
+pub struct Plain {
+    target: SocketAddr,
+    clients: Box<[Client]>,
+    /// In the order in which they became free.
+    free: VecDeque<SocketId>,
+    /// With the moment at which they are free again.
+    resting: VecDeque<(Instant, SocketId)>,
+    /// Requests and their clients in the order in which they left. The first one is open; others may have ended.
+    sent: VecDeque<(u64, SocketId)>,
+    rest: Duration,
+    payload: Box<[u8]>,
+    /// Bytes of a request, where no trace says otherwise.
+    len: usize,
+}
+
+impl Plain {
+    /// From so many clients: `len` bytes of the payload in each request, or as many as a trace says. A client rests for `rest`
+    /// after a loss.
+    pub fn new(target: SocketAddr, clients: u16, payload: Vec<u8>, len: usize, rest: Duration) -> Self {
+        Plain {
+            target,
+            clients: vec![Client::Free; clients.into()].into(),
+            free: (0..clients).map(SocketId).collect(),
+            resting: VecDeque::with_capacity(clients.into()),
+            sent: VecDeque::with_capacity(4 * usize::from(clients)),
+            rest,
+            payload: payload.into(),
+            len,
+        }
+    }
+
+    fn client(&mut self, id: SocketId) -> &mut Client {
+        &mut self.clients[usize::from(id.0)]
+    }
+
+    /// Forgets those at the front that have ended.
+    fn prune(&mut self) {
+        while let Some(&(number, client)) = self.sent.front()
+            && *self.client(client) != Client::Waits(number)
+        {
+            self.sent.pop_front();
+        }
+    }
+}
+
+impl Protocol for Plain {
+    fn len_max(&self) -> usize {
+        self.payload.len()
+    }
+
+    fn span_max(&self) -> u64 {
+        u64::MAX
+    }
+
+    fn free_at(&self) -> Option<Instant> {
+        let rested = self.resting.front().map(|(at, _)| *at);
+        if self.free.is_empty() { rested } else { Some(Instant::ZERO) }
+    }
+
+    fn plan(&self, request: &Request) -> (SocketId, usize) {
+        let len = request.payload.map_or(self.len, |len| len as usize);
+        (*self.free.front().expect("a client is free"), len)
+    }
+
+    fn write(&mut self, request: &Request, bytes: &mut [u8]) {
+        bytes.copy_from_slice(&self.payload[..bytes.len()]);
+        let client = self.free.pop_front().expect("a client is free");
+        *self.client(client) = Client::Waits(request.number);
+        self.prune();
+        self.sent.push_back((request.number, client));
+    }
+
+    fn read(&mut self, now: Instant, from: &Received, _datagram: &mut [u8], ledger: &mut Ledger) {
+        if from.peer != self.target {
+            return ledger.drop(DropReason::WrongSource);
+        }
+        match *self.client(from.socket) {
+            Client::Waits(number) => {
+                *self.client(from.socket) = Client::Free;
+                self.free.push_back(from.socket);
+                let ended = ledger.end(number, now, Ending::Answered);
+                debug_assert!(ended, "a client waits for an open request");
+            }
+            Client::Rests => ledger.drop(DropReason::Late),
+            Client::Free => ledger.drop(DropReason::NotOpen),
+        }
+    }
+
+    fn lost(&mut self, number: u64, now: Instant) {
+        self.prune();
+        let (oldest, client) = self.sent.pop_front().expect("a request was open");
+        debug_assert_eq!(oldest, number, "the oldest one is lost first");
+        *self.client(client) = Client::Rests;
+        self.resting.push_back((now + self.rest, client));
+    }
+
+    fn tick(&mut self, now: Instant) {
+        while let Some((_, client)) = self.resting.pop_front_if(|(at, _)| *at <= now) {
+            *self.client(client) = Client::Free;
+            self.free.push_back(client);
+        }
+    }
+}

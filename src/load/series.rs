@@ -1,0 +1,159 @@
+//! The seconds of a run: those of several loops added up, and as CSV.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use super::histogram::{EncodedHistogram, Percentiles, add, micros_at};
+use super::ledger::SecondTally;
+use super::report::Second;
+
+/// Adds up the seconds of loops that run side by side.
+#[derive(Debug)]
+pub struct Seconds {
+    loops: usize,
+    /// Those that some loops have not finished, with the number of those that have.
+    open: BTreeMap<u64, (SecondTally, usize)>,
+    finished: Vec<Second>,
+}
+
+impl Seconds {
+    /// Of so many loops.
+    pub fn new(loops: usize) -> Self {
+        Seconds { loops, open: BTreeMap::new(), finished: vec![] }
+    }
+
+    /// Adds a second of one of them.
+    pub fn add(&mut self, tally: SecondTally) {
+        let index = tally.index;
+        let count = match self.open.get_mut(&index) {
+            None => self.open.entry(index).or_insert((tally, 1)).1,
+            Some((sum, count)) => {
+                sum.counts += tally.counts;
+                add(&mut sum.latency, &tally.latency);
+                *count += 1;
+                *count
+            }
+        };
+        // What is whole takes little room: a histogram is 30 KiB, its text hardly one.
+        if count == self.loops
+            && let Some((sum, _)) = self.open.remove(&index)
+        {
+            self.finished.extend(second(&sum));
+        }
+    }
+
+    /// All of them, in order. The loops have ended.
+    pub fn finish(mut self) -> Vec<Second> {
+        self.finished.extend(self.open.values().filter_map(|(sum, _)| second(sum)));
+        self.finished.sort_by_key(|second| second.at_s);
+        self.finished
+    }
+}
+
+/// A second for a report; `None` if nothing was sent in it.
+fn second(tally: &SecondTally) -> Option<Second> {
+    let counts = tally.counts;
+    let second = Second {
+        at_s: tally.index,
+        sent: counts.sent,
+        answered: counts.answered,
+        busy: counts.busy,
+        refused: counts.refused,
+        lost: counts.lost,
+        late_sends: counts.late_sends,
+        latency_us_p50: micros_at(&tally.latency, 0.5),
+        latency_us_p99: micros_at(&tally.latency, 0.99),
+        latency_us_max: Percentiles::of(&tally.latency).max,
+        histogram: EncodedHistogram::of(&tally.latency),
+    };
+    (second.sent > 0).then_some(second)
+}
+
+impl Second {
+    /// Adds the same second of another process. The error says which histogram is none.
+    pub(super) fn add(&mut self, other: &Second) -> Result<(), String> {
+        let mut latency = self.histogram.decode()?;
+        add(&mut latency, &other.histogram.decode()?);
+        let sums = [
+            (&mut self.sent, other.sent),
+            (&mut self.answered, other.answered),
+            (&mut self.busy, other.busy),
+            (&mut self.refused, other.refused),
+            (&mut self.lost, other.lost),
+            (&mut self.late_sends, other.late_sends),
+        ];
+        sums.into_iter().for_each(|(sum, part)| *sum += part);
+        self.latency_us_p50 = micros_at(&latency, 0.5);
+        self.latency_us_p99 = micros_at(&latency, 0.99);
+        self.latency_us_max = Percentiles::of(&latency).max;
+        self.histogram = EncodedHistogram::of(&latency);
+        Ok(())
+    }
+}
+
+/// The seconds as CSV, a line each under a line of names.
+pub fn write_csv(series: &[Second]) -> String {
+    let mut text =
+        "at_s,sent,answered,busy,refused,lost,late_sends,latency_us_p50,latency_us_p99,latency_us_max\n"
+            .to_owned();
+    for second in series {
+        let Second { at_s, sent, answered, busy, refused, lost, late_sends, .. } = second;
+        let Second { latency_us_p50, latency_us_p99, latency_us_max, .. } = second;
+        let _ = writeln!(
+            text,
+            "{at_s},{sent},{answered},{busy},{refused},{lost},{late_sends},{latency_us_p50},{latency_us_p99},\
+             {latency_us_max}"
+        );
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::counts::Counts;
+    use super::super::histogram::{empty, record};
+    use super::*;
+
+    fn tally(index: u64, times: &[u64]) -> SecondTally {
+        let mut latency = empty(Duration::from_secs(1), 2);
+        times.iter().for_each(|ms| record(&mut latency, Duration::from_millis(*ms)));
+        let n = times.len() as u64;
+        SecondTally { index, counts: Counts { sent: n, answered: n, ..Counts::default() }, latency }
+    }
+
+    #[test]
+    fn seconds_of_several_loops_are_added_in_whatever_order_they_come() {
+        let mut seconds = Seconds::new(2);
+        for tally in [tally(0, &[1, 1]), tally(1, &[5]), tally(2, &[]), tally(0, &[9, 9, 9]), tally(3, &[7])]
+        {
+            seconds.add(tally);
+        }
+        assert_eq!((seconds.finished.len(), seconds.open.len()), (1, 3));
+        let series = seconds.finish();
+        let shown: Vec<_> = series.iter().map(|s| (s.at_s, s.sent, s.latency_us_p50 / 1000)).collect();
+        assert_eq!(shown, [(0, 5, 9), (1, 1, 5), (3, 1, 7)], "without the one in which nothing was sent");
+    }
+
+    #[test]
+    fn the_same_second_of_two_processes_is_one_as_if_it_had_been_one() {
+        let (a, b) = (tally(4, &[1, 2, 3]), tally(4, &[50, 60]));
+        let mut sum = second(&a).unwrap();
+        sum.add(&second(&b).unwrap()).unwrap();
+        let mut seconds = Seconds::new(2);
+        seconds.add(a);
+        seconds.add(b);
+        assert_eq!(seconds.finish(), [sum]);
+    }
+
+    #[test]
+    fn csv_has_a_line_for_each_second() {
+        let series = [second(&tally(0, &[10])).unwrap(), second(&tally(7, &[20, 20])).unwrap()];
+        let text = write_csv(&series);
+        let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split(',').collect()).collect();
+        assert_eq!((lines[0][0], lines[0][9], lines.len()), ("at_s", "latency_us_max", 3));
+        assert_eq!(lines[2][..7], ["7", "2", "2", "0", "0", "0", "0"]);
+        assert!(lines.iter().all(|line| line.len() == 10) && lines[2][8].starts_with("20"));
+    }
+}
