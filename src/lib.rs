@@ -12,7 +12,7 @@
 //! bin -> load -> { role, io, daemon::signals }
 //! bin -> page -> chart
 //! client, server (the public library) -> { role, io }
-//! role -> { wire, select, crew, fleet, roster, estimate, health, remembered, slow_start, operator, retry, scale,
+//! role -> { wire, select, crew, fleet, roster, estimate, health, remembered, slow_start, delay, operator, retry, scale,
 //!           stats, batch, time, rng, dns, access, aged, proxy_protocol }
 //! io -> { batch, time }
 //! lab -> { role, wire, select, health, scale, service, batch, rng, time, waiting }
@@ -36,6 +36,7 @@ pub mod concurrency;
 pub mod config;
 pub mod crew;
 pub mod daemon;
+pub mod delay;
 pub mod dns;
 pub mod doctor;
 pub mod drop_reason;

@@ -7,7 +7,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use common::browser::Browser;
 use common::fake_admin::{Canned, FakeAdmin};
 use common::{Site, wait_for};
-use lbd::status::{Entry, Kind, Percentiles, PoolServerStatus, PoolStatus, ServerStatus, Status};
+use lbd::status::{
+    Decisions, Entry, Kind, Numbers, Percentiles, PoolServerStatus, PoolStatus, ServerStatus, Service, Status,
+};
 use serde_json::{Value, json};
 
 const TOKEN: &str = "0123456789abcdef";
@@ -40,6 +42,8 @@ fn status() -> Status {
         state: state.to_owned(),
         queue,
         timed_out: 7,
+        weight: 1,
+        service: Some(Service { time_us: 2_100, slowness: if id == 0 { 4.96 } else { 1.0 } }),
         rate: 100.0,
         latency_us_recent: recent(300, 2_100),
         ..PoolServerStatus::default()
@@ -54,6 +58,14 @@ fn status() -> Status {
         drops: [("magic".to_owned(), 3)].into(),
         rate: 3_000.0,
         latency_us_recent: recent(2_000, 9_000),
+        decisions: Decisions {
+            regret_recent: Numbers { count: 9, mean: 0.111, p99: 1, ..Numbers::default() },
+            age_us_recent: recent(3_000, 12_000),
+            estimate_error_recent: Some(Numbers { count: 90, mean: 0.5, p99: 2, ..Numbers::default() }),
+            waiting: 4,
+            waiting_delay_us_recent: recent(250, 7_100),
+            ..Decisions::default()
+        },
         servers: vec![native(0, "up", 10), native(1, "up", 5), native(2, "draining", 0)],
         pools: vec![PoolStatus {
             name: "dns".to_owned(),
@@ -169,6 +181,16 @@ fn figures_charts_events_and_reasons_are_shown() {
     let about = browser.eval("document.getElementById('about').textContent");
     assert_eq!(about, "version 0.1.0 · up for 1 h 6 min");
 
+    // How good the choices are, where there is something to say; and who is slow.
+    let choices = "[...document.querySelectorAll('[data-pool]')].map(pool => { const box = pool.querySelector('.choices'); \
+                   return box.hidden ? '' : box.textContent; })";
+    let said = "Choices: longer than the shortest queue by 0.11 (99 %: 1), known for 3.00 ms (99 %: 12.0 ms), \
+                wrong by 0.50 (99 %: 2), 4 waiting here, half for 250 µs (99 %: 7.10 ms)";
+    assert_eq!(browser.eval(choices), json!([said, ""]));
+    let weights = "[...document.querySelectorAll('[data-pool=dns] [data-name=weight]')].map(cell => [cell.textContent, cell.title])";
+    let expected = json!([["1, ×5.0 slow", "a request takes 2.10 ms"], ["1", "a request takes 2.10 ms"]]);
+    assert_eq!(browser.eval(weights), expected);
+
     // A line with a point for each second, in each chart, inside of it.
     let points = "[...document.querySelectorAll('[data-points]')].map(line => +line.dataset.points)";
     let points = browser.eval(points);
@@ -221,7 +243,8 @@ fn figures_that_are_missing_or_odd_break_nothing() {
     fake.change(|canned| {
         canned.entries = vec![json!({"kind": "scaling"}), json!(7), json!({"text": {"a": 1}, "unix_ms": "x"})];
         canned.status = json!({
-            "servers": [{"id": 0, "state": HOSTILE, "queue": -1, "rate": "fast", "latency_us": 5}],
+            "servers": [{"id": 0, "state": HOSTILE, "queue": -1, "rate": "fast", "latency_us": 5, "service": "slow"}],
+            "decisions": {"regret_recent": 5, "age_us_recent": {"p50": "old"}, "waiting": "many"},
             "pools": [null, {"name": HOSTILE, "servers": null, "refused": 3}, {"name": "new", "scaling": {"load": 0.5}}],
         });
     });

@@ -15,8 +15,9 @@ use std::time::Duration;
 use lbd::load::{Generator, Ledger, Native, Plan};
 use lbd::rng::Rng;
 use lbd::role::client::{ClientRole, Settings};
-use lbd::role::relay::{Affinity, Speaks};
+use lbd::role::relay::{self, Affinity, Speaks};
 use lbd::role::server::Work;
+use lbd::select::PolicyKind;
 use lbd::service::ServiceTime;
 use lbd::wire::{Mode, ReplyPath};
 
@@ -131,7 +132,12 @@ fn asker(n: u64) -> SocketAddr {
 
 /// Sends until clients have got so many datagrams, and shows that the last million cost no allocation.
 fn relay(protocol: Speaks, affinity: Affinity, client: impl Fn(u64) -> SocketAddr) {
-    let mut pool = Relayed::new(relayed::settings(protocol, affinity));
+    // Measured, too, where answers are awaited.
+    let policy = match affinity {
+        Affinity::None => PolicyKind::ShortestDelay,
+        Affinity::Client => PolicyKind::ShortestQueue,
+    };
+    let mut pool = Relayed::new(relay::Settings { policy, ..relayed::settings(protocol, affinity) });
     let mut before = None;
     while pool.relay.stats().delivered.get() < WARM_UP + REQUESTS {
         if before.is_none() && pool.relay.stats().delivered.get() >= WARM_UP {

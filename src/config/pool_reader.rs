@@ -14,6 +14,7 @@ use super::run::{Defaults, Written};
 use super::{Config, Read, Reader, address, probe, range_keys};
 use crate::client::any_port_towards;
 use crate::health::Rules;
+use crate::select::PolicyKind;
 
 /// Unanswered checks or requests that take a suspect down.
 const FALL: u8 = 3;
@@ -95,6 +96,7 @@ impl Reader<'_> {
                 "nothing is outstanding where no answer is awaited (replies: 0); remove one of the two";
             return Err(self.error(&key("max_outstanding"), problem));
         }
+        let policy = self.pool_policy(&key("policy"), raw, flows, replies)?;
         let day = ms(86_400_000);
         let settings = Settings {
             name: self.pool_name(place, raw)?,
@@ -102,7 +104,7 @@ impl Reader<'_> {
             affinity,
             workers,
             servers_max,
-            policy: self.policy(&key("policy"), &raw.policy)?,
+            policy,
             max_outstanding: self.limit(&key("max_outstanding"), &raw.max_outstanding)?,
             waiting_max: self.waiting_max(&key("waiting_max"), &raw.waiting_max)?,
             timeout: self.duration(&key("timeout"), &raw.timeout, ms(2_000), ms(1)..=ms(60_000))?,
@@ -148,6 +150,18 @@ impl Reader<'_> {
         }
         let name = self.one_of(key, &raw.protocol, &Speaks::ALL.map(Speaks::name))?;
         Ok(if name == Speaks::Dns.name() { Speaks::Dns } else { Speaks::Datagram })
+    }
+
+    fn pool_policy(&self, key: &str, raw: &RawPool, flows: bool, replies: Option<u32>) -> Read<PolicyKind> {
+        let policy = self.policy(key, &raw.policy)?;
+        if policy == PolicyKind::ShortestDelay && (flows || replies == Some(0)) {
+            let why = if flows { "affinity: client" } else { "replies: 0" };
+            let problem = format!(
+                "shortest_delay goes by how long answers take, and with {why} none is waited for; use shortest_queue"
+            );
+            return Err(self.error(key, problem));
+        }
+        Ok(policy)
     }
 
     /// What a protocol has no use for, and what there is no use for without flows.

@@ -232,7 +232,7 @@ pub struct RawBalancer {
     /// The way of a reply: by way of the balancer, or direct from the server to the client.
     #[schemars(extend("default" = "balancer"))]
     pub reply_path: Option<String>,
-    /// How a server is chosen: shortest_queue, two_choices, round_robin or random.
+    /// How a server is chosen: shortest_queue, shortest_delay, two_choices, round_robin or random.
     #[schemars(extend("default" = "shortest_queue"))]
     pub policy: Option<String>,
     /// At most so many requests at one server, 1 to 1000000, or auto: as few as keep the servers busy. The rest waits in
@@ -347,7 +347,7 @@ pub struct RawPool {
     /// Room for so many addresses of servers, 1 to 4096. Without it: 16, or as many as there are servers and twice as
     /// many as `run` may start.
     pub servers_max: Option<Text>,
-    /// How a server is chosen: shortest_queue, two_choices, round_robin or random.
+    /// How a server is chosen: shortest_queue, shortest_delay, two_choices, round_robin or random.
     #[schemars(extend("default" = "shortest_queue"))]
     pub policy: Option<String>,
     /// At most so many requests (with affinity: flows) at one server, 1 to 1000000, or auto: as few as keep the servers

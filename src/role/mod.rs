@@ -4,10 +4,12 @@
 pub mod balancer;
 pub mod client;
 pub mod controller;
+mod decisions;
 pub mod keeper;
 mod leaf;
 mod limit;
 mod live;
+mod measured;
 pub mod relay;
 pub mod server;
 

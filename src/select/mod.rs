@@ -39,12 +39,21 @@ const SHARE_MIN: u16 = SHARE_ALL / 10;
 /// Divisible by 1 to 8, so that small weights are exact.
 const COST_OF_WEIGHT_ONE: u16 = 840;
 
+/// A server that is as fast as the fastest; twice as much takes twice as long.
+pub const AS_FAST: u32 = 1_000;
+/// No server counts as slower than this, 64 times as slow as the fastest.
+pub const SLOWNESS_MAX: u32 = 64 * AS_FAST;
+
 /// What a request costs at a server of this weight, relative to others, while it gets `share` of [`SHARE_ALL`] (a tenth at
-/// least). Weight 1 costs most.
-pub fn cost_of(weight: u16, share: u16) -> u16 {
-    let whole = u32::from((COST_OF_WEIGHT_ONE / weight.max(1)).max(1));
-    (whole * u32::from(SHARE_ALL) / u32::from(share.clamp(SHARE_MIN, SHARE_ALL))) as u16
+/// least) and takes `slowness` of [`AS_FAST`] (that at least). Weight 1 costs most.
+pub fn cost_of(weight: u16, share: u16, slowness: u32) -> u16 {
+    let whole = u64::from((COST_OF_WEIGHT_ONE / weight.max(1)).max(1));
+    let of_share = whole * u64::from(SHARE_ALL) / u64::from(share.clamp(SHARE_MIN, SHARE_ALL));
+    let cost = of_share * u64::from(slowness.max(AS_FAST)) / u64::from(AS_FAST);
+    // What does not fit costs as much as anything can.
+    cost.min(u64::from(u16::MAX)) as u16
 }
 
-// The least share of the least weight fits into a leaf.
+// The least share of the least weight fits into a leaf, and so does a whole share of the slowest server.
 const _: () = assert!(COST_OF_WEIGHT_ONE as u32 * SHARE_ALL as u32 / SHARE_MIN as u32 <= u16::MAX as u32);
+const _: () = assert!(COST_OF_WEIGHT_ONE as u32 * SLOWNESS_MAX / AS_FAST <= u16::MAX as u32);

@@ -11,6 +11,8 @@ pub enum PolicyKind {
     /// A server with the least (queue + 1) x cost; ties take turns.
     #[default]
     ShortestQueue,
+    /// The same, and a request costs more at servers that take longer, as it is measured ([`crate::delay`]).
+    ShortestDelay,
     /// The shorter of two random servers (Mitzenmacher 2001): for when several balancers see only their part.
     TwoChoices,
     /// One after the other.
@@ -21,13 +23,19 @@ pub enum PolicyKind {
 
 impl PolicyKind {
     /// All policies.
-    pub const ALL: [PolicyKind; 4] =
-        [PolicyKind::ShortestQueue, PolicyKind::TwoChoices, PolicyKind::RoundRobin, PolicyKind::Random];
+    pub const ALL: [PolicyKind; 5] = [
+        PolicyKind::ShortestQueue,
+        PolicyKind::ShortestDelay,
+        PolicyKind::TwoChoices,
+        PolicyKind::RoundRobin,
+        PolicyKind::Random,
+    ];
 
     /// The name in `config.json`.
     pub const fn name(self) -> &'static str {
         match self {
             PolicyKind::ShortestQueue => "shortest_queue",
+            PolicyKind::ShortestDelay => "shortest_delay",
             PolicyKind::TwoChoices => "two_choices",
             PolicyKind::RoundRobin => "round_robin",
             PolicyKind::Random => "random",
@@ -43,7 +51,7 @@ impl std::fmt::Display for PolicyKind {
 
 /// Not the name of a policy.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("unknown policy \"{0}\": use shortest_queue, two_choices, round_robin or random")]
+#[error("unknown policy \"{0}\": use shortest_queue, shortest_delay, two_choices, round_robin or random")]
 pub struct UnknownPolicy(String);
 
 impl FromStr for PolicyKind {
@@ -129,7 +137,8 @@ enum Chosen {
 impl Chosen {
     fn new(kind: PolicyKind) -> Self {
         match kind {
-            PolicyKind::ShortestQueue => Chosen::ShortestQueue(ShortestQueue),
+            // The cost of a leaf makes the difference.
+            PolicyKind::ShortestQueue | PolicyKind::ShortestDelay => Chosen::ShortestQueue(ShortestQueue),
             PolicyKind::TwoChoices => Chosen::TwoChoices(TwoChoices),
             PolicyKind::RoundRobin => Chosen::RoundRobin(RoundRobin::default()),
             PolicyKind::Random => Chosen::Random(Random),

@@ -342,6 +342,18 @@ impl<const FAN_OUT: usize> FArray<FAN_OUT> {
         leaf_state(self.leaf(self.leaf_of(slot)).load(LOAD)) == ELIGIBLE
     }
 
+    /// By how many requests the queue of this slot, of which one was just reserved, was longer than the shortest of those that
+    /// might have been chosen. Reads all leaves: for samples.
+    pub fn regret(&self, slot: Slot) -> u32 {
+        let own = self.len(slot).saturating_sub(1);
+        let others = (0..self.slots).map(Slot::new).filter(|&other| other != slot);
+        let least = |is_choosable: fn(&Self, Slot) -> bool| {
+            others.clone().filter(|&other| is_choosable(self, other)).map(|other| self.len(other)).min()
+        };
+        let shortest = least(Self::is_eligible).or_else(|| least(Self::is_choosable));
+        shortest.map_or(0, |shortest| own.saturating_sub(shortest))
+    }
+
     /// The sum of all lengths; exact at rest.
     pub fn total(&self) -> u64 {
         (0..self.slots).map(|i| u64::from(self.len(Slot::new(i)))).sum()

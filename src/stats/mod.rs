@@ -1,12 +1,18 @@
 //! What is measured on the data path, readable from any other thread: one writer, relaxed stores.
 
+pub mod counts;
+pub mod decisions;
 pub mod histogram;
 pub mod pool;
 pub mod relay;
+pub mod served;
 
+pub use counts::{CountHistogram, CountSnapshot};
+pub use decisions::DecisionStats;
 pub use histogram::{LatencyHistogram, LatencySnapshot};
 pub use pool::{PoolStats, ServerStats};
 pub use relay::{RelayServerStats, RelayStats, TcpStats};
+pub use served::{Answers, Served, ServedTotals};
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

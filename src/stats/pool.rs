@@ -4,9 +4,10 @@
 use std::net::SocketAddr;
 use std::sync::Mutex;
 
-use super::{Counter, LatencyHistogram};
+use super::{Counter, DecisionStats, LatencyHistogram, Served};
 use crate::drop_reason::DropCounters;
 use crate::scale::Outlook;
+use crate::select::Slot;
 
 /// Figures of one server slot. Counters belong to the slot and go on when another server takes it.
 #[derive(Debug, Default)]
@@ -35,6 +36,8 @@ pub struct ServerStats {
     pub lost: Counter,
     /// Time from dispatch to reply, as the balancer sees it.
     pub latency: LatencyHistogram,
+    /// How long it takes, by what it says itself.
+    pub served: Served,
     /// Where it is. Locked when a server comes or goes, and by readers for the moment of a copy.
     addr: Mutex<Option<SocketAddr>>,
 }
@@ -71,6 +74,8 @@ pub struct PoolStats {
     pub waited: Counter,
     /// For how long these waited.
     pub waiting_delay: LatencyHistogram,
+    /// How good the choices of servers were.
+    pub decisions: DecisionStats,
     /// Requests refused because their mode is not served.
     pub refused_mode: Counter,
     /// Selections that fell back to two random servers after losing too many races.
@@ -94,6 +99,13 @@ pub struct PoolStats {
 }
 
 impl PoolStats {
+    /// A server reports a queue of this length, where that was believed.
+    pub fn note_estimate(&self, slot: Slot, queue: u32, believed: u32) {
+        let error = queue.abs_diff(believed);
+        self.servers[slot.index()].estimate_error.set(u64::from(error));
+        self.decisions.estimate_error.record(error);
+    }
+
     /// Figures for a pool of at most `servers_max` servers, all zero.
     pub fn new(servers_max: usize) -> Self {
         PoolStats {
@@ -105,6 +117,7 @@ impl PoolStats {
             waiting: Counter::default(),
             waited: Counter::default(),
             waiting_delay: LatencyHistogram::default(),
+            decisions: DecisionStats::default(),
             refused_mode: Counter::default(),
             select_fallback: Counter::default(),
             kernel_drops: Counter::default(),

@@ -7,7 +7,7 @@
 //! dispatched = answered + timed_out + forwarded + in flight                          (per server)
 //! ```
 
-use super::{Counter, LatencyHistogram};
+use super::{Counter, DecisionStats, LatencyHistogram, Served};
 use crate::drop_reason::DropCounters;
 
 /// Figures of one server slot. Counters belong to the slot and go on when another server takes it.
@@ -36,6 +36,8 @@ pub struct RelayServerStats {
     pub errors: Counter,
     /// Time from a request to its answer, as the balancer sees it.
     pub latency: LatencyHistogram,
+    /// How long it takes, by its answers.
+    pub served: Served,
 }
 
 /// Figures of a pool's worker.
@@ -58,6 +60,8 @@ pub struct RelayStats {
     pub waited: Counter,
     /// For how long these waited.
     pub waiting_delay: LatencyHistogram,
+    /// How good the choices of servers were.
+    pub decisions: DecisionStats,
     /// Datagrams of clients that were not sent to a server, by reason.
     pub refused: DropCounters,
     /// Of these, DNS queries that were answered with SERVFAIL.
@@ -98,6 +102,7 @@ impl RelayStats {
             waiting: Counter::default(),
             waited: Counter::default(),
             waiting_delay: LatencyHistogram::default(),
+            decisions: DecisionStats::default(),
             refused: DropCounters::default(),
             servfail: Counter::default(),
             late: Counter::default(),

@@ -3,6 +3,7 @@
 //! | file | a change there is about |
 //! |---|---|
 //! | `native.rs`, `pools.rs` | what a pool shows |
+//! | `decisions.rs` | what is shown of choices and of waiting |
 //! | `window.rs` | how long "the last moment" of rates and latencies is |
 //! | `board.rs` | one snapshot for all readers |
 //! | `view.rs` | all pools alike, for whoever makes no difference between them |
@@ -10,6 +11,7 @@
 //! | `events.rs` | what has happened |
 
 mod board;
+mod decisions;
 mod events;
 mod history;
 mod native;
@@ -24,9 +26,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use board::{About, Board};
+pub use decisions::{Decisions, Numbers};
 pub use events::{Entry, EventLog, KEPT_MAX, Kind};
 pub use history::{History, Second};
-pub use native::ServerStatus;
+pub use native::{ServerStatus, Service};
 pub use pools::{Latencies, PoolServerStatus, PoolStatus};
 pub use view::{NATIVE, PoolView, ServerView};
 
@@ -82,6 +85,8 @@ pub struct Status {
     pub completions_delayed: u64,
     /// Frames dropped, by reason.
     pub drops: BTreeMap<String, u64>,
+    /// How good the choices of servers are, and who waits for one.
+    pub decisions: Decisions,
     /// Replies per second.
     pub rate: f64,
     /// Half of the replies took at most so many microseconds.

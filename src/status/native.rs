@@ -5,10 +5,12 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::decisions::{DecisionSampler, Source};
 use super::window::{Look, Window};
 use super::{Percentiles, Scaling, Status, micros};
 use crate::health::State;
-use crate::stats::{Counter, LatencySnapshot, PoolStats, ServerStats};
+use crate::select::AS_FAST;
+use crate::stats::{Counter, LatencySnapshot, PoolStats, Served, ServerStats};
 use crate::time::Instant;
 
 /// One server of the native pool at one moment.
@@ -29,6 +31,9 @@ pub struct ServerStatus {
     pub queue: u64,
     /// By how many requests the estimate differed from what its last report said.
     pub estimate_error: u64,
+    /// What a request takes there by what it says, in microseconds, and how many times as long as at the fastest server that is;
+    /// `None` unless the policy is shortest_delay.
+    pub service: Option<Service>,
     /// Milliseconds since its last report, or reply with counters; `None` before the first.
     pub report_age_ms: Option<u64>,
     /// Requests sent to its slot.
@@ -50,10 +55,38 @@ pub struct ServerStatus {
     pub histogram: Vec<(u64, u64)>,
 }
 
+/// How long a server takes for a request, as policy shortest_delay sees it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Service {
+    /// In microseconds; 0 without data.
+    pub time_us: u64,
+    /// How many times as long as at the fastest server; 1 where there is no difference worth the name.
+    pub slowness: f64,
+}
+
+impl Service {
+    pub(super) fn of(served: &Served) -> Option<Service> {
+        let slowness = served.slowness.get();
+        (slowness > 0).then(|| Service {
+            time_us: served.service_us.get(),
+            slowness: slowness as f64 / f64::from(AS_FAST),
+        })
+    }
+}
+
+impl PoolStats {
+    pub(super) fn decision_source(&self) -> Source<'_> {
+        let PoolStats { decisions, waiting, waited, waiting_delay, .. } = self;
+        Source { decisions, waiting, waited, waiting_delay }
+    }
+}
+
 /// Takes snapshots of the native pool and remembers the last ones.
 pub(super) struct NativeSampler {
     workers: Vec<Arc<PoolStats>>,
     window: Window,
+    decisions: DecisionSampler,
 }
 
 impl NativeSampler {
@@ -61,12 +94,13 @@ impl NativeSampler {
     pub fn new(workers: Vec<Arc<PoolStats>>, span: usize) -> Self {
         let slots = workers.first().map_or(0, |primary| primary.servers.len());
         let first = (0..slots).map(|slot| look(&workers, slot)).collect();
-        NativeSampler { workers, window: Window::new(span, first) }
+        let decisions = DecisionSampler::new(span, true, workers.iter().map(|stats| stats.decision_source()));
+        NativeSampler { workers, window: Window::new(span, first), decisions }
     }
 
     /// Brings the pool's figures into a status.
     pub fn sample(&mut self, now: Instant, status: &mut Status) {
-        let (workers, window) = (&self.workers, &mut self.window);
+        let NativeSampler { workers, window, decisions } = self;
         let Some(primary) = workers.first() else { return };
         let seconds = window.begin();
         status.scaling = primary.scaling.lock().expect("no panic while it is held").map(Scaling::from);
@@ -92,6 +126,7 @@ impl NativeSampler {
                 queue: gauges.outstanding.get(),
                 estimate_error: gauges.estimate_error.get(),
                 report_age_ms: super::since(now, gauges.reported.get()).map(|age| age.as_millis() as u64),
+                service: Service::of(&gauges.served),
                 dispatched: sum(|s| &s.dispatched),
                 answered,
                 lost: sum(|s| &s.lost),
@@ -110,6 +145,9 @@ impl NativeSampler {
         for (reason, n) in workers.iter().flat_map(|stats| stats.drops.nonzero()) {
             *drops.entry(reason.name().to_owned()).or_default() += n;
         }
+        let lost = (0..primary.servers.len())
+            .flat_map(|slot| workers.iter().map(move |w| w.servers[slot].lost.get()));
+        status.decisions = decisions.sample(lost.sum(), workers.iter().map(|stats| stats.decision_source()));
         status.workers = workers.iter().map(|stats| stats.requests.get()).collect();
         status.requests = sum(|s| &s.requests);
         status.dispatched = sum(|s| &s.dispatched);

@@ -8,9 +8,10 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::native::state_name;
+use super::decisions::{DecisionSampler, Source};
+use super::native::{Service, state_name};
 use super::window::{Look, Window};
-use super::{Percentiles, Scaling, micros};
+use super::{Decisions, Percentiles, Scaling, micros};
 use crate::drop_reason::DropCounters;
 use crate::role::relay::Shared;
 use crate::select::Slot;
@@ -69,6 +70,8 @@ pub struct PoolStatus {
     pub tcp_refused: u64,
     /// Selections that fell back to two random servers after losing too many races.
     pub select_fallback: u64,
+    /// How good the choices of servers are, and who waits for one.
+    pub decisions: Decisions,
     /// Answers per second.
     pub rate: f64,
     /// Latencies of all servers together, since the start.
@@ -97,6 +100,11 @@ pub struct PoolServerStatus {
     pub weight: u64,
     /// Requests or flows there, and TCP connections.
     pub queue: u64,
+    /// What a request takes there by its answers, and how many times as long as at the fastest server that is; `None` unless the
+    /// policy is shortest_delay.
+    pub service: Option<Service>,
+    /// Milliseconds since anything valid came from its slot; `None` before the first.
+    pub heard_ms: Option<u64>,
     /// Datagrams of clients sent to its slot.
     pub dispatched: u64,
     /// Requests that were answered.
@@ -136,7 +144,7 @@ pub struct Latencies {
 }
 
 impl Latencies {
-    fn of(snapshot: &LatencySnapshot) -> Self {
+    pub(super) fn of(snapshot: &LatencySnapshot) -> Self {
         let quantile = |q| micros(snapshot.quantile(q));
         Latencies {
             p50: quantile(0.5),
@@ -152,17 +160,20 @@ impl Latencies {
 pub(super) struct PoolSampler {
     pool: Arc<Shared>,
     window: Window,
+    decisions: DecisionSampler,
 }
 
 impl PoolSampler {
     pub fn new(pool: Arc<Shared>, span: usize) -> Self {
         let first = (0..pool.stats[0].servers.len()).map(|slot| look(&pool, slot)).collect();
-        PoolSampler { pool, window: Window::new(span, first) }
+        let decisions =
+            DecisionSampler::new(span, false, pool.stats.iter().map(|stats| stats.decision_source()));
+        PoolSampler { pool, window: Window::new(span, first), decisions }
     }
 
     /// The pool now.
     pub fn sample(&mut self, now: Instant) -> PoolStatus {
-        let (pool, window) = (&self.pool, &mut self.window);
+        let PoolSampler { pool, window, decisions } = self;
         let seconds = window.begin();
         let (mut all, mut recent) = (LatencySnapshot::default(), LatencySnapshot::default());
         let mut servers = vec![];
@@ -218,12 +229,23 @@ impl PoolSampler {
             tcp_opened: pool.tcp.opened.get(),
             tcp_refused: pool.tcp.refused.get(),
             select_fallback: total(|s| &s.select_fallback),
+            decisions: decisions.sample(
+                total(|s| &s.decisions.given_up),
+                pool.stats.iter().map(|stats| stats.decision_source()),
+            ),
             rate,
             latency_us: Latencies::of(&all),
             latency_us_recent: Percentiles::of(&recent),
             scaling: None, // its controller is another process, and knows
             servers,
         }
+    }
+}
+
+impl RelayStats {
+    fn decision_source(&self) -> Source<'_> {
+        let RelayStats { decisions, waiting, waited, waiting_delay, .. } = self;
+        Source { decisions, waiting, waited, waiting_delay }
     }
 }
 
@@ -257,6 +279,9 @@ fn server(pool: &Shared, slot: usize, now: Instant) -> Option<PoolServerStatus> 
         since_s: super::seconds_since(now, primary.since.get()),
         weight: primary.weight.get(),
         queue: u64::from(pool.queue(Slot::new(slot))),
+        service: Service::of(&primary.served),
+        heard_ms: super::since(now, pool.heard_at(Slot::new(slot)).as_nanos())
+            .map(|age| age.as_millis() as u64),
         dispatched,
         answered,
         timed_out,

@@ -1,6 +1,6 @@
 //! All pools alike: the native one, if it runs, and then the datagram pools.
 
-use super::{Percentiles, PoolStatus, Scaling, Status};
+use super::{Decisions, Percentiles, PoolStatus, Scaling, Status};
 
 /// The name of the native pool.
 pub const NATIVE: &str = "native";
@@ -24,6 +24,8 @@ pub struct PoolView<'a> {
     pub rate: f64,
     /// Latencies of the last moment.
     pub latency_us: Percentiles,
+    /// How good the choices of servers are, and who waits for one.
+    pub decisions: &'a Decisions,
     /// How many servers there should be, and why.
     pub scaling: Option<&'a Scaling>,
     /// Its servers, by id.
@@ -79,6 +81,7 @@ impl Status {
             dropped: self.drops.values().sum::<u64>() + self.kernel_drops + self.send_drops,
             rate: self.rate,
             latency_us: self.latency_us_recent,
+            decisions: &self.decisions,
             scaling: self.scaling.as_ref(),
             servers: self
                 .servers
@@ -113,6 +116,7 @@ fn datagram(pool: &PoolStatus) -> PoolView<'_> {
             + pool.send_drops,
         rate: pool.rate,
         latency_us: pool.latency_us_recent,
+        decisions: &pool.decisions,
         scaling: pool.scaling.as_ref(),
         servers: pool
             .servers

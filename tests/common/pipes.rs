@@ -130,7 +130,11 @@ impl Pool {
             key: None,
             secret: [7; 16],
             workers: 1,
-            policy: select::PolicyKind::ShortestQueue,
+            // What takes time is measured.
+            policy: match work {
+                Work::Timed { .. } => select::PolicyKind::ShortestDelay,
+                Work::Echo | Work::Handlers => select::PolicyKind::ShortestQueue,
+            },
             reply_path,
             servers_max: servers.max(64),
             max_outstanding: None,

@@ -24,7 +24,7 @@ fn settings_that_change_every_few_requests_lose_nothing() {
             }
             let mut settings = w.settings();
             let n = number / 10;
-            settings.policy = PolicyKind::ALL[n as usize % 4];
+            settings.policy = PolicyKind::ALL[n as usize % PolicyKind::ALL.len()];
             settings.max_outstanding = [None, Some(Limit::Fixed(2)), Some(Limit::Auto)][n as usize % 3];
             settings.interval = MS * (5 + n as u32 % 20);
             settings.reply_path = if n % 2 == 0 { ReplyPath::Direct } else { ReplyPath::Balancer };

@@ -1,4 +1,6 @@
-//! A log-linear histogram brought down to a few fixed buckets.
+//! Log-linear histograms brought down to a few fixed buckets.
+
+use crate::status::Numbers;
 
 /// Upper bounds in seconds; the last one holds the rest.
 pub(super) const BOUNDS_S: [f64; 17] = [
@@ -21,27 +23,41 @@ pub(super) const BOUNDS_S: [f64; 17] = [
     f64::INFINITY,
 ];
 
-/// Latencies since the start.
+/// Upper bounds of lengths of queues, and of differences between them.
+pub(super) const BOUNDS_REQUESTS: [f64; 12] =
+    [0.0, 1.0, 2.0, 3.0, 5.0, 7.0, 15.0, 30.0, 60.0, 120.0, 480.0, f64::INFINITY];
+
+/// Latencies, or numbers, since the start.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Buckets {
-    /// Their sum in seconds, as if each were in the middle of its fine bucket.
-    pub sum_s: f64,
+    /// Their sum; of latencies in seconds, as if each were in the middle of its fine bucket.
+    pub sum: f64,
     /// How many.
     pub count: u64,
     /// Upper bounds, and how many lie below it and above the one before.
-    pub counts: [(f64, u64); BOUNDS_S.len()],
+    pub counts: Vec<(f64, u64)>,
 }
 
 impl Buckets {
     /// Of (highest microseconds, count) pairs, as [`crate::status::Latencies::histogram`] has them.
     pub fn of(histogram: &[(u64, u64)]) -> Buckets {
-        let mut buckets = Buckets { sum_s: 0.0, count: 0, counts: BOUNDS_S.map(|bound| (bound, 0)) };
-        for &(upper_us, count) in histogram {
-            let upper_s = upper_us as f64 / 1e6;
-            let place = BOUNDS_S.iter().position(|&bound| upper_s <= bound).expect("the last one holds all");
+        let sum = histogram.iter().map(|&(upper_us, count)| middle_us(upper_us) * count as f64 / 1e6).sum();
+        let seconds = histogram.iter().map(|&(upper_us, count)| (upper_us as f64 / 1e6, count));
+        Buckets::within(&BOUNDS_S, sum, seconds)
+    }
+
+    /// Of whole numbers, whose sum is known.
+    pub fn of_numbers(numbers: &Numbers) -> Buckets {
+        let pairs = numbers.histogram.iter().map(|&(upper, count)| (upper as f64, count));
+        Buckets::within(&BOUNDS_REQUESTS, numbers.sum as f64, pairs)
+    }
+
+    fn within(bounds: &[f64], sum: f64, pairs: impl Iterator<Item = (f64, u64)>) -> Buckets {
+        let mut buckets = Buckets { sum, count: 0, counts: bounds.iter().map(|&bound| (bound, 0)).collect() };
+        for (upper, count) in pairs {
+            let place = bounds.iter().position(|&bound| upper <= bound).expect("the last one holds all");
             buckets.counts[place].1 += count;
             buckets.count += count;
-            buckets.sum_s += middle_us(upper_us) * count as f64 / 1e6;
         }
         buckets
     }
@@ -57,6 +73,15 @@ fn middle_us(upper_us: u64) -> f64 {
 mod tests {
     use super::*;
     use crate::stats::LatencyHistogram;
+
+    #[test]
+    fn numbers_fall_below_their_bounds_and_keep_their_sum() {
+        let histogram = vec![(0, 5), (4, 2), (7, 1), (8, 1), (1_000, 1)];
+        let buckets = Buckets::of_numbers(&Numbers { sum: 1_020, histogram, ..Numbers::default() });
+        assert_eq!((buckets.sum, buckets.count), (1_020.0, 10));
+        let filled: Vec<_> = buckets.counts.into_iter().filter(|(_, count)| *count > 0).collect();
+        assert_eq!(filled, [(0.0, 5), (5.0, 2), (7.0, 1), (15.0, 1), (f64::INFINITY, 1)]);
+    }
     use proptest::prelude::*;
 
     proptest! {
@@ -69,7 +94,7 @@ mod tests {
             prop_assert_eq!(buckets.count, latencies.len() as u64);
             prop_assert_eq!(buckets.counts.iter().map(|(_, n)| n).sum::<u64>(), buckets.count);
             let exact: f64 = latencies.iter().map(|&micros| f64::from(micros) / 1e6).sum();
-            prop_assert!((buckets.sum_s - exact).abs() <= exact * 0.0626 + 1e-9, "{} {}", buckets.sum_s, exact);
+            prop_assert!((buckets.sum - exact).abs() <= exact * 0.0626 + 1e-9, "{} {}", buckets.sum, exact);
             let mut below = 0;
             for (bound, count) in buckets.counts {
                 below += count;

@@ -20,7 +20,7 @@ use prometheus_client::metrics::exemplar::Exemplar;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::health::State;
-use crate::status::{EventLog, Kind, NATIVE, PoolServerStatus, PoolStatus, ServerStatus, Status};
+use crate::status::{Decisions, EventLog, Kind, NATIVE, PoolServerStatus, PoolStatus, ServerStatus, Status};
 use buckets::Buckets;
 use process::Process;
 use tables::{POOL_COUNTERS, POOL_GAUGES, SERVER_COUNTERS, SERVER_GAUGES};
@@ -114,10 +114,16 @@ impl Sheet<'_> {
             return Ok(());
         }
         let help = format!("{help}; each is at most 12.5 % too high, the sum is estimated");
-        let mut family =
-            self.0.encode_descriptor(name, &help, Some(&Unit::Seconds), MetricType::Histogram)?;
-        for (labels, Buckets { sum_s, count, counts }) in rows {
-            family.encode_family(&labels)?.encode_histogram::<NoLabels>(sum_s, count, &counts, None)?;
+        self.histogram(name, &Unit::Seconds, &help, rows)
+    }
+
+    fn histogram(&mut self, name: &str, unit: &Unit, help: &str, rows: Rows<'_, Buckets>) -> fmt::Result {
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let mut family = self.0.encode_descriptor(name, help, Some(unit), MetricType::Histogram)?;
+        for (labels, Buckets { sum, count, counts }) in rows {
+            family.encode_family(&labels)?.encode_histogram::<NoLabels>(sum, count, &counts, None)?;
         }
         Ok(())
     }
@@ -269,6 +275,24 @@ impl Figures {
         sheet.latency("latency", "Time from a request to its answer, as the balancer sees it", latency)
     }
 
+    /// How good the choices of servers are, and who waits for one.
+    fn of_decisions(&self, sheet: &mut Sheet<'_>) -> fmt::Result {
+        let rows = |of: &dyn Fn(&Decisions) -> Option<Buckets>| {
+            self.pools(|status| of(&status.decisions), |pool| of(&pool.decisions))
+        };
+        let requests = Unit::Other("requests".to_owned());
+        let regret = rows(&|decisions| Some(Buckets::of_numbers(&decisions.regret)));
+        let help = "By how many requests the chosen queue was longer than the shortest, of one choice in 64";
+        sheet.histogram("regret", &requests, help, regret)?;
+        let error = rows(&|decisions| decisions.estimate_error.as_ref().map(Buckets::of_numbers));
+        let help = "By how many requests the estimated queue differed from a report";
+        sheet.histogram("estimate_error", &requests, help, error)?;
+        let age = rows(&|decisions| Some(Buckets::of(&decisions.age_us.histogram)));
+        sheet.latency("decision_age", "How long before a choice its server was last heard of", age)?;
+        let delay = rows(&|decisions| Some(Buckets::of(&decisions.waiting_delay_us.histogram)));
+        sheet.latency("waiting_delay", "How long requests waited in the balancer", delay)
+    }
+
     fn of_servers(&self, sheet: &mut Sheet<'_>) -> fmt::Result {
         for &(name, help, native, datagram) in SERVER_COUNTERS {
             let rows = self.servers(|s| native.map(|of| of(s)), |s| datagram.map(|of| of(s)));
@@ -300,6 +324,7 @@ impl Collector for Figures {
         let mut sheet = Sheet(encoder);
         self.process(&mut sheet)?;
         self.of_pools(&mut sheet)?;
+        self.of_decisions(&mut sheet)?;
         self.of_servers(&mut sheet)
     }
 }

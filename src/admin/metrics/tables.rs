@@ -34,6 +34,8 @@ pub(super) const POOL_COUNTERS: &[OfPool] = &[
     ("select_fallback", "Selections that fell back to two random servers", Some(|s| s.select_fallback), Some(|p| p.select_fallback)),
     ("out_of_slots", "How often a socket waited for a free slot (io_uring)", Some(|s| s.out_of_slots), None),
     ("completions_delayed", "How often the completion queue was full (io_uring)", Some(|s| s.completions_delayed), None),
+    ("count_corrections", "Requests that had counted as outstanding and were not", Some(|s| s.decisions.corrections), Some(|p| p.decisions.corrections)),
+    ("waited", "Requests that waited in the balancer for a server with room", Some(|s| s.decisions.waited), Some(|p| p.decisions.waited)),
     ("flows_opened", "Flows opened", None, Some(|p| p.flows_opened)),
     ("tcp_opened", "TCP connections spliced", None, Some(|p| p.tcp_opened)),
     ("tcp_refused", "TCP connections refused", None, Some(|p| p.tcp_refused)),
@@ -41,6 +43,7 @@ pub(super) const POOL_COUNTERS: &[OfPool] = &[
 
 #[rustfmt::skip]
 pub(super) const POOL_GAUGES: &[OfPool] = &[
+    ("waiting", "Requests that wait in the balancer for a server with room", Some(|s| s.decisions.waiting), Some(|p| p.decisions.waiting)),
     ("in_flight", "Requests that wait for their answer", None, Some(|p| p.in_flight)),
     ("flows", "Flows that live", None, Some(|p| p.flows)),
     ("tcp_connections", "TCP connections that live", None, Some(|p| p.tcp_open)),
@@ -73,6 +76,9 @@ pub(super) const SERVER_GAUGES: &[GaugeOfServer] = &[
     ("server_weight", None, "A server's share relative to others", Some(|s| Some(s.weight as f64)), Some(|s| Some(s.weight as f64))),
     ("server_state_age", Some(Unit::Seconds), "How long a server has been in its state", Some(|s| s.since_s), Some(|s| s.since_s)),
     ("server_report_age", Some(Unit::Seconds), "Time since a server's last report", Some(|s| s.report_age_ms.map(|ms| ms as f64 / 1e3)), None),
+    ("server_answer_age", Some(Unit::Seconds), "Time since anything valid came from a server", None, Some(|s| s.heard_ms.map(|ms| ms as f64 / 1e3))),
+    ("server_service_time", Some(Unit::Seconds), "What a request takes at a server, as shortest_delay sees it", Some(|s| s.service.map(|of| of.time_us as f64 / 1e6)), Some(|s| s.service.map(|of| of.time_us as f64 / 1e6))),
+    ("server_slowness", None, "How many times as long as at the fastest server a request takes", Some(|s| s.service.map(|of| of.slowness)), Some(|s| s.service.map(|of| of.slowness))),
     ("server_estimate_error", None, "By how many requests the estimated queue differed from the last report", Some(|s| Some(s.estimate_error as f64)), None),
 ];
 

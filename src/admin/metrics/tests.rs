@@ -5,7 +5,7 @@ use std::io::Write;
 use std::process::{Command, Stdio};
 
 use super::*;
-use crate::status::{Latencies, Scaling};
+use crate::status::{Latencies, Numbers, Scaling, Service};
 
 fn status() -> Status {
     let histogram = vec![(90, 5), (960, 3), (20_000_000, 2)];
@@ -18,6 +18,7 @@ fn status() -> Status {
         queue: 12,
         estimate_error: 2,
         report_age_ms: Some(8),
+        service: Some(Service { time_us: 2_500, slowness: 1.5 }),
         dispatched: 100,
         answered: 10,
         lost: 1,
@@ -25,8 +26,20 @@ fn status() -> Status {
         ..Default::default()
     };
     let quiet = ServerStatus { id: 8, state: "down".into(), ..Default::default() };
+    let numbers = Numbers { sum: 9, histogram: vec![(0, 5), (9, 1)], ..Default::default() };
+    let decisions = Decisions {
+        regret: numbers.clone(),
+        age_us: Latencies { histogram: histogram.clone(), ..Default::default() },
+        estimate_error: Some(numbers.clone()),
+        corrections: 3,
+        waiting: 2,
+        waited: 40,
+        waiting_delay_us: Latencies { histogram: vec![(4_000, 40)], ..Default::default() },
+        ..Default::default()
+    };
     Status {
         version: "1.2.3".into(),
+        decisions: decisions.clone(),
         started_unix_ms: 1_700_000_000_500,
         ready: true,
         workers: vec![60, 40],
@@ -45,10 +58,12 @@ fn status() -> Status {
             refused: [("denied".to_owned(), 6)].into(),
             kernel_drops: 1,
             kernel_drops_back: 1,
+            decisions: Decisions { estimate_error: None, corrections: 4, ..decisions },
             latency_us: Latencies { histogram: histogram.clone(), ..Default::default() },
             servers: vec![PoolServerStatus {
                 id: 0,
                 state: "suspect".into(),
+                heard_ms: Some(250),
                 latency_us: Latencies { histogram, ..Default::default() },
                 ..Default::default()
             }],
@@ -229,6 +244,18 @@ fn both_formats_are_right_and_say_the_same() {
             &[("pool", "native"), ("server", "7"), ("state", "up"), ("addr", "127.0.0.1:5300")],
             1.0,
         ),
+        ("lbd_server_answer_age_seconds", &[("pool", odd), ("server", "0")], 0.25),
+        ("lbd_server_service_time_seconds", &[("pool", "native"), ("server", "7")], 0.0025),
+        ("lbd_server_slowness", &[("pool", "native"), ("server", "7")], 1.5),
+        ("lbd_regret_requests_sum", &[("pool", "native")], 9.0),
+        ("lbd_regret_requests_count", &[("pool", odd)], 6.0),
+        ("lbd_regret_requests_bucket", &[("pool", "native"), ("le", "7")], 5.0),
+        ("lbd_estimate_error_requests_sum", &[("pool", "native")], 9.0),
+        ("lbd_decision_age_seconds_count", &[("pool", odd)], 10.0),
+        ("lbd_count_corrections_total", &[("pool", odd)], 4.0),
+        ("lbd_waiting", &[("pool", "native")], 2.0),
+        ("lbd_waited_total", &[("pool", odd)], 40.0),
+        ("lbd_waiting_delay_seconds_bucket", &[("pool", "native"), ("le", "0.005")], 40.0),
         ("lbd_latency_seconds_bucket", &[("pool", "native"), ("le", "0.0001")], 5.0),
         ("lbd_latency_seconds_bucket", &[("pool", "native"), ("le", "0.001")], 8.0),
         ("lbd_latency_seconds_bucket", &[("pool", "native"), ("le", "10")], 8.0),
@@ -242,6 +269,8 @@ fn both_formats_are_right_and_say_the_same() {
     let nothing = [
         ("lbd_scaling_load", &[("pool", odd)][..]),
         ("lbd_timed_out_total", &[("pool", "native")]),
+        ("lbd_estimate_error_requests_count", &[("pool", odd)]),
+        ("lbd_server_slowness", &[("pool", odd), ("server", "0")]),
         ("lbd_server_report_age_seconds", &[("pool", "native"), ("server", "8")]),
         ("lbd_dropped_by_reason_total", &[("pool", "native"), ("reason", "cookie")]),
     ];

@@ -181,7 +181,7 @@ pub struct Pool {
     /// What stays together: none, or client for all datagrams of one client; default none
     #[arg(long, value_name = "WHAT", requires = "listen")]
     pub affinity: Option<String>,
-    /// How a server is chosen: shortest_queue, two_choices, round_robin or random; default shortest_queue
+    /// How a server is chosen: shortest_queue, shortest_delay, two_choices, round_robin or random; default shortest_queue
     #[arg(long, value_name = "POLICY", requires = "listen")]
     pub policy: Option<String>,
     /// Answers to one datagram at most; default 1, with --affinity client any number

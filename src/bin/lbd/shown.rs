@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::io::IsTerminal;
 use std::time::Duration;
 
-use lbd::status::{PoolView, ServerView, Status};
+use lbd::status::{Decisions, Numbers, PoolView, ServerView, Status};
 
 /// Events that are shown.
 const EVENTS_SHOWN: usize = 10;
@@ -30,6 +30,9 @@ pub fn render(status: &Status, unix_ms: u64, colours: bool) -> String {
             "server", "state", "for", "queue", "weight", "per s", "p50", "p99", "failed", "address"
         ));
         pool.servers.iter().for_each(|server| line(row(server, colours)));
+        if let Some(choices) = choices(pool.decisions) {
+            line(format!("  choices: {choices}"));
+        }
         if let Some(scaling) = pool.scaling {
             let (wanted, min, max) = (scaling.wanted, scaling.min, scaling.max);
             line(format!("  scaling: {wanted} wanted of {min} to {max}: {}", scaling.reason));
@@ -64,6 +67,23 @@ fn head(pool: &PoolView<'_>) -> String {
         pool.failed,
         pool.dropped
     )
+}
+
+/// How good the choices of servers were lately, and who waits for one; `None` if there is nothing to say.
+fn choices(decisions: &Decisions) -> Option<String> {
+    let Decisions { regret_recent: regret, age_us_recent: age, waiting, .. } = decisions;
+    let (error, delay) = (&decisions.estimate_error_recent, &decisions.waiting_delay_us_recent);
+    let pair = |p50, p99| format!("{} (99 %: {})", milliseconds(p50), milliseconds(p99));
+    let numbers = |of: &Numbers| format!("{:.2} (99 %: {})", of.mean, of.p99);
+    let parts = [
+        (regret.count > 0).then(|| format!("longer than the shortest queue by {}", numbers(regret))),
+        (age.p50 > 0).then(|| format!("known for {}", pair(age.p50, age.p99))),
+        error.as_ref().filter(|error| error.count > 0).map(|error| format!("wrong by {}", numbers(error))),
+        (*waiting > 0 || delay.p99 > 0)
+            .then(|| format!("{waiting} waiting here, half for {}", pair(delay.p50, delay.p99))),
+    ];
+    let said: Vec<String> = parts.into_iter().flatten().collect();
+    (!said.is_empty()).then(|| said.join(", "))
 }
 
 fn row(server: &ServerView<'_>, colours: bool) -> String {
@@ -119,6 +139,14 @@ mod tests {
             busy_shed: 1,
             rate: 104.4,
             latency_us_recent: Percentiles { p50: 5_120, p99: 26_620, ..Default::default() },
+            decisions: Decisions {
+                regret_recent: Numbers { count: 9, mean: 0.111, p99: 1, ..Default::default() },
+                age_us_recent: Percentiles { p50: 3_000, p99: 12_000, ..Default::default() },
+                estimate_error_recent: Some(Numbers { count: 90, mean: 0.5, p99: 2, ..Default::default() }),
+                waiting: 4,
+                waiting_delay_us_recent: Percentiles { p50: 250, p99: 7_100, ..Default::default() },
+                ..Default::default()
+            },
             scaling: Some(Scaling {
                 wanted: 2,
                 min: 1,
@@ -171,6 +199,8 @@ lbd 1.2.3, process 77, up for 1h 2m, /etc/lbd.json: ready
 pool native: 1 of 1 up, 104/s, p50 5.12 ms, p99 26.62 ms; 9 received, 8 answered, 1 failed, 0 dropped
   server  state           for   queue  weight     per s        p50        p99   failed  address
        3  up            1d 1h      12       5         0          -          -        0  127.0.0.1:53003
+  choices: longer than the shortest queue by 0.11 (99 %: 1), known for 3.00 ms (99 %: 12.00 ms), \
+wrong by 0.50 (99 %: 2), 4 waiting here, half for 0.25 ms (99 %: 7.10 ms)
   scaling: 2 wanted of 1 to 4: at min = 1
 
 pool web (dns): 0 of 1 up, 0/s, p50 -, p99 -; 0 received, 0 answered, 0 failed, 0 dropped

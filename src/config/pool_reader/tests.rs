@@ -264,6 +264,11 @@ fn a_mistake_is_refused_with_its_key_and_the_remedy() {
         (pool(json!({"name": "native"})), "name: \"native\" is the name of the pool with lbd's own frames"),
         (pool(json!({"affinity": "server"})), "affinity: \"server\" is unknown; use none or client"),
         (pool(json!({"policy": "best"})), "policy: unknown policy \"best\": use shortest_queue"),
+        (
+            flows(json!({"policy": "shortest_delay"})),
+            "policy: shortest_delay goes by how long answers take, and with affinity: client none is waited for",
+        ),
+        (pool(json!({"policy": "shortest_delay", "replies": 0})), "and with replies: 0 none is waited for"),
         (pool(json!({"io": "epoll"})), "io: \"epoll\" is unknown; use auto, mio or io_uring"),
         (
             pool(json!({"protocol": "datagram", "replies": 0, "max_outstanding": 1})),

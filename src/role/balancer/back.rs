@@ -176,7 +176,7 @@ impl Balancer {
             self.shared.roster.confirm(slot, epoch, self.worker);
         }
         let believed = self.shared.tree.len(slot);
-        self.stats.servers[slot.index()].estimate_error.set(u64::from(header.queue.get().abs_diff(believed)));
+        self.stats.note_estimate(slot, header.queue.get(), believed);
         self.take_counters(now, slot, header);
         self.hear(slot);
         match state {
@@ -211,6 +211,7 @@ impl Balancer {
             self.shared.finished[usize::from(self.worker)].add(self.shared.tree.own_len(slot), finished);
         }
         self.stats.servers[slot.index()].reported.set(now.as_nanos());
+        self.stats.servers[slot.index()].served.note_claim(finished, header.service_us.get());
         if self.settings.reply_path == ReplyPath::Direct {
             self.stats.answered.add(u64::from(finished));
             self.stats.servers[slot.index()].answered.add(u64::from(finished));

@@ -89,14 +89,21 @@ impl Balancer {
         loop {
             let reserved = self.chooser.reserve(&self.shared.tree).ok()?;
             self.stats.select_fallback.add(u64::from(reserved.fallback));
-            if let Some(member) = self.view.get(reserved.slot) {
-                return Some((reserved.slot, *member));
+            if let Some(&member) = self.view.get(reserved.slot) {
+                self.note_choice(reserved.slot);
+                return Some((reserved.slot, member));
             }
             // The tree is ahead of this worker's view: somebody has joined, or left, since the turn began. Each round
             // takes a change of the roster.
             self.shared.tree.adjust(reserved.slot, -1);
             self.refresh();
         }
+    }
+
+    /// A server was chosen and counted up.
+    fn note_choice(&mut self, slot: Slot) {
+        let heard_at = || Instant::from_nanos(self.stats.servers[slot.index()].reported.get());
+        self.decisions.note(&self.shared.tree, slot, heard_at, &self.stats.decisions);
     }
 
     /// Sends a request to the server of a slot that was reserved for it.

@@ -35,16 +35,18 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::batch::{DestinationId, FrameRef, Received, Rx, SocketId, Tx};
+use crate::delay::Delays;
 use crate::drop_reason::DropReason;
 use crate::estimate::Estimate;
 use crate::fleet::{Fleet, Server};
 use crate::health::{self, Census, Rules, State};
 use crate::operator::{Order, Refused};
 use crate::rng::Rng;
+use crate::role::decisions::Decisions;
 use crate::role::leaf::leaf_of;
 use crate::role::limit::Auto;
 use crate::role::live::Seen;
-use crate::role::{Role, send_from_slot};
+use crate::role::{Role, measured, send_from_slot};
 use crate::roster::{Member, View};
 use crate::scale::{self, Scaler};
 use crate::select::{Chooser, LeafState, PolicyKind, SHARE_ALL, Slot, Tree, cost_of};
@@ -204,6 +206,7 @@ struct Primary {
     fails_open: bool,
     slow_start: SlowStart,
     auto: Auto,
+    delays: Delays,
     last_turn: Instant,
 }
 
@@ -225,7 +228,8 @@ impl Primary {
                 if share.is_none() {
                     server.slow_since = None;
                 }
-                let cost = cost_of(server.weight, share.unwrap_or(SHARE_ALL));
+                let slowness = self.delays.slowness(slot);
+                let cost = cost_of(server.weight, share.unwrap_or(SHARE_ALL), slowness);
                 (leaf_of(server.health.state(), self.fails_open), cost)
             }
         };
@@ -247,6 +251,7 @@ pub struct Balancer {
     /// Slots whose lanes something has come up in; each once.
     touched: Vec<Slot>,
     chooser: Chooser,
+    decisions: Decisions,
     stats: Arc<PoolStats>,
     sealer: Option<Sealer>,
     opener: Option<Opener>,
@@ -291,6 +296,7 @@ impl Balancer {
                 fails_open: false,
                 slow_start: SlowStart::default(),
                 auto: Auto::of(now, settings.max_outstanding),
+                delays: delays_of(shared),
                 last_turn: now,
             })
         });
@@ -302,6 +308,7 @@ impl Balancer {
             lanes: (0..slots).map(lane).collect(),
             touched: Vec::with_capacity(slots),
             chooser: Chooser::new(settings.policy, rng.next_u64()),
+            decisions: Decisions::new(rng.next_u64()),
             stats: Arc::clone(&shared.stats[usize::from(worker)]),
             // Each worker counts its frames by itself, so each is a sender of its own.
             sealer: settings.key.as_ref().map(|key| Sealer::new(key, rng.next_u64() | 1)),
@@ -375,6 +382,9 @@ impl Balancer {
         primary.scaler.set_policy(self.settings.scale);
         primary.auto.set(now, self.settings.max_outstanding);
         primary.fleet.set_rules(self.settings.health);
+        measured::choose(&mut primary.delays, self.settings.policy, |slot| {
+            &self.stats.servers[slot.index()].served
+        });
         // Another share of them may be down now, and may be slow for another time.
         (0..self.shared.tree.slot_count()).for_each(|slot| self.set_leaf(now, Slot::new(slot)));
     }
@@ -506,6 +516,13 @@ impl Balancer {
     }
 }
 
+/// What is known of how long servers take: nothing yet.
+fn delays_of(shared: &Shared) -> Delays {
+    let (mut delays, primary) = (Delays::new(shared.tree.slot_count()), &shared.stats[0]);
+    measured::choose(&mut delays, shared.settings.get().policy, |slot| &primary.servers[slot.index()].served);
+    delays
+}
+
 /// What the workers must know of a server.
 fn member_of(server: &Server) -> Member {
     Member {
@@ -521,6 +538,7 @@ fn member_of(server: &Server) -> Member {
 impl Role for Balancer {
     fn on_batch(&mut self, now: Instant, rx: &mut Rx, tx: &mut Tx) {
         self.turn += 1;
+        self.decisions.begin(now);
         self.adopt(now);
         self.refresh();
         for index in 0..rx.len() {

@@ -45,7 +45,20 @@ impl Balancer {
             let Shared { tree, finished, room, .. } = &*self.shared;
             primary.auto.look(now, tree, finished.iter(), !room.is_empty());
         }
+        self.look_at_delays(now);
         self.size_up(now);
+    }
+
+    /// Writes leaves anew whose servers have become slower, or faster.
+    fn look_at_delays(&mut self, now: Instant) {
+        let Some(primary) = &mut self.primary else { return };
+        let Primary { fleet, delays, .. } = &mut **primary;
+        let stats = &self.shared.stats;
+        let served = |worker: usize, slot: Slot| &stats[worker].servers[slot.index()].served;
+        let epoch = |slot| fleet.get(slot).map(|server| server.epoch.into());
+        if measured::look(delays, now, stats.len(), served, epoch) {
+            delays.slots().for_each(|slot| primary.write_leaf(now, slot, &self.shared.tree));
+        }
     }
 
     /// What the passing of time means for a server's health; true if it shall be probed.

@@ -15,9 +15,10 @@ use crate::batch::{DestinationId, FrameRef, Received, SocketId, Tx};
 use crate::drop_reason::DropReason;
 use crate::proxy_protocol::{self, Transport};
 use crate::rng::Rng;
+use crate::role::decisions::Decisions;
 use crate::role::live::Seen;
 use crate::select::{Chooser, Full, Slot};
-use crate::stats::{LatencyHistogram, RelayStats};
+use crate::stats::{Answers, LatencyHistogram, RelayStats};
 use crate::time::Instant;
 use crate::waiting::Limit;
 
@@ -88,6 +89,8 @@ pub(super) struct Lane {
     silent_since: Instant,
     /// What the tree is to hear at the end of this turn.
     freed: u32,
+    /// Answers of this turn.
+    answers: Answers,
     heard: bool,
     touched: bool,
     /// The server as a destination of a turn, by the socket that it was last sent from.
@@ -99,6 +102,7 @@ impl Lane {
         outstanding: 0,
         silent_since: Instant::ZERO,
         freed: 0,
+        answers: Answers::NONE,
         heard: false,
         touched: false,
         destination: None,
@@ -125,6 +129,7 @@ pub(super) struct Core {
     /// Slots whose lanes something has come up in; each once.
     touched: Vec<Slot>,
     chooser: Chooser,
+    pub decisions: Decisions,
     /// The addresses of the fronts, for PROXY headers.
     fronts: Box<[SocketAddr]>,
     /// The slowest answer of late: it decays.
@@ -161,6 +166,7 @@ impl Core {
             owed: 0,
             touched: Vec::with_capacity(slots),
             chooser: Chooser::new(settings.policy, rng.next_u64()),
+            decisions: Decisions::new(rng.next_u64()),
             fronts: local_addrs[..usize::from(sockets.fronts.end)].into(),
             slowest: None,
             recent: LatencyHistogram::default(),
@@ -203,8 +209,9 @@ impl Core {
                 }
             };
             self.stats.select_fallback.add(u64::from(reserved.fallback));
-            if let Some(member) = self.view.get(reserved.slot) {
-                return Ok((reserved.slot, *member));
+            if let Some(&member) = self.view.get(reserved.slot) {
+                self.note_choice(reserved.slot);
+                return Ok((reserved.slot, member));
             }
             // The tree is ahead of this worker's view. Each round takes a change of the members.
             self.release(reserved.slot);
@@ -217,7 +224,14 @@ impl Core {
         let slot = self.shared.take_trial()?;
         let member = *self.view.get(slot)?;
         self.shared.tree.adjust(slot, 1);
+        self.note_choice(slot);
         Some((slot, member))
+    }
+
+    /// A server was chosen and counted up.
+    fn note_choice(&mut self, slot: Slot) {
+        let heard_at = || self.shared.signals[slot.index()].alive_at();
+        self.decisions.note(&self.shared.tree, slot, heard_at, &self.stats.decisions);
     }
 
     /// The same for the server of a flow that another process had, if it may keep flows.
@@ -371,6 +385,7 @@ impl Core {
         if self.settings.max_outstanding == Some(Limit::Auto) {
             self.shared.finished[self.number].add(self.shared.tree.len(slot), 1);
         }
+        self.lane(slot).answers.add(micros);
         self.settle(slot);
         self.hear(now, slot);
         self.end_request();
@@ -415,6 +430,7 @@ impl Core {
 
     /// A server has left something unanswered.
     pub fn lose(&self, slot: Slot) {
+        self.stats.decisions.given_up.add(1);
         self.shared.signals[slot.index()].lose();
     }
 
@@ -443,6 +459,7 @@ impl Core {
         while let Some(slot) = self.touched.pop() {
             let lane = &mut self.lanes[slot.index()];
             lane.touched = false;
+            lane.answers.publish(self.shared.tree.len(slot), &self.stats.servers[slot.index()].served);
             let freed = std::mem::take(&mut lane.freed);
             let heard = std::mem::take(&mut lane.heard);
             if freed > 0 {

@@ -25,12 +25,14 @@ use super::members::Member;
 use super::settings::{Check, Event, HealthCheck, Settings, Speaks};
 use super::shared::{Noticed, Shared, Wanted};
 use crate::batch::{SocketId, Tx};
+use crate::delay::Delays;
 use crate::drop_reason::DropReason;
 use crate::health::{self, Census, Health, Limits, Rules, State};
 use crate::operator::{Order, Refused, Standing, Switch};
 use crate::remembered::{Kept, Remembered};
 use crate::role::leaf::leaf_of;
 use crate::role::limit::Auto;
+use crate::role::measured;
 use crate::select::{LeafState, SHARE_ALL, Slot, cost_of};
 use crate::slow_start::{self, SlowStart};
 use crate::time::Instant;
@@ -70,13 +72,13 @@ struct Server {
 }
 
 impl Server {
-    /// What a request costs there: more than its weight says, as long as it is slow.
-    fn cost(&mut self, now: Instant, slow_start: Duration) -> u16 {
+    /// What a request costs there: more than its weight says, as long as it has just come up, or if it takes longer than others.
+    fn cost(&mut self, now: Instant, slow_start: Duration, slowness: u32) -> u16 {
         let share = self.slow_since.and_then(|since| slow_start::share(since, now, slow_start));
         if share.is_none() {
             self.slow_since = None;
         }
-        cost_of(self.weight, share.unwrap_or(SHARE_ALL))
+        cost_of(self.weight, share.unwrap_or(SHARE_ALL), slowness)
     }
 
     /// What shall be known of it when it comes back.
@@ -110,6 +112,7 @@ pub(super) struct Primary {
     slow_start: SlowStart,
     /// The limit, where it is to be found.
     auto: Auto,
+    delays: Delays,
     last_generation: u32,
     next_look: Instant,
 }
@@ -119,6 +122,8 @@ impl Primary {
         let settings = &core.settings;
         let check = settings.health.check.clone();
         let health = &settings.health;
+        let mut delays = Delays::new(settings.servers_max);
+        measured::choose(&mut delays, settings.policy, |slot| &core.stats.servers[slot.index()].served);
         Primary {
             servers: (0..settings.servers_max).map(|_| None).collect(),
             left: vec![None; settings.servers_max].into(),
@@ -131,6 +136,7 @@ impl Primary {
             events: VecDeque::with_capacity(EVENTS_MAX),
             fails_open: false,
             slow_start: SlowStart::default(),
+            delays,
             last_generation: 0,
             auto: Auto::of(now, settings.max_outstanding),
             next_look: now,
@@ -145,6 +151,7 @@ impl Primary {
             self.forgive(); // what answers the old question answers nothing now
         }
         self.auto.set(now, settings.max_outstanding);
+        measured::choose(&mut self.delays, settings.policy, |slot| &core.stats.servers[slot.index()].served);
         self.settings = settings.health.clone();
         self.limits = limits_of(&self.settings);
         self.rest = rest_of(settings);
@@ -192,8 +199,8 @@ impl Primary {
                 self.set_servers(core, now, wanted);
             }
         }
-        if self.servers.iter().flatten().any(|server| server.slow_since.is_some()) {
-            self.publish(core, now); // they get a little more
+        if self.look_at_delays(core, now) || self.servers.iter().flatten().any(|s| s.slow_since.is_some()) {
+            self.publish(core, now); // some get a little more, or less
         }
         for index in 0..self.servers.len() {
             let slot = Slot::new(index);
@@ -205,6 +212,20 @@ impl Primary {
             self.judge(core, now, slot, noticed, alive_at);
             self.look_after(core, now, slot, tx);
         }
+    }
+
+    /// Whether some server's cost is another now.
+    fn look_at_delays(&mut self, core: &Core, now: Instant) -> bool {
+        let Primary { delays, servers, .. } = self;
+        let stats = &core.shared.stats;
+        let generation = |slot: Slot| Some(servers[slot.index()].as_ref()?.generation.into());
+        measured::look(
+            delays,
+            now,
+            stats.len(),
+            |worker, slot| &stats[worker].servers[slot.index()].served,
+            generation,
+        )
     }
 
     fn judge(&mut self, core: &mut Core, now: Instant, slot: Slot, noticed: Noticed, alive_at: Instant) {
@@ -531,7 +552,8 @@ impl Primary {
             });
             // Known before it may be chosen.
             core.shared.members.publish(slot, member);
-            let cost = server.as_mut().map_or(1, |server| server.cost(now, span));
+            let slowness = self.delays.slowness(slot);
+            let cost = server.as_mut().map_or(1, |server| server.cost(now, span, slowness));
             core.shared.tree.set(slot, leaf, cost);
             let stats = &core.stats.servers[index];
             let id_plus_one = server.as_ref().map_or(0, |server| u64::from(server.id) + 1);

@@ -260,6 +260,7 @@ impl Relay {
 impl Role for Relay {
     fn on_batch(&mut self, now: Instant, rx: &mut Rx, tx: &mut Tx) {
         self.core.turn += 1;
+        self.core.decisions.begin(now);
         self.adopt(now);
         self.core.refresh();
         self.notice_own_pause(now);

@@ -284,6 +284,11 @@ impl Shared {
         self.tree.len(slot)
     }
 
+    /// When the server of a slot was last heard of; [`Instant::ZERO`] if never.
+    pub fn heard_at(&self, slot: Slot) -> Instant {
+        self.signals[slot.index()].alive_at()
+    }
+
     /// Whether some server may be chosen, be it as a last resort.
     pub fn can_serve(&self) -> bool {
         self.usable.load(Ordering::Relaxed) > 0

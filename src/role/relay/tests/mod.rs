@@ -3,6 +3,7 @@
 use super::*;
 
 pub(super) mod bench;
+mod delays;
 mod dns;
 mod flapping;
 mod flows;

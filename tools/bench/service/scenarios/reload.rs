@@ -74,7 +74,7 @@ fn native(first: &Value, round: u32) -> Value {
         &mut config,
         json!({
             "load_balancer": {
-                "policy": pick(&["shortest_queue", "two_choices", "round_robin", "random"]),
+                "policy": pick(&["shortest_queue", "shortest_delay", "two_choices", "round_robin", "random"]),
                 "max_outstanding": 50_000 + round % 7,
                 "health": {"fall": 5 + round % 3, "slow_start": pick(&["0ms", "500ms"])},
             },
@@ -95,7 +95,7 @@ fn pools(site: &Site, round: u32) -> Value {
     };
     let mut pool = site.pool("pool", Site::main_front(), ids);
     let changes = match round % 6 {
-        0 => json!({"policy": "round_robin"}),
+        0 => json!({"policy": if round.is_multiple_of(12) { "round_robin" } else { "shortest_delay" }}),
         1 => json!({"max_outstanding": 20_000}),
         2 => json!({"health": {"fall": 4}}),
         3 => json!({"ports": 300 + round % 5}),
