@@ -15,6 +15,7 @@
 //! role -> { wire, select, crew, fleet, roster, estimate, health, remembered, slow_start, delay, operator, retry, scale,
 //!           stats, batch, time, rng, dns, access, aged, proxy_protocol }
 //! io -> { batch, time }
+//! lab -> { role, wire, select, health, scale, service, batch, rng, time, waiting }
 //! handover -> { state_dir, time }
 //! doctor -> { config, io, batch, time }
 //! ```
@@ -44,6 +45,7 @@ pub mod fleet;
 pub mod handover;
 pub mod health;
 pub mod io;
+pub mod lab;
 pub mod load;
 pub mod logging;
 pub mod model;

@@ -91,6 +91,12 @@ impl Clock {
     }
 }
 
+/// Time that this thread has spent on a processor so far: what a piece of work costs, whoever else works here.
+pub fn thread_time() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -221,7 +221,7 @@ fn every_subcommand_explains_itself() {
     let finished = lbd(&["--help"]);
     assert_eq!(finished.code, 0);
     assert!(finished.stdout.contains("Exit codes: 0 done; 1 not everything was answered; 2 a mistake"));
-    let options: [(&str, &[&str]); 7] = [
+    let options: [(&str, &[&str]); 8] = [
         ("up", &["--config", "--duration", "--servers", "--clients", "--rate", "--service", "--quiet"]),
         (
             "balancer",
@@ -244,6 +244,21 @@ fn every_subcommand_explains_itself() {
             &["--config", "--port", "--id", "--bind", "--balancer", "--service", "--workers", "--json"],
         ),
         ("client", &["--config", "--requests", "--rate", "--to", "--id", "--window", "--payload", "--json"]),
+        (
+            "sim",
+            &[
+                "--servers",
+                "--balancers",
+                "--policy",
+                "--load",
+                "--service",
+                "--staleness",
+                "--loss",
+                "--overload",
+                "--seed",
+                "--report",
+            ],
+        ),
         ("check", &["[FILE]"]),
         ("schema", &[]),
     ];

@@ -11,6 +11,7 @@ mod operate;
 mod ping;
 mod run;
 mod shown;
+mod sim;
 mod table;
 mod top;
 mod units;

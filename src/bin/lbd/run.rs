@@ -16,7 +16,7 @@ use lbd::terminal::{print, tell};
 use lbd::time::Clock;
 
 use crate::args::{Args, Client, Command, Common, Server};
-use crate::{balancer, controller, doctor, manual, operate, ping, top, up};
+use crate::{balancer, controller, doctor, manual, operate, ping, sim, top, up};
 
 /// Runs a subcommand; false if it ran but not everything was answered.
 pub fn run(args: Args) -> Result<bool> {
@@ -35,6 +35,7 @@ pub fn run(args: Args) -> Result<bool> {
         Command::Weight(args) => operate::weight(&args),
         Command::Reload(reach) => operate::reload(&reach),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Sim(args) => sim::run(&args).map(|()| true),
         Command::Check { file } => {
             print(format_args!("{}", config::describe(&Config::load(&file)?)))?;
             Ok(true)

@@ -146,6 +146,11 @@ pub struct Shared {
 }
 
 impl Shared {
+    /// The selection tree, for inspection.
+    pub fn tree(&self) -> &Tree {
+        &self.tree
+    }
+
     pub(super) fn new(settings: Settings, seed: u64, key: [u8; 16]) -> Self {
         let slots = settings.servers_max;
         Shared {

@@ -376,7 +376,7 @@ impl ServerRole {
     }
 
     fn report_if_changed(&mut self, now: Instant, tx: &mut Tx) {
-        let queue = self.queue.len() as u32;
+        let queue = self.load();
         let m = &mut self.membership;
         m.next_at = now + self.settings.interval;
         m.quiet_intervals += 1;
@@ -400,7 +400,7 @@ impl ServerRole {
     fn report(&mut self, whom: Whom, tx: &mut Tx) {
         if whom == Whom::Everybody {
             self.membership.quiet_intervals = 0;
-            self.membership.queue_reported = self.queue.len() as u32;
+            self.membership.queue_reported = self.load();
         }
         let size = self.settings.format.size;
         let workers = self.membership.member.as_ref().map_or(0, |m| m.lanes.len());
@@ -435,7 +435,7 @@ impl ServerRole {
             header.slot.set(member.slot);
         }
         m.fill_report(worker, &mut header);
-        header.queue.set(self.queue.len() as u32);
+        header.queue.set(self.load());
         header.foreign.set(self.foreign());
         header.service_us.set(self.service_mean.as_micros() as u32);
         Frame::write(bytes, &header, &[]);

@@ -106,6 +106,10 @@ pub struct ServerRole {
     opener: Option<Opener>,
     /// Mean service time, decayed over some 16 requests.
     service_mean: Duration,
+    /// Requests that its process holds for other balancers.
+    elsewhere: u32,
+    /// Whether a turn that has answered clients directly ends with a report.
+    reports_turns: bool,
 }
 
 impl ServerRole {
@@ -125,8 +129,22 @@ impl ServerRole {
             opener: settings.key.as_ref().map(Opener::new),
             rng,
             service_mean: Duration::ZERO,
+            elsewhere: 0,
+            reports_turns: true,
             settings,
         }
+    }
+
+    /// Says how many requests its process holds besides those of this role: where several balancers share a server, each has a
+    /// registration, and so a role, of its own. They count in its reports as part of the queue that is foreign to this balancer.
+    pub fn set_elsewhere(&mut self, requests: u32) {
+        self.elsewhere = requests;
+    }
+
+    /// From now on a balancer whose clients are answered directly hears of that at the interval only, and not at the end of
+    /// each turn: fewer datagrams, and older knowledge.
+    pub fn report_at_intervals_only(&mut self) {
+        self.reports_turns = false;
     }
 
     /// What was counted so far.
@@ -256,7 +274,7 @@ impl ServerRole {
         if current {
             self.membership.count_done(worker);
         }
-        let queue = self.queue.len() as u32;
+        let queue = self.load();
         let header = header_mut(bytes);
         header.status = status as u8;
         if status == Status::Busy {
@@ -273,7 +291,9 @@ impl ServerRole {
                 let trailer = bytes.len() - TRAILER_LEN;
                 bytes[trailer..].fill(0);
             }
-            self.membership.report_soon();
+            if self.reports_turns {
+                self.membership.report_soon();
+            }
             return;
         }
         header.kind = Kind::ServerResponse as u8;
@@ -285,9 +305,14 @@ impl ServerRole {
         self.seal(bytes);
     }
 
-    /// Requests in the queue that the present registration does not count.
+    /// Requests that its process holds, as reports have it.
+    fn load(&self) -> u32 {
+        self.queue.len() as u32 + self.elsewhere
+    }
+
+    /// Those of them that the present registration does not count.
     fn foreign(&self) -> u32 {
-        self.queue.count_other_than(self.membership.epoch())
+        self.queue.count_other_than(self.membership.epoch()) + self.elsewhere
     }
 
     fn seal(&mut self, bytes: &mut [u8]) {

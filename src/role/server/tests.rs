@@ -807,6 +807,38 @@ fn a_direct_reply_goes_to_its_client_and_the_counters_follow_at_the_end_of_the_t
 }
 
 #[test]
+fn where_reports_come_at_the_interval_only_a_direct_reply_is_followed_by_none() {
+    let mut bench = Bench::new(Work::Echo).joined();
+    bench.server.report_at_intervals_only();
+    let mut request = bench.request(1);
+    request.op = ReplyPath::Direct as u8;
+    (request.client_ip, _) = pack_addr(addr(40_000));
+    assert_eq!(bench.hear(request).len(), 1);
+    assert_eq!(bench.pass(Duration::ZERO), []);
+    let reports = bench.pass(3 * INTERVAL);
+    assert_eq!((reports.len(), counters(&reports[0].header())), (1, [1, 1, 1, 0, 0]));
+}
+
+#[test]
+fn what_its_process_holds_for_other_balancers_is_foreign_in_reports_and_replies() {
+    let mut bench = Bench::new(Work::Handlers).joined();
+    let request = bench.request(1);
+    bench.hear(request);
+    bench.server.set_elsewhere(3);
+    let queue_and_foreign = |sent: &[Sent]| {
+        let header = sent.last().expect("something is sent").header();
+        (header.queue.get(), header.foreign.get())
+    };
+    assert_eq!(queue_and_foreign(&bench.pass(3 * INTERVAL)), (4, 3));
+    assert_eq!(bench.pass(3 * INTERVAL), [], "said once");
+    bench.server.set_elsewhere(5);
+    assert_eq!(queue_and_foreign(&bench.pass(3 * INTERVAL)), (6, 5), "a change elsewhere is worth a report");
+    let job = bench.server.take_job(bench.now).unwrap();
+    bench.server.finish(job, Status::Ok, b"answer", MS);
+    assert_eq!(queue_and_foreign(&bench.pass(Duration::ZERO)), (5, 5));
+}
+
+#[test]
 fn every_truncation_and_every_flipped_bit_is_counted_once_or_answered_once() {
     for (name, accepted) in ACCEPTED {
         let (mut bench, whole) = accepted();

@@ -1,0 +1,181 @@
+//! What the arguments ask for: cases along one axis, and who takes part.
+
+use anyhow::{Result, bail};
+use lbd::chart::{Axis, Numbers};
+use lbd::lab::{Case, Contender, Overload, PoolKind, Setup, Study};
+use lbd::wire::ReplyPath;
+
+use crate::args::Sim;
+
+/// A study, and what its cases differ in.
+pub struct Plan {
+    pub study: Study,
+    pub along: Along,
+}
+
+/// The option that has several values, or `--load`.
+pub struct Along {
+    /// The option.
+    pub name: &'static str,
+    /// Each case's value, and its word.
+    pub values: Vec<(f64, String)>,
+    /// For charts.
+    pub axis: Axis,
+}
+
+/// An option that may have several values.
+struct Dimension<'a> {
+    name: &'static str,
+    values: Vec<(f64, String)>,
+    axis: Axis,
+    set: &'a dyn Fn(&mut Case, usize),
+}
+
+impl Plan {
+    pub fn new(args: &Sim) -> Result<Plan> {
+        let contenders = contenders(&args.policy)?;
+        let time = |label: &str, values: &[std::time::Duration]| {
+            let word = |time: &std::time::Duration| {
+                (time.as_secs_f64() * 1e6, humantime::format_duration(*time).to_string())
+            };
+            let axis = if values.iter().any(std::time::Duration::is_zero) {
+                Axis::linear(label)
+            } else {
+                Axis::log(label)
+            };
+            (values.iter().map(word).collect::<Vec<_>>(), axis.numbers(Numbers::Micros))
+        };
+        let number = |n: f64| (n, n.to_string());
+        let (staleness, staleness_axis) = time("time between the reports of a server", &args.staleness);
+        let (rtt, rtt_axis) = time("from a balancer to a server and back", &args.rtt);
+        let dimensions = [
+            Dimension {
+                name: "load",
+                values: args.load.0.iter().map(|&load| number(load)).collect(),
+                axis: Axis::linear("load: share of what all servers can do"),
+                set: &|case, n| case.load = args.load.0[n],
+            },
+            Dimension {
+                name: "servers",
+                values: args.servers.iter().map(|&n| number(n.into())).collect(),
+                axis: Axis::log("servers"),
+                set: &|case, n| case.setup.servers = args.servers[n] as usize,
+            },
+            Dimension {
+                name: "balancers",
+                values: args.balancers.iter().map(|&n| number(n.into())).collect(),
+                axis: Axis::log("balancers that share the servers"),
+                set: &|case, n| case.setup.balancers = usize::from(args.balancers[n]),
+            },
+            Dimension {
+                name: "staleness",
+                values: staleness,
+                axis: staleness_axis,
+                set: &|case, n| case.setup.staleness = args.staleness[n],
+            },
+            Dimension {
+                name: "rtt",
+                values: rtt,
+                axis: rtt_axis,
+                set: &|case, n| case.setup.rtt = args.rtt[n],
+            },
+            Dimension {
+                name: "loss",
+                values: args.loss.iter().map(|&share| (share, format!("{share}"))).collect(),
+                axis: Axis::linear("chance that a datagram is lost").numbers(Numbers::Percent),
+                set: &|case, n| case.setup.loss = args.loss[n],
+            },
+        ];
+        let several: Vec<_> = dimensions.iter().filter(|dimension| dimension.values.len() > 1).collect();
+        if let [one, other, ..] = several[..] {
+            bail!("--{} and --{} both have several values: vary one at a time", one.name, other.name);
+        }
+        let first = |case: &mut Case| dimensions.iter().for_each(|dimension| (dimension.set)(case, 0));
+        let along = several.first().copied().unwrap_or(&dimensions[0]);
+        let mut cases = vec![];
+        for n in 0..along.values.len() {
+            let mut case = Case { setup: setup(args), load: 0.0 };
+            first(&mut case);
+            (along.set)(&mut case, n);
+            check(&case)?;
+            cases.push(case);
+        }
+        if args.overload.is_some() && cases.len() > 1 {
+            bail!("--overload goes with one system and one --load: give --{} one value", along.name);
+        }
+        let along = Along { name: along.name, values: along.values.clone(), axis: along.axis.clone() };
+        Ok(Plan { study: Study { cases, contenders, seed: args.seed, repeats: args.repeats }, along })
+    }
+}
+
+/// What all cases have in common.
+fn setup(args: &Sim) -> Setup {
+    Setup {
+        kind: args.pool.into(),
+        subset: args.subset.map(usize::from),
+        groups: args.speeds.clone(),
+        spells: args.slow.clone(),
+        weighted: args.weighted,
+        service: args.service,
+        reply_path: args.reply_path.into(),
+        reports_turns: !args.reports_at_interval_only,
+        jitter: args.jitter,
+        clients: args.clients.map_or_else(|| if args.overload.is_some() { CLIENTS } else { 0 }, usize::from),
+        requests: args.requests as usize,
+        warmup: args.warmup.unwrap_or(args.requests / 10) as usize,
+        ..Setup::default()
+    }
+}
+
+/// Who survives an overload tries again.
+const CLIENTS: usize = 64;
+
+/// Who takes part.
+fn contenders(names: &[String]) -> Result<Vec<Contender>> {
+    if names.iter().any(|name| name == "all") {
+        return Ok(Contender::all());
+    }
+    Ok(names.iter().map(|name| name.parse()).collect::<Result<_, _>>()?)
+}
+
+/// What clap cannot see: options that do not go together.
+fn check(Case { setup, .. }: &Case) -> Result<()> {
+    if setup.kind == PoolKind::Datagram && setup.reply_path == ReplyPath::Direct {
+        bail!(
+            "--reply-path direct is for --pool native: servers that know nothing of lbd answer whom they hear from"
+        );
+    }
+    if setup.kind == PoolKind::Datagram && setup.clients > 0 {
+        bail!("--clients and --overload are for --pool native: such clients speak its frames");
+    }
+    if setup.warmup >= setup.requests {
+        bail!("--warmup {} leaves none of --requests {}", setup.warmup, setup.requests);
+    }
+    let slow = setup.spells.iter().map(|spell| spell.count).max().unwrap_or(0);
+    let named = setup.groups.iter().map(|group| group.count).sum::<usize>().max(slow);
+    if named > setup.servers {
+        bail!("--speeds and --slow speak of {named} servers, --servers of {}", setup.servers);
+    }
+    if setup.balancers * setup.servers_of_one() < setup.servers {
+        bail!(
+            "{} balancers with {} servers each leave some of --servers {} to nobody: raise --balancers or --subset",
+            setup.balancers,
+            setup.servers_of_one(),
+            setup.servers
+        );
+    }
+    Ok(())
+}
+
+/// An overload, as `--overload` has it: `2x5s` for twice of what all servers can do, for five seconds.
+pub fn overload(text: &str) -> Result<Overload, String> {
+    let read = || {
+        let (factor, lasts) = text.split_once('x')?;
+        let (factor, lasts) = (factor.parse().ok()?, humantime::parse_duration(lasts).ok()?);
+        let is_sane = (1.0..=100.0).contains(&factor) && (0.1..=600.0).contains(&lasts.as_secs_f64());
+        is_sane.then_some(Overload { factor, lasts })
+    };
+    read().ok_or_else(|| {
+        "write FACTORxTIME, such as 2x5s for twice of what all servers can do, for 5 s".to_owned()
+    })
+}

@@ -1,0 +1,177 @@
+//! What was compared, as charts and as a page.
+
+use lbd::chart::{At, Axis, Lines, Numbers, Rule, Series, Style};
+use lbd::lab::{Compared, EXACT, InCase, Overload, Survival};
+use lbd::page::Page;
+
+use super::plan::{Along, Plan};
+use super::{table, words};
+use crate::args::Sim;
+
+/// A figure that a chart can show.
+#[derive(clap::ValueEnum, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Shown {
+    /// The median response time, against one queue for all servers
+    P50,
+    /// The 99th percentile, against one queue for all servers
+    #[default]
+    P99,
+    /// The 99.9th percentile, against one queue for all servers
+    #[value(name = "p99.9")]
+    P999,
+    /// The longest queue
+    Longest,
+    /// The queue of the chosen server, less the least of all
+    Regret,
+    /// What was believed of the chosen server's queue, against what was true
+    Error,
+}
+
+impl Shown {
+    const ALL: [Shown; 6] =
+        [Shown::P99, Shown::P999, Shown::P50, Shown::Longest, Shown::Regret, Shown::Error];
+
+    fn label(self) -> &'static str {
+        match self {
+            Shown::P50 => "p50, times that of one queue",
+            Shown::P99 => "p99, times that of one queue",
+            Shown::P999 => "p99.9, times that of one queue",
+            Shown::Longest => "longest queue",
+            Shown::Regret => "regret, requests",
+            Shown::Error => "error, requests",
+        }
+    }
+
+    fn title(self) -> &'static str {
+        match self {
+            Shown::P50 => "Median response time",
+            Shown::P99 => "99th percentile of response times",
+            Shown::P999 => "99.9th percentile of response times",
+            Shown::Longest => "Longest queue of any server",
+            Shown::Regret => "Regret of a decision (mean)",
+            Shown::Error => "Error of what was believed (mean)",
+        }
+    }
+
+    /// The figure, with its least and most where runs were repeated.
+    fn of(self, row: &Compared) -> (f64, Option<(f64, f64)>) {
+        let ratio = |n: usize| {
+            let ratio = row.ratios[n];
+            (ratio.median, (ratio.least < ratio.most).then_some((ratio.least, ratio.most)))
+        };
+        match self {
+            Shown::P50 => ratio(0),
+            Shown::P99 => ratio(1),
+            Shown::P999 => ratio(2),
+            Shown::Longest => (row.figures.queue_max.into(), None),
+            Shown::Regret => (row.figures.regret, None),
+            Shown::Error => (row.figures.error, None),
+        }
+    }
+
+    /// Regret and error have no meaning where nobody decides by knowledge that may be wrong.
+    fn is_of(self, row: &Compared) -> bool {
+        row.name != EXACT || !matches!(self, Shown::Regret | Shown::Error)
+    }
+}
+
+/// A figure of all contenders, along the axis.
+pub fn chart(shown: Shown, along: &Along, cases: &[InCase]) -> Lines {
+    let rows = |case: &InCase, n: usize| case.compared[n].clone();
+    let names = cases.first().map_or(&[][..], |case| &case.compared).iter().enumerate();
+    let line = |(n, row): (usize, &Compared)| {
+        let at = along.values.iter().map(|(x, _)| *x).zip(cases);
+        let at: Vec<_> = at.map(|(x, case)| (x, shown.of(&rows(case, n)))).collect();
+        let band = at.iter().filter_map(|(x, (_, ends))| ends.map(|(least, most)| (*x, least, most)));
+        Series {
+            name: row.name.clone(),
+            points: at.iter().map(|(x, (y, _))| (*x, *y)).collect(),
+            band: band.collect(),
+            style: Style::Marked,
+        }
+    };
+    let values = || {
+        cases.iter().flat_map(|case| &case.compared).filter(|row| shown.is_of(row)).map(|row| shown.of(row).0)
+    };
+    let (least, most) = values().fold((f64::MAX, 0.0_f64), |(least, most), y| (least.min(y), most.max(y)));
+    let is_wide = most > 8.0 * least.max(0.01) && least > 0.0;
+    let y = if is_wide { Axis::log(shown.label()) } else { Axis::linear(shown.label()) };
+    let is_ratio = matches!(shown, Shown::P50 | Shown::P99 | Shown::P999);
+    Lines {
+        title: shown.title().to_owned(),
+        x: along.axis.clone(),
+        y: if is_ratio {
+            y.from(1.0)
+        } else if is_wide {
+            y
+        } else {
+            y.from(0.0)
+        },
+        series: names.filter(|(_, row)| shown.is_of(row)).map(line).collect(),
+        rules: vec![],
+    }
+}
+
+/// The page.
+pub fn page(args: &Sim, plan: &Plan, cases: &[InCase]) -> String {
+    let about = "The real balancers and servers in virtual time; the same requests for all policies.";
+    let mut page = Page::new("Policies compared", about).section("What was simulated", |section| {
+        section.facts(words::of_plan(plan));
+        section.text(
+            "Response times are counted from the arrival at a balancer, and compared with those of one queue for all \
+             servers on the same requests, without a network: first come, first served, by the fastest free server. \
+             \"exact\" is the shortest queue with exact knowledge, without a network.",
+        );
+    });
+    if cases.len() > 1 {
+        page = page.section(&format!("By {}", plan.along.name), |section| {
+            Shown::ALL.iter().for_each(|&shown| section.chart(&chart(shown, &plan.along, cases)));
+        });
+    }
+    for (case, (_, value)) in cases.iter().zip(&plan.along.values) {
+        page = page.section(&format!("{} {value}", plan.along.name), |section| {
+            section.text(&table::heading(case));
+            let (head, rows) = table::cells(case);
+            section.table(&head, rows);
+        });
+    }
+    page.section("To repeat it", |section| section.code(&args.command)).to_html()
+}
+
+/// Answers by time, of all contenders.
+pub fn overload_chart(overload: &Overload, survivals: &[Survival]) -> Lines {
+    let slice = Overload::SLICE.as_secs_f64();
+    let line = |survival: &Survival| {
+        let points = survival.goodput.iter().enumerate();
+        Series {
+            name: survival.name.clone(),
+            points: points.map(|(n, y)| (n as f64 * slice * 1e6, *y)).collect(),
+            band: vec![],
+            style: Style::Steps,
+        }
+    };
+    let at = |after: std::time::Duration, label: &str| Rule {
+        label: label.to_owned(),
+        at: At::X((Overload::BEFORE + after).as_secs_f64() * 1e6),
+    };
+    Lines {
+        title: format!("Answers, with {} times of what all servers can do for a time", overload.factor),
+        x: Axis::linear("time").numbers(Numbers::Micros),
+        y: Axis::linear("share of what all servers can do").from(0.0).to(1.2),
+        series: survivals.iter().map(line).collect(),
+        rules: vec![at(std::time::Duration::ZERO, "overload"), at(overload.lasts, "its end")],
+    }
+}
+
+/// The page of an overload.
+pub fn overload_page(args: &Sim, plan: &Plan, overload: &Overload, survivals: &[Survival]) -> String {
+    Page::new("Overload", "The real balancers, servers and clients with their retries in virtual time.")
+        .section("What was simulated", |section| section.facts(words::of_plan(plan)))
+        .section("Answers", |section| {
+            section.chart(&overload_chart(overload, survivals));
+            let (head, rows) = table::survival_cells(survivals);
+            section.table(&head, rows);
+        })
+        .section("To repeat it", |section| section.code(&args.command))
+        .to_html()
+}

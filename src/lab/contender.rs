@@ -1,0 +1,82 @@
+//! Who is compared: a policy, with a bound or without.
+
+use std::str::FromStr;
+
+use crate::select::PolicyKind;
+use crate::waiting::Limit;
+
+/// A way of choosing servers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Contender {
+    /// How a server is chosen.
+    pub policy: PolicyKind,
+    /// At most so many requests at one server; the others wait in the balancer.
+    pub max_outstanding: Option<Limit>,
+}
+
+/// The name of the shortest queue with a bound: `bounded:1`, `bounded:auto`.
+const BOUNDED: &str = "bounded:";
+
+impl Contender {
+    /// All policies, and the bounds that are worth a look.
+    pub fn all() -> Vec<Contender> {
+        let unbounded = |policy| Contender { policy, max_outstanding: None };
+        let bounds = [Limit::Fixed(1), Limit::Fixed(2), Limit::Auto];
+        bounds.map(Contender::bounded).into_iter().chain(PolicyKind::ALL.into_iter().map(unbounded)).collect()
+    }
+
+    fn bounded(limit: Limit) -> Contender {
+        Contender { policy: PolicyKind::ShortestQueue, max_outstanding: Some(limit) }
+    }
+}
+
+impl std::fmt::Display for Contender {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.max_outstanding {
+            None => self.policy.fmt(f),
+            Some(limit) => write!(f, "{BOUNDED}{limit}"),
+        }
+    }
+}
+
+/// Not the name of a contender.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("unknown policy \"{0}\": use all, bounded:N, or some of {names}", names = names())]
+pub struct UnknownContender(String);
+
+fn names() -> String {
+    Contender::all().iter().map(Contender::to_string).collect::<Vec<_>>().join(", ")
+}
+
+impl FromStr for Contender {
+    type Err = UnknownContender;
+    fn from_str(name: &str) -> Result<Self, UnknownContender> {
+        let unknown = || UnknownContender(name.to_owned());
+        match name.strip_prefix(BOUNDED) {
+            Some("auto") => Ok(Contender::bounded(Limit::Auto)),
+            Some(n) => {
+                let n =
+                    n.parse().ok().filter(|n| (1..=u32::from(u16::MAX)).contains(n)).ok_or_else(unknown)?;
+                Ok(Contender::bounded(Limit::Fixed(n)))
+            }
+            None => Ok(Contender { policy: name.parse().map_err(|_| unknown())?, max_outstanding: None }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_can_be_read_and_nonsense_is_told_the_names() {
+        for contender in Contender::all() {
+            assert_eq!(contender.to_string().parse(), Ok(contender));
+        }
+        assert_eq!("bounded:7".parse::<Contender>().unwrap().max_outstanding, Some(Limit::Fixed(7)));
+        for text in ["", "bounded", "bounded:", "bounded:0", "bounded:-1", "bounded:70000", "fastest"] {
+            let error = text.parse::<Contender>().unwrap_err().to_string();
+            assert!(error.contains("bounded:1") && error.contains("round_robin"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! The pool of servers that know nothing of lbd: its real relay, and servers that send back what they get.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::contender::Contender;
+use super::links::DATAGRAM;
+use super::machine::End;
+use super::places::Place;
+use super::setup::{Setup, WAITING_MAX};
+use super::world::{Meaning, Pool};
+use crate::batch::{Rx, SocketId, Tx};
+use crate::health::Rules;
+use crate::role::Role;
+use crate::role::relay::{
+    Affinity, Chance, Check, HealthCheck, ProxyProtocol, Relay, Settings, Sockets, Speaks, Wanted,
+    WorkerSockets,
+};
+use crate::select::Slot;
+use crate::time::Instant;
+
+/// Ports towards the servers: all requests are of one client, which has one pair of port and server with each.
+const PORTS: u16 = 4;
+/// How long an answer may take.
+const TIMEOUT: Duration = Duration::from_secs(2);
+
+pub(super) struct Datagram;
+
+impl Pool for Datagram {
+    type Balancer = Relay;
+    type End = PlainServer;
+
+    const FRONT: SocketId = SocketId(0);
+
+    fn balancer(setup: &Setup, contender: Contender, number: u32, seed: u64, now: Instant) -> Relay {
+        let settings = Settings {
+            name: "lab".into(),
+            protocol: Speaks::Datagram,
+            affinity: Affinity::None,
+            workers: 1,
+            servers_max: setup.servers_of_one(),
+            policy: contender.policy,
+            max_outstanding: contender.max_outstanding,
+            waiting_max: WAITING_MAX,
+            timeout: TIMEOUT.max(setup.service.mean() * 100),
+            replies: Some(1),
+            hold: None,
+            idle_timeout: TIMEOUT,
+            proxy_protocol: ProxyProtocol::Off,
+            transparent: false,
+            allow: vec![],
+            deny: vec![],
+            rate_per_source: None,
+            health: HealthCheck {
+                check: Check::None,
+                interval: Duration::from_secs(1),
+                timeout: Duration::from_millis(500),
+                rules: Rules::default(),
+            },
+        };
+        let sockets = Sockets { fronts: 0..1, v4: 1..1 + PORTS, v6: 0..0, check_v4: None, check_v6: None };
+        let addrs = (0..=PORTS).map(|socket| Place::Balancer(number, SocketId(socket)).into()).collect();
+        let chance = Chance { secret: [seed as u8; 16], seed };
+        let (_, mut workers) = Relay::workers(settings, chance, &[WorkerSockets { sockets, addrs }], now);
+        workers.pop().expect("one worker")
+    }
+
+    fn end(_: &Setup, _: u32, _: usize, _: u16, _: u64, _: Instant) -> PlainServer {
+        PlainServer::default()
+    }
+
+    fn take_servers(balancer: &mut Relay, now: Instant, servers: &[(SocketAddr, u16)]) {
+        let wanted = servers.iter().zip(0..).map(|(&(addr, weight), id)| Wanted { addr, id, weight });
+        balancer.shared().want(wanted.collect());
+        balancer.take_servers(now);
+    }
+
+    fn is_ready(balancer: &Relay, servers: usize) -> bool {
+        (0..servers).all(|slot| balancer.shared().tree().is_eligible(Slot::new(slot)))
+    }
+
+    fn write_request(request: usize, bytes: &mut [u8; DATAGRAM]) -> usize {
+        bytes[..8].copy_from_slice(&(request as u64).to_le_bytes());
+        bytes[8] = REQUEST;
+        LEN
+    }
+
+    fn meaning(bytes: &[u8]) -> Meaning {
+        let request = u64::from_le_bytes(*bytes.first_chunk().expect("nothing else is sent")) as usize;
+        match bytes[8] {
+            REQUEST => Meaning::Request(request),
+            _ => Meaning::Reply { request, is_ok: true },
+        }
+    }
+
+    fn believed(balancer: &Relay, server: usize, _: &[u8]) -> u32 {
+        // Servers have taken the slots in their order.
+        balancer.shared().tree().len(Slot::new(server))
+    }
+}
+
+/// The number of a request, and whether it is one or its answer.
+const LEN: usize = 9;
+const REQUEST: u8 = 0;
+const REPLY: u8 = 1;
+
+/// A server that knows nothing of lbd: its queue, and what was asked by whom.
+#[derive(Default)]
+pub(super) struct PlainServer {
+    waiting: VecDeque<Asked>,
+    in_service: usize,
+    finished: VecDeque<Asked>,
+}
+
+type Asked = (SocketAddr, [u8; LEN]);
+
+impl Role for PlainServer {
+    fn on_batch(&mut self, _: Instant, rx: &mut Rx, _: &mut Tx) {
+        for index in 0..rx.len() {
+            let (received, bytes) = rx.get_mut(index);
+            if let Some(&bytes) = bytes.first_chunk() {
+                self.waiting.push_back((received.peer, bytes));
+            }
+        }
+    }
+
+    fn on_timeout(&mut self, _: Instant, tx: &mut Tx) {
+        for (to, mut bytes) in self.finished.drain(..) {
+            bytes[8] = REPLY;
+            if let Some(staged) = tx.destination(SocketId(0), to, None).and_then(|d| tx.stage(d, LEN)) {
+                staged.copy_from_slice(&bytes);
+            }
+        }
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        self.finished.front().map(|_| Instant::ZERO)
+    }
+}
+
+impl End for PlainServer {
+    type Job = Asked;
+
+    fn held(&self) -> usize {
+        self.waiting.len() + self.in_service
+    }
+
+    fn set_elsewhere(&mut self, _: u32) {
+        // It tells nobody.
+    }
+
+    fn take(&mut self, _: Instant) -> Option<(Asked, usize)> {
+        let asked = self.waiting.pop_front()?;
+        self.in_service += 1;
+        Some((asked, u64::from_le_bytes(*asked.1.first_chunk().expect("longer")) as usize))
+    }
+
+    fn finish(&mut self, asked: Asked, _: Duration) {
+        self.in_service -= 1;
+        self.finished.push_back(asked);
+    }
+}

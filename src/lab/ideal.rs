@@ -1,0 +1,176 @@
+//! What nobody can do better: one queue in front of all servers, and a balancer that knows every queue exactly.
+//! Without a network: nothing is on its way, nothing is lost.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, BinaryHeap};
+
+use super::lengths::Lengths;
+use super::speeds::Speeds;
+use super::trace::Trace;
+use crate::rng::Rng;
+use crate::time::Instant;
+
+/// The order in which free servers are taken: the fastest first, of equal ones the first. (A speed's bits are in the
+/// order of the speeds: all are positive.)
+fn rank(speeds: &Speeds, server: usize, at: Instant) -> (Reverse<u64>, usize) {
+    (Reverse(speeds.at(server, at).to_bits()), server)
+}
+
+/// Ends of work, the next one first.
+type Ends = BinaryHeap<Reverse<(Instant, usize)>>;
+
+/// A server whose work has ended by then.
+fn pop_ended(ends: &mut Ends, by: Instant) -> Option<usize> {
+    let &Reverse((at, server)) = ends.peek()?;
+    (at <= by).then(|| {
+        ends.pop();
+        server
+    })
+}
+
+/// The latency of each request, in nanoseconds, in *one queue for all servers*: first come, first served, each by the
+/// fastest server that is free at that moment. With equal servers no policy has a better tail without knowing the work in
+/// advance. With unequal ones it never leaves a server idle, and so is what could be had by never waiting; a policy that
+/// leaves slow servers idle on purpose may have a better tail.
+pub fn central_queue(trace: &Trace, speeds: &Speeds) -> Vec<u64> {
+    let mut free: BTreeSet<_> = speeds.all().map(|server| rank(speeds, server, Instant::ZERO)).collect();
+    let mut busy = Ends::new();
+    let mut changes = speeds.changes().into_iter().peekable();
+    let mut latencies = Vec::with_capacity(trace.requests().len());
+    let mut ranked_at = Instant::ZERO;
+    let mut begins = Instant::ZERO;
+    for request in trace.requests() {
+        // Not before those that came before.
+        begins = begins.max(request.at);
+        // Those that are free by then; if there is none, the next that will be.
+        loop {
+            while let Some(server) = pop_ended(&mut busy, begins) {
+                free.insert(rank(speeds, server, ranked_at));
+            }
+            match busy.peek() {
+                Some(&Reverse((ends, _))) if free.is_empty() => begins = ends,
+                _ => break,
+            }
+        }
+        while let Some(change) = changes.next_if(|&change| change <= begins) {
+            ranked_at = change;
+            free = free.iter().map(|&(_, server)| rank(speeds, server, ranked_at)).collect();
+        }
+        let (_, server) = free.pop_first().expect("somebody is free by then");
+        let ends = Instant::from_nanos(begins.as_nanos() + speeds.time_for(server, request.work, begins));
+        busy.push(Reverse((ends, server)));
+        latencies.push(ends.as_nanos() - request.at.as_nanos());
+    }
+    latencies
+}
+
+/// The latency of each request, in nanoseconds, and the longest queue, with *exact knowledge*: each request goes at once to
+/// a server with the least requests, by chance among equals, and waits there.
+pub fn exact_shortest_queue(trace: &Trace, speeds: &Speeds, seed: u64) -> (Vec<u64>, u32) {
+    let mut rng = Rng::new(seed);
+    let mut lengths = Lengths::new(speeds.servers());
+    let mut free_at = vec![Instant::ZERO; speeds.servers()];
+    let mut ends_of = Ends::new();
+    let mut longest = 0;
+    let mut latencies = Vec::with_capacity(trace.requests().len());
+    for request in trace.requests() {
+        while let Some(server) = pop_ended(&mut ends_of, request.at) {
+            lengths.take(server);
+        }
+        let server = lengths.shortest(&mut rng);
+        let begins = free_at[server].max(request.at);
+        let ends = Instant::from_nanos(begins.as_nanos() + speeds.time_for(server, request.work, begins));
+        free_at[server] = ends;
+        lengths.add(server);
+        longest = longest.max(lengths.of(server));
+        ends_of.push(Reverse((ends, server)));
+        latencies.push(ends.as_nanos() - request.at.as_nanos());
+    }
+    (latencies, longest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lab::trace::Request;
+    use crate::lab::{Group, Spell};
+    use proptest::prelude::*;
+    use std::collections::VecDeque;
+
+    /// The queue as one would act it out: a list of who waits, servers that are free or not, one nanosecond after the
+    /// other.
+    fn acted_out(trace: &Trace, speeds: &Speeds) -> Vec<u64> {
+        let requests = trace.requests();
+        let mut latencies = vec![0; requests.len()];
+        let mut waiting: VecDeque<usize> = VecDeque::new();
+        let mut ends = vec![0u64; speeds.servers()];
+        let (mut next, mut served) = (0, 0);
+        for now in 0.. {
+            while next < requests.len() && requests[next].at.as_nanos() == now {
+                waiting.push_back(next);
+                next += 1;
+            }
+            loop {
+                let at = Instant::from_nanos(now);
+                let free = speeds.all().filter(|&server| ends[server] <= now);
+                let speed = |server: usize| speeds.at(server, at);
+                let fastest =
+                    free.reduce(|best, other| if speed(other) > speed(best) { other } else { best });
+                let Some(server) = fastest.filter(|_| !waiting.is_empty()) else { break };
+                let index = waiting.pop_front().unwrap();
+                ends[server] = now + (requests[index].work as f64 / speed(server)) as u64;
+                latencies[index] = ends[server] - requests[index].at.as_nanos();
+                served += 1;
+            }
+            if served == requests.len() {
+                return latencies;
+            }
+        }
+        unreachable!("time does not end");
+    }
+
+    fn trace() -> impl Strategy<Value = Trace> {
+        // Work of zero would end in the nanosecond in which it began, and leave the order of that nanosecond open.
+        prop::collection::vec((0u64..20, 1u64..60), 1..60).prop_map(|drawn| {
+            let mut at = 0;
+            let request = |(gap, work)| {
+                at += gap;
+                Request { at: Instant::from_nanos(at), work: work * 10, balancer: 0 }
+            };
+            Trace::from(drawn.into_iter().map(request).collect::<Vec<_>>())
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn the_central_queue_is_the_queue_that_is_acted_out(
+            trace in trace(),
+            servers in 1usize..6,
+            fast in prop::sample::select(vec![0.5, 1.0, 2.0, 4.0]),
+            slow in prop::sample::select(vec![1.0, 3.0, 5.0]),
+            from in 0u64..300,
+        ) {
+            let from = Instant::from_nanos(from);
+            let until = Some(Instant::from_nanos(from.as_nanos() + 150));
+            let spell = Spell { count: 2, factor: slow, from, until };
+            let speeds = Speeds::new(servers, &[Group { count: 1, speed: fast }], &[spell]);
+            prop_assert_eq!(central_queue(&trace, &speeds), acted_out(&trace, &speeds));
+        }
+
+        #[test]
+        fn with_one_server_both_are_the_same(trace in trace()) {
+            let speeds = Speeds::new(1, &[], &[]);
+            let (latencies, longest) = exact_shortest_queue(&trace, &speeds, 1);
+            prop_assert_eq!(&latencies, &central_queue(&trace, &speeds));
+            prop_assert!(longest as usize <= trace.requests().len() && longest > 0);
+        }
+    }
+
+    #[test]
+    fn exact_knowledge_takes_an_idle_server_if_there_is_one() {
+        let at = |nanos| Request { at: Instant::from_nanos(nanos), work: 100, balancer: 0 };
+        let trace = Trace::from(vec![at(0), at(0), at(0), at(50), at(100), at(101)]);
+        let (latencies, longest) = exact_shortest_queue(&trace, &Speeds::new(3, &[], &[]), 7);
+        assert_eq!((latencies, longest), (vec![100, 100, 100, 150, 100, 100], 2));
+    }
+}

@@ -1,0 +1,158 @@
+//! What comes: when each request arrives, at which balancer, and how much work it is. Made once, for all contenders.
+
+use std::time::Duration;
+
+use crate::rng::Rng;
+use crate::service::ServiceTime;
+use crate::time::Instant;
+
+/// One request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// When it arrives, from the start of the trace.
+    pub at: Instant,
+    /// What it takes a server of speed 1, in nanoseconds.
+    pub work: u64,
+    /// The balancer that is asked.
+    pub balancer: u32,
+}
+
+/// A time with a rate of its own.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Phase {
+    /// Requests per second.
+    pub rate: f64,
+    /// How long.
+    pub lasts: Duration,
+}
+
+/// Requests in the order of their arrival.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Trace {
+    requests: Vec<Request>,
+}
+
+impl Trace {
+    /// A Poisson process of this rate (requests per second), `count` requests long, each at one of the balancers by chance.
+    pub fn steady(rate: f64, count: usize, service: ServiceTime, balancers: usize, seed: u64) -> Trace {
+        let for_ever = Phase { rate, lasts: Duration::MAX };
+        Trace { requests: Arrivals::new(&[for_ever], service, balancers, seed).take(count).collect() }
+    }
+
+    /// Phases, each a Poisson process of its own rate.
+    pub(super) fn phases(phases: &[Phase], service: ServiceTime, balancers: usize, seed: u64) -> Trace {
+        Trace { requests: Arrivals::new(phases, service, balancers, seed).collect() }
+    }
+
+    /// All requests.
+    pub fn requests(&self) -> &[Request] {
+        &self.requests
+    }
+}
+
+impl From<Vec<Request>> for Trace {
+    /// These requests, which must be in the order of their arrival.
+    fn from(requests: Vec<Request>) -> Self {
+        assert!(requests.is_sorted_by_key(|request| request.at), "in the order of their arrival");
+        Trace { requests }
+    }
+}
+
+/// Draws requests, until the last phase is over.
+struct Arrivals<'a> {
+    /// Those that are not over.
+    phases: &'a [Phase],
+    /// Seconds, at most a few days: exact to the nanosecond or so.
+    now: f64,
+    phase_ends: f64,
+    service: ServiceTime,
+    balancers: u64,
+    /// A generator for each question: so traces of one seed and different rates have the same requests.
+    gaps: Rng,
+    work: Rng,
+    places: Rng,
+}
+
+impl<'a> Arrivals<'a> {
+    fn new(phases: &'a [Phase], service: ServiceTime, balancers: usize, seed: u64) -> Self {
+        let mut rng = Rng::new(seed);
+        let mut fork = || Rng::new(rng.next_u64());
+        let (gaps, work, places) = (fork(), fork(), fork());
+        let phase_ends = phases.first().map_or(0.0, |phase| phase.lasts.as_secs_f64());
+        Arrivals { phases, now: 0.0, phase_ends, service, balancers: balancers as u64, gaps, work, places }
+    }
+}
+
+impl Iterator for Arrivals<'_> {
+    type Item = Request;
+
+    fn next(&mut self) -> Option<Request> {
+        // An exponential gap at rate 1, stretched over the phases that it lasts.
+        let mut gap = -(1.0 - self.gaps.unit_f64()).ln();
+        loop {
+            let rate = self.phases.first()?.rate;
+            let left = (self.phase_ends - self.now) * rate;
+            if gap < left {
+                self.now += gap / rate;
+                break;
+            }
+            gap -= left;
+            self.now = self.phase_ends;
+            self.phases = &self.phases[1..];
+            self.phase_ends += self.phases.first()?.lasts.as_secs_f64();
+        }
+        let work = &mut self.work;
+        Some(Request {
+            at: Instant::from_nanos((self.now * 1e9) as u64),
+            work: (self.service.sample(&mut || work.unit_f64()).as_nanos() as u64).max(1),
+            balancer: self.places.below(self.balancers) as u32,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn a_steady_trace_has_its_rate_its_work_and_all_balancers() {
+        let trace = Trace::steady(1_000.0, 100_000, ServiceTime::exponential(5 * MS), 4, 1);
+        let all = trace.requests();
+        let seconds = all.last().unwrap().at.as_nanos() as f64 / 1e9;
+        assert!((99.0..101.0).contains(&seconds), "{seconds} s");
+        let mean = all.iter().map(|r| r.work).sum::<u64>() / 100_000;
+        assert!((4_950_000..5_050_000).contains(&mean), "{mean} ns");
+        for balancer in 0..4 {
+            let share = all.iter().filter(|r| r.balancer == balancer).count();
+            assert!((24_000..26_000).contains(&share), "{share} at {balancer}");
+        }
+    }
+
+    #[test]
+    fn traces_of_one_seed_have_the_same_work_at_any_rate() {
+        let of = |rate| Trace::steady(rate, 1_000, ServiceTime::exponential(MS), 2, 9);
+        let (slow, fast) = (of(100.0), of(200.0));
+        for (slow, fast) in slow.requests().iter().zip(fast.requests()) {
+            assert_eq!((slow.work, slow.balancer), (fast.work, fast.balancer));
+            assert!(slow.at.as_nanos().abs_diff(2 * fast.at.as_nanos()) <= 2);
+        }
+        assert_ne!(of(100.0), Trace::steady(100.0, 1_000, ServiceTime::exponential(MS), 2, 10));
+    }
+
+    #[test]
+    fn each_phase_has_its_own_rate_and_the_last_one_ends_the_trace() {
+        let phase = |rate, seconds| Phase { rate, lasts: Duration::from_secs(seconds) };
+        let phases = [phase(1_000.0, 10), phase(5_000.0, 4), phase(0.0, 2), phase(1_000.0, 10)];
+        let trace = Trace::phases(&phases, ServiceTime::exponential(MS), 1, 3);
+        let between = |from: u64, to: u64| {
+            let second = |r: &&Request| (from..to).contains(&(r.at.as_nanos() / 1_000_000_000));
+            trace.requests().iter().filter(second).count()
+        };
+        assert!((9_600..10_400).contains(&between(0, 10)));
+        assert!((19_400..20_600).contains(&between(10, 14)));
+        assert_eq!((between(14, 16), between(26, u64::MAX)), (0, 0));
+        assert!((9_600..10_400).contains(&between(16, 26)));
+    }
+}

@@ -1,0 +1,530 @@
+//! Who takes a turn when, and what that means for the true queues and the requests.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::contender::Contender;
+use super::events::Events;
+use super::figures::Ledger;
+use super::lengths::Lengths;
+use super::links::{DATAGRAM, Links, Parcel, ParcelId};
+use super::machine::{End, InService, Machine};
+use super::native::FORMAT;
+use super::places::Place;
+use super::setup::Setup;
+use super::speeds::Speeds;
+use super::trace::Trace;
+use crate::batch::{Received, Rx, SocketId, Tx};
+use crate::rng::Rng;
+use crate::role::Role;
+use crate::role::client::{self, ClientRole, Ending};
+use crate::time::Instant;
+use crate::wire::Mode;
+
+/// What a datagram is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Meaning {
+    /// A request of the trace, by its number.
+    Request(usize),
+    /// The answer to one.
+    Reply {
+        /// Its number.
+        request: usize,
+        /// Whether it was served.
+        is_ok: bool,
+    },
+    /// Something else.
+    Other,
+}
+
+/// A kind of pool: its roles, and its datagrams.
+pub(super) trait Pool {
+    /// A worker of a balancer.
+    type Balancer: Role;
+    /// A server as one balancer knows it.
+    type End: End;
+
+    /// Where a balancer takes requests.
+    const FRONT: SocketId;
+
+    fn balancer(setup: &Setup, contender: Contender, number: u32, seed: u64, now: Instant) -> Self::Balancer;
+    fn end(setup: &Setup, balancer: u32, server: usize, weight: u16, seed: u64, now: Instant) -> Self::End;
+    /// Tells a balancer its servers with their weights, where they do not register.
+    fn take_servers(balancer: &mut Self::Balancer, now: Instant, servers: &[(SocketAddr, u16)]);
+    /// Whether all its servers may be chosen.
+    fn is_ready(balancer: &Self::Balancer, servers: usize) -> bool;
+    /// Writes a request of the trace, and gives its length.
+    fn write_request(request: usize, bytes: &mut [u8; DATAGRAM]) -> usize;
+    fn meaning(bytes: &[u8]) -> Meaning;
+    /// Requests that a balancer believes to be at its `n`-th server, to which it has just sent these bytes.
+    fn believed(balancer: &Self::Balancer, n: usize, bytes: &[u8]) -> u32;
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Event {
+    /// A datagram arrives.
+    Arrive(ParcelId),
+    /// A role's deadline.
+    Timer(Node),
+    /// A server is done with what it has in service.
+    Done(u32),
+}
+
+/// Somebody with a deadline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Node {
+    Balancer(u32),
+    End(u32),
+    Client(u32),
+}
+
+/// A role and the deadline that is planned for it.
+struct Timed<R> {
+    role: R,
+    due: Option<Instant>,
+}
+
+impl<R: Role> Timed<R> {
+    fn new(role: R) -> Self {
+        Timed { role, due: None }
+    }
+
+    /// Plans the role's deadline, if it is another one now.
+    fn plan(&mut self, now: Instant, node: Node, events: &mut Events<Event>) {
+        // What is due at once still takes a microsecond, so that no mistake makes time stand still.
+        let next = self.role.next_deadline().map(|at| at.max(now + Duration::from_micros(1)));
+        if let Some(next) = next.filter(|&next| self.due != Some(next)) {
+            events.plan(next, Event::Timer(node));
+        }
+        self.due = next;
+    }
+
+    /// Whether a planned deadline is still meant.
+    fn is_due(&mut self, now: Instant) -> bool {
+        let is_due = self.due == Some(now);
+        if is_due {
+            self.due = None;
+        }
+        is_due
+    }
+}
+
+/// The memory of a turn: one for all, as there is one turn at a time.
+struct Turn {
+    rx: Rx,
+    tx: Tx,
+}
+
+/// The most frames of a turn: a SYNC to each server, and some.
+const FRAMES: usize = 8_192;
+
+impl Turn {
+    fn new() -> Self {
+        Turn { rx: Rx::new(1, DATAGRAM), tx: Tx::new(FRAMES, FRAMES * DATAGRAM, 1) }
+    }
+
+    /// A turn over one datagram, or none.
+    fn run<R: Role>(&mut self, role: &mut R, now: Instant, arrived: Option<(SocketId, SocketAddr, &[u8])>) {
+        self.rx.clear();
+        self.tx.clear();
+        if let Some((socket, peer, bytes)) = arrived {
+            let len = bytes.len() as u32;
+            self.rx.slot_mut(0)[..bytes.len()].copy_from_slice(bytes);
+            self.rx.push(Received { socket, peer, local_ip: None, slot: 0, start: 0, len, stride: len });
+        }
+        role.on_batch(now, &mut self.rx, &mut self.tx);
+        role.on_timeout(now, &mut self.tx);
+    }
+
+    /// What was sent: from which socket, where to, and what.
+    fn sent(&self) -> impl Iterator<Item = (SocketId, Place, &[u8])> {
+        let (rx, tx) = (&self.rx, &self.tx);
+        tx.destinations().iter().flat_map(move |destination| {
+            let (socket, to) = (destination.socket, Place::from(destination.to));
+            tx.frames(destination).map(move |frame| (socket, to, tx.bytes(rx, frame)))
+        })
+    }
+}
+
+/// A balancer has fewer servers than it should.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("after {0:?} of virtual time not all servers are registered: use a lower --loss or a lower --rtt")]
+pub struct NotReady(Duration);
+
+/// Servers have so much time to register.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// The first moment. Not zero: so that "a while before now" exists.
+const BEGINS: Instant = Instant::from_nanos(5_000_000_000);
+/// When nothing has ended for so long after the last request, nothing will.
+const QUIET: Duration = Duration::from_secs(4);
+
+/// See the module's text.
+pub(super) struct World<'a, P: Pool> {
+    setup: &'a Setup,
+    trace: &'a Trace,
+    speeds: Speeds,
+    now: Instant,
+    /// When the trace begins.
+    origin: Instant,
+    events: Events<Event>,
+    links: Links,
+    turn: Turn,
+    balancers: Vec<Timed<P::Balancer>>,
+    /// Balancer by balancer.
+    ends: Vec<Timed<P::End>>,
+    ends_of_one: usize,
+    machines: Vec<Machine<<P::End as End>::Job>>,
+    clients: Vec<Timed<ClientRole>>,
+    /// Which request of the trace a client's is.
+    numbers: HashMap<(u32, u64), usize>,
+    truth: Lengths,
+    ledger: Ledger,
+}
+
+/// All requests without a client of their own come from this one.
+const ONE_CLIENT: Place = Place::Client(0);
+
+impl<'a, P: Pool> World<'a, P> {
+    /// A system in which all servers are registered, before the first request.
+    pub fn new(
+        setup: &'a Setup,
+        contender: Contender,
+        trace: &'a Trace,
+        seed: u64,
+    ) -> Result<Self, NotReady> {
+        let mut rng = Rng::new(seed);
+        let speeds = setup.speeds();
+        let ends_of_one = setup.servers_of_one();
+        let mut world = World {
+            setup,
+            trace,
+            now: BEGINS,
+            origin: BEGINS,
+            events: Events::new(),
+            links: Links::new(setup.rtt / 2, setup.jitter, setup.loss, rng.next_u64()),
+            turn: Turn::new(),
+            balancers: vec![],
+            ends: vec![],
+            ends_of_one,
+            machines: (0..setup.servers).map(|_| Machine::new()).collect(),
+            clients: vec![],
+            numbers: HashMap::new(),
+            truth: Lengths::new(setup.servers),
+            ledger: Ledger::new(trace.requests().len(), setup.warmup),
+            speeds,
+        };
+        world.people(contender, &mut rng);
+        world.wait_until_ready()?;
+        Ok(world)
+    }
+
+    /// Balancers, servers and clients, which begin at moments of their own within an interval: nobody's timers are in step.
+    fn people(&mut self, contender: Contender, rng: &mut Rng) {
+        let interval = self.setup.staleness.as_nanos() as u64;
+        for number in 0..self.setup.balancers as u32 {
+            let at = self.now + Duration::from_nanos(rng.below(interval));
+            let mut balancer = P::balancer(self.setup, contender, number, rng.next_u64(), at);
+            let mut servers = vec![];
+            for n in 0..self.ends_of_one {
+                let end = self.ends.len() as u32;
+                let server = self.setup.server_of(number as usize, n);
+                let weight = self.setup.weight(self.speeds.at(server, Instant::ZERO));
+                let at = self.now + Duration::from_nanos(rng.below(interval));
+                servers.push((Place::End(end).into(), weight));
+                let role = P::end(self.setup, number, server, weight, rng.next_u64(), at);
+                self.ends.push(Timed::new(role));
+                self.ends[end as usize].plan(at, Node::End(end), &mut self.events);
+            }
+            P::take_servers(&mut balancer, at, &servers);
+            self.balancers.push(Timed::new(balancer));
+            self.balancers[number as usize].plan(at, Node::Balancer(number), &mut self.events);
+        }
+        for number in 0..self.setup.clients as u32 {
+            let target = Place::Balancer(number % self.setup.balancers as u32, P::FRONT);
+            let settings = client::Settings {
+                format: FORMAT,
+                target: target.into(),
+                timeout: CLIENT_TIMEOUT,
+                deadline: CLIENT_DEADLINE,
+                retries: CLIENT_RETRIES,
+                in_flight_max: CLIENT_IN_FLIGHT,
+                servers: vec![],
+                seed: rng.next_u64(),
+            };
+            self.clients.push(Timed::new(ClientRole::new(settings, self.now)));
+        }
+    }
+
+    fn wait_until_ready(&mut self) -> Result<(), NotReady> {
+        let is_ready = |world: &Self| {
+            world.balancers.iter().all(|balancer| P::is_ready(&balancer.role, world.ends_of_one))
+        };
+        // Looked at rarely: it takes a look at every server of every balancer.
+        for _ in 0..PATIENCE.as_nanos() / LOOK.as_nanos() {
+            if is_ready(self) {
+                self.origin = self.now;
+                return Ok(());
+            }
+            let until = self.now + LOOK;
+            while let Some(at) = self.events.next_at().filter(|&at| at <= until) {
+                self.step(at);
+            }
+            self.now = until;
+        }
+        Err(NotReady(PATIENCE))
+    }
+
+    /// Plays the trace to its end.
+    pub fn run(mut self) -> Ledger {
+        let trace = self.trace;
+        for (number, request) in trace.requests().iter().enumerate() {
+            let at = self.origin + request.at.since(Instant::ZERO);
+            while let Some(next) = self.events.next_at().filter(|&next| next <= at) {
+                self.step(next);
+            }
+            self.now = at;
+            self.ask(number, request.balancer);
+        }
+        let patience = QUIET.max(self.setup.service.mean() * 100);
+        let (mut open, mut until) = (usize::MAX, self.now);
+        while self.ledger.open() > 0 {
+            if self.ledger.open() < open {
+                (open, until) = (self.ledger.open(), self.now + patience);
+            }
+            let Some(next) = self.events.next_at().filter(|&next| next <= until) else { break };
+            self.step(next);
+        }
+        self.ledger
+    }
+
+    /// The next event, which is at this moment.
+    fn step(&mut self, at: Instant) {
+        self.now = at;
+        let Some((_, event)) = self.events.pop() else { return };
+        match event {
+            Event::Arrive(parcel) => self.arrive(parcel),
+            Event::Done(server) => self.done(server),
+            Event::Timer(Node::Balancer(number)) => {
+                if self.balancers[number as usize].is_due(at) {
+                    self.turn_balancer(number, None);
+                }
+            }
+            Event::Timer(Node::End(end)) => {
+                if self.ends[end as usize].is_due(at) {
+                    self.turn_end(end, None);
+                }
+            }
+            Event::Timer(Node::Client(number)) => {
+                if self.clients[number as usize].is_due(at) {
+                    self.turn_client(number, None);
+                }
+            }
+        }
+    }
+
+    /// A request of the trace comes.
+    fn ask(&mut self, number: usize, balancer: u32) {
+        self.ledger.arrive(self.now, number);
+        if self.clients.is_empty() {
+            let mut bytes = [0; DATAGRAM];
+            let len = P::write_request(number, &mut bytes) as u16;
+            let to = Place::Balancer(balancer, P::FRONT);
+            return self
+                .turn_balancer(balancer, Some((P::FRONT, &Parcel { from: ONE_CLIENT, to, len, bytes })));
+        }
+        let client = (number % self.clients.len()) as u32;
+        self.turn.rx.clear();
+        self.turn.tx.clear();
+        let role = &mut self.clients[client as usize].role;
+        let payload = (number as u64).to_le_bytes();
+        match role.submit(self.now, Mode::Idempotent, &payload, &mut self.turn.tx) {
+            Ok(sequence) => drop(self.numbers.insert((client, sequence), number)),
+            Err(client::Full) => self.ledger.refuse(number),
+        }
+        self.send_of_client(client);
+    }
+
+    fn arrive(&mut self, id: ParcelId) {
+        let parcel = *self.links.take(id);
+        match parcel.to {
+            Place::Balancer(number, socket) => self.turn_balancer(number, Some((socket, &parcel))),
+            Place::End(end) => self.turn_end(end, Some(&parcel)),
+            Place::Client(number) if self.clients.is_empty() => {
+                debug_assert_eq!(Place::Client(number), ONE_CLIENT);
+                self.end_request(&parcel.bytes[..usize::from(parcel.len)]);
+            }
+            Place::Client(number) => self.turn_client(number, Some(&parcel)),
+            Place::Nobody => {}
+        }
+    }
+
+    /// A reply has come to a client that sends everything once.
+    fn end_request(&mut self, bytes: &[u8]) {
+        match P::meaning(bytes) {
+            Meaning::Reply { request, is_ok: true } => self.ledger.answer(self.now, request),
+            Meaning::Reply { request, is_ok: false } => self.ledger.refuse(request),
+            Meaning::Request(_) | Meaning::Other => {}
+        }
+    }
+
+    fn turn_balancer(&mut self, number: u32, arrived: Option<(SocketId, &Parcel)>) {
+        let balancer = &mut self.balancers[number as usize];
+        let arrived = arrived.map(|(socket, parcel)| (socket, parcel.from.into(), bytes_of(parcel)));
+        self.turn.run(&mut balancer.role, self.now, arrived);
+        balancer.plan(self.now, Node::Balancer(number), &mut self.events);
+        let World { turn, links, events, truth, ledger, setup, clients, .. } = self;
+        for (socket, to, bytes) in turn.sent() {
+            let from = Place::Balancer(number, socket);
+            let (delay, request) = match (to, P::meaning(bytes)) {
+                // Clients sit at the balancers.
+                (Place::Client(_), Meaning::Reply { request, is_ok }) if clients.is_empty() => {
+                    if is_ok {
+                        ledger.answer(self.now, request);
+                    } else {
+                        ledger.refuse(request);
+                    }
+                    continue;
+                }
+                (Place::Client(_), _) => (Some(Duration::ZERO), None),
+                (Place::End(end), Meaning::Request(request)) => {
+                    let n = end as usize % self.ends_of_one;
+                    let server = setup.server_of(number as usize, n);
+                    let believed = P::believed(&balancer.role, n, bytes).saturating_sub(1);
+                    ledger.decide(request, truth.of(server), truth.least(), believed);
+                    let delay = links.draw();
+                    if delay.is_some() {
+                        truth.add(server);
+                    }
+                    (delay, Some(request))
+                }
+                _ => (links.draw(), None),
+            };
+            send(links, events, self.now, delay, from, to, bytes);
+            if let (None, Some(request), true) = (delay, request, clients.is_empty()) {
+                ledger.lose(request);
+            }
+        }
+    }
+
+    fn server_of(&self, end: u32) -> usize {
+        let (balancer, n) = (end as usize / self.ends_of_one, end as usize % self.ends_of_one);
+        self.setup.server_of(balancer, n)
+    }
+
+    fn turn_end(&mut self, end: u32, arrived: Option<&Parcel>) {
+        let server = self.server_of(end);
+        let machine = &mut self.machines[server];
+        let node = &mut self.ends[end as usize];
+        let held = node.role.held();
+        node.role.set_elsewhere((machine.held - held) as u32);
+        let arrived = arrived.map(|parcel| (SocketId(0), parcel.from.into(), bytes_of(parcel)));
+        self.turn.run(&mut node.role, self.now, arrived);
+        node.plan(self.now, Node::End(end), &mut self.events);
+        if node.role.held() > held {
+            machine.held += 1;
+            machine.waiting.push_back(end);
+        }
+        let World { turn, links, events, truth, ledger, clients, .. } = self;
+        for (socket, to, bytes) in turn.sent() {
+            debug_assert_eq!(socket, SocketId(0));
+            let delay = links.draw();
+            if let Meaning::Reply { request, .. } = P::meaning(bytes) {
+                truth.take(server);
+                if delay.is_none() && clients.is_empty() {
+                    ledger.lose(request);
+                }
+            }
+            send(links, events, self.now, delay, Place::End(end), to, bytes);
+        }
+        self.serve(server);
+    }
+
+    /// A servant that is free begins what has waited for longest.
+    fn serve(&mut self, server: usize) {
+        let machine = &mut self.machines[server];
+        while let Some(end) = machine.next_end() {
+            let role = &mut self.ends[end as usize].role;
+            let held = role.held();
+            let taken = role.take(self.now);
+            // What it has given up meanwhile is answered by a turn of its own.
+            let given_up = held - role.held();
+            machine.held -= given_up;
+            if given_up > 0 {
+                self.ends[end as usize].plan(self.now, Node::End(end), &mut self.events);
+            }
+            if let Some((job, request)) = taken {
+                let work = self.trace.requests()[request].work;
+                let since = Instant::ZERO + self.now.since(self.origin);
+                let took = Duration::from_nanos(self.speeds.time_for(server, work, since));
+                machine.in_service = Some(InService { end, job, took });
+                self.events.plan(self.now + took, Event::Done(server as u32));
+            }
+        }
+    }
+
+    fn done(&mut self, server: u32) {
+        let machine = &mut self.machines[server as usize];
+        let InService { end, job, took } = machine.in_service.take().expect("planned when it began");
+        machine.held -= 1;
+        self.ends[end as usize].role.finish(job, took);
+        self.turn_end(end, None);
+    }
+
+    fn turn_client(&mut self, number: u32, arrived: Option<&Parcel>) {
+        let node = &mut self.clients[number as usize];
+        let arrived = arrived.map(|parcel| (client::SOCKET, parcel.from.into(), bytes_of(parcel)));
+        self.turn.run(&mut node.role, self.now, arrived);
+        self.send_of_client(number);
+    }
+
+    /// What a client sends in this turn is on its way, and what has ended is noted.
+    fn send_of_client(&mut self, number: u32) {
+        let World { turn, links, events, ledger, clients, numbers, .. } = self;
+        for (socket, to, bytes) in turn.sent() {
+            debug_assert_eq!(socket, client::SOCKET);
+            send(links, events, self.now, Some(Duration::ZERO), Place::Client(number), to, bytes);
+        }
+        let node = &mut clients[number as usize];
+        while let Some(outcome) = node.role.poll_outcome() {
+            let request =
+                numbers.remove(&(number, outcome.sequence)).expect("it was noted when it was asked");
+            match outcome.ending {
+                Ending::Answered => ledger.answer(self.now, request),
+                Ending::Refused(_) | Ending::Busy => ledger.refuse(request),
+                Ending::Lost => ledger.lose(request),
+            }
+        }
+        node.plan(self.now, Node::Client(number), events);
+    }
+}
+
+/// Of clients that try again: as in a configuration without a word about it.
+const CLIENT_TIMEOUT: Duration = Duration::from_millis(100);
+const CLIENT_DEADLINE: Duration = Duration::from_secs(2);
+const CLIENT_RETRIES: u8 = 5;
+const CLIENT_IN_FLIGHT: usize = 4_096;
+/// How often it is looked whether all servers are registered.
+const LOOK: Duration = Duration::from_millis(5);
+
+fn bytes_of(parcel: &Parcel) -> &[u8] {
+    &parcel.bytes[..usize::from(parcel.len)]
+}
+
+/// Puts a datagram on its way, if it arrives.
+fn send(
+    links: &mut Links,
+    events: &mut Events<Event>,
+    now: Instant,
+    delay: Option<Duration>,
+    from: Place,
+    to: Place,
+    bytes: &[u8],
+) {
+    let Some(delay) = delay.filter(|_| to != Place::Nobody) else { return };
+    let parcel = Event::Arrive(links.put(from, to, bytes));
+    match links.keeps_order() && !delay.is_zero() {
+        true => events.plan_in_row(now + delay, parcel),
+        false => events.plan(now + delay, parcel),
+    }
+}
