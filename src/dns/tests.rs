@@ -274,3 +274,14 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn the_rcode_is_the_low_half_of_the_second_flags() {
+    let mut message = QUERY.to_vec();
+    assert_eq!(rcode(&message), 0);
+    message[3] = 0xa5;
+    assert_eq!(rcode(&message), 5);
+    truncate_to_servfail(&mut message);
+    assert_eq!(rcode(&message), SERVFAIL);
+    assert_eq!(rcode(&[0, 0]), 0);
+}

@@ -145,3 +145,35 @@ fn await_work(
         io.receive()?;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+
+    use super::*;
+    use crate::io::{IoOptions, MmsgIo};
+
+    #[test]
+    fn a_loop_that_spins_comes_back_with_data_or_at_the_deadline() {
+        let clock = Clock::start();
+        let bound = || UdpSocket::bind("127.0.0.1:0").unwrap();
+        let (socket, peer) = (bound(), bound());
+        socket.set_nonblocking(true).unwrap();
+        let to = socket.local_addr().unwrap();
+        let mut io = MmsgIo::new(vec![socket], &IoOptions::default(), clock).unwrap();
+        for (spin, wait) in
+            [(0, 3), (2, 4), (50, 4)].map(|(a, b)| (Duration::from_millis(a), Duration::from_millis(b)))
+        {
+            let deadline = clock.now() + wait;
+            await_work(&mut io, Some(deadline), clock, spin).unwrap();
+            assert!(clock.now() >= deadline && io.turn().0.is_empty(), "{spin:?}");
+        }
+        // While it spins, a datagram ends it.
+        let hour = Duration::from_secs(3600);
+        let deadline = clock.now() + hour;
+        peer.send_to(b"x", to).unwrap();
+        await_work(&mut io, Some(deadline), clock, 2 * hour).unwrap();
+        assert_eq!(io.turn().0.len(), 1);
+        assert!(clock.now() < deadline);
+    }
+}

@@ -84,9 +84,8 @@ impl<'a> Trials<'a> {
             if self.stop.is_asked() {
                 return Ok(false);
             }
-            let is_answered = report.answered > 0 && report.answered * 10 >= report.sent * CALM_SHARE;
             let half = report.latency_us.p50;
-            if is_answered && first.is_none_or(|us| half <= 2 * us + CALM_SLACK_US) {
+            if is_at_rest(&report, first) {
                 if first.is_none() {
                     self.at_rest.push((job.target, half));
                 }
@@ -106,5 +105,32 @@ impl<'a> Trials<'a> {
                 );
             }
         }
+    }
+}
+
+/// Whether a target that was hardly asked has answered as one at rest; `first`: half of the answers took at most this at first, in
+/// microseconds.
+fn is_at_rest(report: &Report, first: Option<u64>) -> bool {
+    let is_answered = report.answered > 0 && report.answered * 10 >= report.sent * CALM_SHARE;
+    is_answered && first.is_none_or(|us| report.latency_us.p50 <= 2 * us + CALM_SLACK_US)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lbd::load::Percentiles;
+
+    #[test]
+    fn a_target_is_at_rest_when_it_answers_nearly_all_and_about_as_fast_as_at_first() {
+        let report = |answered: u64, p50: u64| Report {
+            sent: 20,
+            answered,
+            latency_us: Percentiles { p50, ..Percentiles::default() },
+            ..Report::default()
+        };
+        assert!(is_at_rest(&report(18, 5_000), None) && !is_at_rest(&report(17, 5_000), None));
+        assert!(!is_at_rest(&Report::default(), None), "nothing was asked");
+        assert!(is_at_rest(&report(20, 1_500), Some(250)) && !is_at_rest(&report(20, 1_501), Some(250)));
+        assert!(!is_at_rest(&report(10, 100), Some(250)));
     }
 }

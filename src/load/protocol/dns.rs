@@ -241,3 +241,78 @@ impl Protocol for Dns {
 
     fn tick(&mut self, _now: Instant) {}
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn one(name: &str, kind: u16, edns: Option<u16>) -> (Vec<u8>, Option<usize>) {
+        let mut queries = Queries::default();
+        queries.add(name, kind, edns).unwrap();
+        (queries.bytes, queries.each[0].mark)
+    }
+
+    #[test]
+    fn queries_are_what_the_standards_say() {
+        let head = b"\0\0\x01\0\0\x01\0\0\0\0\0\0";
+        assert_eq!(one("a.bc", 28, None), ([&head[..], b"\x01a\x02bc\0\0\x1c\0\x01"].concat(), None));
+        // RFC 6891 section 6.1.2: the root, OPT, the size, nothing more.
+        let (with_opt, _) = one("a.bc", 1, Some(1232));
+        let head = b"\0\0\x01\0\0\x01\0\0\0\0\0\x01";
+        let expected = [&head[..], b"\x01a\x02bc\0\0\x01\0\x01", b"\0\0\x29\x04\xd0\0\0\0\0\0\0"].concat();
+        assert_eq!(with_opt, expected);
+        let (marked, at) = one("x.y{id}.z", 1, None);
+        let at = at.unwrap();
+        assert_eq!((&marked[at - 2..at], &marked[at + 16..at + 18]), (&b"\x11y"[..], &b"\x01z"[..]));
+    }
+
+    #[test]
+    fn lines_are_names_and_types_and_mistakes_are_named() {
+        let mut queries = Queries::default();
+        queries
+            .add_lines("# comment\na.example\n\nb.example AAAA ; more\nc.example type65\n", 16, None)
+            .unwrap();
+        let kinds: Vec<u16> =
+            queries.each.iter().map(|q| dns::query(&queries.bytes[q.bytes.clone()]).unwrap().kind).collect();
+        assert_eq!(kinds, [16, 28, 65]);
+        for (text, named) in [
+            ("", "no name"),
+            ("a.example\nb..example", "line 2: "),
+            ("a.example B", "line 1: `B` is no type"),
+            ("a.example A A", "line 1: `A` is too much"),
+            ("{id}.{id}.example", "one {id} is enough"),
+        ] {
+            let why = Queries::default().add_lines(text, 1, None).unwrap_err();
+            assert!(why.contains(named), "{text:?}: {why}");
+        }
+    }
+
+    #[test]
+    fn types_have_names_and_numbers() {
+        for (text, kind) in [("A", 1), ("aaaa", 28), ("TYPE65535", 65_535), ("16", 16), ("https", 65)] {
+            assert_eq!(type_from(text), Ok(kind));
+        }
+        assert!(type_from("65536").is_err() && type_from("").is_err());
+    }
+
+    #[test]
+    fn every_number_of_the_span_is_found_by_client_and_id() {
+        let mut queries = Queries::default();
+        queries.add("a.example", 1, None).unwrap();
+        let target = "127.0.0.1:53".parse().unwrap();
+        for clients in [1, 3] {
+            let dns = Dns::new(target, clients, queries.clone(), Share::WHOLE, &mut Rng::new(1));
+            for oldest in [1, 2, 65_535, 65_536, 200_003] {
+                let last = oldest + dns.span_max();
+                for number in (oldest..last).step_by(97).chain([last - 1]) {
+                    let client = in_turn(number, clients.into());
+                    assert_eq!(
+                        dns.number(client, dns.id(number), oldest),
+                        number,
+                        "of {clients} from {oldest}"
+                    );
+                }
+            }
+        }
+    }
+}
