@@ -106,9 +106,10 @@ impl Figure {
         Figure { identity: None, seen, older: none, recent: none, slowness: AS_FAST }
     };
 
-    /// Another server has the slot: what was measured before is not about it.
-    fn begin(&mut self, identity: Option<u64>, seen: ServedTotals) {
-        *self = Figure { identity, seen, ..Figure::NONE };
+    /// Another server has the slot: what was measured before is not about it. Whether the slowness is another now.
+    fn begin(&mut self, identity: Option<u64>, seen: ServedTotals) -> bool {
+        let before = std::mem::replace(self, Figure { identity, seen, ..Figure::NONE });
+        before.slowness != self.slowness
     }
 
     /// Takes what was measured since the last look, after which this share of the old weights is left.
@@ -197,20 +198,20 @@ impl Delays {
         totals: impl Fn(Slot) -> ServedTotals,
     ) -> bool {
         let passed = now.since(std::mem::replace(&mut self.looked, now));
+        let mut has_changed = false;
         let left = (-passed.as_secs_f64() / HALF_LIFE.as_secs_f64()).exp2();
         for (index, figure) in self.figures.iter_mut().enumerate() {
             let slot = Slot::new(index);
             let (identity, totals) = (identity(slot), totals(slot));
             if figure.identity != identity {
-                figure.begin(identity, totals);
+                has_changed |= figure.begin(identity, totals);
             }
             figure.take(totals, left);
         }
-        let Some(pool) = self.median() else { return self.set_all(AS_FAST) };
+        let Some(pool) = self.median() else { return self.set_all(AS_FAST) || has_changed };
         let present = || self.figures.iter().filter(|figure| figure.identity.is_some());
         let least = present().map(|figure| figure.believed(pool)).fold(f64::INFINITY, f64::min);
         let fastest = least.max(pool / FASTER_MAX);
-        let mut has_changed = false;
         for figure in &mut self.figures {
             let times = figure.believed(pool) / fastest;
             has_changed |=

@@ -9,8 +9,8 @@
 //! ```text
 //! bin -> daemon -> { role, io, config, logging, status, admin }
 //! bin -> admin -> { status, operator, config }
-//! bin -> load -> { role, io, daemon::signals }
-//! bin -> page -> chart
+//! bin -> load -> { role, io, dns, page, daemon::{signals, limits} }
+//! page -> chart
 //! client, server (the public library) -> { role, io }
 //! role -> { wire, select, crew, fleet, roster, estimate, health, remembered, slow_start, delay, operator, retry, scale,
 //!           stats, batch, time, rng, dns, access, aged, proxy_protocol }

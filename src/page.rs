@@ -82,20 +82,25 @@ impl Section {
         self.body.push_str("</dl>\n");
     }
 
-    /// A table; its first column names the rows.
+    /// A table; its first column names the rows. A column is one of words if its first cell begins with a letter.
     pub fn table<S: AsRef<str>>(&mut self, head: &[&str], rows: impl IntoIterator<Item = Vec<S>>) {
+        let rows: Vec<Vec<S>> = rows.into_iter().collect();
+        let class = |column: usize| {
+            let first = rows.first().and_then(|row| row.get(column)).map_or("", |cell| cell.as_ref());
+            if first.starts_with(char::is_alphabetic) { " class=\"words\"" } else { "" }
+        };
         self.body.push_str("<div class=\"wide\"><table>\n<thead><tr>");
-        for name in head {
-            let _ = write!(self.body, "<th scope=\"col\">{}</th>", escape(name));
+        for (column, name) in head.iter().enumerate() {
+            let _ = write!(self.body, "<th scope=\"col\"{}>{}</th>", class(column), escape(name));
         }
         self.body.push_str("</tr></thead>\n<tbody>\n");
-        for row in rows {
+        for row in &rows {
             self.body.push_str("<tr>");
             for (column, cell) in row.iter().enumerate() {
                 let cell = escape(cell.as_ref());
                 let _ = match column {
                     0 => write!(self.body, "<th scope=\"row\">{cell}</th>"),
-                    _ => write!(self.body, "<td>{cell}</td>"),
+                    _ => write!(self.body, "<td{}>{cell}</td>", class(column)),
                 };
             }
             self.body.push_str("</tr>\n");
@@ -135,7 +140,8 @@ table { border-collapse: collapse; margin: 0 0 8px; font-variant-numeric: tabula
 th, td { text-align: right; padding: 4px 10px; white-space: nowrap; }
 thead th { color: var(--dim); font-size: 13px; }
 tbody th { font-weight: 600; }
-th:first-child { text-align: left; padding-left: 0; }
+.words, th:first-child { text-align: left; }
+th:first-child { padding-left: 0; }
 tbody tr > * { border-top: 1px solid var(--edge); }
 @media print {
   body { background: none; font-size: 11pt; }
@@ -167,7 +173,7 @@ mod tests {
             section.text("<script>alert(1)</script>");
             section.code("lbd 'x'");
             section.facts([("p99", "1 ms")]);
-            section.table(&["name", "n"], [vec!["row", "1"], vec!["<b>", "2"]]);
+            section.table(&["name", "n", "what"], [vec!["row", "1", "good"], vec!["<b>", "2", "3"]]);
             section.chart(&chart);
         });
         let html = page.to_html();
@@ -178,7 +184,8 @@ mod tests {
             "<p class=\"result\">found</p>",
             "<p>&lt;script&gt;",
             "<dt>p99</dt><dd>1 ms</dd>",
-            "<th scope=\"row\">&lt;b&gt;</th><td>2</td>",
+            "<th scope=\"col\">n</th><th scope=\"col\" class=\"words\">what</th>",
+            "<th scope=\"row\">&lt;b&gt;</th><td>2</td><td class=\"words\">3</td>",
             "<svg class=\"chart\"",
             "default-src 'none'",
             "@media print",

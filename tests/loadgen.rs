@@ -2,6 +2,10 @@
 
 mod common;
 
+use std::collections::HashSet;
+
+use common::fake_dns::{self, FakeDns, Manner};
+use common::fakes::{Fake, v4};
 use common::{Finished, Running, Site};
 use lbd::load::Report;
 use serde_json::{Value, json};
@@ -110,8 +114,35 @@ fn frame_size_and_key_come_from_the_configuration() {
 #[test]
 fn mistakes_are_exit_code_2_and_named() {
     let site = Site::new(json!({}));
+    site.write("unsorted.txt", "1\n0.5\n");
+    site.write("sized.txt", "0 10\n0.1 2000\n");
+    site.write("names.txt", "example.com A\n-bad..name A\n");
+    site.write("report.json", "{\"sent\": 1}\n");
     for (words, named) in [
-        ("--duration 1s", "--rate <R>|--window <W>"),
+        ("--duration 1s", "--rate <R>|--ramp"),
+        ("--arrivals constant", "--arrivals needs a rate"),
+        ("--rate 1 --arrivals trace:sized.txt", "leave out --rate"),
+        ("--arrivals trace:unsorted.txt", "unsorted.txt: line 2: 0.5 is earlier"),
+        ("--arrivals trace:missing.txt", "missing.txt"),
+        ("--arrivals trace:sized.txt", "2000 bytes in the trace: a frame of 256 bytes carries at most"),
+        ("--arrivals trace:sized.txt --warmup 1s", "--warmup 1s: the trace is over after 100ms"),
+        ("--arrivals trace:sized.txt --protocol dns --target 127.0.0.1:1", "sizes"),
+        ("--arrivals trace:sized.txt --protocol raw --payload text:x --target 127.0.0.1:1", "--payload"),
+        ("--rate 1 --protocol dns", "give --target"),
+        ("--rate 1 --protocol raw --payload 0 --target 127.0.0.1:1", "one byte at least"),
+        (
+            "--rate 1 --protocol raw --dns-name x --target 127.0.0.1:1",
+            "--dns-name does not go with --protocol raw",
+        ),
+        ("--rate 1 --protocol dns --frame 128 --target 127.0.0.1:1", "--frame does not go"),
+        ("--rate 1 --protocol dns --dns-names names.txt --target 127.0.0.1:1", "names.txt: line 2"),
+        ("--rate 1 --protocol dns --dns-name a..b --target 127.0.0.1:1", "--dns-name: \"a..b\""),
+        ("--rate 1 --threads 4 --clients 3", "--threads 4"),
+        ("--window 1 --threads 2", "raise --window"),
+        ("--rate 1 --json - --csv -", "only one of"),
+        ("--rate 1 --hdr no/folder/x.hlog", "no/folder/x.hlog"),
+        ("--merge missing.json", "missing.json"),
+        ("--merge report.json", "report.json is no report"),
         ("--rate fast", "--rate"),
         ("--rate 1 --frame 128 --payload 17", "--payload 17: a frame of 128 bytes carries at most 16"),
         ("--rate 1 --config missing.json", "missing.json"),
@@ -129,6 +160,9 @@ fn mistakes_are_exit_code_2_and_named() {
         ["rate", "target", "duration", "warmup", "arrivals", "connections", "window", "payload", "json"]
     {
         assert!(help.stdout.contains(&format!("--{flag}")), "{flag}");
+    }
+    for part in ["\nLoad:", "\nRequests:", "\nMachine:", "\nOutput:", "\nExamples:", "\nExit codes:"] {
+        assert!(help.stdout.contains(part), "{part}");
     }
 }
 
@@ -162,4 +196,288 @@ fn everything_runs_over_io_uring_too() {
     let log = std::fs::read_to_string(site.path().join("logs/balancer/balancer.log")).unwrap();
     let says_which = |line: &str| line.contains("batch I/O") || line.contains("running over mio instead");
     assert!(log.lines().any(says_which), "{log}");
+}
+
+/// Runs it to its end with the report as JSON.
+fn measured(site: &Site, words: &str) -> (Report, Finished) {
+    let words = format!("{words} --json -");
+    let finished = loadgen(site, &words.split(' ').collect::<Vec<_>>()).finish();
+    let report = report(&finished);
+    assert_balanced(&report);
+    (report, finished)
+}
+
+/// The report's parts say the same.
+fn assert_whole(report: &Report) {
+    let sum = |figure: fn(&lbd::load::Second) -> u64| report.series.iter().map(figure).sum::<u64>();
+    assert_eq!(sum(|s| s.sent), report.sent, "{report:?}");
+    assert_eq!(sum(|s| s.answered), report.answered);
+    assert_eq!(sum(|s| s.lost + s.busy + s.refused), report.lost + report.busy + report.refused);
+    assert_eq!(sum(|s| s.late_sends), report.late_sends);
+    let with_latency = report.answered + report.lost;
+    assert_eq!(report.histograms.latency.decode().unwrap().len(), with_latency);
+    assert_eq!(report.histograms.latency_uncorrected.decode().unwrap().len(), with_latency);
+    assert_eq!(report.histograms.pacing.decode().unwrap().len(), report.sent);
+    let in_seconds: u64 = report.series.iter().map(|s| s.histogram.decode().unwrap().len()).sum();
+    assert_eq!(in_seconds, with_latency);
+    assert_eq!(report.spectrum.last().map_or(0, |point| point.count), with_latency);
+}
+
+#[test]
+fn several_threads_keep_one_plan_and_give_one_report() {
+    let site = Site::new(json!({}));
+    let (balancer, _servers) = site.pool(2, &[]);
+    let words = "--rate 1000 --arrivals constant --threads 3 --clients 7 --duration 2s --warmup 0s --timeout 20s --quiet";
+    let (report, finished) = measured(&site, words);
+    assert_eq!(report.answered, report.sent, "{finished:?}");
+    // One plan: exactly what one thread would have planned, whatever the machine does.
+    assert_eq!(report.planned, 1_999, "{finished:?}");
+    assert_eq!((report.setup.threads, report.setup.clients), (3, 7));
+    assert_whole(&report);
+    assert!(balancer.status().answered == report.answered);
+    let at: Vec<u64> = report.series.iter().map(|second| second.at_s).collect();
+    assert_eq!(at, [0, 1]);
+    let (closed, _) =
+        measured(&site, "--window 7 --threads 2 --duration 300ms --warmup 0s --timeout 20s --quiet");
+    assert!(closed.answered > 7 && closed.lost == 0, "{closed:?}");
+    assert_whole(&closed);
+}
+
+#[test]
+fn dns_queries_are_asked_and_answered() {
+    let site = Site::new(json!({}));
+    let server = FakeDns::start(1, v4(site.port(0)));
+    site.write("names.txt", "# names\na.example A\nb.example AAAA ; more\n\nc{id}.example\n");
+    let words = format!(
+        "--rate 300 --duration 1s --warmup 0s --timeout 20s --protocol dns --target {} --threads 2",
+        server.addr()
+    );
+    let (report, finished) =
+        measured(&site, &format!("{words} --dns-names names.txt --dns-type TXT --dns-edns 1232"));
+    assert!(report.answered > 100 && report.answered == report.sent, "{finished:?}");
+    assert_eq!((server.queries(), report.setup.protocol.as_str()), (report.sent, "dns"));
+    assert_whole(&report);
+    // A second answer, or one to another question, is none.
+    for (manner, reason) in [(Manner::Twice, "not_open"), (Manner::WrongQuestionFirst, "wrong_question")] {
+        server.be(manner);
+        let (report, finished) = measured(&site, &words);
+        assert!(report.answered > 100 && report.answered == report.sent, "{finished:?}");
+        assert!(report.drops[reason] >= report.answered - 50, "{finished:?}");
+    }
+}
+
+#[test]
+fn the_rcode_of_an_answer_is_how_its_query_ended() {
+    let site = Site::new(json!({}));
+    let server = Fake::start(v4(site.port(0)), |query, _| {
+        let mut answer = fake_dns::answer(query, 1);
+        answer[3] |= [0, fake_dns::SERVFAIL, 3, 5][usize::from(query[13] - b'a')];
+        vec![answer]
+    });
+    site.write("names.txt", "a.example\nb.example\nc.example\nd.example\n");
+    let words = format!(
+        "--window 4 --duration 300ms --warmup 0s --timeout 20s --protocol dns --dns-names names.txt --target {}",
+        server.addr()
+    );
+    let (report, finished) = measured(&site, &words);
+    assert!(report.sent > 8, "{finished:?}");
+    // Four names in turn, of which two are answered, one is busy and one refused.
+    let quarter = report.sent / 4;
+    let near = |is: u64, expected: u64| is.abs_diff(expected) <= 1;
+    assert!(
+        near(report.busy, quarter) && near(report.refused, quarter) && near(report.answered, 2 * quarter),
+        "{report:?}"
+    );
+    let names: HashSet<u8> = server.seen().iter().map(|seen| seen.bytes[13]).collect();
+    assert_eq!(names.len(), 4);
+}
+
+#[test]
+fn raw_requests_are_the_payload_and_any_answer_is_one() {
+    let site = Site::new(json!({}));
+    let server = Fake::start(v4(site.port(0)), |_, _| vec![b"pong".to_vec()]);
+    let words = format!(
+        "--rate 500 --duration 500ms --warmup 0s --timeout 20s --protocol raw --target {}",
+        server.addr()
+    );
+    let (report, finished) = measured(&site, &format!("{words} --payload text:ping --clients 50"));
+    assert!(report.answered > 100 && report.answered == report.sent, "{finished:?}");
+    let seen = server.seen();
+    assert!(seen.iter().all(|seen| seen.bytes == b"ping"));
+    let clients: HashSet<_> = seen.iter().map(|seen| seen.from).collect();
+    assert_eq!(clients.len(), 50, "each has its turn");
+    assert_whole(&report);
+}
+
+#[test]
+fn a_mark_in_a_raw_request_lets_one_client_have_many_in_flight() {
+    let site = Site::new(json!({}));
+    let held = std::sync::Mutex::new(vec![]);
+    // Answers ten at once, the last one first: by their order nobody could tell which is whose.
+    let server = Fake::start(v4(site.port(0)), move |request, _| {
+        let mut held = held.lock().unwrap();
+        held.push([b"you said ", request].concat());
+        if held.len() == 10 { held.drain(..).rev().collect() } else { vec![] }
+    });
+    let to = server.addr().to_string();
+    let words = [
+        "--window",
+        "10",
+        "--duration",
+        "300ms",
+        "--warmup",
+        "0s",
+        "--timeout",
+        "1s",
+        "--clients",
+        "1",
+        "--protocol",
+        "raw",
+    ];
+    let payload = ["--payload", "text:ping {id}!", "--target", &to, "--quiet", "--json", "-"];
+    let finished = loadgen(&site, &[&words[..], &payload].concat()).finish();
+    let report = report(&finished);
+    assert_balanced(&report);
+    // The last few may not make up ten.
+    assert!(report.answered >= 20 && report.lost < 10, "{report:?}");
+    assert!(report.drops.is_empty(), "{report:?}");
+    let marks: HashSet<_> = server.seen().into_iter().map(|seen| seen.bytes).collect();
+    assert!(marks.iter().all(|bytes| bytes.starts_with(b"ping ") && bytes.len() == 22), "{marks:?}");
+    assert_eq!(marks.len() as u64, report.sent);
+}
+
+#[test]
+fn lost_requests_count_as_the_time_out_in_every_protocol() {
+    let site = Site::new(json!({}));
+    let server = Fake::silent(v4(site.port(0)));
+    for protocol in ["native", "dns", "raw", "raw --payload text:{id}"] {
+        let words = format!(
+            "--rate 200 --duration 300ms --warmup 0s --timeout 150ms --clients 200 --quiet --target {} --protocol {protocol}",
+            server.addr()
+        );
+        let (report, finished) = measured(&site, &words);
+        assert!(
+            report.sent > 20 && report.lost == report.sent && finished.code == 1,
+            "{protocol}: {finished:?}"
+        );
+        let latency = [report.latency_us.p50, report.latency_us.max, report.latency_uncorrected_us.p50];
+        assert!(latency.iter().all(|us| us.abs_diff(150_000) <= 150), "{protocol}: {latency:?}");
+        assert_whole(&report);
+    }
+}
+
+#[test]
+fn a_trace_is_sent_request_for_request_and_ends_the_run() {
+    let site = Site::new(json!({}));
+    let server = Fake::echo(1, v4(site.port(0)));
+    site.write("trace.txt", "# three\n0.0 5\n0.2 900\n0.2\n");
+    let words = format!(
+        "--arrivals trace:trace.txt --protocol raw --payload 64 --timeout 20s --target {}",
+        server.addr()
+    );
+    let (report, finished) = measured(&site, &words);
+    assert_eq!((report.planned, report.answered), (3, 3), "{finished:?}");
+    let lens: Vec<usize> = server.seen().iter().map(|seen| seen.bytes.len()).collect();
+    assert_eq!(lens, [5, 900, 64]);
+    assert!((0.2..0.3).contains(&report.duration_s), "{report:?}");
+    assert!(report.rate_wanted.is_some_and(|rate| (rate - 15.0).abs() < 0.1), "{report:?}");
+    assert_eq!(report.setup.arrivals, "trace:trace.txt");
+}
+
+#[test]
+fn steps_have_a_report_each_and_a_table() {
+    let site = Site::new(json!({}));
+    let server = FakeDns::start(1, v4(site.port(0)));
+    let words = format!(
+        "--steps 50..250/3 --arrivals constant --duration 400ms --warmup 0s --timeout 20s --protocol dns --target {}",
+        server.addr()
+    );
+    let (report, finished) = measured(&site, &words);
+    let planned: Vec<(Option<f64>, u64)> =
+        report.steps.iter().map(|step| (step.rate_wanted, step.planned)).collect();
+    assert_eq!(planned, [(Some(50.0), 19), (Some(150.0), 59), (Some(250.0), 99)]);
+    assert_eq!((report.planned, report.answered, server.queries()), (177, 177, 177), "{finished:?}");
+    report.steps.iter().for_each(assert_whole);
+    assert_whole(&report);
+    assert_eq!(report.setup.rate, "50,150,250");
+    for part in ["step 2 of 3", "wanted/s", "plan kept"] {
+        assert!(finished.stderr.contains(part), "{part}: {finished:?}");
+    }
+}
+
+#[test]
+fn a_ramp_grows_over_the_measurement() {
+    let site = Site::new(json!({}));
+    let server = FakeDns::start(1, v4(site.port(0)));
+    let words = format!(
+        "--ramp 100..500 --arrivals burst:5 --duration 2s --warmup 200ms --timeout 20s --protocol dns --quiet --target {}",
+        server.addr()
+    );
+    let (report, finished) = measured(&site, &words);
+    let sent: Vec<u64> = report.series.iter().map(|second| second.sent).collect();
+    assert_eq!(sent.len(), 2, "{finished:?}");
+    // 100 to 300, then 300 to 500, give or take a burst.
+    assert!(sent[0].abs_diff(200) <= 5 && sent[1].abs_diff(400) <= 5, "{sent:?}");
+    assert_eq!((report.rate_wanted, report.setup.rate.as_str()), (Some(300.0), "100..500"));
+    assert_eq!(report.setup.arrivals, "burst:5");
+}
+
+#[test]
+fn seconds_are_written_as_csv_and_as_a_log_that_hdrhistogram_reads() {
+    use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
+    let site = Site::new(json!({}));
+    let server = FakeDns::start(1, v4(site.port(0)));
+    let words = format!(
+        "--rate 200 --duration 1500ms --warmup 0s --timeout 20s --protocol dns --csv s.csv --hdr s.hlog --target {}",
+        server.addr()
+    );
+    let (report, _) = measured(&site, &words);
+    let csv = std::fs::read_to_string(site.path().join("s.csv")).unwrap();
+    let rows: Vec<Vec<u64>> = csv
+        .lines()
+        .skip(1)
+        .map(|line| line.split(',').map(|figure| figure.parse().unwrap()).collect())
+        .collect();
+    assert_eq!(rows.iter().map(|row| row[0]).collect::<Vec<_>>(), [0, 1], "{csv}");
+    assert_eq!(rows.iter().map(|row| row[1]).sum::<u64>(), report.sent);
+    let log = std::fs::read(site.path().join("s.hlog")).unwrap();
+    let lengths: Vec<f64> = IntervalLogIterator::new(&log)
+        .filter_map(|entry| match entry.unwrap() {
+            LogEntry::Interval(interval) => Some(interval.duration().as_secs_f64()),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(lengths, [1.0, 0.5]);
+}
+
+#[test]
+fn reports_of_processes_that_ran_side_by_side_are_one() {
+    let site = Site::new(json!({}));
+    let server = FakeDns::start(1, v4(site.port(0)));
+    let run = |seed: &str| {
+        let to = server.addr().to_string();
+        let words =
+            ["--rate", "200", "--duration", "1s", "--warmup", "0s", "--timeout", "20s", "--protocol", "dns"];
+        let json = format!("{seed}.json");
+        loadgen(&site, &[&words[..], &["--target", &to, "--seed", seed, "--quiet", "--json", &json]].concat())
+    };
+    let both = [run("1"), run("2")];
+    both.into_iter().for_each(|run| assert_ne!(run.finish().code, 2));
+    let part = |name: &str| -> Report {
+        serde_json::from_str(&std::fs::read_to_string(site.path().join(name)).unwrap()).unwrap()
+    };
+    let (one, two) = (part("1.json"), part("2.json"));
+    let finished =
+        loadgen(&site, &["--merge", "1.json", "2.json", "--json", "-", "--csv", "both.csv"]).finish();
+    let merged = report(&finished);
+    assert_eq!((merged.sent, merged.answered), (one.sent + two.sent, one.answered + two.answered));
+    assert_eq!((merged.rate_wanted, merged.setup.clients), (Some(400.0), 32));
+    assert_whole(&merged);
+    let [mut sum, part] = [&one, &two].map(|report| report.histograms.latency.decode().unwrap());
+    sum.auto(true);
+    sum.add(part).unwrap();
+    assert_eq!(merged.latency_us.p99, (sum.value_at_quantile(0.99) + 500) / 1000);
+    // A table of one report is its report.
+    let again = report(&loadgen(&site, &["--merge", "1.json", "--json", "-", "--quiet"]).finish());
+    assert_eq!(again, one);
 }

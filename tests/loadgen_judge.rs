@@ -140,7 +140,7 @@ fn a_slower_target_is_found_to_be_slower_and_no_other_difference_is_shown() {
     let ratio = figure("p50").ratio.unwrap();
     assert!(ratio.median > 1.5 && ratio.low > 1.0 && figure("p50").is_shown(), "{finished:?}");
     assert!(figure("rate").ratio.unwrap().high < 1.0, "a closed loop is slower there");
-    assert!(!figure("loss").is_shown() && finished.stderr.contains("B's loss is A's "), "{finished:?}");
+    assert!(!figure("loss").is_shown() && finished.stderr.contains("B's loss: "), "{finished:?}");
     assert!(finished.stderr.contains(&format!("B's p50 is {:.2} x A's (", ratio.median)), "{finished:?}");
     let seeds: Vec<u64> = compared.turns.iter().map(|turn| turn.report.setup.seed).collect();
     assert!(seeds.chunks(2).all(|pair| pair.len() < 2 || pair[0] == pair[1]) && seeds[0] != seeds[2]);

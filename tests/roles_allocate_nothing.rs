@@ -114,6 +114,7 @@ fn the_load_generator() {
         start,
         warmup: Duration::ZERO,
         duration: Duration::from_secs(100_000),
+        grace: Duration::ZERO,
     };
     let protocol = Native::new(FORMAT, 1, &[7; 16], 16, 1_000_000, &mut Rng::new(5));
     let generator = Generator::new(plan, protocol, Ledger::new(WINDOW, Duration::from_secs(1)));

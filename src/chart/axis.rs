@@ -80,7 +80,7 @@ impl Axis {
             false => scale.default_range(),
         };
         let (low, high, ticks) = match scale {
-            Scale::Linear => linear_ticks(low, high),
+            Scale::Linear => linear_ticks(low, high, self.from == Some(low), self.to == Some(high)),
             Scale::Log => log_ticks(low, high),
             Scale::Percentile => percentile_ticks(low, high),
         };
@@ -137,12 +137,13 @@ impl Scale {
 }
 
 impl Numbers {
-    /// A value in words, with up to four digits; shares may be all nines and have up to seven.
+    /// A value in words, with up to four digits; shares that may be all nines have up to seven.
     pub fn write(self, value: f64) -> String {
         let digits = |value: f64, unit: &str| format!("{}{unit}", rounded(value, 4));
         let size = value.abs();
         match self {
-            Numbers::Percent => format!("{} %", rounded(value * 100.0, 7)),
+            Numbers::Percent if size > 0.99 => format!("{} %", rounded(value * 100.0, 7)),
+            Numbers::Percent => digits(value * 100.0, " %"),
             Numbers::Micros if size >= 1e6 => digits(value / 1e6, " s"),
             Numbers::Micros if size >= 1e3 => digits(value / 1e3, " ms"),
             Numbers::Micros => digits(value, " us"),
@@ -170,16 +171,24 @@ fn rounded(value: f64, digits: i32) -> String {
 /// The ends of an axis and the values marked on it: (low, high, marks with whether they are named).
 type Ticks = (f64, f64, Vec<(f64, bool)>);
 
-/// About five steps of 1, 2 or 5 times a power of ten; both ends are marks.
-fn linear_ticks(low: f64, high: f64) -> Ticks {
-    let span = if high - low > high.abs().max(low.abs()) * 1e-9 { high - low } else { high.abs().max(1.0) };
+/// About five steps of 1, 2 or 5 times a power of ten; an end that is not kept as it is, is one of them.
+fn linear_ticks(low: f64, high: f64, keeps_low: bool, keeps_high: bool) -> Ticks {
+    let is_range = high - low > high.abs().max(low.abs()) * 1e-9;
+    let span = if is_range { high - low } else { high.abs().max(1.0) };
     let power = 10f64.powf((span / 5.0).log10().floor());
     let step = [1.0, 2.0, 5.0, 10.0].map(|n| n * power).into_iter().find(|step| *step * 5.0 >= span * 0.999);
     let step = step.expect("ten times the power is enough");
     let first = (low / step + 1e-9).floor();
     let last = (high / step - 1e-9).ceil().max(first + 1.0);
-    let marks = (0..=(last - first) as u32).map(|n| ((first + f64::from(n)) * step, true)).collect();
-    (first * step, last * step, marks)
+    let low = if keeps_low && is_range { low } else { first * step };
+    let high = if keeps_high && is_range { high } else { last * step };
+    let marks = (0..=(last - first) as u32).map(|n| (first + f64::from(n)) * step);
+    let slack = step * 1e-6;
+    (
+        low,
+        high,
+        marks.filter(|mark| (low - slack..=high + slack).contains(mark)).map(|mark| (mark, true)).collect(),
+    )
 }
 
 /// Whole decades are named, in a short range also 2 and 5, and in a very short one all; the ends are 1, 2 or 5 times a power of ten.

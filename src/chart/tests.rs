@@ -20,6 +20,9 @@ fn an_even_axis_has_round_marks_around_the_values() {
         named(&axis.clone().from(0.0), &[70e3, 90e3]),
         (0.0, 100e3, words("0, 20k, 40k, 60k, 80k, 100k"))
     );
+    let kept = axis.clone().from(0.0).to(12.0);
+    assert_eq!(named(&kept, &[3.0]), (0.0, 12.0, words("0, 5, 10")), "a given end is kept");
+    assert_eq!(named(&kept, &[3.0, 14.0]).1, 15.0, "if the values do not go beyond it");
     assert_eq!(named(&axis, &[5.0]), (5.0, 6.0, words("5, 6")), "one value is a range too");
     assert_eq!(named(&axis, &[f64::NAN]), (0.0, 1.0, words("0, 0.2, 0.4, 0.6, 0.8, 1")), "and so is none");
 }

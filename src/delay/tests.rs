@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::rng::Rng;
 use crate::select::{Chooser, LeafState, PolicyKind, SHARE_ALL, Tree, cost_of};
@@ -140,6 +142,51 @@ fn one_that_answers_everything_at_once_is_not_taken_for_more_than_four_times_as_
     let mut delays = on(4);
     look(&mut delays, 0, 3_000, |slot, ms| alone(ms / 5, if slot == 0 { 59_000_000 } else { 5_000 }));
     assert_eq!(delays.slowness(Slot::new(0)), SLOWNESS_MAX);
+}
+
+proptest! {
+    /// Whatever is measured, and whenever: somebody is the fastest, and nobody beyond the bounds.
+    #[test]
+    fn somebody_is_the_fastest_and_all_are_within_the_bounds(
+        steps in prop::collection::vec(
+            (0usize..4, 0u64..200, prop_oneof![Just(0u64), 1..100_000_000u64], 1u64..50, 0u64..5_000, 0u64..3),
+            1..60,
+        ),
+    ) {
+        let mut delays = on(4);
+        let (mut totals, mut now) = ([ServedTotals::default(); 4], at(0));
+        let mut identities = [Some(1); 4];
+        for (slot, count, micros, position, ms, who) in steps {
+            let served = &mut totals[slot];
+            served.count += count;
+            served.micros += count * micros;
+            served.positions += count * position;
+            identities[slot] = who.checked_sub(1);
+            now += MS * ms as u32;
+            let before: Vec<u32> = delays.slots().map(|slot| delays.slowness(slot)).collect();
+            let has_changed = delays.look(now, |slot| identities[slot.index()], |slot| totals[slot.index()]);
+            let after: Vec<u32> = delays.slots().map(|slot| delays.slowness(slot)).collect();
+            prop_assert!(after.iter().all(|slowness| (AS_FAST..=SLOWNESS_MAX).contains(slowness)), "{:?}", after);
+            prop_assert!(after.contains(&AS_FAST), "{:?}", after);
+            // A new server begins as fast as any, which is told as well.
+            prop_assert!(has_changed || before == after, "{:?} {:?}", before, after);
+        }
+    }
+
+    #[test]
+    fn the_median_is_the_middle_of_all_requests(servers in prop::collection::vec((1u32..20, 1u32..1_000), 1..9)) {
+        let mut delays = on(servers.len());
+        let mut all = vec![];
+        for (figure, &(count, micros)) in delays.figures.iter_mut().zip(&servers) {
+            let (count, micros) = (f64::from(count), f64::from(micros));
+            figure.older = Sums { count, micros: count * micros, positions: count };
+            all.extend(std::iter::repeat_n(micros, count as usize));
+        }
+        all.sort_by(f64::total_cmp);
+        let middle = all[all.len().div_ceil(2) - 1];
+        let median = delays.median().unwrap();
+        prop_assert!((median - middle).abs() < 1e-6 * middle, "{} {}", median, middle);
+    }
 }
 
 /// Servers that serve one request after the other, or several at once, under a policy.

@@ -175,7 +175,7 @@ impl fmt::Display for Difference {
                 let pairs = ratio.repeats;
                 write!(f, "B's {metric} is {median} x A's {interval}, {pairs} pairs")?;
             }
-            _ => write!(f, "B's {metric} is A's {}", self.write_interval())?,
+            _ => write!(f, "B's {metric}: {} against A's", self.write_interval())?,
         }
         f.write_str(if self.is_shown() { "" } else { ": no difference shown" })
     }
@@ -258,7 +258,9 @@ mod tests {
             "{text}"
         );
         assert!(
-            text.contains("B's loss is A's +0.000 points (+0.000..+0.000 at 96 %): no difference shown"),
+            text.contains(
+                "B's loss: +0.000 points (+0.000..+0.000 at 96 %) against A's: no difference shown"
+            ),
             "{text}"
         );
     }
@@ -299,7 +301,7 @@ mod tests {
         let loss = compared.figures.iter().find(|figure| figure.metric == "loss").unwrap();
         assert_eq!((loss.a, loss.b, loss.ratio), (0.0, 0.02, None));
         assert!(loss.is_shown());
-        assert_eq!(loss.to_string(), "B's loss is A's +2.000 points (+2.000..+2.000 at 97 %)");
+        assert_eq!(loss.to_string(), "B's loss: +2.000 points (+2.000..+2.000 at 97 %) against A's");
     }
 
     #[test]

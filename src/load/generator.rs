@@ -29,6 +29,9 @@ pub struct Plan {
     pub warmup: Duration,
     /// Time of the measurement.
     pub duration: Duration,
+    /// How long after that requests may still leave that were due before; they are late. Zero: none does, and they are told as
+    /// planned only.
+    pub grace: Duration,
 }
 
 /// Sends what the plan says and accounts for every request of the measurement.
@@ -40,6 +43,7 @@ pub struct Generator<P> {
     ledger: Ledger,
     measure_from: Instant,
     end: Instant,
+    grace: Duration,
     /// The end has passed: even a request that was due before it leaves no more.
     ended: bool,
 }
@@ -57,6 +61,7 @@ impl<P: Protocol> Generator<P> {
             ledger,
             measure_from,
             end: measure_from + plan.duration,
+            grace: plan.grace,
             ended: false,
         }
     }
@@ -64,6 +69,7 @@ impl<P: Protocol> Generator<P> {
     /// Sends no more; what is in flight still counts.
     pub fn stop(&mut self, now: Instant) {
         self.end = self.end.min(now);
+        self.grace = Duration::ZERO;
     }
 
     /// Counts everything in flight as lost.
@@ -73,7 +79,7 @@ impl<P: Protocol> Generator<P> {
 
     /// Whether every request has ended and no more will be sent.
     pub fn is_finished(&self, now: Instant) -> bool {
-        now >= self.end && self.ledger.in_flight() == 0
+        now >= self.last_send() && self.ledger.in_flight() == 0
     }
 
     /// What was counted so far.
@@ -105,6 +111,12 @@ impl<P: Protocol> Generator<P> {
             }
         }
         (self.ledger.close(), self.end.since(self.measure_from))
+    }
+
+    /// No request leaves at this moment or later: the end, or for what was due before it some time more.
+    fn last_send(&self) -> Instant {
+        let is_behind = self.schedule.as_ref().is_some_and(|schedule| schedule.next() < self.end);
+        if is_behind { self.end + self.grace } else { self.end }
     }
 
     /// When the next request should leave, if one may: a closed loop is always ready.
@@ -156,7 +168,7 @@ impl<P: Protocol> Role for Generator<P> {
     fn on_timeout(&mut self, now: Instant, tx: &mut Tx) {
         self.expire(now);
         self.protocol.tick(now);
-        self.ended = now >= self.end;
+        self.ended = now >= self.last_send();
         while let Some(due) = self.next_send(now).filter(|due| *due <= now) {
             let is_free = self.protocol.free_at().is_some_and(|at| at <= now);
             if !is_free || !self.send(now, due, tx) {
@@ -171,7 +183,7 @@ impl<P: Protocol> Role for Generator<P> {
     fn next_deadline(&self) -> Option<Instant> {
         let send =
             self.next_send(Instant::ZERO).zip(self.protocol.free_at()).map(|(due, free)| due.max(free));
-        let end = (!self.ended).then_some(self.end);
+        let end = (!self.ended).then(|| self.last_send());
         earliest(earliest(self.ledger.next_expiry(), send), end)
     }
 }

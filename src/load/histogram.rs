@@ -169,6 +169,9 @@ mod tests {
             assert!(near(is, exact), "{name}: {is} for {exact}");
         }
         assert_eq!(Percentiles::of(&some([])), Percentiles::default());
+        let mut rounded = some([]);
+        record(&mut rounded, Duration::from_nanos(1_600));
+        assert_eq!(micros_at(&rounded, 0.5), 2);
     }
 
     #[test]

@@ -465,6 +465,8 @@ impl Drive<'_> {
             start,
             warmup: job.warmup,
             duration: job.measured(),
+            // The last request of a trace is its end.
+            grace: if job.load.trace().is_some() { job.timeout } else { Duration::ZERO },
         };
         let _woken = stop.wake_also(io.waker());
         let around = Surroundings { clock: *clock, spin: job.spin, stop, progress };

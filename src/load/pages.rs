@@ -68,6 +68,7 @@ pub fn of_run(report: &Report, judged: &[String], machine: &Machine) -> Result<P
 /// A search for the largest rate that meets an SLO.
 pub fn of_search(found: &Found, machine: &Machine) -> Result<Page, String> {
     let setup = found.trials.first().map(|trial| trial.report.setup.clone()).unwrap_or_default();
+    let setup = SetUp { rate: String::new(), ..setup }; // each trial has its own
     let mut charts = vec![];
     for condition in found.plan.slo.each() {
         let limit = Rule { label: condition.to_string(), at: At::Y(condition.limit.value()) };

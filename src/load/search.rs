@@ -21,6 +21,10 @@ use super::{Report, Verdict};
 /// Fewer trials than this show nothing with [`CONFIDENCE`]: six of six have a chance of 1/64 with a coin.
 const TEST_TRIALS: usize = 6;
 
+/// So many trials in which the generator could not keep up, and more than others, are enough to say that a rate is beyond it. One alone
+/// is often a machine that was busy with something else.
+const UNFIT_MAX: usize = 4;
+
 /// What is searched, and how.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SearchPlan {
@@ -48,7 +52,7 @@ pub enum Outcome {
     Met,
     /// It was not.
     Missed,
-    /// The generator could not keep up: the figures say nothing about the target.
+    /// The generator could not keep up and the SLO was missed: the figures say nothing about the target, and the trial is repeated.
     Unfit,
 }
 
@@ -119,19 +123,21 @@ struct Level {
 }
 
 impl Level {
-    fn trials(&self) -> usize {
-        self.met + self.missed + self.unfit
+    /// Trials that say something about the target.
+    fn valid(&self) -> usize {
+        self.met + self.missed
     }
 
     /// Whether more repeats cannot change what most of them show.
     fn is_decided(&self, repeats: usize) -> bool {
-        let rest = repeats.saturating_sub(self.trials());
-        2 * self.met >= self.trials() + rest || 2 * (self.met + rest) < self.trials() + rest
+        let total = self.valid().max(repeats);
+        let rest = total - self.valid();
+        2 * self.met >= total || 2 * (self.met + rest) < total
     }
 
-    /// Whether the generator is what stood in the way.
-    fn is_beyond_the_generator(&self) -> bool {
-        2 * self.unfit > self.trials()
+    /// Whether the generator is what stands in the way.
+    fn is_beyond(&self, repeats: usize) -> bool {
+        !self.is_decided(repeats) && self.unfit >= UNFIT_MAX && self.unfit > self.valid()
     }
 }
 
@@ -160,11 +166,13 @@ impl Search {
         }
         let levels = self.levels();
         let current = levels.iter().find(|level| level.rate == last.rate).expect("it was tried");
-        if !current.is_decided(self.plan.repeats) {
+        let is_beyond = |level: &Level| level.is_beyond(self.plan.repeats);
+        if !current.is_decided(self.plan.repeats) && !is_beyond(current) {
             return Some(current.rate);
         }
-        let (met, missed) = boundary(&levels);
+        let (met, missed) = self.boundary(&levels);
         match (met, missed) {
+            (None, Some(missed)) if is_beyond(&missed) => (missed.unfit < TEST_TRIALS).then_some(missed.rate),
             (None, Some(missed)) if missed.rate > self.plan.lowest => {
                 Some((missed.rate / 2.0).max(self.plan.lowest))
             }
@@ -185,7 +193,7 @@ impl Search {
                     self.rung(&levels, missed.rate, Way::Up, is_shown)
                 });
                 // The side of which less is known.
-                let trials = |rate: &f64| level_at(&levels, *rate).map_or(0, |level| level.trials());
+                let trials = |rate: &f64| level_at(&levels, *rate).map_or(0, Level::valid);
                 [down, up].into_iter().flatten().min_by_key(trials)
             }
         }
@@ -197,16 +205,20 @@ impl Search {
         let is_open = |rate: f64| {
             level_at(levels, rate).is_none_or(|level| {
                 let against = if way == Way::Down { level.missed } else { level.met };
-                level.trials() < TEST_TRIALS && (against == 0 || rate == base)
+                let is_full = level.valid() >= TEST_TRIALS || level.unfit >= TEST_TRIALS;
+                !is_full && (against == 0 || rate == base)
             })
         };
         let (mut rate, mut away) = (base, self.plan.precision);
         loop {
-            let is_beyond = level_at(levels, rate).is_some_and(Level::is_beyond_the_generator);
-            if is_shown(rate) || is_beyond {
+            let is_beyond = level_at(levels, rate).is_some_and(|level| level.is_beyond(self.plan.repeats));
+            if is_shown(rate) {
                 return None;
             }
-            if is_open(rate) {
+            if is_beyond && way == Way::Up {
+                return (rate == base && is_open(rate)).then_some(rate);
+            }
+            if is_open(rate) && !is_beyond {
                 return Some(rate);
             }
             let end = if way == Way::Down { self.plan.lowest } else { self.plan.highest };
@@ -217,7 +229,7 @@ impl Search {
             let (near, far) = (way.from(base, away), way.from(base, 2.0 * away));
             let is_about =
                 |level: &&Level| (near.min(far)..=near.max(far)).contains(&level.rate) && level.rate != rate;
-            let tried = levels.iter().filter(is_about).max_by_key(|level| level.trials());
+            let tried = levels.iter().filter(is_about).max_by_key(|level| level.valid());
             rate = tried.map_or(near.clamp(self.plan.lowest, self.plan.highest), |level| level.rate);
             away *= 2.0;
         }
@@ -233,27 +245,28 @@ impl Search {
     /// What came of a trial, and its figures in words.
     fn judge(&self, report: &Report) -> Result<(Outcome, String), String> {
         let figures = Figures::of(report)?;
-        let outcome = match report.verdict() {
-            Verdict::Late(_) | Verdict::TooSlow(_) => Outcome::Unfit,
-            Verdict::Valid | Verdict::NothingAnswered if self.plan.slo.hold(&figures) => Outcome::Met,
-            Verdict::Valid | Verdict::NothingAnswered => Outcome::Missed,
+        let outcome = match (report.verdict(), self.plan.slo.hold(&figures)) {
+            (Verdict::TooSlow(_), _) | (Verdict::Late(_), false) => Outcome::Unfit,
+            // Latency counts from the plan: what met the SLO although it left late would have met it all the more.
+            (_, true) => Outcome::Met,
+            (Verdict::Valid | Verdict::NothingAnswered, false) => Outcome::Missed,
         };
         Ok((outcome, self.plan.slo.measured(&figures)))
     }
 
     /// The rates between which the limit is, as far as is known: one that meets the SLO, the next that does not.
     pub fn bracket(&self) -> (Option<f64>, Option<f64>) {
-        let (met, missed) = boundary(&self.levels());
+        let (met, missed) = self.boundary(&self.levels());
         (met.map(|level| level.rate), missed.map(|level| level.rate))
     }
 
     /// What all trials together say.
     pub fn finish(self) -> Found {
         let levels = self.levels();
-        let (met, missed) = boundary(&levels);
+        let (met, missed) = self.boundary(&levels);
         let end = match (met, missed) {
             _ if self.next().is_some() => End::Stopped,
-            (_, Some(missed)) if missed.is_beyond_the_generator() => End::Generator,
+            (_, Some(missed)) if missed.is_beyond(self.plan.repeats) => End::Generator,
             (Some(met), Some(missed)) if missed.rate / met.rate <= 1.0 + self.plan.precision => End::Found,
             (Some(met), None) if met.rate >= self.plan.highest => End::Highest,
             (None, Some(missed)) if missed.rate <= self.plan.lowest => End::Lowest,
@@ -271,6 +284,34 @@ impl Search {
             plan: self.plan,
             trials: self.trials,
         }
+    }
+
+    /// The highest rate that meets the SLO, and the next one.
+    ///
+    /// A rate meets it if half of its trials do, where shares that rise with the rate are pooled first ("pool adjacent violators").
+    fn boundary(&self, levels: &[Level]) -> (Option<Level>, Option<Level>) {
+        let is_beyond = |level: &Level| level.is_beyond(self.plan.repeats);
+        let known: Vec<Level> =
+            levels.iter().copied().filter(|level| level.valid() > 0 || is_beyond(level)).collect();
+        // (met, trials, levels) of each pool.
+        let mut pools: Vec<(usize, usize, usize)> = vec![];
+        for level in &known {
+            // What is beyond the generator counts as a miss, so that a higher rate that met the SLO can make up for it.
+            pools.push(match is_beyond(level) {
+                true => (0, level.valid().max(1), 1),
+                false => (level.met, level.valid(), 1),
+            });
+            while let [.., before, last] = pools[..]
+                && last.0 * before.1 > before.0 * last.1
+            {
+                pools.pop();
+                *pools.last_mut().expect("there were two") =
+                    (before.0 + last.0, before.1 + last.1, before.2 + last.2);
+            }
+        }
+        let above: usize =
+            pools.iter().take_while(|(met, trials, _)| 2 * met >= *trials).map(|(_, _, levels)| levels).sum();
+        (above.checked_sub(1).map(|index| known[index]), known.get(above).copied())
     }
 
     /// Its trials by rate, the lowest first.
@@ -307,27 +348,6 @@ impl Way {
 
 fn level_at(levels: &[Level], rate: f64) -> Option<&Level> {
     levels.iter().find(|level| level.rate == rate)
-}
-
-/// The highest rate that meets the SLO, and the next one.
-///
-/// A rate meets it if half of its trials do, where shares that rise with the rate are pooled first ("pool adjacent violators").
-fn boundary(levels: &[Level]) -> (Option<Level>, Option<Level>) {
-    // (met, trials, levels) of each pool.
-    let mut pools: Vec<(usize, usize, usize)> = vec![];
-    for level in levels {
-        pools.push((level.met, level.trials(), 1));
-        while let [.., before, last] = pools[..]
-            && last.0 * before.1 > before.0 * last.1
-        {
-            pools.pop();
-            *pools.last_mut().expect("there were two") =
-                (before.0 + last.0, before.1 + last.1, before.2 + last.2);
-        }
-    }
-    let above: usize =
-        pools.iter().take_while(|(met, trials, _)| 2 * met >= *trials).map(|(_, _, levels)| levels).sum();
-    (above.checked_sub(1).map(|index| levels[index]), levels.get(above).copied())
 }
 
 /// The rates that the limit is not below and not above, with [`CONFIDENCE`] together.
@@ -391,11 +411,11 @@ impl fmt::Display for Found {
         match self.end {
             End::Found | End::Lowest => Ok(()),
             End::Highest => write!(f, ": no higher rate was allowed"),
-            End::Generator => write!(
-                f,
-                ": at {} this generator could not keep up, so it is the limit of the generator; give it more CPU or threads",
-                per_second(self.missed_at.unwrap_or(self.plan.start))
-            ),
+            End::Generator => {
+                let (at, rate) = (per_second(self.missed_at.unwrap_or(self.plan.start)), self.rate);
+                write!(f, ": at {at} this generator could not keep up, give it more CPU or threads")?;
+                f.write_str(if rate.is_none() { ", or begin with a lower --rate" } else { "" })
+            }
             End::Stopped => write!(f, ": it was stopped before its end"),
         }
     }

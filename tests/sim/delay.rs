@@ -124,3 +124,29 @@ fn the_figures_of_choices_say_how_well_queues_are_known() {
         assert!(error.mean() > 0.0);
     }
 }
+
+#[test]
+fn a_fast_server_at_the_place_of_a_slow_one_has_its_whole_share() {
+    for seed in seeds(2) {
+        let mut world = pool(seed, PolicyKind::ShortestDelay);
+        traffic(&mut world, 1_500, 1.4, |_, _| {});
+        assert!(slowness(&world) > 2.0, "seed {seed}: {}", slowness(&world));
+        world.check_at_rest();
+        world.kill_server(0);
+        world.service = Some(ServiceTime::exponential(MS * 2));
+        world.start_server(0);
+        world.run(MS * 200);
+        assert!(world.run_until(Duration::from_secs(20), |w| w.up().len() == 4), "seed {seed}");
+        world.run(MS * 50);
+        world.frozen.extend(0..4);
+        for n in 0..40 {
+            let now = world.now();
+            world.clients[n % 4].submit(now, 10_000 + n as u64);
+        }
+        world.run(MS);
+        let spread: Vec<u32> = (0..4).map(|id| world.len_of(id)).collect();
+        assert!(spread.iter().all(|n| (8..=12).contains(n)), "seed {seed}: {spread:?}");
+        world.frozen.clear();
+        world.check_at_rest();
+    }
+}

@@ -45,7 +45,7 @@ fn a_run_has_its_figures_its_charts_and_its_set_up() {
         &html,
         &[
             "<h1>Load on 127.0.0.1:54001</h1>",
-            "1,000 sent in 2.5 s, 10 % lost: half within 1 ms, 99 % within 1 s, 99.9 % within 1 s",
+            "1,000 sent in 2.5 s, 10 % lost: half within 999 us, 99 % within 1 s, 99.9 % within 1 s",
             "p99&gt;5ms holds: p99 1 s",
             "<dt>sent</dt><dd>400/s of 400/s</dd>",
             "<dt>lost</dt><dd>100</dd>",
@@ -90,7 +90,7 @@ fn steps_are_a_chart_and_a_table() {
     let html = of_run(&Report { steps, ..run(600.0, 700) }, &[], &machine()).unwrap().to_html();
     assert_has(
         &html,
-        &["aria-label=\"Latency by rate\"", "<th scope=\"row\">800/s</th>", "<td>yes</td>", "<td>no</td>"],
+        &["aria-label=\"Latency by rate\"", "<th scope=\"row\">800/s</th>", ">yes</td>", ">no</td>"],
     );
 }
 
@@ -128,10 +128,7 @@ fn a_search_shows_every_trial_and_its_limits() {
             "<th scope=\"row\">9</th>",
         ],
     );
-    assert_eq!(
-        html.matches("<td>met</td>").count() + html.matches("<td>missed</td>").count(),
-        found.trials.len()
-    );
+    assert_eq!(html.matches(">met</td>").count() + html.matches(">missed</td>").count(), found.trials.len());
 }
 
 #[test]

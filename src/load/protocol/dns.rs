@@ -167,8 +167,8 @@ impl Dns {
     /// The only number in the span that has this id at this client.
     fn number(&self, client: SocketId, id: u16, oldest: u64) -> u64 {
         let client = u64::from(client.0);
-        // Of this client: how many requests it had sent before the oldest open one.
-        let before = (oldest + self.clients - 1 - client) / self.clients;
+        // No open request of any client is further back in the order of ids.
+        let before = oldest / self.clients;
         let beyond = self.places[usize::from(id)].wrapping_sub(before as u16);
         (before + u64::from(beyond)) * self.clients + client
     }

@@ -53,7 +53,7 @@ mod tests {
     #[test]
     fn a_mark_is_found_wherever_it_is_and_only_if_it_is_whole() {
         let marker = Marker::new(&mut Rng::new(1));
-        for number in [1, 0xfedc_ba98_76, u64::from(u32::MAX)] {
+        for number in [1, 0xfe_dcba_9876, u64::from(u32::MAX)] {
             let mut bytes = *b"<<________________>>";
             marker.write(number, &mut bytes[2..18]);
             assert_eq!(marker.find(&bytes), Some(number));

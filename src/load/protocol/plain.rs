@@ -121,9 +121,36 @@ impl Protocol for Plain {
     }
 
     fn tick(&mut self, now: Instant) {
-        while let Some((_, client)) = self.resting.pop_front_if(|(at, _)| *at <= now) {
+        while let Some(&(at, client)) = self.resting.front()
+            && at <= now
+        {
+            self.resting.pop_front();
             *self.client(client) = Client::Free;
             self.free.push_back(client);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_remembered_does_not_grow_with_what_was_answered() {
+        let target = "127.0.0.1:9".parse().unwrap();
+        let from =
+            |socket| Received { socket, peer: target, local_ip: None, slot: 0, start: 0, len: 1, stride: 1 };
+        let mut plain = Plain::new(target, 2, vec![0], 1, Duration::ZERO);
+        let mut ledger = Ledger::new(1, Duration::from_secs(1));
+        let now = Instant::from_nanos(1);
+        for number in 1..=10_000 {
+            let request = Request { number, incomplete: 0, payload: None };
+            let (client, _) = plain.plan(&request);
+            plain.write(&request, &mut [0]);
+            ledger.open(now, now);
+            plain.read(now, &from(client), &mut [0], &mut ledger);
+            assert!(plain.sent.len() <= 2, "{number}: {}", plain.sent.len());
+        }
+        assert_eq!((ledger.counts().answered, ledger.in_flight()), (10_000, 0));
     }
 }

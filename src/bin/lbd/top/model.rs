@@ -121,6 +121,8 @@ pub struct Totals {
     pub up: usize,
     pub servers: usize,
     pub queue: u64,
+    /// Requests that wait in the balancer.
+    pub waiting: u64,
     pub answered: u64,
     /// Requests that were refused, dropped, lost or not answered in time.
     pub failed: u64,
@@ -294,6 +296,7 @@ fn totals(pools: &[PoolView<'_>], rows: &[Row]) -> Totals {
         up: pools.iter().map(PoolView::up).sum(),
         servers: rows.len(),
         queue: rows.iter().map(|row| row.queue).sum(),
+        waiting: pools.iter().map(|pool| pool.decisions.waiting).sum(),
         answered: pools.iter().map(|pool| pool.answered).sum(),
         failed: pools.iter().map(|pool| pool.failed + pool.dropped).sum(),
     }

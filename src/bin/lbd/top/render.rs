@@ -71,8 +71,9 @@ fn title_line(app: &App) -> Line<'_> {
 
 fn totals_line(app: &App) -> Line<'static> {
     let t = &app.totals;
+    let waiting = if t.waiting > 0 { format!(" + {} waiting", count(t.waiting)) } else { String::new() };
     Line::from(format!(
-        "{}/s  p50 {}  p99 {}  up {} of {}  queue {}  answered {}  failed {}",
+        "{}/s  p50 {}  p99 {}  up {} of {}  queue {}{waiting}  answered {}  failed {}",
         count(t.rate.max(0.0).round() as u64),
         latency(t.p50_us),
         latency(t.p99_us),
@@ -312,6 +313,17 @@ q quit  up/down choose  d drain  e enable  1-8 sort, again: reverse
             line.unwrap().matches('#').count()
         };
         assert_eq!((bar("0", "dns"), bar("1", "dns"), bar("2", "native")), (20, 6, 0), "{shown}");
+    }
+
+    #[test]
+    fn who_waits_in_the_balancer_is_said_beside_the_queues() {
+        let mut waiting = status();
+        waiting.decisions.waiting = 3;
+        waiting.pools[0].decisions.waiting = 2;
+        let mut app = app();
+        assert!(!drawn(&app, 80, 24).contains("waiting"));
+        app.on_status(Ok(waiting));
+        assert!(drawn(&app, 80, 24).contains("queue 64 + 5 waiting  answered"));
     }
 
     #[test]

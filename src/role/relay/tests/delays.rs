@@ -113,7 +113,7 @@ fn the_cost_goes_with_the_policy() {
         reconfigure(&served, PolicyKind::ShortestDelay);
         served.run(3 * SECOND, first_is_slow);
         let spread = served.spread();
-        assert!((3..=6).contains(&spread[0]) && (18..=21).contains(&spread[1]), "{protocol:?}: {spread:?}");
+        assert!((3..=8).contains(&spread[0]) && (17..=21).contains(&spread[1]), "{protocol:?}: {spread:?}");
         reconfigure(&served, PolicyKind::ShortestQueue);
         served.run(MS * 2, first_is_slow);
         let spread = served.spread();
@@ -128,7 +128,7 @@ fn the_cost_goes_with_the_policy() {
 fn another_server_at_the_place_of_a_slow_one_is_not_slow() {
     let mut served = Served::new(Speaks::Dns, PolicyKind::ShortestDelay);
     served.run(3 * SECOND, first_is_slow);
-    assert!(served.spread()[0] < 7);
+    assert!(served.spread()[0] < 9);
     served.run(SECOND, |_| Duration::ZERO);
     served.pool.want(wanted([2, 4]));
     served.pool.pass(SECOND);

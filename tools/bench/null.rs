@@ -1,0 +1,153 @@
+//! A server that costs as little as a server can: what a load generator is measured against.
+//!
+//! It answers at once, or after a drawn time, each request by itself: there is no queue. So the latency that a client should see is known.
+//!
+//! ```sh
+//! taskset -c 1 target/release/examples/null --listen 127.0.0.1:7000 &
+//! taskset -c 0 target/release/loadgen --target 127.0.0.1:7000 --rate 2000000 --frame 128 --clients 4 --timeout 100ms
+//! ```
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::net::SocketAddr;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, ValueEnum};
+use lbd::batch::{FrameRef, SocketId};
+use lbd::daemon::signals::Stop;
+use lbd::io::socket::{SocketOptions, bind};
+use lbd::io::{BackEnd, DatagramIo, IoChoice, IoOptions};
+use lbd::rng::{Rng, entropy};
+use lbd::service::ServiceTime;
+use lbd::terminal::tell;
+use lbd::time::{Clock, Instant};
+use lbd::wire::header::{DATAGRAM_MAX, FRAME_SIZE_MIN};
+use lbd::wire::{Frame, FrameFormat, Kind};
+
+/// Answers requests as fast as it can, or after a drawn time; ends with SIGINT or SIGTERM, and prints what it has seen.
+#[derive(Parser)]
+struct Args {
+    /// Where to listen
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7000")]
+    listen: SocketAddr,
+    /// What an answer is: the frame as a response (of lbd), the message with QR set (of DNS), or the datagram as it is
+    #[arg(long, value_name = "NAME", default_value = "native")]
+    protocol: Protocol,
+    /// Bytes of a frame, with --protocol native
+    #[arg(long, value_name = "BYTES", default_value_t = FRAME_SIZE_MIN)]
+    frame: usize,
+    /// Read requests, and answer none
+    #[arg(long)]
+    silent: bool,
+    /// Answer after such a time: fixed, exp, bimodal or lognormal with a mean, as exp:2ms
+    #[arg(long, value_name = "SHAPE:MEAN")]
+    delay: Option<ServiceTime>,
+    /// Look for requests all the time instead of sleeping: answers are more punctual
+    #[arg(long)]
+    spin: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Protocol {
+    Native,
+    Dns,
+    Raw,
+}
+
+/// An answer that waits for its moment; the earliest first.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Waiting {
+    at: Reverse<Instant>,
+    to: SocketAddr,
+    bytes: Vec<u8>,
+}
+
+fn main() -> ExitCode {
+    match run(&Args::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tell(format_args!("null: {error:#}"));
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(args: &Args) -> Result<()> {
+    let format = FrameFormat::plain(args.frame);
+    let frames_per_datagram = if args.protocol == Protocol::Native { DATAGRAM_MAX / args.frame } else { 1 };
+    let options = IoOptions { prefault: true, ..IoOptions::for_frames(args.frame, frames_per_datagram) };
+    let clock = Clock::start();
+    let socket = bind(args.listen, &SocketOptions::default())?;
+    let mut io = BackEnd::open(IoChoice::Auto, vec![socket], &options, clock)?;
+    let stop = Stop::on_signals(vec![io.waker()])?;
+    let (mut rng, mut waiting) = (Rng::new(entropy()), BinaryHeap::<Waiting>::new());
+    let (mut requests, mut answers) = (0u64, 0u64);
+    while !stop.is_asked() {
+        let next = waiting.peek().map(|first| first.at.0);
+        io.wait(if args.spin { Some(Instant::ZERO) } else { next })?;
+        io.receive()?;
+        let now = clock.now();
+        let (rx, tx) = io.turn();
+        for index in 0..rx.len() {
+            let (received, bytes) = rx.get_mut(index);
+            let unit = if args.protocol == Protocol::Native { args.frame } else { received.stride as usize };
+            let slot = (received.slot, received.start);
+            for (request, at) in bytes.chunks_mut(unit).zip((0..).step_by(unit)) {
+                requests += 1;
+                if args.silent || !turn_round(args.protocol, &format, request) {
+                    continue;
+                }
+                answers += 1;
+                if let Some(delay) = &args.delay {
+                    let at = Reverse(now + delay.sample(&mut || rng.unit_f64()));
+                    waiting.push(Waiting { at, to: received.peer, bytes: request.to_vec() });
+                } else if let Some(to) = tx.destination(SocketId(0), received.peer, None) {
+                    let frame = FrameRef { slot: slot.0, len: request.len() as u16, offset: slot.1 + at };
+                    let _ = tx.push(to, frame);
+                }
+            }
+        }
+        while waiting.peek().is_some_and(|first| first.at.0 <= now) {
+            let first = waiting.peek().expect("there is one");
+            let room =
+                tx.destination(SocketId(0), first.to, None).and_then(|to| tx.stage(to, first.bytes.len()));
+            let Some(room) = room else { break };
+            room.copy_from_slice(&first.bytes);
+            waiting.pop();
+        }
+        io.flush()?;
+    }
+    io.recount_drops();
+    let counters = io.counters();
+    println!(
+        "{}",
+        serde_json::json!({
+            "requests": requests,
+            "answers": answers,
+            "kernel_drops": counters.kernel_drops,
+            "not_sent": counters.send_full + counters.send_failed,
+        })
+    );
+    Ok(())
+}
+
+/// Makes a request its own answer; false if it is none.
+fn turn_round(protocol: Protocol, format: &FrameFormat, bytes: &mut [u8]) -> bool {
+    match protocol {
+        Protocol::Native => match Frame::check(bytes, format) {
+            Ok(frame) if frame.kind() == Kind::ClientRequest => {
+                frame.header.kind = Kind::ClientResponse as u8;
+                true
+            }
+            _ => false,
+        },
+        Protocol::Dns => {
+            lbd::dns::query(bytes).is_ok() && {
+                bytes[2] |= 0x80;
+                true
+            }
+        }
+        Protocol::Raw => true,
+    }
+}
