@@ -132,3 +132,29 @@ impl Setup {
         Trace::steady(self.rate(load), self.requests, self.service, self.balancers, seed)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_of_the_servers_are_dealt_evenly_and_none_is_left_out() {
+        for (servers, balancers) in [(16, 1), (16, 8), (1_000, 100), (10_000, 64), (100_000, 256), (5_000, 3)]
+        {
+            let setup = Setup { servers, balancers, ..Setup::default() };
+            let of_one = setup.servers_of_one();
+            assert!(of_one <= SERVERS_OF_ONE_MAX);
+            let mut balancers_of = vec![0; servers];
+            for balancer in 0..balancers {
+                (0..of_one).for_each(|n| balancers_of[setup.server_of(balancer, n)] += 1);
+            }
+            let (least, most) = (balancers_of.iter().min().unwrap(), balancers_of.iter().max().unwrap());
+            assert!(
+                *least >= 1 && most - least <= 1,
+                "{servers} servers, {balancers} balancers: {least} to {most}"
+            );
+        }
+        assert_eq!(Setup { balancers: 8, ..Setup::default() }.servers_of_one(), 16, "few enough for all");
+        assert_eq!(Setup { subset: Some(4), ..Setup::default() }.servers_of_one(), 4);
+    }
+}

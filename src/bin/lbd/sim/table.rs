@@ -90,7 +90,8 @@ fn time(nanos: u64) -> String {
 pub fn json(plan: &Plan, cases: &[InCase]) -> Value {
     let case = |(case, (_, value)): (&InCase, &(f64, String))| {
         let mut object = serde_json::to_value(case).expect("names and numbers");
-        object[plan.along.name] = value.clone().into();
+        // A number as a number, a time as it is written.
+        object[plan.along.name] = value.parse::<f64>().map_or_else(|_| value.clone().into(), Value::from);
         object
     };
     let cases: Vec<Value> = cases.iter().zip(&plan.along.values).map(case).collect();
