@@ -57,7 +57,8 @@ mod tests {
         assert!((0..10).all(|_| !step(&mut delays)));
         assert_eq!(served[0][2].slowness.get(), 0);
         choose(&mut delays, PolicyKind::ShortestDelay, |slot| of(0, slot));
-        assert!((0..10).any(|_| step(&mut delays)));
+        let changes = (0..10).filter(|_| step(&mut delays)).count();
+        assert!((1..=4).contains(&changes), "{changes}");
         let shown = (served[0][2].service_us.get(), served[0][2].slowness.get());
         assert!((7_900..=8_100).contains(&shown.0) && (7_000..=8_000).contains(&shown.1), "{shown:?}");
         assert_eq!(served[0][0].slowness.get(), u64::from(AS_FAST));
