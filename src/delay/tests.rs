@@ -117,6 +117,15 @@ fn chance_makes_no_difference_between_equal_servers() {
 }
 
 #[test]
+fn less_than_a_quarter_is_no_difference_however_sure_it_is() {
+    for (micros, slower) in [(5_900, false), (7_000, true)] {
+        let mut delays = on(4);
+        look(&mut delays, 0, 3_000, |slot, ms| alone(ms * 2, if slot == 0 { micros } else { 5_000 }));
+        assert_eq!(delays.slowness(Slot::new(0)) > AS_FAST, slower, "{micros} us");
+    }
+}
+
+#[test]
 fn another_server_in_the_slot_starts_anew_and_so_does_a_pool_that_is_switched_on_again() {
     let mut delays = on(2);
     let served = |slot: usize, ms: u64| alone(ms / 5, if slot == 0 { 50_000 } else { 5_000 });
