@@ -59,6 +59,8 @@ reasons! {
     SlotsFull => "slots_full",
     /// The request's deadline passed before it could be served.
     Expired => "expired",
+    /// The repetition of a request that still waits in the balancer: one answer is for both.
+    StillWaits => "still_waits",
     /// An answer to a request that is not open: it was answered, has expired, or was never sent.
     NotOpen => "not_open",
     /// The turn had no room for another frame.

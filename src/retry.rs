@@ -24,7 +24,7 @@ impl Timeout {
         Timeout { floor, smoothed: None }
     }
 
-    /// Takes the latency of an answered *first* attempt (Karn's rule: an answer to a retry is ambiguous).
+    /// Takes the latency of an answered *first* attempt (Karn's rule, RFC 6298: the answer to a retry says less).
     pub fn observe(&mut self, latency: Duration) {
         self.smoothed = Some(match self.smoothed {
             None => (latency, latency / 2),

@@ -364,7 +364,9 @@ impl ClientRole {
         let open = *self.open_mut(sequence).ok_or(DropReason::NotOpen)?;
         match status {
             Status::Ok => {
-                if open.attempt == 1 {
+                // The answer says which attempt it is to: even one that was repeated too soon tells how long it takes now,
+                // or else time-outs would stay too short as long as there is a queue.
+                if frame.header.attempt == 1 {
                     self.timeout.observe(now.since(open.first_sent));
                 }
                 self.totals.answered += 1;

@@ -33,6 +33,8 @@ pub struct Seen {
 pub struct Look {
     /// Its servers, those of the configuration included.
     pub servers: Vec<Seen>,
+    /// Requests that wait in the balancer for a server with room.
+    pub waiting: u64,
     /// Requests refused so far for want of room at the servers.
     pub shed: u64,
     /// Datagrams of clients so far.
@@ -106,7 +108,8 @@ impl Keeper {
 
     /// The servers of this controller that go on, by what is shown of them.
     fn sample(&self, look: &Look) -> Sample {
-        let mut sample = Sample { shed: look.shed, arrived: look.arrived, ..Sample::default() };
+        let Look { waiting, shed, arrived, .. } = *look;
+        let mut sample = Sample { outstanding: waiting, shed, arrived, ..Sample::default() };
         for (Place { id, .. }, _) in self.crew.running() {
             match look.servers.iter().find(|seen| seen.id == id).map(|seen| (seen.state, seen.queue)) {
                 Some((State::Up, queue)) => {

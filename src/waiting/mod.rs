@@ -15,7 +15,8 @@
 //!
 //! # Nobody waits in vain
 //! A guest that would wait for more than half of its patience is refused at once: it would come back, or have left, by the
-//! time that it is served, and the servers would do work that nobody needs. How long it would wait follows from how long
+//! time that it is served, and the servers would do work that nobody needs. Who comes again while it waits ([`Room::has`]) need
+//! not be let in twice. How long it would wait follows from how long
 //! those before it have waited for each place in the queue. Who is out of patience when called is not served.
 
 mod limit;
@@ -33,6 +34,8 @@ use crate::time::Instant;
 
 /// The most guests of a room.
 pub const PLACES_MAX: usize = 1 << 20;
+/// The mark of guests that need not be told apart.
+pub const NO_MARK: u64 = 0;
 /// A guest is let in if it is likely to wait for its patience divided by this at most.
 const PATIENCE_SHARE: u32 = 2;
 /// Of the time for a place in the queue, each guest that is called makes up one part in so many.
@@ -47,6 +50,7 @@ pub struct Waiting<G> {
     pub since: Instant,
     /// How long it waits at most.
     pub patience: Duration,
+    mark: u64,
     ahead: u32,
     len: u32,
     bytes: Box<[u8]>,
@@ -86,6 +90,8 @@ pub struct Room<G> {
     /// Places that nobody has.
     free: ArrayQueue<Box<Waiting<G>>>,
     bytes_max: usize,
+    /// By their last bits: the marks of guests that wait. A hint: of two marks for one place only the first is there.
+    marks: Box<[Plain]>,
     /// A deliberate mistake, for a test that must see it.
     has_fence: bool,
 }
@@ -97,12 +103,13 @@ impl<G: Copy> Room<G> {
         let place = || {
             let bytes = vec![0; bytes_max].into_boxed_slice();
             let (since, patience) = (Instant::ZERO, Duration::ZERO);
-            Box::new(Waiting { guest: blank, since, patience, ahead: 0, len: 0, bytes })
+            Box::new(Waiting { guest: blank, since, patience, mark: NO_MARK, ahead: 0, len: 0, bytes })
         };
         let (queue, free) = (ArrayQueue::new(places.max(1)), ArrayQueue::new(places.max(1)));
         (0..places).for_each(|_| drop(free.push(place())));
         let (count, pace) = (AtomicU64::new(0), Plain::new(0));
-        Room { count, pace, queue, free, bytes_max, has_fence: true }
+        let marks = (0..(2 * places).next_power_of_two()).map(|_| Plain::new(NO_MARK)).collect();
+        Room { count, pace, queue, free, bytes_max, marks, has_fence: true }
     }
 
     /// Guests that wait.
@@ -126,16 +133,41 @@ impl<G: Copy> Room<G> {
         Duration::from_nanos(self.pace.load(Relaxed).saturating_mul(self.len()))
     }
 
-    /// Takes a guest in. It is to be followed by [`Room::call`].
-    pub fn enter(&self, now: Instant, patience: Duration, guest: G, bytes: &[u8]) -> Result<(), NoRoom> {
+    /// Whether a guest with this mark waits, as far as is known.
+    pub fn has(&self, mark: u64) -> bool {
+        mark != NO_MARK && self.place_of(mark).load(Relaxed) == mark
+    }
+
+    fn place_of(&self, mark: u64) -> &Plain {
+        &self.marks[mark as usize & (self.marks.len() - 1)]
+    }
+
+    /// Takes a guest in. It is to be followed by [`Room::call`]. Its `mark` is a hash that tells it from others, or
+    /// [`NO_MARK`].
+    pub fn enter(
+        &self,
+        now: Instant,
+        patience: Duration,
+        guest: G,
+        mark: u64,
+        bytes: &[u8],
+    ) -> Result<(), NoRoom> {
         if bytes.len() > self.bytes_max || self.expected_wait() > patience / PATIENCE_SHARE {
             return Err(NoRoom);
         }
         let mut waiting = self.free.pop().ok_or(NoRoom)?;
         waiting.bytes[..bytes.len()].copy_from_slice(bytes);
         let (len, ahead) = (bytes.len() as u32, self.len() as u32);
-        *waiting =
-            Waiting { guest, since: now, patience, ahead, len, bytes: std::mem::take(&mut waiting.bytes) };
+        *waiting = Waiting {
+            guest,
+            since: now,
+            patience,
+            mark,
+            ahead,
+            len,
+            bytes: std::mem::take(&mut waiting.bytes),
+        };
+        let _ = self.place_of(mark).compare_exchange(NO_MARK, mark, Relaxed, Relaxed);
         drop(self.queue.push(waiting)); // there are as many places in both queues
         self.count.fetch_add(1, UPDATE);
         self.fence();
@@ -174,7 +206,12 @@ impl<G: Copy> Room<G> {
             let left = count.checked_sub(1)?;
             match self.count.compare_exchange(count, left, UPDATE, LOAD) {
                 // Each guest was there before it was counted.
-                Ok(_) => return self.queue.pop(),
+                Ok(_) => {
+                    let waiting = self.queue.pop()?;
+                    let place = self.place_of(waiting.mark);
+                    let _ = place.compare_exchange(waiting.mark, NO_MARK, Relaxed, Relaxed);
+                    return Some(waiting);
+                }
                 Err(now) => count = now,
             }
         }

@@ -40,7 +40,7 @@ fn call(room: &Room<u32>, now: Instant, free: &mut Free) -> Option<u32> {
 fn guests_are_called_in_order_with_what_they_brought() {
     let (room, mut free) = (Room::new(3, 4, 0), Free(2));
     for (guest, bytes) in [(7, &b"abcd"[..]), (8, b""), (9, b"xy")] {
-        room.enter(NOW, PATIENCE, guest, bytes).unwrap();
+        room.enter(NOW, PATIENCE, guest, NO_MARK, bytes).unwrap();
     }
     assert_eq!((room.len(), room.is_empty()), (3, false));
     for (guest, bytes) in [(7, &b"abcd"[..]), (8, b"")] {
@@ -57,20 +57,20 @@ fn guests_are_called_in_order_with_what_they_brought() {
 #[test]
 fn a_full_room_refuses_and_so_does_one_without_places_and_what_is_too_long() {
     let room = Room::new(2, 4, 0);
-    assert_eq!(room.enter(NOW, PATIENCE, 1, b"12345"), Err(NoRoom));
-    room.enter(NOW, PATIENCE, 1, b"1234").unwrap();
-    room.enter(NOW, PATIENCE, 2, b"").unwrap();
-    assert_eq!(room.enter(NOW, PATIENCE, 3, b""), Err(NoRoom));
+    assert_eq!(room.enter(NOW, PATIENCE, 1, NO_MARK, b"12345"), Err(NoRoom));
+    room.enter(NOW, PATIENCE, 1, NO_MARK, b"1234").unwrap();
+    room.enter(NOW, PATIENCE, 2, NO_MARK, b"").unwrap();
+    assert_eq!(room.enter(NOW, PATIENCE, 3, NO_MARK, b""), Err(NoRoom));
     assert_eq!(call(&room, NOW, &mut Free(1)), Some(1));
-    room.enter(NOW, PATIENCE, 3, b"").unwrap();
-    assert_eq!(Room::new(0, 4, 0).enter(NOW, PATIENCE, 1, b""), Err(NoRoom));
+    room.enter(NOW, PATIENCE, 3, NO_MARK, b"").unwrap();
+    assert_eq!(Room::new(0, 4, 0).enter(NOW, PATIENCE, 1, NO_MARK, b""), Err(NoRoom));
 }
 
 #[test]
 fn who_is_out_of_patience_is_passed_over_and_no_server_is_spent_on_it() {
     let (room, mut free, mut expired) = (Room::new(4, 4, 0), Free(1), 0);
     for (guest, patience) in [(1, 10 * MS), (2, 20 * MS), (3, 10 * MS)] {
-        room.enter(NOW, patience, guest, b"").unwrap();
+        room.enter(NOW, patience, guest, NO_MARK, b"").unwrap();
     }
     let ((), waiting) = room.call(NOW + 10 * MS, &mut free, &mut expired).unwrap();
     assert_eq!((waiting.guest, expired, free.0), (2, 1, 0));
@@ -79,8 +79,21 @@ fn who_is_out_of_patience_is_passed_over_and_no_server_is_spent_on_it() {
     assert!(room.call(NOW + 10 * MS, &mut free, &mut expired).is_none());
     assert_eq!((expired, free.0, room.len()), (2, 1, 0));
     for guest in 0..4 {
-        room.enter(NOW, PATIENCE, guest, b"").expect("all places are free again");
+        room.enter(NOW, PATIENCE, guest, NO_MARK, b"").expect("all places are free again");
     }
+}
+
+#[test]
+fn who_waits_is_known_by_its_mark_until_it_is_called() {
+    let (room, mut free) = (Room::new(4, 4, 0), Free(2));
+    // The second and the third have one place for their marks: the later one is not remembered.
+    for (guest, mark) in [(1, 7), (2, 8), (3, 16), (4, NO_MARK)] {
+        room.enter(NOW, PATIENCE, guest, mark, b"").unwrap();
+    }
+    let known = |room: &Room<u32>| [7, 8, 16, NO_MARK].map(|mark| room.has(mark));
+    assert_eq!(known(&room), [true, true, false, false]);
+    assert_eq!((call(&room, NOW, &mut free), known(&room)), (Some(1), [false, true, false, false]));
+    assert_eq!((call(&room, NOW, &mut free), known(&room)), (Some(2), [false; 4]));
 }
 
 /// A queue in which each guest waits for 10 ms per place.
@@ -88,7 +101,7 @@ fn slow_room() -> Room<u32> {
     let room = Room::new(1000, 4, 0);
     let mut now = NOW;
     for _ in 0..200 {
-        room.enter(now, Duration::from_secs(3600), 0, b"").unwrap();
+        room.enter(now, Duration::from_secs(3600), 0, NO_MARK, b"").unwrap();
         now += 10 * MS;
         call(&room, now, &mut Free(1)).unwrap();
     }
@@ -98,10 +111,11 @@ fn slow_room() -> Room<u32> {
 #[test]
 fn who_would_wait_for_more_than_half_of_its_patience_is_refused_at_once() {
     let room = slow_room();
-    let entered = (0..1000).take_while(|&guest| room.enter(NOW, PATIENCE, guest, b"").is_ok()).count();
+    let entered =
+        (0..1000).take_while(|&guest| room.enter(NOW, PATIENCE, guest, NO_MARK, b"").is_ok()).count();
     assert!((48..=52).contains(&entered), "{entered} of 10 ms each, half a second");
     assert!((450..=550).contains(&room.expected_wait().as_millis()), "{:?}", room.expected_wait());
-    room.enter(NOW, 4 * PATIENCE, 0, b"").expect("it has more patience");
+    room.enter(NOW, 4 * PATIENCE, 0, NO_MARK, b"").expect("it has more patience");
 }
 
 #[test]
@@ -110,11 +124,12 @@ fn a_room_that_was_slow_once_fills_again_when_it_has_become_fast() {
     let mut now = NOW;
     for _ in 0..200 {
         // Even the first is likely to wait for too long, but an empty room takes it: else nothing would be learnt.
-        room.enter(now, 10 * MS, 0, b"").unwrap();
+        room.enter(now, 10 * MS, 0, NO_MARK, b"").unwrap();
         now += MS / 100;
         call(&room, now, &mut Free(1)).unwrap();
     }
-    let entered = (0..1000).take_while(|&guest| room.enter(NOW, 10 * MS, guest, b"").is_ok()).count();
+    let entered =
+        (0..1000).take_while(|&guest| room.enter(NOW, 10 * MS, guest, NO_MARK, b"").is_ok()).count();
     assert!(entered > 400, "{entered}");
 }
 
@@ -129,7 +144,7 @@ proptest! {
                 0 => {
                     let patience = Duration::from_secs(60) + MS * n;
                     let is_long = room.expected_wait() > patience / PATIENCE_SHARE;
-                    let is_let_in = room.enter(now, patience, number, &number.to_le_bytes()).is_ok();
+                    let is_let_in = room.enter(now, patience, number, NO_MARK, &number.to_le_bytes()).is_ok();
                     prop_assert_eq!(is_let_in, oracle.len() < 8 && !is_long);
                     if is_let_in {
                         oracle.push_back((number, now + patience));
@@ -204,7 +219,9 @@ fn stress_every_guest_is_served_once() {
                                 served.push(guest);
                                 own.push_back(slot);
                             }
-                            None if room.enter(NOW, PATIENCE, guest, b"").is_err() => served.push(guest),
+                            None if room.enter(NOW, PATIENCE, guest, NO_MARK, b"").is_err() => {
+                                served.push(guest)
+                            }
                             None => {}
                         }
                         if let Some(slot) = own.pop_front() {
@@ -270,7 +287,7 @@ mod loom_model {
             let (other_tree, other_room) = (Arc::clone(&tree), Arc::clone(&room));
             let handle = loom::thread::spawn(move || {
                 let mut host = Binary { tree: other_tree, rng: Rng::new(2) };
-                other_room.enter(NOW, PATIENCE, 7, b"").unwrap();
+                other_room.enter(NOW, PATIENCE, 7, NO_MARK, b"").unwrap();
                 other_room.call(NOW, &mut host, &mut 0).map(|(_, waiting)| waiting.guest)
             });
             let mut host = Binary { tree: Arc::clone(&tree), rng: Rng::new(3) };

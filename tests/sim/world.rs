@@ -439,7 +439,11 @@ impl World {
         let refused = self.total(|s| &s.busy_no_server)
             + self.total(|s| &s.busy_shed)
             + self.total(|s| &s.refused_mode);
-        let expired: u64 = self.stats.iter().map(|s| s.drops.get(DropReason::Expired)).sum();
+        let expired: u64 = self
+            .stats
+            .iter()
+            .map(|s| s.drops.get(DropReason::Expired) + s.drops.get(DropReason::StillWaits))
+            .sum();
         let accounted = self.total(|s| &s.dispatched) + refused + expired;
         let requests = self.total(|s| &s.requests);
         assert_eq!(requests, accounted, "seed {seed}: requests = dispatched + refused + expired");

@@ -120,6 +120,7 @@ fn look(pool: &PoolStatus, told: &[Wanted]) -> Look {
     let shed = of_room.iter().filter_map(|reason| pool.refused.get(reason.name())).sum();
     Look {
         servers: seen.collect(),
+        waiting: pool.decisions.waiting,
         shed,
         arrived: pool.arrived,
         told: told.iter().map(|wanted| wanted.id).collect(),

@@ -327,6 +327,28 @@ fn a_full_room_is_said_so_with_the_time_that_it_needs_and_the_expired_are_droppe
 }
 
 #[test]
+fn a_request_that_is_repeated_while_it_waits_is_served_once() {
+    let mut bench = bounded(8);
+    let first = bench.dispatched();
+    let again = |client| {
+        let mut header = header(&request_of(client, SECOND));
+        header.attempt = 2;
+        frame(&header, b"question")
+    };
+    for bytes in [request_of(1, SECOND), again(1), again(1), again(2), again(2), again(3)] {
+        assert_eq!(bench.turn(FRONT, addr(40_001), &bytes), []);
+    }
+    assert_eq!((bench.balancer.waiting(), bench.drops(DropReason::StillWaits)), (3, 3));
+    let mut at_server = first;
+    for number in 2..5 {
+        at_server = bench.turn(BACK, addr(50_000), &reply(&at_server, number)).remove(1).1;
+    }
+    // It waits no more.
+    assert_eq!(bench.turn(FRONT, addr(40_001), &again(1)), []);
+    assert_eq!((bench.balancer.waiting(), bench.drops(DropReason::StillWaits)), (1, 3));
+}
+
+#[test]
 fn nobody_waits_for_servers_that_are_gone() {
     let mut bench = bounded(4);
     bench.dispatched();

@@ -57,6 +57,7 @@ impl Balancer {
         now: Instant,
         asker: &Asker,
         deadline_us: u32,
+        mark: u64,
         bytes: &[u8],
     ) -> Result<(), NoRoom> {
         let patience = match deadline_us {
@@ -64,7 +65,12 @@ impl Balancer {
             micros => Duration::from_micros(micros.into()),
         };
         let guest = Guest { peer: asker.peer, local_ip: asker.local_ip, listener: asker.listener };
-        self.shared.room.enter(now, patience, guest, bytes)
+        self.shared.room.enter(now, patience, guest, mark, bytes)
+    }
+
+    /// Whether a request is a repetition of one that still waits: it is answered when that is.
+    pub(super) fn still_waits(&self, header: &Header) -> bool {
+        header.attempt > 1 && !self.shared.room.is_empty() && self.shared.room.has(mark_of(header))
     }
 
     /// When one that was refused may come back: when those who wait have been served.
@@ -144,4 +150,11 @@ fn take_off_deadline(bytes: &mut [u8], waited_us: u32) {
     if deadline > 0 {
         header.deadline_us.set(deadline.saturating_sub(waited_us).max(1)); // 0 would be no deadline
     }
+}
+
+/// Tells requests apart: all attempts of one have the same.
+pub(super) fn mark_of(header: &Header) -> u64 {
+    let mixed = header.client_id.get() ^ header.sequence.get().wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let mixed = (mixed ^ mixed >> 32).wrapping_mul(0xd6e8_feb8_6659_fd93);
+    (mixed ^ mixed >> 32) | 1 << 63
 }

@@ -9,7 +9,7 @@ use super::members::Member;
 use super::*;
 use crate::proxy_protocol;
 use crate::select::Slot;
-use crate::waiting::{Host, NoRoom, Room};
+use crate::waiting::{Host, NO_MARK, NoRoom, Room};
 
 /// The longest datagram that can wait, in bytes.
 const DATAGRAM_MAX: usize = 2_048;
@@ -63,7 +63,7 @@ impl Core {
     pub fn wait(&mut self, now: Instant, client: &Client, bytes: &[u8]) -> Result<(), NoRoom> {
         let Client { addr, front, local } = *client;
         let guest = Guest { addr, front, local_ip: self.locals.get(local) };
-        self.shared.room.enter(now, self.settings.timeout, guest, bytes)
+        self.shared.room.enter(now, self.settings.timeout, guest, NO_MARK, bytes)
     }
 
     /// A guest as this worker's client.
