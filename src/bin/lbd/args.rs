@@ -56,8 +56,9 @@ pub enum Command {
     Reload(Reach),
     /// Say what this machine grants, what is missing, and the command that mends it
     Doctor(Doctor),
-    /// Compare policies: the real balancers and servers in virtual time, against the best that is possible.
-    /// One of --load, --servers, --balancers, --staleness, --rtt and --loss may have several values, with commas between
+    /// Compare policies in virtual time with the best that is possible
+    ///
+    /// The balancers and servers are the real ones, and each policy gets the same requests. One of --load, --servers, --balancers, --staleness, --rtt and --loss may have several values, with commas between
     Sim(Box<Sim>),
     /// Check a configuration and print what it will run
     Check {
