@@ -22,7 +22,7 @@ pub struct Progress {
     in_flight: AtomicU64,
 }
 
-/// [`Progress`] at one moment.
+/// How far a run is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Live {
     /// As in [`Report`](super::Report).

@@ -84,7 +84,7 @@ pub struct Args {
     /// Name to ask for (default: example.com). {id} in it becomes 16 digits of its own in each query, so that nothing comes from a cache
     #[arg(long, value_name = "NAME", help_heading = REQUESTS)]
     pub dns_name: Option<String>,
-    /// File with names to ask for in turn: a line each, NAME [TYPE]
+    /// File with names to ask for in turn: a line each, NAME or NAME TYPE
     #[arg(long, value_name = "FILE", conflicts_with = "dns_name", help_heading = REQUESTS)]
     pub dns_names: Option<PathBuf>,
     /// Type to ask for (default: A), where the file says none
