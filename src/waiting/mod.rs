@@ -5,7 +5,7 @@
 //! citizens", USENIX ATC 2019). The tail of the response times comes to that of one central queue.
 //!
 //! One room is shared by the workers of a pool: first in, first out; whoever frees a server calls the next guest and sends
-//! it by its own sockets. Memory is fixed: a guest is copied once, into a place that was made at the start.
+//! it by its own sockets. Memory is fixed: a guest is copied once, into a place that was made when the limit was set.
 //!
 //! # No guest is forgotten
 //! Whoever enters tries to be called itself afterwards ([`Room::call`]); whoever gives a server room looks here afterwards.
@@ -21,6 +21,7 @@
 
 mod limit;
 
+use std::sync::OnceLock;
 use std::sync::atomic::AtomicU64 as Plain;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -86,30 +87,53 @@ pub struct Room<G> {
     count: AtomicU64,
     /// Nanoseconds that a guest waits for each one before it.
     pace: Plain,
-    queue: ArrayQueue<Box<Waiting<G>>>,
-    /// Places that nobody has.
-    free: ArrayQueue<Box<Waiting<G>>>,
+    /// There from the first time on that somebody may have to wait: they take megabytes.
+    places: OnceLock<Places<G>>,
+    places_max: usize,
     bytes_max: usize,
-    /// By their last bits: the marks of guests that wait. A hint: of two marks for one place only the first is there.
-    marks: Box<[Plain]>,
     /// A deliberate mistake, for a test that must see it.
     has_fence: bool,
 }
 
-impl<G: Copy> Room<G> {
-    /// A room with so many places (0 to [`PLACES_MAX`]), each for a request of so many bytes. `blank` fills empty places.
-    pub fn new(places: usize, bytes_max: usize, blank: G) -> Self {
-        assert!(places <= PLACES_MAX, "at most {PLACES_MAX} guests");
+#[derive(Debug)]
+struct Places<G> {
+    queue: ArrayQueue<Box<Waiting<G>>>,
+    /// Places that nobody has.
+    free: ArrayQueue<Box<Waiting<G>>>,
+    /// By their last bits: the marks of guests that wait. A hint: of two marks for one place only the first is there.
+    marks: Box<[Plain]>,
+}
+
+impl<G: Copy> Places<G> {
+    fn new(count: usize, bytes_max: usize, blank: G) -> Self {
         let place = || {
             let bytes = vec![0; bytes_max].into_boxed_slice();
             let (since, patience) = (Instant::ZERO, Duration::ZERO);
             Box::new(Waiting { guest: blank, since, patience, mark: NO_MARK, ahead: 0, len: 0, bytes })
         };
-        let (queue, free) = (ArrayQueue::new(places.max(1)), ArrayQueue::new(places.max(1)));
-        (0..places).for_each(|_| drop(free.push(place())));
+        let (queue, free) = (ArrayQueue::new(count.max(1)), ArrayQueue::new(count.max(1)));
+        (0..count).for_each(|_| drop(free.push(place())));
+        let marks = (0..(2 * count).next_power_of_two()).map(|_| Plain::new(NO_MARK)).collect();
+        Places { queue, free, marks }
+    }
+
+    fn mark(&self, mark: u64) -> &Plain {
+        &self.marks[mark as usize & (self.marks.len() - 1)]
+    }
+}
+
+impl<G: Copy> Room<G> {
+    /// A room for so many guests (0 to [`PLACES_MAX`]) with requests of so many bytes, that takes nobody before
+    /// [`Room::furnish`].
+    pub fn new(places_max: usize, bytes_max: usize) -> Self {
+        assert!(places_max <= PLACES_MAX, "at most {PLACES_MAX} guests");
         let (count, pace) = (AtomicU64::new(0), Plain::new(0));
-        let marks = (0..(2 * places).next_power_of_two()).map(|_| Plain::new(NO_MARK)).collect();
-        Room { count, pace, queue, free, bytes_max, marks, has_fence: true }
+        Room { count, pace, places: OnceLock::new(), places_max, bytes_max, has_fence: true }
+    }
+
+    /// Makes the places, if that was not done before; `blank` fills empty ones. Off the data path.
+    pub fn furnish(&self, blank: G) {
+        self.places.get_or_init(|| Places::new(self.places_max, self.bytes_max, blank));
     }
 
     /// Guests that wait.
@@ -135,11 +159,8 @@ impl<G: Copy> Room<G> {
 
     /// Whether a guest with this mark waits, as far as is known.
     pub fn has(&self, mark: u64) -> bool {
-        mark != NO_MARK && self.place_of(mark).load(Relaxed) == mark
-    }
-
-    fn place_of(&self, mark: u64) -> &Plain {
-        &self.marks[mark as usize & (self.marks.len() - 1)]
+        let marks = self.places.get().filter(|_| mark != NO_MARK);
+        marks.is_some_and(|places| places.mark(mark).load(Relaxed) == mark)
     }
 
     /// Takes a guest in. It is to be followed by [`Room::call`]. Its `mark` is a hash that tells it from others, or
@@ -155,7 +176,8 @@ impl<G: Copy> Room<G> {
         if bytes.len() > self.bytes_max || self.expected_wait() > patience / PATIENCE_SHARE {
             return Err(NoRoom);
         }
-        let mut waiting = self.free.pop().ok_or(NoRoom)?;
+        let places = self.places.get().ok_or(NoRoom)?;
+        let mut waiting = places.free.pop().ok_or(NoRoom)?;
         waiting.bytes[..bytes.len()].copy_from_slice(bytes);
         let (len, ahead) = (bytes.len() as u32, self.len() as u32);
         *waiting = Waiting {
@@ -167,8 +189,8 @@ impl<G: Copy> Room<G> {
             len,
             bytes: std::mem::take(&mut waiting.bytes),
         };
-        let _ = self.place_of(mark).compare_exchange(NO_MARK, mark, Relaxed, Relaxed);
-        drop(self.queue.push(waiting)); // there are as many places in both queues
+        let _ = places.mark(mark).compare_exchange(NO_MARK, mark, Relaxed, Relaxed);
+        drop(places.queue.push(waiting)); // there are as many places in both queues
         self.count.fetch_add(1, UPDATE);
         self.fence();
         Ok(())
@@ -207,9 +229,10 @@ impl<G: Copy> Room<G> {
             match self.count.compare_exchange(count, left, UPDATE, LOAD) {
                 // Each guest was there before it was counted.
                 Ok(_) => {
-                    let waiting = self.queue.pop()?;
-                    let place = self.place_of(waiting.mark);
-                    let _ = place.compare_exchange(waiting.mark, NO_MARK, Relaxed, Relaxed);
+                    let places = self.places.get()?;
+                    let waiting = places.queue.pop()?;
+                    let mark = places.mark(waiting.mark);
+                    let _ = mark.compare_exchange(waiting.mark, NO_MARK, Relaxed, Relaxed);
                     return Some(waiting);
                 }
                 Err(now) => count = now,
@@ -219,7 +242,9 @@ impl<G: Copy> Room<G> {
 
     /// Gives a place back.
     pub fn vacate(&self, waiting: Box<Waiting<G>>) {
-        drop(self.free.push(waiting)); // there are as many places in both queues
+        if let Some(places) = self.places.get() {
+            drop(places.free.push(waiting)); // there are as many places in both queues
+        }
     }
 
     /// A guest has waited for so long behind so many others. Workers may overwrite each other's figure: it is a hint.

@@ -14,6 +14,13 @@ const MS: Duration = Duration::from_millis(1);
 const PATIENCE: Duration = Duration::from_secs(1);
 const NOW: Instant = Instant::from_nanos(5_000_000_000);
 
+/// A room that is ready for guests, with requests of four bytes at most.
+fn furnished(places: usize) -> Room<u32> {
+    let room = Room::new(places, 4);
+    room.furnish(0);
+    room
+}
+
 /// Servers that take one request each.
 struct Free(u32);
 
@@ -38,7 +45,7 @@ fn call(room: &Room<u32>, now: Instant, free: &mut Free) -> Option<u32> {
 
 #[test]
 fn guests_are_called_in_order_with_what_they_brought() {
-    let (room, mut free) = (Room::new(3, 4, 0), Free(2));
+    let (room, mut free) = (furnished(3), Free(2));
     for (guest, bytes) in [(7, &b"abcd"[..]), (8, b""), (9, b"xy")] {
         room.enter(NOW, PATIENCE, guest, NO_MARK, bytes).unwrap();
     }
@@ -56,19 +63,30 @@ fn guests_are_called_in_order_with_what_they_brought() {
 
 #[test]
 fn a_full_room_refuses_and_so_does_one_without_places_and_what_is_too_long() {
-    let room = Room::new(2, 4, 0);
+    let room = furnished(2);
     assert_eq!(room.enter(NOW, PATIENCE, 1, NO_MARK, b"12345"), Err(NoRoom));
     room.enter(NOW, PATIENCE, 1, NO_MARK, b"1234").unwrap();
     room.enter(NOW, PATIENCE, 2, NO_MARK, b"").unwrap();
     assert_eq!(room.enter(NOW, PATIENCE, 3, NO_MARK, b""), Err(NoRoom));
     assert_eq!(call(&room, NOW, &mut Free(1)), Some(1));
     room.enter(NOW, PATIENCE, 3, NO_MARK, b"").unwrap();
-    assert_eq!(Room::new(0, 4, 0).enter(NOW, PATIENCE, 1, NO_MARK, b""), Err(NoRoom));
+    assert_eq!(furnished(0).enter(NOW, PATIENCE, 1, NO_MARK, b""), Err(NoRoom));
+}
+
+#[test]
+fn before_there_are_places_nobody_is_let_in() {
+    let room = Room::new(2, 4);
+    assert_eq!(room.enter(NOW, PATIENCE, 1, 7, b""), Err(NoRoom));
+    assert!(room.is_empty() && !room.has(7) && room.take().is_none());
+    (0..2).for_each(|_| room.furnish(0));
+    assert_eq!(room.enter(NOW, PATIENCE, 1, 7, b""), Ok(()));
+    room.furnish(0);
+    assert_eq!((room.len(), room.has(7)), (1, true), "nobody is sent away");
 }
 
 #[test]
 fn who_is_out_of_patience_is_passed_over_and_no_server_is_spent_on_it() {
-    let (room, mut free, mut expired) = (Room::new(4, 4, 0), Free(1), 0);
+    let (room, mut free, mut expired) = (furnished(4), Free(1), 0);
     for (guest, patience) in [(1, 10 * MS), (2, 20 * MS), (3, 10 * MS)] {
         room.enter(NOW, patience, guest, NO_MARK, b"").unwrap();
     }
@@ -85,7 +103,7 @@ fn who_is_out_of_patience_is_passed_over_and_no_server_is_spent_on_it() {
 
 #[test]
 fn who_waits_is_known_by_its_mark_until_it_is_called() {
-    let (room, mut free) = (Room::new(4, 4, 0), Free(2));
+    let (room, mut free) = (furnished(4), Free(2));
     // The second and the third have one place for their marks: the later one is not remembered.
     for (guest, mark) in [(1, 7), (2, 8), (3, 16), (4, NO_MARK)] {
         room.enter(NOW, PATIENCE, guest, mark, b"").unwrap();
@@ -98,7 +116,7 @@ fn who_waits_is_known_by_its_mark_until_it_is_called() {
 
 /// A queue in which each guest waits for 10 ms per place.
 fn slow_room() -> Room<u32> {
-    let room = Room::new(1000, 4, 0);
+    let room = furnished(1000);
     let mut now = NOW;
     for _ in 0..200 {
         room.enter(now, Duration::from_secs(3600), 0, NO_MARK, b"").unwrap();
@@ -137,7 +155,7 @@ proptest! {
     /// Against a plain queue.
     #[test]
     fn it_is_a_queue_with_places(ops in prop::collection::vec((0u8..4, 0u32..30), 1..200)) {
-        let (room, mut oracle) = (Room::new(8, 4, 0u32), VecDeque::new());
+        let (room, mut oracle) = (furnished(8), VecDeque::new());
         let (mut now, mut free, mut number) = (NOW, Free(0), 0u32);
         for (op, n) in ops {
             match op {
@@ -203,7 +221,7 @@ fn stress_every_guest_is_served_once() {
     const EACH: u32 = 20_000;
     let tree = Arc::new(Tree::new(3, 1));
     (0..3).for_each(|slot| tree.set(Slot::new(slot), LeafState::Eligible, 1));
-    let room = Arc::new(Room::new(64, 4, 0));
+    let room = Arc::new(furnished(64));
     let served: Vec<_> = std::thread::scope(|scope| {
         let handles: Vec<_> = (0..4u32)
             .map(|number| {
@@ -283,7 +301,7 @@ mod loom_model {
             let tree = Arc::new(FArray::<2>::new(1, 1));
             tree.set(Slot::new(0), LeafState::Eligible, 1);
             let busy = tree.reserve(&mut Rng::new(1)).unwrap().slot;
-            let room = Arc::new(Room { has_fence, ..Room::new(1, 4, 0) });
+            let room = Arc::new(Room { has_fence, ..furnished(1) });
             let (other_tree, other_room) = (Arc::clone(&tree), Arc::clone(&room));
             let handle = loom::thread::spawn(move || {
                 let mut host = Binary { tree: other_tree, rng: Rng::new(2) };

@@ -366,6 +366,7 @@ impl Balancer {
             }
         })?;
         if settings.max_outstanding != limit_before {
+            self.shared.furnish(settings.max_outstanding);
             self.shared.tree.set_cap(cap(settings.max_outstanding)); // one that was found stays
         }
         Ok(())

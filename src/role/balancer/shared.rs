@@ -12,7 +12,7 @@ use crate::role::live::Live;
 use crate::roster::Roster;
 use crate::select::{Slot, Tree};
 use crate::stats::PoolStats;
-use crate::waiting::{Room, cap};
+use crate::waiting::{Limit, Room, cap};
 use crate::wire::{CookieKey, DispatchWindow};
 
 /// One for all workers of a balancer.
@@ -41,8 +41,8 @@ pub(super) struct Shared {
 
 impl Shared {
     pub fn new(settings: Settings, instance: u64, epoch: u32) -> Self {
-        let (slots, workers) = (settings.servers_max, settings.workers);
-        Shared {
+        let (slots, workers, limit) = (settings.servers_max, settings.workers, settings.max_outstanding);
+        let shared = Shared {
             tree: Tree::new(slots, cap(settings.max_outstanding)),
             room: waiting::room(&settings),
             roster: Roster::new(slots, workers),
@@ -55,6 +55,15 @@ impl Shared {
             stats: (0..workers).map(|_| Arc::new(PoolStats::new(slots))).collect(),
             usable: AtomicU32::new(0),
             settings: Live::new(settings),
+        };
+        shared.furnish(limit);
+        shared
+    }
+
+    /// Makes room for those who may have to wait.
+    pub fn furnish(&self, limit: Option<Limit>) {
+        if limit.is_some() {
+            self.room.furnish(Guest::NOBODY);
         }
     }
 

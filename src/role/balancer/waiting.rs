@@ -21,16 +21,17 @@ pub(super) struct Guest {
 }
 
 impl Guest {
-    const NOBODY: Guest = Guest {
+    /// In an empty place.
+    pub const NOBODY: Guest = Guest {
         peer: SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0),
         local_ip: None,
         listener: Listeners::UNSPECIFIED,
     };
 }
 
-/// The room of a pool.
+/// The room of a pool, without places.
 pub(super) fn room(settings: &Settings) -> Room<Guest> {
-    Room::new(settings.waiting_max, settings.format.size, Guest::NOBODY)
+    Room::new(settings.waiting_max, settings.format.size)
 }
 
 impl Host for Balancer {

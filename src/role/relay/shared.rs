@@ -16,7 +16,7 @@ use crate::role::live::{Live, Seen};
 use crate::select::{Chooser, Slot, Tree};
 use crate::stats::{RelayStats, TcpStats};
 use crate::time::Instant;
-use crate::waiting::{Room, cap};
+use crate::waiting::{Limit, Room, cap};
 
 /// What the workers have noticed of a server, for the primary to judge.
 #[derive(Debug, Default)]
@@ -152,8 +152,8 @@ impl Shared {
     }
 
     pub(super) fn new(settings: Settings, seed: u64, key: [u8; 16]) -> Self {
-        let slots = settings.servers_max;
-        Shared {
+        let (slots, limit) = (settings.servers_max, settings.max_outstanding);
+        let shared = Shared {
             tree: Tree::new(slots, cap(settings.max_outstanding)),
             room: waiting::room(&settings),
             members: Members::new(slots),
@@ -171,6 +171,15 @@ impl Shared {
             stats: (0..settings.workers).map(|_| Arc::new(RelayStats::new(slots))).collect(),
             live: Live::new(Current::new(settings, key)),
             seed,
+        };
+        shared.furnish(limit);
+        shared
+    }
+
+    /// Makes room for those who may have to wait.
+    fn furnish(&self, limit: Option<Limit>) {
+        if limit.is_some() {
+            self.room.furnish(Guest::NOBODY);
         }
     }
 
@@ -263,6 +272,7 @@ impl Shared {
         })?;
         let Settings { max_outstanding, policy, .. } = *current.settings;
         if max_outstanding != limit_before {
+            self.furnish(max_outstanding);
             self.tree.set_cap(cap(max_outstanding)); // one that was found stays
         }
         self.chooser.lock().expect("no panic while it is held").set_policy(policy);

@@ -9,7 +9,7 @@ use super::members::Member;
 use super::*;
 use crate::proxy_protocol;
 use crate::select::Slot;
-use crate::waiting::{Host, NO_MARK, NoRoom, Room};
+use crate::waiting::{Host, NO_MARK, NoRoom, Room, Waiting};
 
 /// The longest datagram that can wait, in bytes.
 const DATAGRAM_MAX: usize = 2_048;
@@ -24,18 +24,19 @@ pub(super) struct Guest {
 }
 
 impl Guest {
-    const NOBODY: Guest = Guest {
+    /// In an empty place.
+    pub const NOBODY: Guest = Guest {
         addr: SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), 0),
         front: crate::batch::SocketId(0),
         local_ip: None,
     };
 }
 
-/// The room of a pool.
+/// The room of a pool, without places.
 pub(super) fn room(settings: &Settings) -> Room<Guest> {
     // A flow lasts: nobody waits for its end.
     let places = if settings.affinity == Affinity::None { settings.waiting_max } else { 0 };
-    Room::new(places, DATAGRAM_MAX, Guest::NOBODY)
+    Room::new(places, DATAGRAM_MAX)
 }
 
 impl Host for Core {
@@ -80,14 +81,17 @@ impl Relay {
             return;
         }
         let shared = Arc::clone(&self.core.shared);
-        if shared.usable.load(Ordering::Relaxed) == 0 {
-            self.dismiss(&shared, tx);
-        }
         let mut expired = 0;
         loop {
             if !tx.has_room_for(DATAGRAM_MAX + proxy_protocol::HEADER_MAX) {
                 self.has_more = true;
                 break;
+            }
+            if shared.usable.load(Ordering::Relaxed) == 0 {
+                // Nobody is to wait for a server that is not there.
+                let Some(waiting) = shared.room.take() else { break };
+                self.dismiss(waiting, tx);
+                continue;
             }
             let Some((server, mut waiting)) = shared.room.call(now, &mut self.core, &mut expired) else {
                 break;
@@ -110,16 +114,13 @@ impl Relay {
         self.core.stats.refused.add(DropReason::Expired, expired);
     }
 
-    /// There is no server any more: nobody is to wait for one.
-    fn dismiss(&mut self, shared: &Shared, tx: &mut Tx) {
-        while let Some(mut waiting) = shared.room.take() {
-            let client = self.core.client(&waiting.guest);
-            if let Matching::Dns(_) = self.matching {
-                dns::refuse(&mut self.core, &client, waiting.bytes(), tx);
-            }
-            self.core.stats.refused.add(DropReason::NoServer, 1);
-            shared.room.vacate(waiting);
+    fn dismiss(&mut self, mut waiting: Box<Waiting<Guest>>, tx: &mut Tx) {
+        let client = self.core.client(&waiting.guest);
+        if let Matching::Dns(_) = self.matching {
+            dns::refuse(&mut self.core, &client, waiting.bytes(), tx);
         }
+        self.core.stats.refused.add(DropReason::NoServer, 1);
+        self.core.shared.room.vacate(waiting);
     }
 
     /// Sends what waits now, be the servers busy or not: for a worker that retires.
