@@ -1,24 +1,12 @@
 //! What a health check sends, as a configuration writes it. Pure.
 
+use crate::dns::TYPES;
+
 /// Bytes of a name in wire format at most (RFC 1035, section 2.3.4).
 const NAME_LEN_MAX: usize = 255;
 
 /// Bytes of a payload at most: what one datagram carries on an ordinary path.
 pub const PAYLOAD_LEN_MAX: usize = 1_472;
-
-/// The types of records that have a name here.
-const KINDS: [(&str, u16); 10] = [
-    ("A", 1),
-    ("NS", 2),
-    ("CNAME", 5),
-    ("SOA", 6),
-    ("PTR", 12),
-    ("MX", 15),
-    ("TXT", 16),
-    ("AAAA", 28),
-    ("SRV", 33),
-    ("ANY", 255),
-];
 
 /// The name in wire format and the type of `example.com A`; the error says what to write.
 pub fn query(text: &str) -> Result<(Vec<u8>, u16), String> {
@@ -26,9 +14,9 @@ pub fn query(text: &str) -> Result<(Vec<u8>, u16), String> {
     let [name, kind] = words[..] else {
         return Err("is not a name and a type; write one such as \"example.com A\"".to_owned());
     };
-    let named = KINDS.iter().find(|(known, _)| known.eq_ignore_ascii_case(kind)).map(|&(_, number)| number);
+    let named = TYPES.iter().find(|(known, _)| known.eq_ignore_ascii_case(kind)).map(|&(_, number)| number);
     let kind = named.or_else(|| kind.parse().ok().filter(|number| *number > 0)).ok_or_else(|| {
-        let names: Vec<&str> = KINDS.iter().map(|(name, _)| *name).collect();
+        let names: Vec<&str> = TYPES.iter().map(|(name, _)| *name).collect();
         format!("ends in an unknown type; use {} or a number from 1 to 65535", names.join(", "))
     })?;
     let name = wire_name(name).ok_or(
@@ -40,7 +28,7 @@ pub fn query(text: &str) -> Result<(Vec<u8>, u16), String> {
 
 /// The type of a record in words.
 pub fn kind_name(kind: u16) -> String {
-    let known = KINDS.iter().find(|&&(_, number)| number == kind);
+    let known = TYPES.iter().find(|&&(_, number)| number == kind);
     known.map_or(format!("type {kind}"), |(name, _)| (*name).to_owned())
 }
 

@@ -12,6 +12,23 @@ mod tests;
 pub use name::{NAME_MAX, name_to_wire};
 pub use question::{Question, QuestionKey};
 
+/// The types of records that have a name here (IANA, "Resource Record (RR) TYPEs").
+pub const TYPES: [(&str, u16); 13] = [
+    ("A", 1),
+    ("NS", 2),
+    ("CNAME", 5),
+    ("SOA", 6),
+    ("PTR", 12),
+    ("MX", 15),
+    ("TXT", 16),
+    ("AAAA", 28),
+    ("SRV", 33),
+    ("NAPTR", 35),
+    ("SVCB", 64),
+    ("HTTPS", 65),
+    ("ANY", 255),
+];
+
 /// Bytes before the question.
 pub const HEADER_LEN: usize = 12;
 

@@ -28,30 +28,14 @@ const ADDITIONAL_COUNT: usize = 11;
 const NO_ERROR: u8 = 0;
 const NO_SUCH_NAME: u8 = 3;
 
-const TYPES: [(&str, u16); 13] = [
-    ("A", 1),
-    ("NS", 2),
-    ("CNAME", 5),
-    ("SOA", 6),
-    ("PTR", 12),
-    ("MX", 15),
-    ("TXT", 16),
-    ("AAAA", 28),
-    ("SRV", 33),
-    ("NAPTR", 35),
-    ("SVCB", 64),
-    ("HTTPS", 65),
-    ("ANY", 255),
-];
-
 /// The number of a type: by its name, `TYPE65` (RFC 3597) or `65`.
 pub fn type_from(text: &str) -> Result<u16, String> {
     let upper = text.to_ascii_uppercase();
-    if let Some((_, number)) = TYPES.iter().find(|(name, _)| *name == upper) {
+    if let Some((_, number)) = dns::TYPES.iter().find(|(name, _)| *name == upper) {
         return Ok(*number);
     }
     upper.strip_prefix("TYPE").unwrap_or(&upper).parse().map_err(|_| {
-        let names = TYPES.map(|(name, _)| name).join(", ");
+        let names = dns::TYPES.map(|(name, _)| name).join(", ");
         format!("`{text}` is no type of DNS records: {names}, or a number to 65535")
     })
 }
