@@ -24,10 +24,10 @@ struct Asker {
 }
 
 impl Role for Asker {
-    fn on_batch(&mut self, _: lbd::time::Instant, _: &mut lbd::batch::Rx, tx: &mut lbd::batch::Tx) {
+    fn on_batch(&mut self, _: lbd::base::time::Instant, _: &mut lbd::base::batch::Rx, tx: &mut lbd::base::batch::Tx) {
         for _ in 0..self.requests {
             self.sequence += 1;
-            let to = tx.destination(lbd::batch::SocketId(0), front(), None).expect("one destination");
+            let to = tx.destination(lbd::base::batch::SocketId(0), front(), None).expect("one destination");
             let bytes = tx.stage(to, FORMAT.size).expect("a turn has room");
             let mut header = Header::new(Kind::ClientRequest, FORMAT.size);
             header.attempt = 1;
@@ -36,8 +36,8 @@ impl Role for Asker {
             Frame::write(bytes, &header, &[5; 64]);
         }
     }
-    fn on_timeout(&mut self, _: lbd::time::Instant, _: &mut lbd::batch::Tx) {}
-    fn next_deadline(&self) -> Option<lbd::time::Instant> {
+    fn on_timeout(&mut self, _: lbd::base::time::Instant, _: &mut lbd::base::batch::Tx) {}
+    fn next_deadline(&self) -> Option<lbd::base::time::Instant> {
         None
     }
 }

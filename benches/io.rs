@@ -7,10 +7,10 @@
 use std::net::{Ipv4Addr, SocketAddr};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use lbd::batch::{FrameRef, SocketId};
+use lbd::base::batch::{FrameRef, SocketId};
 use lbd::io::socket::{SocketOptions, bind};
 use lbd::io::{BackEnd, DatagramIo, IoChoice, IoOptions};
-use lbd::time::Clock;
+use lbd::base::time::Clock;
 
 const FRAME_SIZE: usize = 256;
 

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
-use lbd::rng::Rng;
+use lbd::base::rng::Rng;
 use lbd::select::{Chooser, LeafState, PolicyKind, Slot, Tree};
 
 const SERVERS: [usize; 6] = [4, 16, 64, 256, 1024, 4096];

@@ -21,7 +21,7 @@ use crate::io::socket::{SocketOptions, bind};
 use crate::io::{BackEnd, DatagramIo, IoChoice, IoOptions};
 use crate::role::Role;
 use crate::role::client::{ClientRole, Ending, Full, Outcome, Settings, Source, Totals};
-use crate::time::{Clock, Instant, earliest};
+use crate::base::time::{Clock, Instant, earliest};
 use crate::wire::{FrameFormat, Mode, Status};
 
 /// Why a call has no answer.

@@ -18,7 +18,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::time::Instant;
+use crate::base::time::Instant;
 use crate::waiting::LIMIT_AT_FIRST;
 
 /// The longest queue that is told apart.
@@ -221,8 +221,8 @@ mod tests {
     use std::collections::VecDeque;
 
     use super::*;
-    use crate::rng::Rng;
-    use crate::service::ServiceTime;
+    use crate::base::rng::Rng;
+    use crate::base::service_time::ServiceTime;
 
     const SERVERS: usize = 4;
 

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::time::Duration;
 
-use crate::time::{Instant, earliest};
+use crate::base::time::{Instant, earliest};
 
 /// A crashed server is started again after this time, then after twice as long each time.
 const RESTART_AFTER: Duration = Duration::from_millis(100);

@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use crate::select::{AS_FAST, SLOWNESS_MAX, Slot};
 use crate::stats::ServedTotals;
-use crate::time::Instant;
+use crate::base::time::Instant;
 
 /// Old measurements have half of their weight after this time.
 const HALF_LIFE: Duration = Duration::from_secs(1);

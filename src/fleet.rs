@@ -10,7 +10,7 @@ use crate::model::Registration;
 use crate::operator::{Order, Refused, Standing, Switch};
 use crate::remembered::{Kept, Remembered};
 use crate::select::Slot;
-use crate::time::Instant;
+use crate::base::time::Instant;
 use crate::wire::tag::Stamp;
 
 /// One registered server.

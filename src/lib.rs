@@ -28,8 +28,7 @@
 
 pub mod access;
 pub mod admin;
-pub mod aged;
-pub mod batch;
+pub mod base;
 pub mod chart;
 pub mod client;
 pub mod concurrency;
@@ -39,7 +38,6 @@ pub mod daemon;
 pub mod delay;
 pub mod dns;
 pub mod doctor;
-pub mod drop_reason;
 pub mod estimate;
 pub mod fleet;
 pub mod handover;
@@ -54,20 +52,16 @@ pub mod page;
 pub mod proxy_protocol;
 pub mod remembered;
 pub mod retry;
-pub mod rng;
 pub mod role;
 pub mod roster;
 pub mod scale;
 pub mod select;
 pub mod server;
-pub mod service;
 pub mod slow_start;
 pub mod state_dir;
 pub mod stats;
 pub mod status;
-pub mod sync;
 pub mod terminal;
-pub mod time;
 pub mod waiting;
 pub mod wire;
 

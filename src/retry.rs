@@ -5,8 +5,8 @@
 
 use std::time::Duration;
 
-use crate::rng::Rng;
-use crate::time::Instant;
+use crate::base::rng::Rng;
+use crate::base::time::Instant;
 
 /// Smoothed latency and the time-out that follows from it.
 #[derive(Clone, Debug)]

@@ -15,7 +15,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::time::Instant;
+use crate::base::time::Instant;
 
 /// When to grow and shrink.
 #[derive(Clone, Copy, Debug, PartialEq)]

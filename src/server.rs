@@ -26,7 +26,7 @@ use crate::io::socket::{SocketOptions, bind};
 use crate::io::{BackEnd, DatagramIo, IoChoice, IoOptions, Waker};
 use crate::role::Role;
 use crate::role::server::{JobId, ServerRole, Settings, Totals, Work};
-use crate::time::Clock;
+use crate::base::time::Clock;
 use crate::wire::{FrameFormat, Status};
 
 /// Options of a [`Server`], with sensible defaults.

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use crate::select::SHARE_ALL;
-use crate::time::Instant;
+use crate::base::time::Instant;
 
 /// A server that comes up begins with this, of [`SHARE_ALL`].
 const SHARE_FIRST: u16 = SHARE_ALL / 10;

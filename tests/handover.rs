@@ -10,10 +10,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use lbd::batch::SocketId;
+use lbd::base::batch::SocketId;
 use lbd::handover::{Error, Label, Listener, Offer, Purpose, SocketKind, Wish};
 use lbd::io::{BackEnd, DatagramIo, IoChoice, IoOptions};
-use lbd::time::Clock;
+use lbd::base::time::Clock;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const ROLE: &str = "LBD_TEST_HANDOVER";

@@ -6,10 +6,10 @@ mod counting;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use lbd::batch::{FrameRef, SocketId};
+use lbd::base::batch::{FrameRef, SocketId};
 use lbd::io::socket::{SocketOptions, bind};
 use lbd::io::{BackEnd, DatagramIo, IoChoice, IoOptions};
-use lbd::time::Clock;
+use lbd::base::time::Clock;
 
 #[test]
 fn a_turn_over_mio_allocates_nothing() {

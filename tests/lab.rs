@@ -6,7 +6,7 @@ use std::time::Duration;
 use lbd::lab::{
     Contender, Figures, Overload, PoolKind, Quantiles, Setup, central_queue, exact_shortest_queue, simulate,
 };
-use lbd::service::ServiceTime;
+use lbd::base::service_time::ServiceTime;
 use lbd::wire::ReplyPath;
 
 const MS: Duration = Duration::from_millis(1);

@@ -9,7 +9,7 @@ use std::time::Duration;
 use lbd::daemon::inbox::inbox;
 use lbd::daemon::signals::Stop;
 use lbd::daemon::worker::Worker;
-use lbd::drop_reason::DropReason;
+use lbd::base::drop_reason::DropReason;
 use lbd::health::State;
 use lbd::io::socket::{SocketOptions, bind};
 use lbd::io::{DatagramIo, IoOptions, MmsgIo, Waker};
@@ -17,7 +17,7 @@ use lbd::role::balancer::{BACK, Balancer, FRONT, Settings};
 use lbd::role::client::Ending;
 use lbd::stats::PoolStats;
 use lbd::status::EventLog;
-use lbd::time::Clock;
+use lbd::base::time::Clock;
 use lbd::wire::{FrameFormat, Mode, ReplyPath};
 use lbd::{Client, Server, client, scale, select};
 
@@ -258,7 +258,7 @@ fn with_a_key_only_those_who_have_it_join() {
         assert_eq!(client.call(b"secret").unwrap(), b"secret");
     }
     assert!(!stranger.is_registered());
-    assert!(balancer.stats.drops.get(lbd::drop_reason::DropReason::Tag) > 0);
+    assert!(balancer.stats.drops.get(lbd::base::drop_reason::DropReason::Tag) > 0);
     assert!(server.stop().served >= 20);
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use lbd::model::Message;
-use lbd::time::Instant;
+use lbd::base::time::Instant;
 use lbd::wire::frame::unpack_addr;
 use lbd::wire::{CookieKey, Frame, FrameFormat, Header, Opener, Sealer};
 use zerocopy::{FromBytes, IntoBytes};

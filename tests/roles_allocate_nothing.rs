@@ -13,12 +13,12 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use lbd::load::{Generator, Ledger, Native, Plan};
-use lbd::rng::Rng;
+use lbd::base::rng::Rng;
 use lbd::role::client::{ClientRole, Settings};
 use lbd::role::relay::{self, Affinity, Speaks};
 use lbd::role::server::Work;
 use lbd::select::PolicyKind;
-use lbd::service::ServiceTime;
+use lbd::base::service_time::ServiceTime;
 use lbd::wire::{Mode, ReplyPath};
 
 use pipes::{End, FORMAT, Pool, client, front};
@@ -50,7 +50,7 @@ fn run<R: lbd::role::Role>(
     work: Work,
     path: ReplyPath,
     mut asker: End<R>,
-    mut ask: impl FnMut(&mut End<R>, lbd::time::Instant) -> u64,
+    mut ask: impl FnMut(&mut End<R>, lbd::base::time::Instant) -> u64,
 ) {
     let mut pool = Pool::new(16, work, path);
     let (mut answered, mut before) = (0, None);
@@ -75,7 +75,7 @@ fn with_clients(work: Work, path: ReplyPath) {
         servers: vec![],
         seed: 3,
     };
-    let role = ClientRole::new(settings, lbd::time::Instant::from_nanos(1));
+    let role = ClientRole::new(settings, lbd::base::time::Instant::from_nanos(1));
     run(work, path, End::new(role, &[client(0)]), |end, now| {
         end.turn(now);
         let mut ended = 0;
@@ -106,7 +106,7 @@ fn clients_with_queues_and_service_times() {
 
 #[test]
 fn the_load_generator() {
-    let start = lbd::time::Instant::from_nanos(1);
+    let start = lbd::base::time::Instant::from_nanos(1);
     let plan = Plan {
         target: front(),
         schedule: None,

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use crate::time::Instant;
+use crate::base::time::Instant;
 
 /// The networks whose sources are served.
 #[derive(Clone, Debug)]

@@ -10,8 +10,8 @@ use std::net::IpAddr;
 
 use siphasher::sip::SipHasher13;
 
-use crate::sync::{AtomicU64, Ordering};
-use crate::time::Instant;
+use crate::base::sync::{AtomicU64, Ordering};
+use crate::base::time::Instant;
 
 const ROWS: usize = 4;
 /// Cells of a row, as a power of two.

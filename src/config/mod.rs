@@ -45,7 +45,7 @@ use crate::logging;
 use crate::role::client::Source;
 use crate::roster::WORKERS_MAX;
 use crate::select::PolicyKind;
-use crate::service::ServiceTime;
+use crate::base::service_time::ServiceTime;
 use crate::waiting::{self, Limit};
 use crate::wire::header::{DATAGRAM_MAX, FRAME_SIZE_MAX, FRAME_SIZE_MIN, FRAME_SIZE_MIN_TAGGED};
 use crate::wire::{FrameFormat, ReplyPath};

@@ -9,7 +9,7 @@ use crate::health::State;
 use crate::io::{DatagramIo, IoCounters};
 use crate::role::balancer::{Balancer, Event, FRONT};
 use crate::status::{EventLog, Kind};
-use crate::time::Instant;
+use crate::base::time::Instant;
 
 /// The pool's name in figures and orders.
 pub const NAME: &str = "native";

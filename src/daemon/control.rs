@@ -13,7 +13,7 @@ use tokio::task::{AbortHandle, LocalSet};
 use super::names::{self, Names};
 use super::tcp::Splicer;
 use crate::role::relay::{Shared, Wanted};
-use crate::time::Clock;
+use crate::base::time::Clock;
 
 /// The servers that a pool shall have, by who wants them.
 pub struct Wishes {

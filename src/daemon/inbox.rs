@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::io::Waker;
-use crate::time::Instant;
+use crate::base::time::Instant;
 
 /// How long a loop may take to come round: far longer than any turn.
 const PATIENCE: Duration = Duration::from_secs(5);

@@ -35,7 +35,7 @@ use tracing::info;
 use crate::io::socket::receive_buffer;
 use crate::io::{BackEnd, DatagramIo, IoChoice, IoOptions};
 use crate::role::Role;
-use crate::time::{Clock, Instant, earliest};
+use crate::base::time::{Clock, Instant, earliest};
 
 /// A back end of this choice over these sockets.
 pub fn back_end(

@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use crate::proxy_protocol::{self, Transport};
 use crate::role::relay::Shared;
 use crate::select::Slot;
-use crate::time::Clock;
+use crate::base::time::Clock;
 
 /// How long a server may take to accept.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);

@@ -11,11 +11,11 @@ use super::affinity;
 use super::inbox::Inbox;
 use super::signals::Stop;
 use super::turn_until;
-use crate::batch::SocketId;
+use crate::base::batch::SocketId;
 use crate::io::DatagramIo;
 use crate::role::Role;
 use crate::status::EventLog;
-use crate::time::{Clock, Instant};
+use crate::base::time::{Clock, Instant};
 
 /// A role that stands between clients and servers.
 pub trait Balancing: Role {

@@ -5,9 +5,9 @@ use std::collections::VecDeque;
 use proptest::prelude::*;
 
 use super::*;
-use crate::rng::Rng;
+use crate::base::rng::Rng;
 use crate::select::{Chooser, LeafState, PolicyKind, SHARE_ALL, Tree, cost_of};
-use crate::service::ServiceTime;
+use crate::base::service_time::ServiceTime;
 
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);

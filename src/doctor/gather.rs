@@ -12,10 +12,10 @@ use rustix::process::{Resource, getrlimit};
 use super::facts::{Facts, Folder, Held, Trial};
 use super::needs::{Fixed, Needs};
 use super::proc;
-use crate::batch::SocketId;
+use crate::base::batch::SocketId;
 use crate::io::socket::{self, SocketOptions, bind};
 use crate::io::{DatagramIo, IoOptions, MmsgIo, UringIo};
-use crate::time::Clock;
+use crate::base::time::Clock;
 
 /// The time in which dropped datagrams are counted.
 const DROPS_WINDOW: Duration = Duration::from_millis(500);

@@ -15,7 +15,7 @@ use rustix::net::{
 
 use super::Error;
 use super::message::{Message, PREFACE_LEN, check_preface, preface};
-use crate::time::{Clock, Instant};
+use crate::base::time::{Clock, Instant};
 
 /// The longest message, in bytes.
 pub const MESSAGE_MAX: usize = 16 << 20;

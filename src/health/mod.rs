@@ -36,7 +36,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use self::record::Record;
-use crate::time::Instant;
+use crate::base::time::Instant;
 
 /// What the balancer thinks of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -19,7 +19,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::Limits;
-use crate::time::Instant;
+use crate::base::time::Instant;
 
 /// A suspicion that lasts as long is a failure.
 pub const AWAY_MIN: Duration = Duration::from_millis(250);

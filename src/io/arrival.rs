@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 
 use super::cmsg::Ancillary;
 use super::{IoCounters, IoOptions, socket, sys};
-use crate::batch::{Received, Rx, SocketId};
+use crate::base::batch::{Received, Rx, SocketId};
 
 /// The least slot size that every merged datagram fits.
 const MERGED_MAX: usize = 65_535;

@@ -8,8 +8,8 @@ use std::str::FromStr;
 use tracing::{info, warn};
 
 use super::{DatagramIo, IoCounters, IoOptions, MmsgIo, UringIo, Waker};
-use crate::batch::{Rx, SocketId, Tx};
-use crate::time::{Clock, Instant};
+use crate::base::batch::{Rx, SocketId, Tx};
+use crate::base::time::{Clock, Instant};
 
 /// Which back end is asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

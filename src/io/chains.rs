@@ -1,7 +1,7 @@
 //! The destinations of a turn, chained by socket: a call that carries messages of one socket only needs them
 //! together.
 
-use crate::batch::{SocketId, Tx};
+use crate::base::batch::{SocketId, Tx};
 
 /// The destinations of a turn by socket, in the order in which they first occurred.
 pub struct Chains {

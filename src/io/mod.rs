@@ -31,8 +31,8 @@ mod uring;
 use std::io;
 use std::net::SocketAddr;
 
-use crate::batch::{Rx, SocketId, Tx};
-use crate::time::Instant;
+use crate::base::batch::{Rx, SocketId, Tx};
+use crate::base::time::Instant;
 
 pub use self::back_end::{AUTO, BackEnd, IoChoice};
 pub use self::mmsg::MmsgIo;

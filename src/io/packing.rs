@@ -2,7 +2,7 @@
 
 use std::iter::Peekable;
 
-use crate::batch::FrameRef;
+use crate::base::batch::FrameRef;
 
 /// The longest UDP payload over IPv4: 65,535 less the IP and UDP headers.
 pub const PAYLOAD_MAX: usize = 65_507;
@@ -46,7 +46,7 @@ impl Packed {
 /// Adjacent frames of one slot: what becomes one iovec.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Range {
-    /// A receive slot, or [`STAGED`](crate::batch::STAGED).
+    /// A receive slot, or [`STAGED`](crate::base::batch::STAGED).
     pub slot: u16,
     /// Offset of the first byte.
     pub offset: u32,

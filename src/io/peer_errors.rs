@@ -9,7 +9,7 @@ use super::cmsg::{self, Control};
 use super::ready::{Read, ReadySockets};
 use super::sockaddr::RawAddr;
 use super::{IoCounters, sys};
-use crate::batch::{PEER_ERRORS_MAX, PeerError, Rx, SocketId};
+use crate::base::batch::{PEER_ERRORS_MAX, PeerError, Rx, SocketId};
 
 /// The sockets whose error queue may hold something. What a turn leaves, the next one reads.
 pub struct ErrorQueues(ReadySockets);

@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 
-use crate::batch::SocketId;
+use crate::base::batch::SocketId;
 
 /// What one read of one socket gave.
 #[derive(Clone, Copy, Debug)]

@@ -16,7 +16,7 @@ use super::chains::Chains;
 use super::cmsg::{self, Control};
 use super::packing::{Limits, Packed, RANGES_MAX, Range, SEGMENTS_MAX, SEGMENTS_MAX_OLD, next_message};
 use super::sockaddr::RawAddr;
-use crate::batch::{Rx, SocketId, Tx};
+use crate::base::batch::{Rx, SocketId, Tx};
 
 /// The most messages of one call.
 pub const MESSAGES_MAX: usize = 64;

@@ -22,7 +22,7 @@ pub struct SocketOptions {
     /// that know nothing of MTUs must. Otherwise it is refused.
     pub fragments: bool,
     /// Whether ICMP errors of peers are told with the address that they concern, in
-    /// [`Rx::errors`](crate::batch::Rx::errors): for a socket towards servers.
+    /// [`Rx::errors`](crate::base::batch::Rx::errors): for a socket towards servers.
     pub report_errors: bool,
     /// Whether it may have, and send from, addresses that are not this host's (IP_TRANSPARENT).
     pub transparent: bool,

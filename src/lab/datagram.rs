@@ -10,7 +10,7 @@ use super::machine::End;
 use super::places::Place;
 use super::setup::{Setup, WAITING_MAX};
 use super::world::{Meaning, Pool};
-use crate::batch::{Rx, SocketId, Tx};
+use crate::base::batch::{Rx, SocketId, Tx};
 use crate::health::Rules;
 use crate::role::Role;
 use crate::role::relay::{
@@ -18,7 +18,7 @@ use crate::role::relay::{
     WorkerSockets,
 };
 use crate::select::Slot;
-use crate::time::Instant;
+use crate::base::time::Instant;
 
 /// Ports towards the servers: all requests are of one client, which has one pair of port and server with each.
 const PORTS: u16 = 4;

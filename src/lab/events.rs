@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 
-use crate::time::Instant;
+use crate::base::time::Instant;
 
 /// Something that will happen at a moment; of one moment, what was planned first happens first.
 struct Planned<E> {

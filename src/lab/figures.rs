@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::time::Instant;
+use crate::base::time::Instant;
 
 /// Latencies of a run, in nanoseconds; zero where nothing was answered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]

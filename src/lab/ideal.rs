@@ -7,8 +7,8 @@ use std::collections::{BTreeSet, BinaryHeap};
 use super::lengths::Lengths;
 use super::speeds::Speeds;
 use super::trace::Trace;
-use crate::rng::Rng;
-use crate::time::Instant;
+use crate::base::rng::Rng;
+use crate::base::time::Instant;
 
 /// The order in which free servers are taken: the fastest first, of equal ones the first. (A speed's bits are in the
 /// order of the speeds: all are positive.)

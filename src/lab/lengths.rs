@@ -1,6 +1,6 @@
 //! The queues as they truly are, which no balancer knows: the least of them, in constant time.
 
-use crate::rng::Rng;
+use crate::base::rng::Rng;
 
 /// The length of every server's queue.
 #[derive(Debug)]
@@ -71,7 +71,7 @@ impl Lengths {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rng::Rng;
+    use crate::base::rng::Rng;
     use proptest::prelude::*;
 
     proptest! {

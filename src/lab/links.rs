@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::places::Place;
-use crate::rng::Rng;
+use crate::base::rng::Rng;
 
 /// The most bytes of a datagram in the lab: a frame of the smallest size.
 pub(super) const DATAGRAM: usize = crate::wire::header::FRAME_SIZE_MIN;

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::role::Role;
-use crate::time::Instant;
+use crate::base::time::Instant;
 
 /// A server as one balancer knows it.
 pub(super) trait End: Role {

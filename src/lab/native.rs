@@ -9,13 +9,13 @@ use super::machine::End;
 use super::places::Place;
 use super::setup::{Setup, WAITING_MAX};
 use super::world::{Meaning, Pool};
-use crate::batch::SocketId;
+use crate::base::batch::SocketId;
 use crate::health::Rules;
 use crate::role::balancer::{self, BACK, Balancer, FRONT};
 use crate::role::server::{self, JobId, ServerRole, Work};
 use crate::scale;
 use crate::select::Slot;
-use crate::time::Instant;
+use crate::base::time::Instant;
 use crate::wire::header::HEADER_LEN;
 use crate::wire::{Frame, FrameFormat, Header, Kind, Mode, ServerOp, Status};
 

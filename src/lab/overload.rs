@@ -10,7 +10,7 @@ use super::setup::Setup;
 use super::study::{in_parallel, play};
 use super::trace::{Phase, Trace};
 use super::world::NotReady;
-use crate::time::Instant;
+use crate::base::time::Instant;
 
 /// A time of too many requests.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use crate::batch::SocketId;
+use crate::base::batch::SocketId;
 
 /// Where datagrams come from and go to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::speeds::{Group, Speeds, Spell};
 use super::trace::Trace;
-use crate::service::ServiceTime;
+use crate::base::service_time::ServiceTime;
 use crate::wire::ReplyPath;
 
 /// What servers know of lbd.

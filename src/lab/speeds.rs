@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::str::FromStr;
 
-use crate::time::Instant;
+use crate::base::time::Instant;
 
 /// Servers that are equally fast, written `COUNTxSPEED`: of speed 2, a request takes half its time.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -14,7 +14,7 @@ use super::native::Native;
 use super::setup::{PoolKind, Setup};
 use super::trace::Trace;
 use super::world::{NotReady, World};
-use crate::time::thread_time;
+use crate::base::time::thread_time;
 
 /// A system under a load.
 #[derive(Clone, Debug, PartialEq)]

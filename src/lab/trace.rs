@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use crate::rng::Rng;
-use crate::service::ServiceTime;
-use crate::time::Instant;
+use crate::base::rng::Rng;
+use crate::base::service_time::ServiceTime;
+use crate::base::time::Instant;
 
 /// One request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

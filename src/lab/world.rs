@@ -15,11 +15,11 @@ use super::places::Place;
 use super::setup::Setup;
 use super::speeds::Speeds;
 use super::trace::Trace;
-use crate::batch::{Received, Rx, SocketId, Tx};
-use crate::rng::Rng;
+use crate::base::batch::{Received, Rx, SocketId, Tx};
+use crate::base::rng::Rng;
 use crate::role::Role;
 use crate::role::client::{self, ClientRole, Ending};
-use crate::time::Instant;
+use crate::base::time::Instant;
 use crate::wire::Mode;
 
 /// What a datagram is about.

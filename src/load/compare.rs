@@ -208,7 +208,7 @@ impl fmt::Display for Compared {
 mod tests {
     use super::*;
     use crate::load::made;
-    use crate::rng::Rng;
+    use crate::base::rng::Rng;
 
     /// Latencies around a mean, of a machine that gets slower and slower: `drift` is what a turn adds to the mean.
     fn compared(pairs: usize, a_us: f64, b_us: f64, drift: f64, seed: u64) -> Compared {

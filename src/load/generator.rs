@@ -7,9 +7,9 @@ use super::counts::Counts;
 use super::ledger::{Account, Ledger, SecondTally};
 use super::protocol::{Protocol, Request};
 use super::schedule::Schedule;
-use crate::batch::{Rx, Tx};
+use crate::base::batch::{Rx, Tx};
 use crate::role::Role;
-use crate::time::{Instant, earliest};
+use crate::base::time::{Instant, earliest};
 
 /// A request that leaves this much after its planned moment is late.
 pub const LATE: Duration = Duration::from_millis(1);

@@ -60,7 +60,7 @@ pub fn coins_at_most(heads: usize, n: usize) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rng::Rng;
+    use crate::base::rng::Rng;
 
     #[test]
     fn coins_are_binomial() {

@@ -9,8 +9,8 @@ use hdrhistogram::Histogram;
 use super::LATE;
 use super::counts::{Counts, Ending};
 use super::histogram::{self, add, record};
-use crate::drop_reason::{DropCounters, DropReason};
-use crate::time::Instant;
+use crate::base::drop_reason::{DropCounters, DropReason};
+use crate::base::time::Instant;
 
 /// Requests in flight that can be told apart, at most.
 const PLACES_MAX: usize = 1 << 22;

@@ -19,8 +19,8 @@ use crate::daemon::limits::allow_files;
 use crate::daemon::signals::Stop;
 use crate::io::socket::{SocketOptions, bind};
 use crate::io::{BackEnd, DatagramIo, IoChoice, IoOptions, PAYLOAD_MAX};
-use crate::rng::Rng;
-use crate::time::{Clock, Instant};
+use crate::base::rng::Rng;
+use crate::base::time::{Clock, Instant};
 use crate::wire::FrameFormat;
 
 /// Requests that leave in one turn at most, and their bytes.

@@ -140,7 +140,7 @@ mod tests {
     use super::super::series::Seconds;
     use super::super::{EncodedHistogram, SetUp};
     use super::*;
-    use crate::drop_reason::DropReason;
+    use crate::base::drop_reason::DropReason;
 
     const TIMEOUT: Duration = Duration::from_secs(1);
 

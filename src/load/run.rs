@@ -9,7 +9,7 @@ use super::{Generator, Protocol, SecondTally};
 use crate::daemon::signals::Stop;
 use crate::io::DatagramIo;
 use crate::role::Role;
-use crate::time::{Clock, Instant};
+use crate::base::time::{Clock, Instant};
 
 /// Figures that a loop writes once a turn and another thread shows.
 #[derive(Debug, Default)]

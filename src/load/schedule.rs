@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::trace::Trace;
-use crate::rng::Rng;
-use crate::time::Instant;
+use crate::base::rng::Rng;
+use crate::base::time::Instant;
 
 /// Requests of a burst, if nothing else is said.
 const BURST: u32 = 10;

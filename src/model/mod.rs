@@ -16,7 +16,7 @@ pub use client_response::ClientResponse;
 pub use controller_request::ControllerRequest;
 pub use server_response::{Registration, ServerResponse};
 
-use crate::drop_reason::DropReason;
+use crate::base::drop_reason::DropReason;
 use crate::wire::header::{HEADER_LEN, MAGIC, VERSION};
 use crate::wire::{Frame, FrameFormat, Kind};
 

@@ -10,12 +10,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 use std::time::Duration;
 
-use crate::batch::{Rx, SocketId, Tx};
-use crate::drop_reason::{DropCounters, DropReason};
+use crate::base::batch::{Rx, SocketId, Tx};
+use crate::base::drop_reason::{DropCounters, DropReason};
 use crate::retry::{Budget, Timeout};
-use crate::rng::Rng;
+use crate::base::rng::Rng;
 use crate::role::Role;
-use crate::time::Instant;
+use crate::base::time::Instant;
 use crate::wire::{Frame, FrameFormat, Header, Kind, Mode, Status};
 
 /// The only socket of a client.

@@ -6,12 +6,12 @@
 
 use std::net::SocketAddr;
 
-use crate::batch::{FrameRef, Rx, SocketId, Tx};
+use crate::base::batch::{FrameRef, Rx, SocketId, Tx};
 use crate::crew::{Crew, Outcome};
-use crate::drop_reason::{DropCounters, DropReason};
-use crate::rng::Rng;
+use crate::base::drop_reason::{DropCounters, DropReason};
+use crate::base::rng::Rng;
 use crate::role::{Role, send_from_slot};
-use crate::time::Instant;
+use crate::base::time::Instant;
 use crate::wire::{CookieKey, Frame, FrameFormat, Header, Kind, Opener, RequestOp, Sealer, Status};
 
 /// The only socket of a controller.

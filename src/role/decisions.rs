@@ -1,9 +1,9 @@
 //! Looks at one choice of a server in 64, after it was made: so that it costs next to nothing.
 
-use crate::rng::Rng;
+use crate::base::rng::Rng;
 use crate::select::{Slot, Tree};
 use crate::stats::DecisionStats;
-use crate::time::Instant;
+use crate::base::time::Instant;
 
 /// One choice in so many is looked at.
 const ONE_IN: u64 = 64;

@@ -12,7 +12,7 @@ use crate::crew::{Crew, Place};
 use crate::health::State;
 use crate::role::relay::Wanted;
 use crate::scale::{Decision, Policy, Sample, Scaler};
-use crate::time::Instant;
+use crate::base::time::Instant;
 
 /// A server that does not seem to listen is made known after this time all the same: the balancer will find out.
 const LISTEN_PATIENCE: Duration = Duration::from_secs(10);

@@ -2,7 +2,7 @@
 
 use crate::concurrency::{Finished, Search};
 use crate::select::{Slot, Tree};
-use crate::time::Instant;
+use crate::base::time::Instant;
 use crate::waiting::Limit;
 
 /// The search for the limit, where it is to be found.

@@ -3,7 +3,7 @@
 use crate::delay::Delays;
 use crate::select::{PolicyKind, Slot};
 use crate::stats::Served;
-use crate::time::Instant;
+use crate::base::time::Instant;
 
 /// Looks at what was measured at each slot, if it is time; whether leaves have to be written anew. `served` gives a worker's
 /// measurements at a slot, `identity` says which server has it, if one has.

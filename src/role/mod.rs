@@ -8,16 +8,15 @@ mod decisions;
 pub mod keeper;
 mod leaf;
 mod limit;
-mod live;
 mod measured;
 pub mod relay;
 pub mod server;
 
 use std::net::SocketAddr;
 
-use crate::batch::{FrameRef, Rx, SocketId, Tx};
-use crate::drop_reason::DropReason;
-use crate::time::Instant;
+use crate::base::batch::{FrameRef, Rx, SocketId, Tx};
+use crate::base::drop_reason::DropReason;
+use crate::base::time::Instant;
 
 /// What every component does with a turn.
 pub trait Role {

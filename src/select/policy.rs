@@ -3,7 +3,7 @@
 use std::str::FromStr;
 
 use super::{Full, Reserved, Slot, Tree};
-use crate::rng::Rng;
+use crate::base::rng::Rng;
 
 /// How a server is chosen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

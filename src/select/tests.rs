@@ -4,7 +4,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::rng::Rng;
+use crate::base::rng::Rng;
 
 fn pool(slots: usize, servers: usize, cap: u32) -> Tree {
     let tree = Tree::new(slots, cap);

@@ -24,8 +24,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use crossbeam_utils::CachePadded;
 
 use super::{Full, Slot};
-use crate::rng::Rng;
-use crate::sync::{AtomicU64, LOAD, UPDATE, proof_fence};
+use crate::base::rng::Rng;
+use crate::base::sync::{AtomicU64, LOAD, UPDATE, proof_fence};
 
 /// Whether a server may be chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

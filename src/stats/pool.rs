@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Mutex;
 
 use super::{Counter, DecisionStats, LatencyHistogram, Served};
-use crate::drop_reason::DropCounters;
+use crate::base::drop_reason::DropCounters;
 use crate::scale::Outlook;
 use crate::select::Slot;
 

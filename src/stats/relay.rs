@@ -8,7 +8,7 @@
 //! ```
 
 use super::{Counter, DecisionStats, LatencyHistogram, Served};
-use crate::drop_reason::DropCounters;
+use crate::base::drop_reason::DropCounters;
 
 /// Figures of one server slot. Counters belong to the slot and go on when another server takes it.
 #[derive(Debug, Default)]

@@ -78,7 +78,7 @@ mod tests {
     use super::*;
     use crate::stats::PoolStats;
     use crate::status::Kind;
-    use crate::time::Clock;
+    use crate::base::time::Clock;
 
     #[test]
     fn readers_see_one_snapshot_until_the_next_tick() {

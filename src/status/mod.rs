@@ -36,7 +36,7 @@ pub use view::{NATIVE, PoolView, ServerView};
 use crate::role::relay::Shared;
 use crate::scale::Outlook;
 use crate::stats::{LatencySnapshot, PoolStats};
-use crate::time::{Clock, Instant};
+use crate::base::time::{Clock, Instant};
 use native::NativeSampler;
 use pools::PoolSampler;
 
@@ -215,7 +215,7 @@ fn micros(latency: Option<Duration>) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::drop_reason::DropReason;
+    use crate::base::drop_reason::DropReason;
     use crate::health::State;
     use crate::scale::Why;
 

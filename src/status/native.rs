@@ -11,7 +11,7 @@ use super::{Percentiles, Scaling, Status, micros};
 use crate::health::State;
 use crate::select::AS_FAST;
 use crate::stats::{Counter, LatencySnapshot, PoolStats, Served, ServerStats};
-use crate::time::Instant;
+use crate::base::time::Instant;
 
 /// One server of the native pool at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

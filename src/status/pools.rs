@@ -12,11 +12,11 @@ use super::decisions::{DecisionSampler, Source};
 use super::native::{Service, state_name};
 use super::window::{Look, Window};
 use super::{Decisions, Percentiles, Scaling, micros};
-use crate::drop_reason::DropCounters;
+use crate::base::drop_reason::DropCounters;
 use crate::role::relay::Shared;
 use crate::select::Slot;
 use crate::stats::{Counter, LatencySnapshot, RelayServerStats, RelayStats};
-use crate::time::Instant;
+use crate::base::time::Instant;
 
 /// A datagram pool at one moment. Totals are since the start; rates and recent latencies are of the last moment.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

@@ -30,8 +30,8 @@ use crossbeam_queue::ArrayQueue;
 
 pub use limit::{LIMIT_AT_FIRST, Limit, cap};
 
-use crate::sync::{AtomicU64, LOAD, UPDATE, proof_fence};
-use crate::time::Instant;
+use crate::base::sync::{AtomicU64, LOAD, UPDATE, proof_fence};
+use crate::base::time::Instant;
 
 /// The most guests of a room.
 pub const PLACES_MAX: usize = 1 << 20;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::*;
-use crate::rng::Rng;
+use crate::base::rng::Rng;
 use crate::select::{LeafState, Slot, Tree};
 
 const MS: Duration = Duration::from_millis(1);

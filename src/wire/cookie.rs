@@ -12,7 +12,7 @@ use zerocopy::IntoBytes;
 
 use super::frame::pack_addr;
 use super::header::Header;
-use crate::time::Instant;
+use crate::base::time::Instant;
 
 /// A random key per process. SipHash-2-4: Aumasson and Bernstein, "SipHash: a fast short-input PRF", 2012.
 #[derive(Clone)]

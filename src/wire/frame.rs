@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use zerocopy::FromBytes;
 
 use super::header::*;
-use crate::drop_reason::DropReason;
+use crate::base::drop_reason::DropReason;
 
 /// What all frames of a deployment have in common.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

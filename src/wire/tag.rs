@@ -12,7 +12,7 @@ use siphasher::sip128::{Hasher128, SipHasher24};
 
 use super::header::TRAILER_LEN;
 use super::window::ReplayWindow;
-use crate::drop_reason::DropReason;
+use crate::base::drop_reason::DropReason;
 
 const TAG_LEN: usize = 16;
 

@@ -4,12 +4,12 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use lbd::batch::{Received, Rx, SocketId, Tx};
+use lbd::base::batch::{Received, Rx, SocketId, Tx};
 use lbd::health::Rules;
 use lbd::role::Role;
 use lbd::role::balancer::{self, Balancer};
 use lbd::role::server::{self, ServerRole, Work};
-use lbd::time::Instant;
+use lbd::base::time::Instant;
 use lbd::wire::{FrameFormat, ReplyPath};
 use lbd::{scale, select};
 

@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use lbd::batch::{Received, Rx, SocketId, Tx};
+use lbd::base::batch::{Received, Rx, SocketId, Tx};
 use lbd::health::Rules;
 use lbd::role::Role;
 use lbd::role::relay::{
@@ -12,7 +12,7 @@ use lbd::role::relay::{
     WorkerSockets,
 };
 use lbd::select::PolicyKind;
-use lbd::time::Instant;
+use lbd::base::time::Instant;
 
 const SERVERS: u16 = 16;
 const PORTS: u16 = 64;

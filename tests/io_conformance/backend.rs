@@ -3,10 +3,10 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
-use lbd::batch::SocketId;
+use lbd::base::batch::SocketId;
 use lbd::io::socket::{SocketOptions, bind};
 use lbd::io::{BackEnd, DatagramIo, Faults, IoChoice, IoOptions, SimIo, SimNet};
-use lbd::time::Clock;
+use lbd::base::time::Clock;
 
 /// A datagram as it arrived.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use lbd::batch::{FrameRef, SocketId};
+use lbd::base::batch::{FrameRef, SocketId};
 use lbd::io::{DatagramIo, IoOptions};
 
 use crate::backend::{Arrived, Backend, collect, drain, options, stage, take_turn};

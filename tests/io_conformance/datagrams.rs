@@ -3,7 +3,7 @@
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
 
-use lbd::batch::SocketId;
+use lbd::base::batch::SocketId;
 use lbd::io::DatagramIo;
 use lbd::io::socket::{SocketOptions, bind};
 

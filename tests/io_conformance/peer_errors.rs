@@ -1,6 +1,6 @@
 //! Errors of peers: told where they are asked for, and never at the cost of others.
 
-use lbd::batch::{PEER_ERRORS_MAX, PeerError, SocketId};
+use lbd::base::batch::{PEER_ERRORS_MAX, PeerError, SocketId};
 use lbd::io::socket::SocketOptions;
 use lbd::io::{BackEnd, DatagramIo, IoOptions};
 

@@ -5,7 +5,7 @@ use std::io::{Read, Seek};
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 
-use lbd::batch::SocketId;
+use lbd::base::batch::SocketId;
 use lbd::io::IoChoice::{Auto, IoUring, Mio};
 use lbd::io::socket::{SocketOptions, bind};
 use lbd::io::{BackEnd, DatagramIo, IoChoice, IoOptions, UringIo};

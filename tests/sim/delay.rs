@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use lbd::select::{PolicyKind, Slot};
-use lbd::service::ServiceTime;
+use lbd::base::service_time::ServiceTime;
 use lbd::wire::ReplyPath;
 
 use crate::world::*;

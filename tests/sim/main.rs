@@ -11,13 +11,13 @@ mod world;
 
 use std::time::Duration;
 
-use lbd::drop_reason::DropReason;
+use lbd::base::drop_reason::DropReason;
 use lbd::io::Faults;
-use lbd::rng::Rng;
+use lbd::base::rng::Rng;
 use lbd::role::balancer::Event;
 use lbd::role::client::Ending;
 use lbd::select::PolicyKind;
-use lbd::service::ServiceTime;
+use lbd::base::service_time::ServiceTime;
 use lbd::waiting::Limit;
 use lbd::wire::ReplyPath;
 use world::*;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use lbd::health::State;
 use lbd::operator::{Order, Refused};
 use lbd::role::client::Ending;
-use lbd::service::ServiceTime;
+use lbd::base::service_time::ServiceTime;
 
 use crate::world::*;
 use crate::{faults, pool, seeds, traffic};

@@ -5,7 +5,7 @@ use std::time::Duration;
 use lbd::role::client::Ending;
 use lbd::scale;
 use lbd::select::PolicyKind;
-use lbd::service::ServiceTime;
+use lbd::base::service_time::ServiceTime;
 use lbd::waiting::Limit;
 use lbd::wire::ReplyPath;
 

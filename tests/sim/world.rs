@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lbd::crew::{Action, Bounds, Crew};
-use lbd::drop_reason::DropReason;
+use lbd::base::drop_reason::DropReason;
 use lbd::health::Rules;
 use lbd::io::{DatagramIo, Faults, IoOptions, SimIo, SimNet};
 use lbd::role::Role;
@@ -16,9 +16,9 @@ use lbd::role::controller::{self, ControllerRole};
 use lbd::role::server::{self, ServerRole, Work};
 use lbd::scale;
 use lbd::select::{PolicyKind, Slot};
-use lbd::service::ServiceTime;
+use lbd::base::service_time::ServiceTime;
 use lbd::stats::{Counter, PoolStats};
-use lbd::time::{Instant, earliest};
+use lbd::base::time::{Instant, earliest};
 use lbd::waiting::Limit;
 use lbd::wire::{FrameFormat, Mode, ReplyPath};
 

@@ -8,12 +8,12 @@ use std::net::SocketAddr;
 
 use anyhow::Result;
 use clap::Parser;
-use lbd::batch::{FrameRef, Rx, SocketId, Tx};
+use lbd::base::batch::{FrameRef, Rx, SocketId, Tx};
 use lbd::daemon::{back_end, signals::Stop, turn};
 use lbd::io::socket::{SocketOptions, bind};
 use lbd::io::{IoChoice, IoOptions};
 use lbd::role::Role;
-use lbd::time::{Clock, Instant};
+use lbd::base::time::{Clock, Instant};
 use lbd::wire::frame::{pack_addr, unpack_addr};
 use lbd::wire::{Frame, Header, Kind, RequestOp, ServerOp};
 use zerocopy::FromBytes;

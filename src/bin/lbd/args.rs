@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 use lbd::config::{Config, ConfigError, PoolArguments};
 use lbd::lab::{Group, Overload, PoolKind, Spell};
-use lbd::service::ServiceTime;
+use lbd::base::service_time::ServiceTime;
 use lbd::wire::ReplyPath;
 
 use crate::sim::{Loads, Shown};

@@ -17,7 +17,7 @@ use lbd::handover::{Listener, SocketSet, Wish};
 use lbd::logging;
 use lbd::status::Sampler;
 use lbd::terminal::{print, tell};
-use lbd::time::Clock;
+use lbd::base::time::Clock;
 use socket2::SockRef;
 use tracing::{info, warn};
 

@@ -11,10 +11,10 @@ use lbd::daemon::{self, signals::Stop};
 use lbd::io::socket::{SocketOptions, bind};
 use lbd::io::{BackEnd, IoChoice};
 use lbd::logging;
-use lbd::rng::entropy;
+use lbd::base::rng::entropy;
 use lbd::role::controller::{ControllerRole, Settings};
 use lbd::role::keeper::Keeper;
-use lbd::time::Clock;
+use lbd::base::time::Clock;
 
 use crate::args::{Common, Controller};
 use crate::run::{own_command, say, server_command};

@@ -9,11 +9,11 @@ use lbd::io::IoOptions;
 use lbd::io::socket::{SocketOptions, bind};
 use lbd::logging;
 use lbd::operator::Order;
-use lbd::rng::entropy;
+use lbd::base::rng::entropy;
 use lbd::role::server::{ServerRole, Work};
 use lbd::role::{client, server};
 use lbd::terminal::{print, tell};
-use lbd::time::Clock;
+use lbd::base::time::Clock;
 
 use crate::args::{Args, Client, Command, Common, Server};
 use crate::{balancer, controller, doctor, manual, operate, ping, sim, top, up};

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use lbd::config::Config;
 use lbd::load::{Arrivals, Job, Load, Payload, Queries, Rate, Talk, Trace};
-use lbd::rng::entropy;
+use lbd::base::rng::entropy;
 use lbd::wire::FrameFormat;
 
 use crate::args::{Args, ProtocolName, Ramp, Steps};

@@ -19,7 +19,7 @@ use crate::io::DatagramIo;
 use crate::role::Role;
 use crate::role::controller::ControllerRole;
 use crate::role::keeper::Keeper;
-use crate::time::{Clock, Instant, earliest};
+use crate::base::time::{Clock, Instant, earliest};
 use runner::Runner;
 
 /// What a controller runs.

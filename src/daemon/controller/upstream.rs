@@ -14,7 +14,7 @@ use tracing::{info, warn};
 
 use crate::admin::{Client, find_token};
 use crate::config::Admin;
-use crate::drop_reason::DropReason;
+use crate::base::drop_reason::DropReason;
 use crate::health::State;
 use crate::role::keeper::{Look, Seen};
 use crate::role::relay::Wanted;

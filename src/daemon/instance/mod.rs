@@ -32,7 +32,7 @@ use crate::handover::SocketSet;
 use crate::role::relay::Shared;
 use crate::stats::PoolStats;
 use crate::status::{About, Board, EventLog, Sampler};
-use crate::time::Clock;
+use crate::base::time::Clock;
 use native::{Native, NativeMade};
 use pool::{Made, Pool};
 use sockets::Opened;

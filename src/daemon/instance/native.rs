@@ -17,10 +17,10 @@ use crate::daemon::worker::Worker;
 use crate::handover::{SocketKind, SocketSet};
 use crate::io::{BackEnd, IoOptions};
 use crate::operator::{Order, Refused};
-use crate::rng::entropy;
+use crate::base::rng::entropy;
 use crate::role::balancer::{Balancer, Part, Settings};
 use crate::stats::PoolStats;
-use crate::time::{Clock, Instant};
+use crate::base::time::{Clock, Instant};
 
 /// How long a process that has taken its sockets over leaves requests in their buffers while no server has registered.
 const WAIT_FOR_SERVERS: Duration = Duration::from_millis(300);

@@ -18,9 +18,9 @@ use crate::daemon::worker::Worker;
 use crate::handover::{Label, SocketKind as Kind, SocketSet};
 use crate::io::BackEnd;
 use crate::operator::{Order, Refused};
-use crate::rng::entropy;
+use crate::base::rng::entropy;
 use crate::role::relay::{Chance, Flow, Known, Relay, Shared, Wanted};
-use crate::time::Instant;
+use crate::base::time::Instant;
 
 /// What a successor has to know of a pool.
 #[derive(Debug, Default, Serialize, Deserialize)]

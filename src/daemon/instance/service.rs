@@ -86,7 +86,7 @@ mod tests {
     use crate::daemon::signals::Stop;
     use crate::handover::SocketSet;
     use crate::status::{PoolServerStatus, PoolStatus, ServerStatus};
-    use crate::time::Clock;
+    use crate::base::time::Clock;
 
     #[test]
     fn workers_that_have_ended_do_not_come_round() {

@@ -17,8 +17,8 @@ use super::peer_errors::ErrorQueues;
 use super::ready::{Read, ReadySockets};
 use super::sender::Sender;
 use super::{DatagramIo, IoCounters, IoOptions, Waker};
-use crate::batch::{Rx, SocketId, Tx};
-use crate::time::{Clock, Instant};
+use crate::base::batch::{Rx, SocketId, Tx};
+use crate::base::time::{Clock, Instant};
 
 /// Batch I/O by recvmmsg(2) and sendmmsg(2).
 pub struct MmsgIo {

@@ -8,7 +8,7 @@ use super::super::arrival::Arrival;
 use super::super::cmsg::{self, Control};
 use super::super::sockaddr::{RAW_ADDR_SIZE, RawAddr};
 use super::super::sys;
-use crate::batch::Rx;
+use crate::base::batch::Rx;
 
 /// The most messages of one call. More gain nothing: the kernel takes them one by one.
 pub(super) const MESSAGES_MAX: usize = 32;

@@ -17,8 +17,8 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 
 use super::super::{Waker, sys};
-use crate::batch::SocketId;
-use crate::time::{Clock, Instant};
+use crate::base::batch::SocketId;
+use crate::base::time::{Clock, Instant};
 
 const TIMER: Token = Token(usize::MAX - 2);
 const WAKER: Token = Token(usize::MAX - 3);

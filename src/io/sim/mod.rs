@@ -12,9 +12,9 @@ use self::network::{Datagram, Network};
 use super::packing::{Limits, PAYLOAD_MAX, Range, SEGMENTS_MAX, next_message};
 use super::ready::{Read, ReadySockets};
 use super::{DatagramIo, IoCounters, IoOptions};
-use crate::batch::{Received, Rx, SocketId, Tx};
-use crate::rng::Rng;
-use crate::time::Instant;
+use crate::base::batch::{Received, Rx, SocketId, Tx};
+use crate::base::rng::Rng;
+use crate::base::time::Instant;
 
 /// What a link does to datagrams. Probabilities are per datagram.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -7,8 +7,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use super::{Faults, NetCounters};
-use crate::rng::Rng;
-use crate::time::Instant;
+use crate::base::rng::Rng;
+use crate::base::time::Instant;
 
 /// Datagrams that a socket holds unless told otherwise: what 8 MiB of receive buffer hold.
 const RECEIVE_QUEUE: usize = 10_000;

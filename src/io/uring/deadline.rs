@@ -8,7 +8,7 @@
 
 use std::time::Duration;
 
-use crate::time::Instant;
+use crate::base::time::Instant;
 
 /// Longer waits have a time-out of their own: then the timer never lies far ahead of the deadlines.
 const SHARED_MAX: Duration = Duration::from_millis(20);

@@ -35,8 +35,8 @@ use super::message::{CONTROL_ROOM, NAME_ROOM};
 use super::ring::{Ring, Wait};
 use super::slots::{GROUP, SlotRing};
 use super::token::Token;
-use crate::batch::{Rx, SocketId};
-use crate::time::{Clock, Instant};
+use crate::base::batch::{Rx, SocketId};
+use crate::base::time::{Clock, Instant};
 
 /// A slot that the kernel has filled.
 #[derive(Clone, Copy, Debug)]

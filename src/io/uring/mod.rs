@@ -23,8 +23,8 @@ use self::send::Send;
 use super::arrival::{Place, SocketFacts, take_in};
 use super::sender::Sender;
 use super::{DatagramIo, IoCounters, IoOptions, Waker, sys};
-use crate::batch::{Rx, SocketId, Tx};
-use crate::time::{Clock, Instant};
+use crate::base::batch::{Rx, SocketId, Tx};
+use crate::base::time::{Clock, Instant};
 
 /// Batch I/O by io_uring(7).
 pub struct UringIo {

@@ -10,7 +10,7 @@ use std::net::UdpSocket;
 use super::super::mmsg::Sendmmsg;
 use super::super::sender::{Messages, SendCall};
 use super::engine::Engine;
-use crate::batch::SocketId;
+use crate::base::batch::SocketId;
 
 /// From so many messages a socket on, sendmmsg(2) costs less.
 const MESSAGES_PER_SOCKET: usize = 3;

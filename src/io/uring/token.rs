@@ -1,7 +1,7 @@
 //! What a completion is about, as the 64 bits of user_data that come back with it: a tag and a small number.
 //! Pure.
 
-use crate::batch::SocketId;
+use crate::base::batch::SocketId;
 
 /// What was asked of the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

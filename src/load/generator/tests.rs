@@ -1,8 +1,8 @@
 use super::*;
-use crate::batch::{Received, SocketId};
+use crate::base::batch::{Received, SocketId};
 use crate::load::histogram::Percentiles;
 use crate::load::{Dns, Echo, Native, Payload, Plain, Queries, Rate, Report, Share, Trace, Verdict};
-use crate::rng::Rng;
+use crate::base::rng::Rng;
 use crate::wire::{Frame, FrameFormat, Header, Kind, Status};
 
 const FORMAT: FrameFormat = FrameFormat { size: 128, tagged: false };
@@ -94,7 +94,7 @@ impl<P: Protocol> Bench<P> {
         self.generator.on_batch(START + at, &mut self.rx, &mut self.tx);
         self.generator.on_timeout(START + at, &mut self.tx);
         let (rx, tx) = (&self.rx, &self.tx);
-        let sent = |d: &crate::batch::Destination| {
+        let sent = |d: &crate::base::batch::Destination| {
             assert_eq!(d.to, target());
             let socket = d.socket;
             tx.frames(d).map(move |f| (socket, tx.bytes(rx, f).to_vec())).collect::<Vec<_>>()

@@ -9,14 +9,14 @@ use std::ops::Range;
 
 use super::marker::{self, MARK, Marker};
 use super::{Protocol, Request, in_turn};
-use crate::batch::{Received, SocketId};
+use crate::base::batch::{Received, SocketId};
 use crate::dns::{self, HEADER_LEN, QUERY_MAX, SERVFAIL, name_to_wire, write_query};
-use crate::drop_reason::DropReason;
+use crate::base::drop_reason::DropReason;
 use crate::load::counts::Ending;
 use crate::load::ledger::Ledger;
 use crate::load::schedule::Share;
-use crate::rng::Rng;
-use crate::time::Instant;
+use crate::base::rng::Rng;
+use crate::base::time::Instant;
 
 /// All ids.
 const IDS: usize = 1 << 16;

@@ -4,12 +4,12 @@ use std::net::SocketAddr;
 
 use super::marker::{self, MARK, Marker};
 use super::{Protocol, Request, in_turn};
-use crate::batch::{Received, SocketId};
-use crate::drop_reason::DropReason;
+use crate::base::batch::{Received, SocketId};
+use crate::base::drop_reason::DropReason;
 use crate::load::counts::Ending;
 use crate::load::ledger::Ledger;
-use crate::rng::Rng;
-use crate::time::Instant;
+use crate::base::rng::Rng;
+use crate::base::time::Instant;
 
 /// Requests with a mark; any number may be in flight.
 pub struct Echo {

@@ -2,7 +2,7 @@
 
 use memchr::memmem::Finder;
 
-use crate::rng::Rng;
+use crate::base::rng::Rng;
 
 /// What stands for the mark in a text that an operator writes.
 pub const MARK: &str = "{id}";

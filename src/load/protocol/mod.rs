@@ -8,8 +8,8 @@ mod payload;
 mod plain;
 
 use super::ledger::Ledger;
-use crate::batch::{Received, SocketId};
-use crate::time::Instant;
+use crate::base::batch::{Received, SocketId};
+use crate::base::time::Instant;
 
 pub use dns::{Dns, Queries, type_from};
 pub use echo::Echo;

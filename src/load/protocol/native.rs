@@ -1,12 +1,12 @@
 //! Frames of this project: several share a datagram.
 
 use super::{Protocol, Request, in_turn};
-use crate::batch::{Received, SocketId};
-use crate::drop_reason::DropReason;
+use crate::base::batch::{Received, SocketId};
+use crate::base::drop_reason::DropReason;
 use crate::load::counts::Ending;
 use crate::load::ledger::Ledger;
-use crate::rng::Rng;
-use crate::time::Instant;
+use crate::base::rng::Rng;
+use crate::base::time::Instant;
 use crate::wire::{Frame, FrameFormat, Header, Kind, Mode, Status};
 
 /// Requests in frames; an answer carries its request's number.

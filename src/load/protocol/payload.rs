@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use super::marker::{self, MARK};
 use crate::io::PAYLOAD_MAX;
-use crate::rng::Rng;
+use crate::base::rng::Rng;
 
 /// A payload; written `64` (that many random bytes), `text:...`, `hex:...` or `file:...`.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -8,11 +8,11 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::{Protocol, Request};
-use crate::batch::{Received, SocketId};
-use crate::drop_reason::DropReason;
+use crate::base::batch::{Received, SocketId};
+use crate::base::drop_reason::DropReason;
 use crate::load::counts::Ending;
 use crate::load::ledger::Ledger;
-use crate::time::Instant;
+use crate::base::time::Instant;
 
 /// What a client does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

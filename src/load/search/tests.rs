@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::load::made;
-use crate::rng::Rng;
+use crate::base::rng::Rng;
 
 fn plan(start: f64) -> SearchPlan {
     SearchPlan {

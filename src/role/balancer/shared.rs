@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use super::Settings;
 use super::waiting::{self, Guest};
 use crate::concurrency::Finished;
-use crate::role::live::Live;
+use crate::base::published::Live;
 use crate::roster::Roster;
 use crate::select::{Slot, Tree};
 use crate::stats::PoolStats;

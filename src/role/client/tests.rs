@@ -2,7 +2,7 @@
 //! peers is tested with all four roles, in `tests/sim`.)
 
 use super::*;
-use crate::batch::Received;
+use crate::base::batch::Received;
 use crate::wire::header::HEADER_LEN;
 use proptest::prelude::*;
 use zerocopy::FromBytes;

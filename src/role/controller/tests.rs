@@ -2,7 +2,7 @@
 //! brings. (Scaling with an honest balancer is tested with all four roles, in `tests/sim`.)
 
 use super::*;
-use crate::batch::Received;
+use crate::base::batch::Received;
 use crate::crew::{Action, Bounds, StartFailure};
 use crate::wire::header::HEADER_LEN;
 use proptest::prelude::*;

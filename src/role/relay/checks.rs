@@ -4,8 +4,8 @@ use super::settings::{Check, ProxyProtocol};
 use crate::dns::{self, QuestionKey};
 use crate::health::State;
 use crate::proxy_protocol;
-use crate::rng::Rng;
-use crate::time::Instant;
+use crate::base::rng::Rng;
+use crate::base::time::Instant;
 
 /// A question that waits for its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -11,15 +11,15 @@ use super::members::{Member, View};
 use super::settings::{ProxyProtocol, Settings, Sockets};
 use super::shared::{Shared, Signals};
 use crate::access::Gate;
-use crate::batch::{DestinationId, FrameRef, Received, SocketId, Tx};
-use crate::drop_reason::DropReason;
+use crate::base::batch::{DestinationId, FrameRef, Received, SocketId, Tx};
+use crate::base::drop_reason::DropReason;
 use crate::proxy_protocol::{self, Transport};
-use crate::rng::Rng;
+use crate::base::rng::Rng;
 use crate::role::decisions::Decisions;
-use crate::role::live::Seen;
+use crate::base::published::Seen;
 use crate::select::{Chooser, Full, Slot};
 use crate::stats::{Answers, LatencyHistogram, RelayStats};
-use crate::time::Instant;
+use crate::base::time::Instant;
 use crate::waiting::Limit;
 
 /// A client: where its answers go, and the socket and address that they leave from.

@@ -17,11 +17,11 @@ use super::leases::{Ended, Leases, Owner, Pair};
 use super::members::Member;
 use super::moved::{Moved, MovedFlow};
 use super::settings::Affinity;
-use crate::aged::{Aged, Key};
-use crate::batch::{FrameRef, Received, SocketId, Tx};
-use crate::drop_reason::DropReason;
+use crate::base::lru_slab::{Aged, Key};
+use crate::base::batch::{FrameRef, Received, SocketId, Tx};
+use crate::base::drop_reason::DropReason;
 use crate::select::Slot;
-use crate::time::{Instant, earliest};
+use crate::base::time::{Instant, earliest};
 use crate::waiting::NoRoom;
 
 /// Requests under way at one worker.

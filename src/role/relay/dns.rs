@@ -8,11 +8,11 @@ use std::net::SocketAddr;
 use super::core::{Client, Core, Datagram, LastClient, Way};
 use super::members::Member;
 use super::queries::{Place, Queries};
-use crate::batch::{FrameRef, Received, SocketId, Tx};
+use crate::base::batch::{FrameRef, Received, SocketId, Tx};
 use crate::dns::{self, Malformed, QuestionKey};
-use crate::drop_reason::DropReason;
+use crate::base::drop_reason::DropReason;
 use crate::select::Slot;
-use crate::time::Instant;
+use crate::base::time::Instant;
 
 /// Queries under way at one worker.
 const QUERIES_MAX: usize = 65_536;

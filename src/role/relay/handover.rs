@@ -12,7 +12,7 @@ use super::{Matching, Relay};
 use crate::health::Health;
 use crate::operator::Standing;
 use crate::remembered::Kept;
-use crate::time::Instant;
+use crate::base::time::Instant;
 
 /// A client that has a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

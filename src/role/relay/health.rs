@@ -24,9 +24,9 @@ use super::handover::{Known, KnownServer};
 use super::members::Member;
 use super::settings::{Check, Event, HealthCheck, Settings, Speaks};
 use super::shared::{Noticed, Shared, Wanted};
-use crate::batch::{SocketId, Tx};
+use crate::base::batch::{SocketId, Tx};
 use crate::delay::Delays;
-use crate::drop_reason::DropReason;
+use crate::base::drop_reason::DropReason;
 use crate::health::{self, Census, Health, Limits, Rules, State};
 use crate::operator::{Order, Refused, Standing, Switch};
 use crate::remembered::{Kept, Remembered};
@@ -35,7 +35,7 @@ use crate::role::limit::Auto;
 use crate::role::measured;
 use crate::select::{LeafState, SHARE_ALL, Slot, cost_of};
 use crate::slow_start::{self, SlowStart};
-use crate::time::Instant;
+use crate::base::time::Instant;
 
 /// Events that nobody has fetched yet are bounded; the oldest go first.
 const EVENTS_MAX: usize = 256;

@@ -21,9 +21,9 @@ use std::time::Duration;
 use siphasher::sip::SipHasher13;
 
 use super::core::Client;
-use crate::batch::SocketId;
+use crate::base::batch::SocketId;
 use crate::select::Slot;
-use crate::time::Instant;
+use crate::base::time::Instant;
 
 /// A port towards a server, as a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -338,7 +338,7 @@ impl BuildHasher for Keyed {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::batch::SocketId;
+    use crate::base::batch::SocketId;
     use proptest::collection::vec;
     use proptest::prelude::*;
     use std::collections::VecDeque;

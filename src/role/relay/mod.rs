@@ -45,13 +45,13 @@ use self::core::{Core, Datagram, datagrams};
 use self::datagram::Leased;
 use self::dns::Dns;
 use self::health::Primary;
-use crate::batch::{Received, Rx, Tx};
-use crate::drop_reason::DropReason;
+use crate::base::batch::{Received, Rx, Tx};
+use crate::base::drop_reason::DropReason;
 use crate::operator::{Order, Refused};
-use crate::rng::Rng;
+use crate::base::rng::Rng;
 use crate::role::Role;
 use crate::stats::RelayStats;
-use crate::time::{Instant, earliest};
+use crate::base::time::{Instant, earliest};
 
 pub use self::handover::{Flow, Known};
 pub use self::members::Member;

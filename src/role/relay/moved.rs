@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 
 use super::core::Client;
-use crate::time::Instant;
+use crate::base::time::Instant;
 
 /// Where a client's flow was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,9 +3,9 @@
 //! Each port has its own 65,536 ids. An id is drawn anew for each query, so neither a stranger nor the server of an
 //! earlier query knows it; and one that is given back is as likely as any other to be the next.
 
-use crate::aged::{Aged, Key};
-use crate::rng::Rng;
-use crate::time::Instant;
+use crate::base::lru_slab::{Aged, Key};
+use crate::base::rng::Rng;
+use crate::base::time::Instant;
 
 /// Ids of a port.
 const IDS: usize = 1 << 16;

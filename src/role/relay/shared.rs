@@ -12,10 +12,10 @@ use super::settings::{ProxyProtocol, Settings, Speaks};
 use super::waiting::{self, Guest};
 use crate::access::{Access, Gate, Sketch};
 use crate::concurrency::Finished;
-use crate::role::live::{Live, Seen};
+use crate::base::published::{Live, Seen};
 use crate::select::{Chooser, Slot, Tree};
 use crate::stats::{RelayStats, TcpStats};
-use crate::time::Instant;
+use crate::base::time::Instant;
 use crate::waiting::{Limit, Room, cap};
 
 /// What the workers have noticed of a server, for the primary to judge.

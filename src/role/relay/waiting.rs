@@ -18,7 +18,7 @@ const DATAGRAM_MAX: usize = 2_048;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Guest {
     addr: SocketAddr,
-    front: crate::batch::SocketId,
+    front: crate::base::batch::SocketId,
     /// The address that it asked, where the front is bound to a wildcard.
     local_ip: Option<IpAddr>,
 }
@@ -27,7 +27,7 @@ impl Guest {
     /// In an empty place.
     pub const NOBODY: Guest = Guest {
         addr: SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), 0),
-        front: crate::batch::SocketId(0),
+        front: crate::base::batch::SocketId(0),
         local_ip: None,
     };
 }

@@ -14,12 +14,12 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::{SOCKET, ServerRole};
-use crate::batch::{FrameRef, Tx};
-use crate::drop_reason::DropReason;
+use crate::base::batch::{FrameRef, Tx};
+use crate::base::drop_reason::DropReason;
 use crate::model::Registration;
-use crate::rng::Rng;
+use crate::base::rng::Rng;
 use crate::role::send_from_slot;
-use crate::time::Instant;
+use crate::base::time::Instant;
 use crate::wire::tag::{PeerReplay, Stamp};
 use crate::wire::{Frame, Header, Kind, RequestOp, ServerOp, ServerState};
 

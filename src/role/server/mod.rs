@@ -17,12 +17,12 @@ use std::collections::BinaryHeap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::batch::{FrameRef, Rx, SocketId, Tx};
-use crate::drop_reason::{DropCounters, DropReason};
-use crate::rng::Rng;
+use crate::base::batch::{FrameRef, Rx, SocketId, Tx};
+use crate::base::drop_reason::{DropCounters, DropReason};
+use crate::base::rng::Rng;
 use crate::role::{Role, send_from_slot};
-use crate::service::ServiceTime;
-use crate::time::{Instant, earliest};
+use crate::base::service_time::ServiceTime;
+use crate::base::time::{Instant, earliest};
 use crate::wire::frame::unpack_addr;
 use crate::wire::header::TRAILER_LEN;
 use crate::wire::{

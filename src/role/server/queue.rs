@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::header_mut;
-use crate::time::Instant;
+use crate::base::time::Instant;
 use crate::wire::Status;
 use crate::wire::header::HEADER_LEN;
 

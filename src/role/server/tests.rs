@@ -2,7 +2,7 @@
 //! balancer is tested with all four roles, in `tests/sim`.)
 
 use super::*;
-use crate::batch::Received;
+use crate::base::batch::Received;
 use crate::model::Registration;
 use crate::wire::RequestOp;
 use crate::wire::frame::pack_addr;

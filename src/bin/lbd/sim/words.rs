@@ -26,12 +26,12 @@ fn of(setup: &Setup) -> Vec<(&'static str, String)> {
         let spell = |spell: &lbd::lab::Spell| {
             let until = spell
                 .until
-                .map_or(String::new(), |until| format!("..{}", time(until.since(lbd::time::Instant::ZERO))));
+                .map_or(String::new(), |until| format!("..{}", time(until.since(lbd::base::time::Instant::ZERO))));
             format!(
                 "{}x{}@{}{until}",
                 spell.count,
                 spell.factor,
-                time(spell.from.since(lbd::time::Instant::ZERO))
+                time(spell.from.since(lbd::base::time::Instant::ZERO))
             )
         };
         setup.spells.iter().map(spell).collect::<Vec<_>>()

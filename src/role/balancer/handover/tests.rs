@@ -1,6 +1,6 @@
 use super::super::tests::{Bench, NOW, addr, header, reply, report};
 use super::*;
-use crate::rng::Rng;
+use crate::base::rng::Rng;
 use crate::wire::tag::Opener;
 use proptest::prelude::*;
 

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use proptest::prelude::*;
 
 use super::*;
-use crate::batch::{PeerError, SocketId};
+use crate::base::batch::{PeerError, SocketId};
 use crate::health::Rules;
 use crate::select::{PolicyKind, Slot};
 
@@ -210,7 +210,7 @@ impl Bench {
         let (role, rx, tx) = (&mut self.workers[worker], &mut self.rx, &mut self.tx);
         role.on_batch(self.now, rx, tx);
         role.on_timeout(self.now, tx);
-        let of = |destination: &crate::batch::Destination| {
+        let of = |destination: &crate::base::batch::Destination| {
             let (socket, to, source_ip) = (destination.socket.0, destination.to, destination.source_ip);
             let bytes = tx.frames(destination).map(|frame| tx.bytes(rx, frame).to_vec());
             bytes.map(move |bytes| Sent { socket, to, source_ip, bytes }).collect::<Vec<_>>()

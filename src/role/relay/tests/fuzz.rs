@@ -106,7 +106,7 @@ fn run_all(program: &[u8]) {
 #[test]
 fn programs_that_go_everywhere() {
     for seed in 0..20u64 {
-        let mut rng = crate::rng::Rng::new(seed);
+        let mut rng = crate::base::rng::Rng::new(seed);
         let program: Vec<u8> = (0..600).map(|_| rng.next_u64() as u8).collect();
         run_all(&program);
     }

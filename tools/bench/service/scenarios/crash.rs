@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use lbd::daemon::client::Summary;
-use lbd::time::Instant;
+use lbd::base::time::Instant;
 use rustix::process::Signal;
 use serde_json::json;
 

@@ -7,12 +7,12 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::Result;
-use lbd::batch::{FrameRef, Rx, Tx};
+use lbd::base::batch::{FrameRef, Rx, Tx};
 use lbd::daemon::turn;
 use lbd::io::socket::{SocketOptions, bind};
 use lbd::io::{BackEnd, IoChoice, IoOptions};
 use lbd::role::Role;
-use lbd::time::{Clock, Instant};
+use lbd::base::time::{Clock, Instant};
 
 use super::speech::Speech;
 

@@ -9,7 +9,7 @@ use lbd::admin::{Client, find_token};
 use lbd::config::Admin;
 use lbd::operator::Order;
 use lbd::status::Status;
-use lbd::time::Clock;
+use lbd::base::time::Clock;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;

@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use hdrhistogram::Histogram;
-use lbd::batch::{Rx, SocketId, Tx};
+use lbd::base::batch::{Rx, SocketId, Tx};
 use lbd::io::socket::{SocketOptions, bind};
 use lbd::io::{BackEnd, DatagramIo, IoChoice, IoOptions};
 use lbd::role::Role;
-use lbd::time::{Clock, Instant, earliest};
+use lbd::base::time::{Clock, Instant, earliest};
 
 use super::speech::{Answer, Name, Speech};
 

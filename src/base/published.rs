@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 /// A value with its successors.
 #[derive(Debug)]
-pub(super) struct Live<T> {
+pub struct Live<T> {
     /// Counts the successors; written with the lock held.
     version: AtomicU64,
     newest: Mutex<Arc<T>>,
@@ -13,9 +13,10 @@ pub(super) struct Live<T> {
 
 /// Which of the values somebody has seen last: the first, to begin with.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Seen(u64);
+pub struct Seen(u64);
 
 impl<T> Live<T> {
+    /// Publishes the first value.
     pub fn new(value: T) -> Self {
         Live { version: AtomicU64::new(0), newest: Mutex::new(Arc::new(value)) }
     }

@@ -3,7 +3,7 @@
 //! Every operation takes constant time, and none allocates after construction. Free places are reused last
 //! in, first out, so that a table that is mostly empty stays in cache.
 
-use crate::time::Instant;
+use crate::base::time::Instant;
 
 /// Names a place of an [`Aged`]. It stays the same until the entry is removed; then another entry may get it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -92,7 +92,7 @@ impl FromStr for ServiceTime {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rng::Rng;
+    use crate::base::rng::Rng;
 
     #[test]
     fn every_shape_keeps_its_mean() {

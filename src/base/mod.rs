@@ -1,0 +1,10 @@
+//! Plain data and atomics that know no pool, no socket and no frame.
+
+pub mod batch;
+pub mod drop_reason;
+pub mod lru_slab;
+pub mod published;
+pub mod rng;
+pub mod service_time;
+pub mod sync;
+pub mod time;
