@@ -3,7 +3,7 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use lbd::model::{ClientRequest, Message};
+use lbd::wire::message::{ClientRequest, Message};
 use lbd::wire::tag::{Opener, Sealer};
 use lbd::wire::{CookieKey, Frame, FrameFormat, Kind};
 

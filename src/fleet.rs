@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::health::{Health, Limits, Rules, State};
-use crate::model::Registration;
+use crate::wire::message::Registration;
 use crate::operator::{Order, Refused, Standing, Switch};
 use crate::remembered::{Kept, Remembered};
 use crate::select::Slot;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use lbd::model::Message;
+use lbd::wire::message::Message;
 use lbd::base::time::Instant;
 use lbd::wire::frame::unpack_addr;
 use lbd::wire::{CookieKey, Frame, FrameFormat, Header, Opener, Sealer};

@@ -1,6 +1,6 @@
 //! What a health check sends, as a configuration writes it. Pure.
 
-use crate::dns::TYPES;
+use crate::wire::dns::TYPES;
 
 /// Bytes of a name in wire format at most (RFC 1035, section 2.3.4).
 const NAME_LEN_MAX: usize = 255;

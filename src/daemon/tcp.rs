@@ -13,7 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use crate::proxy_protocol::{self, Transport};
+use crate::wire::proxy_protocol::{self, Transport};
 use crate::role::relay::Shared;
 use crate::select::Slot;
 use crate::base::time::Clock;

@@ -143,7 +143,7 @@ fn turn_round(protocol: Protocol, format: &FrameFormat, bytes: &mut [u8]) -> boo
             _ => false,
         },
         Protocol::Dns => {
-            lbd::dns::query(bytes).is_ok() && {
+            lbd::wire::dns::query(bytes).is_ok() && {
                 bytes[2] |= 0x80;
                 true
             }

@@ -342,7 +342,7 @@ fn dns(names: &[&str], clients: u16) -> Dns {
 fn dns_answers_find_their_queries_by_client_id_and_question() {
     let mut bench = Bench::of(closed_loop(8), dns(&["a.example", "b.example"], 2));
     let sent = bench.exchange(ms(0), &[]);
-    let asked: Vec<_> = sent.iter().map(|(_, bytes)| crate::dns::query(bytes).unwrap().name[1]).collect();
+    let asked: Vec<_> = sent.iter().map(|(_, bytes)| crate::wire::dns::query(bytes).unwrap().name[1]).collect();
     assert_eq!(asked.iter().filter(|name| **name == b'a').count(), 4, "names take turns");
     let answers: Vec<_> = sent.iter().map(|(client, bytes)| (*client, dns_answer(bytes, 0))).collect();
     let (client, good) = &answers[0];
@@ -394,7 +394,7 @@ fn dns_ids_of_a_client_are_distinct_while_all_are_under_way_and_then_it_waits() 
     while sent.len() < span as usize {
         let more = bench.exchange(ms(0), &[]);
         assert!(!more.is_empty());
-        sent.extend(more.into_iter().map(|(client, bytes)| (client.0, crate::dns::id(&bytes))));
+        sent.extend(more.into_iter().map(|(client, bytes)| (client.0, crate::wire::dns::id(&bytes))));
     }
     assert!(bench.exchange(ms(0), &[]).is_empty(), "no id is left that would be unmistakable");
     let ids: std::collections::HashSet<_> = sent.iter().copied().collect();

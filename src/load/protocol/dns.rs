@@ -10,7 +10,7 @@ use std::ops::Range;
 use super::marker::{self, MARK, Marker};
 use super::{Protocol, Request, in_turn};
 use crate::base::batch::{Received, SocketId};
-use crate::dns::{self, HEADER_LEN, QUERY_MAX, SERVFAIL, name_to_wire, write_query};
+use crate::wire::dns::{self, HEADER_LEN, QUERY_MAX, SERVFAIL, name_to_wire, write_query};
 use crate::base::drop_reason::DropReason;
 use crate::load::counts::Ending;
 use crate::load::ledger::Ledger;

@@ -6,7 +6,7 @@ use super::upkeep::ANSWERS;
 use super::*;
 use crate::estimate::OUTSTANDING_MAX;
 use crate::fleet::Admission;
-use crate::model::Registration;
+use crate::wire::message::Registration;
 use crate::wire::tag::Stamp;
 use crate::wire::{Frame, Header, Kind, RequestOp};
 

@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::health::Rules;
-use crate::model::{Registration, ServerResponse};
+use crate::wire::message::{Registration, ServerResponse};
 use crate::waiting::Limit;
 use crate::wire::header::HEADER_LEN;
 use crate::wire::{Frame, Header, Kind, RequestOp, ServerOp, ServerState, Status};
@@ -484,7 +484,7 @@ fn a_report_of_a_stranger_is_challenged_so_that_a_restarted_balancer_finds_its_p
     response.route.server_epoch = 8;
     response.sequence = 4712;
     let mut bytes = vec![0; 128];
-    crate::model::Message::ServerResponse(response).encode(b"", &FORMAT, &mut bytes);
+    crate::wire::message::Message::ServerResponse(response).encode(b"", &FORMAT, &mut bytes);
     let sent = bench.turn(BACK, addr(50_000), &bytes);
     let challenge = header(&sent[0].1);
     assert_eq!(

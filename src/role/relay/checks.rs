@@ -1,9 +1,9 @@
 //! Asking a server whether it lives. Pure.
 
 use super::settings::{Check, ProxyProtocol};
-use crate::dns::{self, QuestionKey};
+use crate::wire::dns::{self, QuestionKey};
 use crate::health::State;
-use crate::proxy_protocol;
+use crate::wire::proxy_protocol;
 use crate::base::rng::Rng;
 use crate::base::time::Instant;
 

@@ -13,7 +13,7 @@ use super::shared::{Shared, Signals};
 use crate::access::Gate;
 use crate::base::batch::{DestinationId, FrameRef, Received, SocketId, Tx};
 use crate::base::drop_reason::DropReason;
-use crate::proxy_protocol::{self, Transport};
+use crate::wire::proxy_protocol::{self, Transport};
 use crate::base::rng::Rng;
 use crate::role::decisions::Decisions;
 use crate::base::published::Seen;

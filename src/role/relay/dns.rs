@@ -9,7 +9,7 @@ use super::core::{Client, Core, Datagram, LastClient, Way};
 use super::members::Member;
 use super::queries::{Place, Queries};
 use crate::base::batch::{FrameRef, Received, SocketId, Tx};
-use crate::dns::{self, Malformed, QuestionKey};
+use crate::wire::dns::{self, Malformed, QuestionKey};
 use crate::base::drop_reason::DropReason;
 use crate::select::Slot;
 use crate::base::time::Instant;

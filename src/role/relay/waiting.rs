@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use super::core::{Client, Core};
 use super::members::Member;
 use super::*;
-use crate::proxy_protocol;
+use crate::wire::proxy_protocol;
 use crate::select::Slot;
 use crate::waiting::{Host, NO_MARK, NoRoom, Room, Waiting};
 

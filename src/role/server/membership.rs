@@ -16,7 +16,7 @@ use std::time::Duration;
 use super::{SOCKET, ServerRole};
 use crate::base::batch::{FrameRef, Tx};
 use crate::base::drop_reason::DropReason;
-use crate::model::Registration;
+use crate::wire::message::Registration;
 use crate::base::rng::Rng;
 use crate::role::send_from_slot;
 use crate::base::time::Instant;

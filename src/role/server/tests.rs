@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::base::batch::Received;
-use crate::model::Registration;
+use crate::wire::message::Registration;
 use crate::wire::RequestOp;
 use crate::wire::frame::pack_addr;
 use crate::wire::header::HEADER_LEN;

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use lbd::Client;
 use lbd::client::any_port_towards;
 use lbd::config::Config;
-use lbd::dns;
+use lbd::wire::dns;
 use lbd::role::client::Ending;
 use lbd::wire::Mode;
 

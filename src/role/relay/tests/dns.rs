@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::bench::*;
 use super::*;
-use crate::dns::name_to_wire;
+use crate::wire::dns::name_to_wire;
 use crate::waiting::Limit;
 
 const QR: u8 = 0x80;
@@ -358,13 +358,13 @@ proptest! {
                 }
             }
             for datagram in arrived.iter().filter(|datagram| !pool.is_front(datagram.socket)) {
-                let Ok(question) = crate::dns::response(&datagram.bytes) else { continue };
+                let Ok(question) = crate::wire::dns::response(&datagram.bytes) else { continue };
                 let counts = |asked: &&mut Asked| {
                     let way = &asked.way;
                     asked.is_open
                         && (way.socket, way.to) == (datagram.socket, datagram.peer)
                         && id(&way.bytes) == id(&datagram.bytes)
-                        && crate::dns::query(&way.bytes).unwrap() == question
+                        && crate::wire::dns::query(&way.bytes).unwrap() == question
                 };
                 if let Some(asked) = all.iter_mut().find(counts) {
                     asked.is_open = false;

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use super::bench::*;
 use super::*;
-use crate::dns::name_to_wire;
+use crate::wire::dns::name_to_wire;
 use crate::select::Slot;
 
 const SECOND: Duration = Duration::from_secs(1);

@@ -2,7 +2,7 @@
 
 use super::bench::*;
 use super::*;
-use crate::proxy_protocol::{Transport, header};
+use crate::wire::proxy_protocol::{Transport, header};
 
 fn one_way() -> Settings {
     Settings { replies: Some(0), ..settings(Speaks::Datagram) }

@@ -28,7 +28,7 @@ impl Program<'_> {
 fn query(n: u8) -> Vec<u8> {
     let mut bytes = vec![0; 64];
     let name = [1, b'a' + n % 4, 0];
-    let len = crate::dns::write_query(&mut bytes, u16::from(n) * 257, &name, 1);
+    let len = crate::wire::dns::write_query(&mut bytes, u16::from(n) * 257, &name, 1);
     bytes.truncate(len);
     bytes
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::bench::*;
 use super::*;
-use crate::dns::name_to_wire;
+use crate::wire::dns::name_to_wire;
 
 /// A DNS query with this id.
 fn query(id: u16) -> Vec<u8> {
@@ -387,7 +387,7 @@ fn checks_of_servers_that_read_headers_have_one() {
     let mut pool = Bench::new(with_headers, 2, [1]);
     let sent = pool.pass(Duration::from_secs(2));
     let sent = checks(&pool, sent);
-    assert_eq!(sent[0].bytes, [&crate::proxy_protocol::LOCAL[..], b"ping"].concat());
+    assert_eq!(sent[0].bytes, [&crate::wire::proxy_protocol::LOCAL[..], b"ping"].concat());
 }
 
 #[test]
