@@ -24,7 +24,12 @@ struct Asker {
 }
 
 impl Role for Asker {
-    fn on_batch(&mut self, _: lbd::base::time::Instant, _: &mut lbd::base::batch::Rx, tx: &mut lbd::base::batch::Tx) {
+    fn on_batch(
+        &mut self,
+        _: lbd::base::time::Instant,
+        _: &mut lbd::base::batch::Rx,
+        tx: &mut lbd::base::batch::Tx,
+    ) {
         for _ in 0..self.requests {
             self.sequence += 1;
             let to = tx.destination(lbd::base::batch::SocketId(0), front(), None).expect("one destination");

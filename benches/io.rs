@@ -8,9 +8,9 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use lbd::base::batch::{FrameRef, SocketId};
+use lbd::base::time::Clock;
 use lbd::io::socket::{SocketOptions, bind};
 use lbd::io::{BackEnd, DatagramIo, IoChoice, IoOptions};
-use lbd::base::time::Clock;
 
 const FRAME_SIZE: usize = 256;
 

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use lbd::base::rng::Rng;
-use lbd::select::{Chooser, LeafState, PolicyKind, Slot, Tree};
+use lbd::pool::select::{Chooser, LeafState, PolicyKind, Slot, Tree};
 
 const SERVERS: [usize; 6] = [4, 16, 64, 256, 1024, 4096];
 /// Requests that stay in the queues, per server, so that they are not all equal.

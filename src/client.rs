@@ -17,11 +17,11 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::time::Duration;
 
+use crate::base::time::{Clock, Instant, earliest};
 use crate::io::socket::{SocketOptions, bind};
 use crate::io::{BackEnd, DatagramIo, IoChoice, IoOptions};
 use crate::role::Role;
 use crate::role::client::{ClientRole, Ending, Full, Outcome, Settings, Source, Totals};
-use crate::base::time::{Clock, Instant, earliest};
 use crate::wire::{FrameFormat, Mode, Status};
 
 /// Why a call has no answer.

@@ -26,40 +26,27 @@
 //!
 //! `docs/ARCHITECTURE.md` has the reasons.
 
-pub mod access;
 pub mod admin;
 pub mod base;
 pub mod chart;
 pub mod client;
-pub mod concurrency;
 pub mod config;
 pub mod crew;
 pub mod daemon;
-pub mod delay;
 pub mod doctor;
-pub mod estimate;
-pub mod fleet;
 pub mod handover;
-pub mod health;
 pub mod io;
 pub mod lab;
 pub mod load;
 pub mod logging;
-pub mod operator;
 pub mod page;
-pub mod remembered;
+pub mod pool;
 pub mod retry;
 pub mod role;
-pub mod roster;
-pub mod scale;
-pub mod select;
 pub mod server;
-pub mod slow_start;
 pub mod state_dir;
-pub mod stats;
 pub mod status;
 pub mod terminal;
-pub mod waiting;
 pub mod wire;
 
 /// The README's Rust is compiled with the other examples.

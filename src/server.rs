@@ -22,11 +22,11 @@ use std::time::Duration;
 
 use crossbeam_queue::ArrayQueue;
 
+use crate::base::time::Clock;
 use crate::io::socket::{SocketOptions, bind};
 use crate::io::{BackEnd, DatagramIo, IoChoice, IoOptions, Waker};
 use crate::role::Role;
 use crate::role::server::{JobId, ServerRole, Settings, Totals, Work};
-use crate::base::time::Clock;
 use crate::wire::{FrameFormat, Status};
 
 /// Options of a [`Server`], with sensible defaults.

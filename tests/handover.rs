@@ -11,9 +11,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use lbd::base::batch::SocketId;
+use lbd::base::time::Clock;
 use lbd::handover::{Error, Label, Listener, Offer, Purpose, SocketKind, Wish};
 use lbd::io::{BackEnd, DatagramIo, IoChoice, IoOptions};
-use lbd::base::time::Clock;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const ROLE: &str = "LBD_TEST_HANDOVER";

@@ -7,9 +7,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use lbd::base::batch::{FrameRef, SocketId};
+use lbd::base::time::Clock;
 use lbd::io::socket::{SocketOptions, bind};
 use lbd::io::{BackEnd, DatagramIo, IoChoice, IoOptions};
-use lbd::base::time::Clock;
 
 #[test]
 fn a_turn_over_mio_allocates_nothing() {

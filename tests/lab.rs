@@ -3,10 +3,10 @@
 
 use std::time::Duration;
 
+use lbd::base::service_time::ServiceTime;
 use lbd::lab::{
     Contender, Figures, Overload, PoolKind, Quantiles, Setup, central_queue, exact_shortest_queue, simulate,
 };
-use lbd::base::service_time::ServiceTime;
 use lbd::wire::ReplyPath;
 
 const MS: Duration = Duration::from_millis(1);

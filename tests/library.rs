@@ -6,20 +6,21 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use lbd::base::drop_reason::DropReason;
+use lbd::base::time::Clock;
 use lbd::daemon::inbox::inbox;
 use lbd::daemon::signals::Stop;
 use lbd::daemon::worker::Worker;
-use lbd::base::drop_reason::DropReason;
-use lbd::health::State;
 use lbd::io::socket::{SocketOptions, bind};
 use lbd::io::{DatagramIo, IoOptions, MmsgIo, Waker};
+use lbd::pool::health::State;
+use lbd::pool::stats::PoolStats;
+use lbd::pool::{autoscale, select};
 use lbd::role::balancer::{BACK, Balancer, FRONT, Settings};
 use lbd::role::client::Ending;
-use lbd::stats::PoolStats;
 use lbd::status::EventLog;
-use lbd::base::time::Clock;
 use lbd::wire::{FrameFormat, Mode, ReplyPath};
-use lbd::{Client, Server, client, scale, select};
+use lbd::{Client, Server, client};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -56,7 +57,7 @@ impl TestBalancer {
             waiting_max: 0,
             interval: Duration::from_millis(10),
             controller: "127.0.0.1:9".parse().unwrap(),
-            scale: scale::Policy {
+            scale: autoscale::Policy {
                 threshold: 1e9,
                 grow_after: Duration::from_secs(1),
                 shrink_after: Duration::from_secs(1000),
@@ -67,7 +68,7 @@ impl TestBalancer {
                 min: 1,
                 max: 8,
             },
-            health: lbd::health::Rules::default(),
+            health: lbd::pool::health::Rules::default(),
             own: vec![front, back],
             secret: [3; 16],
             workers: 1,
@@ -90,7 +91,7 @@ impl TestBalancer {
     fn wait_for(&self, servers: usize) {
         let until = std::time::Instant::now() + PATIENCE;
         let is_up =
-            |s: &&lbd::stats::ServerStats| s.id_plus_one.get() > 0 && s.state.get() == State::Up as u64;
+            |s: &&lbd::pool::stats::ServerStats| s.id_plus_one.get() > 0 && s.state.get() == State::Up as u64;
         while self.stats.servers.iter().filter(is_up).count() != servers {
             assert!(std::time::Instant::now() < until, "{servers} servers never came up");
             std::thread::yield_now();

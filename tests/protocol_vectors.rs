@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use lbd::wire::message::Message;
 use lbd::base::time::Instant;
 use lbd::wire::frame::unpack_addr;
+use lbd::wire::message::Message;
 use lbd::wire::{CookieKey, Frame, FrameFormat, Header, Opener, Sealer};
 use zerocopy::{FromBytes, IntoBytes};
 

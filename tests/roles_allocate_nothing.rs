@@ -12,13 +12,13 @@ mod relayed;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use lbd::load::{Generator, Ledger, Native, Plan};
 use lbd::base::rng::Rng;
+use lbd::base::service_time::ServiceTime;
+use lbd::load::{Generator, Ledger, Native, Plan};
+use lbd::pool::select::PolicyKind;
 use lbd::role::client::{ClientRole, Settings};
 use lbd::role::relay::{self, Affinity, Speaks};
 use lbd::role::server::Work;
-use lbd::select::PolicyKind;
-use lbd::base::service_time::ServiceTime;
 use lbd::wire::{Mode, ReplyPath};
 
 use pipes::{End, FORMAT, Pool, client, front};

@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 
 use super::bodies::{Done, Problem, WantedServers};
 use crate::config::Token;
-use crate::operator::Order;
+use crate::pool::order::Order;
 use crate::role::relay::Wanted;
 use crate::status::Status;
 

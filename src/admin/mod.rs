@@ -32,7 +32,7 @@ mod token;
 
 use std::sync::Arc;
 
-use crate::operator::Order;
+use crate::pool::order::Order;
 use crate::role::relay::Wanted;
 use crate::status::{EventLog, Status};
 

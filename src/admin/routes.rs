@@ -19,7 +19,7 @@ use super::live::{Live, READERS_MAX};
 use super::metrics::{self, Format};
 use super::{Control, Refusal, guard};
 use crate::config::Token;
-use crate::operator::Order;
+use crate::pool::order::Order;
 
 /// Bytes of a request's body at most.
 const BODY_SIZE_MAX: usize = 64 * 1024;

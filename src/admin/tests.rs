@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::live::READERS_MAX;
 use super::{Client, ClientError, Control, Refusal, Server, serve};
 use crate::config::Token;
-use crate::operator::Order;
+use crate::pool::order::Order;
 use crate::role::relay::Wanted;
 use crate::status::{EventLog, History, KEPT_MAX, Kind, PoolStatus, ServerStatus, Status};
 

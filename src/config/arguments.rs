@@ -53,7 +53,7 @@ pub fn name_of(key: &str) -> String {
 mod tests {
     use super::*;
     use crate::config::pools::{Affinity, Speaks};
-    use crate::select::PolicyKind;
+    use crate::pool::select::PolicyKind;
     use std::time::Duration;
 
     fn arguments(change: impl FnOnce(&mut PoolArguments)) -> Result<Config, String> {

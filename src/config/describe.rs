@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use super::pools::{Affinity, Check, DatagramPool, PoolServer, ProxyProtocol, Speaks, Target};
 use super::{Config, PoolRun, Run, probe};
-use crate::health::Rules;
-use crate::scale::Policy;
-use crate::waiting::Limit;
+use crate::pool::autoscale::Policy;
+use crate::pool::health::Rules;
+use crate::pool::waiting::Limit;
 use crate::wire::ReplyPath;
 
 /// The rest of a port and a server that the configuration does not state, at least (`pools[].hold`).

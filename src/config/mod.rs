@@ -39,14 +39,14 @@ pub use raw::schema;
 use raw::{Bind, Raw, RawBalancer, RawClient, RawLogs, RawServer, Text};
 pub use run::Run;
 
-use crate::health::Rules;
+use crate::base::service_time::ServiceTime;
 use crate::io::{IoChoice, IoOptions, PAYLOAD_MAX};
 use crate::logging;
+use crate::pool::health::Rules;
+use crate::pool::members::WORKERS_MAX;
+use crate::pool::select::PolicyKind;
+use crate::pool::waiting::{self, Limit};
 use crate::role::client::Source;
-use crate::roster::WORKERS_MAX;
-use crate::select::PolicyKind;
-use crate::base::service_time::ServiceTime;
-use crate::waiting::{self, Limit};
 use crate::wire::header::{DATAGRAM_MAX, FRAME_SIZE_MAX, FRAME_SIZE_MIN, FRAME_SIZE_MIN_TAGGED};
 use crate::wire::{FrameFormat, ReplyPath};
 

@@ -13,8 +13,8 @@ use super::raw::{OneOrMany, RawHealth, RawPool, RawPoolServer, Text};
 use super::run::{Defaults, Written};
 use super::{Config, Read, Reader, address, probe, range_keys};
 use crate::client::any_port_towards;
-use crate::health::Rules;
-use crate::select::PolicyKind;
+use crate::pool::health::Rules;
+use crate::pool::select::PolicyKind;
 
 /// Unanswered checks or requests that take a suspect down.
 const FALL: u8 = 3;

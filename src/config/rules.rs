@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::raw::{RawHealth, RawRules, Text};
 use super::{Read, Reader};
-use crate::health::Rules;
+use crate::pool::health::Rules;
 
 /// The keys as they are written.
 pub(super) struct Written<'a> {

@@ -7,7 +7,7 @@ use super::keys::shortened;
 use super::raw::{RawRun, RawServer, Text, Words};
 use super::{Read, Reader, range_keys};
 use crate::crew::Bounds;
-use crate::scale::Policy;
+use crate::pool::autoscale::Policy;
 
 /// The most servers of one pool.
 const SERVERS_MAX: u32 = 4_096;

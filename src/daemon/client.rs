@@ -7,11 +7,11 @@ use serde::{Deserialize, Serialize};
 use tracing::info;
 
 use super::signals::Stop;
+use crate::base::time::{Clock, Instant, earliest};
 use crate::io::DatagramIo;
 use crate::load::{Rate, Schedule, Share};
 use crate::role::Role;
 use crate::role::client::{ClientRole, Ending};
-use crate::base::time::{Clock, Instant, earliest};
 use crate::wire::Mode;
 
 /// What to send.

@@ -12,8 +12,8 @@ use tokio::task::{AbortHandle, LocalSet};
 
 use super::names::{self, Names};
 use super::tcp::Splicer;
-use crate::role::relay::{Shared, Wanted};
 use crate::base::time::Clock;
+use crate::role::relay::{Shared, Wanted};
 
 /// The servers that a pool shall have, by who wants them.
 pub struct Wishes {

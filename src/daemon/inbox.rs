@@ -8,8 +8,8 @@ use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::io::Waker;
 use crate::base::time::Instant;
+use crate::io::Waker;
 
 /// How long a loop may take to come round: far longer than any turn.
 const PATIENCE: Duration = Duration::from_secs(5);

@@ -32,10 +32,10 @@ use std::net::UdpSocket;
 
 use tracing::info;
 
+use crate::base::time::{Clock, Instant, earliest};
 use crate::io::socket::receive_buffer;
 use crate::io::{BackEnd, DatagramIo, IoChoice, IoOptions};
 use crate::role::Role;
-use crate::base::time::{Clock, Instant, earliest};
 
 /// A back end of this choice over these sockets.
 pub fn back_end(

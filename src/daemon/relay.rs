@@ -9,13 +9,13 @@ use tracing::{info, warn};
 use super::worker::Balancing;
 use crate::base::batch::SocketId;
 use crate::base::drop_reason::DropReason;
+use crate::base::time::Instant;
 use crate::handover::{SocketKind, SocketSet};
-use crate::health::State;
 use crate::io::socket::{SocketOptions, bind};
 use crate::io::{DatagramIo, IoCounters, IoOptions};
+use crate::pool::health::State;
 use crate::role::relay::{Event, ProxyProtocol, Relay, Sockets, WorkerSockets};
 use crate::status::{EventLog, Kind};
-use crate::base::time::Instant;
 
 /// Which sockets a pool needs.
 #[derive(Clone, Debug, PartialEq, Eq)]

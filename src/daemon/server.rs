@@ -6,9 +6,9 @@ use tracing::info;
 
 use super::signals::Stop;
 use super::{notify, turn};
+use crate::base::time::Clock;
 use crate::io::DatagramIo;
 use crate::role::server::{ServerRole, Totals};
-use crate::base::time::Clock;
 
 /// Runs until it was asked to stop and has drained, or was asked twice. Gives what it counted.
 pub fn run(

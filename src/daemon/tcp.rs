@@ -13,10 +13,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use crate::wire::proxy_protocol::{self, Transport};
-use crate::role::relay::Shared;
-use crate::select::Slot;
 use crate::base::time::Clock;
+use crate::pool::select::Slot;
+use crate::role::relay::Shared;
+use crate::wire::proxy_protocol::{self, Transport};
 
 /// How long a server may take to accept.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);

@@ -12,10 +12,10 @@ use super::inbox::Inbox;
 use super::signals::Stop;
 use super::turn_until;
 use crate::base::batch::SocketId;
+use crate::base::time::{Clock, Instant};
 use crate::io::DatagramIo;
 use crate::role::Role;
 use crate::status::EventLog;
-use crate::base::time::{Clock, Instant};
 
 /// A role that stands between clients and servers.
 pub trait Balancing: Role {

@@ -13,9 +13,9 @@ use super::facts::{Facts, Folder, Held, Trial};
 use super::needs::{Fixed, Needs};
 use super::proc;
 use crate::base::batch::SocketId;
+use crate::base::time::Clock;
 use crate::io::socket::{self, SocketOptions, bind};
 use crate::io::{DatagramIo, IoOptions, MmsgIo, UringIo};
-use crate::base::time::Clock;
 
 /// The time in which dropped datagrams are counted.
 const DROPS_WINDOW: Duration = Duration::from_millis(500);

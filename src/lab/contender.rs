@@ -2,8 +2,8 @@
 
 use std::str::FromStr;
 
-use crate::select::PolicyKind;
-use crate::waiting::Limit;
+use crate::pool::select::PolicyKind;
+use crate::pool::waiting::Limit;
 
 /// A way of choosing servers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -11,14 +11,14 @@ use super::places::Place;
 use super::setup::{Setup, WAITING_MAX};
 use super::world::{Meaning, Pool};
 use crate::base::batch::{Rx, SocketId, Tx};
-use crate::health::Rules;
+use crate::base::time::Instant;
+use crate::pool::health::Rules;
+use crate::pool::select::Slot;
 use crate::role::Role;
 use crate::role::relay::{
     Affinity, Chance, Check, HealthCheck, ProxyProtocol, Relay, Settings, Sockets, Speaks, Wanted,
     WorkerSockets,
 };
-use crate::select::Slot;
-use crate::base::time::Instant;
 
 /// Ports towards the servers: all requests are of one client, which has one pair of port and server with each.
 const PORTS: u16 = 4;

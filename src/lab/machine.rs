@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::role::Role;
 use crate::base::time::Instant;
+use crate::role::Role;
 
 /// A server as one balancer knows it.
 pub(super) trait End: Role {

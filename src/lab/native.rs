@@ -10,12 +10,12 @@ use super::places::Place;
 use super::setup::{Setup, WAITING_MAX};
 use super::world::{Meaning, Pool};
 use crate::base::batch::SocketId;
-use crate::health::Rules;
+use crate::base::time::Instant;
+use crate::pool::autoscale;
+use crate::pool::health::Rules;
+use crate::pool::select::Slot;
 use crate::role::balancer::{self, BACK, Balancer, FRONT};
 use crate::role::server::{self, JobId, ServerRole, Work};
-use crate::scale;
-use crate::select::Slot;
-use crate::base::time::Instant;
 use crate::wire::header::HEADER_LEN;
 use crate::wire::{Frame, FrameFormat, Header, Kind, Mode, ServerOp, Status};
 
@@ -47,7 +47,7 @@ impl Pool for Native {
             interval: setup.staleness,
             controller: Place::Nobody.into(),
             // As many servers as there are, whatever the load.
-            scale: scale::Policy {
+            scale: autoscale::Policy {
                 threshold: f64::MAX,
                 grow_after: never,
                 shrink_after: never,

@@ -17,9 +17,9 @@ use super::speeds::Speeds;
 use super::trace::Trace;
 use crate::base::batch::{Received, Rx, SocketId, Tx};
 use crate::base::rng::Rng;
+use crate::base::time::Instant;
 use crate::role::Role;
 use crate::role::client::{self, ClientRole, Ending};
-use crate::base::time::Instant;
 use crate::wire::Mode;
 
 /// What a datagram is about.

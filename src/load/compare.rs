@@ -207,8 +207,8 @@ impl fmt::Display for Compared {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::load::made;
     use crate::base::rng::Rng;
+    use crate::load::made;
 
     /// Latencies around a mean, of a machine that gets slower and slower: `drift` is what a turn adds to the mean.
     fn compared(pairs: usize, a_us: f64, b_us: f64, drift: f64, seed: u64) -> Compared {

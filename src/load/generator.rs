@@ -8,8 +8,8 @@ use super::ledger::{Account, Ledger, SecondTally};
 use super::protocol::{Protocol, Request};
 use super::schedule::Schedule;
 use crate::base::batch::{Rx, Tx};
-use crate::role::Role;
 use crate::base::time::{Instant, earliest};
+use crate::role::Role;
 
 /// A request that leaves this much after its planned moment is late.
 pub const LATE: Duration = Duration::from_millis(1);

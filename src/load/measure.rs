@@ -14,13 +14,13 @@ use super::run::{Live, Progress, Surroundings, run};
 use super::schedule::{Rate, Schedule, Share};
 use super::series::Seconds;
 use super::{Account, Generator, Ledger, Plan, Report, SecondTally, Trace};
+use crate::base::rng::Rng;
+use crate::base::time::{Clock, Instant};
 use crate::daemon::back_end;
 use crate::daemon::limits::allow_files;
 use crate::daemon::signals::Stop;
 use crate::io::socket::{SocketOptions, bind};
 use crate::io::{BackEnd, DatagramIo, IoChoice, IoOptions, PAYLOAD_MAX};
-use crate::base::rng::Rng;
-use crate::base::time::{Clock, Instant};
 use crate::wire::FrameFormat;
 
 /// Requests that leave in one turn at most, and their bytes.

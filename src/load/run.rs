@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::{Generator, Protocol, SecondTally};
+use crate::base::time::{Clock, Instant};
 use crate::daemon::signals::Stop;
 use crate::io::DatagramIo;
 use crate::role::Role;
-use crate::base::time::{Clock, Instant};
 
 /// Figures that a loop writes once a turn and another thread shows.
 #[derive(Debug, Default)]

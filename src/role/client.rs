@@ -12,10 +12,10 @@ use std::time::Duration;
 
 use crate::base::batch::{Rx, SocketId, Tx};
 use crate::base::drop_reason::{DropCounters, DropReason};
-use crate::retry::{Budget, Timeout};
 use crate::base::rng::Rng;
-use crate::role::Role;
 use crate::base::time::Instant;
+use crate::retry::{Budget, Timeout};
+use crate::role::Role;
 use crate::wire::{Frame, FrameFormat, Header, Kind, Mode, Status};
 
 /// The only socket of a client.

@@ -7,11 +7,11 @@
 use std::net::SocketAddr;
 
 use crate::base::batch::{FrameRef, Rx, SocketId, Tx};
-use crate::crew::{Crew, Outcome};
 use crate::base::drop_reason::{DropCounters, DropReason};
 use crate::base::rng::Rng;
-use crate::role::{Role, send_from_slot};
 use crate::base::time::Instant;
+use crate::crew::{Crew, Outcome};
+use crate::role::{Role, send_from_slot};
 use crate::wire::{CookieKey, Frame, FrameFormat, Header, Kind, Opener, RequestOp, Sealer, Status};
 
 /// The only socket of a controller.

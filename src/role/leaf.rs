@@ -1,7 +1,7 @@
 //! What a server's state means for the selection tree: the same for all pools.
 
-use crate::health::State;
-use crate::select::LeafState;
+use crate::pool::health::State;
+use crate::pool::select::LeafState;
 
 /// Whether a server in this state may be chosen; `fails_open` if too many are down or held.
 pub(super) fn leaf_of(state: State, fails_open: bool) -> LeafState {

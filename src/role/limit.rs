@@ -1,9 +1,9 @@
 //! The limit of `max_outstanding: auto`, kept by the primary of a pool.
 
-use crate::concurrency::{Finished, Search};
-use crate::select::{Slot, Tree};
 use crate::base::time::Instant;
-use crate::waiting::Limit;
+use crate::pool::concurrency::{Finished, Search};
+use crate::pool::select::{Slot, Tree};
+use crate::pool::waiting::Limit;
 
 /// The search for the limit, where it is to be found.
 #[derive(Debug, Default)]

@@ -1,9 +1,9 @@
 //! What all workers of a pool have measured of its servers, brought to the primary's [`Delays`]: the same for all pools.
 
-use crate::delay::Delays;
-use crate::select::{PolicyKind, Slot};
-use crate::stats::Served;
 use crate::base::time::Instant;
+use crate::pool::select::{PolicyKind, Slot};
+use crate::pool::slowness::Delays;
+use crate::pool::stats::Served;
 
 /// Looks at what was measured at each slot, if it is time; whether leaves have to be written anew. `served` gives a worker's
 /// measurements at a slot, `identity` says which server has it, if one has.
@@ -37,7 +37,7 @@ pub(super) fn choose<'a>(delays: &mut Delays, policy: PolicyKind, served: impl F
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::select::AS_FAST;
+    use crate::pool::select::AS_FAST;
     use std::time::Duration;
 
     #[test]

@@ -4,7 +4,6 @@
 pub mod balancer;
 pub mod client;
 pub mod controller;
-mod decisions;
 pub mod keeper;
 mod leaf;
 mod limit;

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use serde::{Deserialize, Serialize};
 
 use super::{Latencies, Percentiles};
-use crate::stats::{CountSnapshot, Counter, DecisionStats, LatencyHistogram, LatencySnapshot};
+use crate::pool::stats::{CountSnapshot, Counter, DecisionStats, LatencyHistogram, LatencySnapshot};
 
 /// By what this balancer knows. What it does not know, such as the requests of another balancer at the same servers, is not in
 /// here. Since the start, or, where it says "recent", of the last moment.
@@ -157,7 +157,7 @@ impl DecisionSampler {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stats::PoolStats;
+    use crate::pool::stats::PoolStats;
 
     #[test]
     fn workers_are_added_up_and_what_is_recent_is_forgotten() {

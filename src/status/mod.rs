@@ -33,10 +33,10 @@ pub use native::{ServerStatus, Service};
 pub use pools::{Latencies, PoolServerStatus, PoolStatus};
 pub use view::{NATIVE, PoolView, ServerView};
 
-use crate::role::relay::Shared;
-use crate::scale::Outlook;
-use crate::stats::{LatencySnapshot, PoolStats};
 use crate::base::time::{Clock, Instant};
+use crate::pool::autoscale::Outlook;
+use crate::pool::stats::{LatencySnapshot, PoolStats};
+use crate::role::relay::Shared;
 use native::NativeSampler;
 use pools::PoolSampler;
 
@@ -216,8 +216,8 @@ fn micros(latency: Option<Duration>) -> u64 {
 mod tests {
     use super::*;
     use crate::base::drop_reason::DropReason;
-    use crate::health::State;
-    use crate::scale::Why;
+    use crate::pool::autoscale::Why;
+    use crate::pool::health::State;
 
     #[test]
     fn a_snapshot_shows_the_registered_servers_of_all_workers_and_the_latency_since_the_last_one() {

@@ -8,10 +8,10 @@ use serde::{Deserialize, Serialize};
 use super::decisions::{DecisionSampler, Source};
 use super::window::{Look, Window};
 use super::{Percentiles, Scaling, Status, micros};
-use crate::health::State;
-use crate::select::AS_FAST;
-use crate::stats::{Counter, LatencySnapshot, PoolStats, Served, ServerStats};
 use crate::base::time::Instant;
+use crate::pool::health::State;
+use crate::pool::select::AS_FAST;
+use crate::pool::stats::{Counter, LatencySnapshot, PoolStats, Served, ServerStats};
 
 /// One server of the native pool at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

@@ -13,10 +13,10 @@ use super::native::{Service, state_name};
 use super::window::{Look, Window};
 use super::{Decisions, Percentiles, Scaling, micros};
 use crate::base::drop_reason::DropCounters;
-use crate::role::relay::Shared;
-use crate::select::Slot;
-use crate::stats::{Counter, LatencySnapshot, RelayServerStats, RelayStats};
 use crate::base::time::Instant;
+use crate::pool::select::Slot;
+use crate::pool::stats::{Counter, LatencySnapshot, RelayServerStats, RelayStats};
+use crate::role::relay::Shared;
 
 /// A datagram pool at one moment. Totals are since the start; rates and recent latencies are of the last moment.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use crate::stats::LatencySnapshot;
+use crate::pool::stats::LatencySnapshot;
 
 /// Replies of one slot at one look, all workers together, and their latencies.
 #[derive(Clone, Debug, Default)]
@@ -61,7 +61,7 @@ mod tests {
     #[test]
     fn a_window_reaches_back_as_far_as_it_shall() {
         let latency = |count| {
-            let histogram = crate::stats::LatencyHistogram::default();
+            let histogram = crate::pool::stats::LatencyHistogram::default();
             (0..count).for_each(|_| histogram.record(100));
             histogram.snapshot()
         };

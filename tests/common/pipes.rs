@@ -5,13 +5,13 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use lbd::base::batch::{Received, Rx, SocketId, Tx};
-use lbd::health::Rules;
+use lbd::base::time::Instant;
+use lbd::pool::health::Rules;
+use lbd::pool::{autoscale, select};
 use lbd::role::Role;
 use lbd::role::balancer::{self, Balancer};
 use lbd::role::server::{self, ServerRole, Work};
-use lbd::base::time::Instant;
 use lbd::wire::{FrameFormat, ReplyPath};
-use lbd::{scale, select};
 
 pub const FORMAT: FrameFormat = FrameFormat { size: 256, tagged: false };
 /// Datagrams of one peer that arrive as one, as UDP_GRO merges them.
@@ -141,7 +141,7 @@ impl Pool {
             waiting_max: 0,
             interval,
             controller: addr(55_000),
-            scale: scale::Policy {
+            scale: autoscale::Policy {
                 threshold: 1e9,
                 grow_after: Duration::from_secs(1),
                 shrink_after: Duration::from_secs(86_400),

@@ -5,14 +5,14 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use lbd::base::batch::{Received, Rx, SocketId, Tx};
-use lbd::health::Rules;
+use lbd::base::time::Instant;
+use lbd::pool::health::Rules;
+use lbd::pool::select::PolicyKind;
 use lbd::role::Role;
 use lbd::role::relay::{
     Affinity, Chance, Check, HealthCheck, ProxyProtocol, Relay, Settings, Sockets, Speaks, Wanted,
     WorkerSockets,
 };
-use lbd::select::PolicyKind;
-use lbd::base::time::Instant;
 
 const SERVERS: u16 = 16;
 const PORTS: u16 = 64;

@@ -4,9 +4,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use lbd::base::batch::SocketId;
+use lbd::base::time::Clock;
 use lbd::io::socket::{SocketOptions, bind};
 use lbd::io::{BackEnd, DatagramIo, Faults, IoChoice, IoOptions, SimIo, SimNet};
-use lbd::base::time::Clock;
 
 /// A datagram as it arrived.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -4,9 +4,9 @@ use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use lbd::base::batch::SocketId;
+use lbd::base::rng::Rng;
 use lbd::io::socket::{SocketOptions, bind, receive_buffer};
 use lbd::io::{BackEnd, DatagramIo, IoOptions};
-use lbd::base::rng::Rng;
 
 use crate::backend::{Arrived, Backend, Kernel, clock, collect, options, stage, take_turn};
 

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use lbd::select::{PolicyKind, Slot};
 use lbd::base::service_time::ServiceTime;
+use lbd::pool::select::{PolicyKind, Slot};
 use lbd::wire::ReplyPath;
 
 use crate::world::*;
@@ -40,7 +40,7 @@ fn share_of_the_slow_one(world: &mut World) -> f64 {
 /// How much slower server 0 is believed to be.
 fn slowness(world: &World) -> f64 {
     let slot: Slot = world.primary().fleet().expect("the primary").slot_of(0).expect("it is up");
-    world.stats[0].servers[slot.index()].served.slowness.get() as f64 / f64::from(lbd::select::AS_FAST)
+    world.stats[0].servers[slot.index()].served.slowness.get() as f64 / f64::from(lbd::pool::select::AS_FAST)
 }
 
 #[test]

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use lbd::health::State;
-use lbd::select::Slot;
+use lbd::pool::health::State;
+use lbd::pool::select::Slot;
 
 use crate::world::*;
 use crate::{faults, pool, seeds};
@@ -143,7 +143,7 @@ fn crashes_that_are_too_short_to_be_seen_count_too_and_who_is_away_is_not_forgiv
             "seed {seed}: it was held as it died"
         );
         let now = world.now();
-        world.balancer[0].role.order(now, FLAPPING, lbd::operator::Order::Enable).unwrap();
+        world.balancer[0].role.order(now, FLAPPING, lbd::pool::order::Order::Enable).unwrap();
         assert!(world.run_until(SECOND, |w| w.up().len() == 4), "seed {seed}: an operator knows better");
         assert_eq!(failures(&world), 0);
         // Nobody else is left.

@@ -12,13 +12,13 @@ mod world;
 use std::time::Duration;
 
 use lbd::base::drop_reason::DropReason;
-use lbd::io::Faults;
 use lbd::base::rng::Rng;
+use lbd::base::service_time::ServiceTime;
+use lbd::io::Faults;
+use lbd::pool::select::PolicyKind;
+use lbd::pool::waiting::Limit;
 use lbd::role::balancer::Event;
 use lbd::role::client::Ending;
-use lbd::select::PolicyKind;
-use lbd::base::service_time::ServiceTime;
-use lbd::waiting::Limit;
 use lbd::wire::ReplyPath;
 use world::*;
 
@@ -147,7 +147,8 @@ fn a_lost_last_request_blocks_nobody_and_is_forgotten_within_an_interval_or_so()
         // The check is made every quarter of an interval, and the answer takes a round trip.
         world.run(INTERVAL + INTERVAL / 4 + MS);
         assert_eq!(world.counted(), 0, "cap {cap:?}");
-        let lost: i32 = (0..4).map(|i| world.primary().estimate(lbd::select::Slot::new(i)).lost()).sum();
+        let lost: i32 =
+            (0..4).map(|i| world.primary().estimate(lbd::pool::select::Slot::new(i)).lost()).sum();
         assert_eq!(lost, 4, "cap {cap:?}: they are known to be lost, not late");
         assert_eq!(world.up().len(), 4);
         world.check_at_rest();

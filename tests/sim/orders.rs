@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use lbd::health::State;
-use lbd::operator::{Order, Refused};
-use lbd::role::client::Ending;
 use lbd::base::service_time::ServiceTime;
+use lbd::pool::health::State;
+use lbd::pool::order::{Order, Refused};
+use lbd::role::client::Ending;
 
 use crate::world::*;
 use crate::{faults, pool, seeds, traffic};

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use lbd::role::client::Ending;
-use lbd::scale;
-use lbd::select::PolicyKind;
 use lbd::base::service_time::ServiceTime;
-use lbd::waiting::Limit;
+use lbd::pool::autoscale;
+use lbd::pool::select::PolicyKind;
+use lbd::pool::waiting::Limit;
+use lbd::role::client::Ending;
 use lbd::wire::ReplyPath;
 
 use crate::world::*;
@@ -73,7 +73,7 @@ fn each_setting_counts_for_every_worker() {
         world.run(Duration::from_millis(500));
         let state =
             world.primary().fleet().unwrap().iter().find(|(_, s)| s.id == 1).unwrap().1.health.state();
-        assert_eq!(state, lbd::health::State::Suspect, "seed {seed}: it is given more time");
+        assert_eq!(state, lbd::pool::health::State::Suspect, "seed {seed}: it is given more time");
         world.frozen.insert(0);
         let now = world.now();
         world.clients[0].submit(now, 99);
@@ -102,7 +102,7 @@ fn what_a_balancer_is_built_for_is_refused_by_the_name_of_its_key() {
     assert_eq!(refused(&|s| s.servers_max = 17), "load_balancer.servers_max");
     let mut settings = world.settings();
     (settings.secret, settings.seed, settings.own) = ([0; 16], 0, vec![]);
-    settings.scale = scale::Policy { max: 3, ..settings.scale };
+    settings.scale = autoscale::Policy { max: 3, ..settings.scale };
     assert_eq!(
         world.balancer[0].role.reconfigure(settings),
         Ok(()),

@@ -5,21 +5,21 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lbd::crew::{Action, Bounds, Crew};
 use lbd::base::drop_reason::DropReason;
-use lbd::health::Rules;
+use lbd::base::service_time::ServiceTime;
+use lbd::base::time::{Instant, earliest};
+use lbd::crew::{Action, Bounds, Crew};
 use lbd::io::{DatagramIo, Faults, IoOptions, SimIo, SimNet};
+use lbd::pool::autoscale;
+use lbd::pool::health::Rules;
+use lbd::pool::select::{PolicyKind, Slot};
+use lbd::pool::stats::{Counter, PoolStats};
+use lbd::pool::waiting::Limit;
 use lbd::role::Role;
 use lbd::role::balancer::{self, Balancer, Part};
 use lbd::role::client::{self, ClientRole, Ending, Outcome};
 use lbd::role::controller::{self, ControllerRole};
 use lbd::role::server::{self, ServerRole, Work};
-use lbd::scale;
-use lbd::select::{PolicyKind, Slot};
-use lbd::base::service_time::ServiceTime;
-use lbd::stats::{Counter, PoolStats};
-use lbd::base::time::{Instant, earliest};
-use lbd::waiting::Limit;
 use lbd::wire::{FrameFormat, Mode, ReplyPath};
 
 pub const INTERVAL: Duration = Duration::from_millis(10);
@@ -120,7 +120,7 @@ pub struct World {
     /// Where frames are authenticated.
     pub key: Option<[u8; 16]>,
     pub service: Option<ServiceTime>,
-    pub scale: scale::Policy,
+    pub scale: autoscale::Policy,
     /// (virtual milliseconds, event) of the balancer.
     pub events: Vec<(u64, balancer::Event)>,
     pub tells: Vec<String>,
@@ -157,7 +157,7 @@ impl World {
             health: Rules::default(),
             key: None,
             service: None,
-            scale: scale::Policy {
+            scale: autoscale::Policy {
                 threshold: 5.0,
                 grow_after: 200 * MS,
                 shrink_after: 1000 * MS,
@@ -409,7 +409,7 @@ impl World {
     /// Ids of the servers that take traffic.
     pub fn up(&self) -> Vec<u32> {
         let Some(node) = self.balancer.first() else { return vec![] };
-        let up = |s: &lbd::fleet::Server| s.health.state() == lbd::health::State::Up;
+        let up = |s: &lbd::pool::registry::Server| s.health.state() == lbd::pool::health::State::Up;
         node.role.fleet().expect("the primary").iter().filter(|(_, s)| up(s)).map(|(_, s)| s.id).collect()
     }
 

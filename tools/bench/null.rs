@@ -15,13 +15,13 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, ValueEnum};
 use lbd::base::batch::{FrameRef, SocketId};
+use lbd::base::rng::{Rng, entropy};
+use lbd::base::service_time::ServiceTime;
+use lbd::base::time::{Clock, Instant};
 use lbd::daemon::signals::Stop;
 use lbd::io::socket::{SocketOptions, bind};
 use lbd::io::{BackEnd, DatagramIo, IoChoice, IoOptions};
-use lbd::base::rng::{Rng, entropy};
-use lbd::base::service_time::ServiceTime;
 use lbd::terminal::tell;
-use lbd::base::time::{Clock, Instant};
 use lbd::wire::header::{DATAGRAM_MAX, FRAME_SIZE_MIN};
 use lbd::wire::{Frame, FrameFormat, Kind};
 

@@ -72,7 +72,7 @@ fn middle_us(upper_us: u64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stats::LatencyHistogram;
+    use crate::pool::stats::LatencyHistogram;
 
     #[test]
     fn numbers_fall_below_their_bounds_and_keep_their_sum() {

@@ -19,7 +19,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::exemplar::Exemplar;
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::health::State;
+use crate::pool::health::State;
 use crate::status::{Decisions, EventLog, Kind, NATIVE, PoolServerStatus, PoolStatus, ServerStatus, Status};
 use buckets::Buckets;
 use process::Process;

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+use lbd::base::service_time::ServiceTime;
 use lbd::config::{Config, ConfigError, PoolArguments};
 use lbd::lab::{Group, Overload, PoolKind, Spell};
-use lbd::base::service_time::ServiceTime;
 use lbd::wire::ReplyPath;
 
 use crate::sim::{Loads, Shown};

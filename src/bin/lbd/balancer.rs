@@ -9,6 +9,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use lbd::base::time::Clock;
 use lbd::config::Config;
 use lbd::daemon::instance::{Instance, Ready, Takeover, service, takeover_path};
 use lbd::daemon::signals::{Asked, Stop};
@@ -17,7 +18,6 @@ use lbd::handover::{Listener, SocketSet, Wish};
 use lbd::logging;
 use lbd::status::Sampler;
 use lbd::terminal::{print, tell};
-use lbd::base::time::Clock;
 use socket2::SockRef;
 use tracing::{info, warn};
 

@@ -3,6 +3,8 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Error, Result};
+use lbd::base::rng::entropy;
+use lbd::base::time::Clock;
 use lbd::config::{Config, DatagramPool, PoolRun};
 use lbd::crew::{Bounds, Crew};
 use lbd::daemon::controller::{Ledger, Plan, ServerCommand, Supervisor, Upstream};
@@ -11,10 +13,8 @@ use lbd::daemon::{self, signals::Stop};
 use lbd::io::socket::{SocketOptions, bind};
 use lbd::io::{BackEnd, IoChoice};
 use lbd::logging;
-use lbd::base::rng::entropy;
 use lbd::role::controller::{ControllerRole, Settings};
 use lbd::role::keeper::Keeper;
-use lbd::base::time::Clock;
 
 use crate::args::{Common, Controller};
 use crate::run::{own_command, say, server_command};

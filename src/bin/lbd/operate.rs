@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, bail};
 use lbd::admin::{Client, ClientError, find_token};
 use lbd::config::{Config, Token};
-use lbd::operator::Order;
+use lbd::pool::order::Order;
 use lbd::status::{ServerView, Status};
 use lbd::terminal::{print, tell};
 

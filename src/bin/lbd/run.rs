@@ -3,17 +3,17 @@
 use std::net::SocketAddr;
 
 use anyhow::{Context, Result, bail};
+use lbd::base::rng::entropy;
+use lbd::base::time::Clock;
 use lbd::config::{self, Config};
 use lbd::daemon::{self, signals::Stop};
 use lbd::io::IoOptions;
 use lbd::io::socket::{SocketOptions, bind};
 use lbd::logging;
-use lbd::operator::Order;
-use lbd::base::rng::entropy;
+use lbd::pool::order::Order;
 use lbd::role::server::{ServerRole, Work};
 use lbd::role::{client, server};
 use lbd::terminal::{print, tell};
-use lbd::base::time::Clock;
 
 use crate::args::{Args, Client, Command, Common, Server};
 use crate::{balancer, controller, doctor, manual, operate, ping, sim, top, up};

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use lbd::base::rng::entropy;
 use lbd::config::Config;
 use lbd::load::{Arrivals, Job, Load, Payload, Queries, Rate, Talk, Trace};
-use lbd::base::rng::entropy;
 use lbd::wire::FrameFormat;
 
 use crate::args::{Args, ProtocolName, Ramp, Steps};

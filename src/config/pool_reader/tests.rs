@@ -5,10 +5,10 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::config::{describe, schema};
-use crate::health::Rules;
 use crate::io::IoChoice;
-use crate::select::PolicyKind;
-use crate::waiting::Limit;
+use crate::pool::health::Rules;
+use crate::pool::select::PolicyKind;
+use crate::pool::waiting::Limit;
 
 fn parse(text: &str) -> Result<Config, String> {
     Config::parse(text, Some(Path::new("config.json"))).map_err(|e| e.to_string())
@@ -723,7 +723,7 @@ fn servers_that_lbd_runs_have_the_keys_of_those_of_the_native_pool() {
     assert_eq!(address, "::1".parse::<IpAddr>().unwrap());
     assert_eq!((of_pool.count, of_pool.start_id, of_pool.ports), (2, 7, 5310..5330));
     assert_eq!(of_pool.command.unwrap(), ["serve", "{id}", "{port}"]);
-    let scale = crate::scale::Policy {
+    let scale = crate::pool::autoscale::Policy {
         threshold: 2.5,
         grow_after: ms(1_100),
         shrink_after: ms(1_000),

@@ -14,12 +14,12 @@ pub use ledger::Ledger;
 pub use runner::ServerCommand;
 pub use upstream::Upstream;
 
+use crate::base::time::{Clock, Instant, earliest};
 use crate::crew::Crew;
 use crate::io::DatagramIo;
 use crate::role::Role;
 use crate::role::controller::ControllerRole;
 use crate::role::keeper::Keeper;
-use crate::base::time::{Clock, Instant, earliest};
 use runner::Runner;
 
 /// What a controller runs.

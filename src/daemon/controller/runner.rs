@@ -7,9 +7,9 @@ use std::process::{Command, Stdio};
 use tracing::{info, warn};
 
 use super::ledger::{Ledger, Record};
+use crate::base::time::Instant;
 use crate::crew::{Action, Crew, Place, StartFailure};
 use crate::daemon::process::{INSTANCE_VARIABLE, Process};
-use crate::base::time::Instant;
 
 /// How a server is started: a program and its arguments, in which `{id}`, `{port}` and `{config}` are filled in.
 #[derive(Clone, Debug)]

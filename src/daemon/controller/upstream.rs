@@ -13,9 +13,9 @@ use std::time::{Duration, Instant};
 use tracing::{info, warn};
 
 use crate::admin::{Client, find_token};
-use crate::config::Admin;
 use crate::base::drop_reason::DropReason;
-use crate::health::State;
+use crate::config::Admin;
+use crate::pool::health::State;
 use crate::role::keeper::{Look, Seen};
 use crate::role::relay::Wanted;
 use crate::status::{PoolStatus, Status};

@@ -9,6 +9,8 @@ use std::time::Duration;
 use super::sockets::duplicates;
 use super::takeover::{Held, Verdict};
 use super::{Failed, Process, processors};
+use crate::base::rng::entropy;
+use crate::base::time::{Clock, Instant};
 use crate::config::Config;
 use crate::daemon;
 use crate::daemon::balancer::NAME;
@@ -16,11 +18,9 @@ use crate::daemon::inbox::{Gone, Post, inbox};
 use crate::daemon::worker::Worker;
 use crate::handover::{SocketKind, SocketSet};
 use crate::io::{BackEnd, IoOptions};
-use crate::operator::{Order, Refused};
-use crate::base::rng::entropy;
+use crate::pool::order::{Order, Refused};
+use crate::pool::stats::PoolStats;
 use crate::role::balancer::{Balancer, Part, Settings};
-use crate::stats::PoolStats;
-use crate::base::time::{Clock, Instant};
 
 /// How long a process that has taken its sockets over leaves requests in their buffers while no server has registered.
 const WAIT_FOR_SERVERS: Duration = Duration::from_millis(300);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{Failed, Instance};
 use crate::admin::{Control, Refusal};
 use crate::daemon::balancer::NAME;
-use crate::operator::{Order, Refused};
+use crate::pool::order::{Order, Refused};
 use crate::role::relay::Wanted;
 use crate::status::{EventLog, Kind, Status};
 

@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 use super::native::start;
 use super::sockets::{OpenPool, duplicates};
 use super::{Failed, Process, processors};
+use crate::base::rng::entropy;
+use crate::base::time::Instant;
 use crate::config::DatagramPool;
 use crate::daemon::control::{Errands, Wishes};
 use crate::daemon::inbox::{Gone, Post};
@@ -17,10 +19,8 @@ use crate::daemon::relay;
 use crate::daemon::worker::Worker;
 use crate::handover::{Label, SocketKind as Kind, SocketSet};
 use crate::io::BackEnd;
-use crate::operator::{Order, Refused};
-use crate::base::rng::entropy;
+use crate::pool::order::{Order, Refused};
 use crate::role::relay::{Chance, Flow, Known, Relay, Shared, Wanted};
-use crate::base::time::Instant;
 
 /// What a successor has to know of a pool.
 #[derive(Debug, Default, Serialize, Deserialize)]

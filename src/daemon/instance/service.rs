@@ -82,11 +82,11 @@ fn part<'a>(name: &str, states: impl Iterator<Item = &'a str>, rate: f64) -> Str
 mod tests {
     use super::super::Ready;
     use super::*;
+    use crate::base::time::Clock;
     use crate::config::Config;
     use crate::daemon::signals::Stop;
     use crate::handover::SocketSet;
     use crate::status::{PoolServerStatus, PoolStatus, ServerStatus};
-    use crate::base::time::Clock;
 
     #[test]
     fn workers_that_have_ended_do_not_come_round() {

@@ -1,8 +1,8 @@
 use super::*;
 use crate::base::batch::{Received, SocketId};
+use crate::base::rng::Rng;
 use crate::load::histogram::Percentiles;
 use crate::load::{Dns, Echo, Native, Payload, Plain, Queries, Rate, Report, Share, Trace, Verdict};
-use crate::base::rng::Rng;
 use crate::wire::{Frame, FrameFormat, Header, Kind, Status};
 
 const FORMAT: FrameFormat = FrameFormat { size: 128, tagged: false };
@@ -342,7 +342,8 @@ fn dns(names: &[&str], clients: u16) -> Dns {
 fn dns_answers_find_their_queries_by_client_id_and_question() {
     let mut bench = Bench::of(closed_loop(8), dns(&["a.example", "b.example"], 2));
     let sent = bench.exchange(ms(0), &[]);
-    let asked: Vec<_> = sent.iter().map(|(_, bytes)| crate::wire::dns::query(bytes).unwrap().name[1]).collect();
+    let asked: Vec<_> =
+        sent.iter().map(|(_, bytes)| crate::wire::dns::query(bytes).unwrap().name[1]).collect();
     assert_eq!(asked.iter().filter(|name| **name == b'a').count(), 4, "names take turns");
     let answers: Vec<_> = sent.iter().map(|(client, bytes)| (*client, dns_answer(bytes, 0))).collect();
     let (client, good) = &answers[0];

@@ -10,13 +10,13 @@ use std::ops::Range;
 use super::marker::{self, MARK, Marker};
 use super::{Protocol, Request, in_turn};
 use crate::base::batch::{Received, SocketId};
-use crate::wire::dns::{self, HEADER_LEN, QUERY_MAX, SERVFAIL, name_to_wire, write_query};
 use crate::base::drop_reason::DropReason;
+use crate::base::rng::Rng;
+use crate::base::time::Instant;
 use crate::load::counts::Ending;
 use crate::load::ledger::Ledger;
 use crate::load::schedule::Share;
-use crate::base::rng::Rng;
-use crate::base::time::Instant;
+use crate::wire::dns::{self, HEADER_LEN, QUERY_MAX, SERVFAIL, name_to_wire, write_query};
 
 /// All ids.
 const IDS: usize = 1 << 16;

@@ -6,10 +6,10 @@ use super::marker::{self, MARK, Marker};
 use super::{Protocol, Request, in_turn};
 use crate::base::batch::{Received, SocketId};
 use crate::base::drop_reason::DropReason;
-use crate::load::counts::Ending;
-use crate::load::ledger::Ledger;
 use crate::base::rng::Rng;
 use crate::base::time::Instant;
+use crate::load::counts::Ending;
+use crate::load::ledger::Ledger;
 
 /// Requests with a mark; any number may be in flight.
 pub struct Echo {

@@ -3,10 +3,10 @@
 use super::{Protocol, Request, in_turn};
 use crate::base::batch::{Received, SocketId};
 use crate::base::drop_reason::DropReason;
-use crate::load::counts::Ending;
-use crate::load::ledger::Ledger;
 use crate::base::rng::Rng;
 use crate::base::time::Instant;
+use crate::load::counts::Ending;
+use crate::load::ledger::Ledger;
 use crate::wire::{Frame, FrameFormat, Header, Kind, Mode, Status};
 
 /// Requests in frames; an answer carries its request's number.

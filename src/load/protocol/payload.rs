@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use super::marker::{self, MARK};
-use crate::io::PAYLOAD_MAX;
 use crate::base::rng::Rng;
+use crate::io::PAYLOAD_MAX;
 
 /// A payload; written `64` (that many random bytes), `text:...`, `hex:...` or `file:...`.
 #[derive(Clone, Debug, PartialEq, Eq)]

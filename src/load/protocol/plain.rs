@@ -10,9 +10,9 @@ use std::time::Duration;
 use super::{Protocol, Request};
 use crate::base::batch::{Received, SocketId};
 use crate::base::drop_reason::DropReason;
+use crate::base::time::Instant;
 use crate::load::counts::Ending;
 use crate::load::ledger::Ledger;
-use crate::base::time::Instant;
 
 /// What a client does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

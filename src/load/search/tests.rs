@@ -1,8 +1,8 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::load::made;
 use crate::base::rng::Rng;
+use crate::load::made;
 
 fn plan(start: f64) -> SearchPlan {
     SearchPlan {

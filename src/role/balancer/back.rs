@@ -1,7 +1,7 @@
 //! Frames of servers (replies and reports), and which way the others go.
 
 use super::*;
-use crate::estimate::Counters;
+use crate::pool::outstanding::Counters;
 use crate::wire::frame::unpack_addr;
 use crate::wire::header::TRAILER_LEN;
 use crate::wire::tag::Stamp;

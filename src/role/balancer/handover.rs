@@ -14,9 +14,9 @@ use serde::{Deserialize, Serialize};
 use siphasher::sip::SipHasher24;
 
 use super::*;
-use crate::estimate::OUTSTANDING_MAX;
-use crate::fleet::WEIGHT_MAX;
-use crate::remembered::Kept;
+use crate::pool::departed::Kept;
+use crate::pool::outstanding::OUTSTANDING_MAX;
+use crate::pool::registry::WEIGHT_MAX;
 use crate::wire::tag::Stamp;
 use crate::wire::window::WindowState;
 

@@ -35,25 +35,25 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::base::batch::{DestinationId, FrameRef, Received, Rx, SocketId, Tx};
-use crate::delay::Delays;
 use crate::base::drop_reason::DropReason;
-use crate::estimate::Estimate;
-use crate::fleet::{Fleet, Server};
-use crate::health::{self, Census, Rules, State};
-use crate::operator::{Order, Refused};
+use crate::base::published::Seen;
 use crate::base::rng::Rng;
-use crate::role::decisions::Decisions;
+use crate::base::time::{Instant, earliest};
+use crate::pool::autoscale::{self, Scaler};
+use crate::pool::health::{self, Census, Rules, State};
+use crate::pool::members::{Member, View};
+use crate::pool::order::{Order, Refused};
+use crate::pool::outstanding::Estimate;
+use crate::pool::registry::{Fleet, Server};
+use crate::pool::regret::Decisions;
+use crate::pool::select::{Chooser, LeafState, PolicyKind, SHARE_ALL, Slot, Tree, cost_of};
+use crate::pool::slow_start::{self, SlowStart};
+use crate::pool::slowness::Delays;
+use crate::pool::stats::PoolStats;
+use crate::pool::waiting::{Limit, cap};
 use crate::role::leaf::leaf_of;
 use crate::role::limit::Auto;
-use crate::base::published::Seen;
 use crate::role::{Role, measured, send_from_slot};
-use crate::roster::{Member, View};
-use crate::scale::{self, Scaler};
-use crate::select::{Chooser, LeafState, PolicyKind, SHARE_ALL, Slot, Tree, cost_of};
-use crate::slow_start::{self, SlowStart};
-use crate::stats::PoolStats;
-use crate::base::time::{Instant, earliest};
-use crate::waiting::{Limit, cap};
 use crate::wire::tag::PeerReplay;
 use crate::wire::{DispatchWindow, FrameFormat, Opener, ReplyPath, Sealer};
 pub use handover::{Mismatch, Part};
@@ -74,7 +74,7 @@ pub struct Settings {
     pub key: Option<[u8; 16]>,
     /// The key of cookies and nonces: random, and nobody else's.
     pub secret: [u8; 16],
-    /// Workers, 1 to [`crate::roster::WORKERS_MAX`].
+    /// Workers, 1 to [`crate::pool::members::WORKERS_MAX`].
     pub workers: usize,
     /// How a server is chosen.
     pub policy: PolicyKind,
@@ -84,14 +84,14 @@ pub struct Settings {
     pub servers_max: usize,
     /// At most so many requests at one server; the rest waits.
     pub max_outstanding: Option<Limit>,
-    /// Requests that wait at most, 0 to [`crate::waiting::PLACES_MAX`]; more are refused with BUSY.
+    /// Requests that wait at most, 0 to [`crate::pool::waiting::PLACES_MAX`]; more are refused with BUSY.
     pub waiting_max: usize,
     /// How often servers report, and this balancer looks at its timers.
     pub interval: Duration,
     /// Where the controller listens.
     pub controller: SocketAddr,
     /// When to ask it for more or fewer servers.
-    pub scale: scale::Policy,
+    pub scale: autoscale::Policy,
     /// How servers are judged.
     pub health: Rules,
     /// The addresses of the front and of each worker's server side, which are nobody's clients.

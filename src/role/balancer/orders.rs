@@ -2,7 +2,7 @@
 //! controller the balancer just works on.
 
 use super::*;
-use crate::scale::Decision;
+use crate::pool::autoscale::Decision;
 use crate::wire::{Frame, Header, Kind, RequestOp, Status};
 
 /// The first repetition comes after this time, each later one after twice as long.
@@ -79,7 +79,7 @@ impl Orders {
 
 impl Balancer {
     /// Lets the scaler see the pool, and orders what it decides.
-    pub(super) fn scale(&mut self, now: Instant, sample: scale::Sample) {
+    pub(super) fn scale(&mut self, now: Instant, sample: autoscale::Sample) {
         let Some(primary) = &mut self.primary else { return };
         let decision = primary.scaler.observe(now, sample);
         if let Ok(mut outlook) = self.stats.scaling.try_lock() {

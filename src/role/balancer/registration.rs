@@ -4,8 +4,8 @@
 use super::back::header_of;
 use super::upkeep::ANSWERS;
 use super::*;
-use crate::estimate::OUTSTANDING_MAX;
-use crate::fleet::Admission;
+use crate::pool::outstanding::OUTSTANDING_MAX;
+use crate::pool::registry::Admission;
 use crate::wire::message::Registration;
 use crate::wire::tag::Stamp;
 use crate::wire::{Frame, Header, Kind, RequestOp};

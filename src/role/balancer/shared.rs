@@ -7,12 +7,12 @@ use std::sync::{Arc, Mutex};
 
 use super::Settings;
 use super::waiting::{self, Guest};
-use crate::concurrency::Finished;
 use crate::base::published::Live;
-use crate::roster::Roster;
-use crate::select::{Slot, Tree};
-use crate::stats::PoolStats;
-use crate::waiting::{Limit, Room, cap};
+use crate::pool::concurrency::Finished;
+use crate::pool::members::Roster;
+use crate::pool::select::{Slot, Tree};
+use crate::pool::stats::PoolStats;
+use crate::pool::waiting::{Limit, Room, cap};
 use crate::wire::{CookieKey, DispatchWindow};
 
 /// One for all workers of a balancer.

@@ -2,10 +2,10 @@
 //! balancer does for honest peers is tested with all four roles, in `tests/sim`.)
 
 use super::*;
-use crate::health::Rules;
-use crate::wire::message::{Registration, ServerResponse};
-use crate::waiting::Limit;
+use crate::pool::health::Rules;
+use crate::pool::waiting::Limit;
 use crate::wire::header::HEADER_LEN;
+use crate::wire::message::{Registration, ServerResponse};
 use crate::wire::{Frame, Header, Kind, RequestOp, ServerOp, ServerState, Status};
 use proptest::prelude::*;
 use zerocopy::FromBytes;
@@ -38,7 +38,7 @@ impl Bench {
             waiting_max: 64,
             interval: Duration::from_millis(10),
             controller: addr(55_000),
-            scale: scale::Policy {
+            scale: autoscale::Policy {
                 threshold: 5.0,
                 grow_after: Duration::from_secs(1),
                 shrink_after: Duration::from_secs(1),
@@ -472,7 +472,7 @@ proptest! {
             lie.queue.set(queue);
             lie.foreign.set(foreign);
             bench.turn(BACK, addr(50_000), &frame(&lie, b""));
-            prop_assert!(bench.balancer.tree().total() <= 2 * u64::from(crate::estimate::OUTSTANDING_MAX) + 20);
+            prop_assert!(bench.balancer.tree().total() <= 2 * u64::from(crate::pool::outstanding::OUTSTANDING_MAX) + 20);
         }
     }
 }

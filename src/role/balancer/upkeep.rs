@@ -93,7 +93,7 @@ impl Balancer {
         let Some(primary) = &self.primary else { return };
         let waiting = self.shared.room.len();
         self.stats.waiting.set(waiting);
-        let mut sample = scale::Sample { outstanding: waiting, ..scale::Sample::default() };
+        let mut sample = autoscale::Sample { outstanding: waiting, ..autoscale::Sample::default() };
         for (slot, server) in primary.fleet.iter() {
             let outstanding = u64::from(self.shared.tree.len(slot));
             self.stats.servers[slot.index()].outstanding.set(outstanding);

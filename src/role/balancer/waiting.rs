@@ -1,10 +1,10 @@
-//! Requests that wait in the pool's room until a server has room for them: [`crate::waiting`].
+//! Requests that wait in the pool's room until a server has room for them: [`crate::pool::waiting`].
 
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::front::{Asker, refusal};
 use super::*;
-use crate::waiting::{Host, NoRoom, Room, cap};
+use crate::pool::waiting::{Host, NoRoom, Room, cap};
 use crate::wire::{Frame, Header, Status};
 
 /// The patience of a client that names no deadline.

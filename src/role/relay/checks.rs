@@ -1,11 +1,11 @@
 //! Asking a server whether it lives. Pure.
 
 use super::settings::{Check, ProxyProtocol};
-use crate::wire::dns::{self, QuestionKey};
-use crate::health::State;
-use crate::wire::proxy_protocol;
 use crate::base::rng::Rng;
 use crate::base::time::Instant;
+use crate::pool::health::State;
+use crate::wire::dns::{self, QuestionKey};
+use crate::wire::proxy_protocol;
 
 /// A question that waits for its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,17 +10,17 @@ use crossbeam_utils::CachePadded;
 use super::members::{Member, View};
 use super::settings::{ProxyProtocol, Settings, Sockets};
 use super::shared::{Shared, Signals};
-use crate::access::Gate;
 use crate::base::batch::{DestinationId, FrameRef, Received, SocketId, Tx};
 use crate::base::drop_reason::DropReason;
-use crate::wire::proxy_protocol::{self, Transport};
-use crate::base::rng::Rng;
-use crate::role::decisions::Decisions;
 use crate::base::published::Seen;
-use crate::select::{Chooser, Full, Slot};
-use crate::stats::{Answers, LatencyHistogram, RelayStats};
+use crate::base::rng::Rng;
 use crate::base::time::Instant;
-use crate::waiting::Limit;
+use crate::pool::access::Gate;
+use crate::pool::regret::Decisions;
+use crate::pool::select::{Chooser, Full, Slot};
+use crate::pool::stats::{Answers, LatencyHistogram, RelayStats};
+use crate::pool::waiting::Limit;
+use crate::wire::proxy_protocol::{self, Transport};
 
 /// A client: where its answers go, and the socket and address that they leave from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -17,12 +17,12 @@ use super::leases::{Ended, Leases, Owner, Pair};
 use super::members::Member;
 use super::moved::{Moved, MovedFlow};
 use super::settings::Affinity;
-use crate::base::lru_slab::{Aged, Key};
 use crate::base::batch::{FrameRef, Received, SocketId, Tx};
 use crate::base::drop_reason::DropReason;
-use crate::select::Slot;
+use crate::base::lru_slab::{Aged, Key};
 use crate::base::time::{Instant, earliest};
-use crate::waiting::NoRoom;
+use crate::pool::select::Slot;
+use crate::pool::waiting::NoRoom;
 
 /// Requests under way at one worker.
 const REQUESTS_MAX: usize = 65_536;

@@ -9,10 +9,10 @@ use super::core::{Client, Core, Datagram, LastClient, Way};
 use super::members::Member;
 use super::queries::{Place, Queries};
 use crate::base::batch::{FrameRef, Received, SocketId, Tx};
-use crate::wire::dns::{self, Malformed, QuestionKey};
 use crate::base::drop_reason::DropReason;
-use crate::select::Slot;
 use crate::base::time::Instant;
+use crate::pool::select::Slot;
+use crate::wire::dns::{self, Malformed, QuestionKey};
 
 /// Queries under way at one worker.
 const QUERIES_MAX: usize = 65_536;

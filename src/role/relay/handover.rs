@@ -9,10 +9,10 @@ use std::net::{IpAddr, SocketAddr};
 use serde::{Deserialize, Serialize};
 
 use super::{Matching, Relay};
-use crate::health::Health;
-use crate::operator::Standing;
-use crate::remembered::Kept;
 use crate::base::time::Instant;
+use crate::pool::departed::Kept;
+use crate::pool::health::Health;
+use crate::pool::order::Standing;
 
 /// A client that has a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

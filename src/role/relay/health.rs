@@ -1,4 +1,4 @@
-//! Which servers are up: the primary's part of a pool, on the table of [`crate::health`].
+//! Which servers are up: the primary's part of a pool, on the table of [`crate::pool::health`].
 //!
 //! | what is noticed | what it means |
 //! |---|---|
@@ -25,17 +25,17 @@ use super::members::Member;
 use super::settings::{Check, Event, HealthCheck, Settings, Speaks};
 use super::shared::{Noticed, Shared, Wanted};
 use crate::base::batch::{SocketId, Tx};
-use crate::delay::Delays;
 use crate::base::drop_reason::DropReason;
-use crate::health::{self, Census, Health, Limits, Rules, State};
-use crate::operator::{Order, Refused, Standing, Switch};
-use crate::remembered::{Kept, Remembered};
+use crate::base::time::Instant;
+use crate::pool::departed::{Kept, Remembered};
+use crate::pool::health::{self, Census, Health, Limits, Rules, State};
+use crate::pool::order::{Order, Refused, Standing, Switch};
+use crate::pool::select::{LeafState, SHARE_ALL, Slot, cost_of};
+use crate::pool::slow_start::{self, SlowStart};
+use crate::pool::slowness::Delays;
 use crate::role::leaf::leaf_of;
 use crate::role::limit::Auto;
 use crate::role::measured;
-use crate::select::{LeafState, SHARE_ALL, Slot, cost_of};
-use crate::slow_start::{self, SlowStart};
-use crate::base::time::Instant;
 
 /// Events that nobody has fetched yet are bounded; the oldest go first.
 const EVENTS_MAX: usize = 256;

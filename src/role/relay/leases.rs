@@ -22,8 +22,8 @@ use siphasher::sip::SipHasher13;
 
 use super::core::Client;
 use crate::base::batch::SocketId;
-use crate::select::Slot;
 use crate::base::time::Instant;
+use crate::pool::select::Slot;
 
 /// A port towards a server, as a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

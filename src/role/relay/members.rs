@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::select::Slot;
+use crate::pool::select::Slot;
 
 /// What a worker must know of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -47,11 +47,11 @@ use self::dns::Dns;
 use self::health::Primary;
 use crate::base::batch::{Received, Rx, Tx};
 use crate::base::drop_reason::DropReason;
-use crate::operator::{Order, Refused};
 use crate::base::rng::Rng;
-use crate::role::Role;
-use crate::stats::RelayStats;
 use crate::base::time::{Instant, earliest};
+use crate::pool::order::{Order, Refused};
+use crate::pool::stats::RelayStats;
+use crate::role::Role;
 
 pub use self::handover::{Flow, Known};
 pub use self::members::Member;

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::health::{Rules, State};
-use crate::select::PolicyKind;
-use crate::waiting::Limit;
+use crate::pool::health::{Rules, State};
+use crate::pool::select::PolicyKind;
+use crate::pool::waiting::Limit;
 
 /// How datagrams are matched with their answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,7 +128,7 @@ pub struct Settings {
     pub policy: PolicyKind,
     /// At most so many requests (or flows) at one server.
     pub max_outstanding: Option<Limit>,
-    /// Requests that wait for a server with room at most, 0 to [`crate::waiting::PLACES_MAX`]; more are refused.
+    /// Requests that wait for a server with room at most, 0 to [`crate::pool::waiting::PLACES_MAX`]; more are refused.
     pub waiting_max: usize,
     /// How long an answer may take.
     pub timeout: Duration,

@@ -10,13 +10,13 @@ use serde::{Deserialize, Serialize};
 use super::members::{Member, Members};
 use super::settings::{ProxyProtocol, Settings, Speaks};
 use super::waiting::{self, Guest};
-use crate::access::{Access, Gate, Sketch};
-use crate::concurrency::Finished;
 use crate::base::published::{Live, Seen};
-use crate::select::{Chooser, Slot, Tree};
-use crate::stats::{RelayStats, TcpStats};
 use crate::base::time::Instant;
-use crate::waiting::{Limit, Room, cap};
+use crate::pool::access::{Access, Gate, Sketch};
+use crate::pool::concurrency::Finished;
+use crate::pool::select::{Chooser, Slot, Tree};
+use crate::pool::stats::{RelayStats, TcpStats};
+use crate::pool::waiting::{Limit, Room, cap};
 
 /// What the workers have noticed of a server, for the primary to judge.
 #[derive(Debug, Default)]

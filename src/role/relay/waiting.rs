@@ -1,4 +1,4 @@
-//! Requests that wait in the pool's room until a server has room for them: [`crate::waiting`].
+//! Requests that wait in the pool's room until a server has room for them: [`crate::pool::waiting`].
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -7,9 +7,9 @@ use std::sync::atomic::Ordering;
 use super::core::{Client, Core};
 use super::members::Member;
 use super::*;
+use crate::pool::select::Slot;
+use crate::pool::waiting::{Host, NO_MARK, NoRoom, Room, Waiting};
 use crate::wire::proxy_protocol;
-use crate::select::Slot;
-use crate::waiting::{Host, NO_MARK, NoRoom, Room, Waiting};
 
 /// The longest datagram that can wait, in bytes.
 const DATAGRAM_MAX: usize = 2_048;

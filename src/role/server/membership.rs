@@ -16,10 +16,10 @@ use std::time::Duration;
 use super::{SOCKET, ServerRole};
 use crate::base::batch::{FrameRef, Tx};
 use crate::base::drop_reason::DropReason;
-use crate::wire::message::Registration;
 use crate::base::rng::Rng;
-use crate::role::send_from_slot;
 use crate::base::time::Instant;
+use crate::role::send_from_slot;
+use crate::wire::message::Registration;
 use crate::wire::tag::{PeerReplay, Stamp};
 use crate::wire::{Frame, Header, Kind, RequestOp, ServerOp, ServerState};
 

@@ -20,9 +20,9 @@ use std::time::Duration;
 use crate::base::batch::{FrameRef, Rx, SocketId, Tx};
 use crate::base::drop_reason::{DropCounters, DropReason};
 use crate::base::rng::Rng;
-use crate::role::{Role, send_from_slot};
 use crate::base::service_time::ServiceTime;
 use crate::base::time::{Instant, earliest};
+use crate::role::{Role, send_from_slot};
 use crate::wire::frame::unpack_addr;
 use crate::wire::header::TRAILER_LEN;
 use crate::wire::{

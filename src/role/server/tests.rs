@@ -3,10 +3,10 @@
 
 use super::*;
 use crate::base::batch::Received;
-use crate::wire::message::Registration;
 use crate::wire::RequestOp;
 use crate::wire::frame::pack_addr;
 use crate::wire::header::HEADER_LEN;
+use crate::wire::message::Registration;
 use proptest::prelude::*;
 use zerocopy::FromBytes;
 

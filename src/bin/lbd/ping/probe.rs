@@ -8,9 +8,9 @@ use anyhow::{Context, Result, bail};
 use lbd::Client;
 use lbd::client::any_port_towards;
 use lbd::config::Config;
-use lbd::wire::dns;
 use lbd::role::client::Ending;
 use lbd::wire::Mode;
+use lbd::wire::dns;
 
 /// The longest wait without a look at whether the end was asked for.
 const LOOK_EVERY: Duration = Duration::from_millis(100);

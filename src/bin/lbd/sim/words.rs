@@ -24,9 +24,9 @@ fn of(setup: &Setup) -> Vec<(&'static str, String)> {
         || setup.groups.iter().map(|group| format!("{}x{}", group.count, group.speed)).collect::<Vec<_>>();
     let spells = || {
         let spell = |spell: &lbd::lab::Spell| {
-            let until = spell
-                .until
-                .map_or(String::new(), |until| format!("..{}", time(until.since(lbd::base::time::Instant::ZERO))));
+            let until = spell.until.map_or(String::new(), |until| {
+                format!("..{}", time(until.since(lbd::base::time::Instant::ZERO)))
+            });
             format!(
                 "{}x{}@{}{until}",
                 spell.count,

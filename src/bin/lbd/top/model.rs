@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 use std::collections::VecDeque;
 
-use lbd::operator::Order;
+use lbd::pool::order::Order;
 use lbd::status::{Entry, PoolView, ServerView, Status};
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 

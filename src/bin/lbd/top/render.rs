@@ -234,7 +234,7 @@ mod tests {
     use super::*;
     use crate::top::model::Ask;
     use crate::top::samples::{NOW_MS, status};
-    use lbd::operator::Order;
+    use lbd::pool::order::Order;
     use lbd::status::Status;
     use proptest::prelude::*;
     use ratatui::Terminal;

@@ -7,8 +7,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::base::batch::{PeerError, SocketId};
-use crate::health::Rules;
-use crate::select::{PolicyKind, Slot};
+use crate::pool::health::Rules;
+use crate::pool::select::{PolicyKind, Slot};
 
 pub const MS: Duration = Duration::from_millis(1);
 pub const TIMEOUT: Duration = Duration::from_millis(200);
@@ -295,7 +295,7 @@ impl Bench {
     pub fn state(&self, n: u16) -> &'static str {
         let slot = self.slot(n).expect("it is a member");
         let state = self.stats().servers[slot.index()].state.get();
-        crate::health::State::ALL[state as usize].name()
+        crate::pool::health::State::ALL[state as usize].name()
     }
 
     /// What holds between turns.
@@ -305,7 +305,7 @@ impl Bench {
         let (mut received, mut accounted) = (0, self.shared.room.len());
         for (number, worker) in self.workers.iter().enumerate() {
             let stats = worker.stats();
-            let get = |counter: &crate::stats::Counter| counter.get();
+            let get = |counter: &crate::pool::stats::Counter| counter.get();
             let ended = get(&stats.answered) + get(&stats.timed_out) + get(&stats.forwarded);
             // One worker may send what another one has received.
             accounted += ended + stats.refused.total() + get(&stats.in_flight);
@@ -316,8 +316,9 @@ impl Bench {
                 in_flight += get(&server.dispatched).checked_sub(ended).expect("no more than was sent");
             }
             assert_eq!(get(&stats.in_flight), in_flight, "worker {number}: {stats:?}");
-            let server_sum =
-                |of: fn(&crate::stats::RelayServerStats) -> u64| stats.servers.iter().map(of).sum::<u64>();
+            let server_sum = |of: fn(&crate::pool::stats::RelayServerStats) -> u64| {
+                stats.servers.iter().map(of).sum::<u64>()
+            };
             assert_eq!(get(&stats.delivered), server_sum(|server| server.delivered.get()));
             flows += get(&stats.flows);
             owed += self.slots().map(|slot| u64::from(worker.core.owed_by(slot))).sum::<u64>();

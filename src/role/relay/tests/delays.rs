@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::bench::*;
 use super::*;
-use crate::select::PolicyKind;
+use crate::pool::select::PolicyKind;
 
 const QUERY: &[u8] = b"\0\x07\x01\0\0\x01\0\0\0\0\0\0\x01a\0\0\x01\0\x01";
 const SECOND: Duration = Duration::from_secs(1);

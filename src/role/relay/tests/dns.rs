@@ -7,8 +7,8 @@ use proptest::prelude::*;
 
 use super::bench::*;
 use super::*;
+use crate::pool::waiting::Limit;
 use crate::wire::dns::name_to_wire;
-use crate::waiting::Limit;
 
 const QR: u8 = 0x80;
 const TC: u8 = 0x02;

@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 
 use super::bench::*;
 use super::*;
+use crate::pool::select::Slot;
 use crate::wire::dns::name_to_wire;
-use crate::select::Slot;
 
 const SECOND: Duration = Duration::from_secs(1);
 /// Time between requests.

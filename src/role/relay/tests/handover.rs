@@ -2,7 +2,7 @@
 
 use super::bench::*;
 use super::*;
-use crate::operator::Order;
+use crate::pool::order::Order;
 
 fn flows() -> Settings {
     Settings { affinity: Affinity::Client, replies: None, ..settings(Speaks::Datagram) }

@@ -2,7 +2,7 @@
 
 use super::bench::*;
 use super::*;
-use crate::operator::Order;
+use crate::pool::order::Order;
 
 fn slow(affinity: Affinity) -> Settings {
     let replies = (affinity == Affinity::None).then_some(1);

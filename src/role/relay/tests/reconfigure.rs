@@ -6,8 +6,8 @@ use proptest::prelude::*;
 
 use super::bench::*;
 use super::*;
-use crate::select::PolicyKind;
-use crate::waiting::Limit;
+use crate::pool::select::PolicyKind;
+use crate::pool::waiting::Limit;
 
 const QUERY: &[u8] = b"\0\x07\x01\0\0\x01\0\0\0\0\0\0\x01a\0\0\x01\0\x01";
 
@@ -72,7 +72,7 @@ fn limits_and_policy_count_from_the_next_turn_on() {
         assert_eq!(fill(&mut pool), 10, "{protocol:?}");
         change(&pool, |settings| settings.max_outstanding = None).unwrap();
         assert_eq!(fill(&mut pool), 30, "{protocol:?}");
-        pool.workers[0].order(pool.now, 2, crate::operator::Order::Weight(100)).unwrap();
+        pool.workers[0].order(pool.now, 2, crate::pool::order::Order::Weight(100)).unwrap();
         change(&pool, |settings| settings.policy = PolicyKind::RoundRobin).unwrap();
         let before = pool.queue(1);
         fill(&mut pool);

@@ -2,7 +2,7 @@
 
 use super::bench::*;
 use super::*;
-use crate::operator::Order;
+use crate::pool::order::Order;
 
 const SECOND: Duration = Duration::from_secs(1);
 

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::bench::*;
 use super::*;
-use crate::waiting::Limit;
+use crate::pool::waiting::Limit;
 
 /// The body of a DNS query and of a plain datagram: the first two bytes number it.
 fn question(number: u16) -> Vec<u8> {

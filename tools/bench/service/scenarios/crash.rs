@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use lbd::daemon::client::Summary;
 use lbd::base::time::Instant;
+use lbd::daemon::client::Summary;
 use rustix::process::Signal;
 use serde_json::json;
 

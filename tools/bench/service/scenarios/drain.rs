@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use lbd::operator::Order;
+use lbd::pool::order::Order;
 use serde_json::json;
 
 use super::site::{SERVERS, Site};

@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use anyhow::Result;
 use lbd::base::batch::{FrameRef, Rx, Tx};
+use lbd::base::time::{Clock, Instant};
 use lbd::daemon::turn;
 use lbd::io::socket::{SocketOptions, bind};
 use lbd::io::{BackEnd, IoChoice, IoOptions};
 use lbd::role::Role;
-use lbd::base::time::{Clock, Instant};
 
 use super::speech::Speech;
 

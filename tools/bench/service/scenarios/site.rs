@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use lbd::admin::{Client, find_token};
-use lbd::config::Admin;
-use lbd::operator::Order;
-use lbd::status::Status;
 use lbd::base::time::Clock;
+use lbd::config::Admin;
+use lbd::pool::order::Order;
+use lbd::status::Status;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;

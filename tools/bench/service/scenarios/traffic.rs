@@ -10,10 +10,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, ensure};
 use hdrhistogram::Histogram;
 use lbd::base::batch::{Rx, SocketId, Tx};
+use lbd::base::time::{Clock, Instant, earliest};
 use lbd::io::socket::{SocketOptions, bind};
 use lbd::io::{BackEnd, DatagramIo, IoChoice, IoOptions};
 use lbd::role::Role;
-use lbd::base::time::{Clock, Instant, earliest};
 
 use super::speech::{Answer, Name, Speech};
 

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::health::{Health, Limits, Rules, State};
-use crate::wire::message::Registration;
-use crate::operator::{Order, Refused, Standing, Switch};
-use crate::remembered::{Kept, Remembered};
-use crate::select::Slot;
 use crate::base::time::Instant;
+use crate::pool::departed::{Kept, Remembered};
+use crate::pool::health::{Health, Limits, Rules, State};
+use crate::pool::order::{Order, Refused, Standing, Switch};
+use crate::pool::select::Slot;
+use crate::wire::message::Registration;
 use crate::wire::tag::Stamp;
 
 /// One registered server.

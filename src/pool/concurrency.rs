@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::base::time::Instant;
-use crate::waiting::LIMIT_AT_FIRST;
+use crate::pool::waiting::LIMIT_AT_FIRST;
 
 /// The longest queue that is told apart.
 pub const QUEUE_MAX: usize = 64;

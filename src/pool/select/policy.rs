@@ -11,7 +11,7 @@ pub enum PolicyKind {
     /// A server with the least (queue + 1) x cost; ties take turns.
     #[default]
     ShortestQueue,
-    /// The same, and a request costs more at servers that take longer, as it is measured ([`crate::delay`]).
+    /// The same, and a request costs more at servers that take longer, as it is measured ([`crate::pool::slowness`]).
     ShortestDelay,
     /// The shorter of two random servers (Mitzenmacher 2001): for when several balancers see only their part.
     TwoChoices,

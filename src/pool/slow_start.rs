@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use crate::select::SHARE_ALL;
 use crate::base::time::Instant;
+use crate::pool::select::SHARE_ALL;
 
 /// A server that comes up begins with this, of [`SHARE_ALL`].
 const SHARE_FIRST: u16 = SHARE_ALL / 10;

@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::health::Record;
-use crate::operator::Standing;
+use crate::pool::health::Record;
+use crate::pool::order::Standing;
 
 /// What is kept of a server.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -69,7 +69,7 @@ impl<K: PartialEq> Remembered<K> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::operator::{Order, Switch};
+    use crate::pool::order::{Order, Switch};
 
     fn said(order: Order) -> Kept {
         let mut kept = Kept::default();

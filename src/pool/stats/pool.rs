@@ -6,8 +6,8 @@ use std::sync::Mutex;
 
 use super::{Counter, DecisionStats, LatencyHistogram, Served};
 use crate::base::drop_reason::DropCounters;
-use crate::scale::Outlook;
-use crate::select::Slot;
+use crate::pool::autoscale::Outlook;
+use crate::pool::select::Slot;
 
 /// Figures of one server slot. Counters belong to the slot and go on when another server takes it.
 #[derive(Debug, Default)]
@@ -15,7 +15,7 @@ use crate::select::Slot;
 pub struct ServerStats {
     /// The server's id plus one; 0 while the slot is free.
     pub id_plus_one: Counter,
-    /// Its [`crate::health::State`] as a number.
+    /// Its [`crate::pool::health::State`] as a number.
     pub state: Counter,
     /// Requests under way or in the server, by the estimate.
     pub outstanding: Counter,

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::fleet::WEIGHT_MAX;
+use crate::pool::registry::WEIGHT_MAX;
 
 /// What shall become of one server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

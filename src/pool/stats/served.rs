@@ -1,4 +1,4 @@
-//! What a worker has measured of how long a server takes. What follows from it is [`crate::delay`]'s.
+//! What a worker has measured of how long a server takes. What follows from it is [`crate::pool::slowness`]'s.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ pub struct Served {
     positions: Counter,
     /// What a request is believed to take there, in microseconds; 0 without data (gauge).
     pub service_us: Counter,
-    /// How much longer that is than at the fastest server, in [`crate::select::AS_FAST`]; 0 if nobody asks (gauge).
+    /// How much longer that is than at the fastest server, in [`crate::pool::select::AS_FAST`]; 0 if nobody asks (gauge).
     pub slowness: Counter,
 }
 

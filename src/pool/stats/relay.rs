@@ -16,7 +16,7 @@ use crate::base::drop_reason::DropCounters;
 pub struct RelayServerStats {
     /// The server's id plus one; 0 while the slot is free.
     pub id_plus_one: Counter,
-    /// Its [`crate::health::State`] as a number.
+    /// Its [`crate::pool::health::State`] as a number.
     pub state: Counter,
     /// Its share relative to others.
     pub weight: Counter,

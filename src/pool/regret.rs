@@ -1,16 +1,16 @@
 //! Looks at one choice of a server in 64, after it was made: so that it costs next to nothing.
 
 use crate::base::rng::Rng;
-use crate::select::{Slot, Tree};
-use crate::stats::DecisionStats;
 use crate::base::time::Instant;
+use crate::pool::select::{Slot, Tree};
+use crate::pool::stats::DecisionStats;
 
 /// One choice in so many is looked at.
 const ONE_IN: u64 = 64;
 
 /// Of one worker.
 #[derive(Debug)]
-pub(super) struct Decisions {
+pub struct Decisions {
     now: Instant,
     /// Choices until the next one that is looked at.
     left: u64,
@@ -58,7 +58,7 @@ impl Decisions {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::select::{Chooser, LeafState, PolicyKind};
+    use crate::pool::select::{Chooser, LeafState, PolicyKind};
 
     #[test]
     fn one_choice_in_64_is_looked_at_with_what_the_policy_has_cost() {

@@ -13,7 +13,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::select::Slot;
+use crate::pool::select::Slot;
 use crate::wire::tag::Stamp;
 
 /// What every worker must know of a registered server.

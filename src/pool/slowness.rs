@@ -21,9 +21,9 @@
 
 use std::time::Duration;
 
-use crate::select::{AS_FAST, SLOWNESS_MAX, Slot};
-use crate::stats::ServedTotals;
 use crate::base::time::Instant;
+use crate::pool::select::{AS_FAST, SLOWNESS_MAX, Slot};
+use crate::pool::stats::ServedTotals;
 
 /// Old measurements have half of their weight after this time.
 const HALF_LIFE: Duration = Duration::from_secs(1);
@@ -268,5 +268,5 @@ impl Figure {
 }
 
 #[cfg(test)]
-#[path = "delay/tests.rs"]
+#[path = "slowness/tests.rs"]
 mod tests;

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::base::rng::Rng;
-use crate::select::{LeafState, Slot, Tree};
+use crate::pool::select::{LeafState, Slot, Tree};
 
 const MS: Duration = Duration::from_millis(1);
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -275,7 +275,7 @@ fn stress_every_guest_is_served_once() {
 #[cfg(loom)]
 mod loom_model {
     use super::*;
-    use crate::select::FArray;
+    use crate::pool::select::FArray;
     use loom::sync::Arc;
 
     struct Binary {

@@ -7,7 +7,7 @@ use std::fmt;
 pub enum Limit {
     /// This number, at least 1.
     Fixed(u32),
-    /// As few as keep the servers busy, found by [`crate::concurrency`].
+    /// As few as keep the servers busy, found by [`crate::pool::concurrency`].
     Auto,
 }
 

@@ -6,8 +6,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::base::rng::Rng;
-use crate::select::{Chooser, LeafState, PolicyKind, SHARE_ALL, Tree, cost_of};
 use crate::base::service_time::ServiceTime;
+use crate::pool::select::{Chooser, LeafState, PolicyKind, SHARE_ALL, Tree, cost_of};
 
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);

@@ -1,0 +1,17 @@
+//! What a balancer knows of the servers of a pool, for every kind of pool. Pure: no frame, datagram, socket or clock.
+
+pub mod access;
+pub mod autoscale;
+pub mod concurrency;
+pub mod departed;
+pub mod health;
+pub mod members;
+pub mod order;
+pub mod outstanding;
+pub mod registry;
+pub mod regret;
+pub mod select;
+pub mod slow_start;
+pub mod slowness;
+pub mod stats;
+pub mod waiting;
