@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex};
 use common::{Finished, Running, Site, wait_for};
 use lbd::admin::{Control, Refusal, Server, serve, token_for};
 use lbd::config::{Admin, Token};
+use lbd::pool::desired::Wanted;
 use lbd::pool::order::Order;
-use lbd::role::relay::Wanted;
 use lbd::status::{EventLog, Kind, PoolServerStatus, PoolStatus, ServerStatus, Status};
 use serde_json::json;
 

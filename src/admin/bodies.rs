@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::role::relay::Wanted;
+use crate::pool::desired::Wanted;
 
 /// Body of `PUT /api/pools/NAME/servers`.
 #[derive(Debug, Serialize, Deserialize)]

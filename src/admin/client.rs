@@ -7,8 +7,8 @@ use serde::de::DeserializeOwned;
 
 use super::bodies::{Done, Problem, WantedServers};
 use crate::config::Token;
+use crate::pool::desired::Wanted;
 use crate::pool::order::Order;
-use crate::role::relay::Wanted;
 use crate::status::Status;
 
 /// How long the balancer may take for an answer.

@@ -32,8 +32,8 @@ mod token;
 
 use std::sync::Arc;
 
+use crate::pool::desired::Wanted;
 use crate::pool::order::Order;
-use crate::role::relay::Wanted;
 use crate::status::{EventLog, Status};
 
 #[cfg(not(loom))]

@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 use super::live::READERS_MAX;
 use super::{Client, ClientError, Control, Refusal, Server, serve};
 use crate::config::Token;
+use crate::pool::desired::Wanted;
 use crate::pool::order::Order;
-use crate::role::relay::Wanted;
 use crate::status::{EventLog, History, KEPT_MAX, Kind, PoolStatus, ServerStatus, Status};
 
 const TOKEN: &str = "0123456789abcdef";

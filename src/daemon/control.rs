@@ -13,7 +13,8 @@ use tokio::task::{AbortHandle, LocalSet};
 use super::names::{self, Names};
 use super::tcp::Splicer;
 use crate::base::time::Clock;
-use crate::role::relay::{Shared, Wanted};
+use crate::pool::desired::Wanted;
+use crate::role::relay::Shared;
 
 /// The servers that a pool shall have, by who wants them.
 pub struct Wishes {

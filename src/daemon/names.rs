@@ -8,7 +8,7 @@ use tracing::{info, warn};
 
 use super::control::Wishes;
 use crate::config::{DatagramPool, Target};
-use crate::role::relay::Wanted;
+use crate::pool::desired::Wanted;
 
 /// A host name that has no address.
 #[derive(Debug, thiserror::Error)]

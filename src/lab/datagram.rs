@@ -12,12 +12,12 @@ use super::setup::{Setup, WAITING_MAX};
 use super::world::{Meaning, Pool};
 use crate::base::batch::{Rx, SocketId, Tx};
 use crate::base::time::Instant;
+use crate::pool::desired::Wanted;
 use crate::pool::health::Rules;
 use crate::pool::select::Slot;
 use crate::role::Role;
 use crate::role::relay::{
-    Affinity, Chance, Check, HealthCheck, ProxyProtocol, Relay, Settings, Sockets, Speaks, Wanted,
-    WorkerSockets,
+    Affinity, Chance, Check, HealthCheck, ProxyProtocol, Relay, Settings, Sockets, Speaks, WorkerSockets,
 };
 
 /// Ports towards the servers: all requests are of one client, which has one pair of port and server with each.

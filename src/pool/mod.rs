@@ -4,6 +4,7 @@ pub mod access;
 pub mod autoscale;
 pub mod concurrency;
 pub mod departed;
+pub mod desired;
 pub mod health;
 pub mod members;
 pub mod order;

@@ -4,7 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::pool::registry::WEIGHT_MAX;
+/// The largest weight.
+pub const WEIGHT_MAX: u16 = 100;
 
 /// What shall become of one server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

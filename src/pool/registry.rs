@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::base::time::Instant;
 use crate::pool::departed::{Kept, Remembered};
 use crate::pool::health::{Health, Limits, Rules, State};
-use crate::pool::order::{Order, Refused, Standing, Switch};
+use crate::pool::order::{Order, Refused, Standing, Switch, WEIGHT_MAX};
 use crate::pool::select::Slot;
 use crate::wire::message::Registration;
 use crate::wire::tag::Stamp;
@@ -227,9 +227,6 @@ impl Fleet {
         Ok(())
     }
 }
-
-/// The largest weight.
-pub const WEIGHT_MAX: u16 = 100;
 
 /// Nothing was heard of it for longer than its silence limit.
 fn silent(server: &Server, now: Instant) -> bool {

@@ -22,8 +22,8 @@
 use std::time::Duration;
 
 use crate::base::time::Instant;
-use crate::pool::select::{AS_FAST, SLOWNESS_MAX, Slot};
-use crate::pool::stats::ServedTotals;
+use crate::pool::select::{AS_FAST, PolicyKind, SLOWNESS_MAX, Slot};
+use crate::pool::stats::{Served, ServedTotals};
 
 /// Old measurements have half of their weight after this time.
 const HALF_LIFE: Duration = Duration::from_secs(1);
@@ -264,6 +264,35 @@ impl Figure {
             self.slowness = slowness;
         }
         changes
+    }
+}
+
+/// Looks at what was measured at each slot, if it is time; whether leaves have to be written anew. `served` gives a worker's
+/// measurements at a slot, `identity` says which server has it, if one has.
+pub fn look<'a>(
+    delays: &mut Delays,
+    now: Instant,
+    workers: usize,
+    served: impl Fn(usize, Slot) -> &'a Served,
+    identity: impl Fn(Slot) -> Option<u64>,
+) -> bool {
+    if !delays.is_due(now) {
+        return false;
+    }
+    let totals = |slot| (0..workers).map(|worker| served(worker, slot).totals()).sum();
+    let has_changed = delays.look(now, identity, totals);
+    for slot in delays.slots() {
+        served(0, slot).show(delays.service(slot), delays.slowness(slot));
+    }
+    has_changed
+}
+
+/// Measures if this policy asks for it; `served` gives the primary's gauges of a slot.
+pub fn choose<'a>(delays: &mut Delays, policy: PolicyKind, served: impl Fn(Slot) -> &'a Served) {
+    let is_on = policy == PolicyKind::ShortestDelay;
+    delays.set_on(is_on);
+    if !is_on {
+        delays.slots().for_each(|slot| served(slot).show(None, 0));
     }
 }
 

@@ -11,8 +11,8 @@ use std::time::Duration;
 use crate::base::time::Instant;
 use crate::crew::{Crew, Place};
 use crate::pool::autoscale::{Decision, Policy, Sample, Scaler};
+use crate::pool::desired::Wanted;
 use crate::pool::health::State;
-use crate::role::relay::Wanted;
 
 /// A server that does not seem to listen is made known after this time all the same: the balancer will find out.
 const LISTEN_PATIENCE: Duration = Duration::from_secs(10);

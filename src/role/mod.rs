@@ -5,9 +5,6 @@ pub mod balancer;
 pub mod client;
 pub mod controller;
 pub mod keeper;
-mod leaf;
-mod limit;
-mod measured;
 pub mod relay;
 pub mod server;
 

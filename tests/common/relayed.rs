@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use lbd::base::batch::{Received, Rx, SocketId, Tx};
 use lbd::base::time::Instant;
+use lbd::pool::desired::Wanted;
 use lbd::pool::health::Rules;
 use lbd::pool::select::PolicyKind;
 use lbd::role::Role;
 use lbd::role::relay::{
-    Affinity, Chance, Check, HealthCheck, ProxyProtocol, Relay, Settings, Sockets, Speaks, Wanted,
-    WorkerSockets,
+    Affinity, Chance, Check, HealthCheck, ProxyProtocol, Relay, Settings, Sockets, Speaks, WorkerSockets,
 };
 
 const SERVERS: u16 = 16;

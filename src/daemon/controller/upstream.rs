@@ -15,9 +15,9 @@ use tracing::{info, warn};
 use crate::admin::{Client, find_token};
 use crate::base::drop_reason::DropReason;
 use crate::config::Admin;
+use crate::pool::desired::Wanted;
 use crate::pool::health::State;
 use crate::role::keeper::{Look, Seen};
-use crate::role::relay::Wanted;
 use crate::status::{PoolStatus, Status};
 
 /// How often the balancer is asked.

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use super::{Failed, Instance};
 use crate::admin::{Control, Refusal};
 use crate::daemon::balancer::NAME;
+use crate::pool::desired::Wanted;
 use crate::pool::order::{Order, Refused};
-use crate::role::relay::Wanted;
 use crate::status::{EventLog, Kind, Status};
 
 impl From<Failed> for Refusal {

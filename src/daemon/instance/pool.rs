@@ -19,8 +19,9 @@ use crate::daemon::relay;
 use crate::daemon::worker::Worker;
 use crate::handover::{Label, SocketKind as Kind, SocketSet};
 use crate::io::BackEnd;
+use crate::pool::desired::Wanted;
 use crate::pool::order::{Order, Refused};
-use crate::role::relay::{Chance, Flow, Known, Relay, Shared, Wanted};
+use crate::role::relay::{Chance, Flow, Known, Relay, Shared};
 
 /// What a successor has to know of a pool.
 #[derive(Debug, Default, Serialize, Deserialize)]

@@ -37,6 +37,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::record::Record;
 use crate::base::time::Instant;
+use crate::pool::select::LeafState;
 
 /// What the balancer thinks of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -380,6 +381,16 @@ fn transition(state: State, event: Event) -> (State, bool) {
         (Joining | Up | Suspect | Down | Held | Draining, Disable) => (Disabled, false),
         // Each of these on purpose: life and silence do not move who is draining, disabled or already there.
         (state, _) => (state, false),
+    }
+}
+
+/// Whether a server in this state may be chosen; `fails_open` if too many are down or held.
+pub fn leaf_of(state: State, fails_open: bool) -> LeafState {
+    match state {
+        State::Up => LeafState::Eligible,
+        State::Suspect | State::Held | State::Down if fails_open => LeafState::Eligible,
+        State::Suspect | State::Held => LeafState::LastResort,
+        State::Joining | State::Down | State::Draining | State::Disabled => LeafState::Barred,
     }
 }
 

@@ -404,3 +404,30 @@ fn a_pause_of_the_balancer_is_no_harm() {
     assert!(!delays.look(late, |_| Some(1), |_| alone(400, 5_000)));
     assert_eq!(delays.slowness(Slot::new(0)), AS_FAST);
 }
+
+#[test]
+fn what_any_worker_has_measured_counts_and_the_primary_shows_it() {
+    let served: [[Served; 3]; 2] = Default::default();
+    let of = |worker: usize, slot: Slot| &served[worker][slot.index()];
+    let mut delays = Delays::new(3);
+    let mut now = Instant::from_nanos(1_000_000_000);
+    let mut step = |delays: &mut Delays| {
+        // The first worker has the fast servers' answers, and the second one those of the slow one.
+        (0..2).for_each(|slot| served[0][slot].note_claim(10, 1_000));
+        served[1][2].note_claim(10, 8_000);
+        now += Duration::from_millis(20);
+        super::look(delays, now, 2, of, |_| Some(1))
+    };
+    choose(&mut delays, PolicyKind::ShortestQueue, |slot| of(0, slot));
+    assert!((0..10).all(|_| !step(&mut delays)));
+    assert_eq!(served[0][2].slowness.get(), 0);
+    choose(&mut delays, PolicyKind::ShortestDelay, |slot| of(0, slot));
+    let changes = (0..10).filter(|_| step(&mut delays)).count();
+    assert!((1..=4).contains(&changes), "{changes}");
+    let shown = (served[0][2].service_us.get(), served[0][2].slowness.get());
+    assert!((7_900..=8_100).contains(&shown.0) && (7_000..=8_000).contains(&shown.1), "{shown:?}");
+    assert_eq!(served[0][0].slowness.get(), u64::from(AS_FAST));
+    choose(&mut delays, PolicyKind::Random, |slot| of(0, slot));
+    assert_eq!((served[0][2].service_us.get(), served[0][2].slowness.get()), (0, 0));
+    assert_eq!(delays.slowness(Slot::new(2)), AS_FAST);
+}

@@ -15,8 +15,8 @@ use siphasher::sip::SipHasher24;
 
 use super::*;
 use crate::pool::departed::Kept;
+use crate::pool::order::WEIGHT_MAX;
 use crate::pool::outstanding::OUTSTANDING_MAX;
-use crate::pool::registry::WEIGHT_MAX;
 use crate::wire::tag::Stamp;
 use crate::wire::window::WindowState;
 

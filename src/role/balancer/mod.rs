@@ -40,6 +40,8 @@ use crate::base::published::Seen;
 use crate::base::rng::Rng;
 use crate::base::time::{Instant, earliest};
 use crate::pool::autoscale::{self, Scaler};
+use crate::pool::concurrency::Auto;
+use crate::pool::health::leaf_of;
 use crate::pool::health::{self, Census, Rules, State};
 use crate::pool::members::{Member, View};
 use crate::pool::order::{Order, Refused};
@@ -48,12 +50,11 @@ use crate::pool::registry::{Fleet, Server};
 use crate::pool::regret::Decisions;
 use crate::pool::select::{Chooser, LeafState, PolicyKind, SHARE_ALL, Slot, Tree, cost_of};
 use crate::pool::slow_start::{self, SlowStart};
+use crate::pool::slowness;
 use crate::pool::slowness::Delays;
 use crate::pool::stats::PoolStats;
 use crate::pool::waiting::{Limit, cap};
-use crate::role::leaf::leaf_of;
-use crate::role::limit::Auto;
-use crate::role::{Role, measured, send_from_slot};
+use crate::role::{Role, send_from_slot};
 use crate::wire::tag::PeerReplay;
 use crate::wire::{DispatchWindow, FrameFormat, Opener, ReplyPath, Sealer};
 pub use handover::{Mismatch, Part};
@@ -383,7 +384,7 @@ impl Balancer {
         primary.scaler.set_policy(self.settings.scale);
         primary.auto.set(now, self.settings.max_outstanding);
         primary.fleet.set_rules(self.settings.health);
-        measured::choose(&mut primary.delays, self.settings.policy, |slot| {
+        slowness::choose(&mut primary.delays, self.settings.policy, |slot| {
             &self.stats.servers[slot.index()].served
         });
         // Another share of them may be down now, and may be slow for another time.
@@ -520,7 +521,7 @@ impl Balancer {
 /// What is known of how long servers take: nothing yet.
 fn delays_of(shared: &Shared) -> Delays {
     let (mut delays, primary) = (Delays::new(shared.tree.slot_count()), &shared.stats[0]);
-    measured::choose(&mut delays, shared.settings.get().policy, |slot| &primary.servers[slot.index()].served);
+    slowness::choose(&mut delays, shared.settings.get().policy, |slot| &primary.servers[slot.index()].served);
     delays
 }
 

@@ -56,7 +56,7 @@ impl Balancer {
         let stats = &self.shared.stats;
         let served = |worker: usize, slot: Slot| &stats[worker].servers[slot.index()].served;
         let epoch = |slot| fleet.get(slot).map(|server| server.epoch.into());
-        if measured::look(delays, now, stats.len(), served, epoch) {
+        if slowness::look(delays, now, stats.len(), served, epoch) {
             delays.slots().for_each(|slot| primary.write_leaf(now, slot, &self.shared.tree));
         }
     }

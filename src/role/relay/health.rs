@@ -23,19 +23,20 @@ use super::datagram::ANSWER_LATEST;
 use super::handover::{Known, KnownServer};
 use super::members::Member;
 use super::settings::{Check, Event, HealthCheck, Settings, Speaks};
-use super::shared::{Noticed, Shared, Wanted};
+use super::shared::{Noticed, Shared};
 use crate::base::batch::{SocketId, Tx};
 use crate::base::drop_reason::DropReason;
 use crate::base::time::Instant;
+use crate::pool::concurrency::Auto;
 use crate::pool::departed::{Kept, Remembered};
+use crate::pool::desired::Wanted;
+use crate::pool::health::leaf_of;
 use crate::pool::health::{self, Census, Health, Limits, Rules, State};
 use crate::pool::order::{Order, Refused, Standing, Switch};
 use crate::pool::select::{LeafState, SHARE_ALL, Slot, cost_of};
 use crate::pool::slow_start::{self, SlowStart};
+use crate::pool::slowness;
 use crate::pool::slowness::Delays;
-use crate::role::leaf::leaf_of;
-use crate::role::limit::Auto;
-use crate::role::measured;
 
 /// Events that nobody has fetched yet are bounded; the oldest go first.
 const EVENTS_MAX: usize = 256;
@@ -123,7 +124,7 @@ impl Primary {
         let check = settings.health.check.clone();
         let health = &settings.health;
         let mut delays = Delays::new(settings.servers_max);
-        measured::choose(&mut delays, settings.policy, |slot| &core.stats.servers[slot.index()].served);
+        slowness::choose(&mut delays, settings.policy, |slot| &core.stats.servers[slot.index()].served);
         Primary {
             servers: (0..settings.servers_max).map(|_| None).collect(),
             left: vec![None; settings.servers_max].into(),
@@ -151,7 +152,7 @@ impl Primary {
             self.forgive(); // what answers the old question answers nothing now
         }
         self.auto.set(now, settings.max_outstanding);
-        measured::choose(&mut self.delays, settings.policy, |slot| &core.stats.servers[slot.index()].served);
+        slowness::choose(&mut self.delays, settings.policy, |slot| &core.stats.servers[slot.index()].served);
         self.settings = settings.health.clone();
         self.limits = limits_of(&self.settings);
         self.rest = rest_of(settings);
@@ -219,7 +220,7 @@ impl Primary {
         let Primary { delays, servers, .. } = self;
         let stats = &core.shared.stats;
         let generation = |slot: Slot| Some(servers[slot.index()].as_ref()?.generation.into());
-        measured::look(
+        slowness::look(
             delays,
             now,
             stats.len(),

@@ -58,7 +58,7 @@ pub use self::members::Member;
 pub use self::settings::{
     Affinity, Chance, Check, Event, HealthCheck, ProxyProtocol, Settings, Sockets, Speaks,
 };
-pub use self::shared::{Shared, Wanted};
+pub use self::shared::Shared;
 
 /// How datagrams are matched with what comes back.
 enum Matching {

@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use crossbeam_utils::CachePadded;
-use serde::{Deserialize, Serialize};
 
 use super::members::{Member, Members};
 use super::settings::{ProxyProtocol, Settings, Speaks};
@@ -14,6 +13,7 @@ use crate::base::published::{Live, Seen};
 use crate::base::time::Instant;
 use crate::pool::access::{Access, Gate, Sketch};
 use crate::pool::concurrency::Finished;
+use crate::pool::desired::Wanted;
 use crate::pool::select::{Chooser, Slot, Tree};
 use crate::pool::stats::{RelayStats, TcpStats};
 use crate::pool::waiting::{Limit, Room, cap};
@@ -67,23 +67,6 @@ impl Signals {
             if self.lost.load(Ordering::Relaxed) > 0 { self.lost.swap(0, Ordering::Relaxed) } else { 0 };
         Noticed { lost, silent: take(&self.silent), refused: take(&self.refused) }
     }
-}
-
-/// A server that the pool shall have.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Wanted {
-    /// Where it is.
-    pub addr: SocketAddr,
-    /// Its id in logs and figures.
-    pub id: u32,
-    /// Its share relative to others, 1 to 100.
-    #[serde(default = "usual_weight")]
-    pub weight: u16,
-}
-
-fn usual_weight() -> u16 {
-    1
 }
 
 /// What may be replaced while the pool goes on.

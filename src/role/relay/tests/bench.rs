@@ -7,6 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::base::batch::{PeerError, SocketId};
+use crate::pool::desired::Wanted;
 use crate::pool::health::Rules;
 use crate::pool::select::{PolicyKind, Slot};
 
