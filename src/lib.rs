@@ -41,7 +41,6 @@ pub mod load;
 pub mod logging;
 pub mod page;
 pub mod pool;
-pub mod retry;
 pub mod role;
 pub mod server;
 pub mod state_dir;

@@ -17,7 +17,7 @@ use lbd::base::service_time::ServiceTime;
 use lbd::load::{Generator, Ledger, Native, Plan};
 use lbd::pool::select::PolicyKind;
 use lbd::role::client::{ClientRole, Settings};
-use lbd::role::relay::{self, Affinity, Speaks};
+use lbd::role::datagram::{self, Affinity, Speaks};
 use lbd::role::server::Work;
 use lbd::wire::{Mode, ReplyPath};
 
@@ -138,7 +138,7 @@ fn relay(protocol: Speaks, affinity: Affinity, client: impl Fn(u64) -> SocketAdd
         Affinity::None => PolicyKind::ShortestDelay,
         Affinity::Client => PolicyKind::ShortestQueue,
     };
-    let mut pool = Relayed::new(relay::Settings { policy, ..relayed::settings(protocol, affinity) });
+    let mut pool = Relayed::new(datagram::Settings { policy, ..relayed::settings(protocol, affinity) });
     let mut before = None;
     while pool.relay.stats().delivered.get() < WARM_UP + REQUESTS {
         if before.is_none() && pool.relay.stats().delivered.get() >= WARM_UP {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::{Run, address};
 use crate::io::IoChoice;
 
-pub use crate::role::relay::{Affinity, Check, HealthCheck, ProxyProtocol, Settings, Speaks};
+pub use crate::role::datagram::{Affinity, Check, HealthCheck, ProxyProtocol, Settings, Speaks};
 
 /// Where a server is.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -8,7 +8,7 @@ use super::worker::Balancing;
 use crate::base::time::Instant;
 use crate::io::{DatagramIo, IoCounters};
 use crate::pool::health::State;
-use crate::role::balancer::{Balancer, Event, FRONT};
+use crate::role::native::{Balancer, Event, FRONT};
 use crate::status::{EventLog, Kind};
 
 /// The pool's name in figures and orders.

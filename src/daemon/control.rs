@@ -14,7 +14,7 @@ use super::names::{self, Names};
 use super::tcp::Splicer;
 use crate::base::time::Clock;
 use crate::pool::desired::Wanted;
-use crate::role::relay::Shared;
+use crate::role::datagram::Shared;
 
 /// The servers that a pool shall have, by who wants them.
 pub struct Wishes {

@@ -14,7 +14,7 @@ use crate::handover::{SocketKind, SocketSet};
 use crate::io::socket::{SocketOptions, bind};
 use crate::io::{DatagramIo, IoCounters, IoOptions};
 use crate::pool::health::State;
-use crate::role::relay::{Event, ProxyProtocol, Relay, Sockets, WorkerSockets};
+use crate::role::datagram::{Event, ProxyProtocol, Relay, Sockets, WorkerSockets};
 use crate::status::{EventLog, Kind};
 
 /// Which sockets a pool needs.

@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::base::time::Clock;
 use crate::pool::select::Slot;
-use crate::role::relay::Shared;
+use crate::role::datagram::Shared;
 use crate::wire::proxy_protocol::{self, Transport};
 
 /// How long a server may take to accept.

@@ -16,7 +16,7 @@ use crate::pool::desired::Wanted;
 use crate::pool::health::Rules;
 use crate::pool::select::Slot;
 use crate::role::Role;
-use crate::role::relay::{
+use crate::role::datagram::{
     Affinity, Chance, Check, HealthCheck, ProxyProtocol, Relay, Settings, Sockets, Speaks, WorkerSockets,
 };
 

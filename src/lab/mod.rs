@@ -6,7 +6,7 @@
 //!                                                         └──> ideal: one queue, or exact knowledge ──> Figures
 //! ```
 //!
-//! What is real: balancers ([`crate::role::balancer`], [`crate::role::relay`]), servers with their reports and counters
+//! What is real: balancers ([`crate::role::native`], [`crate::role::datagram`]), servers with their reports and counters
 //! ([`crate::role::server`]), clients with their retries ([`crate::role::client`]), byte for byte. What is not: the network
 //! (a delay, a jitter and a chance of loss for each datagram), the work (as long as the trace says), and time. Each event is
 //! a turn of its own: batching is no part of it. Clients sit at the balancers: there is no way between.

@@ -14,7 +14,7 @@ use crate::base::time::Instant;
 use crate::pool::autoscale;
 use crate::pool::health::Rules;
 use crate::pool::select::Slot;
-use crate::role::balancer::{self, BACK, Balancer, FRONT};
+use crate::role::native::{self, BACK, Balancer, FRONT};
 use crate::role::server::{self, JobId, ServerRole, Work};
 use crate::wire::header::HEADER_LEN;
 use crate::wire::{Frame, FrameFormat, Header, Kind, Mode, ServerOp, Status};
@@ -34,7 +34,7 @@ impl Pool for Native {
 
     fn balancer(setup: &Setup, contender: Contender, number: u32, seed: u64, now: Instant) -> Balancer {
         let never = Duration::from_secs(86_400);
-        let settings = balancer::Settings {
+        let settings = native::Settings {
             format: FORMAT,
             key: None,
             secret: [seed as u8; 16],

@@ -1,11 +1,11 @@
 //! The four components as pure state machines: no sockets, clocks, threads or random sources of
 //! their own. A daemon drives them with real time and sockets, the simulation with virtual ones.
 
-pub mod balancer;
 pub mod client;
 pub mod controller;
+pub mod datagram;
 pub mod keeper;
-pub mod relay;
+pub mod native;
 pub mod server;
 
 use std::net::SocketAddr;

@@ -36,7 +36,7 @@ pub use view::{NATIVE, PoolView, ServerView};
 use crate::base::time::{Clock, Instant};
 use crate::pool::autoscale::Outlook;
 use crate::pool::stats::{LatencySnapshot, PoolStats};
-use crate::role::relay::Shared;
+use crate::role::datagram::Shared;
 use native::NativeSampler;
 use pools::PoolSampler;
 

@@ -16,7 +16,7 @@ use crate::base::drop_reason::DropCounters;
 use crate::base::time::Instant;
 use crate::pool::select::Slot;
 use crate::pool::stats::{Counter, LatencySnapshot, RelayServerStats, RelayStats};
-use crate::role::relay::Shared;
+use crate::role::datagram::Shared;
 
 /// A datagram pool at one moment. Totals are since the start; rates and recent latencies are of the last moment.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

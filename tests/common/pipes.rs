@@ -9,7 +9,7 @@ use lbd::base::time::Instant;
 use lbd::pool::health::Rules;
 use lbd::pool::{autoscale, select};
 use lbd::role::Role;
-use lbd::role::balancer::{self, Balancer};
+use lbd::role::native::{self, Balancer};
 use lbd::role::server::{self, ServerRole, Work};
 use lbd::wire::{FrameFormat, ReplyPath};
 
@@ -125,7 +125,7 @@ impl Pool {
     pub fn new(servers: usize, work: Work, reply_path: ReplyPath) -> Pool {
         let now = Instant::from_nanos(5_000_000_000);
         let interval = Duration::from_millis(10);
-        let settings = balancer::Settings {
+        let settings = native::Settings {
             format: FORMAT,
             key: None,
             secret: [7; 16],

@@ -10,7 +10,7 @@ use lbd::pool::desired::Wanted;
 use lbd::pool::health::Rules;
 use lbd::pool::select::PolicyKind;
 use lbd::role::Role;
-use lbd::role::relay::{
+use lbd::role::datagram::{
     Affinity, Chance, Check, HealthCheck, ProxyProtocol, Relay, Settings, Sockets, Speaks, WorkerSockets,
 };
 

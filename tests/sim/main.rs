@@ -17,8 +17,8 @@ use lbd::base::service_time::ServiceTime;
 use lbd::io::Faults;
 use lbd::pool::select::PolicyKind;
 use lbd::pool::waiting::Limit;
-use lbd::role::balancer::Event;
 use lbd::role::client::Ending;
+use lbd::role::native::Event;
 use lbd::wire::ReplyPath;
 use world::*;
 

@@ -90,7 +90,7 @@ fn each_setting_counts_for_every_worker() {
 #[test]
 fn what_a_balancer_is_built_for_is_refused_by_the_name_of_its_key() {
     let world = crate::pool(1, faults(0.0, 0.0, 0.0), 1, None);
-    let refused = |change: &dyn Fn(&mut lbd::role::balancer::Settings)| {
+    let refused = |change: &dyn Fn(&mut lbd::role::native::Settings)| {
         let mut settings = world.settings();
         change(&mut settings);
         settings.max_outstanding = Some(Limit::Fixed(1));

@@ -16,9 +16,9 @@ use lbd::pool::select::{PolicyKind, Slot};
 use lbd::pool::stats::{Counter, PoolStats};
 use lbd::pool::waiting::Limit;
 use lbd::role::Role;
-use lbd::role::balancer::{self, Balancer, Part};
 use lbd::role::client::{self, ClientRole, Ending, Outcome};
 use lbd::role::controller::{self, ControllerRole};
+use lbd::role::native::{self, Balancer, Part};
 use lbd::role::server::{self, ServerRole, Work};
 use lbd::wire::{FrameFormat, Mode, ReplyPath};
 
@@ -122,7 +122,7 @@ pub struct World {
     pub service: Option<ServiceTime>,
     pub scale: autoscale::Policy,
     /// (virtual milliseconds, event) of the balancer.
-    pub events: Vec<(u64, balancer::Event)>,
+    pub events: Vec<(u64, native::Event)>,
     pub tells: Vec<String>,
     incarnations: u64,
 }
@@ -191,9 +191,9 @@ impl World {
     }
 
     /// A process of the balancer has a secret and a seed of its own.
-    fn balancer_settings(&mut self, policy: PolicyKind) -> balancer::Settings {
+    fn balancer_settings(&mut self, policy: PolicyKind) -> native::Settings {
         let seed = self.next_seed();
-        balancer::Settings { policy, secret: [seed as u8; 16], seed, ..self.settings() }
+        native::Settings { policy, secret: [seed as u8; 16], seed, ..self.settings() }
     }
 
     pub fn start_balancer(&mut self, policy: PolicyKind) {
@@ -206,8 +206,8 @@ impl World {
     }
 
     /// What its balancer is made from.
-    pub fn settings(&self) -> balancer::Settings {
-        balancer::Settings {
+    pub fn settings(&self) -> native::Settings {
+        native::Settings {
             format: self.format(),
             key: self.key,
             policy: PolicyKind::ShortestQueue,

@@ -31,7 +31,7 @@ use crate::base::time::Clock;
 use crate::config::{Config, Token};
 use crate::handover::SocketSet;
 use crate::pool::stats::PoolStats;
-use crate::role::relay::Shared;
+use crate::role::datagram::Shared;
 use crate::status::{About, Board, EventLog, Sampler};
 use native::{Native, NativeMade};
 use pool::{Made, Pool};

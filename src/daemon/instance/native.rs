@@ -20,7 +20,7 @@ use crate::handover::{SocketKind, SocketSet};
 use crate::io::{BackEnd, IoOptions};
 use crate::pool::order::{Order, Refused};
 use crate::pool::stats::PoolStats;
-use crate::role::balancer::{Balancer, Part, Settings};
+use crate::role::native::{Balancer, Part, Settings};
 
 /// How long a process that has taken its sockets over leaves requests in their buffers while no server has registered.
 const WAIT_FOR_SERVERS: Duration = Duration::from_millis(300);

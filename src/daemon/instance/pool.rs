@@ -21,7 +21,7 @@ use crate::handover::{Label, SocketKind as Kind, SocketSet};
 use crate::io::BackEnd;
 use crate::pool::desired::Wanted;
 use crate::pool::order::{Order, Refused};
-use crate::role::relay::{Chance, Flow, Known, Relay, Shared};
+use crate::role::datagram::{Chance, Flow, Known, Relay, Shared};
 
 /// What a successor has to know of a pool.
 #[derive(Debug, Default, Serialize, Deserialize)]

@@ -9,7 +9,7 @@ use crate::daemon::names::Names;
 use crate::daemon::{balancer, limits, relay, tcp};
 use crate::handover::{Label, SocketKind as Kind, SocketSet};
 use crate::io::socket::{SocketOptions, bind};
-use crate::role::relay::WorkerSockets;
+use crate::role::datagram::WorkerSockets;
 
 /// Descriptors beside those of pools: logs, epoll, timers, the native pool, the admin interface.
 const OTHER_FILES: usize = 256;

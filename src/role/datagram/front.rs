@@ -1,6 +1,6 @@
 //! Datagrams of clients: who may send, before anything of what is sent is looked at.
 
-use super::core::{Client, datagrams};
+use super::forward::{Client, datagrams};
 use super::*;
 
 impl Relay {

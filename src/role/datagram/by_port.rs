@@ -11,11 +11,11 @@
 
 use std::time::Duration;
 
-use super::core::{Client, Core, Datagram, LastClient, Way};
+use super::adopted_flows::{Moved, MovedFlow};
+use super::forward::{Client, Core, Datagram, LastClient, Way};
 use super::handover::Flow;
 use super::leases::{Ended, Leases, Owner, Pair};
 use super::members::Member;
-use super::moved::{Moved, MovedFlow};
 use super::settings::Affinity;
 use crate::base::batch::{FrameRef, Received, SocketId, Tx};
 use crate::base::drop_reason::DropReason;

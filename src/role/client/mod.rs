@@ -4,17 +4,19 @@
 //! Retries follow `crate::retry`: a late answer costs a jittered back-off, BUSY is obeyed, and a budget keeps
 //! retries from becoming the load.
 
+mod retry;
+
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 use std::time::Duration;
 
+use self::retry::{Budget, Timeout};
 use crate::base::batch::{Rx, SocketId, Tx};
 use crate::base::drop_reason::{DropCounters, DropReason};
 use crate::base::rng::Rng;
 use crate::base::time::Instant;
-use crate::retry::{Budget, Timeout};
 use crate::role::Role;
 use crate::wire::{Frame, FrameFormat, Header, Kind, Mode, Status};
 

@@ -12,24 +12,24 @@
 //! |---|---|
 //! | `settings.rs` | what a pool is made from |
 //! | `shared.rs`, `members.rs` | what the workers share |
-//! | `core.rs` | choosing a server, sending to it, keeping count |
+//! | `forward.rs` | choosing a server, sending to it, keeping count |
 //! | `front.rs` | who may send |
 //! | `waiting.rs` | requests that wait until a server has room |
 //! | `dns.rs`, `queries.rs` | matching DNS answers with queries |
-//! | `datagram.rs`, `leases.rs` | matching by port and server |
+//! | `by_port.rs`, `leases.rs` | matching by port and server |
 //! | `health.rs`, `checks.rs` | which servers are up (primary) |
-//! | `handover.rs`, `moved.rs` | what a successor is given, and how it goes on |
+//! | `handover.rs`, `adopted_flows.rs` | what a successor is given, and how it goes on |
 
+mod adopted_flows;
+mod by_port;
 mod checks;
-mod core;
-mod datagram;
 mod dns;
+mod forward;
 mod front;
 mod handover;
 mod health;
 mod leases;
 mod members;
-mod moved;
 mod queries;
 mod settings;
 mod shared;
@@ -41,9 +41,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use self::core::{Core, Datagram, datagrams};
-use self::datagram::Leased;
+use self::by_port::Leased;
 use self::dns::Dns;
+use self::forward::{Core, Datagram, datagrams};
 use self::health::Primary;
 use crate::base::batch::{Received, Rx, Tx};
 use crate::base::drop_reason::DropReason;

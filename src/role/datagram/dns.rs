@@ -5,7 +5,7 @@
 
 use std::net::SocketAddr;
 
-use super::core::{Client, Core, Datagram, LastClient, Way};
+use super::forward::{Client, Core, Datagram, LastClient, Way};
 use super::members::Member;
 use super::queries::{Place, Queries};
 use crate::base::batch::{FrameRef, Received, SocketId, Tx};

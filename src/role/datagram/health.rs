@@ -17,9 +17,9 @@ use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use super::by_port::ANSWER_LATEST;
 use super::checks::{Asked, Checker};
-use super::core::Core;
-use super::datagram::ANSWER_LATEST;
+use super::forward::Core;
 use super::handover::{Known, KnownServer};
 use super::members::Member;
 use super::settings::{Check, Event, HealthCheck, Settings, Speaks};

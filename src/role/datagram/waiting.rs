@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::core::{Client, Core};
+use super::forward::{Client, Core};
 use super::members::Member;
 use super::*;
 use crate::pool::select::Slot;
