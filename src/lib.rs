@@ -28,24 +28,20 @@
 
 pub mod admin;
 pub mod base;
-pub mod chart;
 pub mod client;
 pub mod config;
-pub mod crew;
 pub mod daemon;
 pub mod doctor;
 pub mod handover;
 pub mod io;
 pub mod lab;
 pub mod load;
-pub mod logging;
-pub mod page;
+pub mod os;
 pub mod pool;
+pub mod report;
 pub mod role;
 pub mod server;
-pub mod state_dir;
-pub mod status;
-pub mod terminal;
+pub mod supervise;
 pub mod wire;
 
 /// The README's Rust is compiled with the other examples.

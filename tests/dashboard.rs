@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use common::browser::Browser;
 use common::fake_admin::{Canned, FakeAdmin};
 use common::{Site, wait_for};
-use lbd::status::{
+use lbd::admin::status::{
     Decisions, Entry, Kind, Numbers, Percentiles, PoolServerStatus, PoolStatus, ServerStatus, Service, Status,
 };
 use serde_json::{Value, json};

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use common::fakes::{Asker, v4};
 use common::{Running, Site, send_signal, wait_for};
-use lbd::status::PoolStatus;
+use lbd::admin::status::PoolStatus;
 use serde_json::{Value, json};
 
 const LOG: &str = "controller/controller.log";

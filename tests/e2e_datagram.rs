@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use common::fakes::{Asker, Fake, Seen, proxy_header, tagged, v4, v6};
 use common::{Running, Site, assert_adds_up, wait_for};
-use lbd::status::PoolStatus;
+use lbd::admin::status::PoolStatus;
 use serde_json::{Value, json};
 
 /// Of a PROXY header: IPv4 and UDP.

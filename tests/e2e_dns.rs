@@ -12,7 +12,7 @@ use common::fake_dns::{
 };
 use common::fakes::{Asker, Fake, proxy_header, v4, v6};
 use common::{Finished, Running, Site, assert_adds_up, wait_for};
-use lbd::status::{PoolStatus, Status};
+use lbd::admin::status::{PoolStatus, Status};
 use serde_json::{Value, json};
 
 /// A query of a test is lost for good after this time; the balancer gives it up after 2 s.

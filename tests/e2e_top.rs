@@ -8,7 +8,7 @@ use common::fake_admin::{Canned, FakeAdmin};
 use common::fakes::v4;
 use common::terminal::Terminal;
 use common::{Site, send_signal, wait_for};
-use lbd::status::{Entry, Kind, ServerStatus, Status};
+use lbd::admin::status::{Entry, Kind, ServerStatus, Status};
 use serde_json::json;
 
 const TOKEN: &str = "0123456789abcdef";

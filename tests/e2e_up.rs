@@ -220,7 +220,7 @@ fn servers_are_added_under_load_and_removed_after_it_and_no_request_is_lost() {
     let mut controller = site.start(&["controller"]);
     balancer.wait_until_up(1);
     let client = site.client(&["--rate", "500", "--requests", "2000"]);
-    let load = |status: &lbd::status::Status| {
+    let load = |status: &lbd::admin::status::Status| {
         let queued: u64 = status.servers.iter().map(|s| s.queue).sum();
         queued as f64 / status.servers.len() as f64
     };

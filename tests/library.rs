@@ -6,19 +6,19 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use lbd::admin::status::EventLog;
 use lbd::base::drop_reason::DropReason;
 use lbd::base::time::Clock;
 use lbd::daemon::inbox::inbox;
-use lbd::daemon::signals::Stop;
 use lbd::daemon::worker::Worker;
 use lbd::io::socket::{SocketOptions, bind};
 use lbd::io::{DatagramIo, IoOptions, MmsgIo, Waker};
+use lbd::os::signals::Stop;
 use lbd::pool::health::State;
 use lbd::pool::stats::PoolStats;
 use lbd::pool::{autoscale, select};
 use lbd::role::client::Ending;
 use lbd::role::native::{BACK, Balancer, FRONT, Settings};
-use lbd::status::EventLog;
 use lbd::wire::{FrameFormat, Mode, ReplyPath};
 use lbd::{Client, Server, client};
 

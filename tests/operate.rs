@@ -6,11 +6,11 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex};
 
 use common::{Finished, Running, Site, wait_for};
+use lbd::admin::status::{EventLog, Kind, PoolServerStatus, PoolStatus, ServerStatus, Status};
 use lbd::admin::{Control, Refusal, Server, serve, token_for};
 use lbd::config::{Admin, Token};
 use lbd::pool::desired::Wanted;
 use lbd::pool::order::Order;
-use lbd::status::{EventLog, Kind, PoolServerStatus, PoolStatus, ServerStatus, Status};
 use serde_json::json;
 
 const TOKEN: &str = "a-token-of-the-test";

@@ -6,10 +6,10 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 
 use super::bodies::{Done, Problem, WantedServers};
+use crate::admin::status::Status;
 use crate::config::Token;
 use crate::pool::desired::Wanted;
 use crate::pool::order::Order;
-use crate::status::Status;
 
 /// How long the balancer may take for an answer.
 const TIMEOUT: Duration = Duration::from_secs(2);

@@ -13,7 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::MissedTickBehavior;
 
 use super::Control;
-use crate::status::{History, Status};
+use crate::admin::status::{History, Status};
 
 /// Readers of events at a time.
 pub(super) const READERS_MAX: usize = 64;

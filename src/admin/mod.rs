@@ -26,15 +26,16 @@ mod metrics;
 mod routes;
 #[cfg(not(loom))]
 mod server;
+pub mod status;
 #[cfg(all(test, not(loom)))]
 mod tests;
 mod token;
 
 use std::sync::Arc;
 
+use crate::admin::status::{EventLog, Status};
 use crate::pool::desired::Wanted;
 use crate::pool::order::Order;
-use crate::status::{EventLog, Status};
 
 #[cfg(not(loom))]
 pub use client::{Client, ClientError};

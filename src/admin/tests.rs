@@ -9,10 +9,10 @@ use serde_json::{Value, json};
 
 use super::live::READERS_MAX;
 use super::{Client, ClientError, Control, Refusal, Server, serve};
+use crate::admin::status::{EventLog, History, KEPT_MAX, Kind, PoolStatus, ServerStatus, Status};
 use crate::config::Token;
 use crate::pool::desired::Wanted;
 use crate::pool::order::Order;
-use crate::status::{EventLog, History, KEPT_MAX, Kind, PoolStatus, ServerStatus, Status};
 
 const TOKEN: &str = "0123456789abcdef";
 const LIFE: u64 = 1_700_000_000_000;

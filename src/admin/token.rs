@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use crate::config::{Admin, Token};
-use crate::state_dir;
+use crate::os::state_dir;
 
 /// The name of the file that a balancer leaves, by the port of its admin interface.
 fn file_name(port: u16) -> String {

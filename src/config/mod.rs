@@ -41,7 +41,7 @@ pub use run::Run;
 
 use crate::base::service_time::ServiceTime;
 use crate::io::{IoChoice, IoOptions, PAYLOAD_MAX};
-use crate::logging;
+use crate::os::logging;
 use crate::pool::health::Rules;
 use crate::pool::members::WORKERS_MAX;
 use crate::pool::select::PolicyKind;

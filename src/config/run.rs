@@ -6,8 +6,8 @@ use std::time::Duration;
 use super::keys::shortened;
 use super::raw::{RawRun, RawServer, Text, Words};
 use super::{Read, Reader, range_keys};
-use crate::crew::Bounds;
 use crate::pool::autoscale::Policy;
+use crate::supervise::servers::Bounds;
 
 /// The most servers of one pool.
 const SERVERS_MAX: u32 = 4_096;

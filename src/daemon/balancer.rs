@@ -5,11 +5,11 @@ use std::ops::Range;
 use tracing::{info, warn};
 
 use super::worker::Balancing;
+use crate::admin::status::{EventLog, Kind};
 use crate::base::time::Instant;
 use crate::io::{DatagramIo, IoCounters};
 use crate::pool::health::State;
 use crate::role::native::{Balancer, Event, FRONT};
-use crate::status::{EventLog, Kind};
 
 /// The pool's name in figures and orders.
 pub const NAME: &str = "native";

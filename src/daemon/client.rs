@@ -6,10 +6,10 @@ use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 use tracing::info;
 
-use super::signals::Stop;
 use crate::base::time::{Clock, Instant, earliest};
 use crate::io::DatagramIo;
 use crate::load::{Rate, Schedule, Share};
+use crate::os::signals::Stop;
 use crate::role::Role;
 use crate::role::client::{ClientRole, Ending};
 use crate::wire::Mode;

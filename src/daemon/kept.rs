@@ -8,10 +8,10 @@ use std::process::{ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::instance::{Failed, hold, takeover_path};
-use super::process::{Exit, Process};
 use crate::admin::find_token;
 use crate::config::Config;
 use crate::handover::{Offer, Purpose, SocketKind, SocketSet, Wish};
+use crate::os::process::{Exit, Process};
 
 /// The argument that tells a balancer that its sockets come by its standard input.
 const SOCKETS_BY_STDIN: &str = "--sockets-by-stdin";

@@ -1,6 +1,5 @@
 //! The daemons: one hand-written loop each, of one shape, that drives a role with real time and sockets.
 
-pub mod affinity;
 pub mod balancer;
 pub mod client;
 #[cfg(not(loom))] // tokio has no sockets under loom
@@ -12,45 +11,20 @@ pub mod inbox;
 pub mod instance;
 #[cfg(not(loom))]
 pub mod kept;
-pub mod limits;
-pub mod lock;
 #[cfg(not(loom))]
 pub mod names;
-pub mod notify;
-pub mod process;
 pub mod relay;
 pub mod server;
-pub mod signals;
 pub mod successor;
 #[cfg(not(loom))]
 pub mod tcp;
-pub mod threads;
 pub mod worker;
 
 use std::io;
-use std::net::UdpSocket;
-
-use tracing::info;
 
 use crate::base::time::{Clock, Instant, earliest};
-use crate::io::socket::receive_buffer;
-use crate::io::{BackEnd, DatagramIo, IoChoice, IoOptions};
+use crate::io::DatagramIo;
 use crate::role::Role;
-
-/// A back end of this choice over these sockets.
-pub fn back_end(
-    choice: IoChoice,
-    sockets: Vec<UdpSocket>,
-    options: &IoOptions,
-    clock: Clock,
-) -> io::Result<BackEnd> {
-    for socket in &sockets {
-        info!(addr = %socket.local_addr()?, receive_buffer = receive_buffer(socket), "listening");
-    }
-    let io = BackEnd::open(choice, sockets, options, clock)?;
-    info!(io = io.name(), "batch I/O");
-    Ok(io)
-}
 
 /// One turn: wait, receive a batch, run the role over it, timers, flush. Gives the turn's time, read once.
 pub fn turn(io: &mut impl DatagramIo, role: &mut impl Role, clock: &Clock) -> io::Result<Instant> {

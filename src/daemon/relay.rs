@@ -7,6 +7,7 @@ use std::ops::Range;
 use tracing::{info, warn};
 
 use super::worker::Balancing;
+use crate::admin::status::{EventLog, Kind};
 use crate::base::batch::SocketId;
 use crate::base::drop_reason::DropReason;
 use crate::base::time::Instant;
@@ -15,7 +16,6 @@ use crate::io::socket::{SocketOptions, bind};
 use crate::io::{DatagramIo, IoCounters, IoOptions};
 use crate::pool::health::State;
 use crate::role::datagram::{Event, ProxyProtocol, Relay, Sockets, WorkerSockets};
-use crate::status::{EventLog, Kind};
 
 /// Which sockets a pool needs.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -4,10 +4,11 @@ use std::io;
 
 use tracing::info;
 
-use super::signals::Stop;
-use super::{notify, turn};
+use super::turn;
 use crate::base::time::Clock;
 use crate::io::DatagramIo;
+use crate::os::notify;
+use crate::os::signals::Stop;
 use crate::role::server::{ServerRole, Totals};
 
 /// Runs until it was asked to stop and has drained, or was asked twice. Gives what it counted.

@@ -11,8 +11,8 @@ use std::process::{Command, Stdio};
 
 use tracing::{info, warn};
 
-use super::notify;
-use super::process::Exit;
+use crate::os::notify;
+use crate::os::process::Exit;
 
 /// How it is asked for.
 const TAKEOVER: &str = "--takeover";

@@ -7,15 +7,15 @@ use std::time::Duration;
 
 use tracing::warn;
 
-use super::affinity;
 use super::inbox::Inbox;
-use super::signals::Stop;
 use super::turn_until;
+use crate::admin::status::EventLog;
 use crate::base::batch::SocketId;
 use crate::base::time::{Clock, Instant};
 use crate::io::DatagramIo;
+use crate::os::affinity;
+use crate::os::signals::Stop;
 use crate::role::Role;
-use crate::status::EventLog;
 
 /// A role that stands between clients and servers.
 pub trait Balancing: Role {

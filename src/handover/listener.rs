@@ -10,7 +10,7 @@ use std::time::Duration;
 use rustix::fs::{FlockOperation, flock};
 
 use super::Error;
-use crate::state_dir;
+use crate::os::state_dir;
 
 /// A socket that is listened at. Dropping it removes its file, unless a successor has put its own there.
 #[derive(Debug)]

@@ -7,7 +7,7 @@ use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
 use super::Report;
-use crate::chart::Numbers;
+use crate::report::chart::Numbers;
 
 /// What every error shows.
 const EXAMPLE: &str = "p99<2ms,loss<0.1%";

@@ -16,11 +16,11 @@ use super::series::Seconds;
 use super::{Account, Generator, Ledger, Plan, Report, SecondTally, Trace};
 use crate::base::rng::Rng;
 use crate::base::time::{Clock, Instant};
-use crate::daemon::back_end;
-use crate::daemon::limits::allow_files;
-use crate::daemon::signals::Stop;
 use crate::io::socket::{SocketOptions, bind};
 use crate::io::{BackEnd, DatagramIo, IoChoice, IoOptions, PAYLOAD_MAX};
+use crate::os::back_end;
+use crate::os::limits::allow_files;
+use crate::os::signals::Stop;
 use crate::wire::FrameFormat;
 
 /// Requests that leave in one turn at most, and their bytes.

@@ -7,8 +7,8 @@ use super::condition::{Figures, Metric};
 use super::histogram::{self, EncodedHistogram, SpectrumPoint};
 use super::search::{Found, Outcome, Trial, number, per_second};
 use super::{Report, Second, SetUp, Verdict};
-use crate::chart::{At, Axis, Lines, Numbers, Rule, Series, Style};
-use crate::page::{Page, Section};
+use crate::report::chart::{At, Axis, Lines, Numbers, Rule, Series, Style};
+use crate::report::page::{Page, Section};
 
 /// Where it was measured, and by which command.
 #[derive(Clone, Debug, Default)]

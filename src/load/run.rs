@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use super::{Generator, Protocol, SecondTally};
 use crate::base::time::{Clock, Instant};
-use crate::daemon::signals::Stop;
 use crate::io::DatagramIo;
+use crate::os::signals::Stop;
 use crate::role::Role;
 
 /// Figures that a loop writes once a turn and another thread shows.

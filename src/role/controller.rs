@@ -10,8 +10,8 @@ use crate::base::batch::{FrameRef, Rx, SocketId, Tx};
 use crate::base::drop_reason::{DropCounters, DropReason};
 use crate::base::rng::Rng;
 use crate::base::time::Instant;
-use crate::crew::{Crew, Outcome};
 use crate::role::{Role, send_from_slot};
+use crate::supervise::servers::{Crew, Outcome};
 use crate::wire::{CookieKey, Frame, FrameFormat, Header, Kind, Opener, RequestOp, Sealer, Status};
 
 /// The only socket of a controller.

@@ -4,7 +4,6 @@
 pub mod client;
 pub mod controller;
 pub mod datagram;
-pub mod keeper;
 pub mod native;
 pub mod server;
 

@@ -16,7 +16,7 @@ use lbd::daemon::client::Summary;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use lbd::status::{PoolStatus, Status};
+use lbd::admin::status::{PoolStatus, Status};
 use ports::Ports;
 pub use running::{Finished, Running, send_signal};
 
@@ -218,13 +218,14 @@ pub fn assert_adds_up(pool: &PoolStatus) {
     let ended = pool.answered + pool.timed_out + pool.forwarded + refused;
     assert_eq!(pool.received, ended + pool.in_flight, "{pool:?}");
     assert_eq!((pool.arrived, pool.workers.iter().sum()), (pool.received + pool.kernel_drops, pool.received));
-    let sum = |of: fn(&lbd::status::PoolServerStatus) -> u64| pool.servers.iter().map(of).sum::<u64>();
+    let sum = |of: fn(&lbd::admin::status::PoolServerStatus) -> u64| pool.servers.iter().map(of).sum::<u64>();
     assert_eq!(sum(|s| s.answered), pool.answered, "{pool:?}");
     assert_eq!(sum(|s| s.timed_out), pool.timed_out, "{pool:?}");
     assert_eq!(sum(|s| s.forwarded), pool.forwarded, "{pool:?}");
     assert_eq!(sum(|s| s.delivered), pool.delivered, "{pool:?}");
     assert_eq!(sum(|s| s.in_flight), pool.in_flight, "{pool:?}");
-    let count = |latency: &lbd::status::Latencies| latency.histogram.iter().map(|(_, n)| n).sum::<u64>();
+    let count =
+        |latency: &lbd::admin::status::Latencies| latency.histogram.iter().map(|(_, n)| n).sum::<u64>();
     assert_eq!(count(&pool.latency_us), pool.answered, "{pool:?}");
     for server in &pool.servers {
         let is_at_rest = pool.flows + pool.tcp_open + pool.in_flight == 0;

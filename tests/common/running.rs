@@ -6,8 +6,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
+use lbd::admin::status::{PoolStatus, ServerStatus, Status};
 use lbd::daemon::client::Summary;
-use lbd::status::{PoolStatus, ServerStatus, Status};
 
 use super::wait_for;
 

@@ -8,7 +8,6 @@ use std::time::Duration;
 use lbd::base::drop_reason::DropReason;
 use lbd::base::service_time::ServiceTime;
 use lbd::base::time::{Instant, earliest};
-use lbd::crew::{Action, Bounds, Crew};
 use lbd::io::{DatagramIo, Faults, IoOptions, SimIo, SimNet};
 use lbd::pool::autoscale;
 use lbd::pool::health::Rules;
@@ -20,6 +19,7 @@ use lbd::role::client::{self, ClientRole, Ending, Outcome};
 use lbd::role::controller::{self, ControllerRole};
 use lbd::role::native::{self, Balancer, Part};
 use lbd::role::server::{self, ServerRole, Work};
+use lbd::supervise::servers::{Action, Bounds, Crew};
 use lbd::wire::{FrameFormat, Mode, ReplyPath};
 
 pub const INTERVAL: Duration = Duration::from_millis(10);

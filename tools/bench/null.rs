@@ -18,10 +18,10 @@ use lbd::base::batch::{FrameRef, SocketId};
 use lbd::base::rng::{Rng, entropy};
 use lbd::base::service_time::ServiceTime;
 use lbd::base::time::{Clock, Instant};
-use lbd::daemon::signals::Stop;
 use lbd::io::socket::{SocketOptions, bind};
 use lbd::io::{BackEnd, DatagramIo, IoChoice, IoOptions};
-use lbd::terminal::tell;
+use lbd::os::signals::Stop;
+use lbd::os::terminal::tell;
 use lbd::wire::header::{DATAGRAM_MAX, FRAME_SIZE_MIN};
 use lbd::wire::{Frame, FrameFormat, Kind};
 

@@ -1,6 +1,6 @@
 //! Log-linear histograms brought down to a few fixed buckets.
 
-use crate::status::Numbers;
+use crate::admin::status::Numbers;
 
 /// Upper bounds in seconds; the last one holds the rest.
 pub(super) const BOUNDS_S: [f64; 17] = [
@@ -39,7 +39,7 @@ pub(super) struct Buckets {
 }
 
 impl Buckets {
-    /// Of (highest microseconds, count) pairs, as [`crate::status::Latencies::histogram`] has them.
+    /// Of (highest microseconds, count) pairs, as [`crate::admin::status::Latencies::histogram`] has them.
     pub fn of(histogram: &[(u64, u64)]) -> Buckets {
         let sum = histogram.iter().map(|&(upper_us, count)| middle_us(upper_us) * count as f64 / 1e6).sum();
         let seconds = histogram.iter().map(|&(upper_us, count)| (upper_us as f64 / 1e6, count));

@@ -19,8 +19,10 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::exemplar::Exemplar;
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::admin::status::{
+    Decisions, EventLog, Kind, NATIVE, PoolServerStatus, PoolStatus, ServerStatus, Status,
+};
 use crate::pool::health::State;
-use crate::status::{Decisions, EventLog, Kind, NATIVE, PoolServerStatus, PoolStatus, ServerStatus, Status};
 use buckets::Buckets;
 use process::Process;
 use tables::{POOL_COUNTERS, POOL_GAUGES, SERVER_COUNTERS, SERVER_GAUGES};

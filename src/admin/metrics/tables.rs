@@ -2,7 +2,7 @@
 
 use prometheus_client::registry::Unit;
 
-use crate::status::{PoolServerStatus, PoolStatus, Scaling, ServerStatus, Status};
+use crate::admin::status::{PoolServerStatus, PoolStatus, Scaling, ServerStatus, Status};
 
 /// Name, help, of the native pool, of a datagram pool.
 type OfPool = (&'static str, &'static str, Option<fn(&Status) -> u64>, Option<fn(&PoolStatus) -> u64>);

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::process::{Command, Stdio};
 
 use super::*;
-use crate::status::{Latencies, Numbers, Scaling, Service};
+use crate::admin::status::{Latencies, Numbers, Scaling, Service};
 
 fn status() -> Status {
     let histogram = vec![(90, 5), (960, 3), (20_000_000, 2)];

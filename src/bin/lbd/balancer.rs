@@ -9,15 +9,15 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use lbd::admin::status::Sampler;
 use lbd::base::time::Clock;
 use lbd::config::Config;
 use lbd::daemon::instance::{Instance, Ready, Takeover, service, takeover_path};
-use lbd::daemon::signals::{Asked, Stop};
 use lbd::daemon::successor::Successor;
 use lbd::handover::{Listener, SocketSet, Wish};
-use lbd::logging;
-use lbd::status::Sampler;
-use lbd::terminal::{print, tell};
+use lbd::os::logging;
+use lbd::os::signals::{Asked, Stop};
+use lbd::os::terminal::{print, tell};
 use socket2::SockRef;
 use tracing::{info, warn};
 

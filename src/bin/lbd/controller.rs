@@ -6,15 +6,15 @@ use anyhow::{Context, Error, Result};
 use lbd::base::rng::entropy;
 use lbd::base::time::Clock;
 use lbd::config::{Config, DatagramPool, PoolRun};
-use lbd::crew::{Bounds, Crew};
 use lbd::daemon::controller::{Ledger, Plan, ServerCommand, Supervisor, Upstream};
 use lbd::daemon::kept::{self, Kept};
-use lbd::daemon::{self, signals::Stop};
 use lbd::io::socket::{SocketOptions, bind};
 use lbd::io::{BackEnd, IoChoice};
-use lbd::logging;
+use lbd::os::logging;
+use lbd::os::{self, signals::Stop};
 use lbd::role::controller::{ControllerRole, Settings};
-use lbd::role::keeper::Keeper;
+use lbd::supervise::pool::Keeper;
+use lbd::supervise::servers::{Bounds, Crew};
 
 use crate::args::{Common, Controller};
 use crate::run::{own_command, say, server_command};
@@ -40,7 +40,7 @@ pub fn run(args: &Controller) -> Result<()> {
         say(common, format_args!("controller: servers of pool {}", pool.settings.name));
     }
     let mut balancer = if args.with_balancer { Some(start_balancer(&config, common)?) } else { None };
-    daemon::notify::ready();
+    os::notify::ready();
     let (mut stopping, mut done) = (false, false);
     while !done && !stop.is_asked_twice() {
         let due = balancer.as_ref().and_then(Kept::due);
@@ -117,7 +117,7 @@ pub fn open(
     }
     let log = logging::init(&config.logs, "controller/controller.log")?;
     let io = if config.runs_native { config.io } else { IoChoice::Mio };
-    let io = daemon::back_end(io, sockets, &config.io_options(), clock)?;
+    let io = os::back_end(io, sockets, &config.io_options(), clock)?;
     let stop = Stop::on_signals(vec![io.waker()])?;
     let plan = Plan {
         native: config.runs_native.then(|| native(config, servers, count)),

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use anyhow::Result;
 use lbd::doctor::{Finding, Level, Needs, examine, gather};
-use lbd::terminal::print;
+use lbd::os::terminal::print;
 
 use crate::args::Doctor;
 use crate::shown;

@@ -25,7 +25,7 @@ fn main() -> std::process::ExitCode {
         Ok(true) => std::process::ExitCode::SUCCESS,
         Ok(false) => std::process::ExitCode::from(1),
         Err(error) => {
-            lbd::terminal::tell(format_args!("lbd: {error:#}"));
+            lbd::os::terminal::tell(format_args!("lbd: {error:#}"));
             std::process::ExitCode::from(2)
         }
     }

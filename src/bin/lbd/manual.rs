@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use clap::CommandFactory;
 use clap_complete::Shell;
 use clap_mangen::Man;
-use lbd::terminal::{print, tell};
+use lbd::os::terminal::{print, tell};
 
 use crate::args::Args;
 

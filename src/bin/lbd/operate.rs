@@ -5,11 +5,11 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
+use lbd::admin::status::{ServerView, Status};
 use lbd::admin::{Client, ClientError, find_token};
 use lbd::config::{Config, Token};
+use lbd::os::terminal::{print, tell};
 use lbd::pool::order::Order;
-use lbd::status::{ServerView, Status};
-use lbd::terminal::{print, tell};
 
 use crate::args::{Drain, Reach, ServerArgs, Show, Weight};
 use crate::{shown, table};

@@ -6,14 +6,15 @@ use anyhow::{Context, Result, bail};
 use lbd::base::rng::entropy;
 use lbd::base::time::Clock;
 use lbd::config::{self, Config};
-use lbd::daemon::{self, signals::Stop};
+use lbd::daemon;
 use lbd::io::IoOptions;
 use lbd::io::socket::{SocketOptions, bind};
-use lbd::logging;
+use lbd::os::logging;
+use lbd::os::terminal::{print, tell};
+use lbd::os::{self, signals::Stop};
 use lbd::pool::order::Order;
 use lbd::role::server::{ServerRole, Work};
 use lbd::role::{client, server};
-use lbd::terminal::{print, tell};
 
 use crate::args::{Args, Client, Command, Common, Server};
 use crate::{balancer, controller, doctor, manual, operate, ping, sim, top, up};
@@ -88,7 +89,7 @@ fn run_server(args: &Server) -> Result<()> {
     let socket = bind(SocketAddr::new(ip, port), &SocketOptions::default())?;
     let _log = logging::init(&config.logs, &format!("servers/server_{id}.log"))?;
     let options = IoOptions { prefault: true, ..config.io_options() };
-    let io = daemon::back_end(config.io, vec![socket], &options, clock)?;
+    let io = os::back_end(config.io, vec![socket], &options, clock)?;
     let stop = Stop::on_signals(vec![io.waker()])?;
     let service = args.service.or(server.service);
     let workers = args.workers.map_or(server.workers, usize::from);
@@ -141,7 +142,7 @@ fn run_client(args: &Client) -> Result<bool> {
     let clock = Clock::start();
     let socket = bind(from, &SocketOptions::default())?;
     let _log = logging::init(&config.logs, &format!("clients/client_{id}.log"))?;
-    let io = daemon::back_end(config.io, vec![socket], &config.io_options(), clock)?;
+    let io = os::back_end(config.io, vec![socket], &config.io_options(), clock)?;
     let stop = Stop::on_signals(vec![io.waker()])?;
     let settings = client::Settings {
         format,

@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::io::IsTerminal;
 use std::time::Duration;
 
-use lbd::status::{Decisions, Numbers, PoolView, ServerView, Status};
+use lbd::admin::status::{Decisions, Numbers, PoolView, ServerView, Status};
 
 /// Events that are shown.
 const EVENTS_SHOWN: usize = 10;
@@ -124,7 +124,7 @@ fn span(seconds: Option<f64>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use lbd::status::{Entry, Kind, Percentiles, PoolServerStatus, PoolStatus, Scaling, ServerStatus};
+    use lbd::admin::status::{Entry, Kind, Percentiles, PoolServerStatus, PoolStatus, Scaling, ServerStatus};
 
     fn status() -> Status {
         Status {

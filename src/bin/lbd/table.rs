@@ -3,9 +3,9 @@
 use std::fmt::Write;
 use std::io::IsTerminal;
 
+use lbd::admin::status::Status;
 use lbd::daemon::client::Summary;
-use lbd::status::Status;
-use lbd::terminal::print;
+use lbd::os::terminal::print;
 
 /// The balancer's figures as rows, one a server, and a line of totals.
 pub fn render(status: &Status, seconds: u64, clients: u32) -> String {

@@ -7,16 +7,16 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use lbd::admin::status::Status;
 use lbd::config::Config;
 use lbd::daemon::client::Summary;
 use lbd::daemon::controller::Supervisor;
 use lbd::daemon::kept::{self, Kept};
-use lbd::daemon::notify;
-use lbd::daemon::process::Process;
-use lbd::daemon::signals::Stop;
 use lbd::io::BackEnd;
-use lbd::status::Status;
-use lbd::terminal::{print, tell};
+use lbd::os::notify;
+use lbd::os::process::Process;
+use lbd::os::signals::Stop;
+use lbd::os::terminal::{print, tell};
 use tracing::{info, warn};
 
 use crate::args::Up;

@@ -3,9 +3,9 @@
 use std::net::SocketAddr;
 
 use anyhow::Result;
-use lbd::daemon::signals::Stop;
 use lbd::load::compare::{Compare, Compared, Side};
 use lbd::load::{Report, pages};
+use lbd::os::signals::Stop;
 
 use crate::args::Args;
 use crate::ending::Ending;

@@ -15,10 +15,10 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, anyhow};
 use clap::Parser;
-use lbd::daemon::signals::Stop;
 use lbd::io::IoChoice;
 use lbd::load::{Job, Report};
-use lbd::terminal::tell;
+use lbd::os::signals::Stop;
+use lbd::os::terminal::tell;
 
 use args::Args;
 use ending::Ending;

@@ -7,8 +7,8 @@ use std::path::Path;
 use anyhow::{Context, Result, anyhow, ensure};
 use lbd::load::pages::{self, Machine};
 use lbd::load::{Report, write_csv, write_interval_log};
-use lbd::page::Page;
-use lbd::terminal::{print, tell};
+use lbd::os::terminal::{print, tell};
+use lbd::report::page::Page;
 use serde::Serialize;
 
 use crate::args::Args;

@@ -4,7 +4,7 @@ use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 use lbd::load::Live;
-use lbd::terminal::tell;
+use lbd::os::terminal::tell;
 
 /// How often the figures are shown where lines stay.
 const LINE_EVERY: Duration = Duration::from_secs(1);

@@ -1,9 +1,9 @@
 //! `--search`: trials until the largest rate that meets the SLO is known.
 
 use anyhow::{Result, anyhow, ensure};
-use lbd::daemon::signals::Stop;
 use lbd::load::pages;
 use lbd::load::search::{End, Found, Outcome, Search, SearchPlan, per_second};
+use lbd::os::signals::Stop;
 
 use crate::args::Args;
 use crate::ending::Ending;

@@ -5,9 +5,9 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
-use lbd::daemon::signals::Stop;
 use lbd::load::{Job, Load, Rate, Report};
-use lbd::terminal::tell;
+use lbd::os::signals::Stop;
+use lbd::os::terminal::tell;
 
 use crate::progress::Line;
 

@@ -9,10 +9,10 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
-use crate::crew::Place;
-use crate::daemon::lock::Lock;
-use crate::daemon::process::{Identity, Process};
-use crate::state_dir;
+use crate::os::lock::Lock;
+use crate::os::process::{Identity, Process};
+use crate::os::state_dir;
+use crate::supervise::servers::Place;
 
 /// The form of the file; another one is not read.
 const VERSION: u32 = 1;

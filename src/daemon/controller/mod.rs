@@ -15,11 +15,11 @@ pub use runner::ServerCommand;
 pub use upstream::Upstream;
 
 use crate::base::time::{Clock, Instant, earliest};
-use crate::crew::Crew;
 use crate::io::DatagramIo;
 use crate::role::Role;
 use crate::role::controller::ControllerRole;
-use crate::role::keeper::Keeper;
+use crate::supervise::pool::Keeper;
+use crate::supervise::servers::Crew;
 use runner::Runner;
 
 /// What a controller runs.

@@ -8,8 +8,8 @@ use tracing::{info, warn};
 
 use super::ledger::{Ledger, Record};
 use crate::base::time::Instant;
-use crate::crew::{Action, Crew, Place, StartFailure};
-use crate::daemon::process::{INSTANCE_VARIABLE, Process};
+use crate::os::process::{INSTANCE_VARIABLE, Process};
+use crate::supervise::servers::{Action, Crew, Place, StartFailure};
 
 /// How a server is started: a program and its arguments, in which `{id}`, `{port}` and `{config}` are filled in.
 #[derive(Clone, Debug)]

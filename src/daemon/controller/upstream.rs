@@ -12,13 +12,13 @@ use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
+use crate::admin::status::{PoolStatus, Status};
 use crate::admin::{Client, find_token};
 use crate::base::drop_reason::DropReason;
 use crate::config::Admin;
 use crate::pool::desired::Wanted;
 use crate::pool::health::State;
-use crate::role::keeper::{Look, Seen};
-use crate::status::{PoolStatus, Status};
+use crate::supervise::pool::{Look, Seen};
 
 /// How often the balancer is asked.
 const ASK_EVERY: Duration = Duration::from_millis(250);

@@ -12,12 +12,12 @@ use super::{Failed, Process, processors};
 use crate::base::rng::entropy;
 use crate::base::time::{Clock, Instant};
 use crate::config::Config;
-use crate::daemon;
 use crate::daemon::balancer::NAME;
 use crate::daemon::inbox::{Gone, Post, inbox};
 use crate::daemon::worker::Worker;
 use crate::handover::{SocketKind, SocketSet};
 use crate::io::{BackEnd, IoOptions};
+use crate::os;
 use crate::pool::order::{Order, Refused};
 use crate::pool::stats::PoolStats;
 use crate::role::native::{Balancer, Part, Settings};
@@ -99,8 +99,7 @@ impl NativeMade {
         }
         let options = IoOptions { prefault: true, ..config.io_options() };
         let processor = processors(config.native().pin)?;
-        let io =
-            |sockets: [UdpSocket; 2]| daemon::back_end(config.io, sockets.into(), &options, process.clock);
+        let io = |sockets: [UdpSocket; 2]| os::back_end(config.io, sockets.into(), &options, process.clock);
         Ok(NativeMade {
             roles: Balancer::workers(settings.clone(), process.clock.now()),
             ios: sockets.into_iter().map(io).collect::<io::Result<_>>()?,

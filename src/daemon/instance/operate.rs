@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use super::{Failed, Instance};
+use crate::admin::status::{EventLog, Kind, Status};
 use crate::admin::{Control, Refusal};
 use crate::daemon::balancer::NAME;
 use crate::pool::desired::Wanted;
 use crate::pool::order::{Order, Refused};
-use crate::status::{EventLog, Kind, Status};
 
 impl From<Failed> for Refusal {
     fn from(failed: Failed) -> Self {

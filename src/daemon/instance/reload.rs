@@ -8,12 +8,12 @@ use super::pool::{Made, Pool};
 use super::sockets::{OpenPool, allow_files, plan_for};
 use super::{Failed, Instance, native};
 use crate::admin::Refusal;
+use crate::admin::status::Kind;
 use crate::config::{Config, DatagramPool};
 use crate::daemon::names::Names;
-use crate::daemon::notify;
 use crate::handover::SocketSet;
-use crate::logging;
-use crate::status::Kind;
+use crate::os::logging;
+use crate::os::notify;
 
 /// What becomes of a pool.
 enum Step {

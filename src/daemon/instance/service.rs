@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use super::Instance;
 use crate::admin::Control;
+use crate::admin::status::Status;
 use crate::daemon::balancer::NAME;
-use crate::daemon::notify;
-use crate::status::Status;
+use crate::os::notify;
 
 /// How often it is told what runs.
 const EVERY: Duration = Duration::from_secs(5);
@@ -82,11 +82,11 @@ fn part<'a>(name: &str, states: impl Iterator<Item = &'a str>, rate: f64) -> Str
 mod tests {
     use super::super::Ready;
     use super::*;
+    use crate::admin::status::{PoolServerStatus, PoolStatus, ServerStatus};
     use crate::base::time::Clock;
     use crate::config::Config;
-    use crate::daemon::signals::Stop;
     use crate::handover::SocketSet;
-    use crate::status::{PoolServerStatus, PoolStatus, ServerStatus};
+    use crate::os::signals::Stop;
 
     #[test]
     fn workers_that_have_ended_do_not_come_round() {

@@ -6,9 +6,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use super::Failed;
 use crate::config::{self, Check, Config, DatagramPool, Target};
 use crate::daemon::names::Names;
-use crate::daemon::{balancer, limits, relay, tcp};
+use crate::daemon::{balancer, relay, tcp};
 use crate::handover::{Label, SocketKind as Kind, SocketSet};
 use crate::io::socket::{SocketOptions, bind};
+use crate::os::limits;
 use crate::role::datagram::WorkerSockets;
 
 /// Descriptors beside those of pools: logs, epoll, timers, the native pool, the admin interface.

@@ -14,9 +14,9 @@ use serde::{Deserialize, Serialize};
 use super::native::NativeState;
 use super::pool::PoolState;
 use super::{Failed, Instance};
+use crate::admin::status::Kind;
 use crate::config::Config;
 use crate::handover::{Label, Listener, Offer, Purpose, SocketKind, SocketSet, Wish};
-use crate::status::Kind;
 
 /// How long a step of the conversation may take that both sides are ready for.
 const STEP: Duration = Duration::from_secs(5);
@@ -128,7 +128,7 @@ impl Instance {
                     Ok(Some(successor)) => {
                         let text = format!("handed over to process {successor}");
                         tracing::info!("{text}");
-                        crate::terminal::tell(format_args!("balancer: {text}"));
+                        crate::os::terminal::tell(format_args!("balancer: {text}"));
                         return;
                     }
                     Err(error) => {

@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::base::batch::Received;
-use crate::crew::{Action, Bounds, StartFailure};
+use crate::supervise::servers::{Action, Bounds, StartFailure};
 use crate::wire::header::HEADER_LEN;
 use proptest::prelude::*;
 use std::collections::BTreeSet;

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use lbd::config::probe::{payload, query};
 use lbd::config::{Config, Speaks, reachable};
-use lbd::terminal::{print, tell};
+use lbd::os::terminal::{print, tell};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::args::{Ping, Speech};

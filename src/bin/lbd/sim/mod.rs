@@ -11,9 +11,9 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context, Result};
-use lbd::chart;
 use lbd::lab::{InCase, Overload};
-use lbd::terminal::{print, tell};
+use lbd::os::terminal::{print, tell};
+use lbd::report::chart;
 
 use crate::args::Sim;
 pub use loads::Loads;

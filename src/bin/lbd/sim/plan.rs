@@ -1,8 +1,8 @@
 //! What the arguments ask for: cases along one axis, and who takes part.
 
 use anyhow::{Result, bail};
-use lbd::chart::{Axis, Numbers};
 use lbd::lab::{Case, Contender, Overload, PoolKind, Setup, Study};
+use lbd::report::chart::{Axis, Numbers};
 use lbd::wire::ReplyPath;
 
 use crate::args::Sim;

@@ -1,8 +1,8 @@
 //! What was compared, as charts and as a page.
 
-use lbd::chart::{At, Axis, Lines, Numbers, Rule, Series, Style};
 use lbd::lab::{Compared, EXACT, InCase, Overload, Survival};
-use lbd::page::Page;
+use lbd::report::chart::{At, Axis, Lines, Numbers, Rule, Series, Style};
+use lbd::report::page::Page;
 
 use super::plan::{Along, Plan};
 use super::{table, words};

@@ -3,8 +3,8 @@
 use std::cmp::Ordering;
 use std::collections::VecDeque;
 
+use lbd::admin::status::{Entry, PoolView, ServerView, Status};
 use lbd::pool::order::Order;
-use lbd::status::{Entry, PoolView, ServerView, Status};
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
 /// Figures that the sparklines remember, at most.

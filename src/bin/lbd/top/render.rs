@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use lbd::status::{Entry, Kind};
+use lbd::admin::status::{Entry, Kind};
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style};
@@ -234,8 +234,8 @@ mod tests {
     use super::*;
     use crate::top::model::Ask;
     use crate::top::samples::{NOW_MS, status};
+    use lbd::admin::status::Status;
     use lbd::pool::order::Order;
-    use lbd::status::Status;
     use proptest::prelude::*;
     use ratatui::Terminal;
     use ratatui::backend::TestBackend;
@@ -353,7 +353,7 @@ q quit  up/down choose  d drain  e enable  1-8 sort, again: reverse
     fn the_cursor_is_always_in_sight() {
         let mut many = status();
         let first = many.servers[0].clone();
-        many.servers = (0..500).map(|id| lbd::status::ServerStatus { id, ..first.clone() }).collect();
+        many.servers = (0..500).map(|id| lbd::admin::status::ServerStatus { id, ..first.clone() }).collect();
         many.pools.clear();
         let mut app = app();
         app.on_status(Ok(many));

@@ -1,6 +1,6 @@
 //! Figures for the tests of what is shown.
 
-use lbd::status::{Entry, Kind, Percentiles, PoolServerStatus, PoolStatus, ServerStatus, Status};
+use lbd::admin::status::{Entry, Kind, Percentiles, PoolServerStatus, PoolStatus, ServerStatus, Status};
 
 /// When the events of [`status`] are looked at: milliseconds since 1970.
 pub const NOW_MS: u64 = 1_700_000_100_000;

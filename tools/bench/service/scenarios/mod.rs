@@ -229,7 +229,7 @@ fn wait_until(what: &str, patience: Duration, mut look: impl FnMut() -> Result<b
 
 /// Says how far it is.
 fn progress(text: std::fmt::Arguments<'_>) {
-    lbd::terminal::tell(format_args!("  {text}"));
+    lbd::os::terminal::tell(format_args!("  {text}"));
 }
 
 /// A pace that does not drift: what takes longer than a step begins the next one at once.

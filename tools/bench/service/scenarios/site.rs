@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use lbd::admin::status::Status;
 use lbd::admin::{Client, find_token};
 use lbd::base::time::Clock;
 use lbd::config::Admin;
 use lbd::pool::order::Order;
-use lbd::status::Status;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;

@@ -9,10 +9,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use crate::base::time::Instant;
-use crate::crew::{Crew, Place};
 use crate::pool::autoscale::{Decision, Policy, Sample, Scaler};
 use crate::pool::desired::Wanted;
 use crate::pool::health::State;
+use crate::supervise::servers::{Crew, Place};
 
 /// A server that does not seem to listen is made known after this time all the same: the balancer will find out.
 const LISTEN_PATIENCE: Duration = Duration::from_secs(10);
@@ -128,7 +128,7 @@ impl Keeper {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::crew::{Action, Bounds};
+    use crate::supervise::servers::{Action, Bounds};
 
     const SECOND: Duration = Duration::from_secs(1);
     const MS: Duration = Duration::from_millis(1);

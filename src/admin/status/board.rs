@@ -76,9 +76,9 @@ impl Board {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::admin::status::Kind;
     use crate::base::time::Clock;
     use crate::pool::stats::PoolStats;
-    use crate::status::Kind;
 
     #[test]
     fn readers_see_one_snapshot_until_the_next_tick() {

@@ -4,7 +4,7 @@
 
 use std::fmt::Write;
 
-use crate::chart::{self, Lines, escape};
+use crate::report::chart::{self, Lines, escape};
 
 /// A page under construction. All text is text: nothing in it becomes markup.
 #[derive(Clone, Debug)]
@@ -157,7 +157,7 @@ tbody tr > * { border-top: 1px solid var(--edge); }
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::chart::Axis;
+    use crate::report::chart::Axis;
 
     #[test]
     fn a_page_has_its_parts_and_asks_for_nothing() {

@@ -140,7 +140,7 @@ fn datagram(pool: &PoolStatus) -> PoolView<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::status::{PoolServerStatus, ServerStatus};
+    use crate::admin::status::{PoolServerStatus, ServerStatus};
 
     #[test]
     fn the_native_pool_is_one_of_all_if_it_runs() {

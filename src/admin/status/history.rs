@@ -86,7 +86,7 @@ impl History {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::status::{Percentiles, PoolServerStatus, PoolStatus, Scaling, ServerStatus};
+    use crate::admin::status::{Percentiles, PoolServerStatus, PoolStatus, Scaling, ServerStatus};
 
     #[test]
     fn a_second_has_the_sums_and_each_pool_and_the_oldest_go() {

@@ -1,7 +1,7 @@
 //! Line charts as SVG: points in, text out. Pure.
 //!
 //! A chart has no colours of its own: its parts have classes, and [`STYLE`] gives them colours for light, dark and
-//! print. It goes into a page with that style ([`crate::page`]) or stands alone ([`file()`]).
+//! print. It goes into a page with that style ([`crate::report::page`]) or stands alone ([`file()`]).
 //!
 //! Written here and not by `plotters`: that library puts colours and fonts into every element (so no dark mode without
 //! drawing twice), rounds places to whole pixels (so that a smooth curve has steps), and has neither a percentile axis

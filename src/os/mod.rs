@@ -1,0 +1,15 @@
+//! The process and its machine: logs, signals, limits, locks, folders and children.
+
+pub mod affinity;
+mod back_end;
+pub mod limits;
+pub mod lock;
+pub mod logging;
+pub mod notify;
+pub mod process;
+pub mod signals;
+pub mod state_dir;
+pub mod terminal;
+pub mod threads;
+
+pub use back_end::back_end;
