@@ -32,7 +32,6 @@ pub mod client;
 pub mod config;
 pub mod daemon;
 pub mod doctor;
-pub mod handover;
 pub mod io;
 pub mod lab;
 pub mod load;

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use lbd::base::batch::SocketId;
 use lbd::base::time::Clock;
-use lbd::handover::{Error, Label, Listener, Offer, Purpose, SocketKind, Wish};
+use lbd::daemon::handover::{Error, Label, Listener, Offer, Purpose, SocketKind, Wish};
 use lbd::io::{BackEnd, DatagramIo, IoChoice, IoOptions};
 
 const PATIENCE: Duration = Duration::from_secs(20);

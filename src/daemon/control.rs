@@ -10,7 +10,7 @@ use tokio::runtime::Builder;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::{AbortHandle, LocalSet};
 
-use super::names::{self, Names};
+use super::resolver::{self, Names};
 use super::tcp::Splicer;
 use crate::base::time::Clock;
 use crate::pool::desired::Wanted;
@@ -170,5 +170,5 @@ fn begin(errands: Errands, clock: Clock) -> Busy {
 }
 
 fn keep(names: Names, wishes: Arc<Wishes>) -> AbortHandle {
-    tokio::task::spawn_local(names::keep(names, wishes)).abort_handle()
+    tokio::task::spawn_local(resolver::keep(names, wishes)).abort_handle()
 }

@@ -1,21 +1,22 @@
 //! The daemons: one hand-written loop each, of one shape, that drives a role with real time and sockets.
 
-pub mod balancer;
 pub mod client;
 #[cfg(not(loom))] // tokio has no sockets under loom
 pub mod control;
 #[cfg(not(loom))]
 pub mod controller;
+pub mod datagram;
+pub mod handover;
 pub mod inbox;
 #[cfg(not(loom))]
 pub mod instance;
+pub mod native;
 #[cfg(not(loom))]
-pub mod kept;
-#[cfg(not(loom))]
-pub mod names;
-pub mod relay;
+pub mod resolver;
 pub mod server;
 pub mod successor;
+#[cfg(not(loom))]
+pub mod supervised_balancer;
 #[cfg(not(loom))]
 pub mod tcp;
 pub mod worker;

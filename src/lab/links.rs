@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::places::Place;
+use super::addresses::Place;
 use crate::base::rng::Rng;
 
 /// The most bytes of a datagram in the lab: a frame of the smallest size.

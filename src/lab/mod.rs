@@ -16,13 +16,14 @@
 //! | `setup.rs` | what is simulated |
 //! | `trace.rs`, `speeds.rs` | what comes when, and how fast who is |
 //! | `ideal.rs` | what nobody can do better |
-//! | `events.rs`, `links.rs`, `places.rs` | time, network, addresses |
+//! | `events.rs`, `links.rs`, `addresses.rs` | time, network, addresses |
 //! | `world.rs` | who takes a turn when, and what it means |
 //! | `machine.rs` | a server: one servant, one queue |
 //! | `native.rs`, `datagram.rs` | the two kinds of pool |
 //! | `lengths.rs`, `figures.rs` | true queues; what is counted |
 //! | `study.rs`, `overload.rs` | many runs, compared |
 
+mod addresses;
 mod contender;
 mod datagram;
 mod events;
@@ -33,7 +34,6 @@ mod links;
 mod machine;
 mod native;
 mod overload;
-mod places;
 mod setup;
 mod speeds;
 mod study;

@@ -3,10 +3,10 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use super::addresses::Place;
 use super::contender::Contender;
 use super::links::DATAGRAM;
 use super::machine::End;
-use super::places::Place;
 use super::setup::{Setup, WAITING_MAX};
 use super::world::{Meaning, Pool};
 use crate::base::batch::SocketId;

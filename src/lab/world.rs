@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use super::addresses::Place;
 use super::contender::Contender;
 use super::events::Events;
 use super::figures::Ledger;
@@ -11,7 +12,6 @@ use super::lengths::Lengths;
 use super::links::{DATAGRAM, Links, Parcel, ParcelId};
 use super::machine::{End, InService, Machine};
 use super::native::FORMAT;
-use super::places::Place;
 use super::setup::Setup;
 use super::speeds::Speeds;
 use super::trace::Trace;

@@ -208,7 +208,7 @@ impl fmt::Display for Compared {
 mod tests {
     use super::*;
     use crate::base::rng::Rng;
-    use crate::load::made;
+    use crate::load::fixtures;
 
     /// Latencies around a mean, of a machine that gets slower and slower: `drift` is what a turn adds to the mean.
     fn compared(pairs: usize, a_us: f64, b_us: f64, drift: f64, seed: u64) -> Compared {
@@ -219,7 +219,7 @@ mod tests {
             let mean = if side == Side::A { a_us } else { b_us } * (1.0 + drift * turn);
             let times: Vec<u64> =
                 (0..400).map(|_| (mean * (0.5 - (1.0 - rng.unit_f64()).ln())) as u64 + 1).collect();
-            compare.record(made::report(1_000.0, &times, 0));
+            compare.record(fixtures::report(1_000.0, &times, 0));
             turn += 1.0;
         }
         compare.finish().unwrap()
@@ -236,7 +236,7 @@ mod tests {
         let mut order = String::new();
         while let Some(side) = compare.next() {
             order += if side == Side::A { "A" } else { "B" };
-            compare.record(made::report(1.0, &[1], 0));
+            compare.record(fixtures::report(1.0, &[1], 0));
         }
         assert_eq!(order, "ABBAAB");
         let compared = compare.finish().unwrap();
@@ -295,7 +295,7 @@ mod tests {
         let mut compare = Compare::new(6);
         while let Some(side) = compare.next() {
             let lost = if side == Side::A { 0 } else { 2 };
-            compare.record(made::report(1_000.0, &[100; 98], lost));
+            compare.record(fixtures::report(1_000.0, &[100; 98], lost));
         }
         let compared = compare.finish().unwrap();
         let loss = compared.figures.iter().find(|figure| figure.metric == "loss").unwrap();
@@ -308,10 +308,10 @@ mod tests {
     fn pairs_of_which_one_says_nothing_are_left_out_and_counted() {
         let mut compare = Compare::new(4);
         for (n, _) in [(); 7].iter().enumerate() {
-            let report = made::report(1_000.0, &[100; 50], 0);
+            let report = fixtures::report(1_000.0, &[100; 50], 0);
             compare.record(match n {
-                1 => made::late(report),
-                2 => made::report(1_000.0, &[], 50),
+                1 => fixtures::late(report),
+                2 => fixtures::report(1_000.0, &[], 50),
                 _ => report,
             });
         }

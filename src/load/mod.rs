@@ -21,13 +21,13 @@
 pub mod compare;
 pub mod condition;
 mod counts;
+#[cfg(test)]
+mod fixtures;
 mod generator;
 pub mod histogram;
 pub mod interval;
 mod interval_log;
 mod ledger;
-#[cfg(test)]
-mod made;
 mod measure;
 mod merge;
 pub mod pages;

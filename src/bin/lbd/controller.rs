@@ -7,7 +7,7 @@ use lbd::base::rng::entropy;
 use lbd::base::time::Clock;
 use lbd::config::{Config, DatagramPool, PoolRun};
 use lbd::daemon::controller::{Ledger, Plan, ServerCommand, Supervisor, Upstream};
-use lbd::daemon::kept::{self, Kept};
+use lbd::daemon::supervised_balancer::{self, Kept};
 use lbd::io::socket::{SocketOptions, bind};
 use lbd::io::{BackEnd, IoChoice};
 use lbd::os::logging;
@@ -81,14 +81,16 @@ fn start_balancer(config: &Config, common: &Common) -> Result<Kept> {
 fn look_after(balancer: &mut Kept, common: &Common) {
     while let Some(event) = balancer.supervise() {
         let text = match event {
-            kept::Event::Ended(exit, pause) => {
+            supervised_balancer::Event::Ended(exit, pause) => {
                 format!("the balancer ended unasked ({exit}), starting it again in {pause:?}")
             }
-            kept::Event::NotStarted(why, pause) => format!("{why}; tried again in {pause:?}"),
-            kept::Event::Followed => {
+            supervised_balancer::Event::NotStarted(why, pause) => format!("{why}; tried again in {pause:?}"),
+            supervised_balancer::Event::Followed => {
                 format!("process {} took over from the balancer", balancer.process().id())
             }
-            kept::Event::Started(_) => format!("the balancer started, process {}", balancer.process().id()),
+            supervised_balancer::Event::Started(_) => {
+                format!("the balancer started, process {}", balancer.process().id())
+            }
         };
         tracing::warn!("{text}");
         say(common, format_args!("controller: {text}"));

@@ -11,7 +11,7 @@ use lbd::admin::status::Status;
 use lbd::config::Config;
 use lbd::daemon::client::Summary;
 use lbd::daemon::controller::Supervisor;
-use lbd::daemon::kept::{self, Kept};
+use lbd::daemon::supervised_balancer::{self, Kept};
 use lbd::io::BackEnd;
 use lbd::os::notify;
 use lbd::os::process::Process;
@@ -125,12 +125,16 @@ impl Balancer {
     fn supervise(&mut self) {
         while let Some(event) = self.kept.supervise() {
             match event {
-                kept::Event::Ended(exit, pause) => {
+                supervised_balancer::Event::Ended(exit, pause) => {
                     warn!("the balancer ended unasked ({exit}), starting it again in {pause:?}");
                 }
-                kept::Event::NotStarted(why, pause) => warn!("{why}; tried again in {pause:?}"),
-                kept::Event::Followed => info!(pid = self.kept.process().id(), "another balancer took over"),
-                kept::Event::Started(stdout) => {
+                supervised_balancer::Event::NotStarted(why, pause) => {
+                    warn!("{why}; tried again in {pause:?}")
+                }
+                supervised_balancer::Event::Followed => {
+                    info!(pid = self.kept.process().id(), "another balancer took over")
+                }
+                supervised_balancer::Event::Started(stdout) => {
                     info!(pid = self.kept.process().id(), "balancer started");
                     self.read(stdout);
                 }

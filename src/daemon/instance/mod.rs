@@ -27,7 +27,7 @@ use crate::admin;
 use crate::admin::status::{About, Board, EventLog, Sampler};
 use crate::base::time::Clock;
 use crate::config::{Config, Token};
-use crate::handover::SocketSet;
+use crate::daemon::handover::SocketSet;
 use crate::os::affinity;
 use crate::os::signals::Stop;
 use crate::os::threads::Threads;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{Failed, Instance};
 use crate::admin::status::{EventLog, Kind, Status};
 use crate::admin::{Control, Refusal};
-use crate::daemon::balancer::NAME;
+use crate::daemon::native::NAME;
 use crate::pool::desired::Wanted;
 use crate::pool::order::{Order, Refused};
 

@@ -13,11 +13,11 @@ use crate::base::rng::entropy;
 use crate::base::time::Instant;
 use crate::config::DatagramPool;
 use crate::daemon::control::{Errands, Wishes};
+use crate::daemon::datagram;
+use crate::daemon::handover::{Label, SocketKind as Kind, SocketSet};
 use crate::daemon::inbox::{Gone, Post};
-use crate::daemon::names::Names;
-use crate::daemon::relay;
+use crate::daemon::resolver::Names;
 use crate::daemon::worker::Worker;
-use crate::handover::{Label, SocketKind as Kind, SocketSet};
 use crate::io::BackEnd;
 use crate::pool::desired::Wanted;
 use crate::pool::order::{Order, Refused};
@@ -42,7 +42,7 @@ pub struct Pool {
     /// What it was made from, or changed to last.
     of: Mutex<Arc<DatagramPool>>,
     /// Which sockets it has.
-    pub plan: relay::Plan,
+    pub plan: datagram::Plan,
     /// What its workers share.
     pub shared: Arc<Shared>,
     /// The servers that it shall have.
@@ -56,7 +56,7 @@ pub struct Pool {
 /// A pool that was made and not started yet.
 pub struct Made {
     of: DatagramPool,
-    plan: relay::Plan,
+    plan: datagram::Plan,
     shared: Arc<Shared>,
     wishes: Arc<Wishes>,
     workers: Vec<PoolWorker>,
@@ -79,7 +79,7 @@ impl Made {
         let mut workers = vec![];
         for (number, (role, sockets)) in roles.into_iter().zip(sockets).enumerate() {
             let count = sockets.len();
-            let options = relay::io_options(of.settings.proxy_protocol);
+            let options = datagram::io_options(of.settings.proxy_protocol);
             let io = BackEnd::open(of.io, sockets, &options, process.clock)?;
             let pool = &of.settings.name;
             tracing::info!(pool, worker = number, io = io.name(), sockets = count, "batch I/O");

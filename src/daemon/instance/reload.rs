@@ -10,8 +10,8 @@ use super::{Failed, Instance, native};
 use crate::admin::Refusal;
 use crate::admin::status::Kind;
 use crate::config::{Config, DatagramPool};
-use crate::daemon::names::Names;
-use crate::handover::SocketSet;
+use crate::daemon::handover::SocketSet;
+use crate::daemon::resolver::Names;
 use crate::os::logging;
 use crate::os::notify;
 

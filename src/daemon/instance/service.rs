@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::Instance;
 use crate::admin::Control;
 use crate::admin::status::Status;
-use crate::daemon::balancer::NAME;
+use crate::daemon::native::NAME;
 use crate::os::notify;
 
 /// How often it is told what runs.
@@ -85,7 +85,7 @@ mod tests {
     use crate::admin::status::{PoolServerStatus, PoolStatus, ServerStatus};
     use crate::base::time::Clock;
     use crate::config::Config;
-    use crate::handover::SocketSet;
+    use crate::daemon::handover::SocketSet;
     use crate::os::signals::Stop;
 
     #[test]

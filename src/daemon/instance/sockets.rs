@@ -5,9 +5,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 
 use super::Failed;
 use crate::config::{self, Check, Config, DatagramPool, Target};
-use crate::daemon::names::Names;
-use crate::daemon::{balancer, relay, tcp};
-use crate::handover::{Label, SocketKind as Kind, SocketSet};
+use crate::daemon::handover::{Label, SocketKind as Kind, SocketSet};
+use crate::daemon::resolver::Names;
+use crate::daemon::{datagram, native, tcp};
 use crate::io::socket::{SocketOptions, bind};
 use crate::os::limits;
 use crate::role::datagram::WorkerSockets;
@@ -30,7 +30,7 @@ pub struct OpenPool {
     /// The pool.
     pub of: DatagramPool,
     /// Which sockets it needs.
-    pub plan: relay::Plan,
+    pub plan: datagram::Plan,
     /// Where its servers are.
     pub names: Names,
     /// Those of each worker.
@@ -61,7 +61,7 @@ pub fn hold(config: &Config) -> Result<SocketSet, Failed> {
     if config.runs_native {
         for (worker, [front, back]) in native(config.native(), &mut none)?.iter().enumerate() {
             let sockets = [(Kind::Front, front), (Kind::Back, back)];
-            all.append(duplicates(sockets, balancer::NAME, worker as u16)?);
+            all.append(duplicates(sockets, native::NAME, worker as u16)?);
         }
     }
     for pool in &config.datagram_pools {
@@ -125,14 +125,14 @@ impl OpenPool {
 fn native(pool: &config::Pool, inherited: &mut SocketSet) -> io::Result<Vec<[UdpSocket; 2]>> {
     let options = SocketOptions::default();
     let any_port = SocketAddr::new(pool.server_side.ip(), 0);
-    let has_front = inherited.has(balancer::NAME, Kind::Front, 0, pool.client_side);
+    let has_front = inherited.has(native::NAME, Kind::Front, 0, pool.client_side);
     let shared = SocketOptions { reuse_port: pool.workers > 1, ..options };
     if shared.reuse_port && !has_front {
         // A shared port can be shared with anybody of the same user: another balancer there would take half of the
         // requests. So it must be free before it is shared.
         drop(bind(pool.client_side, &options)?);
     }
-    let mut open = |kind, worker, addr, options| match inherited.take(balancer::NAME, kind, worker, addr) {
+    let mut open = |kind, worker, addr, options| match inherited.take(native::NAME, kind, worker, addr) {
         Some(socket) => Ok(UdpSocket::from(socket)),
         None => bind(addr, options),
     };
@@ -161,7 +161,7 @@ fn admin(admin: &config::Admin, inherited: &mut SocketSet) -> io::Result<Option<
 }
 
 /// Looks the servers' names up and says which sockets they take.
-fn plan(pool: &DatagramPool) -> Result<(Names, relay::Plan), Failed> {
+fn plan(pool: &DatagramPool) -> Result<(Names, datagram::Plan), Failed> {
     let mut names = Names::new(pool);
     names.look_up().map_err(Failed::new)?;
     let addrs: Vec<SocketAddr> = names.wanted().into_iter().map(|wanted| wanted.addr).collect();
@@ -172,7 +172,7 @@ fn plan(pool: &DatagramPool) -> Result<(Names, relay::Plan), Failed> {
 }
 
 /// Which sockets a pool takes whose servers are at these addresses today.
-pub fn plan_for(pool: &DatagramPool, addrs: &[SocketAddr]) -> relay::Plan {
+pub fn plan_for(pool: &DatagramPool, addrs: &[SocketAddr]) -> datagram::Plan {
     // Those that a controller runs come and go, at one address.
     let run = pool.run.as_ref().map(|run| SocketAddr::new(run.address, run.run.ports.start));
     let addrs = &addrs.iter().copied().chain(run).collect::<Vec<_>>()[..];
@@ -180,14 +180,14 @@ pub fn plan_for(pool: &DatagramPool, addrs: &[SocketAddr]) -> relay::Plan {
     let has_names = pool.servers.iter().any(|server| matches!(server.target, Target::Name { .. }));
     let of_controller = pool.run.as_ref().map(|run| SocketAddr::new(run.address, 0));
     let addrs = &addrs.iter().copied().chain(of_controller).collect::<Vec<_>>()[..];
-    relay::Plan {
+    datagram::Plan {
         listen: pool.listen.clone(),
         workers: pool.settings.workers,
         ports: pool.ports,
         v4: (has_names || addrs.iter().any(SocketAddr::is_ipv4))
             .then(|| port_ip(pool, addrs, Ipv4Addr::LOCALHOST.into()))
             .and_then(|ip| if let IpAddr::V4(ip) = ip { Some(ip) } else { None }),
-        v6: (addrs.iter().any(SocketAddr::is_ipv6) || has_names && relay::has_ipv6())
+        v6: (addrs.iter().any(SocketAddr::is_ipv6) || has_names && datagram::has_ipv6())
             .then(|| port_ip(pool, addrs, Ipv6Addr::LOCALHOST.into()))
             .and_then(|ip| if let IpAddr::V6(ip) = ip { Some(ip) } else { None }),
         checks: pool.settings.health.check != Check::None,

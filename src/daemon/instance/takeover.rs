@@ -16,7 +16,7 @@ use super::pool::PoolState;
 use super::{Failed, Instance};
 use crate::admin::status::Kind;
 use crate::config::Config;
-use crate::handover::{Label, Listener, Offer, Purpose, SocketKind, SocketSet, Wish};
+use crate::daemon::handover::{Label, Listener, Offer, Purpose, SocketKind, SocketSet, Wish};
 
 /// How long a step of the conversation may take that both sides are ready for.
 const STEP: Duration = Duration::from_secs(5);

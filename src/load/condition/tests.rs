@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::load::made;
+use crate::load::fixtures;
 
 fn parse(text: &str) -> Conditions {
     text.parse().unwrap_or_else(|error| panic!("{error}"))
@@ -15,7 +15,7 @@ fn hold(text: &str, report: &Report) -> bool {
 #[test]
 fn every_metric_has_its_figure() {
     // 1 to 990 us, and ten lost ones that count as a second.
-    let mut report = made::report(2_000.0, &(1..=990).collect::<Vec<_>>(), 10);
+    let mut report = fixtures::report(2_000.0, &(1..=990).collect::<Vec<_>>(), 10);
     (report.busy, report.refused, report.late_sends, report.sent) = (40, 200, 8, 1_240);
     for (text, wanted) in [
         ("p50", 500.0),
@@ -40,13 +40,13 @@ fn every_metric_has_its_figure() {
 #[test]
 fn a_percentile_is_that_request_and_not_the_next() {
     // 999 of 1000 are at most 999 us.
-    let report = made::report(1.0, &(1..=999).chain([50_000]).collect::<Vec<_>>(), 0);
+    let report = fixtures::report(1.0, &(1..=999).chain([50_000]).collect::<Vec<_>>(), 0);
     assert!(hold("p99.9<1ms", &report) && hold("p99.91>1ms", &report));
 }
 
 #[test]
 fn limits_are_compared_as_their_signs_say() {
-    let report = made::report(1000.0, &[100; 98], 2); // 2 % lost
+    let report = fixtures::report(1000.0, &[100; 98], 2); // 2 % lost
     for (text, wanted) in [
         ("loss<2%", false),
         ("loss<=2%", true),
@@ -81,7 +81,7 @@ fn what_was_not_measured_holds_in_neither_way() {
 
 #[test]
 fn measured_values_are_told_with_their_units() {
-    let report = made::report(20_000.0, &[1_500; 995], 5);
+    let report = fixtures::report(20_000.0, &[1_500; 995], 5);
     let figures = Figures::of(&report).unwrap();
     let text = parse("p99<2ms,loss<1%,rate>1").measured(&figures);
     assert_eq!(text, "p99 1.5 ms, loss 0.5 %, rate 20k");
@@ -163,7 +163,7 @@ proptest! {
 
     #[test]
     fn a_limit_divides_all_values(us in 1u64..1_000_000, limit in 1u64..1_000_000) {
-        let report = made::report(1.0, &[us], 0);
+        let report = fixtures::report(1.0, &[us], 0);
         let figures = Figures::of(&report).unwrap();
         let value = figures.get(Metric::Max).unwrap();
         let holds = |sign: &str| parse(&format!("max{sign}{limit}us")).hold(&figures);

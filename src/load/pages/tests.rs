@@ -1,6 +1,6 @@
 use super::*;
 use crate::load::compare::Compare;
-use crate::load::made;
+use crate::load::fixtures;
 use crate::load::search::{Search, SearchPlan};
 
 fn machine() -> Machine {
@@ -24,7 +24,7 @@ fn run(rate: f64, us: u64) -> Report {
         setup: SetUp { protocol: "native".to_owned(), rate: rate.to_string(), started_at_s: 1.8e9, ..setup },
         series: vec![second(0, 400, 0), second(1, 400, 100), second(2, 200, 0)],
         duration_s: 2.5,
-        ..made::report(rate, &(us..us + 900).collect::<Vec<_>>(), 100)
+        ..fixtures::report(rate, &(us..us + 900).collect::<Vec<_>>(), 100)
     }
 }
 
@@ -78,7 +78,7 @@ fn half_a_second_is_shown_at_its_full_rate() {
 
 #[test]
 fn a_run_without_answers_is_a_page_too() {
-    let nothing = Report { setup: SetUp::default(), ..made::report(100.0, &[], 50) };
+    let nothing = Report { setup: SetUp::default(), ..fixtures::report(100.0, &[], 50) };
     let html = of_run(&nothing, &[], &Machine::default()).unwrap().to_html();
     assert_has(&html, &["nothing was answered", "100 % lost"]);
     assert!(of_run(&Report::default(), &[], &Machine::default()).is_ok());
@@ -86,7 +86,7 @@ fn a_run_without_answers_is_a_page_too() {
 
 #[test]
 fn steps_are_a_chart_and_a_table() {
-    let steps = vec![run(400.0, 500), made::late(run(800.0, 900))];
+    let steps = vec![run(400.0, 500), fixtures::late(run(800.0, 900))];
     let html = of_run(&Report { steps, ..run(600.0, 700) }, &[], &machine()).unwrap().to_html();
     assert_has(
         &html,
@@ -108,8 +108,8 @@ fn a_search_shows_every_trial_and_its_limits() {
     let mut search = Search::new(plan).unwrap();
     while let Some(rate) = search.next() {
         let us = if rate < 3_000.0 { 400 } else { 9_000 };
-        let report = Report { setup: run(rate, us).setup, ..made::report(rate, &[us; 10], 0) };
-        search.record(rate, if rate < 8_000.0 { report } else { made::late(report) }).unwrap();
+        let report = Report { setup: run(rate, us).setup, ..fixtures::report(rate, &[us; 10], 0) };
+        search.record(rate, if rate < 8_000.0 { report } else { fixtures::late(report) }).unwrap();
     }
     let found = search.finish();
     let html = of_search(&found, &machine()).unwrap().to_html();

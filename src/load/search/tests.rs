@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::base::rng::Rng;
-use crate::load::made;
+use crate::load::fixtures;
 
 fn plan(start: f64) -> SearchPlan {
     SearchPlan {
@@ -142,20 +142,20 @@ fn a_limit_of_the_target_below_that_of_the_generator_is_found() {
 fn reports_are_judged_by_the_slo_and_first_by_whether_the_generator_kept_up() {
     let mut search = Search::new(plan(1_000.0)).unwrap();
     for (report, outcome, measured) in [
-        (made::report(1e3, &[300; 100], 0), Outcome::Met, "p99 300 us, loss 0 %"),
-        (made::report(1e3, &[90_000; 100], 0), Outcome::Missed, "p99 90.05 ms, loss 0 %"),
-        (made::report(1e3, &[300; 999], 1), Outcome::Missed, "p99 300 us, loss 0.1 %"),
-        (made::report(1e3, &[], 100), Outcome::Missed, "p99 1 s, loss 100 %"),
+        (fixtures::report(1e3, &[300; 100], 0), Outcome::Met, "p99 300 us, loss 0 %"),
+        (fixtures::report(1e3, &[90_000; 100], 0), Outcome::Missed, "p99 90.05 ms, loss 0 %"),
+        (fixtures::report(1e3, &[300; 999], 1), Outcome::Missed, "p99 300 us, loss 0.1 %"),
+        (fixtures::report(1e3, &[], 100), Outcome::Missed, "p99 1 s, loss 100 %"),
         (
             Report { busy: 9, sent: 9, planned: 9, ..Report::default() },
             Outcome::Missed,
             "p99 not measured, loss 0 %",
         ),
         // Late, and yet in time: it would have been all the more.
-        (made::late(made::report(1e3, &[300; 100], 0)), Outcome::Met, "p99 300 us, loss 0 %"),
-        (made::late(made::report(1e3, &[3_000; 100], 0)), Outcome::Unfit, "p99 3 ms, loss 0 %"),
+        (fixtures::late(fixtures::report(1e3, &[300; 100], 0)), Outcome::Met, "p99 300 us, loss 0 %"),
+        (fixtures::late(fixtures::report(1e3, &[3_000; 100], 0)), Outcome::Unfit, "p99 3 ms, loss 0 %"),
         (
-            Report { planned: 200, ..made::report(1e3, &[300; 100], 0) },
+            Report { planned: 200, ..fixtures::report(1e3, &[300; 100], 0) },
             Outcome::Unfit,
             "p99 300 us, loss 0 %",
         ),

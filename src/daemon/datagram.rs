@@ -11,7 +11,7 @@ use crate::admin::status::{EventLog, Kind};
 use crate::base::batch::SocketId;
 use crate::base::drop_reason::DropReason;
 use crate::base::time::Instant;
-use crate::handover::{SocketKind, SocketSet};
+use crate::daemon::handover::{SocketKind, SocketSet};
 use crate::io::socket::{SocketOptions, bind};
 use crate::io::{DatagramIo, IoCounters, IoOptions};
 use crate::pool::health::State;

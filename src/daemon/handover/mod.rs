@@ -24,19 +24,19 @@
 
 mod channel;
 mod error;
+mod holder;
 mod listener;
 mod message;
-mod offer;
+mod requester;
 mod sockets;
-mod wish;
 
 pub use channel::MESSAGE_MAX;
 pub use error::Error;
+pub use holder::Offer;
 pub use listener::Listener;
 pub use message::{Purpose, VERSION};
-pub use offer::Offer;
+pub use requester::Wish;
 pub use sockets::{Label, SocketKind, SocketSet};
-pub use wish::Wish;
 
 #[cfg(test)]
 mod tests;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::instance::{Failed, hold, takeover_path};
 use crate::admin::find_token;
 use crate::config::Config;
-use crate::handover::{Offer, Purpose, SocketKind, SocketSet, Wish};
+use crate::daemon::handover::{Offer, Purpose, SocketKind, SocketSet, Wish};
 use crate::os::process::{Exit, Process};
 
 /// The argument that tells a balancer that its sockets come by its standard input.
