@@ -14,11 +14,11 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::Duration;
 
 use crate::base::time::{Clock, Instant, earliest};
-use crate::io::socket::{SocketOptions, bind};
+use crate::io::socket::{SocketOptions, any_port_towards, bind};
 use crate::io::{BackEnd, DatagramIo, IoChoice, IoOptions};
 use crate::role::Role;
 use crate::role::client::{ClientRole, Ending, Full, Outcome, Settings, Source, Totals};
@@ -159,16 +159,6 @@ impl ClientBuilder {
             others: VecDeque::new(),
         })
     }
-}
-
-/// The local address from which `target` is reached, with any port.
-pub fn any_port_towards(target: SocketAddr) -> SocketAddr {
-    let ip = match target.ip() {
-        ip if ip.is_loopback() => ip,
-        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-    };
-    SocketAddr::new(ip, 0)
 }
 
 /// See the module's text.

@@ -99,7 +99,7 @@ impl ServerBuilder {
     where
         H: Fn(&[u8], &mut Vec<u8>) + Send + Sync + 'static,
     {
-        let addr = self.bind.unwrap_or_else(|| crate::client::any_port_towards(self.balancer));
+        let addr = self.bind.unwrap_or_else(|| crate::io::socket::any_port_towards(self.balancer));
         if !is_trusted(addr.ip()) && self.key.is_none() {
             let why = format!("a server on {}, beyond the loopback, needs a key", addr.ip());
             return Err(io::Error::new(io::ErrorKind::InvalidInput, why));

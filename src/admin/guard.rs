@@ -10,7 +10,7 @@ use axum::response::{IntoResponse, Response};
 use axum::{Extension, extract};
 use subtle::ConstantTimeEq;
 
-use super::routes::{App, failure};
+use super::app::{App, failure};
 use crate::config::Token;
 
 /// The address of this machine that a connection came to.

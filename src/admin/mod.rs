@@ -13,6 +13,8 @@
 //! ```
 
 #[cfg(not(loom))]
+mod app;
+#[cfg(not(loom))]
 mod bodies;
 #[cfg(not(loom))] // neither tokio nor ureq has sockets under loom
 mod client;

@@ -1,6 +1,5 @@
 //! The addresses of the admin interface and what answers there.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Bytes;
@@ -14,47 +13,17 @@ use axum::routing::{get, post, put};
 use axum::{Json, Router};
 use serde::Deserialize;
 
-use super::bodies::{Done, Problem, WantedServers};
-use super::live::{Live, READERS_MAX};
+use super::app::{Answer, App, Failure, failure};
+use super::bodies::{Done, WantedServers};
+use super::guard;
+use super::live::READERS_MAX;
 use super::metrics::{self, Format};
-use super::{Control, Refusal, guard};
-use crate::config::Token;
 use crate::pool::order::Order;
 
 /// Bytes of a request's body at most.
 const BODY_SIZE_MAX: usize = 64 * 1024;
 /// How long a body may take to come.
 const BODY_TIME_MAX: Duration = Duration::from_secs(5);
-/// How long an answer waits for what was asked for; it goes on beyond that.
-const ORDER_TIME_MAX: Duration = Duration::from_secs(10);
-
-/// What every route can reach.
-#[derive(Clone)]
-pub(super) struct App {
-    control: Arc<dyn Control>,
-    pub token: Arc<Token>,
-    live: Arc<Live>,
-}
-
-impl App {
-    pub fn new(control: Arc<dyn Control>, token: Token, live: Arc<Live>) -> Self {
-        App { control, token: Arc::new(token), live }
-    }
-
-    /// Does what may wait for the data path, where waiting is allowed.
-    async fn ask<T: Send + 'static>(
-        &self,
-        what: impl FnOnce(&dyn Control) -> Result<T, Refusal> + Send + 'static,
-    ) -> Answer<T> {
-        let control = Arc::clone(&self.control);
-        let asked = tokio::task::spawn_blocking(move || what(&*control));
-        match tokio::time::timeout(ORDER_TIME_MAX, asked).await {
-            Ok(Ok(result)) => Ok(result?),
-            Ok(Err(_)) => Err(failure(StatusCode::INTERNAL_SERVER_ERROR, "this failed; the log has more")),
-            Err(_) => Err(failure(StatusCode::GATEWAY_TIMEOUT, "no answer in time; it may still be done")),
-        }
-    }
-}
 
 /// All routes.
 pub(super) fn router(app: App) -> Router {
@@ -82,35 +51,6 @@ pub(super) fn router(app: App) -> Router {
         .layer(from_fn(guard::is_meant))
         .layer(from_fn(guard::with_headers))
         .with_state(app)
-}
-
-/// An answer that says what is wrong.
-#[derive(Debug)]
-pub(super) struct Failure(StatusCode, String);
-
-/// What a route gives.
-type Answer<T = Response> = Result<T, Failure>;
-
-impl IntoResponse for Failure {
-    fn into_response(self) -> Response {
-        let Failure(status, error) = self;
-        (status, Json(Problem { error })).into_response()
-    }
-}
-
-impl From<Refusal> for Failure {
-    fn from(refusal: Refusal) -> Failure {
-        let status = match refusal {
-            Refusal::NotFound(_) => StatusCode::NOT_FOUND,
-            Refusal::Invalid(_) => StatusCode::BAD_REQUEST,
-            Refusal::Failed(_) => StatusCode::CONFLICT,
-        };
-        Failure(status, refusal.to_string())
-    }
-}
-
-pub(super) fn failure(status: StatusCode, error: impl Into<String>) -> Failure {
-    Failure(status, error.into())
 }
 
 fn invalid(error: impl Into<String>) -> Failure {

@@ -20,9 +20,10 @@ use tokio_io_timeout::TimeoutStream;
 use tracing::warn;
 
 use super::Control;
+use super::app::App;
 use super::guard::Local;
 use super::live::Live;
-use super::routes::{self, App};
+use super::routes;
 use crate::config::Token;
 
 /// Connections at a time; more wait until one ends.

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 use ipnet::{IpNet, Ipv4Net};
 
-use super::pools::Target;
+use super::target::Target;
 
 /// The port of a DNS server that is written without one.
 const DNS_PORT: u16 = 53;

@@ -3,7 +3,8 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use super::pools::{Affinity, Check, DatagramPool, PoolServer, ProxyProtocol, Speaks, Target};
+use super::pools::{Affinity, Check, DatagramPool, PoolServer, ProxyProtocol, Speaks};
+use super::target::Target;
 use super::{Config, PoolRun, Run, probe};
 use crate::pool::autoscale::Policy;
 use crate::pool::health::Rules;

@@ -16,6 +16,7 @@ pub mod probe;
 mod raw;
 mod rules;
 mod run;
+mod target;
 
 use std::io::Read as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -32,12 +33,11 @@ pub use describe::describe;
 pub use error::ConfigError;
 pub use key::Key;
 use keys::{Keys, shortened};
-pub use pools::{
-    Affinity, Check, DatagramPool, HealthCheck, PoolRun, PoolServer, ProxyProtocol, Speaks, Target,
-};
+pub use pools::{Affinity, Check, DatagramPool, HealthCheck, PoolRun, PoolServer, ProxyProtocol, Speaks};
 pub use raw::schema;
 use raw::{Bind, Raw, RawBalancer, RawClient, RawLogs, RawServer, Text};
 pub use run::Run;
+pub use target::Target;
 
 use crate::base::service_time::ServiceTime;
 use crate::io::{IoChoice, IoOptions, PAYLOAD_MAX};

@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use super::keys::shortened;
 use super::pools::{
-    Affinity, Check, DatagramPool, HealthCheck, PoolRun, PoolServer, ProxyProtocol, Settings, Speaks, Target,
+    Affinity, Check, DatagramPool, HealthCheck, PoolRun, PoolServer, ProxyProtocol, Settings, Speaks,
 };
 use super::raw::{OneOrMany, RawHealth, RawPool, RawPoolServer, Text};
 use super::run::{Defaults, Written};
+use super::target::Target;
 use super::{Config, Read, Reader, address, probe, range_keys};
-use crate::client::any_port_towards;
+use crate::io::socket::any_port_towards;
 use crate::pool::health::Rules;
 use crate::pool::select::PolicyKind;
 

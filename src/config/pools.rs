@@ -3,25 +3,11 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use super::target::Target;
 use super::{Run, address};
 use crate::io::IoChoice;
 
 pub use crate::role::datagram::{Affinity, Check, HealthCheck, ProxyProtocol, Settings, Speaks};
-
-/// Where a server is.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Target {
-    /// At an address.
-    Addr(SocketAddr),
-    /// At every address of a host name, looked up at the start and again every
-    /// [`DatagramPool::resolve_interval`].
-    Name {
-        /// The host name.
-        host: String,
-        /// The port.
-        port: u16,
-    },
-}
 
 /// One of a pool's servers as it is written.
 #[derive(Clone, Debug, PartialEq)]
@@ -32,15 +18,6 @@ pub struct PoolServer {
     pub weight: u16,
     /// Its id in logs and figures: as written, else its place in the list, from 0.
     pub id: u32,
-}
-
-impl std::fmt::Display for Target {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Target::Addr(addr) => addr.fmt(f),
-            Target::Name { host, port } => write!(f, "{host}:{port}"),
-        }
-    }
 }
 
 /// Servers of a pool that the controller runs.

@@ -6,6 +6,8 @@ pub mod control;
 #[cfg(not(loom))]
 pub mod controller;
 pub mod datagram;
+#[cfg(not(loom))]
+pub mod desired;
 pub mod handover;
 pub mod inbox;
 #[cfg(not(loom))]

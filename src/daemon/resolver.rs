@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use tracing::{info, warn};
 
-use super::control::Wishes;
+use super::desired::Wishes;
 use crate::config::{DatagramPool, Target};
 use crate::pool::desired::Wanted;
 

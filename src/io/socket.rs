@@ -1,7 +1,7 @@
 //! Making sockets, and the options that a batch back end needs on them.
 
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};
 
 use libc::c_int;
@@ -166,6 +166,16 @@ pub fn prepare(socket: &UdpSocket, merge: bool) -> io::Result<()> {
         PACKET_INFO.set(fd, addr, 1)?;
     }
     Ok(())
+}
+
+/// The local address from which `target` is reached, with any port.
+pub fn any_port_towards(target: SocketAddr) -> SocketAddr {
+    let ip = match target.ip() {
+        ip if ip.is_loopback() => ip,
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    SocketAddr::new(ip, 0)
 }
 
 #[cfg(test)]

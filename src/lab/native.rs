@@ -7,7 +7,7 @@ use super::addresses::Place;
 use super::contender::Contender;
 use super::links::DATAGRAM;
 use super::machine::End;
-use super::setup::{Setup, WAITING_MAX};
+use super::setup::{FORMAT, Setup, WAITING_MAX};
 use super::world::{Meaning, Pool};
 use crate::base::batch::SocketId;
 use crate::base::time::Instant;
@@ -17,10 +17,8 @@ use crate::pool::select::Slot;
 use crate::role::native::{self, BACK, Balancer, FRONT};
 use crate::role::server::{self, JobId, ServerRole, Work};
 use crate::wire::header::HEADER_LEN;
-use crate::wire::{Frame, FrameFormat, Header, Kind, Mode, ServerOp, Status};
+use crate::wire::{Frame, Header, Kind, Mode, ServerOp, Status};
 
-/// The smallest frames.
-pub(super) const FORMAT: FrameFormat = FrameFormat { size: DATAGRAM, tagged: false };
 /// All servers' queues together have room for about so many requests.
 const PLACES: usize = 1 << 22;
 

@@ -4,10 +4,14 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::links::DATAGRAM;
 use super::speeds::{Group, Speeds, Spell};
 use super::trace::Trace;
 use crate::base::service_time::ServiceTime;
-use crate::wire::ReplyPath;
+use crate::wire::{FrameFormat, ReplyPath};
+
+/// The frames of the native pool.
+pub(super) const FORMAT: FrameFormat = FrameFormat { size: DATAGRAM, tagged: false };
 
 /// What servers know of lbd.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

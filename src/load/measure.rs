@@ -289,7 +289,7 @@ impl Job {
     /// The sockets of a share, and what waits for them.
     fn open(&self, share: Share, clock: Clock) -> io::Result<BackEnd> {
         let len = self.request_len_max().max(1);
-        let from = crate::client::any_port_towards(self.target);
+        let from = crate::io::socket::any_port_towards(self.target);
         let socket = SocketOptions { fragments: len > WHOLE_MAX, ..SocketOptions::default() };
         let sockets = (0..share.part(self.clients as usize)).map(|_| bind(from, &socket));
         let frames_per_datagram = match self.talk {

@@ -17,7 +17,7 @@ use lbd::supervise::pool::Keeper;
 use lbd::supervise::servers::{Bounds, Crew};
 
 use crate::args::{Common, Controller};
-use crate::run::{own_command, say, server_command};
+use crate::command::{own_command, say, server_command};
 
 /// How long a turn without anything to do takes.
 const TURN: Duration = Duration::from_secs(1);

@@ -4,6 +4,7 @@
 
 mod args;
 mod balancer;
+mod command;
 mod controller;
 mod doctor;
 mod manual;

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use lbd::base::rng::entropy;
 use lbd::base::time::Clock;
 use lbd::config::{self, Config};
@@ -10,13 +10,14 @@ use lbd::daemon;
 use lbd::io::IoOptions;
 use lbd::io::socket::{SocketOptions, bind};
 use lbd::os::logging;
-use lbd::os::terminal::{print, tell};
+use lbd::os::terminal::print;
 use lbd::os::{self, signals::Stop};
 use lbd::pool::order::Order;
 use lbd::role::server::{ServerRole, Work};
 use lbd::role::{client, server};
 
-use crate::args::{Args, Client, Command, Common, Server};
+use crate::args::{Args, Client, Command, Server};
+use crate::command::say;
 use crate::{balancer, controller, doctor, manual, operate, ping, sim, top, up};
 
 /// Runs a subcommand; false if it ran but not everything was answered.
@@ -48,30 +49,6 @@ pub fn run(args: Args) -> Result<bool> {
         Command::Completions { shell } => manual::completions(shell).map(|()| true),
         Command::Man { dir } => manual::man(dir.as_deref()).map(|()| true),
     }
-}
-
-pub fn say(common: &Common, text: std::fmt::Arguments<'_>) {
-    if !common.quiet {
-        tell(text);
-    }
-}
-
-/// How this very program is started with another subcommand and the same configuration.
-pub fn own_command(subcommand: &str, config: &Config) -> Result<Vec<String>> {
-    let program = std::env::current_exe().context("cannot find the path of this program")?;
-    let mut words = vec![program.display().to_string(), subcommand.to_owned()];
-    if let Some(path) = &config.source {
-        words.extend(["--config".to_owned(), path.display().to_string()]);
-    }
-    words.push("--quiet".to_owned());
-    Ok(words)
-}
-
-/// `lbd server`, with placeholders for id and port.
-pub fn server_command(config: &Config) -> Result<Vec<String>> {
-    let mut words = own_command("server", config)?;
-    words.extend(["--id", "{id}", "--port", "{port}"].map(str::to_owned));
-    Ok(words)
 }
 
 fn run_server(args: &Server) -> Result<()> {
@@ -138,7 +115,7 @@ fn run_client(args: &Client) -> Result<bool> {
     if args.rate.is_some_and(|rate| !rate.is_finite() || rate <= 0.0) {
         bail!("--rate must be more than 0 requests a second");
     }
-    let from = SocketAddr::new(lbd::client::any_port_towards(to).ip(), args.port);
+    let from = SocketAddr::new(lbd::io::socket::any_port_towards(to).ip(), args.port);
     let clock = Clock::start();
     let socket = bind(from, &SocketOptions::default())?;
     let _log = logging::init(&config.logs, &format!("clients/client_{id}.log"))?;

@@ -21,7 +21,7 @@ use tracing::{info, warn};
 
 use crate::args::Up;
 
-use crate::{controller, run, table};
+use crate::{command, controller, table};
 
 /// How long the parts of the system may take to come up.
 const START_PATIENCE: Duration = Duration::from_secs(10);
@@ -48,7 +48,7 @@ pub fn run(args: &Up) -> Result<bool> {
     if !rate.is_finite() || rate <= 0.0 {
         bail!("--rate must be more than 0 requests a second");
     }
-    let mut server = run::server_command(&config)?;
+    let mut server = command::server_command(&config)?;
     let service = args.service.or(config.server.service).map_or("exp:5ms".to_owned(), |s| s.to_string());
     server.extend(["--service".to_owned(), service.clone()]);
     let (supervisor, stop, _log) = controller::open(&config, &server, count)?;
@@ -94,7 +94,7 @@ struct Balancer {
 
 impl Balancer {
     fn start(config: &Config) -> Result<Balancer> {
-        let mut words = run::own_command("balancer", config)?;
+        let mut words = command::own_command("balancer", config)?;
         words.extend(["--status-every", "250ms", "--until-stdin-ends"].map(str::to_owned));
         let mut kept = Kept::start(config, words, true).context("cannot start the balancer")?;
         info!(pid = kept.process().id(), "balancer started");
@@ -160,7 +160,7 @@ struct Client {
 fn start_client(config: &Config, place: u32, rate: f64) -> Result<Client> {
     let id = config.client.start_id + place;
     let port = config.client.ports.start + place as u16;
-    let mut words = run::own_command("client", config)?;
+    let mut words = command::own_command("client", config)?;
     let options = [("--id", id.to_string()), ("--port", port.to_string()), ("--rate", rate.to_string())];
     words.extend(options.into_iter().flat_map(|(name, value)| [name.to_owned(), value]));
     words.extend(["--json", "--until-stdin-ends"].map(str::to_owned));

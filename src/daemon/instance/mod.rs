@@ -9,12 +9,14 @@
 //! | `operate.rs` | what the admin interface sees and asks |
 //! | `service.rs` | what a service manager is told |
 
+mod held;
 mod native;
 mod operate;
 mod pool;
 mod reload;
 pub mod service;
 mod sockets;
+mod start;
 mod takeover;
 
 use std::io;

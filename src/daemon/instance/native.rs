@@ -6,14 +6,15 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::Duration;
 
+use super::held::{Held, Verdict};
 use super::sockets::duplicates;
-use super::takeover::{Held, Verdict};
+use super::start::start;
 use super::{Failed, Process, processors};
 use crate::base::rng::entropy;
 use crate::base::time::{Clock, Instant};
 use crate::config::Config;
 use crate::daemon::handover::{SocketKind, SocketSet};
-use crate::daemon::inbox::{Gone, Post, inbox};
+use crate::daemon::inbox::{Gone, Post};
 use crate::daemon::native::NAME;
 use crate::daemon::worker::Worker;
 use crate::io::{BackEnd, IoOptions};
@@ -210,23 +211,4 @@ impl Native {
     pub fn order(&self, id: u32, order: Order) -> Result<Result<(), Refused>, Gone> {
         self.primary().call(move |worker, now| worker.role.order(now, id, order))
     }
-}
-
-/// Starts a worker's loop.
-pub fn start<R>(
-    worker: Worker<R, BackEnd>,
-    name: String,
-    process: &Process,
-) -> io::Result<Post<Worker<R, BackEnd>>>
-where
-    R: crate::daemon::worker::Balancing + Send + 'static,
-{
-    let waker = worker.io.waker();
-    let (inbox, post) = inbox(waker.clone());
-    let (events, clock, stop) = (Arc::clone(&process.events), process.clock, process.stop.clone());
-    process.threads.spawn(name, move || {
-        let _woken = stop.wake_also(waker);
-        worker.run(&inbox, &events, clock, &stop)
-    })?;
-    Ok(post)
 }

@@ -6,14 +6,15 @@ use std::sync::{Arc, Mutex};
 
 use serde::{Deserialize, Serialize};
 
-use super::native::start;
 use super::sockets::{OpenPool, duplicates};
+use super::start::start;
 use super::{Failed, Process, processors};
 use crate::base::rng::entropy;
 use crate::base::time::Instant;
 use crate::config::DatagramPool;
-use crate::daemon::control::{Errands, Wishes};
+use crate::daemon::control::Errands;
 use crate::daemon::datagram;
+use crate::daemon::desired::Wishes;
 use crate::daemon::handover::{Label, SocketKind as Kind, SocketSet};
 use crate::daemon::inbox::{Gone, Post};
 use crate::daemon::resolver::Names;

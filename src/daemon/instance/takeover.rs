@@ -6,11 +6,11 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::held::Held;
 use super::native::NativeState;
 use super::pool::PoolState;
 use super::{Failed, Instance};
@@ -72,43 +72,6 @@ impl Takeover {
     /// Everything runs: from now on the sockets are ours.
     pub(super) fn conclude(self) -> Result<(), Failed> {
         self.wish.running(STEP).map_err(Failed::new)
-    }
-}
-
-/// A word to a worker that waits between two turns.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// All others have stopped too: it says what it knows.
-    Tell,
-    /// A successor has everything.
-    End,
-}
-
-/// Workers that wait between two turns until this says what becomes of them; dropped, they read on.
-#[derive(Default)]
-pub struct Held(Vec<Sender<Verdict>>);
-
-impl Held {
-    /// The end on which one more worker waits.
-    pub fn hold(&mut self) -> Receiver<Verdict> {
-        let (verdict, wait) = channel();
-        self.0.push(verdict);
-        wait
-    }
-
-    /// All have stopped.
-    pub fn all_tell(&self) {
-        self.say(Verdict::Tell);
-    }
-
-    fn end(self) {
-        self.say(Verdict::End);
-    }
-
-    fn say(&self, verdict: Verdict) {
-        for worker in &self.0 {
-            let _ = worker.send(verdict); // one that has ended needs no word
-        }
     }
 }
 

@@ -14,7 +14,7 @@
 //! | `shared.rs`, `members.rs` | what the workers share |
 //! | `forward.rs` | choosing a server, sending to it, keeping count |
 //! | `front.rs` | who may send |
-//! | `waiting.rs` | requests that wait until a server has room |
+//! | `pending.rs`, `waiting.rs` | requests that wait until a server has room |
 //! | `dns.rs`, `queries.rs` | matching DNS answers with queries |
 //! | `by_port.rs`, `leases.rs` | matching by port and server |
 //! | `health.rs`, `checks.rs` | which servers are up (primary) |
@@ -30,6 +30,7 @@ mod handover;
 mod health;
 mod leases;
 mod members;
+mod pending;
 mod queries;
 mod settings;
 mod shared;

@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex};
 use crossbeam_utils::CachePadded;
 
 use super::members::{Member, Members};
+use super::pending::{self, Guest};
 use super::settings::{ProxyProtocol, Settings, Speaks};
-use super::waiting::{self, Guest};
 use crate::base::published::{Live, Seen};
 use crate::base::time::Instant;
 use crate::pool::access::{Access, Gate, Sketch};
@@ -138,7 +138,7 @@ impl Shared {
         let (slots, limit) = (settings.servers_max, settings.max_outstanding);
         let shared = Shared {
             tree: Tree::new(slots, cap(settings.max_outstanding)),
-            room: waiting::room(&settings),
+            room: pending::room(&settings),
             members: Members::new(slots),
             signals: (0..slots).map(|_| CachePadded::default()).collect(),
             key,

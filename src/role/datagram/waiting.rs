@@ -1,43 +1,15 @@
 //! Requests that wait in the pool's room until a server has room for them: [`crate::pool::waiting`].
 
-use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::forward::{Client, Core};
 use super::members::Member;
+use super::pending::{DATAGRAM_MAX, Guest};
 use super::*;
 use crate::pool::select::Slot;
-use crate::pool::waiting::{Host, NO_MARK, NoRoom, Room, Waiting};
+use crate::pool::waiting::{Host, NO_MARK, NoRoom, Waiting};
 use crate::wire::proxy_protocol;
-
-/// The longest datagram that can wait, in bytes.
-const DATAGRAM_MAX: usize = 2_048;
-
-/// Who waits. Another worker than the one that read its request may send it.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Guest {
-    addr: SocketAddr,
-    front: crate::base::batch::SocketId,
-    /// The address that it asked, where the front is bound to a wildcard.
-    local_ip: Option<IpAddr>,
-}
-
-impl Guest {
-    /// In an empty place.
-    pub const NOBODY: Guest = Guest {
-        addr: SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), 0),
-        front: crate::base::batch::SocketId(0),
-        local_ip: None,
-    };
-}
-
-/// The room of a pool, without places.
-pub(super) fn room(settings: &Settings) -> Room<Guest> {
-    // A flow lasts: nobody waits for its end.
-    let places = if settings.affinity == Affinity::None { settings.waiting_max } else { 0 };
-    Room::new(places, DATAGRAM_MAX)
-}
 
 impl Host for Core {
     type Server = (Slot, Member);

@@ -12,6 +12,7 @@
 //! | `shared.rs` | what the workers share |
 //! | `front.rs` | requests of clients: check, select, patch, forward |
 //! | `waiting.rs` | requests that wait until a server has room |
+//! | `reply.rs` | who asked, and refusals |
 //! | `back.rs` | frames of servers: replies, reports, counters |
 //! | `registration.rs` | how a server becomes a member (primary) |
 //! | `upkeep.rs` | what time brings: SYNC (all workers); silence, probes, leaving (primary) |
@@ -23,6 +24,7 @@ mod front;
 mod handover;
 mod orders;
 mod registration;
+mod reply;
 mod shared;
 mod upkeep;
 mod waiting;

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use super::front::{Asker, refusal};
+use super::reply::{Asker, refusal};
 use super::*;
 use crate::pool::waiting::{Host, NoRoom, Room, cap};
 use crate::wire::{Frame, Header, Status};

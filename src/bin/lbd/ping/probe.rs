@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use lbd::Client;
-use lbd::client::any_port_towards;
 use lbd::config::Config;
+use lbd::io::socket::any_port_towards;
 use lbd::role::client::Ending;
 use lbd::wire::Mode;
 use lbd::wire::dns;

@@ -1,5 +1,6 @@
 //! `lbd sim`: the policy lab.
 
+mod args;
 mod loads;
 mod plan;
 mod report;
@@ -15,11 +16,8 @@ use lbd::lab::{InCase, Overload};
 use lbd::os::terminal::{print, tell};
 use lbd::report::chart;
 
-use crate::args::Sim;
-pub use loads::Loads;
+pub use args::Sim;
 use plan::Plan;
-pub use plan::overload;
-pub use report::Shown;
 
 /// Simulates, and says what came out.
 pub fn run(args: &Sim) -> Result<()> {

@@ -1,11 +1,11 @@
 //! What the arguments ask for: cases along one axis, and who takes part.
 
 use anyhow::{Result, bail};
-use lbd::lab::{Case, Contender, Overload, PoolKind, Setup, Study};
+use lbd::lab::{Case, Contender, PoolKind, Setup, Study};
 use lbd::report::chart::{Axis, Numbers};
 use lbd::wire::ReplyPath;
 
-use crate::args::Sim;
+use super::args::Sim;
 
 /// A study, and what its cases differ in.
 pub struct Plan {
@@ -165,17 +165,4 @@ fn check(Case { setup, .. }: &Case) -> Result<()> {
         );
     }
     Ok(())
-}
-
-/// An overload, as `--overload` has it: `2x5s` for twice of what all servers can do, for five seconds.
-pub fn overload(text: &str) -> Result<Overload, String> {
-    let read = || {
-        let (factor, lasts) = text.split_once('x')?;
-        let (factor, lasts) = (factor.parse().ok()?, humantime::parse_duration(lasts).ok()?);
-        let is_sane = (1.0..=100.0).contains(&factor) && (0.1..=600.0).contains(&lasts.as_secs_f64());
-        is_sane.then_some(Overload { factor, lasts })
-    };
-    read().ok_or_else(|| {
-        "write FACTORxTIME, such as 2x5s for twice of what all servers can do, for 5 s".to_owned()
-    })
 }

@@ -4,28 +4,9 @@ use lbd::lab::{Compared, EXACT, InCase, Overload, Survival};
 use lbd::report::chart::{At, Axis, Lines, Numbers, Rule, Series, Style};
 use lbd::report::page::Page;
 
+use super::args::{Shown, Sim};
 use super::plan::{Along, Plan};
 use super::{table, words};
-use crate::args::Sim;
-
-/// A figure that a chart can show.
-#[derive(clap::ValueEnum, Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Shown {
-    /// The median response time, against one queue for all servers
-    P50,
-    /// The 99th percentile, against one queue for all servers
-    #[default]
-    P99,
-    /// The 99.9th percentile, against one queue for all servers
-    #[value(name = "p99.9")]
-    P999,
-    /// The longest queue
-    Longest,
-    /// The queue of the chosen server, less the least of all
-    Regret,
-    /// What was believed of the chosen server's queue, against what was true
-    Error,
-}
 
 impl Shown {
     const ALL: [Shown; 6] =

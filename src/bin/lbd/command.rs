@@ -1,0 +1,31 @@
+//! How this program starts itself with another subcommand, and what it tells on the terminal.
+
+use anyhow::{Context, Result};
+use lbd::config::Config;
+use lbd::os::terminal::tell;
+
+use crate::args::Common;
+
+pub fn say(common: &Common, text: std::fmt::Arguments<'_>) {
+    if !common.quiet {
+        tell(text);
+    }
+}
+
+/// How this very program is started with another subcommand and the same configuration.
+pub fn own_command(subcommand: &str, config: &Config) -> Result<Vec<String>> {
+    let program = std::env::current_exe().context("cannot find the path of this program")?;
+    let mut words = vec![program.display().to_string(), subcommand.to_owned()];
+    if let Some(path) = &config.source {
+        words.extend(["--config".to_owned(), path.display().to_string()]);
+    }
+    words.push("--quiet".to_owned());
+    Ok(words)
+}
+
+/// `lbd server`, with placeholders for id and port.
+pub fn server_command(config: &Config) -> Result<Vec<String>> {
+    let mut words = own_command("server", config)?;
+    words.extend(["--id", "{id}", "--port", "{port}"].map(str::to_owned));
+    Ok(words)
+}
