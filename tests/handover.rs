@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use lbd::base::batch::SocketId;
 use lbd::base::time::Clock;
-use lbd::daemon::handover::{Error, Label, Listener, Offer, Purpose, SocketKind, Wish};
+use lbd::daemon::handover::{Error, Holder, Label, Listener, Purpose, Requester, SocketKind};
 use lbd::io::{BackEnd, DatagramIo, IoChoice, IoOptions};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -74,7 +74,7 @@ fn clock() -> Clock {
 
 /// Takes over and says what it reads, until it has read the last number.
 fn successor(path: &Path, die_before: &str) {
-    let mut wish = Wish::connect(path, Purpose::Takeover, PATIENCE).unwrap();
+    let mut wish = Requester::connect(path, Purpose::Takeover, PATIENCE).unwrap();
     let mut sockets = wish.sockets(PATIENCE).unwrap();
     let addr = sockets.labels().next().unwrap().addr;
     let socket = UdpSocket::from(sockets.take("native", SocketKind::Front, 0, addr).unwrap());
@@ -114,7 +114,7 @@ impl Sender {
 
 /// Hands over while datagrams come, at every step.
 fn hand_over(
-    mut offer: Offer,
+    mut offer: Holder,
     io: &mut BackEnd,
     sender: &mut Sender,
     last: u32,
@@ -152,7 +152,7 @@ fn of_a_stream_of_datagrams_each_is_read_once_whether_the_takeover_succeeds_or_n
         let mut child = other_process(test, &format!("{die_before} {}", path.display())).spawn().unwrap();
         let mut numbers = Vec::new();
         let stream = listener.accept(PATIENCE).unwrap().expect("the other process comes");
-        let offer = Offer::accept(stream, PATIENCE).unwrap();
+        let offer = Holder::accept(stream, PATIENCE).unwrap();
         assert_eq!(offer.pid(), child.id());
         sender.send();
         let last = 5 * Sender::EACH - 1;
@@ -184,7 +184,7 @@ fn a_child_gets_600_sockets_over_its_standard_input_without_asking() {
     const COUNT: u16 = 600;
     if role().is_some() {
         let stream = UnixStream::from(std::io::stdin().as_fd().try_clone_to_owned().unwrap());
-        let mut sockets = Wish::pushed(stream, PATIENCE).unwrap();
+        let mut sockets = Requester::pushed(stream, PATIENCE).unwrap();
         assert_eq!(sockets.len(), usize::from(COUNT));
         let labels: Vec<Label> = sockets.labels().cloned().collect();
         for label in labels.iter().filter(|label| label.worker % 2 == 1) {
@@ -218,7 +218,7 @@ fn a_child_gets_600_sockets_over_its_standard_input_without_asking() {
     let (ours, theirs) = UnixStream::pair().unwrap();
     let borrowed: Vec<_> = sockets.iter().map(|(label, socket)| (label.clone(), socket.as_fd())).collect();
     // Before the child exists: it need not answer.
-    Offer::push(ours, &borrowed, PATIENCE).unwrap();
+    Holder::push(ours, &borrowed, PATIENCE).unwrap();
     let mut child = other_process(test, "child").stdin(OwnedFd::from(theirs)).spawn().unwrap();
     let said: Vec<String> = lines(&mut child).collect();
     assert!(child.wait().unwrap().success(), "{said:?}");
@@ -232,7 +232,7 @@ fn a_process_with_too_few_descriptors_is_told_which_limit_to_raise() {
         let few = rustix::process::Rlimit { current: Some(40), maximum: Some(40) };
         rustix::process::setrlimit(resource, few).unwrap();
         let stream = UnixStream::from(std::io::stdin().as_fd().try_clone_to_owned().unwrap());
-        println!("error: {}", Wish::pushed(stream, PATIENCE).unwrap_err());
+        println!("error: {}", Requester::pushed(stream, PATIENCE).unwrap_err());
         return;
     }
     let test = "a_process_with_too_few_descriptors_is_told_which_limit_to_raise";
@@ -240,7 +240,7 @@ fn a_process_with_too_few_descriptors_is_told_which_limit_to_raise() {
     let addr = socket.local_addr().unwrap();
     let many: Vec<_> = (0..100).map(|worker| (label(worker, addr), socket.as_fd())).collect();
     let (ours, theirs) = UnixStream::pair().unwrap();
-    Offer::push(ours, &many, PATIENCE).unwrap();
+    Holder::push(ours, &many, PATIENCE).unwrap();
     let mut child = other_process(test, "child").stdin(OwnedFd::from(theirs)).spawn().unwrap();
     let said: Vec<String> = lines(&mut child).collect();
     assert!(child.wait().unwrap().success(), "{said:?}");

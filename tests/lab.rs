@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use lbd::base::service_time::ServiceTime;
 use lbd::lab::{
-    Contender, Figures, Overload, PoolKind, Quantiles, Setup, central_queue, exact_shortest_queue, simulate,
+    Figures, Overload, PolicyUnderTest, PoolKind, Quantiles, Setup, central_queue, exact_shortest_queue,
+    simulate,
 };
 use lbd::wire::ReplyPath;
 
@@ -49,7 +50,7 @@ fn a_seed_replays_its_run_whatever_is_simulated() {
 #[test]
 fn without_loss_every_request_is_answered_and_with_it_the_lost_ones_are_known() {
     for kind in [PoolKind::Native, PoolKind::Datagram] {
-        for contender in Contender::all() {
+        for contender in PolicyUnderTest::all() {
             let setup = Setup { kind, balancers: 2, ..small(4_000) };
             let trace = setup.trace(0.7, 1);
             let figures = simulate(&setup, contender, &trace, 1).unwrap();

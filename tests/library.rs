@@ -18,7 +18,7 @@ use lbd::pool::health::State;
 use lbd::pool::stats::PoolStats;
 use lbd::pool::{autoscale, select};
 use lbd::role::client::Ending;
-use lbd::role::native::{BACK, Balancer, FRONT, Settings};
+use lbd::role::native::{BACK, FRONT, NativeRole, Settings};
 use lbd::wire::{FrameFormat, Mode, ReplyPath};
 use lbd::{Client, Server, client};
 
@@ -75,7 +75,7 @@ impl TestBalancer {
             reply_path,
             seed: 7,
         };
-        let role = Balancer::workers(settings, clock.now()).remove(0);
+        let role = NativeRole::workers(settings, clock.now()).remove(0);
         let stats = Arc::clone(role.stats());
         let stop = Stop::new(vec![io.waker()]);
         let thread_stop = stop.clone();

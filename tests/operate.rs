@@ -9,7 +9,7 @@ use common::{Finished, Running, Site, wait_for};
 use lbd::admin::status::{EventLog, Kind, PoolServerStatus, PoolStatus, ServerStatus, Status};
 use lbd::admin::{Control, Refusal, Server, serve, token_for};
 use lbd::config::{Admin, Token};
-use lbd::pool::desired::Wanted;
+use lbd::pool::desired::DesiredServer;
 use lbd::pool::order::Order;
 use serde_json::json;
 
@@ -62,7 +62,7 @@ impl Control for Fake {
         Ok(())
     }
 
-    fn set_servers(&self, _: &str, _: Vec<Wanted>) -> Result<(), Refusal> {
+    fn set_servers(&self, _: &str, _: Vec<DesiredServer>) -> Result<(), Refusal> {
         Err(Refusal::Failed("nobody asks for this here".into()))
     }
 

@@ -17,7 +17,7 @@ use lbd::base::service_time::ServiceTime;
 use lbd::load::{Generator, Ledger, Native, Plan};
 use lbd::pool::select::PolicyKind;
 use lbd::role::client::{ClientRole, Settings};
-use lbd::role::datagram::{self, Affinity, Speaks};
+use lbd::role::datagram::{self, Affinity, Protocol};
 use lbd::role::server::Work;
 use lbd::wire::{Mode, ReplyPath};
 
@@ -132,7 +132,7 @@ fn asker(n: u64) -> SocketAddr {
 }
 
 /// Sends until clients have got so many datagrams, and shows that the last million cost no allocation.
-fn relay(protocol: Speaks, affinity: Affinity, client: impl Fn(u64) -> SocketAddr) {
+fn relay(protocol: Protocol, affinity: Affinity, client: impl Fn(u64) -> SocketAddr) {
     // Measured, too, where answers are awaited.
     let policy = match affinity {
         Affinity::None => PolicyKind::ShortestDelay,
@@ -154,16 +154,16 @@ fn relay(protocol: Speaks, affinity: Affinity, client: impl Fn(u64) -> SocketAdd
 
 #[test]
 fn a_pool_of_dns_servers() {
-    relay(Speaks::Dns, Affinity::None, asker);
+    relay(Protocol::Dns, Affinity::None, asker);
 }
 
 #[test]
 fn a_pool_of_servers_that_are_told_apart_by_port() {
-    relay(Speaks::Datagram, Affinity::None, asker);
+    relay(Protocol::Datagram, Affinity::None, asker);
 }
 
 #[test]
 fn a_pool_with_flows() {
     // Most go on, some end, some begin.
-    relay(Speaks::Datagram, Affinity::Client, |n| asker(n % 400 + n / 20_000));
+    relay(Protocol::Datagram, Affinity::Client, |n| asker(n % 400 + n / 20_000));
 }

@@ -2,13 +2,13 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::pool::desired::Wanted;
+use crate::pool::desired::DesiredServer;
 
 /// Body of `PUT /api/pools/NAME/servers`.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct WantedServers {
-    pub servers: Vec<Wanted>,
+    pub servers: Vec<DesiredServer>,
 }
 
 /// Body of an answer to what was done.

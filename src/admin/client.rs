@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use super::bodies::{Done, Problem, WantedServers};
 use crate::admin::status::Status;
 use crate::config::Token;
-use crate::pool::desired::Wanted;
+use crate::pool::desired::DesiredServer;
 use crate::pool::order::Order;
 
 /// How long the balancer may take for an answer.
@@ -102,7 +102,7 @@ impl Client {
     }
 
     /// Says which servers a pool's controller runs.
-    pub fn set_servers(&self, pool: &str, servers: &[Wanted]) -> Answer<()> {
+    pub fn set_servers(&self, pool: &str, servers: &[DesiredServer]) -> Answer<()> {
         let body = serde_json::to_string(&WantedServers { servers: servers.to_vec() });
         // Names of pools are letters, digits, `_`, `.` and `-`.
         let request = self.agent.put(self.url(&format!("/api/pools/{pool}/servers")));

@@ -36,7 +36,7 @@ mod token;
 use std::sync::Arc;
 
 use crate::admin::status::{EventLog, Status};
-use crate::pool::desired::Wanted;
+use crate::pool::desired::DesiredServer;
 use crate::pool::order::Order;
 
 #[cfg(not(loom))]
@@ -61,7 +61,7 @@ pub trait Control: Send + Sync + 'static {
     fn order(&self, pool: Option<&str>, id: u32, order: Order) -> Result<(), Refusal>;
 
     /// Says which servers of a datagram pool its controller runs at present, beside those of the configuration.
-    fn set_servers(&self, pool: &str, servers: Vec<Wanted>) -> Result<(), Refusal>;
+    fn set_servers(&self, pool: &str, servers: Vec<DesiredServer>) -> Result<(), Refusal>;
 
     /// Reads the configuration anew. Says what has changed, in words; an invalid one changes nothing.
     fn reload(&self) -> Result<String, Refusal>;

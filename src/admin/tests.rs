@@ -11,7 +11,7 @@ use super::live::READERS_MAX;
 use super::{Client, ClientError, Control, Refusal, Server, serve};
 use crate::admin::status::{EventLog, History, KEPT_MAX, Kind, PoolStatus, ServerStatus, Status};
 use crate::config::Token;
-use crate::pool::desired::Wanted;
+use crate::pool::desired::DesiredServer;
 use crate::pool::order::Order;
 
 const TOKEN: &str = "0123456789abcdef";
@@ -63,7 +63,7 @@ impl Control for Fake {
         }
     }
 
-    fn set_servers(&self, pool: &str, servers: Vec<Wanted>) -> Result<(), Refusal> {
+    fn set_servers(&self, pool: &str, servers: Vec<DesiredServer>) -> Result<(), Refusal> {
         self.note(format!("{pool} {servers:?}"));
         if pool == "dns" { Ok(()) } else { Err(Refusal::NotFound("no such pool".into())) }
     }
@@ -621,7 +621,7 @@ fn the_client_asks_and_understands() {
         other => panic!("{other:?}"),
     }
     assert_eq!(fake.take_asked(), ["Some(\"a b&c\") 3 Drain"]);
-    let wanted = Wanted { addr: "127.0.0.1:5300".parse().unwrap(), id: 4, weight: 2 };
+    let wanted = DesiredServer { addr: "127.0.0.1:5300".parse().unwrap(), id: 4, weight: 2 };
     client.set_servers("dns", std::slice::from_ref(&wanted)).unwrap();
     assert_eq!(fake.take_asked(), [format!("dns {:?}", [wanted])]);
     assert_eq!(client.reload().unwrap_err().to_string(), "config.json:3: server.count: too many");

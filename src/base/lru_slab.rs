@@ -5,7 +5,7 @@
 
 use crate::base::time::Instant;
 
-/// Names a place of an [`Aged`]. It stays the same until the entry is removed; then another entry may get it.
+/// Names a place of an [`LruSlab`]. It stays the same until the entry is removed; then another entry may get it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key(u32);
 
@@ -37,7 +37,7 @@ struct Place<T> {
 /// Up to `capacity` values, each at a place that its [`Key`] names, from the oldest to the youngest.
 ///
 /// The order is that of [`insert`](Self::insert) and [`touch`](Self::touch); times are kept, never compared.
-pub struct Aged<T> {
+pub struct LruSlab<T> {
     /// Places that were ever used; the memory of the others is not touched.
     places: Vec<Place<T>>,
     capacity: usize,
@@ -47,7 +47,7 @@ pub struct Aged<T> {
     youngest: u32,
 }
 
-impl<T> Aged<T> {
+impl<T> LruSlab<T> {
     /// Room for `capacity` entries, at most 2^32 - 1.
     ///
     /// # Panics
@@ -55,7 +55,7 @@ impl<T> Aged<T> {
     pub fn new(capacity: usize) -> Self {
         assert!(capacity <= NONE as usize, "keys have 32 bits");
         let places = Vec::with_capacity(capacity);
-        Aged { places, capacity, len: 0, free: NONE, oldest: NONE, youngest: NONE }
+        LruSlab { places, capacity, len: 0, free: NONE, oldest: NONE, youngest: NONE }
     }
 
     /// Takes the memory of all places from the system now, instead of as they are used.
@@ -182,7 +182,7 @@ mod tests {
 
     #[test]
     fn the_oldest_is_the_one_longest_untouched() {
-        let mut aged = Aged::new(3);
+        let mut aged = LruSlab::new(3);
         let [a, b, c] = [1, 2, 3].map(|n| aged.insert(at(n), n).unwrap());
         assert_eq!(aged.oldest(), Some((a, at(1))));
         aged.touch(at(4), a);
@@ -195,19 +195,19 @@ mod tests {
 
     #[test]
     fn full_is_an_ordinary_result_and_a_removal_makes_room() {
-        let mut aged = Aged::new(2);
+        let mut aged = LruSlab::new(2);
         let a = aged.insert(at(1), 'a').unwrap();
         aged.insert(at(2), 'b').unwrap();
         assert!(aged.is_full());
         assert_eq!(aged.insert(at(3), 'c'), None);
         assert_eq!(aged.remove(a), Some('a'));
         assert_eq!(aged.insert(at(3), 'c'), Some(a), "the last place freed is the first reused");
-        assert_eq!(Aged::new(0).insert(at(1), ()), None);
+        assert_eq!(LruSlab::new(0).insert(at(1), ()), None);
     }
 
     #[test]
     fn a_free_place_has_nothing_to_give() {
-        let mut aged = Aged::new(2);
+        let mut aged = LruSlab::new(2);
         let key = aged.insert(at(1), 7).unwrap();
         aged.remove(key);
         for key in [key, Key(1), Key(2), Key(NONE)] {
@@ -239,7 +239,7 @@ mod tests {
     proptest! {
         #[test]
         fn behaves_as_a_queue_and_a_map(capacity in 0..9usize, steps in vec(step(), 0..200)) {
-            let mut aged = Aged::new(capacity);
+            let mut aged = LruSlab::new(capacity);
             let mut order: VecDeque<(Key, Instant)> = VecDeque::new();
             let mut values: HashMap<Key, u64> = HashMap::new();
             for (n, step) in steps.into_iter().enumerate() {

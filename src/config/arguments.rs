@@ -52,7 +52,7 @@ pub fn name_of(key: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::pools::{Affinity, Speaks};
+    use crate::config::pools::{Affinity, Protocol};
     use crate::pool::select::PolicyKind;
     use std::time::Duration;
 
@@ -84,7 +84,7 @@ mod tests {
         assert!(!config.runs_native && config.source.is_none());
         let pool = &config.datagram_pools[0];
         let settings = &pool.settings;
-        assert_eq!((settings.protocol, settings.affinity), (Speaks::Datagram, Affinity::Client));
+        assert_eq!((settings.protocol, settings.affinity), (Protocol::Datagram, Affinity::Client));
         assert_eq!((settings.policy, settings.timeout), (PolicyKind::RoundRobin, Duration::from_secs(1)));
     }
 

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use super::pools::{Affinity, Check, DatagramPool, PoolServer, ProxyProtocol, Speaks};
+use super::pools::{Affinity, Check, DatagramPool, PoolServer, Protocol, ProxyProtocol};
 use super::target::Target;
 use super::{Config, PoolRun, Run, probe};
 use crate::pool::autoscale::Policy;
@@ -233,7 +233,7 @@ fn datagram_pool(pool: &DatagramPool, plan: &mut Plan) {
 fn ports(pool: &DatagramPool) -> Vec<String> {
     let started = pool.run.as_ref().map_or(0, |of_pool| of_pool.run.scale.max as usize);
     let (ports, servers) = (pool.ports, pool.servers.len() + started);
-    if pool.settings.protocol == Speaks::Dns {
+    if pool.settings.protocol == Protocol::Dns {
         return vec![format!("{ports} ports towards the servers, each with many requests at a time")];
     }
     let pairs = ports * servers;

@@ -33,7 +33,7 @@ pub use describe::describe;
 pub use error::ConfigError;
 pub use key::Key;
 use keys::{Keys, shortened};
-pub use pools::{Affinity, Check, DatagramPool, HealthCheck, PoolRun, PoolServer, ProxyProtocol, Speaks};
+pub use pools::{Affinity, Check, DatagramPool, HealthCheck, PoolRun, PoolServer, Protocol, ProxyProtocol};
 pub use raw::schema;
 use raw::{Bind, Raw, RawBalancer, RawClient, RawLogs, RawServer, Text};
 pub use run::Run;
@@ -60,20 +60,11 @@ const WAITING_MAX: usize = 4_096;
 /// The sections with which a configuration that has pools runs the native one too.
 const NATIVE_SECTIONS: [&str; 4] = ["server", "client", "load_balancer", "controller"];
 
-/// What a pool speaks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Protocol {
-    /// The frame protocol of `docs/PROTOCOL.md`.
-    Native,
-}
-
 /// One pool of servers behind the balancer.
 #[derive(Clone, Debug)]
 pub struct Pool {
     /// Its name in logs and figures.
     pub name: String,
-    /// What it speaks.
-    pub protocol: Protocol,
     /// Where clients ask.
     pub client_side: SocketAddr,
     /// Where servers and the controller are talked to.
@@ -554,7 +545,6 @@ impl Reader<'_> {
             self.number(packed_key, &raw.frames_per_datagram, DATAGRAM_MAX / size, 1..=packed_max)?;
         Ok(Pool {
             name: "native".to_owned(),
-            protocol: Protocol::Native,
             client_side: SocketAddr::new(client_ip, client_port),
             server_side: SocketAddr::new(server_ip, server_port),
             format: if keyed { FrameFormat::tagged(size) } else { FrameFormat::plain(size) },

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::keys::shortened;
 use super::pools::{
-    Affinity, Check, DatagramPool, HealthCheck, PoolRun, PoolServer, ProxyProtocol, Settings, Speaks,
+    Affinity, Check, DatagramPool, HealthCheck, PoolRun, PoolServer, Protocol, ProxyProtocol, Settings,
 };
 use super::raw::{OneOrMany, RawHealth, RawPool, RawPoolServer, Text};
 use super::run::{Defaults, Written};
@@ -63,7 +63,7 @@ impl Reader<'_> {
         let key = |name: &str| format!("pools[{place}].{name}");
         let ms = Duration::from_millis;
         let protocol = self.protocol(&key("protocol"), raw)?;
-        let dns = protocol == Speaks::Dns;
+        let dns = protocol == Protocol::Dns;
         let affinity = match self.one_of(&key("affinity"), &raw.affinity, &["none", "client"])? {
             "client" => Affinity::Client,
             _ => Affinity::None,
@@ -145,12 +145,12 @@ impl Reader<'_> {
         })
     }
 
-    fn protocol(&self, key: &str, raw: &RawPool) -> Read<Speaks> {
+    fn protocol(&self, key: &str, raw: &RawPool) -> Read<Protocol> {
         if raw.protocol.is_none() {
             return Err(self.error(key, "is missing; write dns or datagram"));
         }
-        let name = self.one_of(key, &raw.protocol, &Speaks::ALL.map(Speaks::name))?;
-        Ok(if name == Speaks::Dns.name() { Speaks::Dns } else { Speaks::Datagram })
+        let name = self.one_of(key, &raw.protocol, &Protocol::ALL.map(Protocol::name))?;
+        Ok(if name == Protocol::Dns.name() { Protocol::Dns } else { Protocol::Datagram })
     }
 
     fn pool_policy(&self, key: &str, raw: &RawPool, flows: bool, replies: Option<u32>) -> Read<PolicyKind> {

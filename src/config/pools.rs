@@ -7,7 +7,7 @@ use super::target::Target;
 use super::{Run, address};
 use crate::io::IoChoice;
 
-pub use crate::role::datagram::{Affinity, Check, HealthCheck, ProxyProtocol, Settings, Speaks};
+pub use crate::role::datagram::{Affinity, Check, HealthCheck, Protocol, ProxyProtocol, Settings};
 
 /// One of a pool's servers as it is written.
 #[derive(Clone, Debug, PartialEq)]

@@ -10,36 +10,36 @@ use tokio::runtime::Builder;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::{AbortHandle, LocalSet};
 
-use super::desired::Wishes;
-use super::resolver::{self, Names};
+use super::desired::DesiredServers;
+use super::resolver::{self, Resolver};
 use super::tcp::Splicer;
 use crate::base::time::Clock;
 use crate::role::datagram::Shared;
 
 /// What is to be done for a pool beside its datagrams.
-pub struct Errands {
+pub struct PoolTasks {
     /// The pool.
     pub pool: Arc<Shared>,
     /// Where to say what its names lead to.
-    pub wishes: Arc<Wishes>,
+    pub wishes: Arc<DesiredServers>,
     /// Where TCP connections arrive.
     pub listeners: Vec<TcpListener>,
     /// Connections at a time, at most.
     pub connections_max: usize,
     /// Names to be looked up again and again.
-    pub names: Option<Names>,
+    pub names: Option<Resolver>,
 }
 
-enum Word {
-    Begin(Errands),
+enum Command {
+    Begin(PoolTasks),
     /// Other names, or none, for the pool of this name.
-    Rename(String, Option<Names>, Arc<Wishes>),
+    Rename(String, Option<Resolver>, Arc<DesiredServers>),
     End(String),
 }
 
 /// The control thread, from outside. It runs until the process ends.
 #[derive(Clone)]
-pub struct Control(UnboundedSender<Word>);
+pub struct Control(UnboundedSender<Command>);
 
 impl Control {
     /// Starts the thread. `clock` is that of the pools' workers.
@@ -54,25 +54,25 @@ impl Control {
     }
 
     /// Does the errands of a pool from now on.
-    pub fn begin(&self, errands: Errands) -> io::Result<()> {
+    pub fn begin(&self, errands: PoolTasks) -> io::Result<()> {
         for listener in &errands.listeners {
             listener.set_nonblocking(true)?;
         }
-        self.say(Word::Begin(errands));
+        self.say(Command::Begin(errands));
         Ok(())
     }
 
     /// Other names of servers, or none, for a pool.
-    pub fn rename(&self, pool: &str, names: Option<Names>, wishes: Arc<Wishes>) {
-        self.say(Word::Rename(pool.to_owned(), names, wishes));
+    pub fn rename(&self, pool: &str, names: Option<Resolver>, wishes: Arc<DesiredServers>) {
+        self.say(Command::Rename(pool.to_owned(), names, wishes));
     }
 
     /// Takes no connections any more for a pool of this name, and looks no names up; connections that live go on.
     pub fn end(&self, pool: &str) {
-        self.say(Word::End(pool.to_owned()));
+        self.say(Command::End(pool.to_owned()));
     }
 
-    fn say(&self, word: Word) {
+    fn say(&self, word: Command) {
         // The thread hears as long as the process runs.
         let _ = self.0.send(word);
     }
@@ -93,20 +93,20 @@ impl Busy {
     }
 }
 
-async fn listen(mut heard: UnboundedReceiver<Word>, clock: Clock) {
+async fn listen(mut heard: UnboundedReceiver<Command>, clock: Clock) {
     let mut pools: BTreeMap<String, Busy> = BTreeMap::new();
     while let Some(word) = heard.recv().await {
         match word {
-            Word::Begin(errands) => {
+            Command::Begin(errands) => {
                 let name = errands.pool.name().to_owned();
                 pools.insert(name, begin(errands, clock));
             }
-            Word::Rename(pool, names, wishes) => {
+            Command::Rename(pool, names, wishes) => {
                 let busy = pools.entry(pool).or_default();
                 busy.stop_naming();
                 busy.naming = names.map(|names| keep(names, wishes));
             }
-            Word::End(pool) => {
+            Command::End(pool) => {
                 if let Some(mut busy) = pools.remove(&pool) {
                     busy.stop_naming();
                     busy.listening.iter().for_each(AbortHandle::abort);
@@ -116,8 +116,8 @@ async fn listen(mut heard: UnboundedReceiver<Word>, clock: Clock) {
     }
 }
 
-fn begin(errands: Errands, clock: Clock) -> Busy {
-    let Errands { pool, wishes, listeners, connections_max, names } = errands;
+fn begin(errands: PoolTasks, clock: Clock) -> Busy {
+    let PoolTasks { pool, wishes, listeners, connections_max, names } = errands;
     let splicer = Rc::new(Splicer::new(Arc::clone(&pool), connections_max, clock));
     let listening = listeners.into_iter().filter_map(|listener| {
         let listener = tokio::net::TcpListener::from_std(listener)
@@ -128,6 +128,6 @@ fn begin(errands: Errands, clock: Clock) -> Busy {
     Busy { listening: listening.collect(), naming: names.map(|names| keep(names, wishes)) }
 }
 
-fn keep(names: Names, wishes: Arc<Wishes>) -> AbortHandle {
+fn keep(names: Resolver, wishes: Arc<DesiredServers>) -> AbortHandle {
     tokio::task::spawn_local(resolver::keep(names, wishes)).abort_handle()
 }

@@ -15,7 +15,7 @@ use crate::daemon::handover::{SocketKind, SocketSet};
 use crate::io::socket::{SocketOptions, bind};
 use crate::io::{DatagramIo, IoCounters, IoOptions};
 use crate::pool::health::State;
-use crate::role::datagram::{Event, ProxyProtocol, Relay, Sockets, WorkerSockets};
+use crate::role::datagram::{DatagramRole, Event, ProxyProtocol, Sockets, WorkerSockets};
 
 /// Which sockets a pool needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -143,7 +143,7 @@ pub struct Seen {
     unusable: u64,
 }
 
-impl Balancing for Relay {
+impl Balancing for DatagramRole {
     type Seen = Seen;
 
     fn fronts(&self) -> Range<u16> {
@@ -151,11 +151,11 @@ impl Balancing for Relay {
     }
 
     fn retire(&mut self, now: Instant) {
-        Relay::retire(self, now);
+        DatagramRole::retire(self, now);
     }
 
     fn is_idle(&self, now: Instant) -> bool {
-        Relay::is_idle(self, now)
+        DatagramRole::is_idle(self, now)
     }
 
     fn can_serve(&self) -> bool {

@@ -2,33 +2,33 @@
 
 use std::sync::{Arc, Mutex};
 
-use crate::pool::desired::Wanted;
+use crate::pool::desired::DesiredServer;
 use crate::role::datagram::Shared;
 
 /// The servers that a pool shall have, by who wants them.
-pub struct Wishes {
+pub struct DesiredServers {
     pool: Arc<Shared>,
-    wanted: Mutex<[Vec<Wanted>; 2]>,
+    wanted: Mutex<[Vec<DesiredServer>; 2]>,
 }
 
-impl Wishes {
+impl DesiredServers {
     /// None yet.
     pub fn new(pool: Arc<Shared>) -> Self {
-        Wishes { pool, wanted: Mutex::default() }
+        DesiredServers { pool, wanted: Mutex::default() }
     }
 
     /// Those of the configuration, from now on.
-    pub fn want_named(&self, servers: Vec<Wanted>) {
+    pub fn want_named(&self, servers: Vec<DesiredServer>) {
         self.want(0, servers);
     }
 
     /// Those that a controller runs, from now on.
-    pub fn want_run(&self, servers: Vec<Wanted>) {
+    pub fn want_run(&self, servers: Vec<DesiredServer>) {
         self.want(1, servers);
     }
 
     /// Those that a controller runs.
-    pub fn run(&self) -> Vec<Wanted> {
+    pub fn run(&self) -> Vec<DesiredServer> {
         self.wanted.lock().expect("no panic while it is held")[1].clone()
     }
 
@@ -38,7 +38,7 @@ impl Wishes {
         wanted[0].iter().map(|server| server.id).collect()
     }
 
-    fn want(&self, whose: usize, servers: Vec<Wanted>) {
+    fn want(&self, whose: usize, servers: Vec<DesiredServer>) {
         let mut wanted = self.wanted.lock().expect("no panic while it is held");
         wanted[whose] = servers;
         // With the lock held, so that the last wish is the last one heard.

@@ -26,14 +26,14 @@ struct Shared<W> {
 pub struct Inbox<W>(Arc<Shared<W>>);
 
 /// The end of whoever has work for the loop.
-pub struct Post<W> {
+pub struct WorkerHandle<W> {
     shared: Arc<Shared<W>>,
     waker: Waker,
 }
 
-impl<W> Clone for Post<W> {
+impl<W> Clone for WorkerHandle<W> {
     fn clone(&self) -> Self {
-        Post { shared: Arc::clone(&self.shared), waker: self.waker.clone() }
+        WorkerHandle { shared: Arc::clone(&self.shared), waker: self.waker.clone() }
     }
 }
 
@@ -43,10 +43,10 @@ impl<W> Clone for Post<W> {
 pub struct Gone;
 
 /// Both ends; `waker` is the loop's.
-pub fn inbox<W>(waker: Waker) -> (Inbox<W>, Post<W>) {
+pub fn inbox<W>(waker: Waker) -> (Inbox<W>, WorkerHandle<W>) {
     let shared =
         Arc::new(Shared { is_waiting: AtomicBool::new(false), tasks: Mutex::new(Some(VecDeque::new())) });
-    (Inbox(Arc::clone(&shared)), Post { shared, waker })
+    (Inbox(Arc::clone(&shared)), WorkerHandle { shared, waker })
 }
 
 impl<W> Inbox<W> {
@@ -73,7 +73,7 @@ impl<W> Drop for Inbox<W> {
     }
 }
 
-impl<W: 'static> Post<W> {
+impl<W: 'static> WorkerHandle<W> {
     /// Has the loop do this, without waiting for it.
     pub fn send(&self, task: impl FnOnce(&mut W, Instant) + Send + 'static) -> Result<(), Gone> {
         self.shared

@@ -9,12 +9,12 @@ use crate::admin::status::{EventLog, Kind};
 use crate::base::time::Instant;
 use crate::io::{DatagramIo, IoCounters};
 use crate::pool::health::State;
-use crate::role::native::{Balancer, Event, FRONT};
+use crate::role::native::{Event, FRONT, NativeRole};
 
 /// The pool's name in figures and orders.
 pub const NAME: &str = "native";
 
-impl Balancing for Balancer {
+impl Balancing for NativeRole {
     type Seen = IoCounters;
 
     fn fronts(&self) -> Range<u16> {
@@ -27,11 +27,11 @@ impl Balancing for Balancer {
     }
 
     fn is_idle(&self, _: Instant) -> bool {
-        Balancer::is_idle(self)
+        NativeRole::is_idle(self)
     }
 
     fn can_serve(&self) -> bool {
-        Balancer::can_serve(self)
+        NativeRole::can_serve(self)
     }
 
     fn tell(&mut self, events: &EventLog) {

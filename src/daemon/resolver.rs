@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use tracing::{info, warn};
 
-use super::desired::Wishes;
+use super::desired::DesiredServers;
 use crate::config::{DatagramPool, Target};
-use crate::pool::desired::Wanted;
+use crate::pool::desired::DesiredServer;
 
 /// A host name that has no address.
 #[derive(Debug, thiserror::Error)]
@@ -19,7 +19,7 @@ pub struct NotFound {
 }
 
 /// The servers of a pool, and what their names led to last.
-pub struct Names {
+pub struct Resolver {
     pool: DatagramPool,
     /// Addresses by place; a look-up that fails leaves them as they are.
     found: BTreeMap<usize, Vec<SocketAddr>>,
@@ -27,10 +27,10 @@ pub struct Names {
     ids: BTreeMap<SocketAddr, u32>,
 }
 
-impl Names {
+impl Resolver {
     /// The servers of this pool.
     pub fn new(pool: &DatagramPool) -> Self {
-        Names { pool: pool.clone(), found: BTreeMap::new(), ids: BTreeMap::new() }
+        Resolver { pool: pool.clone(), found: BTreeMap::new(), ids: BTreeMap::new() }
     }
 
     /// Whether there is anything to look up.
@@ -58,8 +58,8 @@ impl Names {
     }
 
     /// The servers that the pool shall have by what is known now; never itself.
-    pub fn wanted(&mut self) -> Vec<Wanted> {
-        let mut wanted: Vec<Wanted> = vec![];
+    pub fn wanted(&mut self) -> Vec<DesiredServer> {
+        let mut wanted: Vec<DesiredServer> = vec![];
         let mut free_id = self.pool.servers.iter().map(|server| server.id).max().unwrap_or(0) + 1;
         let mut ids = BTreeMap::new();
         for (place, server) in self.pool.servers.iter().enumerate() {
@@ -84,7 +84,7 @@ impl Names {
                     free_id
                 });
                 ids.insert(addr, id);
-                wanted.push(Wanted { addr, id, weight: server.weight });
+                wanted.push(DesiredServer { addr, id, weight: server.weight });
             }
         }
         self.ids = ids;
@@ -93,7 +93,7 @@ impl Names {
 }
 
 /// Looks the names of a pool up for ever. A failure changes nothing, and is said once.
-pub async fn keep(mut names: Names, wishes: Arc<Wishes>) {
+pub async fn keep(mut names: Resolver, wishes: Arc<DesiredServers>) {
     let pool = names.pool.settings.name.clone();
     let every = names.pool.resolve_interval;
     let mut has_failed = false;
@@ -128,13 +128,13 @@ mod tests {
     }
 
     /// A pool on 10.0.0.7:53 with these servers.
-    fn names(servers: &str) -> Names {
+    fn names(servers: &str) -> Resolver {
         let text =
             format!(r#"{{"pools": [{{"listen": "10.0.0.7:53", "protocol": "dns", "servers": {servers}}}]}}"#);
-        Names::new(&Config::parse(&text, None).unwrap().datagram_pools[0])
+        Resolver::new(&Config::parse(&text, None).unwrap().datagram_pools[0])
     }
 
-    fn shown(names: &mut Names) -> Vec<(String, u32)> {
+    fn shown(names: &mut Resolver) -> Vec<(String, u32)> {
         names.wanted().into_iter().map(|wanted| (wanted.addr.to_string(), wanted.id)).collect()
     }
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::instance::{Failed, hold, takeover_path};
 use crate::admin::find_token;
 use crate::config::Config;
-use crate::daemon::handover::{Offer, Purpose, SocketKind, SocketSet, Wish};
+use crate::daemon::handover::{Holder, Purpose, Requester, SocketKind, SocketSet};
 use crate::os::process::{Exit, Process};
 
 /// The argument that tells a balancer that its sockets come by its standard input.
@@ -26,7 +26,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(10);
 
 /// A balancer that is started again when it ends unasked.
-pub struct Kept {
+pub struct SupervisedBalancer {
     words: Vec<String>,
     sockets: SocketSet,
     /// Where one that took over is asked for the sockets.
@@ -55,13 +55,13 @@ pub enum Event {
     Started(Option<ChildStdout>),
 }
 
-impl Kept {
+impl SupervisedBalancer {
     /// Opens the sockets and starts a balancer with these words over them. `is_read`: whether its standard output is a
     /// pipe.
-    pub fn start(config: &Config, words: Vec<String>, is_read: bool) -> Result<Kept, Failed> {
+    pub fn start(config: &Config, words: Vec<String>, is_read: bool) -> Result<SupervisedBalancer, Failed> {
         let sockets = hold(config)?;
         let (process, stream) = spawn(&words, &sockets, is_read)?;
-        Ok(Kept {
+        Ok(SupervisedBalancer {
             words,
             sockets,
             path: takeover_path(config),
@@ -75,10 +75,10 @@ impl Kept {
     }
 
     /// Looks after a balancer that runs already, and could be asked for its sockets; `None` if there is none.
-    pub fn adopt(config: &Config, words: Vec<String>) -> Option<Kept> {
+    pub fn adopt(config: &Config, words: Vec<String>) -> Option<SupervisedBalancer> {
         let path = takeover_path(config);
         let (process, sockets) = running(&path)?;
-        Some(Kept {
+        Some(SupervisedBalancer {
             words,
             sockets,
             path,
@@ -164,7 +164,7 @@ impl Kept {
 
 /// The balancer that answers at this path, and its sockets.
 fn running(path: &std::path::Path) -> Option<(Process, SocketSet)> {
-    let mut wish = Wish::connect(path, Purpose::Copy, PATIENCE).ok()?;
+    let mut wish = Requester::connect(path, Purpose::Copy, PATIENCE).ok()?;
     // While it talks to us its number is its own.
     let process = Process::follow(wish.pid())?;
     Some((process, wish.sockets(PATIENCE).ok()?))
@@ -178,7 +178,7 @@ fn spawn(words: &[String], sockets: &SocketSet, is_read: bool) -> Result<(Proces
     let process = Process::start(&mut command)
         .map_err(|error| Failed::new(format!("cannot start {}: {error}", words[0])))?;
     // One that has ended already (its configuration may be wrong) hears nothing; that it has ended is seen as ever.
-    let _ = Offer::push(ours.try_clone()?, &sockets.borrowed(), PATIENCE);
+    let _ = Holder::push(ours.try_clone()?, &sockets.borrowed(), PATIENCE);
     Ok((process, ours))
 }
 
@@ -187,9 +187,9 @@ mod tests {
     use super::*;
 
     /// One that has just been started, with a program that ends at once.
-    fn kept(program: &str) -> Kept {
+    fn kept(program: &str) -> SupervisedBalancer {
         let mut command = Command::new("true");
-        Kept {
+        SupervisedBalancer {
             words: vec![program.to_owned()],
             sockets: SocketSet::default(),
             path: "/nowhere/at.all".into(),
@@ -203,7 +203,7 @@ mod tests {
     }
 
     /// What happens next.
-    fn next(kept: &mut Kept) -> Event {
+    fn next(kept: &mut SupervisedBalancer) -> Event {
         let give_up = Instant::now() + Duration::from_secs(30);
         loop {
             if let Some(event) = kept.supervise() {

@@ -7,7 +7,7 @@ use crate::pool::waiting::Limit;
 
 /// A way of choosing servers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Contender {
+pub struct PolicyUnderTest {
     /// How a server is chosen.
     pub policy: PolicyKind,
     /// At most so many requests at one server; the others wait in the balancer.
@@ -17,20 +17,24 @@ pub struct Contender {
 /// The name of the shortest queue with a bound: `bounded:1`, `bounded:auto`.
 const BOUNDED: &str = "bounded:";
 
-impl Contender {
+impl PolicyUnderTest {
     /// All policies, and the bounds that are worth a look.
-    pub fn all() -> Vec<Contender> {
-        let unbounded = |policy| Contender { policy, max_outstanding: None };
+    pub fn all() -> Vec<PolicyUnderTest> {
+        let unbounded = |policy| PolicyUnderTest { policy, max_outstanding: None };
         let bounds = [Limit::Fixed(1), Limit::Fixed(2), Limit::Auto];
-        bounds.map(Contender::bounded).into_iter().chain(PolicyKind::ALL.into_iter().map(unbounded)).collect()
+        bounds
+            .map(PolicyUnderTest::bounded)
+            .into_iter()
+            .chain(PolicyKind::ALL.into_iter().map(unbounded))
+            .collect()
     }
 
-    fn bounded(limit: Limit) -> Contender {
-        Contender { policy: PolicyKind::ShortestQueue, max_outstanding: Some(limit) }
+    fn bounded(limit: Limit) -> PolicyUnderTest {
+        PolicyUnderTest { policy: PolicyKind::ShortestQueue, max_outstanding: Some(limit) }
     }
 }
 
-impl std::fmt::Display for Contender {
+impl std::fmt::Display for PolicyUnderTest {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.max_outstanding {
             None => self.policy.fmt(f),
@@ -45,21 +49,23 @@ impl std::fmt::Display for Contender {
 pub struct UnknownContender(String);
 
 fn names() -> String {
-    Contender::all().iter().map(Contender::to_string).collect::<Vec<_>>().join(", ")
+    PolicyUnderTest::all().iter().map(PolicyUnderTest::to_string).collect::<Vec<_>>().join(", ")
 }
 
-impl FromStr for Contender {
+impl FromStr for PolicyUnderTest {
     type Err = UnknownContender;
     fn from_str(name: &str) -> Result<Self, UnknownContender> {
         let unknown = || UnknownContender(name.to_owned());
         match name.strip_prefix(BOUNDED) {
-            Some("auto") => Ok(Contender::bounded(Limit::Auto)),
+            Some("auto") => Ok(PolicyUnderTest::bounded(Limit::Auto)),
             Some(n) => {
                 let n =
                     n.parse().ok().filter(|n| (1..=u32::from(u16::MAX)).contains(n)).ok_or_else(unknown)?;
-                Ok(Contender::bounded(Limit::Fixed(n)))
+                Ok(PolicyUnderTest::bounded(Limit::Fixed(n)))
             }
-            None => Ok(Contender { policy: name.parse().map_err(|_| unknown())?, max_outstanding: None }),
+            None => {
+                Ok(PolicyUnderTest { policy: name.parse().map_err(|_| unknown())?, max_outstanding: None })
+            }
         }
     }
 }
@@ -70,12 +76,12 @@ mod tests {
 
     #[test]
     fn every_name_can_be_read_and_nonsense_is_told_the_names() {
-        for contender in Contender::all() {
+        for contender in PolicyUnderTest::all() {
             assert_eq!(contender.to_string().parse(), Ok(contender));
         }
-        assert_eq!("bounded:7".parse::<Contender>().unwrap().max_outstanding, Some(Limit::Fixed(7)));
+        assert_eq!("bounded:7".parse::<PolicyUnderTest>().unwrap().max_outstanding, Some(Limit::Fixed(7)));
         for text in ["", "bounded", "bounded:", "bounded:0", "bounded:-1", "bounded:70000", "fastest"] {
-            let error = text.parse::<Contender>().unwrap_err().to_string();
+            let error = text.parse::<PolicyUnderTest>().unwrap_err().to_string();
             assert!(error.contains("bounded:1") && error.contains("round_robin"), "{error}");
         }
     }

@@ -5,19 +5,20 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::addresses::Place;
-use super::contender::Contender;
+use super::contender::PolicyUnderTest;
 use super::links::DATAGRAM;
 use super::machine::End;
 use super::setup::{Setup, WAITING_MAX};
 use super::world::{Meaning, Pool};
 use crate::base::batch::{Rx, SocketId, Tx};
 use crate::base::time::Instant;
-use crate::pool::desired::Wanted;
+use crate::pool::desired::DesiredServer;
 use crate::pool::health::Rules;
 use crate::pool::select::Slot;
 use crate::role::Role;
 use crate::role::datagram::{
-    Affinity, Chance, Check, HealthCheck, ProxyProtocol, Relay, Settings, Sockets, Speaks, WorkerSockets,
+    Affinity, Chance, Check, DatagramRole, HealthCheck, Protocol, ProxyProtocol, Settings, Sockets,
+    WorkerSockets,
 };
 
 /// Ports towards the servers: all requests are of one client, which has one pair of port and server with each.
@@ -28,15 +29,21 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 pub(super) struct Datagram;
 
 impl Pool for Datagram {
-    type Balancer = Relay;
+    type Balancer = DatagramRole;
     type End = PlainServer;
 
     const FRONT: SocketId = SocketId(0);
 
-    fn balancer(setup: &Setup, contender: Contender, number: u32, seed: u64, now: Instant) -> Relay {
+    fn balancer(
+        setup: &Setup,
+        contender: PolicyUnderTest,
+        number: u32,
+        seed: u64,
+        now: Instant,
+    ) -> DatagramRole {
         let settings = Settings {
             name: "lab".into(),
-            protocol: Speaks::Datagram,
+            protocol: Protocol::Datagram,
             affinity: Affinity::None,
             workers: 1,
             servers_max: setup.servers_of_one(),
@@ -62,7 +69,8 @@ impl Pool for Datagram {
         let sockets = Sockets { fronts: 0..1, v4: 1..1 + PORTS, v6: 0..0, check_v4: None, check_v6: None };
         let addrs = (0..=PORTS).map(|socket| Place::Balancer(number, SocketId(socket)).into()).collect();
         let chance = Chance { secret: [seed as u8; 16], seed };
-        let (_, mut workers) = Relay::workers(settings, chance, &[WorkerSockets { sockets, addrs }], now);
+        let (_, mut workers) =
+            DatagramRole::workers(settings, chance, &[WorkerSockets { sockets, addrs }], now);
         workers.pop().expect("one worker")
     }
 
@@ -70,13 +78,13 @@ impl Pool for Datagram {
         PlainServer::default()
     }
 
-    fn take_servers(balancer: &mut Relay, now: Instant, servers: &[(SocketAddr, u16)]) {
-        let wanted = servers.iter().zip(0..).map(|(&(addr, weight), id)| Wanted { addr, id, weight });
+    fn take_servers(balancer: &mut DatagramRole, now: Instant, servers: &[(SocketAddr, u16)]) {
+        let wanted = servers.iter().zip(0..).map(|(&(addr, weight), id)| DesiredServer { addr, id, weight });
         balancer.shared().want(wanted.collect());
         balancer.take_servers(now);
     }
 
-    fn is_ready(balancer: &Relay, servers: usize) -> bool {
+    fn is_ready(balancer: &DatagramRole, servers: usize) -> bool {
         (0..servers).all(|slot| balancer.shared().tree().is_eligible(Slot::new(slot)))
     }
 
@@ -94,7 +102,7 @@ impl Pool for Datagram {
         }
     }
 
-    fn believed(balancer: &Relay, server: usize, _: &[u8]) -> u32 {
+    fn believed(balancer: &DatagramRole, server: usize, _: &[u8]) -> u32 {
         // Servers have taken the slots in their order.
         balancer.shared().tree().len(Slot::new(server))
     }

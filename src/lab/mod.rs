@@ -40,7 +40,7 @@ mod study;
 mod trace;
 mod world;
 
-pub use contender::{Contender, UnknownContender};
+pub use contender::{PolicyUnderTest, UnknownContender};
 pub use figures::{Figures, Quantiles};
 pub use ideal::{central_queue, exact_shortest_queue};
 pub use overload::{Overload, Survival};

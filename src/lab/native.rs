@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::addresses::Place;
-use super::contender::Contender;
+use super::contender::PolicyUnderTest;
 use super::links::DATAGRAM;
 use super::machine::End;
 use super::setup::{FORMAT, Setup, WAITING_MAX};
@@ -14,7 +14,7 @@ use crate::base::time::Instant;
 use crate::pool::autoscale;
 use crate::pool::health::Rules;
 use crate::pool::select::Slot;
-use crate::role::native::{self, BACK, Balancer, FRONT};
+use crate::role::native::{self, BACK, FRONT, NativeRole};
 use crate::role::server::{self, JobId, ServerRole, Work};
 use crate::wire::header::HEADER_LEN;
 use crate::wire::{Frame, Header, Kind, Mode, ServerOp, Status};
@@ -25,12 +25,18 @@ const PLACES: usize = 1 << 22;
 pub(super) struct Native;
 
 impl Pool for Native {
-    type Balancer = Balancer;
+    type Balancer = NativeRole;
     type End = ServerRole;
 
     const FRONT: SocketId = FRONT;
 
-    fn balancer(setup: &Setup, contender: Contender, number: u32, seed: u64, now: Instant) -> Balancer {
+    fn balancer(
+        setup: &Setup,
+        contender: PolicyUnderTest,
+        number: u32,
+        seed: u64,
+        now: Instant,
+    ) -> NativeRole {
         let never = Duration::from_secs(86_400);
         let settings = native::Settings {
             format: FORMAT,
@@ -60,7 +66,7 @@ impl Pool for Native {
             own: [FRONT, BACK].map(|socket| SocketAddr::from(Place::Balancer(number, socket))).to_vec(),
             seed,
         };
-        Balancer::workers(settings, now).pop().expect("one worker")
+        NativeRole::workers(settings, now).pop().expect("one worker")
     }
 
     fn end(setup: &Setup, balancer: u32, server: usize, weight: u16, seed: u64, now: Instant) -> ServerRole {
@@ -83,11 +89,11 @@ impl Pool for Native {
         role
     }
 
-    fn take_servers(_: &mut Balancer, _: Instant, _: &[(SocketAddr, u16)]) {
+    fn take_servers(_: &mut NativeRole, _: Instant, _: &[(SocketAddr, u16)]) {
         // They register by themselves.
     }
 
-    fn is_ready(balancer: &Balancer, servers: usize) -> bool {
+    fn is_ready(balancer: &NativeRole, servers: usize) -> bool {
         (0..servers).all(|slot| balancer.tree().is_eligible(Slot::new(slot)))
     }
 
@@ -120,7 +126,7 @@ impl Pool for Native {
         }
     }
 
-    fn believed(balancer: &Balancer, _: usize, bytes: &[u8]) -> u32 {
+    fn believed(balancer: &NativeRole, _: usize, bytes: &[u8]) -> u32 {
         let (header, _) = <Header as zerocopy::FromBytes>::ref_from_prefix(bytes).expect("a whole frame");
         balancer.tree().len(Slot::new(usize::from(header.slot.get())))
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::contender::Contender;
+use super::contender::PolicyUnderTest;
 use super::setup::Setup;
 use super::study::{in_parallel, play};
 use super::trace::{Phase, Trace};
@@ -67,7 +67,7 @@ impl Overload {
     pub fn run(
         &self,
         setup: &Setup,
-        contenders: &[Contender],
+        contenders: &[PolicyUnderTest],
         load: f64,
         seed: u64,
         threads: usize,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::contender::Contender;
+use super::contender::PolicyUnderTest;
 use super::datagram::Datagram;
 use super::figures::{Figures, Ledger, Quantiles};
 use super::ideal::{central_queue, exact_shortest_queue};
@@ -31,7 +31,7 @@ pub struct Study {
     /// Where.
     pub cases: Vec<Case>,
     /// Who takes part.
-    pub contenders: Vec<Contender>,
+    pub contenders: Vec<PolicyUnderTest>,
     /// Of the first repeat; the others have the next ones.
     pub seed: u64,
     /// How often, each time with another trace.
@@ -91,14 +91,19 @@ pub struct InCase {
 pub const EXACT: &str = "exact";
 
 /// One run of one contender. A seed gives the same figures, always.
-pub fn simulate(setup: &Setup, contender: Contender, trace: &Trace, seed: u64) -> Result<Figures, NotReady> {
+pub fn simulate(
+    setup: &Setup,
+    contender: PolicyUnderTest,
+    trace: &Trace,
+    seed: u64,
+) -> Result<Figures, NotReady> {
     Ok(play(setup, contender, trace, seed)?.figures())
 }
 
 /// The same; gives all that is known of each request.
 pub(super) fn play(
     setup: &Setup,
-    contender: Contender,
+    contender: PolicyUnderTest,
     trace: &Trace,
     seed: u64,
 ) -> Result<Ledger, NotReady> {
@@ -150,7 +155,8 @@ impl Study {
                 Ok(Run { figures, cpu: thread_time().saturating_sub(before) })
             })?);
         }
-        let names = std::iter::once(EXACT.to_owned()).chain(self.contenders.iter().map(Contender::to_string));
+        let names =
+            std::iter::once(EXACT.to_owned()).chain(self.contenders.iter().map(PolicyUnderTest::to_string));
         let compared = names.enumerate().map(|(index, name)| {
             let runs: Vec<&Run> = repeats.iter().map(|runs| &runs[index]).collect();
             let ratio = |of: usize| {

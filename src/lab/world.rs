@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::addresses::Place;
-use super::contender::Contender;
+use super::contender::PolicyUnderTest;
 use super::events::Events;
 use super::figures::Ledger;
 use super::lengths::Lengths;
@@ -47,7 +47,13 @@ pub(super) trait Pool {
     /// Where a balancer takes requests.
     const FRONT: SocketId;
 
-    fn balancer(setup: &Setup, contender: Contender, number: u32, seed: u64, now: Instant) -> Self::Balancer;
+    fn balancer(
+        setup: &Setup,
+        contender: PolicyUnderTest,
+        number: u32,
+        seed: u64,
+        now: Instant,
+    ) -> Self::Balancer;
     fn end(setup: &Setup, balancer: u32, server: usize, weight: u16, seed: u64, now: Instant) -> Self::End;
     /// Tells a balancer its servers with their weights, where they do not register.
     fn take_servers(balancer: &mut Self::Balancer, now: Instant, servers: &[(SocketAddr, u16)]);
@@ -188,7 +194,7 @@ impl<'a, P: Pool> World<'a, P> {
     /// A system in which all servers are registered, before the first request.
     pub fn new(
         setup: &'a Setup,
-        contender: Contender,
+        contender: PolicyUnderTest,
         trace: &'a Trace,
         seed: u64,
     ) -> Result<Self, NotReady> {
@@ -219,7 +225,7 @@ impl<'a, P: Pool> World<'a, P> {
     }
 
     /// Balancers, servers and clients, which begin at moments of their own within an interval: nobody's timers are in step.
-    fn people(&mut self, contender: Contender, rng: &mut Rng) {
+    fn people(&mut self, contender: PolicyUnderTest, rng: &mut Rng) {
         let interval = self.setup.staleness.as_nanos() as u64;
         for number in 0..self.setup.balancers as u32 {
             let at = self.now + Duration::from_nanos(rng.below(interval));

@@ -102,7 +102,7 @@ impl fmt::Display for Load {
 
 /// What requests are.
 #[derive(Clone, Debug)]
-pub enum Talk {
+pub enum ProtocolSpec {
     /// Frames of this project.
     Native {
         /// Of the deployment.
@@ -118,20 +118,20 @@ pub enum Talk {
     Raw(Payload),
 }
 
-impl Talk {
+impl ProtocolSpec {
     fn name(&self) -> &'static str {
         match self {
-            Talk::Native { .. } => "native",
-            Talk::Dns(_) => "dns",
-            Talk::Raw(_) => "raw",
+            ProtocolSpec::Native { .. } => "native",
+            ProtocolSpec::Dns(_) => "dns",
+            ProtocolSpec::Raw(_) => "raw",
         }
     }
 
     /// Bytes of a request as the operator counts them.
     fn payload_len(&self) -> usize {
         match self {
-            Talk::Native { payload, .. } | Talk::Raw(payload) => payload.len(),
-            Talk::Dns(queries) => queries.len_max(),
+            ProtocolSpec::Native { payload, .. } | ProtocolSpec::Raw(payload) => payload.len(),
+            ProtocolSpec::Dns(queries) => queries.len_max(),
         }
     }
 }
@@ -142,7 +142,7 @@ pub struct Job {
     /// Where the requests go.
     pub target: SocketAddr,
     /// What they are.
-    pub talk: Talk,
+    pub protocol: ProtocolSpec,
     /// When they leave.
     pub load: Load,
     /// Requests in flight at most. With a rate, those that have to wait for room are late.
@@ -213,8 +213,8 @@ impl Job {
             return Err(format!("--warmup {:?}: the trace is over after {last:?}", self.warmup));
         }
         let sizes = self.load.trace().and_then(Trace::payload_max).map(|max| max as usize);
-        match &self.talk {
-            Talk::Native { format, payload, .. } => {
+        match &self.protocol {
+            ProtocolSpec::Native { format, payload, .. } => {
                 let (max, size) = (format.payload_max(), format.size);
                 if payload.len() > max {
                     return Err(format!(
@@ -229,19 +229,21 @@ impl Job {
                 }
                 fixed_and_sized(payload, sizes)
             }
-            Talk::Dns(_) if sizes.is_some() => {
+            ProtocolSpec::Dns(_) if sizes.is_some() => {
                 Err("the trace gives sizes, but those of DNS queries follow from their names: leave them out"
                     .to_owned())
             }
-            Talk::Dns(_) => Ok(()),
-            Talk::Raw(payload) if payload.is_empty() || self.load.trace().is_some_and(Trace::has_empty) => {
+            ProtocolSpec::Dns(_) => Ok(()),
+            ProtocolSpec::Raw(payload)
+                if payload.is_empty() || self.load.trace().is_some_and(Trace::has_empty) =>
+            {
                 Err("a payload of 0 bytes: with --protocol raw a request is one byte at least".to_owned())
             }
-            Talk::Raw(payload) if payload.len_marked() > PAYLOAD_MAX => Err(format!(
+            ProtocolSpec::Raw(payload) if payload.len_marked() > PAYLOAD_MAX => Err(format!(
                 "--payload: {} bytes with each {{id}} as 16 digits; a datagram carries at most {PAYLOAD_MAX}",
                 payload.len_marked()
             )),
-            Talk::Raw(payload) => fixed_and_sized(payload, sizes),
+            ProtocolSpec::Raw(payload) => fixed_and_sized(payload, sizes),
         }
     }
 
@@ -292,9 +294,9 @@ impl Job {
         let from = crate::io::socket::any_port_towards(self.target);
         let socket = SocketOptions { fragments: len > WHOLE_MAX, ..SocketOptions::default() };
         let sockets = (0..share.part(self.clients as usize)).map(|_| bind(from, &socket));
-        let frames_per_datagram = match self.talk {
-            Talk::Native { frames_per_datagram, .. } => frames_per_datagram,
-            Talk::Dns(_) | Talk::Raw(_) => 1,
+        let frames_per_datagram = match self.protocol {
+            ProtocolSpec::Native { frames_per_datagram, .. } => frames_per_datagram,
+            ProtocolSpec::Dns(_) | ProtocolSpec::Raw(_) => 1,
         };
         let frames_max = (TURN_BYTES / len).clamp(64, TURN_REQUESTS);
         let options = IoOptions {
@@ -309,10 +311,10 @@ impl Job {
 
     fn request_len_max(&self) -> usize {
         let sizes = self.load.trace().and_then(Trace::payload_max).unwrap_or(0) as usize;
-        match &self.talk {
-            Talk::Native { format, .. } => format.size,
-            Talk::Dns(queries) => queries.len_max(),
-            Talk::Raw(payload) => payload.len_marked().max(sizes),
+        match &self.protocol {
+            ProtocolSpec::Native { format, .. } => format.size,
+            ProtocolSpec::Dns(queries) => queries.len_max(),
+            ProtocolSpec::Raw(payload) => payload.len_marked().max(sizes),
         }
     }
 
@@ -321,13 +323,13 @@ impl Job {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             started_at_s: started_at.duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64()),
             target: self.target.to_string(),
-            protocol: self.talk.name().to_owned(),
+            protocol: self.protocol.name().to_owned(),
             arrivals: self.load.to_string(),
             rate: self.load.rate().map_or(String::new(), Rate::to_string),
             threads: self.threads,
             clients: self.clients,
             window: self.window.map(|window| window as u64),
-            payload: self.talk.payload_len() as u64,
+            payload: self.protocol.payload_len() as u64,
             timeout_s: self.timeout.as_secs_f64(),
             warmup_s: self.warmup.as_secs_f64(),
             seed: self.seed,
@@ -417,16 +419,16 @@ impl Common<'_> {
         let clients = share.part(job.clients as usize) as u16;
         let sizes = job.load.trace().and_then(Trace::payload_max).unwrap_or(0) as usize;
         let drive = Drive { common: self, share, seed: seeds[1], io, progress, seconds };
-        match &job.talk {
-            Talk::Native { format, payload, .. } => {
+        match &job.protocol {
+            ProtocolSpec::Native { format, payload, .. } => {
                 let deadline_us = job.timeout.as_micros().min(u128::from(u32::MAX)) as u32;
                 let bytes = payload.bytes(sizes, &mut rng);
                 drive.drive(Native::new(*format, clients, &bytes, payload.len(), deadline_us, &mut rng))
             }
-            Talk::Dns(queries) => {
+            ProtocolSpec::Dns(queries) => {
                 drive.drive(Dns::new(job.target, clients, queries.clone(), share, &mut rng))
             }
-            Talk::Raw(payload) => {
+            ProtocolSpec::Raw(payload) => {
                 let bytes = payload.bytes(sizes, &mut rng);
                 match payload.marks() {
                     0 => drive.drive(Plain::new(job.target, clients, bytes, payload.len(), job.timeout)),

@@ -219,12 +219,12 @@ impl Search {
 
 /// The search for the limit, where it is to be found.
 #[derive(Debug, Default)]
-pub struct Auto(Option<Search>);
+pub struct AdaptiveLimit(Option<Search>);
 
-impl Auto {
+impl AdaptiveLimit {
     /// A search, if this asks for one.
     pub fn of(now: Instant, limit: Option<Limit>) -> Self {
-        let mut auto = Auto::default();
+        let mut auto = AdaptiveLimit::default();
         auto.set(now, limit);
         auto
     }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 /// A server that the pool shall have.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Wanted {
+pub struct DesiredServer {
     /// Where it is.
     pub addr: SocketAddr,
     /// Its id in logs and figures.

@@ -42,7 +42,7 @@ impl std::error::Error for Refused {}
 
 /// Whether an operator lets a server work.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Switch {
+pub enum AdminMode {
     /// It does.
     #[default]
     On,
@@ -54,20 +54,20 @@ pub enum Switch {
 
 /// What an operator has said of one server so far. It holds until the process ends, whatever the server does meanwhile.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Standing {
+pub struct AdminState {
     /// Whether it may work.
-    pub switch: Switch,
+    pub switch: AdminMode,
     /// Its share relative to others, in place of what the server or the configuration says.
     pub weight: Option<u16>,
 }
 
-impl Standing {
+impl AdminState {
     /// Notes an order.
     pub fn note(&mut self, order: Order) {
         match order {
-            Order::Drain => self.switch = Switch::Drained,
-            Order::Enable => self.switch = Switch::On,
-            Order::Disable => self.switch = Switch::Off,
+            Order::Drain => self.switch = AdminMode::Drained,
+            Order::Enable => self.switch = AdminMode::On,
+            Order::Disable => self.switch = AdminMode::Off,
             Order::Weight(weight) => self.weight = Some(weight),
         }
     }

@@ -6,9 +6,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::base::time::Instant;
-use crate::pool::departed::{Kept, Remembered};
+use crate::pool::departed::{Departed, PastRecord};
 use crate::pool::health::{Health, Limits, Rules, State};
-use crate::pool::order::{Order, Refused, Standing, Switch, WEIGHT_MAX};
+use crate::pool::order::{AdminMode, AdminState, Order, Refused, WEIGHT_MAX};
 use crate::pool::select::Slot;
 use crate::wire::message::Registration;
 use crate::wire::tag::Stamp;
@@ -41,7 +41,7 @@ pub struct Server {
     /// The frame that registered it, where frames are authenticated.
     pub stamp: Option<Stamp>,
     /// What an operator has said of it.
-    pub standing: Standing,
+    pub standing: AdminState,
     /// Whether it has said that it stops: it leaves when it has nothing more to do.
     pub is_stopping: bool,
     /// Since when it has been getting less than its share, if it does: it has just come up.
@@ -50,8 +50,8 @@ pub struct Server {
 
 impl Server {
     /// What shall be known of it when it comes back.
-    fn kept(&self) -> Kept {
-        Kept { standing: self.standing, record: self.health.record().clone() }
+    fn kept(&self) -> PastRecord {
+        PastRecord { standing: self.standing, record: self.health.record().clone() }
     }
 }
 
@@ -75,23 +75,23 @@ pub enum Admission {
 
 /// Servers by slot.
 #[derive(Debug)]
-pub struct Fleet {
+pub struct Registry {
     slots: Box<[Option<Server>]>,
     rules: Rules,
     /// By id, what is known of those that are away.
-    remembered: Remembered<u32>,
+    remembered: Departed<u32>,
 }
 
 /// So many servers that are away are remembered for each slot.
 const REMEMBERED_PER_SLOT: usize = 4;
 
-impl Fleet {
+impl Registry {
     /// Room for `servers_max` servers, judged by these rules.
     pub fn new(servers_max: usize, rules: Rules) -> Self {
-        Fleet {
+        Registry {
             slots: (0..servers_max).map(|_| None).collect(),
             rules,
-            remembered: Remembered::new(servers_max * REMEMBERED_PER_SLOT),
+            remembered: Departed::new(servers_max * REMEMBERED_PER_SLOT),
         }
     }
 
@@ -171,11 +171,12 @@ impl Fleet {
         if let Some(old) = old.as_mut().filter(|old| old.instance != instance) {
             old.health.crash(now, &old.limits);
         }
-        let Kept { standing, record } = old.as_ref().map_or_else(|| self.remembered.take(&id), Server::kept);
+        let PastRecord { standing, record } =
+            old.as_ref().map_or_else(|| self.remembered.take(&id), Server::kept);
         let state = match standing.switch {
-            Switch::On => State::Joining,
-            Switch::Drained => State::Draining,
-            Switch::Off => State::Disabled,
+            AdminMode::On => State::Joining,
+            AdminMode::Drained => State::Draining,
+            AdminMode::Off => State::Disabled,
         };
         self.slots[slot.index()] = Some(Server {
             id,
@@ -198,12 +199,12 @@ impl Fleet {
     }
 
     /// What is known of servers that are away, by id.
-    pub fn away(&self) -> &[(u32, Kept)] {
+    pub fn away(&self) -> &[(u32, PastRecord)] {
         self.remembered.entries()
     }
 
     /// Takes over what another process knew of servers that are away.
-    pub fn remember(&mut self, away: &[(u32, Kept)]) {
+    pub fn remember(&mut self, away: &[(u32, PastRecord)]) {
         away.iter().for_each(|(id, kept)| self.remembered.keep(*id, kept.clone()));
     }
 
@@ -256,40 +257,40 @@ mod tests {
 
     #[test]
     fn the_same_registration_twice_is_one_server() {
-        let mut fleet = Fleet::new(2, Rules::default());
-        assert_eq!(fleet.admit(NOW, addr(1), 7, 1, 5, None, &registration(3)), NEW_IN_0);
+        let mut registry = Registry::new(2, Rules::default());
+        assert_eq!(registry.admit(NOW, addr(1), 7, 1, 5, None, &registration(3)), NEW_IN_0);
         assert_eq!(
-            fleet.admit(NOW, addr(1), 7, 1, 5, None, &registration(3)),
+            registry.admit(NOW, addr(1), 7, 1, 5, None, &registration(3)),
             Admission::Known(Slot::new(0))
         );
-        assert_eq!(fleet.iter().count(), 1);
-        assert_eq!((fleet.slot_of(3), fleet.slot_of(4)), (Some(Slot::new(0)), None));
+        assert_eq!(registry.iter().count(), 1);
+        assert_eq!((registry.slot_of(3), registry.slot_of(4)), (Some(Slot::new(0)), None));
     }
 
     #[test]
     fn a_second_server_cannot_take_the_id_of_a_live_one_but_can_of_a_silent_one() {
-        let mut fleet = Fleet::new(2, Rules::default());
-        fleet.admit(NOW, addr(1), 7, 1, 5, None, &registration(3));
-        assert_eq!(fleet.admit(NOW, addr(2), 8, 1, 5, None, &registration(3)), Admission::IdTaken);
+        let mut registry = Registry::new(2, Rules::default());
+        registry.admit(NOW, addr(1), 7, 1, 5, None, &registration(3));
+        assert_eq!(registry.admit(NOW, addr(2), 8, 1, 5, None, &registration(3)), Admission::IdTaken);
         let later = NOW + Duration::from_millis(101);
-        assert_eq!(fleet.admit(later, addr(2), 8, 1, 5, None, &registration(3)), NEW_IN_0);
-        assert_eq!(fleet.get(Slot::new(0)).unwrap().addr, addr(2));
+        assert_eq!(registry.admit(later, addr(2), 8, 1, 5, None, &registration(3)), NEW_IN_0);
+        assert_eq!(registry.get(Slot::new(0)).unwrap().addr, addr(2));
     }
 
     #[test]
     fn a_restart_on_the_same_address_replaces_at_once() {
-        let mut fleet = Fleet::new(2, Rules::default());
-        fleet.admit(NOW, addr(1), 7, 1, 5, None, &registration(3));
-        assert_eq!(fleet.admit(NOW, addr(1), 8, 9, 5, None, &registration(3)), NEW_IN_0);
-        assert_eq!(fleet.get(Slot::new(0)).unwrap().epoch, 9);
+        let mut registry = Registry::new(2, Rules::default());
+        registry.admit(NOW, addr(1), 7, 1, 5, None, &registration(3));
+        assert_eq!(registry.admit(NOW, addr(1), 8, 9, 5, None, &registration(3)), NEW_IN_0);
+        assert_eq!(registry.get(Slot::new(0)).unwrap().epoch, 9);
     }
 
     #[test]
     fn full_is_full_until_somebody_leaves() {
-        let mut fleet = Fleet::new(1, Rules::default());
-        fleet.admit(NOW, addr(1), 7, 1, 5, None, &registration(3));
-        assert_eq!(fleet.admit(NOW, addr(2), 8, 1, 5, None, &registration(4)), Admission::Full);
-        assert_eq!(fleet.remove(Slot::new(0)).unwrap().id, 3);
-        assert_eq!(fleet.admit(NOW, addr(2), 8, 1, 5, None, &registration(4)), NEW_IN_0);
+        let mut registry = Registry::new(1, Rules::default());
+        registry.admit(NOW, addr(1), 7, 1, 5, None, &registration(3));
+        assert_eq!(registry.admit(NOW, addr(2), 8, 1, 5, None, &registration(4)), Admission::Full);
+        assert_eq!(registry.remove(Slot::new(0)).unwrap().id, 3);
+        assert_eq!(registry.admit(NOW, addr(2), 8, 1, 5, None, &registration(4)), NEW_IN_0);
     }
 }

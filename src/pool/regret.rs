@@ -10,17 +10,17 @@ const ONE_IN: u64 = 64;
 
 /// Of one worker.
 #[derive(Debug)]
-pub struct Decisions {
+pub struct RegretSampler {
     now: Instant,
     /// Choices until the next one that is looked at.
     left: u64,
     rng: Rng,
 }
 
-impl Decisions {
+impl RegretSampler {
     /// `seed` decides which are looked at.
     pub fn new(seed: u64) -> Self {
-        Decisions { now: Instant::ZERO, left: ONE_IN, rng: Rng::new(seed) }
+        RegretSampler { now: Instant::ZERO, left: ONE_IN, rng: Rng::new(seed) }
     }
 
     /// The choices that follow are made now.
@@ -66,7 +66,7 @@ mod tests {
             let tree = Tree::new(4, u32::MAX);
             (0..4).for_each(|slot| tree.set(Slot::new(slot), LeafState::Eligible, 840));
             let (mut chooser, stats) = (Chooser::new(kind, 7), DecisionStats::default());
-            let mut decisions = Decisions::new(9);
+            let mut decisions = RegretSampler::new(9);
             let mut held = std::collections::VecDeque::new();
             for n in 0..64_000 {
                 decisions.begin(Instant::from_nanos(10_000_000 + n));
@@ -91,7 +91,7 @@ mod tests {
     fn who_was_never_heard_of_has_no_age() {
         let tree = Tree::new(1, u32::MAX);
         tree.set(Slot::new(0), LeafState::Eligible, 1);
-        let (mut decisions, stats) = (Decisions::new(1), DecisionStats::default());
+        let (mut decisions, stats) = (RegretSampler::new(1), DecisionStats::default());
         for _ in 0..64 {
             let slot = tree.reserve(&mut Rng::new(1)).unwrap().slot;
             decisions.note(&tree, slot, || Instant::ZERO, &stats);

@@ -157,7 +157,7 @@ impl Figure {
 
 /// The servers of a pool, as far as they are measured.
 #[derive(Debug)]
-pub struct Delays {
+pub struct Slowness {
     figures: Box<[Figure]>,
     /// Of a look: what requests take, and how many were measured.
     ranks: Vec<(f64, f64)>,
@@ -165,11 +165,11 @@ pub struct Delays {
     is_on: bool,
 }
 
-impl Delays {
+impl Slowness {
     /// Of so many slots; off.
     pub fn new(slots: usize) -> Self {
         let ranks = Vec::with_capacity(slots);
-        Delays { figures: vec![Figure::NONE; slots].into(), ranks, looked: Instant::ZERO, is_on: false }
+        Slowness { figures: vec![Figure::NONE; slots].into(), ranks, looked: Instant::ZERO, is_on: false }
     }
 
     /// Measures from now on, or takes all servers for equally fast. What was known is forgotten if that changes.
@@ -270,7 +270,7 @@ impl Figure {
 /// Looks at what was measured at each slot, if it is time; whether leaves have to be written anew. `served` gives a worker's
 /// measurements at a slot, `identity` says which server has it, if one has.
 pub fn look<'a>(
-    delays: &mut Delays,
+    delays: &mut Slowness,
     now: Instant,
     workers: usize,
     served: impl Fn(usize, Slot) -> &'a Served,
@@ -288,7 +288,7 @@ pub fn look<'a>(
 }
 
 /// Measures if this policy asks for it; `served` gives the primary's gauges of a slot.
-pub fn choose<'a>(delays: &mut Delays, policy: PolicyKind, served: impl Fn(Slot) -> &'a Served) {
+pub fn choose<'a>(delays: &mut Slowness, policy: PolicyKind, served: impl Fn(Slot) -> &'a Served) {
     let is_on = policy == PolicyKind::ShortestDelay;
     delays.set_on(is_on);
     if !is_on {

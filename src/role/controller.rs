@@ -1,4 +1,4 @@
-//! The controller: takes the balancer's orders for its [`Crew`]. Starts nothing itself.
+//! The controller: takes the balancer's orders for its [`Replicas`]. Starts nothing itself.
 //!
 //! Orders of the balancer are idempotent (grow names the number of servers there shall be, shrink names
 //! the server) and acknowledged; a repeated order gets the same answer and has no second effect. An order
@@ -11,7 +11,7 @@ use crate::base::drop_reason::{DropCounters, DropReason};
 use crate::base::rng::Rng;
 use crate::base::time::Instant;
 use crate::role::{Role, send_from_slot};
-use crate::supervise::servers::{Crew, Outcome};
+use crate::supervise::servers::{Outcome, Replicas};
 use crate::wire::{CookieKey, Frame, FrameFormat, Header, Kind, Opener, RequestOp, Sealer, Status};
 
 /// The only socket of a controller.
@@ -33,7 +33,7 @@ pub struct Settings {
 /// A controller's state machine.
 pub struct ControllerRole {
     settings: Settings,
-    crew: Crew,
+    replicas: Replicas,
     nonces: CookieKey,
     sealer: Option<Sealer>,
     opener: Option<Opener>,
@@ -44,13 +44,13 @@ pub struct ControllerRole {
 
 impl ControllerRole {
     /// A controller of these servers.
-    pub fn new(settings: Settings, crew: Crew) -> Self {
+    pub fn new(settings: Settings, replicas: Replicas) -> Self {
         let mut rng = Rng::new(settings.seed);
         let mut key = [0; 16];
         key[..8].copy_from_slice(&rng.next_u64().to_le_bytes());
         key[8..].copy_from_slice(&rng.next_u64().to_le_bytes());
         ControllerRole {
-            crew,
+            replicas,
             nonces: CookieKey::new(key),
             sealer: settings.key.as_ref().map(|key| Sealer::new(key, rng.next_u64())),
             opener: settings.key.as_ref().map(Opener::new),
@@ -61,13 +61,13 @@ impl ControllerRole {
     }
 
     /// The servers.
-    pub fn crew(&self) -> &Crew {
-        &self.crew
+    pub fn replicas(&self) -> &Replicas {
+        &self.replicas
     }
 
     /// The servers, to be told what became of them.
-    pub fn crew_mut(&mut self) -> &mut Crew {
-        &mut self.crew
+    pub fn crew_mut(&mut self) -> &mut Replicas {
+        &mut self.replicas
     }
 
     /// Frames dropped, by reason.
@@ -123,8 +123,8 @@ impl ControllerRole {
         let target = header.report.get();
         let why = format!("load {:.2}", f64::from(header.seq.get()) / 1000.0);
         let outcome = match op {
-            RequestOp::Grow => self.crew.grow(target, &why),
-            _ => self.crew.shrink(now, target, &why),
+            RequestOp::Grow => self.replicas.grow(target, &why),
+            _ => self.replicas.shrink(now, target, &why),
         };
         let status = match outcome {
             Outcome::Done => Status::Ok,
@@ -159,11 +159,11 @@ impl Role for ControllerRole {
     }
 
     fn on_timeout(&mut self, now: Instant, _tx: &mut Tx) {
-        self.crew.on_timeout(now);
+        self.replicas.on_timeout(now);
     }
 
     fn next_deadline(&self) -> Option<Instant> {
-        self.crew.next_deadline()
+        self.replicas.next_deadline()
     }
 }
 

@@ -1,6 +1,6 @@
 //! The servers of a datagram pool that a controller runs: how many there shall be by what the balancer shows of the pool,
 //! and which of them the balancer shall send to. Has no frames: whoever drives it brings what the balancer shows, and takes
-//! [`Keeper::wanted`] there.
+//! [`PoolScaler::wanted`] there.
 //!
 //! A server is made known when it listens, and left out before it is stopped: until then it finishes what it has.
 //! Without a word of the balancer everything stays as it is.
@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use crate::base::time::Instant;
 use crate::pool::autoscale::{Decision, Policy, Sample, Scaler};
-use crate::pool::desired::Wanted;
+use crate::pool::desired::DesiredServer;
 use crate::pool::health::State;
-use crate::supervise::servers::{Crew, Place};
+use crate::supervise::servers::{Replica, Replicas};
 
 /// A server that does not seem to listen is made known after this time all the same: the balancer will find out.
 const LISTEN_PATIENCE: Duration = Duration::from_secs(10);
@@ -45,49 +45,52 @@ pub struct Look {
 
 /// Keeps the servers of one pool.
 #[derive(Debug)]
-pub struct Keeper {
-    crew: Crew,
+pub struct PoolScaler {
+    replicas: Replicas,
     scaler: Scaler,
     address: IpAddr,
 }
 
-impl Keeper {
+impl PoolScaler {
     /// Keeps these servers, which listen on this address.
-    pub fn new(crew: Crew, policy: Policy, address: IpAddr) -> Self {
-        Keeper { crew, scaler: Scaler::new(policy), address }
+    pub fn new(replicas: Replicas, policy: Policy, address: IpAddr) -> Self {
+        PoolScaler { replicas, scaler: Scaler::new(policy), address }
     }
 
     /// The servers.
-    pub fn crew(&self) -> &Crew {
-        &self.crew
+    pub fn replicas(&self) -> &Replicas {
+        &self.replicas
     }
 
     /// The servers, to be told what became of them.
-    pub fn crew_mut(&mut self) -> &mut Crew {
-        &mut self.crew
+    pub fn crew_mut(&mut self) -> &mut Replicas {
+        &mut self.replicas
     }
 
     /// The servers that the balancer shall send to now. `listens` says whether somebody listens on a port.
-    pub fn wanted(&self, now: Instant, listens: impl Fn(u16) -> bool) -> Vec<Wanted> {
-        let ready = |&(Place { port, .. }, since): &(Place, Instant)| {
+    pub fn wanted(&self, now: Instant, listens: impl Fn(u16) -> bool) -> Vec<DesiredServer> {
+        let ready = |&(Replica { port, .. }, since): &(Replica, Instant)| {
             listens(port) || now.since(since) >= LISTEN_PATIENCE
         };
-        let wanted =
-            |(Place { id, port, .. }, _)| Wanted { addr: SocketAddr::new(self.address, port), id, weight: 1 };
-        self.crew.running().filter(ready).map(wanted).collect()
+        let wanted = |(Replica { id, port, .. }, _)| DesiredServer {
+            addr: SocketAddr::new(self.address, port),
+            id,
+            weight: 1,
+        };
+        self.replicas.running().filter(ready).map(wanted).collect()
     }
 
     /// Looks at what the balancer shows; `None` if it does not answer.
     pub fn observe(&mut self, now: Instant, look: Option<&Look>) {
-        let leaving: Vec<u32> = self.crew.leaving().collect();
+        let leaving: Vec<u32> = self.replicas.leaving().collect();
         for id in leaving {
             let has_left = match look {
                 Some(look) => !look.told.contains(&id) && look.servers.iter().all(|seen| seen.id != id),
                 // Nobody is there who could send to it, and this is no time to wait for one.
-                None => self.crew.is_shutting_down(),
+                None => self.replicas.is_shutting_down(),
             };
             if has_left {
-                self.crew.on_left(now, id);
+                self.replicas.on_left(now, id);
             }
         }
         let Some(look) = look else { return };
@@ -96,11 +99,11 @@ impl Keeper {
         let why = self.scaler.outlook().why.to_string();
         match decision {
             Decision::Hold => {}
-            Decision::Grow { target, .. } => drop(self.crew.grow(target, &why)),
+            Decision::Grow { target, .. } => drop(self.replicas.grow(target, &why)),
             Decision::Shrink { target, .. } => {
                 for _ in target..sample.up {
-                    let Some(id) = self.crew.newest() else { return };
-                    self.crew.shrink(now, id, &why);
+                    let Some(id) = self.replicas.newest() else { return };
+                    self.replicas.shrink(now, id, &why);
                 }
             }
         }
@@ -110,7 +113,7 @@ impl Keeper {
     fn sample(&self, look: &Look) -> Sample {
         let Look { waiting, shed, arrived, .. } = *look;
         let mut sample = Sample { outstanding: waiting, shed, arrived, ..Sample::default() };
-        for (Place { id, .. }, _) in self.crew.running() {
+        for (Replica { id, .. }, _) in self.replicas.running() {
             match look.servers.iter().find(|seen| seen.id == id).map(|seen| (seen.state, seen.queue)) {
                 Some((State::Up, queue)) => {
                     sample.up += 1;
@@ -146,7 +149,7 @@ mod tests {
 
     /// A keeper whose processes start and stop at once, before a balancer that does what it is told.
     struct Bench {
-        keeper: Keeper,
+        keeper: PoolScaler,
         now: Instant,
         /// What the balancer was told last.
         told: Vec<u32>,
@@ -165,10 +168,10 @@ mod tests {
                 ports: 5_310..5_330,
                 leave: Some(30 * SECOND),
             };
-            let mut crew = Crew::new(bounds);
+            let mut replicas = Replicas::new(bounds);
             let now = Instant::from_nanos(1_000_000_000);
-            crew.begin(now);
-            let keeper = Keeper::new(crew, POLICY, "127.0.0.1".parse().unwrap());
+            replicas.begin(now);
+            let keeper = PoolScaler::new(replicas, POLICY, "127.0.0.1".parse().unwrap());
             let mut bench = Bench { keeper, now, told: vec![], draining: vec![], stopped: vec![] };
             bench.act();
             bench
@@ -251,10 +254,10 @@ mod tests {
         for _ in 0..20 {
             bench.step(20, |_| State::Up);
         }
-        while bench.keeper.crew().leaving().next().is_none() {
+        while bench.keeper.replicas().leaving().next().is_none() {
             bench.step(0, |_| State::Up);
         }
-        let id = bench.keeper.crew().leaving().next().unwrap();
+        let id = bench.keeper.replicas().leaving().next().unwrap();
         // A balancer that was restarted knows nobody, and was told the old set before.
         let look = Look { told: vec![0, id], ..Look::default() };
         bench.keeper.observe(bench.now, Some(&look));
@@ -280,7 +283,7 @@ mod tests {
             bench.keeper.observe(bench.now, Some(&look));
         }
         assert_eq!(
-            (bench.keeper.crew().wanted() as usize, bench.keeper.crew().leaving().count()),
+            (bench.keeper.replicas().wanted() as usize, bench.keeper.replicas().leaving().count()),
             (told.len(), 0)
         );
     }
@@ -304,7 +307,7 @@ mod tests {
             let look = Look { told: bench.told.clone(), ..Look::default() };
             bench.keeper.observe(bench.now, Some(&look));
         }
-        assert_eq!((bench.keeper.crew().wanted() as usize, bench.stopped.len()), (many, 0));
+        assert_eq!((bench.keeper.replicas().wanted() as usize, bench.stopped.len()), (many, 0));
     }
 
     #[test]
@@ -316,7 +319,7 @@ mod tests {
             let own = Seen { id: 0, state: State::Up, queue: 1 };
             let look = Look { servers: vec![own, stranger], told: vec![0], ..Look::default() };
             bench.keeper.observe(bench.now, Some(&look));
-            assert_eq!(bench.keeper.crew().wanted(), 1, "look {n}");
+            assert_eq!(bench.keeper.replicas().wanted(), 1, "look {n}");
         }
         for n in 0..40 {
             bench.now += 250 * MS;
@@ -324,7 +327,7 @@ mod tests {
             let look = Look { servers: vec![own], shed: n * 10, told: vec![0], ..Look::default() };
             bench.keeper.observe(bench.now, Some(&look));
         }
-        assert!(bench.keeper.crew().wanted() > 1);
+        assert!(bench.keeper.replicas().wanted() > 1);
     }
 
     #[test]
@@ -332,7 +335,7 @@ mod tests {
         let bench = Bench::new();
         let (now, keeper) = (bench.now, &bench.keeper);
         assert_eq!(keeper.wanted(now, |_| false), []);
-        let wanted = Wanted { addr: "127.0.0.1:5310".parse().unwrap(), id: 0, weight: 1 };
+        let wanted = DesiredServer { addr: "127.0.0.1:5310".parse().unwrap(), id: 0, weight: 1 };
         assert_eq!(keeper.wanted(now, |port| port == 5_310), std::slice::from_ref(&wanted));
         assert_eq!(keeper.wanted(now + LISTEN_PATIENCE, |_| false), [wanted]);
     }
@@ -347,6 +350,6 @@ mod tests {
         bench.keeper.observe(bench.now, None);
         bench.act();
         assert_eq!(bench.stopped, [0]);
-        assert!(bench.keeper.crew().is_empty());
+        assert!(bench.keeper.replicas().is_empty());
     }
 }

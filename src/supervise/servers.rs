@@ -1,5 +1,5 @@
 //! The servers that a controller runs: which there shall be, where, and when one is started again. Pure: says what is to
-//! be done ([`Crew::poll_action`]) and is told what happened; starts nothing itself.
+//! be done ([`Replicas::poll_action`]) and is told what happened; starts nothing itself.
 //!
 //! ```text
 //!            started                        retire                 left, or patience over
@@ -45,7 +45,7 @@ pub struct Bounds {
 /// What is to be done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Start a server, then call [`Crew::on_started`] or [`Crew::on_start_failed`].
+    /// Start a server, then call [`Replicas::on_started`] or [`Replicas::on_start_failed`].
     Start {
         /// Its id.
         id: u32,
@@ -125,7 +125,7 @@ impl Child {
 
 /// A server as others may know it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct Replica {
     /// Its id.
     pub id: u32,
     /// Its port.
@@ -136,7 +136,7 @@ pub struct Place {
 
 /// The servers.
 #[derive(Debug)]
-pub struct Crew {
+pub struct Replicas {
     bounds: Bounds,
     children: BTreeMap<u32, Child>,
     actions: VecDeque<Action>,
@@ -144,10 +144,10 @@ pub struct Crew {
     shutting_down: bool,
 }
 
-impl Crew {
-    /// No servers yet: [`Crew::adopt`] those that run, then [`Crew::begin`].
+impl Replicas {
+    /// No servers yet: [`Replicas::adopt`] those that run, then [`Replicas::begin`].
     pub fn new(bounds: Bounds) -> Self {
-        Crew {
+        Replicas {
             next_port: bounds.ports.start,
             bounds,
             children: BTreeMap::new(),
@@ -157,7 +157,7 @@ impl Crew {
     }
 
     /// Takes over a server that somebody else has started; false if its id or its port is taken.
-    pub fn adopt(&mut self, now: Instant, Place { id, port, ends }: Place) -> bool {
+    pub fn adopt(&mut self, now: Instant, Replica { id, port, ends }: Replica) -> bool {
         if self.children.iter().any(|(&other, child)| other == id || child.port == port) {
             return false;
         }
@@ -203,20 +203,20 @@ impl Crew {
     }
 
     /// All servers, those that wait for their start or end included.
-    pub fn places(&self) -> impl Iterator<Item = Place> + '_ {
-        let place = |(&id, child): (&u32, &Child)| Place { id, port: child.port, ends: child.ends() };
+    pub fn places(&self) -> impl Iterator<Item = Replica> + '_ {
+        let place = |(&id, child): (&u32, &Child)| Replica { id, port: child.port, ends: child.ends() };
         self.children.iter().map(place)
     }
 
     /// The servers that run and shall go on, each with the time since which it does.
-    pub fn running(&self) -> impl Iterator<Item = (Place, Instant)> + '_ {
+    pub fn running(&self) -> impl Iterator<Item = (Replica, Instant)> + '_ {
         self.children.iter().filter_map(|(&id, child)| match child.phase {
-            Phase::Running { since } => Some((Place { id, port: child.port, ends: false }, since)),
+            Phase::Running { since } => Some((Replica { id, port: child.port, ends: false }, since)),
             _ => None,
         })
     }
 
-    /// The servers that are left out and wait for [`Crew::on_left`].
+    /// The servers that are left out and wait for [`Replicas::on_left`].
     pub fn leaving(&self) -> impl Iterator<Item = u32> + '_ {
         let is_leaving = |child: &Child| matches!(child.phase, Phase::Leaving { .. });
         self.children.iter().filter(move |(_, child)| is_leaving(child)).map(|(&id, _)| id)
@@ -345,7 +345,7 @@ impl Crew {
         }
     }
 
-    /// When [`Crew::on_timeout`] has something to do.
+    /// When [`Replicas::on_timeout`] has something to do.
     pub fn next_deadline(&self) -> Option<Instant> {
         let due = |child: &Child| match child.phase {
             Phase::Waiting { until } | Phase::Leaving { until } => Some(until),

@@ -9,7 +9,7 @@ use lbd::base::time::Instant;
 use lbd::pool::health::Rules;
 use lbd::pool::{autoscale, select};
 use lbd::role::Role;
-use lbd::role::native::{self, Balancer};
+use lbd::role::native::{self, NativeRole};
 use lbd::role::server::{self, ServerRole, Work};
 use lbd::wire::{FrameFormat, ReplyPath};
 
@@ -116,7 +116,7 @@ pub fn client(n: u16) -> SocketAddr {
 
 /// A balancer with so many servers, all of them up.
 pub struct Pool {
-    pub balancer: End<Balancer>,
+    pub balancer: End<NativeRole>,
     pub servers: Vec<End<ServerRole>>,
     pub now: Instant,
 }
@@ -156,7 +156,7 @@ impl Pool {
             own: vec![front(), back()],
             seed: 1,
         };
-        let balancer = End::new(Balancer::workers(settings, now).remove(0), &[front(), back()]);
+        let balancer = End::new(NativeRole::workers(settings, now).remove(0), &[front(), back()]);
         let server = |id: usize| {
             let settings = server::Settings {
                 format: FORMAT,

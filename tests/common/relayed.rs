@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use lbd::base::batch::{Received, Rx, SocketId, Tx};
 use lbd::base::time::Instant;
-use lbd::pool::desired::Wanted;
+use lbd::pool::desired::DesiredServer;
 use lbd::pool::health::Rules;
 use lbd::pool::select::PolicyKind;
 use lbd::role::Role;
 use lbd::role::datagram::{
-    Affinity, Chance, Check, HealthCheck, ProxyProtocol, Relay, Settings, Sockets, Speaks, WorkerSockets,
+    Affinity, Chance, Check, DatagramRole, HealthCheck, Protocol, ProxyProtocol, Settings, Sockets,
+    WorkerSockets,
 };
 
 const SERVERS: u16 = 16;
@@ -22,7 +23,7 @@ const SLOT_SIZE: usize = 64;
 /// QR, where DNS has it: servers set it, whatever they are asked.
 const QR: u8 = 0x80;
 
-pub fn settings(protocol: Speaks, affinity: Affinity) -> Settings {
+pub fn settings(protocol: Protocol, affinity: Affinity) -> Settings {
     Settings {
         name: "pool".into(),
         protocol,
@@ -56,7 +57,7 @@ fn server(n: u16) -> SocketAddr {
 
 /// A worker, what arrives in this turn, and what will in the next.
 pub struct Relayed {
-    pub relay: Relay,
+    pub relay: DatagramRole,
     now: Instant,
     turn: u64,
     rx: Rx,
@@ -72,8 +73,8 @@ impl Relayed {
         let addrs = (0..=PORTS).map(|n| SocketAddr::from(([192, 0, 2, 1], 5_000 + n))).collect();
         let chance = Chance { secret: [7; 16], seed: 1 };
         let (shared, mut workers) =
-            Relay::workers(settings, chance, &[WorkerSockets { sockets, addrs }], now);
-        let wanted = |n: u16| Wanted { addr: server(n), id: n.into(), weight: 1 };
+            DatagramRole::workers(settings, chance, &[WorkerSockets { sockets, addrs }], now);
+        let wanted = |n: u16| DesiredServer { addr: server(n), id: n.into(), weight: 1 };
         shared.want((0..SERVERS).map(wanted).collect());
         let rx = || Rx::new(4 * ASKED, SLOT_SIZE);
         let tx = Tx::new(16 * ASKED, 1 << 16, 1);

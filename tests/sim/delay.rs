@@ -39,7 +39,7 @@ fn share_of_the_slow_one(world: &mut World) -> f64 {
 
 /// How much slower server 0 is believed to be.
 fn slowness(world: &World) -> f64 {
-    let slot: Slot = world.primary().fleet().expect("the primary").slot_of(0).expect("it is up");
+    let slot: Slot = world.primary().registry().expect("the primary").slot_of(0).expect("it is up");
     world.stats[0].servers[slot.index()].served.slowness.get() as f64 / f64::from(lbd::pool::select::AS_FAST)
 }
 

@@ -31,15 +31,15 @@ fn set_up(world: &mut World, down: Down, is_up: bool) {
 }
 
 fn slot(world: &World) -> Option<Slot> {
-    world.primary().fleet().unwrap().slot_of(FLAPPING)
+    world.primary().registry().unwrap().slot_of(FLAPPING)
 }
 
 fn state(world: &World) -> Option<State> {
-    Some(world.primary().fleet().unwrap().get(slot(world)?)?.health.state())
+    Some(world.primary().registry().unwrap().get(slot(world)?)?.health.state())
 }
 
 fn failures(world: &World) -> u32 {
-    let fleet = world.primary().fleet().unwrap();
+    let fleet = world.primary().registry().unwrap();
     slot(world).map_or(0, |slot| fleet.get(slot).unwrap().health.record().failures())
 }
 

@@ -205,7 +205,7 @@ fn servers_die_and_return_and_nothing_is_left_over() {
         world.check_at_rest();
         let back = world.run_until(Duration::from_secs(20), |w| w.up().len() == 4);
         assert!(back, "seed {seed}: up are {:?}", world.up());
-        for (_, server) in world.primary().fleet().unwrap().iter() {
+        for (_, server) in world.primary().registry().unwrap().iter() {
             let (failures, deaths) = (server.health.record().failures(), deaths[server.id as usize]);
             assert!(failures <= deaths, "seed {seed}: {failures} failures of {}, {deaths} deaths", server.id);
         }
@@ -520,7 +520,7 @@ fn direct_replies_are_spread_by_the_shortest_queue() {
 
 /// The servers' registrations, and how often one has joined.
 fn registrations(world: &World) -> (Vec<(u32, u32)>, usize) {
-    let fleet = world.primary().fleet().expect("the primary");
+    let fleet = world.primary().registry().expect("the primary");
     let joined = world.events.iter().filter(|(_, event)| matches!(event, Event::Joined { .. })).count();
     (fleet.iter().map(|(_, server)| (server.id, server.epoch)).collect(), joined)
 }

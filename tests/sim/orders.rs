@@ -16,7 +16,7 @@ fn order(world: &mut World, id: u32, order: Order) -> Result<(), Refused> {
 }
 
 fn state(world: &World, id: u32) -> Option<State> {
-    let fleet = world.primary().fleet().unwrap();
+    let fleet = world.primary().registry().unwrap();
     Some(fleet.get(fleet.slot_of(id)?)?.health.state())
 }
 
@@ -102,7 +102,7 @@ fn what_was_ordered_holds_when_a_server_restarts() {
                 }
                 world.run(Duration::from_secs(1));
                 assert_eq!(state(&world, 1), Some(expected), "seed {seed}, away for {away:?}");
-                let mut weights = world.primary().fleet().unwrap().iter().map(|(_, s)| (s.id, s.weight));
+                let mut weights = world.primary().registry().unwrap().iter().map(|(_, s)| (s.id, s.weight));
                 assert!(weights.any(|s| s == (0, 7)), "seed {seed}, away for {away:?}");
                 assert!(world.up().contains(&0));
             }

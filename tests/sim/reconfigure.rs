@@ -72,7 +72,7 @@ fn each_setting_counts_for_every_worker() {
         world.kill_server(1);
         world.run(Duration::from_millis(500));
         let state =
-            world.primary().fleet().unwrap().iter().find(|(_, s)| s.id == 1).unwrap().1.health.state();
+            world.primary().registry().unwrap().iter().find(|(_, s)| s.id == 1).unwrap().1.health.state();
         assert_eq!(state, lbd::pool::health::State::Suspect, "seed {seed}: it is given more time");
         world.frozen.insert(0);
         let now = world.now();

@@ -17,9 +17,9 @@ use lbd::pool::waiting::Limit;
 use lbd::role::Role;
 use lbd::role::client::{self, ClientRole, Ending, Outcome};
 use lbd::role::controller::{self, ControllerRole};
-use lbd::role::native::{self, Balancer, Part};
+use lbd::role::native::{self, NativeRole, Part};
 use lbd::role::server::{self, ServerRole, Work};
-use lbd::supervise::servers::{Action, Bounds, Crew};
+use lbd::supervise::servers::{Action, Bounds, Replicas};
 use lbd::wire::{FrameFormat, Mode, ReplyPath};
 
 pub const INTERVAL: Duration = Duration::from_millis(10);
@@ -105,7 +105,7 @@ pub struct World {
     pub seed: u64,
     pub net: SimNet,
     /// The balancer's workers, the primary first; none while it is dead.
-    pub balancer: Vec<Node<Balancer>>,
+    pub balancer: Vec<Node<NativeRole>>,
     pub workers: usize,
     pub reply_path: ReplyPath,
     pub stats: Vec<Arc<PoolStats>>,
@@ -198,7 +198,7 @@ impl World {
 
     pub fn start_balancer(&mut self, policy: PolicyKind) {
         let settings = self.balancer_settings(policy);
-        let workers = Balancer::workers(settings, self.now());
+        let workers = NativeRole::workers(settings, self.now());
         self.stats = workers.iter().map(|role| Arc::clone(role.stats())).collect();
         let attach = |w| self.net.attach(&[front_of(w), back_of(w)], &options()).unwrap();
         self.balancer =
@@ -232,7 +232,7 @@ impl World {
     }
 
     /// The primary worker's role.
-    pub fn primary(&self) -> &Balancer {
+    pub fn primary(&self) -> &NativeRole {
         &self.balancer.first().expect("it runs").role
     }
 
@@ -247,7 +247,7 @@ impl World {
     pub fn hand_over(&mut self, bytes: &[u8]) {
         let settings = self.balancer_settings(PolicyKind::ShortestQueue);
         let parts: Vec<Part> = postcard::from_bytes(bytes).unwrap();
-        let workers = Balancer::workers_from(settings, parts, self.now()).unwrap();
+        let workers = NativeRole::workers_from(settings, parts, self.now()).unwrap();
         self.stats.extend(workers.iter().map(|role| Arc::clone(role.stats())));
         for (node, role) in self.balancer.iter_mut().zip(workers) {
             node.role = role;
@@ -314,10 +314,10 @@ impl World {
             seed: self.next_seed(),
         };
         let bounds = Bounds { count, min: 1, max: 8, start_id: 0, ports: 50_000..50_100, leave: None };
-        let mut crew = Crew::new(bounds);
-        crew.begin(self.now());
+        let mut replicas = Replicas::new(bounds);
+        replicas.begin(self.now());
         let io = self.net.attach(&[controller_addr()], &options()).unwrap();
-        self.controller = Some(Node { role: ControllerRole::new(settings, crew), io });
+        self.controller = Some(Node { role: ControllerRole::new(settings, replicas), io });
     }
 
     /// Lets the world go on for so long.
@@ -410,7 +410,7 @@ impl World {
     pub fn up(&self) -> Vec<u32> {
         let Some(node) = self.balancer.first() else { return vec![] };
         let up = |s: &lbd::pool::registry::Server| s.health.state() == lbd::pool::health::State::Up;
-        node.role.fleet().expect("the primary").iter().filter(|(_, s)| up(s)).map(|(_, s)| s.id).collect()
+        node.role.registry().expect("the primary").iter().filter(|(_, s)| up(s)).map(|(_, s)| s.id).collect()
     }
 
     /// The sum of all counts in the selection tree.
@@ -463,7 +463,7 @@ impl World {
     /// The capacity of the tree's slots, for tests that look at one server.
     pub fn len_of(&self, id: u32) -> u32 {
         let primary = self.primary();
-        let slot = primary.fleet().expect("the primary").slot_of(id);
+        let slot = primary.registry().expect("the primary").slot_of(id);
         slot.map_or(0, |slot: Slot| primary.tree().len(slot))
     }
 }

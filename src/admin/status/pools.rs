@@ -15,7 +15,7 @@ use super::{Decisions, Percentiles, Scaling, micros};
 use crate::base::drop_reason::DropCounters;
 use crate::base::time::Instant;
 use crate::pool::select::Slot;
-use crate::pool::stats::{Counter, LatencySnapshot, RelayServerStats, RelayStats};
+use crate::pool::stats::{Counter, DatagramServerStats, DatagramStats, LatencySnapshot};
 use crate::role::datagram::Shared;
 
 /// A datagram pool at one moment. Totals are since the start; rates and recent latencies are of the last moment.
@@ -193,10 +193,10 @@ impl PoolSampler {
             }));
         }
         servers.sort_by_key(|s| s.id);
-        let total = |counter: fn(&RelayStats) -> &Counter| -> u64 {
+        let total = |counter: fn(&DatagramStats) -> &Counter| -> u64 {
             pool.stats.iter().map(|stats| counter(stats).get()).sum()
         };
-        let by_reason = |counters: fn(&RelayStats) -> &DropCounters| {
+        let by_reason = |counters: fn(&DatagramStats) -> &DropCounters| {
             let mut drops = BTreeMap::new();
             for (reason, n) in pool.stats.iter().flat_map(|stats| counters(stats).nonzero()) {
                 *drops.entry(reason.name().to_owned()).or_default() += n;
@@ -242,15 +242,15 @@ impl PoolSampler {
     }
 }
 
-impl RelayStats {
+impl DatagramStats {
     fn decision_source(&self) -> Source<'_> {
-        let RelayStats { decisions, waiting, waited, waiting_delay, .. } = self;
+        let DatagramStats { decisions, waiting, waited, waiting_delay, .. } = self;
         Source { decisions, waiting, waited, waiting_delay }
     }
 }
 
 /// A counter of a slot at all workers together.
-fn sum(pool: &Shared, slot: usize, counter: fn(&RelayServerStats) -> &Counter) -> u64 {
+fn sum(pool: &Shared, slot: usize, counter: fn(&DatagramServerStats) -> &Counter) -> u64 {
     pool.stats.iter().map(|stats| counter(&stats.servers[slot]).get()).sum()
 }
 

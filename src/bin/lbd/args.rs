@@ -291,7 +291,7 @@ pub struct Ping {
     pub timeout: Duration,
     /// What is spoken; default: what the configuration says of that address, or native
     #[arg(long, value_name = "WHAT")]
-    pub protocol: Option<Speech>,
+    pub protocol: Option<Protocol>,
     /// Native and raw: a text to send, or bytes as in hex:0a0b; default "ping"
     #[arg(long, value_name = "TEXT")]
     pub payload: Option<String>,
@@ -305,7 +305,7 @@ pub struct Ping {
 
 /// What `lbd ping` speaks.
 #[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Speech {
+pub enum Protocol {
     /// lbd's own frames
     Native,
     /// DNS queries
@@ -314,12 +314,12 @@ pub enum Speech {
     Raw,
 }
 
-impl Speech {
+impl Protocol {
     pub const fn name(self) -> &'static str {
         match self {
-            Speech::Native => "native",
-            Speech::Dns => "dns",
-            Speech::Raw => "raw",
+            Protocol::Native => "native",
+            Protocol::Dns => "dns",
+            Protocol::Raw => "raw",
         }
     }
 }

@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use lbd::admin::status::Sampler;
 use lbd::base::time::Clock;
 use lbd::config::Config;
-use lbd::daemon::handover::{Listener, SocketSet, Wish};
+use lbd::daemon::handover::{Listener, Requester, SocketSet};
 use lbd::daemon::instance::{Instance, Ready, Takeover, service, takeover_path};
 use lbd::daemon::successor::Successor;
 use lbd::os::logging;
@@ -72,7 +72,7 @@ pub fn run(args: &Balancer) -> Result<()> {
 fn inherited(args: &Balancer, path: &Path) -> Result<(Option<Takeover>, SocketSet)> {
     if args.sockets_by_stdin {
         let stream = UnixStream::from(std::io::stdin().as_fd().try_clone_to_owned()?);
-        let sockets = Wish::pushed(stream, PATIENCE).context("no sockets came by standard input")?;
+        let sockets = Requester::pushed(stream, PATIENCE).context("no sockets came by standard input")?;
         // What was waited for with a time-out is now read until its end, however long that takes.
         SockRef::from(&std::io::stdin()).set_read_timeout(None)?;
         return Ok((None, sockets));

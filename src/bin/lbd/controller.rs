@@ -7,14 +7,14 @@ use lbd::base::rng::entropy;
 use lbd::base::time::Clock;
 use lbd::config::{Config, DatagramPool, PoolRun};
 use lbd::daemon::controller::{Ledger, Plan, ServerCommand, Supervisor, Upstream};
-use lbd::daemon::supervised_balancer::{self, Kept};
+use lbd::daemon::supervised_balancer::{self, SupervisedBalancer};
 use lbd::io::socket::{SocketOptions, bind};
 use lbd::io::{BackEnd, IoChoice};
 use lbd::os::logging;
 use lbd::os::{self, signals::Stop};
 use lbd::role::controller::{ControllerRole, Settings};
-use lbd::supervise::pool::Keeper;
-use lbd::supervise::servers::{Bounds, Crew};
+use lbd::supervise::pool::PoolScaler;
+use lbd::supervise::servers::{Bounds, Replicas};
 
 use crate::args::{Common, Controller};
 use crate::command::{own_command, say, server_command};
@@ -43,7 +43,7 @@ pub fn run(args: &Controller) -> Result<()> {
     os::notify::ready();
     let (mut stopping, mut done) = (false, false);
     while !done && !stop.is_asked_twice() {
-        let due = balancer.as_ref().and_then(Kept::due);
+        let due = balancer.as_ref().and_then(SupervisedBalancer::due);
         supervisor.turn(due.map_or(TURN, |due| due.saturating_duration_since(Instant::now()).min(TURN)))?;
         if let Some(balancer) = &mut balancer {
             look_after(balancer, common);
@@ -65,11 +65,13 @@ pub fn run(args: &Controller) -> Result<()> {
 }
 
 /// The balancer that runs already, or a new one.
-fn start_balancer(config: &Config, common: &Common) -> Result<Kept> {
+fn start_balancer(config: &Config, common: &Common) -> Result<SupervisedBalancer> {
     let words = own_command("balancer", config)?;
-    let (mut kept, what) = match Kept::adopt(config, words.clone()) {
+    let (mut kept, what) = match SupervisedBalancer::adopt(config, words.clone()) {
         Some(kept) => (kept, "runs already"),
-        None => (Kept::start(config, words, false).context("cannot start the balancer")?, "started"),
+        None => {
+            (SupervisedBalancer::start(config, words, false).context("cannot start the balancer")?, "started")
+        }
     };
     let pid = kept.process().id();
     tracing::info!(pid, "the balancer {what}");
@@ -78,7 +80,7 @@ fn start_balancer(config: &Config, common: &Common) -> Result<Kept> {
 }
 
 /// A balancer that ended unasked is started again.
-fn look_after(balancer: &mut Kept, common: &Common) {
+fn look_after(balancer: &mut SupervisedBalancer, common: &Common) {
     while let Some(event) = balancer.supervise() {
         let text = match event {
             supervised_balancer::Event::Ended(exit, pause) => {
@@ -147,16 +149,16 @@ fn native(config: &Config, servers: &[String], count: u32) -> (ControllerRole, S
     let words = run.command.clone().unwrap_or_else(|| servers.to_vec());
     let ip = config.balancer_for_servers().ip();
     let command = ServerCommand { words, config: config_path(config), ip };
-    (ControllerRole::new(settings, Crew::new(bounds)), command)
+    (ControllerRole::new(settings, Replicas::new(bounds)), command)
 }
 
 /// The servers of a datagram pool.
-fn pool_crew(config: &Config, pool: &DatagramPool, of_pool: &PoolRun) -> (String, Keeper, ServerCommand) {
+fn pool_crew(config: &Config, pool: &DatagramPool, of_pool: &PoolRun) -> (String, PoolScaler, ServerCommand) {
     let PoolRun { address, run } = of_pool;
-    let crew = Crew::new(run.bounds(Some(LEAVE_PATIENCE)));
+    let replicas = Replicas::new(run.bounds(Some(LEAVE_PATIENCE)));
     let words = run.command.clone().unwrap_or_default();
     let command = ServerCommand { words, config: config_path(config), ip: *address };
-    (pool.settings.name.clone(), Keeper::new(crew, run.scale, *address), command)
+    (pool.settings.name.clone(), PoolScaler::new(replicas, run.scale, *address), command)
 }
 
 /// What `{config}` stands for.

@@ -11,7 +11,7 @@ use lbd::admin::status::Status;
 use lbd::config::Config;
 use lbd::daemon::client::Summary;
 use lbd::daemon::controller::Supervisor;
-use lbd::daemon::supervised_balancer::{self, Kept};
+use lbd::daemon::supervised_balancer::{self, SupervisedBalancer};
 use lbd::io::BackEnd;
 use lbd::os::notify;
 use lbd::os::process::Process;
@@ -87,7 +87,7 @@ pub fn run(args: &Up) -> Result<bool> {
 
 /// The balancer, which prints its figures.
 struct Balancer {
-    kept: Kept,
+    kept: SupervisedBalancer,
     status: Arc<Mutex<Status>>,
     reader: Option<JoinHandle<()>>,
 }
@@ -96,7 +96,7 @@ impl Balancer {
     fn start(config: &Config) -> Result<Balancer> {
         let mut words = command::own_command("balancer", config)?;
         words.extend(["--status-every", "250ms", "--until-stdin-ends"].map(str::to_owned));
-        let mut kept = Kept::start(config, words, true).context("cannot start the balancer")?;
+        let mut kept = SupervisedBalancer::start(config, words, true).context("cannot start the balancer")?;
         info!(pid = kept.process().id(), "balancer started");
         let stdout = kept.process().take_stdout();
         let mut balancer = Balancer { kept, status: Arc::default(), reader: None };

@@ -67,7 +67,7 @@ pub struct Args {
     pub target: Option<SocketAddr>,
     /// What to send: frames of lbd, DNS queries, or the payload as it is
     #[arg(long, value_name = "NAME", default_value = "native", help_heading = REQUESTS)]
-    pub protocol: ProtocolName,
+    pub protocol: Protocol,
     /// What a request carries: so many random bytes (default: 16), text:..., hex:..., or file:...
     ///
     /// With --protocol raw this is the whole datagram. With {id} in it, each request has 16 hexadecimal digits there that no other one has;
@@ -152,7 +152,7 @@ report, or say with --fail-if how many are too many.";
 
 /// What requests are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum ProtocolName {
+pub enum Protocol {
     /// Frames of lbd.
     Native,
     /// DNS queries.

@@ -8,10 +8,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use lbd::base::rng::entropy;
 use lbd::config::Config;
-use lbd::load::{Arrivals, Job, Load, Payload, Queries, Rate, Talk, Trace};
+use lbd::load::{Arrivals, Job, Load, Payload, ProtocolSpec, Queries, Rate, Trace};
 use lbd::wire::FrameFormat;
 
-use crate::args::{Args, ProtocolName, Ramp, Steps};
+use crate::args::{Args, Protocol, Ramp, Steps};
 
 const DURATION: Duration = Duration::from_secs(10);
 const WARMUP: Duration = Duration::from_secs(1);
@@ -53,7 +53,7 @@ fn checked(job: Job) -> Result<Job> {
 fn template(args: &Args, target: Option<SocketAddr>) -> Result<Job> {
     let config = Config::load_or_default(args.config.as_deref())?;
     if target.is_none() {
-        let is_native = args.protocol == ProtocolName::Native;
+        let is_native = args.protocol == Protocol::Native;
         ensure!(is_native, "--protocol {}: give --target", name(args.protocol));
         config.require_native("loadgen, or give --target")?;
     }
@@ -64,7 +64,7 @@ fn template(args: &Args, target: Option<SocketAddr>) -> Result<Job> {
     };
     Ok(Job {
         target: target.unwrap_or(config.balancer_for_clients()),
-        talk: talk(args, &config)?,
+        protocol: protocol(args, &config)?,
         load: Load::Closed,
         window: args.window.map(|window| window as usize),
         timeout: args.timeout,
@@ -89,11 +89,11 @@ fn load(args: &Args, job: &Job) -> Result<Load> {
     }
 }
 
-fn name(protocol: ProtocolName) -> &'static str {
+fn name(protocol: Protocol) -> &'static str {
     match protocol {
-        ProtocolName::Native => "native",
-        ProtocolName::Dns => "dns",
-        ProtocolName::Raw => "raw",
+        Protocol::Native => "native",
+        Protocol::Dns => "dns",
+        Protocol::Raw => "raw",
     }
 }
 
@@ -114,7 +114,7 @@ fn trace(file: &Path) -> Result<Load> {
 }
 
 /// What requests are; options of another protocol are a mistake.
-fn talk(args: &Args, config: &Config) -> Result<Talk> {
+fn protocol(args: &Args, config: &Config) -> Result<ProtocolSpec> {
     let for_native =
         [("--frame", args.frame.is_some()), ("--frames-per-datagram", args.frames_per_datagram.is_some())];
     let for_dns = [
@@ -125,26 +125,26 @@ fn talk(args: &Args, config: &Config) -> Result<Talk> {
     ];
     let payload = [("--payload", args.payload.is_some())];
     let foreign: &[&[(&str, bool)]] = match args.protocol {
-        ProtocolName::Native => &[&for_dns],
-        ProtocolName::Dns => &[&for_native, &payload],
-        ProtocolName::Raw => &[&for_native, &for_dns],
+        Protocol::Native => &[&for_dns],
+        Protocol::Dns => &[&for_native, &payload],
+        Protocol::Raw => &[&for_native, &for_dns],
     };
     if let Some((option, _)) = foreign.iter().copied().flatten().find(|(_, given)| *given) {
         bail!("{option} does not go with --protocol {}", name(args.protocol));
     }
     let payload = args.payload.clone().unwrap_or(Payload::Random(PAYLOAD));
     Ok(match args.protocol {
-        ProtocolName::Native => {
+        Protocol::Native => {
             let format = args.frame.map_or(config.native().format, FrameFormat::plain);
             let frames_per_datagram = match (args.frames_per_datagram, args.frame) {
                 (Some(frames), _) => usize::from(frames),
                 (None, Some(_)) => format.frames_per_datagram(),
                 (None, None) => config.native().frames_per_datagram,
             };
-            Talk::Native { format, frames_per_datagram, payload }
+            ProtocolSpec::Native { format, frames_per_datagram, payload }
         }
-        ProtocolName::Dns => Talk::Dns(queries(args)?),
-        ProtocolName::Raw => Talk::Raw(payload),
+        Protocol::Dns => ProtocolSpec::Dns(queries(args)?),
+        Protocol::Raw => ProtocolSpec::Raw(payload),
     })
 }
 

@@ -66,7 +66,7 @@ fn the_smallest_pools_have_the_defaults() {
     let datagram = one(pool(json!({"workers": 2})));
     let settings = Settings {
         name: "pool-1".to_owned(),
-        protocol: Speaks::Datagram,
+        protocol: Protocol::Datagram,
         affinity: Affinity::None,
         workers: 2,
         servers_max: 16,
@@ -113,7 +113,7 @@ fn the_smallest_pools_have_the_defaults() {
     assert_eq!(datagram, expected);
     let check = Check::Dns { name: vec![0], kind: 2 };
     let health = HealthCheck { check, ..expected.settings.health.clone() };
-    let settings = Settings { protocol: Speaks::Dns, health, ..expected.settings.clone() };
+    let settings = Settings { protocol: Protocol::Dns, health, ..expected.settings.clone() };
     let dns = one(dns(json!({"workers": 2})));
     let expected = DatagramPool { settings, ports: 32, tcp_connections: 1_024, ..expected };
     assert_eq!(dns, expected);

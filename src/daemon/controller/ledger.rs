@@ -12,7 +12,7 @@ use tracing::warn;
 use crate::os::lock::Lock;
 use crate::os::process::{Identity, Process};
 use crate::os::state_dir;
-use crate::supervise::servers::Place;
+use crate::supervise::servers::Replica;
 
 /// The form of the file; another one is not read.
 const VERSION: u32 = 1;
@@ -88,7 +88,7 @@ impl Ledger {
     }
 
     /// Notes which servers of a pool there are.
-    pub fn keep(&mut self, pool: &str, places: impl Iterator<Item = Place>) {
+    pub fn keep(&mut self, pool: &str, places: impl Iterator<Item = Replica>) {
         let mut before: BTreeMap<u32, Record> = BTreeMap::new();
         self.servers.retain(|(of, id), record| {
             let stays = of != pool;
@@ -97,7 +97,7 @@ impl Ledger {
             }
             stays
         });
-        for Place { id, port, ends } in places {
+        for Replica { id, port, ends } in places {
             let record = before.remove(&id).unwrap_or_else(|| Record {
                 pool: pool.to_owned(),
                 id,
@@ -170,8 +170,8 @@ mod tests {
 
     const KEY: &str = "controller.port";
 
-    fn place(id: u32, ends: bool) -> Place {
-        Place { id, port: 50_000 + id as u16, ends }
+    fn place(id: u32, ends: bool) -> Replica {
+        Replica { id, port: 50_000 + id as u16, ends }
     }
 
     fn identity(pid: u32) -> Option<Identity> {

@@ -18,8 +18,8 @@ use crate::base::time::{Clock, Instant, earliest};
 use crate::io::DatagramIo;
 use crate::role::Role;
 use crate::role::controller::ControllerRole;
-use crate::supervise::pool::Keeper;
-use crate::supervise::servers::Crew;
+use crate::supervise::pool::PoolScaler;
+use crate::supervise::servers::Replicas;
 use runner::Runner;
 
 /// What a controller runs.
@@ -28,7 +28,7 @@ pub struct Plan {
     /// Servers for lbd's own frames.
     pub native: Option<(ControllerRole, ServerCommand)>,
     /// Servers of datagram pools, by the pool's name.
-    pub pools: Vec<(String, Keeper, ServerCommand)>,
+    pub pools: Vec<(String, PoolScaler, ServerCommand)>,
     /// The balancer of those pools.
     pub upstream: Option<Upstream>,
 }
@@ -36,7 +36,7 @@ pub struct Plan {
 /// A controller with its servers.
 pub struct Supervisor<I> {
     native: Option<(ControllerRole, Runner)>,
-    pools: Vec<(Keeper, Runner)>,
+    pools: Vec<(PoolScaler, Runner)>,
     upstream: Option<Upstream>,
     io: I,
     clock: Clock,
@@ -53,9 +53,9 @@ impl<I: DatagramIo> Supervisor<I> {
     pub fn new(plan: Plan, io: I, clock: Clock, mut ledger: Ledger) -> Self {
         let now = clock.now();
         let mut left = ledger.take();
-        let mut begin = |pool: &str, crew: &mut Crew, command: ServerCommand| {
+        let mut begin = |pool: &str, replicas: &mut Replicas, command: ServerCommand| {
             let mut runner = Runner::new(pool, command);
-            runner.begin(now, crew, &mut left, &mut ledger);
+            runner.begin(now, replicas, &mut left, &mut ledger);
             runner
         };
         let native = plan.native.map(|(mut role, command)| {
@@ -82,7 +82,7 @@ impl<I: DatagramIo> Supervisor<I> {
         let now = self.clock.now();
         self.carry_out(now);
         let of_native = self.native.as_ref().and_then(|(role, _)| role.next_deadline());
-        let of_pools = self.pools.iter().map(|(keeper, _)| keeper.crew().next_deadline());
+        let of_pools = self.pools.iter().map(|(keeper, _)| keeper.replicas().next_deadline());
         let due = of_pools.fold(of_native, earliest);
         self.io.wait(earliest(due, Some(now + patience.min(LOOK_EVERY))))?;
         self.io.receive()?;
@@ -101,14 +101,14 @@ impl<I: DatagramIo> Supervisor<I> {
     /// Stops every server; go on with turns until [`Supervisor::is_empty`].
     pub fn shut_down(&mut self) {
         let now = self.clock.now();
-        self.crews(|crew, _, _| crew.shut_down(now));
+        self.crews(|replicas, _, _| replicas.shut_down(now));
         self.carry_out(now);
     }
 
     /// Whether no server is left.
     pub fn is_empty(&self) -> bool {
-        self.native.iter().all(|(role, _)| role.crew().is_empty())
-            && self.pools.iter().all(|(keeper, _)| keeper.crew().is_empty())
+        self.native.iter().all(|(role, _)| role.replicas().is_empty())
+            && self.pools.iter().all(|(keeper, _)| keeper.replicas().is_empty())
     }
 
     /// Ends what is left, without a drain.
@@ -140,14 +140,14 @@ impl<I: DatagramIo> Supervisor<I> {
 
     fn carry_out(&mut self, now: Instant) {
         let mut events = vec![];
-        self.crews(|crew, runner, ledger| {
-            runner.turn(now, crew, ledger);
+        self.crews(|replicas, runner, ledger| {
+            runner.turn(now, replicas, ledger);
             events.append(&mut runner.take_events());
         });
         self.events.append(&mut events);
     }
 
-    fn crews(&mut self, mut act: impl FnMut(&mut Crew, &mut Runner, &mut Ledger)) {
+    fn crews(&mut self, mut act: impl FnMut(&mut Replicas, &mut Runner, &mut Ledger)) {
         if let Some((role, runner)) = &mut self.native {
             act(role.crew_mut(), runner, &mut self.ledger);
         }

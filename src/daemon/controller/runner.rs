@@ -9,7 +9,7 @@ use tracing::{info, warn};
 use super::ledger::{Ledger, Record};
 use crate::base::time::Instant;
 use crate::os::process::{INSTANCE_VARIABLE, Process};
-use crate::supervise::servers::{Action, Crew, Place, StartFailure};
+use crate::supervise::servers::{Action, Replica, Replicas, StartFailure};
 
 /// How a server is started: a program and its arguments, in which `{id}`, `{port}` and `{config}` are filled in.
 #[derive(Clone, Debug)]
@@ -65,12 +65,18 @@ impl Runner {
     }
 
     /// Takes over what the last controller has left of this pool, then begins.
-    pub fn begin(&mut self, now: Instant, crew: &mut Crew, left: &mut Vec<Record>, ledger: &mut Ledger) {
+    pub fn begin(
+        &mut self,
+        now: Instant,
+        replicas: &mut Replicas,
+        left: &mut Vec<Record>,
+        ledger: &mut Ledger,
+    ) {
         let mine: Vec<Record> = left.extract_if(.., |record| record.pool == self.pool).collect();
         let mut adopted = vec![];
         for record in mine {
             let Record { id, port, ends, .. } = record;
-            if !crew.adopt(now, Place { id, port, ends }) {
+            if !replicas.adopt(now, Replica { id, port, ends }) {
                 continue;
             }
             match record.find() {
@@ -79,27 +85,27 @@ impl Runner {
                     adopted.push((id, record.instance, process.identity()));
                     self.servers.insert(id, process);
                 }
-                None => crew.on_exited(now, id, "while there was no controller"),
+                None => replicas.on_exited(now, id, "while there was no controller"),
             }
         }
-        crew.begin(now);
-        ledger.keep(&self.pool, crew.places());
+        replicas.begin(now);
+        ledger.keep(&self.pool, replicas.places());
         for (id, instance, process) in adopted {
             ledger.note(&self.pool, id, &instance, process);
         }
     }
 
     /// Notices who has ended, and does what there is to do.
-    pub fn turn(&mut self, now: Instant, crew: &mut Crew, ledger: &mut Ledger) {
+    pub fn turn(&mut self, now: Instant, replicas: &mut Replicas, ledger: &mut Ledger) {
         self.servers.retain(|&id, server| {
             let Some(exit) = server.poll_exit() else { return true };
-            crew.on_exited(now, id, &exit.to_string());
+            replicas.on_exited(now, id, &exit.to_string());
             false
         });
-        ledger.keep(&self.pool, crew.places());
-        while let Some(action) = crew.poll_action() {
+        ledger.keep(&self.pool, replicas.places());
+        while let Some(action) = replicas.poll_action() {
             match action {
-                Action::Start { id, port } => self.start(now, id, port, crew, ledger),
+                Action::Start { id, port } => self.start(now, id, port, replicas, ledger),
                 Action::Stop { id } => {
                     info!(pool = self.shown_pool(), server = id, "stopping");
                     self.with_server(id, Process::terminate);
@@ -146,14 +152,14 @@ impl Runner {
         }
     }
 
-    fn start(&mut self, now: Instant, id: u32, port: u16, crew: &mut Crew, ledger: &mut Ledger) {
+    fn start(&mut self, now: Instant, id: u32, port: u16, replicas: &mut Replicas, ledger: &mut Ledger) {
         let pool = &self.pool;
         if !self.command.port_is_free(port) {
             warn!(pool = self.shown_pool(), server = id, port, "the port is in use: trying the next one");
-            return crew.on_start_failed(now, id, StartFailure::PortInUse);
+            return replicas.on_start_failed(now, id, StartFailure::PortInUse);
         }
         let instance = format!("{:032x}", rand::random::<u128>());
-        ledger.keep(pool, crew.places());
+        ledger.keep(pool, replicas.places());
         ledger.note(pool, id, &instance, None);
         ledger.save();
         match Process::start(&mut self.command.command(id, port, &instance)) {
@@ -163,7 +169,7 @@ impl Runner {
                 info!(pool = self.shown_pool(), server = id, port, pid = process.id(), "started");
                 self.servers.insert(id, process);
                 self.last_failure.clear();
-                crew.on_started(now, id);
+                replicas.on_started(now, id);
             }
             Err(error) => {
                 ledger.note(pool, id, "", None);
@@ -174,7 +180,7 @@ impl Runner {
                     self.tell(text);
                     self.last_failure = why;
                 }
-                crew.on_start_failed(now, id, StartFailure::Other);
+                replicas.on_start_failed(now, id, StartFailure::Other);
             }
         }
     }

@@ -16,7 +16,7 @@ use crate::admin::status::{PoolStatus, Status};
 use crate::admin::{Client, find_token};
 use crate::base::drop_reason::DropReason;
 use crate::config::Admin;
-use crate::pool::desired::Wanted;
+use crate::pool::desired::DesiredServer;
 use crate::pool::health::State;
 use crate::supervise::pool::{Look, Seen};
 
@@ -25,7 +25,7 @@ const ASK_EVERY: Duration = Duration::from_millis(250);
 /// What was seen so long ago says nothing about the present.
 const OUTDATED: Duration = Duration::from_secs(1);
 
-type Sets = BTreeMap<String, Vec<Wanted>>;
+type Sets = BTreeMap<String, Vec<DesiredServer>>;
 
 /// What the balancer showed at one moment.
 #[derive(Debug)]
@@ -77,7 +77,7 @@ impl Upstream {
     }
 
     /// Says which servers of a pool there are.
-    pub fn tell(&self, pool: &str, set: Vec<Wanted>) {
+    pub fn tell(&self, pool: &str, set: Vec<DesiredServer>) {
         let mut board = self.shared.board.lock().expect("no panic while it is held");
         if board.sets.get(pool) != Some(&set) {
             board.sets.insert(pool.to_owned(), set);
@@ -110,7 +110,7 @@ impl Drop for Upstream {
     }
 }
 
-fn look(pool: &PoolStatus, told: &[Wanted]) -> Look {
+fn look(pool: &PoolStatus, told: &[DesiredServer]) -> Look {
     let seen = pool.servers.iter().filter_map(|server| {
         let state = State::ALL.into_iter().find(|state| state.name() == server.state)?;
         Some(Seen { id: server.id, state, queue: server.queue })
@@ -193,9 +193,9 @@ impl Asker {
     }
 
     /// Whether the balancer shows each server of a set as one that it may send to.
-    fn is_shown(&self, pool: &str, set: &[Wanted]) -> bool {
+    fn is_shown(&self, pool: &str, set: &[DesiredServer]) -> bool {
         let shown = self.last.as_ref().and_then(|last| last.pools.iter().find(|shown| shown.name == pool));
-        let is_there = |wanted: &Wanted, pool: &PoolStatus| {
+        let is_there = |wanted: &DesiredServer, pool: &PoolStatus| {
             let addr = wanted.addr.to_string();
             pool.servers.iter().any(|server| {
                 server.id == wanted.id && server.addr == addr && server.state != State::Draining.name()

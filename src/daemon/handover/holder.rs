@@ -10,12 +10,12 @@ use super::{Error, Label, Purpose};
 
 /// A conversation with a process that wants sockets. Each step waits so long at most. After an error of any
 /// step the sockets are still this process's: it goes on as before, resuming what it has paused.
-pub struct Offer {
+pub struct Holder {
     channel: Channel,
     purpose: Purpose,
 }
 
-impl Offer {
+impl Holder {
     /// Gives sockets to a child that has not said anything and will not answer. Nothing is waited for as long as the buffer of
     /// the stream takes it: some 2,000 sockets.
     pub fn push(
@@ -27,10 +27,10 @@ impl Offer {
     }
 
     /// Hears what a process wants.
-    pub fn accept(stream: UnixStream, patience: Duration) -> Result<Offer, Error> {
+    pub fn accept(stream: UnixStream, patience: Duration) -> Result<Holder, Error> {
         let mut channel = Channel::over(stream)?;
         match channel.receive("its greeting", patience)? {
-            Message::Hello(purpose) => Ok(Offer { channel, purpose }),
+            Message::Hello(purpose) => Ok(Holder { channel, purpose }),
             other => Err(Error::Unexpected { wanted: "its greeting", got: other.name() }),
         }
     }

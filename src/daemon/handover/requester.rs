@@ -14,13 +14,13 @@ use super::{Error, Purpose, SocketSet};
 
 /// A conversation with the process that has the sockets. Each step waits so long at most. After an error
 /// of any step the sockets are the other one's, and this one must not read them.
-pub struct Wish {
+pub struct Requester {
     channel: Channel,
 }
 
-impl Wish {
+impl Requester {
     /// Asks the process that listens at this path ([`Listener`](super::Listener)).
-    pub fn connect(path: &Path, purpose: Purpose, patience: Duration) -> Result<Wish, Error> {
+    pub fn connect(path: &Path, purpose: Purpose, patience: Duration) -> Result<Requester, Error> {
         let file_error = |source| Error::File { path: path.into(), source };
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
         socket.set_write_timeout(Some(patience.max(Duration::from_micros(1))))?; // bounds connect(2), too
@@ -34,17 +34,17 @@ impl Wish {
                 });
             }
         }
-        Wish::over(OwnedFd::from(socket).into(), purpose, patience)
+        Requester::over(OwnedFd::from(socket).into(), purpose, patience)
     }
 
     /// Asks the process at the other end of this stream.
-    pub fn over(stream: UnixStream, purpose: Purpose, patience: Duration) -> Result<Wish, Error> {
+    pub fn over(stream: UnixStream, purpose: Purpose, patience: Duration) -> Result<Requester, Error> {
         let mut channel = Channel::over(stream)?;
         channel.send(&Message::Hello(purpose), patience)?;
-        Ok(Wish { channel })
+        Ok(Requester { channel })
     }
 
-    /// Receives what a parent gives without being asked ([`Offer::push`](super::Offer::push)).
+    /// Receives what a parent gives without being asked ([`Holder::push`](super::Offer::push)).
     pub fn pushed(stream: UnixStream, patience: Duration) -> Result<SocketSet, Error> {
         receive_sockets(&mut Channel::over(stream)?, patience)
     }

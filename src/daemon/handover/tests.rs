@@ -59,14 +59,14 @@ fn whole_takeover(sockets: &[(Label, UdpSocket)], state: &[u8]) -> (Vec<Label>, 
     let (ours, theirs) = pair();
     thread::scope(|scope| {
         let successor = scope.spawn(move || {
-            let mut wish = Wish::over(theirs, Purpose::Takeover, PATIENCE).unwrap();
+            let mut wish = Requester::over(theirs, Purpose::Takeover, PATIENCE).unwrap();
             assert_eq!(wish.pid(), std::process::id());
             let set = wish.sockets(PATIENCE).unwrap();
             let state = wish.ready(PATIENCE).unwrap();
             wish.running(PATIENCE).unwrap();
             (set.labels().cloned().collect(), state)
         });
-        let mut offer = Offer::accept(ours, PATIENCE).unwrap();
+        let mut offer = Holder::accept(ours, PATIENCE).unwrap();
         assert_eq!((offer.purpose(), offer.pid()), (Purpose::Takeover, std::process::id()));
         offer.give(&borrowed(sockets), PATIENCE).unwrap();
         offer.wait_until_ready(PATIENCE).unwrap();
@@ -93,8 +93,8 @@ fn sockets_that_came_are_the_same_sockets() {
     let socket = udp();
     let addr = socket.local_addr().unwrap();
     udp().send_to(b"before", addr).unwrap();
-    Offer::push(ours, &[(label(SocketKind::Front, 0, addr), socket.as_fd())], PATIENCE).unwrap();
-    let mut set = Wish::pushed(theirs, PATIENCE).unwrap();
+    Holder::push(ours, &[(label(SocketKind::Front, 0, addr), socket.as_fd())], PATIENCE).unwrap();
+    let mut set = Requester::pushed(theirs, PATIENCE).unwrap();
     let same = set.take("native", SocketKind::Front, 0, addr).unwrap();
     assert!(set.is_empty());
     let flags = rustix::io::fcntl_getfd(&same).unwrap();
@@ -118,8 +118,8 @@ fn descriptors_come_in_batches_and_each_under_its_label() {
             .collect();
         let (ours, theirs) = pair();
         // Nobody reads yet.
-        Offer::push(ours, &all, PATIENCE).unwrap();
-        let mut set = Wish::pushed(theirs, PATIENCE).unwrap();
+        Holder::push(ours, &all, PATIENCE).unwrap();
+        let mut set = Requester::pushed(theirs, PATIENCE).unwrap();
         assert_eq!(set.len(), usize::from(count));
         for (label, _) in &all {
             let taken = set.take("native", SocketKind::Front, label.worker, label.addr);
@@ -182,9 +182,9 @@ fn what_nobody_takes_is_closed_with_the_set() {
     let (ours, theirs) = pair();
     let socket = udp();
     let addr = socket.local_addr().unwrap();
-    Offer::push(ours, &[(label(SocketKind::Front, 0, addr), socket.as_fd())], PATIENCE).unwrap();
+    Holder::push(ours, &[(label(SocketKind::Front, 0, addr), socket.as_fd())], PATIENCE).unwrap();
     drop(socket);
-    let set = Wish::pushed(theirs, PATIENCE).unwrap();
+    let set = Requester::pushed(theirs, PATIENCE).unwrap();
     UdpSocket::bind(addr).unwrap_err();
     drop(set);
     UdpSocket::bind(addr).unwrap();
@@ -199,7 +199,7 @@ fn whoever_has_the_sockets_learns_that_the_other_has_gone_at_every_step() {
             if steps == 0 {
                 return;
             }
-            let mut wish = Wish::over(theirs, Purpose::Takeover, PATIENCE).unwrap();
+            let mut wish = Requester::over(theirs, Purpose::Takeover, PATIENCE).unwrap();
             if steps > 1 {
                 wish.sockets(PATIENCE).unwrap();
             }
@@ -211,7 +211,7 @@ fn whoever_has_the_sockets_learns_that_the_other_has_gone_at_every_step() {
             }
         });
         let offered = (|| {
-            let mut offer = Offer::accept(ours, PATIENCE)?;
+            let mut offer = Holder::accept(ours, PATIENCE)?;
             offer.give(&borrowed(&sockets), PATIENCE)?;
             offer.wait_until_ready(PATIENCE)?;
             offer.give_state(vec![1; 1 << 20], PATIENCE)?;
@@ -237,7 +237,7 @@ fn whoever_wants_the_sockets_learns_that_the_other_has_gone_at_every_step() {
                 if steps == 0 {
                     return;
                 }
-                let mut offer = Offer::accept(ours, PATIENCE).unwrap();
+                let mut offer = Holder::accept(ours, PATIENCE).unwrap();
                 if steps > 1 {
                     offer.give(&borrowed(sockets), PATIENCE).unwrap();
                 }
@@ -250,7 +250,7 @@ fn whoever_wants_the_sockets_learns_that_the_other_has_gone_at_every_step() {
                 }
             });
             let wished = (|| {
-                let mut wish = Wish::over(theirs, Purpose::Takeover, PATIENCE)?;
+                let mut wish = Requester::over(theirs, Purpose::Takeover, PATIENCE)?;
                 wish.sockets(PATIENCE)?;
                 wish.ready(PATIENCE)?;
                 wish.running(PATIENCE)
@@ -269,16 +269,16 @@ fn no_step_waits_for_ever() {
     let sockets = fronts(1);
     // Nobody says anything.
     let (ours, _theirs) = pair();
-    assert!(matches!(Offer::accept(ours, SHORT), Err(Error::Stalled("its greeting"))));
+    assert!(matches!(Holder::accept(ours, SHORT), Err(Error::Stalled("its greeting"))));
     let (ours, _theirs) = pair();
-    let mut wish = Wish::over(ours, Purpose::Copy, SHORT).unwrap();
+    let mut wish = Requester::over(ours, Purpose::Copy, SHORT).unwrap();
     assert!(matches!(wish.sockets(SHORT), Err(Error::Stalled("its sockets"))));
     assert!(matches!(wish.ready(SHORT), Err(Error::Stalled("its state"))));
     assert!(matches!(wish.running(SHORT), Err(Error::Stalled("its last word"))));
     // Nobody reads.
     let (ours, mut theirs) = pair();
     theirs.write_all(&[&preface()[..], &bytes_of(&Message::Hello(Purpose::Takeover))].concat()).unwrap();
-    let mut offer = Offer::accept(ours, SHORT).unwrap();
+    let mut offer = Holder::accept(ours, SHORT).unwrap();
     assert!(matches!(offer.wait_until_ready(SHORT), Err(Error::Stalled("that it is ready"))));
     assert!(matches!(offer.give_state(vec![0; 2 << 20], SHORT), Err(Error::Deaf)));
     assert!(matches!(offer.conclude(SHORT), Err(Error::Stalled("that it could start"))));
@@ -286,7 +286,7 @@ fn no_step_waits_for_ever() {
     let (ours, mut theirs) = pair();
     let labels = Message::Sockets(vec![sockets[0].0.clone()]);
     theirs.write_all(&[&preface()[..], &bytes_of(&labels)].concat()).unwrap();
-    assert!(matches!(Wish::pushed(ours, SHORT), Err(Error::Stalled("its descriptors"))));
+    assert!(matches!(Requester::pushed(ours, SHORT), Err(Error::Stalled("its descriptors"))));
 }
 
 #[test]
@@ -302,7 +302,7 @@ fn a_peer_that_sends_a_byte_now_and_then_does_not_stretch_the_wait() {
             }
         }
     });
-    assert!(matches!(Offer::accept(ours, Duration::from_millis(100)), Err(Error::Stalled(_))));
+    assert!(matches!(Holder::accept(ours, Duration::from_millis(100)), Err(Error::Stalled(_))));
     stop.send(()).unwrap();
     dribble.join().unwrap();
 }
@@ -313,7 +313,7 @@ fn another_version_is_named_at_both_ends() {
     let mut other = preface();
     other[8..].copy_from_slice(&7u32.to_le_bytes());
     theirs.write_all(&[&other[..], b"whatever version 7 says"].concat()).unwrap();
-    let error = Offer::accept(ours, PATIENCE).err().unwrap();
+    let error = Holder::accept(ours, PATIENCE).err().unwrap();
     assert!(matches!(error, Error::Version(7)), "{error}");
     assert!(error.to_string().contains("version 7") && error.to_string().contains("without --takeover"));
     let mut answer = [0; PREFACE_LEN];
@@ -326,7 +326,7 @@ fn what_is_not_lbd_is_refused() {
     for bytes in [&b"GET / HTTP/1.1\r\n"[..], &[0; 64], b"lbd-hane\x01\0\0\0"] {
         let (ours, mut theirs) = pair();
         theirs.write_all(bytes).unwrap();
-        assert!(matches!(Offer::accept(ours, PATIENCE), Err(Error::NotLbd)));
+        assert!(matches!(Holder::accept(ours, PATIENCE), Err(Error::NotLbd)));
     }
 }
 
@@ -334,7 +334,7 @@ fn what_is_not_lbd_is_refused() {
 fn a_step_out_of_turn_is_named() {
     let (ours, mut theirs) = pair();
     theirs.write_all(&[&preface()[..], &bytes_of(&Message::Running)].concat()).unwrap();
-    let error = Offer::accept(ours, PATIENCE).err().unwrap();
+    let error = Holder::accept(ours, PATIENCE).err().unwrap();
     let text = "the process at the other end has sent that it could start instead of its greeting";
     assert_eq!(error.to_string(), text);
 }
@@ -342,8 +342,8 @@ fn a_step_out_of_turn_is_named() {
 #[test]
 fn a_refusal_is_told_with_its_reason() {
     let (ours, theirs) = pair();
-    let mut wish = Wish::over(theirs, Purpose::Takeover, PATIENCE).unwrap();
-    Offer::accept(ours, PATIENCE).unwrap().refuse("another takeover is under way", PATIENCE).unwrap();
+    let mut wish = Requester::over(theirs, Purpose::Takeover, PATIENCE).unwrap();
+    Holder::accept(ours, PATIENCE).unwrap().refuse("another takeover is under way", PATIENCE).unwrap();
     let error = wish.sockets(PATIENCE).unwrap_err();
     assert!(error.to_string().ends_with("another takeover is under way"), "{error}");
 }
@@ -352,10 +352,10 @@ fn a_refusal_is_told_with_its_reason() {
 fn sizes_are_bounded_both_ways() {
     let (ours, mut theirs) = pair();
     theirs.write_all(&[&preface()[..], &u32::MAX.to_le_bytes()].concat()).unwrap();
-    assert!(matches!(Offer::accept(ours, PATIENCE), Err(Error::TooLong(_))));
+    assert!(matches!(Holder::accept(ours, PATIENCE), Err(Error::TooLong(_))));
     let (ours, mut theirs) = pair();
     theirs.write_all(&[&preface()[..], &bytes_of(&Message::Hello(Purpose::Takeover))].concat()).unwrap();
-    let mut offer = Offer::accept(ours, PATIENCE).unwrap();
+    let mut offer = Holder::accept(ours, PATIENCE).unwrap();
     assert!(matches!(offer.give_state(vec![0; MESSAGE_MAX], PATIENCE), Err(Error::TooLong(_))));
 }
 
@@ -376,7 +376,7 @@ fn pushed_by_hand(labels: usize, batches: &[(u8, usize)]) -> Result<SocketSet, E
     }
     let addr = socket.local_addr().unwrap();
     drop((theirs, socket));
-    Wish::pushed(ours, PATIENCE).inspect_err(|_| drop(UdpSocket::bind(addr).expect("all were closed")))
+    Requester::pushed(ours, PATIENCE).inspect_err(|_| drop(UdpSocket::bind(addr).expect("all were closed")))
 }
 
 #[test]
@@ -412,7 +412,7 @@ proptest! {
         let (ours, mut theirs) = pair();
         theirs.write_all(&bytes).unwrap();
         drop(theirs);
-        let offer = Offer::accept(ours, PATIENCE);
+        let offer = Holder::accept(ours, PATIENCE);
         prop_assert!(offer.is_err() || is_hello);
     }
 
@@ -431,8 +431,8 @@ proptest! {
     }
 }
 
-fn connect(path: &Path) -> Result<Wish, Error> {
-    Wish::connect(path, Purpose::Takeover, PATIENCE)
+fn connect(path: &Path) -> Result<Requester, Error> {
+    Requester::connect(path, Purpose::Takeover, PATIENCE)
 }
 
 #[test]
@@ -450,8 +450,8 @@ fn a_dead_process_socket_is_replaced_and_a_live_one_is_not() {
     assert!(matches!(error, Error::InUse(_)) && error.to_string().contains("--takeover"), "{error}");
     let mut wish = connect(&path).unwrap();
     // The first is the attempt to bind, which looks whether anybody is there.
-    assert!(Offer::accept(listener.accept(PATIENCE).unwrap().unwrap(), PATIENCE).is_err());
-    let offer = Offer::accept(listener.accept(PATIENCE).unwrap().unwrap(), PATIENCE).unwrap();
+    assert!(Holder::accept(listener.accept(PATIENCE).unwrap().unwrap(), PATIENCE).is_err());
+    let offer = Holder::accept(listener.accept(PATIENCE).unwrap().unwrap(), PATIENCE).unwrap();
     offer.refuse("not today", PATIENCE).unwrap();
     assert!(matches!(wish.sockets(PATIENCE), Err(Error::Refused(_))));
     drop(listener);
@@ -516,6 +516,6 @@ fn a_listener_that_never_accepts_delays_nobody_for_long() {
     let socket = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None).unwrap();
     socket.bind(&socket2::SockAddr::unix(&path).unwrap()).unwrap();
     socket.listen(0).unwrap();
-    let wishes: Vec<_> = (0..3).map(|_| Wish::connect(&path, Purpose::Copy, SHORT)).collect();
+    let wishes: Vec<_> = (0..3).map(|_| Requester::connect(&path, Purpose::Copy, SHORT)).collect();
     assert!(wishes.iter().any(|wish| matches!(wish, Err(Error::Deaf))), "the row is full");
 }

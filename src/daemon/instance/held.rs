@@ -13,9 +13,9 @@ pub enum Verdict {
 
 /// Workers that wait between two turns until this says what becomes of them; dropped, they read on.
 #[derive(Default)]
-pub struct Held(Vec<Sender<Verdict>>);
+pub struct PausedWorkers(Vec<Sender<Verdict>>);
 
-impl Held {
+impl PausedWorkers {
     /// The end on which one more worker waits.
     pub fn hold(&mut self) -> Receiver<Verdict> {
         let (verdict, wait) = channel();

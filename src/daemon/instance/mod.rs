@@ -35,8 +35,8 @@ use crate::os::signals::Stop;
 use crate::os::threads::Threads;
 use crate::pool::stats::PoolStats;
 use crate::role::datagram::Shared;
-use native::{Native, NativeMade};
-use pool::{Made, Pool};
+use native::{Native, PreparedNative};
+use pool::{Pool, PreparedPool};
 use sockets::Opened;
 
 pub use sockets::hold;
@@ -155,10 +155,10 @@ impl Ready {
             control: Control::start(clock)?,
             events: Arc::default(),
         };
-        let pools = opened.pools.into_iter().map(|open| Made::new(open, &process));
+        let pools = opened.pools.into_iter().map(|open| PreparedPool::new(open, &process));
         let mut pools = pools.collect::<Result<Vec<_>, _>>()?;
         let mut native = match opened.native {
-            Some(sockets) => Some(NativeMade::new(&config, sockets, is_inherited, &process)?),
+            Some(sockets) => Some(PreparedNative::new(&config, sockets, is_inherited, &process)?),
             None => None,
         };
         if let Some(mut takeover) = takeover {

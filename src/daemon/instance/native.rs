@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::Duration;
 
-use super::held::{Held, Verdict};
+use super::held::{PausedWorkers, Verdict};
 use super::sockets::duplicates;
 use super::start::start;
 use super::{Failed, Process, processors};
@@ -14,14 +14,14 @@ use crate::base::rng::entropy;
 use crate::base::time::{Clock, Instant};
 use crate::config::Config;
 use crate::daemon::handover::{SocketKind, SocketSet};
-use crate::daemon::inbox::{Gone, Post};
+use crate::daemon::inbox::{Gone, WorkerHandle};
 use crate::daemon::native::NAME;
 use crate::daemon::worker::Worker;
 use crate::io::{BackEnd, IoOptions};
 use crate::os;
 use crate::pool::order::{Order, Refused};
 use crate::pool::stats::PoolStats;
-use crate::role::native::{Balancer, Part, Settings};
+use crate::role::native::{NativeRole, Part, Settings};
 
 /// How long a process that has taken its sockets over leaves requests in their buffers while no server has registered.
 const WAIT_FOR_SERVERS: Duration = Duration::from_millis(300);
@@ -34,11 +34,11 @@ const HELD_MAX: Duration = Duration::from_secs(60);
 pub type NativeState = Vec<Part>;
 
 /// A worker of the native pool.
-pub type NativeWorker = Worker<Balancer, BackEnd>;
+pub type NativeWorker = Worker<NativeRole, BackEnd>;
 
 /// The native pool's workers, as they are reached from outside.
 pub struct Native {
-    posts: Vec<Post<NativeWorker>>,
+    posts: Vec<WorkerHandle<NativeWorker>>,
     /// By worker, the primary first.
     pub stats: Vec<Arc<PoolStats>>,
 }
@@ -76,9 +76,9 @@ pub fn are_same(one: &Settings, other: &Settings) -> bool {
 }
 
 /// The native pool's workers, made and not started yet.
-pub struct NativeMade {
+pub struct PreparedNative {
     settings: Settings,
-    roles: Vec<Balancer>,
+    roles: Vec<NativeRole>,
     ios: Vec<BackEnd>,
     processors: Vec<Option<usize>>,
     patience: Duration,
@@ -86,14 +86,14 @@ pub struct NativeMade {
     waits: bool,
 }
 
-impl NativeMade {
+impl PreparedNative {
     /// Makes the workers over these sockets: front and server side of each.
     pub fn new(
         config: &Config,
         sockets: Vec<[UdpSocket; 2]>,
         is_inherited: bool,
         process: &Process,
-    ) -> Result<NativeMade, Failed> {
+    ) -> Result<PreparedNative, Failed> {
         let mut settings = settings(config);
         for socket in sockets.iter().flatten() {
             settings.own.push(socket.local_addr()?);
@@ -101,8 +101,8 @@ impl NativeMade {
         let options = IoOptions { prefault: true, ..config.io_options() };
         let processor = processors(config.native().pin)?;
         let io = |sockets: [UdpSocket; 2]| os::back_end(config.io, sockets.into(), &options, process.clock);
-        Ok(NativeMade {
-            roles: Balancer::workers(settings.clone(), process.clock.now()),
+        Ok(PreparedNative {
+            roles: NativeRole::workers(settings.clone(), process.clock.now()),
             ios: sockets.into_iter().map(io).collect::<io::Result<_>>()?,
             processors: (0..settings.workers).map(processor).collect(),
             patience: config.client.deadline,
@@ -113,14 +113,14 @@ impl NativeMade {
 
     /// Goes on exactly where the workers of another process have stopped.
     pub fn go_on_from(&mut self, state: NativeState, now: Instant) -> Result<(), Failed> {
-        self.roles = Balancer::workers_from(self.settings.clone(), state, now).map_err(Failed::new)?;
+        self.roles = NativeRole::workers_from(self.settings.clone(), state, now).map_err(Failed::new)?;
         self.waits = false;
         Ok(())
     }
 
     /// Starts their loops.
     pub fn start(self, process: &Process) -> Result<Native, Failed> {
-        let NativeMade { roles, ios, processors, patience, waits, .. } = self;
+        let PreparedNative { roles, ios, processors, patience, waits, .. } = self;
         let stats = roles.iter().map(|role| Arc::clone(role.stats())).collect();
         let mut posts = vec![];
         for (number, ((role, io), processor)) in roles.into_iter().zip(ios).zip(processors).enumerate() {
@@ -136,11 +136,11 @@ impl NativeMade {
 
 impl Native {
     /// Where each worker takes tasks.
-    pub fn posts(&self) -> &[Post<NativeWorker>] {
+    pub fn posts(&self) -> &[WorkerHandle<NativeWorker>] {
         &self.posts
     }
 
-    fn primary(&self) -> &Post<NativeWorker> {
+    fn primary(&self) -> &WorkerHandle<NativeWorker> {
         &self.posts[0]
     }
 
@@ -166,7 +166,7 @@ impl Native {
     }
 
     /// Stops the workers between two turns, until `held` says what becomes of them; gives what they know.
-    pub fn pause(&self, held: &mut Held, clock: Clock) -> Result<NativeState, Failed> {
+    pub fn pause(&self, held: &mut PausedWorkers, clock: Clock) -> Result<NativeState, Failed> {
         for post in &self.posts {
             post.call(|worker, _| worker.pause_all())??;
         }

@@ -6,7 +6,7 @@ use super::{Failed, Instance};
 use crate::admin::status::{EventLog, Kind, Status};
 use crate::admin::{Control, Refusal};
 use crate::daemon::native::NAME;
-use crate::pool::desired::Wanted;
+use crate::pool::desired::DesiredServer;
 use crate::pool::order::{Order, Refused};
 
 impl From<Failed> for Refusal {
@@ -57,7 +57,7 @@ impl Control for Instance {
         Ok(())
     }
 
-    fn set_servers(&self, pool: &str, servers: Vec<Wanted>) -> Result<(), Refusal> {
+    fn set_servers(&self, pool: &str, servers: Vec<DesiredServer>) -> Result<(), Refusal> {
         let running = self.running();
         let Some(pool) = running.pools.iter().find(|running| running.name() == pool) else {
             return Err(Refusal::NotFound(format!("there is no datagram pool {pool}")));

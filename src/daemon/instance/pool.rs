@@ -12,23 +12,23 @@ use super::{Failed, Process, processors};
 use crate::base::rng::entropy;
 use crate::base::time::Instant;
 use crate::config::DatagramPool;
-use crate::daemon::control::Errands;
+use crate::daemon::control::PoolTasks;
 use crate::daemon::datagram;
-use crate::daemon::desired::Wishes;
+use crate::daemon::desired::DesiredServers;
 use crate::daemon::handover::{Label, SocketKind as Kind, SocketSet};
-use crate::daemon::inbox::{Gone, Post};
-use crate::daemon::resolver::Names;
+use crate::daemon::inbox::{Gone, WorkerHandle};
+use crate::daemon::resolver::Resolver;
 use crate::daemon::worker::Worker;
 use crate::io::BackEnd;
-use crate::pool::desired::Wanted;
+use crate::pool::desired::DesiredServer;
 use crate::pool::order::{Order, Refused};
-use crate::role::datagram::{Chance, Flow, Known, Relay, Shared};
+use crate::role::datagram::{Chance, DatagramRole, Flow, Known, Shared};
 
 /// What a successor has to know of a pool.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct PoolState {
     /// The servers that a controller runs.
-    run: Vec<Wanted>,
+    run: Vec<DesiredServer>,
     /// What is known of its servers.
     known: Known,
     /// By worker, which client has which server.
@@ -36,7 +36,7 @@ pub struct PoolState {
 }
 
 /// A worker of a datagram pool.
-pub type PoolWorker = Worker<Relay, BackEnd>;
+pub type PoolWorker = Worker<DatagramRole, BackEnd>;
 
 /// A datagram pool's workers, as they are reached from outside.
 pub struct Pool {
@@ -47,33 +47,33 @@ pub struct Pool {
     /// What its workers share.
     pub shared: Arc<Shared>,
     /// The servers that it shall have.
-    pub wishes: Arc<Wishes>,
-    posts: Vec<Post<PoolWorker>>,
+    pub wishes: Arc<DesiredServers>,
+    posts: Vec<WorkerHandle<PoolWorker>>,
     name: String,
     /// Duplicates of those that the control thread has, for a successor.
     listeners: Mutex<Vec<TcpListener>>,
 }
 
 /// A pool that was made and not started yet.
-pub struct Made {
+pub struct PreparedPool {
     of: DatagramPool,
     plan: datagram::Plan,
     shared: Arc<Shared>,
-    wishes: Arc<Wishes>,
+    wishes: Arc<DesiredServers>,
     workers: Vec<PoolWorker>,
-    errands: Errands,
+    errands: PoolTasks,
     listeners: Vec<TcpListener>,
 }
 
-impl Made {
+impl PreparedPool {
     /// Makes a pool's workers over its sockets.
-    pub fn new(open: OpenPool, process: &Process) -> Result<Made, Failed> {
+    pub fn new(open: OpenPool, process: &Process) -> Result<PreparedPool, Failed> {
         let OpenPool { of, plan, mut names, workers, listeners } = open;
         let (sockets, layouts): (Vec<_>, Vec<_>) = workers.into_iter().unzip();
         let chance = Chance { secret: rand::random(), seed: entropy() };
         let now = process.clock.now();
-        let (shared, mut roles) = Relay::workers(of.settings.clone(), chance, &layouts, now);
-        let wishes = Arc::new(Wishes::new(Arc::clone(&shared)));
+        let (shared, mut roles) = DatagramRole::workers(of.settings.clone(), chance, &layouts, now);
+        let wishes = Arc::new(DesiredServers::new(Arc::clone(&shared)));
         wishes.want_named(names.wanted());
         roles[0].take_servers(now);
         let processor = processors(of.pin)?;
@@ -87,14 +87,14 @@ impl Made {
             workers.push(Worker::new(role, io, count, processor(number), of.settings.timeout));
         }
         let duplicates = listeners.iter().map(TcpListener::try_clone).collect::<io::Result<_>>()?;
-        let errands = Errands {
+        let errands = PoolTasks {
             pool: Arc::clone(&shared),
             wishes: Arc::clone(&wishes),
             listeners,
             connections_max: of.tcp_connections,
             names: names.has_names().then_some(names),
         };
-        Ok(Made { of, plan, shared, wishes, workers, errands, listeners: duplicates })
+        Ok(PreparedPool { of, plan, shared, wishes, workers, errands, listeners: duplicates })
     }
 
     /// Its name.
@@ -115,7 +115,7 @@ impl Made {
 
     /// Starts its loops and its errands.
     pub fn start(self, process: &Process) -> Result<Pool, Failed> {
-        let Made { of, plan, shared, wishes, workers, errands, listeners } = self;
+        let PreparedPool { of, plan, shared, wishes, workers, errands, listeners } = self;
         process.control.begin(errands)?;
         let name = of.settings.name.clone();
         let start = |(number, worker)| start(worker, format!("{name}-{number}"), process);
@@ -240,7 +240,12 @@ impl Pool {
     }
 
     /// Goes on with these settings and servers, which it can. Says what has changed, in words.
-    pub fn change(&self, new: DatagramPool, mut names: Names, process: &Process) -> Result<String, Failed> {
+    pub fn change(
+        &self,
+        new: DatagramPool,
+        mut names: Resolver,
+        process: &Process,
+    ) -> Result<String, Failed> {
         let old = self.of();
         let mut changes = vec![];
         if old.settings != new.settings {

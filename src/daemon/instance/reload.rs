@@ -4,14 +4,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::pool::{Made, Pool};
+use super::pool::{Pool, PreparedPool};
 use super::sockets::{OpenPool, allow_files, plan_for};
 use super::{Failed, Instance, native};
 use crate::admin::Refusal;
 use crate::admin::status::Kind;
 use crate::config::{Config, DatagramPool};
 use crate::daemon::handover::SocketSet;
-use crate::daemon::resolver::Names;
+use crate::daemon::resolver::Resolver;
 use crate::os::logging;
 use crate::os::notify;
 
@@ -20,9 +20,9 @@ enum Step {
     /// It stays as it is.
     Keep(Arc<Pool>),
     /// It goes on with other settings and servers.
-    Change(Arc<Pool>, Box<(DatagramPool, Names)>),
+    Change(Arc<Pool>, Box<(DatagramPool, Resolver)>),
     /// A new one takes over its addresses, or begins.
-    Begin(Box<Made>),
+    Begin(Box<PreparedPool>),
 }
 
 impl Instance {
@@ -117,7 +117,7 @@ impl Instance {
                 return Ok(Step::Keep(Arc::clone(pool)));
             }
             if pool.can_become(new) {
-                let mut names = Names::new(new);
+                let mut names = Resolver::new(new);
                 names.look_up().map_err(|error| Failed::new(error).of_pool(&new.settings.name))?;
                 let addrs: Vec<_> = names.wanted().into_iter().map(|wanted| wanted.addr).collect();
                 if pool.plan.covers(&plan_for(new, &addrs)) {
@@ -142,7 +142,7 @@ impl Instance {
             inherited.append(pool.fronts_left(&new.settings.name)?);
         }
         let open = OpenPool::open(new, &mut inherited)?;
-        Ok(Step::Begin(Box::new(Made::new(open, &self.process)?)))
+        Ok(Step::Begin(Box::new(PreparedPool::new(open, &self.process)?)))
     }
 
     fn change_pools(

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use super::Failed;
 use crate::config::{self, Check, Config, DatagramPool, Target};
 use crate::daemon::handover::{Label, SocketKind as Kind, SocketSet};
-use crate::daemon::resolver::Names;
+use crate::daemon::resolver::Resolver;
 use crate::daemon::{datagram, native, tcp};
 use crate::io::socket::{SocketOptions, bind};
 use crate::os::limits;
@@ -32,7 +32,7 @@ pub struct OpenPool {
     /// Which sockets it needs.
     pub plan: datagram::Plan,
     /// Where its servers are.
-    pub names: Names,
+    pub names: Resolver,
     /// Those of each worker.
     pub workers: Vec<(Vec<UdpSocket>, WorkerSockets)>,
     /// Where TCP connections arrive.
@@ -161,8 +161,8 @@ fn admin(admin: &config::Admin, inherited: &mut SocketSet) -> io::Result<Option<
 }
 
 /// Looks the servers' names up and says which sockets they take.
-fn plan(pool: &DatagramPool) -> Result<(Names, datagram::Plan), Failed> {
-    let mut names = Names::new(pool);
+fn plan(pool: &DatagramPool) -> Result<(Resolver, datagram::Plan), Failed> {
+    let mut names = Resolver::new(pool);
     names.look_up().map_err(Failed::new)?;
     let addrs: Vec<SocketAddr> = names.wanted().into_iter().map(|wanted| wanted.addr).collect();
     if addrs.is_empty() && !pool.servers.is_empty() {

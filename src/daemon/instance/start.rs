@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 
 use super::Process;
-use crate::daemon::inbox::{Post, inbox};
+use crate::daemon::inbox::{WorkerHandle, inbox};
 use crate::daemon::worker::{Balancing, Worker};
 use crate::io::BackEnd;
 
@@ -13,7 +13,7 @@ pub fn start<R>(
     worker: Worker<R, BackEnd>,
     name: String,
     process: &Process,
-) -> io::Result<Post<Worker<R, BackEnd>>>
+) -> io::Result<WorkerHandle<Worker<R, BackEnd>>>
 where
     R: Balancing + Send + 'static,
 {

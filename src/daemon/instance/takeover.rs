@@ -10,13 +10,13 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::held::Held;
+use super::held::PausedWorkers;
 use super::native::NativeState;
 use super::pool::PoolState;
 use super::{Failed, Instance};
 use crate::admin::status::Kind;
 use crate::config::Config;
-use crate::daemon::handover::{Label, Listener, Offer, Purpose, SocketKind, SocketSet, Wish};
+use crate::daemon::handover::{Holder, Label, Listener, Purpose, Requester, SocketKind, SocketSet};
 
 /// How long a step of the conversation may take that both sides are ready for.
 const STEP: Duration = Duration::from_secs(5);
@@ -45,13 +45,13 @@ pub fn path(config: &Config) -> PathBuf {
 
 /// A conversation with the balancer that will be followed.
 pub struct Takeover {
-    wish: Wish,
+    wish: Requester,
 }
 
 impl Takeover {
     /// Asks the balancer that listens at this path; gives its sockets.
     pub fn begin(path: &Path) -> Result<(Takeover, SocketSet), Failed> {
-        let mut wish = Wish::connect(path, Purpose::Takeover, STEP).map_err(Failed::new)?;
+        let mut wish = Requester::connect(path, Purpose::Takeover, STEP).map_err(Failed::new)?;
         let sockets = wish.sockets(STEP).map_err(Failed::new)?;
         Ok((Takeover { wish }, sockets))
     }
@@ -111,7 +111,7 @@ impl Instance {
 
     /// One conversation; gives the successor, if there is one now.
     fn hand_over(&self, stream: std::os::unix::net::UnixStream) -> Result<Option<u32>, Failed> {
-        let mut offer = Offer::accept(stream, STEP).map_err(Failed::new)?;
+        let mut offer = Holder::accept(stream, STEP).map_err(Failed::new)?;
         // Neither a reload meanwhile, nor the end of the process while workers end and none begins.
         let _one_at_a_time = self.reloading.lock().expect("no panic while it is held");
         let sockets = self.sockets()?;
@@ -121,7 +121,7 @@ impl Instance {
         }
         offer.wait_until_ready(START).map_err(Failed::new)?;
         let successor = offer.pid();
-        let mut held = Held::default();
+        let mut held = PausedWorkers::default();
         let told = || {
             let state = self.pause(&mut held)?;
             let bytes = postcard::to_allocvec(&state).map_err(Failed::new)?;
@@ -158,7 +158,7 @@ impl Instance {
     }
 
     /// Stops reading clients everywhere, and the native pool's workers altogether; says what they know.
-    fn pause(&self, held: &mut Held) -> Result<State, Failed> {
+    fn pause(&self, held: &mut PausedWorkers) -> Result<State, Failed> {
         let running = self.running();
         let mut state = State::default();
         for pool in &running.pools {

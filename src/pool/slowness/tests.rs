@@ -22,7 +22,7 @@ fn alone(count: u64, micros: u64) -> ServedTotals {
 }
 
 /// Looks every 20 ms until then, with these totals at each slot.
-fn look(delays: &mut Delays, from_ms: u64, to_ms: u64, totals: impl Fn(usize, u64) -> ServedTotals) {
+fn look(delays: &mut Slowness, from_ms: u64, to_ms: u64, totals: impl Fn(usize, u64) -> ServedTotals) {
     for ms in (from_ms..to_ms).step_by(20) {
         assert!(delays.is_due(at(ms)), "{ms}");
         delays.look(at(ms), |_| Some(1), |slot| totals(slot.index(), ms));
@@ -30,8 +30,8 @@ fn look(delays: &mut Delays, from_ms: u64, to_ms: u64, totals: impl Fn(usize, u6
     }
 }
 
-fn on(slots: usize) -> Delays {
-    let mut delays = Delays::new(slots);
+fn on(slots: usize) -> Slowness {
+    let mut delays = Slowness::new(slots);
     delays.set_on(true);
     delays
 }
@@ -202,7 +202,7 @@ proptest! {
 struct Pool {
     tree: Tree,
     chooser: Chooser,
-    delays: Delays,
+    delays: Slowness,
     rng: Rng,
     now: f64,
     /// By server: when each of its servants is free, and its requests: (arrived, ends).
@@ -219,7 +219,7 @@ impl Pool {
         let tree = Tree::new(servers, u32::MAX);
         let cost = cost_of(1, SHARE_ALL, AS_FAST);
         (0..servers).for_each(|slot| tree.set(Slot::new(slot), LeafState::Eligible, cost));
-        let mut delays = Delays::new(servers);
+        let mut delays = Slowness::new(servers);
         delays.set_on(policy == PolicyKind::ShortestDelay);
         Pool {
             tree,
@@ -409,9 +409,9 @@ fn a_pause_of_the_balancer_is_no_harm() {
 fn what_any_worker_has_measured_counts_and_the_primary_shows_it() {
     let served: [[Served; 3]; 2] = Default::default();
     let of = |worker: usize, slot: Slot| &served[worker][slot.index()];
-    let mut delays = Delays::new(3);
+    let mut delays = Slowness::new(3);
     let mut now = Instant::from_nanos(1_000_000_000);
-    let mut step = |delays: &mut Delays| {
+    let mut step = |delays: &mut Slowness| {
         // The first worker has the fast servers' answers, and the second one those of the slow one.
         (0..2).for_each(|slot| served[0][slot].note_claim(10, 1_000));
         served[1][2].note_claim(10, 8_000);

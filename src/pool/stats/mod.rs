@@ -11,7 +11,7 @@ pub use counts::{CountHistogram, CountSnapshot};
 pub use decisions::DecisionStats;
 pub use histogram::{LatencyHistogram, LatencySnapshot};
 pub use pool::{PoolStats, ServerStats};
-pub use relay::{RelayServerStats, RelayStats, TcpStats};
+pub use relay::{DatagramServerStats, DatagramStats, TcpStats};
 pub use served::{Answers, Served, ServedTotals};
 
 use std::sync::atomic::{AtomicU64, Ordering};

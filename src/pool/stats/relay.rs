@@ -13,7 +13,7 @@ use crate::base::drop_reason::DropCounters;
 /// Figures of one server slot. Counters belong to the slot and go on when another server takes it.
 #[derive(Debug, Default)]
 #[repr(align(128))] // written by one worker each: no line, and no pair of lines, is another's too
-pub struct RelayServerStats {
+pub struct DatagramServerStats {
     /// The server's id plus one; 0 while the slot is free.
     pub id_plus_one: Counter,
     /// Its [`crate::pool::health::State`] as a number.
@@ -42,8 +42,8 @@ pub struct RelayServerStats {
 
 /// Figures of a pool's worker.
 #[derive(Debug)]
-#[repr(align(128))] // as `RelayServerStats`
-pub struct RelayStats {
+#[repr(align(128))] // as `DatagramServerStats`
+pub struct DatagramStats {
     /// Datagrams of clients that were read.
     pub received: Counter,
     /// Requests whose answer was delivered in time.
@@ -87,13 +87,13 @@ pub struct RelayStats {
     /// 1 if the kernel refused segmentation offload, so that datagrams leave one by one.
     pub gso_off: Counter,
     /// One entry per slot.
-    pub servers: Box<[RelayServerStats]>,
+    pub servers: Box<[DatagramServerStats]>,
 }
 
-impl RelayStats {
+impl DatagramStats {
     /// Figures for a pool of at most `servers_max` servers, all zero.
     pub fn new(servers_max: usize) -> Self {
-        RelayStats {
+        DatagramStats {
             received: Counter::default(),
             answered: Counter::default(),
             timed_out: Counter::default(),
@@ -115,7 +115,7 @@ impl RelayStats {
             kernel_drops_back: Counter::default(),
             send_drops: Counter::default(),
             gso_off: Counter::default(),
-            servers: (0..servers_max).map(|_| RelayServerStats::default()).collect(),
+            servers: (0..servers_max).map(|_| DatagramServerStats::default()).collect(),
         }
     }
 }

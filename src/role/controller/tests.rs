@@ -59,11 +59,11 @@ impl Bench {
     }
 
     fn from(settings: Settings, bounds: Bounds) -> Bench {
-        let mut crew = Crew::new(bounds);
-        crew.begin(NOW);
+        let mut replicas = Replicas::new(bounds);
+        replicas.begin(NOW);
         Bench {
             sealer: settings.key.map(|key| Sealer::new(&key, 99)),
-            controller: ControllerRole::new(settings, crew),
+            controller: ControllerRole::new(settings, replicas),
             number: 0,
             rx: Rx::new(8, 2048),
             tx: Tx::new(16, 4096, 1),
@@ -124,7 +124,7 @@ impl Bench {
     }
 
     fn actions(&mut self) -> Vec<Action> {
-        std::iter::from_fn(|| self.controller.crew.poll_action()).collect()
+        std::iter::from_fn(|| self.controller.replicas.poll_action()).collect()
     }
 
     /// Carries out what is to be done, as if every server could be started; gives the started ones.
@@ -136,7 +136,7 @@ impl Bench {
         });
         let starts: Vec<_> = starts.collect();
         for &(id, _) in &starts {
-            self.controller.crew.on_started(self.now, id);
+            self.controller.replicas.on_started(self.now, id);
         }
         starts
     }
@@ -169,7 +169,7 @@ impl Bench {
 
     /// A running server ends unasked; gives the pause until it is to start again.
     fn crash(&mut self, id: u32) -> Duration {
-        self.controller.crew.on_exited(self.now, id, "a crash");
+        self.controller.replicas.on_exited(self.now, id, "a crash");
         self.controller.next_deadline().expect("it will start again").since(self.now)
     }
 
@@ -214,7 +214,7 @@ fn an_order_without_a_nonce_is_challenged_and_has_no_effect() {
     assert_eq!((challenge.kind, op(&challenge)), (Kind::ControllerRequest as u8, RequestOp::Challenge));
     assert_eq!((challenge.client_id, challenge.sequence), (plain.client_id, plain.sequence));
     assert_ne!(challenge.cookie.get(), 0);
-    assert_eq!((bench.actions(), bench.controller.crew.wanted()), (vec![], 2));
+    assert_eq!((bench.actions(), bench.controller.replicas.wanted()), (vec![], 2));
 
     let mut forged = plain;
     for nonce in [1, challenge.cookie.get() ^ 1, u64::MAX] {
@@ -227,7 +227,7 @@ fn an_order_without_a_nonce_is_challenged_and_has_no_effect() {
     forged.client_id.set(INSTANCE);
     bench.pass(5 * SECOND);
     assert_eq!(bench.hear(forged).map(|h| op(&h)), Some(RequestOp::Challenge), "an old nonce");
-    assert_eq!((bench.actions(), bench.controller.crew.wanted()), (vec![], 2));
+    assert_eq!((bench.actions(), bench.controller.replicas.wanted()), (vec![], 2));
     assert_eq!(bench.controller.drops.total(), 0);
 }
 
@@ -249,7 +249,7 @@ fn an_order_is_carried_out_once_however_often_it_comes() {
     for _ in 0..2 {
         assert_eq!(acknowledged(bench.hear(unknown)), Status::Unknown);
     }
-    assert_eq!((bench.actions(), bench.controller.crew.wanted()), (vec![], 2));
+    assert_eq!((bench.actions(), bench.controller.replicas.wanted()), (vec![], 2));
     let mut restarted = order(RequestOp::Grow, 3, 1);
     restarted.client_id.set(INSTANCE + 1);
     let restarted = bench.with_nonce(restarted);
@@ -265,7 +265,7 @@ fn an_order_from_elsewhere_has_no_effect_but_a_counter() {
         assert_eq!(bench.hear_from(addr(port), grow), None);
     }
     assert_eq!(bench.drops(DropReason::WrongSource), 3);
-    assert_eq!((bench.actions(), bench.controller.crew.wanted()), (vec![], 2));
+    assert_eq!((bench.actions(), bench.controller.replicas.wanted()), (vec![], 2));
 }
 
 #[test]
@@ -289,7 +289,7 @@ fn what_does_not_belong_here_is_never_answered() {
     let two = [bench.frame(grow), bench.frame(grow)].concat();
     assert_eq!(bench.turn(balancer(), &two), None, "orders come singly");
     assert_eq!(bench.drops(DropReason::Length), 1);
-    assert_eq!((bench.actions(), bench.controller.crew.wanted()), (vec![], 2));
+    assert_eq!((bench.actions(), bench.controller.replicas.wanted()), (vec![], 2));
 }
 
 #[test]
@@ -310,10 +310,10 @@ fn grow_is_capped_by_the_most_and_shrink_by_the_fewest() {
     assert_eq!(bench.order(RequestOp::Shrink, 1), Status::Ok, "it is stopping already");
     assert_eq!(bench.actions(), []);
     for id in [4, 2, 1] {
-        bench.controller.crew.on_exited(bench.now, id, "exit status: 0");
+        bench.controller.replicas.on_exited(bench.now, id, "exit status: 0");
     }
     assert_eq!(bench.order(RequestOp::Shrink, 1), Status::Unknown, "it is gone");
-    assert_eq!((bench.controller.crew.wanted(), bench.controller.next_deadline()), (1, None));
+    assert_eq!((bench.controller.replicas.wanted(), bench.controller.next_deadline()), (1, None));
     bench.actions();
     assert_eq!(bench.order(RequestOp::Grow, 2), Status::Ok);
     assert_eq!(bench.deeds(), [start(1, 50_004)], "the lowest free id, the next free port");
@@ -326,7 +326,7 @@ fn more_servers_than_ports_are_an_error_and_no_port_is_given_twice() {
     assert_eq!(bench.run(), [(1, 50_000), (2, 50_001), (3, 50_002)]);
     assert_eq!(bench.order(RequestOp::Shrink, 2), Status::Ok);
     assert_eq!(bench.order(RequestOp::Grow, 3), Status::Error, "it has its port until it is gone");
-    bench.controller.crew.on_exited(bench.now, 2, "exit status: 0");
+    bench.controller.replicas.on_exited(bench.now, 2, "exit status: 0");
     bench.actions();
     assert_eq!(bench.order(RequestOp::Grow, 3), Status::Ok);
     assert_eq!(bench.run(), [(2, 50_001)]);
@@ -337,10 +337,10 @@ fn a_port_in_use_is_passed_over_for_the_next_one() {
     let mut bench = Bench::of(bounds());
     assert_eq!(bench.actions(), [start(1, 50_000), start(2, 50_001)]);
     for port in 50_002..50_005 {
-        bench.controller.crew.on_start_failed(bench.now, 1, StartFailure::PortInUse);
+        bench.controller.replicas.on_start_failed(bench.now, 1, StartFailure::PortInUse);
         assert_eq!(bench.actions(), [start(1, port)], "at once");
     }
-    bench.controller.crew.on_started(bench.now, 1);
+    bench.controller.replicas.on_started(bench.now, 1);
     assert_eq!(bench.crash(1), 100 * MS);
     bench.pass(SECOND);
     assert_eq!(bench.deeds(), [start(1, 50_004)], "it keeps the port that it got");
@@ -354,10 +354,10 @@ fn that_no_port_is_left_is_told_and_they_are_tried_again_later() {
         for pause in [100 * MS, 200 * MS, 400 * MS] {
             let mut tried = BTreeSet::new();
             let told = loop {
-                match bench.controller.crew.poll_action().expect("a port to try, or the end of them") {
+                match bench.controller.replicas.poll_action().expect("a port to try, or the end of them") {
                     Action::Start { id: 1, port } => {
                         assert!(tried.insert(port), "{port} is still in use");
-                        bench.controller.crew.on_start_failed(bench.now, 1, StartFailure::PortInUse);
+                        bench.controller.replicas.on_start_failed(bench.now, 1, StartFailure::PortInUse);
                     }
                     other => break other,
                 }
@@ -407,11 +407,11 @@ fn a_server_that_cannot_be_started_is_tried_again_with_back_off() {
     let mut bench = Bench::of(Bounds { count: 1, ..bounds() });
     for pause in [100, 200, 400].map(|ms| ms * MS) {
         assert_eq!(bench.deeds(), [start(1, 50_000)]);
-        bench.controller.crew.on_start_failed(bench.now, 1, StartFailure::Other);
+        bench.controller.replicas.on_start_failed(bench.now, 1, StartFailure::Other);
         assert_eq!(bench.controller.next_deadline(), Some(bench.now + pause));
         bench.pass(pause);
     }
-    assert_eq!(bench.controller.crew.wanted(), 1);
+    assert_eq!(bench.controller.replicas.wanted(), 1);
 }
 
 #[test]
@@ -425,10 +425,10 @@ fn a_server_that_does_not_stop_is_killed_after_its_patience() {
     assert_eq!(bench.actions(), [Action::Kill { id: 2 }]);
     bench.pass(35 * SECOND);
     assert_eq!(bench.actions(), [Action::Kill { id: 2 }], "and again, should it have survived");
-    bench.controller.crew.on_exited(bench.now, 2, "signal: 9");
+    bench.controller.replicas.on_exited(bench.now, 2, "signal: 9");
     assert_eq!(bench.tells(), ["server 2 has stopped"]);
     bench.pass(100 * SECOND);
-    assert_eq!((bench.actions(), bench.controller.crew.wanted()), (vec![], 1));
+    assert_eq!((bench.actions(), bench.controller.replicas.wanted()), (vec![], 1));
 }
 
 #[test]
@@ -438,7 +438,7 @@ fn a_server_that_waits_for_its_restart_is_stopped_by_not_starting_it() {
     assert_eq!(bench.order(RequestOp::Shrink, 2), Status::Ok);
     assert_eq!(bench.deeds(), []);
     bench.pass(SECOND);
-    assert_eq!((bench.actions(), bench.controller.crew.wanted()), (vec![], 1));
+    assert_eq!((bench.actions(), bench.controller.replicas.wanted()), (vec![], 1));
 }
 
 #[test]
@@ -446,52 +446,52 @@ fn shut_down_stops_all_and_starts_nothing() {
     let mut bench = Bench::of(Bounds { count: 4, ..bounds() });
     bench.actions();
     for id in [1, 2, 4] {
-        bench.controller.crew.on_started(bench.now, id);
+        bench.controller.replicas.on_started(bench.now, id);
     }
     bench.crash(2);
     bench.actions();
-    bench.controller.crew.shut_down(bench.now);
+    bench.controller.replicas.shut_down(bench.now);
     let stops = [1, 3, 4].map(|id| Action::Stop { id });
     assert_eq!(bench.actions(), stops, "server 2 waits, server 3 is being started");
-    bench.controller.crew.shut_down(bench.now);
+    bench.controller.replicas.shut_down(bench.now);
     assert_eq!(bench.actions(), [], "once is enough");
     assert_eq!(bench.order(RequestOp::Grow, 4), Status::Busy);
     assert_eq!(bench.order(RequestOp::Shrink, 1), Status::Busy);
-    bench.controller.crew.on_started(bench.now, 3);
+    bench.controller.replicas.on_started(bench.now, 3);
     bench.pass(SECOND);
     assert_eq!(bench.actions(), []);
     for id in [1, 3, 4] {
-        assert!(!bench.controller.crew.is_empty());
-        bench.controller.crew.on_exited(bench.now, id, "exit status: 1");
+        assert!(!bench.controller.replicas.is_empty());
+        bench.controller.replicas.on_exited(bench.now, id, "exit status: 1");
         assert_eq!(bench.tells(), [format!("server {id} has stopped")]);
     }
     bench.pass(100 * SECOND);
     assert_eq!(bench.actions(), []);
-    assert!(bench.controller.crew.is_empty());
+    assert!(bench.controller.replicas.is_empty());
 }
 
 #[test]
 fn a_start_that_fails_after_the_server_was_told_to_stop_is_not_tried_again() {
     for why in [StartFailure::PortInUse, StartFailure::Other] {
         let mut bench = Bench::of(bounds());
-        bench.controller.crew.shut_down(bench.now);
+        bench.controller.replicas.shut_down(bench.now);
         bench.actions();
         for id in [1, 2] {
-            bench.controller.crew.on_start_failed(bench.now, id, why);
+            bench.controller.replicas.on_start_failed(bench.now, id, why);
         }
         bench.pass(100 * SECOND);
         assert_eq!(bench.deeds(), [], "{why:?}");
-        assert!(bench.controller.crew.is_empty(), "{why:?}");
+        assert!(bench.controller.replicas.is_empty(), "{why:?}");
     }
 }
 
 #[test]
 fn news_of_a_server_that_it_does_not_have_changes_nothing() {
     let mut bench = Bench::new();
-    bench.controller.crew.on_started(bench.now, 9);
-    bench.controller.crew.on_exited(bench.now, 9, "exit status: 0");
-    bench.controller.crew.on_start_failed(bench.now, 9, StartFailure::Other);
-    bench.controller.crew.on_start_failed(bench.now, 9, StartFailure::PortInUse);
+    bench.controller.replicas.on_started(bench.now, 9);
+    bench.controller.replicas.on_exited(bench.now, 9, "exit status: 0");
+    bench.controller.replicas.on_start_failed(bench.now, 9, StartFailure::Other);
+    bench.controller.replicas.on_start_failed(bench.now, 9, StartFailure::PortInUse);
     assert_eq!((bench.actions(), bench.controller.next_deadline()), (vec![], None));
 }
 
@@ -515,7 +515,7 @@ fn with_a_key_what_is_unsealed_or_changed_is_refused_and_a_replay_has_no_second_
         assert_eq!(bench.turn(balancer(), &sealed[..len]), None);
     }
     assert_eq!(bench.drops(DropReason::Length), 159);
-    assert_eq!((bench.actions(), bench.controller.crew.wanted()), (vec![], 2));
+    assert_eq!((bench.actions(), bench.controller.replicas.wanted()), (vec![], 2));
 
     let ack = bench.turn(balancer(), &sealed).expect("an acknowledgement");
     assert!(Opener::new(&KEY).open(&ack).is_ok(), "sealed too");
@@ -528,7 +528,7 @@ fn with_a_key_what_is_unsealed_or_changed_is_refused_and_a_replay_has_no_second_
     bench.pass(5 * SECOND);
     let later = bench.turn(balancer(), &sealed).expect("a challenge");
     assert_eq!(op(&header(&later)), RequestOp::Challenge, "its nonce has aged");
-    assert_eq!((bench.actions(), bench.controller.crew.wanted()), (vec![], 2));
+    assert_eq!((bench.actions(), bench.controller.replicas.wanted()), (vec![], 2));
 }
 
 #[test]
@@ -586,35 +586,35 @@ proptest! {
             match what {
                 0 => drop(bench.order(RequestOp::Grow, id)),
                 1 => drop(bench.order(RequestOp::Shrink, id)),
-                2 if alive.remove(&id).is_some() => bench.controller.crew.on_exited(bench.now, id, "a crash"),
+                2 if alive.remove(&id).is_some() => bench.controller.replicas.on_exited(bench.now, id, "a crash"),
                 _ => bench.pass(ms * MS),
             }
-            while let Some(action) = bench.controller.crew.poll_action() {
+            while let Some(action) = bench.controller.replicas.poll_action() {
                 match action {
                     Action::Start { id, port } if port % 3 == ms as u16 % 3 => {
                         let why = if what < 4 { StartFailure::PortInUse } else { StartFailure::Other };
                         prop_assert!(!alive.contains_key(&id));
-                        bench.controller.crew.on_start_failed(bench.now, id, why);
+                        bench.controller.replicas.on_start_failed(bench.now, id, why);
                     }
                     Action::Start { id, port } => {
                         prop_assert!(alive.values().all(|&other| other != port), "port {} is taken", port);
                         prop_assert!(bounds().ports.contains(&port));
                         prop_assert_eq!(alive.insert(id, port), None, "server {} runs already", id);
-                        bench.controller.crew.on_started(bench.now, id);
+                        bench.controller.replicas.on_started(bench.now, id);
                     }
                     Action::Stop { id } | Action::Kill { id } => prop_assert!(alive.contains_key(&id)),
                     Action::Tell(_) => {}
                 }
             }
-            prop_assert!((1..=4).contains(&bench.controller.crew.wanted()));
+            prop_assert!((1..=4).contains(&bench.controller.replicas.wanted()));
         }
-        bench.controller.crew.shut_down(bench.now);
+        bench.controller.replicas.shut_down(bench.now);
         for action in bench.deeds() {
             prop_assert!(matches!(action, Action::Stop { .. }), "{:?}", action);
         }
         for &id in alive.keys() {
-            bench.controller.crew.on_exited(bench.now, id, "exit status: 0");
+            bench.controller.replicas.on_exited(bench.now, id, "exit status: 0");
         }
-        prop_assert!(bench.controller.crew.is_empty());
+        prop_assert!(bench.controller.replicas.is_empty());
     }
 }

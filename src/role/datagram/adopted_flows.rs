@@ -14,18 +14,18 @@ pub(super) struct MovedFlow {
     pub is_answered: bool,
 }
 
-/// At most so many flows, each for one datagram of its client, until a time. Nothing allocates but [`Moved::add`].
+/// At most so many flows, each for one datagram of its client, until a time. Nothing allocates but [`AdoptedFlows::add`].
 #[derive(Debug)]
-pub(super) struct Moved {
+pub(super) struct AdoptedFlows {
     flows: HashMap<Client, MovedFlow>,
     max: usize,
     until: Instant,
 }
 
-impl Moved {
+impl AdoptedFlows {
     /// None, and room for so many.
     pub fn new(max: usize) -> Self {
-        Moved { flows: HashMap::new(), max, until: Instant::ZERO }
+        AdoptedFlows { flows: HashMap::new(), max, until: Instant::ZERO }
     }
 
     /// Adds a flow, if there is room; all of them last until then.

@@ -11,15 +11,15 @@
 
 use std::time::Duration;
 
-use super::adopted_flows::{Moved, MovedFlow};
-use super::forward::{Client, Core, Datagram, LastClient, Way};
+use super::adopted_flows::{AdoptedFlows, MovedFlow};
+use super::forward::{Client, Datagram, Forwarder, LastClient, Way};
 use super::handover::Flow;
 use super::leases::{Ended, Leases, Owner, Pair};
 use super::members::Member;
 use super::settings::Affinity;
 use crate::base::batch::{FrameRef, Received, SocketId, Tx};
 use crate::base::drop_reason::DropReason;
-use crate::base::lru_slab::{Aged, Key};
+use crate::base::lru_slab::{Key, LruSlab};
 use crate::base::time::{Instant, earliest};
 use crate::pool::select::Slot;
 use crate::pool::waiting::NoRoom;
@@ -56,15 +56,15 @@ struct Use {
 }
 
 /// The leases of one worker.
-pub(super) struct Leased {
+pub(super) struct ByPort {
     leases: Leases,
     uses: Box<[Use]>,
     /// Requests, or flows that the server has not answered, by age.
-    waiting: Aged<Request>,
+    waiting: LruSlab<Request>,
     /// Flows that it has answered, by the time of their last datagram.
-    flows: Aged<Pair>,
+    flows: LruSlab<Pair>,
     /// Flows of another process.
-    moved: Moved,
+    moved: AdoptedFlows,
     affinity: Affinity,
     hold: Duration,
     /// When a flow that its server has answered last had a datagram.
@@ -73,8 +73,8 @@ pub(super) struct Leased {
     hint: Option<(Client, u16)>,
 }
 
-impl Leased {
-    pub fn new(core: &Core, secret: [u8; 16]) -> Self {
+impl ByPort {
+    pub fn new(core: &Forwarder, secret: [u8; 16]) -> Self {
         let settings = &core.settings;
         let ports = core.sockets.v4.len().max(core.sockets.v6.len());
         let slots = settings.servers_max;
@@ -83,15 +83,15 @@ impl Leased {
             Affinity::None => (REQUESTS_MAX, 0),
             Affinity::Client => (pairs, pairs),
         };
-        let (mut waiting, mut flows) = (Aged::new(requests), Aged::new(flows));
+        let (mut waiting, mut flows) = (LruSlab::new(requests), LruSlab::new(flows));
         // What a flood needs is there from the start.
         waiting.fault_in();
         flows.fault_in();
-        Leased {
+        ByPort {
             leases: Leases::new(ports, slots, secret),
             uses: vec![Use::default(); pairs].into(),
             waiting,
-            moved: Moved::new(flows.capacity()),
+            moved: AdoptedFlows::new(flows.capacity()),
             flows,
             affinity: settings.affinity,
             hold: settings.hold.unwrap_or(HOLD_MIN),
@@ -101,7 +101,7 @@ impl Leased {
     }
 
     /// There are new settings.
-    pub fn adopt(&mut self, core: &Core) {
+    pub fn adopt(&mut self, core: &Forwarder) {
         if let Some(hold) = core.settings.hold {
             self.hold = hold;
         }
@@ -115,7 +115,7 @@ impl Leased {
     /// A client's datagram.
     pub fn on_client(
         &mut self,
-        core: &mut Core,
+        core: &mut Forwarder,
         client: &Client,
         datagram: Datagram,
         bytes: &[u8],
@@ -130,7 +130,7 @@ impl Leased {
 
     fn on_request(
         &mut self,
-        core: &mut Core,
+        core: &mut Forwarder,
         client: &Client,
         Datagram { at, now }: Datagram,
         bytes: &[u8],
@@ -149,7 +149,7 @@ impl Leased {
     #[allow(clippy::too_many_arguments)] // one request, its way and its turn; a struct would only rename them
     pub fn send_request(
         &mut self,
-        core: &mut Core,
+        core: &mut Forwarder,
         client: &Client,
         (slot, member): (Slot, Member),
         at: Option<FrameRef>,
@@ -186,7 +186,7 @@ impl Leased {
 
     fn on_flow(
         &mut self,
-        core: &mut Core,
+        core: &mut Forwarder,
         client: &Client,
         Datagram { at, now }: Datagram,
         bytes: &[u8],
@@ -217,7 +217,7 @@ impl Leased {
 
     fn open_flow(
         &mut self,
-        core: &mut Core,
+        core: &mut Forwarder,
         owner: Owner,
         Datagram { at, now }: Datagram,
         bytes: &[u8],
@@ -263,7 +263,7 @@ impl Leased {
     }
 
     /// The flows that live, and those of another process whose clients have not come yet.
-    pub fn export(&self, core: &Core, now: Instant) -> Vec<Flow> {
+    pub fn export(&self, core: &Forwarder, now: Instant) -> Vec<Flow> {
         if self.affinity != Affinity::Client {
             return vec![];
         }
@@ -286,7 +286,7 @@ impl Leased {
     }
 
     /// Takes over flows of another process.
-    pub fn import(&mut self, core: &mut Core, now: Instant, flows: &[Flow]) {
+    pub fn import(&mut self, core: &mut Forwarder, now: Instant, flows: &[Flow]) {
         let until = now + core.settings.idle_timeout;
         for &Flow { client, front, local_ip, server, is_answered } in flows {
             let Some(front) = core.front_at(front) else { continue };
@@ -319,7 +319,7 @@ impl Leased {
         Some(pair)
     }
 
-    fn way(&self, core: &Core, pair: Pair, member: &Member) -> Way {
+    fn way(&self, core: &Forwarder, pair: Pair, member: &Member) -> Way {
         let from = SocketId(core.ports_to(member.addr).start + self.leases.port(pair));
         Way { slot: self.leases.slot(pair), server: member.addr, from }
     }
@@ -327,7 +327,7 @@ impl Leased {
     /// A datagram that came by a port.
     pub fn on_server(
         &mut self,
-        core: &mut Core,
+        core: &mut Forwarder,
         received: &Received,
         Datagram { at, now }: Datagram,
         last: &mut LastClient,
@@ -368,7 +368,7 @@ impl Leased {
     }
 
     /// A flow's server has sent something.
-    fn touch_flow(&mut self, core: &mut Core, now: Instant, pair: Pair) {
+    fn touch_flow(&mut self, core: &mut Forwarder, now: Instant, pair: Pair) {
         let slot = self.leases.slot(pair);
         self.last_flow = now;
         let used = &mut self.uses[pair.index()];
@@ -397,7 +397,7 @@ impl Leased {
     /// Ends a lease that no request waits for; its last one left at `sent` or sooner. Whether all was answered
     /// decides how long it rests. What has ended the last one may have been late of an earlier one, so that its own
     /// answer is yet to come: the rest begins with its time-out, no sooner.
-    fn rest_if_done(&mut self, now: Instant, pair: Pair, sent: Instant, core: &Core) {
+    fn rest_if_done(&mut self, now: Instant, pair: Pair, sent: Instant, core: &Forwarder) {
         let used = &self.uses[pair.index()];
         if used.first.is_some() {
             return;
@@ -414,7 +414,7 @@ impl Leased {
     }
 
     /// Ends a flow that nothing was sent in for so long. An answer to its last datagram may be as late as any.
-    fn end_flow(&mut self, core: &mut Core, now: Instant, pair: Pair, idle: Duration) {
+    fn end_flow(&mut self, core: &mut Forwarder, now: Instant, pair: Pair, idle: Duration) {
         let slot = self.leases.slot(pair);
         let unanswered_rest = core.settings.timeout * UNANSWERED_REST;
         let used = &mut self.uses[pair.index()];
@@ -434,7 +434,7 @@ impl Leased {
     }
 
     /// Gives up what has waited for too long, and flows that are idle.
-    pub fn expire(&mut self, core: &mut Core, now: Instant) {
+    pub fn expire(&mut self, core: &mut Forwarder, now: Instant) {
         let (time_out, idle) = (core.settings.timeout, core.settings.idle_timeout);
         while let Some((key, sent)) = self.waiting.oldest()
             && sent + time_out <= now
@@ -462,7 +462,7 @@ impl Leased {
     }
 
     /// When something has waited for too long, or is idle.
-    pub fn next_deadline(&self, core: &Core) -> Option<Instant> {
+    pub fn next_deadline(&self, core: &Forwarder) -> Option<Instant> {
         let settings = &core.settings;
         let waiting = self.waiting.oldest().map(|(_, sent)| sent + settings.timeout);
         earliest(waiting, self.flows.oldest().map(|(_, used)| used + settings.idle_timeout))
@@ -474,7 +474,7 @@ impl Leased {
     }
 
     /// Measures how long answered pairs have to rest, unless that is configured. Now and then.
-    pub fn measure_hold(&mut self, core: &Core) {
+    pub fn measure_hold(&mut self, core: &Forwarder) {
         if core.settings.hold.is_none()
             && let Some(p99) = core.recent.take_quantile(0.99)
         {
@@ -485,7 +485,7 @@ impl Leased {
 
 /// A datagram that nobody answers.
 fn one_way(
-    core: &mut Core,
+    core: &mut Forwarder,
     client: &Client,
     Datagram { at, .. }: Datagram,
     bytes: &[u8],

@@ -5,7 +5,7 @@
 
 use std::net::SocketAddr;
 
-use super::forward::{Client, Core, Datagram, LastClient, Way};
+use super::forward::{Client, Datagram, Forwarder, LastClient, Way};
 use super::members::Member;
 use super::queries::{Place, Queries};
 use crate::base::batch::{FrameRef, Received, SocketId, Tx};
@@ -41,13 +41,13 @@ pub(super) struct Dns {
 }
 
 impl Dns {
-    pub fn new(core: &Core, secret: [u8; 16]) -> Self {
+    pub fn new(core: &Forwarder, secret: [u8; 16]) -> Self {
         let ports = core.sockets.v4.len() + core.sockets.v6.len();
         Dns { queries: Queries::new(QUERIES_MAX, ports), key: QuestionKey::new(secret), port: 0 }
     }
 
     /// A turn begins.
-    pub fn begin(&mut self, core: &mut Core) {
+    pub fn begin(&mut self, core: &mut Forwarder) {
         let ports = core.sockets.v4.len().max(core.sockets.v6.len());
         self.port = core.rng.below(ports as u64) as u16;
     }
@@ -55,7 +55,7 @@ impl Dns {
     /// A client's datagram.
     pub fn on_client(
         &mut self,
-        core: &mut Core,
+        core: &mut Forwarder,
         client: &Client,
         datagram: Datagram,
         bytes: &mut [u8],
@@ -99,7 +99,7 @@ impl Dns {
     /// A client's datagram that has waited for the server that is there now.
     pub fn send_waiting(
         &mut self,
-        core: &mut Core,
+        core: &mut Forwarder,
         client: &Client,
         (slot, Member { addr, generation, .. }): (Slot, Member),
         now: Instant,
@@ -123,7 +123,7 @@ impl Dns {
     /// never come. The query itself stays as it is.
     fn try_out(
         &mut self,
-        core: &mut Core,
+        core: &mut Forwarder,
         client: &Client,
         question: u64,
         now: Instant,
@@ -147,7 +147,7 @@ impl Dns {
     #[allow(clippy::too_many_arguments)] // one query, its way and its turn; a struct would only rename them
     fn send(
         &mut self,
-        core: &mut Core,
+        core: &mut Forwarder,
         query: Query,
         server: SocketAddr,
         client: &Client,
@@ -172,7 +172,7 @@ impl Dns {
     /// A datagram that came by a port.
     pub fn on_server(
         &mut self,
-        core: &mut Core,
+        core: &mut Forwarder,
         received: &Received,
         datagram: Datagram,
         bytes: &mut [u8],
@@ -211,7 +211,7 @@ impl Dns {
     }
 
     /// Gives up what has waited for too long.
-    pub fn expire(&mut self, core: &mut Core, now: Instant) {
+    pub fn expire(&mut self, core: &mut Forwarder, now: Instant) {
         while let Some((place, sent)) = self.queries.oldest()
             && sent + core.settings.timeout <= now
         {
@@ -227,14 +227,14 @@ impl Dns {
     }
 
     /// When something has waited for too long.
-    pub fn next_deadline(&self, core: &Core) -> Option<Instant> {
+    pub fn next_deadline(&self, core: &Forwarder) -> Option<Instant> {
         self.queries.oldest().map(|(_, sent)| sent + core.settings.timeout)
     }
 }
 
 /// Answers "it does not work now", at once: so the client asks elsewhere instead of waiting.
 fn servfail(
-    core: &mut Core,
+    core: &mut Forwarder,
     client: &Client,
     at: FrameRef,
     bytes: &mut [u8],
@@ -249,7 +249,7 @@ fn servfail(
 }
 
 /// The same to a query that has waited, whose bytes are no turn's.
-pub(super) fn refuse(core: &mut Core, client: &Client, bytes: &mut [u8], tx: &mut Tx) {
+pub(super) fn refuse(core: &mut Forwarder, client: &Client, bytes: &mut [u8], tx: &mut Tx) {
     let len = dns::truncate_to_servfail(bytes);
     let local_ip = core.locals.get(client.local);
     let destination = tx.destination(client.front, client.addr, local_ip);

@@ -16,9 +16,9 @@ use crate::base::published::Seen;
 use crate::base::rng::Rng;
 use crate::base::time::Instant;
 use crate::pool::access::Gate;
-use crate::pool::regret::Decisions;
+use crate::pool::regret::RegretSampler;
 use crate::pool::select::{Chooser, Full, Slot};
-use crate::pool::stats::{Answers, LatencyHistogram, RelayStats};
+use crate::pool::stats::{Answers, DatagramStats, LatencyHistogram};
 use crate::pool::waiting::Limit;
 use crate::wire::proxy_protocol::{self, Transport};
 
@@ -110,7 +110,7 @@ impl Lane {
 }
 
 /// See the module's text.
-pub(super) struct Core {
+pub(super) struct Forwarder {
     /// The worker's.
     number: usize,
     pub shared: Arc<Shared>,
@@ -118,7 +118,7 @@ pub(super) struct Core {
     pub settings: Arc<Settings>,
     pub gate: Gate,
     seen: Seen,
-    pub stats: Arc<RelayStats>,
+    pub stats: Arc<DatagramStats>,
     pub sockets: Sockets,
     pub view: View,
     pub locals: Locals,
@@ -129,7 +129,7 @@ pub(super) struct Core {
     /// Slots whose lanes something has come up in; each once.
     touched: Vec<Slot>,
     chooser: Chooser,
-    pub decisions: Decisions,
+    pub decisions: RegretSampler,
     /// The addresses of the fronts, for PROXY headers.
     fronts: Box<[SocketAddr]>,
     /// The slowest answer of late: it decays.
@@ -147,7 +147,7 @@ const SILENCE_FACTOR: u32 = 2;
 /// Of the slowest answer, what is left after each tick is 1 - 1 / this: half of it after a second.
 const SLOWEST_DECAY: u32 = 144;
 
-impl Core {
+impl Forwarder {
     pub fn new(
         shared: &Arc<Shared>,
         number: usize,
@@ -155,10 +155,10 @@ impl Core {
         local_addrs: &[SocketAddr],
         own: &[SocketAddr],
         rng: &mut Rng,
-    ) -> Core {
+    ) -> Forwarder {
         let settings = shared.settings();
         let slots = settings.servers_max;
-        Core {
+        Forwarder {
             view: View::new(slots, own),
             locals: Locals::default(),
             rng: Rng::new(rng.next_u64()),
@@ -166,7 +166,7 @@ impl Core {
             owed: 0,
             touched: Vec::with_capacity(slots),
             chooser: Chooser::new(settings.policy, rng.next_u64()),
-            decisions: Decisions::new(rng.next_u64()),
+            decisions: RegretSampler::new(rng.next_u64()),
             fronts: local_addrs[..usize::from(sockets.fronts.end)].into(),
             slowest: None,
             recent: LatencyHistogram::default(),
@@ -194,7 +194,7 @@ impl Core {
 
     /// Copies what the primary has changed.
     pub fn refresh(&mut self) {
-        let Core { shared, view, lanes, .. } = self;
+        let Forwarder { shared, view, lanes, .. } = self;
         view.refresh(&shared.members, |slot| lanes[slot.index()].destination = None);
     }
 

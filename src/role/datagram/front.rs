@@ -3,7 +3,7 @@
 use super::forward::{Client, datagrams};
 use super::*;
 
-impl Relay {
+impl DatagramRole {
     /// Takes what one client sent.
     pub(super) fn on_front(&mut self, now: Instant, received: &Received, bytes: &mut [u8], tx: &mut Tx) {
         let count = bytes.len().div_ceil(received.stride as usize) as u64;
@@ -24,7 +24,7 @@ impl Relay {
             let datagram = Datagram { at, now };
             let outcome = match &mut self.matching {
                 Matching::Dns(dns) => dns.on_client(core, &client, datagram, bytes, &mut last, tx),
-                Matching::Leased(leased) => leased.on_client(core, &client, datagram, bytes, tx),
+                Matching::ByPort(leased) => leased.on_client(core, &client, datagram, bytes, tx),
             };
             if let Err(reason) = outcome {
                 core.stats.refused.add(reason, 1);

@@ -8,11 +8,11 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Matching, Relay};
+use super::{DatagramRole, Matching};
 use crate::base::time::Instant;
-use crate::pool::departed::Kept;
+use crate::pool::departed::PastRecord;
 use crate::pool::health::Health;
-use crate::pool::order::Standing;
+use crate::pool::order::AdminState;
 
 /// A client that has a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,7 +34,7 @@ pub struct Flow {
 pub struct Known {
     pub(super) servers: Vec<KnownServer>,
     /// Of servers that have left, by their addresses.
-    pub(super) away: Vec<(SocketAddr, Kept)>,
+    pub(super) away: Vec<(SocketAddr, PastRecord)>,
 }
 
 /// What is known of a server that the pool has.
@@ -42,16 +42,16 @@ pub struct Known {
 pub(super) struct KnownServer {
     pub addr: SocketAddr,
     pub health: Health,
-    pub standing: Standing,
+    pub standing: AdminState,
     pub slow_since: Option<Instant>,
 }
 
-impl Relay {
+impl DatagramRole {
     /// The flows of this worker, at most one for each of its pairs of port and server. None without affinity.
     pub fn export_flows(&self, now: Instant) -> Vec<Flow> {
         match &self.matching {
             Matching::Dns(_) => vec![],
-            Matching::Leased(leased) => leased.export(&self.core, now),
+            Matching::ByPort(leased) => leased.export(&self.core, now),
         }
     }
 
@@ -59,7 +59,7 @@ impl Relay {
     /// flows; those that have not come within the idle time-out are forgotten. Any worker takes those of any other: a
     /// client that never comes here does no harm.
     pub fn import_flows(&mut self, now: Instant, flows: &[Flow]) {
-        if let Matching::Leased(leased) = &mut self.matching {
+        if let Matching::ByPort(leased) = &mut self.matching {
             leased.import(&mut self.core, now, flows);
         }
     }
@@ -70,7 +70,7 @@ impl Relay {
     }
 
     /// Goes on from what a predecessor knew of the servers that this pool has, or will have. For the primary, after
-    /// [`Relay::take_servers`].
+    /// [`DatagramRole::take_servers`].
     pub fn import_members(&mut self, now: Instant, known: &Known) {
         if let Some(primary) = &mut self.primary {
             primary.go_on_from(&mut self.core, now, known);

@@ -19,24 +19,24 @@ use std::time::Duration;
 
 use super::by_port::ANSWER_LATEST;
 use super::checks::{Asked, Checker};
-use super::forward::Core;
+use super::forward::Forwarder;
 use super::handover::{Known, KnownServer};
 use super::members::Member;
-use super::settings::{Check, Event, HealthCheck, Settings, Speaks};
+use super::settings::{Check, Event, HealthCheck, Protocol, Settings};
 use super::shared::{Noticed, Shared};
 use crate::base::batch::{SocketId, Tx};
 use crate::base::drop_reason::DropReason;
 use crate::base::time::Instant;
-use crate::pool::concurrency::Auto;
-use crate::pool::departed::{Kept, Remembered};
-use crate::pool::desired::Wanted;
+use crate::pool::concurrency::AdaptiveLimit;
+use crate::pool::departed::{Departed, PastRecord};
+use crate::pool::desired::DesiredServer;
 use crate::pool::health::leaf_of;
 use crate::pool::health::{self, Census, Health, Limits, Rules, State};
-use crate::pool::order::{Order, Refused, Standing, Switch};
+use crate::pool::order::{AdminMode, AdminState, Order, Refused};
 use crate::pool::select::{LeafState, SHARE_ALL, Slot, cost_of};
 use crate::pool::slow_start::{self, SlowStart};
 use crate::pool::slowness;
-use crate::pool::slowness::Delays;
+use crate::pool::slowness::Slowness;
 
 /// Events that nobody has fetched yet are bounded; the oldest go first.
 const EVENTS_MAX: usize = 256;
@@ -67,7 +67,7 @@ struct Server {
     /// Whether the pool shall have it. One that it shall not leaves when it has nothing more to do.
     is_wanted: bool,
     /// What an operator has said of it.
-    standing: Standing,
+    standing: AdminState,
     /// Since when it has been getting less than its share, if it does: it has just come up.
     slow_since: Option<Instant>,
 }
@@ -83,8 +83,8 @@ impl Server {
     }
 
     /// What shall be known of it when it comes back.
-    fn kept(&self) -> Kept {
-        Kept { standing: self.standing, record: self.health.record().clone() }
+    fn kept(&self) -> PastRecord {
+        PastRecord { standing: self.standing, record: self.health.record().clone() }
     }
 }
 
@@ -101,7 +101,7 @@ pub(super) struct Primary {
     servers: Box<[Option<Server>]>,
     left: Box<[Option<Left>]>,
     /// What is known of servers that have left.
-    remembered: Remembered<SocketAddr>,
+    remembered: Departed<SocketAddr>,
     /// How long a slot rests after its server has left.
     rest: Duration,
     checker: Checker,
@@ -112,23 +112,23 @@ pub(super) struct Primary {
     fails_open: bool,
     slow_start: SlowStart,
     /// The limit, where it is to be found.
-    auto: Auto,
-    delays: Delays,
+    auto: AdaptiveLimit,
+    delays: Slowness,
     last_generation: u32,
     next_look: Instant,
 }
 
 impl Primary {
-    pub fn new(core: &Core, secret: [u8; 16], now: Instant) -> Self {
+    pub fn new(core: &Forwarder, secret: [u8; 16], now: Instant) -> Self {
         let settings = &core.settings;
         let check = settings.health.check.clone();
         let health = &settings.health;
-        let mut delays = Delays::new(settings.servers_max);
+        let mut delays = Slowness::new(settings.servers_max);
         slowness::choose(&mut delays, settings.policy, |slot| &core.stats.servers[slot.index()].served);
         Primary {
             servers: (0..settings.servers_max).map(|_| None).collect(),
             left: vec![None; settings.servers_max].into(),
-            remembered: Remembered::new(settings.servers_max * REMEMBERED_PER_SLOT),
+            remembered: Departed::new(settings.servers_max * REMEMBERED_PER_SLOT),
             rest: rest_of(settings),
             checker: Checker::new(check, settings.proxy_protocol, secret, core.shared.seed ^ 1),
             limits: limits_of(health),
@@ -139,13 +139,13 @@ impl Primary {
             slow_start: SlowStart::default(),
             delays,
             last_generation: 0,
-            auto: Auto::of(now, settings.max_outstanding),
+            auto: AdaptiveLimit::of(now, settings.max_outstanding),
             next_look: now,
         }
     }
 
     /// There are new settings.
-    pub fn adopt(&mut self, core: &mut Core, now: Instant) {
+    pub fn adopt(&mut self, core: &mut Forwarder, now: Instant) {
         let settings = &core.settings;
         if settings.health.check != self.settings.check {
             self.checker.set_check(settings.health.check.clone());
@@ -191,7 +191,7 @@ impl Primary {
     }
 
     /// Judges every server by what was noticed since the last tick, and asks those whose time has come.
-    pub fn on_tick(&mut self, core: &mut Core, now: Instant, tx: &mut Tx) {
+    pub fn on_tick(&mut self, core: &mut Forwarder, now: Instant, tx: &mut Tx) {
         let Shared { tree, finished, room, .. } = &*core.shared;
         self.auto.look(now, tree, finished.iter(), !room.is_empty());
         if now >= self.next_look {
@@ -216,7 +216,7 @@ impl Primary {
     }
 
     /// Whether some server's cost is another now.
-    fn look_at_delays(&mut self, core: &Core, now: Instant) -> bool {
+    fn look_at_delays(&mut self, core: &Forwarder, now: Instant) -> bool {
         let Primary { delays, servers, .. } = self;
         let stats = &core.shared.stats;
         let generation = |slot: Slot| Some(servers[slot.index()].as_ref()?.generation.into());
@@ -229,7 +229,7 @@ impl Primary {
         )
     }
 
-    fn judge(&mut self, core: &mut Core, now: Instant, slot: Slot, noticed: Noticed, alive_at: Instant) {
+    fn judge(&mut self, core: &mut Forwarder, now: Instant, slot: Slot, noticed: Noticed, alive_at: Instant) {
         let Some(server) = &mut self.servers[slot.index()] else { return };
         let state = server.health.state();
         let is_doubtful = state.is_doubtful();
@@ -263,7 +263,7 @@ impl Primary {
     }
 
     /// Asks a server whose time has come, or has it tried; forgets one that was taken out and has nothing left.
-    fn look_after(&mut self, core: &mut Core, now: Instant, slot: Slot, tx: &mut Tx) {
+    fn look_after(&mut self, core: &mut Forwarder, now: Instant, slot: Slot, tx: &mut Tx) {
         let somebody_is_up = self.servers.iter().flatten().any(|s| s.health.state() == State::Up);
         let Some(server) = &mut self.servers[slot.index()] else { return };
         match server.health.state() {
@@ -299,7 +299,7 @@ impl Primary {
         }
     }
 
-    fn check(&mut self, core: &Core, now: Instant, slot: Slot, tx: &mut Tx) {
+    fn check(&mut self, core: &Forwarder, now: Instant, slot: Slot, tx: &mut Tx) {
         let Some(server) = &mut self.servers[slot.index()] else { return };
         let is_suspect = server.health.state() == State::Suspect;
         let pause = if is_suspect { self.settings.interval / SUSPECT_FACTOR } else { self.settings.interval };
@@ -318,7 +318,7 @@ impl Primary {
     /// A datagram that came where checks are answered.
     pub fn on_check_answer(
         &mut self,
-        core: &mut Core,
+        core: &mut Forwarder,
         now: Instant,
         peer: SocketAddr,
         bytes: &[u8],
@@ -342,7 +342,14 @@ impl Primary {
         }
     }
 
-    fn apply(&mut self, core: &mut Core, now: Instant, slot: Slot, event: health::Event, why: &'static str) {
+    fn apply(
+        &mut self,
+        core: &mut Forwarder,
+        now: Instant,
+        slot: Slot,
+        event: health::Event,
+        why: &'static str,
+    ) {
         let Some(server) = &mut self.servers[slot.index()] else { return };
         let Some(state) = server.health.on_event(now, event, &self.limits) else { return };
         match state {
@@ -372,7 +379,7 @@ impl Primary {
     }
 
     /// Brings the members to what is wanted: who is new comes in, who is not wanted any more finishes what it has.
-    pub fn set_servers(&mut self, core: &mut Core, now: Instant, wanted: Vec<Wanted>) {
+    pub fn set_servers(&mut self, core: &mut Forwarder, now: Instant, wanted: Vec<DesiredServer>) {
         for (index, server) in self.servers.iter_mut().enumerate() {
             let Some(server) = server else { continue };
             match wanted.iter().find(|wanted| wanted.addr == server.addr) {
@@ -450,7 +457,7 @@ impl Primary {
     }
 
     /// Goes on from what a predecessor knew. Servers that are not wanted (yet) are remembered.
-    pub fn go_on_from(&mut self, core: &mut Core, now: Instant, known: &Known) {
+    pub fn go_on_from(&mut self, core: &mut Forwarder, now: Instant, known: &Known) {
         for (addr, kept) in &known.away {
             self.remembered.keep(*addr, kept.clone());
         }
@@ -461,7 +468,8 @@ impl Primary {
             let found =
                 self.servers.iter().position(|server| server.as_ref().is_some_and(|s| s.addr == *addr));
             let Some(index) = found else {
-                self.remembered.keep(*addr, Kept { standing: *standing, record: health.record().clone() });
+                self.remembered
+                    .keep(*addr, PastRecord { standing: *standing, record: health.record().clone() });
                 continue;
             };
             let server = self.servers[index].as_mut().expect("it was found there");
@@ -476,7 +484,13 @@ impl Primary {
     }
 
     /// Carries out what an operator asks of the server with this id.
-    pub fn order(&mut self, core: &mut Core, now: Instant, id: u32, order: Order) -> Result<(), Refused> {
+    pub fn order(
+        &mut self,
+        core: &mut Forwarder,
+        now: Instant,
+        id: u32,
+        order: Order,
+    ) -> Result<(), Refused> {
         let has_id = |server: &Option<Server>| server.as_ref().is_some_and(|s| s.id == id && s.is_wanted);
         let index = self.servers.iter().position(has_id).ok_or(Refused::UnknownServer)?;
         let (slot, server) = (Slot::new(index), self.servers[index].as_mut().expect("it was found there"));
@@ -517,7 +531,7 @@ impl Primary {
         free().find(was_its_own).or_else(|| free().find(has_rested))
     }
 
-    fn remove(&mut self, core: &mut Core, now: Instant, slot: Slot) {
+    fn remove(&mut self, core: &mut Forwarder, now: Instant, slot: Slot) {
         if let Some(server) = self.servers[slot.index()].take() {
             self.left[slot.index()] = Some(Left { addr: server.addr, until: now + self.rest });
             self.remembered.keep(server.addr, server.kept());
@@ -527,11 +541,11 @@ impl Primary {
     }
 
     /// Writes what the states mean into the tree, and tells the workers.
-    fn publish(&mut self, core: &mut Core, now: Instant) {
+    fn publish(&mut self, core: &mut Forwarder, now: Instant) {
         let census = Census::of(self.servers.iter().flatten().map(|server| server.health.state()));
         let fails_open = census.fails_open(self.settings.rules.down_max);
         let nobody = census.up + census.suspect + census.held == 0;
-        let is_last_way = nobody && core.settings.protocol == Speaks::Datagram;
+        let is_last_way = nobody && core.settings.protocol == Protocol::Datagram;
         let mut usable = 0;
         let span = self.settings.rules.slow_start;
         for (index, server) in self.servers.iter_mut().enumerate() {
@@ -579,11 +593,11 @@ impl Primary {
 const ASKED: &str = "an operator asked for it";
 
 /// The health of a server that was added, or is wanted again.
-fn first_health(kept: &Kept, checker: &Checker, now: Instant) -> Health {
+fn first_health(kept: &PastRecord, checker: &Checker, now: Instant) -> Health {
     let state = match kept.standing.switch {
-        Switch::On => checker.first_state(),
-        Switch::Drained => State::Draining,
-        Switch::Off => State::Disabled,
+        AdminMode::On => checker.first_state(),
+        AdminMode::Drained => State::Draining,
+        AdminMode::Off => State::Disabled,
     };
     Health::with_record(state, kept.record.clone(), now)
 }

@@ -1,12 +1,12 @@
 //! A datagram pool: sends each datagram to the server with the shortest queue, and what comes back to whom it is for.
 //! The servers know nothing of lbd.
 //!
-//! One [`Relay`] is one *worker*: it has a front socket for each address that the pool listens on, ports of its own
+//! One [`DatagramRole`] is one *worker*: it has a front socket for each address that the pool listens on, ports of its own
 //! towards the servers, and a table of its own of what is under way. Workers share the selection tree, the members, and
 //! who may send how much. Worker 0 is the *primary*: it alone judges the servers' health and checks them.
 //!
-//! Never touches a socket, a clock or a log: what is worth telling comes out of [`Relay::poll_event`], what is worth
-//! counting goes to [`RelayStats`].
+//! Never touches a socket, a clock or a log: what is worth telling comes out of [`DatagramRole::poll_event`], what is worth
+//! counting goes to [`DatagramStats`].
 //!
 //! | file | a change there is about |
 //! |---|---|
@@ -42,29 +42,29 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use self::by_port::Leased;
+use self::by_port::ByPort;
 use self::dns::Dns;
-use self::forward::{Core, Datagram, datagrams};
+use self::forward::{Datagram, Forwarder, datagrams};
 use self::health::Primary;
 use crate::base::batch::{Received, Rx, Tx};
 use crate::base::drop_reason::DropReason;
 use crate::base::rng::Rng;
 use crate::base::time::{Instant, earliest};
 use crate::pool::order::{Order, Refused};
-use crate::pool::stats::RelayStats;
+use crate::pool::stats::DatagramStats;
 use crate::role::Role;
 
 pub use self::handover::{Flow, Known};
 pub use self::members::Member;
 pub use self::settings::{
-    Affinity, Chance, Check, Event, HealthCheck, ProxyProtocol, Settings, Sockets, Speaks,
+    Affinity, Chance, Check, Event, HealthCheck, Protocol, ProxyProtocol, Settings, Sockets,
 };
 pub use self::shared::Shared;
 
 /// How datagrams are matched with what comes back.
 enum Matching {
     Dns(Box<Dns>),
-    Leased(Box<Leased>),
+    ByPort(Box<ByPort>),
 }
 
 /// A worker's sockets.
@@ -77,8 +77,8 @@ pub struct WorkerSockets {
 }
 
 /// One worker's state machine.
-pub struct Relay {
-    core: Core,
+pub struct DatagramRole {
+    core: Forwarder,
     matching: Matching,
     primary: Option<Box<Primary>>,
     next_tick: Instant,
@@ -101,7 +101,7 @@ const FLOW_QUIET: Duration = Duration::from_secs(1);
 /// How often the rest of answered pairs is measured.
 const MEASURE: Duration = Duration::from_secs(1);
 
-impl Relay {
+impl DatagramRole {
     /// The workers of a pool without servers, one for each set of sockets; the first is the primary. Servers come by
     /// [`Shared::want`].
     pub fn workers(
@@ -109,7 +109,7 @@ impl Relay {
         chance: Chance,
         sockets: &[WorkerSockets],
         now: Instant,
-    ) -> (Arc<Shared>, Vec<Relay>) {
+    ) -> (Arc<Shared>, Vec<DatagramRole>) {
         let Chance { secret, seed } = chance;
         let mut rng = Rng::new(seed);
         // Each use of the secret has a key of its own.
@@ -121,13 +121,13 @@ impl Relay {
         let shared = Arc::new(Shared::new(settings, seed, key(1)));
         let own: Vec<_> = sockets.iter().flat_map(|worker| worker.addrs.iter().copied()).collect();
         let worker = |(number, of): (usize, &WorkerSockets)| {
-            let core = Core::new(&shared, number, of.sockets.clone(), &of.addrs, &own, &mut rng);
+            let core = Forwarder::new(&shared, number, of.sockets.clone(), &of.addrs, &own, &mut rng);
             let matching = match core.settings.protocol {
-                Speaks::Dns => Matching::Dns(Box::new(Dns::new(&core, key(2)))),
-                Speaks::Datagram => Matching::Leased(Box::new(Leased::new(&core, key(3)))),
+                Protocol::Dns => Matching::Dns(Box::new(Dns::new(&core, key(2)))),
+                Protocol::Datagram => Matching::ByPort(Box::new(ByPort::new(&core, key(3)))),
             };
             let primary = (number == 0).then(|| Box::new(Primary::new(&core, key(4), now)));
-            Relay {
+            DatagramRole {
                 core,
                 matching,
                 primary,
@@ -165,7 +165,7 @@ impl Relay {
         if !self.core.adopt() {
             return;
         }
-        if let Matching::Leased(leased) = &mut self.matching {
+        if let Matching::ByPort(leased) = &mut self.matching {
             leased.adopt(&self.core);
         }
         if let Some(primary) = &mut self.primary {
@@ -185,7 +185,7 @@ impl Relay {
     pub fn is_idle(&self, now: Instant) -> bool {
         let flows_are_quiet = match &self.matching {
             Matching::Dns(_) => true,
-            Matching::Leased(leased) => leased.last_flow().is_none_or(|used| {
+            Matching::ByPort(leased) => leased.last_flow().is_none_or(|used| {
                 let timeout = self.core.settings.timeout;
                 let quiet = now.since(used) >= FLOW_QUIET.min(timeout);
                 quiet || self.retired.is_some_and(|retired| now.since(retired) >= timeout)
@@ -200,7 +200,7 @@ impl Relay {
     }
 
     /// What this worker counts.
-    pub fn stats(&self) -> &Arc<RelayStats> {
+    pub fn stats(&self) -> &Arc<DatagramStats> {
         &self.core.stats
     }
 
@@ -225,7 +225,7 @@ impl Relay {
                     primary.on_check_answer(core, now, peer, bytes)
                 }
                 (_, Matching::Dns(dns)) => dns.on_server(core, received, datagram, bytes, &mut last, tx),
-                (_, Matching::Leased(leased)) => leased.on_server(core, received, datagram, &mut last, tx),
+                (_, Matching::ByPort(leased)) => leased.on_server(core, received, datagram, &mut last, tx),
             };
             if let Err(reason) = outcome {
                 core.stats.dropped.add(reason, 1);
@@ -258,7 +258,7 @@ impl Relay {
     }
 }
 
-impl Role for Relay {
+impl Role for DatagramRole {
     fn on_batch(&mut self, now: Instant, rx: &mut Rx, tx: &mut Tx) {
         self.core.turn += 1;
         self.core.decisions.begin(now);
@@ -267,7 +267,7 @@ impl Role for Relay {
         self.notice_own_pause(now);
         match &mut self.matching {
             Matching::Dns(dns) => dns.begin(&mut self.core),
-            Matching::Leased(leased) => leased.begin(),
+            Matching::ByPort(leased) => leased.begin(),
         }
         self.on_errors(rx);
         // Answers first: then the queues are as short as they are known to be when the requests choose.
@@ -294,7 +294,7 @@ impl Role for Relay {
         if has_verdict {
             match &mut self.matching {
                 Matching::Dns(dns) => dns.expire(&mut self.core, now),
-                Matching::Leased(leased) => leased.expire(&mut self.core, now),
+                Matching::ByPort(leased) => leased.expire(&mut self.core, now),
             }
         }
         if now >= self.next_tick {
@@ -308,7 +308,7 @@ impl Role for Relay {
         }
         if now >= self.next_measure {
             self.next_measure = now + MEASURE;
-            if let Matching::Leased(leased) = &mut self.matching {
+            if let Matching::ByPort(leased) = &mut self.matching {
                 leased.measure_hold(&self.core);
             }
         }
@@ -325,7 +325,7 @@ impl Role for Relay {
         }
         let overdue = match &self.matching {
             Matching::Dns(dns) => dns.next_deadline(&self.core),
-            Matching::Leased(leased) => leased.next_deadline(&self.core),
+            Matching::ByPort(leased) => leased.next_deadline(&self.core),
         };
         // A server may have got room elsewhere: by TCP, or since it has come up.
         let is_awaited = self.core.owes() || !self.core.shared.room.is_empty();

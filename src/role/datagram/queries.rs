@@ -3,7 +3,7 @@
 //! Each port has its own 65,536 ids. An id is drawn anew for each query, so neither a stranger nor the server of an
 //! earlier query knows it; and one that is given back is as likely as any other to be the next.
 
-use crate::base::lru_slab::{Aged, Key};
+use crate::base::lru_slab::{Key, LruSlab};
 use crate::base::rng::Rng;
 use crate::base::time::Instant;
 
@@ -25,7 +25,7 @@ pub(super) struct Place {
 
 /// The table; `T` is what is remembered of a query.
 pub(super) struct Queries<T> {
-    entries: Aged<(Place, T)>,
+    entries: LruSlab<(Place, T)>,
     /// Per port and id: the entry's key plus one.
     index: Box<[u32]>,
 }
@@ -33,7 +33,7 @@ pub(super) struct Queries<T> {
 impl<T> Queries<T> {
     /// Room for so many queries, over so many ports.
     pub fn new(capacity: usize, ports: usize) -> Self {
-        let (mut entries, mut index) = (Aged::new(capacity), vec![NONE; ports * IDS]);
+        let (mut entries, mut index) = (LruSlab::new(capacity), vec![NONE; ports * IDS]);
         // What a flood needs is there from the start.
         entries.fault_in();
         std::hint::black_box(&mut index).fill(NONE);

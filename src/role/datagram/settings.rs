@@ -13,22 +13,22 @@ use crate::pool::waiting::Limit;
 
 /// How datagrams are matched with their answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Speaks {
+pub enum Protocol {
     /// DNS: by id, server and question.
     Dns,
     /// Any request and response: by the port and the server that a request went by.
     Datagram,
 }
 
-impl Speaks {
+impl Protocol {
     /// All of them.
-    pub const ALL: [Speaks; 2] = [Speaks::Dns, Speaks::Datagram];
+    pub const ALL: [Protocol; 2] = [Protocol::Dns, Protocol::Datagram];
 
     /// The word in configurations and arguments.
     pub const fn name(self) -> &'static str {
         match self {
-            Speaks::Dns => "dns",
-            Speaks::Datagram => "datagram",
+            Protocol::Dns => "dns",
+            Protocol::Datagram => "datagram",
         }
     }
 }
@@ -117,7 +117,7 @@ pub struct Settings {
     /// Its name.
     pub name: String,
     /// What it speaks.
-    pub protocol: Speaks,
+    pub protocol: Protocol,
     /// What stays together.
     pub affinity: Affinity,
     /// Workers, at least one.

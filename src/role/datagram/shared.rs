@@ -8,14 +8,14 @@ use crossbeam_utils::CachePadded;
 
 use super::members::{Member, Members};
 use super::pending::{self, Guest};
-use super::settings::{ProxyProtocol, Settings, Speaks};
+use super::settings::{Protocol, ProxyProtocol, Settings};
 use crate::base::published::{Live, Seen};
 use crate::base::time::Instant;
 use crate::pool::access::{Access, Gate, Sketch};
 use crate::pool::concurrency::Finished;
-use crate::pool::desired::Wanted;
+use crate::pool::desired::DesiredServer;
 use crate::pool::select::{Chooser, Slot, Tree};
-use crate::pool::stats::{RelayStats, TcpStats};
+use crate::pool::stats::{DatagramStats, TcpStats};
 use crate::pool::waiting::{Limit, Room, cap};
 
 /// What the workers have noticed of a server, for the primary to judge.
@@ -105,7 +105,7 @@ pub struct Shared {
     key: [u8; 16],
     pub(super) seed: u64,
     name: String,
-    protocol: Speaks,
+    protocol: Protocol,
     tells_client: bool,
     /// For whoever opens connections.
     chooser: Mutex<Chooser>,
@@ -117,13 +117,13 @@ pub struct Shared {
     /// The slot of a server that waits for a request to prove itself on, plus one.
     trial: AtomicU32,
     /// The servers that the pool shall have, until the primary has seen to it.
-    wanted: Mutex<Option<Vec<Wanted>>>,
+    wanted: Mutex<Option<Vec<DesiredServer>>>,
     /// Servers that may be chosen, suspects included.
     pub(super) usable: AtomicU32,
     /// Requests that were finished, by worker; counted where the limit is to be found.
     pub(super) finished: Box<[Finished]>,
     /// By worker; the gauges are in the primary's.
-    pub stats: Box<[Arc<RelayStats>]>,
+    pub stats: Box<[Arc<DatagramStats>]>,
     /// Of its TCP side.
     pub tcp: TcpStats,
 }
@@ -151,7 +151,7 @@ impl Shared {
             usable: AtomicU32::new(0),
             tcp: TcpStats::default(),
             finished: (0..settings.workers).map(|_| Finished::default()).collect(),
-            stats: (0..settings.workers).map(|_| Arc::new(RelayStats::new(slots))).collect(),
+            stats: (0..settings.workers).map(|_| Arc::new(DatagramStats::new(slots))).collect(),
             live: Live::new(Current::new(settings, key)),
             seed,
         };
@@ -188,16 +188,16 @@ impl Shared {
     }
 
     /// Says which servers the pool shall have from now on. The primary sees to it within 200 ms.
-    pub fn want(&self, servers: Vec<Wanted>) {
+    pub fn want(&self, servers: Vec<DesiredServer>) {
         *self.wanted.lock().expect("no panic while it is held") = Some(servers);
     }
 
     /// Keeps a wish that cannot be met yet, unless there is a newer one.
-    pub(super) fn want_still(&self, servers: Vec<Wanted>) {
+    pub(super) fn want_still(&self, servers: Vec<DesiredServer>) {
         self.wanted.lock().expect("no panic while it is held").get_or_insert(servers);
     }
 
-    pub(super) fn take_wanted(&self) -> Option<Vec<Wanted>> {
+    pub(super) fn take_wanted(&self) -> Option<Vec<DesiredServer>> {
         self.wanted.lock().expect("no panic while it is held").take()
     }
 
@@ -293,7 +293,7 @@ impl Shared {
     }
 
     /// What it speaks.
-    pub fn protocol(&self) -> Speaks {
+    pub fn protocol(&self) -> Protocol {
         self.protocol
     }
 
@@ -322,7 +322,7 @@ mod tests {
 
     #[test]
     fn one_server_at_a_time_waits_for_a_trial_and_one_request_takes_it() {
-        let shared = Shared::new(settings(Speaks::Dns), 1, [1; 16]);
+        let shared = Shared::new(settings(Protocol::Dns), 1, [1; 16]);
         let [a, b] = [0, 3].map(Slot::new);
         assert_eq!(shared.take_trial(), None);
         assert!(shared.ask_for_trial(a) && !shared.ask_for_trial(b));
@@ -335,7 +335,7 @@ mod tests {
 
     #[test]
     fn the_newest_wish_counts() {
-        let shared = Shared::new(settings(Speaks::Dns), 1, [1; 16]);
+        let shared = Shared::new(settings(Protocol::Dns), 1, [1; 16]);
         shared.want(wanted([1]));
         shared.want(wanted([2]));
         assert_eq!(shared.take_wanted(), Some(wanted([2])));

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::forward::{Client, Core};
+use super::forward::{Client, Forwarder};
 use super::members::Member;
 use super::pending::{DATAGRAM_MAX, Guest};
 use super::*;
@@ -11,19 +11,19 @@ use crate::pool::select::Slot;
 use crate::pool::waiting::{Host, NO_MARK, NoRoom, Waiting};
 use crate::wire::proxy_protocol;
 
-impl Host for Core {
+impl Host for Forwarder {
     type Server = (Slot, Member);
 
     fn reserve(&mut self) -> Option<(Slot, Member)> {
-        Core::reserve(self).ok()
+        Forwarder::reserve(self).ok()
     }
 
     fn release(&mut self, (slot, _): (Slot, Member)) {
-        Core::release(self, slot);
+        Forwarder::release(self, slot);
     }
 }
 
-impl Core {
+impl Forwarder {
     /// A server for a request that has just come: behind those that wait already.
     pub fn reserve_in_turn(&mut self) -> Result<(Slot, Member), DropReason> {
         match self.shared.room.is_empty() {
@@ -45,7 +45,7 @@ impl Core {
     }
 }
 
-impl Relay {
+impl DatagramRole {
     /// Sends what waits as far as servers have room for it. At the end of a turn, when the tree knows what has come of it.
     pub(super) fn serve_waiting(&mut self, now: Instant, tx: &mut Tx) {
         self.has_more = false;
@@ -74,7 +74,7 @@ impl Relay {
             core.stats.waiting_delay.record(now.since(waiting.since).as_micros() as u32);
             let outcome = match &mut self.matching {
                 Matching::Dns(dns) => dns.send_waiting(core, &client, server, now, waiting.bytes(), tx),
-                Matching::Leased(leased) => {
+                Matching::ByPort(leased) => {
                     leased.send_request(core, &client, server, None, now, waiting.bytes(), tx)
                 }
             };

@@ -7,7 +7,7 @@ use crate::wire::header::TRAILER_LEN;
 use crate::wire::tag::Stamp;
 use crate::wire::{Frame, Header, Kind, ServerOp, ServerState, Status};
 
-impl Balancer {
+impl NativeRole {
     /// Takes what one server, or the controller, sent.
     pub(super) fn on_back(&mut self, now: Instant, received: &Received, bytes: &mut [u8], tx: &mut Tx) {
         let format = self.format;

@@ -5,7 +5,7 @@ use super::waiting::mark_of;
 use super::*;
 use crate::wire::{Frame, Header, Kind, Mode, Status};
 
-impl Balancer {
+impl NativeRole {
     /// Takes what one client sent.
     pub(super) fn on_front(&mut self, now: Instant, received: &Received, bytes: &mut [u8], tx: &mut Tx) {
         let format = self.format;

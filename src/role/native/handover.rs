@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use siphasher::sip::SipHasher24;
 
 use super::*;
-use crate::pool::departed::Kept;
+use crate::pool::departed::PastRecord;
 use crate::pool::order::WEIGHT_MAX;
 use crate::pool::outstanding::OUTSTANDING_MAX;
 use crate::wire::tag::Stamp;
@@ -97,7 +97,7 @@ struct Common {
     listeners: Vec<IpAddr>,
     servers: Vec<(u16, Server)>,
     /// What is known of servers that are away.
-    away: Vec<(u32, Kept)>,
+    away: Vec<(u32, PastRecord)>,
     /// Where the last servers of empty slots were.
     last_addrs: Vec<(u16, SocketAddr)>,
     /// What the scaler has learned.
@@ -245,7 +245,7 @@ fn key_mark(key: Option<[u8; 16]>, secret: [u8; 16]) -> Option<u64> {
     Some(hasher.finish())
 }
 
-impl Balancer {
+impl NativeRole {
     /// What a successor needs of this worker; of the primary, what all share, too. All workers have stopped
     /// before the first of them exports.
     pub fn export(&mut self, now: Instant) -> Part {
@@ -276,7 +276,7 @@ impl Balancer {
     fn common(&self, primary: &Primary) -> Common {
         let Shared { instance, epoch, .. } = &*self.shared;
         let settings = self.shared.settings.get();
-        let servers = primary.fleet.iter().map(|(slot, server)| (slot.index() as u16, server.clone()));
+        let servers = primary.registry.iter().map(|(slot, server)| (slot.index() as u16, server.clone()));
         let last_addr = |index: u16| {
             let slot = Slot::new(index.into());
             self.view
@@ -296,7 +296,7 @@ impl Balancer {
             epoch: *epoch,
             listeners: self.shared.front_addresses(),
             servers: servers.collect(),
-            away: primary.fleet.away().to_vec(),
+            away: primary.registry.away().to_vec(),
             last_addrs: (0..settings.servers_max as u16).filter_map(last_addr).collect(),
             too_few_at: primary.scaler.too_few_at().to_vec(),
             orders: primary.orders.position(),
@@ -310,7 +310,7 @@ impl Balancer {
         settings: Settings,
         parts: Vec<Part>,
         now: Instant,
-    ) -> Result<Vec<Balancer>, Mismatch> {
+    ) -> Result<Vec<NativeRole>, Mismatch> {
         let handover = Handover::from_parts(&parts)?;
         handover.check(&settings, now)?;
         let Handover { common, workers } = handover;
@@ -322,11 +322,11 @@ impl Balancer {
             shared.roster.publish(Slot::new(usize::from(*slot)), Some(member_of(server)));
         }
         let go_on = |state: WorkerState| {
-            let mut worker = Balancer::worker(&shared, state.worker, &mut rng, now);
+            let mut worker = NativeRole::worker(&shared, state.worker, &mut rng, now);
             worker.go_on(state, &common);
             worker
         };
-        let mut workers: Vec<Balancer> = workers.into_iter().map(go_on).collect();
+        let mut workers: Vec<NativeRole> = workers.into_iter().map(go_on).collect();
         if let Some(primary) = workers.first_mut() {
             primary.go_on_as_primary(now, &common);
         }
@@ -335,7 +335,7 @@ impl Balancer {
 
     /// Takes over the lanes of a predecessor.
     fn go_on(&mut self, from: WorkerState, common: &Common) {
-        let Balancer { shared, view, lanes, .. } = self;
+        let NativeRole { shared, view, lanes, .. } = self;
         view.refresh(&shared.roster, |_, _| {}); // new to this process, but not to the lanes
         for &(slot, addr) in common.last_addrs.iter().filter(|(slot, _)| usize::from(*slot) < lanes.len()) {
             view.recall(Slot::new(usize::from(slot)), addr);
@@ -364,12 +364,12 @@ impl Balancer {
         primary.last_turn = common.at;
         primary.scaler.remember(&common.too_few_at);
         primary.orders.go_on(common.orders);
-        primary.fleet.remember(&common.away);
+        primary.registry.remember(&common.away);
         if common.servers.iter().any(|(_, server)| server.health.state() == State::Up) {
             primary.slow_start.begin(Instant::ZERO, Duration::ZERO); // those that come now are not the first
         }
         for (slot, server) in &common.servers {
-            primary.fleet.restore(Slot::new(usize::from(*slot)), server.clone());
+            primary.registry.restore(Slot::new(usize::from(*slot)), server.clone());
         }
         for (slot, server) in &common.servers {
             let slot = Slot::new(usize::from(*slot));

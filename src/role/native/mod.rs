@@ -1,10 +1,10 @@
 //! The balancer: sends each request to the server with the shortest queue, and each reply back.
 //!
-//! One [`Balancer`] is one *worker*: it has a front socket, a server-side socket, and with each server a lane of its
+//! One [`NativeRole`] is one *worker*: it has a front socket, a server-side socket, and with each server a lane of its
 //! own (estimate, dispatch window). Workers share the selection tree, the roster and the keys. Worker 0 is the *primary*:
 //! it alone registers servers, judges their health, scales, and talks with the controller.
 //!
-//! Never touches a socket, a clock or a log: what is worth telling comes out of [`Balancer::poll_event`], what is worth
+//! Never touches a socket, a clock or a log: what is worth telling comes out of [`NativeRole::poll_event`], what is worth
 //! counting goes to [`PoolStats`].
 //!
 //! | file | a change there is about |
@@ -42,18 +42,18 @@ use crate::base::published::Seen;
 use crate::base::rng::Rng;
 use crate::base::time::{Instant, earliest};
 use crate::pool::autoscale::{self, Scaler};
-use crate::pool::concurrency::Auto;
+use crate::pool::concurrency::AdaptiveLimit;
 use crate::pool::health::leaf_of;
 use crate::pool::health::{self, Census, Rules, State};
 use crate::pool::members::{Member, View};
 use crate::pool::order::{Order, Refused};
 use crate::pool::outstanding::Estimate;
-use crate::pool::registry::{Fleet, Server};
-use crate::pool::regret::Decisions;
+use crate::pool::registry::{Registry, Server};
+use crate::pool::regret::RegretSampler;
 use crate::pool::select::{Chooser, LeafState, PolicyKind, SHARE_ALL, Slot, Tree, cost_of};
 use crate::pool::slow_start::{self, SlowStart};
 use crate::pool::slowness;
-use crate::pool::slowness::Delays;
+use crate::pool::slowness::Slowness;
 use crate::pool::stats::PoolStats;
 use crate::pool::waiting::{Limit, cap};
 use crate::role::{Role, send_from_slot};
@@ -170,7 +170,7 @@ struct Lane {
     last_sync: Instant,
     /// The server as a destination of turn `turn`.
     destination: Option<(u64, DestinationId)>,
-    /// Whether it is among [`Balancer::touched`].
+    /// Whether it is among [`NativeRole::touched`].
     touched: bool,
     /// Whether the estimate has changed in this turn.
     dirty: bool,
@@ -201,15 +201,15 @@ impl Lane {
 
 /// What only worker 0 has.
 struct Primary {
-    fleet: Fleet,
+    registry: Registry,
     scaler: Scaler,
     orders: Orders,
     events: VecDeque<Event>,
     /// Whether traffic goes to all servers, since too many are down or held.
     fails_open: bool,
     slow_start: SlowStart,
-    auto: Auto,
-    delays: Delays,
+    auto: AdaptiveLimit,
+    delays: Slowness,
     last_turn: Instant,
 }
 
@@ -223,8 +223,8 @@ impl Primary {
 
     /// Writes what the state of a server means into the tree.
     fn write_leaf(&mut self, now: Instant, slot: Slot, tree: &Tree) {
-        let span = self.fleet.rules().slow_start;
-        let (state, cost) = match self.fleet.get_mut(slot) {
+        let span = self.registry.rules().slow_start;
+        let (state, cost) = match self.registry.get_mut(slot) {
             None => (LeafState::Absent, 1),
             Some(server) => {
                 let share = server.slow_since.and_then(|since| slow_start::share(since, now, span));
@@ -241,7 +241,7 @@ impl Primary {
 }
 
 /// One worker's state machine.
-pub struct Balancer {
+pub struct NativeRole {
     shared: Arc<Shared>,
     /// Those of this turn, and which they are.
     settings: Arc<Settings>,
@@ -254,7 +254,7 @@ pub struct Balancer {
     /// Slots whose lanes something has come up in; each once.
     touched: Vec<Slot>,
     chooser: Chooser,
-    decisions: Decisions,
+    decisions: RegretSampler,
     stats: Arc<PoolStats>,
     sealer: Option<Sealer>,
     opener: Option<Opener>,
@@ -274,36 +274,36 @@ const ASKED: &str = "an operator asked for it";
 /// A reply to a client who was refused: come back after this time.
 const RETRY_AFTER: Duration = Duration::from_millis(20);
 
-impl Balancer {
+impl NativeRole {
     /// The workers of a balancer without servers; the first is the primary.
-    pub fn workers(settings: Settings, now: Instant) -> Vec<Balancer> {
+    pub fn workers(settings: Settings, now: Instant) -> Vec<NativeRole> {
         let mut rng = Rng::new(settings.seed);
         let (instance, epoch) = (rng.next_u64() | 1, (rng.next_u64() as u32).max(1));
         let shared = Arc::new(Shared::new(settings, instance, epoch));
         (0..shared.settings.get().workers)
-            .map(|worker| Balancer::worker(&shared, worker as u8, &mut rng, now))
+            .map(|worker| NativeRole::worker(&shared, worker as u8, &mut rng, now))
             .collect()
     }
 
-    fn worker(shared: &Arc<Shared>, worker: u8, rng: &mut Rng, now: Instant) -> Balancer {
+    fn worker(shared: &Arc<Shared>, worker: u8, rng: &mut Rng, now: Instant) -> NativeRole {
         let settings = shared.settings.get();
         let slots = settings.servers_max;
         let lane =
             |slot| Lane::new(Arc::clone(shared.window(worker, Slot::new(slot)).expect("made for all")));
         let primary = (worker == 0).then(|| {
             Box::new(Primary {
-                fleet: Fleet::new(slots, settings.health),
+                registry: Registry::new(slots, settings.health),
                 scaler: Scaler::new(settings.scale),
                 orders: Orders::new(shared.instance, rng.next_u64()),
                 events: VecDeque::with_capacity(EVENTS_MAX),
                 fails_open: false,
                 slow_start: SlowStart::default(),
-                auto: Auto::of(now, settings.max_outstanding),
+                auto: AdaptiveLimit::of(now, settings.max_outstanding),
                 delays: delays_of(shared),
                 last_turn: now,
             })
         });
-        Balancer {
+        NativeRole {
             worker,
             format: settings.format,
             primary,
@@ -311,7 +311,7 @@ impl Balancer {
             lanes: (0..slots).map(lane).collect(),
             touched: Vec::with_capacity(slots),
             chooser: Chooser::new(settings.policy, rng.next_u64()),
-            decisions: Decisions::new(rng.next_u64()),
+            decisions: RegretSampler::new(rng.next_u64()),
             stats: Arc::clone(&shared.stats[usize::from(worker)]),
             // Each worker counts its frames by itself, so each is a sender of its own.
             sealer: settings.key.as_ref().map(|key| Sealer::new(key, rng.next_u64() | 1)),
@@ -335,8 +335,8 @@ impl Balancer {
     pub fn order(&mut self, now: Instant, id: u32, order: Order) -> Result<(), Refused> {
         let order = order.check()?;
         let primary = self.primary.as_mut().ok_or(Refused::UnknownServer)?;
-        let Some(slot) = primary.fleet.slot_of(id) else { return primary.fleet.note_absent(id, order) };
-        let server = primary.fleet.get_mut(slot).expect("it was found there");
+        let Some(slot) = primary.registry.slot_of(id) else { return primary.registry.note_absent(id, order) };
+        let server = primary.registry.get_mut(slot).expect("it was found there");
         server.standing.note(order);
         match order {
             Order::Weight(weight) => {
@@ -385,7 +385,7 @@ impl Balancer {
         let Some(primary) = &mut self.primary else { return };
         primary.scaler.set_policy(self.settings.scale);
         primary.auto.set(now, self.settings.max_outstanding);
-        primary.fleet.set_rules(self.settings.health);
+        primary.registry.set_rules(self.settings.health);
         slowness::choose(&mut primary.delays, self.settings.policy, |slot| {
             &self.stats.servers[slot.index()].served
         });
@@ -409,8 +409,8 @@ impl Balancer {
     }
 
     /// The registered servers, for inspection; only the primary has them.
-    pub fn fleet(&self) -> Option<&Fleet> {
-        self.primary.as_ref().map(|primary| &primary.fleet)
+    pub fn registry(&self) -> Option<&Registry> {
+        self.primary.as_ref().map(|primary| &primary.registry)
     }
 
     /// The estimate of this worker for a slot, for inspection.
@@ -462,7 +462,7 @@ impl Balancer {
 
     /// Copies what the primary has changed; a lane whose slot has another registration now starts anew.
     fn refresh(&mut self) {
-        let Balancer { shared, view, lanes, touched, .. } = self;
+        let NativeRole { shared, view, lanes, touched, .. } = self;
         view.refresh(&shared.roster, |slot, member| {
             let lane = &mut lanes[slot.index()];
             lane.estimate.rebase(lane.window.sent());
@@ -485,18 +485,18 @@ impl Balancer {
     /// may be down now.
     fn set_leaf(&mut self, now: Instant, slot: Slot) {
         let Some(primary) = &mut self.primary else { return };
-        let census = Census::of(primary.fleet.iter().map(|(_, server)| server.health.state()));
-        let fails_open = census.fails_open(primary.fleet.rules().down_max);
+        let census = Census::of(primary.registry.iter().map(|(_, server)| server.health.state()));
+        let fails_open = census.fails_open(primary.registry.rules().down_max);
         let usable = census.up + census.suspect + census.held + if fails_open { census.down } else { 0 };
         if std::mem::replace(&mut primary.fails_open, fails_open) != fails_open {
             primary.tell(Event::FailOpen(fails_open));
-            for index in 0..primary.fleet.slot_count() {
+            for index in 0..primary.registry.slot_count() {
                 primary.write_leaf(now, Slot::new(index), &self.shared.tree);
             }
         } else {
             primary.write_leaf(now, slot, &self.shared.tree);
         }
-        let server = primary.fleet.get(slot);
+        let server = primary.registry.get(slot);
         self.stats.servers[slot.index()].set_addr(server.map(|server| server.addr));
         if let Some(server) = server {
             self.stats.servers[slot.index()].weight.set(u64::from(server.weight));
@@ -521,8 +521,8 @@ impl Balancer {
 }
 
 /// What is known of how long servers take: nothing yet.
-fn delays_of(shared: &Shared) -> Delays {
-    let (mut delays, primary) = (Delays::new(shared.tree.slot_count()), &shared.stats[0]);
+fn delays_of(shared: &Shared) -> Slowness {
+    let (mut delays, primary) = (Slowness::new(shared.tree.slot_count()), &shared.stats[0]);
     slowness::choose(&mut delays, shared.settings.get().policy, |slot| &primary.servers[slot.index()].served);
     delays
 }
@@ -539,7 +539,7 @@ fn member_of(server: &Server) -> Member {
     }
 }
 
-impl Role for Balancer {
+impl Role for NativeRole {
     fn on_batch(&mut self, now: Instant, rx: &mut Rx, tx: &mut Tx) {
         self.turn += 1;
         self.decisions.begin(now);

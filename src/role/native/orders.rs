@@ -77,7 +77,7 @@ impl Orders {
     }
 }
 
-impl Balancer {
+impl NativeRole {
     /// Lets the scaler see the pool, and orders what it decides.
     pub(super) fn scale(&mut self, now: Instant, sample: autoscale::Sample) {
         let Some(primary) = &mut self.primary else { return };
@@ -168,7 +168,8 @@ impl Primary {
     /// Orders that so many servers stop, one after the other: those that came last. False if there are none.
     fn shrink(&mut self, now: Instant, count: u32, load: f64, up: u32) -> bool {
         let may_stop = |s: &Server| s.managed && s.health.state() == State::Up;
-        let mut ids: Vec<u32> = self.fleet.iter().filter(|(_, s)| may_stop(s)).map(|(_, s)| s.id).collect();
+        let mut ids: Vec<u32> =
+            self.registry.iter().filter(|(_, s)| may_stop(s)).map(|(_, s)| s.id).collect();
         ids.sort_unstable();
         self.orders.victims = ids.split_off(ids.len().saturating_sub(count as usize));
         self.stop_next(now, load, up)
@@ -182,7 +183,9 @@ impl Primary {
     fn on_ack(&mut self, now: Instant, order: Order, status: Status) {
         if order.op == RequestOp::Shrink && status == Status::Unknown {
             // Started by somebody else: not the controller's to stop, so not ours to ask for again.
-            if let Some(server) = self.fleet.slot_of(order.target).and_then(|slot| self.fleet.get_mut(slot)) {
+            if let Some(server) =
+                self.registry.slot_of(order.target).and_then(|slot| self.registry.get_mut(slot))
+            {
                 server.managed = false;
             }
         }

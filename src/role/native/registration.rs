@@ -10,7 +10,7 @@ use crate::wire::message::Registration;
 use crate::wire::tag::Stamp;
 use crate::wire::{Frame, Header, Kind, RequestOp};
 
-impl Balancer {
+impl NativeRole {
     /// A server wants to join.
     pub(super) fn on_register(
         &mut self,
@@ -37,7 +37,7 @@ impl Balancer {
         }
         let Some(primary) = &mut self.primary else { return Err(DropReason::Unexpected) };
         let id = registration.server_id;
-        if let (Some(stamp), Some(slot)) = (stamp, primary.fleet.slot_of(id)) {
+        if let (Some(stamp), Some(slot)) = (stamp, primary.registry.slot_of(id)) {
             // A nonce is good for a while, so it alone does not tell a registration from its replay.
             let replay = &mut self.lanes[slot.index()].replay;
             if replay.knows(stamp) {
@@ -45,7 +45,7 @@ impl Balancer {
             }
         }
         let (epoch, nonce) = (header.server_epoch.get(), header.sequence.get());
-        let slot = match primary.fleet.admit(now, peer, instance, epoch, nonce, stamp, &registration) {
+        let slot = match primary.registry.admit(now, peer, instance, epoch, nonce, stamp, &registration) {
             Admission::IdTaken => return Err(DropReason::IdTaken),
             Admission::Full => return Err(DropReason::SlotsFull),
             Admission::Known(slot) => slot,
@@ -54,7 +54,7 @@ impl Balancer {
                 self.shared.tree.adjust_foreign(slot, -(replaced_foreign as i32));
                 let stats = &self.stats.servers[slot.index()];
                 stats.id_plus_one.set(u64::from(id) + 1);
-                let state = primary.fleet.get(slot).map_or(State::Joining, |server| server.health.state());
+                let state = primary.registry.get(slot).map_or(State::Joining, |server| server.health.state());
                 stats.state.set(state as u64);
                 stats.since.set(now.as_nanos());
                 self.set_leaf(now, slot);
@@ -96,7 +96,7 @@ impl Balancer {
     /// A server has proved that it lives. One that is joining must have answered every worker before it is up.
     pub(super) fn alive(&mut self, now: Instant, slot: Slot) {
         let Some(primary) = &mut self.primary else { return };
-        let Some(server) = primary.fleet.get_mut(slot) else { return };
+        let Some(server) = primary.registry.get_mut(slot) else { return };
         if server.health.state() == State::Joining && !self.shared.roster.is_confirmed(slot, server.epoch) {
             server.health.hear(now);
         } else {
@@ -108,7 +108,7 @@ impl Balancer {
     pub(super) fn take_foreign(&mut self, slot: Slot, foreign: u32) {
         let Some(primary) = &mut self.primary else { return };
         let foreign = foreign.min(OUTSTANDING_MAX);
-        let server = primary.fleet.get_mut(slot).expect("the caller found it");
+        let server = primary.registry.get_mut(slot).expect("the caller found it");
         let change = i64::from(foreign) - i64::from(std::mem::replace(&mut server.foreign, foreign));
         if change != 0 {
             self.shared.tree.adjust_foreign(slot, change as i32);
@@ -118,7 +118,7 @@ impl Balancer {
     /// A server has finished and is about to exit.
     pub(super) fn on_stopped(&mut self, now: Instant, slot: Slot) {
         let Some(primary) = &mut self.primary else { return };
-        let Some(id) = primary.fleet.get(slot).map(|server| server.id) else { return };
+        let Some(id) = primary.registry.get(slot).map(|server| server.id) else { return };
         primary.orders.server_left(id);
         self.remove(now, slot, "stopped");
     }

@@ -19,7 +19,7 @@ pub(super) fn addr(port: u16) -> SocketAddr {
 
 /// A balancer and the memory of its turns, fed by hand.
 pub(super) struct Bench {
-    pub(super) balancer: Balancer,
+    pub(super) balancer: NativeRole,
     pub(super) stats: Arc<PoolStats>,
     rx: Rx,
     tx: Tx,
@@ -59,10 +59,10 @@ impl Bench {
     }
 
     pub(super) fn new(key: Option<[u8; 16]>) -> Bench {
-        Bench::over(Balancer::workers(Bench::settings(key), NOW).remove(0), NOW)
+        Bench::over(NativeRole::workers(Bench::settings(key), NOW).remove(0), NOW)
     }
 
-    pub(super) fn over(balancer: Balancer, now: Instant) -> Bench {
+    pub(super) fn over(balancer: NativeRole, now: Instant) -> Bench {
         let stats = Arc::clone(balancer.stats());
         Bench { balancer, stats, rx: Rx::new(8, 2048), tx: Tx::new(256, 4096, 1), now }
     }
@@ -222,10 +222,10 @@ fn a_forged_registration_gets_a_challenge_of_its_own_size_and_nothing_else() {
     let nonce = header(&sent[0].1).cookie.get();
     let stolen = bench.turn(BACK, addr(50_001), &registration(77, nonce));
     assert_eq!(header(&stolen[0].1).op, RequestOp::Challenge as u8, "a nonce belongs to its address");
-    assert_eq!(bench.balancer.fleet().unwrap().iter().count(), 0);
+    assert_eq!(bench.balancer.registry().unwrap().iter().count(), 0);
     bench.now += Duration::from_secs(6);
     bench.turn(BACK, addr(50_000), &registration(77, nonce));
-    assert_eq!(bench.balancer.fleet().unwrap().iter().count(), 0, "and ages");
+    assert_eq!(bench.balancer.registry().unwrap().iter().count(), 0, "and ages");
 }
 
 #[test]
@@ -268,7 +268,7 @@ fn a_refusal_is_no_longer_than_the_request_and_carries_no_payload() {
 /// One that bounds each server to one request, with a room of so many places.
 fn bounded(waiting_max: usize) -> Bench {
     let settings = Settings { max_outstanding: Some(Limit::Fixed(1)), waiting_max, ..Bench::settings(None) };
-    Bench::over(Balancer::workers(settings, NOW).remove(0), NOW).with_server()
+    Bench::over(NativeRole::workers(settings, NOW).remove(0), NOW).with_server()
 }
 
 fn request_of(client: u64, deadline: Duration) -> Vec<u8> {
@@ -496,7 +496,7 @@ fn a_report_of_a_stranger_is_challenged_so_that_a_restarted_balancer_finds_its_p
 
 /// Two workers of one balancer; worker 1 has a server-side address of its own.
 struct Workers {
-    roles: Vec<Balancer>,
+    roles: Vec<NativeRole>,
     rx: Rx,
     tx: Tx,
 }
@@ -547,7 +547,7 @@ impl Workers {
             own: vec![addr(54_001), addr(BACKS[0]), addr(BACKS[1])],
             ..Bench::new(None).balancer.settings.as_ref().clone()
         };
-        let roles = Balancer::workers(settings, NOW);
+        let roles = NativeRole::workers(settings, NOW);
         let mut workers = Workers { roles, rx: Rx::new(8, 2048), tx: Tx::new(256, 4096, 1) };
         let sent = workers.turn(0, BACK, addr(50_000), &registration(77, 0));
         let cookie = header(&sent[0].1).cookie.get();
@@ -729,7 +729,7 @@ fn the_estimates_error_is_what_a_report_says_beside_what_was_believed() {
 fn a_worker_is_idle_when_none_of_its_requests_is_outstanding() {
     let mut workers = Workers::with_server();
     let sent = workers.turn(1, FRONT, addr(40_000), &request());
-    assert_eq!(workers.roles.iter().map(Balancer::is_idle).collect::<Vec<_>>(), [true, false]);
+    assert_eq!(workers.roles.iter().map(NativeRole::is_idle).collect::<Vec<_>>(), [true, false]);
     workers.turn(1, BACK, addr(50_000), &reply(&sent[0].1, 2));
     assert!(workers.roles[1].is_idle());
 }

@@ -8,15 +8,15 @@ pub(super) const ANSWERS: &str = "it answers";
 /// A server that is down, draining or disabled and silent is forgotten after this time.
 const FORGET_AFTER: Duration = Duration::from_secs(10);
 
-impl Balancer {
+impl NativeRole {
     /// A process that was stopped, or whose machine was, has no verdict to give about others.
     pub(super) fn notice_own_pause(&mut self, now: Instant) {
         let Some(primary) = &mut self.primary else { return };
         let gap = now.since(std::mem::replace(&mut primary.last_turn, now));
         let usual = self.settings.interval * 3;
         if gap > usual.max(Duration::from_millis(50)) {
-            for slot in 0..primary.fleet.slot_count() {
-                if let Some(server) = primary.fleet.get_mut(Slot::new(slot)) {
+            for slot in 0..primary.registry.slot_count() {
+                if let Some(server) = primary.registry.get_mut(Slot::new(slot)) {
                     server.health.forgive(now);
                 }
             }
@@ -52,10 +52,10 @@ impl Balancer {
     /// Writes leaves anew whose servers have become slower, or faster.
     fn look_at_delays(&mut self, now: Instant) {
         let Some(primary) = &mut self.primary else { return };
-        let Primary { fleet, delays, .. } = &mut **primary;
+        let Primary { registry, delays, .. } = &mut **primary;
         let stats = &self.shared.stats;
         let served = |worker: usize, slot: Slot| &stats[worker].servers[slot.index()].served;
-        let epoch = |slot| fleet.get(slot).map(|server| server.epoch.into());
+        let epoch = |slot| registry.get(slot).map(|server| server.epoch.into());
         if slowness::look(delays, now, stats.len(), served, epoch) {
             delays.slots().for_each(|slot| primary.write_leaf(now, slot, &self.shared.tree));
         }
@@ -64,7 +64,7 @@ impl Balancer {
     /// What the passing of time means for a server's health; true if it shall be probed.
     fn judge(&mut self, now: Instant, slot: Slot) -> bool {
         let Some(primary) = &mut self.primary else { return false };
-        let Some(server) = primary.fleet.get_mut(slot) else { return false };
+        let Some(server) = primary.registry.get_mut(slot) else { return false };
         let server_is_slow = server.slow_since.is_some();
         let (event, probe) = server.health.on_tick(now, &server.limits);
         if let Some(event) = event {
@@ -94,7 +94,7 @@ impl Balancer {
         let waiting = self.shared.room.len();
         self.stats.waiting.set(waiting);
         let mut sample = autoscale::Sample { outstanding: waiting, ..autoscale::Sample::default() };
-        for (slot, server) in primary.fleet.iter() {
+        for (slot, server) in primary.registry.iter() {
             let outstanding = u64::from(self.shared.tree.len(slot));
             self.stats.servers[slot.index()].outstanding.set(outstanding);
             match server.health.state() {
@@ -116,8 +116,8 @@ impl Balancer {
     /// Applies an event to a server's health and what follows from it to the tree. Only the primary judges.
     pub(super) fn apply(&mut self, now: Instant, slot: Slot, event: health::Event, why: &'static str) {
         let Some(primary) = &mut self.primary else { return };
-        let span = primary.fleet.rules().slow_start;
-        let Some(server) = primary.fleet.get_mut(slot) else { return };
+        let span = primary.registry.rules().slow_start;
+        let Some(server) = primary.registry.get_mut(slot) else { return };
         let (id, limits) = (server.id, server.limits);
         if let Some(state) = server.health.on_event(now, event, &limits) {
             if state == State::Up && server.health.record().up_since() == now {
@@ -146,7 +146,7 @@ impl Balancer {
     /// had it drained before.
     pub(super) fn note_stopping(&mut self, now: Instant, slot: Slot) {
         let Some(primary) = &mut self.primary else { return };
-        let Some(server) = primary.fleet.get_mut(slot) else { return };
+        let Some(server) = primary.registry.get_mut(slot) else { return };
         if !std::mem::replace(&mut server.is_stopping, true) {
             self.apply(now, slot, health::Event::Drain, "it stops");
             self.set_leaf(now, slot);
@@ -154,7 +154,7 @@ impl Balancer {
     }
 
     fn is_forgotten(&self, now: Instant, slot: Slot) -> bool {
-        let Some(server) = self.primary.as_ref().and_then(|primary| primary.fleet.get(slot)) else {
+        let Some(server) = self.primary.as_ref().and_then(|primary| primary.registry.get(slot)) else {
             return false;
         };
         matches!(server.health.state(), State::Down | State::Draining | State::Disabled)
@@ -165,7 +165,7 @@ impl Balancer {
     /// another server has the slot.
     pub(super) fn remove(&mut self, now: Instant, slot: Slot, why: &'static str) {
         let Some(primary) = &mut self.primary else { return };
-        let Some(server) = primary.fleet.remove(slot) else { return };
+        let Some(server) = primary.registry.remove(slot) else { return };
         primary.tell(Event::Left { id: server.id, why });
         self.shared.tree.adjust_foreign(slot, -(server.foreign as i32));
         self.set_leaf(now, slot);

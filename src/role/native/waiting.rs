@@ -34,11 +34,11 @@ pub(super) fn room(settings: &Settings) -> Room<Guest> {
     Room::new(settings.waiting_max, settings.format.size)
 }
 
-impl Host for Balancer {
+impl Host for NativeRole {
     type Server = (Slot, Member);
 
     fn reserve(&mut self) -> Option<(Slot, Member)> {
-        Balancer::reserve(self)
+        NativeRole::reserve(self)
     }
 
     fn release(&mut self, (slot, _): (Slot, Member)) {
@@ -46,7 +46,7 @@ impl Host for Balancer {
     }
 }
 
-impl Balancer {
+impl NativeRole {
     /// A server for a request that has just come: behind those that wait already.
     pub(super) fn reserve_in_turn(&mut self) -> Option<(Slot, Member)> {
         if self.shared.room.is_empty() { self.reserve() } else { None }

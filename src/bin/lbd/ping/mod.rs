@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use lbd::config::probe::{payload, query};
-use lbd::config::{Config, Speaks, reachable};
+use lbd::config::{self, Config, reachable};
 use lbd::os::terminal::{print, tell};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
-use crate::args::{Ping, Speech};
+use crate::args::{Ping, Protocol};
 use probe::{Probe, Question};
 use report::Stats;
 
@@ -24,15 +24,15 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Asks until it has asked often enough or is told to end; true if anything answered.
 pub fn run(args: &Ping) -> Result<bool> {
     let config = args.common.load()?;
-    let (target, speech) = target(args, &config)?;
-    let mut probe = Probe::new(target, question(args, speech)?, args.timeout, &config)?;
+    let (target, protocol) = target(args, &config)?;
+    let mut probe = Probe::new(target, question(args, protocol)?, args.timeout, &config)?;
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
         signal_hook::flag::register(signal, Arc::clone(&stop)).context("cannot listen for signals")?;
     }
     let is_stopped = || stop.load(Ordering::Relaxed);
     if !args.json && !args.common.quiet {
-        tell(format_args!("lbd ping {target}: {}, {} bytes", speech.name(), probe.sent_bytes()));
+        tell(format_args!("lbd ping {target}: {}, {} bytes", protocol.name(), probe.sent_bytes()));
     }
     let mut stats = Stats::default();
     let mut next = Instant::now();
@@ -62,17 +62,17 @@ pub fn run(args: &Ping) -> Result<bool> {
 }
 
 /// Who is asked and in which protocol: as it is said, or else as the configuration has it.
-fn target(args: &Ping, config: &Config) -> Result<(SocketAddr, Speech)> {
+fn target(args: &Ping, config: &Config) -> Result<(SocketAddr, Protocol)> {
     let mut places = vec![];
     if config.runs_native {
-        places.push((config.balancer_for_clients(), Speech::Native));
+        places.push((config.balancer_for_clients(), Protocol::Native));
     }
     for pool in &config.datagram_pools {
-        let speech = match pool.settings.protocol {
-            Speaks::Dns => Speech::Dns,
-            Speaks::Datagram => Speech::Raw,
+        let protocol = match pool.settings.protocol {
+            config::Protocol::Dns => Protocol::Dns,
+            config::Protocol::Datagram => Protocol::Raw,
         };
-        places.extend(pool.listen.iter().map(|&addr| (reachable(addr), speech)));
+        places.extend(pool.listen.iter().map(|&addr| (reachable(addr), protocol)));
     }
     match &args.addr {
         Some(text) => {
@@ -81,37 +81,37 @@ fn target(args: &Ping, config: &Config) -> Result<(SocketAddr, Speech)> {
             })?;
             let Some(addr) = addrs.next() else { bail!("\"{text}\" has no address") };
             let known = places.iter().find(|place| place.0 == addr).map(|place| place.1);
-            Ok((addr, args.protocol.or(known).unwrap_or(Speech::Native)))
+            Ok((addr, args.protocol.or(known).unwrap_or(Protocol::Native)))
         }
         None => {
             let place = places.iter().find(|place| args.protocol.is_none_or(|wanted| wanted == place.1));
             place.copied().with_context(|| {
-                let speech = args.protocol.map_or("any protocol", Speech::name);
-                format!("the configuration has no pool for {speech}: say who is asked, as in lbd ping 127.0.0.1:54001")
+                let protocol = args.protocol.map_or("any protocol", Protocol::name);
+                format!("the configuration has no pool for {protocol}: say who is asked, as in lbd ping 127.0.0.1:54001")
             })
         }
     }
 }
 
-fn question(args: &Ping, speech: Speech) -> Result<Question> {
-    match (speech, &args.payload, &args.query) {
-        (Speech::Dns, Some(_), _) => {
+fn question(args: &Ping, protocol: Protocol) -> Result<Question> {
+    match (protocol, &args.payload, &args.query) {
+        (Protocol::Dns, Some(_), _) => {
             bail!("--payload is not for dns: use --query, such as --query \"example.com A\"")
         }
-        (Speech::Native | Speech::Raw, _, Some(_)) => {
+        (Protocol::Native | Protocol::Raw, _, Some(_)) => {
             bail!("--query is for dns: use --payload, or add --protocol dns")
         }
-        (Speech::Dns, None, text) => {
+        (Protocol::Dns, None, text) => {
             let text = text.as_deref().unwrap_or(". NS");
             let (name, kind) =
                 query(text).map_err(|problem| anyhow::anyhow!("--query: \"{text}\" {problem}"))?;
             Ok(Question::Dns { name, kind })
         }
-        (speech, text, None) => {
+        (protocol, text, None) => {
             let text = text.as_deref().unwrap_or("ping");
             let bytes =
                 payload(text).map_err(|problem| anyhow::anyhow!("--payload: \"{text}\" {problem}"))?;
-            Ok(if speech == Speech::Raw { Question::Raw(bytes) } else { Question::Native(bytes) })
+            Ok(if protocol == Protocol::Raw { Question::Raw(bytes) } else { Question::Native(bytes) })
         }
     }
 }

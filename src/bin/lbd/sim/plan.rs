@@ -1,7 +1,7 @@
 //! What the arguments ask for: cases along one axis, and who takes part.
 
 use anyhow::{Result, bail};
-use lbd::lab::{Case, Contender, PoolKind, Setup, Study};
+use lbd::lab::{Case, PolicyUnderTest, PoolKind, Setup, Study};
 use lbd::report::chart::{Axis, Numbers};
 use lbd::wire::ReplyPath;
 
@@ -131,9 +131,9 @@ fn setup(args: &Sim) -> Setup {
 const CLIENTS: usize = 64;
 
 /// Who takes part.
-fn contenders(names: &[String]) -> Result<Vec<Contender>> {
+fn contenders(names: &[String]) -> Result<Vec<PolicyUnderTest>> {
     if names.iter().any(|name| name == "all") {
-        return Ok(Contender::all());
+        return Ok(PolicyUnderTest::all());
     }
     Ok(names.iter().map(|name| name.parse()).collect::<Result<_, _>>()?)
 }

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::base::batch::{PeerError, SocketId};
-use crate::pool::desired::Wanted;
+use crate::pool::desired::DesiredServer;
 use crate::pool::health::Rules;
 use crate::pool::select::{PolicyKind, Slot};
 
@@ -44,11 +44,11 @@ pub fn wait() -> impl Strategy<Value = Duration> {
     prop_oneof![1 => Just(0), 1 => 1..20_000u64, 1 => 20_000..90_000u64].prop_map(Duration::from_micros)
 }
 
-pub fn wanted(servers: impl IntoIterator<Item = u16>) -> Vec<Wanted> {
-    servers.into_iter().map(|n| Wanted { addr: server(n), id: n.into(), weight: 1 }).collect()
+pub fn wanted(servers: impl IntoIterator<Item = u16>) -> Vec<DesiredServer> {
+    servers.into_iter().map(|n| DesiredServer { addr: server(n), id: n.into(), weight: 1 }).collect()
 }
 
-pub fn settings(protocol: Speaks) -> Settings {
+pub fn settings(protocol: Protocol) -> Settings {
     Settings {
         name: "pool".into(),
         protocol,
@@ -110,7 +110,7 @@ impl Sent {
 }
 
 pub struct Bench {
-    pub workers: Vec<Relay>,
+    pub workers: Vec<DatagramRole>,
     pub shared: Arc<Shared>,
     pub now: Instant,
     ports: u16,
@@ -133,7 +133,8 @@ impl Bench {
     ) -> Bench {
         let now = Instant::from_nanos(5_000_000_000);
         let sockets: Vec<_> = (0..settings.workers as u16).map(|worker| sockets(worker, ports)).collect();
-        let (shared, workers) = Relay::workers(settings, Chance { secret: [7; 16], seed }, &sockets, now);
+        let (shared, workers) =
+            DatagramRole::workers(settings, Chance { secret: [7; 16], seed }, &sockets, now);
         let (rx, tx) = (Rx::new(300, 4608), Tx::new(70_000, 1 << 20, 1));
         let mut bench = Bench { workers, shared, now, ports, rx, tx };
         bench.want(wanted(servers));
@@ -142,7 +143,7 @@ impl Bench {
     }
 
     /// Wants these servers and lets the primary see to it.
-    pub fn want(&mut self, servers: Vec<Wanted>) {
+    pub fn want(&mut self, servers: Vec<DesiredServer>) {
         self.shared.want(servers);
         self.pass(250 * MS);
     }
@@ -252,7 +253,7 @@ impl Bench {
         sent
     }
 
-    pub fn stats(&self) -> &RelayStats {
+    pub fn stats(&self) -> &DatagramStats {
         self.workers[0].stats()
     }
 
@@ -317,7 +318,7 @@ impl Bench {
                 in_flight += get(&server.dispatched).checked_sub(ended).expect("no more than was sent");
             }
             assert_eq!(get(&stats.in_flight), in_flight, "worker {number}: {stats:?}");
-            let server_sum = |of: fn(&crate::pool::stats::RelayServerStats) -> u64| {
+            let server_sum = |of: fn(&crate::pool::stats::DatagramServerStats) -> u64| {
                 stats.servers.iter().map(of).sum::<u64>()
             };
             assert_eq!(get(&stats.delivered), server_sum(|server| server.delivered.get()));

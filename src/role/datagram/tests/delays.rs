@@ -24,7 +24,7 @@ struct Served {
 }
 
 impl Served {
-    fn new(protocol: Speaks, policy: PolicyKind) -> Served {
+    fn new(protocol: Protocol, policy: PolicyKind) -> Served {
         let settings = Settings { policy, workers: 2, timeout: 60 * SECOND, ..settings(protocol) };
         let pool = Bench::new(settings, 128, SERVERS);
         Served { pool, busy: HashMap::new(), due: vec![], asked: 0 }
@@ -78,7 +78,7 @@ fn first_is_slow(n: u16) -> Duration {
 
 #[test]
 fn a_slow_server_gets_its_share_and_an_equal_one_soon_after_it_has_recovered() {
-    for protocol in Speaks::ALL {
+    for protocol in Protocol::ALL {
         let mut served = Served::new(protocol, PolicyKind::ShortestDelay);
         served.run(2 * SECOND, |_| FAST);
         let equal = served.run(2 * SECOND, |_| FAST);
@@ -101,7 +101,7 @@ fn a_slow_server_gets_its_share_and_an_equal_one_soon_after_it_has_recovered() {
 
 #[test]
 fn the_cost_goes_with_the_policy() {
-    for protocol in Speaks::ALL {
+    for protocol in Protocol::ALL {
         let mut served = Served::new(protocol, PolicyKind::ShortestQueue);
         served.run(2 * SECOND, first_is_slow);
         let spread = served.spread();
@@ -126,7 +126,7 @@ fn the_cost_goes_with_the_policy() {
 
 #[test]
 fn another_server_at_the_place_of_a_slow_one_is_not_slow() {
-    let mut served = Served::new(Speaks::Dns, PolicyKind::ShortestDelay);
+    let mut served = Served::new(Protocol::Dns, PolicyKind::ShortestDelay);
     served.run(3 * SECOND, first_is_slow);
     assert!(served.spread()[0] < 9);
     served.run(SECOND, |_| Duration::ZERO);
@@ -139,7 +139,7 @@ fn another_server_at_the_place_of_a_slow_one_is_not_slow() {
 
 #[test]
 fn choices_are_looked_at_and_what_is_given_up_is_counted() {
-    for protocol in Speaks::ALL {
+    for protocol in Protocol::ALL {
         for (policy, regrets) in [(PolicyKind::ShortestQueue, false), (PolicyKind::Random, true)] {
             let mut served = Served::new(protocol, policy);
             served.run(20 * SECOND, |_| FAST);

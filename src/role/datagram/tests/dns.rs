@@ -42,7 +42,7 @@ fn with_id(bytes: &[u8], id: u16) -> Vec<u8> {
 }
 
 fn pool(servers: impl IntoIterator<Item = u16>) -> Bench {
-    Bench::new(settings(Speaks::Dns), PORTS, servers)
+    Bench::new(settings(Protocol::Dns), PORTS, servers)
 }
 
 #[test]
@@ -165,7 +165,7 @@ fn answers_that_came_as_one_go_to_whom_each_is_for() {
 
 #[test]
 fn an_answer_after_the_time_out_reaches_nobody_even_if_its_id_is_another_query_s() {
-    let mut pool = Bench::new(settings(Speaks::Dns), 1, [1]);
+    let mut pool = Bench::new(settings(Protocol::Dns), 1, [1]);
     let late = pool.forwarded(client(1), &query(7, "old.example", b""));
     pool.pass(TIMEOUT - MS);
     assert_eq!(pool.stats().timed_out.get(), 0);
@@ -232,7 +232,7 @@ fn without_servers_the_client_hears_so_at_once() {
 #[test]
 fn a_full_pool_says_so_at_once_and_has_room_again() {
     let limited =
-        Settings { max_outstanding: Some(Limit::Fixed(2)), waiting_max: 0, ..settings(Speaks::Dns) };
+        Settings { max_outstanding: Some(Limit::Fixed(2)), waiting_max: 0, ..settings(Protocol::Dns) };
     let mut pool = Bench::new(limited, PORTS, [1, 2]);
     let ways: Vec<_> = (0..4).map(|n| pool.forwarded(client(1), &query(n, "a", b""))).collect();
     assert_eq!((pool.queue(1), pool.queue(2)), (2, 2));
@@ -246,7 +246,7 @@ fn a_full_pool_says_so_at_once_and_has_room_again() {
 
 #[test]
 fn a_full_table_says_so_at_once() {
-    let mut pool = Bench::new(settings(Speaks::Dns), 4, [1]);
+    let mut pool = Bench::new(settings(Protocol::Dns), 4, [1]);
     let asked = query(3, "a", b"");
     let turn: Vec<_> = (0..256).map(|_| In::new(0, client(1), &asked)).collect();
     for _ in 0..256 {
@@ -318,7 +318,7 @@ proptest! {
         seed: u64,
         two_ports: bool,
     ) {
-        let mut settings = settings(Speaks::Dns);
+        let mut settings = settings(Protocol::Dns);
         settings.health.interval = Duration::from_secs(3600); // no copies for suspects
         settings.health.rules.fall = 255;
         let mut pool = Bench::with_seed(seed, settings, 1 + u16::from(two_ports), [1, 2, 3]);

@@ -88,10 +88,10 @@ impl World {
 /// Every kind of pool, without checks, with checks that see it come and go, and with checks that are too slow for that.
 fn pools() -> Vec<Settings> {
     let mut pools = vec![];
-    for protocol in Speaks::ALL {
+    for protocol in Protocol::ALL {
         let check = match protocol {
-            Speaks::Dns => Check::Dns { name: name_to_wire("a").unwrap(), kind: 1 },
-            Speaks::Datagram => Check::Payload { send: b"0123".to_vec(), expect: vec![] },
+            Protocol::Dns => Check::Dns { name: name_to_wire("a").unwrap(), kind: 1 },
+            Protocol::Datagram => Check::Payload { send: b"0123".to_vec(), expect: vec![] },
         };
         let (quick, slow) = ((200 * MS, 100 * MS), (SECOND, SECOND));
         for (check, (interval, within)) in [(&Check::None, quick), (&check, quick), (&check, slow)] {

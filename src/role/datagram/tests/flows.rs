@@ -7,7 +7,7 @@ use super::model::{play, turns};
 use super::*;
 
 fn flows() -> Settings {
-    Settings { affinity: Affinity::Client, replies: None, ..settings(Speaks::Datagram) }
+    Settings { affinity: Affinity::Client, replies: None, ..settings(Protocol::Datagram) }
 }
 
 fn pool(ports: u16, servers: impl IntoIterator<Item = u16>) -> Bench {

@@ -5,7 +5,7 @@ use super::*;
 use crate::wire::proxy_protocol::{Transport, header};
 
 fn one_way() -> Settings {
-    Settings { replies: Some(0), ..settings(Speaks::Datagram) }
+    Settings { replies: Some(0), ..settings(Protocol::Datagram) }
 }
 
 #[test]
@@ -53,7 +53,7 @@ fn a_source_gets_its_rate_and_others_are_not_disturbed() {
 #[test]
 fn a_header_names_the_client_and_the_address_that_it_asked() {
     let query = b"\x00\x07\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x01a\x00\x00\x01\x00\x01";
-    for protocol in Speaks::ALL {
+    for protocol in Protocol::ALL {
         for proxy_protocol in [ProxyProtocol::First, ProxyProtocol::Every] {
             let mut pool = Bench::new(Settings { proxy_protocol, ..settings(protocol) }, 8, [1]);
             for (socket, peer, local_ip, local) in [
@@ -81,7 +81,7 @@ fn a_flow_begins_with_a_header_or_has_it_always() {
             proxy_protocol,
             affinity: Affinity::Client,
             replies: None,
-            ..settings(Speaks::Datagram)
+            ..settings(Protocol::Datagram)
         };
         let mut pool = Bench::new(flows, 2, [1]);
         let header = header(Transport::Datagram, client(1), addr("192.0.2.53:53"));
@@ -102,7 +102,7 @@ fn a_flow_begins_with_a_header_or_has_it_always() {
 #[test]
 fn servers_of_a_transparent_pool_see_the_client() {
     for affinity in [Affinity::None, Affinity::Client] {
-        let transparent = Settings { transparent: true, affinity, ..settings(Speaks::Datagram) };
+        let transparent = Settings { transparent: true, affinity, ..settings(Protocol::Datagram) };
         let mut pool = Bench::new(transparent, 4, [1]);
         let turn: Vec<_> = [1, 2, 1].map(|n| In::new(0, client(n), b"question")).into();
         let sent = pool.turn(&turn);

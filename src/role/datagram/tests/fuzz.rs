@@ -87,20 +87,20 @@ fn run(settings: Settings, program: &[u8]) {
     pool.check_rest();
 }
 
-fn checked(protocol: Speaks, check: Check) -> Settings {
+fn checked(protocol: Protocol, check: Check) -> Settings {
     let mut settings = settings(protocol);
     settings.health.check = check;
     settings
 }
 
 fn run_all(program: &[u8]) {
-    let flows = Settings { affinity: Affinity::Client, replies: None, ..settings(Speaks::Datagram) };
-    run(settings(Speaks::Dns), program);
-    run(checked(Speaks::Dns, Check::Dns { name: vec![0], kind: 2 }), program);
-    run(settings(Speaks::Datagram), program);
-    run(checked(Speaks::Datagram, Check::Payload { send: vec![1], expect: vec![] }), program);
+    let flows = Settings { affinity: Affinity::Client, replies: None, ..settings(Protocol::Datagram) };
+    run(settings(Protocol::Dns), program);
+    run(checked(Protocol::Dns, Check::Dns { name: vec![0], kind: 2 }), program);
+    run(settings(Protocol::Datagram), program);
+    run(checked(Protocol::Datagram, Check::Payload { send: vec![1], expect: vec![] }), program);
     run(flows, program);
-    run(Settings { replies: Some(0), ..settings(Speaks::Datagram) }, program);
+    run(Settings { replies: Some(0), ..settings(Protocol::Datagram) }, program);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use super::*;
 use crate::pool::order::Order;
 
 fn flows() -> Settings {
-    Settings { affinity: Affinity::Client, replies: None, ..settings(Speaks::Datagram) }
+    Settings { affinity: Affinity::Client, replies: None, ..settings(Protocol::Datagram) }
 }
 
 /// The same pool in another process, with these servers; of what the old one leaves, the bytes.
@@ -131,10 +131,10 @@ fn a_client_is_known_by_the_front_and_the_address_that_it_asks() {
 
 #[test]
 fn without_affinity_there_is_nothing_to_hand_over() {
-    let mut old = Bench::new(settings(Speaks::Datagram), 8, [1]);
+    let mut old = Bench::new(settings(Protocol::Datagram), 8, [1]);
     old.forwarded(client(1), b"a question");
     assert_eq!(old.workers[0].export_flows(old.now), []);
-    assert_eq!(Bench::new(settings(Speaks::Dns), 8, [1]).workers[0].export_flows(old.now), []);
+    assert_eq!(Bench::new(settings(Protocol::Dns), 8, [1]).workers[0].export_flows(old.now), []);
 }
 
 #[test]
@@ -150,7 +150,7 @@ fn flows_are_bounded() {
 
 #[test]
 fn what_is_known_of_servers_stays_known() {
-    let settings = settings(Speaks::Datagram);
+    let settings = settings(Protocol::Datagram);
     let mut old = Bench::new(settings.clone(), 64, [1, 2, 4]);
     old.workers[0].order(old.now, 4, Order::Disable).unwrap();
     old.workers[0].order(old.now, 2, Order::Weight(5)).unwrap();

@@ -20,11 +20,11 @@ fn answer(way: &Sent) -> In {
     way.answered(&bytes)
 }
 
-fn pool(protocol: Speaks, servers: impl IntoIterator<Item = u16>) -> Bench {
+fn pool(protocol: Protocol, servers: impl IntoIterator<Item = u16>) -> Bench {
     Bench::new(settings(protocol), 16, servers)
 }
 
-fn checked(protocol: Speaks, check: Check) -> Settings {
+fn checked(protocol: Protocol, check: Check) -> Settings {
     let mut settings = settings(protocol);
     settings.health.check = check;
     settings
@@ -54,7 +54,7 @@ fn traffic(pool: &mut Bench, time: Duration, lives: impl Fn(u16) -> bool) -> Has
 
 #[test]
 fn a_server_that_never_answers_is_a_suspect_and_then_down() {
-    for protocol in Speaks::ALL {
+    for protocol in Protocol::ALL {
         let mut pool = pool(protocol, [1, 2]);
         traffic(&mut pool, Duration::from_secs(30), |n| n == 2);
         assert_eq!(pool.states(), [(1, "suspect"), (1, "down")], "{protocol:?}");
@@ -66,7 +66,7 @@ fn a_server_that_never_answers_is_a_suspect_and_then_down() {
 
 #[test]
 fn a_server_that_answers_again_is_up_after_some_trials() {
-    for protocol in Speaks::ALL {
+    for protocol in Protocol::ALL {
         let mut pool = pool(protocol, [1, 2]);
         traffic(&mut pool, Duration::from_secs(30), |n| n == 2);
         traffic(&mut pool, Duration::from_secs(90), |_| true);
@@ -85,7 +85,7 @@ fn go_on(pool: &mut Bench, time: Duration) {
 
 #[test]
 fn silence_makes_a_suspect_long_before_the_time_out() {
-    for protocol in Speaks::ALL {
+    for protocol in Protocol::ALL {
         for (slowest, fine, over) in [(100, 150, 60), (1, 40, 30)] {
             let slow = Settings { timeout: Duration::from_secs(5), ..settings(protocol) };
             let mut pool = Bench::new(slow, 16, [1, 2]);
@@ -104,7 +104,7 @@ fn silence_makes_a_suspect_long_before_the_time_out() {
 
 #[test]
 fn silence_of_all_is_nobody_s_fault() {
-    for protocol in Speaks::ALL {
+    for protocol in Protocol::ALL {
         let slow = Settings { timeout: Duration::from_secs(5), ..settings(protocol) };
         let mut pool = Bench::new(slow, 16, [1, 2]);
         let way = pool.forwarded(client(1), &query(1));
@@ -119,7 +119,7 @@ fn silence_of_all_is_nobody_s_fault() {
 
 #[test]
 fn the_network_s_word_makes_a_suspect_and_nothing_more() {
-    for protocol in Speaks::ALL {
+    for protocol in Protocol::ALL {
         let mut pool = pool(protocol, [1, 2]);
         pool.refuse(0, addr("203.0.113.1:7000"), 1);
         for _ in 0..125 {
@@ -132,7 +132,7 @@ fn the_network_s_word_makes_a_suspect_and_nothing_more() {
             let sent = pool.ask(client(n), &query(n));
             assert_eq!(
                 sent[0].to,
-                if n == 0 && protocol == Speaks::Datagram { server(1) } else { server(2) }
+                if n == 0 && protocol == Protocol::Datagram { server(1) } else { server(2) }
             );
             pool.turn(&sent.iter().map(answer).collect::<Vec<_>>());
         }
@@ -144,7 +144,9 @@ fn the_network_s_word_makes_a_suspect_and_nothing_more() {
 
 #[test]
 fn what_comes_too_late_or_too_often_proves_life_all_the_same() {
-    for (protocol, reason) in [(Speaks::Dns, DropReason::NotOpen), (Speaks::Datagram, DropReason::Unasked)] {
+    for (protocol, reason) in
+        [(Protocol::Dns, DropReason::NotOpen), (Protocol::Datagram, DropReason::Unasked)]
+    {
         let mut pool = pool(protocol, [1]);
         let way = pool.forwarded(client(1), &query(1));
         pool.turn(&[answer(&way)]);
@@ -160,7 +162,7 @@ fn what_comes_too_late_or_too_often_proves_life_all_the_same() {
 
 #[test]
 fn a_suspect_that_is_the_last_is_used() {
-    for protocol in Speaks::ALL {
+    for protocol in Protocol::ALL {
         let mut pool = pool(protocol, [1]);
         pool.refuse(0, server(1), 1);
         pool.pass(20 * MS);
@@ -174,7 +176,7 @@ fn a_suspect_that_is_the_last_is_used() {
 
 #[test]
 fn the_network_s_word_does_not_keep_a_server_down() {
-    for protocol in Speaks::ALL {
+    for protocol in Protocol::ALL {
         let mut pool = pool(protocol, [1, 2]);
         traffic(&mut pool, Duration::from_secs(30), |n| n == 2);
         assert_eq!(pool.state(1), "down");
@@ -189,7 +191,7 @@ fn the_network_s_word_does_not_keep_a_server_down() {
 
 #[test]
 fn a_suspect_gets_the_copy_of_a_query_and_nobody_gets_its_answer() {
-    let mut pool = pool(Speaks::Dns, [1, 2]);
+    let mut pool = pool(Protocol::Dns, [1, 2]);
     pool.refuse(0, server(1), 1);
     pool.pass(Duration::from_secs(2));
     let sent = pool.ask(client(1), &query(7));
@@ -210,7 +212,7 @@ fn a_suspect_gets_the_copy_of_a_query_and_nobody_gets_its_answer() {
 
 #[test]
 fn other_opcodes_than_query_are_not_copied() {
-    let mut pool = pool(Speaks::Dns, [1, 2]);
+    let mut pool = pool(Protocol::Dns, [1, 2]);
     pool.refuse(0, server(1), 1);
     pool.pass(Duration::from_secs(2));
     let mut update = query(7);
@@ -221,7 +223,7 @@ fn other_opcodes_than_query_are_not_copied() {
 
 #[test]
 fn a_copy_that_is_not_answered_counts_against_its_server_only() {
-    let mut pool = pool(Speaks::Dns, [1, 2]);
+    let mut pool = pool(Protocol::Dns, [1, 2]);
     pool.refuse(0, server(1), 1);
     pool.pass(10 * MS);
     traffic(&mut pool, Duration::from_secs(60), |n| n == 2);
@@ -231,7 +233,7 @@ fn a_copy_that_is_not_answered_counts_against_its_server_only() {
 
 #[test]
 fn trials_are_further_and_further_apart() {
-    for protocol in Speaks::ALL {
+    for protocol in Protocol::ALL {
         let mut pool = pool(protocol, [1, 2]);
         pool.refuse(0, server(1), 1);
         let in_the_first = traffic(&mut pool, Duration::from_secs(64), |n| n == 2)[&server(1)];
@@ -243,7 +245,7 @@ fn trials_are_further_and_further_apart() {
 
 #[test]
 fn of_several_suspects_each_is_tried() {
-    for protocol in Speaks::ALL {
+    for protocol in Protocol::ALL {
         let mut pool = pool(protocol, [1, 2, 5]);
         for n in [1, 2] {
             pool.refuse(0, server(n), 1);
@@ -257,7 +259,7 @@ fn of_several_suspects_each_is_tried() {
 
 #[test]
 fn a_server_that_drains_is_not_tried() {
-    for protocol in Speaks::ALL {
+    for protocol in Protocol::ALL {
         let slow = Settings { timeout: Duration::from_secs(60), ..settings(protocol) };
         let mut pool = Bench::new(slow, 16, [1]);
         pool.forwarded(client(1), &query(1)); // so that it stays
@@ -274,7 +276,7 @@ fn a_server_that_drains_is_not_tried() {
 
 #[test]
 fn where_nobody_answers_no_news_is_good_news() {
-    let one_way = Settings { replies: Some(0), ..settings(Speaks::Datagram) };
+    let one_way = Settings { replies: Some(0), ..settings(Protocol::Datagram) };
     let mut pool = Bench::new(one_way, 2, [1, 2]);
     pool.refuse(0, server(1), 1);
     pool.pass(500 * MS);
@@ -296,7 +298,7 @@ fn a_checked_server_is_a_suspect_until_its_first_answer() {
     for check in
         [Check::Dns { name, kind: 28 }, Check::Payload { send: b"pi ng".to_vec(), expect: b"pi".to_vec() }]
     {
-        let mut pool = Bench::new(checked(Speaks::Datagram, check.clone()), 2, []);
+        let mut pool = Bench::new(checked(Protocol::Datagram, check.clone()), 2, []);
         pool.shared.want(wanted([1, 3]));
         let sent = pool.pass(250 * MS);
         let sent = checks(&pool, sent);
@@ -315,7 +317,7 @@ fn a_checked_server_is_a_suspect_until_its_first_answer() {
 #[test]
 fn wrong_answers_to_checks_prove_nothing() {
     let check = Check::Payload { send: b"ping".to_vec(), expect: b"pong".to_vec() };
-    let mut pool = Bench::new(checked(Speaks::Datagram, check), 2, []);
+    let mut pool = Bench::new(checked(Protocol::Datagram, check), 2, []);
     pool.shared.want(wanted([1, 2]));
     let sent = pool.pass(250 * MS);
     let sent = checks(&pool, sent);
@@ -340,7 +342,7 @@ fn wrong_answers_to_checks_prove_nothing() {
 #[test]
 fn a_checked_server_goes_down_after_fall_and_comes_back_after_rise() {
     let check = Check::Payload { send: b"ping".to_vec(), expect: vec![] };
-    let mut pool = Bench::new(checked(Speaks::Datagram, check), 2, [1, 2]);
+    let mut pool = Bench::new(checked(Protocol::Datagram, check), 2, [1, 2]);
     let live = |pool: &mut Bench, time: Duration, lives: [u16; 2]| {
         let end = pool.now + time;
         let mut answered = 0;
@@ -369,7 +371,7 @@ fn a_checked_server_goes_down_after_fall_and_comes_back_after_rise() {
 #[test]
 fn a_server_that_answers_clients_need_not_answer_checks() {
     let check = Check::Payload { send: b"ping".to_vec(), expect: vec![] };
-    let mut pool = Bench::new(checked(Speaks::Datagram, check), 2, [1]);
+    let mut pool = Bench::new(checked(Protocol::Datagram, check), 2, [1]);
     pool.states();
     for n in 0..300 {
         let way = pool.forwarded(client(1), b"question");
@@ -383,7 +385,8 @@ fn a_server_that_answers_clients_need_not_answer_checks() {
 #[test]
 fn checks_of_servers_that_read_headers_have_one() {
     let check = Check::Payload { send: b"ping".to_vec(), expect: vec![] };
-    let with_headers = Settings { proxy_protocol: ProxyProtocol::Every, ..checked(Speaks::Datagram, check) };
+    let with_headers =
+        Settings { proxy_protocol: ProxyProtocol::Every, ..checked(Protocol::Datagram, check) };
     let mut pool = Bench::new(with_headers, 2, [1]);
     let sent = pool.pass(Duration::from_secs(2));
     let sent = checks(&pool, sent);
@@ -392,7 +395,7 @@ fn checks_of_servers_that_read_headers_have_one() {
 
 #[test]
 fn when_all_are_down_dns_says_so_and_datagrams_are_sent_all_the_same() {
-    for protocol in Speaks::ALL {
+    for protocol in Protocol::ALL {
         let mut pool = pool(protocol, [1, 2]);
         traffic(&mut pool, Duration::from_secs(60), |_| false);
         assert_eq!((pool.state(1), pool.state(2)), ("down", "down"));
@@ -401,10 +404,10 @@ fn when_all_are_down_dns_says_so_and_datagrams_are_sent_all_the_same() {
             // Some of these are trials.
             let sent = pool.ask(client(n), &query(n));
             match protocol {
-                Speaks::Dns => {
+                Protocol::Dns => {
                     assert!(sent.iter().any(|s| s.to == client(n) && s.bytes[3] & 0xf == 2), "{sent:?}")
                 }
-                Speaks::Datagram => assert!(sent.len() == 1 && !pool.is_front(sent[0].socket), "{sent:?}"),
+                Protocol::Datagram => assert!(sent.len() == 1 && !pool.is_front(sent[0].socket), "{sent:?}"),
             }
         }
         traffic(&mut pool, Duration::from_secs(130), |_| true);
@@ -414,7 +417,7 @@ fn when_all_are_down_dns_says_so_and_datagrams_are_sent_all_the_same() {
 
 #[test]
 fn beyond_down_max_all_are_used() {
-    for protocol in Speaks::ALL {
+    for protocol in Protocol::ALL {
         let mut settings = settings(protocol);
         settings.health.rules.down_max = 0.5;
         let mut pool = Bench::new(settings, 16, [1, 2, 5]);
@@ -431,7 +434,7 @@ fn beyond_down_max_all_are_used() {
 
 #[test]
 fn what_the_network_says_of_one_server_does_not_disturb_the_others() {
-    for protocol in Speaks::ALL {
+    for protocol in Protocol::ALL {
         let mut pool = pool(protocol, [1, 2]);
         let sent: Vec<_> = (0..10).flat_map(|n| pool.ask(client(n), &query(n))).collect();
         pool.refuse(0, server(1), 64);
@@ -446,7 +449,7 @@ fn what_the_network_says_of_one_server_does_not_disturb_the_others() {
 
 #[test]
 fn after_a_pause_of_our_own_nothing_is_overdue_that_is_there_already() {
-    for protocol in Speaks::ALL {
+    for protocol in Protocol::ALL {
         let mut pool = pool(protocol, [1, 2]);
         let sent: Vec<_> = (0..20).flat_map(|n| pool.ask(client(n), &query(n))).collect();
         pool.pass(20 * MS);
@@ -464,7 +467,7 @@ fn after_a_pause_of_our_own_nothing_is_overdue_that_is_there_already() {
 
 #[test]
 fn a_pause_does_not_keep_what_is_lost() {
-    for protocol in Speaks::ALL {
+    for protocol in Protocol::ALL {
         let mut pool = pool(protocol, [1]);
         pool.forwarded(client(1), &query(1));
         pool.pass(20 * MS);
@@ -479,7 +482,7 @@ fn a_pause_does_not_keep_what_is_lost() {
 
 #[test]
 fn an_idle_pool_wakes_up_without_a_pause() {
-    for protocol in Speaks::ALL {
+    for protocol in Protocol::ALL {
         let mut pool = Bench::new(Settings { timeout: 50 * MS, ..settings(protocol) }, 2, [1]);
         pool.now += Duration::from_secs(7);
         pool.forwarded(client(1), &query(1));

@@ -3,14 +3,14 @@
 use super::bench::*;
 use super::*;
 
-fn pool(protocol: Speaks, servers: impl IntoIterator<Item = u16>) -> Bench {
+fn pool(protocol: Protocol, servers: impl IntoIterator<Item = u16>) -> Bench {
     Bench::new(settings(protocol), 1, servers)
 }
 
 #[test]
 fn a_server_that_is_not_wanted_any_more_finishes_what_it_has_and_leaves() {
     let mut pool =
-        Bench::new(Settings { timeout: Duration::from_secs(2), ..settings(Speaks::Datagram) }, 4, [1]);
+        Bench::new(Settings { timeout: Duration::from_secs(2), ..settings(Protocol::Datagram) }, 4, [1]);
     let way = pool.forwarded(client(1), b"question");
     pool.want(wanted([2]));
     assert_eq!((pool.state(1), pool.states()), ("draining", vec![(2, "joined")]));
@@ -27,7 +27,7 @@ fn a_server_that_is_not_wanted_any_more_finishes_what_it_has_and_leaves() {
 #[test]
 fn a_server_that_is_wanted_again_before_it_has_left_stays() {
     let mut pool =
-        Bench::new(Settings { timeout: Duration::from_secs(2), ..settings(Speaks::Datagram) }, 4, [1]);
+        Bench::new(Settings { timeout: Duration::from_secs(2), ..settings(Protocol::Datagram) }, 4, [1]);
     let way = pool.forwarded(client(1), b"question");
     pool.want(vec![]);
     assert_eq!(pool.ask(client(2), b"question"), []);
@@ -39,7 +39,7 @@ fn a_server_that_is_wanted_again_before_it_has_left_stays() {
 
 #[test]
 fn a_weight_changes_at_once() {
-    let mut pool = Bench::new(settings(Speaks::Datagram), 64, [1, 2]);
+    let mut pool = Bench::new(settings(Protocol::Datagram), 64, [1, 2]);
     let mut servers = wanted([1, 2]);
     servers[0].weight = 3;
     pool.want(servers);
@@ -52,7 +52,7 @@ fn a_weight_changes_at_once() {
 
 #[test]
 fn there_is_room_for_servers_max() {
-    let mut pool = pool(Speaks::Datagram, [1, 2, 3, 4]);
+    let mut pool = pool(Protocol::Datagram, [1, 2, 3, 4]);
     pool.shared.want(wanted([1, 2, 3, 4, 5]));
     pool.pass(250 * MS);
     let events: Vec<_> = std::iter::from_fn(|| pool.workers[0].poll_event()).collect();
@@ -62,14 +62,14 @@ fn there_is_room_for_servers_max() {
 
 #[test]
 fn a_server_that_no_port_leads_to_is_told_and_left_out() {
-    for protocol in Speaks::ALL {
+    for protocol in Protocol::ALL {
         let now = Instant::from_nanos(5_000_000_000);
         // Two ports towards IPv4 servers, none towards IPv6.
         let sockets = Sockets { fronts: 0..1, v4: 1..3, v6: 3..3, check_v4: None, check_v6: None };
         let addrs = vec![addr("192.0.2.53:53"), addr("0.0.0.0:20000"), addr("0.0.0.0:20001")];
         let chance = Chance { secret: [7; 16], seed: 1 };
         let (shared, mut workers) =
-            Relay::workers(settings(protocol), chance, &[WorkerSockets { sockets, addrs }], now);
+            DatagramRole::workers(settings(protocol), chance, &[WorkerSockets { sockets, addrs }], now);
         shared.want(wanted([1, 3]));
         workers[0].on_timeout(now, &mut Tx::new(1, 0, 1));
         let events: Vec<_> = std::iter::from_fn(|| workers[0].poll_event()).collect();
@@ -80,7 +80,7 @@ fn a_server_that_no_port_leads_to_is_told_and_left_out() {
 /// An answer of a server that has left and come back, to a request from before, by a pair that looks like another now.
 #[test]
 fn what_is_late_reaches_nobody_when_its_server_comes_back_in_another_place() {
-    let mut pool = pool(Speaks::Datagram, [1]);
+    let mut pool = pool(Protocol::Datagram, [1]);
     let late = pool.forwarded(client(1), b"question");
     pool.want(wanted([2])); // the request times out, and server 1 leaves
     assert_eq!(pool.states(), [(2, "joined"), (1, "left")]);
@@ -99,7 +99,7 @@ fn what_is_late_reaches_nobody_when_its_server_comes_back_in_another_place() {
 #[test]
 fn a_place_rests_for_as_long_as_an_answer_may_be_late() {
     let timeout = TIMEOUT * 3;
-    let mut pool = Bench::new(Settings { servers_max: 2, timeout, ..settings(Speaks::Datagram) }, 1, [1]);
+    let mut pool = Bench::new(Settings { servers_max: 2, timeout, ..settings(Protocol::Datagram) }, 1, [1]);
     let way = pool.forwarded(client(1), b"first");
     pool.want(wanted([1, 2]));
     pool.pass(timeout - 250 * MS - MS);
@@ -123,7 +123,7 @@ fn a_place_rests_for_as_long_as_an_answer_may_be_late() {
 
 #[test]
 fn nothing_of_a_server_reaches_clients_of_its_successor() {
-    let mut pool = Bench::new(Settings { servers_max: 1, ..settings(Speaks::Datagram) }, 1, [1]);
+    let mut pool = Bench::new(Settings { servers_max: 1, ..settings(Protocol::Datagram) }, 1, [1]);
     let late = pool.forwarded(client(1), b"question");
     pool.want(wanted([2]));
     assert_eq!((pool.slot(1), pool.slot(2)), (None, None), "the place rests");
@@ -139,7 +139,7 @@ fn nothing_of_a_server_reaches_clients_of_its_successor() {
 
 #[test]
 fn a_server_that_comes_back_at_once_has_nothing_of_before() {
-    let mut pool = pool(Speaks::Datagram, [1]);
+    let mut pool = pool(Protocol::Datagram, [1]);
     let late = pool.forwarded(client(1), b"question");
     pool.want(vec![]);
     pool.want(wanted([1]));
@@ -153,7 +153,7 @@ fn a_server_that_comes_back_at_once_has_nothing_of_before() {
 
 #[test]
 fn what_a_server_owes_from_before_it_came_back_keeps_its_pair() {
-    let mut pool = pool(Speaks::Datagram, [1]);
+    let mut pool = pool(Protocol::Datagram, [1]);
     let way = pool.forwarded(client(1), b"before");
     pool.want(vec![]);
     pool.want(wanted([1]));
@@ -168,7 +168,8 @@ fn what_a_server_owes_from_before_it_came_back_keeps_its_pair() {
 #[test]
 fn dns_queries_under_way_end_as_if_their_server_had_stayed() {
     let query = b"\x00\x07\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x01a\x00\x00\x01\x00\x01";
-    let mut pool = Bench::new(Settings { timeout: Duration::from_secs(2), ..settings(Speaks::Dns) }, 2, [1]);
+    let mut pool =
+        Bench::new(Settings { timeout: Duration::from_secs(2), ..settings(Protocol::Dns) }, 2, [1]);
     let way = pool.forwarded(client(1), query);
     pool.want(wanted([2]));
     let mut answer = way.bytes.clone();

@@ -6,7 +6,7 @@ use crate::pool::order::Order;
 
 fn slow(affinity: Affinity) -> Settings {
     let replies = (affinity == Affinity::None).then_some(1);
-    Settings { affinity, replies, timeout: Duration::from_secs(2), ..settings(Speaks::Datagram) }
+    Settings { affinity, replies, timeout: Duration::from_secs(2), ..settings(Protocol::Datagram) }
 }
 
 fn order(pool: &mut Bench, n: u16, order: Order) {
@@ -79,14 +79,14 @@ fn a_weight_that_was_ordered_counts_at_once_and_more_than_what_is_wanted() {
 
 #[test]
 fn who_is_not_there_takes_no_orders() {
-    let mut pool = Bench::new(settings(Speaks::Dns), 4, [1]);
+    let mut pool = Bench::new(settings(Protocol::Dns), 4, [1]);
     let now = pool.now;
     let mut refused = |id, order| pool.workers[0].order(now, id, order);
     assert_eq!(refused(2, Order::Drain), Err(Refused::UnknownServer));
     assert_eq!(refused(1, Order::Weight(0)), Err(Refused::Weight));
     pool.shared.want(vec![]);
     pool.ask(client(1), b"no query");
-    let wanted_no_more = Settings { timeout: Duration::from_secs(2), ..settings(Speaks::Datagram) };
+    let wanted_no_more = Settings { timeout: Duration::from_secs(2), ..settings(Protocol::Datagram) };
     let mut pool = Bench::new(wanted_no_more, 4, [1]);
     pool.forwarded(client(1), b"question");
     pool.want(vec![]);
@@ -124,7 +124,7 @@ fn a_server_that_is_not_wanted_any_more_leaves_also_if_it_was_disabled() {
 
 #[test]
 fn a_checked_server_that_is_enabled_proves_itself_first() {
-    let mut settings = settings(Speaks::Datagram);
+    let mut settings = settings(Protocol::Datagram);
     settings.health.check = Check::Payload { send: b"ping".to_vec(), expect: vec![] };
     let mut pool = Bench::new(settings, 4, [1]);
     order(&mut pool, 1, Order::Disable);
@@ -139,7 +139,7 @@ fn a_checked_server_that_is_enabled_proves_itself_first() {
 
 #[test]
 fn a_worker_that_retires_is_idle_when_nothing_is_owed_any_more() {
-    for protocol in Speaks::ALL {
+    for protocol in Protocol::ALL {
         let query = b"\0\x07\x01\0\0\x01\0\0\0\0\0\0\x01a\0\0\x01\0\x01";
         let mut pool = Bench::new(settings(protocol), 4, [1]);
         let ways = [1, 2].map(|n| pool.forwarded(client(n), query));
@@ -159,7 +159,7 @@ fn a_worker_that_retires_is_idle_when_nothing_is_owed_any_more() {
 
 #[test]
 fn a_worker_that_retires_judges_and_asks_nobody() {
-    let mut settings = settings(Speaks::Datagram);
+    let mut settings = settings(Protocol::Datagram);
     settings.health.check = Check::Payload { send: b"ping".to_vec(), expect: vec![] };
     let mut pool = Bench::new(settings, 4, [1]);
     pool.workers[0].retire(pool.now);

@@ -23,11 +23,11 @@ fn change(pool: &Bench, change: impl FnOnce(&mut Settings)) -> Result<(), &'stat
 
 #[test]
 fn what_a_pool_is_built_for_is_refused_by_the_name_of_its_key_and_changes_nothing() {
-    let old = Settings { timeout: 2 * TIMEOUT, ..settings(Speaks::Datagram) };
+    let old = Settings { timeout: 2 * TIMEOUT, ..settings(Protocol::Datagram) };
     let payload = Check::Payload { send: b"ping".to_vec(), expect: vec![] };
     let changes: [Forbidden; 8] = [
         ("name", &|s| s.name = "other".into()),
-        ("protocol", &|s| s.protocol = Speaks::Dns),
+        ("protocol", &|s| s.protocol = Protocol::Dns),
         ("affinity", &|s| s.affinity = Affinity::Client),
         ("workers", &|s| s.workers = 2),
         ("servers_max", &|s| s.servers_max = 9),
@@ -49,7 +49,7 @@ fn what_a_pool_is_built_for_is_refused_by_the_name_of_its_key_and_changes_nothin
 
 #[test]
 fn limits_and_policy_count_from_the_next_turn_on() {
-    for protocol in Speaks::ALL {
+    for protocol in Protocol::ALL {
         let old = Settings {
             max_outstanding: Some(Limit::Fixed(2)),
             waiting_max: 0,
@@ -82,7 +82,7 @@ fn limits_and_policy_count_from_the_next_turn_on() {
 
 #[test]
 fn who_may_send_and_how_much_changes_for_all_workers() {
-    let old = Settings { workers: 2, rate_per_source: Some(5.0), ..settings(Speaks::Dns) };
+    let old = Settings { workers: 2, rate_per_source: Some(5.0), ..settings(Protocol::Dns) };
     let mut pool = Bench::new(old, 4, [1]);
     let asked = |pool: &mut Bench, worker: usize, count: usize| {
         let arrived = vec![In::new(0, client(1), QUERY); count];
@@ -104,7 +104,7 @@ fn who_may_send_and_how_much_changes_for_all_workers() {
 #[test]
 fn another_question_is_asked_and_servers_are_judged_by_other_rules() {
     let check = |text: &str| Check::Payload { send: text.into(), expect: text.into() };
-    let mut old = settings(Speaks::Datagram);
+    let mut old = settings(Protocol::Datagram);
     old.health.check = check("old");
     let mut pool = Bench::new(old, 4, [1, 2]);
     pool.pass(Duration::from_secs(5));
@@ -133,7 +133,7 @@ fn another_question_is_asked_and_servers_are_judged_by_other_rules() {
 
 #[test]
 fn a_shorter_time_out_ends_what_waits_and_a_longer_one_keeps_it() {
-    for protocol in Speaks::ALL {
+    for protocol in Protocol::ALL {
         let mut pool = Bench::new(settings(protocol), 4, [1]);
         pool.forwarded(client(1), QUERY);
         change(&pool, |settings| settings.timeout = 3 * TIMEOUT).unwrap();
@@ -143,7 +143,7 @@ fn a_shorter_time_out_ends_what_waits_and_a_longer_one_keeps_it() {
         pool.pass(10 * MS);
         assert_eq!(pool.queue(1), 0, "{protocol:?}");
     }
-    let flows = Settings { affinity: Affinity::Client, replies: None, ..settings(Speaks::Datagram) };
+    let flows = Settings { affinity: Affinity::Client, replies: None, ..settings(Protocol::Datagram) };
     let mut pool = Bench::new(flows, 4, [1]);
     let way = pool.forwarded(client(1), QUERY);
     pool.turn(&[way.answered(b"hello")]);
@@ -203,7 +203,7 @@ proptest! {
         is_dns in any::<bool>(),
         steps in prop::collection::vec(step(), 1..200),
     ) {
-        let protocol = if is_dns { Speaks::Dns } else { Speaks::Datagram };
+        let protocol = if is_dns { Protocol::Dns } else { Protocol::Datagram };
         let ports = if is_dns { 2 } else { 64 };
         let mut pool = Bench::new(Settings { workers: 2, ..settings(protocol) }, ports, [1, 2, 4]);
         let mut open: Vec<(usize, Sent, SocketAddr, u16)> = vec![];

@@ -7,7 +7,7 @@ use super::model::{play, turns};
 use super::*;
 
 fn pool(ports: u16, servers: impl IntoIterator<Item = u16>) -> Bench {
-    Bench::new(settings(Speaks::Datagram), ports, servers)
+    Bench::new(settings(Protocol::Datagram), ports, servers)
 }
 
 /// That this client is asked nothing, but gets this.
@@ -60,7 +60,8 @@ fn a_client_s_leases_with_several_servers_are_on_one_port() {
 #[test]
 fn a_server_that_talks_too_much_is_heard_as_often_as_it_was_asked() {
     for replies in [1, 3] {
-        let mut pool = Bench::new(Settings { replies: Some(replies), ..settings(Speaks::Datagram) }, 2, [1]);
+        let mut pool =
+            Bench::new(Settings { replies: Some(replies), ..settings(Protocol::Datagram) }, 2, [1]);
         let way = pool.forwarded(client(1), b"question");
         let flood = vec![way.answered(b"answer"); 250];
         let delivered: usize = (0..4).map(|_| pool.turn(&flood).len()).sum();
@@ -272,7 +273,7 @@ fn a_turn_without_room_does_not_shorten_a_rest() {
 
 #[test]
 fn the_rest_of_answered_pairs_is_measured() {
-    let measured = Settings { hold: None, ..settings(Speaks::Datagram) };
+    let measured = Settings { hold: None, ..settings(Protocol::Datagram) };
     let mut pool = Bench::new(measured, 1, [1]);
     let rests_for = |pool: &mut Bench, time: Duration| {
         pool.pass(time - MS);
@@ -300,7 +301,7 @@ fn the_rest_of_answered_pairs_is_measured() {
 
 #[test]
 fn one_way_datagrams_are_spread_evenly_and_nothing_waits() {
-    let mut pool = Bench::new(Settings { replies: Some(0), ..settings(Speaks::Datagram) }, 2, [1, 2, 3]);
+    let mut pool = Bench::new(Settings { replies: Some(0), ..settings(Protocol::Datagram) }, 2, [1, 2, 3]);
     let mut counts = std::collections::HashMap::new();
     let mut last = None;
     for turn in 0..100 {
@@ -326,13 +327,13 @@ proptest! {
         ports in 1..3u16,
         seed: u64,
     ) {
-        let settings = Settings { workers: 2, ..settings(Speaks::Datagram) };
+        let settings = Settings { workers: 2, ..settings(Protocol::Datagram) };
         play(seed, settings, ports, &turns, Some(1), |model, way, now| model.is_settled(way, now, TIMEOUT * 3))?;
     }
 
     #[test]
     fn one_way_datagrams_are_never_answered(turns in turns(4, 1), seed: u64) {
-        let settings = Settings { replies: Some(0), ..settings(Speaks::Datagram) };
+        let settings = Settings { replies: Some(0), ..settings(Protocol::Datagram) };
         play(seed, settings, 2, &turns, Some(0), |_, _, _| false)?;
     }
 }

@@ -6,7 +6,7 @@ use crate::pool::order::Order;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-fn pool(protocol: Speaks, servers: impl IntoIterator<Item = u16>) -> Bench {
+fn pool(protocol: Protocol, servers: impl IntoIterator<Item = u16>) -> Bench {
     let mut settings = Settings { timeout: 60 * SECOND, ..settings(protocol) };
     settings.health.rules.slow_start = 10 * SECOND;
     Bench::new(settings, 64, servers)
@@ -27,7 +27,7 @@ fn spread(pool: &mut Bench) -> [u32; 3] {
 
 #[test]
 fn those_that_are_there_from_the_start_have_their_share_at_once() {
-    for protocol in Speaks::ALL {
+    for protocol in Protocol::ALL {
         let mut pool = pool(protocol, [1, 2]);
         pool.want(wanted([1, 2, 4]));
         assert_eq!(spread(&mut pool), [14; 3], "{protocol:?}");
@@ -36,7 +36,7 @@ fn those_that_are_there_from_the_start_have_their_share_at_once() {
 
 #[test]
 fn a_new_one_gets_a_tenth_and_then_more_and_then_all() {
-    for protocol in Speaks::ALL {
+    for protocol in Protocol::ALL {
         let mut pool = pool(protocol, [1, 2]);
         pool.pass(6 * SECOND);
         pool.want(wanted([1, 2, 4]));
@@ -51,7 +51,7 @@ fn a_new_one_gets_a_tenth_and_then_more_and_then_all() {
 
 #[test]
 fn so_does_one_that_was_switched_off_and_a_weight_that_was_ordered_counts_meanwhile() {
-    let mut pool = pool(Speaks::Datagram, [1, 2, 4]);
+    let mut pool = pool(Protocol::Datagram, [1, 2, 4]);
     pool.pass(6 * SECOND);
     assert_eq!(spread(&mut pool), [14; 3]);
     for order in [Order::Disable, Order::Enable] {

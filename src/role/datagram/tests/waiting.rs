@@ -19,7 +19,7 @@ fn answer(way: &Sent) -> In {
     way.answered(&bytes)
 }
 
-fn limited(protocol: Speaks, limit: u32) -> Settings {
+fn limited(protocol: Protocol, limit: u32) -> Settings {
     Settings { max_outstanding: Some(Limit::Fixed(limit)), ..settings(protocol) }
 }
 
@@ -30,7 +30,7 @@ fn split(pool: &Bench, sent: Vec<Sent>) -> (Vec<Sent>, Vec<Sent>) {
 
 #[test]
 fn the_rest_waits_and_leaves_in_order_as_servers_get_room() {
-    for protocol in Speaks::ALL {
+    for protocol in Protocol::ALL {
         let mut pool = Bench::new(limited(protocol, 1), 16, [1, 2]);
         let mut at_servers =
             vec![pool.forwarded(client(0), &question(0)), pool.forwarded(client(1), &question(1))];
@@ -59,7 +59,7 @@ fn the_rest_waits_and_leaves_in_order_as_servers_get_room() {
 
 #[test]
 fn one_that_comes_joins_the_tail_even_if_a_server_is_free_by_then() {
-    for protocol in Speaks::ALL {
+    for protocol in Protocol::ALL {
         let mut pool = Bench::new(limited(protocol, 1), 16, [1]);
         let way = pool.forwarded(client(0), &question(0));
         pool.ask(client(1), &question(1));
@@ -74,14 +74,14 @@ fn one_that_comes_joins_the_tail_even_if_a_server_is_free_by_then() {
 
 #[test]
 fn a_full_room_is_said_so_and_what_has_waited_for_too_long_is_not_sent() {
-    for protocol in Speaks::ALL {
+    for protocol in Protocol::ALL {
         let mut pool = Bench::new(Settings { waiting_max: 2, ..limited(protocol, 1) }, 16, [1]);
         let way = pool.forwarded(client(0), &question(0));
         (1..3).for_each(|n| assert_eq!(pool.ask(client(n), &question(n)), []));
         let refused = pool.ask(client(3), &question(3));
         // SERVFAIL for who can read it, silence for the others.
         let is_told = refused.iter().any(|sent| sent.to == client(3) && sent.bytes[3] & 0xf == 2);
-        assert_eq!(is_told, protocol == Speaks::Dns);
+        assert_eq!(is_told, protocol == Protocol::Dns);
         assert_eq!(pool.refused(DropReason::ServersFull), 1);
         // The server is silent: its request is given up, and those who waited were here for as long.
         pool.pass(TIMEOUT + 20 * MS);
@@ -94,21 +94,21 @@ fn a_full_room_is_said_so_and_what_has_waited_for_too_long_is_not_sent() {
 
 #[test]
 fn nobody_waits_for_servers_that_are_gone() {
-    for protocol in Speaks::ALL {
+    for protocol in Protocol::ALL {
         let mut pool = Bench::new(limited(protocol, 1), 16, [1]);
         pool.forwarded(client(0), &question(0));
         pool.ask(client(1), &question(1));
         pool.shared.want(vec![]);
         let sent = pool.pass(250 * MS);
         let is_told = sent.iter().any(|sent| sent.to == client(1) && sent.bytes[3] & 0xf == 2);
-        assert_eq!(is_told, protocol == Speaks::Dns, "{sent:?}");
+        assert_eq!(is_told, protocol == Protocol::Dns, "{sent:?}");
         assert_eq!((pool.refused(DropReason::NoServer), pool.shared.room.len()), (1, 0));
     }
 }
 
 #[test]
 fn a_server_that_joins_takes_what_waits() {
-    for protocol in Speaks::ALL {
+    for protocol in Protocol::ALL {
         let mut pool = Bench::new(limited(protocol, 1), 16, [1]);
         pool.forwarded(client(0), &question(0));
         pool.ask(client(1), &question(1));
@@ -120,7 +120,7 @@ fn a_server_that_joins_takes_what_waits() {
 
 #[test]
 fn a_higher_limit_or_none_lets_go_what_waits() {
-    for (protocol, limit) in Speaks::ALL.into_iter().flat_map(|p| [(p, Some(Limit::Fixed(3))), (p, None)]) {
+    for (protocol, limit) in Protocol::ALL.into_iter().flat_map(|p| [(p, Some(Limit::Fixed(3))), (p, None)]) {
         let mut pool = Bench::new(limited(protocol, 1), 16, [1]);
         pool.forwarded(client(0), &question(0));
         (1..3).for_each(|n| drop(pool.ask(client(n), &question(n))));
@@ -132,7 +132,7 @@ fn a_higher_limit_or_none_lets_go_what_waits() {
 
 #[test]
 fn who_retires_sends_what_waits_and_is_idle_when_that_is_answered() {
-    for protocol in Speaks::ALL {
+    for protocol in Protocol::ALL {
         let mut pool = Bench::new(limited(protocol, 1), 16, [1]);
         let mut open = vec![pool.forwarded(client(0), &question(0))];
         (1..4).for_each(|n| drop(pool.ask(client(n), &question(n))));
@@ -150,7 +150,7 @@ fn who_retires_sends_what_waits_and_is_idle_when_that_is_answered() {
 
 #[test]
 fn a_turn_without_room_keeps_what_waits_for_the_next_one() {
-    for protocol in Speaks::ALL {
+    for protocol in Protocol::ALL {
         let mut pool = Bench::new(limited(protocol, 1), 16, [1]);
         let way = pool.forwarded(client(0), &question(0));
         pool.ask(client(1), &question(1));
@@ -167,7 +167,7 @@ fn a_turn_without_room_keeps_what_waits_for_the_next_one() {
 #[test]
 fn flows_do_not_wait_for_each_other() {
     let mut pool = Bench::new(
-        Settings { affinity: Affinity::Client, replies: None, ..limited(Speaks::Datagram, 1) },
+        Settings { affinity: Affinity::Client, replies: None, ..limited(Protocol::Datagram, 1) },
         16,
         [1],
     );
@@ -178,7 +178,7 @@ fn flows_do_not_wait_for_each_other() {
 
 #[test]
 fn a_datagram_that_is_too_long_for_the_room_is_refused() {
-    let mut pool = Bench::new(limited(Speaks::Datagram, 1), 16, [1]);
+    let mut pool = Bench::new(limited(Protocol::Datagram, 1), 16, [1]);
     pool.forwarded(client(0), b"first");
     pool.ask(client(1), &[7; 2_048]);
     assert_eq!((pool.shared.room.len(), pool.refused(DropReason::ServersFull)), (1, 0));
@@ -210,7 +210,7 @@ proptest! {
         is_dns in any::<bool>(), limit in 1..4u32, places in 0..6usize,
         steps in prop::collection::vec(step(), 1..150),
     ) {
-        let protocol = if is_dns { Speaks::Dns } else { Speaks::Datagram };
+        let protocol = if is_dns { Protocol::Dns } else { Protocol::Datagram };
         let settings = Settings { workers: 3, waiting_max: places, ..limited(protocol, limit) };
         let mut pool = Bench::new(settings, if is_dns { 2 } else { 64 }, [1, 2, 4]);
         let mut open: Vec<(usize, Sent, Instant)> = vec![];

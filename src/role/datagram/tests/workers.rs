@@ -3,7 +3,7 @@
 use super::bench::*;
 use super::*;
 
-fn pool(protocol: Speaks) -> Bench {
+fn pool(protocol: Protocol) -> Bench {
     Bench::new(Settings { workers: 2, ..settings(protocol) }, 4, [1, 2])
 }
 
@@ -17,7 +17,7 @@ fn answer(way: &Sent) -> In {
 
 #[test]
 fn queues_are_those_of_all_workers_together() {
-    for protocol in Speaks::ALL {
+    for protocol in Protocol::ALL {
         let mut pool = pool(protocol);
         for n in 0..8 {
             let worker = usize::from(n >= 4);
@@ -31,7 +31,7 @@ fn queues_are_those_of_all_workers_together() {
 
 #[test]
 fn an_answer_counts_at_the_worker_that_asked() {
-    for protocol in Speaks::ALL {
+    for protocol in Protocol::ALL {
         let mut pool = pool(protocol);
         let way = pool.turn_of(1, &[In::new(0, client(1), QUERY)]).remove(0);
         assert_eq!(pool.turn_of(0, &[answer(&way)]), [], "{protocol:?}");
@@ -42,7 +42,7 @@ fn an_answer_counts_at_the_worker_that_asked() {
 
 #[test]
 fn what_one_worker_notices_the_primary_judges() {
-    for protocol in Speaks::ALL {
+    for protocol in Protocol::ALL {
         let mut pool = pool(protocol);
         pool.refuse(1, server(1), 1);
         pool.pass(10 * MS);
@@ -64,7 +64,7 @@ fn what_one_worker_notices_the_primary_judges() {
 
 #[test]
 fn a_silence_that_another_worker_has_not_met_is_none() {
-    for protocol in Speaks::ALL {
+    for protocol in Protocol::ALL {
         let slow = Settings { workers: 2, timeout: Duration::from_secs(5), ..settings(protocol) };
         let mut pool = Bench::new(slow, 16, [1]);
         let way = pool.turn_of(1, &[In::new(0, client(1), QUERY)]).remove(0);
@@ -83,7 +83,7 @@ fn a_silence_that_another_worker_has_not_met_is_none() {
 
 #[test]
 fn a_place_is_free_when_no_worker_has_anything_there() {
-    for protocol in Speaks::ALL {
+    for protocol in Protocol::ALL {
         let slow = Settings { workers: 2, timeout: Duration::from_secs(5), ..settings(protocol) };
         let mut pool = Bench::new(slow, 4, [1]);
         let ways: Vec<_> =
@@ -102,7 +102,7 @@ fn a_place_is_free_when_no_worker_has_anything_there() {
 
 #[test]
 fn sources_are_limited_over_all_workers() {
-    let limited = Settings { workers: 2, rate_per_source: Some(10.0), ..settings(Speaks::Dns) };
+    let limited = Settings { workers: 2, rate_per_source: Some(10.0), ..settings(Protocol::Dns) };
     let mut pool = Bench::new(limited, 2, [1]);
     let turn = vec![In::new(0, client(1), QUERY); 8];
     assert_eq!((pool.turn_of(0, &turn).len(), pool.turn_of(1, &turn).len()), (8, 2));

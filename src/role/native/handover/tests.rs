@@ -16,7 +16,7 @@ fn settings() -> Settings {
 
 fn successor_with(part: &Part, settings: Settings, now: Instant) -> Result<Bench, Mismatch> {
     let part: Part = postcard::from_bytes(&postcard::to_allocvec(part).unwrap()).unwrap();
-    Ok(Bench::over(Balancer::workers_from(settings, vec![part], now)?.remove(0), now))
+    Ok(Bench::over(NativeRole::workers_from(settings, vec![part], now)?.remove(0), now))
 }
 
 fn successor(bench: &mut Bench) -> Bench {
@@ -77,7 +77,7 @@ fn the_last_reply_of_a_server_that_has_left_is_delivered_by_the_successor() {
     as_header.server_state = crate::wire::ServerState::Stopped as u8;
     crate::wire::Frame::write(&mut last_word, &as_header, &[]);
     old.turn(BACK, addr(50_000), &last_word);
-    assert_eq!(old.balancer.fleet().unwrap().iter().count(), 0);
+    assert_eq!(old.balancer.registry().unwrap().iter().count(), 0);
     let mut new = successor(&mut old);
     assert_eq!(new.turn(BACK, addr(50_000), &reply(&request, 3)).len(), 1);
     assert_eq!(new.turn(BACK, addr(50_001), &reply(&request, 3)), [], "from there only");
@@ -91,15 +91,15 @@ fn a_pause_between_the_two_is_nobodys_silence() {
     let mut new = successor_with(&part, settings(), later).unwrap();
     new.balancer.on_timeout(later, &mut Tx::new(16, 4096, 1));
     assert_eq!(new.balancer.poll_event(), Some(Event::Paused(later.since(NOW))));
-    let (_, server) = new.balancer.fleet().unwrap().iter().next().unwrap();
+    let (_, server) = new.balancer.registry().unwrap().iter().next().unwrap();
     assert_eq!(server.health.state(), State::Up);
 }
 
 #[test]
 fn frames_are_sealed_by_the_same_sender_with_the_next_number() {
     let key = Some([3; 16]);
-    let mut old = Balancer::workers(Bench::settings(key), NOW).remove(0);
-    let stamp = |balancer: &mut Balancer| {
+    let mut old = NativeRole::workers(Bench::settings(key), NOW).remove(0);
+    let stamp = |balancer: &mut NativeRole| {
         let mut frame = vec![0; 160];
         balancer.seal(&mut frame);
         Opener::new(&[3; 16]).open(&frame).unwrap()
@@ -107,7 +107,7 @@ fn frames_are_sealed_by_the_same_sender_with_the_next_number() {
     let (_, last) = (stamp(&mut old), stamp(&mut old));
     let parts = vec![old.export(NOW)];
     let settings = Settings { seed: 5, ..Bench::settings(key) };
-    let mut new = Balancer::workers_from(settings, parts.clone(), NOW).unwrap().remove(0);
+    let mut new = NativeRole::workers_from(settings, parts.clone(), NOW).unwrap().remove(0);
     assert_eq!(stamp(&mut new), Stamp { counter: last.counter + 1, ..last });
 }
 
@@ -137,24 +137,24 @@ fn settings_that_do_not_fit_are_refused_by_name() {
 #[test]
 fn another_key_and_a_slot_that_there_is_no_room_for_are_refused() {
     let keyed = |key| Settings { secret: [77; 16], ..Bench::settings(Some([key; 16])) };
-    let mut old = Balancer::workers(keyed(1), NOW).remove(0);
+    let mut old = NativeRole::workers(keyed(1), NOW).remove(0);
     let parts = vec![old.export(NOW)];
-    assert!(Balancer::workers_from(keyed(1), parts.clone(), NOW).is_ok());
-    assert_eq!(Balancer::workers_from(keyed(2), parts.clone(), NOW).err(), Some(Mismatch::Key));
+    assert!(NativeRole::workers_from(keyed(1), parts.clone(), NOW).is_ok());
+    assert_eq!(NativeRole::workers_from(keyed(2), parts.clone(), NOW).err(), Some(Mismatch::Key));
 
-    let mut old = Balancer::workers(settings(), NOW).remove(0);
+    let mut old = NativeRole::workers(settings(), NOW).remove(0);
     old.lanes[3].window.dispatch(); // a server was there once
     let parts = vec![old.export(NOW)];
     let small = Settings { servers_max: 3, ..settings() };
-    let refused = Balancer::workers_from(small, parts.clone(), NOW).err();
+    let refused = NativeRole::workers_from(small, parts.clone(), NOW).err();
     assert_eq!(refused, Some(Mismatch::ServersMax { theirs: 4, ours: 3 }));
-    assert!(Balancer::workers_from(settings(), parts.clone(), NOW).is_ok());
+    assert!(NativeRole::workers_from(settings(), parts.clone(), NOW).is_ok());
 }
 
 #[test]
 fn parts_are_put_together_in_any_order_and_none_may_be_missing() {
     let settings = Settings { workers: 3, ..settings() };
-    let mut workers = Balancer::workers(settings, NOW);
+    let mut workers = NativeRole::workers(settings, NOW);
     let parts: Vec<Part> = workers.iter_mut().map(|worker| worker.export(NOW)).collect();
     let pick = |numbers: &[usize]| {
         let picked: Vec<Part> = numbers.iter().map(|&number| parts[number].clone()).collect();
@@ -175,7 +175,7 @@ fn front_addresses_keep_their_numbers() {
         assert_eq!(old.balancer.listeners.number(ip(last), &old.balancer.shared.listeners), number);
     }
     let mut new = successor(&mut old);
-    let Balancer { shared, listeners, .. } = &mut new.balancer;
+    let NativeRole { shared, listeners, .. } = &mut new.balancer;
     assert_eq!(listeners.local_ip(1, &shared.listeners), ip(3));
     assert_eq!(listeners.number(ip(9), &shared.listeners), 2);
     assert_eq!(listeners.number(ip(7), &shared.listeners), 0);
@@ -199,7 +199,7 @@ fn what_an_operator_said_and_what_failed_is_known_to_the_successor() {
     old.balancer.order(NOW, 1, Order::Weight(7)).unwrap();
     old.balancer.order(NOW, 1, Order::Disable).unwrap();
     let mut new = successor(&mut old);
-    let (slot, server) = new.balancer.fleet().unwrap().iter().next().unwrap();
+    let (slot, server) = new.balancer.registry().unwrap().iter().next().unwrap();
     assert_eq!((server.weight, server.health.state()), (7, State::Disabled));
     assert!(!new.balancer.can_serve() && !new.balancer.tree().is_choosable(slot));
     new.balancer.remove(NOW, slot, "for this test");
@@ -211,7 +211,7 @@ fn what_an_operator_said_and_what_failed_is_known_to_the_successor() {
 #[test]
 fn a_hundred_used_slots_take_some_hundred_kilobytes_at_most() {
     let settings = Settings { servers_max: 100, ..settings() };
-    let mut old = Balancer::workers(settings, NOW).remove(0);
+    let mut old = NativeRole::workers(settings, NOW).remove(0);
     let mut rng = Rng::new(1);
     for lane in &mut old.lanes {
         // One in a hundred is lost, all over the window.
