@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""A client of lbd: sends requests one after another, repeats what is not answered, says how it went.
+"""A client of lbd: sends requests one after another, retries unanswered ones, and prints a summary.
 
-Exit codes: 0 every request was answered; 1 some were not; 2 a mistake in the arguments.
+Exit codes: 0 all requests were answered; 1 some were not; 2 a mistake in the arguments.
 """
 
 import argparse
@@ -36,7 +36,7 @@ class Client:
         self.sequence = self.retried = 0
 
     def call(self, payload: bytes) -> bytes | None:
-        """The answer, or None: no answer before the deadline, or refused for good."""
+        """Returns the answer, or None if there is none before the deadline or the request is refused permanently."""
         self.sequence += 1
         end = time.monotonic() + self.deadline
         attempt = 0
@@ -61,18 +61,18 @@ class Client:
                 return payload_back
             if header.status != lbd.BUSY:
                 return None
-            # BUSY: come back after the time that was asked for, and a random bit of it more.
+            # BUSY: retry after the time in the response plus a random part of that time.
             pause = header.deadline_us / 1e6 * (1 + random.random())
             time.sleep(max(0.0, min(pause, end - time.monotonic())))
         return None
 
     def receive(self, until: float) -> tuple[lbd.Header, bytes] | None:
-        """The answer to the open request. Anything else is somebody's old or forged frame."""
+        """Returns the answer to the open request, and ignores late and forged frames. None at the end of the time."""
         while (left := until - time.monotonic()) > 0:
             self.socket.settimeout(left)
             try:
                 datagram = self.socket.recv(65535)
-            except OSError:  # the time is over, or an ICMP error of an earlier request
+            except OSError:  # the time-out, or an ICMP error of an earlier request
                 continue
             for header, payload in lbd.frames(datagram, self.size):
                 mine = (header.kind, header.client_id, header.sequence)
@@ -83,11 +83,11 @@ class Client:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--to", type=address, default=("127.0.0.1", 54001), metavar="ADDR", help="the balancer's client side (default 127.0.0.1:54001)")
-    parser.add_argument("--requests", type=int, default=1, metavar="N", help="how many (default 1)")
+    parser.add_argument("--to", type=address, default=("127.0.0.1", 54001), metavar="ADDR", help="address of the balancer's client side (default 127.0.0.1:54001)")
+    parser.add_argument("--requests", type=int, default=1, metavar="N", help="number of requests (default 1)")
     parser.add_argument("--payload", default="hello", help="text to send (default hello)")
-    parser.add_argument("--timeout", type=float, default=0.1, metavar="S", help="seconds before the first retry (default 0.1)")
-    parser.add_argument("--deadline", type=float, default=2.0, metavar="S", help="seconds before a request is given up (default 2)")
+    parser.add_argument("--timeout", type=float, default=0.1, metavar="S", help="seconds until the first retry (default 0.1)")
+    parser.add_argument("--deadline", type=float, default=2.0, metavar="S", help="seconds until a request is given up (default 2)")
     parser.add_argument("--frame-size", type=frame_size, default=256, metavar="BYTES", help="as load_balancer.frame_size (default 256)")
     args = parser.parse_args()
     payload = args.payload.encode()

@@ -1,6 +1,6 @@
-"""The frame of lbd, version 1: what docs/PROTOCOL.md says, in Python. Standard library only.
+"""The frame of lbd, version 1, as docs/PROTOCOL.md specifies it, in Python. Standard library only.
 
-`python3 tools/lbd_frame.py --check docs/PROTOCOL.md` checks this file against the vectors there.
+`python3 tools/lbd_frame.py --check docs/PROTOCOL.md` checks this file against the vectors of that document.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ OK, BUSY, EXPIRED, UNKNOWN, ERROR = range(5)  # status
 IDEMPOTENT, ONE_SHOT, AT_MOST_ONCE = range(3)  # mode
 SYNC, CHALLENGE, GROW, SHRINK, ACK = 1, 2, 3, 4, 5  # op of a ControllerRequest
 REPLY, REPORT, REGISTER = 0, 1, 2  # op of a ServerResponse
-DIRECT = 1  # op of a ClientRequest that the server shall answer itself
+DIRECT = 1  # op of a ClientRequest to which the server must reply directly
 READY, DRAINING, STOPPED = 0, 1, 2  # server_state
 
 HEADER = struct.Struct("<2sBBHHBBBBIQQ" "16sHBBIIHHIIQ" "IIIIIIIB3s")
@@ -27,9 +27,9 @@ assert HEADER.size == HEADER_LEN
 
 @dataclasses.dataclass
 class Header:
-    """All fields in the order of the wire, little-endian."""
+    """All fields of a header in the order of the wire, little-endian."""
 
-    # 0..32, written by the client (status: by whoever answers)
+    # 0..32, written by the client (status: by the responder)
     magic: bytes = MAGIC
     version: int = VERSION
     kind: int = 0
@@ -67,13 +67,13 @@ class Header:
 
 
 def encode(header: Header, payload: bytes, frame_size: int) -> bytes:
-    """One frame; the rest of it is zero."""
+    """Returns a frame with this header and payload; the rest of it is zero."""
     header = dataclasses.replace(header, frame_size=frame_size, payload_len=len(payload))
     return (HEADER.pack(*dataclasses.astuple(header)) + payload).ljust(frame_size, b"\0")
 
 
 def decode(frame: bytes, frame_size: int) -> tuple[Header, bytes] | None:
-    """Header and payload, or None if this is no frame of that size."""
+    """Returns header and payload, or None if this is not a frame of that size."""
     if len(frame) != frame_size:
         return None
     header = Header(*HEADER.unpack_from(frame))
@@ -88,7 +88,7 @@ def decode(frame: bytes, frame_size: int) -> tuple[Header, bytes] | None:
 
 
 def frames(datagram: bytes, frame_size: int) -> list[tuple[Header, bytes]]:
-    """The valid frames of a datagram, which is a whole number of them or nothing."""
+    """Returns the valid frames of a datagram; none if it is not a whole number of frames."""
     if not datagram or len(datagram) % frame_size:
         return []
     parts = (datagram[at : at + frame_size] for at in range(0, len(datagram), frame_size))
@@ -96,13 +96,13 @@ def frames(datagram: bytes, frame_size: int) -> list[tuple[Header, bytes]]:
 
 
 def client_address(header: Header) -> tuple[str, int]:
-    """Where the client of a dispatched request is."""
+    """Returns the address of the client of a dispatched request."""
     ip = ipaddress.IPv6Address(header.client_ip)
     return str(ip.ipv4_mapped or ip), header.client_port
 
 
 def registration(server_id: int, queue_capacity: int, report_interval_us: int, weight: int) -> bytes:
-    """The payload of a REGISTER."""
+    """Returns the payload of a REGISTER."""
     return struct.pack("<IIIH2x", server_id, queue_capacity, report_interval_us, weight)
 
 
@@ -149,18 +149,18 @@ def siphash24(key: bytes, data: bytes, bits: int = 64) -> bytes:
 
 
 def seal(frame: bytes, key: bytes, epoch: int, counter: int) -> bytes:
-    """Writes the trailer over the last 32 bytes."""
+    """Returns the frame with the trailer in its last 32 bytes."""
     covered = frame[:-TRAILER_LEN] + struct.pack("<QQ", epoch, counter)
     return covered + siphash24(key, covered, 128)
 
 
 def cookie(frame: bytes, key: bytes) -> int:
-    """What the balancer writes at 72..80 of a request that it dispatches."""
+    """Returns the value that the balancer writes at 72..80 of a request that it dispatches."""
     return int.from_bytes(siphash24(key, frame[16:72]), "little")
 
 
 def vectors(text: str) -> dict[str, dict[str, str]]:
-    """The vectors of docs/PROTOCOL.md: blocks of `name = value` lines, each opened by ```vector NAME."""
+    """Returns the vectors of docs/PROTOCOL.md: blocks of `name = value` lines that begin with ```vector NAME."""
     found = {}
     for name, block in re.findall(r"```vector (\S+)\n(.*?)```", text, re.DOTALL):
         fields = {}
@@ -172,7 +172,7 @@ def vectors(text: str) -> dict[str, dict[str, str]]:
 
 
 def check(path: str) -> int:
-    """Checks every vector of the file; gives their number."""
+    """Checks every vector of the file and returns their number."""
     with open(path, encoding="utf-8") as file:
         all_vectors = vectors(file.read())
     for name, fields in all_vectors.items():

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""A server of lbd: joins the pool, echoes requests in the order of their arrival, reports, drains on SIGTERM or Ctrl-C.
+"""A server of lbd: joins a pool, echoes requests in order of arrival, reports, and drains on SIGTERM or Ctrl-C.
 
-It speaks frames without a tag: a pool with a key_file does not take it. Exit code 0 after a drain.
+It uses frames without a tag, so a pool with a key_file does not accept it. Exit code 0 after a drain.
 """
 
 import argparse
@@ -25,7 +25,7 @@ U32 = 0xFFFFFFFF
 
 @dataclasses.dataclass
 class Lane:
-    """The traffic of one of the balancer's workers. Counters modulo 2^32."""
+    """The traffic of one of the balancer's workers. All counters are modulo 2^32."""
 
     addr: tuple
     seq: int
@@ -49,7 +49,7 @@ class Job:
     payload: bytes
     peer: tuple
     arrived: float
-    epoch: int | None  # the registration that counts it
+    epoch: int | None  # the registration that counts the request; None: an earlier one
 
 
 class Server:
@@ -61,21 +61,21 @@ class Server:
         self.instance = int.from_bytes(os.urandom(8), "little") | 1
         self.state = lbd.READY
         self.queue: collections.deque[Job] = collections.deque()
-        self.free_at = 0.0  # when the request in service ends, if there is one
+        self.free_at = 0.0  # the end of the request in service, if there is one
         self.received = self.served = 0
         self.last_request = time.monotonic()
         self.seek(time.monotonic())
 
-    # -- the talk with the balancer -----------------------------------------------------------
+    # -- registration and reports -------------------------------------------------------------
 
     def seek(self, now: float) -> None:
-        """Starts a registration of its own: new epoch, new nonces, no counters."""
+        """Starts a new registration: new epoch, new nonces, no counters."""
         self.epoch = int.from_bytes(os.urandom(4), "little") or 1
         self.nonce = int.from_bytes(os.urandom(8), "little") | 1
         self.report_nonce = int.from_bytes(os.urandom(8), "little") | 1
         self.member: tuple[int, int] | None = None  # balancer epoch, slot
         self.lanes: dict[int, Lane] = {}
-        self.report_soon = False  # whether answers went out that carry no counters
+        self.report_soon = False  # whether direct replies, which carry no counters, were sent
         self.attempts, self.quiet, self.next_at = 0, 0, now
 
     def send(self, header: lbd.Header, payload: bytes, to: tuple) -> None:
@@ -131,7 +131,7 @@ class Server:
     def on_challenge(self, header: lbd.Header, peer: tuple, now: float) -> None:
         if peer != self.args.balancer or header.sequence != (self.report_nonce if self.member else self.nonce):
             return
-        if self.member:  # the balancer has forgotten us
+        if self.member:  # the balancer has restarted and lost this registration
             self.seek(now)
         self.next_at = now + SEEK_AFTER
         self.register(header.cookie)
@@ -178,7 +178,7 @@ class Server:
         if job.epoch == self.epoch:
             self.lanes[header.worker].done = (self.lanes[header.worker].done + 1) & U32
         if job.header.op == lbd.DIRECT:
-            # To the client, without anything of the inside; the counters follow at the end of the turn.
+            # To the client, without the internal fields. The counters follow at the end of the turn.
             inside = dict(client_ip=bytes(16), client_port=0, listener=0, worker=0, balancer_epoch=0, server_epoch=0, slot=0)
             inside |= dict(incomplete=0, dispatch_seq=0, dispatch_us=0, cookie=0)
             answer = dataclasses.replace(header, kind=lbd.CLIENT_RESPONSE, op=0, **inside)
@@ -231,7 +231,7 @@ class Server:
         self.socket.settimeout(max(0.0005, due - time.monotonic()))
         try:
             datagram, peer = self.socket.recvfrom(65535)
-        except OSError:  # nothing came, or an ICMP error of an earlier datagram
+        except OSError:  # the time-out, or an ICMP error of an earlier datagram
             datagram, peer = b"", ("", 0)
         now, peer = time.monotonic(), peer[:2]
         for header, payload in lbd.frames(datagram, self.size):
@@ -250,13 +250,13 @@ class Server:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--balancer", type=address, default=("127.0.0.1", 54000), metavar="ADDR", help="the balancer's server side (default 127.0.0.1:54000)")
+    parser.add_argument("--balancer", type=address, default=("127.0.0.1", 54000), metavar="ADDR", help="address of the balancer's server side (default 127.0.0.1:54000)")
     parser.add_argument("--port", type=int, default=0, metavar="P", help="port to listen on (default: any)")
     parser.add_argument("--bind", metavar="IP", help="address to listen on (default: the balancer's)")
-    parser.add_argument("--id", type=int, required=True, metavar="N", help="unique in the pool")
-    parser.add_argument("--service-ms", type=float, default=0.0, metavar="MS", help="time that a request takes (default 0: at once)")
-    parser.add_argument("--queue", type=int, default=4096, metavar="N", help="requests that it holds; more are refused with BUSY (default 4096)")
-    parser.add_argument("--interval-ms", type=float, default=10.0, metavar="MS", help="how often it reports what has changed (default 10)")
+    parser.add_argument("--id", type=int, required=True, metavar="N", help="id of this server, unique in the pool")
+    parser.add_argument("--service-ms", type=float, default=0.0, metavar="MS", help="service time of a request in milliseconds (default 0: none)")
+    parser.add_argument("--queue", type=int, default=4096, metavar="N", help="requests at this server at most; more are refused with BUSY (default 4096)")
+    parser.add_argument("--interval-ms", type=float, default=10.0, metavar="MS", help="report interval in milliseconds, while counters change (default 10)")
     parser.add_argument("--frame-size", type=frame_size, default=256, metavar="BYTES", help="as load_balancer.frame_size (default 256)")
     args = parser.parse_args()
     try:

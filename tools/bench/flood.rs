@@ -1,9 +1,9 @@
-//! A flood of forged source addresses against a balancer of UDP servers: what those notice who asked before.
+//! A flood of forged source addresses against a balancer of UDP servers, and its effect on earlier clients.
 //!
-//! One process is everything around the balancer: servers that turn a DNS query into its answer, a flooder
-//! whose every query comes from another loopback address, and clients that ask at a steady rate before,
-//! during and after. Meanwhile it looks at the balancer's memory and descriptors. Prints one JSON object.
-//! Exits with 1 if something is not as it should be, and with 2 if it could not measure.
+//! One process contains everything around the balancer: servers that turn a DNS query into its response, a
+//! flooder that sends each query from another loopback address, and clients that send at a steady rate
+//! before, during and after the flood. It also samples the balancer's memory and descriptors. Prints one JSON
+//! object. Exit code 1: a limit is exceeded. Exit code 2: it could not measure.
 //!
 //! ```sh
 //! taskset -c 0 target/release/lbd balancer --listen 127.0.0.1:5300 --protocol dns \
@@ -28,50 +28,50 @@ use mio::{Events, Interest, Poll, Token};
 use serde::Serialize;
 use socket2::{SockFilter, SockRef};
 
-/// Floods a balancer from forged addresses, and tells what clients that asked before notice of it. Is the
-/// balancer's servers, too.
+/// Floods a balancer from forged addresses, and reports the effect on earlier clients. Includes the
+/// balancer's servers.
 #[derive(Parser)]
 struct Args {
-    /// Where the balancer listens
+    /// Address of the balancer
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:5300")]
     target: SocketAddrV4,
-    /// Servers, on 127.0.0.1
+    /// Number of servers, on 127.0.0.1
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = number_to(64))]
     servers: u16,
     /// Port of the first server; the others follow
     #[arg(long, value_name = "PORT", default_value_t = 5301)]
     base: u16,
-    /// Queries of the flood, a second
+    /// Queries of the flood per second
     #[arg(long, value_name = "N", default_value_t = 20_000.0)]
     rate: f64,
-    /// How long the flood lasts, in seconds
+    /// Duration of the flood, in seconds
     #[arg(long, value_name = "S", default_value_t = 5.0)]
     seconds: f64,
-    /// How long clients ask before it and after it, in seconds each
+    /// Time in which clients send before the flood, and again after it, in seconds each
     #[arg(long, value_name = "S", default_value_t = 2.0)]
     around: f64,
-    /// Forged sources (address and port) of the flood, in turn
+    /// Forged sources (address and port) of the flood, used in turn
     #[arg(long, value_name = "N", default_value_t = 1_000_000)]
     sources: u64,
     /// Source ports of the flood, each with an equal share of the addresses
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = number_to(4_096))]
     source_ports: u16,
-    /// Swallow what goes to forged sources; without this the kernel says by ICMP that nobody is there
+    /// Discard responses to forged sources; without this option the kernel answers them with ICMP errors
     #[arg(long)]
     silent: bool,
-    /// Clients, each with a socket of its own
+    /// Number of clients, each with its own socket
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = number_to(10_000))]
     clients: u16,
-    /// Requests of all clients together, a second
+    /// Requests of all clients together per second
     #[arg(long, value_name = "N", default_value_t = 2_000.0)]
     client_rate: f64,
-    /// The balancer's process: its memory and descriptors are looked at
+    /// Process id of the balancer, to sample its memory and descriptors
     #[arg(long, value_name = "P")]
     pid: Option<u32>,
-    /// Fail if fewer of the clients' requests are answered during the flood, in percent
+    /// Least share of the clients' requests that must be answered during the flood, in percent
     #[arg(long, value_name = "PERCENT", default_value_t = 99.0)]
     least: f64,
-    /// Fail if the balancer's memory moves by more, in percent
+    /// Greatest change of the balancer's memory, in percent
     #[arg(long, value_name = "PERCENT", default_value_t = 1.0)]
     rss_percent: f64,
 }
@@ -80,13 +80,13 @@ fn number_to(most: i64) -> clap::builder::RangedI64ValueParser<u16> {
     clap::value_parser!(u16).range(1..=most)
 }
 
-/// An answer may take so long.
+/// A response after this time is late.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// Whoever is further behind schedule does not catch up.
+/// A sender that is further behind its schedule skips sends instead of catching up.
 const LAG_MAX: Duration = Duration::from_millis(50);
 const OBSERVE_EVERY: Duration = Duration::from_millis(200);
 
-/// When what begins.
+/// Start times of the phases.
 #[derive(Clone, Copy)]
 struct Schedule {
     start: Instant,
@@ -106,13 +106,13 @@ impl Schedule {
         }
     }
 
-    /// Before, during, after: 0, 1, 2.
+    /// The phase at this time: 0 before, 1 during, 2 after the flood.
     fn phase(&self, at: Instant) -> usize {
         usize::from(at >= self.flood) + usize::from(at >= self.calm)
     }
 }
 
-/// Something that is due at a steady rate.
+/// A schedule with a steady rate.
 struct Pace {
     next: Instant,
     per_second: f64,
@@ -154,7 +154,7 @@ fn query(number: u64, name: &[u8; 5]) -> Query {
     bytes
 }
 
-/// The number of the query that these bytes answer in full: by length, id and question.
+/// The number of the query that these bytes answer; they must match its length, id and question.
 fn answered(bytes: &[u8], name: &[u8; 5]) -> Option<u64> {
     let digits = std::str::from_utf8(bytes.get(NUMBER)?).ok()?;
     let number = u64::from_str_radix(digits, 16).ok()?;
@@ -163,7 +163,7 @@ fn answered(bytes: &[u8], name: &[u8; 5]) -> Option<u64> {
     (is_whole && bytes[FLAGS] & QR != 0).then_some(number)
 }
 
-// Many messages in one call.
+// Several messages per system call.
 
 const BATCH: usize = 16;
 const CONTROL_LEN: usize = size_of::<libc::cmsghdr>() + size_of::<libc::in_pktinfo>();
@@ -192,7 +192,7 @@ impl Message {
         Message { peer, control: Control([0; CONTROL_SPACE]), bytes: [0; 512], len: 0 }
     }
 
-    /// Lets it leave from this address (IP_PKTINFO: ipi_spec_dst, ip(7)).
+    /// Sets the source address of the message (IP_PKTINFO: ipi_spec_dst, ip(7)).
     fn leave_from(&mut self, ip: Ipv4Addr) {
         let control = &mut self.control.0;
         control[..8].copy_from_slice(&CONTROL_LEN.to_ne_bytes());
@@ -202,9 +202,9 @@ impl Message {
     }
 }
 
-const _: () = assert!(size_of::<libc::cmsghdr>() == 16, "the layout that is written");
+const _: () = assert!(size_of::<libc::cmsghdr>() == 16, "leave_from writes this layout");
 
-/// What a message's header is for.
+/// The purpose of a message's header.
 #[derive(Clone, Copy, PartialEq)]
 enum Use {
     Receive,
@@ -212,9 +212,9 @@ enum Use {
     SendFrom,
 }
 
-/// Calls recvmmsg(2) or sendmmsg(2), without waiting, and returns how many messages it took.
+/// Calls recvmmsg(2) or sendmmsg(2) without waiting, and returns the number of messages transferred.
 fn call(socket: &impl AsRawFd, messages: &mut [Message], what: Use) -> io::Result<usize> {
-    // SAFETY: C structures of integers and pointers, for which zero is a value.
+    // SAFETY: C structures of integers and pointers, for which zero is a valid value.
     let (mut vectors, mut headers) =
         unsafe { (zeroed::<[libc::iovec; BATCH]>(), zeroed::<[libc::mmsghdr; BATCH]>()) };
     let used = messages.len().min(BATCH);
@@ -232,8 +232,8 @@ fn call(socket: &impl AsRawFd, messages: &mut [Message], what: Use) -> io::Resul
     }
     let (fd, first, count) = (socket.as_raw_fd(), headers.as_mut_ptr(), used as libc::c_uint);
     let flags = libc::MSG_DONTWAIT as _;
-    // SAFETY: `count` headers, whose pointers lead to `messages` and `vectors`, which outlive the call and
-    // are as long as is said beside them. The time-out may be null.
+    // SAFETY: `first` points to `count` headers. Their pointers refer to `messages` and `vectors`, which
+    // outlive the call and have the lengths in the headers. The time-out may be null.
     let done = unsafe {
         match what {
             Use::Receive => libc::recvmmsg(fd, first, count, flags, std::ptr::null_mut()),
@@ -249,20 +249,20 @@ fn call(socket: &impl AsRawFd, messages: &mut [Message], what: Use) -> io::Resul
     Ok(done)
 }
 
-/// Sends all; what the kernel refuses is lost. Returns how many were sent.
+/// Sends all messages; those that the kernel refuses are lost. Returns the number sent.
 fn send_all(socket: &impl AsRawFd, mut messages: &mut [Message], what: Use) -> usize {
     let mut sent = 0;
     while !messages.is_empty() {
         let done = call(socket, messages, what);
         sent += done.as_ref().unwrap_or(&0);
-        messages = &mut messages[done.unwrap_or(1)..]; // an error is the first one's
+        messages = &mut messages[done.unwrap_or(1)..]; // an error concerns the first message
     }
     sent
 }
 
 // Servers.
 
-/// Answers on all sockets until told to stop. Returns the answers by socket.
+/// Answers on all sockets until `stop` is set. Returns the number of answers by socket.
 fn serve(sockets: Vec<UdpSocket>, stop: &AtomicBool) -> Result<Vec<u64>> {
     let mut poll = Poll::new()?;
     let mut sockets: Vec<_> = sockets.into_iter().map(mio::net::UdpSocket::from_std).collect();
@@ -301,8 +301,8 @@ struct Flooded {
     sources_used: u64,
 }
 
-/// A socket for each source port. An answer finds none of them: it goes to another address than the bound
-/// one. With `silent` it finds one, and a filter drops it.
+/// Opens a socket for each source port. A response reaches none of them, since it goes to another address
+/// than the bound one. With `silent` it reaches a socket, and a filter drops it.
 fn flood_sockets(args: &Args) -> Result<Vec<UdpSocket>> {
     let ip = if args.silent { Ipv4Addr::UNSPECIFIED } else { Ipv4Addr::LOCALHOST };
     let make = |_| -> Result<UdpSocket> {
@@ -314,7 +314,7 @@ fn flood_sockets(args: &Args) -> Result<Vec<UdpSocket>> {
     (0..args.source_ports).map(make).collect()
 }
 
-/// A batch of the flood leaves by one port; the next batch by the next.
+/// The socket and the source address of a forged source. Each batch of the flood uses the next port.
 fn forged(source: u64, ports: u64) -> (usize, Ipv4Addr) {
     let batch = source / BATCH as u64;
     let address = (batch / ports) * BATCH as u64 + source % BATCH as u64;
@@ -362,7 +362,7 @@ fn flood(args: &Args, sockets: &[UdpSocket], schedule: &Schedule) -> Flooded {
 
 // Clients.
 
-/// What became of the requests that were sent in one phase.
+/// The outcome of the requests that were sent in one phase.
 struct Tally {
     sent: u64,
     answered: u64,
@@ -414,12 +414,12 @@ fn rounded(value: f64) -> f64 {
     (value * 1000.0).round() / 1000.0
 }
 
-/// The clients' requests; number N is of client N modulo their count.
+/// The clients and their requests; request N belongs to client N modulo the number of clients.
 struct Clients {
     target: SocketAddr,
     sockets: Vec<mio::net::UdpSocket>,
     schedule: Schedule,
-    /// When each was sent, until it is answered.
+    /// The send time of each request; `None` once it is answered.
     requests: Vec<Option<Instant>>,
     phases: [Tally; 3],
     waiting: u64,
@@ -518,12 +518,12 @@ impl Clients {
             tally.late += 1;
         } else {
             tally.answered += 1;
-            tally.micros.record(took.as_micros() as u64).expect("within the patience");
+            tally.micros.record(took.as_micros() as u64).expect("at most PATIENCE");
         }
     }
 }
 
-/// Asks until all is answered for a while: servers that were down have to be found again.
+/// Sends queries until 200 in succession are answered: the balancer must first find servers that were down.
 fn settle(target: SocketAddrV4) -> Result<()> {
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
     socket.set_read_timeout(Some(Duration::from_millis(100)))?;
@@ -571,13 +571,13 @@ struct Observed {
     descriptors: Course,
 }
 
-/// Looks at a process from the start of the flood to the end.
+/// Samples a process from the start of the flood to the end of the run.
 fn observe(pid: u32, schedule: &Schedule) -> Result<Observed> {
     let mut samples = vec![];
     let mut next = schedule.flood;
     while next <= schedule.end {
         sleep_until(next);
-        samples.push(look(pid).with_context(|| format!("cannot look at process {pid}"))?);
+        samples.push(look(pid).with_context(|| format!("cannot sample process {pid}"))?);
         next += OBSERVE_EVERY;
     }
     let rss_kib = Course::new(samples.iter().map(|sample| sample.0)).context("no sample")?;
@@ -585,10 +585,13 @@ fn observe(pid: u32, schedule: &Schedule) -> Result<Observed> {
     Ok(Observed { rss_moved_percent: rounded(rss_kib.moved_percent()), rss_kib, descriptors })
 }
 
-/// VmRSS in KiB, and how many descriptors are open.
+/// VmRSS in KiB, and the number of open descriptors.
 fn look(pid: u32) -> Result<(u64, u64)> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let rss = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("it has no memory")?;
+    let rss = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .context("no VmRSS: the process has ended")?;
     let rss = rss.trim().trim_end_matches(" kB").parse()?;
     Ok((rss, std::fs::read_dir(format!("/proc/{pid}/fd"))?.count() as u64))
 }
@@ -603,7 +606,7 @@ struct Report {
     misdelivered: u64,
     duplicates: u64,
     balancer: Option<Observed>,
-    /// What was not as it should be.
+    /// The limits that were exceeded.
     failed: Vec<String>,
 }
 
@@ -611,7 +614,7 @@ fn failures(args: &Args, clients: &Clients, balancer: Option<&Observed>) -> Vec<
     let mut failed = vec![];
     let percent = clients.phases[1].percent();
     if percent < args.least {
-        failed.push(format!("{percent:.3} % answered during the flood, {} % at least", args.least));
+        failed.push(format!("{percent:.3} % answered during the flood; must be at least {} %", args.least));
     }
     if clients.misdelivered > 0 {
         failed.push(format!("{} misdelivered", clients.misdelivered));
@@ -619,10 +622,10 @@ fn failures(args: &Args, clients: &Clients, balancer: Option<&Observed>) -> Vec<
     if let Some(Observed { rss_kib, descriptors, .. }) = balancer {
         let moved = rss_kib.moved_percent();
         if moved > args.rss_percent {
-            failed.push(format!("memory moved by {moved:.3} %, {} % at most", args.rss_percent));
+            failed.push(format!("memory changed by {moved:.3} %; must be at most {} %", args.rss_percent));
         }
         if descriptors.min != descriptors.max {
-            failed.push(format!("{} to {} descriptors", descriptors.min, descriptors.max));
+            failed.push(format!("{} to {} descriptors; must be constant", descriptors.min, descriptors.max));
         }
     }
     failed

@@ -1,8 +1,9 @@
-//! A forwarder that only forwards: what the kernel and the engine cost before a balancer does any of its work.
+//! A forwarder that only forwards: the cost of kernel and engine without the work of a balancer.
 //!
-//! It speaks with the same clients and servers as the balancer and takes and sends datagrams in the same way, but neither
-//! checks nor selects nor counts: round robin, the client's address into the frame and out of it, and nothing else. A
-//! balancer's cost divided by this one's, in one run, is what the balancing costs. `tools/bench/compare` runs it.
+//! It serves the same clients and servers as the balancer, and receives and sends datagrams in the same way.
+//! It uses round robin, and puts the client's address into the frame and takes it out again. It does not
+//! check, select or count. The cost of balancing is the ratio of a balancer's cost to this one's in one run.
+//! `tools/bench/compare` runs it.
 
 use std::net::SocketAddr;
 
@@ -19,19 +20,19 @@ use lbd::wire::frame::{pack_addr, unpack_addr};
 use lbd::wire::{Frame, Header, Kind, RequestOp, ServerOp};
 use zerocopy::FromBytes;
 
-/// Forwards frames between clients and servers, and does nothing else; or, with --answer, is a server for whoever asks.
+/// Forwards frames between clients and servers without any other work; with --answer, answers every request
 #[derive(Parser)]
 struct Args {
-    /// Where clients ask
+    /// Client-side address
     #[arg(long, default_value = "127.0.0.1:54001")]
     front: SocketAddr,
-    /// Where servers register
+    /// Server-side address
     #[arg(long, default_value = "127.0.0.1:54000")]
     back: SocketAddr,
     /// Bytes of a frame
     #[arg(long, default_value_t = 256)]
     frame: usize,
-    /// Frames that share a datagram, at most
+    /// Frames per datagram at most
     #[arg(long, default_value_t = 1)]
     frames_per_datagram: usize,
     /// Turn every request into its answer instead of forwarding it
@@ -53,7 +54,7 @@ struct Forwarder {
 }
 
 impl Forwarder {
-    /// A request goes to the next server.
+    /// Forwards a request to the next server.
     fn request(&mut self, peer: SocketAddr, at: FrameRef, header: &mut Header, tx: &mut Tx) {
         let Some(&server) = self.servers.get(self.next) else { return };
         self.next = (self.next + 1) % self.servers.len();
@@ -63,14 +64,14 @@ impl Forwarder {
         send(BACK, server, at, tx);
     }
 
-    /// A reply goes to the client in it.
+    /// Forwards a reply to the client that it names.
     fn reply(&mut self, at: FrameRef, header: &mut Header, tx: &mut Tx) {
         header.kind = Kind::ClientResponse as u8;
         header.op = 0;
         send(FRONT, unpack_addr(header.client_ip, header.client_port.get()), at, tx);
     }
 
-    /// A server that asks is in, whoever it is: the SYNC that it waits for makes it a member.
+    /// Accepts every server that registers: the SYNC makes it a member.
     fn register(&mut self, peer: SocketAddr, at: FrameRef, bytes: &mut [u8], tx: &mut Tx) {
         let (asked, _) = Header::read_from_prefix(bytes).expect("a whole frame");
         let slot = self.servers.iter().position(|&known| known == peer).unwrap_or_else(|| {
@@ -89,7 +90,7 @@ impl Forwarder {
 
 fn send(socket: SocketId, to: SocketAddr, at: FrameRef, tx: &mut Tx) {
     if let Some(destination) = tx.destination(socket, to, None) {
-        let _ = tx.push(destination, at); // a full turn: the floor need not count it
+        let _ = tx.push(destination, at); // fails if the turn is full; the floor does not count that
     }
 }
 

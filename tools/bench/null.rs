@@ -1,6 +1,7 @@
-//! A server that costs as little as a server can: what a load generator is measured against.
+//! A server of minimal cost, against which a load generator is measured.
 //!
-//! It answers at once, or after a drawn time, each request by itself: there is no queue. So the latency that a client should see is known.
+//! It answers each request independently, at once or after a random time. There is no queue, so the latency
+//! that a client should see is known.
 //!
 //! ```sh
 //! taskset -c 1 target/release/examples/null --listen 127.0.0.1:7000 &
@@ -25,25 +26,26 @@ use lbd::os::terminal::tell;
 use lbd::wire::header::{DATAGRAM_MAX, FRAME_SIZE_MIN};
 use lbd::wire::{Frame, FrameFormat, Kind};
 
-/// Answers requests as fast as it can, or after a drawn time; ends with SIGINT or SIGTERM, and prints what it has seen.
+/// Answers requests at once, or after a random time. Ends with SIGINT or SIGTERM and prints its counters.
 #[derive(Parser)]
 struct Args {
-    /// Where to listen
+    /// Address to listen on
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7000")]
     listen: SocketAddr,
-    /// What an answer is: the frame as a response (of lbd), the message with QR set (of DNS), or the datagram as it is
+    /// Form of an answer: the frame as a response (native), the message with QR set (dns), or the unmodified
+    /// datagram (raw)
     #[arg(long, value_name = "NAME", default_value = "native")]
     protocol: Protocol,
     /// Bytes of a frame, with --protocol native
     #[arg(long, value_name = "BYTES", default_value_t = FRAME_SIZE_MIN)]
     frame: usize,
-    /// Read requests, and answer none
+    /// Read requests without answering them
     #[arg(long)]
     silent: bool,
-    /// Answer after such a time: fixed, exp, bimodal or lognormal with a mean, as exp:2ms
+    /// Random time before an answer: fixed, exp, bimodal or lognormal with a mean, such as exp:2ms
     #[arg(long, value_name = "SHAPE:MEAN")]
     delay: Option<ServiceTime>,
-    /// Look for requests all the time instead of sleeping: answers are more punctual
+    /// Busy-wait for requests instead of sleeping: more punctual answers
     #[arg(long)]
     spin: bool,
 }
@@ -55,7 +57,7 @@ enum Protocol {
     Raw,
 }
 
-/// An answer that waits for its moment; the earliest first.
+/// A scheduled answer; the order puts the earliest first.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct Waiting {
     at: Reverse<Instant>,
@@ -132,7 +134,7 @@ fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// Makes a request its own answer; false if it is none.
+/// Turns a request into its answer in place; false if the bytes are not a request.
 fn turn_round(protocol: Protocol, format: &FrameFormat, bytes: &mut [u8]) -> bool {
     match protocol {
         Protocol::Native => match Frame::check(bytes, format) {

@@ -1,6 +1,6 @@
-//! The proof that nothing is lost: the real programs under load, while an operator drains, reloads, upgrades and scales, and
-//! while parts of the system crash. Prints what became of every request, beside what has to become of it. Exits with 1 if
-//! something is not as it has to be, and with 2 if it could not run.
+//! The proof that nothing is lost: the real programs under load, while an operator drains, reloads, upgrades
+//! and scales, and while parts of the system crash. Prints the outcome of all requests beside the required
+//! outcome. Exit code 1: a requirement is not met. Exit code 2: a scenario could not run.
 //!
 //! ```sh
 //! cargo build --release --bins --example service
@@ -22,23 +22,23 @@ use signal_hook::iterator::Signals;
 
 use scenarios::{Outcome, Scenario, Setup, processes};
 
-/// Drains, reloads, takes over, scales and kills under load, and counts what is lost.
+/// Drains, reloads, takes over, scales and kills under load, and counts lost requests.
 #[derive(Parser)]
 struct Args {
-    /// What to run: drain, reload, takeover, scale, controller, crash, flapping, scrape, or one of several as in
-    /// drain:dns; default: all but scrape, which needs a quiet machine
+    /// Scenarios to run: drain, reload, takeover, scale, controller, crash, flapping, scrape, or a variant
+    /// such as drain:dns; default: all except scrape, which needs a quiet machine
     #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
     scenario: Vec<String>,
-    /// How often each is done
+    /// Repetitions of each scenario
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
     repeat: u32,
-    /// Requests a second
+    /// Requests per second
     #[arg(long, value_name = "R", default_value_t = 20_000.0, value_parser = rate)]
     rate: f64,
-    /// Where lbd is; default: beside this program
+    /// Directory of lbd; default: the parent of this program's directory
     #[arg(long, value_name = "DIR")]
     bin_dir: Option<PathBuf>,
-    /// Write what it came to as JSON
+    /// Write the outcomes as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 }
@@ -52,7 +52,7 @@ fn rate(text: &str) -> Result<f64, String> {
 
 const PATIENCE: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_millis(200);
-/// For 20 s.
+/// 20 s, at one reload every 100 ms.
 const RELOADS: u32 = 200;
 const FLAP_FOR: Duration = Duration::from_secs(60);
 
@@ -91,7 +91,7 @@ fn run(args: &Args) -> Result<bool> {
             }
             Err(error) => {
                 all_pass = false;
-                print(format_args!("FAIL  {name} {of}: could not be done: {error:#}\n"))?;
+                print(format_args!("FAIL  {name} {of}: could not run: {error:#}\n"))?;
             }
         }
     }
@@ -102,13 +102,14 @@ fn run(args: &Args) -> Result<bool> {
     Ok(all_pass)
 }
 
-/// Beside this program: examples are in a folder of the folder that programs are in.
+/// The directory of `lbd`. By default the parent of this program's directory, since cargo puts examples into
+/// a subdirectory of the programs' directory.
 fn bin_dir(args: &Args) -> Result<PathBuf> {
-    let own = std::env::current_exe().context("cannot tell where this program is")?;
+    let own = std::env::current_exe().context("cannot find the path of this program")?;
     let beside = own.parent().and_then(|examples| examples.parent()).map(PathBuf::from);
-    let dir = args.bin_dir.clone().or(beside).context("say where lbd is, with --bin-dir")?;
+    let dir = args.bin_dir.clone().or(beside).context("cannot find the directory of lbd; set --bin-dir")?;
     if !dir.join("lbd").is_file() {
-        bail!("there is no lbd in {}: run `cargo build --release --bins`, or say --bin-dir", dir.display());
+        bail!("cannot find lbd in {}; run `cargo build --release --bins`, or set --bin-dir", dir.display());
     }
     Ok(dir.canonicalize()?)
 }
@@ -129,13 +130,13 @@ fn chosen(names: &[String]) -> Result<Vec<Scenario>> {
         if chosen.len() == before {
             let known: Vec<String> =
                 all.map(|s| s.name()).iter().map(|(n, of)| format!("{n}:{}", of.replace(' ', ":"))).collect();
-            bail!("--scenario {wanted}: there is no such scenario; there are {}", known.join(", "));
+            bail!("--scenario {wanted}: unknown scenario; use {}", known.join(", "));
         }
     }
     Ok(chosen)
 }
 
-/// Whatever ends this program ends what it has started.
+/// Ends all started processes when a signal or a panic ends this program.
 fn end_all_at_the_end() -> Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
     std::thread::Builder::new().name("signals".into()).spawn(move || {
@@ -180,7 +181,8 @@ fn table(outcome: &Outcome) -> String {
             (None, None) => "-".to_owned(),
         };
         let mark = if check.holds() { " " } else { "!" };
-        let _ = writeln!(text, "   {mark}  {:<52} {:>12.4}  {wanted}", check.what, check.value); // a String takes all
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "   {mark}  {:<52} {:>12.4}  {wanted}", check.what, check.value);
     }
     if kernel_drops + own_drops + unsent > 0 {
         let _ = writeln!(

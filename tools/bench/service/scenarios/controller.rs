@@ -1,4 +1,4 @@
-//! The controller is killed and started again; its servers serve on.
+//! The controller is killed and started again; its servers keep serving.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use super::speech::Speech;
 use super::{Outcome, Setup, progress, wait_until};
 
 pub fn run(setup: &Setup) -> Result<Outcome> {
-    // It shall not be a lull in the load that ends a server.
+    // A fixed number of servers: a lull in the load must not stop one.
     let changes = json!({"server": {"count": SERVERS, "min": SERVERS, "max": SERVERS}});
     let mut site = Site::new(setup, Speech::Native, changes)?;
     let mut controller = site.start(&["controller"])?;
@@ -47,7 +47,7 @@ pub fn run(setup: &Setup) -> Result<Outcome> {
     Ok(outcome)
 }
 
-/// The servers' processes by their id, as the controller has written them down.
+/// The process ids of the servers by server id, from the controller's ledger.
 fn known(site: &Site) -> Result<BTreeMap<u64, u64>> {
     let path = site.path().join(format!("state/controller-{}.json", site.controller_port()));
     let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;

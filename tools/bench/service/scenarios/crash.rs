@@ -1,4 +1,4 @@
-//! The balancer is killed under its supervisor: how soon it serves again, and what is lost by it.
+//! The balancer is killed under its supervisor: measures the time until it serves again, and lost requests.
 
 use std::time::Duration;
 
@@ -14,13 +14,13 @@ use super::speech::Speech;
 use super::traffic::Account;
 use super::{Outcome, Setup, progress, wait_until};
 
-/// A new request has to be answered so soon.
+/// Greatest time until a new request is answered.
 const BACK_WITHIN_MS: f64 = 200.0;
-/// A balancer that ends within a second of its start is started again after a pause: this is not that.
+/// The supervisor delays the restart of a balancer that ends within a second of its start. This is longer.
 const RUNS_WELL: Duration = Duration::from_millis(1_500);
-/// A request that failed was under way at a balancer's death if it was sent so shortly before.
+/// A failed request was in flight at a balancer's death if it was sent at most this time before.
 const UNDER_WAY: Duration = Duration::from_secs(1);
-/// Of the rate, what clients that repeat their requests send.
+/// Share of the rate that comes from clients with retries.
 const PATIENT_SHARE: f64 = 0.1;
 
 pub fn run(setup: &Setup) -> Result<Outcome> {
@@ -60,7 +60,7 @@ pub fn run(setup: &Setup) -> Result<Outcome> {
         serde_json::from_str(&patient.stdout()).context("the client has printed no summary")?;
     outcome.requests += summary.sent;
     outcome.note("first attempts lost or refused", (account.lost + account.refused) as f64);
-    outcome.at_most("of these, not under way at a death", not_under_way(&account, &deaths) as f64, 0.0);
+    outcome.at_most("of these, not in flight at a death", not_under_way(&account, &deaths) as f64, 0.0);
     let given_up = summary.lost + summary.busy + summary.refused;
     outcome.at_most("lost or refused after retries", given_up as f64, 0.0);
     outcome.at_least("requests of clients that retry", summary.answered as f64, 1.0);
@@ -72,12 +72,12 @@ pub fn run(setup: &Setup) -> Result<Outcome> {
     Ok(outcome)
 }
 
-/// The balancer that runs now.
+/// The process id of the running balancer.
 fn balancer(site: &Site) -> Result<i32> {
     Ok(site.processes("balancer").first().context("no balancer runs")?.pid)
 }
 
-/// Requests that failed and were neither at a balancer that died, nor at a server for it.
+/// Failed requests that were not in flight at a balancer's death.
 fn not_under_way(account: &Account, deaths: &[Instant]) -> usize {
     let was_under_way =
         |sent: &&Instant| deaths.iter().any(|&death| **sent <= death && death.since(**sent) <= UNDER_WAY);

@@ -1,4 +1,4 @@
-//! A server is drained and taken into service again, one after another.
+//! Servers are drained and enabled again, one after the other.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use super::site::{SERVERS, Site};
 use super::speech::Speech;
 use super::{Outcome, Setup, progress};
 
-/// What the balancer shows is at most so old: so long after an order, it is what came of the order.
+/// Greatest age of the balancer's status. After this time the status shows the effect of an order.
 const AGE_MAX: Duration = Duration::from_millis(260);
 
 pub fn run(setup: &Setup, speech: Speech) -> Result<Outcome> {
@@ -27,7 +27,7 @@ pub fn run(setup: &Setup, speech: Speech) -> Result<Outcome> {
         std::thread::sleep(AGE_MAX.max(setup.pause));
         let at_last = site.server(id)?;
         strays += at_last.dispatched - at_first.dispatched;
-        idle += u32::from(at_first.dispatched == before); // it had no traffic before either: that proves nothing
+        idle += u32::from(at_first.dispatched == before); // without traffic before, the round proves nothing
         site.order(id, Order::Enable)?;
         site.wait_for_state(id, "up")?;
         std::thread::sleep(setup.pause);

@@ -1,4 +1,4 @@
-//! Servers that know nothing of lbd, on one thread: each sends back what it gets, or is silent for a while.
+//! Unmodified servers on one thread: each echoes its datagrams, or is silent for a time.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,14 +16,14 @@ use lbd::role::Role;
 
 use super::speech::Speech;
 
-/// How often the thread looks whether it shall end.
+/// Interval at which the thread checks whether it must end.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// One server, as it is seen from outside.
+/// State of one server that other threads read and set.
 #[derive(Default)]
 struct One {
     is_silent: AtomicBool,
-    /// Datagrams that came.
+    /// Datagrams received.
     seen: AtomicU64,
 }
 
@@ -35,7 +35,7 @@ pub struct Fakes {
 }
 
 impl Fakes {
-    /// A server at each of these addresses.
+    /// Starts a server at each of these addresses.
     pub fn start(speech: Speech, addrs: &[SocketAddr], clock: Clock) -> Result<Fakes> {
         let options = SocketOptions::default();
         let sockets: Vec<_> = addrs.iter().map(|&addr| bind(addr, &options)).collect::<Result<_, _>>()?;
@@ -51,12 +51,12 @@ impl Fakes {
         Ok(Fakes { servers, is_over, thread: Some(thread) })
     }
 
-    /// Lets one answer nothing, or answer again. What came meanwhile stays unanswered.
+    /// Makes a server silent, or lets it answer again. It never answers datagrams of the silent time.
     pub fn set_silent(&self, server: usize, is_silent: bool) {
         self.servers[server].is_silent.store(is_silent, Ordering::Relaxed);
     }
 
-    /// Datagrams that have reached this one.
+    /// Datagrams that a server has received.
     pub fn seen(&self, server: usize) -> u64 {
         self.servers[server].seen.load(Ordering::Relaxed)
     }
@@ -66,7 +66,7 @@ impl Drop for Fakes {
     fn drop(&mut self) {
         self.is_over.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
-            let _ = thread.join(); // it has told nobody anything that is missing now
+            let _ = thread.join(); // the thread has no result
         }
     }
 }
@@ -94,7 +94,7 @@ impl Role for Echo {
                 let answer = FrameRef { slot: received.slot, len, offset };
                 offset += u32::from(len);
                 let to = tx.destination(received.socket, received.peer, None);
-                // A full turn drops it; that would be seen as a lost request.
+                // A full turn drops the answer, which then counts as a lost request.
                 let _sent = to.is_some_and(|to| tx.push(to, answer));
             }
         }

@@ -1,4 +1,4 @@
-//! A server that is there for a second and away for a second, again and again: how many requests it still gets.
+//! A flapping server, up for a second and away for a second: measures the requests that it still gets.
 
 use std::time::{Duration, Instant};
 
@@ -12,28 +12,28 @@ use super::{Outcome, Setup, progress};
 
 /// The server that flaps.
 const SERVER: u32 = 2;
-/// Failures after which it has to be known.
+/// Failures after which the balancer must hold the server down.
 const FAILURES: u32 = 3;
-/// Of the requests, this share at most.
+/// Greatest share of the requests that the server may still get.
 const SHARE_MAX: f64 = 0.001;
-/// So long there, and so long away.
+/// Duration of each phase, up and away.
 const PHASE: Duration = Duration::from_secs(1);
-/// How often its counter is looked at.
+/// Interval at which the counter of the server is sampled.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// How the server is away.
+/// How the server fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// A native server's process is stopped (SIGSTOP), and goes on.
+    /// The process of a native server is stopped (SIGSTOP) and continued.
     Stopped,
-    /// A native server's process is killed, and another one started.
+    /// The process of a native server is killed, and another one is started.
     Killed,
-    /// A datagram pool's server answers nothing, and answers again.
+    /// A server of a datagram pool stops answering, and answers again.
     Silent,
 }
 
 impl Fault {
-    /// In a word.
+    /// Name of the fault.
     pub fn name(self) -> &'static str {
         match self {
             Fault::Stopped => "stopped",
@@ -66,13 +66,13 @@ pub fn run(setup: &Setup, fault: Fault) -> Result<Outcome> {
     let mut outcome = Outcome::new(1);
     outcome.add(&traffic.end()?);
     outcome.note("lost or refused", (outcome.lost + outcome.refused) as f64);
-    outcome.note("requests that touched it, after its third failure", touched as f64);
-    outcome.at_most("share of requests that touched it", touched as f64 / sent as f64, SHARE_MAX);
+    outcome.note("requests sent to it after its third failure", touched as f64);
+    outcome.at_most("share of requests sent to it", touched as f64 / sent as f64, SHARE_MAX);
     site.finish(&mut outcome)?;
     Ok(outcome)
 }
 
-/// There for a while, away for a while, and there again.
+/// One cycle: up for a phase, away for a phase, and up again.
 fn flap(site: &mut Site, fault: Fault, touched: &mut Touched) -> Result<()> {
     touched.look_for(site, PHASE)?;
     set_away(site, fault, true)?;
@@ -100,7 +100,8 @@ fn set_away(site: &mut Site, fault: Fault, is_away: bool) -> Result<()> {
     Ok(())
 }
 
-/// Requests that were sent to the server, over all its lives: a new one may count from zero.
+/// Requests that were sent to the server over all its processes. The counter of a new process may start from
+/// zero.
 #[derive(Default)]
 struct Touched {
     total: u64,

@@ -1,7 +1,8 @@
-//! What an operator does on a bad day and on deployment day, under load: each scenario starts the real programs, asks at a
-//! steady rate, does it over and over, and says what became of every request.
+//! Scenarios: an operator's actions on a bad day and on a deployment day, under load. Each scenario starts
+//! the real programs, sends requests at a steady rate, repeats its action, and reports the outcome of all
+//! requests.
 
-#![allow(dead_code)] // the tool and the tests use their parts
+#![allow(dead_code)] // the tool and the tests use different parts
 
 mod controller;
 mod crash;
@@ -29,48 +30,48 @@ pub use flapping::Fault;
 pub use speech::Speech;
 use traffic::Account;
 
-/// What all scenarios are told.
+/// The settings of all scenarios.
 #[derive(Clone, Debug)]
 pub struct Setup {
-    /// Where `lbd` is.
+    /// Directory of `lbd`.
     pub bin_dir: PathBuf,
-    /// Requests a second.
+    /// Requests per second.
     pub rate: f64,
-    /// How often each is done.
+    /// Repetitions of each scenario.
     pub repeat: u32,
-    /// A request without an answer for so long is lost.
+    /// Time after which an unanswered request is lost.
     pub patience: Duration,
-    /// Between two steps of an operator.
+    /// Pause between two steps of an operator.
     pub pause: Duration,
-    /// Reloads in a row, 100 ms apart.
+    /// Successive reloads, 100 ms apart.
     pub reloads: u32,
-    /// How long a server that comes and goes is looked at, after its third failure.
+    /// Time for which a flapping server is observed after its third failure.
     pub flap_for: Duration,
 }
 
-/// What can be run.
+/// A scenario.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scenario {
-    /// A server is drained and taken into service again.
+    /// A server is drained and enabled again.
     Drain(Speech),
     /// The configuration changes, ten times a second.
     Reload(Speech),
-    /// Another balancer takes over; with which back end.
+    /// Another balancer takes over, with this I/O back end.
     Takeover(Speech, &'static str),
-    /// From one server to six and back, by load.
+    /// The pool grows from one server to six and shrinks again, by load.
     Scale,
     /// The controller is killed and started again.
     Controller,
     /// The balancer is killed under its supervisor.
     Crash,
-    /// Metrics are read, and a reader of events stalls.
+    /// Metrics are scraped, and a reader of events stalls.
     Scrape,
-    /// A server is there for a second and away for a second.
+    /// A server answers for a second and fails for a second, repeatedly.
     Flapping(Fault),
 }
 
 impl Scenario {
-    /// All of them; those that take quiet or long come last.
+    /// All scenarios; long ones, and those that need a quiet machine, are last.
     pub const ALL: [Scenario; 18] = [
         Scenario::Drain(Speech::Native),
         Scenario::Drain(Speech::Datagram),
@@ -92,7 +93,7 @@ impl Scenario {
         Scenario::Scrape,
     ];
 
-    /// Its name, and what distinguishes it from others of that name.
+    /// The name of the scenario, and its variant.
     pub fn name(self) -> (&'static str, String) {
         match self {
             Scenario::Drain(speech) => ("drain", speech.name().to_owned()),
@@ -106,7 +107,7 @@ impl Scenario {
         }
     }
 
-    /// Runs it.
+    /// Runs the scenario.
     pub fn run(self, setup: &Setup) -> Result<Outcome> {
         let mut outcome = match self {
             Scenario::Drain(speech) => drain::run(setup, speech),
@@ -124,54 +125,54 @@ impl Scenario {
     }
 }
 
-/// A figure and what it has to be.
+/// A measured value and its limits.
 #[derive(Clone, Debug, Serialize)]
 pub struct Check {
-    /// What was measured, with its unit.
+    /// Description of the value, with its unit.
     pub what: String,
-    /// What it is.
+    /// The measured value.
     pub value: f64,
-    /// Not less than this.
+    /// Lower limit; `None`: no limit.
     pub least: Option<f64>,
-    /// Not more than this.
+    /// Upper limit; `None`: no limit.
     pub most: Option<f64>,
 }
 
 impl Check {
-    /// Whether it is as it has to be.
+    /// Whether the value is within its limits.
     pub fn holds(&self) -> bool {
         self.least.is_none_or(|least| self.value >= least) && self.most.is_none_or(|most| self.value <= most)
     }
 }
 
-/// What a scenario came to.
+/// The outcome of a scenario.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Outcome {
-    /// Its name.
+    /// Name of the scenario.
     pub scenario: String,
-    /// What distinguishes it from others of that name.
+    /// Variant of the scenario.
     pub of: String,
-    /// How often it was done.
+    /// Number of repetitions.
     pub repeats: u32,
     /// Requests sent, each once.
     pub requests: u64,
-    /// Requests without an answer in time.
+    /// Requests without a timely answer.
     pub lost: u64,
     /// Requests refused.
     pub refused: u64,
-    /// Answers that are not the one right answer to a request of the client that got them.
+    /// Answers other than the one correct answer to a request of the receiving client.
     pub wrong: u64,
-    /// Of the lost ones, those that were answered too late.
+    /// Lost requests that were answered too late.
     pub late: u64,
-    /// Datagrams that the kernel dropped, at the balancer: its receive buffers were full.
+    /// Datagrams that the kernel dropped at the balancer because its receive buffers were full.
     pub kernel_drops: u64,
-    /// Datagrams that the kernel dropped at the clients, which are a part of this tool.
+    /// Datagrams that the kernel dropped at this tool's clients.
     pub own_drops: u64,
-    /// Requests that this tool was too late to send.
+    /// Requests that this tool did not send because it was late.
     pub unsent: u64,
-    /// The slowest answer, in milliseconds.
+    /// Latency of the slowest answer, in milliseconds.
     pub slowest_ms: f64,
-    /// What else was measured.
+    /// Other measurements.
     pub checks: Vec<Check>,
 }
 
@@ -180,7 +181,7 @@ impl Outcome {
         Outcome { repeats, ..Outcome::default() }
     }
 
-    /// Adds an account.
+    /// Adds the account of a run of clients.
     fn add(&mut self, account: &Account) {
         self.requests += account.sent;
         self.lost += account.lost;
@@ -192,7 +193,7 @@ impl Outcome {
         self.slowest_ms = self.slowest_ms.max(account.slowest.as_secs_f64() * 1e3);
     }
 
-    /// Nothing may be lost, nor refused.
+    /// Requires that no request was lost or refused.
     fn must_lose_nothing(&mut self) {
         self.at_most("lost or refused", (self.lost + self.refused) as f64, 0.0);
     }
@@ -209,30 +210,30 @@ impl Outcome {
         self.checks.push(Check { what: what.into(), value, least: None, most: None });
     }
 
-    /// Whether all is as it has to be.
+    /// Whether no answer was wrong and all values are within their limits.
     pub fn passes(&self) -> bool {
         self.wrong == 0 && self.checks.iter().all(Check::holds)
     }
 }
 
-/// Waits until `look` is true.
+/// Waits until `look` returns true; an error after `patience`.
 fn wait_until(what: &str, patience: Duration, mut look: impl FnMut() -> Result<bool>) -> Result<()> {
     let give_up = Instant::now() + patience;
     while !look()? {
         if Instant::now() > give_up {
             bail!("{what}: not seen within {patience:?}");
         }
-        std::thread::sleep(Duration::from_millis(2)); // the pace of looking
+        std::thread::sleep(Duration::from_millis(2)); // between two calls of `look`
     }
     Ok(())
 }
 
-/// Says how far it is.
+/// Prints the progress.
 fn progress(text: std::fmt::Arguments<'_>) {
     lbd::os::terminal::tell(format_args!("  {text}"));
 }
 
-/// A pace that does not drift: what takes longer than a step begins the next one at once.
+/// A clock without drift: after an action that took longer than a step, the next step begins at once.
 struct Beat {
     next: Instant,
     step: Duration,

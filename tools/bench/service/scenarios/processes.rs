@@ -1,4 +1,4 @@
-//! Processes of a site: started in its folder, told apart by it, ended with it.
+//! Processes of a site: started in its directory, identified by it, ended with it.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -11,30 +11,31 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::wait_until;
 
-/// The folders of the sites that exist: whatever names one in its arguments was started for it.
+/// Directories of the existing sites. A process whose arguments name one was started for that site.
 static FOLDERS: Mutex<Vec<PathBuf>> = Mutex::new(vec![]);
 
-/// Remembers a folder, so that [`end_everything`] knows it.
+/// Registers a directory for [`end_everything`].
 pub fn remember(folder: &Path) {
     FOLDERS.lock().expect("no panic while it is held").push(folder.to_owned());
 }
 
-/// Ends what runs for a folder, and forgets it.
+/// Ends the processes of a directory, and unregisters it.
 pub fn forget(folder: &Path) {
     kill_all(folder);
     FOLDERS.lock().expect("no panic while it is held").retain(|other| other != folder);
 }
 
-/// Ends all processes of all sites, and removes their folders: before this process ends where it may not tidy up.
+/// Ends all processes of all sites and removes their directories, before this process ends without
+/// destructors.
 pub fn end_everything() {
     let folders = FOLDERS.lock().map(|folders| folders.clone()).unwrap_or_default();
     for folder in folders {
         kill_all(&folder);
-        let _ = std::fs::remove_dir_all(folder); // it is in the folder for temporary files
+        let _ = std::fs::remove_dir_all(folder); // it is in the directory for temporary files
     }
 }
 
-/// Twice: whoever starts processes may have started one between the look and its end.
+/// Runs twice, since a supervisor can start a process between the listing and its own end.
 fn kill_all(folder: &Path) {
     for _ in 0..2 {
         for process in of_folder(folder) {
@@ -43,14 +44,14 @@ fn kill_all(folder: &Path) {
     }
 }
 
-/// Sends a signal; that nobody is there any more is no matter.
+/// Sends a signal; a process that has ended is no error.
 pub fn signal(pid: i32, signal: Signal) {
     if let Some(pid) = Pid::from_raw(pid) {
         let _ = kill_process(pid, signal);
     }
 }
 
-/// A process by its number and its arguments.
+/// A process by its id and its arguments.
 #[derive(Clone, Debug)]
 pub struct Seen {
     pub pid: i32,
@@ -58,13 +59,13 @@ pub struct Seen {
 }
 
 impl Seen {
-    /// Whether it is `lbd COMMAND`.
+    /// Whether the process is `lbd COMMAND`.
     pub fn is(&self, command: &str) -> bool {
         self.words.get(1).is_some_and(|word| word == command)
     }
 }
 
-/// The processes whose arguments name this folder. One that has ended has no arguments.
+/// The processes whose arguments name this directory. A process that has ended has no arguments.
 pub fn of_folder(folder: &Path) -> Vec<Seen> {
     let folder = folder.display().to_string();
     let mut found = vec![];
@@ -80,20 +81,21 @@ pub fn of_folder(folder: &Path) -> Vec<Seen> {
     found
 }
 
-/// The unit of times in /proc, on every machine that Linux runs on.
+/// Clock ticks per second in /proc: 100 on every machine (USER_HZ).
 const TICKS_PER_SECOND: f64 = 100.0;
 
-/// Processor time that a process has used, user and system, and that of its ended threads.
+/// CPU time that a process has used, user and system, including its ended threads.
 pub fn cpu_time(pid: i32) -> Result<Duration> {
     let path = format!("/proc/{pid}/stat");
     let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
-    // The name, in parentheses, may hold anything; utime and stime are the 12th and 13th field behind it (proc(5)).
+    // The name, in parentheses, may contain any character. utime and stime are the 12th and 13th field after
+    // it (proc(5)).
     let fields = text.rsplit_once(')').map(|(_, rest)| rest.split_whitespace()).context("no name in stat")?;
     let ticks: u64 = fields.skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
     Ok(Duration::from_secs_f64(ticks as f64 / TICKS_PER_SECOND))
 }
 
-/// A process that was started here. Its output goes to files.
+/// A process that this tool started. Its output goes to files.
 pub struct Process {
     name: String,
     child: Child,
@@ -102,11 +104,11 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts `program` with these words; its output goes to `NAME.out` and `NAME.err` in the folder.
+    /// Starts `program` with these arguments; its output goes to `NAME.out` and `NAME.err` in the directory.
     pub fn start(program: &Path, words: &[String], folder: &Path, name: &str) -> Result<Process> {
         let output = folder.join(name);
         let file =
-            |ending| File::create(output.with_extension(ending)).context("cannot write into the folder");
+            |ending| File::create(output.with_extension(ending)).context("cannot write into the directory");
         let mut command = Command::new(program);
         command.args(words).current_dir(folder).stdin(Stdio::null());
         command.env("XDG_RUNTIME_DIR", folder).env_remove("RUNTIME_DIRECTORY");
@@ -115,19 +117,19 @@ impl Process {
         Ok(Process { name: name.to_owned(), child, exit: None, output })
     }
 
-    /// Its number.
+    /// Process id.
     pub fn pid(&self) -> i32 {
         self.child.id() as i32
     }
 
-    /// Sends a signal, unless it was seen to have ended.
+    /// Sends a signal, unless the process has ended.
     pub fn signal(&mut self, what: Signal) {
         if self.exit.is_none() {
             signal(self.pid(), what);
         }
     }
 
-    /// How it ended, if it has.
+    /// The exit status; `None` while the process runs.
     pub fn exit(&mut self) -> Option<ExitStatus> {
         if self.exit.is_none() {
             self.exit = self.child.try_wait().unwrap_or(None);
@@ -135,7 +137,7 @@ impl Process {
         self.exit
     }
 
-    /// Fails if it has ended: nothing works then.
+    /// Returns an error if the process has ended.
     pub fn must_run(&mut self) -> Result<()> {
         match self.exit() {
             None => Ok(()),
@@ -143,7 +145,7 @@ impl Process {
         }
     }
 
-    /// Waits for its end, which has to be a good one.
+    /// Waits for the end of the process, which must be successful.
     pub fn wait_for_good_end(&mut self, patience: Duration) -> Result<()> {
         let what = format!("the end of {} (process {})", self.name, self.pid());
         wait_until(&what, patience, || Ok(self.exit().is_some()))?;
@@ -153,19 +155,19 @@ impl Process {
         }
     }
 
-    /// Ends it without a word.
+    /// Kills the process (SIGKILL) and waits for its end.
     pub fn kill(&mut self) -> Result<()> {
         self.signal(Signal::KILL);
         let what = format!("the end of {}", self.name);
         wait_until(&what, Duration::from_secs(10), || Ok(self.exit().is_some()))
     }
 
-    /// What it has written to its standard output.
+    /// The standard output of the process so far.
     pub fn stdout(&self) -> String {
         std::fs::read_to_string(self.output.with_extension("out")).unwrap_or_default()
     }
 
-    /// What it has written to its standard error.
+    /// The standard error of the process so far.
     pub fn stderr(&self) -> String {
         std::fs::read_to_string(self.output.with_extension("err")).unwrap_or_default()
     }

@@ -1,4 +1,4 @@
-//! The configuration changes ten times a second: servers, pools, weights, policies, limits, the log's level.
+//! The configuration changes ten times a second: servers, pools, weights, policies, limits and the log level.
 
 use std::time::Duration;
 
@@ -11,9 +11,10 @@ use super::speech::Speech;
 use super::{Beat, Outcome, Setup, progress, wait_until};
 
 const EVERY: Duration = Duration::from_millis(100);
-/// Native servers come and go by themselves: one in so many reloads.
+/// One native server is replaced per this number of reloads.
 const SERVER_EVERY: u32 = 10;
-/// Signals that come while one is being served are one, so a slow machine reloads less often.
+/// Least share of reloads done. Signals that arrive during a reload merge, so a slow machine reloads less
+/// often.
 const DONE_LEAST: f64 = 0.5;
 const RELOADED: &str = "configuration reloaded";
 const REFUSED: &str = "configuration refused";
@@ -39,7 +40,7 @@ pub fn run(setup: &Setup, speech: Speech) -> Result<Outcome> {
             }
             beat.wait();
         }
-        // The last one counts as well; several signals at a time may be one.
+        // Wait for the last reload too: several signals may have merged.
         let before = count(&site, RELOADED) + count(&site, REFUSED);
         site.balancer().signal(Signal::HUP);
         wait_until("the last reload", PATIENCE, || {
@@ -56,17 +57,17 @@ pub fn run(setup: &Setup, speech: Speech) -> Result<Outcome> {
     }
     outcome.must_lose_nothing();
     outcome.at_most("reloads refused", refused as f64, 0.0);
-    outcome.at_least("reloads done, of those asked for", done as f64 / f64::from(asked), DONE_LEAST);
+    outcome.at_least("share of requested reloads done", done as f64 / f64::from(asked), DONE_LEAST);
     site.finish(&mut outcome)?;
     Ok(outcome)
 }
 
-/// How often the balancer has said this.
+/// Number of times that the balancer has logged these words.
 fn count(site: &Site, words: &str) -> usize {
     site.balancer.as_ref().map_or(0, |balancer| balancer.stderr().matches(words).count())
 }
 
-/// Other settings of the native pool in each round.
+/// The configuration of a round: other settings of the native pool each time.
 fn native(first: &Value, round: u32) -> Value {
     let pick = |words: &[&'static str]| words[round as usize % words.len()];
     let mut config = first.clone();
@@ -84,8 +85,8 @@ fn native(first: &Value, round: u32) -> Value {
     config
 }
 
-/// Other servers, weights and policies of a datagram pool; a second pool that comes and goes; now and then the pool is
-/// made anew with other ports.
+/// The configuration of a round: other servers, weights and policies of a datagram pool, and a second pool in
+/// every third round. In some rounds the number of ports changes, so that the pool is recreated.
 fn pools(site: &Site, round: u32) -> Value {
     let ids: Vec<u32> = match round % 4 {
         0 => vec![0, 1, 2, 3],
@@ -113,7 +114,7 @@ fn pools(site: &Site, round: u32) -> Value {
     config
 }
 
-/// The native server that has been there longest is asked to end, and another one takes its place.
+/// Starts a native server, then ends the oldest one.
 fn replace_server(site: &mut Site, id: u32) -> Result<()> {
     site.add_server(id)?;
     let (_, mut oldest) = site.servers.remove(0);

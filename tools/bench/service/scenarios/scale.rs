@@ -1,4 +1,4 @@
-//! From one server to six and back to one, by load.
+//! A pool grows from one server to six and shrinks to one again, by load.
 
 use std::time::Duration;
 
@@ -11,13 +11,13 @@ use super::traffic::Traffic;
 use super::{Outcome, Setup, progress, wait_until};
 
 const SERVERS_MOST: usize = 6;
-/// Of the full rate: what one server serves easily, and a step from there towards all of it.
+/// Shares of the full rate: a load that one server serves easily, and the step of the increase.
 const LITTLE: f64 = 0.05;
 const STEP: f64 = 0.02;
 const STEP_TIME: Duration = Duration::from_millis(150);
 
 pub fn run(setup: &Setup) -> Result<Outcome> {
-    // Five servers are a tenth too few for the full rate, and six are enough.
+    // The full rate is a tenth too much for five servers; six are enough.
     let service = Duration::from_secs_f64(5.5 / setup.rate);
     let changes = json!({
         "server": {
@@ -53,7 +53,7 @@ pub fn run(setup: &Setup) -> Result<Outcome> {
     Ok(outcome)
 }
 
-/// More and more load, until there are six servers. Gives how many there are.
+/// Increases the load until there are six servers. Returns the number of servers.
 fn rise(site: &Site, traffic: &Traffic) -> Result<usize> {
     let mut share = LITTLE;
     wait_until("six servers", PATIENCE * 2, || {

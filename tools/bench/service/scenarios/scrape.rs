@@ -1,5 +1,5 @@
-//! Whoever watches costs next to nothing: turns with a scrape of the metrics each second and a reader of the events that
-//! does not read, beside turns without. It needs a machine that does nothing else.
+//! The cost of observation: compares turns with a scrape of the metrics every second and a stalled reader of
+//! the events with turns without them. Needs a quiet machine.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -13,15 +13,15 @@ use super::site::Site;
 use super::speech::Speech;
 use super::{Beat, Outcome, Setup, progress};
 
-/// Not the rate of the other scenarios: this is about cost.
+/// Higher than the default rate of the other scenarios, since this one measures cost.
 const RATE: f64 = 50_000.0;
 const WARM_UP: Duration = Duration::from_secs(1);
 const SCRAPE_EVERY: Duration = Duration::from_secs(1);
 const SCRAPES: u32 = 5;
-/// At most so much more.
+/// Greatest ratio of the cost with observation to the cost without.
 const RATIO: f64 = 1.05;
 
-/// What a turn cost.
+/// The cost of a turn.
 #[derive(Clone, Copy)]
 struct Cost {
     cpu_us: f64,
@@ -33,7 +33,7 @@ pub fn run(setup: &Setup) -> Result<Outcome> {
     let mut outcome = Outcome::new(setup.repeat);
     let (mut alone, mut watched) = (vec![], vec![]);
     for round in 0..setup.repeat {
-        // Each goes first in every other pair.
+        // The two orders alternate, so that a drift of the machine affects both alike.
         for is_watched in [round % 2 == 0, round % 2 != 0] {
             let cost = turn(&mut site, is_watched, &mut outcome)?;
             if is_watched { watched.push(cost) } else { alone.push(cost) }
@@ -43,13 +43,10 @@ pub fn run(setup: &Setup) -> Result<Outcome> {
     let ratio = |of: fn(&Cost) -> f64| -> f64 {
         median(watched.iter().zip(&alone).map(|(watched, alone)| of(watched) / of(alone)).collect())
     };
-    outcome.note(
-        "us of processor time per request, unwatched",
-        median(alone.iter().map(|c| c.cpu_us).collect()),
-    );
-    outcome.note("us p99, unwatched", median(alone.iter().map(|c| c.p99_us).collect()));
-    outcome.at_most("processor time per request, watched : unwatched", ratio(|c| c.cpu_us), RATIO);
-    outcome.at_most("p99, watched : unwatched", ratio(|c| c.p99_us), RATIO);
+    outcome.note("us of CPU time per request, unobserved", median(alone.iter().map(|c| c.cpu_us).collect()));
+    outcome.note("us p99, unobserved", median(alone.iter().map(|c| c.p99_us).collect()));
+    outcome.at_most("CPU time per request, observed : unobserved", ratio(|c| c.cpu_us), RATIO);
+    outcome.at_most("p99, observed : unobserved", ratio(|c| c.p99_us), RATIO);
     site.finish(&mut outcome)?;
     Ok(outcome)
 }
@@ -72,11 +69,11 @@ fn turn(site: &mut Site, is_watched: bool, outcome: &mut Outcome) -> Result<Cost
     let requests = traffic.answered() - answered;
     let account = traffic.end()?;
     outcome.add(&account);
-    ensure!(requests > 0, "nothing was answered");
+    ensure!(requests > 0, "no request was answered");
     Ok(Cost { cpu_us: cpu.as_secs_f64() * 1e6 / requests as f64, p99_us: account.p99.as_secs_f64() * 1e6 })
 }
 
-/// A reader of the events that reads nothing.
+/// Connects a reader of the events that reads nothing.
 fn stall(admin: SocketAddr) -> Result<TcpStream> {
     let mut stream = TcpStream::connect(admin)?;
     write!(stream, "GET /api/events HTTP/1.1\r\nHost: {admin}\r\n\r\n")?;

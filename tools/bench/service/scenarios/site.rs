@@ -1,4 +1,5 @@
-//! A folder with a configuration, ports of its own, and what runs from it: a balancer before four servers.
+//! A site: a directory with a configuration, its own ports, and the processes that use it. A balancer serves
+//! four servers at the start.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -21,13 +22,13 @@ use super::speech::Speech;
 use super::traffic::{Plan, Traffic};
 use super::{Outcome, Setup, wait_until};
 
-/// Servers that are there at first.
+/// Servers at the start.
 pub const SERVERS: u32 = 4;
-/// Places for servers; the rest come and go.
+/// Servers at most; those beyond [`SERVERS`] are added and removed.
 pub const PLACES: u16 = 8;
-/// Clients, each with a socket.
+/// Number of clients, each with its own socket.
 const CLIENTS: u16 = 64;
-/// How long anything but a request may take.
+/// Time limit of every step except a request.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
 const NATIVE_FRONT: u16 = 1;
@@ -35,27 +36,27 @@ const NATIVE_BACK: u16 = 2;
 const CONTROLLER: u16 = 3;
 const ADMIN: u16 = 4;
 const POOL_FRONT: u16 = 5;
-/// For a second pool.
+/// Port index of a second pool.
 pub const OTHER_FRONT: u16 = 6;
 const SERVERS_AT: u16 = 10;
 const CLIENTS_AT: u16 = 40;
 
-/// A server as the balancer sees it.
+/// A server in the balancer's status.
 pub struct Server {
     pub id: u32,
     pub state: String,
     pub dispatched: u64,
 }
 
-/// See the module's text.
+/// A running site: its configuration, ports, balancer and servers. Dropping it ends its processes.
 pub struct Site<'a> {
     pub setup: &'a Setup,
     pub speech: Speech,
     pub clock: Clock,
     pub balancer: Option<Process>,
-    /// Native servers, by their id.
+    /// Native servers with their ids.
     pub servers: Vec<(u32, Process)>,
-    /// Servers of a datagram pool, by their id.
+    /// Servers of a datagram pool; the index is the id. `None` for a native pool.
     pub fakes: Option<Fakes>,
     config: Value,
     ports: Ports,
@@ -64,8 +65,8 @@ pub struct Site<'a> {
 }
 
 impl<'a> Site<'a> {
-    /// A site whose pool is of this kind; `changes` are laid over its configuration, those in `pool` over its datagram
-    /// pool.
+    /// Prepares a site with a pool of this protocol. `changes` override its configuration; the object `pool`
+    /// in them overrides the settings of its datagram pool.
     pub fn new(setup: &'a Setup, speech: Speech, mut changes: Value) -> Result<Site<'a>> {
         let (dir, ports) = (tempfile::tempdir()?, Ports::take());
         processes::remember(dir.path());
@@ -110,7 +111,7 @@ impl<'a> Site<'a> {
         Ok(site)
     }
 
-    /// A running balancer with its first servers, all of them up.
+    /// Starts a site: a running balancer with [`SERVERS`] servers, all up.
     pub fn running(setup: &'a Setup, speech: Speech, changes: Value) -> Result<Site<'a>> {
         let mut site = Site::new(setup, speech, changes)?;
         if speech != Speech::Native {
@@ -132,22 +133,22 @@ impl<'a> Site<'a> {
         self.dir.path()
     }
 
-    /// The configuration as it was at the start.
+    /// The configuration at the start.
     pub fn config(&self) -> &Value {
         &self.config
     }
 
-    /// A datagram pool with other servers.
+    /// The configuration of a datagram pool with these servers.
     pub fn pool(&self, name: &str, front: u16, ids: impl IntoIterator<Item = u32>) -> Value {
         pool(&self.ports, self.speech, name, front, ids)
     }
 
-    /// The front of the pool that is asked.
+    /// Port index of the pool under load.
     pub fn main_front() -> u16 {
         POOL_FRONT
     }
 
-    /// Writes the configuration: whoever reads it finds all of the old one or all of the new one.
+    /// Replaces the configuration file at once: a reader finds the whole old file or the whole new one.
     pub fn write(&self, config: &Value) -> Result<()> {
         let (path, unfinished) = (self.config_path(), self.path().join("config.new"));
         std::fs::write(&unfinished, config.to_string())?;
@@ -158,12 +159,12 @@ impl<'a> Site<'a> {
         self.path().join("config.json")
     }
 
-    /// A log's text so far.
+    /// The text of a log so far.
     pub fn log(&self, name: &str) -> String {
         std::fs::read_to_string(self.path().join("logs").join(name)).unwrap_or_default()
     }
 
-    /// Starts `lbd` with these words and this configuration.
+    /// Starts `lbd` with these arguments and this configuration.
     pub fn start(&mut self, words: &[&str]) -> Result<Process> {
         let mut all: Vec<String> = words.iter().map(|&word| word.to_owned()).collect();
         all.extend(["--config".to_owned(), self.config_path().display().to_string()]);
@@ -172,7 +173,7 @@ impl<'a> Site<'a> {
         Process::start(&self.setup.bin_dir.join("lbd"), &all, self.path(), &name)
     }
 
-    /// Starts a native server. Ids that are far apart share a port.
+    /// Starts a native server. Ids that differ by a multiple of 30 share a port.
     pub fn add_server(&mut self, id: u32) -> Result<()> {
         let port = self.ports.at(SERVERS_AT + (id % u32::from(CLIENTS_AT - SERVERS_AT)) as u16);
         let server = self.start(&["server", "--id", &id.to_string(), "--port", &port.to_string()])?;
@@ -185,7 +186,7 @@ impl<'a> Site<'a> {
         self.balancer.as_mut().expect("started")
     }
 
-    /// What runs from this site, started here or by what was.
+    /// The processes `lbd COMMAND` of this site, started by this tool or by one of its processes.
     pub fn processes(&self, command: &str) -> Vec<Seen> {
         let mut all = processes::of_folder(self.path());
         all.retain(|process| process.is(command));
@@ -200,12 +201,12 @@ impl<'a> Site<'a> {
         self.ports.at(CONTROLLER)
     }
 
-    /// Asks the balancer's admin interface.
+    /// Reads the status from the balancer's admin interface.
     pub fn status(&self) -> Result<Status> {
         Ok(Client::new(self.admin_addr(), None).status()?)
     }
 
-    /// The servers of the pool that is asked.
+    /// The servers of the pool under load.
     pub fn seen(&self) -> Result<Vec<Server>> {
         let status = self.status()?;
         Ok(match self.speech {
@@ -224,18 +225,18 @@ impl<'a> Site<'a> {
         })
     }
 
-    /// One of them.
+    /// One server of the pool under load.
     pub fn server(&self, id: u32) -> Result<Server> {
         let found = self.seen()?.into_iter().find(|server| server.id == id);
         found.with_context(|| format!("the balancer shows no server {id}"))
     }
 
-    /// How many of them are up; none if nobody answers.
+    /// Number of servers that are up; 0 if the balancer does not answer.
     pub fn up(&self) -> usize {
         self.seen().map_or(0, |servers| servers.iter().filter(|server| server.state == "up").count())
     }
 
-    /// Waits until so many are up.
+    /// Waits until this number of servers is up.
     pub fn wait_until_up(&mut self, count: usize) -> Result<()> {
         wait_until(&format!("{count} servers up"), PATIENCE, || {
             if let Some(balancer) = &mut self.balancer {
@@ -245,12 +246,12 @@ impl<'a> Site<'a> {
         })
     }
 
-    /// Waits until one of them is in this state.
+    /// Waits until a server is in this state.
     pub fn wait_for_state(&self, id: u32, state: &str) -> Result<()> {
         wait_until(&format!("server {id} {state}"), PATIENCE, || Ok(self.server(id)?.state == state))
     }
 
-    /// Gives an order, as an operator on this machine does: with the token that the balancer has left.
+    /// Sends an order as an operator on this machine does, with the token that the balancer has left.
     pub fn order(&self, id: u32, order: Order) -> Result<()> {
         let addr = self.admin_addr();
         let admin = Admin { listen: Some(addr), is_written: true, token: None };
@@ -261,14 +262,14 @@ impl<'a> Site<'a> {
         Ok(Client::new(addr, Some(token)).order(None, id, order)?)
     }
 
-    /// Begins to ask, as patiently as the set-up says.
+    /// Starts the clients at the rate of the settings, and waits for the first answers.
     pub fn traffic(&self) -> Result<Traffic> {
         let traffic = self.traffic_at(self.setup.rate)?;
         traffic.wait_for(10)?;
         Ok(traffic)
     }
 
-    /// Begins to ask at another rate.
+    /// Starts the clients at another rate, in requests per second.
     pub fn traffic_at(&self, rate: f64) -> Result<Traffic> {
         let front = if self.speech == Speech::Native { NATIVE_FRONT } else { POOL_FRONT };
         let plan = Plan {
@@ -281,7 +282,7 @@ impl<'a> Site<'a> {
         Traffic::start(plan, self.clock)
     }
 
-    /// Ends the balancer as an operator does, and gives its last figures.
+    /// Ends the balancer as an operator does, and returns its final status.
     pub fn end_balancer(&mut self) -> Result<Status> {
         let mut balancer = self.balancer.take().context("the balancer has been ended already")?;
         balancer.signal(Signal::TERM);
@@ -289,7 +290,7 @@ impl<'a> Site<'a> {
         last_words(&balancer)
     }
 
-    /// Ends the balancer; what it says of datagrams that the kernel dropped goes into the outcome.
+    /// Ends the balancer, and adds its count of datagrams that the kernel dropped to the outcome.
     pub fn finish(mut self, outcome: &mut Outcome) -> Result<()> {
         let last = self.end_balancer()?;
         outcome.kernel_drops += kernel_drops(&last);
@@ -303,14 +304,14 @@ impl Drop for Site<'_> {
     }
 }
 
-/// The figures that a balancer prints when it ends.
+/// The status that a balancer prints when it ends.
 pub fn last_words(balancer: &Process) -> Result<Status> {
     let text = balancer.stdout();
-    let line = text.lines().last().context("the balancer has printed no figures at its end")?;
-    serde_json::from_str(line).context("the balancer's last figures are no JSON")
+    let line = text.lines().last().context("the balancer printed no status at its end")?;
+    serde_json::from_str(line).context("the balancer's final status is not JSON")
 }
 
-/// Datagrams that the kernel dropped since the balancer's receive buffers were full.
+/// Datagrams that the kernel dropped because the balancer's receive buffers were full.
 pub fn kernel_drops(status: &Status) -> u64 {
     let pools = status.pools.iter().map(|pool| pool.kernel_drops + pool.kernel_drops_back);
     status.kernel_drops + pools.sum::<u64>()
@@ -330,7 +331,7 @@ fn addr(port: u16) -> SocketAddr {
     (Ipv4Addr::LOCALHOST, port).into()
 }
 
-/// Lays `changes` over `config`: objects key by key, anything else as a whole.
+/// Overrides `config` with `changes`: objects key by key, any other value as a whole.
 pub fn merge(config: &mut Value, changes: Value) {
     match (config, changes) {
         (Value::Object(old), Value::Object(new)) => {

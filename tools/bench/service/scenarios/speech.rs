@@ -1,5 +1,5 @@
-//! What requests look like, and how an answer proves whose it is: every request names its run, its client and its number,
-//! and an answer counts only if all of it is what the server has to say to just that request.
+//! The bytes of requests and answers. Every request names its run, its client and its number. An answer
+//! counts only if it is exactly the answer to that request.
 
 use lbd::wire::{Frame, FrameFormat, Header, Kind, Mode, Status};
 
@@ -11,7 +11,7 @@ const NAME_LEN: usize = 16;
 /// DNS: header, a label of 32 hex digits, the label "test", the root, type and class.
 const QUERY_LEN: usize = 12 + 1 + 2 * NAME_LEN + 5 + 1 + 4;
 const LABEL: std::ops::Range<usize> = 13..13 + 2 * NAME_LEN;
-/// Where the flags of a DNS message are, and what they say.
+/// Offset of the flags of a DNS message, and their bits.
 const FLAGS: usize = 2;
 const QR: u8 = 0x80;
 const RCODE: u8 = 0x0f;
@@ -19,21 +19,21 @@ const RCODE: u8 = 0x0f;
 /// The longest request.
 pub const LEN_MAX: usize = FRAME_SIZE;
 
-/// What is spoken with the balancer.
+/// The protocol of a pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Speech {
     /// lbd's own frames.
     Native,
-    /// Datagrams that are sent back as they are.
+    /// Datagrams that servers echo unmodified.
     Datagram,
     /// DNS queries.
     Dns,
 }
 
-/// Which request.
+/// The name of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Name {
-    /// The run, so that what is left of another one is not taken for ours.
+    /// The run, so that datagrams of an earlier run do not count.
     pub run: u64,
     /// The client, by its socket.
     pub client: u16,
@@ -41,10 +41,10 @@ pub struct Name {
     pub number: u32,
 }
 
-/// What an answer says.
+/// A parsed answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// The right answer to this request.
+    /// The correct answer to this request.
     Served(Name),
     /// A refusal of this request.
     Refused(Name),
@@ -67,7 +67,7 @@ impl Name {
 }
 
 impl Speech {
-    /// As the configuration has it.
+    /// The name in the configuration.
     pub fn name(self) -> &'static str {
         match self {
             Speech::Native => "native",
@@ -85,7 +85,7 @@ impl Speech {
         }
     }
 
-    /// How many requests share a datagram.
+    /// Requests per datagram.
     pub fn packed(self) -> usize {
         match self {
             Speech::Native => FORMAT.frames_per_datagram(),
@@ -93,7 +93,7 @@ impl Speech {
         }
     }
 
-    /// Writes a request, which is to be answered within this time.
+    /// Writes a request with this deadline, in microseconds.
     pub fn write(self, bytes: &mut [u8], name: Name, deadline_us: u32) {
         match self {
             Speech::Native => {
@@ -110,7 +110,7 @@ impl Speech {
         }
     }
 
-    /// What a datagram, or a frame of one, answers; nothing if not every byte that matters is as it has to be.
+    /// Parses a datagram, or a frame of one. `None` unless every relevant byte is as expected.
     pub fn read(self, bytes: &mut [u8]) -> Option<Answer> {
         match self {
             Speech::Native => read_frame(bytes),
@@ -119,7 +119,7 @@ impl Speech {
         }
     }
 
-    /// What a server of a datagram pool makes of a request: its answer, in place.
+    /// Turns a request into its answer in place, as a server of a datagram pool does.
     pub fn answer(self, bytes: &mut [u8]) {
         if self == Speech::Dns && bytes.len() > FLAGS {
             bytes[FLAGS] |= QR;
@@ -127,12 +127,12 @@ impl Speech {
     }
 }
 
-/// A native client is known by a number that it draws.
+/// The client id of a native client: the random number of its run plus its index.
 fn client_id(name: Name) -> u64 {
     name.run.wrapping_add(u64::from(name.client))
 }
 
-/// A refusal carries no payload: the balancer's is made from the header alone.
+/// Parses a native frame. A refusal carries no payload, since the balancer makes it from the header alone.
 fn read_frame(bytes: &mut [u8]) -> Option<Answer> {
     let frame = Frame::check(bytes, &FORMAT).ok()?;
     if frame.kind() != Kind::ClientResponse {
@@ -143,7 +143,7 @@ fn read_frame(bytes: &mut [u8]) -> Option<Answer> {
         let name = Name::of(frame.payload())?;
         return (client_id(name) == id && u64::from(name.number) == number).then_some(Answer::Served(name));
     }
-    // The run is not in the header: a client's number is near that of its run's first client.
+    // The header has no run: the client id is that of the run's first client plus the index of the client.
     let client = (id & 0xffff) as u16;
     let run = id.wrapping_sub(u64::from(client));
     Some(Answer::Refused(Name { run, client, number: u32::try_from(number).ok()? }))
@@ -162,7 +162,7 @@ fn write_query(bytes: &mut [u8], name: Name) {
     bytes[LABEL.end..].copy_from_slice(b"\x04test\0\0\x01\0\x01");
 }
 
-/// By length, id and the whole question.
+/// Parses a DNS answer: length, id and the whole question must match.
 fn read_answer(bytes: &[u8]) -> Option<Answer> {
     if bytes.len() != QUERY_LEN || bytes[FLAGS] & QR == 0 {
         return None;

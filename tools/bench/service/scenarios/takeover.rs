@@ -1,4 +1,4 @@
-//! A new balancer takes over from the running one, which ends by itself.
+//! A successor takes over from the running balancer, which then ends without a signal.
 
 use anyhow::Result;
 use serde_json::json;

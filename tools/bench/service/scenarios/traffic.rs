@@ -1,5 +1,5 @@
-//! The clients: requests at a rate whatever the system does (an open loop), each sent once, and the account of what
-//! became of every single one.
+//! The clients: an open loop that sends each request once, at a rate independent of the system's behaviour,
+//! and records the outcome of each request.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -17,76 +17,76 @@ use lbd::role::Role;
 
 use super::speech::{Answer, Name, Speech};
 
-/// Whoever is further behind schedule does not catch up.
+/// A sender that is further behind its schedule skips sends instead of catching up.
 const LAG_MAX: Duration = Duration::from_millis(50);
-/// How often it looks for another rate, and whether it shall stop.
+/// Interval at which the clients' thread checks for another rate and for the end.
 const LOOK: Duration = Duration::from_millis(5);
-/// Requests of a run at most: what is known of each takes 16 bytes.
+/// Requests of a run at most: the record of each takes 16 bytes.
 const REQUESTS_MAX: usize = 50_000_000;
-/// Room in a turn for so many requests.
+/// Requests per turn at most.
 const TURN: usize = 1_024;
 
-/// Who asks whom, and how patiently.
+/// The plan of the clients.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
-    /// What is spoken.
+    /// Protocol of the requests.
     pub speech: Speech,
-    /// Where the balancer listens for clients.
+    /// Client-side address of the balancer.
     pub target: SocketAddr,
-    /// Clients, each with a socket of its own.
+    /// Number of clients, each with its own socket.
     pub clients: u16,
-    /// Requests a second of all of them; can be changed while it runs.
+    /// Requests per second of all clients at the start; [`Traffic::set_rate`] changes the rate.
     pub rate: f64,
-    /// A request without an answer for so long is lost.
+    /// Time after which an unanswered request is lost.
     pub patience: Duration,
 }
 
-/// What became of the requests. `sent = answered + refused + lost`.
+/// The outcome of the requests. `sent = answered + refused + lost`.
 #[derive(Clone, Debug, Default)]
 pub struct Account {
     /// Requests sent, each once.
     pub sent: u64,
-    /// Requests answered rightly, in time.
+    /// Requests answered correctly and in time.
     pub answered: u64,
-    /// Requests refused: no server, no room.
+    /// Requests refused: no server, or no server below its limit.
     pub refused: u64,
-    /// Requests without an answer in time.
+    /// Requests without a timely answer.
     pub lost: u64,
-    /// Answers that are not the right one to a request of the client that got them.
+    /// Answers other than the correct one to a request of the receiving client.
     pub wrong: u64,
     /// Second answers to a request.
     pub double: u64,
-    /// Answers to requests that had been given up; their requests are among `lost`.
+    /// Answers to requests that count in `lost`.
     pub late: u64,
-    /// Requests that the schedule had and that never left: this process was away for too long.
+    /// Scheduled requests that were not sent because this process was late.
     pub unsent: u64,
-    /// Datagrams for the clients that the kernel dropped before they were read, and theirs that could not be sent.
+    /// Datagrams to the clients that the kernel dropped, and datagrams of the clients that could not be sent.
     pub own_drops: u64,
-    /// When those were sent that were lost or refused.
+    /// Send times of lost and refused requests.
     pub failed_at: Vec<Instant>,
-    /// Half of the answers took at most so long.
+    /// Median latency of the answers.
     pub p50: Duration,
-    /// 99 % of the answers took at most so long.
+    /// 99th percentile of the latency of the answers.
     pub p99: Duration,
-    /// The slowest answer.
+    /// Latency of the slowest answer.
     pub slowest: Duration,
 }
 
-/// What the clients' thread and others tell each other.
+/// State that the clients' thread shares with other threads.
 #[derive(Default)]
 struct Shared {
-    /// Requests a second, as the bits of a float.
+    /// Requests per second, as the bits of a float.
     rate: AtomicU64,
     is_over: AtomicBool,
     sent: AtomicU64,
     answered: AtomicU64,
-    /// Nanoseconds: answers count for `first_answer` whose request was sent after this.
+    /// Nanoseconds: `first_answer` considers requests sent after this time only.
     watch_from: AtomicU64,
-    /// Nanoseconds: when the first of these came; 0 = none yet.
+    /// Nanoseconds: arrival of the first such answer; 0 = none yet.
     first_answer: AtomicU64,
 }
 
-/// Clients at work.
+/// Running clients.
 pub struct Traffic {
     shared: Arc<Shared>,
     clock: Clock,
@@ -96,7 +96,7 @@ pub struct Traffic {
 }
 
 impl Traffic {
-    /// Begins to ask.
+    /// Starts the clients.
     pub fn start(plan: Plan, clock: Clock) -> Result<Traffic> {
         let from = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let options = SocketOptions::default();
@@ -121,7 +121,7 @@ impl Traffic {
         Ok(Traffic { shared, clock, thread: Some(thread), target, patience })
     }
 
-    /// Asks at another rate from now on.
+    /// Changes the rate, in requests per second.
     pub fn set_rate(&self, rate: f64) {
         self.shared.rate.store(rate.to_bits(), Ordering::Relaxed);
     }
@@ -136,14 +136,14 @@ impl Traffic {
         self.shared.answered.load(Ordering::Relaxed)
     }
 
-    /// Waits until so many more are answered than when it was called.
+    /// Waits for this number of further answers.
     pub fn wait_for(&self, more: u64) -> Result<()> {
         let wanted = self.answered() + more;
         let what = format!("{more} more answers from {}", self.target);
         super::wait_until(&what, self.patience * 10, || Ok(self.answered() >= wanted))
     }
 
-    /// Looks from now on for the first answer to a request that is sent after this. Gives the moment.
+    /// Begins to watch for the first answer to a request that is sent from now on. Returns the present time.
     pub fn watch(&self) -> Instant {
         let now = self.clock.now();
         self.shared.first_answer.store(0, Ordering::Relaxed);
@@ -151,14 +151,14 @@ impl Traffic {
         now
     }
 
-    /// How long after [`Traffic::watch`] the first answer to a later request came, once it has come.
+    /// Time from [`Traffic::watch`] to the first answer to a later request; `None` before that answer.
     pub fn first_answer(&self) -> Option<Duration> {
         let first = self.shared.first_answer.load(Ordering::Relaxed);
         let from = Instant::from_nanos(self.shared.watch_from.load(Ordering::Relaxed));
         (first != 0).then(|| Instant::from_nanos(first).since(from))
     }
 
-    /// Sends no more, waits for what is under way, and gives the account.
+    /// Stops sending, waits for requests in flight, and returns the account.
     pub fn end(mut self) -> Result<Account> {
         self.shared.is_over.store(true, Ordering::Relaxed);
         let thread = self.thread.take().expect("ended once");
@@ -172,12 +172,12 @@ impl Drop for Traffic {
     fn drop(&mut self) {
         self.shared.is_over.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
-            let _ = thread.join(); // whatever stopped us is told
+            let _ = thread.join(); // the caller already reports an error
         }
     }
 }
 
-/// What became of a request.
+/// The outcome of a request.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum End {
     Open,
@@ -197,9 +197,9 @@ struct Clients {
     plan: Plan,
     run: u64,
     shared: Arc<Shared>,
-    /// Every request, by its number.
+    /// All requests, by number.
     asked: Vec<Asked>,
-    /// All before this one have ended.
+    /// All requests before this index have ended.
     oldest: usize,
     next_due: Instant,
     is_over: bool,
@@ -210,7 +210,7 @@ struct Clients {
 impl Clients {
     fn new(plan: Plan, shared: Arc<Shared>, now: Instant) -> Clients {
         Clients {
-            // The last bits are the clients'.
+            // The last bits hold the number of the client.
             run: rand::random::<u64>() & !0xffff,
             asked: Vec::with_capacity(1 << 20),
             oldest: 0,
@@ -264,7 +264,7 @@ impl Clients {
             End::Answered | End::Refused => self.account.double += 1,
             End::Lost => {
                 self.account.late += 1;
-                asked.end = end; // another one is a second one
+                asked.end = end; // a further answer counts as a second one
             }
             End::Open => {
                 asked.end = end;
@@ -285,7 +285,7 @@ impl Clients {
         }
     }
 
-    /// All have the same patience, so the oldest is lost first.
+    /// Ends lost requests. All requests have the same time limit, so the oldest is lost first.
     fn expire(&mut self, now: Instant) {
         while let Some(asked) = self.asked.get_mut(self.oldest) {
             if asked.end == End::Open {
@@ -359,7 +359,8 @@ mod tests {
 
     use super::*;
 
-    /// Of ten requests, one each is answered never, twice, with another byte, by a stranger, and at another client.
+    /// Of ten requests, one each is answered: never, twice, with a changed byte, by a stranger, to another
+    /// client.
     #[test]
     fn whatever_is_not_the_one_right_answer_is_seen() {
         let [server, stranger] = [(); 2].map(|()| UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap());
@@ -398,7 +399,7 @@ mod tests {
         traffic.shared.is_over.store(true, Ordering::Relaxed);
         server.set_nonblocking(true).unwrap();
         let account = traffic.end().unwrap();
-        let unserved = account.sent - 200; // those that came after the last answer
+        let unserved = account.sent - 200; // requests after the last answer
         assert_eq!(kinds, [20; 5]);
         assert_eq!((account.double, account.wrong), (20, 60), "{account:?}");
         assert_eq!((account.answered, account.lost), (120, 80 + unserved), "{account:?}");
