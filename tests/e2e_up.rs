@@ -1,5 +1,7 @@
 //! Whole systems: `lbd up`, and the controller with its servers.
 
+#![allow(unsafe_code)] // calls that the standard library does not have
+
 mod common;
 
 use std::net::UdpSocket;

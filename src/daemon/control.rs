@@ -45,6 +45,7 @@ impl Control {
     /// Starts the thread. `clock` is that of the pools' workers.
     pub fn start(clock: Clock) -> io::Result<Control> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
+        #[expect(clippy::disallowed_methods, reason = "one command a change of the configuration")]
         let (words, heard) = unbounded_channel();
         std::thread::Builder::new().name("control".into()).spawn(move || {
             let local = LocalSet::new();

@@ -3,6 +3,8 @@
 //! Encoding and decoding work on byte slices in the kernel's layout (cmsg(3)): a header of length
 //! (size_t), level (int) and type (int), the data, and padding up to the size of a size_t.
 
+#![allow(unsafe_code)] // system calls
+
 use std::mem::size_of;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

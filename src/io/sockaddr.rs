@@ -1,5 +1,7 @@
 //! Socket addresses as the kernel reads and writes them.
 
+#![allow(unsafe_code)] // system calls
+
 use std::mem::size_of;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 

@@ -3,6 +3,8 @@
 //! Each turns -1 and errno into [`io::Result`], and nothing else: what an error means is decided by
 //! the caller.
 
+#![allow(unsafe_code)] // system calls
+
 use std::io;
 use std::mem::{size_of, zeroed};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};

@@ -1,5 +1,7 @@
 //! An allocator that counts the allocations of each thread.
 
+#![allow(unsafe_code)] // calls that the standard library does not have
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 

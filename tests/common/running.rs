@@ -1,5 +1,7 @@
 //! A process of a test: its output is read as it comes, and it ends with the test.
 
+#![allow(unsafe_code)] // calls that the standard library does not have
+
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};

@@ -1,6 +1,8 @@
 //! What only io_uring can be asked: slots that the kernel picks, a ring that belongs to a thread, and its
 //! absence.
 
+#![allow(unsafe_code)] // calls that the standard library does not have
+
 use std::io::{Read, Seek};
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;

@@ -11,6 +11,8 @@
 //! taskset -c 1 target/release/examples/flood --target 127.0.0.1:5300 --base 5301 --servers 2 --pid $!
 //! ```
 
+#![allow(unsafe_code)] // calls that the standard library does not have
+
 use std::io::{self, ErrorKind};
 use std::mem::{size_of, zeroed};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};

@@ -139,7 +139,7 @@ mod tests {
                 std::thread::spawn(move || log.note(Kind::Notice, "", None, "x"))
             })
             .collect();
-        let (tell, told) = std::sync::mpsc::channel();
+        let (tell, told) = std::sync::mpsc::sync_channel(1);
         std::thread::spawn({
             let log = Arc::clone(&log);
             move || {

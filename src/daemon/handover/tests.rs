@@ -292,7 +292,7 @@ fn no_step_waits_for_ever() {
 #[test]
 fn a_peer_that_sends_a_byte_now_and_then_does_not_stretch_the_wait() {
     let (ours, mut theirs) = pair();
-    let (stop, stopped) = std::sync::mpsc::channel::<()>();
+    let (stop, stopped) = std::sync::mpsc::sync_channel::<()>(0);
     let dribble = thread::spawn(move || {
         let bytes = [&preface()[..], &1_000_u32.to_le_bytes(), &[0; 900]].concat();
         for byte in bytes {

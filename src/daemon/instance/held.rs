@@ -1,6 +1,6 @@
 //! Workers that wait between two turns during a takeover.
 
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 /// A word to a worker that waits between two turns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,12 +13,12 @@ pub enum Verdict {
 
 /// Workers that wait between two turns until this says what becomes of them; dropped, they read on.
 #[derive(Default)]
-pub struct PausedWorkers(Vec<Sender<Verdict>>);
+pub struct PausedWorkers(Vec<SyncSender<Verdict>>);
 
 impl PausedWorkers {
     /// The end on which one more worker waits.
     pub fn hold(&mut self) -> Receiver<Verdict> {
-        let (verdict, wait) = channel();
+        let (verdict, wait) = sync_channel(2); // each verdict once
         self.0.push(verdict);
         wait
     }

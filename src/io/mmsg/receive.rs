@@ -1,5 +1,7 @@
 //! One recvmmsg(2) call: the headers it needs, and what came of it.
 
+#![allow(unsafe_code)] // system calls
+
 use std::io;
 use std::mem::zeroed;
 use std::os::fd::BorrowedFd;

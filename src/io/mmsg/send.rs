@@ -1,5 +1,7 @@
 //! Sending by sendmmsg(2): the messages of one socket in one call.
 
+#![allow(unsafe_code)] // system calls
+
 use std::net::UdpSocket;
 use std::os::fd::AsFd;
 

@@ -16,6 +16,8 @@
 //! (REQ_F_NOWAIT, io_uring/net.c). So its completion is there when the call returns; if it ever is not, the
 //! next one waits for it.
 
+#![allow(unsafe_code)] // system calls
+
 use std::collections::VecDeque;
 use std::io;
 use std::mem::zeroed;

@@ -5,6 +5,8 @@
 //! A turn costs one call to wait and receive, and one or a few to send; none at all to wait where the call
 //! that sent through the ring has found something already.
 
+#![allow(unsafe_code)] // system calls
+
 mod deadline;
 mod engine;
 mod message;

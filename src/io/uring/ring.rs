@@ -6,6 +6,8 @@
 //! * The ring starts disabled, so that it belongs to the thread that uses it first, not to the one that makes
 //!   it.
 
+#![allow(unsafe_code)] // system calls
+
 use std::io;
 use std::os::fd::RawFd;
 use std::thread::ThreadId;

@@ -5,6 +5,8 @@
 //! messages for each of several sockets: 16 sockets with a message each, 25 % of the whole echo (`cargo bench
 //! --bench io`). With four messages a socket it loses, and with one socket always.
 
+#![allow(unsafe_code)] // system calls
+
 use std::net::UdpSocket;
 
 use super::super::mmsg::Sendmmsg;
