@@ -487,10 +487,10 @@ fn a_file_that_is_cut_off_is_an_error_wherever_it_is_cut() {
     }
 }
 
-/// Keys of the README's table with their defaults: "`a.b`, `a.c` | 1, 2" is two keys.
-fn readme_defaults() -> std::collections::BTreeMap<String, String> {
-    let readme = include_str!("../../README.md");
-    let rows = readme.lines().filter_map(|line| line.strip_prefix("| `")?.split_once("` | "));
+/// Keys of the tables in docs/CONFIGURATION.md with their defaults: "`a.b`, `a.c` | 1, 2" is two keys.
+fn documented_defaults() -> std::collections::BTreeMap<String, String> {
+    let document = include_str!("../../docs/CONFIGURATION.md");
+    let rows = document.lines().filter_map(|line| line.strip_prefix("| `")?.split_once("` | "));
     let mut defaults = std::collections::BTreeMap::new();
     for (keys, rest) in rows {
         let keys: Vec<&str> = keys.split("`, `").collect();
@@ -503,19 +503,19 @@ fn readme_defaults() -> std::collections::BTreeMap<String, String> {
 }
 
 #[test]
-fn the_readme_lists_every_key_with_its_default() {
-    let readme = readme_defaults();
+fn the_documentation_lists_every_key_with_its_default() {
+    let documented = documented_defaults();
     let keys = schema_keys();
     let is_section = |key: &str| keys.iter().any(|(other, _)| other.starts_with(&format!("{key}.")));
     let mut listed = 0;
-    for (key, value) in keys.iter().filter(|(key, _)| !is_section(key) || readme.contains_key(key)) {
+    for (key, value) in keys.iter().filter(|(key, _)| !is_section(key) || documented.contains_key(key)) {
         // The two sides of an address share its line.
         let name = key.strip_suffix(".client_side").or(key.strip_suffix(".server_side")).unwrap_or(key);
-        let in_readme = readme.get(name).unwrap_or_else(|| panic!("{name} is not in the README"));
+        let written = documented.get(name).unwrap_or_else(|| panic!("docs/CONFIGURATION.md has no {name}"));
         listed += 1;
         if let Some(default) = value.get("default") {
             let default = default.as_str().map_or(default.to_string(), str::to_owned);
-            assert_eq!(*in_readme, default, "{name}");
+            assert_eq!(*written, default, "{name}");
         }
     }
     assert!(listed > 75, "{listed} keys were compared");
