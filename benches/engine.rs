@@ -1,21 +1,45 @@
-//! The balancer's role over a batch, without sockets: what all of its work costs, and which part costs what.
+//! The roles of the balancer over a batch, without sockets: the cost of all their work, and of its parts.
 //! `cargo bench --bench engine`. Times are per request.
+//!
+//! The native pool (`servers_N/batch_N`):
 //!
 //! * `requests`: check, select, patch, cookie, account, collect per destination.
 //! * `replies`: check, cookie, window, counters, estimate, tree, clear, collect.
 //! * `both`: one after the other, as in service; `direct`: requests, and reports instead of replies.
+//!
+//! Datagram pools. A turn has the responses to the last turn's requests, new requests, and timers:
+//!
+//! * `dns`, `datagram`: each request comes from another client; `flows`: up to 400 clients whose flows live.
+//!
+//! `native_limit_1`, `dns_limit_1`, `datagram_limit_1`: every server has one request, and 256 are pending. In
+//! each turn all servers answer, as many requests become pending, and as many leave the queue.
+//!
+//! Work and seeds are the same in each run. To compare two builds, interleave their runs and compare medians
+//! (`median` in `target/criterion/**/new/estimates.json`).
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::measurement::WallTime;
+use criterion::{
+    BenchmarkGroup, BenchmarkId, Criterion, SamplingMode, Throughput, criterion_group, criterion_main,
+};
 use lbd::role::Role;
+use lbd::role::datagram::{Affinity, Speaks};
 use lbd::role::server::Work;
 use lbd::wire::{Frame, Header, Kind, ReplyPath};
 
 #[path = "../tests/common/pipes.rs"]
 #[allow(dead_code)] // it has other users too
 mod pipes;
+#[path = "../tests/common/relayed.rs"]
+#[allow(dead_code)] // it has other users too
+mod relayed;
 use pipes::{End, FORMAT, Pool, client, front};
+use relayed::{ASKED, Relayed, SERVERS, asker};
+
+/// Pending requests between turns, where servers have a limit.
+const PENDING: usize = 256;
 
 /// Sends the same number of requests each turn and takes every answer.
 struct Asker {
@@ -55,7 +79,7 @@ enum Part {
     Both,
 }
 
-/// So many rounds of a batch through client, balancer, servers, balancer; gives the time of the part.
+/// Sends `rounds` batches through client, balancer, servers, balancer; gives the time of the part.
 fn run(pool: &mut Pool, askers: &mut [End<Asker>], part: Part, rounds: u64) -> Duration {
     let mut took = Duration::ZERO;
     for _ in 0..rounds {
@@ -88,15 +112,27 @@ fn run(pool: &mut Pool, askers: &mut [End<Asker>], part: Part, rounds: u64) -> D
     took
 }
 
-fn engine(c: &mut Criterion) {
+/// The time of `requests` requests, from that of the whole rounds of a batch that hold them.
+fn per_batch(requests: u64, batch: usize, run: impl FnOnce(u64) -> Duration) -> Duration {
+    let rounds = requests.div_ceil(batch as u64);
+    run(rounds).mul_f64(requests as f64 / (rounds * batch as u64) as f64)
+}
+
+/// Rows with samples of equal length, so that their median is little affected by whatever else runs.
+fn group<'a>(c: &'a mut Criterion, name: &str) -> BenchmarkGroup<'a, WallTime> {
+    let mut group = c.benchmark_group(format!("engine/{name}"));
+    group.throughput(Throughput::Elements(1)).sampling_mode(SamplingMode::Flat);
+    group
+}
+
+fn native(c: &mut Criterion) {
     for (name, path, part) in [
         ("requests", ReplyPath::Balancer, Part::Requests),
         ("replies", ReplyPath::Balancer, Part::Replies),
         ("both", ReplyPath::Balancer, Part::Both),
         ("direct", ReplyPath::Direct, Part::Both),
     ] {
-        let mut group = c.benchmark_group(format!("engine/{name}"));
-        group.throughput(Throughput::Elements(1));
+        let mut group = group(c, name);
         for servers in [4, 16, 64] {
             for batch in [1, 16, 256] {
                 let mut pool = Pool::new(servers, Work::Echo, path);
@@ -105,20 +141,134 @@ fn engine(c: &mut Criterion) {
                 let asker =
                     |n| End::new(Asker { requests: batch / clients, sequence: 0 }, &[client(n as u16)]);
                 let mut askers: Vec<_> = (0..clients).map(asker).collect();
-                group.bench_function(
-                    BenchmarkId::new(format!("servers_{servers}"), format!("batch_{batch}")),
-                    |b| {
-                        b.iter_custom(|requests| {
-                            let rounds = requests.div_ceil(batch as u64);
-                            let took = run(&mut pool, &mut askers, part, rounds);
-                            took.mul_f64(requests as f64 / (rounds * batch as u64) as f64)
-                        })
-                    },
-                );
+                group.bench_function(id(servers, batch), |b| {
+                    b.iter_custom(|requests| {
+                        per_batch(requests, batch, |rounds| run(&mut pool, &mut askers, part, rounds))
+                    })
+                });
             }
         }
     }
 }
 
-criterion_group!(benches, engine);
+fn id(servers: usize, batch: usize) -> BenchmarkId {
+    BenchmarkId::new(format!("servers_{servers}"), format!("batch_{batch}"))
+}
+
+/// Has each server answer a request and get a pending one, `rounds` times; gives the balancer's time.
+fn run_limited(pool: &mut Pool, asker: &mut End<Asker>, rounds: u64) -> Duration {
+    let mut took = Duration::ZERO;
+    for _ in 0..rounds {
+        pool.now += Duration::from_micros(100);
+        // After the replies of the last round.
+        asker.batch(pool.now);
+        asker.carry_to(&mut pool.balancer);
+        asker.clear();
+        let start = Instant::now();
+        pool.balancer.batch(pool.now);
+        took += start.elapsed();
+        pool.deliver_to_servers();
+        pool.balancer.clear();
+        // Timers, outside of the measurement.
+        pool.balancer.turn(pool.now);
+        pool.deliver_to_servers();
+        pool.balancer.clear();
+        pool.turn_servers();
+        pool.clear_servers();
+    }
+    took
+}
+
+fn native_with_a_limit(c: &mut Criterion) {
+    let mut group = group(c, "native_limit_1");
+    for servers in [4, 16, 64] {
+        let mut pool = Pool::limited(servers, Work::Echo, ReplyPath::Balancer);
+        let mut asker = End::new(Asker { requests: servers + PENDING, sequence: 0 }, &[client(0)]);
+        run_limited(&mut pool, &mut asker, 1);
+        asker.role.requests = servers;
+        group.bench_function(id(servers, servers), |b| {
+            b.iter_custom(|requests| {
+                let waited = || pool.balancer.role.stats().waited.get();
+                let before = waited();
+                let rounds = requests.div_ceil(servers as u64);
+                let took = per_batch(requests, servers, |rounds| run_limited(&mut pool, &mut asker, rounds));
+                let role = &pool.balancer.role;
+                assert_eq!(role.stats().waited.get() - before, rounds * servers as u64);
+                assert_eq!(role.waiting(), PENDING as u64);
+                took
+            })
+        });
+    }
+}
+
+/// Takes turns of a datagram pool with `batch` requests each; gives the time of its role.
+fn run_relayed(pool: &mut Relayed, client: impl Fn(u64) -> SocketAddr, batch: usize, turns: u64) -> Duration {
+    let mut took = Duration::ZERO;
+    for _ in 0..turns {
+        pool.ask(&client, batch);
+        let start = Instant::now();
+        pool.handle();
+        took += start.elapsed();
+        pool.answer();
+    }
+    took
+}
+
+fn datagrams(c: &mut Criterion) {
+    for (name, protocol, affinity) in [
+        ("dns", Speaks::Dns, Affinity::None),
+        ("datagram", Speaks::Datagram, Affinity::None),
+        ("flows", Speaks::Datagram, Affinity::Client),
+    ] {
+        let mut group = group(c, name);
+        for batch in [1, 16, ASKED] {
+            let mut pool = Relayed::new(relayed::settings(protocol, affinity));
+            // Few enough that no flow is idle before its client's next datagram. One datagram in
+            // 20,000 comes from a client without a flow.
+            let clients = (25 * batch as u64).min(400);
+            let client = |n: u64| match affinity {
+                Affinity::None => asker(n),
+                Affinity::Client => asker(n % clients + n / 20_000),
+            };
+            group.bench_function(id(SERVERS.into(), batch), |b| {
+                b.iter_custom(|requests| {
+                    per_batch(requests, batch, |turns| run_relayed(&mut pool, client, batch, turns))
+                })
+            });
+            let stats = pool.relay.stats();
+            assert_eq!((stats.refused.total(), stats.timed_out.get()), (0, 0), "{:?}", stats.refused);
+        }
+    }
+}
+
+fn datagrams_with_a_limit(c: &mut Criterion) {
+    let servers = usize::from(SERVERS);
+    for (name, protocol) in [("dns", Speaks::Dns), ("datagram", Speaks::Datagram)] {
+        let mut group = group(c, &format!("{name}_limit_1"));
+        let mut pool = Relayed::new(relayed::limited(protocol));
+        pool.turn(asker, servers + PENDING);
+        group.bench_function(id(servers, servers), |b| {
+            b.iter_custom(|requests| {
+                let before = pool.relay.stats().waited.get();
+                let took =
+                    per_batch(requests, servers, |turns| run_relayed(&mut pool, asker, servers, turns));
+                let stats = pool.relay.stats();
+                let waited = requests.div_ceil(servers as u64) * servers as u64;
+                assert_eq!(stats.waited.get() - before, waited);
+                assert_eq!(stats.waiting.get(), PENDING as u64);
+                took
+            })
+        });
+    }
+}
+
+criterion_group! {
+    name = benches;
+    config = Criterion::default()
+        .warm_up_time(Duration::from_millis(300))
+        .measurement_time(Duration::from_millis(1_500))
+        .nresamples(20_000)
+        .without_plots();
+    targets = native, native_with_a_limit, datagrams, datagrams_with_a_limit
+}
 criterion_main!(benches);

@@ -1,5 +1,6 @@
-//! After warm-up the roles allocate nothing: a million requests through client, balancer and server, load generator
-//! included, and a million through a datagram pool, under a counting allocator.
+//! After warm-up the roles allocate nothing: a million requests through client, balancer and server, load
+//! generator included, and a million through a datagram pool, under a counting allocator. The same with a
+//! limit of one request per server, so that requests are pending.
 
 #[path = "common/counting.rs"]
 mod counting;
@@ -7,9 +8,9 @@ mod counting;
 #[allow(dead_code)] // it has other users too
 mod pipes;
 #[path = "common/relayed.rs"]
+#[allow(dead_code)] // it has other users too
 mod relayed;
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use lbd::base::rng::Rng;
@@ -17,12 +18,12 @@ use lbd::base::service_time::ServiceTime;
 use lbd::load::{Generator, Ledger, Native, Plan};
 use lbd::pool::select::PolicyKind;
 use lbd::role::client::{ClientRole, Settings};
-use lbd::role::datagram::{self, Affinity, Protocol};
+use lbd::role::datagram::{Affinity, Protocol, Settings as PoolSettings};
 use lbd::role::server::Work;
 use lbd::wire::{Mode, ReplyPath};
 
 use pipes::{End, FORMAT, Pool, client, front};
-use relayed::Relayed;
+use relayed::{ASKED, Relayed, SERVERS, asker};
 
 const REQUESTS: u64 = 1_000_000;
 const WARM_UP: u64 = 20_000;
@@ -47,24 +48,22 @@ fn turn<R: lbd::role::Role>(pool: &mut Pool, asker: &mut End<R>) {
 
 /// Runs until so many requests were answered, and shows that the last million cost no allocation.
 fn run<R: lbd::role::Role>(
-    work: Work,
-    path: ReplyPath,
+    pool: &mut Pool,
     mut asker: End<R>,
     mut ask: impl FnMut(&mut End<R>, lbd::base::time::Instant) -> u64,
 ) {
-    let mut pool = Pool::new(16, work, path);
     let (mut answered, mut before) = (0, None);
     while answered < WARM_UP + REQUESTS {
         if before.is_none() && answered >= WARM_UP {
             before = Some(counting::allocations());
         }
-        turn(&mut pool, &mut asker);
+        turn(pool, &mut asker);
         answered += ask(&mut asker, pool.now);
     }
     assert_eq!(counting::allocations() - before.expect("it was warm"), 0);
 }
 
-fn with_clients(work: Work, path: ReplyPath) {
+fn with_clients(pool: &mut Pool) {
     let settings = Settings {
         format: FORMAT,
         target: front(),
@@ -76,7 +75,7 @@ fn with_clients(work: Work, path: ReplyPath) {
         seed: 3,
     };
     let role = ClientRole::new(settings, lbd::base::time::Instant::from_nanos(1));
-    run(work, path, End::new(role, &[client(0)]), |end, now| {
+    run(pool, End::new(role, &[client(0)]), |end, now| {
         end.turn(now);
         let mut ended = 0;
         while let Some(outcome) = end.role.poll_outcome() {
@@ -90,18 +89,29 @@ fn with_clients(work: Work, path: ReplyPath) {
 
 #[test]
 fn clients_with_echo_servers() {
-    with_clients(Work::Echo, ReplyPath::Balancer);
+    with_clients(&mut Pool::new(16, Work::Echo, ReplyPath::Balancer));
 }
 
 #[test]
 fn clients_with_servers_that_answer_directly() {
-    with_clients(Work::Echo, ReplyPath::Direct);
+    with_clients(&mut Pool::new(16, Work::Echo, ReplyPath::Direct));
 }
 
 #[test]
 fn clients_with_queues_and_service_times() {
     let service = ServiceTime::exponential(Duration::from_micros(500));
-    with_clients(Work::Timed { service, workers: 2 }, ReplyPath::Balancer);
+    with_clients(&mut Pool::new(16, Work::Timed { service, workers: 2 }, ReplyPath::Balancer));
+}
+
+#[test]
+fn clients_whose_requests_are_pending() {
+    let mut pool = Pool::limited(16, Work::Echo, ReplyPath::Balancer);
+    with_clients(&mut pool);
+    // All but those that found the pool empty.
+    let stats = pool.balancer.role.stats();
+    let (waited, all) = (stats.waited.get(), stats.dispatched.get());
+    assert!(waited >= REQUESTS && waited + 16 >= all, "{waited} of {all} requests were pending");
+    assert_eq!((stats.busy_shed.get(), stats.drops.total()), (0, 0), "none was refused");
 }
 
 #[test]
@@ -119,51 +129,74 @@ fn the_load_generator() {
     let protocol = Native::new(FORMAT, 1, &[7; 16], 16, 1_000_000, &mut Rng::new(5));
     let generator = Generator::new(plan, protocol, Ledger::new(WINDOW, Duration::from_secs(1)));
     let mut known = 0;
-    run(Work::Echo, ReplyPath::Balancer, End::new(generator, &[client(0)]), |end, now| {
+    let mut pool = Pool::new(16, Work::Echo, ReplyPath::Balancer);
+    run(&mut pool, End::new(generator, &[client(0)]), |end, now| {
         end.turn(now);
         let answered = end.role.counts().answered;
         answered - std::mem::replace(&mut known, answered)
     });
 }
 
-/// The `n`-th client of a pool.
-fn asker(n: u64) -> SocketAddr {
-    SocketAddr::from(([10, 2, (n >> 14) as u8, (n >> 8) as u8 & 63], 1_024 + n as u16 % 256))
-}
-
-/// Sends until clients have got so many datagrams, and shows that the last million cost no allocation.
-fn relay(protocol: Protocol, affinity: Affinity, client: impl Fn(u64) -> SocketAddr) {
-    // Measured, too, where answers are awaited.
-    let policy = match affinity {
-        Affinity::None => PolicyKind::ShortestDelay,
-        Affinity::Client => PolicyKind::ShortestQueue,
-    };
-    let mut pool = Relayed::new(datagram::Settings { policy, ..relayed::settings(protocol, affinity) });
+/// Takes turns until clients have their responses, and shows that the last million allocate nothing.
+fn relay(settings: PoolSettings, mut turns: impl FnMut(&mut Relayed)) -> Relayed {
+    let mut pool = Relayed::new(settings);
     let mut before = None;
     while pool.relay.stats().delivered.get() < WARM_UP + REQUESTS {
         if before.is_none() && pool.relay.stats().delivered.get() >= WARM_UP {
             before = Some(counting::allocations());
         }
-        pool.busy_turn(&client);
+        turns(&mut pool);
     }
     assert_eq!(counting::allocations() - before.expect("it was warm"), 0);
     let stats = pool.relay.stats();
     assert!(stats.refused.total() * 100 < stats.received.get(), "{:?}", stats.refused);
     assert!(stats.flows_opened.get() == 0 || stats.flows_opened.get() > stats.flows.get(), "flows end too");
+    pool
+}
+
+/// A pool that measures its servers too.
+fn measured(protocol: Protocol) -> PoolSettings {
+    PoolSettings { policy: PolicyKind::ShortestDelay, ..relayed::settings(protocol, Affinity::None) }
 }
 
 #[test]
 fn a_pool_of_dns_servers() {
-    relay(Protocol::Dns, Affinity::None, asker);
+    relay(measured(Protocol::Dns), |pool| pool.busy_turn(asker));
 }
 
 #[test]
 fn a_pool_of_servers_that_are_told_apart_by_port() {
-    relay(Protocol::Datagram, Affinity::None, asker);
+    relay(measured(Protocol::Datagram), |pool| pool.busy_turn(asker));
 }
 
 #[test]
 fn a_pool_with_flows() {
     // Most go on, some end, some begin.
-    relay(Protocol::Datagram, Affinity::Client, |n| asker(n % 400 + n / 20_000));
+    let settings = relayed::settings(Protocol::Datagram, Affinity::Client);
+    relay(settings, |pool| pool.busy_turn(|n| asker(n % 400 + n / 20_000)));
+}
+
+/// Clients ask in bursts, and the next burst comes when no request of the last one is pending.
+fn relay_in_bursts(protocol: Protocol) {
+    let pool = relay(relayed::limited(protocol), |pool| {
+        pool.busy_turn(asker);
+        while pool.relay.stats().waiting.get() > 0 {
+            pool.turn(asker, 0);
+        }
+    });
+    let stats = pool.relay.stats();
+    // Of a burst, each server gets one request at once.
+    let (waited, bursts) = (stats.waited.get(), stats.received.get() / ASKED as u64);
+    assert_eq!(waited, bursts * (ASKED as u64 - u64::from(SERVERS)), "pending requests in {bursts} bursts");
+    assert_eq!((stats.refused.total(), stats.timed_out.get()), (0, 0), "none was refused");
+}
+
+#[test]
+fn a_pool_of_dns_servers_whose_requests_are_pending() {
+    relay_in_bursts(Protocol::Dns);
+}
+
+#[test]
+fn a_pool_of_servers_by_port_whose_requests_are_pending() {
+    relay_in_bursts(Protocol::Datagram);
 }

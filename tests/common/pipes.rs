@@ -1,5 +1,5 @@
-//! Roles joined in memory: what one sends in a turn is what the next one receives, without sockets and without
-//! allocations. For what is measured: the roles alone.
+//! Roles joined in memory: what one sends in a turn is what the next one receives, without sockets and
+//! without allocations. For what is measured: the roles alone.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -7,6 +7,7 @@ use std::time::Duration;
 use lbd::base::batch::{Received, Rx, SocketId, Tx};
 use lbd::base::time::Instant;
 use lbd::pool::health::Rules;
+use lbd::pool::waiting::Limit;
 use lbd::pool::{autoscale, select};
 use lbd::role::Role;
 use lbd::role::native::{self, NativeRole};
@@ -16,6 +17,8 @@ use lbd::wire::{FrameFormat, ReplyPath};
 pub const FORMAT: FrameFormat = FrameFormat { size: 256, tagged: false };
 /// Datagrams of one peer that arrive as one, as UDP_GRO merges them.
 const MERGED: usize = 64;
+/// Pending requests of a pool whose servers have a limit, at most.
+const PENDING_MAX: usize = 1_024;
 
 /// A role, the memory of its turns, and its addresses by socket.
 pub struct End<R> {
@@ -122,7 +125,17 @@ pub struct Pool {
 }
 
 impl Pool {
+    /// Servers without a limit.
     pub fn new(servers: usize, work: Work, reply_path: ReplyPath) -> Pool {
+        Pool::with(servers, work, reply_path, None)
+    }
+
+    /// Servers that have one request each at most: the other requests are pending in the balancer.
+    pub fn limited(servers: usize, work: Work, reply_path: ReplyPath) -> Pool {
+        Pool::with(servers, work, reply_path, Some(Limit::Fixed(1)))
+    }
+
+    fn with(servers: usize, work: Work, reply_path: ReplyPath, max_outstanding: Option<Limit>) -> Pool {
         let now = Instant::from_nanos(5_000_000_000);
         let interval = Duration::from_millis(10);
         let settings = native::Settings {
@@ -137,8 +150,8 @@ impl Pool {
             },
             reply_path,
             servers_max: servers.max(64),
-            max_outstanding: None,
-            waiting_max: 0,
+            max_outstanding,
+            waiting_max: max_outstanding.map_or(0, |_| PENDING_MAX),
             interval,
             controller: addr(55_000),
             scale: autoscale::Policy {
@@ -175,6 +188,7 @@ impl Pool {
         while (0..servers).any(|slot| !pool.balancer.role.tree().is_eligible(select::Slot::new(slot))) {
             pool.now += Duration::from_millis(1);
             pool.turn_servers();
+            pool.clear_servers();
             pool.balancer.turn(pool.now);
             pool.deliver_to_servers();
             pool.balancer.clear();

@@ -1,5 +1,5 @@
-//! A datagram pool in memory, with clients that ask and servers that answer: everything in the same buffers, turn by
-//! turn, without allocations of its own.
+//! A datagram pool in memory, with clients that ask and servers that answer: everything in the same buffers,
+//! turn by turn, without allocations of its own.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -9,16 +9,20 @@ use lbd::base::time::Instant;
 use lbd::pool::desired::DesiredServer;
 use lbd::pool::health::Rules;
 use lbd::pool::select::PolicyKind;
+use lbd::pool::waiting::Limit;
 use lbd::role::Role;
 use lbd::role::datagram::{
     Affinity, Chance, Check, DatagramRole, HealthCheck, Protocol, ProxyProtocol, Settings, Sockets,
     WorkerSockets,
 };
 
-const SERVERS: u16 = 16;
+/// Servers of the pool.
+pub const SERVERS: u16 = 16;
 const PORTS: u16 = 64;
-/// Datagrams that clients send in a turn.
-const ASKED: usize = 128;
+/// Datagrams that clients send in a busy turn.
+pub const ASKED: usize = 128;
+/// Pending requests of a pool whose servers have a limit, at most.
+const PENDING_MAX: usize = 1_024;
 const SLOT_SIZE: usize = 64;
 /// QR, where DNS has it: servers set it, whatever they are asked.
 const QR: u8 = 0x80;
@@ -51,6 +55,17 @@ pub fn settings(protocol: Protocol, affinity: Affinity) -> Settings {
     }
 }
 
+/// Servers that have one request each at most: the other requests are pending in the pool.
+pub fn limited(protocol: Protocol) -> Settings {
+    let max_outstanding = Some(Limit::Fixed(1));
+    Settings { max_outstanding, waiting_max: PENDING_MAX, ..settings(protocol, Affinity::None) }
+}
+
+/// The `n`-th client.
+pub fn asker(n: u64) -> SocketAddr {
+    SocketAddr::from(([10, 2, (n >> 14) as u8, (n >> 8) as u8 & 63], 1_024 + n as u16 % 256))
+}
+
 fn server(n: u16) -> SocketAddr {
     SocketAddr::from(([10, 1, 0, n as u8], 7_000))
 }
@@ -79,20 +94,35 @@ impl Relayed {
         let rx = || Rx::new(4 * ASKED, SLOT_SIZE);
         let tx = Tx::new(16 * ASKED, 1 << 16, 1);
         let mut relayed = Relayed { relay: workers.remove(0), now, turn: 0, rx: rx(), next: rx(), tx };
-        relayed.turn(|_| unreachable!("nobody asks yet"), 0);
+        relayed.turn(|_| unreachable!("no client asks yet"), 0);
         relayed
     }
 
     /// A turn: servers answer all that they got in the last one, and each client on the list asks.
     pub fn turn(&mut self, client: impl Fn(u64) -> SocketAddr, asked: usize) {
+        self.ask(client, asked);
+        self.handle();
+        self.answer();
+    }
+
+    /// The first part of a turn: `asked` clients ask.
+    pub fn ask(&mut self, client: impl Fn(u64) -> SocketAddr, asked: usize) {
         self.turn += 1;
         self.now += Duration::from_micros(50);
         for n in 0..asked as u64 {
             let query = *b"\0\0\x01\0\0\x01\0\0\0\0\0\0\x07example\0\0\x01\0\x01";
             arrive(&mut self.rx, SocketId(0), client(self.turn * asked as u64 + n), &query);
         }
+    }
+
+    /// The second part of a turn, the work of the role: answers, requests and timers.
+    pub fn handle(&mut self) {
         self.relay.on_batch(self.now, &mut self.rx, &mut self.tx);
         self.relay.on_timeout(self.now, &mut self.tx);
+    }
+
+    /// The last part of a turn: servers answer what they got, which arrives in the next turn.
+    pub fn answer(&mut self) {
         for destination in self.tx.destinations() {
             for frame in self.tx.frames(destination).filter(|_| destination.socket != SocketId(0)) {
                 let bytes = self.tx.bytes(&self.rx, frame);
