@@ -14,11 +14,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     // ... or many in flight.
     for i in 0..100 {
-        client.submit(format!("{text} {i}").as_bytes(), lbd::wire::Mode::Idempotent)?;
+        client.submit(format!("{text} {i}").as_bytes(), lbd::client::Mode::Idempotent)?;
     }
     let mut answered = 0;
     while let Some(outcome) = client.poll(Duration::from_secs(3))? {
-        answered += i32::from(outcome.ending == lbd::role::client::Ending::Answered);
+        answered += i32::from(outcome.ending == lbd::client::Ending::Answered);
         if client.in_flight() == 0 {
             break;
         }

@@ -21,8 +21,15 @@ use crate::base::time::{Clock, Instant, earliest};
 use crate::io::socket::{SocketOptions, any_port_towards, bind};
 use crate::io::{BackEnd, DatagramIo, IoChoice, IoOptions};
 use crate::role::Role;
-use crate::role::client::{ClientRole, Ending, Full, Outcome, Settings, Source, Totals};
-use crate::wire::{FrameFormat, Mode, Status};
+use crate::role::client::{ClientRole, Settings};
+use crate::wire::FrameFormat;
+
+#[doc(inline)]
+pub use crate::base::drop_reason::{DropCounters, DropReason};
+#[doc(inline)]
+pub use crate::role::client::{Ending, Full, Outcome, Source, Totals};
+#[doc(inline)]
+pub use crate::wire::{Mode, Status};
 
 /// Why a call has no answer.
 #[derive(Debug, thiserror::Error)]

@@ -1,52 +1,122 @@
-//! `lbd` spreads UDP requests over a pool of servers by **shortest queue**, keeps the pool healthy and the
-//! right size, and shows what it does. Linux only.
+//! `lbd` spreads UDP requests over a pool of servers by **shortest queue**, keeps the pool healthy and the right
+//! size, and shows what it does. Linux only.
 //!
-//! Build a service with [`Server`], use it with [`Client`]; run the balancer with the `lbd` program.
+//! The balancer is the program `lbd`. This library is for the two ends: a [`Server`] that a balancer knows, and
+//! a [`Client`] that sends requests through it.
 //!
-//! Data flows one way: *socket batch in -> check frame -> select server -> rewrite in place -> socket batch out*.
-//! Arrows point the way imports go; nothing points back:
+//! # A service
 //!
-//! ```text
-//! bin -> daemon -> { role, io, config, logging, status, admin }
-//! bin -> admin -> { status, operator, config }
-//! bin -> load -> { role, io, dns, page, daemon::{signals, limits} }
-//! page -> chart
-//! client, server (the public library) -> { role, io }
-//! role -> { wire, select, crew, fleet, roster, estimate, health, remembered, slow_start, delay, operator, retry, scale,
-//!           stats, batch, time, rng, dns, access, aged, proxy_protocol }
-//! io -> { batch, time }
-//! lab -> { role, wire, select, health, scale, service, batch, rng, time, waiting }
-//! handover -> { state_dir, time }
-//! doctor -> { config, io, batch, time }
+//! A server runs a handler on worker threads behind a bounded queue. It registers with the balancer, reports its
+//! queue, and refuses what it has no room for.
+//!
+//! ```no_run
+//! use std::time::Duration;
+//!
+//! let server = lbd::Server::builder("127.0.0.1:54000".parse()?)
+//!     .id(1) // unique in the pool
+//!     .workers(4)
+//!     .start(|request, reply| reply.extend_from_slice(request))?;
+//! assert!(server.wait_until_registered(Duration::from_secs(5)), "no balancer answers");
+//! // To stop: no new requests arrive, the queue is finished, nothing is lost.
+//! println!("{} requests served", server.stop().served);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! * [`role`]s are state machines: no sockets, clocks, threads or random sources of their own.
-//! * [`io`] knows no frames; [`select`] knows no sockets; [`wire`] knows neither.
-//! * `unsafe` lives in `io::{sys, cmsg, sockaddr, sender, mmsg, uring}` only.
+//! # A client
 //!
-//! `docs/ARCHITECTURE.md` has the reasons.
+//! ```no_run
+//! let mut client = lbd::Client::connect("127.0.0.1:54001")?;
+//! match client.call(b"hello") {
+//!     Ok(reply) => println!("{}", String::from_utf8_lossy(&reply)),
+//!     Err(lbd::CallError::Busy) => println!("every server is full; try again later"),
+//!     Err(error) => println!("no answer: {error}"),
+//! }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! Many requests in flight: [`Client::submit`] sends one and returns its number, [`Client::poll`] returns the next
+//! [`Outcome`](client::Outcome).
+//!
+//! ```no_run
+//! use std::time::Duration;
+//! use lbd::client::{Ending, Mode};
+//!
+//! let mut client = lbd::Client::builder().deadline(Duration::from_millis(500)).connect("127.0.0.1:54001")?;
+//! for n in 0..100 {
+//!     client.submit(format!("request {n}").as_bytes(), Mode::Idempotent)?;
+//! }
+//! let mut answered = 0;
+//! while client.in_flight() > 0 {
+//!     let Some(outcome) = client.poll(Duration::from_secs(1))? else { break };
+//!     answered += u32::from(outcome.ending == Ending::Answered);
+//! }
+//! println!("{answered} of 100 answered");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # What is promised
+//!
+//! * Delivery is *at least once* with [`Mode::Idempotent`](client::Mode): the client repeats an unanswered request
+//!   until its deadline. With [`Mode::OneShot`](client::Mode) a request is sent once.
+//! * At most one answer to a request reaches the caller, even if the network doubles datagrams.
+//! * Every request ends exactly once: answered, busy, refused, or lost.
+//!
+//! # Other languages
+//!
+//! [`protocol`] has the constants of the frame. `docs/PROTOCOL.md` in the repository specifies every byte, with test
+//! vectors; `tools/` has a client and a server in Python.
+//!
+//! # Stability
+//!
+//! The items on this page follow semantic versioning. The crate has more modules: they belong to lbd's own programs
+//! and tests, are hidden from this documentation, and change without notice.
 
+// Which module may import which is in docs/ARCHITECTURE.md, "Import order"; tests/tidy.rs holds it against the code.
+#[doc(hidden)]
 pub mod admin;
+#[doc(hidden)]
 pub mod base;
 pub mod client;
+#[doc(hidden)]
 pub mod config;
+#[doc(hidden)]
 pub mod daemon;
+#[doc(hidden)]
 pub mod doctor;
+#[doc(hidden)]
 pub mod io;
+#[doc(hidden)]
 pub mod lab;
+#[doc(hidden)]
 pub mod load;
+#[doc(hidden)]
 pub mod os;
+#[doc(hidden)]
 pub mod pool;
+#[doc(hidden)]
 pub mod report;
+#[doc(hidden)]
 pub mod role;
 pub mod server;
+#[doc(hidden)]
 pub mod supervise;
+#[doc(hidden)]
 pub mod wire;
+
+/// Constants of lbd's frames, for clients and servers in other languages.
+///
+/// All components of a deployment use frames of one size. `docs/PROTOCOL.md` specifies the bytes.
+pub mod protocol {
+    pub use crate::wire::header::{
+        DATAGRAM_MAX, FRAME_SIZE_MAX, FRAME_SIZE_MIN, FRAME_SIZE_MIN_TAGGED, HEADER_LEN, MAGIC, TRAILER_LEN,
+        VERSION, VERSION_MIN,
+    };
+}
+
+pub use client::{CallError, Client, ClientBuilder};
+pub use server::{Server, ServerBuilder};
 
 /// The README's Rust is compiled with the other examples.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
-
-pub use client::Client;
-pub use server::Server;

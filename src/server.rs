@@ -26,8 +26,13 @@ use crate::base::time::Clock;
 use crate::io::socket::{SocketOptions, bind};
 use crate::io::{BackEnd, DatagramIo, IoChoice, IoOptions, Waker};
 use crate::role::Role;
-use crate::role::server::{JobId, ServerRole, Settings, Totals, Work};
+use crate::role::server::{JobId, ServerRole, Settings, Work};
 use crate::wire::{FrameFormat, Status};
+
+#[doc(inline)]
+pub use crate::base::drop_reason::{DropCounters, DropReason};
+#[doc(inline)]
+pub use crate::role::server::Totals;
 
 /// Options of a [`Server`], with sensible defaults.
 #[derive(Clone, Debug)]
