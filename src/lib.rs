@@ -71,36 +71,37 @@
 //! The items on this page follow semantic versioning. The crate has more modules: they belong to lbd's own programs
 //! and tests, are hidden from this documentation, and change without notice.
 
+// Hidden from readers of the documentation only, so that the compiler still asks for the documents of their items.
 // Which module may import which is in docs/ARCHITECTURE.md, "Import order"; tests/tidy.rs holds it against the code.
-#[doc(hidden)]
+#[cfg_attr(doc, doc(hidden))]
 pub mod admin;
-#[doc(hidden)]
+#[cfg_attr(doc, doc(hidden))]
 pub mod base;
 pub mod client;
-#[doc(hidden)]
+#[cfg_attr(doc, doc(hidden))]
 pub mod config;
-#[doc(hidden)]
+#[cfg_attr(doc, doc(hidden))]
 pub mod daemon;
-#[doc(hidden)]
+#[cfg_attr(doc, doc(hidden))]
 pub mod doctor;
-#[doc(hidden)]
+#[cfg_attr(doc, doc(hidden))]
 pub mod io;
-#[doc(hidden)]
+#[cfg_attr(doc, doc(hidden))]
 pub mod lab;
-#[doc(hidden)]
+#[cfg_attr(doc, doc(hidden))]
 pub mod load;
-#[doc(hidden)]
+#[cfg_attr(doc, doc(hidden))]
 pub mod os;
-#[doc(hidden)]
+#[cfg_attr(doc, doc(hidden))]
 pub mod pool;
-#[doc(hidden)]
+#[cfg_attr(doc, doc(hidden))]
 pub mod report;
-#[doc(hidden)]
+#[cfg_attr(doc, doc(hidden))]
 pub mod role;
 pub mod server;
-#[doc(hidden)]
+#[cfg_attr(doc, doc(hidden))]
 pub mod supervise;
-#[doc(hidden)]
+#[cfg_attr(doc, doc(hidden))]
 pub mod wire;
 
 /// Constants of lbd's frames, for clients and servers in other languages.
