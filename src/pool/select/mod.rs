@@ -8,7 +8,7 @@ mod tree;
 
 pub use policy::{Chooser, PolicyKind, UnknownPolicy};
 #[cfg(loom)]
-pub(crate) use tree::FArray;
+pub(crate) use tree::{FArray, Proved};
 pub use tree::{LEN_MAX, LeafState, Reserved, Tree};
 
 /// A place for a server: small, dense, the same in the tree, the fleet, the statistics and on the wire.

@@ -15,7 +15,9 @@ fn pool(slots: usize, servers: usize, cap: u32) -> Tree {
 }
 
 /// What the root must say: the least key, and one of the leaves that have it.
-fn assert_root_is_the_minimum<const F: usize>(tree: &FArray<F>, what: &str) {
+fn assert_root_is_the_minimum<const F: usize, P: Propagation>(tree: &FArray<F, P>, what: &str) {
+    #[cfg(not(any(loom, shuttle)))] // each load is a step of the checkers
+    tree.check_invariants();
     let root = tree.root.load(LOAD);
     let keys: Vec<u64> = (0..tree.slots).map(|leaf| tree.key(leaf, tree.leaf(leaf).load(LOAD))).collect();
     let least = *keys.iter().min().unwrap();
@@ -282,10 +284,39 @@ fn must_fail(what: &str, check: impl FnOnce() + std::panic::UnwindSafe) {
     assert!(outcome.is_err(), "{what}: the check did not see it");
 }
 
+/// Wrong propagations: the checkers must see each of them.
+#[cfg(any(loom, shuttle))]
+mod wrong {
+    use super::*;
+
+    pub struct SingleRefresh;
+    pub struct SkipUnchanged;
+    pub struct NoFence;
+
+    impl Propagation for SingleRefresh {
+        const REFRESHES: u32 = 1;
+        const SKIPS_UNCHANGED: bool = false;
+        const IS_FENCED: bool = true;
+    }
+
+    impl Propagation for SkipUnchanged {
+        const REFRESHES: u32 = 2;
+        const SKIPS_UNCHANGED: bool = true;
+        const IS_FENCED: bool = true;
+    }
+
+    impl Propagation for NoFence {
+        const REFRESHES: u32 = 2;
+        const SKIPS_UNCHANGED: bool = false;
+        const IS_FENCED: bool = false;
+    }
+}
+
 /// Exhaustive, under the C11 memory model: two leaves, one node, two or three threads.
 /// `RUSTFLAGS="--cfg loom" cargo test --profile model --lib loom_`
 #[cfg(loom)]
 mod loom_model {
+    use super::wrong::{NoFence, SingleRefresh, SkipUnchanged};
     use super::*;
     use loom::sync::Arc;
     use loom::thread;
@@ -296,8 +327,8 @@ mod loom_model {
         builder.check(scenario);
     }
 
-    fn two_leaves(lens: [i32; 2], mutation: Option<Mutation>) -> Arc<FArray<2>> {
-        let tree = FArray::with_mutation(2, LEN_MAX, mutation);
+    fn two_leaves<P: Propagation>(lens: [i32; 2]) -> Arc<FArray<2, P>> {
+        let tree = FArray::new(2, LEN_MAX);
         for (i, len) in lens.into_iter().enumerate() {
             tree.set(Slot::new(i), LeafState::Eligible, 1);
             tree.adjust(Slot::new(i), len);
@@ -306,9 +337,9 @@ mod loom_model {
     }
 
     /// Each thread changes leaves; at rest the root must be the minimum.
-    fn changes(lens: [i32; 2], threads: &'static [&'static [(usize, i32)]], mutation: Option<Mutation>) {
-        let tree = two_leaves(lens, mutation);
-        let run = |tree: &FArray<2>, changes: &[(usize, i32)]| {
+    fn changes<P: Propagation + 'static>(lens: [i32; 2], threads: &'static [&'static [(usize, i32)]]) {
+        let tree = two_leaves::<P>(lens);
+        let run = |tree: &FArray<2, P>, changes: &[(usize, i32)]| {
             for &(slot, delta) in changes {
                 tree.adjust(Slot::new(slot), delta);
             }
@@ -332,15 +363,15 @@ mod loom_model {
 
     #[test]
     fn loom_the_root_is_exact_at_rest() {
-        check(3, || changes([0, 0], CROSSING, None));
-        check(3, || changes([2, 7], THERE_AND_BACK, None));
-        check(2, || changes([0, 1], THREE, None));
+        check(3, || changes::<Proved>([0, 0], CROSSING));
+        check(3, || changes::<Proved>([2, 7], THERE_AND_BACK));
+        check(2, || changes::<Proved>([0, 1], THREE));
     }
 
     #[test]
     fn loom_reservations_are_counted_once_each() {
         check(3, || {
-            let tree = two_leaves([0, 0], None);
+            let tree = two_leaves::<Proved>([0, 0]);
             let other = Arc::clone(&tree);
             let handle = thread::spawn(move || other.reserve(&mut Rng::new(1)).unwrap());
             let mine = tree.reserve(&mut Rng::new(2)).unwrap();
@@ -354,7 +385,7 @@ mod loom_model {
     #[test]
     fn loom_a_cap_of_one_is_never_exceeded_and_a_completion_is_never_lost() {
         check(2, || {
-            let tree = Arc::new(FArray::<2>::new(2, 1));
+            let tree = Arc::new(FArray::<2, Proved>::new(2, 1));
             tree.set(Slot::new(0), LeafState::Eligible, 1);
             let taken = tree.reserve(&mut Rng::new(1)).unwrap().slot;
             let other = Arc::clone(&tree);
@@ -368,19 +399,17 @@ mod loom_model {
 
     #[test]
     fn loom_sees_a_single_refresh() {
-        must_fail("single refresh", || check(3, || changes([0, 0], CROSSING, Some(Mutation::SingleRefresh))));
+        must_fail("single refresh", || check(3, || changes::<SingleRefresh>([0, 0], CROSSING)));
     }
 
     #[test]
     fn loom_sees_a_skipped_refresh() {
-        must_fail("skip when unchanged", || {
-            check(3, || changes([2, 7], THERE_AND_BACK, Some(Mutation::SkipUnchanged)))
-        });
+        must_fail("skip when unchanged", || check(3, || changes::<SkipUnchanged>([2, 7], THERE_AND_BACK)));
     }
 
     #[test]
     fn loom_sees_a_missing_fence() {
-        must_fail("no fence", || check(2, || changes([0, 1], THREE, Some(Mutation::NoFence))));
+        must_fail("no fence", || check(2, || changes::<NoFence>([0, 1], THREE)));
     }
 }
 
@@ -388,12 +417,13 @@ mod loom_model {
 /// `RUSTFLAGS="--cfg shuttle" cargo test --profile model --lib shuttle_`
 #[cfg(shuttle)]
 mod shuttle_model {
+    use super::wrong::{SingleRefresh, SkipUnchanged};
     use super::*;
     use shuttle::sync::Arc;
     use shuttle::thread;
 
-    fn traffic(mutation: Option<Mutation>) {
-        let tree = Arc::new(FArray::<8>::with_mutation(16, 3, mutation));
+    fn traffic<P: Propagation + 'static>() {
+        let tree = Arc::new(FArray::<8, P>::new(16, 3));
         for i in 0..3 {
             tree.set(Slot::new(i), LeafState::Eligible, 1);
         }
@@ -417,8 +447,8 @@ mod shuttle_model {
 
     /// Four leaves become the minimum and four threads take that back: nobody comes later who would repair what a lost
     /// race left behind.
-    fn there_and_back(mutation: Option<Mutation>) {
-        let tree = Arc::new(FArray::<8>::with_mutation(16, LEN_MAX, mutation));
+    fn there_and_back<P: Propagation + 'static>() {
+        let tree = Arc::new(FArray::<8, P>::new(16, LEN_MAX));
         for (i, len) in [2, 7, 7, 7, 7].into_iter().enumerate() {
             tree.set(Slot::new(i), LeafState::Eligible, 1);
             tree.adjust(Slot::new(i), len);
@@ -436,23 +466,19 @@ mod shuttle_model {
 
     #[test]
     fn shuttle_eight_threads_leave_nothing_behind() {
-        for scenario in [traffic, there_and_back] {
-            shuttle::check_random(move || scenario(None), 20_000);
-            shuttle::check_pct(move || scenario(None), 20_000, 4);
+        for scenario in [traffic::<Proved>, there_and_back::<Proved>] {
+            shuttle::check_random(scenario, 20_000);
+            shuttle::check_pct(scenario, 20_000, 4);
         }
     }
 
     #[test]
     fn shuttle_sees_a_single_refresh() {
-        must_fail("single refresh", || {
-            shuttle::check_random(|| traffic(Some(Mutation::SingleRefresh)), 20_000)
-        });
+        must_fail("single refresh", || shuttle::check_random(traffic::<SingleRefresh>, 20_000));
     }
 
     #[test]
     fn shuttle_sees_a_skipped_refresh() {
-        must_fail("skip when unchanged", || {
-            shuttle::check_random(|| there_and_back(Some(Mutation::SkipUnchanged)), 20_000)
-        });
+        must_fail("skip when unchanged", || shuttle::check_random(there_and_back::<SkipUnchanged>, 20_000));
     }
 }

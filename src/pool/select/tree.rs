@@ -19,6 +19,7 @@
 //! What [`Tree::reserve`] promises: the chosen leaf was a minimum at some instant inside the call, and its
 //! key was unchanged when it was taken.
 
+use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crossbeam_utils::CachePadded;
@@ -137,46 +138,52 @@ impl<const FAN_OUT: usize> Group<FAN_OUT> {
     }
 }
 
-/// Deliberate mistakes, for tests that must see them.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Mutation {
-    #[cfg_attr(not(test), allow(dead_code))] // the three mistakes are made in tests only
-    SingleRefresh,
-    #[cfg_attr(not(test), allow(dead_code))]
-    SkipUnchanged,
-    #[cfg_attr(not(test), allow(dead_code))]
-    NoFence,
+/// The steps of a propagation. Only those of [`Proved`] are right; a test replaces one and must see the tree fail.
+pub trait Propagation {
+    /// Refreshes of a node at most: the second only if the first lost a race.
+    const REFRESHES: u32;
+    /// Whether a node that seems unchanged is not written.
+    const SKIPS_UNCHANGED: bool;
+    /// Whether a store is ordered before the loads that follow it.
+    const IS_FENCED: bool;
 }
 
-/// The tree as everybody uses it: eight children to a node.
+/// The propagation that the proof at the head of the file is about.
+pub struct Proved;
+
+impl Propagation for Proved {
+    const REFRESHES: u32 = 2;
+    const SKIPS_UNCHANGED: bool = false;
+    const IS_FENCED: bool = true;
+}
+
+/// The selection tree: eight children per node, so that siblings share a cache line.
 pub type Tree = FArray<8>;
 
-/// See the module's text. `FAN_OUT` is smaller in model checks only.
-pub struct FArray<const FAN_OUT: usize> {
+/// A lock-free min-heap over the lengths of the servers' queues. `FAN_OUT` is smaller and `P` is another than
+/// [`Proved`] in model checks only.
+pub struct FArray<const FAN_OUT: usize, P = Proved> {
     /// `levels[0]` are the leaves, grouped; node `i` of level `k` is the minimum of group `i` of level `k - 1`.
     levels: Box<[Box<[Group<FAN_OUT>]>]>,
     root: CachePadded<AtomicU64>,
     slots: usize,
     leaf_by_slot: Box<[u16]>,
     slot_by_leaf: Box<[u16]>,
-    /// Requests of ours at a server from which on it is not chosen. Rarely written; whoever reads an old one has read before a
-    /// change that [`FArray::set_cap`] carries to the root. No checker's: it takes no part in the algorithm.
+    /// Outstanding requests of this balancer at which a server stops being eligible. Rarely written. A reader of an
+    /// old value has read before a change that [`FArray::set_cap`] carries to the root. A plain atomic, no
+    /// checker's: it takes no part in the algorithm.
     cap: AtomicU32,
-    /// By leaf: the part of its length that others have brought about, which the cap does not count. As rarely written, and
-    /// carried to the root in the same way.
+    /// By leaf: the part of the length that other balancers have brought about, which the cap does not count. As
+    /// rarely written, and carried to the root in the same way.
     foreign: Box<[AtomicU32]>,
     /// Leaves that are eligible. As rarely written, and carried to the root in the same way.
     eligible: AtomicU32,
-    mutation: Option<Mutation>,
+    propagation: PhantomData<fn() -> P>,
 }
 
-impl<const FAN_OUT: usize> FArray<FAN_OUT> {
-    /// Room for `slots` servers (1 to 4,096), each chosen only while it has fewer than `cap` requests of ours.
+impl<const FAN_OUT: usize, P: Propagation> FArray<FAN_OUT, P> {
+    /// A tree for 1 to 4,096 slots. A server is eligible only below `cap` outstanding requests of this balancer.
     pub fn new(slots: usize, cap: u32) -> Self {
-        Self::with_mutation(slots, cap, None)
-    }
-
-    pub(super) fn with_mutation(slots: usize, cap: u32, mutation: Option<Mutation>) -> Self {
         assert!((1..=LEAVES_MAX).contains(&slots), "1 to {LEAVES_MAX} servers");
         let mut levels = vec![];
         let mut width = slots;
@@ -202,7 +209,7 @@ impl<const FAN_OUT: usize> FArray<FAN_OUT> {
             cap: AtomicU32::new(cap.min(LEN_MAX)),
             foreign: (0..slots).map(|_| AtomicU32::new(0)).collect(),
             eligible: AtomicU32::new(0),
-            mutation,
+            propagation: PhantomData,
         }
     }
 
@@ -371,6 +378,36 @@ impl<const FAN_OUT: usize> FArray<FAN_OUT> {
         self.key(leaf, self.leaf(leaf).load(LOAD)) <= KEY_MAX
     }
 
+    /// Panics, with the numbers, unless every node is the least of its children and the count of eligible leaves is
+    /// right. Holds at rest only: no other thread may change the tree meanwhile.
+    pub fn check_invariants(&self) {
+        let eligible = (0..self.slots).filter(|&leaf| leaf_state(self.leaf(leaf).load(LOAD)) == ELIGIBLE);
+        let (counted, found) = (self.eligible.load(Ordering::SeqCst) as usize, eligible.count());
+        assert_eq!(counted, found, "the tree counts {counted} eligible leaves and has {found}");
+        for leaf in 0..self.slots {
+            let (len, foreign) = (leaf_len(self.leaf(leaf).load(LOAD)), self.foreign_at(leaf));
+            let slot = self.slot_of(leaf).index();
+            assert!(foreign <= len, "slot {slot}: {foreign} foreign of {len} requests");
+        }
+        for (level, groups) in self.levels.iter().enumerate() {
+            for (index, group) in groups.iter().enumerate() {
+                let children = group.0.iter().enumerate().map(|(child, word)| match level {
+                    0 => self.key(index * FAN_OUT + child, word.load(LOAD)),
+                    _ => node_key(word.load(LOAD)),
+                });
+                let node = match self.levels.get(level + 1) {
+                    Some(above) => &above[index / FAN_OUT].0[index % FAN_OUT],
+                    None => &*self.root,
+                };
+                let (key, least) = (node_key(node.load(LOAD)), children.min().expect("a group has children"));
+                assert_eq!(
+                    key, least,
+                    "node {index} above level {level} has key {key}, its least child {least}"
+                );
+            }
+        }
+    }
+
     fn leaf_of(&self, slot: Slot) -> usize {
         usize::from(self.leaf_by_slot[slot.index()])
     }
@@ -437,9 +474,10 @@ impl<const FAN_OUT: usize> FArray<FAN_OUT> {
                 Some(above) => &above[index / FAN_OUT].0[index % FAN_OUT],
                 None => &*self.root,
             };
-            let refreshed = self.refresh(place, level, index);
-            if !refreshed && self.mutation != Some(Mutation::SingleRefresh) {
-                self.refresh(place, level, index);
+            for _ in 0..P::REFRESHES {
+                if self.refresh(place, level, index) {
+                    break;
+                }
             }
             index /= FAN_OUT;
         }
@@ -450,7 +488,7 @@ impl<const FAN_OUT: usize> FArray<FAN_OUT> {
         let old = place.load(LOAD);
         self.fence();
         let least = if level == 0 { self.least_leaf(index, old) } else { self.least_node(level, index, old) };
-        if self.mutation == Some(Mutation::SkipUnchanged) && least == old & !(u64::MAX << VERSION_SHIFT) {
+        if P::SKIPS_UNCHANGED && least == old & !(u64::MAX << VERSION_SHIFT) {
             return true;
         }
         let version = (old >> VERSION_SHIFT).wrapping_add(1) << VERSION_SHIFT;
@@ -486,7 +524,7 @@ impl<const FAN_OUT: usize> FArray<FAN_OUT> {
     }
 
     fn fence(&self) {
-        if self.mutation != Some(Mutation::NoFence) {
+        if P::IS_FENCED {
             proof_fence();
         }
     }
@@ -506,7 +544,7 @@ fn dealt_leaves(fan_out: usize, slots: usize) -> Vec<u16> {
     subtrees.pop().expect("at least one slot")
 }
 
-impl<const FAN_OUT: usize> std::fmt::Debug for FArray<FAN_OUT> {
+impl<const FAN_OUT: usize, P: Propagation> std::fmt::Debug for FArray<FAN_OUT, P> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let choosable = (0..self.slots).map(Slot::new).filter(|&s| self.is_choosable(s));
         f.debug_map().entries(choosable.map(|s| (s.index(), self.len(s)))).finish()

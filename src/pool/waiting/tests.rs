@@ -275,7 +275,7 @@ fn stress_every_guest_is_served_once() {
 #[cfg(loom)]
 mod loom_model {
     use super::*;
-    use crate::pool::select::FArray;
+    use crate::pool::select::{FArray, Proved};
     use loom::sync::Arc;
 
     struct Binary {
@@ -298,7 +298,7 @@ mod loom_model {
         let mut builder = loom::model::Builder::new();
         builder.preemption_bound = Some(3);
         builder.check(move || {
-            let tree = Arc::new(FArray::<2>::new(1, 1));
+            let tree = Arc::new(FArray::<2, Proved>::new(1, 1));
             tree.set(Slot::new(0), LeafState::Eligible, 1);
             let busy = tree.reserve(&mut Rng::new(1)).unwrap().slot;
             let room = Arc::new(Room { has_fence, ..furnished(1) });
