@@ -14,8 +14,9 @@ use crate::base::time::Instant;
 use crate::daemon::handover::{SocketKind, SocketSet};
 use crate::io::socket::{SocketOptions, bind};
 use crate::io::{DatagramIo, IoCounters, IoOptions};
+use crate::pool::event::Event;
 use crate::pool::health::State;
-use crate::role::datagram::{DatagramRole, Event, ProxyProtocol, Sockets, WorkerSockets};
+use crate::role::datagram::{DatagramRole, ProxyProtocol, Sockets, WorkerSockets};
 
 /// Which sockets a pool needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -213,7 +214,7 @@ fn tell(pool: &str, event: &Event, events: &EventLog) {
             info!(pool, server = id, %addr, "joined");
             note(Kind::Server, Some(*id), format!("server {id} at {addr} joined"));
         }
-        Event::State { id, addr, state, why } => {
+        Event::State { id, addr, state, reason: why } => {
             match state {
                 State::Suspect | State::Down | State::Held => {
                     warn!(pool, server = id, %addr, state = state.name(), %why, "state");
@@ -222,7 +223,7 @@ fn tell(pool: &str, event: &Event, events: &EventLog) {
             }
             note(Kind::Server, Some(*id), format!("server {id} at {addr} is {}: {why}", state.name()));
         }
-        Event::Left { id, addr } => {
+        Event::Left { id, addr, .. } => {
             info!(pool, server = id, %addr, "left");
             note(Kind::Server, Some(*id), format!("server {id} at {addr} left"));
         }
@@ -234,6 +235,11 @@ fn tell(pool: &str, event: &Event, events: &EventLog) {
             warn!(pool, %addr, "this machine has no address of this server's family");
             note(Kind::Notice, None, format!("no address of {addr}'s family on this machine"));
         }
+        Event::Stalled(gap) => {
+            warn!(pool, ?gap, "this process was away: no verdicts about that time");
+            note(Kind::Notice, None, format!("this process was away for {gap:?}"));
+        }
+        Event::Scale { .. } | Event::Controller(_) => unreachable!("of the native pool"),
         Event::FailOpen(true) => {
             warn!(pool, "too many servers are down or held: using all of them");
             note(Kind::Notice, None, "too many servers are down or held: using all of them".to_owned());

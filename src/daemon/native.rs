@@ -8,8 +8,9 @@ use super::worker::Balancing;
 use crate::admin::status::{EventLog, Kind};
 use crate::base::time::Instant;
 use crate::io::{DatagramIo, IoCounters};
+use crate::pool::event::Event;
 use crate::pool::health::State;
-use crate::role::native::{Event, FRONT, NativeRole};
+use crate::role::native::{FRONT, NativeRole};
 
 /// The pool's name in figures and orders.
 pub const NAME: &str = "native";
@@ -77,7 +78,7 @@ fn tell(event: &Event, events: &EventLog) {
             info!(server = id, %addr, "joined");
             note(Kind::Server, Some(*id), format!("server {id} joined from {addr}"));
         }
-        Event::State { id, state, why } => {
+        Event::State { id, state, reason: why, .. } => {
             match state {
                 State::Suspect | State::Down | State::Held => {
                     warn!(server = id, state = state.name(), %why, "state");
@@ -94,7 +95,7 @@ fn tell(event: &Event, events: &EventLog) {
             info!("enough servers are up again: using those only");
             note(Kind::Notice, None, "enough servers are up again: using those only".to_owned());
         }
-        Event::Left { id, why } => {
+        Event::Left { id, reason: why, .. } => {
             info!(server = id, why, "left");
             note(Kind::Server, Some(*id), format!("server {id} left: {why}"));
         }
@@ -106,9 +107,10 @@ fn tell(event: &Event, events: &EventLog) {
             warn!("{text}");
             note(Kind::Notice, None, text.clone());
         }
-        Event::Paused(gap) => {
+        Event::Stalled(gap) => {
             warn!(?gap, "this process was away: no verdicts about that time");
             note(Kind::Notice, None, format!("this process was away for {gap:?}"));
         }
+        Event::NoRoom { .. } | Event::NoPort { .. } => unreachable!("of datagram pools"),
     }
 }

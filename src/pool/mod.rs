@@ -5,6 +5,7 @@ pub mod autoscale;
 pub mod concurrency;
 pub mod departed;
 pub mod desired;
+pub mod event;
 pub mod health;
 pub mod members;
 pub mod order;

@@ -185,7 +185,7 @@ fn when_too_many_are_down_all_are_used_and_it_is_told() {
                 .events
                 .iter()
                 .filter_map(|(_, event)| match event {
-                    lbd::role::native::Event::FailOpen(on) => Some(*on),
+                    lbd::pool::event::Event::FailOpen(on) => Some(*on),
                     _ => None,
                 })
                 .collect();

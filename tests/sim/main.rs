@@ -15,10 +15,10 @@ use lbd::base::drop_reason::DropReason;
 use lbd::base::rng::Rng;
 use lbd::base::service_time::ServiceTime;
 use lbd::io::Faults;
+use lbd::pool::event::Event;
 use lbd::pool::select::PolicyKind;
 use lbd::pool::waiting::Limit;
 use lbd::role::client::Ending;
-use lbd::role::native::Event;
 use lbd::wire::ReplyPath;
 use world::*;
 

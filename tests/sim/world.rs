@@ -10,6 +10,7 @@ use lbd::base::service_time::ServiceTime;
 use lbd::base::time::{Instant, earliest};
 use lbd::io::{DatagramIo, Faults, IoOptions, SimIo, SimNet};
 use lbd::pool::autoscale;
+use lbd::pool::event::Event;
 use lbd::pool::health::Rules;
 use lbd::pool::select::{PolicyKind, Slot};
 use lbd::pool::stats::{Counter, PoolStats};
@@ -122,7 +123,7 @@ pub struct World {
     pub service: Option<ServiceTime>,
     pub scale: autoscale::Policy,
     /// (virtual milliseconds, event) of the balancer.
-    pub events: Vec<(u64, native::Event)>,
+    pub events: Vec<(u64, Event)>,
     pub tells: Vec<String>,
     incarnations: u64,
 }

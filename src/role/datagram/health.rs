@@ -12,7 +12,6 @@
 //! Where servers are not checked, a suspect gets a request now and then to prove itself on, at growing intervals (of
 //! DNS, a copy of one). Where they do not answer either (`replies: 0`), no news is good news.
 
-use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -22,7 +21,7 @@ use super::checks::{Asked, Checker};
 use super::forward::Forwarder;
 use super::handover::{Known, KnownServer};
 use super::members::Member;
-use super::settings::{Check, Event, HealthCheck, Protocol, Settings};
+use super::settings::{Check, HealthCheck, Protocol, Settings};
 use super::shared::{Noticed, Shared};
 use crate::base::batch::{SocketId, Tx};
 use crate::base::drop_reason::DropReason;
@@ -30,6 +29,7 @@ use crate::base::time::Instant;
 use crate::pool::concurrency::AdaptiveLimit;
 use crate::pool::departed::{Departed, PastRecord};
 use crate::pool::desired::DesiredServer;
+use crate::pool::event::{Event, EventQueue};
 use crate::pool::health::leaf_of;
 use crate::pool::health::{self, Census, Health, Limits, Rules, State};
 use crate::pool::order::{AdminMode, AdminState, Order, Refused};
@@ -38,8 +38,6 @@ use crate::pool::slow_start::{self, SlowStart};
 use crate::pool::slowness;
 use crate::pool::slowness::Slowness;
 
-/// Events that nobody has fetched yet are bounded; the oldest go first.
-const EVENTS_MAX: usize = 256;
 /// The longest time between two requests that a suspect may prove itself on.
 const TRIAL_PAUSE_MAX: Duration = Duration::from_secs(60);
 /// A suspect is checked so many times as often.
@@ -108,7 +106,7 @@ pub(super) struct Primary {
     limits: Limits,
     settings: HealthCheck,
     is_one_way: bool,
-    events: VecDeque<Event>,
+    events: EventQueue,
     fails_open: bool,
     slow_start: SlowStart,
     /// The limit, where it is to be found.
@@ -134,7 +132,7 @@ impl Primary {
             limits: limits_of(health),
             settings: health.clone(),
             is_one_way: settings.replies == Some(0),
-            events: VecDeque::with_capacity(EVENTS_MAX),
+            events: EventQueue::default(),
             fails_open: false,
             slow_start: SlowStart::default(),
             delays,
@@ -164,20 +162,13 @@ impl Primary {
     }
 
     pub fn poll_event(&mut self) -> Option<Event> {
-        self.events.pop_front()
+        self.events.pop()
     }
 
     /// How often the server of a slot has failed of late.
     #[cfg(test)]
     pub fn failures(&self, slot: Slot) -> u32 {
         self.servers[slot.index()].as_ref().map_or(0, |server| server.health.record().failures())
-    }
-
-    fn tell(&mut self, event: Event) {
-        if self.events.len() == EVENTS_MAX {
-            self.events.pop_front();
-        }
-        self.events.push_back(event);
     }
 
     /// When there is something to do without a datagram.
@@ -361,12 +352,12 @@ impl Primary {
             _ => {}
         }
         let (id, addr) = (server.id, server.addr);
-        let why = match state {
+        let reason = match state {
             State::Held => server.health.record().to_string().into(),
             _ => why.into(),
         };
         self.come_up(now, slot);
-        self.tell(Event::State { id, addr, state, why });
+        self.events.push(Event::State { id, addr, state, reason });
         self.publish(core, now);
     }
 
@@ -404,7 +395,7 @@ impl Primary {
                 continue;
             }
             if core.ports_to(wanted.addr).is_empty() {
-                self.tell(Event::NoPort { addr: wanted.addr });
+                self.events.push(Event::NoPort { addr: wanted.addr });
                 continue;
             }
             let Some(slot) = self.slot_for(now, wanted.addr) else {
@@ -413,7 +404,7 @@ impl Primary {
                 if self.servers.iter().any(will_be_free) {
                     has_to_wait = true;
                 } else {
-                    self.tell(Event::NoRoom { addr: wanted.addr });
+                    self.events.push(Event::NoRoom { addr: wanted.addr });
                 }
                 continue;
             };
@@ -436,7 +427,7 @@ impl Primary {
                 slow_since: None,
             });
             self.come_up(now, Slot::new(slot));
-            self.tell(Event::Joined { id: wanted.id, addr: wanted.addr });
+            self.events.push(Event::Joined { id: wanted.id, addr: wanted.addr });
         }
         if has_to_wait {
             core.shared.want_still(wanted);
@@ -510,7 +501,7 @@ impl Primary {
                 (server.next_check, server.up_since) = (now, now);
                 let (id, addr) = (server.id, server.addr);
                 self.come_up(now, slot);
-                self.tell(Event::State { id, addr, state, why: ASKED.into() });
+                self.events.push(Event::State { id, addr, state, reason: ASKED.into() });
                 self.publish(core, now);
                 return Ok(());
             }
@@ -535,7 +526,7 @@ impl Primary {
         if let Some(server) = self.servers[slot.index()].take() {
             self.left[slot.index()] = Some(Left { addr: server.addr, until: now + self.rest });
             self.remembered.keep(server.addr, server.kept());
-            self.tell(Event::Left { id: server.id, addr: server.addr });
+            self.events.push(Event::Left { id: server.id, addr: server.addr, reason: NOT_DESIRED });
             self.publish(core, now);
         }
     }
@@ -584,11 +575,13 @@ impl Primary {
         core.refresh();
         if fails_open != self.fails_open {
             self.fails_open = fails_open;
-            self.tell(Event::FailOpen(fails_open));
+            self.events.push(Event::FailOpen(fails_open));
         }
     }
 }
 
+/// Why a server leaves.
+const NOT_DESIRED: &str = "no longer desired";
 /// Why a server's state changes when an operator says so.
 const ASKED: &str = "an operator asked for it";
 

@@ -50,15 +50,14 @@ use crate::base::batch::{Received, Rx, Tx};
 use crate::base::drop_reason::DropReason;
 use crate::base::rng::Rng;
 use crate::base::time::{Instant, earliest};
+use crate::pool::event::Event;
 use crate::pool::order::{Order, Refused};
 use crate::pool::stats::DatagramStats;
 use crate::role::Role;
 
 pub use self::handover::{Flow, Known};
 pub use self::members::Member;
-pub use self::settings::{
-    Affinity, Chance, Check, Event, HealthCheck, Protocol, ProxyProtocol, Settings, Sockets,
-};
+pub use self::settings::{Affinity, Chance, Check, HealthCheck, Protocol, ProxyProtocol, Settings, Sockets};
 pub use self::shared::Shared;
 
 /// How datagrams are matched with what comes back.

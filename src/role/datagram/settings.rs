@@ -1,13 +1,11 @@
 //! What a pool is made from, and what it tells.
 
-use std::borrow::Cow;
-use std::net::SocketAddr;
 use std::ops::Range;
 use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::pool::health::{Rules, State};
+use crate::pool::health::Rules;
 use crate::pool::select::PolicyKind;
 use crate::pool::waiting::Limit;
 
@@ -180,46 +178,4 @@ pub struct Chance {
     pub secret: [u8; 16],
     /// Seed of what is random but no secret.
     pub seed: u64,
-}
-
-/// Something that an operator wants to read about.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Event {
-    /// A server was added.
-    Joined {
-        /// Its id.
-        id: u32,
-        /// Its address.
-        addr: SocketAddr,
-    },
-    /// A server's state changed.
-    State {
-        /// Its id.
-        id: u32,
-        /// Its address.
-        addr: SocketAddr,
-        /// What it is now.
-        state: State,
-        /// Why.
-        why: Cow<'static, str>,
-    },
-    /// A server was taken out.
-    Left {
-        /// Its id.
-        id: u32,
-        /// Its address.
-        addr: SocketAddr,
-    },
-    /// A server that is wanted has no room: `servers_max`.
-    NoRoom {
-        /// Its address.
-        addr: SocketAddr,
-    },
-    /// A server that is wanted has an address of a family that the pool has no ports for.
-    NoPort {
-        /// Its address.
-        addr: SocketAddr,
-    },
-    /// More servers are down or held than the pool may do without: traffic goes to all, or no longer.
-    FailOpen(bool),
 }

@@ -29,8 +29,6 @@ mod shared;
 mod upkeep;
 mod waiting;
 
-use std::borrow::Cow;
-use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -43,6 +41,7 @@ use crate::base::rng::Rng;
 use crate::base::time::{Instant, earliest};
 use crate::pool::autoscale::{self, Scaler};
 use crate::pool::concurrency::AdaptiveLimit;
+use crate::pool::event::{Event, EventQueue};
 use crate::pool::health::leaf_of;
 use crate::pool::health::{self, Census, Rules, State};
 use crate::pool::members::{Member, View};
@@ -118,49 +117,6 @@ impl Settings {
     }
 }
 
-/// Something that an operator wants to read about.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Event {
-    /// A server registered.
-    Joined {
-        /// Its id.
-        id: u32,
-        /// Its address.
-        addr: SocketAddr,
-    },
-    /// A server's state changed.
-    State {
-        /// Its id.
-        id: u32,
-        /// What it is now.
-        state: State,
-        /// Why.
-        why: Cow<'static, str>,
-    },
-    /// More servers are down or held than the pool may do without: traffic goes to all, or no longer.
-    FailOpen(bool),
-    /// A server has left its slot.
-    Left {
-        /// Its id.
-        id: u32,
-        /// Why.
-        why: &'static str,
-    },
-    /// More or fewer servers are asked for.
-    Scale {
-        /// What is asked for, and why, in words.
-        what: String,
-        /// The load that led to it.
-        load: f64,
-        /// Servers that take traffic.
-        up: u32,
-    },
-    /// The controller answered, or is silent.
-    Controller(String),
-    /// This process was itself away for so long; no verdicts are based on that time.
-    Paused(Duration),
-}
-
 /// One worker's traffic with one slot.
 #[derive(Debug)]
 struct Lane {
@@ -204,7 +160,7 @@ struct Primary {
     registry: Registry,
     scaler: Scaler,
     orders: Orders,
-    events: VecDeque<Event>,
+    events: EventQueue,
     /// Whether traffic goes to all servers, since too many are down or held.
     fails_open: bool,
     slow_start: SlowStart,
@@ -214,13 +170,6 @@ struct Primary {
 }
 
 impl Primary {
-    fn tell(&mut self, event: Event) {
-        if self.events.len() == EVENTS_MAX {
-            self.events.pop_front();
-        }
-        self.events.push_back(event);
-    }
-
     /// Writes what the state of a server means into the tree.
     fn write_leaf(&mut self, now: Instant, slot: Slot, tree: &Tree) {
         let span = self.registry.rules().slow_start;
@@ -265,8 +214,6 @@ pub struct NativeRole {
     has_more: bool,
 }
 
-/// Events that nobody has fetched yet are bounded; the oldest go first.
-const EVENTS_MAX: usize = 256;
 /// Timers are looked at so many times an interval: how late a silent or lost thing is noticed.
 const TICKS_PER_INTERVAL: u32 = 4;
 /// Why a server's state changes when an operator says so.
@@ -295,7 +242,7 @@ impl NativeRole {
                 registry: Registry::new(slots, settings.health),
                 scaler: Scaler::new(settings.scale),
                 orders: Orders::new(shared.instance, rng.next_u64()),
-                events: VecDeque::with_capacity(EVENTS_MAX),
+                events: EventQueue::default(),
                 fails_open: false,
                 slow_start: SlowStart::default(),
                 auto: AdaptiveLimit::of(now, settings.max_outstanding),
@@ -328,7 +275,7 @@ impl NativeRole {
 
     /// The oldest event that was not fetched yet.
     pub fn poll_event(&mut self) -> Option<Event> {
-        self.primary.as_mut()?.events.pop_front()
+        self.primary.as_mut()?.events.pop()
     }
 
     /// Carries out what an operator asks of the server with this id. Only the primary can.
@@ -489,7 +436,7 @@ impl NativeRole {
         let fails_open = census.fails_open(primary.registry.rules().down_max);
         let usable = census.up + census.suspect + census.held + if fails_open { census.down } else { 0 };
         if std::mem::replace(&mut primary.fails_open, fails_open) != fails_open {
-            primary.tell(Event::FailOpen(fails_open));
+            primary.events.push(Event::FailOpen(fails_open));
             for index in 0..primary.registry.slot_count() {
                 primary.write_leaf(now, Slot::new(index), &self.shared.tree);
             }

@@ -99,7 +99,7 @@ impl NativeRole {
         };
         if is_new {
             let what = primary.scaler.outlook().why.to_string();
-            primary.tell(Event::Scale { what, load, up });
+            primary.events.push(Event::Scale { what, load, up });
         }
     }
 
@@ -123,7 +123,7 @@ impl NativeRole {
         let attempt = order.attempt.saturating_add(1);
         orders.open = Some(Order { attempt, due: now + pause.min(REPEAT_MAX), ..order });
         if attempt == TELL_AFTER && !std::mem::replace(&mut orders.silent, true) {
-            primary.tell(Event::Controller(format!(
+            primary.events.push(Event::Controller(format!(
                 "no answer from the controller at {to}: working on without"
             )));
         }
@@ -191,7 +191,7 @@ impl Primary {
         }
         if status != Status::Ok {
             let target = order.target;
-            self.tell(Event::Controller(format!("refused {:?} {target}: {status:?}", order.op)));
+            self.events.push(Event::Controller(format!("refused {:?} {target}: {status:?}", order.op)));
         }
         if order.op == RequestOp::Shrink {
             self.stop_next(now, order.load, order.up);

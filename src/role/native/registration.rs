@@ -50,7 +50,7 @@ impl NativeRole {
             Admission::Full => return Err(DropReason::SlotsFull),
             Admission::Known(slot) => slot,
             Admission::New { slot, replaced_foreign } => {
-                primary.tell(Event::Joined { id, addr: peer });
+                primary.events.push(Event::Joined { id, addr: peer });
                 self.shared.tree.adjust_foreign(slot, -(replaced_foreign as i32));
                 let stats = &self.stats.servers[slot.index()];
                 stats.id_plus_one.set(u64::from(id) + 1);

@@ -20,7 +20,7 @@ impl NativeRole {
                     server.health.forgive(now);
                 }
             }
-            primary.tell(Event::Paused(gap));
+            primary.events.push(Event::Stalled(gap));
         }
     }
 
@@ -118,16 +118,16 @@ impl NativeRole {
         let Some(primary) = &mut self.primary else { return };
         let span = primary.registry.rules().slow_start;
         let Some(server) = primary.registry.get_mut(slot) else { return };
-        let (id, limits) = (server.id, server.limits);
+        let (id, addr, limits) = (server.id, server.addr, server.limits);
         if let Some(state) = server.health.on_event(now, event, &limits) {
             if state == State::Up && server.health.record().up_since() == now {
                 server.slow_since = primary.slow_start.begin(now, span);
             }
-            let why = match state {
+            let reason = match state {
                 State::Held => server.health.record().to_string().into(),
                 _ => why.into(),
             };
-            primary.tell(Event::State { id, state, why });
+            primary.events.push(Event::State { id, addr, state, reason });
             let stats = &self.stats.servers[slot.index()];
             stats.state.set(state as u64);
             stats.since.set(now.as_nanos());
@@ -166,7 +166,7 @@ impl NativeRole {
     pub(super) fn remove(&mut self, now: Instant, slot: Slot, why: &'static str) {
         let Some(primary) = &mut self.primary else { return };
         let Some(server) = primary.registry.remove(slot) else { return };
-        primary.tell(Event::Left { id: server.id, why });
+        primary.events.push(Event::Left { id: server.id, addr: server.addr, reason: why });
         self.shared.tree.adjust_foreign(slot, -(server.foreign as i32));
         self.set_leaf(now, slot);
         let stats = &self.stats.servers[slot.index()];

@@ -199,7 +199,7 @@ fn who_is_held_is_used_when_nobody_better_is_left_and_is_up_again_in_the_end() {
         (0..10).for_each(|_| world.step(true));
         assert_eq!(world.touched() - before, 10, "there is nobody else: {settings:?}");
         let why: Vec<_> = std::iter::from_fn(|| world.pool.workers[0].poll_event())
-            .filter_map(|event| if let Event::State { why, .. } = event { Some(why) } else { None })
+            .filter_map(|event| if let Event::State { reason, .. } = event { Some(reason) } else { None })
             .collect();
         let hold = if is_watched { 64 } else { 300 };
         assert!(why.iter().any(|why| *why == format!("failed 3 times, held for {hold} s")), "{why:?}");

@@ -90,7 +90,7 @@ fn a_pause_between_the_two_is_nobodys_silence() {
     let later = NOW + Duration::from_secs(2);
     let mut new = successor_with(&part, settings(), later).unwrap();
     new.balancer.on_timeout(later, &mut Tx::new(16, 4096, 1));
-    assert_eq!(new.balancer.poll_event(), Some(Event::Paused(later.since(NOW))));
+    assert_eq!(new.balancer.poll_event(), Some(Event::Stalled(later.since(NOW))));
     let (_, server) = new.balancer.registry().unwrap().iter().next().unwrap();
     assert_eq!(server.health.state(), State::Up);
 }
