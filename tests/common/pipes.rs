@@ -140,7 +140,7 @@ impl Pool {
             max_outstanding: None,
             waiting_max: 0,
             interval,
-            controller: addr(55_000),
+            controller: Some(addr(55_000)),
             scale: autoscale::Policy {
                 threshold: 1e9,
                 grow_after: Duration::from_secs(1),
