@@ -125,7 +125,7 @@ fn what_is_native_is_refused_where_there_are_pools_only() {
     for subcommand in ["up", "controller", "server", "client"] {
         let finished = site.start_bare(&[subcommand, "--config", "pools.json"]).finish();
         let expected = format!(
-            "lbd: pools.json: the configuration has pools only; add a native section such as \"load_balancer\": {{}} \
+            "lbd: pools.json: the configuration has datagram pools only; add a native section such as \"load_balancer\": {{}} \
              to run lbd {subcommand}{}",
             if subcommand == "controller" { ", or \"run\" to a pool" } else { "" }
         );

@@ -56,7 +56,7 @@ impl TestBalancer {
             max_outstanding: None,
             waiting_max: 0,
             interval: Duration::from_millis(10),
-            controller: "127.0.0.1:9".parse().unwrap(),
+            controller: Some("127.0.0.1:9".parse().unwrap()),
             scale: autoscale::Policy {
                 threshold: 1e9,
                 grow_after: Duration::from_secs(1),

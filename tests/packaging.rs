@@ -119,7 +119,7 @@ fn a_folder_for_pages_that_cannot_be_made_is_named() {
 #[test]
 fn the_shipped_configuration_is_valid_and_at_home_where_the_units_say() {
     let config = Config::load(&project(SHIPPED_CONFIG)).unwrap();
-    assert!(config.runs_native && config.balancer_for_clients().ip().is_loopback());
+    assert!(config.native().unwrap().balancer_for_clients().ip().is_loopback());
     for unit in units() {
         let text = read(&unit);
         assert!(text.contains(&format!(
@@ -292,7 +292,7 @@ fn what_the_image_copies_is_there_and_is_not_left_out() {
     }
     assert!(dockerfile.contains("EXPOSE 54001/udp 55080/tcp\n"));
     let config = Config::load(&project(SHIPPED_CONFIG)).unwrap();
-    assert_eq!(config.balancer_for_clients().port(), 54001);
+    assert_eq!(config.native().unwrap().balancer_for_clients().port(), 54001);
     assert_eq!(config.admin.listen.unwrap().port(), 55080);
     assert!(dockerfile.contains(&format!("-m 0700 {}", config.state_dir.display())));
     assert!(dockerfile.contains(&config.logs.dir.display().to_string()));

@@ -80,9 +80,9 @@ mod tests {
             "servers": ["127.0.0.1:5301", "127.0.0.1:5302"], "policy": "round_robin",
             "replies": 3, "timeout": 1000}]}"#;
         let from_file = Config::parse(file, None).unwrap();
-        assert_eq!(config.datagram_pools, from_file.datagram_pools);
-        assert!(!config.runs_native && config.source.is_none());
-        let pool = &config.datagram_pools[0];
+        assert_eq!(config.pools, from_file.pools);
+        assert!(config.native().is_none() && config.source.is_none());
+        let pool = config.datagram_pools().next().unwrap();
         let settings = &pool.settings;
         assert_eq!((settings.protocol, settings.affinity), (Protocol::Datagram, Affinity::Client));
         assert_eq!((settings.policy, settings.timeout), (PolicyKind::RoundRobin, Duration::from_secs(1)));

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::pools::{Affinity, Check, DatagramPool, PoolServer, Protocol, ProxyProtocol};
 use super::target::Target;
-use super::{Config, PoolRun, Run, probe};
+use super::{Clients, Config, NativePool, NativeRun, Pool, PoolRun, Run, probe};
 use crate::pool::autoscale::Policy;
 use crate::pool::health::Rules;
 use crate::pool::waiting::Limit;
@@ -20,11 +20,11 @@ pub fn describe(config: &Config) -> String {
     let source =
         config.source.as_ref().map_or("built-in defaults".to_owned(), |path| path.display().to_string());
     plan.line("config", format!("{source}: valid"));
-    if config.runs_native {
-        native(config, &mut plan);
-    }
-    for pool in &config.datagram_pools {
-        datagram_pool(pool, &mut plan);
+    for pool in &config.pools {
+        match pool {
+            Pool::Native(pool) => native(pool, &config.client, &mut plan),
+            Pool::Datagram(pool) => datagram_pool(pool, &mut plan),
+        }
     }
     let format = if config.logs.json { "JSON" } else { "text" };
     plan.line(
@@ -36,7 +36,7 @@ pub fn describe(config: &Config) -> String {
             config.logs.size_max
         ),
     );
-    if config.runs_native {
+    if config.native().is_some() {
         let trust = if config.key.is_some() {
             "frames between components are authenticated"
         } else {
@@ -57,8 +57,8 @@ impl Plan {
 }
 
 /// The pool with lbd's own frames, and its components.
-fn native(config: &Config, plan: &mut Plan) {
-    let (pool, server, client) = (config.native(), &config.server, &config.client);
+fn native(pool: &NativePool, client: &Clients, plan: &mut Plan) {
+    let serving = &pool.serving;
     let mut line = |name: &str, what: String| plan.line(name, what);
     let limit = limit(pool.max_outstanding, "requests", pool.waiting_max);
     line("balancer", format!("clients on {}, servers on {}", pool.client_side, pool.server_side));
@@ -68,7 +68,7 @@ fn native(config: &Config, plan: &mut Plan) {
         ReplyPath::Direct => "replies direct from server to client",
     };
     let pinned = if pool.pin { ", each on a processor of its own" } else { "" };
-    line("", format!("{path}, workers: {}{pinned}, I/O: {}", pool.workers, config.io));
+    line("", format!("{path}, workers: {}{pinned}, I/O: {}", pool.workers, pool.io));
     let trailer = if pool.format.tagged { ", 32 of them authenticate it" } else { "" };
     let payload = pool.format.payload_max();
     let packed = pool.frames_per_datagram;
@@ -80,22 +80,26 @@ fn native(config: &Config, plan: &mut Plan) {
         ),
     );
     line("health", rules(&pool.health));
-    line("controller", format!("on {}", config.controller));
-    line("servers", servers(&server.run));
+    if let Some(NativeRun { controller, run }) = &pool.run {
+        line("controller", format!("on {controller}"));
+        line("servers", servers(run));
+        line("", format!("started as: {}", command(run)));
+    }
     let serve =
-        server.service.map_or("echo at once".to_owned(), |s| format!("{s}, {} at a time", server.workers));
-    line("", format!("started as: {}", command(&server.run)));
-    let report = humantime::format_duration(server.interval);
+        serving.service.map_or("echo at once".to_owned(), |s| format!("{s}, {} at a time", serving.workers));
+    let report = humantime::format_duration(pool.interval);
     line(
         "",
         format!(
             "{serve}; queue of {}, weight {}, a report every {report}",
-            server.queue_capacity, server.weight
+            serving.queue_capacity, serving.weight
         ),
     );
-    let [when, how] = scaling(&server.run.scale);
-    line("scaling", when);
-    line("", how);
+    if let Some(NativeRun { run, .. }) = &pool.run {
+        let [when, how] = scaling(&run.scale);
+        line("scaling", when);
+        line("", how);
+    }
     let ports = format!("ports {} to {}", client.ports.start, client.ports.end - 1);
     line(
         "clients",

@@ -33,14 +33,16 @@ pub use describe::describe;
 pub use error::ConfigError;
 pub use key::Key;
 use keys::{Keys, shortened};
-pub use pools::{Affinity, Check, DatagramPool, HealthCheck, PoolRun, PoolServer, Protocol, ProxyProtocol};
+pub use pools::{
+    Affinity, Check, DatagramPool, HealthCheck, NativePool, NativeRun, Pool, PoolRun, PoolServer, Protocol,
+    ProxyProtocol, Serving,
+};
 pub use raw::schema;
-use raw::{Bind, Raw, RawBalancer, RawClient, RawLogs, RawServer, Text};
+use raw::{Bind, Raw, RawClient, RawLogs, RawServer, Text};
 pub use run::Run;
 pub use target::Target;
 
-use crate::base::service_time::ServiceTime;
-use crate::io::{IoChoice, IoOptions, PAYLOAD_MAX};
+use crate::io::{IoChoice, PAYLOAD_MAX};
 use crate::os::logging;
 use crate::pool::health::Rules;
 use crate::pool::members::WORKERS_MAX;
@@ -54,59 +56,15 @@ use crate::wire::{FrameFormat, ReplyPath};
 const FILE_SIZE_MAX: u64 = 1 << 20;
 /// The greatest limit of requests at one server.
 const OUTSTANDING_MAX: u32 = 1_000_000;
-/// Requests that wait for a server with room, if nothing is said.
+/// Default capacity of the pending queue, in requests.
 const WAITING_MAX: usize = 4_096;
+/// Default size of a frame, in bytes.
+const FRAME_SIZE: usize = 256;
+/// The name of the pool of the native sections.
+const NATIVE: &str = "native";
 
 /// The sections with which a configuration that has pools runs the native one too.
 const NATIVE_SECTIONS: [&str; 4] = ["server", "client", "load_balancer", "controller"];
-
-/// One pool of servers behind the balancer.
-#[derive(Clone, Debug)]
-pub struct Pool {
-    /// Its name in logs and figures.
-    pub name: String,
-    /// Where clients ask.
-    pub client_side: SocketAddr,
-    /// Where servers and the controller are talked to.
-    pub server_side: SocketAddr,
-    /// Size and trailer of the frames.
-    pub format: FrameFormat,
-    /// Frames that share a datagram, at most.
-    pub frames_per_datagram: usize,
-    /// Worker threads.
-    pub workers: usize,
-    /// Whether each stays on a processor of its own.
-    pub pin: bool,
-    /// The way of a reply.
-    pub reply_path: ReplyPath,
-    /// How a server is chosen.
-    pub policy: PolicyKind,
-    /// At most so many requests at one server.
-    pub max_outstanding: Option<Limit>,
-    /// Requests that wait for a server with room at most.
-    pub waiting_max: usize,
-    /// Room for so many servers.
-    pub servers_max: usize,
-    /// How servers are judged.
-    pub health: Rules,
-}
-
-/// The servers that the controller runs.
-#[derive(Clone, Debug)]
-pub struct Servers {
-    /// How many, where, and what is started.
-    pub run: Run,
-    /// How often they report.
-    pub interval: Duration,
-    /// Their share relative to others.
-    pub weight: u16,
-    /// Drawn service times; `None` = echo at once.
-    pub service: Option<ServiceTime>,
-    /// Requests that each holds.
-    pub queue_capacity: usize,
-    /// Requests that each serves at a time.
-    pub workers: usize,
-}
 
 /// The clients that `lbd up` runs, and the defaults of `lbd client`.
 #[derive(Clone, Debug)]
@@ -132,20 +90,10 @@ pub struct Clients {
 /// A valid configuration.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The pools with lbd's own frames; the first is the native one.
+    /// The pools: the one of the native sections first, then those of `pools` in their order. At least one.
     pub pools: Vec<Pool>,
-    /// Whether that one runs: there is a section for it, or there is nothing else.
-    pub runs_native: bool,
-    /// The pools of servers that know nothing of lbd.
-    pub datagram_pools: Vec<DatagramPool>,
-    /// The servers of the native pool.
-    pub server: Servers,
-    /// Its clients.
+    /// The clients of the first native pool.
     pub client: Clients,
-    /// Where the controller takes orders.
-    pub controller: SocketAddr,
-    /// Which I/O back end every component asks for.
-    pub io: IoChoice,
     /// Where logs go.
     pub logs: logging::Settings,
     /// The admin interface of the balancer.
@@ -204,9 +152,35 @@ impl Config {
         reader.config(raw)
     }
 
-    /// The datagram pools whose servers the controller runs.
+    /// The native pools, in their order.
+    pub fn native_pools(&self) -> impl Iterator<Item = &NativePool> {
+        self.pools.iter().filter_map(Pool::as_native)
+    }
+
+    /// The datagram pools, in their order.
+    pub fn datagram_pools(&self) -> impl Iterator<Item = &DatagramPool> {
+        self.pools.iter().filter_map(Pool::as_datagram)
+    }
+
+    /// The datagram pools with replicas that the controller runs.
     pub fn run_pools(&self) -> impl Iterator<Item = (&DatagramPool, &PoolRun)> {
-        self.datagram_pools.iter().filter_map(|pool| Some((pool, pool.run.as_ref()?)))
+        self.datagram_pools().filter_map(|pool| Some((pool, pool.run.as_ref()?)))
+    }
+
+    /// The first native pool, if there is one.
+    pub fn native(&self) -> Option<&NativePool> {
+        self.native_pools().next()
+    }
+
+    /// The pool of this name.
+    pub fn pool(&self, name: &str) -> Option<&Pool> {
+        self.pools.iter().find(|pool| pool.name() == name)
+    }
+
+    /// The format of frames: the first native pool's, else the default one.
+    pub fn frame_format(&self) -> FrameFormat {
+        let default = if self.key.is_some() { FrameFormat::tagged } else { FrameFormat::plain };
+        self.native().map_or(default(FRAME_SIZE), |pool| pool.format)
     }
 
     /// Where the admin interface is reached from this machine.
@@ -214,46 +188,17 @@ impl Config {
         self.admin.listen.map(reachable)
     }
 
-    /// Refuses a configuration that has nothing for `component`, which takes part in the native pool.
-    pub fn require_native(&self, component: &str) -> Result<(), ConfigError> {
-        if self.runs_native {
-            return Ok(());
-        }
-        Err(ConfigError {
+    /// The first native pool; an error that names `component`, which takes part in one, if there is none.
+    pub fn require_native(&self, component: &str) -> Result<&NativePool, ConfigError> {
+        self.native().ok_or_else(|| ConfigError {
             file: self.source.clone(),
             line: None,
             key: String::new(),
             problem: format!(
-                "the configuration has pools only; add a native section such as \"load_balancer\": {{}} \
+                "the configuration has datagram pools only; add a native section such as \"load_balancer\": {{}} \
                  to run {component}"
             ),
         })
-    }
-
-    /// The native pool.
-    pub fn native(&self) -> &Pool {
-        &self.pools[0]
-    }
-
-    /// The sizes of a turn of every component.
-    pub fn io_options(&self) -> IoOptions {
-        let pool = self.native();
-        IoOptions::for_frames(pool.format.size, pool.frames_per_datagram)
-    }
-
-    /// The shared key's bytes.
-    pub fn key_bytes(&self) -> Option<[u8; 16]> {
-        self.key.map(|key| key.bytes())
-    }
-
-    /// Where a server or the controller on this machine reaches the balancer.
-    pub fn balancer_for_servers(&self) -> SocketAddr {
-        reachable(self.native().server_side)
-    }
-
-    /// Where a client on this machine reaches the balancer.
-    pub fn balancer_for_clients(&self) -> SocketAddr {
-        reachable(self.native().client_side)
     }
 }
 
@@ -439,37 +384,30 @@ impl Reader<'_> {
                 Some(Key::read(Path::new(path)).map_err(|problem| self.error("key_file", problem))?)
             }
         };
-        let pool = self.native_pool(&raw.load_balancer, key.is_some())?;
+        let client = self.clients(&raw.client)?;
         let has_native = NATIVE_SECTIONS.iter().any(|section| self.keys.line(section).is_some());
-        let datagram_pools = match &raw.pools {
-            None => vec![],
-            Some(pools) => self.datagram_pools(pools)?,
-        };
+        let mut pools = vec![];
+        if has_native || raw.pools.is_none() {
+            pools.push(Pool::Native(self.native_pool(&raw, key, client.deadline)?));
+        }
+        if let Some(written) = &raw.pools {
+            pools.extend(self.datagram_pools(written)?.into_iter().map(Pool::Datagram));
+        }
+        let raw_pools = raw.pools.as_deref().unwrap_or_default();
         let config = Config {
-            server: self.servers(
-                &raw.server,
-                &raw.load_balancer.server_scaling_threshold,
-                pool.servers_max,
-            )?,
-            client: self.clients(&raw.client)?,
-            controller: SocketAddr::new(
-                self.ip("controller.bind", &raw.controller.bind)?,
-                self.port("controller.port", &raw.controller.port, 55_000)?,
-            ),
-            io: self.io("load_balancer.io", &raw.load_balancer.io)?,
+            pools,
+            client,
             logs: self.logs(raw.logs)?,
             admin: self.admin(&raw.admin)?,
             state_dir: raw.state_dir.map_or_else(default_state_dir, PathBuf::from),
-            pools: vec![pool],
-            runs_native: has_native || raw.pools.is_none(),
-            datagram_pools,
             key,
             source: self.file.map(Path::to_owned),
         };
-        self.check_trust(&config)?;
-        self.check_ports(&config)?;
-        self.check_ids(&config)?;
-        let raw_pools = raw.pools.as_deref().unwrap_or_default();
+        for pool in config.native_pools() {
+            self.check_trust(pool)?;
+            self.check_ports(pool, &config.client)?;
+            self.check_ids(pool, &config.client)?;
+        }
         self.check_listen(raw_pools, &config)?;
         self.check_loops(raw_pools, &config)?;
         self.check_runs(&config)?;
@@ -512,7 +450,10 @@ impl Reader<'_> {
             .map_err(|remedy| self.error(key, format!("\"{}\" is unknown; {remedy}", shortened(name))))
     }
 
-    fn native_pool(&self, raw: &RawBalancer, keyed: bool) -> Read<Pool> {
+    /// The native pool of the four sections.
+    fn native_pool(&self, raw: &Raw, key: Option<Key>, deadline: Duration) -> Read<NativePool> {
+        let (keyed, server, controller, raw) =
+            (key.is_some(), &raw.server, &raw.controller, &raw.load_balancer);
         let workers = self.workers("load_balancer.workers", &raw.workers)?;
         let reply_path =
             match self.one_of("load_balancer.reply_path", &raw.reply_path, &["balancer", "direct"])? {
@@ -533,7 +474,7 @@ impl Reader<'_> {
         let client_port = self.port("load_balancer.client_side_port", &raw.client_side_port, 54_001)?;
         let server_port = self.port("load_balancer.server_side_port", &raw.server_side_port, 54_000)?;
         let frame_key = "load_balancer.frame_size";
-        let size = self.number(frame_key, &raw.frame_size, 256, FRAME_SIZE_MIN..=FRAME_SIZE_MAX)?;
+        let size = self.number(frame_key, &raw.frame_size, FRAME_SIZE, FRAME_SIZE_MIN..=FRAME_SIZE_MAX)?;
         if keyed && size < FRAME_SIZE_MIN_TAGGED {
             let problem =
                 format!("{size} leaves no room for the tag of key_file; use {FRAME_SIZE_MIN_TAGGED} or more");
@@ -543,32 +484,45 @@ impl Reader<'_> {
         let packed_max = PAYLOAD_MAX / size;
         let packed =
             self.number(packed_key, &raw.frames_per_datagram, DATAGRAM_MAX / size, 1..=packed_max)?;
-        Ok(Pool {
-            name: "native".to_owned(),
+        let servers_max = self.number("load_balancer.servers_max", &raw.servers_max, 64, 1..=4_096)?;
+        let ms = Duration::from_millis;
+        let interval_key = "server.queue_update_interval";
+        Ok(NativePool {
+            name: NATIVE.to_owned(),
             client_side: SocketAddr::new(client_ip, client_port),
             server_side: SocketAddr::new(server_ip, server_port),
             format: if keyed { FrameFormat::tagged(size) } else { FrameFormat::plain(size) },
+            key,
             frames_per_datagram: packed,
             workers,
             pin: raw.pin.unwrap_or(false),
+            io: self.io("load_balancer.io", &raw.io)?,
             reply_path,
             policy: self.policy("load_balancer.policy", &raw.policy)?,
             max_outstanding: self.limit("load_balancer.max_outstanding", &raw.max_outstanding)?,
             waiting_max: self.waiting_max("load_balancer.waiting_max", &raw.waiting_max)?,
-            servers_max: self.number("load_balancer.servers_max", &raw.servers_max, 64, 1..=4_096)?,
+            servers_max,
             health: self.rules("load_balancer.health", &raw.health, Rules::default())?,
+            interval: self.duration(
+                interval_key,
+                &server.queue_update_interval,
+                ms(10),
+                ms(1)..=ms(10_000),
+            )?,
+            serving: self.serving(server)?,
+            run: Some(NativeRun {
+                controller: SocketAddr::new(
+                    self.ip("controller.bind", &controller.bind)?,
+                    self.port("controller.port", &controller.port, 55_000)?,
+                ),
+                run: self.native_run(server, &raw.server_scaling_threshold, servers_max)?,
+            }),
+            deadline,
         })
     }
 
-    fn servers(&self, raw: &RawServer, threshold: &Option<Text>, servers_max: usize) -> Read<Servers> {
-        let ms = Duration::from_millis;
-        let room = (servers_max as u32, "load_balancer.servers_max");
-        let defaults =
-            run::Defaults { ports: 50_000..51_000, start_id: 0, room, grow_after: [ms(500), ms(10)] };
-        let interval_key = "server.queue_update_interval";
-        Ok(Servers {
-            run: self.run(&run::Written::server(raw, threshold), defaults)?,
-            interval: self.duration(interval_key, &raw.queue_update_interval, ms(10), ms(1)..=ms(10_000))?,
+    fn serving(&self, raw: &RawServer) -> Read<Serving> {
+        Ok(Serving {
             weight: self.number("server.weight", &raw.weight, 1, 1..=100)?,
             service: match &raw.service {
                 None => None,
@@ -580,6 +534,14 @@ impl Reader<'_> {
             queue_capacity: self.number("server.queue_capacity", &raw.queue_capacity, 4_096, 1..=1 << 20)?,
             workers: self.number("server.workers", &raw.workers, 1, 1..=1_024)?,
         })
+    }
+
+    fn native_run(&self, raw: &RawServer, threshold: &Option<Text>, servers_max: usize) -> Read<Run> {
+        let ms = Duration::from_millis;
+        let room = (servers_max as u32, "load_balancer.servers_max");
+        let defaults =
+            run::Defaults { ports: 50_000..51_000, start_id: 0, room, grow_after: [ms(500), ms(10)] };
+        self.run(&run::Written::server(raw, threshold), defaults)
     }
 
     fn clients(&self, raw: &RawClient) -> Read<Clients> {
@@ -648,13 +610,13 @@ impl Reader<'_> {
     }
 
     /// Who can reach the server side can answer for servers; who can reach the controller can stop them.
-    fn check_trust(&self, config: &Config) -> Read<()> {
-        let sides: [(&[&str], SocketAddr); 2] = [
-            (&["load_balancer.bind", "load_balancer.bind.server_side"], config.native().server_side),
-            (&["controller.bind"], config.controller),
-        ];
+    fn check_trust(&self, pool: &NativePool) -> Read<()> {
+        let server_side: (&[&str], SocketAddr) =
+            (&["load_balancer.bind", "load_balancer.bind.server_side"], pool.server_side);
+        let controller = pool.run.iter().map(|run| (&["controller.bind"][..], run.controller));
+        let sides = std::iter::once(server_side).chain(controller);
         for (keys, addr) in sides {
-            if !addr.ip().is_loopback() && config.key.is_none() {
+            if !addr.ip().is_loopback() && pool.key.is_none() {
                 let problem = format!(
                     "{} is not a loopback address, so frames between components must be authenticated; set key_file, \
                      or keep this side on 127.0.0.1",
@@ -666,17 +628,20 @@ impl Reader<'_> {
         Ok(())
     }
 
-    fn check_ports(&self, config: &Config) -> Read<()> {
+    fn check_ports(&self, pool: &NativePool, client: &Clients) -> Read<()> {
         let one = |port: u16| u32::from(port)..u32::from(port) + 1;
         let many = |ports: &Range<u16>| u32::from(ports.start)..u32::from(ports.end);
         let single = |key: &str| vec![key.to_owned()];
-        let taken = [
-            (range_keys("server").to_vec(), many(&config.server.run.ports)),
-            (range_keys("client").to_vec(), many(&config.client.ports)),
-            (single("load_balancer.server_side_port"), one(config.native().server_side.port())),
-            (single("load_balancer.client_side_port"), one(config.native().client_side.port())),
-            (single("controller.port"), one(config.controller.port())),
-        ];
+        let mut taken = vec![];
+        if let Some(run) = &pool.run {
+            taken.push((range_keys("server").to_vec(), many(&run.run.ports)));
+        }
+        taken.push((range_keys("client").to_vec(), many(&client.ports)));
+        taken.push((single("load_balancer.server_side_port"), one(pool.server_side.port())));
+        taken.push((single("load_balancer.client_side_port"), one(pool.client_side.port())));
+        if let Some(run) = &pool.run {
+            taken.push((single("controller.port"), one(run.controller.port())));
+        }
         for (i, (keys, ports)) in taken.iter().enumerate() {
             for (other_keys, others) in &taken[..i] {
                 if ports.start < others.end && others.start < ports.end {
@@ -694,8 +659,8 @@ impl Reader<'_> {
     }
 
     /// An id names one component in logs and figures.
-    fn check_ids(&self, config: &Config) -> Read<()> {
-        let (run, client) = (&config.server.run, &config.client);
+    fn check_ids(&self, pool: &NativePool, client: &Clients) -> Read<()> {
+        let Some(NativeRun { run, .. }) = &pool.run else { return Ok(()) };
         let (servers, clients) =
             (run.start_id..run.start_id + run.scale.max, client.start_id..client.start_id + client.count);
         if servers.start.max(clients.start) < servers.end.min(clients.end) {

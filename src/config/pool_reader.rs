@@ -445,7 +445,7 @@ impl Reader<'_> {
 
     /// No two sockets want the same address.
     pub fn check_listen(&self, raw: &[RawPool], config: &Config) -> Read<()> {
-        let mut taken = if config.runs_native { native_addresses(config) } else { vec![] };
+        let mut taken = native_addresses(config);
         for (place, raw) in raw.iter().enumerate() {
             for (key, addr) in self.pool_listen(place, raw)? {
                 if let Some(other) = taken.iter().find(|other| other.takes(addr)) {
@@ -461,7 +461,7 @@ impl Reader<'_> {
                 taken.push(Taken { keys: vec![key], addr, port_last: addr.port() });
             }
         }
-        for (place, pool) in config.datagram_pools.iter().enumerate() {
+        for (place, pool) in config.datagram_pools().enumerate() {
             let Some(PoolRun { address, run }) = &pool.run else { continue };
             let keys = range_keys(&format!("pools[{place}].run"));
             if let Some((port, other)) = run
@@ -485,19 +485,19 @@ impl Reader<'_> {
 
     /// No datagram comes back to the pool that it came from, and none to where lbd's own frames are taken.
     pub fn check_loops(&self, raw: &[RawPool], config: &Config) -> Read<()> {
-        let pools = &config.datagram_pools;
-        let native = if config.runs_native { native_addresses(config) } else { vec![] };
-        let leads_to: Vec<Vec<usize>> = pools.iter().map(|pool| next_pools(pool, pools)).collect();
+        let pools: Vec<&DatagramPool> = config.datagram_pools().collect();
+        let native = native_addresses(config);
+        let leads_to: Vec<Vec<usize>> = pools.iter().map(|pool| next_pools(pool, &pools)).collect();
         for (place, pool) in pools.iter().enumerate() {
             for (i, server) in pool.servers.iter().enumerate() {
                 let Target::Addr(addr) = server.target else { continue };
-                let ends = |pool: &DatagramPool| pool.is_itself(addr);
+                let ends = |pool: &&DatagramPool| pool.is_itself(addr);
                 let frames = native.iter().find(|taken| taken.is_one() && address::reaches(addr, taken.addr));
                 let what = if ends(pool) {
                     "is where this pool itself listens".to_owned()
                 } else if let Some(taken) = frames {
                     format!("is where {} takes lbd's own frames", taken.keys[0])
-                } else if let Some(next) = pools.iter().position(ends)
+                } else if let Some(next) = pools.iter().position(|pool| ends(pool))
                     && leads_back(next, place, &leads_to)
                 {
                     format!("leads back to this pool by way of {}", pools[next].settings.name)
@@ -544,7 +544,7 @@ impl Taken {
 
 /// Where the components for lbd's own frames listen.
 fn native_addresses(config: &Config) -> Vec<Taken> {
-    let pool = config.native();
+    let Some(pool) = config.native() else { return vec![] };
     let one =
         |key: &str, addr: SocketAddr| Taken { keys: vec![key.to_owned()], addr, port_last: addr.port() };
     let many = |section: &str, ip: IpAddr, ports: &Range<u16>| Taken {
@@ -552,19 +552,22 @@ fn native_addresses(config: &Config) -> Vec<Taken> {
         addr: (ip, ports.start).into(),
         port_last: ports.end - 1,
     };
-    let server_ip = config.balancer_for_servers().ip();
-    let client_ip = any_port_towards(config.balancer_for_clients()).ip();
-    vec![
+    let server_ip = pool.balancer_for_servers().ip();
+    let client_ip = any_port_towards(pool.balancer_for_clients()).ip();
+    let mut taken = vec![
         one("load_balancer.client_side_port", pool.client_side),
         one("load_balancer.server_side_port", pool.server_side),
-        one("controller.port", config.controller),
-        many("server", server_ip, &config.server.run.ports),
-        many("client", client_ip, &config.client.ports),
-    ]
+    ];
+    if let Some(run) = &pool.run {
+        taken.push(one("controller.port", run.controller));
+        taken.push(many("server", server_ip, &run.run.ports));
+    }
+    taken.push(many("client", client_ip, &config.client.ports));
+    taken
 }
 
 /// The pools that servers of this one are the front of.
-fn next_pools(pool: &DatagramPool, pools: &[DatagramPool]) -> Vec<usize> {
+fn next_pools(pool: &DatagramPool, pools: &[&DatagramPool]) -> Vec<usize> {
     let addrs = pool.servers.iter().filter_map(|server| match server.target {
         Target::Addr(addr) => Some(addr),
         Target::Name { .. } => None,

@@ -12,6 +12,19 @@ use crate::supervise::servers::Bounds;
 /// The most servers of one pool.
 const SERVERS_MAX: u32 = 4_096;
 
+/// The scaling of a native pool, as the defaults say it.
+pub(super) const POLICY: Policy = Policy {
+    threshold: 5.0,
+    grow_after: Duration::from_millis(500),
+    shrink_after: Duration::from_secs(3),
+    grow_cool_down: Duration::from_secs(1),
+    shrink_cool_down: Duration::from_secs(1),
+    grow_max: None,
+    shrink_max: 1,
+    min: 1,
+    max: 16,
+};
+
 /// Servers that the controller runs.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Run {

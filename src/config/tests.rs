@@ -3,6 +3,16 @@ use crate::role::client::Source;
 use crate::wire::ReplyPath;
 use proptest::prelude::*;
 
+/// The native pool of a valid configuration.
+fn native(config: &Config) -> &NativePool {
+    config.native().unwrap()
+}
+
+/// Its replicas.
+fn replicas(config: &Config) -> &Run {
+    &native(config).run.as_ref().unwrap().run
+}
+
 const REPOSITORY: &str = include_str!("../../config.json");
 
 /// The file of the specification, exactly as it stands there.
@@ -26,12 +36,12 @@ fn refused(text: &str) -> String {
 fn the_original_file_is_accepted_and_is_what_the_defaults_say() {
     let shown = |config: Config| format!("{:?}", Config { source: None, ..config });
     let original = parse(ORIGINAL).unwrap();
-    assert_eq!(original.server.interval, Duration::from_millis(10));
+    assert_eq!(native(&original).interval, Duration::from_millis(10));
     assert_eq!(
-        (original.server.run.ports.clone(), original.client.ports.clone()),
+        (replicas(&original).ports.clone(), original.client.ports.clone()),
         (50_000..51_000, 51_000..52_000)
     );
-    assert_eq!(original.native().client_side, "127.0.0.1:54001".parse().unwrap());
+    assert_eq!(native(&original).client_side, "127.0.0.1:54001".parse().unwrap());
     assert_eq!(shown(original.clone()), shown(Config::default()));
     assert_eq!(shown(original), shown(parse(REPOSITORY).unwrap()));
 }
@@ -44,7 +54,7 @@ fn numbers_may_be_numbers_and_durations_may_have_units() {
     let config = config.map_err(|e| assert!(e.contains("queue_update_interval"), "{e}"));
     assert!(config.is_err(), "500 us is below the range");
     let config = parse(r#"{"server": {"count": 3, "queue_update_interval": "1s 500ms"}, "client": {"rate": 12.5, "deadline": 250}}"#).unwrap();
-    assert_eq!((config.server.run.count, config.server.interval), (3, Duration::from_millis(1500)));
+    assert_eq!((replicas(&config).count, native(&config).interval), (3, Duration::from_millis(1500)));
     assert_eq!((config.client.rate, config.client.deadline), (12.5, Duration::from_millis(250)));
 }
 
@@ -81,26 +91,26 @@ fn workers_reply_path_and_sources_are_read() {
             "client": {"servers": ["10.0.0.1", "[::1]:50000"]}}"#,
     )
     .unwrap();
-    let pool = config.native();
+    let pool = native(&config);
     assert_eq!((pool.workers, pool.pin, pool.reply_path), (3, true, ReplyPath::Direct));
     let sources: [Source; 2] =
         [IpAddr::from([10, 0, 0, 1]).into(), "[::1]:50000".parse::<SocketAddr>().unwrap().into()];
     assert_eq!(config.client.servers, sources);
     let error = refused(r#"{"load_balancer": {"frame_size": 1200, "frames_per_datagram": 60}}"#);
     assert!(error.contains("\"60\" is not a whole number from 1 to 54"), "{error}");
-    let packed = |text| parse(text).unwrap().io_options().frames_per_datagram;
+    let packed = |text| native(&parse(text).unwrap()).io_options().frames_per_datagram;
     assert_eq!(packed("{}"), 5);
     assert_eq!(packed(r#"{"load_balancer": {"frames_per_datagram": 100}}"#), 100);
-    let pool = parse("{}").unwrap().native().clone();
+    let pool = native(&parse("{}").unwrap()).clone();
     assert!((1..=32).contains(&pool.workers) && !pool.pin && pool.reply_path == ReplyPath::Balancer);
 }
 
 #[test]
 fn every_back_end_can_be_asked_for() {
-    assert_eq!(Config::default().io, IoChoice::Auto);
+    assert_eq!(native(&Config::default()).io, IoChoice::Auto);
     for choice in IoChoice::ALL {
         let config = parse(&format!(r#"{{"load_balancer": {{"io": "{choice}"}}}}"#)).unwrap();
-        assert_eq!(config.io, choice);
+        assert_eq!(native(&config).io, choice);
         assert!(describe(&config).contains(&format!("I/O: {choice}\n")));
     }
 }
@@ -211,12 +221,12 @@ fn beyond_the_loopback_a_key_is_needed() {
     let error = refused(r#"{"controller": {"bind": "192.0.2.1"}}"#);
     assert!(error.contains("controller.bind: 192.0.2.1") && error.contains("key_file"), "{error}");
     let open = parse(r#"{"load_balancer": {"bind": {"client_side": "0.0.0.0"}}}"#).unwrap();
-    assert_eq!(open.balancer_for_clients(), "127.0.0.1:54001".parse().unwrap());
+    assert_eq!(native(&open).balancer_for_clients(), "127.0.0.1:54001".parse().unwrap());
     let key = tempfile::NamedTempFile::new().unwrap(); // made with mode 0600
     std::fs::write(key.path(), "000102030405060708090a0b0c0d0e0f").unwrap();
     let with_key = |rest: &str| format!(r#"{{"key_file": "{}", {rest}}}"#, key.path().display());
     let config = parse(&with_key(r#""load_balancer": {"bind": "::"}"#)).unwrap();
-    assert!(config.native().format.tagged && config.key.is_some());
+    assert!(native(&config).format.tagged && config.key.is_some());
     assert!(refused(&with_key(r#""load_balancer": {"frame_size": 159}"#)).contains("use 160 or more"));
     assert!(refused(r#"{"key_file": "/nowhere/key"}"#).contains("key_file: cannot read /nowhere/key"));
 }
@@ -347,9 +357,11 @@ fn a_default_makes_room_for_what_is_written() {
         (r#"{"server": {"port_range_end": 50010}}"#, 1, 1, 10),
         (r#"{"load_balancer": {"servers_max": 8}}"#, 1, 1, 8),
     ] {
-        let run = parse(text).unwrap().server.run;
+        let config = parse(text).unwrap();
+        let run = replicas(&config);
         assert_eq!((run.count, run.scale.min, run.scale.max), (count, min, max), "{text}");
     }
+    assert_eq!(replicas(&Config::default()).scale, run::POLICY);
     let client = parse(r#"{"client": {"deadline": 50}}"#).unwrap().client;
     assert_eq!(client.timeout, Duration::from_millis(50));
     assert!(
@@ -390,7 +402,7 @@ fn sizes_may_have_units() {
 fn a_command_is_a_list_or_one_line() {
     for text in [r#""serve -p {port} -c {config}""#, r#"["serve", "-p", "{port}", "-c", "{config}"]"#] {
         let config = parse(&format!(r#"{{"server": {{"command": {text}}}}}"#)).unwrap();
-        assert_eq!(config.server.run.command.unwrap(), ["serve", "-p", "{port}", "-c", "{config}"]);
+        assert_eq!(replicas(&config).command.clone().unwrap(), ["serve", "-p", "{port}", "-c", "{config}"]);
     }
     parse(r#"{"server": {"command": ["serve", "{port}", "{\"a\": 1}", "${HOME}", "{}"]}}"#).unwrap();
 }
@@ -404,10 +416,10 @@ fn a_cool_down_for_both_ways_is_the_default_of_each() {
         (r#"{"server": {"cool_down": 50, "shrink_cool_down": "2s"}}"#, 50, 2_000),
         (r#"{"server": {"grow_cool_down": 20}}"#, 20, 1_000),
     ] {
-        let scale = parse(text).unwrap().server.run.scale;
+        let scale = replicas(&parse(text).unwrap()).scale;
         assert_eq!((scale.grow_cool_down, scale.shrink_cool_down), (ms(grow), ms(shrink)), "{text}");
     }
-    let scale = parse(r#"{"server": {"grow_max": 2, "shrink_max": 3}}"#).unwrap().server.run.scale;
+    let scale = replicas(&parse(r#"{"server": {"grow_max": 2, "shrink_max": 3}}"#).unwrap()).scale;
     assert_eq!((scale.grow_max, scale.shrink_max), (Some(2), 3));
 }
 

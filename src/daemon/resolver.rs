@@ -131,7 +131,7 @@ mod tests {
     fn names(servers: &str) -> Resolver {
         let text =
             format!(r#"{{"pools": [{{"listen": "10.0.0.7:53", "protocol": "dns", "servers": {servers}}}]}}"#);
-        Resolver::new(&Config::parse(&text, None).unwrap().datagram_pools[0])
+        Resolver::new(Config::parse(&text, None).unwrap().datagram_pools().next().unwrap())
     }
 
     fn shown(names: &mut Resolver) -> Vec<(String, u32)> {

@@ -63,18 +63,20 @@ impl Needs {
             files: OTHER_FILES,
             ..Needs::default()
         };
-        if config.runs_native {
-            let pool = config.native();
+        if let Some(pool) = config.native() {
             needs.fix("load_balancer.client_side_port", pool.client_side, false);
             needs.fix("load_balancer.server_side_port", pool.server_side, false);
-            needs.fix("controller.port", config.controller, false);
-            needs.ranges = vec![config.server.run.ports.clone(), config.client.ports.clone()];
+            if let Some(run) = &pool.run {
+                needs.fix("controller.port", run.controller, false);
+                needs.ranges.push(run.run.ports.clone());
+            }
+            needs.ranges.push(config.client.ports.clone());
             needs.sockets += 2 * pool.workers as u64;
             needs.local_ports += pool.workers as u64 - 1;
             needs.workers = pool.workers;
-            needs.io_uring |= config.io == IoChoice::IoUring;
+            needs.io_uring |= pool.io == IoChoice::IoUring;
         }
-        for pool in &config.datagram_pools {
+        for pool in config.datagram_pools() {
             needs.pool(pool);
         }
         if let Some(addr) = config.admin.listen {
@@ -129,12 +131,12 @@ mod tests {
     fn the_built_in_configuration_needs_its_ports_and_two_sockets_a_worker() {
         let config = Config::default();
         let needs = Needs::of(&config);
-        let workers = config.native().workers as u64;
+        let native = config.native().unwrap();
+        let workers = native.workers as u64;
         assert_eq!((needs.sockets, needs.local_ports), (2 * workers, workers - 1));
         assert_eq!(needs.files, 2 * workers + OTHER_FILES);
         let ports: Vec<u16> = needs.fixed.iter().map(|fixed| fixed.addr.port()).collect();
-        let native = config.native();
-        let controller = config.controller.port();
+        let controller = native.run.as_ref().unwrap().controller.port();
         assert_eq!(ports, [native.client_side.port(), native.server_side.port(), controller, 55080]);
         assert!(!needs.ipv6 && !needs.wildcard && !needs.io_uring && needs.transparent.is_empty());
     }

@@ -49,7 +49,7 @@ impl Pool for Native {
             max_outstanding: contender.max_outstanding,
             waiting_max: WAITING_MAX,
             interval: setup.staleness,
-            controller: Place::Nobody.into(),
+            controller: None,
             // As many servers as there are, whatever the load.
             scale: autoscale::Policy {
                 threshold: f64::MAX,

@@ -153,7 +153,7 @@ impl Pool {
             max_outstanding,
             waiting_max: max_outstanding.map_or(0, |_| PENDING_MAX),
             interval,
-            controller: addr(55_000),
+            controller: Some(addr(55_000)),
             scale: autoscale::Policy {
                 threshold: 1e9,
                 grow_after: Duration::from_secs(1),

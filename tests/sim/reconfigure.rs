@@ -67,7 +67,7 @@ fn each_setting_counts_for_every_worker() {
         settings.health.fall = 100;
         settings.scale.threshold = 0.01;
         settings.scale.grow_after = MS * 20;
-        settings.controller = "10.0.0.1:55001".parse().unwrap();
+        settings.controller = Some("10.0.0.1:55001".parse().unwrap());
         world.balancer[0].role.reconfigure(settings).unwrap();
         world.kill_server(1);
         world.run(Duration::from_millis(500));

@@ -216,7 +216,7 @@ impl World {
             max_outstanding: self.max_outstanding,
             waiting_max: self.waiting_max,
             interval: INTERVAL,
-            controller: controller_addr(),
+            controller: Some(controller_addr()),
             scale: self.scale,
             health: self.health,
             own: (0..self.workers).flat_map(|w| [front_of(w), back_of(w)]).collect(),

@@ -93,13 +93,6 @@ impl Common {
     pub fn load(&self) -> Result<Config, ConfigError> {
         Config::load_or_default(self.config.as_deref())
     }
-
-    /// The configuration, if it has something for `component`, which takes part in the native pool.
-    pub fn load_native(&self, component: &str) -> Result<Config, ConfigError> {
-        let config = self.load()?;
-        config.require_native(component)?;
-        Ok(config)
-    }
 }
 
 #[derive(clap::Args)]

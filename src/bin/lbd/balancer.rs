@@ -129,14 +129,13 @@ fn say(common: &Common, config: &Config) {
     if common.quiet {
         return;
     }
-    if config.runs_native {
-        let pool = config.native();
+    for pool in config.native_pools() {
         tell(format_args!(
             "balancer: clients on {}, servers on {}, {}, workers: {}",
             pool.client_side, pool.server_side, pool.policy, pool.workers
         ));
     }
-    for pool in &config.datagram_pools {
+    for pool in config.datagram_pools() {
         let listen: Vec<String> = pool.listen.iter().map(SocketAddr::to_string).collect();
         tell(format_args!(
             "pool {}: {} on {}, {} servers, {}, workers: {}",

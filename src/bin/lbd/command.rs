@@ -1,7 +1,7 @@
 //! How this program starts itself with another subcommand, and what it tells on the terminal.
 
 use anyhow::{Context, Result};
-use lbd::config::Config;
+use lbd::config::{Config, NativePool, Run};
 use lbd::os::terminal::tell;
 
 use crate::args::Common;
@@ -28,4 +28,12 @@ pub fn server_command(config: &Config) -> Result<Vec<String>> {
     let mut words = own_command("server", config)?;
     words.extend(["--id", "{id}", "--port", "{port}"].map(str::to_owned));
     Ok(words)
+}
+
+/// The replicas of a native pool; an error if the pool has none.
+pub fn replicas(pool: &NativePool) -> Result<&Run> {
+    let run = pool.run.as_ref().with_context(|| {
+        format!("pool {} has no \"run\", so lbd starts no servers for it; add that to the pool", pool.name)
+    })?;
+    Ok(&run.run)
 }

@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Error, Result};
 use lbd::base::rng::entropy;
 use lbd::base::time::Clock;
-use lbd::config::{Config, DatagramPool, PoolRun};
+use lbd::config::{Config, DatagramPool, NativePool, PoolRun, Run};
 use lbd::daemon::controller::{Ledger, Plan, ServerCommand, Supervisor, Upstream};
 use lbd::daemon::supervised_balancer::{self, SupervisedBalancer};
 use lbd::io::socket::{SocketOptions, bind};
-use lbd::io::{BackEnd, IoChoice};
+use lbd::io::{BackEnd, IoChoice, IoOptions};
 use lbd::os::logging;
 use lbd::os::{self, signals::Stop};
 use lbd::role::controller::{ControllerRole, Settings};
@@ -32,9 +32,10 @@ pub fn run(args: &Controller) -> Result<()> {
         config.require_native("lbd controller, or \"run\" to a pool")?;
     }
     let command = server_command(&config)?;
-    let (mut supervisor, stop, _log) = open(&config, &command, config.server.run.count)?;
-    if config.runs_native {
-        say(common, format_args!("controller: orders on {}", config.controller));
+    let run = config.native().and_then(|pool| pool.run.as_ref());
+    let (mut supervisor, stop, _log) = open(&config, &command, run.map_or(0, |run| run.run.count))?;
+    if let Some(run) = run {
+        say(common, format_args!("controller: orders on {}", run.controller));
     }
     for (pool, _) in config.run_pools() {
         say(common, format_args!("controller: servers of pool {}", pool.settings.name));
@@ -108,23 +109,28 @@ pub fn open(
 ) -> Result<(Supervisor<BackEnd>, Stop, logging::Guard)> {
     let clock = Clock::start();
     // One that takes no orders has no port of its own; the balancer that it talks with tells it from others.
-    let (name, key) = match (config.runs_native, config.admin_for_controller()) {
-        (false, Some(addr)) => (format!("controller-pools-{}", addr.port()), "admin.listen"),
-        _ => (format!("controller-{}", config.controller.port()), "controller.port"),
+    let native = config.native().and_then(|pool| Some((pool, pool.run.as_ref()?)));
+    let (name, key) = match (native, config.admin_for_controller()) {
+        (Some((_, run)), _) => (format!("controller-{}", run.controller.port()), "controller.port"),
+        (None, Some(addr)) => (format!("controller-pools-{}", addr.port()), "admin.listen"),
+        (None, None) => ("controller".to_owned(), "state_dir"),
     };
     let ledger = Ledger::open(&config.state_dir, &name, key).map_err(Error::msg)?;
     let mut sockets = vec![];
-    if config.runs_native {
-        let socket = bind(config.controller, &SocketOptions::default());
+    if let Some((_, run)) = native {
+        let socket = bind(run.controller, &SocketOptions::default());
         let remedy = "no place for orders; end what has the port, or set another controller.port";
         sockets.push(socket.context(remedy)?);
     }
     let log = logging::init(&config.logs, "controller/controller.log")?;
-    let io = if config.runs_native { config.io } else { IoChoice::Mio };
-    let io = os::back_end(io, sockets, &config.io_options(), clock)?;
+    let (io, options) = match native {
+        Some((pool, _)) => (pool.io, pool.io_options()),
+        None => (IoChoice::Mio, IoOptions::default()),
+    };
+    let io = os::back_end(io, sockets, &options, clock)?;
     let stop = Stop::on_signals(vec![io.waker()])?;
     let plan = Plan {
-        native: config.runs_native.then(|| native(config, servers, count)),
+        native: native.map(|(pool, run)| native_replicas(config, pool, &run.run, (servers, count))),
         pools: config.run_pools().map(|(pool, run)| pool_crew(config, pool, run)).collect(),
         upstream: match (config.run_pools().next(), config.admin_for_controller()) {
             (Some(_), Some(addr)) => {
@@ -137,17 +143,21 @@ pub fn open(
 }
 
 /// The servers for lbd's own frames, and who takes orders about them.
-fn native(config: &Config, servers: &[String], count: u32) -> (ControllerRole, ServerCommand) {
+fn native_replicas(
+    config: &Config,
+    pool: &NativePool,
+    run: &Run,
+    (servers, count): (&[String], u32),
+) -> (ControllerRole, ServerCommand) {
     let settings = Settings {
-        format: config.native().format,
-        key: config.key_bytes(),
-        balancer: config.balancer_for_servers(),
+        format: pool.format,
+        key: pool.key_bytes(),
+        balancer: pool.balancer_for_servers(),
         seed: entropy(),
     };
-    let run = &config.server.run;
     let bounds = Bounds { count, max: run.scale.max.max(count), ..run.bounds(None) };
     let words = run.command.clone().unwrap_or_else(|| servers.to_vec());
-    let ip = config.balancer_for_servers().ip();
+    let ip = pool.balancer_for_servers().ip();
     let command = ServerCommand { words, config: config_path(config), ip };
     (ControllerRole::new(settings, Replicas::new(bounds)), command)
 }

@@ -52,31 +52,37 @@ pub fn run(args: Args) -> Result<bool> {
 }
 
 fn run_server(args: &Server) -> Result<()> {
-    let config = args.common.load_native("lbd server")?;
-    let server = &config.server;
-    let id = args.id.unwrap_or(server.run.start_id);
-    let balancer = args.balancer.unwrap_or(config.balancer_for_servers());
-    let place = id.wrapping_sub(server.run.start_id) as usize % server.run.ports.len();
-    let port = args.port.unwrap_or(server.run.ports.start + place as u16);
+    let config = args.common.load()?;
+    let pool = config.require_native("lbd server")?;
+    let run = pool.run.as_ref().map(|run| &run.run);
+    let start_id = run.map_or(0, |run| run.start_id);
+    let id = args.id.unwrap_or(start_id);
+    let balancer = args.balancer.unwrap_or(pool.balancer_for_servers());
+    // A pool without replicas has no ports for them: any free one will do.
+    let port = args.port.unwrap_or(run.map_or(0, |run| {
+        let place = id.wrapping_sub(start_id) as usize % run.ports.len();
+        run.ports.start + place as u16
+    }));
     let ip = args.bind.unwrap_or(balancer.ip());
-    if !ip.is_loopback() && config.key.is_none() {
+    if !ip.is_loopback() && pool.key.is_none() {
         bail!("a server on {ip}, beyond the loopback, needs key_file in the configuration");
     }
     let clock = Clock::start();
     let socket = bind(SocketAddr::new(ip, port), &SocketOptions::default())?;
     let _log = logging::init(&config.logs, &format!("servers/server_{id}.log"))?;
-    let options = IoOptions { prefault: true, ..config.io_options() };
-    let io = os::back_end(config.io, vec![socket], &options, clock)?;
+    let options = IoOptions { prefault: true, ..pool.io_options() };
+    let io = os::back_end(pool.io, vec![socket], &options, clock)?;
     let stop = Stop::on_signals(vec![io.waker()])?;
-    let service = args.service.or(server.service);
-    let workers = args.workers.map_or(server.workers, usize::from);
+    let serving = &pool.serving;
+    let service = args.service.or(serving.service);
+    let workers = args.workers.map_or(serving.workers, usize::from);
     let settings = server::Settings {
-        format: config.native().format,
-        key: config.key_bytes(),
+        format: pool.format,
+        key: pool.key_bytes(),
         id,
-        weight: server.weight,
-        queue_capacity: server.queue_capacity,
-        interval: server.interval,
+        weight: serving.weight,
+        queue_capacity: serving.queue_capacity,
+        interval: pool.interval,
         balancer,
         work: service.map_or(Work::Echo, |service| Work::Timed { service, workers }),
         seed: entropy(),
@@ -101,10 +107,11 @@ fn run_server(args: &Server) -> Result<()> {
 }
 
 fn run_client(args: &Client) -> Result<bool> {
-    let config = args.common.load_native("lbd client")?;
-    let to = args.to.unwrap_or(config.balancer_for_clients());
+    let config = args.common.load()?;
+    let pool = config.require_native("lbd client")?;
+    let to = args.to.unwrap_or(pool.balancer_for_clients());
     let id = args.id.unwrap_or(config.client.start_id);
-    let format = config.native().format;
+    let format = pool.format;
     if args.payload.len() > format.payload_max() {
         bail!(
             "--payload has {} bytes, a frame carries {}: shorten it",
@@ -119,7 +126,7 @@ fn run_client(args: &Client) -> Result<bool> {
     let clock = Clock::start();
     let socket = bind(from, &SocketOptions::default())?;
     let _log = logging::init(&config.logs, &format!("clients/client_{id}.log"))?;
-    let io = os::back_end(config.io, vec![socket], &config.io_options(), clock)?;
+    let io = os::back_end(pool.io, vec![socket], &pool.io_options(), clock)?;
     let stop = Stop::on_signals(vec![io.waker()])?;
     let settings = client::Settings {
         format,

@@ -32,10 +32,12 @@ const EVENTS_SHOWN: usize = 6;
 
 /// Runs until the duration is over or Ctrl-C; true if every request was answered.
 pub fn run(args: &Up) -> Result<bool> {
-    let config = args.common.load_native("lbd up")?;
-    let count = args.servers.unwrap_or(config.server.run.count);
-    if !(1..=config.server.run.scale.max).contains(&count) {
-        bail!("--servers {count} is not within 1 and server.max = {}", config.server.run.scale.max);
+    let config = args.common.load()?;
+    let pool = config.require_native("lbd up")?;
+    let run = command::replicas(pool)?;
+    let count = args.servers.unwrap_or(run.count);
+    if !(1..=run.scale.max).contains(&count) {
+        bail!("--servers {count} is not within 1 and server.max = {}", run.scale.max);
     }
     let clients = args.clients.unwrap_or(config.client.count);
     if clients as usize > config.client.ports.len() {
@@ -49,7 +51,7 @@ pub fn run(args: &Up) -> Result<bool> {
         bail!("--rate must be more than 0 requests a second");
     }
     let mut server = command::server_command(&config)?;
-    let service = args.service.or(config.server.service).map_or("exp:5ms".to_owned(), |s| s.to_string());
+    let service = args.service.or(pool.serving.service).map_or("exp:5ms".to_owned(), |s| s.to_string());
     server.extend(["--service".to_owned(), service.clone()]);
     let (supervisor, stop, _log) = controller::open(&config, &server, count)?;
     let mut system = System {
@@ -63,7 +65,6 @@ pub fn run(args: &Up) -> Result<bool> {
     };
     system.wait_for_servers(count)?;
     if !args.common.quiet {
-        let pool = config.native();
         tell(format_args!(
             "up: clients on {}, servers on {}, {rate} requests/s, service {service}",
             pool.client_side, pool.server_side

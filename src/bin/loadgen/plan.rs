@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use lbd::base::rng::entropy;
 use lbd::config::Config;
+use lbd::io::IoChoice;
 use lbd::load::{Arrivals, Job, Load, Payload, ProtocolSpec, Queries, Rate, Trace};
 use lbd::wire::FrameFormat;
 
@@ -55,15 +56,18 @@ fn template(args: &Args, target: Option<SocketAddr>) -> Result<Job> {
     if target.is_none() {
         let is_native = args.protocol == Protocol::Native;
         ensure!(is_native, "--protocol {}: give --target", name(args.protocol));
-        config.require_native("loadgen, or give --target")?;
     }
+    let target = match target {
+        Some(target) => target,
+        None => config.require_native("loadgen, or give --target")?.balancer_for_clients(),
+    };
     let is_trace = matches!(args.arrivals, Some(Arrivals::Trace(_)));
     let (warmup, duration) = match is_trace {
         true => (Duration::ZERO, Duration::MAX),
         false => (WARMUP, DURATION),
     };
     Ok(Job {
-        target: target.unwrap_or(config.balancer_for_clients()),
+        target,
         protocol: protocol(args, &config)?,
         load: Load::Closed,
         window: args.window.map(|window| window as usize),
@@ -73,7 +77,7 @@ fn template(args: &Args, target: Option<SocketAddr>) -> Result<Job> {
         threads: args.threads,
         clients: args.clients,
         spin: args.spin,
-        io: args.io.unwrap_or(config.io),
+        io: args.io.unwrap_or(config.native().map_or(IoChoice::default(), |pool| pool.io)),
         seed: args.seed.unwrap_or_else(entropy),
     })
 }
@@ -135,11 +139,13 @@ fn protocol(args: &Args, config: &Config) -> Result<ProtocolSpec> {
     let payload = args.payload.clone().unwrap_or(Payload::Random(PAYLOAD));
     Ok(match args.protocol {
         Protocol::Native => {
-            let format = args.frame.map_or(config.native().format, FrameFormat::plain);
+            let format = args.frame.map_or(config.frame_format(), FrameFormat::plain);
             let frames_per_datagram = match (args.frames_per_datagram, args.frame) {
                 (Some(frames), _) => usize::from(frames),
                 (None, Some(_)) => format.frames_per_datagram(),
-                (None, None) => config.native().frames_per_datagram,
+                (None, None) => {
+                    config.native().map_or(format.frames_per_datagram(), |pool| pool.frames_per_datagram)
+                }
             };
             ProtocolSpec::Native { format, frames_per_datagram, payload }
         }

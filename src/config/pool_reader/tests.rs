@@ -45,7 +45,7 @@ fn accepted(pools: &[Value]) -> Config {
 }
 
 fn one(pool: Value) -> DatagramPool {
-    accepted(&[pool]).datagram_pools.remove(0)
+    accepted(&[pool]).datagram_pools().next().unwrap().clone()
 }
 
 /// The error, without the file and the line that all of these texts have in common.
@@ -120,7 +120,7 @@ fn the_smallest_pools_have_the_defaults() {
     let flows = one(flows(json!({})));
     assert_eq!((flows.ports, flows.settings.replies), (1_024, None));
     let workers = one(pool(json!({}))).settings.workers;
-    assert_eq!(workers, Config::default().native().workers);
+    assert_eq!(workers, Config::default().native().unwrap().workers);
 }
 
 #[test]
@@ -441,13 +441,13 @@ fn what_runs_is_what_has_a_section() {
         (json!({"pools": [pool(json!({}))], "controller": {}}), true, 1),
     ] {
         let config = parse(&file.to_string()).unwrap();
-        assert_eq!((config.runs_native, config.datagram_pools.len()), (native, pools), "{file}");
+        assert_eq!((config.native().is_some(), config.datagram_pools().count()), (native, pools), "{file}");
         assert_eq!(config.require_native("lbd up").is_ok(), native);
     }
     let error = accepted(&[pool(json!({}))]).require_native("lbd up").unwrap_err();
     assert_eq!(
         error.to_string(),
-        "config.json: the configuration has pools only; add a native section such as \"load_balancer\": {} \
+        "config.json: the configuration has datagram pools only; add a native section such as \"load_balancer\": {} \
          to run lbd up"
     );
 }
@@ -670,7 +670,7 @@ proptest! {
         match parse(&json!({ "pools": pools }).to_string()) {
             Ok(config) => {
                 let text = describe(&config);
-                prop_assert!(text.contains("pool-1") || !config.datagram_pools[0].settings.name.is_empty());
+                prop_assert!(text.contains("pool-1") || config.pools.iter().all(|pool| !pool.name().is_empty()));
             }
             Err(error) => {
                 prop_assert!(!error.chars().any(char::is_control), "{error:?}");

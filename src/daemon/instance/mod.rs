@@ -157,9 +157,9 @@ impl Ready {
         };
         let pools = opened.pools.into_iter().map(|open| PreparedPool::new(open, &process));
         let mut pools = pools.collect::<Result<Vec<_>, _>>()?;
-        let mut native = match opened.native {
-            Some(sockets) => Some(PreparedNative::new(&config, sockets, is_inherited, &process)?),
-            None => None,
+        let mut native = match (config.native(), opened.native) {
+            (Some(pool), Some(sockets)) => Some(PreparedNative::new(pool, sockets, is_inherited, &process)?),
+            _ => None,
         };
         if let Some(mut takeover) = takeover {
             let state = takeover.state()?;

@@ -12,7 +12,7 @@ use super::start::start;
 use super::{Failed, Process, processors};
 use crate::base::rng::entropy;
 use crate::base::time::{Clock, Instant};
-use crate::config::Config;
+use crate::config::NativePool;
 use crate::daemon::handover::{SocketKind, SocketSet};
 use crate::daemon::inbox::{Gone, WorkerHandle};
 use crate::daemon::native::NAME;
@@ -44,11 +44,10 @@ pub struct Native {
 }
 
 /// The settings of the native pool's role, but for the balancer's own addresses.
-pub fn settings(config: &Config) -> Settings {
-    let (pool, server) = (config.native(), &config.server);
+pub fn settings(pool: &NativePool) -> Settings {
     Settings {
         format: pool.format,
-        key: config.key_bytes(),
+        key: pool.key_bytes(),
         secret: rand::random(),
         workers: pool.workers,
         policy: pool.policy,
@@ -56,9 +55,9 @@ pub fn settings(config: &Config) -> Settings {
         servers_max: pool.servers_max,
         max_outstanding: pool.max_outstanding,
         waiting_max: pool.waiting_max,
-        interval: server.interval,
-        controller: config.controller,
-        scale: server.run.scale,
+        interval: pool.interval,
+        controller: pool.run.as_ref().map(|run| run.controller),
+        scale: pool.scale_policy(),
         health: pool.health,
         own: vec![],
         seed: entropy(),
@@ -89,23 +88,23 @@ pub struct PreparedNative {
 impl PreparedNative {
     /// Makes the workers over these sockets: front and server side of each.
     pub fn new(
-        config: &Config,
+        pool: &NativePool,
         sockets: Vec<[UdpSocket; 2]>,
         is_inherited: bool,
         process: &Process,
     ) -> Result<PreparedNative, Failed> {
-        let mut settings = settings(config);
+        let mut settings = settings(pool);
         for socket in sockets.iter().flatten() {
             settings.own.push(socket.local_addr()?);
         }
-        let options = IoOptions { prefault: true, ..config.io_options() };
-        let processor = processors(config.native().pin)?;
-        let io = |sockets: [UdpSocket; 2]| os::back_end(config.io, sockets.into(), &options, process.clock);
+        let options = IoOptions { prefault: true, ..pool.io_options() };
+        let processor = processors(pool.pin)?;
+        let io = |sockets: [UdpSocket; 2]| os::back_end(pool.io, sockets.into(), &options, process.clock);
         Ok(PreparedNative {
             roles: NativeRole::workers(settings.clone(), process.clock.now()),
             ios: sockets.into_iter().map(io).collect::<io::Result<_>>()?,
             processors: (0..settings.workers).map(processor).collect(),
-            patience: config.client.deadline,
+            patience: pool.deadline,
             waits: is_inherited,
             settings,
         })

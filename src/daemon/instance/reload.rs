@@ -9,7 +9,7 @@ use super::sockets::{OpenPool, allow_files, plan_for};
 use super::{Failed, Instance, native};
 use crate::admin::Refusal;
 use crate::admin::status::Kind;
-use crate::config::{Config, DatagramPool};
+use crate::config::{Config, DatagramPool, NativePool};
 use crate::daemon::handover::SocketSet;
 use crate::daemon::resolver::Resolver;
 use crate::os::logging;
@@ -64,9 +64,9 @@ impl Instance {
             )));
         }
         // All that may fail comes first.
-        allow_files(&new.datagram_pools)?;
+        allow_files(&new)?;
         let plan = |pool: &DatagramPool| self.step(&old_pools, &leaving, pool, &new);
-        let steps = new.datagram_pools.iter().map(plan).collect::<Result<Vec<_>, _>>()?;
+        let steps = new.datagram_pools().map(plan).collect::<Result<Vec<_>, _>>()?;
         let _not_the_end = self.process.threads.change();
 
         let mut changes = vec![];
@@ -83,18 +83,18 @@ impl Instance {
 
     /// The key of what differs and cannot be changed in a running process.
     fn fixed_difference(&self, old: &Config, new: &Config) -> Option<&'static str> {
-        let (a, b) = (old.native(), new.native());
         let same = |same: bool, key: &'static str| (!same).then_some(key);
-        let of_native = || {
+        let of_native = |a: &NativePool, b: &NativePool| {
             same(a.client_side == b.client_side, "load_balancer.client_side_port or bind")
                 .or(same(a.server_side == b.server_side, "load_balancer.server_side_port or bind"))
                 .or(same(a.frames_per_datagram == b.frames_per_datagram, "load_balancer.frames_per_datagram"))
                 .or(same(a.pin == b.pin, "load_balancer.pin"))
-                .or(same(old.io == new.io, "load_balancer.io"))
-                .or_else(|| native::settings(old).fixed_difference(&native::settings(new)))
+                .or(same(a.io == b.io, "load_balancer.io"))
+                .or_else(|| native::settings(a).fixed_difference(&native::settings(b)))
         };
-        same(old.runs_native == new.runs_native, "whether the native pool runs")
-            .or_else(|| if new.runs_native { of_native() } else { None })
+        let native = (old.native(), new.native());
+        same(native.0.is_some() == native.1.is_some(), "whether the native pool runs")
+            .or_else(|| if let (Some(a), Some(b)) = native { of_native(a, b) } else { None })
             .or(same(old.admin.listen == new.admin.listen, "admin.listen"))
             .or(same(old.admin.token == new.admin.token, "admin.token_file"))
             .or(same(old.state_dir == new.state_dir, "state_dir"))
@@ -128,7 +128,7 @@ impl Instance {
         let shares = |pool: &Arc<Pool>| pool.of().listen.iter().any(|addr| new.listen.contains(addr));
         let mut inherited = SocketSet::default();
         for pool in old.iter().filter(|pool| shares(pool)) {
-            let stays = config.datagram_pools.iter().any(|other| *other == *pool.of());
+            let stays = config.datagram_pools().any(|other| *other == *pool.of());
             if stays {
                 continue;
             }
@@ -194,7 +194,9 @@ impl Instance {
 
     fn change_native(&self, old: &Config, new: &Config, changes: &mut Vec<String>) -> Result<(), Failed> {
         let running = self.running();
-        let Some(native) = running.native.as_ref().filter(|_| old.runs_native) else { return Ok(()) };
+        let (Some(native), Some(old), Some(new)) = (&running.native, old.native(), new.native()) else {
+            return Ok(());
+        };
         let settings = native::settings(new);
         if !native::are_same(&native::settings(old), &settings) {
             native.change(settings)?;

@@ -4,7 +4,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 
 use super::Failed;
-use crate::config::{self, Check, Config, DatagramPool, Target};
+use crate::config::{self, Check, Config, DatagramPool, NativePool, Target};
 use crate::daemon::handover::{Label, SocketKind as Kind, SocketSet};
 use crate::daemon::resolver::Resolver;
 use crate::daemon::{datagram, native, tcp};
@@ -42,12 +42,9 @@ pub struct OpenPool {
 impl Opened {
     /// Opens what this configuration needs; what is in `inherited` is taken from there.
     pub fn all(config: &Config, inherited: &mut SocketSet) -> Result<Opened, Failed> {
-        allow_files(&config.datagram_pools)?;
-        let native = match config.runs_native {
-            true => Some(native(config.native(), inherited)?),
-            false => None,
-        };
-        let pools = config.datagram_pools.iter().map(|pool| OpenPool::open(pool, inherited));
+        allow_files(config)?;
+        let native = config.native().map(|pool| native(pool, inherited)).transpose()?;
+        let pools = config.datagram_pools().map(|pool| OpenPool::open(pool, inherited));
         let pools = pools.collect::<Result<_, _>>()?;
         Ok(Opened { native, pools, admin: admin(&config.admin, inherited)? })
     }
@@ -58,13 +55,13 @@ impl Opened {
 pub fn hold(config: &Config) -> Result<SocketSet, Failed> {
     let mut none = SocketSet::default();
     let mut all = SocketSet::default();
-    if config.runs_native {
-        for (worker, [front, back]) in native(config.native(), &mut none)?.iter().enumerate() {
+    if let Some(pool) = config.native() {
+        for (worker, [front, back]) in native(pool, &mut none)?.iter().enumerate() {
             let sockets = [(Kind::Front, front), (Kind::Back, back)];
             all.append(duplicates(sockets, native::NAME, worker as u16)?);
         }
     }
-    for pool in &config.datagram_pools {
+    for pool in config.datagram_pools() {
         let name = &pool.settings.name;
         let mut open = || -> Result<(), Failed> {
             let plan = plan_for(pool, &[]);
@@ -87,9 +84,9 @@ pub fn hold(config: &Config) -> Result<SocketSet, Failed> {
     Ok(all)
 }
 
-/// Sees to it that there are descriptors enough for these pools.
-pub fn allow_files(pools: &[DatagramPool]) -> Result<(), Failed> {
-    if pools.is_empty() {
+/// Raises the limit of descriptors to what the datagram pools of this configuration need.
+pub fn allow_files(config: &Config) -> Result<(), Failed> {
+    if config.datagram_pools().next().is_none() {
         return Ok(());
     }
     // Both families, as names may lead to either.
@@ -97,7 +94,7 @@ pub fn allow_files(pools: &[DatagramPool]) -> Result<(), Failed> {
         let fronts = pool.listen.len() * pool.settings.workers;
         fronts + 2 * (pool.ports.max(pool.settings.workers) + 1) + 2 * pool.tcp_connections
     };
-    let count = pools.iter().map(of_pool).sum::<usize>() + OTHER_FILES;
+    let count = config.datagram_pools().map(of_pool).sum::<usize>() + OTHER_FILES;
     Ok(limits::allow_files(count as u64, "pools[].ports or pools[].tcp_connections")?)
 }
 
@@ -122,7 +119,7 @@ impl OpenPool {
 
 /// The sockets of each worker: front and server side. The primary has the server side's port, the others any; the front
 /// is shared by all.
-fn native(pool: &config::Pool, inherited: &mut SocketSet) -> io::Result<Vec<[UdpSocket; 2]>> {
+fn native(pool: &NativePool, inherited: &mut SocketSet) -> io::Result<Vec<[UdpSocket; 2]>> {
     let options = SocketOptions::default();
     let any_port = SocketAddr::new(pool.server_side.ip(), 0);
     let has_front = inherited.has(native::NAME, Kind::Front, 0, pool.client_side);

@@ -36,10 +36,7 @@ pub struct State {
 
 /// Where a running balancer of this configuration is asked for its sockets.
 pub fn path(config: &Config) -> PathBuf {
-    let addr = match config.datagram_pools.first() {
-        Some(pool) if !config.runs_native => pool.listen[0],
-        _ => config.native().client_side,
-    };
+    let addr = config.pools[0].listen()[0];
     config.state_dir.join(format!("balancer-{addr}.sock"))
 }
 

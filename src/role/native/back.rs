@@ -45,7 +45,7 @@ impl NativeRole {
                     ServerOp::Register => self.on_register(now, peer, at, bytes, stamp, tx),
                 }
             }
-            Kind::ControllerRequest if peer != self.settings.controller => Err(DropReason::WrongSource),
+            Kind::ControllerRequest if Some(peer) != self.settings.controller => Err(DropReason::WrongSource),
             Kind::ControllerRequest => self.on_answer(now, frame),
             Kind::ClientRequest | Kind::ClientResponse => Err(DropReason::Unexpected),
         }

@@ -90,8 +90,8 @@ pub struct Settings {
     pub waiting_max: usize,
     /// How often servers report, and this balancer looks at its timers.
     pub interval: Duration,
-    /// Where the controller listens.
-    pub controller: SocketAddr,
+    /// Address of the controller; `None` = the pool is not scaled.
+    pub controller: Option<SocketAddr>,
     /// When to ask it for more or fewer servers.
     pub scale: autoscale::Policy,
     /// How servers are judged.

@@ -78,8 +78,11 @@ impl Orders {
 }
 
 impl NativeRole {
-    /// Lets the scaler see the pool, and orders what it decides.
+    /// Shows the pool to the scaler and orders what it decides. Without a controller the pool is not scaled.
     pub(super) fn scale(&mut self, now: Instant, sample: autoscale::Sample) {
+        if self.settings.controller.is_none() {
+            return;
+        }
         let Some(primary) = &mut self.primary else { return };
         let decision = primary.scaler.observe(now, sample);
         if let Ok(mut outlook) = self.stats.scaling.try_lock() {
@@ -108,7 +111,7 @@ impl NativeRole {
         let Some(primary) = &mut self.primary else { return };
         let orders = &mut primary.orders;
         let Some(order) = orders.open.filter(|order| order.due <= now) else { return };
-        let (size, to) = (self.format.size, self.settings.controller);
+        let (size, Some(to)) = (self.format.size, self.settings.controller) else { return };
         let mut header = Header::new(Kind::ControllerRequest, size);
         header.op = order.op as u8;
         header.attempt = order.attempt.saturating_add(1);

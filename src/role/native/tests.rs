@@ -37,7 +37,7 @@ impl Bench {
             max_outstanding: None,
             waiting_max: 64,
             interval: Duration::from_millis(10),
-            controller: addr(55_000),
+            controller: Some(addr(55_000)),
             scale: autoscale::Policy {
                 threshold: 5.0,
                 grow_after: Duration::from_secs(1),

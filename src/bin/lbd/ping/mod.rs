@@ -64,15 +64,13 @@ pub fn run(args: &Ping) -> Result<bool> {
 /// Who is asked and in which protocol: as it is said, or else as the configuration has it.
 fn target(args: &Ping, config: &Config) -> Result<(SocketAddr, Protocol)> {
     let mut places = vec![];
-    if config.runs_native {
-        places.push((config.balancer_for_clients(), Protocol::Native));
-    }
-    for pool in &config.datagram_pools {
-        let protocol = match pool.settings.protocol {
-            config::Protocol::Dns => Protocol::Dns,
-            config::Protocol::Datagram => Protocol::Raw,
+    for pool in &config.pools {
+        let protocol = match pool.as_datagram().map(|pool| pool.settings.protocol) {
+            None => Protocol::Native,
+            Some(config::Protocol::Dns) => Protocol::Dns,
+            Some(config::Protocol::Datagram) => Protocol::Raw,
         };
-        places.extend(pool.listen.iter().map(|&addr| (reachable(addr), protocol)));
+        places.extend(pool.listen().iter().map(|&addr| (reachable(addr), protocol)));
     }
     match &args.addr {
         Some(text) => {

@@ -62,7 +62,7 @@ impl Probe {
     pub fn new(target: SocketAddr, question: Question, timeout: Duration, config: &Config) -> Result<Probe> {
         let means = match question {
             Question::Native(payload) => {
-                let format = config.native().format;
+                let format = config.frame_format();
                 if payload.len() > format.payload_max() {
                     bail!(
                         "--payload has {} bytes, a frame carries {}: shorten it",
