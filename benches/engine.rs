@@ -25,7 +25,7 @@ use criterion::{
     BenchmarkGroup, BenchmarkId, Criterion, SamplingMode, Throughput, criterion_group, criterion_main,
 };
 use lbd::role::Role;
-use lbd::role::datagram::{Affinity, Speaks};
+use lbd::role::datagram::{Affinity, Protocol};
 use lbd::role::server::Work;
 use lbd::wire::{Frame, Header, Kind, ReplyPath};
 
@@ -216,9 +216,9 @@ fn run_relayed(pool: &mut Relayed, client: impl Fn(u64) -> SocketAddr, batch: us
 
 fn datagrams(c: &mut Criterion) {
     for (name, protocol, affinity) in [
-        ("dns", Speaks::Dns, Affinity::None),
-        ("datagram", Speaks::Datagram, Affinity::None),
-        ("flows", Speaks::Datagram, Affinity::Client),
+        ("dns", Protocol::Dns, Affinity::None),
+        ("datagram", Protocol::Datagram, Affinity::None),
+        ("flows", Protocol::Datagram, Affinity::Client),
     ] {
         let mut group = group(c, name);
         for batch in [1, 16, ASKED] {
@@ -243,7 +243,7 @@ fn datagrams(c: &mut Criterion) {
 
 fn datagrams_with_a_limit(c: &mut Criterion) {
     let servers = usize::from(SERVERS);
-    for (name, protocol) in [("dns", Speaks::Dns), ("datagram", Speaks::Datagram)] {
+    for (name, protocol) in [("dns", Protocol::Dns), ("datagram", Protocol::Datagram)] {
         let mut group = group(c, &format!("{name}_limit_1"));
         let mut pool = Relayed::new(relayed::limited(protocol));
         pool.turn(asker, servers + PENDING);
