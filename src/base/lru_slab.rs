@@ -146,6 +146,38 @@ impl<T> LruSlab<T> {
         self.capacity
     }
 
+    /// Panics, with the numbers, unless the order of age leads through every entry once, there and back, and the chain of
+    /// free places through all others.
+    pub fn check_invariants(&self) {
+        let (mut at, mut older, mut entries) = (self.oldest, NONE, 0);
+        while at != NONE {
+            let place = &self.places[at as usize];
+            assert!(place.value.is_some(), "place {at} is free and in the order of age");
+            assert_eq!(
+                place.older, older,
+                "place {at} follows {older} and names {} as the older one",
+                place.older
+            );
+            entries += 1;
+            assert!(entries <= self.len, "the order of age has more than the {} entries", self.len);
+            (older, at) = (at, place.younger);
+        }
+        assert_eq!(self.youngest, older, "the youngest is {older}, not {}", self.youngest);
+        assert_eq!(entries, self.len, "the order of age has {entries} of {} entries", self.len);
+        let (mut at, mut free) = (self.free, 0);
+        while at != NONE {
+            assert!(
+                self.places[at as usize].value.is_none(),
+                "place {at} has an entry and is in the chain of free ones"
+            );
+            free += 1;
+            assert!(free <= self.places.len(), "the chain of free places is a circle");
+            at = self.places[at as usize].younger;
+        }
+        let used = self.places.len();
+        assert_eq!(entries + free, used, "{entries} entries and {free} free of {used} places");
+    }
+
     fn link_youngest(&mut self, now: Instant, at: u32) {
         let older = std::mem::replace(&mut self.youngest, at);
         match older {
@@ -276,6 +308,7 @@ mod tests {
                     prop_assert_eq!(aged.remove(key), values.remove(&key));
                     order.retain(|(other, _)| *other != key);
                 }
+                aged.check_invariants();
                 prop_assert_eq!(aged.oldest(), order.front().copied());
                 prop_assert_eq!((aged.len(), aged.is_empty()), (order.len(), order.is_empty()));
                 prop_assert_eq!((aged.capacity(), aged.is_full()), (capacity, order.len() == capacity));

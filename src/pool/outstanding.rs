@@ -93,6 +93,16 @@ impl Estimate {
         seen.wrapping_sub(self.counters.received) as i32
     }
 
+    /// Panics, with the numbers, unless the server's counters can be true: it has seen no more than was sent and finished
+    /// no more than it read.
+    pub fn check_invariants(&self) {
+        let Estimate { sent, counters: Counters { seq, received, done, .. }, published, .. } = *self;
+        assert!(ahead(sent, seq).is_some(), "the server has seen dispatch {seq}, and {sent} were sent");
+        assert!(ahead(received, done).is_some(), "the server has finished {done} of {received} requests");
+        let most = OUTSTANDING_MAX.max(published);
+        assert!(self.outstanding() <= most, "{} outstanding, {most} at most", self.outstanding());
+    }
+
     /// What the tree holds of it.
     pub fn published(&self) -> u32 {
         self.published
@@ -222,6 +232,7 @@ mod tests {
                     }
                     _ => {}
                 }
+                e.check_invariants();
                 tree += i64::from(e.publish());
                 prop_assert_eq!(tree, i64::from(e.outstanding()));
             }

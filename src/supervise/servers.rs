@@ -184,6 +184,9 @@ impl Replicas {
 
     /// The oldest action that was not fetched yet.
     pub fn poll_action(&mut self) -> Option<Action> {
+        if cfg!(debug_assertions) {
+            self.check_invariants();
+        }
         self.actions.pop_front()
     }
 
@@ -353,6 +356,20 @@ impl Replicas {
             Phase::Starting | Phase::Running { .. } => None,
         };
         self.children.values().map(due).fold(None, earliest)
+    }
+
+    /// Panics, with the numbers, unless each server has a port of its own and there are no more servers than allowed.
+    pub fn check_invariants(&self) {
+        let mut ports: Vec<u16> = self.children.values().map(|child| child.port).collect();
+        ports.sort_unstable();
+        let twice = ports.windows(2).find(|pair| pair[0] == pair[1]);
+        assert!(twice.is_none(), "two replicas have the same port: {twice:?} of {ports:?}");
+        let (desired, max) = (self.wanted(), self.bounds.max);
+        assert!(desired <= max, "{desired} replicas are desired, {max} allowed");
+        if self.shutting_down {
+            let running = self.children.iter().find(|(_, child)| !child.ends());
+            assert!(running.is_none(), "all replicas end, and {running:?} does not");
+        }
     }
 
     fn wait_and_restart(&mut self, now: Instant, id: u32) {

@@ -238,6 +238,47 @@ impl Leases {
         self.ports as usize
     }
 
+    /// Panics, with the numbers, unless each resting pair is in the one row of its server that it names, rows are in the
+    /// order of their rest, and each owner's newest pair is its own.
+    pub fn check_invariants(&self) {
+        for (slot, lane) in self.lanes.iter().enumerate() {
+            let mut linked = 0;
+            for row in Row::ALL {
+                let line = &lane.lines[row as usize];
+                let (mut at, mut previous, mut until, mut len) = (line.first, NONE, Instant::ZERO, 0);
+                while let Some(lease) = self.leases.get(at as usize) {
+                    let is_here = (lease.state, lease.row) == (State::Resting, row);
+                    assert!(
+                        is_here,
+                        "pair {at} of slot {slot} in row {row:?}: {:?}, {:?}",
+                        lease.state, lease.row
+                    );
+                    assert_eq!(lease.previous, previous, "pair {at} of slot {slot} follows {previous}");
+                    assert!(
+                        lease.until >= until,
+                        "pair {at} of slot {slot} has rested before the pair before it"
+                    );
+                    len += 1;
+                    assert!(len <= line.len, "row {row:?} of slot {slot} has more than {} pairs", line.len);
+                    (previous, at, until) = (at, lease.next, lease.until);
+                }
+                assert_eq!(
+                    (line.last, line.len),
+                    (previous, len),
+                    "last and length of row {row:?} of slot {slot}"
+                );
+                linked += len;
+            }
+            let pairs = &self.leases[slot * self.ports as usize..][..self.ports as usize];
+            let resting = pairs.iter().filter(|lease| lease.state == State::Resting).count();
+            assert_eq!(linked as usize, resting, "{linked} pairs of slot {slot} in rows, {resting} resting");
+        }
+        for (owner, pair) in &self.owners {
+            let of = &self.leases[pair.index()].owner;
+            assert_eq!(of.as_ref(), Some(owner), "pair {} is {owner:?}'s by the index", pair.index());
+        }
+    }
+
     fn is_free(&self, now: Instant, pair: Pair) -> bool {
         let lease = &self.leases[pair.0 as usize];
         match lease.state {
@@ -532,6 +573,7 @@ mod tests {
                     }
                     Op::Wait(ms) => now += MS * ms as u32,
                 }
+                leases.check_invariants();
                 for (pair, plain) in plain.iter().enumerate() {
                     let owner = plain.owner.filter(|_| plain.is_busy || now < plain.until);
                     prop_assert_eq!(leases.owner(now, Pair(pair as u32)), owner.as_ref(), "step {}", number);
