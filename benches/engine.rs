@@ -14,8 +14,15 @@
 //! `native_limit_1`, `dns_limit_1`, `datagram_limit_1`: every server has one request, and 256 are pending. In
 //! each turn all servers answer, as many requests become pending, and as many leave the queue.
 //!
-//! Work and seeds are the same in each run. To compare two builds, interleave their runs and compare medians
-//! (`median` in `target/criterion/**/new/estimates.json`).
+//! Work and seeds are the same in each run. To compare two builds on a quiet machine, interleave their runs
+//! and compare medians (`median` in `target/criterion/**/new/estimates.json`). On any machine, compare the
+//! instructions of a row, which are the same in each run. `ENGINE_ROUNDS` is the number of its batches:
+//!
+//! ```text
+//! ENGINE_ROUNDS=2000 valgrind --tool=callgrind --callgrind-out-file=/dev/null --collect-atstart=no \
+//!     --toggle-collect='engine::timed*' target/release/deps/engine-* --test --exact \
+//!     engine/dns/servers_16/batch_16
+//! ```
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -79,6 +86,41 @@ enum Part {
     Both,
 }
 
+/// The time of the work that a row is about. Not inlined, so that a profiler can tell it from the rest.
+#[inline(never)]
+fn timed(work: impl FnOnce()) -> Duration {
+    let start = Instant::now();
+    work();
+    start.elapsed()
+}
+
+/// Rows with samples of equal length, so that their median is little affected by other processes.
+fn group<'a>(c: &'a mut Criterion, name: &str) -> BenchmarkGroup<'a, WallTime> {
+    let mut group = c.benchmark_group(format!("engine/{name}"));
+    group.throughput(Throughput::Elements(1)).sampling_mode(SamplingMode::Flat);
+    group
+}
+
+/// A row: `run` does rounds of `batch` requests with what `make` has made, and gives their time.
+fn row<P>(
+    group: &mut BenchmarkGroup<WallTime>,
+    servers: usize,
+    batch: usize,
+    make: impl Fn() -> P,
+    run: impl Fn(&mut P, u64) -> Duration,
+) {
+    let fixed = std::env::var("ENGINE_ROUNDS").ok().map(|rounds| rounds.parse().expect("a number of rounds"));
+    let mut made = None;
+    let id = BenchmarkId::new(format!("servers_{servers}"), format!("batch_{batch}"));
+    group.bench_function(id, |b| {
+        let made = made.get_or_insert_with(&make);
+        b.iter_custom(|requests| {
+            let rounds = fixed.unwrap_or(requests.div_ceil(batch as u64));
+            run(made, rounds).mul_f64(requests as f64 / (rounds * batch as u64) as f64)
+        })
+    });
+}
+
 /// Sends `rounds` batches through client, balancer, servers, balancer; gives the time of the part.
 fn run(pool: &mut Pool, askers: &mut [End<Asker>], part: Part, rounds: u64) -> Duration {
     let mut took = Duration::ZERO;
@@ -89,19 +131,19 @@ fn run(pool: &mut Pool, askers: &mut [End<Asker>], part: Part, rounds: u64) -> D
             asker.carry_to(&mut pool.balancer);
             asker.clear();
         }
-        let start = Instant::now();
-        pool.balancer.batch(pool.now);
-        if part != Part::Replies {
-            took += start.elapsed();
+        if part == Part::Replies {
+            pool.balancer.batch(pool.now);
+        } else {
+            took += timed(|| pool.balancer.batch(pool.now));
         }
         pool.deliver_to_servers();
         pool.balancer.clear();
         pool.turn_servers();
         pool.clear_servers();
-        let start = Instant::now();
-        pool.balancer.batch(pool.now);
-        if part != Part::Requests {
-            took += start.elapsed();
+        if part == Part::Requests {
+            pool.balancer.batch(pool.now);
+        } else {
+            took += timed(|| pool.balancer.batch(pool.now));
         }
         pool.balancer.clear();
         // Timers, outside of the measurement.
@@ -110,19 +152,6 @@ fn run(pool: &mut Pool, askers: &mut [End<Asker>], part: Part, rounds: u64) -> D
         pool.balancer.clear();
     }
     took
-}
-
-/// The time of `requests` requests, from that of the whole rounds of a batch that hold them.
-fn per_batch(requests: u64, batch: usize, run: impl FnOnce(u64) -> Duration) -> Duration {
-    let rounds = requests.div_ceil(batch as u64);
-    run(rounds).mul_f64(requests as f64 / (rounds * batch as u64) as f64)
-}
-
-/// Rows with samples of equal length, so that their median is little affected by whatever else runs.
-fn group<'a>(c: &'a mut Criterion, name: &str) -> BenchmarkGroup<'a, WallTime> {
-    let mut group = c.benchmark_group(format!("engine/{name}"));
-    group.throughput(Throughput::Elements(1)).sampling_mode(SamplingMode::Flat);
-    group
 }
 
 fn native(c: &mut Criterion) {
@@ -135,24 +164,19 @@ fn native(c: &mut Criterion) {
         let mut group = group(c, name);
         for servers in [4, 16, 64] {
             for batch in [1, 16, 256] {
-                let mut pool = Pool::new(servers, Work::Echo, path);
-                // Four clients, as far as the batch goes.
-                let clients = batch.min(4);
-                let asker =
-                    |n| End::new(Asker { requests: batch / clients, sequence: 0 }, &[client(n as u16)]);
-                let mut askers: Vec<_> = (0..clients).map(asker).collect();
-                group.bench_function(id(servers, batch), |b| {
-                    b.iter_custom(|requests| {
-                        per_batch(requests, batch, |rounds| run(&mut pool, &mut askers, part, rounds))
-                    })
+                let make = || {
+                    // Four clients, as far as the batch goes.
+                    let clients = batch.min(4);
+                    let asker =
+                        |n| End::new(Asker { requests: batch / clients, sequence: 0 }, &[client(n as u16)]);
+                    (Pool::new(servers, Work::Echo, path), (0..clients).map(asker).collect::<Vec<_>>())
+                };
+                row(&mut group, servers, batch, make, |(pool, askers), rounds| {
+                    run(pool, askers, part, rounds)
                 });
             }
         }
     }
-}
-
-fn id(servers: usize, batch: usize) -> BenchmarkId {
-    BenchmarkId::new(format!("servers_{servers}"), format!("batch_{batch}"))
 }
 
 /// Has each server answer a request and get a pending one, `rounds` times; gives the balancer's time.
@@ -164,9 +188,7 @@ fn run_limited(pool: &mut Pool, asker: &mut End<Asker>, rounds: u64) -> Duration
         asker.batch(pool.now);
         asker.carry_to(&mut pool.balancer);
         asker.clear();
-        let start = Instant::now();
-        pool.balancer.batch(pool.now);
-        took += start.elapsed();
+        took += timed(|| pool.balancer.batch(pool.now));
         pool.deliver_to_servers();
         pool.balancer.clear();
         // Timers, outside of the measurement.
@@ -182,21 +204,20 @@ fn run_limited(pool: &mut Pool, asker: &mut End<Asker>, rounds: u64) -> Duration
 fn native_with_a_limit(c: &mut Criterion) {
     let mut group = group(c, "native_limit_1");
     for servers in [4, 16, 64] {
-        let mut pool = Pool::limited(servers, Work::Echo, ReplyPath::Balancer);
-        let mut asker = End::new(Asker { requests: servers + PENDING, sequence: 0 }, &[client(0)]);
-        run_limited(&mut pool, &mut asker, 1);
-        asker.role.requests = servers;
-        group.bench_function(id(servers, servers), |b| {
-            b.iter_custom(|requests| {
-                let waited = || pool.balancer.role.stats().waited.get();
-                let before = waited();
-                let rounds = requests.div_ceil(servers as u64);
-                let took = per_batch(requests, servers, |rounds| run_limited(&mut pool, &mut asker, rounds));
-                let role = &pool.balancer.role;
-                assert_eq!(role.stats().waited.get() - before, rounds * servers as u64);
-                assert_eq!(role.waiting(), PENDING as u64);
-                took
-            })
+        let make = || {
+            let mut pool = Pool::limited(servers, Work::Echo, ReplyPath::Balancer);
+            let mut asker = End::new(Asker { requests: servers + PENDING, sequence: 0 }, &[client(0)]);
+            let _ = run_limited(&mut pool, &mut asker, 1);
+            asker.role.requests = servers;
+            (pool, asker)
+        };
+        row(&mut group, servers, servers, make, |(pool, asker), rounds| {
+            let before = pool.balancer.role.stats().waited.get();
+            let took = run_limited(pool, asker, rounds);
+            let role = &pool.balancer.role;
+            assert_eq!(role.stats().waited.get() - before, rounds * servers as u64);
+            assert_eq!(role.waiting(), PENDING as u64);
+            took
         });
     }
 }
@@ -206,11 +227,11 @@ fn run_relayed(pool: &mut Relayed, client: impl Fn(u64) -> SocketAddr, batch: us
     let mut took = Duration::ZERO;
     for _ in 0..turns {
         pool.ask(&client, batch);
-        let start = Instant::now();
-        pool.handle();
-        took += start.elapsed();
+        took += timed(|| pool.handle());
         pool.answer();
     }
+    let stats = pool.relay.stats();
+    assert_eq!((stats.refused.total(), stats.timed_out.get()), (0, 0), "{:?}", stats.refused);
     took
 }
 
@@ -222,7 +243,6 @@ fn datagrams(c: &mut Criterion) {
     ] {
         let mut group = group(c, name);
         for batch in [1, 16, ASKED] {
-            let mut pool = Relayed::new(relayed::settings(protocol, affinity));
             // Few enough that no flow is idle before its client's next datagram. One datagram in
             // 20,000 comes from a client without a flow.
             let clients = (25 * batch as u64).min(400);
@@ -230,34 +250,29 @@ fn datagrams(c: &mut Criterion) {
                 Affinity::None => asker(n),
                 Affinity::Client => asker(n % clients + n / 20_000),
             };
-            group.bench_function(id(SERVERS.into(), batch), |b| {
-                b.iter_custom(|requests| {
-                    per_batch(requests, batch, |turns| run_relayed(&mut pool, client, batch, turns))
-                })
+            let make = || Relayed::new(relayed::settings(protocol, affinity));
+            row(&mut group, SERVERS.into(), batch, make, |pool, turns| {
+                run_relayed(pool, client, batch, turns)
             });
-            let stats = pool.relay.stats();
-            assert_eq!((stats.refused.total(), stats.timed_out.get()), (0, 0), "{:?}", stats.refused);
         }
     }
 }
 
 fn datagrams_with_a_limit(c: &mut Criterion) {
     let servers = usize::from(SERVERS);
-    for (name, protocol) in [("dns", Protocol::Dns), ("datagram", Protocol::Datagram)] {
-        let mut group = group(c, &format!("{name}_limit_1"));
-        let mut pool = Relayed::new(relayed::limited(protocol));
-        pool.turn(asker, servers + PENDING);
-        group.bench_function(id(servers, servers), |b| {
-            b.iter_custom(|requests| {
-                let before = pool.relay.stats().waited.get();
-                let took =
-                    per_batch(requests, servers, |turns| run_relayed(&mut pool, asker, servers, turns));
-                let stats = pool.relay.stats();
-                let waited = requests.div_ceil(servers as u64) * servers as u64;
-                assert_eq!(stats.waited.get() - before, waited);
-                assert_eq!(stats.waiting.get(), PENDING as u64);
-                took
-            })
+    for (name, protocol) in [("dns_limit_1", Protocol::Dns), ("datagram_limit_1", Protocol::Datagram)] {
+        let make = || {
+            let mut pool = Relayed::new(relayed::limited(protocol));
+            pool.turn(asker, servers + PENDING);
+            pool
+        };
+        row(&mut group(c, name), servers, servers, make, |pool, turns| {
+            let before = pool.relay.stats().waited.get();
+            let took = run_relayed(pool, asker, servers, turns);
+            let stats = pool.relay.stats();
+            assert_eq!(stats.waited.get() - before, turns * servers as u64);
+            assert_eq!(stats.waiting.get(), PENDING as u64);
+            took
         });
     }
 }
