@@ -1,7 +1,8 @@
-//! Counters and gauges of every pool, whatever its protocol: of one worker, and of one server slot at one worker.
+//! Counters and gauges of every pool, whatever its protocol: of one worker, and of one server slot at one
+//! worker.
 //!
-//! Embedded in [`super::NativeStats`] and [`super::DatagramStats`], which add what only their kind of pool can count. One
-//! worker writes; any thread reads. The primary worker alone writes the gauges of servers.
+//! Embedded in [`super::NativeStats`] and [`super::DatagramStats`], which add what only their kind of pool
+//! can count. One worker writes; any thread reads. The primary worker alone writes the gauges of servers.
 
 use super::{Counter, DecisionStats, LatencyHistogram, Served};
 use crate::base::drop_reason::DropCounters;
@@ -41,7 +42,8 @@ pub struct WorkerStats {
     pub completions_delayed: Counter,
 }
 
-/// Counters of one server slot at one worker. They belong to the slot and continue when another server takes it.
+/// Counters of one server slot at one worker. They belong to the slot and continue when another server takes
+/// it.
 #[derive(Debug, Default)]
 pub struct ServerStats {
     /// The server's id plus one; 0 while the slot is free (gauge).

@@ -74,7 +74,8 @@ impl DatagramStats {
 pub struct TcpStats {
     /// Connections spliced.
     pub opened: Counter,
-    /// Connections refused: no server accepted them, the limit was reached, or the access list denies the client.
+    /// Connections refused: no server accepted them, the limit was reached, or the access list denies the
+    /// client.
     pub refused: Counter,
     /// Open connections (gauge).
     pub open: Counter,

@@ -1,6 +1,8 @@
-//! Counters and histograms of the data path: one worker writes them with relaxed stores, any thread reads them.
+//! Counters and histograms of the data path: one worker writes them with relaxed stores, any thread reads
+//! them.
 //!
-//! [`common`] has what every pool counts; [`native`] and [`datagram`] embed it and add what only their kind can count.
+//! [`common`] has what every pool counts; [`native`] and [`datagram`] embed it and add what only their kind
+//! can count.
 
 pub mod common;
 pub mod counts;

@@ -1,7 +1,7 @@
 //! Counters and gauges of one worker of a native pool.
 //!
-//! The primary worker writes the gauges, except `reported` and `estimate_error`: each worker writes those for the reports
-//! that it reads.
+//! The primary worker writes the gauges, except `reported` and `estimate_error`: each worker writes those for
+//! the reports that it reads.
 
 use std::net::SocketAddr;
 use std::sync::Mutex;
@@ -18,7 +18,8 @@ pub struct NativeServerStats {
     pub common: ServerStats,
     /// Requests in transit to the server or at it, by the estimate (gauge).
     pub outstanding: Counter,
-    /// Time at which the newest report, or reply with counters, was read: nanoseconds of the balancer's clock (gauge).
+    /// Time at which the newest report, or reply with counters, was read: nanoseconds of the balancer's clock
+    /// (gauge).
     pub reported: Counter,
     /// Absolute error of the queue estimate at the last report, in requests (gauge).
     pub estimate_error: Counter,
@@ -62,7 +63,8 @@ impl NativeStats {
         }
     }
 
-    /// Counts the error of an estimate: a server reports a queue of `queue` requests where `believed` were expected.
+    /// Counts the error of an estimate: a server reports a queue of `queue` requests where `believed` were
+    /// expected.
     pub fn note_estimate(&self, slot: Slot, queue: u32, believed: u32) {
         let error = queue.abs_diff(believed);
         self.servers[slot.index()].estimate_error.set(u64::from(error));
