@@ -15,7 +15,7 @@ use lbd::io::socket::{SocketOptions, bind};
 use lbd::io::{DatagramIo, IoOptions, MmsgIo, Waker};
 use lbd::os::signals::Stop;
 use lbd::pool::health::State;
-use lbd::pool::stats::PoolStats;
+use lbd::pool::stats::{NativeServerStats, NativeStats};
 use lbd::pool::{autoscale, select};
 use lbd::role::client::Ending;
 use lbd::role::native::{BACK, FRONT, NativeRole, Settings};
@@ -28,7 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 struct TestBalancer {
     front: SocketAddr,
     back: SocketAddr,
-    stats: Arc<PoolStats>,
+    stats: Arc<NativeStats>,
     stop: Stop,
     thread: Option<JoinHandle<()>>,
 }
@@ -87,11 +87,17 @@ impl TestBalancer {
         TestBalancer { front, back, stats, stop, thread: Some(thread) }
     }
 
+    /// Requests sent to servers.
+    fn dispatched(&self) -> u64 {
+        self.stats.servers.iter().map(|server| server.common.dispatched.get()).sum()
+    }
+
     /// Waits until so many servers take traffic.
     fn wait_for(&self, servers: usize) {
         let until = std::time::Instant::now() + PATIENCE;
-        let is_up =
-            |s: &&lbd::pool::stats::ServerStats| s.id_plus_one.get() > 0 && s.state.get() == State::Up as u64;
+        let is_up = |s: &&NativeServerStats| {
+            s.common.id_plus_one.get() > 0 && s.common.state.get() == State::Up as u64
+        };
         while self.stats.servers.iter().filter(is_up).count() != servers {
             assert!(std::time::Instant::now() < until, "{servers} servers never came up");
             std::thread::yield_now();
@@ -145,7 +151,7 @@ fn a_server_that_answers_directly_is_believed_if_it_is_expected() {
         assert!(suspicious.totals().drops.get(DropReason::WrongSource) > 0);
         // The balancer has learnt of every completion by the server's counters.
         let until = std::time::Instant::now() + PATIENCE;
-        while balancer.stats.answered.get() != balancer.stats.dispatched.get() {
+        while balancer.stats.common.answered.get() != balancer.dispatched() {
             assert!(std::time::Instant::now() < until, "completions are missing");
             std::thread::yield_now();
         }
@@ -238,7 +244,7 @@ fn without_servers_the_answer_is_busy() {
     let mut client = Client::builder().deadline(Duration::from_millis(300)).connect(balancer.front).unwrap();
     let error = client.call(b"anybody?").unwrap_err();
     assert!(matches!(error, client::CallError::Busy), "{error}");
-    assert!(balancer.stats.busy_no_server.get() > 0);
+    assert!(balancer.stats.common.refused.get(DropReason::NoServer) > 0);
 }
 
 #[test]
@@ -259,7 +265,7 @@ fn with_a_key_only_those_who_have_it_join() {
         assert_eq!(client.call(b"secret").unwrap(), b"secret");
     }
     assert!(!stranger.is_registered());
-    assert!(balancer.stats.drops.get(lbd::base::drop_reason::DropReason::Tag) > 0);
+    assert!(balancer.stats.common.dropped.get(lbd::base::drop_reason::DropReason::Tag) > 0);
     assert!(server.stop().served >= 20);
 }
 

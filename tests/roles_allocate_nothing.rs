@@ -149,7 +149,7 @@ fn relay(settings: PoolSettings, mut turns: impl FnMut(&mut Relayed)) -> Relayed
     }
     assert_eq!(counting::allocations() - before.expect("it was warm"), 0);
     let stats = pool.relay.stats();
-    assert!(stats.refused.total() * 100 < stats.received.get(), "{:?}", stats.refused);
+    assert!(stats.common.refused.total() * 100 < stats.common.received.get(), "{:?}", stats.common.refused);
     assert!(stats.flows_opened.get() == 0 || stats.flows_opened.get() > stats.flows.get(), "flows end too");
     pool
 }

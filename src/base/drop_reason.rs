@@ -89,6 +89,8 @@ reasons! {
     Unasked => "unasked",
     /// A datagram of a server after its port was given back.
     Late => "late",
+    /// The request's mode is not served.
+    Mode => "mode",
 }
 
 /// One counter per [`DropReason`]: a single writer adds, anybody reads.

@@ -178,13 +178,13 @@ impl Balancing for DatagramRole {
         let fronts = || self.fronts().map(SocketId);
         let unusable = fronts().map(|front| io.unusable(front)).sum();
         let newly = unusable - std::mem::replace(&mut seen.unusable, unusable);
-        stats.received.add(newly);
-        stats.refused.add(DropReason::Length, newly);
+        stats.common.received.add(newly);
+        stats.common.refused.add(DropReason::Length, newly);
         let drops = fronts().map(|front| io.kernel_drops(front)).sum();
-        stats.kernel_drops.set(drops);
-        stats.kernel_drops_back.set(now.kernel_drops - drops);
-        stats.send_drops.set(now.send_full + now.send_failed);
-        stats.gso_off.set(now.gso_off);
+        stats.common.kernel_drops.set(drops);
+        stats.common.kernel_drops_back.set(now.kernel_drops - drops);
+        stats.common.send_drops.set(now.send_full + now.send_failed);
+        stats.common.gso_off.set(now.gso_off);
         if now.gso_off != seen.counters.gso_off {
             warn!("the kernel refuses segmentation offload (UDP_SEGMENT): sending datagram by datagram");
         }
@@ -195,13 +195,13 @@ impl Balancing for DatagramRole {
         let (stats, pool) = (self.stats(), self.shared().name());
         info!(
             pool,
-            received = stats.received.get(),
-            answered = stats.answered.get(),
+            received = stats.common.received.get(),
+            answered = stats.common.answered.get(),
             timed_out = stats.timed_out.get(),
             forwarded = stats.forwarded.get(),
-            refused = stats.refused.total(),
+            refused = stats.common.refused.total(),
             in_flight = stats.in_flight.get(),
-            kernel_drops = stats.kernel_drops.get(),
+            kernel_drops = stats.common.kernel_drops.get(),
             "stopped"
         );
     }

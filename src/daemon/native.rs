@@ -47,11 +47,11 @@ impl Balancing for NativeRole {
             return;
         }
         let stats = self.stats();
-        stats.kernel_drops.set(now.kernel_drops);
-        stats.send_drops.set(now.send_full + now.send_failed);
-        stats.gso_off.set(now.gso_off);
-        stats.out_of_slots.set(now.out_of_slots);
-        stats.completions_delayed.set(now.completions_delayed);
+        stats.common.kernel_drops.set(now.kernel_drops);
+        stats.common.send_drops.set(now.send_full + now.send_failed);
+        stats.common.gso_off.set(now.gso_off);
+        stats.common.out_of_slots.set(now.out_of_slots);
+        stats.common.completions_delayed.set(now.completions_delayed);
         if now.gso_off != seen.gso_off {
             warn!("the kernel refuses segmentation offload (UDP_SEGMENT): sending datagram by datagram");
         }
@@ -61,11 +61,10 @@ impl Balancing for NativeRole {
     fn tell_end(&self) {
         let stats = self.stats();
         info!(
-            requests = stats.requests.get(),
-            dispatched = stats.dispatched.get(),
-            answered = stats.answered.get(),
-            dropped = stats.drops.total(),
-            kernel_drops = stats.kernel_drops.get(),
+            requests = stats.common.received.get(),
+            answered = stats.common.answered.get(),
+            dropped = stats.common.dropped.total(),
+            kernel_drops = stats.common.kernel_drops.get(),
             "stopped"
         );
     }

@@ -40,7 +40,8 @@ fn share_of_the_slow_one(world: &mut World) -> f64 {
 /// How much slower server 0 is believed to be.
 fn slowness(world: &World) -> f64 {
     let slot: Slot = world.primary().registry().expect("the primary").slot_of(0).expect("it is up");
-    world.stats[0].servers[slot.index()].served.slowness.get() as f64 / f64::from(lbd::pool::select::AS_FAST)
+    world.stats[0].servers[slot.index()].common.served.slowness.get() as f64
+        / f64::from(lbd::pool::select::AS_FAST)
 }
 
 #[test]
@@ -97,7 +98,7 @@ fn equal_servers_have_equal_shares() {
         traffic(&mut world, 4_000, 1.4, |_, _| {});
         let served = served(&world);
         assert!(served.iter().all(|n| (850..=1_150).contains(n)), "seed {seed}: {served:?}");
-        let regret = world.stats[0].decisions.regret.snapshot();
+        let regret = world.stats[0].common.decisions.regret.snapshot();
         assert!(regret.count() > 40 && regret.mean() < 0.3, "seed {seed}: {regret:?}");
         world.check_at_rest();
     }
@@ -113,7 +114,7 @@ fn the_figures_of_choices_say_how_well_queues_are_known() {
             crate::fill(world, 4, Some(ServiceTime::exponential(MS * 2)))
         };
         traffic(&mut world, 4_000, 1.4, |_, _| {});
-        let decisions = &world.stats[0].decisions;
+        let decisions = &world.stats[0].common.decisions;
         let (age, error) = (decisions.age.snapshot(), decisions.estimate_error.snapshot());
         assert!(age.count() > 40, "{age:?}");
         let p50 = age.quantile(0.5).unwrap();

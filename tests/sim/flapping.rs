@@ -46,8 +46,9 @@ fn failures(world: &World) -> u32 {
 /// For a second, requests of all clients at random moments, about 200 of them. Gives how many were sent to the server
 /// that flaps, and to all.
 fn second(world: &mut World, number: &mut u64) -> (u64, u64) {
-    let touched = |w: &World| slot(w).map_or(0, |slot| w.stats[0].servers[slot.index()].dispatched.get());
-    let before = (touched(world), world.total(|s| &s.dispatched));
+    let touched =
+        |w: &World| slot(w).map_or(0, |slot| w.stats[0].servers[slot.index()].common.dispatched.get());
+    let before = (touched(world), world.dispatched());
     let end = world.now() + SECOND;
     while world.now() < end {
         world.run(MS * 5);
@@ -56,7 +57,7 @@ fn second(world: &mut World, number: &mut u64) -> (u64, u64) {
         world.clients[client].submit(now, *number);
         *number += 1;
     }
-    (touched(world) - before.0, world.total(|s| &s.dispatched) - before.1)
+    (touched(world) - before.0, world.dispatched() - before.1)
 }
 
 #[test]

@@ -90,7 +90,7 @@ fn a_clean_network_needs_no_retry_and_serves_evenly() {
         let served: Vec<u64> = world.servers.values().map(|s| s.role.totals().served).collect();
         assert_eq!(served.iter().sum::<u64>(), 2000);
         assert!(served.iter().all(|&n| (400..=600).contains(&n)), "seed {seed}: {served:?}");
-        let drops: u64 = world.stats.iter().map(|stats| stats.drops.total()).sum();
+        let drops: u64 = world.stats.iter().map(|stats| stats.common.dropped.total()).sum();
         assert_eq!(drops, 0, "seed {seed}: {:?}", world.stats);
     }
 }
@@ -116,7 +116,7 @@ fn requests_wait_for_servers_with_room_and_each_is_answered() {
         assert!((least..=most).contains(&longest), "seed {seed}: {longest}");
         let waited = world.total(|s| &s.waited);
         assert!(waited > 500, "seed {seed}: {waited}");
-        assert_eq!(world.total(|s| &s.busy_shed), 0, "seed {seed}");
+        assert_eq!(world.refused(), 0, "seed {seed}");
         world.check_at_rest();
         let answered: usize = world.clients.iter().map(|c| c.count(Ending::Answered)).sum();
         assert_eq!(answered, 2_000, "seed {seed}");
@@ -138,7 +138,7 @@ fn a_lost_last_request_blocks_nobody_and_is_forgotten_within_an_interval_or_so()
         }
         let now = world.now();
         (0..4).for_each(|n| world.clients[0].submit(now, n));
-        assert!(world.run_until(MS, |w| w.total(|s| &s.dispatched) == 4));
+        assert!(world.run_until(MS, |w| w.dispatched() == 4));
         assert_eq!((0..4).map(|id| world.len_of(id)).collect::<Vec<_>>(), [1; 4], "one under way to each");
         world.run(MS);
         for id in 0..4 {
@@ -408,11 +408,11 @@ fn several_workers_keep_exact_counts_under_loss_and_share_evenly_without() {
         let mut world = pool_of_workers(seed, faults, workers, ReplyPath::Balancer, service);
         traffic(&mut world, 2000, 2.0, |_, _| {});
         world.check_at_rest();
-        let by_worker: Vec<u64> = world.stats.iter().map(|stats| stats.requests.get()).collect();
+        let by_worker: Vec<u64> = world.stats.iter().map(|stats| stats.common.received.get()).collect();
         assert!(by_worker.iter().all(|&n| n > 200), "seed {seed}: every worker has work: {by_worker:?}");
         let served: Vec<u64> = world.servers.values().map(|s| s.role.totals().served).collect();
         if loss == 0.0 {
-            assert_eq!(world.stats.iter().map(|s| s.drops.total()).sum::<u64>(), 0, "seed {seed}");
+            assert_eq!(world.stats.iter().map(|s| s.common.dropped.total()).sum::<u64>(), 0, "seed {seed}");
             assert_eq!(served.iter().sum::<u64>(), 2000, "seed {seed}: nobody refused a request of a worker");
             assert!(served.iter().all(|&n| (400..=600).contains(&n)), "seed {seed}: {served:?}");
         }
@@ -475,9 +475,10 @@ fn a_drain_under_several_workers_loses_nothing() {
         world.check_at_rest();
         let answered: usize = world.clients.iter().map(|c| c.count(Ending::Answered)).sum();
         assert_eq!(answered, 300, "seed {seed}");
-        let (sent, came_back) = (world.total(|s| &s.dispatched), world.total(|s| &s.answered));
+        let (sent, came_back) = (world.dispatched(), world.total(|s| &s.answered));
         assert_eq!(sent, came_back, "seed {seed}: every reply is believed");
-        let drops: u64 = world.stats.iter().map(|stats| stats.drops.get(DropReason::WrongSource)).sum();
+        let drops: u64 =
+            world.stats.iter().map(|stats| stats.common.dropped.get(DropReason::WrongSource)).sum();
         assert_eq!(drops, 0, "seed {seed}");
     }
 }
@@ -530,7 +531,7 @@ fn registrations(world: &World) -> (Vec<(u32, u32)>, usize) {
 fn refused(world: &World) -> u64 {
     let expected = [DropReason::Duplicate, DropReason::Replay, DropReason::Stale];
     let reasons = DropReason::ALL.iter().filter(|reason| !expected.contains(reason));
-    let by_balancer = |reason| world.stats.iter().map(|stats| stats.drops.get(reason)).sum::<u64>();
+    let by_balancer = |reason| world.stats.iter().map(|stats| stats.common.dropped.get(reason)).sum::<u64>();
     let by_servers = |reason| world.servers.values().map(|s| s.role.totals().drops.get(reason)).sum::<u64>();
     reasons.map(|&reason| by_balancer(reason) + by_servers(reason)).sum()
 }
@@ -573,8 +574,11 @@ fn a_balancer_that_is_handed_over_goes_on_exactly() {
         assert_eq!(world.up().len(), 4, "seed {seed}");
         let answered: usize = world.clients.iter().map(|c| c.count(Ending::Answered)).sum();
         assert!(answered >= if loss < 0.1 { 700 } else { 695 }, "seed {seed}: {answered} of 700 answered");
-        let late =
-            world.stats.iter().flat_map(|stats| &stats.servers).filter_map(|s| s.latency.take_quantile(1.0));
+        let late = world
+            .stats
+            .iter()
+            .flat_map(|stats| &stats.servers)
+            .filter_map(|s| s.common.latency.take_quantile(1.0));
         assert!(late.max() < Some(Duration::from_secs(1)), "seed {seed}: of another clock");
         if loss > 0.0 || path == ReplyPath::Direct {
             continue;
@@ -582,7 +586,7 @@ fn a_balancer_that_is_handed_over_goes_on_exactly() {
         let totals = world.clients.iter().map(|c| c.node.role.totals());
         let (failed, retried) = totals.fold((0, 0), |(f, r), t| (f + t.first_failed, r + t.retried));
         assert_eq!((failed, retried), (0, 0), "seed {seed}: nothing was lost");
-        let (sent, came_back) = (world.total(|s| &s.dispatched), world.total(|s| &s.answered));
+        let (sent, came_back) = (world.dispatched(), world.total(|s| &s.answered));
         assert_eq!(sent, came_back, "seed {seed}: every reply is believed, and once");
         assert_eq!(refused(&world), refused_before, "seed {seed}");
     }

@@ -75,11 +75,12 @@ fn gauges_say_since_when_and_how_far_off_the_last_report_was() {
         world.run(SECOND);
         world.start_server(2);
         world.run(SECOND);
-        let gauges = |w: &World| w.stats[0].servers.iter().map(|s| s.id_plus_one.get()).collect::<Vec<_>>();
+        let gauges =
+            |w: &World| w.stats[0].servers.iter().map(|s| s.common.id_plus_one.get()).collect::<Vec<_>>();
         let slot = gauges(&world).iter().position(|&id| id == 3).unwrap();
         let stats = &world.stats[0].servers[slot];
-        assert_eq!(stats.weight.get(), 1);
-        let since = stats.since.get();
+        assert_eq!(stats.common.weight.get(), 1);
+        let since = stats.common.since.get();
         assert!((start + SECOND).as_nanos() < since && since < world.now().as_nanos(), "seed {seed}");
         let age = world.now().as_nanos() - stats.reported.get();
         assert!(age <= 101_000_000, "seed {seed}: an idle server reports ten times a second: {age} ns");

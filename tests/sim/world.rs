@@ -13,7 +13,7 @@ use lbd::pool::autoscale;
 use lbd::pool::event::Event;
 use lbd::pool::health::Rules;
 use lbd::pool::select::{PolicyKind, Slot};
-use lbd::pool::stats::{Counter, PoolStats};
+use lbd::pool::stats::{Counter, NativeStats, WorkerStats};
 use lbd::pool::waiting::Limit;
 use lbd::role::Role;
 use lbd::role::client::{self, ClientRole, Ending, Outcome};
@@ -109,7 +109,7 @@ pub struct World {
     pub balancer: Vec<Node<NativeRole>>,
     pub workers: usize,
     pub reply_path: ReplyPath,
-    pub stats: Vec<Arc<PoolStats>>,
+    pub stats: Vec<Arc<NativeStats>>,
     pub servers: BTreeMap<u32, Node<ServerRole>>,
     /// Servers that stand still: what arrives there waits.
     pub frozen: BTreeSet<u32>,
@@ -227,9 +227,20 @@ impl World {
         }
     }
 
-    /// A figure of all workers together.
-    pub fn total(&self, counter: fn(&PoolStats) -> &Counter) -> u64 {
-        self.stats.iter().map(|stats| counter(stats).get()).sum()
+    /// A counter of all workers together.
+    pub fn total(&self, counter: fn(&WorkerStats) -> &Counter) -> u64 {
+        self.stats.iter().map(|stats| counter(&stats.common).get()).sum()
+    }
+
+    /// Requests sent to servers.
+    pub fn dispatched(&self) -> u64 {
+        let servers = self.stats.iter().flat_map(|stats| &stats.servers);
+        servers.map(|server| server.common.dispatched.get()).sum()
+    }
+
+    /// Requests refused for any reason.
+    pub fn refused(&self) -> u64 {
+        self.stats.iter().map(|stats| stats.common.refused.total()).sum()
     }
 
     /// The primary worker's role.
@@ -437,21 +448,18 @@ impl World {
             assert_eq!(server.role.queue_len(), 0, "seed {seed}");
         }
         // One worker may send what another one has read.
-        let refused = self.total(|s| &s.busy_no_server)
-            + self.total(|s| &s.busy_shed)
-            + self.total(|s| &s.refused_mode);
         let expired: u64 = self
             .stats
             .iter()
-            .map(|s| s.drops.get(DropReason::Expired) + s.drops.get(DropReason::StillWaits))
+            .map(|s| s.common.dropped.get(DropReason::Expired) + s.common.dropped.get(DropReason::StillWaits))
             .sum();
-        let accounted = self.total(|s| &s.dispatched) + refused + expired;
-        let requests = self.total(|s| &s.requests);
+        let accounted = self.dispatched() + self.refused() + expired;
+        let requests = self.total(|s| &s.received);
         assert_eq!(requests, accounted, "seed {seed}: requests = dispatched + refused + expired");
         let waiting = self.balancer.first().map_or(0, |n| n.role.waiting());
         assert_eq!(waiting, 0, "seed {seed}: forgotten");
         // A directly answered request that came twice is finished twice: once more than it was sent.
-        let (answered, dispatched) = (self.total(|s| &s.answered), self.total(|s| &s.dispatched));
+        let (answered, dispatched) = (self.total(|s| &s.answered), self.dispatched());
         let exact = self.reply_path == ReplyPath::Balancer;
         assert!(!exact || answered <= dispatched, "seed {seed}: at most one reply to an attempt");
         for caller in &self.clients {

@@ -78,13 +78,13 @@ mod tests {
     use super::*;
     use crate::admin::status::Kind;
     use crate::base::time::Clock;
-    use crate::pool::stats::PoolStats;
+    use crate::pool::stats::NativeStats;
 
     #[test]
     fn readers_see_one_snapshot_until_the_next_tick() {
         let events = Arc::new(EventLog::default());
         (0..60).for_each(|n| events.note(Kind::Notice, "", None, format!("{n}")));
-        let workers = || vec![Arc::new(PoolStats::new(1))];
+        let workers = || vec![Arc::new(NativeStats::new(1))];
         let one = workers();
         let sampler = Sampler::new(one.clone(), vec![], Clock::start(), Board::SPAN);
         let board = Board::new(About::new("config.json".into(), Arc::clone(&events)), sampler);
@@ -95,7 +95,7 @@ mod tests {
         );
         assert!(first.started_unix_ms > 1_600_000_000_000 && !first.version.is_empty());
         assert_eq!((first.events.len(), first.events[49].text.as_str()), (50, "59"));
-        one[0].requests.add(5);
+        one[0].common.received.add(5);
         assert!(Arc::ptr_eq(&first, &board.latest()));
         board.tick();
         assert_eq!((board.latest().requests, first.requests), (5, 0));

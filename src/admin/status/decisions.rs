@@ -157,12 +157,12 @@ impl DecisionSampler {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pool::stats::PoolStats;
+    use crate::pool::stats::WorkerStats;
 
     #[test]
     fn workers_are_added_up_and_what_is_recent_is_forgotten() {
-        let workers = [PoolStats::new(1), PoolStats::new(1)];
-        let sources = || workers.iter().map(PoolStats::decision_source);
+        let workers = [WorkerStats::default(), WorkerStats::default()];
+        let sources = || workers.iter().map(WorkerStats::decision_source);
         let mut sampler = DecisionSampler::new(2, true, sources());
         for (n, worker) in workers.iter().enumerate() {
             worker.decisions.regret.record(2 * n as u32);

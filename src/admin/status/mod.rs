@@ -35,7 +35,7 @@ pub use view::{NATIVE, PoolView, ServerView};
 
 use crate::base::time::{Clock, Instant};
 use crate::pool::autoscale::Outlook;
-use crate::pool::stats::{LatencySnapshot, PoolStats};
+use crate::pool::stats::{LatencySnapshot, NativeStats};
 use crate::role::datagram::Shared;
 use native::NativeSampler;
 use pools::PoolSampler;
@@ -182,7 +182,7 @@ pub struct Sampler {
 impl Sampler {
     /// A sampler of the native pool's workers, the primary first (none, if it does not run), and of datagram pools. `clock` is
     /// theirs. What it calls recent is what passed since the snapshot `span` before, or since now.
-    pub fn new(workers: Vec<Arc<PoolStats>>, pools: Vec<Arc<Shared>>, clock: Clock, span: usize) -> Self {
+    pub fn new(workers: Vec<Arc<NativeStats>>, pools: Vec<Arc<Shared>>, clock: Clock, span: usize) -> Self {
         let pools = pools.into_iter().map(|pool| PoolSampler::new(pool, span)).collect();
         Sampler { clock, native: NativeSampler::new(workers, span), pools }
     }
@@ -221,21 +221,21 @@ mod tests {
 
     #[test]
     fn a_snapshot_shows_the_registered_servers_of_all_workers_and_the_latency_since_the_last_one() {
-        let workers: Vec<_> = (0..2).map(|_| Arc::new(PoolStats::new(4))).collect();
+        let workers: Vec<_> = (0..2).map(|_| Arc::new(NativeStats::new(4))).collect();
         let mut sampler = Sampler::new(workers.clone(), vec![], Clock::start(), 1);
-        workers[0].servers[2].id_plus_one.set(8);
-        workers[0].servers[2].state.set(State::Up as u64);
-        workers[0].servers[2].since.set(Clock::start().now().as_nanos());
-        workers[0].servers[2].weight.set(5);
+        workers[0].servers[2].common.id_plus_one.set(8);
+        workers[0].servers[2].common.state.set(State::Up as u64);
+        workers[0].servers[2].common.since.set(Clock::start().now().as_nanos());
+        workers[0].servers[2].common.weight.set(5);
         let outlook = Outlook { load: 1.5, up: 1, wanted: 1, min: 0, max: 4, why: Why::Silent(1) };
         *workers[0].scaling.lock().unwrap() = Some(outlook);
         workers[0].servers[2].estimate_error.set(3);
         workers[0].servers[2].set_addr(Some(([127, 0, 0, 1], 5300).into()));
         for n in 0..10 {
             let server = &workers[n % 2].servers[2];
-            server.answered.add(1);
-            server.latency.record(100);
-            workers[1].drops.add(DropReason::Magic, 1);
+            server.common.answered.add(1);
+            server.common.latency.record(100);
+            workers[1].common.dropped.add(DropReason::Magic, 1);
         }
         let status = sampler.sample();
         assert_eq!(status.servers.len(), 1);
@@ -250,7 +250,7 @@ mod tests {
         assert_eq!(status.drops["magic"], 10);
         assert!(status.ready);
         workers[0].servers[2].reported.set(1_000_000_000);
-        workers[0].servers[2].state.set(State::Down as u64);
+        workers[0].servers[2].common.state.set(State::Down as u64);
         let next = sampler.sample();
         assert_eq!((next.servers[0].latency_us_p99, next.servers[0].rate), (0, 0.0), "nothing since");
         assert!(next.servers[0].report_age_ms.is_some());

@@ -8,10 +8,11 @@ use serde::{Deserialize, Serialize};
 use super::decisions::{DecisionSampler, Source};
 use super::window::{Look, Window};
 use super::{Percentiles, Scaling, Status, micros};
+use crate::base::drop_reason::{DropCounters, DropReason};
 use crate::base::time::Instant;
 use crate::pool::health::State;
 use crate::pool::select::AS_FAST;
-use crate::pool::stats::{Counter, LatencySnapshot, PoolStats, Served, ServerStats};
+use crate::pool::stats::{Counter, LatencySnapshot, NativeServerStats, NativeStats, Served, WorkerStats};
 
 /// One server of the native pool at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -75,26 +76,27 @@ impl Service {
     }
 }
 
-impl PoolStats {
+impl WorkerStats {
     pub(super) fn decision_source(&self) -> Source<'_> {
-        let PoolStats { decisions, waiting, waited, waiting_delay, .. } = self;
+        let WorkerStats { decisions, waiting, waited, waiting_delay, .. } = self;
         Source { decisions, waiting, waited, waiting_delay }
     }
 }
 
 /// Takes snapshots of the native pool and remembers the last ones.
 pub(super) struct NativeSampler {
-    workers: Vec<Arc<PoolStats>>,
+    workers: Vec<Arc<NativeStats>>,
     window: Window,
     decisions: DecisionSampler,
 }
 
 impl NativeSampler {
     /// Of these workers, the primary first.
-    pub fn new(workers: Vec<Arc<PoolStats>>, span: usize) -> Self {
+    pub fn new(workers: Vec<Arc<NativeStats>>, span: usize) -> Self {
         let slots = workers.first().map_or(0, |primary| primary.servers.len());
         let first = (0..slots).map(|slot| look(&workers, slot)).collect();
-        let decisions = DecisionSampler::new(span, true, workers.iter().map(|stats| stats.decision_source()));
+        let decisions =
+            DecisionSampler::new(span, true, workers.iter().map(|stats| stats.common.decision_source()));
         NativeSampler { workers, window: Window::new(span, first), decisions }
     }
 
@@ -112,22 +114,22 @@ impl NativeSampler {
             let passed = window.look(slot, total);
             status.rate += passed.answered as f64 / seconds;
             all.merge(&passed.latency);
-            let Some(id) = gauges.id_plus_one.get().checked_sub(1) else { continue };
-            let sum = |counter: fn(&ServerStats) -> &Counter| -> u64 {
+            let Some(id) = gauges.common.id_plus_one.get().checked_sub(1) else { continue };
+            let sum = |counter: fn(&NativeServerStats) -> &Counter| -> u64 {
                 workers.iter().map(|stats| counter(&stats.servers[slot]).get()).sum()
             };
             let recent = Percentiles::of(&passed.latency);
             status.servers.push(ServerStatus {
                 id: id as u32,
                 addr: gauges.addr().map_or(String::new(), |addr| addr.to_string()),
-                state: state_name(gauges.state.get()),
-                since_s: super::seconds_since(now, gauges.since.get()),
-                weight: gauges.weight.get(),
+                state: state_name(gauges.common.state.get()),
+                since_s: super::seconds_since(now, gauges.common.since.get()),
+                weight: gauges.common.weight.get(),
                 queue: gauges.outstanding.get(),
                 estimate_error: gauges.estimate_error.get(),
                 report_age_ms: super::since(now, gauges.reported.get()).map(|age| age.as_millis() as u64),
-                service: Service::of(&gauges.served),
-                dispatched: sum(|s| &s.dispatched),
+                service: Service::of(&gauges.common.served),
+                dispatched: sum(|s| &s.common.dispatched),
                 answered,
                 lost: sum(|s| &s.lost),
                 rate: passed.answered as f64 / seconds,
@@ -138,35 +140,46 @@ impl NativeSampler {
             });
         }
         status.servers.sort_by_key(|server| server.id);
-        let sum = |counter: fn(&PoolStats) -> &Counter| -> u64 {
-            workers.iter().map(|stats| counter(stats).get()).sum()
+        let sum = |counter: fn(&WorkerStats) -> &Counter| -> u64 {
+            workers.iter().map(|stats| counter(&stats.common).get()).sum()
         };
-        let mut drops = BTreeMap::new();
-        for (reason, n) in workers.iter().flat_map(|stats| stats.drops.nonzero()) {
-            *drops.entry(reason.name().to_owned()).or_default() += n;
-        }
         let lost = (0..primary.servers.len())
             .flat_map(|slot| workers.iter().map(move |w| w.servers[slot].lost.get()));
-        status.decisions = decisions.sample(lost.sum(), workers.iter().map(|stats| stats.decision_source()));
-        status.workers = workers.iter().map(|stats| stats.requests.get()).collect();
-        status.requests = sum(|s| &s.requests);
-        status.dispatched = sum(|s| &s.dispatched);
+        status.decisions =
+            decisions.sample(lost.sum(), workers.iter().map(|stats| stats.common.decision_source()));
+        status.workers = workers.iter().map(|stats| stats.common.received.get()).collect();
+        status.requests = sum(|s| &s.received);
+        status.dispatched = workers
+            .iter()
+            .flat_map(|stats| &stats.servers)
+            .map(|server| server.common.dispatched.get())
+            .sum();
+        let refused = |reason| workers.iter().map(|stats| stats.common.refused.get(reason)).sum();
         status.answered = sum(|s| &s.answered);
-        status.busy_no_server = sum(|s| &s.busy_no_server);
-        status.busy_shed = sum(|s| &s.busy_shed);
-        status.refused_mode = sum(|s| &s.refused_mode);
+        status.busy_no_server = refused(DropReason::NoServer);
+        status.busy_shed = refused(DropReason::ServersFull);
+        status.refused_mode = refused(DropReason::Mode);
         status.select_fallback = sum(|s| &s.select_fallback);
-        status.kernel_drops = sum(|s| &s.kernel_drops);
+        status.kernel_drops = sum(|s| &s.kernel_drops) + sum(|s| &s.kernel_drops_back);
         status.send_drops = sum(|s| &s.send_drops);
         status.gso_off = sum(|s| &s.gso_off);
         status.out_of_slots = sum(|s| &s.out_of_slots);
         status.completions_delayed = sum(|s| &s.completions_delayed);
-        status.drops = drops;
+        status.drops = by_reason(workers.iter().map(|stats| &stats.common.dropped));
         status.histogram = ever.buckets().collect();
         status.latency_us_recent = Percentiles::of(&all);
         status.latency_us_p50 = micros(all.quantile(0.5));
         status.latency_us_p99 = micros(all.quantile(0.99));
     }
+}
+
+/// Counts by the names of their reasons, of all workers together.
+pub(super) fn by_reason<'a>(counters: impl Iterator<Item = &'a DropCounters>) -> BTreeMap<String, u64> {
+    let mut sums = BTreeMap::new();
+    for (reason, n) in counters.flat_map(DropCounters::nonzero) {
+        *sums.entry(reason.name().to_owned()).or_default() += n;
+    }
+    sums
 }
 
 /// The name of a state that is kept as a number.
@@ -175,12 +188,12 @@ pub(super) fn state_name(number: u64) -> String {
 }
 
 /// Replies from a slot, and their latencies, at all workers together.
-fn look(workers: &[Arc<PoolStats>], slot: usize) -> Look {
+fn look(workers: &[Arc<NativeStats>], slot: usize) -> Look {
     let servers = || workers.iter().map(|stats| &stats.servers[slot]);
-    let answered = servers().map(|server| server.answered.get()).sum();
+    let answered = servers().map(|server| server.common.answered.get()).sum();
     let mut latency = LatencySnapshot::default();
     if answered > 0 {
-        servers().for_each(|server| latency.merge(&server.latency.snapshot()));
+        servers().for_each(|server| latency.merge(&server.common.latency.snapshot()));
     }
     Look { answered, latency }
 }

@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::decisions::{DecisionSampler, Source};
-use super::native::{Service, state_name};
+use super::decisions::DecisionSampler;
+use super::native::{Service, by_reason, state_name};
 use super::window::{Look, Window};
 use super::{Decisions, Percentiles, Scaling, micros};
 use crate::base::drop_reason::DropCounters;
@@ -167,7 +167,7 @@ impl PoolSampler {
     pub fn new(pool: Arc<Shared>, span: usize) -> Self {
         let first = (0..pool.stats[0].servers.len()).map(|slot| look(&pool, slot)).collect();
         let decisions =
-            DecisionSampler::new(span, false, pool.stats.iter().map(|stats| stats.decision_source()));
+            DecisionSampler::new(span, false, pool.stats.iter().map(|stats| stats.common.decision_source()));
         PoolSampler { pool, window: Window::new(span, first), decisions }
     }
 
@@ -197,41 +197,37 @@ impl PoolSampler {
             pool.stats.iter().map(|stats| counter(stats).get()).sum()
         };
         let by_reason = |counters: fn(&DatagramStats) -> &DropCounters| {
-            let mut drops = BTreeMap::new();
-            for (reason, n) in pool.stats.iter().flat_map(|stats| counters(stats).nonzero()) {
-                *drops.entry(reason.name().to_owned()).or_default() += n;
-            }
-            drops
+            by_reason(pool.stats.iter().map(|stats| counters(stats)))
         };
-        let (received, kernel_drops) = (total(|s| &s.received), total(|s| &s.kernel_drops));
+        let (received, kernel_drops) = (total(|s| &s.common.received), total(|s| &s.common.kernel_drops));
         PoolStatus {
             name: pool.name().to_owned(),
             protocol: pool.protocol().name().to_owned(),
             arrived: received + kernel_drops,
             received,
-            workers: pool.stats.iter().map(|stats| stats.received.get()).collect(),
-            answered: total(|s| &s.answered),
+            workers: pool.stats.iter().map(|stats| stats.common.received.get()).collect(),
+            answered: total(|s| &s.common.answered),
             timed_out: total(|s| &s.timed_out),
             forwarded: total(|s| &s.forwarded),
-            refused: by_reason(|s| &s.refused),
+            refused: by_reason(|s| &s.common.refused),
             servfail: total(|s| &s.servfail),
             in_flight: total(|s| &s.in_flight),
             kernel_drops,
-            kernel_drops_back: total(|s| &s.kernel_drops_back),
-            send_drops: total(|s| &s.send_drops),
-            gso_off: total(|s| &s.gso_off),
+            kernel_drops_back: total(|s| &s.common.kernel_drops_back),
+            send_drops: total(|s| &s.common.send_drops),
+            gso_off: total(|s| &s.common.gso_off),
             delivered: total(|s| &s.delivered),
             late: total(|s| &s.late),
-            dropped: by_reason(|s| &s.dropped),
+            dropped: by_reason(|s| &s.common.dropped),
             flows: total(|s| &s.flows),
             flows_opened: total(|s| &s.flows_opened),
             tcp_open: pool.tcp.open.get(),
             tcp_opened: pool.tcp.opened.get(),
             tcp_refused: pool.tcp.refused.get(),
-            select_fallback: total(|s| &s.select_fallback),
+            select_fallback: total(|s| &s.common.select_fallback),
             decisions: decisions.sample(
-                total(|s| &s.decisions.given_up),
-                pool.stats.iter().map(|stats| stats.decision_source()),
+                total(|s| &s.common.decisions.given_up),
+                pool.stats.iter().map(|stats| stats.common.decision_source()),
             ),
             rate,
             latency_us: Latencies::of(&all),
@@ -242,13 +238,6 @@ impl PoolSampler {
     }
 }
 
-impl DatagramStats {
-    fn decision_source(&self) -> Source<'_> {
-        let DatagramStats { decisions, waiting, waited, waiting_delay, .. } = self;
-        Source { decisions, waiting, waited, waiting_delay }
-    }
-}
-
 /// A counter of a slot at all workers together.
 fn sum(pool: &Shared, slot: usize, counter: fn(&DatagramServerStats) -> &Counter) -> u64 {
     pool.stats.iter().map(|stats| counter(&stats.servers[slot]).get()).sum()
@@ -256,22 +245,22 @@ fn sum(pool: &Shared, slot: usize, counter: fn(&DatagramServerStats) -> &Counter
 
 /// Answers from a slot, and their latencies, at all workers together.
 fn look(pool: &Shared, slot: usize) -> Look {
-    let answered = sum(pool, slot, |s| &s.answered);
+    let answered = sum(pool, slot, |s| &s.common.answered);
     let mut latency = LatencySnapshot::default();
     if answered > 0 {
-        pool.stats.iter().for_each(|stats| latency.merge(&stats.servers[slot].latency.snapshot()));
+        pool.stats.iter().for_each(|stats| latency.merge(&stats.servers[slot].common.latency.snapshot()));
     }
     Look { answered, latency }
 }
 
 /// A slot that a server has; without rate and latencies.
 fn server(pool: &Shared, slot: usize, now: Instant) -> Option<PoolServerStatus> {
-    let primary = &pool.stats[0].servers[slot];
+    let primary = &pool.stats[0].servers[slot].common;
     let id = primary.id_plus_one.get().checked_sub(1)?;
     // What has ended is read before what was begun: so the difference is never negative.
-    let (answered, timed_out) = (sum(pool, slot, |s| &s.answered), sum(pool, slot, |s| &s.timed_out));
+    let (answered, timed_out) = (sum(pool, slot, |s| &s.common.answered), sum(pool, slot, |s| &s.timed_out));
     let forwarded = sum(pool, slot, |s| &s.forwarded);
-    let dispatched = sum(pool, slot, |s| &s.dispatched);
+    let dispatched = sum(pool, slot, |s| &s.common.dispatched);
     Some(PoolServerStatus {
         id: id as u32,
         addr: pool.server(Slot::new(slot)).map_or(String::new(), |addr| addr.to_string()),

@@ -33,7 +33,7 @@ use crate::daemon::handover::SocketSet;
 use crate::os::affinity;
 use crate::os::signals::Stop;
 use crate::os::threads::Threads;
-use crate::pool::stats::PoolStats;
+use crate::pool::stats::NativeStats;
 use crate::role::datagram::Shared;
 use native::{Native, PreparedNative};
 use pool::{Pool, PreparedPool};
@@ -198,7 +198,7 @@ impl Ready {
 
 impl Running {
     fn sampler(&self, clock: Clock, span: usize) -> Sampler {
-        let stats: Vec<Arc<PoolStats>> = self.native.as_ref().map_or(vec![], |native| native.stats.clone());
+        let stats: Vec<Arc<NativeStats>> = self.native.as_ref().map_or(vec![], |native| native.stats.clone());
         let shared: Vec<Arc<Shared>> = self.pools.iter().map(|pool| Arc::clone(&pool.shared)).collect();
         Sampler::new(stats, shared, clock, span)
     }

@@ -20,7 +20,7 @@ use crate::daemon::worker::Worker;
 use crate::io::{BackEnd, IoOptions};
 use crate::os;
 use crate::pool::order::{Order, Refused};
-use crate::pool::stats::PoolStats;
+use crate::pool::stats::NativeStats;
 use crate::role::native::{NativeRole, Part, Settings};
 
 /// How long a process that has taken its sockets over leaves requests in their buffers while no server has registered.
@@ -40,7 +40,7 @@ pub type NativeWorker = Worker<NativeRole, BackEnd>;
 pub struct Native {
     posts: Vec<WorkerHandle<NativeWorker>>,
     /// By worker, the primary first.
-    pub stats: Vec<Arc<PoolStats>>,
+    pub stats: Vec<Arc<NativeStats>>,
 }
 
 /// The settings of the native pool's role, but for the balancer's own addresses.

@@ -58,8 +58,8 @@ impl LatencyHistogram {
         count.store(count.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
     }
 
-    /// The latency below which the share `quantile` (0 to 1) of all lies, at most 12.5 % too high; then forgets them.
-    /// `None` without data. For the writer only.
+    /// The latency below which the share `quantile` (0 to 1) of all lies, at most 12.5 % too high; then
+    /// forgets them. `None` without data. For the writer only.
     pub fn take_quantile(&self, quantile: f64) -> Option<Duration> {
         let counts = || self.0.iter().map(|count| u64::from(count.load(Ordering::Relaxed)));
         let bucket = bucket_of(counts, quantile);
@@ -95,7 +95,8 @@ impl LatencySnapshot {
         self.0.iter().map(|&c| u64::from(c)).sum()
     }
 
-    /// The latency below which the share `quantile` (0 to 1) lies, at most 12.5 % too high. `None` without data.
+    /// The latency below which the share `quantile` (0 to 1) lies, at most 12.5 % too high. `None` without
+    /// data.
     pub fn quantile(&self, quantile: f64) -> Option<Duration> {
         let counts = || self.0.iter().map(|&count| u64::from(count));
         bucket_of(counts, quantile).map(|bucket| Duration::from_micros(upper(bucket)))

@@ -1,17 +1,23 @@
-//! What is measured on the data path, readable from any other thread: one writer, relaxed stores.
+//! Counters and histograms of the data path: one worker writes them with relaxed stores, any thread reads
+//! them.
+//!
+//! [`common`] has what every pool counts; [`native`] and [`datagram`] embed it and add what only their kind
+//! can count.
 
+pub mod common;
 pub mod counts;
+pub mod datagram;
 pub mod decisions;
 pub mod histogram;
-pub mod pool;
-pub mod relay;
+pub mod native;
 pub mod served;
 
+pub use common::{ServerStats, WorkerStats};
 pub use counts::{CountHistogram, CountSnapshot};
+pub use datagram::{DatagramServerStats, DatagramStats, TcpStats};
 pub use decisions::DecisionStats;
 pub use histogram::{LatencyHistogram, LatencySnapshot};
-pub use pool::{PoolStats, ServerStats};
-pub use relay::{DatagramServerStats, DatagramStats, TcpStats};
+pub use native::{NativeServerStats, NativeStats};
 pub use served::{Answers, Served, ServedTotals};
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -31,7 +37,7 @@ impl Counter {
         self.0.store(value, Ordering::Relaxed);
     }
 
-    /// The present value.
+    /// Its present value.
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }

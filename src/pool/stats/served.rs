@@ -1,4 +1,5 @@
-//! What a worker has measured of how long a server takes. What follows from it is [`crate::pool::slowness`]'s.
+//! What a worker has measured of how long a server takes. What follows from it is
+//! [`crate::pool::slowness`]'s.
 
 use std::time::Duration;
 
@@ -12,7 +13,8 @@ pub struct Served {
     positions: Counter,
     /// What a request is believed to take there, in microseconds; 0 without data (gauge).
     pub service_us: Counter,
-    /// How much longer that is than at the fastest server, in [`crate::pool::select::AS_FAST`]; 0 if nobody asks (gauge).
+    /// How much longer that is than at the fastest server, in [`crate::pool::select::AS_FAST`]; 0 if nobody
+    /// asks (gauge).
     pub slowness: Counter,
 }
 
@@ -23,7 +25,8 @@ pub struct ServedTotals {
     pub count: u64,
     /// The sum of what they took, in microseconds.
     pub micros: u64,
-    /// The sum of the queue's lengths when they ended, themselves included: `count` if what was measured holds no waiting.
+    /// The sum of the queue's lengths when they ended, themselves included: `count` if what was measured
+    /// holds no waiting.
     pub positions: u64,
 }
 
@@ -31,8 +34,8 @@ pub struct ServedTotals {
 const SERVICE_MAX: u32 = 60_000_000;
 
 impl Served {
-    /// A server says that so many requests more are done, each of which took about so many microseconds. Without a figure
-    /// nothing is learnt.
+    /// A server says that so many requests more are done, each of which took about so many microseconds.
+    /// Without a figure nothing is learnt.
     pub fn note_claim(&self, done: u32, service_us: u32) {
         if service_us > 0 {
             self.micros.add(u64::from(done) * u64::from(service_us.min(SERVICE_MAX)));
@@ -86,7 +89,8 @@ impl Answers {
         if count == 0 {
             return;
         }
-        // One after the other has left a queue that was shorter by one each time; what other workers believe may be a turn old.
+        // One after the other has left a queue that was shorter by one each time; what other workers believe
+        // may be a turn old.
         let (count, len) = (u64::from(count), u64::from(len.max(count)));
         served.micros.add(micros);
         served.positions.add(count * len - count * (count - 1) / 2);

@@ -208,7 +208,7 @@ impl Forwarder {
                     return Err(if is_empty { DropReason::NoServer } else { DropReason::ServersFull });
                 }
             };
-            self.stats.select_fallback.add(u64::from(reserved.fallback));
+            self.stats.common.select_fallback.add(u64::from(reserved.fallback));
             if let Some(&member) = self.view.get(reserved.slot) {
                 self.note_choice(reserved.slot);
                 return Ok((reserved.slot, member));
@@ -231,7 +231,7 @@ impl Forwarder {
     /// A server was chosen and counted up.
     fn note_choice(&mut self, slot: Slot) {
         let heard_at = || self.shared.signals[slot.index()].alive_at();
-        self.decisions.note(&self.shared.tree, slot, heard_at, &self.stats.decisions);
+        self.decisions.note(&self.shared.tree, slot, heard_at, &self.stats.common.decisions);
     }
 
     /// The same for the server of a flow that another process had, if it may keep flows.
@@ -363,7 +363,7 @@ impl Forwarder {
     pub fn await_answer(&mut self, now: Instant, slot: Slot) {
         self.owe(now, slot);
         self.stats.in_flight.add(1);
-        self.stats.servers[slot.index()].dispatched.add(1);
+        self.stats.servers[slot.index()].common.dispatched.add(1);
     }
 
     /// A copy of a request is under way to a server that shall prove that it lives.
@@ -389,10 +389,10 @@ impl Forwarder {
         self.settle(slot);
         self.hear(now, slot);
         self.end_request();
-        self.stats.answered.add(1);
+        self.stats.common.answered.add(1);
         let server = &self.stats.servers[slot.index()];
-        server.answered.add(1);
-        server.latency.record(micros);
+        server.common.answered.add(1);
+        server.common.latency.record(micros);
     }
 
     /// A server has not answered a request in time.
@@ -430,7 +430,7 @@ impl Forwarder {
 
     /// A server has left something unanswered.
     pub fn lose(&self, slot: Slot) {
-        self.stats.decisions.given_up.add(1);
+        self.stats.common.decisions.given_up.add(1);
         self.shared.signals[slot.index()].lose();
     }
 
@@ -450,7 +450,7 @@ impl Forwarder {
     pub fn count_forwarded(&mut self, slot: Slot) {
         self.stats.forwarded.add(1);
         let server = &self.stats.servers[slot.index()];
-        server.dispatched.add(1);
+        server.common.dispatched.add(1);
         server.forwarded.add(1);
     }
 
@@ -459,7 +459,7 @@ impl Forwarder {
         while let Some(slot) = self.touched.pop() {
             let lane = &mut self.lanes[slot.index()];
             lane.touched = false;
-            lane.answers.publish(self.shared.tree.len(slot), &self.stats.servers[slot.index()].served);
+            lane.answers.publish(self.shared.tree.len(slot), &self.stats.servers[slot.index()].common.served);
             let freed = std::mem::take(&mut lane.freed);
             let heard = std::mem::take(&mut lane.heard);
             if freed > 0 {

@@ -8,14 +8,14 @@ impl DatagramRole {
     pub(super) fn on_front(&mut self, now: Instant, received: &Received, bytes: &mut [u8], tx: &mut Tx) {
         let count = bytes.len().div_ceil(received.stride as usize) as u64;
         let core = &mut self.core;
-        core.stats.received.add(count);
+        core.stats.common.received.add(count);
         let admitted = match self.admit(now, received, count) {
             Ok(admitted) => admitted,
-            Err(reason) => return self.core.stats.refused.add(reason, count),
+            Err(reason) => return self.core.stats.common.refused.add(reason, count),
         };
         let core = &mut self.core;
         if admitted < count {
-            core.stats.refused.add(DropReason::Rate, count - admitted);
+            core.stats.common.refused.add(DropReason::Rate, count - admitted);
         }
         let local = core.locals.number(received.local_ip);
         let client = Client { addr: received.peer, front: received.socket, local };
@@ -27,7 +27,7 @@ impl DatagramRole {
                 Matching::ByPort(leased) => leased.on_client(core, &client, datagram, bytes, tx),
             };
             if let Err(reason) = outcome {
-                core.stats.refused.add(reason, 1);
+                core.stats.common.refused.add(reason, 1);
             }
         }
     }

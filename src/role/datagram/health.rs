@@ -122,7 +122,9 @@ impl Primary {
         let check = settings.health.check.clone();
         let health = &settings.health;
         let mut delays = Slowness::new(settings.servers_max);
-        slowness::choose(&mut delays, settings.policy, |slot| &core.stats.servers[slot.index()].served);
+        slowness::choose(&mut delays, settings.policy, |slot| {
+            &core.stats.servers[slot.index()].common.served
+        });
         Primary {
             servers: (0..settings.servers_max).map(|_| None).collect(),
             left: vec![None; settings.servers_max].into(),
@@ -150,7 +152,9 @@ impl Primary {
             self.forgive(); // what answers the old question answers nothing now
         }
         self.auto.set(now, settings.max_outstanding);
-        slowness::choose(&mut self.delays, settings.policy, |slot| &core.stats.servers[slot.index()].served);
+        slowness::choose(&mut self.delays, settings.policy, |slot| {
+            &core.stats.servers[slot.index()].common.served
+        });
         self.settings = settings.health.clone();
         self.limits = limits_of(&self.settings);
         self.rest = rest_of(settings);
@@ -215,7 +219,7 @@ impl Primary {
             delays,
             now,
             stats.len(),
-            |worker, slot| &stats[worker].servers[slot.index()].served,
+            |worker, slot| &stats[worker].servers[slot.index()].common.served,
             generation,
         )
     }
@@ -561,7 +565,7 @@ impl Primary {
             let slowness = self.delays.slowness(slot);
             let cost = server.as_mut().map_or(1, |server| server.cost(now, span, slowness));
             core.shared.tree.set(slot, leaf, cost);
-            let stats = &core.stats.servers[index];
+            let stats = &core.stats.servers[index].common;
             let id_plus_one = server.as_ref().map_or(0, |server| u64::from(server.id) + 1);
             let state = state.map_or(0, |state| state as u64);
             if (stats.id_plus_one.get(), stats.state.get()) != (id_plus_one, state) {

@@ -227,7 +227,7 @@ impl DatagramRole {
                 (_, Matching::ByPort(leased)) => leased.on_server(core, received, datagram, &mut last, tx),
             };
             if let Err(reason) = outcome {
-                core.stats.dropped.add(reason, 1);
+                core.stats.common.dropped.add(reason, 1);
             }
         }
     }
@@ -314,7 +314,7 @@ impl Role for DatagramRole {
         self.core.publish(now);
         self.serve_waiting(now, tx);
         if self.primary.is_some() {
-            self.core.stats.waiting.set(self.core.shared.room.len());
+            self.core.stats.common.waiting.set(self.core.shared.room.len());
         }
     }
 

@@ -70,8 +70,8 @@ impl DatagramRole {
             };
             let client = self.core.client(&waiting.guest);
             let core = &mut self.core;
-            core.stats.waited.add(1);
-            core.stats.waiting_delay.record(now.since(waiting.since).as_micros() as u32);
+            core.stats.common.waited.add(1);
+            core.stats.common.waiting_delay.record(now.since(waiting.since).as_micros() as u32);
             let outcome = match &mut self.matching {
                 Matching::Dns(dns) => dns.send_waiting(core, &client, server, now, waiting.bytes(), tx),
                 Matching::ByPort(leased) => {
@@ -79,11 +79,11 @@ impl DatagramRole {
                 }
             };
             if let Err(reason) = outcome {
-                core.stats.refused.add(reason, 1);
+                core.stats.common.refused.add(reason, 1);
             }
             shared.room.vacate(waiting);
         }
-        self.core.stats.refused.add(DropReason::Expired, expired);
+        self.core.stats.common.refused.add(DropReason::Expired, expired);
     }
 
     fn dismiss(&mut self, mut waiting: Box<Waiting<Guest>>, tx: &mut Tx) {
@@ -91,7 +91,7 @@ impl DatagramRole {
         if let Matching::Dns(_) = self.matching {
             dns::refuse(&mut self.core, &client, waiting.bytes(), tx);
         }
-        self.core.stats.refused.add(DropReason::NoServer, 1);
+        self.core.stats.common.refused.add(DropReason::NoServer, 1);
         self.core.shared.room.vacate(waiting);
     }
 

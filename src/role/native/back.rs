@@ -17,7 +17,7 @@ impl NativeRole {
             let outcome =
                 frame.and_then(|(at, bytes)| self.on_back_frame(now, peer, at, bytes, &mut last_client, tx));
             if let Err(reason) = outcome {
-                self.stats.drops.add(reason, 1);
+                self.stats.common.dropped.add(reason, 1);
             }
         }
     }
@@ -92,7 +92,7 @@ impl NativeRole {
         if !fresh {
             return Err(DropReason::Duplicate);
         }
-        let stats = &self.stats.servers[slot.index()];
+        let stats = &self.stats.servers[slot.index()].common;
         stats.answered.add(1);
         stats.latency.record(now.wrapping_micros().wrapping_sub(frame.header.dispatch_us.get()));
         if same_registration && own {
@@ -134,7 +134,7 @@ impl NativeRole {
         if !tx.push(destination, at) {
             return Err(DropReason::TurnFull);
         }
-        self.stats.answered.add(1);
+        self.stats.common.answered.add(1);
         Ok(())
     }
 
@@ -204,17 +204,17 @@ impl NativeRole {
         };
         let lane = &mut self.lanes[slot.index()];
         let Some(finished) = lane.estimate.apply(counters) else {
-            self.stats.drops.add(DropReason::Stale, 1);
+            self.stats.common.dropped.add(DropReason::Stale, 1);
             return;
         };
         if self.settings.max_outstanding == Some(Limit::Auto) {
             self.shared.finished[usize::from(self.worker)].add(self.shared.tree.own_len(slot), finished);
         }
         self.stats.servers[slot.index()].reported.set(now.as_nanos());
-        self.stats.servers[slot.index()].served.note_claim(finished, header.service_us.get());
+        self.stats.servers[slot.index()].common.served.note_claim(finished, header.service_us.get());
         if self.settings.reply_path == ReplyPath::Direct {
-            self.stats.answered.add(u64::from(finished));
-            self.stats.servers[slot.index()].answered.add(u64::from(finished));
+            self.stats.common.answered.add(u64::from(finished));
+            self.stats.servers[slot.index()].common.answered.add(u64::from(finished));
         }
         self.touch(slot);
         self.take_foreign(slot, header.foreign.get());

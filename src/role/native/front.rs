@@ -10,7 +10,7 @@ impl NativeRole {
     pub(super) fn on_front(&mut self, now: Instant, received: &Received, bytes: &mut [u8], tx: &mut Tx) {
         let format = self.format;
         if let Some(reason) = self.not_a_client(received.peer) {
-            self.stats.drops.add(reason, bytes.len().div_ceil(received.stride as usize) as u64);
+            self.stats.common.dropped.add(reason, bytes.len().div_ceil(received.stride as usize) as u64);
             return;
         }
         let listener = self.listeners.number(received.local_ip, &self.shared.listeners);
@@ -18,7 +18,7 @@ impl NativeRole {
         for frame in frames(received, bytes, format) {
             let outcome = frame.and_then(|(at, bytes)| self.on_request(now, &mut asker, at, bytes, tx));
             if let Err(reason) = outcome {
-                self.stats.drops.add(reason, 1);
+                self.stats.common.dropped.add(reason, 1);
             }
         }
     }
@@ -44,9 +44,9 @@ impl NativeRole {
             return Err(DropReason::Unexpected);
         }
         let mode = Mode::from_wire(frame.header.mode).ok_or(DropReason::Kind)?;
-        self.stats.requests.add(1);
+        self.stats.common.received.add(1);
         if mode == Mode::AtMostOnce {
-            self.stats.refused_mode.add(1);
+            self.stats.common.refused.add(DropReason::Mode, 1);
             return refuse(asker, frame, frame_ref, Status::Error, Duration::ZERO, tx);
         }
         if self.still_waits(frame.header) {
@@ -56,14 +56,14 @@ impl NativeRole {
         if let Some((slot, member)) = self.reserve_in_turn() {
             return self.forward(now, asker, slot, &member, frame_ref, bytes, tx);
         }
-        let (counter, retry_after) = if self.shared.usable.load(Ordering::Relaxed) == 0 {
-            (&self.stats.busy_no_server, RETRY_AFTER)
+        let (reason, retry_after) = if self.shared.usable.load(Ordering::Relaxed) == 0 {
+            (DropReason::NoServer, RETRY_AFTER)
         } else if self.wait(now, asker, deadline_us, mark, bytes).is_ok() {
             return Ok(());
         } else {
-            (&self.stats.busy_shed, self.retry_after())
+            (DropReason::ServersFull, self.retry_after())
         };
-        counter.add(1);
+        self.stats.common.refused.add(reason, 1);
         refuse(asker, Frame::check(bytes, &self.format)?, frame_ref, Status::Busy, retry_after, tx)
     }
 
@@ -71,7 +71,7 @@ impl NativeRole {
     pub(super) fn reserve(&mut self) -> Option<(Slot, Member)> {
         loop {
             let reserved = self.chooser.reserve(&self.shared.tree).ok()?;
-            self.stats.select_fallback.add(u64::from(reserved.fallback));
+            self.stats.common.select_fallback.add(u64::from(reserved.fallback));
             if let Some(&member) = self.view.get(reserved.slot) {
                 self.note_choice(reserved.slot);
                 return Some((reserved.slot, member));
@@ -86,7 +86,7 @@ impl NativeRole {
     /// A server was chosen and counted up.
     fn note_choice(&mut self, slot: Slot) {
         let heard_at = || Instant::from_nanos(self.stats.servers[slot.index()].reported.get());
-        self.decisions.note(&self.shared.tree, slot, heard_at, &self.stats.decisions);
+        self.decisions.note(&self.shared.tree, slot, heard_at, &self.stats.common.decisions);
     }
 
     /// Sends a request to the server of a slot that was reserved for it.
@@ -137,7 +137,6 @@ impl NativeRole {
         header.dispatch_us.set(now.wrapping_micros());
         header.cookie.set(self.shared.cookies.cookie(header));
         self.seal(bytes);
-        self.stats.dispatched.add(1);
-        self.stats.servers[slot.index()].dispatched.add(1);
+        self.stats.servers[slot.index()].common.dispatched.add(1);
     }
 }

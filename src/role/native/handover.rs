@@ -374,7 +374,7 @@ impl NativeRole {
         for (slot, server) in &common.servers {
             let slot = Slot::new(usize::from(*slot));
             self.shared.tree.adjust_foreign(slot, server.foreign as i32);
-            let stats = &self.stats.servers[slot.index()];
+            let stats = &self.stats.servers[slot.index()].common;
             stats.id_plus_one.set(u64::from(server.id) + 1);
             stats.state.set(server.health.state() as u64);
             stats.since.set(now.as_nanos());

@@ -5,7 +5,7 @@
 //! it alone registers servers, judges their health, scales, and talks with the controller.
 //!
 //! Never touches a socket, a clock or a log: what is worth telling comes out of [`NativeRole::poll_event`], what is worth
-//! counting goes to [`PoolStats`].
+//! counting goes to [`NativeStats`].
 //!
 //! | file | a change there is about |
 //! |---|---|
@@ -53,7 +53,7 @@ use crate::pool::select::{Chooser, LeafState, PolicyKind, SHARE_ALL, Slot, Tree,
 use crate::pool::slow_start::{self, SlowStart};
 use crate::pool::slowness;
 use crate::pool::slowness::Slowness;
-use crate::pool::stats::PoolStats;
+use crate::pool::stats::NativeStats;
 use crate::pool::waiting::{Limit, cap};
 use crate::role::{Role, send_from_slot};
 use crate::wire::tag::PeerReplay;
@@ -204,7 +204,7 @@ pub struct NativeRole {
     touched: Vec<Slot>,
     chooser: Chooser,
     decisions: RegretSampler,
-    stats: Arc<PoolStats>,
+    stats: Arc<NativeStats>,
     sealer: Option<Sealer>,
     opener: Option<Opener>,
     listeners: Listeners,
@@ -334,7 +334,7 @@ impl NativeRole {
         primary.auto.set(now, self.settings.max_outstanding);
         primary.registry.set_rules(self.settings.health);
         slowness::choose(&mut primary.delays, self.settings.policy, |slot| {
-            &self.stats.servers[slot.index()].served
+            &self.stats.servers[slot.index()].common.served
         });
         // Another share of them may be down now, and may be slow for another time.
         (0..self.shared.tree.slot_count()).for_each(|slot| self.set_leaf(now, Slot::new(slot)));
@@ -346,7 +346,7 @@ impl NativeRole {
     }
 
     /// What this worker counts.
-    pub fn stats(&self) -> &Arc<PoolStats> {
+    pub fn stats(&self) -> &Arc<NativeStats> {
         &self.stats
     }
 
@@ -446,7 +446,7 @@ impl NativeRole {
         let server = primary.registry.get(slot);
         self.stats.servers[slot.index()].set_addr(server.map(|server| server.addr));
         if let Some(server) = server {
-            self.stats.servers[slot.index()].weight.set(u64::from(server.weight));
+            self.stats.servers[slot.index()].common.weight.set(u64::from(server.weight));
         }
         self.shared.roster.publish(slot, server.map(member_of));
         self.shared.usable.store(usable, Ordering::Relaxed);
@@ -470,7 +470,9 @@ impl NativeRole {
 /// What is known of how long servers take: nothing yet.
 fn delays_of(shared: &Shared) -> Slowness {
     let (mut delays, primary) = (Slowness::new(shared.tree.slot_count()), &shared.stats[0]);
-    slowness::choose(&mut delays, shared.settings.get().policy, |slot| &primary.servers[slot.index()].served);
+    slowness::choose(&mut delays, shared.settings.get().policy, |slot| {
+        &primary.servers[slot.index()].common.served
+    });
     delays
 }
 

@@ -29,7 +29,7 @@ impl NativeRole {
             return self.challenge(now, peer, at, bytes, tx);
         }
         if !self.shared.cookies.nonce_is_valid(now, peer, instance, header.cookie.get()) {
-            self.stats.drops.add(DropReason::Nonce, 1);
+            self.stats.common.dropped.add(DropReason::Nonce, 1);
             return self.challenge(now, peer, at, bytes, tx);
         }
         if peer.port() == 0 || self.view.is_own(peer) {
@@ -52,7 +52,7 @@ impl NativeRole {
             Admission::New { slot, replaced_foreign } => {
                 primary.events.push(Event::Joined { id, addr: peer });
                 self.shared.tree.adjust_foreign(slot, -(replaced_foreign as i32));
-                let stats = &self.stats.servers[slot.index()];
+                let stats = &self.stats.servers[slot.index()].common;
                 stats.id_plus_one.set(u64::from(id) + 1);
                 let state = primary.registry.get(slot).map_or(State::Joining, |server| server.health.state());
                 stats.state.set(state as u64);

@@ -11,7 +11,7 @@ use crate::base::published::Live;
 use crate::pool::concurrency::Finished;
 use crate::pool::members::Roster;
 use crate::pool::select::{Slot, Tree};
-use crate::pool::stats::PoolStats;
+use crate::pool::stats::NativeStats;
 use crate::pool::waiting::{Limit, Room, cap};
 use crate::wire::{CookieKey, DispatchWindow};
 
@@ -34,7 +34,7 @@ pub(super) struct Shared {
     /// Requests that were finished, by worker; counted where the limit is to be found.
     pub finished: Box<[Finished]>,
     /// By worker; the gauges are in the primary's.
-    pub stats: Box<[Arc<PoolStats>]>,
+    pub stats: Box<[Arc<NativeStats>]>,
     /// Servers that may be chosen, suspects included. Written by the primary.
     pub usable: AtomicU32,
 }
@@ -52,7 +52,7 @@ impl Shared {
             windows: (0..workers).map(|_| (0..slots).map(|_| Arc::default()).collect()).collect(),
             listeners: Mutex::new(Addresses::new()),
             finished: (0..workers).map(|_| Finished::default()).collect(),
-            stats: (0..workers).map(|_| Arc::new(PoolStats::new(slots))).collect(),
+            stats: (0..workers).map(|_| Arc::new(NativeStats::new(slots))).collect(),
             usable: AtomicU32::new(0),
             settings: Live::new(settings),
         };

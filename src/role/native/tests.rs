@@ -20,7 +20,7 @@ pub(super) fn addr(port: u16) -> SocketAddr {
 /// A balancer and the memory of its turns, fed by hand.
 pub(super) struct Bench {
     pub(super) balancer: NativeRole,
-    pub(super) stats: Arc<PoolStats>,
+    pub(super) stats: Arc<NativeStats>,
     rx: Rx,
     tx: Tx,
     pub(super) now: Instant,
@@ -92,7 +92,7 @@ impl Bench {
     }
 
     pub(super) fn drops(&self, reason: DropReason) -> u64 {
-        self.stats.drops.get(reason)
+        self.stats.common.dropped.get(reason)
     }
 
     /// A server with id 1 at port 50000, registered and up; gives its registration's epoch and slot.
@@ -258,7 +258,7 @@ fn a_refusal_is_no_longer_than_the_request_and_carries_no_payload() {
     );
     assert!(busy.deadline_us.get() > 0, "when to come back");
     assert!(bytes[HEADER_LEN..].iter().all(|&b| b == 0));
-    assert_eq!(bench.stats.busy_no_server.get(), 1);
+    assert_eq!(bench.stats.common.refused.get(DropReason::NoServer), 1);
     let mut at_most_once = header(&request());
     at_most_once.mode = 2;
     let sent = bench.turn(FRONT, addr(40_000), &frame(&at_most_once, b""));
@@ -301,7 +301,10 @@ fn the_rest_waits_and_leaves_in_order_with_what_is_left_of_its_deadline() {
     }
     let sent = bench.turn(BACK, addr(50_000), &reply(&at_server, 5));
     assert_eq!((sent.len(), sent[0].0), (1, addr(40_003)), "its cookie holds");
-    assert_eq!((bench.stats.waited.get(), bench.stats.waiting_delay.snapshot().count()), (3, 3));
+    assert_eq!(
+        (bench.stats.common.waited.get(), bench.stats.common.waiting_delay.snapshot().count()),
+        (3, 3)
+    );
     assert!(bench.balancer.is_idle());
 }
 
@@ -323,7 +326,10 @@ fn a_full_room_is_said_so_with_the_time_that_it_needs_and_the_expired_are_droppe
     assert_eq!(header(&refused[0].1).deadline_us.get(), 500_000, "two places of 250 ms");
     bench.now += SECOND;
     bench.turn(BACK, addr(50_000), &reply(&sent[1].1, 3));
-    assert_eq!((bench.drops(DropReason::Expired), bench.stats.busy_shed.get()), (1, 2));
+    assert_eq!(
+        (bench.drops(DropReason::Expired), bench.stats.common.refused.get(DropReason::ServersFull)),
+        (1, 2)
+    );
 }
 
 #[test]
@@ -357,7 +363,7 @@ fn nobody_waits_for_servers_that_are_gone() {
     bench.balancer.apply(now, Slot::new(0), health::Event::Disable, ASKED);
     let sent = bench.turn(FRONT, addr(40_009), &[]);
     assert_eq!((sent.len(), sent[0].0, header(&sent[0].1).status), (1, addr(40_001), Status::Busy as u8));
-    assert_eq!((bench.stats.busy_no_server.get(), bench.balancer.waiting()), (1, 0));
+    assert_eq!((bench.stats.common.refused.get(DropReason::NoServer), bench.balancer.waiting()), (1, 0));
 }
 
 #[test]
@@ -432,9 +438,9 @@ fn every_truncation_and_every_flipped_bit_is_counted_or_harmless() {
     for bit in (0..64).chain(72..80) {
         let mut flipped = request.clone();
         flipped[bit / 8] ^= 1 << (bit % 8);
-        let before = bench.stats.drops.total();
+        let before = bench.stats.common.dropped.total();
         let sent = bench.turn(FRONT, addr(40_000), &flipped);
-        let counted = bench.stats.drops.total() - before;
+        let counted = bench.stats.common.dropped.total() - before;
         let still_valid =
             Frame::check(&mut flipped, &FORMAT).is_ok_and(|f| f.header.kind == 1 && f.header.mode < 3);
         assert_eq!((sent.len() as u64, counted), if still_valid { (1, 0) } else { (0, 1) }, "bit {bit}");
@@ -453,7 +459,7 @@ proptest! {
         prop_assume!(!bytes.starts_with(b"lb"));
         prop_assert_eq!(bench.turn(socket, addr(port), &bytes), []);
         let frames = if bytes.len().is_multiple_of(FORMAT.size) { bytes.len() / FORMAT.size } else { 1 };
-        prop_assert_eq!(bench.stats.drops.total(), frames as u64);
+        prop_assert_eq!(bench.stats.common.dropped.total(), frames as u64);
     }
 
     /// A server may say whatever it wants about itself: the counts stay within what was sent to it.
@@ -569,7 +575,7 @@ impl Workers {
     }
 
     fn drops(&self, worker: usize, reason: DropReason) -> u64 {
-        self.roles[worker].stats().drops.get(reason)
+        self.roles[worker].stats().common.dropped.get(reason)
     }
 }
 
@@ -661,7 +667,7 @@ fn a_server_that_left_gets_nothing_from_any_worker() {
     for worker in [1, 0] {
         let sent = workers.turn(worker, FRONT, addr(40_000), &request());
         assert_eq!((sent[0].0, header(&sent[0].1).status), (addr(40_000), Status::Busy as u8));
-        assert_eq!(workers.roles[worker].stats().busy_no_server.get(), 1);
+        assert_eq!(workers.roles[worker].stats().common.refused.get(DropReason::NoServer), 1);
     }
 }
 

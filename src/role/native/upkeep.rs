@@ -54,7 +54,7 @@ impl NativeRole {
         let Some(primary) = &mut self.primary else { return };
         let Primary { registry, delays, .. } = &mut **primary;
         let stats = &self.shared.stats;
-        let served = |worker: usize, slot: Slot| &stats[worker].servers[slot.index()].served;
+        let served = |worker: usize, slot: Slot| &stats[worker].servers[slot.index()].common.served;
         let epoch = |slot| registry.get(slot).map(|server| server.epoch.into());
         if slowness::look(delays, now, stats.len(), served, epoch) {
             delays.slots().for_each(|slot| primary.write_leaf(now, slot, &self.shared.tree));
@@ -92,7 +92,7 @@ impl NativeRole {
     fn size_up(&mut self, now: Instant) {
         let Some(primary) = &self.primary else { return };
         let waiting = self.shared.room.len();
-        self.stats.waiting.set(waiting);
+        self.stats.common.waiting.set(waiting);
         let mut sample = autoscale::Sample { outstanding: waiting, ..autoscale::Sample::default() };
         for (slot, server) in primary.registry.iter() {
             let outstanding = u64::from(self.shared.tree.len(slot));
@@ -107,8 +107,8 @@ impl NativeRole {
             }
         }
         for stats in &self.shared.stats {
-            sample.shed += stats.busy_shed.get();
-            sample.arrived += stats.requests.get();
+            sample.shed += stats.common.refused.get(DropReason::ServersFull);
+            sample.arrived += stats.common.received.get();
         }
         self.scale(now, sample);
     }
@@ -128,7 +128,7 @@ impl NativeRole {
                 _ => why.into(),
             };
             primary.events.push(Event::State { id, addr, state, reason });
-            let stats = &self.stats.servers[slot.index()];
+            let stats = &self.stats.servers[slot.index()].common;
             stats.state.set(state as u64);
             stats.since.set(now.as_nanos());
             self.set_leaf(now, slot);
@@ -170,9 +170,9 @@ impl NativeRole {
         self.shared.tree.adjust_foreign(slot, -(server.foreign as i32));
         self.set_leaf(now, slot);
         let stats = &self.stats.servers[slot.index()];
-        stats.id_plus_one.set(0);
+        stats.common.id_plus_one.set(0);
         stats.outstanding.set(0);
-        stats.weight.set(0);
+        stats.common.weight.set(0);
     }
 
     /// Turns the frame into a SYNC for the server that sent it.

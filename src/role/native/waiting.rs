@@ -96,7 +96,7 @@ impl NativeRole {
                 // Nobody is to wait for a server that is not there.
                 let Some(mut waiting) = shared.room.take() else { break };
                 let asker = Asker::new(waiting.guest.peer, waiting.guest.local_ip, waiting.guest.listener);
-                self.stats.busy_no_server.add(1);
+                self.stats.common.refused.add(DropReason::NoServer, 1);
                 self.refuse_waiting(&asker, waiting.bytes(), tx);
                 shared.room.vacate(waiting);
                 continue;
@@ -106,8 +106,8 @@ impl NativeRole {
             };
             let asker = Asker::new(waiting.guest.peer, waiting.guest.local_ip, waiting.guest.listener);
             let waited = (now.since(waiting.since).as_micros() as u32).min(u32::MAX - 1);
-            self.stats.waited.add(1);
-            self.stats.waiting_delay.record(waited);
+            self.stats.common.waited.add(1);
+            self.stats.common.waiting_delay.record(waited);
             let destination = self.server_destination(slot, member.addr, tx).expect("there is room");
             let bytes = tx.stage(destination, size).expect("there is room");
             bytes.copy_from_slice(waiting.bytes());
@@ -115,7 +115,7 @@ impl NativeRole {
             self.dispatch(now, &asker, slot, &member, bytes);
             shared.room.vacate(waiting);
         }
-        self.stats.drops.add(DropReason::Expired, expired);
+        self.stats.common.dropped.add(DropReason::Expired, expired);
     }
 
     fn refuse_waiting(&mut self, asker: &Asker, bytes: &mut [u8], tx: &mut Tx) {

@@ -258,16 +258,16 @@ impl Bench {
     }
 
     pub fn refused(&self, reason: DropReason) -> u64 {
-        self.workers.iter().map(|worker| worker.stats().refused.get(reason)).sum()
+        self.workers.iter().map(|worker| worker.stats().common.refused.get(reason)).sum()
     }
 
     pub fn dropped(&self, reason: DropReason) -> u64 {
-        self.workers.iter().map(|worker| worker.stats().dropped.get(reason)).sum()
+        self.workers.iter().map(|worker| worker.stats().common.dropped.get(reason)).sum()
     }
 
     /// Everything that reached nobody, by reason.
     pub fn all_dropped(&self) -> Vec<(DropReason, u64)> {
-        self.stats().dropped.nonzero().collect()
+        self.stats().common.dropped.nonzero().collect()
     }
 
     pub fn slot(&self, n: u16) -> Option<Slot> {
@@ -296,7 +296,7 @@ impl Bench {
     /// The state of a server as the figures have it.
     pub fn state(&self, n: u16) -> &'static str {
         let slot = self.slot(n).expect("it is a member");
-        let state = self.stats().servers[slot.index()].state.get();
+        let state = self.stats().servers[slot.index()].common.state.get();
         crate::pool::health::State::ALL[state as usize].name()
     }
 
@@ -308,14 +308,15 @@ impl Bench {
         for (number, worker) in self.workers.iter().enumerate() {
             let stats = worker.stats();
             let get = |counter: &crate::pool::stats::Counter| counter.get();
-            let ended = get(&stats.answered) + get(&stats.timed_out) + get(&stats.forwarded);
+            let ended = get(&stats.common.answered) + get(&stats.timed_out) + get(&stats.forwarded);
             // One worker may send what another one has received.
-            accounted += ended + stats.refused.total() + get(&stats.in_flight);
-            received += get(&stats.received);
+            accounted += ended + stats.common.refused.total() + get(&stats.in_flight);
+            received += get(&stats.common.received);
             let mut in_flight = 0;
             for server in &stats.servers {
-                let ended = get(&server.answered) + get(&server.timed_out) + get(&server.forwarded);
-                in_flight += get(&server.dispatched).checked_sub(ended).expect("no more than was sent");
+                let ended = get(&server.common.answered) + get(&server.timed_out) + get(&server.forwarded);
+                in_flight +=
+                    get(&server.common.dispatched).checked_sub(ended).expect("no more than was sent");
             }
             assert_eq!(get(&stats.in_flight), in_flight, "worker {number}: {stats:?}");
             let server_sum = |of: fn(&crate::pool::stats::DatagramServerStats) -> u64| {

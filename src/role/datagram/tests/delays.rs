@@ -88,7 +88,7 @@ fn a_slow_server_gets_its_share_and_an_equal_one_soon_after_it_has_recovered() {
         // Of 2,750 requests the others can do 2,500 at most, and it can do 300.
         assert!((250..=305).contains(&slow), "{protocol:?}: {slow}");
         let slot = served.pool.slot(1).unwrap().index();
-        let shown = &served.pool.stats().servers[slot].served;
+        let shown = &served.pool.stats().servers[slot].common.served;
         assert!((7_000..=13_000).contains(&shown.service_us.get()), "{protocol:?}: {shown:?}");
         assert!((2_500..=5_000).contains(&shown.slowness.get()), "{protocol:?}: {shown:?}");
         served.run(3 * SECOND, |_| FAST);
@@ -119,7 +119,7 @@ fn the_cost_goes_with_the_policy() {
         let spread = served.spread();
         assert!(spread.iter().all(|n| (13..=16).contains(n)), "{protocol:?}: {spread:?}");
         let slot = served.pool.slot(1).unwrap().index();
-        let shown = &served.pool.stats().servers[slot].served;
+        let shown = &served.pool.stats().servers[slot].common.served;
         assert_eq!((shown.service_us.get(), shown.slowness.get()), (0, 0), "{protocol:?}");
     }
 }
@@ -143,7 +143,7 @@ fn choices_are_looked_at_and_what_is_given_up_is_counted() {
         for (policy, regrets) in [(PolicyKind::ShortestQueue, false), (PolicyKind::Random, true)] {
             let mut served = Served::new(protocol, policy);
             served.run(20 * SECOND, |_| FAST);
-            let of = |worker: usize| &served.pool.workers[worker].stats().decisions;
+            let of = |worker: usize| &served.pool.workers[worker].stats().common.decisions;
             for worker in 0..2 {
                 let (regret, age) = (of(worker).regret.snapshot(), of(worker).age.snapshot());
                 assert!((110..180).contains(&regret.count()), "one of 64 in 9,166: {}", regret.count());
@@ -159,7 +159,8 @@ fn choices_are_looked_at_and_what_is_given_up_is_counted() {
                 expected += served.pool.ask(client(n), QUERY).len() as u64;
             }
             served.pool.pass(61 * SECOND);
-            let given_up: u64 = served.pool.workers.iter().map(|w| w.stats().decisions.given_up.get()).sum();
+            let given_up: u64 =
+                served.pool.workers.iter().map(|w| w.stats().common.decisions.given_up.get()).sum();
             assert!(given_up >= expected, "{given_up} {expected}");
             served.pool.check_rest();
         }

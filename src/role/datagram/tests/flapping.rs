@@ -72,7 +72,7 @@ impl World {
 
     /// Requests of clients that the flapping server has got.
     fn touched(&self) -> u64 {
-        self.pool.stats().servers[self.slot().index()].dispatched.get()
+        self.pool.stats().servers[self.slot().index()].common.dispatched.get()
     }
 
     fn failures(&self) -> u32 {

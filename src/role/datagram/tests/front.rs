@@ -35,7 +35,7 @@ fn who_may_not_send_is_counted_by_reason() {
     for peer in ["198.51.100.6:7", "10.1.0.1:7001"] {
         pool.forwarded(addr(peer), b"a line");
     }
-    assert_eq!(pool.stats().received.get(), 11);
+    assert_eq!(pool.stats().common.received.get(), 11);
 }
 
 #[test]

@@ -206,7 +206,7 @@ fn a_suspect_gets_the_copy_of_a_query_and_nobody_gets_its_answer() {
     assert_eq!((delivered.len(), &delivered[0].bytes[..2]), (1, &[0, 7][..]));
     pool.pass(10 * MS);
     assert_eq!(pool.states(), [(1, "suspect"), (1, "up")]);
-    assert_eq!((pool.stats().answered.get(), pool.stats().servers[0].dispatched.get()), (1, 0));
+    assert_eq!((pool.stats().common.answered.get(), pool.stats().servers[0].common.dispatched.get()), (1, 0));
     pool.check_rest();
 }
 
@@ -459,7 +459,7 @@ fn after_a_pause_of_our_own_nothing_is_overdue_that_is_there_already() {
             assert_eq!(pool.turn(&some.iter().map(answer).collect::<Vec<_>>()).len(), 5);
             pool.now += 10 * MS;
         }
-        assert_eq!((pool.stats().answered.get(), pool.stats().timed_out.get()), (20, 0));
+        assert_eq!((pool.stats().common.answered.get(), pool.stats().timed_out.get()), (20, 0));
         pool.pass(300 * MS);
         assert_eq!(pool.states(), [], "{protocol:?}");
     }

@@ -258,7 +258,7 @@ proptest! {
             answer(&mut pool, at, &mut open);
         }
         let total: u64 = asked.values().sum();
-        let answered: u64 = pool.workers.iter().map(|worker| worker.stats().answered.get()).sum();
+        let answered: u64 = pool.workers.iter().map(|worker| worker.stats().common.answered.get()).sum();
         prop_assert_eq!(answered, total);
         pool.check_rest();
     }

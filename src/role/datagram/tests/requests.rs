@@ -44,7 +44,7 @@ fn requests_of_a_client_to_a_server_share_a_lease() {
         assert_eq!(pool.queue(1), left);
     }
     assert_eq!(pool.turn(&[ways[0].answered(b"one too many")]), []);
-    assert_eq!((pool.stats().answered.get(), pool.dropped(DropReason::Unasked)), (3, 1));
+    assert_eq!((pool.stats().common.answered.get(), pool.dropped(DropReason::Unasked)), (3, 1));
 }
 
 #[test]
@@ -107,7 +107,7 @@ fn one_answer_of_two_is_not_all() {
     pool.forwarded(client(1), b"second");
     pool.turn(&[way.answered(b"answer")]);
     pool.pass(TIMEOUT + HOLD);
-    assert_eq!((pool.stats().answered.get(), pool.stats().timed_out.get()), (1, 1));
+    assert_eq!((pool.stats().common.answered.get(), pool.stats().timed_out.get()), (1, 1));
     assert_eq!(pool.ask(client(2), b"question"), [], "the other may come yet");
     assert_reaches(&pool.turn(&[way.answered(b"late")]), client(1), b"late");
 }
@@ -123,7 +123,7 @@ fn a_late_answer_does_not_shorten_the_rest_for_the_next() {
     pool.pass(TIMEOUT / 2);
     assert_eq!(pool.stats().timed_out.get(), 1);
     assert_reaches(&pool.turn(&[way.answered(b"to the first, late")]), client(1), b"to the first, late");
-    assert_eq!((pool.stats().answered.get(), pool.queue(1)), (1, 0));
+    assert_eq!((pool.stats().common.answered.get(), pool.queue(1)), (1, 0));
     pool.pass(TIMEOUT * 5 / 2 - MS);
     assert_eq!(pool.now, second_sent + TIMEOUT * 3 - MS);
     assert_eq!(pool.ask(client(2), b"question"), [], "the answer to the second may come yet");
@@ -158,7 +158,8 @@ fn a_late_reply_reaches_its_client_while_the_pair_rests_and_nobody_afterwards() 
         let sent = pool.turn(&[way.answered(b"answer")]);
         assert_eq!(sent.len(), usize::from(is_delivered), "after {after:?}");
         assert!(sent.iter().all(|sent| sent.to == client(1)));
-        let counts = (pool.stats().late.get(), pool.dropped(DropReason::Late), pool.stats().answered.get());
+        let counts =
+            (pool.stats().late.get(), pool.dropped(DropReason::Late), pool.stats().common.answered.get());
         assert_eq!(counts, if is_delivered { (1, 0, 0) } else { (0, 1, 0) }, "after {after:?}");
         pool.check_rest();
     }
@@ -315,7 +316,7 @@ fn one_way_datagrams_are_spread_evenly_and_nothing_waits() {
     assert_eq!(pool.stats().forwarded.get(), 300);
     pool.check_rest();
     assert_eq!(pool.turn(&[last.unwrap().answered(b"thanks")]), []);
-    assert_eq!(pool.stats().dropped.total(), 1);
+    assert_eq!(pool.stats().common.dropped.total(), 1);
 }
 
 proptest! {

@@ -65,5 +65,5 @@ fn so_does_one_that_was_switched_off_and_a_weight_that_was_ordered_counts_meanwh
     assert!((7..=9).contains(&slow), "half a share: {slow}");
     let slot = pool.slot(4).unwrap().index();
     let gauges = &pool.stats().servers[slot];
-    assert_eq!((gauges.weight.get(), gauges.since.get()), (5, now.as_nanos()));
+    assert_eq!((gauges.common.weight.get(), gauges.common.since.get()), (5, now.as_nanos()));
 }

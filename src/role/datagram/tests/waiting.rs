@@ -50,7 +50,11 @@ fn the_rest_waits_and_leaves_in_order_as_servers_get_room() {
         }
         let stats = pool.stats();
         assert_eq!(
-            (stats.waited.get(), stats.waiting_delay.snapshot().count(), stats.answered.get()),
+            (
+                stats.common.waited.get(),
+                stats.common.waiting_delay.snapshot().count(),
+                stats.common.answered.get()
+            ),
             (4, 4, 6)
         );
         pool.check_rest();

@@ -61,8 +61,8 @@ fn a_successor_leaves_what_it_was_given() {
     let part = exported(&mut old);
     let mut new = successor(&mut old);
     assert!(exported(&mut new) == part, "the same, to the last byte, but for what is new in each process");
-    assert_eq!(new.stats.servers[0].id_plus_one.get(), 2);
-    assert_eq!(new.stats.servers[0].state.get(), State::Up as u64);
+    assert_eq!(new.stats.servers[0].common.id_plus_one.get(), 2);
+    assert_eq!(new.stats.servers[0].common.state.get(), State::Up as u64);
 }
 
 #[test]
