@@ -4,7 +4,7 @@
 //! ```text
 //!            started                        retire                 left, or patience over
 //! STARTING ──────────> RUNNING ──────────────────────────> LEAVING ──────────────────────> STOPPING ──> gone
-//!    ^  │ failed          │ ended unasked                  (only where servers are left out before they stop)
+//!    ^  │ failed          │ ended unexpectedly                  (only where servers are left out before they stop)
 //!    │  v                 v
 //!    └─ WAITING <─────────┘    100 ms, then twice as long each time, 10 s at most
 //! ```
@@ -273,7 +273,7 @@ impl Replicas {
         {
             child.crashes = 0;
         }
-        self.actions.push_back(Action::Tell(format!("server {id} ended unasked ({how})")));
+        self.actions.push_back(Action::Tell(format!("server {id} ended unexpectedly ({how})")));
         self.wait_and_restart(now, id);
     }
 
