@@ -32,7 +32,7 @@ fn a_condition_that_holds_is_exit_code_3_and_one_line_with_the_value() {
     let silent = loadgen(&site, &format!("{words} --target 127.0.0.1:{}", site.port(0)));
     assert_eq!(silent.code, 1, "{silent:?}");
     assert!(
-        silent.stderr.contains("loss>50% holds: loss 100 %\nloadgen: nothing was answered"),
+        silent.stderr.contains("loss>50% holds: loss 100 %\nloadgen: no request was answered"),
         "{silent:?}"
     );
 }
@@ -116,7 +116,7 @@ fn a_search_that_is_ended_shows_what_it_has() {
     let finished = run.finish();
     let found: Found = serde_json::from_str(&finished.stdout).unwrap_or_else(|e| panic!("{e}: {finished:?}"));
     assert!(found.end == End::Stopped && found.trials.len() >= 2, "{finished:?}");
-    assert!(finished.stderr.contains("it was stopped before its end"), "{finished:?}");
+    assert!(finished.stderr.contains("the search was stopped early"), "{finished:?}");
 }
 
 #[test]

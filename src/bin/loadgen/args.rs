@@ -139,10 +139,10 @@ const OUTPUT: &str = "Output";
 
 const EXAMPLES: &str = "\
 Examples:
-  loadgen --rate 50000                              a balancer of config.json, as many users would
-  loadgen --window 64 --json report.json            as fast as answers come, 64 at a time
-  loadgen --steps 10000..100000/10 --duration 5s    ten rates, and a table
-  loadgen --ramp 1000..50000 --csv seconds.csv      where does it bend?
+  loadgen --rate 50000                              load on the balancer of config.json, as from many users
+  loadgen --window 64 --json report.json            as fast as responses arrive, 64 requests in flight
+  loadgen --steps 10000..100000/10 --duration 5s    ten rates and a table
+  loadgen --ramp 1000..50000 --csv seconds.csv      find the rate at which latency rises
   loadgen --rate 2000 --protocol dns --target 127.0.0.1:53 --dns-name '{id}.example.com'
   loadgen --rate 500 --protocol raw --target 127.0.0.1:7 --payload 'text:ping {id}'
   loadgen --merge one.json two.json --json both.json
@@ -150,10 +150,10 @@ Examples:
   loadgen --rate 20000 --compare 127.0.0.1:54001 127.0.0.1:55001 --repeats 15
   loadgen --rate 20000 --fail-if 'p99>5ms' --fail-if 'loss>0.1%' --report out.html
 
-Exit codes: 0 the plan was kept; 1 nothing was answered, or so many requests left late or not at all that the figures \
-would show this generator and not the system; 2 a mistake in arguments, configuration or environment; 3 a condition of \
---fail-if holds, or not even the lowest rate meets --slo. Lost requests are a finding, not a failure: read them in the \
-report, or say with --fail-if how many are too many.";
+Exit codes: 0 the schedule was kept; 1 no request was answered, or more than 1 % of the requests left late or less \
+than 99 % of them left, so the results measure this generator and not the system; 2 an error in the arguments, the \
+configuration or the environment; 3 a condition of --fail-if holds, or even the lowest rate misses --slo. Lost \
+requests do not fail a run: the report counts them, and --fail-if sets a limit.";
 
 /// Protocol of the requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -131,7 +131,7 @@ fn an_open_loop_sends_at_the_planned_moments_and_ends() {
     assert!(bench.generator.is_finished(START + ms(200)));
     let report = bench.report();
     assert_eq!((report.planned, report.sent, report.late_sends, report.lost), (99, 99, 0, 99));
-    assert_eq!(report.latency_us.p50 / 1000, 50, "a lost request counts as the time-out");
+    assert_eq!(report.latency_us.p50 / 1000, 50, "a lost request counts as the timeout");
     assert_balanced(&report);
 }
 

@@ -64,7 +64,7 @@ fn a_run_has_its_figures_its_charts_and_its_set_up() {
     );
     assert!(
         !html.contains("aria-label=\"Latency by rate\"")
-            && !html.contains("left more than 1 ms late: the figures")
+            && !html.contains("left more than 1 ms late, so the results")
     );
 }
 
@@ -80,7 +80,7 @@ fn half_a_second_is_shown_at_its_full_rate() {
 fn a_run_without_answers_is_a_page_too() {
     let nothing = Report { setup: SetUp::default(), ..fixtures::report(100.0, &[], 50) };
     let html = of_run(&nothing, &[], &Machine::default()).unwrap().to_html();
-    assert_has(&html, &["nothing was answered", "100 % lost"]);
+    assert_has(&html, &["no request was answered", "100 % lost"]);
     assert!(of_run(&Report::default(), &[], &Machine::default()).is_ok());
 }
 
