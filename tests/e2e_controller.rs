@@ -176,7 +176,7 @@ fn a_second_controller_is_refused_and_told_who_is_there() {
     for command in ["controller", "up"] {
         let second = site.start(&[command]).finish();
         assert_eq!(second.code, 2, "{second:?}");
-        let says = format!("is held by process {}, which runs already; end that one first", first.pid());
+        let says = format!("is locked by process {}; stop it first", first.pid());
         assert!(second.stderr.contains(&says), "{second:?}");
         assert!(second.stderr.contains("or set another controller.port"), "{second:?}");
     }
@@ -200,7 +200,7 @@ fn a_folder_that_others_can_open_is_refused() {
     let finished = site.start(&["controller"]).finish();
     assert_eq!(finished.code, 2, "{finished:?}");
     assert!(
-        finished.stderr.contains("others may enter the folder state (mode 755); run chmod 700 state"),
+        finished.stderr.contains("other users may enter the directory state (mode 755); run chmod 700 state"),
         "{finished:?}"
     );
 }
@@ -417,7 +417,7 @@ fn a_second_controller_of_the_same_pools_is_refused_and_one_without_any_servers_
     let first = pools_controller(&site);
     first.wait_for_word("servers of pool echo");
     let second = pools_controller(&site).finish();
-    let says = format!("is held by process {}, which runs already; end that one first", first.pid());
+    let says = format!("is locked by process {}; stop it first", first.pid());
     assert!(second.code == 2 && second.stderr.contains(&says), "{second:?}");
     assert!(second.stderr.contains("or set another admin.listen"), "{second:?}");
     let listed =

@@ -88,7 +88,7 @@ fn it_writes_a_page_and_charts() {
         assert!(html.contains(part), "{part} in {html}");
     }
     assert!(
-        chart.starts_with("<svg") && chart.contains("Regret") && chart.contains("random: 20 ms"),
+        chart.starts_with("<svg") && chart.contains("Mean regret") && chart.contains("random: 20 ms"),
         "{chart}"
     );
     assert!(!chart.contains("exact"), "exact knowledge regrets nothing: {chart}");

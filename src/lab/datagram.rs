@@ -9,7 +9,7 @@ use super::contender::PolicyUnderTest;
 use super::links::DATAGRAM;
 use super::machine::End;
 use super::setup::{Setup, WAITING_MAX};
-use super::world::{Meaning, Pool};
+use super::world::{Meaning, NewEnd, Pool};
 use crate::base::batch::{Rx, SocketId, Tx};
 use crate::base::time::Instant;
 use crate::pool::desired::DesiredServer;
@@ -75,7 +75,7 @@ impl Pool for Datagram {
         workers.pop().expect("one worker")
     }
 
-    fn end(_: &Setup, _: u32, _: usize, _: u16, _: u64, _: Instant) -> PlainServer {
+    fn end(_: &Setup, _: NewEnd, _: Instant) -> PlainServer {
         PlainServer::default()
     }
 

@@ -8,7 +8,7 @@ use super::contender::PolicyUnderTest;
 use super::links::DATAGRAM;
 use super::machine::End;
 use super::setup::{FORMAT, Setup, WAITING_MAX};
-use super::world::{Meaning, Pool};
+use super::world::{Meaning, NewEnd, Pool};
 use crate::base::batch::SocketId;
 use crate::base::time::Instant;
 use crate::pool::autoscale;
@@ -69,7 +69,8 @@ impl Pool for Native {
         NativeRole::workers(settings, now).pop().expect("one worker")
     }
 
-    fn end(setup: &Setup, balancer: u32, server: usize, weight: u16, seed: u64, now: Instant) -> ServerRole {
+    fn end(setup: &Setup, new: NewEnd, now: Instant) -> ServerRole {
+        let NewEnd { balancer, server, weight, seed } = new;
         let ends = setup.servers_of_one() * setup.balancers;
         let settings = server::Settings {
             format: FORMAT,

@@ -38,6 +38,18 @@ pub(super) enum Meaning {
     Other,
 }
 
+/// Parameters of a server end.
+pub(super) struct NewEnd {
+    /// Index of the balancer that knows the server.
+    pub balancer: u32,
+    /// Index of the server.
+    pub server: usize,
+    /// Weight of the server.
+    pub weight: u16,
+    /// Seed of the server's random numbers.
+    pub seed: u64,
+}
+
 /// A kind of pool: its roles and its datagrams.
 pub(super) trait Pool {
     /// A worker of a balancer.
@@ -55,7 +67,7 @@ pub(super) trait Pool {
         seed: u64,
         now: Instant,
     ) -> Self::Balancer;
-    fn end(setup: &Setup, balancer: u32, server: usize, weight: u16, seed: u64, now: Instant) -> Self::End;
+    fn end(setup: &Setup, new: NewEnd, now: Instant) -> Self::End;
     /// Gives a balancer its servers with their weights, if servers of this kind do not register.
     fn take_servers(balancer: &mut Self::Balancer, now: Instant, servers: &[(SocketAddr, u16)]);
     /// Whether all servers of the balancer are eligible.
@@ -239,7 +251,8 @@ impl<'a, P: Pool> World<'a, P> {
                 let weight = self.setup.weight(self.speeds.at(server, Instant::ZERO));
                 let at = self.now + Duration::from_nanos(rng.below(interval));
                 servers.push((Place::End(end).into(), weight));
-                let role = P::end(self.setup, number, server, weight, rng.next_u64(), at);
+                let new = NewEnd { balancer: number, server, weight, seed: rng.next_u64() };
+                let role = P::end(self.setup, new, at);
                 self.ends.push(Timed::new(role));
                 self.ends[end as usize].plan(at, Node::End(end), &mut self.events);
             }
@@ -407,7 +420,7 @@ impl<'a, P: Pool> World<'a, P> {
                 }
                 _ => (links.draw(), None),
             };
-            send(links, events, self.now, delay, from, to, bytes);
+            send(links, events, self.now, delay, Packet { from, to, bytes });
             if let (None, Some(request), true) = (delay, request, clients.is_empty()) {
                 ledger.lose(request);
             }
@@ -442,7 +455,7 @@ impl<'a, P: Pool> World<'a, P> {
                     ledger.lose(request);
                 }
             }
-            send(links, events, self.now, delay, Place::End(end), to, bytes);
+            send(links, events, self.now, delay, Packet { from: Place::End(end), to, bytes });
         }
         self.serve(server);
     }
@@ -491,7 +504,8 @@ impl<'a, P: Pool> World<'a, P> {
         let World { turn, links, events, ledger, clients, numbers, .. } = self;
         for (socket, to, bytes) in turn.sent() {
             debug_assert_eq!(socket, client::SOCKET);
-            send(links, events, self.now, Some(Duration::ZERO), Place::Client(number), to, bytes);
+            let packet = Packet { from: Place::Client(number), to, bytes };
+            send(links, events, self.now, Some(Duration::ZERO), packet);
         }
         let node = &mut clients[number as usize];
         while let Some(outcome) = node.role.poll_outcome() {
@@ -520,16 +534,22 @@ fn bytes_of(parcel: &Parcel) -> &[u8] {
     &parcel.bytes[..usize::from(parcel.len)]
 }
 
+/// A datagram to send.
+struct Packet<'a> {
+    from: Place,
+    to: Place,
+    bytes: &'a [u8],
+}
+
 /// Sends a datagram over the network, unless it is lost.
 fn send(
     links: &mut Links,
     events: &mut Events<Event>,
     now: Instant,
     delay: Option<Duration>,
-    from: Place,
-    to: Place,
-    bytes: &[u8],
+    packet: Packet<'_>,
 ) {
+    let Packet { from, to, bytes } = packet;
     let Some(delay) = delay.filter(|_| to != Place::Nobody) else { return };
     let parcel = Event::Arrive(links.put(from, to, bytes));
     match links.keeps_order() && !delay.is_zero() {

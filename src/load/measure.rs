@@ -8,7 +8,7 @@ use std::sync::{Arc, Barrier, OnceLock};
 use std::thread::{Scope, ScopedJoinHandle};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::protocol::{Dns, Echo, Native, Payload, Plain, Protocol, Queries};
+use super::protocol::{Dns, Echo, Native, NativeSettings, Payload, Plain, Protocol, Queries};
 use super::report::SetUp;
 use super::run::{Live, Progress, Surroundings, run};
 use super::schedule::{Rate, Schedule, Share};
@@ -438,7 +438,8 @@ impl Common<'_> {
             ProtocolSpec::Native { format, payload, .. } => {
                 let deadline_us = job.timeout.as_micros().min(u128::from(u32::MAX)) as u32;
                 let bytes = payload.bytes(sizes, &mut rng);
-                drive.drive(Native::new(*format, clients, &bytes, payload.len(), deadline_us, &mut rng))
+                let settings = NativeSettings { format: *format, clients, len: payload.len(), deadline_us };
+                drive.drive(Native::new(settings, &bytes, &mut rng))
             }
             ProtocolSpec::Dns(queries) => {
                 drive.drive(Dns::new(job.target, clients, queries.clone(), share, &mut rng))

@@ -113,7 +113,7 @@ fn mistakes_are_named_with_their_place_and_an_example() {
         ("p99<2%", "character 6: `p99` is a time"),
         ("loss<0.1", "character 9: `loss` is a share; its unit is %"),
         ("loss<5ms", "`loss` is a share"),
-        ("rate<5%", "`rate` is a number of requests per second, without a unit"),
+        ("rate<5%", "`rate` is in requests per second; write it without a unit"),
     ] {
         let error = text.parse::<Conditions>().unwrap_err().to_string();
         assert!(error.starts_with(&format!("`{text}`, character ")), "{error}");

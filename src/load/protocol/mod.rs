@@ -14,7 +14,7 @@ use crate::base::time::Instant;
 
 pub use dns::{Dns, Queries, type_from};
 pub use echo::Echo;
-pub use native::Native;
+pub use native::{Native, NativeSettings};
 pub use payload::Payload;
 pub use plain::Plain;
 

@@ -9,6 +9,18 @@ use crate::load::counts::Ending;
 use crate::load::ledger::Ledger;
 use crate::wire::{Frame, FrameFormat, Header, Kind, Mode, Status};
 
+/// Settings of [`Native`].
+pub struct NativeSettings {
+    /// Frame format of the deployment.
+    pub format: FrameFormat,
+    /// Clients that send in turn.
+    pub clients: u16,
+    /// Payload bytes of a request, unless a trace sets its size.
+    pub len: usize,
+    /// Time that servers have for a request, in microseconds.
+    pub deadline_us: u32,
+}
+
 /// Requests in frames; a reply carries its request's number.
 pub struct Native {
     format: FrameFormat,
@@ -19,17 +31,9 @@ pub struct Native {
 }
 
 impl Native {
-    /// A protocol with this many clients in turn. A request has `len` bytes of the payload, or the size
-    /// that a trace sets; the payload must fit into a frame. `deadline_us`: time that servers have, in
-    /// microseconds.
-    pub fn new(
-        format: FrameFormat,
-        clients: u16,
-        payload: &[u8],
-        len: usize,
-        deadline_us: u32,
-        rng: &mut Rng,
-    ) -> Self {
+    /// Requests with this payload, which must fit into a frame.
+    pub fn new(settings: NativeSettings, payload: &[u8], rng: &mut Rng) -> Self {
+        let NativeSettings { format, clients, len, deadline_us } = settings;
         let client_id = rng.next_u64() | 1;
         let mut header = Header::new(Kind::ClientRequest, format.size);
         header.mode = Mode::Idempotent as u8;

@@ -75,7 +75,7 @@ fn the_ends_of_what_is_allowed_are_said_to_be_bounds() {
     let text = found.to_string();
     assert!(
         text.starts_with(
-            "the largest rate that meets p99<2ms,loss<0.1% is at least 5,000/s (5,000.. at 95 %"
+            "the highest rate that meets p99<2ms,loss<0.1% is at least 5,000/s (5,000.. at 95 %"
         )
     );
     assert!(text.ends_with("no higher rate was allowed"), "{text}");
@@ -107,8 +107,8 @@ fn a_generator_that_cannot_keep_up_even_at_the_first_rate_ends_it() {
     assert_eq!((found.end, found.rate, found.trials.len()), (End::Generator, None, 6));
     assert_eq!(
         found.to_string(),
-        "no rate was seen to meet p99<2ms,loss<0.1% (6 trials, too few for an interval): at 1,000/s this generator could \
-         not keep up, give it more CPU or threads, or begin with a lower --rate"
+        "no rate met p99<2ms,loss<0.1% (6 trials, too few for an interval): at 1,000/s this generator could \
+         not keep up; give it more CPU or threads, or start with a lower --rate"
     );
 }
 

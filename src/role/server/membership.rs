@@ -13,8 +13,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::{SOCKET, ServerRole};
-use crate::base::batch::{FrameRef, Tx};
+use super::{ReceivedFrame, SOCKET, ServerRole};
+use crate::base::batch::Tx;
 use crate::base::drop_reason::DropReason;
 use crate::base::rng::Rng;
 use crate::base::time::Instant;
@@ -228,33 +228,28 @@ impl ServerRole {
     /// Processes an order of the balancer. An order without this registration's nonce is dropped.
     pub(super) fn on_control(
         &mut self,
-        now: Instant,
-        peer: SocketAddr,
-        at: FrameRef,
-        bytes: &mut [u8],
+        received: ReceivedFrame<'_>,
         stamp: Option<Stamp>,
         tx: &mut Tx,
     ) -> Result<(), DropReason> {
         if self.is_finished() {
             return Err(DropReason::Unexpected); // the registration has ended
         }
-        let header = *super::header_mut(bytes);
+        let header = *super::header_mut(received.bytes);
         match RequestOp::from_wire(header.op).ok_or(DropReason::Kind)? {
-            RequestOp::Challenge => self.on_challenge(now, peer, &header, at, bytes, tx),
-            RequestOp::Sync => self.on_sync(peer, &header, at, bytes, stamp, tx),
+            RequestOp::Challenge => self.on_challenge(&header, received, tx),
+            RequestOp::Sync => self.on_sync(&header, received, stamp, tx),
             RequestOp::Grow | RequestOp::Shrink | RequestOp::Ack => Err(DropReason::Unexpected),
         }
     }
 
     fn on_challenge(
         &mut self,
-        now: Instant,
-        peer: SocketAddr,
         header: &Header,
-        at: FrameRef,
-        bytes: &mut [u8],
+        received: ReceivedFrame<'_>,
         tx: &mut Tx,
     ) -> Result<(), DropReason> {
+        let ReceivedFrame { now, peer, at, bytes } = received;
         if peer != self.settings.balancer {
             return Err(DropReason::WrongSource);
         }
@@ -273,13 +268,12 @@ impl ServerRole {
 
     fn on_sync(
         &mut self,
-        peer: SocketAddr,
         header: &Header,
-        at: FrameRef,
-        bytes: &mut [u8],
+        received: ReceivedFrame<'_>,
         stamp: Option<Stamp>,
         tx: &mut Tx,
     ) -> Result<(), DropReason> {
+        let ReceivedFrame { peer, at, bytes, .. } = received;
         let m = &mut self.membership;
         if header.sequence.get() != m.nonce || header.server_epoch.get() != m.epoch {
             return Err(DropReason::Nonce);

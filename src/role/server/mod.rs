@@ -94,6 +94,16 @@ pub struct Totals {
     pub drops: DropCounters,
 }
 
+/// A frame that arrived in this turn.
+pub(super) struct ReceivedFrame<'a> {
+    pub now: Instant,
+    /// Source of the datagram.
+    pub peer: SocketAddr,
+    /// Position of the frame in the receive slots.
+    pub at: FrameRef,
+    pub bytes: &'a mut [u8],
+}
+
 /// A server's state machine.
 pub struct ServerRole {
     settings: Settings,
@@ -213,19 +223,15 @@ impl ServerRole {
         };
     }
 
-    fn on_frame(
-        &mut self,
-        now: Instant,
-        peer: SocketAddr,
-        at: FrameRef,
-        bytes: &mut [u8],
-        tx: &mut Tx,
-    ) -> Result<(), DropReason> {
+    fn on_frame(&mut self, received: ReceivedFrame<'_>, tx: &mut Tx) -> Result<(), DropReason> {
+        let ReceivedFrame { now, peer, .. } = received;
         let stamp = match &self.opener {
-            Some(opener) if bytes.len() == self.settings.format.size => Some(opener.open(bytes)?),
+            Some(opener) if received.bytes.len() == self.settings.format.size => {
+                Some(opener.open(received.bytes)?)
+            }
             _ => None,
         };
-        let frame = Frame::check(bytes, &self.settings.format)?;
+        let frame = Frame::check(received.bytes, &self.settings.format)?;
         match frame.kind() {
             Kind::ClientRequest => {
                 let worker = frame.header.worker;
@@ -238,37 +244,29 @@ impl ServerRole {
                 };
                 let current = self.membership.on_request(now, peer, frame.header, stamp)?;
                 self.totals.received += 1;
-                self.on_request(now, reply_to, worker, current, at, bytes, tx)
+                let epoch = current.then(|| self.membership.epoch());
+                self.on_request(Job { arrived: now, reply_to, worker, epoch }, received, tx)
             }
-            Kind::ControllerRequest => self.on_control(now, peer, at, bytes, stamp, tx),
+            Kind::ControllerRequest => self.on_control(received, stamp, tx),
             Kind::ClientResponse | Kind::ServerResponse => Err(DropReason::Unexpected),
         }
     }
 
-    #[allow(clippy::too_many_arguments)] // one frame and its turn; a struct would only rename them
-    fn on_request(
-        &mut self,
-        now: Instant,
-        reply_to: SocketAddr,
-        worker: u8,
-        current: bool,
-        at: FrameRef,
-        bytes: &mut [u8],
-        tx: &mut Tx,
-    ) -> Result<(), DropReason> {
+    fn on_request(&mut self, job: Job, received: ReceivedFrame<'_>, tx: &mut Tx) -> Result<(), DropReason> {
+        let ReceivedFrame { at, bytes, .. } = received;
+        let Job { reply_to, worker, epoch, .. } = job;
         let status = if matches!(self.settings.work, Work::Echo) {
             self.totals.served += 1;
             Status::Ok
         } else {
-            let epoch = current.then(|| self.membership.epoch());
-            if self.queue.push(Job { arrived: now, reply_to, worker, epoch }, bytes) {
+            if self.queue.push(job, bytes) {
                 self.totals.queue_max = self.totals.queue_max.max(self.queue.len());
                 return Ok(());
             }
             self.totals.busy += 1;
             Status::Busy
         };
-        self.make_reply(worker, current, status, bytes);
+        self.make_reply(worker, epoch.is_some(), status, bytes);
         send_from_slot(tx, SOCKET, reply_to, at)
     }
 
@@ -392,7 +390,8 @@ impl Role for ServerRole {
                 for frame in datagram.chunks_exact_mut(size) {
                     let at = FrameRef { slot: received.slot, len: size as u16, offset };
                     offset += size as u32;
-                    if let Err(reason) = self.on_frame(now, received.peer, at, frame, tx) {
+                    let frame = ReceivedFrame { now, peer: received.peer, at, bytes: frame };
+                    if let Err(reason) = self.on_frame(frame, tx) {
                         self.totals.drops.add(reason, 1);
                     }
                 }
