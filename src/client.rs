@@ -7,10 +7,10 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! Delivery is *at least once*: an unanswered request is repeated, perhaps at another server, until its deadline
-//! ([`Mode::Idempotent`]). What must not be repeated is sent with [`Mode::OneShot`]. At most one answer
-//! comes back, whatever the network does. "Exactly once" is not on offer: two parties cannot agree on it over a
-//! lossy network.
+//! Delivery is *at least once*: an unanswered request is repeated until its deadline, possibly at
+//! another server ([`Mode::Idempotent`]). Use [`Mode::OneShot`] for a request that must not be repeated.
+//! The caller gets at most one reply, regardless of the network. "Exactly once" is impossible: two
+//! parties cannot agree on it over a lossy network.
 
 use std::collections::VecDeque;
 use std::io;
@@ -31,27 +31,28 @@ pub use crate::role::client::{Ending, Full, Outcome, Source, Totals};
 #[doc(inline)]
 pub use crate::wire::{Mode, Status};
 
-/// Why a call has no answer.
+/// Why a call has no reply.
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
-    /// Every attempt before the deadline was refused for want of room or of servers.
-    #[error("the service is busy: try again later")]
+    /// Every attempt before the deadline was refused, because the servers were full or none was
+    /// available.
+    #[error("the service is busy; try again later")]
     Busy,
     /// The request cannot be served.
-    #[error("the request was refused: {0:?}")]
+    #[error("the request was refused with status {0:?}")]
     Refused(Status),
-    /// Nothing came back before the deadline.
-    #[error("no answer before the deadline")]
+    /// No reply arrived before the deadline.
+    #[error("no reply before the deadline")]
     Lost,
-    /// The payload does not fit a frame.
-    #[error("a frame carries {max} bytes, the payload has {len}")]
+    /// The payload does not fit into a frame.
+    #[error("the payload has {len} bytes, but a frame carries at most {max}")]
     TooLong {
-        /// Bytes of the payload.
+        /// Size of the payload, in bytes.
         len: usize,
-        /// Bytes that a frame carries.
+        /// Maximum payload of a frame, in bytes.
         max: usize,
     },
-    /// Too many requests in flight.
+    /// Too many requests are in flight.
     #[error(transparent)]
     Full(#[from] Full),
     /// The socket failed.
@@ -59,7 +60,7 @@ pub enum CallError {
     Io(#[from] io::Error),
 }
 
-/// Options of a [`Client`], with sensible defaults.
+/// Options of a [`Client`], with default values.
 #[derive(Clone, Debug)]
 pub struct ClientBuilder {
     frame_size: usize,
@@ -88,58 +89,62 @@ impl Default for ClientBuilder {
 }
 
 impl ClientBuilder {
-    /// Bytes of a frame, as in the balancer's configuration: 128 to 1,200. Default 256.
+    /// Frame size in bytes, as in the balancer's configuration: 128 to 1,200 (default 256).
     pub fn frame_size(mut self, bytes: usize) -> Self {
         self.frame_size = bytes;
         self
     }
 
-    /// Whether the balancer's configuration has a `key_file`, which takes 32 bytes of each frame. Default: no.
+    /// Whether the balancer's configuration has a `key_file`, which takes 32 bytes of each frame
+    /// (default: no).
     pub fn keyed_deployment(mut self, keyed: bool) -> Self {
         self.tagged = keyed;
         self
     }
 
-    /// The least time to wait for an answer before a retry. Default 100 ms.
+    /// Minimum time to wait for a reply before a retry (default 100 ms).
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
     }
 
-    /// When a request is given up. Default 2 s.
+    /// Time after which a request is abandoned (default 2 s).
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
         self
     }
 
-    /// Retries of one request at most. Default 5.
+    /// Maximum retries of a request (default 5).
     pub fn retries(mut self, retries: u8) -> Self {
         self.retries = retries;
         self
     }
 
-    /// Requests in flight at most, rounded up to a power of two. Default 1,024.
+    /// Maximum requests in flight, rounded up to a power of two (default 1,024).
     pub fn in_flight_max(mut self, requests: usize) -> Self {
         self.in_flight_max = requests;
         self
     }
 
-    /// Lets answers come from the balancer and from this server only; call it for each server. Where servers answer
-    /// directly (`reply_path`), this keeps others from answering in their place. Default: from anywhere.
+    /// Allows replies only from the balancer and from this server; call it for each server. If servers
+    /// reply directly (`reply_path`), this prevents forged replies of other senders. Default: any
+    /// source.
     pub fn server(mut self, source: impl Into<Source>) -> Self {
         self.servers.push(source.into());
         self
     }
 
-    /// The local address. Default: any port, on the loopback if the balancer is there.
+    /// Local address. Default: any port, on the loopback if the balancer is there.
     pub fn bind(mut self, addr: SocketAddr) -> Self {
         self.bind = Some(addr);
         self
     }
 
-    /// A client of the balancer whose client side is at `balancer`.
+    /// Connects to the balancer whose client-side address is `balancer`.
     pub fn connect(self, balancer: impl ToSocketAddrs) -> io::Result<Client> {
-        let nobody = || io::Error::new(io::ErrorKind::NotFound, "the balancer's name has no address");
+        let nobody = || {
+            io::Error::new(io::ErrorKind::NotFound, "cannot resolve the balancer's name: it has no address")
+        };
         let target = balancer.to_socket_addrs()?.next().ok_or_else(nobody)?;
         let format = match self.tagged {
             true => FrameFormat::tagged(self.frame_size),
@@ -168,28 +173,28 @@ impl ClientBuilder {
     }
 }
 
-/// See the module's text.
+/// A client: sends requests through a balancer, with retries until a deadline.
 pub struct Client {
     io: BackEnd,
     role: ClientRole,
     clock: Clock,
     payload_max: usize,
-    /// Outcomes of submitted requests that came while a call waited for its own.
+    /// Outcomes of submitted requests that arrived while a call waited for its reply.
     others: VecDeque<Outcome>,
 }
 
 impl Client {
-    /// A client with the default options; see [`Client::builder`].
+    /// A client with the default options; [`Client::builder`] sets others.
     pub fn connect(balancer: impl ToSocketAddrs) -> io::Result<Client> {
         ClientBuilder::default().connect(balancer)
     }
 
-    /// Options first.
+    /// A builder for a client with other options.
     pub fn builder() -> ClientBuilder {
         ClientBuilder::default()
     }
 
-    /// Sends a request and waits for its answer: retries, back-off and deadline included.
+    /// Sends a request and waits for its reply, with retries, back-off and deadline.
     pub fn call(&mut self, payload: &[u8]) -> Result<Vec<u8>, CallError> {
         let sequence = self.submit(payload, Mode::Idempotent)?;
         loop {
@@ -209,7 +214,8 @@ impl Client {
         }
     }
 
-    /// Sends a request without waiting; its outcome comes from [`Client::poll`] under the number that is returned.
+    /// Sends a request without waiting, and returns its number. [`Client::poll`] returns the outcome
+    /// with the same number.
     pub fn submit(&mut self, payload: &[u8], mode: Mode) -> Result<u64, CallError> {
         if payload.len() > self.payload_max {
             return Err(CallError::TooLong { len: payload.len(), max: self.payload_max });
@@ -223,7 +229,7 @@ impl Client {
         Ok(self.role.submit(now, mode, payload, tx)?)
     }
 
-    /// Waits for the next outcome of a submitted request, for `patience` at most; `None` if there was none.
+    /// Waits at most `patience` for the next outcome of a submitted request; `None` if none arrived.
     pub fn poll(&mut self, patience: Duration) -> io::Result<Option<Outcome>> {
         let until = self.clock.now() + patience;
         loop {
@@ -240,18 +246,18 @@ impl Client {
         self.others.pop_front().or_else(|| self.role.poll_outcome().map(Outcome::into_owned))
     }
 
-    /// Requests without an outcome yet.
+    /// Requests without an outcome.
     pub fn in_flight(&self) -> usize {
         self.role.in_flight()
     }
 
-    /// What was counted so far.
+    /// The counters so far.
     pub fn totals(&self) -> &Totals {
         self.role.totals()
     }
 
     fn turn(&mut self, until: Option<Instant>) -> io::Result<Instant> {
-        self.io.flush()?; // what was submitted since the last turn
+        self.io.flush()?; // the requests submitted since the last turn
         self.io.wait(earliest(self.role.next_deadline(), until))?;
         self.io.receive()?;
         let now = self.clock.now();

@@ -34,7 +34,7 @@ pub use crate::base::drop_reason::{DropCounters, DropReason};
 #[doc(inline)]
 pub use crate::role::server::Totals;
 
-/// Options of a [`Server`], with sensible defaults.
+/// Options of a [`Server`], with default values.
 #[derive(Clone, Debug)]
 pub struct ServerBuilder {
     balancer: SocketAddr,
@@ -49,64 +49,65 @@ pub struct ServerBuilder {
 }
 
 impl ServerBuilder {
-    /// Its id, unique in the pool. Default 0.
+    /// Id of the server, unique in the pool (default 0).
     pub fn id(mut self, id: u32) -> Self {
         self.id = id;
         self
     }
 
-    /// Its share relative to others, 1 to 100. Default 1.
+    /// Share relative to other servers, 1 to 100 (default 1).
     pub fn weight(mut self, weight: u16) -> Self {
         self.weight = weight;
         self
     }
 
-    /// Threads that run the handler; at least 1. Default 1.
+    /// Threads that run the handler, at least 1 (default 1).
     pub fn workers(mut self, workers: usize) -> Self {
         self.workers = workers.max(1);
         self
     }
 
-    /// Requests that it holds; more are refused with BUSY. Default 4,096.
+    /// Maximum requests that the server holds; more are refused with BUSY (default 4,096).
     pub fn queue_capacity(mut self, requests: usize) -> Self {
         self.queue_capacity = requests.max(1);
         self
     }
 
-    /// Bytes of a frame, as in the balancer's configuration. Default 256.
+    /// Frame size in bytes, as in the balancer's configuration: 128 to 1,200 (default 256).
     pub fn frame_size(mut self, bytes: usize) -> Self {
         self.frame_size = bytes;
         self
     }
 
-    /// How often it reports what has changed. Default 10 ms.
+    /// Interval of reports about changes (default 10 ms).
     pub fn report_interval(mut self, interval: Duration) -> Self {
         self.report_interval = interval;
         self
     }
 
-    /// The key that all components share, where the balancer has a `key_file`.
+    /// Key that all components share, if the balancer has a `key_file`.
     pub fn key(mut self, key: [u8; 16]) -> Self {
         self.key = Some(key);
         self
     }
 
-    /// The address to listen on. Default: any port of the address that reaches a balancer on this machine. Anything
-    /// but a loopback address needs a [`ServerBuilder::key`].
+    /// Address to listen on. Default: any port of the address that reaches a balancer on this machine.
+    /// An address outside the loopback needs a [`ServerBuilder::key`].
     pub fn bind(mut self, addr: SocketAddr) -> Self {
         self.bind = Some(addr);
         self
     }
 
-    /// Starts serving. The handler gets the request's payload and appends the reply's; what does not fit a frame
-    /// is cut. A handler that panics is answered with an error status, and goes on with the next request.
+    /// Starts serving. The handler gets the request's payload and appends the reply's payload; bytes
+    /// that do not fit into a frame are cut. If the handler panics, the client gets an error status, and
+    /// the server continues with the next request.
     pub fn start<H>(self, handler: H) -> io::Result<Server>
     where
         H: Fn(&[u8], &mut Vec<u8>) + Send + Sync + 'static,
     {
         let addr = self.bind.unwrap_or_else(|| crate::io::socket::any_port_towards(self.balancer));
         if !is_trusted(addr.ip()) && self.key.is_none() {
-            let why = format!("a server on {}, beyond the loopback, needs a key", addr.ip());
+            let why = format!("cannot listen on {}: a server outside the loopback needs a key", addr.ip());
             return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
         }
         let format = match self.key {
@@ -142,12 +143,12 @@ impl ServerBuilder {
     }
 }
 
-/// Without a key only the loopback is trusted.
+/// Without a key, only the loopback is trusted.
 fn is_trusted(ip: IpAddr) -> bool {
     ip.is_loopback()
 }
 
-/// A running server; dropping it stops it like [`Server::stop`].
+/// A running server. Dropping it stops it like [`Server::stop`].
 pub struct Server {
     local_addr: SocketAddr,
     shared: Arc<Shared>,
@@ -156,7 +157,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// A server for the balancer whose server side is at `balancer`.
+    /// A builder for a server of the balancer whose server-side address is `balancer`.
     pub fn builder(balancer: SocketAddr) -> ServerBuilder {
         ServerBuilder {
             balancer,
@@ -171,17 +172,17 @@ impl Server {
         }
     }
 
-    /// Where it listens.
+    /// Local address of the server.
     pub fn local_addr(&self) -> SocketAddr {
         self.local_addr
     }
 
-    /// Whether the balancer knows it.
+    /// Whether the balancer has registered the server.
     pub fn is_registered(&self) -> bool {
         self.shared.registered.load(Ordering::Relaxed)
     }
 
-    /// Waits until the balancer knows it, for `patience` at most; whether it does.
+    /// Waits at most `patience` for the registration, and returns whether the server is registered.
     pub fn wait_until_registered(&self, patience: Duration) -> bool {
         let until = std::time::Instant::now() + patience;
         while !self.is_registered() && std::time::Instant::now() < until {
@@ -190,7 +191,8 @@ impl Server {
         self.is_registered()
     }
 
-    /// Takes no new requests, finishes the queue, tells the balancer, and ends. Gives what was counted.
+    /// Takes no new requests, finishes the queue, reports that to the balancer, and ends. Returns the
+    /// counters.
     pub fn stop(mut self) -> Totals {
         self.end().unwrap_or_default()
     }
@@ -216,18 +218,18 @@ struct Parcel {
     bytes: Vec<u8>,
 }
 
-/// What the dispatcher and the workers have in common.
+/// Data that the dispatcher and the workers share.
 struct Shared {
     todo: ArrayQueue<Parcel>,
     done: ArrayQueue<Parcel>,
-    /// Workers that found nothing to do.
+    /// Whether each worker found no request.
     idle: Vec<AtomicBool>,
-    /// Whether the dispatcher was woken and has not looked yet.
+    /// Whether the dispatcher was woken and has not run yet.
     woken: AtomicBool,
     waker: Waker,
     registered: AtomicBool,
     stopping: AtomicBool,
-    /// Set when the workers shall end.
+    /// Set when the workers must end.
     closed: AtomicBool,
 }
 
@@ -247,18 +249,18 @@ impl Shared {
     }
 }
 
-/// One in the worker's hands and one behind it, so that it need not wait for the dispatcher; the rest stays in the
-/// FIFO, where deadlines are looked at.
+/// One parcel in the worker's hands and one behind it, so that the worker need not wait for the
+/// dispatcher. Other requests stay in the FIFO, where deadlines are checked.
 const PARCELS_PER_WORKER: usize = 2;
 
-/// Moves requests from the socket to the workers and replies back.
+/// Moves requests from the socket to the workers, and replies back.
 struct Dispatcher {
     role: ServerRole,
     io: BackEnd,
     clock: Clock,
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
-    /// Buffers that are not under way.
+    /// Buffers that are not in use.
     spare: Vec<Vec<u8>>,
 }
 
@@ -267,7 +269,7 @@ impl Dispatcher {
         let parcels = self.workers.len() * PARCELS_PER_WORKER;
         self.spare = (0..parcels).map(|_| Vec::with_capacity(crate::wire::header::FRAME_SIZE_MAX)).collect();
         while !self.role.is_finished() {
-            // A socket that fails for good cannot be served: the balancer will notice the silence.
+            // A socket that fails permanently cannot be served; the balancer detects the silence.
             if self.turn().is_err() {
                 break;
             }
@@ -275,7 +277,7 @@ impl Dispatcher {
         self.shared.closed.store(true, Ordering::SeqCst);
         for worker in self.workers.drain(..) {
             worker.thread().unpark();
-            let _ = worker.join(); // handlers' panics are caught
+            let _ = worker.join(); // panics of handlers are caught
         }
         self.role.take_totals()
     }
@@ -296,11 +298,11 @@ impl Dispatcher {
         }
         while !self.spare.is_empty() {
             let Some(job) = self.role.take_job(now) else { break };
-            let mut bytes = self.spare.pop().expect("just looked");
+            let mut bytes = self.spare.pop().expect("checked above");
             bytes.clear();
             bytes.extend_from_slice(self.role.payload(job));
             let parcel = Parcel { job, status: Status::Ok, took: Duration::ZERO, bytes };
-            assert!(self.shared.todo.push(parcel).is_ok(), "there are no more parcels than places");
+            assert!(self.shared.todo.push(parcel).is_ok(), "there are no more parcels than slots");
         }
         self.wake_workers();
         let (_, tx) = self.io.turn();
@@ -310,7 +312,7 @@ impl Dispatcher {
         Ok(())
     }
 
-    /// Wakes as many idle workers as there is work for.
+    /// Wakes as many idle workers as there are requests.
     fn wake_workers(&self) {
         let mut work = self.shared.todo.len();
         for (worker, idle) in self.workers.iter().zip(&self.shared.idle) {
@@ -342,7 +344,7 @@ where
                 Ok(()) => parcel.bytes.extend_from_slice(&reply),
                 Err(_) => parcel.status = Status::Error,
             }
-            assert!(shared.done.push(parcel).is_ok(), "there are no more parcels than places");
+            assert!(shared.done.push(parcel).is_ok(), "there are no more parcels than slots");
             if !shared.woken.swap(true, Ordering::SeqCst) {
                 shared.waker.wake();
             }
@@ -350,13 +352,14 @@ where
     })
 }
 
-/// The next request, waiting for it; `None` when the server ends.
+/// Waits for the next request; `None` when the server ends.
 fn next_parcel(shared: &Shared, index: usize) -> Option<Parcel> {
     loop {
         if let Some(parcel) = shared.todo.pop() {
             return Some(parcel);
         }
-        // Idle is announced before the last look: whoever pushes after that look sees it and unparks.
+        // The worker announces that it is idle before its last look: a dispatcher that pushes after that
+        // look sees it and unparks the worker.
         shared.idle[index].store(true, Ordering::SeqCst);
         if shared.todo.is_empty() {
             if shared.closed.load(Ordering::SeqCst) {

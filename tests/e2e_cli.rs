@@ -220,7 +220,7 @@ fn output_that_cannot_be_written_is_an_error() {
 fn every_subcommand_explains_itself() {
     let finished = lbd(&["--help"]);
     assert_eq!(finished.code, 0);
-    assert!(finished.stdout.contains("Exit codes: 0 done; 1 not everything was answered; 2 a mistake"));
+    assert!(finished.stdout.contains("Exit codes: 0 success; 1 a request was lost or refused"));
     let options: [(&str, &[&str]); 8] = [
         ("up", &["--config", "--duration", "--servers", "--clients", "--rate", "--service", "--quiet"]),
         (
@@ -276,11 +276,11 @@ fn bad_arguments_are_exit_code_2_and_are_named() {
         (&[], "Usage"),
         (&["fly"], "fly"),
         (&["client", "--requests", "many"], "--requests"),
-        (&["client", "--rate", "0"], "--rate must be more than 0"),
-        (&["client", "--rate", "inf"], "--rate must be more than 0"),
+        (&["client", "--rate", "0"], "--rate must be greater than 0"),
+        (&["client", "--rate", "inf"], "--rate must be greater than 0"),
         (&["client", "--window", "0"], "--window"),
         (&["server", "--service", "slow"], "--service"),
-        (&["server", "--bind", "0.0.0.0"], "needs key_file"),
+        (&["server", "--bind", "0.0.0.0"], "set key_file"),
         (&["balancer", "--status-every", "often"], "--status-every"),
         (&["up", "--servers", "0"], "--servers 0"),
         (&["up", "--clients", "4000"], "--clients 4000"),
@@ -293,7 +293,7 @@ fn bad_arguments_are_exit_code_2_and_are_named() {
     }
     let long = "x".repeat(145);
     let finished = lbd(&["client", "--payload", &long]);
-    assert!(one_error(&finished).contains("145 bytes, a frame carries 144"));
+    assert!(one_error(&finished).contains("145 bytes, but a frame carries at most 144"));
 }
 
 fn write_key(site: &Site, name: &str, digits: &str, mode: u32) {

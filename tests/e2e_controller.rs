@@ -116,7 +116,7 @@ fn a_server_that_ended_while_there_was_no_controller_is_started_again_under_its_
     let again = wait_for_started(&site, seen, 1);
     assert_eq!(again.keys().copied().collect::<Vec<_>>(), [1]);
     for part in [
-        "server 1 ended unasked (while there was no controller)",
+        "server 1 ended unexpectedly (while there was no controller)",
         &format!("started server=1 port={}", site.server_port(1)),
         &format!("server 0 runs already (process {}): adopted", servers[&0]),
     ] {
@@ -176,7 +176,7 @@ fn a_second_controller_is_refused_and_told_who_is_there() {
     for command in ["controller", "up"] {
         let second = site.start(&[command]).finish();
         assert_eq!(second.code, 2, "{second:?}");
-        let says = format!("is held by process {}, which runs already; end that one first", first.pid());
+        let says = format!("is locked by process {}; stop it first", first.pid());
         assert!(second.stderr.contains(&says), "{second:?}");
         assert!(second.stderr.contains("or set another controller.port"), "{second:?}");
     }
@@ -200,7 +200,7 @@ fn a_folder_that_others_can_open_is_refused() {
     let finished = site.start(&["controller"]).finish();
     assert_eq!(finished.code, 2, "{finished:?}");
     assert!(
-        finished.stderr.contains("others may enter the folder state (mode 755); run chmod 700 state"),
+        finished.stderr.contains("other users may enter the directory state (mode 755); run chmod 700 state"),
         "{finished:?}"
     );
 }
@@ -365,7 +365,7 @@ fn unmodified_servers_are_added_under_load_and_removed_after_it_and_nothing_is_l
     let log = site.log(LOG);
     assert!(log.contains("pool echo: scale up: 1 -> ") && log.contains("at 1 server: grow to 2"), "{log}");
     assert!(log.contains("pool echo: scale down: 2 -> 1 servers, stopping server 1, load "), "{log}");
-    assert!(!log.contains("ended unasked") && !log.contains("it does not stop"), "{log}");
+    assert!(!log.contains("ended unexpectedly") && !log.contains("it does not stop"), "{log}");
     assert!(controller.stderr().contains("controller: servers of pool echo"));
     end(&site, controller, &[&balancer]);
 }
@@ -417,7 +417,7 @@ fn a_second_controller_of_the_same_pools_is_refused_and_one_without_any_servers_
     let first = pools_controller(&site);
     first.wait_for_word("servers of pool echo");
     let second = pools_controller(&site).finish();
-    let says = format!("is held by process {}, which runs already; end that one first", first.pid());
+    let says = format!("is locked by process {}; stop it first", first.pid());
     assert!(second.code == 2 && second.stderr.contains(&says), "{second:?}");
     assert!(second.stderr.contains("or set another admin.listen"), "{second:?}");
     let listed =
@@ -465,7 +465,7 @@ fn a_controller_keeps_the_balancer_that_it_started_or_adopted_or_that_took_over(
     controller.kill_now();
     assert_eq!(balancers(&site), [second], "it outlives its supervisor");
     let controller = site.start(&["controller", "--with-balancer"]);
-    controller.wait_for_word("the balancer runs already, process ");
+    controller.wait_for_word("the balancer already runs, process ");
     let successor = site.start(&["balancer", "--takeover", "--quiet"]);
     let third = wait_for_balancer(&site, second);
     assert_eq!(third, successor.pid());

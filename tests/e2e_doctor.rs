@@ -53,7 +53,7 @@ fn a_taken_port_is_a_problem_that_names_its_holder_and_a_running_balancer_is_non
     let _balancer = site.balancer();
     let found = finding(&examined(&site).1, "addresses");
     assert_eq!(found["level"], "note", "{found}");
-    assert!(found["found"].as_str().unwrap().contains("lbd runs already"), "{found}");
+    assert!(found["found"].as_str().unwrap().contains("lbd already runs"), "{found}");
 }
 
 #[test]

@@ -106,7 +106,7 @@ fn without_a_watchdog_nobody_is_pinged_and_a_manager_that_is_gone_does_no_harm()
     let mut balancer = manager.start(&site, &[], &["balancer", "--status-every", "50ms"]);
     balancer.status();
     let said = || site.log("balancer/balancer.log");
-    wait_for("a word of it", || said().contains("the service manager does not hear").then_some(()), said);
+    wait_for("a word of it", || said().contains("cannot notify the service manager").then_some(()), said);
     balancer.signal(libc::SIGTERM);
     assert_eq!(balancer.finish().code, 0);
     assert_eq!(manager.heard(), Vec::<String>::new());

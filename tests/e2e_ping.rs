@@ -59,7 +59,7 @@ fn nobody_there_is_a_loss_and_code_1() {
     let raw = ["ping", "--count", "1", "--protocol", "raw", &nobody];
     let finished = site.start(&raw).finish();
     assert_eq!(finished.code, 1, "{finished:?}");
-    assert!(finished.stdout.starts_with(&format!("nobody at {nobody}: seq=1")), "{finished:?}");
+    assert!(finished.stdout.starts_with(&format!("unreachable {nobody}: seq=1")), "{finished:?}");
 }
 
 #[test]
@@ -107,13 +107,13 @@ fn mistakes_name_the_argument_and_the_remedy() {
     let site = Site::new(json!({}));
     let long = "x".repeat(300);
     for (args, says) in [
-        (&["nowhere"][..], "write IP:PORT or NAME:PORT"),
+        (&["nowhere"][..], "use IP:PORT or NAME:PORT"),
         (&["--protocol", "dns"], "the configuration has no pool for dns"),
-        (&["--query", "a A"], "--query is for dns"),
-        (&["127.0.0.1:1", "--protocol", "dns", "--payload", "a"], "--payload is not for dns"),
+        (&["--query", "a A"], "--query applies only to dns"),
+        (&["127.0.0.1:1", "--protocol", "dns", "--payload", "a"], "--payload does not apply to dns"),
         (&["127.0.0.1:1", "--protocol", "dns", "--query", "a"], "such as \"example.com A\""),
         (&["--payload", "hex:0"], "pairs of hex digits"),
-        (&["--payload", &long], "a frame carries"),
+        (&["--payload", &long], "a frame carries at most"),
         (&["--timeout", "2h"], "a time from 1ms to 1m"),
         (&["--count", "0"], "--count"),
     ] {

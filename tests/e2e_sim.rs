@@ -88,7 +88,7 @@ fn it_writes_a_page_and_charts() {
         assert!(html.contains(part), "{part} in {html}");
     }
     assert!(
-        chart.starts_with("<svg") && chart.contains("Regret") && chart.contains("random: 20 ms"),
+        chart.starts_with("<svg") && chart.contains("Mean regret") && chart.contains("random: 20 ms"),
         "{chart}"
     );
     assert!(!chart.contains("exact"), "exact knowledge regrets nothing: {chart}");
@@ -105,7 +105,7 @@ fn it_writes_a_page_and_charts() {
 fn an_overload_says_what_was_served() {
     let args = ["--overload", "3x0.3s", "--servers", "4", "--policy", "bounded:1,random"];
     let text = sim(&args);
-    assert!(text.contains("served in it") && text.contains("clients that try again 64"), "{text}");
+    assert!(text.contains("served during overload") && text.contains("clients that try again 64"), "{text}");
     let found: Value = serde_json::from_str(&sim(&[&args[..], &["--json"]].concat())).unwrap();
     let survivals = found["overload"].as_array().unwrap();
     assert_eq!(survivals.len(), 2);
@@ -128,12 +128,12 @@ fn its_mistakes_are_named_with_their_remedy() {
         (&["--staleness", "0s"], "from 1ms to 1m"),
         (&["--rtt", "2s"], "up to 1s"),
         (&["--overload", "2"], "2x5s"),
-        (&["--load", "0.5,0.8", "--balancers", "1,2"], "vary one at a time"),
-        (&["--overload", "2x1s", "--load", "0.5,0.8"], "give --load one value"),
+        (&["--load", "0.5,0.8", "--balancers", "1,2"], "vary only one"),
+        (&["--overload", "2x1s", "--load", "0.5,0.8"], "give --load a single value"),
         (&["--pool", "datagram", "--reply-path", "direct"], "--pool native"),
         (&["--pool", "datagram", "--overload", "2x1s"], "--pool native"),
-        (&["--requests", "10", "--warmup", "10"], "leaves none"),
-        (&["--slow", "17x5"], "speak of 17 servers, --servers of 16"),
+        (&["--requests", "10", "--warmup", "10"], "leaves no request"),
+        (&["--slow", "17x5"], "name 17 servers, but --servers is 16"),
         (&["--subset", "4", "--balancers", "2"], "raise --balancers or --subset"),
     ];
     for (args, named) in cases {

@@ -112,7 +112,7 @@ fn up_ends_when_nobody_reads_its_table() {
     drop((child.stdout.take(), child.stderr.take()));
     let status = wait_for("its end", || child.try_wait().unwrap(), || site.log(CONTROLLER_LOG));
     assert_eq!(status.code(), Some(0));
-    assert!(site.log(CONTROLLER_LOG).contains("nobody reads the table any more"));
+    assert!(site.log(CONTROLLER_LOG).contains("standard output closed"));
     assert_nothing_left(&site);
 }
 
@@ -124,13 +124,13 @@ fn a_crashed_server_is_started_again() {
     let seen = site.log(CONTROLLER_LOG).len();
     assert!(site.processes().contains(&pid));
     send_signal(pid, libc::SIGKILL);
-    wait_for_line(&site, CONTROLLER_LOG, seen, &["server 1 ended unasked (signal 9)"]);
+    wait_for_line(&site, CONTROLLER_LOG, seen, &["server 1 ended unexpectedly (signal 9)"]);
     let again = pid_in(&wait_for_line(&site, CONTROLLER_LOG, seen, &["started server=1", "pid="]));
     assert_ne!(again, pid);
     let log = "balancer/balancer.log";
     let joined = || (site.log(log).matches("joined server=1").count() == 2).then_some(());
     wait_for("it joins again", joined, || site.log(log));
-    let told = || up.stdout().contains("server 1 ended unasked (signal 9)").then_some(());
+    let told = || up.stdout().contains("server 1 ended unexpectedly (signal 9)").then_some(());
     wait_for("the table tells", told, || up.stdout());
     up.signal(libc::SIGINT);
     assert_all_answered(&up.finish());
@@ -148,7 +148,7 @@ fn a_crashed_balancer_is_started_again() {
     let mut up = start_up(&site, &["--rate", "300"]);
     let seen = site.log(CONTROLLER_LOG).len();
     send_signal(pid_in(&wait_for_line(&site, CONTROLLER_LOG, 0, &["balancer started"])), libc::SIGKILL);
-    wait_for_line(&site, CONTROLLER_LOG, seen, &["the balancer ended unasked (signal 9)"]);
+    wait_for_line(&site, CONTROLLER_LOG, seen, &["balancer ended unexpectedly", "signal 9"]);
     wait_for_line(&site, CONTROLLER_LOG, seen, &["balancer started"]);
     let log = "balancer/balancer.log";
     let joined = || (site.log(log).matches("joined server=1").count() == 2).then_some(());

@@ -37,7 +37,7 @@ fn a_run_at_a_rate_is_answered_and_told_in_full() {
     let latency = figures.latency_us;
     assert!(0 < latency.p50 && latency.p50 <= latency.p99 && latency.p99 <= latency.max, "{latency:?}");
     // The table goes to standard error, so that standard output stays JSON.
-    for part in ["of 2 s: ", "from plan (us)", "p99.99"] {
+    for part in ["of 2 s: ", "from schedule (us)", "p99.99"] {
         assert!(finished.stderr.contains(part), "{part} in {}", finished.stderr);
     }
 }
@@ -71,7 +71,10 @@ fn ctrl_c_ends_it_early_with_a_report() {
     let figures = report(&finished);
     assert_balanced(&figures);
     assert!(figures.answered > 100 && figures.duration_s < 60.0, "{figures:?}");
-    assert!(!finished.stderr.contains("in flight") && !finished.stderr.contains("from plan"), "{finished:?}");
+    assert!(
+        !finished.stderr.contains("in flight") && !finished.stderr.contains("from schedule"),
+        "{finished:?}"
+    );
 }
 
 #[test]
@@ -82,7 +85,7 @@ fn without_a_balancer_everything_is_lost_and_said() {
     assert_eq!(finished.code, 1);
     let figures = report(&finished);
     assert!(figures.sent > 0 && figures.lost == figures.sent, "{figures:?}");
-    assert!(finished.stderr.starts_with("loadgen: nothing was answered"), "{}", finished.stderr);
+    assert!(finished.stderr.starts_with("loadgen: no request was answered"), "{}", finished.stderr);
 }
 
 #[test]
@@ -94,7 +97,7 @@ fn a_balancer_without_servers_answers_busy() {
     let figures = report(&finished);
     assert!(figures.busy > 0 && figures.busy == figures.sent, "{figures:?}");
     assert_eq!(figures.latency_us.max, 0, "BUSY is no answer");
-    assert_eq!(finished.code, 1, "and so nothing was answered");
+    assert_eq!(finished.code, 1, "and so no request was answered");
 }
 
 #[test]
@@ -121,20 +124,20 @@ fn mistakes_are_exit_code_2_and_named() {
     for (words, named) in [
         ("--duration 1s", "--rate <R>|--ramp"),
         ("--arrivals constant", "--arrivals needs a rate"),
-        ("--rate 1 --arrivals trace:sized.txt", "leave out --rate"),
+        ("--rate 1 --arrivals trace:sized.txt", "remove --rate"),
         ("--arrivals trace:unsorted.txt", "unsorted.txt: line 2: 0.5 is earlier"),
         ("--arrivals trace:missing.txt", "missing.txt"),
         ("--arrivals trace:sized.txt", "2000 bytes in the trace: a frame of 256 bytes carries at most"),
-        ("--arrivals trace:sized.txt --warmup 1s", "--warmup 1s: the trace is over after 100ms"),
+        ("--arrivals trace:sized.txt --warmup 1s", "--warmup 1s: the trace ends after 100ms"),
         ("--arrivals trace:sized.txt --protocol dns --target 127.0.0.1:1", "sizes"),
         ("--arrivals trace:sized.txt --protocol raw --payload text:x --target 127.0.0.1:1", "--payload"),
-        ("--rate 1 --protocol dns", "give --target"),
-        ("--rate 1 --protocol raw --payload 0 --target 127.0.0.1:1", "one byte at least"),
+        ("--rate 1 --protocol dns", "needs --target"),
+        ("--rate 1 --protocol raw --payload 0 --target 127.0.0.1:1", "at least 1 byte"),
         (
             "--rate 1 --protocol raw --dns-name x --target 127.0.0.1:1",
-            "--dns-name does not go with --protocol raw",
+            "--dns-name does not apply to --protocol raw",
         ),
-        ("--rate 1 --protocol dns --frame 128 --target 127.0.0.1:1", "--frame does not go"),
+        ("--rate 1 --protocol dns --frame 128 --target 127.0.0.1:1", "--frame does not apply"),
         ("--rate 1 --protocol dns --dns-names names.txt --target 127.0.0.1:1", "names.txt: line 2"),
         ("--rate 1 --protocol dns --dns-name a..b --target 127.0.0.1:1", "--dns-name: \"a..b\""),
         ("--rate 1 --threads 4 --clients 3", "--threads 4"),
@@ -142,7 +145,7 @@ fn mistakes_are_exit_code_2_and_named() {
         ("--rate 1 --json - --csv -", "only one of"),
         ("--rate 1 --hdr no/folder/x.hlog", "no/folder/x.hlog"),
         ("--merge missing.json", "missing.json"),
-        ("--merge report.json", "report.json is no report"),
+        ("--merge report.json", "report.json: not a report"),
         ("--rate fast", "--rate"),
         ("--rate 1 --frame 128 --payload 17", "--payload 17: a frame of 128 bytes carries at most 16"),
         ("--rate 1 --config missing.json", "missing.json"),
@@ -400,7 +403,7 @@ fn steps_have_a_report_each_and_a_table() {
     report.steps.iter().for_each(assert_whole);
     assert_whole(&report);
     assert_eq!(report.setup.rate, "50,150,250");
-    for part in ["step 2 of 3", "wanted/s", "plan kept"] {
+    for part in ["step 2 of 3", "target/s", "schedule kept"] {
         assert!(finished.stderr.contains(part), "{part}: {finished:?}");
     }
 }

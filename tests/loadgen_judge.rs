@@ -32,7 +32,7 @@ fn a_condition_that_holds_is_exit_code_3_and_one_line_with_the_value() {
     let silent = loadgen(&site, &format!("{words} --target 127.0.0.1:{}", site.port(0)));
     assert_eq!(silent.code, 1, "{silent:?}");
     assert!(
-        silent.stderr.contains("loss>50% holds: loss 100 %\nloadgen: nothing was answered"),
+        silent.stderr.contains("loss>50% holds: loss 100 %\nloadgen: no request was answered"),
         "{silent:?}"
     );
 }
@@ -100,7 +100,7 @@ fn a_search_says_when_nothing_meets_the_slo_and_when_nobody_answers() {
     drop((balancer, servers));
     let silent = loadgen(&site, "--search --slo p99<1s --timeout 100ms --quiet");
     assert_eq!(silent.code, 1, "{silent:?}");
-    assert!(silent.stderr.contains(" does not answer: of "), "{silent:?}");
+    assert!(silent.stderr.contains(" does not respond: of "), "{silent:?}");
 }
 
 #[test]
@@ -116,7 +116,7 @@ fn a_search_that_is_ended_shows_what_it_has() {
     let finished = run.finish();
     let found: Found = serde_json::from_str(&finished.stdout).unwrap_or_else(|e| panic!("{e}: {finished:?}"));
     assert!(found.end == End::Stopped && found.trials.len() >= 2, "{finished:?}");
-    assert!(finished.stderr.contains("it was stopped before its end"), "{finished:?}");
+    assert!(finished.stderr.contains("the search was stopped early"), "{finished:?}");
 }
 
 #[test]
@@ -162,7 +162,7 @@ fn mistakes_are_exit_code_2_and_named() {
         ("--search --slo p99<2ms --window 5", "--window"),
         ("--search --slo p99<2ms --steps 1,2", "--steps"),
         ("--search --slo p99<2ms --fail-if p99>2ms", "--fail-if"),
-        ("--search --slo p99<2ms --precision 2", "`2` is not a share above 0 % and up to 100 %, such as 2%"),
+        ("--search --slo p99<2ms --precision 2", "`2` must be above 0 % and at most 100 %, such as 2%"),
         ("--search --slo p99<2ms --from 9 --to 8", "--from 9 is above --to 8"),
         ("--search --slo p99<2ms --arrivals trace:f", "--arrivals trace:"),
         ("--search --slo p99<2ms --report no/folder/out.html", "no/folder/out.html"),

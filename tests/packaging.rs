@@ -113,7 +113,7 @@ fn every_command_has_a_manual_page_that_can_be_shown() {
 fn a_folder_for_pages_that_cannot_be_made_is_named() {
     let refused = output(LBD, &["man", "--dir", "/proc/nowhere"], "").unwrap();
     assert_eq!(refused.status.code(), Some(2));
-    assert!(complaint(&refused).unwrap().contains("cannot make /proc/nowhere"), "{refused:?}");
+    assert!(complaint(&refused).unwrap().contains("cannot create /proc/nowhere"), "{refused:?}");
 }
 
 #[test]

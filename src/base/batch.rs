@@ -1,51 +1,51 @@
-//! One turn's worth of datagrams as plain data: what came in ([`Rx`]) and what goes out ([`Tx`]).
+//! The datagrams of one turn as plain data: received ones ([`Rx`]) and those to send ([`Tx`]).
 //!
-//! The memory belongs to the I/O back end. A role reads and patches frames in the receive slots and
-//! names them in [`Tx`]; it never frees, copies or sends anything. Both are allocated once, sizes
-//! are fixed, and "full" is an ordinary result.
+//! The I/O back end owns the memory. A role reads and patches frames in the receive slots and references
+//! them in [`Tx`]. It never frees, copies or sends anything. Both are allocated once, sizes are fixed,
+//! and "full" is an ordinary result.
 //!
-//! `stride` explains GRO and `segment_size` explains GSO completely: a receive slot holds
-//! `len / stride` datagrams of one peer (the last may be shorter), and everything that a turn has
-//! for one destination leaves as equal segments of one message.
+//! `stride` describes GRO and `segment_size` describes GSO completely. A receive slot holds `len /
+//! stride` datagrams of one peer; the last may be shorter. All frames of a turn for one destination
+//! leave as equal segments of one message.
 
 use std::net::{IpAddr, SocketAddr};
 
-/// Names one of a back end's sockets, in the order in which they were given to it.
+/// Index of a back end's socket, in the order in which the sockets were given to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SocketId(pub u16);
 
-/// One receive slot that holds data: one datagram, or several of one peer merged by GRO.
+/// A receive slot with data: one datagram, or several of one peer merged by GRO.
 #[derive(Clone, Copy, Debug)]
 pub struct Received {
-    /// The socket it arrived on.
+    /// The receiving socket.
     pub socket: SocketId,
-    /// Who sent it.
+    /// Sender.
     pub peer: SocketAddr,
-    /// The local address that was asked, where the socket is bound to a wildcard.
+    /// Destination address, if the socket is bound to a wildcard.
     pub local_ip: Option<IpAddr>,
-    /// The slot that holds the bytes.
+    /// The slot with the bytes.
     pub slot: u16,
     /// Offset of the first byte within the slot.
     pub start: u32,
-    /// Bytes in all.
+    /// Total size, in bytes.
     pub len: u32,
-    /// Bytes per datagram; the last may be shorter. Never zero.
+    /// Size of a datagram in bytes; the last may be shorter. Never zero.
     pub stride: u32,
 }
 
-/// What the network said of a datagram that was sent before, on a socket that reports errors. A hint: ICMP
-/// is neither reliable nor authentic.
+/// An error that the network reported about a datagram sent earlier, on a socket that reports errors.
+/// Only a hint, because ICMP is neither reliable nor authentic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PeerError {
-    /// The socket that the datagram was sent from.
+    /// The socket that sent the datagram.
     pub socket: SocketId,
-    /// Where it had been sent to.
+    /// Destination of the datagram.
     pub peer: SocketAddr,
-    /// What became of it, as errno(3) has it: ECONNREFUSED where nobody listens on the port, for one.
+    /// The error as in errno(3), for example ECONNREFUSED if no socket listens on the port.
     pub errno: i32,
 }
 
-/// The most errors that a turn lists.
+/// Maximum errors listed per turn.
 pub const PEER_ERRORS_MAX: usize = 64;
 
 /// Received datagrams of one turn, in slots of fixed size.
@@ -59,7 +59,7 @@ pub struct Rx {
 impl Rx {
     /// `slot_count` slots of `slot_size` bytes each.
     pub fn new(slot_count: usize, slot_size: usize) -> Self {
-        assert!(slot_count < STAGED as usize, "slot numbers are 16 bits, the last is taken");
+        assert!(slot_count < STAGED as usize, "slot numbers are 16 bits, and the last is reserved");
         Rx {
             memory: vec![0; slot_count * slot_size].into_boxed_slice(),
             slot_size,
@@ -68,8 +68,8 @@ impl Rx {
         }
     }
 
-    /// Takes the memory of the slots from the system now, instead of as it is used. Before anything is
-    /// received.
+    /// Touches the memory of the slots now, so that the first turns have no page faults. Call it before
+    /// anything is received.
     pub fn fault_in(&mut self) {
         fault_in(&mut self.memory);
     }
@@ -84,30 +84,30 @@ impl Rx {
         self.received.is_empty()
     }
 
-    /// What the `index`-th filled slot holds, and its bytes.
+    /// The `index`-th filled slot, and its bytes.
     pub fn get_mut(&mut self, index: usize) -> (Received, &mut [u8]) {
         let r = self.received[index];
         let from = r.slot as usize * self.slot_size + r.start as usize;
         (r, &mut self.memory[from..from + r.len as usize])
     }
 
-    /// Number of slots, full or free.
+    /// Number of slots, filled or free.
     pub fn slot_count(&self) -> usize {
         self.memory.len() / self.slot_size
     }
 
-    /// Bytes a slot can hold.
+    /// Size of a slot, in bytes.
     pub fn slot_size(&self) -> usize {
         self.slot_size
     }
 
-    /// The whole of one slot, for the back end to fill.
+    /// The whole slot, for the back end to fill.
     pub fn slot_mut(&mut self, slot: u16) -> &mut [u8] {
         let from = slot as usize * self.slot_size;
         &mut self.memory[from..from + self.slot_size]
     }
 
-    /// The whole of one slot.
+    /// The whole slot.
     pub fn slot(&self, slot: u16) -> &[u8] {
         let from = slot as usize * self.slot_size;
         &self.memory[from..from + self.slot_size]
@@ -119,52 +119,51 @@ impl Rx {
         self.received.push(received);
     }
 
-    /// What the network said of datagrams that were sent before; in the order in which it came for one
-    /// socket.
+    /// Errors about datagrams sent earlier; those of one socket are in the order of arrival.
     pub fn errors(&self) -> &[PeerError] {
         &self.errors
     }
 
-    /// Lists an error. Beyond [`PEER_ERRORS_MAX`] it is dropped: errors are only hints.
+    /// Lists an error. Beyond [`PEER_ERRORS_MAX`] it is dropped, since errors are only hints.
     pub fn push_error(&mut self, error: PeerError) {
         if self.errors.len() < PEER_ERRORS_MAX {
             self.errors.push(error);
         }
     }
 
-    /// Forgets what was received; the slots are free again.
+    /// Frees all slots.
     pub fn clear(&mut self) {
         self.received.clear();
         self.errors.clear();
     }
 }
 
-/// The slot number that stands for the staging area of [`Tx`] instead of a receive slot.
+/// Slot number of the staging area of [`Tx`], used instead of a receive slot.
 pub const STAGED: u16 = u16::MAX;
 
-/// Bytes that are to be sent: a range of a receive slot, or of the staging area.
+/// Bytes to send: a range of a receive slot or of the staging area.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FrameRef {
     /// A receive slot, or [`STAGED`].
     pub slot: u16,
-    /// Length in bytes.
+    /// Size, in bytes.
     pub len: u16,
     /// Offset of the first byte within the slot or the staging area.
     pub offset: u32,
 }
 
-/// Names a destination of the current turn.
+/// Index of a destination in the current turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DestinationId(u32);
 
-/// Where frames of this turn go.
+/// A destination of frames in this turn.
 #[derive(Clone, Copy, Debug)]
 pub struct Destination {
-    /// The socket to send from.
+    /// The sending socket.
     pub socket: SocketId,
-    /// The peer.
+    /// The receiver.
     pub to: SocketAddr,
-    /// The local address to send from, where the socket is bound to a wildcard.
+    /// Source address, if the socket is bound to a wildcard.
     pub source_ip: Option<IpAddr>,
     first: u32,
     last: u32,
@@ -189,8 +188,8 @@ pub struct Tx {
 }
 
 impl Tx {
-    /// Room for `frames_max` frames in all to at most as many destinations, `staging_bytes` of
-    /// them made by the role itself; up to `frames_per_datagram` frames of equal size share a datagram.
+    /// Room for `frames_max` frames to at most as many destinations, and `staging_bytes` for frames that
+    /// the role makes itself. Up to `frames_per_datagram` frames of equal size share a datagram.
     pub fn new(frames_max: usize, staging_bytes: usize, frames_per_datagram: usize) -> Self {
         let destinations_max = frames_max.min(DESTINATIONS_MAX);
         Tx {
@@ -203,13 +202,13 @@ impl Tx {
         }
     }
 
-    /// Takes the memory for staged frames from the system now, instead of as it is used.
+    /// Touches the memory for staged frames now, so that the first turns have no page faults.
     pub fn fault_in(&mut self) {
         fault_in(&mut self.staging);
     }
 
-    /// The destination with this socket, peer and source address, made if it is new in this turn.
-    /// `None` when this turn has as many destinations as fit.
+    /// The destination with this socket, peer and source address; it is added if it is new in this turn.
+    /// `None` if the turn has no room for another destination.
     pub fn destination(
         &mut self,
         socket: SocketId,
@@ -238,7 +237,7 @@ impl Tx {
         Some(DestinationId(self.destinations.len() as u32 - 1))
     }
 
-    /// Adds a frame for a destination, after those it already has. False when the turn is full.
+    /// Adds a frame for a destination. False if the turn is full.
     #[must_use]
     pub fn push(&mut self, to: DestinationId, frame: FrameRef) -> bool {
         if self.entries.len() == self.entries.capacity() {
@@ -265,7 +264,7 @@ impl Tx {
         self.can_stage(len) && self.destinations.len() < self.destinations.capacity()
     }
 
-    /// `len` zeroed bytes that will be sent to the destination, or `None` when the turn is full.
+    /// `len` zeroed bytes that will be sent to the destination; `None` if the turn is full.
     pub fn stage(&mut self, to: DestinationId, len: usize) -> Option<&mut [u8]> {
         if !self.can_stage(len) || len > u16::MAX as usize {
             return None;
@@ -273,7 +272,7 @@ impl Tx {
         let from = self.staged_bytes;
         self.staged_bytes += len;
         let pushed = self.push(to, FrameRef { slot: STAGED, len: len as u16, offset: from as u32 });
-        debug_assert!(pushed, "can_stage said so");
+        debug_assert!(pushed, "can_stage was true");
         let bytes = &mut self.staging[from..from + len];
         bytes.fill(0);
         Some(bytes)
@@ -289,7 +288,7 @@ impl Tx {
         self.entries.len()
     }
 
-    /// How many frames of equal size may share a datagram; at least 1.
+    /// Maximum frames of equal size per datagram; at least 1.
     pub fn frames_per_datagram(&self) -> usize {
         self.frames_per_datagram
     }
@@ -309,27 +308,27 @@ impl Tx {
         })
     }
 
-    /// The bytes a frame names. `rx` is the batch of the same turn.
+    /// The bytes of a frame. `rx` is the batch of the same turn.
     pub fn bytes<'a>(&'a self, rx: &'a Rx, frame: FrameRef) -> &'a [u8] {
         self.range(rx, frame.slot, frame.offset, frame.len.into())
     }
 
-    /// A range of a receive slot or of the staging area, for the back end: frames that lie side by
-    /// side leave as one.
+    /// A range of a receive slot or of the staging area, for the back end, which sends adjacent frames
+    /// as one.
     pub fn range<'a>(&'a self, rx: &'a Rx, slot: u16, offset: u32, len: u32) -> &'a [u8] {
         let from = offset as usize;
         let whole = if slot == STAGED { &self.staging[..] } else { rx.slot(slot) };
         &whole[from..from + len as usize]
     }
 
-    /// Forgets everything; called by the back end after it has sent.
+    /// Removes everything; the back end calls it after it has sent.
     pub fn clear(&mut self) {
         if self.destinations.len() * 4 > self.index.len() {
             self.index.fill(0);
         } else {
             let mask = self.index.len() - 1;
             for d in &self.destinations {
-                // Every table entry sits in the run that starts at its hash: wipe the run.
+                // Every table entry is in the run that starts at its hash, so clear the run.
                 let mut at = hash(d.socket, d.to) & mask;
                 while self.index[at] != 0 {
                     self.index[at] = 0;
@@ -343,7 +342,7 @@ impl Tx {
     }
 }
 
-/// Writes to each page of fresh memory, so that the first turns pay for no page faults.
+/// Writes to each page of fresh memory, so that the first turns have no page faults.
 fn fault_in(memory: &mut [u8]) {
     const PAGE: usize = 4096;
     for page in std::hint::black_box(memory).chunks_mut(PAGE) {
@@ -351,11 +350,11 @@ fn fault_in(memory: &mut [u8]) {
     }
 }
 
-/// The most destinations that one turn may have.
+/// Maximum destinations of one turn.
 const DESTINATIONS_MAX: usize = 4096;
 
-/// Spreads destinations over the table. Unkeyed: the table holds one turn's peers only, never more
-/// than [`DESTINATIONS_MAX`], so chosen collisions cost a bounded scan and are gone after the turn.
+/// Spreads destinations over the table. No key is needed: the table holds the peers of one turn only, at
+/// most [`DESTINATIONS_MAX`]. Deliberate collisions cost a bounded scan and end with the turn.
 fn hash(socket: SocketId, to: SocketAddr) -> usize {
     let (high, low) = match to.ip() {
         IpAddr::V4(ip) => (0, u64::from(u32::from(ip))),

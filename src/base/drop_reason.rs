@@ -1,10 +1,11 @@
-//! Why a frame was not served. One name per reason, the same in code, logs and metrics.
+//! Reasons why a frame was not served. Code, logs and metrics use the same name for a reason.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 macro_rules! reasons {
     ($($(#[$doc:meta])* $variant:ident => $name:literal,)*) => {
-        /// Why a frame was dropped in silence. Each drop is counted under its reason, never logged singly.
+        /// Why a frame was dropped without an answer. Drops are counted by reason and never logged one
+        /// by one.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum DropReason { $($(#[$doc])* $variant,)* }
 
@@ -25,75 +26,76 @@ reasons! {
     Length => "length",
     /// The frame does not start with the magic number.
     Magic => "magic",
-    /// The frame's version is neither ours nor the one before.
+    /// The frame's version is neither the current nor the previous one.
     Version => "version",
-    /// The frame's kind, mode, operation or state is not a known one.
+    /// The frame's kind, mode, operation or state is unknown.
     Kind => "kind",
-    /// The frame says another frame size than this deployment's.
+    /// The frame's size field differs from this deployment's frame size.
     FrameSize => "frame_size",
-    /// The payload length does not fit the frame.
+    /// The payload length exceeds the frame.
     PayloadLength => "payload_length",
-    /// A valid frame of a kind or operation that this socket does not take: an answer, say, where requests arrive.
+    /// A valid frame of a kind or operation that this socket does not accept, such as a reply where
+    /// requests arrive.
     Unexpected => "unexpected",
-    /// The source port is 0, so nobody could be answered.
+    /// The source port is 0, so no reply is possible.
     SourcePort => "source_port",
     /// The sender is the balancer itself or one of its servers, where clients are expected.
     NotAClient => "not_a_client",
-    /// The frame names a server slot that is not taken, or comes from another address than the slot's.
+    /// The frame names a free server slot, or comes from another address than the slot's.
     WrongSource => "wrong_source",
-    /// The cookie does not match: the balancer did not send this request there.
+    /// The cookie does not match: the balancer did not send this request to that server.
     Cookie => "cookie",
-    /// A reply to this attempt was delivered already, or its place in the window is gone.
+    /// A reply to this attempt was already delivered, or its window entry was reused.
     Duplicate => "duplicate",
     /// The frame's tag is missing or wrong.
     Tag => "tag",
-    /// The frame's counter was seen already, is too old, or belongs to another epoch.
+    /// The frame's counter was already seen, is too old, or belongs to another epoch.
     Replay => "replay",
-    /// The nonce was not made here, or is too old.
+    /// The nonce is not from this process, or is too old.
     Nonce => "nonce",
     /// Counters of another epoch or registration, or an older report.
     Stale => "stale",
-    /// A registration for a server id that a live server holds.
+    /// A registration for a server id that a live server has.
     IdTaken => "id_taken",
-    /// A registration when all server slots are taken.
+    /// A registration while all server slots are in use.
     SlotsFull => "slots_full",
     /// The request's deadline passed before it could be served.
     Expired => "expired",
-    /// The repetition of a request that still waits in the balancer: one answer is for both.
+    /// A retry of a request that is still queued in the balancer; one reply answers both.
     StillWaits => "still_waits",
-    /// An answer to a request that is not open: it was answered, has expired, or was never sent.
+    /// A response to a request that is not open: it was answered, has expired, or was never sent.
     NotOpen => "not_open",
     /// The turn had no room for another frame.
     TurnFull => "turn_full",
-    /// The sender is on the list of those who may not, or not on the list of those who may.
+    /// The access list denies the sender.
     Denied => "denied",
-    /// The sender has sent more than one source may.
+    /// The sender exceeds the per-source rate limit.
     Rate => "rate",
     /// Not a message of the pool's protocol.
     Malformed => "malformed",
-    /// An answer where requests arrive.
+    /// A response where requests arrive.
     AnAnswer => "an_answer",
-    /// An answer to another question than the one that was asked.
+    /// A response to another question than the one asked.
     WrongQuestion => "wrong_question",
-    /// No server may be chosen.
+    /// No server is eligible.
     NoServer => "no_server",
-    /// All servers have as many requests as they may.
+    /// All servers are at their concurrency limit.
     ServersFull => "servers_full",
-    /// There is no room to remember another request.
+    /// The table of open requests is full.
     TableFull => "table_full",
-    /// No port towards the server is free, or has rested for long enough.
+    /// No port towards the server is free, or out of quarantine.
     NoPort => "no_port",
-    /// Flows that no server has answered have their share of the table.
+    /// Flows without a response from their server use their share of the table.
     FlowsFull => "flows_full",
-    /// A datagram of a server that nobody waits for.
+    /// A server's datagram that belongs to no open request.
     Unasked => "unasked",
-    /// A datagram of a server after its port was given back.
+    /// A server's datagram for a port that was already released.
     Late => "late",
     /// The request's mode is not served.
     Mode => "mode",
 }
 
-/// One counter per [`DropReason`]: a single writer adds, anybody reads.
+/// One counter per [`DropReason`]: a single thread writes, any thread reads.
 #[derive(Debug)]
 pub struct DropCounters([AtomicU64; DropReason::ALL.len()]);
 
@@ -104,23 +106,24 @@ impl Default for DropCounters {
 }
 
 impl DropCounters {
-    /// Counts `n` frames. One thread only: a plain load and store, no locked instruction.
+    /// Counts `n` frames. Only one thread may call it: it uses a plain load and store, no locked
+    /// instruction.
     pub fn add(&self, reason: DropReason, n: u64) {
         let counter = &self.0[reason as usize];
         counter.store(counter.load(Ordering::Relaxed) + n, Ordering::Relaxed);
     }
 
-    /// How many frames were dropped for this reason.
+    /// Number of frames dropped for this reason.
     pub fn get(&self, reason: DropReason) -> u64 {
         self.0[reason as usize].load(Ordering::Relaxed)
     }
 
-    /// How many frames were dropped in all.
+    /// Number of frames dropped in total.
     pub fn total(&self) -> u64 {
         DropReason::ALL.iter().map(|&r| self.get(r)).sum()
     }
 
-    /// The reasons that occurred, with their counts.
+    /// Reasons with at least one drop, with their counts.
     pub fn nonzero(&self) -> impl Iterator<Item = (DropReason, u64)> + '_ {
         DropReason::ALL.iter().map(|&r| (r, self.get(r))).filter(|&(_, n)| n > 0)
     }

@@ -1,44 +1,45 @@
-//! A slab of fixed capacity whose entries are also in order of age, so that the oldest is at hand. Pure.
+//! A slab of fixed capacity whose entries are ordered by age, with direct access to the oldest. Pure.
 //!
-//! Every operation takes constant time, and none allocates after construction. Free places are reused last
-//! in, first out, so that a table that is mostly empty stays in cache.
+//! Every operation takes constant time, and none allocates after construction. Free entries are reused
+//! last in, first out, so that a mostly empty table stays in cache.
 
 use crate::base::time::Instant;
 
-/// Names a place of an [`LruSlab`]. It stays the same until the entry is removed; then another entry may get it.
+/// Identifies an entry of an [`LruSlab`]. It is stable until the entry is removed; then another entry
+/// may get it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key(u32);
 
 impl Key {
-    /// The place's number, below the capacity: an index for tables beside this one.
+    /// The entry's index, below the capacity, for tables beside this one.
     pub const fn index(self) -> usize {
         self.0 as usize
     }
 
-    /// The key of the place with this number, as [`Key::index`] gave it.
+    /// The key of the entry with this index, as [`Key::index`] returned it.
     pub const fn at(index: usize) -> Key {
         Key(index as u32)
     }
 }
 
-/// No place.
+/// No entry.
 const NONE: u32 = u32::MAX;
 
-/// A place: an entry between its neighbours in age, or a link of the chain of free places.
+/// An entry between its neighbours in age, or a link of the chain of free entries.
 struct Place<T> {
     /// The next older entry.
     older: u32,
-    /// The next younger entry, or the next free place.
+    /// The next younger entry, or the next free one.
     younger: u32,
     since: Instant,
     value: Option<T>,
 }
 
-/// Up to `capacity` values, each at a place that its [`Key`] names, from the oldest to the youngest.
+/// Up to `capacity` values with a [`Key`] each, ordered from the oldest to the youngest.
 ///
-/// The order is that of [`insert`](Self::insert) and [`touch`](Self::touch); times are kept, never compared.
+/// [`insert`](Self::insert) and [`touch`](Self::touch) set the order. Times are stored, never compared.
 pub struct LruSlab<T> {
-    /// Places that were ever used; the memory of the others is not touched.
+    /// Entries that were used at least once; the memory of the others is not touched.
     places: Vec<Place<T>>,
     capacity: usize,
     len: usize,
@@ -51,21 +52,21 @@ impl<T> LruSlab<T> {
     /// Room for `capacity` entries, at most 2^32 - 1.
     ///
     /// # Panics
-    /// If that is more than 2^32 - 1, or more than there is memory.
+    /// If the capacity is more than 2^32 - 1, or exceeds the memory.
     pub fn new(capacity: usize) -> Self {
         assert!(capacity <= NONE as usize, "keys have 32 bits");
         let places = Vec::with_capacity(capacity);
         LruSlab { places, capacity, len: 0, free: NONE, oldest: NONE, youngest: NONE }
     }
 
-    /// Takes the memory of all places from the system now, instead of as they are used.
+    /// Touches the memory of all entries now, so that later use has no page faults.
     pub fn fault_in(&mut self) {
         for place in std::hint::black_box(self.places.spare_capacity_mut()) {
             *place = std::mem::MaybeUninit::zeroed();
         }
     }
 
-    /// Adds a value as the youngest. `None` when full: the value is dropped.
+    /// Adds a value as the youngest. `None` if the slab is full; the value is dropped.
     pub fn insert(&mut self, now: Instant, value: T) -> Option<Key> {
         if self.is_full() {
             return None;
@@ -87,7 +88,7 @@ impl<T> LruSlab<T> {
         Some(Key(at))
     }
 
-    /// Takes an entry out. `None` if the place is free.
+    /// Removes an entry. `None` if it is free.
     pub fn remove(&mut self, key: Key) -> Option<T> {
         let value = self.places.get_mut(key.index())?.value.take()?;
         self.unlink(key.0);
@@ -97,17 +98,17 @@ impl<T> LruSlab<T> {
         Some(value)
     }
 
-    /// The value at a place; `None` if the place is free.
+    /// The value of an entry; `None` if it is free.
     pub fn get(&self, key: Key) -> Option<&T> {
         self.places.get(key.index())?.value.as_ref()
     }
 
-    /// The value at a place, to be changed; `None` if the place is free.
+    /// The value of an entry, mutable; `None` if it is free.
     pub fn get_mut(&mut self, key: Key) -> Option<&mut T> {
         self.places.get_mut(key.index())?.value.as_mut()
     }
 
-    /// Makes an entry the youngest, with this time. Nothing if the place is free.
+    /// Makes an entry the youngest, with this time. No effect if it is free.
     pub fn touch(&mut self, now: Instant, key: Key) {
         if self.get(key).is_none() {
             return;
@@ -120,7 +121,7 @@ impl<T> LruSlab<T> {
         }
     }
 
-    /// The oldest entry, and when it was inserted or last touched. `None` when empty.
+    /// The oldest entry, and the time of its insertion or last touch. `None` if the slab is empty.
     pub fn oldest(&self) -> Option<(Key, Instant)> {
         let place = self.places.get(self.oldest as usize)?;
         Some((Key(self.oldest), place.since))
@@ -136,12 +137,12 @@ impl<T> LruSlab<T> {
         self.len == 0
     }
 
-    /// Whether [`insert`](Self::insert) would give `None`.
+    /// Whether [`insert`](Self::insert) would return `None`.
     pub fn is_full(&self) -> bool {
         self.len == self.capacity
     }
 
-    /// The most entries it can have.
+    /// Maximum number of entries.
     pub fn capacity(&self) -> usize {
         self.capacity
     }
@@ -316,7 +317,7 @@ mod tests {
                     prop_assert_eq!(aged.get(key), values.get(&key));
                 }
             }
-            // The whole order, by taking the oldest until none is left.
+            // The complete order, by removing the oldest until none is left.
             for (key, since) in order {
                 prop_assert_eq!(aged.oldest(), Some((key, since)));
                 prop_assert!(aged.remove(key).is_some());

@@ -1,19 +1,20 @@
-//! A small seeded generator, passed in wherever chance plays a part: a seed replays a run.
+//! A small seeded random number generator. It is passed in wherever randomness is needed, so that a seed
+//! reproduces a run.
 
-/// 64 bits that nobody can guess: the seed of everything random in a process.
+/// 64 unpredictable bits: the seed of all random numbers in a process.
 pub fn entropy() -> u64 {
     rand::random()
 }
 
-/// xoshiro256** by Blackman and Vigna (<https://prng.di.unimi.it/>): fast, and good in all bits.
-/// Not for secrets.
+/// xoshiro256** by Blackman and Vigna (<https://prng.di.unimi.it/>): fast, and good in all bits. Not for
+/// secrets.
 #[derive(Clone, Debug)]
 pub struct Rng([u64; 4]);
 
 impl Rng {
-    /// The generator of this seed. Like seeds give unlike sequences.
+    /// The generator of this seed. Similar seeds give unrelated sequences.
     pub fn new(mut seed: u64) -> Self {
-        // SplitMix64, as its authors advise for filling the state.
+        // SplitMix64, which the authors recommend for filling the state.
         Rng(std::array::from_fn(|_| {
             seed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
             let mut z = seed;
@@ -37,7 +38,7 @@ impl Rng {
         result
     }
 
-    /// A number below `n`, each as likely as the next to within n / 2^64. Zero if `n` is zero.
+    /// A number below `n`; the distribution is uniform to within n / 2^64. Zero if `n` is zero.
     pub fn below(&mut self, n: u64) -> u64 {
         ((u128::from(self.next_u64()) * u128::from(n)) >> 64) as u64
     }

@@ -1,9 +1,9 @@
-//! How long a request takes: the service times of simulated work. Pure: the randomness is an argument.
+//! Service times of simulated work. Pure: the randomness is an argument.
 
 use std::str::FromStr;
 use std::time::Duration;
 
-/// A distribution of service times; written `exp:5ms`, `fixed:1ms`, `bimodal:5ms`, `lognormal:5ms`.
+/// A distribution of service times, written `exp:5ms`, `fixed:1ms`, `bimodal:5ms` or `lognormal:5ms`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ServiceTime {
     shape: Shape,
@@ -14,9 +14,9 @@ pub struct ServiceTime {
 enum Shape {
     Fixed,
     Exponential,
-    /// 90 % take half the mean, 10 % 5.5 times the mean.
+    /// 90 % take half the mean, 10 % take 5.5 times the mean.
     Bimodal,
-    /// Sigma 1.
+    /// Sigma is 1.
     LogNormal,
 }
 
@@ -28,12 +28,12 @@ const SHAPES: [(&str, Shape); 4] = [
 ];
 
 impl ServiceTime {
-    /// Always the same.
+    /// A constant service time.
     pub fn fixed(mean: Duration) -> Self {
         ServiceTime { shape: Shape::Fixed, mean }
     }
 
-    /// Exponential.
+    /// An exponential distribution.
     pub fn exponential(mean: Duration) -> Self {
         ServiceTime { shape: Shape::Exponential, mean }
     }
@@ -43,7 +43,7 @@ impl ServiceTime {
         self.mean
     }
 
-    /// Draws one. `unit` gives independent numbers in [0, 1).
+    /// Draws a service time. `unit` gives independent numbers in [0, 1).
     pub fn sample(&self, unit: &mut impl FnMut() -> f64) -> Duration {
         // 1 - u is in (0, 1], so its logarithm is finite.
         let factor = match self.shape {
@@ -68,10 +68,10 @@ impl std::fmt::Display for ServiceTime {
     }
 }
 
-/// Not a service time.
+/// The text is no service time.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "\"{0}\" is no service time: write SHAPE:MEAN, with fixed, exp, bimodal or lognormal as shape, such as exp:5ms"
+    "\"{0}\" is no service time; use SHAPE:MEAN with the shape fixed, exp, bimodal or lognormal, such as exp:5ms"
 )]
 pub struct BadServiceTime(String);
 

@@ -1,4 +1,5 @@
-//! Atomics: `std`, or those of a model checker where one runs. Nothing else in the crate knows which.
+//! Atomics: those of `std`, or those of a model checker. The rest of the crate does not depend on the
+//! choice.
 
 #[cfg(not(any(loom, shuttle)))]
 pub use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,17 +10,18 @@ pub use loom::sync::atomic::{AtomicU64, Ordering};
 #[cfg(shuttle)]
 pub use shuttle::sync::atomic::{AtomicU64, Ordering};
 
-/// Loads of the selection tree. Where loom checks it the orderings are only acquire and release, and
-/// [`proof_fence`] has to carry the proof.
+/// Ordering of the selection tree's loads. Under loom it is only acquire, and [`proof_fence`] has to
+/// carry the proof.
 pub const LOAD: Ordering = if cfg!(loom) { Ordering::Acquire } else { Ordering::SeqCst };
 
-/// Read-modify-writes of the selection tree; see [`LOAD`].
+/// Ordering of the selection tree's read-modify-writes. Under loom it is only acquire and release, and
+/// [`proof_fence`] has to carry the proof.
 pub const UPDATE: Ordering = if cfg!(loom) { Ordering::AcqRel } else { Ordering::SeqCst };
 
-/// The store-to-load step of a proof that rests on sequentially consistent *accesses*.
+/// The store-to-load step of a proof that needs sequentially consistent *accesses*.
 ///
-/// Nothing in production, where those accesses are themselves `SeqCst`. loom does not model `SeqCst` accesses
-/// faithfully, but `SeqCst` fences it does: there, and only there, this is one.
+/// It does nothing in production, where those accesses are themselves `SeqCst`. loom models `SeqCst`
+/// accesses only partly, but `SeqCst` fences fully; only there, this is a fence.
 #[inline(always)]
 pub fn proof_fence() {
     #[cfg(loom)]

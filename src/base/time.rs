@@ -1,8 +1,8 @@
-//! Time as the roles see it: an argument, never a call.
+//! Time for the roles: an argument, never a call.
 //!
-//! [`Instant`] counts nanoseconds from the origin of the [`Clock`] that made it, so simulated and
-//! real time are the same type. [`Clock`] is the only reader of the operating system's clock. Its origin is the same in
-//! all processes of a machine, so that instants mean the same to a process and its successor.
+//! [`Instant`] counts nanoseconds from the origin of the [`Clock`] that made it, so simulated and real
+//! time have the same type. [`Clock`] is the only reader of the operating system's clock. Its origin is
+//! the same in all processes of a machine, so a process and its successor agree on instants.
 
 use std::ops::{Add, AddAssign, Sub};
 use std::time::Duration;
@@ -28,7 +28,7 @@ impl Instant {
         self.0
     }
 
-    /// Microseconds since the origin, modulo 2^32 (71 minutes): what a frame carries.
+    /// Microseconds since the origin, modulo 2^32 (71 minutes), as in frames.
     pub const fn wrapping_micros(self) -> u32 {
         (self.0 / 1_000) as u32
     }
@@ -72,13 +72,13 @@ pub fn earliest(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
     }
 }
 
-/// The monotonic system clock (CLOCK_MONOTONIC). Its origin lies a second before the start of the machine, so that
-/// "a while before now" exists.
+/// The monotonic system clock (CLOCK_MONOTONIC). Its origin is one second before boot, so that earlier
+/// moments exist.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock(());
 
 impl Clock {
-    /// The clock. All of a machine are one.
+    /// The clock; all clocks of a machine are equal.
     pub fn start() -> Self {
         Clock(())
     }
@@ -91,7 +91,7 @@ impl Clock {
     }
 }
 
-/// Time that this thread has spent on a processor so far: what a piece of work costs, whoever else works here.
+/// CPU time of this thread: the cost of its work, regardless of other processes.
 pub fn thread_time() -> Duration {
     let time = clock_gettime(ClockId::ThreadCPUTime);
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)

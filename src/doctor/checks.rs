@@ -1,4 +1,4 @@
-//! Judges: what is known of a machine against what a configuration asks of it. Pure.
+//! Checks: compares the facts of a machine with the needs of a configuration. Pure.
 
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
@@ -7,20 +7,20 @@ use super::facts::{Facts, Held};
 use super::needs::{Fixed, Needs};
 use super::{Finding, Level};
 
-/// Capabilities by their numbers (linux/capability.h).
+/// Numbers of capabilities (linux/capability.h).
 const NET_BIND_SERVICE: u32 = 10;
 const NET_ADMIN: u32 = 12;
 const NET_RAW: u32 = 13;
 
-/// Bytes of receive buffer below which an ordinary burst is lost: about 1,400 small datagrams.
+/// Receive buffer in bytes below which an ordinary burst is lost: about 1,400 small datagrams.
 const RECEIVE_BUFFER_LEAST: u64 = 1 << 20;
-/// Clocks that are read without a call of the kernel.
+/// Clock sources that programs read without a system call.
 const QUICK_CLOCKS: [&str; 6] =
     ["tsc", "kvm-clock", "hyperv_clocksource_tsc_page", "arch_sys_counter", "riscv_clocksource", "timebase"];
-/// Shares of something limited from which on it is near its end.
+/// Share of a limit from which it is nearly reached.
 const NEARLY_FULL: f64 = 0.8;
 
-/// Everything that was found, in the order in which it is told.
+/// All findings, in the order in which they are printed.
 pub fn examine(facts: &Facts, needs: &Needs) -> Vec<Finding> {
     let checks: [fn(&Facts, &Needs) -> Option<Finding>; 20] = [
         kernel,
@@ -72,7 +72,7 @@ fn sysctl(name: &str, value: impl std::fmt::Display) -> String {
     format!("sysctl -w {name}={value}")
 }
 
-/// Bytes in words.
+/// A size as text.
 fn bytes(n: u64) -> String {
     match n {
         ..1_048_576 => format!("{} KiB", n / 1024),
@@ -85,27 +85,27 @@ fn kernel(facts: &Facts, _: &Needs) -> Option<Finding> {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse::<u32>().ok());
     let version = (numbers.next()??, numbers.next()??);
     let lacks = match version {
-        (6, 1..) | (7.., _) => return ok("kernel", format!("{release}: has all that lbd uses")),
+        (6, 1..) | (7.., _) => return ok("kernel", format!("{release}: supports everything that lbd uses")),
         (5.., _) => "io_uring as lbd uses it (6.1)",
         (4, 18..) => "merged datagrams (UDP_GRO, 5.0) and io_uring (6.1)",
         _ => "segmentation (UDP_SEGMENT, 4.18), merged datagrams (5.0) and io_uring (6.1)",
     };
-    note("kernel", format!("{release}: too old for {lacks}; lbd works without, with more CPU"), [])
+    note("kernel", format!("{release}: too old for {lacks}; lbd works without them and needs more CPU"), [])
 }
 
 fn receive_buffers(facts: &Facts, needs: &Needs) -> Option<Finding> {
     const CHECK: &str = "receive buffers";
     let (granted, wanted) = (facts.receive_buffer?, needs.receive_buffer);
     if granted >= wanted {
-        return ok(CHECK, format!("{} granted, as asked for", bytes(granted)));
+        return ok(CHECK, format!("{} granted, as requested", bytes(granted)));
     }
     let found = format!(
-        "{} granted of {}: about {} small datagrams fit before the kernel drops",
+        "{} granted of {}: the kernel drops datagrams when about {} small ones are queued",
         bytes(granted),
         bytes(wanted),
         granted / 768
     );
-    // The kernel doubles what is asked for.
+    // The kernel doubles the requested size.
     let mend = [sysctl("net.core.rmem_max", wanted / 2)];
     if granted < RECEIVE_BUFFER_LEAST { problem(CHECK, found, mend) } else { note(CHECK, found, mend) }
 }
@@ -114,9 +114,9 @@ fn send_buffers(facts: &Facts, needs: &Needs) -> Option<Finding> {
     const CHECK: &str = "send buffers";
     let (granted, wanted) = (facts.send_buffer?, needs.send_buffer);
     if granted >= wanted {
-        return ok(CHECK, format!("{} granted, as asked for", bytes(granted)));
+        return ok(CHECK, format!("{} granted, as requested", bytes(granted)));
     }
-    let found = format!("{} granted of {}: large bursts may not leave", bytes(granted), bytes(wanted));
+    let found = format!("{} granted of {}: large bursts may be lost", bytes(granted), bytes(wanted));
     note(CHECK, found, [sysctl("net.core.wmem_max", wanted / 2)])
 }
 
@@ -126,7 +126,7 @@ fn segmentation(facts: &Facts, _: &Needs) -> Option<Finding> {
         Ok(()) => ok(CHECK, "a segmented send works"),
         Err(why) => note(
             CHECK,
-            format!("{why}: each datagram is a message of its own, which costs several times the CPU"),
+            format!("{why}: each datagram needs its own message, which costs several times the CPU"),
             ["ethtool -K lo tx-udp-segmentation on".to_owned()],
         ),
     }
@@ -135,7 +135,7 @@ fn segmentation(facts: &Facts, _: &Needs) -> Option<Finding> {
 fn merging(facts: &Facts, _: &Needs) -> Option<Finding> {
     const CHECK: &str = "UDP GRO";
     match facts.gro.as_ref()? {
-        Ok(()) => ok(CHECK, "what is sent together arrives together"),
+        Ok(()) => ok(CHECK, "a segmented send arrives merged"),
         Err(why) => note(CHECK, format!("{why}: receiving costs more CPU"), []),
     }
 }
@@ -143,18 +143,18 @@ fn merging(facts: &Facts, _: &Needs) -> Option<Finding> {
 fn io_uring(facts: &Facts, needs: &Needs) -> Option<Finding> {
     const CHECK: &str = "io_uring";
     let why = match facts.io_uring.as_ref()? {
-        Ok(()) => return ok(CHECK, "a ring opens"),
+        Ok(()) => return ok(CHECK, "a ring can be opened"),
         Err(why) => why,
     };
     let mend = match facts.io_uring_disabled {
         Some(1..) => vec![sysctl("kernel.io_uring_disabled", 0)],
-        // Containers forbid it by a filter of system calls.
+        // Containers forbid io_uring with a system call filter.
         _ => vec![],
     };
-    let found = format!("{why}; mio runs in its place");
+    let found = format!("{why}; lbd uses mio instead");
     match needs.io_uring {
-        true => problem(CHECK, format!("{found}, though the configuration asks for it"), mend),
-        false => ok(CHECK, format!("{found}, and the configuration asks for no more")),
+        true => problem(CHECK, format!("{found}, but the configuration requires io_uring"), mend),
+        false => ok(CHECK, format!("{found}, and the configuration does not require io_uring")),
     }
 }
 
@@ -167,7 +167,7 @@ fn descriptors(facts: &Facts, needs: &Needs) -> Option<Finding> {
     }
     problem(
         CHECK,
-        format!("about {needed} needed, {allowed} allowed: lbd will not start"),
+        format!("about {needed} needed, {allowed} allowed: lbd cannot start"),
         [format!("ulimit -Hn {needed}   # in the shell, as root; in a unit: LimitNOFILE={needed}")],
     )
 }
@@ -186,14 +186,14 @@ fn privileged_ports(facts: &Facts, needs: &Needs) -> Option<Finding> {
         .map(|fixed| format!("{} ({})", fixed.addr, fixed.what))
         .collect();
     if low.is_empty() {
-        return ok(CHECK, format!("no port below {from} is asked for"));
+        return ok(CHECK, format!("no port below {from} is configured"));
     }
     if may(facts, NET_BIND_SERVICE)? {
-        return ok(CHECK, format!("{} may be bound", low.join(", ")));
+        return ok(CHECK, format!("lbd may bind {}", low.join(", ")));
     }
     problem(
         CHECK,
-        format!("{} may not be bound by this user", low.join(", ")),
+        format!("this user may not bind {}", low.join(", ")),
         [
             "setcap cap_net_bind_service+ep \"$(command -v lbd)\"   # in a unit: AmbientCapabilities=CAP_NET_BIND_SERVICE"
                 .to_owned(),
@@ -212,13 +212,13 @@ fn transparent(facts: &Facts, needs: &Needs) -> Option<Finding> {
     }
     problem(
         CHECK,
-        format!("pool {pools} may not send from the clients' addresses: lbd will not start"),
+        format!("pool {pools} may not send from the clients' addresses: lbd cannot start"),
         ["setcap cap_net_raw+ep \"$(command -v lbd)\"   # in a unit: AmbientCapabilities=CAP_NET_RAW"
             .to_owned()],
     )
 }
 
-/// Ports as the kernel's list has them: `53,5000-5010`.
+/// Ports in the format of the kernel's list: `53,5000-5010`.
 fn listed(ports: &[RangeInclusive<u16>]) -> String {
     let one = |range: &RangeInclusive<u16>| match (range.start(), range.end()) {
         (from, to) if from == to => from.to_string(),
@@ -227,7 +227,7 @@ fn listed(ports: &[RangeInclusive<u16>]) -> String {
     ports.iter().map(one).collect::<Vec<_>>().join(",")
 }
 
-/// Ports that the kernel may give to somebody else before lbd binds them.
+/// Ports that the kernel may give to another program before lbd binds them.
 fn fixed_ports(facts: &Facts, needs: &Needs) -> Option<Finding> {
     const CHECK: &str = "fixed ports";
     let (given, reserved) =
@@ -242,13 +242,13 @@ fn fixed_ports(facts: &Facts, needs: &Needs) -> Option<Finding> {
     exposed.sort_by_key(|ports| (*ports.start(), *ports.end()));
     exposed.dedup();
     if exposed.is_empty() {
-        return ok(CHECK, "no other program is given lbd's ports by chance");
+        return ok(CHECK, "the kernel gives lbd's ports to no other program");
     }
     let all = [reserved, &exposed].concat();
     note(
         CHECK,
         format!(
-            "{} are within the ports that the kernel gives to anybody ({}-{}): one may be taken before lbd starts",
+            "{} are within the ports that the kernel gives to any program ({}-{}): one may be taken before lbd starts",
             listed(&exposed),
             given.start(),
             given.end()
@@ -273,12 +273,12 @@ fn local_ports(facts: &Facts, needs: &Needs) -> Option<Finding> {
         (u64::from(*given.end()) + 1).saturating_sub(u64::from(*given.start())).saturating_sub(reserved);
     let needed = needs.local_ports;
     let found =
-        format!("{needed} needed of {room} that the kernel gives ({}-{})", given.start(), given.end());
+        format!("{needed} needed of {room} in the kernel's range ({}-{})", given.start(), given.end());
     match needed as f64 > NEARLY_FULL * room as f64 {
         false => ok(CHECK, found),
         true => problem(
             CHECK,
-            format!("{found}: too few for all programs together"),
+            format!("{found}: too few for all programs"),
             [sysctl("net.ipv4.ip_local_port_range", "\"10240 65535\"")],
         ),
     }
@@ -287,9 +287,9 @@ fn local_ports(facts: &Facts, needs: &Needs) -> Option<Finding> {
 fn packet_info(facts: &Facts, needs: &Needs) -> Option<Finding> {
     const CHECK: &str = "IP_PKTINFO";
     match facts.packet_info.as_ref()? {
-        Ok(()) => ok(CHECK, "answers leave from the address that was asked"),
-        Err(why) if needs.wildcard => problem(CHECK, format!("{why}: listen on addresses, not on *"), []),
-        Err(why) => note(CHECK, format!("{why}; nothing listens on a wildcard address"), []),
+        Ok(()) => ok(CHECK, "responses leave from the address that received the request"),
+        Err(why) if needs.wildcard => problem(CHECK, format!("{why}: use addresses in listen, not *"), []),
+        Err(why) => note(CHECK, format!("{why}; no pool listens on a wildcard address"), []),
     }
 }
 
@@ -299,10 +299,10 @@ fn ipv6(facts: &Facts, needs: &Needs) -> Option<Finding> {
         Ok(()) => ok(CHECK, "works"),
         Err(why) if needs.ipv6 => problem(
             CHECK,
-            format!("{why}, though the configuration names addresses of it"),
+            format!("{why}, but the configuration has IPv6 addresses"),
             [sysctl("net.ipv6.conf.all.disable_ipv6", 0)],
         ),
-        Err(why) => ok(CHECK, format!("{why}; the configuration does not name it")),
+        Err(why) => ok(CHECK, format!("{why}; the configuration has no IPv6 address")),
     }
 }
 
@@ -311,7 +311,7 @@ fn conntrack(facts: &Facts, needs: &Needs) -> Option<Finding> {
     let Some((count, most)) = facts.conntrack else {
         return ok(CHECK, "the kernel does not track connections");
     };
-    let found = format!("{count} of {most} entries taken");
+    let found = format!("{count} of {most} entries used");
     if count as f64 > NEARLY_FULL * most as f64 {
         let found = format!("{found}: a full table drops datagrams of new clients");
         return problem(CHECK, found, [sysctl("net.netfilter.nf_conntrack_max", 4 * most)]);
@@ -322,7 +322,7 @@ fn conntrack(facts: &Facts, needs: &Needs) -> Option<Finding> {
         .collect();
     match untracked.is_empty() {
         true => ok(CHECK, found),
-        false => note(CHECK, format!("{found}; if rules track UDP, each client takes one"), untracked),
+        false => note(CHECK, format!("{found}; if rules track UDP, each client uses an entry"), untracked),
     }
 }
 
@@ -330,15 +330,15 @@ fn udp_memory(facts: &Facts, needs: &Needs) -> Option<Finding> {
     const CHECK: &str = "UDP memory";
     let ((pressure, most), used) = (facts.udp_pages?, facts.udp_pages_used?);
     let in_words = |pages: u64| bytes(pages.saturating_mul(facts.page_size));
-    let found = format!("{} used, {} at most for all sockets together", in_words(used), in_words(most));
+    let found = format!("{} used, limit {} for all sockets together", in_words(used), in_words(most));
     let more = |most: u64| sysctl("net.ipv4.udp_mem", format!("\"{} {} {most}\"", most / 2, most / 4 * 3));
     if used >= pressure {
-        return problem(CHECK, format!("{found}: the kernel is about to drop"), [more(2 * most)]);
+        return problem(CHECK, format!("{found}: the kernel will soon drop datagrams"), [more(2 * most)]);
     }
-    // One socket's buffer at least, or its size is a promise that cannot be kept.
+    // The limit must hold at least one socket's buffer; otherwise the granted size is not available.
     let wanted = needs.receive_buffer.div_ceil(facts.page_size.max(1));
     if most < wanted {
-        return problem(CHECK, format!("{found}: less than one receive buffer"), [more(4 * wanted)]);
+        return problem(CHECK, format!("{found}: the limit is below one receive buffer"), [more(4 * wanted)]);
     }
     ok(CHECK, found)
 }
@@ -350,24 +350,24 @@ fn drops(facts: &Facts, needs: &Needs) -> Option<Finding> {
         return problem(
             CHECK,
             format!(
-                "{now} datagrams were dropped within half a second as a receive buffer was full ({all} since the start \
-                 of the machine): some program does not keep up"
+                "{now} datagrams were dropped within 0.5 s because a receive buffer was full ({all} since boot): \
+                 a program does not keep up"
             ),
             [sysctl("net.core.rmem_max", needs.receive_buffer / 2)],
         );
     }
-    ok(CHECK, format!("none at present; {all} since the start of the machine as a receive buffer was full"))
+    ok(CHECK, format!("none at present; {all} since boot because a receive buffer was full"))
 }
 
 fn clock(facts: &Facts, _: &Needs) -> Option<Finding> {
     const CHECK: &str = "clock";
     let source = facts.clock_source.as_deref()?;
     if QUICK_CLOCKS.contains(&source) {
-        return ok(CHECK, format!("{source}: read without a call of the kernel"));
+        return ok(CHECK, format!("{source}: read without a system call"));
     }
     note(
         CHECK,
-        format!("{source}: each look at it is a slow call of the kernel, once a turn"),
+        format!("{source}: each read is a slow system call, once per turn"),
         ["echo tsc > /sys/devices/system/clocksource/clocksource0/current_clocksource".to_owned()],
     )
 }
@@ -378,7 +378,7 @@ fn processors(facts: &Facts, needs: &Needs) -> Option<Finding> {
     match workers > count {
         false => ok(CHECK, format!("{count}, for {workers} workers of the largest pool")),
         true => {
-            note(CHECK, format!("{count}, fewer than the {workers} workers of a pool: lower `workers`"), [])
+            note(CHECK, format!("{count}, fewer than the {workers} workers of a pool; lower `workers`"), [])
         }
     }
 }
@@ -389,7 +389,7 @@ fn governor(facts: &Facts, _: &Needs) -> Option<Finding> {
     match governor {
         "powersave" | "conservative" | "ondemand" => note(
             CHECK,
-            format!("{governor}: the first requests after a pause are slower"),
+            format!("{governor}: the first requests after an idle time are slower"),
             ["cpupower frequency-set -g performance".to_owned()],
         ),
         _ => ok(CHECK, governor),
@@ -397,7 +397,7 @@ fn governor(facts: &Facts, _: &Needs) -> Option<Finding> {
 }
 
 impl Fixed {
-    /// Whether a socket at this address keeps it from being bound.
+    /// Whether a socket at this address prevents the bind.
     pub(super) fn clashes(&self, addr: SocketAddr) -> bool {
         let same_family = self.addr.is_ipv4() == addr.is_ipv4();
         let same_ip =
@@ -423,15 +423,15 @@ fn addresses(facts: &Facts, needs: &Needs) -> Option<Finding> {
         only_lbd &= held.by.as_ref().is_some_and(|(_, name)| name == "lbd");
         let option = if fixed.is_tcp { "t" } else { "u" };
         mend.push(format!(
-            "ss -ln{option}p 'sport = :{}'   # says who; end it, or choose another port",
+            "ss -ln{option}p 'sport = :{}'   # shows the process; stop it, or choose another port",
             fixed.addr.port()
         ));
     }
     mend.dedup();
     match (taken.is_empty(), only_lbd) {
-        (true, _) => ok(CHECK, "all of the configuration are free"),
-        (false, true) => note(CHECK, format!("taken: {}; lbd runs already", taken.join(", ")), []),
-        (false, false) => problem(CHECK, format!("taken: {}", taken.join(", ")), mend),
+        (true, _) => ok(CHECK, "all addresses of the configuration are free"),
+        (false, true) => note(CHECK, format!("in use: {}; lbd already runs", taken.join(", ")), []),
+        (false, false) => problem(CHECK, format!("in use: {}", taken.join(", ")), mend),
     }
 }
 
@@ -439,12 +439,12 @@ fn folders(facts: &Facts) -> Vec<Finding> {
     let judged = facts.folders.iter().filter_map(|folder| {
         let shown = folder.path.display();
         match &folder.writable {
-            Ok(()) => ok(folder.key, format!("{shown} can be written")),
+            Ok(()) => ok(folder.key, format!("{shown} is writable")),
             Err(why) => problem(
                 folder.key,
-                format!("{shown} cannot be written ({why})"),
+                format!("{shown} is not writable ({why})"),
                 [format!(
-                    "install -d -o \"$(id -un)\" -m 700 '{shown}'   # as root; or set {} to another",
+                    "install -d -o \"$(id -un)\" -m 700 '{shown}'   # as root; or set {} to another directory",
                     folder.key
                 )],
             ),
@@ -459,7 +459,7 @@ mod tests {
     use super::*;
     use crate::config::Config;
 
-    /// A machine that has everything.
+    /// A machine without a problem.
     fn good() -> Facts {
         Facts {
             kernel: Some("6.1.0-18-amd64".to_owned()),
@@ -494,7 +494,7 @@ mod tests {
         Needs::of(&Config::parse(file, None).unwrap())
     }
 
-    /// The finding that is not ok, on a machine that is good but for one thing.
+    /// The only finding that is not ok, after one change to a machine without a problem.
     #[track_caller]
     fn only(file: &str, change: impl FnOnce(&mut Facts)) -> Finding {
         let mut facts = good();
@@ -532,7 +532,11 @@ mod tests {
             );
             assert!(found.len() >= 19, "{found:#?}");
         }
-        assert_eq!(examine(&Facts::default(), &needs("{}")).len(), 3, "what cannot be read is not judged");
+        assert_eq!(
+            examine(&Facts::default(), &needs("{}")).len(),
+            3,
+            "a fact that cannot be read is not checked"
+        );
     }
 
     #[test]

@@ -1,85 +1,86 @@
-//! What is known of a machine. Plain data: whatever cannot be read is `None`, and is not judged.
+//! Facts about a machine. Plain data: a fact that cannot be read is `None`, and is not checked.
 
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
-/// Whether something that was tried works, or why not.
+/// Whether a trial succeeded, or the reason why not.
 pub type Trial = Result<(), String>;
 
-/// What is known of this machine, and of the rights of this process.
+/// Facts about this machine, and the rights of this process.
 #[derive(Clone, Debug, Default)]
 pub struct Facts {
     /// The kernel's release, such as `6.1.0-18-amd64`.
     pub kernel: Option<String>,
-    /// Bytes of receive buffer that a socket was granted, as the kernel accounts for it.
+    /// Receive buffer that a socket was granted, in bytes as the kernel accounts for it.
     pub receive_buffer: Option<u64>,
-    /// Bytes of send buffer that a socket was granted.
+    /// Send buffer that a socket was granted, in bytes as the kernel accounts for it.
     pub send_buffer: Option<u64>,
-    /// A segmented send on the loopback (UDP_SEGMENT).
+    /// Trial of a segmented send on the loopback (UDP_SEGMENT).
     pub gso: Option<Trial>,
-    /// Whether its datagrams arrived merged (UDP_GRO).
+    /// Whether the datagrams of that send arrived merged (UDP_GRO).
     pub gro: Option<Trial>,
-    /// A ring was opened.
+    /// Trial of opening a ring.
     pub io_uring: Option<Trial>,
-    /// `kernel.io_uring_disabled`: 0 = for everybody, 1 = for privileged processes, 2 = for nobody.
+    /// `kernel.io_uring_disabled`: 0 allows io_uring for all processes, 1 for privileged ones, 2 for
+    /// none.
     pub io_uring_disabled: Option<u64>,
-    /// Descriptors that this process may have at most: its hard limit; `u64::MAX` without one.
+    /// Hard limit of this process for file descriptors; `u64::MAX` without a limit.
     pub files_max: Option<u64>,
-    /// The effective capabilities of this process, a bit each (linux/capability.h).
+    /// Effective capabilities of this process, one bit each (linux/capability.h).
     pub capabilities: Option<u64>,
-    /// `net.ipv4.ip_unprivileged_port_start`: ports from here on need no capability.
+    /// `net.ipv4.ip_unprivileged_port_start`: the lowest port that needs no capability.
     pub unprivileged_from: Option<u16>,
     /// `net.ipv4.ip_local_port_range`: the ports that the kernel gives to sockets without one.
     pub local_ports: Option<RangeInclusive<u16>>,
-    /// `net.ipv4.ip_local_reserved_ports`: the ranges in it that it does not give.
+    /// `net.ipv4.ip_local_reserved_ports`: the ranges that the kernel excludes from it.
     pub reserved_ports: Option<Vec<RangeInclusive<u16>>>,
-    /// The address that was asked is told on wildcard sockets (IP_PKTINFO).
+    /// Trial of the destination address of datagrams on wildcard sockets (IP_PKTINFO).
     pub packet_info: Option<Trial>,
-    /// A socket on `::1` could be bound.
+    /// Trial of binding a socket to `::1`.
     pub ipv6: Option<Trial>,
-    /// Connections that the kernel tracks, and the most that it does; `None` if it does not track.
+    /// Tracked connections and their maximum; `None` if the kernel does not track connections.
     pub conntrack: Option<(u64, u64)>,
-    /// `net.ipv4.udp_mem`: pages from which the kernel is sparing, and the most, for all UDP sockets together.
+    /// `net.ipv4.udp_mem`: pages of all UDP sockets from which the kernel saves memory, and the maximum.
     pub udp_pages: Option<(u64, u64)>,
-    /// Pages that they have now.
+    /// Pages that all UDP sockets use now.
     pub udp_pages_used: Option<u64>,
-    /// Bytes of a page.
+    /// Size of a page, in bytes.
     pub page_size: u64,
-    /// Datagrams dropped since the start of the machine as a receive buffer was full.
+    /// Datagrams dropped since boot because a receive buffer was full.
     pub dropped: Option<u64>,
-    /// Of these, within the half second of the examination.
+    /// Datagrams dropped during the half second of the examination.
     pub dropped_now: Option<u64>,
-    /// Where the kernel reads the time.
+    /// The kernel's clock source.
     pub clock_source: Option<String>,
-    /// Processors that this process may use.
+    /// CPUs available to this process.
     pub processors: Option<usize>,
-    /// How the first one's frequency is chosen.
+    /// Frequency governor of the first CPU.
     pub governor: Option<String>,
-    /// Sockets that have the addresses of the configuration.
+    /// Sockets that use addresses of the configuration.
     pub held: Vec<Held>,
-    /// Folders that are written.
+    /// Directories that lbd writes to.
     pub folders: Vec<Folder>,
 }
 
-/// A socket that has an address which the configuration wants.
+/// A socket that uses an address of the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Held {
-    /// Its address.
+    /// Address of the socket.
     pub addr: SocketAddr,
-    /// Whether it is a listener of TCP.
+    /// Whether the socket is a TCP listener.
     pub is_tcp: bool,
-    /// The process that has it, by id and name, where that can be seen.
+    /// Id and name of its process; `None` if this process may not see it.
     pub by: Option<(u32, String)>,
 }
 
-/// A folder that is written.
+/// A directory that lbd writes to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Folder {
-    /// What for: the key.
+    /// Configuration key of the directory.
     pub key: &'static str,
-    /// Where.
+    /// Path of the directory.
     pub path: PathBuf,
-    /// Whether it can be, or can be made.
+    /// Whether the directory is writable, or can be created.
     pub writable: Trial,
 }

@@ -1,4 +1,5 @@
-//! Looks at this machine: reads `/proc` and `/sys`, and tries on the loopback what lbd relies on. Changes nothing.
+//! Gathers the facts: reads `/proc` and `/sys`, and tries on the loopback the features that lbd uses.
+//! Changes nothing.
 
 use std::collections::HashMap;
 use std::fs::read_to_string;
@@ -17,15 +18,15 @@ use crate::base::time::Clock;
 use crate::io::socket::{self, SocketOptions, bind};
 use crate::io::{DatagramIo, IoOptions, MmsgIo, UringIo};
 
-/// The time in which dropped datagrams are counted.
+/// Time in which dropped datagrams are counted.
 const DROPS_WINDOW: Duration = Duration::from_millis(500);
-/// How long a datagram may take over the loopback.
+/// Maximum time of a datagram over the loopback.
 const LOOPBACK_PATIENCE: Duration = Duration::from_secs(1);
-/// Datagrams, and bytes of each, of the segmented send.
+/// Number of datagrams of the segmented send, and their size in bytes.
 const SEGMENTS: usize = 8;
 const SEGMENT_SIZE: usize = 256;
 
-/// Everything that is known of this machine. Takes half a second.
+/// All facts about this machine. Takes half a second.
 pub fn gather(needs: &Needs) -> Facts {
     let dropped = || proc::snmp(&read("/proc/net/snmp")?, "Udp", "RcvbufErrors");
     let before = dropped();
@@ -85,13 +86,14 @@ fn loopback() -> SocketAddr {
     (Ipv4Addr::LOCALHOST, 0).into()
 }
 
-/// What a socket of lbd is granted.
+/// Buffer sizes that a socket of lbd is granted.
 fn buffers() -> Option<(u64, u64)> {
     let socket = bind(loopback(), &SocketOptions::default()).ok()?;
     Some((socket::receive_buffer(&socket) as u64, socket::send_buffer(&socket) as u64))
 }
 
-/// Sends one segmented message over the loopback: whether the kernel took it, and whether it came merged.
+/// Sends one segmented message over the loopback: whether the kernel accepted it, and whether it arrived
+/// merged.
 fn segmentation() -> (Option<Trial>, Option<Trial>) {
     match segmented_send() {
         Ok((gso, gro)) => (Some(gso), Some(gro)),
@@ -112,7 +114,7 @@ fn segmented_send() -> std::io::Result<(Trial, Trial)> {
     from.flush()?;
     let gso = match from.counters().gso_off {
         0 => Ok(()),
-        _ => Err("the kernel refuses UDP_SEGMENT".to_owned()),
+        _ => Err("the kernel rejects UDP_SEGMENT".to_owned()),
     };
     let give_up = clock.now() + LOOPBACK_PATIENCE;
     let (mut seen, mut merged) = (0, false);
@@ -129,8 +131,8 @@ fn segmented_send() -> std::io::Result<(Trial, Trial)> {
     }
     let gro = match (seen, merged) {
         (_, true) => Ok(()),
-        (SEGMENTS.., false) => Err("datagrams arrive one by one".to_owned()),
-        (seen, false) => Err(format!("only {seen} of {SEGMENTS} datagrams came over the loopback")),
+        (SEGMENTS.., false) => Err("datagrams arrive unmerged".to_owned()),
+        (seen, false) => Err(format!("only {seen} of {SEGMENTS} datagrams arrived over the loopback")),
     };
     Ok((gso, gro))
 }
@@ -145,7 +147,7 @@ fn packet_info() -> Trial {
     tried(bind(wildcard, &SocketOptions::default()).and_then(|socket| socket::prepare(&socket, true)))
 }
 
-/// The sockets that have one of these addresses.
+/// The sockets that use one of these addresses.
 fn held(wanted: &[Fixed]) -> Vec<Held> {
     let mut found = vec![];
     for (path, is_tcp) in [
@@ -166,7 +168,7 @@ fn held(wanted: &[Fixed]) -> Vec<Held> {
     found.into_iter().map(held).collect()
 }
 
-/// The processes whose descriptors this one may see, by the inodes of their sockets.
+/// Processes by the inodes of their sockets, as far as this process may read their descriptors.
 fn owners() -> HashMap<u64, (u32, String)> {
     let mut owners = HashMap::new();
     for process in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
@@ -186,7 +188,7 @@ fn owners() -> HashMap<u64, (u32, String)> {
     owners
 }
 
-/// Whether a folder can be written; one that is not there: whether it can be made.
+/// Whether a directory is writable, or can be created if it does not exist.
 fn folder(key: &'static str, path: &Path) -> Folder {
     let mut existing: PathBuf = path.to_owned();
     while !existing.exists() {
@@ -197,7 +199,7 @@ fn folder(key: &'static str, path: &Path) -> Folder {
     }
     let writable = match existing.is_dir() {
         true => tried(access(&existing, Access::WRITE_OK | Access::EXEC_OK).map_err(Into::into)),
-        false => Err(format!("{} is not a folder", existing.display())),
+        false => Err(format!("{} is not a directory", existing.display())),
     };
     Folder { key, path: path.to_owned(), writable }
 }

@@ -1,4 +1,4 @@
-//! What this machine grants to lbd, what is missing, and the command that mends it: `lbd doctor`.
+//! `lbd doctor`: checks this machine's limits and settings, and names the commands that fix them.
 //!
 //! ```text
 //! Config -> needs ┐
@@ -19,20 +19,20 @@ pub use facts::{Facts, Folder, Held, Trial};
 pub use gather::gather;
 pub use needs::{Fixed, Needs};
 
-/// How bad a finding is.
+/// Severity of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Level {
-    /// As it should be.
+    /// No problem.
     Ok,
-    /// It works, but could be better, or may be a surprise one day.
+    /// lbd works, but with lower performance, or a later problem is possible.
     Note,
-    /// Something will not work, or lose datagrams.
+    /// A feature will not work, or datagrams will be lost.
     Problem,
 }
 
 impl Level {
-    /// The word for it.
+    /// The severity as a word.
     pub const fn name(self) -> &'static str {
         match self {
             Level::Ok => "ok",
@@ -42,15 +42,15 @@ impl Level {
     }
 }
 
-/// What was found in one respect.
+/// Result of one check.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// The respect, in a word or two.
+    /// Name of the check, in one or two words.
     pub check: &'static str,
-    /// How bad it is.
+    /// Severity.
     pub level: Level,
-    /// What is the case, and what that means.
+    /// The observation and its consequence.
     pub found: String,
-    /// The commands that mend it, one each; empty if there is nothing to mend, or no command for it.
+    /// Commands that fix the problem; empty if there is no problem or no command for it.
     pub mend: Vec<String>,
 }

@@ -1,4 +1,4 @@
-//! What a configuration asks of its machine. Pure.
+//! Needs of a configuration from its machine. Pure.
 
 use std::net::SocketAddr;
 use std::ops::Range;
@@ -8,53 +8,53 @@ use crate::config::{Check, Config, DatagramPool, Target};
 use crate::io::IoChoice;
 use crate::io::socket::SocketOptions;
 
-/// Descriptors beside those of sockets: logs, epoll, timers, the admin interface.
+/// File descriptors besides those of sockets: logs, epoll, timers, the admin interface.
 const OTHER_FILES: u64 = 128;
 
-/// A port that a configuration names.
+/// A fixed port of a configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fixed {
-    /// The key, or what it is.
+    /// Its configuration key, or its purpose.
     pub what: String,
     /// The address.
     pub addr: SocketAddr,
-    /// Whether TCP listens there.
+    /// Whether it is a TCP port.
     pub is_tcp: bool,
 }
 
-/// What a configuration asks of its machine.
+/// Needs of a configuration from its machine.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Needs {
-    /// Bytes of receive buffer that each socket asks for.
+    /// Receive buffer that each socket requests, in bytes.
     pub receive_buffer: u64,
-    /// Bytes of send buffer.
+    /// Send buffer that each socket requests, in bytes.
     pub send_buffer: u64,
-    /// Addresses that the balancer, and the controller, bind.
+    /// Addresses that the balancer and the controller bind.
     pub fixed: Vec<Fixed>,
     /// Ports of the servers and clients of the native pool.
     pub ranges: Vec<Range<u16>>,
-    /// Sockets of the balancer.
+    /// Number of the balancer's sockets.
     pub sockets: u64,
-    /// Of these, ports that the kernel chooses.
+    /// Number of those sockets whose port the kernel chooses.
     pub local_ports: u64,
-    /// Descriptors of the balancer.
+    /// File descriptors of the balancer.
     pub files: u64,
-    /// Worker threads of the pool that has most.
+    /// Worker threads of the pool with the most.
     pub workers: usize,
-    /// Whether io_uring is asked for.
+    /// Whether the configuration requires io_uring.
     pub io_uring: bool,
-    /// Pools that send from the clients' addresses, by name.
+    /// Names of the pools that send from the clients' addresses.
     pub transparent: Vec<String>,
-    /// Whether an address of IPv6 is named.
+    /// Whether the configuration has an IPv6 address.
     pub ipv6: bool,
-    /// Whether a wildcard address is listened on.
+    /// Whether a pool listens on a wildcard address.
     pub wildcard: bool,
-    /// Folders that are written, by key.
+    /// Directories that lbd writes to, with their configuration keys.
     pub folders: Vec<(&'static str, PathBuf)>,
 }
 
 impl Needs {
-    /// What this configuration asks for. Names of servers are taken for one address of either family.
+    /// The needs of this configuration. A server name counts as one address of either family.
     pub fn of(config: &Config) -> Needs {
         let options = SocketOptions::default();
         let mut needs = Needs {
@@ -149,7 +149,7 @@ mod tests {
             {"name": "b", "listen": "127.0.0.1:54", "protocol": "datagram", "servers": ["127.0.0.1:3"], "ports": 7,
              "workers": 1, "transparent": true}]}"#;
         let needs = Needs::of(&Config::parse(file, None).unwrap());
-        // `*` is an address of each family. The dns pool is checked, the other one is not.
+        // `*` is one address per family. The dns pool has a health check, the other pool has none.
         let fronts = 2 * 2 + 1;
         assert_eq!(needs.local_ports, 2 * (10 + 1) + 7);
         assert_eq!((needs.sockets, needs.files), (29 + fronts, 29 + fronts + 200 + OTHER_FILES));

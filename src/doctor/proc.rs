@@ -1,17 +1,17 @@
-//! Reads what the kernel writes under `/proc`. Pure: text in, values out; `None` for what is not understood.
+//! Parses files under `/proc`. Pure: text in, values out; `None` for an unknown format.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 
-/// The state of a listener in `/proc/net/tcp` (`TCP_LISTEN`).
+/// State of a listener in `/proc/net/tcp` (`TCP_LISTEN`).
 const LISTEN: &str = "0A";
 
-/// Numbers in a line, with white space between them.
+/// Numbers of a line, separated by white space.
 pub fn numbers(text: &str) -> Option<Vec<u64>> {
     text.split_whitespace().map(|word| word.parse().ok()).collect()
 }
 
-/// `32768\t60999`.
+/// Parses `32768\t60999`.
 pub fn port_range(text: &str) -> Option<RangeInclusive<u16>> {
     match numbers(text)?[..] {
         [from, to] => Some(u16::try_from(from).ok()?..=u16::try_from(to).ok()?),
@@ -19,7 +19,7 @@ pub fn port_range(text: &str) -> Option<RangeInclusive<u16>> {
     }
 }
 
-/// `53,5000-5010`; empty for none.
+/// Parses `53,5000-5010`; an empty text is an empty list.
 pub fn port_list(text: &str) -> Option<Vec<RangeInclusive<u16>>> {
     let range = |part: &str| {
         let (from, to) = part.split_once('-').unwrap_or((part, part));
@@ -28,7 +28,7 @@ pub fn port_list(text: &str) -> Option<Vec<RangeInclusive<u16>>> {
     text.trim().split(',').filter(|part| !part.is_empty()).map(range).collect()
 }
 
-/// A counter of `/proc/net/snmp`: a line of names and a line of numbers for each protocol.
+/// A counter of `/proc/net/snmp`, which has a line of names and a line of numbers per protocol.
 pub fn snmp(text: &str, protocol: &str, name: &str) -> Option<u64> {
     let prefix = format!("{protocol}:");
     let mut lines = text.lines().filter_map(|line| line.strip_prefix(&prefix));
@@ -37,7 +37,7 @@ pub fn snmp(text: &str, protocol: &str, name: &str) -> Option<u64> {
     values.split_whitespace().nth(at)?.parse().ok()
 }
 
-/// A figure of `/proc/net/sockstat`: `UDP: inuse 1 mem 26`.
+/// A value of `/proc/net/sockstat`: `UDP: inuse 1 mem 26`.
 pub fn sockstat(text: &str, protocol: &str, name: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(protocol)?.strip_prefix(':'))?;
     let mut words = line.split_whitespace().skip_while(|word| *word != name);
@@ -50,7 +50,7 @@ pub fn capabilities(text: &str) -> Option<u64> {
     u64::from_str_radix(digits.trim(), 16).ok()
 }
 
-/// A socket of `/proc/net/udp`, `udp6`, `tcp` or `tcp6`: where it is bound, and its inode.
+/// A socket of `/proc/net/udp`, `udp6`, `tcp` or `tcp6`: its local address and its inode.
 pub fn socket(line: &str, is_tcp: bool) -> Option<(SocketAddr, u64)> {
     let mut words = line.split_whitespace().skip(1);
     let addr = address(words.next()?)?;
@@ -59,7 +59,7 @@ pub fn socket(line: &str, is_tcp: bool) -> Option<(SocketAddr, u64)> {
     (!is_tcp || state == LISTEN).then_some((addr, inode))
 }
 
-/// `0100007F:B2FF`: words of 32 bits as this machine has them in memory, and a port.
+/// Parses `0100007F:B2FF`: 32-bit words in this machine's byte order, and a port.
 fn address(text: &str) -> Option<SocketAddr> {
     let (ip, port) = text.split_once(':')?;
     let word = |at: usize| u32::from_str_radix(ip.get(8 * at..8 * at + 8)?, 16).ok().map(u32::to_ne_bytes);
@@ -77,7 +77,7 @@ fn address(text: &str) -> Option<SocketAddr> {
     Some(SocketAddr::new(ip, u16::from_str_radix(port, 16).ok()?))
 }
 
-/// The name of a process in `/proc/PID/comm`, without what could disturb a terminal.
+/// The name of a process in `/proc/PID/comm`, without characters that could disturb a terminal.
 pub fn process_name(text: &str) -> String {
     text.trim().chars().filter(|c| !c.is_control()).collect()
 }
@@ -114,7 +114,7 @@ mod tests {
     fn sockets() {
         let v4 = " 2884: 0100007F:B2FF 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 4744844 2 0 2745";
         assert_eq!(socket(v4, false), Some(("127.0.0.1:45823".parse().unwrap(), 4_744_844)));
-        assert_eq!(socket(v4, true), None, "no listener");
+        assert_eq!(socket(v4, true), None, "not a listener");
         let v6 = "  1: 00000000000000000000000001000000:0035 00000000000000000000000000000000:0000 0A 0:0 0:0 0 0 0 77 1 0";
         assert_eq!(socket(v6, true), Some(("[::1]:53".parse().unwrap(), 77)));
         assert_eq!(socket("  sl  local_address rem_address   st tx_queue", false), None);

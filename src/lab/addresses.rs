@@ -1,28 +1,28 @@
-//! Who has which address in the lab.
+//! Addresses of the simulated network.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use crate::base::batch::SocketId;
 
-/// Where datagrams come from and go to.
+/// Endpoint of a datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Place {
     /// A socket of a balancer.
     Balancer(u32, SocketId),
     /// A client.
     Client(u32),
-    /// A server, as one balancer knows it. Such ends are numbered through, balancer by balancer.
+    /// A server as one balancer knows it. Server ends are numbered consecutively, balancer by balancer.
     End(u32),
-    /// Where nobody is: the controller.
+    /// An address without a receiver: the controller.
     Nobody,
 }
 
 const BALANCERS: u8 = 1;
 const CLIENTS: u8 = 2;
 const NOBODY: u8 = 3;
-/// Ends have all addresses from here on.
+/// First octet of server ends' addresses; higher values belong to server ends too.
 const ENDS: u8 = 128;
-/// A balancer's sockets have the ports from here on.
+/// First port of a balancer's sockets.
 const PORT: u16 = 10_000;
 
 impl From<Place> for SocketAddr {

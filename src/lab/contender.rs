@@ -1,24 +1,24 @@
-//! Who is compared: a policy, with a bound or without.
+//! Policies under test: a policy with or without a concurrency limit.
 
 use std::str::FromStr;
 
 use crate::pool::select::PolicyKind;
 use crate::pool::waiting::Limit;
 
-/// A way of choosing servers.
+/// A policy and its concurrency limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PolicyUnderTest {
-    /// How a server is chosen.
+    /// The policy that selects servers.
     pub policy: PolicyKind,
-    /// At most so many requests at one server; the others wait in the balancer.
+    /// Maximum outstanding requests per server; excess requests queue in the balancer.
     pub max_outstanding: Option<Limit>,
 }
 
-/// The name of the shortest queue with a bound: `bounded:1`, `bounded:auto`.
+/// Prefix of the shortest queue with a concurrency limit: `bounded:1`, `bounded:auto`.
 const BOUNDED: &str = "bounded:";
 
 impl PolicyUnderTest {
-    /// All policies, and the bounds that are worth a look.
+    /// All policies, and the limits worth comparing.
     pub fn all() -> Vec<PolicyUnderTest> {
         let unbounded = |policy| PolicyUnderTest { policy, max_outstanding: None };
         let bounds = [Limit::Fixed(1), Limit::Fixed(2), Limit::Auto];
@@ -43,9 +43,9 @@ impl std::fmt::Display for PolicyUnderTest {
     }
 }
 
-/// Not the name of a contender.
+/// The name matches no policy under test.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("unknown policy \"{0}\": use all, bounded:N, or some of {names}", names = names())]
+#[error("unknown policy \"{0}\": use all, bounded:N or names from {names}", names = names())]
 pub struct UnknownContender(String);
 
 fn names() -> String {

@@ -1,4 +1,4 @@
-//! The pool of servers that know nothing of lbd: its real relay, and servers that send back what they get.
+//! A datagram pool: the real datagram role, and unmodified servers that echo.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -9,7 +9,7 @@ use super::contender::PolicyUnderTest;
 use super::links::DATAGRAM;
 use super::machine::End;
 use super::setup::{Setup, WAITING_MAX};
-use super::world::{Meaning, Pool};
+use super::world::{Meaning, NewEnd, Pool};
 use crate::base::batch::{Rx, SocketId, Tx};
 use crate::base::time::Instant;
 use crate::pool::desired::DesiredServer;
@@ -21,9 +21,10 @@ use crate::role::datagram::{
     WorkerSockets,
 };
 
-/// Ports towards the servers: all requests are of one client, which has one pair of port and server with each.
+/// Server-side ports: all requests come from one client, which uses one pair of port and server per
+/// request.
 const PORTS: u16 = 4;
-/// How long an answer may take.
+/// Timeout of a request.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
 pub(super) struct Datagram;
@@ -74,7 +75,7 @@ impl Pool for Datagram {
         workers.pop().expect("one worker")
     }
 
-    fn end(_: &Setup, _: u32, _: usize, _: u16, _: u64, _: Instant) -> PlainServer {
+    fn end(_: &Setup, _: NewEnd, _: Instant) -> PlainServer {
         PlainServer::default()
     }
 
@@ -95,7 +96,8 @@ impl Pool for Datagram {
     }
 
     fn meaning(bytes: &[u8]) -> Meaning {
-        let request = u64::from_le_bytes(*bytes.first_chunk().expect("nothing else is sent")) as usize;
+        let request =
+            u64::from_le_bytes(*bytes.first_chunk().expect("every datagram has a request number")) as usize;
         match bytes[8] {
             REQUEST => Meaning::Request(request),
             _ => Meaning::Reply { request, is_ok: true },
@@ -103,17 +105,17 @@ impl Pool for Datagram {
     }
 
     fn believed(balancer: &DatagramRole, server: usize, _: &[u8]) -> u32 {
-        // Servers have taken the slots in their order.
+        // Servers took the slots in their order.
         balancer.shared().tree().len(Slot::new(server))
     }
 }
 
-/// The number of a request, and whether it is one or its answer.
+/// Request number, and whether the datagram is a request or its response.
 const LEN: usize = 9;
 const REQUEST: u8 = 0;
 const REPLY: u8 = 1;
 
-/// A server that knows nothing of lbd: its queue, and what was asked by whom.
+/// An unmodified server: its queue, with the sender of each request.
 #[derive(Default)]
 pub(super) struct PlainServer {
     waiting: VecDeque<Asked>,
@@ -155,7 +157,7 @@ impl End for PlainServer {
     }
 
     fn set_elsewhere(&mut self, _: u32) {
-        // It tells nobody.
+        // An unmodified server reports nothing.
     }
 
     fn take(&mut self, _: Instant) -> Option<(Asked, usize)> {

@@ -1,11 +1,11 @@
-//! What happens next.
+//! The event queue.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 
 use crate::base::time::Instant;
 
-/// Something that will happen at a moment; of one moment, what was planned first happens first.
+/// An event at a moment. Events of the same moment happen in the order in which they were planned.
 struct Planned<E> {
     at: Instant,
     number: u64,
@@ -15,7 +15,8 @@ struct Planned<E> {
 /// Events in the order of time.
 pub(super) struct Events<E> {
     heap: BinaryHeap<Reverse<Planned<E>>>,
-    /// Those that were planned in their order, as of a network with one delay: they need no heap.
+    /// Events that were planned in order, such as those of a network with a constant delay. They need no
+    /// heap.
     row: VecDeque<Planned<E>>,
     planned: u64,
 }
@@ -30,13 +31,13 @@ impl<E> Events<E> {
         self.planned
     }
 
-    /// Plans something.
+    /// Plans an event.
     pub fn plan(&mut self, at: Instant, what: E) {
         let number = self.number();
         self.heap.push(Reverse(Planned { at, number, what }));
     }
 
-    /// Plans something that mostly comes later than whatever was planned so before.
+    /// Plans an event that is usually later than every event planned here before.
     pub fn plan_in_row(&mut self, at: Instant, what: E) {
         if self.row.back().is_some_and(|last| last.at > at) {
             return self.plan(at, what);
@@ -52,7 +53,7 @@ impl<E> Events<E> {
         }
     }
 
-    /// When the next event is.
+    /// Time of the next event.
     pub fn next_at(&self) -> Option<Instant> {
         match self.row_is_next() {
             true => self.row.front().map(|planned| planned.at),
@@ -60,7 +61,7 @@ impl<E> Events<E> {
         }
     }
 
-    /// The next event.
+    /// Removes the next event.
     pub fn pop(&mut self) -> Option<(Instant, E)> {
         let planned = match self.row_is_next() {
             true => self.row.pop_front(),

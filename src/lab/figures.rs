@@ -1,22 +1,22 @@
-//! What is counted in a run.
+//! Counters and results of a run.
 
 use serde::Serialize;
 
 use crate::base::time::Instant;
 
-/// Latencies of a run, in nanoseconds; zero where nothing was answered.
+/// Latency percentiles of a run, in nanoseconds; 0 if no request was answered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Quantiles {
-    /// Half of them are shorter.
+    /// 50th percentile.
     pub p50: u64,
-    /// 99 of 100 are shorter.
+    /// 99th percentile.
     pub p99: u64,
-    /// 999 of 1,000 are shorter.
+    /// 99.9th percentile.
     pub p999: u64,
 }
 
 impl Quantiles {
-    /// Exactly, by rank.
+    /// Exact percentiles by rank.
     pub fn of(mut latencies: Vec<u64>) -> Quantiles {
         if latencies.is_empty() {
             return Quantiles::default();
@@ -26,7 +26,7 @@ impl Quantiles {
         Quantiles { p50: at(0.5), p99: at(0.99), p999: at(0.999) }
     }
 
-    /// Of several runs: the median of each.
+    /// Median of each percentile over several runs.
     pub(super) fn median(runs: impl Iterator<Item = Quantiles> + Clone) -> Quantiles {
         let median = |of: usize| {
             let mut values: Vec<u64> = runs.clone().map(|quantiles| quantiles.all()[of]).collect();
@@ -42,29 +42,32 @@ impl Quantiles {
     }
 }
 
-/// The outcome of a run, warm-up excluded.
+/// The results of a run without its warm-up.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Figures {
-    /// Latencies of the answered requests, from their arrival at a balancer.
+    /// Latency of the answered requests from their arrival at a balancer.
     pub latency: Quantiles,
-    /// Requests.
+    /// Number of requests.
     pub requests: u64,
     /// Requests answered.
     pub answered: u64,
-    /// Requests refused: the last word was BUSY, or the deadline had passed.
+    /// Requests refused: the final reply was BUSY, or the deadline had passed.
     pub refused: u64,
-    /// Requests without a word.
+    /// Requests without a final reply.
     pub lost: u64,
-    /// Mean regret of a decision: the queue of the chosen server, less the least of all, as they truly are.
+    /// Mean regret of a selection, in requests: true queue of the selected server minus the true
+    /// shortest queue.
     pub regret: f64,
-    /// Mean error of a decision: what was believed of the chosen server's queue, less what was true, either way.
+    /// Mean absolute error of a selection, in requests: estimated minus true queue of the selected
+    /// server.
     pub error: f64,
-    /// The longest queue of any server, in it or under way to it.
+    /// Longest queue of any server, with requests in transit to it.
     pub queue_max: u32,
 }
 
 impl Figures {
-    /// Of several runs: counts are sums, means are means, latencies medians, and the longest queue is the longest.
+    /// Merges several runs: sums of counts, means of means, medians of latencies, and the maximum of the
+    /// longest queues.
     pub(super) fn together<'a>(runs: impl Iterator<Item = &'a Figures> + Clone) -> Figures {
         let sum = |of: fn(&Figures) -> u64| runs.clone().map(of).sum();
         let mean =
@@ -82,7 +85,7 @@ impl Figures {
     }
 }
 
-/// How a request has ended so far.
+/// State of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ending {
     Open,
@@ -91,7 +94,7 @@ enum Ending {
     Lost,
 }
 
-/// The requests of a run and its decisions, as they come.
+/// Requests and selections of a run.
 pub(super) struct Ledger {
     endings: Vec<Ending>,
     arrived: Vec<Instant>,
@@ -104,7 +107,7 @@ pub(super) struct Ledger {
 }
 
 impl Ledger {
-    /// For so many requests, the first `warmup` of which do not count.
+    /// A ledger for `requests` requests; the first `warmup` do not count.
     pub fn new(requests: usize, warmup: usize) -> Self {
         Ledger {
             endings: vec![Ending::Open; requests],
@@ -118,7 +121,7 @@ impl Ledger {
         }
     }
 
-    /// A request has arrived.
+    /// Records the arrival of a request.
     pub fn arrive(&mut self, now: Instant, request: usize) {
         self.arrived[request] = now;
         self.open += 1;
@@ -129,7 +132,7 @@ impl Ledger {
         self.open
     }
 
-    /// Only the first ending of a request counts.
+    /// Records an outcome; only the first one of a request counts.
     fn end(&mut self, request: usize, ending: Ending) {
         if self.endings[request] == Ending::Open {
             self.endings[request] = ending;
@@ -137,23 +140,24 @@ impl Ledger {
         }
     }
 
-    /// A request was answered.
+    /// Records that a request was answered.
     pub fn answer(&mut self, now: Instant, request: usize) {
         let latency = now.since(self.arrived[request]).as_nanos() as u64;
         self.end(request, Ending::Answered(latency));
     }
 
-    /// A request was refused.
+    /// Records that a request was refused.
     pub fn refuse(&mut self, request: usize) {
         self.end(request, Ending::Refused);
     }
 
-    /// A request will not end by itself any more.
+    /// Records that a request can no longer end.
     pub fn lose(&mut self, request: usize) {
         self.end(request, Ending::Lost);
     }
 
-    /// A request was sent to a server with `chosen` requests, of which `believed` were known; another one had `least`.
+    /// Records a selection: the server had `chosen` requests, the estimate was `believed`, and the
+    /// shortest queue was `least`.
     pub fn decide(&mut self, request: usize, chosen: u32, least: u32, believed: u32) {
         self.queue_max = self.queue_max.max(chosen + 1);
         if request >= self.warmup {
@@ -163,7 +167,7 @@ impl Ledger {
         }
     }
 
-    /// The latency of each request in nanoseconds, if it was answered.
+    /// Latency of each request in nanoseconds, if it was answered.
     pub fn latencies(&self) -> impl Iterator<Item = Option<u64>> {
         self.endings.iter().map(|ending| match ending {
             Ending::Answered(latency) => Some(*latency),
@@ -171,7 +175,7 @@ impl Ledger {
         })
     }
 
-    /// The figures.
+    /// The results.
     pub fn figures(&self) -> Figures {
         let counted = &self.endings[self.warmup.min(self.endings.len())..];
         let count = |of: fn(&Ending) -> bool| counted.iter().filter(|ending| of(ending)).count() as u64;
@@ -218,7 +222,7 @@ mod tests {
         assert_eq!(ledger.open(), 1);
         let figures = ledger.figures();
         let Figures { requests, answered, refused, lost, .. } = figures;
-        assert_eq!((requests, answered, refused, lost), (4, 1, 1, 2), "what is open at the end is lost");
+        assert_eq!((requests, answered, refused, lost), (4, 1, 1, 2), "an open request is lost at the end");
         assert_eq!((figures.regret, figures.error, figures.queue_max), (1.0, 1.0, 10));
         assert_eq!(figures.latency.p50, 100);
         assert_eq!(ledger.latencies().collect::<Vec<_>>(), [Some(100), Some(100), None, None, None]);

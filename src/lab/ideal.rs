@@ -1,5 +1,5 @@
-//! What nobody can do better: one queue in front of all servers, and a balancer that knows every queue exactly.
-//! Without a network: nothing is on its way, nothing is lost.
+//! Reference results: one queue in front of all servers, and a balancer with exact knowledge of every
+//! queue. Both have no network, so no datagram is in transit or lost.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap};
@@ -10,16 +10,16 @@ use super::trace::Trace;
 use crate::base::rng::Rng;
 use crate::base::time::Instant;
 
-/// The order in which free servers are taken: the fastest first, of equal ones the first. (A speed's bits are in the
-/// order of the speeds: all are positive.)
+/// Order in which free servers are taken: fastest first, then lowest index. (All speeds are positive, so
+/// their bits order like the speeds.)
 fn rank(speeds: &Speeds, server: usize, at: Instant) -> (Reverse<u64>, usize) {
     (Reverse(speeds.at(server, at).to_bits()), server)
 }
 
-/// Ends of work, the next one first.
+/// Ends of service, earliest first.
 type Ends = BinaryHeap<Reverse<(Instant, usize)>>;
 
-/// A server whose work has ended by then.
+/// Removes a server whose service has ended by `by`.
 fn pop_ended(ends: &mut Ends, by: Instant) -> Option<usize> {
     let &Reverse((at, server)) = ends.peek()?;
     (at <= by).then(|| {
@@ -28,10 +28,12 @@ fn pop_ended(ends: &mut Ends, by: Instant) -> Option<usize> {
     })
 }
 
-/// The latency of each request, in nanoseconds, in *one queue for all servers*: first come, first served, each by the
-/// fastest server that is free at that moment. With equal servers no policy has a better tail without knowing the work in
-/// advance. With unequal ones it never leaves a server idle, and so is what could be had by never waiting; a policy that
-/// leaves slow servers idle on purpose may have a better tail.
+/// Latency of each request in nanoseconds with *one queue for all servers*: first come, first served, by
+/// the fastest server that is free.
+///
+/// With equal servers, no policy has a better tail unless it knows service times in advance. With
+/// unequal servers, this queue never leaves a server idle. A policy that leaves slow servers idle on
+/// purpose may have a better tail.
 pub fn central_queue(trace: &Trace, speeds: &Speeds) -> Vec<u64> {
     let mut free: BTreeSet<_> = speeds.all().map(|server| rank(speeds, server, Instant::ZERO)).collect();
     let mut busy = Ends::new();
@@ -40,9 +42,9 @@ pub fn central_queue(trace: &Trace, speeds: &Speeds) -> Vec<u64> {
     let mut ranked_at = Instant::ZERO;
     let mut begins = Instant::ZERO;
     for request in trace.requests() {
-        // Not before those that came before.
+        // Requests start in the order of arrival.
         begins = begins.max(request.at);
-        // Those that are free by then; if there is none, the next that will be.
+        // Takes all servers that are free by then, or the next one to become free.
         loop {
             while let Some(server) = pop_ended(&mut busy, begins) {
                 free.insert(rank(speeds, server, ranked_at));
@@ -56,7 +58,7 @@ pub fn central_queue(trace: &Trace, speeds: &Speeds) -> Vec<u64> {
             ranked_at = change;
             free = free.iter().map(|&(_, server)| rank(speeds, server, ranked_at)).collect();
         }
-        let (_, server) = free.pop_first().expect("somebody is free by then");
+        let (_, server) = free.pop_first().expect("the loop ends with a free server");
         let ends = Instant::from_nanos(begins.as_nanos() + speeds.time_for(server, request.work, begins));
         busy.push(Reverse((ends, server)));
         latencies.push(ends.as_nanos() - request.at.as_nanos());
@@ -64,8 +66,8 @@ pub fn central_queue(trace: &Trace, speeds: &Speeds) -> Vec<u64> {
     latencies
 }
 
-/// The latency of each request, in nanoseconds, and the longest queue, with *exact knowledge*: each request goes at once to
-/// a server with the least requests, by chance among equals, and waits there.
+/// Latency of each request in nanoseconds, and the longest queue, with *exact knowledge*. Each request
+/// goes at once to a server with the shortest queue, at random among equals, and waits there.
 pub fn exact_shortest_queue(trace: &Trace, speeds: &Speeds, seed: u64) -> (Vec<u64>, u32) {
     let mut rng = Rng::new(seed);
     let mut lengths = Lengths::new(speeds.servers());
@@ -97,8 +99,8 @@ mod tests {
     use proptest::prelude::*;
     use std::collections::VecDeque;
 
-    /// The queue as one would act it out: a list of who waits, servers that are free or not, one nanosecond after the
-    /// other.
+    /// The same queue, simulated step by step: waiting requests, free servers, one nanosecond after
+    /// another.
     fn acted_out(trace: &Trace, speeds: &Speeds) -> Vec<u64> {
         let requests = trace.requests();
         let mut latencies = vec![0; requests.len()];
@@ -126,11 +128,11 @@ mod tests {
                 return latencies;
             }
         }
-        unreachable!("time does not end");
+        unreachable!("the loop over time is endless");
     }
 
     fn trace() -> impl Strategy<Value = Trace> {
-        // Work of zero would end in the nanosecond in which it began, and leave the order of that nanosecond open.
+        // A service time of zero would end in the nanosecond of its start, whose order is not defined.
         prop::collection::vec((0u64..20, 1u64..60), 1..60).prop_map(|drawn| {
             let mut at = 0;
             let request = |(gap, work)| {

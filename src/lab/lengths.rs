@@ -1,43 +1,43 @@
-//! The queues as they truly are, which no balancer knows: the least of them, in constant time.
+//! True queue lengths, which no balancer knows, with the minimum in constant time.
 
 use crate::base::rng::Rng;
 
-/// The length of every server's queue.
+/// The queue length of every server.
 #[derive(Debug)]
 pub(super) struct Lengths {
     length: Vec<u32>,
-    /// Servers by length.
+    /// Servers by queue length.
     rows: Vec<Vec<u32>>,
-    /// Where in its row a server is.
+    /// Position of each server within its row.
     place: Vec<u32>,
-    /// The first row that is not empty.
+    /// Index of the first row that is not empty.
     least: usize,
 }
 
 impl Lengths {
-    /// So many servers without a request.
+    /// Servers without a request.
     pub fn new(servers: usize) -> Self {
         let all: Vec<u32> = (0..servers as u32).collect();
         Lengths { length: vec![0; servers], place: all.clone(), rows: vec![all], least: 0 }
     }
 
-    /// A server's length.
+    /// Queue length of a server.
     pub fn of(&self, server: usize) -> u32 {
         self.length[server]
     }
 
-    /// The least length.
+    /// The shortest queue length.
     pub fn least(&self) -> u32 {
         self.least as u32
     }
 
-    /// One of the servers with the least length, each as likely as the next.
+    /// A random server among those with the shortest queue; all of them are equally likely.
     pub fn shortest(&self, rng: &mut Rng) -> usize {
         let row = &self.rows[self.least];
         row[rng.below(row.len() as u64) as usize] as usize
     }
 
-    /// A request more.
+    /// Adds a request.
     pub fn add(&mut self, server: usize) {
         self.change(server, self.length[server] + 1);
         if self.rows[self.least].is_empty() {
@@ -45,7 +45,7 @@ impl Lengths {
         }
     }
 
-    /// A request less.
+    /// Removes a request.
     pub fn take(&mut self, server: usize) {
         let length = self.length[server].checked_sub(1).expect("no request ends twice");
         self.change(server, length);

@@ -1,14 +1,14 @@
-//! The network: how long a datagram is on its way, if it arrives. Datagrams under way lie in places that are used again.
+//! The network: delay and loss of datagrams. Datagrams in flight are stored in slots that are reused.
 
 use std::time::Duration;
 
 use super::addresses::Place;
 use crate::base::rng::Rng;
 
-/// The most bytes of a datagram in the lab: a frame of the smallest size.
+/// Maximum size of a simulated datagram: a frame of the smallest size.
 pub(super) const DATAGRAM: usize = crate::wire::header::FRAME_SIZE_MIN;
 
-/// A datagram under way.
+/// A datagram in flight.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Parcel {
     pub from: Place,
@@ -17,11 +17,11 @@ pub(super) struct Parcel {
     pub bytes: [u8; DATAGRAM],
 }
 
-/// Names a datagram under way.
+/// Identifies a datagram in flight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct ParcelId(u32);
 
-/// See the module's text.
+/// The network: draws delay and loss of each datagram and stores the datagrams in flight.
 pub(super) struct Links {
     delay: Duration,
     jitter: Duration,
@@ -32,14 +32,15 @@ pub(super) struct Links {
 }
 
 impl Links {
-    /// One way takes `delay`, and up to `jitter` more by chance, each datagram by itself: later ones may overtake.
+    /// Each direction takes `delay`, plus a random time up to `jitter` for each datagram; datagrams may
+    /// overtake each other.
     pub fn new(delay: Duration, jitter: Duration, loss: f64, seed: u64) -> Self {
         Links { delay, jitter, loss, rng: Rng::new(seed), parcels: vec![], free: vec![] }
     }
 
-    /// How long the next datagram takes; `None` if it is lost.
+    /// Draws the delay of the next datagram; `None` if it is lost.
     pub fn draw(&mut self) -> Option<Duration> {
-        // No draw where there is nothing to decide.
+        // No draw without loss or jitter.
         if self.loss > 0.0 && self.rng.unit_f64() < self.loss {
             return None;
         }
@@ -53,7 +54,7 @@ impl Links {
         self.jitter.is_zero()
     }
 
-    /// Puts a datagram on its way.
+    /// Sends a datagram.
     pub fn put(&mut self, from: Place, to: Place, bytes: &[u8]) -> ParcelId {
         let id = self.free.pop().unwrap_or_else(|| {
             self.parcels.push(Parcel { from, to, len: 0, bytes: [0; DATAGRAM] });
@@ -65,7 +66,7 @@ impl Links {
         ParcelId(id)
     }
 
-    /// A datagram arrives. Its place is free again with the next [`Links::put`].
+    /// Delivers a datagram. The next [`Links::put`] may reuse its slot.
     pub fn take(&mut self, id: ParcelId) -> &Parcel {
         self.free.push(id.0);
         &self.parcels[id.0 as usize]

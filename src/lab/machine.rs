@@ -1,4 +1,4 @@
-//! A server: one servant, and one queue for what all balancers send.
+//! A server machine: one request in service, and one queue for the requests of all balancers.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -8,17 +8,17 @@ use crate::role::Role;
 
 /// A server as one balancer knows it.
 pub(super) trait End: Role {
-    /// Names a request that was taken.
+    /// Identifies a request in service.
     type Job: Copy;
 
-    /// Requests that it holds, the one in service included.
+    /// Number of requests that the server holds, the one in service included.
     fn held(&self) -> usize;
 
-    /// Says how many requests the server holds for other balancers.
+    /// Sets the number of requests that the server holds for other balancers.
     fn set_elsewhere(&mut self, requests: u32);
 
-    /// Takes the oldest waiting request into service, and tells which of the trace it is. `None` if it has given up on all
-    /// that waited.
+    /// Takes the oldest queued request into service, and returns its number in the trace. `None` if the
+    /// server has dropped all queued requests.
     fn take(&mut self, now: Instant) -> Option<(Self::Job, usize)>;
 
     /// Ends the service of a request.
@@ -33,10 +33,10 @@ pub(super) struct InService<J> {
     pub took: Duration,
 }
 
-/// See the module's text.
+/// A server machine with one end per balancer; the ends share its queue and its time.
 #[derive(Debug)]
 pub(super) struct Machine<J> {
-    /// The ends of waiting requests, in the order of their arrival.
+    /// Ends of the queued requests, in the order of arrival.
     pub waiting: VecDeque<u32>,
     pub in_service: Option<InService<J>>,
     /// Requests at all ends together.
@@ -48,7 +48,7 @@ impl<J> Machine<J> {
         Machine { waiting: VecDeque::new(), in_service: None, held: 0 }
     }
 
-    /// The end whose request is next, if the servant is free.
+    /// The end of the next request, if no request is in service.
     pub fn next_end(&mut self) -> Option<u32> {
         if self.in_service.is_some() {
             return None;

@@ -1,27 +1,28 @@
-//! The policy lab: the real roles under virtual time, with one trace of requests for every policy, and for the best that
-//! any of them could do. Pure: no sockets, no clock; a seed replays a run to the last bit.
+//! The policy simulator: the real roles in virtual time. All policies get the same trace of requests,
+//! and so do two ideal references. Pure: no sockets, no clock; a seed reproduces a run to the last bit.
 //!
 //! ```text
-//! Setup ──> Trace (when requests come, what each takes) ──┬──> World: balancers, network, servers ──> Figures
-//!                                                         └──> ideal: one queue, or exact knowledge ──> Figures
+//! Setup ──> Trace (arrivals and service times) ──┬──> World: balancers, network, servers ──> Figures
+//!                                                └──> ideal: one queue, or exact knowledge ──> Figures
 //! ```
 //!
-//! What is real: balancers ([`crate::role::native`], [`crate::role::datagram`]), servers with their reports and counters
-//! ([`crate::role::server`]), clients with their retries ([`crate::role::client`]), byte for byte. What is not: the network
-//! (a delay, a jitter and a chance of loss for each datagram), the work (as long as the trace says), and time. Each event is
-//! a turn of its own: batching is no part of it. Clients sit at the balancers: there is no way between.
+//! Real are the balancers ([`crate::role::native`], [`crate::role::datagram`]), the servers with their
+//! reports and counters ([`crate::role::server`]) and the clients with their retries
+//! ([`crate::role::client`]), byte for byte. Simulated are the network (delay, jitter and loss of each
+//! datagram), the service times (from the trace), and time. Each event is a turn of its own, so batching
+//! is not simulated. Clients have no delay to their balancer.
 //!
-//! | file | a change there is about |
+//! | file | content |
 //! |---|---|
-//! | `setup.rs` | what is simulated |
-//! | `trace.rs`, `speeds.rs` | what comes when, and how fast who is |
-//! | `ideal.rs` | what nobody can do better |
+//! | `setup.rs` | the simulated system |
+//! | `trace.rs`, `speeds.rs` | arrivals of requests, speeds of servers |
+//! | `ideal.rs` | ideal references |
 //! | `events.rs`, `links.rs`, `addresses.rs` | time, network, addresses |
-//! | `world.rs` | who takes a turn when, and what it means |
-//! | `machine.rs` | a server: one servant, one queue |
+//! | `world.rs` | order of the turns, and their effect on queues and requests |
+//! | `machine.rs` | a server machine with its queue |
 //! | `native.rs`, `datagram.rs` | the two kinds of pool |
-//! | `lengths.rs`, `figures.rs` | true queues; what is counted |
-//! | `study.rs`, `overload.rs` | many runs, compared |
+//! | `lengths.rs`, `figures.rs` | true queues, counters and results |
+//! | `study.rs`, `overload.rs` | comparisons of many runs |
 
 mod addresses;
 mod contender;

@@ -1,4 +1,4 @@
-//! The pool of lbd's own frames: its real balancer and its real server.
+//! A native pool: its real balancer and its real server.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use super::contender::PolicyUnderTest;
 use super::links::DATAGRAM;
 use super::machine::End;
 use super::setup::{FORMAT, Setup, WAITING_MAX};
-use super::world::{Meaning, Pool};
+use super::world::{Meaning, NewEnd, Pool};
 use crate::base::batch::SocketId;
 use crate::base::time::Instant;
 use crate::pool::autoscale;
@@ -19,7 +19,7 @@ use crate::role::server::{self, JobId, ServerRole, Work};
 use crate::wire::header::HEADER_LEN;
 use crate::wire::{Frame, Header, Kind, Mode, ServerOp, Status};
 
-/// All servers' queues together have room for about so many requests.
+/// Queue capacity of all servers together, in requests.
 const PLACES: usize = 1 << 22;
 
 pub(super) struct Native;
@@ -50,7 +50,7 @@ impl Pool for Native {
             waiting_max: WAITING_MAX,
             interval: setup.staleness,
             controller: None,
-            // As many servers as there are, whatever the load.
+            // A constant number of servers, regardless of the load.
             scale: autoscale::Policy {
                 threshold: f64::MAX,
                 grow_after: never,
@@ -69,7 +69,8 @@ impl Pool for Native {
         NativeRole::workers(settings, now).pop().expect("one worker")
     }
 
-    fn end(setup: &Setup, balancer: u32, server: usize, weight: u16, seed: u64, now: Instant) -> ServerRole {
+    fn end(setup: &Setup, new: NewEnd, now: Instant) -> ServerRole {
+        let NewEnd { balancer, server, weight, seed } = new;
         let ends = setup.servers_of_one() * setup.balancers;
         let settings = server::Settings {
             format: FORMAT,
@@ -90,7 +91,7 @@ impl Pool for Native {
     }
 
     fn take_servers(_: &mut NativeRole, _: Instant, _: &[(SocketAddr, u16)]) {
-        // They register by themselves.
+        // Native servers register themselves.
     }
 
     fn is_ready(balancer: &NativeRole, servers: usize) -> bool {
@@ -115,7 +116,7 @@ impl Pool for Native {
             Some(Kind::ServerResponse) if header.op == ServerOp::Reply as u8 => true,
             _ => return Meaning::Other,
         };
-        // A refusal carries no payload, and then nobody asks which request it was but by its number.
+        // A refusal has no payload, so the sequence number identifies the request.
         let request = match rest.first_chunk::<8>() {
             Some(payload) if header.payload_len.get() > 0 => u64::from_le_bytes(*payload),
             _ => header.sequence.get() - 1,
@@ -145,12 +146,13 @@ impl End for ServerRole {
 
     fn take(&mut self, now: Instant) -> Option<(JobId, usize)> {
         let job = self.take_job(now)?;
-        let payload = self.payload(job).first_chunk().expect("every request of the lab has its number");
+        let payload = self.payload(job).first_chunk().expect("every simulated request has its number");
         Some((job, u64::from_le_bytes(*payload) as usize))
     }
 
     fn finish(&mut self, job: JobId, took: Duration) {
-        let payload: [u8; 8] = *self.payload(job).first_chunk().expect("as it was taken");
+        let payload: [u8; 8] =
+            *self.payload(job).first_chunk().expect("the payload is unchanged since it was taken");
         ServerRole::finish(self, job, Status::Ok, &payload, took);
     }
 }

@@ -1,4 +1,4 @@
-//! A time of too many requests, with clients that try again: how much is served meanwhile, and how soon all is well again.
+//! An overload with clients that retry: the goodput during it, and the time to recover after it.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -12,47 +12,48 @@ use super::trace::{Phase, Trace};
 use super::world::NotReady;
 use crate::base::time::Instant;
 
-/// A time of too many requests.
+/// A temporary overload.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Overload {
-    /// How many times what all servers can do.
+    /// Load as a multiple of the total capacity.
     pub factor: f64,
-    /// For how long.
+    /// Length of the overload.
     pub lasts: Duration,
 }
 
-/// What became of it, for one contender.
+/// Result of an overload for one policy under test.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Survival {
-    /// Its name.
+    /// Name of the policy under test.
     pub name: String,
-    /// Requests answered while there are too many, as a share of what all servers can do.
+    /// Requests answered during the overload, as a share of the total capacity.
     pub during: f64,
-    /// Seconds from its end on until a request was the last to stay without an answer; zero if none did.
+    /// Time to recover, in seconds: from the end of the overload to the last request without an answer;
+    /// 0 if there is none.
     pub back_after: f64,
-    /// Requests of the whole run, and those of them that were answered.
+    /// Requests of the whole run.
     pub requests: u64,
-    /// See `requests`.
+    /// Answered requests of the whole run.
     pub answered: u64,
-    /// Answers in each [`Overload::SLICE`], as a share of what all servers can do.
+    /// Answers in each [`Overload::SLICE`], as a share of the total capacity.
     pub goodput: Vec<f64>,
 }
 
 impl Overload {
-    /// The usual load lasts so long before it.
+    /// Time of the usual load before the overload.
     pub const BEFORE: Duration = Duration::from_secs(2);
-    /// The usual load lasts so long after it.
+    /// Time of the usual load after the overload.
     pub const AFTER: Duration = Duration::from_secs(4);
-    /// Answers are counted in slices of time.
+    /// Length of a slice in which answers are counted.
     pub const SLICE: Duration = Duration::from_millis(100);
 
-    /// The moments at which it begins and ends.
+    /// Start and end of the overload.
     fn span(&self) -> Range<Instant> {
         let begins = Instant::ZERO + Overload::BEFORE;
         begins..begins + self.lasts
     }
 
-    /// What comes, where `load` is usual.
+    /// The trace, with `load` as the usual load.
     fn trace(&self, setup: &Setup, load: f64, seed: u64) -> Trace {
         let usual = |lasts| Phase { rate: setup.rate(load), lasts };
         let phases = [
@@ -63,7 +64,7 @@ impl Overload {
         Trace::phases(&phases, setup.service, setup.balancers, seed)
     }
 
-    /// Has each contender go through it.
+    /// Runs the overload for each policy under test.
     pub fn run(
         &self,
         setup: &Setup,
@@ -81,7 +82,7 @@ impl Overload {
         })
     }
 
-    /// `capacity` is in requests per second.
+    /// The result of a run; `capacity` is in requests per second.
     fn judge(&self, name: String, capacity: f64, trace: &Trace, latencies: &[Option<u64>]) -> Survival {
         let span = self.span();
         let slice = Overload::SLICE.as_nanos() as u64;
@@ -124,10 +125,10 @@ mod tests {
         let answered = Some(20_000_000);
         let latencies = [None, answered, answered, None, answered, None, answered];
         let survival = overload.judge("x".into(), 4.0, &trace, &latencies);
-        assert_eq!(survival.during, 0.5, "two of four: one answer came just after its end");
+        assert_eq!(survival.during, 0.5, "two of four: one answer came just after the end");
         assert_eq!((survival.back_after, survival.requests, survival.answered), (0.4, 7, 4));
         assert_eq!(survival.goodput.len(), 70);
         assert_eq!((survival.goodput[20], survival.goodput[25], survival.goodput[30]), (2.5, 2.5, 2.5));
-        assert_eq!(survival.goodput.iter().sum::<f64>(), 7.5, "what comes after the end is in no slice");
+        assert_eq!(survival.goodput.iter().sum::<f64>(), 7.5, "an answer after the end is in no slice");
     }
 }

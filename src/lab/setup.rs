@@ -1,4 +1,4 @@
-//! What is simulated.
+//! The simulated system.
 
 use std::time::Duration;
 
@@ -10,55 +10,56 @@ use super::trace::Trace;
 use crate::base::service_time::ServiceTime;
 use crate::wire::{FrameFormat, ReplyPath};
 
-/// The frames of the native pool.
+/// Frame format of the native pool.
 pub(super) const FORMAT: FrameFormat = FrameFormat { size: DATAGRAM, tagged: false };
 
-/// What servers know of lbd.
+/// Kind of pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PoolKind {
-    /// They speak its frames and report their queues.
+    /// Native servers: they use lbd's frames and report their queues.
     Native,
-    /// Nothing: each balancer knows what it has sent there itself.
+    /// Unmodified servers: each balancer knows only the requests that it sent itself.
     Datagram,
 }
 
-/// A system and what is asked of it.
+/// A system and its requests.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Setup {
-    /// What servers know of lbd.
+    /// Kind of pool.
     pub kind: PoolKind,
-    /// Servers; each serves one request at a time.
+    /// Number of servers; each serves one request at a time.
     pub servers: usize,
-    /// Balancers. Each request comes to one of them, by chance.
+    /// Number of balancers. Each request goes to one of them at random.
     pub balancers: usize,
-    /// Servers that each balancer has: all, or a part, dealt so that all servers have as many balancers.
+    /// Servers per balancer: `None` for all, or a part of a large system. All servers get the same
+    /// number of balancers.
     pub subset: Option<usize>,
-    /// Servers of other speeds.
+    /// Servers whose speed is not 1.
     pub groups: Vec<Group>,
     /// Times in which servers are slow.
     pub spells: Vec<Spell>,
-    /// Weights of the servers in turn: those of the speeds, as far as whole numbers go. Otherwise all weigh the same.
+    /// Whether each server's weight is its speed, rounded. Otherwise all weights are equal.
     pub weighted: bool,
-    /// Work of a request.
+    /// Distribution of the service time.
     pub service: ServiceTime,
-    /// How often servers report.
+    /// Interval of the servers' reports.
     pub staleness: Duration,
-    /// The way of replies.
+    /// Path of the replies.
     pub reply_path: ReplyPath,
-    /// With direct replies: whether a server also reports when it has answered something.
+    /// With direct replies: whether a server also reports after each turn with replies.
     pub reports_turns: bool,
-    /// From a balancer to a server and back.
+    /// Round-trip time between balancer and server.
     pub rtt: Duration,
-    /// What one way may take longer, by chance.
+    /// Maximum random delay added to each direction.
     pub jitter: Duration,
-    /// The chance that a datagram is lost on its way.
+    /// Probability that a datagram is lost, 0 to 1.
     pub loss: f64,
-    /// Clients that wait and try again ([`crate::role::client`]); 0 = everything is sent once.
+    /// Clients that wait and retry ([`crate::role::client`]); 0: each request is sent once.
     pub clients: usize,
-    /// Requests.
+    /// Number of requests.
     pub requests: usize,
-    /// The first of them, which do not count.
+    /// Requests at the start that do not count.
     pub warmup: usize,
 }
 
@@ -86,14 +87,14 @@ impl Default for Setup {
     }
 }
 
-/// The most servers of one balancer: leaves of its tree.
+/// Maximum servers per balancer: leaves of its tree.
 pub const SERVERS_OF_ONE_MAX: usize = 4_096;
-/// Where there are more pairs of balancer and server, each balancer has a part of the servers unless told otherwise.
+/// Maximum pairs of balancer and server before a balancer gets only a part of the servers by default.
 const PAIRS_MAX: usize = 65_536;
-/// A balancer of a large system has about so many servers.
+/// Pairs in a system where balancers have a part of the servers.
 const PAIRS: usize = PAIRS_MAX / 2;
 
-/// Requests that may wait in each balancer: as in a configuration without a word about it.
+/// Maximum pending requests per balancer: the default of the configuration.
 pub(super) const WAITING_MAX: usize = 4_096;
 
 impl Setup {
@@ -102,18 +103,18 @@ impl Setup {
         Speeds::new(self.servers, &self.groups, &self.spells)
     }
 
-    /// Requests per second that are this share of what all servers can do.
+    /// Requests per second at this share of the total capacity.
     pub fn rate(&self, load: f64) -> f64 {
         load * self.speeds().capacity() / self.service.mean().as_secs_f64()
     }
 
-    /// How many servers a balancer has.
+    /// Number of servers per balancer.
     pub fn servers_of_one(&self) -> usize {
         let fits = self.servers <= SERVERS_OF_ONE_MAX && self.servers * self.balancers <= PAIRS_MAX;
         match self.subset {
             Some(subset) => subset.min(self.servers),
             None if fits => self.servers,
-            // As many balancers for each server.
+            // The same number of balancers for each server.
             None => {
                 let balancers_of_one = (PAIRS / self.servers).clamp(1, self.balancers);
                 (self.servers * balancers_of_one).div_ceil(self.balancers).min(SERVERS_OF_ONE_MAX)
@@ -121,17 +122,17 @@ impl Setup {
         }
     }
 
-    /// The `n`-th server of a balancer: windows that move on evenly around all servers.
+    /// The `n`-th server of a balancer: windows that advance evenly around all servers.
     pub(super) fn server_of(&self, balancer: usize, n: usize) -> usize {
         (balancer * self.servers / self.balancers + n) % self.servers
     }
 
-    /// The weight of a server.
+    /// Weight of a server.
     pub(super) fn weight(&self, speed: f64) -> u16 {
         if self.weighted { speed.round().clamp(1.0, 100.0) as u16 } else { 1 }
     }
 
-    /// A trace of this load.
+    /// A trace at this load.
     pub fn trace(&self, load: f64, seed: u64) -> Trace {
         Trace::steady(self.rate(load), self.requests, self.service, self.balancers, seed)
     }

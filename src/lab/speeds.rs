@@ -1,30 +1,31 @@
-//! How fast which server is, and when.
+//! Speeds of the servers over time.
 
 use std::ops::Range;
 use std::str::FromStr;
 
 use crate::base::time::Instant;
 
-/// Servers that are equally fast, written `COUNTxSPEED`: of speed 2, a request takes half its time.
+/// Servers of the same speed, written `COUNTxSPEED`. At speed 2, a request takes half its time.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Group {
-    /// How many.
+    /// Number of servers.
     pub count: usize,
-    /// How fast; 1 is usual.
+    /// Speed; 1 is normal.
     pub speed: f64,
 }
 
-/// A time in which some servers are slower, written `COUNTxFACTOR`, `COUNTxFACTOR@FROM` or `COUNTxFACTOR@FROM..TO`: the
-/// first `count` servers take `factor` times as long for what they begin then.
+/// A time in which some servers are slower, written `COUNTxFACTOR`, `COUNTxFACTOR@FROM` or
+/// `COUNTxFACTOR@FROM..TO`. Requests that the first `count` servers start in that time take `factor`
+/// times as long.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Spell {
-    /// How many, from the first on.
+    /// Number of servers, from the first one.
     pub count: usize,
-    /// How many times as long a request takes.
+    /// Factor of the service time.
     pub factor: f64,
-    /// From when on, from the first request of the trace.
+    /// Start, relative to the first request of the trace.
     pub from: Instant,
-    /// Until when; `None` = for ever.
+    /// End; `None`: permanently.
     pub until: Option<Instant>,
 }
 
@@ -34,20 +35,22 @@ impl Spell {
     }
 }
 
-/// Neither a group of servers nor a spell of slowness.
+/// The text is neither a group of servers nor a spell.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadSpeed {
     /// Not a group.
-    #[error("\"{0}\" is no group of servers: write COUNTxSPEED, such as 4x2 for four of twice the speed")]
+    #[error(
+        "\"{0}\" is no group of servers; use COUNTxSPEED, such as 4x2 for four servers of twice the speed"
+    )]
     Group(String),
     /// Not a spell.
     #[error(
-        "\"{0}\" does not say who is slow: write COUNTxFACTOR, COUNTxFACTOR@FROM or COUNTxFACTOR@FROM..TO, such as 1x5@2s..4s"
+        "\"{0}\" is no slow time; use COUNTxFACTOR, COUNTxFACTOR@FROM or COUNTxFACTOR@FROM..TO, such as 1x5@2s..4s"
     )]
     Spell(String),
 }
 
-/// `COUNTxNUMBER`, both more than zero and not beyond reason.
+/// Parses `COUNTxNUMBER`; both must be above 0 and within sensible limits.
 fn counted(text: &str) -> Option<(usize, f64)> {
     let (count, number) = text.split_once('x')?;
     let (count, number): (usize, f64) = (count.parse().ok()?, number.parse().ok()?);
@@ -91,7 +94,7 @@ pub struct Speeds {
 }
 
 impl Speeds {
-    /// So many servers: those of the groups first, the others of speed 1.
+    /// Servers of the groups first; the others have speed 1.
     pub fn new(servers: usize, groups: &[Group], spells: &[Spell]) -> Self {
         let of_groups = groups.iter().flat_map(|group| std::iter::repeat_n(group.speed, group.count));
         let usual = of_groups.chain(std::iter::repeat(1.0)).take(servers).collect();
@@ -103,18 +106,18 @@ impl Speeds {
         self.usual.len()
     }
 
-    /// What a server does in a second, in seconds of work of a server of speed 1.
+    /// Work of a server in one second, in seconds of work at speed 1.
     pub fn at(&self, server: usize, at: Instant) -> f64 {
         let spells = self.spells.iter().filter(|spell| spell.covers(server, at));
         self.usual[server] / spells.map(|spell| spell.factor).product::<f64>()
     }
 
-    /// What all do in a second when the first request comes.
+    /// Work of all servers in one second at the start of the trace, in seconds of work at speed 1.
     pub fn capacity(&self) -> f64 {
         (0..self.servers()).map(|server| self.at(server, Instant::ZERO)).sum()
     }
 
-    /// How long a server takes for work that it begins at this moment, both in nanoseconds.
+    /// Time for work that a server starts at this moment, both in nanoseconds.
     pub fn time_for(&self, server: usize, work: u64, begins: Instant) -> u64 {
         (work as f64 / self.at(server, begins)) as u64
     }
@@ -128,7 +131,7 @@ impl Speeds {
         all
     }
 
-    /// The servers that a number names.
+    /// Indices of all servers.
     pub fn all(&self) -> Range<usize> {
         0..self.servers()
     }
@@ -158,7 +161,7 @@ mod tests {
         let speeds = Speeds::new(3, &[], &spells);
         let of = |server| [0, 2, 3, 4].map(|second| speeds.at(server, at(second)));
         assert_eq!((of(0), of(1), of(2)), ([0.5, 0.1, 0.1, 0.5], [0.5; 4], [1.0; 4]));
-        assert_eq!(speeds.capacity(), 2.0, "as it is at the start");
+        assert_eq!(speeds.capacity(), 2.0, "the capacity at the start");
         assert_eq!(speeds.changes(), [at(2), at(4)]);
         let for_ever: Spell = "1x5@2s".parse().unwrap();
         assert_eq!((for_ever.from, for_ever.until), (at(2), None));

@@ -1,4 +1,4 @@
-//! Many runs, compared: contenders on the same traces, over loads, repeated with other seeds.
+//! Comparison of many runs: policies on the same traces, at several loads, repeated with other seeds.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -21,31 +21,31 @@ use crate::base::time::thread_time;
 pub struct Case {
     /// The system.
     pub setup: Setup,
-    /// A share of what all servers can do.
+    /// The load as a share of the total capacity.
     pub load: f64,
 }
 
-/// What is compared.
+/// A comparison.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Study {
-    /// Where.
+    /// The cases.
     pub cases: Vec<Case>,
-    /// Who takes part.
+    /// The policies under test.
     pub contenders: Vec<PolicyUnderTest>,
-    /// Of the first repeat; the others have the next ones.
+    /// Seed of the first repeat; each further repeat uses the next seed.
     pub seed: u64,
-    /// How often, each time with another trace.
+    /// Number of repeats; each has another trace.
     pub repeats: u64,
 }
 
-/// A figure over the repeats.
+/// A metric over the repeats.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Spread {
-    /// The median.
+    /// Median.
     pub median: f64,
-    /// The least.
+    /// Minimum.
     pub least: f64,
-    /// The most.
+    /// Maximum.
     pub most: f64,
 }
 
@@ -60,37 +60,37 @@ impl Spread {
     }
 }
 
-/// A contender in a case, against the ideal.
+/// Result of a policy in a case, relative to the ideal.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Compared {
-    /// Its name.
+    /// Name of the policy.
     pub name: String,
-    /// Its figures: counts are sums over the repeats, means are means, latencies medians.
+    /// Results over the repeats: sums of counts, means of means, medians of latencies.
     pub figures: Figures,
-    /// p50, p99 and p99.9 as multiples of those of the central queue on the same trace.
+    /// p50, p99 and p99.9 relative to the central queue on the same trace.
     pub ratios: [Spread; 3],
-    /// What its simulation took, which is no part of the outcome.
+    /// CPU time of the simulation; not a result.
     #[serde(skip)]
     pub cpu: Duration,
 }
 
-/// All contenders in a case.
+/// All policies in a case.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct InCase {
-    /// The share of what all servers can do.
+    /// The load as a share of the total capacity.
     pub load: f64,
     /// Requests per second.
     pub rate: f64,
-    /// The central queue, [`central_queue`].
+    /// Latencies of the central queue, [`central_queue`].
     pub ideal: Quantiles,
-    /// What no network and exact knowledge would do, [`exact_shortest_queue`], and then the contenders.
+    /// First the exact policy without a network, [`exact_shortest_queue`], then the policies under test.
     pub compared: Vec<Compared>,
 }
 
-/// The name of [`exact_shortest_queue`] among contenders.
+/// Name of [`exact_shortest_queue`] among the policies.
 pub const EXACT: &str = "exact";
 
-/// One run of one contender. A seed gives the same figures, always.
+/// Runs one policy once. The same seed always gives the same results.
 pub fn simulate(
     setup: &Setup,
     contender: PolicyUnderTest,
@@ -100,7 +100,7 @@ pub fn simulate(
     Ok(play(setup, contender, trace, seed)?.figures())
 }
 
-/// The same; gives all that is known of each request.
+/// Runs one policy once, and returns the ledger of all requests.
 pub(super) fn play(
     setup: &Setup,
     contender: PolicyUnderTest,
@@ -113,20 +113,20 @@ pub(super) fn play(
     }
 }
 
-/// A contender's run, or that of exact knowledge, and the time that it took.
+/// A run of a policy or of the exact policy, and its CPU time.
 struct Run {
     figures: Figures,
     cpu: Duration,
 }
 
 impl Study {
-    /// Runs it on so many threads, at least one, and gives the outcome of each case. `done` is told after each run. The
-    /// outcome does not depend on the threads.
+    /// Runs the study on at least one thread, and returns the result of each case. It calls `done` after
+    /// each run. The results do not depend on the number of threads.
     pub fn run(&self, threads: usize, done: &(dyn Fn() + Sync)) -> Result<Vec<InCase>, NotReady> {
         self.cases.iter().map(|case| self.run_case(case, threads, done)).collect()
     }
 
-    /// How many runs there are.
+    /// Number of runs.
     pub fn run_count(&self) -> usize {
         self.cases.len() * self.repeats as usize * (self.contenders.len() + 1)
     }
@@ -183,7 +183,7 @@ impl Study {
     }
 }
 
-/// What a function gives for each number below `count`, in their order.
+/// Results of a function for each number below `count`, in order.
 pub(super) fn in_parallel<T: Send, E: Send>(
     count: usize,
     threads: usize,
@@ -203,7 +203,7 @@ pub(super) fn in_parallel<T: Send, E: Send>(
         }
     });
     let result = |place: Mutex<Option<Result<T, E>>>| {
-        place.into_inner().expect("written once").expect("all numbers were given out")
+        place.into_inner().expect("written once").expect("every number was processed")
     };
     results.into_iter().map(result).collect()
 }

@@ -1,4 +1,5 @@
-//! What comes: when each request arrives, at which balancer, and how much work it is. Made once, for all contenders.
+//! Traces: arrival time, balancer and service time of each request. All policies under test get the same
+//! trace.
 
 use std::time::Duration;
 
@@ -9,37 +10,38 @@ use crate::base::time::Instant;
 /// One request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Request {
-    /// When it arrives, from the start of the trace.
+    /// Arrival, relative to the start of the trace.
     pub at: Instant,
-    /// What it takes a server of speed 1, in nanoseconds.
+    /// Service time at speed 1, in nanoseconds.
     pub work: u64,
-    /// The balancer that is asked.
+    /// Index of the balancer that receives the request.
     pub balancer: u32,
 }
 
-/// A time with a rate of its own.
+/// A time with a constant rate.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Phase {
     /// Requests per second.
     pub rate: f64,
-    /// How long.
+    /// Length of the phase.
     pub lasts: Duration,
 }
 
-/// Requests in the order of their arrival.
+/// Requests in the order of arrival.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Trace {
     requests: Vec<Request>,
 }
 
 impl Trace {
-    /// A Poisson process of this rate (requests per second), `count` requests long, each at one of the balancers by chance.
+    /// A Poisson process of `count` requests at this rate in requests per second. Each request goes to a
+    /// random balancer.
     pub fn steady(rate: f64, count: usize, service: ServiceTime, balancers: usize, seed: u64) -> Trace {
         let for_ever = Phase { rate, lasts: Duration::MAX };
         Trace { requests: Arrivals::new(&[for_ever], service, balancers, seed).take(count).collect() }
     }
 
-    /// Phases, each a Poisson process of its own rate.
+    /// Consecutive phases, each a Poisson process of its own rate.
     pub(super) fn phases(phases: &[Phase], service: ServiceTime, balancers: usize, seed: u64) -> Trace {
         Trace { requests: Arrivals::new(phases, service, balancers, seed).collect() }
     }
@@ -51,23 +53,23 @@ impl Trace {
 }
 
 impl From<Vec<Request>> for Trace {
-    /// These requests, which must be in the order of their arrival.
+    /// A trace of these requests, which must be in the order of arrival.
     fn from(requests: Vec<Request>) -> Self {
-        assert!(requests.is_sorted_by_key(|request| request.at), "in the order of their arrival");
+        assert!(requests.is_sorted_by_key(|request| request.at), "requests must be in the order of arrival");
         Trace { requests }
     }
 }
 
-/// Draws requests, until the last phase is over.
+/// Draws requests until the last phase is over.
 struct Arrivals<'a> {
-    /// Those that are not over.
+    /// Phases that are not over.
     phases: &'a [Phase],
-    /// Seconds, at most a few days: exact to the nanosecond or so.
+    /// Time in seconds, at most a few days: exact to about one nanosecond.
     now: f64,
     phase_ends: f64,
     service: ServiceTime,
     balancers: u64,
-    /// A generator for each question: so traces of one seed and different rates have the same requests.
+    /// One generator per property, so traces of one seed and different rates have the same requests.
     gaps: Rng,
     work: Rng,
     places: Rng,
@@ -87,7 +89,7 @@ impl Iterator for Arrivals<'_> {
     type Item = Request;
 
     fn next(&mut self) -> Option<Request> {
-        // An exponential gap at rate 1, stretched over the phases that it lasts.
+        // An exponential gap at rate 1, scaled by the rates of the phases that it crosses.
         let mut gap = -(1.0 - self.gaps.unit_f64()).ln();
         loop {
             let rate = self.phases.first()?.rate;

@@ -1,4 +1,5 @@
-//! Who takes a turn when, and what that means for the true queues and the requests.
+//! The simulation loop: runs the turns in order and applies their effects to the true queues and the
+//! requests.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -21,30 +22,42 @@ use crate::role::Role;
 use crate::role::client::{self, ClientRole, Ending};
 use crate::wire::Mode;
 
-/// What a datagram is about.
+/// Content of a datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Meaning {
     /// A request of the trace, by its number.
     Request(usize),
-    /// The answer to one.
+    /// A reply to a request.
     Reply {
-        /// Its number.
+        /// The request's number.
         request: usize,
-        /// Whether it was served.
+        /// Whether the request was served.
         is_ok: bool,
     },
-    /// Something else.
+    /// Any other datagram.
     Other,
 }
 
-/// A kind of pool: its roles, and its datagrams.
+/// Parameters of a server end.
+pub(super) struct NewEnd {
+    /// Index of the balancer that knows the server.
+    pub balancer: u32,
+    /// Index of the server.
+    pub server: usize,
+    /// Weight of the server.
+    pub weight: u16,
+    /// Seed of the server's random numbers.
+    pub seed: u64,
+}
+
+/// A kind of pool: its roles and its datagrams.
 pub(super) trait Pool {
     /// A worker of a balancer.
     type Balancer: Role;
     /// A server as one balancer knows it.
     type End: End;
 
-    /// Where a balancer takes requests.
+    /// The balancer's client-side socket.
     const FRONT: SocketId;
 
     fn balancer(
@@ -54,15 +67,15 @@ pub(super) trait Pool {
         seed: u64,
         now: Instant,
     ) -> Self::Balancer;
-    fn end(setup: &Setup, balancer: u32, server: usize, weight: u16, seed: u64, now: Instant) -> Self::End;
-    /// Tells a balancer its servers with their weights, where they do not register.
+    fn end(setup: &Setup, new: NewEnd, now: Instant) -> Self::End;
+    /// Gives a balancer its servers with their weights, if servers of this kind do not register.
     fn take_servers(balancer: &mut Self::Balancer, now: Instant, servers: &[(SocketAddr, u16)]);
-    /// Whether all its servers may be chosen.
+    /// Whether all servers of the balancer are eligible.
     fn is_ready(balancer: &Self::Balancer, servers: usize) -> bool;
-    /// Writes a request of the trace, and gives its length.
+    /// Writes a request of the trace, and returns its length.
     fn write_request(request: usize, bytes: &mut [u8; DATAGRAM]) -> usize;
     fn meaning(bytes: &[u8]) -> Meaning;
-    /// Requests that a balancer believes to be at its `n`-th server, to which it has just sent these bytes.
+    /// The balancer's estimate for its `n`-th server, right after it sent these bytes to that server.
     fn believed(balancer: &Self::Balancer, n: usize, bytes: &[u8]) -> u32;
 }
 
@@ -72,11 +85,11 @@ enum Event {
     Arrive(ParcelId),
     /// A role's deadline.
     Timer(Node),
-    /// A server is done with what it has in service.
+    /// A server finishes the request in service.
     Done(u32),
 }
 
-/// Somebody with a deadline.
+/// A component with a deadline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Node {
     Balancer(u32),
@@ -84,7 +97,7 @@ enum Node {
     Client(u32),
 }
 
-/// A role and the deadline that is planned for it.
+/// A role, and the deadline that is planned for it.
 struct Timed<R> {
     role: R,
     due: Option<Instant>,
@@ -95,9 +108,9 @@ impl<R: Role> Timed<R> {
         Timed { role, due: None }
     }
 
-    /// Plans the role's deadline, if it is another one now.
+    /// Plans the role's deadline, if it has changed.
     fn plan(&mut self, now: Instant, node: Node, events: &mut Events<Event>) {
-        // What is due at once still takes a microsecond, so that no mistake makes time stand still.
+        // An immediate deadline takes one microsecond, so that no error can stop the time.
         let next = self.role.next_deadline().map(|at| at.max(now + Duration::from_micros(1)));
         if let Some(next) = next.filter(|&next| self.due != Some(next)) {
             events.plan(next, Event::Timer(node));
@@ -105,7 +118,7 @@ impl<R: Role> Timed<R> {
         self.due = next;
     }
 
-    /// Whether a planned deadline is still meant.
+    /// Whether a planned deadline is still current.
     fn is_due(&mut self, now: Instant) -> bool {
         let is_due = self.due == Some(now);
         if is_due {
@@ -115,13 +128,13 @@ impl<R: Role> Timed<R> {
     }
 }
 
-/// The memory of a turn: one for all, as there is one turn at a time.
+/// Buffers of a turn; all turns share them, since turns run one after another.
 struct Turn {
     rx: Rx,
     tx: Tx,
 }
 
-/// The most frames of a turn: a SYNC to each server, and some.
+/// Maximum frames of a turn: a SYNC to each server, and some more.
 const FRAMES: usize = 8_192;
 
 impl Turn {
@@ -129,7 +142,7 @@ impl Turn {
         Turn { rx: Rx::new(1, DATAGRAM), tx: Tx::new(FRAMES, FRAMES * DATAGRAM, 1) }
     }
 
-    /// A turn over one datagram, or none.
+    /// Runs a turn with one datagram or none.
     fn run<R: Role>(&mut self, role: &mut R, now: Instant, arrived: Option<(SocketId, SocketAddr, &[u8])>) {
         self.rx.clear();
         self.tx.clear();
@@ -142,7 +155,7 @@ impl Turn {
         role.on_timeout(now, &mut self.tx);
     }
 
-    /// What was sent: from which socket, where to, and what.
+    /// The datagrams sent in the turn: socket, destination and bytes.
     fn sent(&self) -> impl Iterator<Item = (SocketId, Place, &[u8])> {
         let (rx, tx) = (&self.rx, &self.tx);
         tx.destinations().iter().flat_map(move |destination| {
@@ -154,44 +167,44 @@ impl Turn {
 
 /// A balancer has fewer servers than it should.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("after {0:?} of virtual time not all servers are registered: use a lower --loss or a lower --rtt")]
+#[error("not all servers have registered after {0:?} of virtual time; use a lower --loss or a lower --rtt")]
 pub struct NotReady(Duration);
 
-/// Servers have so much time to register.
+/// Maximum virtual time for all servers to register.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// The first moment. Not zero: so that "a while before now" exists.
+/// The first moment; not zero, so that earlier moments exist.
 const BEGINS: Instant = Instant::from_nanos(5_000_000_000);
-/// When nothing has ended for so long after the last request, nothing will.
+/// If no request ends for this long after the last request, none will.
 const QUIET: Duration = Duration::from_secs(4);
 
-/// See the module's text.
+/// The simulated system: roles, network, true queues and requests.
 pub(super) struct World<'a, P: Pool> {
     setup: &'a Setup,
     trace: &'a Trace,
     speeds: Speeds,
     now: Instant,
-    /// When the trace begins.
+    /// Start of the trace.
     origin: Instant,
     events: Events<Event>,
     links: Links,
     turn: Turn,
     balancers: Vec<Timed<P::Balancer>>,
-    /// Balancer by balancer.
+    /// Server ends, balancer by balancer.
     ends: Vec<Timed<P::End>>,
     ends_of_one: usize,
     machines: Vec<Machine<<P::End as End>::Job>>,
     clients: Vec<Timed<ClientRole>>,
-    /// Which request of the trace a client's is.
+    /// Numbers in the trace of the clients' requests.
     numbers: HashMap<(u32, u64), usize>,
     truth: Lengths,
     ledger: Ledger,
 }
 
-/// All requests without a client of their own come from this one.
+/// Source of all requests that belong to no retrying client.
 const ONE_CLIENT: Place = Place::Client(0);
 
 impl<'a, P: Pool> World<'a, P> {
-    /// A system in which all servers are registered, before the first request.
+    /// A system in which all servers have registered, before the first request.
     pub fn new(
         setup: &'a Setup,
         contender: PolicyUnderTest,
@@ -224,7 +237,8 @@ impl<'a, P: Pool> World<'a, P> {
         Ok(world)
     }
 
-    /// Balancers, servers and clients, which begin at moments of their own within an interval: nobody's timers are in step.
+    /// Creates balancers, servers and clients. They start at random moments within an interval, so that
+    /// their timers are not in step.
     fn people(&mut self, contender: PolicyUnderTest, rng: &mut Rng) {
         let interval = self.setup.staleness.as_nanos() as u64;
         for number in 0..self.setup.balancers as u32 {
@@ -237,7 +251,8 @@ impl<'a, P: Pool> World<'a, P> {
                 let weight = self.setup.weight(self.speeds.at(server, Instant::ZERO));
                 let at = self.now + Duration::from_nanos(rng.below(interval));
                 servers.push((Place::End(end).into(), weight));
-                let role = P::end(self.setup, number, server, weight, rng.next_u64(), at);
+                let new = NewEnd { balancer: number, server, weight, seed: rng.next_u64() };
+                let role = P::end(self.setup, new, at);
                 self.ends.push(Timed::new(role));
                 self.ends[end as usize].plan(at, Node::End(end), &mut self.events);
             }
@@ -265,7 +280,7 @@ impl<'a, P: Pool> World<'a, P> {
         let is_ready = |world: &Self| {
             world.balancers.iter().all(|balancer| P::is_ready(&balancer.role, world.ends_of_one))
         };
-        // Looked at rarely: it takes a look at every server of every balancer.
+        // Checked rarely, because the check visits every server of every balancer.
         for _ in 0..PATIENCE.as_nanos() / LOOK.as_nanos() {
             if is_ready(self) {
                 self.origin = self.now;
@@ -280,7 +295,7 @@ impl<'a, P: Pool> World<'a, P> {
         Err(NotReady(PATIENCE))
     }
 
-    /// Plays the trace to its end.
+    /// Runs the trace to its end.
     pub fn run(mut self) -> Ledger {
         let trace = self.trace;
         for (number, request) in trace.requests().iter().enumerate() {
@@ -303,7 +318,7 @@ impl<'a, P: Pool> World<'a, P> {
         self.ledger
     }
 
-    /// The next event, which is at this moment.
+    /// Processes the next event, which is at this moment.
     fn step(&mut self, at: Instant) {
         self.now = at;
         let Some((_, event)) = self.events.pop() else { return };
@@ -328,7 +343,7 @@ impl<'a, P: Pool> World<'a, P> {
         }
     }
 
-    /// A request of the trace comes.
+    /// Processes the arrival of a request of the trace.
     fn ask(&mut self, number: usize, balancer: u32) {
         self.ledger.arrive(self.now, number);
         if self.clients.is_empty() {
@@ -364,7 +379,7 @@ impl<'a, P: Pool> World<'a, P> {
         }
     }
 
-    /// A reply has come to a client that sends everything once.
+    /// Processes a reply to a client that sends each request once.
     fn end_request(&mut self, bytes: &[u8]) {
         match P::meaning(bytes) {
             Meaning::Reply { request, is_ok: true } => self.ledger.answer(self.now, request),
@@ -382,7 +397,7 @@ impl<'a, P: Pool> World<'a, P> {
         for (socket, to, bytes) in turn.sent() {
             let from = Place::Balancer(number, socket);
             let (delay, request) = match (to, P::meaning(bytes)) {
-                // Clients sit at the balancers.
+                // Clients have no delay to the balancers.
                 (Place::Client(_), Meaning::Reply { request, is_ok }) if clients.is_empty() => {
                     if is_ok {
                         ledger.answer(self.now, request);
@@ -405,7 +420,7 @@ impl<'a, P: Pool> World<'a, P> {
                 }
                 _ => (links.draw(), None),
             };
-            send(links, events, self.now, delay, from, to, bytes);
+            send(links, events, self.now, delay, Packet { from, to, bytes });
             if let (None, Some(request), true) = (delay, request, clients.is_empty()) {
                 ledger.lose(request);
             }
@@ -440,19 +455,19 @@ impl<'a, P: Pool> World<'a, P> {
                     ledger.lose(request);
                 }
             }
-            send(links, events, self.now, delay, Place::End(end), to, bytes);
+            send(links, events, self.now, delay, Packet { from: Place::End(end), to, bytes });
         }
         self.serve(server);
     }
 
-    /// A servant that is free begins what has waited for longest.
+    /// Starts the oldest queued request if none is in service.
     fn serve(&mut self, server: usize) {
         let machine = &mut self.machines[server];
         while let Some(end) = machine.next_end() {
             let role = &mut self.ends[end as usize].role;
             let held = role.held();
             let taken = role.take(self.now);
-            // What it has given up meanwhile is answered by a turn of its own.
+            // A turn of the role answers the requests that it dropped meanwhile.
             let given_up = held - role.held();
             machine.held -= given_up;
             if given_up > 0 {
@@ -470,7 +485,8 @@ impl<'a, P: Pool> World<'a, P> {
 
     fn done(&mut self, server: u32) {
         let machine = &mut self.machines[server as usize];
-        let InService { end, job, took } = machine.in_service.take().expect("planned when it began");
+        let InService { end, job, took } =
+            machine.in_service.take().expect("the event was planned when the service began");
         machine.held -= 1;
         self.ends[end as usize].role.finish(job, took);
         self.turn_end(end, None);
@@ -483,17 +499,19 @@ impl<'a, P: Pool> World<'a, P> {
         self.send_of_client(number);
     }
 
-    /// What a client sends in this turn is on its way, and what has ended is noted.
+    /// Sends a client's requests of this turn, and records the ended ones.
     fn send_of_client(&mut self, number: u32) {
         let World { turn, links, events, ledger, clients, numbers, .. } = self;
         for (socket, to, bytes) in turn.sent() {
             debug_assert_eq!(socket, client::SOCKET);
-            send(links, events, self.now, Some(Duration::ZERO), Place::Client(number), to, bytes);
+            let packet = Packet { from: Place::Client(number), to, bytes };
+            send(links, events, self.now, Some(Duration::ZERO), packet);
         }
         let node = &mut clients[number as usize];
         while let Some(outcome) = node.role.poll_outcome() {
-            let request =
-                numbers.remove(&(number, outcome.sequence)).expect("it was noted when it was asked");
+            let request = numbers
+                .remove(&(number, outcome.sequence))
+                .expect("the number was stored when the request was sent");
             match outcome.ending {
                 Ending::Answered => ledger.answer(self.now, request),
                 Ending::Refused(_) | Ending::Busy => ledger.refuse(request),
@@ -504,28 +522,34 @@ impl<'a, P: Pool> World<'a, P> {
     }
 }
 
-/// Of clients that try again: as in a configuration without a word about it.
+/// Timeout of retrying clients: the default of the configuration.
 const CLIENT_TIMEOUT: Duration = Duration::from_millis(100);
 const CLIENT_DEADLINE: Duration = Duration::from_secs(2);
 const CLIENT_RETRIES: u8 = 5;
 const CLIENT_IN_FLIGHT: usize = 4_096;
-/// How often it is looked whether all servers are registered.
+/// Interval of the check whether all servers have registered.
 const LOOK: Duration = Duration::from_millis(5);
 
 fn bytes_of(parcel: &Parcel) -> &[u8] {
     &parcel.bytes[..usize::from(parcel.len)]
 }
 
-/// Puts a datagram on its way, if it arrives.
+/// A datagram to send.
+struct Packet<'a> {
+    from: Place,
+    to: Place,
+    bytes: &'a [u8],
+}
+
+/// Sends a datagram over the network, unless it is lost.
 fn send(
     links: &mut Links,
     events: &mut Events<Event>,
     now: Instant,
     delay: Option<Duration>,
-    from: Place,
-    to: Place,
-    bytes: &[u8],
+    packet: Packet<'_>,
 ) {
+    let Packet { from, to, bytes } = packet;
     let Some(delay) = delay.filter(|_| to != Place::Nobody) else { return };
     let parcel = Event::Arrive(links.put(from, to, bytes));
     match links.keeps_order() && !delay.is_zero() {

@@ -1,8 +1,10 @@
-//! Two targets under the same load, turn by turn. Pure: it says whose turn it is, and judges the reports.
+//! Comparison of two targets under the same load, turn by turn. Pure: it selects the next target and
+//! judges the reports.
 //!
-//! The turns of a pair follow each other, A B or B A in alternation (A B B A ...), so that what drifts (a machine that warms up,
-//! a neighbour that comes and goes) meets both alike. Each pair gives a ratio, and the median of these its interval
-//! ([`Interval`]): no assumption about how latencies are distributed, nor that the machine is the same an hour later.
+//! The turns of a pair follow each other as A B or B A in alternation (A B B A ...). A drift, such as a
+//! machine that warms up or a noisy neighbour, therefore affects both targets alike. Each pair gives a
+//! ratio. The median of the ratios has an interval ([`Interval`]) that assumes neither a distribution of
+//! latencies nor a machine that stays the same for an hour.
 
 use std::fmt;
 
@@ -17,18 +19,18 @@ use super::{Report, Verdict};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Side {
-    /// The first one, to which the other is compared.
+    /// The first target, the reference.
     A,
-    /// The second one.
+    /// The second target, compared with the first.
     B,
 }
 
-/// What is compared as a ratio. Shares are compared as a difference instead, as they are often 0.
+/// Metrics compared as a ratio. Shares are compared as a difference, because they are often 0.
 const RATIOS: [Metric; 4] =
     [Metric::Percentile(50.0), Metric::Percentile(99.0), Metric::Percentile(99.9), Metric::Rate];
 const SHARES: [Metric; 2] = [Metric::Loss, Metric::Errors];
 
-/// A comparison under way.
+/// A running comparison.
 #[derive(Clone, Debug)]
 pub struct Compare {
     pairs: usize,
@@ -38,61 +40,61 @@ pub struct Compare {
 /// One run against one of the targets.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Turn {
-    /// Which target.
+    /// The target of the run.
     pub side: Side,
-    /// Its figures.
+    /// The run's results.
     pub report: Report,
 }
 
-/// A comparison that is over.
+/// A finished comparison.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Compared {
-    /// The figures that both have, B against A.
+    /// Metrics that both targets have, B relative to A.
     pub figures: Vec<Difference>,
-    /// Pairs in which the generator kept up with both and both answered: the others are left out.
+    /// Valid pairs: the generator kept up in both turns, and both targets responded.
     pub pairs: usize,
-    /// Pairs that were left out.
+    /// Pairs left out as invalid.
     pub pairs_unfit: usize,
     /// All turns in the order in which they ran.
     pub turns: Vec<Turn>,
 }
 
-/// One figure of B against that of A.
+/// One metric of B relative to A.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Difference {
-    /// Its name, as in conditions.
+    /// Name of the metric, as in conditions.
     pub metric: String,
-    /// Median of A's runs: microseconds, a share of 1, or requests per second.
+    /// Median of A's runs: microseconds, a share from 0 to 1, or requests per second.
     pub a: f64,
-    /// Median of B's runs.
+    /// Median of B's runs, in the unit of `a`.
     pub b: f64,
-    /// B / A, of pairs in which A's is not 0.
+    /// B / A, over the pairs in which A's value is not 0.
     pub ratio: Option<Interval>,
     /// B - A, for shares.
     pub difference: Option<Interval>,
 }
 
 impl Compare {
-    /// A comparison of so many pairs, at least 1.
+    /// A comparison of `pairs` pairs, at least 1.
     pub fn new(pairs: usize) -> Compare {
         assert!(pairs > 0);
         Compare { pairs, turns: vec![] }
     }
 
-    /// Whose turn it is; `None` when it is over.
+    /// The target of the next turn; `None` when the comparison is finished.
     pub fn next(&self) -> Option<Side> {
         let turn = self.turns.len();
         let is_a = matches!(turn % 4, 0 | 3);
         (turn < 2 * self.pairs).then_some(if is_a { Side::A } else { Side::B })
     }
 
-    /// Notes the turn that [`Compare::next`] gave.
+    /// Records the turn that [`Compare::next`] selected.
     pub fn record(&mut self, report: Report) {
-        let side = self.next().expect("it is somebody's turn");
+        let side = self.next().expect("the comparison is not finished");
         self.turns.push(Turn { side, report });
     }
 
-    /// What all whole pairs say; the error says that a report is damaged.
+    /// Results of all complete pairs; the error is that a report is damaged.
     pub fn finish(self) -> Result<Compared, String> {
         let mut pairs = vec![];
         let mut pairs_unfit = 0;
@@ -127,13 +129,13 @@ fn difference(metric: Metric, pairs: &[(Figures, Figures)]) -> Option<Difference
 }
 
 impl Difference {
-    /// Whether the pairs show that B is not like A.
+    /// Whether the pairs show that B differs from A.
     pub fn is_shown(&self) -> bool {
         self.ratio.is_some_and(|ratio| ratio.excludes(1.0))
             || self.difference.is_some_and(|difference| difference.excludes(0.0))
     }
 
-    /// A value of it in words.
+    /// A value of the metric as text.
     pub fn write(&self, value: f64) -> String {
         match RATIOS.into_iter().chain(SHARES).find(|metric| metric.to_string() == self.metric) {
             Some(Metric::Rate) => number(value) + "/s",
@@ -175,7 +177,7 @@ impl fmt::Display for Difference {
                 let pairs = ratio.repeats;
                 write!(f, "B's {metric} is {median} x A's {interval}, {pairs} pairs")?;
             }
-            _ => write!(f, "B's {metric}: {} against A's", self.write_interval())?,
+            _ => write!(f, "B's {metric}: {} relative to A's", self.write_interval())?,
         }
         f.write_str(if self.is_shown() { "" } else { ": no difference shown" })
     }
@@ -183,7 +185,7 @@ impl fmt::Display for Difference {
 
 impl fmt::Display for Compared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{:<8} {:>14} {:>14}   B against A", "", "A", "B")?;
+        writeln!(f, "{:<8} {:>14} {:>14}   B relative to A", "", "A", "B")?;
         for figure in &self.figures {
             let (a, b) = (figure.write(figure.a), figure.write(figure.b));
             writeln!(f, "{:<8} {a:>14} {b:>14}   {}", figure.metric, figure.write_interval())?;
@@ -195,7 +197,7 @@ impl fmt::Display for Compared {
         if self.pairs_unfit > 0 {
             writeln!(
                 f,
-                "{} of {} pairs are left out: the generator could not keep up, or nothing was answered",
+                "{} of {} pairs are left out: the generator could not keep up, or no response arrived",
                 self.pairs_unfit,
                 self.pairs + self.pairs_unfit
             )?;
@@ -210,7 +212,8 @@ mod tests {
     use crate::base::rng::Rng;
     use crate::load::fixtures;
 
-    /// Latencies around a mean, of a machine that gets slower and slower: `drift` is what a turn adds to the mean.
+    /// Reports with exponential latencies of a machine that slows down: each turn adds `drift` to the
+    /// mean.
     fn compared(pairs: usize, a_us: f64, b_us: f64, drift: f64, seed: u64) -> Compared {
         let mut rng = Rng::new(seed);
         let mut compare = Compare::new(pairs);
@@ -259,7 +262,7 @@ mod tests {
         );
         assert!(
             text.contains(
-                "B's loss: +0.000 points (+0.000..+0.000 at 96 %) against A's: no difference shown"
+                "B's loss: +0.000 points (+0.000..+0.000 at 96 %) relative to A's: no difference shown"
             ),
             "{text}"
         );
@@ -267,7 +270,8 @@ mod tests {
 
     #[test]
     fn a_machine_that_gets_slower_meets_both_alike() {
-        // 40 % from the first turn to the last; A B A B would find B slower by two turns' drift in three.
+        // 40 % from the first turn to the last. The order A B A B would find B slower by one turn's
+        // drift in each pair.
         let of = compared(20, 1_000.0, 1_000.0, 0.01, 2);
         let p50 = ratio(&of, "p50");
         assert!((p50.median - 1.0).abs() < 0.02 && !p50.excludes(1.0), "{p50:?}");
@@ -301,7 +305,7 @@ mod tests {
         let loss = compared.figures.iter().find(|figure| figure.metric == "loss").unwrap();
         assert_eq!((loss.a, loss.b, loss.ratio), (0.0, 0.02, None));
         assert!(loss.is_shown());
-        assert_eq!(loss.to_string(), "B's loss: +2.000 points (+2.000..+2.000 at 97 %) against A's");
+        assert_eq!(loss.to_string(), "B's loss: +2.000 points (+2.000..+2.000 at 97 %) relative to A's");
     }
 
     #[test]
@@ -315,7 +319,7 @@ mod tests {
                 _ => report,
             });
         }
-        let compared = compare.finish().unwrap(); // stopped before its end: half a pair is none
+        let compared = compare.finish().unwrap(); // stopped early: half a pair does not count
         assert_eq!((compared.pairs, compared.pairs_unfit, compared.turns.len()), (1, 2, 7));
         let text = compared.to_string();
         assert!(

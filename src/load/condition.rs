@@ -9,51 +9,52 @@ use serde::{Deserialize, Serialize};
 use super::Report;
 use crate::report::chart::Numbers;
 
-/// What every error shows.
+/// Example in every error.
 const EXAMPLE: &str = "p99<2ms,loss<0.1%";
 
-/// Conditions that have to hold together. A comma is an *and*.
+/// Conditions that must hold together. A comma means *and*.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Conditions(Vec<Condition>);
 
-/// One figure and its limit.
+/// One metric and its limit.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Condition {
-    /// The figure.
+    /// The metric.
     pub metric: Metric,
-    /// How it compares with the limit.
+    /// How the metric compares with the limit.
     pub operator: Operator,
-    /// The limit as it was written.
+    /// The limit as written.
     pub limit: Limit,
 }
 
-/// A figure of a report.
+/// A metric of a report.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Metric {
-    /// `p99.9`: latency from the planned moment, of so many per cent; above 0, below 100. Lost requests count as the time-out.
+    /// `p99.9`: latency from the scheduled moment at this percentile, above 0 and below 100. Lost
+    /// requests count as the timeout.
     Percentile(f64),
-    /// `max`: the slowest.
+    /// `max`: the highest latency.
     Max,
-    /// `mean` of that latency.
+    /// `mean`: the mean latency.
     Mean,
-    /// `loss`: share of requests without an answer.
+    /// `loss`: share of requests without a response.
     Loss,
-    /// `busy`: share that was answered BUSY.
+    /// `busy`: share of requests answered with BUSY.
     Busy,
-    /// `refused`: share that was answered with an error.
+    /// `refused`: share of requests answered with an error.
     Refused,
-    /// `errors`: share that was not answered OK: lost, busy and refused.
+    /// `errors`: share of requests not answered with OK: lost, busy and refused.
     Errors,
-    /// `late`: share that left more than 1 ms after plan.
+    /// `late`: share of requests that left more than 1 ms after their scheduled moment.
     Late,
     /// `rate`: requests sent per second.
     Rate,
-    /// `pacing`: how long after plan requests left, of 99 %.
+    /// `pacing`: 99th percentile of the send lag, the time from the scheduled to the actual send.
     Pacing,
 }
 
-/// How a figure compares with its limit.
+/// How a metric compares with its limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operator {
     /// `<`
@@ -69,13 +70,13 @@ pub enum Operator {
 /// A number and its unit, as written.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Limit {
-    /// Zero or more.
+    /// The number, at least 0.
     pub number: f64,
-    /// Its unit.
+    /// The unit.
     pub unit: Unit,
 }
 
-/// The units of limits.
+/// Units of limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unit {
     /// Microseconds.
@@ -84,23 +85,23 @@ pub enum Unit {
     Ms,
     /// Seconds.
     S,
-    /// Parts of a hundred.
+    /// Percent.
     Percent,
-    /// Of rates, and of 0.
+    /// No unit: for rates, and for 0.
     None,
 }
 
-/// What is wrong with a condition, and where.
+/// An error in a condition and its position.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{text}`, character {at}: {what} (example: {EXAMPLE})")]
 pub struct BadCondition {
     text: String,
-    /// Counted from 1.
+    /// Position in characters, from 1.
     at: usize,
     what: String,
 }
 
-/// The figures of a report that conditions ask for.
+/// The metrics of a report, for conditions.
 pub struct Figures<'a> {
     report: &'a Report,
     latency: Histogram<u64>,
@@ -108,13 +109,14 @@ pub struct Figures<'a> {
 }
 
 impl<'a> Figures<'a> {
-    /// Unpacks a report; the error says which of its histograms is damaged.
+    /// Unpacks a report; the error names the damaged histogram.
     pub fn of(report: &'a Report) -> Result<Self, String> {
         let histograms = &report.histograms;
         Ok(Figures { report, latency: histograms.latency.decode()?, pacing: histograms.pacing.decode()? })
     }
 
-    /// A figure: times in microseconds, shares of 1, requests per second. `None` if nothing was measured.
+    /// A metric: times in microseconds, shares from 0 to 1, rates in requests per second. `None` if
+    /// nothing was measured.
     pub fn get(&self, metric: Metric) -> Option<f64> {
         let report = self.report;
         let us = |nanos: f64| nanos / 1e3;
@@ -136,23 +138,24 @@ impl<'a> Figures<'a> {
     }
 }
 
-/// Per cent as a share, rounded once: 99.9 / 100 is a little more than 0.999, which can make it the next request.
+/// A percentage as a quantile, rounded once: 99.9 / 100 is slightly above 0.999 and could select the
+/// next request.
 fn quantile(percent: f64) -> f64 {
     format!("{percent}e-2").parse().expect("a number with an exponent")
 }
 
 impl Conditions {
-    /// Each by itself, in the order in which they were written.
+    /// The conditions in written order.
     pub fn each(&self) -> &[Condition] {
         &self.0
     }
 
-    /// Whether all hold. One whose figure was not measured does not.
+    /// Whether all conditions hold. A condition whose metric was not measured does not hold.
     pub fn hold(&self, figures: &Figures) -> bool {
         self.0.iter().all(|condition| condition.holds(figures))
     }
 
-    /// The measured values in words, as in `p99 1.5 ms, loss 0 %`.
+    /// The measured values as text, as in `p99 1.5 ms, loss 0 %`.
     pub fn measured(&self, figures: &Figures) -> String {
         let words: Vec<String> =
             self.0.iter().map(|condition| condition.metric.measured(figures.get(condition.metric))).collect();
@@ -161,7 +164,7 @@ impl Conditions {
 }
 
 impl Condition {
-    /// Whether it holds. It does not if its figure was not measured.
+    /// Whether the condition holds. It does not hold if its metric was not measured.
     pub fn holds(&self, figures: &Figures) -> bool {
         let limit = self.limit.value();
         figures.get(self.metric).is_some_and(|value| match self.operator {
@@ -174,7 +177,7 @@ impl Condition {
 }
 
 impl Limit {
-    /// In microseconds, as a share of 1, or as it is.
+    /// The limit in microseconds, as a share from 0 to 1, or as a plain number.
     pub fn value(&self) -> f64 {
         match self.unit {
             Unit::Us | Unit::None => self.number,
@@ -185,7 +188,7 @@ impl Limit {
     }
 }
 
-/// The metrics with a name of their own.
+/// Metrics with a fixed name.
 const NAMED: [(&str, Metric); 9] = [
     ("max", Metric::Max),
     ("mean", Metric::Mean),
@@ -197,14 +200,14 @@ const NAMED: [(&str, Metric); 9] = [
     ("rate", Metric::Rate),
     ("pacing", Metric::Pacing),
 ];
-/// Longer ones first: the first that fits is taken.
+/// Longer operators come first, since the first match wins.
 const OPERATORS: [(&str, Operator); 4] =
     [("<=", Operator::AtMost), (">=", Operator::AtLeast), ("<", Operator::Below), (">", Operator::Above)];
 const UNITS: [(&str, Unit); 5] =
     [("us", Unit::Us), ("ms", Unit::Ms), ("s", Unit::S), ("%", Unit::Percent), ("", Unit::None)];
 
 impl Metric {
-    /// How its values are written.
+    /// How to print the metric's values.
     pub fn numbers(self) -> Numbers {
         match self {
             Metric::Percentile(_) | Metric::Max | Metric::Mean | Metric::Pacing => Numbers::Micros,
@@ -213,7 +216,7 @@ impl Metric {
         }
     }
 
-    /// A value of it in words.
+    /// A value of the metric as text.
     pub fn measured(self, value: Option<f64>) -> String {
         match value {
             Some(value) => format!("{self} {}", self.numbers().write(value)),
@@ -229,20 +232,20 @@ impl Metric {
         (percent > 0.0 && percent < 100.0).then_some(Metric::Percentile(percent))
     }
 
-    /// Whether its limit has this unit. Zero needs none.
+    /// Checks the unit of a limit. Zero needs no unit.
     fn takes(self, Limit { number, unit }: Limit) -> Result<(), &'static str> {
         match (self.numbers(), unit) {
             (Numbers::Plain, Unit::None) | (Numbers::Percent, Unit::Percent) => Ok(()),
             (Numbers::Micros, Unit::Us | Unit::Ms | Unit::S) => Ok(()),
             (_, Unit::None) if number == 0.0 => Ok(()),
-            (Numbers::Plain, _) => Err("is a number of requests per second, without a unit"),
-            (Numbers::Percent, _) => Err("is a share: its unit is %"),
-            (Numbers::Micros, _) => Err("is a time: its unit is us, ms or s"),
+            (Numbers::Plain, _) => Err("is in requests per second; write it without a unit"),
+            (Numbers::Percent, _) => Err("is a share; its unit is %"),
+            (Numbers::Micros, _) => Err("is a time; its unit is us, ms or s"),
         }
     }
 }
 
-/// Digits, perhaps with a fraction: no sign, no exponent.
+/// Parses digits with an optional fraction, without sign or exponent.
 fn number(text: &str) -> Option<f64> {
     let is_plain = text.starts_with(|c: char| c.is_ascii_digit())
         && text.ends_with(|c: char| c.is_ascii_digit())
@@ -269,37 +272,41 @@ impl FromStr for Conditions {
     }
 }
 
-/// One condition; the error is an offset in bytes, and what is wrong there.
+/// Parses one condition; the error is an offset in bytes and the problem there.
 fn condition(text: &str) -> Result<Condition, (usize, String)> {
     let start = text.len() - text.trim_start().len();
     let sign = text.find(['<', '>', '=']).unwrap_or(text.len());
     let name = text[..sign].trim();
     if name.is_empty() {
-        return Err((start, "a figure is missing".to_owned()));
+        return Err((start, "the metric is missing".to_owned()));
     }
     let metric = Metric::parse(name).ok_or_else(|| {
         let names: Vec<&str> = NAMED.iter().map(|(name, _)| *name).collect();
-        (start, format!("`{name}` is no figure: p50, p99, p99.9 (any below p100), {}", names.join(", ")))
+        (
+            start,
+            format!("unknown metric `{name}`; use p50, p99, p99.9 (any below p100), {}", names.join(", ")),
+        )
     })?;
     let signs = text[sign..].chars().take_while(|c| matches!(c, '<' | '>' | '=')).count();
     let found = &text[sign..sign + signs];
     let (_, operator) =
         OPERATORS.into_iter().find(|(known, _)| *known == found).ok_or_else(|| match found {
             "" => (sign, format!("`{name}` needs <, <=, > or >= and a limit")),
-            _ => (sign, format!("`{found}` is none of <, <=, >, >=")),
+            _ => (sign, format!("unknown operator `{found}`; use <, <=, > or >=")),
         })?;
     let after = &text[sign + signs..];
     let limit_at = sign + signs + (after.len() - after.trim_start().len());
     let words = after.trim();
     let digits = words.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(words.len());
-    let number = number(&words[..digits])
-        .ok_or_else(|| (limit_at, format!("`{words}` is no limit: a number of zero or more and a unit")))?;
+    let number = number(&words[..digits]).ok_or_else(|| {
+        (limit_at, format!("`{words}` is no limit; write a number of at least 0 and a unit"))
+    })?;
     let word = words[digits..].trim_start();
     let unit_at = limit_at + words.len() - word.len();
     let (_, unit) = UNITS
         .into_iter()
         .find(|(known, _)| *known == word)
-        .ok_or_else(|| (unit_at, format!("`{word}` is no unit: us, ms, s or %")))?;
+        .ok_or_else(|| (unit_at, format!("unknown unit `{word}`; use us, ms, s or %")))?;
     let limit = Limit { number, unit };
     metric.takes(limit).map_err(|why| (unit_at, format!("`{name}` {why}")))?;
     Ok(Condition { metric, operator, limit })

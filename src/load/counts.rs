@@ -1,41 +1,42 @@
-//! How many requests there were, and how they ended.
+//! Numbers of requests and of their outcomes.
 
 use std::ops::{AddAssign, Sub};
 
-/// Of a run, or of a part of it: `sent = answered + busy + refused + lost` once all have ended.
+/// Counts of a run or a part of it. When all requests have ended, `sent = answered + busy + refused +
+/// lost`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Requests that the plan had, and that were sent.
+    /// Requests that the schedule contained, plus those sent without a schedule.
     pub planned: u64,
     /// Requests sent.
     pub sent: u64,
-    /// Answered in time.
+    /// Requests answered in time.
     pub answered: u64,
-    /// Not answered before the time-out.
+    /// Requests without a response before the timeout.
     pub lost: u64,
-    /// Answered with BUSY.
+    /// Requests answered with BUSY.
     pub busy: u64,
-    /// Answered with an error.
+    /// Requests answered with an error.
     pub refused: u64,
-    /// Sent more than [`LATE`](super::LATE) after the planned moment.
+    /// Requests sent more than [`LATE`](super::LATE) after their scheduled moment.
     pub late_sends: u64,
 }
 
-/// How a request ended.
+/// The outcome of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
-    /// As it should.
+    /// A normal response.
     Answered,
-    /// The system had no room for it.
+    /// BUSY: the system had no capacity for the request.
     Busy,
-    /// With an error.
+    /// An error response.
     Refused,
-    /// Without a word before the time-out.
+    /// No response before the timeout.
     Lost,
 }
 
 impl Counts {
-    /// Counts an ending.
+    /// Counts an outcome.
     pub fn end(&mut self, ending: Ending) {
         *match ending {
             Ending::Answered => &mut self.answered,

@@ -1,12 +1,12 @@
-//! Reports of runs that never were, for tests of what works on reports.
+//! Synthetic reports for tests of code that processes reports.
 
 use std::time::Duration;
 
 use super::histogram::{self, EncodedHistogram, Percentiles, record};
 use super::{Histograms, Report};
 
-/// A run at a rate in which these requests were answered after so many microseconds each, and `lost` were not within a
-/// second. It kept its plan, to within 10 us.
+/// A run at `rate` with requests answered after the given microseconds, and `lost` requests with a
+/// timeout of 1 s. Send lag is at most 10 us.
 pub fn report(rate: f64, answered_us: &[u64], lost: u64) -> Report {
     let empty = || histogram::empty(Duration::from_secs(1), 3);
     let (mut latency, mut pacing) = (empty(), empty());
@@ -38,7 +38,7 @@ pub fn report(rate: f64, answered_us: &[u64], lost: u64) -> Report {
     }
 }
 
-/// The same of a generator that could not keep up: every tenth request left late.
+/// The same run by a generator that could not keep up: every tenth request left late.
 pub fn late(report: Report) -> Report {
     Report { late_sends: report.sent.div_ceil(10), ..report }
 }

@@ -11,30 +11,31 @@ use crate::base::batch::{Rx, Tx};
 use crate::base::time::{Instant, earliest};
 use crate::role::Role;
 
-/// A request that leaves this much after its planned moment is late.
+/// A request that leaves more than this after its scheduled moment is late.
 pub const LATE: Duration = Duration::from_millis(1);
 
 /// What one generator sends.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// Where the requests go.
+    /// Target of the requests.
     pub target: SocketAddr,
-    /// When they leave; `None` = a new request for each that ended.
+    /// Schedule of the requests; `None` is a closed loop, where a request leaves when another one ends.
     pub schedule: Option<Schedule>,
-    /// Requests in flight at most. With a schedule, those that have to wait for room are late.
+    /// Maximum requests in flight; `None` is no limit. With a schedule, requests that wait for the
+    /// window are late.
     pub window: Option<usize>,
-    /// When the warm-up begins, of which nothing is counted.
+    /// Start of the warm-up, which does not count.
     pub start: Instant,
-    /// Time before the measurement.
+    /// Length of the warm-up.
     pub warmup: Duration,
-    /// Time of the measurement.
+    /// Length of the measurement.
     pub duration: Duration,
-    /// How long after that requests may still leave that were due before; they are late. Zero: none does, and they are told as
-    /// planned only.
+    /// Time after the measurement in which overdue requests may still leave, as late ones. With 0,
+    /// overdue requests never leave and count only as planned.
     pub grace: Duration,
 }
 
-/// Sends what the plan says and accounts for every request of the measurement.
+/// Sends the requests of a plan and accounts for each request of the measurement.
 pub struct Generator<P> {
     protocol: P,
     target: SocketAddr,
@@ -44,12 +45,12 @@ pub struct Generator<P> {
     measure_from: Instant,
     end: Instant,
     grace: Duration,
-    /// The end has passed: even a request that was due before it leaves no more.
+    /// The measurement is over: no request leaves any more, not even an overdue one.
     ended: bool,
 }
 
 impl<P: Protocol> Generator<P> {
-    /// A generator of these requests; they are booked in an empty ledger.
+    /// A generator for this plan; it records the requests in an empty ledger.
     pub fn new(plan: Plan, protocol: P, mut ledger: Ledger) -> Self {
         let measure_from = plan.start + plan.warmup;
         ledger.measure_from(measure_from);
@@ -66,33 +67,34 @@ impl<P: Protocol> Generator<P> {
         }
     }
 
-    /// Sends no more; what is in flight still counts.
+    /// Stops sending; requests in flight still count.
     pub fn stop(&mut self, now: Instant) {
         self.end = self.end.min(now);
         self.grace = Duration::ZERO;
     }
 
-    /// Counts everything in flight as lost.
+    /// Counts all requests in flight as lost.
     pub fn abandon(&mut self) {
         self.expire(Instant::from_nanos(u64::MAX));
     }
 
-    /// Whether every request has ended and no more will be sent.
+    /// Whether every request has ended and no more will leave.
     pub fn is_finished(&self, now: Instant) -> bool {
         now >= self.last_send() && self.ledger.in_flight() == 0
     }
 
-    /// What was counted so far.
+    /// The counts so far.
     pub fn counts(&self) -> &Counts {
         self.ledger.counts()
     }
 
-    /// Requests without an end yet, those of the warm-up included.
+    /// Requests in flight, those of the warm-up included.
     pub fn in_flight(&self) -> usize {
         self.ledger.in_flight()
     }
 
-    /// A second of the measurement of which all has ended, each once and in order.
+    /// Returns the next second of the measurement whose requests have all ended. Each second is returned
+    /// once, in order.
     pub fn finished_second(&mut self, now: Instant) -> Option<SecondTally> {
         let planned_from = match self.ended {
             true => Instant::from_nanos(u64::MAX),
@@ -101,9 +103,9 @@ impl<P: Protocol> Generator<P> {
         self.ledger.finished_second(planned_from)
     }
 
-    /// The account of a finished run, and how long its measurement was.
+    /// The account of a finished run, and the length of its measurement.
     pub fn close(mut self) -> (Account, Duration) {
-        // What was planned before the end but never left.
+        // Requests that were scheduled before the end but never left.
         if let Some(schedule) = &mut self.schedule {
             while schedule.next() < self.end {
                 self.ledger.add_planned((schedule.next() >= self.measure_from).into());
@@ -113,13 +115,13 @@ impl<P: Protocol> Generator<P> {
         (self.ledger.close(), self.end.since(self.measure_from))
     }
 
-    /// No request leaves at this moment or later: the end, or for what was due before it some time more.
+    /// The moment from which no request leaves: the end of the measurement plus the grace time.
     fn last_send(&self) -> Instant {
         let is_behind = self.schedule.as_ref().is_some_and(|schedule| schedule.next() < self.end);
         if is_behind { self.end + self.grace } else { self.end }
     }
 
-    /// When the next request should leave, if one may: a closed loop is always ready.
+    /// The moment of the next send, if one is allowed; a closed loop is always ready.
     fn next_send(&self, now: Instant) -> Option<Instant> {
         let span = self.ledger.span();
         let room = !self.ended
@@ -130,7 +132,7 @@ impl<P: Protocol> Generator<P> {
         (room && due < self.end).then_some(due)
     }
 
-    /// Sends a request; false if there is no room for it in this turn.
+    /// Sends a request; false if this turn has no room for it.
     fn send(&mut self, now: Instant, intended: Instant, tx: &mut Tx) -> bool {
         let span = self.ledger.span();
         let request = Request {
@@ -172,7 +174,7 @@ impl<P: Protocol> Role for Generator<P> {
         while let Some(due) = self.next_send(now).filter(|due| *due <= now) {
             let is_free = self.protocol.free_at().is_some_and(|at| at <= now);
             if !is_free || !self.send(now, due, tx) {
-                break; // no client, or a full turn: the rest leaves later
+                break; // no free client or a full turn: the other requests leave later
             }
             if let Some(schedule) = &mut self.schedule {
                 schedule.advance();

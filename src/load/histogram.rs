@@ -1,4 +1,4 @@
-//! Latencies in nanoseconds: how they are counted, and how a report carries all of them.
+//! Histograms of latencies in nanoseconds, and their form in a report.
 
 use std::time::Duration;
 
@@ -8,11 +8,11 @@ use hdrhistogram::Histogram;
 use hdrhistogram::serialization::{Deserializer, Serializer, V2DeflateSerializer};
 use serde::{Deserialize, Serialize};
 
-/// What a time is not known beyond; a longer one counts as this.
+/// Minimum range of a histogram; a longer time counts as the highest value.
 const HIGHEST_MIN: Duration = Duration::from_secs(60);
 
-/// An empty histogram of nanoseconds with so many significant digits, 1 to 5, for times up to a minute, or twice the
-/// time-out.
+/// An empty histogram of nanoseconds with 1 to 5 significant digits. Its range is one minute, or twice
+/// the timeout if that is longer.
 pub fn empty(timeout: Duration, digits: u8) -> Histogram<u64> {
     let highest = nanos(timeout.saturating_mul(2).max(HIGHEST_MIN));
     let mut histogram = Histogram::new_with_bounds(1, highest, digits).expect("1 < highest, 1 to 5 digits");
@@ -20,18 +20,18 @@ pub fn empty(timeout: Duration, digits: u8) -> Histogram<u64> {
     histogram
 }
 
-/// Counts a time.
+/// Records a time.
 pub fn record(histogram: &mut Histogram<u64>, time: Duration) {
     histogram.saturating_record(nanos(time).max(1));
 }
 
-/// Adds the counts of one to another, whatever the range of both.
+/// Adds the counts of one histogram to another; their ranges may differ.
 pub fn add(sum: &mut Histogram<u64>, part: &Histogram<u64>) {
     sum.auto(true);
     sum.add(part).expect("it grows as needed");
 }
 
-/// The value that so much of the histogram is at most, from 0 to 1, in microseconds; 0 if it is empty.
+/// The value at a quantile from 0 to 1, in microseconds; 0 for an empty histogram.
 pub fn micros_at(histogram: &Histogram<u64>, quantile: f64) -> u64 {
     micros(histogram.value_at_quantile(quantile))
 }
@@ -40,30 +40,30 @@ fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX / 2)
 }
 
-/// Nanoseconds as microseconds, rounded.
+/// Converts nanoseconds to microseconds, rounded.
 fn micros(nanos: u64) -> u64 {
     (nanos + 500) / 1_000
 }
 
-/// Microseconds.
+/// Percentiles in microseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Percentiles {
-    /// Half of the requests took at most this.
+    /// 50th percentile.
     pub p50: u64,
-    /// 90 %.
+    /// 90th percentile.
     pub p90: u64,
-    /// 99 %.
+    /// 99th percentile.
     pub p99: u64,
-    /// 99.9 %.
+    /// 99.9th percentile.
     pub p999: u64,
-    /// 99.99 %.
+    /// 99.99th percentile.
     pub p9999: u64,
-    /// The slowest.
+    /// The highest value.
     pub max: u64,
 }
 
 impl Percentiles {
-    /// Of a histogram of nanoseconds; zeroes for an empty one.
+    /// The percentiles of a histogram of nanoseconds; 0 for an empty histogram.
     pub fn of(histogram: &Histogram<u64>) -> Self {
         let at = |quantile| micros_at(histogram, quantile);
         Percentiles {
@@ -76,7 +76,7 @@ impl Percentiles {
         }
     }
 
-    /// Each with its name.
+    /// Name and value of each percentile.
     pub fn rows(&self) -> [(&'static str, u64); 6] {
         [
             ("p50", self.p50),
@@ -92,16 +92,16 @@ impl Percentiles {
 /// A point of the percentile spectrum.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct SpectrumPoint {
-    /// From 0 to 1.
+    /// Quantile, 0 to 1.
     pub quantile: f64,
-    /// What that share of the requests took at most, in microseconds.
+    /// Value at the quantile, in microseconds.
     pub us: f64,
-    /// How many requests that is.
+    /// Number of requests up to the quantile.
     pub count: u64,
 }
 
-/// The percentile spectrum of a histogram of nanoseconds: five points in each half of the way to 100 %, as HdrHistogram's
-/// own tools print it. Empty for an empty one.
+/// The percentile spectrum of a histogram of nanoseconds. It has five points per halving of the distance
+/// to 100 %, as HdrHistogram's own tools print it. An empty histogram has none.
 pub fn spectrum(histogram: &Histogram<u64>) -> Vec<SpectrumPoint> {
     let point = |step: hdrhistogram::iterators::IterationValue<u64>| SpectrumPoint {
         quantile: step.quantile_iterated_to(),
@@ -111,19 +111,19 @@ pub fn spectrum(histogram: &Histogram<u64>) -> Vec<SpectrumPoint> {
     if histogram.is_empty() { vec![] } else { histogram.iter_quantiles(5).map(point).collect() }
 }
 
-/// A whole histogram of nanoseconds as a report carries it: HdrHistogram's V2 format, deflated, in base64. An empty text is an
-/// empty histogram.
+/// A histogram of nanoseconds as a report stores it: HdrHistogram's V2 format, deflated, in base64. An
+/// empty text is an empty histogram.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct EncodedHistogram(String);
 
 impl EncodedHistogram {
-    /// Encodes it.
+    /// Encodes a histogram.
     pub fn of(histogram: &Histogram<u64>) -> Self {
         if histogram.is_empty() {
             return EncodedHistogram::default();
         }
-        // With the range that its values need, so that equal counts are equal texts.
+        // The range fits the values, so that equal counts give equal texts.
         let mut tight = Histogram::new(histogram.sigfig()).expect("digits of a histogram");
         add(&mut tight, histogram);
         let mut bytes = vec![];
@@ -131,7 +131,7 @@ impl EncodedHistogram {
         EncodedHistogram(STANDARD.encode(bytes))
     }
 
-    /// The histogram; the error says what is wrong with the text.
+    /// Decodes the histogram; the error describes the problem with the text.
     pub fn decode(&self) -> Result<Histogram<u64>, String> {
         let not_one = |why: &dyn std::fmt::Display| {
             format!("not a histogram in HdrHistogram's V2 format, deflated, in base64: {why}")
@@ -143,7 +143,7 @@ impl EncodedHistogram {
         Deserializer::new().deserialize(&mut &bytes[..]).map_err(|error| not_one(&error))
     }
 
-    /// Whether nothing was counted.
+    /// Whether the histogram is empty.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

@@ -1,38 +1,38 @@
-//! What repeats say: the median, and the interval in which the true one lies. Pure.
+//! Medians of repeated runs with a confidence interval. Pure.
 
 use serde::{Deserialize, Serialize};
 
-/// The confidence that intervals aim at.
+/// Confidence that intervals aim at.
 pub const CONFIDENCE: f64 = 0.95;
 
 /// The median of repeats with a confidence interval between two of them.
 ///
-/// It assumes nothing of how they are distributed: a repeat lies below the true median with probability 1/2, so how many do is
-/// binomial (David & Nagaraja, *Order Statistics*, section 7.1).
+/// The interval assumes no distribution. A repeat is below the true median with probability 1/2, so the
+/// number of such repeats is binomial (David & Nagaraja, *Order Statistics*, section 7.1).
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Interval {
-    /// Of the repeats.
+    /// Median of the repeats.
     pub median: f64,
-    /// The lower end.
+    /// Lower end of the interval.
     pub low: f64,
-    /// The upper end.
+    /// Upper end of the interval.
     pub high: f64,
-    /// The probability that such an interval holds the true median: at least [`CONFIDENCE`] if there are six repeats or more, else
-    /// what lies between the least and the greatest.
+    /// Probability that such an interval contains the true median. It is at least [`CONFIDENCE`] from
+    /// six repeats on; with fewer repeats, the interval reaches from the lowest to the highest.
     pub confidence: f64,
-    /// How many repeats there were.
+    /// Number of repeats.
     pub repeats: usize,
 }
 
 impl Interval {
-    /// Of at least one value; none may be NaN.
+    /// The interval of at least one value; `None` for no value. No value may be NaN.
     pub fn of_median(values: &[f64]) -> Option<Interval> {
         let mut sorted = values.to_vec();
         sorted.sort_unstable_by(f64::total_cmp);
         let n = sorted.len();
         let (first, last) = (*sorted.first()?, *sorted.last()?);
         let median = f64::midpoint(sorted[(n - 1) / 2], sorted[n / 2]);
-        // Leaving out `out` values at either end leaves this chance that the median is beyond.
+        // Probability that the median is outside if `out` values are left out at each end.
         let outside = |out: usize| 2.0 * coins_at_most(out, n);
         let out = (0..n / 2).take_while(|out| 1.0 - outside(*out) >= CONFIDENCE).last();
         let (low, high) = out.map_or((first, last), |out| (sorted[out], sorted[n - 1 - out]));
@@ -40,13 +40,13 @@ impl Interval {
         Some(Interval { median, low, high, confidence, repeats: n })
     }
 
-    /// Whether a value is outside, and the repeats are enough to say so.
+    /// Whether a value is outside an interval of sufficient confidence.
     pub fn excludes(&self, value: f64) -> bool {
         self.confidence >= CONFIDENCE && !(self.low..=self.high).contains(&value)
     }
 }
 
-/// The probability of at most `heads` heads among `n` throws of a fair coin.
+/// Probability of at most `heads` heads in `n` tosses of a fair coin.
 pub fn coins_at_most(heads: usize, n: usize) -> f64 {
     let mut term = 0.5f64.powi(n as i32);
     let mut sum = 0.0;
@@ -74,7 +74,8 @@ mod tests {
     #[test]
     fn the_interval_is_the_narrowest_that_is_sure_enough() {
         let of = |n: u32| Interval::of_median(&(1..=n).rev().map(f64::from).collect::<Vec<_>>()).unwrap();
-        // From tables of the sign test: 6 (1..6, 96.9 %), 9 (2..8, 96.1 %), 15 (4..12, 96.5 %), 20 (6..15, 95.9 %).
+        // From tables of the sign test: 6 (1..6, 96.9 %), 9 (2..8, 96.1 %), 15 (4..12, 96.5 %), 20
+        // (6..15, 95.9 %).
         for (n, low, high, confidence) in
             [(6, 1.0, 6.0, 0.969), (9, 2.0, 8.0, 0.961), (15, 4.0, 12.0, 0.965), (20, 6.0, 15.0, 0.959)]
         {
@@ -95,7 +96,7 @@ mod tests {
             let mut held = 0;
             let mut promised = 0.0;
             for _ in 0..4_000 {
-                // Skewed on purpose: exponential, median ln 2.
+                // A skewed distribution: exponential with median ln 2.
                 let values: Vec<f64> = (0..n).map(|_| -(1.0 - rng.unit_f64()).ln()).collect();
                 let found = Interval::of_median(&values).unwrap();
                 held += u32::from((found.low..=found.high).contains(&std::f64::consts::LN_2));

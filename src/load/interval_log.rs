@@ -1,4 +1,5 @@
-//! The seconds of a run as an interval log of HdrHistogram: what HistogramLogAnalyzer, HistogramLogProcessor and others read.
+//! The seconds of a run as an HdrHistogram interval log, for HistogramLogAnalyzer, HistogramLogProcessor
+//! and other readers.
 
 use std::io::{self, Write};
 use std::time::{Duration, UNIX_EPOCH};
@@ -8,14 +9,14 @@ use hdrhistogram::serialization::interval_log::IntervalLogWriterBuilder;
 
 use super::Report;
 
-/// The tools show milliseconds where a log has nanoseconds; so does the column of maxima.
+/// Nanoseconds per unit of the log's maximum column; the readers show milliseconds.
 const NANOS_PER_MILLI: f64 = 1e6;
 
-/// Writes the latencies of each second, in nanoseconds. Latencies are from the planned moment, lost requests count as the
-/// time-out.
+/// Writes the latencies of each second, in nanoseconds. Latency counts from the scheduled moment; lost
+/// requests count as the timeout.
 pub fn write_interval_log(report: &Report, to: &mut impl Write) -> io::Result<()> {
     let setup = &report.setup;
-    // What is no time since 1970 can only come from a report that somebody has edited.
+    // An invalid time can only come from a report that was edited.
     let begin = Duration::try_from_secs_f64(setup.started_at_s + setup.warmup_s).unwrap_or_default();
     let mut serializer = V2DeflateSerializer::new();
     let mut log = IntervalLogWriterBuilder::new()

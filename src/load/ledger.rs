@@ -1,4 +1,4 @@
-//! Every request that is under way, and the account of those that have ended.
+//! All requests in flight, and the account of those that have ended.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -12,50 +12,50 @@ use super::histogram::{self, add, record};
 use crate::base::drop_reason::{DropCounters, DropReason};
 use crate::base::time::Instant;
 
-/// Requests in flight that can be told apart, at most.
+/// Maximum requests in flight that can be distinguished.
 const PLACES_MAX: usize = 1 << 22;
 const PLACES_MIN: usize = 1024;
-/// Significant digits of the histograms of the run, and of those of a second.
+/// Significant digits of a run's histograms and of a second's histograms.
 const DIGITS: u8 = 3;
 const DIGITS_OF_A_SECOND: u8 = 2;
-/// A request that is not open was sent at this moment. No clock shows it.
+/// Send time of an entry that is not open. No clock returns it.
 const CLOSED: Instant = Instant::ZERO;
 
 #[derive(Clone, Copy, Default)]
 struct Place {
     intended: Instant,
-    /// [`CLOSED`], or when it left.
+    /// Send time, or [`CLOSED`].
     sent: Instant,
 }
 
-/// What became of the requests that were planned for one second of the measurement.
+/// Outcomes of the requests that were scheduled for one second of the measurement.
 #[derive(Clone, Debug)]
 pub struct SecondTally {
-    /// Which one, from 0.
+    /// Index of the second, from 0.
     pub index: u64,
-    /// All of them have ended.
+    /// Counts of the second; all requests have ended.
     pub counts: Counts,
-    /// From the planned moment, in nanoseconds.
+    /// Latency from the scheduled moment, in nanoseconds.
     pub latency: Histogram<u64>,
 }
 
-/// The account of a run, or of several that ran side by side.
+/// The account of a run, or of several concurrent runs.
 #[derive(Debug)]
 pub struct Account {
-    /// Of the measurement.
+    /// Counts of the measurement.
     pub counts: Counts,
-    /// From the planned moment to the end: of those that were answered or lost.
+    /// Latency from the scheduled moment to the end, of answered and lost requests.
     pub latency: Histogram<u64>,
-    /// From the moment of sending.
+    /// Latency from the moment of sending.
     pub latency_uncorrected: Histogram<u64>,
-    /// From the planned moment to that of sending.
+    /// Send lag: time from the scheduled moment to the moment of sending.
     pub pacing: Histogram<u64>,
-    /// Datagrams and frames that were no answer to an open request.
+    /// Datagrams and frames that matched no open request.
     pub drops: DropCounters,
 }
 
 impl Account {
-    /// An empty one.
+    /// An empty account.
     pub fn new(timeout: Duration) -> Self {
         let empty = || histogram::empty(timeout, DIGITS);
         Account {
@@ -67,7 +67,7 @@ impl Account {
         }
     }
 
-    /// Adds another one to it, exactly.
+    /// Adds another account exactly.
     pub fn add(&mut self, other: &Account) {
         self.counts += other.counts;
         add(&mut self.latency, &other.latency);
@@ -81,19 +81,19 @@ impl Account {
 pub struct Ledger {
     timeout: Duration,
     measure_from: Instant,
-    /// Open requests by number modulo their count. Numbers below `oldest` have ended.
+    /// Open requests by number modulo the length. Requests with numbers below `oldest` have ended.
     places: Box<[Place]>,
     oldest: u64,
     next: u64,
     in_flight: usize,
     account: Account,
-    /// Seconds that are not over, or not given away; the first one's number is `first_second`.
+    /// Seconds that are not over or not returned yet; the first one's index is `first_second`.
     seconds: VecDeque<SecondTally>,
     first_second: u64,
 }
 
 impl Ledger {
-    /// With room for about so many requests in flight. Takes all of its memory now.
+    /// A ledger for about `room` requests in flight. All memory is allocated now.
     pub fn new(room: usize, timeout: Duration) -> Self {
         let places = room.clamp(PLACES_MIN, PLACES_MAX).next_power_of_two();
         let mut places = vec![Place::default(); places].into_boxed_slice();
@@ -111,37 +111,38 @@ impl Ledger {
         }
     }
 
-    /// The measurement begins then: what was planned before is not counted. Before the first request.
+    /// Sets the start of the measurement: requests scheduled before it do not count. Call it before the
+    /// first request.
     pub fn measure_from(&mut self, at: Instant) {
         self.measure_from = at;
     }
 
-    /// The numbers that open requests may have; the end is that of the next request.
+    /// Range of numbers that open requests may have; its end is the number of the next request.
     pub fn span(&self) -> Range<u64> {
         self.oldest..self.next
     }
 
-    /// Whether there is a place for another request.
+    /// Whether another request fits.
     pub fn has_room(&self) -> bool {
         self.next - self.oldest < self.places.len() as u64
     }
 
-    /// Requests without an end yet, those of the warm-up included.
+    /// Requests in flight, those of the warm-up included.
     pub fn in_flight(&self) -> usize {
         self.in_flight
     }
 
-    /// What was counted so far.
+    /// The counts so far.
     pub fn counts(&self) -> &Counts {
         &self.account.counts
     }
 
-    /// Counts a datagram or frame that is no answer to an open request.
+    /// Counts a datagram or frame that matched no open request.
     pub fn drop(&self, reason: DropReason) {
         self.account.drops.add(reason, 1);
     }
 
-    /// Whether this request waits for its answer.
+    /// Whether a request is open.
     pub fn is_open(&self, number: u64) -> bool {
         self.span().contains(&number) && self.place(number).sent != CLOSED
     }
@@ -154,7 +155,7 @@ impl Ledger {
         &mut self.places[number as usize & (self.places.len() - 1)]
     }
 
-    /// The next request leaves now.
+    /// Opens the next request, which leaves now.
     pub fn open(&mut self, intended: Instant, now: Instant) {
         debug_assert!(self.has_room());
         *self.place_mut(self.next) = Place { intended, sent: now };
@@ -173,12 +174,12 @@ impl Ledger {
         }
     }
 
-    /// Requests that should have left by now, but never did.
+    /// Counts requests that were scheduled but never left.
     pub fn add_planned(&mut self, count: u64) {
         self.account.counts.planned += count;
     }
 
-    /// The end of an open request; false if it is not open.
+    /// Ends an open request; false if it is not open.
     pub fn end(&mut self, number: u64, now: Instant, ending: Ending) -> bool {
         if !self.is_open(number) {
             return false;
@@ -212,25 +213,25 @@ impl Ledger {
         }
     }
 
-    /// A request whose time-out has passed. Requests leave in the order of their numbers and all have the same time-out,
-    /// so the oldest is lost first.
+    /// A request whose timeout has passed. All requests have the same timeout and leave in order of
+    /// their numbers, so the oldest one is lost first.
     pub fn expired(&self, now: Instant) -> Option<u64> {
         self.next_expiry().filter(|at| *at <= now).map(|_| self.oldest)
     }
 
-    /// When the next request is lost, if it is not answered.
+    /// When the oldest request is lost if no response arrives.
     pub fn next_expiry(&self) -> Option<Instant> {
         (self.in_flight > 0).then(|| self.place(self.oldest).sent + self.timeout)
     }
 
-    /// When the oldest open request should have left.
+    /// Scheduled moment of the oldest open request.
     fn oldest_intended(&self) -> Option<Instant> {
         (self.in_flight > 0).then(|| self.place(self.oldest).intended)
     }
 
     fn second_of(&mut self, intended: Instant) -> &mut SecondTally {
         let index = intended.since(self.measure_from).as_secs() - self.first_second;
-        // Hardly ever more than one: a new second has begun.
+        // Rarely more than one: a new second has begun.
         while self.seconds.len() as u64 <= index {
             self.seconds.push_back(SecondTally {
                 index: self.first_second + self.seconds.len() as u64,
@@ -241,7 +242,8 @@ impl Ledger {
         &mut self.seconds[index as usize]
     }
 
-    /// A second of which all has ended, each once and in order, given that no request will be planned before `planned_from`.
+    /// Returns the next second whose requests have all ended, once each and in order. No request may be
+    /// scheduled before `planned_from` later.
     pub fn finished_second(&mut self, planned_from: Instant) -> Option<SecondTally> {
         let open_from = self.oldest_intended().map_or(planned_from, |oldest| oldest.min(planned_from));
         let ends = self.measure_from + Duration::from_secs(self.first_second + 1);
@@ -252,13 +254,13 @@ impl Ledger {
         self.seconds.pop_front()
     }
 
-    /// The account, once all has ended.
+    /// The account, when all requests have ended.
     pub fn close(self) -> Account {
         self.account
     }
 }
 
-/// Takes the memory from the system now, instead of as it is used.
+/// Touches the memory now, so that the kernel does not allocate pages during the run.
 fn fault_in(places: &mut [Place]) {
     const STEP: usize = 4096 / size_of::<Place>();
     for place in std::hint::black_box(places).iter_mut().step_by(STEP) {
@@ -275,7 +277,7 @@ mod tests {
     const START: Instant = Instant::from_nanos(3_000_000_000);
     const TIMEOUT: Duration = Duration::from_millis(700);
 
-    /// What a request was, for an oracle that keeps all of them.
+    /// A request as the test's oracle remembers it.
     #[derive(Clone, Copy, Debug)]
     struct Known {
         intended: Instant,
@@ -334,7 +336,7 @@ mod tests {
                     assert!(ledger.end(*number as u64, now, ending));
                     assert!(!ledger.end(*number as u64, now, ending), "once");
                 }
-                // What may still be planned is not earlier than what was.
+                // A later request is not scheduled before an earlier one.
                 let planned_from = known.last().map_or(START, |known| known.intended);
                 seconds.extend(std::iter::from_fn(|| ledger.finished_second(planned_from)));
             }

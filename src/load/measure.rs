@@ -1,4 +1,4 @@
-//! A measurement: threads with sockets, each with its share of the plan, and one report of all of them.
+//! A measurement: threads with sockets, each with its share of the load, and one merged report.
 
 use std::fmt;
 use std::io;
@@ -8,7 +8,7 @@ use std::sync::{Arc, Barrier, OnceLock};
 use std::thread::{Scope, ScopedJoinHandle};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::protocol::{Dns, Echo, Native, Payload, Plain, Protocol, Queries};
+use super::protocol::{Dns, Echo, Native, NativeSettings, Payload, Plain, Protocol, Queries};
 use super::report::SetUp;
 use super::run::{Live, Progress, Surroundings, run};
 use super::schedule::{Rate, Schedule, Share};
@@ -23,31 +23,32 @@ use crate::os::limits::allow_files;
 use crate::os::signals::Stop;
 use crate::wire::FrameFormat;
 
-/// Requests that leave in one turn at most, and their bytes.
+/// Maximum requests and bytes that leave in one turn.
 const TURN_REQUESTS: usize = 4096;
 const TURN_BYTES: usize = 4 << 20;
-/// How often whoever watches is told.
+/// Interval of the calls that report progress.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
-/// Datagrams that are longer may need fragments: 1,500 less the IPv6 and UDP headers.
+/// Longer datagrams may be fragmented: 1,500 bytes minus the IPv6 and UDP headers.
 const WHOLE_MAX: usize = 1_452;
-/// Descriptors beside the sockets.
+/// File descriptors besides the sockets.
 const OTHER_FILES: u64 = 64;
 
 /// When requests leave.
 #[derive(Clone, Debug)]
 pub enum Load {
-    /// As fast as the window allows.
+    /// Closed loop: as fast as the window allows.
     Closed,
     /// A Poisson process.
     Poisson(Rate),
-    /// Bursts of so many at equal gaps; 1 is no burst.
+    /// Bursts of this many requests at equal gaps; 1 gives single requests.
     Bursts(Rate, u32),
-    /// As a file says, by its name.
+    /// A trace with its file name.
     Trace(String, Arc<Trace>),
 }
 
 impl Load {
-    /// The same at this rate, all the time. A closed loop becomes a Poisson process; a trace stays.
+    /// The same load at this constant rate. A closed loop becomes a Poisson process; a trace stays
+    /// unchanged.
     #[must_use]
     pub fn at(&self, rate: f64) -> Load {
         match self {
@@ -73,7 +74,7 @@ impl Load {
         }
     }
 
-    /// Requests in a second, at most.
+    /// Maximum requests in one second.
     fn busiest_second(&self) -> f64 {
         match self {
             Load::Closed => 0.0,
@@ -100,21 +101,22 @@ impl fmt::Display for Load {
     }
 }
 
-/// What requests are.
+/// Protocol and content of the requests.
 #[derive(Clone, Debug)]
 pub enum ProtocolSpec {
-    /// Frames of this project.
+    /// lbd's frames.
     Native {
-        /// Of the deployment.
+        /// Frame format of the deployment.
         format: FrameFormat,
-        /// That share a datagram at most.
+        /// Maximum frames per datagram.
         frames_per_datagram: usize,
-        /// Of each request.
+        /// Payload of each request.
         payload: Payload,
     },
     /// DNS queries.
     Dns(Queries),
-    /// Datagrams of any protocol: with `{id}` in the payload answers are matched by that, else a client has one request in flight.
+    /// Datagrams of any protocol. With `{id}` in the payload, responses are matched by it; otherwise a
+    /// client has one request in flight.
     Raw(Payload),
 }
 
@@ -127,7 +129,7 @@ impl ProtocolSpec {
         }
     }
 
-    /// Bytes of a request as the operator counts them.
+    /// Size of a request in bytes, as the operator specified it.
     fn payload_len(&self) -> usize {
         match self {
             ProtocolSpec::Native { payload, .. } | ProtocolSpec::Raw(payload) => payload.len(),
@@ -139,44 +141,45 @@ impl ProtocolSpec {
 /// One measurement.
 #[derive(Clone, Debug)]
 pub struct Job {
-    /// Where the requests go.
+    /// Target of the requests.
     pub target: SocketAddr,
-    /// What they are.
+    /// Protocol and content of the requests.
     pub protocol: ProtocolSpec,
-    /// When they leave.
+    /// When the requests leave.
     pub load: Load,
-    /// Requests in flight at most. With a rate, those that have to wait for room are late.
+    /// Maximum requests in flight; `None` is no limit. With a rate, requests that wait for the window
+    /// are late.
     pub window: Option<usize>,
-    /// When a request without an answer is lost.
+    /// Time after which an unanswered request is lost.
     pub timeout: Duration,
-    /// Time before the measurement, outside all counts.
+    /// Time before the measurement that does not count.
     pub warmup: Duration,
-    /// Time of the measurement at most: that of a trace ends with its last request.
+    /// Maximum length of the measurement; a trace ends it after its last request.
     pub duration: Duration,
-    /// Threads that send, each with a share of all.
+    /// Sending threads; each has its share of the load.
     pub threads: u16,
-    /// Sockets to send from, each with an address of its own.
+    /// Sockets to send from, each with its own address.
     pub clients: u32,
-    /// How long before a deadline a thread sleeps no more.
+    /// Time of busy-waiting before each deadline.
     pub spin: Duration,
-    /// The I/O back end.
+    /// I/O back end.
     pub io: IoChoice,
-    /// Of everything random.
+    /// Seed of all random numbers.
     pub seed: u64,
 }
 
 /// Why there is no report.
 #[derive(Debug, thiserror::Error)]
 pub enum MeasureError {
-    /// What is asked for cannot be; the text says what to change.
+    /// The job cannot run; the text names the remedy.
     #[error("{0}")]
     Plan(String),
-    /// The system has refused something.
-    #[error("the load could not run: {0}")]
+    /// The system refused an operation.
+    #[error("cannot run the load: {0}")]
     System(#[from] io::Error),
 }
 
-/// What a thread hands back.
+/// Result of a thread.
 struct Finished {
     account: Account,
     measured: Duration,
@@ -184,33 +187,40 @@ struct Finished {
     not_sent: u64,
 }
 
-/// What the threads of a measurement have in common.
+/// What the threads of a measurement share.
 struct Common<'a> {
     job: &'a Job,
     clock: Clock,
     stop: &'a Stop,
-    /// All begin at once.
+    /// All threads start together.
     ready: Barrier,
     start: OnceLock<Instant>,
 }
 
 impl Job {
-    /// Refuses what cannot be done, with what to change.
+    /// Rejects a job that cannot run; the error names the remedy.
     pub fn check(&self) -> Result<(), String> {
         let (threads, clients) = (u32::from(self.threads), self.clients);
         if threads == 0 || clients < threads {
             return Err(format!(
-                "--threads {threads}: each needs a client of its own; there are --clients {clients}"
+                "--threads {threads} exceeds --clients {clients}; each thread needs its own client"
             ));
         }
         if clients / threads >= u32::from(u16::MAX) {
-            return Err(format!("--clients {clients}: a thread has at most 65534; use more --threads"));
+            return Err(format!(
+                "--clients {clients}: a thread has at most 65534 clients; use more --threads"
+            ));
         }
         if self.window.is_some_and(|window| window < usize::from(self.threads)) {
-            return Err(format!("--threads {threads}: each needs a request in flight; raise --window"));
+            return Err(format!(
+                "--threads {threads}: each thread needs a request in flight; raise --window"
+            ));
         }
         if let Some(last) = self.load.trace().map(Trace::last).filter(|last| *last < self.warmup) {
-            return Err(format!("--warmup {:?}: the trace is over after {last:?}", self.warmup));
+            return Err(format!(
+                "--warmup {:?}: the trace ends after {last:?}; shorten the warm-up",
+                self.warmup
+            ));
         }
         let sizes = self.load.trace().and_then(Trace::payload_max).map(|max| max as usize);
         match &self.protocol {
@@ -218,36 +228,36 @@ impl Job {
                 let (max, size) = (format.payload_max(), format.size);
                 if payload.len() > max {
                     return Err(format!(
-                        "--payload {}: a frame of {size} bytes carries at most {max}",
+                        "--payload {}: a frame of {size} bytes carries at most {max} bytes",
                         payload.len()
                     ));
                 }
                 if let Some(largest) = sizes.filter(|largest| *largest > max) {
                     return Err(format!(
-                        "{largest} bytes in the trace: a frame of {size} bytes carries at most {max}"
+                        "{largest} bytes in the trace: a frame of {size} bytes carries at most {max} bytes"
                     ));
                 }
                 fixed_and_sized(payload, sizes)
             }
             ProtocolSpec::Dns(_) if sizes.is_some() => {
-                Err("the trace gives sizes, but those of DNS queries follow from their names: leave them out"
+                Err("the trace sets sizes, but DNS queries have the size of their names; remove the sizes"
                     .to_owned())
             }
             ProtocolSpec::Dns(_) => Ok(()),
             ProtocolSpec::Raw(payload)
                 if payload.is_empty() || self.load.trace().is_some_and(Trace::has_empty) =>
             {
-                Err("a payload of 0 bytes: with --protocol raw a request is one byte at least".to_owned())
+                Err("a payload of 0 bytes: with --protocol raw a request has at least 1 byte".to_owned())
             }
             ProtocolSpec::Raw(payload) if payload.len_marked() > PAYLOAD_MAX => Err(format!(
-                "--payload: {} bytes with each {{id}} as 16 digits; a datagram carries at most {PAYLOAD_MAX}",
+                "--payload: {} bytes with each {{id}} as 16 digits; a datagram carries at most {PAYLOAD_MAX} bytes",
                 payload.len_marked()
             )),
             ProtocolSpec::Raw(payload) => fixed_and_sized(payload, sizes),
         }
     }
 
-    /// How long the measurement is, unless it is stopped: a trace may end before [`Job::duration`].
+    /// Length of the measurement unless stopped: a trace may end before [`Job::duration`].
     pub fn measured(&self) -> Duration {
         let rest = self
             .load
@@ -256,7 +266,8 @@ impl Job {
         rest.map_or(self.duration, |rest| rest.min(self.duration))
     }
 
-    /// Runs it. `watch` is told the figures ten times a second; asked to stop it ends early, with a report.
+    /// Runs the measurement. `watch` receives the progress ten times per second. A stop signal ends it
+    /// early, with a report.
     pub fn measure(&self, stop: &Stop, mut watch: impl FnMut(Live)) -> Result<Report, MeasureError> {
         self.check().map_err(MeasureError::Plan)?;
         allow_files(u64::from(self.clients) + OTHER_FILES, "--clients")?;
@@ -292,7 +303,7 @@ impl Job {
         Ok(self.report(setup, finished, series))
     }
 
-    /// The sockets of a share, and what waits for them.
+    /// Opens the sockets of a share and their back end.
     fn open(&self, share: Share, clock: Clock) -> io::Result<BackEnd> {
         let len = self.request_len_max().max(1);
         let from = crate::io::socket::any_port_towards(self.target);
@@ -341,7 +352,7 @@ impl Job {
         }
     }
 
-    /// Requests per second that were asked for, in so long a measurement.
+    /// Mean requested rate of a measurement of this length, in requests per second.
     fn rate_wanted(&self, measured: Duration) -> Option<f64> {
         match &self.load {
             Load::Closed => None,
@@ -369,17 +380,17 @@ impl Job {
     }
 }
 
-/// Sizes in a trace are for payloads whose bytes do not matter.
+/// Rejects sizes of a trace together with a payload of fixed bytes.
 fn fixed_and_sized(payload: &Payload, sizes: Option<usize>) -> Result<(), String> {
     match (payload, sizes) {
         (Payload::Bytes(_), Some(_)) => {
-            Err("the trace gives sizes and --payload gives bytes: leave one of them out".to_owned())
+            Err("the trace sets sizes and --payload sets bytes; remove one of them".to_owned())
         }
         _ => Ok(()),
     }
 }
 
-/// Takes the seconds of the loops until all have ended.
+/// Merges the seconds of the loops until all loops have ended.
 fn collect(tallies: &Receiver<SecondTally>, loops: usize, mut look: impl FnMut()) -> Seconds {
     let mut seconds = Seconds::new(loops);
     let mut next = std::time::Instant::now() + LOOK_EVERY;
@@ -417,7 +428,7 @@ impl Common<'_> {
     ) -> io::Result<Finished> {
         let job = self.job;
         let mut rng = Rng::new(job.seed);
-        // Of each share its own, and of a seed always the same.
+        // Each share has its own seeds; the same job seed gives the same ones.
         let seeds: [u64; 2] = std::array::from_fn(|_| rng.next_u64() ^ u64::from(share.index) << 32);
         let mut rng = Rng::new(seeds[0]);
         let clients = share.part(job.clients as usize) as u16;
@@ -427,7 +438,8 @@ impl Common<'_> {
             ProtocolSpec::Native { format, payload, .. } => {
                 let deadline_us = job.timeout.as_micros().min(u128::from(u32::MAX)) as u32;
                 let bytes = payload.bytes(sizes, &mut rng);
-                drive.drive(Native::new(*format, clients, &bytes, payload.len(), deadline_us, &mut rng))
+                let settings = NativeSettings { format: *format, clients, len: payload.len(), deadline_us };
+                drive.drive(Native::new(settings, &bytes, &mut rng))
             }
             ProtocolSpec::Dns(queries) => {
                 drive.drive(Dns::new(job.target, clients, queries.clone(), share, &mut rng))
@@ -443,7 +455,7 @@ impl Common<'_> {
     }
 }
 
-/// A thread's part, but for its protocol.
+/// A thread's part of a measurement, without its protocol.
 struct Drive<'a> {
     common: &'a Common<'a>,
     share: Share,
@@ -458,7 +470,8 @@ impl Drive<'_> {
         let Drive { common, share, seed, mut io, progress, seconds } = self;
         let Common { job, clock, stop, ready, start } = common;
         let window = job.window.map(|window| share.part(window));
-        // Twice what is in flight if nothing is answered, so that only a generator that stalls runs out.
+        // Twice the requests in flight if none is answered, so that only a generator that stalls runs
+        // out.
         let by_rate = 2.0 * job.load.busiest_second() * job.timeout.as_secs_f64().max(0.5);
         let room = (by_rate / f64::from(share.of)) as usize;
         let ledger = Ledger::new(room.max(window.unwrap_or(0)), job.timeout);
@@ -471,12 +484,12 @@ impl Drive<'_> {
             start,
             warmup: job.warmup,
             duration: job.measured(),
-            // The last request of a trace is its end.
+            // A trace ends with its last request.
             grace: if job.load.trace().is_some() { job.timeout } else { Duration::ZERO },
         };
         let _woken = stop.wake_also(io.waker());
         let around = Surroundings { clock: *clock, spin: job.spin, stop, progress };
-        // Nobody takes them any more if another loop has failed.
+        // The receiver is gone if another loop has failed.
         let on_second = |second| drop(seconds.send(second));
         let generator = run(Generator::new(plan, protocol, ledger), &mut io, &around, on_second)?;
         io.recount_drops();

@@ -1,4 +1,4 @@
-//! Several reports as one: of processes that ran side by side, or of steps one after the other.
+//! Merges several reports into one: of concurrent processes, or of consecutive steps.
 
 use std::collections::BTreeMap;
 
@@ -8,9 +8,10 @@ use super::histogram::add;
 use super::report::{Report, Second};
 
 impl Report {
-    /// What processes that ran side by side come to: their counts and rates added, their histograms too, so that percentiles are those
-    /// of all requests together. Of steps, each is merged with its likes. `None` for no report; the error says what is
-    /// wrong, and with which one, counted from 0.
+    /// Merges the reports of processes that ran at the same time. Counts, rates and histograms are
+    /// added, so percentiles are those of all requests together. Each step is merged with the same step
+    /// of the other reports. `None` for no report; the error is the index of a report, from 0, and its
+    /// problem.
     pub fn merge(reports: &[Report]) -> Option<Result<Report, (usize, String)>> {
         let (first, others) = reports.split_first()?;
         let mut sum = first.clone();
@@ -22,7 +23,7 @@ impl Report {
         Some(sum.refresh(reports).map(|()| sum))
     }
 
-    /// What steps come to that ran one after the other; each stays whole in [`Report::steps`]. `None` for no step.
+    /// Merges consecutive steps; each step stays complete in [`Report::steps`]. `None` for no step.
     pub fn in_steps(steps: Vec<Report>) -> Option<Report> {
         let mut sum = steps.first()?.clone();
         sum.series.clear();
@@ -49,14 +50,14 @@ impl Report {
     fn merge_one(&mut self, other: &Report) -> Result<(), String> {
         if self.steps.len() != other.steps.len() {
             return Err(format!(
-                "{} steps, where the first report has {}",
+                "it has {} steps, but the first report has {}",
                 other.steps.len(),
                 self.steps.len()
             ));
         }
         if self.setup.protocol != other.setup.protocol {
             let (this, first) = (&other.setup.protocol, &self.setup.protocol);
-            return Err(format!("its protocol is `{this}`, that of the first report `{first}`"));
+            return Err(format!("its protocol is `{this}`, but the first report has `{first}`"));
         }
         for (step, (own, others)) in (1..).zip(self.steps.iter_mut().zip(&other.steps)) {
             let merged = Report::merge(&[own.clone(), others.clone()]).expect("two reports");
@@ -104,7 +105,7 @@ impl Report {
         }
     }
 
-    /// Makes the histograms those of all parts together, and what follows from them.
+    /// Sums the histograms of all parts, and recomputes the values derived from them.
     fn refresh(&mut self, parts: &[Report]) -> Result<(), (usize, String)> {
         let mut sums: [Histogram<u64>; 3] =
             std::array::from_fn(|_| Histogram::new(3).expect("3 digits are valid"));
@@ -119,9 +120,12 @@ impl Report {
                 let decoded = encoded.decode().map_err(|why| (index, format!("histograms.{name}: {why}")))?;
                 add(sum, &decoded);
             }
-            // Written by a program that knew no histograms: its percentiles cannot be added.
+            // An older program wrote no histograms, and percentiles cannot be added.
             if part.histograms.latency.is_empty() && part.answered + part.lost > 0 {
-                return Err((index, "it carries no histograms: made by an older loadgen?".to_owned()));
+                return Err((
+                    index,
+                    "it has no histograms; measure again with this version of loadgen".to_owned(),
+                ));
             }
         }
         let [latency, latency_uncorrected, pacing] = &sums;
@@ -144,7 +148,7 @@ mod tests {
 
     const TIMEOUT: Duration = Duration::from_secs(1);
 
-    /// A report of requests that took so many milliseconds, all in one second.
+    /// A report of requests with these latencies in milliseconds, all in one second.
     fn report(second: u64, ms: &[u64]) -> Report {
         let mut account = Account::new(TIMEOUT);
         let mut latency = super::super::histogram::empty(TIMEOUT, 2);
@@ -218,7 +222,7 @@ mod tests {
             (dns, "its protocol is `dns`"),
             (bare, "no histograms"),
             (bad, "histograms.pacing: not a histogram"),
-            (steps, "1 steps, where the first report has 0"),
+            (steps, "1 steps, but the first report has 0"),
         ] {
             let (index, why) = Report::merge(&[good.clone(), other]).unwrap().unwrap_err();
             assert!(index == 1 && why.contains(named), "{named}: {why}");

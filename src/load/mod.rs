@@ -1,22 +1,23 @@
-//! The load generator: open loop at a rate, or closed loop with a window; percentiles that tell the truth.
+//! The load generator: an open loop at a rate or a closed loop with a window, with correct percentiles.
 //!
-//! In an open loop the plan says when each request *should* leave, whatever the system does. Latency counts from
-//! that moment, so a stall delays every request planned during it and shows in the percentiles ("coordinated
-//! omission" is the mistake of not doing so: Gil Tene, "How NOT to Measure Latency"). The uncorrected latency, from
-//! the moment of sending, is kept beside it: where the two differ, the generator itself was late.
+//! In an open loop, a schedule fixes when each request *should* leave, regardless of the responses.
+//! Latency counts from that moment. A stall therefore delays every request scheduled during it and shows
+//! in the percentiles. Measuring from the send instead is the error called "coordinated omission" (Gil
+//! Tene, "How NOT to Measure Latency"). The report also has the uncorrected latency from the moment of
+//! sending; where the two differ, the generator itself was late.
 //!
-//! Nothing is repeated: every request ends as answered, busy, refused or lost.
+//! The generator never repeats a request: each one ends as answered, busy, refused or lost.
 //!
 //! ```text
-//! measure                    threads and sockets; from a Setup to a Report
-//!    └─ run                  the loop of a thread: wait, receive, answers, sends, flush
+//! measure                    threads and sockets; from a Job to a Report
+//!    └─ run                  the loop of a thread: wait, receive, responses, sends, flush
 //!         └─ generator       pure: which request leaves when (schedule, trace)
-//!              ├─ protocol   pure: what it looks like, and which answer is whose
-//!              └─ ledger     pure: which are open; how they ended, in all and by second
+//!              ├─ protocol   pure: the bytes of requests, and the matching of responses
+//!              └─ ledger     pure: open requests, outcomes in total and by second
 //! ```
 //!
-//! What works on finished reports knows nothing of all this: conditions on one ([`condition`]), many of them judged together
-//! ([`search`], [`compare`], [`interval`]), and [`pages`].
+//! Code for finished reports does not depend on these modules: conditions on a report ([`condition`]),
+//! several reports judged together ([`search`], [`compare`], [`interval`]), and [`pages`].
 
 pub mod compare;
 pub mod condition;

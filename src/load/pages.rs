@@ -1,4 +1,4 @@
-//! Finished measurements as pages: a run, a search, a comparison. Pure.
+//! Finished measurements as HTML pages: a run, a search, a comparison. Pure.
 
 use hdrhistogram::Histogram;
 
@@ -10,25 +10,26 @@ use super::{Report, Second, SetUp, Verdict};
 use crate::report::chart::{At, Axis, Lines, Numbers, Rule, Series, Style};
 use crate::report::page::{Page, Section};
 
-/// Where it was measured, and by which command.
+/// The machine and the command of a measurement.
 #[derive(Clone, Debug, Default)]
 pub struct Machine {
-    /// The command line.
+    /// Command line.
     pub command: String,
     /// Release of the kernel.
     pub kernel: String,
-    /// Cores that the generator may use.
+    /// CPUs available to the generator.
     pub cpus: usize,
 }
 
-/// A run, or one in steps. `judged` says what came of conditions on it. The error says that the report is damaged.
+/// Page of a run, with or without steps. `judged`: results of conditions. The error is that the report
+/// is damaged.
 pub fn of_run(report: &Report, judged: &[String], machine: &Machine) -> Result<Page, String> {
     let mut page = Page::new(&format!("Load on {}", report.setup.target), &about(&report.setup));
-    let latency = latency_chart("Latency by percentile", &[("from plan", &report.spectrum)]);
+    let latency = latency_chart("Latency by percentile", &[("from schedule", &report.spectrum)]);
     let uncorrected = spectrum(&report.histograms.latency_uncorrected)?;
     let latency = with_series(latency, line("from sending", &uncorrected));
     let pacing =
-        latency_chart("Pacing error by percentile", &[("after plan", &spectrum(&report.histograms.pacing)?)]);
+        latency_chart("Send lag by percentile", &[("after schedule", &spectrum(&report.histograms.pacing)?)]);
     page = page.section("Result", |section| {
         section.result(&headline(report));
         for line in judged {
@@ -40,8 +41,8 @@ pub fn of_run(report: &Report, judged: &[String], machine: &Machine) -> Result<P
         section.facts(facts(report));
         section.chart(&latency);
         section.text(
-            "From plan: from the moment at which a request should have left, so that a stall shows in every request planned during \
-             it. From sending: from when it did leave. Lost requests count as the time-out.",
+            "From schedule: from the moment at which a request should have left, so a stall shows in every request scheduled during \
+             it. From sending: from the actual send. Lost requests count as the timeout.",
         );
         percentile_table(report, section);
     });
@@ -57,7 +58,7 @@ pub fn of_run(report: &Report, judged: &[String], machine: &Machine) -> Result<P
     }
     page = page.section("The generator", |section| {
         section.text(&format!(
-            "How long after its planned moment each request left; {} of {} left more than 1 ms late.",
+            "Time from the scheduled moment to the send of each request; {} of {} left more than 1 ms late.",
             report.late_sends, report.sent
         ));
         section.chart(&pacing);
@@ -65,16 +66,16 @@ pub fn of_run(report: &Report, judged: &[String], machine: &Machine) -> Result<P
     Ok(set_up(page, &report.setup, machine))
 }
 
-/// A search for the largest rate that meets an SLO.
+/// Page of a search for the highest rate that meets an SLO.
 pub fn of_search(found: &Found, machine: &Machine) -> Result<Page, String> {
     let setup = found.trials.first().map(|trial| trial.report.setup.clone()).unwrap_or_default();
-    let setup = SetUp { rate: String::new(), ..setup }; // each trial has its own
+    let setup = SetUp { rate: String::new(), ..setup }; // each trial has its own rate
     let mut charts = vec![];
     for condition in found.plan.slo.each() {
         let limit = Rule { label: condition.to_string(), at: At::Y(condition.limit.value()) };
         charts.push(trials_chart(found, condition.metric, limit)?);
     }
-    // The runs at the found rate, as one.
+    // The runs at the found rate, merged.
     let at_found = found.trials.iter().filter(|trial| Some(trial.rate) == found.rate);
     let at_found = summed(at_found.map(|trial| &trial.report))?;
     let page =
@@ -93,9 +94,9 @@ pub fn of_search(found: &Found, machine: &Machine) -> Result<Page, String> {
         });
     let page = page.section("Trials", |section| {
         section.text(
-            "The rate was doubled or halved until one met the SLO and a higher one did not, then the ratio of the two was halved. \
-             What most trials at a rate show decides. The interval takes further trials around the limit: it holds the limit in 95 % of \
-             all searches, if higher rates are never easier (test of signs).",
+            "The search doubled or halved the rate until one met the SLO and a higher one did not. Then it halved that interval. \
+             The majority of a rate's trials decides. The interval uses further trials around the limit: it contains the limit in 95 % \
+             of all searches, if a higher rate is never easier (sign test).",
         );
         let rows = found.trials.iter().enumerate().map(|(index, trial)| {
             vec![(index + 1).to_string(), per_second(trial.rate), outcome(trial).to_owned(), trial.measured.clone()]
@@ -105,7 +106,7 @@ pub fn of_search(found: &Found, machine: &Machine) -> Result<Page, String> {
     Ok(set_up(page, &setup, machine))
 }
 
-/// A comparison of two targets.
+/// Page of a comparison of two targets.
 pub fn of_comparison(compared: &Compared, machine: &Machine) -> Result<Page, String> {
     let of =
         |side: Side| compared.turns.iter().filter(move |turn| turn.side == side).map(|turn| &turn.report);
@@ -115,7 +116,7 @@ pub fn of_comparison(compared: &Compared, machine: &Machine) -> Result<Page, Str
     let latency =
         latency_chart("Latency by percentile, all turns", &[("A", &spectra[0]), ("B", &spectra[1])]);
     let ratios = ratio_chart(compared)?;
-    let page = Page::new(&format!("B ({b}) against A ({})", setup.target), &about(&setup));
+    let page = Page::new(&format!("B ({b}) relative to A ({})", setup.target), &about(&setup));
     let page = page.section("Result", |section| {
         for figure in &compared.figures {
             section.result(&figure.to_string());
@@ -123,12 +124,12 @@ pub fn of_comparison(compared: &Compared, machine: &Machine) -> Result<Page, Str
         let row = |figure: &Difference| {
             vec![figure.metric.clone(), figure.write(figure.a), figure.write(figure.b), figure.write_interval()]
         };
-        section.table(&["", "A", "B", "B against A"], compared.figures.iter().map(row));
+        section.table(&["", "A", "B", "B relative to A"], compared.figures.iter().map(row));
         section.chart(&latency);
         section.chart(&ratios);
         section.text(&format!(
-            "Turns alternate, A B B A, so that a drift of the machine meets both alike. Each of the {} pairs gives a ratio; shown is the \
-             median, and the interval between two of them that holds the true median with the confidence named. {} pairs were left out.",
+            "Turns alternate, A B B A, so that a drift of the machine affects both alike. Each of the {} pairs gives a ratio. Shown are \
+             the median and the interval that contains the true median with the given confidence. {} pairs were left out.",
             compared.pairs, compared.pairs_unfit
         ));
     });
@@ -177,7 +178,7 @@ fn percentile_table(report: &Report, section: &mut Section) {
     let rows = rows.zip(report.pacing_us.rows()).map(|(((name, plan), (_, sending)), (_, pacing))| {
         vec![name.to_owned(), write(plan), write(sending), write(pacing)]
     });
-    section.table(&["", "from plan", "from sending", "pacing error"], rows);
+    section.table(&["", "from schedule", "from sending", "send lag"], rows);
 }
 
 fn steps(steps: &[Report], section: &mut Section) {
@@ -217,7 +218,8 @@ fn steps(steps: &[Report], section: &mut Section) {
             kept.to_owned(),
         ]
     });
-    let head = ["wanted", "sent", "answered", "busy, refused", "lost", "p50", "p99", "p99.9", "plan kept"];
+    let head =
+        ["target rate", "sent", "answered", "busy, refused", "lost", "p50", "p99", "p99.9", "schedule kept"];
     section.table(&head, rows);
 }
 
@@ -230,13 +232,13 @@ fn over_time(report: &Report) -> [Lines; 3] {
         style,
         ..Series::default()
     };
-    // The last second may be a part of one.
+    // The last second may be incomplete.
     let length = |second: &Second| (report.duration_s - second.at_s as f64).clamp(0.001, 1.0);
     let per_second = |count: fn(&Second) -> u64| move |second: &Second| count(second) as f64 / length(second);
-    // Nothing was answered in a second without a latency.
+    // A second without a latency has no answered request.
     let time = |us: u64| if us == 0 { f64::NAN } else { us as f64 };
     let latency = Lines {
-        title: "Latency by second of plan".to_owned(),
+        title: "Latency by scheduled second".to_owned(),
         x: x(),
         y: Axis::log("latency").numbers(Numbers::Micros),
         series: vec![
@@ -257,7 +259,7 @@ fn over_time(report: &Report) -> [Lines; 3] {
         rules: vec![],
     };
     let errors = Lines {
-        title: "Not answered OK, and late, per second".to_owned(),
+        title: "Errors and late sends, per second".to_owned(),
         x: x(),
         y: Axis::linear("per second").from(0.0),
         series: vec![
@@ -294,7 +296,7 @@ fn spectrum(encoded: &EncodedHistogram) -> Result<Vec<SpectrumPoint>, String> {
     Ok(histogram::spectrum(&encoded.decode()?))
 }
 
-/// The latencies of several runs together.
+/// The merged latencies of several runs.
 fn summed<'a>(reports: impl Iterator<Item = &'a Report>) -> Result<Histogram<u64>, String> {
     let mut sum = EncodedHistogram::default().decode()?;
     for report in reports {
@@ -311,7 +313,7 @@ fn outcome(trial: &Trial) -> &'static str {
     }
 }
 
-/// One figure of the SLO in all trials, with its limit and the found rate.
+/// Chart of one SLO metric in all trials, with its limit and the found rate.
 fn trials_chart(found: &Found, metric: Metric, limit: Rule) -> Result<Lines, String> {
     let mut series = vec![];
     for (name, wanted) in
@@ -340,7 +342,7 @@ fn trials_chart(found: &Found, metric: Metric, limit: Rule) -> Result<Lines, Str
     })
 }
 
-/// The ratios of B to A by pair.
+/// Chart of the ratios of B to A by pair.
 fn ratio_chart(compared: &Compared) -> Result<Lines, String> {
     let mut series = vec![];
     for percent in [50.0, 99.0, 99.9] {
@@ -392,7 +394,7 @@ fn set_up(page: Page, setup: &SetUp, machine: &Machine) -> Page {
 
 fn time_of(seconds: f64) -> std::time::SystemTime {
     let since = std::time::Duration::try_from_secs_f64(seconds).unwrap_or_default();
-    // The last year that its text has room for.
+    // The latest year that the format of the date can show.
     std::time::UNIX_EPOCH + since.min(std::time::Duration::from_secs(253_402_300_799))
 }
 

@@ -1,4 +1,4 @@
-//! What a run comes to.
+//! The results of a run.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,170 +11,171 @@ use super::counts::Counts;
 use super::histogram::{self, EncodedHistogram, Percentiles, SpectrumPoint};
 use super::ledger::Account;
 
-/// More late sends than this share, and the generator could not keep up.
+/// Maximum share of late sends; above it, the generator could not keep up.
 const LATE_SHARE_MAX: f64 = 0.01;
-/// Less than this share of the rate, and the generator could not keep up.
+/// Minimum share of the requested rate; below it, the generator could not keep up.
 const RATE_SHARE_MIN: f64 = 0.99;
 
-/// The account of a run, warm-up excluded. `sent = answered + busy + refused + lost`.
+/// The results of a run without its warm-up. `sent = answered + busy + refused + lost`.
 ///
-/// Of a run in steps this is the sum of all of them, one after the other.
+/// For a run in steps, the results are the sum of all steps, which ran one after another.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Report {
-    /// What was measured, and how.
+    /// Parameters of the measurement.
     #[serde(default)]
     pub setup: SetUp,
-    /// Requests that the plan had; more than `sent` if the generator could not keep up.
+    /// Scheduled requests; more than `sent` if the generator could not keep up.
     pub planned: u64,
     /// Requests sent, each once.
     pub sent: u64,
     /// Requests answered with OK in time.
     pub answered: u64,
-    /// Requests without any answer before the time-out.
+    /// Requests without a response before the timeout.
     pub lost: u64,
-    /// Requests answered with BUSY (of DNS: SERVFAIL).
+    /// Requests answered with BUSY (DNS: SERVFAIL).
     pub busy: u64,
-    /// Requests answered with an error or after their deadline at the server.
+    /// Requests answered with an error, or after their deadline at the server.
     pub refused: u64,
-    /// Requests that left more than 1 ms after their planned moment.
+    /// Requests that left more than 1 ms after their scheduled moment.
     pub late_sends: u64,
-    /// Requests per second that were sent.
+    /// Requests sent per second.
     pub rate: f64,
-    /// Requests per second that were asked for, on average; `None` in a closed loop.
+    /// Mean requested rate, in requests per second; `None` in a closed loop.
     pub rate_wanted: Option<f64>,
-    /// Seconds of the measurement.
+    /// Length of the measurement, in seconds.
     pub duration_s: f64,
-    /// Latency from the planned moment, in microseconds; a lost request counts as the time-out. BUSY and refusals are
-    /// not in it.
+    /// Latency from the scheduled moment, in microseconds; a lost request counts as the timeout. BUSY
+    /// and errors are excluded.
     pub latency_us: Percentiles,
-    /// The same from the moment of sending.
+    /// Latency from the moment of sending, in microseconds.
     pub latency_uncorrected_us: Percentiles,
-    /// How long after its planned moment each request left: the generator's own error.
+    /// Send lag, the generator's own error: time from the scheduled to the actual send, in microseconds.
     #[serde(default)]
     pub pacing_us: Percentiles,
-    /// Datagrams that the system did not take for sending: they count as sent, and are lost.
+    /// Datagrams that the kernel did not accept for sending; they count as sent and lost.
     #[serde(default)]
     pub not_sent: u64,
-    /// Answers that the system dropped since the generator did not read them in time: their requests count as lost.
+    /// Responses that the kernel dropped because the generator did not read them in time; their requests
+    /// count as lost.
     #[serde(default)]
     pub kernel_drops: u64,
-    /// Frames that were no answer to an open request, by reason.
+    /// Frames that matched no open request, by reason.
     pub drops: BTreeMap<String, u64>,
     /// The percentile spectrum of `latency_us`.
     #[serde(default)]
     pub spectrum: Vec<SpectrumPoint>,
-    /// The histograms behind the percentiles, whole.
+    /// The complete histograms behind the percentiles.
     #[serde(default)]
     pub histograms: Histograms,
-    /// Second by second, in order; seconds in which nothing was planned are left out.
+    /// Results by second, in order; seconds without a scheduled request are left out.
     #[serde(default)]
     pub series: Vec<Second>,
-    /// Of a run in steps: each by itself, in their order.
+    /// The results of each step in order; empty for a run without steps.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub steps: Vec<Report>,
 }
 
-/// What was measured, and how; in the words of the command line.
+/// Parameters of a measurement, in the terms of the command line.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct SetUp {
-    /// Of `loadgen`.
+    /// Version of `loadgen`.
     pub version: String,
-    /// When the warm-up began, in seconds since 1970.
+    /// Start of the warm-up, in seconds since 1970.
     pub started_at_s: f64,
-    /// Where the requests went.
+    /// Target of the requests.
     pub target: String,
     /// `native`, `dns` or `raw`.
     pub protocol: String,
     /// `poisson`, `constant`, `burst:N`, `trace:FILE`, or `window` for a closed loop.
     pub arrivals: String,
-    /// The rate as it was asked for, `1000` or `1000..5000`; empty in a closed loop.
+    /// The requested rate, `1000` or `1000..5000`; empty in a closed loop.
     pub rate: String,
-    /// Threads that sent.
+    /// Sending threads.
     pub threads: u16,
-    /// Clients: sockets, each with an address of its own.
+    /// Clients: sockets, each with its own address.
     pub clients: u32,
-    /// Requests in flight at most.
+    /// Maximum requests in flight; `None` is no limit.
     pub window: Option<u64>,
-    /// Bytes of payload, or of a whole datagram where there are no frames.
+    /// Payload size in bytes, or the datagram size for protocols without frames.
     pub payload: u64,
-    /// Seconds until a request without an answer is lost.
+    /// Time after which an unanswered request is lost, in seconds.
     pub timeout_s: f64,
-    /// Seconds before the measurement.
+    /// Time before the measurement, in seconds.
     pub warmup_s: f64,
-    /// Of the plan.
+    /// Seed of the schedule.
     pub seed: u64,
-    /// The I/O back end.
+    /// I/O back end.
     pub io: String,
 }
 
-/// The histograms of a run, each whole, in nanoseconds.
+/// The complete histograms of a run, in nanoseconds.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Histograms {
-    /// Behind [`Report::latency_us`].
+    /// Histogram of [`Report::latency_us`].
     pub latency: EncodedHistogram,
-    /// Behind [`Report::latency_uncorrected_us`].
+    /// Histogram of [`Report::latency_uncorrected_us`].
     pub latency_uncorrected: EncodedHistogram,
-    /// Behind [`Report::pacing_us`].
+    /// Histogram of [`Report::pacing_us`].
     pub pacing: EncodedHistogram,
 }
 
-/// The requests that were planned for one second, however late they ended.
+/// The requests that were scheduled for one second, even if they ended later.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Second {
-    /// Whole seconds from the beginning of the measurement to that of this one.
+    /// Start of this second, in whole seconds after the start of the measurement.
     pub at_s: u64,
-    /// As in [`Report`].
+    /// Requests sent.
     pub sent: u64,
-    /// As in [`Report`].
+    /// Requests answered with OK in time.
     pub answered: u64,
-    /// As in [`Report`].
+    /// Requests answered with BUSY (DNS: SERVFAIL).
     pub busy: u64,
-    /// As in [`Report`].
+    /// Requests answered with an error, or after their deadline at the server.
     pub refused: u64,
-    /// As in [`Report`].
+    /// Requests without a response before the timeout.
     pub lost: u64,
-    /// As in [`Report`].
+    /// Requests that left more than 1 ms after their scheduled moment.
     pub late_sends: u64,
-    /// Of the latency from the planned moment, as in [`Report::latency_us`], to within 1 %.
+    /// Median latency from the scheduled moment, in microseconds, within 1 %.
     pub latency_us_p50: u64,
-    /// See `latency_us_p50`.
+    /// 99th percentile of the latency from the scheduled moment, in microseconds, within 1 %.
     pub latency_us_p99: u64,
-    /// See `latency_us_p50`.
+    /// Highest latency from the scheduled moment, in microseconds, within 1 %.
     pub latency_us_max: u64,
-    /// That latency whole, in nanoseconds, with two digits.
+    /// Histogram of the latency from the scheduled moment, in nanoseconds, with two significant digits.
     pub histogram: EncodedHistogram,
 }
 
-/// Whether the figures say something about the system, or only about the generator.
+/// Whether the results describe the system, or only the generator.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Verdict {
-    /// The plan was kept.
+    /// The schedule was kept.
     Valid,
-    /// Not one answer came.
+    /// No response arrived.
     NothingAnswered,
-    /// Too many requests left late: the share.
+    /// Too many requests left late: their share.
     Late(f64),
-    /// Too few requests left: the share of the rate that was reached.
+    /// Too few requests left: the achieved share of the rate.
     TooSlow(f64),
 }
 
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Verdict::Valid => f.write_str("the plan was kept"),
+            Verdict::Valid => f.write_str("the schedule was kept"),
             Verdict::NothingAnswered => f.write_str(
-                "nothing was answered: is the balancer running at --target, with the same frame size?",
+                "no request was answered; check that the balancer runs at --target with the same frame size",
             ),
             Verdict::Late(share) => write!(
                 f,
-                "{:.1} % of the requests left more than 1 ms late: the figures show this generator, not the system; \
+                "{:.1} % of the requests left more than 1 ms late, so the results measure this generator, not the system; \
                  lower --rate or give it more CPU",
                 share * 100.0
             ),
             Verdict::TooSlow(share) => write!(
                 f,
-                "only {:.1} % of the rate was reached: the figures show this generator, not the system; lower --rate \
+                "only {:.1} % of the rate was reached, so the results measure this generator, not the system; lower --rate \
                  or give it more CPU",
                 share * 100.0
             ),
@@ -204,7 +205,7 @@ impl Report {
         report
     }
 
-    /// Sets the histograms, and what follows from them.
+    /// Sets the histograms and the values derived from them.
     pub(super) fn set_histograms(
         &mut self,
         latency: &Histogram<u64>,
@@ -222,7 +223,8 @@ impl Report {
         };
     }
 
-    /// Judges the run; a closed loop has no plan to miss. A run in steps is as good as its worst step.
+    /// Judges the run. A closed loop has no schedule to miss. A run in steps has the verdict of its
+    /// worst step.
     pub fn verdict(&self) -> Verdict {
         let worst = self.steps.iter().map(Report::verdict).max_by_key(|verdict| verdict.rank());
         worst.unwrap_or_else(|| self.own_verdict())
@@ -244,7 +246,7 @@ impl Report {
 }
 
 impl Verdict {
-    /// The higher the worse.
+    /// Severity: a higher rank is worse.
     fn rank(&self) -> u8 {
         match self {
             Verdict::Valid => 0,
@@ -264,7 +266,7 @@ impl fmt::Display for Report {
             let Report { not_sent, kernel_drops, .. } = self;
             writeln!(
                 f,
-                "of the lost ones, this machine: {not_sent} datagrams not sent, {kernel_drops} answers not read in time"
+                "lost on this machine: {not_sent} datagrams not sent, {kernel_drops} responses not read in time"
             )?;
         }
         writeln!(f)?;
@@ -274,19 +276,19 @@ impl fmt::Display for Report {
 
 impl Report {
     fn write_percentiles(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let heads = ["latency", "from plan (us)", "from sending (us)", "pacing error (us)"];
-        writeln!(f, "{:<8} {:>14} {:>18} {:>18}", heads[0], heads[1], heads[2], heads[3])?;
+        let heads = ["latency", "from schedule (us)", "from sending (us)", "send lag (us)"];
+        writeln!(f, "{:<8} {:>18} {:>18} {:>18}", heads[0], heads[1], heads[2], heads[3])?;
         let (uncorrected, pacing) = (self.latency_uncorrected_us.rows(), self.pacing_us.rows());
         let rows = self.latency_us.rows().into_iter().zip(uncorrected).zip(pacing);
         for (((name, corrected), (_, uncorrected)), (_, pacing)) in rows {
-            writeln!(f, "{name:<8} {corrected:>14} {uncorrected:>18} {pacing:>18}")?;
+            writeln!(f, "{name:<8} {corrected:>18} {uncorrected:>18} {pacing:>18}")?;
         }
         Ok(())
     }
 
     fn write_steps(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let heads = [
-            "wanted/s",
+            "target/s",
             "sent/s",
             "answered",
             "busy",
@@ -299,7 +301,7 @@ impl Report {
         for head in heads {
             write!(f, "{head:>11}")?;
         }
-        writeln!(f, "  plan kept")?;
+        writeln!(f, "  schedule kept")?;
         for step in &self.steps {
             let Percentiles { p50, p99, p999, .. } = step.latency_us;
             let wanted = step.rate_wanted.unwrap_or(step.rate);
@@ -309,7 +311,7 @@ impl Report {
             }
             let verdict = match step.verdict() {
                 Verdict::Valid => "yes".to_owned(),
-                Verdict::NothingAnswered => "nothing answered".to_owned(),
+                Verdict::NothingAnswered => "no response".to_owned(),
                 Verdict::Late(share) => format!("{:.1} % late", share * 100.0),
                 Verdict::TooSlow(share) => format!("{:.1} % sent", share * 100.0),
             };
@@ -360,7 +362,7 @@ mod tests {
         }
         assert!(!text.contains("this machine"), "{text}");
         let text = Report { kernel_drops: 7, ..Report::default() }.to_string();
-        assert!(text.contains("0 datagrams not sent, 7 answers not read"), "{text}");
+        assert!(text.contains("0 datagrams not sent, 7 responses not read"), "{text}");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The loop of one generator, and its figures while it runs.
+//! The loop of one generator, and its progress.
 
 use std::io;
 use std::ops::AddAssign;
@@ -11,7 +11,7 @@ use crate::io::DatagramIo;
 use crate::os::signals::Stop;
 use crate::role::Role;
 
-/// Figures that a loop writes once a turn and another thread shows.
+/// Counters that a loop writes once per turn and another thread reads.
 #[derive(Debug, Default)]
 pub struct Progress {
     sent: AtomicU64,
@@ -22,20 +22,20 @@ pub struct Progress {
     in_flight: AtomicU64,
 }
 
-/// How far a run is.
+/// Progress of a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Live {
-    /// As in [`Report`](super::Report).
+    /// Requests sent.
     pub sent: u64,
-    /// As in [`Report`](super::Report).
+    /// Requests answered with OK in time.
     pub answered: u64,
-    /// As in [`Report`](super::Report).
+    /// Requests answered with BUSY (DNS: SERVFAIL).
     pub busy: u64,
-    /// As in [`Report`](super::Report).
+    /// Requests without a response before the timeout.
     pub lost: u64,
-    /// Late sends.
+    /// Requests that left more than 1 ms after their scheduled moment.
     pub late: u64,
-    /// Requests without an end yet.
+    /// Requests in flight.
     pub in_flight: u64,
 }
 
@@ -66,7 +66,7 @@ impl Progress {
         }
     }
 
-    /// The newest figures.
+    /// The newest counts.
     pub fn read(&self) -> Live {
         let get = |cell: &AtomicU64| cell.load(Ordering::Relaxed);
         Live {
@@ -80,19 +80,21 @@ impl Progress {
     }
 }
 
-/// What a loop is joined to.
+/// What a loop needs besides its generator.
 pub struct Surroundings<'a> {
-    /// The clock of the plan, and of the back end.
+    /// Clock of the schedule and the back end.
     pub clock: Clock,
-    /// How long before a deadline the loop sleeps no more, but looks again and again: the kernel wakes a thread late.
+    /// Time of busy-waiting before each deadline, because the kernel wakes threads late.
     pub spin: Duration,
-    /// Asked to stop it sends no more and waits for what is in flight, asked twice it gives that up as lost.
+    /// On the first signal the loop stops sending and waits for the requests in flight. On the second it
+    /// counts them as lost.
     pub stop: &'a Stop,
-    /// Written once a turn.
+    /// Written once per turn.
     pub progress: &'a Progress,
 }
 
-/// Runs a generator to its end; gives it back for its account. `on_second` takes each second of which all has ended.
+/// Runs a generator to its end and returns it. `on_second` receives each second whose requests have all
+/// ended.
 pub fn run<P: Protocol>(
     mut generator: Generator<P>,
     io: &mut impl DatagramIo,
@@ -105,7 +107,8 @@ pub fn run<P: Protocol>(
         let now = clock.now();
         let (rx, tx) = io.turn();
         generator.on_batch(now, rx, tx);
-        // Read again, since what came in may have been much: a request's moment of sending is that of its flush.
+        // Read again, since handling the input may take time: a request's send time is that of its
+        // flush.
         let now = clock.now();
         generator.on_timeout(now, tx);
         io.flush()?;
@@ -126,7 +129,7 @@ pub fn run<P: Protocol>(
     }
 }
 
-/// Receives what there is, waiting until the deadline if there is nothing.
+/// Receives datagrams; waits until the deadline if there are none.
 fn await_work(
     io: &mut impl DatagramIo,
     deadline: Option<Instant>,
@@ -168,7 +171,7 @@ mod tests {
             await_work(&mut io, Some(deadline), clock, spin).unwrap();
             assert!(clock.now() >= deadline && io.turn().0.is_empty(), "{spin:?}");
         }
-        // While it spins, a datagram ends it.
+        // A datagram ends the busy-wait.
         let hour = Duration::from_secs(3600);
         let deadline = clock.now() + hour;
         peer.send_to(b"x", to).unwrap();

@@ -1,4 +1,4 @@
-//! When requests should leave.
+//! The moments at which requests should leave.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -10,22 +10,22 @@ use super::trace::Trace;
 use crate::base::rng::Rng;
 use crate::base::time::Instant;
 
-/// Requests of a burst, if nothing else is said.
+/// Default size of a burst.
 const BURST: u32 = 10;
-/// The largest burst.
+/// Maximum size of a burst.
 const BURST_MAX: u32 = 1_000_000;
 
-/// How requests are spread over the time.
+/// Spacing of requests in time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Arrivals {
-    /// Exponential gaps, a Poisson process: what many independent users look like.
+    /// Exponential gaps, a Poisson process: like many independent users.
     #[default]
     Poisson,
     /// Equal gaps.
     Constant,
-    /// So many at once, at equal gaps.
+    /// Bursts of this many requests, at equal gaps.
     Burst(u32),
-    /// As this file says; see [`Trace`].
+    /// As in this file; [`Trace`] has the format.
     Trace(PathBuf),
 }
 
@@ -38,10 +38,12 @@ impl FromStr for Arrivals {
             None if text == "burst" => Ok(Arrivals::Burst(BURST)),
             Some(("burst", count)) => match count.parse() {
                 Ok(count @ 1..=BURST_MAX) => Ok(Arrivals::Burst(count)),
-                _ => Err(format!("a burst is of 1 to {BURST_MAX} requests, not `{count}`")),
+                _ => Err(format!("`{count}` is no burst size; use 1 to {BURST_MAX}")),
             },
             Some(("trace", file)) if !file.is_empty() => Ok(Arrivals::Trace(file.into())),
-            _ => Err(format!("`{text}` is none of poisson, constant, burst, burst:N, trace:FILE")),
+            _ => {
+                Err(format!("unknown arrivals `{text}`; use poisson, constant, burst, burst:N or trace:FILE"))
+            }
         }
     }
 }
@@ -57,23 +59,24 @@ impl fmt::Display for Arrivals {
     }
 }
 
-/// Requests per second: the same all the time, or, after a time at the first rate, changing evenly to another.
+/// Requests per second: constant, or constant at first and then changing linearly to another rate.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rate {
     from: f64,
     to: f64,
-    /// Seconds at the first rate, and of the change.
+    /// Seconds at the first rate, and seconds of the change.
     hold: f64,
     over: f64,
 }
 
 impl Rate {
-    /// `rate` requests per second, more than 0.
+    /// A constant rate above 0, in requests per second.
     pub fn flat(rate: f64) -> Self {
         Rate::ramp(rate, rate, Duration::ZERO, Duration::ZERO)
     }
 
-    /// The first rate for `hold`, then a straight line to the second one that takes `over`. Both are more than 0.
+    /// The first rate for `hold`, then a linear change to the second rate that takes `over`. Both rates
+    /// are above 0.
     pub fn ramp(from: f64, to: f64, hold: Duration, over: Duration) -> Self {
         for rate in [from, to] {
             assert!(rate.is_finite() && rate > 0.0, "rate {rate}");
@@ -81,12 +84,12 @@ impl Rate {
         Rate { from, to, hold: hold.as_secs_f64(), over: over.as_secs_f64() }
     }
 
-    /// The mean over the change.
+    /// Mean rate of the change.
     pub fn mean(&self) -> f64 {
         (self.from + self.to) / 2.0
     }
 
-    /// The highest.
+    /// Highest rate.
     pub fn max(&self) -> f64 {
         self.from.max(self.to)
     }
@@ -96,7 +99,7 @@ impl Rate {
         Rate { from: self.from / f64::from(of), to: self.to / f64::from(of), ..*self }
     }
 
-    /// After how many seconds so many requests are due: the inverse of the area under the rate.
+    /// Seconds until this many requests are due: the inverse of the integral of the rate.
     fn time_of(&self, count: f64) -> f64 {
         if self.from == self.to {
             return count / self.from;
@@ -108,7 +111,7 @@ impl Rate {
         if ramped >= in_ramp {
             return self.hold + self.over + (ramped - in_ramp) / self.to;
         }
-        // from * t + slope / 2 * t^2 = ramped, solved without a difference of like numbers.
+        // from * t + slope / 2 * t^2 = ramped, solved without subtracting nearly equal numbers.
         let slope = (self.to - self.from) / self.over;
         let root = (self.from * self.from + 2.0 * slope * ramped).max(0.0).sqrt();
         self.hold + 2.0 * ramped / (self.from + root)
@@ -125,20 +128,20 @@ impl fmt::Display for Rate {
     }
 }
 
-/// Which part of a plan one of several generators has: they keep it together, as one would alone.
+/// A generator's share of a schedule. All shares together send exactly the schedule of one generator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Share {
-    /// From 0.
+    /// Index of the share, from 0.
     pub index: u16,
-    /// How many there are.
+    /// Number of shares.
     pub of: u16,
 }
 
 impl Share {
-    /// All of it.
+    /// The whole schedule.
     pub const WHOLE: Share = Share { index: 0, of: 1 };
 
-    /// This one's part of a number of things, which are dealt out one by one.
+    /// This share of `whole` items that are dealt out in turn.
     pub fn part(self, whole: usize) -> usize {
         let of = usize::from(self.of);
         whole / of + usize::from(usize::from(self.index) < whole % of)
@@ -157,9 +160,10 @@ enum Moments {
     AtRate {
         rate: Rate,
         gaps: Gaps,
-        /// How many requests are due with the next one, were the rate kept exactly. Whole numbers are exact up to 2^53.
+        /// Requests due up to and including the next one at the exact rate. Integers are exact up to
+        /// 2^53.
         count: f64,
-        /// Of the next one, in nanoseconds after the start. Exact enough for 100 days.
+        /// Moment of the next request, in nanoseconds after the start. Precise enough for 100 days.
         offset: f64,
     },
     Traced {
@@ -176,13 +180,14 @@ enum Gaps {
 }
 
 impl Schedule {
-    /// A Poisson process; the first request is one gap after `start`, so that many schedules of one rate do not all begin
-    /// with a request.
+    /// A Poisson process. The first request is one gap after `start`, so that concurrent schedules do
+    /// not all begin with a request.
     pub fn poisson(rate: Rate, share: Share, start: Instant, seed: u64) -> Self {
         Self::at(rate.share(share.of), Gaps::Exponential(Rng::new(seed)), 0.0, start)
     }
 
-    /// Bursts of so many requests (1: single ones) at equal gaps, the first one gap after `start`. Shares take turns.
+    /// Bursts of `burst` requests (1: single requests) at equal gaps; the first is one gap after
+    /// `start`. Shares take turns.
     pub fn bursts(rate: Rate, burst: u32, share: Share, start: Instant) -> Self {
         let before_first = (f64::from(share.index + 1) / f64::from(share.of) - 1.0) * f64::from(burst);
         Self::at(rate.share(share.of), Gaps::Equal { burst, left: 0 }, before_first, start)
@@ -212,7 +217,7 @@ impl Schedule {
         Instant::from_nanos(self.start.as_nanos().saturating_add(offset))
     }
 
-    /// Bytes of payload of the next request, where the trace says so.
+    /// Payload size of the next request in bytes, if the trace sets it.
     pub fn next_payload(&self) -> Option<u32> {
         match &self.moments {
             Moments::AtRate { .. } => None,
@@ -220,7 +225,7 @@ impl Schedule {
         }
     }
 
-    /// Goes on to the request after it.
+    /// Advances to the next request.
     pub fn advance(&mut self) {
         match &mut self.moments {
             Moments::AtRate { rate, gaps, count, offset } => {
@@ -236,7 +241,7 @@ impl Schedule {
 }
 
 impl Gaps {
-    /// In requests at the mean rate; 0 within a burst.
+    /// The next gap, in mean gaps; 0 within a burst.
     fn next(&mut self) -> f64 {
         match self {
             Gaps::Exponential(rng) => -(1.0 - rng.unit_f64()).ln(),
@@ -314,7 +319,7 @@ mod tests {
             let whole = moments(Schedule::bursts(flat(900.0), burst, Share::WHOLE, START), 1200);
             assert!(shared.iter().zip(&whole).all(|(a, b)| (a - b).abs() < 2e-9), "{burst}");
         }
-        // Superposed Poisson processes are one: exponential gaps, of the whole rate.
+        // The superposition of Poisson processes is a Poisson process at the sum of the rates.
         let mut shared: Vec<f64> = (0..4)
             .flat_map(|index| {
                 moments(Schedule::poisson(flat(1000.0), Share { index, of: 4 }, START, index.into()), 25_000)
@@ -340,7 +345,7 @@ mod tests {
                 let area = 2.0 * from + from * t + (to - from) * t * t / 20.0;
                 assert!((until(2.0 + t) - area).abs() <= 1.0, "{from}..{to}, {t} s: {}", until(2.0 + t));
             }
-            assert!((until(13.0) - until(12.0) - to).abs() <= 1.0, "after the end it stays");
+            assert!((until(13.0) - until(12.0) - to).abs() <= 1.0, "the rate stays constant after the ramp");
             assert_eq!(rate.mean(), 600.0);
         }
     }

@@ -1,14 +1,17 @@
-//! The largest rate that meets an SLO. Pure: it says which rate to try next, and is told what came of it.
+//! Search for the highest rate that meets an SLO. Pure: it selects the next rate and records the trial's
+//! result.
 //!
-//! From the first rate it doubles or halves until one rate meets the SLO and a higher one does not, then halves the
-//! ratio of the two until that is small enough. Each rate is tried until most of its repeats agree; at the two rates that remain,
-//! and at some further away on either side, until there is an interval. What is known is always all trials together, so one that was disturbed misleads for a while only: shares of
-//! trials that met the SLO are first made to fall with the rate (isotonic regression), and *most* is judged by these.
+//! The search doubles or halves the first rate until one rate meets the SLO and a higher one does not.
+//! Then it halves that interval until it is small enough. Each rate gets trials until the majority is
+//! certain. Afterwards the two remaining rates, and some further away, get trials until there is an
+//! interval. Every decision uses all trials, so a disturbed trial misleads only temporarily. Shares of
+//! trials that met the SLO are first made to fall with the rate (isotonic regression); the majority is
+//! judged by these shares.
 //!
-//! The interval is a test of signs. Were the limit below a rate, trials there and above would meet the SLO less often than a coin
-//! shows heads; where they meet it so often that a coin would do so in 2.5 % of all cases at most, the limit is not below that
-//! rate. In the same way from above. A test takes the nearest six trials or more. It assumes only that
-//! higher rates are never easier.
+//! The interval is a sign test. If the limit were below a rate, trials at or above that rate would meet
+//! the SLO less often than a coin shows heads. If they meet the SLO so often that a coin does so in at
+//! most 2.5 % of all cases, the limit is not below that rate. The test from above works alike. A test
+//! takes the nearest six or more trials. Its only assumption is that a higher rate is never easier.
 
 use std::fmt;
 
@@ -18,96 +21,99 @@ use super::condition::{Conditions, Figures, Operator};
 use super::interval::{CONFIDENCE, coins_at_most};
 use super::{Report, Verdict};
 
-/// Fewer trials than this show nothing with [`CONFIDENCE`]: six of six have a chance of 1/64 with a coin.
+/// Minimum trials for a test with [`CONFIDENCE`]: six of six heads have a probability of 1/64.
 const TEST_TRIALS: usize = 6;
 
-/// So many trials in which the generator could not keep up, and more than others, are enough to say that a rate is beyond it. One alone
-/// is often a machine that was busy with something else.
+/// Trials in which the generator could not keep up that put a rate beyond it, if they outnumber the
+/// others. A single one is often caused by other work on the machine.
 const UNFIT_MAX: usize = 4;
 
-/// What is searched, and how.
+/// Goal and limits of a search.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SearchPlan {
-    /// What has to hold.
+    /// Conditions that a rate must meet.
     pub slo: Conditions,
-    /// The first rate, in requests per second; from `lowest` to `highest`.
+    /// First rate in requests per second, from `lowest` to `highest`.
     pub start: f64,
-    /// No rate below this is tried.
+    /// Lowest rate to try, in requests per second.
     pub lowest: f64,
-    /// No rate above this is tried.
+    /// Highest rate to try, in requests per second.
     pub highest: f64,
-    /// Trials of a rate; most of them decide. At least 1.
+    /// Trials per rate, at least 1; the majority decides.
     pub repeats: usize,
-    /// It ends when the rates that meet the SLO and do not differ by this share. More than 0.
+    /// Maximum relative difference at the end between the rate that meets the SLO and the one that does
+    /// not. Above 0.
     pub precision: f64,
-    /// Trials in all, at most.
+    /// Maximum trials in total.
     pub trials_max: usize,
 }
 
-/// What came of a trial.
+/// Result of a trial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
     /// The SLO was met.
     Met,
-    /// It was not.
+    /// The SLO was missed.
     Missed,
-    /// The generator could not keep up and the SLO was missed: the figures say nothing about the target, and the trial is repeated.
+    /// The generator could not keep up and the SLO was missed. The result says nothing about the target,
+    /// so the trial is repeated.
     Unfit,
 }
 
 /// One run at one rate.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Trial {
-    /// Requests per second that were asked for.
+    /// Requested rate, in requests per second.
     pub rate: f64,
-    /// What came of it.
+    /// Result of the trial.
     pub outcome: Outcome,
-    /// The figures of the SLO in words.
+    /// Values of the SLO's metrics as text.
     pub measured: String,
-    /// All figures.
+    /// Complete results.
     pub report: Report,
 }
 
-/// Why a search is over.
+/// Why a search ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum End {
-    /// The limit is between two rates that differ by the precision at most.
+    /// The limit is known within the precision.
     Found,
-    /// The highest rate that was allowed still meets the SLO.
+    /// The highest allowed rate still meets the SLO.
     Highest,
-    /// Not even the lowest rate that was allowed meets it.
+    /// The lowest allowed rate does not meet the SLO.
     Lowest,
-    /// At the next higher rate the generator could not keep up.
+    /// The generator could not keep up at the next higher rate.
     Generator,
-    /// There were too many trials, or somebody ended it.
+    /// The number of trials reached its maximum, or the operator stopped the search.
     Stopped,
 }
 
-/// A search under way.
+/// A running search.
 #[derive(Clone, Debug)]
 pub struct Search {
     plan: SearchPlan,
     trials: Vec<Trial>,
 }
 
-/// A search that is over.
+/// A finished search.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Found {
-    /// What was searched.
+    /// Goal and limits of the search.
     pub plan: SearchPlan,
-    /// Why it ended.
+    /// Why the search ended.
     pub end: End,
-    /// The largest rate that met the SLO in most trials; a lower bound unless `end` is `found`. `None`: no rate met it.
+    /// The highest rate that met the SLO in most trials; a lower bound unless `end` is `found`. `None`:
+    /// no rate met it.
     pub rate: Option<f64>,
     /// The next higher rate that was tried.
     pub missed_at: Option<f64>,
-    /// The limit is not below this, with `confidence`. `None`: that was not shown of any rate.
+    /// The limit is not below this, with `confidence`. `None`: shown for no rate.
     pub low: Option<f64>,
-    /// The limit is not above this, with `confidence`. `None`: that was not shown of any rate.
+    /// The limit is not above this, with `confidence`. `None`: shown for no rate.
     pub high: Option<f64>,
-    /// Of `low` and `high` together.
+    /// Confidence of `low` and `high` together.
     pub confidence: f64,
     /// All trials in the order in which they ran.
     pub trials: Vec<Trial>,
@@ -123,32 +129,32 @@ struct Level {
 }
 
 impl Level {
-    /// Trials that say something about the target.
+    /// Number of trials that say something about the target.
     fn valid(&self) -> usize {
         self.met + self.missed
     }
 
-    /// Whether more repeats cannot change what most of them show.
+    /// Whether more trials cannot change the majority.
     fn is_decided(&self, repeats: usize) -> bool {
         let total = self.valid().max(repeats);
         let rest = total - self.valid();
         2 * self.met >= total || 2 * (self.met + rest) < total
     }
 
-    /// Whether the generator is what stands in the way.
+    /// Whether the generator, not the target, limits this rate.
     fn is_beyond(&self, repeats: usize) -> bool {
         !self.is_decided(repeats) && self.unfit >= UNFIT_MAX && self.unfit > self.valid()
     }
 }
 
 impl Search {
-    /// A search that has not begun; the error says what is wrong with the SLO.
+    /// A new search; the error describes the problem with the SLO.
     pub fn new(plan: SearchPlan) -> Result<Search, String> {
         for condition in plan.slo.each() {
             if matches!(condition.operator, Operator::Above | Operator::AtLeast) {
                 return Err(format!(
-                    "`{condition}` is easier to meet at a higher rate, so there is no largest one: an SLO is made of < \
-                     and <="
+                    "`{condition}` is easier to meet at a higher rate, so there is no highest one; use < or <= in an \
+                     SLO"
                 ));
             }
         }
@@ -158,7 +164,7 @@ impl Search {
         Ok(Search { plan, trials: vec![] })
     }
 
-    /// The rate to try next; `None` when the search is over.
+    /// The rate to try next; `None` when the search is finished.
     pub fn next(&self) -> Option<f64> {
         let Some(last) = self.trials.last() else { return Some(self.plan.start) };
         if self.trials.len() >= self.plan.trials_max {
@@ -192,15 +198,15 @@ impl Search {
                     let is_shown = |rate: f64| high.is_some_and(|high| high <= rate);
                     self.rung(&levels, missed.rate, Way::Up, is_shown)
                 });
-                // The side of which less is known.
+                // The side with fewer trials.
                 let trials = |rate: &f64| level_at(&levels, *rate).map_or(0, Level::valid);
                 [down, up].into_iter().flatten().min_by_key(trials)
             }
         }
     }
 
-    /// The next rate to try for the interval on one side of the limit, if something is to be done there: at rates further and
-    /// further away, until it is shown that the limit is on the other side of one.
+    /// The next rate to try for the interval on one side of the limit, or `None` if that side is done.
+    /// Rates move further away until one shows that the limit is on its other side.
     fn rung(&self, levels: &[Level], base: f64, way: Way, is_shown: impl Fn(f64) -> bool) -> Option<f64> {
         let is_open = |rate: f64| {
             level_at(levels, rate).is_none_or(|level| {
@@ -225,7 +231,7 @@ impl Search {
             if rate == end {
                 return None;
             }
-            // One that was tried already, if there is one about there.
+            // Prefers a rate near there that was already tried.
             let (near, far) = (way.from(base, away), way.from(base, 2.0 * away));
             let is_about =
                 |level: &&Level| (near.min(far)..=near.max(far)).contains(&level.rate) && level.rate != rate;
@@ -235,32 +241,34 @@ impl Search {
         }
     }
 
-    /// Notes what came of the rate that [`Search::next`] gave; the error says that the report is damaged.
+    /// Records the result at the rate that [`Search::next`] selected; the error is that the report is
+    /// damaged.
     pub fn record(&mut self, rate: f64, report: Report) -> Result<&Trial, String> {
         let (outcome, measured) = self.judge(&report)?;
         self.trials.push(Trial { rate, outcome, measured, report });
         Ok(self.trials.last().expect("it was added"))
     }
 
-    /// What came of a trial, and its figures in words.
+    /// The result of a trial, and its metrics as text.
     fn judge(&self, report: &Report) -> Result<(Outcome, String), String> {
         let figures = Figures::of(report)?;
         let outcome = match (report.verdict(), self.plan.slo.hold(&figures)) {
             (Verdict::TooSlow(_), _) | (Verdict::Late(_), false) => Outcome::Unfit,
-            // Latency counts from the plan: what met the SLO although it left late would have met it all the more.
+            // Latency counts from the schedule, so a trial that met the SLO with late sends would also
+            // meet it without them.
             (_, true) => Outcome::Met,
             (Verdict::Valid | Verdict::NothingAnswered, false) => Outcome::Missed,
         };
         Ok((outcome, self.plan.slo.measured(&figures)))
     }
 
-    /// The rates between which the limit is, as far as is known: one that meets the SLO, the next that does not.
+    /// The bounds of the limit so far: a rate that meets the SLO, and the next one that does not.
     pub fn bracket(&self) -> (Option<f64>, Option<f64>) {
         let (met, missed) = self.boundary(&self.levels());
         (met.map(|level| level.rate), missed.map(|level| level.rate))
     }
 
-    /// What all trials together say.
+    /// The result of all trials.
     pub fn finish(self) -> Found {
         let levels = self.levels();
         let (met, missed) = self.boundary(&levels);
@@ -288,7 +296,8 @@ impl Search {
 
     /// The highest rate that meets the SLO, and the next one.
     ///
-    /// A rate meets it if half of its trials do, where shares that rise with the rate are pooled first ("pool adjacent violators").
+    /// A rate meets the SLO if half of its trials do. Shares that rise with the rate are pooled first
+    /// ("pool adjacent violators").
     fn boundary(&self, levels: &[Level]) -> (Option<Level>, Option<Level>) {
         let is_beyond = |level: &Level| level.is_beyond(self.plan.repeats);
         let known: Vec<Level> =
@@ -296,7 +305,8 @@ impl Search {
         // (met, trials, levels) of each pool.
         let mut pools: Vec<(usize, usize, usize)> = vec![];
         for level in &known {
-            // What is beyond the generator counts as a miss, so that a higher rate that met the SLO can make up for it.
+            // A rate beyond the generator counts as a miss, so that a higher rate that met the SLO can
+            // outweigh it.
             pools.push(match is_beyond(level) {
                 true => (0, level.valid().max(1), 1),
                 false => (level.met, level.valid(), 1),
@@ -314,7 +324,7 @@ impl Search {
         (above.checked_sub(1).map(|index| known[index]), known.get(above).copied())
     }
 
-    /// Its trials by rate, the lowest first.
+    /// The trials by rate, in ascending order.
     fn levels(&self) -> Vec<Level> {
         let mut levels: Vec<Level> = vec![];
         for trial in &self.trials {
@@ -332,7 +342,7 @@ impl Search {
     }
 }
 
-/// To lower rates, or to higher ones.
+/// Direction: to lower or to higher rates.
 #[derive(Clone, Copy, PartialEq)]
 enum Way {
     Down,
@@ -340,7 +350,7 @@ enum Way {
 }
 
 impl Way {
-    /// The rate so far away from this one, as a share.
+    /// The rate at a relative distance from this one.
     fn from(self, rate: f64, away: f64) -> f64 {
         if self == Way::Down { rate / (1.0 + away) } else { rate * (1.0 + away) }
     }
@@ -353,7 +363,8 @@ fn level_at(levels: &[Level], rate: f64) -> Option<&Level> {
 /// The rates that the limit is not below and not above, with [`CONFIDENCE`] together.
 fn limits(levels: &[Level]) -> (Option<f64>, Option<f64>) {
     let chance_max = (1.0 - CONFIDENCE) / 2.0;
-    // Of the nearest trials in this direction: (met, missed). Where the generator stood in the way nothing is known.
+    // The nearest trials in this direction: (met, missed). Trials in which the generator could not keep
+    // up are skipped.
     let nearest = |levels: &mut dyn Iterator<Item = &Level>| {
         let mut sum = (0, 0);
         while sum.0 + sum.1 < TEST_TRIALS {
@@ -375,7 +386,7 @@ fn limits(levels: &[Level]) -> (Option<f64>, Option<f64>) {
     (low, high)
 }
 
-/// About the geometric mean, with three digits if these are between the two.
+/// About the geometric mean, with three significant digits if such a number is between the two.
 fn between(low: f64, high: f64) -> f64 {
     let mean = (low * high).sqrt();
     let unit = 10f64.powf(mean.log10().floor() - 2.0);
@@ -389,12 +400,12 @@ impl fmt::Display for Found {
         let trials = self.trials.len();
         match (self.end, self.rate) {
             (End::Lowest, _) => write!(f, "not even {} meets {slo}", per_second(self.plan.lowest))?,
-            (_, None) => write!(f, "no rate was seen to meet {slo}")?,
+            (_, None) => write!(f, "no rate met {slo}")?,
             (End::Found, Some(rate)) => {
-                write!(f, "the largest rate that meets {slo} is {}", per_second(rate))?
+                write!(f, "the highest rate that meets {slo} is {}", per_second(rate))?
             }
             (_, Some(rate)) => {
-                write!(f, "the largest rate that meets {slo} is at least {}", per_second(rate))?;
+                write!(f, "the highest rate that meets {slo} is at least {}", per_second(rate))?;
             }
         }
         match (self.low, self.high) {
@@ -413,20 +424,20 @@ impl fmt::Display for Found {
             End::Highest => write!(f, ": no higher rate was allowed"),
             End::Generator => {
                 let (at, rate) = (per_second(self.missed_at.unwrap_or(self.plan.start)), self.rate);
-                write!(f, ": at {at} this generator could not keep up, give it more CPU or threads")?;
-                f.write_str(if rate.is_none() { ", or begin with a lower --rate" } else { "" })
+                write!(f, ": at {at} this generator could not keep up; give it more CPU or threads")?;
+                f.write_str(if rate.is_none() { ", or start with a lower --rate" } else { "" })
             }
-            End::Stopped => write!(f, ": it was stopped before its end"),
+            End::Stopped => write!(f, ": the search was stopped early"),
         }
     }
 }
 
-/// A rate in words: `12,400/s`.
+/// A rate as text: `12,400/s`.
 pub fn per_second(rate: f64) -> String {
     number(rate) + "/s"
 }
 
-/// Digits in groups of three, and of small numbers three in all.
+/// A number with digits in groups of three; small numbers have three significant digits.
 pub fn number(value: f64) -> String {
     let decimals = if value < 10.0 { 2 } else { usize::from(value < 100.0) };
     let text = format!("{value:.decimals$}");

@@ -1,4 +1,4 @@
-//! The seconds of a run: those of several loops added up, and as CSV.
+//! The seconds of a run: merged over several loops, and as CSV.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -7,22 +7,22 @@ use super::histogram::{EncodedHistogram, Percentiles, add, micros_at};
 use super::ledger::SecondTally;
 use super::report::Second;
 
-/// Adds up the seconds of loops that run side by side.
+/// Merges the seconds of concurrent loops.
 #[derive(Debug)]
 pub struct Seconds {
     loops: usize,
-    /// Those that some loops have not finished, with the number of those that have.
+    /// Seconds that some loops have not finished, with the number of loops that have.
     open: BTreeMap<u64, (SecondTally, usize)>,
     finished: Vec<Second>,
 }
 
 impl Seconds {
-    /// Of so many loops.
+    /// For this number of loops.
     pub fn new(loops: usize) -> Self {
         Seconds { loops, open: BTreeMap::new(), finished: vec![] }
     }
 
-    /// Adds a second of one of them.
+    /// Adds a second of one loop.
     pub fn add(&mut self, tally: SecondTally) {
         let index = tally.index;
         let count = match self.open.get_mut(&index) {
@@ -34,7 +34,7 @@ impl Seconds {
                 *count
             }
         };
-        // What is whole takes little room: a histogram is 30 KiB, its text hardly one.
+        // A complete second is stored as text: a histogram takes 30 KiB, its text hardly one.
         if count == self.loops
             && let Some((sum, _)) = self.open.remove(&index)
         {
@@ -42,7 +42,7 @@ impl Seconds {
         }
     }
 
-    /// All of them, in order. The loops have ended.
+    /// All seconds in order, when the loops have ended.
     pub fn finish(mut self) -> Vec<Second> {
         self.finished.extend(self.open.values().filter_map(|(sum, _)| second(sum)));
         self.finished.sort_by_key(|second| second.at_s);
@@ -50,7 +50,7 @@ impl Seconds {
     }
 }
 
-/// A second for a report; `None` if nothing was sent in it.
+/// A second for a report; `None` if it has no request.
 fn second(tally: &SecondTally) -> Option<Second> {
     let counts = tally.counts;
     let second = Second {
@@ -70,7 +70,7 @@ fn second(tally: &SecondTally) -> Option<Second> {
 }
 
 impl Second {
-    /// Adds the same second of another process. The error says which histogram is none.
+    /// Adds the same second of another process; the error names the damaged histogram.
     pub(super) fn add(&mut self, other: &Second) -> Result<(), String> {
         let mut latency = self.histogram.decode()?;
         add(&mut latency, &other.histogram.decode()?);
@@ -91,7 +91,7 @@ impl Second {
     }
 }
 
-/// The seconds as CSV, a line each under a line of names.
+/// The seconds as CSV: a header line, then one line per second.
 pub fn write_csv(series: &[Second]) -> String {
     let mut text =
         "at_s,sent,answered,busy,refused,lost,late_sends,latency_us_p50,latency_us_p99,latency_us_max\n"
@@ -133,7 +133,7 @@ mod tests {
         assert_eq!((seconds.finished.len(), seconds.open.len()), (1, 3));
         let series = seconds.finish();
         let shown: Vec<_> = series.iter().map(|s| (s.at_s, s.sent, s.latency_us_p50 / 1000)).collect();
-        assert_eq!(shown, [(0, 5, 9), (1, 1, 5), (3, 1, 7)], "without the one in which nothing was sent");
+        assert_eq!(shown, [(0, 5, 9), (1, 1, 5), (3, 1, 7)], "a second without a request is left out");
     }
 
     #[test]

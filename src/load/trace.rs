@@ -1,4 +1,4 @@
-//! Requests at the moments that a file says.
+//! Requests at the moments that a file lists.
 
 use std::path::Path;
 use std::time::Duration;
@@ -7,13 +7,14 @@ use crate::io::PAYLOAD_MAX;
 
 /// The latest moment, in seconds: 100 days.
 const AT_MAX: f64 = 8_640_000.0;
-/// No number of bytes.
+/// Size of a request whose line has none.
 const UNSAID: u32 = u32::MAX;
 
-/// Moments in order, and perhaps sizes.
+/// Moments in order, with optional sizes.
 ///
-/// A text file with a line for each request: seconds since the start, and after a space, optionally, bytes of payload. Lines are in the
-/// order of time; empty ones and what follows a `#` do not count.
+/// The file is text with one line per request: seconds since the start, and optionally the payload size
+/// in bytes after a space. Lines are in ascending order of time. Empty lines and text after `#` are
+/// ignored.
 ///
 /// ```text
 /// # seconds bytes
@@ -29,14 +30,14 @@ pub struct Trace {
 }
 
 impl Trace {
-    /// Reads a file. The error names it, and the line.
+    /// Reads a file. The error names the file and the line.
     pub fn load(path: &Path) -> Result<Trace, String> {
         let text = std::fs::read_to_string(path)
             .map_err(|error| format!("cannot read the trace {}: {error}", path.display()))?;
         Trace::parse(&text).map_err(|why| format!("{}: {why}", path.display()))
     }
 
-    /// Reads the text of a file. The error names the line.
+    /// Parses the text of a file. The error names the line.
     pub fn parse(text: &str) -> Result<Trace, String> {
         let (mut at, mut payloads) = (vec![], vec![]);
         for (line, number) in text.lines().zip(1..) {
@@ -44,28 +45,30 @@ impl Trace {
             let Some(word) = words.next() else { continue };
             let seconds = word.parse().ok().filter(|seconds| (0.0..=AT_MAX).contains(seconds));
             let seconds: f64 = seconds.ok_or_else(|| {
-                format!("line {number}: `{word}` is not a number of seconds from 0 to {AT_MAX}")
+                format!("line {number}: `{word}` must be a number of seconds from 0 to {AT_MAX}")
             })?;
             let nanos = (seconds * 1e9).round() as u64;
             if at.last().is_some_and(|last| nanos < *last) {
-                return Err(format!("line {number}: {word} is earlier than the line before; sort the lines"));
+                return Err(format!(
+                    "line {number}: {word} is earlier than the previous line; sort the lines"
+                ));
             }
             let payload = match words.next() {
                 None => UNSAID,
                 Some(word) => {
                     word.parse().ok().filter(|bytes| *bytes as usize <= PAYLOAD_MAX).ok_or_else(|| {
-                        format!("line {number}: `{word}` is not a number of bytes from 0 to {PAYLOAD_MAX}")
+                        format!("line {number}: `{word}` must be a number of bytes from 0 to {PAYLOAD_MAX}")
                     })?
                 }
             };
             if let Some(word) = words.next() {
-                return Err(format!("line {number}: `{word}` is too much; a line is: SECONDS [BYTES]"));
+                return Err(format!("line {number}: unexpected `{word}`; a line is: SECONDS [BYTES]"));
             }
             at.push(nanos);
             payloads.push(payload);
         }
         match at.is_empty() {
-            true => Err("no request in it; a line is: SECONDS [BYTES]".to_owned()),
+            true => Err("no request found; a line is: SECONDS [BYTES]".to_owned()),
             false => Ok(Trace { at: at.into(), payloads: payloads.into() }),
         }
     }
@@ -75,22 +78,22 @@ impl Trace {
         self.at.get(index).copied()
     }
 
-    /// Bytes of payload of a request, if its line says so.
+    /// Payload size of a request in bytes, if its line has one.
     pub fn payload(&self, index: usize) -> Option<u32> {
         self.payloads.get(index).copied().filter(|bytes| *bytes != UNSAID)
     }
 
-    /// The most bytes of payload of any line that says so.
+    /// Largest payload size of all lines that have one, in bytes.
     pub fn payload_max(&self) -> Option<u32> {
         self.payloads.iter().copied().filter(|bytes| *bytes != UNSAID).max()
     }
 
-    /// Whether a line asks for no byte at all.
+    /// Whether a line has a payload size of 0.
     pub fn has_empty(&self) -> bool {
         self.payloads.contains(&0)
     }
 
-    /// Requests that leave at `from` or later, but before `to`, after the start.
+    /// Number of requests that leave at `from` or later and before `to`, after the start.
     pub fn count(&self, from: Duration, to: Duration) -> usize {
         let index = |end: Duration| self.at.partition_point(|at| Duration::from_nanos(*at) < end);
         index(to).saturating_sub(index(from))
@@ -101,7 +104,7 @@ impl Trace {
         Duration::from_nanos(self.at.last().copied().unwrap_or(0))
     }
 
-    /// The most requests within a second: what a window of time has to have room for.
+    /// Maximum requests within one second.
     pub fn busiest_second(&self) -> usize {
         let mut first = 0;
         let in_second = |(index, at): (usize, &u64)| {
@@ -144,7 +147,7 @@ mod tests {
             ("1\n\n0.5", "line 3: 0.5 is earlier"),
             ("1 65508", "line 1: `65508`"),
             ("1 -3", "line 1: `-3`"),
-            ("1 2 3", "line 1: `3` is too much"),
+            ("1 2 3", "line 1: unexpected `3`"),
         ] {
             let error = Trace::parse(text).unwrap_err();
             assert!(error.contains(named), "{text:?}: {error}");

@@ -1,16 +1,16 @@
-//! Which processors a thread may run on.
+//! CPUs that a thread may run on.
 
 use std::io;
 
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
-/// The processors that this process may use, by number.
+/// The CPUs that this process may use, by number.
 pub fn processors() -> io::Result<Vec<usize>> {
     let allowed = sched_getaffinity(None)?;
     Ok((0..CpuSet::MAX_CPU).filter(|&number| allowed.is_set(number)).collect())
 }
 
-/// Keeps the calling thread on one processor (sched_setaffinity(2)).
+/// Binds the calling thread to one CPU (sched_setaffinity(2)).
 pub fn stay_on(processor: usize) -> io::Result<()> {
     let mut one = CpuSet::new();
     one.set(processor);

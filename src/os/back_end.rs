@@ -1,4 +1,4 @@
-//! Opens a batch I/O back end and says in the log what it listens on.
+//! Opens a batch I/O back end and logs the addresses of its sockets.
 
 use std::io;
 use std::net::UdpSocket;
@@ -9,7 +9,7 @@ use crate::base::time::Clock;
 use crate::io::socket::receive_buffer;
 use crate::io::{BackEnd, IoChoice, IoOptions};
 
-/// A back end of this choice over these sockets.
+/// Opens a back end over these sockets.
 pub fn back_end(
     choice: IoChoice,
     sockets: Vec<UdpSocket>,

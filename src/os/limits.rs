@@ -1,11 +1,11 @@
-//! How many descriptors this process may have.
+//! Limit of file descriptors.
 
 use std::io;
 
 use rustix::process::{Resource, getrlimit, setrlimit};
 
-/// Sees to it that so many descriptors can be open: up to the hard limit that is the process's own to take
-/// (getrlimit(2)). `settings` name what an operator may lower instead.
+/// Raises the limit of open file descriptors to `count`, at most to the hard limit (getrlimit(2)).
+/// `settings` names the configuration keys that an operator can lower instead.
 pub fn allow_files(count: u64, settings: &str) -> io::Result<()> {
     let mut limit = getrlimit(Resource::Nofile);
     if limit.current.is_none_or(|current| current >= count) {
@@ -14,8 +14,8 @@ pub fn allow_files(count: u64, settings: &str) -> io::Result<()> {
     if limit.maximum.is_some_and(|maximum| maximum < count) {
         let maximum = limit.maximum.unwrap_or_default();
         return Err(io::Error::other(format!(
-            "{count} descriptors are needed, this process may have {maximum}: raise the limit (ulimit -Hn, or \
-             LimitNOFILE of a unit), or lower {settings}"
+            "cannot open {count} file descriptors: this process may have {maximum}; raise the limit (ulimit -Hn, or \
+            LimitNOFILE of a unit), or lower {settings}"
         )));
     }
     limit.current = Some(count);

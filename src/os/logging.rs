@@ -1,8 +1,8 @@
-//! Logs: one file per component, bounded in size, written by a thread of their own.
+//! Logs: one file per component with a maximum size, written by a thread of its own.
 //!
-//! A line is handed to a bounded queue and dropped, counted, when the queue is full: a full disk or a
-//! slow reader never stalls the data path. The file is rotated once: `x.log` and `x.log.1` together
-//! stay below twice the limit.
+//! Lines pass through a bounded queue. If the queue is full, lines are dropped and counted, so a full
+//! disk or a slow reader never stalls the data path. The file is rotated once: `x.log` and `x.log.1`
+//! together stay below twice the limit.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -14,20 +14,20 @@ use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::prelude::*;
 use tracing_subscriber::reload;
 
-/// How to log.
+/// Settings of the log.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// The folder of the logs.
+    /// Directory of the logs.
     pub dir: PathBuf,
-    /// Lines below this level are left out.
+    /// Lines below this level are dropped.
     pub level: LevelFilter,
-    /// One JSON object a line instead of text.
+    /// Whether each line is a JSON object instead of text.
     pub json: bool,
-    /// A file is set aside when it would grow beyond so many bytes.
+    /// Maximum size of a log file in bytes; a larger one is rotated.
     pub size_max: u64,
 }
 
-/// Keeps the log going; dropping it writes what is queued.
+/// Keeps the log running. Dropping the guard writes the queued lines.
 pub struct Guard {
     _worker: WorkerGuard,
     dropped: ErrorCounter,
@@ -40,20 +40,20 @@ impl Guard {
     }
 }
 
-/// Lines that may wait for the disk.
+/// Maximum queued lines.
 const QUEUED_LINES_MAX: usize = 8_192;
 
-/// Changes the level of the process's log.
+/// Changes the log level of the process.
 static LEVEL: OnceLock<Box<dyn Fn(LevelFilter) + Send + Sync>> = OnceLock::new();
 
-/// Lines below this level are left out from now on. Without a log nothing happens.
+/// Changes the log level. No effect without a log.
 pub fn set_level(level: LevelFilter) {
     if let Some(set) = LEVEL.get() {
         set(level);
     }
 }
 
-/// Sends this process's log to `DIR/name`, for example `balancer/balancer.log`. Once per process.
+/// Starts this process's log in `DIR/name`, for example `balancer/balancer.log`. Once per process.
 pub fn init(settings: &Settings, name: &str) -> io::Result<Guard> {
     let file = BoundedFile::open(settings.dir.join(name), settings.size_max)?;
     let (writer, worker) =
@@ -61,7 +61,7 @@ pub fn init(settings: &Settings, name: &str) -> io::Result<Guard> {
     let dropped = writer.error_counter();
     let (level, handle) = reload::Layer::new(settings.level);
     let _ = LEVEL.set(Box::new(move |level| {
-        let _ = handle.reload(level); // it fails only when the subscriber has gone
+        let _ = handle.reload(level); // it fails only after the subscriber was dropped
     }));
     let layer = tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(false).with_target(false);
     let registry = tracing_subscriber::registry().with(level);
@@ -73,7 +73,7 @@ pub fn init(settings: &Settings, name: &str) -> io::Result<Guard> {
     Ok(Guard { _worker: worker, dropped })
 }
 
-/// A file that is set aside as `.1` when it is full.
+/// A log file that is renamed to `.1` when it is full.
 struct BoundedFile {
     path: PathBuf,
     file: File,

@@ -1,4 +1,4 @@
-//! The process and its machine: logs, signals, limits, locks, folders and children.
+//! The process and its machine: logs, signals, limits, locks, directories and child processes.
 
 pub mod affinity;
 mod back_end;

@@ -1,4 +1,5 @@
-//! What a service manager is told, by sd_notify(3). Without one (no `NOTIFY_SOCKET`) nothing happens.
+//! Messages to the service manager, by sd_notify(3). Without a service manager (no `NOTIFY_SOCKET`),
+//! nothing is sent.
 
 use std::process::Command;
 use std::time::Duration;
@@ -6,71 +7,71 @@ use std::time::Duration;
 use sd_notify::NotifyState;
 use tracing::warn;
 
-/// What a child would take for its own.
+/// Variables that a child process must not inherit.
 const VARIABLES: [&str; 3] = ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"];
 
-/// Whether somebody is told.
+/// Whether there is a service manager.
 pub fn is_heard() -> bool {
     std::env::var_os(VARIABLES[0]).is_some()
 }
 
-/// This process serves: now, or again after a reload.
+/// Reports that this process serves, at first or again after a reload.
 pub fn ready() {
     tell(&[NotifyState::Ready]);
 }
 
-/// It reads its configuration anew; [`ready`] ends this.
+/// Reports that this process reloads its configuration; [`ready`] ends the reload.
 pub fn reloading() {
     match NotifyState::monotonic_usec_now() {
         Ok(now) => tell(&[NotifyState::Reloading, now]),
-        Err(error) => warn!(%error, "the service manager is not told of the reload"),
+        Err(error) => warn!(%error, "cannot notify the service manager"),
     }
 }
 
-/// It ends.
+/// Reports that this process stops.
 pub fn stopping() {
     tell(&[NotifyState::Stopping]);
 }
 
-/// What it does, in one line.
+/// Reports a status line.
 pub fn status(text: &str) {
     tell(&[NotifyState::Status(&one_line(text))]);
 }
 
-/// The service's main process is this one from now on. Said by the one that was, or by the new one.
+/// Reports the new main process of the service. The old or the new main process may report it.
 pub fn main_pid(pid: u32) {
     tell(&[NotifyState::MainPid(pid)]);
 }
 
-/// It is alive.
+/// Reports that this process is alive.
 pub fn ping() {
     tell(&[NotifyState::Watchdog]);
 }
 
-/// At the latest after this time the service manager wants a [`ping`], if it watches this process at all.
+/// Maximum time until the service manager expects a [`ping`]; `None` if it does not watch this process.
 pub fn watchdog() -> Option<Duration> {
     sd_notify::watchdog_enabled().filter(|time| is_heard() && !time.is_zero())
 }
 
-/// A child speaks for itself only: it tells this process's service manager nothing.
+/// Hides the service manager from a child process.
 pub fn hide_from(child: &mut Command) {
     for name in VARIABLES {
         child.env_remove(name);
     }
 }
 
-/// A child that shall take this process's place is watched like this one.
+/// Lets a successor report to the service manager like this process.
 pub fn pass_on_to(successor: &mut Command) {
     successor.env_remove("WATCHDOG_PID");
 }
 
 fn tell(what: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(what) {
-        warn!(%error, "the service manager does not hear");
+        warn!(%error, "cannot notify the service manager");
     }
 }
 
-/// A line break would begin another assignment.
+/// Replaces line breaks, which would start another assignment.
 fn one_line(text: &str) -> String {
     text.replace(['\n', '\r'], " ")
 }

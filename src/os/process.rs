@@ -1,7 +1,8 @@
-//! Processes that are started, or were started by a controller before this one: watched, and ended by signal.
+//! Child processes, and processes that an earlier controller started: watched, and stopped by signal.
 //!
-//! Each is held by a descriptor of its own (a pidfd), so a signal reaches that process or nobody, however often its number
-//! is given to others. They run in a group of their own: a Ctrl-C at the terminal is ours to handle.
+//! Each process is held by a pidfd. A signal therefore reaches that process or none, even if its process
+//! id is reused. The processes run in their own group, since this process handles a Ctrl-C at the
+//! terminal.
 
 use std::fmt;
 use std::io;
@@ -15,29 +16,31 @@ use serde::{Deserialize, Serialize};
 
 use super::notify;
 
-/// The environment variable that tells a server, and whoever looks, which start of which server it is.
+/// Environment variable that identifies one start of one server, for the server itself and for
+/// observers.
 pub const INSTANCE_VARIABLE: &str = "LBD_INSTANCE";
 
-/// Which process is meant: more than its number, which may be somebody else's by now.
+/// Identity of a process. The process id alone is not enough, since it may be reused.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
-    /// Its process id.
+    /// Process id.
     pub pid: u32,
-    /// When it started: clock ticks since the machine did.
+    /// Start time, in clock ticks since boot.
     pub start: u64,
 }
 
 impl Identity {
-    /// What the process with this number is now; `None` if there is none.
+    /// The identity of the process with this id; `None` if there is none.
     fn of(pid: u32) -> Option<Identity> {
         let start = start_time(&std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)?;
         Some(Identity { pid, start })
     }
 }
 
-/// When a process started, by its /proc/PID/stat.
+/// The start time in a /proc/PID/stat.
 fn start_time(stat: &str) -> Option<u64> {
-    // The name, in brackets, may hold anything. What follows it begins with field 3; the start is field 22.
+    // The name in parentheses may contain anything. After it, the first field is field 3; the start time
+    // is field 22.
     let (_, fields) = stat.rsplit_once(')')?;
     fields.split_ascii_whitespace().nth(22 - 3)?.parse().ok()
 }
@@ -45,14 +48,14 @@ fn start_time(stat: &str) -> Option<u64> {
 /// How a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
-    /// As its parent was told.
+    /// The exit status that this process received as the parent.
     Seen(ExitStatus),
-    /// Only its parent is told, and this process is not.
+    /// Unknown, because only the parent receives the exit status.
     Unseen,
 }
 
 impl Exit {
-    /// The signal that ended it, if it is known to be one.
+    /// The signal that ended the process, if one did.
     pub fn signal(self) -> Option<i32> {
         match self {
             Exit::Seen(status) => status.signal(),
@@ -67,29 +70,29 @@ impl fmt::Display for Exit {
             Exit::Seen(status) => match (status.code(), status.signal()) {
                 (Some(code), _) => write!(f, "exit code {code}"),
                 (None, Some(signal)) => write!(f, "signal {signal}"),
-                (None, None) => f.write_str("unknown end"),
+                (None, None) => f.write_str("unknown exit status"),
             },
-            Exit::Unseen => f.write_str("how, only the controller that started it would know"),
+            Exit::Unseen => f.write_str("exit status unknown, since another controller started it"),
         }
     }
 }
 
-/// A process, of ours or adopted.
+/// A child process, or an adopted one.
 #[derive(Debug)]
 pub struct Process {
     pid: u32,
     pidfd: OwnedFd,
-    /// `None` if another process has started it.
+    /// `None` if another process started it.
     child: Option<Child>,
     exited: Option<Exit>,
 }
 
 impl Process {
-    /// Starts the command.
+    /// Starts a command.
     pub fn start(command: &mut Command) -> io::Result<Process> {
         notify::hide_from(command);
         let mut child = command.process_group(0).spawn()?;
-        // It was not reaped, so the number is its.
+        // The child was not reaped, so the process id still belongs to it.
         match pidfd_open(Pid::from_child(&child), PidfdFlags::empty()) {
             Ok(pidfd) => Ok(Process { pid: child.id(), pidfd, child: Some(child), exited: None }),
             Err(error) => {
@@ -107,17 +110,18 @@ impl Process {
         let is_it =
             Identity::of(identity.pid).as_ref() == Some(identity) && is_instance(identity.pid, instance);
         let mut process = Process { pid: identity.pid, pidfd, child: None, exited: None };
-        // What was read under its number is about the process of the descriptor only if that one has not ended meanwhile.
+        // The data under its id belongs to the pidfd's process only if that process has not ended
+        // meanwhile.
         (is_it && process.poll_exit().is_none()).then_some(process)
     }
 
-    /// The process with this number, which is known to be that of a process that runs.
+    /// The process with this id, which the caller knows to be a running process.
     pub fn follow(pid: u32) -> Option<Process> {
         let pidfd = pidfd_open(Pid::from_raw(i32::try_from(pid).ok()?)?, PidfdFlags::empty()).ok()?;
         Some(Process { pid, pidfd, child: None, exited: None })
     }
 
-    /// The process that was started as this instance, wherever it is.
+    /// The process that was started as this instance.
     pub fn find(instance: &str) -> Option<Process> {
         let entries = std::fs::read_dir("/proc").ok()?;
         let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
@@ -125,22 +129,22 @@ impl Process {
         found.find_map(|identity| Process::adopt(&identity, instance))
     }
 
-    /// Its process id.
+    /// Process id.
     pub fn id(&self) -> u32 {
         self.pid
     }
 
-    /// What tells it from any other process; `None` if it was adopted and has ended.
+    /// The identity of the process; `None` if it was adopted and has ended.
     pub fn identity(&self) -> Option<Identity> {
         Identity::of(self.pid)
     }
 
-    /// Its standard output, if that is a pipe and was not taken before.
+    /// Takes the standard output, if it is a pipe and was not taken before.
     pub fn take_stdout(&mut self) -> Option<ChildStdout> {
         self.child.as_mut()?.stdout.take()
     }
 
-    /// How it ended, if it has. Reaps it.
+    /// How the process ended, if it has. Reaps it.
     pub fn poll_exit(&mut self) -> Option<Exit> {
         if self.exited.is_none() {
             self.exited = match &mut self.child {
@@ -151,29 +155,29 @@ impl Process {
         self.exited
     }
 
-    /// Asks it to end (SIGTERM).
+    /// Sends SIGTERM.
     pub fn terminate(&mut self) {
         self.signal(Signal::TERM);
     }
 
-    /// Ends it (SIGKILL).
+    /// Sends SIGKILL.
     pub fn kill(&mut self) {
         self.signal(Signal::KILL);
     }
 
     fn signal(&mut self, signal: Signal) {
-        // That it has ended is no error.
+        // An error means that the process has ended.
         let _ = pidfd_send_signal(&self.pidfd, signal);
     }
 }
 
-/// Whether the process of this pidfd has ended, be it reaped or not.
+/// Whether the process of this pidfd has ended, reaped or not.
 fn has_ended(pidfd: &OwnedFd) -> bool {
     let mut fds = [PollFd::from_borrowed_fd(pidfd.as_fd(), PollFlags::IN)];
     poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|ready| ready > 0)
 }
 
-/// Whether a process was started with this instance in its environment.
+/// Whether a process has this instance in its environment.
 fn is_instance(pid: u32, instance: &str) -> bool {
     let wanted = format!("{INSTANCE_VARIABLE}={instance}");
     let environ = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
@@ -185,7 +189,7 @@ mod tests {
     use super::*;
     use std::time::{Duration, Instant};
 
-    /// A process that does nothing, and its instance; it ends with the test.
+    /// A process that sleeps, and its instance; it ends with the test.
     struct Sleeper(Process, String);
 
     impl Sleeper {
@@ -194,7 +198,7 @@ mod tests {
             let mut command = Command::new("sleep");
             command.arg("60").env(INSTANCE_VARIABLE, &instance);
             let process = Process::start(&mut command).unwrap();
-            // Its parent goes on a moment before the new program has its environment.
+            // The parent continues a moment before the new program has its environment.
             let give_up = Instant::now() + Duration::from_secs(30);
             while !is_instance(process.id(), &instance) {
                 assert!(Instant::now() < give_up);
@@ -258,7 +262,7 @@ mod tests {
         while !has_ended(&own.pidfd) {
             assert!(Instant::now() < give_up);
         }
-        assert!(own.identity().is_some(), "its parent has not asked yet");
+        assert!(own.identity().is_some(), "its parent has not reaped it yet");
         assert!(Process::adopt(&identity, instance).is_none());
         assert_eq!(wait(own).signal(), Some(9));
         own.kill(); // and now nobody is hit

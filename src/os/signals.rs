@@ -1,5 +1,6 @@
-//! SIGINT and SIGTERM ask for a clean end; a second one ends at once. SIGCHLD only wakes the loop. Of a balancer, SIGUSR1
-//! asks for a summary, SIGHUP to read its configuration anew, and SIGUSR2 to start its successor.
+//! SIGINT and SIGTERM ask for a clean stop; a second one stops at once. SIGCHLD only wakes the loop. For
+//! a balancer, SIGUSR1 prints a summary, SIGHUP reloads the configuration, and SIGUSR2 starts a
+//! successor.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -12,7 +13,7 @@ use signal_hook::iterator::Signals;
 use super::notify;
 use crate::io::Waker;
 
-/// How often the process was asked to end.
+/// Counts the requests to stop, and wakes the loops.
 #[derive(Clone, Debug)]
 pub struct Stop {
     asked: Arc<AtomicUsize>,
@@ -33,7 +34,7 @@ impl Wakers {
     }
 }
 
-/// A loop is woken as long as this lives.
+/// Wakes a loop while this value exists.
 pub struct Woken {
     stop: Stop,
     number: u64,
@@ -45,18 +46,18 @@ impl Drop for Woken {
     }
 }
 
-/// What signals ask a balancer for, beside its end.
+/// What a balancer does on signals other than those to stop.
 pub struct Asked {
-    /// SIGUSR1: a summary.
+    /// SIGUSR1: print a summary.
     pub summary: Box<dyn FnMut() + Send>,
-    /// SIGHUP: to read the configuration anew.
+    /// SIGHUP: reload the configuration.
     pub reload: Box<dyn FnMut() + Send>,
-    /// SIGUSR2: to start what shall follow it.
+    /// SIGUSR2: start the successor.
     pub succeed: Box<dyn FnMut() + Send>,
 }
 
 impl Stop {
-    /// For loops that are woken by these.
+    /// For loops that these wakers wake.
     pub fn new(wakers: Vec<Waker>) -> Stop {
         let stop = Stop { asked: Arc::default(), wakers: Arc::default() };
         wakers.into_iter().for_each(|waker| {
@@ -65,14 +66,14 @@ impl Stop {
         stop
     }
 
-    /// Listens for signals and wakes the loops when one comes.
+    /// Listens for signals, and wakes the loops when one arrives.
     pub fn on_signals(wakers: Vec<Waker>) -> io::Result<Stop> {
         let stop = Stop::new(wakers);
         stop.listen(&[SIGINT, SIGTERM, SIGCHLD], |_| ())?;
         Ok(stop)
     }
 
-    /// Listens for signals, for the other things too that a balancer is asked for by signals.
+    /// Listens for signals, those of a balancer included.
     pub fn listen_for(&self, mut asked: Asked) -> io::Result<()> {
         self.listen(&[SIGINT, SIGTERM, SIGCHLD, SIGUSR1, SIGUSR2, SIGHUP], move |signal| match signal {
             SIGUSR1 => (asked.summary)(),
@@ -96,7 +97,7 @@ impl Stop {
         Ok(())
     }
 
-    /// Wakes this loop too, until what is returned is dropped.
+    /// Also wakes this loop, until the returned value is dropped.
     #[must_use]
     pub fn wake_also(&self, waker: Waker) -> Woken {
         Woken { number: self.wakers().add(waker), stop: self.clone() }
@@ -106,7 +107,7 @@ impl Stop {
         self.wakers.lock().expect("no panic while it is held")
     }
 
-    /// Asks for the end when standard input ends, as it does with whoever holds its other end.
+    /// Asks for a stop when standard input ends, as it does when the parent process ends.
     pub fn when_stdin_ends(&self) -> io::Result<()> {
         let stop = self.clone();
         std::thread::Builder::new().name("stdin".into()).spawn(move || {
@@ -116,7 +117,7 @@ impl Stop {
         Ok(())
     }
 
-    /// Asks for the end, as a signal would.
+    /// Asks for a stop, as a signal does.
     pub fn ask(&self) {
         if self.asked.fetch_add(1, Ordering::Relaxed) == 0 {
             notify::stopping();
@@ -128,12 +129,12 @@ impl Stop {
         self.wakers().by_number.values().for_each(Waker::wake);
     }
 
-    /// Whether the process shall end.
+    /// Whether the process must stop.
     pub fn is_asked(&self) -> bool {
         self.asked.load(Ordering::Relaxed) > 0
     }
 
-    /// Whether it shall end at once.
+    /// Whether the process must stop at once.
     pub fn is_asked_twice(&self) -> bool {
         self.asked.load(Ordering::Relaxed) > 1
     }

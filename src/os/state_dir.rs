@@ -1,16 +1,17 @@
-//! The folder for what a running process leaves there for others of the same user: tokens, sockets, lists of processes.
-//! Nobody else may read or change what is in it.
+//! The directory for files that a process shares with processes of the same user: tokens, sockets, lists
+//! of processes. Other users may neither read nor change them.
 
 use std::fs::{DirBuilder, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-/// Makes the folder (mode 0700) if it is not there. Refuses one that belongs to somebody else, or that others may enter.
+/// Creates the directory (mode 0700) if it does not exist. Refuses a directory that belongs to another
+/// user, or that others may enter.
 pub fn prepare(dir: &Path) -> Result<(), String> {
     let shown = dir.display();
     let unusable =
-        |e: std::io::Error| format!("cannot use the folder {shown}: {e}; set state_dir to another");
+        |e: std::io::Error| format!("cannot use the directory {shown}: {e}; set state_dir to another");
     if let Some(parent) = dir.parent() {
         std::fs::create_dir_all(parent).map_err(unusable)?;
     }
@@ -18,27 +19,27 @@ pub fn prepare(dir: &Path) -> Result<(), String> {
         Err(e) if e.kind() != ErrorKind::AlreadyExists => return Err(unusable(e)),
         _ => {}
     }
-    // Neither the folder nor a link in its place may be another one's, who could lead it elsewhere.
+    // Neither the directory nor a link to it may belong to another user, who could redirect it.
     let link = std::fs::symlink_metadata(dir).map_err(unusable)?;
     let meta = std::fs::metadata(dir).map_err(unusable)?;
     let user = rustix::process::geteuid().as_raw();
     let owner = if link.uid() == user { meta.uid() } else { link.uid() };
     let mode = meta.mode() & 0o777;
     if !meta.is_dir() {
-        Err(format!("{shown} is not a folder; set state_dir to one"))
+        Err(format!("{shown} is not a directory; set state_dir to a directory"))
     } else if owner != user {
-        Err(format!("the folder {shown} belongs to user {owner}, not to {user}; set state_dir to another"))
+        Err(format!("the directory {shown} belongs to user {owner}, not to {user}; set state_dir to another"))
     } else if mode & 0o077 != 0 {
         Err(format!(
-            "others may enter the folder {shown} (mode {mode:03o}); run chmod 700 {shown}, or set state_dir to another"
+            "other users may enter the directory {shown} (mode {mode:03o}); run chmod 700 {shown}, or set state_dir to another"
         ))
     } else {
         Ok(())
     }
 }
 
-/// Puts a file (mode 0600) into the folder, in place of an older one: whoever reads it finds all of the one or all of the
-/// other.
+/// Writes a file (mode 0600) into the directory in place of an older one. A reader sees either the old
+/// or the new content.
 pub fn write(dir: &Path, name: &str, text: &str) -> Result<PathBuf, String> {
     prepare(dir)?;
     let path = dir.join(name);
@@ -74,7 +75,7 @@ mod tests {
         assert!(error.contains("mode 750") && error.contains("run chmod 700"), "{error}");
         let file = above.path().join("file");
         std::fs::write(&file, "").unwrap();
-        assert!(prepare(&file).unwrap_err().contains("is not a folder"));
+        assert!(prepare(&file).unwrap_err().contains("is not a directory"));
         assert!(prepare(&file.join("below")).unwrap_err().contains("set state_dir to another"));
     }
 
@@ -89,7 +90,7 @@ mod tests {
             std::fs::set_permissions(own.path(), Permissions::from_mode(0o700)).unwrap();
             let link = own.path().with_extension("link");
             std::os::unix::fs::symlink(own.path(), &link).unwrap();
-            assert!(prepare(&link).is_ok(), "a link of the user's own");
+            assert!(prepare(&link).is_ok(), "a link of the same user");
             std::os::unix::fs::lchown(&link, Some(12_345), None).unwrap();
             let refused = prepare(&link);
             std::fs::remove_file(&link).unwrap();
@@ -107,7 +108,7 @@ mod tests {
         let path = write(&dir, "token", "short").unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "short");
         assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
-        assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 1, "nothing unfinished stays");
+        assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 1, "no temporary file stays");
         std::fs::create_dir(dir.join("folder")).unwrap();
         assert!(write(&dir, "folder", "x").unwrap_err().contains("cannot write"));
     }

@@ -1,10 +1,10 @@
-//! What the programs write to standard output and standard error. `println!` panics when nobody reads any more, as in `lbd schema | head -1`;
-//! here that is an ordinary result.
+//! Output of the programs to standard output and standard error. `println!` panics if standard output is
+//! closed, as in `lbd schema | head -1`; here that is an ordinary result.
 
 use std::fmt::Arguments;
 use std::io::{self, ErrorKind, Write};
 
-/// Writes to standard output; false if nobody reads it any more.
+/// Writes to standard output; false if it is closed.
 pub fn print(text: Arguments<'_>) -> io::Result<bool> {
     let mut out = io::stdout().lock();
     match out.write_fmt(text).and_then(|()| out.flush()) {
@@ -14,7 +14,7 @@ pub fn print(text: Arguments<'_>) -> io::Result<bool> {
     }
 }
 
-/// Tells the operator something on standard error, for whoever reads it.
+/// Writes a line for the operator to standard error; errors are ignored.
 pub fn tell(text: Arguments<'_>) {
     let _ = writeln!(io::stderr(), "{text}");
 }

@@ -1,4 +1,4 @@
-//! Loops that run side by side, each on a thread of its own: whoever fails ends them all.
+//! Concurrent loops, each on its own thread: the first one that fails stops them all.
 
 use std::io;
 use std::sync::{Mutex, MutexGuard};
@@ -6,7 +6,7 @@ use std::thread::JoinHandle;
 
 use super::signals::Stop;
 
-/// The loops of a process. They may come and go while it runs.
+/// The loops of a process. Loops may start and end while it runs.
 pub struct Threads {
     stop: Stop,
     running: Mutex<Vec<JoinHandle<io::Result<()>>>>,
@@ -14,12 +14,12 @@ pub struct Threads {
 }
 
 impl Threads {
-    /// None yet. The first loop that fails asks for the end of all by `stop`.
+    /// No loop yet. The first loop that fails stops all through `stop`.
     pub fn new(stop: Stop) -> Self {
         Threads { stop, running: Mutex::default(), changing: Mutex::default() }
     }
 
-    /// Runs a loop.
+    /// Starts a loop.
     pub fn spawn(
         &self,
         name: String,
@@ -38,12 +38,13 @@ impl Threads {
         Ok(())
     }
 
-    /// While this is held, loops may end before others begin, and it is not the end of all.
+    /// While the guard is held, all loops may end before others start, without ending
+    /// [`join`](Self::join).
     pub fn change(&self) -> MutexGuard<'_, ()> {
         self.changing.lock().expect("no panic while it is held")
     }
 
-    /// Waits until all have ended, those too that begin meanwhile. Gives the first error.
+    /// Waits until all loops have ended, later ones included. Returns the first error.
     pub fn join(&self) -> io::Result<()> {
         let mut result = Ok(());
         loop {
@@ -85,7 +86,7 @@ mod tests {
         }
         threads.spawn("failing".to_owned(), || Err(io::Error::other("no more"))).unwrap();
         assert_eq!(threads.join().unwrap_err().to_string(), "no more");
-        assert!(threads.join().is_ok(), "told once");
+        assert!(threads.join().is_ok(), "an error is returned once");
     }
 
     #[test]

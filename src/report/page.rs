@@ -1,12 +1,13 @@
-//! A report as one HTML page that needs nothing else: no script, no font, no request. Pure.
+//! A report as one self-contained HTML page: no script, no font, no request. Pure.
 //!
-//! It reads well on a phone, in the dark and on paper; its policy (CSP) forbids everything but its own style.
+//! The page is readable on a phone, in dark mode and on paper. Its content security policy allows only
+//! its own style.
 
 use std::fmt::Write;
 
 use crate::report::chart::{self, Lines, escape};
 
-/// A page under construction. All text is text: nothing in it becomes markup.
+/// A page under construction. Text never becomes markup.
 #[derive(Clone, Debug)]
 pub struct Page {
     title: String,
@@ -14,7 +15,7 @@ pub struct Page {
 }
 
 impl Page {
-    /// A page with this title and a line below it.
+    /// A page with a title and a subtitle.
     pub fn new(title: &str, about: &str) -> Page {
         let mut body = format!("<header><h1>{}</h1>", escape(title));
         if !about.is_empty() {
@@ -24,7 +25,7 @@ impl Page {
         Page { title: title.to_owned(), body }
     }
 
-    /// A section with what `fill` puts into it.
+    /// Adds a section; `fill` writes its content.
     pub fn section(mut self, heading: &str, fill: impl FnOnce(&mut Section)) -> Page {
         let mut section = Section { body: String::new() };
         fill(&mut section);
@@ -32,7 +33,7 @@ impl Page {
         self
     }
 
-    /// The whole text.
+    /// The complete page.
     pub fn to_html(&self) -> String {
         format!(
             "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
@@ -50,29 +51,29 @@ impl Page {
     }
 }
 
-/// A part of a page.
+/// A section of a page.
 #[derive(Debug)]
 pub struct Section {
     body: String,
 }
 
 impl Section {
-    /// A paragraph.
+    /// Adds a paragraph.
     pub fn text(&mut self, text: &str) {
         let _ = writeln!(self.body, "<p>{}</p>", escape(text));
     }
 
-    /// A paragraph that stands out: the result.
+    /// Adds a highlighted paragraph with the result.
     pub fn result(&mut self, text: &str) {
         let _ = writeln!(self.body, "<p class=\"result\">{}</p>", escape(text));
     }
 
-    /// Lines of a terminal, as they are.
+    /// Adds lines of a terminal, verbatim.
     pub fn code(&mut self, text: &str) {
         let _ = writeln!(self.body, "<pre>{}</pre>", escape(text));
     }
 
-    /// Names and their values.
+    /// Adds names and values.
     pub fn facts<N: AsRef<str>, V: AsRef<str>>(&mut self, facts: impl IntoIterator<Item = (N, V)>) {
         self.body.push_str("<dl>\n");
         for (name, value) in facts {
@@ -82,7 +83,8 @@ impl Section {
         self.body.push_str("</dl>\n");
     }
 
-    /// A table; its first column names the rows. A column is one of words if its first cell begins with a letter.
+    /// Adds a table; its first column has the row names. A column whose first cell begins with a letter
+    /// is text.
     pub fn table<S: AsRef<str>>(&mut self, head: &[&str], rows: impl IntoIterator<Item = Vec<S>>) {
         let rows: Vec<Vec<S>> = rows.into_iter().collect();
         let class = |column: usize| {
@@ -108,7 +110,7 @@ impl Section {
         self.body.push_str("</tbody></table></div>\n");
     }
 
-    /// A chart.
+    /// Adds a chart.
     pub fn chart(&mut self, chart: &Lines) {
         let _ = writeln!(self.body, "<div class=\"wide\">{}</div>", chart::lines(chart));
     }

@@ -1,8 +1,8 @@
-//! The controller: takes the balancer's orders for its [`Replicas`]. Starts nothing itself.
+//! The controller: executes the balancer's scaling requests on its [`Replicas`]. Starts nothing itself.
 //!
-//! Orders of the balancer are idempotent (grow names the number of servers there shall be, shrink names
-//! the server) and acknowledged; a repeated order gets the same answer and has no second effect. An order
-//! without the nonce that this process gave to the balancer's address is answered with that nonce only.
+//! Scaling requests are idempotent and acknowledged: grow names the desired number of servers, shrink
+//! names the server. A repeated request gets the same answer and has no second effect. A request without
+//! the nonce of this process for the balancer's address is answered only with that nonce.
 
 use std::net::SocketAddr;
 
@@ -17,16 +17,16 @@ use crate::wire::{CookieKey, Frame, FrameFormat, Header, Kind, Opener, RequestOp
 /// The only socket of a controller.
 pub const SOCKET: SocketId = SocketId(0);
 
-/// What a controller is made from.
+/// Settings of a controller.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Size and trailer of the frames.
     pub format: FrameFormat,
-    /// The key that all components share, where frames are authenticated.
+    /// Key that all components share, if frames are authenticated.
     pub key: Option<[u8; 16]>,
-    /// The balancer's server side; orders from elsewhere are dropped.
+    /// The balancer's server-side address; frames from other addresses are dropped.
     pub balancer: SocketAddr,
-    /// Seed of everything random: nonces.
+    /// Seed of all random numbers: nonces.
     pub seed: u64,
 }
 
@@ -37,7 +37,7 @@ pub struct ControllerRole {
     nonces: CookieKey,
     sealer: Option<Sealer>,
     opener: Option<Opener>,
-    /// The last order that was carried out: whose, which, and with what result.
+    /// The last executed request: balancer, number and result.
     last_order: Option<(u64, u64, Status)>,
     drops: DropCounters,
 }
@@ -65,7 +65,7 @@ impl ControllerRole {
         &self.replicas
     }
 
-    /// The servers, to be told what became of them.
+    /// The servers, to report events to them.
     pub fn crew_mut(&mut self) -> &mut Replicas {
         &mut self.replicas
     }
@@ -80,7 +80,7 @@ impl ControllerRole {
             if bytes.len() != self.settings.format.size {
                 return Err(DropReason::Length);
             }
-            // The nonce below is what makes an order fresh.
+            // The nonce below proves the freshness of a request.
             opener.open(bytes)?;
         }
         let mut frame = Frame::check(bytes, &self.settings.format)?;
@@ -111,7 +111,7 @@ impl ControllerRole {
         Ok(())
     }
 
-    /// Carries an order out, once.
+    /// Executes a request once.
     fn carry_out(&mut self, now: Instant, op: RequestOp, header: &Header) -> Status {
         let (instance, number) = (header.client_id.get(), header.sequence.get());
         if let Some((last_instance, last_number, status)) = self.last_order
@@ -145,7 +145,7 @@ impl Role for ControllerRole {
             let mut offset = received.start;
             for datagram in bytes.chunks_mut(received.stride as usize) {
                 let len = datagram.len();
-                // One order a datagram: this is no place for batches.
+                // One request per datagram; scaling needs no batches.
                 let outcome = self.on_frame(now, received.peer, datagram).and_then(|()| {
                     let at = FrameRef { slot: received.slot, len: size as u16, offset };
                     send_from_slot(tx, SOCKET, received.peer, at)

@@ -1,9 +1,8 @@
-//! The servers of a datagram pool that a controller runs: how many there shall be by what the balancer shows of the pool,
-//! and which of them the balancer shall send to. Has no frames: whoever drives it brings what the balancer shows, and takes
-//! [`PoolScaler::wanted`] there.
+//! Scales the servers of a datagram pool: how many should run, and to which of them the balancer should
+//! send. Pure: the caller brings the pool's status and passes [`PoolScaler::wanted`] to the balancer.
 //!
-//! A server is made known when it listens, and left out before it is stopped: until then it finishes what it has.
-//! Without a word of the balancer everything stays as it is.
+//! A server is announced to the balancer when it listens. It is withdrawn before it stops, so that it
+//! can finish its requests. Without data from the balancer, nothing changes.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -14,36 +13,37 @@ use crate::pool::desired::DesiredServer;
 use crate::pool::health::State;
 use crate::supervise::servers::{Replica, Replicas};
 
-/// A server that does not seem to listen is made known after this time all the same: the balancer will find out.
+/// A server that does not seem to listen is announced after this time; the balancer's health checks then
+/// decide.
 const LISTEN_PATIENCE: Duration = Duration::from_secs(10);
 
-/// A server of the pool, as the balancer shows it.
+/// Status of a server in the balancer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Seen {
-    /// Its id.
+    /// Id of the server.
     pub id: u32,
-    /// Its state.
+    /// Health state.
     pub state: State,
-    /// Requests or flows there.
+    /// Requests or flows at the server.
     pub queue: u64,
 }
 
-/// The pool, as the balancer shows it.
+/// Status of the pool in the balancer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Look {
-    /// Its servers, those of the configuration included.
+    /// All servers of the pool, those of the configuration included.
     pub servers: Vec<Seen>,
-    /// Requests that wait in the balancer for a server with room.
+    /// Requests that are queued in the balancer.
     pub waiting: u64,
-    /// Requests refused so far for want of room at the servers.
+    /// Requests refused so far because no server was below its limit.
     pub shed: u64,
-    /// Datagrams of clients so far.
+    /// Client datagrams received so far.
     pub arrived: u64,
-    /// The ids of the servers that the balancer had been told of before.
+    /// Ids of the servers that were announced to the balancer before.
     pub told: Vec<u32>,
 }
 
-/// Keeps the servers of one pool.
+/// Scales the servers of one pool.
 #[derive(Debug)]
 pub struct PoolScaler {
     replicas: Replicas,
@@ -52,7 +52,7 @@ pub struct PoolScaler {
 }
 
 impl PoolScaler {
-    /// Keeps these servers, which listen on this address.
+    /// Scales these servers, which listen on this address.
     pub fn new(replicas: Replicas, policy: Policy, address: IpAddr) -> Self {
         PoolScaler { replicas, scaler: Scaler::new(policy), address }
     }
@@ -62,12 +62,13 @@ impl PoolScaler {
         &self.replicas
     }
 
-    /// The servers, to be told what became of them.
+    /// The servers, to report events to them.
     pub fn crew_mut(&mut self) -> &mut Replicas {
         &mut self.replicas
     }
 
-    /// The servers that the balancer shall send to now. `listens` says whether somebody listens on a port.
+    /// The servers that the balancer should send to now. `listens` tells whether a socket is bound to a
+    /// port.
     pub fn wanted(&self, now: Instant, listens: impl Fn(u16) -> bool) -> Vec<DesiredServer> {
         let ready = |&(Replica { port, .. }, since): &(Replica, Instant)| {
             listens(port) || now.since(since) >= LISTEN_PATIENCE
@@ -80,13 +81,14 @@ impl PoolScaler {
         self.replicas.running().filter(ready).map(wanted).collect()
     }
 
-    /// Looks at what the balancer shows; `None` if it does not answer.
+    /// Processes the pool's status; `None` if the balancer does not respond.
     pub fn observe(&mut self, now: Instant, look: Option<&Look>) {
         let leaving: Vec<u32> = self.replicas.leaving().collect();
         for id in leaving {
             let has_left = match look {
                 Some(look) => !look.told.contains(&id) && look.servers.iter().all(|seen| seen.id != id),
-                // Nobody is there who could send to it, and this is no time to wait for one.
+                // A balancer that does not respond sends no requests, and a shutdown must not wait for
+                // it.
                 None => self.replicas.is_shutting_down(),
             };
             if has_left {
@@ -109,7 +111,7 @@ impl PoolScaler {
         }
     }
 
-    /// The servers of this controller that go on, by what is shown of them.
+    /// Load of this controller's remaining servers, from their status.
     fn sample(&self, look: &Look) -> Sample {
         let Look { waiting, shed, arrived, .. } = *look;
         let mut sample = Sample { outstanding: waiting, shed, arrived, ..Sample::default() };
@@ -147,13 +149,13 @@ mod tests {
         max: 6,
     };
 
-    /// A keeper whose processes start and stop at once, before a balancer that does what it is told.
+    /// A pool scaler whose processes start and stop at once, with a balancer that obeys.
     struct Bench {
         keeper: PoolScaler,
         now: Instant,
-        /// What the balancer was told last.
+        /// The last announcement to the balancer.
         told: Vec<u32>,
-        /// Servers that were left out and have something to do yet.
+        /// Withdrawn servers that still have requests.
         draining: Vec<u32>,
         stopped: Vec<u32>,
     }
@@ -190,7 +192,7 @@ mod tests {
             }
         }
 
-        /// A quarter of a second, with so many requests in all; gives the number of servers.
+        /// Advances by 250 ms with this many requests in total; returns the number of servers.
         fn step(&mut self, requests: u64, state: impl Fn(u32) -> State) -> usize {
             self.now += 250 * MS;
             let before = std::mem::take(&mut self.told);
@@ -221,7 +223,7 @@ mod tests {
             bench.step(0, |_| State::Up);
         }
         assert_eq!(bench.told.len(), grown - 1);
-        assert_eq!((bench.draining.len(), bench.stopped.len()), (1, 0), "it has something to do yet");
+        assert_eq!((bench.draining.len(), bench.stopped.len()), (1, 0), "the server still has requests");
         let last = bench.draining.remove(0);
         bench.step(0, |_| State::Up);
         assert_eq!(bench.stopped, [last]);
@@ -258,7 +260,7 @@ mod tests {
             bench.step(0, |_| State::Up);
         }
         let id = bench.keeper.replicas().leaving().next().unwrap();
-        // A balancer that was restarted knows nobody, and was told the old set before.
+        // A restarted balancer knows no server, but had the old set before.
         let look = Look { told: vec![0, id], ..Look::default() };
         bench.keeper.observe(bench.now, Some(&look));
         bench.act();
@@ -303,7 +305,7 @@ mod tests {
         for _ in 0..80 {
             bench.now += 250 * MS;
             bench.keeper.observe(bench.now, None);
-            // A balancer that was restarted knows nobody yet.
+            // A restarted balancer knows no server yet.
             let look = Look { told: bench.told.clone(), ..Look::default() };
             bench.keeper.observe(bench.now, Some(&look));
         }
@@ -346,7 +348,7 @@ mod tests {
         bench.step(0, |_| State::Up);
         bench.keeper.crew_mut().shut_down(bench.now);
         bench.act();
-        assert!(bench.stopped.is_empty(), "a balancer may be sending yet");
+        assert!(bench.stopped.is_empty(), "a balancer may still send");
         bench.keeper.observe(bench.now, None);
         bench.act();
         assert_eq!(bench.stopped, [0]);

@@ -1,12 +1,12 @@
-//! The servers that a controller runs: which there shall be, where, and when one is started again. Pure: says what is to
-//! be done ([`Replicas::poll_action`]) and is told what happened; starts nothing itself.
+//! The servers that a controller runs: which should run, on which ports, and when to restart one. Pure:
+//! it outputs actions ([`Replicas::poll_action`]) and receives events; it starts nothing.
 //!
 //! ```text
-//!            started                        retire                 left, or patience over
+//!            started                        retire                 left, or time is up
 //! STARTING ──────────> RUNNING ──────────────────────────> LEAVING ──────────────────────> STOPPING ──> gone
-//!    ^  │ failed          │ ended unasked                  (only where servers are left out before they stop)
+//!    ^  │ failed          │ ended unexpectedly                  (only where servers are withdrawn before they stop)
 //!    │  v                 v
-//!    └─ WAITING <─────────┘    100 ms, then twice as long each time, 10 s at most
+//!    └─ WAITING <─────────┘    100 ms, then twice as long each time, at most 10 s
 //! ```
 
 use std::collections::{BTreeMap, VecDeque};
@@ -15,91 +15,91 @@ use std::time::Duration;
 
 use crate::base::time::{Instant, earliest};
 
-/// A crashed server is started again after this time, then after twice as long each time.
+/// Pause before the first restart of a crashed server; it doubles with each further one.
 const RESTART_AFTER: Duration = Duration::from_millis(100);
-/// The longest pause before a restart.
+/// Maximum pause before a restart.
 const RESTART_MAX: Duration = Duration::from_secs(10);
-/// A server that ran for so long has a clean record again.
+/// Time after which a running server's failures are forgotten.
 const RECORD_CLEAN: Duration = Duration::from_secs(10);
-/// A server that does not stop is killed after this time.
+/// Time after which a server that does not stop is killed.
 const STOP_PATIENCE: Duration = Duration::from_secs(35);
 
-/// How many servers there may be, and where.
+/// Limits of the number of servers, their ids and their ports.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bounds {
-    /// Servers to begin with.
+    /// Servers at the start.
     pub count: u32,
-    /// Never fewer servers.
+    /// Minimum number of servers.
     pub min: u32,
-    /// Never more servers.
+    /// Maximum number of servers.
     pub max: u32,
-    /// The id of the first server.
+    /// Id of the first server.
     pub start_id: u32,
-    /// Ports that servers may take.
+    /// Ports of the servers.
     pub ports: Range<u16>,
-    /// A server that shall stop is first left out, for so long at most; `None` = it is stopped at once, and finishes
-    /// what it has by itself.
+    /// Maximum time that a stopping server is withdrawn before it is stopped. `None`: it is stopped at
+    /// once and finishes its requests by itself.
     pub leave: Option<Duration>,
 }
 
-/// What is to be done.
+/// What the caller has to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Start a server, then call [`Replicas::on_started`] or [`Replicas::on_start_failed`].
     Start {
-        /// Its id.
+        /// Id of the server.
         id: u32,
-        /// The port it shall take.
+        /// Port of the server.
         port: u16,
     },
-    /// Ask it to end.
+    /// Ask a server to stop.
     Stop {
-        /// Its id.
+        /// Id of the server.
         id: u32,
     },
-    /// End it: it did not stop.
+    /// Kill a server that did not stop.
     Kill {
-        /// Its id.
+        /// Id of the server.
         id: u32,
     },
-    /// Something for the log.
+    /// Log a message.
     Tell(String),
 }
 
 /// Why a server could not be started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StartFailure {
-    /// Its port is in use: the next one is tried at once.
+    /// Its port is in use: the next port is tried at once.
     PortInUse,
-    /// Anything else: tried again with back-off.
+    /// Any other reason: tried again with back-off.
     Other,
 }
 
-/// What became of a wish for another number of servers.
+/// Result of a request for another number of servers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// It is, or will be, so.
+    /// The number is reached, or will be.
     Done,
-    /// The most, or the fewest, are there already, or all are being stopped.
+    /// The number is at its maximum or minimum, or all servers are stopping.
     AtBound,
     /// No server has this id.
     Unknown,
-    /// There is no free port.
+    /// No port is free.
     NoPort,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
-    /// Told to start, not yet confirmed.
+    /// Started, not yet confirmed.
     Starting,
     Running {
         since: Instant,
     },
-    /// Crashed; started again at this time.
+    /// Crashed; restarted at this time.
     Waiting {
         until: Instant,
     },
-    /// Left out, and stopped at this time at the latest.
+    /// Withdrawn; stopped at this time at the latest.
     Leaving {
         until: Instant,
     },
@@ -113,7 +113,7 @@ struct Child {
     port: u16,
     phase: Phase,
     crashes: u32,
-    /// Ports that this start has tried in vain.
+    /// Ports that were in use during this start.
     ports_in_use: usize,
 }
 
@@ -123,18 +123,18 @@ impl Child {
     }
 }
 
-/// A server as others may know it.
+/// Id, port and end of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Replica {
-    /// Its id.
+    /// Id of the server.
     pub id: u32,
-    /// Its port.
+    /// Port of the server.
     pub port: u16,
-    /// Whether it is on its way out.
+    /// Whether the server is leaving or stopping.
     pub ends: bool,
 }
 
-/// The servers.
+/// The servers and their processes' states.
 #[derive(Debug)]
 pub struct Replicas {
     bounds: Bounds,
@@ -145,7 +145,7 @@ pub struct Replicas {
 }
 
 impl Replicas {
-    /// No servers yet: [`Replicas::adopt`] those that run, then [`Replicas::begin`].
+    /// No servers yet. Call [`Replicas::adopt`] for those that run, then [`Replicas::begin`].
     pub fn new(bounds: Bounds) -> Self {
         Replicas {
             next_port: bounds.ports.start,
@@ -156,13 +156,13 @@ impl Replicas {
         }
     }
 
-    /// Takes over a server that somebody else has started; false if its id or its port is taken.
+    /// Adopts a server that another process started; false if its id or its port is in use.
     pub fn adopt(&mut self, now: Instant, Replica { id, port, ends }: Replica) -> bool {
         if self.children.iter().any(|(&other, child)| other == id || child.port == port) {
             return false;
         }
         let phase = match ends {
-            // It was told already; a second word would end it at once.
+            // The server was already asked to stop; a second signal would end it at once.
             true => Phase::Stopping { kill_at: now + STOP_PATIENCE },
             false => Phase::Running { since: now },
         };
@@ -170,8 +170,7 @@ impl Replicas {
         true
     }
 
-    /// Plans the first servers: as many as there shall be to begin with, or, if some were adopted, those and no fewer
-    /// than the least.
+    /// Plans the first servers: the initial number, or the adopted ones but at least the minimum.
     pub fn begin(&mut self, now: Instant) {
         let Bounds { count, min, max, .. } = self.bounds;
         let wanted = if self.children.is_empty() { count } else { self.wanted().max(min) };
@@ -190,7 +189,7 @@ impl Replicas {
         self.actions.pop_front()
     }
 
-    /// Servers there shall be: all but those that are on their way out.
+    /// Number of servers that should run, without those that are leaving or stopping.
     pub fn wanted(&self) -> u32 {
         self.children.values().filter(|child| !child.ends()).count() as u32
     }
@@ -200,18 +199,18 @@ impl Replicas {
         self.children.is_empty()
     }
 
-    /// Whether all of them shall end.
+    /// Whether all servers are stopping.
     pub fn is_shutting_down(&self) -> bool {
         self.shutting_down
     }
 
-    /// All servers, those that wait for their start or end included.
+    /// All servers, in every state.
     pub fn places(&self) -> impl Iterator<Item = Replica> + '_ {
         let place = |(&id, child): (&u32, &Child)| Replica { id, port: child.port, ends: child.ends() };
         self.children.iter().map(place)
     }
 
-    /// The servers that run and shall go on, each with the time since which it does.
+    /// The servers that run and are not leaving, with their start times.
     pub fn running(&self) -> impl Iterator<Item = (Replica, Instant)> + '_ {
         self.children.iter().filter_map(|(&id, child)| match child.phase {
             Phase::Running { since } => Some((Replica { id, port: child.port, ends: false }, since)),
@@ -219,29 +218,29 @@ impl Replicas {
         })
     }
 
-    /// The servers that are left out and wait for [`Replicas::on_left`].
+    /// The servers that are withdrawn and wait for [`Replicas::on_left`].
     pub fn leaving(&self) -> impl Iterator<Item = u32> + '_ {
         let is_leaving = |child: &Child| matches!(child.phase, Phase::Leaving { .. });
         self.children.iter().filter(move |(_, child)| is_leaving(child)).map(|(&id, _)| id)
     }
 
-    /// The server that was added last and shall go on.
+    /// The newest server that is not leaving.
     pub fn newest(&self) -> Option<u32> {
         self.children.iter().rev().find(|(_, child)| !child.ends()).map(|(&id, _)| id)
     }
 
-    /// A server runs.
+    /// Reports that a server runs.
     pub fn on_started(&mut self, now: Instant, id: u32) {
         if let Some(child) = self.children.get_mut(&id).filter(|c| c.phase == Phase::Starting) {
             child.phase = Phase::Running { since: now };
         }
     }
 
-    /// A server could not be started.
+    /// Reports that a server could not be started.
     pub fn on_start_failed(&mut self, now: Instant, id: u32, why: StartFailure) {
         let Some(child) = self.children.get_mut(&id) else { return };
         if child.ends() {
-            // Told to stop before it ran: nothing is left to stop.
+            // The server was to stop before it ran, so there is no process to stop.
             self.children.remove(&id);
             return;
         }
@@ -260,7 +259,7 @@ impl Replicas {
         }
     }
 
-    /// A server has exited: as it was told, or not.
+    /// Reports that a server has exited, whether it was stopped or not.
     pub fn on_exited(&mut self, now: Instant, id: u32, how: &str) {
         let Some(child) = self.children.get_mut(&id) else { return };
         if child.ends() {
@@ -273,18 +272,18 @@ impl Replicas {
         {
             child.crashes = 0;
         }
-        self.actions.push_back(Action::Tell(format!("server {id} ended unasked ({how})")));
+        self.actions.push_back(Action::Tell(format!("server {id} ended unexpectedly ({how})")));
         self.wait_and_restart(now, id);
     }
 
-    /// A server that is left out has nothing to do any more.
+    /// Reports that a withdrawn server has no more requests.
     pub fn on_left(&mut self, now: Instant, id: u32) {
         if self.children.get(&id).is_some_and(|child| matches!(child.phase, Phase::Leaving { .. })) {
             self.ask_to_end(now, id);
         }
     }
 
-    /// There shall be so many servers, if there are fewer; `why` is told.
+    /// Raises the number of servers to `target`; `why` is logged.
     pub fn grow(&mut self, target: u32, why: &str) -> Outcome {
         let (wanted, max) = (self.wanted(), self.bounds.max);
         let target = target.min(max);
@@ -299,7 +298,7 @@ impl Replicas {
         if all_added { Outcome::Done } else { Outcome::NoPort }
     }
 
-    /// This server shall stop, unless so few are left; `why` is told.
+    /// Stops this server unless the minimum is reached; `why` is logged.
     pub fn shrink(&mut self, now: Instant, id: u32, why: &str) -> Outcome {
         let wanted = self.wanted();
         match self.children.get(&id) {
@@ -317,7 +316,7 @@ impl Replicas {
         }
     }
 
-    /// Stops every server; nothing is started any more.
+    /// Stops every server and starts no more.
     pub fn shut_down(&mut self, now: Instant) {
         self.shutting_down = true;
         let ids: Vec<u32> = self.children.keys().copied().collect();
@@ -326,7 +325,7 @@ impl Replicas {
         }
     }
 
-    /// Restarts, and the end of patience.
+    /// Restarts servers, and enforces time limits.
     pub fn on_timeout(&mut self, now: Instant) {
         let mut left = vec![];
         for (&id, child) in &mut self.children {
@@ -390,7 +389,7 @@ impl Replicas {
         true
     }
 
-    /// The next port of the range that no server of ours has.
+    /// The next port of the range that no server of this controller uses.
     fn free_port(&mut self) -> Option<u16> {
         let ports = self.bounds.ports.clone();
         for _ in ports.clone() {

@@ -1,8 +1,8 @@
-//! Cookies and nonces: what only this process can have made.
+//! Cookies and nonces: values that only this process can have made.
 //!
-//! A *cookie* proves that the balancer itself dispatched the request that a reply claims to answer.
-//! A *nonce* proves that whoever echoes it can receive at its address; it is computed, not stored,
-//! so that forged registrations fill no table.
+//! A *cookie* proves that the balancer itself dispatched the request that a reply claims to answer. A
+//! *nonce* proves that the process that echoes it can receive at its address. It is computed, not
+//! stored, so that forged registrations fill no table.
 
 use std::hash::Hasher;
 use std::net::SocketAddr;
@@ -14,11 +14,12 @@ use super::frame::pack_addr;
 use super::header::Header;
 use crate::base::time::Instant;
 
-/// A random key per process. SipHash-2-4: Aumasson and Bernstein, "SipHash: a fast short-input PRF", 2012.
+/// A random key per process. SipHash-2-4: Aumasson and Bernstein, "SipHash: a fast short-input PRF",
+/// 2012.
 #[derive(Clone)]
 pub struct CookieKey(SipHasher24);
 
-/// A nonce is good for its own span of time and the next.
+/// A nonce is valid in its own time span and the next.
 const NONCE_SPAN_NANOS: u64 = 2_000_000_000;
 
 impl CookieKey {
@@ -27,17 +28,17 @@ impl CookieKey {
         CookieKey(SipHasher24::new_with_key(&key))
     }
 
-    /// The cookie for the header as it stands: client, sequence, route and dispatch are covered.
+    /// The cookie of a header; it covers client, sequence, route and dispatch.
     pub fn cookie(&self, header: &Header) -> u64 {
         self.0.hash(&header.as_bytes()[Header::COOKIE_COVERS])
     }
 
-    /// A nonce for a peer at `from` that calls itself `instance`, never zero.
+    /// A nonce for a peer at `from` with this `instance`; never zero.
     pub fn nonce(&self, now: Instant, from: SocketAddr, instance: u64) -> u64 {
         self.nonce_of_span(now.as_nanos() / NONCE_SPAN_NANOS, from, instance)
     }
 
-    /// Whether this peer was given this nonce, two to four seconds ago at most.
+    /// Whether this peer was given this nonce at most two to four seconds ago.
     pub fn nonce_is_valid(&self, now: Instant, from: SocketAddr, instance: u64, nonce: u64) -> bool {
         let span = now.as_nanos() / NONCE_SPAN_NANOS;
         [span, span.saturating_sub(1)]
@@ -52,7 +53,7 @@ impl CookieKey {
         hasher.write_u16(port);
         hasher.write_u64(instance);
         hasher.write_u64(span);
-        // Cookies cover 56 bytes, nonces 34: no cookie is ever a nonce.
+        // Cookies cover 56 bytes and nonces 34, so no cookie equals a nonce.
         hasher.finish().max(1)
     }
 }

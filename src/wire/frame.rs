@@ -1,4 +1,4 @@
-//! The view: one check, then fields in place.
+//! The frame view: one check, then access to the fields in place.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
@@ -7,12 +7,12 @@ use zerocopy::FromBytes;
 use super::header::*;
 use crate::base::drop_reason::DropReason;
 
-/// What all frames of a deployment have in common.
+/// Format of all frames of a deployment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FrameFormat {
-    /// Bytes of a frame.
+    /// Size of a frame, in bytes.
     pub size: usize,
-    /// Whether the last [`TRAILER_LEN`] bytes authenticate it.
+    /// Whether the last [`TRAILER_LEN`] bytes authenticate the frame.
     pub tagged: bool,
 }
 
@@ -23,18 +23,18 @@ impl FrameFormat {
         FrameFormat { size, tagged: false }
     }
 
-    /// The same size, of which the last 32 bytes are the trailer; `size` is 160 to 1,200 bytes.
+    /// A format of the same size whose last 32 bytes are the trailer; `size` is 160 to 1,200 bytes.
     pub fn tagged(size: usize) -> Self {
         assert!((FRAME_SIZE_MIN_TAGGED..=FRAME_SIZE_MAX).contains(&size), "frame size {size}");
         FrameFormat { size, tagged: true }
     }
 
-    /// The most payload bytes that a frame carries.
+    /// Maximum payload of a frame, in bytes.
     pub fn payload_max(&self) -> usize {
         self.size - HEADER_LEN - if self.tagged { TRAILER_LEN } else { 0 }
     }
 
-    /// How many frames share a datagram that fits an Ethernet frame; at least 1.
+    /// Frames per datagram that fits into an Ethernet frame; at least 1.
     pub fn frames_per_datagram(&self) -> usize {
         DATAGRAM_MAX / self.size
     }
@@ -50,12 +50,12 @@ impl FrameFormat {
 pub struct Frame<'a> {
     /// The header, in place.
     pub header: &'a mut Header,
-    /// Everything behind the header: payload, padding, trailer.
+    /// The bytes after the header: payload, padding, trailer.
     rest: &'a mut [u8],
 }
 
 impl<'a> Frame<'a> {
-    /// Checks the frame, cheapest test first, and gives its view. `bytes` is exactly one frame.
+    /// Checks a frame, cheapest test first, and returns its view. `bytes` is exactly one frame.
     pub fn check(bytes: &'a mut [u8], format: &FrameFormat) -> Result<Self, DropReason> {
         if bytes.len() != format.size {
             return Err(DropReason::Length);
@@ -89,9 +89,9 @@ impl<'a> Frame<'a> {
         Frame { header: head, rest }
     }
 
-    /// Which message it is.
+    /// Kind of the message.
     pub fn kind(&self) -> Kind {
-        Kind::from_wire(self.header.kind).expect("checked, or written by us")
+        Kind::from_wire(self.header.kind).expect("the kind was checked")
     }
 
     /// The payload in use.
@@ -105,7 +105,7 @@ impl<'a> Frame<'a> {
         self.rest[from..].fill(0);
     }
 
-    /// Replaces the payload, zeroing what is left of the old one. `payload` must fit the frame.
+    /// Replaces the payload, and zeroes the rest of the old one. `payload` must fit into the frame.
     pub fn set_payload(&mut self, payload: &[u8]) {
         let old = usize::from(self.header.payload_len.get());
         self.rest[..payload.len()].copy_from_slice(payload);
@@ -116,7 +116,7 @@ impl<'a> Frame<'a> {
     }
 }
 
-/// An address as the header carries it: IPv4 mapped into IPv6, so that both have one form.
+/// An address in the header's form: IPv4 is mapped into IPv6.
 pub fn pack_addr(addr: SocketAddr) -> ([u8; 16], u16) {
     let ip = match addr.ip() {
         IpAddr::V4(ip) => ip.to_ipv6_mapped(),
@@ -125,7 +125,7 @@ pub fn pack_addr(addr: SocketAddr) -> ([u8; 16], u16) {
     (ip.octets(), addr.port())
 }
 
-/// The inverse of [`pack_addr`]; a mapped IPv4 address comes back as IPv4.
+/// The inverse of [`pack_addr`]; a mapped IPv4 address becomes IPv4 again.
 pub fn unpack_addr(ip: [u8; 16], port: u16) -> SocketAddr {
     SocketAddr::new(Ipv6Addr::from(ip).to_canonical(), port)
 }

@@ -2,7 +2,7 @@
 //!
 //! | bytes   | content | written by |
 //! |---------|---------|------------|
-//! | 0..32   | what it is and whose: magic to sequence | client, server (status) |
+//! | 0..32   | identity: magic to sequence | client, server (status) |
 //! | 32..80  | the route: client address, worker, epochs, slot, dispatch, cookie | balancer |
 //! | 80..112 | the report: cumulative counters and queue of a server | server |
 
@@ -11,21 +11,21 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 /// The first two bytes of every frame: "lb" read as a little-endian number.
 pub const MAGIC: u16 = u16::from_le_bytes(*b"lb");
-/// The version of the frame that is sent.
+/// The frame version that is sent.
 pub const VERSION: u8 = 1;
-/// The oldest version that is still understood. Version N accepts N and N - 1; there is no version 0.
+/// The oldest version that is accepted. Version N accepts N and N - 1; there is no version 0.
 pub const VERSION_MIN: u8 = 1;
-/// Bytes of the header.
+/// Size of the header, in bytes.
 pub const HEADER_LEN: usize = 112;
-/// Bytes of the trailer that authenticates a frame: epoch, counter, tag.
+/// Size of the trailer that authenticates a frame, in bytes: epoch, counter, tag.
 pub const TRAILER_LEN: usize = 32;
-/// The smallest frame.
+/// Minimum size of a frame, in bytes.
 pub const FRAME_SIZE_MIN: usize = 128;
-/// The smallest frame with a trailer.
+/// Minimum size of a frame with a trailer, in bytes.
 pub const FRAME_SIZE_MIN_TAGGED: usize = 160;
-/// The largest frame: below the path MTU of practically every network.
+/// Maximum size of a frame, in bytes: below the path MTU of practically every network.
 pub const FRAME_SIZE_MAX: usize = 1200;
-/// UDP payload that fits an Ethernet frame over IPv4.
+/// Maximum UDP payload of an Ethernet frame over IPv4, in bytes.
 pub const DATAGRAM_MAX: usize = 1472;
 
 const _: () = assert!(size_of::<Header>() == HEADER_LEN);
@@ -33,7 +33,7 @@ const _: () = assert!(HEADER_LEN + 16 == FRAME_SIZE_MIN);
 const _: () = assert!(FRAME_SIZE_MIN + TRAILER_LEN == FRAME_SIZE_MIN_TAGGED);
 const _: () = assert!(FRAME_SIZE_MAX <= DATAGRAM_MAX);
 
-/// The header of every frame, to be read and patched in place.
+/// The header of every frame, for reading and patching in place.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, PartialEq, Eq)]
 #[repr(C)]
 pub struct Header {
@@ -43,7 +43,7 @@ pub struct Header {
     pub version: u8,
     /// A [`Kind`].
     pub kind: u8,
-    /// Bytes of the whole frame, so that a mismatch is never read as frames.
+    /// Size of the frame in bytes, so that data of another size is never read as frames.
     pub frame_size: U16,
     /// Bytes of the payload in use.
     pub payload_len: U16,
@@ -51,11 +51,13 @@ pub struct Header {
     pub status: u8,
     /// A [`Mode`].
     pub mode: u8,
-    /// 1 for the first attempt, counted up by each retry.
+    /// 1 for the first attempt, incremented by each retry.
     pub attempt: u8,
-    /// A [`RequestOp`], [`ServerOp`], or in a dispatched ClientRequest a [`ReplyPath`], by kind; else 0.
+    /// A [`RequestOp`], [`ServerOp`], or in a dispatched ClientRequest a [`ReplyPath`], by kind;
+    /// otherwise 0.
     pub op: u8,
-    /// In requests the time left until the deadline, in refusals the time to wait before a retry, in microseconds. 0 = none.
+    /// In requests the time left until the deadline, in refusals the time to wait before a retry, in
+    /// microseconds; 0: none.
     pub deadline_us: U32,
     /// Random number of the sender's process (client, or server instance).
     pub client_id: U64,
@@ -65,9 +67,9 @@ pub struct Header {
     pub client_ip: [u8; 16],
     /// The client's port.
     pub client_port: U16,
-    /// Which of the balancer's front addresses was asked.
+    /// Index of the balancer's client-side address that received the request.
     pub listener: u8,
-    /// Which of the balancer's workers sent it.
+    /// Index of the balancer's worker that sent the request.
     pub worker: u8,
     /// Random number of the balancer's process.
     pub balancer_epoch: U32,
@@ -79,21 +81,21 @@ pub struct Header {
     pub incomplete: U16,
     /// Number of the dispatch from this worker to this slot.
     pub dispatch_seq: U32,
-    /// When it was dispatched, in microseconds of the balancer's clock.
+    /// Time of the dispatch, in microseconds of the balancer's clock.
     pub dispatch_us: U32,
-    /// Proof that the balancer dispatched it; a nonce in registration and control.
+    /// Proof that the balancer dispatched the request; in registration and control a nonce.
     pub cookie: U64,
     /// Number of the report.
     pub report: U32,
-    /// Highest dispatch sequence seen from this worker.
+    /// Highest dispatch sequence received from this worker.
     pub seq: U32,
-    /// Valid requests read from this worker.
+    /// Valid requests received from this worker.
     pub received: U32,
-    /// Requests of this worker finished, whatever their status.
+    /// Requests of this worker finished, with any status.
     pub done: U32,
-    /// Requests at the server, waiting and in service.
+    /// Requests at the server, queued and in service.
     pub queue: U32,
-    /// Those of `queue` that are not from this registration.
+    /// Requests of `queue` that belong to other registrations.
     pub foreign: U32,
     /// Mean service time, in microseconds.
     pub service_us: U32,
@@ -106,10 +108,10 @@ pub struct Header {
 impl Header {
     /// The bytes that the cookie covers: client id to dispatch time.
     pub const COOKIE_COVERS: std::ops::Range<usize> = 16..72;
-    /// The bytes that nobody outside may see: route and report.
+    /// The bytes that must not leave the system: route and report.
     pub const INTERNAL: std::ops::Range<usize> = 32..112;
 
-    /// A header of this kind for frames of `frame_size` bytes; everything else zero.
+    /// A header of this kind for frames of `frame_size` bytes; all other fields are zero.
     pub fn new(kind: Kind, frame_size: usize) -> Self {
         let mut header = Header::new_zeroed();
         header.magic.set(MAGIC);
@@ -135,7 +137,7 @@ macro_rules! wire_enum {
         pub enum $name { $($(#[$vdoc])* $variant = $value,)* }
 
         impl $name {
-            /// The value with this number on the wire, if there is one.
+            /// The value with this number on the wire; `None` if there is none.
             pub const fn from_wire(byte: u8) -> Option<Self> {
                 match byte { $($value => Some($name::$variant),)* _ => None }
             }
@@ -144,11 +146,11 @@ macro_rules! wire_enum {
 }
 
 wire_enum! {
-    /// Which of the four messages a frame is.
+    /// Kind of a message.
     Kind {
-        /// From a client, by way of the balancer, to a server.
+        /// From a client through the balancer to a server.
         ClientRequest = 1,
-        /// The answer to a client.
+        /// The reply to a client.
         ClientResponse = 2,
         /// Between balancer and controller, and from the balancer to a server.
         ControllerRequest = 3,
@@ -158,79 +160,80 @@ wire_enum! {
 }
 
 wire_enum! {
-    /// The outcome that a response carries.
+    /// Status of a response.
     Status {
         /// Served.
         Ok = 0,
-        /// Refused unserved: try again after `deadline_us`.
+        /// Refused: the client may retry after `deadline_us`.
         Busy = 1,
-        /// The deadline passed before it was served.
+        /// The deadline passed before the request was served.
         Expired = 2,
-        /// The addressee does not know what it is asked about.
+        /// The receiver does not know the subject of the request.
         Unknown = 3,
-        /// Served, with an error; or a request that cannot be served here.
+        /// Served with an error, or a request that cannot be served here.
         Error = 4,
     }
 }
 
 wire_enum! {
-    /// What a client promises about repeating a request.
+    /// Whether a request may be repeated.
     Mode {
-        /// At least once: may be repeated anywhere (the default).
+        /// At least once: any server may get the request again (the default).
         Idempotent = 0,
         /// Sent once, never repeated.
         OneShot = 1,
-        /// At most once. Answered with an error until it is built.
+        /// At most once. Not supported yet: answered with an error.
         AtMostOnce = 2,
     }
 }
 
 wire_enum! {
-    /// The way of the answer to a ClientRequest, as the balancer dispatches it.
+    /// Path of the reply to a ClientRequest; the balancer sets it at dispatch.
     ReplyPath {
-        /// By way of the balancer, which hides and checks the servers.
+        /// Through the balancer, which hides and checks the servers.
         Balancer = 0,
-        /// From the server to the client: half the datagrams at the balancer, which learns of completions by counters.
+        /// From the server to the client. The balancer handles half the datagrams, and counters tell it
+        /// about completions.
         Direct = 1,
     }
 }
 
 wire_enum! {
-    /// What a ControllerRequest asks.
+    /// Operation of a ControllerRequest.
     RequestOp {
-        /// Balancer to server: this is how many requests I sent you; report.
+        /// Balancer to server: the number of requests sent so far; the server answers with a report.
         Sync = 1,
-        /// To whoever asked: prove that you are reachable there by echoing this nonce.
+        /// To an unproven sender: it must echo this nonce to prove its address.
         Challenge = 2,
-        /// Balancer to controller: let there be at least `target` servers.
+        /// Balancer to controller: run at least `target` servers.
         Grow = 3,
-        /// Balancer to controller: stop the server whose id is `target`.
+        /// Balancer to controller: stop the server with the id `target`.
         Shrink = 4,
-        /// Controller to balancer: this request was received; `status` says what became of it.
+        /// Controller to balancer: the request was received; `status` is its result.
         Ack = 5,
     }
 }
 
 wire_enum! {
-    /// What a ServerResponse is.
+    /// Operation of a ServerResponse.
     ServerOp {
         /// The reply to a request.
         Reply = 0,
         /// Counters, queue and state, without a request.
         Report = 1,
-        /// A server wants to join, or echoes the nonce.
+        /// A server asks to join, or echoes the nonce.
         Register = 2,
     }
 }
 
 wire_enum! {
-    /// What a server says of itself.
+    /// State that a server reports about itself.
     ServerState {
-        /// Takes requests.
+        /// The server takes requests.
         Ready = 0,
-        /// Finishes what it has, wants no more.
+        /// The server finishes its requests and takes no more.
         Draining = 1,
-        /// Has finished and is about to exit.
+        /// The server has finished and is about to exit.
         Stopped = 2,
     }
 }

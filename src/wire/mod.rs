@@ -1,8 +1,9 @@
-//! The frame on the wire: fixed size, header at fixed offsets, payload bytes raw, optional trailer.
+//! The frame on the wire: fixed size, header at fixed offsets, raw payload bytes, optional trailer.
 //!
-//! Two levels. The *view* ([`Frame`]) checks a frame once and then reads and patches its header in
-//! place: all that the balancer ever does. The *messages* (`crate::wire::message`) are for whoever needs
-//! meaning; their postcard encoding defines the header and a golden test holds both equal.
+//! There are two levels. The *view* ([`Frame`]) checks a frame once and then reads and patches its
+//! header in place; the balancer uses only the view. The *messages* (`crate::wire::message`) are for
+//! code that needs the meaning. Their postcard encoding defines the header, and a golden test compares
+//! both.
 //!
 //! Pure: no sockets, no clock. `docs/PROTOCOL.md` specifies every byte, with test vectors.
 

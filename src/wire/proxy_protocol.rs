@@ -1,26 +1,27 @@
-//! PROXY protocol, version 2: tells a server who the client is, ahead of the client's own bytes.
+//! PROXY protocol, version 2: a header with the client's address ahead of the client's own bytes.
 //!
-//! <https://www.haproxy.org/download/3.2/doc/proxy-protocol.txt>, section 2.2. Written only, for the command
-//! PROXY and without TLVs. Pure.
+//! <https://www.haproxy.org/download/3.2/doc/proxy-protocol.txt>, section 2.2. Only writing, for the
+//! command PROXY and without TLVs. Pure.
 
 use std::net::{IpAddr, SocketAddr};
 
 use heapless::Vec;
 
-/// The most bytes of a header, which is one for IPv6; one for IPv4 has 28.
+/// Maximum size of a header in bytes, for IPv6; a header for IPv4 has 28 bytes.
 pub const HEADER_MAX: usize = 52;
 
 const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
 /// Version 2, command PROXY.
 const VERSION_COMMAND: u8 = 0x21;
-/// The address family, to which the transport is added.
+/// Address family; the transport is added to it.
 const INET: u8 = 0x10;
 const INET6: u8 = 0x20;
 
-/// The header before bytes that are the balancer's own, such as a check: version 2, command LOCAL, no addresses.
+/// The header before bytes of the balancer itself, such as a health check: version 2, command LOCAL, no
+/// addresses.
 pub const LOCAL: [u8; 16] = *b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0";
 
-/// What carries the client's bytes to the balancer.
+/// Transport of the client's bytes to the balancer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Transport {
     /// A byte stream: TCP.
@@ -29,10 +30,10 @@ pub enum Transport {
     Datagram = 2,
 }
 
-/// The header that says that `client` sent to `local`, the address it asked: 28 or 52 bytes.
+/// The header for bytes that `client` sent to the balancer's address `local`: 28 or 52 bytes.
 ///
-/// IPv4-mapped IPv6 addresses count as IPv4. Where only one of the two is IPv4, it is written IPv4-mapped and
-/// both are IPv6, since a header has one family.
+/// IPv4-mapped IPv6 addresses count as IPv4. If only one of the two is IPv4, it is written as
+/// IPv4-mapped and both are IPv6, since a header has one family.
 pub fn header(transport: Transport, client: SocketAddr, local: SocketAddr) -> Vec<u8, HEADER_MAX> {
     let mut header = Vec::new();
     let mut put = |bytes: &[u8]| header.extend_from_slice(bytes).expect("52 bytes are the most there are");
@@ -119,7 +120,7 @@ mod tests {
         assert_eq!((header[13], &header[32..48]), (0x22, &mapped[..]));
     }
 
-    /// Reads a header as a server would, part by part.
+    /// Reads a header part by part, as a server would.
     fn slow(header: &[u8]) -> Option<(Transport, SocketAddr, SocketAddr)> {
         let rest = header.strip_prefix(b"\x0D\x0A\x0D\x0A\x00\x0D\x0A\x51\x55\x49\x54\x0A")?;
         let (&[version, family, high, low], rest) = rest.split_first_chunk()?;

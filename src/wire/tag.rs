@@ -1,9 +1,9 @@
 //! The trailer: `epoch u64 | counter u64 | tag [16]`, the last 32 bytes of a frame between components.
 //!
 //! The tag is SipHash-2-4 with 128 bits of output over everything before it, under the key that the
-//! operator gave to all components (`key_file`). Epoch and counter make each frame good for one use:
-//! the epoch is random per process and is adopted only together with proof of freshness (an echoed
-//! nonce), the counter runs through a [`ReplayWindow`].
+//! operator gave to all components (`key_file`). Epoch and counter make each frame valid for one use.
+//! The epoch is random per process and is adopted only with proof of freshness (an echoed nonce). The
+//! counter passes a [`ReplayWindow`].
 
 use std::hash::Hasher;
 
@@ -16,7 +16,7 @@ use crate::base::drop_reason::DropReason;
 
 const TAG_LEN: usize = 16;
 
-/// Writes trailers. One per sending process and direction.
+/// Writes trailers. Each sending process has one per direction.
 #[derive(Clone)]
 pub struct Sealer {
     hasher: SipHasher24,
@@ -30,7 +30,7 @@ impl Sealer {
         Sealer { hasher: SipHasher24::new_with_key(key), epoch, counter: 0 }
     }
 
-    /// A sealer that goes on after the frame with this stamp: to whoever opens its frames it is the same sender.
+    /// A sealer that continues after the frame with this stamp; receivers see the same sender.
     pub fn going_on(key: &[u8; 16], last: Stamp) -> Self {
         Sealer { counter: last.counter, ..Sealer::new(key, last.epoch) }
     }
@@ -51,7 +51,7 @@ impl Sealer {
     }
 }
 
-/// Checks tags. Which counters were seen is kept per peer, in a [`PeerReplay`].
+/// Checks tags. A [`PeerReplay`] per peer keeps the counters already seen.
 #[derive(Clone)]
 pub struct Opener {
     hasher: SipHasher24,
@@ -63,11 +63,11 @@ impl Opener {
         Opener { hasher: SipHasher24::new_with_key(key) }
     }
 
-    /// Checks the tag and gives the sender's epoch and counter.
+    /// Checks the tag, and returns the sender's epoch and counter.
     pub fn open(&self, frame: &[u8]) -> Result<Stamp, DropReason> {
         let at = frame.len() - TRAILER_LEN;
         let (covered, tag) = frame.split_at(at + TRAILER_LEN - TAG_LEN);
-        // Constant time: every byte is compared, whatever the first ones say.
+        // Constant time: every byte is compared, regardless of earlier differences.
         let difference =
             tag_of(self.hasher, covered).iter().zip(tag).fold(0, |difference, (a, b)| difference | (a ^ b));
         if difference != 0 {
@@ -95,7 +95,7 @@ fn tag_of(mut hasher: SipHasher24, covered: &[u8]) -> [u8; TAG_LEN] {
     hasher.finish128().as_bytes()
 }
 
-/// Who sent a frame, and its number there.
+/// Sender of a frame, and the frame's number there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stamp {
     /// Random number of the sending process.
@@ -112,19 +112,19 @@ pub struct PeerReplay {
 }
 
 impl PeerReplay {
-    /// Starts to listen to this epoch, forgetting the one before. Only for a frame whose freshness is proved.
+    /// Adopts this epoch and forgets the previous one. Only for a frame whose freshness is proved.
     pub fn adopt(&mut self, stamp: Stamp) {
         if self.epoch != stamp.epoch {
             *self = PeerReplay { epoch: stamp.epoch, window: ReplayWindow::default() };
         }
     }
 
-    /// Whether a frame is of the adopted epoch.
+    /// Whether a frame has the adopted epoch.
     pub fn knows(&self, stamp: Stamp) -> bool {
         self.epoch == stamp.epoch
     }
 
-    /// Takes a frame of the adopted epoch once.
+    /// Accepts a frame of the adopted epoch once.
     pub fn accept(&mut self, stamp: Stamp) -> Result<(), DropReason> {
         if self.knows(stamp) && self.window.accept(stamp.counter) { Ok(()) } else { Err(DropReason::Replay) }
     }

@@ -1,20 +1,21 @@
-//! Windows over sequence numbers: what was seen once is not taken twice.
+//! Windows over sequence numbers: each number is accepted once.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 use zerocopy::FromZeros;
 
-/// Which of the last 65,536 dispatches of one (worker, slot) were answered.
+/// Tracks which of the last 65,536 dispatches of one (worker, slot) were answered.
 ///
-/// The bit of a dispatch is set while it waits for its reply, so that "not sent yet", "answered" and
-/// "too old" all read as zero: one bit array, one test. One worker dispatches; replies may be taken by
-/// any (a server may answer to another worker's port), each of them once.
+/// The bit of a dispatch is set while it waits for its reply. So "not sent yet", "answered" and "too
+/// old" all read as zero: one bit array, one test. One worker dispatches. Any worker may accept replies,
+/// since a server may reply to another worker's port; each reply is accepted once.
 #[derive(Debug)]
 pub struct DispatchWindow {
-    /// Set by the worker that dispatches, cleared by whoever takes the reply: both change single bits atomically.
+    /// The dispatching worker sets bits, and the worker that accepts the reply clears them, both
+    /// atomically.
     open: Box<[AtomicU64; WORDS]>,
-    /// The last dispatch sequence given out; written by the worker that dispatches.
+    /// Last dispatch sequence, written by the dispatching worker.
     sent: AtomicU32,
 }
 
@@ -28,29 +29,30 @@ impl Default for DispatchWindow {
 }
 
 impl DispatchWindow {
-    /// A window whose next dispatch is `sent + 1`. Its memory is taken from the system as it is used.
+    /// A window whose next dispatch is `sent + 1`. The kernel allocates its memory on first use.
     pub fn starting_at(sent: u32) -> Self {
         let open = <[AtomicU64; WORDS]>::new_box_zeroed().expect("8 KiB");
         DispatchWindow { open, sent: AtomicU32::new(sent) }
     }
 
-    /// The last dispatch sequence given out; 0 at first.
+    /// Last dispatch sequence; 0 at first.
     pub fn sent(&self) -> u32 {
         self.sent.load(Ordering::Relaxed)
     }
 
-    /// Gives out the next dispatch sequence and opens its place. A dispatch 65,536 earlier is forgotten. Called by one
-    /// thread only.
+    /// Returns the next dispatch sequence and opens its bit. A dispatch 65,536 earlier is forgotten.
+    /// Only one thread calls it.
     pub fn dispatch(&self) -> u32 {
         let sent = self.sent().wrapping_add(1);
-        // First the number: from now on the last holder of this place is too old.
+        // The number comes first: from now on the previous dispatch with this bit is too old.
         self.sent.store(sent, Ordering::Release);
         let (word, bit) = place(sent);
         self.open[word].fetch_or(bit, Ordering::Release);
         sent
     }
 
-    /// Takes the reply to a dispatch: true once, then false; false for what is too old or was never sent.
+    /// Accepts the reply to a dispatch: true once, then false. Also false for a sequence that is too old
+    /// or was never sent.
     pub fn accept(&self, seq: u32) -> bool {
         if self.sent.load(Ordering::Acquire).wrapping_sub(seq) >= SPAN {
             return false;
@@ -60,28 +62,29 @@ impl DispatchWindow {
     }
 }
 
-/// A [`DispatchWindow`] as another process gets it: between turns, when nobody changes it.
+/// The state of a [`DispatchWindow`] for another process, taken between turns, when no thread changes
+/// it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WindowState {
     sent: u32,
-    /// Equal words in a row, and how many: most are without a bit.
+    /// Runs of equal words: length and word. Most words have no bit set.
     runs: Vec<(u16, u64)>,
 }
 
 impl WindowState {
-    /// The last dispatch sequence given out.
+    /// Last dispatch sequence.
     pub fn sent(&self) -> u32 {
         self.sent
     }
 
-    /// Whether it is one of a window of this size.
+    /// Whether the state belongs to a window of this size.
     pub fn is_whole(&self) -> bool {
         self.runs.iter().map(|&(count, _)| usize::from(count)).sum::<usize>() == WORDS
     }
 }
 
 impl DispatchWindow {
-    /// What another process needs to go on with it.
+    /// The state that another process needs to continue.
     pub fn state(&self) -> WindowState {
         let mut runs: Vec<(u16, u64)> = Vec::new();
         for word in self.open.iter().map(|word| word.load(Ordering::Acquire)) {
@@ -93,7 +96,7 @@ impl DispatchWindow {
         WindowState { sent: self.sent(), runs }
     }
 
-    /// Goes on where that of another process has stopped. Before anybody uses it.
+    /// Continues the window of another process. Call it before any other use.
     pub fn restore(&self, state: &WindowState) {
         let words = state.runs.iter().flat_map(|&(count, word)| std::iter::repeat_n(word, count.into()));
         for (place, word) in self.open.iter().zip(words) {
@@ -107,14 +110,14 @@ fn place(seq: u32) -> (usize, u64) {
     ((seq / 64) as usize % WORDS, 1 << (seq % 64))
 }
 
-/// The counters of a sender that were seen, as RFC 6479: newest 1,024, older ones are refused.
+/// Counters of a sender that were seen, as in RFC 6479: the newest 1,024; older ones are rejected.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ReplayWindow {
     newest: u64,
     seen: [u64; REPLAY_WORDS],
 }
 
-/// One word more than the span, so that the word being cleared is never one that is still asked for.
+/// One word more than the span, so that the word being cleared is not in the span.
 const REPLAY_WORDS: usize = 17;
 const REPLAY_SPAN: u64 = 1024;
 
@@ -125,7 +128,7 @@ impl Default for ReplayWindow {
 }
 
 impl ReplayWindow {
-    /// Whether the counter is new; if so it is not new again. Counters start at 1.
+    /// Accepts a counter once: true if it is new. Counters start at 1.
     pub fn accept(&mut self, counter: u64) -> bool {
         if counter == 0 || self.newest.saturating_sub(counter) >= REPLAY_SPAN {
             return false;
@@ -167,7 +170,7 @@ mod tests {
         for _ in 0..SPAN - 1 {
             window.dispatch();
         }
-        assert!(window.accept(first), "the oldest that is still in the window");
+        assert!(window.accept(first), "the oldest in the window");
         window.dispatch();
         assert!(!window.accept(first + SPAN + 1) && !window.accept(first));
     }

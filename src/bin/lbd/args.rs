@@ -12,8 +12,8 @@ use crate::sim::Sim;
 
 /// A UDP load balancer that sends each request to the server with the shortest queue.
 ///
-/// Start with `lbd up`: it runs a balancer, servers and clients from config.json, shows them live and adds
-/// and removes servers with the load.
+/// Start with `lbd up`. It runs a balancer, servers and clients from config.json, shows them live, and
+/// adds or removes servers as the load changes.
 #[derive(Parser)]
 #[command(version, max_term_width = 100, after_help = EXIT_CODES)]
 pub struct Args {
@@ -21,14 +21,14 @@ pub struct Args {
     pub command: Command,
 }
 
-const EXIT_CODES: &str = "Exit codes: 0 done; 1 not everything was answered; 2 a mistake in arguments, \
-configuration or environment (an address in use, say).";
+const EXIT_CODES: &str = "Exit codes: 0 success; 1 a request was lost or refused, a drain timed out, or doctor found problems; \
+2 an error in the arguments, the configuration or the environment, such as an address in use.";
 
 #[derive(Subcommand)]
 pub enum Command {
-    /// Run a whole system: controller, balancer, servers and clients, with a live table
+    /// Run a complete system: controller, balancer, servers, clients and a live table
     Up(Up),
-    /// Run the load balancer
+    /// Run the balancer
     Balancer(Balancer),
     /// Run the controller, which starts, stops and scales the servers
     Controller(Controller),
@@ -38,42 +38,44 @@ pub enum Command {
     Client(Client),
     /// Watch a running balancer in the terminal
     Top(Top),
-    /// Send requests through a balancer and say how long each took
+    /// Send requests through a balancer and print each round-trip time
     Ping(Ping),
-    /// Show what a running balancer does: its pools, servers and what has happened lately
+    /// Show the status of a running balancer: pools, servers and recent events
     Status(Show),
-    /// Take a server out of service: no new requests at once, what it has is finished
+    /// Drain a server: send it no new requests and let it finish those in flight
     Drain(Drain),
-    /// Take a server into service again
+    /// Enable a server that was drained or disabled
     Enable(ServerArgs),
-    /// Take a server out of service, whatever it says of itself
+    /// Disable a server: send it no requests until it is enabled, regardless of its health
     Disable(ServerArgs),
-    /// Change a server's share relative to others
+    /// Change a server's share of the requests relative to other servers
     Weight(Weight),
-    /// Let a running balancer read its configuration anew; an invalid one changes nothing
+    /// Reload a running balancer's configuration; an invalid file changes nothing
     Reload(Reach),
-    /// Say what this machine grants, what is missing, and the command that mends it
+    /// Check this machine's limits and settings, and print the commands that fix them
     Doctor(Doctor),
-    /// Compare policies in virtual time with the best that is possible
+    /// Compare policies in virtual time with the best possible result
     ///
-    /// The balancers and servers are the real ones, and each policy gets the same requests. One of --load, --servers, --balancers, --staleness, --rtt and --loss may have several values, with commas between
+    /// The simulation runs the real balancer and server code, and each policy gets the same requests.
+    /// One of --load, --servers, --balancers, --staleness, --rtt and --loss may have several values,
+    /// separated by commas.
     Sim(Box<Sim>),
-    /// Check a configuration and print what it will run
+    /// Check a configuration and print what it runs
     Check {
-        /// The file
+        /// Configuration file
         #[arg(default_value = "config.json")]
         file: PathBuf,
     },
     /// Print the JSON schema of the configuration
     Schema,
-    /// Print the completions of lbd for a shell
+    /// Print the shell completions of lbd
     Completions {
-        /// Which shell
+        /// Shell
         shell: clap_complete::Shell,
     },
     /// Print the manual page of lbd
     Man {
-        /// Write the pages of all commands to this folder instead, and those of loadgen
+        /// Write the pages of all commands and of loadgen to this directory instead
         #[arg(long, value_name = "DIR")]
         dir: Option<PathBuf>,
     },
@@ -81,10 +83,10 @@ pub enum Command {
 
 #[derive(clap::Args, Clone)]
 pub struct Common {
-    /// The configuration; without this option ./config.json, or the built-in defaults if there is none
+    /// Configuration file [default: ./config.json, or the built-in defaults if that file does not exist]
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Print nothing but errors
+    /// Print only errors
     #[arg(long)]
     pub quiet: bool,
 }
@@ -99,19 +101,19 @@ impl Common {
 pub struct Up {
     #[command(flatten)]
     pub common: Common,
-    /// End after this time; default: at Ctrl-C
+    /// Stop after this time [default: at Ctrl-C]
     #[arg(long, value_parser = humantime::parse_duration, value_name = "TIME")]
     pub duration: Option<Duration>,
-    /// Servers to begin with, instead of server.count
+    /// Servers at the start [default: server.count]
     #[arg(long, value_name = "N")]
     pub servers: Option<u32>,
-    /// Clients, instead of client.count
+    /// Number of clients [default: client.count]
     #[arg(long, value_name = "N")]
     pub clients: Option<u32>,
-    /// Requests per second of all clients together, instead of client.rate
+    /// Requests per second of all clients together [default: client.rate]
     #[arg(long, value_name = "R")]
     pub rate: Option<f64>,
-    /// Service time of the servers, instead of server.service; default exp:5ms
+    /// Service time of the servers [default: server.service, or exp:5ms]
     #[arg(long, value_name = "SHAPE:MEAN")]
     pub service: Option<ServiceTime>,
 }
@@ -120,8 +122,8 @@ pub struct Up {
 pub struct Controller {
     #[command(flatten)]
     pub common: Common,
-    /// Run the balancer too, keep its sockets, and start it again at once when it crashes; one that runs already is looked
-    /// after from now on
+    /// Also run the balancer: keep its sockets and restart it at once if it crashes; a balancer that
+    /// already runs is adopted
     #[arg(long)]
     pub with_balancer: bool,
 }
@@ -130,17 +132,17 @@ pub struct Controller {
 pub struct Balancer {
     #[command(flatten)]
     pub common: Common,
-    /// Print one JSON object with all figures this often, to standard output
+    /// Print a JSON object with all counters to standard output at this interval
     #[arg(long, value_parser = humantime::parse_duration, value_name = "TIME")]
     pub status_every: Option<Duration>,
-    /// Take over from the balancer that runs with this configuration (or listens at PATH), without losing a request: it
-    /// hands its sockets over, finishes what is under way, and ends
+    /// Take over from the balancer of this configuration (or the one that listens at PATH) without
+    /// losing a request: it hands over its sockets, finishes the requests in flight, and ends
     #[arg(long, value_name = "PATH", num_args = 0..=1)]
     pub takeover: Option<Option<PathBuf>>,
-    /// The sockets come by the standard input, from the supervisor that keeps them
+    /// Receive the sockets through standard input from the supervisor that keeps them
     #[arg(long, hide = true, conflicts_with = "takeover")]
     pub sockets_by_stdin: bool,
-    /// End when standard input does: whoever started it has ended
+    /// End when standard input ends, that is when the parent process has ended
     #[arg(long, hide = true)]
     pub until_stdin_ends: bool,
     #[command(flatten)]
@@ -156,30 +158,31 @@ impl Balancer {
     }
 }
 
-/// One datagram pool without a file.
+/// One datagram pool, described by options instead of a file.
 #[derive(clap::Args)]
-#[command(next_help_heading = "One datagram pool, without a file")]
+#[command(next_help_heading = "One datagram pool, without a configuration file")]
 #[group(conflicts_with = "config")]
 pub struct Pool {
-    /// Where clients ask, or *:PORT for every address; may be given several times
+    /// Client-side address, or *:PORT for every local address; may be given several times
     #[arg(long, value_name = "IP:PORT", required = false, requires_all = ["protocol", "server"])]
     pub listen: Vec<String>,
-    /// What it speaks: dns or datagram
-    #[arg(long, value_name = "WHAT", required = false, requires_all = ["listen", "server"])]
+    /// Protocol: dns or datagram
+    #[arg(long, value_name = "PROTOCOL", required = false, requires_all = ["listen", "server"])]
     pub protocol: String,
-    /// A server, also HOST:PORT; may be given several times
+    /// Server address, or HOST:PORT; may be given several times
     #[arg(long, value_name = "IP:PORT", required = false, requires_all = ["listen", "protocol"])]
     pub server: Vec<String>,
-    /// What stays together: none, or client for all datagrams of one client; default none
-    #[arg(long, value_name = "WHAT", requires = "listen")]
+    /// Which datagrams go to the same server: none, or client for all of one client [default: none]
+    #[arg(long, value_name = "AFFINITY", requires = "listen")]
     pub affinity: Option<String>,
-    /// How a server is chosen: shortest_queue, shortest_delay, two_choices, round_robin or random; default shortest_queue
+    /// Selection policy: shortest_queue, shortest_delay, two_choices, round_robin or random [default:
+    /// shortest_queue]
     #[arg(long, value_name = "POLICY", requires = "listen")]
     pub policy: Option<String>,
-    /// Answers to one datagram at most; default 1, with --affinity client any number
+    /// Maximum responses to one datagram [default: 1; unlimited with --affinity client]
     #[arg(long, value_name = "N", requires = "listen")]
     pub replies: Option<String>,
-    /// How long an answer may take; default 2s
+    /// Time a response may take [default: 2s]
     #[arg(long, value_name = "TIME", requires = "listen")]
     pub timeout: Option<String>,
 }
@@ -202,22 +205,23 @@ impl From<&Pool> for PoolArguments {
 pub struct Server {
     #[command(flatten)]
     pub common: Common,
-    /// Port to listen on; default: server.port_range_start plus its place among the ids
+    /// Port to listen on [default: server.port_range_start plus the server's index]
     #[arg(long)]
     pub port: Option<u16>,
-    /// Its id, unique in the pool; default server.start_id
+    /// Server id, unique in the pool [default: server.start_id]
     #[arg(long)]
     pub id: Option<u32>,
-    /// Address to listen on; default: the one that reaches the balancer on this machine
+    /// Address to listen on [default: the local address that reaches the balancer]
     #[arg(long, value_name = "IP")]
     pub bind: Option<IpAddr>,
-    /// The balancer's server side; default: from the configuration
+    /// The balancer's server-side address [default: from the configuration]
     #[arg(long, value_name = "ADDR")]
     pub balancer: Option<SocketAddr>,
-    /// Service time, such as exp:5ms, fixed:1ms, bimodal:5ms, lognormal:5ms; default server.service, or echo at once
+    /// Service time, such as exp:5ms, fixed:1ms, bimodal:5ms or lognormal:5ms [default: server.service,
+    /// or echo at once]
     #[arg(long, value_name = "SHAPE:MEAN")]
     pub service: Option<ServiceTime>,
-    /// Requests served at a time, with --service; default server.workers
+    /// Requests served concurrently with --service, 1 to 1024 [default: server.workers]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub workers: Option<u16>,
     /// Print the summary as JSON
@@ -229,22 +233,22 @@ pub struct Server {
 pub struct Client {
     #[command(flatten)]
     pub common: Common,
-    /// Requests to send; default: until Ctrl-C
+    /// Number of requests to send [default: until Ctrl-C]
     #[arg(long, value_name = "N")]
     pub requests: Option<u64>,
-    /// Requests per second, with exponential gaps; default: as fast as answers come
+    /// Requests per second, with exponential gaps [default: as fast as replies arrive]
     #[arg(long, value_name = "R")]
     pub rate: Option<f64>,
-    /// The balancer's client side; default: from the configuration
+    /// The balancer's client-side address [default: from the configuration]
     #[arg(long, value_name = "ADDR")]
     pub to: Option<SocketAddr>,
-    /// Its id, for the log's name; default client.start_id
+    /// Client id, used in the log file's name [default: client.start_id]
     #[arg(long)]
     pub id: Option<u32>,
-    /// Port to send from; default: any
+    /// Port to send from [default: any]
     #[arg(long, default_value_t = 0, hide_default_value = true)]
     pub port: u16,
-    /// Requests in flight at most, without --rate
+    /// Maximum requests in flight without --rate, 1 to 4096
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=4096))]
     pub window: u16,
     /// Text to send
@@ -253,7 +257,7 @@ pub struct Client {
     /// Print the summary as JSON
     #[arg(long)]
     pub json: bool,
-    /// End when standard input does: whoever started it has ended
+    /// End when standard input ends, that is when the parent process has ended
     #[arg(long, hide = true)]
     pub until_stdin_ends: bool,
 }
@@ -262,7 +266,7 @@ pub struct Client {
 pub struct Top {
     #[command(flatten)]
     pub reach: Reach,
-    /// How often to look
+    /// Interval between samples
     #[arg(long, value_parser = humantime::parse_duration, value_name = "TIME", default_value = "1s")]
     pub interval: Duration,
 }
@@ -271,39 +275,39 @@ pub struct Top {
 pub struct Ping {
     #[command(flatten)]
     pub common: Common,
-    /// Who is asked, as IP:PORT or NAME:PORT; default: the first pool of the configuration
+    /// Target, as IP:PORT or NAME:PORT [default: the first pool of the configuration]
     pub addr: Option<String>,
-    /// Requests to send; default: until Ctrl-C
+    /// Number of requests to send, at least 1 [default: until Ctrl-C]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub count: Option<u64>,
-    /// From one request to the next, at least
+    /// Minimum time between two requests
     #[arg(long, value_parser = humantime::parse_duration, value_name = "TIME", default_value = "1s")]
     pub interval: Duration,
-    /// How long an answer may take
+    /// Time to wait for a response, 1ms to 1m
     #[arg(long, value_parser = patience, value_name = "TIME", default_value = "1s")]
     pub timeout: Duration,
-    /// What is spoken; default: what the configuration says of that address, or native
-    #[arg(long, value_name = "WHAT")]
+    /// Protocol [default: the protocol of that address in the configuration, or native]
+    #[arg(long, value_name = "PROTOCOL")]
     pub protocol: Option<Protocol>,
-    /// Native and raw: a text to send, or bytes as in hex:0a0b; default "ping"
+    /// With native and raw: text to send, or bytes as in hex:0a0b [default: ping]
     #[arg(long, value_name = "TEXT")]
     pub payload: Option<String>,
-    /// DNS: a name and a type; default ". NS"
+    /// With dns: name and type to query [default: ". NS"]
     #[arg(long, value_name = "QUERY")]
     pub query: Option<String>,
-    /// Print each round trip, and the summary, as a line of JSON
+    /// Print each round trip and the summary as a line of JSON
     #[arg(long)]
     pub json: bool,
 }
 
-/// What `lbd ping` speaks.
+/// Protocol of `lbd ping`.
 #[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
     /// lbd's own frames
     Native,
     /// DNS queries
     Dns,
-    /// Datagrams as they are; any datagram is an answer
+    /// Unmodified datagrams; any datagram from the target is a response
     Raw,
 }
 
@@ -317,25 +321,27 @@ impl Protocol {
     }
 }
 
-/// A time to wait: more than none, and not for ever.
+/// A wait from 1 ms to 60 s.
 fn patience(text: &str) -> Result<Duration, String> {
     let time = humantime::parse_duration(text).map_err(|e| e.to_string())?;
     match time.as_secs_f64() {
         0.001..=60.0 => Ok(time),
-        _ => Err("write a time from 1ms to 1m".to_owned()),
+        _ => Err("must be a time from 1ms to 1m".to_owned()),
     }
 }
 
-/// How a running balancer is reached.
+/// How to reach a running balancer.
 #[derive(clap::Args, Clone)]
 pub struct Reach {
-    /// The balancer's configuration, which says where it is; default as for the other commands
+    /// The balancer's configuration, which contains its admin address [default: as for the other
+    /// commands]
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// The balancer's admin interface, instead of admin.listen
+    /// Address of the balancer's admin interface [default: admin.listen]
     #[arg(long, value_name = "IP:PORT")]
     pub admin: Option<SocketAddr>,
-    /// File with the token that changes need; default: admin.token_file, or the one that the balancer leaves in state_dir
+    /// File with the token that changes need [default: admin.token_file, or the balancer's token in
+    /// state_dir]
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
 }
@@ -347,7 +353,7 @@ pub struct Show {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
-    /// Show it again each second, until Ctrl-C
+    /// Show the status again every second until Ctrl-C
     #[arg(long)]
     pub watch: bool,
 }
@@ -357,7 +363,7 @@ pub struct Show {
 pub struct ServerArgs {
     /// The server's id
     pub id: u32,
-    /// Its pool, if several have this id; native is the one with lbd's own frames
+    /// Pool of the server, if several pools have this id; the native pool is called native
     #[arg(long, value_name = "NAME")]
     pub pool: Option<String>,
     #[command(flatten)]
@@ -368,7 +374,7 @@ pub struct ServerArgs {
 pub struct Drain {
     #[command(flatten)]
     pub server: ServerArgs,
-    /// Wait until its queue is empty, for so long at most; default 1m
+    /// Wait until the server's queue is empty, at most this long (1m if TIME is omitted)
     #[arg(long, value_parser = humantime::parse_duration, value_name = "TIME", num_args = 0..=1, default_missing_value = "1m")]
     pub wait: Option<Duration>,
 }
@@ -377,7 +383,7 @@ pub struct Drain {
 pub struct Weight {
     #[command(flatten)]
     pub server: ServerArgs,
-    /// Its share, 1 to 100
+    /// The server's share, 1 to 100
     pub weight: u16,
 }
 
@@ -385,7 +391,7 @@ pub struct Weight {
 pub struct Doctor {
     #[command(flatten)]
     pub common: Common,
-    /// Print everything as one JSON object
+    /// Print all findings as one JSON object
     #[arg(long)]
     pub json: bool,
 }

@@ -23,15 +23,15 @@ use tracing::{info, warn};
 
 use crate::args::{Balancer, Common};
 
-/// How long a supervisor may take to give the sockets.
+/// Maximum time until the supervisor has sent the sockets.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Runs until it is asked to stop.
+/// Runs the balancer until a signal stops it.
 pub fn run(args: &Balancer) -> Result<()> {
     let config = args.load()?;
     let clock = Clock::start();
     let successor = Successor::of_this_process()?;
-    // Everything that may fail is tried before the log is touched.
+    // Everything that can fail runs before the log opens, so that an error leaves the log unmodified.
     let path = takeover_path(&config);
     let (takeover, inherited) = inherited(args, &path)?;
     let predecessor = takeover.as_ref().map(Takeover::predecessor);
@@ -51,8 +51,8 @@ pub fn run(args: &Balancer) -> Result<()> {
     match instance.dashboard() {
         Some(url) if !args.common.quiet => tell(format_args!("balancer: dashboard on {url}")),
         None if config.admin.listen.is_some() => {
-            let addr = config.admin.listen.expect("just seen");
-            warn!(%addr, "no admin interface: another process has its port; set admin.listen to another one, or to off");
+            let addr = config.admin.listen.expect("checked above");
+            warn!(%addr, error = "another process uses the port", remedy = "change admin.listen", "no admin interface");
         }
         _ => {}
     }
@@ -68,12 +68,14 @@ pub fn run(args: &Balancer) -> Result<()> {
     Ok(())
 }
 
-/// The sockets that come from another process, and the conversation with it if it is to be followed.
+/// Takes the sockets of another process, and its state if this process is a successor.
 fn inherited(args: &Balancer, path: &Path) -> Result<(Option<Takeover>, SocketSet)> {
     if args.sockets_by_stdin {
         let stream = UnixStream::from(std::io::stdin().as_fd().try_clone_to_owned()?);
-        let sockets = Requester::pushed(stream, PATIENCE).context("no sockets came by standard input")?;
-        // What was waited for with a time-out is now read until its end, however long that takes.
+        let sockets = Requester::pushed(stream, PATIENCE)
+            .context("cannot receive the sockets through standard input")?;
+        // The stream had a receive timeout for the sockets. From here on, only its end is read, at any
+        // time.
         SockRef::from(&std::io::stdin()).set_read_timeout(None)?;
         return Ok((None, sockets));
     }
@@ -83,7 +85,7 @@ fn inherited(args: &Balancer, path: &Path) -> Result<(Option<Takeover>, SocketSe
     Ok((Some(takeover), sockets))
 }
 
-/// Lets another process take over. If that cannot be, it is said, and no reason not to serve.
+/// Listens for successors. A failure is reported, and the balancer serves without takeover.
 fn listen_for_successors(instance: &Arc<Instance>, path: &Path, is_successor: bool) {
     let listener = if is_successor { Listener::replace(path) } else { Listener::bind(path) };
     let listens = listener.map_err(anyhow::Error::from).and_then(|listener| {
@@ -91,12 +93,13 @@ fn listen_for_successors(instance: &Arc<Instance>, path: &Path, is_successor: bo
         Ok(())
     });
     if let Err(error) = listens {
-        warn!("nobody can take over from this process: {error:#}");
-        tell(format_args!("balancer: nobody can take over from this process: {error:#}"));
+        warn!(error = format!("{error:#}"), "takeover is not possible");
+        tell(format_args!("balancer: no process can take over from this one: {error:#}"));
     }
 }
 
-/// SIGHUP reloads, SIGUSR1 asks for a summary, SIGUSR2 starts a successor; `--status-every` prints a summary so often.
+/// SIGHUP reloads, SIGUSR1 prints a summary, SIGUSR2 starts a successor; `--status-every` prints a
+/// summary at an interval.
 fn listen_for_signals(
     stop: &Stop,
     instance: &Arc<Instance>,
@@ -108,7 +111,7 @@ fn listen_for_signals(
     let (reloading, quiet) = (Arc::clone(instance), args.common.quiet);
     stop.listen_for(Asked {
         summary: Box::new(move || {
-            let _ = ask.try_send(()); // full: one is about to be printed
+            let _ = ask.try_send(()); // full: a summary is about to be printed
         }),
         reload: Box::new(move || match reloading.reload() {
             Ok(_) if quiet => {}
@@ -117,14 +120,14 @@ fn listen_for_signals(
         }),
         succeed: Box::new(move || {
             if let Err(error) = successor.start() {
-                tell(format_args!("lbd: a successor cannot be started, going on: {error}"));
+                tell(format_args!("lbd: cannot start a successor, still serving: {error}"));
             }
         }),
     })?;
     Ok(())
 }
 
-/// Says what runs, once.
+/// Prints the addresses, policy and workers of each pool at the start.
 fn say(common: &Common, config: &Config) {
     if common.quiet {
         return;
@@ -149,8 +152,8 @@ fn say(common: &Common, config: &Config) {
     }
 }
 
-/// Prints a summary each time that one is asked for, and every so often. On a thread of its own: a reader that stalls
-/// costs the data path nothing.
+/// Prints a summary on request and at the interval. It has its own thread: a reader that stalls does not
+/// delay the data path.
 fn print_summaries(
     instance: Arc<Instance>,
     every: Option<Duration>,
@@ -170,12 +173,12 @@ fn print_summaries(
     Ok(())
 }
 
-/// Shows everything as a line of JSON; false if nobody reads it any more.
+/// Prints all counters as a line of JSON; false if standard output is closed.
 fn print_summary(sampler: &mut Sampler) -> std::io::Result<bool> {
     print(format_args!("{}\n", sampler.sample().to_json()?))
 }
 
-/// The end in words.
+/// Prints the totals when the balancer ends.
 fn tell_end(sampler: &mut Sampler) {
     let s = sampler.sample();
     if !s.workers.is_empty() {

@@ -1,4 +1,4 @@
-//! How this program starts itself with another subcommand, and what it tells on the terminal.
+//! Command lines that start this program with another subcommand, and its terminal output.
 
 use anyhow::{Context, Result};
 use lbd::config::{Config, NativePool, Run};
@@ -12,7 +12,7 @@ pub fn say(common: &Common, text: std::fmt::Arguments<'_>) {
     }
 }
 
-/// How this very program is started with another subcommand and the same configuration.
+/// The command line that starts this program with another subcommand and the same configuration.
 pub fn own_command(subcommand: &str, config: &Config) -> Result<Vec<String>> {
     let program = std::env::current_exe().context("cannot find the path of this program")?;
     let mut words = vec![program.display().to_string(), subcommand.to_owned()];
@@ -23,7 +23,7 @@ pub fn own_command(subcommand: &str, config: &Config) -> Result<Vec<String>> {
     Ok(words)
 }
 
-/// `lbd server`, with placeholders for id and port.
+/// The command line of `lbd server`, with placeholders for id and port.
 pub fn server_command(config: &Config) -> Result<Vec<String>> {
     let mut words = own_command("server", config)?;
     words.extend(["--id", "{id}", "--port", "{port}"].map(str::to_owned));

@@ -1,4 +1,4 @@
-//! `lbd controller`: takes the balancer's orders, and runs the servers; those of datagram pools too.
+//! `lbd controller`: executes scaling requests of the native pool and runs the servers of all pools.
 
 use std::time::{Duration, Instant};
 
@@ -15,16 +15,17 @@ use lbd::os::{self, signals::Stop};
 use lbd::role::controller::{ControllerRole, Settings};
 use lbd::supervise::pool::PoolScaler;
 use lbd::supervise::servers::{Bounds, Replicas};
+use tracing::{info, warn};
 
 use crate::args::{Common, Controller};
 use crate::command::{own_command, say, server_command};
 
-/// How long a turn without anything to do takes.
+/// Maximum length of an idle turn.
 const TURN: Duration = Duration::from_secs(1);
-/// How long a server of a datagram pool may take to finish what it has, before it is stopped all the same.
+/// Maximum time for a server of a datagram pool to finish its requests; then the controller stops it.
 const LEAVE_PATIENCE: Duration = Duration::from_secs(30);
 
-/// Runs until it is asked to stop, and every server has.
+/// Runs the controller until a signal stops it and every server has ended.
 pub fn run(args: &Controller) -> Result<()> {
     let common = &args.common;
     let config = common.load()?;
@@ -35,7 +36,7 @@ pub fn run(args: &Controller) -> Result<()> {
     let run = config.native().and_then(|pool| pool.run.as_ref());
     let (mut supervisor, stop, _log) = open(&config, &command, run.map_or(0, |run| run.run.count))?;
     if let Some(run) = run {
-        say(common, format_args!("controller: orders on {}", run.controller));
+        say(common, format_args!("controller: scaling requests on {}", run.controller));
     }
     for (pool, _) in config.run_pools() {
         say(common, format_args!("controller: servers of pool {}", pool.settings.name));
@@ -65,50 +66,56 @@ pub fn run(args: &Controller) -> Result<()> {
     Ok(())
 }
 
-/// The balancer that runs already, or a new one.
+/// Adopts the running balancer, or starts one.
 fn start_balancer(config: &Config, common: &Common) -> Result<SupervisedBalancer> {
     let words = own_command("balancer", config)?;
     let (mut kept, what) = match SupervisedBalancer::adopt(config, words.clone()) {
-        Some(kept) => (kept, "runs already"),
+        Some(kept) => (kept, "already runs"),
         None => {
             (SupervisedBalancer::start(config, words, false).context("cannot start the balancer")?, "started")
         }
     };
     let pid = kept.process().id();
-    tracing::info!(pid, "the balancer {what}");
+    info!(pid, how = what, "balancer supervised");
     say(common, format_args!("controller: the balancer {what}, process {pid}"));
     Ok(kept)
 }
 
-/// A balancer that ended unasked is started again.
+/// Reports what happened to the balancer; a balancer that ended unexpectedly is restarted.
 fn look_after(balancer: &mut SupervisedBalancer, common: &Common) {
     while let Some(event) = balancer.supervise() {
+        let pid = balancer.process().id();
         let text = match event {
             supervised_balancer::Event::Ended(exit, pause) => {
-                format!("the balancer ended unasked ({exit}), starting it again in {pause:?}")
+                warn!(exit = exit.to_string(), restart_after = ?pause, "balancer ended unexpectedly");
+                format!("the balancer ended unexpectedly ({exit}), restarting it in {pause:?}")
             }
-            supervised_balancer::Event::NotStarted(why, pause) => format!("{why}; tried again in {pause:?}"),
+            supervised_balancer::Event::NotStarted(why, pause) => {
+                warn!(error = why.to_string(), retry_after = ?pause, "cannot restart the balancer");
+                format!("{why}; retrying in {pause:?}")
+            }
             supervised_balancer::Event::Followed => {
-                format!("process {} took over from the balancer", balancer.process().id())
+                info!(pid, "another balancer took over");
+                format!("process {pid} took over from the balancer")
             }
             supervised_balancer::Event::Started(_) => {
-                format!("the balancer started, process {}", balancer.process().id())
+                info!(pid, "balancer started");
+                format!("the balancer started, process {pid}")
             }
         };
-        tracing::warn!("{text}");
         say(common, format_args!("controller: {text}"));
     }
 }
 
-/// Settings, sockets and log of a controller; also the beginning of `lbd up`. `servers` is the command that starts a server
-/// for lbd's own frames, of which there are `count` to begin with.
+/// Opens settings, sockets and log of a controller, for `lbd up` too. `servers` is the command that
+/// starts a native server; `count` of them run at first.
 pub fn open(
     config: &Config,
     servers: &[String],
     count: u32,
 ) -> Result<(Supervisor<BackEnd>, Stop, logging::Guard)> {
     let clock = Clock::start();
-    // One that takes no orders has no port of its own; the balancer that it talks with tells it from others.
+    // A controller without a native pool has no port of its own. Its balancer's admin port identifies it.
     let native = config.native().and_then(|pool| Some((pool, pool.run.as_ref()?)));
     let (name, key) = match (native, config.admin_for_controller()) {
         (Some((_, run)), _) => (format!("controller-{}", run.controller.port()), "controller.port"),
@@ -119,7 +126,7 @@ pub fn open(
     let mut sockets = vec![];
     if let Some((_, run)) = native {
         let socket = bind(run.controller, &SocketOptions::default());
-        let remedy = "no place for orders; end what has the port, or set another controller.port";
+        let remedy = "cannot listen for scaling requests; stop the process that uses the port, or set another controller.port";
         sockets.push(socket.context(remedy)?);
     }
     let log = logging::init(&config.logs, "controller/controller.log")?;
@@ -142,7 +149,7 @@ pub fn open(
     Ok((Supervisor::new(plan, io, clock, ledger), stop, log))
 }
 
-/// The servers for lbd's own frames, and who takes orders about them.
+/// The native servers, and the role that executes scaling requests for them.
 fn native_replicas(
     config: &Config,
     pool: &NativePool,
@@ -171,7 +178,7 @@ fn pool_crew(config: &Config, pool: &DatagramPool, of_pool: &PoolRun) -> (String
     (pool.settings.name.clone(), PoolScaler::new(replicas, run.scale, *address), command)
 }
 
-/// What `{config}` stands for.
+/// The value of the placeholder `{config}`.
 fn config_path(config: &Config) -> String {
     config.source.as_ref().map_or("config.json".into(), |path| path.display().to_string())
 }

@@ -1,4 +1,4 @@
-//! `lbd doctor`: what was found, in words or as JSON.
+//! `lbd doctor`: prints the findings as text or JSON.
 
 use std::fmt::Write;
 
@@ -9,7 +9,7 @@ use lbd::os::terminal::print;
 use crate::args::Doctor;
 use crate::shown;
 
-/// Examines this machine; true if nothing is in the way.
+/// Examines this machine; true if there is no problem.
 pub fn run(args: &Doctor) -> Result<bool> {
     let needs = Needs::of(&args.common.load()?);
     let findings = examine(&gather(&needs), &needs);
@@ -27,7 +27,7 @@ fn count(findings: &[Finding], level: Level) -> usize {
     findings.iter().filter(|finding| finding.level == level).count()
 }
 
-/// A line for each finding, its commands below it. If `brief`, without what is as it should be.
+/// One line per finding, with its commands below. `brief` omits the findings without a problem.
 fn render(findings: &[Finding], has_colours: bool, brief: bool) -> String {
     let mut out = String::new();
     let mut line =
@@ -48,13 +48,15 @@ fn render(findings: &[Finding], has_colours: bool, brief: bool) -> String {
         line(format_args!("{:<width$}  {colour}{word:<7}{end}  {}", finding.check, finding.found));
         for command in &finding.mend {
             is_sysctl |= command.starts_with("sysctl");
-            line(format_args!("{:width$}  {:<7}  {command}", "", "mend:"));
+            line(format_args!("{:width$}  {:<7}  {command}", "", "fix:"));
         }
     }
     let (problems, notes) = (count(findings, Level::Problem), count(findings, Level::Note));
     line(format_args!("problems: {problems}, notes: {notes}, ok: {}", findings.len() - problems - notes));
     if is_sysctl {
-        line(format_args!("To keep what sysctl sets: write NAME=VALUE lines to /etc/sysctl.d/90-lbd.conf"));
+        line(format_args!(
+            "To keep sysctl settings after a reboot, write NAME=VALUE lines to /etc/sysctl.d/90-lbd.conf"
+        ));
     }
     out
 }
@@ -77,8 +79,8 @@ mod tests {
             finding("clock", Level::Note, "slow", &[]),
         ];
         let end = "problems: 1, notes: 1, ok: 1\n\
-                   To keep what sysctl sets: write NAME=VALUE lines to /etc/sysctl.d/90-lbd.conf\n";
-        let bad = "receive buffers  PROBLEM  small\n                 mend:    sysctl -w a=1\n\
+                   To keep sysctl settings after a reboot, write NAME=VALUE lines to /etc/sysctl.d/90-lbd.conf\n";
+        let bad = "receive buffers  PROBLEM  small\n                 fix:     sysctl -w a=1\n\
                    clock            note     slow\n";
         assert_eq!(render(&findings, false, false), format!("kernel           ok       6.1\n{bad}{end}"));
         assert_eq!(render(&findings, false, true), format!("{bad}{end}"));

@@ -1,6 +1,7 @@
-//! `lbd`: subcommand -> configuration -> daemon. Outcomes become exit codes here and nowhere else.
+//! `lbd`: subcommand -> configuration -> daemon. Only this file maps outcomes to exit codes.
 //!
-//! 0 = done; 1 = ran, but not everything was answered; 2 = a mistake of the operator (configuration, address in use).
+//! 0: success. 1: the command ran, but a request was lost or refused, a drain timed out, or doctor found
+//! problems. 2: an error of the operator, in the configuration or with an address in use.
 
 mod args;
 mod balancer;

@@ -1,4 +1,5 @@
-//! `lbd man` and `lbd completions`: manual pages and shell completions, made from the command line's own description.
+//! `lbd man` and `lbd completions`: manual pages and shell completions, generated from the definition of
+//! the command line.
 
 use std::path::Path;
 
@@ -10,17 +11,17 @@ use lbd::os::terminal::{print, tell};
 
 use crate::args::Args;
 
-#[allow(dead_code)] // only its description is used here
+#[allow(dead_code)] // only the argument definitions are used here
 #[path = "../loadgen/args.rs"]
 mod loadgen;
 
-/// A page, and the name of its file.
+/// A manual page and its file name.
 struct Page {
     file: String,
     text: String,
 }
 
-/// Prints the page of `lbd` itself, or writes the pages of all commands to a folder.
+/// Prints the page of `lbd`, or writes the pages of all commands to a directory.
 pub fn man(dir: Option<&Path>) -> Result<()> {
     let mut pages = vec![];
     add_pages(described(Args::command(), "lbd"), &mut pages)?;
@@ -30,7 +31,7 @@ pub fn man(dir: Option<&Path>) -> Result<()> {
         return Ok(());
     };
     add_pages(described(loadgen::Args::command(), "loadgen"), &mut pages)?;
-    std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    std::fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
     for Page { file, text } in &pages {
         let path = dir.join(file);
         std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
@@ -44,7 +45,7 @@ pub fn man(dir: Option<&Path>) -> Result<()> {
     Ok(())
 }
 
-/// Prints the completions of `lbd` for a shell.
+/// Prints the shell completions of `lbd`.
 pub fn completions(shell: Shell) -> Result<()> {
     let mut script = vec![];
     clap_complete::generate(shell, &mut Args::command(), "lbd", &mut script);
@@ -52,14 +53,15 @@ pub fn completions(shell: Shell) -> Result<()> {
     Ok(())
 }
 
-/// With everything that is only known when a command is used, such as the full names of subcommands.
+/// Completes a command's definition with what clap computes at run time, such as full names of
+/// subcommands.
 fn described(command: clap::Command, name: &'static str) -> clap::Command {
     let mut command = command.name(name).disable_help_subcommand(true);
     command.build();
     command
 }
 
-/// The pages of a command and of all below it.
+/// Adds the pages of a command and all its subcommands.
 fn add_pages(command: clap::Command, pages: &mut Vec<Page>) -> Result<()> {
     for below in command.get_subcommands().filter(|below| !below.is_hide_set()) {
         add_pages(below.clone(), pages)?;

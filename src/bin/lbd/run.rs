@@ -20,7 +20,7 @@ use crate::args::{Args, Client, Command, Server};
 use crate::command::say;
 use crate::{balancer, controller, doctor, manual, operate, ping, sim, top, up};
 
-/// Runs a subcommand; false if it ran but not everything was answered.
+/// Runs a subcommand; false means exit code 1.
 pub fn run(args: Args) -> Result<bool> {
     match args.command {
         Command::Up(args) => up::run(&args),
@@ -58,14 +58,16 @@ fn run_server(args: &Server) -> Result<()> {
     let start_id = run.map_or(0, |run| run.start_id);
     let id = args.id.unwrap_or(start_id);
     let balancer = args.balancer.unwrap_or(pool.balancer_for_servers());
-    // A pool without replicas has no ports for them: any free one will do.
+    // A pool without replicas has no port range, so any free port will do.
     let port = args.port.unwrap_or(run.map_or(0, |run| {
         let place = id.wrapping_sub(start_id) as usize % run.ports.len();
         run.ports.start + place as u16
     }));
     let ip = args.bind.unwrap_or(balancer.ip());
     if !ip.is_loopback() && pool.key.is_none() {
-        bail!("a server on {ip}, beyond the loopback, needs key_file in the configuration");
+        bail!(
+            "cannot listen on {ip}: a server outside the loopback needs a key; set key_file in the configuration"
+        );
     }
     let clock = Clock::start();
     let socket = bind(SocketAddr::new(ip, port), &SocketOptions::default())?;
@@ -87,7 +89,7 @@ fn run_server(args: &Server) -> Result<()> {
         work: service.map_or(Work::Echo, |service| Work::Timed { service, workers }),
         seed: entropy(),
     };
-    let serves = service.map_or("echo at once".to_owned(), |s| format!("{s}, {workers} at a time"));
+    let serves = service.map_or("echo at once".to_owned(), |s| format!("{s}, {workers} concurrently"));
     say(&args.common, format_args!("server {id}: on {ip}:{port} for the balancer at {balancer}, {serves}"));
     let role = daemon::server::run(ServerRole::new(settings, clock.now()), io, clock, &stop)?;
     let totals = role.totals();
@@ -114,13 +116,13 @@ fn run_client(args: &Client) -> Result<bool> {
     let format = pool.format;
     if args.payload.len() > format.payload_max() {
         bail!(
-            "--payload has {} bytes, a frame carries {}: shorten it",
+            "--payload has {} bytes, but a frame carries at most {}; shorten it",
             args.payload.len(),
             format.payload_max()
         );
     }
     if args.rate.is_some_and(|rate| !rate.is_finite() || rate <= 0.0) {
-        bail!("--rate must be more than 0 requests a second");
+        bail!("--rate must be greater than 0 requests per second");
     }
     let from = SocketAddr::new(lbd::io::socket::any_port_towards(to).ip(), args.port);
     let clock = Clock::start();

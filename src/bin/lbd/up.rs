@@ -1,4 +1,4 @@
-//! `lbd up`: the controller, with a balancer and clients beside its servers, and a live table.
+//! `lbd up`: the controller with its servers, a balancer, clients and a live table.
 
 use std::io::{BufRead, BufReader, IsTerminal, Read};
 use std::process::{ChildStdout, Command, Stdio};
@@ -23,32 +23,29 @@ use crate::args::Up;
 
 use crate::{command, controller, table};
 
-/// How long the parts of the system may take to come up.
+/// Maximum time for the balancer and the servers to come up.
 const START_PATIENCE: Duration = Duration::from_secs(10);
-/// How often the table is shown.
+/// Interval of the table.
 const TABLE_EVERY: Duration = Duration::from_secs(1);
-/// The newest scaling events that the table shows.
+/// Maximum scaling events below the table; the newest are shown.
 const EVENTS_SHOWN: usize = 6;
 
-/// Runs until the duration is over or Ctrl-C; true if every request was answered.
+/// Runs the system until the duration is over or Ctrl-C; true if every request was answered.
 pub fn run(args: &Up) -> Result<bool> {
     let config = args.common.load()?;
     let pool = config.require_native("lbd up")?;
     let run = command::replicas(pool)?;
     let count = args.servers.unwrap_or(run.count);
     if !(1..=run.scale.max).contains(&count) {
-        bail!("--servers {count} is not within 1 and server.max = {}", run.scale.max);
+        bail!("--servers {count} must be from 1 to server.max = {}", run.scale.max);
     }
     let clients = args.clients.unwrap_or(config.client.count);
     if clients as usize > config.client.ports.len() {
-        bail!(
-            "--clients {clients} does not fit into the {} ports of the client range",
-            config.client.ports.len()
-        );
+        bail!("--clients {clients} exceeds the {} ports of the client range", config.client.ports.len());
     }
     let rate = args.rate.unwrap_or(config.client.rate);
     if !rate.is_finite() || rate <= 0.0 {
-        bail!("--rate must be more than 0 requests a second");
+        bail!("--rate must be greater than 0 requests per second");
     }
     let mut server = command::server_command(&config)?;
     let service = args.service.or(pool.serving.service).map_or("exp:5ms".to_owned(), |s| s.to_string());
@@ -86,7 +83,7 @@ pub fn run(args: &Up) -> Result<bool> {
     Ok(all_told && total.answered == total.sent)
 }
 
-/// The balancer, which prints its figures.
+/// The balancer process and its newest status.
 struct Balancer {
     kept: SupervisedBalancer,
     status: Arc<Mutex<Status>>,
@@ -105,7 +102,7 @@ impl Balancer {
         Ok(balancer)
     }
 
-    /// Reads its figures from now on.
+    /// Reads the status lines of the balancer in a thread.
     fn read(&mut self, stdout: Option<ChildStdout>) {
         let Some(stdout) = stdout else { return };
         let status = Arc::clone(&self.status);
@@ -122,15 +119,15 @@ impl Balancer {
         self.status.lock().expect("no panic while it is held").clone()
     }
 
-    /// A balancer that ended unasked is started again.
+    /// Logs what happened to the balancer; a balancer that ended unexpectedly is restarted.
     fn supervise(&mut self) {
         while let Some(event) = self.kept.supervise() {
             match event {
                 supervised_balancer::Event::Ended(exit, pause) => {
-                    warn!("the balancer ended unasked ({exit}), starting it again in {pause:?}");
+                    warn!(exit = exit.to_string(), restart_after = ?pause, "balancer ended unexpectedly");
                 }
                 supervised_balancer::Event::NotStarted(why, pause) => {
-                    warn!("{why}; tried again in {pause:?}")
+                    warn!(error = why.to_string(), retry_after = ?pause, "cannot restart the balancer")
                 }
                 supervised_balancer::Event::Followed => {
                     info!(pid = self.kept.process().id(), "another balancer took over")
@@ -146,12 +143,12 @@ impl Balancer {
     fn end(&mut self) {
         self.kept.end(|| false);
         if let Some(reader) = self.reader.take() {
-            let _ = reader.join(); // its pipe ends with the process
+            let _ = reader.join(); // the pipe ends with the process
         }
     }
 }
 
-/// A client as a child process that prints its summary when it ends.
+/// A client process that prints its summary when it ends.
 struct Client {
     id: u32,
     process: Process,
@@ -171,13 +168,13 @@ fn start_client(config: &Config, place: u32, rate: f64) -> Result<Client> {
     let mut stdout = process.take_stdout().expect("it is a pipe");
     let output = std::thread::spawn(move || {
         let mut text = String::new();
-        let _ = stdout.read_to_string(&mut text); // what did come is read below
+        let _ = stdout.read_to_string(&mut text); // the received part is parsed below
         text
     });
     Ok(Client { id, process, output })
 }
 
-/// Everything that runs.
+/// All processes of the system.
 struct System {
     supervisor: Supervisor<BackEnd>,
     stop: Stop,
@@ -189,7 +186,7 @@ struct System {
 }
 
 impl System {
-    /// Turns until so many servers are up.
+    /// Runs turns until `count` servers are up.
     fn wait_for_servers(&mut self, count: u32) -> Result<()> {
         let give_up = Instant::now() + START_PATIENCE;
         loop {
@@ -198,10 +195,10 @@ impl System {
                 return Ok(());
             }
             if let Some(exit) = self.balancer.kept.process().poll_exit() {
-                bail!("the balancer could not start ({exit})");
+                bail!("cannot start the balancer: it ended ({exit}); see its log");
             }
             if Instant::now() > give_up {
-                bail!("only {up} of {count} servers have come up after {START_PATIENCE:?}: see the logs");
+                bail!("only {up} of {count} servers are up after {START_PATIENCE:?}; see the logs");
             }
             self.turn(Duration::from_millis(20))?;
         }
@@ -212,7 +209,7 @@ impl System {
         self.supervisor.turn(due.map_or(patience, |due| due.min(patience)))?;
         self.balancer.supervise();
         for event in self.supervisor.take_events() {
-            if event.contains("scale ") || event.contains("ended unasked") {
+            if event.contains("scale ") || event.contains("ended unexpectedly") {
                 let seconds = self.started.elapsed().as_secs_f64();
                 self.events.push(format!("{seconds:6.1} s  {event}"));
             }
@@ -234,7 +231,7 @@ impl System {
             if now >= next_table {
                 next_table += TABLE_EVERY;
                 if !self.show_table()? {
-                    info!("nobody reads the table any more: ending");
+                    info!(effect = "stopping", "standard output closed");
                     break;
                 }
             }
@@ -244,7 +241,7 @@ impl System {
         Ok(())
     }
 
-    /// False if nobody reads it any more.
+    /// Prints the table; false if standard output is closed.
     fn show_table(&self) -> std::io::Result<bool> {
         if self.quiet {
             return Ok(true);
@@ -259,8 +256,8 @@ impl System {
         table::show(&text)
     }
 
-    /// Clients first, until their last answer; then servers, drained; the balancer last. Gives what the clients did,
-    /// and whether all of them told.
+    /// Stops the clients first and waits for their last responses. Then it drains the servers, and stops
+    /// the balancer last. Returns the clients' totals, and whether every client reported its own.
     fn end(&mut self) -> Result<(Summary, bool)> {
         for client in &mut self.clients {
             client.process.terminate();
@@ -269,14 +266,14 @@ impl System {
         {
             self.turn(Duration::from_millis(50))?;
         }
-        let _ = self.show_table(); // the summary ends in the same error, after everything else has ended
+        let _ = self.show_table(); // the summary reports the same error after all processes have ended
         let (mut total, mut all_told) = (Summary::default(), true);
         for mut client in self.clients.drain(..) {
-            client.process.kill(); // has ended, or we were asked twice
+            client.process.kill(); // it has ended, or a second signal arrived
             let text = client.output.join().unwrap_or_default();
             match serde_json::from_str::<Summary>(&text) {
                 Ok(summary) => add(&mut total, &summary),
-                // A client listens for the signal before it sends, so this one had sent nothing.
+                // A client listens for the signal before it sends, so this client had sent nothing.
                 Err(_)
                     if client
                         .process
@@ -284,8 +281,8 @@ impl System {
                         .is_some_and(|exit| exit.signal() == Some(libc::SIGTERM)) => {}
                 Err(_) => {
                     all_told = false;
-                    warn!("client {} ended without a summary", client.id);
-                    tell(format_args!("lbd: client {} ended without a summary: see its log", client.id));
+                    warn!(client = client.id, "client ended without a summary");
+                    tell(format_args!("lbd: client {} ended without a summary; see its log", client.id));
                 }
             }
         }
@@ -313,7 +310,7 @@ fn add(total: &mut Summary, one: &Summary) {
 }
 
 impl Drop for System {
-    /// An error on the way leaves no process behind.
+    /// Stops all processes, also after an error.
     fn drop(&mut self) {
         for client in &mut self.clients {
             client.process.terminate();

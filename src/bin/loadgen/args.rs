@@ -9,117 +9,122 @@ use lbd::io::IoChoice;
 use lbd::load::{Arrivals, Payload, type_from};
 use lbd::wire::header::{FRAME_SIZE_MAX, FRAME_SIZE_MIN};
 
-// By its path, since this file is read by two programs.
+// The path is explicit because two programs include this file.
 #[path = "judgement.rs"]
 mod judgement;
 
 pub use judgement::Judgement;
 
-/// Sends load to a balancer, or to any UDP server, and shows how long the answers took.
+/// Sends load to a balancer or any UDP server and measures response times.
 ///
-/// With a rate the plan says when each request should leave, whatever the system does, and latency counts from
-/// that moment. With --window alone a new request leaves when one has ended. With both, the rate is kept while
-/// fewer than --window requests are in flight.
+/// With a rate, a schedule fixes when each request leaves, regardless of the responses. Latency counts
+/// from that moment. With --window alone, a new request leaves when another one ends. With both, the
+/// rate is kept while fewer than --window requests are in flight.
 #[derive(Parser)]
 #[command(version, max_term_width = 100, after_help = EXAMPLES)]
 #[command(group(clap::ArgGroup::new("load").args(["rate", "ramp", "steps", "window", "arrivals", "merge", "search"])
     .required(true).multiple(true)))]
 pub struct Args {
-    /// Requests per second
+    /// Requests per second, 0.001 to 100000000
     #[arg(long, value_name = "R", value_parser = rate, help_heading = LOAD)]
     pub rate: Option<f64>,
-    /// A rate that grows, or falls, evenly over --duration; the warm-up is at the first one
+    /// Rate that changes linearly over --duration; the warm-up runs at FROM
     #[arg(long, value_name = "FROM..TO", value_parser = Ramp::parse, conflicts_with_all = ["rate", "steps"], help_heading = LOAD)]
     pub ramp: Option<Ramp>,
-    /// Rates one after the other, each for --duration and with a report of its own: R1,R2,R3, or N of them
-    /// from FROM to TO
+    /// Rates one after another, each for --duration and with its own report: R1,R2,R3, or N rates from
+    /// FROM to TO
     #[arg(long, value_name = "R1,R2,..|FROM..TO/N", value_parser = Steps::parse, conflicts_with = "rate", help_heading = LOAD)]
     pub steps: Option<Steps>,
-    /// Requests in flight at most
+    /// Maximum requests in flight, 1 to 4194304
     #[arg(long, value_name = "W", value_parser = clap::value_parser!(u32).range(1..=4_194_304), help_heading = LOAD)]
     pub window: Option<u32>,
-    /// How requests are spread: poisson (exponential gaps, like many users; the default), constant (equal gaps), burst:N (N at once, at
-    /// equal gaps; N is 10 if left out), or trace:FILE
+    /// Spacing of requests: poisson (exponential gaps, like many users), constant (equal gaps), burst:N
+    /// (N at once, at equal gaps; N is 10 if omitted), or trace:FILE [default: poisson]
     ///
-    /// A trace is a text file with a line for each request: seconds since the start, and perhaps bytes of payload. It needs no rate, is sent
-    /// once, and ends the run; without --warmup all of it counts.
+    /// A trace is a text file with one line per request: seconds since the start, and optionally the
+    /// payload size in bytes. A trace needs no rate, is sent once, and ends the run. Without --warmup,
+    /// all of it counts.
     #[arg(long, value_name = "SHAPE", help_heading = LOAD)]
     pub arrivals: Option<Arrivals>,
-    /// Clients: sockets to send from, each with a port of its own
+    /// Clients, 1 to 1000000: sockets to send from, each with its own port
     #[arg(long, visible_alias = "connections", value_name = "N", default_value_t = 16,
         value_parser = clap::value_parser!(u32).range(1..=1_000_000), help_heading = LOAD)]
     pub clients: u32,
-    /// Time of the measurement; default: 10s, or all of a trace
+    /// Length of the measurement [default: 10s, or the whole trace]
     #[arg(long, value_name = "TIME", value_parser = duration, help_heading = LOAD)]
     pub duration: Option<Duration>,
-    /// Time before the measurement, outside all counts; default: 1s, of a trace none
+    /// Time before the measurement that does not count [default: 1s, or 0s for a trace]
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, help_heading = LOAD)]
     pub warmup: Option<Duration>,
-    /// When a request without an answer is lost; it counts with this latency
+    /// Time after which an unanswered request is lost; it counts with this latency
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = duration, help_heading = LOAD)]
     pub timeout: Duration,
-    /// Seed of the plan, to repeat it; default: another one each time
+    /// Seed of the schedule; the same seed repeats it [default: random]
     #[arg(long, value_name = "N", help_heading = LOAD)]
     pub seed: Option<u64>,
 
-    /// Where to send; default: the balancer's client side, from the configuration
+    /// Target address [default: the balancer's client-side address in the configuration]
     #[arg(long, value_name = "ADDR", help_heading = REQUESTS)]
     pub target: Option<SocketAddr>,
-    /// What to send: frames of lbd, DNS queries, or the payload as it is
+    /// Protocol of the requests: lbd's frames, DNS queries, or raw for the unmodified payload
     #[arg(long, value_name = "NAME", default_value = "native", help_heading = REQUESTS)]
     pub protocol: Protocol,
-    /// What a request carries: so many random bytes (default: 16), text:..., hex:..., or file:...
+    /// Payload of a request: a number of random bytes, text:..., hex:..., or file:... [default: 16]
     ///
-    /// With --protocol raw this is the whole datagram. With {id} in it, each request has 16 hexadecimal digits there that no other one has;
-    /// if answers repeat them, any number of requests may be in flight. Without, each client has one request in flight, and whatever comes
-    /// back from the target is its answer; after a loss it rests for another --timeout.
+    /// With --protocol raw, the payload is the whole datagram. {id} in it becomes 16 hexadecimal digits
+    /// that differ for each request. If responses repeat the digits, any number of requests may be in
+    /// flight. Without {id}, each client has one request in flight, and any datagram from the target is
+    /// its response. After a loss, that client pauses for another --timeout.
     #[arg(long, value_name = "BYTES|text:..", help_heading = REQUESTS)]
     pub payload: Option<Payload>,
-    /// Bytes of a frame, if there is no configuration to read it from
+    /// Frame size in bytes, if no configuration is used
     #[arg(long, value_name = "BYTES", conflicts_with = "config", value_parser = frame_size, help_heading = REQUESTS)]
     pub frame: Option<usize>,
-    /// Frames that share a datagram at most; default: from the configuration, or what fits 1,472 bytes
+    /// Maximum frames per datagram, 1 to 511 [default: from the configuration, or what fits 1,472 bytes]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=511), help_heading = REQUESTS)]
     pub frames_per_datagram: Option<u16>,
-    /// Name to ask for (default: example.com). {id} in it becomes 16 digits of its own in each query, so that nothing comes from a cache
+    /// Name to query; {id} becomes 16 unique digits in each query, so that no cache can answer [default:
+    /// example.com]
     #[arg(long, value_name = "NAME", help_heading = REQUESTS)]
     pub dns_name: Option<String>,
-    /// File with names to ask for in turn: a line each, NAME or NAME TYPE
+    /// File with names to query in turn; each line is NAME or NAME TYPE
     #[arg(long, value_name = "FILE", conflicts_with = "dns_name", help_heading = REQUESTS)]
     pub dns_names: Option<PathBuf>,
-    /// Type to ask for (default: A), where the file says none
+    /// Query type where the file has none [default: A]
     #[arg(long, value_name = "TYPE", value_parser = type_from, help_heading = REQUESTS)]
     pub dns_type: Option<u16>,
-    /// Allow answers of so many bytes by an EDNS record
+    /// Allow responses of up to this size with an EDNS record, at least 512
     #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u16).range(512..), help_heading = REQUESTS)]
     pub dns_edns: Option<u16>,
-    /// The balancer's configuration: target and frame size; default ./config.json, or the built-in defaults
+    /// The balancer's configuration, for target and frame size [default: ./config.json, or the built-in
+    /// defaults]
     #[arg(long, value_name = "FILE", help_heading = REQUESTS)]
     pub config: Option<PathBuf>,
 
-    /// Threads that send, each with its share of rate, clients and window
+    /// Sending threads, 1 to 1024; each gets its share of rate, clients and window
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024), help_heading = MACHINE)]
     pub threads: u16,
-    /// I/O back end: auto, mio or io_uring; default: from the configuration
+    /// I/O back end: auto, mio or io_uring [default: from the configuration]
     #[arg(long, value_name = "NAME", help_heading = MACHINE)]
     pub io: Option<IoChoice>,
-    /// How long before a planned moment a thread sleeps no more but looks again and again: sends are more punctual and cost a processor
+    /// Busy-wait this long before each scheduled send: more punctual, at one CPU per thread
     #[arg(long, value_name = "TIME", default_value = "0s", value_parser = humantime::parse_duration, help_heading = MACHINE)]
     pub spin: Duration,
 
     #[command(flatten)]
     pub judgement: Judgement,
 
-    /// Add up the JSON reports of several processes that ran side by side, instead of sending anything
+    /// Merge the JSON reports of processes that ran at the same time, instead of sending load
     #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with_all = ["rate", "ramp", "steps", "window", "arrivals"], help_heading = OUTPUT)]
     pub merge: Option<Vec<PathBuf>>,
-    /// Write the report as JSON to this file, or with `-` to standard output (and the table to standard error)
+    /// Write the report as JSON to this file; `-` is standard output, which moves the table to standard
+    /// error
     #[arg(long, value_name = "FILE|-", help_heading = OUTPUT)]
     pub json: Option<PathBuf>,
-    /// Write the figures of each second as CSV
+    /// Write the counts of each second as CSV
     #[arg(long, value_name = "FILE|-", help_heading = OUTPUT)]
     pub csv: Option<PathBuf>,
-    /// Write the latencies of each second as an interval log of HdrHistogram
+    /// Write the latencies of each second as an HdrHistogram interval log
     #[arg(long, value_name = "FILE|-", help_heading = OUTPUT)]
     pub hdr: Option<PathBuf>,
     /// Print neither progress nor table
@@ -134,10 +139,10 @@ const OUTPUT: &str = "Output";
 
 const EXAMPLES: &str = "\
 Examples:
-  loadgen --rate 50000                              a balancer of config.json, as many users would
-  loadgen --window 64 --json report.json            as fast as answers come, 64 at a time
-  loadgen --steps 10000..100000/10 --duration 5s    ten rates, and a table
-  loadgen --ramp 1000..50000 --csv seconds.csv      where does it bend?
+  loadgen --rate 50000                              load on the balancer of config.json, as from many users
+  loadgen --window 64 --json report.json            as fast as responses arrive, 64 requests in flight
+  loadgen --steps 10000..100000/10 --duration 5s    ten rates and a table
+  loadgen --ramp 1000..50000 --csv seconds.csv      find the rate at which latency rises
   loadgen --rate 2000 --protocol dns --target 127.0.0.1:53 --dns-name '{id}.example.com'
   loadgen --rate 500 --protocol raw --target 127.0.0.1:7 --payload 'text:ping {id}'
   loadgen --merge one.json two.json --json both.json
@@ -145,28 +150,28 @@ Examples:
   loadgen --rate 20000 --compare 127.0.0.1:54001 127.0.0.1:55001 --repeats 15
   loadgen --rate 20000 --fail-if 'p99>5ms' --fail-if 'loss>0.1%' --report out.html
 
-Exit codes: 0 the plan was kept; 1 nothing was answered, or so many requests left late or not at all that the figures \
-would show this generator and not the system; 2 a mistake in arguments, configuration or environment; 3 a condition of \
---fail-if holds, or not even the lowest rate meets --slo. Lost requests are a finding, not a failure: read them in the \
-report, or say with --fail-if how many are too many.";
+Exit codes: 0 the schedule was kept; 1 no request was answered, or more than 1 % of the requests left late or less \
+than 99 % of them left, so the results measure this generator and not the system; 2 an error in the arguments, the \
+configuration or the environment; 3 a condition of --fail-if holds, or even the lowest rate misses --slo. Lost \
+requests do not fail a run: the report counts them, and --fail-if sets a limit.";
 
-/// What requests are.
+/// Protocol of the requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Protocol {
-    /// Frames of lbd.
+    /// lbd's frames.
     Native,
     /// DNS queries.
     Dns,
-    /// The payload.
+    /// The unmodified payload.
     Raw,
 }
 
-/// A rate that changes evenly.
+/// A rate that changes linearly.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Ramp {
-    /// At the beginning.
+    /// Rate at the start, in requests per second.
     pub from: f64,
-    /// At the end.
+    /// Rate at the end, in requests per second.
     pub to: f64,
 }
 
@@ -177,14 +182,14 @@ impl Ramp {
     }
 }
 
-/// Rates one after the other.
+/// Rates one after another.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Steps(
-    /// At least one.
+    /// At least one rate, in requests per second.
     pub Vec<f64>,
 );
 
-/// More would not be read by anybody.
+/// Maximum steps: a longer report has no reader.
 const STEPS_MAX: u32 = 1_000;
 
 impl Steps {
@@ -198,7 +203,7 @@ impl Steps {
             .parse()
             .ok()
             .filter(|count| (2..=STEPS_MAX).contains(count))
-            .ok_or_else(|| format!("`{count}` is not a number of steps from 2 to {STEPS_MAX}"))?;
+            .ok_or_else(|| format!("`{count}` must be a number of steps from 2 to {STEPS_MAX}"))?;
         let step = (to - from) / f64::from(count - 1);
         Ok(Steps((0..count).map(|n| if n + 1 == count { to } else { from + step * f64::from(n) }).collect()))
     }
@@ -207,14 +212,14 @@ impl Steps {
 fn rate(text: &str) -> Result<f64, String> {
     match text.trim().parse() {
         Ok(rate) if (0.001..=1e8).contains(&rate) => Ok(rate),
-        _ => Err(format!("`{text}` is not a number of requests per second from 0.001 to 100000000")),
+        _ => Err(format!("`{text}` must be a rate from 0.001 to 100000000 requests per second")),
     }
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
         Ok(duration) if !duration.is_zero() => Ok(duration),
-        Ok(_) => Err("must be more than 0".to_owned()),
+        Ok(_) => Err("must be greater than 0".to_owned()),
         Err(error) => Err(error.to_string()),
     }
 }
@@ -222,7 +227,7 @@ fn duration(text: &str) -> Result<Duration, String> {
 fn frame_size(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(size) if (FRAME_SIZE_MIN..=FRAME_SIZE_MAX).contains(&size) => Ok(size),
-        _ => Err(format!("not a number of bytes from {FRAME_SIZE_MIN} to {FRAME_SIZE_MAX}")),
+        _ => Err(format!("must be a number of bytes from {FRAME_SIZE_MIN} to {FRAME_SIZE_MAX}")),
     }
 }
 

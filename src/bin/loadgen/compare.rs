@@ -15,7 +15,7 @@ use crate::trials::Trials;
 
 const PAIRS: u16 = 9;
 
-/// Compares, and writes what it found.
+/// Compares the two targets and writes the result.
 pub fn run(args: &Args, (a, b): (SocketAddr, SocketAddr), stop: &Stop) -> Result<Ending> {
     let pairs = args.judgement.repeats.unwrap_or(PAIRS);
     let mut compare = Compare::new(usize::from(pairs));
@@ -28,13 +28,13 @@ pub fn run(args: &Args, (a, b): (SocketAddr, SocketAddr), stop: &Stop) -> Result
         let pair = turns / 2;
         turns += 1;
         let target = if side == Side::A { a } else { b };
-        // Both turns of a pair have the same requests at the same moments.
+        // Both turns of a pair send the same requests at the same moments.
         let seed = trials.job().seed.wrapping_add(pair);
         let report = match trials.run(|job| (job.target, job.seed) = (target, seed)) {
             Ok(Some(report)) => report,
             Ok(None) => break,
             Err(error) => {
-                broken_off = Some(error); // what the turns before it have shown is not lost
+                broken_off = Some(error); // the results of earlier turns are kept
                 break;
             }
         };
@@ -62,8 +62,8 @@ fn ending(compared: &Compared, broken_off: Option<anyhow::Error>) -> Ending {
     match broken_off {
         Some(error) => Ending::invalid(error.to_string()),
         None if pairs == 0 || pairs_unfit > pairs => Ending::invalid(format!(
-            "{pairs_unfit} of {} pairs say nothing: the generator could not keep up, or nothing was answered; lower the \
-             rate, or give it more CPU or --threads",
+            "{pairs_unfit} of {} pairs are invalid: the generator could not keep up, or no response arrived; lower the \
+             rate, or give the generator more CPU or --threads",
             pairs + pairs_unfit
         )),
         None => Ending::good(),

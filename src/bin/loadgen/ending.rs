@@ -1,12 +1,12 @@
-//! How the program ends: its exit code, and what it says then.
+//! Exit code and final message of the program.
 
 use std::process::ExitCode;
 
 use lbd::load::Verdict;
 
-/// The figures would show the generator, not the system.
+/// The results measure the generator, not the system.
 const INVALID: u8 = 1;
-/// A condition on the figures was not kept.
+/// A condition on the results failed.
 const CONDITION: u8 = 3;
 
 /// An exit code with its reasons.
@@ -18,22 +18,23 @@ pub struct Ending {
 }
 
 impl Ending {
-    /// All is well.
+    /// Success.
     pub fn good() -> Self {
         Ending { code: 0, reasons: vec![] }
     }
 
-    /// There are no figures that say something about the system.
+    /// The run has no valid results.
     pub fn invalid(reason: String) -> Self {
         Ending { code: INVALID, reasons: vec![reason] }
     }
 
-    /// Figures are not as they have to be.
+    /// The results fail a condition.
     pub fn condition(reasons: Vec<String>) -> Self {
         Ending { code: CONDITION, reasons }
     }
 
-    /// Of a run with this verdict and these conditions of --fail-if that hold. Figures that say nothing come first.
+    /// The outcome of a run, from its verdict and the `--fail-if` conditions that hold. An invalid run
+    /// comes first.
     pub fn of_run(verdict: Verdict, holding: Vec<String>) -> Self {
         match (verdict, holding.is_empty()) {
             (Verdict::Valid, true) => Ending::good(),
@@ -45,7 +46,7 @@ impl Ending {
         }
     }
 
-    /// For `main`.
+    /// The exit code for `main`.
     pub fn code(&self) -> ExitCode {
         ExitCode::from(self.code)
     }

@@ -4,7 +4,7 @@ use anyhow::{Result, anyhow};
 use lbd::load::search::per_second;
 use lbd::load::{Conditions, Figures, Report};
 
-/// Those that hold, each with the measured value. Of a run in steps, each step is judged by itself.
+/// The conditions that hold, each with the measured value. With `--steps`, each step is judged.
 pub fn holding(conditions: &[Conditions], report: &Report) -> Result<Vec<String>> {
     let mut lines = vec![];
     let runs = if report.steps.is_empty() { std::slice::from_ref(report) } else { &report.steps };

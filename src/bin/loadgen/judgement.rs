@@ -8,62 +8,66 @@ use lbd::load::Conditions;
 
 use super::rate;
 
-/// The heading in the help.
+/// Heading in the help.
 const JUDGEMENT: &str = "Judgement";
-/// What does not go with several runs that are judged together.
+/// Options that conflict with runs that are judged together.
 const ONE_RUN: [&str; 5] = ["steps", "merge", "csv", "hdr", "fail_if"];
 
-/// What is made of the figures.
+/// How results are judged.
 #[derive(Args)]
 pub struct Judgement {
-    /// End with exit code 3 if this holds, as in 'p99>5ms'; a comma is an *and*, and this option again an *or*
+    /// End with exit code 3 if this holds, as in 'p99>5ms'; a comma means and, a repeated option means
+    /// or
     ///
-    /// Figures: p50, p99, p99.9 or any other below p100 (latency from the planned moment, of OK answers and of lost requests, which count
-    /// as the time-out), max, mean; loss, busy, refused, errors (all three), late (shares of what was sent); rate (sent per second), pacing
-    /// (99 % left within this after plan). Signs: < <= > >=. Units: us, ms, s; %. Of --steps, each step is judged.
+    /// Metrics: p50, p99, p99.9 or any other percentile below p100, max and mean are latencies from the
+    /// scheduled moment of OK responses and lost requests; lost requests count as the timeout. loss,
+    /// busy, refused, errors (all three) and late are shares of the requests sent. rate is requests sent
+    /// per second. pacing is the send lag that 99 % of the requests stay within. Operators: < <= > >=.
+    /// Units: us, ms, s; %. With --steps, each step is judged.
     #[arg(long, value_name = "CONDITION", help_heading = JUDGEMENT)]
     pub fail_if: Vec<Conditions>,
-    /// Search the largest rate that meets --slo
+    /// Search for the highest rate that meets --slo
     ///
-    /// From --rate (default: --from, or 1000) the rate doubles or halves until one meets the SLO and a higher one does not; then the ratio of
-    /// the two is halved until it is below --precision. What most trials of a rate show decides; each lasts --warmup and --duration. Further
-    /// trials around the limit give its confidence interval.
+    /// From --rate (default: --from, or 1000), the search doubles or halves the rate until one rate
+    /// meets the SLO and a higher one does not. Then it narrows that interval until it is below
+    /// --precision. The majority of a rate's trials decides; each trial lasts --warmup and --duration.
+    /// Further trials around the limit give its confidence interval.
     #[arg(long, requires = "slo", conflicts_with_all = ONE_RUN, conflicts_with_all = ["ramp", "window", "compare"], help_heading = JUDGEMENT)]
     pub search: bool,
-    /// What a rate has to meet, as in 'p99<2ms,loss<0.1%'; figures as with --fail-if
+    /// Conditions that a rate must meet, as in 'p99<2ms,loss<0.1%'; metrics as with --fail-if
     #[arg(long, value_name = "CONDITIONS", requires = "search", help_heading = JUDGEMENT)]
     pub slo: Option<Conditions>,
-    /// The lowest rate to try; default: 1/1024 of the first one
+    /// Lowest rate to try [default: 1/1024 of the first rate]
     #[arg(long, value_name = "R", requires = "search", value_parser = rate, help_heading = JUDGEMENT)]
     pub from: Option<f64>,
-    /// The highest rate to try; default: no limit
+    /// Highest rate to try [default: no limit]
     #[arg(long, value_name = "R", requires = "search", value_parser = rate, help_heading = JUDGEMENT)]
     pub to: Option<f64>,
-    /// How near the limit is searched
+    /// Relative precision of the limit
     #[arg(long, value_name = "SHARE", default_value = "2%", requires = "search", value_parser = share, help_heading = JUDGEMENT)]
     pub precision: f64,
-    /// Trials of a search, at most
+    /// Maximum trials of a search
     #[arg(long, value_name = "N", default_value_t = 100, requires = "search", value_parser = clap::value_parser!(u16).range(1..), help_heading = JUDGEMENT)]
     pub max_trials: u16,
-    /// Put the same load on two targets in turn, A B B A, and say how B differs
+    /// Send the same load to two targets in turn, A B B A, and report how B differs
     ///
-    /// Each pair of turns has the same requests at the same moments and gives a ratio; shown is their median with its confidence interval. Six
-    /// pairs are the least that show a difference.
+    /// Each pair of turns sends the same requests at the same moments and gives a ratio. The report
+    /// shows the median ratio and its confidence interval. A difference needs at least six pairs.
     #[arg(long, value_names = ["A", "B"], num_args = 2, conflicts_with_all = ONE_RUN, conflicts_with = "target", help_heading = JUDGEMENT)]
     pub compare: Option<Vec<SocketAddr>>,
-    /// Trials of a rate in a search (default: 3), or pairs of turns in a comparison (default: 9)
+    /// Trials per rate in a search (default: 3), or pairs of turns in a comparison (default: 9)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000), help_heading = JUDGEMENT)]
     pub repeats: Option<u16>,
-    /// Write a page with charts of what was found: one HTML file that needs no other
+    /// Write an HTML page with charts of the results; the file is self-contained
     #[arg(long, value_name = "FILE", help_heading = JUDGEMENT)]
     pub report: Option<PathBuf>,
 }
 
-/// Per cent, from above 0 to 100, as a share.
+/// Parses a percentage, above 0 and up to 100, as a share.
 fn share(text: &str) -> Result<f64, String> {
     let percent = text.strip_suffix('%').and_then(|number| number.trim().parse::<f64>().ok());
     match percent {
         Some(percent) if percent > 0.0 && percent <= 100.0 => Ok(percent / 100.0),
-        _ => Err(format!("`{text}` is not a share above 0 % and up to 100 %, such as 2%")),
+        _ => Err(format!("`{text}` must be above 0 % and at most 100 %, such as 2%")),
     }
 }

@@ -62,7 +62,7 @@ fn run(args: &Args) -> Result<Ending> {
     Ok(Ending::of_run(report.verdict(), holding))
 }
 
-/// Runs the jobs one after the other: one, or the steps of a run.
+/// Runs the jobs one after another: a single run, or the steps.
 fn measure(jobs: &[Job], quiet: bool) -> Result<Report> {
     let stop = Stop::on_signals(vec![])?;
     let mut reports: Vec<Report> = vec![];
@@ -78,7 +78,7 @@ fn measure(jobs: &[Job], quiet: bool) -> Result<Report> {
         })?;
         drop(line);
         if number == 1 && job.io == IoChoice::IoUring && report.setup.io != job.io.name() && !quiet {
-            tell(format_args!("loadgen: there is no io_uring here: it ran over {}", report.setup.io));
+            tell(format_args!("loadgen: io_uring is not available; used {}", report.setup.io));
         }
         reports.push(report);
         if stop.is_asked() {
@@ -91,12 +91,12 @@ fn measure(jobs: &[Job], quiet: bool) -> Result<Report> {
     }
 }
 
-/// Reads reports and adds them up.
+/// Reads reports and merges them.
 fn merge(files: &[PathBuf]) -> Result<Report> {
     let read = |file: &PathBuf| -> Result<Report> {
         let text = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
         serde_json::from_slice(&text)
-            .with_context(|| format!("{} is no report of loadgen --json", file.display()))
+            .with_context(|| format!("cannot read {}: not a report of loadgen --json", file.display()))
     };
     let reports = files.iter().map(read).collect::<Result<Vec<Report>>>()?;
     let merged = Report::merge(&reports).context("nothing to merge")?;

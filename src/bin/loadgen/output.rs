@@ -1,4 +1,4 @@
-//! Where a report goes: files, standard output, the terminal.
+//! Destinations of a report: files, standard output and the terminal.
 
 use std::fs::File;
 use std::io::Write;
@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use crate::args::Args;
 
-/// A place to write to.
+/// A file or standard output.
 enum Sink<'a> {
     Stdout,
     File(&'a Path, File),
@@ -42,7 +42,7 @@ impl<'a> Sink<'a> {
     }
 }
 
-/// The places that were asked for.
+/// The requested destinations.
 pub struct Outputs<'a> {
     json: Option<Sink<'a>>,
     csv: Option<Sink<'a>>,
@@ -52,7 +52,7 @@ pub struct Outputs<'a> {
 }
 
 impl<'a> Outputs<'a> {
-    /// Opens them: before the load, so that a path that cannot be written costs no run.
+    /// Opens the destinations before the load, so that a path that cannot be written fails early.
     pub fn open(args: &'a Args) -> Result<Self> {
         let outputs = Outputs {
             json: Sink::open(args.json.as_deref())?,
@@ -72,7 +72,8 @@ impl<'a> Outputs<'a> {
             .count()
     }
 
-    /// Writes the report of a run to each of them, and the table where there is room for it. `holding`: conditions that hold.
+    /// Writes the report of a run to each destination, and the table unless standard output is taken.
+    /// `holding`: conditions that hold.
     pub fn write(mut self, report: &Report, holding: &[String]) -> Result<()> {
         if let Some(sink) = &mut self.csv {
             sink.write(write_csv(&report.series).as_bytes())?;
@@ -85,7 +86,8 @@ impl<'a> Outputs<'a> {
         self.write_judged(report, &report.to_string(), |machine| pages::of_run(report, holding, machine))
     }
 
-    /// Writes what many runs have shown: as JSON, as a page, and as a text where there is room for it.
+    /// Writes the result of several runs: as JSON, as a page, and as text unless standard output is
+    /// taken.
     pub fn write_judged(
         mut self,
         judged: &impl Serialize,
@@ -109,7 +111,7 @@ impl<'a> Outputs<'a> {
     }
 }
 
-/// Where this program runs.
+/// The machine that this program runs on.
 fn machine() -> Machine {
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     Machine {
@@ -123,7 +125,7 @@ fn machine() -> Machine {
     }
 }
 
-/// A word as a shell takes it.
+/// Quotes a word for a shell.
 fn quoted(word: String) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_=+.,:/@%".contains(c);
     if !word.is_empty() && word.chars().all(is_plain) {

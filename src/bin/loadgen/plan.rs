@@ -1,4 +1,4 @@
-//! From arguments and configuration to what is to be measured.
+//! From arguments and configuration to jobs.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -20,7 +20,7 @@ const PAYLOAD: usize = 16;
 const DNS_NAME: &str = "example.com";
 const DNS_TYPE: u16 = 1;
 
-/// The measurements, one after the other: one, or each step.
+/// The jobs in order: a single one, or one per step.
 pub fn jobs(args: &Args) -> Result<Vec<Job>> {
     let job = template(args, args.target)?;
     let jobs: Vec<Job> = match &args.steps {
@@ -34,13 +34,13 @@ pub fn jobs(args: &Args) -> Result<Vec<Job>> {
     Ok(jobs)
 }
 
-/// One measurement with that target.
+/// A job for this target.
 pub fn job_for(args: &Args, target: SocketAddr) -> Result<Job> {
     let job = template(args, Some(target))?;
     checked(Job { load: load(args, &job)?, ..job })
 }
 
-/// One measurement at this rate.
+/// A job at this rate.
 pub fn job_at(args: &Args, rate: f64) -> Result<Job> {
     checked(Job { load: at_rate(args, Rate::flat(rate))?, ..template(args, args.target)? })
 }
@@ -50,16 +50,16 @@ fn checked(job: Job) -> Result<Job> {
     Ok(job)
 }
 
-/// A measurement, but for its load.
+/// A job whose load is not set yet.
 fn template(args: &Args, target: Option<SocketAddr>) -> Result<Job> {
     let config = Config::load_or_default(args.config.as_deref())?;
     if target.is_none() {
         let is_native = args.protocol == Protocol::Native;
-        ensure!(is_native, "--protocol {}: give --target", name(args.protocol));
+        ensure!(is_native, "--protocol {} needs --target", name(args.protocol));
     }
     let target = match target {
         Some(target) => target,
-        None => config.require_native("loadgen, or give --target")?.balancer_for_clients(),
+        None => config.require_native("loadgen without --target")?.balancer_for_clients(),
     };
     let is_trace = matches!(args.arrivals, Some(Arrivals::Trace(_)));
     let (warmup, duration) = match is_trace {
@@ -82,7 +82,7 @@ fn template(args: &Args, target: Option<SocketAddr>) -> Result<Job> {
     })
 }
 
-/// When requests leave, of a run that has no steps.
+/// The load of a run without steps.
 fn load(args: &Args, job: &Job) -> Result<Load> {
     match (args.ramp, args.rate, &args.arrivals) {
         (Some(Ramp { from, to }), ..) => at_rate(args, Rate::ramp(from, to, job.warmup, job.duration)),
@@ -107,7 +107,7 @@ fn at_rate(args: &Args, rate: Rate) -> Result<Load> {
         Arrivals::Constant => Load::Bursts(rate, 1),
         Arrivals::Burst(burst) => Load::Bursts(rate, *burst),
         Arrivals::Trace(_) => {
-            bail!("--arrivals trace: says when requests leave; leave out --rate, --ramp and --steps")
+            bail!("--arrivals trace: sets when requests leave; remove --rate, --ramp and --steps")
         }
     })
 }
@@ -117,7 +117,7 @@ fn trace(file: &Path) -> Result<Load> {
     Ok(Load::Trace(file.display().to_string(), Arc::new(trace)))
 }
 
-/// What requests are; options of another protocol are a mistake.
+/// The requests; an error if an option belongs to another protocol.
 fn protocol(args: &Args, config: &Config) -> Result<ProtocolSpec> {
     let for_native =
         [("--frame", args.frame.is_some()), ("--frames-per-datagram", args.frames_per_datagram.is_some())];
@@ -134,7 +134,7 @@ fn protocol(args: &Args, config: &Config) -> Result<ProtocolSpec> {
         Protocol::Raw => &[&for_native, &for_dns],
     };
     if let Some((option, _)) = foreign.iter().copied().flatten().find(|(_, given)| *given) {
-        bail!("{option} does not go with --protocol {}", name(args.protocol));
+        bail!("{option} does not apply to --protocol {}", name(args.protocol));
     }
     let payload = args.payload.clone().unwrap_or(Payload::Random(PAYLOAD));
     Ok(match args.protocol {

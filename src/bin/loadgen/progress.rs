@@ -1,4 +1,4 @@
-//! The line that shows a run under way.
+//! The progress line of a run.
 
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 use lbd::load::Live;
 use lbd::os::terminal::tell;
 
-/// How often the figures are shown where lines stay.
+/// Interval of the lines when standard error is not a terminal.
 const LINE_EVERY: Duration = Duration::from_secs(1);
 
-/// Shows the figures on standard error until it is dropped: one line that changes on a terminal, a line a second
-/// anywhere else.
+/// Shows the counts on standard error until dropped: a changing line on a terminal, otherwise one line
+/// per second.
 pub struct Line {
     warmup: Duration,
     duration: Duration,
@@ -21,7 +21,7 @@ pub struct Line {
 }
 
 impl Line {
-    /// Of a run that begins now.
+    /// Starts the progress line of a run.
     pub fn new(warmup: Duration, duration: Duration) -> Self {
         let terminal = std::io::stderr().is_terminal();
         Line {
@@ -34,12 +34,12 @@ impl Line {
         }
     }
 
-    /// Writes a line that stays.
+    /// Prints a permanent line.
     pub fn say(&self, text: std::fmt::Arguments<'_>) {
         tell(text);
     }
 
-    /// The newest figures.
+    /// Shows the newest counts.
     pub fn show(&mut self, live: Live) {
         let at = self.started.elapsed();
         let due = at - self.last_at >= LINE_EVERY;

@@ -1,4 +1,4 @@
-//! `--search`: trials until the largest rate that meets the SLO is known.
+//! `--search`: trials until the highest rate that meets the SLO is known.
 
 use anyhow::{Result, anyhow, ensure};
 use lbd::load::pages;
@@ -11,14 +11,15 @@ use crate::output::Outputs;
 use crate::plan;
 use crate::trials::Trials;
 
-/// The first rate if none is given.
+/// Default of the first rate, in requests per second.
 const START: f64 = 1_000.0;
-/// Without --from no rate below this part of the first one is tried, and none that arguments could not ask for.
+/// Without --from, the lowest rate is this share of the first one, but never below the minimum of
+/// --rate.
 const LOWEST_SHARE: f64 = 1.0 / 1024.0;
 const RATES: std::ops::RangeInclusive<f64> = 0.001..=1e8;
 const REPEATS: u16 = 3;
 
-/// Searches, and writes what it found.
+/// Searches and writes the result.
 pub fn run(args: &Args, stop: &Stop) -> Result<Ending> {
     let plan = search_plan(args)?;
     let mut search = Search::new(plan.clone()).map_err(|why| anyhow!("--slo: {why}"))?;
@@ -34,7 +35,7 @@ pub fn run(args: &Args, stop: &Stop) -> Result<Ending> {
             Ok(Some(report)) => report,
             Ok(None) => break,
             Err(error) if number > 1 => {
-                broken_off = Some(error); // what the trials before it have shown is not lost
+                broken_off = Some(error); // the results of earlier trials are kept
                 break;
             }
             Err(error) => return Ok(Ending::invalid(error.to_string())),
@@ -72,7 +73,7 @@ fn search_plan(args: &Args) -> Result<SearchPlan> {
     ensure!(lowest <= highest, "--from {lowest} is above --to {highest}");
     ensure!(
         (lowest..=highest).contains(&start),
-        "--rate {start}, the first one, is not from --from {lowest} to --to {highest}"
+        "--rate {start} must be from --from {lowest} to --to {highest}"
     );
     Ok(SearchPlan {
         slo: judgement.slo.clone().expect("--search needs it"),
@@ -85,7 +86,7 @@ fn search_plan(args: &Args) -> Result<SearchPlan> {
     })
 }
 
-/// Where the limit is, as far as is known.
+/// The bounds of the limit so far.
 fn limit(bracket: (Option<f64>, Option<f64>)) -> String {
     match bracket {
         (Some(low), Some(high)) => {
@@ -120,7 +121,7 @@ mod tests {
         assert_eq!(plan("--from 9 --to 8").unwrap_err(), "--from 9 is above --to 8");
         assert_eq!(
             plan("--rate 7 --from 8").unwrap_err(),
-            "--rate 7, the first one, is not from --from 8 to --to 100000000"
+            "--rate 7 must be from --from 8 to --to 100000000"
         );
     }
 }

@@ -1,4 +1,4 @@
-//! Runs of one load that are judged together: a trial of a search, a turn of a comparison.
+//! Runs that are judged together: the trials of a search, the turns of a comparison.
 
 use std::io::IsTerminal;
 use std::net::SocketAddr;
@@ -11,45 +11,45 @@ use lbd::os::terminal::tell;
 
 use crate::progress::Line;
 
-/// How long a target may take to answer again after a trial.
+/// Maximum time until the target responds again after a trial.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// The load under which it has to answer.
+/// Rate of the check that the target responds, in requests per second.
 const CALM_RATE: f64 = 100.0;
 const CALM_TIME: Duration = Duration::from_millis(200);
-/// Answers of a target at rest may take twice as long as before the first trial, and this in microseconds.
+/// A recovered target may take twice its first median response time plus this, in microseconds.
 const CALM_SLACK_US: u64 = 1_000;
-/// Nine of ten have to be answered.
+/// Required responses of ten requests.
 const CALM_SHARE: u64 = 9;
 
-/// Runs trials, and lets their targets come to rest before each.
+/// Runs trials, and waits before each until the target has recovered.
 pub struct Trials<'a> {
     job: Job,
     stop: &'a Stop,
     quiet: bool,
-    /// Half of the answers took at most this when the target was first asked, in microseconds.
+    /// Each target's median response time at its first check, in microseconds.
     at_rest: Vec<(SocketAddr, u64)>,
 }
 
 impl<'a> Trials<'a> {
-    /// Trials of this job, each at a rate and a target of its own.
+    /// Trials of this job; each has its own rate and target.
     pub fn new(job: Job, stop: &'a Stop, quiet: bool) -> Self {
         Trials { job, stop, quiet, at_rest: vec![] }
     }
 
-    /// What is measured.
+    /// The job without a trial's changes.
     pub fn job(&self) -> &Job {
         &self.job
     }
 
-    /// Tells the operator something while trials run.
+    /// Prints a message for the operator while trials run.
     pub fn say(&self, text: std::fmt::Arguments<'_>) {
         if !self.quiet {
             tell(text);
         }
     }
 
-    /// One trial, with `change` made to the job; `None` if the operator has ended it. The error says that it could not run, or that
-    /// the target does not answer even when it is hardly asked.
+    /// Runs one trial of the job with `change` applied; `None` if the operator stops it. The error is
+    /// that the trial cannot run, or that the target does not respond even at a low rate.
     pub fn run(&mut self, change: impl FnOnce(&mut Job)) -> Result<Option<Report>> {
         let mut job = self.job.clone();
         change(&mut job);
@@ -66,7 +66,8 @@ impl<'a> Trials<'a> {
         Ok((!self.stop.is_asked()).then_some(report))
     }
 
-    /// Waits until the target answers a few requests about as quickly as it did at first: what it still had to do is done.
+    /// Waits until the target answers a few requests about as quickly as at first, which means that its
+    /// queue is empty.
     fn await_rest(&mut self, job: &Job) -> Result<bool> {
         let calm = Job {
             load: Load::Bursts(Rate::flat(CALM_RATE), 1),
@@ -94,7 +95,7 @@ impl<'a> Trials<'a> {
             if first.is_none() || Instant::now() >= give_up {
                 let Report { sent, answered, busy, refused, lost, .. } = report;
                 bail!(
-                    "{} does not answer{}: of {sent} requests at {CALM_RATE}/s {answered} were answered, {busy} busy, \
+                    "{} does not respond{}: of {sent} requests at {CALM_RATE}/s {answered} were answered, {busy} busy, \
                      {refused} refused, {lost} lost, half within {half} us",
                     job.target,
                     if first.is_some() {
@@ -108,8 +109,8 @@ impl<'a> Trials<'a> {
     }
 }
 
-/// Whether a target that was hardly asked has answered as one at rest; `first`: half of the answers took at most this at first, in
-/// microseconds.
+/// Whether the target has recovered, by a run at a low rate. `first`: its median response time at the
+/// first check, in microseconds.
 fn is_at_rest(report: &Report, first: Option<u64>) -> bool {
     let is_answered = report.answered > 0 && report.answered * 10 >= report.sent * CALM_SHARE;
     is_answered && first.is_none_or(|us| report.latency_us.p50 <= 2 * us + CALM_SLACK_US)
@@ -129,7 +130,7 @@ mod tests {
             ..Report::default()
         };
         assert!(is_at_rest(&report(18, 5_000), None) && !is_at_rest(&report(17, 5_000), None));
-        assert!(!is_at_rest(&Report::default(), None), "nothing was asked");
+        assert!(!is_at_rest(&Report::default(), None), "no request was sent");
         assert!(is_at_rest(&report(20, 1_500), Some(250)) && !is_at_rest(&report(20, 1_501), Some(250)));
         assert!(!is_at_rest(&report(10, 100), Some(250)));
     }

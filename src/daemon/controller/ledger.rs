@@ -155,7 +155,7 @@ fn read(path: &Path) -> Result<Option<Contents>, String> {
     };
     match std::fs::read(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(format!("cannot read {shown}: {error}; set state_dir to another folder")),
+        Err(error) => Err(format!("cannot read {shown}: {error}; set state_dir to another directory")),
         Ok(bytes) => match serde_json::from_slice::<Contents>(&bytes) {
             Ok(contents) if contents.version == VERSION => Ok(Some(contents)),
             Ok(contents) => Err(damaged(format!("version {}", contents.version))),

@@ -2,6 +2,7 @@ use super::*;
 use crate::base::batch::{Received, SocketId};
 use crate::base::rng::Rng;
 use crate::load::histogram::Percentiles;
+use crate::load::protocol::NativeSettings;
 use crate::load::{Dns, Echo, Native, Payload, Plain, Queries, Rate, Report, Share, Trace, Verdict};
 use crate::wire::{Frame, FrameFormat, Header, Kind, Status};
 
@@ -36,7 +37,8 @@ fn closed_loop(window: usize) -> Plan {
 }
 
 fn native() -> Native {
-    Native::new(FORMAT, 3, &[7; 16], 16, 50_000, &mut Rng::new(1))
+    let settings = NativeSettings { format: FORMAT, clients: 3, len: 16, deadline_us: 50_000 };
+    Native::new(settings, &[7; 16], &mut Rng::new(1))
 }
 
 /// A generator and the memory of its turns, fed by hand.
@@ -131,7 +133,7 @@ fn an_open_loop_sends_at_the_planned_moments_and_ends() {
     assert!(bench.generator.is_finished(START + ms(200)));
     let report = bench.report();
     assert_eq!((report.planned, report.sent, report.late_sends, report.lost), (99, 99, 0, 99));
-    assert_eq!(report.latency_us.p50 / 1000, 50, "a lost request counts as the time-out");
+    assert_eq!(report.latency_us.p50 / 1000, 50, "a lost request counts as the timeout");
     assert_balanced(&report);
 }
 

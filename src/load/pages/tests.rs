@@ -52,10 +52,10 @@ fn a_run_has_its_figures_its_charts_and_its_set_up() {
             "<th scope=\"row\">p99.9</th>",
             "aria-label=\"Latency by percentile\"",
             ">from sending</text>",
-            "aria-label=\"Pacing error by percentile\"",
-            "aria-label=\"Latency by second of plan\"",
+            "aria-label=\"Send lag by percentile\"",
+            "aria-label=\"Latency by scheduled second\"",
             "aria-label=\"Requests per second\"",
-            "aria-label=\"Not answered OK, and late, per second\"",
+            "aria-label=\"Errors and late sends, per second\"",
             "<pre>loadgen --rate &#39;1 &lt; 2&#39;</pre>",
             "<dt>kernel</dt><dd>6.1.0</dd>",
             "<dt>CPUs</dt><dd>2</dd>",
@@ -64,7 +64,7 @@ fn a_run_has_its_figures_its_charts_and_its_set_up() {
     );
     assert!(
         !html.contains("aria-label=\"Latency by rate\"")
-            && !html.contains("left more than 1 ms late: the figures")
+            && !html.contains("left more than 1 ms late, so the results")
     );
 }
 
@@ -80,7 +80,7 @@ fn half_a_second_is_shown_at_its_full_rate() {
 fn a_run_without_answers_is_a_page_too() {
     let nothing = Report { setup: SetUp::default(), ..fixtures::report(100.0, &[], 50) };
     let html = of_run(&nothing, &[], &Machine::default()).unwrap().to_html();
-    assert_has(&html, &["nothing was answered", "100 % lost"]);
+    assert_has(&html, &["no request was answered", "100 % lost"]);
     assert!(of_run(&Report::default(), &[], &Machine::default()).is_ok());
 }
 
@@ -145,7 +145,7 @@ fn a_comparison_names_both_and_shows_each_pair() {
     assert_has(
         &html,
         &[
-            "<h1>B (127.0.0.1:9) against A (127.0.0.1:54001)</h1>",
+            "<h1>B (127.0.0.1:9) relative to A (127.0.0.1:54001)</h1>",
             "B&#39;s p50 is 1.5",
             "aria-label=\"B / A by pair\"",
             "p99.9: 3, 1",

@@ -1,8 +1,8 @@
-//! DNS queries over UDP. An answer counts if it comes from the target, to the client that asked, with the id and the question of an open
-//! query.
+//! DNS queries over UDP. A response counts if it comes from the target, goes to the client that asked,
+//! and has id and question of an open query.
 //!
-//! Nothing is kept per query. The `k`-th query of a client has the `k`-th id of a random order of all ids, so from an id and a client
-//! follows the number of the query, and from the number what was asked.
+//! There is no state per query. The `k`-th query of a client has the `k`-th id of a random order of all
+//! ids. Id and client therefore give the query's number, and the number gives its question.
 
 use std::net::SocketAddr;
 use std::ops::Range;
@@ -18,17 +18,17 @@ use crate::load::ledger::Ledger;
 use crate::load::schedule::Share;
 use crate::wire::dns::{self, HEADER_LEN, QUERY_MAX, SERVFAIL, name_to_wire, write_query};
 
-/// All ids.
+/// Number of ids.
 const IDS: usize = 1 << 16;
-/// Bytes of an OPT record without options (RFC 6891 section 6.1).
+/// Size of an OPT record without options, in bytes (RFC 6891 section 6.1).
 const OPT_LEN: usize = 11;
 const OPT: u16 = 41;
-/// The low byte of ARCOUNT.
+/// Offset of the low byte of ARCOUNT.
 const ADDITIONAL_COUNT: usize = 11;
 const NO_ERROR: u8 = 0;
 const NO_SUCH_NAME: u8 = 3;
 
-/// The number of a type: by its name, `TYPE65` (RFC 3597) or `65`.
+/// Parses a record type: a name, `TYPE65` (RFC 3597) or `65`.
 pub fn type_from(text: &str) -> Result<u16, String> {
     let upper = text.to_ascii_uppercase();
     if let Some((_, number)) = dns::TYPES.iter().find(|(name, _)| *name == upper) {
@@ -36,14 +36,14 @@ pub fn type_from(text: &str) -> Result<u16, String> {
     }
     upper.strip_prefix("TYPE").unwrap_or(&upper).parse().map_err(|_| {
         let names = dns::TYPES.map(|(name, _)| name).join(", ");
-        format!("`{text}` is no type of DNS records: {names}, or a number to 65535")
+        format!("unknown DNS record type `{text}`; use {names}, or a number up to 65535")
     })
 }
 
-/// What is asked, in turn.
+/// The queries to send in turn.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Queries {
-    /// Header, question and OPT record of each, one behind the other.
+    /// Header, question and OPT record of each query, concatenated.
     bytes: Vec<u8>,
     each: Vec<Query>,
 }
@@ -51,18 +51,19 @@ pub struct Queries {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Query {
     bytes: Range<usize>,
-    /// Where its mark begins within its own bytes.
+    /// Offset of the marker within the query.
     mark: Option<usize>,
 }
 
 impl Queries {
-    /// Adds one. `{id}` in the name becomes 16 hexadecimal digits that no other query has, so that nothing is answered from a cache.
-    /// `edns` is the size of answers that an OPT record allows. The error says what is wrong with the name.
+    /// Adds a query. `{id}` in the name becomes 16 unique hexadecimal digits, so that no cache can
+    /// answer. `edns`: response size that an OPT record allows. The error describes the problem with the
+    /// name.
     pub fn add(&mut self, name: &str, kind: u16, edns: Option<u16>) -> Result<(), String> {
         let mark = name.find(MARK);
         let text = name.replacen(MARK, &"0".repeat(marker::LEN), 1);
         if text.contains(MARK) {
-            return Err(format!("`{name}`: one {MARK} is enough to make a name unique"));
+            return Err(format!("`{name}` has several {MARK}; use only one"));
         }
         let mut query = [0; QUERY_MAX + OPT_LEN];
         let mut len = write_query(&mut query, 0, &name_to_wire(&text)?, kind);
@@ -74,14 +75,15 @@ impl Queries {
         }
         let start = self.bytes.len();
         self.bytes.extend_from_slice(&query[..len]);
-        // In a message each label has its length before it, where the text has a dot after the one before.
+        // On the wire, a length byte precedes the first label and replaces each dot, so offsets shift by
+        // one.
         let mark = mark.map(|at| HEADER_LEN + 1 + at);
         self.each.push(Query { bytes: start..start + len, mark });
         Ok(())
     }
 
-    /// Adds those of a text with a line for each: a name, and perhaps its type. Empty lines, and what follows a `#` or a `;`, do
-    /// not count: so the files of other tools will do. The error names the line.
+    /// Adds the queries of a text with one `NAME [TYPE]` per line. Empty lines and text after `#` or `;`
+    /// are ignored, so files of other tools work. The error names the line.
     pub fn add_lines(&mut self, text: &str, kind: u16, edns: Option<u16>) -> Result<(), String> {
         for (line, number) in text.lines().zip(1..) {
             let mut words = line.split(['#', ';']).next().unwrap_or_default().split_whitespace();
@@ -92,42 +94,42 @@ impl Queries {
             };
             add.map_err(|why| format!("line {number}: {why}"))?;
             if let Some(word) = words.next() {
-                return Err(format!("line {number}: `{word}` is too much; a line is: NAME [TYPE]"));
+                return Err(format!("line {number}: unexpected `{word}`; a line is: NAME [TYPE]"));
             }
         }
-        if self.each.is_empty() { Err("no name in it; a line is: NAME [TYPE]".to_owned()) } else { Ok(()) }
+        if self.each.is_empty() { Err("no name found; a line is: NAME [TYPE]".to_owned()) } else { Ok(()) }
     }
 
-    /// How many there are.
+    /// Number of queries.
     pub fn len(&self) -> usize {
         self.each.len()
     }
 
-    /// Whether there are none.
+    /// Whether there is no query.
     pub fn is_empty(&self) -> bool {
         self.each.is_empty()
     }
 
-    /// Bytes of the longest.
+    /// Size of the longest query, in bytes.
     pub fn len_max(&self) -> usize {
         self.each.iter().map(|query| query.bytes.len()).max().unwrap_or(0)
     }
 }
 
-/// Asks the same queries again and again, in turn.
+/// Sends the queries in turn, repeatedly.
 pub struct Dns {
     target: SocketAddr,
     clients: u64,
     queries: Queries,
     share: Share,
     marker: Marker,
-    /// All ids in random order, and at which place each is.
+    /// All ids in random order, and the position of each id in that order.
     ids: Box<[u16]>,
     places: Box<[u16]>,
 }
 
 impl Dns {
-    /// From so many clients. Of several generators each asks its share of the queries.
+    /// A protocol with this many clients. Each of several generators sends its share of the queries.
     pub fn new(target: SocketAddr, clients: u16, queries: Queries, share: Share, rng: &mut Rng) -> Self {
         assert!(!queries.is_empty());
         let mut ids: Box<[u16]> = (0..=u16::MAX).collect();
@@ -157,7 +159,7 @@ impl Dns {
         (before + u64::from(beyond)) * self.clients + client
     }
 
-    /// The query of a number, and its length.
+    /// The bytes of a query, and its length.
     fn compose(&self, number: u64) -> ([u8; QUERY_MAX + OPT_LEN], usize) {
         let query = self.query(number);
         let (mut bytes, len) = ([0; QUERY_MAX + OPT_LEN], query.bytes.len());
@@ -240,7 +242,7 @@ mod tests {
     fn queries_are_what_the_standards_say() {
         let head = b"\0\0\x01\0\0\x01\0\0\0\0\0\0";
         assert_eq!(one("a.bc", 28, None), ([&head[..], b"\x01a\x02bc\0\0\x1c\0\x01"].concat(), None));
-        // RFC 6891 section 6.1.2: the root, OPT, the size, nothing more.
+        // RFC 6891 section 6.1.2: root name, OPT, size, and no more.
         let (with_opt, _) = one("a.bc", 1, Some(1232));
         let head = b"\0\0\x01\0\0\x01\0\0\0\0\0\x01";
         let expected = [&head[..], b"\x01a\x02bc\0\0\x01\0\x01", b"\0\0\x29\x04\xd0\0\0\0\0\0\0"].concat();
@@ -262,9 +264,9 @@ mod tests {
         for (text, named) in [
             ("", "no name"),
             ("a.example\nb..example", "line 2: "),
-            ("a.example B", "line 1: `B` is no type"),
-            ("a.example A A", "line 1: `A` is too much"),
-            ("{id}.{id}.example", "one {id} is enough"),
+            ("a.example B", "line 1: unknown DNS record type `B`"),
+            ("a.example A A", "line 1: unexpected `A`"),
+            ("{id}.{id}.example", "has several {id}"),
         ] {
             let why = Queries::default().add_lines(text, 1, None).unwrap_err();
             assert!(why.contains(named), "{text:?}: {why}");

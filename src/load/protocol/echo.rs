@@ -1,4 +1,5 @@
-//! Any protocol whose answers repeat a part of their request: a mark in the payload finds the request again.
+//! Any protocol whose responses repeat a part of the request: a marker in the payload identifies the
+//! request.
 
 use std::net::SocketAddr;
 
@@ -11,18 +12,19 @@ use crate::base::time::Instant;
 use crate::load::counts::Ending;
 use crate::load::ledger::Ledger;
 
-/// Requests with a mark; any number may be in flight.
+/// Requests with a marker; any number may be in flight.
 pub struct Echo {
     target: SocketAddr,
     clients: u64,
     marker: Marker,
     template: Box<[u8]>,
-    /// Where the marks begin.
+    /// Offsets of the markers.
     marks: Box<[usize]>,
 }
 
 impl Echo {
-    /// From so many clients, in turn. Each `{id}` in the payload is a mark; there is one at least.
+    /// A protocol with this many clients in turn. Each `{id}` in the payload is a marker; at least one
+    /// is required.
     pub fn new(target: SocketAddr, clients: u16, payload: &[u8], rng: &mut Rng) -> Self {
         let mut template = vec![];
         let mut marks = vec![];
@@ -34,7 +36,7 @@ impl Echo {
             rest = &rest[at + MARK.len()..];
         }
         template.extend_from_slice(rest);
-        assert!(!marks.is_empty(), "a payload with a mark");
+        assert!(!marks.is_empty(), "the payload has a marker");
         let (template, marker) = (template.into(), Marker::new(rng));
         Echo { target, clients: clients.into(), marker, template, marks: marks.into() }
     }

@@ -1,31 +1,32 @@
-//! A mark in a request that its answer repeats: 16 hexadecimal digits, of which the last 10 are the request's number.
+//! A marker in a request that its response repeats: 16 hexadecimal digits; the last 10 are the request's
+//! number.
 
 use memchr::memmem::Finder;
 
 use crate::base::rng::Rng;
 
-/// What stands for the mark in a text that an operator writes.
+/// Placeholder of the marker in a payload or a name.
 pub const MARK: &str = "{id}";
-/// Bytes of the mark.
+/// Size of the marker, in bytes.
 pub const LEN: usize = 16;
 
 const PREFIX: usize = 6;
 const DIGITS: &[u8; 16] = b"0123456789abcdef";
 
-/// Marks of one run: all begin alike, and like those of no other run.
+/// Markers of one run: they share a random prefix, so markers of other runs do not match.
 pub struct Marker {
     prefix: [u8; PREFIX],
     finder: Finder<'static>,
 }
 
 impl Marker {
-    /// Marks that begin by chance.
+    /// Markers with a random prefix.
     pub fn new(rng: &mut Rng) -> Self {
         let prefix = std::array::from_fn(|_| DIGITS[rng.below(16) as usize]);
         Marker { prefix, finder: Finder::new(&prefix).into_owned() }
     }
 
-    /// Writes the mark of a request into [`LEN`] bytes. Numbers are distinct up to 2^40.
+    /// Writes the marker of a request into [`LEN`] bytes. Numbers below 2^40 are distinct.
     pub fn write(&self, number: u64, into: &mut [u8]) {
         let (prefix, digits) = into.split_at_mut(PREFIX);
         prefix.copy_from_slice(&self.prefix);
@@ -34,7 +35,7 @@ impl Marker {
         }
     }
 
-    /// The number of the first mark of this run.
+    /// The number of the first marker of this run.
     pub fn find(&self, bytes: &[u8]) -> Option<u64> {
         let mut starts = self.finder.find_iter(bytes);
         starts.find_map(|start| {
@@ -58,10 +59,10 @@ mod tests {
             marker.write(number, &mut bytes[2..18]);
             assert_eq!(marker.find(&bytes), Some(number));
             assert_eq!(marker.find(&bytes[..17]), None, "cut off");
-            // What begins like a mark and is none does not hide the one behind it.
+            // A prefix without a number does not hide the marker after it.
             let twice = [&bytes[2..10], b"no number", &bytes].concat();
             assert_eq!(marker.find(&twice), Some(number));
-            assert_eq!(Marker::new(&mut Rng::new(2)).find(&bytes), None, "another run's");
+            assert_eq!(Marker::new(&mut Rng::new(2)).find(&bytes), None, "a marker of another run");
         }
     }
 }

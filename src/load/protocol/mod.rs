@@ -1,4 +1,5 @@
-//! What requests look like, and how answers find them. Pure, like the generator that uses it.
+//! Protocols: the bytes of requests, and the matching of responses. Pure, like the generator that uses
+//! them.
 
 mod dns;
 mod echo;
@@ -13,53 +14,54 @@ use crate::base::time::Instant;
 
 pub use dns::{Dns, Queries, type_from};
 pub use echo::Echo;
-pub use native::Native;
+pub use native::{Native, NativeSettings};
 pub use payload::Payload;
 pub use plain::Plain;
 
 /// The request that leaves next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Request {
-    /// One more than that of the request before.
+    /// Number of the request, one above the previous.
     pub number: u64,
-    /// Numbers before it back to that of the oldest open request.
+    /// Distance from this number back to the oldest open request.
     pub incomplete: u64,
-    /// Bytes of payload, where a trace says so.
+    /// Payload size in bytes, if a trace sets it.
     pub payload: Option<u32>,
 }
 
-/// A protocol of requests and answers.
+/// A protocol of requests and responses.
 ///
 /// The sockets of a generator are its clients: `SocketId(0)` and up.
 pub trait Protocol {
-    /// The most bytes of a request.
+    /// Maximum size of a request, in bytes.
     fn len_max(&self) -> usize;
 
-    /// How far numbers of open requests may lie apart for their answers to be told apart.
+    /// Maximum distance between numbers of open requests at which their responses are distinct.
     fn span_max(&self) -> u64;
 
-    /// When a client may send the next request, if that is known: a moment that has passed means now. `None`: once a
-    /// request ends.
+    /// When a client can send the next request; a past moment means now. `None`: unknown, a request has
+    /// to end first.
     fn free_at(&self) -> Option<Instant>;
 
-    /// The client that the request comes from, and its length. Called when a client is free; the request may be put off.
+    /// The client that sends the request, and the request's size. The generator calls it when a client
+    /// is free, and may postpone the request.
     fn plan(&self, request: &Request) -> (SocketId, usize);
 
-    /// Writes the request as it was planned, into zeroed bytes of that length. From now on it is open.
+    /// Writes the planned request into zeroed bytes of that length. The request is open from now on.
     fn write(&mut self, request: &Request, bytes: &mut [u8]);
 
-    /// Finds the requests that a datagram answers and ends them in the ledger, or counts why there are none. `from` says who sent
-    /// it, and to which client.
+    /// Ends the requests that a datagram answers, or counts why it answers none. `from` has the sender
+    /// and the receiving client.
     fn read(&mut self, now: Instant, from: &Received, datagram: &mut [u8], ledger: &mut Ledger);
 
-    /// A request of this number has ended without an answer.
+    /// Reports that a request ended without a response.
     fn lost(&mut self, number: u64, now: Instant);
 
-    /// Time goes on: clients that have rested are free.
+    /// Advances the time: clients whose pause is over become free.
     fn tick(&mut self, now: Instant);
 }
 
-/// The client whose turn it is, of so many.
+/// The client for a request number, in round-robin order.
 fn in_turn(number: u64, clients: u64) -> SocketId {
     SocketId((number % clients) as u16)
 }

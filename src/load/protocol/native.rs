@@ -1,4 +1,4 @@
-//! Frames of this project: several share a datagram.
+//! lbd's frames: several share a datagram.
 
 use super::{Protocol, Request, in_turn};
 use crate::base::batch::{Received, SocketId};
@@ -9,26 +9,31 @@ use crate::load::counts::Ending;
 use crate::load::ledger::Ledger;
 use crate::wire::{Frame, FrameFormat, Header, Kind, Mode, Status};
 
-/// Requests in frames; an answer carries its request's number.
+/// Settings of [`Native`].
+pub struct NativeSettings {
+    /// Frame format of the deployment.
+    pub format: FrameFormat,
+    /// Clients that send in turn.
+    pub clients: u16,
+    /// Payload bytes of a request, unless a trace sets its size.
+    pub len: usize,
+    /// Time that servers have for a request, in microseconds.
+    pub deadline_us: u32,
+}
+
+/// Requests in frames; a reply carries its request's number.
 pub struct Native {
     format: FrameFormat,
     clients: u64,
     client_id: u64,
-    /// One request, but for its number: copied and numbered for each.
+    /// A request without its number; each request is a numbered copy.
     template: Box<[u8]>,
 }
 
 impl Native {
-    /// From so many clients, in turn: `len` bytes of the payload in each request, or as many as a trace says. The payload must fit a
-    /// frame; `deadline_us` is the time that servers have.
-    pub fn new(
-        format: FrameFormat,
-        clients: u16,
-        payload: &[u8],
-        len: usize,
-        deadline_us: u32,
-        rng: &mut Rng,
-    ) -> Self {
+    /// Requests with this payload, which must fit into a frame.
+    pub fn new(settings: NativeSettings, payload: &[u8], rng: &mut Rng) -> Self {
+        let NativeSettings { format, clients, len, deadline_us } = settings;
         let client_id = rng.next_u64() | 1;
         let mut header = Header::new(Kind::ClientRequest, format.size);
         header.mode = Mode::Idempotent as u8;
@@ -37,7 +42,11 @@ impl Native {
         header.deadline_us.set(deadline_us.max(1));
         let mut template = vec![0; format.size].into_boxed_slice();
         Frame::write(&mut template, &header, payload);
-        Frame::check(&mut template, &format).expect("it is a frame").header.payload_len.set(len as u16);
+        Frame::check(&mut template, &format)
+            .expect("the template is a frame")
+            .header
+            .payload_len
+            .set(len as u16);
         Native { format, clients: clients.into(), client_id, template }
     }
 

@@ -1,4 +1,4 @@
-//! What a request carries.
+//! The payload of a request.
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -7,17 +7,17 @@ use super::marker::{self, MARK};
 use crate::base::rng::Rng;
 use crate::io::PAYLOAD_MAX;
 
-/// A payload; written `64` (that many random bytes), `text:...`, `hex:...` or `file:...`.
+/// A payload, written as `64` (number of random bytes), `text:...`, `hex:...` or `file:...`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Payload {
-    /// So many random bytes, the same in each request.
+    /// This many random bytes, the same in each request.
     Random(usize),
-    /// These.
+    /// Fixed bytes.
     Bytes(Vec<u8>),
 }
 
 impl Payload {
-    /// How many bytes.
+    /// Size in bytes.
     pub fn len(&self) -> usize {
         match self {
             Payload::Random(len) => *len,
@@ -25,12 +25,12 @@ impl Payload {
         }
     }
 
-    /// Whether there are none.
+    /// Whether the payload is empty.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// How many places for a mark it has: `{id}` in bytes that an operator gave.
+    /// Number of markers: `{id}` in fixed bytes.
     pub fn marks(&self) -> usize {
         match self {
             Payload::Random(_) => 0,
@@ -38,12 +38,12 @@ impl Payload {
         }
     }
 
-    /// How many bytes it has with its marks written out.
+    /// Size in bytes with each marker as 16 digits.
     pub fn len_marked(&self) -> usize {
         self.len() + self.marks() * (marker::LEN - MARK.len())
     }
 
-    /// The bytes, at least `least` of them where they are random.
+    /// The bytes; random payloads have at least `least` bytes.
     pub fn bytes(&self, least: usize, rng: &mut Rng) -> Vec<u8> {
         match self {
             Payload::Random(len) => (0..(*len).max(least)).map(|_| rng.next_u64() as u8).collect(),
@@ -55,33 +55,33 @@ impl Payload {
 impl FromStr for Payload {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
-        let payload = match text.split_once(':') {
-            Some(("text", text)) => Payload::Bytes(text.as_bytes().to_vec()),
-            Some(("hex", digits)) => Payload::Bytes(from_hex(digits)?),
-            Some(("file", file)) => {
-                let read = std::fs::read(PathBuf::from(file));
-                Payload::Bytes(read.map_err(|error| format!("cannot read {file}: {error}"))?)
-            }
-            _ => Payload::Random(
-                text.parse()
-                    .map_err(|_| format!("`{text}` is none of BYTES, text:..., hex:..., file:..."))?,
-            ),
-        };
+        let payload =
+            match text.split_once(':') {
+                Some(("text", text)) => Payload::Bytes(text.as_bytes().to_vec()),
+                Some(("hex", digits)) => Payload::Bytes(from_hex(digits)?),
+                Some(("file", file)) => {
+                    let read = std::fs::read(PathBuf::from(file));
+                    Payload::Bytes(read.map_err(|error| format!("cannot read {file}: {error}"))?)
+                }
+                _ => Payload::Random(text.parse().map_err(|_| {
+                    format!("`{text}` is no payload; use BYTES, text:..., hex:... or file:...")
+                })?),
+            };
         match payload.len() {
             ..=PAYLOAD_MAX => Ok(payload),
-            len => Err(format!("{len} bytes; a datagram carries at most {PAYLOAD_MAX}")),
+            len => Err(format!("{len} bytes, but a datagram carries at most {PAYLOAD_MAX}")),
         }
     }
 }
 
-/// Bytes as pairs of hexadecimal digits; spaces do not count.
+/// Parses pairs of hexadecimal digits; spaces are ignored.
 fn from_hex(text: &str) -> Result<Vec<u8>, String> {
     let digit =
-        |c: char| c.to_digit(16).map(|d| d as u8).ok_or_else(|| format!("`{c}` is no hexadecimal digit"));
+        |c: char| c.to_digit(16).map(|d| d as u8).ok_or_else(|| format!("`{c}` is not a hexadecimal digit"));
     let digits = text.chars().filter(|c| !c.is_whitespace()).map(digit).collect::<Result<Vec<u8>, _>>()?;
     match digits.as_chunks() {
         (pairs, []) => Ok(pairs.iter().map(|[high, low]| high << 4 | low).collect()),
-        _ => Err(format!("{} hexadecimal digits; two are a byte", digits.len())),
+        _ => Err(format!("{} hexadecimal digits; write two per byte", digits.len())),
     }
 }
 
@@ -113,8 +113,8 @@ mod tests {
     #[test]
     fn mistakes_are_named() {
         for (text, named) in [
-            ("x", "`x` is none of"),
-            ("-1", "none of"),
+            ("x", "`x` is no payload"),
+            ("-1", "is no payload"),
             ("hex:0", "1 hexadecimal digits"),
             ("hex:zz", "`z`"),
             ("file:no/such/file", "no/such/file"),

@@ -1,7 +1,8 @@
-//! Any request and answer: a client has one request in flight, and what comes back to it is the answer.
+//! Any request and response: a client has one request in flight, and any datagram that it receives is
+//! the response.
 //!
-//! A client whose request was lost rests for another time-out, so that an answer that is only late is not taken for the next one's. One
-//! that comes later still would be.
+//! After a loss, a client pauses for another timeout, so that a late response does not count for the
+//! next request. A response that arrives even later still would.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -14,34 +15,35 @@ use crate::base::time::Instant;
 use crate::load::counts::Ending;
 use crate::load::ledger::Ledger;
 
-/// What a client does.
+/// State of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Client {
     Free,
-    /// Waits for the answer to this request.
+    /// Waits for the response to this request.
     Waits(u64),
     Rests,
 }
 
-/// Requests that all are alike, one in flight for each client.
+/// Identical requests, one in flight per client.
 pub struct Plain {
     target: SocketAddr,
     clients: Box<[Client]>,
-    /// In the order in which they became free.
+    /// Free clients, in the order in which they became free.
     free: VecDeque<SocketId>,
-    /// With the moment at which they are free again.
+    /// Pausing clients with the end of their pause.
     resting: VecDeque<(Instant, SocketId)>,
-    /// Requests and their clients in the order in which they left. The first one is open; others may have ended.
+    /// Requests with their clients, in the order of sending. The first one is open; others may have
+    /// ended.
     sent: VecDeque<(u64, SocketId)>,
     rest: Duration,
     payload: Box<[u8]>,
-    /// Bytes of a request, where no trace says otherwise.
+    /// Size of a request in bytes, unless a trace sets it.
     len: usize,
 }
 
 impl Plain {
-    /// From so many clients: `len` bytes of the payload in each request, or as many as a trace says. A client rests for `rest`
-    /// after a loss.
+    /// A protocol with this many clients. A request has `len` bytes of the payload, or the size that a
+    /// trace sets. A client pauses for `rest` after a loss.
     pub fn new(target: SocketAddr, clients: u16, payload: Vec<u8>, len: usize, rest: Duration) -> Self {
         Plain {
             target,
@@ -59,7 +61,7 @@ impl Plain {
         &mut self.clients[usize::from(id.0)]
     }
 
-    /// Forgets those at the front that have ended.
+    /// Removes ended requests from the front.
     fn prune(&mut self) {
         while let Some(&(number, client)) = self.sent.front()
             && *self.client(client) != Client::Waits(number)

@@ -75,7 +75,7 @@ fn the_ends_of_what_is_allowed_are_said_to_be_bounds() {
     let text = found.to_string();
     assert!(
         text.starts_with(
-            "the largest rate that meets p99<2ms,loss<0.1% is at least 5,000/s (5,000.. at 95 %"
+            "the highest rate that meets p99<2ms,loss<0.1% is at least 5,000/s (5,000.. at 95 %"
         )
     );
     assert!(text.ends_with("no higher rate was allowed"), "{text}");
@@ -107,8 +107,8 @@ fn a_generator_that_cannot_keep_up_even_at_the_first_rate_ends_it() {
     assert_eq!((found.end, found.rate, found.trials.len()), (End::Generator, None, 6));
     assert_eq!(
         found.to_string(),
-        "no rate was seen to meet p99<2ms,loss<0.1% (6 trials, too few for an interval): at 1,000/s this generator could \
-         not keep up, give it more CPU or threads, or begin with a lower --rate"
+        "no rate met p99<2ms,loss<0.1% (6 trials, too few for an interval): at 1,000/s this generator could \
+         not keep up; give it more CPU or threads, or start with a lower --rate"
     );
 }
 
@@ -207,14 +207,14 @@ fn a_noisy_limit_is_inside_the_interval_as_often_as_that_says() {
 fn it_never_takes_more_trials_than_allowed_and_says_that_it_was_stopped() {
     let found = search(SearchPlan { trials_max: 9, ..plan(1_000.0) }, sharp(5_000.0));
     assert_eq!((found.trials.len(), found.end, found.rate), (9, End::Stopped, Some(4_000.0)));
-    assert!(found.to_string().ends_with(": it was stopped before its end"), "{found}");
+    assert!(found.to_string().ends_with(": the search was stopped early"), "{found}");
 }
 
 #[test]
 fn an_slo_that_is_easier_at_a_higher_rate_is_refused() {
     for slo in ["p99>2ms", "p99<2ms,rate>=5"] {
         let error = Search::new(SearchPlan { slo: slo.parse().unwrap(), ..plan(1.0) }).unwrap_err();
-        assert!(error.contains("an SLO is made of < and <="), "{error}");
+        assert!(error.contains("use < or <= in an SLO"), "{error}");
     }
 }
 

@@ -1,33 +1,34 @@
-//! Axes: where a value lies, which values are marked, and how they are written.
+//! Axes: position of values, ticks, and number formats.
 
 /// One axis of a chart.
 #[derive(Clone, Debug, Default)]
 pub struct Axis {
-    /// What is shown, without the unit of the numbers.
+    /// Name of the quantity, without the unit of the numbers.
     pub label: String,
-    /// How values lie along it.
+    /// Scale of the axis.
     pub scale: Scale,
-    /// How values are written.
+    /// Number format.
     pub numbers: Numbers,
-    /// It reaches at least down to this value; data below it extend it.
+    /// The axis reaches down to this value at least; lower data extend it.
     pub from: Option<f64>,
-    /// It reaches at least up to this value; data above it extend it.
+    /// The axis reaches up to this value at least; higher data extend it.
     pub to: Option<f64>,
 }
 
-/// How values lie along an axis.
+/// Scale of an axis.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Scale {
-    /// Evenly.
+    /// Linear.
     #[default]
     Linear,
-    /// Equal ratios are equally far apart. Only values above 0 have a place.
+    /// Logarithmic: equal ratios have equal distances. Only values above 0 have a position.
     Log,
-    /// Shares of 1, below 1: each further nine (0.9, 0.99, 0.999) takes the same room, as tails of latency need it.
+    /// Shares below 1: each further nine (0.9, 0.99, 0.999) takes the same space, which suits latency
+    /// tails.
     Percentile,
 }
 
-/// How values are written.
+/// Number format.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Numbers {
     /// `0.95`, `20k`, `1.5M`.
@@ -35,12 +36,12 @@ pub enum Numbers {
     Plain,
     /// Microseconds, as `500 us`, `2 ms` or `1.5 s`.
     Micros,
-    /// Shares of 1, as `0.1 %`.
+    /// Shares from 0 to 1, as `0.1 %`.
     Percent,
 }
 
 impl Axis {
-    /// An even axis.
+    /// A linear axis.
     pub fn linear(label: &str) -> Axis {
         Axis { label: label.to_owned(), ..Axis::default() }
     }
@@ -50,27 +51,27 @@ impl Axis {
         Axis { scale: Scale::Log, ..Axis::linear(label) }
     }
 
-    /// An axis of shares below 1 that gives each further nine the same room.
+    /// An axis of shares below 1 on which each further nine takes the same space.
     pub fn percentile(label: &str) -> Axis {
         Axis { scale: Scale::Percentile, numbers: Numbers::Percent, ..Axis::linear(label) }
     }
 
-    /// The same with numbers written so.
+    /// Sets the number format.
     pub fn numbers(self, numbers: Numbers) -> Axis {
         Axis { numbers, ..self }
     }
 
-    /// The same, reaching at least down to this value.
+    /// Makes the axis reach down to this value at least.
     pub fn from(self, value: f64) -> Axis {
         Axis { from: Some(value), ..self }
     }
 
-    /// The same, reaching at least up to this value.
+    /// Makes the axis reach up to this value at least.
     pub fn to(self, value: f64) -> Axis {
         Axis { to: Some(value), ..self }
     }
 
-    /// The axis laid out for these values.
+    /// Fits the axis to these values.
     pub(super) fn fit(&self, values: impl Iterator<Item = f64>) -> Fitted {
         let scale = self.scale;
         let all = values.chain(self.from).chain(self.to).filter(|value| scale.place(*value).is_some());
@@ -92,23 +93,24 @@ impl Axis {
     }
 }
 
-/// An axis with its ends and its marks.
+/// An axis with its ends and ticks.
 pub(super) struct Fitted {
     scale: Scale,
-    /// The values at its ends.
+    /// Values at the ends.
     pub low: f64,
     pub high: f64,
     pub ticks: Vec<Tick>,
 }
 
-/// A marked value. Without a label it is a minor one.
+/// A tick; without a label it is a minor one.
 pub(super) struct Tick {
     pub value: f64,
     pub label: String,
 }
 
 impl Fitted {
-    /// Where a value lies: 0 at the low end, 1 at the high one. `None` if it has no place on this scale.
+    /// Position of a value: 0 at the low end, 1 at the high end. `None` if it has no position on this
+    /// scale.
     pub fn place(&self, value: f64) -> Option<f64> {
         let at = |value| self.scale.place(value);
         let (low, high) = (at(self.low)?, at(self.high)?);
@@ -117,7 +119,7 @@ impl Fitted {
 }
 
 impl Scale {
-    /// The value on a scale on which it lies evenly.
+    /// Transforms a value so that positions are linear.
     fn place(self, value: f64) -> Option<f64> {
         match self {
             Scale::Linear => value.is_finite().then_some(value),
@@ -126,7 +128,7 @@ impl Scale {
         }
     }
 
-    /// Of an axis without a value.
+    /// Range of an axis without values.
     fn default_range(self) -> (f64, f64) {
         match self {
             Scale::Linear => (0.0, 1.0),
@@ -137,7 +139,7 @@ impl Scale {
 }
 
 impl Numbers {
-    /// A value in words, with up to four digits; shares that may be all nines have up to seven.
+    /// A value as text with up to four digits; shares close to 1 have up to seven.
     pub fn write(self, value: f64) -> String {
         let digits = |value: f64, unit: &str| format!("{}{unit}", rounded(value, 4));
         let size = value.abs();
@@ -155,7 +157,7 @@ impl Numbers {
     }
 }
 
-/// Rounded to so many significant digits, without zeros at the end.
+/// A number with this many significant digits, without trailing zeros.
 fn rounded(value: f64, digits: i32) -> String {
     if value == 0.0 {
         return "0".to_owned();
@@ -168,10 +170,11 @@ fn rounded(value: f64, digits: i32) -> String {
     }
 }
 
-/// The ends of an axis and the values marked on it: (low, high, marks with whether they are named).
+/// Ends and ticks of an axis: (low, high, ticks and whether they have a label).
 type Ticks = (f64, f64, Vec<(f64, bool)>);
 
-/// About five steps of 1, 2 or 5 times a power of ten; an end that is not kept as it is, is one of them.
+/// About five steps of 1, 2 or 5 times a power of ten. An end that is not fixed becomes a multiple of
+/// the step.
 fn linear_ticks(low: f64, high: f64, keeps_low: bool, keeps_high: bool) -> Ticks {
     let is_range = high - low > high.abs().max(low.abs()) * 1e-9;
     let span = if is_range { high - low } else { high.abs().max(1.0) };
@@ -191,7 +194,8 @@ fn linear_ticks(low: f64, high: f64, keeps_low: bool, keeps_high: bool) -> Ticks
     )
 }
 
-/// Whole decades are named, in a short range also 2 and 5, and in a very short one all; the ends are 1, 2 or 5 times a power of ten.
+/// Ticks of a logarithmic axis: powers of ten have labels, in a short range also 2 and 5, and in a very
+/// short one all. The ends are 1, 2 or 5 times a power of ten.
 fn log_ticks(low: f64, high: f64) -> Ticks {
     let mut marks = vec![];
     for power in (low.log10().floor() as i32 - 1)..=(high.log10().floor() as i32 + 1) {
@@ -212,7 +216,7 @@ fn log_ticks(low: f64, high: f64) -> Ticks {
     (first, last, marks.into_iter().filter_map(shown).collect())
 }
 
-/// 0, 50, 75, 90, 99, 99.9 ... as far as the values reach; the ends are the values'.
+/// Ticks 0, 50, 75, 90, 99, 99.9 ... up to the values; the ends are those of the values.
 fn percentile_ticks(low: f64, high: f64) -> Ticks {
     let high = high.max(0.9);
     let low = if low < 0.5 { 0.0 } else { low.min(0.75) };

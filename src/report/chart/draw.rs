@@ -1,4 +1,4 @@
-//! The chart as elements of SVG.
+//! Draws a chart as SVG elements.
 
 use std::fmt::Write;
 
@@ -8,23 +8,23 @@ use super::{At, Lines, Series, Style, escape};
 /// Size of a chart, in units of its `viewBox`.
 const WIDTH: f64 = 720.0;
 const HEIGHT: f64 = 320.0;
-/// Room around the plot: labels of the axes to the left and below it. Above it are title and legend.
+/// Margins of the plot: axis labels to the left and below, title and legend above.
 const LEFT: f64 = 70.0;
 const RIGHT: f64 = 18.0;
 const BELOW: f64 = 44.0;
 const TITLE: f64 = 26.0;
-/// A row of the legend.
+/// Height of a row of the legend.
 const ROW: f64 = 18.0;
-/// A generous guess: nobody knows the reader's font here.
+/// Estimated width of a character, on the large side because the reader's font is unknown.
 const CHARACTER: f64 = 7.0;
-/// Colours in the style.
+/// Colours of the style sheet.
 const COLOURS: usize = 8;
-/// More points than this many in a pixel's width draw nothing that can be seen.
+/// Maximum points per pixel column; more points change nothing visible.
 const POINTS_PER_COLUMN: usize = 4;
-/// A mark for each point and its figures, up to so many points of a series.
+/// Maximum points of a series that get marks with their values.
 const MARKS_MAX: usize = 400;
 
-/// The whole element.
+/// The complete element.
 pub(super) fn svg(chart: &Lines, style: &str) -> String {
     let (names, rows) = legend(&chart.series);
     let plot = Plot::new(chart, TITLE + f64::from(rows) * ROW + 8.0);
@@ -49,7 +49,7 @@ pub(super) fn svg(chart: &Lines, style: &str) -> String {
     out
 }
 
-/// The names of the lines, and the rows that they take.
+/// The legend, and its number of rows.
 fn legend(series: &[Series]) -> (String, u32) {
     let mut out = String::new();
     let (mut x, mut row) = (LEFT, 0);
@@ -202,7 +202,7 @@ impl Plot {
                     (format!("M{LEFT} {y:.1}H{}", Self::RIGHT_END), Self::RIGHT_END, y - 5.0)
                 }
             };
-            // Upright ones have their label on the side where there is more room.
+            // A vertical rule has its label on the side with more space.
             let is_left = x < (LEFT + Self::RIGHT_END) / 2.0;
             let (x, anchor) = if is_left { (x + 5.0, "start") } else { (x - 5.0, "end") };
             let _ = write!(
@@ -214,7 +214,7 @@ impl Plot {
     }
 }
 
-/// The data of a path through these places; `None` interrupts it.
+/// Path data through these positions; `None` interrupts the path.
 fn curve(places: &[Option<(f64, f64)>], is_stepped: bool) -> String {
     let mut out = String::new();
     let mut last: Option<f64> = None;
@@ -222,7 +222,7 @@ fn curve(places: &[Option<(f64, f64)>], is_stepped: bool) -> String {
         match (place, last) {
             (None, _) => {}
             (Some((x, y)), None) => {
-                // A line without length, so that a point between two gaps is seen.
+                // A line without length makes a point between two gaps visible.
                 let _ = write!(out, "M{x:.1} {y:.1}h0");
             }
             (Some((x, y)), Some(_)) if is_stepped => {
@@ -237,7 +237,7 @@ fn curve(places: &[Option<(f64, f64)>], is_stepped: bool) -> String {
     out
 }
 
-/// Of many points in the width of a pixel only the first, the lowest, the highest and the last, in their order.
+/// Reduces the points of a pixel column to the first, lowest, highest and last, in order.
 fn thin(places: &[Option<(f64, f64)>]) -> Vec<Option<(f64, f64)>> {
     if places.len() <= WIDTH as usize * POINTS_PER_COLUMN {
         return places.to_vec();

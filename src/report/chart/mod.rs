@@ -1,92 +1,93 @@
 //! Line charts as SVG: points in, text out. Pure.
 //!
-//! A chart has no colours of its own: its parts have classes, and [`STYLE`] gives them colours for light, dark and
-//! print. It goes into a page with that style ([`crate::report::page`]) or stands alone ([`file()`]).
+//! A chart has no colours of its own. Its parts have classes, and [`STYLE`] gives the classes colours
+//! for light, dark and print. A chart is part of a page with that style ([`crate::report::page`]), or a
+//! file of its own ([`file()`]).
 //!
-//! Written here and not by `plotters`: that library puts colours and fonts into every element (so no dark mode without
-//! drawing twice), rounds places to whole pixels (so that a smooth curve has steps), and has neither a percentile axis
-//! nor a way to tell a point's figures.
+//! The crate `plotters` is not used. It writes colours and fonts into every element, so dark mode would
+//! need a second drawing. It rounds positions to whole pixels, so smooth curves get steps. It has
+//! neither a percentile axis nor tooltips for points.
 
 mod axis;
 mod draw;
 
 pub use axis::{Axis, Numbers, Scale};
 
-/// What is drawn.
+/// A chart.
 #[derive(Clone, Debug)]
 pub struct Lines {
-    /// Above the chart, and what a screen reader says of it.
+    /// Title above the chart, also its description for screen readers.
     pub title: String,
-    /// To the right.
+    /// Horizontal axis.
     pub x: Axis,
-    /// Upwards.
+    /// Vertical axis.
     pub y: Axis,
-    /// The first ones are the most visible. Colours repeat after eight.
+    /// Lines; the first ones are the most visible. Colours repeat after eight.
     pub series: Vec<Series>,
-    /// Straight lines across the chart: a limit, an ideal.
+    /// Straight lines across the chart, such as a limit or an ideal.
     pub rules: Vec<Rule>,
 }
 
-/// One line with its name in the legend.
+/// One line of a chart.
 #[derive(Clone, Debug, Default)]
 pub struct Series {
-    /// In the legend.
+    /// Name in the legend.
     pub name: String,
-    /// Points (x, y) in the order of x. A point that has no place on its axis (not finite, or not above 0 on a
-    /// logarithmic one) interrupts the line.
+    /// Points (x, y) in the order of x. A point without a position on its axis interrupts the line: a
+    /// value that is not finite, or not above 0 on a logarithmic axis.
     pub points: Vec<(f64, f64)>,
     /// An area (x, low, high) in the line's colour: an interval. Often empty.
     pub band: Vec<(f64, f64, f64)>,
-    /// How points are joined.
+    /// How points are connected.
     pub style: Style,
 }
 
-/// How points are joined.
+/// How points are connected.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Style {
-    /// By straight lines.
+    /// Straight lines.
     #[default]
     Line,
-    /// By straight lines, and each point is marked. Pointing at a mark tells its figures.
+    /// Straight lines with a mark at each point; its tooltip has the values.
     Marked,
-    /// Not at all: each point is marked.
+    /// Marks only.
     Marks,
-    /// A value holds until the next one.
+    /// Steps: a value holds until the next one.
     Steps,
 }
 
 /// A straight dashed line across the chart.
 #[derive(Clone, Debug)]
 pub struct Rule {
-    /// Beside the line.
+    /// Label beside the line.
     pub label: String,
-    /// Where it is.
+    /// Position of the line.
     pub at: At,
 }
 
-/// Where a [`Rule`] is.
+/// Position of a [`Rule`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum At {
-    /// Upright, at this x.
+    /// Vertical, at this x.
     X(f64),
-    /// Level, at this y.
+    /// Horizontal, at this y.
     Y(f64),
 }
 
-/// Colours and lines of all charts, for light, dark and print, as CSS.
+/// CSS of all charts, for light, dark and print.
 pub const STYLE: &str = include_str!("style.css");
 
-/// The chart as an `<svg>` element, for a page that has [`STYLE`].
+/// The chart as an `<svg>` element, for a page with [`STYLE`].
 pub fn lines(chart: &Lines) -> String {
     draw::svg(chart, "")
 }
 
-/// The chart as the text of an SVG file, with its style.
+/// The chart as an SVG file with its style.
 pub fn file(chart: &Lines) -> String {
     draw::svg(chart, STYLE) + "\n"
 }
 
-/// Text as it may stand in HTML and SVG, also within an attribute. Characters that XML does not allow are replaced.
+/// Escapes text for HTML and SVG, attributes included. Characters that XML does not allow are replaced.
 pub fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {

@@ -1,8 +1,9 @@
-//! A client: many requests in flight, time-outs, retries, deadlines; each request ends in one [`Outcome`].
+//! A client: many requests in flight, timeouts, retries and deadlines. Each request ends in one
+//! [`Outcome`].
 //!
-//! Owns the open requests and when to repeat them. At most one answer per request reaches the caller.
-//! Retries follow `crate::retry`: a late answer costs a jittered back-off, BUSY is obeyed, and a budget keeps
-//! retries from becoming the load.
+//! The role owns the open requests and the times of their retries. The caller gets at most one reply per
+//! request. `retry.rs` has the rules: a timeout leads to a jittered back-off, BUSY delays the retry as
+//! requested, and a budget bounds the load of retries.
 
 mod retry;
 
@@ -23,28 +24,28 @@ use crate::wire::{Frame, FrameFormat, Header, Kind, Mode, Status};
 /// The only socket of a client.
 pub const SOCKET: SocketId = SocketId(0);
 
-/// What a client is made from.
+/// Settings of a client.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Size of the frames. The client side is never authenticated, but a trailer takes payload.
+    /// Format of the frames. The client side is never authenticated, but a trailer reduces the payload.
     pub format: FrameFormat,
-    /// The balancer's client side.
+    /// The balancer's client-side address.
     pub target: SocketAddr,
-    /// The least time to wait for an answer before a retry, and the first one.
+    /// Minimum time to wait for a reply before a retry, also used until a latency was measured.
     pub timeout: Duration,
-    /// When a request is given up, from its first attempt.
+    /// Time from the first attempt after which a request is abandoned.
     pub deadline: Duration,
-    /// Retries of one request at most; 0 sends everything once.
+    /// Maximum retries of a request; 0 sends each request once.
     pub retries: u8,
-    /// Requests in flight at most: rounded up to a power of two.
+    /// Maximum requests in flight, rounded up to a power of two.
     pub in_flight_max: usize,
-    /// Where answers may come from besides the target (servers that answer directly); empty = anywhere.
+    /// Sources of replies besides the target, for servers that reply directly. Empty: any source.
     pub servers: Vec<Source>,
-    /// Seed of everything random: client id, jitter.
+    /// Seed of all random numbers: client id, jitter.
     pub seed: u64,
 }
 
-/// Where answers may come from: an address, from one of its ports or from any.
+/// An allowed source of replies: an address, with one port or any.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Source {
     ip: IpAddr,
@@ -74,72 +75,73 @@ impl FromStr for Source {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let addr = text.parse::<SocketAddr>().map(Source::from);
         addr.or_else(|_| text.parse::<IpAddr>().map(Source::from))
-            .map_err(|_| "is not an IP address; write one such as 10.0.0.7, or 10.0.0.7:50000")
+            .map_err(|_| "is not an IP address; write one such as 10.0.0.7 or 10.0.0.7:50000")
     }
 }
 
-/// How a request ended.
+/// The outcome of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
-    /// Served; the payload is in [`Outcome`].
+    /// Served; [`Outcome`] has the payload.
     Answered,
-    /// The server or the balancer refused it for good, with this status.
+    /// Refused permanently by the server or the balancer, with this status.
     Refused(Status),
-    /// The last word before the deadline was BUSY.
+    /// The final reply before the deadline was BUSY.
     Busy,
-    /// No word before the deadline.
+    /// No reply before the deadline.
     Lost,
 }
 
-/// The end of one request; its payload is borrowed from the role, or owned.
+/// The end of one request. Its payload is borrowed from the role or owned.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome<P = Vec<u8>> {
-    /// The number that [`ClientRole::submit`] gave.
+    /// The number that [`ClientRole::submit`] returned.
     pub sequence: u64,
-    /// How it ended.
+    /// The outcome.
     pub ending: Ending,
-    /// From the first attempt to the end.
+    /// Time from the first attempt to the end.
     pub latency: Duration,
-    /// How often it was sent.
+    /// Number of attempts.
     pub attempts: u8,
-    /// The answer's payload; empty unless answered.
+    /// The reply's payload; empty unless the request was answered.
     pub payload: P,
 }
 
 impl Outcome<&[u8]> {
-    /// The same with a payload of its own.
+    /// Copies the payload.
     pub fn into_owned(self) -> Outcome {
         let Outcome { sequence, ending, latency, attempts, payload } = self;
         Outcome { sequence, ending, latency, attempts, payload: payload.to_vec() }
     }
 }
 
-/// What a client counts. `sent = answered + refused + busy + lost + in flight`.
+/// Counters of a client. `sent = answered + refused + busy + lost + in flight`.
 #[derive(Debug, Default)]
 pub struct Totals {
     /// Requests submitted.
     pub sent: u64,
     /// Requests answered with OK.
     pub answered: u64,
-    /// Requests refused for good (UNKNOWN, ERROR, EXPIRED).
+    /// Requests refused permanently (UNKNOWN, ERROR, EXPIRED).
     pub refused: u64,
-    /// Requests whose last word was BUSY.
+    /// Requests whose final reply was BUSY.
     pub busy: u64,
-    /// Requests without a word.
+    /// Requests without a reply.
     pub lost: u64,
     /// Attempts after the first.
     pub retried: u64,
-    /// First attempts that were not answered in time.
+    /// First attempts without a reply in time.
     pub first_failed: u64,
-    /// Retries put off because the budget was empty.
+    /// Retries postponed because the budget was empty.
     pub budget_empty: u64,
     /// Frames dropped, by reason.
     pub drops: DropCounters,
 }
 
-/// Too many requests in flight, or ended and not fetched; try again after an outcome.
+/// Too many requests are in flight, or have outcomes that were not fetched. Submit again after an
+/// outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("too many requests in flight")]
+#[error("too many requests in flight; fetch outcomes first")]
 pub struct Full;
 
 #[derive(Clone, Copy, Debug)]
@@ -147,7 +149,7 @@ struct Open {
     sequence: u64,
     mode: Mode,
     attempt: u8,
-    /// Waiting to be repeated, or for an answer.
+    /// Whether the request waits for its next attempt, not for a reply.
     pausing: bool,
     heard_busy: bool,
     first_sent: Instant,
@@ -159,10 +161,10 @@ struct Open {
 pub struct ClientRole {
     settings: Settings,
     client_id: u64,
-    /// Open requests by sequence modulo their number, and their payloads for retries.
+    /// Open requests by sequence modulo the length, and their payloads for retries.
     open: Box<[Option<Open>]>,
     payloads: Box<[u8]>,
-    /// When which request is due; entries that no longer match are stale and dropped as they come up.
+    /// Due times of requests. Entries that no longer match are stale, and are removed when they are due.
     timers: BinaryHeap<Reverse<(Instant, u64)>>,
     next_sequence: u64,
     first_incomplete: u64,
@@ -174,9 +176,9 @@ pub struct ClientRole {
     rng: Rng,
 }
 
-/// Outcomes that nobody has fetched yet, and their payloads, in fixed memory.
+/// Outcomes that were not fetched yet, and their payloads, in fixed memory.
 struct Outcomes {
-    /// What the payload's place is, and its length.
+    /// Outcomes with the slot and the length of their payload.
     queue: VecDeque<Outcome<(usize, usize)>>,
     payloads: Box<[u8]>,
     payload_max: usize,
@@ -189,7 +191,7 @@ impl Outcomes {
         Outcomes { queue: VecDeque::with_capacity(places), payloads, payload_max, next_place: 0 }
     }
 
-    /// Adds one; there are never more than places.
+    /// Adds an outcome; there are never more outcomes than slots.
     fn push(&mut self, outcome: Outcome<&[u8]>) {
         let Outcome { sequence, ending, latency, attempts, payload } = outcome;
         let from = self.next_place * self.payload_max;
@@ -230,12 +232,12 @@ impl ClientRole {
         }
     }
 
-    /// What was counted so far.
+    /// The counters so far.
     pub fn totals(&self) -> &Totals {
         &self.totals
     }
 
-    /// Requests without an outcome yet.
+    /// Requests without an outcome.
     pub fn in_flight(&self) -> usize {
         self.in_flight
     }
@@ -245,14 +247,15 @@ impl ClientRole {
         self.outcomes.pop()
     }
 
-    /// Sends a request with this turn; its outcome comes under the number that is returned. The payload must fit
-    /// a frame ([`FrameFormat::payload_max`]).
+    /// Sends a request in this turn and returns its number; the outcome has the same number. The payload
+    /// must fit into a frame ([`FrameFormat::payload_max`]).
     pub fn submit(&mut self, now: Instant, mode: Mode, payload: &[u8], tx: &mut Tx) -> Result<u64, Full> {
-        assert!(payload.len() <= self.settings.format.payload_max(), "the payload does not fit a frame");
+        assert!(payload.len() <= self.settings.format.payload_max(), "the payload must fit into a frame");
         if self.in_flight + self.outcomes.queue.len() >= self.open.len() {
             return Err(Full);
         }
-        // A straggler keeps its place while the numbers go round: its successor takes the next number that is free.
+        // An old open request keeps its slot when the numbers wrap around, so this request takes the
+        // next number with a free slot.
         while self.open[self.place(self.next_sequence)].is_some() {
             self.next_sequence += 1;
         }
@@ -277,7 +280,7 @@ impl ClientRole {
         Ok(sequence)
     }
 
-    /// Gives up everything in flight.
+    /// Abandons all requests in flight.
     pub fn abandon(&mut self, now: Instant) {
         for place in 0..self.open.len() {
             if let Some(open) = self.open[place] {
@@ -300,7 +303,7 @@ impl ClientRole {
         self.open[place].as_mut().filter(|open| open.sequence == sequence)
     }
 
-    /// Sends the next attempt and sets its timer. A full turn is tried again in the next one.
+    /// Sends the next attempt and sets its timer. If the turn is full, the next turn sends it.
     fn send_attempt(&mut self, now: Instant, sequence: u64, tx: &mut Tx) {
         let Some(open) = self.open_mut(sequence) else { return };
         let attempt = open.attempt.saturating_add(1);
@@ -337,7 +340,7 @@ impl ClientRole {
             (open.due, open.pausing) = (due, pausing);
             self.timers.push(Reverse((due, sequence)));
         }
-        // Answered requests leave their timers behind; keep them from piling up.
+        // Timers of answered requests stay until due; remove them before they accumulate.
         if self.timers.len() >= 4 * self.open.len() {
             let mut timers = std::mem::take(&mut self.timers);
             let mask = self.open.len() - 1;
@@ -366,8 +369,8 @@ impl ClientRole {
         let open = *self.open_mut(sequence).ok_or(DropReason::NotOpen)?;
         match status {
             Status::Ok => {
-                // The answer says which attempt it is to: even one that was repeated too soon tells how long it takes now,
-                // or else time-outs would stay too short as long as there is a queue.
+                // The reply names its attempt, so the latency is known even after a premature retry.
+                // Without such samples, timeouts would stay too short while there is a queue.
                 if frame.header.attempt == 1 {
                     self.timeout.observe(now.since(open.first_sent));
                 }
@@ -377,7 +380,7 @@ impl ClientRole {
             Status::Busy => {
                 self.on_busy(now, open, Duration::from_micros(frame.header.deadline_us.get().into()))
             }
-            // An expired attempt is no verdict on a later one; the deadline here decides.
+            // An expired attempt does not end later attempts; the deadline of the request decides.
             Status::Expired if open.first_sent + self.settings.deadline > now => {}
             Status::Expired | Status::Unknown | Status::Error => {
                 self.totals.refused += 1;
@@ -387,13 +390,13 @@ impl ClientRole {
         Ok(())
     }
 
-    /// BUSY: come back after the time that was asked for, and a random bit of it more.
+    /// BUSY: retries after the requested time plus a random share of it.
     fn on_busy(&mut self, now: Instant, open: Open, retry_after: Duration) {
         if let Some(open) = self.open_mut(open.sequence) {
             open.heard_busy = true;
         }
         if open.pausing && now + retry_after <= open.due {
-            return; // it comes back no sooner anyway
+            return; // the planned retry is not earlier
         }
         let again = now + retry_after + retry_after.mul_f64(self.rng.unit_f64());
         if !self.may_retry(&open) || again >= open.first_sent + self.settings.deadline {
@@ -489,7 +492,7 @@ impl Role for ClientRole {
                 break;
             }
             if live && !tx.can_stage(self.settings.format.size) {
-                break; // a full turn: the rest is due again at once
+                break; // a full turn: the other requests stay due
             }
             self.timers.pop();
             if live {

@@ -1,30 +1,31 @@
-//! When to try again: time-out from measured latency, jittered back-off, budget. Only clients retry.
+//! Rules for retries: timeout from measured latency, jittered back-off, budget. Only clients retry.
 //!
-//! Sources: RFC 6298 (smoothed round trip and its variance), "Exponential Backoff And Jitter"
-//! (AWS, 2015: full jitter), Finagle's retry budgets (2016). Pure: time and randomness are arguments.
+//! Sources: RFC 6298 (smoothed round trip and its variance), "Exponential Backoff And Jitter" (AWS,
+//! 2015: full jitter), Finagle's retry budgets (2016). Pure: time and randomness are arguments.
 
 use std::time::Duration;
 
 use crate::base::rng::Rng;
 use crate::base::time::Instant;
 
-/// Smoothed latency and the time-out that follows from it.
+/// Smoothed latency, and the timeout derived from it.
 #[derive(Clone, Debug)]
 pub struct Timeout {
     floor: Duration,
     smoothed: Option<(Duration, Duration)>,
 }
 
-/// No time-out is ever longer, back-off included.
+/// Maximum timeout, back-off included.
 pub const TIMEOUT_MAX: Duration = Duration::from_secs(3);
 
 impl Timeout {
-    /// Never shorter than `floor`, which also serves until something was measured.
+    /// A timeout of at least `floor`, which also applies until a latency was measured.
     pub fn new(floor: Duration) -> Self {
         Timeout { floor, smoothed: None }
     }
 
-    /// Takes the latency of an answered *first* attempt (Karn's rule, RFC 6298: the answer to a retry says less).
+    /// Records the latency of an answered *first* attempt. A reply to a retry is ambiguous (Karn's rule,
+    /// RFC 6298).
     pub fn observe(&mut self, latency: Duration) {
         self.smoothed = Some(match self.smoothed {
             None => (latency, latency / 2),
@@ -35,31 +36,31 @@ impl Timeout {
         });
     }
 
-    /// How long to wait for the answer to this attempt (from 1), doubled each time.
+    /// Timeout of an attempt, numbered from 1; it doubles with each attempt.
     pub fn for_attempt(&self, attempt: u8) -> Duration {
         let measured = self.smoothed.map_or(Duration::ZERO, |(mean, deviation)| mean + deviation * 4);
         let doubled = self.floor.max(measured) * (1u32 << u32::from(attempt.saturating_sub(1)).min(16));
         doubled.min(TIMEOUT_MAX)
     }
 
-    /// The pause before the next attempt after a time-out: anything up to half a time-out, at random.
+    /// Pause before the next attempt after a timeout: random, up to half a timeout.
     pub fn backoff(&self, attempt: u8, rng: &mut Rng) -> Duration {
         self.for_attempt(attempt).mul_f64(0.5 * rng.unit_f64())
     }
 }
 
-/// Bounds the load that retries add: a share of the requests, plus a few a second.
+/// Bounds the load of retries: a share of the requests, plus a few per second.
 #[derive(Clone, Debug)]
 pub struct Budget {
     tokens: f64,
     refilled: Instant,
 }
 
-/// Retries earned by a request.
+/// Retries earned per request.
 const PER_REQUEST: f64 = 0.2;
-/// Retries earned by a second.
+/// Retries earned per second.
 const PER_SECOND: f64 = 10.0;
-/// The most retries that can be saved up.
+/// Maximum retries that can be saved.
 const TOKENS_MAX: f64 = 100.0;
 
 impl Budget {
@@ -68,12 +69,12 @@ impl Budget {
         Budget { tokens: TOKENS_MAX, refilled: now }
     }
 
-    /// A new request was sent.
+    /// Earns a share of a retry for a new request.
     pub fn earn(&mut self) {
         self.tokens = (self.tokens + PER_REQUEST).min(TOKENS_MAX);
     }
 
-    /// Whether a retry may be sent now; if so, it is paid for.
+    /// Whether a retry is allowed now; if so, it is taken from the budget.
     pub fn spend(&mut self, now: Instant) -> bool {
         let earned = now.since(self.refilled).as_secs_f64() * PER_SECOND;
         self.tokens = (self.tokens + earned).min(TOKENS_MAX);
@@ -124,8 +125,8 @@ mod tests {
             budget.earn();
             budget.spend(Instant::ZERO)
         });
-        assert!((290..=301).contains(&sent.count()), "100 saved up and 20 % of 1,000");
+        assert!((290..=301).contains(&sent.count()), "100 saved and 20 % of 1,000");
         assert!(!budget.spend(Instant::ZERO));
-        assert!(budget.spend(Instant::ZERO + Duration::from_millis(200)), "a few a second come back");
+        assert!(budget.spend(Instant::ZERO + Duration::from_millis(200)), "a second earns a few");
     }
 }

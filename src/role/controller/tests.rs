@@ -376,8 +376,10 @@ fn a_crash_is_followed_by_a_restart_after_twice_as_long_each_time() {
     let mut bench = Bench::new();
     for pause in [100, 200, 400, 800, 1_600, 3_200, 6_400, 10_000, 10_000].map(|ms| ms * MS) {
         assert_eq!(bench.crash(2), pause);
-        let told =
-            ["server 2 ended unasked (a crash)".to_owned(), format!("server 2 starts again in {pause:?}")];
+        let told = [
+            "server 2 ended unexpectedly (a crash)".to_owned(),
+            format!("server 2 starts again in {pause:?}"),
+        ];
         assert_eq!(bench.tells(), told);
         bench.pass(pause - MS);
         assert_eq!(bench.actions(), []);

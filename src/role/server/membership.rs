@@ -1,4 +1,4 @@
-//! The talk with the balancer: registration by nonce, SYNC, reports, drain.
+//! The conversation with the balancer: registration with a nonce, SYNC, reports, drain.
 //!
 //! ```text
 //!   seeking ── REGISTER{nonce} ──> balancer
@@ -7,14 +7,14 @@
 //!           <─ SYNC{nonce, slot, sent}            member: counts from `sent` on
 //!           ── REPORT ... REPORT ──>
 //!           <─ SYNC{sent}                         seq = max(seq, sent), answered by a REPORT
-//!   member  <─ CHALLENGE{report nonce}            the balancer has forgotten us: seeking again
+//!   member  <─ CHALLENGE{report nonce}            the balancer has no such server: seeking again
 //! ```
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::{SOCKET, ServerRole};
-use crate::base::batch::{FrameRef, Tx};
+use super::{ReceivedFrame, SOCKET, ServerRole};
+use crate::base::batch::Tx;
 use crate::base::drop_reason::DropReason;
 use crate::base::rng::Rng;
 use crate::base::time::Instant;
@@ -23,18 +23,18 @@ use crate::wire::message::Registration;
 use crate::wire::tag::{PeerReplay, Stamp};
 use crate::wire::{Frame, Header, Kind, RequestOp, ServerOp, ServerState};
 
-/// A server that seeks its balancer asks again after this time at first, then less often.
+/// First interval of a seeking server's registration attempts; later ones are longer.
 const SEEK_AFTER: Duration = Duration::from_millis(20);
-/// The longest pause between two attempts to register.
+/// Maximum interval of registration attempts.
 const SEEK_MAX: Duration = Duration::from_millis(500);
-/// A report is sent at least every so many intervals.
+/// Maximum report intervals without a report.
 const IDLE_INTERVALS: u32 = 10;
-/// A draining server whose balancer is silent leaves after this time.
+/// Time after which a draining server without a sign of its balancer leaves.
 const DRAIN_UNHEARD: Duration = Duration::from_secs(1);
-/// A draining server leaves after this time, whatever it still has.
+/// Time after which a draining server leaves, even with requests left.
 const DRAIN_MAX: Duration = Duration::from_secs(30);
 
-/// The traffic of one of the balancer's workers. Counters modulo 2^32.
+/// The traffic of one of the balancer's workers. Counters are modulo 2^32.
 #[derive(Clone, Debug)]
 struct Lane {
     addr: SocketAddr,
@@ -42,21 +42,21 @@ struct Lane {
     received: u32,
     done: u32,
     report: u32,
-    /// Whether the worker has said that it sends nothing more.
+    /// Whether the worker has announced that it sends nothing more.
     drained: bool,
     /// Counters of the last report.
     reported: (u32, u32, u32),
     replay: PeerReplay,
 }
 
-/// Where the server stands with its balancer.
+/// The server's membership in its balancer's pool.
 pub(super) struct Membership {
     instance: u64,
-    /// Random number of this registration; another one for each.
+    /// Random number of this registration.
     epoch: u32,
-    /// Proves that a challenge or SYNC answers *this* registration.
+    /// Nonce that a challenge or SYNC must echo to belong to *this* registration.
     nonce: u64,
-    /// Proves that a challenge answers a report of this registration.
+    /// Nonce that a challenge must echo to answer a report of this registration.
     report_nonce: u64,
     state: ServerState,
     member: Option<Member>,
@@ -64,7 +64,7 @@ pub(super) struct Membership {
     next_at: Instant,
     quiet_intervals: u32,
     queue_reported: u32,
-    /// Whether requests were finished whose replies carry no counters.
+    /// Whether requests have finished whose replies carry no counters.
     report_soon: bool,
     drain_since: Option<Instant>,
     last_request: Instant,
@@ -100,7 +100,7 @@ impl Membership {
         membership
     }
 
-    /// Starts a registration of its own.
+    /// Starts a new registration.
     fn seek(&mut self, now: Instant) {
         self.member = None;
         self.epoch = (self.rng.next_u64() as u32).max(1);
@@ -138,7 +138,8 @@ impl Membership {
         self.member.as_mut()?.lanes.get_mut(usize::from(worker))?.as_mut()
     }
 
-    /// Counts a request. It must come from the worker that it names; true if this registration counts it.
+    /// Counts a request. The request must come from the worker that it names. Returns whether this
+    /// registration counts it.
     pub fn on_request(
         &mut self,
         now: Instant,
@@ -168,12 +169,12 @@ impl Membership {
         }
     }
 
-    /// The next turn's end reports what has changed: replies that go to the client directly carry no counters.
+    /// Makes the end of the turn report changed counters, since direct replies to clients carry none.
     pub fn report_soon(&mut self) {
         self.report_soon = true;
     }
 
-    /// Writes the counters of a worker's lane, as a new report, in the order done, received, seq.
+    /// Writes the counters of a worker's lane as a new report, in the order done, received, seq.
     pub fn fill_report(&mut self, worker: u8, header: &mut Header) {
         header.server_state = self.state as u8;
         let Some(lane) = self.lane_mut(worker) else { return };
@@ -189,34 +190,34 @@ impl Membership {
         self.member.iter().flat_map(|member| member.lanes.iter().flatten()).any(Lane::has_changed)
     }
 
-    /// Whether nothing more will come: every worker has said so, and nothing came since.
+    /// Whether no more requests will come: every worker has announced it, and none came since.
     fn is_drained(&self, now: Instant, interval: Duration) -> bool {
         let lanes = self.member.as_ref().map(|m| m.lanes.as_slice()).unwrap_or(&[]);
         let told = lanes.iter().flatten().all(|lane| lane.drained);
-        let since = self.drain_since.expect("only a draining server asks");
+        let since = self.drain_since.expect("the server is draining");
         let unheard = now.since(since.max(self.last_request));
         (told && now.since(self.last_request) >= interval) || unheard >= DRAIN_UNHEARD
     }
 }
 
-/// Which workers get a report.
+/// The workers that get a report.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Whom {
     Everybody,
-    /// Those whose counters have changed, and worker 0, which judges whether this server lives.
+    /// Workers with changed counters, and worker 0, which judges the server's health.
     Concerned,
-    /// Those whose counters have changed.
+    /// Workers with changed counters.
     Changed,
 }
 
 impl Lane {
-    /// Whether its counters differ from those of its last report.
+    /// Whether the counters differ from those of the last report.
     fn has_changed(&self) -> bool {
         self.reported != (self.done, self.received, self.seq)
     }
 }
 
-/// Raises a sequence number modulo 2^32.
+/// Raises a sequence number, modulo 2^32.
 fn raise(seq: &mut u32, to: u32) {
     if to.wrapping_sub(*seq) < 1 << 31 {
         *seq = to;
@@ -224,36 +225,31 @@ fn raise(seq: &mut u32, to: u32) {
 }
 
 impl ServerRole {
-    /// An order of the balancer. Whatever does not echo this registration's nonce is nobody's.
+    /// Processes an order of the balancer. An order without this registration's nonce is dropped.
     pub(super) fn on_control(
         &mut self,
-        now: Instant,
-        peer: SocketAddr,
-        at: FrameRef,
-        bytes: &mut [u8],
+        received: ReceivedFrame<'_>,
         stamp: Option<Stamp>,
         tx: &mut Tx,
     ) -> Result<(), DropReason> {
         if self.is_finished() {
-            return Err(DropReason::Unexpected); // it has said its last word
+            return Err(DropReason::Unexpected); // the registration has ended
         }
-        let header = *super::header_mut(bytes);
+        let header = *super::header_mut(received.bytes);
         match RequestOp::from_wire(header.op).ok_or(DropReason::Kind)? {
-            RequestOp::Challenge => self.on_challenge(now, peer, &header, at, bytes, tx),
-            RequestOp::Sync => self.on_sync(peer, &header, at, bytes, stamp, tx),
+            RequestOp::Challenge => self.on_challenge(&header, received, tx),
+            RequestOp::Sync => self.on_sync(&header, received, stamp, tx),
             RequestOp::Grow | RequestOp::Shrink | RequestOp::Ack => Err(DropReason::Unexpected),
         }
     }
 
     fn on_challenge(
         &mut self,
-        now: Instant,
-        peer: SocketAddr,
         header: &Header,
-        at: FrameRef,
-        bytes: &mut [u8],
+        received: ReceivedFrame<'_>,
         tx: &mut Tx,
     ) -> Result<(), DropReason> {
+        let ReceivedFrame { now, peer, at, bytes } = received;
         if peer != self.settings.balancer {
             return Err(DropReason::WrongSource);
         }
@@ -272,13 +268,12 @@ impl ServerRole {
 
     fn on_sync(
         &mut self,
-        peer: SocketAddr,
         header: &Header,
-        at: FrameRef,
-        bytes: &mut [u8],
+        received: ReceivedFrame<'_>,
         stamp: Option<Stamp>,
         tx: &mut Tx,
     ) -> Result<(), DropReason> {
+        let ReceivedFrame { peer, at, bytes, .. } = received;
         let m = &mut self.membership;
         if header.sequence.get() != m.nonce || header.server_epoch.get() != m.epoch {
             return Err(DropReason::Nonce);
@@ -319,7 +314,7 @@ impl ServerRole {
         send_from_slot(tx, SOCKET, peer, at)
     }
 
-    /// What time brings: registration while seeking, reports while a member, the end of a drain.
+    /// Periodic work: registration while seeking, reports while a member, and the end of a drain.
     pub(super) fn upkeep(&mut self, now: Instant, tx: &mut Tx) {
         if self.membership.state == ServerState::Draining {
             self.try_to_stop(now, tx);
@@ -390,7 +385,7 @@ impl ServerRole {
         }
     }
 
-    /// Reports to workers what the replies of this turn did not.
+    /// Reports the changes of this turn that no reply carried.
     pub(super) fn report_direct(&mut self, tx: &mut Tx) {
         if std::mem::take(&mut self.membership.report_soon) {
             self.report(Whom::Changed, tx);

@@ -1,12 +1,13 @@
 //! A server: a bounded FIFO of requests, cumulative counters, reports, registration and drain.
 //!
-//! Owns the queue and what the balancer knows of it. Does not serve: the work is an echo at once, a
-//! drawn service time ([`Work::Timed`]), or somebody else's ([`Work::Handlers`]: take a job with
-//! [`ServerRole::take_job`], give it back with [`ServerRole::finish`]).
+//! The role owns the queue and the server's membership. It does not serve requests: the work is an
+//! immediate echo, a random service time ([`Work::Timed`]), or a handler outside the role
+//! ([`Work::Handlers`]). A handler takes a job with [`ServerRole::take_job`] and returns it with
+//! [`ServerRole::finish`].
 //!
-//! | file | a change there is about |
+//! | file | content |
 //! |---|---|
-//! | `membership.rs` | registration, SYNC, drain: the talk with the balancer |
+//! | `membership.rs` | registration, SYNC, drain: the conversation with the balancer |
 //! | `queue.rs` | the bounded FIFO and its memory |
 
 mod membership;
@@ -35,62 +36,72 @@ use queue::{Job, Queue};
 /// The only socket of a server.
 pub const SOCKET: SocketId = SocketId(0);
 
-/// Who serves the requests.
+/// How requests are served.
 #[derive(Clone, Debug)]
 pub enum Work {
-    /// Nobody: each request is answered at once with its own payload.
+    /// Each request is answered at once with its own payload.
     Echo,
-    /// `workers` servants, each busy for a drawn time per request; the payload comes back.
+    /// `workers` requests are served concurrently, each for a random time; the payload is echoed.
     Timed {
-        /// How long a request takes.
+        /// Distribution of the service time.
         service: ServiceTime,
-        /// How many are served at a time.
+        /// Requests served concurrently.
         workers: usize,
     },
-    /// The caller.
+    /// The caller serves requests.
     Handlers,
 }
 
-/// What a server is made from.
+/// Settings of a server.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Size and trailer of the frames.
     pub format: FrameFormat,
-    /// The key that all components share, where frames are authenticated.
+    /// Key that all components share, if frames are authenticated.
     pub key: Option<[u8; 16]>,
-    /// Its id, unique in the pool.
+    /// Id of the server, unique in the pool.
     pub id: u32,
-    /// Its share relative to others, 1 to 100.
+    /// Share relative to other servers, 1 to 100.
     pub weight: u16,
-    /// The most requests that it holds, waiting and in service; more are refused with BUSY.
+    /// Maximum requests that the server holds, queued and in service; more are refused with BUSY.
     pub queue_capacity: usize,
-    /// How often it reports what has changed.
+    /// Interval of reports about changes.
     pub interval: Duration,
-    /// The balancer's server side.
+    /// The balancer's server-side address.
     pub balancer: SocketAddr,
-    /// Who serves.
+    /// How requests are served.
     pub work: Work,
-    /// Seed of everything random: instance, nonces, service times.
+    /// Seed of all random numbers: instance, nonces, service times.
     pub seed: u64,
 }
 
-/// What a server counts. Totals since its start.
+/// Counters of a server since its start.
 #[derive(Debug, Default)]
 pub struct Totals {
-    /// Valid requests read.
+    /// Valid requests received.
     pub received: u64,
     /// Requests served.
     pub served: u64,
-    /// Requests served with an error: their handler failed.
+    /// Requests served with an error, because the handler failed.
     pub failed: u64,
     /// Requests refused because the queue was full.
     pub busy: u64,
-    /// Requests dropped unserved because their deadline had passed (answered EXPIRED).
+    /// Requests dropped because their deadline had passed (answered with EXPIRED).
     pub expired: u64,
-    /// The longest queue so far.
+    /// Longest queue so far.
     pub queue_max: usize,
     /// Frames dropped, by reason.
     pub drops: DropCounters,
+}
+
+/// A frame that arrived in this turn.
+pub(super) struct ReceivedFrame<'a> {
+    pub now: Instant,
+    /// Source of the datagram.
+    pub peer: SocketAddr,
+    /// Position of the frame in the receive slots.
+    pub at: FrameRef,
+    pub bytes: &'a mut [u8],
 }
 
 /// A server's state machine.
@@ -98,17 +109,17 @@ pub struct ServerRole {
     settings: Settings,
     membership: Membership,
     queue: Queue,
-    /// Timed work in service: when it ends, and which job.
+    /// Timed work in service: end time and job.
     in_service: BinaryHeap<Reverse<(Instant, JobId)>>,
     totals: Totals,
     rng: Rng,
     sealer: Option<Sealer>,
     opener: Option<Opener>,
-    /// Mean service time, decayed over some 16 requests.
+    /// Mean service time, over about the last 16 requests.
     service_mean: Duration,
-    /// Requests that its process holds for other balancers.
+    /// Requests that the process holds for other balancers.
     elsewhere: u32,
-    /// Whether a turn that has answered clients directly ends with a report.
+    /// Whether a turn with direct replies ends with a report.
     reports_turns: bool,
 }
 
@@ -135,49 +146,51 @@ impl ServerRole {
         }
     }
 
-    /// Says how many requests its process holds besides those of this role: where several balancers share a server, each has a
-    /// registration, and so a role, of its own. They count in its reports as part of the queue that is foreign to this balancer.
+    /// Sets the number of requests that the process holds outside this role. A server shared by several
+    /// balancers has a role, and so a registration, for each. Reports include these requests as foreign
+    /// load.
     pub fn set_elsewhere(&mut self, requests: u32) {
         self.elsewhere = requests;
     }
 
-    /// From now on a balancer whose clients are answered directly hears of that at the interval only, and not at the end of
-    /// each turn: fewer datagrams, and older knowledge.
+    /// Makes the server report at the interval only, and not at the end of each turn with direct
+    /// replies. That sends fewer datagrams and gives the balancer older data.
     pub fn report_at_intervals_only(&mut self) {
         self.reports_turns = false;
     }
 
-    /// What was counted so far.
+    /// The counters so far.
     pub fn totals(&self) -> &Totals {
         &self.totals
     }
 
-    /// Takes the totals out, at the end.
+    /// Takes the counters at the end.
     pub fn take_totals(&mut self) -> Totals {
         std::mem::take(&mut self.totals)
     }
 
-    /// Requests in the server, waiting and in service.
+    /// Requests in the server, queued and in service.
     pub fn queue_len(&self) -> usize {
         self.queue.len()
     }
 
-    /// Whether the balancer knows this server.
+    /// Whether the balancer has registered this server.
     pub fn is_registered(&self) -> bool {
         self.membership.is_member()
     }
 
-    /// Stops taking new requests and finishes what is queued; ends in [`ServerRole::is_finished`].
+    /// Starts a drain: the server takes no new requests and finishes the queued ones, until
+    /// [`ServerRole::is_finished`].
     pub fn drain(&mut self, now: Instant) {
         self.membership.drain(now);
     }
 
-    /// Whether it has drained: nothing is queued, and the balancer knows that it has left.
+    /// Whether the drain has ended: the queue is empty, and the balancer knows that the server has left.
     pub fn is_finished(&self) -> bool {
         self.membership.state() == ServerState::Stopped
     }
 
-    /// The oldest waiting request, for a handler. Expired ones are answered and passed over.
+    /// Takes the oldest queued request, for a handler. Expired requests are answered and skipped.
     pub fn take_job(&mut self, now: Instant) -> Option<JobId> {
         loop {
             let id = self.queue.start()?;
@@ -194,7 +207,7 @@ impl ServerRole {
         self.queue.payload(id)
     }
 
-    /// Ends a job that was taken. The payload is cut to what a frame carries.
+    /// Ends a job that was taken. A payload that exceeds the frame is truncated.
     pub fn finish(&mut self, id: JobId, status: Status, payload: &[u8], took: Duration) {
         self.totals.served += 1;
         self.totals.failed += u64::from(status != Status::Ok);
@@ -210,19 +223,15 @@ impl ServerRole {
         };
     }
 
-    fn on_frame(
-        &mut self,
-        now: Instant,
-        peer: SocketAddr,
-        at: FrameRef,
-        bytes: &mut [u8],
-        tx: &mut Tx,
-    ) -> Result<(), DropReason> {
+    fn on_frame(&mut self, received: ReceivedFrame<'_>, tx: &mut Tx) -> Result<(), DropReason> {
+        let ReceivedFrame { now, peer, .. } = received;
         let stamp = match &self.opener {
-            Some(opener) if bytes.len() == self.settings.format.size => Some(opener.open(bytes)?),
+            Some(opener) if received.bytes.len() == self.settings.format.size => {
+                Some(opener.open(received.bytes)?)
+            }
             _ => None,
         };
-        let frame = Frame::check(bytes, &self.settings.format)?;
+        let frame = Frame::check(received.bytes, &self.settings.format)?;
         match frame.kind() {
             Kind::ClientRequest => {
                 let worker = frame.header.worker;
@@ -235,41 +244,34 @@ impl ServerRole {
                 };
                 let current = self.membership.on_request(now, peer, frame.header, stamp)?;
                 self.totals.received += 1;
-                self.on_request(now, reply_to, worker, current, at, bytes, tx)
+                let epoch = current.then(|| self.membership.epoch());
+                self.on_request(Job { arrived: now, reply_to, worker, epoch }, received, tx)
             }
-            Kind::ControllerRequest => self.on_control(now, peer, at, bytes, stamp, tx),
+            Kind::ControllerRequest => self.on_control(received, stamp, tx),
             Kind::ClientResponse | Kind::ServerResponse => Err(DropReason::Unexpected),
         }
     }
 
-    #[allow(clippy::too_many_arguments)] // one frame and its turn; a struct would only rename them
-    fn on_request(
-        &mut self,
-        now: Instant,
-        reply_to: SocketAddr,
-        worker: u8,
-        current: bool,
-        at: FrameRef,
-        bytes: &mut [u8],
-        tx: &mut Tx,
-    ) -> Result<(), DropReason> {
+    fn on_request(&mut self, job: Job, received: ReceivedFrame<'_>, tx: &mut Tx) -> Result<(), DropReason> {
+        let ReceivedFrame { at, bytes, .. } = received;
+        let Job { reply_to, worker, epoch, .. } = job;
         let status = if matches!(self.settings.work, Work::Echo) {
             self.totals.served += 1;
             Status::Ok
         } else {
-            let epoch = current.then(|| self.membership.epoch());
-            if self.queue.push(Job { arrived: now, reply_to, worker, epoch }, bytes) {
+            if self.queue.push(job, bytes) {
                 self.totals.queue_max = self.totals.queue_max.max(self.queue.len());
                 return Ok(());
             }
             self.totals.busy += 1;
             Status::Busy
         };
-        self.make_reply(worker, current, status, bytes);
+        self.make_reply(worker, epoch.is_some(), status, bytes);
         send_from_slot(tx, SOCKET, reply_to, at)
     }
 
-    /// Turns a request into its reply: done, counted, and reported and sealed if it goes by way of the balancer.
+    /// Turns a request into its reply: marks it done and counts it. A reply through the balancer also
+    /// gets the report and the trailer.
     fn make_reply(&mut self, worker: u8, current: bool, status: Status, bytes: &mut [u8]) {
         if current {
             self.membership.count_done(worker);
@@ -305,12 +307,12 @@ impl ServerRole {
         self.seal(bytes);
     }
 
-    /// Requests that its process holds, as reports have it.
+    /// Requests that the process holds, as in reports.
     fn load(&self) -> u32 {
         self.queue.len() as u32 + self.elsewhere
     }
 
-    /// Those of them that the present registration does not count.
+    /// Requests that the process holds and that the current registration does not count.
     fn foreign(&self) -> u32 {
         self.queue.count_other_than(self.membership.epoch()) + self.elsewhere
     }
@@ -321,13 +323,13 @@ impl ServerRole {
         }
     }
 
-    /// Ends the timed work that is due and starts what waits behind it, at the moment it ended.
+    /// Ends timed work that is due, and starts the next requests at the moment the previous ones ended.
     fn serve_timed(&mut self, now: Instant) {
         let Work::Timed { service, workers } = self.settings.work.clone() else { return };
         loop {
             let ended = self.in_service.peek().map(|&Reverse((at, _))| at).filter(|&at| at <= now);
             if let Some(at) = ended {
-                let Some(Reverse((_, id))) = self.in_service.pop() else { unreachable!("just seen") };
+                let Some(Reverse((_, id))) = self.in_service.pop() else { unreachable!("peeked above") };
                 self.totals.served += 1;
                 self.queue.finish(id, Status::Ok, None);
                 self.start_timed(at, &service);
@@ -339,7 +341,8 @@ impl ServerRole {
         }
     }
 
-    /// Starts the oldest waiting request that has not expired by then; expired ones are answered and passed over.
+    /// Starts the oldest queued request that has not expired by then. Expired requests are answered and
+    /// skipped.
     fn start_timed(&mut self, free_since: Instant, service: &ServiceTime) {
         while let Some(id) = self.queue.start() {
             let job = self.queue.job(id);
@@ -357,7 +360,7 @@ impl ServerRole {
         }
     }
 
-    /// Sends the replies of finished jobs, as many as this turn has room for.
+    /// Sends the replies of finished jobs, as many as fit into this turn.
     fn send_finished(&mut self, tx: &mut Tx) {
         let size = self.settings.format.size;
         while let Some(id) = self.queue.first_finished() {
@@ -387,7 +390,8 @@ impl Role for ServerRole {
                 for frame in datagram.chunks_exact_mut(size) {
                     let at = FrameRef { slot: received.slot, len: size as u16, offset };
                     offset += size as u32;
-                    if let Err(reason) = self.on_frame(now, received.peer, at, frame, tx) {
+                    let frame = ReceivedFrame { now, peer: received.peer, at, bytes: frame };
+                    if let Err(reason) = self.on_frame(frame, tx) {
                         self.totals.drops.add(reason, 1);
                     }
                 }
@@ -411,9 +415,9 @@ impl Role for ServerRole {
     }
 }
 
-/// The header of a frame that was checked before.
+/// The header of a frame that was already checked.
 fn header_mut(bytes: &mut [u8]) -> &mut Header {
-    zerocopy::FromBytes::mut_from_prefix(bytes).expect("checked before").0
+    zerocopy::FromBytes::mut_from_prefix(bytes).expect("the frame was checked").0
 }
 
 #[cfg(test)]

@@ -9,25 +9,25 @@ use crate::base::time::Instant;
 use crate::wire::Status;
 use crate::wire::header::HEADER_LEN;
 
-/// Names a request in the queue.
+/// Identifies a request in the queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct JobId(u32);
 
-/// What is known of a queued request besides its frame.
+/// Data of a queued request besides its frame.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Job {
     pub arrived: Instant,
-    /// Where the reply goes: to the worker that sent it, or to the client.
+    /// Destination of the reply: the worker that sent the request, or the client.
     pub reply_to: SocketAddr,
     pub worker: u8,
-    /// The registration that counts it; `None` if it came from an older one.
+    /// The registration that counts the request; `None` for an older registration.
     pub epoch: Option<u32>,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Entry {
     job: Job,
-    /// From the frame: time left at the client when it was sent; zero = no deadline.
+    /// Time left at the client when the request was sent; zero: no deadline.
     deadline: Duration,
     status: Status,
 }
@@ -38,7 +38,7 @@ impl Entry {
     }
 }
 
-/// A job as others see it.
+/// Read access to a job.
 pub(super) struct JobView<'a>(&'a Entry);
 
 impl std::ops::Deref for JobView<'_> {
@@ -49,13 +49,13 @@ impl std::ops::Deref for JobView<'_> {
 }
 
 impl JobView<'_> {
-    /// Its client has given up.
+    /// Whether the client has given up.
     pub fn is_expired(&self, now: Instant) -> bool {
         self.0.is_expired(now)
     }
 }
 
-/// Waiting, in service, finished: a request is in exactly one of them, and counts in all.
+/// Queued, in service, or finished: each request has exactly one of these states.
 pub(super) struct Queue {
     frames: Box<[u8]>,
     frame_size: usize,
@@ -64,7 +64,7 @@ pub(super) struct Queue {
     waiting: VecDeque<u32>,
     finished: VecDeque<u32>,
     len: usize,
-    /// The newest registration that has sent something, and how many of `len` are its.
+    /// The newest registration that has sent a request, and its share of `len`.
     counted: (u32, usize),
 }
 
@@ -82,28 +82,28 @@ impl Queue {
         }
     }
 
-    /// Requests waiting or in service.
+    /// Requests queued or in service.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether no request is waiting or in service, and every reply has been sent.
+    /// Whether no request is queued or in service, and every reply has been sent.
     pub fn is_empty(&self) -> bool {
         self.len == 0 && self.finished.is_empty()
     }
 
-    /// Requests waiting.
+    /// Requests queued.
     pub fn waiting(&self) -> usize {
         self.waiting.len()
     }
 
-    /// Requests waiting or in service that this registration does not count.
+    /// Requests queued or in service that this registration does not count.
     pub fn count_other_than(&self, epoch: u32) -> u32 {
         let (counted_epoch, counted) = self.counted;
         (if counted_epoch == epoch { self.len - counted } else { self.len }) as u32
     }
 
-    /// Takes a request in; false when full.
+    /// Adds a request; false if the queue is full.
     pub fn push(&mut self, job: Job, frame: &mut [u8]) -> bool {
         let Some(at) = self.free.pop() else { return false };
         let deadline = Duration::from_micros(u64::from(header_mut(frame).deadline_us.get()));
@@ -120,7 +120,7 @@ impl Queue {
         true
     }
 
-    /// Takes the oldest waiting request into service.
+    /// Takes the oldest queued request into service.
     pub fn start(&mut self) -> Option<JobId> {
         self.waiting.pop_front().map(JobId)
     }
@@ -135,7 +135,7 @@ impl Queue {
         &frame[HEADER_LEN..HEADER_LEN + len]
     }
 
-    /// Ends a job in service; `None` sends its own payload back.
+    /// Ends a job in service; a payload of `None` echoes the request's.
     pub fn finish(&mut self, id: JobId, status: Status, payload: Option<&[u8]>) {
         let entry = self.entries[id.0 as usize].as_mut().expect("in service");
         entry.status = status;
@@ -152,12 +152,12 @@ impl Queue {
         self.len -= 1;
     }
 
-    /// The job that has been finished for longest.
+    /// The job that finished first.
     pub fn first_finished(&self) -> Option<JobId> {
         self.finished.front().copied().map(JobId)
     }
 
-    /// Copies the frame of the first finished job out and forgets the job.
+    /// Copies the frame of the first finished job, and removes the job.
     pub fn release(&mut self, id: JobId, into: &mut [u8]) -> Status {
         let first = self.finished.pop_front();
         debug_assert_eq!(first, Some(id.0));

@@ -1,8 +1,8 @@
-//! What a balancer needs of a DNS message: its id, its one question, and an answer that says "not now".
+//! The parts of a DNS message that a balancer needs: its id, its one question, and a SERVFAIL response.
 //!
 //! Pure, on byte slices, and without allocation per message. RFC 1035 section 4 has the layout, RFC 2181
-//! section 11 the names; nothing after the question is looked at, so that TC, EDNS (RFC 6891) and any records
-//! and sizes pass.
+//! section 11 the names. Nothing after the question is read, so TC, EDNS (RFC 6891) and any records and
+//! sizes pass.
 
 mod name;
 mod question;
@@ -12,7 +12,7 @@ mod tests;
 pub use name::{NAME_MAX, name_to_wire};
 pub use question::{Question, QuestionKey};
 
-/// The types of records that have a name here (IANA, "Resource Record (RR) TYPEs").
+/// Record types with a name (IANA, "Resource Record (RR) TYPEs").
 pub const TYPES: [(&str, u16); 13] = [
     ("A", 1),
     ("NS", 2),
@@ -29,10 +29,11 @@ pub const TYPES: [(&str, u16); 13] = [
     ("ANY", 255),
 ];
 
-/// Bytes before the question.
+/// Size of the header, in bytes.
 pub const HEADER_LEN: usize = 12;
 
-/// The most bytes that [`write_query`] writes and [`truncate_to_servfail`] leaves: header, name, type, class.
+/// Maximum bytes that [`write_query`] writes and [`truncate_to_servfail`] leaves: header, name, type,
+/// class.
 pub const QUERY_MAX: usize = HEADER_LEN + NAME_MAX + 4;
 
 /// First byte of the flags: QR, four bits of opcode, AA, TC, RD.
@@ -43,29 +44,30 @@ const RD: u8 = 0x01;
 /// Second byte of the flags: RA, Z, AD, CD, four bits of RCODE.
 const CD: u8 = 0x10;
 const RCODE: u8 = 0x0f;
-/// RCODE of an answer that says "not now".
+/// RCODE of a server failure, which the balancer uses to refuse a query.
 pub const SERVFAIL: u8 = 2;
 const QDCOUNT: usize = 4;
 const CLASS_IN: u16 = 1;
 
-/// Why a message is not served.
+/// Why a message is rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
     /// Fewer bytes than a header.
     #[error("shorter than a DNS header")]
     Short,
-    /// QR is 1 where a query was expected: answering answers makes loops.
+    /// QR is 1 where a query was expected. Responses to responses would loop.
     #[error("a response where a query was expected")]
     Response,
     /// QR is 0 where a response was expected.
     #[error("a query where a response was expected")]
     Query,
-    /// Not one question, or its name is compressed, too long or cut off, or its type or class is missing.
+    /// The number of questions is not one, or the name is compressed, too long or truncated, or type or
+    /// class is missing.
     #[error("not exactly one well-formed question")]
     Question,
 }
 
-/// The question of a query: QR is 0, QDCOUNT is 1, and the question is whole. Any opcode.
+/// The question of a query: QR is 0, QDCOUNT is 1, and the question is complete. Any opcode.
 pub fn query(message: &[u8]) -> Result<Question<'_>, Malformed> {
     match flags(message)? & QR {
         0 => question::parse(message),
@@ -73,7 +75,8 @@ pub fn query(message: &[u8]) -> Result<Question<'_>, Malformed> {
     }
 }
 
-/// The question of a response: QR is 1, QDCOUNT is 1, and the question is whole. Any opcode and RCODE.
+/// The question of a response: QR is 1, QDCOUNT is 1, and the question is complete. Any opcode and
+/// RCODE.
 pub fn response(message: &[u8]) -> Result<Question<'_>, Malformed> {
     match flags(message)? & QR {
         0 => Err(Malformed::Query),
@@ -85,33 +88,33 @@ fn flags(message: &[u8]) -> Result<u8, Malformed> {
     if message.len() < HEADER_LEN { Err(Malformed::Short) } else { Ok(message[FLAGS]) }
 }
 
-/// The id of a message that was checked before; zero if it has none.
+/// The id of a checked message; zero if the message is too short.
 pub fn id(message: &[u8]) -> u16 {
     message.first_chunk().map_or(0, |id| u16::from_be_bytes(*id))
 }
 
-/// Gives another id to a message that was checked before; nothing if it has no room for one.
+/// Sets the id of a checked message; no effect if the message is too short.
 pub fn set_id(message: &mut [u8], id: u16) {
     if let Some(to) = message.first_chunk_mut() {
         *to = id.to_be_bytes();
     }
 }
 
-/// The opcode, 0 to 15, of a message that was checked before: 0 is a standard query.
+/// The opcode of a checked message, 0 to 15; 0 is a standard query.
 pub fn opcode(message: &[u8]) -> u8 {
     message.get(FLAGS).map_or(0, |flags| (flags & OPCODE) >> 3)
 }
 
-/// The RCODE, 0 to 15, of a message that was checked before: 0 is no error.
+/// The RCODE of a checked message, 0 to 15; 0 is no error.
 pub fn rcode(message: &[u8]) -> u8 {
     message.get(FLAGS + 1).map_or(0, |flags| flags & RCODE)
 }
 
-/// Turns a query, in place, into its SERVFAIL answer, and returns the length of that: never more than the
+/// Turns a query into its SERVFAIL response in place, and returns the length, which never exceeds the
 /// query's.
 ///
-/// Id, opcode, RD, CD (RFC 4035 section 3.2.2) and the question stay; every other flag and all records go, an
-/// OPT record too. What [`query`] refuses is left alone and has the length 0.
+/// Id, opcode, RD, CD (RFC 4035 section 3.2.2) and the question stay. All other flags and all records
+/// are removed, an OPT record too. A message that [`query`] rejects stays unmodified and gives 0.
 pub fn truncate_to_servfail(message: &mut [u8]) -> usize {
     let Ok(question) = query(message) else {
         return 0;
@@ -125,8 +128,8 @@ pub fn truncate_to_servfail(message: &mut [u8]) -> usize {
 
 /// Writes a query of class IN that asks for recursion, and returns its length, at most [`QUERY_MAX`].
 ///
-/// `name` is in wire format, as [`name_to_wire`] gives it; `kind` is the type, 1 for A. Zero, with nothing
-/// written, if the name is not valid or there is no room.
+/// `name` is in wire format, as from [`name_to_wire`]; `kind` is the type, 1 for A. If the name is
+/// invalid or does not fit, the result is 0 and nothing is written.
 pub fn write_query(into: &mut [u8], id: u16, name: &[u8], kind: u16) -> usize {
     let len = HEADER_LEN + name.len() + 4;
     if name::len(name) != Some(name.len()) || into.len() < len {

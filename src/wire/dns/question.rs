@@ -4,11 +4,11 @@ use siphasher::sip::SipHasher13;
 
 use super::{HEADER_LEN, Malformed, NAME_MAX, QDCOUNT, name};
 
-/// What is asked. Two are equal if type and class are, and the names but for the case of ASCII letters
-/// (RFC 4343).
+/// A question. Two questions are equal if types and classes are equal, and names are equal without
+/// regard to ASCII case (RFC 4343).
 #[derive(Clone, Copy, Debug)]
 pub struct Question<'a> {
-    /// The name in wire format, its last zero included: 1 to 255 bytes, in the case in which it came.
+    /// The name in wire format, final zero included: 1 to 255 bytes, in the received case.
     pub name: &'a [u8],
     /// QTYPE: 1 for A, 28 for AAAA.
     pub kind: u16,
@@ -16,7 +16,7 @@ pub struct Question<'a> {
     pub class: u16,
 }
 
-/// The question after a header whose length and QR were checked.
+/// Parses the question after a header whose length and QR were checked.
 pub(super) fn parse(message: &[u8]) -> Result<Question<'_>, Malformed> {
     if message[QDCOUNT..QDCOUNT + 2] != [0, 1] {
         return Err(Malformed::Question);
@@ -28,16 +28,17 @@ pub(super) fn parse(message: &[u8]) -> Result<Question<'_>, Malformed> {
 }
 
 impl Question<'_> {
-    /// Bytes of the question in a message: name, type and class.
+    /// Size of the question in a message, in bytes: name, type and class.
     pub fn wire_len(&self) -> usize {
         self.name.len() + 4
     }
 
-    /// The same for equal questions; for others the same by a chance of 1 in 2^64 only, whoever chose them.
+    /// Hash of the question: equal for equal questions. Different questions collide with a probability
+    /// of 1 in 2^64, even if an attacker selects them.
     pub fn hash(&self, key: &QuestionKey) -> u64 {
-        // A valid name ends itself, so name, type and class side by side are one question's only. Lengths are
-        // below 64, letters above: to lower the case of the whole name is to lower that of its labels. Whole
-        // words are stored, since whole words are read next.
+        // A valid name marks its own end, so name, type and class side by side belong to one question
+        // only. Lengths are below 64 and letters above, so lowering the case of the whole name lowers
+        // that of its labels. Whole words are stored, because whole words are read next.
         let name = &self.name[..self.name.len().min(NAME_MAX)];
         let (whole, tail) = name.as_chunks();
         let mut bytes = [0; HASHED_MAX];
@@ -64,19 +65,19 @@ impl PartialEq for Question<'_> {
 
 impl Eq for Question<'_> {}
 
-/// The last `len` bytes of a name, below 8, as the low bytes of a word.
+/// The last `len` bytes of a name, fewer than 8, as the low bytes of a word.
 fn tail_word(name: &[u8], len: usize) -> u64 {
     match name.last_chunk() {
-        // Two shifts: one by all 64 bits is none.
+        // Two shifts, because one shift by 64 bits would overflow.
         Some(word) => u64::from_le_bytes(*word) >> 1 >> (63 - 8 * len),
         None => name.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte)),
     }
 }
 
-/// Name, type and class, up to a whole word.
+/// Maximum size of name, type and class, rounded up to a whole word.
 const HASHED_MAX: usize = (NAME_MAX + 4).next_multiple_of(8);
 
-/// Eight bytes, with ASCII capitals made small.
+/// Lowers ASCII capitals in eight bytes.
 fn lower_case(word: u64) -> u64 {
     const EACH: u64 = 0x0101_0101_0101_0101;
     const HIGH: u64 = 0x80 * EACH;
@@ -88,7 +89,7 @@ fn lower_case(word: u64) -> u64 {
     word | capital >> 2
 }
 
-/// A random key per process, so that nobody can choose questions that meet. SipHash-1-3.
+/// A random key per process, so that an attacker cannot construct collisions. SipHash-1-3.
 #[derive(Clone)]
 pub struct QuestionKey(SipHasher13);
 

@@ -137,14 +137,14 @@ fn names_are_written_as_configurations_write_them() {
     assert!(name_to_wire(&"a".repeat(63)).is_ok());
     assert_eq!(name_to_wire(&["a"; 127].join(".")).unwrap().len(), NAME_MAX);
     for (text, error) in [
-        ("", "is empty; the root"),
-        ("..", "label of a DNS name is empty"),
-        (".com", "label of a DNS name is empty"),
-        ("a..b", "label of a DNS name is empty"),
-        ("exämple.com", "'ä' cannot be"),
-        ("a b", "' ' cannot be"),
-        ("a\\046b", "'\\\\' cannot be"),
-        (&"a".repeat(64), "a label of 64 bytes"),
+        ("", "is empty; write"),
+        ("..", "label of the DNS name is empty"),
+        (".com", "label of the DNS name is empty"),
+        ("a..b", "label of the DNS name is empty"),
+        ("exämple.com", "'ä' is not allowed"),
+        ("a b", "' ' is not allowed"),
+        ("a\\046b", "'\\\\' is not allowed"),
+        (&"a".repeat(64), "a label has 64 bytes"),
         (&["a"; 128].join("."), "257 bytes in a message"),
     ] {
         let said = name_to_wire(text).unwrap_err();

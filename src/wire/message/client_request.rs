@@ -1,35 +1,35 @@
-//! ClientRequest: a client asks for service.
+//! ClientRequest: a request of a client.
 
 use serde::{Deserialize, Serialize};
 
 use super::{Lead, Report, Route};
 use crate::wire::Kind;
 
-/// From a client to the balancer, and, with its route filled in, from the balancer to a server.
+/// From a client to the balancer, and with a complete route from the balancer to a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClientRequest {
-    /// What every frame starts with.
+    /// The first eight bytes of the frame.
     pub lead: Lead,
     /// Zero.
     pub status: u8,
-    /// A [`crate::wire::Mode`]: what the client promises about repeating it.
+    /// A [`crate::wire::Mode`]: whether the request may be repeated.
     pub mode: u8,
-    /// 1 for the first attempt, counted up by each retry.
+    /// 1 for the first attempt, incremented by each retry.
     pub attempt: u8,
-    /// As the balancer dispatches it, a [`crate::wire::ReplyPath`]; zero before.
+    /// A [`crate::wire::ReplyPath`], set by the balancer at dispatch; zero before.
     pub op: u8,
-    /// Time left until the client gives up, in microseconds; 0 = no deadline.
+    /// Time left until the client gives up, in microseconds; 0: no deadline.
     #[serde(with = "postcard::fixint::le")]
     pub deadline_us: u32,
-    /// Random number of the client's process start: never the same after a restart.
+    /// Random number of the client's process; it differs after a restart.
     #[serde(with = "postcard::fixint::le")]
     pub client_id: u64,
     /// The request's number at its client, from 1; the same in every attempt.
     #[serde(with = "postcard::fixint::le")]
     pub sequence: u64,
-    /// Filled in by the balancer, but for `incomplete`.
+    /// Written by the balancer, except `incomplete`.
     pub route: Route,
-    /// Zero: servers fill it in as they answer.
+    /// Zero; servers fill it in when they reply.
     pub report: Report,
 }
 

@@ -1,4 +1,4 @@
-//! ClientResponse: the answer to a client.
+//! ClientResponse: the reply to a client.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,33 +8,33 @@ use crate::wire::Kind;
 /// From the balancer (or, with direct replies, from a server) to a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClientResponse {
-    /// What every frame starts with.
+    /// The first eight bytes of the frame.
     pub lead: Lead,
     /// A [`crate::wire::Status`].
     pub status: u8,
-    /// As in the request.
+    /// The request's mode.
     pub mode: u8,
-    /// Which attempt is answered.
+    /// The attempt that is answered.
     pub attempt: u8,
     /// Zero.
     pub op: u8,
     /// With status Busy, the time to wait before the next attempt, in microseconds.
     #[serde(with = "postcard::fixint::le")]
     pub retry_after_us: u32,
-    /// As in the request.
+    /// The request's client id.
     #[serde(with = "postcard::fixint::le")]
     pub client_id: u64,
-    /// As in the request.
+    /// The request's sequence.
     #[serde(with = "postcard::fixint::le")]
     pub sequence: u64,
-    /// Zero: the way through the balancer is nobody's business outside.
+    /// Zero: the route stays inside the system.
     pub route: Route,
     /// Zero.
     pub report: Report,
 }
 
 impl ClientResponse {
-    /// The answer to a request of this client.
+    /// The reply to a request of this client.
     pub fn new(client_id: u64, sequence: u64) -> Self {
         ClientResponse {
             lead: Lead::new(Kind::ClientResponse),

@@ -1,8 +1,8 @@
-//! The four messages, one file each, for whoever needs meaning. The balancer does not: it patches
-//! [`crate::wire::Header`] in place.
+//! The four messages, one file each, for code that needs their meaning. The balancer does not decode
+//! them: it patches [`crate::wire::Header`] in place.
 //!
-//! Each message is a serde struct of 112 bytes under postcard, integers `fixint` little-endian: it
-//! *defines* the header of its frame, and a golden test holds it equal to the view, byte for byte.
+//! Each message is a serde struct of 112 bytes under postcard, with `fixint` little-endian integers. It
+//! *defines* the header of its frame. A golden test compares it with the view, byte for byte.
 
 mod client_request;
 mod client_response;
@@ -27,7 +27,7 @@ pub struct Lead {
     magic: u16,
     version: u8,
     kind: u8,
-    /// Bytes of the whole frame.
+    /// Size of the frame, in bytes.
     #[serde(with = "postcard::fixint::le")]
     pub frame_size: u16,
     /// Bytes of the payload in use.
@@ -42,7 +42,7 @@ impl Lead {
     }
 }
 
-/// Bytes 32..80: the way of a request through the balancer. Zero outside.
+/// Bytes 32..80: the route of a request through the balancer. Zero outside.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Route {
     /// The client's address, IPv4 mapped into IPv6.
@@ -50,9 +50,9 @@ pub struct Route {
     /// The client's port.
     #[serde(with = "postcard::fixint::le")]
     pub client_port: u16,
-    /// Which of the balancer's front addresses was asked.
+    /// Index of the balancer's client-side address that received the request.
     pub listener: u8,
-    /// Which of the balancer's workers sent it.
+    /// Index of the balancer's worker that sent the request.
     pub worker: u8,
     /// Random number of the balancer's process.
     #[serde(with = "postcard::fixint::le")]
@@ -69,33 +69,33 @@ pub struct Route {
     /// Number of the dispatch from this worker to this slot.
     #[serde(with = "postcard::fixint::le")]
     pub dispatch_seq: u32,
-    /// When it was dispatched, in microseconds of the balancer's clock.
+    /// Time of the dispatch, in microseconds of the balancer's clock.
     #[serde(with = "postcard::fixint::le")]
     pub dispatch_us: u32,
-    /// Proof that the balancer dispatched it; a nonce in registration and control.
+    /// Proof that the balancer dispatched the request; in registration and control a nonce.
     #[serde(with = "postcard::fixint::le")]
     pub cookie: u64,
 }
 
-/// Bytes 80..112: what a server knows of its queue. Zero outside.
+/// Bytes 80..112: a server's counters and queue. Zero outside.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
     /// Number of the report.
     #[serde(with = "postcard::fixint::le")]
     pub report: u32,
-    /// Highest dispatch sequence seen from this worker.
+    /// Highest dispatch sequence received from this worker.
     #[serde(with = "postcard::fixint::le")]
     pub seq: u32,
-    /// Valid requests read from this worker.
+    /// Valid requests received from this worker.
     #[serde(with = "postcard::fixint::le")]
     pub received: u32,
-    /// Requests of this worker finished, whatever their status.
+    /// Requests of this worker finished, with any status.
     #[serde(with = "postcard::fixint::le")]
     pub done: u32,
-    /// Requests at the server, waiting and in service.
+    /// Requests at the server, queued and in service.
     #[serde(with = "postcard::fixint::le")]
     pub queue: u32,
-    /// Those of `queue` that are not from this registration.
+    /// Requests of `queue` that belong to other registrations.
     #[serde(with = "postcard::fixint::le")]
     pub foreign: u32,
     /// Mean service time, in microseconds.
@@ -112,7 +112,7 @@ pub struct Report {
 pub enum Message {
     /// A request of a client.
     ClientRequest(ClientRequest),
-    /// The answer to a client.
+    /// The reply to a client.
     ClientResponse(ClientResponse),
     /// An order between balancer, controller and servers.
     ControllerRequest(ControllerRequest),
@@ -121,7 +121,7 @@ pub enum Message {
 }
 
 impl Message {
-    /// Reads a frame: the message and its payload. Trailers are not checked here.
+    /// Reads a frame: the message and its payload. The trailer is not checked.
     pub fn decode<'a>(bytes: &'a mut [u8], format: &FrameFormat) -> Result<(Message, &'a [u8]), DropReason> {
         let frame = Frame::check(bytes, format)?;
         let (kind, payload_len) = (frame.kind(), frame.payload().len());
@@ -132,13 +132,13 @@ impl Message {
             Kind::ControllerRequest => postcard::from_bytes(header).map(Message::ControllerRequest),
             Kind::ServerResponse => postcard::from_bytes(header).map(Message::ServerResponse),
         };
-        // Fixed-size integers and byte arrays accept every 112 bytes, so this cannot fail.
+        // Fixed-size integers and byte arrays accept any 112 bytes, so this cannot fail.
         let message = message.map_err(|_| DropReason::Kind)?;
         Ok((message, &bytes[HEADER_LEN..HEADER_LEN + payload_len]))
     }
 
     /// Writes a frame of the format's size over `bytes`. The payload must fit
-    /// ([`FrameFormat::payload_max`]); the trailer, if any, is sealed afterwards.
+    /// ([`FrameFormat::payload_max`]); a trailer is sealed afterwards.
     pub fn encode(mut self, payload: &[u8], format: &FrameFormat, bytes: &mut [u8]) {
         assert!(payload.len() <= format.payload_max() && bytes.len() == format.size);
         let lead = self.lead_mut();

@@ -8,28 +8,28 @@ use crate::wire::{Kind, ServerOp};
 /// From a server to the balancer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServerResponse {
-    /// What every frame starts with.
+    /// The first eight bytes of the frame.
     pub lead: Lead,
     /// A [`crate::wire::Status`], in a reply.
     pub status: u8,
-    /// In a reply as in the request.
+    /// In a reply the request's mode.
     pub mode: u8,
-    /// In a reply as in the request.
+    /// In a reply the request's attempt.
     pub attempt: u8,
     /// A [`ServerOp`].
     pub op: u8,
     /// In a busy reply, the time to wait before the next attempt, in microseconds.
     #[serde(with = "postcard::fixint::le")]
     pub retry_after_us: u32,
-    /// In a reply the client's; else the random number of the server's process start.
+    /// In a reply the client's id; otherwise the random number of the server's process.
     #[serde(with = "postcard::fixint::le")]
     pub client_id: u64,
-    /// In a reply as in the request; in a registration the server's own nonce.
+    /// In a reply the request's sequence; in a registration the server's nonce.
     #[serde(with = "postcard::fixint::le")]
     pub sequence: u64,
-    /// In a reply as in the request, untouched. In a registration `cookie` echoes the challenge.
+    /// In a reply the request's route, unmodified. In a registration, `cookie` echoes the challenge.
     pub route: Route,
-    /// Counters about the traffic of the worker that the frame goes to, and the server's queue.
+    /// Counters for the worker that receives the frame, and the server's queue.
     pub report: Report,
 }
 
@@ -57,13 +57,13 @@ pub struct Registration {
     /// The server's id, unique in its pool.
     #[serde(with = "postcard::fixint::le")]
     pub server_id: u32,
-    /// The most requests that it holds.
+    /// Maximum requests that the server holds.
     #[serde(with = "postcard::fixint::le")]
     pub queue_capacity: u32,
-    /// The interval of its reports, in microseconds.
+    /// Interval of the server's reports, in microseconds.
     #[serde(with = "postcard::fixint::le")]
     pub report_interval_us: u32,
-    /// Its share relative to others, 1 to 100.
+    /// Share relative to other servers, 1 to 100.
     #[serde(with = "postcard::fixint::le")]
     pub weight: u16,
     /// Zero.
@@ -71,7 +71,7 @@ pub struct Registration {
 }
 
 impl Registration {
-    /// Bytes on the wire: fits the smallest frame.
+    /// Size in bytes; it fits into the smallest frame.
     pub const LEN: usize = 16;
 
     /// The payload bytes.

@@ -1,4 +1,4 @@
-//! `lbd ping`: round trips through a balancer, one at a time.
+//! `lbd ping`: sequential round trips through a balancer.
 
 mod probe;
 mod report;
@@ -18,10 +18,10 @@ use crate::args::{Ping, Protocol};
 use probe::{Probe, Question};
 use report::Stats;
 
-/// The longest sleep without a look at whether the end was asked for.
+/// Longest sleep between two checks for a stop signal.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-/// Asks until it has asked often enough or is told to end; true if anything answered.
+/// Sends requests until the count is reached or a signal arrives; true if any response arrived.
 pub fn run(args: &Ping) -> Result<bool> {
     let config = args.common.load()?;
     let (target, protocol) = target(args, &config)?;
@@ -61,7 +61,7 @@ pub fn run(args: &Ping) -> Result<bool> {
     Ok(stats.came_back() > 0)
 }
 
-/// Who is asked and in which protocol: as it is said, or else as the configuration has it.
+/// Target and protocol: from the arguments, or else from the configuration.
 fn target(args: &Ping, config: &Config) -> Result<(SocketAddr, Protocol)> {
     let mut places = vec![];
     for pool in &config.pools {
@@ -75,9 +75,11 @@ fn target(args: &Ping, config: &Config) -> Result<(SocketAddr, Protocol)> {
     match &args.addr {
         Some(text) => {
             let mut addrs = text.to_socket_addrs().with_context(|| {
-                format!("cannot find \"{text}\": write IP:PORT or NAME:PORT, such as 127.0.0.1:54001")
+                format!("cannot resolve \"{text}\"; use IP:PORT or NAME:PORT, such as 127.0.0.1:54001")
             })?;
-            let Some(addr) = addrs.next() else { bail!("\"{text}\" has no address") };
+            let Some(addr) = addrs.next() else {
+                bail!("cannot resolve \"{text}\": the name has no address")
+            };
             let known = places.iter().find(|place| place.0 == addr).map(|place| place.1);
             Ok((addr, args.protocol.or(known).unwrap_or(Protocol::Native)))
         }
@@ -85,7 +87,7 @@ fn target(args: &Ping, config: &Config) -> Result<(SocketAddr, Protocol)> {
             let place = places.iter().find(|place| args.protocol.is_none_or(|wanted| wanted == place.1));
             place.copied().with_context(|| {
                 let protocol = args.protocol.map_or("any protocol", Protocol::name);
-                format!("the configuration has no pool for {protocol}: say who is asked, as in lbd ping 127.0.0.1:54001")
+                format!("the configuration has no pool for {protocol}; name a target, as in lbd ping 127.0.0.1:54001")
             })
         }
     }
@@ -94,10 +96,10 @@ fn target(args: &Ping, config: &Config) -> Result<(SocketAddr, Protocol)> {
 fn question(args: &Ping, protocol: Protocol) -> Result<Question> {
     match (protocol, &args.payload, &args.query) {
         (Protocol::Dns, Some(_), _) => {
-            bail!("--payload is not for dns: use --query, such as --query \"example.com A\"")
+            bail!("--payload does not apply to dns; use --query, such as --query \"example.com A\"")
         }
         (Protocol::Native | Protocol::Raw, _, Some(_)) => {
-            bail!("--query is for dns: use --payload, or add --protocol dns")
+            bail!("--query applies only to dns; use --payload, or add --protocol dns")
         }
         (Protocol::Dns, None, text) => {
             let text = text.as_deref().unwrap_or(". NS");

@@ -1,4 +1,4 @@
-//! One round trip: what is sent, what counts as its answer, and how long that took.
+//! One round trip: sends a request, recognises its response and measures the time between them.
 
 use std::io::ErrorKind;
 use std::net::{SocketAddr, UdpSocket};
@@ -12,41 +12,41 @@ use lbd::role::client::Ending;
 use lbd::wire::Mode;
 use lbd::wire::dns;
 
-/// The longest wait without a look at whether the end was asked for.
+/// Longest wait between two checks for a stop signal.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
-/// Bytes of an answer at most.
+/// Maximum size of a response, in bytes.
 const ANSWER_MAX: usize = 65_535;
 
-/// What came of one question.
+/// The outcome of one request.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Trip {
-    /// An answer came.
+    /// A response arrived.
     Back {
-        /// Its bytes.
+        /// Size of the response, in bytes.
         bytes: usize,
-        /// How long it took.
+        /// Round-trip time.
         time: Duration,
-        /// In a word, unless all is well: `BUSY`, `SERVFAIL`.
+        /// The refusal, such as `BUSY` or `SERVFAIL`; `None` for a normal response.
         trouble: Option<String>,
     },
-    /// None came in time.
+    /// No response arrived in time.
     Lost,
-    /// The network says that nobody is there.
+    /// The network reported that no socket listens at the target.
     Unreachable(String),
 }
 
-/// What is asked.
+/// The request to send.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Question {
     /// A frame with this payload.
     Native(Vec<u8>),
     /// A query for a name in wire format and a type.
     Dns { name: Vec<u8>, kind: u16 },
-    /// A datagram; any datagram is an answer.
+    /// A datagram; any datagram from the target is its response.
     Raw(Vec<u8>),
 }
 
-/// Asks one balancer, one question at a time.
+/// Sends one request at a time to one balancer.
 pub struct Probe {
     target: SocketAddr,
     timeout: Duration,
@@ -65,7 +65,7 @@ impl Probe {
                 let format = config.frame_format();
                 if payload.len() > format.payload_max() {
                     bail!(
-                        "--payload has {} bytes, a frame carries {}: shorten it",
+                        "--payload has {} bytes, but a frame carries at most {}; shorten it",
                         payload.len(),
                         format.payload_max()
                     );
@@ -85,7 +85,7 @@ impl Probe {
         Ok(Probe { target, timeout, means })
     }
 
-    /// Bytes of a question.
+    /// Size of a request, in bytes.
     pub fn sent_bytes(&self) -> usize {
         match &self.means {
             Means::Frames { size, .. } => *size,
@@ -93,7 +93,7 @@ impl Probe {
         }
     }
 
-    /// Asks and waits; `None` if the end is asked for meanwhile.
+    /// Sends a request and waits for its response; `None` if a stop signal arrives meanwhile.
     pub fn ask(&mut self, is_stopped: &impl Fn() -> bool) -> Result<Option<Trip>> {
         let (target, timeout) = (self.target, self.timeout);
         match &mut self.means {
@@ -117,7 +117,8 @@ impl Probe {
             Means::Datagrams { question, socket, answer } => {
                 let trip = exchange(socket, question, answer, timeout, is_stopped)?;
                 if !matches!(trip, Some(Trip::Back { .. })) {
-                    // A late answer must not pass for the next one: it comes to a port that is closed.
+                    // A late response must not count for the next request. A new socket sends it to a
+                    // closed port.
                     *socket = open(target)?;
                 }
                 Ok(trip)
@@ -144,7 +145,7 @@ fn bytes(question: &Question, id: u16) -> Vec<u8> {
     }
 }
 
-/// Why an answer is not a good one; `Err` if it is none to this question.
+/// The refusal in a response, if any; `Err` if the datagram is no response to this request.
 fn judge(question: &Question, sent: &[u8], answer: &[u8]) -> Result<Option<String>, ()> {
     if !matches!(question, Question::Dns { .. }) {
         return Ok(None);
@@ -219,7 +220,7 @@ mod tests {
             judge(&question, &sent, &answer)
         };
         assert_eq!(answer(|_| ()), Ok(None));
-        assert_eq!(answer(|a| a[13] = b'E'), Ok(None), "case does not matter");
+        assert_eq!(answer(|a| a[13] = b'E'), Ok(None), "case is ignored");
         assert_eq!(answer(|a| a[3] |= 2), Ok(Some("SERVFAIL".to_owned())));
         assert_eq!(answer(|a| a[3] |= 9), Ok(Some("RCODE 9".to_owned())));
         assert_eq!(answer(|a| a[1] = 8), Err(()), "another id");
@@ -241,6 +242,6 @@ mod tests {
         server.send_to(b"late", first).unwrap();
         assert_eq!(probe.ask(&|| false).unwrap(), Some(Trip::Lost));
         assert_ne!(server.recv_from(&mut [0; 9]).unwrap().1, first, "another port");
-        assert_eq!(probe.ask(&|| true).unwrap(), None, "the end was asked for");
+        assert_eq!(probe.ask(&|| true).unwrap(), None, "a stop signal arrived");
     }
 }

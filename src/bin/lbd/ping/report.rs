@@ -1,4 +1,4 @@
-//! What `lbd ping` says: a line for each round trip, and what they were together. Pure.
+//! Output of `lbd ping`: a line per round trip, and a summary. Pure.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::probe::Trip;
 
-/// A round trip as a line.
+/// A round trip as a line of text.
 pub fn line(seq: u64, target: SocketAddr, timeout: Duration, trip: &Trip) -> String {
     match trip {
         Trip::Back { bytes, time, trouble } => {
@@ -18,9 +18,9 @@ pub fn line(seq: u64, target: SocketAddr, timeout: Duration, trip: &Trip) -> Str
             format!("{bytes} bytes from {target}: seq={seq}{trouble} time={:.3} ms", ms(*time))
         }
         Trip::Lost => {
-            format!("no answer from {target}: seq={seq} after {}", humantime::format_duration(timeout))
+            format!("no response from {target}: seq={seq} after {}", humantime::format_duration(timeout))
         }
-        Trip::Unreachable(why) => format!("nobody at {target}: seq={seq} {why}"),
+        Trip::Unreachable(why) => format!("unreachable {target}: seq={seq} {why}"),
     }
 }
 
@@ -39,17 +39,18 @@ fn ms(time: Duration) -> f64 {
     time.as_secs_f64() * 1e3
 }
 
-/// All round trips together. Times are of those that all was well with: BUSY comes back sooner than work.
+/// Statistics of all round trips. Only normal responses count for the times, since BUSY returns sooner
+/// than work.
 pub struct Stats {
     sent: u64,
     lost: u64,
-    /// Answers that say no, by their word.
+    /// Number of refusals by name.
     troubles: BTreeMap<String, u64>,
-    /// In nanoseconds.
+    /// Round-trip times, in nanoseconds.
     times: Histogram<u64>,
-    /// Sum, and sum of squares, in milliseconds.
+    /// Sum and sum of squares of the times, in milliseconds.
     sums: (f64, f64),
-    /// The least and the most, exactly.
+    /// Exact minimum and maximum.
     ends: Option<(Duration, Duration)>,
 }
 
@@ -75,7 +76,7 @@ impl Stats {
         }
     }
 
-    /// Questions that something came back for, whatever it said.
+    /// Requests with any response, refusals included.
     pub fn came_back(&self) -> u64 {
         self.sent - self.lost
     }
@@ -87,7 +88,8 @@ impl Stats {
         (mean, (self.sums.1 / n - mean * mean).max(0.0).sqrt())
     }
 
-    /// In milliseconds; the histogram rounds up, by a thousandth at most, but never beyond the slowest.
+    /// A quantile, in milliseconds. The histogram rounds up by at most 0.1 %; the maximum caps the
+    /// result.
     fn quantile(&self, quantile: f64) -> f64 {
         let most = self.ends.map_or(0.0, |(_, most)| ms(most));
         (self.times.value_at_quantile(quantile) as f64 / 1e6).min(most)
@@ -146,9 +148,9 @@ mod tests {
         let of = |trip: &Trip| line(3, target(), Duration::from_secs(1), trip);
         assert_eq!(of(&back(213, None)), "256 bytes from 127.0.0.1:54001: seq=3 time=0.213 ms");
         assert_eq!(of(&back(90, Some("BUSY"))), "256 bytes from 127.0.0.1:54001: seq=3 BUSY time=0.090 ms");
-        assert_eq!(of(&Trip::Lost), "no answer from 127.0.0.1:54001: seq=3 after 1s");
+        assert_eq!(of(&Trip::Lost), "no response from 127.0.0.1:54001: seq=3 after 1s");
         let refused = Trip::Unreachable("Connection refused".to_owned());
-        assert_eq!(of(&refused), "nobody at 127.0.0.1:54001: seq=3 Connection refused");
+        assert_eq!(of(&refused), "unreachable 127.0.0.1:54001: seq=3 Connection refused");
         assert_eq!(json(3, &back(213, None))["status"], "OK");
         assert_eq!(json(3, &back(213, Some("BUSY")))["status"], "BUSY");
         assert_eq!(json(3, &Trip::Lost), json!({ "seq": 3, "status": "LOST" }));

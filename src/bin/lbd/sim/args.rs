@@ -11,95 +11,97 @@ use super::loads::Loads;
 
 #[derive(clap::Args)]
 pub struct Sim {
-    /// Servers; each serves one request at a time
+    /// Servers, 1 to 100000; each serves one request at a time
     #[arg(long, value_name = "N", default_value = "16", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub servers: Vec<u32>,
-    /// Balancers that share them; each request comes to one of them, by chance
+    /// Balancers that share the servers, 1 to 256; each request goes to one of them at random
     #[arg(long, value_name = "N", default_value = "1", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..=256))]
     pub balancers: Vec<u16>,
-    /// Servers that each balancer has; default: all, or in a large system a part
+    /// Servers of each balancer [default: all, or a part of a large system]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4096))]
     pub subset: Option<u16>,
-    /// Policies to compare, with commas between, or all
+    /// Policies to compare, separated by commas, or all
     #[arg(long, value_name = "POLICY", default_value = "all", value_delimiter = ',')]
     pub policy: Vec<String>,
-    /// Share of what all servers can do: 0.85, or 0.5,0.8, or 0.5..0.95, or 0.5..0.95/10 for ten of them
+    /// Load as a share of the total capacity: 0.85, 0.5,0.8, 0.5..0.95, or 0.5..0.95/10 for ten loads
     #[arg(long, value_name = "LOAD", default_value = "0.85")]
     pub load: Loads,
-    /// How long a request takes, such as exp:5ms, fixed:1ms, bimodal:5ms, lognormal:5ms
+    /// Service time of a request, such as exp:5ms, fixed:1ms, bimodal:5ms or lognormal:5ms
     #[arg(long, value_name = "SHAPE:MEAN", default_value = "exp:5ms")]
     pub service: ServiceTime,
-    /// Servers of other speeds, the first ones: 4x2 for four of twice the speed, with commas between
+    /// Speeds of the first servers, separated by commas: 4x2 for four servers of twice the speed
     #[arg(long, value_name = "COUNTxSPEED", value_delimiter = ',')]
     pub speeds: Vec<Group>,
-    /// Slow servers, the first ones: 1x5 for one that takes five times as long; 1x5@2s..4s for a time
+    /// Slow servers, the first ones: 1x5 for one that takes five times as long; 1x5@2s..4s to limit the
+    /// time
     #[arg(long, value_name = "COUNTxFACTOR", value_delimiter = ',')]
     pub slow: Vec<Spell>,
-    /// Give servers the weights of their speeds, as far as whole numbers go
+    /// Set each server's weight to its speed, rounded
     #[arg(long)]
     pub weighted: bool,
-    /// What the servers know of lbd: native (they report their queues) or datagram (nothing)
-    #[arg(long, value_name = "WHAT", default_value = "native")]
+    /// Kind of pool: native (servers report their queues) or datagram (unmodified servers)
+    #[arg(long, value_name = "KIND", default_value = "native")]
     pub pool: SimPool,
-    /// How often servers report their queues
+    /// Interval of the servers' queue reports, 1ms to 1m
     #[arg(long, value_parser = from_1ms_to_1m, value_name = "TIME", default_value = "10ms", value_delimiter = ',')]
     pub staleness: Vec<Duration>,
-    /// The way of replies: balancer, or direct to the client
-    #[arg(long, value_name = "WAY", default_value = "balancer")]
+    /// Path of replies: through the balancer, or direct to the client
+    #[arg(long, value_name = "PATH", default_value = "balancer")]
     pub reply_path: SimReplies,
-    /// With direct replies: servers report at the interval only, and not whenever they have answered something
+    /// With direct replies: servers report only at the interval, not after each turn with replies
     #[arg(long)]
     pub reports_at_interval_only: bool,
-    /// From a balancer to a server and back
+    /// Round-trip time between balancer and server, up to 1s
     #[arg(long, value_parser = up_to_1s, value_name = "TIME", default_value = "100us", value_delimiter = ',')]
     pub rtt: Vec<Duration>,
-    /// What each way may take longer, by chance
+    /// Maximum random delay added to each direction, up to 1s
     #[arg(long, value_parser = up_to_1s, value_name = "TIME", default_value = "0s")]
     pub jitter: Duration,
-    /// The chance that a datagram is lost between balancer and server, 0 to 0.5
+    /// Probability that a datagram between balancer and server is lost, 0 to 0.5
     #[arg(long, value_parser = loss, value_name = "SHARE", default_value = "0", value_delimiter = ',')]
     pub loss: Vec<f64>,
-    /// Clients that wait for answers and try again; default: everything is sent once, but with --overload by 64 clients
+    /// Clients that wait for replies and retry [default: none, so each request is sent once; 64 with
+    /// --overload]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub clients: Option<u16>,
-    /// Too many requests for a time, 2 s after the start, with the usual --load before and after: 2x5s for twice of what
-    /// all servers can do, for 5 s
+    /// Overload that starts after 2 s, with the usual --load before and after: 2x5s for twice the total
+    /// capacity during 5 s
     #[arg(long, value_name = "FACTORxTIME", value_parser = overload)]
     pub overload: Option<Overload>,
-    /// Requests in each run
+    /// Requests per run
     #[arg(long, value_name = "N", default_value_t = 200_000, value_parser = clap::value_parser!(u32).range(1..=100_000_000))]
     pub requests: u32,
-    /// The first of them, which do not count; default: a tenth
+    /// Requests at the start of a run that do not count [default: a tenth of --requests]
     #[arg(long, value_name = "N")]
     pub warmup: Option<u32>,
-    /// Of everything random: it replays a run
+    /// Seed of all random numbers; the same seed repeats a run
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
-    /// Runs of each policy, each with another seed; ratios are medians
+    /// Runs per policy, each with another seed, 1 to 100; ratios are medians
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=100))]
     pub repeats: u64,
-    /// Runs at a time; default: as many as there are processors
+    /// Concurrent runs [default: one per CPU]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub threads: Option<u16>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
-    /// Write a page with charts, for a browser, to this file
+    /// Write an HTML page with charts to this file
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,
-    /// Write one chart to this file
+    /// Write one chart to this file as SVG
     #[arg(long, value_name = "FILE")]
     pub svg: Option<PathBuf>,
-    /// What that chart shows
-    #[arg(long, value_name = "FIGURE", default_value = "p99", requires = "svg")]
+    /// Metric that the chart shows
+    #[arg(long, value_name = "METRIC", default_value = "p99", requires = "svg")]
     pub svg_of: Shown,
-    /// Only say what would be simulated
+    /// Print what would be simulated, and stop
     #[arg(long)]
     pub check: bool,
-    /// Do not say what the simulation took
+    /// Do not print the CPU time of the simulation
     #[arg(long)]
     pub quiet: bool,
-    /// The command line, for the page
+    /// The command line, shown on the page
     #[arg(skip = command_line())]
     pub command: String,
 }
@@ -108,12 +110,12 @@ fn command_line() -> String {
     std::iter::once("lbd".to_owned()).chain(std::env::args().skip(1)).collect::<Vec<_>>().join(" ")
 }
 
-/// What simulated servers know of lbd.
+/// Kind of simulated pool.
 #[derive(clap::ValueEnum, Clone, Copy, Debug)]
 pub enum SimPool {
-    /// They report their queues
+    /// Servers report their queues
     Native,
-    /// Nothing
+    /// Unmodified servers
     Datagram,
 }
 
@@ -126,10 +128,10 @@ impl From<SimPool> for PoolKind {
     }
 }
 
-/// The way of simulated replies.
+/// Path of simulated replies.
 #[derive(clap::ValueEnum, Clone, Copy, Debug)]
 pub enum SimReplies {
-    /// By way of the balancer
+    /// Through the balancer
     Balancer,
     /// From the server to the client
     Direct,
@@ -147,41 +149,41 @@ impl From<SimReplies> for ReplyPath {
 fn from_1ms_to_1m(text: &str) -> Result<Duration, String> {
     let time = humantime::parse_duration(text).map_err(|e| e.to_string())?;
     let is_one = (Duration::from_millis(1)..=Duration::from_secs(60)).contains(&time);
-    is_one.then_some(time).ok_or_else(|| "write a time from 1ms to 1m".to_owned())
+    is_one.then_some(time).ok_or_else(|| "must be a time from 1ms to 1m".to_owned())
 }
 
 fn up_to_1s(text: &str) -> Result<Duration, String> {
     let time = humantime::parse_duration(text).map_err(|e| e.to_string())?;
     (time <= Duration::from_secs(1))
         .then_some(time)
-        .ok_or_else(|| "write a time up to 1s, such as 100us".to_owned())
+        .ok_or_else(|| "must be a time up to 1s, such as 100us".to_owned())
 }
 
 fn loss(text: &str) -> Result<f64, String> {
     let share = text.parse().ok().filter(|share| (0.0..=0.5).contains(share));
-    share.ok_or_else(|| "write a share from 0 to 0.5, such as 0.01".to_owned())
+    share.ok_or_else(|| "must be a share from 0 to 0.5, such as 0.01".to_owned())
 }
 
-/// A figure that a chart can show.
+/// Metric that a chart can show.
 #[derive(clap::ValueEnum, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Shown {
-    /// The median response time, against one queue for all servers
+    /// Median response time, relative to one queue for all servers
     P50,
-    /// The 99th percentile, against one queue for all servers
+    /// 99th percentile of the response time, relative to one queue for all servers
     #[default]
     P99,
-    /// The 99.9th percentile, against one queue for all servers
+    /// 99.9th percentile of the response time, relative to one queue for all servers
     #[value(name = "p99.9")]
     P999,
-    /// The longest queue
+    /// Longest queue
     Longest,
-    /// The queue of the chosen server, less the least of all
+    /// Queue of the selected server minus the shortest queue
     Regret,
-    /// What was believed of the chosen server's queue, against what was true
+    /// Difference between estimated and true queue of the selected server
     Error,
 }
 
-/// An overload, as `--overload` has it: `2x5s` for twice of what all servers can do, for five seconds.
+/// Parses the overload of `--overload`: `2x5s` is twice the total capacity for 5 s.
 fn overload(text: &str) -> Result<Overload, String> {
     let read = || {
         let (factor, lasts) = text.split_once('x')?;
@@ -189,7 +191,6 @@ fn overload(text: &str) -> Result<Overload, String> {
         let is_sane = (1.0..=100.0).contains(&factor) && (0.1..=600.0).contains(&lasts.as_secs_f64());
         is_sane.then_some(Overload { factor, lasts })
     };
-    read().ok_or_else(|| {
-        "write FACTORxTIME, such as 2x5s for twice of what all servers can do, for 5 s".to_owned()
-    })
+    read()
+        .ok_or_else(|| "must be FACTORxTIME, such as 2x5s for twice the total capacity during 5 s".to_owned())
 }

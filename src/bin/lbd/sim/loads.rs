@@ -1,14 +1,15 @@
-//! Loads, as `--load` has them.
+//! The loads of `--load`.
 
 use std::str::FromStr;
 
-/// Shares of what all servers can do: one, several (`0.5,0.8`), or a range (`0.5..0.95`, `0.5..0.95/10` for ten of them).
+/// Shares of the total capacity: one, several (`0.5,0.8`), or a range (`0.5..0.95`, `0.5..0.95/10` for
+/// ten loads).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Loads(pub Vec<f64>);
 
-/// So many loads has a range that does not say how many.
+/// Loads in a range without a count.
 const USUAL: usize = 6;
-/// And no more than these.
+/// Maximum loads.
 const MOST: usize = 100;
 
 impl FromStr for Loads {
@@ -25,7 +26,7 @@ impl FromStr for Loads {
                 let count = if count.is_empty() { USUAL } else { count.parse().ok()? };
                 let (from, to) = (load(from)?, load(to)?);
                 let step = |n: usize| from + (to - from) * n as f64 / (count - 1) as f64;
-                // Rounded, so that a load is what it looks like.
+                // Rounded to four decimals, so that labels show no binary fractions.
                 let rounded = |load: f64| (load * 1e4).round() / 1e4;
                 ((2..=MOST).contains(&count) && from < to)
                     .then(|| (0..count).map(step).map(rounded).collect())
@@ -34,7 +35,7 @@ impl FromStr for Loads {
         let loads = read().filter(|loads| loads.len() <= MOST).map(Loads);
         loads.ok_or_else(|| {
             format!(
-                "\"{text}\" is no load: write shares of what all servers can do, 0.01 to 10, such as 0.85, 0.5,0.8, \
+                "\"{text}\" is no load; use shares of the total capacity, 0.01 to 10, such as 0.85, 0.5,0.8, \
                  0.5..0.95 or 0.5..0.95/10"
             )
         })

@@ -1,4 +1,4 @@
-//! `lbd sim`: the policy lab.
+//! `lbd sim`: runs the policy simulator and prints its results.
 
 mod args;
 mod loads;
@@ -19,7 +19,7 @@ use lbd::report::chart;
 pub use args::Sim;
 use plan::Plan;
 
-/// Simulates, and says what came out.
+/// Runs the simulation and prints the results.
 pub fn run(args: &Sim) -> Result<()> {
     let plan = Plan::new(args)?;
     match &args.overload {
@@ -66,7 +66,7 @@ fn run_overload(args: &Sim, plan: &Plan, overload: &Overload) -> Result<()> {
     Ok(())
 }
 
-/// What is simulated, as a line.
+/// The simulated system as one line.
 fn about(plan: &Plan) -> String {
     let words = words::of_plan(plan).into_iter().map(|(word, value)| format!("{word} {value}"));
     words.collect::<Vec<_>>().join(", ")
@@ -81,7 +81,7 @@ fn threads(args: &Sim) -> usize {
     args.threads.map_or_else(all, usize::from)
 }
 
-/// Shows on a terminal how far it is.
+/// Shows the progress on a terminal.
 fn progress(count: usize) -> impl Fn() + Sync {
     let done = AtomicUsize::new(0);
     let is_shown = std::io::stderr().is_terminal();
@@ -94,7 +94,7 @@ fn progress(count: usize) -> impl Fn() + Sync {
     }
 }
 
-/// What the simulation itself took.
+/// CPU time of the simulation, in total and by policy.
 fn cost(cases: &[InCase]) -> String {
     let mut by_name: Vec<(&str, f64)> = vec![];
     for row in cases.iter().flat_map(|case| &case.compared) {
@@ -106,5 +106,5 @@ fn cost(cases: &[InCase]) -> String {
     }
     let total: f64 = by_name.iter().map(|(_, seconds)| seconds).sum();
     let each: Vec<String> = by_name.iter().map(|(name, seconds)| format!("{name} {seconds:.2} s")).collect();
-    format!("{total:.2} s of processor time: {}", each.join(", "))
+    format!("{total:.2} s of CPU time: {}", each.join(", "))
 }

@@ -1,4 +1,4 @@
-//! What the arguments ask for: cases along one axis, and who takes part.
+//! Converts the arguments to a study: cases along one axis, and the policies under test.
 
 use anyhow::{Result, bail};
 use lbd::lab::{Case, PolicyUnderTest, PoolKind, Setup, Study};
@@ -7,19 +7,19 @@ use lbd::wire::ReplyPath;
 
 use super::args::Sim;
 
-/// A study, and what its cases differ in.
+/// A study, and the property that differs between its cases.
 pub struct Plan {
     pub study: Study,
     pub along: Along,
 }
 
-/// The option that has several values, or `--load`.
+/// The option with several values, or `--load`.
 pub struct Along {
-    /// The option.
+    /// Name of the option.
     pub name: &'static str,
-    /// Each case's value, and its word.
+    /// Value and label of each case.
     pub values: Vec<(f64, String)>,
-    /// For charts.
+    /// Axis of the charts.
     pub axis: Axis,
 }
 
@@ -46,13 +46,13 @@ impl Plan {
             (values.iter().map(word).collect::<Vec<_>>(), axis.numbers(Numbers::Micros))
         };
         let number = |n: f64| (n, n.to_string());
-        let (staleness, staleness_axis) = time("time between the reports of a server", &args.staleness);
-        let (rtt, rtt_axis) = time("from a balancer to a server and back", &args.rtt);
+        let (staleness, staleness_axis) = time("interval of a server's reports", &args.staleness);
+        let (rtt, rtt_axis) = time("round-trip time between balancer and server", &args.rtt);
         let dimensions = [
             Dimension {
                 name: "load",
                 values: args.load.0.iter().map(|&load| number(load)).collect(),
-                axis: Axis::linear("load: share of what all servers can do"),
+                axis: Axis::linear("load, share of the total capacity"),
                 set: &|case, n| case.load = args.load.0[n],
             },
             Dimension {
@@ -82,13 +82,13 @@ impl Plan {
             Dimension {
                 name: "loss",
                 values: args.loss.iter().map(|&share| (share, format!("{share}"))).collect(),
-                axis: Axis::linear("chance that a datagram is lost").numbers(Numbers::Percent),
+                axis: Axis::linear("probability that a datagram is lost").numbers(Numbers::Percent),
                 set: &|case, n| case.setup.loss = args.loss[n],
             },
         ];
         let several: Vec<_> = dimensions.iter().filter(|dimension| dimension.values.len() > 1).collect();
         if let [one, other, ..] = several[..] {
-            bail!("--{} and --{} both have several values: vary one at a time", one.name, other.name);
+            bail!("--{} and --{} both have several values; vary only one", one.name, other.name);
         }
         let first = |case: &mut Case| dimensions.iter().for_each(|dimension| (dimension.set)(case, 0));
         let along = several.first().copied().unwrap_or(&dimensions[0]);
@@ -101,14 +101,14 @@ impl Plan {
             cases.push(case);
         }
         if args.overload.is_some() && cases.len() > 1 {
-            bail!("--overload goes with one system and one --load: give --{} one value", along.name);
+            bail!("--overload needs one system and one --load; give --{} a single value", along.name);
         }
         let along = Along { name: along.name, values: along.values.clone(), axis: along.axis.clone() };
         Ok(Plan { study: Study { cases, contenders, seed: args.seed, repeats: args.repeats }, along })
     }
 }
 
-/// What all cases have in common.
+/// The setup that all cases share.
 fn setup(args: &Sim) -> Setup {
     Setup {
         kind: args.pool.into(),
@@ -127,10 +127,10 @@ fn setup(args: &Sim) -> Setup {
     }
 }
 
-/// Who survives an overload tries again.
+/// Default number of retrying clients with `--overload`.
 const CLIENTS: usize = 64;
 
-/// Who takes part.
+/// The policies under test.
 fn contenders(names: &[String]) -> Result<Vec<PolicyUnderTest>> {
     if names.iter().any(|name| name == "all") {
         return Ok(PolicyUnderTest::all());
@@ -138,27 +138,27 @@ fn contenders(names: &[String]) -> Result<Vec<PolicyUnderTest>> {
     Ok(names.iter().map(|name| name.parse()).collect::<Result<_, _>>()?)
 }
 
-/// What clap cannot see: options that do not go together.
+/// Rejects options that conflict, as far as clap cannot.
 fn check(Case { setup, .. }: &Case) -> Result<()> {
     if setup.kind == PoolKind::Datagram && setup.reply_path == ReplyPath::Direct {
         bail!(
-            "--reply-path direct is for --pool native: servers that know nothing of lbd answer whom they hear from"
+            "--reply-path direct applies only to --pool native; unmodified servers reply to the sender of a datagram"
         );
     }
     if setup.kind == PoolKind::Datagram && setup.clients > 0 {
-        bail!("--clients and --overload are for --pool native: such clients speak its frames");
+        bail!("--clients and --overload apply only to --pool native; these clients send its frames");
     }
     if setup.warmup >= setup.requests {
-        bail!("--warmup {} leaves none of --requests {}", setup.warmup, setup.requests);
+        bail!("--warmup {} leaves no request of --requests {}; lower it", setup.warmup, setup.requests);
     }
     let slow = setup.spells.iter().map(|spell| spell.count).max().unwrap_or(0);
     let named = setup.groups.iter().map(|group| group.count).sum::<usize>().max(slow);
     if named > setup.servers {
-        bail!("--speeds and --slow speak of {named} servers, --servers of {}", setup.servers);
+        bail!("--speeds and --slow name {named} servers, but --servers is {}", setup.servers);
     }
     if setup.balancers * setup.servers_of_one() < setup.servers {
         bail!(
-            "{} balancers with {} servers each leave some of --servers {} to nobody: raise --balancers or --subset",
+            "{} balancers with {} servers each leave some of --servers {} without a balancer; raise --balancers or --subset",
             setup.balancers,
             setup.servers_of_one(),
             setup.servers

@@ -1,4 +1,4 @@
-//! What was compared, as charts and as a page.
+//! The comparison as charts and as an HTML page.
 
 use lbd::lab::{Compared, EXACT, InCase, Overload, Survival};
 use lbd::report::chart::{At, Axis, Lines, Numbers, Rule, Series, Style};
@@ -14,9 +14,9 @@ impl Shown {
 
     fn label(self) -> &'static str {
         match self {
-            Shown::P50 => "p50, times that of one queue",
-            Shown::P99 => "p99, times that of one queue",
-            Shown::P999 => "p99.9, times that of one queue",
+            Shown::P50 => "p50, relative to one queue",
+            Shown::P99 => "p99, relative to one queue",
+            Shown::P999 => "p99.9, relative to one queue",
             Shown::Longest => "longest queue",
             Shown::Regret => "regret, requests",
             Shown::Error => "error, requests",
@@ -26,15 +26,15 @@ impl Shown {
     fn title(self) -> &'static str {
         match self {
             Shown::P50 => "Median response time",
-            Shown::P99 => "99th percentile of response times",
-            Shown::P999 => "99.9th percentile of response times",
+            Shown::P99 => "99th percentile of the response time",
+            Shown::P999 => "99.9th percentile of the response time",
             Shown::Longest => "Longest queue of any server",
-            Shown::Regret => "Regret of a decision (mean)",
-            Shown::Error => "Error of what was believed (mean)",
+            Shown::Regret => "Mean regret of a selection",
+            Shown::Error => "Mean error of the queue estimate",
         }
     }
 
-    /// The figure, with its least and most where runs were repeated.
+    /// The metric's value, with its minimum and maximum over repeated runs.
     fn of(self, row: &Compared) -> (f64, Option<(f64, f64)>) {
         let ratio = |n: usize| {
             let ratio = row.ratios[n];
@@ -50,13 +50,13 @@ impl Shown {
         }
     }
 
-    /// Regret and error have no meaning where nobody decides by knowledge that may be wrong.
+    /// Regret and estimate error need an estimate that may be wrong; the exact policy has none.
     fn is_of(self, row: &Compared) -> bool {
         row.name != EXACT || !matches!(self, Shown::Regret | Shown::Error)
     }
 }
 
-/// A figure of all contenders, along the axis.
+/// A chart of one metric for all policies along the axis.
 pub fn chart(shown: Shown, along: &Along, cases: &[InCase]) -> Lines {
     let rows = |case: &InCase, n: usize| case.compared[n].clone();
     let names = cases.first().map_or(&[][..], |case| &case.compared).iter().enumerate();
@@ -93,15 +93,15 @@ pub fn chart(shown: Shown, along: &Along, cases: &[InCase]) -> Lines {
     }
 }
 
-/// The page.
+/// The HTML page.
 pub fn page(args: &Sim, plan: &Plan, cases: &[InCase]) -> String {
-    let about = "The real balancers and servers in virtual time; the same requests for all policies.";
+    let about = "Real balancer and server code in virtual time, with the same requests for all policies.";
     let mut page = Page::new("Policies compared", about).section("What was simulated", |section| {
         section.facts(words::of_plan(plan));
         section.text(
-            "Response times are counted from the arrival at a balancer, and compared with those of one queue for all \
-             servers on the same requests, without a network: first come, first served, by the fastest free server. \
-             \"exact\" is the shortest queue with exact knowledge, without a network.",
+            "Response times count from the arrival at a balancer. The reference is one queue for all servers on the same \
+             requests, without a network: first come, first served, by the fastest free server. \"exact\" selects the \
+             shortest queue with exact knowledge, without a network.",
         );
     });
     if cases.len() > 1 {
@@ -116,10 +116,10 @@ pub fn page(args: &Sim, plan: &Plan, cases: &[InCase]) -> String {
             section.table(&head, rows);
         });
     }
-    page.section("To repeat it", |section| section.code(&args.command)).to_html()
+    page.section("Repeat this run", |section| section.code(&args.command)).to_html()
 }
 
-/// Answers by time, of all contenders.
+/// Chart of responses over time for all policies.
 pub fn overload_chart(overload: &Overload, survivals: &[Survival]) -> Lines {
     let slice = Overload::SLICE.as_secs_f64();
     let line = |survival: &Survival| {
@@ -136,23 +136,26 @@ pub fn overload_chart(overload: &Overload, survivals: &[Survival]) -> Lines {
         at: At::X((Overload::BEFORE + after).as_secs_f64() * 1e6),
     };
     Lines {
-        title: format!("Answers, with {} times of what all servers can do for a time", overload.factor),
+        title: format!(
+            "Responses over time, with an overload of {} times the total capacity",
+            overload.factor
+        ),
         x: Axis::linear("time").numbers(Numbers::Micros),
-        y: Axis::linear("share of what all servers can do").from(0.0).to(1.2),
+        y: Axis::linear("share of the total capacity").from(0.0).to(1.2),
         series: survivals.iter().map(line).collect(),
-        rules: vec![at(std::time::Duration::ZERO, "overload"), at(overload.lasts, "its end")],
+        rules: vec![at(std::time::Duration::ZERO, "overload"), at(overload.lasts, "end of overload")],
     }
 }
 
-/// The page of an overload.
+/// The HTML page of an overload.
 pub fn overload_page(args: &Sim, plan: &Plan, overload: &Overload, survivals: &[Survival]) -> String {
-    Page::new("Overload", "The real balancers, servers and clients with their retries in virtual time.")
+    Page::new("Overload", "Real balancer, server and client code, with retries, in virtual time.")
         .section("What was simulated", |section| section.facts(words::of_plan(plan)))
-        .section("Answers", |section| {
+        .section("Responses", |section| {
             section.chart(&overload_chart(overload, survivals));
             let (head, rows) = table::survival_cells(survivals);
             section.table(&head, rows);
         })
-        .section("To repeat it", |section| section.code(&args.command))
+        .section("Repeat this run", |section| section.code(&args.command))
         .to_html()
 }

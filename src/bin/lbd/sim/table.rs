@@ -1,4 +1,5 @@
-//! What was compared, as text and as JSON. Nothing here depends on how long it took: a seed gives the same bytes.
+//! The comparison as text and JSON. The output depends only on the seed, not on the simulation's run
+//! time.
 
 use lbd::lab::{Compared, InCase, Survival};
 use serde_json::{Value, json};
@@ -7,10 +8,10 @@ use super::plan::Plan;
 use super::words;
 use crate::units;
 
-/// Cells of a table: its head, and its rows.
+/// A table: header and rows.
 type Cells = (Vec<&'static str>, Vec<Vec<String>>);
 
-/// A table for each case.
+/// One table per case.
 pub fn render(plan: &Plan, cases: &[InCase]) -> String {
     let names = cases.iter().zip(&plan.along.values);
     let table = |(case, (_, value)): (&InCase, &(f64, String))| {
@@ -19,13 +20,13 @@ pub fn render(plan: &Plan, cases: &[InCase]) -> String {
     names.map(table).collect::<Vec<_>>().join("\n")
 }
 
-/// What a case is measured by.
+/// The reference of a case: rate and response times of one queue.
 pub fn heading(case: &InCase) -> String {
     let [p50, p99, p999] = case.ideal.all().map(time);
     format!("{:.0} requests/s; one queue for all servers: p50 {p50}, p99 {p99}, p99.9 {p999}", case.rate)
 }
 
-/// The contenders of a case.
+/// The table of a case.
 pub fn cells(case: &InCase) -> Cells {
     let head = vec![
         "policy", "p50", "p99", "p99.9", "p50 x", "p99 x", "p99.9 x", "regret", "error", "longest",
@@ -42,7 +43,7 @@ pub fn cells(case: &InCase) -> Cells {
     (head, case.compared.iter().map(row).collect())
 }
 
-/// What became of an overload.
+/// The table of an overload.
 pub fn survival_cells(survivals: &[Survival]) -> Cells {
     let row = |survival: &Survival| {
         vec![
@@ -54,17 +55,17 @@ pub fn survival_cells(survivals: &[Survival]) -> Cells {
         ]
     };
     (
-        vec!["policy", "served in it", "all well after", "requests", "answered"],
+        vec!["policy", "served during overload", "recovered after", "requests", "answered"],
         survivals.iter().map(row).collect(),
     )
 }
 
-/// The same as text.
+/// The table of an overload as text.
 pub fn survivals(survivals: &[Survival]) -> String {
     aligned(survival_cells(survivals))
 }
 
-/// The first column to the left, the others to the right.
+/// Aligns the first column to the left and the others to the right.
 fn aligned((head, rows): Cells) -> String {
     let head: Vec<String> = head.into_iter().map(str::to_owned).collect();
     let all = || std::iter::once(&head).chain(&rows);
@@ -86,11 +87,11 @@ fn time(nanos: u64) -> String {
     }
 }
 
-/// Everything as one JSON object, with what was simulated. Times are in nanoseconds.
+/// Setup and results as one JSON object. Times are in nanoseconds.
 pub fn json(plan: &Plan, cases: &[InCase]) -> Value {
     let case = |(case, (_, value)): (&InCase, &(f64, String))| {
         let mut object = serde_json::to_value(case).expect("names and numbers");
-        // A number as a number, a time as it is written.
+        // A number becomes a JSON number, a time a string such as "10ms".
         object[plan.along.name] = value.parse::<f64>().map_or_else(|_| value.clone().into(), Value::from);
         object
     };
@@ -98,7 +99,7 @@ pub fn json(plan: &Plan, cases: &[InCase]) -> Value {
     json!({ "setup": setup(plan), "cases": cases })
 }
 
-/// An overload as one JSON object.
+/// Setup and results of an overload as one JSON object.
 pub fn survival_json(plan: &Plan, survivals: &[Survival]) -> Value {
     json!({ "setup": setup(plan), "overload": survivals })
 }

@@ -1,11 +1,11 @@
-//! What is simulated, in words.
+//! The simulated system in words.
 
 use lbd::lab::{PoolKind, Setup};
 use lbd::wire::ReplyPath;
 
 use super::plan::{Along, Plan};
 
-/// Everything that is simulated, with the values of the option that has several.
+/// Every property of the study, with all values of the option that has several.
 pub fn of_plan(plan: &Plan) -> Vec<(&'static str, String)> {
     let Along { name, values, .. } = &plan.along;
     let case = &plan.study.cases[0];
@@ -16,7 +16,7 @@ pub fn of_plan(plan: &Plan) -> Vec<(&'static str, String)> {
     words.into_iter().map(|(word, value)| if word == *name { (word, all()) } else { (word, value) }).collect()
 }
 
-/// Each property of a system with its value; those that change nothing are left out.
+/// Each property of a system with its value; properties without effect are left out.
 fn of(setup: &Setup) -> Vec<(&'static str, String)> {
     let time = |time| humantime::format_duration(time).to_string();
     let of_one = setup.servers_of_one();
