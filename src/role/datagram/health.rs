@@ -20,9 +20,8 @@ use super::by_port::ANSWER_LATEST;
 use super::checks::{Asked, Checker};
 use super::forward::Forwarder;
 use super::handover::{Known, KnownServer};
-use super::members::Member;
 use super::settings::{Check, HealthCheck, Protocol, Settings};
-use super::shared::{Noticed, Shared};
+use super::shared::{Extra, Member, Noticed, Shared};
 use crate::base::batch::{SocketId, Tx};
 use crate::base::drop_reason::DropReason;
 use crate::base::time::Instant;
@@ -553,8 +552,8 @@ impl Primary {
             usable += u32::from(is_usable);
             let member = server.as_ref().map(|server| Member {
                 addr: server.addr,
-                generation: server.generation,
-                keeps_flows: is_usable || finishes,
+                epoch: server.generation,
+                extra: Extra { keeps_flows: is_usable || finishes },
             });
             // Known before it may be chosen.
             core.shared.members.publish(slot, member);

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use siphasher::sip::SipHasher13;
 
-use super::forward::Client;
+use super::request::Client;
 use crate::base::batch::SocketId;
 use crate::base::time::Instant;
 use crate::pool::select::Slot;

@@ -11,7 +11,7 @@
 //! | file | a change there is about |
 //! |---|---|
 //! | `settings.rs` | what a pool is made from |
-//! | `shared.rs`, `members.rs` | what the workers share |
+//! | `shared.rs` | what the workers share |
 //! | `forward.rs` | choosing a server, sending to it, keeping count |
 //! | `front.rs` | who may send |
 //! | `pending.rs`, `waiting.rs` | requests that wait until a server has room |
@@ -29,9 +29,9 @@ mod front;
 mod handover;
 mod health;
 mod leases;
-mod members;
 mod pending;
 mod queries;
+mod request;
 mod settings;
 mod shared;
 #[cfg(test)]
@@ -56,7 +56,6 @@ use crate::pool::stats::DatagramStats;
 use crate::role::Role;
 
 pub use self::handover::{Flow, Known};
-pub use self::members::Member;
 pub use self::settings::{Affinity, Chance, Check, HealthCheck, Protocol, ProxyProtocol, Settings, Sockets};
 pub use self::shared::Shared;
 

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::forward::{Client, Forwarder};
-use super::members::Member;
-use super::pending::{DATAGRAM_MAX, Guest};
+use super::forward::Forwarder;
+use super::pending::DATAGRAM_MAX;
+use super::request::Client;
+use super::shared::Member;
 use super::*;
 use crate::pool::select::Slot;
 use crate::pool::waiting::{Host, NO_MARK, NoRoom, Waiting};
@@ -34,14 +35,7 @@ impl Forwarder {
 
     /// Has a request wait. It is sent when the turn ends, at the earliest.
     pub fn wait(&mut self, now: Instant, client: &Client, bytes: &[u8]) -> Result<(), NoRoom> {
-        let Client { addr, front, local } = *client;
-        let guest = Guest { addr, front, local_ip: self.locals.get(local) };
-        self.shared.room.enter(now, self.settings.timeout, guest, NO_MARK, bytes)
-    }
-
-    /// A guest as this worker's client.
-    fn client(&mut self, guest: &Guest) -> Client {
-        Client { addr: guest.addr, front: guest.front, local: self.locals.number(guest.local_ip) }
+        self.shared.room.enter(now, self.settings.timeout, *client, NO_MARK, bytes)
     }
 }
 
@@ -68,7 +62,7 @@ impl DatagramRole {
             let Some((server, mut waiting)) = shared.room.call(now, &mut self.core, &mut expired) else {
                 break;
             };
-            let client = self.core.client(&waiting.guest);
+            let client = waiting.guest;
             let core = &mut self.core;
             core.stats.waited.add(1);
             core.stats.waiting_delay.record(now.since(waiting.since).as_micros() as u32);
@@ -86,8 +80,8 @@ impl DatagramRole {
         self.core.stats.refused.add(DropReason::Expired, expired);
     }
 
-    fn dismiss(&mut self, mut waiting: Box<Waiting<Guest>>, tx: &mut Tx) {
-        let client = self.core.client(&waiting.guest);
+    fn dismiss(&mut self, mut waiting: Box<Waiting<Client>>, tx: &mut Tx) {
+        let client = waiting.guest;
         if let Matching::Dns(_) = self.matching {
             dns::refuse(&mut self.core, &client, waiting.bytes(), tx);
         }

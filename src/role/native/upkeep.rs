@@ -30,7 +30,9 @@ impl NativeRole {
         for index in 0..self.view.slot_count() {
             let slot = Slot::new(index);
             let probe = self.judge(now, slot);
-            let Some(&Member { interval, draining, .. }) = self.view.get(slot) else { continue };
+            let Some(&Member { extra: Extra { interval, draining, .. }, .. }) = self.view.get(slot) else {
+                continue;
+            };
             let lane = &self.lanes[index];
             let pause = self.settings.interval.min(interval);
             let rested = now.since(lane.last_sync) >= pause;
@@ -75,7 +77,7 @@ impl NativeRole {
             };
             self.apply(now, slot, event, why);
         } else if server.health.state() == State::Joining
-            && self.shared.roster.is_confirmed(slot, server.epoch)
+            && self.shared.members.is_confirmed(slot, server.epoch)
         {
             self.apply(now, slot, health::Event::Alive, ANSWERS); // every worker has had its answer
         }
@@ -199,14 +201,15 @@ impl NativeRole {
         let mut header = Header::new(Kind::ControllerRequest, self.format.size);
         header.op = RequestOp::Sync as u8;
         header.client_id.set(self.shared.instance);
-        header.sequence.set(member.nonce);
+        header.sequence.set(member.extra.nonce);
         header.worker = self.worker;
         header.balancer_epoch.set(self.shared.epoch);
         header.server_epoch.set(member.epoch);
         header.slot.set(slot.index() as u16);
         header.dispatch_seq.set(lane.window.sent());
         header.dispatch_us.set(now.wrapping_micros());
-        header.server_state = if member.draining { ServerState::Draining } else { ServerState::Ready } as u8;
+        header.server_state =
+            if member.extra.draining { ServerState::Draining } else { ServerState::Ready } as u8;
         Some((member.addr, header))
     }
 

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use super::reply::{Asker, refusal};
 use super::*;
+use crate::pool::local_addresses::LocalAddresses;
 use crate::pool::waiting::{Host, NoRoom, Room, cap};
 use crate::wire::{Frame, Header, Status};
 
@@ -25,7 +26,7 @@ impl Guest {
     pub const NOBODY: Guest = Guest {
         peer: SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0),
         local_ip: None,
-        listener: Listeners::UNSPECIFIED,
+        listener: LocalAddresses::UNSPECIFIED,
     };
 }
 
