@@ -23,7 +23,7 @@ use crate::base::drop_reason::DropReason;
 use crate::base::lru_slab::{Key, LruSlab};
 use crate::base::time::{Instant, earliest};
 use crate::pool::select::Slot;
-use crate::pool::waiting::NoRoom;
+use crate::pool::waiting::NotQueued;
 
 /// Requests under way at one worker.
 const REQUESTS_MAX: usize = 65_536;
@@ -140,7 +140,7 @@ impl ByPort {
         match core.reserve_for_trial().map_or_else(|| core.reserve_in_turn(), Ok) {
             Ok(server) => self.send_request(core, client, server, Some(at), now, bytes, tx),
             Err(DropReason::ServersFull) => {
-                core.wait(now, client, bytes).map_err(|NoRoom| DropReason::ServersFull)
+                core.queue(now, client, bytes).map_err(|NotQueued| DropReason::ServersFull)
             }
             Err(reason) => Err(reason),
         }

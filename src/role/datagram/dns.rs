@@ -73,7 +73,7 @@ impl Dns {
             Ok(reserved) => reserved,
             Err(reason) => {
                 let full = reason == DropReason::ServersFull;
-                let waits = full && core.wait(datagram.now, client, bytes).is_ok();
+                let waits = full && core.queue(datagram.now, client, bytes).is_ok();
                 self.try_out(core, client, question, datagram.now, bytes, tx);
                 if waits {
                     return Ok(());

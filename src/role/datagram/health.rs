@@ -182,8 +182,8 @@ impl Primary {
 
     /// Judges every server by what was noticed since the last tick, and asks those whose time has come.
     pub fn on_tick(&mut self, core: &mut Forwarder, now: Instant, tx: &mut Tx) {
-        let Shared { tree, finished, room, .. } = &*core.shared;
-        self.auto.look(now, tree, finished.iter(), !room.is_empty());
+        let Shared { tree, finished, pending, .. } = &*core.shared;
+        self.auto.look(now, tree, finished.iter(), !pending.is_empty());
         if now >= self.next_look {
             self.next_look = now + LOOK;
             if let Some(wanted) = core.shared.take_wanted() {

@@ -18,7 +18,7 @@ use crate::pool::local_addresses::LocalAddresses;
 use crate::pool::members::Members;
 use crate::pool::select::{Chooser, Slot, Tree};
 use crate::pool::stats::{DatagramStats, TcpStats};
-use crate::pool::waiting::{Limit, Room, cap};
+use crate::pool::waiting::{Limit, PendingQueue, cap};
 
 /// What a worker must know of a server beside its address and epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,8 +121,8 @@ pub struct Shared {
     /// For whoever opens connections.
     chooser: Mutex<Chooser>,
     pub(super) tree: Tree,
-    /// Requests that wait until a server has room.
-    pub(super) room: Room<Client>,
+    /// Requests that wait for a server below its limit.
+    pub(super) pending: PendingQueue<Client>,
     pub(super) members: Members<Extra>,
     /// The client-side addresses at which datagrams arrived.
     pub(super) locals: LocalAddresses,
@@ -151,7 +151,7 @@ impl Shared {
         let (slots, limit) = (settings.servers_max, settings.max_outstanding);
         let shared = Shared {
             tree: Tree::new(slots, cap(settings.max_outstanding)),
-            room: pending::room(&settings),
+            pending: pending::pending_queue(&settings),
             members: Members::new(slots, settings.workers),
             locals: LocalAddresses::default(),
             signals: (0..slots).map(|_| CachePadded::default()).collect(),
@@ -169,14 +169,14 @@ impl Shared {
             live: Live::new(Current::new(settings, key)),
             seed,
         };
-        shared.furnish(limit);
+        shared.allocate(limit);
         shared
     }
 
-    /// Makes room for those who may have to wait.
-    fn furnish(&self, limit: Option<Limit>) {
+    /// Allocates the pending queue if there is a limit.
+    fn allocate(&self, limit: Option<Limit>) {
         if limit.is_some() {
-            self.room.furnish(Client::NONE);
+            self.pending.allocate();
         }
     }
 
@@ -269,7 +269,7 @@ impl Shared {
         })?;
         let Settings { max_outstanding, policy, .. } = *current.settings;
         if max_outstanding != limit_before {
-            self.furnish(max_outstanding);
+            self.allocate(max_outstanding);
             self.tree.set_cap(cap(max_outstanding)); // one that was found stays
         }
         self.chooser.lock().expect("no panic while it is held").set_policy(policy);

@@ -1,7 +1,7 @@
 //! Requests of clients.
 
 use super::reply::{Asker, refuse};
-use super::waiting::mark_of;
+use super::waiting::key_of;
 use super::*;
 use crate::wire::{Frame, Header, Kind, Mode, Status};
 
@@ -49,16 +49,16 @@ impl NativeRole {
             self.stats.refused_mode.add(1);
             return refuse(asker, frame, frame_ref, Status::Error, Duration::ZERO, tx);
         }
-        if self.still_waits(frame.header) {
+        if self.is_duplicate(frame.header) {
             return Err(DropReason::StillWaits);
         }
-        let (deadline_us, mark) = (frame.header.deadline_us.get(), mark_of(frame.header));
+        let (deadline_us, key) = (frame.header.deadline_us.get(), key_of(frame.header));
         if let Some((slot, member)) = self.reserve_in_turn() {
             return self.forward(now, asker, slot, &member, frame_ref, bytes, tx);
         }
         let (counter, retry_after) = if self.shared.usable.load(Ordering::Relaxed) == 0 {
             (&self.stats.busy_no_server, RETRY_AFTER)
-        } else if self.wait(now, asker, deadline_us, mark, bytes).is_ok() {
+        } else if self.queue(now, asker, deadline_us, key, bytes).is_ok() {
             return Ok(());
         } else {
             (&self.stats.busy_shed, self.retry_after())

@@ -11,7 +11,7 @@
 //! |---|---|
 //! | `shared.rs` | what the workers share |
 //! | `front.rs` | requests of clients: check, select, patch, forward |
-//! | `waiting.rs` | requests that wait until a server has room |
+//! | `waiting.rs` | requests that wait for a server below its limit |
 //! | `reply.rs` | who asked, and refusals |
 //! | `back.rs` | frames of servers: replies, reports, counters |
 //! | `registration.rs` | how a server becomes a member (primary) |
@@ -86,7 +86,7 @@ pub struct Settings {
     pub servers_max: usize,
     /// At most so many requests at one server; the rest waits.
     pub max_outstanding: Option<Limit>,
-    /// Requests that wait at most, 0 to [`crate::pool::waiting::PLACES_MAX`]; more are refused with BUSY.
+    /// Requests that wait at most, 0 to [`crate::pool::waiting::PENDING_MAX`]; more are refused with BUSY.
     pub waiting_max: usize,
     /// How often servers report, and this balancer looks at its timers.
     pub interval: Duration,
@@ -209,7 +209,7 @@ pub struct NativeRole {
     opener: Option<Opener>,
     turn: u64,
     next_tick: Instant,
-    /// Requests that wait could have been sent, had the turn had room.
+    /// Whether queued requests remain that the turn had no room for.
     has_more: bool,
 }
 
@@ -314,7 +314,7 @@ impl NativeRole {
             }
         })?;
         if settings.max_outstanding != limit_before {
-            self.shared.furnish(settings.max_outstanding);
+            self.shared.allocate(settings.max_outstanding);
             self.shared.tree.set_cap(cap(settings.max_outstanding)); // one that was found stays
         }
         Ok(())
@@ -340,7 +340,7 @@ impl NativeRole {
 
     /// Whether no request of this worker is outstanding, by its estimates, and none waits.
     pub fn is_idle(&self) -> bool {
-        self.shared.room.is_empty() && self.lanes.iter().all(|lane| lane.estimate.outstanding() == 0)
+        self.shared.pending.is_empty() && self.lanes.iter().all(|lane| lane.estimate.outstanding() == 0)
     }
 
     /// What this worker counts.
@@ -500,7 +500,7 @@ impl Role for NativeRole {
             }
         }
         self.publish(now);
-        self.serve_waiting(now, tx);
+        self.serve_pending(now, tx);
     }
 
     fn on_timeout(&mut self, now: Instant, tx: &mut Tx) {
@@ -512,7 +512,7 @@ impl Role for NativeRole {
         }
         self.send_order(now, tx);
         self.publish(now);
-        self.serve_waiting(now, tx);
+        self.serve_pending(now, tx);
     }
 
     fn next_deadline(&self) -> Option<Instant> {

@@ -6,14 +6,14 @@ use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 use super::Settings;
-use super::waiting::{self, Guest};
+use super::waiting::{self, Client};
 use crate::base::published::Live;
 use crate::pool::concurrency::Finished;
 use crate::pool::local_addresses::LocalAddresses;
 use crate::pool::members::Members;
 use crate::pool::select::{Slot, Tree};
 use crate::pool::stats::PoolStats;
-use crate::pool::waiting::{Limit, Room, cap};
+use crate::pool::waiting::{Limit, PendingQueue, cap};
 use crate::wire::tag::Stamp;
 use crate::wire::{CookieKey, DispatchWindow};
 
@@ -38,8 +38,8 @@ pub(super) type Member = crate::pool::members::Member<Extra>;
 pub(super) struct Shared {
     pub settings: Live<Settings>,
     pub tree: Tree,
-    /// Requests that wait until a server has room.
-    pub room: Room<Guest>,
+    /// Requests that wait for a server below its limit.
+    pub pending: PendingQueue<Client>,
     pub members: Members<Extra>,
     /// Cookies of all workers are made under one key, so that any of them can check a reply.
     pub cookies: CookieKey,
@@ -64,7 +64,7 @@ impl Shared {
         let (slots, workers, limit) = (settings.servers_max, settings.workers, settings.max_outstanding);
         let shared = Shared {
             tree: Tree::new(slots, cap(settings.max_outstanding)),
-            room: waiting::room(&settings),
+            pending: waiting::pending_queue(&settings),
             members: Members::new(slots, workers),
             cookies: CookieKey::new(settings.secret),
             instance,
@@ -76,14 +76,14 @@ impl Shared {
             usable: AtomicU32::new(0),
             settings: Live::new(settings),
         };
-        shared.furnish(limit);
+        shared.allocate(limit);
         shared
     }
 
-    /// Makes room for those who may have to wait.
-    pub fn furnish(&self, limit: Option<Limit>) {
+    /// Allocates the pending queue if there is a limit.
+    pub fn allocate(&self, limit: Option<Limit>) {
         if limit.is_some() {
-            self.room.furnish(Guest::NOBODY);
+            self.pending.allocate();
         }
     }
 

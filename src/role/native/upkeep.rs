@@ -44,8 +44,8 @@ impl NativeRole {
             self.stats.servers[index].lost.set(self.lanes[index].estimate.lost().max(0) as u64);
         }
         if let Some(primary) = &mut self.primary {
-            let Shared { tree, finished, room, .. } = &*self.shared;
-            primary.auto.look(now, tree, finished.iter(), !room.is_empty());
+            let Shared { tree, finished, pending, .. } = &*self.shared;
+            primary.auto.look(now, tree, finished.iter(), !pending.is_empty());
         }
         self.look_at_delays(now);
         self.size_up(now);
@@ -93,7 +93,7 @@ impl NativeRole {
     /// Shows the pool to the scaler.
     fn size_up(&mut self, now: Instant) {
         let Some(primary) = &self.primary else { return };
-        let waiting = self.shared.room.len();
+        let waiting = self.shared.pending.len();
         self.stats.waiting.set(waiting);
         let mut sample = autoscale::Sample { outstanding: waiting, ..autoscale::Sample::default() };
         for (slot, server) in primary.registry.iter() {
