@@ -212,10 +212,10 @@ fn native_with_a_limit(c: &mut Criterion) {
             (pool, asker)
         };
         row(&mut group, servers, servers, make, |(pool, asker), rounds| {
-            let before = pool.balancer.role.stats().waited.get();
+            let before = pool.balancer.role.stats().common.waited.get();
             let took = run_limited(pool, asker, rounds);
             let role = &pool.balancer.role;
-            assert_eq!(role.stats().waited.get() - before, rounds * servers as u64);
+            assert_eq!(role.stats().common.waited.get() - before, rounds * servers as u64);
             assert_eq!(role.waiting(), PENDING as u64);
             took
         });
@@ -231,7 +231,7 @@ fn run_relayed(pool: &mut Relayed, client: impl Fn(u64) -> SocketAddr, batch: us
         pool.answer();
     }
     let stats = pool.relay.stats();
-    assert_eq!((stats.refused.total(), stats.timed_out.get()), (0, 0), "{:?}", stats.refused);
+    assert_eq!((stats.common.refused.total(), stats.timed_out.get()), (0, 0), "{:?}", stats.common.refused);
     took
 }
 
@@ -267,11 +267,11 @@ fn datagrams_with_a_limit(c: &mut Criterion) {
             pool
         };
         row(&mut group(c, name), servers, servers, make, |pool, turns| {
-            let before = pool.relay.stats().waited.get();
+            let before = pool.relay.stats().common.waited.get();
             let took = run_relayed(pool, asker, servers, turns);
             let stats = pool.relay.stats();
-            assert_eq!(stats.waited.get() - before, turns * servers as u64);
-            assert_eq!(stats.waiting.get(), PENDING as u64);
+            assert_eq!(stats.common.waited.get() - before, turns * servers as u64);
+            assert_eq!(stats.common.waiting.get(), PENDING as u64);
             took
         });
     }

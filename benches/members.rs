@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use lbd::pool::members::{Member, Roster, View};
+use lbd::pool::members::{Member, Members, View};
 use lbd::pool::select::Slot;
 
 const SERVERS: usize = 4_096;
@@ -25,15 +25,14 @@ fn host(network: u8, n: usize, port: u16) -> SocketAddr {
     SocketAddr::from(([10, network, (n >> 8) as u8, n as u8], port))
 }
 
-fn view() -> View {
-    let (roster, own) = (Roster::new(SERVERS, 1), [54_000, 54_001].map(|port| host(0, 1, port)));
+fn view() -> View<()> {
+    let (members, own) = (Members::new(SERVERS, 1), [54_000, 54_001].map(|port| host(0, 1, port)));
     for n in 0..SERVERS {
-        let (addr, interval) = (host(1, n, PORT), Duration::from_millis(10));
-        let member = Member { addr, epoch: n as u32, nonce: 1, interval, draining: false, stamp: None };
-        roster.publish(Slot::new(n), Some(member));
+        let member = Member { addr: host(1, n, PORT), epoch: n as u32, extra: () };
+        members.publish(Slot::new(n), Some(member));
     }
     let mut view = View::new(SERVERS, &own);
-    view.refresh(&roster, |_, _| {});
+    view.refresh(&members, |_, _| {});
     view
 }
 
@@ -46,12 +45,12 @@ fn is_inside(c: &mut Criterion) {
     {
         // An odd factor reaches slots all over the view.
         let sources: Vec<_> = (0..SOURCES).map(|n| host(network, n * 1_021 % SERVERS, port)).collect();
-        assert!(sources.iter().all(|&source| view.is_inside(source) == expected));
+        assert!(sources.iter().all(|&source| view.is_inside(source, None) == expected));
         let mut next = 0;
         group.bench_function(name, |b| {
             b.iter(|| {
                 next = (next + 1) % SOURCES;
-                view.is_inside(black_box(sources[next]))
+                view.is_inside(black_box(sources[next]), None)
             })
         });
     }

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use lbd::base::rng::Rng;
 use lbd::base::service_time::ServiceTime;
-use lbd::load::{Generator, Ledger, Native, Plan};
+use lbd::load::{Generator, Ledger, Native, NativeSettings, Plan};
 use lbd::pool::select::PolicyKind;
 use lbd::role::client::{ClientRole, Settings};
 use lbd::role::datagram::{Affinity, Protocol, Settings as PoolSettings};
@@ -109,9 +109,9 @@ fn clients_whose_requests_are_pending() {
     with_clients(&mut pool);
     // All but those that found the pool empty.
     let stats = pool.balancer.role.stats();
-    let (waited, all) = (stats.waited.get(), stats.dispatched.get());
+    let (waited, all) = (stats.common.waited.get(), stats.common.received.get());
     assert!(waited >= REQUESTS && waited + 16 >= all, "{waited} of {all} requests were pending");
-    assert_eq!((stats.busy_shed.get(), stats.drops.total()), (0, 0), "none was refused");
+    assert_eq!((stats.common.refused.total(), stats.common.dropped.total()), (0, 0), "none was refused");
 }
 
 #[test]
@@ -126,7 +126,8 @@ fn the_load_generator() {
         duration: Duration::from_secs(100_000),
         grace: Duration::ZERO,
     };
-    let protocol = Native::new(FORMAT, 1, &[7; 16], 16, 1_000_000, &mut Rng::new(5));
+    let settings = NativeSettings { format: FORMAT, clients: 1, len: 16, deadline_us: 1_000_000 };
+    let protocol = Native::new(settings, &[7; 16], &mut Rng::new(5));
     let generator = Generator::new(plan, protocol, Ledger::new(WINDOW, Duration::from_secs(1)));
     let mut known = 0;
     let mut pool = Pool::new(16, Work::Echo, ReplyPath::Balancer);
@@ -180,15 +181,15 @@ fn a_pool_with_flows() {
 fn relay_in_bursts(protocol: Protocol) {
     let pool = relay(relayed::limited(protocol), |pool| {
         pool.busy_turn(asker);
-        while pool.relay.stats().waiting.get() > 0 {
+        while pool.relay.stats().common.waiting.get() > 0 {
             pool.turn(asker, 0);
         }
     });
     let stats = pool.relay.stats();
     // Of a burst, each server gets one request at once.
-    let (waited, bursts) = (stats.waited.get(), stats.received.get() / ASKED as u64);
+    let (waited, bursts) = (stats.common.waited.get(), stats.common.received.get() / ASKED as u64);
     assert_eq!(waited, bursts * (ASKED as u64 - u64::from(SERVERS)), "pending requests in {bursts} bursts");
-    assert_eq!((stats.refused.total(), stats.timed_out.get()), (0, 0), "none was refused");
+    assert_eq!((stats.common.refused.total(), stats.timed_out.get()), (0, 0), "none was refused");
 }
 
 #[test]

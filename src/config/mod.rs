@@ -441,7 +441,7 @@ impl Reader<'_> {
     }
 
     fn waiting_max(&self, key: &str, value: &Option<Text>) -> Read<usize> {
-        self.number(key, value, WAITING_MAX, 0..=waiting::PLACES_MAX)
+        self.number(key, value, WAITING_MAX, 0..=waiting::PENDING_MAX)
     }
 
     fn io(&self, key: &str, value: &Option<String>) -> Read<IoChoice> {

@@ -47,7 +47,7 @@ pub use histogram::{EncodedHistogram, Percentiles, SpectrumPoint};
 pub use interval_log::write_interval_log;
 pub use ledger::{Account, Ledger, SecondTally};
 pub use measure::{Job, Load, MeasureError, ProtocolSpec};
-pub use protocol::{Dns, Echo, Native, Payload, Plain, Protocol, Queries, type_from};
+pub use protocol::{Dns, Echo, Native, NativeSettings, Payload, Plain, Protocol, Queries, type_from};
 pub use report::{Histograms, Report, Second, SetUp, Verdict};
 pub use run::Live;
 pub use schedule::{Arrivals, Rate, Schedule, Share};

@@ -1,251 +1,238 @@
-//! The servers as every worker of a balancer sees them.
+//! The members of a pool: which server is in which slot, for all workers.
 //!
-//! The primary worker registers servers and publishes each change here; every worker keeps a [`View`] of its own and
-//! copies what has changed, at most once a turn. So the data path reads plain memory: one relaxed load a turn tells
-//! whether there is anything to copy. Pure but for that: no sockets, no clock.
+//! The primary worker publishes each change to [`Members`]. Each worker keeps a [`View`] and copies changes into it at
+//! most once a turn. So the data path reads plain memory: one acquire load a turn shows whether there is a change.
+//! Pure: no socket, clock or random source. What a member has beside address and epoch is the caller's type `M`.
 //!
-//! Order matters twice. A member is published *before* the selection tree says that it may be chosen, so whoever is
-//! given a slot by the tree finds its member here. That it drains is published *after* the tree has barred it, so whoever
-//! sees it draining has sent its last request there.
+//! The order relative to the selection tree matters. A member must be published *before* the tree lets its slot be
+//! selected: then a worker that reserves the slot finds the member. A change that ends requests must be published
+//! *after* the tree has barred the slot: then a worker that sees it has sent its last request there.
 
-use std::net::SocketAddr;
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use crate::pool::select::Slot;
-use crate::wire::tag::Stamp;
 
-/// What every worker must know of a registered server.
+/// A server as the workers know it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Member {
-    /// Where it takes requests. Frames from elsewhere are not its.
+pub struct Member<M> {
+    /// The address to which requests go and from which the server's datagrams come.
     pub addr: SocketAddr,
-    /// Random number of its registration.
+    /// Tells the server from those that had the slot before; at most one registration of a slot has it.
     pub epoch: u32,
-    /// The nonce that it made for its registration, echoed in every SYNC.
-    pub nonce: u64,
-    /// How often it reports.
-    pub interval: Duration,
-    /// Whether it stops: it gets no more requests and shall be told so. (One that only an operator has drained is not told: it
-    /// may get some again.)
-    pub draining: bool,
-    /// The frame that registered it, where frames are authenticated: later ones have the same epoch and a higher counter.
-    pub stamp: Option<Stamp>,
+    /// What this kind of pool needs besides.
+    pub extra: M,
 }
 
-/// The most workers of a balancer: each has a bit in 32.
+impl<M> Member<M> {
+    /// Whether a datagram from this address is the server's. Flow label and scope of IPv6 do not count.
+    #[inline]
+    pub fn is_at(&self, peer: SocketAddr) -> bool {
+        self.addr.port() == peer.port() && self.addr.ip() == peer.ip()
+    }
+}
+
+/// The most workers of a pool: each has a bit in 32.
 pub const WORKERS_MAX: usize = 32;
 
-/// The members of a pool, shared by its workers.
+/// The members of a pool as the primary has published them.
 #[derive(Debug)]
-pub struct Roster {
-    /// Counts the changes; written by the primary with the lock held.
+pub struct Members<M> {
+    /// Counts the changes. Written by the primary with the lock held.
     version: AtomicU64,
-    members: Mutex<Box<[Option<Member>]>>,
-    /// Per slot: the epoch of the registration (upper half), and a bit for each worker that its server has answered.
+    slots: Mutex<Box<[Option<Member<M>>]>>,
+    /// By slot: the epoch (upper half), and a bit for each worker that has heard the server.
     confirmed: Box<[AtomicU64]>,
     all_workers: u64,
 }
 
-impl Roster {
-    /// Room for so many servers, shared by 1 to [`WORKERS_MAX`] workers.
+impl<M: Copy + PartialEq> Members<M> {
+    /// A pool without members: `slots` servers at most, 1 to [`WORKERS_MAX`] workers.
     pub fn new(slots: usize, workers: usize) -> Self {
         assert!((1..=WORKERS_MAX).contains(&workers), "1 to {WORKERS_MAX} workers");
-        Roster {
+        Members {
             version: AtomicU64::new(0),
-            members: Mutex::new(vec![None; slots].into_boxed_slice()),
+            slots: Mutex::new(vec![None; slots].into_boxed_slice()),
             confirmed: (0..slots).map(|_| AtomicU64::new(0)).collect(),
             all_workers: u64::MAX >> (64 - workers),
         }
     }
 
-    /// Tells all workers who is in a slot now. Only the primary calls this.
-    pub fn publish(&self, slot: Slot, member: Option<Member>) {
-        let mut members = self.members.lock().expect("no panic while it is held");
-        let place = &mut members[slot.index()];
-        let epoch = |member: &Option<Member>| member.as_ref().map(|m| m.epoch);
-        if epoch(place) != epoch(&member) {
-            let nobody = u64::from(member.map_or(0, |m| m.epoch)) << 32;
-            self.confirmed[slot.index()].store(nobody, Ordering::Relaxed);
+    /// Publishes the member of a slot. Only the primary calls this.
+    pub fn publish(&self, slot: Slot, member: Option<Member<M>>) {
+        let mut slots = self.slots.lock().expect("no panic while it is held");
+        let published = &mut slots[slot.index()];
+        if *published == member {
+            return;
         }
-        *place = member;
+        let epoch = |member: &Option<Member<M>>| member.as_ref().map(|member| member.epoch);
+        if epoch(published) != epoch(&member) {
+            let unheard = u64::from(epoch(&member).unwrap_or(0)) << 32;
+            self.confirmed[slot.index()].store(unheard, Ordering::Relaxed);
+        }
+        *published = member;
         self.version.fetch_add(1, Ordering::Release);
     }
 
-    /// Notes that this worker and the server of this registration have heard each other.
+    /// The member of a slot. Takes a lock: off the data path.
+    pub fn get(&self, slot: Slot) -> Option<Member<M>> {
+        self.slots.lock().expect("no panic while it is held")[slot.index()]
+    }
+
+    /// Records that this worker and the server with this epoch have heard each other.
     pub fn confirm(&self, slot: Slot, epoch: u32, worker: u8) {
-        // A registration that came in between has another epoch, and then there is nothing to confirm.
+        // A newer registration has another epoch: then there is nothing to confirm.
         let _ = self.confirmed[slot.index()].fetch_update(Ordering::AcqRel, Ordering::Relaxed, |word| {
             ((word >> 32) as u32 == epoch).then_some(word | 1 << worker)
         });
     }
 
-    /// Whether every worker and the server of this registration have heard each other: before that, it would
-    /// refuse the requests of those that it does not know.
+    /// Whether every worker and the server with this epoch have heard each other. Before that, a native server refuses
+    /// the requests of workers that it does not know.
     pub fn is_confirmed(&self, slot: Slot, epoch: u32) -> bool {
         self.confirmed[slot.index()].load(Ordering::Acquire) == u64::from(epoch) << 32 | self.all_workers
     }
 }
 
-/// One worker's copy of the [`Roster`].
+/// One worker's copy of [`Members`], by slot and by address, with the pool's own addresses.
 #[derive(Debug)]
-pub struct View {
+pub struct View<M> {
     version: u64,
-    members: Box<[Option<Member>]>,
-    /// Where the last member of each slot is, or was.
+    slots: Box<[Option<Member<M>>]>,
+    /// Address of the last member of each slot.
     last_addrs: Box<[Option<SocketAddr>]>,
-    /// Addresses of the balancer itself.
+    by_addr: HashMap<SocketAddr, Slot>,
+    /// The addresses to which the pool's own sockets are bound.
     own: Box<[SocketAddr]>,
-    /// One bit per UDP port that the balancer or a server uses: a cheap "certainly neither".
+    /// One bit for each UDP port that the pool or a server uses. Most clients have another port: one load excludes them.
     ports: Box<[u64; 1024]>,
 }
 
-impl View {
-    /// An empty view of a roster with so many slots, for a balancer with these addresses.
+impl<M: Copy + PartialEq> View<M> {
+    /// An empty view of a pool with this number of slots, whose own sockets are bound to `own`.
     pub fn new(slots: usize, own: &[SocketAddr]) -> Self {
         let mut view = View {
             version: 0,
-            members: vec![None; slots].into_boxed_slice(),
+            slots: vec![None; slots].into_boxed_slice(),
             last_addrs: vec![None; slots].into_boxed_slice(),
+            by_addr: HashMap::with_capacity(2 * slots),
             own: own.into(),
             ports: Box::new([0; 1024]),
         };
-        view.index_ports();
+        view.index();
         view
     }
 
-    /// The member in a slot.
-    pub fn get(&self, slot: Slot) -> Option<&Member> {
-        self.members.get(slot.index())?.as_ref()
+    /// The member of a slot.
+    #[inline]
+    pub fn get(&self, slot: Slot) -> Option<&Member<M>> {
+        self.slots.get(slot.index())?.as_ref()
     }
 
-    /// The address of the member in a slot, or of the last one that was there: its last replies may come after it has left.
+    /// The slot of the server at this address.
+    #[inline]
+    pub fn slot_of(&self, addr: SocketAddr) -> Option<Slot> {
+        self.by_addr.get(&bare(addr)).copied()
+    }
+
+    /// The address of a slot's member, or of its last one: the last replies can arrive after the server has left.
+    #[inline]
     pub fn last_addr(&self, slot: Slot) -> Option<SocketAddr> {
         *self.last_addrs.get(slot.index())?
     }
 
-    /// Notes where the last member of an empty slot was, as another process knew it.
+    /// Sets the address of an empty slot's last member, as another process knew it.
     pub fn recall(&mut self, slot: Slot, addr: SocketAddr) {
         self.last_addrs[slot.index()].get_or_insert(addr);
     }
 
-    /// All members with their slots.
-    pub fn iter(&self) -> impl Iterator<Item = (Slot, &Member)> {
-        self.members.iter().enumerate().filter_map(|(i, m)| Some((Slot::new(i), m.as_ref()?)))
-    }
-
-    /// Number of slots.
+    /// The number of slots.
     pub fn slot_count(&self) -> usize {
-        self.members.len()
+        self.slots.len()
     }
 
-    /// Whether this is an address of the balancer itself.
-    pub fn is_own(&self, addr: SocketAddr) -> bool {
-        self.own.contains(&addr)
+    /// Whether a datagram that arrived at `local_ip` was sent by one of the pool's own sockets.
+    pub fn is_own(&self, peer: SocketAddr, local_ip: Option<IpAddr>) -> bool {
+        self.own.iter().any(|own| is_from(peer, *own, local_ip))
     }
 
-    /// Whether this is an address of the balancer itself or of a server.
-    pub fn is_inside(&self, addr: SocketAddr) -> bool {
-        let port = usize::from(addr.port());
+    /// Whether a datagram that arrived at `local_ip` was sent by the pool or by one of its servers.
+    #[inline]
+    pub fn is_inside(&self, peer: SocketAddr, local_ip: Option<IpAddr>) -> bool {
+        let port = usize::from(peer.port());
         self.ports[port / 64] & 1 << (port % 64) != 0
-            && (self.is_own(addr) || self.iter().any(|(_, m)| m.addr == addr))
+            && (self.slot_of(peer).is_some() || self.is_own(peer, local_ip))
     }
 
-    /// Copies what has changed, and tells each slot that another registration has now.
-    pub fn refresh(&mut self, roster: &Roster, mut on_new: impl FnMut(Slot, Option<&Member>)) {
-        if roster.version.load(Ordering::Acquire) == self.version {
-            return;
+    /// Copies what the primary has changed. Calls `on_new` for each slot that has another registration now, or none.
+    #[inline]
+    pub fn refresh(&mut self, members: &Members<M>, on_new: impl FnMut(Slot, Option<&Member<M>>)) {
+        if members.version.load(Ordering::Acquire) != self.version {
+            self.copy(members, on_new);
         }
-        let members = roster.members.lock().expect("no panic while it is held");
-        self.version = roster.version.load(Ordering::Acquire);
-        for (index, (mine, new)) in self.members.iter_mut().zip(members.iter()).enumerate() {
-            let key = |member: &Option<Member>| member.map(|m| (m.addr, m.epoch));
-            let is_new = key(mine) != key(new);
+    }
+
+    #[cold]
+    fn copy(&mut self, members: &Members<M>, mut on_new: impl FnMut(Slot, Option<&Member<M>>)) {
+        let published = members.slots.lock().expect("no panic while it is held");
+        self.version = members.version.load(Ordering::Acquire);
+        let mut has_lost_addr = false;
+        for (index, (mine, new)) in self.slots.iter_mut().zip(published.iter()).enumerate() {
+            let key = |member: &Option<Member<M>>| member.map(|member| (member.addr, member.epoch));
+            let (key_before, key_now) = (key(mine), key(new));
             *mine = *new;
-            if let Some(member) = new {
-                self.last_addrs[index] = Some(member.addr);
+            if key_before == key_now {
+                continue;
             }
-            if is_new {
-                on_new(Slot::new(index), new.as_ref());
+            has_lost_addr |=
+                key_before.is_some_and(|(before, _)| key_now.is_none_or(|(now, _)| before != now));
+            let slot = Slot::new(index);
+            if let Some((addr, _)) = key_now {
+                self.last_addrs[index] = Some(addr);
+                self.by_addr.insert(bare(addr), slot);
+                set_port(&mut self.ports, addr);
             }
+            on_new(slot, new.as_ref());
         }
-        drop(members);
-        self.index_ports();
+        drop(published);
+        if has_lost_addr {
+            self.index(); // another slot may have the same address
+        }
     }
 
-    fn index_ports(&mut self) {
+    fn index(&mut self) {
+        self.by_addr.clear();
         self.ports.fill(0);
-        let servers = self.members.iter().flatten().map(|m| m.addr);
-        for addr in self.own.iter().copied().chain(servers) {
-            let port = usize::from(addr.port());
-            self.ports[port / 64] |= 1 << (port % 64);
+        self.own.iter().for_each(|&own| set_port(&mut self.ports, own));
+        for (index, member) in self.slots.iter().enumerate() {
+            if let Some(member) = member {
+                self.by_addr.insert(bare(member.addr), Slot::new(index));
+                set_port(&mut self.ports, member.addr);
+            }
         }
     }
+}
+
+fn set_port(ports: &mut [u64; 1024], addr: SocketAddr) {
+    let port = usize::from(addr.port());
+    ports[port / 64] |= 1 << (port % 64);
+}
+
+/// An address without the flow label and scope that a received IPv6 address has.
+#[inline]
+fn bare(addr: SocketAddr) -> SocketAddr {
+    SocketAddr::new(addr.ip(), addr.port())
+}
+
+/// Whether a datagram that arrived at `local_ip` was sent by the socket that is bound to `own`. A socket bound to a
+/// wildcard sends from the address that the route has: from the loopback, or from the address at which it arrived.
+fn is_from(peer: SocketAddr, own: SocketAddr, local_ip: Option<IpAddr>) -> bool {
+    let ip = peer.ip();
+    peer.port() == own.port()
+        && if own.ip().is_unspecified() { ip.is_loopback() || Some(ip) == local_ip } else { ip == own.ip() }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn addr(port: u16) -> SocketAddr {
-        SocketAddr::from(([127, 0, 0, 1], port))
-    }
-
-    fn member(port: u16, epoch: u32) -> Member {
-        let interval = Duration::from_millis(10);
-        Member { addr: addr(port), epoch, nonce: 1, interval, draining: false, stamp: None }
-    }
-
-    const SLOT: Slot = Slot::new(1);
-
-    #[test]
-    fn a_view_follows_the_roster_and_tells_what_is_new() {
-        let (roster, mut view) = (Roster::new(4, 2), View::new(4, &[addr(54_000)]));
-        let mut told = vec![];
-        let mut refresh = |view: &mut View| {
-            told.clear();
-            view.refresh(&roster, |slot, member| told.push((slot, member.map(|m| m.epoch))));
-            told.clone()
-        };
-        assert_eq!(refresh(&mut view), []);
-        roster.publish(SLOT, Some(member(1, 7)));
-        assert_eq!(refresh(&mut view), [(SLOT, Some(7))]);
-        assert!(view.is_inside(addr(1)) && view.is_inside(addr(54_000)) && !view.is_inside(addr(2)));
-        assert!(!view.is_own(addr(1)));
-        let elsewhere = SocketAddr::from(([127, 0, 0, 2], 1));
-        assert!(!view.is_inside(elsewhere), "the port alone is not the address");
-
-        roster.publish(SLOT, Some(Member { draining: true, ..member(1, 7) }));
-        assert_eq!(refresh(&mut view), [], "the same registration");
-        assert!(view.get(SLOT).unwrap().draining);
-        roster.publish(SLOT, Some(member(1, 8)));
-        assert_eq!(refresh(&mut view), [(SLOT, Some(8))]);
-        roster.publish(SLOT, None);
-        assert_eq!(refresh(&mut view), [(SLOT, None)]);
-        assert!(!view.is_inside(addr(1)));
-        assert_eq!((view.get(SLOT), view.last_addr(SLOT)), (None, Some(addr(1))));
-        roster.publish(SLOT, Some(member(2, 9)));
-        assert_eq!((refresh(&mut view), view.last_addr(SLOT)), (vec![(SLOT, Some(9))], Some(addr(2))));
-    }
-
-    #[test]
-    fn a_server_is_confirmed_when_every_worker_has_heard_it() {
-        let roster = Roster::new(4, 3);
-        roster.publish(SLOT, Some(member(1, 7)));
-        for worker in [2, 0] {
-            roster.confirm(SLOT, 7, worker);
-            assert!(!roster.is_confirmed(SLOT, 7));
-        }
-        roster.publish(SLOT, Some(Member { draining: true, ..member(1, 7) }));
-        roster.confirm(SLOT, 7, 1);
-        assert!(roster.is_confirmed(SLOT, 7));
-        roster.publish(SLOT, Some(member(1, 8)));
-        assert!(!roster.is_confirmed(SLOT, 7) && !roster.is_confirmed(SLOT, 8), "another registration");
-        roster.confirm(SLOT, 7, 1);
-        (0..2).for_each(|worker| roster.confirm(SLOT, 8, worker));
-        assert!(!roster.is_confirmed(SLOT, 8), "what was heard of the old one does not count");
-        roster.confirm(SLOT, 8, 2);
-        assert!(roster.is_confirmed(SLOT, 8));
-    }
-}
+mod tests;

@@ -7,6 +7,7 @@ pub mod departed;
 pub mod desired;
 pub mod event;
 pub mod health;
+pub mod local_addresses;
 pub mod members;
 pub mod order;
 pub mod outstanding;

@@ -9,6 +9,7 @@ mod reconfigure;
 mod slow_start;
 mod world;
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use lbd::base::drop_reason::DropReason;
@@ -61,6 +62,28 @@ fn traffic(world: &mut World, requests: u64, per_ms: f64, mut between: impl FnMu
         let client = rng.below(world.clients.len() as u64) as usize;
         world.clients[client].submit(now, number);
         between(world, number);
+    }
+}
+
+#[test]
+fn a_loop_behind_a_wildcard_is_not_a_client() {
+    for seed in seeds(3) {
+        let mut world = World::new(seed, faults(0.0, 0.0, 0.0));
+        world.wildcard = true;
+        let mut world = fill(world, 2, None);
+        traffic(&mut world, 50, 1.0, |_, _| {});
+        world.check_at_rest();
+        let requests = world.total(|s| &s.received);
+        // What the balancer's own socket sends to one of its addresses has this source.
+        world.start_client(SocketAddr::from(([127, 0, 0, 1], front_of(0).port())), Duration::from_secs(1));
+        let (now, number) = (world.now(), 50);
+        world.clients.last_mut().expect("just started").submit(now, number);
+        world.run(MS * 1500);
+        let refused: u64 = world.stats.iter().map(|s| s.common.dropped.get(DropReason::NotAClient)).sum();
+        let sender = world.clients.last().expect("just started");
+        assert!(refused >= 2, "seed {seed}: {refused}, with repetitions");
+        assert_eq!((sender.count(Ending::Lost), sender.open.len()), (1, 0), "seed {seed}");
+        assert_eq!(world.total(|s| &s.received), requests, "seed {seed}");
     }
 }
 

@@ -1,7 +1,7 @@
 //! A whole system in virtual time: the real roles, a seeded lossy network, processes that die and come back.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -108,6 +108,8 @@ pub struct World {
     /// The balancer's workers, the primary first; none while it is dead.
     pub balancer: Vec<Node<NativeRole>>,
     pub workers: usize,
+    /// Whether the client-side sockets are bound to a wildcard; clients reach them at [`front_of`].
+    pub wildcard: bool,
     pub reply_path: ReplyPath,
     pub stats: Vec<Arc<NativeStats>>,
     pub servers: BTreeMap<u32, Node<ServerRole>>,
@@ -147,6 +149,7 @@ impl World {
             net: SimNet::new(seed, faults),
             balancer: vec![],
             workers: 1,
+            wildcard: false,
             reply_path: ReplyPath::Balancer,
             stats: vec![],
             servers: BTreeMap::new(),
@@ -201,9 +204,17 @@ impl World {
         let settings = self.balancer_settings(policy);
         let workers = NativeRole::workers(settings, self.now());
         self.stats = workers.iter().map(|role| Arc::clone(role.stats())).collect();
-        let attach = |w| self.net.attach(&[front_of(w), back_of(w)], &options()).unwrap();
+        let attach = |w| self.net.attach(&[self.bound_front(w), back_of(w)], &options()).unwrap();
         self.balancer =
             workers.into_iter().enumerate().map(|(w, role)| Node { role, io: attach(w) }).collect();
+    }
+
+    fn bound_front(&self, worker: usize) -> SocketAddr {
+        let mut front = front_of(worker);
+        if self.wildcard {
+            front.set_ip(Ipv4Addr::UNSPECIFIED.into());
+        }
+        front
     }
 
     /// What its balancer is made from.
@@ -219,7 +230,7 @@ impl World {
             controller: Some(controller_addr()),
             scale: self.scale,
             health: self.health,
-            own: (0..self.workers).flat_map(|w| [front_of(w), back_of(w)]).collect(),
+            own: (0..self.workers).flat_map(|w| [self.bound_front(w), back_of(w)]).collect(),
             secret: [self.seed as u8; 16],
             workers: self.workers,
             reply_path: self.reply_path,
@@ -269,7 +280,7 @@ impl World {
     /// kill -9.
     pub fn kill_balancer(&mut self) {
         for worker in 0..self.balancer.drain(..).count() {
-            self.net.detach(front_of(worker));
+            self.net.detach(self.bound_front(worker));
             self.net.detach(back_of(worker));
         }
     }
@@ -301,21 +312,25 @@ impl World {
     }
 
     pub fn start_clients(&mut self, count: usize, deadline: Duration) {
-        for id in 0..count {
-            let settings = client::Settings {
-                format: self.format(),
-                target: front_of(id % self.workers),
-                timeout: 100 * MS,
-                deadline,
-                retries: 100,
-                in_flight_max: 1024,
-                servers: vec![],
-                seed: self.next_seed(),
-            };
-            let io = self.net.attach(&[client_addr(id)], &options()).unwrap();
-            let node = Node { role: ClientRole::new(settings, self.now()), io };
-            self.clients.push(Caller { node, id, open: BTreeMap::new(), endings: vec![], attempts: 0 });
-        }
+        (0..count).for_each(|id| self.start_client(client_addr(id), deadline));
+    }
+
+    /// Starts a client with this address.
+    pub fn start_client(&mut self, addr: SocketAddr, deadline: Duration) {
+        let id = self.clients.len();
+        let settings = client::Settings {
+            format: self.format(),
+            target: front_of(id % self.workers),
+            timeout: 100 * MS,
+            deadline,
+            retries: 100,
+            in_flight_max: 1024,
+            servers: vec![],
+            seed: self.next_seed(),
+        };
+        let io = self.net.attach(&[addr], &options()).unwrap();
+        let node = Node { role: ClientRole::new(settings, self.now()), io };
+        self.clients.push(Caller { node, id, open: BTreeMap::new(), endings: vec![], attempts: 0 });
     }
 
     pub fn start_controller(&mut self, count: u32) {

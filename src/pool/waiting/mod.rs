@@ -1,23 +1,23 @@
-//! The waiting room of a pool: requests that wait in the balancer until a server has room for them.
+//! The pending queue of a pool: requests that wait in the balancer for a server below its limit.
 //!
-//! Where each server has a few requests at most (`max_outstanding`), the rest waits here and is bound to a server only
-//! when one is free: join-bounded-shortest-queue (Kogias and others, "R2P2: Making RPCs first-class datacenter
-//! citizens", USENIX ATC 2019). The tail of the response times comes to that of one central queue.
+//! With `max_outstanding` each server has few requests. The others wait here, and the balancer binds each to a server
+//! only when a server is free: join-bounded-shortest-queue (Kogias and others, "R2P2: Making RPCs first-class datacenter
+//! citizens", USENIX ATC 2019). The tail of the response times approaches that of one central queue.
 //!
-//! One room is shared by the workers of a pool: first in, first out; whoever frees a server calls the next guest and sends
-//! it by its own sockets. Memory is fixed: a guest is copied once, into a place that was made when the limit was set.
+//! The workers of a pool share one queue, first in, first out. A worker that frees a server pops the next request and
+//! sends it through its own sockets ([`PendingQueue::serve`]). Memory is fixed: a request is copied once, into an entry
+//! that was allocated when the limit was set.
 //!
-//! # No guest is forgotten
-//! Whoever enters tries to be called itself afterwards ([`Room::call`]); whoever gives a server room looks here afterwards.
-//! Entering writes the count and reads the selection tree, giving room writes the tree and reads the count: one of the
-//! two sees the other, if these accesses are sequentially consistent (Dekker's argument).
-//! The loom test plays this through, and fails without the fence.
+//! # No request is forgotten
+//! A worker that pushes a request tries to pop one afterwards; a worker that frees a server does so, too. Pushing writes
+//! the count and reads the selection tree; freeing writes the tree and reads the count. If these accesses are sequentially
+//! consistent, one of the two sees the other (Dekker's argument). The loom test checks this, and fails without the fence.
 //!
-//! # Nobody waits in vain
-//! A guest that would wait for more than half of its patience is refused at once: it would come back, or have left, by the
-//! time that it is served, and the servers would do work that nobody needs. Who comes again while it waits ([`Room::has`]) need
-//! not be let in twice. How long it would wait follows from how long
-//! those before it have waited for each place in the queue. Who is out of patience when called is not served.
+//! # No request waits without prospect
+//! A request that would wait for more than half of its queue deadline is refused at once. Its client would have repeated
+//! it, or given it up, by the time at which it is served, and a server would do work that no client needs. The expected
+//! wait follows from the time per position that earlier requests waited. A duplicate of a queued request
+//! ([`PendingQueue::contains`]) need not be queued. A request whose queue deadline has passed is not served.
 
 mod limit;
 
@@ -33,227 +33,291 @@ pub use limit::{LIMIT_AT_FIRST, Limit, cap};
 use crate::base::sync::{AtomicU64, LOAD, UPDATE, proof_fence};
 use crate::base::time::Instant;
 
-/// The most guests of a room.
-pub const PLACES_MAX: usize = 1 << 20;
-/// The mark of guests that need not be told apart.
-pub const NO_MARK: u64 = 0;
-/// A guest is let in if it is likely to wait for its patience divided by this at most.
-const PATIENCE_SHARE: u32 = 2;
-/// Of the time for a place in the queue, each guest that is called makes up one part in so many.
-const PACE_PARTS: u64 = 16;
+/// The most entries of a queue.
+pub const PENDING_MAX: usize = 1 << 20;
+/// The key of requests whose duplicates are not detected.
+pub const NO_KEY: u64 = 0;
+/// A request is queued if its expected wait is at most its queue deadline divided by this.
+const DEADLINE_SHARE: u32 = 2;
+/// The time per position is a moving average: each popped request contributes one part in this number.
+const AVERAGE_PARTS: u64 = 16;
 
-/// A guest: a request, and whatever is needed to send it.
+/// A queued request, and what is needed to send it.
 #[derive(Debug)]
-pub struct Waiting<G> {
-    /// Who it is.
-    pub guest: G,
-    /// Since when it waits.
+pub struct Pending<C> {
+    /// The client that sent it.
+    pub client: C,
+    /// When it was queued.
     pub since: Instant,
-    /// How long it waits at most.
-    pub patience: Duration,
-    mark: u64,
+    /// The queue deadline: how long it waits at most.
+    pub deadline: Duration,
+    key: u64,
+    /// Requests that were queued before it when it was pushed.
     ahead: u32,
     len: u32,
     bytes: Box<[u8]>,
 }
 
-impl<G> Waiting<G> {
-    /// What is to be sent.
+impl<C> Pending<C> {
+    /// The request.
     pub fn bytes(&mut self) -> &mut [u8] {
         &mut self.bytes[..self.len as usize]
     }
 }
 
-/// Who can give a guest a server: a worker.
-pub trait Host {
-    /// A server with room for one request more, which is counted already.
+/// A request that is to be queued.
+#[derive(Clone, Copy, Debug)]
+pub struct Push<'a, C> {
+    /// The client that sent it.
+    pub client: C,
+    /// The queue deadline: how long it waits at most.
+    pub deadline: Duration,
+    /// A hash that all attempts of the request have, and others hardly ever; or [`NO_KEY`].
+    pub key: u64,
+    /// The request.
+    pub bytes: &'a [u8],
+}
+
+/// What finds a server for a request.
+pub trait ServerSource {
+    /// A server below its limit. The request is already counted there.
     type Server;
 
-    /// Finds one.
+    /// Reserves a server; `None` if all are at their limit.
     fn reserve(&mut self) -> Option<Self::Server>;
 
-    /// Takes it back: nobody needs it.
+    /// Gives back a reservation that no request needs.
     fn release(&mut self, server: Self::Server);
 }
 
-/// There is no place for another guest, or it would wait for too long.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NoRoom;
+/// A worker in its turn: what sends and refuses queued requests.
+pub trait Dispatcher<C>: ServerSource {
+    /// Whether the turn has room to send one more request, or its refusal.
+    fn has_room(&self) -> bool;
 
-/// See the module's text.
+    /// Whether the pool has a server at all, even if only as a last resort.
+    fn can_serve(&self) -> bool;
+
+    /// Sends a request to the server that was reserved for it.
+    fn send(&mut self, server: Self::Server, request: &mut Pending<C>);
+
+    /// Refuses a request, since no server is there.
+    fn refuse(&mut self, request: &mut Pending<C>);
+}
+
+/// The queue is full, or the request would wait too long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotQueued;
+
+/// What [`PendingQueue::serve`] has left.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Served {
+    /// Requests whose queue deadline had passed. They were dropped.
+    pub expired: u64,
+    /// Whether the turn had no room for the next request.
+    pub has_more: bool,
+}
+
+/// The queue; `C` is what is known of the client of a request. See the module's text.
 #[derive(Debug)]
-pub struct Room<G> {
-    /// Guests that nobody has called yet.
+pub struct PendingQueue<C> {
+    /// Requests that no worker has popped yet.
     count: AtomicU64,
-    /// Nanoseconds that a guest waits for each one before it.
-    pace: Plain,
-    /// There from the first time on that somebody may have to wait: they take megabytes.
-    places: OnceLock<Places<G>>,
-    places_max: usize,
+    /// Nanoseconds that a request waits for each one before it.
+    per_position: Plain,
+    /// Allocated when a limit is first set: they take megabytes.
+    entries: OnceLock<Entries<C>>,
+    entries_max: usize,
     bytes_max: usize,
+    /// The client of an empty entry.
+    no_client: C,
     /// A deliberate mistake, for a test that must see it.
     has_fence: bool,
 }
 
 #[derive(Debug)]
-struct Places<G> {
-    queue: ArrayQueue<Box<Waiting<G>>>,
-    /// Places that nobody has.
-    free: ArrayQueue<Box<Waiting<G>>>,
-    /// By their last bits: the marks of guests that wait. A hint: of two marks for one place only the first is there.
-    marks: Box<[Plain]>,
+struct Entries<C> {
+    queue: ArrayQueue<Box<Pending<C>>>,
+    free: ArrayQueue<Box<Pending<C>>>,
+    /// By their last bits: the keys of queued requests. A hint: of two keys for one index only the first is here.
+    keys: Box<[Plain]>,
 }
 
-impl<G: Copy> Places<G> {
-    fn new(count: usize, bytes_max: usize, blank: G) -> Self {
-        let place = || {
+impl<C: Copy> Entries<C> {
+    fn new(count: usize, bytes_max: usize, no_client: C) -> Self {
+        let entry = || {
             let bytes = vec![0; bytes_max].into_boxed_slice();
-            let (since, patience) = (Instant::ZERO, Duration::ZERO);
-            Box::new(Waiting { guest: blank, since, patience, mark: NO_MARK, ahead: 0, len: 0, bytes })
+            let (since, deadline) = (Instant::ZERO, Duration::ZERO);
+            Box::new(Pending { client: no_client, since, deadline, key: NO_KEY, ahead: 0, len: 0, bytes })
         };
         let (queue, free) = (ArrayQueue::new(count.max(1)), ArrayQueue::new(count.max(1)));
-        (0..count).for_each(|_| drop(free.push(place())));
-        let marks = (0..(2 * count).next_power_of_two()).map(|_| Plain::new(NO_MARK)).collect();
-        Places { queue, free, marks }
+        (0..count).for_each(|_| drop(free.push(entry())));
+        let keys = (0..(2 * count).next_power_of_two()).map(|_| Plain::new(NO_KEY)).collect();
+        Entries { queue, free, keys }
     }
 
-    fn mark(&self, mark: u64) -> &Plain {
-        &self.marks[mark as usize & (self.marks.len() - 1)]
+    fn key(&self, key: u64) -> &Plain {
+        &self.keys[key as usize & (self.keys.len() - 1)]
     }
 }
 
-impl<G: Copy> Room<G> {
-    /// A room for so many guests (0 to [`PLACES_MAX`]) with requests of so many bytes, that takes nobody before
-    /// [`Room::furnish`].
-    pub fn new(places_max: usize, bytes_max: usize) -> Self {
-        assert!(places_max <= PLACES_MAX, "at most {PLACES_MAX} guests");
-        let (count, pace) = (AtomicU64::new(0), Plain::new(0));
-        Room { count, pace, places: OnceLock::new(), places_max, bytes_max, has_fence: true }
+impl<C: Copy> PendingQueue<C> {
+    /// A queue of at most `entries_max` requests (0 to [`PENDING_MAX`]) of at most `bytes_max` bytes each. It refuses all
+    /// requests until [`PendingQueue::allocate`]. `no_client` fills empty entries.
+    pub fn new(entries_max: usize, bytes_max: usize, no_client: C) -> Self {
+        assert!(entries_max <= PENDING_MAX, "at most {PENDING_MAX} entries");
+        PendingQueue {
+            count: AtomicU64::new(0),
+            per_position: Plain::new(0),
+            entries: OnceLock::new(),
+            entries_max,
+            bytes_max,
+            no_client,
+            has_fence: true,
+        }
     }
 
-    /// Makes the places, if that was not done before; `blank` fills empty ones. Off the data path.
-    pub fn furnish(&self, blank: G) {
-        self.places.get_or_init(|| Places::new(self.places_max, self.bytes_max, blank));
+    /// Allocates the entries, once. Off the data path.
+    pub fn allocate(&self) {
+        self.entries.get_or_init(|| Entries::new(self.entries_max, self.bytes_max, self.no_client));
     }
 
-    /// Guests that wait.
+    /// The number of queued requests.
     pub fn len(&self) -> u64 {
         self.count.load(LOAD)
     }
 
-    /// Whether nobody waits.
+    /// Whether no request is queued.
+    #[inline]
     pub fn is_empty(&self) -> bool {
         self.fence();
         self.len() == 0
     }
 
-    /// The longest request that can wait, in bytes.
+    /// The longest request that can be queued, in bytes.
     pub fn bytes_max(&self) -> usize {
         self.bytes_max
     }
 
-    /// How long one that entered now would wait, as far as is known.
+    /// How long a request that is pushed now is likely to wait.
     pub fn expected_wait(&self) -> Duration {
-        Duration::from_nanos(self.pace.load(Relaxed).saturating_mul(self.len()))
+        Duration::from_nanos(self.per_position.load(Relaxed).saturating_mul(self.len()))
     }
 
-    /// Whether a guest with this mark waits, as far as is known.
-    pub fn has(&self, mark: u64) -> bool {
-        let marks = self.places.get().filter(|_| mark != NO_MARK);
-        marks.is_some_and(|places| places.mark(mark).load(Relaxed) == mark)
+    /// Whether a request with this key is queued. May miss one.
+    pub fn contains(&self, key: u64) -> bool {
+        let entries = self.entries.get().filter(|_| key != NO_KEY);
+        entries.is_some_and(|entries| entries.key(key).load(Relaxed) == key)
     }
 
-    /// Takes a guest in. It is to be followed by [`Room::call`]. Its `mark` is a hash that tells it from others, or
-    /// [`NO_MARK`].
-    pub fn enter(
-        &self,
-        now: Instant,
-        patience: Duration,
-        guest: G,
-        mark: u64,
-        bytes: &[u8],
-    ) -> Result<(), NoRoom> {
-        if bytes.len() > self.bytes_max || self.expected_wait() > patience / PATIENCE_SHARE {
-            return Err(NoRoom);
+    /// Queues a request. [`PendingQueue::serve`] must follow in the same turn.
+    pub fn push(&self, now: Instant, request: Push<'_, C>) -> Result<(), NotQueued> {
+        let Push { client, deadline, key, bytes } = request;
+        if bytes.len() > self.bytes_max || self.expected_wait() > deadline / DEADLINE_SHARE {
+            return Err(NotQueued);
         }
-        let places = self.places.get().ok_or(NoRoom)?;
-        let mut waiting = places.free.pop().ok_or(NoRoom)?;
-        waiting.bytes[..bytes.len()].copy_from_slice(bytes);
+        let entries = self.entries.get().ok_or(NotQueued)?;
+        let mut entry = entries.free.pop().ok_or(NotQueued)?;
+        entry.bytes[..bytes.len()].copy_from_slice(bytes);
         let (len, ahead) = (bytes.len() as u32, self.len() as u32);
-        *waiting = Waiting {
-            guest,
+        *entry = Pending {
+            client,
             since: now,
-            patience,
-            mark,
+            deadline,
+            key,
             ahead,
             len,
-            bytes: std::mem::take(&mut waiting.bytes),
+            bytes: std::mem::take(&mut entry.bytes),
         };
-        let _ = places.mark(mark).compare_exchange(NO_MARK, mark, Relaxed, Relaxed);
-        drop(places.queue.push(waiting)); // there are as many places in both queues
+        let _ = entries.key(key).compare_exchange(NO_KEY, key, Relaxed, Relaxed);
+        drop(entries.queue.push(entry)); // both queues have room for all entries
         self.count.fetch_add(1, UPDATE);
         self.fence();
         Ok(())
     }
 
-    /// The guest that has waited longest, if a server can be had for it; its place is to be given back with
-    /// [`Room::vacate`]. Those who are out of patience are passed over and counted.
-    pub fn call<H: Host>(
+    /// Sends queued requests as long as servers are below their limit and the turn has room. Without a server in the pool
+    /// it refuses them. At the end of a turn, when the tree has the turn's results.
+    pub fn serve<D: Dispatcher<C>>(&self, now: Instant, worker: &mut D) -> Served {
+        let mut served = Served::default();
+        while !self.is_empty() {
+            if !worker.has_room() {
+                served.has_more = true;
+                break;
+            }
+            if !worker.can_serve() {
+                let Some(mut request) = self.pop() else { break };
+                worker.refuse(&mut request);
+                self.recycle(request);
+                continue;
+            }
+            let Some((server, mut request)) = self.pop_ready(now, worker, &mut served.expired) else { break };
+            worker.send(server, &mut request);
+            self.recycle(request);
+        }
+        served
+    }
+
+    /// The oldest request, if a server can be reserved for it. Requests whose queue deadline has passed are dropped and
+    /// counted. The entry must be given back by [`PendingQueue::recycle`].
+    pub fn pop_ready<S: ServerSource>(
         &self,
         now: Instant,
-        host: &mut H,
+        servers: &mut S,
         expired: &mut u64,
-    ) -> Option<(H::Server, Box<Waiting<G>>)> {
+    ) -> Option<(S::Server, Box<Pending<C>>)> {
         while !self.is_empty() {
-            let server = host.reserve()?;
-            while let Some(waiting) = self.take() {
-                let waited = now.since(waiting.since);
-                self.learn(waited, waiting.ahead);
-                if waited < waiting.patience {
-                    return Some((server, waiting));
+            let server = servers.reserve()?;
+            while let Some(request) = self.pop() {
+                let waited = now.since(request.since);
+                self.learn(waited, request.ahead);
+                if waited < request.deadline {
+                    return Some((server, request));
                 }
                 *expired += 1;
-                self.vacate(waiting);
+                self.recycle(request);
             }
-            // Others were faster. Who has entered since then may have found no server because of this reservation.
-            host.release(server);
+            // Other workers were faster. A request pushed since then may have found no server because of this reservation.
+            servers.release(server);
         }
         None
     }
 
-    /// The guest that has waited longest, be there a server for it or not.
-    pub fn take(&self) -> Option<Box<Waiting<G>>> {
+    /// The oldest request, whether or not a server is free.
+    pub fn pop(&self) -> Option<Box<Pending<C>>> {
         let mut count = self.count.load(LOAD);
         loop {
             let left = count.checked_sub(1)?;
             match self.count.compare_exchange(count, left, UPDATE, LOAD) {
-                // Each guest was there before it was counted.
+                // Each request is in the queue before it is counted.
                 Ok(_) => {
-                    let places = self.places.get()?;
-                    let waiting = places.queue.pop()?;
-                    let mark = places.mark(waiting.mark);
-                    let _ = mark.compare_exchange(waiting.mark, NO_MARK, Relaxed, Relaxed);
-                    return Some(waiting);
+                    let entries = self.entries.get()?;
+                    let request = entries.queue.pop()?;
+                    let key = entries.key(request.key);
+                    let _ = key.compare_exchange(request.key, NO_KEY, Relaxed, Relaxed);
+                    return Some(request);
                 }
                 Err(now) => count = now,
             }
         }
     }
 
-    /// Gives a place back.
-    pub fn vacate(&self, waiting: Box<Waiting<G>>) {
-        if let Some(places) = self.places.get() {
-            drop(places.free.push(waiting)); // there are as many places in both queues
+    /// Gives an entry back.
+    pub fn recycle(&self, entry: Box<Pending<C>>) {
+        if let Some(entries) = self.entries.get() {
+            drop(entries.free.push(entry)); // both queues have room for all entries
         }
     }
 
-    /// A guest has waited for so long behind so many others. Workers may overwrite each other's figure: it is a hint.
+    /// Takes in how long a request waited, and behind how many others. Workers may overwrite each other's value: it is a
+    /// hint.
     fn learn(&self, waited: Duration, ahead: u32) {
         let of_this = waited.as_nanos() as u64 / (u64::from(ahead) + 1);
-        let pace = self.pace.load(Relaxed);
-        self.pace.store(pace - pace / PACE_PARTS + of_this / PACE_PARTS, Relaxed);
+        let average = self.per_position.load(Relaxed);
+        self.per_position.store(average - average / AVERAGE_PARTS + of_this / AVERAGE_PARTS, Relaxed);
     }
 
+    #[inline]
     fn fence(&self) {
         if self.has_fence {
             proof_fence();

@@ -1,4 +1,4 @@
-//! Unit, model and stress tests of the room, and (with their `--cfg`) loom and shuttle.
+//! Unit, model and stress tests of the queue, and (with their `--cfg`) loom and shuttle.
 #![cfg_attr(any(loom, shuttle), allow(dead_code, unused_imports))]
 
 use std::collections::VecDeque;
@@ -11,20 +11,31 @@ use crate::base::rng::Rng;
 use crate::pool::select::{LeafState, Slot, Tree};
 
 const MS: Duration = Duration::from_millis(1);
-const PATIENCE: Duration = Duration::from_secs(1);
+const DEADLINE: Duration = Duration::from_secs(1);
 const NOW: Instant = Instant::from_nanos(5_000_000_000);
 
-/// A room that is ready for guests, with requests of four bytes at most.
-fn furnished(places: usize) -> Room<u32> {
-    let room = Room::new(places, 4);
-    room.furnish(0);
-    room
+/// A queue with its entries, for requests of four bytes at most.
+fn allocated(entries: usize) -> PendingQueue<u32> {
+    let queue = PendingQueue::new(entries, 4, 0);
+    queue.allocate();
+    queue
+}
+
+fn push(
+    queue: &PendingQueue<u32>,
+    now: Instant,
+    deadline: Duration,
+    client: u32,
+    key: u64,
+    bytes: &[u8],
+) -> Result<(), NotQueued> {
+    queue.push(now, Push { client, deadline, key, bytes })
 }
 
 /// Servers that take one request each.
 struct Free(u32);
 
-impl Host for Free {
+impl ServerSource for Free {
     type Server = ();
     fn reserve(&mut self) -> Option<()> {
         self.0 = self.0.checked_sub(1)?;
@@ -35,137 +46,199 @@ impl Host for Free {
     }
 }
 
-fn call(room: &Room<u32>, now: Instant, free: &mut Free) -> Option<u32> {
-    let (server, waiting) = room.call(now, free, &mut 0)?;
+fn pop(queue: &PendingQueue<u32>, now: Instant, free: &mut Free) -> Option<u32> {
+    let (server, request) = queue.pop_ready(now, free, &mut 0)?;
     let () = server;
-    let guest = waiting.guest;
-    room.vacate(waiting);
-    Some(guest)
+    let client = request.client;
+    queue.recycle(request);
+    Some(client)
 }
 
 #[test]
-fn guests_are_called_in_order_with_what_they_brought() {
-    let (room, mut free) = (furnished(3), Free(2));
-    for (guest, bytes) in [(7, &b"abcd"[..]), (8, b""), (9, b"xy")] {
-        room.enter(NOW, PATIENCE, guest, NO_MARK, bytes).unwrap();
+fn requests_are_popped_in_order_with_their_bytes() {
+    let (queue, mut free) = (allocated(3), Free(2));
+    for (client, bytes) in [(7, &b"abcd"[..]), (8, b""), (9, b"xy")] {
+        push(&queue, NOW, DEADLINE, client, NO_KEY, bytes).unwrap();
     }
-    assert_eq!((room.len(), room.is_empty()), (3, false));
-    for (guest, bytes) in [(7, &b"abcd"[..]), (8, b"")] {
-        let ((), mut waiting) = room.call(NOW + MS, &mut free, &mut 0).unwrap();
-        assert_eq!((waiting.guest, waiting.since, waiting.bytes()), (guest, NOW, &mut bytes.to_vec()[..]));
-        room.vacate(waiting);
+    assert_eq!((queue.len(), queue.is_empty()), (3, false));
+    for (client, bytes) in [(7, &b"abcd"[..]), (8, b"")] {
+        let ((), mut request) = queue.pop_ready(NOW + MS, &mut free, &mut 0).unwrap();
+        assert_eq!((request.client, request.since, request.bytes()), (client, NOW, &mut bytes.to_vec()[..]));
+        queue.recycle(request);
     }
-    assert!(call(&room, NOW, &mut free).is_none(), "no server is free");
-    assert_eq!((room.len(), free.0), (1, 0));
+    assert!(pop(&queue, NOW, &mut free).is_none(), "no server is free");
+    assert_eq!((queue.len(), free.0), (1, 0));
     free.0 = 5;
-    assert_eq!((call(&room, NOW, &mut free), call(&room, NOW, &mut free), free.0), (Some(9), None, 4));
+    assert_eq!((pop(&queue, NOW, &mut free), pop(&queue, NOW, &mut free), free.0), (Some(9), None, 4));
 }
 
 #[test]
-fn a_full_room_refuses_and_so_does_one_without_places_and_what_is_too_long() {
-    let room = furnished(2);
-    assert_eq!(room.enter(NOW, PATIENCE, 1, NO_MARK, b"12345"), Err(NoRoom));
-    room.enter(NOW, PATIENCE, 1, NO_MARK, b"1234").unwrap();
-    room.enter(NOW, PATIENCE, 2, NO_MARK, b"").unwrap();
-    assert_eq!(room.enter(NOW, PATIENCE, 3, NO_MARK, b""), Err(NoRoom));
-    assert_eq!(call(&room, NOW, &mut Free(1)), Some(1));
-    room.enter(NOW, PATIENCE, 3, NO_MARK, b"").unwrap();
-    assert_eq!(furnished(0).enter(NOW, PATIENCE, 1, NO_MARK, b""), Err(NoRoom));
+fn a_full_queue_one_without_entries_and_a_long_request_are_refusals() {
+    let queue = allocated(2);
+    assert_eq!(push(&queue, NOW, DEADLINE, 1, NO_KEY, b"12345"), Err(NotQueued));
+    push(&queue, NOW, DEADLINE, 1, NO_KEY, b"1234").unwrap();
+    push(&queue, NOW, DEADLINE, 2, NO_KEY, b"").unwrap();
+    assert_eq!(push(&queue, NOW, DEADLINE, 3, NO_KEY, b""), Err(NotQueued));
+    assert_eq!(pop(&queue, NOW, &mut Free(1)), Some(1));
+    push(&queue, NOW, DEADLINE, 3, NO_KEY, b"").unwrap();
+    assert_eq!(push(&allocated(0), NOW, DEADLINE, 1, NO_KEY, b""), Err(NotQueued));
 }
 
 #[test]
-fn before_there_are_places_nobody_is_let_in() {
-    let room = Room::new(2, 4);
-    assert_eq!(room.enter(NOW, PATIENCE, 1, 7, b""), Err(NoRoom));
-    assert!(room.is_empty() && !room.has(7) && room.take().is_none());
-    (0..2).for_each(|_| room.furnish(0));
-    assert_eq!(room.enter(NOW, PATIENCE, 1, 7, b""), Ok(()));
-    room.furnish(0);
-    assert_eq!((room.len(), room.has(7)), (1, true), "nobody is sent away");
+fn before_the_entries_are_allocated_every_request_is_refused() {
+    let queue = PendingQueue::new(2, 4, 0);
+    assert_eq!(push(&queue, NOW, DEADLINE, 1, 7, b""), Err(NotQueued));
+    assert!(queue.is_empty() && !queue.contains(7) && queue.pop().is_none());
+    (0..2).for_each(|_| queue.allocate());
+    assert_eq!(push(&queue, NOW, DEADLINE, 1, 7, b""), Ok(()));
+    queue.allocate();
+    assert_eq!((queue.len(), queue.contains(7)), (1, true), "a second call changes nothing");
 }
 
 #[test]
-fn who_is_out_of_patience_is_passed_over_and_no_server_is_spent_on_it() {
-    let (room, mut free, mut expired) = (furnished(4), Free(1), 0);
-    for (guest, patience) in [(1, 10 * MS), (2, 20 * MS), (3, 10 * MS)] {
-        room.enter(NOW, patience, guest, NO_MARK, b"").unwrap();
+fn an_expired_request_is_dropped_and_takes_no_server() {
+    let (queue, mut free, mut expired) = (allocated(4), Free(1), 0);
+    for (client, deadline) in [(1, 10 * MS), (2, 20 * MS), (3, 10 * MS)] {
+        push(&queue, NOW, deadline, client, NO_KEY, b"").unwrap();
     }
-    let ((), waiting) = room.call(NOW + 10 * MS, &mut free, &mut expired).unwrap();
-    assert_eq!((waiting.guest, expired, free.0), (2, 1, 0));
-    room.vacate(waiting);
+    let ((), request) = queue.pop_ready(NOW + 10 * MS, &mut free, &mut expired).unwrap();
+    assert_eq!((request.client, expired, free.0), (2, 1, 0));
+    queue.recycle(request);
     free.0 = 1;
-    assert!(room.call(NOW + 10 * MS, &mut free, &mut expired).is_none());
-    assert_eq!((expired, free.0, room.len()), (2, 1, 0));
-    for guest in 0..4 {
-        room.enter(NOW, PATIENCE, guest, NO_MARK, b"").expect("all places are free again");
+    assert!(queue.pop_ready(NOW + 10 * MS, &mut free, &mut expired).is_none());
+    assert_eq!((expired, free.0, queue.len()), (2, 1, 0));
+    for client in 0..4 {
+        push(&queue, NOW, DEADLINE, client, NO_KEY, b"").expect("all entries are free again");
     }
 }
 
 #[test]
-fn who_waits_is_known_by_its_mark_until_it_is_called() {
-    let (room, mut free) = (furnished(4), Free(2));
-    // The second and the third have one place for their marks: the later one is not remembered.
-    for (guest, mark) in [(1, 7), (2, 8), (3, 16), (4, NO_MARK)] {
-        room.enter(NOW, PATIENCE, guest, mark, b"").unwrap();
+fn a_queued_request_is_found_by_its_key_until_it_is_popped() {
+    let (queue, mut free) = (allocated(4), Free(2));
+    // The keys of the second and the third have one index: the later key is not kept.
+    for (client, key) in [(1, 7), (2, 8), (3, 16), (4, NO_KEY)] {
+        push(&queue, NOW, DEADLINE, client, key, b"").unwrap();
     }
-    let known = |room: &Room<u32>| [7, 8, 16, NO_MARK].map(|mark| room.has(mark));
-    assert_eq!(known(&room), [true, true, false, false]);
-    assert_eq!((call(&room, NOW, &mut free), known(&room)), (Some(1), [false, true, false, false]));
-    assert_eq!((call(&room, NOW, &mut free), known(&room)), (Some(2), [false; 4]));
+    let known = |queue: &PendingQueue<u32>| [7, 8, 16, NO_KEY].map(|key| queue.contains(key));
+    assert_eq!(known(&queue), [true, true, false, false]);
+    assert_eq!((pop(&queue, NOW, &mut free), known(&queue)), (Some(1), [false, true, false, false]));
+    assert_eq!((pop(&queue, NOW, &mut free), known(&queue)), (Some(2), [false; 4]));
 }
 
-/// A queue in which each guest waits for 10 ms per place.
-fn slow_room() -> Room<u32> {
-    let room = furnished(1000);
+/// A worker that writes down what becomes of requests; the turn has room for some.
+#[derive(Default)]
+struct Log {
+    free: u32,
+    room: usize,
+    has_servers: bool,
+    sent: Vec<u32>,
+    refused: Vec<u32>,
+}
+
+impl ServerSource for Log {
+    type Server = ();
+    fn reserve(&mut self) -> Option<()> {
+        self.free = self.free.checked_sub(1)?;
+        Some(())
+    }
+    fn release(&mut self, (): ()) {
+        self.free += 1;
+    }
+}
+
+impl Dispatcher<u32> for Log {
+    fn has_room(&self) -> bool {
+        self.sent.len() + self.refused.len() < self.room
+    }
+    fn can_serve(&self) -> bool {
+        self.has_servers
+    }
+    fn send(&mut self, (): (), request: &mut Pending<u32>) {
+        self.sent.push(request.client);
+    }
+    fn refuse(&mut self, request: &mut Pending<u32>) {
+        self.refused.push(request.client);
+    }
+}
+
+#[test]
+fn serving_sends_what_servers_and_turn_have_room_for_and_refuses_without_servers() {
+    let (all, none) = (&[0, 1, 2, 3][..], &[][..]);
+    for (free, room, has_servers, sent, refused, has_more) in [
+        (9, 9, true, all, none, false),
+        (2, 9, true, &all[..2], none, false), // the servers are at their limit
+        (9, 2, true, &all[..2], none, true),  // the turn is full
+        (9, 9, false, none, all, false),
+        (9, 3, false, none, &all[..3], true),
+    ] {
+        let queue = allocated(8);
+        push(&queue, NOW, MS, 9, NO_KEY, b"").unwrap(); // expires
+        for client in 0..4 {
+            push(&queue, NOW, DEADLINE, client, NO_KEY, b"").unwrap();
+        }
+        let mut worker = Log { free, room, has_servers, ..Log::default() };
+        if !has_servers {
+            queue.recycle(queue.pop().expect("the one that expires"));
+        }
+        let served = queue.serve(NOW + MS, &mut worker);
+        assert_eq!((worker.sent.as_slice(), worker.refused.as_slice()), (sent, refused));
+        assert_eq!(served, Served { expired: has_servers.into(), has_more }, "{free} {room} {has_servers}");
+        assert_eq!(queue.len() as usize, 4 - sent.len() - refused.len());
+    }
+}
+
+/// A queue in which each request waited 10 ms per position.
+fn slow_queue() -> PendingQueue<u32> {
+    let queue = allocated(1000);
     let mut now = NOW;
     for _ in 0..200 {
-        room.enter(now, Duration::from_secs(3600), 0, NO_MARK, b"").unwrap();
+        push(&queue, now, Duration::from_secs(3600), 0, NO_KEY, b"").unwrap();
         now += 10 * MS;
-        call(&room, now, &mut Free(1)).unwrap();
+        pop(&queue, now, &mut Free(1)).unwrap();
     }
-    room
+    queue
 }
 
 #[test]
-fn who_would_wait_for_more_than_half_of_its_patience_is_refused_at_once() {
-    let room = slow_room();
-    let entered =
-        (0..1000).take_while(|&guest| room.enter(NOW, PATIENCE, guest, NO_MARK, b"").is_ok()).count();
-    assert!((48..=52).contains(&entered), "{entered} of 10 ms each, half a second");
-    assert!((450..=550).contains(&room.expected_wait().as_millis()), "{:?}", room.expected_wait());
-    room.enter(NOW, 4 * PATIENCE, 0, NO_MARK, b"").expect("it has more patience");
+fn a_request_that_would_wait_for_more_than_half_of_its_deadline_is_refused() {
+    let queue = slow_queue();
+    let queued =
+        (0..1000).take_while(|&client| push(&queue, NOW, DEADLINE, client, NO_KEY, b"").is_ok()).count();
+    assert!((48..=52).contains(&queued), "{queued} of 10 ms each, half a second");
+    assert!((450..=550).contains(&queue.expected_wait().as_millis()), "{:?}", queue.expected_wait());
+    push(&queue, NOW, 4 * DEADLINE, 0, NO_KEY, b"").expect("its deadline is later");
 }
 
 #[test]
-fn a_room_that_was_slow_once_fills_again_when_it_has_become_fast() {
-    let room = slow_room();
+fn a_queue_that_was_slow_fills_again_when_it_is_fast() {
+    let queue = slow_queue();
     let mut now = NOW;
     for _ in 0..200 {
-        // Even the first is likely to wait for too long, but an empty room takes it: else nothing would be learnt.
-        room.enter(now, 10 * MS, 0, NO_MARK, b"").unwrap();
+        // Even the first is likely to wait too long, but an empty queue takes it: otherwise it would learn nothing.
+        push(&queue, now, 10 * MS, 0, NO_KEY, b"").unwrap();
         now += MS / 100;
-        call(&room, now, &mut Free(1)).unwrap();
+        pop(&queue, now, &mut Free(1)).unwrap();
     }
-    let entered =
-        (0..1000).take_while(|&guest| room.enter(NOW, 10 * MS, guest, NO_MARK, b"").is_ok()).count();
-    assert!(entered > 400, "{entered}");
+    let queued =
+        (0..1000).take_while(|&client| push(&queue, NOW, 10 * MS, client, NO_KEY, b"").is_ok()).count();
+    assert!(queued > 400, "{queued}");
 }
 
 proptest! {
     /// Against a plain queue.
     #[test]
-    fn it_is_a_queue_with_places(ops in prop::collection::vec((0u8..4, 0u32..30), 1..200)) {
-        let (room, mut oracle) = (furnished(8), VecDeque::new());
+    fn it_is_a_bounded_queue(ops in prop::collection::vec((0u8..4, 0u32..30), 1..200)) {
+        let (queue, mut oracle) = (allocated(8), VecDeque::new());
         let (mut now, mut free, mut number) = (NOW, Free(0), 0u32);
         for (op, n) in ops {
             match op {
                 0 => {
-                    let patience = Duration::from_secs(60) + MS * n;
-                    let is_long = room.expected_wait() > patience / PATIENCE_SHARE;
-                    let is_let_in = room.enter(now, patience, number, NO_MARK, &number.to_le_bytes()).is_ok();
-                    prop_assert_eq!(is_let_in, oracle.len() < 8 && !is_long);
-                    if is_let_in {
-                        oracle.push_back((number, now + patience));
+                    let deadline = Duration::from_secs(60) + MS * n;
+                    let is_long = queue.expected_wait() > deadline / DEADLINE_SHARE;
+                    let is_queued = push(&queue, now, deadline, number, NO_KEY, &number.to_le_bytes()).is_ok();
+                    prop_assert_eq!(is_queued, oracle.len() < 8 && !is_long);
+                    if is_queued {
+                        oracle.push_back((number, now + deadline));
                     }
                     number += 1;
                 }
@@ -173,27 +246,27 @@ proptest! {
                 2 => now += MS * n * 700,
                 _ => {
                     let mut expired = 0;
-                    let called = room.call(now, &mut free, &mut expired);
+                    let popped = queue.pop_ready(now, &mut free, &mut expired);
                     let mut expected = None;
-                    if called.is_some() || free.0 > 0 {
-                        while let Some((guest, until)) = oracle.pop_front() {
+                    if popped.is_some() || free.0 > 0 {
+                        while let Some((client, until)) = oracle.pop_front() {
                             if until > now {
-                                expected = Some(guest);
+                                expected = Some(client);
                                 break;
                             }
                             expired -= 1;
                         }
                     }
                     prop_assert_eq!(expired, 0);
-                    prop_assert_eq!(called.as_ref().map(|(_, waiting)| waiting.guest), expected);
-                    if let Some(((), mut waiting)) = called {
-                        let guest = waiting.guest.to_le_bytes();
-                        prop_assert_eq!(&*waiting.bytes(), &guest[..]);
-                        room.vacate(waiting);
+                    prop_assert_eq!(popped.as_ref().map(|(_, request)| request.client), expected);
+                    if let Some(((), mut request)) = popped {
+                        let client = request.client.to_le_bytes();
+                        prop_assert_eq!(&*request.bytes(), &client[..]);
+                        queue.recycle(request);
                     }
                 }
             }
-            prop_assert_eq!(room.len(), oracle.len() as u64);
+            prop_assert_eq!(queue.len(), oracle.len() as u64);
         }
     }
 }
@@ -204,7 +277,7 @@ struct Worker {
     rng: Rng,
 }
 
-impl Host for Worker {
+impl ServerSource for Worker {
     type Server = Slot;
     fn reserve(&mut self) -> Option<Slot> {
         self.tree.reserve(&mut self.rng).ok().map(|reserved| reserved.slot)
@@ -214,48 +287,48 @@ impl Host for Worker {
     }
 }
 
-/// Four workers, three servers with one request each: every guest is served once, and nobody is left when all rest.
+/// Four workers, three servers with a limit of one: every request is served once, and none is left at the end.
 #[cfg(not(any(loom, shuttle)))]
 #[test]
-fn stress_every_guest_is_served_once() {
+fn stress_every_request_is_served_once() {
     const EACH: u32 = 20_000;
     let tree = Arc::new(Tree::new(3, 1));
     (0..3).for_each(|slot| tree.set(Slot::new(slot), LeafState::Eligible, 1));
-    let room = Arc::new(furnished(64));
+    let queue = Arc::new(allocated(64));
     let served: Vec<_> = std::thread::scope(|scope| {
         let handles: Vec<_> = (0..4u32)
             .map(|number| {
-                let (room, tree) = (Arc::clone(&room), Arc::clone(&tree));
+                let (queue, tree) = (Arc::clone(&queue), Arc::clone(&tree));
                 scope.spawn(move || {
                     let mut worker = Worker { tree, rng: Rng::new(number.into()) };
                     let (mut served, mut own) = (vec![], VecDeque::new());
                     for n in 0..EACH {
-                        let guest = number * EACH + n;
-                        // Either at once, or by way of the room.
-                        match if room.is_empty() { worker.reserve() } else { None } {
+                        let client = number * EACH + n;
+                        // Either at once, or through the queue.
+                        match if queue.is_empty() { worker.reserve() } else { None } {
                             Some(slot) => {
-                                served.push(guest);
+                                served.push(client);
                                 own.push_back(slot);
                             }
-                            None if room.enter(NOW, PATIENCE, guest, NO_MARK, b"").is_err() => {
-                                served.push(guest)
+                            None if push(&queue, NOW, DEADLINE, client, NO_KEY, b"").is_err() => {
+                                served.push(client)
                             }
                             None => {}
                         }
                         if let Some(slot) = own.pop_front() {
                             worker.release(slot);
                         }
-                        while let Some((slot, waiting)) = room.call(NOW, &mut worker, &mut 0) {
-                            served.push(waiting.guest);
-                            room.vacate(waiting);
+                        while let Some((slot, request)) = queue.pop_ready(NOW, &mut worker, &mut 0) {
+                            served.push(request.client);
+                            queue.recycle(request);
                             own.push_back(slot);
                         }
                     }
                     for slot in own {
                         worker.release(slot);
-                        while let Some((slot, waiting)) = room.call(NOW, &mut worker, &mut 0) {
-                            served.push(waiting.guest);
-                            room.vacate(waiting);
+                        while let Some((slot, request)) = queue.pop_ready(NOW, &mut worker, &mut 0) {
+                            served.push(request.client);
+                            queue.recycle(request);
                             worker.release(slot);
                         }
                     }
@@ -265,7 +338,7 @@ fn stress_every_guest_is_served_once() {
             .collect();
         handles.into_iter().flat_map(|handle| handle.join().unwrap()).collect()
     });
-    assert_eq!((room.len(), tree.total()), (0, 0), "somebody was forgotten");
+    assert_eq!((queue.len(), tree.total()), (0, 0), "a request was forgotten");
     let mut served = served;
     served.sort_unstable();
     assert!(served.iter().copied().eq(0..4 * EACH));
@@ -283,7 +356,7 @@ mod loom_model {
         rng: Rng,
     }
 
-    impl Host for Binary {
+    impl ServerSource for Binary {
         type Server = Slot;
         fn reserve(&mut self) -> Option<Slot> {
             self.tree.reserve(&mut self.rng).ok().map(|reserved| reserved.slot)
@@ -293,41 +366,41 @@ mod loom_model {
         }
     }
 
-    /// One server, which is busy; it ends its request while another thread brings one.
-    fn one_comes_as_one_goes(has_fence: bool) {
+    /// One server, at its limit: its request ends while another thread pushes one.
+    fn a_push_meets_an_end(has_fence: bool) {
         let mut builder = loom::model::Builder::new();
         builder.preemption_bound = Some(3);
         builder.check(move || {
             let tree = Arc::new(FArray::<2, Proved>::new(1, 1));
             tree.set(Slot::new(0), LeafState::Eligible, 1);
             let busy = tree.reserve(&mut Rng::new(1)).unwrap().slot;
-            let room = Arc::new(Room { has_fence, ..furnished(1) });
-            let (other_tree, other_room) = (Arc::clone(&tree), Arc::clone(&room));
+            let queue = Arc::new(PendingQueue { has_fence, ..allocated(1) });
+            let (other_tree, other_queue) = (Arc::clone(&tree), Arc::clone(&queue));
             let handle = loom::thread::spawn(move || {
                 let mut host = Binary { tree: other_tree, rng: Rng::new(2) };
-                other_room.enter(NOW, PATIENCE, 7, NO_MARK, b"").unwrap();
-                other_room.call(NOW, &mut host, &mut 0).map(|(_, waiting)| waiting.guest)
+                push(&other_queue, NOW, DEADLINE, 7, NO_KEY, b"").unwrap();
+                other_queue.pop_ready(NOW, &mut host, &mut 0).map(|(_, request)| request.client)
             });
             let mut host = Binary { tree: Arc::clone(&tree), rng: Rng::new(3) };
             host.release(busy);
-            let mine = room.call(NOW, &mut host, &mut 0).map(|(_, waiting)| waiting.guest);
+            let mine = queue.pop_ready(NOW, &mut host, &mut 0).map(|(_, request)| request.client);
             let theirs = handle.join().unwrap();
-            assert_eq!(mine.or(theirs), Some(7), "nobody has called it");
+            assert_eq!(mine.or(theirs), Some(7), "no worker has popped it");
             assert!(mine.is_none() || theirs.is_none());
             assert_eq!(tree.total(), 1);
         });
     }
 
     #[test]
-    fn loom_a_guest_that_comes_as_a_server_gets_room_is_called() {
-        one_comes_as_one_goes(true);
+    fn loom_a_request_pushed_as_a_server_becomes_free_is_popped() {
+        a_push_meets_an_end(true);
     }
 
     #[test]
-    fn loom_sees_a_room_without_fences() {
+    fn loom_sees_a_queue_without_fences() {
         let hook = std::panic::take_hook();
         std::panic::set_hook(Box::new(|_| {}));
-        let outcome = std::panic::catch_unwind(|| one_comes_as_one_goes(false));
+        let outcome = std::panic::catch_unwind(|| a_push_meets_an_end(false));
         std::panic::set_hook(hook);
         assert!(outcome.is_err(), "the check did not see it");
     }

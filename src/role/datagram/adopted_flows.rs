@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 
-use super::forward::Client;
+use super::request::Client;
 use crate::base::time::Instant;
 
 /// Where a client's flow was.

@@ -12,17 +12,18 @@
 use std::time::Duration;
 
 use super::adopted_flows::{AdoptedFlows, MovedFlow};
-use super::forward::{Client, Datagram, Forwarder, LastClient, Way};
+use super::forward::{Datagram, Forwarder, LastClient, Way};
 use super::handover::Flow;
 use super::leases::{Ended, Leases, Owner, Pair};
-use super::members::Member;
+use super::request::Client;
 use super::settings::Affinity;
+use super::shared::Member;
 use crate::base::batch::{FrameRef, Received, SocketId, Tx};
 use crate::base::drop_reason::DropReason;
 use crate::base::lru_slab::{Key, LruSlab};
 use crate::base::time::{Instant, earliest};
 use crate::pool::select::Slot;
-use crate::pool::waiting::NoRoom;
+use crate::pool::waiting::NotQueued;
 
 /// Requests under way at one worker.
 const REQUESTS_MAX: usize = 65_536;
@@ -49,8 +50,8 @@ struct Use {
     last: Option<Key>,
     /// Datagrams that the server may still send to the client.
     credit: u32,
-    /// Which server of the slot it is; of none, as long as nothing was sent.
-    generation: u32,
+    /// The server's registration; of none while nothing was sent.
+    epoch: u32,
     /// Whether the server has sent something.
     is_answered: bool,
 }
@@ -139,7 +140,7 @@ impl ByPort {
         match core.reserve_for_trial().map_or_else(|| core.reserve_in_turn(), Ok) {
             Ok(server) => self.send_request(core, client, server, Some(at), now, bytes, tx),
             Err(DropReason::ServersFull) => {
-                core.wait(now, client, bytes).map_err(|NoRoom| DropReason::ServersFull)
+                core.queue(now, client, bytes).map_err(|NotQueued| DropReason::ServersFull)
             }
             Err(reason) => Err(reason),
         }
@@ -178,7 +179,7 @@ impl ByPort {
             None => used.first = Some(key),
             Some(last) => self.waiting.get_mut(last).expect("it waits").next = Some(key),
         }
-        used.generation = member.generation;
+        used.epoch = member.epoch;
         used.credit = used.credit.saturating_add(core.settings.replies.unwrap_or(1));
         core.await_answer(now, slot);
         Ok(())
@@ -197,7 +198,7 @@ impl ByPort {
         if let Some(pair) = live {
             let slot = self.leases.slot(pair);
             let used = self.uses[pair.index()];
-            let member = core.view.get(slot).filter(|m| m.generation == used.generation && m.keeps_flows);
+            let member = core.view.get(slot).filter(|m| m.epoch == used.epoch && m.extra.keeps_flows);
             if let Some(&member) = member {
                 let way = self.way(core, pair, &member);
                 core.send_to_server(&way, client, Some(at), bytes, false, tx)?;
@@ -247,7 +248,7 @@ impl ByPort {
             return Err(reason);
         }
         let used = &mut self.uses[pair.index()];
-        used.generation = member.generation;
+        used.epoch = member.epoch;
         used.is_answered = is_answered;
         used.credit = core.settings.replies.unwrap_or(1);
         used.last = if is_answered {
@@ -270,14 +271,14 @@ impl ByPort {
         let flow = |client: &Client, flow: &MovedFlow| Flow {
             client: client.addr,
             front: core.front_addr(client.front),
-            local_ip: core.locals.get(client.local),
+            local_ip: core.shared.locals.get(client.local),
             server: flow.server,
             is_answered: flow.is_answered,
         };
         let live = |pair: Pair| {
             let (used, slot) = (&self.uses[pair.index()], self.leases.slot(pair));
             let owner = self.leases.owner(now, pair).filter(|_| self.leases.is_busy(pair))?;
-            let member = core.view.get(slot).filter(|member| member.generation == used.generation)?;
+            let member = core.view.get(slot).filter(|member| member.epoch == used.epoch)?;
             let moved = MovedFlow { server: member.addr, is_answered: used.is_answered };
             Some(flow(&owner.client, &moved))
         };
@@ -290,7 +291,7 @@ impl ByPort {
         let until = now + core.settings.idle_timeout;
         for &Flow { client, front, local_ip, server, is_answered } in flows {
             let Some(front) = core.front_at(front) else { continue };
-            let client = Client { addr: client, front, local: core.locals.number(local_ip) };
+            let client = Client { addr: client, front, local: core.shared.locals.number(local_ip) };
             self.moved.add(until, client, MovedFlow { server, is_answered });
         }
     }
@@ -342,7 +343,7 @@ impl ByPort {
         }
         let pair = self.leases.pair(socket.0 - ports.start, slot);
         let used = self.uses[pair.index()];
-        if used.generation != member.generation {
+        if used.epoch != member.epoch {
             return Err(DropReason::Late); // meant for whom an earlier server of the slot has served
         }
         core.hear(now, slot); // whatever becomes of its datagram

@@ -5,9 +5,10 @@
 
 use std::net::SocketAddr;
 
-use super::forward::{Client, Datagram, Forwarder, LastClient, Way};
-use super::members::Member;
+use super::forward::{Datagram, Forwarder, LastClient, Way};
 use super::queries::{Place, Queries};
+use super::request::Client;
+use super::shared::Member;
 use crate::base::batch::{FrameRef, Received, SocketId, Tx};
 use crate::base::drop_reason::DropReason;
 use crate::base::time::Instant;
@@ -25,8 +26,8 @@ struct Query {
     client: Option<Client>,
     client_id: u16,
     slot: Slot,
-    /// Which server of the slot it is.
-    generation: u32,
+    /// The server's registration.
+    epoch: u32,
     question: u64,
     sent: Instant,
 }
@@ -72,7 +73,7 @@ impl Dns {
             Ok(reserved) => reserved,
             Err(reason) => {
                 let full = reason == DropReason::ServersFull;
-                let waits = full && core.wait(datagram.now, client, bytes).is_ok();
+                let waits = full && core.queue(datagram.now, client, bytes).is_ok();
                 self.try_out(core, client, question, datagram.now, bytes, tx);
                 if waits {
                     return Ok(());
@@ -81,9 +82,8 @@ impl Dns {
                 return Err(reason);
             }
         };
-        let Member { addr, generation, .. } = member;
-        let query =
-            Query { client: Some(*client), client_id, slot, generation, question, sent: datagram.now };
+        let Member { addr, epoch, .. } = member;
+        let query = Query { client: Some(*client), client_id, slot, epoch, question, sent: datagram.now };
         if let Err(reason) = self.send(core, query, addr, client, Some(datagram.at), bytes, tx) {
             core.release(slot);
             if reason == DropReason::TableFull {
@@ -101,14 +101,14 @@ impl Dns {
         &mut self,
         core: &mut Forwarder,
         client: &Client,
-        (slot, Member { addr, generation, .. }): (Slot, Member),
+        (slot, Member { addr, epoch, .. }): (Slot, Member),
         now: Instant,
         bytes: &mut [u8],
         tx: &mut Tx,
     ) -> Result<(), DropReason> {
         let client_id = dns::id(bytes);
         let question = dns::query(bytes).expect("checked before it waited").hash(&self.key);
-        let query = Query { client: Some(*client), client_id, slot, generation, question, sent: now };
+        let query = Query { client: Some(*client), client_id, slot, epoch, question, sent: now };
         if let Err(reason) = self.send(core, query, addr, client, None, bytes, tx) {
             core.release(slot);
             dns::set_id(bytes, client_id);
@@ -133,9 +133,9 @@ impl Dns {
         if dns::opcode(bytes) != OPCODE_QUERY {
             return; // an update, say, is not to be made twice
         }
-        let Some((slot, Member { addr, generation, .. })) = core.reserve_for_trial() else { return };
+        let Some((slot, Member { addr, epoch, .. })) = core.reserve_for_trial() else { return };
         let id = dns::id(bytes);
-        let copy = Query { client: None, client_id: id, slot, generation, question, sent: now };
+        let copy = Query { client: None, client_id: id, slot, epoch, question, sent: now };
         match self.send(core, copy, addr, client, None, bytes, tx) {
             Ok(()) => core.owe(now, slot),
             Err(_) => core.release(slot), // another query will do
@@ -189,7 +189,7 @@ impl Dns {
             core.hear(datagram.now, slot); // too late for its query, but it lives
             return Err(DropReason::NotOpen);
         };
-        let member = core.view.get(query.slot).filter(|member| member.generation == query.generation);
+        let member = core.view.get(query.slot).filter(|member| member.epoch == query.epoch);
         if !member.is_some_and(|member| member.is_at(peer)) {
             return Err(DropReason::WrongSource);
         }
@@ -251,7 +251,7 @@ fn servfail(
 /// The same to a query that has waited, whose bytes are no turn's.
 pub(super) fn refuse(core: &mut Forwarder, client: &Client, bytes: &mut [u8], tx: &mut Tx) {
     let len = dns::truncate_to_servfail(bytes);
-    let local_ip = core.locals.get(client.local);
+    let local_ip = core.shared.locals.get(client.local);
     let destination = tx.destination(client.front, client.addr, local_ip);
     if let Some(staged) = destination.and_then(|destination| tx.stage(destination, len)) {
         staged.copy_from_slice(&bytes[..len]);

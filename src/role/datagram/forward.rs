@@ -1,56 +1,27 @@
 //! What every way of matching needs: choosing a server, sending to it, and keeping count.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crossbeam_utils::CachePadded;
 
-use super::members::{Member, View};
+use super::request::Client;
 use super::settings::{ProxyProtocol, Settings, Sockets};
-use super::shared::{Shared, Signals};
+use super::shared::{Extra, Member, Shared, Signals};
 use crate::base::batch::{DestinationId, FrameRef, Received, SocketId, Tx};
 use crate::base::drop_reason::DropReason;
 use crate::base::published::Seen;
 use crate::base::rng::Rng;
 use crate::base::time::Instant;
 use crate::pool::access::Gate;
+use crate::pool::members::View;
 use crate::pool::regret::RegretSampler;
 use crate::pool::select::{Chooser, Full, Slot};
 use crate::pool::stats::{Answers, DatagramStats, LatencyHistogram};
 use crate::pool::waiting::Limit;
 use crate::wire::proxy_protocol::{self, Transport};
-
-/// A client: where its answers go, and the socket and address that they leave from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Client {
-    pub addr: SocketAddr,
-    pub front: SocketId,
-    /// The number of the address that it asked, see [`Locals`].
-    pub local: u8,
-}
-
-/// The local addresses that clients have asked, where a front is bound to a wildcard, by number.
-#[derive(Debug, Default)]
-pub(super) struct Locals(heapless::Vec<IpAddr, 255>);
-
-impl Locals {
-    /// "The address that the socket is bound to, or whatever the kernel chooses."
-    const UNSPECIFIED: u8 = 255;
-
-    /// The number of an address; the 256th and later ones share the number of nobody.
-    pub fn number(&mut self, ip: Option<IpAddr>) -> u8 {
-        let Some(ip) = ip else { return Self::UNSPECIFIED };
-        let found = self.0.iter().position(|&known| known == ip);
-        let number = found.or_else(|| self.0.push(ip).is_ok().then(|| self.0.len() - 1));
-        number.map_or(Self::UNSPECIFIED, |number| number as u8)
-    }
-
-    pub fn get(&self, number: u8) -> Option<IpAddr> {
-        self.0.get(usize::from(number)).copied()
-    }
-}
 
 /// The way of a datagram to a server.
 #[derive(Clone, Copy, Debug)]
@@ -120,8 +91,7 @@ pub(super) struct Forwarder {
     seen: Seen,
     pub stats: Arc<DatagramStats>,
     pub sockets: Sockets,
-    pub view: View,
-    pub locals: Locals,
+    pub view: View<Extra>,
     pub rng: Rng,
     lanes: Box<[Lane]>,
     /// Answers that all servers together owe.
@@ -160,7 +130,6 @@ impl Forwarder {
         let slots = settings.servers_max;
         Forwarder {
             view: View::new(slots, own),
-            locals: Locals::default(),
             rng: Rng::new(rng.next_u64()),
             lanes: (0..slots).map(|_| Lane::NEW).collect(),
             owed: 0,
@@ -195,7 +164,7 @@ impl Forwarder {
     /// Copies what the primary has changed.
     pub fn refresh(&mut self) {
         let Forwarder { shared, view, lanes, .. } = self;
-        view.refresh(&shared.members, |slot| lanes[slot.index()].destination = None);
+        view.refresh(&shared.members, |slot, _| lanes[slot.index()].destination = None);
     }
 
     /// A server that was counted up for a request, and where it is.
@@ -237,7 +206,7 @@ impl Forwarder {
     /// The same for the server of a flow that another process had, if it may keep flows.
     pub fn reserve_known(&mut self, server: SocketAddr) -> Option<(Slot, Member)> {
         let slot = self.view.slot_of(server)?;
-        let member = *self.view.get(slot).filter(|member| member.keeps_flows)?;
+        let member = *self.view.get(slot).filter(|member| member.extra.keeps_flows)?;
         self.shared.tree.adjust(slot, 1);
         Some((slot, member))
     }
@@ -322,7 +291,7 @@ impl Forwarder {
 
     fn proxy_header(&self, client: &Client) -> heapless::Vec<u8, { proxy_protocol::HEADER_MAX }> {
         let front = self.fronts[usize::from(client.front.0)];
-        let ip = self.locals.get(client.local).unwrap_or(front.ip());
+        let ip = self.shared.locals.get(client.local).unwrap_or(front.ip());
         proxy_protocol::header(Transport::Datagram, client.addr, SocketAddr::new(ip, front.port()))
     }
 
@@ -348,7 +317,7 @@ impl Forwarder {
         let destination = match last {
             Some((known, destination)) if known == client => *destination,
             _ => {
-                let local_ip = self.locals.get(client.local);
+                let local_ip = self.shared.locals.get(client.local);
                 let Some(destination) = tx.destination(client.front, client.addr, local_ip) else {
                     return false;
                 };

@@ -1,6 +1,7 @@
 //! Datagrams of clients: who may send, before anything of what is sent is looked at.
 
-use super::forward::{Client, datagrams};
+use super::forward::datagrams;
+use super::request::Client;
 use super::*;
 
 impl DatagramRole {
@@ -17,7 +18,7 @@ impl DatagramRole {
         if admitted < count {
             core.stats.common.refused.add(DropReason::Rate, count - admitted);
         }
-        let local = core.locals.number(received.local_ip);
+        let local = core.shared.locals.number(received.local_ip);
         let client = Client { addr: received.peer, front: received.socket, local };
         let mut last = None;
         for (at, bytes) in datagrams(received, bytes).take(admitted as usize) {

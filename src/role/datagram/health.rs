@@ -20,9 +20,8 @@ use super::by_port::ANSWER_LATEST;
 use super::checks::{Asked, Checker};
 use super::forward::Forwarder;
 use super::handover::{Known, KnownServer};
-use super::members::Member;
 use super::settings::{Check, HealthCheck, Protocol, Settings};
-use super::shared::{Noticed, Shared};
+use super::shared::{Extra, Member, Noticed, Shared};
 use crate::base::batch::{SocketId, Tx};
 use crate::base::drop_reason::DropReason;
 use crate::base::time::Instant;
@@ -187,8 +186,8 @@ impl Primary {
 
     /// Judges every server by what was noticed since the last tick, and asks those whose time has come.
     pub fn on_tick(&mut self, core: &mut Forwarder, now: Instant, tx: &mut Tx) {
-        let Shared { tree, finished, room, .. } = &*core.shared;
-        self.auto.look(now, tree, finished.iter(), !room.is_empty());
+        let Shared { tree, finished, pending, .. } = &*core.shared;
+        self.auto.look(now, tree, finished.iter(), !pending.is_empty());
         if now >= self.next_look {
             self.next_look = now + LOOK;
             if let Some(wanted) = core.shared.take_wanted() {
@@ -557,8 +556,8 @@ impl Primary {
             usable += u32::from(is_usable);
             let member = server.as_ref().map(|server| Member {
                 addr: server.addr,
-                generation: server.generation,
-                keeps_flows: is_usable || finishes,
+                epoch: server.generation,
+                extra: Extra { keeps_flows: is_usable || finishes },
             });
             // Known before it may be chosen.
             core.shared.members.publish(slot, member);

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use siphasher::sip::SipHasher13;
 
-use super::forward::Client;
+use super::request::Client;
 use crate::base::batch::SocketId;
 use crate::base::time::Instant;
 use crate::pool::select::Slot;
@@ -240,6 +240,7 @@ impl Leases {
 
     /// Panics, with the numbers, unless each resting pair is in the one row of its server that it names, rows are in the
     /// order of their rest, and each owner's newest pair is its own.
+    #[cfg(test)]
     pub fn check_invariants(&self) {
         for (slot, lane) in self.lanes.iter().enumerate() {
             let mut linked = 0;

@@ -11,10 +11,10 @@
 //! | file | a change there is about |
 //! |---|---|
 //! | `settings.rs` | what a pool is made from |
-//! | `shared.rs`, `members.rs` | what the workers share |
+//! | `shared.rs` | what the workers share |
 //! | `forward.rs` | choosing a server, sending to it, keeping count |
 //! | `front.rs` | who may send |
-//! | `pending.rs`, `waiting.rs` | requests that wait until a server has room |
+//! | `pending.rs`, `waiting.rs` | requests that wait for a server below its limit |
 //! | `dns.rs`, `queries.rs` | matching DNS answers with queries |
 //! | `by_port.rs`, `leases.rs` | matching by port and server |
 //! | `health.rs`, `checks.rs` | which servers are up (primary) |
@@ -29,9 +29,9 @@ mod front;
 mod handover;
 mod health;
 mod leases;
-mod members;
 mod pending;
 mod queries;
+mod request;
 mod settings;
 mod shared;
 #[cfg(test)]
@@ -56,7 +56,6 @@ use crate::pool::stats::DatagramStats;
 use crate::role::Role;
 
 pub use self::handover::{Flow, Known};
-pub use self::members::Member;
 pub use self::settings::{Affinity, Chance, Check, HealthCheck, Protocol, ProxyProtocol, Settings, Sockets};
 pub use self::shared::Shared;
 
@@ -87,7 +86,7 @@ pub struct DatagramRole {
     grace: Instant,
     /// Since when it takes nothing of clients any more.
     retired: Option<Instant>,
-    /// Requests that wait could have been sent, had the turn had room.
+    /// Whether queued requests remain that the turn had no room for.
     has_more: bool,
 }
 
@@ -190,7 +189,7 @@ impl DatagramRole {
                 quiet || self.retired.is_some_and(|retired| now.since(retired) >= timeout)
             }),
         };
-        !self.core.owes() && self.core.shared.room.is_empty() && flows_are_quiet
+        !self.core.owes() && self.core.shared.pending.is_empty() && flows_are_quiet
     }
 
     /// The oldest event that was not fetched yet.
@@ -285,7 +284,7 @@ impl Role for DatagramRole {
             }
         }
         self.core.publish(now);
-        self.serve_waiting(now, tx);
+        self.serve_pending(now, tx);
     }
 
     fn on_timeout(&mut self, now: Instant, tx: &mut Tx) {
@@ -312,9 +311,9 @@ impl Role for DatagramRole {
             }
         }
         self.core.publish(now);
-        self.serve_waiting(now, tx);
+        self.serve_pending(now, tx);
         if self.primary.is_some() {
-            self.core.stats.common.waiting.set(self.core.shared.room.len());
+            self.core.stats.common.waiting.set(self.core.shared.pending.len());
         }
     }
 
@@ -327,7 +326,7 @@ impl Role for DatagramRole {
             Matching::ByPort(leased) => leased.next_deadline(&self.core),
         };
         // A server may have got room elsewhere: by TCP, or since it has come up.
-        let is_awaited = self.core.owes() || !self.core.shared.room.is_empty();
+        let is_awaited = self.core.owes() || !self.core.shared.pending.is_empty();
         let tick = is_awaited.then_some(self.next_tick);
         let due = earliest(overdue.map(|at| at.max(self.grace)), tick);
         let judge = self.primary.as_ref().filter(|_| self.retired.is_none());

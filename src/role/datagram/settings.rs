@@ -126,7 +126,7 @@ pub struct Settings {
     pub policy: PolicyKind,
     /// At most so many requests (or flows) at one server.
     pub max_outstanding: Option<Limit>,
-    /// Requests that wait for a server with room at most, 0 to [`crate::pool::waiting::PLACES_MAX`]; more are refused.
+    /// Requests that wait for a server with room at most, 0 to [`crate::pool::waiting::PENDING_MAX`]; more are refused.
     pub waiting_max: usize,
     /// How long an answer may take.
     pub timeout: Duration,

@@ -6,17 +6,28 @@ use std::sync::{Arc, Mutex};
 
 use crossbeam_utils::CachePadded;
 
-use super::members::{Member, Members};
-use super::pending::{self, Guest};
+use super::pending;
+use super::request::Client;
 use super::settings::{Protocol, ProxyProtocol, Settings};
 use crate::base::published::{Live, Seen};
 use crate::base::time::Instant;
 use crate::pool::access::{Access, Gate, Sketch};
 use crate::pool::concurrency::Finished;
 use crate::pool::desired::DesiredServer;
+use crate::pool::local_addresses::LocalAddresses;
+use crate::pool::members::Members;
 use crate::pool::select::{Chooser, Slot, Tree};
 use crate::pool::stats::{DatagramStats, TcpStats};
-use crate::pool::waiting::{Limit, Room, cap};
+use crate::pool::waiting::{Limit, PendingQueue, cap};
+
+/// What a worker must know of a server beside its address and epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Extra {
+    /// Whether flows may stay at the server: it is neither down nor disabled, nor about to leave.
+    pub keeps_flows: bool,
+}
+
+pub(super) type Member = crate::pool::members::Member<Extra>;
 
 /// What the workers have noticed of a server, for the primary to judge.
 #[derive(Debug, Default)]
@@ -110,9 +121,11 @@ pub struct Shared {
     /// For whoever opens connections.
     chooser: Mutex<Chooser>,
     pub(super) tree: Tree,
-    /// Requests that wait until a server has room.
-    pub(super) room: Room<Guest>,
-    pub(super) members: Members,
+    /// Requests that wait for a server below its limit.
+    pub(super) pending: PendingQueue<Client>,
+    pub(super) members: Members<Extra>,
+    /// The client-side addresses at which datagrams arrived.
+    pub(super) locals: LocalAddresses,
     pub(super) signals: Box<[CachePadded<Signals>]>,
     /// The slot of a server that waits for a request to prove itself on, plus one.
     trial: AtomicU32,
@@ -138,8 +151,9 @@ impl Shared {
         let (slots, limit) = (settings.servers_max, settings.max_outstanding);
         let shared = Shared {
             tree: Tree::new(slots, cap(settings.max_outstanding)),
-            room: pending::room(&settings),
-            members: Members::new(slots),
+            pending: pending::pending_queue(&settings),
+            members: Members::new(slots, settings.workers),
+            locals: LocalAddresses::default(),
             signals: (0..slots).map(|_| CachePadded::default()).collect(),
             key,
             name: settings.name.clone(),
@@ -155,14 +169,14 @@ impl Shared {
             live: Live::new(Current::new(settings, key)),
             seed,
         };
-        shared.furnish(limit);
+        shared.allocate(limit);
         shared
     }
 
-    /// Makes room for those who may have to wait.
-    fn furnish(&self, limit: Option<Limit>) {
+    /// Allocates the pending queue if there is a limit.
+    fn allocate(&self, limit: Option<Limit>) {
         if limit.is_some() {
-            self.room.furnish(Guest::NOBODY);
+            self.pending.allocate();
         }
     }
 
@@ -255,7 +269,7 @@ impl Shared {
         })?;
         let Settings { max_outstanding, policy, .. } = *current.settings;
         if max_outstanding != limit_before {
-            self.furnish(max_outstanding);
+            self.allocate(max_outstanding);
             self.tree.set_cap(cap(max_outstanding)); // one that was found stays
         }
         self.chooser.lock().expect("no panic while it is held").set_policy(policy);

@@ -1,101 +1,101 @@
-//! Requests that wait in the pool's room until a server has room for them: [`crate::pool::waiting`].
+//! Requests that wait for a server below its limit: [`crate::pool::waiting`].
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
-use super::forward::{Client, Forwarder};
-use super::members::Member;
-use super::pending::{DATAGRAM_MAX, Guest};
+use super::forward::Forwarder;
+use super::pending::DATAGRAM_MAX;
+use super::request::Client;
+use super::shared::Member;
 use super::*;
 use crate::pool::select::Slot;
-use crate::pool::waiting::{Host, NO_MARK, NoRoom, Waiting};
+use crate::pool::waiting::{Dispatcher, NO_KEY, NotQueued, Pending, Push, ServerSource};
 use crate::wire::proxy_protocol;
 
-impl Host for Forwarder {
-    type Server = (Slot, Member);
-
-    fn reserve(&mut self) -> Option<(Slot, Member)> {
-        Forwarder::reserve(self).ok()
-    }
-
-    fn release(&mut self, (slot, _): (Slot, Member)) {
-        Forwarder::release(self, slot);
-    }
-}
-
 impl Forwarder {
-    /// A server for a request that has just come: behind those that wait already.
+    /// A server for a request that has just arrived: behind the queued requests.
     pub fn reserve_in_turn(&mut self) -> Result<(Slot, Member), DropReason> {
-        match self.shared.room.is_empty() {
+        match self.shared.pending.is_empty() {
             true => self.reserve(),
             false => Err(DropReason::ServersFull),
         }
     }
 
-    /// Has a request wait. It is sent when the turn ends, at the earliest.
-    pub fn wait(&mut self, now: Instant, client: &Client, bytes: &[u8]) -> Result<(), NoRoom> {
-        let Client { addr, front, local } = *client;
-        let guest = Guest { addr, front, local_ip: self.locals.get(local) };
-        self.shared.room.enter(now, self.settings.timeout, guest, NO_MARK, bytes)
+    /// Queues a request. It is sent at the end of the turn, at the earliest.
+    pub fn queue(&mut self, now: Instant, client: &Client, bytes: &[u8]) -> Result<(), NotQueued> {
+        let deadline = self.settings.timeout;
+        self.shared.pending.push(now, Push { client: *client, deadline, key: NO_KEY, bytes })
+    }
+}
+
+/// A worker at the end of its turn.
+struct Turn<'a> {
+    core: &'a mut Forwarder,
+    matching: &'a mut Matching,
+    now: Instant,
+    tx: &'a mut Tx,
+}
+
+impl ServerSource for Turn<'_> {
+    type Server = (Slot, Member);
+
+    fn reserve(&mut self) -> Option<(Slot, Member)> {
+        self.core.reserve().ok()
     }
 
-    /// A guest as this worker's client.
-    fn client(&mut self, guest: &Guest) -> Client {
-        Client { addr: guest.addr, front: guest.front, local: self.locals.number(guest.local_ip) }
+    fn release(&mut self, (slot, _): (Slot, Member)) {
+        self.core.release(slot);
+    }
+}
+
+impl Dispatcher<Client> for Turn<'_> {
+    fn has_room(&self) -> bool {
+        self.tx.has_room_for(DATAGRAM_MAX + proxy_protocol::HEADER_MAX)
+    }
+
+    fn can_serve(&self) -> bool {
+        self.core.shared.can_serve()
+    }
+
+    fn send(&mut self, server: (Slot, Member), request: &mut Pending<Client>) {
+        let Turn { core, matching, now, tx } = self;
+        let (client, now) = (request.client, *now);
+        core.stats.common.waited.add(1);
+        core.stats.common.waiting_delay.record(now.since(request.since).as_micros() as u32);
+        let outcome = match matching {
+            Matching::Dns(dns) => dns.send_waiting(core, &client, server, now, request.bytes(), tx),
+            Matching::ByPort(by_port) => {
+                by_port.send_request(core, &client, server, None, now, request.bytes(), tx)
+            }
+        };
+        if let Err(reason) = outcome {
+            core.stats.common.refused.add(reason, 1);
+        }
+    }
+
+    fn refuse(&mut self, request: &mut Pending<Client>) {
+        let client = request.client;
+        if let Matching::Dns(_) = self.matching {
+            dns::refuse(self.core, &client, request.bytes(), self.tx);
+        }
+        self.core.stats.common.refused.add(DropReason::NoServer, 1);
     }
 }
 
 impl DatagramRole {
-    /// Sends what waits as far as servers have room for it. At the end of a turn, when the tree knows what has come of it.
-    pub(super) fn serve_waiting(&mut self, now: Instant, tx: &mut Tx) {
+    /// Sends queued requests as long as servers are below their limit. At the end of a turn.
+    pub(super) fn serve_pending(&mut self, now: Instant, tx: &mut Tx) {
         self.has_more = false;
-        if self.core.shared.room.is_empty() {
+        if self.core.shared.pending.is_empty() {
             return;
         }
         let shared = Arc::clone(&self.core.shared);
-        let mut expired = 0;
-        loop {
-            if !tx.has_room_for(DATAGRAM_MAX + proxy_protocol::HEADER_MAX) {
-                self.has_more = true;
-                break;
-            }
-            if shared.usable.load(Ordering::Relaxed) == 0 {
-                // Nobody is to wait for a server that is not there.
-                let Some(waiting) = shared.room.take() else { break };
-                self.dismiss(waiting, tx);
-                continue;
-            }
-            let Some((server, mut waiting)) = shared.room.call(now, &mut self.core, &mut expired) else {
-                break;
-            };
-            let client = self.core.client(&waiting.guest);
-            let core = &mut self.core;
-            core.stats.common.waited.add(1);
-            core.stats.common.waiting_delay.record(now.since(waiting.since).as_micros() as u32);
-            let outcome = match &mut self.matching {
-                Matching::Dns(dns) => dns.send_waiting(core, &client, server, now, waiting.bytes(), tx),
-                Matching::ByPort(leased) => {
-                    leased.send_request(core, &client, server, None, now, waiting.bytes(), tx)
-                }
-            };
-            if let Err(reason) = outcome {
-                core.stats.common.refused.add(reason, 1);
-            }
-            shared.room.vacate(waiting);
-        }
-        self.core.stats.common.refused.add(DropReason::Expired, expired);
+        let mut turn = Turn { core: &mut self.core, matching: &mut self.matching, now, tx };
+        let served = shared.pending.serve(now, &mut turn);
+        self.has_more = served.has_more;
+        self.core.stats.common.refused.add(DropReason::Expired, served.expired);
     }
 
-    fn dismiss(&mut self, mut waiting: Box<Waiting<Guest>>, tx: &mut Tx) {
-        let client = self.core.client(&waiting.guest);
-        if let Matching::Dns(_) = self.matching {
-            dns::refuse(&mut self.core, &client, waiting.bytes(), tx);
-        }
-        self.core.stats.common.refused.add(DropReason::NoServer, 1);
-        self.core.shared.room.vacate(waiting);
-    }
-
-    /// Sends what waits now, be the servers busy or not: for a worker that retires.
+    /// Lifts the limit: queued requests are sent in the next turns, since the worker retires.
     pub(super) fn stop_waiting(&self) {
         self.core.shared.tree.set_cap(u32::MAX);
     }

@@ -119,7 +119,7 @@ impl NativeRole {
             Some((known, destination)) if *known == key => *destination,
             _ => {
                 let to = unpack_addr(key.0, key.1);
-                let local_ip = self.listeners.local_ip(key.2, &self.shared.listeners);
+                let local_ip = self.shared.locals.get(key.2);
                 let destination = tx.destination(FRONT, to, local_ip).ok_or(DropReason::TurnFull)?;
                 *last_client = Some((key, destination));
                 destination
@@ -173,7 +173,7 @@ impl NativeRole {
         }
         let state = ServerState::from_wire(header.server_state).ok_or(DropReason::Kind)?;
         if !std::mem::replace(&mut lane.confirmed, true) {
-            self.shared.roster.confirm(slot, epoch, self.worker);
+            self.shared.members.confirm(slot, epoch, self.worker);
         }
         let believed = self.shared.tree.len(slot);
         self.stats.note_estimate(slot, header.queue.get(), believed);

@@ -1,7 +1,7 @@
 //! Requests of clients.
 
 use super::reply::{Asker, refuse};
-use super::waiting::mark_of;
+use super::waiting::key_of;
 use super::*;
 use crate::wire::{Frame, Header, Kind, Mode, Status};
 
@@ -9,11 +9,11 @@ impl NativeRole {
     /// Takes what one client sent.
     pub(super) fn on_front(&mut self, now: Instant, received: &Received, bytes: &mut [u8], tx: &mut Tx) {
         let format = self.format;
-        if let Some(reason) = self.not_a_client(received.peer) {
+        if let Some(reason) = self.not_a_client(received) {
             self.stats.common.dropped.add(reason, bytes.len().div_ceil(received.stride as usize) as u64);
             return;
         }
-        let listener = self.listeners.number(received.local_ip, &self.shared.listeners);
+        let listener = self.shared.locals.number(received.local_ip);
         let mut asker = Asker::new(received.peer, received.local_ip, listener);
         for frame in frames(received, bytes, format) {
             let outcome = frame.and_then(|(at, bytes)| self.on_request(now, &mut asker, at, bytes, tx));
@@ -23,12 +23,12 @@ impl NativeRole {
         }
     }
 
-    /// Nobody could be answered at port 0, and an answer to ourselves or to a server would be a loop.
-    fn not_a_client(&self, peer: SocketAddr) -> Option<DropReason> {
-        if peer.port() == 0 {
+    /// No reply can reach port 0, and a reply to the balancer itself or to a server would be a loop.
+    fn not_a_client(&self, received: &Received) -> Option<DropReason> {
+        if received.peer.port() == 0 {
             return Some(DropReason::SourcePort);
         }
-        self.view.is_inside(peer).then_some(DropReason::NotAClient)
+        self.view.is_inside(received.peer, received.local_ip).then_some(DropReason::NotAClient)
     }
 
     fn on_request(
@@ -49,16 +49,16 @@ impl NativeRole {
             self.stats.common.refused.add(DropReason::Mode, 1);
             return refuse(asker, frame, frame_ref, Status::Error, Duration::ZERO, tx);
         }
-        if self.still_waits(frame.header) {
+        if self.is_duplicate(frame.header) {
             return Err(DropReason::StillWaits);
         }
-        let (deadline_us, mark) = (frame.header.deadline_us.get(), mark_of(frame.header));
+        let (deadline_us, key) = (frame.header.deadline_us.get(), key_of(frame.header));
         if let Some((slot, member)) = self.reserve_in_turn() {
             return self.forward(now, asker, slot, &member, frame_ref, bytes, tx);
         }
         let (reason, retry_after) = if self.shared.usable.load(Ordering::Relaxed) == 0 {
             (DropReason::NoServer, RETRY_AFTER)
-        } else if self.wait(now, asker, deadline_us, mark, bytes).is_ok() {
+        } else if self.queue(now, asker, deadline_us, key, bytes).is_ok() {
             return Ok(());
         } else {
             (DropReason::ServersFull, self.retry_after())
@@ -76,8 +76,8 @@ impl NativeRole {
                 self.note_choice(reserved.slot);
                 return Some((reserved.slot, member));
             }
-            // The tree is ahead of this worker's view: somebody has joined, or left, since the turn began. Each round
-            // takes a change of the roster.
+            // The tree is ahead of this worker's view: a server has joined, or left, since the turn began. Each round
+            // takes a change of the members.
             self.shared.tree.adjust(reserved.slot, -1);
             self.refresh();
         }

@@ -249,7 +249,7 @@ impl NativeRole {
     /// What a successor needs of this worker; of the primary, what all share, too. All workers have stopped
     /// before the first of them exports.
     pub fn export(&mut self, now: Instant) -> Part {
-        // Nothing is left of a turn; but another worker may have changed the roster since.
+        // Nothing is left of a turn; but the primary may have published members since.
         self.refresh();
         self.publish(now);
         let is_tagged = self.format.tagged;
@@ -294,7 +294,7 @@ impl NativeRole {
             secret: settings.secret,
             instance: *instance,
             epoch: *epoch,
-            listeners: self.shared.front_addresses(),
+            listeners: self.shared.locals.to_vec(),
             servers: servers.collect(),
             away: primary.registry.away().to_vec(),
             last_addrs: (0..settings.servers_max as u16).filter_map(last_addr).collect(),
@@ -316,10 +316,11 @@ impl NativeRole {
         let Handover { common, workers } = handover;
         let mut rng = Rng::new(settings.seed);
         let settings = Settings { secret: common.secret, ..settings };
-        let shared = Arc::new(Shared::new(settings, common.instance, common.epoch));
-        shared.number_addresses(&common.listeners);
+        let mut shared = Shared::new(settings, common.instance, common.epoch);
+        shared.locals = common.listeners.iter().copied().collect();
+        let shared = Arc::new(shared);
         for (slot, server) in &common.servers {
-            shared.roster.publish(Slot::new(usize::from(*slot)), Some(member_of(server)));
+            shared.members.publish(Slot::new(usize::from(*slot)), Some(member_of(server)));
         }
         let go_on = |state: WorkerState| {
             let mut worker = NativeRole::worker(&shared, state.worker, &mut rng, now);
@@ -336,7 +337,7 @@ impl NativeRole {
     /// Takes over the lanes of a predecessor.
     fn go_on(&mut self, from: WorkerState, common: &Common) {
         let NativeRole { shared, view, lanes, .. } = self;
-        view.refresh(&shared.roster, |_, _| {}); // new to this process, but not to the lanes
+        view.refresh(&shared.members, |_, _| {}); // new to this process, but not to the lanes
         for &(slot, addr) in common.last_addrs.iter().filter(|(slot, _)| usize::from(*slot) < lanes.len()) {
             view.recall(Slot::new(usize::from(slot)), addr);
         }
@@ -350,7 +351,7 @@ impl NativeRole {
             shared.tree.adjust(slot, state.estimate.published() as i32);
             lane.estimate = state.estimate;
             if let Some(member) = view.get(slot).filter(|_| state.confirmed) {
-                shared.roster.confirm(slot, member.epoch, from.worker);
+                shared.members.confirm(slot, member.epoch, from.worker);
             }
         }
         if let (Some(key), Some(last)) = (&shared.settings.get().key, from.sealed) {

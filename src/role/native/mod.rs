@@ -11,7 +11,7 @@
 //! |---|---|
 //! | `shared.rs` | what the workers share |
 //! | `front.rs` | requests of clients: check, select, patch, forward |
-//! | `waiting.rs` | requests that wait until a server has room |
+//! | `waiting.rs` | requests that wait for a server below its limit |
 //! | `reply.rs` | who asked, and refusals |
 //! | `back.rs` | frames of servers: replies, reports, counters |
 //! | `registration.rs` | how a server becomes a member (primary) |
@@ -44,7 +44,7 @@ use crate::pool::concurrency::AdaptiveLimit;
 use crate::pool::event::{Event, EventQueue};
 use crate::pool::health::leaf_of;
 use crate::pool::health::{self, Census, Rules, State};
-use crate::pool::members::{Member, View};
+use crate::pool::members::View;
 use crate::pool::order::{Order, Refused};
 use crate::pool::outstanding::Estimate;
 use crate::pool::registry::{Registry, Server};
@@ -60,7 +60,7 @@ use crate::wire::tag::PeerReplay;
 use crate::wire::{DispatchWindow, FrameFormat, Opener, ReplyPath, Sealer};
 pub use handover::{Mismatch, Part};
 use orders::Orders;
-use shared::{Listeners, Shared};
+use shared::{Extra, Member, Shared};
 
 /// The socket on which clients ask.
 pub const FRONT: SocketId = SocketId(0);
@@ -86,7 +86,7 @@ pub struct Settings {
     pub servers_max: usize,
     /// At most so many requests at one server; the rest waits.
     pub max_outstanding: Option<Limit>,
-    /// Requests that wait at most, 0 to [`crate::pool::waiting::PLACES_MAX`]; more are refused with BUSY.
+    /// Requests that wait at most, 0 to [`crate::pool::waiting::PENDING_MAX`]; more are refused with BUSY.
     pub waiting_max: usize,
     /// How often servers report, and this balancer looks at its timers.
     pub interval: Duration,
@@ -198,7 +198,7 @@ pub struct NativeRole {
     worker: u8,
     format: FrameFormat,
     primary: Option<Box<Primary>>,
-    view: View,
+    view: View<Extra>,
     lanes: Box<[Lane]>,
     /// Slots whose lanes something has come up in; each once.
     touched: Vec<Slot>,
@@ -207,10 +207,9 @@ pub struct NativeRole {
     stats: Arc<NativeStats>,
     sealer: Option<Sealer>,
     opener: Option<Opener>,
-    listeners: Listeners,
     turn: u64,
     next_tick: Instant,
-    /// Requests that wait could have been sent, had the turn had room.
+    /// Whether queued requests remain that the turn had no room for.
     has_more: bool,
 }
 
@@ -263,7 +262,6 @@ impl NativeRole {
             // Each worker counts its frames by itself, so each is a sender of its own.
             sealer: settings.key.as_ref().map(|key| Sealer::new(key, rng.next_u64() | 1)),
             opener: settings.key.as_ref().map(Opener::new),
-            listeners: Listeners::default(),
             turn: 0,
             next_tick: now,
             has_more: false,
@@ -316,7 +314,7 @@ impl NativeRole {
             }
         })?;
         if settings.max_outstanding != limit_before {
-            self.shared.furnish(settings.max_outstanding);
+            self.shared.allocate(settings.max_outstanding);
             self.shared.tree.set_cap(cap(settings.max_outstanding)); // one that was found stays
         }
         Ok(())
@@ -342,7 +340,7 @@ impl NativeRole {
 
     /// Whether no request of this worker is outstanding, by its estimates, and none waits.
     pub fn is_idle(&self) -> bool {
-        self.shared.room.is_empty() && self.lanes.iter().all(|lane| lane.estimate.outstanding() == 0)
+        self.shared.pending.is_empty() && self.lanes.iter().all(|lane| lane.estimate.outstanding() == 0)
     }
 
     /// What this worker counts.
@@ -410,7 +408,7 @@ impl NativeRole {
     /// Copies what the primary has changed; a lane whose slot has another registration now starts anew.
     fn refresh(&mut self) {
         let NativeRole { shared, view, lanes, touched, .. } = self;
-        view.refresh(&shared.roster, |slot, member| {
+        view.refresh(&shared.members, |slot, member| {
             let lane = &mut lanes[slot.index()];
             lane.estimate.rebase(lane.window.sent());
             lane.confirmed = false;
@@ -421,7 +419,7 @@ impl NativeRole {
             if !std::mem::replace(&mut lane.touched, true) {
                 touched.push(slot);
             }
-            if let Some(stamp) = member.and_then(|m| m.stamp) {
+            if let Some(stamp) = member.and_then(|member| member.extra.stamp) {
                 lane.replay.adopt(stamp);
                 let _ = lane.replay.accept(stamp); // its own process registering anew: seen already
             }
@@ -448,7 +446,7 @@ impl NativeRole {
         if let Some(server) = server {
             self.stats.servers[slot.index()].common.weight.set(u64::from(server.weight));
         }
-        self.shared.roster.publish(slot, server.map(member_of));
+        self.shared.members.publish(slot, server.map(member_of));
         self.shared.usable.store(usable, Ordering::Relaxed);
         self.refresh();
     }
@@ -481,10 +479,12 @@ fn member_of(server: &Server) -> Member {
     Member {
         addr: server.addr,
         epoch: server.epoch,
-        nonce: server.nonce,
-        interval: server.interval,
-        draining: server.is_stopping,
-        stamp: server.stamp,
+        extra: Extra {
+            nonce: server.nonce,
+            interval: server.interval,
+            draining: server.is_stopping,
+            stamp: server.stamp,
+        },
     }
 }
 
@@ -502,7 +502,7 @@ impl Role for NativeRole {
             }
         }
         self.publish(now);
-        self.serve_waiting(now, tx);
+        self.serve_pending(now, tx);
     }
 
     fn on_timeout(&mut self, now: Instant, tx: &mut Tx) {
@@ -514,7 +514,7 @@ impl Role for NativeRole {
         }
         self.send_order(now, tx);
         self.publish(now);
-        self.serve_waiting(now, tx);
+        self.serve_pending(now, tx);
     }
 
     fn next_deadline(&self) -> Option<Instant> {

@@ -32,7 +32,7 @@ impl NativeRole {
             self.stats.common.dropped.add(DropReason::Nonce, 1);
             return self.challenge(now, peer, at, bytes, tx);
         }
-        if peer.port() == 0 || self.view.is_own(peer) {
+        if peer.port() == 0 || self.view.is_own(peer, None) {
             return Err(DropReason::WrongSource);
         }
         let Some(primary) = &mut self.primary else { return Err(DropReason::Unexpected) };
@@ -97,7 +97,7 @@ impl NativeRole {
     pub(super) fn alive(&mut self, now: Instant, slot: Slot) {
         let Some(primary) = &mut self.primary else { return };
         let Some(server) = primary.registry.get_mut(slot) else { return };
-        if server.health.state() == State::Joining && !self.shared.roster.is_confirmed(slot, server.epoch) {
+        if server.health.state() == State::Joining && !self.shared.members.is_confirmed(slot, server.epoch) {
             server.health.hear(now);
         } else {
             self.apply(now, slot, health::Event::Alive, ANSWERS);

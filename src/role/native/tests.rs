@@ -246,6 +246,15 @@ fn an_answer_is_never_answered_and_nobody_is_taken_for_a_client_who_is_none() {
 }
 
 #[test]
+fn the_balancer_recognises_itself_behind_a_wildcard() {
+    let wildcard = SocketAddr::from(([0, 0, 0, 0], 54_001));
+    let settings = Settings { own: vec![wildcard, addr(54_000)], ..Bench::settings(None) };
+    let mut bench = Bench::over(NativeRole::workers(settings, NOW).remove(0), NOW).with_server();
+    assert_eq!(bench.turn(FRONT, addr(54_001), &request()), []);
+    assert_eq!((bench.drops(DropReason::NotAClient), bench.stats.common.received.get()), (1, 0));
+}
+
+#[test]
 fn a_refusal_is_no_longer_than_the_request_and_carries_no_payload() {
     let mut bench = Bench::new(None);
     let sent = bench.turn(FRONT, addr(40_000), &request());

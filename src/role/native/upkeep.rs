@@ -30,7 +30,9 @@ impl NativeRole {
         for index in 0..self.view.slot_count() {
             let slot = Slot::new(index);
             let probe = self.judge(now, slot);
-            let Some(&Member { interval, draining, .. }) = self.view.get(slot) else { continue };
+            let Some(&Member { extra: Extra { interval, draining, .. }, .. }) = self.view.get(slot) else {
+                continue;
+            };
             let lane = &self.lanes[index];
             let pause = self.settings.interval.min(interval);
             let rested = now.since(lane.last_sync) >= pause;
@@ -42,8 +44,8 @@ impl NativeRole {
             self.stats.servers[index].lost.set(self.lanes[index].estimate.lost().max(0) as u64);
         }
         if let Some(primary) = &mut self.primary {
-            let Shared { tree, finished, room, .. } = &*self.shared;
-            primary.auto.look(now, tree, finished.iter(), !room.is_empty());
+            let Shared { tree, finished, pending, .. } = &*self.shared;
+            primary.auto.look(now, tree, finished.iter(), !pending.is_empty());
         }
         self.look_at_delays(now);
         self.size_up(now);
@@ -75,7 +77,7 @@ impl NativeRole {
             };
             self.apply(now, slot, event, why);
         } else if server.health.state() == State::Joining
-            && self.shared.roster.is_confirmed(slot, server.epoch)
+            && self.shared.members.is_confirmed(slot, server.epoch)
         {
             self.apply(now, slot, health::Event::Alive, ANSWERS); // every worker has had its answer
         }
@@ -91,7 +93,7 @@ impl NativeRole {
     /// Shows the pool to the scaler.
     fn size_up(&mut self, now: Instant) {
         let Some(primary) = &self.primary else { return };
-        let waiting = self.shared.room.len();
+        let waiting = self.shared.pending.len();
         self.stats.common.waiting.set(waiting);
         let mut sample = autoscale::Sample { outstanding: waiting, ..autoscale::Sample::default() };
         for (slot, server) in primary.registry.iter() {
@@ -199,14 +201,15 @@ impl NativeRole {
         let mut header = Header::new(Kind::ControllerRequest, self.format.size);
         header.op = RequestOp::Sync as u8;
         header.client_id.set(self.shared.instance);
-        header.sequence.set(member.nonce);
+        header.sequence.set(member.extra.nonce);
         header.worker = self.worker;
         header.balancer_epoch.set(self.shared.epoch);
         header.server_epoch.set(member.epoch);
         header.slot.set(slot.index() as u16);
         header.dispatch_seq.set(lane.window.sent());
         header.dispatch_us.set(now.wrapping_micros());
-        header.server_state = if member.draining { ServerState::Draining } else { ServerState::Ready } as u8;
+        header.server_state =
+            if member.extra.draining { ServerState::Draining } else { ServerState::Ready } as u8;
         Some((member.addr, header))
     }
 

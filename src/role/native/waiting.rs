@@ -1,136 +1,146 @@
-//! Requests that wait in the pool's room until a server has room for them: [`crate::pool::waiting`].
+//! Requests that wait for a server below its limit: [`crate::pool::waiting`].
 
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::reply::{Asker, refusal};
 use super::*;
-use crate::pool::waiting::{Host, NoRoom, Room, cap};
+use crate::pool::local_addresses::LocalAddresses;
+use crate::pool::waiting::{Dispatcher, NotQueued, Pending, PendingQueue, Push, ServerSource, cap};
 use crate::wire::{Frame, Header, Status};
 
-/// The patience of a client that names no deadline.
+/// The queue deadline of a request that carries none.
 const NO_DEADLINE: Duration = Duration::from_secs(3600);
-/// The longest time after which one that was refused is asked to come back.
+/// The longest time after which a refused client may repeat its request.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(1);
 
-/// Who waits. Another worker than the one that read its request may send it.
+/// The client of a queued request. Another worker than the one that read the request may send it.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Guest {
+pub(super) struct Client {
     peer: SocketAddr,
     local_ip: Option<IpAddr>,
     listener: u8,
 }
 
-impl Guest {
-    /// In an empty place.
-    pub const NOBODY: Guest = Guest {
+impl Client {
+    /// Fills an empty entry.
+    const NONE: Client = Client {
         peer: SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0),
         local_ip: None,
-        listener: Listeners::UNSPECIFIED,
+        listener: LocalAddresses::UNSPECIFIED,
     };
 }
 
-/// The room of a pool, without places.
-pub(super) fn room(settings: &Settings) -> Room<Guest> {
-    Room::new(settings.waiting_max, settings.format.size)
+/// The pending queue of a pool, without entries.
+pub(super) fn pending_queue(settings: &Settings) -> PendingQueue<Client> {
+    PendingQueue::new(settings.waiting_max, settings.format.size, Client::NONE)
 }
 
-impl Host for NativeRole {
+/// A worker at the end of its turn.
+struct Turn<'a> {
+    role: &'a mut NativeRole,
+    now: Instant,
+    tx: &'a mut Tx,
+}
+
+impl ServerSource for Turn<'_> {
     type Server = (Slot, Member);
 
     fn reserve(&mut self) -> Option<(Slot, Member)> {
-        NativeRole::reserve(self)
+        self.role.reserve()
     }
 
     fn release(&mut self, (slot, _): (Slot, Member)) {
-        self.shared.tree.adjust(slot, -1);
+        self.role.shared.tree.adjust(slot, -1);
+    }
+}
+
+impl Dispatcher<Client> for Turn<'_> {
+    fn has_room(&self) -> bool {
+        self.tx.has_room_for(self.role.format.size)
+    }
+
+    fn can_serve(&self) -> bool {
+        self.role.can_serve()
+    }
+
+    fn send(&mut self, (slot, member): (Slot, Member), request: &mut Pending<Client>) {
+        let Turn { role, now, tx } = self;
+        let Client { peer, local_ip, listener } = request.client;
+        let asker = Asker::new(peer, local_ip, listener);
+        let waited = (now.since(request.since).as_micros() as u32).min(u32::MAX - 1);
+        role.stats.common.waited.add(1);
+        role.stats.common.waiting_delay.record(waited);
+        let destination = role.server_destination(slot, member.addr, tx).expect("there is room");
+        let bytes = tx.stage(destination, role.format.size).expect("there is room");
+        bytes.copy_from_slice(request.bytes());
+        take_off_deadline(bytes, waited);
+        role.dispatch(*now, &asker, slot, &member, bytes);
+    }
+
+    fn refuse(&mut self, request: &mut Pending<Client>) {
+        let Turn { role, tx, .. } = self;
+        let Client { peer, local_ip, .. } = request.client;
+        role.stats.common.refused.add(DropReason::NoServer, 1);
+        let bytes = request.bytes();
+        let frame = Frame::check(bytes, &role.format).expect("checked before it was queued");
+        refusal(frame, Status::Busy, RETRY_AFTER);
+        let destination = tx.destination(FRONT, peer, local_ip).expect("there is room");
+        tx.stage(destination, bytes.len()).expect("there is room").copy_from_slice(bytes);
     }
 }
 
 impl NativeRole {
-    /// A server for a request that has just come: behind those that wait already.
+    /// A server for a request that has just arrived: behind the queued requests.
     pub(super) fn reserve_in_turn(&mut self) -> Option<(Slot, Member)> {
-        if self.shared.room.is_empty() { self.reserve() } else { None }
+        if self.shared.pending.is_empty() { self.reserve() } else { None }
     }
 
-    /// Has a request wait. It is sent when the turn ends, at the earliest.
-    pub(super) fn wait(
+    /// Queues a request. It is sent at the end of the turn, at the earliest.
+    pub(super) fn queue(
         &self,
         now: Instant,
         asker: &Asker,
         deadline_us: u32,
-        mark: u64,
+        key: u64,
         bytes: &[u8],
-    ) -> Result<(), NoRoom> {
-        let patience = match deadline_us {
+    ) -> Result<(), NotQueued> {
+        let deadline = match deadline_us {
             0 => NO_DEADLINE,
             micros => Duration::from_micros(micros.into()),
         };
-        let guest = Guest { peer: asker.peer, local_ip: asker.local_ip, listener: asker.listener };
-        self.shared.room.enter(now, patience, guest, mark, bytes)
+        let client = Client { peer: asker.peer, local_ip: asker.local_ip, listener: asker.listener };
+        self.shared.pending.push(now, Push { client, deadline, key, bytes })
     }
 
-    /// Whether a request is a repetition of one that still waits: it is answered when that is.
-    pub(super) fn still_waits(&self, header: &Header) -> bool {
-        header.attempt > 1 && !self.shared.room.is_empty() && self.shared.room.has(mark_of(header))
+    /// Whether a request repeats a queued one. The reply to that one will answer both.
+    pub(super) fn is_duplicate(&self, header: &Header) -> bool {
+        let pending = &self.shared.pending;
+        header.attempt > 1 && !pending.is_empty() && pending.contains(key_of(header))
     }
 
-    /// When one that was refused may come back: when those who wait have been served.
+    /// The time after which a refused client may repeat its request: the queued requests are served by then.
     pub(super) fn retry_after(&self) -> Duration {
-        self.shared.room.expected_wait().clamp(RETRY_AFTER, RETRY_AFTER_MAX)
+        self.shared.pending.expected_wait().clamp(RETRY_AFTER, RETRY_AFTER_MAX)
     }
 
-    /// Sends what waits as far as servers have room for it. At the end of a turn, when the tree knows what has come of it.
-    pub(super) fn serve_waiting(&mut self, now: Instant, tx: &mut Tx) {
+    /// Sends queued requests as long as servers are below their limit. At the end of a turn.
+    pub(super) fn serve_pending(&mut self, now: Instant, tx: &mut Tx) {
         self.has_more = false;
-        if self.shared.room.is_empty() {
+        if self.shared.pending.is_empty() {
             return;
         }
-        let (shared, size) = (Arc::clone(&self.shared), self.format.size);
-        let mut expired = 0;
-        loop {
-            if !tx.has_room_for(size) {
-                self.has_more = true;
-                break;
-            }
-            if shared.usable.load(Ordering::Relaxed) == 0 {
-                // Nobody is to wait for a server that is not there.
-                let Some(mut waiting) = shared.room.take() else { break };
-                let asker = Asker::new(waiting.guest.peer, waiting.guest.local_ip, waiting.guest.listener);
-                self.stats.common.refused.add(DropReason::NoServer, 1);
-                self.refuse_waiting(&asker, waiting.bytes(), tx);
-                shared.room.vacate(waiting);
-                continue;
-            }
-            let Some(((slot, member), mut waiting)) = shared.room.call(now, self, &mut expired) else {
-                break;
-            };
-            let asker = Asker::new(waiting.guest.peer, waiting.guest.local_ip, waiting.guest.listener);
-            let waited = (now.since(waiting.since).as_micros() as u32).min(u32::MAX - 1);
-            self.stats.common.waited.add(1);
-            self.stats.common.waiting_delay.record(waited);
-            let destination = self.server_destination(slot, member.addr, tx).expect("there is room");
-            let bytes = tx.stage(destination, size).expect("there is room");
-            bytes.copy_from_slice(waiting.bytes());
-            take_off_deadline(bytes, waited);
-            self.dispatch(now, &asker, slot, &member, bytes);
-            shared.room.vacate(waiting);
-        }
-        self.stats.common.dropped.add(DropReason::Expired, expired);
+        let shared = Arc::clone(&self.shared);
+        let served = shared.pending.serve(now, &mut Turn { role: self, now, tx });
+        self.has_more = served.has_more;
+        self.stats.common.dropped.add(DropReason::Expired, served.expired);
     }
 
-    fn refuse_waiting(&mut self, asker: &Asker, bytes: &mut [u8], tx: &mut Tx) {
-        let frame = Frame::check(bytes, &self.format).expect("checked before it waited");
-        refusal(frame, Status::Busy, RETRY_AFTER);
-        let destination = tx.destination(FRONT, asker.peer, asker.local_ip).expect("there is room");
-        tx.stage(destination, bytes.len()).expect("there is room").copy_from_slice(bytes);
-    }
-
-    /// Sends what waits in the next turns, be the servers busy or not: somebody else is to go on.
+    /// Lifts the limit: queued requests are sent in the next turns, since another process takes over.
     pub fn stop_waiting(&self) {
         self.shared.tree.set_cap(u32::MAX);
     }
 
-    /// Has requests wait again: nobody else has gone on. For the primary.
+    /// Sets the limit again: no other process has taken over. For the primary.
     pub fn wait_again(&self) {
         if let Some(primary) = &self.primary {
             let found = primary.auto.limit();
@@ -138,13 +148,13 @@ impl NativeRole {
         }
     }
 
-    /// Requests that wait.
+    /// The number of queued requests.
     pub fn waiting(&self) -> u64 {
-        self.shared.room.len()
+        self.shared.pending.len()
     }
 }
 
-/// What is left of a deadline after a wait: the server, too, drops what nobody waits for any more.
+/// Subtracts the wait from a request's deadline: the server, too, drops requests that no client waits for.
 fn take_off_deadline(bytes: &mut [u8], waited_us: u32) {
     let (header, _): (&mut Header, _) = zerocopy::FromBytes::mut_from_prefix(bytes).expect("a whole frame");
     let deadline = header.deadline_us.get();
@@ -153,8 +163,8 @@ fn take_off_deadline(bytes: &mut [u8], waited_us: u32) {
     }
 }
 
-/// Tells requests apart: all attempts of one have the same.
-pub(super) fn mark_of(header: &Header) -> u64 {
+/// The request key: all attempts of a request have the same one.
+pub(super) fn key_of(header: &Header) -> u64 {
     let mixed = header.client_id.get() ^ header.sequence.get().wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let mixed = (mixed ^ mixed >> 32).wrapping_mul(0xd6e8_feb8_6659_fd93);
     (mixed ^ mixed >> 32) | 1 << 63

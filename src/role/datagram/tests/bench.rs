@@ -304,7 +304,7 @@ impl Bench {
     pub fn check(&self) {
         let settings = &self.shared.settings();
         let (mut flows, mut owed) = (0, 0);
-        let (mut received, mut accounted) = (0, self.shared.room.len());
+        let (mut received, mut accounted) = (0, self.shared.pending.len());
         for (number, worker) in self.workers.iter().enumerate() {
             let stats = worker.stats();
             let get = |counter: &crate::pool::stats::Counter| counter.get();

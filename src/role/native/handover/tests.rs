@@ -172,13 +172,11 @@ fn front_addresses_keep_their_numbers() {
     let mut old = Bench::new(None);
     let ip = |last: u8| Some(IpAddr::from([10, 0, 0, last]));
     for (last, number) in [(7, 0), (3, 1)] {
-        assert_eq!(old.balancer.listeners.number(ip(last), &old.balancer.shared.listeners), number);
+        assert_eq!(old.balancer.shared.locals.number(ip(last)), number);
     }
-    let mut new = successor(&mut old);
-    let NativeRole { shared, listeners, .. } = &mut new.balancer;
-    assert_eq!(listeners.local_ip(1, &shared.listeners), ip(3));
-    assert_eq!(listeners.number(ip(9), &shared.listeners), 2);
-    assert_eq!(listeners.number(ip(7), &shared.listeners), 0);
+    let new = successor(&mut old);
+    let locals = &new.balancer.shared.locals;
+    assert_eq!((locals.get(1), locals.number(ip(9)), locals.number(ip(7))), (ip(3), 2, 0));
 }
 
 #[test]
