@@ -1,6 +1,5 @@
 //! One datagram pool from the command line, by the same conversion and checks as from a file.
 
-use super::keys::Keys;
 use super::raw::{OneOrMany, Raw, RawPool, RawPoolServer, Text};
 use super::{Config, ConfigError, Reader};
 
@@ -37,7 +36,7 @@ impl Config {
             timeout: number(pool.timeout),
             ..RawPool::default()
         };
-        let reader = Reader { file: None, keys: Keys::default(), arguments: true };
+        let reader = Reader { file: None, document: None };
         reader.config(Raw { pools: Some(vec![pool]), ..Raw::default() })
     }
 }

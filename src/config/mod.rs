@@ -7,9 +7,9 @@ mod address;
 mod admin;
 mod arguments;
 mod describe;
+mod document;
 mod error;
 mod key;
-mod keys;
 mod pool_reader;
 mod pools;
 pub mod probe;
@@ -30,9 +30,9 @@ use tracing_subscriber::filter::LevelFilter;
 pub use admin::{Admin, Token};
 pub use arguments::PoolArguments;
 pub use describe::describe;
+use document::{Document, Mistake, shortened};
 pub use error::ConfigError;
 pub use key::Key;
-use keys::{Keys, shortened};
 pub use pools::{
     Affinity, Check, DatagramPool, HealthCheck, NativePool, NativeRun, Pool, PoolRun, PoolServer, Protocol,
     ProxyProtocol, Serving,
@@ -138,18 +138,18 @@ impl Config {
     /// Checks a configuration that is written in `text`; `file` is named in errors.
     pub fn parse(text: &str, file: Option<&Path>) -> Result<Config, ConfigError> {
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-        let mut reader = Reader { file, keys: Keys::default(), arguments: false };
-        let value: serde_json::Value =
-            serde_json::from_str(text).map_err(|e| reader.syntax(&e, text.trim().is_empty()))?;
-        reader.keys = Keys::find(text);
-        reader.keys.check(&value, &schema()).map_err(|bad| ConfigError {
+        let bad = |Mistake { key, line, problem }| ConfigError {
             file: file.map(Path::to_owned),
-            line: Some(bad.line),
-            key: bad.key,
-            problem: bad.problem,
-        })?;
-        let raw: Raw = serde_json::from_value(value).map_err(|e| reader.syntax(&e, false))?;
-        reader.config(raw)
+            line: Some(line),
+            key,
+            problem,
+        };
+        let document = Document::parse(text).map_err(bad)?;
+        let value = document.value(&schema()).map_err(bad)?;
+        let unfit =
+            |e: serde_json::Error| bad(Mistake { key: String::new(), line: 1, problem: e.to_string() });
+        let raw = serde_json::from_value(value).map_err(unfit)?;
+        Reader { file, document: Some(document) }.config(raw)
     }
 
     /// The native pools, in their order.
@@ -231,9 +231,8 @@ pub fn reachable(addr: SocketAddr) -> SocketAddr {
 /// Where a text came from and where its keys are: makes values, and errors that say where.
 struct Reader<'a> {
     file: Option<&'a Path>,
-    keys: Keys,
-    /// Whether there is no text, but arguments for the one pool.
-    arguments: bool,
+    /// The text; `None` = the one pool comes from arguments.
+    document: Option<Document<'a>>,
 }
 
 type Read<T> = Result<T, ConfigError>;
@@ -243,38 +242,26 @@ impl Reader<'_> {
     fn error(&self, key: &str, problem: impl Into<String>) -> ConfigError {
         ConfigError {
             file: self.file.map(Path::to_owned),
-            line: self.keys.line_around(key),
+            line: self.document.as_ref().and_then(|document| document.line_around(key)),
             key: self.named(key),
             problem: problem.into(),
         }
     }
 
+    /// The line of a key; `None` if it is not written.
+    fn line(&self, key: &str) -> Option<usize> {
+        self.document.as_ref()?.line(key)
+    }
+
     /// A key as its writer knows it.
     fn named(&self, key: &str) -> String {
-        if self.arguments { arguments::name_of(key) } else { key.to_owned() }
+        if self.document.is_none() { arguments::name_of(key) } else { key.to_owned() }
     }
 
     /// An error that concerns several keys: it stands at the last of them that is written in the file.
     fn error_among(&self, keys: &[&str], problem: impl Into<String>) -> ConfigError {
-        let last = keys.iter().max_by_key(|key| self.keys.line(key));
+        let last = keys.iter().max_by_key(|key| self.line(key));
         self.error(last.unwrap_or(&""), problem)
-    }
-
-    fn syntax(&self, error: &serde_json::Error, empty: bool) -> ConfigError {
-        let message = error.to_string();
-        // It ends with " at line L column C"; the line goes in front.
-        let message = message.rsplit_once(" at line ").map_or(message.as_str(), |(m, _)| m);
-        let problem = if empty {
-            "the file is empty; write {} for the defaults".to_owned()
-        } else {
-            format!("not valid JSON: {message} at column {}", error.column())
-        };
-        ConfigError {
-            file: self.file.map(Path::to_owned),
-            line: Some(error.line().max(1)),
-            key: String::new(),
-            problem,
-        }
     }
 
     fn number<T>(&self, key: &str, value: &Option<Text>, default: T, range: RangeInclusive<T>) -> Read<T>
@@ -385,7 +372,7 @@ impl Reader<'_> {
             }
         };
         let client = self.clients(&raw.client)?;
-        let has_native = NATIVE_SECTIONS.iter().any(|section| self.keys.line(section).is_some());
+        let has_native = NATIVE_SECTIONS.iter().any(|section| self.line(section).is_some());
         let mut pools = vec![];
         if has_native || raw.pools.is_none() {
             pools.push(Pool::Native(self.native_pool(&raw, key, client.deadline)?));

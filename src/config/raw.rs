@@ -76,6 +76,9 @@ pub enum Bind {
 #[serde(deny_unknown_fields, default)]
 #[schemars(title = "lbd config.json")]
 pub struct Raw {
+    /// URL or path of the schema of this file, for editors; lbd does not read it.
+    #[serde(rename = "$schema")]
+    pub schema: Option<String>,
     /// The servers, and how many of them there shall be.
     pub server: RawServer,
     /// The clients that `lbd up` starts, and the defaults of `lbd client`.

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use super::keys::shortened;
+use super::document::shortened;
 use super::raw::{RawRun, RawServer, Text, Words};
 use super::{Read, Reader, range_keys};
 use crate::pool::autoscale::Policy;
