@@ -3,7 +3,6 @@
 pub mod batch;
 pub mod drop_reason;
 pub mod lru_slab;
-pub mod published;
 pub mod rng;
 pub mod service_time;
 pub mod sync;

@@ -1,7 +1,8 @@
 //! The local addresses at which clients reach a pool whose client-side socket is bound to a wildcard.
 //!
-//! A reply must leave from the address to which its request was sent. Frames, queries and leases store the address as one
-//! byte: its number. All workers of a pool share the numbers, since any worker may send a reply. Pure.
+//! A reply must leave from the address to which its request was sent. Frames, queries and leases store the
+//! address as one byte: its number. All workers of a pool share the numbers, since any worker may send a
+//! reply. Pure.
 
 use std::net::IpAddr;
 use std::sync::OnceLock;
@@ -23,8 +24,8 @@ impl Default for LocalAddresses {
 }
 
 impl LocalAddresses {
-    /// The number of no address: the reply leaves from the address to which the socket is bound, or from one that the
-    /// kernel selects.
+    /// The number of no address: the reply leaves from the address to which the socket is bound, or from one
+    /// that the kernel selects.
     pub const UNSPECIFIED: u8 = ADDRESSES_MAX as u8;
 
     /// The number of an address; a new address gets the next free one. The 256th and later addresses have

@@ -1,12 +1,14 @@
 //! The members of a pool: which server is in which slot, for all workers.
 //!
-//! The primary worker publishes each change to [`Members`]. Each worker keeps a [`View`] and copies changes into it at
-//! most once a turn. So the data path reads plain memory: one acquire load a turn shows whether there is a change.
-//! Pure: no socket, clock or random source. What a member has beside address and epoch is the caller's type `M`.
+//! The primary worker publishes each change to [`Members`]. Each worker keeps a [`View`] and copies changes
+//! into it at most once a turn. So the data path reads plain memory: one acquire load a turn shows whether
+//! there is a change. Pure: no socket, clock or random source. What a member has beside address and epoch is
+//! the caller's type `M`.
 //!
-//! The order relative to the selection tree matters. A member must be published *before* the tree lets its slot be
-//! selected: then a worker that reserves the slot finds the member. A change that ends requests must be published
-//! *after* the tree has barred the slot: then a worker that sees it has sent its last request there.
+//! The order relative to the selection tree matters. A member must be published *before* the tree lets its
+//! slot be selected: then a worker that reserves the slot finds the member. A change that ends requests must
+//! be published *after* the tree has barred the slot: then a worker that sees it has sent its last request
+//! there.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -89,8 +91,8 @@ impl<M: Copy + PartialEq> Members<M> {
         });
     }
 
-    /// Whether every worker and the server with this epoch have heard each other. Before that, a native server refuses
-    /// the requests of workers that it does not know.
+    /// Whether every worker and the server with this epoch have heard each other. Before that, a native
+    /// server refuses the requests of workers that it does not know.
     pub fn is_confirmed(&self, slot: Slot, epoch: u32) -> bool {
         self.confirmed[slot.index()].load(Ordering::Acquire) == u64::from(epoch) << 32 | self.all_workers
     }
@@ -106,7 +108,8 @@ pub struct View<M> {
     by_addr: HashMap<SocketAddr, Slot>,
     /// The addresses to which the pool's own sockets are bound.
     own: Box<[SocketAddr]>,
-    /// One bit for each UDP port that the pool or a server uses. Most clients have another port: one load excludes them.
+    /// One bit for each UDP port that the pool or a server uses. Most clients have another port: one load
+    /// excludes them.
     ports: Box<[u64; 1024]>,
 }
 
@@ -131,13 +134,29 @@ impl<M: Copy + PartialEq> View<M> {
         self.slots.get(slot.index())?.as_ref()
     }
 
+    /// The member of a slot that the tree let be reserved. The tree can be ahead of this view: then copies
+    /// first what the primary has changed.
+    #[inline]
+    pub fn newest(
+        &mut self,
+        slot: Slot,
+        members: &Members<M>,
+        on_new: impl FnMut(Slot, Option<&Member<M>>),
+    ) -> Option<&Member<M>> {
+        if self.slots[slot.index()].is_none() {
+            self.refresh(members, on_new);
+        }
+        self.get(slot)
+    }
+
     /// The slot of the server at this address.
     #[inline]
     pub fn slot_of(&self, addr: SocketAddr) -> Option<Slot> {
         self.by_addr.get(&bare(addr)).copied()
     }
 
-    /// The address of a slot's member, or of its last one: the last replies can arrive after the server has left.
+    /// The address of a slot's member, or of its last one: the last replies can arrive after the server has
+    /// left.
     #[inline]
     pub fn last_addr(&self, slot: Slot) -> Option<SocketAddr> {
         *self.last_addrs.get(slot.index())?
@@ -166,7 +185,8 @@ impl<M: Copy + PartialEq> View<M> {
             && (self.slot_of(peer).is_some() || self.is_own(peer, local_ip))
     }
 
-    /// Copies what the primary has changed. Calls `on_new` for each slot that has another registration now, or none.
+    /// Copies what the primary has changed. Calls `on_new` for each slot that has another registration now,
+    /// or none.
     #[inline]
     pub fn refresh(&mut self, members: &Members<M>, on_new: impl FnMut(Slot, Option<&Member<M>>)) {
         if members.version.load(Ordering::Acquire) != self.version {
@@ -226,8 +246,9 @@ fn bare(addr: SocketAddr) -> SocketAddr {
     SocketAddr::new(addr.ip(), addr.port())
 }
 
-/// Whether a datagram that arrived at `local_ip` was sent by the socket that is bound to `own`. A socket bound to a
-/// wildcard sends from the address that the route has: from the loopback, or from the address at which it arrived.
+/// Whether a datagram that arrived at `local_ip` was sent by the socket that is bound to `own`. A socket
+/// bound to a wildcard sends from the address that the route has: from the loopback, or from the address at
+/// which it arrived.
 fn is_from(peer: SocketAddr, own: SocketAddr, local_ip: Option<IpAddr>) -> bool {
     let ip = peer.ip();
     peer.port() == own.port()

@@ -1,23 +1,26 @@
 //! The pending queue of a pool: requests that wait in the balancer for a server below its limit.
 //!
-//! With `max_outstanding` each server has few requests. The others wait here, and the balancer binds each to a server
-//! only when a server is free: join-bounded-shortest-queue (Kogias and others, "R2P2: Making RPCs first-class datacenter
-//! citizens", USENIX ATC 2019). The tail of the response times approaches that of one central queue.
+//! With `max_outstanding` each server has few requests. The others wait here, and the balancer binds each to
+//! a server only when a server is free: join-bounded-shortest-queue (Kogias and others, "R2P2: Making RPCs
+//! first-class datacenter citizens", USENIX ATC 2019). The tail of the response times approaches that of one
+//! central queue.
 //!
-//! The workers of a pool share one queue, first in, first out. A worker that frees a server pops the next request and
-//! sends it through its own sockets ([`PendingQueue::serve`]). Memory is fixed: a request is copied once, into an entry
-//! that was allocated when the limit was set.
+//! The workers of a pool share one queue, first in, first out. A worker that frees a server pops the next
+//! request and sends it through its own sockets ([`PendingQueue::serve`]). Memory is fixed: a request is
+//! copied once, into an entry that was allocated when the limit was set.
 //!
 //! # No request is forgotten
-//! A worker that pushes a request tries to pop one afterwards; a worker that frees a server does so, too. Pushing writes
-//! the count and reads the selection tree; freeing writes the tree and reads the count. If these accesses are sequentially
-//! consistent, one of the two sees the other (Dekker's argument). The loom test checks this, and fails without the fence.
+//! A worker that pushes a request tries to pop one afterwards; a worker that frees a server does so, too.
+//! Pushing writes the count and reads the selection tree; freeing writes the tree and reads the count. If
+//! these accesses are sequentially consistent, one of the two sees the other (Dekker's argument). The loom
+//! test checks this, and fails without the fence.
 //!
 //! # No request waits without prospect
-//! A request that would wait for more than half of its queue deadline is refused at once. Its client would have repeated
-//! it, or given it up, by the time at which it is served, and a server would do work that no client needs. The expected
-//! wait follows from the time per position that earlier requests waited. A duplicate of a queued request
-//! ([`PendingQueue::contains`]) need not be queued. A request whose queue deadline has passed is not served.
+//! A request that would wait for more than half of its queue deadline is refused at once. Its client would
+//! have repeated it, or given it up, by the time at which it is served, and a server would do work that no
+//! client needs. The expected wait follows from the time per position that earlier requests waited. A
+//! duplicate of a queued request ([`PendingQueue::contains`]) need not be queued. A request whose queue
+//! deadline has passed is not served.
 
 mod limit;
 
@@ -139,7 +142,8 @@ pub struct PendingQueue<C> {
 struct Entries<C> {
     queue: ArrayQueue<Box<Pending<C>>>,
     free: ArrayQueue<Box<Pending<C>>>,
-    /// By their last bits: the keys of queued requests. A hint: of two keys for one index only the first is here.
+    /// By their last bits: the keys of queued requests. A hint: of two keys for one index only the first is
+    /// here.
     keys: Box<[Plain]>,
 }
 
@@ -162,8 +166,8 @@ impl<C: Copy> Entries<C> {
 }
 
 impl<C: Copy> PendingQueue<C> {
-    /// A queue of at most `entries_max` requests (0 to [`PENDING_MAX`]) of at most `bytes_max` bytes each. It refuses all
-    /// requests until [`PendingQueue::allocate`]. `no_client` fills empty entries.
+    /// A queue of at most `entries_max` requests (0 to [`PENDING_MAX`]) of at most `bytes_max` bytes each. It
+    /// refuses all requests until [`PendingQueue::allocate`]. `no_client` fills empty entries.
     pub fn new(entries_max: usize, bytes_max: usize, no_client: C) -> Self {
         assert!(entries_max <= PENDING_MAX, "at most {PENDING_MAX} entries");
         PendingQueue {
@@ -236,8 +240,8 @@ impl<C: Copy> PendingQueue<C> {
         Ok(())
     }
 
-    /// Sends queued requests as long as servers are below their limit and the turn has room. Without a server in the pool
-    /// it refuses them. At the end of a turn, when the tree has the turn's results.
+    /// Sends queued requests as long as servers are below their limit and the turn has room. Without a server
+    /// in the pool it refuses them. At the end of a turn, when the tree has the turn's results.
     pub fn serve<D: Dispatcher<C>>(&self, now: Instant, worker: &mut D) -> Served {
         let mut served = Served::default();
         while !self.is_empty() {
@@ -258,8 +262,8 @@ impl<C: Copy> PendingQueue<C> {
         served
     }
 
-    /// The oldest request, if a server can be reserved for it. Requests whose queue deadline has passed are dropped and
-    /// counted. The entry must be given back by [`PendingQueue::recycle`].
+    /// The oldest request, if a server can be reserved for it. Requests whose queue deadline has passed are
+    /// dropped and counted. The entry must be given back by [`PendingQueue::recycle`].
     pub fn pop_ready<S: ServerSource>(
         &self,
         now: Instant,
@@ -277,7 +281,8 @@ impl<C: Copy> PendingQueue<C> {
                 *expired += 1;
                 self.recycle(request);
             }
-            // Other workers were faster. A request pushed since then may have found no server because of this reservation.
+            // Other workers were faster. A request pushed since then may have found no server because of this
+            // reservation.
             servers.release(server);
         }
         None
@@ -309,8 +314,8 @@ impl<C: Copy> PendingQueue<C> {
         }
     }
 
-    /// Takes in how long a request waited, and behind how many others. Workers may overwrite each other's value: it is a
-    /// hint.
+    /// Takes in how long a request waited, and behind how many others. Workers may overwrite each other's
+    /// value: it is a hint.
     fn learn(&self, waited: Duration, ahead: u32) {
         let of_this = waited.as_nanos() as u64 / (u64::from(ahead) + 1);
         let average = self.per_position.load(Relaxed);

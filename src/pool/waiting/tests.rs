@@ -214,7 +214,8 @@ fn a_queue_that_was_slow_fills_again_when_it_is_fast() {
     let queue = slow_queue();
     let mut now = NOW;
     for _ in 0..200 {
-        // Even the first is likely to wait too long, but an empty queue takes it: otherwise it would learn nothing.
+        // Even the first is likely to wait too long, but an empty queue takes it: otherwise it would learn
+        // nothing.
         push(&queue, now, 10 * MS, 0, NO_KEY, b"").unwrap();
         now += MS / 100;
         pop(&queue, now, &mut Free(1)).unwrap();
@@ -287,7 +288,8 @@ impl ServerSource for Worker {
     }
 }
 
-/// Four workers, three servers with a limit of one: every request is served once, and none is left at the end.
+/// Four workers, three servers with a limit of one: every request is served once, and none is left at the
+/// end.
 #[cfg(not(any(loom, shuttle)))]
 #[test]
 fn stress_every_request_is_served_once() {

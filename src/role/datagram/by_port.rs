@@ -1,4 +1,5 @@
-//! Protocols that lbd does not know: requests and answers are matched by the port and the server that they went by.
+//! Protocols that lbd does not know: requests and answers are matched by the port and the server that they
+//! went by.
 //!
 //! | | a lease lasts | a client's datagram goes to |
 //! |---|---|---|
@@ -6,8 +7,8 @@
 //! | flows (`affinity: client`) | until it is idle, or nobody has answered | the server of its flow |
 //! | one-way (`replies: 0`) | there is none, unless a flow keeps the way | the shortest queue, or its flow's server |
 //!
-//! Requests of one client to one server share a lease: what comes back is that client's in any case, which tells its
-//! requests apart as if it had asked the server itself.
+//! Requests of one client to one server share a lease: what comes back is that client's in any case, which
+//! tells its requests apart as if it had asked the server itself.
 
 use std::time::Duration;
 
@@ -27,7 +28,8 @@ use crate::pool::waiting::NotQueued;
 
 /// Requests under way at one worker.
 const REQUESTS_MAX: usize = 65_536;
-/// The rest of an unanswered pair after the time-out of its last request, in time-outs: an answer may be as late.
+/// The rest of an unanswered pair after the time-out of its last request, in time-outs: an answer may be as
+/// late.
 const UNANSWERED_REST: u32 = 2;
 /// How long after its request an answer may come, in time-outs.
 pub(super) const ANSWER_LATEST: u32 = 1 + UNANSWERED_REST;
@@ -146,7 +148,8 @@ impl ByPort {
         }
     }
 
-    /// Sends a request to a server that was counted up for it: from where it lies, or, without `at`, as a copy.
+    /// Sends a request to a server that was counted up for it: from where it lies, or, without `at`, as a
+    /// copy.
     #[allow(clippy::too_many_arguments)] // one request, its way and its turn; a struct would only rename them
     pub fn send_request(
         &mut self,
@@ -271,7 +274,7 @@ impl ByPort {
         let flow = |client: &Client, flow: &MovedFlow| Flow {
             client: client.addr,
             front: core.front_addr(client.front),
-            local_ip: core.shared.locals.get(client.local),
+            local_ip: core.shared.pool.locals.get(client.local),
             server: flow.server,
             is_answered: flow.is_answered,
         };
@@ -291,7 +294,7 @@ impl ByPort {
         let until = now + core.settings.idle_timeout;
         for &Flow { client, front, local_ip, server, is_answered } in flows {
             let Some(front) = core.front_at(front) else { continue };
-            let client = Client { addr: client, front, local: core.shared.locals.number(local_ip) };
+            let client = Client { addr: client, front, local: core.shared.pool.locals.number(local_ip) };
             self.moved.add(until, client, MovedFlow { server, is_answered });
         }
     }
@@ -395,9 +398,9 @@ impl ByPort {
         request
     }
 
-    /// Ends a lease that no request waits for; its last one left at `sent` or sooner. Whether all was answered
-    /// decides how long it rests. What has ended the last one may have been late of an earlier one, so that its own
-    /// answer is yet to come: the rest begins with its time-out, no sooner.
+    /// Ends a lease that no request waits for; its last one left at `sent` or sooner. Whether all was
+    /// answered decides how long it rests. What has ended the last one may have been late of an earlier one,
+    /// so that its own answer is yet to come: the rest begins with its time-out, no sooner.
     fn rest_if_done(&mut self, now: Instant, pair: Pair, sent: Instant, core: &Forwarder) {
         let used = &self.uses[pair.index()];
         if used.first.is_some() {
@@ -414,7 +417,8 @@ impl ByPort {
         self.leases.rest(now, pair, ended, rest);
     }
 
-    /// Ends a flow that nothing was sent in for so long. An answer to its last datagram may be as late as any.
+    /// Ends a flow that nothing was sent in for so long. An answer to its last datagram may be as late as
+    /// any.
     fn end_flow(&mut self, core: &mut Forwarder, now: Instant, pair: Pair, idle: Duration) {
         let slot = self.leases.slot(pair);
         let unanswered_rest = core.settings.timeout * UNANSWERED_REST;

@@ -1,7 +1,7 @@
 //! DNS: many queries under way by each port, told apart by an id that is drawn for each.
 //!
-//! An answer counts only if it comes by the port and from the server that the query went by, with the query's id and
-//! its question. One that does not is counted, and the wait goes on.
+//! An answer counts only if it comes by the port and from the server that the query went by, with the query's
+//! id and its question. One that does not is counted, and the wait goes on.
 
 use std::net::SocketAddr;
 
@@ -36,8 +36,8 @@ struct Query {
 pub(super) struct Dns {
     queries: Queries<Query>,
     key: QuestionKey,
-    /// This turn's port, by its number, for each family of servers. Another one each turn: a stranger does not know
-    /// which, and yet what a turn has for a server leaves as one message.
+    /// This turn's port, by its number, for each family of servers. Another one each turn: a stranger does
+    /// not know which, and yet what a turn has for a server leaves as one message.
     port: u16,
 }
 
@@ -119,8 +119,8 @@ impl Dns {
         Ok(())
     }
 
-    /// Sends a copy of a query to the server that is to prove itself, if there is one: so nobody waits for what may
-    /// never come. The query itself stays as it is.
+    /// Sends a copy of a query to the server that is to prove itself, if there is one: so nobody waits for
+    /// what may never come. The query itself stays as it is.
     fn try_out(
         &mut self,
         core: &mut Forwarder,
@@ -251,7 +251,7 @@ fn servfail(
 /// The same to a query that has waited, whose bytes are no turn's.
 pub(super) fn refuse(core: &mut Forwarder, client: &Client, bytes: &mut [u8], tx: &mut Tx) {
     let len = dns::truncate_to_servfail(bytes);
-    let local_ip = core.shared.locals.get(client.local);
+    let local_ip = core.shared.pool.locals.get(client.local);
     let destination = tx.destination(client.front, client.addr, local_ip);
     if let Some(staged) = destination.and_then(|destination| tx.stage(destination, len)) {
         staged.copy_from_slice(&bytes[..len]);

@@ -2,23 +2,23 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crossbeam_utils::CachePadded;
 
 use super::request::Client;
 use super::settings::{ProxyProtocol, Settings, Sockets};
-use super::shared::{Extra, Member, Shared, Signals};
+use super::shared::{Current, Extra, Member, Shared, Signals};
 use crate::base::batch::{DestinationId, FrameRef, Received, SocketId, Tx};
 use crate::base::drop_reason::DropReason;
-use crate::base::published::Seen;
 use crate::base::rng::Rng;
 use crate::base::time::Instant;
 use crate::pool::access::Gate;
+use crate::pool::lanes::Lanes;
 use crate::pool::members::View;
-use crate::pool::regret::RegretSampler;
-use crate::pool::select::{Chooser, Full, Slot};
+use crate::pool::select::{Full, Slot};
+use crate::pool::selector::Selector;
+use crate::pool::shared::WorkerSettings;
 use crate::pool::stats::{Answers, DatagramStats, LatencyHistogram};
 use crate::pool::waiting::Limit;
 use crate::wire::proxy_protocol::{self, Transport};
@@ -63,21 +63,11 @@ pub(super) struct Lane {
     /// Answers of this turn.
     answers: Answers,
     heard: bool,
-    touched: bool,
-    /// The server as a destination of a turn, by the socket that it was last sent from.
-    destination: Option<(u64, SocketId, DestinationId)>,
 }
 
 impl Lane {
-    const NEW: Lane = Lane {
-        outstanding: 0,
-        silent_since: Instant::ZERO,
-        freed: 0,
-        answers: Answers::NONE,
-        heard: false,
-        touched: false,
-        destination: None,
-    };
+    const NEW: Lane =
+        Lane { outstanding: 0, silent_since: Instant::ZERO, freed: 0, answers: Answers::NONE, heard: false };
 }
 
 /// See the module's text.
@@ -88,31 +78,27 @@ pub(super) struct Forwarder {
     /// Those of this turn, and who is let in; and which they are.
     pub settings: Arc<Settings>,
     pub gate: Gate,
-    seen: Seen,
+    newest: WorkerSettings<Current>,
     pub stats: Arc<DatagramStats>,
     pub sockets: Sockets,
     pub view: View<Extra>,
     pub rng: Rng,
-    lanes: Box<[Lane]>,
+    lanes: Lanes<Lane>,
     /// Answers that all servers together owe.
     owed: u32,
-    /// Slots whose lanes something has come up in; each once.
-    touched: Vec<Slot>,
-    chooser: Chooser,
-    pub decisions: RegretSampler,
+    selector: Selector,
     /// The addresses of the fronts, for PROXY headers.
     fronts: Box<[SocketAddr]>,
     /// The slowest answer of late: it decays.
     slowest: Option<Duration>,
     /// The answers since it was last asked for.
     pub recent: LatencyHistogram,
-    pub turn: u64,
 }
 
 /// A server that owes an answer is not called silent before this time.
 const SILENCE_MIN: Duration = Duration::from_millis(50);
-/// Nor before so many times the slowest answer of late. To be wrong costs little: a suspect is used if nobody better is
-/// left, and its next answer clears it.
+/// Nor before so many times the slowest answer of late. To be wrong costs little: a suspect is used if nobody
+/// better is left, and its next answer clears it.
 const SILENCE_FACTOR: u32 = 2;
 /// Of the slowest answer, what is left after each tick is 1 - 1 / this: half of it after a second.
 const SLOWEST_DECAY: u32 = 144;
@@ -126,88 +112,80 @@ impl Forwarder {
         own: &[SocketAddr],
         rng: &mut Rng,
     ) -> Forwarder {
-        let settings = shared.settings();
+        let newest = shared.pool.worker_settings();
+        let Current { settings, gate } = &*newest;
+        let (settings, gate) = (Arc::clone(settings), gate.clone());
         let slots = settings.servers_max;
         Forwarder {
             view: View::new(slots, own),
             rng: Rng::new(rng.next_u64()),
-            lanes: (0..slots).map(|_| Lane::NEW).collect(),
+            lanes: Lanes::new(slots, |_| Lane::NEW),
             owed: 0,
-            touched: Vec::with_capacity(slots),
-            chooser: Chooser::new(settings.policy, rng.next_u64()),
-            decisions: RegretSampler::new(rng.next_u64()),
+            selector: Selector::new(settings.policy, rng.next_u64(), rng.next_u64()),
             fronts: local_addrs[..usize::from(sockets.fronts.end)].into(),
             slowest: None,
             recent: LatencyHistogram::default(),
-            turn: 0,
             stats: Arc::clone(&shared.stats[number]),
             number,
             shared: Arc::clone(shared),
-            gate: shared.gate(),
+            gate,
             settings,
-            seen: Seen::default(),
+            newest,
             sockets,
         }
     }
 
-    /// Takes new settings over, if there are any; whether there were. Between turns, so that a turn has the same ones
-    /// throughout.
+    /// A turn begins.
+    pub fn begin_turn(&mut self, now: Instant) {
+        self.lanes.begin_turn();
+        self.selector.begin_turn(now);
+    }
+
+    /// Adopts newer settings; whether there were any. Between turns, so that they are the same throughout a
+    /// turn.
     pub fn adopt(&mut self) -> bool {
-        let Some(newest) = self.shared.newer(&mut self.seen) else { return false };
-        if newest.settings.policy != self.settings.policy {
-            self.chooser.set_policy(newest.settings.policy);
+        let Some(old) = self.newest.adopt() else { return false };
+        let Current { settings, gate } = &*self.newest;
+        if settings.policy != old.settings.policy {
+            self.selector.set_policy(settings.policy);
         }
-        (self.settings, self.gate) = (Arc::clone(&newest.settings), newest.gate.clone());
+        (self.settings, self.gate) = (Arc::clone(settings), gate.clone());
         true
     }
 
     /// Copies what the primary has changed.
     pub fn refresh(&mut self) {
         let Forwarder { shared, view, lanes, .. } = self;
-        view.refresh(&shared.members, |slot, _| lanes[slot.index()].destination = None);
+        view.refresh(&shared.pool.members, |slot, _| _ = lanes.restart(slot));
     }
 
-    /// A server that was counted up for a request, and where it is.
+    /// Reserves a server for a request.
     pub fn reserve(&mut self) -> Result<(Slot, Member), DropReason> {
-        loop {
-            let reserved = match self.chooser.reserve(&self.shared.tree) {
-                Ok(reserved) => reserved,
-                Err(Full) => {
-                    let is_empty = self.shared.usable.load(Ordering::Relaxed) == 0;
-                    return Err(if is_empty { DropReason::NoServer } else { DropReason::ServersFull });
-                }
-            };
-            self.stats.common.select_fallback.add(u64::from(reserved.fallback));
-            if let Some(&member) = self.view.get(reserved.slot) {
-                self.note_choice(reserved.slot);
-                return Ok((reserved.slot, member));
-            }
-            // The tree is ahead of this worker's view. Each round takes a change of the members.
-            self.release(reserved.slot);
-            self.refresh();
-        }
+        let Forwarder { shared, view, lanes, selector, stats, .. } = self;
+        let member =
+            |slot| view.newest(slot, &shared.pool.members, |slot, _| _ = lanes.restart(slot)).copied();
+        let heard_at = |slot: Slot| shared.signals[slot.index()].alive_at();
+        let reserved = selector.reserve(&shared.pool.tree, &stats.common, member, heard_at);
+        reserved
+            .map_err(|Full| if shared.can_serve() { DropReason::ServersFull } else { DropReason::NoServer })
     }
 
-    /// The same for a server that waits for a request to prove itself on, if there is one.
+    /// Reserves the server that waits for a trial request, if there is one.
     pub fn reserve_for_trial(&mut self) -> Option<(Slot, Member)> {
-        let slot = self.shared.take_trial()?;
-        let member = *self.view.get(slot)?;
-        self.shared.tree.adjust(slot, 1);
-        self.note_choice(slot);
+        let Forwarder { shared, view, selector, stats, .. } = self;
+        let slot = shared.take_trial()?;
+        let member = *view.get(slot)?;
+        shared.pool.tree.adjust(slot, 1);
+        let heard_at = |slot: Slot| shared.signals[slot.index()].alive_at();
+        selector.note(&shared.pool.tree, slot, &stats.common, heard_at);
         Some((slot, member))
-    }
-
-    /// A server was chosen and counted up.
-    fn note_choice(&mut self, slot: Slot) {
-        let heard_at = || self.shared.signals[slot.index()].alive_at();
-        self.decisions.note(&self.shared.tree, slot, heard_at, &self.stats.common.decisions);
     }
 
     /// The same for the server of a flow that another process had, if it may keep flows.
     pub fn reserve_known(&mut self, server: SocketAddr) -> Option<(Slot, Member)> {
         let slot = self.view.slot_of(server)?;
         let member = *self.view.get(slot).filter(|member| member.extra.keeps_flows)?;
-        self.shared.tree.adjust(slot, 1);
+        self.shared.pool.tree.adjust(slot, 1);
         Some((slot, member))
     }
 
@@ -223,20 +201,12 @@ impl Forwarder {
 
     /// Counts a server down at once.
     pub fn release(&self, slot: Slot) {
-        self.shared.tree.adjust(slot, -1);
+        self.shared.pool.release(slot);
     }
 
     /// Counts a server down at the end of the turn.
     pub fn free(&mut self, slot: Slot) {
-        self.lane(slot).freed += 1;
-    }
-
-    fn lane(&mut self, slot: Slot) -> &mut Lane {
-        let lane = &mut self.lanes[slot.index()];
-        if !std::mem::replace(&mut lane.touched, true) {
-            self.touched.push(slot);
-        }
-        lane
+        self.lanes.touch(slot).freed += 1;
     }
 
     /// The local ports towards a server.
@@ -244,7 +214,8 @@ impl Forwarder {
         if server.is_ipv4() { self.sockets.v4.clone() } else { self.sockets.v6.clone() }
     }
 
-    /// Sends a client's datagram to a server: from where it lies, or, without `at`, as a copy. `is_first` of its flow.
+    /// Sends a client's datagram to a server: from where it lies, or, without `at`, as a copy. `is_first` of
+    /// its flow.
     pub fn send_to_server(
         &mut self,
         way: &Way,
@@ -278,20 +249,12 @@ impl Forwarder {
         if self.settings.transparent {
             return tx.destination(way.from, way.server, Some(client.addr.ip()));
         }
-        let lane = &mut self.lanes[way.slot.index()];
-        match lane.destination {
-            Some((turn, from, destination)) if turn == self.turn && from == way.from => Some(destination),
-            _ => {
-                let destination = tx.destination(way.from, way.server, None)?;
-                lane.destination = Some((self.turn, way.from, destination));
-                Some(destination)
-            }
-        }
+        self.lanes.destination(way.slot, way.from, way.server, tx)
     }
 
     fn proxy_header(&self, client: &Client) -> heapless::Vec<u8, { proxy_protocol::HEADER_MAX }> {
         let front = self.fronts[usize::from(client.front.0)];
-        let ip = self.shared.locals.get(client.local).unwrap_or(front.ip());
+        let ip = self.shared.pool.locals.get(client.local).unwrap_or(front.ip());
         proxy_protocol::header(Transport::Datagram, client.addr, SocketAddr::new(ip, front.port()))
     }
 
@@ -317,7 +280,7 @@ impl Forwarder {
         let destination = match last {
             Some((known, destination)) if known == client => *destination,
             _ => {
-                let local_ip = self.shared.locals.get(client.local);
+                let local_ip = self.shared.pool.locals.get(client.local);
                 let Some(destination) = tx.destination(client.front, client.addr, local_ip) else {
                     return false;
                 };
@@ -337,7 +300,7 @@ impl Forwarder {
 
     /// A copy of a request is under way to a server that shall prove that it lives.
     pub fn owe(&mut self, now: Instant, slot: Slot) {
-        let lane = &mut self.lanes[slot.index()];
+        let lane = &mut self.lanes[slot];
         if lane.outstanding == 0 {
             lane.silent_since = now;
         }
@@ -352,9 +315,9 @@ impl Forwarder {
         self.slowest = self.slowest.max(Some(latency));
         self.recent.record(micros);
         if self.settings.max_outstanding == Some(Limit::Auto) {
-            self.shared.finished[self.number].add(self.shared.tree.len(slot), 1);
+            self.shared.pool.finished[self.number].add(self.shared.pool.tree.len(slot), 1);
         }
-        self.lane(slot).answers.add(micros);
+        self.lanes.touch(slot).answers.add(micros);
         self.settle(slot);
         self.hear(now, slot);
         self.end_request();
@@ -381,7 +344,7 @@ impl Forwarder {
 
     /// A server owes one answer less.
     pub fn pay(&mut self, slot: Slot) {
-        let lane = self.lane(slot);
+        let lane = self.lanes.touch(slot);
         debug_assert!(lane.outstanding > 0, "slot {} owes nothing", slot.index());
         lane.outstanding = lane.outstanding.saturating_sub(1);
         self.owed = self.owed.saturating_sub(1);
@@ -394,7 +357,7 @@ impl Forwarder {
 
     /// Answers that a server owes.
     pub fn owed_by(&self, slot: Slot) -> u32 {
-        self.lanes[slot.index()].outstanding
+        self.lanes[slot].outstanding
     }
 
     /// A server has left something unanswered.
@@ -410,7 +373,7 @@ impl Forwarder {
 
     /// A server has proved that it lives.
     pub fn hear(&mut self, now: Instant, slot: Slot) {
-        let lane = self.lane(slot);
+        let lane = self.lanes.touch(slot);
         lane.heard = true;
         lane.silent_since = now;
     }
@@ -425,14 +388,13 @@ impl Forwarder {
 
     /// Brings the tree up to date with this turn, once per server.
     pub fn publish(&mut self, now: Instant) {
-        while let Some(slot) = self.touched.pop() {
-            let lane = &mut self.lanes[slot.index()];
-            lane.touched = false;
-            lane.answers.publish(self.shared.tree.len(slot), &self.stats.servers[slot.index()].common.served);
+        while let Some((slot, lane)) = self.lanes.next_touched() {
+            lane.answers
+                .publish(self.shared.pool.tree.len(slot), &self.stats.servers[slot.index()].common.served);
             let freed = std::mem::take(&mut lane.freed);
             let heard = std::mem::take(&mut lane.heard);
             if freed > 0 {
-                self.shared.tree.adjust(slot, -(freed as i32));
+                self.shared.pool.tree.adjust(slot, -(freed as i32));
             }
             if heard {
                 self.shared.signals[slot.index()].hear(now);
@@ -440,8 +402,8 @@ impl Forwarder {
         }
     }
 
-    /// Looks for servers that owe an answer and are silent for far longer than any answer took, while others answer: if
-    /// nobody does, it is the network's fault, or our own. Once a tick.
+    /// Looks for servers that owe an answer and are silent for far longer than any answer took, while others
+    /// answer: if nobody does, it is the network's fault, or our own. Once a tick.
     pub fn look_for_silence(&mut self, now: Instant) {
         let time_out = self.settings.timeout;
         let limit = match self.slowest {

@@ -18,7 +18,7 @@ impl DatagramRole {
         if admitted < count {
             core.stats.common.refused.add(DropReason::Rate, count - admitted);
         }
-        let local = core.shared.locals.number(received.local_ip);
+        let local = core.shared.pool.locals.number(received.local_ip);
         let client = Client { addr: received.peer, front: received.socket, local };
         let mut last = None;
         for (at, bytes) in datagrams(received, bytes).take(admitted as usize) {
@@ -33,8 +33,8 @@ impl DatagramRole {
         }
     }
 
-    /// How many of the sender's datagrams are let in. Nobody could be answered at port 0, and an answer to ourselves or
-    /// to a server would be a loop.
+    /// How many of the sender's datagrams are let in. Nobody could be answered at port 0, and an answer to
+    /// ourselves or to a server would be a loop.
     fn admit(&self, now: Instant, received: &Received, count: u64) -> Result<u64, DropReason> {
         let (peer, gate) = (received.peer, &self.core.gate);
         if peer.port() == 0 {

@@ -21,7 +21,7 @@ use super::checks::{Asked, Checker};
 use super::forward::Forwarder;
 use super::handover::{Known, KnownServer};
 use super::settings::{Check, HealthCheck, Protocol, Settings};
-use super::shared::{Extra, Member, Noticed, Shared};
+use super::shared::{Extra, Member, Noticed};
 use crate::base::batch::{SocketId, Tx};
 use crate::base::drop_reason::DropReason;
 use crate::base::time::Instant;
@@ -33,6 +33,7 @@ use crate::pool::health::leaf_of;
 use crate::pool::health::{self, Census, Health, Limits, Rules, State};
 use crate::pool::order::{AdminMode, AdminState, Order, Refused};
 use crate::pool::select::{LeafState, SHARE_ALL, Slot, cost_of};
+use crate::pool::shared::PoolShared;
 use crate::pool::slow_start::{self, SlowStart};
 use crate::pool::slowness;
 use crate::pool::slowness::Slowness;
@@ -186,7 +187,7 @@ impl Primary {
 
     /// Judges every server by what was noticed since the last tick, and asks those whose time has come.
     pub fn on_tick(&mut self, core: &mut Forwarder, now: Instant, tx: &mut Tx) {
-        let Shared { tree, finished, pending, .. } = &*core.shared;
+        let PoolShared { tree, finished, pending, .. } = &core.shared.pool;
         self.auto.look(now, tree, finished.iter(), !pending.is_empty());
         if now >= self.next_look {
             self.next_look = now + LOOK;
@@ -262,7 +263,7 @@ impl Primary {
         let Some(server) = &mut self.servers[slot.index()] else { return };
         match server.health.state() {
             State::Draining => {
-                if !server.is_wanted && core.shared.tree.len(slot) == 0 {
+                if !server.is_wanted && core.shared.pool.tree.len(slot) == 0 {
                     self.remove(core, now, slot);
                 }
             }
@@ -560,10 +561,10 @@ impl Primary {
                 extra: Extra { keeps_flows: is_usable || finishes },
             });
             // Known before it may be chosen.
-            core.shared.members.publish(slot, member);
+            core.shared.pool.members.publish(slot, member);
             let slowness = self.delays.slowness(slot);
             let cost = server.as_mut().map_or(1, |server| server.cost(now, span, slowness));
-            core.shared.tree.set(slot, leaf, cost);
+            core.shared.pool.tree.set(slot, leaf, cost);
             let stats = &core.stats.servers[index].common;
             let id_plus_one = server.as_ref().map_or(0, |server| u64::from(server.id) + 1);
             let state = state.map_or(0, |state| state as u64);
@@ -574,7 +575,7 @@ impl Primary {
             stats.state.set(state);
             stats.weight.set(server.as_ref().map_or(0, |server| u64::from(server.weight)));
         }
-        core.shared.usable.store(usable, Ordering::Relaxed);
+        core.shared.pool.usable.store(usable, Ordering::Relaxed);
         core.refresh();
         if fails_open != self.fails_open {
             self.fails_open = fails_open;

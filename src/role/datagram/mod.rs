@@ -1,12 +1,13 @@
-//! A datagram pool: sends each datagram to the server with the shortest queue, and what comes back to whom it is for.
-//! The servers know nothing of lbd.
+//! A datagram pool: sends each datagram to the server with the shortest queue, and what comes back to whom it
+//! is for. The servers know nothing of lbd.
 //!
-//! One [`DatagramRole`] is one *worker*: it has a front socket for each address that the pool listens on, ports of its own
-//! towards the servers, and a table of its own of what is under way. Workers share the selection tree, the members, and
-//! who may send how much. Worker 0 is the *primary*: it alone judges the servers' health and checks them.
+//! One [`DatagramRole`] is one *worker*: it has a front socket for each address that the pool listens on,
+//! ports of its own towards the servers, and a table of its own of what is under way. Workers share the
+//! selection tree, the members, and who may send how much. Worker 0 is the *primary*: it alone judges the
+//! servers' health and checks them.
 //!
-//! Never touches a socket, a clock or a log: what is worth telling comes out of [`DatagramRole::poll_event`], what is worth
-//! counting goes to [`DatagramStats`].
+//! Never touches a socket, a clock or a log: what is worth telling comes out of [`DatagramRole::poll_event`],
+//! what is worth counting goes to [`DatagramStats`].
 //!
 //! | file | a change there is about |
 //! |---|---|
@@ -100,8 +101,8 @@ const FLOW_QUIET: Duration = Duration::from_secs(1);
 const MEASURE: Duration = Duration::from_secs(1);
 
 impl DatagramRole {
-    /// The workers of a pool without servers, one for each set of sockets; the first is the primary. Servers come by
-    /// [`Shared::want`].
+    /// The workers of a pool without servers, one for each set of sockets; the first is the primary. Servers
+    /// come by [`Shared::want`].
     pub fn workers(
         settings: Settings,
         chance: Chance,
@@ -141,8 +142,8 @@ impl DatagramRole {
         (shared, workers)
     }
 
-    /// Takes the servers in that are wanted, without waiting for a turn: then the first datagram finds them. For the
-    /// primary.
+    /// Takes the servers in that are wanted, without waiting for a turn: then the first datagram finds them.
+    /// For the primary.
     pub fn take_servers(&mut self, now: Instant) {
         if let Some(primary) = &mut self.primary
             && let Some(wanted) = self.core.shared.take_wanted()
@@ -171,15 +172,15 @@ impl DatagramRole {
         }
     }
 
-    /// From now on another process takes what clients send, and judges the servers. Answers still go to their clients, and so
-    /// does a datagram of a client to its server that was read already.
+    /// From now on another process takes what clients send, and judges the servers. Answers still go to their
+    /// clients, and so does a datagram of a client to its server that was read already.
     pub fn retire(&mut self, now: Instant) {
         self.retired.get_or_insert(now);
         self.stop_waiting();
     }
 
-    /// Whether nothing is awaited any more: no server owes an answer, and no flow has had a datagram lately. Flows of a
-    /// worker that has retired are waited for as long as an answer may take, at most.
+    /// Whether nothing is awaited any more: no server owes an answer, and no flow has had a datagram lately.
+    /// Flows of a worker that has retired are waited for as long as an answer may take, at most.
     pub fn is_idle(&self, now: Instant) -> bool {
         let flows_are_quiet = match &self.matching {
             Matching::Dns(_) => true,
@@ -189,7 +190,7 @@ impl DatagramRole {
                 quiet || self.retired.is_some_and(|retired| now.since(retired) >= timeout)
             }),
         };
-        !self.core.owes() && self.core.shared.pending.is_empty() && flows_are_quiet
+        !self.core.owes() && self.core.shared.pool.pending.is_empty() && flows_are_quiet
     }
 
     /// The oldest event that was not fetched yet.
@@ -231,7 +232,8 @@ impl DatagramRole {
         }
     }
 
-    /// A process that was stopped, or whose machine was, has no verdict to give: the answers may be there already.
+    /// A process that was stopped, or whose machine was, has no verdict to give: the answers may be there
+    /// already.
     fn notice_own_pause(&mut self, now: Instant) {
         let gap = now.since(std::mem::replace(&mut self.last_turn, now));
         if gap > PAUSE && self.core.owes() {
@@ -242,8 +244,8 @@ impl DatagramRole {
         }
     }
 
-    /// What the network says of servers: that one is not there makes it a suspect, and nothing more. Anybody can forge
-    /// such a message (RFC 5927).
+    /// What the network says of servers: that one is not there makes it a suspect, and nothing more. Anybody
+    /// can forge such a message (RFC 5927).
     fn on_errors(&mut self, rx: &Rx) {
         let says_absent =
             |errno| matches!(errno, libc::ECONNREFUSED | libc::EHOSTUNREACH | libc::ENETUNREACH);
@@ -258,8 +260,7 @@ impl DatagramRole {
 
 impl Role for DatagramRole {
     fn on_batch(&mut self, now: Instant, rx: &mut Rx, tx: &mut Tx) {
-        self.core.turn += 1;
-        self.core.decisions.begin(now);
+        self.core.begin_turn(now);
         self.adopt(now);
         self.core.refresh();
         self.notice_own_pause(now);
@@ -313,7 +314,7 @@ impl Role for DatagramRole {
         self.core.publish(now);
         self.serve_pending(now, tx);
         if self.primary.is_some() {
-            self.core.stats.common.waiting.set(self.core.shared.pending.len());
+            self.core.stats.common.waiting.set(self.core.shared.pool.pending.len());
         }
     }
 
@@ -326,7 +327,7 @@ impl Role for DatagramRole {
             Matching::ByPort(leased) => leased.next_deadline(&self.core),
         };
         // A server may have got room elsewhere: by TCP, or since it has come up.
-        let is_awaited = self.core.owes() || !self.core.shared.pending.is_empty();
+        let is_awaited = self.core.owes() || !self.core.shared.pool.pending.is_empty();
         let tick = is_awaited.then_some(self.next_tick);
         let due = earliest(overdue.map(|at| at.max(self.grace)), tick);
         let judge = self.primary.as_ref().filter(|_| self.retired.is_none());

@@ -5,7 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use crate::base::batch::SocketId;
 use crate::pool::local_addresses::LocalAddresses;
 
-/// A client: where its responses go, and the socket and address from which they leave. The same at all workers.
+/// A client: where its responses go, and the socket and address from which they leave. The same at all
+/// workers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Client {
     pub addr: SocketAddr,

@@ -9,16 +9,13 @@ use crossbeam_utils::CachePadded;
 use super::pending;
 use super::request::Client;
 use super::settings::{Protocol, ProxyProtocol, Settings};
-use crate::base::published::{Live, Seen};
 use crate::base::time::Instant;
 use crate::pool::access::{Access, Gate, Sketch};
-use crate::pool::concurrency::Finished;
 use crate::pool::desired::DesiredServer;
-use crate::pool::local_addresses::LocalAddresses;
-use crate::pool::members::Members;
 use crate::pool::select::{Chooser, Slot, Tree};
+use crate::pool::shared::{PoolSettings, PoolShared};
 use crate::pool::stats::{DatagramStats, TcpStats};
-use crate::pool::waiting::{Limit, PendingQueue, cap};
+use crate::pool::waiting::Limit;
 
 /// What a worker must know of a server beside its address and epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,9 +106,24 @@ fn sketch(rate: f64, key: [u8; 16]) -> Arc<Sketch> {
     Arc::new(Sketch::per_second(rate, key))
 }
 
-/// One for all workers of a pool, and for its TCP side.
+impl PoolSettings for Current {
+    fn servers_max(&self) -> usize {
+        self.settings.servers_max
+    }
+
+    fn workers(&self) -> usize {
+        self.settings.workers
+    }
+
+    fn max_outstanding(&self) -> Option<Limit> {
+        self.settings.max_outstanding
+    }
+}
+
+/// One for all workers of a datagram pool, and for its TCP side.
 pub struct Shared {
-    live: Live<Current>,
+    /// What a pool of any kind has.
+    pub(super) pool: PoolShared<Extra, Client, Current>,
     /// Key of the sketches of sources.
     key: [u8; 16],
     pub(super) seed: u64,
@@ -120,21 +132,11 @@ pub struct Shared {
     tells_client: bool,
     /// For whoever opens connections.
     chooser: Mutex<Chooser>,
-    pub(super) tree: Tree,
-    /// Requests that wait for a server below its limit.
-    pub(super) pending: PendingQueue<Client>,
-    pub(super) members: Members<Extra>,
-    /// The client-side addresses at which datagrams arrived.
-    pub(super) locals: LocalAddresses,
     pub(super) signals: Box<[CachePadded<Signals>]>,
     /// The slot of a server that waits for a request to prove itself on, plus one.
     trial: AtomicU32,
     /// The servers that the pool shall have, until the primary has seen to it.
     wanted: Mutex<Option<Vec<DesiredServer>>>,
-    /// Servers that may be chosen, suspects included.
-    pub(super) usable: AtomicU32,
-    /// Requests that were finished, by worker; counted where the limit is to be found.
-    pub(super) finished: Box<[Finished]>,
     /// By worker; the gauges are in the primary's.
     pub stats: Box<[Arc<DatagramStats>]>,
     /// Of its TCP side.
@@ -144,16 +146,12 @@ pub struct Shared {
 impl Shared {
     /// The selection tree, for inspection.
     pub fn tree(&self) -> &Tree {
-        &self.tree
+        &self.pool.tree
     }
 
     pub(super) fn new(settings: Settings, seed: u64, key: [u8; 16]) -> Self {
-        let (slots, limit) = (settings.servers_max, settings.max_outstanding);
-        let shared = Shared {
-            tree: Tree::new(slots, cap(settings.max_outstanding)),
-            pending: pending::pending_queue(&settings),
-            members: Members::new(slots, settings.workers),
-            locals: LocalAddresses::default(),
+        let slots = settings.servers_max;
+        Shared {
             signals: (0..slots).map(|_| CachePadded::default()).collect(),
             key,
             name: settings.name.clone(),
@@ -162,21 +160,13 @@ impl Shared {
             chooser: Mutex::new(Chooser::new(settings.policy, seed ^ 2)),
             trial: AtomicU32::new(0),
             wanted: Mutex::new(None),
-            usable: AtomicU32::new(0),
             tcp: TcpStats::default(),
-            finished: (0..settings.workers).map(|_| Finished::default()).collect(),
             stats: (0..settings.workers).map(|_| Arc::new(DatagramStats::new(slots))).collect(),
-            live: Live::new(Current::new(settings, key)),
+            pool: {
+                let pending = pending::pending_queue(&settings);
+                PoolShared::new(Current::new(settings, key), pending)
+            },
             seed,
-        };
-        shared.allocate(limit);
-        shared
-    }
-
-    /// Allocates the pending queue if there is a limit.
-    fn allocate(&self, limit: Option<Limit>) {
-        if limit.is_some() {
-            self.pending.allocate();
         }
     }
 
@@ -217,13 +207,13 @@ impl Shared {
 
     /// Counts a connection up at a server that is chosen as a datagram's would be.
     pub fn open(&self) -> Option<(Slot, SocketAddr)> {
-        let reserved = self.chooser.lock().expect("no panic while it is held").reserve(&self.tree);
+        let reserved = self.chooser.lock().expect("no panic while it is held").reserve(&self.pool.tree);
         self.opened(reserved.ok()?.slot)
     }
 
     /// The same at another server than these, whatever the policy: that with the shortest queue.
     pub fn open_elsewhere(&self, than: &[Slot]) -> Option<(Slot, SocketAddr)> {
-        let tree = &self.tree;
+        let tree = &self.pool.tree;
         let others = (0..tree.slot_count()).map(Slot::new);
         let slot = others
             .filter(|slot| !than.contains(slot) && tree.is_choosable(*slot))
@@ -232,7 +222,7 @@ impl Shared {
     }
 
     fn opened(&self, slot: Slot) -> Option<(Slot, SocketAddr)> {
-        match self.members.get(slot) {
+        match self.pool.members.get(slot) {
             Some(Member { addr, .. }) => Some((slot, addr)),
             None => {
                 self.close(slot);
@@ -243,52 +233,39 @@ impl Shared {
 
     /// Counts it down again.
     pub fn close(&self, slot: Slot) {
-        self.tree.adjust(slot, -1);
+        self.pool.release(slot);
     }
 
     /// The settings of the pool at present.
     pub fn settings(&self) -> Arc<Settings> {
-        Arc::clone(&self.live.get().settings)
+        Arc::clone(&self.pool.settings().settings)
     }
 
     /// Who is let in at present.
     pub fn gate(&self) -> Gate {
-        self.live.get().gate.clone()
+        self.pool.settings().gate.clone()
     }
 
-    /// Goes on with these settings, which all workers find at their next turn. Refuses, with the key of the configuration
-    /// within the pool, what takes a new pool.
+    /// Goes on with these settings, which all workers find at their next turn. Refuses, with the key of the
+    /// configuration within the pool, what takes a new pool.
     pub fn reconfigure(&self, new: Settings) -> Result<(), &'static str> {
-        let mut limit_before = None;
-        let current = self.live.replace(|old| match old.settings.fixed_difference(&new) {
+        let changed = |old: &Current| match old.settings.fixed_difference(&new) {
             Some(key) => Err(key),
-            None => {
-                limit_before = old.settings.max_outstanding;
-                Ok(old.followed_by(new, self.key))
-            }
-        })?;
-        let Settings { max_outstanding, policy, .. } = *current.settings;
-        if max_outstanding != limit_before {
-            self.allocate(max_outstanding);
-            self.tree.set_cap(cap(max_outstanding)); // one that was found stays
-        }
-        self.chooser.lock().expect("no panic while it is held").set_policy(policy);
+            None => Ok(old.followed_by(new.clone(), self.key)),
+        };
+        let current = self.pool.reconfigure(changed)?;
+        self.chooser.lock().expect("no panic while it is held").set_policy(current.settings.policy);
         Ok(())
-    }
-
-    /// The settings and the gate, if they are others than those that were seen.
-    pub(super) fn newer(&self, seen: &mut Seen) -> Option<Arc<Current>> {
-        self.live.newer(seen)
     }
 
     /// Where the server of a slot is.
     pub fn server(&self, slot: Slot) -> Option<SocketAddr> {
-        Some(self.members.get(slot)?.addr)
+        Some(self.pool.members.get(slot)?.addr)
     }
 
     /// Requests or flows at the server of a slot, and TCP connections.
     pub fn queue(&self, slot: Slot) -> u32 {
-        self.tree.len(slot)
+        self.pool.tree.len(slot)
     }
 
     /// When the server of a slot was last heard of; [`Instant::ZERO`] if never.
@@ -298,7 +275,7 @@ impl Shared {
 
     /// Whether some server may be chosen, be it as a last resort.
     pub fn can_serve(&self) -> bool {
-        self.usable.load(Ordering::Relaxed) > 0
+        self.pool.can_serve()
     }
 
     /// The pool's name.

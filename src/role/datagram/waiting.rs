@@ -14,7 +14,7 @@ use crate::wire::proxy_protocol;
 impl Forwarder {
     /// A server for a request that has just arrived: behind the queued requests.
     pub fn reserve_in_turn(&mut self) -> Result<(Slot, Member), DropReason> {
-        match self.shared.pending.is_empty() {
+        match self.shared.pool.pending.is_empty() {
             true => self.reserve(),
             false => Err(DropReason::ServersFull),
         }
@@ -23,7 +23,7 @@ impl Forwarder {
     /// Queues a request. It is sent at the end of the turn, at the earliest.
     pub fn queue(&mut self, now: Instant, client: &Client, bytes: &[u8]) -> Result<(), NotQueued> {
         let deadline = self.settings.timeout;
-        self.shared.pending.push(now, Push { client: *client, deadline, key: NO_KEY, bytes })
+        self.shared.pool.pending.push(now, Push { client: *client, deadline, key: NO_KEY, bytes })
     }
 }
 
@@ -85,18 +85,18 @@ impl DatagramRole {
     /// Sends queued requests as long as servers are below their limit. At the end of a turn.
     pub(super) fn serve_pending(&mut self, now: Instant, tx: &mut Tx) {
         self.has_more = false;
-        if self.core.shared.pending.is_empty() {
+        if self.core.shared.pool.pending.is_empty() {
             return;
         }
         let shared = Arc::clone(&self.core.shared);
         let mut turn = Turn { core: &mut self.core, matching: &mut self.matching, now, tx };
-        let served = shared.pending.serve(now, &mut turn);
+        let served = shared.pool.pending.serve(now, &mut turn);
         self.has_more = served.has_more;
         self.core.stats.common.refused.add(DropReason::Expired, served.expired);
     }
 
     /// Lifts the limit: queued requests are sent in the next turns, since the worker retires.
     pub(super) fn stop_waiting(&self) {
-        self.core.shared.tree.set_cap(u32::MAX);
+        self.core.shared.pool.lift_limit();
     }
 }

@@ -71,7 +71,7 @@ impl NativeRole {
         }
         let epoch = frame.header.server_epoch.get();
         let same_registration = self.view.get(slot).is_some_and(|member| member.epoch == epoch);
-        let lane = &mut self.lanes[slot.index()];
+        let lane = &mut self.lanes[slot];
         if let Some(stamp) = stamp {
             lane.replay.accept(stamp)?;
         }
@@ -119,7 +119,7 @@ impl NativeRole {
             Some((known, destination)) if *known == key => *destination,
             _ => {
                 let to = unpack_addr(key.0, key.1);
-                let local_ip = self.shared.locals.get(key.2);
+                let local_ip = self.shared.pool.locals.get(key.2);
                 let destination = tx.destination(FRONT, to, local_ip).ok_or(DropReason::TurnFull)?;
                 *last_client = Some((key, destination));
                 destination
@@ -167,15 +167,15 @@ impl NativeRole {
         if header.worker != self.worker {
             return Err(DropReason::Stale); // counters of another worker's traffic
         }
-        let lane = &mut self.lanes[slot.index()];
+        let lane = &mut self.lanes[slot];
         if let Some(stamp) = stamp {
             lane.replay.accept(stamp)?;
         }
         let state = ServerState::from_wire(header.server_state).ok_or(DropReason::Kind)?;
         if !std::mem::replace(&mut lane.confirmed, true) {
-            self.shared.members.confirm(slot, epoch, self.worker);
+            self.shared.pool.members.confirm(slot, epoch, self.worker);
         }
-        let believed = self.shared.tree.len(slot);
+        let believed = self.shared.pool.tree.len(slot);
         self.stats.note_estimate(slot, header.queue.get(), believed);
         self.take_counters(now, slot, header);
         self.hear(slot);
@@ -202,13 +202,14 @@ impl NativeRole {
             received: header.received.get(),
             done: header.done.get(),
         };
-        let lane = &mut self.lanes[slot.index()];
+        let lane = &mut self.lanes[slot];
         let Some(finished) = lane.estimate.apply(counters) else {
             self.stats.common.dropped.add(DropReason::Stale, 1);
             return;
         };
         if self.settings.max_outstanding == Some(Limit::Auto) {
-            self.shared.finished[usize::from(self.worker)].add(self.shared.tree.own_len(slot), finished);
+            self.shared.pool.finished[usize::from(self.worker)]
+                .add(self.shared.pool.tree.own_len(slot), finished);
         }
         self.stats.servers[slot.index()].reported.set(now.as_nanos());
         self.stats.servers[slot.index()].common.served.note_claim(finished, header.service_us.get());

@@ -13,7 +13,7 @@ impl NativeRole {
             self.stats.common.dropped.add(reason, bytes.len().div_ceil(received.stride as usize) as u64);
             return;
         }
-        let listener = self.shared.locals.number(received.local_ip);
+        let listener = self.shared.pool.locals.number(received.local_ip);
         let mut asker = Asker::new(received.peer, received.local_ip, listener);
         for frame in frames(received, bytes, format) {
             let outcome = frame.and_then(|(at, bytes)| self.on_request(now, &mut asker, at, bytes, tx));
@@ -56,7 +56,7 @@ impl NativeRole {
         if let Some((slot, member)) = self.reserve_in_turn() {
             return self.forward(now, asker, slot, &member, frame_ref, bytes, tx);
         }
-        let (reason, retry_after) = if self.shared.usable.load(Ordering::Relaxed) == 0 {
+        let (reason, retry_after) = if !self.can_serve() {
             (DropReason::NoServer, RETRY_AFTER)
         } else if self.queue(now, asker, deadline_us, key, bytes).is_ok() {
             return Ok(());
@@ -67,26 +67,15 @@ impl NativeRole {
         refuse(asker, Frame::check(bytes, &self.format)?, frame_ref, Status::Busy, retry_after, tx)
     }
 
-    /// A slot that was counted up for a request, and who is there.
+    /// Reserves a server for a request.
     pub(super) fn reserve(&mut self) -> Option<(Slot, Member)> {
-        loop {
-            let reserved = self.chooser.reserve(&self.shared.tree).ok()?;
-            self.stats.common.select_fallback.add(u64::from(reserved.fallback));
-            if let Some(&member) = self.view.get(reserved.slot) {
-                self.note_choice(reserved.slot);
-                return Some((reserved.slot, member));
-            }
-            // The tree is ahead of this worker's view: a server has joined, or left, since the turn began. Each round
-            // takes a change of the members.
-            self.shared.tree.adjust(reserved.slot, -1);
-            self.refresh();
-        }
-    }
-
-    /// A server was chosen and counted up.
-    fn note_choice(&mut self, slot: Slot) {
-        let heard_at = || Instant::from_nanos(self.stats.servers[slot.index()].reported.get());
-        self.decisions.note(&self.shared.tree, slot, heard_at, &self.stats.common.decisions);
+        let NativeRole { shared, view, lanes, selector, stats, .. } = self;
+        let member = |slot| {
+            let restart = |slot, member: Option<&Member>| lanes.restart(slot).restart(member);
+            view.newest(slot, &shared.pool.members, restart).copied()
+        };
+        let heard_at = |slot: Slot| Instant::from_nanos(stats.servers[slot.index()].reported.get());
+        selector.reserve(&shared.pool.tree, &stats.common, member, heard_at).ok()
     }
 
     /// Sends a request to the server of a slot that was reserved for it.
@@ -101,16 +90,18 @@ impl NativeRole {
         bytes: &mut [u8],
         tx: &mut Tx,
     ) -> Result<(), DropReason> {
-        let pushed = self.server_destination(slot, member.addr, tx).is_some_and(|d| tx.push(d, frame_ref));
+        let pushed =
+            self.lanes.destination(slot, BACK, member.addr, tx).is_some_and(|d| tx.push(d, frame_ref));
         if !pushed {
-            self.shared.tree.adjust(slot, -1);
+            self.shared.pool.release(slot);
             return Err(DropReason::TurnFull);
         }
         self.dispatch(now, asker, slot, member, bytes);
         Ok(())
     }
 
-    /// Writes into a request what its server and its reply's way back need, and counts it. Nothing may be patched afterwards.
+    /// Writes into a request what its server and its reply's way back need, and counts it. Nothing may be
+    /// patched afterwards.
     pub(super) fn dispatch(
         &mut self,
         now: Instant,
@@ -119,7 +110,7 @@ impl NativeRole {
         member: &Member,
         bytes: &mut [u8],
     ) {
-        let lane = &mut self.lanes[slot.index()];
+        let lane = &mut self.lanes[slot];
         let dispatch_seq = lane.window.dispatch();
         lane.estimate.on_dispatch(dispatch_seq);
         lane.last_sent = now;

@@ -275,7 +275,7 @@ impl NativeRole {
 
     fn common(&self, primary: &Primary) -> Common {
         let Shared { instance, epoch, .. } = &*self.shared;
-        let settings = self.shared.settings.get();
+        let settings = self.shared.pool.settings();
         let servers = primary.registry.iter().map(|(slot, server)| (slot.index() as u16, server.clone()));
         let last_addr = |index: u16| {
             let slot = Slot::new(index.into());
@@ -294,7 +294,7 @@ impl NativeRole {
             secret: settings.secret,
             instance: *instance,
             epoch: *epoch,
-            listeners: self.shared.locals.to_vec(),
+            listeners: self.shared.pool.locals.to_vec(),
             servers: servers.collect(),
             away: primary.registry.away().to_vec(),
             last_addrs: (0..settings.servers_max as u16).filter_map(last_addr).collect(),
@@ -317,10 +317,10 @@ impl NativeRole {
         let mut rng = Rng::new(settings.seed);
         let settings = Settings { secret: common.secret, ..settings };
         let mut shared = Shared::new(settings, common.instance, common.epoch);
-        shared.locals = common.listeners.iter().copied().collect();
+        shared.pool.locals = common.listeners.iter().copied().collect();
         let shared = Arc::new(shared);
         for (slot, server) in &common.servers {
-            shared.members.publish(Slot::new(usize::from(*slot)), Some(member_of(server)));
+            shared.pool.members.publish(Slot::new(usize::from(*slot)), Some(member_of(server)));
         }
         let go_on = |state: WorkerState| {
             let mut worker = NativeRole::worker(&shared, state.worker, &mut rng, now);
@@ -337,24 +337,26 @@ impl NativeRole {
     /// Takes over the lanes of a predecessor.
     fn go_on(&mut self, from: WorkerState, common: &Common) {
         let NativeRole { shared, view, lanes, .. } = self;
-        view.refresh(&shared.members, |_, _| {}); // new to this process, but not to the lanes
-        for &(slot, addr) in common.last_addrs.iter().filter(|(slot, _)| usize::from(*slot) < lanes.len()) {
+        view.refresh(&shared.pool.members, |_, _| {}); // new to this process, but not to the lanes
+        for &(slot, addr) in
+            common.last_addrs.iter().filter(|(slot, _)| usize::from(*slot) < lanes.slot_count())
+        {
             view.recall(Slot::new(usize::from(slot)), addr);
         }
         for state in from.lanes {
             let slot = Slot::new(usize::from(state.slot));
-            let lane = &mut lanes[slot.index()];
+            let lane = &mut lanes[slot];
             lane.window.restore(&state.window);
             (lane.last_sent, lane.last_sync) = (state.last_sent, state.last_sync);
             lane.confirmed = state.confirmed;
             lane.replay = state.replay.unwrap_or_default();
-            shared.tree.adjust(slot, state.estimate.published() as i32);
+            shared.pool.tree.adjust(slot, state.estimate.published() as i32);
             lane.estimate = state.estimate;
             if let Some(member) = view.get(slot).filter(|_| state.confirmed) {
-                shared.members.confirm(slot, member.epoch, from.worker);
+                shared.pool.members.confirm(slot, member.epoch, from.worker);
             }
         }
-        if let (Some(key), Some(last)) = (&shared.settings.get().key, from.sealed) {
+        if let (Some(key), Some(last)) = (&shared.pool.settings().key, from.sealed) {
             self.sealer = Some(Sealer::going_on(key, last));
         }
     }
@@ -374,7 +376,7 @@ impl NativeRole {
         }
         for (slot, server) in &common.servers {
             let slot = Slot::new(usize::from(*slot));
-            self.shared.tree.adjust_foreign(slot, server.foreign as i32);
+            self.shared.pool.tree.adjust_foreign(slot, server.foreign as i32);
             let stats = &self.stats.servers[slot.index()].common;
             stats.id_plus_one.set(u64::from(server.id) + 1);
             stats.state.set(server.health.state() as u64);

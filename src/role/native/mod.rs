@@ -1,11 +1,12 @@
 //! The balancer: sends each request to the server with the shortest queue, and each reply back.
 //!
-//! One [`NativeRole`] is one *worker*: it has a front socket, a server-side socket, and with each server a lane of its
-//! own (estimate, dispatch window). Workers share the selection tree, the roster and the keys. Worker 0 is the *primary*:
-//! it alone registers servers, judges their health, scales, and talks with the controller.
+//! One [`NativeRole`] is one *worker*: it has a front socket, a server-side socket, and with each server a
+//! lane of its own (estimate, dispatch window). Workers share the selection tree, the roster and the keys.
+//! Worker 0 is the *primary*: it alone registers servers, judges their health, scales, and talks with the
+//! controller.
 //!
-//! Never touches a socket, a clock or a log: what is worth telling comes out of [`NativeRole::poll_event`], what is worth
-//! counting goes to [`NativeStats`].
+//! Never touches a socket, a clock or a log: what is worth telling comes out of [`NativeRole::poll_event`],
+//! what is worth counting goes to [`NativeStats`].
 //!
 //! | file | a change there is about |
 //! |---|---|
@@ -36,7 +37,6 @@ use std::time::Duration;
 
 use crate::base::batch::{DestinationId, FrameRef, Received, Rx, SocketId, Tx};
 use crate::base::drop_reason::DropReason;
-use crate::base::published::Seen;
 use crate::base::rng::Rng;
 use crate::base::time::{Instant, earliest};
 use crate::pool::autoscale::{self, Scaler};
@@ -44,17 +44,19 @@ use crate::pool::concurrency::AdaptiveLimit;
 use crate::pool::event::{Event, EventQueue};
 use crate::pool::health::leaf_of;
 use crate::pool::health::{self, Census, Rules, State};
+use crate::pool::lanes::Lanes;
 use crate::pool::members::View;
 use crate::pool::order::{Order, Refused};
 use crate::pool::outstanding::Estimate;
 use crate::pool::registry::{Registry, Server};
-use crate::pool::regret::RegretSampler;
-use crate::pool::select::{Chooser, LeafState, PolicyKind, SHARE_ALL, Slot, Tree, cost_of};
+use crate::pool::select::{LeafState, PolicyKind, SHARE_ALL, Slot, Tree, cost_of};
+use crate::pool::selector::Selector;
+use crate::pool::shared::WorkerSettings;
 use crate::pool::slow_start::{self, SlowStart};
 use crate::pool::slowness;
 use crate::pool::slowness::Slowness;
 use crate::pool::stats::NativeStats;
-use crate::pool::waiting::{Limit, cap};
+use crate::pool::waiting::Limit;
 use crate::role::{Role, send_from_slot};
 use crate::wire::tag::PeerReplay;
 use crate::wire::{DispatchWindow, FrameFormat, Opener, ReplyPath, Sealer};
@@ -103,8 +105,8 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// The key of the configuration in which these differ from others, if one of them is for the life of a balancer.
-    /// (What is random, and its own addresses, are not from a configuration.)
+    /// The key of the configuration in which these differ from others, if one of them is for the life of a
+    /// balancer. (What is random, and its own addresses, are not from a configuration.)
     pub fn fixed_difference(&self, other: &Settings) -> Option<&'static str> {
         let differ = [
             ("load_balancer.frame_size", self.format.size != other.format.size),
@@ -124,15 +126,12 @@ struct Lane {
     estimate: Estimate,
     last_sent: Instant,
     last_sync: Instant,
-    /// The server as a destination of turn `turn`.
-    destination: Option<(u64, DestinationId)>,
-    /// Whether it is among [`NativeRole::touched`].
-    touched: bool,
     /// Whether the estimate has changed in this turn.
     dirty: bool,
     /// Whether the server has proved in this turn that it lives.
     heard: bool,
-    /// Whether the server has answered this worker since its registration: before that, it would refuse requests.
+    /// Whether the server has answered this worker since its registration: before that, it would refuse
+    /// requests.
     confirmed: bool,
     /// The server's frames to this worker that were seen, where frames are authenticated.
     replay: PeerReplay,
@@ -145,12 +144,23 @@ impl Lane {
             estimate: Estimate::default(),
             last_sent: Instant::ZERO,
             last_sync: Instant::ZERO,
-            destination: None,
-            touched: false,
             dirty: false,
             heard: false,
             confirmed: false,
             replay: PeerReplay::default(),
+        }
+    }
+
+    /// Another registration has the slot now, or none.
+    fn restart(&mut self, member: Option<&Member>) {
+        self.estimate.rebase(self.window.sent());
+        self.confirmed = false;
+        self.heard = false;
+        self.last_sync = Instant::ZERO;
+        self.dirty = true;
+        if let Some(stamp) = member.and_then(|member| member.extra.stamp) {
+            self.replay.adopt(stamp);
+            let _ = self.replay.accept(stamp); // its own process registers again: seen already
         }
     }
 }
@@ -192,22 +202,17 @@ impl Primary {
 /// One worker's state machine.
 pub struct NativeRole {
     shared: Arc<Shared>,
-    /// Those of this turn, and which they are.
-    settings: Arc<Settings>,
-    seen: Seen,
+    /// The same throughout a turn.
+    settings: WorkerSettings<Settings>,
     worker: u8,
     format: FrameFormat,
     primary: Option<Box<Primary>>,
     view: View<Extra>,
-    lanes: Box<[Lane]>,
-    /// Slots whose lanes something has come up in; each once.
-    touched: Vec<Slot>,
-    chooser: Chooser,
-    decisions: RegretSampler,
+    lanes: Lanes<Lane>,
+    selector: Selector,
     stats: Arc<NativeStats>,
     sealer: Option<Sealer>,
     opener: Option<Opener>,
-    turn: u64,
     next_tick: Instant,
     /// Whether queued requests remain that the turn had no room for.
     has_more: bool,
@@ -226,16 +231,15 @@ impl NativeRole {
         let mut rng = Rng::new(settings.seed);
         let (instance, epoch) = (rng.next_u64() | 1, (rng.next_u64() as u32).max(1));
         let shared = Arc::new(Shared::new(settings, instance, epoch));
-        (0..shared.settings.get().workers)
+        (0..shared.pool.settings().workers)
             .map(|worker| NativeRole::worker(&shared, worker as u8, &mut rng, now))
             .collect()
     }
 
     fn worker(shared: &Arc<Shared>, worker: u8, rng: &mut Rng, now: Instant) -> NativeRole {
-        let settings = shared.settings.get();
+        let settings = shared.pool.worker_settings();
         let slots = settings.servers_max;
-        let lane =
-            |slot| Lane::new(Arc::clone(shared.window(worker, Slot::new(slot)).expect("made for all")));
+        let lane = |slot| Lane::new(Arc::clone(shared.window(worker, slot).expect("made for all")));
         let primary = (worker == 0).then(|| {
             Box::new(Primary {
                 registry: Registry::new(slots, settings.health),
@@ -254,19 +258,15 @@ impl NativeRole {
             format: settings.format,
             primary,
             view: View::new(slots, &settings.own),
-            lanes: (0..slots).map(lane).collect(),
-            touched: Vec::with_capacity(slots),
-            chooser: Chooser::new(settings.policy, rng.next_u64()),
-            decisions: RegretSampler::new(rng.next_u64()),
+            lanes: Lanes::new(slots, lane),
+            selector: Selector::new(settings.policy, rng.next_u64(), rng.next_u64()),
             stats: Arc::clone(&shared.stats[usize::from(worker)]),
             // Each worker counts its frames by itself, so each is a sender of its own.
             sealer: settings.key.as_ref().map(|key| Sealer::new(key, rng.next_u64() | 1)),
             opener: settings.key.as_ref().map(Opener::new),
-            turn: 0,
             next_tick: now,
             has_more: false,
             shared: Arc::clone(shared),
-            seen: Seen::default(),
             settings,
         }
     }
@@ -299,34 +299,26 @@ impl NativeRole {
 
     /// Whether some server may be chosen, be it as a last resort.
     pub fn can_serve(&self) -> bool {
-        self.shared.usable.load(Ordering::Relaxed) > 0
+        self.shared.pool.can_serve()
     }
 
-    /// Goes on with these settings, which all workers find at their next turn. What is random in them stays as it is, and so
-    /// do the balancer's own addresses. Refuses, with the key of the configuration, what takes a new balancer.
+    /// Goes on with these settings, which all workers find at their next turn. What is random in them stays
+    /// as it is, and so do the balancer's own addresses. Refuses, with the key of the configuration, what
+    /// takes a new balancer.
     pub fn reconfigure(&self, new: Settings) -> Result<(), &'static str> {
-        let mut limit_before = None;
-        let settings = self.shared.settings.replace(|old| match old.fixed_difference(&new) {
+        let changed = |old: &Settings| match old.fixed_difference(&new) {
             Some(key) => Err(key),
-            None => {
-                limit_before = old.max_outstanding;
-                Ok(Settings { secret: old.secret, own: old.own.clone(), seed: old.seed, ..new })
-            }
-        })?;
-        if settings.max_outstanding != limit_before {
-            self.shared.allocate(settings.max_outstanding);
-            self.shared.tree.set_cap(cap(settings.max_outstanding)); // one that was found stays
-        }
-        Ok(())
+            None => Ok(Settings { secret: old.secret, own: old.own.clone(), seed: old.seed, ..new }),
+        };
+        self.shared.pool.reconfigure(changed).map(drop)
     }
 
-    /// Takes new settings over, if there are any. Between turns, so that a turn has the same ones throughout.
+    /// Adopts newer settings, if there are any. Between turns, so that they are the same throughout a turn.
     fn adopt(&mut self, now: Instant) {
-        let Some(settings) = self.shared.settings.newer(&mut self.seen) else { return };
-        if settings.policy != self.settings.policy {
-            self.chooser.set_policy(settings.policy);
+        let Some(old) = self.settings.adopt() else { return };
+        if self.settings.policy != old.policy {
+            self.selector.set_policy(self.settings.policy);
         }
-        self.settings = settings;
         let Some(primary) = &mut self.primary else { return };
         primary.scaler.set_policy(self.settings.scale);
         primary.auto.set(now, self.settings.max_outstanding);
@@ -335,12 +327,12 @@ impl NativeRole {
             &self.stats.servers[slot.index()].common.served
         });
         // Another share of them may be down now, and may be slow for another time.
-        (0..self.shared.tree.slot_count()).for_each(|slot| self.set_leaf(now, Slot::new(slot)));
+        (0..self.shared.pool.tree.slot_count()).for_each(|slot| self.set_leaf(now, Slot::new(slot)));
     }
 
     /// Whether no request of this worker is outstanding, by its estimates, and none waits.
     pub fn is_idle(&self) -> bool {
-        self.shared.pending.is_empty() && self.lanes.iter().all(|lane| lane.estimate.outstanding() == 0)
+        self.shared.pool.pending.is_empty() && self.lanes.iter().all(|lane| lane.estimate.outstanding() == 0)
     }
 
     /// What this worker counts.
@@ -350,7 +342,7 @@ impl NativeRole {
 
     /// The selection tree, for inspection.
     pub fn tree(&self) -> &Tree {
-        &self.shared.tree
+        &self.shared.pool.tree
     }
 
     /// The registered servers, for inspection; only the primary has them.
@@ -360,7 +352,7 @@ impl NativeRole {
 
     /// The estimate of this worker for a slot, for inspection.
     pub fn estimate(&self, slot: Slot) -> &Estimate {
-        &self.lanes[slot.index()].estimate
+        &self.lanes[slot].estimate
     }
 
     /// Authenticates a frame that leaves for a server or the controller; nothing may be patched afterwards.
@@ -372,32 +364,21 @@ impl NativeRole {
 
     /// Notes that a slot's contribution to the tree may have changed in this turn.
     fn touch(&mut self, slot: Slot) {
-        self.lane_of_turn(slot).dirty = true;
+        self.lanes.touch(slot).dirty = true;
     }
 
-    /// Notes that a server has proved in this turn that it lives.
+    /// Notes that a server has given a liveness signal in this turn.
     fn hear(&mut self, slot: Slot) {
-        self.lane_of_turn(slot).heard = true;
-    }
-
-    /// A lane that something has come up in, to be looked at when the turn ends.
-    fn lane_of_turn(&mut self, slot: Slot) -> &mut Lane {
-        let lane = &mut self.lanes[slot.index()];
-        if !std::mem::replace(&mut lane.touched, true) {
-            self.touched.push(slot);
-        }
-        lane
+        self.lanes.touch(slot).heard = true;
     }
 
     /// Brings tree and health up to date with this turn: once per server, however many frames it sent.
     fn publish(&mut self, now: Instant) {
-        while let Some(slot) = self.touched.pop() {
-            let lane = &mut self.lanes[slot.index()];
-            lane.touched = false;
+        while let Some((slot, lane)) = self.lanes.next_touched() {
             let delta = if std::mem::take(&mut lane.dirty) { lane.estimate.publish() } else { 0 };
             let heard = std::mem::take(&mut lane.heard);
             if delta != 0 {
-                self.shared.tree.adjust(slot, delta);
+                self.shared.pool.tree.adjust(slot, delta);
             }
             if heard {
                 self.alive(now, slot);
@@ -405,29 +386,14 @@ impl NativeRole {
         }
     }
 
-    /// Copies what the primary has changed; a lane whose slot has another registration now starts anew.
+    /// Copies what the primary has changed.
     fn refresh(&mut self) {
-        let NativeRole { shared, view, lanes, touched, .. } = self;
-        view.refresh(&shared.members, |slot, member| {
-            let lane = &mut lanes[slot.index()];
-            lane.estimate.rebase(lane.window.sent());
-            lane.confirmed = false;
-            lane.heard = false;
-            lane.last_sync = Instant::ZERO;
-            lane.destination = None;
-            lane.dirty = true;
-            if !std::mem::replace(&mut lane.touched, true) {
-                touched.push(slot);
-            }
-            if let Some(stamp) = member.and_then(|member| member.extra.stamp) {
-                lane.replay.adopt(stamp);
-                let _ = lane.replay.accept(stamp); // its own process registering anew: seen already
-            }
-        });
+        let NativeRole { shared, view, lanes, .. } = self;
+        view.refresh(&shared.pool.members, |slot, member| lanes.restart(slot).restart(member));
     }
 
-    /// Writes what the state of a server means into the tree, then tells the workers. What it means for all, too: too many
-    /// may be down now.
+    /// Writes what the state of a server means into the tree, then tells the workers. What it means for all,
+    /// too: too many may be down now.
     fn set_leaf(&mut self, now: Instant, slot: Slot) {
         let Some(primary) = &mut self.primary else { return };
         let census = Census::of(primary.registry.iter().map(|(_, server)| server.health.state()));
@@ -436,39 +402,26 @@ impl NativeRole {
         if std::mem::replace(&mut primary.fails_open, fails_open) != fails_open {
             primary.events.push(Event::FailOpen(fails_open));
             for index in 0..primary.registry.slot_count() {
-                primary.write_leaf(now, Slot::new(index), &self.shared.tree);
+                primary.write_leaf(now, Slot::new(index), &self.shared.pool.tree);
             }
         } else {
-            primary.write_leaf(now, slot, &self.shared.tree);
+            primary.write_leaf(now, slot, &self.shared.pool.tree);
         }
         let server = primary.registry.get(slot);
         self.stats.servers[slot.index()].set_addr(server.map(|server| server.addr));
         if let Some(server) = server {
             self.stats.servers[slot.index()].common.weight.set(u64::from(server.weight));
         }
-        self.shared.members.publish(slot, server.map(member_of));
-        self.shared.usable.store(usable, Ordering::Relaxed);
+        self.shared.pool.members.publish(slot, server.map(member_of));
+        self.shared.pool.usable.store(usable, Ordering::Relaxed);
         self.refresh();
-    }
-
-    /// The server of a slot as a destination, looked up once a turn.
-    fn server_destination(&mut self, slot: Slot, to: SocketAddr, tx: &mut Tx) -> Option<DestinationId> {
-        let lane = &mut self.lanes[slot.index()];
-        match lane.destination {
-            Some((turn, destination)) if turn == self.turn => Some(destination),
-            _ => {
-                let destination = tx.destination(BACK, to, None)?;
-                lane.destination = Some((self.turn, destination));
-                Some(destination)
-            }
-        }
     }
 }
 
 /// What is known of how long servers take: nothing yet.
 fn delays_of(shared: &Shared) -> Slowness {
-    let (mut delays, primary) = (Slowness::new(shared.tree.slot_count()), &shared.stats[0]);
-    slowness::choose(&mut delays, shared.settings.get().policy, |slot| {
+    let (mut delays, primary) = (Slowness::new(shared.pool.tree.slot_count()), &shared.stats[0]);
+    slowness::choose(&mut delays, shared.pool.settings().policy, |slot| {
         &primary.servers[slot.index()].common.served
     });
     delays
@@ -490,8 +443,8 @@ fn member_of(server: &Server) -> Member {
 
 impl Role for NativeRole {
     fn on_batch(&mut self, now: Instant, rx: &mut Rx, tx: &mut Tx) {
-        self.turn += 1;
-        self.decisions.begin(now);
+        self.lanes.begin_turn();
+        self.selector.begin_turn(now);
         self.adopt(now);
         self.refresh();
         for index in 0..rx.len() {

@@ -39,7 +39,7 @@ impl NativeRole {
         let id = registration.server_id;
         if let (Some(stamp), Some(slot)) = (stamp, primary.registry.slot_of(id)) {
             // A nonce is good for a while, so it alone does not tell a registration from its replay.
-            let replay = &mut self.lanes[slot.index()].replay;
+            let replay = &mut self.lanes[slot].replay;
             if replay.knows(stamp) {
                 replay.accept(stamp)?;
             }
@@ -51,14 +51,14 @@ impl NativeRole {
             Admission::Known(slot) => slot,
             Admission::New { slot, replaced_foreign } => {
                 primary.events.push(Event::Joined { id, addr: peer });
-                self.shared.tree.adjust_foreign(slot, -(replaced_foreign as i32));
+                self.shared.pool.tree.adjust_foreign(slot, -(replaced_foreign as i32));
                 let stats = &self.stats.servers[slot.index()].common;
                 stats.id_plus_one.set(u64::from(id) + 1);
                 let state = primary.registry.get(slot).map_or(State::Joining, |server| server.health.state());
                 stats.state.set(state as u64);
                 stats.since.set(now.as_nanos());
                 self.set_leaf(now, slot);
-                self.lanes[slot.index()].last_sent = now;
+                self.lanes[slot].last_sent = now;
                 self.apply(now, slot, health::Event::Alive, ANSWERS); // it has echoed a nonce: the first proof of life
                 slot
             }
@@ -97,7 +97,9 @@ impl NativeRole {
     pub(super) fn alive(&mut self, now: Instant, slot: Slot) {
         let Some(primary) = &mut self.primary else { return };
         let Some(server) = primary.registry.get_mut(slot) else { return };
-        if server.health.state() == State::Joining && !self.shared.members.is_confirmed(slot, server.epoch) {
+        if server.health.state() == State::Joining
+            && !self.shared.pool.members.is_confirmed(slot, server.epoch)
+        {
             server.health.hear(now);
         } else {
             self.apply(now, slot, health::Event::Alive, ANSWERS);
@@ -111,7 +113,7 @@ impl NativeRole {
         let server = primary.registry.get_mut(slot).expect("the caller found it");
         let change = i64::from(foreign) - i64::from(std::mem::replace(&mut server.foreign, foreign));
         if change != 0 {
-            self.shared.tree.adjust_foreign(slot, change as i32);
+            self.shared.pool.tree.adjust_foreign(slot, change as i32);
         }
     }
 

@@ -1,19 +1,15 @@
-//! What the workers of a native pool share: the selection tree, the members, keys and windows. Everything here changes
-//! through atomics or, off the data path, under a short lock.
+//! What the workers of a native pool share: the selection tree, the members, keys and windows. Everything
+//! here changes through atomics or, off the data path, under a short lock.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 use super::Settings;
 use super::waiting::{self, Client};
-use crate::base::published::Live;
-use crate::pool::concurrency::Finished;
-use crate::pool::local_addresses::LocalAddresses;
-use crate::pool::members::Members;
-use crate::pool::select::{Slot, Tree};
+use crate::pool::select::Slot;
+use crate::pool::shared::{PoolSettings, PoolShared};
 use crate::pool::stats::NativeStats;
-use crate::pool::waiting::{Limit, PendingQueue, cap};
+use crate::pool::waiting::Limit;
 use crate::wire::tag::Stamp;
 use crate::wire::{CookieKey, DispatchWindow};
 
@@ -24,11 +20,11 @@ pub struct Extra {
     pub nonce: u64,
     /// The report interval of the server.
     pub interval: Duration,
-    /// Whether the server stops: it gets no more requests, and SYNC says so. SYNC does not say so to a server that only
-    /// an operator has drained, since that server may get requests again.
+    /// Whether the server stops: it gets no more requests, and SYNC says so. SYNC does not say so to a server
+    /// that only an operator has drained, since that server may get requests again.
     pub draining: bool,
-    /// The frame that registered the server, where frames are authenticated: later ones have the same epoch and a higher
-    /// counter.
+    /// The frame that registered the server, where frames are authenticated: later ones have the same epoch
+    /// and a higher counter.
     pub stamp: Option<Stamp>,
 }
 
@@ -36,11 +32,8 @@ pub(super) type Member = crate::pool::members::Member<Extra>;
 
 /// One for all workers of a native pool.
 pub(super) struct Shared {
-    pub settings: Live<Settings>,
-    pub tree: Tree,
-    /// Requests that wait for a server below its limit.
-    pub pending: PendingQueue<Client>,
-    pub members: Members<Extra>,
+    /// What a pool of any kind has.
+    pub pool: PoolShared<Extra, Client, Settings>,
     /// Cookies of all workers are made under one key, so that any of them can check a reply.
     pub cookies: CookieKey,
     /// Random number of this process towards the controller and the servers.
@@ -49,41 +42,35 @@ pub(super) struct Shared {
     pub epoch: u32,
     /// By worker and slot.
     windows: Box<[Box<[Arc<DispatchWindow>]>]>,
-    /// The client-side addresses at which requests arrived.
-    pub locals: LocalAddresses,
-    /// Requests that were finished, by worker; counted where the limit is to be found.
-    pub finished: Box<[Finished]>,
     /// By worker; the gauges are in the primary's.
     pub stats: Box<[Arc<NativeStats>]>,
-    /// Servers that may be chosen, suspects included. Written by the primary.
-    pub usable: AtomicU32,
+}
+
+impl PoolSettings for Settings {
+    fn servers_max(&self) -> usize {
+        self.servers_max
+    }
+
+    fn workers(&self) -> usize {
+        self.workers
+    }
+
+    fn max_outstanding(&self) -> Option<Limit> {
+        self.max_outstanding
+    }
 }
 
 impl Shared {
     pub fn new(settings: Settings, instance: u64, epoch: u32) -> Self {
-        let (slots, workers, limit) = (settings.servers_max, settings.workers, settings.max_outstanding);
-        let shared = Shared {
-            tree: Tree::new(slots, cap(settings.max_outstanding)),
-            pending: waiting::pending_queue(&settings),
-            members: Members::new(slots, workers),
+        let (slots, workers) = (settings.servers_max, settings.workers);
+        let pending = waiting::pending_queue(&settings);
+        Shared {
             cookies: CookieKey::new(settings.secret),
             instance,
             epoch,
             windows: (0..workers).map(|_| (0..slots).map(|_| Arc::default()).collect()).collect(),
-            locals: LocalAddresses::default(),
-            finished: (0..workers).map(|_| Finished::default()).collect(),
             stats: (0..workers).map(|_| Arc::new(NativeStats::new(slots))).collect(),
-            usable: AtomicU32::new(0),
-            settings: Live::new(settings),
-        };
-        shared.allocate(limit);
-        shared
-    }
-
-    /// Allocates the pending queue if there is a limit.
-    pub fn allocate(&self, limit: Option<Limit>) {
-        if limit.is_some() {
-            self.pending.allocate();
+            pool: PoolShared::new(settings, pending),
         }
     }
 

@@ -103,7 +103,7 @@ impl Bench {
         let sync = header(&sent[0].1);
         assert_eq!(sync.op, RequestOp::Sync as u8);
         self.turn(BACK, addr(50_000), &report(&sync, 1, 0));
-        assert_eq!(self.balancer.shared.usable.load(Ordering::Relaxed), 1);
+        assert_eq!(self.balancer.shared.pool.usable.load(Ordering::Relaxed), 1);
         self
     }
 
@@ -560,7 +560,7 @@ impl Workers {
         let settings = Settings {
             workers: 2,
             own: vec![addr(54_001), addr(BACKS[0]), addr(BACKS[1])],
-            ..Bench::new(None).balancer.settings.as_ref().clone()
+            ..(*Bench::new(None).balancer.settings).clone()
         };
         let roles = NativeRole::workers(settings, NOW);
         let mut workers = Workers { roles, rx: Rx::new(8, 2048), tx: Tx::new(256, 4096, 1) };
@@ -580,7 +580,7 @@ impl Workers {
     }
 
     fn usable(&self) -> u32 {
-        self.roles[0].shared.usable.load(Ordering::Relaxed)
+        self.roles[0].shared.pool.usable.load(Ordering::Relaxed)
     }
 
     fn drops(&self, worker: usize, reason: DropReason) -> u64 {

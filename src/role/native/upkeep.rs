@@ -1,6 +1,7 @@
 //! What time brings: silence, probes, SYNC, and servers that are forgotten.
 
 use super::*;
+use crate::pool::shared::PoolShared;
 use crate::wire::{Frame, Header, Kind, RequestOp, ServerState};
 
 /// Why a server's state changes when it proves that it lives.
@@ -33,7 +34,7 @@ impl NativeRole {
             let Some(&Member { extra: Extra { interval, draining, .. }, .. }) = self.view.get(slot) else {
                 continue;
             };
-            let lane = &self.lanes[index];
+            let lane = &self.lanes[slot];
             let pause = self.settings.interval.min(interval);
             let rested = now.since(lane.last_sync) >= pause;
             // The tail: the last requests may be lost, and nothing later would show the gap.
@@ -41,10 +42,10 @@ impl NativeRole {
             if probe || (rested && (tail || !(lane.confirmed || draining))) {
                 self.send_sync(now, slot, tx);
             }
-            self.stats.servers[index].lost.set(self.lanes[index].estimate.lost().max(0) as u64);
+            self.stats.servers[index].lost.set(self.lanes[slot].estimate.lost().max(0) as u64);
         }
         if let Some(primary) = &mut self.primary {
-            let Shared { tree, finished, pending, .. } = &*self.shared;
+            let PoolShared { tree, finished, pending, .. } = &self.shared.pool;
             primary.auto.look(now, tree, finished.iter(), !pending.is_empty());
         }
         self.look_at_delays(now);
@@ -59,7 +60,7 @@ impl NativeRole {
         let served = |worker: usize, slot: Slot| &stats[worker].servers[slot.index()].common.served;
         let epoch = |slot| registry.get(slot).map(|server| server.epoch.into());
         if slowness::look(delays, now, stats.len(), served, epoch) {
-            delays.slots().for_each(|slot| primary.write_leaf(now, slot, &self.shared.tree));
+            delays.slots().for_each(|slot| primary.write_leaf(now, slot, &self.shared.pool.tree));
         }
     }
 
@@ -77,7 +78,7 @@ impl NativeRole {
             };
             self.apply(now, slot, event, why);
         } else if server.health.state() == State::Joining
-            && self.shared.members.is_confirmed(slot, server.epoch)
+            && self.shared.pool.members.is_confirmed(slot, server.epoch)
         {
             self.apply(now, slot, health::Event::Alive, ANSWERS); // every worker has had its answer
         }
@@ -93,11 +94,11 @@ impl NativeRole {
     /// Shows the pool to the scaler.
     fn size_up(&mut self, now: Instant) {
         let Some(primary) = &self.primary else { return };
-        let waiting = self.shared.pending.len();
+        let waiting = self.shared.pool.pending.len();
         self.stats.common.waiting.set(waiting);
         let mut sample = autoscale::Sample { outstanding: waiting, ..autoscale::Sample::default() };
         for (slot, server) in primary.registry.iter() {
-            let outstanding = u64::from(self.shared.tree.len(slot));
+            let outstanding = u64::from(self.shared.pool.tree.len(slot));
             self.stats.servers[slot.index()].outstanding.set(outstanding);
             match server.health.state() {
                 State::Up => {
@@ -140,7 +141,7 @@ impl NativeRole {
     /// A server that has come up gets a little more.
     fn warm_up(&mut self, now: Instant, slot: Slot) {
         if let Some(primary) = &mut self.primary {
-            primary.write_leaf(now, slot, &self.shared.tree);
+            primary.write_leaf(now, slot, &self.shared.pool.tree);
         }
     }
 
@@ -169,7 +170,7 @@ impl NativeRole {
         let Some(primary) = &mut self.primary else { return };
         let Some(server) = primary.registry.remove(slot) else { return };
         primary.events.push(Event::Left { id: server.id, addr: server.addr, reason: why });
-        self.shared.tree.adjust_foreign(slot, -(server.foreign as i32));
+        self.shared.pool.tree.adjust_foreign(slot, -(server.foreign as i32));
         self.set_leaf(now, slot);
         let stats = &self.stats.servers[slot.index()];
         stats.common.id_plus_one.set(0);
@@ -189,14 +190,14 @@ impl NativeRole {
         let Some((to, header)) = self.sync_header(now, slot) else { return Ok(()) };
         Frame::write(bytes, &header, &[]);
         self.seal(bytes);
-        let pushed = self.server_destination(slot, to, tx).is_some_and(|d| tx.push(d, at));
+        let pushed = self.lanes.destination(slot, BACK, to, tx).is_some_and(|d| tx.push(d, at));
         if pushed { Ok(()) } else { Err(DropReason::TurnFull) }
     }
 
     /// "So many requests I have sent you": finds lost ones, confirms the registration, asks for a report.
     fn sync_header(&mut self, now: Instant, slot: Slot) -> Option<(SocketAddr, Header)> {
         let member = *self.view.get(slot)?;
-        let lane = &mut self.lanes[slot.index()];
+        let lane = &mut self.lanes[slot];
         lane.last_sync = now;
         let mut header = Header::new(Kind::ControllerRequest, self.format.size);
         header.op = RequestOp::Sync as u8;
@@ -216,7 +217,7 @@ impl NativeRole {
     fn send_sync(&mut self, now: Instant, slot: Slot, tx: &mut Tx) {
         let Some((to, header)) = self.sync_header(now, slot) else { return };
         let size = self.format.size;
-        let Some(destination) = self.server_destination(slot, to, tx) else { return };
+        let Some(destination) = self.lanes.destination(slot, BACK, to, tx) else { return };
         // A full turn is no loss: the next tick asks again.
         if let Some(bytes) = tx.stage(destination, size) {
             Frame::write(bytes, &header, &[]);

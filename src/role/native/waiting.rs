@@ -50,7 +50,7 @@ impl ServerSource for Turn<'_> {
     }
 
     fn release(&mut self, (slot, _): (Slot, Member)) {
-        self.role.shared.tree.adjust(slot, -1);
+        self.role.shared.pool.release(slot);
     }
 }
 
@@ -70,7 +70,7 @@ impl Dispatcher<Client> for Turn<'_> {
         let waited = (now.since(request.since).as_micros() as u32).min(u32::MAX - 1);
         role.stats.common.waited.add(1);
         role.stats.common.waiting_delay.record(waited);
-        let destination = role.server_destination(slot, member.addr, tx).expect("there is room");
+        let destination = role.lanes.destination(slot, BACK, member.addr, tx).expect("there is room");
         let bytes = tx.stage(destination, role.format.size).expect("there is room");
         bytes.copy_from_slice(request.bytes());
         take_off_deadline(bytes, waited);
@@ -92,7 +92,7 @@ impl Dispatcher<Client> for Turn<'_> {
 impl NativeRole {
     /// A server for a request that has just arrived: behind the queued requests.
     pub(super) fn reserve_in_turn(&mut self) -> Option<(Slot, Member)> {
-        if self.shared.pending.is_empty() { self.reserve() } else { None }
+        if self.shared.pool.pending.is_empty() { self.reserve() } else { None }
     }
 
     /// Queues a request. It is sent at the end of the turn, at the earliest.
@@ -109,48 +109,48 @@ impl NativeRole {
             micros => Duration::from_micros(micros.into()),
         };
         let client = Client { peer: asker.peer, local_ip: asker.local_ip, listener: asker.listener };
-        self.shared.pending.push(now, Push { client, deadline, key, bytes })
+        self.shared.pool.pending.push(now, Push { client, deadline, key, bytes })
     }
 
     /// Whether a request repeats a queued one. The reply to that one will answer both.
     pub(super) fn is_duplicate(&self, header: &Header) -> bool {
-        let pending = &self.shared.pending;
+        let pending = &self.shared.pool.pending;
         header.attempt > 1 && !pending.is_empty() && pending.contains(key_of(header))
     }
 
     /// The time after which a refused client may repeat its request: the queued requests are served by then.
     pub(super) fn retry_after(&self) -> Duration {
-        self.shared.pending.expected_wait().clamp(RETRY_AFTER, RETRY_AFTER_MAX)
+        self.shared.pool.pending.expected_wait().clamp(RETRY_AFTER, RETRY_AFTER_MAX)
     }
 
     /// Sends queued requests as long as servers are below their limit. At the end of a turn.
     pub(super) fn serve_pending(&mut self, now: Instant, tx: &mut Tx) {
         self.has_more = false;
-        if self.shared.pending.is_empty() {
+        if self.shared.pool.pending.is_empty() {
             return;
         }
         let shared = Arc::clone(&self.shared);
-        let served = shared.pending.serve(now, &mut Turn { role: self, now, tx });
+        let served = shared.pool.pending.serve(now, &mut Turn { role: self, now, tx });
         self.has_more = served.has_more;
         self.stats.common.dropped.add(DropReason::Expired, served.expired);
     }
 
     /// Lifts the limit: queued requests are sent in the next turns, since another process takes over.
     pub fn stop_waiting(&self) {
-        self.shared.tree.set_cap(u32::MAX);
+        self.shared.pool.lift_limit();
     }
 
     /// Sets the limit again: no other process has taken over. For the primary.
     pub fn wait_again(&self) {
         if let Some(primary) = &self.primary {
             let found = primary.auto.limit();
-            self.shared.tree.set_cap(found.unwrap_or(cap(self.settings.max_outstanding)));
+            self.shared.pool.tree.set_cap(found.unwrap_or(cap(self.settings.max_outstanding)));
         }
     }
 
     /// The number of queued requests.
     pub fn waiting(&self) -> u64 {
-        self.shared.pending.len()
+        self.shared.pool.pending.len()
     }
 }
 

@@ -276,7 +276,7 @@ impl Bench {
 
     /// The length of a server's queue.
     pub fn queue(&self, n: u16) -> u32 {
-        self.slot(n).map_or(0, |slot| self.shared.tree.len(slot))
+        self.slot(n).map_or(0, |slot| self.shared.pool.tree.len(slot))
     }
 
     /// What became of servers since the last call: their numbers and states, in order.
@@ -304,7 +304,7 @@ impl Bench {
     pub fn check(&self) {
         let settings = &self.shared.settings();
         let (mut flows, mut owed) = (0, 0);
-        let (mut received, mut accounted) = (0, self.shared.pending.len());
+        let (mut received, mut accounted) = (0, self.shared.pool.pending.len());
         for (number, worker) in self.workers.iter().enumerate() {
             let stats = worker.stats();
             let get = |counter: &crate::pool::stats::Counter| counter.get();
@@ -328,7 +328,7 @@ impl Bench {
         }
         assert_eq!(received, accounted);
         let under_way = if settings.affinity == Affinity::Client { flows } else { owed };
-        assert_eq!(self.shared.tree.total(), under_way, "the tree");
+        assert_eq!(self.shared.pool.tree.total(), under_way, "the tree");
     }
 
     pub fn slots(&self) -> impl Iterator<Item = Slot> + use<> {
@@ -338,7 +338,7 @@ impl Bench {
     /// That nothing is under way any more, nor counted so.
     pub fn check_rest(&self) {
         self.check();
-        assert_eq!(self.shared.tree.total(), 0);
+        assert_eq!(self.shared.pool.tree.total(), 0);
         for worker in &self.workers {
             assert_eq!((worker.stats().in_flight.get(), worker.stats().flows.get()), (0, 0));
             assert!(!worker.core.owes());

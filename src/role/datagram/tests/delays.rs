@@ -65,7 +65,7 @@ impl Served {
 
     /// How requests are spread, when so many more are there that there are 44 in all. The more are answered afterwards, at once.
     fn spread(&mut self) -> [u32; 3] {
-        let more = 44 - self.pool.shared.tree.total() as u16;
+        let more = 44 - self.pool.shared.pool.tree.total() as u16;
         let ways: Vec<_> = (0..more).map(|n| self.pool.forwarded(client(n), QUERY)).collect();
         self.due.extend(ways.into_iter().map(|way| (self.pool.now, 0, way)));
         SERVERS.map(|n| self.pool.queue(n))
@@ -154,7 +154,7 @@ fn choices_are_looked_at_and_what_is_given_up_is_counted() {
             }
             assert_eq!(of(0).given_up.get(), 0);
             served.due.clear();
-            let mut expected = served.pool.shared.tree.total();
+            let mut expected = served.pool.shared.pool.tree.total();
             for n in 0..5 {
                 expected += served.pool.ask(client(n), QUERY).len() as u64;
             }

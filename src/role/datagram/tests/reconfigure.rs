@@ -127,7 +127,7 @@ fn another_question_is_asked_and_servers_are_judged_by_other_rules() {
     assert_eq!((pool.state(1), pool.state(2)), ("up", "down"));
     change(&pool, |settings| settings.health.rules.down_max = 0.1).unwrap();
     pool.turn(&[]);
-    let tree = &pool.shared.tree;
+    let tree = &pool.shared.pool.tree;
     assert!(tree.is_eligible(pool.slot(2).unwrap()), "too many are down by the new rule");
 }
 

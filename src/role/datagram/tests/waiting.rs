@@ -37,7 +37,7 @@ fn the_rest_waits_and_leaves_in_order_as_servers_get_room() {
         for n in 2..6 {
             assert_eq!(pool.ask(client(n), &question(n)), [], "{protocol:?}: it waits");
         }
-        assert_eq!((pool.queue(1), pool.queue(2), pool.shared.pending.len()), (1, 1, 4));
+        assert_eq!((pool.queue(1), pool.queue(2), pool.shared.pool.pending.len()), (1, 1, 4));
         for n in 0..6u16 {
             pool.now += MS;
             let way = at_servers.remove(0);
@@ -90,7 +90,7 @@ fn a_full_room_is_said_so_and_what_has_waited_for_too_long_is_not_sent() {
         // The server is silent: its request is given up, and those who waited were here for as long.
         pool.pass(TIMEOUT + 20 * MS);
         assert_eq!(pool.refused(DropReason::Expired), 2, "{protocol:?}");
-        assert_eq!((pool.shared.pending.len(), pool.stats().timed_out.get()), (0, 1));
+        assert_eq!((pool.shared.pool.pending.len(), pool.stats().timed_out.get()), (0, 1));
         drop(way);
         pool.check_rest();
     }
@@ -106,7 +106,7 @@ fn nobody_waits_for_servers_that_are_gone() {
         let sent = pool.pass(250 * MS);
         let is_told = sent.iter().any(|sent| sent.to == client(1) && sent.bytes[3] & 0xf == 2);
         assert_eq!(is_told, protocol == Protocol::Dns, "{sent:?}");
-        assert_eq!((pool.refused(DropReason::NoServer), pool.shared.pending.len()), (1, 0));
+        assert_eq!((pool.refused(DropReason::NoServer), pool.shared.pool.pending.len()), (1, 0));
     }
 }
 
@@ -163,7 +163,7 @@ fn a_turn_without_room_keeps_what_waits_for_the_next_one() {
         // The answer had no room either, so its server is busy still; by its time-out it is not.
         pool.pass(TIMEOUT - 10 * MS);
         pool.turn_in(0, &[], true);
-        assert_eq!(pool.shared.pending.len(), 1);
+        assert_eq!(pool.shared.pool.pending.len(), 1);
         assert_eq!(pool.refused(DropReason::TurnFull), 0, "{protocol:?}");
     }
 }
@@ -177,7 +177,7 @@ fn flows_do_not_wait_for_each_other() {
     );
     pool.forwarded(client(0), b"open");
     assert_eq!(pool.ask(client(1), b"open"), []);
-    assert_eq!((pool.refused(DropReason::ServersFull), pool.shared.pending.len()), (1, 0));
+    assert_eq!((pool.refused(DropReason::ServersFull), pool.shared.pool.pending.len()), (1, 0));
 }
 
 #[test]
@@ -185,9 +185,9 @@ fn a_datagram_that_is_too_long_for_the_room_is_refused() {
     let mut pool = Bench::new(limited(Protocol::Datagram, 1), 16, [1]);
     pool.forwarded(client(0), b"first");
     pool.ask(client(1), &[7; 2_048]);
-    assert_eq!((pool.shared.pending.len(), pool.refused(DropReason::ServersFull)), (1, 0));
+    assert_eq!((pool.shared.pool.pending.len(), pool.refused(DropReason::ServersFull)), (1, 0));
     pool.ask(client(1), &[7; 2_049]);
-    assert_eq!((pool.shared.pending.len(), pool.refused(DropReason::ServersFull)), (1, 1));
+    assert_eq!((pool.shared.pool.pending.len(), pool.refused(DropReason::ServersFull)), (1, 1));
 }
 
 #[derive(Clone, Debug)]
@@ -257,11 +257,11 @@ proptest! {
             let queues = [1, 2, 4].map(|n| pool.queue(n));
             // A suspect may be tried by one more.
             prop_assert!(queues.iter().all(|&queue| queue <= limit + 1), "{:?}", queues);
-            let has_room = pool.slots().any(|slot| pool.shared.tree.is_choosable(slot));
-            prop_assert!(!has_room || pool.shared.pending.is_empty(), "{:?} while {} wait", queues, pool.shared.pending.len());
+            let has_room = pool.slots().any(|slot| pool.shared.pool.tree.is_choosable(slot));
+            prop_assert!(!has_room || pool.shared.pool.pending.is_empty(), "{:?} while {} wait", queues, pool.shared.pool.pending.len());
         }
         pool.pass(3 * TIMEOUT);
-        prop_assert_eq!(pool.shared.pending.len(), 0);
+        prop_assert_eq!(pool.shared.pool.pending.len(), 0);
         pool.check_rest();
     }
 }

@@ -143,7 +143,7 @@ fn another_key_and_a_slot_that_there_is_no_room_for_are_refused() {
     assert_eq!(NativeRole::workers_from(keyed(2), parts.clone(), NOW).err(), Some(Mismatch::Key));
 
     let mut old = NativeRole::workers(settings(), NOW).remove(0);
-    old.lanes[3].window.dispatch(); // a server was there once
+    old.lanes[Slot::new(3)].window.dispatch(); // a server was there once
     let parts = vec![old.export(NOW)];
     let small = Settings { servers_max: 3, ..settings() };
     let refused = NativeRole::workers_from(small, parts.clone(), NOW).err();
@@ -172,10 +172,10 @@ fn front_addresses_keep_their_numbers() {
     let mut old = Bench::new(None);
     let ip = |last: u8| Some(IpAddr::from([10, 0, 0, last]));
     for (last, number) in [(7, 0), (3, 1)] {
-        assert_eq!(old.balancer.shared.locals.number(ip(last)), number);
+        assert_eq!(old.balancer.shared.pool.locals.number(ip(last)), number);
     }
     let new = successor(&mut old);
-    let locals = &new.balancer.shared.locals;
+    let locals = &new.balancer.shared.pool.locals;
     assert_eq!((locals.get(1), locals.number(ip(9)), locals.number(ip(7))), (ip(3), 2, 0));
 }
 
@@ -211,7 +211,8 @@ fn a_hundred_used_slots_take_some_hundred_kilobytes_at_most() {
     let settings = Settings { servers_max: 100, ..settings() };
     let mut old = NativeRole::workers(settings, NOW).remove(0);
     let mut rng = Rng::new(1);
-    for lane in &mut old.lanes {
+    for slot in (0..100).map(Slot::new) {
+        let lane = &mut old.lanes[slot];
         // One in a hundred is lost, all over the window.
         for seq in (0..70_000).map(|_| lane.window.dispatch()) {
             if rng.below(100) > 0 {
