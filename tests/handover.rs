@@ -2,6 +2,8 @@
 //!
 //! Each test is run a second time as the other process: this executable, with a word in its environment.
 
+mod common;
+
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
@@ -14,6 +16,9 @@ use lbd::base::batch::SocketId;
 use lbd::base::time::Clock;
 use lbd::daemon::handover::{Error, Holder, Label, Listener, Purpose, Requester, SocketKind};
 use lbd::io::{BackEnd, DatagramIo, IoChoice, IoOptions};
+
+use common::Site;
+use serde_json::json;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const ROLE: &str = "LBD_TEST_HANDOVER";
@@ -245,4 +250,58 @@ fn a_process_with_too_few_descriptors_is_told_which_limit_to_raise() {
     let said: Vec<String> = lines(&mut child).collect();
     assert!(child.wait().unwrap().success(), "{said:?}");
     assert!(said.iter().any(|l| l.contains("of 100 descriptors") && l.contains("ulimit -n")), "{said:?}");
+}
+
+/// The words with which a process refuses the state of another version.
+const OTHER_VERSION: &str =
+    "cannot take over: the running balancer uses another state version; restart without --takeover";
+
+#[test]
+fn a_balancer_of_the_previous_release_keeps_serving_since_its_state_has_another_version() {
+    let site = Site::new(json!({"load_balancer": {"workers": 1}}));
+    let path = site.path().join("previous/lbd.sock");
+    let listener = Listener::bind(&path).unwrap();
+    // What the previous release gave: a native pool with no worker's part, and no datagram pool.
+    let state = vec![1, 0, 0];
+    let takeover = format!("--takeover={}", path.display());
+    let successor = site.start(&["balancer", &takeover]);
+    let stream = listener.accept(PATIENCE).unwrap().expect("the successor comes");
+    let mut previous = Holder::accept(stream, PATIENCE).unwrap();
+    previous.give(&[], PATIENCE).unwrap();
+    previous.wait_until_ready(PATIENCE).unwrap();
+    previous.give_state(state, PATIENCE).unwrap();
+    let reason = previous.conclude(PATIENCE).unwrap_err();
+    assert!(matches!(&reason, Error::Refused(why) if why == OTHER_VERSION), "{reason:?}");
+    let refused = successor.finish();
+    assert!(refused.code == 2 && refused.stderr.contains(OTHER_VERSION), "{refused:?}");
+}
+
+#[test]
+fn a_process_that_cannot_read_the_state_leaves_the_balancer_serving() {
+    let site = Site::new(json!({"load_balancer": {"workers": 2}}));
+    let (mut balancer, _servers) = site.pool(2, &[]);
+    let path = std::fs::read_dir(site.path().join("state")).unwrap().flatten().map(|entry| entry.path());
+    let path = path.into_iter().find(|path| path.extension().is_some_and(|e| e == "sock")).unwrap();
+    for reason in [None, Some("another version")] {
+        let mut previous = Requester::connect(&path, Purpose::Takeover, PATIENCE).unwrap();
+        let sockets = previous.sockets(PATIENCE).unwrap();
+        let kinds =
+            |kind| sockets.labels().filter(|label| label.pool == "native" && label.kind == kind).count();
+        assert_eq!((kinds(SocketKind::Front), kinds(SocketKind::Back)), (2, 2));
+        let state = previous.ready(PATIENCE).unwrap();
+        // The previous release read 0 or 1 first: whether there is a native pool.
+        assert_eq!((&state[..8], state[8]), (&b"lbdstate"[..], 2));
+        match reason {
+            Some(why) => previous.refuse(why, PATIENCE).unwrap(),
+            None => drop(previous),
+        }
+        let (code, summary) = site.ask(&["--requests", "50"]);
+        assert_eq!((code, summary.answered, summary.retried), (0, 50, 0));
+    }
+    let log = || site.log("balancer/balancer.log");
+    let has_reason =
+        || log().contains("refused by the process at the other end: another version").then_some(());
+    common::wait_for("the reason in the log", has_reason, log);
+    balancer.signal(libc::SIGTERM);
+    assert_eq!(balancer.finish().code, 0);
 }

@@ -1,4 +1,5 @@
-//! The control thread: what is slow or rare, on a runtime of its own, away from the data path.
+//! The control thread: slow and rare tasks of datagram pools, on a runtime of its own, away from the data
+//! path.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -16,28 +17,28 @@ use super::tcp::Splicer;
 use crate::base::time::Clock;
 use crate::role::datagram::Shared;
 
-/// What is to be done for a pool beside its datagrams.
+/// The tasks of a pool beside its datagrams.
 pub struct PoolTasks {
     /// The pool.
     pub pool: Arc<Shared>,
-    /// Where to say what its names lead to.
-    pub wishes: Arc<DesiredServers>,
-    /// Where TCP connections arrive.
+    /// Where the addresses of its host names go.
+    pub desired: Arc<DesiredServers>,
+    /// The listeners of TCP connections.
     pub listeners: Vec<TcpListener>,
-    /// Connections at a time, at most.
+    /// Concurrent TCP connections, at most.
     pub connections_max: usize,
-    /// Names to be looked up again and again.
+    /// Host names to look up repeatedly; `None` if there are none.
     pub names: Option<Resolver>,
 }
 
 enum Command {
     Begin(PoolTasks),
-    /// Other names, or none, for the pool of this name.
+    /// Other host names, or none, for the pool of this name.
     Rename(String, Option<Resolver>, Arc<DesiredServers>),
     End(String),
 }
 
-/// The control thread, from outside. It runs until the process ends.
+/// A handle of the control thread, which runs until the process ends.
 #[derive(Clone)]
 pub struct Control(UnboundedSender<Command>);
 
@@ -46,40 +47,40 @@ impl Control {
     pub fn start(clock: Clock) -> io::Result<Control> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         #[expect(clippy::disallowed_methods, reason = "one command a change of the configuration")]
-        let (words, heard) = unbounded_channel();
+        let (commands, received) = unbounded_channel();
         std::thread::Builder::new().name("control".into()).spawn(move || {
             let local = LocalSet::new();
-            runtime.block_on(local.run_until(listen(heard, clock)));
+            runtime.block_on(local.run_until(listen(received, clock)));
         })?;
-        Ok(Control(words))
+        Ok(Control(commands))
     }
 
-    /// Does the errands of a pool from now on.
-    pub fn begin(&self, errands: PoolTasks) -> io::Result<()> {
-        for listener in &errands.listeners {
+    /// Begins the tasks of a pool.
+    pub fn begin(&self, tasks: PoolTasks) -> io::Result<()> {
+        for listener in &tasks.listeners {
             listener.set_nonblocking(true)?;
         }
-        self.say(Command::Begin(errands));
+        self.send(Command::Begin(tasks));
         Ok(())
     }
 
-    /// Other names of servers, or none, for a pool.
-    pub fn rename(&self, pool: &str, names: Option<Resolver>, wishes: Arc<DesiredServers>) {
-        self.say(Command::Rename(pool.to_owned(), names, wishes));
+    /// Replaces the host names of a pool; with `None`, no names are looked up any more.
+    pub fn rename(&self, pool: &str, names: Option<Resolver>, desired: Arc<DesiredServers>) {
+        self.send(Command::Rename(pool.to_owned(), names, desired));
     }
 
-    /// Takes no connections any more for a pool of this name, and looks no names up; connections that live go on.
+    /// Accepts no more connections for a pool of this name, and looks up no names. Open connections continue.
     pub fn end(&self, pool: &str) {
-        self.say(Command::End(pool.to_owned()));
+        self.send(Command::End(pool.to_owned()));
     }
 
-    fn say(&self, word: Command) {
-        // The thread hears as long as the process runs.
-        let _ = self.0.send(word);
+    fn send(&self, command: Command) {
+        // The thread receives as long as the process runs.
+        let _ = self.0.send(command);
     }
 }
 
-/// What is being done for a pool.
+/// The running tasks of a pool.
 #[derive(Default)]
 struct Busy {
     listening: Vec<AbortHandle>,
@@ -94,18 +95,18 @@ impl Busy {
     }
 }
 
-async fn listen(mut heard: UnboundedReceiver<Command>, clock: Clock) {
+async fn listen(mut received: UnboundedReceiver<Command>, clock: Clock) {
     let mut pools: BTreeMap<String, Busy> = BTreeMap::new();
-    while let Some(word) = heard.recv().await {
-        match word {
-            Command::Begin(errands) => {
-                let name = errands.pool.name().to_owned();
-                pools.insert(name, begin(errands, clock));
+    while let Some(command) = received.recv().await {
+        match command {
+            Command::Begin(tasks) => {
+                let name = tasks.pool.name().to_owned();
+                pools.insert(name, begin(tasks, clock));
             }
-            Command::Rename(pool, names, wishes) => {
+            Command::Rename(pool, names, desired) => {
                 let busy = pools.entry(pool).or_default();
                 busy.stop_naming();
-                busy.naming = names.map(|names| keep(names, wishes));
+                busy.naming = names.map(|names| keep(names, desired));
             }
             Command::End(pool) => {
                 if let Some(mut busy) = pools.remove(&pool) {
@@ -117,18 +118,20 @@ async fn listen(mut heard: UnboundedReceiver<Command>, clock: Clock) {
     }
 }
 
-fn begin(errands: PoolTasks, clock: Clock) -> Busy {
-    let PoolTasks { pool, wishes, listeners, connections_max, names } = errands;
+fn begin(tasks: PoolTasks, clock: Clock) -> Busy {
+    let PoolTasks { pool, desired, listeners, connections_max, names } = tasks;
     let splicer = Rc::new(Splicer::new(Arc::clone(&pool), connections_max, clock));
     let listening = listeners.into_iter().filter_map(|listener| {
         let listener = tokio::net::TcpListener::from_std(listener)
-            .inspect_err(|error| tracing::error!(pool = pool.name(), %error, "no TCP"))
+            .inspect_err(|error| {
+                tracing::error!(pool = pool.name(), error = error.to_string(), "TCP listener failed");
+            })
             .ok()?;
         Some(tokio::task::spawn_local(Rc::clone(&splicer).serve(listener)).abort_handle())
     });
-    Busy { listening: listening.collect(), naming: names.map(|names| keep(names, wishes)) }
+    Busy { listening: listening.collect(), naming: names.map(|names| keep(names, desired)) }
 }
 
-fn keep(names: Resolver, wishes: Arc<DesiredServers>) -> AbortHandle {
-    tokio::task::spawn_local(resolver::keep(names, wishes)).abort_handle()
+fn keep(names: Resolver, desired: Arc<DesiredServers>) -> AbortHandle {
+    tokio::task::spawn_local(resolver::keep(names, desired)).abort_handle()
 }

@@ -1,4 +1,4 @@
-//! Host names of a pool's servers: looked up at the start, and again and again.
+//! Host names of a pool's servers: looked up at the start, and again every `resolve_interval`.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -10,35 +10,35 @@ use super::desired::DesiredServers;
 use crate::config::{DatagramPool, Target};
 use crate::pool::desired::DesiredServer;
 
-/// A host name that has no address.
+/// A host name without an address.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot find an address of {host} ({why})")]
+#[error("cannot find an address of {host}: {why}")]
 pub struct NotFound {
     host: String,
     why: String,
 }
 
-/// The servers of a pool, and what their names led to last.
+/// The servers of a pool, with the addresses that their host names had last.
 pub struct Resolver {
     pool: DatagramPool,
-    /// Addresses by place; a look-up that fails leaves them as they are.
+    /// Addresses by position in the list of servers; a failed look-up keeps the old ones.
     found: BTreeMap<usize, Vec<SocketAddr>>,
-    /// An address keeps its id as long as it is there.
+    /// An address keeps its id while a name leads to it.
     ids: BTreeMap<SocketAddr, u32>,
 }
 
 impl Resolver {
-    /// The servers of this pool.
+    /// A resolver for the servers of this pool, which has looked up nothing yet.
     pub fn new(pool: &DatagramPool) -> Self {
         Resolver { pool: pool.clone(), found: BTreeMap::new(), ids: BTreeMap::new() }
     }
 
-    /// Whether there is anything to look up.
+    /// Whether a server has a host name.
     pub fn has_names(&self) -> bool {
         self.pool.servers.iter().any(|server| matches!(server.target, Target::Name { .. }))
     }
 
-    /// Looks all names up, by getaddrinfo(3): this waits for the network.
+    /// Looks up all names with getaddrinfo(3), which waits for the network.
     pub fn look_up(&mut self) -> Result<(), NotFound> {
         let mut result = Ok(());
         for (place, server) in self.pool.servers.iter().enumerate() {
@@ -49,7 +49,7 @@ impl Resolver {
                     self.found.insert(place, addrs);
                     continue;
                 }
-                Ok(_) => "it has none".to_owned(),
+                Ok(_) => "the name has no address".to_owned(),
                 Err(error) => error.to_string(),
             };
             result = Err(NotFound { host: host.clone(), why });
@@ -57,7 +57,7 @@ impl Resolver {
         result
     }
 
-    /// The servers that the pool shall have by what is known now; never itself.
+    /// The servers that the pool should have by the last look-up. The pool itself is left out.
     pub fn wanted(&mut self) -> Vec<DesiredServer> {
         let mut wanted: Vec<DesiredServer> = vec![];
         let mut free_id = self.pool.servers.iter().map(|server| server.id).max().unwrap_or(0) + 1;
@@ -92,14 +92,15 @@ impl Resolver {
     }
 }
 
-/// Looks the names of a pool up for ever. A failure changes nothing, and is said once.
-pub async fn keep(mut names: Resolver, wishes: Arc<DesiredServers>) {
+/// Looks up the names of a pool every `resolve_interval`, forever. A failure changes nothing, and is logged
+/// once.
+pub async fn keep(mut names: Resolver, desired: Arc<DesiredServers>) {
     let pool = names.pool.settings.name.clone();
     let every = names.pool.resolve_interval;
     let mut has_failed = false;
     loop {
         tokio::time::sleep(every).await;
-        // A thread of its own: getaddrinfo waits.
+        // On a thread of its own: getaddrinfo(3) waits.
         let looked = tokio::task::spawn_blocking(move || {
             let result = names.look_up();
             (names, result)
@@ -107,14 +108,14 @@ pub async fn keep(mut names: Resolver, wishes: Arc<DesiredServers>) {
         let Ok((back, result)) = looked.await else { return };
         names = back;
         match &result {
-            Ok(()) if has_failed => info!(pool, "all host names are found again"),
+            Ok(()) if has_failed => info!(pool, "name lookup recovered"),
             Err(error) if !has_failed => {
-                warn!(pool, "{error}: going on with what was found before")
+                warn!(pool, error = error.to_string(), effect = "last addresses kept", "name lookup failed")
             }
             _ => {}
         }
         has_failed = result.is_err();
-        wishes.want_named(names.wanted());
+        desired.set_named(names.wanted());
     }
 }
 

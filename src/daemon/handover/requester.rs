@@ -69,6 +69,11 @@ impl Requester {
         }
     }
 
+    /// Ends the conversation with a reason; the other process keeps serving and reports the reason.
+    pub fn refuse(mut self, why: &str, patience: Duration) -> Result<(), Error> {
+        self.channel.send(&Message::Refused(why.into()), patience)
+    }
+
     /// Says that this process could start. Once it is `Ok` the sockets are this one's, and it starts to read.
     pub fn running(mut self, patience: Duration) -> Result<(), Error> {
         self.channel.send(&Message::Running, patience)?;

@@ -1,23 +1,26 @@
-//! A balancer process: the native pool, datagram pools, or both, from the first socket to the last answer.
+//! A balancer process: native and datagram pools, any number of each, from the first socket to the last
+//! answer.
 //!
 //! | file | a change there is about |
 //! |---|---|
 //! | `sockets.rs` | opening sockets, or taking them over |
-//! | `native.rs`, `pool.rs` | what runs, and how it is reached from outside |
-//! | `reload.rs` | another configuration while it runs |
-//! | `takeover.rs` | following another process, and being followed |
-//! | `operate.rs` | what the admin interface sees and asks |
-//! | `service.rs` | what a service manager is told |
+//! | `running.rs`, `workers.rs` | what a pool of either kind can do, and how its workers are reached |
+//! | `native.rs`, `datagram.rs` | what differs between the kinds |
+//! | `reload.rs` | another configuration while the process runs |
+//! | `takeover.rs`, `paused.rs` | continuing from another process, and handing over to one |
+//! | `operate.rs` | what the admin interface reads and orders |
+//! | `service.rs` | what a service manager is notified of |
 
-mod held;
+mod datagram;
 mod native;
 mod operate;
-mod pool;
+mod paused;
 mod reload;
+mod running;
 pub mod service;
 mod sockets;
-mod start;
 mod takeover;
+mod workers;
 
 use std::io;
 use std::net::TcpListener;
@@ -30,13 +33,9 @@ use crate::admin::status::{About, Board, EventLog, Sampler};
 use crate::base::time::Clock;
 use crate::config::{Config, Token};
 use crate::daemon::handover::SocketSet;
-use crate::os::affinity;
 use crate::os::signals::Stop;
 use crate::os::threads::Threads;
-use crate::pool::stats::NativeStats;
-use crate::role::datagram::Shared;
-use native::{Native, PreparedNative};
-use pool::{Pool, PreparedPool};
+use running::{Figures, Prepared, Running};
 use sockets::Opened;
 
 pub use sockets::hold;
@@ -52,6 +51,11 @@ impl Failed {
         Failed(why.to_string())
     }
 
+    /// The value of this key cannot change while a pool runs.
+    fn fixed(key: &str) -> Failed {
+        Failed(format!("{key} cannot change while the balancer runs"))
+    }
+
     fn of_pool(self, name: &str) -> Failed {
         Failed(format!("pool {name}: {self}"))
     }
@@ -61,8 +65,8 @@ impl From<io::Error> for Failed {
     fn from(error: io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::AddrInUse => Failed(format!(
-                "{error}: another process has this address; end that one, or set another (a balancer of the same \
-                 configuration is followed with `lbd balancer --takeover`)"
+                "{error}: another process has this address; stop that process, or set another address (to \
+                 continue from a running balancer, start with `lbd balancer --takeover`)"
             )),
             _ => Failed::new(error),
         }
@@ -75,7 +79,7 @@ impl From<super::inbox::Gone> for Failed {
     }
 }
 
-/// What all parts of the process have in common.
+/// What all parts of the process share.
 pub struct Process {
     clock: Clock,
     stop: Stop,
@@ -84,25 +88,25 @@ pub struct Process {
     events: Arc<EventLog>,
 }
 
-/// What runs, and the configuration that it was made from.
-struct Running {
+/// The pools that run, and the configuration that they were made from.
+struct Current {
     config: Arc<Config>,
-    native: Option<Native>,
-    pools: Vec<Arc<Pool>>,
-    /// Pools that hear no clients any more, and finish what is under way.
-    leaving: Vec<Arc<Pool>>,
+    /// In the order of the configuration.
+    pools: Vec<Arc<dyn Running>>,
+    /// Pools that a reload has removed or recreated: they read no clients, and finish the requests in flight.
+    retiring: Vec<Arc<dyn Running>>,
 }
 
 /// A running balancer.
 pub struct Instance {
     process: Process,
-    running: Mutex<Running>,
+    current: Mutex<Current>,
     /// One reload at a time.
     reloading: Mutex<()>,
     board: Board,
     admin: Mutex<Option<Admin>>,
-    /// Whether a successor serves by now.
-    is_followed: AtomicBool,
+    /// Whether a successor has taken over.
+    has_successor: AtomicBool,
 }
 
 /// The admin interface while it runs.
@@ -122,28 +126,26 @@ impl Admin {
     }
 }
 
-/// A balancer whose sockets are open, and nothing else: what may fail easily has been tried.
+/// A balancer whose sockets are open and which has not started: the steps that fail most often are done.
 pub struct Ready {
     config: Config,
     opened: Opened,
     clock: Clock,
-    is_inherited: bool,
 }
 
 impl Ready {
-    /// Opens the sockets that this configuration needs; what is in `inherited` is taken from there, and what is not
-    /// needed of it is closed.
+    /// Opens the sockets that this configuration needs. Those that are in `inherited` are taken from there;
+    /// the rest of `inherited` is closed.
     pub fn new(config: Config, clock: Clock, mut inherited: SocketSet) -> Result<Ready, Failed> {
-        let is_inherited = !inherited.is_empty();
         let opened = Opened::all(&config, &mut inherited)?;
-        Ok(Ready { config, opened, clock, is_inherited })
+        Ok(Ready { config, opened, clock })
     }
 
-    /// Makes and starts everything; with a takeover, in the place of the balancer that has run so far, which serves on if
-    /// anything fails. Ends when `stop` is asked.
+    /// Prepares and starts everything; with a takeover, in place of the running balancer, which keeps serving
+    /// if anything fails. Ends when `stop` is asked.
     pub fn start(self, stop: Stop, takeover: Option<Takeover>) -> Result<Arc<Instance>, Failed> {
-        let Ready { config, mut opened, clock, is_inherited } = self;
-        // What may fail comes before the other one is asked to pause.
+        let Ready { config, mut opened, clock } = self;
+        // Steps that may fail come before the running balancer pauses.
         let admin = match opened.admin.take() {
             Some(listener) => Some(Admin::prepare(listener, &config)?),
             None => None,
@@ -155,38 +157,30 @@ impl Ready {
             control: Control::start(clock)?,
             events: Arc::default(),
         };
-        let pools = opened.pools.into_iter().map(|open| PreparedPool::new(open, &process));
+        let pools = opened.pools.into_iter().map(|open| Prepared::new(open, &process));
         let mut pools = pools.collect::<Result<Vec<_>, _>>()?;
-        let mut native = match (config.native(), opened.native) {
-            (Some(pool), Some(sockets)) => Some(PreparedNative::new(pool, sockets, is_inherited, &process)?),
-            _ => None,
-        };
-        if let Some(mut takeover) = takeover {
-            let state = takeover.state()?;
-            if let (Some(native), Some(state)) = (&mut native, state.native) {
-                native.go_on_from(state, clock.now())?;
-            }
-            for (name, state) in state.pools {
-                if let Some(pool) = pools.iter_mut().find(|pool| pool.name() == name) {
-                    pool.go_on_from(state, clock.now());
+        if let Some(takeover) = takeover {
+            takeover.conclude(|states| {
+                for (name, state) in states {
+                    if let Some(pool) = pools.iter_mut().find(|pool| pool.name() == name) {
+                        pool.restore(state, clock.now()).map_err(|failed| failed.of_pool(&name))?;
+                    }
                 }
-            }
-            takeover.conclude()?;
+                Ok(())
+            })?;
         }
-        let native = native.map(|native| native.start(&process)).transpose()?;
-        let pools = pools.into_iter().map(|made| made.start(&process).map(Arc::new));
-        let pools = pools.collect::<Result<_, _>>()?;
-        let running = Running { config: Arc::new(config), native, pools, leaving: vec![] };
-        let config = running.config.source.as_ref().map_or(String::new(), |path| path.display().to_string());
+        let pools = pools.into_iter().map(|pool| pool.start(&process)).collect::<Result<_, _>>()?;
+        let current = Current { config: Arc::new(config), pools, retiring: vec![] };
+        let config = current.config.source.as_ref().map_or(String::new(), |path| path.display().to_string());
         let about = About::new(config, Arc::clone(&process.events));
-        let board = Board::new(about, running.sampler(clock, Board::SPAN));
+        let board = Board::new(about, current.sampler(clock, Board::SPAN));
         let instance = Arc::new(Instance {
             process,
-            running: Mutex::new(running),
+            current: Mutex::new(current),
             reloading: Mutex::default(),
             board,
             admin: Mutex::default(),
-            is_followed: AtomicBool::new(false),
+            has_successor: AtomicBool::new(false),
         });
         instance.show()?;
         if let Some((listener, token)) = admin {
@@ -196,21 +190,26 @@ impl Ready {
     }
 }
 
-impl Running {
+impl Current {
     fn sampler(&self, clock: Clock, span: usize) -> Sampler {
-        let stats: Vec<Arc<NativeStats>> = self.native.as_ref().map_or(vec![], |native| native.stats.clone());
-        let shared: Vec<Arc<Shared>> = self.pools.iter().map(|pool| Arc::clone(&pool.shared)).collect();
+        let (mut stats, mut shared) = (vec![], vec![]);
+        for pool in &self.pools {
+            match pool.figures() {
+                Figures::Native(of_workers) => stats.extend(of_workers),
+                Figures::Datagram(of_pool) => shared.push(of_pool),
+            }
+        }
         Sampler::new(stats, shared, clock, span)
     }
 }
 
 impl Instance {
-    /// A sampler of its own, for a reader that wants rates and latencies between its own looks.
+    /// A sampler for one reader: its rates and latencies are those between the reader's own samples.
     pub fn sampler(&self) -> Sampler {
-        self.running().sampler(self.process.clock, 1)
+        self.current().sampler(self.process.clock, 1)
     }
 
-    /// Looks at everything from time to time, for all that show it: so they show the same.
+    /// Takes a snapshot every [`Board::TICK`], so that all readers show the same.
     fn show(self: &Arc<Self>) -> io::Result<()> {
         let instance = Arc::downgrade(self);
         std::thread::Builder::new().name("show".into()).spawn(move || {
@@ -232,7 +231,7 @@ impl Instance {
         Ok(())
     }
 
-    /// Where the dashboard is, with the token that changes need.
+    /// The address of the dashboard, with the token that changes need.
     pub fn dashboard(&self) -> Option<String> {
         let admin = self.admin.lock().expect("no panic while it is held");
         let admin = admin.as_ref()?;
@@ -244,7 +243,7 @@ impl Instance {
         drop(admin); // without the lock: it waits for its thread
     }
 
-    /// Waits until everything has ended: asked to, or because something has failed.
+    /// Waits until everything has ended, on request or after a failure.
     pub fn join(&self) -> io::Result<()> {
         let result = self.process.threads.join();
         self.end_admin();
@@ -256,19 +255,18 @@ impl Instance {
         self.process.stop.is_asked()
     }
 
-    /// Shows the pools that run now.
+    /// Has the snapshots show the pools that run now.
     fn follow(&self) {
-        let sampler = self.running().sampler(self.process.clock, Board::SPAN);
+        let sampler = self.current().sampler(self.process.clock, Board::SPAN);
         self.board.follow(sampler);
     }
 
-    fn running(&self) -> MutexGuard<'_, Running> {
-        self.running.lock().expect("no panic while it is held")
+    fn current(&self) -> MutexGuard<'_, Current> {
+        self.current.lock().expect("no panic while it is held")
     }
-}
 
-/// The processor of each worker, where they stay on one.
-fn processors(pin: bool) -> io::Result<impl Fn(usize) -> Option<usize>> {
-    let all = if pin { affinity::processors()? } else { vec![] };
-    Ok(move |number: usize| all.get(number % all.len().max(1)).copied())
+    /// The pools that run now.
+    fn pools(&self) -> Vec<Arc<dyn Running>> {
+        self.current().pools.clone()
+    }
 }

@@ -1,50 +1,41 @@
-//! The native pool of a running balancer.
+//! A native pool of a balancer process.
 
 use std::io;
-use std::net::UdpSocket;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::held::{PausedWorkers, Verdict};
-use super::sockets::duplicates;
-use super::start::start;
-use super::{Failed, Process, processors};
+use super::paused::{PausedWorkers, Verdict};
+use super::running::{Change, Figures, PoolState, Running, Transition};
+use super::sockets::OpenNative;
+use super::workers::{Ended, Workers, back_end, cpus};
+use super::{Failed, Process};
 use crate::base::rng::entropy;
 use crate::base::time::{Clock, Instant};
-use crate::config::NativePool;
-use crate::daemon::handover::{SocketKind, SocketSet};
-use crate::daemon::inbox::{Gone, WorkerHandle};
-use crate::daemon::native::NAME;
+use crate::config::{self, NativePool};
+use crate::daemon::desired::DesiredServers;
+use crate::daemon::handover::SocketSet;
+use crate::daemon::inbox::Gone;
 use crate::daemon::worker::Worker;
 use crate::io::{BackEnd, IoOptions};
-use crate::os;
 use crate::pool::order::{Order, Refused};
 use crate::pool::stats::NativeStats;
 use crate::role::native::{NativeRole, Part, Settings};
 
-/// How long a process that has taken its sockets over leaves requests in their buffers while no server has registered.
+/// How long a process that took over the sockets leaves requests in their buffers while no server has
+/// registered.
 const WAIT_FOR_SERVERS: Duration = Duration::from_millis(300);
 
-/// How long workers wait for a successor's word: for longer than the whole conversation may take, so that none reads on while a
-/// successor begins. Whoever holds them lets them go before, whatever happens.
-const HELD_MAX: Duration = Duration::from_secs(60);
+/// How long a paused worker waits for a verdict: longer than the whole conversation with a successor may
+/// take, so that no worker reads again while a successor begins. The thread that pauses the workers always
+/// gives a verdict before.
+const PAUSED_MAX: Duration = Duration::from_secs(60);
 
-/// What the workers of the native pool know, in their order.
-pub type NativeState = Vec<Part>;
+/// The state of a native pool: the parts of its workers, the primary's first.
+pub type State = Vec<Part>;
 
-/// A worker of the native pool.
-pub type NativeWorker = Worker<NativeRole, BackEnd>;
-
-/// The native pool's workers, as they are reached from outside.
-pub struct Native {
-    posts: Vec<WorkerHandle<NativeWorker>>,
-    /// By worker, the primary first.
-    pub stats: Vec<Arc<NativeStats>>,
-}
-
-/// The settings of the native pool's role, but for the balancer's own addresses.
-pub fn settings(pool: &NativePool) -> Settings {
+/// The settings of a native pool's role, without the addresses of its sockets.
+fn settings(pool: &NativePool) -> Settings {
     Settings {
         format: pool.format,
         key: pool.key_bytes(),
@@ -64,121 +55,170 @@ pub fn settings(pool: &NativePool) -> Settings {
     }
 }
 
-/// Whether a balancer that was made from one goes on as it is with the other: the same in all that a configuration says.
-pub fn are_same(one: &Settings, other: &Settings) -> bool {
+/// The key of what differs and cannot change in a running pool.
+fn fixed_difference(old: &NativePool, new: &NativePool) -> Option<&'static str> {
+    let differ = [
+        ("load_balancer.client_side_port or bind", old.client_side != new.client_side),
+        ("load_balancer.server_side_port or bind", old.server_side != new.server_side),
+        ("load_balancer.frames_per_datagram", old.frames_per_datagram != new.frames_per_datagram),
+        ("load_balancer.pin", old.pin != new.pin),
+        ("load_balancer.io", old.io != new.io),
+    ];
+    let differs = differ.into_iter().find(|(_, differ)| *differ).map(|(key, _)| key);
+    differs.or_else(|| settings(old).fixed_difference(&settings(new)))
+}
+
+/// Whether the settings that can change are the same.
+fn are_same(one: &Settings, other: &Settings) -> bool {
     let live = |settings: &Settings| {
         let Settings { policy, reply_path, max_outstanding, interval, controller, scale, health, .. } =
             settings;
         (*policy, *reply_path, *max_outstanding, *interval, *controller, *scale, *health)
     };
-    one.fixed_difference(other).is_none() && live(one) == live(other)
+    live(one) == live(other)
 }
 
-/// The native pool's workers, made and not started yet.
+/// A native pool that is ready and has not started.
 pub struct PreparedNative {
+    of: NativePool,
     settings: Settings,
     roles: Vec<NativeRole>,
     ios: Vec<BackEnd>,
-    processors: Vec<Option<usize>>,
-    patience: Duration,
+    cpus: Vec<Option<usize>>,
     /// Whether requests may be in the sockets already, and no server is known.
     waits: bool,
 }
 
 impl PreparedNative {
-    /// Makes the workers over these sockets: front and server side of each.
-    pub fn new(
-        pool: &NativePool,
-        sockets: Vec<[UdpSocket; 2]>,
-        is_inherited: bool,
-        process: &Process,
-    ) -> Result<PreparedNative, Failed> {
-        let mut settings = settings(pool);
+    /// Prepares the workers over these sockets: client side and server side of each.
+    pub fn new(open: OpenNative, process: &Process) -> Result<PreparedNative, Failed> {
+        let OpenNative { of, workers: sockets, are_inherited } = open;
+        let mut settings = settings(&of);
         for socket in sockets.iter().flatten() {
             settings.own.push(socket.local_addr()?);
         }
-        let options = IoOptions { prefault: true, ..pool.io_options() };
-        let processor = processors(pool.pin)?;
-        let io = |sockets: [UdpSocket; 2]| os::back_end(pool.io, sockets.into(), &options, process.clock);
+        let options = IoOptions { prefault: true, ..of.io_options() };
+        let cpu = cpus(of.pin)?;
+        let mut ios = vec![];
+        for (number, sockets) in sockets.into_iter().enumerate() {
+            let pool = (of.name.as_str(), number);
+            ios.push(back_end(pool, (of.io, &options), sockets.into(), 2, process)?);
+        }
         Ok(PreparedNative {
             roles: NativeRole::workers(settings.clone(), process.clock.now()),
-            ios: sockets.into_iter().map(io).collect::<io::Result<_>>()?,
-            processors: (0..settings.workers).map(processor).collect(),
-            patience: pool.deadline,
-            waits: is_inherited,
+            ios,
+            cpus: (0..settings.workers).map(cpu).collect(),
+            waits: are_inherited,
             settings,
+            of,
         })
     }
 
-    /// Goes on exactly where the workers of another process have stopped.
-    pub fn go_on_from(&mut self, state: NativeState, now: Instant) -> Result<(), Failed> {
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.of.name
+    }
+
+    /// Continues exactly where the workers of another process have stopped.
+    pub fn restore(&mut self, state: State, now: Instant) -> Result<(), Failed> {
         self.roles = NativeRole::workers_from(self.settings.clone(), state, now).map_err(Failed::new)?;
         self.waits = false;
         Ok(())
     }
 
-    /// Starts their loops.
-    pub fn start(self, process: &Process) -> Result<Native, Failed> {
-        let PreparedNative { roles, ios, processors, patience, waits, .. } = self;
+    /// Starts the loops of its workers.
+    pub fn start(self, process: &Process) -> Result<RunningNative, Failed> {
+        let PreparedNative { of, roles, ios, cpus, waits, .. } = self;
         let stats = roles.iter().map(|role| Arc::clone(role.stats())).collect();
-        let mut posts = vec![];
-        for (number, ((role, io), processor)) in roles.into_iter().zip(ios).zip(processors).enumerate() {
-            let mut worker = Worker::new(role, io, 2, processor, patience);
+        let mut workers = vec![];
+        for ((role, io), cpu) in roles.into_iter().zip(ios).zip(cpus) {
+            let mut worker = Worker::new(role, io, 2, cpu, of.deadline);
             if waits {
                 worker.wait_for_servers(process.clock.now() + WAIT_FOR_SERVERS)?;
             }
-            posts.push(start(worker, format!("worker-{number}"), process)?);
+            workers.push(worker);
         }
-        Ok(Native { posts, stats })
+        let workers = Workers::start(&of.name, workers, process)?;
+        Ok(RunningNative { of: Mutex::new(Arc::new(config::Pool::Native(of))), workers, stats })
     }
 }
 
-impl Native {
-    /// Where each worker takes tasks.
-    pub fn posts(&self) -> &[WorkerHandle<NativeWorker>] {
-        &self.posts
+/// A native pool whose workers run.
+pub struct RunningNative {
+    of: Mutex<Arc<config::Pool>>,
+    workers: Workers<NativeRole>,
+    /// By worker, the primary first.
+    stats: Vec<Arc<NativeStats>>,
+}
+
+impl Running for RunningNative {
+    fn name(&self) -> &str {
+        self.workers.pool()
     }
 
-    fn primary(&self) -> &WorkerHandle<NativeWorker> {
-        &self.posts[0]
+    fn of(&self) -> Arc<config::Pool> {
+        Arc::clone(&self.of.lock().expect("no panic while it is held"))
     }
 
-    /// Goes on with these settings, which it can.
-    pub fn change(&self, new: Settings) -> Result<(), Failed> {
-        let changed = self.primary().call(move |worker, _| worker.role.reconfigure(new))?;
-        changed.map_err(|key| Failed::new(format!("{key} cannot change")))?;
-        // All adopt them in a turn, be there a request or not.
-        self.posts.iter().try_for_each(|post| Ok(post.send(|_, _| ())?))
-    }
-
-    /// Duplicates of the workers' sockets.
-    pub fn sockets(&self) -> Result<SocketSet, Failed> {
-        let mut all = SocketSet::default();
-        for (number, post) in self.posts.iter().enumerate() {
-            let sockets = post.call(move |worker, _| {
-                let kinds = [SocketKind::Front, SocketKind::Back];
-                duplicates(kinds.into_iter().zip(worker.io.sockets()), NAME, number as u16)
-            });
-            all.append(sockets??);
+    fn transition(&self, new: &config::Pool) -> Result<Transition, Failed> {
+        let old = self.of();
+        let (config::Pool::Native(old), config::Pool::Native(new_native)) = (&*old, new) else {
+            return Ok(Transition::Recreate);
+        };
+        if let Some(key) = fixed_difference(old, new_native) {
+            return Ok(Transition::Fixed(key));
         }
-        Ok(all)
+        if are_same(&settings(old), &settings(new_native)) {
+            return Ok(Transition::Keep);
+        }
+        Ok(Transition::Change(Box::new(Change { new: new.clone(), names: None })))
     }
 
-    /// Stops the workers between two turns, until `held` says what becomes of them; gives what they know.
-    pub fn pause(&self, held: &mut PausedWorkers, clock: Clock) -> Result<NativeState, Failed> {
-        for post in &self.posts {
-            post.call(|worker, _| worker.pause_all())??;
+    fn change(&self, change: Change, _: &Process) -> Result<String, Failed> {
+        let config::Pool::Native(new) = &change.new else { return Err(Failed::fixed("protocol")) };
+        let settings = settings(new);
+        let changed = self.workers.ask_primary(move |role, _| role.reconfigure(settings))?;
+        changed.map_err(Failed::fixed)?;
+        self.workers.wake()?;
+        *self.of.lock().expect("no panic while it is held") = Arc::new(change.new);
+        Ok("other settings".to_owned())
+    }
+
+    fn order(&self, id: u32, order: Order) -> Result<Result<(), Refused>, Gone> {
+        self.workers.ask_primary(move |role, now| role.order(now, id, order))
+    }
+
+    fn desired(&self) -> Option<&DesiredServers> {
+        None
+    }
+
+    fn sockets(&self, name: &str) -> Result<SocketSet, Failed> {
+        self.workers.duplicates(name, true, Ended::Fails)
+    }
+
+    fn sockets_left(&self, name: &str) -> Result<SocketSet, Failed> {
+        self.workers.duplicates(name, true, Ended::LeftOut)
+    }
+
+    /// Pauses all workers between two turns before the first one exports its part: any worker may take the
+    /// reply to a request of another.
+    fn pause(&self, paused: &mut PausedWorkers, clock: Clock) -> Result<PoolState, Failed> {
+        for worker in self.workers.iter() {
+            worker.call(|worker, _| worker.pause_all())??;
         }
-        let mut workers = vec![];
-        for post in &self.posts {
-            let (tell, told) = sync_channel(2);
-            let wait = held.hold();
-            post.send(move |worker, _| {
+        let mut own = PausedWorkers::default();
+        let mut reports = vec![];
+        for worker in self.workers.iter() {
+            let (report, reported) = sync_channel(2);
+            let verdict = own.add();
+            worker.send(move |worker, _| {
                 worker.role.stop_waiting();
-                let _ = tell.send(worker.settle(&clock).map(|()| None));
+                let _ = report.send(worker.settle(&clock).map(|()| None));
                 loop {
-                    match wait.recv_timeout(HELD_MAX) {
-                        Ok(Verdict::Tell) => _ = tell.send(Ok(Some(worker.role.export(clock.now())))),
+                    match verdict.recv_timeout(PAUSED_MAX) {
+                        Ok(Verdict::Export) => {
+                            _ = report.send(Ok(Some(worker.role.export(clock.now()))));
+                        }
                         Ok(Verdict::End) => return worker.end(),
                         Err(_) => {
                             worker.role.wait_again();
@@ -187,27 +227,38 @@ impl Native {
                     }
                 }
             })?;
-            workers.push(told);
+            reports.push(reported);
         }
-        let hear = |told: &Receiver<io::Result<Option<Part>>>| {
-            Ok::<_, Failed>(told.recv_timeout(HELD_MAX).map_err(|_| Gone)??)
+        let next = |reported: &Receiver<io::Result<Option<Part>>>| {
+            Ok::<_, Failed>(reported.recv_timeout(PAUSED_MAX).map_err(|_| Gone)??)
         };
-        // Only when all have stopped does the first one tell.
-        for told in &workers {
-            hear(told)?;
+        for reported in &reports {
+            next(reported)?;
         }
-        held.all_tell();
-        let parts = workers.iter().map(|told| hear(told)?.ok_or_else(|| Gone.into()));
-        parts.collect()
+        own.export();
+        let parts = reports.iter().map(|reported| next(reported)?.ok_or_else(|| Gone.into()));
+        let parts = parts.collect::<Result<_, Failed>>()?;
+        paused.append(own);
+        Ok(PoolState::Native(parts))
     }
 
-    /// Reads on: there was no successor. One that reads already goes on.
-    pub fn resume(&self) -> Result<(), Failed> {
-        self.posts.iter().try_for_each(|post| Ok(post.call(|worker, _| worker.resume_all())?))
+    fn resume(&self) -> Result<(), Failed> {
+        self.workers.iter().try_for_each(|worker| Ok(worker.call(|worker, _| worker.resume_all())?))
     }
 
-    /// Carries out an order about a server.
-    pub fn order(&self, id: u32, order: Order) -> Result<Result<(), Refused>, Gone> {
-        self.primary().call(move |worker, now| worker.role.order(now, id, order))
+    fn retire(&self, _: &Process) -> Result<(), Failed> {
+        Ok(self.workers.retire()?)
+    }
+
+    fn is_alive(&self) -> bool {
+        self.workers.is_alive()
+    }
+
+    fn is_turning(&self) -> bool {
+        self.workers.is_turning()
+    }
+
+    fn figures(&self) -> Figures {
+        Figures::Native(self.stats.clone())
     }
 }

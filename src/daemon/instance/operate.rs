@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::running::Running;
 use super::{Failed, Instance};
 use crate::admin::status::{EventLog, Kind, Status};
 use crate::admin::{Control, Refusal};
@@ -31,14 +32,7 @@ impl Control for Instance {
     fn order(&self, pool: Option<&str>, id: u32, order: Order) -> Result<(), Refusal> {
         let order = order.check().map_err(|refused| Refusal::Invalid(refused.to_string()))?;
         let pool = self.pool_of(pool, id)?;
-        let running = self.running();
-        let outcome = match running.pools.iter().find(|running| running.name() == pool) {
-            Some(pool) => pool.order(id, order),
-            None => match &running.native {
-                Some(native) => native.order(id, order),
-                None => return Err(Refusal::NotFound(format!("there is no pool {pool}"))),
-            },
-        };
+        let outcome = self.pool(&pool)?.order(id, order);
         match outcome.map_err(Failed::from)? {
             Ok(()) => {}
             Err(Refused::UnknownServer) => {
@@ -52,32 +46,30 @@ impl Control for Instance {
             Order::Disable => "disable".to_owned(),
             Order::Weight(weight) => format!("weight {weight}"),
         };
-        tracing::info!(pool, server = id, "operator: {what}");
+        tracing::info!(pool, server = id, order = what, "operator order");
         self.process.events.note(Kind::Operator, &pool, Some(id), format!("{what} server {id}"));
         Ok(())
     }
 
     fn set_servers(&self, pool: &str, servers: Vec<DesiredServer>) -> Result<(), Refusal> {
-        let running = self.running();
-        let Some(pool) = running.pools.iter().find(|running| running.name() == pool) else {
-            return Err(Refusal::NotFound(format!("there is no datagram pool {pool}")));
+        let pool = self.pool(pool)?;
+        let (name, of) = (pool.name(), pool.of());
+        let (Some(desired), Some(of)) = (pool.desired(), of.as_datagram()) else {
+            return Err(Refusal::Invalid(format!("pool {name} is native: its servers register themselves")));
         };
-        let named = pool.wishes.named_ids();
+        let named = desired.named_ids();
         for (place, server) in servers.iter().enumerate() {
             let id = server.id;
             if named.contains(&id) || servers[..place].iter().any(|other| other.id == id) {
-                return Err(Refusal::Invalid(format!(
-                    "two servers of pool {} have the id {id}",
-                    pool.name()
-                )));
+                return Err(Refusal::Invalid(format!("two servers of pool {name} have the id {id}")));
             }
-            if pool.of().is_itself(server.addr) {
+            if of.is_itself(server.addr) {
                 return Err(Refusal::Invalid(format!("{} is the pool itself", server.addr)));
             }
         }
-        if pool.wishes.run() != servers {
-            tracing::info!(pool = pool.name(), servers = servers.len(), "servers of the controller");
-            pool.wishes.want_run(servers);
+        if desired.run() != servers {
+            tracing::info!(pool = name, servers = servers.len(), "controller set servers");
+            desired.set_run(servers);
         }
         Ok(())
     }
@@ -88,6 +80,13 @@ impl Control for Instance {
 }
 
 impl Instance {
+    /// The pool of this name.
+    fn pool(&self, name: &str) -> Result<Arc<dyn Running>, Refusal> {
+        let pools = self.pools();
+        let found = pools.iter().find(|pool| pool.name() == name);
+        found.cloned().ok_or_else(|| Refusal::NotFound(format!("there is no pool {name}")))
+    }
+
     /// The pool that is meant: the one that is named, or the only one that has this server.
     fn pool_of(&self, named: Option<&str>, id: u32) -> Result<String, Refusal> {
         if let Some(name) = named {

@@ -1,55 +1,77 @@
-//! Another configuration while the balancer runs: read, checked, built, and only then put in place of the old one. What
-//! cannot be built changes nothing.
+//! Another configuration while the balancer runs: it is read, checked, and its new pools are prepared; only
+//! then it replaces the old one. A configuration that cannot be applied changes nothing.
+//!
+//! A pool of the same name adopts new settings where it can. A datagram pool is recreated for the others: the
+//! new one reads duplicates of the client-side sockets, and the old one finishes its requests in flight. A
+//! native pool is not recreated: its server side has one reader, which knows the cookies and windows of all
+//! requests in flight. So a change of its fixed settings is refused with the key's name; `lbd balancer
+//! --takeover` applies those that a successor may change.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::pool::{Pool, PreparedPool};
-use super::sockets::{OpenPool, allow_files, plan_for};
-use super::{Failed, Instance, native};
+use super::paused::PausedWorkers;
+use super::running::{Change, Prepared, Running, Transition};
+use super::sockets::{Open, allow_files};
+use super::{Failed, Instance};
 use crate::admin::Refusal;
 use crate::admin::status::Kind;
-use crate::config::{Config, DatagramPool, NativePool};
+use crate::config::{self, Config};
 use crate::daemon::handover::SocketSet;
-use crate::daemon::resolver::Resolver;
 use crate::os::logging;
 use crate::os::notify;
 
-/// What becomes of a pool.
+type Pool = Arc<dyn Running>;
+
+/// What becomes of a pool of the new configuration.
 enum Step {
     /// It stays as it is.
-    Keep(Arc<Pool>),
-    /// It goes on with other settings and servers.
-    Change(Arc<Pool>, Box<(DatagramPool, Resolver)>),
-    /// A new one takes over its addresses, or begins.
-    Begin(Box<PreparedPool>),
+    Keep(Pool),
+    /// It adopts other settings.
+    Change(Pool, Box<Change>),
+    /// A prepared one begins, perhaps in place of another.
+    Begin(Box<Prepared>),
+}
+
+impl Step {
+    /// Whether this pool continues to run.
+    fn keeps(&self, pool: &Pool) -> bool {
+        match self {
+            Step::Keep(kept) | Step::Change(kept, _) => Arc::ptr_eq(kept, pool),
+            Step::Begin(_) => false,
+        }
+    }
 }
 
 impl Instance {
-    /// Reads the configuration anew, from where it came, and brings everything to it. Says what has changed. What is
-    /// invalid, or cannot be changed in a running process, changes nothing.
+    /// Reads the configuration again, from its file, and applies it. Returns what has changed, in words. A
+    /// configuration that is invalid, or that cannot be applied to a running process, changes nothing.
     pub fn reload(&self) -> Result<String, Refusal> {
         let _one_at_a_time = self.reloading.lock().expect("no panic while it is held");
         notify::reloading();
         let result = self.try_reload();
         notify::ready();
         let text = match &result {
-            Ok(what) => format!("configuration reloaded: {what}"),
-            Err(refusal) => format!("configuration refused, nothing has changed: {refusal}"),
+            Ok(changes) => {
+                tracing::info!(changes, "configuration reloaded");
+                format!("configuration reloaded: {changes}")
+            }
+            Err(refusal) => {
+                let (error, effect) = (refusal.to_string(), "nothing has changed");
+                tracing::error!(error, effect, "configuration refused");
+                format!("configuration refused, nothing has changed: {refusal}")
+            }
         };
-        match &result {
-            Ok(_) => tracing::info!("{text}"),
-            Err(_) => tracing::error!("{text}"),
-        }
         self.process.events.note(Kind::Reload, "", None, text);
         result
     }
 
     fn try_reload(&self) -> Result<String, Refusal> {
-        let (old, old_pools, leaving) = {
-            let mut running = self.running();
-            running.leaving.retain(|pool| pool.is_running());
-            (Arc::clone(&running.config), running.pools.clone(), running.leaving.clone())
+        let (old, old_pools, retiring) = {
+            let mut current = self.current();
+            current.retiring.retain(|pool| pool.is_alive());
+            (Arc::clone(&current.config), current.pools.clone(), current.retiring.clone())
         };
         let Some(source) = &old.source else {
             let why =
@@ -57,151 +79,146 @@ impl Instance {
             return Err(Refusal::Failed(why.to_owned()));
         };
         let new = Config::load(source).map_err(|error| Refusal::Invalid(error.to_string()))?;
-        if let Some(key) = self.fixed_difference(&old, &new) {
-            return Err(Refusal::Invalid(format!(
-                "{}: {key} cannot change while the balancer runs; start a new one with `lbd balancer --takeover`",
+        let fixed = |key: &str| {
+            Refusal::Invalid(format!(
+                "{}: {key} cannot change while the balancer runs; start a new one with \
+                 `lbd balancer --takeover`",
                 source.display()
-            )));
+            ))
+        };
+        if let Some(key) = fixed_difference(&old, &new) {
+            return Err(fixed(key));
         }
-        // All that may fail comes first.
-        allow_files(&new)?;
-        let plan = |pool: &DatagramPool| self.step(&old_pools, &leaving, pool, &new);
-        let steps = new.datagram_pools().map(plan).collect::<Result<Vec<_>, _>>()?;
+        // All steps that may fail come first.
+        allow_files(&new.pools)?;
+        let mut steps = vec![];
+        for pool in &new.pools {
+            let running = old_pools.iter().find(|running| running.name() == pool.name());
+            let transition = running.map_or(Ok(Transition::Recreate), |running| running.transition(pool))?;
+            steps.push(match (transition, running) {
+                (Transition::Fixed(key), _) => return Err(fixed(key)),
+                (Transition::Keep, Some(running)) => Step::Keep(Arc::clone(running)),
+                (Transition::Change(change), Some(running)) => Step::Change(Arc::clone(running), change),
+                _ => Step::Begin(Box::new(self.prepare(pool, &new.pools, &old_pools, &retiring)?)),
+            });
+        }
         let _not_the_end = self.process.threads.change();
 
-        let mut changes = vec![];
-        self.change_native(&old, &new, &mut changes)?;
-        self.change_pools(&old_pools, steps, &mut changes)?;
+        let mut changes = self.apply(&old_pools, steps)?;
         if old.logs.level != new.logs.level {
             logging::set_level(new.logs.level);
             changes.push(format!("log level {}", new.logs.level));
         }
-        self.running().config = Arc::new(new);
+        self.current().config = Arc::new(new);
         self.follow();
         Ok(if changes.is_empty() { "nothing has changed".to_owned() } else { changes.join("; ") })
     }
 
-    /// The key of what differs and cannot be changed in a running process.
-    fn fixed_difference(&self, old: &Config, new: &Config) -> Option<&'static str> {
-        let same = |same: bool, key: &'static str| (!same).then_some(key);
-        let of_native = |a: &NativePool, b: &NativePool| {
-            same(a.client_side == b.client_side, "load_balancer.client_side_port or bind")
-                .or(same(a.server_side == b.server_side, "load_balancer.server_side_port or bind"))
-                .or(same(a.frames_per_datagram == b.frames_per_datagram, "load_balancer.frames_per_datagram"))
-                .or(same(a.pin == b.pin, "load_balancer.pin"))
-                .or(same(a.io == b.io, "load_balancer.io"))
-                .or_else(|| native::settings(a).fixed_difference(&native::settings(b)))
-        };
-        let native = (old.native(), new.native());
-        same(native.0.is_some() == native.1.is_some(), "whether the native pool runs")
-            .or_else(|| if let (Some(a), Some(b)) = native { of_native(a, b) } else { None })
-            .or(same(old.admin.listen == new.admin.listen, "admin.listen"))
-            .or(same(old.admin.token == new.admin.token, "admin.token_file"))
-            .or(same(old.state_dir == new.state_dir, "state_dir"))
-            .or(same(old.logs.dir == new.logs.dir, "logs.dir"))
-            .or(same(old.logs.json == new.logs.json, "logs.format"))
-            .or(same(old.logs.size_max == new.logs.size_max, "logs.size_max"))
-    }
-
-    /// What becomes of the pool of this name; nothing is changed yet.
-    fn step(
+    /// Prepares a pool of `all`. The client-side sockets of a datagram pool that it replaces are taken over.
+    fn prepare(
         &self,
-        old: &[Arc<Pool>],
-        leaving: &[Arc<Pool>],
-        new: &DatagramPool,
-        config: &Config,
-    ) -> Result<Step, Failed> {
-        let same_name = old.iter().find(|pool| pool.name() == new.settings.name);
-        if let Some(pool) = same_name {
-            if *pool.of() == *new {
-                return Ok(Step::Keep(Arc::clone(pool)));
-            }
-            if pool.can_become(new) {
-                let mut names = Resolver::new(new);
-                names.look_up().map_err(|error| Failed::new(error).of_pool(&new.settings.name))?;
-                let addrs: Vec<_> = names.wanted().into_iter().map(|wanted| wanted.addr).collect();
-                if pool.plan.covers(&plan_for(new, &addrs)) {
-                    return Ok(Step::Change(Arc::clone(pool), Box::new((new.clone(), names))));
-                }
-            }
-        }
-        let shares = |pool: &Arc<Pool>| pool.of().listen.iter().any(|addr| new.listen.contains(addr));
+        new: &config::Pool,
+        all: &[config::Pool],
+        old: &[Pool],
+        retiring: &[Pool],
+    ) -> Result<Prepared, Failed> {
+        let fail = |why: String| Failed::new(why).of_pool(new.name());
         let mut inherited = SocketSet::default();
-        for pool in old.iter().filter(|pool| shares(pool)) {
-            let stays = config.datagram_pools().any(|other| *other == *pool.of());
-            if stays {
-                continue;
+        for pool in old {
+            let (name, of) = (pool.name(), pool.of());
+            let Some(addr) = shared_address(&of, new) else { continue };
+            if all
+                .iter()
+                .any(|other| other.name() == name && (other.is_native() && of.is_native() || *other == *of))
+            {
+                continue; // it stays, so that opening the address fails
             }
-            if pool.of().settings.workers != new.settings.workers {
-                let why = "workers cannot change while the same addresses are served: stop the balancer and start it anew";
-                return Err(Failed::new(why).of_pool(&new.settings.name));
+            if new.is_native() || of.is_native() {
+                return Err(fail(format!(
+                    "pool {name} has {addr}, and a native pool cannot pass on an address while the balancer \
+                     runs; set another address, or restart the balancer"
+                )));
             }
-            inherited.append(pool.fronts(&new.settings.name)?);
+            if of.workers() != new.workers() {
+                let why = "workers cannot change while the pool keeps its addresses; restart the balancer";
+                return Err(fail(why.to_owned()));
+            }
+            inherited.append(pool.sockets(new.name())?);
         }
-        for pool in leaving.iter().filter(|pool| shares(pool)) {
-            inherited.append(pool.fronts_left(&new.settings.name)?);
+        for pool in retiring {
+            let of = pool.of();
+            let Some(addr) = shared_address(&of, new) else { continue };
+            if new.is_native() || of.is_native() {
+                let name = pool.name();
+                return Err(fail(format!(
+                    "pool {name} was removed and still finishes requests on {addr}; reload again in a few seconds"
+                )));
+            }
+            inherited.append(pool.sockets_left(new.name())?);
         }
-        let open = OpenPool::open(new, &mut inherited)?;
-        Ok(Step::Begin(Box::new(PreparedPool::new(open, &self.process)?)))
+        Prepared::new(Open::new(new, &mut inherited)?, &self.process)
     }
 
-    fn change_pools(
-        &self,
-        old: &[Arc<Pool>],
-        steps: Vec<Step>,
-        changes: &mut Vec<String>,
-    ) -> Result<(), Failed> {
-        let stays = |pool: &Arc<Pool>| {
-            steps.iter().any(|step| match step {
-                Step::Keep(kept) | Step::Change(kept, ..) => Arc::ptr_eq(kept, pool),
-                Step::Begin(_) => false,
-            })
-        };
-        // Whoever leaves stops hearing clients before its successor begins: what arrives in between waits in the sockets.
-        let mut left = BTreeMap::new();
-        for pool in old.iter().filter(|pool| !stays(pool)) {
-            left.insert(pool.name().to_owned(), pool.pause()?);
+    /// Replaces the pools. Returns what has changed, in words.
+    fn apply(&self, old: &[Pool], steps: Vec<Step>) -> Result<Vec<String>, Failed> {
+        let mut changes = vec![];
+        // A pool stops reading clients before its successor begins. Datagrams that arrive in between wait in
+        // the sockets.
+        let mut states = BTreeMap::new();
+        for pool in old.iter().filter(|pool| !steps.iter().any(|step| step.keeps(pool))) {
+            let name = pool.name();
+            let follows = |step: &Step| matches!(step, Step::Begin(prepared) if prepared.name() == name);
+            if steps.iter().any(follows) {
+                let state = pool.pause(&mut PausedWorkers::default(), self.process.clock)?;
+                states.insert(name.to_owned(), state);
+            }
             pool.retire(&self.process)?;
-            self.running().leaving.push(Arc::clone(pool));
-            changes.push(format!("pool {} ended", pool.name()));
+            self.current().retiring.push(Arc::clone(pool));
+            changes.push(format!("pool {name} ended"));
         }
         let mut pools = vec![];
         for step in steps {
             pools.push(match step {
                 Step::Keep(pool) => pool,
-                Step::Change(pool, changed) => {
-                    let (new, names) = *changed;
-                    changes.push(format!(
-                        "pool {}: {}",
-                        pool.name(),
-                        pool.change(new, names, &self.process)?
-                    ));
+                Step::Change(pool, change) => {
+                    let what = pool.change(*change, &self.process)?;
+                    changes.push(format!("pool {}: {what}", pool.name()));
                     pool
                 }
-                Step::Begin(mut made) => {
-                    // One that is made anew knows what the one before knew: an operator's orders, health, flows.
-                    if let Some(state) = left.remove(made.name()) {
-                        made.go_on_from(state, self.process.clock.now());
+                Step::Begin(mut prepared) => {
+                    // A recreated pool keeps orders, health and flows.
+                    if let Some(state) = states.remove(prepared.name()) {
+                        prepared.restore(state, self.process.clock.now())?;
                     }
-                    changes.push(format!("pool {} begun", made.name()));
-                    Arc::new(made.start(&self.process)?)
+                    changes.push(format!("pool {} begun", prepared.name()));
+                    prepared.start(&self.process)?
                 }
             });
         }
-        self.running().pools = pools;
-        Ok(())
+        self.current().pools = pools;
+        Ok(changes)
     }
+}
 
-    fn change_native(&self, old: &Config, new: &Config, changes: &mut Vec<String>) -> Result<(), Failed> {
-        let running = self.running();
-        let (Some(native), Some(old), Some(new)) = (&running.native, old.native(), new.native()) else {
-            return Ok(());
-        };
-        let settings = native::settings(new);
-        if !native::are_same(&native::settings(old), &settings) {
-            native.change(settings)?;
-            changes.push("native pool: other settings".to_owned());
-        }
-        Ok(())
-    }
+/// An address that both pools bind.
+fn shared_address(one: &config::Pool, other: &config::Pool) -> Option<SocketAddr> {
+    let addresses = |pool: &config::Pool| {
+        let server_side = pool.as_native().map(|native| native.server_side);
+        pool.listen().iter().copied().chain(server_side).collect::<Vec<_>>()
+    };
+    let others = addresses(other);
+    addresses(one).into_iter().find(|addr| others.contains(addr))
+}
+
+/// The key outside of pools that differs and cannot change in a running process.
+fn fixed_difference(old: &Config, new: &Config) -> Option<&'static str> {
+    let differ = [
+        ("admin.listen", old.admin.listen != new.admin.listen),
+        ("admin.token_file", old.admin.token != new.admin.token),
+        ("state_dir", old.state_dir != new.state_dir),
+        ("logs.dir", old.logs.dir != new.logs.dir),
+        ("logs.format", old.logs.json != new.logs.json),
+        ("logs.size_max", old.logs.size_max != new.logs.size_max),
+    ];
+    differ.into_iter().find(|(_, differ)| *differ).map(|(key, _)| key)
 }

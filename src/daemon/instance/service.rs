@@ -1,4 +1,4 @@
-//! What a service manager is shown of a running balancer, as long as its workers turn.
+//! What a service manager is notified of while the workers of a balancer make progress.
 
 use std::io;
 use std::sync::Arc;
@@ -11,11 +11,12 @@ use crate::admin::status::Status;
 use crate::daemon::native::NAME;
 use crate::os::notify;
 
-/// How often it is told what runs.
+/// How often the status line is updated.
 const EVERY: Duration = Duration::from_secs(5);
 
-/// Tells the service manager that this balancer serves, and from then on how it does; one that follows another is the main
-/// process now. The watchdog is answered only while every worker comes round.
+/// Notifies the service manager that this balancer serves, and from then on of its status. With `follows`, it
+/// took over from another process and is the main process now. The watchdog is pinged only while every worker
+/// completes its turns.
 pub fn begin(instance: &Arc<Instance>, follows: bool) -> io::Result<()> {
     if !notify::is_heard() {
         return Ok(());
@@ -27,16 +28,16 @@ pub fn begin(instance: &Arc<Instance>, follows: bool) -> io::Result<()> {
     notify::ready();
     let instance = Arc::clone(instance);
     let watchdog = notify::watchdog();
-    // Two late ones in a row are needed to miss the time.
+    // Only two late pings in a row miss the time.
     let every = watchdog.map_or(EVERY, |time| EVERY.min(time / 3));
     std::thread::Builder::new().name("service".into()).spawn(move || {
         loop {
             std::thread::sleep(every);
-            if instance.is_followed.load(Ordering::Relaxed) {
-                return; // the successor speaks
+            if instance.has_successor.load(Ordering::Relaxed) {
+                return; // the successor notifies
             }
             if instance.is_ending() {
-                notify::ping(); // its end has its own bound
+                notify::ping(); // the end has a bound of its own
                 continue;
             }
             if watchdog.is_some() && instance.is_turning() {
@@ -49,12 +50,9 @@ pub fn begin(instance: &Arc<Instance>, follows: bool) -> io::Result<()> {
 }
 
 impl Instance {
-    /// Whether every worker has come round. Waits for them.
+    /// Whether every worker completes a turn. Waits for the workers.
     fn is_turning(&self) -> bool {
-        let pools = self.running().pools.clone();
-        let native = self.running().native.as_ref().map(|native| native.posts().to_vec());
-        let native_turns = native.iter().flatten().all(|post| post.call(|_, _| ()).is_ok());
-        native_turns && pools.iter().all(|pool| pool.is_turning())
+        self.pools().iter().all(|pool| pool.is_turning())
     }
 }
 
@@ -108,9 +106,11 @@ mod tests {
         let stop = Stop::new(vec![]);
         let instance = ready.unwrap().start(stop.clone(), None).unwrap();
         assert!(instance.is_turning() && !instance.is_ending());
-        instance.running().pools[0].retire(&instance.process).unwrap();
+        let pools = instance.pools();
+        assert_eq!(pools.iter().map(|pool| pool.name()).collect::<Vec<_>>(), ["native", "pool-1"]);
+        pools[1].retire(&instance.process).unwrap();
         wait_until(|| !instance.is_turning(), "the pool's workers have ended");
-        instance.running().pools.clear();
+        instance.current().pools.truncate(1);
         assert!(instance.is_turning(), "the native ones have not");
         stop.ask();
         instance.join().unwrap();

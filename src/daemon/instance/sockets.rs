@@ -1,4 +1,5 @@
-//! The sockets of everything that runs in a balancer process: opened, or taken over from whoever had them before.
+//! The sockets of everything that runs in a balancer process: opened, or taken over from another process or
+//! pool.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
@@ -7,75 +8,70 @@ use super::Failed;
 use crate::config::{self, Check, Config, DatagramPool, NativePool, Target};
 use crate::daemon::handover::{Label, SocketKind as Kind, SocketSet};
 use crate::daemon::resolver::Resolver;
-use crate::daemon::{datagram, native, tcp};
+use crate::daemon::{datagram, tcp};
 use crate::io::socket::{SocketOptions, bind};
 use crate::os::limits;
 use crate::role::datagram::WorkerSockets;
 
-/// Descriptors beside those of pools: logs, epoll, timers, the native pool, the admin interface.
+/// Descriptors beside those of datagram pools: logs, epoll, timers, native pools, the admin interface.
 const OTHER_FILES: usize = 256;
 
 /// Sockets of everything that will run.
 pub struct Opened {
-    /// Front and server side of each worker of the native pool, if it runs.
-    pub native: Option<Vec<[UdpSocket; 2]>>,
-    /// Those of the datagram pools, in their order.
-    pub pools: Vec<OpenPool>,
-    /// Of the admin interface, if it has one.
+    /// Those of the pools, in their order.
+    pub pools: Vec<Open>,
+    /// The listener of the admin interface, if it has one.
     pub admin: Option<TcpListener>,
 }
 
+/// The sockets of a pool, and what it is made from.
+pub enum Open {
+    /// Of a native pool.
+    Native(OpenNative),
+    /// Of a datagram pool.
+    Datagram(Box<OpenDatagram>),
+}
+
+/// The sockets of a native pool.
+pub struct OpenNative {
+    /// What it is made from.
+    pub of: NativePool,
+    /// Client side and server side of each worker.
+    pub workers: Vec<[UdpSocket; 2]>,
+    /// Whether they were taken over, so that they may hold requests already.
+    pub are_inherited: bool,
+}
+
 /// The sockets of a datagram pool.
-pub struct OpenPool {
-    /// The pool.
+pub struct OpenDatagram {
+    /// What it is made from.
     pub of: DatagramPool,
     /// Which sockets it needs.
     pub plan: datagram::Plan,
-    /// Where its servers are.
+    /// The addresses of its servers.
     pub names: Resolver,
     /// Those of each worker.
     pub workers: Vec<(Vec<UdpSocket>, WorkerSockets)>,
-    /// Where TCP connections arrive.
+    /// The listeners of TCP connections.
     pub listeners: Vec<TcpListener>,
 }
 
 impl Opened {
-    /// Opens what this configuration needs; what is in `inherited` is taken from there.
+    /// Opens the sockets that this configuration needs; those that are in `inherited` are taken from there.
     pub fn all(config: &Config, inherited: &mut SocketSet) -> Result<Opened, Failed> {
-        allow_files(config)?;
-        let native = config.native().map(|pool| native(pool, inherited)).transpose()?;
-        let pools = config.datagram_pools().map(|pool| OpenPool::open(pool, inherited));
-        let pools = pools.collect::<Result<_, _>>()?;
-        Ok(Opened { native, pools, admin: admin(&config.admin, inherited)? })
+        allow_files(&config.pools)?;
+        let pools = config.pools.iter().map(|pool| Open::new(pool, inherited)).collect::<Result<_, _>>()?;
+        Ok(Opened { pools, admin: admin(&config.admin, inherited)? })
     }
 }
 
-/// The sockets on which others know a balancer of this configuration: those that a supervisor keeps, so that they outlive
-/// the balancer. Ports towards servers of datagram pools are not among them.
+/// The sockets by whose addresses a balancer of this configuration is known: those that a supervisor keeps,
+/// so that they outlive the balancer. Sockets towards servers of datagram pools are not among them.
 pub fn hold(config: &Config) -> Result<SocketSet, Failed> {
     let mut none = SocketSet::default();
     let mut all = SocketSet::default();
-    if let Some(pool) = config.native() {
-        for (worker, [front, back]) in native(pool, &mut none)?.iter().enumerate() {
-            let sockets = [(Kind::Front, front), (Kind::Back, back)];
-            all.append(duplicates(sockets, native::NAME, worker as u16)?);
-        }
-    }
-    for pool in config.datagram_pools() {
-        let name = &pool.settings.name;
-        let mut open = || -> Result<(), Failed> {
-            let plan = plan_for(pool, &[]);
-            for (worker, fronts) in plan.open_fronts(name, &mut SocketSet::default())?.iter().enumerate() {
-                all.append(duplicates(fronts.iter().map(|front| (Kind::Front, front)), name, worker as u16)?);
-            }
-            let addrs = if pool.tcp_connections > 0 { &pool.listen[..] } else { &[] };
-            for &addr in addrs {
-                let label = Label { pool: name.clone(), kind: Kind::Tcp, worker: 0, addr };
-                all.add(label, tcp::listen(addr)?.into());
-            }
-            Ok(())
-        };
-        open().map_err(|error| error.of_pool(name))?;
+    for pool in &config.pools {
+        all.append(hold_pool(pool).map_err(|error| error.of_pool(pool.name()))?);
     }
     if let Some(listener) = admin(&config.admin, &mut none)? {
         let addr = listener.local_addr()?;
@@ -84,52 +80,96 @@ pub fn hold(config: &Config) -> Result<SocketSet, Failed> {
     Ok(all)
 }
 
-/// Raises the limit of descriptors to what the datagram pools of this configuration need.
-pub fn allow_files(config: &Config) -> Result<(), Failed> {
-    if config.datagram_pools().next().is_none() {
-        return Ok(());
+fn hold_pool(pool: &config::Pool) -> Result<SocketSet, Failed> {
+    let (name, mut none, mut all) = (pool.name(), SocketSet::default(), SocketSet::default());
+    match pool {
+        config::Pool::Native(pool) => {
+            for ([front, back], worker) in native(pool, &mut none)?.iter().zip(0..) {
+                all.append(duplicates([(Kind::Front, front), (Kind::Back, back)], name, worker)?);
+            }
+        }
+        config::Pool::Datagram(pool) => {
+            let fronts = plan_for(pool, &[]).open_fronts(name, &mut none)?;
+            for (fronts, worker) in fronts.iter().zip(0..) {
+                all.append(duplicates(fronts.iter().map(|front| (Kind::Front, front)), name, worker)?);
+            }
+            for listener in listeners(pool, &mut none)? {
+                let label =
+                    Label { pool: name.to_owned(), kind: Kind::Tcp, worker: 0, addr: listener.local_addr()? };
+                all.add(label, listener.into());
+            }
+        }
     }
+    Ok(all)
+}
+
+/// Raises the limit of descriptors to what these pools need.
+pub fn allow_files(pools: &[config::Pool]) -> Result<(), Failed> {
     // Both families, as names may lead to either.
     let of_pool = |pool: &DatagramPool| {
         let fronts = pool.listen.len() * pool.settings.workers;
         fronts + 2 * (pool.ports.max(pool.settings.workers) + 1) + 2 * pool.tcp_connections
     };
-    let count = config.datagram_pools().map(of_pool).sum::<usize>() + OTHER_FILES;
-    Ok(limits::allow_files(count as u64, "pools[].ports or pools[].tcp_connections")?)
-}
-
-impl OpenPool {
-    /// Opens the sockets of one pool.
-    pub fn open(pool: &DatagramPool, inherited: &mut SocketSet) -> Result<OpenPool, Failed> {
-        let name = &pool.settings.name;
-        let mut open = || {
-            let (names, plan) = plan(pool)?;
-            let workers = plan.open(name, inherited)?;
-            let addrs = if pool.tcp_connections > 0 { &pool.listen[..] } else { &[] };
-            let listeners = addrs.iter().map(|&addr| match inherited.take(name, Kind::Tcp, 0, addr) {
-                Some(listener) => Ok(listener.into()),
-                None => tcp::listen(addr),
-            });
-            let listeners = listeners.collect::<io::Result<_>>()?;
-            Ok(OpenPool { of: pool.clone(), plan, names, workers, listeners })
-        };
-        open().map_err(|error: Failed| error.of_pool(name))
+    match pools.iter().filter_map(config::Pool::as_datagram).map(of_pool).sum::<usize>() {
+        0 => Ok(()),
+        sum => {
+            Ok(limits::allow_files((sum + OTHER_FILES) as u64, "pools[].ports or pools[].tcp_connections")?)
+        }
     }
 }
 
-/// The sockets of each worker: front and server side. The primary has the server side's port, the others any; the front
-/// is shared by all.
+impl Open {
+    /// Opens the sockets of a pool; those that are in `inherited` are taken from there.
+    pub fn new(pool: &config::Pool, inherited: &mut SocketSet) -> Result<Open, Failed> {
+        let open = match pool {
+            config::Pool::Native(pool) => OpenNative::new(pool, inherited).map(Open::Native),
+            config::Pool::Datagram(pool) => {
+                OpenDatagram::new(pool, inherited).map(|open| Open::Datagram(Box::new(open)))
+            }
+        };
+        open.map_err(|error| error.of_pool(pool.name()))
+    }
+}
+
+impl OpenNative {
+    fn new(pool: &NativePool, inherited: &mut SocketSet) -> Result<OpenNative, Failed> {
+        let are_inherited = inherited.has(&pool.name, Kind::Front, 0, pool.client_side);
+        Ok(OpenNative { of: pool.clone(), workers: native(pool, inherited)?, are_inherited })
+    }
+}
+
+impl OpenDatagram {
+    fn new(pool: &DatagramPool, inherited: &mut SocketSet) -> Result<OpenDatagram, Failed> {
+        let (names, plan) = plan(pool)?;
+        let workers = plan.open(&pool.settings.name, inherited)?;
+        let listeners = listeners(pool, inherited)?;
+        Ok(OpenDatagram { of: pool.clone(), plan, names, workers, listeners })
+    }
+}
+
+/// The TCP listeners of a datagram pool.
+fn listeners(pool: &DatagramPool, inherited: &mut SocketSet) -> io::Result<Vec<TcpListener>> {
+    let addrs = if pool.tcp_connections > 0 { &pool.listen[..] } else { &[] };
+    let listeners = addrs.iter().map(|&addr| match inherited.take(&pool.settings.name, Kind::Tcp, 0, addr) {
+        Some(listener) => Ok(listener.into()),
+        None => tcp::listen(addr),
+    });
+    listeners.collect()
+}
+
+/// Client-side and server-side socket of each worker. The primary has the server side's port, the others have
+/// any port; all share the client side's.
 fn native(pool: &NativePool, inherited: &mut SocketSet) -> io::Result<Vec<[UdpSocket; 2]>> {
     let options = SocketOptions::default();
     let any_port = SocketAddr::new(pool.server_side.ip(), 0);
-    let has_front = inherited.has(native::NAME, Kind::Front, 0, pool.client_side);
+    let has_front = inherited.has(&pool.name, Kind::Front, 0, pool.client_side);
     let shared = SocketOptions { reuse_port: pool.workers > 1, ..options };
     if shared.reuse_port && !has_front {
-        // A shared port can be shared with anybody of the same user: another balancer there would take half of the
-        // requests. So it must be free before it is shared.
+        // Any process of the same user can share a shared port: another balancer there would take half of the
+        // requests. So the port must be free before it is shared.
         drop(bind(pool.client_side, &options)?);
     }
-    let mut open = |kind, worker, addr, options| match inherited.take(native::NAME, kind, worker, addr) {
+    let mut open = |kind, worker, addr, options| match inherited.take(&pool.name, kind, worker, addr) {
         Some(socket) => Ok(UdpSocket::from(socket)),
         None => bind(addr, options),
     };
@@ -144,7 +184,8 @@ fn native(pool: &NativePool, inherited: &mut SocketSet) -> io::Result<Vec<[UdpSo
         .collect()
 }
 
-/// Where the admin interface listens. If nobody has said where, a port that is taken already is no reason not to start.
+/// The listener of the admin interface. If the configuration does not name its address, a port in use is no
+/// reason not to start.
 fn admin(admin: &config::Admin, inherited: &mut SocketSet) -> io::Result<Option<TcpListener>> {
     let Some(addr) = admin.listen else { return Ok(None) };
     if let Some(listener) = inherited.take("", Kind::Admin, 0, addr) {
@@ -157,20 +198,20 @@ fn admin(admin: &config::Admin, inherited: &mut SocketSet) -> io::Result<Option<
     }
 }
 
-/// Looks the servers' names up and says which sockets they take.
+/// Looks up the servers' names, and returns which sockets they need.
 fn plan(pool: &DatagramPool) -> Result<(Resolver, datagram::Plan), Failed> {
     let mut names = Resolver::new(pool);
     names.look_up().map_err(Failed::new)?;
     let addrs: Vec<SocketAddr> = names.wanted().into_iter().map(|wanted| wanted.addr).collect();
     if addrs.is_empty() && !pool.servers.is_empty() {
-        return Err(Failed::new("its servers are all its own addresses: name others"));
+        return Err(Failed::new("all servers are addresses of the pool itself; name others"));
     }
     Ok((names, plan_for(pool, &addrs)))
 }
 
-/// Which sockets a pool takes whose servers are at these addresses today.
+/// Which sockets a pool needs whose servers are at these addresses today.
 pub fn plan_for(pool: &DatagramPool, addrs: &[SocketAddr]) -> datagram::Plan {
-    // Those that a controller runs come and go, at one address.
+    // Servers that a controller runs come and go, at one address.
     let run = pool.run.as_ref().map(|run| SocketAddr::new(run.address, run.run.ports.start));
     let addrs = &addrs.iter().copied().chain(run).collect::<Vec<_>>()[..];
     // Names may lead to either family tomorrow.
@@ -192,7 +233,8 @@ pub fn plan_for(pool: &DatagramPool, addrs: &[SocketAddr]) -> datagram::Plan {
     }
 }
 
-/// Where ports towards servers are bound: to the loopback, if all servers of the family are there and stay there.
+/// Where ports towards servers are bound: to the loopback, if all servers of the family are there and stay
+/// there.
 fn port_ip(pool: &DatagramPool, servers: &[SocketAddr], loopback: IpAddr) -> IpAddr {
     let may_change = pool.servers.iter().any(|server| matches!(server.target, Target::Name { .. }));
     let mut family = servers.iter().filter(|addr| addr.is_ipv4() == loopback.is_ipv4());
@@ -205,7 +247,7 @@ fn port_ip(pool: &DatagramPool, servers: &[SocketAddr], loopback: IpAddr) -> IpA
     }
 }
 
-/// Duplicates of these sockets with what they are, for whoever shall have them too.
+/// Duplicates of these sockets with their labels, for another process or pool.
 pub fn duplicates<'a>(
     sockets: impl IntoIterator<Item = (Kind, &'a UdpSocket)>,
     pool: &str,

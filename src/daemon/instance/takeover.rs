@@ -1,104 +1,128 @@
-//! Taking over from a running balancer, and handing over to a successor: the sockets first, while the old one serves on;
-//! then, in one short pause, what it knows; then the new one serves and the old one finishes what is its own.
+//! Taking over from a running balancer, and handing over to a successor. The successor receives the sockets
+//! first, while the predecessor keeps serving. Then, in one short pause, it receives the state of all pools.
+//! Then it serves, and the predecessor finishes the requests that are its own.
 //!
-//! Nothing is lost in the pause: what arrives stays in the sockets' buffers, and both processes have the same sockets.
+//! The pause loses nothing: datagrams that arrive stay in the sockets' buffers, and both processes have the
+//! same sockets.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
-use super::held::PausedWorkers;
-use super::native::NativeState;
-use super::pool::PoolState;
+use super::paused::PausedWorkers;
+use super::running::PoolState;
 use super::{Failed, Instance};
 use crate::admin::status::Kind;
 use crate::config::Config;
 use crate::daemon::handover::{Holder, Label, Listener, Purpose, Requester, SocketKind, SocketSet};
 
-/// How long a step of the conversation may take that both sides are ready for.
+/// How long a step may take for which both sides are ready.
 const STEP: Duration = Duration::from_secs(5);
-/// How long a successor may take to make everything ready.
+/// How long a successor may take to prepare everything.
 const START: Duration = Duration::from_secs(60);
-/// How often the listener looks whether the process ends.
-const LOOK: Duration = Duration::from_millis(500);
+/// How often the listener checks whether the process ends.
+const CHECK: Duration = Duration::from_millis(500);
 
-/// What a successor is told beside the sockets.
-#[derive(Default, Serialize, Deserialize)]
-pub struct State {
-    /// Of the native pool, if it runs.
-    pub native: Option<NativeState>,
-    /// Of each datagram pool, by its name.
-    pub pools: Vec<(String, PoolState)>,
+/// The state of all pools, by name.
+type State = Vec<(String, PoolState)>;
+
+/// The version of a [`State`]'s bytes. To be raised with every release in which anything changes that they
+/// hold, down to the health of a server: the values are identified by their positions. Version 1 had neither
+/// mark nor version.
+const STATE_VERSION: u32 = 2;
+
+/// The first bytes of a state, before its version. Those of version 1 began with a byte 0 or 1.
+const STATE_MARK: [u8; 8] = *b"lbdstate";
+
+/// The bytes of a state: mark, version (little-endian), values.
+fn encode(state: &State) -> Result<Vec<u8>, Failed> {
+    let head = [&STATE_MARK[..], &STATE_VERSION.to_le_bytes()].concat();
+    postcard::to_extend(state, head).map_err(Failed::new)
 }
 
-/// Where a running balancer of this configuration is asked for its sockets.
+/// The state in these bytes, if this version wrote them.
+fn decode(bytes: &[u8]) -> Result<State, Failed> {
+    let values =
+        bytes.strip_prefix(&STATE_MARK).and_then(|rest| rest.strip_prefix(&STATE_VERSION.to_le_bytes()));
+    let Some(values) = values else {
+        let why =
+            "cannot take over: the running balancer uses another state version; restart without --takeover";
+        return Err(Failed::new(why));
+    };
+    match postcard::take_from_bytes(values) {
+        Ok((state, [])) => Ok(state),
+        _ => Err(Failed::new(
+            "cannot take over: the state of the running balancer is damaged; restart without --takeover",
+        )),
+    }
+}
+
+/// The Unix socket of the balancer of this configuration, for its successors.
 pub fn path(config: &Config) -> PathBuf {
     let addr = config.pools[0].listen()[0];
     config.state_dir.join(format!("balancer-{addr}.sock"))
 }
 
-/// A conversation with the balancer that will be followed.
+/// A conversation with the balancer that is about to hand over.
 pub struct Takeover {
-    wish: Requester,
+    requester: Requester,
 }
 
 impl Takeover {
-    /// Asks the balancer that listens at this path; gives its sockets.
+    /// Connects to the balancer that listens at this path; returns its sockets too.
     pub fn begin(path: &Path) -> Result<(Takeover, SocketSet), Failed> {
-        let mut wish = Requester::connect(path, Purpose::Takeover, STEP).map_err(Failed::new)?;
-        let sockets = wish.sockets(STEP).map_err(Failed::new)?;
-        Ok((Takeover { wish }, sockets))
+        let mut requester = Requester::connect(path, Purpose::Takeover, STEP).map_err(Failed::new)?;
+        let sockets = requester.sockets(STEP).map_err(Failed::new)?;
+        Ok((Takeover { requester }, sockets))
     }
 
-    /// The process that is followed.
+    /// The process id of the predecessor.
     pub fn predecessor(&self) -> u32 {
-        self.wish.pid()
+        self.requester.pid()
     }
 
-    /// Everything is made: the other one pauses and tells what it knows.
-    pub(super) fn state(&mut self) -> Result<State, Failed> {
-        let bytes = self.wish.ready(STEP).map_err(Failed::new)?;
-        postcard::from_bytes(&bytes).map_err(|error| {
-            Failed::new(format!("what the running balancer says of itself is not readable: {error}"))
-        })
-    }
-
-    /// Everything runs: from now on the sockets are ours.
-    pub(super) fn conclude(self) -> Result<(), Failed> {
-        self.wish.running(STEP).map_err(Failed::new)
+    /// Everything is prepared: has the predecessor pause, and passes its state to `restore`. If all of it can
+    /// be continued from, this process reads the sockets from now on. If not, the predecessor learns why and
+    /// keeps serving.
+    pub(super) fn conclude(
+        mut self,
+        restore: impl FnOnce(State) -> Result<(), Failed>,
+    ) -> Result<(), Failed> {
+        let bytes = self.requester.ready(STEP).map_err(Failed::new)?;
+        if let Err(failed) = decode(&bytes).and_then(restore) {
+            let _ = self.requester.refuse(&failed.to_string(), STEP); // it may have gone, which is no matter here
+            return Err(failed);
+        }
+        self.requester.running(STEP).map_err(Failed::new)
     }
 }
 
 impl Instance {
-    /// Answers processes that ask for the sockets, at this path, until the process ends.
+    /// Serves processes that request the sockets at this path, until the process ends.
     pub fn listen_for_successors(self: &Arc<Self>, listener: Listener) -> std::io::Result<()> {
         let instance = Arc::clone(self);
         std::thread::Builder::new().name("handover".into()).spawn(move || {
             while !instance.process.stop.is_asked() {
-                let stream = match listener.accept(LOOK) {
+                let stream = match listener.accept(CHECK) {
                     Ok(Some(stream)) => stream,
                     Ok(None) => continue,
-                    Err(error) => return tracing::error!(%error, "nobody can take over any more"),
+                    Err(error) => {
+                        let (error, effect) = (error.to_string(), "no process can take over");
+                        return tracing::error!(error, effect, "handover listener failed");
+                    }
                 };
                 match instance.hand_over(stream) {
                     Ok(None) => {}
                     Ok(Some(successor)) => {
-                        let text = format!("handed over to process {successor}");
-                        tracing::info!("{text}");
-                        crate::os::terminal::tell(format_args!("balancer: {text}"));
-                        return;
+                        tracing::info!(pid = successor, "handed over");
+                        let text = format_args!("balancer: handed over to process {successor}");
+                        return crate::os::terminal::tell(text);
                     }
-                    Err(error) => {
-                        tracing::error!(%error, "no hand-over: serving on");
-                        instance.process.events.note(
-                            Kind::Notice,
-                            "",
-                            None,
-                            format!("no hand-over: {error}"),
-                        );
+                    Err(failed) => {
+                        let text = format!("handover failed, still serving: {failed}");
+                        tracing::error!(error = failed.to_string(), "handover failed, still serving");
+                        instance.process.events.note(Kind::Notice, "", None, text);
                     }
                 }
             }
@@ -106,46 +130,40 @@ impl Instance {
         Ok(())
     }
 
-    /// One conversation; gives the successor, if there is one now.
+    /// One conversation. Returns the process that has taken over, if one has.
     fn hand_over(&self, stream: std::os::unix::net::UnixStream) -> Result<Option<u32>, Failed> {
-        let mut offer = Holder::accept(stream, STEP).map_err(Failed::new)?;
-        // Neither a reload meanwhile, nor the end of the process while workers end and none begins.
+        let mut holder = Holder::accept(stream, STEP).map_err(Failed::new)?;
+        // No reload meanwhile, and no end of the process while old workers end and no new ones begin.
         let _one_at_a_time = self.reloading.lock().expect("no panic while it is held");
         let sockets = self.sockets()?;
-        offer.give(&sockets.borrowed(), STEP).map_err(Failed::new)?;
-        if offer.purpose() == Purpose::Copy {
+        holder.give(&sockets.borrowed(), STEP).map_err(Failed::new)?;
+        if holder.purpose() == Purpose::Copy {
             return Ok(None);
         }
-        offer.wait_until_ready(START).map_err(Failed::new)?;
-        let successor = offer.pid();
-        let mut held = PausedWorkers::default();
-        let told = || {
-            let state = self.pause(&mut held)?;
-            let bytes = postcard::to_allocvec(&state).map_err(Failed::new)?;
-            offer.give_state(bytes, STEP).map_err(Failed::new)?;
-            offer.conclude(STEP).map_err(Failed::new)
+        holder.wait_until_ready(START).map_err(Failed::new)?;
+        let successor = holder.pid();
+        let mut paused = PausedWorkers::default();
+        let give_state = || {
+            let state = encode(&self.pause(&mut paused)?)?;
+            holder.give_state(state, STEP).map_err(Failed::new)?;
+            holder.conclude(STEP).map_err(Failed::new)
         };
-        if let Err(failed) = told() {
-            drop(held);
+        if let Err(failed) = give_state() {
+            drop(paused);
             self.resume()?;
             return Err(failed);
         }
-        held.end();
+        paused.end();
         self.leave()?;
         Ok(Some(successor))
     }
 
     /// Duplicates of all sockets that a successor reads.
     fn sockets(&self) -> Result<SocketSet, Failed> {
-        let running = self.running();
-        let mut all = match &running.native {
-            Some(native) => native.sockets()?,
-            None => SocketSet::default(),
-        };
-        for pool in &running.pools {
-            all.append(pool.fronts(pool.name())?);
+        let mut all = SocketSet::default();
+        for pool in self.pools() {
+            all.append(pool.sockets(pool.name())?);
         }
-        drop(running);
         if let Some(admin) = &*self.admin.lock().expect("no panic while it is held") {
             let addr = admin.listener.local_addr()?;
             let label = Label { pool: String::new(), kind: SocketKind::Admin, worker: 0, addr };
@@ -154,30 +172,75 @@ impl Instance {
         Ok(all)
     }
 
-    /// Stops reading clients everywhere, and the native pool's workers altogether; says what they know.
-    fn pause(&self, held: &mut PausedWorkers) -> Result<State, Failed> {
-        let running = self.running();
-        let mut state = State::default();
-        for pool in &running.pools {
-            state.pools.push((pool.name().to_owned(), pool.pause()?));
-        }
-        if let Some(native) = &running.native {
-            state.native = Some(native.pause(held, self.process.clock)?);
-        }
-        Ok(state)
+    /// Pauses every pool; returns the state of each.
+    fn pause(&self, paused: &mut PausedWorkers) -> Result<State, Failed> {
+        let mut pools = self.pools();
+        // First those whose requests in flight are finished meanwhile.
+        pools.sort_by_key(|pool| pool.of().is_native());
+        let states =
+            pools.iter().map(|pool| Ok((pool.name().to_owned(), pool.pause(paused, self.process.clock)?)));
+        states.collect()
     }
 
-    /// Reads on everywhere, however far the pause has come.
+    /// Has every pool read again, even if the pause has reached only some of them.
     fn resume(&self) -> Result<(), Failed> {
-        let running = self.running();
-        let native = running.native.as_ref().map_or(Ok(()), |native| native.resume());
-        running.pools.iter().fold(native, |result, pool| result.and(pool.resume()))
+        let results: Vec<_> = self.pools().iter().map(|pool| pool.resume()).collect();
+        results.into_iter().collect()
     }
 
-    /// Finishes what is under way; the process ends with it.
+    /// Finishes the requests in flight; the process ends with them.
     fn leave(&self) -> Result<(), Failed> {
-        self.is_followed.store(true, Ordering::Relaxed);
+        self.has_successor.store(true, Ordering::Relaxed);
         self.end_admin();
-        self.running().pools.iter().try_for_each(|pool| pool.retire(&self.process))
+        self.pools().iter().try_for_each(|pool| pool.retire(&self.process))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::{Deserialize, Serialize};
+
+    use super::super::{datagram, native};
+    use super::*;
+
+    const OTHER_VERSION: &str =
+        "cannot take over: the running balancer uses another state version; restart without --takeover";
+
+    /// The values of version 1, which had neither mark nor version.
+    #[derive(Debug, Default, Serialize, Deserialize)]
+    struct Version1 {
+        native: Option<native::State>,
+        pools: Vec<(String, datagram::State)>,
+    }
+
+    fn state() -> State {
+        vec![
+            ("native".to_owned(), PoolState::Native(vec![])),
+            ("dns".to_owned(), PoolState::Datagram(datagram::State::default())),
+        ]
+    }
+
+    #[test]
+    fn a_state_of_this_version_is_read_as_it_was_written() {
+        let bytes = encode(&state()).unwrap();
+        assert_eq!(format!("{:?}", decode(&bytes).unwrap()), format!("{:?}", state()));
+        for damaged in [&bytes[..bytes.len() - 1], &[&bytes[..], &[0]].concat()] {
+            let error = decode(damaged).unwrap_err().to_string();
+            assert!(error.contains("the state of the running balancer is damaged"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_state_of_another_version_is_refused_and_neither_version_takes_the_other_for_its_own() {
+        let old = |native, pools| postcard::to_allocvec(&Version1 { native, pools }).unwrap();
+        let dns = || vec![("dns".to_owned(), datagram::State::default())];
+        let mut newer = encode(&state()).unwrap();
+        newer[STATE_MARK.len()] += 1;
+        let others = [old(None, vec![]), old(None, dns()), old(Some(vec![]), vec![]), newer, vec![]];
+        for bytes in others {
+            assert_eq!(decode(&bytes).unwrap_err().to_string(), OTHER_VERSION, "{bytes:?}");
+        }
+        let read = postcard::from_bytes::<Version1>(&encode(&state()).unwrap());
+        assert!(read.is_err(), "{read:?}");
     }
 }

@@ -1,0 +1,246 @@
+//! A datagram pool of a balancer process.
+
+use std::io;
+use std::net::TcpListener;
+use std::sync::{Arc, Mutex};
+
+use serde::{Deserialize, Serialize};
+
+use super::paused::PausedWorkers;
+use super::running::{Change, Figures, PoolState, Running, Transition};
+use super::sockets::{OpenDatagram, plan_for};
+use super::workers::{Ended, Workers, back_end, cpus};
+use super::{Failed, Process};
+use crate::base::rng::entropy;
+use crate::base::time::{Clock, Instant};
+use crate::config::{self, DatagramPool};
+use crate::daemon::control::PoolTasks;
+use crate::daemon::datagram;
+use crate::daemon::desired::DesiredServers;
+use crate::daemon::handover::{Label, SocketKind, SocketSet};
+use crate::daemon::inbox::Gone;
+use crate::daemon::resolver::Resolver;
+use crate::daemon::worker::Worker;
+use crate::io::BackEnd;
+use crate::pool::desired::DesiredServer;
+use crate::pool::order::{Order, Refused};
+use crate::role::datagram::{Chance, DatagramRole, Flow, Known, Shared};
+
+/// The state of a datagram pool.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct State {
+    /// The servers that a controller runs.
+    run: Vec<DesiredServer>,
+    /// What the primary knows of the pool's servers.
+    known: Known,
+    /// By worker: which client has which server.
+    flows: Vec<Vec<Flow>>,
+}
+
+/// A datagram pool that is ready and has not started.
+pub struct PreparedDatagram {
+    of: DatagramPool,
+    plan: datagram::Plan,
+    shared: Arc<Shared>,
+    desired: Arc<DesiredServers>,
+    workers: Vec<Worker<DatagramRole, BackEnd>>,
+    tasks: PoolTasks,
+    listeners: Vec<TcpListener>,
+}
+
+impl PreparedDatagram {
+    /// Prepares a pool's workers over its sockets.
+    pub fn new(open: OpenDatagram, process: &Process) -> Result<PreparedDatagram, Failed> {
+        let OpenDatagram { of, plan, mut names, workers, listeners } = open;
+        let (sockets, layouts): (Vec<_>, Vec<_>) = workers.into_iter().unzip();
+        let chance = Chance { secret: rand::random(), seed: entropy() };
+        let now = process.clock.now();
+        let (shared, mut roles) = DatagramRole::workers(of.settings.clone(), chance, &layouts, now);
+        let desired = Arc::new(DesiredServers::new(Arc::clone(&shared)));
+        desired.set_named(names.wanted());
+        roles[0].take_servers(now);
+        let cpu = cpus(of.pin)?;
+        let options = datagram::io_options(of.settings.proxy_protocol);
+        let mut workers = vec![];
+        for (number, (role, sockets)) in roles.into_iter().zip(sockets).enumerate() {
+            let count = sockets.len();
+            let (pool, listening) = (&of.settings.name, role.sockets().fronts.len());
+            let io = back_end((pool, number), (of.io, &options), sockets, listening, process)?;
+            workers.push(Worker::new(role, io, count, cpu(number), of.settings.timeout));
+        }
+        let duplicates = listeners.iter().map(TcpListener::try_clone).collect::<io::Result<_>>()?;
+        let tasks = PoolTasks {
+            pool: Arc::clone(&shared),
+            desired: Arc::clone(&desired),
+            listeners,
+            connections_max: of.tcp_connections,
+            names: names.has_names().then_some(names),
+        };
+        Ok(PreparedDatagram { of, plan, shared, desired, workers, tasks, listeners: duplicates })
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.of.settings.name
+    }
+
+    /// Continues with what the pool of this name knew before.
+    pub fn restore(&mut self, state: State, now: Instant) {
+        self.desired.set_run(state.run);
+        self.workers[0].role.take_servers(now);
+        self.workers[0].role.import_members(now, &state.known);
+        let workers = self.workers.len();
+        for (number, flows) in state.flows.iter().enumerate() {
+            self.workers[number % workers].role.import_flows(now, flows);
+        }
+    }
+
+    /// Starts the loops of its workers, and its tasks on the control thread.
+    pub fn start(self, process: &Process) -> Result<RunningDatagram, Failed> {
+        let PreparedDatagram { of, plan, shared, desired, workers, tasks, listeners } = self;
+        process.control.begin(tasks)?;
+        let workers = Workers::start(&of.settings.name, workers, process)?;
+        let of = Mutex::new(Arc::new(config::Pool::Datagram(of)));
+        Ok(RunningDatagram { of, plan, shared, desired, workers, listeners: Mutex::new(listeners) })
+    }
+}
+
+/// A datagram pool whose workers run.
+pub struct RunningDatagram {
+    of: Mutex<Arc<config::Pool>>,
+    /// Which sockets it has.
+    plan: datagram::Plan,
+    /// What its workers share.
+    shared: Arc<Shared>,
+    desired: Arc<DesiredServers>,
+    workers: Workers<DatagramRole>,
+    /// Duplicates of those that the control thread has, for a successor.
+    listeners: Mutex<Vec<TcpListener>>,
+}
+
+impl RunningDatagram {
+    fn fronts(&self, name: &str, ended: Ended) -> Result<SocketSet, Failed> {
+        let mut all = self.workers.duplicates(name, false, ended)?;
+        for listener in &*self.listeners.lock().expect("no panic while it is held") {
+            let (pool, addr) = (name.to_owned(), listener.local_addr()?);
+            all.add(Label { pool, kind: SocketKind::Tcp, worker: 0, addr }, listener.try_clone()?.into());
+        }
+        Ok(all)
+    }
+}
+
+/// Whether a pool can adopt these settings, apart from its servers.
+fn can_become(old: &DatagramPool, new: &DatagramPool) -> bool {
+    old.listen == new.listen
+        && old.ports == new.ports
+        && old.pin == new.pin
+        && old.io == new.io
+        && old.tcp_connections == new.tcp_connections
+        && old.settings.fixed_difference(&new.settings).is_none()
+}
+
+impl Running for RunningDatagram {
+    fn name(&self) -> &str {
+        self.workers.pool()
+    }
+
+    fn of(&self) -> Arc<config::Pool> {
+        Arc::clone(&self.of.lock().expect("no panic while it is held"))
+    }
+
+    fn transition(&self, new: &config::Pool) -> Result<Transition, Failed> {
+        let old = self.of();
+        let (config::Pool::Datagram(old), config::Pool::Datagram(pool)) = (&*old, new) else {
+            return Ok(Transition::Recreate);
+        };
+        if old == pool {
+            return Ok(Transition::Keep);
+        }
+        if can_become(old, pool) {
+            let mut names = Resolver::new(pool);
+            names.look_up().map_err(|error| Failed::new(error).of_pool(self.name()))?;
+            let addrs: Vec<_> = names.wanted().into_iter().map(|server| server.addr).collect();
+            if self.plan.covers(&plan_for(pool, &addrs)) {
+                return Ok(Transition::Change(Box::new(Change { new: new.clone(), names: Some(names) })));
+            }
+        }
+        Ok(Transition::Recreate)
+    }
+
+    fn change(&self, change: Change, process: &Process) -> Result<String, Failed> {
+        let old = self.of();
+        let (config::Pool::Datagram(old), config::Pool::Datagram(new), Some(mut names)) =
+            (&*old, &change.new, change.names)
+        else {
+            return Err(Failed::fixed("protocol"));
+        };
+        let mut changes = vec![];
+        if old.settings != new.settings {
+            self.shared.reconfigure(new.settings.clone()).map_err(Failed::fixed)?;
+            self.workers.wake()?;
+            changes.push("other settings".to_owned());
+        }
+        if old.servers != new.servers || old.resolve_interval != new.resolve_interval {
+            self.desired.set_named(names.wanted());
+            let names = names.has_names().then_some(names);
+            process.control.rename(self.name(), names, Arc::clone(&self.desired));
+            changes.push(format!("{} -> {} servers", old.servers.len(), new.servers.len()));
+        }
+        *self.of.lock().expect("no panic while it is held") = Arc::new(change.new);
+        Ok(changes.join(", "))
+    }
+
+    fn order(&self, id: u32, order: Order) -> Result<Result<(), Refused>, Gone> {
+        self.workers.ask_primary(move |role, now| role.order(now, id, order))
+    }
+
+    fn desired(&self) -> Option<&DesiredServers> {
+        Some(&self.desired)
+    }
+
+    fn sockets(&self, name: &str) -> Result<SocketSet, Failed> {
+        self.fronts(name, Ended::Fails)
+    }
+
+    fn sockets_left(&self, name: &str) -> Result<SocketSet, Failed> {
+        self.fronts(name, Ended::LeftOut)
+    }
+
+    /// Leaves what clients send in the sockets' buffers. Requests in flight are finished here.
+    fn pause(&self, _: &mut PausedWorkers, _: Clock) -> Result<PoolState, Failed> {
+        let mut state = State { run: self.desired.run(), ..State::default() };
+        for (number, worker) in self.workers.iter().enumerate() {
+            let (flows, known) = worker.call(|worker, now| {
+                worker.pause_fronts()?;
+                Ok::<_, io::Error>((worker.role.export_flows(now), worker.role.export_members()))
+            })??;
+            state.flows.push(flows);
+            if number == 0 {
+                state.known = known; // the primary's
+            }
+        }
+        Ok(PoolState::Datagram(state))
+    }
+
+    fn resume(&self) -> Result<(), Failed> {
+        self.workers.iter().try_for_each(|worker| Ok(worker.call(|worker, _| worker.resume_fronts())??))
+    }
+
+    fn retire(&self, process: &Process) -> Result<(), Failed> {
+        process.control.end(self.name());
+        self.listeners.lock().expect("no panic while it is held").clear();
+        Ok(self.workers.retire()?)
+    }
+
+    fn is_alive(&self) -> bool {
+        self.workers.is_alive()
+    }
+
+    fn is_turning(&self) -> bool {
+        self.workers.is_turning()
+    }
+
+    fn figures(&self) -> Figures {
+        Figures::Datagram(Arc::clone(&self.shared))
+    }
+}

@@ -1,0 +1,46 @@
+//! Workers that are paused between two turns during a takeover.
+
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+
+/// What a paused worker does next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// All workers of its pool are paused: it exports its state.
+    Export,
+    /// A successor has taken over: it ends.
+    End,
+}
+
+/// The paused workers of any number of pools. When this is dropped, the workers resume.
+#[derive(Default)]
+pub struct PausedWorkers(Vec<SyncSender<Verdict>>);
+
+impl PausedWorkers {
+    /// Adds a worker; it waits for its verdicts on the receiver.
+    pub fn add(&mut self) -> Receiver<Verdict> {
+        let (verdict, wait) = sync_channel(2); // each verdict once
+        self.0.push(verdict);
+        wait
+    }
+
+    /// Adds the paused workers of another pool.
+    pub fn append(&mut self, mut other: PausedWorkers) {
+        self.0.append(&mut other.0);
+    }
+
+    /// Has every worker export its state.
+    pub fn export(&self) {
+        self.send(Verdict::Export);
+    }
+
+    /// Ends every worker: a successor has taken over.
+    pub fn end(self) {
+        self.send(Verdict::End);
+    }
+
+    fn send(&self, verdict: Verdict) {
+        for worker in &self.0 {
+            let _ = worker.send(verdict); // a worker that has ended needs none
+        }
+    }
+}

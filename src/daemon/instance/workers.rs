@@ -1,0 +1,138 @@
+//! The workers of a pool of either kind, reached from outside their threads.
+
+use std::io;
+use std::net::UdpSocket;
+use std::sync::Arc;
+
+use super::sockets::duplicates;
+use super::{Failed, Process};
+use crate::base::time::Instant;
+use crate::daemon::handover::{SocketKind, SocketSet};
+use crate::daemon::inbox::{Gone, WorkerHandle, inbox};
+use crate::daemon::worker::{Balancing, Worker};
+use crate::io::socket::receive_buffer;
+use crate::io::{BackEnd, IoChoice, IoOptions};
+use crate::os::affinity;
+
+/// Opens the back end of one worker. `listening`: how many of its sockets, the first ones, others know by
+/// their addresses.
+pub fn back_end(
+    (pool, number): (&str, usize),
+    (choice, options): (IoChoice, &IoOptions),
+    sockets: Vec<UdpSocket>,
+    listening: usize,
+    process: &Process,
+) -> io::Result<BackEnd> {
+    let worker = number;
+    for socket in &sockets[..listening] {
+        let (addr, receive_buffer) = (socket.local_addr()?, receive_buffer(socket));
+        tracing::info!(pool, worker, %addr, receive_buffer, "listening");
+    }
+    let count = sockets.len();
+    let io = BackEnd::open(choice, sockets, options, process.clock)?;
+    tracing::info!(pool, worker, io = io.name(), sockets = count, "batch I/O");
+    Ok(io)
+}
+
+/// The CPU of each worker, if workers are pinned.
+pub fn cpus(pin: bool) -> io::Result<impl Fn(usize) -> Option<usize>> {
+    let all = if pin { affinity::processors()? } else { vec![] };
+    Ok(move |number: usize| all.get(number % all.len().max(1)).copied())
+}
+
+/// Whether a worker that has ended is an error.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// It is.
+    Fails,
+    /// It is left out.
+    LeftOut,
+}
+
+/// The workers of one pool.
+pub struct Workers<R> {
+    pool: String,
+    /// The primary first.
+    handles: Vec<WorkerHandle<Worker<R, BackEnd>>>,
+}
+
+impl<R: Balancing + Send + 'static> Workers<R> {
+    /// Starts their loops, each on a thread that is named for the pool.
+    pub fn start(pool: &str, workers: Vec<Worker<R, BackEnd>>, process: &Process) -> io::Result<Workers<R>> {
+        let mut handles = vec![];
+        for (number, worker) in workers.into_iter().enumerate() {
+            let waker = worker.io.waker();
+            let (inbox, handle) = inbox(waker.clone());
+            let (events, clock, stop) = (Arc::clone(&process.events), process.clock, process.stop.clone());
+            process.threads.spawn(format!("{pool}-{number}"), move || {
+                let _woken = stop.wake_also(waker);
+                worker.run(&inbox, &events, clock, &stop)
+            })?;
+            handles.push(handle);
+        }
+        Ok(Workers { pool: pool.to_owned(), handles })
+    }
+
+    /// The pool's name.
+    pub fn pool(&self) -> &str {
+        &self.pool
+    }
+
+    /// Each worker, the primary first.
+    pub fn iter(&self) -> impl Iterator<Item = &WorkerHandle<Worker<R, BackEnd>>> {
+        self.handles.iter()
+    }
+
+    /// Has the primary do this between two turns, and waits for the answer.
+    pub fn ask_primary<T: Send + 'static>(
+        &self,
+        act: impl FnOnce(&mut R, Instant) -> T + Send + 'static,
+    ) -> Result<T, Gone> {
+        self.handles[0].call(move |worker, now| act(&mut worker.role, now))
+    }
+
+    /// Has every worker take a turn, so that idle workers adopt new settings too.
+    pub fn wake(&self) -> Result<(), Gone> {
+        self.handles.iter().try_for_each(|worker| worker.send(|_, _| ()))
+    }
+
+    /// Whether a worker has not ended yet.
+    pub fn is_alive(&self) -> bool {
+        self.handles.iter().any(|worker| worker.send(|_, _| ()).is_ok())
+    }
+
+    /// Whether every worker completes a turn. Waits for the workers.
+    pub fn is_turning(&self) -> bool {
+        self.handles.iter().all(|worker| worker.call(|_, _| ()).is_ok())
+    }
+
+    /// Stops reading clients; each worker ends when its requests in flight are finished.
+    pub fn retire(&self) -> io::Result<()> {
+        // One that has ended reads nothing.
+        let retired =
+            self.handles.iter().filter_map(|worker| worker.call(|worker, now| worker.retire(now)).ok());
+        retired.collect()
+    }
+
+    /// Duplicates of the client-side sockets of each worker, labelled for a pool of this name; with all
+    /// others too if a successor reads those as well.
+    pub fn duplicates(&self, name: &str, all: bool, ended: Ended) -> Result<SocketSet, Failed> {
+        let mut set = SocketSet::default();
+        for (number, worker) in self.handles.iter().enumerate() {
+            let name = name.to_owned();
+            let sockets = worker.call(move |worker, _| {
+                let fronts = worker.role.fronts();
+                let labelled = worker.io.sockets().iter().zip(0..).filter_map(|(socket, id)| {
+                    let kind = if fronts.contains(&id) { SocketKind::Front } else { SocketKind::Back };
+                    (all || kind == SocketKind::Front).then_some((kind, socket))
+                });
+                duplicates(labelled, &name, number as u16)
+            });
+            match sockets {
+                Err(Gone) if ended == Ended::LeftOut => {}
+                sockets => set.append(sockets??),
+            }
+        }
+        Ok(set)
+    }
+}
