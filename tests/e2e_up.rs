@@ -192,12 +192,10 @@ fn a_server_port_in_use_is_passed_over() {
     let finished = site.start(&["up", "--duration", "500ms"]).finish();
     assert_all_answered(&finished);
     let log = site.log(CONTROLLER_LOG);
-    assert!(
-        log.contains(&format!(
-            "the port is in use: trying the next one server=0 port={}",
-            site.server_port(0)
-        ))
-    );
+    assert!(log.contains(&format!(
+        "port in use, trying the next pool=\"native\" server=0 port={}",
+        site.server_port(0)
+    )));
     let mut ports: Vec<u16> = log
         .lines()
         .filter_map(|line| {

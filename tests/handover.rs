@@ -259,7 +259,7 @@ const OTHER_VERSION: &str =
 #[test]
 fn a_balancer_of_the_previous_release_keeps_serving_since_its_state_has_another_version() {
     let site = Site::new(json!({"load_balancer": {"workers": 1}}));
-    let path = site.path().join("previous").join("balancer.sock");
+    let path = site.path().join("previous/lbd.sock");
     let listener = Listener::bind(&path).unwrap();
     // What the previous release gave: a native pool with no worker's part, and no datagram pool.
     let state = vec![1, 0, 0];

@@ -14,7 +14,7 @@ use crate::role::{Role, send_from_slot};
 use crate::supervise::servers::{Outcome, Replicas};
 use crate::wire::{CookieKey, Frame, FrameFormat, Header, Kind, Opener, RequestOp, Sealer, Status};
 
-/// The only socket of a controller.
+/// The socket of a controller that has only one.
 pub const SOCKET: SocketId = SocketId(0);
 
 /// Settings of a controller.
@@ -33,6 +33,8 @@ pub struct Settings {
 /// A controller's state machine.
 pub struct ControllerRole {
     settings: Settings,
+    /// The socket on which this pool's balancer sends its scaling requests.
+    socket: SocketId,
     replicas: Replicas,
     nonces: CookieKey,
     sealer: Option<Sealer>,
@@ -50,6 +52,7 @@ impl ControllerRole {
         key[..8].copy_from_slice(&rng.next_u64().to_le_bytes());
         key[8..].copy_from_slice(&rng.next_u64().to_le_bytes());
         ControllerRole {
+            socket: SOCKET,
             replicas,
             nonces: CookieKey::new(key),
             sealer: settings.key.as_ref().map(|key| Sealer::new(key, rng.next_u64())),
@@ -58,6 +61,11 @@ impl ControllerRole {
             drops: DropCounters::default(),
             settings,
         }
+    }
+
+    /// The same on another socket of the back end, which the controllers of several pools share.
+    pub fn on_socket(self, socket: SocketId) -> Self {
+        ControllerRole { socket, ..self }
     }
 
     /// The servers.
@@ -142,13 +150,16 @@ impl Role for ControllerRole {
         let size = self.settings.format.size;
         for index in 0..rx.len() {
             let (received, bytes) = rx.get_mut(index);
+            if received.socket != self.socket {
+                continue;
+            }
             let mut offset = received.start;
             for datagram in bytes.chunks_mut(received.stride as usize) {
                 let len = datagram.len();
                 // One request per datagram; scaling needs no batches.
                 let outcome = self.on_frame(now, received.peer, datagram).and_then(|()| {
                     let at = FrameRef { slot: received.slot, len: size as u16, offset };
-                    send_from_slot(tx, SOCKET, received.peer, at)
+                    send_from_slot(tx, received.socket, received.peer, at)
                 });
                 if let Err(reason) = outcome {
                     self.drops.add(reason, 1);

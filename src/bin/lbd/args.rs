@@ -205,6 +205,9 @@ impl From<&Pool> for PoolArguments {
 pub struct Server {
     #[command(flatten)]
     pub common: Common,
+    /// Name of a native pool [default: the first of the configuration]
+    #[arg(long, value_name = "NAME")]
+    pub pool: Option<String>,
     /// Port to listen on [default: server.port_range_start plus the server's index]
     #[arg(long)]
     pub port: Option<u16>,
@@ -233,6 +236,9 @@ pub struct Server {
 pub struct Client {
     #[command(flatten)]
     pub common: Common,
+    /// Name of a native pool [default: the first of the configuration]
+    #[arg(long, value_name = "NAME")]
+    pub pool: Option<String>,
     /// Number of requests to send [default: until Ctrl-C]
     #[arg(long, value_name = "N")]
     pub requests: Option<u64>,

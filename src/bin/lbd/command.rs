@@ -1,7 +1,7 @@
 //! Command lines that start this program with another subcommand, and its terminal output.
 
-use anyhow::{Context, Result};
-use lbd::config::{Config, NativePool, Run};
+use anyhow::{Context, Result, bail};
+use lbd::config::{Config, NativePool, Pool, Run};
 use lbd::os::terminal::tell;
 
 use crate::args::Common;
@@ -23,10 +23,34 @@ pub fn own_command(subcommand: &str, config: &Config) -> Result<Vec<String>> {
     Ok(words)
 }
 
-/// The command line of `lbd server`, with placeholders for id and port.
-pub fn server_command(config: &Config) -> Result<Vec<String>> {
+/// The native pool of this name, else the first one, in which `component` takes part.
+pub fn native_pool<'a>(config: &'a Config, name: Option<&str>, component: &str) -> Result<&'a NativePool> {
+    let Some(name) = name else { return Ok(config.require_native(component)?) };
+    match config.pool(name) {
+        Some(Pool::Native(pool)) => Ok(pool),
+        Some(Pool::Datagram(_)) => {
+            bail!("--pool {name} is a datagram pool; {component} takes part in native pools")
+        }
+        None => {
+            let names: Vec<&str> = config.native_pools().map(|pool| pool.name.as_str()).collect();
+            bail!("--pool {name}: no pool has this name; the native pools are {}", names.join(", "))
+        }
+    }
+}
+
+/// The name of a log file of a component: those of the pool of the native sections have no directory of their
+/// own.
+pub fn log_name(pool: &NativePool, directory: &str, file: &str) -> String {
+    match pool.name.as_str() {
+        "native" => format!("{directory}/{file}"),
+        name => format!("{directory}/{name}/{file}"),
+    }
+}
+
+/// `lbd server` for this pool, with placeholders for id and port.
+pub fn server_command(config: &Config, pool: &NativePool) -> Result<Vec<String>> {
     let mut words = own_command("server", config)?;
-    words.extend(["--id", "{id}", "--port", "{port}"].map(str::to_owned));
+    words.extend(["--pool", &pool.name, "--id", "{id}", "--port", "{port}"].map(str::to_owned));
     Ok(words)
 }
 

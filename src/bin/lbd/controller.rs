@@ -1,15 +1,16 @@
-//! `lbd controller`: executes scaling requests of the native pool and runs the servers of all pools.
+//! `lbd controller`: runs the servers of every pool that has `run`, and scales them.
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Error, Result};
+use anyhow::{Context, Error, Result, bail};
+use lbd::base::batch::SocketId;
 use lbd::base::rng::entropy;
 use lbd::base::time::Clock;
-use lbd::config::{Config, DatagramPool, NativePool, PoolRun, Run};
+use lbd::config::{Config, DatagramPool, NativePool, NativeRun, PoolRun, Run};
 use lbd::daemon::controller::{Ledger, Plan, ServerCommand, Supervisor, Upstream};
 use lbd::daemon::supervised_balancer::{self, SupervisedBalancer};
 use lbd::io::socket::{SocketOptions, bind};
-use lbd::io::{BackEnd, IoChoice, IoOptions};
+use lbd::io::{BackEnd, IoChoice};
 use lbd::os::logging;
 use lbd::os::{self, signals::Stop};
 use lbd::role::controller::{ControllerRole, Settings};
@@ -29,14 +30,14 @@ const LEAVE_PATIENCE: Duration = Duration::from_secs(30);
 pub fn run(args: &Controller) -> Result<()> {
     let common = &args.common;
     let config = common.load()?;
-    if config.run_pools().next().is_none() && !args.with_balancer {
+    if config.pools.iter().all(|pool| pool.run().is_none()) && !args.with_balancer {
         config.require_native("lbd controller, or \"run\" to a pool")?;
+        bail!("no pool has \"run\", so lbd controller has no servers to run; add \"run\" to a pool");
     }
-    let command = server_command(&config)?;
-    let run = config.native().and_then(|pool| pool.run.as_ref());
-    let (mut supervisor, stop, _log) = open(&config, &command, run.map_or(0, |run| run.run.count))?;
-    if let Some(run) = run {
-        say(common, format_args!("controller: scaling requests on {}", run.controller));
+    let (mut supervisor, stop, _log) = open(&config, None)?;
+    for (pool, run) in native_runs(&config) {
+        let (name, addr) = (&pool.name, run.controller);
+        say(common, format_args!("controller: servers of pool {name}, scaling requests on {addr}"));
     }
     for (pool, _) in config.run_pools() {
         say(common, format_args!("controller: servers of pool {}", pool.settings.name));
@@ -107,38 +108,46 @@ fn look_after(balancer: &mut SupervisedBalancer, common: &Common) {
     }
 }
 
-/// Opens settings, sockets and log of a controller, for `lbd up` too. `servers` is the command that
-/// starts a native server; `count` of them run at first.
+/// How `lbd up` starts the servers of its pool: the command of each, and how many there are at first.
+pub struct Servers<'a> {
+    pub words: &'a [String],
+    pub count: u32,
+}
+
+/// Settings, sockets and log of a controller; also the beginning of `lbd up`. `servers` replaces what the
+/// configuration says of the servers of the first native pool.
 pub fn open(
     config: &Config,
-    servers: &[String],
-    count: u32,
+    servers: Option<&Servers<'_>>,
 ) -> Result<(Supervisor<BackEnd>, Stop, logging::Guard)> {
     let clock = Clock::start();
-    // A controller without a native pool has no port of its own. Its balancer's admin port identifies it.
-    let native = config.native().and_then(|pool| Some((pool, pool.run.as_ref()?)));
-    let (name, key) = match (native, config.admin_for_controller()) {
+    let native: Vec<_> = native_runs(config).collect();
+    // A controller without a port of its own is told from others by the balancer that it talks with.
+    let (name, key) = match (native.first(), config.admin_for_controller()) {
         (Some((_, run)), _) => (format!("controller-{}", run.controller.port()), "controller.port"),
         (None, Some(addr)) => (format!("controller-pools-{}", addr.port()), "admin.listen"),
         (None, None) => ("controller".to_owned(), "state_dir"),
     };
     let ledger = Ledger::open(&config.state_dir, &name, key).map_err(Error::msg)?;
     let mut sockets = vec![];
-    if let Some((_, run)) = native {
+    for (pool, run) in &native {
         let socket = bind(run.controller, &SocketOptions::default());
-        let remedy = "cannot listen for scaling requests; stop the process that uses the port, or set another controller.port";
-        sockets.push(socket.context(remedy)?);
+        sockets.push(socket.with_context(|| {
+            let (name, addr) = (&pool.name, run.controller);
+            format!(
+                "pool {name}: cannot take scaling requests on {addr}; stop the process there, or set another port"
+            )
+        })?);
     }
     let log = logging::init(&config.logs, "controller/controller.log")?;
-    let (io, options) = match native {
-        Some((pool, _)) => (pool.io, pool.io_options()),
-        None => (IoChoice::Mio, IoOptions::default()),
-    };
-    let io = os::back_end(io, sockets, &options, clock)?;
+    // One back end for all of them: with as many frames a turn as the smallest frames need.
+    let options = native.iter().map(|(pool, _)| pool.io_options()).max_by_key(|options| options.frames_max);
+    let choice = native.first().map_or(IoChoice::Mio, |(pool, _)| pool.io);
+    let io = os::back_end(choice, sockets, &options.unwrap_or_default(), clock)?;
     let stop = Stop::on_signals(vec![io.waker()])?;
-    let plan = Plan {
-        native: native.map(|(pool, run)| native_replicas(config, pool, &run.run, (servers, count))),
-        pools: config.run_pools().map(|(pool, run)| pool_crew(config, pool, run)).collect(),
+    let mut plan = Plan {
+        native: vec![],
+        datagram: config.run_pools().map(|(pool, run)| datagram_replicas(config, pool, run)).collect(),
         upstream: match (config.run_pools().next(), config.admin_for_controller()) {
             (Some(_), Some(addr)) => {
                 Some(Upstream::start(addr, config.admin.clone(), config.state_dir.clone())?)
@@ -146,31 +155,51 @@ pub fn open(
             _ => None,
         },
     };
+    for ((pool, run), socket) in native.into_iter().zip(0..) {
+        let servers = servers.filter(|_| socket == 0);
+        plan.native.push(native_replicas(config, pool, &run.run, servers, SocketId(socket))?);
+    }
     Ok((Supervisor::new(plan, io, clock, ledger), stop, log))
 }
 
-/// The native servers, and the role that executes scaling requests for them.
+/// The native pools whose servers the controller runs.
+pub fn native_runs(config: &Config) -> impl Iterator<Item = (&NativePool, &NativeRun)> {
+    config.native_pools().filter_map(|pool| Some((pool, pool.run.as_ref()?)))
+}
+
+/// The replicas of a native pool, and the role that takes scaling requests about them on this socket.
 fn native_replicas(
     config: &Config,
     pool: &NativePool,
     run: &Run,
-    (servers, count): (&[String], u32),
-) -> (ControllerRole, ServerCommand) {
+    servers: Option<&Servers<'_>>,
+    socket: SocketId,
+) -> Result<(String, ControllerRole, ServerCommand)> {
     let settings = Settings {
         format: pool.format,
         key: pool.key_bytes(),
         balancer: pool.balancer_for_servers(),
         seed: entropy(),
     };
+    let count = servers.map_or(run.count, |servers| servers.count);
     let bounds = Bounds { count, max: run.scale.max.max(count), ..run.bounds(None) };
-    let words = run.command.clone().unwrap_or_else(|| servers.to_vec());
+    let words = match (&run.command, servers) {
+        (Some(words), _) => words.clone(),
+        (None, Some(servers)) => servers.words.to_vec(),
+        (None, None) => server_command(config, pool)?,
+    };
     let ip = pool.balancer_for_servers().ip();
     let command = ServerCommand { words, config: config_path(config), ip };
-    (ControllerRole::new(settings, Replicas::new(bounds)), command)
+    let role = ControllerRole::new(settings, Replicas::new(bounds)).on_socket(socket);
+    Ok((pool.name.clone(), role, command))
 }
 
-/// The servers of a datagram pool.
-fn pool_crew(config: &Config, pool: &DatagramPool, of_pool: &PoolRun) -> (String, PoolScaler, ServerCommand) {
+/// The replicas of a datagram pool, and their scaler.
+fn datagram_replicas(
+    config: &Config,
+    pool: &DatagramPool,
+    of_pool: &PoolRun,
+) -> (String, PoolScaler, ServerCommand) {
     let PoolRun { address, run } = of_pool;
     let replicas = Replicas::new(run.bounds(Some(LEAVE_PATIENCE)));
     let words = run.command.clone().unwrap_or_default();
@@ -178,7 +207,7 @@ fn pool_crew(config: &Config, pool: &DatagramPool, of_pool: &PoolRun) -> (String
     (pool.settings.name.clone(), PoolScaler::new(replicas, run.scale, *address), command)
 }
 
-/// The value of the placeholder `{config}`.
+/// The value of `{config}`.
 fn config_path(config: &Config) -> String {
     config.source.as_ref().map_or("config.json".into(), |path| path.display().to_string())
 }

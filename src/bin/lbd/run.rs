@@ -17,7 +17,7 @@ use lbd::role::server::{ServerRole, Work};
 use lbd::role::{client, server};
 
 use crate::args::{Args, Client, Command, Server};
-use crate::command::say;
+use crate::command::{log_name, native_pool, say};
 use crate::{balancer, controller, doctor, manual, operate, ping, sim, top, up};
 
 /// Runs a subcommand; false means exit code 1.
@@ -53,7 +53,7 @@ pub fn run(args: Args) -> Result<bool> {
 
 fn run_server(args: &Server) -> Result<()> {
     let config = args.common.load()?;
-    let pool = config.require_native("lbd server")?;
+    let pool = native_pool(&config, args.pool.as_deref(), "lbd server")?;
     let run = pool.run.as_ref().map(|run| &run.run);
     let start_id = run.map_or(0, |run| run.start_id);
     let id = args.id.unwrap_or(start_id);
@@ -71,7 +71,7 @@ fn run_server(args: &Server) -> Result<()> {
     }
     let clock = Clock::start();
     let socket = bind(SocketAddr::new(ip, port), &SocketOptions::default())?;
-    let _log = logging::init(&config.logs, &format!("servers/server_{id}.log"))?;
+    let _log = logging::init(&config.logs, &log_name(pool, "servers", &format!("server_{id}.log")))?;
     let options = IoOptions { prefault: true, ..pool.io_options() };
     let io = os::back_end(pool.io, vec![socket], &options, clock)?;
     let stop = Stop::on_signals(vec![io.waker()])?;
@@ -110,7 +110,7 @@ fn run_server(args: &Server) -> Result<()> {
 
 fn run_client(args: &Client) -> Result<bool> {
     let config = args.common.load()?;
-    let pool = config.require_native("lbd client")?;
+    let pool = native_pool(&config, args.pool.as_deref(), "lbd client")?;
     let to = args.to.unwrap_or(pool.balancer_for_clients());
     let id = args.id.unwrap_or(config.client.start_id);
     let format = pool.format;
@@ -127,7 +127,7 @@ fn run_client(args: &Client) -> Result<bool> {
     let from = SocketAddr::new(lbd::io::socket::any_port_towards(to).ip(), args.port);
     let clock = Clock::start();
     let socket = bind(from, &SocketOptions::default())?;
-    let _log = logging::init(&config.logs, &format!("clients/client_{id}.log"))?;
+    let _log = logging::init(&config.logs, &log_name(pool, "clients", &format!("client_{id}.log")))?;
     let io = os::back_end(pool.io, vec![socket], &pool.io_options(), clock)?;
     let stop = Stop::on_signals(vec![io.waker()])?;
     let settings = client::Settings {

@@ -47,10 +47,11 @@ pub fn run(args: &Up) -> Result<bool> {
     if !rate.is_finite() || rate <= 0.0 {
         bail!("--rate must be greater than 0 requests per second");
     }
-    let mut server = command::server_command(&config)?;
+    let mut server = command::server_command(&config, pool)?;
     let service = args.service.or(pool.serving.service).map_or("exp:5ms".to_owned(), |s| s.to_string());
     server.extend(["--service".to_owned(), service.clone()]);
-    let (supervisor, stop, _log) = controller::open(&config, &server, count)?;
+    let servers = controller::Servers { words: &server, count };
+    let (supervisor, stop, _log) = controller::open(&config, Some(&servers))?;
     let mut system = System {
         supervisor,
         stop,

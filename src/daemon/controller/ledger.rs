@@ -1,7 +1,8 @@
-//! What a controller leaves for its successor: which servers there shall be, and which processes they are.
+//! The process ledger that a controller leaves for its successor: the desired servers, and their processes.
 //!
-//! A server is written down before it is started, with the instance that its process will carry, and again when its process
-//! is known. So whenever the controller is killed, the next one finds what runs, and starts nothing twice.
+//! A server is written down before it is started, with the instance that its process will carry, and again
+//! when its process is known. So if the controller is killed at any moment, the next one finds the servers
+//! that run, and starts none of them twice.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -14,13 +15,16 @@ use crate::os::process::{Identity, Process};
 use crate::os::state_dir;
 use crate::supervise::servers::Replica;
 
-/// The form of the file; another one is not read.
+/// The version of the file; a file of another version is refused.
 const VERSION: u32 = 1;
+
+/// The name of the pool of the native sections.
+const NATIVE: &str = "native";
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Contents {
     version: u32,
-    /// Processes do not outlive the machine's start that this names.
+    /// The boot id of the machine: no process outlives a reboot.
     boot: String,
     servers: Vec<Record>,
 }
@@ -28,22 +32,22 @@ struct Contents {
 /// One server.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
-    /// The pool that it is of; empty = the one with lbd's own frames.
+    /// The name of its pool. In files of releases before 0.2 the native pool has an empty name.
     pub pool: String,
     /// Its id.
     pub id: u32,
     /// Its port.
     pub port: u16,
-    /// Whether it was told to end.
+    /// Whether it is being stopped.
     pub ends: bool,
-    /// What its process has in its environment; empty before the first start.
+    /// The mark in the environment of its process; empty before the first start.
     pub instance: String,
-    /// Its process; `None` while it is being started, or waits for that.
+    /// Its process; `None` before and during its start.
     pub process: Option<Identity>,
 }
 
 impl Record {
-    /// The process, if it still runs.
+    /// Its process, if that still runs.
     pub fn find(&self) -> Option<Process> {
         match &self.process {
             Some(identity) => Process::adopt(identity, &self.instance),
@@ -53,7 +57,7 @@ impl Record {
     }
 }
 
-/// The file, and the lock that keeps a second controller from it.
+/// The file, and the lock that excludes a second controller.
 #[derive(Debug)]
 pub struct Ledger {
     dir: PathBuf,
@@ -61,14 +65,15 @@ pub struct Ledger {
     name: String,
     boot: String,
     servers: BTreeMap<(String, u32), Record>,
-    /// What the file holds.
+    /// The text of the file.
     written: String,
     has_failed: bool,
     _lock: Lock,
 }
 
 impl Ledger {
-    /// Opens the ledger `name` in this folder. `key` of the configuration keeps two controllers apart.
+    /// Opens the ledger `name` in this directory. An error about a second controller names `key` of the
+    /// configuration, by which the two can be kept apart.
     pub fn open(dir: &Path, name: &str, key: &str) -> Result<Ledger, String> {
         state_dir::prepare(dir)?;
         let lock = Lock::take(&dir.join(format!("{name}.lock")), key)?;
@@ -77,17 +82,21 @@ impl Ledger {
         let boot = boot.trim().to_owned();
         let contents = read(&dir.join(&name))?.filter(|contents| contents.boot == boot);
         let servers = contents.map(|contents| contents.servers).unwrap_or_default();
-        let servers = servers.into_iter().map(|record| ((record.pool.clone(), record.id), record)).collect();
+        let named = |record: Record| {
+            let pool = if record.pool.is_empty() { NATIVE.to_owned() } else { record.pool };
+            ((pool.clone(), record.id), Record { pool, ..record })
+        };
+        let servers = servers.into_iter().map(named).collect();
         let (dir, written) = (dir.to_owned(), String::new());
         Ok(Ledger { dir, name, boot, servers, written, has_failed: false, _lock: lock })
     }
 
-    /// The servers that the last controller has left behind; they are not in the ledger any more.
+    /// Removes and returns the servers of the controller before.
     pub fn take(&mut self) -> Vec<Record> {
         std::mem::take(&mut self.servers).into_values().collect()
     }
 
-    /// Notes which servers of a pool there are.
+    /// Records the servers of a pool, in place of those that were recorded.
     pub fn keep(&mut self, pool: &str, places: impl Iterator<Item = Replica>) {
         let mut before: BTreeMap<u32, Record> = BTreeMap::new();
         self.servers.retain(|(of, id), record| {
@@ -110,14 +119,14 @@ impl Ledger {
         }
     }
 
-    /// Notes the process of a server, or that one is being started.
+    /// Records the process of a server, or with `None` that it is being started.
     pub fn note(&mut self, pool: &str, id: u32, instance: &str, process: Option<Identity>) {
         if let Some(record) = self.servers.get_mut(&(pool.to_owned(), id)) {
             *record = Record { instance: instance.to_owned(), process, ..record.clone() };
         }
     }
 
-    /// Writes the file, if there is anything new.
+    /// Writes the file, if anything has changed.
     pub fn save(&mut self) {
         let contents = Contents {
             version: VERSION,
@@ -132,25 +141,30 @@ impl Ledger {
             Ok(_) => (self.written, self.has_failed) = (text, false),
             Err(why) => {
                 if !std::mem::replace(&mut self.has_failed, true) {
-                    warn!("{why}: another controller could not adopt these servers");
+                    warn!(
+                        error = why,
+                        effect = "a successor cannot adopt servers",
+                        "process ledger not written"
+                    );
                 }
             }
         }
     }
 
-    /// Forgets everything: the servers were told to end.
+    /// Removes all servers: they are being stopped.
     pub fn clear(&mut self) {
         self.servers.clear();
         self.save();
     }
 }
 
-/// What the file holds; `None` if there is none.
+/// The contents of the file; `None` if there is none.
 fn read(path: &Path) -> Result<Option<Contents>, String> {
     let shown = path.display();
     let damaged = |why: String| {
         format!(
-            "{shown} is not what a controller has left ({why}); end the servers that it was about, then remove it"
+            "{shown} is not a process ledger of this version ({why}); stop the servers that it lists, then \
+             remove it"
         )
     };
     match std::fs::read(path) {
@@ -184,10 +198,10 @@ mod tests {
         let dir = dir.path().join("state");
         let mut ledger = Ledger::open(&dir, "controller-1", KEY).unwrap();
         assert_eq!(ledger.take(), []);
-        ledger.keep("", [place(0, false), place(1, false)].into_iter());
+        ledger.keep("native", [place(0, false), place(1, false)].into_iter());
         ledger.keep("dns", [place(0, false)].into_iter());
-        ledger.note("", 0, "aa", None);
-        ledger.note("", 1, "bb", identity(11));
+        ledger.note("native", 0, "aa", None);
+        ledger.note("native", 1, "bb", identity(11));
         ledger.note("dns", 0, "cc", identity(12));
         ledger.note("dns", 9, "dd", identity(13)); // there is none
         ledger.save();
@@ -205,19 +219,19 @@ mod tests {
             process,
         };
         let expected = [
-            record("", 0, "aa", None),
-            record("", 1, "bb", identity(11)),
             record("dns", 0, "cc", identity(12)),
+            record("native", 0, "aa", None),
+            record("native", 1, "bb", identity(11)),
         ];
         assert_eq!(ledger.take(), expected);
         assert_eq!(ledger.take(), []);
-        ledger.keep("", [place(0, true), place(1, false)].into_iter());
-        ledger.note("", 1, "bb", identity(11));
-        ledger.keep("", [place(1, true)].into_iter());
+        ledger.keep("native", [place(0, true), place(1, false)].into_iter());
+        ledger.note("native", 1, "bb", identity(11));
+        ledger.keep("native", [place(1, true)].into_iter());
         ledger.save();
         drop(ledger);
         let mut ledger = Ledger::open(&dir, "controller-1", KEY).unwrap();
-        assert_eq!(ledger.take(), [Record { ends: true, ..expected[1].clone() }]);
+        assert_eq!(ledger.take(), [Record { ends: true, ..expected[2].clone() }]);
         ledger.clear();
         drop(ledger);
         assert_eq!(Ledger::open(&dir, "controller-1", KEY).unwrap().take(), []);
@@ -229,10 +243,26 @@ mod tests {
         let dir = dir.path().join("state");
         let mut ledger = Ledger::open(&dir, "controller-1", KEY).unwrap();
         ledger.boot = "another".to_owned();
-        ledger.keep("", [place(0, false)].into_iter());
+        ledger.keep("native", [place(0, false)].into_iter());
         ledger.save();
         drop(ledger);
         assert_eq!(Ledger::open(&dir, "controller-1", KEY).unwrap().take(), []);
+    }
+
+    #[test]
+    fn the_native_pool_of_the_previous_release_has_an_empty_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path().join("state");
+        let ledger = Ledger::open(&dir, "controller-1", KEY).unwrap();
+        let boot = ledger.boot.clone();
+        drop(ledger);
+        let written = r#"{"version": 1, "boot": "BOOT", "servers": [
+            {"pool": "", "id": 3, "port": 50003, "ends": false, "instance": "aa",
+             "process": {"pid": 11, "start": 7}}]}"#;
+        std::fs::write(dir.join("controller-1.json"), written.replace("BOOT", &boot)).unwrap();
+        let left = Ledger::open(&dir, "controller-1", KEY).unwrap().take();
+        let left: Vec<_> = left.iter().map(|record| (record.pool.as_str(), record.id, record.port)).collect();
+        assert_eq!(left, [("native", 3, 50_003)]);
     }
 
     #[test]
@@ -243,7 +273,7 @@ mod tests {
         for text in ["", "{}", "{\"version\": 2, \"boot\": \"x\", \"servers\": []}", "\u{0}\u{1}"] {
             std::fs::write(dir.join("controller-1.json"), text).unwrap();
             let error = Ledger::open(&dir, "controller-1", KEY).unwrap_err();
-            assert!(error.ends_with("end the servers that it was about, then remove it"), "{error}");
+            assert!(error.ends_with("stop the servers that it lists, then remove it"), "{error}");
         }
     }
 }

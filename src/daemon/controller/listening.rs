@@ -1,5 +1,5 @@
-//! Which UDP ports somebody listens on. Read, not tried: a port that is tried is taken for a moment, perhaps just when the
-//! server wants it.
+//! The UDP ports that are in use. They are read from /proc: a trial bind would take a port for a moment,
+//! perhaps just when the server needs it.
 
 use std::collections::HashSet;
 

@@ -1,4 +1,4 @@
-//! Carries out what a crew decides, with real processes.
+//! Runs the processes of one pool's replicas.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -11,14 +11,14 @@ use crate::base::time::Instant;
 use crate::os::process::{INSTANCE_VARIABLE, Process};
 use crate::supervise::servers::{Action, Replica, Replicas, StartFailure};
 
-/// How a server is started: a program and its arguments, in which `{id}`, `{port}` and `{config}` are filled in.
+/// The command that starts a server; `{id}`, `{port}` and `{config}` are replaced in its arguments.
 #[derive(Clone, Debug)]
 pub struct ServerCommand {
     /// The program and its arguments.
     pub words: Vec<String>,
-    /// What `{config}` stands for.
+    /// The value of `{config}`.
     pub config: String,
-    /// Where servers listen: the address on which a port must be free.
+    /// The address of the servers, on which their ports must be free.
     pub ip: IpAddr,
 }
 
@@ -40,20 +40,20 @@ impl ServerCommand {
     }
 }
 
-/// The processes of one crew.
+/// The processes of one pool's replicas.
 #[derive(Debug)]
 pub struct Runner {
-    /// The pool's name; empty for the one with lbd's own frames.
+    /// The pool's name.
     pool: String,
     command: ServerCommand,
     servers: BTreeMap<u32, Process>,
     events: Vec<String>,
-    /// Why the last start failed, in words: the same again is not said again.
+    /// Why the last start failed, in words: the same reason is not reported again.
     last_failure: String,
 }
 
 impl Runner {
-    /// Nothing runs yet.
+    /// A runner without processes.
     pub fn new(pool: &str, command: ServerCommand) -> Self {
         let (servers, events) = (BTreeMap::new(), vec![]);
         Runner { pool: pool.to_owned(), command, servers, events, last_failure: String::new() }
@@ -64,7 +64,7 @@ impl Runner {
         &self.pool
     }
 
-    /// Takes over what the last controller has left of this pool, then begins.
+    /// Adopts the servers of this pool that the controller before has left, then begins.
     pub fn begin(
         &mut self,
         now: Instant,
@@ -95,7 +95,7 @@ impl Runner {
         }
     }
 
-    /// Notices who has ended, and does what there is to do.
+    /// Checks which servers have ended, then carries out the actions of the replicas.
     pub fn turn(&mut self, now: Instant, replicas: &mut Replicas, ledger: &mut Ledger) {
         self.servers.retain(|&id, server| {
             let Some(exit) = server.poll_exit() else { return true };
@@ -107,11 +107,11 @@ impl Runner {
             match action {
                 Action::Start { id, port } => self.start(now, id, port, replicas, ledger),
                 Action::Stop { id } => {
-                    info!(pool = self.shown_pool(), server = id, "stopping");
+                    info!(pool = self.pool, server = id, "stopping server");
                     self.with_server(id, Process::terminate);
                 }
                 Action::Kill { id } => {
-                    warn!(pool = self.shown_pool(), server = id, "it does not stop: killing it");
+                    warn!(pool = self.pool, server = id, "server did not stop, sending SIGKILL");
                     self.with_server(id, Process::kill);
                 }
                 Action::Tell(text) => self.tell(text),
@@ -120,12 +120,12 @@ impl Runner {
         ledger.save();
     }
 
-    /// Asks all of them to end.
+    /// Stops all servers (SIGTERM).
     pub fn terminate_all(&mut self) {
         self.servers.values_mut().for_each(Process::terminate);
     }
 
-    /// Ends all of them.
+    /// Kills all servers (SIGKILL).
     pub fn kill_all(&mut self) {
         self.servers.values_mut().for_each(Process::kill);
     }
@@ -136,14 +136,8 @@ impl Runner {
     }
 
     fn tell(&mut self, text: String) {
-        let text = if self.pool.is_empty() { text } else { format!("pool {}: {text}", self.pool) };
-        info!("{text}");
-        self.events.push(text);
-    }
-
-    /// The pool's name in log lines, if it is worth a word.
-    fn shown_pool(&self) -> Option<&str> {
-        (!self.pool.is_empty()).then_some(self.pool.as_str())
+        info!(pool = self.pool, "{text}");
+        self.events.push(format!("pool {}: {text}", self.pool));
     }
 
     fn with_server(&mut self, id: u32, act: impl FnOnce(&mut Process)) {
@@ -155,7 +149,7 @@ impl Runner {
     fn start(&mut self, now: Instant, id: u32, port: u16, replicas: &mut Replicas, ledger: &mut Ledger) {
         let pool = &self.pool;
         if !self.command.port_is_free(port) {
-            warn!(pool = self.shown_pool(), server = id, port, "the port is in use: trying the next one");
+            warn!(pool, server = id, port, "port in use, trying the next");
             return replicas.on_start_failed(now, id, StartFailure::PortInUse);
         }
         let instance = format!("{:032x}", rand::random::<u128>());
@@ -166,7 +160,7 @@ impl Runner {
             Ok(process) => {
                 ledger.note(pool, id, &instance, process.identity());
                 ledger.save();
-                info!(pool = self.shown_pool(), server = id, port, pid = process.id(), "started");
+                info!(pool, server = id, port, pid = process.id(), "server started");
                 self.servers.insert(id, process);
                 self.last_failure.clear();
                 replicas.on_started(now, id);

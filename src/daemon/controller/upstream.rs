@@ -1,7 +1,8 @@
-//! What the controller has to do with the balancer of datagram pools: asks what it shows, and tells it which servers run.
-//! On a thread of its own, as each answer is waited for.
+//! The controller's conversation with the balancer of datagram pools, over HTTP: reads the status of the
+//! pools, and sends the servers that run. On a thread of its own, since it waits for each response.
 //!
-//! Level-triggered: a set is told again as long as the balancer does not show it, so one that was restarted hears it.
+//! Level-triggered: a set of servers is sent again while the status of the balancer does not show it. So a
+//! balancer that was restarted gets it too.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -20,20 +21,20 @@ use crate::pool::desired::DesiredServer;
 use crate::pool::health::State;
 use crate::supervise::pool::{Look, Seen};
 
-/// How often the balancer is asked.
+/// The interval between two requests.
 const ASK_EVERY: Duration = Duration::from_millis(250);
-/// What was seen so long ago says nothing about the present.
+/// A status older than this is not used.
 const OUTDATED: Duration = Duration::from_secs(1);
 
 type Sets = BTreeMap<String, Vec<DesiredServer>>;
 
-/// What the balancer showed at one moment.
+/// A status of the balancer.
 #[derive(Debug)]
 struct News {
     number: u64,
     at: Instant,
     status: Status,
-    /// The sets that it had been told before.
+    /// The sets that had been sent before.
     told: Sets,
 }
 
@@ -50,16 +51,16 @@ struct Shared {
     changed: Condvar,
 }
 
-/// The thread, as the controller's loop knows it. It ends with this value, when its present question is answered.
+/// The handle of the thread. When it is dropped, the thread ends after its current request.
 #[derive(Debug)]
 pub struct Upstream {
     shared: Arc<Shared>,
-    /// The news that the loop has looked at already.
+    /// The number of the newest status that the loop has used.
     looked_at: u64,
 }
 
 impl Upstream {
-    /// Begins to ask the balancer whose admin interface is at this address.
+    /// Starts the conversation with the balancer whose admin interface is at this address.
     pub fn start(addr: SocketAddr, admin: Admin, state_dir: PathBuf) -> io::Result<Upstream> {
         let shared = Arc::new(Shared::default());
         let asker = Asker {
@@ -76,7 +77,7 @@ impl Upstream {
         Ok(Upstream { shared, looked_at: 0 })
     }
 
-    /// Says which servers of a pool there are.
+    /// Replaces the servers of a pool.
     pub fn tell(&self, pool: &str, set: Vec<DesiredServer>) {
         let mut board = self.shared.board.lock().expect("no panic while it is held");
         if board.sets.get(pool) != Some(&set) {
@@ -85,8 +86,8 @@ impl Upstream {
         }
     }
 
-    /// What the balancer shows of these pools, in their order, if it has not been given before. `Some(None)`: it does not
-    /// answer.
+    /// The status of these pools, in their order; `None` if it has been returned before, `Some(None)` if the
+    /// balancer does not respond.
     pub fn looks(&mut self, pools: &[&str]) -> Option<Option<Vec<Look>>> {
         let news = self.shared.board.lock().expect("no panic while it is held").news.clone();
         let Some(news) = news.filter(|news| news.at.elapsed() < OUTDATED) else { return Some(None) };
@@ -115,7 +116,7 @@ fn look(pool: &PoolStatus, told: &[DesiredServer]) -> Look {
         let state = State::ALL.into_iter().find(|state| state.name() == server.state)?;
         Some(Seen { id: server.id, state, queue: server.queue })
     });
-    // More servers make room for both: each has its own limit, and its own pairs with the ports.
+    // More servers help against both: each has a limit and pairs with the ports of its own.
     let of_room = [DropReason::ServersFull, DropReason::NoPort];
     let shed = of_room.iter().filter_map(|reason| pool.refused.get(reason.name())).sum();
     Look {
@@ -146,15 +147,16 @@ impl Asker {
             if let Err(why) = &asked
                 && !self.is_silent
             {
-                warn!("no data of the datagram pools: {why}. Their servers stay as they are");
+                let effect = "replicas unchanged";
+                warn!(addr = %self.addr, error = why, effect, "balancer unreachable");
             } else if asked.is_ok() && self.is_silent {
-                info!("the balancer at {} answers again", self.addr);
+                info!(addr = %self.addr, "balancer reachable again");
             }
             self.is_silent = asked.is_err();
         }
     }
 
-    /// Waits until it is time, or something has changed; `None` at the end.
+    /// Waits for the next request: until its time, or a change; `None` at the end.
     fn next(&self) -> Option<Sets> {
         let board = self.shared.board.lock().expect("no panic while it is held");
         let nothing_new = |board: &mut Board| !board.is_over && board.sets == self.told;
@@ -168,7 +170,7 @@ impl Asker {
             if self.told.get(pool) == Some(set) && self.is_shown(pool, set) {
                 continue;
             }
-            // A balancer that was started anew has another one.
+            // A restarted balancer may have another token.
             let token = find_token(&self.admin, &self.state_dir, self.addr.port());
             let told = token.and_then(|token| {
                 let client = Client::new(self.addr, Some(token));
@@ -177,7 +179,7 @@ impl Asker {
             match told {
                 Ok(()) => drop(self.told.insert(pool.clone(), set.clone())),
                 Err(why) => {
-                    // The next word is for after a pause.
+                    // The next attempt follows after a pause.
                     std::thread::sleep(ASK_EVERY);
                     self.last = None;
                     return Err(why);
@@ -192,7 +194,7 @@ impl Asker {
         Ok(())
     }
 
-    /// Whether the balancer shows each server of a set as one that it may send to.
+    /// Whether the status shows each server of a set, and none of them drains.
     fn is_shown(&self, pool: &str, set: &[DesiredServer]) -> bool {
         let shown = self.last.as_ref().and_then(|last| last.pools.iter().find(|shown| shown.name == pool));
         let is_there = |wanted: &DesiredServer, pool: &PoolStatus| {

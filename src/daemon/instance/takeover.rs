@@ -91,7 +91,7 @@ impl Takeover {
     ) -> Result<(), Failed> {
         let bytes = self.requester.ready(STEP).map_err(Failed::new)?;
         if let Err(failed) = decode(&bytes).and_then(restore) {
-            let _ = self.requester.refuse(&failed.to_string(), STEP); // it may have gone, which is no matter here
+            let _ = self.requester.refuse(&failed.to_string(), STEP); // it may have ended
             return Err(failed);
         }
         self.requester.running(STEP).map_err(Failed::new)
