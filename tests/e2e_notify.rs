@@ -167,7 +167,7 @@ fn a_balancer_whose_successor_cannot_start_goes_on() {
     site.write("config.json", "{");
     balancer.signal(libc::SIGUSR2);
     let said = || site.log("balancer/balancer.log");
-    let end = "the successor has ended (exit code 2): going on";
+    let end = "successor ended exit=\"exit code 2\" effect=\"still serving\"";
     wait_for("the end of the successor", || said().contains(end).then_some(()), said);
 
     site.write("config.json", &good);

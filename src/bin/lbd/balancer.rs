@@ -30,9 +30,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub fn run(args: &Balancer) -> Result<()> {
     let config = args.load()?;
     let clock = Clock::start();
-    let successor = Successor::of_this_process()?;
     // Everything that can fail runs before the log opens, so that an error leaves the log unmodified.
     let path = takeover_path(&config);
+    let successor = Successor::of_this_process(&path)?;
     let (takeover, inherited) = inherited(args, &path)?;
     let predecessor = takeover.as_ref().map(Takeover::predecessor);
     let ready = Ready::new(config.clone(), clock, inherited)?;
