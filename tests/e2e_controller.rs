@@ -117,7 +117,7 @@ fn a_server_that_ended_while_there_was_no_controller_is_started_again_under_its_
     assert_eq!(again.keys().copied().collect::<Vec<_>>(), [1]);
     for part in [
         "server 1 ended unexpectedly (while there was no controller)",
-        &format!("started server=1 port={}", site.server_port(1)),
+        &format!("server started pool=\"native\" server=1 port={}", site.server_port(1)),
         &format!("server 0 runs already (process {}): adopted", servers[&0]),
     ] {
         let log = site.log(LOG);
@@ -358,12 +358,12 @@ fn unmodified_servers_are_added_under_load_and_removed_after_it_and_nothing_is_l
     let few = Askers::start(&site, 1, Duration::from_millis(50));
     let many = askers.end();
     balancer.pool_when("one server is left", |pool| pool.servers.len() == 1 && up(pool) == 1);
-    wait_for_line(&site, 0, "pool echo: server 1 has stopped");
+    wait_for_line(&site, 0, "server 1 has stopped pool=\"echo\"");
     let answered = many + few.end();
     let pool = balancer.pool_when("everything is answered", |pool| pool.in_flight == 0);
     assert!(pool.answered >= answered && pool.timed_out == 0 && pool.refused.is_empty(), "{pool:?}");
     let log = site.log(LOG);
-    assert!(log.contains("pool echo: scale up: 1 -> ") && log.contains("at 1 server: grow to 2"), "{log}");
+    assert!(log.contains("scale up: 1 -> ") && log.contains("at 1 server: grow to 2"), "{log}");
     assert!(log.contains("scale down: 2 -> 1 servers, stopping server 1, load "), "{log}");
     assert!(!log.contains("ended unexpectedly") && !log.contains("server did not stop"), "{log}");
     assert!(controller.stderr().contains("controller: servers of pool echo"));
@@ -398,7 +398,7 @@ fn unmodified_servers_outlive_controller_and_balancer_and_both_find_them_again()
     wait_for_line(&site, seen, "balancer unreachable addr=");
     let balancer = site.start_pools(&pools, &["--status-every", "50ms"]);
     balancer.pool_when("the same two servers", |pool| up(pool) == 2);
-    wait_for_line(&site, seen, "answers again");
+    wait_for_line(&site, seen, "balancer reachable again");
     assert_eq!(started(&site, seen), again, "nothing is started twice");
     let two = Askers::start(&site, 2, Duration::ZERO);
     balancer.pool_when("requests are answered", |pool| pool.answered > 20);

@@ -74,7 +74,7 @@ fn up_runs_for_its_time_and_shows_and_logs_every_part() {
     assert_nothing_left(&site);
     for (log, line) in [
         ("balancer/balancer.log", "joined server=0"),
-        (CONTROLLER_LOG, "started server=1"),
+        (CONTROLLER_LOG, "server started pool=\"native\" server=1"),
         ("servers/server_0.log", "registered"),
         ("servers/server_1.log", "stopped received="),
         ("clients/client_1000.log", "finished sent="),
@@ -120,12 +120,12 @@ fn up_ends_when_nobody_reads_its_table() {
 fn a_crashed_server_is_started_again() {
     let site = Site::new(json!({"server": {"count": 2}, "client": {"timeout": "100ms"}}));
     let mut up = start_up(&site, &["--rate", "300"]);
-    let pid = pid_in(&wait_for_line(&site, CONTROLLER_LOG, 0, &["started server=1", "pid="]));
+    let pid = pid_in(&wait_for_line(&site, CONTROLLER_LOG, 0, &["server started", "server=1", "pid="]));
     let seen = site.log(CONTROLLER_LOG).len();
     assert!(site.processes().contains(&pid));
     send_signal(pid, libc::SIGKILL);
     wait_for_line(&site, CONTROLLER_LOG, seen, &["server 1 ended unexpectedly (signal 9)"]);
-    let again = pid_in(&wait_for_line(&site, CONTROLLER_LOG, seen, &["started server=1", "pid="]));
+    let again = pid_in(&wait_for_line(&site, CONTROLLER_LOG, seen, &["server started", "server=1", "pid="]));
     assert_ne!(again, pid);
     let log = "balancer/balancer.log";
     let joined = || (site.log(log).matches("joined server=1").count() == 2).then_some(());
@@ -199,7 +199,7 @@ fn a_server_port_in_use_is_passed_over() {
     let mut ports: Vec<u16> = log
         .lines()
         .filter_map(|line| {
-            line.split_once(" started server=")?.1.split("port=").nth(1)?.split(' ').next()?.parse().ok()
+            line.split_once(" server started ")?.1.split("port=").nth(1)?.split(' ').next()?.parse().ok()
         })
         .collect();
     ports.sort_unstable();
@@ -251,6 +251,10 @@ fn servers_are_added_under_load_and_removed_after_it_and_no_request_is_lost() {
     controller.signal(libc::SIGTERM);
     let finished = controller.finish();
     assert_eq!(finished.code, 0);
-    assert!(finished.stderr.contains("controller: scale up: 1 -> "), "it tells: {}", finished.stderr);
+    assert!(
+        finished.stderr.contains("controller: pool native: scale up: 1 -> "),
+        "it tells: {}",
+        finished.stderr
+    );
     balancer.wait_until("nobody is left", |status| status.servers.is_empty());
 }
