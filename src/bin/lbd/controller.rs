@@ -134,7 +134,7 @@ pub fn open(
         let socket = bind(run.controller, &SocketOptions::default());
         sockets.push(socket.with_context(|| {
             let (name, addr) = (&pool.name, run.controller);
-            let key = if name == "native" { "controller.port" } else { "run.controller" };
+            let key = if name == "native" { "controller.port" } else { "controller" };
             format!(
                 "pool {name}: cannot take scaling requests on {addr}; stop the process there, or set another {key}"
             )
