@@ -180,7 +180,7 @@ fn a_live_server_keeps_its_id_and_a_second_one_with_it_waits_until_the_first_is_
     assert_eq!((status.servers[0].state.as_str(), status.servers[0].answered), ("up", 200));
 
     servers[0].kill_now();
-    let joined = format!("joined server=0 addr=127.0.0.1:{port}");
+    let joined = format!("server joined pool=\"native\" server=0 addr=127.0.0.1:{port}");
     let look = || site.log("balancer/balancer.log").contains(&joined).then_some(());
     wait_for("the second one takes the place", look, || second.stderr());
     balancer.wait_until_up(1);

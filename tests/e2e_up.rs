@@ -73,7 +73,7 @@ fn up_runs_for_its_time_and_shows_and_logs_every_part() {
     assert!(table[4].contains("1 s, 3 clients, ") && table[4].contains(" requests, 0 busy, 0 dropped"));
     assert_nothing_left(&site);
     for (log, line) in [
-        ("balancer/balancer.log", "joined server=0"),
+        ("balancer/balancer.log", "server joined pool=\"native\" server=0"),
         (CONTROLLER_LOG, "server started pool=\"native\" server=1"),
         ("servers/server_0.log", "registered"),
         ("servers/server_1.log", "stopped received="),
@@ -89,7 +89,12 @@ fn ctrl_c_ends_up_with_a_summary_and_leaves_no_process() {
     let site = Site::new(json!({"server": {"count": 2}}));
     let mut up = start_up(&site, &["--quiet"]);
     assert_eq!(site.processes().len(), 1 + 1 + 2 + 4, "itself, a balancer, servers, clients");
-    wait_for_line(&site, "balancer/balancer.log", 0, &["state server=1 state=\"up\""]);
+    wait_for_line(
+        &site,
+        "balancer/balancer.log",
+        0,
+        &["state changed pool=\"native\" server=1", "state=\"up\""],
+    );
     up.signal(libc::SIGINT);
     let finished = up.finish();
     assert_eq!(finished.code, 0, "{finished:?}");
@@ -128,7 +133,7 @@ fn a_crashed_server_is_started_again() {
     let again = pid_in(&wait_for_line(&site, CONTROLLER_LOG, seen, &["server started", "server=1", "pid="]));
     assert_ne!(again, pid);
     let log = "balancer/balancer.log";
-    let joined = || (site.log(log).matches("joined server=1").count() == 2).then_some(());
+    let joined = || (site.log(log).matches("joined pool=\"native\" server=1").count() == 2).then_some(());
     wait_for("it joins again", joined, || site.log(log));
     let told = || up.stdout().contains("server 1 ended unexpectedly (signal 9)").then_some(());
     wait_for("the table tells", told, || up.stdout());
@@ -151,7 +156,7 @@ fn a_crashed_balancer_is_started_again() {
     wait_for_line(&site, CONTROLLER_LOG, seen, &["balancer ended unexpectedly", "signal 9"]);
     wait_for_line(&site, CONTROLLER_LOG, seen, &["balancer started"]);
     let log = "balancer/balancer.log";
-    let joined = || (site.log(log).matches("joined server=1").count() == 2).then_some(());
+    let joined = || (site.log(log).matches("joined pool=\"native\" server=1").count() == 2).then_some(());
     wait_for("the servers join again", joined, || site.log(log));
     up.signal(libc::SIGINT);
     assert_all_answered(&up.finish());

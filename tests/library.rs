@@ -10,6 +10,7 @@ use lbd::admin::status::EventLog;
 use lbd::base::drop_reason::DropReason;
 use lbd::base::time::Clock;
 use lbd::daemon::inbox::inbox;
+use lbd::daemon::pool_log::PoolLog;
 use lbd::daemon::worker::Worker;
 use lbd::io::socket::{SocketOptions, bind};
 use lbd::io::{DatagramIo, IoOptions, MmsgIo, Waker};
@@ -82,7 +83,8 @@ impl TestBalancer {
         let thread = std::thread::spawn(move || {
             let worker = Worker::new(role, io, 2, None, Duration::ZERO);
             let (inbox, _post) = inbox(Waker::default());
-            worker.run(&inbox, &EventLog::default(), clock, &thread_stop).unwrap();
+            let log = PoolLog::new("native", 0, Arc::new(EventLog::default()));
+            worker.run(&inbox, &log, clock, &thread_stop).unwrap();
         });
         TestBalancer { front, back, stats, stop, thread: Some(thread) }
     }

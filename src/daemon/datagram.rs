@@ -4,18 +4,14 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::ops::Range;
 
-use tracing::{info, warn};
-
 use super::worker::Balancing;
-use crate::admin::status::{EventLog, Kind};
-use crate::base::batch::SocketId;
 use crate::base::drop_reason::DropReason;
 use crate::base::time::Instant;
 use crate::daemon::handover::{SocketKind, SocketSet};
+use crate::io::IoOptions;
 use crate::io::socket::{SocketOptions, bind};
-use crate::io::{DatagramIo, IoCounters, IoOptions};
 use crate::pool::event::Event;
-use crate::pool::health::State;
+use crate::pool::stats::{DatagramStats, WorkerStats};
 use crate::role::datagram::{DatagramRole, ProxyProtocol, Sockets, WorkerSockets};
 
 /// Which sockets a pool needs.
@@ -48,7 +44,8 @@ impl Plan {
             && has(self.v6.map(Into::into), other.v6.map(Into::into))
     }
 
-    /// Opens the sockets of each worker of the pool of this name; fronts that are in `inherited` are taken from there.
+    /// Opens the sockets of each worker of the pool of this name; fronts that are in `inherited` are taken
+    /// from there.
     pub fn open(
         &self,
         pool: &str,
@@ -66,8 +63,8 @@ impl Plan {
             (0..self.workers).any(|worker| inherited.has(pool, SocketKind::Front, worker as u16, addr))
         };
         if shared.reuse_port {
-            // A shared port can be shared with anybody of the same user, who would take a part of the requests in
-            // silence. So it must be free before it is shared, if it is not ours already.
+            // A shared port can be shared with anybody of the same user, who would take a part of the
+            // requests in silence. So it must be free before it is shared, if it is not ours already.
             for &addr in self.listen.iter().filter(|&&addr| !is_ours(inherited, addr)) {
                 drop(bind(addr, &front)?);
             }
@@ -136,17 +133,7 @@ pub fn io_options(proxy_protocol: ProxyProtocol) -> IoOptions {
     IoOptions { staging_bytes, prefault: true, ..IoOptions::default() }
 }
 
-/// What of the I/O layer's figures is in the accounts already.
-#[derive(Default)]
-pub struct Seen {
-    counters: IoCounters,
-    /// Datagrams of clients that are no use: empty, or cut.
-    unusable: u64,
-}
-
 impl Balancing for DatagramRole {
-    type Seen = Seen;
-
     fn fronts(&self) -> Range<u16> {
         self.sockets().fronts.clone()
     }
@@ -163,90 +150,20 @@ impl Balancing for DatagramRole {
         self.shared().can_serve()
     }
 
-    fn tell(&mut self, events: &EventLog) {
-        while let Some(event) = self.poll_event() {
-            tell(self.shared().name(), &event, events);
-        }
+    fn poll_event(&mut self) -> Option<Event> {
+        DatagramRole::poll_event(self)
     }
 
-    fn account(&self, io: &impl DatagramIo, seen: &mut Seen) {
-        let now = io.counters();
-        if now == seen.counters {
-            return;
-        }
-        let stats = self.stats();
-        let fronts = || self.fronts().map(SocketId);
-        let unusable = fronts().map(|front| io.unusable(front)).sum();
-        let newly = unusable - std::mem::replace(&mut seen.unusable, unusable);
-        stats.common.received.add(newly);
-        stats.common.refused.add(DropReason::Length, newly);
-        let drops = fronts().map(|front| io.kernel_drops(front)).sum();
-        stats.common.kernel_drops.set(drops);
-        stats.common.kernel_drops_back.set(now.kernel_drops - drops);
-        stats.common.send_drops.set(now.send_full + now.send_failed);
-        stats.common.gso_off.set(now.gso_off);
-        if now.gso_off != seen.counters.gso_off {
-            warn!("the kernel refuses segmentation offload (UDP_SEGMENT): sending datagram by datagram");
-        }
-        seen.counters = now;
+    fn counters(&self) -> &WorkerStats {
+        &self.stats().common
     }
 
-    fn tell_end(&self) {
-        let (stats, pool) = (self.stats(), self.shared().name());
-        info!(
-            pool,
-            received = stats.common.received.get(),
-            answered = stats.common.answered.get(),
-            timed_out = stats.timed_out.get(),
-            forwarded = stats.forwarded.get(),
-            refused = stats.common.refused.total(),
-            in_flight = stats.in_flight.get(),
-            kernel_drops = stats.common.kernel_drops.get(),
-            "stopped"
-        );
+    fn datagram_counters(&self) -> Option<&DatagramStats> {
+        Some(self.stats())
     }
-}
 
-fn tell(pool: &str, event: &Event, events: &EventLog) {
-    let note = |kind, server, text: String| events.note(kind, pool, server, text);
-    match event {
-        Event::Joined { id, addr } => {
-            info!(pool, server = id, %addr, "joined");
-            note(Kind::Server, Some(*id), format!("server {id} at {addr} joined"));
-        }
-        Event::State { id, addr, state, reason: why } => {
-            match state {
-                State::Suspect | State::Down | State::Held => {
-                    warn!(pool, server = id, %addr, state = state.name(), %why, "state");
-                }
-                _ => info!(pool, server = id, %addr, state = state.name(), %why, "state"),
-            }
-            note(Kind::Server, Some(*id), format!("server {id} at {addr} is {}: {why}", state.name()));
-        }
-        Event::Left { id, addr, .. } => {
-            info!(pool, server = id, %addr, "left");
-            note(Kind::Server, Some(*id), format!("server {id} at {addr} left"));
-        }
-        Event::NoRoom { addr } => {
-            warn!(pool, %addr, "no room for this server: raise servers_max");
-            note(Kind::Notice, None, format!("no room for {addr}: raise servers_max"));
-        }
-        Event::NoPort { addr } => {
-            warn!(pool, %addr, "this machine has no address of this server's family");
-            note(Kind::Notice, None, format!("no address of {addr}'s family on this machine"));
-        }
-        Event::Stalled(gap) => {
-            warn!(pool, ?gap, "this process was away: no verdicts about that time");
-            note(Kind::Notice, None, format!("this process was away for {gap:?}"));
-        }
-        Event::Scale { .. } | Event::Controller(_) => unreachable!("of the native pool"),
-        Event::FailOpen(true) => {
-            warn!(pool, "too many servers are down or held: using all of them");
-            note(Kind::Notice, None, "too many servers are down or held: using all of them".to_owned());
-        }
-        Event::FailOpen(false) => {
-            info!(pool, "enough servers are up again: using those only");
-            note(Kind::Notice, None, "enough servers are up again: using those only".to_owned());
-        }
+    fn count_unusable(&self, count: u64) {
+        self.counters().received.add(count);
+        self.counters().refused.add(DropReason::Length, count);
     }
 }

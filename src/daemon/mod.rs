@@ -13,6 +13,7 @@ pub mod inbox;
 #[cfg(not(loom))]
 pub mod instance;
 pub mod native;
+pub mod pool_log;
 #[cfg(not(loom))]
 pub mod resolver;
 pub mod server;

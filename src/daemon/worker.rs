@@ -1,47 +1,55 @@
-//! The loop of one worker of a balancer, native or of a datagram pool: serves until it is told to retire, then finishes
-//! what is under way.
+//! The loop of one worker of a balancer, native or of a datagram pool: serves until it is told to retire,
+//! then finishes what is under way.
 
 use std::io;
 use std::ops::Range;
 use std::time::Duration;
 
-use tracing::warn;
-
 use super::inbox::Inbox;
+use super::pool_log::PoolLog;
 use super::turn_until;
-use crate::admin::status::EventLog;
 use crate::base::batch::SocketId;
 use crate::base::time::{Clock, Instant};
-use crate::io::DatagramIo;
+use crate::io::{DatagramIo, IoCounters};
 use crate::os::affinity;
 use crate::os::signals::Stop;
+use crate::pool::event::Event;
+use crate::pool::stats::{DatagramStats, WorkerStats};
 use crate::role::Role;
 
-/// A role that stands between clients and servers.
+/// A role between clients and servers.
 pub trait Balancing: Role {
-    /// What of the I/O layer's figures is in the accounts already.
-    type Seen: Default;
-
-    /// The sockets on which clients ask.
+    /// The client-side sockets.
     fn fronts(&self) -> Range<u16>;
 
-    /// From now on nothing new comes from clients.
+    /// Takes no new requests from now on.
     fn retire(&mut self, now: Instant);
 
-    /// Whether nothing is awaited any more.
+    /// Whether no request is in flight.
     fn is_idle(&self, now: Instant) -> bool;
 
-    /// Whether some server takes traffic.
+    /// Whether a server takes traffic.
     fn can_serve(&self) -> bool;
 
-    /// Tells what has happened.
-    fn tell(&mut self, events: &EventLog);
+    /// The oldest event that no log has yet.
+    fn poll_event(&mut self) -> Option<Event>;
 
-    /// Brings the figures of the I/O layer into the accounts.
-    fn account(&self, io: &impl DatagramIo, seen: &mut Self::Seen);
+    /// The worker's counters that every pool has.
+    fn counters(&self) -> &WorkerStats;
 
-    /// Says what it did, at the end.
-    fn tell_end(&self);
+    /// The worker's counters that only a datagram pool has.
+    fn datagram_counters(&self) -> Option<&DatagramStats>;
+
+    /// Counts datagrams of clients that no role sees: empty ones, and those that were cut.
+    fn count_unusable(&self, count: u64);
+}
+
+/// The part of the I/O layer's counters that is in the pool's counters already.
+#[derive(Debug, Default)]
+struct Accounted {
+    counters: IoCounters,
+    /// Unusable datagrams of clients.
+    unusable: u64,
 }
 
 /// How far a worker's life is.
@@ -76,16 +84,18 @@ pub struct Worker<R, I> {
     /// How long what is under way may take when it retires.
     patience: Duration,
     life: Life,
+    accounted: Accounted,
 }
 
 impl<R: Balancing, I: DatagramIo> Worker<R, I> {
     /// A worker that serves, with so many sockets.
     pub fn new(role: R, io: I, sockets: usize, processor: Option<usize>, patience: Duration) -> Self {
-        Worker { role, io, sockets: sockets as u16, processor, patience, life: Life::Serving }
+        let (sockets, accounted) = (sockets as u16, Accounted::default());
+        Worker { role, io, sockets, processor, patience, life: Life::Serving, accounted }
     }
 
-    /// Leaves what clients send in the sockets' buffers until a server is there, for so long at most: for a process that
-    /// has taken its sockets over, so that they hold requests already.
+    /// Leaves what clients send in the sockets' buffers until a server is there, for so long at most: for a
+    /// process that has taken its sockets over, so that they hold requests already.
     pub fn wait_for_servers(&mut self, until: Instant) -> io::Result<()> {
         self.life = Life::Waiting { until };
         self.each_front(I::pause)
@@ -172,39 +182,54 @@ impl<R: Balancing, I: DatagramIo> Worker<R, I> {
         turn_until(at_latest, &mut self.io, &mut self.role, clock).map(|(now, _)| now)
     }
 
-    /// Its loop: until it has retired, at the process's end at the latest.
-    pub fn run(
-        mut self,
-        inbox: &Inbox<Self>,
-        events: &EventLog,
-        clock: Clock,
-        stop: &Stop,
-    ) -> io::Result<()> {
-        if let Some(processor) = self.processor {
-            affinity::stay_on(processor)
-                .unwrap_or_else(|error| warn!(processor, %error, "cannot stay on a processor"));
+    /// Writes the role's events to the logs.
+    fn log_events(&mut self, log: &PoolLog) {
+        while let Some(event) = self.role.poll_event() {
+            log.event(&event);
         }
-        let mut seen = R::Seen::default();
-        let result = self.serve(inbox, events, clock, stop, &mut seen);
+    }
+
+    /// Brings the counters of the I/O layer into the pool's counters.
+    fn account(&mut self, log: &PoolLog) {
+        let (now, seen) = (self.io.counters(), &mut self.accounted);
+        if now == seen.counters {
+            return;
+        }
+        let (io, stats) = (&self.io, self.role.counters());
+        let fronts = || self.role.fronts().map(SocketId);
+        let unusable = fronts().map(|front| io.unusable(front)).sum();
+        self.role.count_unusable(unusable - seen.unusable);
+        let front_drops = fronts().map(|front| io.kernel_drops(front)).sum();
+        stats.kernel_drops.set(front_drops);
+        stats.kernel_drops_back.set(now.kernel_drops - front_drops);
+        stats.send_drops.set(now.send_full + now.send_failed);
+        stats.gso_off.set(now.gso_off);
+        stats.out_of_slots.set(now.out_of_slots);
+        stats.completions_delayed.set(now.completions_delayed);
+        if now.gso_off != seen.counters.gso_off {
+            log.segmentation_refused();
+        }
+        *seen = Accounted { counters: now, unusable };
+    }
+
+    /// Runs the worker's loop until the worker has retired, at the latest until the process ends.
+    pub fn run(mut self, inbox: &Inbox<Self>, log: &PoolLog, clock: Clock, stop: &Stop) -> io::Result<()> {
+        if let Some(cpu) = self.processor {
+            affinity::stay_on(cpu).unwrap_or_else(|error| log.not_pinned(cpu, &error));
+        }
+        let result = self.serve(inbox, log, clock, stop);
         self.io.recount_drops();
-        self.role.account(&self.io, &mut seen);
-        self.role.tell(events);
-        self.role.tell_end();
+        self.account(log);
+        self.log_events(log);
+        log.stopped(self.role.counters(), self.role.datagram_counters());
         result
     }
 
-    fn serve(
-        &mut self,
-        inbox: &Inbox<Self>,
-        events: &EventLog,
-        clock: Clock,
-        stop: &Stop,
-        seen: &mut R::Seen,
-    ) -> io::Result<()> {
+    fn serve(&mut self, inbox: &Inbox<Self>, log: &PoolLog, clock: Clock, stop: &Stop) -> io::Result<()> {
         loop {
             let now = self.turn(&clock)?;
-            self.role.tell(events);
-            self.role.account(&self.io, seen);
+            self.log_events(log);
+            self.account(log);
             inbox.serve(self, now);
             if stop.is_asked() {
                 self.retire(now)?;
@@ -213,5 +238,109 @@ impl<R: Balancing, I: DatagramIo> Worker<R, I> {
                 return Ok(());
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use super::*;
+    use crate::base::batch::{Rx, Tx};
+    use crate::base::drop_reason::DropReason;
+    use crate::config::Config;
+    use crate::io::IoOptions;
+    use crate::role::datagram::{Chance, DatagramRole, Sockets, WorkerSockets};
+
+    /// An I/O layer of one client-side and one server-side socket that has counted this.
+    struct Counted {
+        counters: IoCounters,
+        unusable: u64,
+        turn: (Rx, Tx),
+    }
+
+    impl DatagramIo for Counted {
+        fn wait(&mut self, _: Option<Instant>) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn receive(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn turn(&mut self) -> (&mut Rx, &mut Tx) {
+            (&mut self.turn.0, &mut self.turn.1)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn local_addr(&self, _: SocketId) -> SocketAddr {
+            ([127, 0, 0, 1], 1).into()
+        }
+
+        fn counters(&self) -> IoCounters {
+            self.counters
+        }
+
+        fn kernel_drops(&self, socket: SocketId) -> u64 {
+            [3, 4][usize::from(socket.0)]
+        }
+
+        fn unusable(&self, socket: SocketId) -> u64 {
+            if socket.0 == 0 { self.unusable } else { 0 }
+        }
+
+        fn recount_drops(&mut self) {}
+
+        fn pause(&mut self, _: SocketId) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn resume(&mut self, _: SocketId) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_datagram_pool_has_all_counters_of_the_io_layer() {
+        let text =
+            r#"{"pools": [{"listen": "127.0.0.1:1", "protocol": "datagram", "servers": ["127.0.0.1:2"]}]}"#;
+        let config = Config::parse(text, None).unwrap();
+        let settings = config.datagram_pools().next().unwrap().settings.clone();
+        let sockets = Sockets { fronts: 0..1, v4: 1..2, v6: 0..0, check_v4: None, check_v6: None };
+        let addrs = vec![([127, 0, 0, 1], 1).into(), ([127, 0, 0, 1], 3).into()];
+        let layout = [WorkerSockets { sockets, addrs }];
+        let chance = Chance { secret: [7; 16], seed: 7 };
+        let (_, mut roles) = DatagramRole::workers(settings, chance, &layout, Instant::ZERO);
+        let counters = IoCounters {
+            received: 9,
+            kernel_drops: 7,
+            send_full: 1,
+            send_failed: 2,
+            gso_off: 1,
+            out_of_slots: 5,
+            completions_delayed: 6,
+            ..IoCounters::default()
+        };
+        let io = Counted { counters, unusable: 2, turn: IoOptions::default().memory() };
+        let mut worker = Worker::new(roles.remove(0), io, 2, None, Duration::ZERO);
+        let log = PoolLog::new("raw", 0, std::sync::Arc::default());
+        worker.account(&log);
+        worker.account(&log);
+        let stats = worker.role.counters();
+        assert_eq!((stats.out_of_slots.get(), stats.completions_delayed.get()), (5, 6));
+        assert_eq!((stats.kernel_drops.get(), stats.kernel_drops_back.get()), (3, 4));
+        assert_eq!((stats.send_drops.get(), stats.gso_off.get()), (3, 1));
+        assert_eq!((stats.received.get(), stats.refused.get(DropReason::Length)), (2, 2));
+        worker.io.unusable = 5;
+        worker.io.counters.received += 3;
+        worker.account(&log);
+        assert_eq!(
+            worker.role.counters().refused.get(DropReason::Length),
+            5,
+            "unusable datagrams count once"
+        );
     }
 }

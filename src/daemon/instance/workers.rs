@@ -9,6 +9,7 @@ use super::{Failed, Process};
 use crate::base::time::Instant;
 use crate::daemon::handover::{SocketKind, SocketSet};
 use crate::daemon::inbox::{Gone, WorkerHandle, inbox};
+use crate::daemon::pool_log::PoolLog;
 use crate::daemon::worker::{Balancing, Worker};
 use crate::io::socket::receive_buffer;
 use crate::io::{BackEnd, IoChoice, IoOptions};
@@ -63,10 +64,11 @@ impl<R: Balancing + Send + 'static> Workers<R> {
         for (number, worker) in workers.into_iter().enumerate() {
             let waker = worker.io.waker();
             let (inbox, handle) = inbox(waker.clone());
-            let (events, clock, stop) = (Arc::clone(&process.events), process.clock, process.stop.clone());
+            let log = PoolLog::new(pool, number, Arc::clone(&process.events));
+            let (clock, stop) = (process.clock, process.stop.clone());
             process.threads.spawn(format!("{pool}-{number}"), move || {
                 let _woken = stop.wake_also(waker);
-                worker.run(&inbox, &events, clock, &stop)
+                worker.run(&inbox, &log, clock, &stop)
             })?;
             handles.push(handle);
         }
