@@ -268,7 +268,7 @@ impl World {
             Some(service) => Work::Timed { service, workers: 1 },
             None => Work::Echo,
         };
-        let settings = server::Settings {
+        let settings = server::ServerSettings {
             format: self.format(),
             key: self.key,
             id,
@@ -291,7 +291,7 @@ impl World {
 
     pub fn start_clients(&mut self, count: usize, deadline: Duration) {
         for id in 0..count {
-            let settings = client::Settings {
+            let settings = client::ClientSettings {
                 format: self.format(),
                 target: front_of(id % self.workers),
                 timeout: 100 * MS,
@@ -308,7 +308,7 @@ impl World {
     }
 
     pub fn start_controller(&mut self, count: u32) {
-        let settings = controller::Settings {
+        let settings = controller::ControllerSettings {
             format: self.format(),
             key: self.key,
             balancer: back(),

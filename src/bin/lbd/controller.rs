@@ -6,13 +6,13 @@ use anyhow::{Context, Error, Result};
 use lbd::base::rng::entropy;
 use lbd::base::time::Clock;
 use lbd::config::{Config, DatagramPool, NativePool, PoolRun, Run};
-use lbd::daemon::controller::{Ledger, Plan, ServerCommand, Supervisor, Upstream};
+use lbd::daemon::controller::{Ledger, ServerCommand, Supervisor, SupervisorPlan, Upstream};
 use lbd::daemon::supervised_balancer::{self, SupervisedBalancer};
 use lbd::io::socket::{SocketOptions, bind};
 use lbd::io::{BackEnd, IoChoice, IoOptions};
 use lbd::os::logging;
 use lbd::os::{self, signals::Stop};
-use lbd::role::controller::{ControllerRole, Settings};
+use lbd::role::controller::{ControllerRole, ControllerSettings};
 use lbd::supervise::pool::PoolScaler;
 use lbd::supervise::servers::{Bounds, Replicas};
 use tracing::{info, warn};
@@ -136,7 +136,7 @@ pub fn open(
     };
     let io = os::back_end(io, sockets, &options, clock)?;
     let stop = Stop::on_signals(vec![io.waker()])?;
-    let plan = Plan {
+    let plan = SupervisorPlan {
         native: native.map(|(pool, run)| native_replicas(config, pool, &run.run, (servers, count))),
         pools: config.run_pools().map(|(pool, run)| pool_crew(config, pool, run)).collect(),
         upstream: match (config.run_pools().next(), config.admin_for_controller()) {
@@ -156,7 +156,7 @@ fn native_replicas(
     run: &Run,
     (servers, count): (&[String], u32),
 ) -> (ControllerRole, ServerCommand) {
-    let settings = Settings {
+    let settings = ControllerSettings {
         format: pool.format,
         key: pool.key_bytes(),
         balancer: pool.balancer_for_servers(),

@@ -24,7 +24,7 @@ use runner::Runner;
 
 /// What a controller runs.
 #[derive(Default)]
-pub struct Plan {
+pub struct SupervisorPlan {
     /// Servers for lbd's own frames.
     pub native: Option<(ControllerRole, ServerCommand)>,
     /// Servers of datagram pools, by the pool's name.
@@ -50,7 +50,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 impl<I: DatagramIo> Supervisor<I> {
     /// A controller that has adopted what runs already, and has not started anything yet.
-    pub fn new(plan: Plan, io: I, clock: Clock, mut ledger: Ledger) -> Self {
+    pub fn new(plan: SupervisorPlan, io: I, clock: Clock, mut ledger: Ledger) -> Self {
         let now = clock.now();
         let mut left = ledger.take();
         let mut begin = |pool: &str, replicas: &mut Replicas, command: ServerCommand| {
