@@ -21,7 +21,7 @@ use crate::base::time::{Clock, Instant, earliest};
 use crate::io::socket::{SocketOptions, any_port_towards, bind};
 use crate::io::{BackEnd, DatagramIo, IoChoice, IoOptions};
 use crate::role::Role;
-use crate::role::client::{ClientRole, Settings};
+use crate::role::client::{ClientRole, ClientSettings};
 use crate::wire::FrameFormat;
 
 #[doc(inline)]
@@ -153,7 +153,7 @@ impl ClientBuilder {
         let clock = Clock::start();
         let socket = bind(self.bind.unwrap_or(any_port_towards(target)), &SocketOptions::default())?;
         let options = IoOptions::for_frames(format.size, format.frames_per_datagram());
-        let settings = Settings {
+        let settings = ClientSettings {
             format,
             target,
             timeout: self.timeout,

@@ -26,7 +26,7 @@ use crate::base::time::Clock;
 use crate::io::socket::{SocketOptions, bind};
 use crate::io::{BackEnd, DatagramIo, IoChoice, IoOptions, Waker};
 use crate::role::Role;
-use crate::role::server::{JobId, ServerRole, Settings, Work};
+use crate::role::server::{JobId, ServerRole, ServerSettings, Work};
 use crate::wire::{FrameFormat, Status};
 
 #[doc(inline)]
@@ -121,7 +121,7 @@ impl ServerBuilder {
         let options = IoOptions { prefault: true, ..options };
         let io = BackEnd::open(IoChoice::Auto, vec![socket], &options, clock)?;
         let waker = io.waker();
-        let settings = Settings {
+        let settings = ServerSettings {
             format,
             key: self.key,
             id: self.id,

@@ -7,18 +7,18 @@ use std::collections::HashSet;
 use common::fake_dns::{self, FakeDns, Manner};
 use common::fakes::{Fake, v4};
 use common::{Finished, Running, Site};
-use lbd::load::Report;
+use lbd::load::LoadReport;
 use serde_json::{Value, json};
 
 fn loadgen(site: &Site, args: &[&str]) -> Running {
     Running::start(env!("CARGO_BIN_EXE_loadgen").as_ref(), args, site.path())
 }
 
-fn report(finished: &Finished) -> Report {
+fn report(finished: &Finished) -> LoadReport {
     serde_json::from_str(&finished.stdout).unwrap_or_else(|e| panic!("no report ({e}): {finished:?}"))
 }
 
-fn assert_balanced(report: &Report) {
+fn assert_balanced(report: &LoadReport) {
     assert_eq!(report.sent, report.answered + report.busy + report.refused + report.lost, "{report:?}");
 }
 
@@ -52,7 +52,7 @@ fn a_closed_loop_keeps_its_window_and_writes_its_report_to_a_file() {
     assert_eq!(finished.code, 0, "{finished:?}");
     assert!(finished.stdout.contains(" answered, 0 busy, 0 refused, 0 lost"), "{}", finished.stdout);
     let text = std::fs::read_to_string(site.path().join("out.json")).unwrap();
-    let figures: Report = serde_json::from_str(&text).unwrap();
+    let figures: LoadReport = serde_json::from_str(&text).unwrap();
     assert_balanced(&figures);
     // Eight share one server of 2 ms each: none waits for more than the others, none waits for less.
     assert!(figures.latency_us.p50 >= 8_000 && figures.rate_wanted.is_none(), "{figures:?}");
@@ -202,7 +202,7 @@ fn everything_runs_over_io_uring_too() {
 }
 
 /// Runs it to its end with the report as JSON.
-fn measured(site: &Site, words: &str) -> (Report, Finished) {
+fn measured(site: &Site, words: &str) -> (LoadReport, Finished) {
     let words = format!("{words} --json -");
     let finished = loadgen(site, &words.split(' ').collect::<Vec<_>>()).finish();
     let report = report(&finished);
@@ -211,7 +211,7 @@ fn measured(site: &Site, words: &str) -> (Report, Finished) {
 }
 
 /// The report's parts say the same.
-fn assert_whole(report: &Report) {
+fn assert_whole(report: &LoadReport) {
     let sum = |figure: fn(&lbd::load::Second) -> u64| report.series.iter().map(figure).sum::<u64>();
     assert_eq!(sum(|s| s.sent), report.sent, "{report:?}");
     assert_eq!(sum(|s| s.answered), report.answered);
@@ -466,7 +466,7 @@ fn reports_of_processes_that_ran_side_by_side_are_one() {
     };
     let both = [run("1"), run("2")];
     both.into_iter().for_each(|run| assert_ne!(run.finish().code, 2));
-    let part = |name: &str| -> Report {
+    let part = |name: &str| -> LoadReport {
         serde_json::from_str(&std::fs::read_to_string(site.path().join(name)).unwrap()).unwrap()
     };
     let (one, two) = (part("1.json"), part("2.json"));

@@ -5,7 +5,7 @@ mod common;
 use common::browser::Browser;
 use common::{Finished, Running, Site};
 use lbd::load::compare::{Compared, Side};
-use lbd::load::search::{End, Found, Outcome};
+use lbd::load::search::{Found, SearchEnd, TrialOutcome};
 use serde_json::{Value, json};
 
 fn loadgen(site: &Site, words: &str) -> Finished {
@@ -61,16 +61,16 @@ fn a_search_finds_what_one_server_can_do() {
     let rate = found.rate.unwrap_or(0.0);
     assert!(rate < 330.0, "{finished:?}");
     match found.end {
-        End::Found => {
+        SearchEnd::Found => {
             assert_eq!(finished.code, 0, "{finished:?}");
             assert!(rate >= 50.0 && found.missed_at.unwrap() / rate <= 1.25, "{finished:?}");
             assert!(found.low.is_some_and(|low| low <= rate) && found.high.is_some_and(|high| high >= rate));
         }
-        End::Generator => {
+        SearchEnd::Generator => {
             assert_eq!(finished.code, 1, "{finished:?}");
-            assert!(found.trials.iter().any(|trial| trial.outcome == Outcome::Unfit));
+            assert!(found.trials.iter().any(|trial| trial.outcome == TrialOutcome::Unfit));
         }
-        End::Lowest => assert_eq!(finished.code, 3, "{finished:?}"),
+        SearchEnd::Lowest => assert_eq!(finished.code, 3, "{finished:?}"),
         other => panic!("{other:?}: {finished:?}"),
     }
     assert_eq!(found.trials[0].rate, 50.0);
@@ -115,7 +115,7 @@ fn a_search_that_is_ended_shows_what_it_has() {
     run.signal(libc::SIGINT);
     let finished = run.finish();
     let found: Found = serde_json::from_str(&finished.stdout).unwrap_or_else(|e| panic!("{e}: {finished:?}"));
-    assert!(found.end == End::Stopped && found.trials.len() >= 2, "{finished:?}");
+    assert!(found.end == SearchEnd::Stopped && found.trials.len() >= 2, "{finished:?}");
     assert!(finished.stderr.contains("the search was stopped early"), "{finished:?}");
 }
 

@@ -15,9 +15,9 @@ use std::time::Duration;
 
 use lbd::base::rng::Rng;
 use lbd::base::service_time::ServiceTime;
-use lbd::load::{Generator, Ledger, Native, NativeSettings, Plan};
+use lbd::load::{Generator, GeneratorPlan, Native, NativeSettings, RequestLedger};
 use lbd::pool::select::PolicyKind;
-use lbd::role::client::{ClientRole, Settings};
+use lbd::role::client::{ClientRole, ClientSettings};
 use lbd::role::datagram::{Affinity, Protocol, Settings as PoolSettings};
 use lbd::role::server::Work;
 use lbd::wire::{Mode, ReplyPath};
@@ -64,7 +64,7 @@ fn run<R: lbd::role::Role>(
 }
 
 fn with_clients(pool: &mut Pool) {
-    let settings = Settings {
+    let settings = ClientSettings {
         format: FORMAT,
         target: front(),
         timeout: Duration::from_millis(500),
@@ -117,7 +117,7 @@ fn clients_whose_requests_are_pending() {
 #[test]
 fn the_load_generator() {
     let start = lbd::base::time::Instant::from_nanos(1);
-    let plan = Plan {
+    let plan = GeneratorPlan {
         target: front(),
         schedule: None,
         window: Some(WINDOW),
@@ -128,7 +128,7 @@ fn the_load_generator() {
     };
     let settings = NativeSettings { format: FORMAT, clients: 1, len: 16, deadline_us: 1_000_000 };
     let protocol = Native::new(settings, &[7; 16], &mut Rng::new(5));
-    let generator = Generator::new(plan, protocol, Ledger::new(WINDOW, Duration::from_secs(1)));
+    let generator = Generator::new(plan, protocol, RequestLedger::new(WINDOW, Duration::from_secs(1)));
     let mut known = 0;
     let mut pool = Pool::new(16, Work::Echo, ReplyPath::Balancer);
     run(&mut pool, End::new(generator, &[client(0)]), |end, now| {

@@ -26,7 +26,7 @@ impl Key {
 const NONE: u32 = u32::MAX;
 
 /// An entry between its neighbours in age, or a link of the chain of free entries.
-struct Place<T> {
+struct SlabEntry<T> {
     /// The next older entry.
     older: u32,
     /// The next younger entry, or the next free one.
@@ -40,7 +40,7 @@ struct Place<T> {
 /// [`insert`](Self::insert) and [`touch`](Self::touch) set the order. Times are stored, never compared.
 pub struct LruSlab<T> {
     /// Entries that were used at least once; the memory of the others is not touched.
-    places: Vec<Place<T>>,
+    places: Vec<SlabEntry<T>>,
     capacity: usize,
     len: usize,
     free: u32,
@@ -73,7 +73,7 @@ impl<T> LruSlab<T> {
         }
         let at = match self.free {
             NONE => {
-                self.places.push(Place { older: NONE, younger: NONE, since: now, value: Some(value) });
+                self.places.push(SlabEntry { older: NONE, younger: NONE, since: now, value: Some(value) });
                 self.places.len() as u32 - 1
             }
             at => {
@@ -190,7 +190,7 @@ impl<T> LruSlab<T> {
     }
 
     fn unlink(&mut self, at: u32) {
-        let Place { older, younger, .. } = self.places[at as usize];
+        let SlabEntry { older, younger, .. } = self.places[at as usize];
         match older {
             NONE => self.oldest = younger,
             older => self.places[older as usize].younger = younger,

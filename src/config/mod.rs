@@ -95,7 +95,7 @@ pub struct Config {
     /// The clients of the first native pool.
     pub client: Clients,
     /// Where logs go.
-    pub logs: logging::Settings,
+    pub logs: logging::LogSettings,
     /// The admin interface of the balancer.
     pub admin: Admin,
     /// Where running processes leave what their successors need.
@@ -576,7 +576,7 @@ impl Reader<'_> {
         written.iter().map(source).collect()
     }
 
-    fn logs(&self, raw: RawLogs) -> Read<logging::Settings> {
+    fn logs(&self, raw: RawLogs) -> Read<logging::LogSettings> {
         let level =
             match self.one_of("logs.level", &raw.level, &["info", "error", "warn", "debug", "trace"])? {
                 "error" => LevelFilter::ERROR,
@@ -588,7 +588,7 @@ impl Reader<'_> {
         if raw.dir.as_deref() == Some("") {
             return Err(self.error("logs.dir", "names no folder; use \".\" for the working directory"));
         }
-        Ok(logging::Settings {
+        Ok(logging::LogSettings {
             level,
             json: self.one_of("logs.format", &raw.format, &["text", "json"])? == "json",
             size_max: self.bytes("logs.size_max", &raw.size_max, 10_000_000)?,

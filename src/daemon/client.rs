@@ -16,7 +16,7 @@ use crate::wire::Mode;
 
 /// What to send.
 #[derive(Clone, Debug)]
-pub struct Plan {
+pub struct Workload {
     /// So many requests; `None` = until asked to stop.
     pub requests: Option<u64>,
     /// Requests per second with exponential gaps (a Poisson process); `None` = as fast as answers come.
@@ -58,7 +58,7 @@ pub struct Summary {
 pub fn run(
     mut role: ClientRole,
     mut io: impl DatagramIo,
-    plan: &Plan,
+    plan: &Workload,
     clock: Clock,
     stop: &Stop,
 ) -> io::Result<Summary> {

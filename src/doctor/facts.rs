@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 /// Whether a trial succeeded, or the reason why not.
-pub type Trial = Result<(), String>;
+pub type FeatureTest = Result<(), String>;
 
 /// Facts about this machine, and the rights of this process.
 #[derive(Clone, Debug, Default)]
@@ -17,11 +17,11 @@ pub struct Facts {
     /// Send buffer that a socket was granted, in bytes as the kernel accounts for it.
     pub send_buffer: Option<u64>,
     /// Trial of a segmented send on the loopback (UDP_SEGMENT).
-    pub gso: Option<Trial>,
+    pub gso: Option<FeatureTest>,
     /// Whether the datagrams of that send arrived merged (UDP_GRO).
-    pub gro: Option<Trial>,
+    pub gro: Option<FeatureTest>,
     /// Trial of opening a ring.
-    pub io_uring: Option<Trial>,
+    pub io_uring: Option<FeatureTest>,
     /// `kernel.io_uring_disabled`: 0 allows io_uring for all processes, 1 for privileged ones, 2 for
     /// none.
     pub io_uring_disabled: Option<u64>,
@@ -36,9 +36,9 @@ pub struct Facts {
     /// `net.ipv4.ip_local_reserved_ports`: the ranges that the kernel excludes from it.
     pub reserved_ports: Option<Vec<RangeInclusive<u16>>>,
     /// Trial of the destination address of datagrams on wildcard sockets (IP_PKTINFO).
-    pub packet_info: Option<Trial>,
+    pub packet_info: Option<FeatureTest>,
     /// Trial of binding a socket to `::1`.
-    pub ipv6: Option<Trial>,
+    pub ipv6: Option<FeatureTest>,
     /// Tracked connections and their maximum; `None` if the kernel does not track connections.
     pub conntrack: Option<(u64, u64)>,
     /// `net.ipv4.udp_mem`: pages of all UDP sockets from which the kernel saves memory, and the maximum.
@@ -82,5 +82,5 @@ pub struct Folder {
     /// Path of the directory.
     pub path: PathBuf,
     /// Whether the directory is writable, or can be created.
-    pub writable: Trial,
+    pub writable: FeatureTest,
 }

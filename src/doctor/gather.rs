@@ -10,7 +10,7 @@ use std::time::Duration;
 use rustix::fs::{Access, access};
 use rustix::process::{Resource, getrlimit};
 
-use super::facts::{Facts, Folder, Held, Trial};
+use super::facts::{Facts, FeatureTest, Folder, Held};
 use super::needs::{Fixed, Needs};
 use super::proc;
 use crate::base::batch::SocketId;
@@ -78,7 +78,7 @@ fn read(path: &str) -> Option<String> {
     read_to_string(path).ok().map(|text| text.trim().to_owned())
 }
 
-fn tried<T>(result: std::io::Result<T>) -> Trial {
+fn tried<T>(result: std::io::Result<T>) -> FeatureTest {
     result.map(drop).map_err(|error| error.to_string())
 }
 
@@ -94,14 +94,14 @@ fn buffers() -> Option<(u64, u64)> {
 
 /// Sends one segmented message over the loopback: whether the kernel accepted it, and whether it arrived
 /// merged.
-fn segmentation() -> (Option<Trial>, Option<Trial>) {
+fn segmentation() -> (Option<FeatureTest>, Option<FeatureTest>) {
     match segmented_send() {
         Ok((gso, gro)) => (Some(gso), Some(gro)),
         Err(_) => (None, None),
     }
 }
 
-fn segmented_send() -> std::io::Result<(Trial, Trial)> {
+fn segmented_send() -> std::io::Result<(FeatureTest, FeatureTest)> {
     let clock = Clock::start();
     let options = IoOptions { slots: 2 * SEGMENTS, ..IoOptions::default() };
     let open = || MmsgIo::new(vec![bind(loopback(), &SocketOptions::default())?], &options, clock);
@@ -137,12 +137,12 @@ fn segmented_send() -> std::io::Result<(Trial, Trial)> {
     Ok((gso, gro))
 }
 
-fn io_uring() -> Option<Trial> {
+fn io_uring() -> Option<FeatureTest> {
     let sockets = vec![bind(loopback(), &SocketOptions::default()).ok()?];
     Some(tried(UringIo::new(sockets, &IoOptions::default(), Clock::start())))
 }
 
-fn packet_info() -> Trial {
+fn packet_info() -> FeatureTest {
     let wildcard = (Ipv4Addr::UNSPECIFIED, 0).into();
     tried(bind(wildcard, &SocketOptions::default()).and_then(|socket| socket::prepare(&socket, true)))
 }

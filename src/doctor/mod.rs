@@ -15,7 +15,7 @@ mod proc;
 use serde::Serialize;
 
 pub use checks::examine;
-pub use facts::{Facts, Folder, Held, Trial};
+pub use facts::{Facts, FeatureTest, Folder, Held};
 pub use gather::gather;
 pub use needs::{Fixed, Needs};
 

@@ -101,7 +101,7 @@ impl SocketFacts {
 
 /// Where an arrival's bytes are.
 #[derive(Clone, Copy, Debug)]
-pub struct Place {
+pub struct SlotSpan {
     /// The socket it arrived on.
     pub socket: SocketId,
     /// The slot that holds the bytes.
@@ -113,7 +113,7 @@ pub struct Place {
 /// Notes one arrival in the batch, or in the counters if there is nothing to note.
 pub fn take_in(
     arrival: Option<Arrival>,
-    place: Place,
+    place: SlotSpan,
     facts: &mut SocketFacts,
     rx: &mut Rx,
     counters: &mut IoCounters,
@@ -135,7 +135,7 @@ pub fn take_in(
         Arrival::Data { peer, len, ancillary: Ancillary { segment_size, local_ip, .. } } => {
             let stride = segment_size.filter(|&size| size > 0).unwrap_or(len).min(len);
             counters.received += u64::from(len.div_ceil(stride));
-            let Place { socket, slot, start } = place;
+            let SlotSpan { socket, slot, start } = place;
             rx.push(Received { socket, peer, local_ip, slot, start, len, stride });
         }
     }

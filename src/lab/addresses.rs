@@ -6,7 +6,7 @@ use crate::base::batch::SocketId;
 
 /// Endpoint of a datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum Endpoint {
     /// A socket of a balancer.
     Balancer(u32, SocketId),
     /// A client.
@@ -25,28 +25,28 @@ const ENDS: u8 = 128;
 /// First port of a balancer's sockets.
 const PORT: u16 = 10_000;
 
-impl From<Place> for SocketAddr {
-    fn from(place: Place) -> SocketAddr {
+impl From<Endpoint> for SocketAddr {
+    fn from(place: Endpoint) -> SocketAddr {
         let (net, number, port) = match place {
-            Place::Balancer(number, SocketId(socket)) => (BALANCERS, number, PORT + socket),
-            Place::Client(number) => (CLIENTS, number, 9_000),
-            Place::End(number) => (ENDS, number, 7_000),
-            Place::Nobody => (NOBODY, 0, 8_000),
+            Endpoint::Balancer(number, SocketId(socket)) => (BALANCERS, number, PORT + socket),
+            Endpoint::Client(number) => (CLIENTS, number, 9_000),
+            Endpoint::End(number) => (ENDS, number, 7_000),
+            Endpoint::Nobody => (NOBODY, 0, 8_000),
         };
         let base = u32::from(Ipv4Addr::new(10, net, 0, 0));
         SocketAddr::from((Ipv4Addr::from(base + number), port))
     }
 }
 
-impl From<SocketAddr> for Place {
-    fn from(addr: SocketAddr) -> Place {
-        let IpAddr::V4(ip) = addr.ip() else { return Place::Nobody };
+impl From<SocketAddr> for Endpoint {
+    fn from(addr: SocketAddr) -> Endpoint {
+        let IpAddr::V4(ip) = addr.ip() else { return Endpoint::Nobody };
         let low = u32::from(ip) & 0xffff;
         match ip.octets()[1] {
-            BALANCERS if addr.port() >= PORT => Place::Balancer(low, SocketId(addr.port() - PORT)),
-            CLIENTS => Place::Client(low),
-            ENDS.. => Place::End(u32::from(ip) & 0x7f_ffff),
-            _ => Place::Nobody,
+            BALANCERS if addr.port() >= PORT => Endpoint::Balancer(low, SocketId(addr.port() - PORT)),
+            CLIENTS => Endpoint::Client(low),
+            ENDS.. => Endpoint::End(u32::from(ip) & 0x7f_ffff),
+            _ => Endpoint::Nobody,
         }
     }
 }
@@ -58,17 +58,17 @@ mod tests {
     #[test]
     fn every_place_has_an_address_of_its_own() {
         let places = [
-            Place::Balancer(0, SocketId(0)),
-            Place::Balancer(255, SocketId(999)),
-            Place::Client(65_535),
-            Place::End(0),
-            Place::End(70_000),
-            Place::End((1 << 22) - 1),
-            Place::Nobody,
+            Endpoint::Balancer(0, SocketId(0)),
+            Endpoint::Balancer(255, SocketId(999)),
+            Endpoint::Client(65_535),
+            Endpoint::End(0),
+            Endpoint::End(70_000),
+            Endpoint::End((1 << 22) - 1),
+            Endpoint::Nobody,
         ];
         for place in places {
-            assert_eq!(Place::from(SocketAddr::from(place)), place);
+            assert_eq!(Endpoint::from(SocketAddr::from(place)), place);
         }
-        assert_eq!(Place::from("[::1]:7000".parse::<SocketAddr>().unwrap()), Place::Nobody);
+        assert_eq!(Endpoint::from("[::1]:7000".parse::<SocketAddr>().unwrap()), Endpoint::Nobody);
     }
 }

@@ -4,12 +4,12 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::addresses::Place;
+use super::addresses::Endpoint;
 use super::contender::PolicyUnderTest;
 use super::links::DATAGRAM;
-use super::machine::End;
+use super::machine::ServerEnd;
 use super::setup::{Setup, WAITING_MAX};
-use super::world::{Meaning, NewEnd, Pool};
+use super::world::{Meaning, NewEnd, PoolModel};
 use crate::base::batch::{Rx, SocketId, Tx};
 use crate::base::time::Instant;
 use crate::pool::desired::DesiredServer;
@@ -29,7 +29,7 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 
 pub(super) struct Datagram;
 
-impl Pool for Datagram {
+impl PoolModel for Datagram {
     type Balancer = DatagramRole;
     type End = PlainServer;
 
@@ -68,7 +68,7 @@ impl Pool for Datagram {
             },
         };
         let sockets = Sockets { fronts: 0..1, v4: 1..1 + PORTS, v6: 0..0, check_v4: None, check_v6: None };
-        let addrs = (0..=PORTS).map(|socket| Place::Balancer(number, SocketId(socket)).into()).collect();
+        let addrs = (0..=PORTS).map(|socket| Endpoint::Balancer(number, SocketId(socket)).into()).collect();
         let chance = Chance { secret: [seed as u8; 16], seed };
         let (_, mut workers) =
             DatagramRole::workers(settings, chance, &[WorkerSockets { sockets, addrs }], now);
@@ -118,12 +118,12 @@ const REPLY: u8 = 1;
 /// An unmodified server: its queue, with the sender of each request.
 #[derive(Default)]
 pub(super) struct PlainServer {
-    waiting: VecDeque<Asked>,
+    waiting: VecDeque<EchoRequest>,
     in_service: usize,
-    finished: VecDeque<Asked>,
+    finished: VecDeque<EchoRequest>,
 }
 
-type Asked = (SocketAddr, [u8; LEN]);
+type EchoRequest = (SocketAddr, [u8; LEN]);
 
 impl Role for PlainServer {
     fn on_batch(&mut self, _: Instant, rx: &mut Rx, _: &mut Tx) {
@@ -149,8 +149,8 @@ impl Role for PlainServer {
     }
 }
 
-impl End for PlainServer {
-    type Job = Asked;
+impl ServerEnd for PlainServer {
+    type Job = EchoRequest;
 
     fn held(&self) -> usize {
         self.waiting.len() + self.in_service
@@ -160,13 +160,13 @@ impl End for PlainServer {
         // An unmodified server reports nothing.
     }
 
-    fn take(&mut self, _: Instant) -> Option<(Asked, usize)> {
+    fn take(&mut self, _: Instant) -> Option<(EchoRequest, usize)> {
         let asked = self.waiting.pop_front()?;
         self.in_service += 1;
         Some((asked, u64::from_le_bytes(*asked.1.first_chunk().expect("longer")) as usize))
     }
 
-    fn finish(&mut self, asked: Asked, _: Duration) {
+    fn finish(&mut self, asked: EchoRequest, _: Duration) {
         self.in_service -= 1;
         self.finished.push_back(asked);
     }

@@ -87,7 +87,7 @@ impl Figures {
 
 /// State of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Ending {
+enum RequestState {
     Open,
     Answered(u64),
     Refused,
@@ -95,8 +95,8 @@ enum Ending {
 }
 
 /// Requests and selections of a run.
-pub(super) struct Ledger {
-    endings: Vec<Ending>,
+pub(super) struct SimLedger {
+    endings: Vec<RequestState>,
     arrived: Vec<Instant>,
     warmup: usize,
     open: usize,
@@ -106,11 +106,11 @@ pub(super) struct Ledger {
     queue_max: u32,
 }
 
-impl Ledger {
+impl SimLedger {
     /// A ledger for `requests` requests; the first `warmup` do not count.
     pub fn new(requests: usize, warmup: usize) -> Self {
-        Ledger {
-            endings: vec![Ending::Open; requests],
+        SimLedger {
+            endings: vec![RequestState::Open; requests],
             arrived: vec![Instant::ZERO; requests],
             warmup,
             open: 0,
@@ -133,8 +133,8 @@ impl Ledger {
     }
 
     /// Records an outcome; only the first one of a request counts.
-    fn end(&mut self, request: usize, ending: Ending) {
-        if self.endings[request] == Ending::Open {
+    fn end(&mut self, request: usize, ending: RequestState) {
+        if self.endings[request] == RequestState::Open {
             self.endings[request] = ending;
             self.open -= 1;
         }
@@ -143,17 +143,17 @@ impl Ledger {
     /// Records that a request was answered.
     pub fn answer(&mut self, now: Instant, request: usize) {
         let latency = now.since(self.arrived[request]).as_nanos() as u64;
-        self.end(request, Ending::Answered(latency));
+        self.end(request, RequestState::Answered(latency));
     }
 
     /// Records that a request was refused.
     pub fn refuse(&mut self, request: usize) {
-        self.end(request, Ending::Refused);
+        self.end(request, RequestState::Refused);
     }
 
     /// Records that a request can no longer end.
     pub fn lose(&mut self, request: usize) {
-        self.end(request, Ending::Lost);
+        self.end(request, RequestState::Lost);
     }
 
     /// Records a selection: the server had `chosen` requests, the estimate was `believed`, and the
@@ -170,7 +170,7 @@ impl Ledger {
     /// Latency of each request in nanoseconds, if it was answered.
     pub fn latencies(&self) -> impl Iterator<Item = Option<u64>> {
         self.endings.iter().map(|ending| match ending {
-            Ending::Answered(latency) => Some(*latency),
+            RequestState::Answered(latency) => Some(*latency),
             _ => None,
         })
     }
@@ -178,14 +178,14 @@ impl Ledger {
     /// The results.
     pub fn figures(&self) -> Figures {
         let counted = &self.endings[self.warmup.min(self.endings.len())..];
-        let count = |of: fn(&Ending) -> bool| counted.iter().filter(|ending| of(ending)).count() as u64;
+        let count = |of: fn(&RequestState) -> bool| counted.iter().filter(|ending| of(ending)).count() as u64;
         let mean = |sum: u64| sum as f64 / self.decisions.max(1) as f64;
         Figures {
             latency: Quantiles::of(self.latencies().skip(self.warmup).flatten().collect()),
             requests: counted.len() as u64,
-            answered: count(|ending| matches!(ending, Ending::Answered(_))),
-            refused: count(|ending| *ending == Ending::Refused),
-            lost: count(|ending| matches!(ending, Ending::Lost | Ending::Open)),
+            answered: count(|ending| matches!(ending, RequestState::Answered(_))),
+            refused: count(|ending| *ending == RequestState::Refused),
+            lost: count(|ending| matches!(ending, RequestState::Lost | RequestState::Open)),
             regret: mean(self.regret),
             error: mean(self.error),
             queue_max: self.queue_max,
@@ -208,7 +208,7 @@ mod tests {
     #[test]
     fn a_request_ends_once_and_the_warm_up_does_not_count() {
         let at = |nanos| Instant::from_nanos(nanos);
-        let mut ledger = Ledger::new(5, 1);
+        let mut ledger = SimLedger::new(5, 1);
         (0..5).for_each(|request| ledger.arrive(at(request as u64 * 10), request));
         ledger.decide(0, 9, 0, 0);
         ledger.decide(1, 3, 1, 4);

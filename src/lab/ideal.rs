@@ -6,7 +6,7 @@ use std::collections::{BTreeSet, BinaryHeap};
 
 use super::lengths::Lengths;
 use super::speeds::Speeds;
-use super::trace::Trace;
+use super::trace::RequestTrace;
 use crate::base::rng::Rng;
 use crate::base::time::Instant;
 
@@ -34,7 +34,7 @@ fn pop_ended(ends: &mut Ends, by: Instant) -> Option<usize> {
 /// With equal servers, no policy has a better tail unless it knows service times in advance. With
 /// unequal servers, this queue never leaves a server idle. A policy that leaves slow servers idle on
 /// purpose may have a better tail.
-pub fn central_queue(trace: &Trace, speeds: &Speeds) -> Vec<u64> {
+pub fn central_queue(trace: &RequestTrace, speeds: &Speeds) -> Vec<u64> {
     let mut free: BTreeSet<_> = speeds.all().map(|server| rank(speeds, server, Instant::ZERO)).collect();
     let mut busy = Ends::new();
     let mut changes = speeds.changes().into_iter().peekable();
@@ -68,7 +68,7 @@ pub fn central_queue(trace: &Trace, speeds: &Speeds) -> Vec<u64> {
 
 /// Latency of each request in nanoseconds, and the longest queue, with *exact knowledge*. Each request
 /// goes at once to a server with the shortest queue, at random among equals, and waits there.
-pub fn exact_shortest_queue(trace: &Trace, speeds: &Speeds, seed: u64) -> (Vec<u64>, u32) {
+pub fn exact_shortest_queue(trace: &RequestTrace, speeds: &Speeds, seed: u64) -> (Vec<u64>, u32) {
     let mut rng = Rng::new(seed);
     let mut lengths = Lengths::new(speeds.servers());
     let mut free_at = vec![Instant::ZERO; speeds.servers()];
@@ -94,14 +94,14 @@ pub fn exact_shortest_queue(trace: &Trace, speeds: &Speeds, seed: u64) -> (Vec<u
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lab::trace::Request;
+    use crate::lab::trace::TracedRequest;
     use crate::lab::{Group, Spell};
     use proptest::prelude::*;
     use std::collections::VecDeque;
 
     /// The same queue, simulated step by step: waiting requests, free servers, one nanosecond after
     /// another.
-    fn acted_out(trace: &Trace, speeds: &Speeds) -> Vec<u64> {
+    fn acted_out(trace: &RequestTrace, speeds: &Speeds) -> Vec<u64> {
         let requests = trace.requests();
         let mut latencies = vec![0; requests.len()];
         let mut waiting: VecDeque<usize> = VecDeque::new();
@@ -131,15 +131,15 @@ mod tests {
         unreachable!("the loop over time is endless");
     }
 
-    fn trace() -> impl Strategy<Value = Trace> {
+    fn trace() -> impl Strategy<Value = RequestTrace> {
         // A service time of zero would end in the nanosecond of its start, whose order is not defined.
         prop::collection::vec((0u64..20, 1u64..60), 1..60).prop_map(|drawn| {
             let mut at = 0;
             let request = |(gap, work)| {
                 at += gap;
-                Request { at: Instant::from_nanos(at), work: work * 10, balancer: 0 }
+                TracedRequest { at: Instant::from_nanos(at), work: work * 10, balancer: 0 }
             };
-            Trace::from(drawn.into_iter().map(request).collect::<Vec<_>>())
+            RequestTrace::from(drawn.into_iter().map(request).collect::<Vec<_>>())
         })
     }
 
@@ -170,8 +170,8 @@ mod tests {
 
     #[test]
     fn exact_knowledge_takes_an_idle_server_if_there_is_one() {
-        let at = |nanos| Request { at: Instant::from_nanos(nanos), work: 100, balancer: 0 };
-        let trace = Trace::from(vec![at(0), at(0), at(0), at(50), at(100), at(101)]);
+        let at = |nanos| TracedRequest { at: Instant::from_nanos(nanos), work: 100, balancer: 0 };
+        let trace = RequestTrace::from(vec![at(0), at(0), at(0), at(50), at(100), at(101)]);
         let (latencies, longest) = exact_shortest_queue(&trace, &Speeds::new(3, &[], &[]), 7);
         assert_eq!((latencies, longest), (vec![100, 100, 100, 150, 100, 100], 2));
     }

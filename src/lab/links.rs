@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::addresses::Place;
+use super::addresses::Endpoint;
 use crate::base::rng::Rng;
 
 /// Maximum size of a simulated datagram: a frame of the smallest size.
@@ -10,9 +10,9 @@ pub(super) const DATAGRAM: usize = crate::wire::header::FRAME_SIZE_MIN;
 
 /// A datagram in flight.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Parcel {
-    pub from: Place,
-    pub to: Place,
+pub(super) struct Transit {
+    pub from: Endpoint,
+    pub to: Endpoint,
     pub len: u16,
     pub bytes: [u8; DATAGRAM],
 }
@@ -27,7 +27,7 @@ pub(super) struct Links {
     jitter: Duration,
     loss: f64,
     rng: Rng,
-    parcels: Vec<Parcel>,
+    parcels: Vec<Transit>,
     free: Vec<u32>,
 }
 
@@ -55,9 +55,9 @@ impl Links {
     }
 
     /// Sends a datagram.
-    pub fn put(&mut self, from: Place, to: Place, bytes: &[u8]) -> ParcelId {
+    pub fn put(&mut self, from: Endpoint, to: Endpoint, bytes: &[u8]) -> ParcelId {
         let id = self.free.pop().unwrap_or_else(|| {
-            self.parcels.push(Parcel { from, to, len: 0, bytes: [0; DATAGRAM] });
+            self.parcels.push(Transit { from, to, len: 0, bytes: [0; DATAGRAM] });
             self.parcels.len() as u32 - 1
         });
         let parcel = &mut self.parcels[id as usize];
@@ -67,7 +67,7 @@ impl Links {
     }
 
     /// Delivers a datagram. The next [`Links::put`] may reuse its slot.
-    pub fn take(&mut self, id: ParcelId) -> &Parcel {
+    pub fn take(&mut self, id: ParcelId) -> &Transit {
         self.free.push(id.0);
         &self.parcels[id.0 as usize]
     }

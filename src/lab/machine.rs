@@ -7,7 +7,7 @@ use crate::base::time::Instant;
 use crate::role::Role;
 
 /// A server as one balancer knows it.
-pub(super) trait End: Role {
+pub(super) trait ServerEnd: Role {
     /// Identifies a request in service.
     type Job: Copy;
 
@@ -35,7 +35,7 @@ pub(super) struct InService<J> {
 
 /// A server machine with one end per balancer; the ends share its queue and its time.
 #[derive(Debug)]
-pub(super) struct Machine<J> {
+pub(super) struct ServerMachine<J> {
     /// Ends of the queued requests, in the order of arrival.
     pub waiting: VecDeque<u32>,
     pub in_service: Option<InService<J>>,
@@ -43,9 +43,9 @@ pub(super) struct Machine<J> {
     pub held: usize,
 }
 
-impl<J> Machine<J> {
+impl<J> ServerMachine<J> {
     pub fn new() -> Self {
-        Machine { waiting: VecDeque::new(), in_service: None, held: 0 }
+        ServerMachine { waiting: VecDeque::new(), in_service: None, held: 0 }
     }
 
     /// The end of the next request, if no request is in service.

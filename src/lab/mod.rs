@@ -48,5 +48,5 @@ pub use overload::{Overload, Survival};
 pub use setup::{PoolKind, SERVERS_OF_ONE_MAX, Setup};
 pub use speeds::{BadSpeed, Group, Speeds, Spell};
 pub use study::{Case, Compared, EXACT, InCase, Spread, Study, simulate};
-pub use trace::{Request, Trace};
+pub use trace::{RequestTrace, TracedRequest};
 pub use world::NotReady;

@@ -3,12 +3,12 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::addresses::Place;
+use super::addresses::Endpoint;
 use super::contender::PolicyUnderTest;
 use super::links::DATAGRAM;
-use super::machine::End;
+use super::machine::ServerEnd;
 use super::setup::{FORMAT, Setup, WAITING_MAX};
-use super::world::{Meaning, NewEnd, Pool};
+use super::world::{Meaning, NewEnd, PoolModel};
 use crate::base::batch::SocketId;
 use crate::base::time::Instant;
 use crate::pool::autoscale;
@@ -24,7 +24,7 @@ const PLACES: usize = 1 << 22;
 
 pub(super) struct Native;
 
-impl Pool for Native {
+impl PoolModel for Native {
     type Balancer = NativeRole;
     type End = ServerRole;
 
@@ -63,7 +63,7 @@ impl Pool for Native {
                 max: setup.servers as u32,
             },
             health: Rules::default(),
-            own: [FRONT, BACK].map(|socket| SocketAddr::from(Place::Balancer(number, socket))).to_vec(),
+            own: [FRONT, BACK].map(|socket| SocketAddr::from(Endpoint::Balancer(number, socket))).to_vec(),
             seed,
         };
         NativeRole::workers(settings, now).pop().expect("one worker")
@@ -72,14 +72,14 @@ impl Pool for Native {
     fn end(setup: &Setup, new: NewEnd, now: Instant) -> ServerRole {
         let NewEnd { balancer, server, weight, seed } = new;
         let ends = setup.servers_of_one() * setup.balancers;
-        let settings = server::Settings {
+        let settings = server::ServerSettings {
             format: FORMAT,
             key: None,
             id: server as u32,
             weight,
             queue_capacity: (PLACES / ends).clamp(256, 16_384),
             interval: setup.staleness,
-            balancer: Place::Balancer(balancer, BACK).into(),
+            balancer: Endpoint::Balancer(balancer, BACK).into(),
             work: Work::Handlers,
             seed,
         };
@@ -133,7 +133,7 @@ impl Pool for Native {
     }
 }
 
-impl End for ServerRole {
+impl ServerEnd for ServerRole {
     type Job = JobId;
 
     fn held(&self) -> usize {

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::contender::PolicyUnderTest;
 use super::setup::Setup;
 use super::study::{in_parallel, play};
-use super::trace::{Phase, Trace};
+use super::trace::{Phase, RequestTrace};
 use super::world::NotReady;
 use crate::base::time::Instant;
 
@@ -54,14 +54,14 @@ impl Overload {
     }
 
     /// The trace, with `load` as the usual load.
-    fn trace(&self, setup: &Setup, load: f64, seed: u64) -> Trace {
+    fn trace(&self, setup: &Setup, load: f64, seed: u64) -> RequestTrace {
         let usual = |lasts| Phase { rate: setup.rate(load), lasts };
         let phases = [
             usual(Overload::BEFORE),
             Phase { rate: setup.rate(self.factor), lasts: self.lasts },
             usual(Overload::AFTER),
         ];
-        Trace::phases(&phases, setup.service, setup.balancers, seed)
+        RequestTrace::phases(&phases, setup.service, setup.balancers, seed)
     }
 
     /// Runs the overload for each policy under test.
@@ -83,7 +83,13 @@ impl Overload {
     }
 
     /// The result of a run; `capacity` is in requests per second.
-    fn judge(&self, name: String, capacity: f64, trace: &Trace, latencies: &[Option<u64>]) -> Survival {
+    fn judge(
+        &self,
+        name: String,
+        capacity: f64,
+        trace: &RequestTrace,
+        latencies: &[Option<u64>],
+    ) -> Survival {
         let span = self.span();
         let slice = Overload::SLICE.as_nanos() as u64;
         let whole = Overload::BEFORE + self.lasts + Overload::AFTER;
@@ -114,14 +120,22 @@ impl Overload {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lab::Request;
+    use crate::lab::TracedRequest;
 
     #[test]
     fn what_is_served_meanwhile_counts_and_what_is_lost_later() {
         let overload = Overload { factor: 2.0, lasts: Duration::from_secs(1) };
-        let at = |millis: u64| Request { at: Instant::from_nanos(millis * 1_000_000), work: 1, balancer: 0 };
-        let trace =
-            Trace::from(vec![at(100), at(1_990), at(2_500), at(2_600), at(2_990), at(3_400), at(6_999)]);
+        let at =
+            |millis: u64| TracedRequest { at: Instant::from_nanos(millis * 1_000_000), work: 1, balancer: 0 };
+        let trace = RequestTrace::from(vec![
+            at(100),
+            at(1_990),
+            at(2_500),
+            at(2_600),
+            at(2_990),
+            at(3_400),
+            at(6_999),
+        ]);
         let answered = Some(20_000_000);
         let latencies = [None, answered, answered, None, answered, None, answered];
         let survival = overload.judge("x".into(), 4.0, &trace, &latencies);

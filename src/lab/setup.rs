@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::links::DATAGRAM;
 use super::speeds::{Group, Speeds, Spell};
-use super::trace::Trace;
+use super::trace::RequestTrace;
 use crate::base::service_time::ServiceTime;
 use crate::wire::{FrameFormat, ReplyPath};
 
@@ -133,8 +133,8 @@ impl Setup {
     }
 
     /// A trace at this load.
-    pub fn trace(&self, load: f64, seed: u64) -> Trace {
-        Trace::steady(self.rate(load), self.requests, self.service, self.balancers, seed)
+    pub fn trace(&self, load: f64, seed: u64) -> RequestTrace {
+        RequestTrace::steady(self.rate(load), self.requests, self.service, self.balancers, seed)
     }
 }
 

@@ -8,11 +8,11 @@ use serde::Serialize;
 
 use super::contender::PolicyUnderTest;
 use super::datagram::Datagram;
-use super::figures::{Figures, Ledger, Quantiles};
+use super::figures::{Figures, Quantiles, SimLedger};
 use super::ideal::{central_queue, exact_shortest_queue};
 use super::native::Native;
 use super::setup::{PoolKind, Setup};
-use super::trace::Trace;
+use super::trace::RequestTrace;
 use super::world::{NotReady, World};
 use crate::base::time::thread_time;
 
@@ -94,7 +94,7 @@ pub const EXACT: &str = "exact";
 pub fn simulate(
     setup: &Setup,
     contender: PolicyUnderTest,
-    trace: &Trace,
+    trace: &RequestTrace,
     seed: u64,
 ) -> Result<Figures, NotReady> {
     Ok(play(setup, contender, trace, seed)?.figures())
@@ -104,9 +104,9 @@ pub fn simulate(
 pub(super) fn play(
     setup: &Setup,
     contender: PolicyUnderTest,
-    trace: &Trace,
+    trace: &RequestTrace,
     seed: u64,
-) -> Result<Ledger, NotReady> {
+) -> Result<SimLedger, NotReady> {
     match setup.kind {
         PoolKind::Native => Ok(World::<Native>::new(setup, contender, trace, seed)?.run()),
         PoolKind::Datagram => Ok(World::<Datagram>::new(setup, contender, trace, seed)?.run()),

@@ -9,7 +9,7 @@ use crate::base::time::Instant;
 
 /// One request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Request {
+pub struct TracedRequest {
     /// Arrival, relative to the start of the trace.
     pub at: Instant,
     /// Service time at speed 1, in nanoseconds.
@@ -29,34 +29,45 @@ pub(super) struct Phase {
 
 /// Requests in the order of arrival.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Trace {
-    requests: Vec<Request>,
+pub struct RequestTrace {
+    requests: Vec<TracedRequest>,
 }
 
-impl Trace {
+impl RequestTrace {
     /// A Poisson process of `count` requests at this rate in requests per second. Each request goes to a
     /// random balancer.
-    pub fn steady(rate: f64, count: usize, service: ServiceTime, balancers: usize, seed: u64) -> Trace {
+    pub fn steady(
+        rate: f64,
+        count: usize,
+        service: ServiceTime,
+        balancers: usize,
+        seed: u64,
+    ) -> RequestTrace {
         let for_ever = Phase { rate, lasts: Duration::MAX };
-        Trace { requests: Arrivals::new(&[for_ever], service, balancers, seed).take(count).collect() }
+        RequestTrace { requests: Arrivals::new(&[for_ever], service, balancers, seed).take(count).collect() }
     }
 
     /// Consecutive phases, each a Poisson process of its own rate.
-    pub(super) fn phases(phases: &[Phase], service: ServiceTime, balancers: usize, seed: u64) -> Trace {
-        Trace { requests: Arrivals::new(phases, service, balancers, seed).collect() }
+    pub(super) fn phases(
+        phases: &[Phase],
+        service: ServiceTime,
+        balancers: usize,
+        seed: u64,
+    ) -> RequestTrace {
+        RequestTrace { requests: Arrivals::new(phases, service, balancers, seed).collect() }
     }
 
     /// All requests.
-    pub fn requests(&self) -> &[Request] {
+    pub fn requests(&self) -> &[TracedRequest] {
         &self.requests
     }
 }
 
-impl From<Vec<Request>> for Trace {
+impl From<Vec<TracedRequest>> for RequestTrace {
     /// A trace of these requests, which must be in the order of arrival.
-    fn from(requests: Vec<Request>) -> Self {
+    fn from(requests: Vec<TracedRequest>) -> Self {
         assert!(requests.is_sorted_by_key(|request| request.at), "requests must be in the order of arrival");
-        Trace { requests }
+        RequestTrace { requests }
     }
 }
 
@@ -86,9 +97,9 @@ impl<'a> Arrivals<'a> {
 }
 
 impl Iterator for Arrivals<'_> {
-    type Item = Request;
+    type Item = TracedRequest;
 
-    fn next(&mut self) -> Option<Request> {
+    fn next(&mut self) -> Option<TracedRequest> {
         // An exponential gap at rate 1, scaled by the rates of the phases that it crosses.
         let mut gap = -(1.0 - self.gaps.unit_f64()).ln();
         loop {
@@ -104,7 +115,7 @@ impl Iterator for Arrivals<'_> {
             self.phase_ends += self.phases.first()?.lasts.as_secs_f64();
         }
         let work = &mut self.work;
-        Some(Request {
+        Some(TracedRequest {
             at: Instant::from_nanos((self.now * 1e9) as u64),
             work: (self.service.sample(&mut || work.unit_f64()).as_nanos() as u64).max(1),
             balancer: self.places.below(self.balancers) as u32,
@@ -120,7 +131,7 @@ mod tests {
 
     #[test]
     fn a_steady_trace_has_its_rate_its_work_and_all_balancers() {
-        let trace = Trace::steady(1_000.0, 100_000, ServiceTime::exponential(5 * MS), 4, 1);
+        let trace = RequestTrace::steady(1_000.0, 100_000, ServiceTime::exponential(5 * MS), 4, 1);
         let all = trace.requests();
         let seconds = all.last().unwrap().at.as_nanos() as f64 / 1e9;
         assert!((99.0..101.0).contains(&seconds), "{seconds} s");
@@ -134,22 +145,22 @@ mod tests {
 
     #[test]
     fn traces_of_one_seed_have_the_same_work_at_any_rate() {
-        let of = |rate| Trace::steady(rate, 1_000, ServiceTime::exponential(MS), 2, 9);
+        let of = |rate| RequestTrace::steady(rate, 1_000, ServiceTime::exponential(MS), 2, 9);
         let (slow, fast) = (of(100.0), of(200.0));
         for (slow, fast) in slow.requests().iter().zip(fast.requests()) {
             assert_eq!((slow.work, slow.balancer), (fast.work, fast.balancer));
             assert!(slow.at.as_nanos().abs_diff(2 * fast.at.as_nanos()) <= 2);
         }
-        assert_ne!(of(100.0), Trace::steady(100.0, 1_000, ServiceTime::exponential(MS), 2, 10));
+        assert_ne!(of(100.0), RequestTrace::steady(100.0, 1_000, ServiceTime::exponential(MS), 2, 10));
     }
 
     #[test]
     fn each_phase_has_its_own_rate_and_the_last_one_ends_the_trace() {
         let phase = |rate, seconds| Phase { rate, lasts: Duration::from_secs(seconds) };
         let phases = [phase(1_000.0, 10), phase(5_000.0, 4), phase(0.0, 2), phase(1_000.0, 10)];
-        let trace = Trace::phases(&phases, ServiceTime::exponential(MS), 1, 3);
+        let trace = RequestTrace::phases(&phases, ServiceTime::exponential(MS), 1, 3);
         let between = |from: u64, to: u64| {
-            let second = |r: &&Request| (from..to).contains(&(r.at.as_nanos() / 1_000_000_000));
+            let second = |r: &&TracedRequest| (from..to).contains(&(r.at.as_nanos() / 1_000_000_000));
             trace.requests().iter().filter(second).count()
         };
         assert!((9_600..10_400).contains(&between(0, 10)));

@@ -5,16 +5,16 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::addresses::Place;
+use super::addresses::Endpoint;
 use super::contender::PolicyUnderTest;
 use super::events::Events;
-use super::figures::Ledger;
+use super::figures::SimLedger;
 use super::lengths::Lengths;
-use super::links::{DATAGRAM, Links, Parcel, ParcelId};
-use super::machine::{End, InService, Machine};
+use super::links::{DATAGRAM, Links, ParcelId, Transit};
+use super::machine::{InService, ServerEnd, ServerMachine};
 use super::setup::{FORMAT, Setup};
 use super::speeds::Speeds;
-use super::trace::Trace;
+use super::trace::RequestTrace;
 use crate::base::batch::{Received, Rx, SocketId, Tx};
 use crate::base::rng::Rng;
 use crate::base::time::Instant;
@@ -51,11 +51,11 @@ pub(super) struct NewEnd {
 }
 
 /// A kind of pool: its roles and its datagrams.
-pub(super) trait Pool {
+pub(super) trait PoolModel {
     /// A worker of a balancer.
     type Balancer: Role;
     /// A server as one balancer knows it.
-    type End: End;
+    type End: ServerEnd;
 
     /// The balancer's client-side socket.
     const FRONT: SocketId;
@@ -80,7 +80,7 @@ pub(super) trait Pool {
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Event {
+enum SimEvent {
     /// A datagram arrives.
     Arrive(ParcelId),
     /// A role's deadline.
@@ -109,11 +109,11 @@ impl<R: Role> Timed<R> {
     }
 
     /// Plans the role's deadline, if it has changed.
-    fn plan(&mut self, now: Instant, node: Node, events: &mut Events<Event>) {
+    fn plan(&mut self, now: Instant, node: Node, events: &mut Events<SimEvent>) {
         // An immediate deadline takes one microsecond, so that no error can stop the time.
         let next = self.role.next_deadline().map(|at| at.max(now + Duration::from_micros(1)));
         if let Some(next) = next.filter(|&next| self.due != Some(next)) {
-            events.plan(next, Event::Timer(node));
+            events.plan(next, SimEvent::Timer(node));
         }
         self.due = next;
     }
@@ -129,7 +129,7 @@ impl<R: Role> Timed<R> {
 }
 
 /// Buffers of a turn; all turns share them, since turns run one after another.
-struct Turn {
+struct TurnBuffers {
     rx: Rx,
     tx: Tx,
 }
@@ -137,9 +137,9 @@ struct Turn {
 /// Maximum frames of a turn: a SYNC to each server, and some more.
 const FRAMES: usize = 8_192;
 
-impl Turn {
+impl TurnBuffers {
     fn new() -> Self {
-        Turn { rx: Rx::new(1, DATAGRAM), tx: Tx::new(FRAMES, FRAMES * DATAGRAM, 1) }
+        TurnBuffers { rx: Rx::new(1, DATAGRAM), tx: Tx::new(FRAMES, FRAMES * DATAGRAM, 1) }
     }
 
     /// Runs a turn with one datagram or none.
@@ -156,10 +156,10 @@ impl Turn {
     }
 
     /// The datagrams sent in the turn: socket, destination and bytes.
-    fn sent(&self) -> impl Iterator<Item = (SocketId, Place, &[u8])> {
+    fn sent(&self) -> impl Iterator<Item = (SocketId, Endpoint, &[u8])> {
         let (rx, tx) = (&self.rx, &self.tx);
         tx.destinations().iter().flat_map(move |destination| {
-            let (socket, to) = (destination.socket, Place::from(destination.to));
+            let (socket, to) = (destination.socket, Endpoint::from(destination.to));
             tx.frames(destination).map(move |frame| (socket, to, tx.bytes(rx, frame)))
         })
     }
@@ -178,37 +178,37 @@ const BEGINS: Instant = Instant::from_nanos(5_000_000_000);
 const QUIET: Duration = Duration::from_secs(4);
 
 /// The simulated system: roles, network, true queues and requests.
-pub(super) struct World<'a, P: Pool> {
+pub(super) struct World<'a, P: PoolModel> {
     setup: &'a Setup,
-    trace: &'a Trace,
+    trace: &'a RequestTrace,
     speeds: Speeds,
     now: Instant,
     /// Start of the trace.
     origin: Instant,
-    events: Events<Event>,
+    events: Events<SimEvent>,
     links: Links,
-    turn: Turn,
+    turn: TurnBuffers,
     balancers: Vec<Timed<P::Balancer>>,
     /// Server ends, balancer by balancer.
     ends: Vec<Timed<P::End>>,
     ends_of_one: usize,
-    machines: Vec<Machine<<P::End as End>::Job>>,
+    machines: Vec<ServerMachine<<P::End as ServerEnd>::Job>>,
     clients: Vec<Timed<ClientRole>>,
     /// Numbers in the trace of the clients' requests.
     numbers: HashMap<(u32, u64), usize>,
     truth: Lengths,
-    ledger: Ledger,
+    ledger: SimLedger,
 }
 
 /// Source of all requests that belong to no retrying client.
-const ONE_CLIENT: Place = Place::Client(0);
+const ONE_CLIENT: Endpoint = Endpoint::Client(0);
 
-impl<'a, P: Pool> World<'a, P> {
+impl<'a, P: PoolModel> World<'a, P> {
     /// A system in which all servers have registered, before the first request.
     pub fn new(
         setup: &'a Setup,
         contender: PolicyUnderTest,
-        trace: &'a Trace,
+        trace: &'a RequestTrace,
         seed: u64,
     ) -> Result<Self, NotReady> {
         let mut rng = Rng::new(seed);
@@ -221,15 +221,15 @@ impl<'a, P: Pool> World<'a, P> {
             origin: BEGINS,
             events: Events::new(),
             links: Links::new(setup.rtt / 2, setup.jitter, setup.loss, rng.next_u64()),
-            turn: Turn::new(),
+            turn: TurnBuffers::new(),
             balancers: vec![],
             ends: vec![],
             ends_of_one,
-            machines: (0..setup.servers).map(|_| Machine::new()).collect(),
+            machines: (0..setup.servers).map(|_| ServerMachine::new()).collect(),
             clients: vec![],
             numbers: HashMap::new(),
             truth: Lengths::new(setup.servers),
-            ledger: Ledger::new(trace.requests().len(), setup.warmup),
+            ledger: SimLedger::new(trace.requests().len(), setup.warmup),
             speeds,
         };
         world.people(contender, &mut rng);
@@ -250,7 +250,7 @@ impl<'a, P: Pool> World<'a, P> {
                 let server = self.setup.server_of(number as usize, n);
                 let weight = self.setup.weight(self.speeds.at(server, Instant::ZERO));
                 let at = self.now + Duration::from_nanos(rng.below(interval));
-                servers.push((Place::End(end).into(), weight));
+                servers.push((Endpoint::End(end).into(), weight));
                 let new = NewEnd { balancer: number, server, weight, seed: rng.next_u64() };
                 let role = P::end(self.setup, new, at);
                 self.ends.push(Timed::new(role));
@@ -261,8 +261,8 @@ impl<'a, P: Pool> World<'a, P> {
             self.balancers[number as usize].plan(at, Node::Balancer(number), &mut self.events);
         }
         for number in 0..self.setup.clients as u32 {
-            let target = Place::Balancer(number % self.setup.balancers as u32, P::FRONT);
-            let settings = client::Settings {
+            let target = Endpoint::Balancer(number % self.setup.balancers as u32, P::FRONT);
+            let settings = client::ClientSettings {
                 format: FORMAT,
                 target: target.into(),
                 timeout: CLIENT_TIMEOUT,
@@ -296,7 +296,7 @@ impl<'a, P: Pool> World<'a, P> {
     }
 
     /// Runs the trace to its end.
-    pub fn run(mut self) -> Ledger {
+    pub fn run(mut self) -> SimLedger {
         let trace = self.trace;
         for (number, request) in trace.requests().iter().enumerate() {
             let at = self.origin + request.at.since(Instant::ZERO);
@@ -323,19 +323,19 @@ impl<'a, P: Pool> World<'a, P> {
         self.now = at;
         let Some((_, event)) = self.events.pop() else { return };
         match event {
-            Event::Arrive(parcel) => self.arrive(parcel),
-            Event::Done(server) => self.done(server),
-            Event::Timer(Node::Balancer(number)) => {
+            SimEvent::Arrive(parcel) => self.arrive(parcel),
+            SimEvent::Done(server) => self.done(server),
+            SimEvent::Timer(Node::Balancer(number)) => {
                 if self.balancers[number as usize].is_due(at) {
                     self.turn_balancer(number, None);
                 }
             }
-            Event::Timer(Node::End(end)) => {
+            SimEvent::Timer(Node::End(end)) => {
                 if self.ends[end as usize].is_due(at) {
                     self.turn_end(end, None);
                 }
             }
-            Event::Timer(Node::Client(number)) => {
+            SimEvent::Timer(Node::Client(number)) => {
                 if self.clients[number as usize].is_due(at) {
                     self.turn_client(number, None);
                 }
@@ -349,9 +349,9 @@ impl<'a, P: Pool> World<'a, P> {
         if self.clients.is_empty() {
             let mut bytes = [0; DATAGRAM];
             let len = P::write_request(number, &mut bytes) as u16;
-            let to = Place::Balancer(balancer, P::FRONT);
+            let to = Endpoint::Balancer(balancer, P::FRONT);
             return self
-                .turn_balancer(balancer, Some((P::FRONT, &Parcel { from: ONE_CLIENT, to, len, bytes })));
+                .turn_balancer(balancer, Some((P::FRONT, &Transit { from: ONE_CLIENT, to, len, bytes })));
         }
         let client = (number % self.clients.len()) as u32;
         self.turn.rx.clear();
@@ -368,14 +368,14 @@ impl<'a, P: Pool> World<'a, P> {
     fn arrive(&mut self, id: ParcelId) {
         let parcel = *self.links.take(id);
         match parcel.to {
-            Place::Balancer(number, socket) => self.turn_balancer(number, Some((socket, &parcel))),
-            Place::End(end) => self.turn_end(end, Some(&parcel)),
-            Place::Client(number) if self.clients.is_empty() => {
-                debug_assert_eq!(Place::Client(number), ONE_CLIENT);
+            Endpoint::Balancer(number, socket) => self.turn_balancer(number, Some((socket, &parcel))),
+            Endpoint::End(end) => self.turn_end(end, Some(&parcel)),
+            Endpoint::Client(number) if self.clients.is_empty() => {
+                debug_assert_eq!(Endpoint::Client(number), ONE_CLIENT);
                 self.end_request(&parcel.bytes[..usize::from(parcel.len)]);
             }
-            Place::Client(number) => self.turn_client(number, Some(&parcel)),
-            Place::Nobody => {}
+            Endpoint::Client(number) => self.turn_client(number, Some(&parcel)),
+            Endpoint::Nobody => {}
         }
     }
 
@@ -388,17 +388,17 @@ impl<'a, P: Pool> World<'a, P> {
         }
     }
 
-    fn turn_balancer(&mut self, number: u32, arrived: Option<(SocketId, &Parcel)>) {
+    fn turn_balancer(&mut self, number: u32, arrived: Option<(SocketId, &Transit)>) {
         let balancer = &mut self.balancers[number as usize];
         let arrived = arrived.map(|(socket, parcel)| (socket, parcel.from.into(), bytes_of(parcel)));
         self.turn.run(&mut balancer.role, self.now, arrived);
         balancer.plan(self.now, Node::Balancer(number), &mut self.events);
         let World { turn, links, events, truth, ledger, setup, clients, .. } = self;
         for (socket, to, bytes) in turn.sent() {
-            let from = Place::Balancer(number, socket);
+            let from = Endpoint::Balancer(number, socket);
             let (delay, request) = match (to, P::meaning(bytes)) {
                 // Clients have no delay to the balancers.
-                (Place::Client(_), Meaning::Reply { request, is_ok }) if clients.is_empty() => {
+                (Endpoint::Client(_), Meaning::Reply { request, is_ok }) if clients.is_empty() => {
                     if is_ok {
                         ledger.answer(self.now, request);
                     } else {
@@ -406,8 +406,8 @@ impl<'a, P: Pool> World<'a, P> {
                     }
                     continue;
                 }
-                (Place::Client(_), _) => (Some(Duration::ZERO), None),
-                (Place::End(end), Meaning::Request(request)) => {
+                (Endpoint::Client(_), _) => (Some(Duration::ZERO), None),
+                (Endpoint::End(end), Meaning::Request(request)) => {
                     let n = end as usize % self.ends_of_one;
                     let server = setup.server_of(number as usize, n);
                     let believed = P::believed(&balancer.role, n, bytes).saturating_sub(1);
@@ -432,7 +432,7 @@ impl<'a, P: Pool> World<'a, P> {
         self.setup.server_of(balancer, n)
     }
 
-    fn turn_end(&mut self, end: u32, arrived: Option<&Parcel>) {
+    fn turn_end(&mut self, end: u32, arrived: Option<&Transit>) {
         let server = self.server_of(end);
         let machine = &mut self.machines[server];
         let node = &mut self.ends[end as usize];
@@ -455,7 +455,7 @@ impl<'a, P: Pool> World<'a, P> {
                     ledger.lose(request);
                 }
             }
-            send(links, events, self.now, delay, Packet { from: Place::End(end), to, bytes });
+            send(links, events, self.now, delay, Packet { from: Endpoint::End(end), to, bytes });
         }
         self.serve(server);
     }
@@ -478,7 +478,7 @@ impl<'a, P: Pool> World<'a, P> {
                 let since = Instant::ZERO + self.now.since(self.origin);
                 let took = Duration::from_nanos(self.speeds.time_for(server, work, since));
                 machine.in_service = Some(InService { end, job, took });
-                self.events.plan(self.now + took, Event::Done(server as u32));
+                self.events.plan(self.now + took, SimEvent::Done(server as u32));
             }
         }
     }
@@ -492,7 +492,7 @@ impl<'a, P: Pool> World<'a, P> {
         self.turn_end(end, None);
     }
 
-    fn turn_client(&mut self, number: u32, arrived: Option<&Parcel>) {
+    fn turn_client(&mut self, number: u32, arrived: Option<&Transit>) {
         let node = &mut self.clients[number as usize];
         let arrived = arrived.map(|parcel| (client::SOCKET, parcel.from.into(), bytes_of(parcel)));
         self.turn.run(&mut node.role, self.now, arrived);
@@ -504,7 +504,7 @@ impl<'a, P: Pool> World<'a, P> {
         let World { turn, links, events, ledger, clients, numbers, .. } = self;
         for (socket, to, bytes) in turn.sent() {
             debug_assert_eq!(socket, client::SOCKET);
-            let packet = Packet { from: Place::Client(number), to, bytes };
+            let packet = Packet { from: Endpoint::Client(number), to, bytes };
             send(links, events, self.now, Some(Duration::ZERO), packet);
         }
         let node = &mut clients[number as usize];
@@ -530,28 +530,28 @@ const CLIENT_IN_FLIGHT: usize = 4_096;
 /// Interval of the check whether all servers have registered.
 const LOOK: Duration = Duration::from_millis(5);
 
-fn bytes_of(parcel: &Parcel) -> &[u8] {
+fn bytes_of(parcel: &Transit) -> &[u8] {
     &parcel.bytes[..usize::from(parcel.len)]
 }
 
 /// A datagram to send.
 struct Packet<'a> {
-    from: Place,
-    to: Place,
+    from: Endpoint,
+    to: Endpoint,
     bytes: &'a [u8],
 }
 
 /// Sends a datagram over the network, unless it is lost.
 fn send(
     links: &mut Links,
-    events: &mut Events<Event>,
+    events: &mut Events<SimEvent>,
     now: Instant,
     delay: Option<Duration>,
     packet: Packet<'_>,
 ) {
     let Packet { from, to, bytes } = packet;
-    let Some(delay) = delay.filter(|_| to != Place::Nobody) else { return };
-    let parcel = Event::Arrive(links.put(from, to, bytes));
+    let Some(delay) = delay.filter(|_| to != Endpoint::Nobody) else { return };
+    let parcel = SimEvent::Arrive(links.put(from, to, bytes));
     match links.keeps_order() && !delay.is_zero() {
         true => events.plan_in_row(now + delay, parcel),
         false => events.plan(now + delay, parcel),

@@ -10,10 +10,10 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::condition::{Figures, Metric};
+use super::condition::{Metric, ReportMetrics};
 use super::interval::Interval;
 use super::search::number;
-use super::{Report, Verdict};
+use super::{LoadReport, RunVerdict};
 
 /// One of the two targets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,16 +34,16 @@ const SHARES: [Metric; 2] = [Metric::Loss, Metric::Errors];
 #[derive(Clone, Debug)]
 pub struct Compare {
     pairs: usize,
-    turns: Vec<Turn>,
+    turns: Vec<ComparisonTurn>,
 }
 
 /// One run against one of the targets.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Turn {
+pub struct ComparisonTurn {
     /// The target of the run.
     pub side: Side,
     /// The run's results.
-    pub report: Report,
+    pub report: LoadReport,
 }
 
 /// A finished comparison.
@@ -56,7 +56,7 @@ pub struct Compared {
     /// Pairs left out as invalid.
     pub pairs_unfit: usize,
     /// All turns in the order in which they ran.
-    pub turns: Vec<Turn>,
+    pub turns: Vec<ComparisonTurn>,
 }
 
 /// One metric of B relative to A.
@@ -89,9 +89,9 @@ impl Compare {
     }
 
     /// Records the turn that [`Compare::next`] selected.
-    pub fn record(&mut self, report: Report) {
+    pub fn record(&mut self, report: LoadReport) {
         let side = self.next().expect("the comparison is not finished");
-        self.turns.push(Turn { side, report });
+        self.turns.push(ComparisonTurn { side, report });
     }
 
     /// Results of all complete pairs; the error is that a report is damaged.
@@ -99,12 +99,12 @@ impl Compare {
         let mut pairs = vec![];
         let mut pairs_unfit = 0;
         for turns in self.turns.chunks_exact(2) {
-            if turns.iter().any(|turn| turn.report.verdict() != Verdict::Valid) {
+            if turns.iter().any(|turn| turn.report.verdict() != RunVerdict::Valid) {
                 pairs_unfit += 1;
                 continue;
             }
             let (a, b) = if turns[0].side == Side::A { (0, 1) } else { (1, 0) };
-            pairs.push((Figures::of(&turns[a].report)?, Figures::of(&turns[b].report)?));
+            pairs.push((ReportMetrics::of(&turns[a].report)?, ReportMetrics::of(&turns[b].report)?));
         }
         let figures =
             RATIOS.into_iter().chain(SHARES).filter_map(|metric| difference(metric, &pairs)).collect();
@@ -112,7 +112,7 @@ impl Compare {
     }
 }
 
-fn difference(metric: Metric, pairs: &[(Figures, Figures)]) -> Option<Difference> {
+fn difference(metric: Metric, pairs: &[(ReportMetrics, ReportMetrics)]) -> Option<Difference> {
     let both: Vec<(f64, f64)> =
         pairs.iter().filter_map(|(a, b)| Some((a.get(metric)?, b.get(metric)?))).collect();
     let of = |value: fn(&(f64, f64)) -> f64| {

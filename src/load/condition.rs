@@ -6,7 +6,7 @@ use std::str::FromStr;
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
-use super::Report;
+use super::LoadReport;
 use crate::report::chart::Numbers;
 
 /// Example in every error.
@@ -102,17 +102,21 @@ pub struct BadCondition {
 }
 
 /// The metrics of a report, for conditions.
-pub struct Figures<'a> {
-    report: &'a Report,
+pub struct ReportMetrics<'a> {
+    report: &'a LoadReport,
     latency: Histogram<u64>,
     pacing: Histogram<u64>,
 }
 
-impl<'a> Figures<'a> {
+impl<'a> ReportMetrics<'a> {
     /// Unpacks a report; the error names the damaged histogram.
-    pub fn of(report: &'a Report) -> Result<Self, String> {
+    pub fn of(report: &'a LoadReport) -> Result<Self, String> {
         let histograms = &report.histograms;
-        Ok(Figures { report, latency: histograms.latency.decode()?, pacing: histograms.pacing.decode()? })
+        Ok(ReportMetrics {
+            report,
+            latency: histograms.latency.decode()?,
+            pacing: histograms.pacing.decode()?,
+        })
     }
 
     /// A metric: times in microseconds, shares from 0 to 1, rates in requests per second. `None` if
@@ -151,12 +155,12 @@ impl Conditions {
     }
 
     /// Whether all conditions hold. A condition whose metric was not measured does not hold.
-    pub fn hold(&self, figures: &Figures) -> bool {
+    pub fn hold(&self, figures: &ReportMetrics) -> bool {
         self.0.iter().all(|condition| condition.holds(figures))
     }
 
     /// The measured values as text, as in `p99 1.5 ms, loss 0 %`.
-    pub fn measured(&self, figures: &Figures) -> String {
+    pub fn measured(&self, figures: &ReportMetrics) -> String {
         let words: Vec<String> =
             self.0.iter().map(|condition| condition.metric.measured(figures.get(condition.metric))).collect();
         words.join(", ")
@@ -165,7 +169,7 @@ impl Conditions {
 
 impl Condition {
     /// Whether the condition holds. It does not hold if its metric was not measured.
-    pub fn holds(&self, figures: &Figures) -> bool {
+    pub fn holds(&self, figures: &ReportMetrics) -> bool {
         let limit = self.limit.value();
         figures.get(self.metric).is_some_and(|value| match self.operator {
             Operator::Below => value < limit,

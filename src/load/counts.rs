@@ -24,7 +24,7 @@ pub struct Counts {
 
 /// The outcome of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ending {
+pub enum RequestEnd {
     /// A normal response.
     Answered,
     /// BUSY: the system had no capacity for the request.
@@ -37,12 +37,12 @@ pub enum Ending {
 
 impl Counts {
     /// Counts an outcome.
-    pub fn end(&mut self, ending: Ending) {
+    pub fn end(&mut self, ending: RequestEnd) {
         *match ending {
-            Ending::Answered => &mut self.answered,
-            Ending::Busy => &mut self.busy,
-            Ending::Refused => &mut self.refused,
-            Ending::Lost => &mut self.lost,
+            RequestEnd::Answered => &mut self.answered,
+            RequestEnd::Busy => &mut self.busy,
+            RequestEnd::Refused => &mut self.refused,
+            RequestEnd::Lost => &mut self.lost,
         } += 1;
     }
 

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use super::histogram::{self, EncodedHistogram, Percentiles, record};
-use super::{Histograms, Report};
+use super::{Histograms, LoadReport};
 
 /// A run at `rate` with requests answered after the given microseconds, and `lost` requests with a
 /// timeout of 1 s. Send lag is at most 10 us.
-pub fn report(rate: f64, answered_us: &[u64], lost: u64) -> Report {
+pub fn report(rate: f64, answered_us: &[u64], lost: u64) -> LoadReport {
     let empty = || histogram::empty(Duration::from_secs(1), 3);
     let (mut latency, mut pacing) = (empty(), empty());
     let lost_us = (0..lost).map(|_| 1_000_000);
@@ -17,7 +17,7 @@ pub fn report(rate: f64, answered_us: &[u64], lost: u64) -> Report {
     }
     let answered = answered_us.len() as u64;
     let encoded = EncodedHistogram::of(&latency);
-    Report {
+    LoadReport {
         planned: answered + lost,
         sent: answered + lost,
         answered,
@@ -34,11 +34,11 @@ pub fn report(rate: f64, answered_us: &[u64], lost: u64) -> Report {
             latency_uncorrected: encoded,
             pacing: EncodedHistogram::of(&pacing),
         },
-        ..Report::default()
+        ..LoadReport::default()
     }
 }
 
 /// The same run by a generator that could not keep up: every tenth request left late.
-pub fn late(report: Report) -> Report {
-    Report { late_sends: report.sent.div_ceil(10), ..report }
+pub fn late(report: LoadReport) -> LoadReport {
+    LoadReport { late_sends: report.sent.div_ceil(10), ..report }
 }

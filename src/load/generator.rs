@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::counts::Counts;
-use super::ledger::{Account, Ledger, SecondTally};
-use super::protocol::{Protocol, Request};
+use super::ledger::{Account, RequestLedger, SecondTally};
+use super::protocol::{LoadProtocol, NextRequest};
 use super::schedule::Schedule;
 use crate::base::batch::{Rx, Tx};
 use crate::base::time::{Instant, earliest};
@@ -16,7 +16,7 @@ pub const LATE: Duration = Duration::from_millis(1);
 
 /// What one generator sends.
 #[derive(Clone, Debug)]
-pub struct Plan {
+pub struct GeneratorPlan {
     /// Target of the requests.
     pub target: SocketAddr,
     /// Schedule of the requests; `None` is a closed loop, where a request leaves when another one ends.
@@ -41,7 +41,7 @@ pub struct Generator<P> {
     target: SocketAddr,
     schedule: Option<Schedule>,
     window: usize,
-    ledger: Ledger,
+    ledger: RequestLedger,
     measure_from: Instant,
     end: Instant,
     grace: Duration,
@@ -49,9 +49,9 @@ pub struct Generator<P> {
     ended: bool,
 }
 
-impl<P: Protocol> Generator<P> {
+impl<P: LoadProtocol> Generator<P> {
     /// A generator for this plan; it records the requests in an empty ledger.
-    pub fn new(plan: Plan, protocol: P, mut ledger: Ledger) -> Self {
+    pub fn new(plan: GeneratorPlan, protocol: P, mut ledger: RequestLedger) -> Self {
         let measure_from = plan.start + plan.warmup;
         ledger.measure_from(measure_from);
         Generator {
@@ -135,7 +135,7 @@ impl<P: Protocol> Generator<P> {
     /// Sends a request; false if this turn has no room for it.
     fn send(&mut self, now: Instant, intended: Instant, tx: &mut Tx) -> bool {
         let span = self.ledger.span();
-        let request = Request {
+        let request = NextRequest {
             number: span.end,
             incomplete: span.end - span.start,
             payload: self.schedule.as_ref().and_then(Schedule::next_payload),
@@ -151,13 +151,13 @@ impl<P: Protocol> Generator<P> {
 
     fn expire(&mut self, now: Instant) {
         while let Some(number) = self.ledger.expired(now) {
-            self.ledger.end(number, now, super::counts::Ending::Lost);
+            self.ledger.end(number, now, super::counts::RequestEnd::Lost);
             self.protocol.lost(number, now);
         }
     }
 }
 
-impl<P: Protocol> Role for Generator<P> {
+impl<P: LoadProtocol> Role for Generator<P> {
     fn on_batch(&mut self, now: Instant, rx: &mut Rx, _tx: &mut Tx) {
         for index in 0..rx.len() {
             let (received, bytes) = rx.get_mut(index);

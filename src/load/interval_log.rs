@@ -7,14 +7,14 @@ use std::time::{Duration, UNIX_EPOCH};
 use hdrhistogram::serialization::V2DeflateSerializer;
 use hdrhistogram::serialization::interval_log::IntervalLogWriterBuilder;
 
-use super::Report;
+use super::LoadReport;
 
 /// Nanoseconds per unit of the log's maximum column; the readers show milliseconds.
 const NANOS_PER_MILLI: f64 = 1e6;
 
 /// Writes the latencies of each second, in nanoseconds. Latency counts from the scheduled moment; lost
 /// requests count as the timeout.
-pub fn write_interval_log(report: &Report, to: &mut impl Write) -> io::Result<()> {
+pub fn write_interval_log(report: &LoadReport, to: &mut impl Write) -> io::Result<()> {
     let setup = &report.setup;
     // An invalid time can only come from a report that was edited.
     let begin = Duration::try_from_secs_f64(setup.started_at_s + setup.warmup_s).unwrap_or_default();
@@ -56,11 +56,11 @@ mod tests {
             ms.iter().for_each(|ms| record(&mut latency, Duration::from_millis(*ms)));
             Second { at_s, histogram: EncodedHistogram::of(&latency), ..Second::default() }
         };
-        let report = Report {
+        let report = LoadReport {
             setup: SetUp { started_at_s: 1_700_000_000.5, warmup_s: 1.0, ..SetUp::default() },
             duration_s: 3.25,
             series: vec![second(0, &[1, 2, 100]), second(1, &[]), second(3, &[7])],
-            ..Report::default()
+            ..LoadReport::default()
         };
         let mut bytes = vec![];
         write_interval_log(&report, &mut bytes).unwrap();
@@ -90,7 +90,7 @@ mod tests {
             "latency_us_p50": 1, "latency_us_p99": 1, "latency_us_max": 1, "histogram": "AAAA",
         }))
         .unwrap();
-        let report = Report { series: vec![second], ..Report::default() };
+        let report = LoadReport { series: vec![second], ..LoadReport::default() };
         let error = write_interval_log(&report, &mut vec![]).unwrap_err().to_string();
         assert!(error.starts_with("second 5 of the report: not a histogram"), "{error}");
     }

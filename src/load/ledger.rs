@@ -7,7 +7,7 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 
 use super::LATE;
-use super::counts::{Counts, Ending};
+use super::counts::{Counts, RequestEnd};
 use super::histogram::{self, add, record};
 use crate::base::drop_reason::{DropCounters, DropReason};
 use crate::base::time::Instant;
@@ -22,7 +22,7 @@ const DIGITS_OF_A_SECOND: u8 = 2;
 const CLOSED: Instant = Instant::ZERO;
 
 #[derive(Clone, Copy, Default)]
-struct Place {
+struct OpenRequest {
     intended: Instant,
     /// Send time, or [`CLOSED`].
     sent: Instant,
@@ -78,11 +78,11 @@ impl Account {
 }
 
 /// Open requests by number, and the account of the measurement.
-pub struct Ledger {
+pub struct RequestLedger {
     timeout: Duration,
     measure_from: Instant,
     /// Open requests by number modulo the length. Requests with numbers below `oldest` have ended.
-    places: Box<[Place]>,
+    places: Box<[OpenRequest]>,
     oldest: u64,
     next: u64,
     in_flight: usize,
@@ -92,13 +92,13 @@ pub struct Ledger {
     first_second: u64,
 }
 
-impl Ledger {
+impl RequestLedger {
     /// A ledger for about `room` requests in flight. All memory is allocated now.
     pub fn new(room: usize, timeout: Duration) -> Self {
         let places = room.clamp(PLACES_MIN, PLACES_MAX).next_power_of_two();
-        let mut places = vec![Place::default(); places].into_boxed_slice();
+        let mut places = vec![OpenRequest::default(); places].into_boxed_slice();
         fault_in(&mut places);
-        Ledger {
+        RequestLedger {
             timeout,
             measure_from: Instant::ZERO,
             places,
@@ -147,18 +147,18 @@ impl Ledger {
         self.span().contains(&number) && self.place(number).sent != CLOSED
     }
 
-    fn place(&self, number: u64) -> &Place {
+    fn place(&self, number: u64) -> &OpenRequest {
         &self.places[number as usize & (self.places.len() - 1)]
     }
 
-    fn place_mut(&mut self, number: u64) -> &mut Place {
+    fn place_mut(&mut self, number: u64) -> &mut OpenRequest {
         &mut self.places[number as usize & (self.places.len() - 1)]
     }
 
     /// Opens the next request, which leaves now.
     pub fn open(&mut self, intended: Instant, now: Instant) {
         debug_assert!(self.has_room());
-        *self.place_mut(self.next) = Place { intended, sent: now };
+        *self.place_mut(self.next) = OpenRequest { intended, sent: now };
         self.next += 1;
         self.in_flight += 1;
         if intended >= self.measure_from {
@@ -180,7 +180,7 @@ impl Ledger {
     }
 
     /// Ends an open request; false if it is not open.
-    pub fn end(&mut self, number: u64, now: Instant, ending: Ending) -> bool {
+    pub fn end(&mut self, number: u64, now: Instant, ending: RequestEnd) -> bool {
         if !self.is_open(number) {
             return false;
         }
@@ -195,11 +195,11 @@ impl Ledger {
         true
     }
 
-    fn count_end(&mut self, place: Place, now: Instant, ending: Ending) {
+    fn count_end(&mut self, place: OpenRequest, now: Instant, ending: RequestEnd) {
         let times = match ending {
-            Ending::Answered => Some((now.since(place.intended), now.since(place.sent))),
-            Ending::Lost => Some((self.timeout, self.timeout)),
-            Ending::Busy | Ending::Refused => None,
+            RequestEnd::Answered => Some((now.since(place.intended), now.since(place.sent))),
+            RequestEnd::Lost => Some((self.timeout, self.timeout)),
+            RequestEnd::Busy | RequestEnd::Refused => None,
         };
         self.account.counts.end(ending);
         if let Some((corrected, uncorrected)) = times {
@@ -261,8 +261,8 @@ impl Ledger {
 }
 
 /// Touches the memory now, so that the kernel does not allocate pages during the run.
-fn fault_in(places: &mut [Place]) {
-    const STEP: usize = 4096 / size_of::<Place>();
+fn fault_in(places: &mut [OpenRequest]) {
+    const STEP: usize = 4096 / size_of::<OpenRequest>();
     for place in std::hint::black_box(places).iter_mut().step_by(STEP) {
         place.sent = CLOSED;
     }
@@ -282,11 +282,11 @@ mod tests {
     struct Known {
         intended: Instant,
         sent: Instant,
-        ended: Option<(Ending, Instant)>,
+        ended: Option<(RequestEnd, Instant)>,
     }
 
-    fn endings() -> impl Strategy<Value = Ending> {
-        prop_oneof![Just(Ending::Answered), Just(Ending::Busy), Just(Ending::Refused)]
+    fn endings() -> impl Strategy<Value = RequestEnd> {
+        prop_oneof![Just(RequestEnd::Answered), Just(RequestEnd::Busy), Just(RequestEnd::Refused)]
     }
 
     fn expected(known: &[Known], of: impl Fn(&Known) -> bool) -> (Counts, Histogram<u64>) {
@@ -297,8 +297,8 @@ mod tests {
             let (ending, at) = known.ended.expect("all have ended");
             counts.end(ending);
             match ending {
-                Ending::Answered => record(&mut latency, at.since(known.intended)),
-                Ending::Lost => record(&mut latency, TIMEOUT),
+                RequestEnd::Answered => record(&mut latency, at.since(known.intended)),
+                RequestEnd::Lost => record(&mut latency, TIMEOUT),
                 _ => {}
             }
         }
@@ -311,15 +311,15 @@ mod tests {
             steps in prop::collection::vec((0u64..400, 0u64..3, 0u64..30, endings(), 0usize..8), 1..300),
         ) {
             let from = START + Duration::from_millis(500);
-            let mut ledger = Ledger::new(1, TIMEOUT);
+            let mut ledger = RequestLedger::new(1, TIMEOUT);
             ledger.measure_from(from);
             let (mut known, mut seconds): (Vec<Known>, Vec<SecondTally>) = (vec![], vec![]);
             let mut now = START;
             for (pause, sends, late, ending, which) in steps {
                 now += Duration::from_millis(pause);
                 while let Some(number) = ledger.expired(now) {
-                    assert!(ledger.end(number, now, Ending::Lost));
-                    known[number as usize - 1].ended = Some((Ending::Lost, now));
+                    assert!(ledger.end(number, now, RequestEnd::Lost));
+                    known[number as usize - 1].ended = Some((RequestEnd::Lost, now));
                 }
                 for _ in 0..sends {
                     let last = known.last().map_or(START, |known| known.intended);
@@ -341,8 +341,8 @@ mod tests {
                 seconds.extend(std::iter::from_fn(|| ledger.finished_second(planned_from)));
             }
             while let Some(number) = ledger.expired(now + TIMEOUT) {
-                assert!(ledger.end(number, now + TIMEOUT, Ending::Lost));
-                known[number as usize - 1].ended = Some((Ending::Lost, now + TIMEOUT));
+                assert!(ledger.end(number, now + TIMEOUT, RequestEnd::Lost));
+                known[number as usize - 1].ended = Some((RequestEnd::Lost, now + TIMEOUT));
             }
             seconds.extend(std::iter::from_fn(|| ledger.finished_second(Instant::from_nanos(u64::MAX))));
             for (tally, index) in seconds.iter().zip(0..) {
@@ -368,9 +368,9 @@ mod tests {
     #[test]
     fn the_sum_of_two_accounts_has_the_counts_of_both() {
         let account = |latency: u64| {
-            let mut ledger = Ledger::new(1, TIMEOUT);
+            let mut ledger = RequestLedger::new(1, TIMEOUT);
             ledger.open(START, START);
-            ledger.end(1, START + Duration::from_micros(latency), Ending::Answered);
+            ledger.end(1, START + Duration::from_micros(latency), RequestEnd::Answered);
             ledger.drop(DropReason::NotOpen);
             ledger.close()
         };

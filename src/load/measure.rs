@@ -8,12 +8,12 @@ use std::sync::{Arc, Barrier, OnceLock};
 use std::thread::{Scope, ScopedJoinHandle};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::protocol::{Dns, Echo, Native, NativeSettings, Payload, Plain, Protocol, Queries};
+use super::protocol::{Dns, Echo, LoadProtocol, Native, NativeSettings, Payload, Plain, Queries};
 use super::report::SetUp;
-use super::run::{Live, Progress, Surroundings, run};
+use super::run::{LiveCounts, Progress, Surroundings, run};
 use super::schedule::{Rate, Schedule, Share};
 use super::series::Seconds;
-use super::{Account, Generator, Ledger, Plan, Report, SecondTally, Trace};
+use super::{Account, Generator, GeneratorPlan, LoadReport, RequestLedger, SecondTally, Trace};
 use crate::base::rng::Rng;
 use crate::base::time::{Clock, Instant};
 use crate::io::socket::{SocketOptions, bind};
@@ -140,7 +140,7 @@ impl ProtocolSpec {
 
 /// One measurement.
 #[derive(Clone, Debug)]
-pub struct Job {
+pub struct Measurement {
     /// Target of the requests.
     pub target: SocketAddr,
     /// Protocol and content of the requests.
@@ -188,8 +188,8 @@ struct Finished {
 }
 
 /// What the threads of a measurement share.
-struct Common<'a> {
-    job: &'a Job,
+struct SharedRun<'a> {
+    job: &'a Measurement,
     clock: Clock,
     stop: &'a Stop,
     /// All threads start together.
@@ -197,7 +197,7 @@ struct Common<'a> {
     start: OnceLock<Instant>,
 }
 
-impl Job {
+impl Measurement {
     /// Rejects a job that cannot run; the error names the remedy.
     pub fn check(&self) -> Result<(), String> {
         let (threads, clients) = (u32::from(self.threads), self.clients);
@@ -257,7 +257,7 @@ impl Job {
         }
     }
 
-    /// Length of the measurement unless stopped: a trace may end before [`Job::duration`].
+    /// Length of the measurement unless stopped: a trace may end before [`Measurement::duration`].
     pub fn measured(&self) -> Duration {
         let rest = self
             .load
@@ -268,7 +268,11 @@ impl Job {
 
     /// Runs the measurement. `watch` receives the progress ten times per second. A stop signal ends it
     /// early, with a report.
-    pub fn measure(&self, stop: &Stop, mut watch: impl FnMut(Live)) -> Result<Report, MeasureError> {
+    pub fn measure(
+        &self,
+        stop: &Stop,
+        mut watch: impl FnMut(LiveCounts),
+    ) -> Result<LoadReport, MeasureError> {
         self.check().map_err(MeasureError::Plan)?;
         allow_files(u64::from(self.clients) + OTHER_FILES, "--clients")?;
         let clock = Clock::start();
@@ -278,7 +282,7 @@ impl Job {
         let io = back_ends[0].name();
         let progress: Vec<Progress> = shares.iter().map(|_| Progress::default()).collect();
         let ready = Barrier::new(shares.len());
-        let common = Common { job: self, clock, stop, ready, start: OnceLock::new() };
+        let common = SharedRun { job: self, clock, stop, ready, start: OnceLock::new() };
         let started_at = SystemTime::now();
         let (finished, series) = std::thread::scope(|scope| {
             #[expect(
@@ -292,7 +296,7 @@ impl Job {
                 .collect::<io::Result<_>>()?;
             drop(seconds);
             let series = collect(&tallies, loops.len(), || {
-                let mut live = Live::default();
+                let mut live = LiveCounts::default();
                 progress.iter().for_each(|part| live += part.read());
                 watch(live);
             });
@@ -365,17 +369,17 @@ impl Job {
         }
     }
 
-    fn report(&self, setup: SetUp, finished: Vec<Finished>, series: Seconds) -> Report {
+    fn report(&self, setup: SetUp, finished: Vec<Finished>, series: Seconds) -> LoadReport {
         let mut account = Account::new(self.timeout);
         finished.iter().for_each(|part| account.add(&part.account));
         let measured = finished.iter().map(|part| part.measured).max().unwrap_or_default();
-        Report {
+        LoadReport {
             setup,
             rate_wanted: self.rate_wanted(measured),
             series: series.finish(),
             not_sent: finished.iter().map(|part| part.not_sent).sum(),
             kernel_drops: finished.iter().map(|part| part.kernel_drops).sum(),
-            ..Report::of(&account, measured)
+            ..LoadReport::of(&account, measured)
         }
     }
 }
@@ -406,7 +410,7 @@ fn collect(tallies: &Receiver<SecondTally>, loops: usize, mut look: impl FnMut()
     }
 }
 
-impl Common<'_> {
+impl SharedRun<'_> {
     fn spawn<'scope, 'env>(
         &'env self,
         scope: &'scope Scope<'scope, 'env>,
@@ -457,7 +461,7 @@ impl Common<'_> {
 
 /// A thread's part of a measurement, without its protocol.
 struct Drive<'a> {
-    common: &'a Common<'a>,
+    common: &'a SharedRun<'a>,
     share: Share,
     seed: u64,
     io: BackEnd,
@@ -466,18 +470,18 @@ struct Drive<'a> {
 }
 
 impl Drive<'_> {
-    fn drive<P: Protocol>(self, protocol: P) -> io::Result<Finished> {
+    fn drive<P: LoadProtocol>(self, protocol: P) -> io::Result<Finished> {
         let Drive { common, share, seed, mut io, progress, seconds } = self;
-        let Common { job, clock, stop, ready, start } = common;
+        let SharedRun { job, clock, stop, ready, start } = common;
         let window = job.window.map(|window| share.part(window));
         // Twice the requests in flight if none is answered, so that only a generator that stalls runs
         // out.
         let by_rate = 2.0 * job.load.busiest_second() * job.timeout.as_secs_f64().max(0.5);
         let room = (by_rate / f64::from(share.of)) as usize;
-        let ledger = Ledger::new(room.max(window.unwrap_or(0)), job.timeout);
+        let ledger = RequestLedger::new(room.max(window.unwrap_or(0)), job.timeout);
         ready.wait();
         let start = *start.get_or_init(|| clock.now());
-        let plan = Plan {
+        let plan = GeneratorPlan {
             target: job.target,
             schedule: job.load.schedule(share, start, seed),
             window,

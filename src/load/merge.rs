@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 use hdrhistogram::Histogram;
 
 use super::histogram::add;
-use super::report::{Report, Second};
+use super::report::{LoadReport, Second};
 
-impl Report {
+impl LoadReport {
     /// Merges the reports of processes that ran at the same time. Counts, rates and histograms are
     /// added, so percentiles are those of all requests together. Each step is merged with the same step
     /// of the other reports. `None` for no report; the error is the index of a report, from 0, and its
     /// problem.
-    pub fn merge(reports: &[Report]) -> Option<Result<Report, (usize, String)>> {
+    pub fn merge(reports: &[LoadReport]) -> Option<Result<LoadReport, (usize, String)>> {
         let (first, others) = reports.split_first()?;
         let mut sum = first.clone();
         for (other, index) in others.iter().zip(1..) {
@@ -23,8 +23,8 @@ impl Report {
         Some(sum.refresh(reports).map(|()| sum))
     }
 
-    /// Merges consecutive steps; each step stays complete in [`Report::steps`]. `None` for no step.
-    pub fn in_steps(steps: Vec<Report>) -> Option<Report> {
+    /// Merges consecutive steps; each step stays complete in [`LoadReport::steps`]. `None` for no step.
+    pub fn in_steps(steps: Vec<LoadReport>) -> Option<LoadReport> {
         let mut sum = steps.first()?.clone();
         sum.series.clear();
         let mut at_s = 0;
@@ -47,7 +47,7 @@ impl Report {
         Some(sum)
     }
 
-    fn merge_one(&mut self, other: &Report) -> Result<(), String> {
+    fn merge_one(&mut self, other: &LoadReport) -> Result<(), String> {
         if self.steps.len() != other.steps.len() {
             return Err(format!(
                 "it has {} steps, but the first report has {}",
@@ -60,7 +60,7 @@ impl Report {
             return Err(format!("its protocol is `{this}`, but the first report has `{first}`"));
         }
         for (step, (own, others)) in (1..).zip(self.steps.iter_mut().zip(&other.steps)) {
-            let merged = Report::merge(&[own.clone(), others.clone()]).expect("two reports");
+            let merged = LoadReport::merge(&[own.clone(), others.clone()]).expect("two reports");
             *own = merged.map_err(|(_, why)| format!("step {step}: {why}"))?;
         }
         self.add_counts(other);
@@ -87,7 +87,7 @@ impl Report {
         Ok(())
     }
 
-    fn add_counts(&mut self, other: &Report) {
+    fn add_counts(&mut self, other: &LoadReport) {
         let sums = [
             (&mut self.planned, other.planned),
             (&mut self.sent, other.sent),
@@ -106,7 +106,7 @@ impl Report {
     }
 
     /// Sums the histograms of all parts, and recomputes the values derived from them.
-    fn refresh(&mut self, parts: &[Report]) -> Result<(), (usize, String)> {
+    fn refresh(&mut self, parts: &[LoadReport]) -> Result<(), (usize, String)> {
         let mut sums: [Histogram<u64>; 3] =
             std::array::from_fn(|_| Histogram::new(3).expect("3 digits are valid"));
         for (part, index) in parts.iter().zip(0..) {
@@ -149,7 +149,7 @@ mod tests {
     const TIMEOUT: Duration = Duration::from_secs(1);
 
     /// A report of requests with these latencies in milliseconds, all in one second.
-    fn report(second: u64, ms: &[u64]) -> Report {
+    fn report(second: u64, ms: &[u64]) -> LoadReport {
         let mut account = Account::new(TIMEOUT);
         let mut latency = super::super::histogram::empty(TIMEOUT, 2);
         let n = ms.len() as u64;
@@ -163,23 +163,23 @@ mod tests {
         account.drops.add(DropReason::NotOpen, n);
         let mut series = Seconds::new(1);
         series.add(SecondTally { index: second, counts: account.counts, latency });
-        Report {
+        LoadReport {
             setup: SetUp { clients: 4, threads: 1, rate: n.to_string(), ..SetUp::default() },
             rate_wanted: Some(n as f64),
             series: series.finish(),
-            ..Report::of(&account, Duration::from_secs(2))
+            ..LoadReport::of(&account, Duration::from_secs(2))
         }
     }
 
-    fn figures(report: &Report) -> (u64, Percentiles, Percentiles, &EncodedHistogram, Option<&u64>) {
-        let Report { answered, latency_us, pacing_us, histograms, .. } = report;
+    fn figures(report: &LoadReport) -> (u64, Percentiles, Percentiles, &EncodedHistogram, Option<&u64>) {
+        let LoadReport { answered, latency_us, pacing_us, histograms, .. } = report;
         (*answered, *latency_us, *pacing_us, &histograms.latency, report.drops.get("not_open"))
     }
 
     #[test]
     fn merged_processes_are_as_if_they_had_been_one() {
         let parts = [report(0, &[1, 1, 1]), report(0, &[9; 20]), report(3, &[5, 50])];
-        let merged = Report::merge(&parts).unwrap().unwrap();
+        let merged = LoadReport::merge(&parts).unwrap().unwrap();
         let all = [&[1, 1, 1][..], &[9; 20], &[5, 50]].concat();
         let one = report(0, &all);
         assert_eq!(figures(&merged), figures(&one));
@@ -188,22 +188,22 @@ mod tests {
         let series: Vec<_> =
             merged.series.iter().map(|s| (s.at_s, s.answered, s.latency_us_p50 / 1000)).collect();
         assert_eq!(series, [(0, 23, 9), (3, 2, 5)]);
-        assert!(Report::merge(&[]).is_none());
-        assert_eq!(Report::merge(&parts[..1]).unwrap().unwrap(), parts[0]);
+        assert!(LoadReport::merge(&[]).is_none());
+        assert_eq!(LoadReport::merge(&parts[..1]).unwrap().unwrap(), parts[0]);
     }
 
     #[test]
     fn steps_come_one_after_the_other_and_stay() {
         let steps = vec![report(1, &[1, 1]), report(0, &[9; 6])];
-        let whole = Report::in_steps(steps.clone()).unwrap();
+        let whole = LoadReport::in_steps(steps.clone()).unwrap();
         assert_eq!(figures(&whole), figures(&report(0, &[1, 1, 9, 9, 9, 9, 9, 9])));
         assert_eq!((whole.rate, whole.rate_wanted, whole.duration_s), (2.0, Some(4.0), 4.0));
         let series: Vec<_> = whole.series.iter().map(|s| (s.at_s, s.answered)).collect();
         assert_eq!((series, whole.setup.rate.as_str()), (vec![(1, 2), (2, 6)], "2,6"));
         assert_eq!(whole.steps, steps);
-        assert!(Report::in_steps(vec![]).is_none());
+        assert!(LoadReport::in_steps(vec![]).is_none());
 
-        let merged = Report::merge(&[whole.clone(), whole]).unwrap().unwrap();
+        let merged = LoadReport::merge(&[whole.clone(), whole]).unwrap().unwrap();
         assert_eq!((merged.answered, merged.steps[0].answered, merged.steps[1].answered), (16, 4, 12));
         assert_eq!(figures(&merged.steps[1]), figures(&report(0, &[9; 12])));
     }
@@ -217,14 +217,14 @@ mod tests {
         bare.histograms = Default::default();
         let mut bad = good.clone();
         bad.histograms.pacing = serde_json::from_str("\"AAAA\"").unwrap();
-        let steps = Report::in_steps(vec![good.clone()]).unwrap();
+        let steps = LoadReport::in_steps(vec![good.clone()]).unwrap();
         for (other, named) in [
             (dns, "its protocol is `dns`"),
             (bare, "no histograms"),
             (bad, "histograms.pacing: not a histogram"),
             (steps, "1 steps, but the first report has 0"),
         ] {
-            let (index, why) = Report::merge(&[good.clone(), other]).unwrap().unwrap_err();
+            let (index, why) = LoadReport::merge(&[good.clone(), other]).unwrap().unwrap_err();
             assert!(index == 1 && why.contains(named), "{named}: {why}");
         }
     }

@@ -3,16 +3,16 @@
 use hdrhistogram::Histogram;
 
 use super::compare::{Compared, Difference, Side};
-use super::condition::{Figures, Metric};
+use super::condition::{Metric, ReportMetrics};
 use super::histogram::{self, EncodedHistogram, SpectrumPoint};
-use super::search::{Found, Outcome, Trial, number, per_second};
-use super::{Report, Second, SetUp, Verdict};
+use super::search::{Found, Trial, TrialOutcome, number, per_second};
+use super::{LoadReport, RunVerdict, Second, SetUp};
 use crate::report::chart::{At, Axis, Lines, Numbers, Rule, Series, Style};
 use crate::report::page::{Page, Section};
 
 /// The machine and the command of a measurement.
 #[derive(Clone, Debug, Default)]
-pub struct Machine {
+pub struct MachineInfo {
     /// Command line.
     pub command: String,
     /// Release of the kernel.
@@ -23,7 +23,7 @@ pub struct Machine {
 
 /// Page of a run, with or without steps. `judged`: results of conditions. The error is that the report
 /// is damaged.
-pub fn of_run(report: &Report, judged: &[String], machine: &Machine) -> Result<Page, String> {
+pub fn of_run(report: &LoadReport, judged: &[String], machine: &MachineInfo) -> Result<Page, String> {
     let mut page = Page::new(&format!("Load on {}", report.setup.target), &about(&report.setup));
     let latency = latency_chart("Latency by percentile", &[("from schedule", &report.spectrum)]);
     let uncorrected = spectrum(&report.histograms.latency_uncorrected)?;
@@ -35,7 +35,7 @@ pub fn of_run(report: &Report, judged: &[String], machine: &Machine) -> Result<P
         for line in judged {
             section.result(line);
         }
-        if report.verdict() != Verdict::Valid {
+        if report.verdict() != RunVerdict::Valid {
             section.result(&report.verdict().to_string());
         }
         section.facts(facts(report));
@@ -67,7 +67,7 @@ pub fn of_run(report: &Report, judged: &[String], machine: &Machine) -> Result<P
 }
 
 /// Page of a search for the highest rate that meets an SLO.
-pub fn of_search(found: &Found, machine: &Machine) -> Result<Page, String> {
+pub fn of_search(found: &Found, machine: &MachineInfo) -> Result<Page, String> {
     let setup = found.trials.first().map(|trial| trial.report.setup.clone()).unwrap_or_default();
     let setup = SetUp { rate: String::new(), ..setup }; // each trial has its own rate
     let mut charts = vec![];
@@ -107,7 +107,7 @@ pub fn of_search(found: &Found, machine: &Machine) -> Result<Page, String> {
 }
 
 /// Page of a comparison of two targets.
-pub fn of_comparison(compared: &Compared, machine: &Machine) -> Result<Page, String> {
+pub fn of_comparison(compared: &Compared, machine: &MachineInfo) -> Result<Page, String> {
     let of =
         |side: Side| compared.turns.iter().filter(move |turn| turn.side == side).map(|turn| &turn.report);
     let setup = of(Side::A).next().map(|report| report.setup.clone()).unwrap_or_default();
@@ -145,7 +145,7 @@ fn about(setup: &SetUp) -> String {
     format!("{load}; {} clients, {} protocol; loadgen {}", setup.clients, setup.protocol, setup.version)
 }
 
-fn headline(report: &Report) -> String {
+fn headline(report: &LoadReport) -> String {
     let share = |part: u64| Numbers::Percent.write(part as f64 / report.sent.max(1) as f64);
     let of_time = |us: u64| Numbers::Micros.write(us as f64);
     format!(
@@ -159,7 +159,7 @@ fn headline(report: &Report) -> String {
     )
 }
 
-fn facts(report: &Report) -> Vec<(&'static str, String)> {
+fn facts(report: &LoadReport) -> Vec<(&'static str, String)> {
     let wanted = report.rate_wanted.map_or(String::new(), |wanted| format!(" of {}", per_second(wanted)));
     let counted = |n: u64| number(n as f64);
     vec![
@@ -172,7 +172,7 @@ fn facts(report: &Report) -> Vec<(&'static str, String)> {
     ]
 }
 
-fn percentile_table(report: &Report, section: &mut Section) {
+fn percentile_table(report: &LoadReport, section: &mut Section) {
     let rows = report.latency_us.rows().into_iter().zip(report.latency_uncorrected_us.rows());
     let write = |us: u64| Numbers::Micros.write(us as f64);
     let rows = rows.zip(report.pacing_us.rows()).map(|(((name, plan), (_, sending)), (_, pacing))| {
@@ -181,8 +181,8 @@ fn percentile_table(report: &Report, section: &mut Section) {
     section.table(&["", "from schedule", "from sending", "send lag"], rows);
 }
 
-fn steps(steps: &[Report], section: &mut Section) {
-    let of = |name: &str, figure: fn(&Report) -> u64| Series {
+fn steps(steps: &[LoadReport], section: &mut Section) {
+    let of = |name: &str, figure: fn(&LoadReport) -> u64| Series {
         name: name.to_owned(),
         points: steps
             .iter()
@@ -205,7 +205,7 @@ fn steps(steps: &[Report], section: &mut Section) {
     let rows = steps.iter().map(|step| {
         let time = |us: u64| Numbers::Micros.write(us as f64);
         let count = |n: u64| number(n as f64);
-        let kept = if step.verdict() == Verdict::Valid { "yes" } else { "no" };
+        let kept = if step.verdict() == RunVerdict::Valid { "yes" } else { "no" };
         vec![
             step.rate_wanted.map_or(String::new(), per_second),
             per_second(step.rate),
@@ -224,7 +224,7 @@ fn steps(steps: &[Report], section: &mut Section) {
 }
 
 /// Charts of latency, rate and errors by second.
-fn over_time(report: &Report) -> [Lines; 3] {
+fn over_time(report: &LoadReport) -> [Lines; 3] {
     let x = || Axis::linear("seconds").from(0.0).to(report.duration_s.max(1.0));
     let of = |name: &str, style: Style, figure: &dyn Fn(&Second) -> f64| Series {
         name: name.to_owned(),
@@ -297,7 +297,7 @@ fn spectrum(encoded: &EncodedHistogram) -> Result<Vec<SpectrumPoint>, String> {
 }
 
 /// The merged latencies of several runs.
-fn summed<'a>(reports: impl Iterator<Item = &'a Report>) -> Result<Histogram<u64>, String> {
+fn summed<'a>(reports: impl Iterator<Item = &'a LoadReport>) -> Result<Histogram<u64>, String> {
     let mut sum = EncodedHistogram::default().decode()?;
     for report in reports {
         histogram::add(&mut sum, &report.histograms.latency.decode()?);
@@ -307,21 +307,23 @@ fn summed<'a>(reports: impl Iterator<Item = &'a Report>) -> Result<Histogram<u64
 
 fn outcome(trial: &Trial) -> &'static str {
     match trial.outcome {
-        Outcome::Met => "met",
-        Outcome::Missed => "missed",
-        Outcome::Unfit => "generator too slow",
+        TrialOutcome::Met => "met",
+        TrialOutcome::Missed => "missed",
+        TrialOutcome::Unfit => "generator too slow",
     }
 }
 
 /// Chart of one SLO metric in all trials, with its limit and the found rate.
 fn trials_chart(found: &Found, metric: Metric, limit: Rule) -> Result<Lines, String> {
     let mut series = vec![];
-    for (name, wanted) in
-        [("met", Outcome::Met), ("missed", Outcome::Missed), ("generator too slow", Outcome::Unfit)]
-    {
+    for (name, wanted) in [
+        ("met", TrialOutcome::Met),
+        ("missed", TrialOutcome::Missed),
+        ("generator too slow", TrialOutcome::Unfit),
+    ] {
         let mut points = vec![];
         for trial in found.trials.iter().filter(|trial| trial.outcome == wanted) {
-            let value = Figures::of(&trial.report)?.get(metric);
+            let value = ReportMetrics::of(&trial.report)?.get(metric);
             points.push((trial.rate, value.unwrap_or(f64::NAN)));
         }
         if !points.is_empty() {
@@ -350,7 +352,8 @@ fn ratio_chart(compared: &Compared) -> Result<Lines, String> {
         let mut points = vec![];
         for (index, pair) in compared.turns.chunks_exact(2).enumerate() {
             let value = |side: Side| {
-                let turn = pair.iter().find(|turn| turn.side == side).map(|turn| Figures::of(&turn.report));
+                let turn =
+                    pair.iter().find(|turn| turn.side == side).map(|turn| ReportMetrics::of(&turn.report));
                 Ok::<_, String>(turn.transpose()?.and_then(|figures| figures.get(metric)).unwrap_or(f64::NAN))
             };
             points.push(((index + 1) as f64, value(Side::B)? / value(Side::A)?));
@@ -366,7 +369,7 @@ fn ratio_chart(compared: &Compared) -> Result<Lines, String> {
     })
 }
 
-fn set_up(page: Page, setup: &SetUp, machine: &Machine) -> Page {
+fn set_up(page: Page, setup: &SetUp, machine: &MachineInfo) -> Page {
     let seconds = |s: f64| format!("{} s", number(s));
     let facts = [
         ("loadgen", setup.version.clone()),

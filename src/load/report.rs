@@ -20,7 +20,7 @@ const RATE_SHARE_MIN: f64 = 0.99;
 ///
 /// For a run in steps, the results are the sum of all steps, which ran one after another.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Report {
+pub struct LoadReport {
     /// Parameters of the measurement.
     #[serde(default)]
     pub setup: SetUp,
@@ -72,7 +72,7 @@ pub struct Report {
     pub series: Vec<Second>,
     /// The results of each step in order; empty for a run without steps.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub steps: Vec<Report>,
+    pub steps: Vec<LoadReport>,
 }
 
 /// Parameters of a measurement, in the terms of the command line.
@@ -112,11 +112,11 @@ pub struct SetUp {
 /// The complete histograms of a run, in nanoseconds.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Histograms {
-    /// Histogram of [`Report::latency_us`].
+    /// Histogram of [`LoadReport::latency_us`].
     pub latency: EncodedHistogram,
-    /// Histogram of [`Report::latency_uncorrected_us`].
+    /// Histogram of [`LoadReport::latency_uncorrected_us`].
     pub latency_uncorrected: EncodedHistogram,
-    /// Histogram of [`Report::pacing_us`].
+    /// Histogram of [`LoadReport::pacing_us`].
     pub pacing: EncodedHistogram,
 }
 
@@ -149,7 +149,7 @@ pub struct Second {
 
 /// Whether the results describe the system, or only the generator.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Verdict {
+pub enum RunVerdict {
     /// The schedule was kept.
     Valid,
     /// No response arrived.
@@ -160,20 +160,20 @@ pub enum Verdict {
     TooSlow(f64),
 }
 
-impl fmt::Display for Verdict {
+impl fmt::Display for RunVerdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Verdict::Valid => f.write_str("the schedule was kept"),
-            Verdict::NothingAnswered => f.write_str(
+            RunVerdict::Valid => f.write_str("the schedule was kept"),
+            RunVerdict::NothingAnswered => f.write_str(
                 "no request was answered; check that the balancer runs at --target with the same frame size",
             ),
-            Verdict::Late(share) => write!(
+            RunVerdict::Late(share) => write!(
                 f,
                 "{:.1} % of the requests left more than 1 ms late, so the results measure this generator, not the system; \
                  lower --rate or give it more CPU",
                 share * 100.0
             ),
-            Verdict::TooSlow(share) => write!(
+            RunVerdict::TooSlow(share) => write!(
                 f,
                 "only {:.1} % of the rate was reached, so the results measure this generator, not the system; lower --rate \
                  or give it more CPU",
@@ -183,12 +183,12 @@ impl fmt::Display for Verdict {
     }
 }
 
-impl Report {
+impl LoadReport {
     /// The report of an account, for a measurement of this length.
     pub fn of(account: &Account, measured: Duration) -> Self {
         let Counts { planned, sent, answered, lost, busy, refused, late_sends } = account.counts;
         let duration_s = measured.as_secs_f64();
-        let mut report = Report {
+        let mut report = LoadReport {
             planned,
             sent,
             answered,
@@ -199,7 +199,7 @@ impl Report {
             rate: if duration_s > 0.0 { sent as f64 / duration_s } else { 0.0 },
             duration_s,
             drops: account.drops.nonzero().map(|(reason, n)| (reason.name().to_owned(), n)).collect(),
-            ..Report::default()
+            ..LoadReport::default()
         };
         report.set_histograms(&account.latency, &account.latency_uncorrected, &account.pacing);
         report
@@ -225,45 +225,45 @@ impl Report {
 
     /// Judges the run. A closed loop has no schedule to miss. A run in steps has the verdict of its
     /// worst step.
-    pub fn verdict(&self) -> Verdict {
-        let worst = self.steps.iter().map(Report::verdict).max_by_key(|verdict| verdict.rank());
+    pub fn verdict(&self) -> RunVerdict {
+        let worst = self.steps.iter().map(LoadReport::verdict).max_by_key(|verdict| verdict.rank());
         worst.unwrap_or_else(|| self.own_verdict())
     }
 
-    fn own_verdict(&self) -> Verdict {
+    fn own_verdict(&self) -> RunVerdict {
         let share = |part: u64, whole: u64| if whole == 0 { 0.0 } else { part as f64 / whole as f64 };
         if self.answered == 0 {
-            return Verdict::NothingAnswered;
+            return RunVerdict::NothingAnswered;
         }
         if self.rate_wanted.is_some() && share(self.sent, self.planned) < RATE_SHARE_MIN {
-            return Verdict::TooSlow(share(self.sent, self.planned));
+            return RunVerdict::TooSlow(share(self.sent, self.planned));
         }
         match share(self.late_sends, self.sent) {
-            late if late > LATE_SHARE_MAX => Verdict::Late(late),
-            _ => Verdict::Valid,
+            late if late > LATE_SHARE_MAX => RunVerdict::Late(late),
+            _ => RunVerdict::Valid,
         }
     }
 }
 
-impl Verdict {
+impl RunVerdict {
     /// Severity: a higher rank is worse.
     fn rank(&self) -> u8 {
         match self {
-            Verdict::Valid => 0,
-            Verdict::Late(_) => 1,
-            Verdict::TooSlow(_) => 2,
-            Verdict::NothingAnswered => 3,
+            RunVerdict::Valid => 0,
+            RunVerdict::Late(_) => 1,
+            RunVerdict::TooSlow(_) => 2,
+            RunVerdict::NothingAnswered => 3,
         }
     }
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for LoadReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Report { sent, answered, lost, busy, refused, late_sends, rate, duration_s, .. } = self;
+        let LoadReport { sent, answered, lost, busy, refused, late_sends, rate, duration_s, .. } = self;
         writeln!(f, "{sent} sent in {duration_s:.1} s ({rate:.0}/s), {late_sends} late")?;
         writeln!(f, "{answered} answered, {busy} busy, {refused} refused, {lost} lost")?;
         if self.not_sent + self.kernel_drops > 0 {
-            let Report { not_sent, kernel_drops, .. } = self;
+            let LoadReport { not_sent, kernel_drops, .. } = self;
             writeln!(
                 f,
                 "lost on this machine: {not_sent} datagrams not sent, {kernel_drops} responses not read in time"
@@ -274,7 +274,7 @@ impl fmt::Display for Report {
     }
 }
 
-impl Report {
+impl LoadReport {
     fn write_percentiles(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let heads = ["latency", "from schedule (us)", "from sending (us)", "send lag (us)"];
         writeln!(f, "{:<8} {:>18} {:>18} {:>18}", heads[0], heads[1], heads[2], heads[3])?;
@@ -310,10 +310,10 @@ impl Report {
                 write!(f, "{figure:>11}")?;
             }
             let verdict = match step.verdict() {
-                Verdict::Valid => "yes".to_owned(),
-                Verdict::NothingAnswered => "no response".to_owned(),
-                Verdict::Late(share) => format!("{:.1} % late", share * 100.0),
-                Verdict::TooSlow(share) => format!("{:.1} % sent", share * 100.0),
+                RunVerdict::Valid => "yes".to_owned(),
+                RunVerdict::NothingAnswered => "no response".to_owned(),
+                RunVerdict::Late(share) => format!("{:.1} % late", share * 100.0),
+                RunVerdict::TooSlow(share) => format!("{:.1} % sent", share * 100.0),
             };
             writeln!(f, "  {verdict}")?;
         }
@@ -325,22 +325,29 @@ impl Report {
 mod tests {
     use super::*;
 
-    fn report(planned: u64, sent: u64, late_sends: u64) -> Report {
-        Report { planned, sent, late_sends, answered: sent, rate_wanted: Some(1.0), ..Report::default() }
+    fn report(planned: u64, sent: u64, late_sends: u64) -> LoadReport {
+        LoadReport {
+            planned,
+            sent,
+            late_sends,
+            answered: sent,
+            rate_wanted: Some(1.0),
+            ..LoadReport::default()
+        }
     }
 
     #[test]
     fn a_generator_that_cannot_keep_up_says_so() {
-        assert_eq!(report(1000, 1000, 10).verdict(), Verdict::Valid);
-        assert_eq!(report(1000, 1000, 11).verdict(), Verdict::Late(0.011));
-        assert_eq!(report(1000, 990, 0).verdict(), Verdict::Valid);
-        assert_eq!(report(1000, 989, 0).verdict(), Verdict::TooSlow(0.989));
-        assert_eq!(Report::default().verdict(), Verdict::NothingAnswered);
+        assert_eq!(report(1000, 1000, 10).verdict(), RunVerdict::Valid);
+        assert_eq!(report(1000, 1000, 11).verdict(), RunVerdict::Late(0.011));
+        assert_eq!(report(1000, 990, 0).verdict(), RunVerdict::Valid);
+        assert_eq!(report(1000, 989, 0).verdict(), RunVerdict::TooSlow(0.989));
+        assert_eq!(LoadReport::default().verdict(), RunVerdict::NothingAnswered);
     }
 
     #[test]
     fn the_json_has_the_keys_that_scripts_read() {
-        let json = serde_json::to_value(Report::default()).unwrap();
+        let json = serde_json::to_value(LoadReport::default()).unwrap();
         for key in ["sent", "answered", "lost", "busy", "late_sends", "rate", "duration_s"] {
             assert!(json[key].is_number(), "{key}");
         }
@@ -356,22 +363,24 @@ mod tests {
         let latency_us = Percentiles { p50: 111, p90: 222, p99: 333, p999: 444, p9999: 555, max: 666 };
         let latency_uncorrected_us = Percentiles { p50: 11, p90: 22, p99: 33, p999: 44, p9999: 55, max: 66 };
         let pacing_us = Percentiles { p50: 1, p90: 2, p99: 3, p999: 4, p9999: 5, max: 6 };
-        let text = Report { latency_us, latency_uncorrected_us, pacing_us, ..Report::default() }.to_string();
+        let text =
+            LoadReport { latency_us, latency_uncorrected_us, pacing_us, ..LoadReport::default() }.to_string();
         for row in [["p50", "111", "11", "1"], ["p99.99", "555", "55", "5"], ["max", "666", "66", "6"]] {
             assert!(text.lines().any(|line| line.split_whitespace().eq(row)), "{row:?} in\n{text}");
         }
         assert!(!text.contains("this machine"), "{text}");
-        let text = Report { kernel_drops: 7, ..Report::default() }.to_string();
+        let text = LoadReport { kernel_drops: 7, ..LoadReport::default() }.to_string();
         assert!(text.contains("0 datagrams not sent, 7 responses not read"), "{text}");
     }
 
     #[test]
     fn steps_are_a_table_and_the_worst_of_them_is_the_verdict() {
         let latency_us = Percentiles { p50: 111, p99: 333, p999: 444, ..Percentiles::default() };
-        let good = Report { rate: 10.0, latency_us, ..report(1000, 1000, 0) };
-        let steps = vec![good.clone(), Report { lost: 3, ..report(1000, 900, 900) }, report(1000, 1000, 100)];
-        let whole = Report { steps, answered: 1, ..Report::default() };
-        assert_eq!(whole.verdict(), Verdict::TooSlow(0.9));
+        let good = LoadReport { rate: 10.0, latency_us, ..report(1000, 1000, 0) };
+        let steps =
+            vec![good.clone(), LoadReport { lost: 3, ..report(1000, 900, 900) }, report(1000, 1000, 100)];
+        let whole = LoadReport { steps, answered: 1, ..LoadReport::default() };
+        assert_eq!(whole.verdict(), RunVerdict::TooSlow(0.9));
         let text = whole.to_string();
         let row = ["1", "10", "1000", "0", "0", "0", "111", "333", "444", "yes"];
         assert!(text.lines().any(|line| line.split_whitespace().eq(row)), "{text}");
@@ -379,6 +388,6 @@ mod tests {
             text.contains("90.0 % sent") && text.contains("10.0 % late") && !text.contains("pacing"),
             "{text}"
         );
-        assert_eq!(Report { steps: vec![good], ..Report::default() }.verdict(), Verdict::Valid);
+        assert_eq!(LoadReport { steps: vec![good], ..LoadReport::default() }.verdict(), RunVerdict::Valid);
     }
 }

@@ -5,7 +5,7 @@ use std::ops::AddAssign;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::{Generator, Protocol, SecondTally};
+use super::{Generator, LoadProtocol, SecondTally};
 use crate::base::time::{Clock, Instant};
 use crate::io::DatagramIo;
 use crate::os::signals::Stop;
@@ -24,7 +24,7 @@ pub struct Progress {
 
 /// Progress of a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Live {
+pub struct LiveCounts {
     /// Requests sent.
     pub sent: u64,
     /// Requests answered with OK in time.
@@ -39,8 +39,8 @@ pub struct Live {
     pub in_flight: u64,
 }
 
-impl AddAssign for Live {
-    fn add_assign(&mut self, other: Live) {
+impl AddAssign for LiveCounts {
+    fn add_assign(&mut self, other: LiveCounts) {
         self.sent += other.sent;
         self.answered += other.answered;
         self.busy += other.busy;
@@ -51,7 +51,7 @@ impl AddAssign for Live {
 }
 
 impl Progress {
-    fn write<P: Protocol>(&self, generator: &Generator<P>) {
+    fn write<P: LoadProtocol>(&self, generator: &Generator<P>) {
         let counts = generator.counts();
         let figures = [
             (&self.sent, counts.sent),
@@ -67,9 +67,9 @@ impl Progress {
     }
 
     /// The newest counts.
-    pub fn read(&self) -> Live {
+    pub fn read(&self) -> LiveCounts {
         let get = |cell: &AtomicU64| cell.load(Ordering::Relaxed);
-        Live {
+        LiveCounts {
             sent: get(&self.sent),
             answered: get(&self.answered),
             busy: get(&self.busy),
@@ -95,7 +95,7 @@ pub struct Surroundings<'a> {
 
 /// Runs a generator to its end and returns it. `on_second` receives each second whose requests have all
 /// ended.
-pub fn run<P: Protocol>(
+pub fn run<P: LoadProtocol>(
     mut generator: Generator<P>,
     io: &mut impl DatagramIo,
     around: &Surroundings<'_>,

@@ -17,9 +17,9 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::condition::{Conditions, Figures, Operator};
+use super::condition::{Conditions, Operator, ReportMetrics};
 use super::interval::{CONFIDENCE, coins_at_most};
-use super::{Report, Verdict};
+use super::{LoadReport, RunVerdict};
 
 /// Minimum trials for a test with [`CONFIDENCE`]: six of six heads have a probability of 1/64.
 const TEST_TRIALS: usize = 6;
@@ -51,7 +51,7 @@ pub struct SearchPlan {
 /// Result of a trial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Outcome {
+pub enum TrialOutcome {
     /// The SLO was met.
     Met,
     /// The SLO was missed.
@@ -67,17 +67,17 @@ pub struct Trial {
     /// Requested rate, in requests per second.
     pub rate: f64,
     /// Result of the trial.
-    pub outcome: Outcome,
+    pub outcome: TrialOutcome,
     /// Values of the SLO's metrics as text.
     pub measured: String,
     /// Complete results.
-    pub report: Report,
+    pub report: LoadReport,
 }
 
 /// Why a search ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum End {
+pub enum SearchEnd {
     /// The limit is known within the precision.
     Found,
     /// The highest allowed rate still meets the SLO.
@@ -103,7 +103,7 @@ pub struct Found {
     /// Goal and limits of the search.
     pub plan: SearchPlan,
     /// Why the search ended.
-    pub end: End,
+    pub end: SearchEnd,
     /// The highest rate that met the SLO in most trials; a lower bound unless `end` is `found`. `None`:
     /// no rate met it.
     pub rate: Option<f64>,
@@ -192,11 +192,11 @@ impl Search {
                 let (low, high) = limits(&levels);
                 let down = met.and_then(|met| {
                     let is_shown = |rate: f64| low.is_some_and(|low| low >= rate);
-                    self.rung(&levels, met.rate, Way::Down, is_shown)
+                    self.rung(&levels, met.rate, Direction::Down, is_shown)
                 });
                 let up = missed.and_then(|missed| {
                     let is_shown = |rate: f64| high.is_some_and(|high| high <= rate);
-                    self.rung(&levels, missed.rate, Way::Up, is_shown)
+                    self.rung(&levels, missed.rate, Direction::Up, is_shown)
                 });
                 // The side with fewer trials.
                 let trials = |rate: &f64| level_at(&levels, *rate).map_or(0, Level::valid);
@@ -207,10 +207,16 @@ impl Search {
 
     /// The next rate to try for the interval on one side of the limit, or `None` if that side is done.
     /// Rates move further away until one shows that the limit is on its other side.
-    fn rung(&self, levels: &[Level], base: f64, way: Way, is_shown: impl Fn(f64) -> bool) -> Option<f64> {
+    fn rung(
+        &self,
+        levels: &[Level],
+        base: f64,
+        way: Direction,
+        is_shown: impl Fn(f64) -> bool,
+    ) -> Option<f64> {
         let is_open = |rate: f64| {
             level_at(levels, rate).is_none_or(|level| {
-                let against = if way == Way::Down { level.missed } else { level.met };
+                let against = if way == Direction::Down { level.missed } else { level.met };
                 let is_full = level.valid() >= TEST_TRIALS || level.unfit >= TEST_TRIALS;
                 !is_full && (against == 0 || rate == base)
             })
@@ -221,13 +227,13 @@ impl Search {
             if is_shown(rate) {
                 return None;
             }
-            if is_beyond && way == Way::Up {
+            if is_beyond && way == Direction::Up {
                 return (rate == base && is_open(rate)).then_some(rate);
             }
             if is_open(rate) && !is_beyond {
                 return Some(rate);
             }
-            let end = if way == Way::Down { self.plan.lowest } else { self.plan.highest };
+            let end = if way == Direction::Down { self.plan.lowest } else { self.plan.highest };
             if rate == end {
                 return None;
             }
@@ -243,21 +249,21 @@ impl Search {
 
     /// Records the result at the rate that [`Search::next`] selected; the error is that the report is
     /// damaged.
-    pub fn record(&mut self, rate: f64, report: Report) -> Result<&Trial, String> {
+    pub fn record(&mut self, rate: f64, report: LoadReport) -> Result<&Trial, String> {
         let (outcome, measured) = self.judge(&report)?;
         self.trials.push(Trial { rate, outcome, measured, report });
         Ok(self.trials.last().expect("it was added"))
     }
 
     /// The result of a trial, and its metrics as text.
-    fn judge(&self, report: &Report) -> Result<(Outcome, String), String> {
-        let figures = Figures::of(report)?;
+    fn judge(&self, report: &LoadReport) -> Result<(TrialOutcome, String), String> {
+        let figures = ReportMetrics::of(report)?;
         let outcome = match (report.verdict(), self.plan.slo.hold(&figures)) {
-            (Verdict::TooSlow(_), _) | (Verdict::Late(_), false) => Outcome::Unfit,
+            (RunVerdict::TooSlow(_), _) | (RunVerdict::Late(_), false) => TrialOutcome::Unfit,
             // Latency counts from the schedule, so a trial that met the SLO with late sends would also
             // meet it without them.
-            (_, true) => Outcome::Met,
-            (Verdict::Valid | Verdict::NothingAnswered, false) => Outcome::Missed,
+            (_, true) => TrialOutcome::Met,
+            (RunVerdict::Valid | RunVerdict::NothingAnswered, false) => TrialOutcome::Missed,
         };
         Ok((outcome, self.plan.slo.measured(&figures)))
     }
@@ -273,12 +279,14 @@ impl Search {
         let levels = self.levels();
         let (met, missed) = self.boundary(&levels);
         let end = match (met, missed) {
-            _ if self.next().is_some() => End::Stopped,
-            (_, Some(missed)) if missed.is_beyond(self.plan.repeats) => End::Generator,
-            (Some(met), Some(missed)) if missed.rate / met.rate <= 1.0 + self.plan.precision => End::Found,
-            (Some(met), None) if met.rate >= self.plan.highest => End::Highest,
-            (None, Some(missed)) if missed.rate <= self.plan.lowest => End::Lowest,
-            _ => End::Stopped,
+            _ if self.next().is_some() => SearchEnd::Stopped,
+            (_, Some(missed)) if missed.is_beyond(self.plan.repeats) => SearchEnd::Generator,
+            (Some(met), Some(missed)) if missed.rate / met.rate <= 1.0 + self.plan.precision => {
+                SearchEnd::Found
+            }
+            (Some(met), None) if met.rate >= self.plan.highest => SearchEnd::Highest,
+            (None, Some(missed)) if missed.rate <= self.plan.lowest => SearchEnd::Lowest,
+            _ => SearchEnd::Stopped,
         };
         let (low, high) = limits(&levels);
         let rate = met.map(|level| level.rate);
@@ -333,9 +341,9 @@ impl Search {
                 levels.insert(at, Level { rate: trial.rate, ..Level::default() });
             }
             match trial.outcome {
-                Outcome::Met => levels[at].met += 1,
-                Outcome::Missed => levels[at].missed += 1,
-                Outcome::Unfit => levels[at].unfit += 1,
+                TrialOutcome::Met => levels[at].met += 1,
+                TrialOutcome::Missed => levels[at].missed += 1,
+                TrialOutcome::Unfit => levels[at].unfit += 1,
             }
         }
         levels
@@ -344,15 +352,15 @@ impl Search {
 
 /// Direction: to lower or to higher rates.
 #[derive(Clone, Copy, PartialEq)]
-enum Way {
+enum Direction {
     Down,
     Up,
 }
 
-impl Way {
+impl Direction {
     /// The rate at a relative distance from this one.
     fn from(self, rate: f64, away: f64) -> f64 {
-        if self == Way::Down { rate / (1.0 + away) } else { rate * (1.0 + away) }
+        if self == Direction::Down { rate / (1.0 + away) } else { rate * (1.0 + away) }
     }
 }
 
@@ -399,9 +407,9 @@ impl fmt::Display for Found {
         let slo = &self.plan.slo;
         let trials = self.trials.len();
         match (self.end, self.rate) {
-            (End::Lowest, _) => write!(f, "not even {} meets {slo}", per_second(self.plan.lowest))?,
+            (SearchEnd::Lowest, _) => write!(f, "not even {} meets {slo}", per_second(self.plan.lowest))?,
             (_, None) => write!(f, "no rate met {slo}")?,
-            (End::Found, Some(rate)) => {
+            (SearchEnd::Found, Some(rate)) => {
                 write!(f, "the highest rate that meets {slo} is {}", per_second(rate))?
             }
             (_, Some(rate)) => {
@@ -409,7 +417,7 @@ impl fmt::Display for Found {
             }
         }
         match (self.low, self.high) {
-            _ if self.end == End::Lowest => write!(f, " ({trials} trials)")?,
+            _ if self.end == SearchEnd::Lowest => write!(f, " ({trials} trials)")?,
             (None, None) => write!(f, " ({trials} trials, too few for an interval)")?,
             (low, high) => write!(
                 f,
@@ -420,14 +428,14 @@ impl fmt::Display for Found {
             )?,
         }
         match self.end {
-            End::Found | End::Lowest => Ok(()),
-            End::Highest => write!(f, ": no higher rate was allowed"),
-            End::Generator => {
+            SearchEnd::Found | SearchEnd::Lowest => Ok(()),
+            SearchEnd::Highest => write!(f, ": no higher rate was allowed"),
+            SearchEnd::Generator => {
                 let (at, rate) = (per_second(self.missed_at.unwrap_or(self.plan.start)), self.rate);
                 write!(f, ": at {at} this generator could not keep up; give it more CPU or threads")?;
                 f.write_str(if rate.is_none() { ", or start with a lower --rate" } else { "" })
             }
-            End::Stopped => write!(f, ": the search was stopped early"),
+            SearchEnd::Stopped => write!(f, ": the search was stopped early"),
         }
     }
 }

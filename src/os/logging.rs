@@ -16,7 +16,7 @@ use tracing_subscriber::reload;
 
 /// Settings of the log.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct LogSettings {
     /// Directory of the logs.
     pub dir: PathBuf,
     /// Lines below this level are dropped.
@@ -54,7 +54,7 @@ pub fn set_level(level: LevelFilter) {
 }
 
 /// Starts this process's log in `DIR/name`, for example `balancer/balancer.log`. Once per process.
-pub fn init(settings: &Settings, name: &str) -> io::Result<Guard> {
+pub fn init(settings: &LogSettings, name: &str) -> io::Result<Guard> {
     let file = BoundedFile::open(settings.dir.join(name), settings.size_max)?;
     let (writer, worker) =
         NonBlockingBuilder::default().lossy(true).buffered_lines_limit(QUEUED_LINES_MAX).finish(file);

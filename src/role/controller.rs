@@ -11,7 +11,7 @@ use crate::base::drop_reason::{DropCounters, DropReason};
 use crate::base::rng::Rng;
 use crate::base::time::Instant;
 use crate::role::{Role, send_from_slot};
-use crate::supervise::servers::{Outcome, Replicas};
+use crate::supervise::servers::{Replicas, ScalingResult};
 use crate::wire::{CookieKey, Frame, FrameFormat, Header, Kind, Opener, RequestOp, Sealer, Status};
 
 /// The socket of a controller that has only one.
@@ -19,7 +19,7 @@ pub const SOCKET: SocketId = SocketId(0);
 
 /// Settings of a controller.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct ControllerSettings {
     /// Size and trailer of the frames.
     pub format: FrameFormat,
     /// Key that all components share, if frames are authenticated.
@@ -32,7 +32,7 @@ pub struct Settings {
 
 /// A controller's state machine.
 pub struct ControllerRole {
-    settings: Settings,
+    settings: ControllerSettings,
     /// The socket on which this pool's balancer sends its scaling requests.
     socket: SocketId,
     replicas: Replicas,
@@ -46,7 +46,7 @@ pub struct ControllerRole {
 
 impl ControllerRole {
     /// A controller of these servers.
-    pub fn new(settings: Settings, replicas: Replicas) -> Self {
+    pub fn new(settings: ControllerSettings, replicas: Replicas) -> Self {
         let mut rng = Rng::new(settings.seed);
         let mut key = [0; 16];
         key[..8].copy_from_slice(&rng.next_u64().to_le_bytes());
@@ -135,10 +135,10 @@ impl ControllerRole {
             _ => self.replicas.shrink(now, target, &why),
         };
         let status = match outcome {
-            Outcome::Done => Status::Ok,
-            Outcome::AtBound => Status::Busy,
-            Outcome::Unknown => Status::Unknown,
-            Outcome::NoPort => Status::Error,
+            ScalingResult::Done => Status::Ok,
+            ScalingResult::AtBound => Status::Busy,
+            ScalingResult::Unknown => Status::Unknown,
+            ScalingResult::NoPort => Status::Error,
         };
         self.last_order = Some((instance, number, status));
         status

@@ -19,7 +19,7 @@ const LISTEN_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Status of a server in the balancer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Seen {
+pub struct ObservedServer {
     /// Id of the server.
     pub id: u32,
     /// Health state.
@@ -30,9 +30,9 @@ pub struct Seen {
 
 /// Status of the pool in the balancer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Look {
+pub struct ObservedPool {
     /// All servers of the pool, those of the configuration included.
-    pub servers: Vec<Seen>,
+    pub servers: Vec<ObservedServer>,
     /// Requests that are queued in the balancer.
     pub waiting: u64,
     /// Requests refused so far because no server was below its limit.
@@ -82,7 +82,7 @@ impl PoolScaler {
     }
 
     /// Processes the pool's status; `None` if the balancer does not respond.
-    pub fn observe(&mut self, now: Instant, look: Option<&Look>) {
+    pub fn observe(&mut self, now: Instant, look: Option<&ObservedPool>) {
         let leaving: Vec<u32> = self.replicas.leaving().collect();
         for id in leaving {
             let has_left = match look {
@@ -112,8 +112,8 @@ impl PoolScaler {
     }
 
     /// Load of this controller's remaining servers, from their status.
-    fn sample(&self, look: &Look) -> Sample {
-        let Look { waiting, shed, arrived, .. } = *look;
+    fn sample(&self, look: &ObservedPool) -> Sample {
+        let ObservedPool { waiting, shed, arrived, .. } = *look;
         let mut sample = Sample { outstanding: waiting, shed, arrived, ..Sample::default() };
         for (Replica { id, .. }, _) in self.replicas.running() {
             match look.servers.iter().find(|seen| seen.id == id).map(|seen| (seen.state, seen.queue)) {
@@ -199,11 +199,18 @@ mod tests {
             self.told = self.keeper.wanted(self.now, |_| true).iter().map(|wanted| wanted.id).collect();
             self.draining.extend(before.into_iter().filter(|id| !self.told.contains(id)));
             let share = |place: usize| requests / self.told.len() as u64 + u64::from(place == 0);
-            let up =
-                self.told.iter().enumerate().map(|(i, &id)| Seen { id, state: state(id), queue: share(i) });
-            let draining = self.draining.iter().map(|&id| Seen { id, state: State::Draining, queue: 1 });
-            let look =
-                Look { servers: up.chain(draining).collect(), told: self.told.clone(), ..Look::default() };
+            let up = self.told.iter().enumerate().map(|(i, &id)| ObservedServer {
+                id,
+                state: state(id),
+                queue: share(i),
+            });
+            let draining =
+                self.draining.iter().map(|&id| ObservedServer { id, state: State::Draining, queue: 1 });
+            let look = ObservedPool {
+                servers: up.chain(draining).collect(),
+                told: self.told.clone(),
+                ..ObservedPool::default()
+            };
             self.keeper.observe(self.now, Some(&look));
             self.keeper.crew_mut().on_timeout(self.now);
             self.act();
@@ -261,11 +268,11 @@ mod tests {
         }
         let id = bench.keeper.replicas().leaving().next().unwrap();
         // A restarted balancer knows no server, but had the old set before.
-        let look = Look { told: vec![0, id], ..Look::default() };
+        let look = ObservedPool { told: vec![0, id], ..ObservedPool::default() };
         bench.keeper.observe(bench.now, Some(&look));
         bench.act();
         assert!(bench.stopped.is_empty());
-        bench.keeper.observe(bench.now, Some(&Look { told: vec![0], ..Look::default() }));
+        bench.keeper.observe(bench.now, Some(&ObservedPool { told: vec![0], ..ObservedPool::default() }));
         bench.act();
         assert_eq!(bench.stopped, [id]);
     }
@@ -280,8 +287,9 @@ mod tests {
         assert!(told.len() >= 4);
         for _ in 0..80 {
             bench.now += 250 * MS;
-            let shown = told[1..].iter().map(|&id| Seen { id, state: State::Up, queue: 0 });
-            let look = Look { servers: shown.collect(), told: told.clone(), ..Look::default() };
+            let shown = told[1..].iter().map(|&id| ObservedServer { id, state: State::Up, queue: 0 });
+            let look =
+                ObservedPool { servers: shown.collect(), told: told.clone(), ..ObservedPool::default() };
             bench.keeper.observe(bench.now, Some(&look));
         }
         assert_eq!(
@@ -306,7 +314,7 @@ mod tests {
             bench.now += 250 * MS;
             bench.keeper.observe(bench.now, None);
             // A restarted balancer knows no server yet.
-            let look = Look { told: bench.told.clone(), ..Look::default() };
+            let look = ObservedPool { told: bench.told.clone(), ..ObservedPool::default() };
             bench.keeper.observe(bench.now, Some(&look));
         }
         assert_eq!((bench.keeper.replicas().wanted() as usize, bench.stopped.len()), (many, 0));
@@ -315,18 +323,20 @@ mod tests {
     #[test]
     fn requests_that_found_no_room_count_and_servers_of_the_configuration_do_not() {
         let mut bench = Bench::new();
-        let stranger = Seen { id: 77, state: State::Up, queue: 500 };
+        let stranger = ObservedServer { id: 77, state: State::Up, queue: 500 };
         for n in 0..40 {
             bench.now += 250 * MS;
-            let own = Seen { id: 0, state: State::Up, queue: 1 };
-            let look = Look { servers: vec![own, stranger], told: vec![0], ..Look::default() };
+            let own = ObservedServer { id: 0, state: State::Up, queue: 1 };
+            let look =
+                ObservedPool { servers: vec![own, stranger], told: vec![0], ..ObservedPool::default() };
             bench.keeper.observe(bench.now, Some(&look));
             assert_eq!(bench.keeper.replicas().wanted(), 1, "look {n}");
         }
         for n in 0..40 {
             bench.now += 250 * MS;
-            let own = Seen { id: 0, state: State::Up, queue: 4 };
-            let look = Look { servers: vec![own], shed: n * 10, told: vec![0], ..Look::default() };
+            let own = ObservedServer { id: 0, state: State::Up, queue: 4 };
+            let look =
+                ObservedPool { servers: vec![own], shed: n * 10, told: vec![0], ..ObservedPool::default() };
             bench.keeper.observe(bench.now, Some(&look));
         }
         assert!(bench.keeper.replicas().wanted() > 1);

@@ -77,7 +77,7 @@ pub enum StartFailure {
 
 /// Result of a request for another number of servers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum ScalingResult {
     /// The number is reached, or will be.
     Done,
     /// The number is at its maximum or minimum, or all servers are stopping.
@@ -284,34 +284,34 @@ impl Replicas {
     }
 
     /// Raises the number of servers to `target`; `why` is logged.
-    pub fn grow(&mut self, target: u32, why: &str) -> Outcome {
+    pub fn grow(&mut self, target: u32, why: &str) -> ScalingResult {
         let (wanted, max) = (self.wanted(), self.bounds.max);
         let target = target.min(max);
         if self.shutting_down {
-            return Outcome::AtBound;
+            return ScalingResult::AtBound;
         }
         if target <= wanted {
-            return if wanted >= max { Outcome::AtBound } else { Outcome::Done };
+            return if wanted >= max { ScalingResult::AtBound } else { ScalingResult::Done };
         }
         self.actions.push_back(Action::Tell(format!("scale up: {wanted} -> {target} servers, {why}")));
         let all_added = (wanted..target).all(|_| self.add());
-        if all_added { Outcome::Done } else { Outcome::NoPort }
+        if all_added { ScalingResult::Done } else { ScalingResult::NoPort }
     }
 
     /// Stops this server unless the minimum is reached; `why` is logged.
-    pub fn shrink(&mut self, now: Instant, id: u32, why: &str) -> Outcome {
+    pub fn shrink(&mut self, now: Instant, id: u32, why: &str) -> ScalingResult {
         let wanted = self.wanted();
         match self.children.get(&id) {
-            _ if self.shutting_down => Outcome::AtBound,
-            None => Outcome::Unknown,
-            Some(child) if child.ends() => Outcome::Done,
-            Some(_) if wanted <= self.bounds.min => Outcome::AtBound,
+            _ if self.shutting_down => ScalingResult::AtBound,
+            None => ScalingResult::Unknown,
+            Some(child) if child.ends() => ScalingResult::Done,
+            Some(_) if wanted <= self.bounds.min => ScalingResult::AtBound,
             Some(_) => {
                 let fewer = wanted - 1;
                 let what = format!("scale down: {wanted} -> {fewer} servers, stopping server {id}, {why}");
                 self.actions.push_back(Action::Tell(what));
                 self.stop(now, id);
-                Outcome::Done
+                ScalingResult::Done
             }
         }
     }

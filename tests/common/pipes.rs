@@ -171,7 +171,7 @@ impl Pool {
         };
         let balancer = End::new(NativeRole::workers(settings, now).remove(0), &[front(), back()]);
         let server = |id: usize| {
-            let settings = server::Settings {
+            let settings = server::ServerSettings {
                 format: FORMAT,
                 key: None,
                 id: id as u32,

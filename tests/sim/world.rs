@@ -290,7 +290,7 @@ impl World {
             Some(service) => Work::Timed { service, workers: 1 },
             None => Work::Echo,
         };
-        let settings = server::Settings {
+        let settings = server::ServerSettings {
             format: self.format(),
             key: self.key,
             id,
@@ -318,7 +318,7 @@ impl World {
     /// Starts a client with this address.
     pub fn start_client(&mut self, addr: SocketAddr, deadline: Duration) {
         let id = self.clients.len();
-        let settings = client::Settings {
+        let settings = client::ClientSettings {
             format: self.format(),
             target: front_of(id % self.workers),
             timeout: 100 * MS,
@@ -334,7 +334,7 @@ impl World {
     }
 
     pub fn start_controller(&mut self, count: u32) {
-        let settings = controller::Settings {
+        let settings = controller::ControllerSettings {
             format: self.format(),
             key: self.key,
             balancer: back(),

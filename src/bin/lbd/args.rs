@@ -294,7 +294,7 @@ pub struct Ping {
     pub timeout: Duration,
     /// Protocol [default: the protocol of that address in the configuration, or native]
     #[arg(long, value_name = "PROTOCOL")]
-    pub protocol: Option<Protocol>,
+    pub protocol: Option<PingProtocol>,
     /// With native and raw: text to send, or bytes as in hex:0a0b [default: ping]
     #[arg(long, value_name = "TEXT")]
     pub payload: Option<String>,
@@ -308,7 +308,7 @@ pub struct Ping {
 
 /// Protocol of `lbd ping`.
 #[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Protocol {
+pub enum PingProtocol {
     /// lbd's own frames
     Native,
     /// DNS queries
@@ -317,12 +317,12 @@ pub enum Protocol {
     Raw,
 }
 
-impl Protocol {
+impl PingProtocol {
     pub const fn name(self) -> &'static str {
         match self {
-            Protocol::Native => "native",
-            Protocol::Dns => "dns",
-            Protocol::Raw => "raw",
+            PingProtocol::Native => "native",
+            PingProtocol::Dns => "dns",
+            PingProtocol::Raw => "raw",
         }
     }
 }

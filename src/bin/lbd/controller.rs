@@ -7,13 +7,13 @@ use lbd::base::batch::SocketId;
 use lbd::base::rng::entropy;
 use lbd::base::time::Clock;
 use lbd::config::{Config, DatagramPool, NativePool, NativeRun, PoolRun, Run};
-use lbd::daemon::controller::{Ledger, Plan, ServerCommand, Supervisor, Upstream};
+use lbd::daemon::controller::{Ledger, ServerCommand, Supervisor, SupervisorPlan, Upstream};
 use lbd::daemon::supervised_balancer::{self, SupervisedBalancer};
 use lbd::io::socket::{SocketOptions, bind};
 use lbd::io::{BackEnd, IoChoice};
 use lbd::os::logging;
 use lbd::os::{self, signals::Stop};
-use lbd::role::controller::{ControllerRole, Settings};
+use lbd::role::controller::{ControllerRole, ControllerSettings};
 use lbd::supervise::pool::PoolScaler;
 use lbd::supervise::servers::{Bounds, Replicas};
 use tracing::{info, warn};
@@ -146,7 +146,7 @@ pub fn open(
     let choice = native.first().map_or(IoChoice::Mio, |(pool, _)| pool.io);
     let io = os::back_end(choice, sockets, &options.unwrap_or_default(), clock)?;
     let stop = Stop::on_signals(vec![io.waker()])?;
-    let mut plan = Plan {
+    let mut plan = SupervisorPlan {
         native: vec![],
         datagram: config.run_pools().map(|(pool, run)| datagram_replicas(config, pool, run)).collect(),
         upstream: match (config.run_pools().next(), config.admin_for_controller()) {
@@ -176,7 +176,7 @@ fn native_replicas(
     servers: Option<&Servers<'_>>,
     socket: SocketId,
 ) -> Result<(String, ControllerRole, ServerCommand)> {
-    let settings = Settings {
+    let settings = ControllerSettings {
         format: pool.format,
         key: pool.key_bytes(),
         balancer: pool.balancer_for_servers(),

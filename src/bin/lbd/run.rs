@@ -78,7 +78,7 @@ fn run_server(args: &Server) -> Result<()> {
     let serving = &pool.serving;
     let service = args.service.or(serving.service);
     let workers = args.workers.map_or(serving.workers, usize::from);
-    let settings = server::Settings {
+    let settings = server::ServerSettings {
         format: pool.format,
         key: pool.key_bytes(),
         id,
@@ -130,7 +130,7 @@ fn run_client(args: &Client) -> Result<bool> {
     let _log = logging::init(&config.logs, &log_name(pool, "clients", &format!("client_{id}.log")))?;
     let io = os::back_end(pool.io, vec![socket], &pool.io_options(), clock)?;
     let stop = Stop::on_signals(vec![io.waker()])?;
-    let settings = client::Settings {
+    let settings = client::ClientSettings {
         format,
         target: to,
         timeout: config.client.timeout,
@@ -140,7 +140,7 @@ fn run_client(args: &Client) -> Result<bool> {
         servers: config.client.servers.clone(),
         seed: entropy(),
     };
-    let plan = daemon::client::Plan {
+    let plan = daemon::client::Workload {
         requests: args.requests,
         rate: args.rate,
         window: usize::from(args.window),

@@ -55,7 +55,7 @@ pub fn run(args: &Up) -> Result<bool> {
     let mut system = System {
         supervisor,
         stop,
-        balancer: Balancer::start(&config)?,
+        balancer: BalancerProcess::start(&config)?,
         clients: vec![],
         events: vec![],
         quiet: args.common.quiet,
@@ -85,20 +85,20 @@ pub fn run(args: &Up) -> Result<bool> {
 }
 
 /// The balancer process and its newest status.
-struct Balancer {
+struct BalancerProcess {
     kept: SupervisedBalancer,
     status: Arc<Mutex<Status>>,
     reader: Option<JoinHandle<()>>,
 }
 
-impl Balancer {
-    fn start(config: &Config) -> Result<Balancer> {
+impl BalancerProcess {
+    fn start(config: &Config) -> Result<BalancerProcess> {
         let mut words = command::own_command("balancer", config)?;
         words.extend(["--status-every", "250ms", "--until-stdin-ends"].map(str::to_owned));
         let mut kept = SupervisedBalancer::start(config, words, true).context("cannot start the balancer")?;
         info!(pid = kept.process().id(), "balancer started");
         let stdout = kept.process().take_stdout();
-        let mut balancer = Balancer { kept, status: Arc::default(), reader: None };
+        let mut balancer = BalancerProcess { kept, status: Arc::default(), reader: None };
         balancer.read(stdout);
         Ok(balancer)
     }
@@ -150,13 +150,13 @@ impl Balancer {
 }
 
 /// A client process that prints its summary when it ends.
-struct Client {
+struct ClientProcess {
     id: u32,
     process: Process,
     output: JoinHandle<String>,
 }
 
-fn start_client(config: &Config, place: u32, rate: f64) -> Result<Client> {
+fn start_client(config: &Config, place: u32, rate: f64) -> Result<ClientProcess> {
     let id = config.client.start_id + place;
     let port = config.client.ports.start + place as u16;
     let mut words = command::own_command("client", config)?;
@@ -172,15 +172,15 @@ fn start_client(config: &Config, place: u32, rate: f64) -> Result<Client> {
         let _ = stdout.read_to_string(&mut text); // the received part is parsed below
         text
     });
-    Ok(Client { id, process, output })
+    Ok(ClientProcess { id, process, output })
 }
 
 /// All processes of the system.
 struct System {
     supervisor: Supervisor<BackEnd>,
     stop: Stop,
-    balancer: Balancer,
-    clients: Vec<Client>,
+    balancer: BalancerProcess,
+    clients: Vec<ClientProcess>,
     events: Vec<String>,
     quiet: bool,
     started: Instant,

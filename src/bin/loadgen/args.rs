@@ -68,7 +68,7 @@ pub struct Args {
     pub target: Option<SocketAddr>,
     /// Protocol of the requests: lbd's frames, DNS queries, or raw for the unmodified payload
     #[arg(long, value_name = "NAME", default_value = "native", help_heading = REQUESTS)]
-    pub protocol: Protocol,
+    pub protocol: RequestProtocol,
     /// Payload of a request: a number of random bytes, text:..., hex:..., or file:... [default: 16]
     ///
     /// With --protocol raw, the payload is the whole datagram. {id} in it becomes 16 hexadecimal digits
@@ -157,7 +157,7 @@ requests do not fail a run: the report counts them, and --fail-if sets a limit."
 
 /// Protocol of the requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Protocol {
+pub enum RequestProtocol {
     /// lbd's frames.
     Native,
     /// DNS queries.

@@ -4,11 +4,11 @@ use std::net::SocketAddr;
 
 use anyhow::Result;
 use lbd::load::compare::{Compare, Compared, Side};
-use lbd::load::{Report, pages};
+use lbd::load::{LoadReport, pages};
 use lbd::os::signals::Stop;
 
 use crate::args::Args;
-use crate::ending::Ending;
+use crate::ending::RunEnd;
 use crate::output::Outputs;
 use crate::plan;
 use crate::trials::Trials;
@@ -16,7 +16,7 @@ use crate::trials::Trials;
 const PAIRS: u16 = 9;
 
 /// Compares the two targets and writes the result.
-pub fn run(args: &Args, (a, b): (SocketAddr, SocketAddr), stop: &Stop) -> Result<Ending> {
+pub fn run(args: &Args, (a, b): (SocketAddr, SocketAddr), stop: &Stop) -> Result<RunEnd> {
     let pairs = args.judgement.repeats.unwrap_or(PAIRS);
     let mut compare = Compare::new(usize::from(pairs));
     let job = plan::job_for(args, a)?;
@@ -38,7 +38,7 @@ pub fn run(args: &Args, (a, b): (SocketAddr, SocketAddr), stop: &Stop) -> Result
                 break;
             }
         };
-        let Report { sent, lost, latency_us, .. } = &report;
+        let LoadReport { sent, lost, latency_us, .. } = &report;
         let name = if side == Side::A { "A" } else { "B" };
         trials.say(format_args!(
             "pair {} of {pairs}, {name}: {sent} sent, {lost} lost, p50 {} us, p99 {} us",
@@ -57,15 +57,15 @@ pub fn run(args: &Args, (a, b): (SocketAddr, SocketAddr), stop: &Stop) -> Result
     Ok(ending(&compared, broken_off))
 }
 
-fn ending(compared: &Compared, broken_off: Option<anyhow::Error>) -> Ending {
+fn ending(compared: &Compared, broken_off: Option<anyhow::Error>) -> RunEnd {
     let Compared { pairs, pairs_unfit, .. } = *compared;
     match broken_off {
-        Some(error) => Ending::invalid(error.to_string()),
-        None if pairs == 0 || pairs_unfit > pairs => Ending::invalid(format!(
+        Some(error) => RunEnd::invalid(error.to_string()),
+        None if pairs == 0 || pairs_unfit > pairs => RunEnd::invalid(format!(
             "{pairs_unfit} of {} pairs are invalid: the generator could not keep up, or no response arrived; lower the \
              rate, or give the generator more CPU or --threads",
             pairs + pairs_unfit
         )),
-        None => Ending::good(),
+        None => RunEnd::good(),
     }
 }

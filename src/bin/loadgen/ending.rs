@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use lbd::load::Verdict;
+use lbd::load::RunVerdict;
 
 /// The results measure the generator, not the system.
 const INVALID: u8 = 1;
@@ -11,37 +11,37 @@ const CONDITION: u8 = 3;
 
 /// An exit code with its reasons.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Ending {
+pub struct RunEnd {
     code: u8,
     /// Lines for the operator.
     pub reasons: Vec<String>,
 }
 
-impl Ending {
+impl RunEnd {
     /// Success.
     pub fn good() -> Self {
-        Ending { code: 0, reasons: vec![] }
+        RunEnd { code: 0, reasons: vec![] }
     }
 
     /// The run has no valid results.
     pub fn invalid(reason: String) -> Self {
-        Ending { code: INVALID, reasons: vec![reason] }
+        RunEnd { code: INVALID, reasons: vec![reason] }
     }
 
     /// The results fail a condition.
     pub fn condition(reasons: Vec<String>) -> Self {
-        Ending { code: CONDITION, reasons }
+        RunEnd { code: CONDITION, reasons }
     }
 
     /// The outcome of a run, from its verdict and the `--fail-if` conditions that hold. An invalid run
     /// comes first.
-    pub fn of_run(verdict: Verdict, holding: Vec<String>) -> Self {
+    pub fn of_run(verdict: RunVerdict, holding: Vec<String>) -> Self {
         match (verdict, holding.is_empty()) {
-            (Verdict::Valid, true) => Ending::good(),
-            (Verdict::Valid, false) => Ending::condition(holding),
+            (RunVerdict::Valid, true) => RunEnd::good(),
+            (RunVerdict::Valid, false) => RunEnd::condition(holding),
             (verdict, _) => {
                 let reasons = holding.into_iter().chain([verdict.to_string()]).collect();
-                Ending { code: INVALID, reasons }
+                RunEnd { code: INVALID, reasons }
             }
         }
     }
@@ -59,9 +59,9 @@ mod tests {
     #[test]
     fn figures_that_say_nothing_outweigh_a_condition_on_them() {
         let held = || vec!["p99>5ms holds".to_owned()];
-        assert_eq!(Ending::of_run(Verdict::Valid, vec![]), Ending::good());
-        assert_eq!(Ending::of_run(Verdict::Valid, held()), Ending { code: 3, reasons: held() });
-        let late = Ending::of_run(Verdict::Late(0.5), held());
+        assert_eq!(RunEnd::of_run(RunVerdict::Valid, vec![]), RunEnd::good());
+        assert_eq!(RunEnd::of_run(RunVerdict::Valid, held()), RunEnd { code: 3, reasons: held() });
+        let late = RunEnd::of_run(RunVerdict::Late(0.5), held());
         assert_eq!((late.code, late.reasons.len()), (1, 2));
     }
 }

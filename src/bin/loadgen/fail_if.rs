@@ -2,14 +2,14 @@
 
 use anyhow::{Result, anyhow};
 use lbd::load::search::per_second;
-use lbd::load::{Conditions, Figures, Report};
+use lbd::load::{Conditions, LoadReport, ReportMetrics};
 
 /// The conditions that hold, each with the measured value. With `--steps`, each step is judged.
-pub fn holding(conditions: &[Conditions], report: &Report) -> Result<Vec<String>> {
+pub fn holding(conditions: &[Conditions], report: &LoadReport) -> Result<Vec<String>> {
     let mut lines = vec![];
     let runs = if report.steps.is_empty() { std::slice::from_ref(report) } else { &report.steps };
     for (run, number) in runs.iter().zip(1..) {
-        let figures = Figures::of(run).map_err(|why| anyhow!("the report is damaged: {why}"))?;
+        let figures = ReportMetrics::of(run).map_err(|why| anyhow!("the report is damaged: {why}"))?;
         for condition in conditions.iter().filter(|condition| condition.hold(&figures)) {
             let step = match report.steps.is_empty() {
                 true => String::new(),
@@ -27,8 +27,8 @@ pub fn holding(conditions: &[Conditions], report: &Report) -> Result<Vec<String>
 mod tests {
     use super::*;
 
-    fn report(sent: u64, lost: u64, rate_wanted: f64) -> Report {
-        Report { sent, lost, rate_wanted: Some(rate_wanted), ..Report::default() }
+    fn report(sent: u64, lost: u64, rate_wanted: f64) -> LoadReport {
+        LoadReport { sent, lost, rate_wanted: Some(rate_wanted), ..LoadReport::default() }
     }
 
     fn conditions(texts: &[&str]) -> Vec<Conditions> {
@@ -48,7 +48,7 @@ mod tests {
     #[test]
     fn of_steps_the_one_is_named() {
         let steps = vec![report(1000, 0, 500.0), report(1000, 20, 12_000.0)];
-        let whole = Report { steps, ..report(2000, 20, 6_250.0) };
+        let whole = LoadReport { steps, ..report(2000, 20, 6_250.0) };
         let lines = holding(&conditions(&["loss>1.5%"]), &whole).unwrap();
         assert_eq!(lines, ["step 2 (12,000/s): --fail-if loss>1.5% holds: loss 2 %"]);
     }

@@ -16,12 +16,12 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, anyhow};
 use clap::Parser;
 use lbd::io::IoChoice;
-use lbd::load::{Job, Report};
+use lbd::load::{LoadReport, Measurement};
 use lbd::os::signals::Stop;
 use lbd::os::terminal::tell;
 
 use args::Args;
-use ending::Ending;
+use ending::RunEnd;
 use output::Outputs;
 use progress::Line;
 
@@ -41,7 +41,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(args: &Args) -> Result<Ending> {
+fn run(args: &Args) -> Result<RunEnd> {
     let judgement = &args.judgement;
     if judgement.search {
         return search::run(args, &Stop::on_signals(vec![])?);
@@ -59,13 +59,13 @@ fn run(args: &Args) -> Result<Ending> {
     };
     let holding = fail_if::holding(&judgement.fail_if, &report)?;
     outputs.write(&report, &holding)?;
-    Ok(Ending::of_run(report.verdict(), holding))
+    Ok(RunEnd::of_run(report.verdict(), holding))
 }
 
 /// Runs the jobs one after another: a single run, or the steps.
-fn measure(jobs: &[Job], quiet: bool) -> Result<Report> {
+fn measure(jobs: &[Measurement], quiet: bool) -> Result<LoadReport> {
     let stop = Stop::on_signals(vec![])?;
-    let mut reports: Vec<Report> = vec![];
+    let mut reports: Vec<LoadReport> = vec![];
     for (job, number) in jobs.iter().zip(1..) {
         let mut line = (!quiet).then(|| Line::new(job.warmup, job.measured()));
         if let Some(line) = line.as_mut().filter(|_| jobs.len() > 1) {
@@ -87,18 +87,18 @@ fn measure(jobs: &[Job], quiet: bool) -> Result<Report> {
     }
     match jobs {
         [_] => Ok(reports.remove(0)),
-        _ => Report::in_steps(reports).context("no steps"),
+        _ => LoadReport::in_steps(reports).context("no steps"),
     }
 }
 
 /// Reads reports and merges them.
-fn merge(files: &[PathBuf]) -> Result<Report> {
-    let read = |file: &PathBuf| -> Result<Report> {
+fn merge(files: &[PathBuf]) -> Result<LoadReport> {
+    let read = |file: &PathBuf| -> Result<LoadReport> {
         let text = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
         serde_json::from_slice(&text)
             .with_context(|| format!("cannot read {}: not a report of loadgen --json", file.display()))
     };
-    let reports = files.iter().map(read).collect::<Result<Vec<Report>>>()?;
-    let merged = Report::merge(&reports).context("nothing to merge")?;
+    let reports = files.iter().map(read).collect::<Result<Vec<LoadReport>>>()?;
+    let merged = LoadReport::merge(&reports).context("nothing to merge")?;
     merged.map_err(|(index, why)| anyhow!("{}: {why}", files[index].display()))
 }

@@ -5,8 +5,8 @@ use std::io::Write;
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, ensure};
-use lbd::load::pages::{self, Machine};
-use lbd::load::{Report, write_csv, write_interval_log};
+use lbd::load::pages::{self, MachineInfo};
+use lbd::load::{LoadReport, write_csv, write_interval_log};
 use lbd::os::terminal::{print, tell};
 use lbd::report::page::Page;
 use serde::Serialize;
@@ -74,7 +74,7 @@ impl<'a> Outputs<'a> {
 
     /// Writes the report of a run to each destination, and the table unless standard output is taken.
     /// `holding`: conditions that hold.
-    pub fn write(mut self, report: &Report, holding: &[String]) -> Result<()> {
+    pub fn write(mut self, report: &LoadReport, holding: &[String]) -> Result<()> {
         if let Some(sink) = &mut self.csv {
             sink.write(write_csv(&report.series).as_bytes())?;
         }
@@ -92,7 +92,7 @@ impl<'a> Outputs<'a> {
         mut self,
         judged: &impl Serialize,
         text: &str,
-        page: impl FnOnce(&Machine) -> Result<Page, String>,
+        page: impl FnOnce(&MachineInfo) -> Result<Page, String>,
     ) -> Result<()> {
         let to_stdout = self.to_stdout() > 0;
         if let Some(sink) = &mut self.json {
@@ -112,9 +112,9 @@ impl<'a> Outputs<'a> {
 }
 
 /// The machine that this program runs on.
-fn machine() -> Machine {
+fn machine() -> MachineInfo {
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    Machine {
+    MachineInfo {
         command: ["loadgen".to_owned()]
             .into_iter()
             .chain(std::env::args().skip(1).map(quoted))

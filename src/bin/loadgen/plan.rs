@@ -9,10 +9,10 @@ use anyhow::{Context, Result, bail, ensure};
 use lbd::base::rng::entropy;
 use lbd::config::Config;
 use lbd::io::IoChoice;
-use lbd::load::{Arrivals, Job, Load, Payload, ProtocolSpec, Queries, Rate, Trace};
+use lbd::load::{Arrivals, Load, Measurement, Payload, ProtocolSpec, Queries, Rate, Trace};
 use lbd::wire::FrameFormat;
 
-use crate::args::{Args, Protocol, Ramp, Steps};
+use crate::args::{Args, Ramp, RequestProtocol, Steps};
 
 const DURATION: Duration = Duration::from_secs(10);
 const WARMUP: Duration = Duration::from_secs(1);
@@ -21,40 +21,40 @@ const DNS_NAME: &str = "example.com";
 const DNS_TYPE: u16 = 1;
 
 /// The jobs in order: a single one, or one per step.
-pub fn jobs(args: &Args) -> Result<Vec<Job>> {
+pub fn jobs(args: &Args) -> Result<Vec<Measurement>> {
     let job = template(args, args.target)?;
-    let jobs: Vec<Job> = match &args.steps {
+    let jobs: Vec<Measurement> = match &args.steps {
         Some(Steps(rates)) => {
             let loads = rates.iter().map(|rate| at_rate(args, Rate::flat(*rate)));
-            loads.map(|load| Ok(Job { load: load?, ..job.clone() })).collect::<Result<_>>()?
+            loads.map(|load| Ok(Measurement { load: load?, ..job.clone() })).collect::<Result<_>>()?
         }
-        None => vec![Job { load: load(args, &job)?, ..job }],
+        None => vec![Measurement { load: load(args, &job)?, ..job }],
     };
-    jobs.iter().try_for_each(Job::check).map_err(anyhow::Error::msg)?;
+    jobs.iter().try_for_each(Measurement::check).map_err(anyhow::Error::msg)?;
     Ok(jobs)
 }
 
 /// A job for this target.
-pub fn job_for(args: &Args, target: SocketAddr) -> Result<Job> {
+pub fn job_for(args: &Args, target: SocketAddr) -> Result<Measurement> {
     let job = template(args, Some(target))?;
-    checked(Job { load: load(args, &job)?, ..job })
+    checked(Measurement { load: load(args, &job)?, ..job })
 }
 
 /// A job at this rate.
-pub fn job_at(args: &Args, rate: f64) -> Result<Job> {
-    checked(Job { load: at_rate(args, Rate::flat(rate))?, ..template(args, args.target)? })
+pub fn job_at(args: &Args, rate: f64) -> Result<Measurement> {
+    checked(Measurement { load: at_rate(args, Rate::flat(rate))?, ..template(args, args.target)? })
 }
 
-fn checked(job: Job) -> Result<Job> {
+fn checked(job: Measurement) -> Result<Measurement> {
     job.check().map_err(anyhow::Error::msg)?;
     Ok(job)
 }
 
 /// A job whose load is not set yet.
-fn template(args: &Args, target: Option<SocketAddr>) -> Result<Job> {
+fn template(args: &Args, target: Option<SocketAddr>) -> Result<Measurement> {
     let config = Config::load_or_default(args.config.as_deref())?;
     if target.is_none() {
-        let is_native = args.protocol == Protocol::Native;
+        let is_native = args.protocol == RequestProtocol::Native;
         ensure!(is_native, "--protocol {} needs --target", name(args.protocol));
     }
     let target = match target {
@@ -66,7 +66,7 @@ fn template(args: &Args, target: Option<SocketAddr>) -> Result<Job> {
         true => (Duration::ZERO, Duration::MAX),
         false => (WARMUP, DURATION),
     };
-    Ok(Job {
+    Ok(Measurement {
         target,
         protocol: protocol(args, &config)?,
         load: Load::Closed,
@@ -83,7 +83,7 @@ fn template(args: &Args, target: Option<SocketAddr>) -> Result<Job> {
 }
 
 /// The load of a run without steps.
-fn load(args: &Args, job: &Job) -> Result<Load> {
+fn load(args: &Args, job: &Measurement) -> Result<Load> {
     match (args.ramp, args.rate, &args.arrivals) {
         (Some(Ramp { from, to }), ..) => at_rate(args, Rate::ramp(from, to, job.warmup, job.duration)),
         (None, Some(rate), _) => at_rate(args, Rate::flat(rate)),
@@ -93,11 +93,11 @@ fn load(args: &Args, job: &Job) -> Result<Load> {
     }
 }
 
-fn name(protocol: Protocol) -> &'static str {
+fn name(protocol: RequestProtocol) -> &'static str {
     match protocol {
-        Protocol::Native => "native",
-        Protocol::Dns => "dns",
-        Protocol::Raw => "raw",
+        RequestProtocol::Native => "native",
+        RequestProtocol::Dns => "dns",
+        RequestProtocol::Raw => "raw",
     }
 }
 
@@ -129,16 +129,16 @@ fn protocol(args: &Args, config: &Config) -> Result<ProtocolSpec> {
     ];
     let payload = [("--payload", args.payload.is_some())];
     let foreign: &[&[(&str, bool)]] = match args.protocol {
-        Protocol::Native => &[&for_dns],
-        Protocol::Dns => &[&for_native, &payload],
-        Protocol::Raw => &[&for_native, &for_dns],
+        RequestProtocol::Native => &[&for_dns],
+        RequestProtocol::Dns => &[&for_native, &payload],
+        RequestProtocol::Raw => &[&for_native, &for_dns],
     };
     if let Some((option, _)) = foreign.iter().copied().flatten().find(|(_, given)| *given) {
         bail!("{option} does not apply to --protocol {}", name(args.protocol));
     }
     let payload = args.payload.clone().unwrap_or(Payload::Random(PAYLOAD));
     Ok(match args.protocol {
-        Protocol::Native => {
+        RequestProtocol::Native => {
             let format = args.frame.map_or(config.frame_format(), FrameFormat::plain);
             let frames_per_datagram = match (args.frames_per_datagram, args.frame) {
                 (Some(frames), _) => usize::from(frames),
@@ -149,8 +149,8 @@ fn protocol(args: &Args, config: &Config) -> Result<ProtocolSpec> {
             };
             ProtocolSpec::Native { format, frames_per_datagram, payload }
         }
-        Protocol::Dns => ProtocolSpec::Dns(queries(args)?),
-        Protocol::Raw => ProtocolSpec::Raw(payload),
+        RequestProtocol::Dns => ProtocolSpec::Dns(queries(args)?),
+        RequestProtocol::Raw => ProtocolSpec::Raw(payload),
     })
 }
 

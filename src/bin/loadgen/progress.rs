@@ -3,7 +3,7 @@
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
-use lbd::load::Live;
+use lbd::load::LiveCounts;
 use lbd::os::terminal::tell;
 
 /// Interval of the lines when standard error is not a terminal.
@@ -17,7 +17,7 @@ pub struct Line {
     terminal: bool,
     started: Instant,
     last_at: Duration,
-    last: Live,
+    last: LiveCounts,
 }
 
 impl Line {
@@ -30,7 +30,7 @@ impl Line {
             terminal,
             started: Instant::now(),
             last_at: Duration::ZERO,
-            last: Live::default(),
+            last: LiveCounts::default(),
         }
     }
 
@@ -40,7 +40,7 @@ impl Line {
     }
 
     /// Shows the newest counts.
-    pub fn show(&mut self, live: Live) {
+    pub fn show(&mut self, live: LiveCounts) {
         let at = self.started.elapsed();
         let due = at - self.last_at >= LINE_EVERY;
         if self.terminal || due {
@@ -71,8 +71,8 @@ impl Drop for Line {
     }
 }
 
-fn line(at: Duration, duration: Duration, live: &Live, (sent, time): (u64, Duration)) -> String {
-    let Live { answered, busy, lost, late, in_flight, .. } = live;
+fn line(at: Duration, duration: Duration, live: &LiveCounts, (sent, time): (u64, Duration)) -> String {
+    let LiveCounts { answered, busy, lost, late, in_flight, .. } = live;
     let rate = if time.is_zero() { 0.0 } else { sent as f64 / time.as_secs_f64() };
     format!(
         "{:.0} of {:.0} s: {rate:.0} sent/s, {answered} answered, {busy} busy, {lost} lost, {late} late, \
@@ -88,7 +88,7 @@ mod tests {
 
     #[test]
     fn the_rate_is_that_since_the_last_line() {
-        let live = Live { sent: 5_000, answered: 4_000, in_flight: 7, ..Live::default() };
+        let live = LiveCounts { sent: 5_000, answered: 4_000, in_flight: 7, ..LiveCounts::default() };
         let text =
             line(Duration::from_secs(5), Duration::from_secs(10), &live, (200, Duration::from_secs(2)));
         assert_eq!(text, "5 of 10 s: 100 sent/s, 4000 answered, 0 busy, 0 lost, 0 late, 7 in flight");

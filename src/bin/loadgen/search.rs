@@ -2,11 +2,11 @@
 
 use anyhow::{Result, anyhow, ensure};
 use lbd::load::pages;
-use lbd::load::search::{End, Found, Outcome, Search, SearchPlan, per_second};
+use lbd::load::search::{Found, Search, SearchEnd, SearchPlan, TrialOutcome, per_second};
 use lbd::os::signals::Stop;
 
 use crate::args::Args;
-use crate::ending::Ending;
+use crate::ending::RunEnd;
 use crate::output::Outputs;
 use crate::plan;
 use crate::trials::Trials;
@@ -20,7 +20,7 @@ const RATES: std::ops::RangeInclusive<f64> = 0.001..=1e8;
 const REPEATS: u16 = 3;
 
 /// Searches and writes the result.
-pub fn run(args: &Args, stop: &Stop) -> Result<Ending> {
+pub fn run(args: &Args, stop: &Stop) -> Result<RunEnd> {
     let plan = search_plan(args)?;
     let mut search = Search::new(plan.clone()).map_err(|why| anyhow!("--slo: {why}"))?;
     let job = plan::job_at(args, plan.start)?;
@@ -38,13 +38,13 @@ pub fn run(args: &Args, stop: &Stop) -> Result<Ending> {
                 broken_off = Some(error); // the results of earlier trials are kept
                 break;
             }
-            Err(error) => return Ok(Ending::invalid(error.to_string())),
+            Err(error) => return Ok(RunEnd::invalid(error.to_string())),
         };
         let trial = search.record(rate, report).map_err(anyhow::Error::msg)?;
         let outcome = match trial.outcome {
-            Outcome::Met => "met",
-            Outcome::Missed => "missed",
-            Outcome::Unfit => "the generator could not keep up",
+            TrialOutcome::Met => "met",
+            TrialOutcome::Missed => "missed",
+            TrialOutcome::Unfit => "the generator could not keep up",
         };
         let text = format!("trial {number}: {}: {}: {outcome}", per_second(rate), trial.measured);
         trials.say(format_args!("{text}{}", limit(search.bracket())));
@@ -54,14 +54,14 @@ pub fn run(args: &Args, stop: &Stop) -> Result<Ending> {
     Ok(ending(&found, broken_off))
 }
 
-fn ending(found: &Found, broken_off: Option<anyhow::Error>) -> Ending {
+fn ending(found: &Found, broken_off: Option<anyhow::Error>) -> RunEnd {
     match (found.end, broken_off) {
-        (_, Some(error)) => Ending::invalid(error.to_string()),
-        (End::Lowest, None) => Ending::condition(vec![found.to_string()]),
-        (End::Generator, None) => Ending::invalid(found.to_string()),
-        (End::Found | End::Highest, None) => Ending::good(),
-        (End::Stopped, None) if found.rate.is_some() => Ending::good(),
-        (End::Stopped, None) => Ending::invalid(found.to_string()),
+        (_, Some(error)) => RunEnd::invalid(error.to_string()),
+        (SearchEnd::Lowest, None) => RunEnd::condition(vec![found.to_string()]),
+        (SearchEnd::Generator, None) => RunEnd::invalid(found.to_string()),
+        (SearchEnd::Found | SearchEnd::Highest, None) => RunEnd::good(),
+        (SearchEnd::Stopped, None) if found.rate.is_some() => RunEnd::good(),
+        (SearchEnd::Stopped, None) => RunEnd::invalid(found.to_string()),
     }
 }
 

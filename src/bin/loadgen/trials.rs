@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
-use lbd::load::{Job, Load, Rate, Report};
+use lbd::load::{Load, LoadReport, Measurement, Rate};
 use lbd::os::signals::Stop;
 use lbd::os::terminal::tell;
 
@@ -23,7 +23,7 @@ const CALM_SHARE: u64 = 9;
 
 /// Runs trials, and waits before each until the target has recovered.
 pub struct Trials<'a> {
-    job: Job,
+    job: Measurement,
     stop: &'a Stop,
     quiet: bool,
     /// Each target's median response time at its first check, in microseconds.
@@ -32,12 +32,12 @@ pub struct Trials<'a> {
 
 impl<'a> Trials<'a> {
     /// Trials of this job; each has its own rate and target.
-    pub fn new(job: Job, stop: &'a Stop, quiet: bool) -> Self {
+    pub fn new(job: Measurement, stop: &'a Stop, quiet: bool) -> Self {
         Trials { job, stop, quiet, at_rest: vec![] }
     }
 
     /// The job without a trial's changes.
-    pub fn job(&self) -> &Job {
+    pub fn job(&self) -> &Measurement {
         &self.job
     }
 
@@ -50,7 +50,7 @@ impl<'a> Trials<'a> {
 
     /// Runs one trial of the job with `change` applied; `None` if the operator stops it. The error is
     /// that the trial cannot run, or that the target does not respond even at a low rate.
-    pub fn run(&mut self, change: impl FnOnce(&mut Job)) -> Result<Option<Report>> {
+    pub fn run(&mut self, change: impl FnOnce(&mut Measurement)) -> Result<Option<LoadReport>> {
         let mut job = self.job.clone();
         change(&mut job);
         if !self.await_rest(&job)? {
@@ -68,8 +68,8 @@ impl<'a> Trials<'a> {
 
     /// Waits until the target answers a few requests about as quickly as at first, which means that its
     /// queue is empty.
-    fn await_rest(&mut self, job: &Job) -> Result<bool> {
-        let calm = Job {
+    fn await_rest(&mut self, job: &Measurement) -> Result<bool> {
+        let calm = Measurement {
             load: Load::Bursts(Rate::flat(CALM_RATE), 1),
             window: None,
             warmup: Duration::ZERO,
@@ -93,7 +93,7 @@ impl<'a> Trials<'a> {
                 return Ok(true);
             }
             if first.is_none() || Instant::now() >= give_up {
-                let Report { sent, answered, busy, refused, lost, .. } = report;
+                let LoadReport { sent, answered, busy, refused, lost, .. } = report;
                 bail!(
                     "{} does not respond{}: of {sent} requests at {CALM_RATE}/s {answered} were answered, {busy} busy, \
                      {refused} refused, {lost} lost, half within {half} us",
@@ -111,7 +111,7 @@ impl<'a> Trials<'a> {
 
 /// Whether the target has recovered, by a run at a low rate. `first`: its median response time at the
 /// first check, in microseconds.
-fn is_at_rest(report: &Report, first: Option<u64>) -> bool {
+fn is_at_rest(report: &LoadReport, first: Option<u64>) -> bool {
     let is_answered = report.answered > 0 && report.answered * 10 >= report.sent * CALM_SHARE;
     is_answered && first.is_none_or(|us| report.latency_us.p50 <= 2 * us + CALM_SLACK_US)
 }
@@ -123,14 +123,14 @@ mod tests {
 
     #[test]
     fn a_target_is_at_rest_when_it_answers_nearly_all_and_about_as_fast_as_at_first() {
-        let report = |answered: u64, p50: u64| Report {
+        let report = |answered: u64, p50: u64| LoadReport {
             sent: 20,
             answered,
             latency_us: Percentiles { p50, ..Percentiles::default() },
-            ..Report::default()
+            ..LoadReport::default()
         };
         assert!(is_at_rest(&report(18, 5_000), None) && !is_at_rest(&report(17, 5_000), None));
-        assert!(!is_at_rest(&Report::default(), None), "no request was sent");
+        assert!(!is_at_rest(&LoadReport::default(), None), "no request was sent");
         assert!(is_at_rest(&report(20, 1_500), Some(250)) && !is_at_rest(&report(20, 1_501), Some(250)));
         assert!(!is_at_rest(&report(10, 100), Some(250)));
     }

@@ -25,7 +25,7 @@ use runner::Runner;
 
 /// The pools whose servers a controller runs.
 #[derive(Default)]
-pub struct Plan {
+pub struct SupervisorPlan {
     /// The native pools, by name; each has a socket of the controller's back end.
     pub native: Vec<(String, ControllerRole, ServerCommand)>,
     /// The datagram pools, by name.
@@ -51,7 +51,7 @@ const TURN_MAX: Duration = Duration::from_millis(100);
 
 impl<I: DatagramIo> Supervisor<I> {
     /// A controller that has adopted the servers that run already, and has started none.
-    pub fn new(plan: Plan, io: I, clock: Clock, mut ledger: Ledger) -> Self {
+    pub fn new(plan: SupervisorPlan, io: I, clock: Clock, mut ledger: Ledger) -> Self {
         let now = clock.now();
         let mut left = ledger.take();
         let mut begin = |pool: &str, replicas: &mut Replicas, command: ServerCommand| {

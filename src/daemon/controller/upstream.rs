@@ -19,7 +19,7 @@ use crate::base::drop_reason::DropReason;
 use crate::config::Admin;
 use crate::pool::desired::DesiredServer;
 use crate::pool::health::State;
-use crate::supervise::pool::{Look, Seen};
+use crate::supervise::pool::{ObservedPool, ObservedServer};
 
 /// The interval between two requests.
 const ASK_EVERY: Duration = Duration::from_millis(250);
@@ -88,7 +88,7 @@ impl Upstream {
 
     /// The status of these pools, in their order; `None` if it has been returned before, `Some(None)` if the
     /// balancer does not respond.
-    pub fn looks(&mut self, pools: &[&str]) -> Option<Option<Vec<Look>>> {
+    pub fn looks(&mut self, pools: &[&str]) -> Option<Option<Vec<ObservedPool>>> {
         let news = self.shared.board.lock().expect("no panic while it is held").news.clone();
         let Some(news) = news.filter(|news| news.at.elapsed() < OUTDATED) else { return Some(None) };
         if news.number == self.looked_at {
@@ -98,7 +98,7 @@ impl Upstream {
         let looks = pools.iter().map(|name| {
             let told = news.told.get(*name).map_or(&[][..], Vec::as_slice);
             let pool = news.status.pools.iter().find(|pool| pool.name == *name);
-            pool.map_or_else(Look::default, |pool| look(pool, told))
+            pool.map_or_else(ObservedPool::default, |pool| look(pool, told))
         });
         Some(Some(looks.collect()))
     }
@@ -111,15 +111,15 @@ impl Drop for Upstream {
     }
 }
 
-fn look(pool: &PoolStatus, told: &[DesiredServer]) -> Look {
+fn look(pool: &PoolStatus, told: &[DesiredServer]) -> ObservedPool {
     let seen = pool.servers.iter().filter_map(|server| {
         let state = State::ALL.into_iter().find(|state| state.name() == server.state)?;
-        Some(Seen { id: server.id, state, queue: server.queue })
+        Some(ObservedServer { id: server.id, state, queue: server.queue })
     });
     // More servers help against both: each has a limit and pairs with the ports of its own.
     let of_room = [DropReason::ServersFull, DropReason::NoPort];
     let shed = of_room.iter().filter_map(|reason| pool.refused.get(reason.name())).sum();
-    Look {
+    ObservedPool {
         servers: seen.collect(),
         waiting: pool.decisions.waiting,
         shed,

@@ -12,7 +12,7 @@ use std::os::fd::AsFd;
 use self::receive::ReceiveCall;
 pub use self::send::Sendmmsg;
 use self::wait::{Ready, Waiter};
-use super::arrival::{Place, SocketFacts, take_in};
+use super::arrival::{SlotSpan, SocketFacts, take_in};
 use super::peer_errors::ErrorQueues;
 use super::ready::{Read, ReadySockets};
 use super::sender::Sender;
@@ -95,7 +95,7 @@ impl DatagramIo for MmsgIo {
             match receive_call.receive(fd, rx, first_slot, asked) {
                 Ok(taken) => {
                     for (index, slot) in (0..taken).zip(first_slot..) {
-                        let place = Place { socket: id, slot, start: 0 };
+                        let place = SlotSpan { socket: id, slot, start: 0 };
                         take_in(receive_call.arrival(index), place, facts, rx, counters);
                     }
                     *slots_used += taken;

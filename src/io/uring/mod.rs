@@ -22,7 +22,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use self::engine::{Engine, Filled, Sizes};
 use self::ring::Wait;
 use self::send::Send;
-use super::arrival::{Place, SocketFacts, take_in};
+use super::arrival::{SlotSpan, SocketFacts, take_in};
 use super::sender::Sender;
 use super::{DatagramIo, IoCounters, IoOptions, Waker, sys};
 use crate::base::batch::{Rx, SocketId, Tx};
@@ -192,7 +192,7 @@ impl DatagramIo for UringIo {
         while let Some(filled) = self.engine.next_filled() {
             self.slots_used.push(filled);
             let arrival = message::read(self.rx.slot(filled.slot), filled.len);
-            let place = Place { socket: filled.socket, slot: filled.slot, start: message::PAYLOAD as u32 };
+            let place = SlotSpan { socket: filled.socket, slot: filled.slot, start: message::PAYLOAD as u32 };
             let facts = &mut self.facts[filled.socket.0 as usize];
             take_in(arrival, place, facts, &mut self.rx, &mut self.counters);
         }

@@ -8,8 +8,8 @@ fn parse(text: &str) -> Conditions {
 }
 
 /// Whether the conditions hold for a report.
-fn hold(text: &str, report: &Report) -> bool {
-    parse(text).hold(&Figures::of(report).unwrap())
+fn hold(text: &str, report: &LoadReport) -> bool {
+    parse(text).hold(&ReportMetrics::of(report).unwrap())
 }
 
 #[test]
@@ -32,7 +32,7 @@ fn every_metric_has_its_figure() {
         ("rate", 2_000.0),
         ("pacing", 10.0),
     ] {
-        let found = Figures::of(&report).unwrap().get(Metric::parse(text).unwrap()).unwrap();
+        let found = ReportMetrics::of(&report).unwrap().get(Metric::parse(text).unwrap()).unwrap();
         assert!((found / wanted - 1.0).abs() < 2e-3, "{text}: {found} instead of {wanted}");
     }
 }
@@ -71,18 +71,18 @@ fn limits_are_compared_as_their_signs_say() {
 
 #[test]
 fn what_was_not_measured_holds_in_neither_way() {
-    let nothing = Report { rate: 1.0, ..Report::default() };
+    let nothing = LoadReport { rate: 1.0, ..LoadReport::default() };
     for text in ["p99<1s", "p99>=0", "max<1s", "mean>=0", "loss<=0", "loss>=0", "pacing<1s"] {
         assert!(!hold(text, &nothing), "{text}");
     }
-    let figures = Figures::of(&nothing).unwrap();
+    let figures = ReportMetrics::of(&nothing).unwrap();
     assert_eq!(parse("p99<1ms,rate>0").measured(&figures), "p99 not measured, rate 1");
 }
 
 #[test]
 fn measured_values_are_told_with_their_units() {
     let report = fixtures::report(20_000.0, &[1_500; 995], 5);
-    let figures = Figures::of(&report).unwrap();
+    let figures = ReportMetrics::of(&report).unwrap();
     let text = parse("p99<2ms,loss<1%,rate>1").measured(&figures);
     assert_eq!(text, "p99 1.5 ms, loss 0.5 %, rate 20k");
 }
@@ -164,7 +164,7 @@ proptest! {
     #[test]
     fn a_limit_divides_all_values(us in 1u64..1_000_000, limit in 1u64..1_000_000) {
         let report = fixtures::report(1.0, &[us], 0);
-        let figures = Figures::of(&report).unwrap();
+        let figures = ReportMetrics::of(&report).unwrap();
         let value = figures.get(Metric::Max).unwrap();
         let holds = |sign: &str| parse(&format!("max{sign}{limit}us")).hold(&figures);
         prop_assert_eq!(holds("<"), value < limit as f64);

@@ -3,7 +3,7 @@ use crate::base::batch::{Received, SocketId};
 use crate::base::rng::Rng;
 use crate::load::histogram::Percentiles;
 use crate::load::protocol::NativeSettings;
-use crate::load::{Dns, Echo, Native, Payload, Plain, Queries, Rate, Report, Share, Trace, Verdict};
+use crate::load::{Dns, Echo, LoadReport, Native, Payload, Plain, Queries, Rate, RunVerdict, Share, Trace};
 use crate::wire::{Frame, FrameFormat, Header, Kind, Status};
 
 const FORMAT: FrameFormat = FrameFormat { size: 128, tagged: false };
@@ -20,8 +20,8 @@ fn target() -> SocketAddr {
 }
 
 /// A request a millisecond, measured from the first one, for 100 ms.
-fn open_loop() -> Plan {
-    Plan {
+fn open_loop() -> GeneratorPlan {
+    GeneratorPlan {
         target: target(),
         schedule: Some(Schedule::bursts(Rate::flat(1000.0), 1, Share::WHOLE, START)),
         window: None,
@@ -32,8 +32,8 @@ fn open_loop() -> Plan {
     }
 }
 
-fn closed_loop(window: usize) -> Plan {
-    Plan { schedule: None, window: Some(window), ..open_loop() }
+fn closed_loop(window: usize) -> GeneratorPlan {
+    GeneratorPlan { schedule: None, window: Some(window), ..open_loop() }
 }
 
 fn native() -> Native {
@@ -49,7 +49,7 @@ struct Bench<P> {
 }
 
 impl Bench<Native> {
-    fn new(plan: Plan) -> Self {
+    fn new(plan: GeneratorPlan) -> Self {
         Bench::of(plan, native())
     }
 }
@@ -57,17 +57,17 @@ impl Bench<Native> {
 /// A datagram that a client gets: from where, and what.
 type Arrival<'a> = (SocketId, SocketAddr, &'a [u8]);
 
-impl<P: Protocol> Bench<P> {
-    fn of(plan: Plan, protocol: P) -> Self {
-        let ledger = Ledger::new(1, TIMEOUT);
+impl<P: LoadProtocol> Bench<P> {
+    fn of(plan: GeneratorPlan, protocol: P) -> Self {
+        let ledger = RequestLedger::new(1, TIMEOUT);
         let generator = Generator::new(plan, protocol, ledger);
         Bench { generator, rx: Rx::new(64, 512), tx: Tx::new(256, 32 << 10, 1) }
     }
 
     /// The report of a run that is over.
-    fn report(self) -> Report {
+    fn report(self) -> LoadReport {
         let (account, measured) = self.generator.close();
-        Report::of(&account, measured)
+        LoadReport::of(&account, measured)
     }
 
     /// One turn at `START + at` with these datagrams from the target; gives what was sent.
@@ -119,8 +119,8 @@ fn answer(request: &[u8], status: Status) -> Vec<u8> {
     bytes
 }
 
-fn assert_balanced(report: &Report) {
-    let Report { sent, answered, busy, refused, lost, .. } = *report;
+fn assert_balanced(report: &LoadReport) {
+    let LoadReport { sent, answered, busy, refused, lost, .. } = *report;
     assert_eq!(sent, answered + busy + refused + lost, "{report:?}");
 }
 
@@ -163,7 +163,7 @@ fn what_is_late_counts_from_its_planned_moment() {
 
 #[test]
 fn the_warm_up_is_outside_all_counts() {
-    let mut bench = Bench::new(Plan { warmup: ms(40), ..open_loop() });
+    let mut bench = Bench::new(GeneratorPlan { warmup: ms(40), ..open_loop() });
     assert_eq!(bench.turns(0..=200).len(), 139);
     let report = bench.report();
     assert_eq!((report.planned, report.sent, report.lost), (100, 100, 100));
@@ -186,7 +186,7 @@ fn a_closed_loop_sends_one_for_each_that_ended() {
 
 #[test]
 fn after_the_end_it_only_waits_for_what_is_in_flight() {
-    for plan in [closed_loop(4), Plan { window: Some(1), ..open_loop() }] {
+    for plan in [closed_loop(4), GeneratorPlan { window: Some(1), ..open_loop() }] {
         let mut bench = Bench::new(plan);
         let last = bench.turn(ms(99), &[]);
         assert!(!last.is_empty());
@@ -201,12 +201,12 @@ fn after_the_end_it_only_waits_for_what_is_in_flight() {
 
 #[test]
 fn a_full_window_makes_a_rate_late_and_what_never_left_is_told() {
-    let mut bench = Bench::new(Plan { window: Some(5), duration: ms(45), ..open_loop() });
+    let mut bench = Bench::new(GeneratorPlan { window: Some(5), duration: ms(45), ..open_loop() });
     assert_eq!(bench.turns(0..=49).len(), 5);
     bench.generator.abandon();
     let report = bench.report();
     assert_eq!((report.planned, report.sent, report.lost), (44, 5, 5));
-    assert!(matches!(report.verdict(), Verdict::NothingAnswered));
+    assert!(matches!(report.verdict(), RunVerdict::NothingAnswered));
 }
 
 #[test]
@@ -268,7 +268,7 @@ fn the_pacing_error_is_that_of_every_request_answered_or_not() {
 
 #[test]
 fn seconds_are_given_once_all_of_them_has_ended() {
-    let plan = Plan { duration: ms(2_500), warmup: ms(500), ..open_loop() };
+    let plan = GeneratorPlan { duration: ms(2_500), warmup: ms(500), ..open_loop() };
     let mut bench = Bench::new(plan);
     let mut seconds = vec![];
     for at in 0..=3_100 {
@@ -284,7 +284,7 @@ fn seconds_are_given_once_all_of_them_has_ended() {
 #[test]
 fn the_last_requests_of_a_trace_may_leave_late_for_a_while() {
     let trace = || std::sync::Arc::new(Trace::parse("0.01\n0.1\n").unwrap());
-    let plan = |grace| Plan {
+    let plan = |grace| GeneratorPlan {
         schedule: Some(Schedule::traced(trace(), Share::WHOLE, START)),
         duration: ms(100) + Duration::from_nanos(1),
         grace,
@@ -312,7 +312,7 @@ fn the_last_requests_of_a_trace_may_leave_late_for_a_while() {
 fn a_trace_gives_moments_and_sizes_and_its_end() {
     let trace = std::sync::Arc::new(Trace::parse("0.01 3\n0.02\n0.03 16\n").unwrap());
     let schedule = Some(Schedule::traced(trace, Share::WHOLE, START));
-    let mut bench = Bench::new(Plan { schedule, ..open_loop() });
+    let mut bench = Bench::new(GeneratorPlan { schedule, ..open_loop() });
     let mut sent = vec![];
     for at in 0..=200 {
         let requests = bench.turn(ms(at), &[]);
@@ -386,11 +386,11 @@ fn dns_answers_find_their_queries_by_client_id_and_question() {
 
 #[test]
 fn dns_ids_of_a_client_are_distinct_while_all_are_under_way_and_then_it_waits() {
-    let plan = Plan { duration: ms(1_000_000), ..closed_loop(1 << 20) };
+    let plan = GeneratorPlan { duration: ms(1_000_000), ..closed_loop(1 << 20) };
     let protocol = dns(&["a.example"], 2);
     let span = protocol.span_max();
     assert_eq!(span, 2 * 65_535);
-    let ledger = Ledger::new(1 << 18, ms(1_000_000));
+    let ledger = RequestLedger::new(1 << 18, ms(1_000_000));
     let mut bench =
         Bench { generator: Generator::new(plan, protocol, ledger), ..Bench::of(open_loop(), dns(&["a"], 2)) };
     let mut sent = vec![];
@@ -474,7 +474,7 @@ fn a_plain_client_has_one_request_in_flight_and_anything_answers_it() {
 
 #[test]
 fn a_plain_client_that_lost_a_request_takes_no_late_answer_for_the_next_one() {
-    let mut bench = Bench::of(Plan { duration: ms(1_000), ..closed_loop(1) }, plain(1));
+    let mut bench = Bench::of(GeneratorPlan { duration: ms(1_000), ..closed_loop(1) }, plain(1));
     assert_eq!(bench.exchange(ms(0), &[]).len(), 1);
     assert_eq!(bench.exchange(ms(50), &[]), [], "lost: it rests");
     assert_eq!(bench.generator.next_deadline(), Some(START + ms(100)));
@@ -491,7 +491,7 @@ fn a_plain_client_that_lost_a_request_takes_no_late_answer_for_the_next_one() {
 
 #[test]
 fn plain_clients_lose_and_answer_in_whatever_order() {
-    let mut bench = Bench::of(Plan { duration: ms(10_000), ..closed_loop(4) }, plain(4));
+    let mut bench = Bench::of(GeneratorPlan { duration: ms(10_000), ..closed_loop(4) }, plain(4));
     let mut rng = Rng::new(3);
     let mut open = vec![];
     for at in 0..9_000 {
@@ -512,7 +512,7 @@ fn plain_clients_lose_and_answer_in_whatever_order() {
 
 #[test]
 fn lost_requests_count_as_the_time_out_whatever_the_protocol() {
-    fn lost<P: Protocol>(protocol: P) -> Report {
+    fn lost<P: LoadProtocol>(protocol: P) -> LoadReport {
         let mut bench = Bench::of(closed_loop(2), protocol);
         let sent = bench.exchange(ms(0), &[]).len();
         assert_eq!(sent, 2);

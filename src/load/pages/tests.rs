@@ -3,12 +3,12 @@ use crate::load::compare::Compare;
 use crate::load::fixtures;
 use crate::load::search::{Search, SearchPlan};
 
-fn machine() -> Machine {
-    Machine { command: "loadgen --rate '1 < 2'".to_owned(), kernel: "6.1.0".to_owned(), cpus: 2 }
+fn machine() -> MachineInfo {
+    MachineInfo { command: "loadgen --rate '1 < 2'".to_owned(), kernel: "6.1.0".to_owned(), cpus: 2 }
 }
 
 /// A run of three seconds, the last of which is half a one.
-fn run(rate: f64, us: u64) -> Report {
+fn run(rate: f64, us: u64) -> LoadReport {
     let second = |at_s: u64, sent: u64, lost: u64| Second {
         at_s,
         sent,
@@ -20,7 +20,7 @@ fn run(rate: f64, us: u64) -> Report {
         ..Second::default()
     };
     let setup = SetUp { version: "1.2".to_owned(), target: "127.0.0.1:54001".to_owned(), ..SetUp::default() };
-    Report {
+    LoadReport {
         setup: SetUp { protocol: "native".to_owned(), rate: rate.to_string(), started_at_s: 1.8e9, ..setup },
         series: vec![second(0, 400, 0), second(1, 400, 100), second(2, 200, 0)],
         duration_s: 2.5,
@@ -78,16 +78,16 @@ fn half_a_second_is_shown_at_its_full_rate() {
 
 #[test]
 fn a_run_without_answers_is_a_page_too() {
-    let nothing = Report { setup: SetUp::default(), ..fixtures::report(100.0, &[], 50) };
-    let html = of_run(&nothing, &[], &Machine::default()).unwrap().to_html();
+    let nothing = LoadReport { setup: SetUp::default(), ..fixtures::report(100.0, &[], 50) };
+    let html = of_run(&nothing, &[], &MachineInfo::default()).unwrap().to_html();
     assert_has(&html, &["no request was answered", "100 % lost"]);
-    assert!(of_run(&Report::default(), &[], &Machine::default()).is_ok());
+    assert!(of_run(&LoadReport::default(), &[], &MachineInfo::default()).is_ok());
 }
 
 #[test]
 fn steps_are_a_chart_and_a_table() {
     let steps = vec![run(400.0, 500), fixtures::late(run(800.0, 900))];
-    let html = of_run(&Report { steps, ..run(600.0, 700) }, &[], &machine()).unwrap().to_html();
+    let html = of_run(&LoadReport { steps, ..run(600.0, 700) }, &[], &machine()).unwrap().to_html();
     assert_has(
         &html,
         &["aria-label=\"Latency by rate\"", "<th scope=\"row\">800/s</th>", ">yes</td>", ">no</td>"],
@@ -108,7 +108,7 @@ fn a_search_shows_every_trial_and_its_limits() {
     let mut search = Search::new(plan).unwrap();
     while let Some(rate) = search.next() {
         let us = if rate < 3_000.0 { 400 } else { 9_000 };
-        let report = Report { setup: run(rate, us).setup, ..fixtures::report(rate, &[us; 10], 0) };
+        let report = LoadReport { setup: run(rate, us).setup, ..fixtures::report(rate, &[us; 10], 0) };
         search.record(rate, if rate < 8_000.0 { report } else { fixtures::late(report) }).unwrap();
     }
     let found = search.finish();
@@ -160,6 +160,6 @@ fn a_damaged_report_is_an_error() {
     let json = serde_json::to_string(&run(1.0, 1)).unwrap();
     let mut value: serde_json::Value = serde_json::from_str(&json).unwrap();
     value["histograms"]["pacing"] = "?".into();
-    let report: Report = serde_json::from_value(value).unwrap();
+    let report: LoadReport = serde_json::from_value(value).unwrap();
     assert!(of_run(&report, &[], &machine()).is_err_and(|error| error.contains("not a histogram")));
 }

@@ -8,13 +8,13 @@ use std::net::SocketAddr;
 use std::ops::Range;
 
 use super::marker::{self, MARK, Marker};
-use super::{Protocol, Request, in_turn};
+use super::{LoadProtocol, NextRequest, in_turn};
 use crate::base::batch::{Received, SocketId};
 use crate::base::drop_reason::DropReason;
 use crate::base::rng::Rng;
 use crate::base::time::Instant;
-use crate::load::counts::Ending;
-use crate::load::ledger::Ledger;
+use crate::load::counts::RequestEnd;
+use crate::load::ledger::RequestLedger;
 use crate::load::schedule::Share;
 use crate::wire::dns::{self, HEADER_LEN, QUERY_MAX, SERVFAIL, name_to_wire, write_query};
 
@@ -171,7 +171,12 @@ impl Dns {
         (bytes, len)
     }
 
-    fn answer(&self, from: &Received, message: &[u8], ledger: &Ledger) -> Result<(u64, Ending), DropReason> {
+    fn answer(
+        &self,
+        from: &Received,
+        message: &[u8],
+        ledger: &RequestLedger,
+    ) -> Result<(u64, RequestEnd), DropReason> {
         if from.peer != self.target {
             return Err(DropReason::WrongSource);
         }
@@ -185,14 +190,14 @@ impl Dns {
             return Err(DropReason::WrongQuestion);
         }
         match dns::rcode(message) {
-            NO_ERROR | NO_SUCH_NAME => Ok((number, Ending::Answered)),
-            SERVFAIL => Ok((number, Ending::Busy)),
-            _ => Ok((number, Ending::Refused)),
+            NO_ERROR | NO_SUCH_NAME => Ok((number, RequestEnd::Answered)),
+            SERVFAIL => Ok((number, RequestEnd::Busy)),
+            _ => Ok((number, RequestEnd::Refused)),
         }
     }
 }
 
-impl Protocol for Dns {
+impl LoadProtocol for Dns {
     fn len_max(&self) -> usize {
         self.queries.len_max()
     }
@@ -205,16 +210,16 @@ impl Protocol for Dns {
         Some(Instant::ZERO)
     }
 
-    fn plan(&self, request: &Request) -> (SocketId, usize) {
+    fn plan(&self, request: &NextRequest) -> (SocketId, usize) {
         (in_turn(request.number, self.clients), self.query(request.number).bytes.len())
     }
 
-    fn write(&mut self, request: &Request, bytes: &mut [u8]) {
+    fn write(&mut self, request: &NextRequest, bytes: &mut [u8]) {
         let (query, len) = self.compose(request.number);
         bytes.copy_from_slice(&query[..len]);
     }
 
-    fn read(&mut self, now: Instant, from: &Received, datagram: &mut [u8], ledger: &mut Ledger) {
+    fn read(&mut self, now: Instant, from: &Received, datagram: &mut [u8], ledger: &mut RequestLedger) {
         match self.answer(from, datagram, ledger) {
             Ok((number, ending)) => {
                 ledger.end(number, now, ending);

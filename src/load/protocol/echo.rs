@@ -4,13 +4,13 @@
 use std::net::SocketAddr;
 
 use super::marker::{self, MARK, Marker};
-use super::{Protocol, Request, in_turn};
+use super::{LoadProtocol, NextRequest, in_turn};
 use crate::base::batch::{Received, SocketId};
 use crate::base::drop_reason::DropReason;
 use crate::base::rng::Rng;
 use crate::base::time::Instant;
-use crate::load::counts::Ending;
-use crate::load::ledger::Ledger;
+use crate::load::counts::RequestEnd;
+use crate::load::ledger::RequestLedger;
 
 /// Requests with a marker; any number may be in flight.
 pub struct Echo {
@@ -42,7 +42,7 @@ impl Echo {
     }
 }
 
-impl Protocol for Echo {
+impl LoadProtocol for Echo {
     fn len_max(&self) -> usize {
         self.template.len()
     }
@@ -55,25 +55,27 @@ impl Protocol for Echo {
         Some(Instant::ZERO)
     }
 
-    fn plan(&self, request: &Request) -> (SocketId, usize) {
+    fn plan(&self, request: &NextRequest) -> (SocketId, usize) {
         (in_turn(request.number, self.clients), self.template.len())
     }
 
-    fn write(&mut self, request: &Request, bytes: &mut [u8]) {
+    fn write(&mut self, request: &NextRequest, bytes: &mut [u8]) {
         bytes.copy_from_slice(&self.template);
         for at in &self.marks {
             self.marker.write(request.number, &mut bytes[*at..*at + marker::LEN]);
         }
     }
 
-    fn read(&mut self, now: Instant, from: &Received, datagram: &mut [u8], ledger: &mut Ledger) {
+    fn read(&mut self, now: Instant, from: &Received, datagram: &mut [u8], ledger: &mut RequestLedger) {
         if from.peer != self.target {
             return ledger.drop(DropReason::WrongSource);
         }
         match self.marker.find(datagram) {
             None => ledger.drop(DropReason::Malformed),
             Some(number) if in_turn(number, self.clients) != from.socket => ledger.drop(DropReason::NotOpen),
-            Some(number) if !ledger.end(number, now, Ending::Answered) => ledger.drop(DropReason::NotOpen),
+            Some(number) if !ledger.end(number, now, RequestEnd::Answered) => {
+                ledger.drop(DropReason::NotOpen)
+            }
             Some(_) => {}
         }
     }

@@ -8,7 +8,7 @@ mod native;
 mod payload;
 mod plain;
 
-use super::ledger::Ledger;
+use super::ledger::RequestLedger;
 use crate::base::batch::{Received, SocketId};
 use crate::base::time::Instant;
 
@@ -20,7 +20,7 @@ pub use plain::Plain;
 
 /// The request that leaves next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Request {
+pub struct NextRequest {
     /// Number of the request, one above the previous.
     pub number: u64,
     /// Distance from this number back to the oldest open request.
@@ -32,7 +32,7 @@ pub struct Request {
 /// A protocol of requests and responses.
 ///
 /// The sockets of a generator are its clients: `SocketId(0)` and up.
-pub trait Protocol {
+pub trait LoadProtocol {
     /// Maximum size of a request, in bytes.
     fn len_max(&self) -> usize;
 
@@ -45,14 +45,14 @@ pub trait Protocol {
 
     /// The client that sends the request, and the request's size. The generator calls it when a client
     /// is free, and may postpone the request.
-    fn plan(&self, request: &Request) -> (SocketId, usize);
+    fn plan(&self, request: &NextRequest) -> (SocketId, usize);
 
     /// Writes the planned request into zeroed bytes of that length. The request is open from now on.
-    fn write(&mut self, request: &Request, bytes: &mut [u8]);
+    fn write(&mut self, request: &NextRequest, bytes: &mut [u8]);
 
     /// Ends the requests that a datagram answers, or counts why it answers none. `from` has the sender
     /// and the receiving client.
-    fn read(&mut self, now: Instant, from: &Received, datagram: &mut [u8], ledger: &mut Ledger);
+    fn read(&mut self, now: Instant, from: &Received, datagram: &mut [u8], ledger: &mut RequestLedger);
 
     /// Reports that a request ended without a response.
     fn lost(&mut self, number: u64, now: Instant);

@@ -1,12 +1,12 @@
 //! lbd's frames: several share a datagram.
 
-use super::{Protocol, Request, in_turn};
+use super::{LoadProtocol, NextRequest, in_turn};
 use crate::base::batch::{Received, SocketId};
 use crate::base::drop_reason::DropReason;
 use crate::base::rng::Rng;
 use crate::base::time::Instant;
-use crate::load::counts::Ending;
-use crate::load::ledger::Ledger;
+use crate::load::counts::RequestEnd;
+use crate::load::ledger::RequestLedger;
 use crate::wire::{Frame, FrameFormat, Header, Kind, Mode, Status};
 
 /// Settings of [`Native`].
@@ -50,15 +50,20 @@ impl Native {
         Native { format, clients: clients.into(), client_id, template }
     }
 
-    fn read_frame(&self, now: Instant, bytes: &mut [u8], ledger: &mut Ledger) -> Result<(), DropReason> {
+    fn read_frame(
+        &self,
+        now: Instant,
+        bytes: &mut [u8],
+        ledger: &mut RequestLedger,
+    ) -> Result<(), DropReason> {
         let frame = Frame::check(bytes, &self.format)?;
         if frame.kind() != Kind::ClientResponse {
             return Err(DropReason::Unexpected);
         }
         let ending = match Status::from_wire(frame.header.status).ok_or(DropReason::Kind)? {
-            Status::Ok => Ending::Answered,
-            Status::Busy => Ending::Busy,
-            Status::Expired | Status::Unknown | Status::Error => Ending::Refused,
+            Status::Ok => RequestEnd::Answered,
+            Status::Busy => RequestEnd::Busy,
+            Status::Expired | Status::Unknown | Status::Error => RequestEnd::Refused,
         };
         let is_ours = frame.header.client_id.get() == self.client_id;
         let ended = is_ours && ledger.end(frame.header.sequence.get(), now, ending);
@@ -66,7 +71,7 @@ impl Native {
     }
 }
 
-impl Protocol for Native {
+impl LoadProtocol for Native {
     fn len_max(&self) -> usize {
         self.format.size
     }
@@ -79,11 +84,11 @@ impl Protocol for Native {
         Some(Instant::ZERO)
     }
 
-    fn plan(&self, request: &Request) -> (SocketId, usize) {
+    fn plan(&self, request: &NextRequest) -> (SocketId, usize) {
         (in_turn(request.number, self.clients), self.format.size)
     }
 
-    fn write(&mut self, request: &Request, bytes: &mut [u8]) {
+    fn write(&mut self, request: &NextRequest, bytes: &mut [u8]) {
         bytes.copy_from_slice(&self.template);
         let header = Frame::check(bytes, &self.format).expect("the template is a frame").header;
         header.sequence.set(request.number);
@@ -93,7 +98,7 @@ impl Protocol for Native {
         }
     }
 
-    fn read(&mut self, now: Instant, _from: &Received, datagram: &mut [u8], ledger: &mut Ledger) {
+    fn read(&mut self, now: Instant, _from: &Received, datagram: &mut [u8], ledger: &mut RequestLedger) {
         if !self.format.divides(datagram.len()) {
             return ledger.drop(DropReason::Length);
         }

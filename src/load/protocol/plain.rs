@@ -8,16 +8,16 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::{Protocol, Request};
+use super::{LoadProtocol, NextRequest};
 use crate::base::batch::{Received, SocketId};
 use crate::base::drop_reason::DropReason;
 use crate::base::time::Instant;
-use crate::load::counts::Ending;
-use crate::load::ledger::Ledger;
+use crate::load::counts::RequestEnd;
+use crate::load::ledger::RequestLedger;
 
 /// State of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Client {
+enum ClientState {
     Free,
     /// Waits for the response to this request.
     Waits(u64),
@@ -27,7 +27,7 @@ enum Client {
 /// Identical requests, one in flight per client.
 pub struct Plain {
     target: SocketAddr,
-    clients: Box<[Client]>,
+    clients: Box<[ClientState]>,
     /// Free clients, in the order in which they became free.
     free: VecDeque<SocketId>,
     /// Pausing clients with the end of their pause.
@@ -47,7 +47,7 @@ impl Plain {
     pub fn new(target: SocketAddr, clients: u16, payload: Vec<u8>, len: usize, rest: Duration) -> Self {
         Plain {
             target,
-            clients: vec![Client::Free; clients.into()].into(),
+            clients: vec![ClientState::Free; clients.into()].into(),
             free: (0..clients).map(SocketId).collect(),
             resting: VecDeque::with_capacity(clients.into()),
             sent: VecDeque::with_capacity(4 * usize::from(clients)),
@@ -57,21 +57,21 @@ impl Plain {
         }
     }
 
-    fn client(&mut self, id: SocketId) -> &mut Client {
+    fn client(&mut self, id: SocketId) -> &mut ClientState {
         &mut self.clients[usize::from(id.0)]
     }
 
     /// Removes ended requests from the front.
     fn prune(&mut self) {
         while let Some(&(number, client)) = self.sent.front()
-            && *self.client(client) != Client::Waits(number)
+            && *self.client(client) != ClientState::Waits(number)
         {
             self.sent.pop_front();
         }
     }
 }
 
-impl Protocol for Plain {
+impl LoadProtocol for Plain {
     fn len_max(&self) -> usize {
         self.payload.len()
     }
@@ -85,32 +85,32 @@ impl Protocol for Plain {
         if self.free.is_empty() { rested } else { Some(Instant::ZERO) }
     }
 
-    fn plan(&self, request: &Request) -> (SocketId, usize) {
+    fn plan(&self, request: &NextRequest) -> (SocketId, usize) {
         let len = request.payload.map_or(self.len, |len| len as usize);
         (*self.free.front().expect("a client is free"), len)
     }
 
-    fn write(&mut self, request: &Request, bytes: &mut [u8]) {
+    fn write(&mut self, request: &NextRequest, bytes: &mut [u8]) {
         bytes.copy_from_slice(&self.payload[..bytes.len()]);
         let client = self.free.pop_front().expect("a client is free");
-        *self.client(client) = Client::Waits(request.number);
+        *self.client(client) = ClientState::Waits(request.number);
         self.prune();
         self.sent.push_back((request.number, client));
     }
 
-    fn read(&mut self, now: Instant, from: &Received, _datagram: &mut [u8], ledger: &mut Ledger) {
+    fn read(&mut self, now: Instant, from: &Received, _datagram: &mut [u8], ledger: &mut RequestLedger) {
         if from.peer != self.target {
             return ledger.drop(DropReason::WrongSource);
         }
         match *self.client(from.socket) {
-            Client::Waits(number) => {
-                *self.client(from.socket) = Client::Free;
+            ClientState::Waits(number) => {
+                *self.client(from.socket) = ClientState::Free;
                 self.free.push_back(from.socket);
-                let ended = ledger.end(number, now, Ending::Answered);
+                let ended = ledger.end(number, now, RequestEnd::Answered);
                 debug_assert!(ended, "a client waits for an open request");
             }
-            Client::Rests => ledger.drop(DropReason::Late),
-            Client::Free => ledger.drop(DropReason::NotOpen),
+            ClientState::Rests => ledger.drop(DropReason::Late),
+            ClientState::Free => ledger.drop(DropReason::NotOpen),
         }
     }
 
@@ -118,7 +118,7 @@ impl Protocol for Plain {
         self.prune();
         let (oldest, client) = self.sent.pop_front().expect("a request was open");
         debug_assert_eq!(oldest, number, "the oldest one is lost first");
-        *self.client(client) = Client::Rests;
+        *self.client(client) = ClientState::Rests;
         self.resting.push_back((now + self.rest, client));
     }
 
@@ -127,7 +127,7 @@ impl Protocol for Plain {
             && at <= now
         {
             self.resting.pop_front();
-            *self.client(client) = Client::Free;
+            *self.client(client) = ClientState::Free;
             self.free.push_back(client);
         }
     }
@@ -143,10 +143,10 @@ mod tests {
         let from =
             |socket| Received { socket, peer: target, local_ip: None, slot: 0, start: 0, len: 1, stride: 1 };
         let mut plain = Plain::new(target, 2, vec![0], 1, Duration::ZERO);
-        let mut ledger = Ledger::new(1, Duration::from_secs(1));
+        let mut ledger = RequestLedger::new(1, Duration::from_secs(1));
         let now = Instant::from_nanos(1);
         for number in 1..=10_000 {
-            let request = Request { number, incomplete: 0, payload: None };
+            let request = NextRequest { number, incomplete: 0, payload: None };
             let (client, _) = plain.plan(&request);
             plain.write(&request, &mut [0]);
             ledger.open(now, now);

@@ -17,27 +17,27 @@ fn plan(start: f64) -> SearchPlan {
 }
 
 /// Runs a search of which each trial has this outcome. Nothing is measured, which makes it quick.
-fn search(plan: SearchPlan, mut trial: impl FnMut(f64) -> Outcome) -> Found {
+fn search(plan: SearchPlan, mut trial: impl FnMut(f64) -> TrialOutcome) -> Found {
     let mut search = Search::new(plan).unwrap();
     while let Some(rate) = search.next() {
         let outcome = trial(rate);
-        search.trials.push(Trial { rate, outcome, measured: String::new(), report: Report::default() });
+        search.trials.push(Trial { rate, outcome, measured: String::new(), report: LoadReport::default() });
     }
     search.finish()
 }
 
-fn met_if(is_met: bool) -> Outcome {
-    if is_met { Outcome::Met } else { Outcome::Missed }
+fn met_if(is_met: bool) -> TrialOutcome {
+    if is_met { TrialOutcome::Met } else { TrialOutcome::Missed }
 }
 
 /// A system whose limit is as hard as they come.
-fn sharp(limit: f64) -> impl FnMut(f64) -> Outcome {
+fn sharp(limit: f64) -> impl FnMut(f64) -> TrialOutcome {
     move |rate| met_if(rate <= limit)
 }
 
 /// A system of which trials at its limit meet the SLO half of the time; `spread` is the share of the rate in which that
 /// changes from 12 % to 88 %.
-fn noisy(limit: f64, spread: f64, seed: u64) -> impl FnMut(f64) -> Outcome {
+fn noisy(limit: f64, spread: f64, seed: u64) -> impl FnMut(f64) -> TrialOutcome {
     let mut rng = Rng::new(seed);
     move |rate| {
         let chance = 1.0 / (1.0 + ((rate / limit).ln() / spread * 4.0).exp());
@@ -50,7 +50,7 @@ fn a_sharp_limit_is_found_to_the_precision_from_any_start() {
     for start in [100.0, 12_345.0, 1_000_000.0] {
         let found = search(plan(start), sharp(12_345.0));
         let (rate, missed) = (found.rate.unwrap(), found.missed_at.unwrap());
-        assert_eq!(found.end, End::Found);
+        assert_eq!(found.end, SearchEnd::Found);
         assert!(rate <= 12_345.0 && 12_345.0 < missed && missed / rate <= 1.02, "{rate} {missed}");
         assert_eq!((found.low, found.high), (Some(rate), Some(missed)), "six of six at either side");
         assert!(found.trials.len() <= 45, "{} trials from {start}", found.trials.len());
@@ -71,7 +71,10 @@ fn it_goes_up_by_doubling_and_never_beyond_the_first_rate_that_fails() {
 fn the_ends_of_what_is_allowed_are_said_to_be_bounds() {
     let limited = SearchPlan { highest: 5_000.0, ..plan(1_000.0) };
     let found = search(limited, sharp(1e6));
-    assert_eq!((found.end, found.rate, found.low, found.high), (End::Highest, Some(5e3), Some(5e3), None));
+    assert_eq!(
+        (found.end, found.rate, found.low, found.high),
+        (SearchEnd::Highest, Some(5e3), Some(5e3), None)
+    );
     let text = found.to_string();
     assert!(
         text.starts_with(
@@ -82,7 +85,7 @@ fn the_ends_of_what_is_allowed_are_said_to_be_bounds() {
 
     let limited = SearchPlan { lowest: 400.0, ..plan(1_000.0) };
     let found = search(limited, sharp(10.0));
-    assert_eq!((found.end, found.rate, found.low, found.high), (End::Lowest, None, None, Some(400.0)));
+    assert_eq!((found.end, found.rate, found.low, found.high), (SearchEnd::Lowest, None, None, Some(400.0)));
     assert_eq!(
         found.to_string(),
         format!("not even 400/s meets p99<2ms,loss<0.1% ({} trials)", found.trials.len())
@@ -91,8 +94,9 @@ fn the_ends_of_what_is_allowed_are_said_to_be_bounds() {
 
 #[test]
 fn a_generator_that_cannot_keep_up_gives_a_lower_bound() {
-    let found = search(plan(1_000.0), |rate| if rate <= 3_000.0 { Outcome::Met } else { Outcome::Unfit });
-    assert_eq!(found.end, End::Generator);
+    let found =
+        search(plan(1_000.0), |rate| if rate <= 3_000.0 { TrialOutcome::Met } else { TrialOutcome::Unfit });
+    assert_eq!(found.end, SearchEnd::Generator);
     let (rate, beyond) = (found.rate.unwrap(), found.missed_at.unwrap());
     assert!((2_900.0..=3_000.0).contains(&rate) && beyond > 3_000.0, "{rate} {beyond}");
     assert_eq!((found.low, found.high), (Some(rate), None), "nothing is known of the target above");
@@ -103,8 +107,8 @@ fn a_generator_that_cannot_keep_up_gives_a_lower_bound() {
 
 #[test]
 fn a_generator_that_cannot_keep_up_even_at_the_first_rate_ends_it() {
-    let found = search(plan(1_000.0), |_| Outcome::Unfit);
-    assert_eq!((found.end, found.rate, found.trials.len()), (End::Generator, None, 6));
+    let found = search(plan(1_000.0), |_| TrialOutcome::Unfit);
+    assert_eq!((found.end, found.rate, found.trials.len()), (SearchEnd::Generator, None, 6));
     assert_eq!(
         found.to_string(),
         "no rate met p99<2ms,loss<0.1% (6 trials, too few for an interval): at 1,000/s this generator could \
@@ -118,10 +122,11 @@ fn a_machine_that_disturbs_a_quarter_of_the_trials_only_makes_it_longer() {
     for seed in 0..200 {
         let mut rng = Rng::new(seed);
         let found = search(plan(1_000.0), |rate| match rng.below(4) {
-            0 => Outcome::Unfit,
+            0 => TrialOutcome::Unfit,
             _ => met_if(rate <= 7_000.0),
         });
-        off += u32::from(found.end != End::Found || !(6_800.0..=7_000.0).contains(&found.rate.unwrap()));
+        off +=
+            u32::from(found.end != SearchEnd::Found || !(6_800.0..=7_000.0).contains(&found.rate.unwrap()));
         trials.push(found.trials.len());
     }
     trials.sort_unstable();
@@ -133,8 +138,9 @@ fn a_machine_that_disturbs_a_quarter_of_the_trials_only_makes_it_longer() {
 #[test]
 fn a_limit_of_the_target_below_that_of_the_generator_is_found() {
     let mut target = sharp(2_500.0);
-    let found = search(plan(1_000.0), |rate| if rate <= 3_900.0 { target(rate) } else { Outcome::Unfit });
-    assert_eq!(found.end, End::Found);
+    let found =
+        search(plan(1_000.0), |rate| if rate <= 3_900.0 { target(rate) } else { TrialOutcome::Unfit });
+    assert_eq!(found.end, SearchEnd::Found);
     assert!((2_450.0..=2_500.0).contains(&found.rate.unwrap()), "{found}");
 }
 
@@ -142,21 +148,21 @@ fn a_limit_of_the_target_below_that_of_the_generator_is_found() {
 fn reports_are_judged_by_the_slo_and_first_by_whether_the_generator_kept_up() {
     let mut search = Search::new(plan(1_000.0)).unwrap();
     for (report, outcome, measured) in [
-        (fixtures::report(1e3, &[300; 100], 0), Outcome::Met, "p99 300 us, loss 0 %"),
-        (fixtures::report(1e3, &[90_000; 100], 0), Outcome::Missed, "p99 90.05 ms, loss 0 %"),
-        (fixtures::report(1e3, &[300; 999], 1), Outcome::Missed, "p99 300 us, loss 0.1 %"),
-        (fixtures::report(1e3, &[], 100), Outcome::Missed, "p99 1 s, loss 100 %"),
+        (fixtures::report(1e3, &[300; 100], 0), TrialOutcome::Met, "p99 300 us, loss 0 %"),
+        (fixtures::report(1e3, &[90_000; 100], 0), TrialOutcome::Missed, "p99 90.05 ms, loss 0 %"),
+        (fixtures::report(1e3, &[300; 999], 1), TrialOutcome::Missed, "p99 300 us, loss 0.1 %"),
+        (fixtures::report(1e3, &[], 100), TrialOutcome::Missed, "p99 1 s, loss 100 %"),
         (
-            Report { busy: 9, sent: 9, planned: 9, ..Report::default() },
-            Outcome::Missed,
+            LoadReport { busy: 9, sent: 9, planned: 9, ..LoadReport::default() },
+            TrialOutcome::Missed,
             "p99 not measured, loss 0 %",
         ),
         // Late, and yet in time: it would have been all the more.
-        (fixtures::late(fixtures::report(1e3, &[300; 100], 0)), Outcome::Met, "p99 300 us, loss 0 %"),
-        (fixtures::late(fixtures::report(1e3, &[3_000; 100], 0)), Outcome::Unfit, "p99 3 ms, loss 0 %"),
+        (fixtures::late(fixtures::report(1e3, &[300; 100], 0)), TrialOutcome::Met, "p99 300 us, loss 0 %"),
+        (fixtures::late(fixtures::report(1e3, &[3_000; 100], 0)), TrialOutcome::Unfit, "p99 3 ms, loss 0 %"),
         (
-            Report { planned: 200, ..fixtures::report(1e3, &[300; 100], 0) },
-            Outcome::Unfit,
+            LoadReport { planned: 200, ..fixtures::report(1e3, &[300; 100], 0) },
+            TrialOutcome::Unfit,
             "p99 300 us, loss 0 %",
         ),
     ] {
@@ -206,7 +212,7 @@ fn a_noisy_limit_is_inside_the_interval_as_often_as_that_says() {
 #[test]
 fn it_never_takes_more_trials_than_allowed_and_says_that_it_was_stopped() {
     let found = search(SearchPlan { trials_max: 9, ..plan(1_000.0) }, sharp(5_000.0));
-    assert_eq!((found.trials.len(), found.end, found.rate), (9, End::Stopped, Some(4_000.0)));
+    assert_eq!((found.trials.len(), found.end, found.rate), (9, SearchEnd::Stopped, Some(4_000.0)));
     assert!(found.to_string().ends_with(": the search was stopped early"), "{found}");
 }
 
@@ -281,7 +287,7 @@ proptest! {
         let found = search(plan, |_| {
             at += 1;
             match outcomes[at % outcomes.len()] {
-                0 => Outcome::Unfit,
+                0 => TrialOutcome::Unfit,
                 outcome => met_if(outcome > 1),
             }
         });
@@ -291,11 +297,11 @@ proptest! {
         }
         if let (Some(rate), Some(missed)) = (found.rate, found.missed_at) {
             prop_assert!(rate < missed);
-            prop_assert!(found.end != End::Found || missed / rate <= 1.0 + precision);
+            prop_assert!(found.end != SearchEnd::Found || missed / rate <= 1.0 + precision);
         }
         if let Some(rate) = found.rate {
-            prop_assert!(found.trials.iter().any(|t| t.rate == rate && t.outcome == Outcome::Met)
-                || found.trials.iter().any(|t| t.rate > rate && t.outcome == Outcome::Met));
+            prop_assert!(found.trials.iter().any(|t| t.rate == rate && t.outcome == TrialOutcome::Met)
+                || found.trials.iter().any(|t| t.rate > rate && t.outcome == TrialOutcome::Met));
             prop_assert!(found.low.is_none_or(|low| low <= rate) && found.high.is_none_or(|high| rate <= high));
         }
         prop_assert!(found.to_string().contains("p99<2ms"));

@@ -26,7 +26,7 @@ pub const SOCKET: SocketId = SocketId(0);
 
 /// Settings of a client.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct ClientSettings {
     /// Format of the frames. The client side is never authenticated, but a trailer reduces the payload.
     pub format: FrameFormat,
     /// The balancer's client-side address.
@@ -159,7 +159,7 @@ struct Open {
 
 /// A client's state machine.
 pub struct ClientRole {
-    settings: Settings,
+    settings: ClientSettings,
     client_id: u64,
     /// Open requests by sequence modulo the length, and their payloads for retries.
     open: Box<[Option<Open>]>,
@@ -212,7 +212,7 @@ impl Outcomes {
 
 impl ClientRole {
     /// A client without requests.
-    pub fn new(settings: Settings, now: Instant) -> Self {
+    pub fn new(settings: ClientSettings, now: Instant) -> Self {
         let mut rng = Rng::new(settings.seed);
         let places = settings.in_flight_max.max(1).next_power_of_two();
         ClientRole {

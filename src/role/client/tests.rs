@@ -21,8 +21,8 @@ fn balancer() -> SocketAddr {
     addr(54_001)
 }
 
-fn settings(seed: u64) -> Settings {
-    Settings {
+fn settings(seed: u64) -> ClientSettings {
+    ClientSettings {
         format: FORMAT,
         target: balancer(),
         timeout: TIMEOUT,
@@ -47,7 +47,7 @@ impl Bench {
         Bench::from(settings(1))
     }
 
-    fn from(settings: Settings) -> Bench {
+    fn from(settings: ClientSettings) -> Bench {
         let places = settings.in_flight_max.next_power_of_two();
         Bench {
             client: ClientRole::new(settings, NOW),
@@ -289,7 +289,7 @@ fn a_one_shot_request_is_never_repeated() {
 #[test]
 fn busy_is_obeyed_and_repetitions_of_it_change_nothing() {
     for seed in 0..50 {
-        let mut bench = Bench::from(Settings { timeout: 100 * MS, ..settings(seed) });
+        let mut bench = Bench::from(ClientSettings { timeout: 100 * MS, ..settings(seed) });
         let request = bench.submit(Mode::Idempotent);
         assert_eq!(bench.hear(busy(&request, 50 * MS)), []);
         let due = bench.client.open_mut(1).expect("open").due;
@@ -383,8 +383,13 @@ fn unknown_and_error_are_for_good() {
 #[test]
 fn a_storm_of_retries_is_held_to_the_budget() {
     let deadline = Duration::from_secs(1);
-    let mut bench =
-        Bench::from(Settings { retries: 255, in_flight_max: 1024, timeout: MS, deadline, ..settings(1) });
+    let mut bench = Bench::from(ClientSettings {
+        retries: 255,
+        in_flight_max: 1024,
+        timeout: MS,
+        deadline,
+        ..settings(1)
+    });
     for _ in 0..1000 {
         bench.submit(Mode::Idempotent);
     }
@@ -396,7 +401,7 @@ fn a_storm_of_retries_is_held_to_the_budget() {
     assert_eq!((bench.client.totals.lost, bench.client.in_flight()), (1000, 0));
 
     let mut bench =
-        Bench::from(Settings { in_flight_max: 64, deadline: 10 * MS, timeout: MS, ..settings(1) });
+        Bench::from(ClientSettings { in_flight_max: 64, deadline: 10 * MS, timeout: MS, ..settings(1) });
     let mut retried = 0;
     for _ in 0..2_000 {
         bench.submit(Mode::Idempotent);
@@ -426,7 +431,7 @@ fn it_says_how_far_behind_its_first_incomplete_request_is() {
 
 #[test]
 fn a_straggler_keeps_its_number_and_the_others_pass_it() {
-    let mut bench = Bench::from(Settings { in_flight_max: 2, ..settings(1) });
+    let mut bench = Bench::from(ClientSettings { in_flight_max: 2, ..settings(1) });
     let straggler = bench.submit(Mode::Idempotent);
     let mut numbers = vec![];
     for _ in 0..33_000 {

@@ -25,8 +25,8 @@ fn balancer() -> SocketAddr {
     addr(54_000)
 }
 
-fn settings() -> Settings {
-    Settings { format: FORMAT, key: None, balancer: balancer(), seed: 1 }
+fn settings() -> ControllerSettings {
+    ControllerSettings { format: FORMAT, key: None, balancer: balancer(), seed: 1 }
 }
 
 /// Two servers to begin with, one to four later, and six ports for them.
@@ -58,7 +58,7 @@ impl Bench {
         Bench::from(settings(), bounds)
     }
 
-    fn from(settings: Settings, bounds: Bounds) -> Bench {
+    fn from(settings: ControllerSettings, bounds: Bounds) -> Bench {
         let mut replicas = Replicas::new(bounds);
         replicas.begin(NOW);
         Bench {
@@ -499,8 +499,10 @@ fn news_of_a_server_that_it_does_not_have_changes_nothing() {
 
 #[test]
 fn with_a_key_what_is_unsealed_or_changed_is_refused_and_a_replay_has_no_second_effect() {
-    let mut bench =
-        Bench::from(Settings { format: FrameFormat::tagged(160), key: Some(KEY), ..settings() }, bounds());
+    let mut bench = Bench::from(
+        ControllerSettings { format: FrameFormat::tagged(160), key: Some(KEY), ..settings() },
+        bounds(),
+    );
     bench.run();
     let grow = bench.with_nonce(order(RequestOp::Grow, 3, 7));
     let sealed = bench.frame(grow);

@@ -54,7 +54,7 @@ pub enum Work {
 
 /// Settings of a server.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct ServerSettings {
     /// Size and trailer of the frames.
     pub format: FrameFormat,
     /// Key that all components share, if frames are authenticated.
@@ -106,7 +106,7 @@ pub(super) struct ReceivedFrame<'a> {
 
 /// A server's state machine.
 pub struct ServerRole {
-    settings: Settings,
+    settings: ServerSettings,
     membership: Membership,
     queue: Queue,
     /// Timed work in service: end time and job.
@@ -125,7 +125,7 @@ pub struct ServerRole {
 
 impl ServerRole {
     /// A server that has not registered yet.
-    pub fn new(settings: Settings, now: Instant) -> Self {
+    pub fn new(settings: ServerSettings, now: Instant) -> Self {
         let mut rng = Rng::new(settings.seed);
         let instance = rng.next_u64() | 1;
         ServerRole {

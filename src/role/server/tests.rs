@@ -56,7 +56,7 @@ struct Bench {
 
 impl Bench {
     fn new(work: Work) -> Bench {
-        Bench::from(Settings {
+        Bench::from(ServerSettings {
             format: FORMAT,
             key: None,
             id: 7,
@@ -69,7 +69,7 @@ impl Bench {
         })
     }
 
-    fn from(settings: Settings) -> Bench {
+    fn from(settings: ServerSettings) -> Bench {
         Bench {
             sealer: settings.key.map(|key| Sealer::new(&key, 99)),
             server: ServerRole::new(settings, NOW),
@@ -82,7 +82,7 @@ impl Bench {
 
     fn with_key(work: Work) -> Bench {
         let settings = Bench::new(work).server.settings;
-        Bench::from(Settings { format: FrameFormat::tagged(160), key: Some(KEY), ..settings })
+        Bench::from(ServerSettings { format: FrameFormat::tagged(160), key: Some(KEY), ..settings })
     }
 
     /// `service` for each request, one after the other.
@@ -553,7 +553,7 @@ proptest! {
     ) {
         let work = Work::Timed { service: ServiceTime::fixed(10 * MS), workers };
         let settings = Bench::new(work).server.settings;
-        let mut bench = Bench::from(Settings { queue_capacity: 64, ..settings }).joined();
+        let mut bench = Bench::from(ServerSettings { queue_capacity: 64, ..settings }).joined();
         let (mut requests, mut replies) = (vec![], vec![]);
         for (number, (gap, deadline)) in (1..).zip(arrivals) {
             if late {

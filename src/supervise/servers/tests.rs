@@ -43,7 +43,7 @@ fn what_runs_already_is_not_started_again_and_not_added_to() {
     replicas.begin(NOW);
     assert_eq!(actions(&mut replicas), [], "one is not fewer than the least");
     assert_eq!((replicas.wanted(), replicas.next_deadline()), (1, None));
-    assert_eq!(replicas.grow(2, "load 9"), Outcome::Done);
+    assert_eq!(replicas.grow(2, "load 9"), ScalingResult::Done);
     assert_eq!(deeds(&mut replicas), [Action::Start { id: 1, port: 50_000 }], "the lowest free id");
     replicas.on_exited(NOW, 3, "a crash");
     replicas.on_timeout(NOW + SECOND);
@@ -95,7 +95,7 @@ fn a_server_is_left_out_before_it_is_stopped_where_that_is_asked_for() {
     assert_eq!(start_all(&mut replicas, NOW), [(1, 50_000), (2, 50_001)]);
     let running = |replicas: &Replicas| replicas.running().map(|(place, _)| place.id).collect::<Vec<_>>();
     assert_eq!(running(&replicas), [1, 2]);
-    assert_eq!(replicas.shrink(NOW, 2, "idle"), Outcome::Done);
+    assert_eq!(replicas.shrink(NOW, 2, "idle"), ScalingResult::Done);
     assert_eq!(deeds(&mut replicas), [], "it has something to do yet");
     assert_eq!(
         (running(&replicas), replicas.leaving().collect::<Vec<_>>(), replicas.wanted()),

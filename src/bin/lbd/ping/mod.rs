@@ -14,7 +14,7 @@ use lbd::config::{self, Config, reachable};
 use lbd::os::terminal::{print, tell};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
-use crate::args::{Ping, Protocol};
+use crate::args::{Ping, PingProtocol};
 use probe::{Probe, Question};
 use report::Stats;
 
@@ -62,13 +62,13 @@ pub fn run(args: &Ping) -> Result<bool> {
 }
 
 /// Target and protocol: from the arguments, or else from the configuration.
-fn target(args: &Ping, config: &Config) -> Result<(SocketAddr, Protocol)> {
+fn target(args: &Ping, config: &Config) -> Result<(SocketAddr, PingProtocol)> {
     let mut places = vec![];
     for pool in &config.pools {
         let protocol = match pool.as_datagram().map(|pool| pool.settings.protocol) {
-            None => Protocol::Native,
-            Some(config::Protocol::Dns) => Protocol::Dns,
-            Some(config::Protocol::Datagram) => Protocol::Raw,
+            None => PingProtocol::Native,
+            Some(config::Protocol::Dns) => PingProtocol::Dns,
+            Some(config::Protocol::Datagram) => PingProtocol::Raw,
         };
         places.extend(pool.listen().iter().map(|&addr| (reachable(addr), protocol)));
     }
@@ -81,27 +81,27 @@ fn target(args: &Ping, config: &Config) -> Result<(SocketAddr, Protocol)> {
                 bail!("cannot resolve \"{text}\": the name has no address")
             };
             let known = places.iter().find(|place| place.0 == addr).map(|place| place.1);
-            Ok((addr, args.protocol.or(known).unwrap_or(Protocol::Native)))
+            Ok((addr, args.protocol.or(known).unwrap_or(PingProtocol::Native)))
         }
         None => {
             let place = places.iter().find(|place| args.protocol.is_none_or(|wanted| wanted == place.1));
             place.copied().with_context(|| {
-                let protocol = args.protocol.map_or("any protocol", Protocol::name);
+                let protocol = args.protocol.map_or("any protocol", PingProtocol::name);
                 format!("the configuration has no pool for {protocol}; name a target, as in lbd ping 127.0.0.1:54001")
             })
         }
     }
 }
 
-fn question(args: &Ping, protocol: Protocol) -> Result<Question> {
+fn question(args: &Ping, protocol: PingProtocol) -> Result<Question> {
     match (protocol, &args.payload, &args.query) {
-        (Protocol::Dns, Some(_), _) => {
+        (PingProtocol::Dns, Some(_), _) => {
             bail!("--payload does not apply to dns; use --query, such as --query \"example.com A\"")
         }
-        (Protocol::Native | Protocol::Raw, _, Some(_)) => {
+        (PingProtocol::Native | PingProtocol::Raw, _, Some(_)) => {
             bail!("--query applies only to dns; use --payload, or add --protocol dns")
         }
-        (Protocol::Dns, None, text) => {
+        (PingProtocol::Dns, None, text) => {
             let text = text.as_deref().unwrap_or(". NS");
             let (name, kind) =
                 query(text).map_err(|problem| anyhow::anyhow!("--query: \"{text}\" {problem}"))?;
@@ -111,7 +111,7 @@ fn question(args: &Ping, protocol: Protocol) -> Result<Question> {
             let text = text.as_deref().unwrap_or("ping");
             let bytes =
                 payload(text).map_err(|problem| anyhow::anyhow!("--payload: \"{text}\" {problem}"))?;
-            Ok(if protocol == Protocol::Raw { Question::Raw(bytes) } else { Question::Native(bytes) })
+            Ok(if protocol == PingProtocol::Raw { Question::Raw(bytes) } else { Question::Native(bytes) })
         }
     }
 }

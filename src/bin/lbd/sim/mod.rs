@@ -17,11 +17,11 @@ use lbd::os::terminal::{print, tell};
 use lbd::report::chart;
 
 pub use args::Sim;
-use plan::Plan;
+use plan::StudyPlan;
 
 /// Runs the simulation and prints the results.
 pub fn run(args: &Sim) -> Result<()> {
-    let plan = Plan::new(args)?;
+    let plan = StudyPlan::new(args)?;
     match &args.overload {
         _ if args.check => Ok(print(format_args!("{}\n", about(&plan))).map(|_| ())?),
         Some(overload) => run_overload(args, &plan, overload),
@@ -29,7 +29,7 @@ pub fn run(args: &Sim) -> Result<()> {
     }
 }
 
-fn run_study(args: &Sim, plan: &Plan) -> Result<()> {
+fn run_study(args: &Sim, plan: &StudyPlan) -> Result<()> {
     let cases = plan.study.run(threads(args), &progress(plan.study.run_count()))?;
     if args.json {
         print(format_args!("{}\n", table::json(plan, &cases)))?;
@@ -48,7 +48,7 @@ fn run_study(args: &Sim, plan: &Plan) -> Result<()> {
     Ok(())
 }
 
-fn run_overload(args: &Sim, plan: &Plan, overload: &Overload) -> Result<()> {
+fn run_overload(args: &Sim, plan: &StudyPlan, overload: &Overload) -> Result<()> {
     let case = &plan.study.cases[0];
     let contenders = &plan.study.contenders;
     let survivals = overload.run(&case.setup, contenders, case.load, plan.study.seed, threads(args))?;
@@ -67,7 +67,7 @@ fn run_overload(args: &Sim, plan: &Plan, overload: &Overload) -> Result<()> {
 }
 
 /// The simulated system as one line.
-fn about(plan: &Plan) -> String {
+fn about(plan: &StudyPlan) -> String {
     let words = words::of_plan(plan).into_iter().map(|(word, value)| format!("{word} {value}"));
     words.collect::<Vec<_>>().join(", ")
 }

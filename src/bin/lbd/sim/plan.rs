@@ -8,7 +8,7 @@ use lbd::wire::ReplyPath;
 use super::args::Sim;
 
 /// A study, and the property that differs between its cases.
-pub struct Plan {
+pub struct StudyPlan {
     pub study: Study,
     pub along: Along,
 }
@@ -31,8 +31,8 @@ struct Dimension<'a> {
     set: &'a dyn Fn(&mut Case, usize),
 }
 
-impl Plan {
-    pub fn new(args: &Sim) -> Result<Plan> {
+impl StudyPlan {
+    pub fn new(args: &Sim) -> Result<StudyPlan> {
         let contenders = contenders(&args.policy)?;
         let time = |label: &str, values: &[std::time::Duration]| {
             let word = |time: &std::time::Duration| {
@@ -104,7 +104,7 @@ impl Plan {
             bail!("--overload needs one system and one --load; give --{} a single value", along.name);
         }
         let along = Along { name: along.name, values: along.values.clone(), axis: along.axis.clone() };
-        Ok(Plan { study: Study { cases, contenders, seed: args.seed, repeats: args.repeats }, along })
+        Ok(StudyPlan { study: Study { cases, contenders, seed: args.seed, repeats: args.repeats }, along })
     }
 }
 

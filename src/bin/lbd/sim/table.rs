@@ -4,7 +4,7 @@
 use lbd::lab::{Compared, InCase, Survival};
 use serde_json::{Value, json};
 
-use super::plan::Plan;
+use super::plan::StudyPlan;
 use super::words;
 use crate::units;
 
@@ -12,7 +12,7 @@ use crate::units;
 type Cells = (Vec<&'static str>, Vec<Vec<String>>);
 
 /// One table per case.
-pub fn render(plan: &Plan, cases: &[InCase]) -> String {
+pub fn render(plan: &StudyPlan, cases: &[InCase]) -> String {
     let names = cases.iter().zip(&plan.along.values);
     let table = |(case, (_, value)): (&InCase, &(f64, String))| {
         format!("{} {value}: {}\n{}", plan.along.name, heading(case), aligned(cells(case)))
@@ -88,7 +88,7 @@ fn time(nanos: u64) -> String {
 }
 
 /// Setup and results as one JSON object. Times are in nanoseconds.
-pub fn json(plan: &Plan, cases: &[InCase]) -> Value {
+pub fn json(plan: &StudyPlan, cases: &[InCase]) -> Value {
     let case = |(case, (_, value)): (&InCase, &(f64, String))| {
         let mut object = serde_json::to_value(case).expect("names and numbers");
         // A number becomes a JSON number, a time a string such as "10ms".
@@ -100,11 +100,11 @@ pub fn json(plan: &Plan, cases: &[InCase]) -> Value {
 }
 
 /// Setup and results of an overload as one JSON object.
-pub fn survival_json(plan: &Plan, survivals: &[Survival]) -> Value {
+pub fn survival_json(plan: &StudyPlan, survivals: &[Survival]) -> Value {
     json!({ "setup": setup(plan), "overload": survivals })
 }
 
-fn setup(plan: &Plan) -> Value {
+fn setup(plan: &StudyPlan) -> Value {
     words::of_plan(plan).into_iter().map(|(word, value)| (word.to_owned(), Value::from(value))).collect()
 }
 

@@ -3,10 +3,10 @@
 use lbd::lab::{PoolKind, Setup};
 use lbd::wire::ReplyPath;
 
-use super::plan::{Along, Plan};
+use super::plan::{Along, StudyPlan};
 
 /// Every property of the study, with all values of the option that has several.
-pub fn of_plan(plan: &Plan) -> Vec<(&'static str, String)> {
+pub fn of_plan(plan: &StudyPlan) -> Vec<(&'static str, String)> {
     let Along { name, values, .. } = &plan.along;
     let case = &plan.study.cases[0];
     let all = || values.iter().map(|(_, word)| word.as_str()).collect::<Vec<_>>().join(",");
