@@ -216,7 +216,7 @@ mod tests {
         let shared = shared(None);
         shared.tree.set(Slot::new(0), LeafState::Eligible, 1);
         let mut rng = Rng::new(1);
-        (0..3).for_each(|_| drop(shared.tree.reserve(&mut rng).unwrap()));
+        (0..3).for_each(|_| _ = shared.tree.reserve(&mut rng).unwrap());
         let push = Push { client: (), deadline: std::time::Duration::from_secs(1), key: NO_KEY, bytes: b"" };
         assert!(shared.pending.push(Instant::ZERO, push).is_err());
         set(&shared, 2, Some(Limit::Fixed(4)));
