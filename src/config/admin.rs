@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::key::read_private;
 use super::raw::RawAdmin;
-use super::{Read, Reader};
+use super::reader::{Read, Reader};
 
 /// Where the admin interface listens unless it is said.
 const LISTEN: &str = "127.0.0.1:55080";

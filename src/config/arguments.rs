@@ -1,7 +1,8 @@
 //! One datagram pool from the command line, by the same conversion and checks as from a file.
 
-use super::raw::{OneOrMany, Raw, RawPool, RawPoolServer, Text};
-use super::{Config, ConfigError, Reader};
+use super::raw::{OneOrMany, Raw, RawBalancing, RawPool, RawPoolServer, Text};
+use super::reader::Reader;
+use super::{Config, ConfigError};
 
 /// A pool as the arguments of `lbd balancer` say it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -31,7 +32,7 @@ impl Config {
             protocol: Some(pool.protocol),
             servers: Some(pool.servers.into_iter().map(RawPoolServer::Address).collect()),
             affinity: pool.affinity,
-            policy: pool.policy,
+            balancing: RawBalancing { policy: pool.policy, ..RawBalancing::default() },
             replies: number(pool.replies),
             timeout: number(pool.timeout),
             ..RawPool::default()
@@ -39,13 +40,6 @@ impl Config {
         let reader = Reader { file: None, document: None };
         reader.config(Raw { pools: Some(vec![pool]), ..Raw::default() })
     }
-}
-
-/// The argument that stands for a key of the pool, such as `--server` for `pools[0].servers[1]`.
-pub fn name_of(key: &str) -> String {
-    let key = key.strip_prefix("pools[0].").unwrap_or(key);
-    let name = key.split('[').next().unwrap_or(key);
-    format!("--{}", if name == "servers" { "server" } else { name })
 }
 
 #[cfg(test)]
@@ -108,7 +102,7 @@ mod tests {
                 "--affinity: \"cleint\" is unknown; use none or client",
             ),
             (arguments(|a| a.policy = set("best")), "--policy: unknown policy \"best\": use shortest_queue"),
-            (arguments(|a| a.replies = set("2")), "--replies: more than one answer needs affinity: client"),
+            (arguments(|a| a.replies = set("2")), "--replies: more than one response needs affinity: client"),
             (arguments(|a| a.timeout = set("soon")), "--timeout: \"soon\" is not a duration from 1ms to 1m"),
         ];
         for (result, says) in cases {

@@ -1,14 +1,20 @@
+use std::collections::HashMap;
+use std::net::IpAddr;
 use std::path::Path;
+use std::time::Duration;
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::*;
-use crate::config::{describe, schema};
+use crate::config::{
+    Affinity, Check, Config, DatagramPool, HealthCheck, PoolRun, PoolServer, Protocol, ProxyProtocol, Target,
+    describe, schema,
+};
 use crate::io::IoChoice;
 use crate::pool::health::Rules;
 use crate::pool::select::PolicyKind;
 use crate::pool::waiting::Limit;
+use crate::role::datagram::Settings;
 
 fn parse(text: &str) -> Result<Config, String> {
     Config::parse(text, Some(Path::new("config.json"))).map_err(|e| e.to_string())
@@ -185,8 +191,9 @@ fn the_defaults_in_the_schema_are_the_defaults() {
     let properties = &schema()["properties"]["pools"]["items"]["properties"];
     let defaults = |properties: &Value| -> Value {
         let with_default = properties.as_object().unwrap().iter().filter_map(|(key, node)| {
-            // A query goes with a check by DNS only.
-            let default = node.get("default").filter(|_| key != "query")?;
+            // A query goes with a check by DNS only; the keys of native pools have a test of their own.
+            let is_native = node["description"].as_str().unwrap().starts_with("Native: ");
+            let default = node.get("default").filter(|_| key != "query" && !is_native)?;
             Some((key.clone(), default.clone()))
         });
         Value::Object(with_default.collect())
@@ -215,14 +222,14 @@ fn the_defaults_in_the_schema_are_the_defaults() {
 fn a_mistake_is_refused_with_its_key_and_the_remedy() {
     let many = |n: usize| (0..n).map(|i| format!("h{i}:1")).collect::<Vec<_>>();
     for (pool, says) in [
-        (pool(json!({"listen": null})), "listen: is missing; write where clients ask"),
-        (pool(json!({"listen": []})), "listen: is missing; write where clients ask"),
+        (pool(json!({"listen": null})), "listen: is missing; write the client-side address"),
+        (pool(json!({"listen": []})), "listen: is missing; write the client-side address"),
         (pool(json!({"listen": "here"})), "listen: \"here\" is not an address with a port; write IP:PORT"),
         (pool(json!({"listen": ["*:1", "*:0"]})), "listen[1]: \"*:0\" has port 0; write a port"),
         (pool(json!({"listen": vec!["*:1"; 65]})), "listen: 65 addresses are too many; 64"),
         (pool(json!({"listen": 53})), "listen: must be a string or a list of strings, not 53"),
-        (pool(json!({"protocol": null})), "protocol: is missing; write dns or datagram"),
-        (pool(json!({"protocol": "tcp"})), "protocol: \"tcp\" is unknown; use dns or datagram"),
+        (pool(json!({"protocol": null})), "protocol: is missing; write native or dns or datagram"),
+        (pool(json!({"protocol": "tcp"})), "protocol: \"tcp\" is unknown; use native or dns or datagram"),
         (pool(json!({"servers": null})), "servers: there is none; list at least one"),
         (pool(json!({"servers": []})), "servers: there is none; list at least one"),
         (pool(json!({"servers": "127.0.0.1:1"})), "servers: must be a list of strings or objects, not"),
@@ -243,15 +250,15 @@ fn a_mistake_is_refused_with_its_key_and_the_remedy() {
         ),
         (
             pool(json!({"servers": ["a:1", "b:1", "A:1"]})),
-            "servers[2]: a:1 is listed twice, at places 0 and 2",
+            "servers[2]: a:1 is listed twice, at positions 0 and 2",
         ),
         (
             pool(json!({"servers": ["127.0.0.1:1", {"address": "[::ffff:127.0.0.1]:1"}]})),
-            "servers[1].address: 127.0.0.1:1 is listed twice, at places 0 and 1 from 0; remove one",
+            "servers[1].address: 127.0.0.1:1 is listed twice, at positions 0 and 1 from 0; remove one",
         ),
         (
             pool(json!({"servers": [{"address": "a:1", "id": 1}, "b:1"]})),
-            "servers[0].id: id 1 is taken twice, by the servers at places 0 and 1 from 0; give each its own",
+            "servers[0].id: id 1 is taken twice, by the servers at positions 0 and 1 from 0; give each its own",
         ),
         (pool(json!({"servers_max": 0})), "servers_max: \"0\" is not a whole number from 1 to 4096"),
         (
@@ -261,18 +268,21 @@ fn a_mistake_is_refused_with_its_key_and_the_remedy() {
         (pool(json!({"name": ""})), "name: \"\" is not a name; use 1 to 32 letters"),
         (pool(json!({"name": "a b"})), "name: \"a b\" is not a name"),
         (pool(json!({"name": "x".repeat(33)})), "is not a name; use 1 to 32"),
-        (pool(json!({"name": "native"})), "name: \"native\" is the name of the pool with lbd's own frames"),
+        (pool(json!({"name": "native"})), "name: \"native\" is the name of a native pool; choose another"),
         (pool(json!({"affinity": "server"})), "affinity: \"server\" is unknown; use none or client"),
         (pool(json!({"policy": "best"})), "policy: unknown policy \"best\": use shortest_queue"),
         (
             flows(json!({"policy": "shortest_delay"})),
-            "policy: shortest_delay goes by how long answers take, and with affinity: client none is waited for",
+            "policy: policy shortest_delay needs response times, and affinity: client waits for no response",
         ),
-        (pool(json!({"policy": "shortest_delay", "replies": 0})), "and with replies: 0 none is waited for"),
+        (
+            pool(json!({"policy": "shortest_delay", "replies": 0})),
+            "and replies: 0 waits for no response; use shortest_queue",
+        ),
         (pool(json!({"io": "epoll"})), "io: \"epoll\" is unknown; use auto, mio or io_uring"),
         (
             pool(json!({"protocol": "datagram", "replies": 0, "max_outstanding": 1})),
-            "max_outstanding: nothing is outstanding where no answer is awaited",
+            "max_outstanding: no request is outstanding without responses (replies: 0)",
         ),
         (
             pool(json!({"max_outstanding": 0})),
@@ -281,15 +291,21 @@ fn a_mistake_is_refused_with_its_key_and_the_remedy() {
         (pool(json!({"timeout": "61s"})), "timeout: \"61s\" is not a duration from 1ms to 1m"),
         (pool(json!({"timeout": 0})), "timeout: \"0\" is not a duration from 1ms to 1m"),
         (pool(json!({"replies": 1_000_001})), "replies: \"1000001\" is not a whole number from 0 to 1000000"),
-        (pool(json!({"replies": 2})), "replies: more than one answer needs affinity: client"),
+        (pool(json!({"replies": 2})), "replies: more than one response needs affinity: client"),
         (pool(json!({"hold": "11m"})), "hold: \"11m\" is not a duration from 0s to 10m"),
         (pool(json!({"idle_timeout": 1_000})), "idle_timeout: needs affinity: client; add that, or remove"),
         (flows(json!({"idle_timeout": 9})), "idle_timeout: \"9\" is not a duration from 10ms to 1day"),
-        (dns(json!({"replies": 1})), "replies: does not go with protocol dns; remove it"),
+        (
+            dns(json!({"replies": 1})),
+            "replies: does not go with protocol dns; remove the key, or use protocol datagram",
+        ),
         (dns(json!({"hold": 1})), "hold: does not go with protocol dns"),
         (dns(json!({"idle_timeout": 1})), "idle_timeout: does not go with protocol dns"),
         (dns(json!({"affinity": "client"})), "affinity: does not go with protocol dns"),
-        (pool(json!({"tcp_connections": 0})), "tcp_connections: goes with protocol dns only; remove the key"),
+        (
+            pool(json!({"tcp_connections": 0})),
+            "tcp_connections: does not go with protocol datagram; remove the key, or use protocol dns",
+        ),
         (dns(json!({"tcp_connections": 100_001})), "tcp_connections: \"100001\" is not a whole number"),
         (pool(json!({"ports": 0})), "ports: \"0\" is not a whole number from 1 to 32768"),
         (pool(json!({"ports": 32_769})), "ports: \"32769\" is not a whole number from 1 to 32768"),
@@ -308,7 +324,10 @@ fn a_mistake_is_refused_with_its_key_and_the_remedy() {
             pool(json!({"allow": ["10.0.0.0/8", "10.0.0.0/33"]})),
             "allow[1]: \"10.0.0.0/33\" is no address and no network",
         ),
-        (pool(json!({"deny": []})), "deny: the list is empty; name who is meant, or remove the key"),
+        (
+            pool(json!({"deny": []})),
+            "deny: the list is empty; write addresses or networks, or remove the key",
+        ),
         (pool(json!({"allow": "10.0.0.0/8"})), "allow: must be a list of strings, not"),
         (
             pool(json!({"rate_per_source": 0})),
@@ -533,12 +552,12 @@ fn pools_in_a_circle_are_refused_and_in_a_row_are_not() {
     let error = refused(&chain(&[(1, &[9, 2]), (2, &[8, 1])]));
     assert_eq!(
         error,
-        "pools[0].servers[1]: 127.0.0.1:2 leads back to this pool by way of pool-2; name a server"
+        "pools[0].servers[1]: 127.0.0.1:2 leads back to this pool through pool-2; name a server"
     );
     let error = refused(&chain(&[(1, &[2]), (2, &[3]), (3, &[4]), (4, &[2])]));
     assert_eq!(
         error,
-        "pools[1].servers[0]: 127.0.0.1:3 leads back to this pool by way of pool-3; name a server"
+        "pools[1].servers[0]: 127.0.0.1:3 leads back to this pool through pool-3; name a server"
     );
     accepted(&chain(&[(1, &[2, 3]), (2, &[4]), (3, &[4]), (4, &[5])]));
 }
@@ -749,8 +768,8 @@ fn mistakes_about_servers_that_lbd_runs_are_told_with_the_remedy() {
         (json!({"command": "serve"}), "command: {port} is missing"),
         (json!({"port_range_start": null}), "port_range_start: is missing; write the first port, such as"),
         (json!({"port_range_end": null}), "port_range_end: is missing; write the port after the last one"),
-        (json!({"port_range_end": 5310}), "port_range_end: the range from 5310 up to, but without, 5310"),
-        (json!({"address": "0.0.0.0"}), "address: 0.0.0.0 is no address to send to; write the one that"),
+        (json!({"port_range_end": 5310}), "port_range_end: port range 5310..5310 is empty"),
+        (json!({"address": "0.0.0.0"}), "address: 0.0.0.0 is no address of a server; write the IP"),
         (json!({"count": 3, "max": 2}), "max: pools[0].run.count = 3 is not within pools[0].run.min = 1"),
         (json!({"max": 40}), "port_range_end: 40 servers do not fit into 20 ports"),
         (json!({"threshold": 0}), "threshold: \"0\" is not a number from 0.01"),
@@ -775,7 +794,7 @@ fn mistakes_about_servers_that_lbd_runs_are_told_with_the_remedy() {
     assert!(refused(&[small]).contains("servers_max: 9 leaves no room for 10 servers"));
     let off = refused_beside(&[pool(run(json!({})))], json!({"admin": {"listen": "off"}}));
     assert!(
-        off.starts_with("admin.listen: is off, but by way of it the controller tells the balancer"),
+        off.starts_with("admin.listen: is off, but the controller reports the servers of pools[].run"),
         "{off}"
     );
     let both =
