@@ -270,3 +270,6 @@ impl Instance {
         self.current().pools.clone()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -55,17 +55,25 @@ fn settings(pool: &NativePool) -> Settings {
     }
 }
 
-/// The key of what differs and cannot change in a running pool.
-fn fixed_difference(old: &NativePool, new: &NativePool) -> Option<&'static str> {
+/// The key of what differs and cannot change in a running pool, as the configuration of that pool has it.
+fn fixed_difference(old: &NativePool, new: &NativePool) -> Option<String> {
     let differ = [
-        ("load_balancer.client_side_port or bind", old.client_side != new.client_side),
-        ("load_balancer.server_side_port or bind", old.server_side != new.server_side),
-        ("load_balancer.frames_per_datagram", old.frames_per_datagram != new.frames_per_datagram),
-        ("load_balancer.pin", old.pin != new.pin),
-        ("load_balancer.io", old.io != new.io),
+        ("listen", old.client_side != new.client_side),
+        ("server_side", old.server_side != new.server_side),
+        ("frames_per_datagram", old.frames_per_datagram != new.frames_per_datagram),
+        ("pin", old.pin != new.pin),
+        ("io", old.io != new.io),
     ];
     let differs = differ.into_iter().find(|(_, differ)| *differ).map(|(key, _)| key);
-    differs.or_else(|| settings(old).fixed_difference(&settings(new)))
+    let key = differs.or_else(|| settings(old).fixed_difference(&settings(new)))?;
+    let key = key.strip_prefix("load_balancer.").unwrap_or(key);
+    Some(match (old.name.as_str(), key) {
+        (_, "key_file") => key.to_owned(),
+        ("native", "listen") => "load_balancer.client_side_port or bind".to_owned(),
+        ("native", "server_side") => "load_balancer.server_side_port or bind".to_owned(),
+        ("native", key) => format!("load_balancer.{key}"),
+        (name, key) => format!("pool {name}: {key}"),
+    })
 }
 
 /// Whether the settings that can change are the same.

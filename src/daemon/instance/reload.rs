@@ -96,7 +96,7 @@ impl Instance {
             let running = old_pools.iter().find(|running| running.name() == pool.name());
             let transition = running.map_or(Ok(Transition::Recreate), |running| running.transition(pool))?;
             steps.push(match (transition, running) {
-                (Transition::Fixed(key), _) => return Err(fixed(key)),
+                (Transition::Fixed(key), _) => return Err(fixed(&key)),
                 (Transition::Keep, Some(running)) => Step::Keep(Arc::clone(running)),
                 (Transition::Change(change), Some(running)) => Step::Change(Arc::clone(running), change),
                 _ => Step::Begin(Box::new(self.prepare(pool, &new.pools, &old_pools, &retiring)?)),

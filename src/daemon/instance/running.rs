@@ -47,7 +47,7 @@ pub enum Transition {
     /// Another pool takes its place.
     Recreate,
     /// It cannot, since the value of this key cannot change while the pool runs.
-    Fixed(&'static str),
+    Fixed(String),
 }
 
 /// A pool whose workers run.

@@ -173,7 +173,7 @@ impl Instance {
     }
 
     /// Pauses every pool; returns the state of each.
-    fn pause(&self, paused: &mut PausedWorkers) -> Result<State, Failed> {
+    pub(super) fn pause(&self, paused: &mut PausedWorkers) -> Result<State, Failed> {
         let mut pools = self.pools();
         // First those whose requests in flight are finished meanwhile.
         pools.sort_by_key(|pool| pool.of().is_native());
@@ -183,7 +183,7 @@ impl Instance {
     }
 
     /// Has every pool read again, even if the pause has reached only some of them.
-    fn resume(&self) -> Result<(), Failed> {
+    pub(super) fn resume(&self) -> Result<(), Failed> {
         let results: Vec<_> = self.pools().iter().map(|pool| pool.resume()).collect();
         results.into_iter().collect()
     }
