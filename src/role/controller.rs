@@ -103,7 +103,7 @@ impl ControllerRole {
             return Err(DropReason::Unexpected);
         }
         frame.set_payload(&[]);
-        let header = frame.header;
+        let header = &mut frame.header;
         let instance = header.client_id.get();
         if !self.nonces.nonce_is_valid(now, peer, instance, header.cookie.get()) {
             header.op = RequestOp::Challenge as u8;

@@ -1,8 +1,9 @@
 //! The frame view: one check, then access to the fields in place.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::ops::{Deref, DerefMut};
 
-use zerocopy::FromBytes;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::header::*;
 use crate::base::drop_reason::DropReason;
@@ -45,13 +46,36 @@ impl FrameFormat {
     }
 }
 
+/// The parts of a frame, in place.
+#[derive(Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+pub struct Parts {
+    /// The header.
+    pub header: Header,
+    /// The bytes after the header: payload, padding, trailer.
+    rest: [u8],
+}
+
 /// A frame whose length, magic, version, kind, size and payload length were checked.
 #[derive(Debug)]
 pub struct Frame<'a> {
-    /// The header, in place.
-    pub header: &'a mut Header,
-    /// The bytes after the header: payload, padding, trailer.
-    rest: &'a mut [u8],
+    parts: &'a mut Parts,
+}
+
+impl Deref for Frame<'_> {
+    type Target = Parts;
+
+    #[inline]
+    fn deref(&self) -> &Parts {
+        self.parts
+    }
+}
+
+impl DerefMut for Frame<'_> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut Parts {
+        self.parts
+    }
 }
 
 impl<'a> Frame<'a> {
@@ -60,7 +84,8 @@ impl<'a> Frame<'a> {
         if bytes.len() != format.size {
             return Err(DropReason::Length);
         }
-        let (header, rest) = Header::mut_from_prefix(bytes).map_err(|_| DropReason::Length)?;
+        let parts = Parts::mut_from_bytes(bytes).map_err(|_| DropReason::Length)?;
+        let header = &parts.header;
         if header.magic.get() != MAGIC {
             return Err(DropReason::Magic);
         }
@@ -76,17 +101,17 @@ impl<'a> Frame<'a> {
         if usize::from(header.payload_len.get()) > format.payload_max() {
             return Err(DropReason::PayloadLength);
         }
-        Ok(Frame { header, rest })
+        Ok(Frame { parts })
     }
 
     /// Writes a new frame over `bytes`, which must be one frame long.
     pub fn write(bytes: &'a mut [u8], header: &Header, payload: &[u8]) -> Self {
-        let (head, rest) = Header::mut_from_prefix(bytes).expect("a frame is longer than its header");
-        *head = *header;
-        head.payload_len.set(payload.len() as u16);
-        rest[..payload.len()].copy_from_slice(payload);
-        rest[payload.len()..].fill(0);
-        Frame { header: head, rest }
+        let parts = Parts::mut_from_bytes(bytes).expect("a frame is longer than its header");
+        parts.header = *header;
+        parts.header.payload_len.set(payload.len() as u16);
+        parts.rest[..payload.len()].copy_from_slice(payload);
+        parts.rest[payload.len()..].fill(0);
+        Frame { parts }
     }
 
     /// Kind of the message.
@@ -99,20 +124,33 @@ impl<'a> Frame<'a> {
         &self.rest[..usize::from(self.header.payload_len.get())]
     }
 
+    /// The whole frame.
+    #[inline]
+    pub fn bytes(&self) -> &[u8] {
+        self.parts.as_bytes()
+    }
+
+    /// The whole frame, for writing: what was checked may no longer hold.
+    #[inline]
+    pub fn into_bytes(self) -> &'a mut [u8] {
+        self.parts.as_mut_bytes()
+    }
+
     /// Zeroes the last `len` bytes of the frame.
-    pub fn clear_tail(self, len: usize) {
-        let from = self.rest.len() - len;
-        self.rest[from..].fill(0);
+    pub fn clear_tail(&mut self, len: usize) {
+        let from = self.parts.rest.len() - len;
+        self.parts.rest[from..].fill(0);
     }
 
     /// Replaces the payload, and zeroes the rest of the old one. `payload` must fit into the frame.
     pub fn set_payload(&mut self, payload: &[u8]) {
-        let old = usize::from(self.header.payload_len.get());
-        self.rest[..payload.len()].copy_from_slice(payload);
+        let Parts { header, rest } = &mut *self.parts;
+        let old = usize::from(header.payload_len.get());
+        rest[..payload.len()].copy_from_slice(payload);
         if old > payload.len() {
-            self.rest[payload.len()..old].fill(0);
+            rest[payload.len()..old].fill(0);
         }
-        self.header.payload_len.set(payload.len() as u16);
+        header.payload_len.set(payload.len() as u16);
     }
 }
 

@@ -113,7 +113,8 @@ impl<P: LoadProtocol> Bench<P> {
 /// The answer to a request.
 fn answer(request: &[u8], status: Status) -> Vec<u8> {
     let mut bytes = request.to_vec();
-    let header = Frame::check(&mut bytes, &FORMAT).unwrap().header;
+    let mut frame = Frame::check(&mut bytes, &FORMAT).unwrap();
+    let header = &mut frame.header;
     header.kind = Kind::ClientResponse as u8;
     header.status = status as u8;
     bytes
@@ -231,7 +232,7 @@ fn an_answer_counts_once_and_only_for_its_own_open_request() {
     let good = answer(&sent[0], Status::Ok);
     let edit = |change: fn(&mut Header)| {
         let mut bytes = good.clone();
-        change(Frame::check(&mut bytes, &FORMAT).unwrap().header);
+        change(&mut Frame::check(&mut bytes, &FORMAT).unwrap().header);
         bytes
     };
     let foreign = edit(|header| header.client_id.set(header.client_id.get() ^ 1));

@@ -90,7 +90,8 @@ impl LoadProtocol for Native {
 
     fn write(&mut self, request: &NextRequest, bytes: &mut [u8]) {
         bytes.copy_from_slice(&self.template);
-        let header = Frame::check(bytes, &self.format).expect("the template is a frame").header;
+        let mut frame = Frame::check(bytes, &self.format).expect("the template is a frame");
+        let header = &mut frame.header;
         header.sequence.set(request.number);
         header.incomplete.set(request.incomplete.min(u64::from(u16::MAX)) as u16);
         if let Some(len) = request.payload {

@@ -493,7 +493,7 @@ fn every_truncation_and_every_flipped_bit_is_counted_once_or_a_valid_answer() {
         let mut flipped = whole.clone();
         flipped[bit / 8] ^= 1 << (bit % 8);
         let outcomes = bench.turn(balancer(), &flipped);
-        let checked = Frame::check(&mut flipped, &FORMAT).map(|f| *f.header);
+        let checked = Frame::check(&mut flipped, &FORMAT).map(|f| f.header);
         let valid = checked.is_ok_and(|h| {
             let its = (h.client_id, h.sequence) == (request.client_id, request.sequence);
             h.kind == Kind::ClientResponse as u8 && its && Status::from_wire(h.status).is_some()

@@ -13,13 +13,13 @@
 use std::time::Duration;
 
 use super::adopted_flows::{AdoptedFlows, MovedFlow};
-use super::forward::{Datagram, Forwarder, LastClient, Way};
+use super::forward::{Forwarder, LastClient, Purpose, Way};
 use super::handover::Flow;
 use super::leases::{Ended, Leases, Owner, Pair};
-use super::request::Client;
+use super::request::{Client, Request, Response};
 use super::settings::Affinity;
 use super::shared::Member;
-use crate::base::batch::{FrameRef, Received, SocketId, Tx};
+use crate::base::batch::{SocketId, Tx};
 use crate::base::drop_reason::DropReason;
 use crate::base::lru_slab::{Key, LruSlab};
 use crate::base::time::{Instant, earliest};
@@ -36,8 +36,8 @@ pub(super) const ANSWER_LATEST: u32 = 1 + UNANSWERED_REST;
 /// The shortest rest of an answered pair, where it is measured.
 pub(super) const HOLD_MIN: Duration = Duration::from_millis(50);
 
-/// A request that waits for its answer.
-struct Request {
+/// A request in flight.
+struct OpenRequest {
     pair: Pair,
     /// The next one of the same lease.
     next: Option<Key>,
@@ -63,7 +63,7 @@ pub(super) struct ByPort {
     leases: Leases,
     uses: Box<[Use]>,
     /// Requests, or flows that the server has not answered, by age.
-    waiting: LruSlab<Request>,
+    waiting: LruSlab<OpenRequest>,
     /// Flows that it has answered, by the time of their last datagram.
     flows: LruSlab<Pair>,
     /// Flows of another process.
@@ -119,64 +119,55 @@ impl ByPort {
     pub fn on_client(
         &mut self,
         core: &mut Forwarder,
-        client: &Client,
-        datagram: Datagram,
-        bytes: &[u8],
+        request: Request<'_>,
         tx: &mut Tx,
     ) -> Result<(), DropReason> {
         match (self.affinity, core.settings.replies) {
-            (Affinity::Client, _) => self.on_flow(core, client, datagram, bytes, tx),
-            (Affinity::None, Some(0)) => one_way(core, client, datagram, bytes, tx),
-            (Affinity::None, _) => self.on_request(core, client, datagram, bytes, tx),
+            (Affinity::Client, _) => self.on_flow(core, request, tx),
+            (Affinity::None, Some(0)) => one_way(core, request, tx),
+            (Affinity::None, _) => self.on_request(core, request, tx),
         }
     }
 
     fn on_request(
         &mut self,
         core: &mut Forwarder,
-        client: &Client,
-        Datagram { at, now }: Datagram,
-        bytes: &[u8],
+        request: Request<'_>,
         tx: &mut Tx,
     ) -> Result<(), DropReason> {
         match core.reserve_for_trial().map_or_else(|| core.reserve_in_turn(), Ok) {
-            Ok(server) => self.send_request(core, client, server, Some(at), now, bytes, tx),
-            Err(DropReason::ServersFull) => {
-                core.queue(now, client, bytes).map_err(|NotQueued| DropReason::ServersFull)
-            }
+            Ok(server) => self.send_request(core, request, server, tx),
+            Err(DropReason::ServersFull) => core.queue(&request).map_err(|NotQueued| DropReason::ServersFull),
             Err(reason) => Err(reason),
         }
     }
 
-    /// Sends a request to a server that was counted up for it: from where it lies, or, without `at`, as a
-    /// copy.
-    #[allow(clippy::too_many_arguments)] // one request, its way and its turn; a struct would only rename them
+    /// Sends a request to the server that was reserved for it.
     pub fn send_request(
         &mut self,
         core: &mut Forwarder,
-        client: &Client,
+        request: Request<'_>,
         (slot, member): (Slot, Member),
-        at: Option<FrameRef>,
-        now: Instant,
-        bytes: &[u8],
         tx: &mut Tx,
     ) -> Result<(), DropReason> {
         if self.waiting.is_full() {
             core.release(slot);
             return Err(DropReason::TableFull);
         }
-        let owner = Owner { client: *client, slot: Some(slot) };
+        let now = request.now;
+        let owner = Owner { client: request.client, slot: Some(slot) };
         let Some(pair) = self.lease(now, owner, slot) else {
             core.release(slot);
             return Err(DropReason::NoPort);
         };
-        let way = self.way(core, pair, &member);
-        if let Err(reason) = core.send_to_server(&way, client, at, bytes, true, tx) {
+        let way = self.way(core, pair, &member, Purpose::Request);
+        if let Err(reason) = core.forward(&request, &way, tx) {
             core.release(slot);
             self.rest_if_done(now, pair, now, core);
             return Err(reason);
         }
-        let key = self.waiting.insert(now, Request { pair, next: None, sent: now }).expect("there is room");
+        let key =
+            self.waiting.insert(now, OpenRequest { pair, next: None, sent: now }).expect("there is room");
         let used = &mut self.uses[pair.index()];
         match used.last.replace(key) {
             None => used.first = Some(key),
@@ -184,28 +175,20 @@ impl ByPort {
         }
         used.epoch = member.epoch;
         used.credit = used.credit.saturating_add(core.settings.replies.unwrap_or(1));
-        core.await_answer(now, slot);
         Ok(())
     }
 
-    fn on_flow(
-        &mut self,
-        core: &mut Forwarder,
-        client: &Client,
-        Datagram { at, now }: Datagram,
-        bytes: &[u8],
-        tx: &mut Tx,
-    ) -> Result<(), DropReason> {
-        let owner = Owner { client: *client, slot: None };
+    fn on_flow(&mut self, core: &mut Forwarder, request: Request<'_>, tx: &mut Tx) -> Result<(), DropReason> {
+        let now = request.now;
+        let owner = Owner { client: request.client, slot: None };
         let live = self.leases.of(&owner).filter(|&pair| self.leases.is_busy(pair));
         if let Some(pair) = live {
             let slot = self.leases.slot(pair);
             let used = self.uses[pair.index()];
             let member = core.view.get(slot).filter(|m| m.epoch == used.epoch && m.extra.keeps_flows);
             if let Some(&member) = member {
-                let way = self.way(core, pair, &member);
-                core.send_to_server(&way, client, Some(at), bytes, false, tx)?;
-                core.count_forwarded(slot);
+                let way = self.way(core, pair, &member, Purpose::Later);
+                core.forward(&request, &way, tx)?;
                 self.last_flow = now;
                 self.uses[pair.index()].credit =
                     used.credit.saturating_add(core.settings.replies.unwrap_or(1));
@@ -216,24 +199,24 @@ impl ByPort {
             }
             self.end_flow(core, now, pair, Duration::ZERO); // its server has left
         }
-        self.open_flow(core, owner, Datagram { at, now }, bytes, tx)
+        self.open_flow(core, owner, request, tx)
     }
 
     fn open_flow(
         &mut self,
         core: &mut Forwarder,
         owner: Owner,
-        Datagram { at, now }: Datagram,
-        bytes: &[u8],
+        request: Request<'_>,
         tx: &mut Tx,
     ) -> Result<(), DropReason> {
+        let now = request.now;
         let moved = self.moved.take(now, &owner.client);
         let known = moved.and_then(|flow| Some((flow, core.reserve_known(flow.server)?)));
         let ((slot, member), was_answered) = match known {
             Some((flow, server)) => (server, flow.is_answered),
             None => (core.reserve_for_trial().map_or_else(|| core.reserve(), Ok)?, false),
         };
-        // Nothing is awaited then.
+        // One-way flows have nothing to wait for.
         let is_answered = core.settings.replies == Some(0) || was_answered;
         let unanswered = core.owed_by(slot) as usize + self.leases.unanswered(now, slot);
         if !is_answered && unanswered >= self.leases.ports().div_ceil(2) {
@@ -244,8 +227,8 @@ impl ByPort {
             core.release(slot);
             return Err(DropReason::NoPort);
         };
-        let way = self.way(core, pair, &member);
-        if let Err(reason) = core.send_to_server(&way, &owner.client, Some(at), bytes, true, tx) {
+        let way = self.way(core, pair, &member, Purpose::First);
+        if let Err(reason) = core.forward(&request, &way, tx) {
             core.release(slot);
             self.rest_if_done(now, pair, now, core);
             return Err(reason);
@@ -258,9 +241,8 @@ impl ByPort {
             self.flows.insert(now, pair)
         } else {
             core.owe(now, slot);
-            self.waiting.insert(now, Request { pair, next: None, sent: now })
+            self.waiting.insert(now, OpenRequest { pair, next: None, sent: now })
         };
-        core.count_forwarded(slot);
         core.stats.flows_opened.add(1);
         core.stats.flows.add(1);
         Ok(())
@@ -323,21 +305,20 @@ impl ByPort {
         Some(pair)
     }
 
-    fn way(&self, core: &Forwarder, pair: Pair, member: &Member) -> Way {
+    fn way(&self, core: &Forwarder, pair: Pair, member: &Member, purpose: Purpose) -> Way {
         let from = SocketId(core.ports_to(member.addr).start + self.leases.port(pair));
-        Way { slot: self.leases.slot(pair), server: member.addr, from }
+        Way { slot: self.leases.slot(pair), server: member.addr, from, purpose }
     }
 
     /// A datagram that came by a port.
     pub fn on_server(
         &mut self,
         core: &mut Forwarder,
-        received: &Received,
-        Datagram { at, now }: Datagram,
+        response: Response<'_>,
         last: &mut LastClient,
         tx: &mut Tx,
     ) -> Result<(), DropReason> {
-        let (peer, socket) = (received.peer, received.socket);
+        let Response { peer, socket, at, now, .. } = response;
         let slot = core.view.slot_of(peer).ok_or(DropReason::WrongSource)?;
         let member = *core.view.get(slot).ok_or(DropReason::WrongSource)?;
         let ports = core.ports_to(peer);
@@ -387,7 +368,7 @@ impl ByPort {
     }
 
     /// Takes the longest waiting request of a lease out.
-    fn end_request(&mut self, pair: Pair) -> Request {
+    fn end_request(&mut self, pair: Pair) -> OpenRequest {
         let used = &mut self.uses[pair.index()];
         let key = used.first.expect("it has one");
         let request = self.waiting.remove(key).expect("it waits");
@@ -488,18 +469,10 @@ impl ByPort {
     }
 }
 
-/// A datagram that nobody answers.
-fn one_way(
-    core: &mut Forwarder,
-    client: &Client,
-    Datagram { at, .. }: Datagram,
-    bytes: &[u8],
-    tx: &mut Tx,
-) -> Result<(), DropReason> {
+/// A datagram that the server does not answer.
+fn one_way(core: &mut Forwarder, request: Request<'_>, tx: &mut Tx) -> Result<(), DropReason> {
     let (slot, member) = core.reserve_for_trial().map_or_else(|| core.reserve(), Ok)?;
-    let way = Way { slot, server: member.addr, from: SocketId(core.ports_to(member.addr).start) };
+    let from = SocketId(core.ports_to(member.addr).start);
     core.free(slot);
-    core.send_to_server(&way, client, Some(at), bytes, true, tx)?;
-    core.count_forwarded(slot);
-    Ok(())
+    core.forward(&request, &Way { slot, server: member.addr, from, purpose: Purpose::First }, tx)
 }

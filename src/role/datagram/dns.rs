@@ -3,13 +3,11 @@
 //! An answer counts only if it comes by the port and from the server that the query went by, with the query's
 //! id and its question. One that does not is counted, and the wait goes on.
 
-use std::net::SocketAddr;
-
-use super::forward::{Datagram, Forwarder, LastClient, Way};
+use super::forward::{Forwarder, LastClient, Purpose, Way};
 use super::queries::{Place, Queries};
-use super::request::Client;
+use super::request::{Client, Request, Response};
 use super::shared::Member;
-use crate::base::batch::{FrameRef, Received, SocketId, Tx};
+use crate::base::batch::{FrameRef, SocketId, Tx};
 use crate::base::drop_reason::DropReason;
 use crate::base::time::Instant;
 use crate::pool::select::Slot;
@@ -22,7 +20,7 @@ const OPCODE_QUERY: u8 = 0;
 
 /// What is remembered of a query.
 struct Query {
-    /// Who asked; nobody, if a copy was sent to see whether the server lives.
+    /// The client; `None` of a shadow query.
     client: Option<Client>,
     client_id: u16,
     slot: Slot,
@@ -30,6 +28,14 @@ struct Query {
     epoch: u32,
     question: u64,
     sent: Instant,
+}
+
+/// What a query that is sent asks.
+struct Asked {
+    /// A hash of its question.
+    question: u64,
+    /// Whether it is a copy, which only shows whether the server lives.
+    is_shadow: bool,
 }
 
 /// The queries of one worker.
@@ -57,136 +63,117 @@ impl Dns {
     pub fn on_client(
         &mut self,
         core: &mut Forwarder,
-        client: &Client,
-        datagram: Datagram,
-        bytes: &mut [u8],
+        mut request: Request<'_>,
         last: &mut LastClient,
         tx: &mut Tx,
     ) -> Result<(), DropReason> {
-        let question = dns::query(bytes).map_err(|malformed| match malformed {
+        let question = dns::query(request.bytes).map_err(|malformed| match malformed {
             Malformed::Response => DropReason::AnAnswer,
             _ => DropReason::Malformed,
         })?;
         let question = question.hash(&self.key);
-        let client_id = dns::id(bytes);
-        let (slot, member) = match core.reserve_in_turn() {
-            Ok(reserved) => reserved,
+        let server = match core.reserve_in_turn() {
+            Ok(server) => server,
             Err(reason) => {
-                let full = reason == DropReason::ServersFull;
-                let waits = full && core.queue(datagram.now, client, bytes).is_ok();
-                self.try_out(core, client, question, datagram.now, bytes, tx);
-                if waits {
+                let is_queued = reason == DropReason::ServersFull && core.queue(&request).is_ok();
+                self.try_out(core, &mut request, question, tx);
+                if is_queued {
                     return Ok(());
                 }
-                servfail(core, client, datagram.at, bytes, last, tx);
+                servfail(core, request, last, tx);
                 return Err(reason);
             }
         };
-        let Member { addr, epoch, .. } = member;
-        let query = Query { client: Some(*client), client_id, slot, epoch, question, sent: datagram.now };
-        if let Err(reason) = self.send(core, query, addr, client, Some(datagram.at), bytes, tx) {
-            core.release(slot);
+        if let Err(reason) = self.send(core, &mut request, server, Asked { question, is_shadow: false }, tx) {
+            core.release(server.0);
             if reason == DropReason::TableFull {
-                servfail(core, client, datagram.at, bytes, last, tx);
+                servfail(core, request, last, tx);
             }
             return Err(reason);
         }
-        core.await_answer(datagram.now, slot);
-        self.try_out(core, client, question, datagram.now, bytes, tx);
+        self.try_out(core, &mut request, question, tx);
         Ok(())
     }
 
-    /// A client's datagram that has waited for the server that is there now.
-    pub fn send_waiting(
+    /// Sends a queued query to the server that was reserved for it.
+    pub fn send_pending(
         &mut self,
         core: &mut Forwarder,
-        client: &Client,
-        (slot, Member { addr, epoch, .. }): (Slot, Member),
-        now: Instant,
-        bytes: &mut [u8],
+        mut request: Request<'_>,
+        server: (Slot, Member),
         tx: &mut Tx,
     ) -> Result<(), DropReason> {
-        let client_id = dns::id(bytes);
-        let question = dns::query(bytes).expect("checked before it waited").hash(&self.key);
-        let query = Query { client: Some(*client), client_id, slot, epoch, question, sent: now };
-        if let Err(reason) = self.send(core, query, addr, client, None, bytes, tx) {
-            core.release(slot);
-            dns::set_id(bytes, client_id);
-            refuse(core, client, bytes, tx);
+        let client_id = dns::id(request.bytes);
+        let question = dns::query(request.bytes).map_err(|_| DropReason::Malformed);
+        let sent = question.map(|question| question.hash(&self.key)).and_then(|question| {
+            self.send(core, &mut request, server, Asked { question, is_shadow: false }, tx)
+        });
+        if let Err(reason) = sent {
+            core.release(server.0);
+            dns::set_id(request.bytes, client_id);
+            refuse(core, request, tx);
             return Err(reason);
         }
-        core.await_answer(now, slot);
         Ok(())
     }
 
-    /// Sends a copy of a query to the server that is to prove itself, if there is one: so nobody waits for
-    /// what may never come. The query itself stays as it is.
-    fn try_out(
-        &mut self,
-        core: &mut Forwarder,
-        client: &Client,
-        question: u64,
-        now: Instant,
-        bytes: &mut [u8],
-        tx: &mut Tx,
-    ) {
-        if dns::opcode(bytes) != OPCODE_QUERY {
-            return; // an update, say, is not to be made twice
+    /// Sends a shadow query to the server that must prove itself, if there is one: so no client waits for a response
+    /// that may never come. The query itself stays as it is.
+    fn try_out(&mut self, core: &mut Forwarder, request: &mut Request<'_>, question: u64, tx: &mut Tx) {
+        if dns::opcode(request.bytes) != OPCODE_QUERY {
+            return; // an update, for example, must not be made twice
         }
-        let Some((slot, Member { addr, epoch, .. })) = core.reserve_for_trial() else { return };
-        let id = dns::id(bytes);
-        let copy = Query { client: None, client_id: id, slot, epoch, question, sent: now };
-        match self.send(core, copy, addr, client, None, bytes, tx) {
-            Ok(()) => core.owe(now, slot),
-            Err(_) => core.release(slot), // another query will do
+        let Some(server) = core.reserve_for_trial() else { return };
+        let id = dns::id(request.bytes);
+        let at = request.at.take();
+        if self.send(core, request, server, Asked { question, is_shadow: true }, tx).is_err() {
+            core.release(server.0); // another query will do
         }
-        dns::set_id(bytes, id);
+        request.at = at;
+        dns::set_id(request.bytes, id);
     }
 
     /// Sends a query under an id of its own, which is in its bytes afterwards.
-    #[allow(clippy::too_many_arguments)] // one query, its way and its turn; a struct would only rename them
     fn send(
         &mut self,
         core: &mut Forwarder,
-        query: Query,
-        server: SocketAddr,
-        client: &Client,
-        at: Option<FrameRef>,
-        bytes: &mut [u8],
+        request: &mut Request<'_>,
+        (slot, Member { addr: server, epoch, .. }): (Slot, Member),
+        Asked { question, is_shadow }: Asked,
         tx: &mut Tx,
     ) -> Result<(), DropReason> {
-        let Query { slot, sent, .. } = query;
         let ports = core.ports_to(server);
         let from = SocketId(ports.start + self.port % (ports.len() as u16).max(1));
         let number = from.0 - core.sockets.v4.start;
+        let (client_id, sent) = (dns::id(request.bytes), request.now);
+        let client = (!is_shadow).then_some(request.client);
+        let query = Query { client, client_id, slot, epoch, question, sent };
         let place = self.queries.insert(sent, number, &mut core.rng, query).ok_or(DropReason::TableFull)?;
-        dns::set_id(bytes, place.id);
-        let pushed = core.send_to_server(&Way { slot, server, from }, client, at, bytes, true, tx);
-        if let Err(reason) = pushed {
+        dns::set_id(request.bytes, place.id);
+        let purpose = if is_shadow { Purpose::Shadow } else { Purpose::Request };
+        let forwarded = core.forward(request, &Way { slot, server, from, purpose }, tx);
+        if forwarded.is_err() {
             self.queries.remove(place);
-            return Err(reason);
         }
-        Ok(())
+        forwarded
     }
 
     /// A datagram that came by a port.
     pub fn on_server(
         &mut self,
         core: &mut Forwarder,
-        received: &Received,
-        datagram: Datagram,
-        bytes: &mut [u8],
+        response: Response<'_>,
         last: &mut LastClient,
         tx: &mut Tx,
     ) -> Result<(), DropReason> {
+        let Response { peer, socket, bytes, at, now } = response;
         if bytes.len() < dns::HEADER_LEN {
             return Err(DropReason::Malformed);
         }
-        let peer = received.peer;
-        let place = Place { port: received.socket.0 - core.sockets.v4.start, id: dns::id(bytes) };
+        let place = Place { port: socket.0 - core.sockets.v4.start, id: dns::id(bytes) };
         let Some(query) = self.queries.get(place) else {
             let Some(slot) = core.view.slot_of(peer) else { return Err(DropReason::WrongSource) };
-            core.hear(datagram.now, slot); // too late for its query, but it lives
+            core.hear(now, slot); // too late for its query, but it lives
             return Err(DropReason::NotOpen);
         };
         let member = core.view.get(query.slot).filter(|member| member.epoch == query.epoch);
@@ -200,11 +187,11 @@ impl Dns {
         let (slot, sent, client) = (query.slot, query.sent, query.client);
         if let Some(client) = client {
             dns::set_id(bytes, query.client_id);
-            core.send_to_client(slot, &client, datagram.at, last, tx)?;
-            core.take_answer(datagram.now, slot, sent);
+            core.send_to_client(slot, &client, at, last, tx)?;
+            core.take_answer(now, slot, sent);
         } else {
             core.settle(slot);
-            core.hear(datagram.now, slot);
+            core.hear(now, slot);
         }
         self.queries.remove(place);
         Ok(())
@@ -232,24 +219,18 @@ impl Dns {
     }
 }
 
-/// Answers "it does not work now", at once: so the client asks elsewhere instead of waiting.
-fn servfail(
-    core: &mut Forwarder,
-    client: &Client,
-    at: FrameRef,
-    bytes: &mut [u8],
-    last: &mut LastClient,
-    tx: &mut Tx,
-) {
-    let len = dns::truncate_to_servfail(bytes);
-    let at = FrameRef { len: len as u16, ..at };
-    if core.send_back(client, at, last, tx) {
+/// Responds SERVFAIL at once: so the client tries another server instead of waiting.
+fn servfail(core: &mut Forwarder, request: Request<'_>, last: &mut LastClient, tx: &mut Tx) {
+    let len = dns::truncate_to_servfail(request.bytes);
+    let Some(at) = request.at.map(|at| FrameRef { len: len as u16, ..at }) else { return };
+    if core.send_back(&request.client, at, last, tx) {
         core.stats.servfail.add(1);
     }
 }
 
-/// The same to a query that has waited, whose bytes are no turn's.
-pub(super) fn refuse(core: &mut Forwarder, client: &Client, bytes: &mut [u8], tx: &mut Tx) {
+/// The same to a queued query, whose bytes are not in the turn's memory.
+pub(super) fn refuse(core: &mut Forwarder, request: Request<'_>, tx: &mut Tx) {
+    let Request { client, bytes, .. } = request;
     let len = dns::truncate_to_servfail(bytes);
     let local_ip = core.shared.pool.locals.get(client.local);
     let destination = tx.destination(client.front, client.addr, local_ip);

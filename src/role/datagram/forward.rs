@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use crossbeam_utils::CachePadded;
 
-use super::request::Client;
+use super::request::{Client, Request};
 use super::settings::{ProxyProtocol, Settings, Sockets};
 use super::shared::{Current, Extra, Member, Shared, Signals};
-use crate::base::batch::{DestinationId, FrameRef, Received, SocketId, Tx};
+use crate::base::batch::{DestinationId, FrameRef, SocketId, Tx};
 use crate::base::drop_reason::DropReason;
 use crate::base::rng::Rng;
 use crate::base::time::Instant;
@@ -29,26 +29,20 @@ pub(super) struct Way {
     pub slot: Slot,
     pub server: SocketAddr,
     pub from: SocketId,
+    pub purpose: Purpose,
 }
 
-/// A datagram of this turn, and where it lies.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Datagram {
-    pub at: FrameRef,
-    /// Read once a turn.
-    pub now: Instant,
-}
-
-/// The datagrams of a receive slot; the last may be shorter.
-pub(super) fn datagrams<'a>(
-    received: &Received,
-    bytes: &'a mut [u8],
-) -> impl Iterator<Item = (FrameRef, &'a mut [u8])> {
-    let (slot, start, stride) = (received.slot, received.start, received.stride);
-    bytes.chunks_mut(stride as usize).zip(0u32..).map(move |(bytes, i)| {
-        // No datagram is longer than 65,535 bytes.
-        (FrameRef { slot, len: bytes.len() as u16, offset: start + i * stride }, bytes)
-    })
+/// What a datagram towards a server is to it and to the accounts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// A request, which the server answers.
+    Request,
+    /// A shadow query, whose response shows that the server lives.
+    Shadow,
+    /// The first datagram of a flow, or one that the server does not answer.
+    First,
+    /// A later datagram of a flow.
+    Later,
 }
 
 /// One worker's traffic with one server.
@@ -214,25 +208,17 @@ impl Forwarder {
         if server.is_ipv4() { self.sockets.v4.clone() } else { self.sockets.v6.clone() }
     }
 
-    /// Sends a client's datagram to a server: from where it lies, or, without `at`, as a copy. `is_first` of
-    /// its flow.
-    pub fn send_to_server(
-        &mut self,
-        way: &Way,
-        client: &Client,
-        at: Option<FrameRef>,
-        bytes: &[u8],
-        is_first: bool,
-        tx: &mut Tx,
-    ) -> Result<(), DropReason> {
+    /// Sends a client's datagram to a server and accounts for it: from where it is in the turn's memory, or as a copy.
+    pub fn forward(&mut self, request: &Request<'_>, way: &Way, tx: &mut Tx) -> Result<(), DropReason> {
+        let Request { client, bytes, at, now } = request;
         let destination = self.destination(way, client, tx).ok_or(DropReason::TurnFull)?;
         let with_header = match self.settings.proxy_protocol {
             ProxyProtocol::Off => false,
-            ProxyProtocol::First => is_first,
+            ProxyProtocol::First => way.purpose != Purpose::Later,
             ProxyProtocol::Every => true,
         };
         let header = if with_header { self.proxy_header(client) } else { heapless::Vec::new() };
-        let is_sent = match at {
+        let is_sent = match *at {
             Some(at) if !with_header => tx.push(destination, at),
             _ => tx.stage(destination, header.len() + bytes.len()).is_some_and(|staged| {
                 let (head, rest) = staged.split_at_mut(header.len());
@@ -241,7 +227,15 @@ impl Forwarder {
                 true
             }),
         };
-        if is_sent { Ok(()) } else { Err(DropReason::TurnFull) }
+        if !is_sent {
+            return Err(DropReason::TurnFull);
+        }
+        match way.purpose {
+            Purpose::Request => self.await_answer(*now, way.slot),
+            Purpose::Shadow => self.owe(*now, way.slot),
+            Purpose::First | Purpose::Later => self.count_forwarded(way.slot),
+        }
+        Ok(())
     }
 
     /// A server as a destination; of one socket it is looked up once a turn.
@@ -292,7 +286,7 @@ impl Forwarder {
     }
 
     /// A client's request is under way to a server.
-    pub fn await_answer(&mut self, now: Instant, slot: Slot) {
+    fn await_answer(&mut self, now: Instant, slot: Slot) {
         self.owe(now, slot);
         self.stats.in_flight.add(1);
         self.stats.servers[slot.index()].common.dispatched.add(1);
@@ -379,7 +373,7 @@ impl Forwarder {
     }
 
     /// A datagram left that no single answer is awaited for.
-    pub fn count_forwarded(&mut self, slot: Slot) {
+    fn count_forwarded(&mut self, slot: Slot) {
         self.stats.forwarded.add(1);
         let server = &self.stats.servers[slot.index()];
         server.common.dispatched.add(1);

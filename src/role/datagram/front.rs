@@ -1,20 +1,22 @@
-//! Datagrams of clients: who may send, before anything of what is sent is looked at.
+//! Datagrams of clients: which are admitted, before their bytes are read.
 
-use super::forward::datagrams;
-use super::request::Client;
-use super::*;
+use super::DatagramRole;
+use super::forward::Forwarder;
+use super::request::{Client, Request, datagrams};
+use crate::base::batch::{Received, Tx};
+use crate::base::drop_reason::DropReason;
+use crate::base::time::Instant;
 
 impl DatagramRole {
-    /// Takes what one client sent.
+    /// Takes the datagrams of one client.
     pub(super) fn on_front(&mut self, now: Instant, received: &Received, bytes: &mut [u8], tx: &mut Tx) {
         let count = bytes.len().div_ceil(received.stride as usize) as u64;
-        let core = &mut self.core;
+        let DatagramRole { core, matching, .. } = self;
         core.stats.common.received.add(count);
-        let admitted = match self.admit(now, received, count) {
+        let admitted = match core.admit(now, received, count) {
             Ok(admitted) => admitted,
-            Err(reason) => return self.core.stats.common.refused.add(reason, count),
+            Err(reason) => return core.stats.common.refused.add(reason, count),
         };
-        let core = &mut self.core;
         if admitted < count {
             core.stats.common.refused.add(DropReason::Rate, count - admitted);
         }
@@ -22,25 +24,23 @@ impl DatagramRole {
         let client = Client { addr: received.peer, front: received.socket, local };
         let mut last = None;
         for (at, bytes) in datagrams(received, bytes).take(admitted as usize) {
-            let datagram = Datagram { at, now };
-            let outcome = match &mut self.matching {
-                Matching::Dns(dns) => dns.on_client(core, &client, datagram, bytes, &mut last, tx),
-                Matching::ByPort(leased) => leased.on_client(core, &client, datagram, bytes, tx),
-            };
-            if let Err(reason) = outcome {
+            let request = Request { client, bytes, at: Some(at), now };
+            if let Err(reason) = matching.on_client(core, request, &mut last, tx) {
                 core.stats.common.refused.add(reason, 1);
             }
         }
     }
+}
 
-    /// How many of the sender's datagrams are let in. Nobody could be answered at port 0, and an answer to
-    /// ourselves or to a server would be a loop.
+impl Forwarder {
+    /// How many of the sender's datagrams are admitted. No response can reach port 0, and a response to the pool
+    /// itself or to a server would be a loop.
     fn admit(&self, now: Instant, received: &Received, count: u64) -> Result<u64, DropReason> {
-        let (peer, gate) = (received.peer, &self.core.gate);
+        let (peer, gate) = (received.peer, &self.gate);
         if peer.port() == 0 {
             return Err(DropReason::SourcePort);
         }
-        if self.core.view.is_inside(peer, received.local_ip) {
+        if self.view.is_inside(peer, received.local_ip) {
             return Err(DropReason::NotAClient);
         }
         if !gate.access.admits(peer.ip()) {

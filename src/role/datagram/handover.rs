@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-use super::{DatagramRole, Matching};
+use super::DatagramRole;
 use crate::base::time::Instant;
 use crate::pool::departed::PastRecord;
 use crate::pool::health::Health;
@@ -49,19 +49,14 @@ pub(super) struct KnownServer {
 impl DatagramRole {
     /// The flows of this worker, at most one for each of its pairs of port and server. None without affinity.
     pub fn export_flows(&self, now: Instant) -> Vec<Flow> {
-        match &self.matching {
-            Matching::Dns(_) => vec![],
-            Matching::ByPort(leased) => leased.export(&self.core, now),
-        }
+        self.matching.export(&self.core, now)
     }
 
     /// Takes over flows of a predecessor. At its next datagram such a client goes to its server, if that may keep
     /// flows; those that have not come within the idle time-out are forgotten. Any worker takes those of any other: a
     /// client that never comes here does no harm.
     pub fn import_flows(&mut self, now: Instant, flows: &[Flow]) {
-        if let Matching::ByPort(leased) = &mut self.matching {
-            leased.import(&mut self.core, now, flows);
-        }
+        self.matching.import(&mut self.core, now, flows);
     }
 
     /// What is known of the servers: their health, their failures, what an operator has said. Only the primary knows.

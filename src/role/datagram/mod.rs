@@ -16,6 +16,8 @@
 //! | `forward.rs` | choosing a server, sending to it, keeping count |
 //! | `front.rs` | who may send |
 //! | `pending.rs`, `waiting.rs` | requests that wait for a server below its limit |
+//! | `request.rs` | datagrams of a turn, and their client |
+//! | `matching.rs` | the two ways of matching, as the rest sees them |
 //! | `dns.rs`, `queries.rs` | matching DNS answers with queries |
 //! | `by_port.rs`, `leases.rs` | matching by port and server |
 //! | `health.rs`, `checks.rs` | which servers are up (primary) |
@@ -30,6 +32,7 @@ mod front;
 mod handover;
 mod health;
 mod leases;
+mod matching;
 mod pending;
 mod queries;
 mod request;
@@ -43,12 +46,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use self::by_port::ByPort;
-use self::dns::Dns;
-use self::forward::{Datagram, Forwarder, datagrams};
+use self::forward::Forwarder;
 use self::health::Primary;
+use self::matching::Matching;
+use self::request::{Response, datagrams};
 use crate::base::batch::{Received, Rx, Tx};
-use crate::base::drop_reason::DropReason;
 use crate::base::rng::Rng;
 use crate::base::time::{Instant, earliest};
 use crate::pool::event::Event;
@@ -59,12 +61,6 @@ use crate::role::Role;
 pub use self::handover::{Flow, Known};
 pub use self::settings::{Affinity, Chance, Check, HealthCheck, Protocol, ProxyProtocol, Settings, Sockets};
 pub use self::shared::Shared;
-
-/// How datagrams are matched with what comes back.
-enum Matching {
-    Dns(Box<Dns>),
-    ByPort(Box<ByPort>),
-}
 
 /// A worker's sockets.
 #[derive(Clone, Debug)]
@@ -121,10 +117,7 @@ impl DatagramRole {
         let own: Vec<_> = sockets.iter().flat_map(|worker| worker.addrs.iter().copied()).collect();
         let worker = |(number, of): (usize, &WorkerSockets)| {
             let core = Forwarder::new(&shared, number, of.sockets.clone(), &of.addrs, &own, &mut rng);
-            let matching = match core.settings.protocol {
-                Protocol::Dns => Matching::Dns(Box::new(Dns::new(&core, key(2)))),
-                Protocol::Datagram => Matching::ByPort(Box::new(ByPort::new(&core, key(3)))),
-            };
+            let matching = Matching::new(&core, key(2), key(3));
             let primary = (number == 0).then(|| Box::new(Primary::new(&core, key(4), now)));
             DatagramRole {
                 core,
@@ -164,9 +157,7 @@ impl DatagramRole {
         if !self.core.adopt() {
             return;
         }
-        if let Matching::ByPort(leased) = &mut self.matching {
-            leased.adopt(&self.core);
-        }
+        self.matching.adopt(&self.core);
         if let Some(primary) = &mut self.primary {
             primary.adopt(&mut self.core, now);
         }
@@ -182,14 +173,11 @@ impl DatagramRole {
     /// Whether nothing is awaited any more: no server owes an answer, and no flow has had a datagram lately.
     /// Flows of a worker that has retired are waited for as long as an answer may take, at most.
     pub fn is_idle(&self, now: Instant) -> bool {
-        let flows_are_quiet = match &self.matching {
-            Matching::Dns(_) => true,
-            Matching::ByPort(leased) => leased.last_flow().is_none_or(|used| {
-                let timeout = self.core.settings.timeout;
-                let quiet = now.since(used) >= FLOW_QUIET.min(timeout);
-                quiet || self.retired.is_some_and(|retired| now.since(retired) >= timeout)
-            }),
-        };
+        let flows_are_quiet = self.matching.last_flow().is_none_or(|used| {
+            let timeout = self.core.settings.timeout;
+            let quiet = now.since(used) >= FLOW_QUIET.min(timeout);
+            quiet || self.retired.is_some_and(|retired| now.since(retired) >= timeout)
+        });
         !self.core.owes() && self.core.shared.pool.pending.is_empty() && flows_are_quiet
     }
 
@@ -215,16 +203,15 @@ impl DatagramRole {
 
     /// A datagram of a server, or of whoever sends to a port.
     fn on_back(&mut self, now: Instant, received: &Received, bytes: &mut [u8], tx: &mut Tx) {
-        let (core, socket, peer) = (&mut self.core, received.socket, received.peer);
+        let DatagramRole { core, matching, primary, .. } = self;
+        let (peer, socket) = (received.peer, received.socket);
         let mut last = None;
         for (at, bytes) in datagrams(received, bytes) {
-            let datagram = Datagram { at, now };
-            let outcome = match (&mut self.primary, &mut self.matching) {
-                (Some(primary), _) if core.sockets.is_for_checks(socket.0) => {
+            let outcome = match primary {
+                Some(primary) if core.sockets.is_for_checks(socket.0) => {
                     primary.on_check_answer(core, now, peer, bytes)
                 }
-                (_, Matching::Dns(dns)) => dns.on_server(core, received, datagram, bytes, &mut last, tx),
-                (_, Matching::ByPort(leased)) => leased.on_server(core, received, datagram, &mut last, tx),
+                _ => matching.on_server(core, Response { peer, socket, bytes, at, now }, &mut last, tx),
             };
             if let Err(reason) = outcome {
                 core.stats.common.dropped.add(reason, 1);
@@ -264,10 +251,7 @@ impl Role for DatagramRole {
         self.adopt(now);
         self.core.refresh();
         self.notice_own_pause(now);
-        match &mut self.matching {
-            Matching::Dns(dns) => dns.begin(&mut self.core),
-            Matching::ByPort(leased) => leased.begin(),
-        }
+        self.matching.begin(&mut self.core);
         self.on_errors(rx);
         // Answers first: then the queues are as short as they are known to be when the requests choose.
         let fronts = self.core.sockets.fronts.clone();
@@ -291,10 +275,7 @@ impl Role for DatagramRole {
     fn on_timeout(&mut self, now: Instant, tx: &mut Tx) {
         let has_verdict = now >= self.grace;
         if has_verdict {
-            match &mut self.matching {
-                Matching::Dns(dns) => dns.expire(&mut self.core, now),
-                Matching::ByPort(leased) => leased.expire(&mut self.core, now),
-            }
+            self.matching.expire(&mut self.core, now);
         }
         if now >= self.next_tick {
             self.next_tick = now + TICK;
@@ -307,9 +288,7 @@ impl Role for DatagramRole {
         }
         if now >= self.next_measure {
             self.next_measure = now + MEASURE;
-            if let Matching::ByPort(leased) = &mut self.matching {
-                leased.measure_hold(&self.core);
-            }
+            self.matching.measure(&self.core);
         }
         self.core.publish(now);
         self.serve_pending(now, tx);
@@ -322,10 +301,7 @@ impl Role for DatagramRole {
         if self.has_more {
             return Some(Instant::ZERO);
         }
-        let overdue = match &self.matching {
-            Matching::Dns(dns) => dns.next_deadline(&self.core),
-            Matching::ByPort(leased) => leased.next_deadline(&self.core),
-        };
+        let overdue = self.matching.next_deadline(&self.core);
         // A server may have got room elsewhere: by TCP, or since it has come up.
         let is_awaited = self.core.owes() || !self.core.shared.pool.pending.is_empty();
         let tick = is_awaited.then_some(self.next_tick);

@@ -2,11 +2,15 @@
 
 use std::sync::Arc;
 
+use super::DatagramRole;
 use super::forward::Forwarder;
+use super::matching::Matching;
 use super::pending::DATAGRAM_MAX;
-use super::request::Client;
+use super::request::{Client, Request};
 use super::shared::Member;
-use super::*;
+use crate::base::batch::Tx;
+use crate::base::drop_reason::DropReason;
+use crate::base::time::Instant;
 use crate::pool::select::Slot;
 use crate::pool::waiting::{Dispatcher, NO_KEY, NotQueued, Pending, Push, ServerSource};
 use crate::wire::proxy_protocol;
@@ -21,9 +25,12 @@ impl Forwarder {
     }
 
     /// Queues a request. It is sent at the end of the turn, at the earliest.
-    pub fn queue(&mut self, now: Instant, client: &Client, bytes: &[u8]) -> Result<(), NotQueued> {
-        let deadline = self.settings.timeout;
-        self.shared.pool.pending.push(now, Push { client: *client, deadline, key: NO_KEY, bytes })
+    pub fn queue(&mut self, request: &Request<'_>) -> Result<(), NotQueued> {
+        let (client, deadline) = (request.client, self.settings.timeout);
+        self.shared
+            .pool
+            .pending
+            .push(request.now, Push { client, deadline, key: NO_KEY, bytes: &*request.bytes })
     }
 }
 
@@ -56,28 +63,21 @@ impl Dispatcher<Client> for Turn<'_> {
         self.core.shared.can_serve()
     }
 
-    fn send(&mut self, server: (Slot, Member), request: &mut Pending<Client>) {
+    fn send(&mut self, server: (Slot, Member), pending: &mut Pending<Client>) {
         let Turn { core, matching, now, tx } = self;
-        let (client, now) = (request.client, *now);
         core.stats.common.waited.add(1);
-        core.stats.common.waiting_delay.record(now.since(request.since).as_micros() as u32);
-        let outcome = match matching {
-            Matching::Dns(dns) => dns.send_waiting(core, &client, server, now, request.bytes(), tx),
-            Matching::ByPort(by_port) => {
-                by_port.send_request(core, &client, server, None, now, request.bytes(), tx)
-            }
-        };
-        if let Err(reason) = outcome {
+        core.stats.common.waiting_delay.record(now.since(pending.since).as_micros() as u32);
+        let request = Request { client: pending.client, bytes: pending.bytes(), at: None, now: *now };
+        if let Err(reason) = matching.send_pending(core, request, server, tx) {
             core.stats.common.refused.add(reason, 1);
         }
     }
 
-    fn refuse(&mut self, request: &mut Pending<Client>) {
-        let client = request.client;
-        if let Matching::Dns(_) = self.matching {
-            dns::refuse(self.core, &client, request.bytes(), self.tx);
-        }
-        self.core.stats.common.refused.add(DropReason::NoServer, 1);
+    fn refuse(&mut self, pending: &mut Pending<Client>) {
+        let Turn { core, matching, now, tx } = self;
+        let request = Request { client: pending.client, bytes: pending.bytes(), at: None, now: *now };
+        matching.refuse_pending(core, request, tx);
+        core.stats.common.refused.add(DropReason::NoServer, 1);
     }
 }
 

@@ -1,69 +1,84 @@
 //! Frames of servers (replies and reports), and which way the others go.
 
-use super::*;
+use std::net::SocketAddr;
+
+use super::shared::Member;
+use super::{FRONT, NativeRole, frames};
+use crate::base::batch::{DestinationId, FrameRef, Received, Tx};
+use crate::base::drop_reason::DropReason;
+use crate::base::time::Instant;
 use crate::pool::outstanding::Counters;
+use crate::pool::select::Slot;
+use crate::pool::waiting::Limit;
 use crate::wire::frame::unpack_addr;
 use crate::wire::header::TRAILER_LEN;
 use crate::wire::tag::Stamp;
-use crate::wire::{Frame, Header, Kind, ServerOp, ServerState, Status};
+use crate::wire::{Frame, Header, Kind, ReplyPath, ServerOp, ServerState, Status};
 
 impl NativeRole {
     /// Takes what one server, or the controller, sent.
     pub(super) fn on_back(&mut self, now: Instant, received: &Received, bytes: &mut [u8], tx: &mut Tx) {
-        let format = self.format;
-        let peer = received.peer;
         let mut last_client = None;
-        for frame in frames(received, bytes, format) {
-            let outcome =
-                frame.and_then(|(at, bytes)| self.on_back_frame(now, peer, at, bytes, &mut last_client, tx));
+        for frame in frames(received, bytes, self.format) {
+            let checked = frame.and_then(|(at, bytes)| self.check(received.peer, at, bytes));
+            let outcome = checked.and_then(|frame| self.on_back_frame(now, frame, &mut last_client, tx));
             if let Err(reason) = outcome {
                 self.stats.common.dropped.add(reason, 1);
             }
         }
     }
 
-    fn on_back_frame(
-        &mut self,
-        now: Instant,
+    /// Checks a frame that came to the server-side socket, and its tag.
+    fn check<'a>(
+        &self,
         peer: SocketAddr,
         at: FrameRef,
-        bytes: &mut [u8],
-        last_client: &mut LastClient,
-        tx: &mut Tx,
-    ) -> Result<(), DropReason> {
+        bytes: &'a mut [u8],
+    ) -> Result<ServerFrame<'a>, DropReason> {
         let stamp = match &self.opener {
             Some(opener) if bytes.len() == self.format.size => Some(opener.open(bytes)?),
             _ => None,
         };
-        let frame = Frame::check(bytes, &self.format)?;
-        match frame.kind() {
+        Ok(ServerFrame { peer, at, frame: Frame::check(bytes, &self.format)?, stamp })
+    }
+
+    fn on_back_frame(
+        &mut self,
+        now: Instant,
+        from: ServerFrame<'_>,
+        last_client: &mut LastClient,
+        tx: &mut Tx,
+    ) -> Result<(), DropReason> {
+        match from.frame.kind() {
             Kind::ServerResponse => {
-                let op = ServerOp::from_wire(frame.header.op).ok_or(DropReason::Kind)?;
+                let op = ServerOp::from_wire(from.frame.header.op).ok_or(DropReason::Kind)?;
                 match op {
-                    ServerOp::Reply => self.on_reply(now, peer, at, frame, stamp, last_client, tx),
-                    ServerOp::Report => self.on_report(now, peer, at, bytes, stamp, tx),
-                    ServerOp::Register => self.on_register(now, peer, at, bytes, stamp, tx),
+                    ServerOp::Reply => self.on_reply(now, from, last_client, tx),
+                    ServerOp::Report => self.on_report(now, from, tx),
+                    ServerOp::Register => {
+                        let ServerFrame { peer, at, frame, stamp } = from;
+                        self.on_register(now, peer, at, frame.into_bytes(), stamp, tx)
+                    }
                 }
             }
-            Kind::ControllerRequest if Some(peer) != self.settings.controller => Err(DropReason::WrongSource),
-            Kind::ControllerRequest => self.on_answer(now, frame),
+            Kind::ControllerRequest if Some(from.peer) != self.settings.controller => {
+                Err(DropReason::WrongSource)
+            }
+            Kind::ControllerRequest => self.on_answer(now, from.frame),
             Kind::ClientRequest | Kind::ClientResponse => Err(DropReason::Unexpected),
         }
     }
 
-    /// A reply goes to its client if the balancer sent that request to that server, and only once. It may have come to
+    /// A reply goes to its client if the balancer sent that request to that server, and only once. It can have come to
     /// another worker than the one that sent the request; then its counters are not about this one.
-    #[allow(clippy::too_many_arguments)] // one frame and its turn; a struct would only rename them
     fn on_reply(
         &mut self,
         now: Instant,
-        peer: SocketAddr,
-        at: FrameRef,
-        frame: Frame<'_>,
-        stamp: Option<Stamp>,
+        from: ServerFrame<'_>,
         last_client: &mut LastClient,
         tx: &mut Tx,
     ) -> Result<(), DropReason> {
+        let ServerFrame { peer, at, frame, stamp } = from;
         let (slot, worker) = (Slot::new(usize::from(frame.header.slot.get())), frame.header.worker);
         // Of a server that has left, too: another worker may have heard that before this one has read its last replies.
         if self.view.last_addr(slot) != Some(peer) {
@@ -75,7 +90,7 @@ impl NativeRole {
         if let Some(stamp) = stamp {
             lane.replay.accept(stamp)?;
         }
-        if self.shared.cookies.cookie(frame.header) != frame.header.cookie.get() {
+        if self.shared.cookies.cookie(&frame.header) != frame.header.cookie.get() {
             return Err(DropReason::Cookie);
         }
         if Status::from_wire(frame.header.status).is_none() {
@@ -96,7 +111,7 @@ impl NativeRole {
         stats.answered.add(1);
         stats.latency.record(now.wrapping_micros().wrapping_sub(frame.header.dispatch_us.get()));
         if same_registration && own {
-            self.take_counters(now, slot, frame.header);
+            self.take_counters(now, slot, &frame.header);
         }
         if same_registration {
             self.hear(slot);
@@ -108,12 +123,11 @@ impl NativeRole {
     fn deliver(
         &mut self,
         at: FrameRef,
-        frame: Frame<'_>,
+        mut frame: Frame<'_>,
         last_client: &mut LastClient,
         tx: &mut Tx,
     ) -> Result<(), DropReason> {
-        let tagged = self.format.tagged;
-        let header = &mut *frame.header;
+        let header = &mut frame.header;
         let key = (header.client_ip, header.client_port.get(), header.listener);
         let destination = match last_client {
             Some((known, destination)) if *known == key => *destination,
@@ -128,7 +142,7 @@ impl NativeRole {
         header.kind = Kind::ClientResponse as u8;
         header.op = 0;
         header.clear_internal();
-        if tagged {
+        if self.format.tagged {
             frame.clear_tail(TRAILER_LEN);
         }
         if !tx.push(destination, at) {
@@ -140,16 +154,9 @@ impl NativeRole {
 
     /// Counters, queue and state without a request. A server that is not known (any more) is asked to
     /// prove its address, so that a restarted balancer finds its pool.
-    fn on_report(
-        &mut self,
-        now: Instant,
-        peer: SocketAddr,
-        at: FrameRef,
-        bytes: &mut [u8],
-        stamp: Option<Stamp>,
-        tx: &mut Tx,
-    ) -> Result<(), DropReason> {
-        let header = header_of(bytes);
+    fn on_report(&mut self, now: Instant, from: ServerFrame<'_>, tx: &mut Tx) -> Result<(), DropReason> {
+        let ServerFrame { peer, at, frame, stamp } = from;
+        let header = &frame.header;
         let slot = Slot::new(usize::from(header.slot.get()));
         let known = self.view.get(slot).filter(|m| {
             m.addr == peer
@@ -161,7 +168,7 @@ impl NativeRole {
             let has_left = self.view.get(slot).is_none() && self.view.last_addr(slot) == Some(peer);
             return match self.primary.is_none() && has_left {
                 true => Ok(()),
-                false => self.challenge(now, peer, at, bytes, tx),
+                false => self.challenge(now, peer, at, frame.into_bytes(), tx),
             };
         };
         if header.worker != self.worker {
@@ -185,7 +192,7 @@ impl NativeRole {
                 self.note_stopping(now, slot);
                 // What was sent before is under way in front of this answer: when the server has seen
                 // as many requests as it says, nothing more will come.
-                self.sync_in_place(now, slot, at, bytes, tx)
+                self.sync_in_place(now, slot, at, frame.into_bytes(), tx)
             }
             ServerState::Stopped => {
                 self.on_stopped(now, slot);
@@ -220,6 +227,16 @@ impl NativeRole {
         self.touch(slot);
         self.take_foreign(slot, header.foreign.get());
     }
+}
+
+/// A checked frame that came to the server-side socket.
+struct ServerFrame<'a> {
+    peer: SocketAddr,
+    /// Where it is in the turn's memory.
+    at: FrameRef,
+    frame: Frame<'a>,
+    /// The sender's stamp, where frames are authenticated.
+    stamp: Option<Stamp>,
 }
 
 /// The client that the last reply went to, as a destination of this turn.

@@ -1,22 +1,30 @@
-//! Requests of clients.
+//! Requests of clients: check, select, patch, forward.
 
-use super::reply::{Asker, refuse};
-use super::waiting::key_of;
-use super::*;
-use crate::wire::{Frame, Header, Kind, Mode, Status};
+use std::time::Duration;
+
+use super::reply::{Client, Origin, Request};
+use super::shared::Member;
+use super::{BACK, NativeRole, RETRY_AFTER, frames};
+use crate::base::batch::{Received, Tx};
+use crate::base::drop_reason::DropReason;
+use crate::base::time::Instant;
+use crate::pool::select::Slot;
+use crate::wire::{Frame, Mode, Status};
 
 impl NativeRole {
-    /// Takes what one client sent.
+    /// Takes the requests of one client.
     pub(super) fn on_front(&mut self, now: Instant, received: &Received, bytes: &mut [u8], tx: &mut Tx) {
         let format = self.format;
         if let Some(reason) = self.not_a_client(received) {
-            self.stats.common.dropped.add(reason, bytes.len().div_ceil(received.stride as usize) as u64);
+            let datagrams = bytes.len().div_ceil(received.stride as usize) as u64;
+            self.stats.common.dropped.add(reason, datagrams);
             return;
         }
-        let listener = self.shared.pool.locals.number(received.local_ip);
-        let mut asker = Asker::new(received.peer, received.local_ip, listener);
+        let local = self.shared.pool.locals.number(received.local_ip);
+        let mut origin = Origin::new(Client { addr: received.peer, local }, received.local_ip);
         for frame in frames(received, bytes, format) {
-            let outcome = frame.and_then(|(at, bytes)| self.on_request(now, &mut asker, at, bytes, tx));
+            let request = frame.and_then(|(at, bytes)| Request::check(at, bytes, &format));
+            let outcome = request.and_then(|request| self.on_request(now, &mut origin, request, tx));
             if let Err(reason) = outcome {
                 self.stats.common.dropped.add(reason, 1);
             }
@@ -34,37 +42,31 @@ impl NativeRole {
     fn on_request(
         &mut self,
         now: Instant,
-        asker: &mut Asker,
-        frame_ref: FrameRef,
-        bytes: &mut [u8],
+        origin: &mut Origin,
+        request: Request<'_>,
         tx: &mut Tx,
     ) -> Result<(), DropReason> {
-        let frame = Frame::check(bytes, &self.format)?;
-        if frame.kind() != Kind::ClientRequest {
-            return Err(DropReason::Unexpected);
-        }
-        let mode = Mode::from_wire(frame.header.mode).ok_or(DropReason::Kind)?;
+        let mode = Mode::from_wire(request.frame.header.mode).ok_or(DropReason::Kind)?;
         self.stats.common.received.add(1);
         if mode == Mode::AtMostOnce {
             self.stats.common.refused.add(DropReason::Mode, 1);
-            return refuse(asker, frame, frame_ref, Status::Error, Duration::ZERO, tx);
+            return request.refuse(origin, Status::Error, Duration::ZERO, tx);
         }
-        if self.is_duplicate(frame.header) {
+        if self.is_duplicate(&request.frame.header) {
             return Err(DropReason::StillWaits);
         }
-        let (deadline_us, key) = (frame.header.deadline_us.get(), key_of(frame.header));
-        if let Some((slot, member)) = self.reserve_in_turn() {
-            return self.forward(now, asker, slot, &member, frame_ref, bytes, tx);
+        if let Some(server) = self.reserve_in_turn() {
+            return self.forward(now, origin, server, request, tx);
         }
         let (reason, retry_after) = if !self.can_serve() {
             (DropReason::NoServer, RETRY_AFTER)
-        } else if self.queue(now, asker, deadline_us, key, bytes).is_ok() {
+        } else if self.queue(now, origin.client, &request.frame).is_ok() {
             return Ok(());
         } else {
             (DropReason::ServersFull, self.retry_after())
         };
         self.stats.common.refused.add(reason, 1);
-        refuse(asker, Frame::check(bytes, &self.format)?, frame_ref, Status::Busy, retry_after, tx)
+        request.refuse(origin, Status::Busy, retry_after, tx)
     }
 
     /// Reserves a server for a request.
@@ -78,48 +80,42 @@ impl NativeRole {
         selector.reserve(&shared.pool.tree, &stats.common, member, heard_at).ok()
     }
 
-    /// Sends a request to the server of a slot that was reserved for it.
-    #[allow(clippy::too_many_arguments)] // one frame, its way and its turn; a struct would only rename them
+    /// Sends a request to the server that was reserved for it.
     fn forward(
         &mut self,
         now: Instant,
-        asker: &Asker,
-        slot: Slot,
-        member: &Member,
-        frame_ref: FrameRef,
-        bytes: &mut [u8],
+        origin: &Origin,
+        (slot, member): (Slot, Member),
+        request: Request<'_>,
         tx: &mut Tx,
     ) -> Result<(), DropReason> {
-        let pushed =
-            self.lanes.destination(slot, BACK, member.addr, tx).is_some_and(|d| tx.push(d, frame_ref));
-        if !pushed {
+        let destination = self.lanes.destination(slot, BACK, member.addr, tx);
+        if !destination.is_some_and(|destination| tx.push(destination, request.at)) {
             self.shared.pool.release(slot);
             return Err(DropReason::TurnFull);
         }
-        self.dispatch(now, asker, slot, member, bytes);
+        self.dispatch(now, origin, (slot, &member), request.frame);
         Ok(())
     }
 
-    /// Writes into a request what its server and its reply's way back need, and counts it. Nothing may be
-    /// patched afterwards.
+    /// Writes into a request what its server and the route of its reply need, and counts it. Nothing may be patched
+    /// afterwards.
     pub(super) fn dispatch(
         &mut self,
         now: Instant,
-        asker: &Asker,
-        slot: Slot,
-        member: &Member,
-        bytes: &mut [u8],
+        origin: &Origin,
+        (slot, member): (Slot, &Member),
+        mut frame: Frame<'_>,
     ) {
         let lane = &mut self.lanes[slot];
         let dispatch_seq = lane.window.dispatch();
         lane.estimate.on_dispatch(dispatch_seq);
         lane.last_sent = now;
-        let (header, _) = zerocopy::FromBytes::mut_from_prefix(bytes).expect("checked before");
-        let header: &mut Header = header;
+        let header = &mut frame.header;
         header.op = self.settings.reply_path as u8;
-        header.client_ip = asker.ip;
-        header.client_port.set(asker.port);
-        header.listener = asker.listener;
+        header.client_ip = origin.ip;
+        header.client_port.set(origin.port);
+        header.listener = origin.client.local;
         header.worker = self.worker;
         header.balancer_epoch.set(self.shared.epoch);
         header.server_epoch.set(member.epoch);
@@ -127,7 +123,7 @@ impl NativeRole {
         header.dispatch_seq.set(dispatch_seq);
         header.dispatch_us.set(now.wrapping_micros());
         header.cookie.set(self.shared.cookies.cookie(header));
-        self.seal(bytes);
+        self.seal(frame.into_bytes());
         self.stats.servers[slot.index()].common.dispatched.add(1);
     }
 }

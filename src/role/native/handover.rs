@@ -8,16 +8,24 @@
 //! What starts anew: figures, the windows of the scaler (not what it has learned), an open order, the choice among ties.
 
 use std::hash::Hasher;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use siphasher::sip::SipHasher24;
 
-use super::*;
+use super::{Lane, NativeRole, Primary, Settings, Shared, member_of};
+use crate::base::rng::Rng;
+use crate::base::time::Instant;
 use crate::pool::departed::PastRecord;
+use crate::pool::health::State;
 use crate::pool::order::WEIGHT_MAX;
-use crate::pool::outstanding::OUTSTANDING_MAX;
-use crate::wire::tag::Stamp;
+use crate::pool::outstanding::{Estimate, OUTSTANDING_MAX};
+use crate::pool::registry::Server;
+use crate::pool::select::Slot;
+use crate::wire::Sealer;
+use crate::wire::tag::{PeerReplay, Stamp};
 use crate::wire::window::WindowState;
 
 /// The version of these bytes. To be raised whenever anything changes that they hold: [`Server`], its health, an estimate,

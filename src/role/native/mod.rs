@@ -35,7 +35,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use crate::base::batch::{DestinationId, FrameRef, Received, Rx, SocketId, Tx};
+use crate::base::batch::{FrameRef, Received, Rx, SocketId, Tx};
 use crate::base::drop_reason::DropReason;
 use crate::base::rng::Rng;
 use crate::base::time::{Instant, earliest};

@@ -140,7 +140,7 @@ impl NativeRole {
     /// The controller acknowledges, or wants its nonce echoed.
     pub(super) fn on_answer(&mut self, now: Instant, frame: Frame<'_>) -> Result<(), DropReason> {
         let Some(primary) = &mut self.primary else { return Err(DropReason::Unexpected) };
-        let header = frame.header;
+        let header = &frame.header;
         let op = RequestOp::from_wire(header.op).ok_or(DropReason::Kind)?;
         let status = Status::from_wire(header.status).ok_or(DropReason::Kind)?;
         let orders = &mut primary.orders;

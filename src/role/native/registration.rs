@@ -23,7 +23,7 @@ impl NativeRole {
     ) -> Result<(), DropReason> {
         let frame = Frame::check(bytes, &self.format)?;
         let registration = Registration::from_bytes(frame.payload()).ok_or(DropReason::PayloadLength)?;
-        let header = *frame.header;
+        let header = frame.header;
         let instance = header.client_id.get();
         if header.cookie.get() == 0 {
             return self.challenge(now, peer, at, bytes, tx);

@@ -1,54 +1,91 @@
-//! Who asked, and refusals to them.
+//! Requests of clients, and their refusals.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use super::FRONT;
 use crate::base::batch::{DestinationId, FrameRef, Tx};
 use crate::base::drop_reason::DropReason;
+use crate::pool::local_addresses::LocalAddresses;
 use crate::wire::frame::pack_addr;
-use crate::wire::{Frame, Kind, Status};
+use crate::wire::{Frame, FrameFormat, Kind, Status};
 
-/// What all requests of one receive slot have in common.
-pub(super) struct Asker {
-    pub peer: SocketAddr,
-    pub local_ip: Option<IpAddr>,
+/// A client: where its replies go, and the local address from which they leave. The same at all workers.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Client {
+    pub addr: SocketAddr,
+    /// The number of the local address at which its request arrived.
+    pub local: u8,
+}
+
+impl Client {
+    /// Fills an empty entry of the pending queue.
+    pub const NONE: Client = Client {
+        addr: SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0),
+        local: LocalAddresses::UNSPECIFIED,
+    };
+}
+
+/// What the requests of one receive slot have in common: their client, as frames carry it.
+pub(super) struct Origin {
+    pub client: Client,
     pub ip: [u8; 16],
     pub port: u16,
-    /// The number of the local address.
-    pub listener: u8,
+    local_ip: Option<IpAddr>,
     /// Looked up when the first refusal needs it.
     destination: Option<DestinationId>,
 }
 
-impl Asker {
-    pub fn new(peer: SocketAddr, local_ip: Option<IpAddr>, listener: u8) -> Self {
-        let (ip, port) = pack_addr(peer);
-        Asker { peer, local_ip, ip, port, listener, destination: None }
+impl Origin {
+    pub fn new(client: Client, local_ip: Option<IpAddr>) -> Self {
+        let (ip, port) = pack_addr(client.addr);
+        Origin { client, ip, port, local_ip, destination: None }
+    }
+
+    /// The client as a destination of this turn.
+    fn destination(&mut self, tx: &mut Tx) -> Option<DestinationId> {
+        if self.destination.is_none() {
+            self.destination = tx.destination(FRONT, self.client.addr, self.local_ip);
+        }
+        self.destination
     }
 }
 
-/// Turns a request into its refusal, in place: no more bytes out than came in.
-pub(super) fn refuse(
-    asker: &mut Asker,
-    frame: Frame<'_>,
-    frame_ref: FrameRef,
-    status: Status,
-    retry_after: Duration,
-    tx: &mut Tx,
-) -> Result<(), DropReason> {
-    if asker.destination.is_none() {
-        asker.destination = tx.destination(FRONT, asker.peer, asker.local_ip);
+/// A checked request of a client.
+pub(super) struct Request<'a> {
+    pub frame: Frame<'a>,
+    /// Where it is in the turn's memory.
+    pub at: FrameRef,
+}
+
+impl<'a> Request<'a> {
+    /// Checks a frame that came from a client.
+    pub fn check(at: FrameRef, bytes: &'a mut [u8], format: &FrameFormat) -> Result<Self, DropReason> {
+        let frame = Frame::check(bytes, format)?;
+        if frame.kind() != Kind::ClientRequest {
+            return Err(DropReason::Unexpected);
+        }
+        Ok(Request { frame, at })
     }
-    refusal(frame, status, retry_after);
-    let pushed = asker.destination.is_some_and(|d| tx.push(d, frame_ref));
-    if pushed { Ok(()) } else { Err(DropReason::TurnFull) }
+
+    /// Makes the request its refusal and sends it, in place: no more bytes leave than came.
+    pub fn refuse(
+        self,
+        origin: &mut Origin,
+        status: Status,
+        retry_after: Duration,
+        tx: &mut Tx,
+    ) -> Result<(), DropReason> {
+        let destination = origin.destination(tx).ok_or(DropReason::TurnFull)?;
+        refusal(self.frame, status, retry_after);
+        if tx.push(destination, self.at) { Ok(()) } else { Err(DropReason::TurnFull) }
+    }
 }
 
 /// Makes a request its refusal.
 pub(super) fn refusal(mut frame: Frame<'_>, status: Status, retry_after: Duration) {
     frame.set_payload(&[]);
-    let header = &mut *frame.header;
+    let header = &mut frame.header;
     header.kind = Kind::ClientResponse as u8;
     header.status = status as u8;
     header.op = 0;

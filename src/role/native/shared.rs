@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Settings;
-use super::waiting::{self, Client};
+use super::reply::Client;
+use super::waiting;
 use crate::pool::select::Slot;
 use crate::pool::shared::{PoolSettings, PoolShared};
 use crate::pool::stats::NativeStats;

@@ -1,10 +1,15 @@
 //! Requests that wait for a server below its limit: [`crate::pool::waiting`].
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::Duration;
 
-use super::reply::{Asker, refusal};
-use super::*;
-use crate::pool::local_addresses::LocalAddresses;
+use super::reply::{Client, Origin, refusal};
+use super::shared::Member;
+use super::{BACK, FRONT, NativeRole, RETRY_AFTER, Settings};
+use crate::base::batch::Tx;
+use crate::base::drop_reason::DropReason;
+use crate::base::time::Instant;
+use crate::pool::select::Slot;
 use crate::pool::waiting::{Dispatcher, NotQueued, Pending, PendingQueue, Push, ServerSource, cap};
 use crate::wire::{Frame, Header, Status};
 
@@ -12,23 +17,6 @@ use crate::wire::{Frame, Header, Status};
 const NO_DEADLINE: Duration = Duration::from_secs(3600);
 /// The longest time after which a refused client may repeat its request.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(1);
-
-/// The client of a queued request. Another worker than the one that read the request may send it.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Client {
-    peer: SocketAddr,
-    local_ip: Option<IpAddr>,
-    listener: u8,
-}
-
-impl Client {
-    /// Fills an empty entry.
-    const NONE: Client = Client {
-        peer: SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0),
-        local_ip: None,
-        listener: LocalAddresses::UNSPECIFIED,
-    };
-}
 
 /// The pending queue of a pool, without entries.
 pub(super) fn pending_queue(settings: &Settings) -> PendingQueue<Client> {
@@ -63,29 +51,51 @@ impl Dispatcher<Client> for Turn<'_> {
         self.role.can_serve()
     }
 
-    fn send(&mut self, (slot, member): (Slot, Member), request: &mut Pending<Client>) {
-        let Turn { role, now, tx } = self;
-        let Client { peer, local_ip, listener } = request.client;
-        let asker = Asker::new(peer, local_ip, listener);
-        let waited = (now.since(request.since).as_micros() as u32).min(u32::MAX - 1);
-        role.stats.common.waited.add(1);
-        role.stats.common.waiting_delay.record(waited);
-        let destination = role.lanes.destination(slot, BACK, member.addr, tx).expect("there is room");
-        let bytes = tx.stage(destination, role.format.size).expect("there is room");
-        bytes.copy_from_slice(request.bytes());
-        take_off_deadline(bytes, waited);
-        role.dispatch(*now, &asker, slot, &member, bytes);
+    fn send(&mut self, server: (Slot, Member), request: &mut Pending<Client>) {
+        if let Err(reason) = self.forward(server, request) {
+            self.role.shared.pool.release(server.0);
+            self.role.stats.common.dropped.add(reason, 1);
+        }
     }
 
     fn refuse(&mut self, request: &mut Pending<Client>) {
+        self.role.stats.common.refused.add(DropReason::NoServer, 1);
+        if let Err(reason) = self.send_refusal(request) {
+            self.role.stats.common.dropped.add(reason, 1);
+        }
+    }
+}
+
+impl Turn<'_> {
+    /// Sends a copy of a queued request to the server that was reserved for it.
+    fn forward(
+        &mut self,
+        (slot, member): (Slot, Member),
+        request: &mut Pending<Client>,
+    ) -> Result<(), DropReason> {
+        let Turn { role, now, tx } = self;
+        let waited = (now.since(request.since).as_micros() as u32).min(u32::MAX - 1);
+        role.stats.common.waited.add(1);
+        role.stats.common.waiting_delay.record(waited);
+        let origin = Origin::new(request.client, None);
+        let destination = role.lanes.destination(slot, BACK, member.addr, tx).ok_or(DropReason::TurnFull)?;
+        let bytes = tx.stage(destination, role.format.size).ok_or(DropReason::TurnFull)?;
+        bytes.copy_from_slice(request.bytes());
+        let mut frame = Frame::check(bytes, &role.format)?;
+        take_off_deadline(&mut frame.header, waited);
+        role.dispatch(*now, &origin, (slot, &member), frame);
+        Ok(())
+    }
+
+    fn send_refusal(&mut self, request: &mut Pending<Client>) -> Result<(), DropReason> {
         let Turn { role, tx, .. } = self;
-        let Client { peer, local_ip, .. } = request.client;
-        role.stats.common.refused.add(DropReason::NoServer, 1);
-        let bytes = request.bytes();
-        let frame = Frame::check(bytes, &role.format).expect("checked before it was queued");
-        refusal(frame, Status::Busy, RETRY_AFTER);
-        let destination = tx.destination(FRONT, peer, local_ip).expect("there is room");
-        tx.stage(destination, bytes.len()).expect("there is room").copy_from_slice(bytes);
+        let Client { addr, local } = request.client;
+        let local_ip = role.shared.pool.locals.get(local);
+        let destination = tx.destination(FRONT, addr, local_ip).ok_or(DropReason::TurnFull)?;
+        let bytes = tx.stage(destination, role.format.size).ok_or(DropReason::TurnFull)?;
+        bytes.copy_from_slice(request.bytes());
+        refusal(Frame::check(bytes, &role.format)?, Status::Busy, RETRY_AFTER);
+        Ok(())
     }
 }
 
@@ -96,20 +106,13 @@ impl NativeRole {
     }
 
     /// Queues a request. It is sent at the end of the turn, at the earliest.
-    pub(super) fn queue(
-        &self,
-        now: Instant,
-        asker: &Asker,
-        deadline_us: u32,
-        key: u64,
-        bytes: &[u8],
-    ) -> Result<(), NotQueued> {
-        let deadline = match deadline_us {
+    pub(super) fn queue(&self, now: Instant, client: Client, frame: &Frame<'_>) -> Result<(), NotQueued> {
+        let deadline = match frame.header.deadline_us.get() {
             0 => NO_DEADLINE,
             micros => Duration::from_micros(micros.into()),
         };
-        let client = Client { peer: asker.peer, local_ip: asker.local_ip, listener: asker.listener };
-        self.shared.pool.pending.push(now, Push { client, deadline, key, bytes })
+        let key = key_of(&frame.header);
+        self.shared.pool.pending.push(now, Push { client, deadline, key, bytes: frame.bytes() })
     }
 
     /// Whether a request repeats a queued one. The reply to that one will answer both.
@@ -155,8 +158,7 @@ impl NativeRole {
 }
 
 /// Subtracts the wait from a request's deadline: the server, too, drops requests that no client waits for.
-fn take_off_deadline(bytes: &mut [u8], waited_us: u32) {
-    let (header, _): (&mut Header, _) = zerocopy::FromBytes::mut_from_prefix(bytes).expect("a whole frame");
+fn take_off_deadline(header: &mut Header, waited_us: u32) {
     let deadline = header.deadline_us.get();
     if deadline > 0 {
         header.deadline_us.set(deadline.saturating_sub(waited_us).max(1)); // 0 would be no deadline
@@ -164,7 +166,7 @@ fn take_off_deadline(bytes: &mut [u8], waited_us: u32) {
 }
 
 /// The request key: all attempts of a request have the same one.
-pub(super) fn key_of(header: &Header) -> u64 {
+fn key_of(header: &Header) -> u64 {
     let mixed = header.client_id.get() ^ header.sequence.get().wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let mixed = (mixed ^ mixed >> 32).wrapping_mul(0xd6e8_feb8_6659_fd93);
     (mixed ^ mixed >> 32) | 1 << 63

@@ -242,7 +242,7 @@ impl ServerRole {
                     }
                     ReplyPath::Direct => unpack_addr(frame.header.client_ip, frame.header.client_port.get()),
                 };
-                let current = self.membership.on_request(now, peer, frame.header, stamp)?;
+                let current = self.membership.on_request(now, peer, &frame.header, stamp)?;
                 self.totals.received += 1;
                 let epoch = current.then(|| self.membership.epoch());
                 self.on_request(Job { arrived: now, reply_to, worker, epoch }, received, tx)

@@ -1,6 +1,7 @@
 //! Datagram pools, fed by hand: what reaches whom, what reaches nobody, and what is counted.
 
 use super::*;
+use crate::base::drop_reason::DropReason;
 
 pub(super) mod bench;
 mod delays;

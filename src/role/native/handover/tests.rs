@@ -1,4 +1,5 @@
 use super::super::tests::{Bench, NOW, addr, header, reply, report};
+use super::super::*;
 use super::*;
 use crate::base::rng::Rng;
 use crate::wire::tag::Opener;

@@ -1,0 +1,141 @@
+//! How responses find their requests: by protocol. All that the rest of a worker knows of the two ways.
+
+use super::by_port::ByPort;
+use super::dns::{self, Dns};
+use super::forward::{Forwarder, LastClient};
+use super::handover::Flow;
+use super::request::{Request, Response};
+use super::settings::Protocol;
+use super::shared::Member;
+use crate::base::batch::Tx;
+use crate::base::drop_reason::DropReason;
+use crate::base::time::Instant;
+use crate::pool::select::Slot;
+
+/// One worker's table of what is in flight.
+pub(super) enum Matching {
+    /// By id, server and question.
+    Dns(Box<Dns>),
+    /// By port and server.
+    ByPort(Box<ByPort>),
+}
+
+impl Matching {
+    /// An empty table. Each protocol has a key of its own.
+    pub fn new(core: &Forwarder, dns_key: [u8; 16], by_port_key: [u8; 16]) -> Self {
+        match core.settings.protocol {
+            Protocol::Dns => Matching::Dns(Box::new(Dns::new(core, dns_key))),
+            Protocol::Datagram => Matching::ByPort(Box::new(ByPort::new(core, by_port_key))),
+        }
+    }
+
+    /// There are new settings.
+    pub fn adopt(&mut self, core: &Forwarder) {
+        if let Matching::ByPort(by_port) = self {
+            by_port.adopt(core);
+        }
+    }
+
+    /// A turn begins.
+    pub fn begin(&mut self, core: &mut Forwarder) {
+        match self {
+            Matching::Dns(dns) => dns.begin(core),
+            Matching::ByPort(by_port) => by_port.begin(),
+        }
+    }
+
+    /// A client's datagram.
+    pub fn on_client(
+        &mut self,
+        core: &mut Forwarder,
+        request: Request<'_>,
+        last: &mut LastClient,
+        tx: &mut Tx,
+    ) -> Result<(), DropReason> {
+        match self {
+            Matching::Dns(dns) => dns.on_client(core, request, last, tx),
+            Matching::ByPort(by_port) => by_port.on_client(core, request, tx),
+        }
+    }
+
+    /// Sends a queued request to the server that was reserved for it.
+    pub fn send_pending(
+        &mut self,
+        core: &mut Forwarder,
+        request: Request<'_>,
+        server: (Slot, Member),
+        tx: &mut Tx,
+    ) -> Result<(), DropReason> {
+        match self {
+            Matching::Dns(dns) => dns.send_pending(core, request, server, tx),
+            Matching::ByPort(by_port) => by_port.send_request(core, request, server, tx),
+        }
+    }
+
+    /// Refuses a queued request, where the protocol has a word for it.
+    pub fn refuse_pending(&mut self, core: &mut Forwarder, request: Request<'_>, tx: &mut Tx) {
+        if let Matching::Dns(_) = self {
+            dns::refuse(core, request, tx);
+        }
+    }
+
+    /// A datagram that came to a server-side socket.
+    pub fn on_server(
+        &mut self,
+        core: &mut Forwarder,
+        response: Response<'_>,
+        last: &mut LastClient,
+        tx: &mut Tx,
+    ) -> Result<(), DropReason> {
+        match self {
+            Matching::Dns(dns) => dns.on_server(core, response, last, tx),
+            Matching::ByPort(by_port) => by_port.on_server(core, response, last, tx),
+        }
+    }
+
+    /// Gives up what has waited too long, and idle flows.
+    pub fn expire(&mut self, core: &mut Forwarder, now: Instant) {
+        match self {
+            Matching::Dns(dns) => dns.expire(core, now),
+            Matching::ByPort(by_port) => by_port.expire(core, now),
+        }
+    }
+
+    /// The time at which [`Matching::expire`] has something to do.
+    pub fn next_deadline(&self, core: &Forwarder) -> Option<Instant> {
+        match self {
+            Matching::Dns(dns) => dns.next_deadline(core),
+            Matching::ByPort(by_port) => by_port.next_deadline(core),
+        }
+    }
+
+    /// Measures how long answered pairs rest. Once a second.
+    pub fn measure(&mut self, core: &Forwarder) {
+        if let Matching::ByPort(by_port) = self {
+            by_port.measure_hold(core);
+        }
+    }
+
+    /// The time of the last datagram of a flow; `None` without flows.
+    pub fn last_flow(&self) -> Option<Instant> {
+        match self {
+            Matching::Dns(_) => None,
+            Matching::ByPort(by_port) => by_port.last_flow(),
+        }
+    }
+
+    /// The flows, for a successor.
+    pub fn export(&self, core: &Forwarder, now: Instant) -> Vec<Flow> {
+        match self {
+            Matching::Dns(_) => vec![],
+            Matching::ByPort(by_port) => by_port.export(core, now),
+        }
+    }
+
+    /// Adopts flows of a predecessor.
+    pub fn import(&mut self, core: &mut Forwarder, now: Instant, flows: &[Flow]) {
+        if let Matching::ByPort(by_port) = self {
+            by_port.import(core, now, flows);
+        }
+    }
+}
