@@ -1,17 +1,18 @@
-//! What may be replaced while workers go on: each copies the newest at most once a turn, so the data path reads plain memory.
+//! Values that are replaced while workers run. Each worker copies the newest value at most once per
+//! turn, so the data path reads plain memory.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-/// A value with its successors.
+/// A value and its successors.
 #[derive(Debug)]
 pub struct Live<T> {
-    /// Counts the successors; written with the lock held.
+    /// Number of replacements; written while the lock is held.
     version: AtomicU64,
     newest: Mutex<Arc<T>>,
 }
 
-/// Which of the values somebody has seen last: the first, to begin with.
+/// The version that a reader has seen last; initially the first one.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Seen(u64);
 
@@ -26,7 +27,7 @@ impl<T> Live<T> {
         Arc::clone(&self.newest.lock().expect("no panic while it is held"))
     }
 
-    /// Replaces it by what `change` makes of it, unless that fails.
+    /// Replaces the value by the result of `change`; an error keeps the value.
     pub fn replace<E>(&self, change: impl FnOnce(&T) -> Result<T, E>) -> Result<Arc<T>, E> {
         let mut newest = self.newest.lock().expect("no panic while it is held");
         *newest = Arc::new(change(&newest)?);
@@ -34,7 +35,7 @@ impl<T> Live<T> {
         Ok(Arc::clone(&newest))
     }
 
-    /// The newest value, if it is another than the one that was seen.
+    /// The newest value, if it is newer than the one that was seen.
     pub fn newer(&self, seen: &mut Seen) -> Option<Arc<T>> {
         if self.version.load(Ordering::Acquire) == seen.0 {
             return None;
