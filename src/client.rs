@@ -142,10 +142,10 @@ impl ClientBuilder {
 
     /// Connects to the balancer whose client-side address is `balancer`.
     pub fn connect(self, balancer: impl ToSocketAddrs) -> io::Result<Client> {
-        let nobody = || {
+        let unresolved = || {
             io::Error::new(io::ErrorKind::NotFound, "cannot resolve the balancer's name: it has no address")
         };
-        let target = balancer.to_socket_addrs()?.next().ok_or_else(nobody)?;
+        let target = balancer.to_socket_addrs()?.next().ok_or_else(unresolved)?;
         let format = match self.tagged {
             true => FrameFormat::tagged(self.frame_size),
             false => FrameFormat::plain(self.frame_size),

@@ -45,27 +45,27 @@ pub fn examine(facts: &Facts, needs: &Needs) -> Vec<Finding> {
         addresses,
     ];
     let judged = checks.iter().filter_map(|check| check(facts, needs));
-    judged.chain(folders(facts)).collect()
+    judged.chain(directories(facts)).collect()
 }
 
 fn ok(check: &'static str, found: impl Into<String>) -> Option<Finding> {
-    Some(Finding { check, level: Level::Ok, found: found.into(), mend: vec![] })
+    Some(Finding { check, level: Level::Ok, found: found.into(), fix: vec![] })
 }
 
 fn note(
     check: &'static str,
     found: impl Into<String>,
-    mend: impl IntoIterator<Item = String>,
+    fix: impl IntoIterator<Item = String>,
 ) -> Option<Finding> {
-    Some(Finding { check, level: Level::Note, found: found.into(), mend: mend.into_iter().collect() })
+    Some(Finding { check, level: Level::Note, found: found.into(), fix: fix.into_iter().collect() })
 }
 
 fn problem(
     check: &'static str,
     found: impl Into<String>,
-    mend: impl IntoIterator<Item = String>,
+    fix: impl IntoIterator<Item = String>,
 ) -> Option<Finding> {
-    Some(Finding { check, level: Level::Problem, found: found.into(), mend: mend.into_iter().collect() })
+    Some(Finding { check, level: Level::Problem, found: found.into(), fix: fix.into_iter().collect() })
 }
 
 fn sysctl(name: &str, value: impl std::fmt::Display) -> String {
@@ -106,8 +106,8 @@ fn receive_buffers(facts: &Facts, needs: &Needs) -> Option<Finding> {
         granted / 768
     );
     // The kernel doubles the requested size.
-    let mend = [sysctl("net.core.rmem_max", wanted / 2)];
-    if granted < RECEIVE_BUFFER_LEAST { problem(CHECK, found, mend) } else { note(CHECK, found, mend) }
+    let fix = [sysctl("net.core.rmem_max", wanted / 2)];
+    if granted < RECEIVE_BUFFER_LEAST { problem(CHECK, found, fix) } else { note(CHECK, found, fix) }
 }
 
 fn send_buffers(facts: &Facts, needs: &Needs) -> Option<Finding> {
@@ -146,14 +146,14 @@ fn io_uring(facts: &Facts, needs: &Needs) -> Option<Finding> {
         Ok(()) => return ok(CHECK, "a ring can be opened"),
         Err(why) => why,
     };
-    let mend = match facts.io_uring_disabled {
+    let fix = match facts.io_uring_disabled {
         Some(1..) => vec![sysctl("kernel.io_uring_disabled", 0)],
         // Containers forbid io_uring with a system call filter.
         _ => vec![],
     };
     let found = format!("{why}; lbd uses mio instead");
     match needs.io_uring {
-        true => problem(CHECK, format!("{found}, but the configuration requires io_uring"), mend),
+        true => problem(CHECK, format!("{found}, but the configuration requires io_uring"), fix),
         false => ok(CHECK, format!("{found}, and the configuration does not require io_uring")),
     }
 }
@@ -413,7 +413,7 @@ fn addresses(facts: &Facts, needs: &Needs) -> Option<Finding> {
         None => "a process of another user".to_owned(),
     };
     let mut taken = vec![];
-    let mut mend = vec![];
+    let mut fix = vec![];
     let mut only_lbd = true;
     for fixed in &needs.fixed {
         let by = facts.held.iter().find(|held| held.is_tcp == fixed.is_tcp && fixed.clashes(held.addr));
@@ -422,30 +422,30 @@ fn addresses(facts: &Facts, needs: &Needs) -> Option<Finding> {
         taken.push(format!("{protocol} {} ({}) by {}", fixed.addr, fixed.what, holder(held)));
         only_lbd &= held.by.as_ref().is_some_and(|(_, name)| name == "lbd");
         let option = if fixed.is_tcp { "t" } else { "u" };
-        mend.push(format!(
+        fix.push(format!(
             "ss -ln{option}p 'sport = :{}'   # shows the process; stop it, or choose another port",
             fixed.addr.port()
         ));
     }
-    mend.dedup();
+    fix.dedup();
     match (taken.is_empty(), only_lbd) {
         (true, _) => ok(CHECK, "all addresses of the configuration are free"),
         (false, true) => note(CHECK, format!("in use: {}; lbd already runs", taken.join(", ")), []),
-        (false, false) => problem(CHECK, format!("in use: {}", taken.join(", ")), mend),
+        (false, false) => problem(CHECK, format!("in use: {}", taken.join(", ")), fix),
     }
 }
 
-fn folders(facts: &Facts) -> Vec<Finding> {
-    let judged = facts.folders.iter().filter_map(|folder| {
-        let shown = folder.path.display();
-        match &folder.writable {
-            Ok(()) => ok(folder.key, format!("{shown} is writable")),
+fn directories(facts: &Facts) -> Vec<Finding> {
+    let judged = facts.directories.iter().filter_map(|directory| {
+        let shown = directory.path.display();
+        match &directory.writable {
+            Ok(()) => ok(directory.key, format!("{shown} is writable")),
             Err(why) => problem(
-                folder.key,
+                directory.key,
                 format!("{shown} is not writable ({why})"),
                 [format!(
                     "install -d -o \"$(id -un)\" -m 700 '{shown}'   # as root; or set {} to another directory",
-                    folder.key
+                    directory.key
                 )],
             ),
         }
@@ -455,7 +455,7 @@ fn folders(facts: &Facts) -> Vec<Finding> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::facts::Folder;
+    use super::super::facts::Directory;
     use super::*;
     use crate::config::Config;
 
@@ -486,7 +486,7 @@ mod tests {
             processors: Some(64),
             governor: Some("performance".to_owned()),
             held: vec![],
-            folders: vec![Folder { key: "logs.dir", path: "logs".into(), writable: Ok(()) }],
+            directories: vec![Directory { key: "logs.dir", path: "logs".into(), writable: Ok(()) }],
         }
     }
 
@@ -506,12 +506,12 @@ mod tests {
     }
 
     #[track_caller]
-    fn assert_bad(file: &str, level: Level, check: &str, mend: &str, change: impl FnOnce(&mut Facts)) {
+    fn assert_bad(file: &str, level: Level, check: &str, fix: &str, change: impl FnOnce(&mut Facts)) {
         let found = only(file, change);
         assert_eq!((found.level, found.check), (level, check), "{found:?}");
-        match mend {
-            "" => assert!(found.mend.is_empty(), "{found:?}"),
-            mend => assert!(found.mend.iter().any(|command| command.starts_with(mend)), "{found:?}"),
+        match fix {
+            "" => assert!(found.fix.is_empty(), "{found:?}"),
+            fix => assert!(found.fix.iter().any(|command| command.starts_with(fix)), "{found:?}"),
         }
     }
 
@@ -527,7 +527,7 @@ mod tests {
         for file in ["{}", WIDE] {
             let found = examine(&good(), &needs(file));
             assert!(
-                found.iter().all(|finding| finding.level == Level::Ok && finding.mend.is_empty()),
+                found.iter().all(|finding| finding.level == Level::Ok && finding.fix.is_empty()),
                 "{found:#?}"
             );
             assert!(found.len() >= 19, "{found:#?}");
@@ -589,7 +589,9 @@ mod tests {
             (f.processors, f.unprivileged_from) = (Some(0), Some(53));
         });
         assert_bad("{}", Note, "CPU governor", "cpupower", |f| f.governor = Some("powersave".to_owned()));
-        assert_bad("{}", Problem, "logs.dir", "install -d", |f| f.folders[0].writable = Err("no".to_owned()));
+        assert_bad("{}", Problem, "logs.dir", "install -d", |f| {
+            f.directories[0].writable = Err("no".to_owned())
+        });
     }
 
     #[test]
@@ -615,9 +617,9 @@ mod tests {
         assert!(
             found.found.contains("udp 0.0.0.0:5300 (pool ") && found.found.contains("by named (process 7)")
         );
-        assert!(found.mend[0].starts_with("ss -lnup 'sport = :5300'"), "{found:?}");
+        assert!(found.fix[0].starts_with("ss -lnup 'sport = :5300'"), "{found:?}");
         let own = only(WIDE, |f| f.held = vec![held("[::]:5300", true, Some((7, "lbd")))]);
-        assert_eq!((own.level, own.mend.len()), (Level::Note, 0), "{own:?}");
+        assert_eq!((own.level, own.fix.len()), (Level::Note, 0), "{own:?}");
         let hidden = only(WIDE, |f| f.held = vec![held("[::]:5300", true, None)]);
         assert!(hidden.level == Level::Problem && hidden.found.contains("another user"), "{hidden:?}");
         for elsewhere in [held("127.0.0.1:5301", false, None), held("127.0.0.1:55080", false, None)] {

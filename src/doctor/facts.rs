@@ -60,7 +60,7 @@ pub struct Facts {
     /// Sockets that use addresses of the configuration.
     pub held: Vec<Held>,
     /// Directories that lbd writes to.
-    pub folders: Vec<Folder>,
+    pub directories: Vec<Directory>,
 }
 
 /// A socket that uses an address of the configuration.
@@ -76,7 +76,7 @@ pub struct Held {
 
 /// A directory that lbd writes to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Folder {
+pub struct Directory {
     /// Configuration key of the directory.
     pub key: &'static str,
     /// Path of the directory.

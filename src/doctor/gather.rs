@@ -10,7 +10,7 @@ use std::time::Duration;
 use rustix::fs::{Access, access};
 use rustix::process::{Resource, getrlimit};
 
-use super::facts::{Facts, FeatureTest, Folder, Held};
+use super::facts::{Directory, Facts, FeatureTest, Held};
 use super::needs::{Fixed, Needs};
 use super::proc;
 use crate::base::batch::SocketId;
@@ -67,7 +67,7 @@ pub fn gather(needs: &Needs) -> Facts {
         processors: std::thread::available_parallelism().ok().map(usize::from),
         governor: read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
         held: held(&needs.fixed),
-        folders: needs.folders.iter().map(|(key, path)| folder(key, path)).collect(),
+        directories: needs.directories.iter().map(|(key, path)| directory(key, path)).collect(),
     };
     std::thread::sleep(DROPS_WINDOW);
     facts.dropped_now = dropped().zip(before).map(|(after, before)| after.saturating_sub(before));
@@ -189,7 +189,7 @@ fn owners() -> HashMap<u64, (u32, String)> {
 }
 
 /// Whether a directory is writable, or can be created if it does not exist.
-fn folder(key: &'static str, path: &Path) -> Folder {
+fn directory(key: &'static str, path: &Path) -> Directory {
     let mut existing: PathBuf = path.to_owned();
     while !existing.exists() {
         match existing.parent() {
@@ -201,7 +201,7 @@ fn folder(key: &'static str, path: &Path) -> Folder {
         true => tried(access(&existing, Access::WRITE_OK | Access::EXEC_OK).map_err(Into::into)),
         false => Err(format!("{} is not a directory", existing.display())),
     };
-    Folder { key, path: path.to_owned(), writable }
+    Directory { key, path: path.to_owned(), writable }
 }
 
 #[cfg(test)]
@@ -243,8 +243,8 @@ mod tests {
             (file.clone(), false),
             (file.join("below"), false),
         ] {
-            let folder = folder("x", &path);
-            assert_eq!(folder.writable.is_ok(), good, "{folder:?}");
+            let directory = directory("x", &path);
+            assert_eq!(directory.writable.is_ok(), good, "{directory:?}");
         }
     }
 }

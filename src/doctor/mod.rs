@@ -15,7 +15,7 @@ mod proc;
 use serde::Serialize;
 
 pub use checks::examine;
-pub use facts::{Facts, FeatureTest, Folder, Held};
+pub use facts::{Directory, Facts, FeatureTest, Held};
 pub use gather::gather;
 pub use needs::{Fixed, Needs};
 
@@ -52,5 +52,6 @@ pub struct Finding {
     /// The observation and its consequence.
     pub found: String,
     /// Commands that fix the problem; empty if there is no problem or no command for it.
-    pub mend: Vec<String>,
+    #[serde(rename = "mend")]
+    pub fix: Vec<String>,
 }

@@ -50,7 +50,7 @@ pub struct Needs {
     /// Whether a pool listens on a wildcard address.
     pub wildcard: bool,
     /// Directories that lbd writes to, with their configuration keys.
-    pub folders: Vec<(&'static str, PathBuf)>,
+    pub directories: Vec<(&'static str, PathBuf)>,
 }
 
 impl Needs {
@@ -85,7 +85,8 @@ impl Needs {
         needs.files += needs.sockets;
         needs.wildcard = needs.fixed.iter().any(|fixed| fixed.addr.ip().is_unspecified());
         needs.ipv6 |= needs.fixed.iter().any(|fixed| fixed.addr.is_ipv6());
-        needs.folders = vec![("logs.dir", config.logs.dir.clone()), ("state_dir", config.state_dir.clone())];
+        needs.directories =
+            vec![("logs.dir", config.logs.dir.clone()), ("state_dir", config.state_dir.clone())];
         needs
     }
 

@@ -1,4 +1,4 @@
-//! What the kernel said about a message, and what becomes of it: a place in the batch, or a counter.
+//! What the kernel reported about a message, and its result: a place in the batch, or a counter.
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
@@ -8,48 +8,47 @@ use super::cmsg::Ancillary;
 use super::{IoCounters, IoOptions, socket, sys};
 use crate::base::batch::{Received, Rx, SocketId};
 
-/// The least slot size that every merged datagram fits.
+/// Minimum size of a slot that holds every merged datagram, in bytes.
 const MERGED_MAX: usize = 65_535;
 
-/// What the kernel wrote about one message. The bytes are in the slot.
+/// What the kernel reported about one message. The slot has the bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arrival {
     /// `len` bytes of one peer.
     Data {
-        /// Who sent it.
+        /// The sender.
         peer: SocketAddr,
-        /// Bytes in all.
+        /// Total size, in bytes.
         len: u32,
-        /// What came with it.
+        /// Control data of the message.
         ancillary: Ancillary,
     },
     /// A datagram without bytes.
     Empty(Ancillary),
-    /// It did not fit in the slot, or what the kernel said about it did not fit: nobody can tell
-    /// where one datagram ends and the next begins.
+    /// The datagram or its control data did not fit, so the ends of its datagrams are unknown.
     Cut(Ancillary),
 }
 
-/// What is known of a socket.
+/// Facts about a socket.
 pub struct SocketFacts {
-    /// The address it is bound to.
+    /// Local address.
     pub local: SocketAddr,
-    /// Whether it has a fixed peer, whose ICMP errors it reports.
+    /// Whether the socket is connected to a peer, and so reports the peer's ICMP errors.
     pub is_connected: bool,
-    /// Whether it reports the ICMP errors of all its peers (IP_RECVERR).
+    /// Whether the socket reports the ICMP errors of all its peers (IP_RECVERR).
     pub reports_errors: bool,
-    /// Whether nothing is read from it, and its drops are not ours to count.
+    /// Whether the back end does not read the socket, and does not count its drops.
     pub is_paused: bool,
-    /// The last count of dropped datagrams that the kernel told.
+    /// The kernel's last count of dropped datagrams.
     dropped: u32,
-    /// Datagrams that the kernel has dropped in our time.
+    /// Datagrams that the kernel has dropped since this process uses the socket.
     pub drops: u64,
-    /// Datagrams that were read and are no use: empty, or cut.
+    /// Datagrams that were read but cannot be used: empty, or truncated.
     pub unusable: u64,
 }
 
 impl SocketFacts {
-    /// Sets what a back end relies on, and notes what is known.
+    /// Sets the options that a back end needs, and gathers the facts.
     pub fn prepare(socket: &UdpSocket, options: &IoOptions) -> io::Result<Self> {
         socket::prepare(socket, options.slot_size >= MERGED_MAX)?;
         Ok(SocketFacts {
@@ -57,14 +56,14 @@ impl SocketFacts {
             is_connected: socket.peer_addr().is_ok(),
             reports_errors: socket::reports_errors(socket)?,
             is_paused: false,
-            // Drops before our time are not ours; a kernel that cannot tell starts at zero.
+            // Earlier drops do not count. A kernel without this counter starts at zero.
             dropped: sys::dropped_by(socket.as_fd()).unwrap_or(0),
             drops: 0,
             unusable: 0,
         })
     }
 
-    /// Prepares all sockets of a back end; their numbers are 16 bits.
+    /// Prepares all sockets of a back end; socket numbers have 16 bits.
     pub fn prepare_all(sockets: &[UdpSocket], options: &IoOptions) -> io::Result<Vec<Self>> {
         if sockets.len() > usize::from(u16::MAX) {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "more than 65,535 sockets"));
@@ -77,8 +76,7 @@ impl SocketFacts {
         self.is_connected || self.reports_errors
     }
 
-    /// Datagrams that were dropped since the last count. The count wraps, and two processors may
-    /// note it in the wrong order.
+    /// Datagrams dropped since the last count. The count wraps, and two CPUs may report it out of order.
     fn newly_dropped(&mut self, count: u32) -> u64 {
         match count.wrapping_sub(self.dropped) {
             newly if newly < 1 << 31 => {
@@ -90,7 +88,8 @@ impl SocketFacts {
         }
     }
 
-    /// Asks the kernel how many it has dropped: after the last of a row, no datagram comes that would tell.
+    /// Reads the kernel's count of drops. After the last datagram of a burst, no further datagram
+    /// reports it.
     pub fn recount_drops(&mut self, socket: &UdpSocket) -> u64 {
         if self.is_paused {
             return 0;
@@ -99,18 +98,18 @@ impl SocketFacts {
     }
 }
 
-/// Where an arrival's bytes are.
+/// Position of an arrival's bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct SlotSpan {
-    /// The socket it arrived on.
+    /// The receiving socket.
     pub socket: SocketId,
-    /// The slot that holds the bytes.
+    /// The slot with the bytes.
     pub slot: u16,
     /// Offset of the first byte within the slot.
     pub start: u32,
 }
 
-/// Notes one arrival in the batch, or in the counters if there is nothing to note.
+/// Records one arrival in the batch, or in a counter if it has no data.
 pub fn take_in(
     arrival: Option<Arrival>,
     place: SlotSpan,

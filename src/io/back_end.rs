@@ -1,4 +1,4 @@
-//! Which back end runs: chosen once at start-up.
+//! Selects the back end once at start.
 
 use std::fmt;
 use std::io;
@@ -11,26 +11,26 @@ use super::{DatagramIo, IoCounters, IoOptions, MmsgIo, UringIo, Waker};
 use crate::base::batch::{Rx, SocketId, Tx};
 use crate::base::time::{Clock, Instant};
 
-/// Which back end is asked for.
+/// The requested back end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum IoChoice {
-    /// What measured best: see [`AUTO`].
+    /// The fastest by measurement, [`AUTO`].
     #[default]
     Auto,
     /// epoll, recvmmsg and sendmmsg: [`MmsgIo`].
     Mio,
-    /// [`UringIo`], or mio where there is no io_uring.
+    /// [`UringIo`], or mio if there is no io_uring.
     IoUring,
 }
 
-/// What [`IoChoice::Auto`] stands for. Set by measurement (`cargo bench --bench io`).
+/// Meaning of [`IoChoice::Auto`], chosen by measurement (`cargo bench --bench io`).
 pub const AUTO: IoChoice = IoChoice::Mio;
 
 impl IoChoice {
-    /// All of them, in the order in which they are told.
+    /// All choices, in the order in which errors list them.
     pub const ALL: [IoChoice; 3] = [IoChoice::Auto, IoChoice::Mio, IoChoice::IoUring];
 
-    /// The word in configurations and arguments.
+    /// Name in configurations and arguments.
     pub const fn name(self) -> &'static str {
         match self {
             IoChoice::Auto => "auto",
@@ -55,18 +55,19 @@ impl FromStr for IoChoice {
     }
 }
 
-/// One of the back ends over the kernel. A call a turn goes through it, so the choice costs nothing.
-#[expect(clippy::large_enum_variant, reason = "there is one per thread, and it is not moved about")]
+/// One of the kernel's back ends. There is one call per turn through it, so the indirection costs
+/// nothing measurable.
+#[expect(clippy::large_enum_variant, reason = "there is one per thread, and it is not moved")]
 pub enum BackEnd {
-    /// Over mio.
+    /// mio.
     Mmsg(MmsgIo),
-    /// Over io_uring.
+    /// io_uring.
     Uring(UringIo),
 }
 
 impl BackEnd {
-    /// Opens the back end of this choice over these sockets; see [`MmsgIo::new`]. Where there is no io_uring
-    /// it is mio, and the log says so once.
+    /// Opens the requested back end over these sockets, as [`MmsgIo::new`] does. Without io_uring it
+    /// opens mio and logs that once.
     pub fn open(
         choice: IoChoice,
         sockets: Vec<UdpSocket>,
@@ -82,15 +83,17 @@ impl BackEnd {
             Err(refused) => {
                 let why = refused.why;
                 match choice {
-                    IoChoice::IoUring => warn!("{why}: running over mio instead"),
-                    _ => info!("{why}: running over mio instead"),
+                    IoChoice::IoUring => {
+                        warn!(error = why.to_string(), effect = "using mio", "io_uring not available")
+                    }
+                    _ => info!(error = why.to_string(), effect = "using mio", "io_uring not available"),
                 }
                 MmsgIo::new(refused.sockets, options, clock).map(BackEnd::Mmsg)
             }
         }
     }
 
-    /// The name of the one that runs.
+    /// Name of the opened back end.
     pub fn name(&self) -> &'static str {
         match self {
             BackEnd::Mmsg(_) => IoChoice::Mio.name(),
@@ -98,7 +101,7 @@ impl BackEnd {
         }
     }
 
-    /// Ends a wait from another thread.
+    /// A waker that ends a wait from another thread.
     pub fn waker(&self) -> Waker {
         match self {
             BackEnd::Mmsg(io) => io.waker(),
@@ -106,7 +109,7 @@ impl BackEnd {
         }
     }
 
-    /// The sockets, in their order: to be handed to a successor, or asked for their buffers.
+    /// The sockets in order, for a successor or for queries of their buffers.
     pub fn sockets(&self) -> &[UdpSocket] {
         match self {
             BackEnd::Mmsg(io) => io.sockets(),
@@ -204,6 +207,6 @@ mod tests {
             assert_eq!(choice.to_string().parse(), Ok(choice));
         }
         assert!("epoll".parse::<IoChoice>().is_err_and(|error| error.contains("io_uring")));
-        assert_ne!(AUTO, IoChoice::Auto, "it has to stand for something");
+        assert_ne!(AUTO, IoChoice::Auto, "auto is not a back end");
     }
 }

@@ -1,5 +1,4 @@
-//! The destinations of a turn, chained by socket: a call that carries messages of one socket only needs them
-//! together.
+//! The destinations of a turn, chained by socket, for calls that carry messages of one socket only.
 
 use crate::base::batch::{SocketId, Tx};
 
@@ -18,7 +17,7 @@ pub struct Chains {
 const NONE: u32 = u32::MAX;
 
 impl Chains {
-    /// For this many sockets, and at most this many destinations in a turn.
+    /// Chains for this many sockets, and at most this many destinations per turn.
     pub fn new(socket_count: usize, destinations_max: usize) -> Self {
         Chains {
             first: vec![NONE; socket_count].into(),
@@ -28,7 +27,7 @@ impl Chains {
         }
     }
 
-    /// Starts on the destinations of a turn; those of the last one were all visited.
+    /// Links the destinations of a turn, after all those of the previous turn were visited.
     pub fn link(&mut self, tx: &Tx) {
         self.next.clear();
         for (destination, number) in tx.destinations().iter().zip(0u32..) {
@@ -45,12 +44,12 @@ impl Chains {
         self.sockets.reverse();
     }
 
-    /// The next socket that has destinations.
+    /// The next socket with destinations.
     pub fn next_socket(&mut self) -> Option<SocketId> {
         self.sockets.pop()
     }
 
-    /// The next destination of this socket, as its index in [`Tx::destinations`].
+    /// The next destination of this socket, as an index into [`Tx::destinations`].
     pub fn next_destination(&mut self, socket: SocketId) -> Option<usize> {
         let first = &mut self.first[socket.0 as usize];
         if *first == NONE {

@@ -1,7 +1,7 @@
-//! Control messages: what the kernel says beside a datagram, and what it is told beside one.
+//! Control messages: data about a datagram from the kernel, and for a datagram to the kernel.
 //!
-//! Encoding and decoding work on byte slices in the kernel's layout (cmsg(3)): a header of length
-//! (size_t), level (int) and type (int), the data, and padding up to the size of a size_t.
+//! Encoding and decoding use byte slices in the kernel's layout (cmsg(3)): a header of length (size_t),
+//! level (int) and type (int), the data, and padding to the size of a size_t.
 
 #![allow(unsafe_code)] // system calls
 
@@ -10,14 +10,14 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use libc::c_int;
 
-/// Bytes of control data, aligned as the kernel wants it.
+/// Control data, aligned as the kernel requires.
 #[derive(Clone, Copy)]
 #[repr(C, align(8))]
 pub struct Control(pub [u8; CONTROL_SIZE]);
 
-/// Room for all that the options of [`prepare`](super::socket::prepare) can make the kernel say:
-/// segment size (24), drops (24), IPv4 and IPv6 packet information (32 + 40); for an error (64) and packet
-/// information; and for what is sent.
+/// Size for all control data that the options of [`prepare`](super::socket::prepare) can cause: segment
+/// size (24), drops (24), IPv4 and IPv6 packet information (32 + 40). Also for an error (64) with packet
+/// information, and for sent control data.
 pub const CONTROL_SIZE: usize = 128;
 
 impl Control {
@@ -30,18 +30,18 @@ const HEADER: usize = WORD + 2 * size_of::<c_int>();
 
 const _: () = assert!(HEADER == size_of::<libc::cmsghdr>(), "the kernel's layout");
 
-/// What came with a datagram.
+/// Control data of a received datagram.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ancillary {
-    /// UDP_GRO: bytes per datagram, where several were merged (udp(7)).
+    /// UDP_GRO: size of a datagram, if several were merged (udp(7)).
     pub segment_size: Option<u32>,
     /// SO_RXQ_OVFL: "the number of packets dropped by the socket since its creation" (socket(7)).
     pub dropped: Option<u32>,
-    /// IP_PKTINFO, IPV6_PKTINFO: the local address that was asked.
+    /// IP_PKTINFO, IPV6_PKTINFO: the destination address.
     pub local_ip: Option<IpAddr>,
 }
 
-/// Reads the control data that the kernel wrote. What is unknown or cut is skipped.
+/// Reads the kernel's control data. Unknown or truncated messages are skipped.
 pub fn decode(control: &[u8]) -> Ancillary {
     let mut ancillary = Ancillary::default();
     for (level, kind, data) in messages(control) {
@@ -50,8 +50,8 @@ pub fn decode(control: &[u8]) -> Ancillary {
     ancillary
 }
 
-/// The error number in what came out of an error queue: IP_RECVERR, IPV6_RECVERR. `None` unless an ICMP
-/// message or this host says what became of a datagram; time stamps come in the same way.
+/// The error number of a message from an error queue: IP_RECVERR, IPV6_RECVERR. `None` unless an ICMP
+/// message or this host reported an error about a datagram; time stamps use the same queue.
 pub fn decode_error(control: &[u8]) -> Option<c_int> {
     messages(control).find_map(|(level, kind, data)| match (level, kind) {
         // sock_extended_err: error number, origin, and more (linux/errqueue.h).
@@ -65,7 +65,7 @@ pub fn decode_error(control: &[u8]) -> Option<c_int> {
     })
 }
 
-/// The control messages in a row, as level, type and data, up to one that is cut or absurd.
+/// The control messages in order, as level, type and data, up to a truncated or invalid one.
 fn messages(control: &[u8]) -> impl Iterator<Item = (c_int, c_int, &[u8])> {
     let mut rest = control;
     std::iter::from_fn(move || {
@@ -89,8 +89,8 @@ fn read(level: c_int, kind: c_int, data: &[u8], into: &mut Ancillary) {
         (libc::SOL_SOCKET, libc::SO_RXQ_OVFL) if data.len() >= 4 => {
             into.dropped = Some(int(data) as u32);
         }
-        // in_pktinfo: interface index, then ipi_spec_dst, "the local address of the packet", which
-        // for a broadcast differs from the destination in its header; then that (ip(7)).
+        // in_pktinfo: interface index, then ipi_spec_dst, "the local address of the packet", which for a
+        // broadcast differs from the destination in its header, then that destination (ip(7)).
         (libc::IPPROTO_IP, libc::IP_PKTINFO) if data.len() >= 12 => {
             let ip: [u8; 4] = data[4..8].try_into().expect("four bytes");
             into.local_ip = Some(Ipv4Addr::from(ip).into());
@@ -108,9 +108,9 @@ fn int(bytes: &[u8]) -> c_int {
     c_int::from_ne_bytes(bytes[..4].try_into().expect("four bytes"))
 }
 
-/// Writes what shall go with a message and returns the length for msg_controllen, zero for nothing:
-/// UDP_SEGMENT (Linux 4.18, commit bec1f6f69736) if the kernel is to cut the message into segments,
-/// packet information if it is to leave from a certain address.
+/// Writes the control data of a message and returns the length for msg_controllen; zero for none.
+/// UDP_SEGMENT (Linux 4.18, commit bec1f6f69736) makes the kernel cut the message into segments. Packet
+/// information sets the source address.
 pub fn encode(control: &mut Control, segment_size: Option<u16>, source_ip: Option<IpAddr>) -> usize {
     let mut at = 0;
     if let Some(size) = segment_size {
@@ -132,7 +132,7 @@ pub fn encode(control: &mut Control, segment_size: Option<u16>, source_ip: Optio
     at
 }
 
-/// Writes one control message and returns the room that it takes.
+/// Writes one control message and returns its size with padding.
 fn put(into: &mut [u8], level: c_int, kind: c_int, data: &[u8]) -> usize {
     let length = HEADER + data.len();
     into[..WORD].copy_from_slice(&length.to_ne_bytes());

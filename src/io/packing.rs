@@ -4,61 +4,62 @@ use std::iter::Peekable;
 
 use crate::base::batch::FrameRef;
 
-/// The longest UDP payload over IPv4: 65,535 less the IP and UDP headers.
+/// Maximum UDP payload over IPv4: 65,535 minus the IP and UDP headers.
 pub const PAYLOAD_MAX: usize = 65_507;
 
-/// Segments of one message: UDP_MAX_SEGMENTS of linux/udp.h since 6.9, and of some stable kernels before it.
+/// Maximum segments per message: UDP_MAX_SEGMENTS of linux/udp.h since 6.9, and in some stable kernels
+/// before it.
 pub const SEGMENTS_MAX: usize = 128;
 
-/// The same in older kernels; more are refused with EINVAL.
+/// Maximum segments per message in older kernels; more are rejected with EINVAL.
 pub const SEGMENTS_MAX_OLD: usize = 64;
 
-/// Ranges of one message: UIO_MAXIOV (linux/uio.h).
+/// Maximum ranges per message: UIO_MAXIOV (linux/uio.h).
 pub const RANGES_MAX: usize = 1024;
 
-/// What a message may grow to.
+/// Limits of a message.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Frames of equal length that share a datagram.
+    /// Maximum frames of equal length per datagram.
     pub frames_per_datagram: usize,
-    /// Datagrams that share a message: 1 without segmentation offload.
+    /// Maximum datagrams per message: 1 without segmentation offload.
     pub segments: usize,
 }
 
-/// A message: `bytes` in all, to be cut into datagrams of `segment_size`, the last may be shorter.
+/// A message of `bytes` in total, cut into datagrams of `segment_size`; the last may be shorter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Packed {
-    /// Bytes in all.
+    /// Total size, in bytes.
     pub bytes: usize,
-    /// Bytes per datagram; not more than `bytes`.
+    /// Size of a datagram in bytes, at most `bytes`.
     pub segment_size: usize,
     /// Number of ranges that were added.
     pub ranges: usize,
 }
 
 impl Packed {
-    /// Datagrams in the message.
+    /// Number of datagrams in the message.
     pub fn datagrams(&self) -> usize {
         self.bytes.div_ceil(self.segment_size)
     }
 }
 
-/// Adjacent frames of one slot: what becomes one iovec.
+/// Adjacent frames of one slot, which become one iovec.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Range {
     /// A receive slot, or [`STAGED`](crate::base::batch::STAGED).
     pub slot: u16,
     /// Offset of the first byte.
     pub offset: u32,
-    /// Length in bytes.
+    /// Size, in bytes.
     pub len: u32,
 }
 
 /// Takes the frames of the next message from `frames` and adds their ranges, at most [`RANGES_MAX`].
-/// `None` when no frame is left. No frame is empty.
+/// `None` if no frame is left. No frame is empty.
 ///
-/// A message is a run of frames of one length, cut at whole datagrams; a shorter frame may close it,
-/// since only the last segment may be shorter. So frames keep their order.
+/// A message is a run of frames of one length, cut at whole datagrams. A shorter frame may end it, since
+/// only the last segment may be shorter. So frames keep their order.
 pub fn next_message(
     frames: &mut Peekable<impl Iterator<Item = FrameRef>>,
     limits: Limits,
@@ -86,7 +87,7 @@ pub fn next_message(
     Some(Packed { bytes, segment_size: segment_size.min(bytes), ranges: ranges.len() - first_range })
 }
 
-/// Adds a frame to the ranges of a message, to the last of them where it follows on.
+/// Adds a frame to the ranges of a message; an adjacent frame extends the last range.
 fn append(ranges: &mut Vec<Range>, first_range: usize, frame: FrameRef) {
     match ranges[first_range..].last_mut() {
         Some(last) if last.slot == frame.slot && last.offset + last.len == frame.offset => {

@@ -1,5 +1,5 @@
-//! Error queues: what the network says of datagrams that were sent, with the address that each had been sent
-//! to (IP_RECVERR in ip(7), IPV6_RECVERR in ipv6(7)).
+//! Error queues: errors about datagrams that were sent, with the destination of each (IP_RECVERR in
+//! ip(7), IPV6_RECVERR in ipv6(7)).
 
 use std::io;
 use std::net::UdpSocket;
@@ -11,16 +11,16 @@ use super::sockaddr::RawAddr;
 use super::{IoCounters, sys};
 use crate::base::batch::{PEER_ERRORS_MAX, PeerError, Rx, SocketId};
 
-/// The sockets whose error queue may hold something. What a turn leaves, the next one reads.
+/// The sockets whose error queue may have entries. Entries that a turn leaves are read in the next one.
 pub struct ErrorQueues(ReadySockets);
 
 impl ErrorQueues {
-    /// For `socket_count` sockets, none of them with an error.
+    /// For `socket_count` sockets without an error.
     pub fn new(socket_count: usize) -> Self {
         ErrorQueues(ReadySockets::new(socket_count))
     }
 
-    /// Notes that a socket may have errors.
+    /// Records that a socket may have errors.
     pub fn insert(&mut self, socket: SocketId) {
         self.0.insert(socket);
     }
@@ -35,13 +35,12 @@ impl ErrorQueues {
         self.0.is_empty()
     }
 
-    /// Reads as many errors as the turn can list. A queue that was read dry leaves no error pending on its
-    /// socket, so that the next receive or send is not disturbed by one (`sock_dequeue_err_skb` in
-    /// net/core/skbuff.c).
+    /// Reads as many errors as the turn can list. An empty queue leaves no error pending on its socket,
+    /// so that the next receive or send is not disturbed (`sock_dequeue_err_skb` in net/core/skbuff.c).
     pub fn read(&mut self, sockets: &[UdpSocket], rx: &mut Rx, counters: &mut IoCounters) {
         self.0.deal(PEER_ERRORS_MAX - rx.errors().len(), |socket, share| {
             for taken in 0..share {
-                // An empty queue is the only error that there is.
+                // The only possible error is an empty queue.
                 let Ok(error) = next_error(sockets[socket.0 as usize].as_fd(), socket) else {
                     return Read { taken, drained: true };
                 };
@@ -55,8 +54,8 @@ impl ErrorQueues {
     }
 }
 
-/// Takes the oldest error of a socket. `None` if it does not say whom it is about: IPv4 leaves out the port
-/// where this host itself refused a datagram, and then the send has failed, too.
+/// Takes the oldest error of a socket. `None` if it has no complete destination: IPv4 omits the port if
+/// this host itself rejected a datagram, and then the send has failed too.
 fn next_error(fd: BorrowedFd<'_>, socket: SocketId) -> io::Result<Option<PeerError>> {
     let (mut name, mut control) = (RawAddr::EMPTY, Control::EMPTY);
     let (name_len, control_len) = sys::receive_error(fd, &mut name, &mut control)?;

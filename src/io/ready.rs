@@ -1,22 +1,22 @@
-//! Which sockets may hold data, and who reads how much in a turn.
+//! Tracks which sockets may have data, and how much each may read in a turn.
 //!
-//! Readiness is edge-triggered, so a socket counts as ready until it has been read dry. Pure: knows
+//! Readiness is edge-triggered, so a socket counts as ready until a read has emptied it. Pure: uses
 //! numbers of sockets and slots, no descriptors.
 
 use std::collections::VecDeque;
 
 use crate::base::batch::SocketId;
 
-/// What one read of one socket gave.
+/// Result of one read of one socket.
 #[derive(Clone, Copy, Debug)]
 pub struct Read {
     /// Slots filled.
     pub taken: usize,
-    /// Whether the socket has no more.
+    /// Whether the socket is empty.
     pub drained: bool,
 }
 
-/// The sockets that may hold data, longest unread first.
+/// The sockets that may have data, longest unread first.
 pub struct ReadySockets {
     queue: VecDeque<SocketId>,
     queued: Box<[bool]>,
@@ -31,31 +31,31 @@ impl ReadySockets {
         }
     }
 
-    /// Notes that a socket may hold data.
+    /// Records that a socket may have data.
     pub fn insert(&mut self, socket: SocketId) {
         if !std::mem::replace(&mut self.queued[socket.0 as usize], true) {
             self.queue.push_back(socket);
         }
     }
 
-    /// Forgets a socket, whatever it may hold.
+    /// Removes a socket, regardless of its data.
     pub fn remove(&mut self, socket: SocketId) {
         if std::mem::replace(&mut self.queued[socket.0 as usize], false) {
             self.queue.retain(|&queued| queued != socket);
         }
     }
 
-    /// Whether no socket is known to hold data.
+    /// Whether no socket is known to have data.
     pub fn is_empty(&self) -> bool {
         self.queue.is_empty()
     }
 
-    /// Deals `slots` to the ready sockets: first an equal share to each, then what is left to those
-    /// that still have data. `read` is given a socket and its share. Who was not read dry is at the
-    /// end of the row, and the next turn goes on where this one ended.
+    /// Distributes `slots` over the ready sockets: first an equal share each, then the rest to those
+    /// that still have data. `read` receives a socket and its share. A socket that was not emptied moves
+    /// to the end of the row, and the next turn continues where this one ended.
     ///
-    /// A read that fills no slot costs one all the same, so the work of a turn is bounded even if
-    /// every read reports an error.
+    /// A read that fills no slot still costs one, so the work of a turn is bounded even if every read
+    /// reports an error.
     pub fn deal(&mut self, mut slots: usize, mut read: impl FnMut(SocketId, usize) -> Read) {
         while slots > 0 && !self.queue.is_empty() {
             for left in (1..=self.queue.len()).rev() {
@@ -81,7 +81,7 @@ impl ReadySockets {
 mod tests {
     use super::*;
 
-    /// Deals to sockets that hold this many datagrams each, and tells what each was given.
+    /// Distributes slots to sockets with this many datagrams each, and returns the reads.
     fn deal(ready: &mut ReadySockets, slots: usize, held: &mut [usize]) -> Vec<usize> {
         let mut given = vec![0; held.len()];
         ready.deal(slots, |socket, share| {

@@ -1,9 +1,9 @@
-//! Sending a turn: one message per destination where segmentation offload works, as many messages in a
-//! call as it takes. The call itself is the back end's ([`SendCall`]).
+//! Sends a turn: one message per destination if segmentation offload works, and as many messages per
+//! call as possible. The back end makes the call ([`SendCall`]).
 //!
-//! Frames that lie apart are first copied side by side if they are short: for messages of 32 to 128
-//! frames of 256 bytes that was 20 ns a frame less than a vector for each. Frames that lie side by
-//! side already, as those of one merged datagram do, leave from where they are.
+//! Short frames that are not adjacent are first copied together. For messages of 32 to 128 frames of 256
+//! bytes, that took 20 ns per frame less than one vector per frame. Frames that are already adjacent,
+//! such as those of one merged datagram, are sent without a copy.
 
 #![allow(unsafe_code)] // system calls
 
@@ -20,42 +20,43 @@ use super::packing::{Limits, Packed, RANGES_MAX, Range, SEGMENTS_MAX, SEGMENTS_M
 use super::sockaddr::RawAddr;
 use crate::base::batch::{Rx, SocketId, Tx};
 
-/// The most messages of one call.
+/// Maximum messages per call.
 pub const MESSAGES_MAX: usize = 64;
 
-/// Ranges of all messages of one call.
+/// Maximum ranges of all messages of one call.
 const RANGES_TOTAL: usize = 4 * RANGES_MAX;
 
-/// Ranges of at most this length on average are copied.
+/// Maximum mean length of ranges that are copied, in bytes.
 const COPIED_MAX: usize = 1024;
 
-/// Bytes that can be copied for one call; what does not fit is sent by vectors.
+/// Maximum bytes copied for one call; the rest is sent with vectors.
 const COPIES_TOTAL: usize = 256 << 10;
 
-/// How often a message is tried again whose refusal may be another's. Each time takes an ICMP message that
-/// comes between two calls.
+/// Maximum retries of a message whose refusal may belong to another one. Each retry needs an ICMP
+/// message between two calls.
 const RETRIES: u8 = 4;
 
-/// Bytes of a datagram that every path over Ethernet takes whole: 1,500 less the IPv6 and UDP headers.
+/// Maximum datagram size in bytes that every Ethernet path takes unfragmented: 1,500 minus the IPv6 and
+/// UDP headers.
 const ETHERNET_PAYLOAD: usize = 1_452;
 
-/// Messages that are ready for the call: three slices of one length, [`MESSAGES_MAX`] at most.
+/// Messages that are ready for the call: three slices of equal length, at most [`MESSAGES_MAX`].
 pub struct Messages<'a> {
-    /// What to send. The lengths that sendmmsg(2) writes are not read.
+    /// The messages. The lengths that sendmmsg(2) writes are not read.
     pub headers: &'a mut [libc::mmsghdr],
-    /// Which sockets to send from.
+    /// The sending sockets.
     pub sockets: &'a [SocketId],
-    /// Takes what the kernel said: zero, or the error number.
+    /// Receives the kernel's answers: zero, or the error number.
     pub answers: &'a mut [c_int],
 }
 
-/// How messages get to the kernel.
+/// Passes messages to the kernel.
 pub trait SendCall {
     /// Whether a call carries messages of several sockets.
     const MIXES_SOCKETS: bool;
 
-    /// Tries messages once each, in their order, and returns how many it has tried: at least one.
-    /// None of them is under way any more.
+    /// Tries messages once each, in order, and returns the number of tried messages, at least one. No
+    /// message is still in progress afterwards.
     ///
     /// # Safety
     ///
@@ -69,7 +70,7 @@ struct Message {
     source_ip: Option<IpAddr>,
     first_range: usize,
     packed: Packed,
-    /// How many vectors it has, from the one with the number of its first range on.
+    /// Number of vectors, starting at the index of its first range.
     vectors: usize,
 }
 
@@ -83,7 +84,7 @@ impl Message {
     }
 
     fn segment_size(&self) -> Option<u16> {
-        // At most 65,507 where there is more than one.
+        // At most 65,507 if there is more than one.
         (self.packed.datagrams() > 1).then_some(self.packed.segment_size as u16)
     }
 }
@@ -92,7 +93,7 @@ impl Message {
 pub struct Sender {
     chains: Chains,
     messages: Vec<Message>,
-    /// Per message: the socket it leaves from.
+    /// The sending socket of each message.
     sockets: Vec<SocketId>,
     answers: Box<[c_int]>,
     ranges: Vec<Range>,
@@ -100,22 +101,22 @@ pub struct Sender {
     vectors: Box<[libc::iovec]>,
     names: Box<[RawAddr]>,
     controls: Box<[Control]>,
-    /// Frames that were copied for the call.
+    /// Frames copied for the call.
     copies: Vec<u8>,
-    /// The vectors of one datagram of a message whose segmentation was refused.
+    /// Vectors of one datagram of a message whose segmentation was rejected.
     single: Vec<libc::iovec>,
     segments: usize,
-    /// Per socket: how often a message is tried again whose refusal may be another's.
+    /// Retries per socket of a message whose refusal may belong to another one.
     retries: Box<[u8]>,
 }
 
-// SAFETY: the pointers within are written before each call and used by that call only.
+// SAFETY: the pointers are written before each call and used only by that call.
 unsafe impl Send for Sender {}
 
 impl Sender {
-    /// For these sockets, and at most this many destinations in a turn.
+    /// A sender for these sockets, and at most this many destinations per turn.
     pub fn new(sockets: &[SocketFacts], destinations_max: usize, gso: bool) -> Self {
-        // SAFETY: C structures of integers and pointers, for which zero is a value.
+        // SAFETY: C structures of integers and pointers, for which zero is a valid value.
         let (header, vector) = unsafe { (zeroed::<libc::mmsghdr>(), zeroed::<libc::iovec>()) };
         Sender {
             chains: Chains::new(sockets.len(), destinations_max),
@@ -134,7 +135,7 @@ impl Sender {
         }
     }
 
-    /// Sends all frames of the turn. What cannot be sent is counted.
+    /// Sends all frames of the turn. Frames that cannot be sent are counted.
     pub fn flush<C: SendCall>(&mut self, call: &mut C, rx: &Rx, tx: &Tx, counters: &mut IoCounters) {
         self.chains.link(tx);
         while let Some(socket) = self.chains.next_socket() {
@@ -148,7 +149,7 @@ impl Sender {
         self.send(call, rx, tx, counters);
     }
 
-    /// Makes messages of the frames of one destination; sends when there is no room for more.
+    /// Makes messages of the frames of one destination; sends when the call is full.
     fn pack<C: SendCall>(
         &mut self,
         call: &mut C,
@@ -172,7 +173,7 @@ impl Sender {
         }
     }
 
-    /// Sends the messages that wait.
+    /// Sends the waiting messages.
     fn send<C: SendCall>(&mut self, call: &mut C, rx: &Rx, tx: &Tx, counters: &mut IoCounters) {
         for index in 0..self.messages.len() {
             self.prepare(index, rx, tx);
@@ -219,7 +220,7 @@ impl Sender {
         header.msg_controllen = control_len as _;
     }
 
-    /// Deals with a message that the kernel did not take.
+    /// Handles a message that the kernel rejected.
     fn refused<C: SendCall>(
         &mut self,
         call: &mut C,
@@ -231,7 +232,7 @@ impl Sender {
         let datagrams = packed.datagrams();
         let socket = self.sockets[index];
         let retries = self.retries[socket.0 as usize];
-        let is_too_long = errno == libc::EMSGSIZE && datagrams > 1; // more likely than another's
+        let is_too_long = errno == libc::EMSGSIZE && datagrams > 1; // more likely than another message's error
         if retries > 0 && may_be_of_another(errno) && !is_too_long {
             // SAFETY: a header of `send`, which still points where it did.
             errno = unsafe { send_one(call, &mut self.headers[index], socket, retries - 1) };
@@ -241,15 +242,15 @@ impl Sender {
         } else if datagrams == 1 || !(may_be_segmentation(errno) || errno == libc::EMSGSIZE) {
             count_refused(errno, datagrams, counters);
         } else if self.send_singly(call, index, counters) && !may_be_length(errno, packed.segment_size) {
-            // It may only have been more segments than an older kernel takes.
+            // The cause may be more segments than an older kernel accepts.
             let fewer = if datagrams > SEGMENTS_MAX_OLD { SEGMENTS_MAX_OLD } else { 1 };
             self.segments = self.segments.min(fewer);
             counters.gso_off = (self.segments == 1).into();
         }
     }
 
-    /// Sends the datagrams of a message one by one. True if one of them was taken: then it was the
-    /// segmentation that the kernel refused, and not, say, the address.
+    /// Sends the datagrams of a message one by one. True if the kernel accepted one of them: then it had
+    /// rejected the segmentation, not, for example, the address.
     fn send_singly<C: SendCall>(&mut self, call: &mut C, index: usize, counters: &mut IoCounters) -> bool {
         let message = &self.messages[index];
         let socket = self.sockets[index];
@@ -278,8 +279,8 @@ impl Sender {
     }
 }
 
-/// Sends one message, and again up to `retries` times if its refusal may be another's. Returns zero, or the
-/// last error number.
+/// Sends one message, and repeats it up to `retries` times if the refusal may belong to another one.
+/// Returns zero, or the last error number.
 ///
 /// # Safety
 ///
@@ -297,7 +298,7 @@ unsafe fn send_one<C: SendCall>(
             sockets: &[socket],
             answers: std::slice::from_mut(&mut answer),
         };
-        // SAFETY: the caller's promise is passed on.
+        // SAFETY: the caller guarantees it.
         unsafe { call.send(messages) };
         if !may_be_of_another(answer) {
             break;
@@ -306,8 +307,8 @@ unsafe fn send_one<C: SendCall>(
     answer
 }
 
-/// Points vectors at the bytes of a message and returns how many it took: one for each range, or one
-/// for a copy of all.
+/// Points vectors at the bytes of a message and returns their number: one per range, or one for a copy
+/// of all.
 fn point(
     vectors: &mut [libc::iovec],
     ranges: &[Range],
@@ -335,7 +336,7 @@ fn vector(bytes: &[u8]) -> libc::iovec {
     libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() }
 }
 
-/// Moves the next `count` bytes to `into`, fewer if there are no more.
+/// Moves the next `count` bytes to `into`, or fewer if there are no more.
 fn take_bytes(
     rest: &mut std::iter::Peekable<impl Iterator<Item = libc::iovec>>,
     mut count: usize,
@@ -357,21 +358,24 @@ fn take_bytes(
     }
 }
 
-/// What kernels answer to UDP_SEGMENT: EIO where the device cannot checksum, EINVAL where a segment
-/// does not fit the path or the option is unknown to the route, the others where it is unknown.
+/// Whether an error may be the kernel's answer to UDP_SEGMENT. EIO: the device has no checksum offload.
+/// EINVAL: a segment does not fit the path, or the route does not support the option. Others: the kernel
+/// does not know the option.
 fn may_be_segmentation(errno: c_int) -> bool {
     matches!(errno, libc::EIO | libc::EINVAL | libc::EOPNOTSUPP | libc::ENOPROTOOPT)
 }
 
-/// Whether the refusal of a segmented message may be for the length of its datagrams, and so says nothing of
-/// shorter ones: EMSGSIZE is, and older kernels answer EINVAL (udp_send_skb in net/ipv4/udp.c).
+/// Whether the refusal of a segmented message may be due to the length of its datagrams, and so says
+/// nothing about shorter ones. EMSGSIZE is, and older kernels answer EINVAL (udp_send_skb in
+/// net/ipv4/udp.c).
 fn may_be_length(errno: c_int, segment_size: usize) -> bool {
     errno == libc::EMSGSIZE || errno == libc::EINVAL && segment_size > ETHERNET_PAYLOAD
 }
 
-/// What ICMP messages become (`icmp_err_convert` in net/ipv4/icmp.c, `tab_unreach` in net/ipv6/icmp.c). On a
-/// socket that reports errors, such an error stays pending until the next call that sends or receives: that
-/// call fails, whatever it was about, and the error is gone (`sock_error` in include/net/sock.h).
+/// Whether an error may come from an ICMP message (`icmp_err_convert` in net/ipv4/icmp.c, `tab_unreach`
+/// in net/ipv6/icmp.c). On a socket that reports errors, such an error stays pending until the next call
+/// that sends or receives. That call fails, regardless of its own message, and clears the error
+/// (`sock_error` in include/net/sock.h).
 fn may_be_of_another(errno: c_int) -> bool {
     matches!(
         errno,

@@ -1,4 +1,4 @@
-//! Socket addresses as the kernel reads and writes them.
+//! Socket addresses in the kernel's format.
 
 #![allow(unsafe_code)] // system calls
 
@@ -7,7 +7,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 
 use libc::{AF_INET, AF_INET6, sa_family_t, sockaddr_in, sockaddr_in6, socklen_t};
 
-/// Room for an IPv4 or IPv6 address, aligned for both.
+/// Space for an IPv4 or IPv6 address, aligned for both.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub union RawAddr {
@@ -16,11 +16,11 @@ pub union RawAddr {
     v6: sockaddr_in6,
 }
 
-/// What msg_namelen is set to before each receive.
+/// Value of msg_namelen before each receive.
 pub const RAW_ADDR_SIZE: socklen_t = size_of::<RawAddr>() as socklen_t;
 
 impl RawAddr {
-    /// An address of no family.
+    /// An address without a family.
     pub const EMPTY: RawAddr = RawAddr {
         v6: sockaddr_in6 {
             sin6_family: 0,
@@ -31,11 +31,11 @@ impl RawAddr {
         },
     };
 
-    /// Reads an address that the kernel wrote as bytes. `None` for another family.
+    /// Reads an address from bytes of the kernel. `None` for another family.
     pub fn read(bytes: &[u8]) -> Option<SocketAddr> {
         let mut raw = RawAddr::EMPTY;
         let length = bytes.len().min(size_of::<RawAddr>());
-        // SAFETY: both are valid for `length` bytes, and any bytes make up a value of the union.
+        // SAFETY: both are valid for `length` bytes, and any bytes are a value of the union.
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), (&raw mut raw).cast(), length) };
         raw.decode(length as socklen_t)
     }
@@ -65,14 +65,14 @@ impl RawAddr {
         }
     }
 
-    /// Reads the address that the kernel wrote, `length` bytes of it. `None` for another family.
+    /// Reads the address of `length` bytes that the kernel wrote. `None` for another family.
     pub fn decode(&self, length: socklen_t) -> Option<SocketAddr> {
         let length = length as usize;
         if length < size_of::<sa_family_t>() || length > size_of::<RawAddr>() {
             return None;
         }
-        // SAFETY: all bytes of the union are initialised from `EMPTY` on, and every bit pattern is
-        // a value of these integers.
+        // SAFETY: `EMPTY` initialises all bytes of the union, and every bit pattern is a value of these
+        // integers.
         let family = unsafe { self.family };
         match libc::c_int::from(family) {
             AF_INET if length >= size_of::<sockaddr_in>() => {
@@ -85,7 +85,7 @@ impl RawAddr {
                 // SAFETY: as above.
                 let a = unsafe { self.v6 };
                 let ip = Ipv6Addr::from(a.sin6_addr.s6_addr);
-                // Not the flow label: it differs per packet, and a peer is its address and port.
+                // Without the flow label, which differs per packet; a peer is its address and port.
                 Some(SocketAddrV6::new(ip, u16::from_be(a.sin6_port), 0, a.sin6_scope_id).into())
             }
             _ => None,

@@ -1,4 +1,4 @@
-//! Making sockets, and the options that a batch back end needs on them.
+//! Creates sockets, with the options that a batch back end needs.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -9,22 +9,22 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::sys;
 
-/// How a socket is made.
+/// Options of a new socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SocketOptions {
-    /// Bytes of receive buffer to ask for. A small datagram takes about 768 bytes of it.
+    /// Requested receive buffer, in bytes. A small datagram takes about 768 bytes of it.
     pub receive_buffer: usize,
-    /// Bytes of send buffer to ask for.
+    /// Requested send buffer, in bytes.
     pub send_buffer: usize,
     /// Whether several sockets share the address (SO_REUSEPORT), as the workers of a balancer do.
     pub reuse_port: bool,
-    /// Whether a datagram that is longer than the interface's MTU leaves in fragments, as answers of servers
-    /// that know nothing of MTUs must. Otherwise it is refused.
+    /// Whether a datagram that exceeds the interface's MTU is fragmented, as responses of unmodified
+    /// servers must be. Otherwise it is rejected.
     pub fragments: bool,
-    /// Whether ICMP errors of peers are told with the address that they concern, in
-    /// [`Rx::errors`](crate::base::batch::Rx::errors): for a socket towards servers.
+    /// Whether ICMP errors of peers are reported with their address in
+    /// [`Rx::errors`](crate::base::batch::Rx::errors); for sockets towards servers.
     pub report_errors: bool,
-    /// Whether it may have, and send from, addresses that are not this host's (IP_TRANSPARENT).
+    /// Whether the socket may use addresses that are not this host's (IP_TRANSPARENT).
     pub transparent: bool,
 }
 
@@ -50,7 +50,7 @@ const TRANSPARENT: IpOption = IpOption(libc::IP_TRANSPARENT, libc::IPV6_TRANSPAR
 const PACKET_INFO: IpOption = IpOption(libc::IP_PKTINFO, libc::IPV6_RECVPKTINFO);
 
 impl IpOption {
-    /// Its level and name for a socket on this address.
+    /// Level and name of the option for a socket on this address.
     fn of(&self, addr: SocketAddr) -> (c_int, c_int) {
         match addr {
             SocketAddr::V4(_) => (libc::IPPROTO_IP, self.0),
@@ -69,10 +69,10 @@ impl IpOption {
     }
 }
 
-/// A non-blocking UDP socket on this address, with buffers as large as the system grants and, unless
-/// fragments are asked for, don't-fragment set: a datagram arrives whole or not at all, and is never a
-/// target for forged fragments. An IPv6 socket takes IPv6 only, so that `0.0.0.0` and `[::]` can stand side
-/// by side.
+/// A non-blocking UDP socket on this address, with buffers as large as the system grants. Unless
+/// fragments are requested, don't-fragment is set: a datagram arrives complete or not at all, and forged
+/// fragments have no effect. An IPv6 socket receives IPv6 only, so that `0.0.0.0` and `[::]` can
+/// coexist.
 pub fn bind(addr: SocketAddr, options: &SocketOptions) -> io::Result<UdpSocket> {
     try_bind(addr, options).map_err(|e| io::Error::new(e.kind(), format!("cannot bind {addr}: {e}")))
 }
@@ -98,8 +98,8 @@ fn try_bind(addr: SocketAddr, options: &SocketOptions) -> io::Result<UdpSocket> 
     Ok(socket.into())
 }
 
-/// Asks for buffers beyond `net.core.rmem_max` and `wmem_max` first, which takes CAP_NET_ADMIN, and
-/// for what everybody may have if that is refused.
+/// Requests buffers beyond `net.core.rmem_max` and `wmem_max` first, which needs CAP_NET_ADMIN. If that
+/// is rejected, it requests ordinary buffers.
 fn set_buffers(socket: &Socket, options: &SocketOptions) -> io::Result<()> {
     let size = |bytes: usize| libc::c_int::try_from(bytes / 2).unwrap_or(libc::c_int::MAX / 2);
     let fd = socket.as_fd();
@@ -114,10 +114,10 @@ fn set_buffers(socket: &Socket, options: &SocketOptions) -> io::Result<()> {
     Ok(())
 }
 
-/// IP_MTU_DISCOVER (ip(7)): "IP_PMTUDISC_DO forces the don't-fragment flag to be set on all outgoing
-/// packets", and a datagram beyond the path's MTU is refused with EMSGSIZE. IP_PMTUDISC_OMIT "allows packets
-/// to get fragmented if they exceed the interface mtu" (linux/in.h, Linux 3.15), and so believes no forged
-/// word about the path's; older kernels have IP_PMTUDISC_DONT.
+/// Sets IP_MTU_DISCOVER (ip(7)). "IP_PMTUDISC_DO forces the don't-fragment flag to be set on all
+/// outgoing packets", and a datagram beyond the path's MTU is rejected with EMSGSIZE. IP_PMTUDISC_OMIT
+/// "allows packets to get fragmented if they exceed the interface mtu" (linux/in.h, Linux 3.15), and so
+/// ignores forged messages about the path's MTU. Older kernels have IP_PMTUDISC_DONT.
 fn choose_fragments(socket: &Socket, addr: SocketAddr, fragments: bool) -> io::Result<()> {
     const _: () = assert!(libc::IP_PMTUDISC_DO == libc::IPV6_PMTUDISC_DO, "one value for both families");
     const _: () = assert!(libc::IP_PMTUDISC_OMIT == libc::IPV6_PMTUDISC_OMIT);
@@ -132,30 +132,30 @@ fn choose_fragments(socket: &Socket, addr: SocketAddr, fragments: bool) -> io::R
 fn explain_transparent(error: &io::Error) -> io::Error {
     let why = match error.kind() {
         io::ErrorKind::PermissionDenied => "IP_TRANSPARENT needs CAP_NET_ADMIN or CAP_NET_RAW",
-        _ => "the kernel refuses IP_TRANSPARENT",
+        _ => "the kernel rejects IP_TRANSPARENT",
     };
     io::Error::new(error.kind(), format!("{why} ({error})"))
 }
 
-/// Whether ICMP errors of peers are told on this socket (IP_RECVERR).
+/// Whether this socket reports ICMP errors of peers (IP_RECVERR).
 pub fn reports_errors(socket: &UdpSocket) -> io::Result<bool> {
     RECEIVE_ERRORS.is_set(socket.as_fd(), socket.local_addr()?)
 }
 
-/// The receive buffer that was granted, in bytes and as the kernel accounts for it.
+/// The granted receive buffer, in bytes as the kernel accounts for it.
 pub fn receive_buffer(socket: &UdpSocket) -> usize {
     SockRef::from(socket).recv_buffer_size().unwrap_or(0)
 }
 
-/// The send buffer that was granted, in bytes and as the kernel accounts for it.
+/// The granted send buffer, in bytes as the kernel accounts for it.
 pub fn send_buffer(socket: &UdpSocket) -> usize {
     SockRef::from(socket).send_buffer_size().unwrap_or(0)
 }
 
-/// Sets what a batch back end relies on, on a socket that was bound here or inherited: non-blocking; a count
-/// of the datagrams that the kernel dropped (SO_RXQ_OVFL); the address that was asked, where the socket is
-/// bound to a wildcard or transparent (IP_PKTINFO); and merged datagrams (UDP_GRO, Linux 5.0, commit
-/// e20cf8d3f1f7) if a receive slot can take them. Kernels without one of the last two still work.
+/// Sets the options that a batch back end needs, on a socket that was bound here or inherited. The
+/// socket becomes non-blocking and counts the kernel's drops (SO_RXQ_OVFL). A wildcard or transparent
+/// socket reports the destination address (IP_PKTINFO). Datagrams are merged (UDP_GRO, Linux 5.0, commit
+/// e20cf8d3f1f7) if a receive slot can hold them. Kernels without one of the last two still work.
 pub fn prepare(socket: &UdpSocket, merge: bool) -> io::Result<()> {
     socket.set_nonblocking(true)?;
     let fd = socket.as_fd();
@@ -168,7 +168,7 @@ pub fn prepare(socket: &UdpSocket, merge: bool) -> io::Result<()> {
     Ok(())
 }
 
-/// The local address from which `target` is reached, with any port.
+/// The local address that reaches `target`, with any port.
 pub fn any_port_towards(target: SocketAddr) -> SocketAddr {
     let ip = match target.ip() {
         ip if ip.is_loopback() => ip,
@@ -237,7 +237,7 @@ mod tests {
     fn both_wildcards_stand_side_by_side() {
         let v6 = bind("[::]:0".parse().unwrap(), &SocketOptions::default()).unwrap();
         let port = v6.local_addr().unwrap().port();
-        // Somebody else may hold the IPv4 port; then nothing is shown either way.
+        // Another process may have the IPv4 port; then the test shows nothing.
         if let Ok(v4) = bind(SocketAddr::from(([0, 0, 0, 0], port)), &SocketOptions::default()) {
             prepare(&v4, true).unwrap();
         }

@@ -1,7 +1,7 @@
-//! Thin wrappers of the system calls that the standard library, `socket2` and `mio` lack.
+//! Thin wrappers of system calls that the standard library, `socket2` and `mio` lack.
 //!
-//! Each turns -1 and errno into [`io::Result`], and nothing else: what an error means is decided by
-//! the caller.
+//! Each converts -1 and errno into [`io::Result`] and does nothing else; the caller interprets the
+//! error.
 
 #![allow(unsafe_code)] // system calls
 
@@ -15,13 +15,13 @@ use libc::{c_int, c_uint};
 use super::cmsg::Control;
 use super::sockaddr::{RAW_ADDR_SIZE, RawAddr};
 
-/// The result of a call that reports failure as -1 and errno.
+/// Result of a call that reports failure as -1 and errno.
 fn check(result: c_int) -> io::Result<c_int> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
-/// recvmmsg(2) without waiting. Returns how many messages were filled in, at least 1; an empty
-/// socket is the error `WouldBlock`.
+/// recvmmsg(2) without waiting. Returns the number of received messages, at least 1; an empty socket is
+/// the error `WouldBlock`.
 ///
 /// # Safety
 ///
@@ -29,8 +29,8 @@ fn check(result: c_int) -> io::Result<c_int> {
 pub unsafe fn recvmmsg(fd: BorrowedFd<'_>, messages: &mut [libc::mmsghdr]) -> io::Result<usize> {
     let count = messages.len() as c_uint;
     // SAFETY: "the msgvec argument is a pointer to an array of mmsghdr structures. The size of this
-    // array is specified in vlen"; what the headers point to is the caller's promise. The time-out
-    // may be null.
+    // array is specified in vlen"; the caller guarantees the pointers in the headers. The timeout may be
+    // null.
     let received = unsafe {
         libc::recvmmsg(
             fd.as_raw_fd(),
@@ -51,8 +51,8 @@ pub unsafe fn recvmmsg(fd: BorrowedFd<'_>, messages: &mut [libc::mmsghdr]) -> io
 /// Every pointer in `messages` must be null or valid for the length beside it, for reading.
 pub unsafe fn sendmmsg(fd: BorrowedFd<'_>, messages: &mut [libc::mmsghdr]) -> io::Result<usize> {
     let count = messages.len() as c_uint;
-    // SAFETY: msgvec and vlen describe one array, in which the call sets msg_len; what the headers
-    // point to is the caller's promise.
+    // SAFETY: msgvec and vlen describe one array, in which the call sets msg_len; the caller guarantees
+    // the pointers in the headers.
     let sent =
         unsafe { libc::sendmmsg(fd.as_raw_fd(), messages.as_mut_ptr(), count, libc::MSG_DONTWAIT as _) };
     check(sent).map(|n| n as usize)
@@ -76,30 +76,31 @@ pub fn option(fd: BorrowedFd<'_>, level: c_int, name: c_int) -> io::Result<c_int
     check(result).map(|_| value)
 }
 
-/// recvmsg(2) of the oldest error in the socket's error queue (MSG_ERRQUEUE), without the bytes of the
-/// datagram that it is about. `name` takes "the original destination address of the datagram that caused the
-/// error"; the result is its length, and the length of the control data. An empty queue is the error
+/// recvmsg(2) of the oldest error in the socket's error queue (MSG_ERRQUEUE), without the bytes of its
+/// datagram. `name` receives "the original destination address of the datagram that caused the error".
+/// Returns the length of the name, and the length of the control data. An empty queue is the error
 /// `WouldBlock`.
 pub fn receive_error(
     fd: BorrowedFd<'_>,
     name: &mut RawAddr,
     control: &mut Control,
 ) -> io::Result<(libc::socklen_t, usize)> {
-    // SAFETY: a C structure of integers and pointers, for which zero is a value.
+    // SAFETY: a C structure of integers and pointers, for which zero is a valid value.
     let mut header: libc::msghdr = unsafe { zeroed() };
     header.msg_name = (&raw mut *name).cast();
     header.msg_namelen = RAW_ADDR_SIZE;
     header.msg_control = control.0.as_mut_ptr().cast();
     header.msg_controllen = control.0.len() as _;
-    // SAFETY: the name and the control data are live and as long as the header says; there are no vectors.
+    // SAFETY: the name and the control data are valid for the lengths in the header; there are no
+    // vectors.
     let result =
         unsafe { libc::recvmsg(fd.as_raw_fd(), &raw mut header, libc::MSG_ERRQUEUE | libc::MSG_DONTWAIT) };
     check(result.min(0) as c_int)?;
     Ok((header.msg_namelen, control.0.len().min(header.msg_controllen as usize)))
 }
 
-/// Datagrams this socket has dropped since it was made, modulo 2^32: the same count that
-/// SO_RXQ_OVFL reports, readable although nothing arrives (SO_MEMINFO, Linux 4.12).
+/// Datagrams that this socket has dropped since its creation, modulo 2^32: the count that SO_RXQ_OVFL
+/// reports, readable without an arrival (SO_MEMINFO, Linux 4.12).
 pub fn dropped_by(fd: BorrowedFd<'_>) -> io::Result<u32> {
     const SK_MEMINFO_DROPS: usize = 8; // linux/sock_diag.h
     let mut values = [0u32; 16];
@@ -122,7 +123,7 @@ pub fn dropped_by(fd: BorrowedFd<'_>) -> io::Result<u32> {
 pub fn eventfd() -> io::Result<OwnedFd> {
     // SAFETY: takes no pointer.
     let fd = check(unsafe { libc::eventfd(0, libc::EFD_NONBLOCK | libc::EFD_CLOEXEC) })?;
-    // SAFETY: a descriptor that was just made and that nobody else knows.
+    // SAFETY: a new descriptor that no other owner has.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
@@ -132,14 +133,14 @@ pub fn timerfd() -> io::Result<OwnedFd> {
     let fd = check(unsafe {
         libc::timerfd_create(libc::CLOCK_MONOTONIC, libc::TFD_NONBLOCK | libc::TFD_CLOEXEC)
     })?;
-    // SAFETY: a descriptor that was just made and that nobody else knows.
+    // SAFETY: a new descriptor that no other owner has.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Lets the timer expire once, `after` from now, whatever it was set to before.
+/// Makes the timer expire once, `after` from now, regardless of its previous setting.
 pub fn arm_timer(timerfd: BorrowedFd<'_>, after: Duration) -> io::Result<()> {
     let after = after.max(Duration::from_nanos(1)); // zero would disarm it
-    // SAFETY: a C structure of integers, for which zero is a value.
+    // SAFETY: a C structure of integers, for which zero is a valid value.
     let mut value: libc::itimerspec = unsafe { zeroed() };
     value.it_value.tv_sec = after.as_secs().try_into().unwrap_or(libc::time_t::MAX);
     value.it_value.tv_nsec = after.subsec_nanos() as _;

@@ -14,12 +14,12 @@ pub(super) enum Endpoint {
     /// A server as one balancer knows it. Server ends are numbered consecutively, balancer by balancer.
     End(u32),
     /// An address without a receiver: the controller.
-    Nobody,
+    Outside,
 }
 
 const BALANCERS: u8 = 1;
 const CLIENTS: u8 = 2;
-const NOBODY: u8 = 3;
+const OUTSIDE: u8 = 3;
 /// First octet of server ends' addresses; higher values belong to server ends too.
 const ENDS: u8 = 128;
 /// First port of a balancer's sockets.
@@ -31,7 +31,7 @@ impl From<Endpoint> for SocketAddr {
             Endpoint::Balancer(number, SocketId(socket)) => (BALANCERS, number, PORT + socket),
             Endpoint::Client(number) => (CLIENTS, number, 9_000),
             Endpoint::End(number) => (ENDS, number, 7_000),
-            Endpoint::Nobody => (NOBODY, 0, 8_000),
+            Endpoint::Outside => (OUTSIDE, 0, 8_000),
         };
         let base = u32::from(Ipv4Addr::new(10, net, 0, 0));
         SocketAddr::from((Ipv4Addr::from(base + number), port))
@@ -40,13 +40,13 @@ impl From<Endpoint> for SocketAddr {
 
 impl From<SocketAddr> for Endpoint {
     fn from(addr: SocketAddr) -> Endpoint {
-        let IpAddr::V4(ip) = addr.ip() else { return Endpoint::Nobody };
+        let IpAddr::V4(ip) = addr.ip() else { return Endpoint::Outside };
         let low = u32::from(ip) & 0xffff;
         match ip.octets()[1] {
             BALANCERS if addr.port() >= PORT => Endpoint::Balancer(low, SocketId(addr.port() - PORT)),
             CLIENTS => Endpoint::Client(low),
             ENDS.. => Endpoint::End(u32::from(ip) & 0x7f_ffff),
-            _ => Endpoint::Nobody,
+            _ => Endpoint::Outside,
         }
     }
 }
@@ -64,11 +64,11 @@ mod tests {
             Endpoint::End(0),
             Endpoint::End(70_000),
             Endpoint::End((1 << 22) - 1),
-            Endpoint::Nobody,
+            Endpoint::Outside,
         ];
         for place in places {
             assert_eq!(Endpoint::from(SocketAddr::from(place)), place);
         }
-        assert_eq!(Endpoint::from("[::1]:7000".parse::<SocketAddr>().unwrap()), Endpoint::Nobody);
+        assert_eq!(Endpoint::from("[::1]:7000".parse::<SocketAddr>().unwrap()), Endpoint::Outside);
     }
 }

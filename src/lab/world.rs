@@ -375,7 +375,7 @@ impl<'a, P: PoolModel> World<'a, P> {
                 self.end_request(&parcel.bytes[..usize::from(parcel.len)]);
             }
             Endpoint::Client(number) => self.turn_client(number, Some(&parcel)),
-            Endpoint::Nobody => {}
+            Endpoint::Outside => {}
         }
     }
 
@@ -550,7 +550,7 @@ fn send(
     packet: Packet<'_>,
 ) {
     let Packet { from, to, bytes } = packet;
-    let Some(delay) = delay.filter(|_| to != Endpoint::Nobody) else { return };
+    let Some(delay) = delay.filter(|_| to != Endpoint::Outside) else { return };
     let parcel = SimEvent::Arrive(links.put(from, to, bytes));
     match links.keeps_order() && !delay.is_zero() {
         true => events.plan_in_row(now + delay, parcel),

@@ -265,6 +265,6 @@ mod tests {
         assert!(own.identity().is_some(), "its parent has not reaped it yet");
         assert!(Process::adopt(&identity, instance).is_none());
         assert_eq!(wait(own).signal(), Some(9));
-        own.kill(); // and now nobody is hit
+        own.kill(); // no process is hit
     }
 }

@@ -357,7 +357,8 @@ impl Replicas {
         self.children.values().map(due).fold(None, earliest)
     }
 
-    /// Panics, with the numbers, unless each server has a port of its own and there are no more servers than allowed.
+    /// Panics, with the numbers, unless each server has its own port and the number of servers is within
+    /// its bounds.
     pub fn check_invariants(&self) {
         let mut ports: Vec<u16> = self.children.values().map(|child| child.port).collect();
         ports.sort_unstable();

@@ -46,7 +46,7 @@ fn render(findings: &[Finding], has_colours: bool, brief: bool) -> String {
             level => level.name(),
         };
         line(format_args!("{:<width$}  {colour}{word:<7}{end}  {}", finding.check, finding.found));
-        for command in &finding.mend {
+        for command in &finding.fix {
             is_sysctl |= command.starts_with("sysctl");
             line(format_args!("{:width$}  {:<7}  {command}", "", "fix:"));
         }
@@ -67,11 +67,11 @@ mod tests {
 
     #[test]
     fn findings_are_aligned_with_their_commands_below() {
-        let finding = |check, level, found: &str, mend: &[&str]| Finding {
+        let finding = |check, level, found: &str, fix: &[&str]| Finding {
             check,
             level,
             found: found.to_owned(),
-            mend: mend.iter().map(|&command| command.to_owned()).collect(),
+            fix: fix.iter().map(|&command| command.to_owned()).collect(),
         };
         let findings = [
             finding("kernel", Level::Ok, "6.1", &[]),

@@ -1,5 +1,5 @@
-//! The back end for every kernel: mio for waiting, recvmmsg and sendmmsg for batches, UDP_GRO and
-//! UDP_SEGMENT where the kernel has them.
+//! The back end for every kernel: mio for waiting, recvmmsg and sendmmsg for batches, and UDP_GRO and
+//! UDP_SEGMENT if the kernel has them.
 
 mod receive;
 mod send;
@@ -31,15 +31,15 @@ pub struct MmsgIo {
     sender: Sender,
     rx: Rx,
     tx: Tx,
-    /// Slots of this turn that were used, also for what was dropped.
+    /// Slots used in this turn, also for dropped data.
     slots_used: usize,
     counters: IoCounters,
     clock: Clock,
 }
 
 impl MmsgIo {
-    /// Takes over sockets that are bound, here or by a predecessor; their order gives them their
-    /// numbers. `clock` is the one that deadlines are given in.
+    /// Uses these bound sockets; their order gives their numbers. A predecessor may have bound them.
+    /// Deadlines are in the time of `clock`.
     pub fn new(sockets: Vec<UdpSocket>, options: &IoOptions, clock: Clock) -> io::Result<Self> {
         let facts = SocketFacts::prepare_all(&sockets, options)?;
         let (rx, tx) = options.memory();
@@ -59,12 +59,12 @@ impl MmsgIo {
         })
     }
 
-    /// Ends a wait from another thread.
+    /// A waker that ends a wait from another thread.
     pub fn waker(&self) -> Waker {
         self.waiter.waker()
     }
 
-    /// The sockets, in their order: to be handed to a successor, or asked for their buffers.
+    /// The sockets in order, for a successor or for queries of their buffers.
     pub fn sockets(&self) -> &[UdpSocket] {
         &self.sockets
     }
@@ -85,7 +85,7 @@ impl DatagramIo for MmsgIo {
 
     fn receive(&mut self) -> io::Result<()> {
         let MmsgIo { sockets, facts, ready, errors, receive_call, rx, slots_used, counters, .. } = self;
-        // First, so that no pending error ends a receive.
+        // Errors come first, so that no pending error ends a receive.
         errors.read(sockets, rx, counters);
         ready.deal(rx.slot_count() - *slots_used, |id, share| {
             let asked = share.min(receive::MESSAGES_MAX);
@@ -102,8 +102,8 @@ impl DatagramIo for MmsgIo {
                     // A pending ICMP error ends a recvmmsg(2) early.
                     Read { taken, drained: taken < asked && !facts.may_end_early() }
                 }
-                // An ICMP error of some peer; reading it has cleared it. In the error queue, if it is there,
-                // it stays: it was announced by an event of its own.
+                // An ICMP error of a peer; reading it has cleared it. Its copy in the error queue stays
+                // there, and has an event of its own.
                 Err(e) => Read { taken: 0, drained: e.kind() == io::ErrorKind::WouldBlock },
             }
         });
@@ -181,11 +181,11 @@ mod tests {
         let (sender, receiver) = (bound(), bound());
         receiver.set_read_timeout(Some(std::time::Duration::from_secs(10))).unwrap();
         let to = receiver.local_addr().unwrap();
-        // Without checksums there is no segmentation: EINVAL.
+        // There is no segmentation without checksums: EINVAL.
         sys::set_option(sender.as_fd(), libc::SOL_SOCKET, libc::SO_NO_CHECK, 1).unwrap();
         let mut io = MmsgIo::new(vec![sender], &IoOptions::default(), Clock::start()).unwrap();
-        // Of datagrams that are longer than a path may take, a refusal says nothing; of short ones, first
-        // that there were too many.
+        // A refusal of datagrams that exceed the path's limit says nothing. For short ones, the first
+        // cause is their number.
         let mut sent = 0;
         for (turn, len, count, gso_off) in [(0, 2_000, 30, 0), (1, 64, 100, 0), (2, 64, 100, 1)] {
             for number in 0..count {

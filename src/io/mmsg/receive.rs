@@ -1,4 +1,4 @@
-//! One recvmmsg(2) call: the headers it needs, and what came of it.
+//! One recvmmsg(2) call: its headers and its results.
 
 #![allow(unsafe_code)] // system calls
 
@@ -12,7 +12,7 @@ use super::super::sockaddr::{RAW_ADDR_SIZE, RawAddr};
 use super::super::sys;
 use crate::base::batch::Rx;
 
-/// The most messages of one call. More gain nothing: the kernel takes them one by one.
+/// Maximum messages per call. More bring no gain, since the kernel processes them one by one.
 pub(super) const MESSAGES_MAX: usize = 32;
 
 /// Headers for a call, allocated once.
@@ -23,12 +23,12 @@ pub(super) struct ReceiveCall {
     controls: Box<[Control]>,
 }
 
-// SAFETY: the pointers within are written before each call and used by that call only.
+// SAFETY: the pointers are written before each call and used only by that call.
 unsafe impl Send for ReceiveCall {}
 
 impl ReceiveCall {
     pub(super) fn new() -> Self {
-        // SAFETY: C structures of integers and pointers, for which zero is a value.
+        // SAFETY: C structures of integers and pointers, for which zero is a valid value.
         let (header, vector) = unsafe { (zeroed::<libc::mmsghdr>(), zeroed::<libc::iovec>()) };
         ReceiveCall {
             headers: vec![header; MESSAGES_MAX].into(),
@@ -38,8 +38,8 @@ impl ReceiveCall {
         }
     }
 
-    /// Receives into at most `count` slots of `rx`, from `first_slot` on. Returns how many were
-    /// filled; [`ReceiveCall::arrival`] tells with what.
+    /// Receives into at most `count` slots of `rx`, starting at `first_slot`. Returns the number of
+    /// filled slots; [`ReceiveCall::arrival`] describes each.
     pub(super) fn receive(
         &mut self,
         socket: BorrowedFd<'_>,
@@ -72,8 +72,7 @@ impl ReceiveCall {
         header.msg_flags = 0;
     }
 
-    /// What the `index`-th message of the last call was. `None` if it has no address that can be
-    /// answered.
+    /// The `index`-th message of the last call. `None` if it has no address that can be answered.
     pub(super) fn arrival(&self, index: usize) -> Option<Arrival> {
         let libc::mmsghdr { msg_hdr: header, msg_len: len } = &self.headers[index];
         let control = &self.controls[index].0;

@@ -1,4 +1,4 @@
-//! Sending by sendmmsg(2): the messages of one socket in one call.
+//! Sending with sendmmsg(2): the messages of one socket in one call.
 
 #![allow(unsafe_code)] // system calls
 
@@ -8,9 +8,9 @@ use std::os::fd::AsFd;
 use super::super::sender::{Messages, SendCall};
 use super::super::sys;
 
-/// The sockets that messages leave from.
+/// The sockets that send.
 pub struct Sendmmsg<'a>(
-    /// By their numbers.
+    /// Sockets by number.
     pub &'a [UdpSocket],
 );
 
@@ -19,7 +19,7 @@ impl SendCall for Sendmmsg<'_> {
 
     unsafe fn send(&mut self, messages: Messages<'_>) -> usize {
         let socket = self.0[messages.sockets[0].0 as usize].as_fd();
-        // SAFETY: the caller's promise is passed on.
+        // SAFETY: the caller guarantees it.
         match unsafe { sys::sendmmsg(socket, messages.headers) } {
             Ok(sent) => {
                 let sent = sent.max(1); // never zero, since vlen is not

@@ -1,12 +1,12 @@
 //! Waiting for sockets, a wake-up or a deadline: mio, an eventfd and a timerfd.
 //!
-//! mio rounds time-outs up to whole milliseconds. So it sleeps only the greater part of a long
-//! wait, and a timerfd in the poll ends the rest. The timer is lazy: one that fires before the
-//! deadline that now counts is left alone, and then the wait goes on. A deadline that moves with
-//! each turn thus costs a system call when the timer has run out, not in every turn.
+//! mio rounds timeouts up to whole milliseconds. So mio sleeps only for the greater part of a long wait,
+//! and a timerfd in the poll ends the rest. The timer is lazy: a timer that fires before the current
+//! deadline is not moved, and the wait continues. A deadline that moves with each turn therefore costs
+//! one system call per expiry of the timer, not one per turn.
 //!
-//! Neither descriptor is ever read: mio registers edge-triggered, and each expiry and each write is
-//! an edge of its own.
+//! Neither descriptor is ever read: mio registers edge-triggered, and each expiry and each write is an
+//! edge of its own.
 
 use std::io;
 use std::net::UdpSocket;
@@ -23,17 +23,17 @@ use crate::base::time::{Clock, Instant};
 const TIMER: Token = Token(usize::MAX - 2);
 const WAKER: Token = Token(usize::MAX - 3);
 
-/// Waits shorter than this are left to the timer.
+/// Waits shorter than this use only the timer.
 const FINE: Duration = Duration::from_millis(2);
 
-/// What of a longer wait is left to the timer: mio's rounding.
+/// The part of a longer wait that the timer ends: mio's rounding.
 const ROUNDING: Duration = Duration::from_millis(1);
 
-/// A socket that there is something to be read from.
+/// A readable socket.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ready {
     pub(super) socket: SocketId,
-    /// Whether an error is pending or in its error queue (EPOLLERR).
+    /// Whether an error is pending or in the error queue (EPOLLERR).
     pub(super) has_error: bool,
 }
 
@@ -42,7 +42,7 @@ pub(super) struct Waiter {
     poll: Poll,
     events: Events,
     timer: OwnedFd,
-    /// When the timer fires, or fired.
+    /// When the timer fires or fired.
     armed: Option<Instant>,
     waker: Waker,
 }
@@ -62,29 +62,29 @@ impl Waiter {
         Ok(Waiter { poll, events, timer, armed: None, waker: Waker::new(wakeups) })
     }
 
-    /// Watches a socket again. What it holds already is told, as an edge.
+    /// Watches a socket again. Data that it already has is reported as an edge.
     pub(super) fn watch(&self, socket: SocketId, descriptor: &UdpSocket) -> io::Result<()> {
         watch(&self.poll, descriptor.as_raw_fd(), Token(socket.0.into()))
     }
 
-    /// Watches a socket no more.
+    /// Stops watching a socket.
     pub(super) fn forget(&self, descriptor: &UdpSocket) -> io::Result<()> {
         self.poll.registry().deregister(&mut SourceFd(&descriptor.as_raw_fd()))
     }
 
-    /// Ends waits from other threads.
+    /// A waker that ends waits from other threads.
     pub(super) fn waker(&self) -> Waker {
         self.waker.clone()
     }
 
-    /// Looks which sockets have become readable or have an error, without waiting.
+    /// Checks without waiting which sockets are readable or have an error.
     pub(super) fn look(&mut self, on_ready: impl FnMut(Ready)) -> io::Result<()> {
         self.poll(Some(Duration::ZERO), on_ready)?;
         Ok(())
     }
 
-    /// Waits until a socket becomes readable or has an error, the waker fires or `deadline` has passed; a
-    /// signal handler ends the wait too.
+    /// Waits until a socket is readable or has an error, the waker fires, or `deadline` has passed. A
+    /// signal handler also ends the wait.
     pub(super) fn wait(
         &mut self,
         clock: Clock,
@@ -109,7 +109,7 @@ impl Waiter {
         }
     }
 
-    /// How long mio may sleep; for ever where the timer will end it.
+    /// Maximum sleep of mio; `None` if the timer ends the sleep.
     fn time_out(&mut self, now: Instant, deadline: Instant) -> io::Result<Option<Duration>> {
         let left = deadline.since(now);
         if left.is_zero() {
@@ -126,7 +126,7 @@ impl Waiter {
         Ok(None)
     }
 
-    /// Polls once. True if something other than the timer or the time-out ended it.
+    /// Polls once. True if something other than the timer or the timeout ended the poll.
     fn poll(&mut self, time_out: Option<Duration>, mut on_ready: impl FnMut(Ready)) -> io::Result<bool> {
         match self.poll.poll(&mut self.events, time_out) {
             Err(e) if e.kind() == io::ErrorKind::Interrupted => return Ok(true),

@@ -1,4 +1,4 @@
-//! A virtual network for simulations: virtual time, seeded faults, the same border.
+//! A virtual network for simulations: virtual time, seeded faults, and the interface of a real back end.
 
 mod network;
 
@@ -16,23 +16,23 @@ use crate::base::batch::{Received, Rx, SocketId, Tx};
 use crate::base::rng::Rng;
 use crate::base::time::Instant;
 
-/// What a link does to datagrams. Probabilities are per datagram.
+/// Faults of a link. Probabilities are per datagram.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Faults {
-    /// Probability of getting lost.
+    /// Probability of loss.
     pub loss: f64,
     /// Probability of arriving twice.
     pub duplicate: f64,
-    /// Shortest and longest time under way, all between them equally likely. Datagrams of one link
-    /// do not overtake each other...
+    /// Minimum and maximum delay, uniformly distributed. Datagrams of one link do not overtake each
+    /// other, except by `reorder`.
     pub delay: (Duration, Duration),
-    /// ...except with this probability: one is held back by up to twice the longest delay and a
-    /// millisecond, and others pass it.
+    /// Probability of being held back by up to twice the maximum delay plus one millisecond, so that
+    /// others pass.
     pub reorder: f64,
 }
 
 impl Faults {
-    /// No faults, and this time under way.
+    /// No faults, and this delay.
     pub const fn none(delay: Duration) -> Self {
         Faults { loss: 0.0, duplicate: 0.0, delay: (delay, delay), reorder: 0.0 }
     }
@@ -42,30 +42,30 @@ impl Faults {
     }
 }
 
-/// What the network did to datagrams.
+/// Counters of the network's faults.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NetCounters {
-    /// Lost under way, or on a link that was cut.
+    /// Datagrams lost on the way, or on a link that was cut.
     pub lost: u64,
-    /// Delivered twice.
+    /// Datagrams delivered twice.
     pub duplicated: u64,
-    /// Held back so that others could pass.
+    /// Datagrams held back so that others could pass.
     pub reordered: u64,
-    /// Arrived where nobody listened.
+    /// Datagrams that arrived at an address without a socket.
     pub unreachable: u64,
 }
 
 /// A virtual network. Cheap to clone: clones are the same network.
 ///
-/// The driver of a simulation owns time. It repeats: find the earliest of [`SimNet::next_event`] and
-/// the roles' deadlines, [`SimNet::advance`] to it, let every role whose back end or deadline has
-/// something take its turn. [`DatagramIo::wait`] of a [`SimIo`] therefore returns at once. One seed
-/// and one order of turns give one run, datagram for datagram.
+/// The driver of a simulation controls time. It repeats these steps: find the earliest of
+/// [`SimNet::next_event`] and the roles' deadlines, [`SimNet::advance`] to it, and run a turn of every
+/// role that has data or a deadline. [`DatagramIo::wait`] of a [`SimIo`] therefore returns at once. The
+/// same seed and order of turns reproduce a run, datagram for datagram.
 #[derive(Clone)]
 pub struct SimNet(Rc<RefCell<Network>>);
 
 impl SimNet {
-    /// A network whose links all have these faults; `seed` decides all that is left to chance.
+    /// A network whose links all have these faults; `seed` determines all randomness.
     pub fn new(seed: u64, faults: Faults) -> Self {
         SimNet(Rc::new(RefCell::new(Network::new(seed, faults))))
     }
@@ -75,18 +75,18 @@ impl SimNet {
         self.0.borrow().now
     }
 
-    /// When the next datagram arrives, if any is under way.
+    /// When the next datagram arrives; `None` if none is in flight.
     pub fn next_event(&self) -> Option<Instant> {
         self.0.borrow().next_event()
     }
 
-    /// Lets time pass up to `to`, which is not in the past, and delivers what is due by then.
+    /// Advances the time to `to`, which must not be in the past, and delivers the datagrams due by then.
     pub fn advance(&self, to: Instant) {
         self.0.borrow_mut().advance(to);
     }
 
-    /// A back end with these sockets; their order gives them their numbers. A wildcard address takes
-    /// what no other socket of its port takes.
+    /// A back end with these sockets; their order gives their numbers. A wildcard address receives what
+    /// no other socket of its port receives.
     pub fn attach(&self, addrs: &[SocketAddr], options: &IoOptions) -> io::Result<SimIo> {
         let (rx, tx) = options.memory();
         let mut io = SimIo {
@@ -108,41 +108,42 @@ impl SimNet {
         Ok(io)
     }
 
-    /// Closes the socket of this address, as when its process is killed: what it holds and what is
-    /// under way to it is gone. The address can then be attached anew.
+    /// Closes the socket of this address, as when its process is killed. Its data and the datagrams in
+    /// flight to it are lost. The address can then be attached again.
     pub fn detach(&self, addr: SocketAddr) {
         self.0.borrow_mut().detach(addr);
     }
 
-    /// Cuts the link from one address to another, or mends it. The way back is another link.
+    /// Cuts the link from one address to another, or restores it. The opposite direction is another
+    /// link.
     pub fn cut(&self, from: SocketAddr, to: SocketAddr, cut: bool) {
         self.0.borrow_mut().cut(from, to, cut);
     }
 
-    /// Changes the faults of all links that have none of their own.
+    /// Changes the faults of all links without faults of their own.
     pub fn set_faults(&self, faults: Faults) {
         self.0.borrow_mut().faults = faults;
     }
 
-    /// Gives the link from one address to another faults of its own, or takes them away.
+    /// Gives the link from one address to another its own faults, or removes them.
     pub fn set_link_faults(&self, from: SocketAddr, to: SocketAddr, faults: Option<Faults>) {
         self.0.borrow_mut().set_link_faults(from, to, faults);
     }
 
-    /// Bounds the receive queue of a socket, in datagrams. What does not fit counts as dropped by
-    /// the kernel.
+    /// Bounds the receive queue of a socket, in datagrams. Datagrams beyond it count as dropped by the
+    /// kernel.
     pub fn set_receive_queue(&self, addr: SocketAddr, datagrams: usize) {
         self.0.borrow_mut().set_receive_queue(addr, datagrams);
     }
 
-    /// What the network did so far.
+    /// The counters so far.
     pub fn counters(&self) -> NetCounters {
         self.0.borrow().counters
     }
 }
 
-/// Batch I/O over a [`SimNet`]. Dropping it closes its sockets. By chance it merges equal datagrams of
-/// one peer, as many as fit in a slot, so that roles meet what GRO does.
+/// Batch I/O over a [`SimNet`]. Dropping it closes its sockets. At random, it merges equal datagrams of
+/// one peer, as many as fit in a slot, so that roles see the effect of GRO.
 pub struct SimIo {
     network: Rc<RefCell<Network>>,
     sockets: Vec<Attached>,
@@ -156,20 +157,20 @@ pub struct SimIo {
     counters: IoCounters,
 }
 
-/// A socket of a back end. Another one may have its address once it was detached.
+/// A socket of a back end. After it was detached, another socket may have its address.
 #[derive(Clone, Copy)]
 struct Attached {
     addr: SocketAddr,
     generation: u64,
     is_paused: bool,
-    /// Datagrams that were dropped because its queue was full.
+    /// Datagrams dropped because the queue was full.
     drops: u64,
-    /// Datagrams that were empty or cut.
+    /// Datagrams that were empty or truncated.
     unusable: u64,
 }
 
 impl SimIo {
-    /// Whether [`DatagramIo::receive`] would find something.
+    /// Whether [`DatagramIo::receive`] would return data.
     pub fn is_readable(&self) -> bool {
         let mut network = self.network.borrow_mut();
         let mut read = self.sockets.iter().filter(|s| !s.is_paused);
@@ -274,7 +275,7 @@ impl DatagramIo for SimIo {
         self.sockets[socket.0 as usize].unusable
     }
 
-    /// Nothing: what the network has dropped is counted when the socket is read, in each turn.
+    /// No effect: drops are counted in each turn, when the socket is read.
     fn recount_drops(&mut self) {}
 
     fn pause(&mut self, socket: SocketId) -> io::Result<()> {
@@ -300,9 +301,9 @@ impl Drop for SimIo {
     }
 }
 
-/// Puts a datagram into a slot, and by chance what follows it in the queue and could be merged with
-/// it: from the same peer, of equal length, the last may be shorter. Returns the bytes in all; `None`
-/// if there are none, or too many.
+/// Puts a datagram into a slot. At random, it adds the following ones that could be merged: from the
+/// same peer and of equal length; the last may be shorter. Returns the total size; `None` if it is zero
+/// or too large.
 fn fill(
     slot: &mut [u8],
     first: &Datagram,
@@ -334,7 +335,7 @@ fn fill(
     Some(len as u32)
 }
 
-/// The address that a datagram leaves from.
+/// The source address of a datagram.
 fn source_ip(bound: SocketAddr, asked_for: Option<IpAddr>) -> IpAddr {
     match (asked_for, bound.ip()) {
         (Some(ip), _) => ip,

@@ -1,4 +1,4 @@
-//! What happens to datagrams under way: links with faults, and sockets with bounded queues.
+//! Datagrams in flight: links with faults, and sockets with bounded queues.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
@@ -10,7 +10,7 @@ use super::{Faults, NetCounters};
 use crate::base::rng::Rng;
 use crate::base::time::Instant;
 
-/// Datagrams that a socket holds unless told otherwise: what 8 MiB of receive buffer hold.
+/// Default queue of a socket, in datagrams: what a receive buffer of 8 MiB holds.
 const RECEIVE_QUEUE: usize = 10_000;
 
 /// A datagram that has arrived.
@@ -20,9 +20,9 @@ pub(super) struct Datagram {
     pub(super) bytes: Vec<u8>,
 }
 
-/// A socket somebody has attached.
+/// An attached socket.
 pub(super) struct Socket {
-    /// Which attachment of this address it is.
+    /// Number of this address's attachment.
     generation: u64,
     pub(super) queue: VecDeque<Datagram>,
     queue_max: usize,
@@ -34,19 +34,20 @@ pub(super) struct Socket {
 struct Link {
     faults: Option<Faults>,
     cut: bool,
-    /// When the last datagram arrives that was not held back.
+    /// Arrival of the last datagram that was not held back.
     last_arrival: Instant,
 }
 
-/// A datagram under way.
+/// A datagram in flight.
 struct Delivery {
     at: Instant,
-    /// Tells those of one instant apart: first sent, first delivered.
+    /// Order of datagrams of the same instant: first sent, first delivered.
     number: u64,
     datagram: Datagram,
 }
 
-/// The whole network. The maps are looked up, never walked: their order is not that of the seed.
+/// The whole network. Code only looks up the maps and never iterates over them, since their order does
+/// not follow from the seed.
 pub(super) struct Network {
     pub(super) now: Instant,
     pub(super) faults: Faults,
@@ -62,7 +63,7 @@ pub(super) struct Network {
 impl Network {
     pub(super) fn new(seed: u64, faults: Faults) -> Self {
         Network {
-            // As the system's clock: so that "a while before now" exists.
+            // Not zero, like the system's clock, so that earlier moments exist.
             now: Instant::from_nanos(1_000_000_000),
             faults,
             counters: NetCounters::default(),
@@ -75,7 +76,7 @@ impl Network {
         }
     }
 
-    /// A generator of its own for a part of the simulation.
+    /// A separate random number generator for a part of the simulation.
     pub(super) fn fork_rng(&mut self) -> Rng {
         Rng::new(self.rng.next_u64())
     }
@@ -99,7 +100,7 @@ impl Network {
         self.sockets.remove(&addr);
     }
 
-    /// The socket of this attachment, unless it was detached since.
+    /// The socket of this attachment, unless it was detached.
     pub(super) fn socket(&mut self, addr: SocketAddr, generation: u64) -> Option<&mut Socket> {
         self.sockets.get_mut(&addr).filter(|socket| socket.generation == generation)
     }
@@ -123,7 +124,7 @@ impl Network {
         self.links.entry((from, to)).or_insert(link)
     }
 
-    /// Puts a datagram on its way, or several, or none.
+    /// Sends a datagram: it may be lost, or arrive twice.
     pub(super) fn send(&mut self, from: SocketAddr, to: SocketAddr, bytes: &[u8]) {
         let link = self.link(from, to);
         let (cut, faults) = (link.cut, link.faults);
@@ -159,7 +160,7 @@ impl Network {
         self.under_way.peek().map(|Reverse(delivery)| delivery.at)
     }
 
-    /// Lets time pass and delivers what is due.
+    /// Advances the time, and delivers the datagrams that are due.
     pub(super) fn advance(&mut self, to: Instant) {
         assert!(to >= self.now, "time does not run backwards");
         self.now = to;
@@ -181,7 +182,7 @@ impl Network {
     }
 
     fn happens(&mut self, probability: f64) -> bool {
-        // No draw where there is nothing to decide.
+        // No draw for a probability of zero.
         probability > 0.0 && self.rng.unit_f64() < probability
     }
 
@@ -191,7 +192,7 @@ impl Network {
     }
 }
 
-/// The address of the socket that takes datagrams for every address of this port.
+/// Address of the socket that receives datagrams for every address of this port.
 fn wildcard(addr: SocketAddr) -> SocketAddr {
     let ip = match addr.ip() {
         IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),

@@ -42,7 +42,7 @@ fn receive(io: &mut SimIo) -> (Vec<u8>, usize) {
     (numbers, slots)
 }
 
-/// Lets everything arrive that is under way.
+/// Delivers all datagrams in flight.
 fn settle(net: &SimNet) {
     while let Some(at) = net.next_event() {
         net.advance(at);

@@ -1,20 +1,20 @@
-//! What is under way in the ring, and what has come back.
+//! Operations in flight in the ring, and their completions.
 //!
-//! Receiving: one multishot recvmsg per socket, all of them into the same free slots. It ends when no slot is
-//! left (ENOBUFS), after a datagram without bytes and after an error, and is then started again, at the next
-//! wait. Those that got no slot in this turn go first, so a flooded socket keeps no other waiting for longer
+//! Receiving: one multishot recvmsg per socket, all of them into the same free slots. It ends when no
+//! slot is left (ENOBUFS), after an empty datagram and after an error, and is restarted at the next
+//! wait. Sockets that got no slot in this turn come first, so a flooded socket delays no other by more
 //! than a turn.
 //!
-//! Pausing: the receive of one socket is cancelled and not started again. What has come back before its end was
-//! received; a cancelled receive takes nothing from the socket.
+//! Pausing: the receive of one socket is cancelled and not restarted. Data that arrived before its end
+//! was received; a cancelled receive takes nothing from the socket.
 //!
-//! Errors of peers: a multishot poll for nothing but errors (POLLERR) per socket that reports them. A receive
-//! tells of an error only if no send has met it first.
+//! Errors of peers: a multishot poll only for errors (POLLERR) per socket that reports them. A receive
+//! reports an error only if no send has met it first.
 //!
-//! Sending: a batch is handed over and completed within the call. A send that may not wait (MSG_DONTWAIT) is
-//! carried out while it is submitted: `io_issue_sqe` fails it on EAGAIN instead of trying later
-//! (REQ_F_NOWAIT, io_uring/net.c). So its completion is there when the call returns; if it ever is not, the
-//! next one waits for it.
+//! Sending: a batch is submitted and completed within the call. A send that must not wait (MSG_DONTWAIT)
+//! is executed while it is submitted: `io_issue_sqe` fails it on EAGAIN instead of retrying later
+//! (REQ_F_NOWAIT, io_uring/net.c). So its completion is there when the call returns; if not, the next
+//! call waits for it.
 
 #![allow(unsafe_code)] // system calls
 
@@ -45,11 +45,11 @@ use crate::base::time::{Clock, Instant};
 pub(super) struct Filled {
     pub(super) socket: SocketId,
     pub(super) slot: u16,
-    /// Bytes, the header included.
+    /// Size in bytes, header included.
     pub(super) len: usize,
 }
 
-/// The sizes of the two queues.
+/// Sizes of the two queues.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sizes {
     pub(super) submissions: usize,
@@ -57,8 +57,9 @@ pub(super) struct Sizes {
 }
 
 impl Sizes {
-    /// Completions for all that can be under way at once: each slot filled, each receive, the waker and the
-    /// timer ended, errors on each socket, a batch sent. So the completion queue never overflows.
+    /// Completions for all operations that can be in flight: each slot filled, each receive, the waker
+    /// and the timer ended, errors on each socket, a batch sent. So the completion queue never
+    /// overflows.
     pub(super) fn for_all(slot_count: usize, socket_count: usize) -> Self {
         let submissions = 2 * MESSAGES_MAX;
         let completions = slot_count + 2 * socket_count + MESSAGES_MAX + 2;
@@ -66,43 +67,43 @@ impl Sizes {
     }
 }
 
-/// How often to cancel, and to look whether it has ended, before giving up. Once is enough.
+/// Maximum attempts to cancel a receive and to check its end. One is usually enough.
 const CANCEL_TRIES: usize = 100;
 
-/// What is under way on a socket.
+/// Operations in flight on a socket.
 #[derive(Clone, Copy, Debug, Default)]
 struct UnderWay {
     receive: bool,
-    /// The watch over its error queue.
+    /// The watch of its error queue.
     watch: bool,
     reports_errors: bool,
-    /// Nothing is to be started.
+    /// Whether nothing must be started.
     is_paused: bool,
     /// Slots filled in this turn.
     filled: u32,
 }
 
-/// The ring and all that is under way in it.
+/// The ring and all operations in flight.
 pub(super) struct Engine {
-    // First, so that it is closed before the memory that it knows is freed.
+    // Comes first, so that it is closed before the kernel's memory is freed.
     ring: Ring,
     slots: SlotRing,
     slot_count: usize,
-    /// Slots that the kernel may fill.
+    /// Number of slots that the kernel may fill.
     free_count: usize,
-    /// Only the two lengths in it count.
+    /// Only the two lengths in it are used.
     receive_header: Box<libc::msghdr>,
     arrived: VecDeque<Filled>,
-    /// Sockets on which nothing is received: those that have filled no slot in this turn.
+    /// Sockets without a receive that have filled no slot in this turn.
     starved: VecDeque<SocketId>,
-    /// The others.
+    /// The other sockets without a receive.
     ended: VecDeque<SocketId>,
-    /// Sockets that report errors, and are not watched for them.
+    /// Sockets that report errors and are not watched for them.
     unwatched: Vec<SocketId>,
     errors: ErrorQueues,
-    /// Per socket.
+    /// Operations by socket.
     under_way: Box<[UnderWay]>,
-    /// Where the waker is among the registered files, behind the sockets.
+    /// Index of the waker among the registered files, after the sockets.
     waker: u32,
     waker_is_watched: bool,
     /// When the timer fires, if it is set.
@@ -111,7 +112,7 @@ pub(super) struct Engine {
     timer_after: Box<types::Timespec>,
     sends_under_way: usize,
     answers: Box<[c_int]>,
-    /// Something other than a datagram has come that a wait ends for.
+    /// Whether an event other than a datagram has arrived that ends a wait.
     has_news: bool,
     out_of_slots: u64,
     completions_delayed: u64,
@@ -121,11 +122,11 @@ pub(super) struct Engine {
 unsafe impl Send for Engine {}
 
 impl Engine {
-    /// For these sockets, of which these are the facts, and slots of `rx` that are still to be provided.
+    /// An engine for these sockets with these facts, and for slots of `rx` that are provided later.
     ///
     /// # Safety
     ///
-    /// The memory of `rx` must stay where it is as long as the engine is entered.
+    /// The memory of `rx` must not move while the engine is entered.
     pub(super) unsafe fn new(
         sockets: &[UdpSocket],
         facts: &[SocketFacts],
@@ -137,9 +138,9 @@ impl Engine {
             sockets.iter().map(AsRawFd::as_raw_fd).chain(std::iter::once(waker.as_raw_fd())).collect();
         let ring = Ring::new(&files, sizes.submissions, sizes.completions)?;
         let mut slots = SlotRing::new(rx.slot_count())?;
-        // SAFETY: the slot ring is dropped after the ring is closed, see the order of the fields.
+        // SAFETY: the order of the fields drops the slot ring after the ring is closed.
         unsafe { slots.register(&ring)? };
-        // SAFETY: a C structure of integers and pointers, for which zero is a value.
+        // SAFETY: a C structure of integers and pointers, for which zero is a valid value.
         let mut receive_header: Box<libc::msghdr> = Box::new(unsafe { zeroed() });
         receive_header.msg_namelen = NAME_ROOM as _;
         receive_header.msg_controllen = CONTROL_ROOM as _;
@@ -174,7 +175,7 @@ impl Engine {
         })
     }
 
-    /// Takes over what a predecessor over the same slots has received and not given out.
+    /// Takes over the data that a predecessor over the same slots has received and not returned.
     pub(super) fn inherit(&mut self, predecessor: &mut Engine) {
         predecessor.take_in();
         for filled in predecessor.arrived.drain(..) {
@@ -184,7 +185,7 @@ impl Engine {
         self.completions_delayed = predecessor.completions_delayed;
     }
 
-    /// Slots that were filled and not given out.
+    /// Slots that were filled and not returned.
     pub(super) fn arrived(&self) -> impl Iterator<Item = u16> {
         self.arrived.iter().map(|filled| filled.slot)
     }
@@ -194,7 +195,7 @@ impl Engine {
         self.ring.is_of_this_thread()
     }
 
-    /// Starts what has ended: receives, and the watches over error queues and the waker.
+    /// Restarts ended operations: receives, and the watches of error queues and the waker.
     pub(super) fn start_what_ended(&mut self) -> io::Result<()> {
         while let Some(socket) = self.starved.pop_front().or_else(|| self.ended.pop_front()) {
             self.start_receive(socket)?;
@@ -221,16 +222,14 @@ impl Engine {
         let header = &raw const *self.receive_header;
         let entry = opcode::RecvMsgMulti::new(types::Fixed(socket.0.into()), header, GROUP);
         let entry = entry.build().user_data(Token::Receive(socket).encode());
-        // SAFETY: the header is boxed and lives as long as the ring. The slots that the kernel fills are free
-        // ones of memory that stays where it is (`Engine::new`), and it fills them while this thread is in
-        // `Ring::enter`.
+        // SAFETY: the header is boxed and lives as long as the ring. The kernel fills free slots of
+        // memory that does not move (`Engine::new`), and only while this thread is in `Ring::enter`.
         unsafe { self.ring.push(&entry)? };
         self.under_way[socket.0 as usize].receive = true;
         Ok(())
     }
 
-    /// Ends what is under way on a socket, and starts nothing more there. Works in the thread that the ring belongs
-    /// to only.
+    /// Ends the operations on a socket and starts no more. Only in the thread that the ring belongs to.
     pub(super) fn pause(&mut self, socket: SocketId) -> io::Result<()> {
         let index = socket.0 as usize;
         self.under_way[index].is_paused = true;
@@ -243,7 +242,7 @@ impl Engine {
             if !receive && !watch {
                 return Ok(());
             }
-            self.enter(Wait::Submit)?; // else what was pushed last would not be cancelled
+            self.enter(Wait::Submit)?; // otherwise the last entries would not be cancelled
             for token in [Token::Receive(socket), Token::Errors(socket)] {
                 self.ring.cancel(CancelBuilder::user_data(token.encode()))?;
             }
@@ -252,7 +251,7 @@ impl Engine {
         Err(io::Error::other("the io_uring does not end a receive"))
     }
 
-    /// Starts to receive on a socket that was paused, at the next wait.
+    /// Receives on a paused socket again, starting at the next wait.
     pub(super) fn resume(&mut self, socket: SocketId) {
         let state = &mut self.under_way[socket.0 as usize];
         state.is_paused = false;
@@ -264,7 +263,7 @@ impl Engine {
         }
     }
 
-    /// Enters the kernel and takes in what has come. True if a signal has ended the wait.
+    /// Enters the kernel and processes completions. True if a signal has ended the wait.
     pub(super) fn enter(&mut self, wait: Wait) -> io::Result<bool> {
         let interrupted = self.ring.enter(wait)?;
         self.take_in();
@@ -320,7 +319,7 @@ impl Engine {
                     self.has_news = true;
                 }
                 Some(Token::Timer) => self.timer = None,
-                None => debug_assert!(false, "a completion of nobody: {completion:?}"),
+                None => debug_assert!(false, "an unknown completion: {completion:?}"),
             }
         }
     }
@@ -330,17 +329,17 @@ impl Engine {
         self.has_news || !self.arrived.is_empty() || !self.errors.is_empty()
     }
 
-    /// The error queues that may hold something.
+    /// The error queues that may have entries.
     pub(super) fn errors(&mut self) -> &mut ErrorQueues {
         &mut self.errors
     }
 
-    /// The news has been told.
+    /// Records that the events were handled.
     pub(super) fn forget_news(&mut self) {
         self.has_news = false;
     }
 
-    /// The next slot that was filled. It is the caller's until it is given back.
+    /// The next filled slot. The caller owns it until it is given back.
     pub(super) fn next_filled(&mut self) -> Option<Filled> {
         self.arrived.pop_front()
     }
@@ -356,7 +355,7 @@ impl Engine {
         slots.publish();
     }
 
-    /// Gives the kernel slots that were never used.
+    /// Gives unused slots to the kernel.
     pub(super) fn provide(&mut self, rx: &mut Rx, free: impl Iterator<Item = u16>) {
         for slot in free {
             self.slots.provide(slot, rx.slot_mut(slot));
@@ -365,14 +364,14 @@ impl Engine {
         self.slots.publish();
     }
 
-    /// Brings what was counted here into the accounts.
+    /// Adds the engine's counts to the counters.
     pub(super) fn account(&self, counters: &mut IoCounters) {
         counters.out_of_slots = self.out_of_slots;
         counters.completions_delayed = self.completions_delayed;
     }
 
-    /// Waits for what comes, until the deadline at most. True if the wait is over for another reason than
-    /// that something has come. The timer that it may set ends the wait early: then it has to go on.
+    /// Waits for completions, at most until the deadline. True if the wait ended for a reason other than
+    /// an arrival. The timer may end the wait early; then the caller continues it.
     pub(super) fn wait(&mut self, clock: Clock, deadline: Option<Instant>) -> io::Result<bool> {
         if self.has_news() {
             return self.enter(Wait::Look).map(|_| true);
@@ -399,45 +398,45 @@ impl Engine {
         has_sockets_idle && self.sends_under_way == 0 && !self.waker_is_watched && self.timer.is_none()
     }
 
-    /// Cancels everything and waits until nothing is under way. Works in the thread that the ring belongs to
-    /// only.
+    /// Cancels all operations and waits until none is in flight. Only in the thread that the ring
+    /// belongs to.
     pub(super) fn finish(&mut self) -> io::Result<()> {
         for _ in 0..CANCEL_TRIES {
-            self.enter(Wait::Submit)?; // else what was pushed last would not be cancelled
+            self.enter(Wait::Submit)?; // otherwise the last entries would not be cancelled
             self.ring.cancel(CancelBuilder::any())?;
             self.enter(Wait::Look)?;
             if self.is_idle() {
                 break;
             }
         }
-        // Else the sockets would stay open until the kernel has taken the ring apart, some time after it is
-        // closed.
+        // Otherwise the sockets would stay open until the kernel has dismantled the ring, some time
+        // after it is closed.
         self.ring.submitter().unregister_buf_ring(GROUP)?;
         self.ring.submitter().unregister_files()
     }
 
-    /// Hands messages over, of any sockets, and returns when they have completed.
+    /// Submits messages of any sockets, and returns when they have completed.
     ///
     /// # Safety
     ///
     /// As [`SendCall::send`](super::super::sender::SendCall::send).
     pub(super) unsafe fn send(&mut self, messages: Messages<'_>) -> usize {
         let count = messages.headers.len().min(MESSAGES_MAX);
-        self.answers[..count].fill(libc::EIO); // for what never gets to the kernel
+        self.answers[..count].fill(libc::EIO); // for messages that never reach the kernel
         for ((header, socket), number) in messages.headers.iter().zip(messages.sockets).take(count).zip(0..) {
             let entry = opcode::SendMsg::new(types::Fixed(socket.0.into()), &raw const header.msg_hdr);
             let entry = entry.flags(libc::MSG_DONTWAIT as u32).build();
-            // SAFETY: what the header points to is valid by the caller's promise, and it does not return
+            // SAFETY: the caller guarantees the pointers in the header, and the call does not return
             // before the send has completed.
             if unsafe { self.ring.push(&entry.user_data(Token::Send(number).encode())) }.is_err() {
                 break;
             }
             self.sends_under_way += 1;
         }
-        // Takes in what has arrived meanwhile, if there are slots enough: then the next wait needs no call.
+        // Processes arrivals too, if there are enough slots: then the next wait needs no call.
         let mut wait = if 2 * self.free_count > self.slot_count { Wait::Look } else { Wait::Submit };
         while self.sends_under_way > 0 {
-            // A ring that has failed takes no further submission, so nothing is sent later.
+            // A failed ring takes no further submission, so nothing is sent later.
             if self.enter(wait).is_err() {
                 self.sends_under_way = 0;
             }

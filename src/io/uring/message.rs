@@ -1,5 +1,5 @@
-//! What multishot recvmsg writes into a slot: a header, the peer's address and control data in front of the
-//! bytes (struct io_uring_recvmsg_out in linux/io_uring.h, Linux 6.0, commit 9bb66906f23e). Pure.
+//! Layout of a slot that multishot recvmsg fills: a header, the peer's address and control data before
+//! the payload (struct io_uring_recvmsg_out in linux/io_uring.h, Linux 6.0, commit 9bb66906f23e). Pure.
 //!
 //! ```text
 //!  0          16          48             256
@@ -13,14 +13,14 @@ use super::super::sockaddr::RawAddr;
 const NAME: usize = 16;
 const CONTROL: usize = 48;
 
-/// Where the payload starts: whole cache lines, and an odd number of them in all with the default size of a
-/// slot, so that the slots' first lines do not share a few cache sets.
+/// Offset of the payload: whole cache lines. With the default slot size, a slot has an odd number of
+/// them, so that the slots' first lines do not share a few cache sets.
 pub(super) const PAYLOAD: usize = 256;
 
-/// What msg_namelen is set to: the room for the address.
+/// Value of msg_namelen: the space for the address.
 pub(super) const NAME_ROOM: usize = CONTROL - NAME;
 
-/// What msg_controllen is set to: the room for control data.
+/// Value of msg_controllen: the space for control data.
 pub(super) const CONTROL_ROOM: usize = PAYLOAD - CONTROL;
 
 const _: () = assert!(CONTROL_ROOM >= CONTROL_SIZE);

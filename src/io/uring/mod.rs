@@ -1,9 +1,9 @@
-//! The back end over io_uring(7): multishot recvmsg into slots that the kernel picks, and waiting, in one
-//! system call for all sockets; sends through the same ring or by sendmmsg(2), whichever costs less. Needs
+//! The back end over io_uring(7): multishot recvmsg into slots that the kernel selects, and waiting, in
+//! one system call for all sockets. Sends use the same ring or sendmmsg(2), whichever costs less. Needs
 //! Linux 6.1.
 //!
-//! A turn costs one call to wait and receive, and one or a few to send; none at all to wait where the call
-//! that sent through the ring has found something already.
+//! A turn costs one call to wait and receive, and one or a few to send. The wait needs no call if the
+//! sending call through the ring has already found an arrival.
 
 #![allow(unsafe_code)] // system calls
 
@@ -30,7 +30,7 @@ use crate::base::time::{Clock, Instant};
 
 /// Batch I/O by io_uring(7).
 pub struct UringIo {
-    // First, so that nothing is under way when the memory is freed.
+    // Comes first, so that no operation is in flight when the memory is freed.
     engine: Engine,
     sockets: Vec<UdpSocket>,
     facts: Vec<SocketFacts>,
@@ -38,9 +38,9 @@ pub struct UringIo {
     rx: Rx,
     memory: Memory,
     tx: Tx,
-    /// Slots of this turn that were filled, also with what was dropped.
+    /// Slots filled in this turn, also with dropped data.
     slots_used: Vec<Filled>,
-    /// Whether the wait before this receive has looked what is there.
+    /// Whether the wait before this receive has processed arrivals.
     has_looked: bool,
     sizes: Sizes,
     wakeups: OwnedFd,
@@ -49,7 +49,7 @@ pub struct UringIo {
     clock: Clock,
 }
 
-/// Where the slots are that the kernel knows.
+/// Addresses of the slots that the kernel knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Memory {
     address: usize,
@@ -64,19 +64,19 @@ impl Memory {
     }
 }
 
-/// Why there is no [`UringIo`], and the sockets that it was to have.
+/// Why there is no [`UringIo`], with its sockets.
 pub(super) struct Refused {
     pub(super) why: io::Error,
     pub(super) sockets: Vec<UdpSocket>,
 }
 
 impl UringIo {
-    /// Takes over sockets that are bound, here or by a predecessor; their order gives them their numbers.
-    /// `clock` is the one that deadlines are given in. Fails where the kernel, or the container, has no
-    /// io_uring or not all that it takes.
+    /// Uses these bound sockets; their order gives their numbers. A predecessor may have bound them.
+    /// Deadlines are in the time of `clock`. Fails if the kernel or the container has no io_uring, or
+    /// lacks a feature.
     ///
-    /// The thread that waits, receives or flushes first should be the one that goes on to do so: in another
-    /// the ring is made anew.
+    /// The thread that first waits, receives or flushes should keep doing so: another thread has to
+    /// recreate the ring.
     pub fn new(sockets: Vec<UdpSocket>, options: &IoOptions, clock: Clock) -> io::Result<Self> {
         UringIo::try_new(sockets, options, clock).map_err(|refused| refused.why)
     }
@@ -102,8 +102,7 @@ impl UringIo {
             let (mut rx, tx) = IoOptions { slots: options.slots.max(1), slot_size, ..*options }.memory();
             let wakeups = sys::eventfd()?;
             let waker = Waker::new(wakeups.try_clone()?);
-            // SAFETY: a box that is part of `self`; that nobody has put another in its place is seen to by
-            // `settle`.
+            // SAFETY: a box that is part of `self`; `settle` checks that it was not replaced.
             let mut engine = unsafe { Engine::new(&sockets, &facts, wakeups.as_fd(), &rx, sizes)? };
             engine.provide(&mut rx, 0..options.slots.max(1) as u16);
             Ok((facts, rx, tx, wakeups, waker, engine))
@@ -130,24 +129,24 @@ impl UringIo {
         })
     }
 
-    /// Ends a wait from another thread.
+    /// A waker that ends a wait from another thread.
     pub fn waker(&self) -> Waker {
         self.waker.clone()
     }
 
-    /// The sockets, in their order: to be handed to a successor, or asked for their buffers.
+    /// The sockets in order, for a successor or for queries of their buffers.
     pub fn sockets(&self) -> &[UdpSocket] {
         &self.sockets
     }
 
-    /// Sees to it that the kernel may be entered: from this thread, and with the memory that it knows.
+    /// Ensures that the kernel may be entered: from this thread, and with the memory that it knows.
     fn settle(&mut self) -> io::Result<()> {
         assert_eq!(Memory::of(&self.rx), self.memory, "the receive slots belong to the back end");
         if self.engine.is_of_this_thread()? {
             return Ok(());
         }
-        // SAFETY: as at the start. The old engine fills no slot any more: it does so while its thread is in
-        // the kernel, and then it is closed.
+        // SAFETY: as at the start. The old engine fills no more slots: it does so only while its thread
+        // is in the kernel, and then it is closed.
         let mut fresh =
             unsafe { Engine::new(&self.sockets, &self.facts, self.wakeups.as_fd(), &self.rx, self.sizes)? };
         fresh.inherit(&mut self.engine);
@@ -162,12 +161,11 @@ impl UringIo {
 }
 
 impl Drop for UringIo {
-    /// Leaves nothing under way. In another thread than its own that is left to the kernel, when the ring is
-    /// closed.
+    /// Leaves no operation in flight. In another thread, the kernel ends them when the ring is closed.
     fn drop(&mut self) {
         let is_ours = Memory::of(&self.rx) == self.memory && self.engine.is_of_this_thread().unwrap_or(false);
         if is_ours && let Err(error) = self.engine.finish() {
-            tracing::debug!(%error, "the io_uring could not be emptied before it was closed");
+            tracing::debug!(%error, "cannot empty the io_uring before closing it");
         }
     }
 }
@@ -270,7 +268,7 @@ mod tests {
         socket
     }
 
-    /// `None`, and a word about it, where there is no io_uring.
+    /// `None`, with a message, if there is no io_uring.
     fn open(sockets: Vec<UdpSocket>, sizes: Sizes) -> Option<UringIo> {
         let options = IoOptions { slots: 16, slot_size: 2048, ..IoOptions::default() };
         UringIo::with_sizes(sockets, &options, Clock::start(), sizes)
@@ -282,11 +280,11 @@ mod tests {
     fn segmentation_that_the_kernel_refuses_is_given_up_and_nothing_is_lost() {
         let receiver = bound();
         let to = receiver.local_addr().unwrap();
-        // One socket sends by sendmmsg, two through the ring.
+        // One socket sends with sendmmsg, two through the ring.
         for socket_count in [1, 2] {
             let senders: Vec<_> = (0..socket_count).map(|_| bound()).collect();
             for sender in &senders {
-                // Without checksums there is no segmentation: EINVAL.
+                // There is no segmentation without checksums: EINVAL.
                 sys::set_option(sender.as_fd(), libc::SOL_SOCKET, libc::SO_NO_CHECK, 1).unwrap();
             }
             let Some(mut io) = open(senders, Sizes::for_all(16, socket_count)) else { return };
@@ -345,7 +343,7 @@ mod tests {
             io.receive().unwrap();
             let (rx, tx) = io.turn();
             count += rx.len();
-            // And an answer from each socket.
+            // And a response from each socket.
             for index in 0..rx.len() {
                 let (received, _) = rx.get_mut(index);
                 let to = tx.destination(received.socket, received.peer, None).unwrap();

@@ -1,10 +1,9 @@
-//! The two queues that are shared with the kernel: how they are made, and the one call that moves both.
+//! The two queues shared with the kernel: their creation, and the one call that moves both.
 //!
-//! * Single issuer and deferred task run (Linux 6.0 and 6.1, commits 97bbdc06a444 and c0e0d6ba25f1): what has
-//!   arrived is taken in only inside io_uring_enter(2) of the one thread that uses the ring, and never while
-//!   Rust code runs. All memory safety of this back end rests on that.
-//! * The ring starts disabled, so that it belongs to the thread that uses it first, not to the one that makes
-//!   it.
+//! * Single issuer and deferred task run (Linux 6.0 and 6.1, commits 97bbdc06a444 and c0e0d6ba25f1):
+//!   arrivals are processed only inside io_uring_enter(2) of the one thread that uses the ring, and
+//!   never while Rust code runs. All memory safety of this back end relies on that.
+//! * The ring starts disabled, so that it belongs to the thread that first uses it, not to its creator.
 
 #![allow(unsafe_code)] // system calls
 
@@ -20,14 +19,14 @@ thread_local! {
     static HERE: ThreadId = std::thread::current().id();
 }
 
-/// How long [`Ring::enter`] may take.
+/// How long [`Ring::enter`] may wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Wait {
-    /// Hand over what was pushed, and take in nothing.
+    /// Submit entries, and process no completions.
     Submit,
-    /// Take in what is there. No system call if there is nothing.
+    /// Process available completions. No system call if there are none.
     Look,
-    /// Wait for a completion, this long at most; `None` is for ever.
+    /// Wait for a completion, at most this long; `None`: without limit.
     For(Option<Duration>),
 }
 
@@ -35,12 +34,13 @@ pub(super) enum Wait {
 pub(super) struct Ring {
     io: IoUring,
     owner: Option<ThreadId>,
-    /// The call has failed in a way that is not explained by load: nothing is known of what was pushed.
+    /// Whether the call has failed for a reason other than load: the state of submitted entries is
+    /// unknown.
     is_broken: bool,
 }
 
 impl Ring {
-    /// A ring over these descriptors, with room for so many submissions and completions.
+    /// A ring over these descriptors, with this many submissions and completions.
     pub(super) fn new(files: &[RawFd], entries: usize, completions: usize) -> io::Result<Self> {
         let io = IoUring::builder()
             .setup_single_issuer()
@@ -64,12 +64,12 @@ impl Ring {
         Ok(Ring { io, owner: None, is_broken: false })
     }
 
-    /// The ring itself, to register memory with.
+    /// The ring itself, to register memory.
     pub(super) fn submitter(&self) -> io_uring::Submitter<'_> {
         self.io.submitter()
     }
 
-    /// Whether this thread may use the ring: the one that uses it first is the only one.
+    /// Whether this thread may use the ring: only the first one to use it may.
     pub(super) fn is_of_this_thread(&mut self) -> io::Result<bool> {
         let here = HERE.with(|&here| here);
         if self.owner.is_none() {
@@ -79,14 +79,14 @@ impl Ring {
         Ok(self.owner == Some(here))
     }
 
-    /// Adds a submission; makes room first if there is none.
+    /// Adds a submission; submits earlier ones first if the queue is full.
     ///
     /// # Safety
     ///
-    /// What the entry points to must be valid until it has completed.
+    /// Everything the entry points to must be valid until it has completed.
     pub(super) unsafe fn push(&mut self, entry: &squeue::Entry) -> io::Result<()> {
         loop {
-            // SAFETY: the caller's promise is passed on.
+            // SAFETY: the caller guarantees it.
             if unsafe { self.io.submission().push(entry) }.is_ok() {
                 return Ok(());
             }
@@ -94,12 +94,12 @@ impl Ring {
         }
     }
 
-    /// io_uring_enter(2): hands over what was pushed, and waits. True if a signal has ended it. That time is
-    /// over, that the kernel is short of memory or that completions have to be read first (ETIME, EAGAIN,
-    /// EBUSY) is no error: the caller looks what has come, and calls again.
+    /// io_uring_enter(2): submits entries, and waits. True if a signal has ended the wait. A timeout, a
+    /// shortage of kernel memory, or completions that have to be read first (ETIME, EAGAIN, EBUSY) are
+    /// no errors: the caller processes the completions and calls again.
     pub(super) fn enter(&mut self, wait: Wait) -> io::Result<bool> {
         if self.is_broken {
-            return Err(io::Error::other("the io_uring has failed before"));
+            return Err(io::Error::other("the io_uring has failed earlier"));
         }
         let queue = self.io.submission();
         let is_idle = queue.is_empty() && !queue.taskrun() && !queue.cq_overflow();
@@ -108,7 +108,7 @@ impl Ring {
         let submitter = self.io.submitter();
         let result = match wait {
             Wait::Look if is_idle => return Ok(false),
-            // SAFETY: no argument is passed; what was pushed is valid by the promise at `push`.
+            // SAFETY: no argument is passed; the contract of `push` keeps the entries valid.
             Wait::Submit => unsafe { submitter.enter::<libc::sigset_t>(count, 0, 0, None) },
             // SAFETY: as above.
             Wait::Look => unsafe {
@@ -130,17 +130,17 @@ impl Ring {
         }
     }
 
-    /// The completions that have come.
+    /// The available completions.
     pub(super) fn completions(&mut self) -> impl Iterator<Item = cqueue::Entry> + '_ {
         self.io.completion()
     }
 
-    /// Whether the kernel keeps completions back because the queue was full.
+    /// Whether the kernel holds completions back because the queue was full.
     pub(super) fn has_overflowed(&mut self) -> bool {
         self.io.submission().cq_overflow()
     }
 
-    /// Cancels what is under way and fits; the completions follow.
+    /// Cancels matching operations; their completions follow.
     pub(super) fn cancel(&mut self, what: CancelBuilder) -> io::Result<()> {
         let patience = Timespec::from(Duration::from_secs(1));
         match self.io.submitter().register_sync_cancel(Some(patience), what) {
@@ -151,22 +151,22 @@ impl Ring {
 }
 
 fn size(count: usize) -> io::Result<u32> {
-    let message = "more slots or sockets than an io_uring takes";
+    let message = "too many slots or sockets for an io_uring";
     let size = u32::try_from(count).map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, message))?;
     Ok(size.next_power_of_two())
 }
 
-/// Says why there is no io_uring, in words: the error numbers of io_uring_setup(2) are few and mean much.
+/// Explains why there is no io_uring: the error numbers of io_uring_setup(2) are few and ambiguous.
 fn explain(error: &io::Error) -> io::Error {
     let why = match error.raw_os_error() {
         Some(libc::ENOSYS) => "the kernel was built without it, or a seccomp filter hides it",
         Some(libc::EPERM | libc::EACCES) => {
-            "it is forbidden, by kernel.io_uring_disabled or by a seccomp filter as containers have them"
+            "kernel.io_uring_disabled or a seccomp filter, as in containers, forbids it"
         }
-        Some(libc::EINVAL) => "the kernel is too old: it takes Linux 6.1 or later",
-        Some(libc::ENOMEM) => "not enough memory may be locked (RLIMIT_MEMLOCK)",
+        Some(libc::EINVAL) => "the kernel is too old; Linux 6.1 or later is needed",
+        Some(libc::ENOMEM) => "the limit of locked memory is too low (RLIMIT_MEMLOCK)",
         Some(libc::EMFILE | libc::ENFILE) => "too many files are open",
-        _ => "the kernel refuses it",
+        _ => "the kernel rejects it",
     };
     io::Error::new(error.kind(), format!("no io_uring: {why} ({error})"))
 }

@@ -1,9 +1,9 @@
-//! Sending: through the ring, or by sendmmsg(2), whichever costs less for the messages at hand.
+//! Sending: through the ring, or with sendmmsg(2), whichever costs less for the messages.
 //!
-//! A message through the ring costs about 0.2 us more than in a sendmmsg(2), which copies no completion and
-//! needs no request; a sendmmsg(2) costs about 0.6 us a socket. So the ring wins where a turn has few
-//! messages for each of several sockets: 16 sockets with a message each, 25 % of the whole echo (`cargo bench
-//! --bench io`). With four messages a socket it loses, and with one socket always.
+//! A message through the ring costs about 0.2 us more than in a sendmmsg(2), which copies no completion
+//! and needs no request. A sendmmsg(2) costs about 0.6 us per socket. So the ring wins if a turn has few
+//! messages for each of several sockets: with 16 sockets and one message each, by 25 % of the whole echo
+//! (`cargo bench --bench io`). It loses with four messages per socket, and always with one socket.
 
 #![allow(unsafe_code)] // system calls
 
@@ -14,10 +14,10 @@ use super::super::sender::{Messages, SendCall};
 use super::engine::Engine;
 use crate::base::batch::SocketId;
 
-/// From so many messages a socket on, sendmmsg(2) costs less.
+/// From this many messages per socket, sendmmsg(2) costs less.
 const MESSAGES_PER_SOCKET: usize = 3;
 
-/// The ring, and the sockets for the other way.
+/// The ring, and the sockets for sendmmsg(2).
 pub(super) struct Send<'a> {
     pub(super) engine: &'a mut Engine,
     pub(super) sockets: &'a [UdpSocket],
@@ -29,7 +29,7 @@ impl SendCall for Send<'_> {
     unsafe fn send(&mut self, messages: Messages<'_>) -> usize {
         let of_first = runs(messages.sockets).next().map_or(0, <[SocketId]>::len);
         if is_for_the_ring(messages.sockets) {
-            // SAFETY: the caller's promise is passed on.
+            // SAFETY: the caller guarantees it.
             return unsafe { self.engine.send(messages) };
         }
         let Messages { headers, sockets, answers } = messages;
@@ -43,12 +43,12 @@ impl SendCall for Send<'_> {
     }
 }
 
-/// The messages socket by socket.
+/// Runs of messages of one socket.
 fn runs(sockets: &[SocketId]) -> impl Iterator<Item = &[SocketId]> {
     sockets.chunk_by(|one, next| one == next)
 }
 
-/// Whether these messages, which are sorted by socket, cost less through the ring.
+/// Whether these messages, sorted by socket, cost less through the ring.
 fn is_for_the_ring(sockets: &[SocketId]) -> bool {
     let run_count = runs(sockets).count();
     run_count > 1 && sockets.len() < run_count * MESSAGES_PER_SOCKET

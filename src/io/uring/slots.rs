@@ -1,4 +1,4 @@
-//! The provided-buffer ring: free slots in a row, from which the kernel takes the next one for each datagram
+//! The provided-buffer ring: a queue of free slots from which the kernel takes one for each datagram
 //! (io_uring_register_buf_ring(3), Linux 5.19, commit c7fb19428d67).
 //!
 //! ```text
@@ -7,7 +7,8 @@
 //!                     the kernel's head        `tail`
 //! ```
 //!
-//! The kernel knows its head, we our tail; both only grow. There are never more free slots than entries.
+//! The kernel keeps the head and this code the tail; both only grow. There are never more free slots
+//! than entries.
 
 #![allow(unsafe_code)] // system calls
 
@@ -23,7 +24,7 @@ use super::ring::Ring;
 /// The only group of buffers.
 pub(super) const GROUP: u16 = 0;
 
-/// The page size or a multiple, as the kernel wants the ring aligned.
+/// Alignment of the ring, at least the page size, as the kernel requires.
 const ALIGNMENT: usize = 64 << 10;
 
 /// The ring of free slots.
@@ -34,11 +35,11 @@ pub(super) struct SlotRing {
     tail: u16,
 }
 
-// SAFETY: the memory belongs to this value alone, as that of a box would.
+// SAFETY: the memory belongs only to this value, like that of a box.
 unsafe impl Send for SlotRing {}
 
 impl SlotRing {
-    /// An empty ring for so many slots.
+    /// An empty ring for this many slots.
     pub(super) fn new(slot_count: usize) -> io::Result<Self> {
         let count = slot_count.next_power_of_two();
         if count > 1 << 15 {
@@ -53,7 +54,7 @@ impl SlotRing {
         Ok(SlotRing { entries, layout, count: count as u16, tail: 0 })
     }
 
-    /// Makes the ring known to the kernel. It starts empty.
+    /// Registers the ring with the kernel. It starts empty.
     ///
     /// # Safety
     ///
@@ -62,14 +63,14 @@ impl SlotRing {
         self.tail = 0;
         self.publish();
         let address = self.entries.as_ptr() as u64;
-        // SAFETY: the memory has room for `count` entries; that it lives is the caller's promise.
+        // SAFETY: the memory has space for `count` entries; the caller guarantees that it lives.
         unsafe { ring.submitter().register_buf_ring_with_flags(address, self.count, GROUP, 0) }
     }
 
     /// Adds a free slot. The kernel sees it after [`SlotRing::publish`].
     pub(super) fn provide(&mut self, slot: u16, memory: &mut [u8]) {
         let index = usize::from(self.tail & (self.count - 1));
-        // SAFETY: the index is less than `count`; the kernel reads no entry from `tail` on, and writes none.
+        // SAFETY: the index is below `count`; the kernel reads and writes no entry from `tail` on.
         let entry = unsafe { &mut *self.entries.as_ptr().add(index) };
         entry.set_addr(memory.as_mut_ptr() as u64);
         entry.set_len(u32::try_from(memory.len()).unwrap_or(u32::MAX));
@@ -77,9 +78,9 @@ impl SlotRing {
         self.tail = self.tail.wrapping_add(1);
     }
 
-    /// Shows the kernel what was added.
+    /// Publishes the added slots to the kernel.
     pub(super) fn publish(&mut self) {
-        // SAFETY: the tail lies within the first entry, two bytes that are aligned and that no entry uses.
+        // SAFETY: the tail is in the first entry, two aligned bytes that no entry uses.
         let tail = unsafe { AtomicU16::from_ptr(BufRingEntry::tail(self.entries.as_ptr()).cast_mut()) };
         // Pairs with the acquire load in io_buffer_select (io_uring/kbuf.c).
         tail.store(self.tail, Ordering::Release);
@@ -88,8 +89,8 @@ impl SlotRing {
 
 impl Drop for SlotRing {
     fn drop(&mut self) {
-        // SAFETY: allocated with this layout, and by the promise at `register` not known to the kernel any
-        // more.
+        // SAFETY: allocated with this layout, and by the contract of `register` no longer known to the
+        // kernel.
         unsafe { dealloc(self.entries.as_ptr().cast(), self.layout) }
     }
 }

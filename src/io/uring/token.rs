@@ -1,14 +1,13 @@
-//! What a completion is about, as the 64 bits of user_data that come back with it: a tag and a small number.
-//! Pure.
+//! The meaning of a completion, encoded in the 64 bits of user_data: a tag and a small number. Pure.
 
 use crate::base::batch::SocketId;
 
-/// What was asked of the kernel.
+/// An operation of the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Token {
     /// Receiving on a socket.
     Receive(SocketId),
-    /// The message with this number within its call.
+    /// Sending the message with this number within its call.
     Send(u16),
     /// Watching the error queue of a socket.
     Errors(SocketId),
@@ -35,7 +34,7 @@ impl Token {
         }
     }
 
-    /// `None` for what this back end has never asked.
+    /// `None` for an operation that this back end never starts.
     pub(super) fn decode(user_data: u64) -> Option<Token> {
         let number = user_data as u16;
         match user_data & !0xffff {

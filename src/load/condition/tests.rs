@@ -14,7 +14,7 @@ fn hold(text: &str, report: &LoadReport) -> bool {
 
 #[test]
 fn every_metric_has_its_figure() {
-    // 1 to 990 us, and ten lost ones that count as a second.
+    // 1 to 990 us, and ten lost requests that count as 1 s.
     let mut report = fixtures::report(2_000.0, &(1..=990).collect::<Vec<_>>(), 10);
     (report.busy, report.refused, report.late_sends, report.sent) = (40, 200, 8, 1_240);
     for (text, wanted) in [

@@ -19,7 +19,7 @@ fn target() -> SocketAddr {
     TARGET.parse().unwrap()
 }
 
-/// A request a millisecond, measured from the first one, for 100 ms.
+/// One request per millisecond, measured from the first one, for 100 ms.
 fn open_loop() -> GeneratorPlan {
     GeneratorPlan {
         target: target(),
@@ -41,7 +41,7 @@ fn native() -> Native {
     Native::new(settings, &[7; 16], &mut Rng::new(1))
 }
 
-/// A generator and the memory of its turns, fed by hand.
+/// A generator and the memory of its turns, without I/O.
 struct Bench<P> {
     generator: Generator<P>,
     rx: Rx,
@@ -54,7 +54,7 @@ impl Bench<Native> {
     }
 }
 
-/// A datagram that a client gets: from where, and what.
+/// A datagram that a client receives: client, sender and bytes.
 type Arrival<'a> = (SocketId, SocketAddr, &'a [u8]);
 
 impl<P: LoadProtocol> Bench<P> {
@@ -64,19 +64,19 @@ impl<P: LoadProtocol> Bench<P> {
         Bench { generator, rx: Rx::new(64, 512), tx: Tx::new(256, 32 << 10, 1) }
     }
 
-    /// The report of a run that is over.
+    /// The report of a finished run.
     fn report(self) -> LoadReport {
         let (account, measured) = self.generator.close();
         LoadReport::of(&account, measured)
     }
 
-    /// One turn at `START + at` with these datagrams from the target; gives what was sent.
+    /// One turn at `START + at` with these datagrams from the target; returns the datagrams sent.
     fn turn(&mut self, at: Duration, datagrams: &[&[u8]]) -> Vec<Vec<u8>> {
         let arrivals: Vec<_> = datagrams.iter().map(|bytes| (SocketId(0), target(), *bytes)).collect();
         self.exchange(at, &arrivals).into_iter().map(|(_, bytes)| bytes).collect()
     }
 
-    /// One turn with these arrivals; gives what was sent, and by which client.
+    /// One turn with these arrivals; returns the datagrams sent, with their clients.
     fn exchange(&mut self, at: Duration, arrivals: &[Arrival<'_>]) -> Vec<(SocketId, Vec<u8>)> {
         self.rx.clear();
         for (slot, (socket, peer, bytes)) in arrivals.iter().enumerate() {
@@ -104,13 +104,13 @@ impl<P: LoadProtocol> Bench<P> {
         tx.destinations().iter().flat_map(sent).collect()
     }
 
-    /// Turns without an answer at every whole millisecond of the range; gives what was sent.
+    /// Turns without a response at every whole millisecond of the range; returns the datagrams sent.
     fn turns(&mut self, range: std::ops::RangeInclusive<u64>) -> Vec<Vec<u8>> {
         range.flat_map(|at| self.turn(ms(at), &[])).collect()
     }
 }
 
-/// The answer to a request.
+/// The reply to a request.
 fn answer(request: &[u8], status: Status) -> Vec<u8> {
     let mut bytes = request.to_vec();
     let mut frame = Frame::check(&mut bytes, &FORMAT).unwrap();
@@ -327,7 +327,7 @@ fn a_trace_gives_moments_and_sizes_and_its_end() {
     assert_eq!(bench.report().planned, 3);
 }
 
-/// What a client of a DNS server gets for its query.
+/// The response of a DNS server to a query.
 fn dns_answer(query: &[u8], rcode: u8) -> Vec<u8> {
     let mut bytes = query.to_vec();
     bytes[2] |= 0x80;
@@ -372,7 +372,7 @@ fn dns_answers_find_their_queries_by_client_id_and_question() {
             (*client, target(), good),
         ],
     );
-    assert_eq!(bench.generator.in_flight(), 7, "names are equal whatever their case");
+    assert_eq!(bench.generator.in_flight(), 7, "case is ignored in names");
     for ((client, answer), rcode) in answers[1..].iter().zip([0, 3, 2, 5, 1, 4, 0]) {
         let mut answer = answer.clone();
         answer[3] = rcode;

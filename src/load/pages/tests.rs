@@ -7,7 +7,7 @@ fn machine() -> MachineInfo {
     MachineInfo { command: "loadgen --rate '1 < 2'".to_owned(), kernel: "6.1.0".to_owned(), cpus: 2 }
 }
 
-/// A run of three seconds, the last of which is half a one.
+/// A run of two and a half seconds.
 fn run(rate: f64, us: u64) -> LoadReport {
     let second = |at_s: u64, sent: u64, lost: u64| Second {
         at_s,

@@ -16,7 +16,7 @@ fn plan(start: f64) -> SearchPlan {
     }
 }
 
-/// Runs a search of which each trial has this outcome. Nothing is measured, which makes it quick.
+/// Runs a search whose trials have these outcomes. No load is sent, so the search is quick.
 fn search(plan: SearchPlan, mut trial: impl FnMut(f64) -> TrialOutcome) -> Found {
     let mut search = Search::new(plan).unwrap();
     while let Some(rate) = search.next() {
@@ -30,13 +30,13 @@ fn met_if(is_met: bool) -> TrialOutcome {
     if is_met { TrialOutcome::Met } else { TrialOutcome::Missed }
 }
 
-/// A system whose limit is as hard as they come.
+/// A system with a sharp limit.
 fn sharp(limit: f64) -> impl FnMut(f64) -> TrialOutcome {
     move |rate| met_if(rate <= limit)
 }
 
-/// A system of which trials at its limit meet the SLO half of the time; `spread` is the share of the rate in which that
-/// changes from 12 % to 88 %.
+/// A system whose trials meet the SLO half of the time at its limit. `spread` is the relative width in
+/// which that share changes from 12 % to 88 %.
 fn noisy(limit: f64, spread: f64, seed: u64) -> impl FnMut(f64) -> TrialOutcome {
     let mut rng = Rng::new(seed);
     move |rate| {
@@ -130,7 +130,7 @@ fn a_machine_that_disturbs_a_quarter_of_the_trials_only_makes_it_longer() {
         trials.push(found.trials.len());
     }
     trials.sort_unstable();
-    // Six at one rate before two others are what the generator's own limit looks like.
+    // Six unfit trials at one rate before two others look like the generator's own limit.
     assert!(off <= 6, "{off} of 200");
     assert!(trials[100] <= 55 && trials[190] <= 85, "{} and {} trials", trials[100], trials[190]);
 }
@@ -157,7 +157,7 @@ fn reports_are_judged_by_the_slo_and_first_by_whether_the_generator_kept_up() {
             TrialOutcome::Missed,
             "p99 not measured, loss 0 %",
         ),
-        // Late, and yet in time: it would have been all the more.
+        // Late, but within the SLO; without the delay it would have met the SLO too.
         (fixtures::late(fixtures::report(1e3, &[300; 100], 0)), TrialOutcome::Met, "p99 300 us, loss 0 %"),
         (fixtures::late(fixtures::report(1e3, &[3_000; 100], 0)), TrialOutcome::Unfit, "p99 3 ms, loss 0 %"),
         (
@@ -180,7 +180,7 @@ fn one_disturbed_trial_in_ten_does_not_mislead() {
         let found = search(plan(1_000.0), |rate| met_if(rate <= 7_000.0 && rng.below(10) > 0));
         off += u32::from(!(6_800.0..=7_000.0).contains(&found.rate.unwrap_or(0.0)));
     }
-    // With one trial a rate instead of three it is 91.
+    // With one trial per rate instead of three, it is 91.
     assert!(off <= 20, "{off} of 200");
 }
 
@@ -234,12 +234,12 @@ fn shares_that_rise_with_the_rate_are_pooled() {
     };
     let at = |low: f64, high: f64| (Some(low), Some(high));
     assert_eq!(rates(&[level(1.0, 2, 0), level(2.0, 0, 2)]), at(1.0, 2.0));
-    // 1 of 3, then 6 of 6: together 7 of 9, so the lower one was disturbed.
+    // 1 of 3, then 6 of 6: together 7 of 9, so the lower rate was disturbed.
     assert_eq!(
         rates(&[level(1.0, 2, 0), level(2.0, 1, 2), level(3.0, 6, 0), level(4.0, 0, 2)]),
         at(3.0, 4.0)
     );
-    // 0 of 6, then 2 of 3: together 2 of 9, so the higher one was lucky.
+    // 0 of 6, then 2 of 3: together 2 of 9, so the higher rate met it at random.
     assert_eq!(
         rates(&[level(1.0, 2, 0), level(2.0, 0, 6), level(3.0, 2, 1), level(4.0, 0, 2)]),
         at(1.0, 2.0)
@@ -271,7 +271,7 @@ fn it_comes_back_from_json() {
 }
 
 proptest! {
-    /// Whatever comes of the trials: it ends, stays within what is allowed, and says what its trials say.
+    /// For any outcomes, the search ends, stays within its limits, and its result fits its trials.
     #[test]
     fn any_outcomes_come_to_an_end_that_fits_them(
         outcomes in proptest::collection::vec(0u8..4, 60),

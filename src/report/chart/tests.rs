@@ -67,7 +67,7 @@ fn numbers_are_short_and_have_their_unit() {
     }
 }
 
-/// A chart with everything that a chart can have.
+/// A chart with every element.
 fn full() -> Lines {
     let marked = Series {
         name: "<A> & \"B\"".to_owned(),
@@ -116,7 +116,7 @@ fn a_chart_shows_everything_and_no_text_becomes_an_element() {
 
 #[test]
 fn the_limits_of_the_data_are_the_frame() {
-    // x from 1 to 100 (the rule), y from 5 us to 1 ms: the first point lies on the left edge.
+    // x from 1 to 100 (the rule), y from 5 us to 1 ms: the first point is on the left edge.
     let svg = lines(&full());
     assert!(svg.contains("<circle class=\"mark\" cx=\"70.0\""), "{svg}");
     assert!(svg.contains("<circle class=\"mark\" cx=\"386.0\""), "half of the way: {svg}");
@@ -157,7 +157,7 @@ proptest::proptest! {
         values in proptest::collection::vec(proptest::num::f64::NORMAL, 1..20),
         scale in proptest::sample::select(vec![Scale::Linear, Scale::Log, Scale::Percentile]),
     ) {
-        // What a chart of measurements may hold: huge and tiny, but not beyond what a sum of two can be.
+        // Values of measurements: huge and tiny, but within the range of a sum of two.
         let values: Vec<f64> = values.into_iter().map(|v| v % 1e12).filter(|v| v.abs() > 1e-12).collect();
         let fitted = Axis { scale, ..Axis::default() }.fit(values.iter().copied());
         proptest::prop_assert!(fitted.low < fitted.high);

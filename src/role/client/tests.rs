@@ -1,5 +1,5 @@
-//! What strangers, forgers and a broken balancer send to a client, and what time brings. (What it gets from honest
-//! peers is tested with all four roles, in `tests/sim`.)
+//! Tests of a client with strangers, forgers, a faulty balancer, and timeouts. (`tests/sim` tests a
+//! client with correct peers in all four roles.)
 
 use super::*;
 use crate::base::batch::Received;
@@ -34,7 +34,7 @@ fn settings(seed: u64) -> ClientSettings {
     }
 }
 
-/// A client and the memory of its turns, fed by hand.
+/// A client and the memory of its turns, without I/O.
 struct Bench {
     client: ClientRole,
     rx: Rx,
@@ -72,7 +72,7 @@ impl Bench {
         (bench, request)
     }
 
-    /// Takes one datagram in. A client never answers one.
+    /// Delivers one datagram. A client never answers one.
     fn turn(&mut self, peer: SocketAddr, bytes: &[u8]) -> Vec<Outcome> {
         let len = bytes.len() as u32;
         self.rx.slot_mut(0)[..bytes.len()].copy_from_slice(bytes);
@@ -91,14 +91,15 @@ impl Bench {
         std::iter::from_fn(|| self.client.poll_outcome().map(Outcome::into_owned)).collect()
     }
 
-    /// How the only request ended.
+    /// The outcome of the only request.
     fn ending(&mut self) -> Option<Ending> {
         let outcomes = self.outcomes();
         assert!(outcomes.len() <= 1);
         outcomes.first().map(|o| o.ending)
     }
 
-    /// Lets time pass, with a turn whenever something is due; gives what is sent, and when.
+    /// Advances the time, with a turn whenever something is due; returns the frames sent, with their
+    /// times.
     fn pass(&mut self, time: Duration) -> Vec<(Instant, Header)> {
         let until = self.now + time;
         let mut sent = vec![];
@@ -137,7 +138,7 @@ impl Bench {
         self.client.totals.drops.get(reason)
     }
 
-    /// Nothing is counted twice, and nothing is forgotten.
+    /// Checks that every request counts exactly once.
     fn check_totals(&self) {
         let t = &self.client.totals;
         let ended = t.answered + t.refused + t.busy + t.lost;
@@ -155,7 +156,7 @@ fn frame(header: Header) -> Vec<u8> {
     bytes
 }
 
-/// What becomes of a request on its way.
+/// The reply to a request.
 fn answer(request: &Header, status: Status) -> Header {
     let mut header = *request;
     header.kind = Kind::ClientResponse as u8;
@@ -182,7 +183,7 @@ fn an_answer_ends_its_request_once() {
         attempts: 1,
         payload: b"answer".to_vec(),
     };
-    assert_eq!(outcomes, [expected], "from whatever address it comes");
+    assert_eq!(outcomes, [expected], "regardless of its address");
     for status in [Status::Ok, Status::Busy, Status::Error] {
         assert_eq!(bench.hear(answer(&request, status)), []);
     }
@@ -202,7 +203,7 @@ fn an_answer_to_somebody_else_or_to_nothing_is_not_open() {
         assert_eq!(bench.hear(forged), []);
     }
     forged.client_id = request.client_id;
-    // Five has the same place as one.
+    // Five has the same slot as one.
     for sequence in [0, 2, 5, u64::MAX] {
         forged.sequence.set(sequence);
         assert_eq!(bench.hear(forged), []);
@@ -395,7 +396,7 @@ fn a_storm_of_retries_is_held_to_the_budget() {
     }
     let retried = bench.pass(deadline).len() as u64;
     assert_eq!(bench.client.totals.retried, retried);
-    // 100 saved up, which is all that can be, and 10 in a second.
+    // 100 saved, the maximum, and 10 earned in a second.
     assert!((105..=111).contains(&retried), "{retried}");
     assert!(bench.client.totals.budget_empty > 0);
     assert_eq!((bench.client.totals.lost, bench.client.in_flight()), (1000, 0));
@@ -408,7 +409,7 @@ fn a_storm_of_retries_is_held_to_the_budget() {
         retried += bench.pass(MS).len();
         bench.outcomes();
     }
-    // 100 saved up, a fifth of 2,000, 10 a second for 2 seconds.
+    // 100 saved, a fifth of 2,000, 10 per second for 2 seconds.
     assert!((500..=520).contains(&retried), "{retried}");
 }
 
@@ -533,7 +534,7 @@ proptest! {
         prop_assert_eq!(bench.client.in_flight(), 1);
     }
 
-    /// Whatever is answered, and when: each request has one outcome, by its deadline at the latest.
+    /// For any replies at any time, each request has one outcome, at its deadline at the latest.
     #[test]
     fn each_request_has_one_outcome_whatever_is_answered(
         seed in any::<u64>(),

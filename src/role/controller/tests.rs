@@ -1,5 +1,5 @@
-//! What strangers, forgers and a broken balancer send to a controller, what its servers do to it, and what time
-//! brings. (Scaling with an honest balancer is tested with all four roles, in `tests/sim`.)
+//! Tests of a controller with strangers, forgers, a faulty balancer, failing servers, and timeouts.
+//! (`tests/sim` tests scaling with a correct balancer in all four roles.)
 
 use super::*;
 use crate::base::batch::Received;
@@ -29,17 +29,17 @@ fn settings() -> ControllerSettings {
     ControllerSettings { format: FORMAT, key: None, balancer: balancer(), seed: 1 }
 }
 
-/// Two servers to begin with, one to four later, and six ports for them.
+/// Two servers at first, one to four later, and six ports for them.
 fn bounds() -> Bounds {
     Bounds { count: 2, min: 1, max: 4, start_id: 1, ports: 50_000..50_006, leave: None }
 }
 
-/// A controller and the memory of its turns, fed by hand.
+/// A controller and the memory of its turns, without I/O.
 struct Bench {
     controller: ControllerRole,
-    /// The balancer's, where frames are authenticated.
+    /// The balancer's sealer, if frames are authenticated.
     sealer: Option<Sealer>,
-    /// The number of the balancer's last order.
+    /// Number of the balancer's last request.
     number: u64,
     rx: Rx,
     tx: Tx,
@@ -82,7 +82,7 @@ impl Bench {
         bytes
     }
 
-    /// What is answered to one datagram: one frame of its size at most, and to nobody else.
+    /// The answer to one datagram: at most one frame of its size, and only to the sender.
     fn turn(&mut self, peer: SocketAddr, bytes: &[u8]) -> Option<Vec<u8>> {
         let len = bytes.len() as u32;
         self.rx.slot_mut(0)[..bytes.len()].copy_from_slice(bytes);
@@ -107,7 +107,7 @@ impl Bench {
         self.turn(peer, &frame).map(|bytes| self::header(&bytes))
     }
 
-    /// The order with the nonce that the controller gives for it.
+    /// A request with the nonce that the controller gives for it.
     fn with_nonce(&mut self, mut order: Header) -> Header {
         order.cookie.set(0);
         let challenge = self.hear(order).expect("a challenge");
@@ -116,7 +116,7 @@ impl Bench {
         order
     }
 
-    /// What becomes of a new order.
+    /// The result of a new request.
     fn order(&mut self, what: RequestOp, target: u32) -> Status {
         self.number += 1;
         let order = self.with_nonce(order(what, target, self.number));
@@ -127,7 +127,7 @@ impl Bench {
         std::iter::from_fn(|| self.controller.replicas.poll_action()).collect()
     }
 
-    /// Carries out what is to be done, as if every server could be started; gives the started ones.
+    /// Executes the actions as if every server could be started; returns the started servers.
     fn run(&mut self) -> Vec<(u32, u16)> {
         let actions = self.actions();
         let starts = actions.iter().filter_map(|action| match *action {
@@ -141,7 +141,7 @@ impl Bench {
         starts
     }
 
-    /// What is to be done but for what is told.
+    /// The actions, except messages.
     fn deeds(&mut self) -> Vec<Action> {
         let mut actions = self.actions();
         actions.retain(|action| !matches!(action, Action::Tell(_)));
@@ -156,7 +156,7 @@ impl Bench {
         told.collect()
     }
 
-    /// Lets time pass, with a turn whenever something is due.
+    /// Advances the time, with a turn whenever something is due.
     fn pass(&mut self, time: Duration) {
         let until = self.now + time;
         while let Some(at) = self.controller.next_deadline().filter(|&at| at <= until) {
@@ -167,7 +167,7 @@ impl Bench {
         self.controller.on_timeout(until, &mut self.tx);
     }
 
-    /// A running server ends unasked; gives the pause until it is to start again.
+    /// A running server ends unexpectedly; returns the pause until its restart.
     fn crash(&mut self, id: u32) -> Duration {
         self.controller.replicas.on_exited(self.now, id, "a crash");
         self.controller.next_deadline().expect("it will start again").since(self.now)
@@ -253,7 +253,7 @@ fn an_order_is_carried_out_once_however_often_it_comes() {
     let mut restarted = order(RequestOp::Grow, 3, 1);
     restarted.client_id.set(INSTANCE + 1);
     let restarted = bench.with_nonce(restarted);
-    assert_eq!(acknowledged(bench.hear(restarted)), Status::Ok, "a restarted balancer counts anew");
+    assert_eq!(acknowledged(bench.hear(restarted)), Status::Ok, "a restarted balancer counts from the start");
     assert_eq!(bench.deeds(), [start(4, 50_003)], "server 3 is still on its way out");
 }
 
@@ -578,8 +578,8 @@ proptest! {
         prop_assert_eq!((bench.actions(), bench.controller.drops.total()), (vec![], 1));
     }
 
-    /// Whatever is ordered and whatever becomes of the servers: their number stays within its bounds, and no two of
-    /// them have the same port.
+    /// For any requests and any server failures, the number of servers stays within its bounds, and no
+    /// two servers have the same port.
     #[test]
     fn the_servers_stay_within_their_bounds(
         steps in prop::collection::vec((0u8..6, 0u32..8, 0u32..20_000), 1..80),

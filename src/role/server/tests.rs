@@ -1,5 +1,5 @@
-//! What strangers, forgers and a broken balancer send to a server, and what time brings. (What it does for an honest
-//! balancer is tested with all four roles, in `tests/sim`.)
+//! Tests of a server with strangers, forgers, a faulty balancer, and timeouts. (`tests/sim` tests a
+//! server with correct peers in all four roles.)
 
 use super::*;
 use crate::base::batch::Received;
@@ -28,7 +28,7 @@ fn balancer() -> SocketAddr {
     addr(54_000)
 }
 
-/// A frame that was sent, where to, and when.
+/// A frame that was sent: destination, time and bytes.
 #[derive(Debug, PartialEq)]
 struct Sent {
     at: Instant,
@@ -42,12 +42,12 @@ impl Sent {
     }
 }
 
-/// A server and the memory of its turns, fed by hand.
+/// A server and the memory of its turns, without I/O.
 struct Bench {
     server: ServerRole,
-    /// The balancer's, where frames are authenticated.
+    /// The balancer's sealer, if frames are authenticated.
     sealer: Option<Sealer>,
-    /// The REGISTER of the present registration.
+    /// The REGISTER of the current registration.
     register: Header,
     rx: Rx,
     tx: Tx,
@@ -85,12 +85,12 @@ impl Bench {
         Bench::from(ServerSettings { format: FrameFormat::tagged(160), key: Some(KEY), ..settings })
     }
 
-    /// `service` for each request, one after the other.
+    /// A server that serves requests one after another, `service` each.
     fn timed(service: Duration) -> Bench {
         Bench::new(Work::Timed { service: ServiceTime::fixed(service), workers: 1 })
     }
 
-    /// The server asks, and the balancer has told it that nothing was sent yet. Gives its first report.
+    /// Registers the server; the balancer has sent no request yet. Returns the first report.
     fn join(&mut self) -> Header {
         self.ask();
         self.hear(challenge(self.register.sequence.get()));
@@ -99,7 +99,7 @@ impl Bench {
         sent[0].header()
     }
 
-    /// The server asks to be registered.
+    /// Lets the server ask for registration.
     fn ask(&mut self) {
         let sent = self.pass(Duration::ZERO);
         self.register = sent[0].header();
@@ -111,7 +111,7 @@ impl Bench {
         self
     }
 
-    /// A request as this registration counts it.
+    /// A request that this registration counts.
     fn request(&self, number: u32) -> Header {
         let mut header = Header::new(Kind::ClientRequest, FORMAT.size);
         header.attempt = 1;
@@ -137,8 +137,8 @@ impl Bench {
         bytes
     }
 
-    /// What the server answers to one datagram: never more bytes than it got, and to nobody but the sender, or the client
-    /// that the sender wants answered directly.
+    /// The server's answers to one datagram: never more bytes than received, and only to the sender, or
+    /// with direct replies to the client.
     fn turn(&mut self, peer: SocketAddr, bytes: &[u8]) -> Vec<Sent> {
         let len = bytes.len() as u32;
         self.rx.slot_mut(0)[..bytes.len()].copy_from_slice(bytes);
@@ -162,7 +162,7 @@ impl Bench {
         self.turn(peer, &frame)
     }
 
-    /// Lets time pass, with a turn whenever something is due; gives what is sent.
+    /// Advances the time, with a turn whenever something is due; returns the frames sent.
     fn pass(&mut self, time: Duration) -> Vec<Sent> {
         let until = self.now + time;
         let mut sent = vec![];
@@ -178,7 +178,7 @@ impl Bench {
         sent
     }
 
-    /// Lets time pass; gives the replies that are sent: when, to which request, with what status.
+    /// Advances the time; returns the replies: time, request and status.
     fn replies(&mut self, time: Duration) -> Vec<(Duration, u64, Status)> {
         let sent = self.pass(time);
         let replies = sent.iter().filter(|s| s.header().op == ServerOp::Reply as u8);
@@ -231,7 +231,7 @@ fn sync(register: &Header, sent: u32) -> Header {
     header
 }
 
-/// The balancer will send nothing more.
+/// Announces that the balancer sends nothing more.
 fn last_sync(register: &Header, sent: u32) -> Header {
     let mut header = sync(register, sent);
     header.server_state = ServerState::Draining as u8;
@@ -414,20 +414,25 @@ fn a_server_that_was_forgotten_registers_anew_and_finishes_what_it_has() {
     let report = bench.join();
     let (first, request) = (bench.register, bench.request(1));
     bench.hear(request);
-    let anew = bench.hear(challenge(report.sequence.get()))[0].header();
-    assert_eq!((anew.op, anew.cookie.get()), (ServerOp::Register as u8, COOKIE), "the nonce is good at once");
-    assert_ne!(anew.sequence, first.sequence);
-    assert_ne!(anew.server_epoch, first.server_epoch);
+    let renewed = bench.hear(challenge(report.sequence.get()))[0].header();
+    assert_eq!(
+        (renewed.op, renewed.cookie.get()),
+        (ServerOp::Register as u8, COOKIE),
+        "the nonce is good at once"
+    );
+    assert_ne!(renewed.sequence, first.sequence);
+    assert_ne!(renewed.server_epoch, first.server_epoch);
     assert!(!bench.server.is_registered());
     assert_eq!(bench.hear(challenge(report.sequence.get())), [], "a repetition");
     assert_eq!(bench.hear(sync(&first, 1)), [], "nothing of the old registration is good any more");
     assert_eq!(bench.drops(DropReason::Nonce), 2);
-    let report = bench.hear(sync(&anew, 0))[0].header();
+    let report = bench.hear(sync(&renewed, 0))[0].header();
     assert_eq!(counters(&report), [0, 0, 0, 1, 1], "the queue is not of this registration");
-    bench.register = anew;
+    bench.register = renewed;
     bench.hear(bench.request(1));
-    assert_eq!(counters(&bench.hear(sync(&anew, 1))[0].header()), [1, 1, 0, 2, 1]);
-    for (epoch, expected) in [(first.server_epoch, [1, 1, 0, 1, 0]), (anew.server_epoch, [1, 1, 1, 0, 0])] {
+    assert_eq!(counters(&bench.hear(sync(&renewed, 1))[0].header()), [1, 1, 0, 2, 1]);
+    for (epoch, expected) in [(first.server_epoch, [1, 1, 0, 1, 0]), (renewed.server_epoch, [1, 1, 1, 0, 0])]
+    {
         let job = bench.server.take_job(bench.now).expect("still in the queue");
         bench.server.finish(job, Status::Ok, b"answer", MS);
         let reply = bench.pass(Duration::ZERO)[0].header();
@@ -527,8 +532,8 @@ fn timed_work_behind_an_expired_request_waits_for_its_turn() {
     assert_eq!((bench.server.totals.expired, bench.server.totals.served), (1, 2));
 }
 
-/// When which of these requests (arrival, deadline in milliseconds, 0 = none) is answered, and how: a plain FIFO in
-/// front of `workers`, 10 ms for each.
+/// Expected time and status of the answers to these requests (arrival, deadline in milliseconds, 0 =
+/// none): a simple FIFO in front of `workers`, 10 ms per request.
 fn fifo(requests: &[(Instant, u32)], workers: usize) -> Vec<(Instant, u64, Status)> {
     let mut free = vec![Instant::ZERO; workers];
     let answers = requests.iter().zip(1..).map(|(&(arrived, deadline), sequence)| {
@@ -544,7 +549,7 @@ fn fifo(requests: &[(Instant, u32)], workers: usize) -> Vec<(Instant, u64, Statu
 }
 
 proptest! {
-    /// Whether turns are on time or late: the work goes on as if they were on time.
+    /// Timed work does not depend on whether turns are on time.
     #[test]
     fn timed_work_agrees_with_a_plain_fifo(
         arrivals in prop::collection::vec((0u32..25, 0u32..40), 1..40),
@@ -604,7 +609,7 @@ fn a_draining_server_finishes_its_queue_and_leaves_after_a_quiet_interval() {
     bench.server.drain(bench.now);
     let told = bench.pass(Duration::ZERO)[0].header();
     assert_eq!((told.op, told.server_state), (ServerOp::Report as u8, ServerState::Draining as u8));
-    assert_eq!(bench.hear(bench.request(3)), [], "it was under way: not refused");
+    assert_eq!(bench.hear(bench.request(3)), [], "it was in transit, so it is not refused");
     let answer = bench.hear(last_sync(&bench.register, 3))[0].header();
     assert_eq!(answer.server_state, ServerState::Draining as u8);
     let sent = bench.pass(Duration::from_secs(1));
@@ -623,7 +628,7 @@ fn a_draining_server_waits_an_interval_behind_the_last_request_and_until_the_bal
     let mut bench = Bench::new(Work::Echo).joined();
     bench.server.drain(bench.now);
     bench.pass(5 * INTERVAL);
-    assert!(!bench.server.is_finished(), "there may be requests under way");
+    assert!(!bench.server.is_finished(), "requests may be in transit");
     bench.hear(last_sync(&bench.register, 1));
     bench.hear(bench.request(1));
     bench.pass(INTERVAL - MS);
@@ -650,7 +655,7 @@ fn a_draining_server_whose_balancer_is_silent_leaves_and_one_that_nobody_knows_a
     let mut unknown = Bench::new(Work::Echo);
     unknown.pass(INTERVAL);
     unknown.server.drain(unknown.now);
-    assert_eq!(unknown.pass(INTERVAL), [], "nobody to tell");
+    assert_eq!(unknown.pass(INTERVAL), [], "no balancer to report to");
     assert!(unknown.server.is_finished());
 }
 
@@ -742,10 +747,11 @@ fn with_a_key_what_is_unsealed_changed_or_replayed_is_refused() {
     assert_eq!(counters(&reply), [2, 2, 2, 0, 0]);
 }
 
-/// The name of a frame that a server accepts, and how to make it and a server that is about to get it.
+/// Name of a frame that a server accepts, and a function that makes the frame and a server that expects
+/// it.
 type Accepted = (&'static str, fn() -> (Bench, Vec<u8>));
 
-/// All servers are of one seed.
+/// All servers have the same seed.
 const ACCEPTED: [Accepted; 5] = [
     ("challenge", || {
         let mut bench = Bench::new(Work::Echo);
@@ -878,7 +884,8 @@ proptest! {
         prop_assert_eq!(bench.server.totals.drops.total(), frames as u64);
     }
 
-    /// A balancer that writes nonsense into its frames breaks nothing: each is answered or counted.
+    /// A balancer that writes nonsense into its frames breaks nothing: each frame is answered or
+    /// counted.
     #[test]
     fn a_scribbling_balancer_cannot_break_a_server(
         scribbles in prop::collection::vec((0usize..5, prop::collection::vec((8usize..128, any::<u8>()), 1..6)), 1..20),

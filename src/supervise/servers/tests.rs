@@ -1,5 +1,5 @@
-//! What is of no concern to orders: adoption, and servers that are left out before they stop. (Restarts, ports and bounds
-//! are tested with the orders that lead to them, in `role/controller/tests.rs`.)
+//! Tests without scaling requests: adoption, and servers that are withdrawn before they stop.
+//! (`role/controller/tests.rs` tests restarts, ports and bounds with scaling requests.)
 
 use super::*;
 use proptest::prelude::*;
@@ -25,7 +25,7 @@ fn deeds(replicas: &mut Replicas) -> Vec<Action> {
     actions
 }
 
-/// Carries the starts out.
+/// Executes the starts.
 fn start_all(replicas: &mut Replicas, now: Instant) -> Vec<(u32, u16)> {
     let starts = actions(replicas).into_iter().filter_map(|action| match action {
         Action::Start { id, port } => Some((id, port)),
@@ -102,7 +102,7 @@ fn a_server_is_left_out_before_it_is_stopped_where_that_is_asked_for() {
         (vec![1], vec![2], 1)
     );
     replicas.on_left(NOW, 1);
-    assert_eq!(deeds(&mut replicas), [], "that one goes on");
+    assert_eq!(deeds(&mut replicas), [], "the server continues");
     replicas.on_left(NOW, 2);
     replicas.on_left(NOW, 2);
     assert_eq!(deeds(&mut replicas), [Action::Stop { id: 2 }], "once");
@@ -129,8 +129,8 @@ fn one_that_ends_while_it_is_left_out_has_stopped() {
 }
 
 proptest! {
-    /// A controller may be killed at any moment: the next one, which adopts what runs, has neither an id nor a port twice,
-    /// and no more servers than the first.
+    /// A controller may be killed at any moment. Its successor adopts the running servers, uses no id or
+    /// port twice, and runs no more servers than the first.
     #[test]
     fn a_successor_continues_where_the_first_was(
         steps in prop::collection::vec((0u8..4, 0u32..8), 0..40),

@@ -1,4 +1,4 @@
-//! The whole module against captured bytes and against a parser that is slow and plain.
+//! Tests of the whole module with captured bytes, and against a slow, simple parser.
 
 use super::*;
 use proptest::collection::vec;
@@ -13,7 +13,7 @@ fn key() -> QuestionKey {
     QuestionKey::new(*b"a key of a test.")
 }
 
-/// A message of these flags and questions, with this after the header.
+/// A message with these flags and questions, and these bytes after the header.
 fn message(flags: [u8; 2], questions: u16, rest: &[u8]) -> Vec<u8> {
     let mut message = vec![0xab, 0xcd, flags[0], flags[1]];
     message.extend(questions.to_be_bytes());
@@ -22,7 +22,7 @@ fn message(flags: [u8; 2], questions: u16, rest: &[u8]) -> Vec<u8> {
     message
 }
 
-/// The labels, type and class of a message with this QR, byte by byte.
+/// The labels, type and class of a message with this QR, parsed byte by byte.
 fn slow(message: &[u8], response: bool) -> Option<(Vec<Vec<u8>>, u16, u16)> {
     let mut bytes = message.iter().copied();
     let header: Vec<u8> = bytes.by_ref().take(12).collect();
@@ -48,7 +48,7 @@ fn slow(message: &[u8], response: bool) -> Option<(Vec<Vec<u8>>, u16, u16)> {
     Some((labels, number()?, number()?))
 }
 
-/// The labels of a name in wire format, as `slow` gives them.
+/// The labels of a name in wire format, as `slow` returns them.
 fn labels(mut name: &[u8]) -> Vec<Vec<u8>> {
     let mut labels = Vec::new();
     while name[0] > 0 {
@@ -109,7 +109,7 @@ fn names_of_up_to_255_bytes_pass() {
 #[test]
 fn a_query_becomes_its_servfail_answer_in_place() {
     let mut message = QUERY.to_vec();
-    // Status is opcode 2; AA, TC, RA, Z and AD have no place in a query, but come.
+    // Status is opcode 2; AA, TC, RA, Z and AD are not valid in a query, but occur.
     message[2..4].copy_from_slice(&[0x17, 0xff]);
     message[6..10].fill(9);
     let len = truncate_to_servfail(&mut message);
@@ -152,7 +152,7 @@ fn names_are_written_as_configurations_write_them() {
     }
 }
 
-/// Labels, type and class: a question that is valid.
+/// Labels, type and class of a valid question.
 fn question() -> impl Strategy<Value = Vec<u8>> {
     (vec(vec(any::<u8>(), 1..20), 0..6), any::<[u8; 4]>()).prop_map(|(labels, end)| {
         let mut bytes = Vec::new();
@@ -187,7 +187,7 @@ proptest! {
     ) {
         if plausible && message.len() > 6 {
             message[4..6].copy_from_slice(&[0, 1]);
-            // Short labels, so that some names end.
+            // Short labels, so that some names are complete.
             message.iter_mut().skip(12).for_each(|b| *b &= 0x47);
         }
         prop_assert_eq!(query(&message).ok().map(as_slow), slow(&message, false));

@@ -4,7 +4,7 @@ use zerocopy::{FromBytes, IntoBytes};
 
 const FORMAT: FrameFormat = FrameFormat { size: 256, tagged: false };
 
-/// Each field another value, so that a swapped pair cannot go unnoticed.
+/// Each field has a different value, so that a swapped pair is detected.
 fn distinct_route() -> Route {
     Route {
         client_ip: std::array::from_fn(|i| 0x40 + i as u8),
