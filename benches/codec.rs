@@ -15,7 +15,7 @@ fn request(format: &FrameFormat) -> Vec<u8> {
 
 /// Everything that the balancer writes into a request.
 fn patch(frame: &mut Frame<'_>, n: u32) {
-    let header = &mut *frame.header;
+    let header = &mut frame.header;
     header.client_ip = [7; 16];
     header.client_port.set(n as u16);
     header.listener = 255;
@@ -50,14 +50,14 @@ fn codec(c: &mut Criterion) {
     let key = CookieKey::new([3; 16]);
     group.bench_function("cookie", |b| {
         let frame = Frame::check(&mut bytes, &format).unwrap();
-        b.iter(|| key.cookie(black_box(frame.header)));
+        b.iter(|| key.cookie(black_box(&frame.header)));
     });
     group.bench_function("cookie_made_and_checked", |b| {
-        let frame = Frame::check(&mut bytes, &format).unwrap();
+        let mut frame = Frame::check(&mut bytes, &format).unwrap();
         b.iter(|| {
-            let cookie = key.cookie(black_box(&*frame.header));
+            let cookie = key.cookie(black_box(&frame.header));
             frame.header.cookie.set(cookie);
-            assert_eq!(key.cookie(black_box(&*frame.header)), frame.header.cookie.get());
+            assert_eq!(key.cookie(black_box(&frame.header)), frame.header.cookie.get());
         });
     });
     group.bench_function("decode", |b| {

@@ -154,7 +154,7 @@ fn decoding_gives_exactly_these_fields() {
         let mut wanted = header(&name, &vector);
         wanted.payload_len.set(payload_of(&vector).len() as u16);
         let view = Frame::check(&mut frame, &format).unwrap();
-        assert_eq!(*view.header, wanted, "{name}");
+        assert_eq!(view.header, wanted, "{name}");
         assert_eq!(view.payload(), payload_of(&vector), "{name}");
     }
 }

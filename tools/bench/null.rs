@@ -138,7 +138,7 @@ fn run(args: &Args) -> Result<()> {
 fn turn_round(protocol: Protocol, format: &FrameFormat, bytes: &mut [u8]) -> bool {
     match protocol {
         Protocol::Native => match Frame::check(bytes, format) {
-            Ok(frame) if frame.kind() == Kind::ClientRequest => {
+            Ok(mut frame) if frame.kind() == Kind::ClientRequest => {
                 frame.header.kind = Kind::ClientResponse as u8;
                 true
             }
