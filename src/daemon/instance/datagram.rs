@@ -4,11 +4,10 @@ use std::io;
 use std::net::TcpListener;
 use std::sync::{Arc, Mutex};
 
-use serde::{Deserialize, Serialize};
-
 use super::paused::PausedWorkers;
-use super::running::{Change, Figures, PoolState, Running, Transition};
+use super::running::{Change, Figures, Running, Transition};
 use super::sockets::{OpenDatagram, plan_for};
+use super::state::{DatagramState, PoolState};
 use super::workers::{Ended, Workers, back_end, cpus};
 use super::{Failed, Process};
 use crate::base::rng::entropy;
@@ -22,20 +21,8 @@ use crate::daemon::inbox::Gone;
 use crate::daemon::resolver::Resolver;
 use crate::daemon::worker::Worker;
 use crate::io::BackEnd;
-use crate::pool::desired::DesiredServer;
 use crate::pool::order::{Order, Refused};
-use crate::role::datagram::{Chance, DatagramRole, Flow, Known, Shared};
-
-/// The state of a datagram pool.
-#[derive(Debug, Default, Serialize, Deserialize)]
-pub struct State {
-    /// The servers that a controller runs.
-    run: Vec<DesiredServer>,
-    /// What the primary knows of the pool's servers.
-    known: Known,
-    /// By worker: which client has which server.
-    flows: Vec<Vec<Flow>>,
-}
+use crate::role::datagram::{Chance, DatagramRole, Shared};
 
 /// A datagram pool that is ready and has not started.
 pub struct PreparedDatagram {
@@ -85,7 +72,7 @@ impl PreparedDatagram {
     }
 
     /// Continues with what the pool of this name knew before.
-    pub fn restore(&mut self, state: State, now: Instant) {
+    pub fn restore(&mut self, state: DatagramState, now: Instant) {
         self.desired.set_run(state.run);
         self.workers[0].role.take_servers(now);
         self.workers[0].role.import_members(now, &state.known);
@@ -208,7 +195,7 @@ impl Running for RunningDatagram {
 
     /// Leaves what clients send in the sockets' buffers. Requests in flight are finished here.
     fn pause(&self, _: &mut PausedWorkers, _: Clock) -> Result<PoolState, Failed> {
-        let mut state = State { run: self.desired.run(), ..State::default() };
+        let mut state = DatagramState { run: self.desired.run(), ..DatagramState::default() };
         for (number, worker) in self.workers.iter().enumerate() {
             let (flows, known) = worker.call(|worker, now| {
                 worker.pause_fronts()?;

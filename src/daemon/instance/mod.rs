@@ -15,10 +15,12 @@ mod datagram;
 mod native;
 mod operate;
 mod paused;
+mod prepared;
 mod reload;
 mod running;
 pub mod service;
 mod sockets;
+mod state;
 mod takeover;
 mod workers;
 
@@ -35,7 +37,8 @@ use crate::config::{Config, Token};
 use crate::daemon::handover::SocketSet;
 use crate::os::signals::Stop;
 use crate::os::threads::Threads;
-use running::{Figures, Prepared, Running};
+use prepared::Prepared;
+use running::{Figures, Running};
 use sockets::Opened;
 
 pub use sockets::hold;

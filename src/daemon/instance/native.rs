@@ -6,8 +6,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::paused::{PausedWorkers, Verdict};
-use super::running::{Change, Figures, PoolState, Running, Transition};
+use super::running::{Change, Figures, Running, Transition};
 use super::sockets::OpenNative;
+use super::state::{NativeState, PoolState};
 use super::workers::{Ended, Workers, back_end, cpus};
 use super::{Failed, Process};
 use crate::base::rng::entropy;
@@ -30,9 +31,6 @@ const WAIT_FOR_SERVERS: Duration = Duration::from_millis(300);
 /// take, so that no worker reads again while a successor begins. The thread that pauses the workers always
 /// gives a verdict before.
 const PAUSED_MAX: Duration = Duration::from_secs(60);
-
-/// The state of a native pool: the parts of its workers, the primary's first.
-pub type State = Vec<Part>;
 
 /// The settings of a native pool's role, without the addresses of its sockets.
 fn settings(pool: &NativePool) -> Settings {
@@ -128,7 +126,7 @@ impl PreparedNative {
     }
 
     /// Continues exactly where the workers of another process have stopped.
-    pub fn restore(&mut self, state: State, now: Instant) -> Result<(), Failed> {
+    pub fn restore(&mut self, state: NativeState, now: Instant) -> Result<(), Failed> {
         self.roles = NativeRole::workers_from(self.settings.clone(), state, now).map_err(Failed::new)?;
         self.waits = false;
         Ok(())

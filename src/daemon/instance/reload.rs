@@ -12,7 +12,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::paused::PausedWorkers;
-use super::running::{Change, Prepared, Running, Transition};
+use super::prepared::Prepared;
+use super::running::{Change, Running, Transition};
 use super::sockets::{Open, allow_files};
 use super::{Failed, Instance};
 use crate::admin::Refusal;

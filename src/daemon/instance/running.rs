@@ -1,4 +1,4 @@
-//! A pool of a balancer process, prepared or running: what both kinds have in common.
+//! A running pool of a balancer process: what both kinds have in common.
 //!
 //! The kinds pause for a successor in different ways. A native pool pauses all its workers between two turns
 //! before the first of them exports its state, and no worker takes another turn. A datagram pool stops
@@ -6,29 +6,16 @@
 
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
-
-use super::datagram::{self, PreparedDatagram, RunningDatagram};
-use super::native::{self, PreparedNative, RunningNative};
 use super::paused::PausedWorkers;
-use super::sockets::Open;
+use super::state::PoolState;
 use super::{Failed, Process};
-use crate::base::time::{Clock, Instant};
+use crate::base::time::Clock;
 use crate::config;
 use crate::daemon::desired::DesiredServers;
 use crate::daemon::handover::SocketSet;
 use crate::daemon::inbox::Gone;
 use crate::daemon::resolver::Resolver;
 use crate::pool::order::{Order, Refused};
-
-/// What a pool hands to the pool of its name that follows it.
-#[derive(Debug, Serialize, Deserialize)]
-pub enum PoolState {
-    /// The parts of a native pool's workers.
-    Native(native::State),
-    /// The servers and flows of a datagram pool.
-    Datagram(datagram::State),
-}
 
 /// Settings that a running pool can adopt.
 pub struct Change {
@@ -103,51 +90,4 @@ pub enum Figures {
     Native(Vec<Arc<crate::pool::stats::NativeStats>>),
     /// Of a datagram pool.
     Datagram(Arc<crate::role::datagram::Shared>),
-}
-
-/// A pool that is ready and has not started.
-pub enum Prepared {
-    /// A native pool.
-    Native(PreparedNative),
-    /// A datagram pool.
-    Datagram(Box<PreparedDatagram>),
-}
-
-impl Prepared {
-    /// Prepares a pool over its sockets.
-    pub fn new(open: Open, process: &Process) -> Result<Prepared, Failed> {
-        Ok(match open {
-            Open::Native(open) => Prepared::Native(PreparedNative::new(open, process)?),
-            Open::Datagram(open) => Prepared::Datagram(Box::new(PreparedDatagram::new(*open, process)?)),
-        })
-    }
-
-    /// Its name.
-    pub fn name(&self) -> &str {
-        match self {
-            Prepared::Native(pool) => pool.name(),
-            Prepared::Datagram(pool) => pool.name(),
-        }
-    }
-
-    /// Continues from the state of the pool of this name in another process, or before a reload. The state of
-    /// a pool of the other kind is of no use.
-    pub fn restore(&mut self, state: PoolState, now: Instant) -> Result<(), Failed> {
-        match (self, state) {
-            (Prepared::Native(pool), PoolState::Native(state)) => pool.restore(state, now),
-            (Prepared::Datagram(pool), PoolState::Datagram(state)) => {
-                pool.restore(state, now);
-                Ok(())
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Starts its workers.
-    pub fn start(self, process: &Process) -> Result<Arc<dyn Running>, Failed> {
-        Ok(match self {
-            Prepared::Native(pool) => Arc::<RunningNative>::new(pool.start(process)?),
-            Prepared::Datagram(pool) => Arc::<RunningDatagram>::new(pool.start(process)?),
-        })
-    }
 }

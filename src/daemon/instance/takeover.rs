@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::paused::PausedWorkers;
-use super::running::PoolState;
+use super::state::PoolState;
 use super::{Failed, Instance};
 use crate::admin::status::Kind;
 use crate::config::Config;
@@ -200,7 +200,7 @@ impl Instance {
 mod tests {
     use serde::{Deserialize, Serialize};
 
-    use super::super::{datagram, native};
+    use super::super::state::{DatagramState, NativeState};
     use super::*;
 
     const OTHER_VERSION: &str =
@@ -209,14 +209,14 @@ mod tests {
     /// The values of version 1, which had neither mark nor version.
     #[derive(Debug, Default, Serialize, Deserialize)]
     struct Version1 {
-        native: Option<native::State>,
-        pools: Vec<(String, datagram::State)>,
+        native: Option<NativeState>,
+        pools: Vec<(String, DatagramState)>,
     }
 
     fn state() -> State {
         vec![
             ("native".to_owned(), PoolState::Native(vec![])),
-            ("dns".to_owned(), PoolState::Datagram(datagram::State::default())),
+            ("dns".to_owned(), PoolState::Datagram(DatagramState::default())),
         ]
     }
 
@@ -233,7 +233,7 @@ mod tests {
     #[test]
     fn a_state_of_another_version_is_refused_and_neither_version_takes_the_other_for_its_own() {
         let old = |native, pools| postcard::to_allocvec(&Version1 { native, pools }).unwrap();
-        let dns = || vec![("dns".to_owned(), datagram::State::default())];
+        let dns = || vec![("dns".to_owned(), DatagramState::default())];
         let mut newer = encode(&state()).unwrap();
         newer[STATE_MARK.len()] += 1;
         let others = [old(None, vec![]), old(None, dns()), old(Some(vec![]), vec![]), newer, vec![]];

@@ -6,11 +6,10 @@ use std::time::Duration;
 
 use super::Settings;
 use super::reply::Client;
-use super::waiting;
 use crate::pool::select::Slot;
 use crate::pool::shared::{PoolSettings, PoolShared};
 use crate::pool::stats::NativeStats;
-use crate::pool::waiting::Limit;
+use crate::pool::waiting::{Limit, PendingQueue};
 use crate::wire::tag::Stamp;
 use crate::wire::{CookieKey, DispatchWindow};
 
@@ -64,7 +63,7 @@ impl PoolSettings for Settings {
 impl Shared {
     pub fn new(settings: Settings, instance: u64, epoch: u32) -> Self {
         let (slots, workers) = (settings.servers_max, settings.workers);
-        let pending = waiting::pending_queue(&settings);
+        let pending = pending_queue(&settings);
         Shared {
             cookies: CookieKey::new(settings.secret),
             instance,
@@ -79,4 +78,9 @@ impl Shared {
     pub fn window(&self, worker: u8, slot: Slot) -> Option<&Arc<DispatchWindow>> {
         self.windows.get(usize::from(worker))?.get(slot.index())
     }
+}
+
+/// The pending queue of a pool, without entries.
+fn pending_queue(settings: &Settings) -> PendingQueue<Client> {
+    PendingQueue::new(settings.waiting_max, settings.format.size, Client::NONE)
 }

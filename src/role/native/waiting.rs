@@ -5,23 +5,18 @@ use std::time::Duration;
 
 use super::reply::{Client, Origin, refusal};
 use super::shared::Member;
-use super::{BACK, FRONT, NativeRole, RETRY_AFTER, Settings};
+use super::{BACK, FRONT, NativeRole, RETRY_AFTER};
 use crate::base::batch::Tx;
 use crate::base::drop_reason::DropReason;
 use crate::base::time::Instant;
 use crate::pool::select::Slot;
-use crate::pool::waiting::{Dispatcher, NotQueued, Pending, PendingQueue, Push, ServerSource, cap};
+use crate::pool::waiting::{Dispatcher, NotQueued, Pending, Push, ServerSource, cap};
 use crate::wire::{Frame, Header, Status};
 
 /// The queue deadline of a request that carries none.
 const NO_DEADLINE: Duration = Duration::from_secs(3600);
 /// The longest time after which a refused client may repeat its request.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(1);
-
-/// The pending queue of a pool, without entries.
-pub(super) fn pending_queue(settings: &Settings) -> PendingQueue<Client> {
-    PendingQueue::new(settings.waiting_max, settings.format.size, Client::NONE)
-}
 
 /// A worker at the end of its turn.
 struct Turn<'a> {

@@ -1,0 +1,58 @@
+//! A pool of either kind that is ready and has not started.
+
+use std::sync::Arc;
+
+use super::datagram::{PreparedDatagram, RunningDatagram};
+use super::native::{PreparedNative, RunningNative};
+use super::running::Running;
+use super::sockets::Open;
+use super::state::PoolState;
+use super::{Failed, Process};
+use crate::base::time::Instant;
+
+/// A pool that is ready and has not started.
+pub enum Prepared {
+    /// A native pool.
+    Native(PreparedNative),
+    /// A datagram pool.
+    Datagram(Box<PreparedDatagram>),
+}
+
+impl Prepared {
+    /// Prepares a pool over its sockets.
+    pub fn new(open: Open, process: &Process) -> Result<Prepared, Failed> {
+        Ok(match open {
+            Open::Native(open) => Prepared::Native(PreparedNative::new(open, process)?),
+            Open::Datagram(open) => Prepared::Datagram(Box::new(PreparedDatagram::new(*open, process)?)),
+        })
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        match self {
+            Prepared::Native(pool) => pool.name(),
+            Prepared::Datagram(pool) => pool.name(),
+        }
+    }
+
+    /// Continues from the state of the pool of this name in another process, or before a reload. The state of
+    /// a pool of the other kind is of no use.
+    pub fn restore(&mut self, state: PoolState, now: Instant) -> Result<(), Failed> {
+        match (self, state) {
+            (Prepared::Native(pool), PoolState::Native(state)) => pool.restore(state, now),
+            (Prepared::Datagram(pool), PoolState::Datagram(state)) => {
+                pool.restore(state, now);
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Starts its workers.
+    pub fn start(self, process: &Process) -> Result<Arc<dyn Running>, Failed> {
+        Ok(match self {
+            Prepared::Native(pool) => Arc::<RunningNative>::new(pool.start(process)?),
+            Prepared::Datagram(pool) => Arc::<RunningDatagram>::new(pool.start(process)?),
+        })
+    }
+}
