@@ -1,4 +1,5 @@
-//! What a balancer knows of the servers of a pool, for every kind of pool. Pure: no frame, datagram, socket or clock.
+//! What a balancer knows of the servers of a pool, for every kind of pool. Pure: no frame, datagram, socket
+//! or clock.
 
 pub mod access;
 pub mod autoscale;
@@ -12,6 +13,8 @@ pub mod local_addresses;
 pub mod members;
 pub mod order;
 pub mod outstanding;
+pub mod part;
+pub mod primary;
 pub mod registry;
 pub mod regret;
 pub mod select;
@@ -19,5 +22,6 @@ pub mod selector;
 pub mod shared;
 pub mod slow_start;
 pub mod slowness;
+pub mod stall;
 pub mod stats;
 pub mod waiting;

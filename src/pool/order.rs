@@ -1,4 +1,4 @@
-//! What an operator asks of a running balancer, in words that roles, the admin interface and the command line share.
+//! An operator's orders about one server, as roles, the admin interface and the command line share them.
 
 use std::fmt;
 
@@ -7,23 +7,23 @@ use serde::{Deserialize, Serialize};
 /// The largest weight.
 pub const WEIGHT_MAX: u16 = 100;
 
-/// What shall become of one server.
+/// An order about one server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
-    /// No new requests at once; what it has is finished.
+    /// Send it no new requests; it finishes those in flight.
     Drain,
-    /// Takes traffic (again), as soon as it has proved that it lives.
+    /// Send it requests again, as soon as it has shown that it lives.
     Enable,
-    /// No requests, whatever it says of itself.
+    /// Send it no requests until it is enabled, regardless of its health.
     Disable,
-    /// Its share relative to others, 1 to [`WEIGHT_MAX`].
+    /// Its share relative to other servers, 1 to [`WEIGHT_MAX`].
     Weight(u16),
 }
 
 /// Why an order was not carried out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refused {
-    /// No server has this id.
+    /// No server has or had this id.
     UnknownServer,
     /// The weight is not within 1 and [`WEIGHT_MAX`].
     Weight,
@@ -40,41 +40,48 @@ impl fmt::Display for Refused {
 
 impl std::error::Error for Refused {}
 
-/// Whether an operator lets a server work.
+/// What an operator allows a server to do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum AdminMode {
-    /// It does.
+    /// It takes requests.
     #[default]
     On,
-    /// It finishes what it has.
+    /// It finishes the requests in flight.
     Drained,
-    /// It gets nothing.
+    /// It gets no requests.
     Off,
 }
 
-/// What an operator has said of one server so far. It holds until the process ends, whatever the server does meanwhile.
+/// The sum of an operator's orders about one server. It holds until the process ends, also while the server
+/// is away.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AdminState {
-    /// Whether it may work.
-    pub switch: AdminMode,
-    /// Its share relative to others, in place of what the server or the configuration says.
+    /// What the operator allows.
+    pub mode: AdminMode,
+    /// The server's share, instead of the one that the server or the configuration gives. `None`: no such
+    /// order.
     pub weight: Option<u16>,
 }
 
 impl AdminState {
-    /// Notes an order.
+    /// The server's weight: the ordered one, or this one; 1 to [`WEIGHT_MAX`].
+    pub fn weight(&self, otherwise: u16) -> u16 {
+        self.weight.unwrap_or(otherwise).clamp(1, WEIGHT_MAX)
+    }
+
+    /// Adds an order.
     pub fn note(&mut self, order: Order) {
         match order {
-            Order::Drain => self.switch = AdminMode::Drained,
-            Order::Enable => self.switch = AdminMode::On,
-            Order::Disable => self.switch = AdminMode::Off,
+            Order::Drain => self.mode = AdminMode::Drained,
+            Order::Enable => self.mode = AdminMode::On,
+            Order::Disable => self.mode = AdminMode::Off,
             Order::Weight(weight) => self.weight = Some(weight),
         }
     }
 }
 
 impl Order {
-    /// Its word in addresses, on the command line and in messages.
+    /// The order's word in URLs, on the command line and in messages.
     pub const fn name(self) -> &'static str {
         match self {
             Order::Drain => "drain",
@@ -84,7 +91,7 @@ impl Order {
         }
     }
 
-    /// Refuses what no server could carry out.
+    /// Refuses an order that no server could carry out.
     pub fn check(self) -> Result<Order, Refused> {
         match self {
             Order::Weight(weight) if !(1..=WEIGHT_MAX).contains(&weight) => Err(Refused::Weight),

@@ -1,113 +1,104 @@
-//! The servers of a pool: who is registered in which slot. Pure; knows nothing of queues or traffic.
+//! The servers of a pool by slot, and those that have left. Pure; knows nothing of queues or traffic.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::base::time::Instant;
-use crate::pool::departed::{Departed, PastRecord};
-use crate::pool::health::{Health, Limits, Rules, State};
-use crate::pool::order::{AdminMode, AdminState, Order, Refused, WEIGHT_MAX};
+use crate::pool::departed::{Departed, DepartedServer, Identity, PastRecord};
+use crate::pool::health::{Health, Limits, State};
+use crate::pool::order::{AdminMode, AdminState, WEIGHT_MAX};
 use crate::pool::select::Slot;
-use crate::wire::message::Registration;
-use crate::wire::tag::Stamp;
 
-/// One registered server.
+/// Departed servers that a registry keeps for each slot.
+const DEPARTED_PER_SLOT: usize = 4;
+
+/// A server as the primary knows it. `X` is what only its kind of pool knows.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Server {
-    /// Its id, unique in the pool.
+pub struct Server<X> {
+    /// The server's id, unique among the servers that are not leaving.
     pub id: u32,
-    /// Where it takes requests. Frames from elsewhere are not its.
+    /// The server's address.
     pub addr: SocketAddr,
-    /// Random number of its process start.
-    pub instance: u64,
-    /// Random number of its registration.
-    pub epoch: u32,
-    /// The nonce that it made for its registration, echoed in every SYNC.
-    pub nonce: u64,
-    /// Its share relative to others, 1 to 100.
+    /// The server's share relative to others, 1 to [`WEIGHT_MAX`].
     pub weight: u16,
-    /// How sure to be about its health.
+    /// When the server counts as up, suspect or down.
     pub limits: Limits,
-    /// Its health.
+    /// The server's health.
     pub health: Health,
-    /// The requests in it that are not from this registration, by its newest report.
-    pub foreign: u32,
-    /// Whether the controller can stop it; false once it said that it cannot.
-    pub managed: bool,
-    /// How often it reports.
-    pub interval: Duration,
-    /// The frame that registered it, where frames are authenticated.
-    pub stamp: Option<Stamp>,
-    /// What an operator has said of it.
-    pub standing: AdminState,
-    /// Whether it has said that it stops: it leaves when it has nothing more to do.
-    pub is_stopping: bool,
-    /// Since when it has been getting less than its share, if it does: it has just come up.
+    /// The operator's orders.
+    pub admin: AdminState,
+    /// Whether the server finishes its requests and then leaves. It stays draining, even if the operator
+    /// enables it.
+    pub is_leaving: bool,
+    /// Start of the server's slow start. `None`: the server gets its whole share.
     pub slow_since: Option<Instant>,
+    /// What only this kind of pool knows of a server.
+    pub extra: X,
 }
 
-impl Server {
-    /// What shall be known of it when it comes back.
-    fn kept(&self) -> PastRecord {
-        PastRecord { standing: self.standing, record: self.health.record().clone() }
+impl<X> Server<X> {
+    /// What the pool keeps when the server leaves.
+    pub fn past(&self) -> PastRecord {
+        PastRecord { admin: self.admin, record: self.health.record().clone() }
     }
 }
 
-/// What became of a registration.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Admission {
-    /// It has this slot already: the same registration again.
-    Known(Slot),
-    /// It has this slot now; what was there before is gone.
-    New {
-        /// The slot.
-        slot: Slot,
-        /// The `foreign` count of the registration that it replaces.
-        replaced_foreign: u32,
-    },
-    /// Another server that is alive has its id.
-    IdTaken,
-    /// All slots are taken.
-    Full,
+impl PastRecord {
+    /// The health of a server that joins, or returns, with this past. `first` is the state of a server
+    /// without orders.
+    pub fn health(&self, first: State, now: Instant) -> Health {
+        let state = match self.admin.mode {
+            AdminMode::On => first,
+            AdminMode::Drained => State::Draining,
+            AdminMode::Off => State::Disabled,
+        };
+        Health::with_record(state, self.record.clone(), now)
+    }
 }
 
-/// Servers by slot.
+/// Servers by slot, and departed servers.
 #[derive(Debug)]
-pub struct Registry {
-    slots: Box<[Option<Server>]>,
-    rules: Rules,
-    /// By id, what is known of those that are away.
-    remembered: Departed<u32>,
+pub struct Registry<X> {
+    slots: Box<[Option<Server<X>>]>,
+    /// Servers that have left.
+    pub departed: Departed,
+    identity: Identity,
 }
 
-/// So many servers that are away are remembered for each slot.
-const REMEMBERED_PER_SLOT: usize = 4;
-
-impl Registry {
-    /// Room for `servers_max` servers, judged by these rules.
-    pub fn new(servers_max: usize, rules: Rules) -> Self {
+impl<X> Registry<X> {
+    /// A registry without servers. `identity` makes a returning server the same one.
+    pub fn new(slots: usize, identity: Identity) -> Self {
         Registry {
-            slots: (0..servers_max).map(|_| None).collect(),
-            rules,
-            remembered: Departed::new(servers_max * REMEMBERED_PER_SLOT),
+            slots: (0..slots).map(|_| None).collect(),
+            departed: Departed::new(slots * DEPARTED_PER_SLOT, identity),
+            identity,
         }
     }
 
     /// The server in a slot.
-    pub fn get(&self, slot: Slot) -> Option<&Server> {
+    pub fn get(&self, slot: Slot) -> Option<&Server<X>> {
         self.slots.get(slot.index())?.as_ref()
     }
 
     /// The server in a slot.
-    pub fn get_mut(&mut self, slot: Slot) -> Option<&mut Server> {
+    pub fn get_mut(&mut self, slot: Slot) -> Option<&mut Server<X>> {
         self.slots.get_mut(slot.index())?.as_mut()
     }
 
-    /// All registered servers with their slots.
-    pub fn iter(&self) -> impl Iterator<Item = (Slot, &Server)> {
-        self.slots.iter().enumerate().filter_map(|(i, s)| Some((Slot::new(i), s.as_ref()?)))
+    /// All servers with their slots.
+    pub fn iter(&self) -> impl Iterator<Item = (Slot, &Server<X>)> {
+        self.slots.iter().enumerate().filter_map(|(i, server)| Some((Slot::new(i), server.as_ref()?)))
+    }
+
+    /// All servers with their slots.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = (Slot, &mut Server<X>)> {
+        self.slots.iter_mut().enumerate().filter_map(|(i, server)| Some((Slot::new(i), server.as_mut()?)))
+    }
+
+    /// All slots, also free ones.
+    pub fn slots(&self) -> impl Iterator<Item = Slot> + use<X> {
+        (0..self.slots.len()).map(Slot::new)
     }
 
     /// The number of slots.
@@ -115,182 +106,122 @@ impl Registry {
         self.slots.len()
     }
 
-    /// The slot of the server with this id.
+    /// The slot of the server with this id. A leaving server may have the id of a newer one: then the newer
+    /// one's.
     pub fn slot_of(&self, id: u32) -> Option<Slot> {
-        self.iter().find(|(_, s)| s.id == id).map(|(slot, _)| slot)
+        let with_id = self.iter().filter(|(_, server)| server.id == id);
+        with_id.min_by_key(|(_, server)| server.is_leaving).map(|(slot, _)| slot)
     }
 
-    /// How its servers are judged.
-    pub fn rules(&self) -> &Rules {
-        &self.rules
+    /// The slot of the server at this address.
+    pub fn slot_at(&self, addr: SocketAddr) -> Option<Slot> {
+        self.iter().find(|(_, server)| server.addr == addr).map(|(slot, _)| slot)
     }
 
-    /// Judges its servers, and later ones, by other rules.
-    pub fn set_rules(&mut self, rules: Rules) {
-        self.rules = rules;
-        for server in self.slots.iter_mut().flatten() {
-            server.limits = Limits::for_interval(server.interval, &rules);
-        }
+    /// Free slots.
+    pub fn free(&self) -> impl Iterator<Item = Slot> {
+        self.slots().filter(|&slot| self.get(slot).is_none())
     }
 
-    /// Admits a server whose address was proved by a nonce.
-    ///
-    /// A server that restarts takes over the slot of its id, if the old one is at the same address (so it
-    /// must be gone), is the same process registering anew, or is not known to be alive.
-    #[allow(clippy::too_many_arguments)] // the parts of one registration; a struct would only rename them
-    pub fn admit(
-        &mut self,
-        now: Instant,
-        addr: SocketAddr,
-        instance: u64,
-        epoch: u32,
-        nonce: u64,
-        stamp: Option<Stamp>,
-        registration: &Registration,
-    ) -> Admission {
-        let slot = match self.iter().find(|(_, s)| s.id == registration.server_id) {
-            Some((slot, s)) if s.instance == instance && s.epoch == epoch && s.addr == addr => {
-                return Admission::Known(slot);
-            }
-            Some((slot, s)) => {
-                let gone = s.addr == addr || s.instance == instance || silent(s, now);
-                if !gone {
-                    return Admission::IdTaken;
-                }
-                slot
-            }
-            None => match self.slots.iter().position(Option::is_none) {
-                Some(free) => Slot::new(free),
-                None => return Admission::Full,
-            },
-        };
-        let interval = Duration::from_micros(u64::from(registration.report_interval_us.max(1_000)));
-        let interval = interval.min(Duration::from_secs(10));
-        let id = registration.server_id;
-        let mut old = self.slots[slot.index()].take();
-        if let Some(old) = old.as_mut().filter(|old| old.instance != instance) {
-            old.health.crash(now, &old.limits);
-        }
-        let PastRecord { standing, record } =
-            old.as_ref().map_or_else(|| self.remembered.take(&id), Server::kept);
-        let state = match standing.switch {
-            AdminMode::On => State::Joining,
-            AdminMode::Drained => State::Draining,
-            AdminMode::Off => State::Disabled,
-        };
-        self.slots[slot.index()] = Some(Server {
-            id,
-            addr,
-            instance,
-            epoch,
-            nonce,
-            weight: standing.weight.unwrap_or(registration.weight).clamp(1, WEIGHT_MAX),
-            limits: Limits::for_interval(interval, &self.rules),
-            health: Health::with_record(state, record, now),
-            foreign: 0,
-            managed: true,
-            interval,
-            stamp,
-            standing,
-            is_stopping: false,
-            slow_since: None,
-        });
-        Admission::New { slot, replaced_foreign: old.map_or(0, |old| old.foreign) }
-    }
-
-    /// What is known of servers that are away, by id.
-    pub fn away(&self) -> &[(u32, PastRecord)] {
-        self.remembered.entries()
-    }
-
-    /// Takes over what another process knew of servers that are away.
-    pub fn remember(&mut self, away: &[(u32, PastRecord)]) {
-        away.iter().for_each(|(id, kept)| self.remembered.keep(*id, kept.clone()));
-    }
-
-    /// Puts a server where it was in another process. It is judged by the rules of this one.
-    pub fn restore(&mut self, slot: Slot, mut server: Server) {
-        server.limits = Limits::for_interval(server.interval, &self.rules);
+    /// Puts a server into a slot. A server that had the slot is gone, without an entry among the departed.
+    pub fn put(&mut self, slot: Slot, server: Server<X>) {
         self.slots[slot.index()] = Some(server);
     }
 
-    /// Frees a slot. What its server's failures are, and what an operator has said of it, is kept.
-    pub fn remove(&mut self, slot: Slot) -> Option<Server> {
+    /// Frees a slot. The server's failures and orders are kept.
+    pub fn remove(&mut self, slot: Slot) -> Option<Server<X>> {
         let server = self.slots[slot.index()].take()?;
-        self.remembered.keep(server.id, server.kept());
+        let (id, addr) = (server.id, server.addr);
+        self.departed.keep(DepartedServer { id, addr, past: server.past() });
         Some(server)
     }
 
-    /// Notes what an operator has said of a server that has no slot at present, but had one.
-    pub fn note_absent(&mut self, id: u32, order: Order) -> Result<(), Refused> {
-        let kept = self.remembered.get_mut(&id).ok_or(Refused::UnknownServer)?;
-        kept.standing.note(order);
-        Ok(())
+    /// Panics, with the numbers, if what must hold between two turns does not.
+    pub fn check_invariants(&self) {
+        self.departed.check_invariants();
+        for (slot, server) in self.iter() {
+            let Server { id, addr, weight, ref health, admin, is_leaving, .. } = *server;
+            let at = format!("slot {}: server {id} at {addr}", slot.index());
+            let twin = match self.identity {
+                _ if is_leaving => None,
+                Identity::Id => self.iter().find(|(other, s)| *other != slot && s.id == id),
+                Identity::Address => self
+                    .iter()
+                    .find(|(other, s)| *other != slot && (s.addr == addr || s.id == id && !s.is_leaving)),
+            };
+            assert!(
+                twin.is_none(),
+                "{at} and slot {} are one server",
+                twin.map_or(0, |(slot, _)| slot.index())
+            );
+            assert!(!self.departed.contains(id, addr), "{at} is among the departed, too");
+            assert!((1..=WEIGHT_MAX).contains(&weight), "{at} has weight {weight}, not 1 to {WEIGHT_MAX}");
+            assert!(
+                admin.weight.is_none_or(|ordered| ordered == weight),
+                "{at} has weight {weight}, ordered {:?}",
+                admin.weight
+            );
+            let state = health.state();
+            let fits = match (admin.mode, state) {
+                (_, State::Draining) if is_leaving => true,
+                (mode, State::Disabled) => mode == AdminMode::Off,
+                (mode, State::Draining) => mode == AdminMode::Drained,
+                (mode, _) => mode == AdminMode::On && !is_leaving,
+            };
+            assert!(fits, "{at} is {state:?}, ordered {:?}, leaving {is_leaving}", admin.mode);
+        }
     }
-}
-
-/// Nothing was heard of it for longer than its silence limit.
-fn silent(server: &Server, now: Instant) -> bool {
-    now.since(server.health.last_alive()) > server.limits.silence
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pool::health::Rules;
 
-    fn registration(id: u32) -> Registration {
-        Registration {
-            server_id: id,
-            queue_capacity: 64,
-            report_interval_us: 10_000,
+    fn server(id: u32) -> Server<()> {
+        let interval = std::time::Duration::from_millis(10);
+        Server {
+            id,
+            addr: SocketAddr::from(([127, 0, 0, 1], id as u16)),
             weight: 1,
-            reserved: [0; 2],
+            limits: Limits::for_interval(interval, &Rules::default()),
+            health: Health::new(State::Up, Instant::ZERO),
+            admin: AdminState::default(),
+            is_leaving: false,
+            slow_since: None,
+            extra: (),
         }
     }
 
-    fn addr(port: u16) -> SocketAddr {
-        SocketAddr::from(([127, 0, 0, 1], port))
-    }
-
-    const NEW_IN_0: Admission = Admission::New { slot: Slot::new(0), replaced_foreign: 0 };
-    const NOW: Instant = Instant::from_nanos(1_000_000_000);
+    const ONE: Slot = Slot::new(1);
 
     #[test]
-    fn the_same_registration_twice_is_one_server() {
-        let mut registry = Registry::new(2, Rules::default());
-        assert_eq!(registry.admit(NOW, addr(1), 7, 1, 5, None, &registration(3)), NEW_IN_0);
-        assert_eq!(
-            registry.admit(NOW, addr(1), 7, 1, 5, None, &registration(3)),
-            Admission::Known(Slot::new(0))
-        );
-        assert_eq!(registry.iter().count(), 1);
-        assert_eq!((registry.slot_of(3), registry.slot_of(4)), (Some(Slot::new(0)), None));
+    fn a_server_is_found_by_id_and_address_until_it_is_removed() {
+        let mut registry = Registry::new(3, Identity::Id);
+        registry.put(ONE, server(7));
+        registry.check_invariants();
+        assert_eq!((registry.slot_of(7), registry.slot_of(8)), (Some(ONE), None));
+        assert_eq!(registry.slot_at(server(7).addr), Some(ONE));
+        assert_eq!(registry.free().collect::<Vec<_>>(), [Slot::new(0), Slot::new(2)]);
+        assert_eq!(registry.remove(ONE).unwrap().id, 7);
+        assert_eq!((registry.slot_of(7), registry.free().count()), (None, 3));
+        assert!(registry.departed.contains(7, server(7).addr));
+        registry.check_invariants();
     }
 
     #[test]
-    fn a_second_server_cannot_take_the_id_of_a_live_one_but_can_of_a_silent_one() {
-        let mut registry = Registry::new(2, Rules::default());
-        registry.admit(NOW, addr(1), 7, 1, 5, None, &registration(3));
-        assert_eq!(registry.admit(NOW, addr(2), 8, 1, 5, None, &registration(3)), Admission::IdTaken);
-        let later = NOW + Duration::from_millis(101);
-        assert_eq!(registry.admit(later, addr(2), 8, 1, 5, None, &registration(3)), NEW_IN_0);
-        assert_eq!(registry.get(Slot::new(0)).unwrap().addr, addr(2));
+    fn of_two_servers_with_an_id_the_one_that_stays_has_it() {
+        let mut registry = Registry::new(2, Identity::Address);
+        registry.put(Slot::new(0), Server { is_leaving: true, ..server(7) });
+        registry.put(ONE, Server { id: 7, ..server(8) });
+        assert_eq!(registry.slot_of(7), Some(ONE));
     }
 
     #[test]
-    fn a_restart_on_the_same_address_replaces_at_once() {
-        let mut registry = Registry::new(2, Rules::default());
-        registry.admit(NOW, addr(1), 7, 1, 5, None, &registration(3));
-        assert_eq!(registry.admit(NOW, addr(1), 8, 9, 5, None, &registration(3)), NEW_IN_0);
-        assert_eq!(registry.get(Slot::new(0)).unwrap().epoch, 9);
-    }
-
-    #[test]
-    fn full_is_full_until_somebody_leaves() {
-        let mut registry = Registry::new(1, Rules::default());
-        registry.admit(NOW, addr(1), 7, 1, 5, None, &registration(3));
-        assert_eq!(registry.admit(NOW, addr(2), 8, 1, 5, None, &registration(4)), Admission::Full);
-        assert_eq!(registry.remove(Slot::new(0)).unwrap().id, 3);
-        assert_eq!(registry.admit(NOW, addr(2), 8, 1, 5, None, &registration(4)), NEW_IN_0);
+    #[should_panic(expected = "slot 1: server 7 at 127.0.0.1:7 has weight 0, not 1 to 100")]
+    fn a_broken_invariant_is_reported_with_its_numbers() {
+        let mut registry = Registry::new(2, Identity::Id);
+        registry.put(ONE, Server { weight: 0, ..server(7) });
+        registry.check_invariants();
     }
 }

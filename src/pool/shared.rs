@@ -128,7 +128,8 @@ impl<M: Copy + PartialEq, C: Copy, S: PoolSettings> PoolShared<M, C, S> {
     }
 }
 
-fn is_selectable(leaf: LeafState) -> bool {
+/// Whether requests may be sent to a server with such a leaf.
+pub fn is_selectable(leaf: LeafState) -> bool {
     matches!(leaf, LeafState::Eligible | LeafState::LastResort)
 }
 

@@ -96,7 +96,8 @@ fn every_request_ends_once_and_counts_return_to_zero_under_loss_duplication_and_
         traffic(&mut world, 400, 2.0, |_, _| {});
         world.check_at_rest();
         let answered: usize = world.clients.iter().map(|c| c.count(Ending::Answered)).sum();
-        // At 20 % a leg 59 % of the attempts fail: even ten of them leave one request in 200 without an answer.
+        // At 20 % a leg 59 % of the attempts fail: even ten of them leave one request in 200 without an
+        // answer.
         let at_least = if loss < 0.2 { 400 } else { 390 };
         assert!(answered >= at_least, "seed {seed}, loss {loss}: {answered} of 400 answered");
     }
@@ -118,7 +119,8 @@ fn a_clean_network_needs_no_retry_and_serves_evenly() {
     }
 }
 
-/// No server ever has more than its limit, the rest waits, and nothing is lost or forgotten, whatever the network does.
+/// No server ever has more than its limit, the rest waits, and nothing is lost or forgotten, whatever the
+/// network does.
 #[test]
 fn requests_wait_for_servers_with_room_and_each_is_answered() {
     for seed in seeds(6) {
@@ -475,8 +477,8 @@ fn servers_and_balancer_die_and_return_under_several_workers() {
     }
 }
 
-/// Queues are long, so that a server's last replies leave in the turn in which it says that it has stopped: to other
-/// workers than the one that hears that.
+/// Queues are long, so that a server's last replies leave in the turn in which it says that it has stopped:
+/// to other workers than the one that hears that.
 #[test]
 fn a_drain_under_several_workers_loses_nothing() {
     for seed in seeds(8) {
@@ -546,11 +548,11 @@ fn direct_replies_are_spread_by_the_shortest_queue() {
 fn registrations(world: &World) -> (Vec<(u32, u32)>, usize) {
     let fleet = world.primary().registry().expect("the primary");
     let joined = world.events.iter().filter(|(_, event)| matches!(event, Event::Joined { .. })).count();
-    (fleet.iter().map(|(_, server)| (server.id, server.epoch)).collect(), joined)
+    (fleet.iter().map(|(_, server)| (server.id, server.extra.epoch)).collect(), joined)
 }
 
-/// Frames that the balancer and the servers have refused, but for those that the network doubles and delays: they are
-/// known by their number, by their stamp, or as stale.
+/// Frames that the balancer and the servers have refused, but for those that the network doubles and delays:
+/// they are known by their number, by their stamp, or as stale.
 fn refused(world: &World) -> u64 {
     let expected = [DropReason::Duplicate, DropReason::Replay, DropReason::Stale];
     let reasons = DropReason::ALL.iter().filter(|reason| !expected.contains(reason));
@@ -559,8 +561,8 @@ fn refused(world: &World) -> u64 {
     reasons.map(|&reason| by_balancer(reason) + by_servers(reason)).sum()
 }
 
-/// Another process goes on with the sockets and the state, in the middle of everything; sometimes it gives up, and the
-/// old one goes on.
+/// Another process goes on with the sockets and the state, in the middle of everything; sometimes it gives
+/// up, and the old one goes on.
 #[test]
 fn a_balancer_that_is_handed_over_goes_on_exactly() {
     for seed in seeds(24) {

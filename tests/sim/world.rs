@@ -12,13 +12,14 @@ use lbd::io::{DatagramIo, Faults, IoOptions, SimIo, SimNet};
 use lbd::pool::autoscale;
 use lbd::pool::event::Event;
 use lbd::pool::health::Rules;
+use lbd::pool::part::Part;
 use lbd::pool::select::{PolicyKind, Slot};
 use lbd::pool::stats::{Counter, NativeStats, WorkerStats};
 use lbd::pool::waiting::Limit;
 use lbd::role::Role;
 use lbd::role::client::{self, ClientRole, Ending, Outcome};
 use lbd::role::controller::{self, ControllerRole};
-use lbd::role::native::{self, NativeRole, Part};
+use lbd::role::native::{self, NativeRole};
 use lbd::role::server::{self, ServerRole, Work};
 use lbd::supervise::servers::{Action, Bounds, Replicas};
 use lbd::wire::{FrameFormat, Mode, ReplyPath};
@@ -53,16 +54,18 @@ pub struct Node<R> {
 }
 
 impl<R: Role> Node<R> {
-    fn turn_if_due(&mut self, now: Instant) {
+    /// Whether there was anything to do.
+    fn turn_if_due(&mut self, now: Instant) -> bool {
         let due = self.role.next_deadline().is_some_and(|at| at <= now);
         if !due && !self.io.is_readable() {
-            return;
+            return false;
         }
         self.io.receive().unwrap();
         let (rx, tx) = self.io.turn();
         self.role.on_batch(now, rx, tx);
         self.role.on_timeout(now, tx);
         self.io.flush().unwrap();
+        true
     }
 }
 
@@ -368,7 +371,8 @@ impl World {
             for deadline in self.deadlines() {
                 next = earliest(next, deadline);
             }
-            // Something that is due at once still takes a microsecond, so that no mistake makes time stand still.
+            // Something that is due at once still takes a microsecond, so that no mistake makes time stand
+            // still.
             let soonest = self.now() + Duration::from_micros(1);
             self.net.advance(next.unwrap().max(soonest).min(end.max(soonest)));
         }
@@ -386,7 +390,9 @@ impl World {
     fn everybody_takes_a_turn(&mut self) {
         let now = self.now();
         for node in &mut self.balancer {
-            node.turn_if_due(now);
+            if node.turn_if_due(now) {
+                node.role.check_invariants();
+            }
             while let Some(event) = node.role.poll_event() {
                 self.events.push((now.as_nanos() / 1_000_000, event));
             }
@@ -436,7 +442,7 @@ impl World {
     /// Ids of the servers that take traffic.
     pub fn up(&self) -> Vec<u32> {
         let Some(node) = self.balancer.first() else { return vec![] };
-        let up = |s: &lbd::pool::registry::Server| s.health.state() == lbd::pool::health::State::Up;
+        let up = |s: &native::Server| s.health.state() == lbd::pool::health::State::Up;
         node.role.registry().expect("the primary").iter().filter(|(_, s)| up(s)).map(|(_, s)| s.id).collect()
     }
 

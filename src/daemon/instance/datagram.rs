@@ -72,14 +72,11 @@ impl PreparedDatagram {
     }
 
     /// Continues with what the pool of this name knew before.
-    pub fn restore(&mut self, state: DatagramState, now: Instant) {
+    pub fn restore(&mut self, state: DatagramState, now: Instant) -> Result<(), Failed> {
         self.desired.set_run(state.run);
         self.workers[0].role.take_servers(now);
-        self.workers[0].role.import_members(now, &state.known);
-        let workers = self.workers.len();
-        for (number, flows) in state.flows.iter().enumerate() {
-            self.workers[number % workers].role.import_flows(now, flows);
-        }
+        let mut roles: Vec<_> = self.workers.iter_mut().map(|worker| &mut worker.role).collect();
+        DatagramRole::import(&mut roles, now, &state.parts).map_err(Failed::new)
     }
 
     /// Starts the loops of its workers, and its tasks on the control thread.
@@ -196,15 +193,12 @@ impl Running for RunningDatagram {
     /// Leaves what clients send in the sockets' buffers. Requests in flight are finished here.
     fn pause(&self, _: &mut PausedWorkers, _: Clock) -> Result<PoolState, Failed> {
         let mut state = DatagramState { run: self.desired.run(), ..DatagramState::default() };
-        for (number, worker) in self.workers.iter().enumerate() {
-            let (flows, known) = worker.call(|worker, now| {
+        for worker in self.workers.iter() {
+            let part = worker.call(|worker, now| {
                 worker.pause_fronts()?;
-                Ok::<_, io::Error>((worker.role.export_flows(now), worker.role.export_members()))
+                Ok::<_, io::Error>(worker.role.export(now))
             })??;
-            state.flows.push(flows);
-            if number == 0 {
-                state.known = known; // the primary's
-            }
+            state.parts.push(part);
         }
         Ok(PoolState::Datagram(state))
     }

@@ -20,8 +20,9 @@ use crate::daemon::inbox::Gone;
 use crate::daemon::worker::Worker;
 use crate::io::{BackEnd, IoOptions};
 use crate::pool::order::{Order, Refused};
+use crate::pool::part::Part;
 use crate::pool::stats::NativeStats;
-use crate::role::native::{NativeRole, Part, Settings};
+use crate::role::native::{NativeRole, Settings};
 
 /// How long a process that took over the sockets leaves requests in their buffers while no server has
 /// registered.

@@ -40,10 +40,7 @@ impl Prepared {
     pub fn restore(&mut self, state: PoolState, now: Instant) -> Result<(), Failed> {
         match (self, state) {
             (Prepared::Native(pool), PoolState::Native(state)) => pool.restore(state, now),
-            (Prepared::Datagram(pool), PoolState::Datagram(state)) => {
-                pool.restore(state, now);
-                Ok(())
-            }
+            (Prepared::Datagram(pool), PoolState::Datagram(state)) => pool.restore(state, now),
             _ => Ok(()),
         }
     }

@@ -3,8 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::pool::desired::DesiredServer;
-use crate::role::datagram::{Flow, Known};
-use crate::role::native::Part;
+use crate::pool::part::Part;
 
 /// What a pool hands to the pool of its name that follows it.
 #[derive(Debug, Serialize, Deserialize)]
@@ -23,8 +22,6 @@ pub type NativeState = Vec<Part>;
 pub struct DatagramState {
     /// The servers that a controller runs.
     pub run: Vec<DesiredServer>,
-    /// What the primary knows of the pool's servers.
-    pub known: Known,
-    /// By worker: which client has which server.
-    pub flows: Vec<Vec<Flow>>,
+    /// By worker: what it knows of servers and flows.
+    pub parts: Vec<Part>,
 }

@@ -21,10 +21,12 @@
 //!   a leg, three lost probes in a row eject a healthy idle server every two minutes.
 //! * Slow is not dead: only the *lack* of frames counts, never a queue length or a BUSY.
 //! * A suspect gets traffic only when nobody better is left (fail open), and is probed at every tick.
-//! * Who has failed too often lately ([`Record`]) is *held*: it answers, and gets traffic only when nobody better is left.
-//!   Where it is watched meanwhile ([`Limits::is_watched`]), to die is another failure; where it is not, it is held for
-//!   longer at once. When the time is over it has to prove itself as any suspect has.
-//! * If more than a share of the pool is down or held ([`Census::fails_open`]), all are used: better slow than nothing.
+//! * Who has failed too often lately ([`Record`]) is *held*: it answers, and gets traffic only when nobody
+//!   better is left. Where it is watched meanwhile ([`Limits::is_watched`]), to die is another failure; where
+//!   it is not, it is held for longer at once. When the time is over it has to prove itself as any suspect
+//!   has.
+//! * If more than a share of the pool is down or held ([`Census::fails_open`]), all are used: better slow
+//!   than nothing.
 //! * A balancer that was itself away ([`Health::forgive`]) has no verdict to give.
 //!
 //! Pure: time is an argument.
@@ -128,7 +130,8 @@ pub struct Rules {
     pub rise: u8,
     /// Unanswered probes, checks or requests in a row that take a suspect down, 1 to 100.
     pub fall: u8,
-    /// If more than this share of the servers is down or held, while some are up, traffic goes to all (fail open); 0 to 1.
+    /// If more than this share of the servers is down or held, while some are up, traffic goes to all (fail
+    /// open); 0 to 1.
     pub down_max: f64,
     /// The longest time for which a server that fails again and again is kept away; 0: it is not.
     pub hold_down_max: Duration,
@@ -166,16 +169,28 @@ impl Census {
     /// Counts these.
     pub fn of(states: impl Iterator<Item = State>) -> Self {
         let mut census = Census::default();
-        for state in states {
-            match state {
-                State::Up => census.up += 1,
-                State::Suspect => census.suspect += 1,
-                State::Held => census.held += 1,
-                State::Down => census.down += 1,
-                State::Joining | State::Draining | State::Disabled => {}
-            }
-        }
+        states.for_each(|state| census.shift(None, Some(state)));
         census
+    }
+
+    /// A server in state `before` is now in state `after`; `None`: it was, or is, not there.
+    pub fn shift(&mut self, before: Option<State>, after: Option<State>) {
+        if let Some(count) = before.and_then(|state| self.count_of(state)) {
+            *count -= 1;
+        }
+        if let Some(count) = after.and_then(|state| self.count_of(state)) {
+            *count += 1;
+        }
+    }
+
+    fn count_of(&mut self, state: State) -> Option<&mut u32> {
+        match state {
+            State::Up => Some(&mut self.up),
+            State::Suspect => Some(&mut self.suspect),
+            State::Held => Some(&mut self.held),
+            State::Down => Some(&mut self.down),
+            State::Joining | State::Draining | State::Disabled => None,
+        }
     }
 
     /// Whether more servers are down or held than the pool may do without, while some are up.
@@ -213,8 +228,8 @@ impl Limits {
     }
 }
 
-/// Whether one notices each life and death of a server that is up for a second and down for a second, if it takes so long
-/// to believe that it has come, and that it has gone.
+/// Whether one notices each life and death of a server that is up for a second and down for a second, if it
+/// takes so long to believe that it has come, and that it has gone.
 pub fn sees(come: Duration, gone: Duration) -> bool {
     come.max(gone) < Duration::from_secs(1)
 }
@@ -251,7 +266,8 @@ impl Health {
         &self.record
     }
 
-    /// Another process has taken its place without a word: if it was in service, or answered, that is a failure.
+    /// Another process has taken its place without a word: if it was in service, or answered, that is a
+    /// failure.
     pub fn crash(&mut self, now: Instant, limits: &Limits) {
         if self.state == State::Up {
             self.record.leave(now);
@@ -305,7 +321,8 @@ impl Health {
         Some(self.state)
     }
 
-    /// Keeps the record of a change of the state. Gives the state that it leads to: held instead of up, maybe.
+    /// Keeps the record of a change of the state. Gives the state that it leads to: held instead of up,
+    /// maybe.
     fn enter(&mut self, now: Instant, next: State, limits: &Limits) -> State {
         let was_suspected = self.state == State::Suspect;
         let record = &mut self.record;

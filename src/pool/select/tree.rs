@@ -304,6 +304,9 @@ impl<const FAN_OUT: usize, P: Propagation> FArray<FAN_OUT, P> {
     /// Changes whether a server may be chosen, and what a request costs there relative to others
     /// (1 to 65,535): of two servers the one with the lesser (length + 1) x cost is chosen.
     pub fn set(&self, slot: Slot, state: LeafState, cost: u16) {
+        if self.state_and_cost(slot) == (state, cost.max(1)) {
+            return; // a write would compete with the workers' selections
+        }
         let leaf = self.leaf_of(slot);
         let set = (state as u64) << STATE_SHIFT | u64::from(cost.max(1)) << COST_SHIFT;
         let old = self.change(leaf, |word| word & !(LEAF_VERSION - 1) | set | u64::from(leaf_len(word)));
@@ -342,6 +345,18 @@ impl<const FAN_OUT: usize, P: Propagation> FArray<FAN_OUT, P> {
     /// How many requests of ours a server may have; [`LEN_MAX`] without a limit.
     pub fn cap(&self) -> u32 {
         self.cap.load(Ordering::SeqCst)
+    }
+
+    /// State and cost of a slot's leaf, as [`FArray::set`] wrote them.
+    pub fn state_and_cost(&self, slot: Slot) -> (LeafState, u16) {
+        let word = self.leaf(self.leaf_of(slot)).load(LOAD);
+        let state = match leaf_state(word) {
+            0 => LeafState::Absent,
+            ELIGIBLE => LeafState::Eligible,
+            2 => LeafState::LastResort,
+            _ => LeafState::Barred,
+        };
+        (state, (word >> COST_SHIFT & ((1 << COST_BITS) - 1)) as u16)
     }
 
     /// Whether a server is eligible, be it at its limit or not.

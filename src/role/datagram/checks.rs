@@ -3,7 +3,6 @@
 use super::settings::{Check, ProxyProtocol};
 use crate::base::rng::Rng;
 use crate::base::time::Instant;
-use crate::pool::health::State;
 use crate::wire::dns::{self, QuestionKey};
 use crate::wire::proxy_protocol;
 
@@ -37,11 +36,6 @@ impl Checker {
     /// Whether servers are asked at all.
     pub fn is_active(&self) -> bool {
         self.check != Check::None
-    }
-
-    /// What a new server is: where servers are asked, it has to prove itself first, unless there is nobody else.
-    pub fn first_state(&self) -> State {
-        if self.is_active() { State::Suspect } else { State::Up }
     }
 
     /// Bytes of a question.

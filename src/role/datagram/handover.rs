@@ -1,74 +1,159 @@
 //! What a pool of one process leaves to that of its successor.
 //!
-//! The successor has the same front sockets and ports of its own: what is under way is finished where it began. So there is
-//! little to tell: what is known of the servers, and with `affinity: client` which client has which server. A flow keeps its
-//! *server*; the port towards it is another one, so that a server which tells its clients apart by their port sees a new one.
+//! The successor has the same front sockets and ports of its own: what is under way is finished where it
+//! began. So there is little to tell: what is known of the servers, and with `affinity: client` which client
+//! has which server. A flow keeps its *server*; the port towards it is another one, so that a server which
+//! tells its clients apart by their port sees a new one.
 
 use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
 use super::DatagramRole;
+use super::forward::Forwarder;
+use super::health::Primary;
 use crate::base::time::Instant;
-use crate::pool::departed::PastRecord;
+use crate::pool::departed::{DepartedServer, PastRecord};
 use crate::pool::health::Health;
 use crate::pool::order::AdminState;
+use crate::pool::part::{Part, Unreadable};
+
+/// The version of [`WorkerState`]. It must rise whenever the order, type or presence of a field changes.
+const VERSION: u32 = 1;
 
 /// A client that has a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Flow {
-    /// Who.
+    /// The client's address.
     pub client: SocketAddr,
-    /// The address that the front socket is bound to which it asks.
+    /// The address to which the client-side socket is bound.
     pub front: SocketAddr,
-    /// The address that it has asked, where that is a wildcard.
+    /// The address to which the client sends, where the socket is bound to a wildcard.
     pub local_ip: Option<IpAddr>,
-    /// Where its server is.
+    /// The server's address.
     pub server: SocketAddr,
-    /// Whether that has ever sent anything.
+    /// Whether the server has ever sent anything.
     pub is_answered: bool,
 }
 
-/// What is known of a pool's servers.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct Known {
-    pub(super) servers: Vec<KnownServer>,
-    /// Of servers that have left, by their addresses.
-    pub(super) away: Vec<(SocketAddr, PastRecord)>,
+/// What one worker leaves.
+#[derive(Debug, Serialize, Deserialize)]
+struct WorkerState {
+    /// With `affinity: client`, which client has which server.
+    flows: Vec<Flow>,
+    /// From the primary.
+    known: Option<Known>,
 }
 
-/// What is known of a server that the pool has.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct KnownServer {
-    pub addr: SocketAddr,
-    pub health: Health,
-    pub standing: AdminState,
-    pub slow_since: Option<Instant>,
+/// What the primary knows of the servers.
+#[derive(Debug, Serialize, Deserialize)]
+struct Known {
+    servers: Vec<KnownServer>,
+    departed: Vec<DepartedServer>,
+}
+
+/// What the primary knows of a server that stays.
+#[derive(Debug, Serialize, Deserialize)]
+struct KnownServer {
+    id: u32,
+    addr: SocketAddr,
+    health: Health,
+    admin: AdminState,
+    slow_since: Option<Instant>,
 }
 
 impl DatagramRole {
+    /// What a successor needs of this worker: its flows, and, from the primary, the servers' health, failures
+    /// and orders.
+    pub fn export(&self, now: Instant) -> Part {
+        let known = self.primary.as_ref().map(|primary| primary.known());
+        Part::new(VERSION, &WorkerState { flows: self.export_flows(now), known })
+    }
+
+    /// Continues with what the workers of a predecessor left, after [`DatagramRole::take_servers`]. Their
+    /// number may differ.
+    ///
+    /// At its next datagram a client goes to its server again, if that may keep flows. A flow without a
+    /// datagram within the idle time-out ends. Any worker takes the flows of any other: a client that never
+    /// sends to it does no harm.
+    pub fn import(workers: &mut [&mut DatagramRole], now: Instant, parts: &[Part]) -> Result<(), Unreadable> {
+        let states = parts.iter().map(|part| part.state(VERSION)).collect::<Result<Vec<WorkerState>, _>>()?;
+        let count = workers.len();
+        for (number, WorkerState { flows, known }) in states.into_iter().enumerate() {
+            if let (Some(known), Some(primary)) = (known, workers.first_mut()) {
+                primary.import_known(now, known);
+            }
+            workers[number % count].import_flows(now, &flows);
+        }
+        Ok(())
+    }
+
     /// The flows of this worker, at most one for each of its pairs of port and server. None without affinity.
-    pub fn export_flows(&self, now: Instant) -> Vec<Flow> {
+    pub(super) fn export_flows(&self, now: Instant) -> Vec<Flow> {
         self.matching.export(&self.core, now)
     }
 
-    /// Takes over flows of a predecessor. At its next datagram such a client goes to its server, if that may keep
-    /// flows; those that have not come within the idle time-out are forgotten. Any worker takes those of any other: a
-    /// client that never comes here does no harm.
-    pub fn import_flows(&mut self, now: Instant, flows: &[Flow]) {
+    pub(super) fn import_flows(&mut self, now: Instant, flows: &[Flow]) {
         self.matching.import(&mut self.core, now, flows);
     }
 
-    /// What is known of the servers: their health, their failures, what an operator has said. Only the primary knows.
-    pub fn export_members(&self) -> Known {
-        self.primary.as_ref().map_or_else(Known::default, |primary| primary.known())
+    fn import_known(&mut self, now: Instant, known: Known) {
+        if let Some(primary) = &mut self.primary {
+            primary.continue_from(&mut self.core, now, known);
+        }
+    }
+}
+
+impl Primary {
+    fn known(&self) -> Known {
+        let registry = self.pool.registry();
+        let mut known = Known { servers: vec![], departed: registry.departed.iter().cloned().collect() };
+        for (_, server) in registry.iter() {
+            let (id, addr) = (server.id, server.addr);
+            if server.is_leaving {
+                known.departed.push(DepartedServer { id, addr, past: server.past() });
+                continue;
+            }
+            let (health, admin, slow_since) = (server.health.clone(), server.admin, server.slow_since);
+            known.servers.push(KnownServer { id, addr, health, admin, slow_since });
+        }
+        known
     }
 
-    /// Goes on from what a predecessor knew of the servers that this pool has, or will have. For the primary, after
-    /// [`DatagramRole::take_servers`].
-    pub fn import_members(&mut self, now: Instant, known: &Known) {
-        if let Some(primary) = &mut self.primary {
-            primary.go_on_from(&mut self.core, now, known);
+    /// Continues from what a predecessor knew. A server that is not desired (yet) counts as departed.
+    fn continue_from(&mut self, core: &mut Forwarder, now: Instant, known: Known) {
+        if !known.servers.is_empty() {
+            self.pool.had_servers();
         }
+        let first = self.pool.settings().first_state;
+        let registry = self.pool.registry_mut();
+        known.departed.into_iter().for_each(|server| registry.departed.keep(server));
+        for KnownServer { id, addr, health, admin, slow_since } in known.servers {
+            let Some(slot) = registry.slot_at(addr) else {
+                let past = PastRecord { admin, record: health.record().clone() };
+                registry.departed.keep(DepartedServer { id, addr, past });
+                continue;
+            };
+            let server = registry.get_mut(slot).expect("it was found there");
+            server.weight = admin.weight(server.weight);
+            server.extra.heard_at = health.last_alive();
+            server.extra.next_trial = now + server.extra.trial_pause;
+            core.shared.signals[slot.index()].hear(server.extra.heard_at);
+            (server.health, server.admin, server.slow_since) = (health, admin, slow_since);
+        }
+        // Servers that had left the predecessor, and that this process has.
+        for slot in registry.slots() {
+            let Some((id, addr)) = registry.get(slot).map(|server| (server.id, server.addr)) else {
+                continue;
+            };
+            if registry.departed.contains(id, addr) {
+                let past = registry.departed.take(id, addr);
+                let server = registry.get_mut(slot).expect("it was found there");
+                server.weight = past.admin.weight(server.weight);
+                (server.health, server.admin) = (past.health(first, now), past.admin);
+            }
+        }
+        self.pool.publish_all(now);
+        core.refresh();
     }
 }

@@ -20,6 +20,7 @@
 //! | `matching.rs` | the two ways of matching, as the rest sees them |
 //! | `dns.rs`, `queries.rs` | matching DNS answers with queries |
 //! | `by_port.rs`, `leases.rs` | matching by port and server |
+//! | `membership.rs` | which servers the pool has (primary) |
 //! | `health.rs`, `checks.rs` | which servers are up (primary) |
 //! | `handover.rs`, `adopted_flows.rs` | what a successor is given, and how it goes on |
 
@@ -33,6 +34,7 @@ mod handover;
 mod health;
 mod leases;
 mod matching;
+mod membership;
 mod pending;
 mod queries;
 mod request;
@@ -47,7 +49,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use self::forward::Forwarder;
-use self::health::Primary;
+use self::health::{LOOK, Primary};
 use self::matching::Matching;
 use self::request::{Response, datagrams};
 use crate::base::batch::{Received, Rx, Tx};
@@ -55,10 +57,11 @@ use crate::base::rng::Rng;
 use crate::base::time::{Instant, earliest};
 use crate::pool::event::Event;
 use crate::pool::order::{Order, Refused};
+use crate::pool::stall::StallDetector;
 use crate::pool::stats::DatagramStats;
 use crate::role::Role;
 
-pub use self::handover::{Flow, Known};
+pub use self::handover::Flow;
 pub use self::settings::{Affinity, Chance, Check, HealthCheck, Protocol, ProxyProtocol, Settings, Sockets};
 pub use self::shared::Shared;
 
@@ -78,7 +81,7 @@ pub struct DatagramRole {
     primary: Option<Box<Primary>>,
     next_tick: Instant,
     next_measure: Instant,
-    last_turn: Instant,
+    stalls: StallDetector,
     /// Until then nothing is overdue: this process was away.
     grace: Instant,
     /// Since when it takes nothing of clients any more.
@@ -125,7 +128,7 @@ impl DatagramRole {
                 primary,
                 next_tick: now,
                 next_measure: now + MEASURE,
-                last_turn: now,
+                stalls: StallDetector::default(),
                 grace: now,
                 retired: None,
                 has_more: false,
@@ -145,9 +148,9 @@ impl DatagramRole {
         }
     }
 
-    /// Carries out what an operator asks of the server with this id. Only the primary can.
+    /// Carries out an operator's order about the server with this id, also about one that has left. Only the
+    /// primary can.
     pub fn order(&mut self, now: Instant, id: u32, order: Order) -> Result<(), Refused> {
-        let order = order.check()?;
         let primary = self.primary.as_mut().ok_or(Refused::UnknownServer)?;
         primary.order(&mut self.core, now, id, order)
     }
@@ -186,6 +189,13 @@ impl DatagramRole {
         self.primary.as_mut()?.poll_event()
     }
 
+    /// Panics, with the numbers, if what must hold between two turns does not. For tests.
+    pub fn check_invariants(&self) {
+        if let Some(primary) = &self.primary {
+            primary.pool.check_invariants(&self.core.view);
+        }
+    }
+
     /// What this worker counts.
     pub fn stats(&self) -> &Arc<DatagramStats> {
         &self.core.stats
@@ -219,15 +229,19 @@ impl DatagramRole {
         }
     }
 
-    /// A process that was stopped, or whose machine was, has no verdict to give: the answers may be there
-    /// already.
-    fn notice_own_pause(&mut self, now: Instant) {
-        let gap = now.since(std::mem::replace(&mut self.last_turn, now));
-        if gap > PAUSE && self.core.owes() {
-            self.grace = now + PAUSE;
-            if let Some(primary) = &mut self.primary {
-                primary.forgive();
-            }
+    /// Reports an event-loop stall. Nothing is overdue for a while: the answers may be there already. A turn
+    /// comes with every tick while answers are owed, and otherwise with each [`LOOK`] of the primary.
+    fn notice_stall(&mut self, now: Instant) {
+        let judges = self.primary.is_some() && self.retired.is_none();
+        let longest = match self.core.owes() {
+            true => PAUSE,
+            false if judges => LOOK + PAUSE,
+            false => Duration::MAX,
+        };
+        let Some(gap) = self.stalls.on_turn(now, longest) else { return };
+        self.grace = now + PAUSE;
+        if let Some(primary) = &mut self.primary {
+            primary.on_stall(gap);
         }
     }
 
@@ -250,7 +264,7 @@ impl Role for DatagramRole {
         self.core.begin_turn(now);
         self.adopt(now);
         self.core.refresh();
-        self.notice_own_pause(now);
+        self.notice_stall(now);
         self.matching.begin(&mut self.core);
         self.on_errors(rx);
         // Answers first: then the queues are as short as they are known to be when the requests choose.

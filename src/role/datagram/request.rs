@@ -9,7 +9,7 @@ use crate::pool::local_addresses::LocalAddresses;
 /// A client: where its responses go, and the socket and address from which they leave. The same at all
 /// workers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Client {
+pub struct Client {
     pub addr: SocketAddr,
     pub front: SocketId,
     /// The number of the local address at which its datagram arrived, in [`super::Shared`].

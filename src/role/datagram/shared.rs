@@ -19,7 +19,7 @@ use crate::pool::waiting::Limit;
 
 /// What a worker must know of a server beside its address and epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Extra {
+pub struct Extra {
     /// Whether flows may stay at the server: it is neither down nor disabled, nor about to leave.
     pub keeps_flows: bool,
 }
@@ -79,7 +79,7 @@ impl Signals {
 
 /// What may be replaced while the pool goes on.
 #[derive(Debug)]
-pub(super) struct Current {
+pub struct Current {
     pub settings: Arc<Settings>,
     pub gate: Gate,
 }

@@ -1,11 +1,13 @@
-//! What one process of a balancer leaves to its successor, which goes on *exactly*: the same instance and keys, the same
-//! servers, windows and estimates. No reply under way is refused, no server registers anew.
+//! What one process of a balancer leaves to its successor, which goes on *exactly*: the same instance and
+//! keys, the same servers, windows and estimates. No reply under way is refused, no server registers anew.
 //!
-//! Each worker gives its [`Part`] in its own thread, once *all* of them have stopped: between the first part and the last
-//! nobody takes a turn, since any worker may take the reply to another one's request. A predecessor takes its next turn
-//! only if its successor has given up; what it has exported changes nothing for it.
+//! Each worker gives its [`Part`] in its own thread, once *all* of them have stopped: between the first part
+//! and the last nobody takes a turn, since any worker may take the reply to another one's request. A
+//! predecessor takes its next turn only if its successor has given up; what it has exported changes nothing
+//! for it.
 //!
-//! What starts anew: figures, the windows of the scaler (not what it has learned), an open order, the choice among ties.
+//! What starts anew: figures, the windows of the scaler (not what it has learned), an open order, the choice
+//! among ties.
 
 use std::hash::Hasher;
 use std::net::{IpAddr, SocketAddr};
@@ -15,56 +17,27 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use siphasher::sip::SipHasher24;
 
-use super::{Lane, NativeRole, Primary, Settings, Shared, member_of};
+use super::{Lane, NativeRole, Primary, Server, Settings, Shared};
 use crate::base::rng::Rng;
 use crate::base::time::Instant;
-use crate::pool::departed::PastRecord;
-use crate::pool::health::State;
+use crate::pool::departed::DepartedServer;
+use crate::pool::health::{Limits, State};
 use crate::pool::order::WEIGHT_MAX;
 use crate::pool::outstanding::{Estimate, OUTSTANDING_MAX};
-use crate::pool::registry::Server;
-use crate::pool::select::Slot;
+use crate::pool::part::{Part, Unreadable};
+use crate::pool::primary::member_of;
+use crate::pool::select::{LeafState, Slot};
+use crate::pool::stall::StallDetector;
 use crate::wire::Sealer;
 use crate::wire::tag::{PeerReplay, Stamp};
 use crate::wire::window::WindowState;
 
-/// The version of these bytes. To be raised whenever anything changes that they hold: [`Server`], its health, an estimate,
-/// a window.
-const VERSION: u32 = 1;
+/// The version of these bytes. To be raised whenever anything changes that they hold: [`Server`], its health,
+/// an estimate, a window.
+const VERSION: u32 = 2;
 
 /// A process cannot have taken longer to start; an older state is of another clock.
 const AGE_MAX: Duration = Duration::from_secs(600);
-
-/// What one worker leaves, for a process that may be another version of this program.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Part {
-    version: u32,
-    /// A [`WorkerState`].
-    bytes: Vec<u8>,
-}
-
-impl std::fmt::Debug for Part {
-    /// Without what is in it: there are keys.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Part(version {}, {} bytes)", self.version, self.bytes.len())
-    }
-}
-
-impl Part {
-    fn of(state: &WorkerState) -> Part {
-        Part { version: VERSION, bytes: postcard::to_allocvec(state).expect("plain values in memory") }
-    }
-
-    fn state(&self) -> Result<WorkerState, Mismatch> {
-        if self.version != VERSION {
-            return Err(Mismatch::Version);
-        }
-        match postcard::take_from_bytes::<WorkerState>(&self.bytes) {
-            Ok((state, [])) if state.is_sound() => Ok(state),
-            _ => Err(Mismatch::Garbled),
-        }
-    }
-}
 
 /// What is in a [`Part`].
 #[derive(Serialize, Deserialize)]
@@ -104,8 +77,8 @@ struct Common {
     epoch: u32,
     listeners: Vec<IpAddr>,
     servers: Vec<(u16, Server)>,
-    /// What is known of servers that are away.
-    away: Vec<(u32, PastRecord)>,
+    /// Servers that have left.
+    departed: Vec<DepartedServer>,
     /// Where the last servers of empty slots were.
     last_addrs: Vec<(u16, SocketAddr)>,
     /// What the scaler has learned.
@@ -123,14 +96,9 @@ struct Handover {
 /// Why a successor cannot go on where its predecessor has stopped.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Mismatch {
-    /// The bytes are of another version of this program.
-    #[error(
-        "the running balancer is another version, whose state this one cannot read: restart without --takeover"
-    )]
-    Version,
-    /// The bytes make no sense.
-    #[error("the state of the running balancer cannot be read: restart without --takeover")]
-    Garbled,
+    /// The state cannot be read.
+    #[error(transparent)]
+    State(#[from] Unreadable),
     /// The part of a worker is missing, or there twice.
     #[error("the state of the running balancer is not whole: restart without --takeover")]
     Incomplete,
@@ -179,13 +147,20 @@ pub enum Mismatch {
 }
 
 impl WorkerState {
+    fn from_part(part: &Part) -> Result<WorkerState, Unreadable> {
+        part.state(VERSION).and_then(|state: WorkerState| match state.is_sound() {
+            true => Ok(state),
+            false => Err(Unreadable::Garbled),
+        })
+    }
+
     /// Whether nothing in it would break what relies on it.
     fn is_sound(&self) -> bool {
         let ascend = |slots: &mut dyn Iterator<Item = u16>| slots.is_sorted_by(|one, next| one < next);
         let lane_is_sound =
             |lane: &LaneState| lane.window.is_whole() && lane.estimate.published() <= OUTSTANDING_MAX;
         let server_is_sound = |(_, server): &(u16, Server)| {
-            server.foreign <= OUTSTANDING_MAX && (1..=WEIGHT_MAX).contains(&server.weight)
+            server.extra.foreign <= OUTSTANDING_MAX && (1..=WEIGHT_MAX).contains(&server.weight)
         };
         let servers = self.common.as_ref().map_or(&[][..], |common| &common.servers);
         ascend(&mut self.lanes.iter().map(|lane| lane.slot))
@@ -198,7 +173,7 @@ impl WorkerState {
 impl Handover {
     /// Puts the parts of all workers together, in any order.
     fn from_parts(parts: &[Part]) -> Result<Handover, Mismatch> {
-        let mut workers = parts.iter().map(Part::state).collect::<Result<Vec<_>, _>>()?;
+        let mut workers = parts.iter().map(WorkerState::from_part).collect::<Result<Vec<_>, _>>()?;
         workers.sort_by_key(|state| state.worker);
         let is_whole = workers.iter().zip(0..).all(|(state, worker)| {
             usize::from(state.worker) == worker && state.common.is_some() == (worker == 0)
@@ -273,18 +248,20 @@ impl NativeRole {
                 replay: is_tagged.then(|| lane.replay.clone()),
             })
         };
-        Part::of(&WorkerState {
+        let state = WorkerState {
             worker: self.worker,
             lanes: self.lanes.iter().enumerate().filter_map(state).collect(),
             sealed: self.sealer.as_ref().map(Sealer::last),
-            common: self.primary.as_ref().map(|primary| self.common(primary)),
-        })
+            common: self.primary.as_ref().map(|primary| self.common(now, primary)),
+        };
+        Part::new(VERSION, &state)
     }
 
-    fn common(&self, primary: &Primary) -> Common {
+    fn common(&self, now: Instant, primary: &Primary) -> Common {
         let Shared { instance, epoch, .. } = &*self.shared;
         let settings = self.shared.pool.settings();
-        let servers = primary.registry.iter().map(|(slot, server)| (slot.index() as u16, server.clone()));
+        let servers =
+            primary.pool.registry().iter().map(|(slot, server)| (slot.index() as u16, server.clone()));
         let last_addr = |index: u16| {
             let slot = Slot::new(index.into());
             self.view
@@ -295,7 +272,7 @@ impl NativeRole {
                 .map(|addr| (index, addr))
         };
         Common {
-            at: primary.last_turn,
+            at: primary.stalls.last_turn().unwrap_or(now),
             frame_size: settings.format.size,
             key_mark: key_mark(settings.key, settings.secret),
             own: settings.own.clone(),
@@ -304,16 +281,16 @@ impl NativeRole {
             epoch: *epoch,
             listeners: self.shared.pool.locals.to_vec(),
             servers: servers.collect(),
-            away: primary.registry.away().to_vec(),
+            departed: primary.pool.registry().departed.iter().cloned().collect(),
             last_addrs: (0..settings.servers_max as u16).filter_map(last_addr).collect(),
             too_few_at: primary.scaler.too_few_at().to_vec(),
             orders: primary.orders.position(),
         }
     }
 
-    /// The workers of a balancer that goes on where another process has stopped. Settings may differ in what concerns
-    /// nothing under way (policy, intervals, limits, scaling); `secret` is the predecessor's. `now` is of the same
-    /// clock.
+    /// The workers of a balancer that goes on where another process has stopped. Settings may differ in what
+    /// concerns nothing under way (policy, intervals, limits, scaling); `secret` is the predecessor's. `now`
+    /// is of the same clock.
     pub fn workers_from(
         settings: Settings,
         parts: Vec<Part>,
@@ -328,7 +305,10 @@ impl NativeRole {
         shared.pool.locals = common.listeners.iter().copied().collect();
         let shared = Arc::new(shared);
         for (slot, server) in &common.servers {
-            shared.pool.members.publish(Slot::new(usize::from(*slot)), Some(member_of(server)));
+            shared
+                .pool
+                .members
+                .publish(Slot::new(usize::from(*slot)), Some(member_of::<Shared>(server, LeafState::Barred)));
         }
         let go_on = |state: WorkerState| {
             let mut worker = NativeRole::worker(&shared, state.worker, &mut rng, now);
@@ -371,26 +351,26 @@ impl NativeRole {
 
     /// Takes over the servers of a predecessor.
     fn go_on_as_primary(&mut self, now: Instant, common: &Common) {
-        let Some(primary) = &mut self.primary else { return };
-        primary.last_turn = common.at;
-        primary.scaler.remember(&common.too_few_at);
-        primary.orders.go_on(common.orders);
-        primary.registry.remember(&common.away);
-        if common.servers.iter().any(|(_, server)| server.health.state() == State::Up) {
-            primary.slow_start.begin(Instant::ZERO, Duration::ZERO); // those that come now are not the first
-        }
+        let tree = &self.shared.pool.tree;
         for (slot, server) in &common.servers {
-            primary.registry.restore(Slot::new(usize::from(*slot)), server.clone());
+            tree.adjust_foreign(Slot::new(usize::from(*slot)), server.extra.foreign as i32);
         }
-        for (slot, server) in &common.servers {
-            let slot = Slot::new(usize::from(*slot));
-            self.shared.pool.tree.adjust_foreign(slot, server.foreign as i32);
-            let stats = &self.stats.servers[slot.index()].common;
-            stats.id_plus_one.set(u64::from(server.id) + 1);
-            stats.state.set(server.health.state() as u64);
-            stats.since.set(now.as_nanos());
-            self.set_leaf(now, slot);
-        }
+        let rules = self.settings.health;
+        self.as_primary(|primary| {
+            primary.stalls = StallDetector::after(common.at);
+            primary.scaler.remember(&common.too_few_at);
+            primary.orders.go_on(common.orders);
+            if common.servers.iter().any(|(_, server)| server.health.state() == State::Up) {
+                primary.pool.had_servers();
+            }
+            let registry = primary.pool.registry_mut();
+            common.departed.iter().for_each(|server| registry.departed.keep(server.clone()));
+            for (slot, server) in &common.servers {
+                let limits = Limits::for_interval(server.extra.interval, &rules);
+                registry.put(Slot::new(usize::from(*slot)), Server { limits, ..server.clone() });
+            }
+            primary.pool.publish_all(now);
+        });
     }
 }
 

@@ -15,6 +15,7 @@
 //! | `waiting.rs` | requests that wait for a server below its limit |
 //! | `reply.rs` | who asked, and refusals |
 //! | `back.rs` | frames of servers: replies, reports, counters |
+//! | `primary.rs` | what only the primary has |
 //! | `registration.rs` | how a server becomes a member (primary) |
 //! | `upkeep.rs` | what time brings: SYNC (all workers); silence, probes, leaving (primary) |
 //! | `orders.rs` | orders to the controller (primary) |
@@ -24,6 +25,7 @@ mod back;
 mod front;
 mod handover;
 mod orders;
+mod primary;
 mod registration;
 mod reply;
 mod shared;
@@ -32,36 +34,29 @@ mod waiting;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::base::batch::{FrameRef, Received, Rx, SocketId, Tx};
 use crate::base::drop_reason::DropReason;
 use crate::base::rng::Rng;
 use crate::base::time::{Instant, earliest};
-use crate::pool::autoscale::{self, Scaler};
-use crate::pool::concurrency::AdaptiveLimit;
-use crate::pool::event::{Event, EventQueue};
-use crate::pool::health::leaf_of;
-use crate::pool::health::{self, Census, Rules, State};
+use crate::pool::autoscale;
+use crate::pool::event::Event;
+use crate::pool::health::{self, Rules, State};
 use crate::pool::lanes::Lanes;
 use crate::pool::members::View;
-use crate::pool::order::{Order, Refused};
 use crate::pool::outstanding::Estimate;
-use crate::pool::registry::{Registry, Server};
-use crate::pool::select::{LeafState, PolicyKind, SHARE_ALL, Slot, Tree, cost_of};
+use crate::pool::select::{PolicyKind, Slot, Tree};
 use crate::pool::selector::Selector;
 use crate::pool::shared::WorkerSettings;
-use crate::pool::slow_start::{self, SlowStart};
-use crate::pool::slowness;
-use crate::pool::slowness::Slowness;
 use crate::pool::stats::NativeStats;
 use crate::pool::waiting::Limit;
 use crate::role::{Role, send_from_slot};
 use crate::wire::tag::PeerReplay;
 use crate::wire::{DispatchWindow, FrameFormat, Opener, ReplyPath, Sealer};
-pub use handover::{Mismatch, Part};
-use orders::Orders;
+pub use handover::Mismatch;
+use primary::Primary;
+pub use primary::{Registered, Registry, Server};
 use shared::{Extra, Member, Shared};
 
 /// The socket on which clients ask.
@@ -165,40 +160,6 @@ impl Lane {
     }
 }
 
-/// What only worker 0 has.
-struct Primary {
-    registry: Registry,
-    scaler: Scaler,
-    orders: Orders,
-    events: EventQueue,
-    /// Whether traffic goes to all servers, since too many are down or held.
-    fails_open: bool,
-    slow_start: SlowStart,
-    auto: AdaptiveLimit,
-    delays: Slowness,
-    last_turn: Instant,
-}
-
-impl Primary {
-    /// Writes what the state of a server means into the tree.
-    fn write_leaf(&mut self, now: Instant, slot: Slot, tree: &Tree) {
-        let span = self.registry.rules().slow_start;
-        let (state, cost) = match self.registry.get_mut(slot) {
-            None => (LeafState::Absent, 1),
-            Some(server) => {
-                let share = server.slow_since.and_then(|since| slow_start::share(since, now, span));
-                if share.is_none() {
-                    server.slow_since = None;
-                }
-                let slowness = self.delays.slowness(slot);
-                let cost = cost_of(server.weight, share.unwrap_or(SHARE_ALL), slowness);
-                (leaf_of(server.health.state(), self.fails_open), cost)
-            }
-        };
-        tree.set(slot, state, cost);
-    }
-}
-
 /// One worker's state machine.
 pub struct NativeRole {
     shared: Arc<Shared>,
@@ -220,8 +181,6 @@ pub struct NativeRole {
 
 /// Timers are looked at so many times an interval: how late a silent or lost thing is noticed.
 const TICKS_PER_INTERVAL: u32 = 4;
-/// Why a server's state changes when an operator says so.
-const ASKED: &str = "an operator asked for it";
 /// A reply to a client who was refused: come back after this time.
 const RETRY_AFTER: Duration = Duration::from_millis(20);
 
@@ -240,19 +199,7 @@ impl NativeRole {
         let settings = shared.pool.worker_settings();
         let slots = settings.servers_max;
         let lane = |slot| Lane::new(Arc::clone(shared.window(worker, slot).expect("made for all")));
-        let primary = (worker == 0).then(|| {
-            Box::new(Primary {
-                registry: Registry::new(slots, settings.health),
-                scaler: Scaler::new(settings.scale),
-                orders: Orders::new(shared.instance, rng.next_u64()),
-                events: EventQueue::default(),
-                fails_open: false,
-                slow_start: SlowStart::default(),
-                auto: AdaptiveLimit::of(now, settings.max_outstanding),
-                delays: delays_of(shared),
-                last_turn: now,
-            })
-        });
+        let primary = (worker == 0).then(|| Box::new(Primary::new(shared, &settings, rng.next_u64(), now)));
         NativeRole {
             worker,
             format: settings.format,
@@ -269,32 +216,6 @@ impl NativeRole {
             shared: Arc::clone(shared),
             settings,
         }
-    }
-
-    /// The oldest event that was not fetched yet.
-    pub fn poll_event(&mut self) -> Option<Event> {
-        self.primary.as_mut()?.events.pop()
-    }
-
-    /// Carries out what an operator asks of the server with this id. Only the primary can.
-    pub fn order(&mut self, now: Instant, id: u32, order: Order) -> Result<(), Refused> {
-        let order = order.check()?;
-        let primary = self.primary.as_mut().ok_or(Refused::UnknownServer)?;
-        let Some(slot) = primary.registry.slot_of(id) else { return primary.registry.note_absent(id, order) };
-        let server = primary.registry.get_mut(slot).expect("it was found there");
-        server.standing.note(order);
-        match order {
-            Order::Weight(weight) => {
-                server.weight = weight;
-                self.set_leaf(now, slot);
-            }
-            Order::Disable => self.apply(now, slot, health::Event::Disable, ASKED),
-            Order::Drain => self.apply(now, slot, health::Event::Drain, ASKED),
-            // One that stops does so, whatever is wished.
-            Order::Enable if server.is_stopping => self.apply(now, slot, health::Event::Drain, ASKED),
-            Order::Enable => self.apply(now, slot, health::Event::Enable, ASKED),
-        }
-        Ok(())
     }
 
     /// Whether some server may be chosen, be it as a last resort.
@@ -319,15 +240,10 @@ impl NativeRole {
         if self.settings.policy != old.policy {
             self.selector.set_policy(self.settings.policy);
         }
-        let Some(primary) = &mut self.primary else { return };
-        primary.scaler.set_policy(self.settings.scale);
-        primary.auto.set(now, self.settings.max_outstanding);
-        primary.registry.set_rules(self.settings.health);
-        slowness::choose(&mut primary.delays, self.settings.policy, |slot| {
-            &self.stats.servers[slot.index()].common.served
-        });
-        // Another share of them may be down now, and may be slow for another time.
-        (0..self.shared.pool.tree.slot_count()).for_each(|slot| self.set_leaf(now, Slot::new(slot)));
+        if let Some(primary) = &mut self.primary {
+            primary.adopt(now, &self.settings);
+        }
+        self.refresh();
     }
 
     /// Whether no request of this worker is outstanding, by its estimates, and none waits.
@@ -343,11 +259,6 @@ impl NativeRole {
     /// The selection tree, for inspection.
     pub fn tree(&self) -> &Tree {
         &self.shared.pool.tree
-    }
-
-    /// The registered servers, for inspection; only the primary has them.
-    pub fn registry(&self) -> Option<&Registry> {
-        self.primary.as_ref().map(|primary| &primary.registry)
     }
 
     /// The estimate of this worker for a slot, for inspection.
@@ -391,54 +302,6 @@ impl NativeRole {
         let NativeRole { shared, view, lanes, .. } = self;
         view.refresh(&shared.pool.members, |slot, member| lanes.restart(slot).restart(member));
     }
-
-    /// Writes what the state of a server means into the tree, then tells the workers. What it means for all,
-    /// too: too many may be down now.
-    fn set_leaf(&mut self, now: Instant, slot: Slot) {
-        let Some(primary) = &mut self.primary else { return };
-        let census = Census::of(primary.registry.iter().map(|(_, server)| server.health.state()));
-        let fails_open = census.fails_open(primary.registry.rules().down_max);
-        let usable = census.up + census.suspect + census.held + if fails_open { census.down } else { 0 };
-        if std::mem::replace(&mut primary.fails_open, fails_open) != fails_open {
-            primary.events.push(Event::FailOpen(fails_open));
-            for index in 0..primary.registry.slot_count() {
-                primary.write_leaf(now, Slot::new(index), &self.shared.pool.tree);
-            }
-        } else {
-            primary.write_leaf(now, slot, &self.shared.pool.tree);
-        }
-        let server = primary.registry.get(slot);
-        self.stats.servers[slot.index()].set_addr(server.map(|server| server.addr));
-        if let Some(server) = server {
-            self.stats.servers[slot.index()].common.weight.set(u64::from(server.weight));
-        }
-        self.shared.pool.members.publish(slot, server.map(member_of));
-        self.shared.pool.usable.store(usable, Ordering::Relaxed);
-        self.refresh();
-    }
-}
-
-/// What is known of how long servers take: nothing yet.
-fn delays_of(shared: &Shared) -> Slowness {
-    let (mut delays, primary) = (Slowness::new(shared.pool.tree.slot_count()), &shared.stats[0]);
-    slowness::choose(&mut delays, shared.pool.settings().policy, |slot| {
-        &primary.servers[slot.index()].common.served
-    });
-    delays
-}
-
-/// What the workers must know of a server.
-fn member_of(server: &Server) -> Member {
-    Member {
-        addr: server.addr,
-        epoch: server.epoch,
-        extra: Extra {
-            nonce: server.nonce,
-            interval: server.interval,
-            draining: server.is_stopping,
-            stamp: server.stamp,
-        },
-    }
 }
 
 impl Role for NativeRole {
@@ -459,7 +322,7 @@ impl Role for NativeRole {
     }
 
     fn on_timeout(&mut self, now: Instant, tx: &mut Tx) {
-        self.notice_own_pause(now);
+        self.notice_stall(now);
         if now >= self.next_tick {
             let interval = self.settings.interval;
             self.next_tick = now + (interval / TICKS_PER_INTERVAL).max(Duration::from_millis(1));

@@ -42,8 +42,9 @@ impl Orders {
         Orders { instance, next_number: seed >> 1, cookie: 0, open: None, victims: vec![], silent: false }
     }
 
-    /// What a successor needs so that the controller takes its orders for new ones of the same balancer: the number
-    /// of the last one, and the controller's nonce. An open order is not among it: the scaler decides anew.
+    /// What a successor needs so that the controller takes its orders for new ones of the same balancer: the
+    /// number of the last one, and the controller's nonce. An open order is not among it: the scaler decides
+    /// anew.
     pub(super) fn position(&self) -> (u64, u64) {
         (self.next_number, self.cookie)
     }
@@ -102,7 +103,7 @@ impl NativeRole {
         };
         if is_new {
             let what = primary.scaler.outlook().why.to_string();
-            primary.events.push(Event::Scale { what, load, up });
+            primary.pool.report(Event::Scale { what, load, up });
         }
     }
 
@@ -126,7 +127,7 @@ impl NativeRole {
         let attempt = order.attempt.saturating_add(1);
         orders.open = Some(Order { attempt, due: now + pause.min(REPEAT_MAX), ..order });
         if attempt == TELL_AFTER && !std::mem::replace(&mut orders.silent, true) {
-            primary.events.push(Event::Controller(format!(
+            primary.pool.report(Event::Controller(format!(
                 "no answer from the controller at {to}: working on without"
             )));
         }
@@ -170,9 +171,9 @@ impl NativeRole {
 impl Primary {
     /// Orders that so many servers stop, one after the other: those that came last. False if there are none.
     fn shrink(&mut self, now: Instant, count: u32, load: f64, up: u32) -> bool {
-        let may_stop = |s: &Server| s.managed && s.health.state() == State::Up;
+        let may_stop = |s: &Server| s.extra.is_managed && s.health.state() == State::Up;
         let mut ids: Vec<u32> =
-            self.registry.iter().filter(|(_, s)| may_stop(s)).map(|(_, s)| s.id).collect();
+            self.pool.registry().iter().filter(|(_, s)| may_stop(s)).map(|(_, s)| s.id).collect();
         ids.sort_unstable();
         self.orders.victims = ids.split_off(ids.len().saturating_sub(count as usize));
         self.stop_next(now, load, up)
@@ -186,15 +187,14 @@ impl Primary {
     fn on_ack(&mut self, now: Instant, order: Order, status: Status) {
         if order.op == RequestOp::Shrink && status == Status::Unknown {
             // Started by somebody else: not the controller's to stop, so not ours to ask for again.
-            if let Some(server) =
-                self.registry.slot_of(order.target).and_then(|slot| self.registry.get_mut(slot))
-            {
-                server.managed = false;
+            let registry = self.pool.registry_mut();
+            if let Some(server) = registry.slot_of(order.target).and_then(|slot| registry.get_mut(slot)) {
+                server.extra.is_managed = false;
             }
         }
         if status != Status::Ok {
             let target = order.target;
-            self.events.push(Event::Controller(format!("refused {:?} {target}: {status:?}", order.op)));
+            self.pool.report(Event::Controller(format!("refused {:?} {target}: {status:?}", order.op)));
         }
         if order.op == RequestOp::Shrink {
             self.stop_next(now, order.load, order.up);

@@ -1,14 +1,17 @@
-//! How a server becomes a member, and how its primary hears of it. Nothing is stored for whoever has not proved its
-//! address by echoing a nonce.
+//! How a server becomes a member, and how its primary hears of it. Nothing is stored for whoever has not
+//! proved its address by echoing a nonce.
 
 use super::back::header_of;
 use super::upkeep::ANSWERS;
 use super::*;
+use crate::pool::health::Limits;
 use crate::pool::outstanding::OUTSTANDING_MAX;
-use crate::pool::registry::Admission;
 use crate::wire::message::Registration;
 use crate::wire::tag::Stamp;
 use crate::wire::{Frame, Header, Kind, RequestOp};
+
+/// Servers that report less often than this are held to it.
+const INTERVAL_MAX: Duration = Duration::from_secs(10);
 
 impl NativeRole {
     /// A server wants to join.
@@ -37,7 +40,7 @@ impl NativeRole {
         }
         let Some(primary) = &mut self.primary else { return Err(DropReason::Unexpected) };
         let id = registration.server_id;
-        if let (Some(stamp), Some(slot)) = (stamp, primary.registry.slot_of(id)) {
+        if let (Some(stamp), Some(slot)) = (stamp, primary.pool.registry().slot_of(id)) {
             // A nonce is good for a while, so it alone does not tell a registration from its replay.
             let replay = &mut self.lanes[slot].replay;
             if replay.knows(stamp) {
@@ -45,29 +48,25 @@ impl NativeRole {
             }
         }
         let (epoch, nonce) = (header.server_epoch.get(), header.sequence.get());
-        let slot = match primary.registry.admit(now, peer, instance, epoch, nonce, stamp, &registration) {
+        let newcomer = Newcomer { addr: peer, instance, epoch, nonce, stamp, registration };
+        let rules = self.settings.health;
+        let slot = match newcomer.admit(now, primary.pool.registry_mut(), &rules) {
             Admission::IdTaken => return Err(DropReason::IdTaken),
             Admission::Full => return Err(DropReason::SlotsFull),
             Admission::Known(slot) => slot,
-            Admission::New { slot, replaced_foreign } => {
-                primary.events.push(Event::Joined { id, addr: peer });
+            Admission::New { slot, server, replaced_foreign } => {
                 self.shared.pool.tree.adjust_foreign(slot, -(replaced_foreign as i32));
-                let stats = &self.stats.servers[slot.index()].common;
-                stats.id_plus_one.set(u64::from(id) + 1);
-                let state = primary.registry.get(slot).map_or(State::Joining, |server| server.health.state());
-                stats.state.set(state as u64);
-                stats.since.set(now.as_nanos());
-                self.set_leaf(now, slot);
+                self.as_primary(|primary| primary.pool.join(now, slot, *server));
                 self.lanes[slot].last_sent = now;
-                self.apply(now, slot, health::Event::Alive, ANSWERS); // it has echoed a nonce: the first proof of life
+                self.apply(now, slot, health::Event::Alive, ANSWERS); // it has echoed a nonce: the first liveness signal
                 slot
             }
         };
         self.sync_in_place(now, slot, at, bytes, tx)
     }
 
-    /// Turns the frame into a challenge: "echo this nonce, and I know that you are there". Only the primary's address is
-    /// one to register at.
+    /// Turns the frame into a challenge: "echo this nonce, and I know that you are there". Only the primary's
+    /// address is one to register at.
     pub(super) fn challenge(
         &mut self,
         now: Instant,
@@ -93,35 +92,190 @@ impl NativeRole {
         send_from_slot(tx, BACK, peer, at)
     }
 
-    /// A server has proved that it lives. One that is joining must have answered every worker before it is up.
+    /// A server has shown that it lives. One that is joining must have answered every worker before it is up.
     pub(super) fn alive(&mut self, now: Instant, slot: Slot) {
         let Some(primary) = &mut self.primary else { return };
-        let Some(server) = primary.registry.get_mut(slot) else { return };
-        if server.health.state() == State::Joining
-            && !self.shared.pool.members.is_confirmed(slot, server.epoch)
-        {
+        let Some(server) = primary.pool.registry_mut().get_mut(slot) else { return };
+        let is_joining = server.health.state() == State::Joining;
+        if is_joining && !self.shared.pool.members.is_confirmed(slot, server.extra.epoch) {
             server.health.hear(now);
         } else {
             self.apply(now, slot, health::Event::Alive, ANSWERS);
         }
     }
 
-    /// What is in the server's queue from others, by its newest report. The primary counts it, once for all workers.
+    /// Takes the requests of others at a server, by its newest report. The primary counts them, once for all
+    /// workers.
     pub(super) fn take_foreign(&mut self, slot: Slot, foreign: u32) {
         let Some(primary) = &mut self.primary else { return };
         let foreign = foreign.min(OUTSTANDING_MAX);
-        let server = primary.registry.get_mut(slot).expect("the caller found it");
-        let change = i64::from(foreign) - i64::from(std::mem::replace(&mut server.foreign, foreign));
+        let server = primary.pool.registry_mut().get_mut(slot).expect("the caller found it");
+        let change = i64::from(foreign) - i64::from(std::mem::replace(&mut server.extra.foreign, foreign));
         if change != 0 {
             self.shared.pool.tree.adjust_foreign(slot, change as i32);
         }
     }
 
-    /// A server has finished and is about to exit.
+    /// A server reports that it is about to stop. All workers send it SYNC draining after their last request,
+    /// also if an operator has drained it before.
+    pub(super) fn note_stopping(&mut self, now: Instant, slot: Slot) {
+        self.as_primary(|primary| primary.pool.leave(now, slot, "it stops"));
+    }
+
+    /// A server has finished its requests and is about to exit.
     pub(super) fn on_stopped(&mut self, now: Instant, slot: Slot) {
         let Some(primary) = &mut self.primary else { return };
-        let Some(id) = primary.registry.get(slot).map(|server| server.id) else { return };
+        let Some(id) = primary.pool.registry().get(slot).map(|server| server.id) else { return };
         primary.orders.server_left(id);
         self.remove(now, slot, "stopped");
+    }
+}
+
+/// A server that registers, after a nonce has proved its address.
+struct Newcomer {
+    addr: SocketAddr,
+    instance: u64,
+    epoch: u32,
+    nonce: u64,
+    stamp: Option<Stamp>,
+    registration: Registration,
+}
+
+/// The result of a registration.
+#[derive(Debug)]
+enum Admission {
+    /// The server has this slot already: the same registration again.
+    Known(Slot),
+    /// The slot is the server's.
+    New {
+        slot: Slot,
+        server: Box<Server>,
+        /// The `foreign` count of the registration that the server replaces.
+        replaced_foreign: u32,
+    },
+    /// Another server that is alive has the id.
+    IdTaken,
+    /// All slots are taken.
+    Full,
+}
+
+impl Newcomer {
+    /// Finds a slot for the server. A server that restarts takes the slot of its id if the old one is at the
+    /// same address (so it is gone), is the same process, or is silent.
+    fn admit(&self, now: Instant, registry: &mut Registry, rules: &Rules) -> Admission {
+        let &Newcomer { addr, instance, epoch, nonce, stamp, ref registration } = self;
+        let id = registration.server_id;
+        let (slot, replaced) = match registry.slot_of(id) {
+            Some(slot) => {
+                let old = registry.get_mut(slot).expect("it was found there");
+                let is_same_process = old.extra.instance == instance;
+                if is_same_process && old.extra.epoch == epoch && old.addr == addr {
+                    return Admission::Known(slot);
+                }
+                let is_silent = now.since(old.health.last_alive()) > old.limits.silence;
+                if !(is_same_process || old.addr == addr || is_silent) {
+                    return Admission::IdTaken;
+                }
+                if !is_same_process {
+                    old.health.crash(now, &old.limits);
+                }
+                (slot, Some((old.past(), old.extra.foreign)))
+            }
+            None => match registry.free().next() {
+                Some(free) => (free, None),
+                None => return Admission::Full,
+            },
+        };
+        let (past, replaced_foreign) = replaced.unwrap_or_else(|| (registry.departed.take(id, addr), 0));
+        let interval = Duration::from_micros(u64::from(registration.report_interval_us.max(1_000)));
+        let interval = interval.min(INTERVAL_MAX);
+        let server = Server {
+            id,
+            addr,
+            weight: past.admin.weight(registration.weight),
+            limits: Limits::for_interval(interval, rules),
+            health: past.health(State::Joining, now),
+            admin: past.admin,
+            is_leaving: false,
+            slow_since: None,
+            extra: Registered { instance, epoch, nonce, foreign: 0, is_managed: true, interval, stamp },
+        };
+        Admission::New { slot, server: Box::new(server), replaced_foreign }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pool::departed::Identity;
+
+    const NOW: Instant = Instant::from_nanos(1_000_000_000);
+
+    fn addr(port: u16) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], port))
+    }
+
+    fn newcomer(id: u32, port: u16, instance: u64, epoch: u32) -> Newcomer {
+        let registration = Registration {
+            server_id: id,
+            queue_capacity: 64,
+            report_interval_us: 10_000,
+            weight: 1,
+            reserved: [0; 2],
+        };
+        Newcomer { addr: addr(port), instance, epoch, nonce: 5, stamp: None, registration }
+    }
+
+    fn registry(slots: usize) -> Registry {
+        Registry::new(slots, Identity::Id)
+    }
+
+    /// Admits a server as the primary does; gives its slot.
+    fn admit(registry: &mut Registry, now: Instant, newcomer: &Newcomer) -> Result<usize, &'static str> {
+        match newcomer.admit(now, registry, &Rules::default()) {
+            Admission::New { slot, server, .. } => {
+                registry.put(slot, *server);
+                registry.check_invariants();
+                Ok(slot.index())
+            }
+            Admission::Known(_) => Err("known"),
+            Admission::IdTaken => Err("id taken"),
+            Admission::Full => Err("full"),
+        }
+    }
+
+    #[test]
+    fn the_same_registration_twice_is_one_server() {
+        let mut registry = registry(2);
+        assert_eq!(admit(&mut registry, NOW, &newcomer(3, 1, 7, 1)), Ok(0));
+        assert_eq!(admit(&mut registry, NOW, &newcomer(3, 1, 7, 1)), Err("known"));
+        assert_eq!(registry.iter().count(), 1);
+    }
+
+    #[test]
+    fn a_second_server_cannot_take_the_id_of_a_live_one_but_can_of_a_silent_one() {
+        let mut registry = registry(2);
+        admit(&mut registry, NOW, &newcomer(3, 1, 7, 1)).unwrap();
+        assert_eq!(admit(&mut registry, NOW, &newcomer(3, 2, 8, 1)), Err("id taken"));
+        let later = NOW + Duration::from_millis(101);
+        assert_eq!(admit(&mut registry, later, &newcomer(3, 2, 8, 1)), Ok(0));
+        assert_eq!(registry.get(Slot::new(0)).unwrap().addr, addr(2));
+    }
+
+    #[test]
+    fn a_restart_on_the_same_address_replaces_at_once() {
+        let mut registry = registry(2);
+        admit(&mut registry, NOW, &newcomer(3, 1, 7, 1)).unwrap();
+        assert_eq!(admit(&mut registry, NOW, &newcomer(3, 1, 8, 9)), Ok(0));
+        assert_eq!(registry.get(Slot::new(0)).unwrap().extra.epoch, 9);
+    }
+
+    #[test]
+    fn full_is_full_until_a_server_leaves() {
+        let mut registry = registry(1);
+        admit(&mut registry, NOW, &newcomer(3, 1, 7, 1)).unwrap();
+        assert_eq!(admit(&mut registry, NOW, &newcomer(4, 2, 8, 1)), Err("full"));
+        assert_eq!(registry.remove(Slot::new(0)).unwrap().id, 3);
+        assert_eq!(admit(&mut registry, NOW, &newcomer(4, 2, 8, 1)), Ok(0));
     }
 }

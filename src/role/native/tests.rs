@@ -1,8 +1,11 @@
 //! What strangers, forgers and broken peers send: counted by reason, never answered, never a panic. (What the
 //! balancer does for honest peers is tested with all four roles, in `tests/sim`.)
 
+use std::sync::atomic::Ordering;
+
 use super::*;
 use crate::pool::health::Rules;
+use crate::pool::order::{Order, Refused};
 use crate::pool::waiting::Limit;
 use crate::wire::header::HEADER_LEN;
 use crate::wire::message::{Registration, ServerResponse};
@@ -69,6 +72,18 @@ impl Bench {
 
     /// One turn with one datagram; gives what is sent, with its destination.
     pub(super) fn turn(
+        &mut self,
+        socket: SocketId,
+        peer: SocketAddr,
+        bytes: &[u8],
+    ) -> Vec<(SocketAddr, Vec<u8>)> {
+        let sent = self.turn_unchecked(socket, peer, bytes);
+        self.balancer.check_invariants();
+        sent
+    }
+
+    /// The same of a balancer whose state may have been damaged.
+    pub(super) fn turn_unchecked(
         &mut self,
         socket: SocketId,
         peer: SocketAddr,
@@ -369,7 +384,7 @@ fn nobody_waits_for_servers_that_are_gone() {
     bench.dispatched();
     assert_eq!(bench.turn(FRONT, addr(40_001), &request_of(1, SECOND)), []);
     let now = bench.now;
-    bench.balancer.apply(now, Slot::new(0), health::Event::Disable, ASKED);
+    bench.balancer.order(now, 1, Order::Disable).unwrap();
     let sent = bench.turn(FRONT, addr(40_009), &[]);
     assert_eq!((sent.len(), sent[0].0, header(&sent[0].1).status), (1, addr(40_001), Status::Busy as u8));
     assert_eq!((bench.stats.common.refused.get(DropReason::NoServer), bench.balancer.waiting()), (1, 0));
@@ -532,6 +547,7 @@ impl Workers {
             self.rx.push(Received { socket, peer, local_ip: None, slot: 0, start: 0, len, stride: len });
         }
         self.roles[worker].on_batch(NOW, &mut self.rx, &mut self.tx);
+        self.roles[worker].check_invariants();
         let (rx, tx) = (&self.rx, &self.tx);
         let frames = |d| tx.frames(d).map(|f| tx.bytes(rx, f).to_vec());
         let sent = tx.destinations().iter().flat_map(|d| frames(d).map(|bytes| (d.to, bytes))).collect();
@@ -543,6 +559,7 @@ impl Workers {
     /// What a worker sends because of the time.
     fn tick(&mut self, worker: usize) -> Vec<(SocketAddr, Vec<u8>)> {
         self.roles[worker].on_timeout(NOW + Duration::from_secs(1), &mut self.tx);
+        self.roles[worker].check_invariants();
         self.sent()
     }
 
@@ -564,6 +581,7 @@ impl Workers {
         };
         let roles = NativeRole::workers(settings, NOW);
         let mut workers = Workers { roles, rx: Rx::new(8, 2048), tx: Tx::new(256, 4096, 1) };
+        workers.roles[0].on_timeout(NOW, &mut workers.tx); // so that later a second without a turn is a stall
         let sent = workers.turn(0, BACK, addr(50_000), &registration(77, 0));
         let cookie = header(&sent[0].1).cookie.get();
         let sent = workers.turn(0, BACK, addr(50_000), &registration(77, cookie));
@@ -689,8 +707,8 @@ fn word(workers: &Workers, worker: u8, number: u32, state: ServerState) -> Vec<u
     frame(&told, b"")
 }
 
-/// "Nothing more will come" is for a server that stops. One that an operator has drained may get requests again, and would
-/// leave too early if it had been told.
+/// "Nothing more will come" is for a server that stops. One that an operator has drained may get requests
+/// again, and would leave too early if it had been told.
 #[test]
 fn a_server_that_an_operator_has_drained_is_told_the_end_only_when_it_stops() {
     let mut workers = Workers::with_server();

@@ -1,7 +1,6 @@
 //! What time brings: silence, probes, SYNC, and servers that are forgotten.
 
 use super::*;
-use crate::pool::shared::PoolShared;
 use crate::wire::{Frame, Header, Kind, RequestOp, ServerState};
 
 /// Why a server's state changes when it proves that it lives.
@@ -10,18 +9,13 @@ pub(super) const ANSWERS: &str = "it answers";
 const FORGET_AFTER: Duration = Duration::from_secs(10);
 
 impl NativeRole {
-    /// A process that was stopped, or whose machine was, has no verdict to give about others.
-    pub(super) fn notice_own_pause(&mut self, now: Instant) {
+    /// Reports an event-loop stall. The primary draws no conclusion from the servers' silence meanwhile.
+    pub(super) fn notice_stall(&mut self, now: Instant) {
         let Some(primary) = &mut self.primary else { return };
-        let gap = now.since(std::mem::replace(&mut primary.last_turn, now));
-        let usual = self.settings.interval * 3;
-        if gap > usual.max(Duration::from_millis(50)) {
-            for slot in 0..primary.registry.slot_count() {
-                if let Some(server) = primary.registry.get_mut(Slot::new(slot)) {
-                    server.health.forgive(now);
-                }
-            }
-            primary.events.push(Event::Stalled(gap));
+        let longest = (self.settings.interval * 3).max(Duration::from_millis(50));
+        if let Some(gap) = primary.stalls.on_turn(now, longest) {
+            primary.pool.registry_mut().iter_mut().for_each(|(_, server)| server.health.forgive(now));
+            primary.pool.report(Event::Stalled(gap));
         }
     }
 
@@ -44,46 +38,25 @@ impl NativeRole {
             }
             self.stats.servers[index].lost.set(self.lanes[slot].estimate.lost().max(0) as u64);
         }
-        if let Some(primary) = &mut self.primary {
-            let PoolShared { tree, finished, pending, .. } = &self.shared.pool;
-            primary.auto.look(now, tree, finished.iter(), !pending.is_empty());
-        }
-        self.look_at_delays(now);
+        self.as_primary(|primary| primary.pool.on_tick(now));
         self.size_up(now);
     }
 
-    /// Writes leaves anew whose servers have become slower, or faster.
-    fn look_at_delays(&mut self, now: Instant) {
-        let Some(primary) = &mut self.primary else { return };
-        let Primary { registry, delays, .. } = &mut **primary;
-        let stats = &self.shared.stats;
-        let served = |worker: usize, slot: Slot| &stats[worker].servers[slot.index()].common.served;
-        let epoch = |slot| registry.get(slot).map(|server| server.epoch.into());
-        if slowness::look(delays, now, stats.len(), served, epoch) {
-            delays.slots().for_each(|slot| primary.write_leaf(now, slot, &self.shared.pool.tree));
-        }
-    }
-
-    /// What the passing of time means for a server's health; true if it shall be probed.
+    /// Judges a server by the time that has passed; whether it gets a probe.
     fn judge(&mut self, now: Instant, slot: Slot) -> bool {
         let Some(primary) = &mut self.primary else { return false };
-        let Some(server) = primary.registry.get_mut(slot) else { return false };
-        let server_is_slow = server.slow_since.is_some();
+        let Some(server) = primary.pool.registry_mut().get_mut(slot) else { return false };
         let (event, probe) = server.health.on_tick(now, &server.limits);
+        let (state, epoch) = (server.health.state(), server.extra.epoch);
         if let Some(event) = event {
-            let why = match event {
+            let reason = match event {
                 health::Event::ProbeLost => "it does not answer probes",
                 health::Event::HoldOver => "it was held for long enough",
                 _ => "it is silent",
             };
-            self.apply(now, slot, event, why);
-        } else if server.health.state() == State::Joining
-            && self.shared.pool.members.is_confirmed(slot, server.epoch)
-        {
+            self.apply(now, slot, event, reason);
+        } else if state == State::Joining && self.shared.pool.members.is_confirmed(slot, epoch) {
             self.apply(now, slot, health::Event::Alive, ANSWERS); // every worker has had its answer
-        }
-        if server_is_slow {
-            self.warm_up(now, slot);
         }
         if self.is_forgotten(now, slot) {
             self.remove(now, slot, "silent for too long");
@@ -97,7 +70,7 @@ impl NativeRole {
         let waiting = self.shared.pool.pending.len();
         self.stats.common.waiting.set(waiting);
         let mut sample = autoscale::Sample { outstanding: waiting, ..autoscale::Sample::default() };
-        for (slot, server) in primary.registry.iter() {
+        for (slot, server) in primary.pool.registry().iter() {
             let outstanding = u64::from(self.shared.pool.tree.len(slot));
             self.stats.servers[slot.index()].outstanding.set(outstanding);
             match server.health.state() {
@@ -116,66 +89,22 @@ impl NativeRole {
         self.scale(now, sample);
     }
 
-    /// Applies an event to a server's health and what follows from it to the tree. Only the primary judges.
-    pub(super) fn apply(&mut self, now: Instant, slot: Slot, event: health::Event, why: &'static str) {
-        let Some(primary) = &mut self.primary else { return };
-        let span = primary.registry.rules().slow_start;
-        let Some(server) = primary.registry.get_mut(slot) else { return };
-        let (id, addr, limits) = (server.id, server.addr, server.limits);
-        if let Some(state) = server.health.on_event(now, event, &limits) {
-            if state == State::Up && server.health.record().up_since() == now {
-                server.slow_since = primary.slow_start.begin(now, span);
-            }
-            let reason = match state {
-                State::Held => server.health.record().to_string().into(),
-                _ => why.into(),
-            };
-            primary.events.push(Event::State { id, addr, state, reason });
-            let stats = &self.stats.servers[slot.index()].common;
-            stats.state.set(state as u64);
-            stats.since.set(now.as_nanos());
-            self.set_leaf(now, slot);
-        }
-    }
-
-    /// A server that has come up gets a little more.
-    fn warm_up(&mut self, now: Instant, slot: Slot) {
-        if let Some(primary) = &mut self.primary {
-            primary.write_leaf(now, slot, &self.shared.pool.tree);
-        }
-    }
-
-    /// A server has said that it stops. All workers shall tell it when they have sent their last request, also if an operator
-    /// had it drained before.
-    pub(super) fn note_stopping(&mut self, now: Instant, slot: Slot) {
-        let Some(primary) = &mut self.primary else { return };
-        let Some(server) = primary.registry.get_mut(slot) else { return };
-        if !std::mem::replace(&mut server.is_stopping, true) {
-            self.apply(now, slot, health::Event::Drain, "it stops");
-            self.set_leaf(now, slot);
-        }
-    }
-
     fn is_forgotten(&self, now: Instant, slot: Slot) -> bool {
-        let Some(server) = self.primary.as_ref().and_then(|primary| primary.registry.get(slot)) else {
-            return false;
-        };
-        matches!(server.health.state(), State::Down | State::Draining | State::Disabled)
-            && now.since(server.health.last_alive()) > FORGET_AFTER
+        let server = self.primary.as_ref().and_then(|primary| primary.pool.registry().get(slot));
+        server.is_some_and(|server| {
+            matches!(server.health.state(), State::Down | State::Draining | State::Disabled)
+                && now.since(server.health.last_alive()) > FORGET_AFTER
+        })
     }
 
-    /// Frees a slot. What was outstanding there is nobody's any more; late replies still find their clients until
-    /// another server has the slot.
-    pub(super) fn remove(&mut self, now: Instant, slot: Slot, why: &'static str) {
-        let Some(primary) = &mut self.primary else { return };
-        let Some(server) = primary.registry.remove(slot) else { return };
-        primary.events.push(Event::Left { id: server.id, addr: server.addr, reason: why });
-        self.shared.pool.tree.adjust_foreign(slot, -(server.foreign as i32));
-        self.set_leaf(now, slot);
-        let stats = &self.stats.servers[slot.index()];
-        stats.common.id_plus_one.set(0);
-        stats.outstanding.set(0);
-        stats.common.weight.set(0);
+    /// Frees a slot. Its outstanding requests belong to no server any more; late replies reach their clients
+    /// until another server has the slot.
+    pub(super) fn remove(&mut self, now: Instant, slot: Slot, reason: &'static str) {
+        let removed = self.as_primary(|primary| primary.pool.remove(now, slot, reason));
+        if let Some(server) = removed.flatten() {
+            self.shared.pool.tree.adjust_foreign(slot, -(server.extra.foreign as i32));
+            self.stats.servers[slot.index()].outstanding.set(0);
+        }
     }
 
     /// Turns the frame into a SYNC for the server that sent it.

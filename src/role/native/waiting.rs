@@ -141,7 +141,7 @@ impl NativeRole {
     /// Sets the limit again: no other process has taken over. For the primary.
     pub fn wait_again(&self) {
         if let Some(primary) = &self.primary {
-            let found = primary.auto.limit();
+            let found = primary.pool.limit();
             self.shared.pool.tree.set_cap(found.unwrap_or(cap(self.settings.max_outstanding)));
         }
     }

@@ -1,5 +1,5 @@
-//! A pool with invented sockets in virtual time: datagrams are put in by hand, and what is sent is read back. After
-//! each turn the accounts have to hold.
+//! A pool with invented sockets in virtual time: datagrams are put in by hand, and what is sent is read back.
+//! After each turn the accounts have to hold.
 
 use std::net::IpAddr;
 
@@ -329,6 +329,7 @@ impl Bench {
         assert_eq!(received, accounted);
         let under_way = if settings.affinity == Affinity::Client { flows } else { owed };
         assert_eq!(self.shared.pool.tree.total(), under_way, "the tree");
+        self.workers[0].check_invariants();
     }
 
     pub fn slots(&self) -> impl Iterator<Item = Slot> + use<> {

@@ -3,6 +3,7 @@
 use super::bench::*;
 use super::*;
 use crate::pool::order::Order;
+use crate::pool::part::{Part, Unreadable};
 
 fn flows() -> Settings {
     Settings { affinity: Affinity::Client, replies: None, ..settings(Protocol::Datagram) }
@@ -12,14 +13,19 @@ fn flows() -> Settings {
 fn successor(old: &Bench, settings: Settings, ports: u16, servers: impl IntoIterator<Item = u16>) -> Bench {
     let mut new = Bench::with_seed(99, settings, ports, servers);
     new.now = new.now.max(old.now);
-    let known = postcard::to_allocvec(&old.workers[0].export_members()).unwrap();
-    new.workers[0].import_members(new.now, &postcard::from_bytes(&known).unwrap());
-    for (old, new_worker) in old.workers.iter().zip(&mut new.workers) {
-        let flows = postcard::to_allocvec(&old.export_flows(new.now)).unwrap();
-        let flows: Vec<Flow> = postcard::from_bytes(&flows).unwrap();
-        new_worker.import_flows(new.now, &flows);
-    }
+    import(&mut new, &exported(old)).unwrap();
     new
+}
+
+fn exported(old: &Bench) -> Vec<Part> {
+    old.workers.iter().map(|worker| worker.export(old.now)).collect()
+}
+
+fn import(new: &mut Bench, parts: &[Part]) -> Result<(), Unreadable> {
+    let now = new.now;
+    let outcome = DatagramRole::import(&mut new.workers.iter_mut().collect::<Vec<_>>(), now, parts);
+    new.check();
+    outcome
 }
 
 /// A flow that its server has answered; where that is.
@@ -167,4 +173,39 @@ fn what_is_known_of_servers_stays_known() {
     let mut later = successor(&old, settings, 64, [2]);
     later.want(wanted([2, 4]));
     assert_eq!(later.state(4), "disabled");
+}
+
+#[test]
+fn orders_of_servers_that_are_not_there_reach_the_successor() {
+    let settings = Settings { timeout: Duration::from_secs(2), ..settings(Protocol::Datagram) };
+    let mut old = Bench::new(settings.clone(), 64, [1, 2]);
+    old.forwarded(client(1), b"a question");
+    old.want(vec![]);
+    let leaving = if old.slot(1).is_some() { 1 } else { 2 };
+    for id in [leaving, 3 - leaving] {
+        assert_eq!(old.workers[0].order(old.now, id, Order::Disable), Ok(()), "server {id}");
+    }
+    // One process takes both in before it hears of them, another one later.
+    let early = successor(&old, settings.clone(), 64, [1, 2]);
+    let mut late = successor(&old, settings, 64, []);
+    late.want(wanted([1, 2]));
+    for new in [&early, &late] {
+        assert_eq!([1, 2].map(|n| new.state(n)), ["disabled"; 2]);
+    }
+}
+
+#[test]
+fn the_state_of_another_version_is_refused_and_changes_nothing() {
+    let mut old = Bench::new(flows(), 8, [1]);
+    open(&mut old, 1);
+    old.workers[0].order(old.now, 1, Order::Disable).unwrap();
+    let mut new = Bench::with_seed(99, flows(), 8, [1]);
+    let [part] = &exported(&old)[..] else { panic!("one worker") };
+    let newer = Part { version: part.version + 1, ..part.clone() };
+    assert_eq!(import(&mut new, &[newer]), Err(Unreadable::Version));
+    let cut = Part { bytes: part.bytes[1..].to_vec(), ..part.clone() };
+    assert_eq!(import(&mut new, &[part.clone(), cut]), Err(Unreadable::Garbled));
+    assert_eq!((new.state(1), new.workers[0].export_flows(new.now)), ("up", vec![]));
+    let text = Unreadable::Version.to_string();
+    assert!(text.starts_with("cannot take over: ") && text.ends_with("restart without --takeover"), "{text}");
 }

@@ -1,4 +1,5 @@
-//! Which servers are up: by their answers and their silence, by what the network says, by trials and by checks.
+//! Which servers are up: by their answers and their silence, by what the network says, by trials and by
+//! checks.
 
 use std::collections::HashMap;
 
@@ -30,8 +31,8 @@ fn checked(protocol: Protocol, check: Check) -> Settings {
     settings
 }
 
-/// For so long, a query each 10 ms; those servers that live answer each query and check after 10 ms. Gives how many
-/// datagrams were sent to each server.
+/// For so long, a query each 10 ms; those servers that live answer each query and check after 10 ms. Gives
+/// how many datagrams were sent to each server.
 fn traffic(pool: &mut Bench, time: Duration, lives: impl Fn(u16) -> bool) -> HashMap<SocketAddr, usize> {
     let end = pool.now + time;
     let (mut answers, mut counts, mut n) = (vec![], HashMap::new(), 0);
@@ -182,7 +183,8 @@ fn the_network_s_word_does_not_keep_a_server_down() {
         assert_eq!(pool.state(1), "down");
         for n in 0..900 {
             pool.refuse(0, server(1), 1);
-            // The last answers of each stretch are lost, so that stretches of one length would lose those of all trials.
+            // The last answers of each stretch are lost, so that stretches of one length would lose those of
+            // all trials.
             traffic(&mut pool, MS * (70 + 10 * (n % 7)), |_| true);
         }
         assert!(pool.states().contains(&(1, "up")), "{protocol:?}");
@@ -481,12 +483,46 @@ fn a_pause_does_not_keep_what_is_lost() {
 }
 
 #[test]
-fn an_idle_pool_wakes_up_without_a_pause() {
+fn an_idle_worker_wakes_up_without_a_stall() {
     for protocol in Protocol::ALL {
-        let mut pool = Bench::new(Settings { timeout: 50 * MS, ..settings(protocol) }, 2, [1]);
-        pool.now += Duration::from_secs(7);
-        pool.forwarded(client(1), &query(1));
+        let settings = Settings { timeout: 50 * MS, workers: 2, ..settings(protocol) };
+        let mut pool = Bench::new(settings, 2, [1]);
+        for _ in 0..70 {
+            pool.now += 100 * MS;
+            pool.turn(&[]); // the primary's, while the other worker sleeps
+        }
+        let sent = pool.turn_of(1, &[In::new(0, client(1), &query(1))]);
+        assert_eq!(sent.len(), 1, "{protocol:?}");
         pool.pass(50 * MS);
-        assert_eq!(pool.stats().timed_out.get(), 1, "{protocol:?}");
+        assert_eq!(pool.workers[1].stats().timed_out.get(), 1, "{protocol:?}");
     }
+}
+
+#[test]
+fn a_stalled_event_loop_is_reported_with_its_length_and_blames_no_server() {
+    let stalls = |pool: &mut Bench| -> Vec<Duration> {
+        std::iter::from_fn(|| pool.workers[0].poll_event())
+            .filter_map(|event| if let Event::Stalled(gap) = event { Some(gap) } else { None })
+            .collect()
+    };
+    let next_check = |pool: &mut Bench| (0..200).find_map(|_| pool.pass(10 * MS).pop()).expect("a check");
+    let mut settings = settings(Protocol::Datagram);
+    settings.health.check = Check::Payload { send: b"ping".to_vec(), expect: vec![] };
+    let mut pool = Bench::new(settings, 4, [1]);
+    let check = next_check(&mut pool);
+    pool.turn(&[check.answered(b"pong")]);
+    pool.pass(50 * MS);
+    assert_eq!((pool.state(1), stalls(&mut pool)), ("up", vec![]));
+    // No client waits for an answer, but the primary takes a turn every 200 ms. The answer to a check is
+    // overdue.
+    next_check(&mut pool);
+    pool.now += Duration::from_secs(3);
+    let check = pool.turn(&[]).remove(0);
+    assert_eq!((pool.state(1), stalls(&mut pool)), ("up", vec![Duration::from_secs(3)]));
+    pool.turn(&[check.answered(b"pong")]);
+    // A client waits for an answer.
+    pool.forwarded(client(1), b"question");
+    pool.now += 150 * MS;
+    pool.turn(&[]);
+    assert_eq!((pool.state(1), stalls(&mut pool)), ("up", vec![150 * MS]));
 }

@@ -13,7 +13,7 @@ fn a_server_that_is_not_wanted_any_more_finishes_what_it_has_and_leaves() {
         Bench::new(Settings { timeout: Duration::from_secs(2), ..settings(Protocol::Datagram) }, 4, [1]);
     let way = pool.forwarded(client(1), b"question");
     pool.want(wanted([2]));
-    assert_eq!((pool.state(1), pool.states()), ("draining", vec![(2, "joined")]));
+    assert_eq!((pool.state(1), pool.states()), ("draining", vec![(1, "draining"), (2, "joined")]));
     for n in 2..6 {
         assert_eq!(pool.forwarded(client(n), b"question").to, server(2));
     }
@@ -77,13 +77,14 @@ fn a_server_that_no_port_leads_to_is_told_and_left_out() {
     }
 }
 
-/// An answer of a server that has left and come back, to a request from before, by a pair that looks like another now.
+/// An answer of a server that has left and come back, to a request from before, by a pair that looks like
+/// another now.
 #[test]
 fn what_is_late_reaches_nobody_when_its_server_comes_back_in_another_place() {
     let mut pool = pool(Protocol::Datagram, [1]);
     let late = pool.forwarded(client(1), b"question");
     pool.want(wanted([2])); // the request times out, and server 1 leaves
-    assert_eq!(pool.states(), [(2, "joined"), (1, "left")]);
+    assert_eq!(pool.states(), [(1, "draining"), (2, "joined"), (1, "left")]);
     pool.want(wanted([2, 4, 1]));
     let asks: Vec<_> = (2..6).map(|n| In::new(0, client(n), b"question")).collect();
     let ways = pool.turn(&asks);
@@ -94,8 +95,8 @@ fn what_is_late_reaches_nobody_when_its_server_comes_back_in_another_place() {
     }
 }
 
-/// The same where its place is another's by then, although its last request was answered, as it seemed, by what was
-/// late of the one before.
+/// The same where its place is another's by then, although its last request was answered, as it seemed, by
+/// what was late of the one before.
 #[test]
 fn a_place_rests_for_as_long_as_an_answer_may_be_late() {
     let timeout = TIMEOUT * 3;
@@ -127,7 +128,7 @@ fn nothing_of_a_server_reaches_clients_of_its_successor() {
     let late = pool.forwarded(client(1), b"question");
     pool.want(wanted([2]));
     assert_eq!((pool.slot(1), pool.slot(2)), (None, None), "the place rests");
-    assert_eq!(pool.states(), [(1, "left")]);
+    assert_eq!(pool.states(), [(1, "draining"), (1, "left")]);
     pool.pass(TIMEOUT * 4);
     assert_eq!(pool.states(), [(2, "joined")]);
     let way = pool.forwarded(client(2), b"question");
@@ -143,7 +144,7 @@ fn a_server_that_comes_back_at_once_has_nothing_of_before() {
     let late = pool.forwarded(client(1), b"question");
     pool.want(vec![]);
     pool.want(wanted([1]));
-    assert_eq!(pool.states(), [(1, "left"), (1, "joined")]);
+    assert_eq!(pool.states(), [(1, "draining"), (1, "left"), (1, "joined")]);
     assert_eq!(pool.turn(&[late.answered(b"late")]), []);
     assert_eq!(pool.dropped(DropReason::Late), 1);
     assert_eq!(pool.ask(client(2), b"question"), [], "its pair rests for the one it has served");

@@ -78,21 +78,42 @@ fn a_weight_that_was_ordered_counts_at_once_and_more_than_what_is_wanted() {
 }
 
 #[test]
-fn who_is_not_there_takes_no_orders() {
+fn an_order_for_an_id_that_never_was_there_is_refused() {
     let mut pool = Bench::new(settings(Protocol::Dns), 4, [1]);
     let now = pool.now;
     let mut refused = |id, order| pool.workers[0].order(now, id, order);
     assert_eq!(refused(2, Order::Drain), Err(Refused::UnknownServer));
     assert_eq!(refused(1, Order::Weight(0)), Err(Refused::Weight));
-    pool.shared.want(vec![]);
-    pool.ask(client(1), b"no query");
-    let wanted_no_more = Settings { timeout: Duration::from_secs(2), ..settings(Protocol::Datagram) };
-    let mut pool = Bench::new(wanted_no_more, 4, [1]);
-    pool.forwarded(client(1), b"question");
+}
+
+#[test]
+fn an_order_for_a_server_that_has_left_holds_when_it_returns() {
+    let mut pool = Bench::new(slow(Affinity::None), 64, [1, 2]);
     pool.want(vec![]);
-    let now = pool.now;
-    assert_eq!(pool.state(1), "draining");
-    assert_eq!(pool.workers[0].order(now, 1, Order::Enable), Err(Refused::UnknownServer));
+    assert_eq!((pool.slot(1), pool.slot(2)), (None, None));
+    order(&mut pool, 1, Order::Disable);
+    order(&mut pool, 2, Order::Weight(4));
+    pool.want(wanted([1, 2, 3]));
+    assert_eq!((pool.state(1), pool.state(2)), ("disabled", "up"));
+    for n in 0..50 {
+        pool.forwarded(client(n), b"question");
+    }
+    assert_eq!((pool.queue(1), pool.queue(2), pool.queue(3)), (0, 40, 10));
+}
+
+#[test]
+fn an_order_for_a_server_that_is_about_to_leave_holds_when_it_returns() {
+    let mut pool = Bench::new(slow(Affinity::None), 4, [1]);
+    let way = pool.forwarded(client(1), b"question");
+    pool.want(vec![]);
+    order(&mut pool, 1, Order::Enable);
+    assert_eq!(pool.state(1), "draining", "it is not desired");
+    order(&mut pool, 1, Order::Disable);
+    assert_eq!(pool.turn(&[way.answered(b"answer")]).len(), 1, "it finishes what it has");
+    pool.pass(50 * MS);
+    assert_eq!(pool.slot(1), None);
+    pool.want(wanted([1]));
+    assert_eq!(pool.state(1), "disabled");
 }
 
 #[test]
@@ -118,7 +139,9 @@ fn a_server_that_is_not_wanted_any_more_leaves_also_if_it_was_disabled() {
         order(&mut pool, 1, word);
         pool.states();
         pool.want(wanted([2]));
-        assert_eq!(pool.states(), [(1, "left")], "{word:?}");
+        let left = [(1, "draining"), (1, "left")];
+        let expected = if word == Order::Drain { &left[1..] } else { &left };
+        assert_eq!(pool.states(), expected, "{word:?}");
     }
 }
 

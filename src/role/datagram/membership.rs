@@ -1,0 +1,128 @@
+//! Which servers a pool has: the primary brings them to those that are desired.
+
+use std::collections::{HashMap, HashSet};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::by_port::ANSWER_LATEST;
+use super::forward::Forwarder;
+use super::health::{Primary, Server};
+use super::settings::Settings;
+use crate::base::time::Instant;
+use crate::pool::desired::DesiredServer;
+use crate::pool::event::Event;
+use crate::pool::registry::Registry;
+use crate::pool::select::Slot;
+
+/// Why a server leaves.
+const NOT_DESIRED: &str = "no longer desired";
+/// Why a server that was about to leave stays.
+const DESIRED_AGAIN: &str = "desired again";
+
+/// The last server of a slot. Its ports may still bring late datagrams, so no other server gets the slot
+/// before `until`. A server that returns gets its own slot: then a late datagram does not seem to come
+/// through another pair.
+#[derive(Clone, Copy)]
+struct Left {
+    addr: SocketAddr,
+    until: Instant,
+}
+
+/// The slots that servers have left, and how long they rest.
+pub(super) struct Slots {
+    left: Box<[Option<Left>]>,
+    rest: Duration,
+    last_generation: u32,
+}
+
+impl Slots {
+    pub fn new(settings: &Settings) -> Self {
+        Slots { left: vec![None; settings.servers_max].into(), rest: rest_of(settings), last_generation: 0 }
+    }
+
+    pub fn adopt(&mut self, settings: &Settings) {
+        self.rest = rest_of(settings);
+    }
+
+    /// The slot that this server had last, or one that has rested.
+    fn find<X>(&self, now: Instant, addr: SocketAddr, registry: &Registry<X>) -> Option<Slot> {
+        let left = |slot: &Slot| self.left[slot.index()];
+        let has_rested = |slot: &Slot| left(slot).is_none_or(|left| left.until <= now);
+        let was_its_own = |slot: &Slot| left(slot).is_some_and(|left| left.addr == addr);
+        registry.free().find(was_its_own).or_else(|| registry.free().find(has_rested))
+    }
+}
+
+/// How long a slot rests after its server has left: as long as its ports may bring late datagrams.
+fn rest_of(settings: &Settings) -> Duration {
+    (settings.timeout * ANSWER_LATEST).max(settings.hold.unwrap_or_default())
+}
+
+impl Primary {
+    /// Brings the members to the desired servers: new ones join, the others finish their requests and leave.
+    pub fn set_servers(&mut self, core: &mut Forwarder, now: Instant, desired: Vec<DesiredServer>) {
+        let mut by_addr = HashMap::with_capacity(desired.len());
+        for server in &desired {
+            by_addr.entry(server.addr).or_insert(server);
+        }
+        for slot in self.pool.registry().slots() {
+            let Some(server) = self.pool.registry_mut().get_mut(slot) else { continue };
+            match by_addr.get(&server.addr) {
+                Some(desired) => {
+                    server.id = desired.id;
+                    server.weight = server.admin.weight(desired.weight);
+                    self.pool.stay(now, slot, DESIRED_AGAIN);
+                }
+                None => self.pool.leave(now, slot, NOT_DESIRED),
+            }
+        }
+        let mut present: HashSet<_> = self.pool.registry().iter().map(|(_, server)| server.addr).collect();
+        let mut has_to_wait = false;
+        for server in desired.iter().filter(|server| present.insert(server.addr)) {
+            let addr = server.addr;
+            if core.ports_to(addr).is_empty() {
+                self.pool.report(Event::NoPort { addr });
+                continue;
+            }
+            let registry = self.pool.registry();
+            match self.slots.find(now, addr, registry) {
+                Some(slot) => self.take_in(core, now, slot, server),
+                // A slot rests, or its server is about to leave.
+                None if registry.free().next().is_some() || registry.iter().any(|(_, s)| s.is_leaving) => {
+                    has_to_wait = true;
+                }
+                None => self.pool.report(Event::NoRoom { addr }),
+            }
+        }
+        if has_to_wait {
+            core.shared.want_still(desired);
+        }
+        self.pool.publish_all(now);
+        core.refresh();
+    }
+
+    fn take_in(&mut self, core: &Forwarder, now: Instant, slot: Slot, desired: &DesiredServer) {
+        let &DesiredServer { id, addr, weight } = desired;
+        self.slots.last_generation = self.slots.last_generation.wrapping_add(1);
+        let past = self.pool.registry_mut().departed.take(id, addr);
+        let server = Server {
+            id,
+            addr,
+            weight: past.admin.weight(weight),
+            limits: self.limits(),
+            health: past.health(self.pool.settings().first_state, now),
+            admin: past.admin,
+            is_leaving: false,
+            slow_since: None,
+            extra: self.sensed(core, now, slot, self.slots.last_generation),
+        };
+        self.pool.join(now, slot, server);
+    }
+
+    pub(super) fn remove(&mut self, core: &mut Forwarder, now: Instant, slot: Slot) {
+        if let Some(server) = self.pool.remove(now, slot, NOT_DESIRED) {
+            self.slots.left[slot.index()] = Some(Left { addr: server.addr, until: now + self.slots.rest });
+        }
+        core.refresh();
+    }
+}
