@@ -3,6 +3,8 @@
 use std::str::FromStr;
 use std::time::Duration;
 
+use super::duration::exact;
+
 /// A distribution of service times, written `exp:5ms`, `fixed:1ms`, `bimodal:5ms` or `lognormal:5ms`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ServiceTime {
@@ -64,7 +66,7 @@ impl ServiceTime {
 impl std::fmt::Display for ServiceTime {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let name = SHAPES.iter().find(|(_, shape)| *shape == self.shape).map_or("", |(name, _)| name);
-        write!(f, "{name}:{}", humantime::format_duration(self.mean))
+        write!(f, "{name}:{}", exact(self.mean))
     }
 }
 

@@ -12,6 +12,7 @@ use super::raw::{RawHealth, RawPool, RawPoolServer, Text};
 use super::reader::{Read, Reader};
 use super::run::Defaults;
 use super::{address, probe};
+use crate::base::duration::exact;
 use crate::pool::health::Rules;
 use crate::pool::select::PolicyKind;
 
@@ -314,7 +315,7 @@ impl Reader<'_> {
         let interval = self.duration(&key("interval"), &raw.interval, ms(1_000), ms(10)..=ms(3_600_000))?;
         let timeout = self.duration(&key("timeout"), &raw.timeout, interval, ms(1)..=ms(3_600_000))?;
         if timeout > interval {
-            let [timeout, interval] = [timeout, interval].map(humantime::format_duration);
+            let [timeout, interval] = [timeout, interval].map(exact);
             let problem = format!(
                 "health.timeout = {timeout} is longer than health.interval = {interval}; lower it, \
                  or raise that"

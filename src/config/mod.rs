@@ -50,6 +50,7 @@ use reader::{Read, Reader, range_keys};
 pub use run::Run;
 pub use target::Target;
 
+use crate::base::duration::exact;
 use crate::os::logging;
 use crate::role::client::Source;
 use crate::wire::FrameFormat;
@@ -259,8 +260,7 @@ impl Reader<'_> {
         let deadline =
             self.duration("client.deadline", &raw.deadline, ms(2_000).max(timeout), ms(1)..=deadline_max)?;
         if raw.timeout.is_some() && timeout > deadline {
-            let (timeout, deadline) =
-                (humantime::format_duration(timeout), humantime::format_duration(deadline));
+            let (timeout, deadline) = (exact(timeout), exact(deadline));
             let problem = format!(
                 "client.timeout = {timeout} is longer than client.deadline = {deadline}; lower it, or raise that"
             );

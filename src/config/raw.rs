@@ -259,7 +259,7 @@ pub struct RawServer {
     /// How each works.
     #[serde(flatten)]
     pub serving: RawServing,
-    /// Interval of a server's reports, if its values changed, 1ms to 10s.
+    /// Interval of a server's reports, if its values changed, in milliseconds or with a unit, 1ms to 10s.
     #[schemars(extend("default" = 10))]
     pub queue_update_interval: Option<Text>,
 }
@@ -271,7 +271,7 @@ fn of_server(schema: &mut Schema) {
     default(schema, "grow_after", "500ms");
     say(schema, "command", "Without it: `lbd server`.");
     for window in ["grow_after", "shrink_after"] {
-        say(schema, window, "At least 10ms.");
+        reword(schema, window, "up to 1 day", "10ms to 1 day");
     }
 }
 
@@ -338,6 +338,11 @@ pub struct RawBalancer {
 
 fn of_balancer(schema: &mut Schema) {
     default(schema, "servers_max", 64);
+    reword(schema, "policy", " (not with affinity or `replies` 0)", "");
+    reword(schema, "max_outstanding", " (with affinity: flows)", "");
+    reword(schema, "max_outstanding", ", excess flows are refused", "");
+    reword(schema, "waiting_max", " (native with BUSY, dns with SERVFAIL)", " with BUSY");
+    reword(schema, "io", "For a native pool, of", "Of");
 }
 
 /// The section `controller`.
@@ -401,7 +406,7 @@ pub struct RawPool {
     /// Native: address on which the controller takes the balancer's scaling requests, IP:PORT; goes with `run`.
     /// Without it: none.
     pub controller: Option<String>,
-    /// Native: interval of a server's reports, if its values changed, 1ms to 10s.
+    /// Native: interval of a server's reports, if its values changed, in milliseconds or with a unit, 1ms to 10s.
     #[schemars(extend("default" = 10))]
     pub queue_update_interval: Option<Text>,
     /// The frames of a native pool.
@@ -511,8 +516,10 @@ fn of_run(schema: &mut Schema) {
     say(schema, "port_range_start", "Required.");
     say(schema, "port_range_end", "Required.");
     say(schema, "start_id", "Without it: 0, or 1000 above the highest id of `servers`.");
-    say(schema, "grow_after", "At least 1s, native 10ms. Without it: 1s, native 500ms.");
-    say(schema, "shrink_after", "At least 1s, native 10ms.");
+    for window in ["grow_after", "shrink_after"] {
+        reword(schema, window, "up to 1 day", "1s (native 10ms) to 1 day");
+    }
+    say(schema, "grow_after", "Without it: 1s, native 500ms.");
     for key in ["weight", "service", "queue_capacity", "workers"] {
         prefix(schema, key, "Native: ");
     }
@@ -565,6 +572,19 @@ fn default(schema: &mut Schema, key: &str, value: impl Into<Value>) {
 /// Adds a sentence to the description of a key.
 fn say(schema: &mut Schema, key: &str, sentence: &str) {
     describe(schema, key, |text| format!("{text} {sentence}"));
+}
+
+/// Replaces words in the description of a key.
+fn reword(schema: &mut Schema, key: &str, from: &str, to: &str) {
+    describe(schema, key, |text| {
+        debug_assert!(unwrapped(text).contains(from), "{key}: {text}");
+        unwrapped(text).replace(from, to)
+    });
+}
+
+/// A description as one line.
+fn unwrapped(text: &str) -> String {
+    text.replace('\n', " ")
 }
 
 /// Puts words before the description of a key.

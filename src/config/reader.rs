@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::ConfigError;
 use super::document::{Document, shortened};
 use super::raw::Text;
+use crate::base::duration::exact;
 use crate::io::IoChoice;
 use crate::pool::members::WORKERS_MAX;
 use crate::pool::select::PolicyKind;
@@ -85,7 +86,7 @@ impl Reader<'_> {
         };
         duration.filter(|duration| range.contains(duration)).ok_or_else(|| {
             let (from, to) =
-                (humantime::format_duration(*range.start()), humantime::format_duration(*range.end()));
+                (exact(*range.start()), exact(*range.end()));
             let text = shortened(text);
             self.error(
                 key,

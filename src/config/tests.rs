@@ -251,7 +251,7 @@ fn the_plan_names_every_component_and_address() {
         "51000 to 51999",
         "shortest_queue",
         "echo at once",
-        "any number of requests",
+        "no limit of requests per server",
         "1s after the last decision",
         "in logs, text, level info",
         "built-in defaults: valid",

@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::time::Duration;
 
+use crate::base::duration::exact;
 use crate::base::time::{Instant, earliest};
 
 /// Pause before the first restart of a crashed server; it doubles with each further one.
@@ -378,7 +379,7 @@ impl Replicas {
         child.crashes += 1;
         child.ports_in_use = 0;
         child.phase = Phase::Waiting { until: now + pause };
-        self.actions.push_back(Action::Tell(format!("server {id} starts again in {pause:?}")));
+        self.actions.push_back(Action::Tell(format!("server {id} starts again in {}", exact(pause))));
     }
 
     /// Plans a server with the lowest free id.

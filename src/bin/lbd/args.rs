@@ -67,7 +67,11 @@ pub enum Command {
         file: PathBuf,
     },
     /// Print the JSON schema of the configuration
-    Schema,
+    Schema {
+        /// Print docs/CONFIGURATION.md instead: every key with its default, unit and range
+        #[arg(long)]
+        markdown: bool,
+    },
     /// Print the shell completions of lbd
     Completions {
         /// Shell

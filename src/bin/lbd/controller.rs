@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Error, Result, bail};
 use lbd::base::batch::SocketId;
+use lbd::base::duration::exact;
 use lbd::base::rng::entropy;
 use lbd::base::time::Clock;
 use lbd::config::{Config, DatagramPool, NativePool, NativeRun, PoolRun, Run};
@@ -89,11 +90,11 @@ fn look_after(balancer: &mut SupervisedBalancer, common: &Common) {
         let text = match event {
             supervised_balancer::Event::Ended(exit, pause) => {
                 warn!(exit = exit.to_string(), restart_after = ?pause, "balancer ended unexpectedly");
-                format!("the balancer ended unexpectedly ({exit}), restarting it in {pause:?}")
+                format!("the balancer ended unexpectedly ({exit}), restarting it in {}", exact(pause))
             }
             supervised_balancer::Event::NotStarted(why, pause) => {
                 warn!(error = why.to_string(), retry_after = ?pause, "cannot restart the balancer");
-                format!("{why}; retrying in {pause:?}")
+                format!("{why}; retrying in {}", exact(pause))
             }
             supervised_balancer::Event::Followed => {
                 info!(pid, "another balancer took over");

@@ -42,8 +42,11 @@ pub fn run(args: Args) -> Result<bool> {
             print(format_args!("{}", config::describe(&Config::load(&file)?)))?;
             Ok(true)
         }
-        Command::Schema => {
-            print(format_args!("{}\n", serde_json::to_string_pretty(&config::schema())?))?;
+        Command::Schema { markdown } => {
+            match markdown {
+                true => print(format_args!("{}", config::markdown()))?,
+                false => print(format_args!("{}\n", serde_json::to_string_pretty(&config::schema())?))?,
+            };
             Ok(true)
         }
         Command::Completions { shell } => manual::completions(shell).map(|()| true),

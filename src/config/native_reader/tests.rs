@@ -59,7 +59,7 @@ fn the_item_says_all_that_the_sections_say() {
         "load_balancer": {
             "server_side_port": 7000, "client_side_port": 7001, "server_scaling_threshold": 2.5,
             "bind": {"client_side": "0.0.0.0", "server_side": "127.0.0.2"}, "frame_size": 1024,
-            "frames_per_datagram": 3, "workers": 2, "pin": true, "io": "mio", "reply_path": "direct",
+            "frames_per_datagram": 3, "workers": 29, "pin": true, "io": "mio", "reply_path": "direct",
             "policy": "two_choices", "max_outstanding": "auto", "waiting_max": 10, "servers_max": 20,
             "health": {"rise": 3, "fall": 4, "down_max": 0.25, "hold_down_max": "1m", "slow_start": "10s"},
         },
@@ -69,7 +69,7 @@ fn the_item_says_all_that_the_sections_say() {
     let item = json!({
         "name": "native", "protocol": "native", "listen": "0.0.0.0:7001", "server_side": "127.0.0.2:7000",
         "controller": "127.0.0.3:7002", "queue_update_interval": 20,
-        "frame_size": 1024, "frames_per_datagram": 3, "workers": 2, "pin": true, "io": "mio", "reply_path": "direct",
+        "frame_size": 1024, "frames_per_datagram": 3, "workers": 29, "pin": true, "io": "mio", "reply_path": "direct",
         "policy": "two_choices", "max_outstanding": "auto", "waiting_max": 10, "servers_max": 20,
         "health": {"rise": 3, "fall": 4, "down_max": 0.25, "hold_down_max": "1m", "slow_start": "10s"},
         "run": {
@@ -193,7 +193,7 @@ fn a_mistake_is_refused_with_its_key_and_the_remedy() {
             json!({"run": run(json!({}))["run"]}),
             "controller: is missing; write IP:PORT, such as 127.0.0.1:55000",
         ),
-        (run(json!({"port_range_start": 52_000})), "run.port_range_start: port range 52000..51000 is empty"),
+        (run(json!({"port_range_start": 52_000})), "run.port_range_end: port range 52000..51000 is empty"),
         (run(json!({"max": 65})), "run.max: 65 servers do not fit into pools[0].servers_max = 64"),
         (
             run(json!({"start_id": 995})),

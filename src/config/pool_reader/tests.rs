@@ -596,30 +596,30 @@ fn the_plan_tells_what_a_pool_does() {
     let text = describe(&accepted(&[of_dns, of_sip]));
     for part in [
         "config      config.json: valid\n",
-        "pool        pool-1: dns on 0.0.0.0:5300, [::]:5300, there up to 1024 TCP connections\n",
-        "shortest_queue, at most 9 requests at one server (up to 4096 wait), room for 16 addresses\n",
-        "one answer to a datagram, within 2s\n",
-        "64 ports towards the servers, each with many requests at a time\n",
+        "pool        pool-1: dns on 0.0.0.0:5300, [::]:5300, up to 1024 TCP connections\n",
+        "shortest_queue, at most 9 requests per server (up to 4096 more are queued), capacity 16 addresses\n",
+        "one response per datagram, within 2s\n",
+        "64 ports towards the servers, each for many concurrent requests\n",
         "workers: 4, I/O: auto\n",
         "servers     192.0.2.1:53, id 0, weight 1\n",
         "dns.example:53, id 7, weight 3, looked up every 30s\n",
-        "health      DNS query . NS, every 1s, answered within 1s; down after 3 unanswered, \
+        "health      DNS query . NS, every 1s, response within 1s; down after 3 unanswered, \
          up after 2 answered; \
-         with more than 50 % down, to all; who fails often is kept away for up to 5m\n",
-        "senders     10.0.0.0/8, but not 10.1.0.0/16, 10.2.0.1/32, 20 datagrams/s from one source\n",
-        "servers learn the client's address by a PROXY header in every datagram and as the source address\n",
+         fail-open above 50 % down; held down for up to 5m after repeated failures\n",
+        "senders     10.0.0.0/8 except 10.1.0.0/16, 10.2.0.1/32, at most 20 datagrams/s per source\n",
+        "servers see the client's address in a PROXY header of every datagram and as the source address\n",
         "pool        sip: datagram on 127.0.0.1:5060\n",
-        "shortest_queue, any number of flows at one server",
-        "any number of answers to a datagram, the first within 2s\n",
-        "a client's datagrams go to one server; its flow ends after 55s without datagrams\n",
-        "300 ports x 2 servers = 600 port-and-server pairs; at a rest of 5s they allow 600 flows at a \
-         time, and about 10 flows a second from ever new clients\n",
-        "a client that comes back takes its own pair at once\n",
-        "workers: 1, each on a processor of its own, I/O: auto\n",
-        "health      payload of 4 bytes, an answer that begins with 4 given bytes, every 1s, answered within \
+        "shortest_queue, no limit of flows per server",
+        "any number of responses per datagram, the first within 2s\n",
+        "all datagrams of a client go to one server; a flow ends after 55s without datagrams\n",
+        "300 ports x 2 servers = 600 port-and-server pairs; with a quarantine of 5s: 600 concurrent flows, \
+         about 10 new flows per second, all from new clients\n",
+        "a returning client takes its own pair at once\n",
+        "workers: 1, each pinned to a CPU, I/O: auto\n",
+        "health      payload of 4 bytes, response begins with 4 given bytes, every 1s, response within \
          500ms;",
-        "senders     everybody\n",
-        "by a PROXY header in the first datagram of a flow\n",
+        "senders     every source\n",
+        "in a PROXY header of the first datagram of a flow\n",
     ] {
         assert!(text.contains(part), "{part} in\n{text}");
     }
@@ -628,17 +628,16 @@ fn the_plan_tells_what_a_pool_does() {
     }
     let datagram = |changes: Value| describe(&accepted(&[pool(changes)]));
     let text = datagram(json!({"servers": ["a:1", "b:1"]}));
-    let says = "256 ports x 2 servers = 512 port-and-server pairs; at a rest of 50ms (or twice the p99 if \
-                that is longer) \
-                they allow about 10240 requests a second from ever new clients\n";
+    let says = "256 ports x 2 servers = 512 port-and-server pairs; with a quarantine of 50ms (or twice the p99 if \
+                that is longer): about 10240 requests per second, all from new clients\n";
     assert!(text.contains(says), "{text}");
-    assert!(text.contains("health      only requests tell; down after 3"), "{text}");
-    assert!(datagram(json!({"hold": "10m"})).contains("allow about 0.43 requests a second"));
+    assert!(text.contains("health      passive signals only; down after 3"), "{text}");
+    assert!(datagram(json!({"hold": "10m"})).contains("about 0.43 requests per second"));
     assert!(
         datagram(json!({"hold": 0}))
-            .contains("256 ports x 1 server = 256 port-and-server pairs, which do not rest\n")
+            .contains("256 ports x 1 server = 256 port-and-server pairs, without quarantine\n")
     );
-    assert!(datagram(json!({"replies": 0})).contains("one-way: no answer is waited for\n"));
+    assert!(datagram(json!({"replies": 0})).contains("one-way: no response is expected\n"));
     let both = json!({"pools": [pool(json!({}))], "load_balancer": {}}).to_string();
     let text = describe(&parse(&both).unwrap());
     assert!(text.contains("pool        pool-1") && text.contains("clients on 127.0.0.1:54001"), "{text}");
@@ -809,10 +808,10 @@ fn a_plan_says_what_lbd_runs() {
     let config = accepted(&[pool(run(json!({"max": 4, "grow_max": 2})))]);
     let plan = describe(&config);
     for line in [
-        "servers     1 to begin with (1 to 4), ids from 0, ports 5310 to 5329 of 127.0.0.1\n",
+        "servers     1 at the start (1 to 4), ids from 0, ports 5310 to 5329 of 127.0.0.1\n",
         "            started by lbd controller as: serve {port}\n",
-        "scaling     up above 4.50 requests a server for 1s, down below 2.50 on fewer for 3s\n",
-        "            2 more at a time, 1s after the last decision; 1 fewer, after 1s\n",
+        "scaling     up above 4.50 requests per server for 1s, down below 2.50 with one server less for 3s\n",
+        "            adds at most 2, 1s after the last decision; stops at most 1, 1s after it\n",
         "256 ports x 4 servers",
     ] {
         assert!(plan.contains(line), "{line}: {plan}");

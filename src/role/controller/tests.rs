@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::base::batch::Received;
+use crate::base::duration::exact;
 use crate::supervise::servers::{Action, Bounds, StartFailure};
 use crate::wire::header::HEADER_LEN;
 use proptest::prelude::*;
@@ -378,7 +379,7 @@ fn a_crash_is_followed_by_a_restart_after_twice_as_long_each_time() {
         assert_eq!(bench.crash(2), pause);
         let told = [
             "server 2 ended unexpectedly (a crash)".to_owned(),
-            format!("server 2 starts again in {pause:?}"),
+            format!("server 2 starts again in {}", exact(pause)),
         ];
         assert_eq!(bench.tells(), told);
         bench.pass(pause - MS);

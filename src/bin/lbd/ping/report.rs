@@ -9,6 +9,7 @@ use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 
 use super::probe::Trip;
+use lbd::base::duration::exact;
 
 /// A round trip as a line of text.
 pub fn line(seq: u64, target: SocketAddr, timeout: Duration, trip: &Trip) -> String {
@@ -18,7 +19,7 @@ pub fn line(seq: u64, target: SocketAddr, timeout: Duration, trip: &Trip) -> Str
             format!("{bytes} bytes from {target}: seq={seq}{trouble} time={:.3} ms", ms(*time))
         }
         Trip::Lost => {
-            format!("no response from {target}: seq={seq} after {}", humantime::format_duration(timeout))
+            format!("no response from {target}: seq={seq} after {}", exact(timeout))
         }
         Trip::Unreachable(why) => format!("unreachable {target}: seq={seq} {why}"),
     }

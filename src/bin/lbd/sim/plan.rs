@@ -1,6 +1,7 @@
 //! Converts the arguments to a study: cases along one axis, and the policies under test.
 
 use anyhow::{Result, bail};
+use lbd::base::duration::exact;
 use lbd::lab::{Case, PolicyUnderTest, PoolKind, Setup, Study};
 use lbd::report::chart::{Axis, Numbers};
 use lbd::wire::ReplyPath;
@@ -35,9 +36,7 @@ impl StudyPlan {
     pub fn new(args: &Sim) -> Result<StudyPlan> {
         let contenders = contenders(&args.policy)?;
         let time = |label: &str, values: &[std::time::Duration]| {
-            let word = |time: &std::time::Duration| {
-                (time.as_secs_f64() * 1e6, humantime::format_duration(*time).to_string())
-            };
+            let word = |time: &std::time::Duration| (time.as_secs_f64() * 1e6, exact(*time).to_string());
             let axis = if values.iter().any(std::time::Duration::is_zero) {
                 Axis::linear(label)
             } else {

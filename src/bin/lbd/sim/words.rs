@@ -1,5 +1,6 @@
 //! The simulated system in words.
 
+use lbd::base::duration::exact;
 use lbd::lab::{PoolKind, Setup};
 use lbd::wire::ReplyPath;
 
@@ -18,7 +19,7 @@ pub fn of_plan(plan: &StudyPlan) -> Vec<(&'static str, String)> {
 
 /// Each property of a system with its value; properties without effect are left out.
 fn of(setup: &Setup) -> Vec<(&'static str, String)> {
-    let time = |time| humantime::format_duration(time).to_string();
+    let time = |time| exact(time).to_string();
     let of_one = setup.servers_of_one();
     let speeds =
         || setup.groups.iter().map(|group| format!("{}x{}", group.count, group.speed)).collect::<Vec<_>>();
