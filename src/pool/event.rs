@@ -39,7 +39,8 @@ pub enum Event {
     },
     /// More servers than `down_max` are down or held: the pool uses all of them (true), or no longer (false).
     FailOpen(bool),
-    /// The primary's event loop stalled for this time. The pool draws no conclusion from the silence meanwhile.
+    /// The primary's event loop stalled for this time. The pool draws no conclusion from the silence
+    /// meanwhile.
     Stalled(Duration),
     /// Native pool: the controller gets a request for more or fewer servers.
     Scale {
