@@ -1,4 +1,4 @@
-//! How many servers there should be. Pure: samples in, decisions out, each with its reason.
+//! The autoscaler: how many servers a pool needs. Pure: samples in, decisions out, each with its reason.
 //!
 //! ```text
 //! load = (outstanding + waiting + shed in the window) / servers up
@@ -6,11 +6,12 @@
 //! shrink  when the same load on fewer servers stays below 0.5 x threshold for all of `shrink_after`
 //! ```
 //!
-//! A queue length says little about *why* it is short, so a pool that is too small at some request rate
-//! and idle one server larger would flap for ever. Therefore the scaler remembers at which rate n servers
-//! were not enough, and goes back to n only when the rate has fallen well below it.
-//! No data is not zero load: without servers up, with a silent one, or without samples for a whole window, it does not
-//! shrink.
+//! A queue length does not show *why* it is short. A pool that is too small at some request rate and idle
+//! with one server more would flap forever. Therefore the autoscaler remembers the rate at which n servers
+//! were not enough. It returns to n servers only when the rate has fallen below 85 % of that rate.
+//!
+//! Missing data is not zero load. Without servers up, with a silent server, or without samples for a whole
+//! window, the autoscaler does not shrink the pool.
 
 use std::fmt;
 use std::time::Duration;
@@ -20,124 +21,125 @@ use crate::base::time::Instant;
 /// When to grow and shrink.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Policy {
-    /// Requests per server that are thought to be too many (`server_scaling_threshold`).
+    /// Requests per server that count as too many (`server_scaling_threshold`).
     pub threshold: f64,
-    /// How long the load must be high.
+    /// How long the load must be high before the pool grows.
     pub grow_after: Duration,
-    /// How long the load must be low.
+    /// How long the load must be low before the pool shrinks.
     pub shrink_after: Duration,
-    /// The least time from a decision to the next one to grow.
+    /// Minimum time from a decision to the next decision to grow.
     pub grow_cool_down: Duration,
-    /// The least time from a decision to the next one to shrink.
+    /// Minimum time from a decision to the next decision to shrink.
     pub shrink_cool_down: Duration,
-    /// Servers that one decision adds at most; `None` = as many as there are.
+    /// Maximum number of servers that one decision adds; `None` = as many as are up.
     pub grow_max: Option<u32>,
-    /// Servers that one decision removes at most; at least 1.
+    /// Maximum number of servers that one decision removes; at least 1.
     pub shrink_max: u32,
-    /// Never fewer servers.
+    /// Minimum number of servers.
     pub min: u32,
-    /// Never more servers.
+    /// Maximum number of servers.
     pub max: u32,
 }
 
-/// The pool at one moment.
+/// The state of a pool at one moment.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Sample {
-    /// Requests under way or in a server, or waiting for one.
+    /// Requests in flight, at the servers or queued.
     pub outstanding: u64,
-    /// Requests refused so far for want of room, in total since the start.
+    /// Requests refused because the queue had no room, in total since the start.
     pub shed: u64,
-    /// Requests that arrived so far, in total since the start.
+    /// Requests that arrived, in total since the start.
     pub arrived: u64,
     /// Servers that take traffic.
     pub up: u32,
-    /// Servers that should be heard of and are not.
+    /// Servers that should report and are silent.
     pub silent: u32,
 }
 
-/// What to do.
+/// The autoscaler's decision for one tick.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Decision {
-    /// Nothing.
+    /// Do nothing.
     Hold,
-    /// There should be `target` servers.
+    /// Grow to `target` servers.
     Grow {
-        /// How many.
+        /// Desired number of servers.
         target: u32,
-        /// The load that says so.
+        /// The load that led to the decision, in requests per server.
         load: f64,
     },
-    /// `target` servers would do.
+    /// Shrink to `target` servers.
     Shrink {
-        /// How many.
+        /// Desired number of servers.
         target: u32,
-        /// The load that they would have.
+        /// The load that `target` servers would have, in requests per server.
         load: f64,
     },
 }
 
-/// Why the number of servers is changed, or is not.
+/// Why the number of servers changes, or does not.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Why {
-    /// Nobody takes traffic, so there is nothing to measure.
+    /// No server takes traffic, so there is nothing to measure.
     NoServer,
-    /// No window has passed yet since the number of servers has changed.
+    /// No whole window has passed since the number of servers changed.
     NoDataYet,
-    /// Neither too many nor too few.
+    /// The load is within the limits.
     Right {
-        /// The load.
+        /// The load, in requests per server.
         load: f64,
         /// Servers up.
         up: u32,
     },
-    /// Too few.
+    /// The pool has too few servers.
     Grow {
-        /// The load.
+        /// The load, in requests per server.
         load: f64,
-        /// What it is above of.
+        /// The load above which the pool grows.
         above: f64,
-        /// For so long.
+        /// How long the load was above the limit.
         after: Duration,
         /// Servers up.
         up: u32,
-        /// Servers there shall be.
+        /// Desired number of servers.
         target: u32,
     },
-    /// Too few, and there may be no more.
+    /// The pool has too few servers and is at its maximum.
     AtMax {
-        /// The load.
+        /// The load, in requests per server.
         load: f64,
-        /// What it is above of.
+        /// The load above which the pool grows.
         above: f64,
-        /// The most.
+        /// Maximum number of servers.
         max: u32,
     },
-    /// Too many.
+    /// The pool has too many servers.
     Shrink {
-        /// The load that `target` servers would have.
+        /// The load that `target` servers would have, in requests per server.
         load: f64,
-        /// What it is below of.
+        /// The load below which the pool shrinks.
         below: f64,
-        /// For so long.
+        /// How long the load was below the limit.
         after: Duration,
-        /// Servers there shall be.
+        /// Desired number of servers.
         target: u32,
     },
-    /// Too many, and there may be no fewer.
+    /// The pool has too many servers and is at its minimum.
     AtMin {
-        /// The fewest.
+        /// Minimum number of servers.
         min: u32,
     },
-    /// Too many, but with some silent that is not known.
+    /// The pool may have too many servers, but this number of them is silent, so their load is unknown.
     Silent(u32),
-    /// Too many by the queues, but so many were too few at this rate before.
+    /// The pool has too many servers by queue length, but fewer were not enough at this rate before.
     TooFewBefore {
-        /// So many.
+        /// The number of servers that was not enough.
         servers: u32,
-        /// Requests a second that they could not carry.
+        /// The request rate that these servers could not serve, per second.
         rate: f64,
     },
-    /// Too few or too many, but the last decision was a moment ago.
+    /// The number of servers should change, but the last decision is too recent. The rest of the cool-down
+    /// time.
     CoolingDown(Duration),
 }
 
@@ -147,7 +149,7 @@ impl fmt::Display for Why {
         match *self {
             Why::NoServer => f.write_str("no server takes traffic"),
             Why::NoDataYet => f.write_str("not enough data yet"),
-            Why::Right { load, up } => write!(f, "load {load:.2} is right for {}", servers(up)),
+            Why::Right { load, up } => write!(f, "load {load:.2} within limits at {}", servers(up)),
             Why::Grow { load, above, after, up, target } => {
                 let up = servers(up);
                 write!(f, "load {load:.2} above {above:.2} for {after:?} at {up}: grow to {target}")
@@ -174,33 +176,34 @@ impl fmt::Display for Why {
     }
 }
 
-/// What the scaler thinks of the pool at present.
+/// The autoscaler's present view of a pool.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Outlook {
-    /// Requests per server, over `grow_after`; 0 without data.
+    /// Requests per server, mean over `grow_after`; 0 without data.
     pub load: f64,
     /// Servers that take traffic.
     pub up: u32,
-    /// Servers there shall be: what was decided, until it is so or that was long ago.
+    /// Desired number of servers: the last decision's, until the pool has it or the cool-down is over;
+    /// then those up.
     pub wanted: u32,
-    /// Never fewer servers.
+    /// Minimum number of servers.
     pub min: u32,
-    /// Never more servers.
+    /// Maximum number of servers.
     pub max: u32,
-    /// Why so many.
+    /// The reason for the desired number.
     pub why: Why,
 }
 
-/// Buckets of a window.
+/// Buckets per window.
 const BUCKETS: usize = 10;
-/// Back to n servers only below this share of the rate that n servers could not carry.
+/// The pool returns to n servers only below this share of the rate that n servers could not serve.
 const RETURN_BELOW: f64 = 0.85;
 
 /// Mean load per bucket of a sliding window.
 #[derive(Clone, Debug)]
 struct Window {
     bucket: Duration,
-    /// When the first sample, and the last one, was added; `None` without any.
+    /// When the first and the last sample were added; `None` without samples.
     span: Option<(Instant, Instant)>,
     /// When the newest bucket began.
     started: Instant,
@@ -262,7 +265,7 @@ impl Window {
     }
 }
 
-/// A decision that was made.
+/// The last decision.
 #[derive(Clone, Copy, Debug)]
 struct Decided {
     at: Instant,
@@ -270,7 +273,7 @@ struct Decided {
     why: Why,
 }
 
-/// Watches the load and decides.
+/// Watches a pool's load and decides when the pool grows or shrinks.
 #[derive(Clone, Debug)]
 pub struct Scaler {
     policy: Policy,
@@ -280,7 +283,7 @@ pub struct Scaler {
     decided: Option<Decided>,
     outlook: Outlook,
     rate: Rate,
-    /// The highest request rate per second that n servers could not carry, by n.
+    /// The highest request rate that n servers could not serve, per second, by n.
     too_few_at: Vec<f64>,
 }
 
@@ -303,7 +306,7 @@ impl Rate {
 }
 
 impl Scaler {
-    /// A scaler that has seen nothing yet.
+    /// An autoscaler without samples.
     pub fn new(policy: Policy) -> Self {
         let Policy { min, max, .. } = policy;
         Scaler {
@@ -318,12 +321,13 @@ impl Scaler {
         }
     }
 
-    /// What it thinks at present.
+    /// The present view of the pool.
     pub fn outlook(&self) -> Outlook {
         self.outlook
     }
 
-    /// Decides by another policy from now on. What was measured over other windows says nothing.
+    /// Changes the policy. Samples of a window whose length changes are dropped, and so are the rates that
+    /// were too high if the threshold changes.
     pub fn set_policy(&mut self, policy: Policy) {
         let (grow, shrink) = (self.policy.grow_after, self.policy.shrink_after);
         if policy.grow_after != grow {
@@ -333,30 +337,33 @@ impl Scaler {
             self.low = Window::new(policy.shrink_after);
         }
         if policy.threshold != self.policy.threshold {
-            self.too_few_at.fill(0.0); // it was too few by another measure
+            self.too_few_at.fill(0.0); // the old threshold's rates
         }
         self.too_few_at.resize(policy.max as usize + 1, 0.0);
         self.policy = policy;
     }
 
-    /// The highest request rate per second that n servers could not carry, by n: what a successor should know.
+    /// The highest request rate that n servers could not serve, per second, by n. A successor takes it
+    /// over.
     pub fn too_few_at(&self) -> &[f64] {
         &self.too_few_at
     }
 
-    /// Remembers what a predecessor has learned.
+    /// Takes over the rates that a predecessor has learned.
     pub fn remember(&mut self, too_few_at: &[f64]) {
         for (mine, &theirs) in self.too_few_at.iter_mut().zip(too_few_at) {
             *mine = mine.max(theirs);
         }
     }
 
-    /// Takes a sample and decides. Called at every tick; a decision is given once, and then time passes before the next.
+    /// Takes a sample and decides. The caller calls it at every tick. Each decision is given once; the
+    /// next one waits for the cool-down.
     pub fn observe(&mut self, now: Instant, sample: Sample) -> Decision {
         let shed = self.last.map_or(0, |last| sample.shed.saturating_sub(last.shed));
         let up = sample.up;
         if self.last.is_none_or(|last| last.up != up) {
-            // Other servers, other load: what was measured before says nothing.
+            // The number of servers has changed, and with it the load per server: earlier samples do not
+            // apply.
             self.high.clear();
             self.low.clear();
         }
@@ -368,7 +375,8 @@ impl Scaler {
             self.low.add(now, requests / f64::from((up - 1).max(1)));
         }
         if sample.silent > 0 {
-            // What its queue was meanwhile will never be known.
+            // The queue of a silent server is unknown, so the load may have been higher than the samples
+            // show.
             self.low.clear();
         }
         let why = self.judge(now, sample);
@@ -380,19 +388,19 @@ impl Scaler {
         if let Decision::Grow { target, .. } | Decision::Shrink { target, .. } = decision {
             self.decided = Some(Decided { at: now, target, why });
         }
-        let under_way = self.decided.filter(|decided| {
-            let rest = self.policy.grow_cool_down.max(self.policy.shrink_cool_down);
+        let unfinished = self.decided.filter(|decided| {
+            let cool_down = self.policy.grow_cool_down.max(self.policy.shrink_cool_down);
             let is_there = match decided.why {
                 Why::Shrink { target, .. } => up <= target,
                 _ => up >= decided.target,
             };
-            !is_there && now < decided.at + rest
+            !is_there && now < decided.at + cool_down
         });
         self.outlook = Outlook {
             load: self.high.mean().unwrap_or(0.0),
             up,
-            wanted: under_way.map_or(up, |decided| decided.target),
-            why: under_way.map_or(why, |decided| decided.why),
+            wanted: unfinished.map_or(up, |decided| decided.target),
+            why: unfinished.map_or(why, |decided| decided.why),
             ..self.outlook
         };
         decision
@@ -409,7 +417,7 @@ impl Scaler {
             if up >= max {
                 return Why::AtMax { load, above, max };
             }
-            if let Some(left) = self.rests(now, self.policy.grow_cool_down) {
+            if let Some(left) = self.cool_down_left(now, self.policy.grow_cool_down) {
                 return Why::CoolingDown(left);
             }
             let too_few_at = &mut self.too_few_at[up as usize];
@@ -434,7 +442,7 @@ impl Scaler {
         if !carried(up - 1) {
             return Why::TooFewBefore { servers: up - 1, rate: too_few_at(up - 1) };
         }
-        if let Some(left) = self.rests(now, self.policy.shrink_cool_down) {
+        if let Some(left) = self.cool_down_left(now, self.policy.shrink_cool_down) {
             return Why::CoolingDown(left);
         }
         let load_on = |n: u32| low * f64::from(up - 1) / f64::from(n);
@@ -444,8 +452,8 @@ impl Scaler {
         Why::Shrink { load: load_on(target), below, after: self.policy.shrink_after, target }
     }
 
-    /// How long it still is to the next decision, if not now.
-    fn rests(&self, now: Instant, cool_down: Duration) -> Option<Duration> {
+    /// The rest of the cool-down time after the last decision; `None` if it is over.
+    fn cool_down_left(&self, now: Instant, cool_down: Duration) -> Option<Duration> {
         let until = self.decided?.at + cool_down;
         (now < until).then(|| until.since(now))
     }
@@ -467,7 +475,7 @@ mod tests {
         max: 16,
     };
 
-    /// Runs a pool in which `load(up)` requests are outstanding and the decisions are carried out at once.
+    /// Runs a pool with `load(up)` outstanding requests that carries out each decision at once.
     fn run(
         scaler: &mut Scaler,
         clock: &mut u64,
@@ -531,7 +539,7 @@ mod tests {
     }
 
     #[test]
-    fn no_servers_and_no_samples_are_no_reason_to_do_anything() {
+    fn without_servers_or_samples_it_does_nothing() {
         let (mut s, mut clock, mut up) = (Scaler::new(POLICY), 0, 0);
         assert_eq!(run(&mut s, &mut clock, &mut up, 10_000, outstanding(0)), []);
         up = 4;
@@ -568,7 +576,7 @@ mod tests {
         assert!(up > 1);
     }
 
-    /// M/M/n-like: one server is hopeless at this rate, two are nearly idle.
+    /// M/M/n-like: one server is overloaded at this rate, two are nearly idle.
     #[test]
     fn a_pool_that_was_too_small_at_this_rate_is_not_shrunk_to_it_again() {
         let (mut s, mut clock, mut up) = (Scaler::new(POLICY), 0, 1);
@@ -619,7 +627,7 @@ mod tests {
     fn as_many_are_removed_as_the_load_allows() {
         let policy = Policy { shrink_max: 100, ..POLICY };
         let (mut s, mut clock, mut up) = (Scaler::new(policy), 0, 10);
-        // 9 requests: 2.25 on four servers, 3 on three; below 2.5 is wanted.
+        // 9 requests: 2.25 on four servers, 3 on three; the limit is 2.5.
         let decisions = run(&mut s, &mut clock, &mut up, 4_000, outstanding(9));
         assert_eq!(decisions, [Decision::Shrink { target: 4, load: 2.25 }]);
     }
@@ -667,21 +675,21 @@ mod tests {
     }
 
     #[test]
-    fn every_decision_and_every_hold_has_its_reason_in_words() {
+    fn every_decision_and_every_hold_has_a_reason() {
         let ms = Duration::from_millis;
         let policy = Policy { max: 8, grow_cool_down: ms(3_000), ..POLICY };
         let (mut s, mut clock, mut up) = (Scaler::new(policy), 0, 0);
-        let mut told = |s: &mut Scaler, up: &mut u32, time: u64, n: u64| {
+        let mut reason = |s: &mut Scaler, up: &mut u32, time: u64, n: u64| {
             run(s, &mut clock, up, time, outstanding(n));
             let Outlook { up, wanted, why, .. } = s.outlook();
             format!("{up} of {wanted}: {why}")
         };
-        assert_eq!(told(&mut s, &mut up, 100, 0), "0 of 0: no server takes traffic");
+        assert_eq!(reason(&mut s, &mut up, 100, 0), "0 of 0: no server takes traffic");
         up = 3;
-        assert_eq!(told(&mut s, &mut up, 100, 15), "3 of 3: not enough data yet");
-        assert_eq!(told(&mut s, &mut up, 900, 12), "3 of 3: load 4.00 is right for 3 servers");
+        assert_eq!(reason(&mut s, &mut up, 100, 15), "3 of 3: not enough data yet");
+        assert_eq!(reason(&mut s, &mut up, 900, 12), "3 of 3: load 4.00 within limits at 3 servers");
         for _ in 0..60 {
-            told(&mut s, &mut up, 10, 15);
+            reason(&mut s, &mut up, 10, 15);
             if up > 3 {
                 break;
             }
@@ -690,13 +698,13 @@ mod tests {
         assert_eq!((grown.up, grown.wanted, grown.min, grown.max), (3, 4, 1, 8));
         let why = grown.why.to_string();
         assert!(why.starts_with("load 4.") && why.ends_with(" above 4.50 for 500ms at 3 servers: grow to 4"));
-        assert_eq!(told(&mut s, &mut up, 100, 19), "4 of 4: not enough data yet");
-        assert_eq!(told(&mut s, &mut up, 900, 19), "4 of 4: cooling down for 2.0 s");
+        assert_eq!(reason(&mut s, &mut up, 100, 19), "4 of 4: not enough data yet");
+        assert_eq!(reason(&mut s, &mut up, 900, 19), "4 of 4: cooling down for 2.0 s");
         up = 8;
-        assert_eq!(told(&mut s, &mut up, 600, 64), "8 of 8: load 8.00 above 4.50, but at max = 8");
-        assert_eq!(told(&mut s, &mut up, 1_000, 8), "8 of 8: load 1.00 is right for 8 servers");
+        assert_eq!(reason(&mut s, &mut up, 600, 64), "8 of 8: load 8.00 above 4.50, but at max = 8");
+        assert_eq!(reason(&mut s, &mut up, 1_000, 8), "8 of 8: load 1.00 within limits at 8 servers");
         for _ in 0..300 {
-            told(&mut s, &mut up, 10, 8);
+            reason(&mut s, &mut up, 10, 8);
             if up < 8 {
                 break;
             }
@@ -705,7 +713,7 @@ mod tests {
         assert_eq!((shrunk.up, shrunk.wanted), (8, 7));
         assert_eq!(shrunk.why.to_string(), "load 1.14 below 2.50 on 7 servers for 3s: shrink to 7");
         up = 1;
-        assert_eq!(told(&mut s, &mut up, 4_000, 0), "1 of 1: at min = 1");
+        assert_eq!(reason(&mut s, &mut up, 4_000, 0), "1 of 1: at min = 1");
         assert_eq!(Why::Silent(2).to_string(), "2 servers are silent: no data");
         let before = Why::TooFewBefore { servers: 1, rate: 511.6 };
         assert_eq!(before.to_string(), "1 server was too few at 512 requests/s before");

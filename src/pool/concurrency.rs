@@ -1,19 +1,21 @@
-//! How many requests a server needs at a time so that it is never idle: what `max_outstanding: auto` finds out.
+//! The adaptive limit (`max_outstanding: auto`): the lowest limit of outstanding requests that keeps the
+//! servers busy.
 //!
-//! A request more at a server is of use only if the server then finishes more of them in the same time: because it
-//! works on several at once, or because the way there and back takes a part of the time that counts. So the rate at
-//! which servers finish requests is measured by how many they have,
+//! One more request at a server is useful only if the server then finishes more requests in the same time.
+//! That is so if the server works on several requests concurrently, or if the round trip takes a
+//! considerable part of the time. So the search measures the rate at which servers finish requests, by the
+//! number of requests that they have:
 //!
 //! ```text
 //! rate(k) = requests finished by servers that had k / time that servers had k
 //! ```
 //!
-//! and the limit is the least `k` at which one more brings nothing worth having. That needs neither the service time nor
-//! the round trip: a server that works on one request at a time has `rate(1) = 1 / (service + round trip)` and
-//! `rate(2) = 1 / service`, so the gain is the round trip as a share of the service time; one with four threads gains
-//! until it has four.
+//! The limit is the lowest `k` at which one more request gains too little. The search needs neither the
+//! service time nor the round trip. A server that works on one request after the other has `rate(1) = 1 /
+//! (service + round trip)` and `rate(2) = 1 / service`, so the gain is the round trip as a share of the
+//! service time. A server with four threads gains until it has four requests.
 //!
-//! The time is sampled: whoever looks at the pool regularly says how many requests each server has. Pure: no clock.
+//! Times are sampled: the primary reports at each tick how many requests each server has. Pure: no clock.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -22,31 +24,32 @@ use crate::base::time::Instant;
 use crate::pool::select::{Slot, Tree};
 use crate::pool::waiting::{LIMIT_AT_FIRST, Limit};
 
-/// The longest queue that is told apart.
+/// The longest queue with a count of its own; longer queues share its count.
 pub const QUEUE_MAX: usize = 64;
-/// The limits there are. Between neighbours there is enough of a difference to measure; servers that still gain at the end
-/// are not limited.
+/// The limits that the search can select. Neighbours differ enough to be measured. Servers that still gain
+/// at the end have no limit.
 const LADDER: [u32; 8] = [1, 2, 4, 8, 16, 32, QUEUE_MAX as u32, u32::MAX];
-/// What the next limit must bring to be worth having, as a share of the rate: a server whose round trip is a tenth of its
-/// service time gains as much by a second request.
+/// The gain that the next limit must bring, as a share of the rate. A server whose round trip is a tenth
+/// of its service time gains that by a second request.
 const GAIN_MIN: f64 = 0.10;
-/// A limit is given up for the one below if it brings less than this part of that, so that it does not waver.
+/// The search returns to the limit below if the present one brings less than this part of [`GAIN_MIN`].
+/// The difference keeps the limit from wavering.
 const HYSTERESIS: f64 = 0.8;
-/// Requests that must have been finished at a length of queue before its rate counts: it is then known to
-/// 2.5 %, or 4 % where service times vary more.
+/// Requests that must be finished at a queue length before its rate counts. The rate is then known to 2.5
+/// %, or to 4 % if service times vary more.
 const FINISHED_MIN: f64 = 1_600.0;
-/// Older figures fade when there are so many times as many.
+/// Counts are halved when they exceed this many times [`FINISHED_MIN`].
 const FADE: f64 = 3.0;
-/// How often the limit is thought over.
+/// Time between two decisions about the limit.
 const EVERY: Duration = Duration::from_millis(250);
-/// Another limit is tried this long at most,
+/// Maximum duration of a trial of another limit.
 const TRY_MAX: Duration = Duration::from_secs(10);
-/// and, where the answer is known, this often, so that a change of the servers is noticed.
+/// Time between two trials when the results are known. Repeated trials detect a change of the servers.
 const TRY_AGAIN: Duration = Duration::from_secs(30);
-/// Samples that are further apart say nothing of the time between them.
+/// Samples further apart than this do not count: the time between them is unknown.
 const GAP_MAX: Duration = Duration::from_millis(100);
 
-/// Requests that were finished, by how many their server had. One writer: a worker.
+/// Finished requests, by the number of requests that their server had. One worker writes.
 #[derive(Debug)]
 pub struct Finished([AtomicU64; QUEUE_MAX + 1]);
 
@@ -57,43 +60,45 @@ impl Default for Finished {
 }
 
 impl Finished {
-    /// Counts `n` requests of a server that had `queue`, these included.
+    /// Counts `n` finished requests of a server that had `queue` requests, these included.
     pub fn add(&self, queue: u32, n: u32) {
         let count = &self.0[(queue as usize).min(QUEUE_MAX)];
         count.store(count.load(Ordering::Relaxed) + u64::from(n), Ordering::Relaxed);
     }
 }
 
-/// A limit that is tried for a moment.
+/// A trial of another limit.
 #[derive(Clone, Copy, Debug)]
 struct Trial {
-    /// Its step of the ladder.
+    /// Index of the limit in `LADDER`.
     step: usize,
     until: Instant,
 }
 
-/// Finds the limit.
+/// The search for the limit.
 #[derive(Debug)]
 pub struct Search {
-    /// The step of the ladder.
+    /// Index of the limit in `LADDER`.
     step: usize,
     trial: Option<Trial>,
-    /// The next trial of a limit whose worth is known; and whether it is the one above.
+    /// Time of the next trial when the results are known, and whether the limit above is tried next.
     again: Instant,
     again_above: bool,
-    /// Seconds that servers had so many requests, and requests that they finished meanwhile. They fade.
+    /// Seconds that servers had each queue length, and requests that they finished in this time. Both
+    /// fade.
     time: [f64; QUEUE_MAX + 1],
     finished: [f64; QUEUE_MAX + 1],
-    /// What the workers had counted at the last sample.
+    /// The workers' counts at the last sample.
     seen: [u64; QUEUE_MAX + 1],
     last_sample: Option<Instant>,
-    next_thought: Instant,
-    /// Whether requests have waited since the limit was thought over last: only then is it of any consequence.
+    next_decision: Instant,
+    /// Whether requests were queued since the last decision. The limit matters only then.
     was_short: bool,
 }
 
 impl Search {
-    /// A search that begins with a limit of 16: more than most servers need to be busy, few enough to wait behind.
+    /// A search that begins with a limit of 16: enough to keep most servers busy, and a short queue at the
+    /// server.
     pub fn new(now: Instant) -> Self {
         Search {
             step: LADDER.iter().position(|&limit| limit == LIMIT_AT_FIRST).expect("it is there"),
@@ -104,18 +109,18 @@ impl Search {
             finished: [0.0; QUEUE_MAX + 1],
             seen: [0; QUEUE_MAX + 1],
             last_sample: None,
-            next_thought: now + EVERY,
+            next_decision: now + EVERY,
             was_short: false,
         }
     }
 
-    /// The limit that holds now.
+    /// The present limit.
     pub fn limit(&self) -> u32 {
         LADDER[self.trial.map_or(self.step, |trial| trial.step)]
     }
 
-    /// Takes a sample: how many requests of ours each server has that takes traffic, what the workers have counted, and
-    /// whether requests wait. Gives the limit if it has changed.
+    /// Takes a sample: the outstanding requests of each server that takes traffic, the workers' counts,
+    /// and whether requests are queued. Returns the limit if it has changed.
     pub fn sample<'a>(
         &mut self,
         now: Instant,
@@ -139,17 +144,17 @@ impl Search {
             self.time[(queue as usize).min(QUEUE_MAX)] += seconds;
         }
         self.was_short |= is_short;
-        if now < self.next_thought {
+        if now < self.next_decision {
             return None;
         }
-        self.next_thought = now + EVERY;
+        self.next_decision = now + EVERY;
         let old = self.limit();
-        self.think(now);
+        self.decide(now);
         self.was_short = false;
         (self.limit() != old).then(|| self.limit())
     }
 
-    fn think(&mut self, now: Instant) {
+    fn decide(&mut self, now: Instant) {
         for k in 0..=QUEUE_MAX {
             if self.finished[k] > FADE * FINISHED_MIN {
                 self.finished[k] /= 2.0;
@@ -163,13 +168,14 @@ impl Search {
             self.trial = None;
             self.again = now + TRY_AGAIN;
         }
-        // Where little is to do, queues of all lengths come up by themselves: the least one that is enough.
+        // In a pool with little load all queue lengths occur without trials: take the lowest sufficient
+        // one.
         let known = (0..self.step).take_while(|&step| self.is_worth(step).is_some());
         if let Some(enough) = known.into_iter().find(|&step| self.is_worth(step) == Some(false)) {
             self.step = enough;
             return;
         }
-        // Where there is too much to do, the limit is all that comes up: its neighbours are tried.
+        // In a pool with more load than capacity only the limit itself occurs: try its neighbours.
         if !self.was_short || (self.rate(self.step).is_none() && LADDER[self.step] != u32::MAX) {
             return;
         }
@@ -190,7 +196,7 @@ impl Search {
         }
     }
 
-    /// Tries a limit, and forgets what was known of it.
+    /// Starts a trial of a limit and drops what was measured at it.
     fn attempt(&mut self, now: Instant, step: Option<usize>) {
         let Some(step) = step.filter(|&step| LADDER[step] as usize <= QUEUE_MAX) else { return };
         let k = LADDER[step] as usize;
@@ -198,10 +204,10 @@ impl Search {
         self.trial = Some(Trial { step, until: now + TRY_MAX });
     }
 
-    /// Whether the step after this one is worth having; `None` as long as too little is known.
+    /// Whether the step after this one gains enough; `None` without enough measurements.
     fn is_worth(&self, step: usize) -> Option<bool> {
         if LADDER[step + 1] as usize > QUEUE_MAX {
-            // Whether servers that can still be told apart gain decides for those that cannot.
+            // The gain of the longest measured queues decides for longer ones.
             return self.is_worth(step.checked_sub(1)?);
         }
         let gain = self.rate(step + 1)? / self.rate(step)? - 1.0;
@@ -209,7 +215,8 @@ impl Search {
         gain.is_finite().then_some(gain > least)
     }
 
-    /// Requests a second that a server finishes while it has as many.
+    /// Requests per second that a server finishes with a queue of this step's length; `None` without
+    /// enough measurements.
     fn rate(&self, step: usize) -> Option<f64> {
         let k = LADDER[step] as usize;
         let finished = *self.finished.get(k)?;
@@ -217,19 +224,19 @@ impl Search {
     }
 }
 
-/// The search for the limit, where it is to be found.
+/// The search, if the limit is `auto`.
 #[derive(Debug, Default)]
 pub struct AdaptiveLimit(Option<Search>);
 
 impl AdaptiveLimit {
-    /// A search, if this asks for one.
+    /// A search if `limit` is `auto`.
     pub fn of(now: Instant, limit: Option<Limit>) -> Self {
         let mut auto = AdaptiveLimit::default();
         auto.set(now, limit);
         auto
     }
 
-    /// Begins a search if this asks for one and there is none, and ends it if not.
+    /// Starts a search if `limit` is `auto` and none runs; ends the search if `limit` is not.
     pub fn set(&mut self, now: Instant, limit: Option<Limit>) {
         match limit {
             Some(Limit::Auto) => drop(self.0.get_or_insert_with(|| Search::new(now))),
@@ -237,12 +244,12 @@ impl AdaptiveLimit {
         }
     }
 
-    /// The limit that holds, if this finds it.
+    /// The limit that the search has selected; `None` without a search.
     pub fn limit(&self) -> Option<u32> {
         self.0.as_ref().map(Search::limit)
     }
 
-    /// Looks at the pool, and sets the limit if it has changed. At every tick.
+    /// Samples the pool and sets the limit in the tree if it has changed. Runs at every tick.
     pub fn look<'a>(
         &mut self,
         now: Instant,
@@ -268,7 +275,7 @@ mod tests {
 
     const SERVERS: usize = 4;
 
-    /// Servers behind a limit, with requests that never run out, or come at a rate.
+    /// Servers behind a limit. Requests arrive at a rate, or whenever a server has room.
     struct World {
         search: Search,
         finished: Finished,
@@ -277,7 +284,7 @@ mod tests {
         service: ServiceTime,
         round_trip: f64,
         threads: usize,
-        /// Requests a second; `None` = whenever there is room.
+        /// Requests per second; `None` = whenever a server has room.
         rate: Option<f64>,
         waiting: u64,
         next_arrival: f64,
@@ -287,9 +294,9 @@ mod tests {
 
     #[derive(Default)]
     struct Server {
-        /// When the answers to what it has will be back.
+        /// When the responses to its requests arrive.
         back: VecDeque<f64>,
-        /// When each thread is free.
+        /// When each thread becomes free.
         free: Vec<f64>,
     }
 
@@ -331,7 +338,7 @@ mod tests {
             }
         }
 
-        /// The limit after so many seconds.
+        /// Runs the pool for this number of seconds and returns the limit.
         fn run(&mut self, seconds: f64) -> u32 {
             let end = self.now + seconds;
             while self.now < end {
@@ -363,18 +370,18 @@ mod tests {
     }
 
     #[test]
-    fn one_at_a_time_and_a_short_way_need_one() {
+    fn a_single_thread_and_a_short_round_trip_need_one() {
         for service in ["exp:5ms", "bimodal:5ms", "fixed:5ms"] {
             let mut world = World::new(service, 0.1, 1, None);
             assert_eq!(world.run(30.0), 1, "{service}");
         }
-        // The same at 85 % of what the servers can do.
+        // The same at 85 % of the servers' capacity.
         let mut world = World::new("exp:5ms", 0.1, 1, Some(0.85 * SERVERS as f64 / 5e-3));
         assert_eq!(world.run(30.0), 1);
     }
 
     #[test]
-    fn a_long_way_needs_as_many_as_are_on_it() {
+    fn a_long_round_trip_needs_the_requests_in_transit() {
         let mut world = World::new("exp:2ms", 1.0, 1, None);
         let limit = world.run(30.0);
         assert!(limit == 2, "{limit}: half of the service time");
@@ -390,7 +397,7 @@ mod tests {
     }
 
     #[test]
-    fn servers_that_never_have_enough_are_not_limited() {
+    fn servers_that_always_gain_have_no_limit() {
         let mut world = World::new("exp:50ms", 0.02, 100, None);
         assert_eq!(world.run(25.0), u32::MAX);
     }
@@ -415,7 +422,7 @@ mod tests {
     }
 
     #[test]
-    fn samples_that_are_far_apart_say_nothing() {
+    fn samples_far_apart_do_not_count() {
         let mut search = Search::new(Instant::ZERO);
         let finished = Finished::default();
         for n in 0..1000u64 {

@@ -1,67 +1,67 @@
 //! How many requests one worker has outstanding at one server, from cumulative counters.
 //!
 //! ```text
-//! outstanding = (sent - seq)          under way
-//!             + (received - done)     in the server
+//! outstanding = (sent - seq)          in transit
+//!             + (received - done)     at the server
 //! lost        = (seq - seq_base) - received      signed: duplicates make it negative
 //! ```
 //!
-//! Counters are cumulative and reports numbered, so that losing, repeating or reordering reports
-//! does no harm; a lost *last* request is found by a SYNC that raises `seq` to `sent`. A plain
-//! +1/-1 count would be wrong for ever after one loss. Pure: no clock, no sockets.
+//! The counters are cumulative and the reports numbered, so lost, repeated or reordered reports do no
+//! harm. A SYNC that raises `seq` to `sent` reveals a lost *last* request. A simple counter (+1 per
+//! request, -1 per reply) would stay wrong after a single loss. Pure: no clock, no sockets.
 
 use serde::{Deserialize, Serialize};
 
-/// The counters that a server reports about the traffic of one worker. All modulo 2^32.
+/// The counters that a server reports about the traffic of one worker, all modulo 2^32.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counters {
-    /// Number of the report; a newer one has a higher number.
+    /// Number of the report; newer reports have higher numbers.
     pub report: u32,
-    /// Highest dispatch sequence seen, or told by SYNC.
+    /// Highest dispatch sequence number seen in a request or a SYNC.
     pub seq: u32,
     /// Valid requests read.
     pub received: u32,
-    /// Requests finished, whatever their status.
+    /// Requests finished, regardless of their status.
     pub done: u32,
 }
 
-/// What one worker knows of one server's share of its requests.
+/// One worker's estimate of its outstanding requests at one server.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Estimate {
     sent: u32,
     seq_base: u32,
     counters: Counters,
-    /// The contribution that the selection tree holds.
+    /// This estimate's contribution to the length in the selection tree.
     published: u32,
 }
 
-/// The most requests that count as outstanding: replies to older dispatches are refused anyway
+/// Maximum of outstanding requests. Replies to older dispatches are refused anyway
 /// ([`crate::wire::DispatchWindow`]), and a faulty server's claims stay within what the tree can hold.
 pub const OUTSTANDING_MAX: u32 = 1 << 16;
 
-/// The difference of two counters as a number, if `a` is not behind `b`.
+/// The difference `a - b` of two counters; `None` if `a` is behind `b`.
 fn ahead(a: u32, b: u32) -> Option<u32> {
     let difference = a.wrapping_sub(b);
     (difference < 1 << 31).then_some(difference)
 }
 
 impl Estimate {
-    /// Starts a new registration: the server counts from here on, and has nothing of ours.
+    /// Starts a new registration: the server counts from here on, and has no request of this worker.
     pub fn rebase(&mut self, sent: u32) {
         self.sent = sent;
         self.seq_base = sent;
         self.counters = Counters { report: 0, seq: sent, received: 0, done: 0 };
     }
 
-    /// A request was sent; `reserve` has already added it to the tree.
+    /// Counts a request that was sent; `reserve` has already added it to the tree.
     pub fn on_dispatch(&mut self, sent: u32) {
         self.sent = sent;
         self.published += 1;
     }
 
-    /// Takes a newer report and gives the number of requests that were finished since the last one. `None`, and
-    /// no effect, for an older one and for one that cannot be true (seen more than was sent, finished more than was
-    /// read): a faulty server must not make itself look idle.
+    /// Takes a newer report and returns the number of requests finished since the last one. An older
+    /// report returns `None` and has no effect. So does an impossible one (more seen than sent, more
+    /// finished than read): a faulty server must not make itself look idle.
     pub fn apply(&mut self, new: Counters) -> Option<u32> {
         let newer = ahead(new.report, self.counters.report).is_some_and(|by| by > 0);
         if !newer {
@@ -76,25 +76,25 @@ impl Estimate {
         Some(finished)
     }
 
-    /// Requests sent and not yet seen by the server: under way, or lost behind the last one seen.
+    /// Requests in transit: sent and not yet seen by the server, or lost behind the last one seen.
     pub fn under_way(&self) -> u32 {
         self.sent.wrapping_sub(self.counters.seq)
     }
 
-    /// Requests of this worker that are under way or in the server.
+    /// Requests of this worker that are in transit or at the server. At most [`OUTSTANDING_MAX`].
     pub fn outstanding(&self) -> u32 {
-        let in_server = self.counters.received.wrapping_sub(self.counters.done);
-        self.under_way().saturating_add(in_server).min(OUTSTANDING_MAX)
+        let at_server = self.counters.received.wrapping_sub(self.counters.done);
+        self.under_way().saturating_add(at_server).min(OUTSTANDING_MAX)
     }
 
-    /// Requests known to be lost on the way, less those that came twice.
+    /// Requests known to be lost in transit, minus duplicates.
     pub fn lost(&self) -> i32 {
         let seen = self.counters.seq.wrapping_sub(self.seq_base);
         seen.wrapping_sub(self.counters.received) as i32
     }
 
-    /// Panics, with the numbers, unless the server's counters can be true: it has seen no more than was sent and finished
-    /// no more than it read.
+    /// Panics, with the numbers, unless the server's counters are possible: it has seen at most what was
+    /// sent, and finished at most what it read.
     pub fn check_invariants(&self) {
         let Estimate { sent, counters: Counters { seq, received, done, .. }, published, .. } = *self;
         assert!(ahead(sent, seq).is_some(), "the server has seen dispatch {seq}, and {sent} were sent");
@@ -103,12 +103,12 @@ impl Estimate {
         assert!(self.outstanding() <= most, "{} outstanding, {most} at most", self.outstanding());
     }
 
-    /// What the tree holds of it.
+    /// This estimate's contribution to the length in the tree.
     pub fn published(&self) -> u32 {
         self.published
     }
 
-    /// What the tree must be changed by, so that it holds the present contribution.
+    /// Publishes the present number: returns the change that the caller must apply to the tree.
     pub fn publish(&mut self) -> i32 {
         let outstanding = self.outstanding();
         let delta = outstanding as i32 - self.published as i32;
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reply_brings_the_count_down_to_what_is_really_there() {
+    fn a_reply_lowers_the_count_to_the_true_number() {
         let mut e = Estimate::default();
         e.rebase(0);
         for sent in 1..=3 {
@@ -191,10 +191,10 @@ mod tests {
         assert_eq!(e.outstanding(), 0);
     }
 
-    /// A server and a lossy, duplicating, reordering network in front of it; the oracle is the plain truth.
+    /// A server behind a network that loses, duplicates and reorders; the oracle is the true state.
     #[derive(Default)]
     struct World {
-        under_way: Vec<u32>,
+        in_transit: Vec<u32>,
         seq: u32,
         received: u32,
         done: u32,
@@ -204,21 +204,23 @@ mod tests {
 
     proptest! {
         #[test]
-        fn at_rest_it_is_exact_whatever_was_lost(ops in prop::collection::vec((0u8..7, any::<prop::sample::Index>()), 1..300)) {
+        fn at_rest_it_is_exact_regardless_of_losses(
+            ops in prop::collection::vec((0u8..7, any::<prop::sample::Index>()), 1..300),
+        ) {
             let (mut e, mut w, mut sent) = (Estimate::default(), World::default(), 0u32);
             e.rebase(0);
             let mut tree = 0i64;
             for (op, index) in ops {
                 match op {
-                    0 => { sent += 1; e.on_dispatch(sent); tree += 1; w.under_way.push(sent); }
-                    1 if !w.under_way.is_empty() => { // one arrives, in any order
-                        let seq = w.under_way.remove(index.index(w.under_way.len()));
+                    0 => { sent += 1; e.on_dispatch(sent); tree += 1; w.in_transit.push(sent); }
+                    1 if !w.in_transit.is_empty() => { // one arrives, in any order
+                        let seq = w.in_transit.remove(index.index(w.in_transit.len()));
                         w.seq = w.seq.max(seq);
                         w.received += 1;
                     }
-                    2 if !w.under_way.is_empty() => { w.under_way.remove(index.index(w.under_way.len())); }
-                    3 if !w.under_way.is_empty() => { // duplicated
-                        let seq = w.under_way[index.index(w.under_way.len())];
+                    2 if !w.in_transit.is_empty() => { w.in_transit.remove(index.index(w.in_transit.len())); }
+                    3 if !w.in_transit.is_empty() => { // duplicated
+                        let seq = w.in_transit[index.index(w.in_transit.len())];
                         w.seq = w.seq.max(seq);
                         w.received += 1;
                     }
@@ -227,7 +229,7 @@ mod tests {
                         w.report += 1;
                         w.reports.push(counters(w.report, w.seq, w.received, w.done));
                     }
-                    6 if !w.reports.is_empty() => { // a report arrives, any of them, and may do so again
+                    6 if !w.reports.is_empty() => { // any report arrives, perhaps again
                         e.apply(w.reports[index.index(w.reports.len())]);
                     }
                     _ => {}

@@ -1,34 +1,36 @@
-//! Looks at one choice of a server in 64, after it was made: so that it costs next to nothing.
+//! Samples one selection of a server in 64, after it was made, so that the cost per request is close to
+//! zero.
 
 use crate::base::rng::Rng;
 use crate::base::time::Instant;
 use crate::pool::select::{Slot, Tree};
 use crate::pool::stats::DecisionStats;
 
-/// One choice in so many is looked at.
+/// One selection in this number is sampled, on average.
 const ONE_IN: u64 = 64;
 
-/// Of one worker.
+/// The sampler of one worker.
 #[derive(Debug)]
 pub struct RegretSampler {
     now: Instant,
-    /// Choices until the next one that is looked at.
+    /// Selections until the next sample.
     left: u64,
     rng: Rng,
 }
 
 impl RegretSampler {
-    /// `seed` decides which are looked at.
+    /// `seed` decides which selections are sampled.
     pub fn new(seed: u64) -> Self {
         RegretSampler { now: Instant::ZERO, left: ONE_IN, rng: Rng::new(seed) }
     }
 
-    /// The choices that follow are made now.
+    /// Sets the time of the selections that follow.
     pub fn begin(&mut self, now: Instant) {
         self.now = now;
     }
 
-    /// This slot was chosen, and is counted up. `heard_at` says when its server was last heard of; [`Instant::ZERO`] if never.
+    /// Notes a selected slot, after its request was counted. `heard_at` is when the server was last heard
+    /// from ([`Instant::ZERO`]: never).
     #[inline]
     pub fn note(
         &mut self,
@@ -39,13 +41,13 @@ impl RegretSampler {
     ) {
         self.left -= 1;
         if self.left == 0 {
-            self.look(tree, slot, heard_at(), stats);
+            self.sample(tree, slot, heard_at(), stats);
         }
     }
 
     #[cold]
-    fn look(&mut self, tree: &Tree, slot: Slot, heard_at: Instant, stats: &DecisionStats) {
-        // At random distances: a rhythm of the requests would make it see always the same ones.
+    fn sample(&mut self, tree: &Tree, slot: Slot, heard_at: Instant, stats: &DecisionStats) {
+        // The distances are random: with fixed ones a periodic load would always present the same requests.
         self.left = 1 + self.rng.below(2 * ONE_IN - 1);
         stats.regret.record(tree.regret(slot));
         if heard_at > Instant::ZERO {
@@ -61,7 +63,7 @@ mod tests {
     use crate::pool::select::{Chooser, LeafState, PolicyKind};
 
     #[test]
-    fn one_choice_in_64_is_looked_at_with_what_the_policy_has_cost() {
+    fn one_selection_in_64_is_sampled_with_its_regret_and_age() {
         for (kind, mean) in [(PolicyKind::ShortestQueue, 0.0..=0.0), (PolicyKind::Random, 0.5..=4.0)] {
             let tree = Tree::new(4, u32::MAX);
             (0..4).for_each(|slot| tree.set(Slot::new(slot), LeafState::Eligible, 840));
@@ -88,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn who_was_never_heard_of_has_no_age() {
+    fn a_server_never_heard_from_has_no_age() {
         let tree = Tree::new(1, u32::MAX);
         tree.set(Slot::new(0), LeafState::Eligible, 1);
         let (mut decisions, stats) = (RegretSampler::new(1), DecisionStats::default());

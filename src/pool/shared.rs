@@ -1,4 +1,5 @@
-//! What the workers of a pool share, whatever its kind. On the data path it changes through atomics only.
+//! The state that the workers of a pool share, in every kind of pool. The data path changes it through
+//! atomics only.
 
 use std::ops::Deref;
 use std::sync::atomic::{AtomicU32, Ordering};

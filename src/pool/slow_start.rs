@@ -1,31 +1,35 @@
-//! Servers that come up get a part of their share at first, and more with time: what is cold (caches, connections, compilers)
-//! is not hit by a whole share at once. Pure: time is an argument.
+//! Slow start: a server that comes up gets a part of its share of the requests at first, and more with
+//! time. Cold caches, connections and compilers are not hit by a whole share at once. Pure: time is an
+//! argument.
 
 use std::time::Duration;
 
 use crate::base::time::Instant;
 use crate::pool::select::SHARE_ALL;
 
-/// A server that comes up begins with this, of [`SHARE_ALL`].
+/// First share of a server that comes up, in units of [`SHARE_ALL`].
 const SHARE_FIRST: u16 = SHARE_ALL / 10;
-/// Who comes up within this time after the first server of the pool was there before this balancer was.
+/// Servers that come up within this time of the first are assumed to predate the balancer; they skip slow
+/// start.
 const FIRST_TO_COME: Duration = Duration::from_secs(5);
 
-/// The slow start of a pool's servers.
+/// Slow start of a pool's servers.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SlowStart {
     first_up: Option<Instant>,
 }
 
 impl SlowStart {
-    /// A server comes up: since when it is slow, if it shall be. Those that come up with the balancer itself shall not.
+    /// A server comes up. Returns the start of its slow start; `None` without one: `span` is 0, or the
+    /// server comes up with the balancer.
     pub fn begin(&mut self, now: Instant, span: Duration) -> Option<Instant> {
         let first = *self.first_up.get_or_insert(now);
         (span > Duration::ZERO && now.since(first) > FIRST_TO_COME).then_some(now)
     }
 }
 
-/// The share, of [`SHARE_ALL`], of a server that has been slow since then; `None` when the time is over.
+/// Share of a server whose slow start began at `since`, in units of [`SHARE_ALL`]; `None` when `span` is
+/// over.
 pub fn share(since: Instant, now: Instant, span: Duration) -> Option<u16> {
     let passed = now.since(since);
     if passed >= span {
@@ -53,7 +57,7 @@ mod tests {
     }
 
     #[test]
-    fn who_comes_up_with_the_balancer_is_not_slow_and_later_ones_are() {
+    fn servers_that_come_up_with_the_balancer_skip_slow_start_and_later_ones_do_not() {
         let mut slow = SlowStart::default();
         let begun = [1_000, 1_500, 6_000, 6_001].map(|ms| slow.begin(at(ms), SPAN));
         assert_eq!(begun, [None, None, None, Some(at(6_001))]);

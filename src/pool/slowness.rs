@@ -1,23 +1,25 @@
-//! How much longer a request takes at one server than at the fastest of the pool, from what its answers have shown. Pure:
-//! time is an argument. It becomes the cost of the server's leaf, so that (queue + 1) x cost orders servers by the delay
-//! that a request would have there.
+//! Slowness: how much longer a request takes at a server than at the fastest of the pool, measured from
+//! responses. It becomes the cost of the server's leaf, so that (queue + 1) x cost orders servers by the
+//! delay that a request would have there. Pure: time is an argument.
 //!
-//! **What is measured.** Servers of the native pool say how long a request takes. Of others only the answers are seen: a
-//! request took `latency`, and `position` requests were there when it ended, itself included. One that serves them one
-//! after the other takes `latency / position` for each, one that serves all at once takes `latency`; which of these it is
-//! cannot be seen from outside. The geometric mean, `latency / sqrt(position)`, is wrong by the same factor in either case, and by
-//! none at all if the queue is short. More matters: the cost decides the queue, and the queue the measured value. With
-//! either of the extremes a mistake about the other kind of server feeds on itself (whoever has more requests at once looks faster, and
-//! gets still more); with the mean no more than half of it comes back.
+//! **What is measured.** Servers of the native pool report how long a request takes. Of other servers only
+//! the responses are known: a request took `latency`, and `position` requests were there when it ended,
+//! itself included. A server that serves them one after the other takes `latency / position` for each; a
+//! server that serves all concurrently takes `latency`. The balancer cannot see which of these it is. The
+//! geometric mean, `latency / sqrt(position)`, is wrong by the same factor in either case, and exact if
+//! the queue is short. Feedback matters more: the cost decides the queue, and the queue decides the
+//! measured value. With either extreme an error about the other kind of server amplifies itself: a server
+//! with more requests looks faster, and gets still more. With the mean at most half of an error returns.
 //!
-//! **How it is forgotten.** Weights of old measurements halve each second. A server that is avoided is so taken for one
-//! like the others again, after some seconds, and gets requests that show what it is now. A second is long enough for some
-//! ten requests where requests are slow, and short enough to be worth waiting for where a server has recovered.
-//! Measurements that are far above what was known are believed at once.
+//! **How measurements fade.** The weight of a measurement halves each second. An avoided server therefore
+//! counts as fast as the others again after some seconds, and new requests show its present speed. A
+//! second is long enough for some ten requests where requests are slow. It is short enough to wait for a
+//! server that has recovered. Measurements far above the known value count at once.
 //!
-//! **What is ignored.** What chance explains: a server takes as long as the pool's median unless it differs from that by
-//! more than its number of measurements allows. A server that is a quarter slower than the fastest is as fast: equal
-//! servers stay equal, and take turns. A cost is not written anew for a change below a tenth.
+//! **What is ignored.** Random deviations: a server takes as long as the pool's median unless it differs
+//! from the median by more than its number of measurements allows. A server less than a quarter slower
+//! than the fastest counts as equally fast: equal servers stay equal, and take turns. A change of less
+//! than a tenth does not rewrite the cost.
 
 use std::time::Duration;
 
@@ -25,32 +27,35 @@ use crate::base::time::Instant;
 use crate::pool::select::{AS_FAST, PolicyKind, SLOWNESS_MAX, Slot};
 use crate::pool::stats::{Served, ServedTotals};
 
-/// Old measurements have half of their weight after this time.
+/// The weight of a measurement halves in this time.
 const HALF_LIFE: Duration = Duration::from_secs(1);
-/// Measurements are looked at this often, at most.
+/// Minimum time between two samples of the measurements.
 const LOOK: Duration = Duration::from_millis(20);
-/// And less often where there are many slots: to look takes time.
+/// Minimum time per slot between two samples: a sample of many slots takes time.
 const LOOK_PER_SLOT: Duration = Duration::from_micros(20);
-/// Measurements of late, which may be far above the older ones.
+/// Recent measurements from which on they may replace the older ones.
 const RECENT_MIN: f64 = 4.0;
-/// As many as these join the older ones.
+/// Recent measurements from which on they join the older ones.
 const RECENT_MAX: f64 = 16.0;
-/// Of `n` measurements of late, the mean is far above if it is more than 1 + this / sqrt(n) times the older. A mean of `n` has a
-/// deviation of about 1 / sqrt(n), or some times that where few requests take long.
+/// The mean of `n` recent measurements is far above the older mean if it exceeds it by a factor of 1 +
+/// this / sqrt(n). A mean of `n` has a deviation of about 1 / sqrt(n), or a few times that if only a few
+/// requests take long.
 const FAR_ABOVE: f64 = 10.0;
-/// Of `n` measurements, the mean is another than the pool's median if it differs by a factor of more than 1 + this / sqrt(n). Less than
-/// above: to be wrong costs little here, as the next look may correct it.
+/// The mean of `n` measurements differs from the pool's median if the factor between them exceeds 1 + this
+/// / sqrt(n). The value is lower than [`FAR_ABOVE`]: an error costs little here, since the next sample may
+/// correct it.
 const DIFFERENT: f64 = 4.0;
-/// The pool's mean counts as so many measurements of each server.
+/// The pool's median counts as this number of measurements of each server.
 const PRIOR: f64 = 4.0;
-/// No server counts as more times as fast as the pool's median: one that refuses everything at once shall not get everything.
+/// A server counts as at most this many times as fast as the pool's median, so that a server that refuses
+/// everything at once does not get all requests.
 const FASTER_MAX: f64 = 4.0;
-/// Who is less slow than this is as fast as the fastest.
+/// Below this slowness a server counts as fast as the fastest.
 const SLOWER_MIN: f64 = 1.25;
-/// A change by less than this is none.
+/// Smallest relative change of a slowness that takes effect.
 const CHANGE_MIN: f64 = 0.1;
 
-/// Measurements, the older ones with less weight.
+/// Sums of measurements; older ones have less weight.
 #[derive(Clone, Copy, Debug, Default)]
 struct Sums {
     count: f64,
@@ -71,12 +76,13 @@ impl Sums {
         self.positions += other.positions;
     }
 
-    /// What a request takes: the mean of the latencies by the root of the mean position, in microseconds.
+    /// Service time of a request, in microseconds: the mean latency divided by the root of the mean
+    /// position.
     fn service(&self) -> Option<f64> {
         (self.count > 0.0 && self.positions > 0.0).then(|| self.micros / (self.count * self.positions).sqrt())
     }
 
-    /// How many times a mean of these may be another by chance.
+    /// The factor by which a mean of these measurements may be off at random.
     fn noise(&self, deviations: f64) -> f64 {
         1.0 + deviations / self.count.max(f64::MIN_POSITIVE).sqrt()
     }
@@ -88,10 +94,10 @@ impl From<ServedTotals> for Sums {
     }
 }
 
-/// What is known of one server.
+/// The measurements of one slot's server.
 #[derive(Clone, Copy, Debug)]
-struct Figure {
-    /// Which server it is.
+struct Measurements {
+    /// Which server it is; `None` while the slot is empty.
     identity: Option<u64>,
     seen: ServedTotals,
     older: Sums,
@@ -99,20 +105,20 @@ struct Figure {
     slowness: u32,
 }
 
-impl Figure {
-    const NONE: Figure = {
+impl Measurements {
+    const NONE: Measurements = {
         let seen = ServedTotals { count: 0, micros: 0, positions: 0 };
         let none = Sums { count: 0.0, micros: 0.0, positions: 0.0 };
-        Figure { identity: None, seen, older: none, recent: none, slowness: AS_FAST }
+        Measurements { identity: None, seen, older: none, recent: none, slowness: AS_FAST }
     };
 
-    /// Another server has the slot: what was measured before is not about it. Whether the slowness is another now.
+    /// Starts again for another server in the slot. Returns whether the slowness has changed.
     fn begin(&mut self, identity: Option<u64>, seen: ServedTotals) -> bool {
-        let before = std::mem::replace(self, Figure { identity, seen, ..Figure::NONE });
+        let before = std::mem::replace(self, Measurements { identity, seen, ..Measurements::NONE });
         before.slowness != self.slowness
     }
 
-    /// Takes what was measured since the last look, after which this share of the old weights is left.
+    /// Takes the measurements since the last sample; older ones keep the share `left` of their weight.
     fn take(&mut self, totals: ServedTotals, left: f64) {
         let before = std::mem::replace(&mut self.seen, totals);
         let new = ServedTotals {
@@ -143,7 +149,7 @@ impl Figure {
         all
     }
 
-    /// What a request takes there, as it is believed where the pool's median is this.
+    /// The service time that the selection uses, if the pool's median is `pool`, in microseconds.
     fn believed(&self, pool: f64) -> f64 {
         let all = self.all();
         let Some(service) = all.service() else { return pool };
@@ -155,42 +161,49 @@ impl Figure {
     }
 }
 
-/// The servers of a pool, as far as they are measured.
+/// The slowness of a pool's servers.
 #[derive(Debug)]
 pub struct Slowness {
-    figures: Box<[Figure]>,
-    /// Of a look: what requests take, and how many were measured.
+    servers: Box<[Measurements]>,
+    /// Buffer of a sample: each server's service time and number of measurements.
     ranks: Vec<(f64, f64)>,
     looked: Instant,
     is_on: bool,
 }
 
 impl Slowness {
-    /// Of so many slots; off.
+    /// The state for this number of slots; switched off.
     pub fn new(slots: usize) -> Self {
         let ranks = Vec::with_capacity(slots);
-        Slowness { figures: vec![Figure::NONE; slots].into(), ranks, looked: Instant::ZERO, is_on: false }
+        Slowness {
+            servers: vec![Measurements::NONE; slots].into(),
+            ranks,
+            looked: Instant::ZERO,
+            is_on: false,
+        }
     }
 
-    /// Measures from now on, or takes all servers for equally fast. What was known is forgotten if that changes.
+    /// Starts to measure, or stops: then all servers count as equally fast. A change drops all
+    /// measurements.
     pub fn set_on(&mut self, is_on: bool) {
         if std::mem::replace(&mut self.is_on, is_on) != is_on {
-            self.figures.fill(Figure::NONE);
+            self.servers.fill(Measurements::NONE);
         }
     }
 
     /// All slots.
     pub fn slots(&self) -> impl Iterator<Item = Slot> + use<> {
-        (0..self.figures.len()).map(Slot::new)
+        (0..self.servers.len()).map(Slot::new)
     }
 
-    /// Whether it measures, and it is time to look.
+    /// Whether measuring is on and the next sample is due.
     pub fn is_due(&self, now: Instant) -> bool {
-        self.is_on && now.since(self.looked) >= LOOK.max(LOOK_PER_SLOT * self.figures.len() as u32)
+        self.is_on && now.since(self.looked) >= LOOK.max(LOOK_PER_SLOT * self.servers.len() as u32)
     }
 
-    /// Looks at what was measured so far at each slot, all workers together; `identity` is another when another server has the
-    /// slot, and none while nobody has it. Whether some server's slowness has changed.
+    /// Samples the measurements of each slot, of all workers together. `identity` names the server in a
+    /// slot: a new value means another server, `None` an empty slot. Returns whether the slowness of a
+    /// server has changed.
     pub fn look(
         &mut self,
         now: Instant,
@@ -200,31 +213,31 @@ impl Slowness {
         let passed = now.since(std::mem::replace(&mut self.looked, now));
         let mut has_changed = false;
         let left = (-passed.as_secs_f64() / HALF_LIFE.as_secs_f64()).exp2();
-        for (index, figure) in self.figures.iter_mut().enumerate() {
+        for (index, server) in self.servers.iter_mut().enumerate() {
             let slot = Slot::new(index);
             let (identity, totals) = (identity(slot), totals(slot));
-            if figure.identity != identity {
-                has_changed |= figure.begin(identity, totals);
+            if server.identity != identity {
+                has_changed |= server.begin(identity, totals);
             }
-            figure.take(totals, left);
+            server.take(totals, left);
         }
         let Some(pool) = self.median() else { return self.set_all(AS_FAST) || has_changed };
-        let present = || self.figures.iter().filter(|figure| figure.identity.is_some());
-        let least = present().map(|figure| figure.believed(pool)).fold(f64::INFINITY, f64::min);
+        let present = || self.servers.iter().filter(|server| server.identity.is_some());
+        let least = present().map(|server| server.believed(pool)).fold(f64::INFINITY, f64::min);
         let fastest = least.max(pool / FASTER_MAX);
-        for figure in &mut self.figures {
-            let times = figure.believed(pool) / fastest;
+        for server in &mut self.servers {
+            let times = server.believed(pool) / fastest;
             has_changed |=
-                figure.set(if times < SLOWER_MIN { AS_FAST } else { (times * f64::from(AS_FAST)) as u32 });
+                server.set(if times < SLOWER_MIN { AS_FAST } else { (times * f64::from(AS_FAST)) as u32 });
         }
         has_changed
     }
 
-    /// What a request takes in the middle, in microseconds: half of them are at servers that take no longer. So no single server
-    /// moves it, be it ever so slow, or fast.
+    /// The median service time of all requests, in microseconds: half of the requests are at servers that
+    /// take no longer. A single server cannot move it, however slow or fast.
     fn median(&mut self) -> Option<f64> {
         self.ranks.clear();
-        let measured = self.figures.iter().map(Figure::all);
+        let measured = self.servers.iter().map(Measurements::all);
         self.ranks.extend(measured.filter_map(|sums| Some((sums.service()?, sums.count))));
         self.ranks.sort_unstable_by(|a, b| a.0.total_cmp(&b.0));
         let mut left = self.ranks.iter().map(|(_, count)| count).sum::<f64>() / 2.0;
@@ -239,23 +252,23 @@ impl Slowness {
     }
 
     fn set_all(&mut self, slowness: u32) -> bool {
-        self.figures.iter_mut().fold(false, |changed, figure| figure.set(slowness) | changed)
+        self.servers.iter_mut().fold(false, |changed, server| server.set(slowness) | changed)
     }
 
-    /// How long a request takes at a server compared with the fastest, in [`AS_FAST`], which is the least; at most
-    /// [`SLOWNESS_MAX`].
+    /// How long a request takes at a server compared with the fastest, in units of [`AS_FAST`], which is
+    /// the minimum. At most [`SLOWNESS_MAX`].
     pub fn slowness(&self, slot: Slot) -> u32 {
-        self.figures[slot.index()].slowness
+        self.servers[slot.index()].slowness
     }
 
-    /// What a request takes there by itself, as far as it was measured of late.
+    /// Recent service time of a request at the server of a slot; `None` without measurements.
     pub fn service(&self, slot: Slot) -> Option<Duration> {
-        self.figures[slot.index()].all().service().map(|micros| Duration::from_secs_f64(micros / 1e6))
+        self.servers[slot.index()].all().service().map(|micros| Duration::from_secs_f64(micros / 1e6))
     }
 }
 
-impl Figure {
-    /// Whether the slowness is another now.
+impl Measurements {
+    /// Sets the slowness; returns whether it has changed.
     fn set(&mut self, slowness: u32) -> bool {
         let slowness = slowness.clamp(AS_FAST, SLOWNESS_MAX);
         let by = (f64::from(slowness) / f64::from(self.slowness) - 1.0).abs();
@@ -267,8 +280,8 @@ impl Figure {
     }
 }
 
-/// Looks at what was measured at each slot, if it is time; whether leaves have to be written anew. `served` gives a worker's
-/// measurements at a slot, `identity` says which server has it, if one has.
+/// Samples the measurements of each slot, if a sample is due. Returns whether leaves must be rewritten.
+/// `served` gives a worker's measurements at a slot, `identity` names the server in it, if any.
 pub fn look<'a>(
     delays: &mut Slowness,
     now: Instant,
@@ -287,7 +300,8 @@ pub fn look<'a>(
     has_changed
 }
 
-/// Measures if this policy asks for it; `served` gives the primary's gauges of a slot.
+/// Switches measuring on if this policy needs it, and otherwise off. `served` gives the primary's gauges
+/// of a slot.
 pub fn choose<'a>(delays: &mut Slowness, policy: PolicyKind, served: impl Fn(Slot) -> &'a Served) {
     let is_on = policy == PolicyKind::ShortestDelay;
     delays.set_on(is_on);

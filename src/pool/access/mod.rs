@@ -1,7 +1,7 @@
-//! Who may ask, and how much: networks that are allowed or denied, and a rate for each source.
+//! Admission: the access list of networks that are allowed or denied, and the per-source rate limit.
 //!
-//! Pure, and of fixed size after construction. Everywhere here an IPv4-mapped IPv6 address is the IPv4
-//! address.
+//! Pure, and of fixed size after construction. An IPv4-mapped IPv6 address counts as the IPv4 address
+//! everywhere here.
 
 mod networks;
 mod sketch;
@@ -16,7 +16,7 @@ use ipnet::IpNet;
 
 use crate::base::time::Instant;
 
-/// The networks whose sources are served.
+/// An access list: the networks whose sources are served.
 #[derive(Clone, Debug)]
 pub struct Access {
     /// `None` admits every source that is not denied.
@@ -25,7 +25,7 @@ pub struct Access {
 }
 
 impl Access {
-    /// Admits what is in `allow`, or anything if that is empty, but nothing that is in `deny`.
+    /// Admits sources in `allow`, or all sources if that is empty, except those in `deny`.
     pub fn new(allow: &[IpNet], deny: &[IpNet]) -> Self {
         Access { allow: (!allow.is_empty()).then(|| Networks::new(allow)), deny: Networks::new(deny) }
     }
@@ -36,17 +36,17 @@ impl Access {
     }
 }
 
-/// Who is let in, and how often. Cheap to copy.
+/// The admission gate: access list and per-source rate limit. Cheap to copy.
 #[derive(Clone, Debug)]
 pub struct Gate {
-    /// Who may send.
+    /// The access list.
     pub access: Arc<Access>,
-    /// How much a source may send.
+    /// The per-source rate limit; `None` = no limit.
     pub sketch: Option<Arc<Sketch>>,
 }
 
 impl Gate {
-    /// Whether one request of this source is let in; if so it is counted.
+    /// Whether one request of this source is admitted; if so it is counted.
     pub fn admits(&self, source: IpAddr, now: Instant) -> bool {
         self.access.admits(source) && self.sketch.as_ref().is_none_or(|sketch| sketch.allow(source, now))
     }
@@ -67,7 +67,7 @@ mod tests {
     const IPS: [&str; 5] = ["10.0.0.1", "::ffff:10.0.0.1", "10.9.0.1", "192.0.2.1", "2001:db8::1"];
 
     #[test]
-    fn without_networks_everyone_is_admitted() {
+    fn without_networks_every_source_is_admitted() {
         assert_eq!(admitted(&Access::new(&[], &[]), &IPS), IPS);
     }
 
@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn denied_is_denied_even_where_it_is_allowed() {
+    fn a_denied_source_is_refused_even_if_it_is_allowed() {
         assert_eq!(admitted(&Access::new(&[], &nets(["10.0.0.0/16"])), &IPS), IPS[2..]);
         let access = Access::new(&nets(["10.0.0.0/8"]), &nets(["10.0.0.0/16", "::/0"]));
         assert_eq!(admitted(&access, &IPS), ["10.9.0.1"]);

@@ -1,10 +1,10 @@
-//! A set of networks, as ranges of addresses that are searched by halves.
+//! A set of networks, as ranges of addresses with binary search.
 
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-/// A set of networks. IPv4 and IPv6 are apart: `::/0` has no IPv4 address, mapped or not, and a network
+/// A set of networks. IPv4 and IPv6 are separate: `::/0` has no IPv4 address, mapped or not, and a network
 /// within `::ffff:0:0/96` is an IPv4 network.
 #[derive(Clone, Debug)]
 pub struct Networks {
@@ -119,7 +119,7 @@ mod tests {
     fn network() -> impl Strategy<Value = IpNet> {
         (ip(), 0..12u8, any::<u8>()).prop_map(|(ip, host_bits, wide)| {
             let bits = if ip.is_ipv4() { 32 } else { 128 };
-            // One in ten has any prefix at all.
+            // One in ten has a prefix of any length.
             let prefix = if wide < 26 { wide.wrapping_mul(7) % (bits + 1) } else { bits - host_bits };
             IpNet::new(ip, prefix).unwrap()
         })

@@ -1,4 +1,4 @@
-//! A rate for each source, in memory that does not grow with the number of sources.
+//! Per-source rate limit, in memory that does not grow with the number of sources.
 //!
 //! Each source has a token bucket, as GCRA writes it: as one *time*, when its next request is due (ITU-T
 //! I.371). The times are in a count-min table with conservative update (Cormode and Muthukrishnan 2005; Estan
@@ -22,18 +22,18 @@ const _: () = assert!(ROWS * ROW_BITS <= 64, "one hash names a cell in each row"
 
 /// At most `rate` requests per second, and `burst` at once, from each source, in 512 KiB.
 ///
-/// A source is an IPv4 address, mapped or not, or an IPv6 /64. One that keeps to its rate is refused only
-/// while others have used up all four of its cells. With a burst worth a second that needs more than 16,384
-/// times `rate` asked by all sources together, as in a flood of made-up sources; with a burst of a few
-/// requests it begins earlier, at about a quarter of that.
+/// A source is an IPv4 address, mapped or not, or an IPv6 /64. A source within its rate is refused only
+/// while other sources have used up all four of its cells. With a burst worth one second that takes more
+/// than 16,384 times `rate` from all sources together, as in a flood from made-up sources. With a burst of
+/// a few requests it begins earlier, at about a quarter of that.
 ///
-/// Shared by threads, wait-free but for the hardware's own retries; threads that ask for one source at the
-/// same instant may each be told yes where only one should be.
+/// Shared by threads, wait-free except for the hardware's own retries. Threads that check one source at
+/// the same instant may each admit a request where only one is within the rate.
 pub struct Sketch {
     /// Row by row: the nanosecond at which the next request is due; zero if there was none.
     /// Relaxed: each cell only grows, and guards no other memory.
     cells: Box<[AtomicU64]>,
-    /// A random key per process, so that nobody can choose sources that share a victim's cells.
+    /// A random key per process, so that an attacker cannot choose sources that share a victim's cells.
     key: SipHasher13,
     /// Nanoseconds per request, at least 1.
     interval: u64,
@@ -44,11 +44,11 @@ pub struct Sketch {
 impl Sketch {
     /// `rate` in requests per second, `burst` in requests; `key` is 16 random bytes.
     ///
-    /// Rates from 1e-9 to 1e9 and bursts from 1 are meant, what is outside counts as the nearest; the burst
-    /// may be worth at most 146 years. The interval between requests is cut to whole nanoseconds, in the
+    /// `rate` is 1e-9 to 1e9, `burst` at least 1; a value outside counts as the nearest one. The burst may
+    /// be worth at most 146 years. The interval between requests is truncated to whole nanoseconds, in the
     /// source's favour.
     pub fn new(rate: f64, burst: f64, key: [u8; 16]) -> Self {
-        // What is not a number becomes zero, and so one.
+        // A rate that is not a number becomes an interval of zero, and so of one.
         let interval = ((1e9 / rate.clamp(1e-9, 1e9)) as u64).max(1);
         let tolerance = ((burst.max(1.0) - 1.0) * interval as f64) as u64;
         Sketch {
@@ -253,7 +253,7 @@ mod tests {
         }
 
         #[test]
-        fn what_is_allowed_now_is_allowed_later(
+        fn a_request_that_is_allowed_now_is_allowed_later(
             asks in vec((0..20u32, 0..SECOND), 0..20),
             n: u32,
             then in 0..20 * SECOND,

@@ -1,18 +1,20 @@
-//! How often a server has failed of late, and how long it is kept away for it.
+//! The failure record of a server: its recent failures, and the hold-down time that they cause.
 //!
 //! ```text
 //! failures in memory         1    2      3         4
-//! kept away for, watched     0    4 s    64 s      17 min    (never longer than hold_down_max)
-//!           not watched      0    64 s   17 min    4.6 h
+//! held down for, watched     0    4 s    64 s      17 min    (at most hold_down_max)
+//!            not watched     0    64 s   17 min    4.6 h
 //! ```
 //!
-//! One failure is an accident, and after the third in a row hardly anything may go there for a minute. Where a server is
-//! watched while it is held ([`Limits::is_watched`]), to die then is another failure, so the third is seen whenever it
-//! comes. Where it is not, it may have failed once more unseen: so the second already keeps it away for that long.
+//! A first failure is an accident. After the third in a row the server must get almost no requests for a
+//! minute. If a held-down server is watched ([`Limits::is_watched`]), dying then is another failure, so
+//! the third is seen whenever it happens. If it is not watched, it may have failed again unseen: the
+//! second failure already holds it down for that long.
 //!
-//! A failure is to have gone down, or to have been a suspect for [`AWAY_MIN`] or longer; once in each absence, and once
-//! each time that it answers while it is held. A short suspicion is none: slow is not dead. Neither is a graceful stop.
-//! All is forgotten when a server has been in service for a minute, or as long as it was kept away last, if that is longer.
+//! A failure is to go down, or to be suspect for [`AWAY_MIN`] or longer. Each absence counts once. Each
+//! death after an answer while held down counts too. A short suspicion is no failure: slow is not dead. A
+//! graceful stop is none either. The record is cleared when the server has been in service for a minute, or
+//! for its last hold-down time if that is longer.
 
 use std::time::Duration;
 
@@ -21,28 +23,28 @@ use serde::{Deserialize, Serialize};
 use super::Limits;
 use crate::base::time::Instant;
 
-/// A suspicion that lasts as long is a failure.
+/// A suspicion of at least this duration is a failure.
 pub const AWAY_MIN: Duration = Duration::from_millis(250);
-/// A server that has been in service for so long has failed never.
+/// Time in service after which a server's failures are forgotten.
 const FORGET_AFTER: Duration = Duration::from_secs(60);
-/// How long the second failure keeps it away, where it is watched.
+/// Hold-down time after the second failure of a watched server.
 const HOLD: Duration = Duration::from_secs(4);
-/// Each later one keeps it away so many times as long.
+/// Each further failure multiplies the hold-down time by this factor.
 const HOLD_FACTOR: u32 = 16;
 
-/// What is known of one server's failures. It outlives the server's process.
+/// The failure record of one server. It outlives the server's process.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Record {
     failures: u32,
-    /// How long the last failure keeps it away, and until when.
+    /// The hold-down time after the last failure, and its end.
     hold: Duration,
     held_until: Instant,
-    /// Since when it is in service. A short suspicion does not end that.
+    /// Start of the present time in service. A short suspicion does not restart it.
     up_since: Instant,
     away: Option<Away>,
 }
 
-/// The time from leaving service to coming back.
+/// The time from leaving service to the return.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 struct Away {
     since: Instant,
@@ -52,11 +54,11 @@ struct Away {
 /// Whether an absence is a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum Verdict {
-    /// It may become one.
+    /// The absence may become a failure.
     Open,
-    /// It has been counted, or it is excused: nothing more comes of it.
+    /// The absence has been counted or excused: it is not counted again.
     Closed,
-    /// It has been counted, but the server has answered since: to die is another one.
+    /// The absence has been counted, but the server has answered since: dying is another failure.
     Answered,
 }
 
@@ -72,38 +74,38 @@ impl Default for Record {
     }
 }
 
-/// How long the `n`-th failure keeps a server away.
+/// Hold-down time after the `n`-th failure.
 fn hold_after(failures: u32, limits: &Limits) -> Duration {
     let steps = match failures {
         0 | 1 => return Duration::ZERO,
-        // Five factors are beyond any limit.
+        // Five factors exceed any limit.
         n => (n - 2).min(4) + u32::from(!limits.is_watched),
     };
     (HOLD * HOLD_FACTOR.pow(steps)).min(limits.hold_down_max)
 }
 
 impl Record {
-    /// How often it has failed, as far as it is not forgotten.
+    /// Number of failures that are not forgotten.
     pub fn failures(&self) -> u32 {
         self.failures
     }
 
-    /// Whether there is nothing to remember.
+    /// Whether the record has no failures.
     pub fn is_clean(&self) -> bool {
         self.failures == 0
     }
 
-    /// Whether it is kept away.
+    /// Whether the server is held down.
     pub fn is_held(&self, now: Instant) -> bool {
         now < self.held_until
     }
 
-    /// Since when it is in service, if it is.
+    /// Start of the server's present time in service. Meaningful only while it is in service.
     pub fn up_since(&self) -> Instant {
         self.up_since
     }
 
-    /// It was in service, and leaves it, whyever.
+    /// The server leaves service, for any reason.
     pub(super) fn leave(&mut self, now: Instant) {
         if now.since(self.up_since) >= FORGET_AFTER.max(self.hold) {
             (self.failures, self.hold) = (0, Duration::ZERO);
@@ -111,8 +113,8 @@ impl Record {
         self.away = Some(Away { since: now, verdict: Verdict::Open });
     }
 
-    /// It is down, or its process has died: a failure, if it has left service and this absence has not been one yet, or if
-    /// it has answered since.
+    /// The server is down, or its process has died. That is a failure if the present absence has not been
+    /// counted yet, or if the server has answered since.
     pub(super) fn fail(&mut self, now: Instant, limits: &Limits) {
         let Some(away) = &mut self.away else { return };
         if std::mem::replace(&mut away.verdict, Verdict::Closed) != Verdict::Closed {
@@ -122,19 +124,19 @@ impl Record {
         }
     }
 
-    /// A suspect has proved that it lives.
+    /// A suspect server has given a liveness signal.
     pub(super) fn end_suspicion(&mut self, now: Instant, limits: &Limits) {
         if self.away.is_some_and(|away| away.verdict == Verdict::Open && now.since(away.since) >= AWAY_MIN) {
             self.fail(now, limits);
         }
     }
 
-    /// It answers, and is kept away.
+    /// The server answers while it is held down.
     pub(super) fn answer(&mut self, limits: &Limits) {
         self.judge(if limits.is_watched { Verdict::Answered } else { Verdict::Closed });
     }
 
-    /// It is drained or switched off: that it is away from now on is no failure.
+    /// The server is drained or disabled: the present absence is no failure.
     pub(super) fn excuse(&mut self) {
         self.judge(Verdict::Closed);
     }
@@ -145,7 +147,8 @@ impl Record {
         }
     }
 
-    /// It is in service (again). `was_suspected` only, and it never was away: it goes on where it was.
+    /// The server is in service (again). If it was only suspect, and not counted as failed, its time in
+    /// service continues.
     pub(super) fn enter(&mut self, now: Instant, was_suspected: bool) {
         let away = self.away.take();
         if !(was_suspected && away.is_some_and(|away| away.verdict == Verdict::Open)) {
@@ -178,8 +181,8 @@ mod tests {
         Instant::from_nanos(ms * 1_000_000)
     }
 
-    /// A server that fails after so long in service, and comes back when it may. Gives how long it was kept away, in
-    /// seconds, and when it was back.
+    /// A server that fails after `up_ms` in service and returns as soon as it may. Returns its hold-down
+    /// time in seconds, and when it returned.
     fn fail(record: &mut Record, from_ms: u64, up_ms: u64, limits: &Limits) -> (u64, u64) {
         record.enter(at(from_ms), false);
         let down = from_ms + up_ms;
@@ -191,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn each_failure_keeps_it_away_for_longer_until_the_limit() {
+    fn each_failure_holds_it_down_for_longer_until_the_limit() {
         for (limits, expected) in [(&WATCHED, [0, 4, 64, 300, 300]), (&UNWATCHED, [0, 64, 300, 300, 300])] {
             let (mut record, mut now, mut holds) = (Record::default(), 1_000, vec![]);
             for _ in 0..5 {
@@ -209,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn to_die_while_it_is_held_and_watched_is_another_failure_each_time_that_it_has_answered() {
+    fn each_death_after_an_answer_is_a_failure_while_it_is_held_down_and_watched() {
         for (limits, expected) in [(&WATCHED, [2, 3, 4]), (&UNWATCHED, [2, 2, 2])] {
             let mut record = Record::default();
             let (_, back) = fail(&mut record, 1_000, 1_000, limits);
@@ -223,12 +226,12 @@ mod tests {
             assert_eq!(failures, expected);
             record.excuse();
             record.fail(at(16_000), limits);
-            assert_eq!(record.failures(), expected[2], "it was told to stop");
+            assert_eq!(record.failures(), expected[2], "the absence is excused");
         }
     }
 
     #[test]
-    fn it_is_forgotten_after_a_minute_in_service_or_as_long_as_it_was_kept_away() {
+    fn failures_are_forgotten_after_a_minute_in_service_or_the_hold_down_time() {
         let holds = |service: [u64; 4]| {
             let (mut record, mut now) = (Record::default(), 1_000);
             service.map(|up_ms| {

@@ -1,23 +1,25 @@
-//! The policies: which of the servers that may be chosen is.
+//! The selection policies: which of the selectable servers gets a request.
 
 use std::str::FromStr;
 
 use super::{Full, Reserved, Slot, Tree};
 use crate::base::rng::Rng;
 
-/// How a server is chosen.
+/// The rule by which a server is selected.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum PolicyKind {
-    /// A server with the least (queue + 1) x cost; ties take turns.
+    /// A server with the lowest (queue + 1) x cost; ties take turns.
     #[default]
     ShortestQueue,
-    /// The same, and a request costs more at servers that take longer, as it is measured ([`crate::pool::slowness`]).
+    /// As the shortest queue, but a request costs more at servers that take longer. The slowness is
+    /// measured ([`crate::pool::slowness`]).
     ShortestDelay,
-    /// The shorter of two random servers (Mitzenmacher 2001): for when several balancers see only their part.
+    /// The shorter of two random servers (Mitzenmacher 2001): for several balancers that each see only a
+    /// part of the load.
     TwoChoices,
     /// One after the other.
     RoundRobin,
-    /// Any.
+    /// A random server.
     Random,
 }
 
@@ -31,7 +33,7 @@ impl PolicyKind {
         PolicyKind::Random,
     ];
 
-    /// The name in `config.json`.
+    /// The name in the configuration.
     pub const fn name(self) -> &'static str {
         match self {
             PolicyKind::ShortestQueue => "shortest_queue",
@@ -49,7 +51,7 @@ impl std::fmt::Display for PolicyKind {
     }
 }
 
-/// Not the name of a policy.
+/// The text is not the name of a policy.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("unknown policy \"{0}\": use shortest_queue, shortest_delay, two_choices, round_robin or random")]
 pub struct UnknownPolicy(String);
@@ -62,7 +64,7 @@ impl FromStr for PolicyKind {
     }
 }
 
-/// A policy over the tree: counts one request up at the slot that it chooses.
+/// A policy over the tree: adds one request to the slot that it selects.
 trait Policy {
     fn reserve(&mut self, tree: &Tree, rng: &mut Rng) -> Result<Reserved, Full>;
 }
@@ -109,8 +111,8 @@ fn chosen(slot: Result<Slot, Full>) -> Result<Reserved, Full> {
     slot.map(|slot| Reserved { slot, fallback: false })
 }
 
-/// A random slot that may be chosen, eligible ones before last resorts. Slots may be mostly empty, so after a
-/// few misses they are counted: still fair, and bounded.
+/// A random selectable slot; eligible ones come before last resorts. Most slots may be empty, so after
+/// four misses the selectable ones are counted: still fair, and bounded.
 fn random_choosable(tree: &Tree, rng: &mut Rng) -> Result<Slot, Full> {
     let slots = tree.slot_count();
     for _ in 0..4 {
@@ -137,7 +139,7 @@ enum Chosen {
 impl Chosen {
     fn new(kind: PolicyKind) -> Self {
         match kind {
-            // The cost of a leaf makes the difference.
+            // The policies differ in the cost of the leaves.
             PolicyKind::ShortestQueue | PolicyKind::ShortestDelay => Chosen::ShortestQueue(ShortestQueue),
             PolicyKind::TwoChoices => Chosen::TwoChoices(TwoChoices),
             PolicyKind::RoundRobin => Chosen::RoundRobin(RoundRobin::default()),
@@ -146,24 +148,24 @@ impl Chosen {
     }
 }
 
-/// One worker's policy, with what it remembers and its own randomness.
+/// One worker's policy, with its state and its random numbers.
 pub struct Chooser {
     policy: Chosen,
     rng: Rng,
 }
 
 impl Chooser {
-    /// A chooser of this kind; `seed` decides ties and random choices.
+    /// A chooser of this kind; `seed` decides ties and random selections.
     pub fn new(kind: PolicyKind, seed: u64) -> Self {
         Chooser { policy: Chosen::new(kind), rng: Rng::new(seed) }
     }
 
-    /// Chooses by this policy from now on.
+    /// Changes the policy.
     pub fn set_policy(&mut self, kind: PolicyKind) {
         self.policy = Chosen::new(kind);
     }
 
-    /// Chooses a server and counts one request up there.
+    /// Selects a server and adds one request there.
     pub fn reserve(&mut self, tree: &Tree) -> Result<Reserved, Full> {
         match &mut self.policy {
             Chosen::ShortestQueue(policy) => policy.reserve(tree, &mut self.rng),

@@ -33,7 +33,7 @@ fn assert_root_is_the_minimum<const F: usize, P: Propagation>(tree: &FArray<F, P
 }
 
 #[test]
-fn the_shortest_queue_is_chosen_and_counted() {
+fn the_shortest_queue_is_selected_and_counted() {
     let (tree, mut rng) = (pool(64, 3, LEN_MAX), Rng::new(1));
     tree.adjust(Slot::new(0), 5);
     tree.adjust(Slot::new(1), 2);
@@ -45,7 +45,7 @@ fn the_shortest_queue_is_chosen_and_counted() {
 }
 
 #[test]
-fn nobody_is_chosen_who_must_not_be() {
+fn a_server_that_must_not_be_selected_is_not() {
     let (tree, mut rng) = (Tree::new(8, LEN_MAX), Rng::new(1));
     assert_eq!(tree.reserve(&mut rng), Err(Full));
     tree.set(Slot::new(3), LeafState::Barred, 1);
@@ -133,8 +133,9 @@ fn slots_are_dealt_evenly_over_sibling_subtrees() {
     }
 }
 
-/// Equal servers get equal shares, idle ones too. Servers that cannot be dealt evenly over the children of the
-/// root (9 over 8, say) differ at rest, where it does not matter, and are equal as soon as queues build up.
+/// Equal servers get equal shares, also while idle. Servers that cannot be dealt evenly over the children
+/// of the root (9 over 8, for example) differ while idle, where it does not matter, and are equal as soon
+/// as queues build up.
 #[test]
 fn ties_take_turns() {
     for (servers, in_flight) in
@@ -198,10 +199,13 @@ proptest! {
                 Op::Reserve => {
                     let is_any_eligible = model.iter().any(|leaf| leaf.1 == LeafState::Eligible);
                     let goes_last = cap == LEN_MAX || !is_any_eligible;
-                    let key = |&(len, state, cost, foreign): &(u32, LeafState, u64, u32)| match state {
-                        LeafState::Eligible if len - foreign < cap => Some((0, (u64::from(len) + 1) * cost)),
-                        LeafState::LastResort if len - foreign < cap && goes_last => Some((1, (u64::from(len) + 1) * cost)),
-                        _ => None,
+                    let key = |&(len, state, cost, foreign): &(u32, LeafState, u64, u32)| {
+                        let (has_room, key) = (len - foreign < cap, (u64::from(len) + 1) * cost);
+                        match state {
+                            LeafState::Eligible if has_room => Some((0, key)),
+                            LeafState::LastResort if has_room && goes_last => Some((1, key)),
+                            _ => None,
+                        }
                     };
                     let least = model.iter().filter_map(key).min();
                     match tree.reserve(&mut rng) {
@@ -232,7 +236,9 @@ proptest! {
                 }
                 Op::Set(i, state, cost) => {
                     let i = i.index(slots);
-                    let state = [LeafState::Absent, LeafState::Eligible, LeafState::LastResort, LeafState::Barred][usize::from(state)];
+                    let states =
+                        [LeafState::Absent, LeafState::Eligible, LeafState::LastResort, LeafState::Barred];
+                    let state = states[usize::from(state)];
                     tree.set(Slot::new(i), state, cost);
                     (model[i].1, model[i].2) = (state, cost.into());
                 }
@@ -281,7 +287,7 @@ fn must_fail(what: &str, check: impl FnOnce() + std::panic::UnwindSafe) {
     std::panic::set_hook(Box::new(|_| {}));
     let outcome = std::panic::catch_unwind(check);
     std::panic::set_hook(hook);
-    assert!(outcome.is_err(), "{what}: the check did not see it");
+    assert!(outcome.is_err(), "{what}: the check missed it");
 }
 
 /// Wrong propagations: the checkers must see each of them.
@@ -376,7 +382,7 @@ mod loom_model {
             let handle = thread::spawn(move || other.reserve(&mut Rng::new(1)).unwrap());
             let mine = tree.reserve(&mut Rng::new(2)).unwrap();
             let theirs = handle.join().unwrap();
-            assert_ne!(mine.slot, theirs.slot, "both queues were empty: nobody had to wait behind anybody");
+            assert_ne!(mine.slot, theirs.slot, "both queues were empty");
             assert_eq!(tree.total(), 2);
             assert_root_is_the_minimum(&tree, "at rest");
         });
@@ -393,7 +399,11 @@ mod loom_model {
             tree.adjust(taken, -1);
             let got = handle.join().unwrap();
             assert_eq!(tree.total(), u64::from(got));
-            assert_eq!(tree.reserve(&mut Rng::new(3)).is_ok(), !got, "the place is free if nobody took it");
+            assert_eq!(
+                tree.reserve(&mut Rng::new(3)).is_ok(),
+                !got,
+                "there is room unless another thread took it"
+            );
         });
     }
 
@@ -445,7 +455,7 @@ mod shuttle_model {
         assert_root_is_the_minimum(&tree, "at rest");
     }
 
-    /// Four leaves become the minimum and four threads take that back: nobody comes later who would repair what a lost
+    /// Four leaves become the minimum and four threads revert that. No later change repairs what a lost
     /// race left behind.
     fn there_and_back<P: Propagation + 'static>() {
         let tree = Arc::new(FArray::<8, P>::new(16, LEN_MAX));

@@ -16,8 +16,8 @@
 //!   skipping the CAS because nothing seems to have changed (a slower refresher's pending CAS is
 //!   not invalidated), and acquire/release ordering.
 //!
-//! What [`Tree::reserve`] promises: the chosen leaf was a minimum at some instant inside the call, and its
-//! key was unchanged when it was taken.
+//! [`Tree::reserve`] guarantees: the selected leaf was a minimum at some instant within the call, and its
+//! key was unchanged when the request was added.
 
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -28,30 +28,30 @@ use super::{Full, Slot};
 use crate::base::rng::Rng;
 use crate::base::sync::{AtomicU64, LOAD, UPDATE, proof_fence};
 
-/// Whether a server may be chosen.
+/// Whether a server can be selected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum LeafState {
-    /// There is no server.
+    /// The slot has no server.
     Absent = 0,
-    /// It may be chosen.
+    /// The server can be selected.
     Eligible = 1,
-    /// It is chosen only when no eligible one is left (fail open).
+    /// The server is selected only while no server is eligible (fail open).
     LastResort = 2,
-    /// It is not chosen.
+    /// The server is not selected.
     Barred = 3,
 }
 
-/// A slot that was counted up.
+/// A slot to which one request was added.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reserved {
-    /// The chosen slot.
+    /// The selected slot.
     pub slot: Slot,
-    /// Whether too many races were lost and the shorter of two random leaves was taken.
+    /// Whether 16 races were lost and the shorter of two random leaves was taken.
     pub fallback: bool,
 }
 
-// Leaf, written by whoever changes a server: version:24 | state:4 | cost:16 | len:20.
+// Leaf, written by every thread that changes a server: version:24 | state:4 | cost:16 | len:20.
 const LEN_BITS: u32 = 20;
 const COST_BITS: u32 = 16;
 const STATE_BITS: u32 = 4;
@@ -59,24 +59,25 @@ const COST_SHIFT: u32 = LEN_BITS;
 const STATE_SHIFT: u32 = COST_SHIFT + COST_BITS;
 const LEAF_VERSION: u64 = 1 << (STATE_SHIFT + STATE_BITS);
 
-// Node, written by refreshers: version:22 | leaf:12 | key:30. The version is on top, so that its wrap falls off.
+// Node, written by refreshers: version:22 | leaf:12 | key:30. The version is at the top, so that its wrap
+// drops off.
 const KEY_BITS: u32 = 30;
 const INDEX_BITS: u32 = 12;
 const INDEX_SHIFT: u32 = KEY_BITS;
 const VERSION_SHIFT: u32 = KEY_BITS + INDEX_BITS;
 
-/// The key of what must not be chosen.
+/// The key of a leaf that must not be selected.
 const NONE: u64 = (1 << KEY_BITS) - 1;
 /// Set in the keys of last resorts: above every eligible key.
 const LAST_RESORT: u64 = 1 << (KEY_BITS - 1);
 /// The highest key within its class: keys saturate here.
 const KEY_MAX: u64 = LAST_RESORT - 2;
 
-/// The most servers.
+/// Maximum number of servers.
 const LEAVES_MAX: usize = 1 << INDEX_BITS;
 const ELIGIBLE: u64 = LeafState::Eligible as u64;
 
-/// The longest queue that is told apart from longer ones.
+/// Maximum length of a queue; longer ones count as this length.
 pub const LEN_MAX: u32 = (1 << LEN_BITS) - 1;
 
 /// Rounds that `reserve` may lose before it takes the shorter of two random leaves.
@@ -101,9 +102,10 @@ fn node_leaf(node: u64) -> usize {
     (node >> INDEX_SHIFT) as usize & (LEAVES_MAX - 1)
 }
 
-/// Breaks ties among the children of a node: the least rank wins. Ranks are random-looking, differ between children
-/// and move with the node's version, so ties take turns. (Low bits of the version itself would resonate with
-/// reserve/adjust pairs, and starting the search at a random child is unfair where places are empty.)
+/// Breaks ties among the children of a node: the lowest rank wins. Ranks look random, differ between
+/// children and change with the node's version, so ties take turns. (Low bits of the version itself would
+/// resonate with reserve/adjust pairs, and starting the search at a random child is unfair where slots are
+/// empty.)
 struct Ties(u64);
 
 impl Ties {
@@ -114,7 +116,7 @@ impl Ties {
         Ties((x ^ (x >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9))
     }
 
-    /// Eight random bits of the child's own, then its number under a random mask.
+    /// Eight random bits of the child, then its number under a random mask.
     fn rank(&self, child: usize) -> u64 {
         (self.0 >> (child * 7) & 0xff) << 3 | (child as u64 ^ self.mask())
     }
@@ -138,17 +140,18 @@ impl<const FAN_OUT: usize> Group<FAN_OUT> {
     }
 }
 
-/// The steps of a propagation. Only those of [`Proved`] are right; a test replaces one and must see the tree fail.
+/// The steps of a propagation. Only those of [`Proved`] are correct: a test replaces one and must see the
+/// tree fail.
 pub trait Propagation {
-    /// Refreshes of a node at most: the second only if the first lost a race.
+    /// Maximum number of refreshes of a node: the second only if the first lost a race.
     const REFRESHES: u32;
-    /// Whether a node that seems unchanged is not written.
+    /// Whether a node that seems unchanged is left unwritten.
     const SKIPS_UNCHANGED: bool;
     /// Whether a store is ordered before the loads that follow it.
     const IS_FENCED: bool;
 }
 
-/// The propagation that the proof at the head of the file is about.
+/// The propagation that the proof in the module's documentation covers.
 pub struct Proved;
 
 impl Propagation for Proved {
@@ -160,29 +163,31 @@ impl Propagation for Proved {
 /// The selection tree: eight children per node, so that siblings share a cache line.
 pub type Tree = FArray<8>;
 
-/// A lock-free min-heap over the lengths of the servers' queues. `FAN_OUT` is smaller and `P` is another than
-/// [`Proved`] in model checks only.
+/// A lock-free min-heap over the servers' queue lengths. Only model checks use a smaller `FAN_OUT`, or
+/// another `P` than [`Proved`].
 pub struct FArray<const FAN_OUT: usize, P = Proved> {
-    /// `levels[0]` are the leaves, grouped; node `i` of level `k` is the minimum of group `i` of level `k - 1`.
+    /// `levels[0]` are the leaves, grouped. Node `i` of level `k` is the minimum of group `i` of level
+    /// `k - 1`.
     levels: Box<[Box<[Group<FAN_OUT>]>]>,
     root: CachePadded<AtomicU64>,
     slots: usize,
     leaf_by_slot: Box<[u16]>,
     slot_by_leaf: Box<[u16]>,
-    /// Outstanding requests of this balancer at which a server stops being eligible. Rarely written. A reader of an
-    /// old value has read before a change that [`FArray::set_cap`] carries to the root. A plain atomic, no
-    /// checker's: it takes no part in the algorithm.
+    /// Outstanding requests of this balancer at which a server stops being eligible. Rarely written. A
+    /// reader of an old value has read before a change that [`FArray::set_cap`] carries to the root. A
+    /// plain atomic, not the checkers' one: the cap is no part of the algorithm.
     cap: AtomicU32,
-    /// By leaf: the part of the length that other balancers have brought about, which the cap does not count. As
-    /// rarely written, and carried to the root in the same way.
+    /// Foreign load by leaf: the part of the length that other balancers cause, which the cap does not
+    /// count. Rarely written, and carried to the root like `cap`.
     foreign: Box<[AtomicU32]>,
-    /// Leaves that are eligible. As rarely written, and carried to the root in the same way.
+    /// Number of eligible leaves. Rarely written, and carried to the root like `cap`.
     eligible: AtomicU32,
     propagation: PhantomData<fn() -> P>,
 }
 
 impl<const FAN_OUT: usize, P: Propagation> FArray<FAN_OUT, P> {
-    /// A tree for 1 to 4,096 slots. A server is eligible only below `cap` outstanding requests of this balancer.
+    /// A tree for 1 to 4,096 slots. A server is eligible only below `cap` outstanding requests of this
+    /// balancer.
     pub fn new(slots: usize, cap: u32) -> Self {
         assert!((1..=LEAVES_MAX).contains(&slots), "1 to {LEAVES_MAX} servers");
         let mut levels = vec![];
@@ -218,8 +223,8 @@ impl<const FAN_OUT: usize, P: Propagation> FArray<FAN_OUT, P> {
         self.slots
     }
 
-    /// Adds one to a shortest queue. Lock-free: a lost CAS means that somebody else's succeeded, and a stale root
-    /// is repaired by whoever sees it. `rng` is used only after losing 16 rounds.
+    /// Adds one request to a shortest queue. Lock-free: a lost CAS means that another thread's succeeded,
+    /// and the thread that sees a stale root repairs it. `rng` is used only after 16 lost rounds.
     pub fn reserve(&self, rng: &mut Rng) -> Result<Reserved, Full> {
         for _ in 0..ROUNDS_MAX {
             let root = self.root.load(LOAD);
@@ -230,7 +235,7 @@ impl<const FAN_OUT: usize, P: Propagation> FArray<FAN_OUT, P> {
             let leaf = node_leaf(root);
             let word = self.leaf(leaf).load(LOAD);
             if self.key(leaf, word) != key {
-                self.propagate(leaf); // the root is stale: help, do not spin
+                self.propagate(leaf); // the root is stale: repair it, do not spin
             } else if self.take(leaf, word) {
                 return Ok(Reserved { slot: self.slot_of(leaf), fallback: false });
             }
@@ -242,7 +247,7 @@ impl<const FAN_OUT: usize, P: Propagation> FArray<FAN_OUT, P> {
             .map(|slot| Reserved { slot, fallback: true })
     }
 
-    /// Adds one to the shorter of two queues, if either may be chosen.
+    /// Adds one request to the shorter of two queues, if at least one can be selected.
     pub fn reserve_shorter(&self, a: Slot, b: Slot) -> Result<Slot, Full> {
         let (a, b) = (self.leaf_of(a), self.leaf_of(b));
         for _ in 0..ROUNDS_MAX {
@@ -259,7 +264,7 @@ impl<const FAN_OUT: usize, P: Propagation> FArray<FAN_OUT, P> {
         Err(Full)
     }
 
-    /// Adds one to the first queue from `start` on that is eligible, or else to the first last resort.
+    /// Adds one request to the first eligible queue from `start` on, or else to the first last resort.
     pub fn reserve_any(&self, start: Slot) -> Result<Slot, Full> {
         for acceptable in [KEY_MAX, NONE - 1] {
             for step in 0..self.slots {
@@ -279,8 +284,9 @@ impl<const FAN_OUT: usize, P: Propagation> FArray<FAN_OUT, P> {
         Err(Full)
     }
 
-    /// Changes a length. Lock-free; the tree knows when it returns. Lengths stay within 0 and [`LEN_MAX`]: callers
-    /// add and take away their own contributions, so beyond that is a mistake of theirs.
+    /// Changes a length. Lock-free; the root reflects the change on return. Lengths stay within 0 to
+    /// [`LEN_MAX`]: callers add and remove their own contributions, so a length outside is a caller's
+    /// error.
     pub fn adjust(&self, slot: Slot, delta: i32) {
         let leaf = self.leaf_of(slot);
         self.change(leaf, |word| {
@@ -291,8 +297,8 @@ impl<const FAN_OUT: usize, P: Propagation> FArray<FAN_OUT, P> {
         });
     }
 
-    /// Changes a length by what others, who choose by themselves, have brought about: it counts for the choice, but not for
-    /// the cap.
+    /// Changes the foreign load of a server, caused by other balancers. The foreign load counts for the
+    /// selection, but not for the cap.
     pub fn adjust_foreign(&self, slot: Slot, delta: i32) {
         let leaf = self.leaf_of(slot);
         self.adjust(slot, delta);
@@ -301,8 +307,8 @@ impl<const FAN_OUT: usize, P: Propagation> FArray<FAN_OUT, P> {
         self.propagate(leaf);
     }
 
-    /// Changes whether a server may be chosen, and what a request costs there relative to others
-    /// (1 to 65,535): of two servers the one with the lesser (length + 1) x cost is chosen.
+    /// Changes whether a server can be selected, and the cost of a request there relative to others (1 to
+    /// 65,535). Of two servers the one with the lower (length + 1) x cost is selected.
     pub fn set(&self, slot: Slot, state: LeafState, cost: u16) {
         if self.state_and_cost(slot) == (state, cost.max(1)) {
             return; // a write would compete with the workers' selections
@@ -317,17 +323,18 @@ impl<const FAN_OUT: usize, P: Propagation> FArray<FAN_OUT, P> {
             _ => false,
         };
         if crossed {
-            self.refresh_all(); // last resorts may be another thing now
+            self.refresh_all(); // the keys of last resorts may have changed
         }
     }
 
-    /// Changes how many requests a server may have at most, to be chosen. Who has more keeps them.
+    /// Changes the maximum number of outstanding requests at which a server can be selected. A server
+    /// above it keeps its requests.
     pub fn set_cap(&self, cap: u32) {
         self.cap.store(cap.min(LEN_MAX), Ordering::SeqCst);
         self.refresh_all();
     }
 
-    /// Each key may be another now, as if all leaves had changed.
+    /// Propagates all leaves: each key may have changed.
     fn refresh_all(&self) {
         (0..self.slots).for_each(|leaf| self.propagate(leaf));
     }
@@ -337,12 +344,12 @@ impl<const FAN_OUT: usize, P: Propagation> FArray<FAN_OUT, P> {
         leaf_len(self.leaf(self.leaf_of(slot)).load(LOAD))
     }
 
-    /// The part of a queue that is ours.
+    /// The part of a queue's length that this balancer's requests cause.
     pub fn own_len(&self, slot: Slot) -> u32 {
         self.len(slot).saturating_sub(self.foreign_at(self.leaf_of(slot)))
     }
 
-    /// How many requests of ours a server may have; [`LEN_MAX`] without a limit.
+    /// Maximum outstanding requests of this balancer at a server; [`LEN_MAX`] without a limit.
     pub fn cap(&self) -> u32 {
         self.cap.load(Ordering::SeqCst)
     }
@@ -359,13 +366,13 @@ impl<const FAN_OUT: usize, P: Propagation> FArray<FAN_OUT, P> {
         (state, (word >> COST_SHIFT & ((1 << COST_BITS) - 1)) as u16)
     }
 
-    /// Whether a server is eligible, be it at its limit or not.
+    /// Whether a server is eligible, even if it is at its limit.
     pub fn takes_traffic(&self, slot: Slot) -> bool {
         leaf_state(self.leaf(self.leaf_of(slot)).load(LOAD)) == ELIGIBLE
     }
 
-    /// By how many requests the queue of this slot, of which one was just reserved, was longer than the shortest of those that
-    /// might have been chosen. Reads all leaves: for samples.
+    /// Regret of a selection that has just added its request at this slot: the excess of the slot's queue
+    /// over the shortest queue that could have been selected, in requests. Reads all leaves: for samples.
     pub fn regret(&self, slot: Slot) -> u32 {
         let own = self.len(slot).saturating_sub(1);
         let others = (0..self.slots).map(Slot::new).filter(|&other| other != slot);
@@ -376,25 +383,25 @@ impl<const FAN_OUT: usize, P: Propagation> FArray<FAN_OUT, P> {
         shortest.map_or(0, |shortest| own.saturating_sub(shortest))
     }
 
-    /// The sum of all lengths; exact at rest.
+    /// The sum of all lengths; exact while no thread changes the tree.
     pub fn total(&self) -> u64 {
         (0..self.slots).map(|i| u64::from(self.len(Slot::new(i)))).sum()
     }
 
-    /// Whether a request could be reserved at this slot.
+    /// Whether a request can be reserved at this slot, even if only as a last resort.
     pub fn is_choosable(&self, slot: Slot) -> bool {
         let leaf = self.leaf_of(slot);
         self.key(leaf, self.leaf(leaf).load(LOAD)) != NONE
     }
 
-    /// Whether it may be chosen as more than a last resort.
+    /// Whether a request can be reserved at this slot, not only as a last resort.
     pub fn is_eligible(&self, slot: Slot) -> bool {
         let leaf = self.leaf_of(slot);
         self.key(leaf, self.leaf(leaf).load(LOAD)) <= KEY_MAX
     }
 
-    /// Panics, with the numbers, unless every node is the least of its children and the count of eligible leaves is
-    /// right. Holds at rest only: no other thread may change the tree meanwhile.
+    /// Panics, with the numbers, unless every node is the minimum of its children and the count of
+    /// eligible leaves is correct. No other thread may change the tree meanwhile.
     pub fn check_invariants(&self) {
         let eligible = (0..self.slots).filter(|&leaf| leaf_state(self.leaf(leaf).load(LOAD)) == ELIGIBLE);
         let (counted, found) = (self.eligible.load(Ordering::SeqCst) as usize, eligible.count());
@@ -431,7 +438,7 @@ impl<const FAN_OUT: usize, P: Propagation> FArray<FAN_OUT, P> {
         Slot::new(usize::from(self.slot_by_leaf[leaf]))
     }
 
-    /// A group may have places beyond the last leaf.
+    /// The foreign load of a leaf; 0 for an index beyond the last leaf, which a group may have.
     fn foreign_at(&self, leaf: usize) -> u32 {
         self.foreign.get(leaf).map_or(0, |foreign| foreign.load(Ordering::SeqCst))
     }
@@ -440,7 +447,7 @@ impl<const FAN_OUT: usize, P: Propagation> FArray<FAN_OUT, P> {
         &self.levels[0][leaf / FAN_OUT].0[leaf % FAN_OUT]
     }
 
-    /// What is compared: (length + 1) x cost, so that an idle slow server is still worse than an idle fast one.
+    /// The selection key: (length + 1) x cost, so that an idle slow server is worse than an idle fast one.
     #[inline]
     fn key(&self, leaf: usize, word: u64) -> u64 {
         let len = leaf_len(word);
@@ -451,7 +458,7 @@ impl<const FAN_OUT: usize, P: Propagation> FArray<FAN_OUT, P> {
         let has_room = cap == LEN_MAX || len.saturating_sub(self.foreign_at(leaf)) < cap;
         match leaf_state(word) {
             ELIGIBLE if has_room => key,
-            // Where lengths are limited, a request rather waits for a good server than goes to a last resort.
+            // With a limit, a request waits for an eligible server rather than going to a last resort.
             LAST if has_room && (cap == LEN_MAX || self.eligible.load(Ordering::SeqCst) == 0) => {
                 key | LAST_RESORT
             }
@@ -459,7 +466,7 @@ impl<const FAN_OUT: usize, P: Propagation> FArray<FAN_OUT, P> {
         }
     }
 
-    /// Counts a leaf up if it is still this word.
+    /// Adds one request to a leaf if its word is unchanged.
     fn take(&self, leaf: usize, word: u64) -> bool {
         let taken = (word + 1).wrapping_add(LEAF_VERSION);
         let won = self.leaf(leaf).compare_exchange(word, taken, UPDATE, LOAD).is_ok();
@@ -469,7 +476,7 @@ impl<const FAN_OUT: usize, P: Propagation> FArray<FAN_OUT, P> {
         won
     }
 
-    /// Gives what was there before.
+    /// Changes a leaf and returns its previous word.
     fn change(&self, leaf: usize, to: impl Fn(u64) -> u64) -> u64 {
         let place = self.leaf(leaf);
         let mut word = place.load(LOAD);
@@ -498,7 +505,7 @@ impl<const FAN_OUT: usize, P: Propagation> FArray<FAN_OUT, P> {
         }
     }
 
-    /// Sets a node to the minimum of its children; false if somebody else changed it meanwhile.
+    /// Sets a node to the minimum of its children; false if another thread has changed the node meanwhile.
     fn refresh(&self, place: &AtomicU64, level: usize, index: usize) -> bool {
         let old = place.load(LOAD);
         self.fence();
@@ -510,7 +517,7 @@ impl<const FAN_OUT: usize, P: Propagation> FArray<FAN_OUT, P> {
         place.compare_exchange(old, version | least, UPDATE, LOAD).is_ok()
     }
 
-    /// The least of a group of leaves, as a node without a version.
+    /// The minimum of a group of leaves, as a node without a version.
     #[inline]
     fn least_leaf(&self, index: usize, old: u64) -> u64 {
         let ties = Ties::of(old);
@@ -523,7 +530,7 @@ impl<const FAN_OUT: usize, P: Propagation> FArray<FAN_OUT, P> {
         (leaf as u64) << INDEX_SHIFT | best >> Ties::BITS
     }
 
-    /// The least of a group of nodes, without its version.
+    /// The minimum of a group of nodes, without its version.
     #[inline]
     fn least_node(&self, level: usize, index: usize, old: u64) -> u64 {
         let ties = Ties::of(old);
@@ -545,8 +552,8 @@ impl<const FAN_OUT: usize, P: Propagation> FArray<FAN_OUT, P> {
     }
 }
 
-/// The leaf of each slot. Slots are dealt over the subtrees in turn, so that however many of the first ones are
-/// taken, siblings differ by at most one server: with ties, each subtree is as likely as its sibling.
+/// The leaf of each slot. Slots are dealt over the subtrees in turn. So if the first n slots are taken,
+/// siblings differ by at most one server for every n: with ties, each subtree is as likely as its sibling.
 fn dealt_leaves(fan_out: usize, slots: usize) -> Vec<u16> {
     let mut subtrees: Vec<Vec<u16>> = (0..slots as u16).map(|leaf| vec![leaf]).collect();
     while subtrees.len() > 1 {

@@ -1,4 +1,4 @@
-//! Servers as anybody would simulate them, with the policy over them: what comes out for whom waits.
+//! Simulated servers under a policy: slowness, shares and response times.
 
 use std::collections::VecDeque;
 
@@ -16,12 +16,12 @@ fn at(ms: u64) -> Instant {
     Instant::from_nanos(1_000_000_000 + ms * 1_000_000)
 }
 
-/// Totals of `count` requests that took `micros` each, with nobody beside them.
+/// Totals of `count` requests that took `micros` each, with no other request at the server.
 fn alone(count: u64, micros: u64) -> ServedTotals {
     ServedTotals { count, micros: count * micros, positions: count }
 }
 
-/// Looks every 20 ms until then, with these totals at each slot.
+/// Samples every 20 ms until `to_ms`, with these totals at each slot.
 fn look(delays: &mut Slowness, from_ms: u64, to_ms: u64, totals: impl Fn(usize, u64) -> ServedTotals) {
     for ms in (from_ms..to_ms).step_by(20) {
         assert!(delays.is_due(at(ms)), "{ms}");
@@ -37,7 +37,7 @@ fn on(slots: usize) -> Slowness {
 }
 
 #[test]
-fn who_takes_five_times_as_long_costs_about_five_times_as_much_and_is_forgotten_slowly_without_requests() {
+fn a_server_five_times_as_slow_costs_about_five_times_as_much_and_this_fades_without_requests() {
     let mut delays = on(4);
     // 200 requests a second at three of them, 40 at the other; nothing after two seconds.
     let served = |slot: usize, ms: u64| match slot {
@@ -47,7 +47,7 @@ fn who_takes_five_times_as_long_costs_about_five_times_as_much_and_is_forgotten_
     look(&mut delays, 0, 2_000, served);
     assert_eq!([1, 2, 3].map(|slot| delays.slowness(Slot::new(slot))), [AS_FAST; 3]);
     let slow = delays.slowness(Slot::new(0));
-    assert!((4_200..=5_500).contains(&slow), "{slow}"); // less some who are not sure, and what is no change
+    assert!((4_200..=5_500).contains(&slow), "{slow}"); // less the prior, and changes too small to count
     assert_eq!(delays.service(Slot::new(0)).map(|service| service.as_millis()), Some(25));
     let mut last = slow;
     for second in 2..12 {
@@ -56,7 +56,7 @@ fn who_takes_five_times_as_long_costs_about_five_times_as_much_and_is_forgotten_
         assert!(slow <= last, "{second} s: {slow}");
         last = slow;
     }
-    assert_eq!(last, AS_FAST, "nobody knows any more");
+    assert_eq!(last, AS_FAST, "the measurements have faded");
 }
 
 #[test]
@@ -69,7 +69,7 @@ fn a_server_that_has_become_slow_is_noticed_within_a_few_requests() {
         let ms = 3_000 + 20 * n;
         look(&mut delays, ms, ms + 20, |slot, ms| if slot == 0 { slow } else { before(ms) });
         if delays.slowness(Slot::new(0)) > 3 * AS_FAST {
-            assert!(n >= 4, "a few may be chance");
+            assert!(n >= 4, "a few may be random");
             return;
         }
     }
@@ -78,8 +78,8 @@ fn a_server_that_has_become_slow_is_noticed_within_a_few_requests() {
 
 #[test]
 fn a_queue_is_no_slowness_whichever_way_a_server_serves_it() {
-    // Eight at once at the first server, two at the others, whether one after the other or together: by the root of the
-    // position each is off by no more than a factor of two.
+    // Eight requests concurrently at the first server, two at the others, served one after the other or
+    // together. With the root of the position each measurement is off by at most a factor of two.
     for one_by_one in [true, false] {
         let mut delays = on(4);
         look(&mut delays, 0, 3_000, |slot, ms| {
@@ -126,7 +126,7 @@ fn less_than_a_quarter_is_no_difference_however_sure_it_is() {
 }
 
 #[test]
-fn another_server_in_the_slot_starts_anew_and_so_does_a_pool_that_is_switched_on_again() {
+fn another_server_in_the_slot_starts_afresh_and_so_does_a_pool_that_is_switched_on_again() {
     let mut delays = on(2);
     let served = |slot: usize, ms: u64| alone(ms / 5, if slot == 0 { 50_000 } else { 5_000 });
     look(&mut delays, 0, 2_000, served);
@@ -142,7 +142,7 @@ fn another_server_in_the_slot_starts_anew_and_so_does_a_pool_that_is_switched_on
 }
 
 #[test]
-fn one_that_answers_everything_at_once_is_not_taken_for_more_than_four_times_as_fast() {
+fn a_server_that_answers_at_once_counts_as_at_most_four_times_as_fast() {
     let mut delays = on(4);
     look(&mut delays, 0, 3_000, |slot, ms| alone(ms / 5, if slot == 0 { 1 } else { 5_000 }));
     assert_eq!(delays.slowness(Slot::new(0)), AS_FAST);
@@ -154,41 +154,51 @@ fn one_that_answers_everything_at_once_is_not_taken_for_more_than_four_times_as_
 }
 
 proptest! {
-    /// Whatever is measured, and whenever: somebody is the fastest, and nobody beyond the bounds.
+    /// For any measurements at any times: some server is the fastest, and none is beyond the bounds.
     #[test]
-    fn somebody_is_the_fastest_and_all_are_within_the_bounds(
+    fn some_server_is_the_fastest_and_all_are_within_the_bounds(
         steps in prop::collection::vec(
-            (0usize..4, 0u64..200, prop_oneof![Just(0u64), 1..100_000_000u64], 1u64..50, 0u64..5_000, 0u64..3),
+            (
+                0usize..4,
+                0u64..200,
+                prop_oneof![Just(0u64), 1..100_000_000u64],
+                1u64..50,
+                0u64..5_000,
+                0u64..3,
+            ),
             1..60,
         ),
     ) {
         let mut delays = on(4);
         let (mut totals, mut now) = ([ServedTotals::default(); 4], at(0));
         let mut identities = [Some(1); 4];
-        for (slot, count, micros, position, ms, who) in steps {
+        for (slot, count, micros, position, ms, identity) in steps {
             let served = &mut totals[slot];
             served.count += count;
             served.micros += count * micros;
             served.positions += count * position;
-            identities[slot] = who.checked_sub(1);
+            identities[slot] = identity.checked_sub(1);
             now += MS * ms as u32;
             let before: Vec<u32> = delays.slots().map(|slot| delays.slowness(slot)).collect();
             let has_changed = delays.look(now, |slot| identities[slot.index()], |slot| totals[slot.index()]);
             let after: Vec<u32> = delays.slots().map(|slot| delays.slowness(slot)).collect();
-            prop_assert!(after.iter().all(|slowness| (AS_FAST..=SLOWNESS_MAX).contains(slowness)), "{:?}", after);
+            let bounds = AS_FAST..=SLOWNESS_MAX;
+            prop_assert!(after.iter().all(|slowness| bounds.contains(slowness)), "{:?}", after);
             prop_assert!(after.contains(&AS_FAST), "{:?}", after);
-            // A new server begins as fast as any, which is told as well.
+            // A new server begins as fast as the fastest, which is reported as a change too.
             prop_assert!(has_changed || before == after, "{:?} {:?}", before, after);
         }
     }
 
     #[test]
-    fn the_median_is_the_middle_of_all_requests(servers in prop::collection::vec((1u32..20, 1u32..1_000), 1..9)) {
+    fn the_median_is_the_middle_of_all_requests(
+        servers in prop::collection::vec((1u32..20, 1u32..1_000), 1..9),
+    ) {
         let mut delays = on(servers.len());
         let mut all = vec![];
-        for (figure, &(count, micros)) in delays.figures.iter_mut().zip(&servers) {
+        for (server, &(count, micros)) in delays.servers.iter_mut().zip(&servers) {
             let (count, micros) = (f64::from(count), f64::from(micros));
-            figure.older = Sums { count, micros: count * micros, positions: count };
+            server.older = Sums { count, micros: count * micros, positions: count };
             all.extend(std::iter::repeat_n(micros, count as usize));
         }
         all.sort_by(f64::total_cmp);
@@ -198,15 +208,15 @@ proptest! {
     }
 }
 
-/// Servers that serve one request after the other, or several at once, under a policy.
+/// Servers that serve one request after the other, or several concurrently, under a policy.
 struct Pool {
     tree: Tree,
     chooser: Chooser,
     delays: Slowness,
     rng: Rng,
     now: f64,
-    /// By server: when each of its servants is free, and its requests: (arrived, ends).
-    servants: Vec<Vec<f64>>,
+    /// By server: when each of its threads is free, and its requests: (arrived, ends).
+    threads: Vec<Vec<f64>>,
     requests: Vec<VecDeque<(f64, f64)>>,
     served: Vec<ServedTotals>,
     chosen: Vec<u64>,
@@ -215,7 +225,7 @@ struct Pool {
 }
 
 impl Pool {
-    fn new(seed: u64, servers: usize, servants: usize, policy: PolicyKind) -> Pool {
+    fn new(seed: u64, servers: usize, threads: usize, policy: PolicyKind) -> Pool {
         let tree = Tree::new(servers, u32::MAX);
         let cost = cost_of(1, SHARE_ALL, AS_FAST);
         (0..servers).for_each(|slot| tree.set(Slot::new(slot), LeafState::Eligible, cost));
@@ -227,7 +237,7 @@ impl Pool {
             delays,
             rng: Rng::new(seed),
             now: 0.0,
-            servants: vec![vec![0.0; servants]; servers],
+            threads: vec![vec![0.0; threads]; servers],
             requests: vec![VecDeque::new(); servers],
             served: vec![ServedTotals::default(); servers],
             chosen: vec![0; servers],
@@ -236,7 +246,8 @@ impl Pool {
         }
     }
 
-    /// Requests for so many milliseconds, at `rate` a millisecond; `slow` gives how many times as long a server takes.
+    /// Runs for `ms` milliseconds with `rate` requests per millisecond; `slow` gives each server's
+    /// slowness factor.
     fn run(&mut self, ms: f64, rate: f64, service: ServiceTime, slow: impl Fn(usize) -> f64) {
         let end = self.now + ms;
         self.chosen.fill(0);
@@ -255,7 +266,7 @@ impl Pool {
             self.chosen[slot.index()] += 1;
             let rng = &mut self.rng;
             let took = service.sample(&mut || rng.unit_f64()).as_secs_f64() * 1e3 * slow(slot.index());
-            let free = self.servants[slot.index()].iter_mut().min_by(|a, b| a.total_cmp(b)).unwrap();
+            let free = self.threads[slot.index()].iter_mut().min_by(|a, b| a.total_cmp(b)).unwrap();
             *free = free.max(self.now) + took;
             let (ends, requests) = (*free, &mut self.requests[slot.index()]);
             let place = requests.iter().position(|(_, other)| *other > ends).unwrap_or(requests.len());
@@ -263,7 +274,7 @@ impl Pool {
         }
     }
 
-    /// What has ended by then.
+    /// Finishes the requests that have ended by then.
     fn finish(&mut self, by: f64) {
         for (index, requests) in self.requests.iter_mut().enumerate() {
             while requests.front().is_some_and(|(_, ends)| *ends <= by) {
@@ -305,15 +316,16 @@ fn exponential() -> ServiceTime {
 }
 
 const SERVERS: usize = 16;
-/// Requests a millisecond that one server of speed 1 can do.
+/// Requests per millisecond that one server of speed 1 can serve.
 const CAPACITY: f64 = 0.2;
 
-/// The p99 of the ideal, one central queue that gives the oldest request to the fastest free server, at 85 % of 15 fast servers and one that
-/// takes five times as long (exponential service of 5 ms): 400,000 requests, simulated.
+/// The p99 of the ideal: one central queue that gives the oldest request to the fastest free server.
+/// Measured at 85 % of the capacity of 15 fast servers and one that takes five times as long (exponential
+/// service of 5 ms): 400,000 requests, simulated.
 const IDEAL_P99_MS: f64 = 27.7;
 
 #[test]
-fn beside_a_server_that_takes_five_times_as_long_nobody_waits_much_longer_than_in_one_central_queue() {
+fn with_a_server_five_times_as_slow_waits_are_close_to_those_of_one_central_queue() {
     let slow = |server: usize| if server == 0 { 5.0 } else { 1.0 };
     let rate = 0.85 * CAPACITY * 15.2;
     let mut shortest_queue = Pool::new(1, SERVERS, 1, PolicyKind::ShortestQueue);
@@ -325,7 +337,8 @@ fn beside_a_server_that_takes_five_times_as_long_nobody_waits_much_longer_than_i
         let (p99, share) = (pool.p99(), pool.share(0));
         assert!(p99 <= 1.2 * IDEAL_P99_MS, "seed {seed}: {p99} ms");
         assert!(p99 < 0.92 * shortest_queue.p99(), "seed {seed}: {p99} ms, {} ms", shortest_queue.p99());
-        // A fifth of the others' is its share of the capacity; to wait less, requests leave it some of that idle.
+        // A fifth of a fast server's share is this server's share of the capacity. For short queues,
+        // requests leave some of that idle.
         assert!(share > 0.0005 && share < 0.2 / 15.2, "seed {seed}: {share}");
     }
 }
@@ -361,23 +374,23 @@ fn a_server_is_avoided_soon_after_it_became_slow_and_used_again_soon_after_it_re
 }
 
 #[test]
-fn equal_servers_get_equal_shares_and_nobody_waits_longer_than_with_shortest_queue() {
-    // One at a time, and many at once: in neither case is there anything to oscillate, or to run away.
-    for servants in [1, 8] {
+fn equal_servers_get_equal_shares_and_waits_no_longer_than_with_shortest_queue() {
+    // With one thread and with many: neither may oscillate or run away.
+    for threads in [1, 8] {
         for load in [0.3, 0.85] {
-            let rate = load * CAPACITY * 16.0 * servants as f64;
+            let rate = load * CAPACITY * 16.0 * threads as f64;
             for name in ["exp:5ms", "bimodal:5ms"] {
                 let service = name.parse().unwrap();
                 let [(plain, _), (delay, shares)] = [PolicyKind::ShortestQueue, PolicyKind::ShortestDelay]
                     .map(|policy| {
-                        let mut pool = Pool::new(5, SERVERS, servants, policy);
+                        let mut pool = Pool::new(5, SERVERS, threads, policy);
                         pool.run(20_000.0, rate, service, |_| 1.0);
                         let shares: Vec<f64> = (0..SERVERS).map(|server| pool.share(server) * 16.0).collect();
                         (pool.p99(), shares)
                     });
-                assert!(delay <= 1.06 * plain, "{name}, {servants} at once, load {load}: {delay} {plain}");
+                assert!(delay <= 1.06 * plain, "{name}, {threads} at once, load {load}: {delay} {plain}");
                 let within = shares.iter().all(|share| (0.8..1.2).contains(share));
-                assert!(within, "{name}, {servants} at once, load {load}: {shares:?}");
+                assert!(within, "{name}, {threads} at once, load {load}: {shares:?}");
             }
         }
     }
@@ -412,7 +425,7 @@ fn what_any_worker_has_measured_counts_and_the_primary_shows_it() {
     let mut delays = Slowness::new(3);
     let mut now = Instant::from_nanos(1_000_000_000);
     let mut step = |delays: &mut Slowness| {
-        // The first worker has the fast servers' answers, and the second one those of the slow one.
+        // The first worker has the fast servers' responses, and the second one those of the slow server.
         (0..2).for_each(|slot| served[0][slot].note_claim(10, 1_000));
         served[1][2].note_claim(10, 8_000);
         now += Duration::from_millis(20);

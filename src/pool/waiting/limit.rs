@@ -1,13 +1,13 @@
-//! How many requests of this instance a server may have.
+//! The concurrency limit: how many requests of this balancer a server may have.
 
 use std::fmt;
 
-/// At most so many requests at one server; the rest waits in the balancer.
+/// Maximum outstanding requests per server; excess requests queue in the balancer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Limit {
     /// This number, at least 1.
     Fixed(u32),
-    /// As few as keep the servers busy, found by [`crate::pool::concurrency`].
+    /// The lowest limit that keeps the servers busy, found by [`crate::pool::concurrency`].
     Auto,
 }
 
@@ -20,10 +20,10 @@ impl fmt::Display for Limit {
     }
 }
 
-/// Where the search for the best limit begins.
+/// The limit with which the search for the best limit begins.
 pub const LIMIT_AT_FIRST: u32 = 16;
 
-/// What a limit is to begin with; without one there is none.
+/// The initial cap of the selection tree; without a limit `u32::MAX`.
 pub fn cap(limit: Option<Limit>) -> u32 {
     match limit {
         None => u32::MAX,

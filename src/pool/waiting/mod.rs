@@ -121,7 +121,7 @@ pub struct Served {
     pub has_more: bool,
 }
 
-/// The queue; `C` is what is known of the client of a request. See the module's text.
+/// The pending queue of a pool: first in, first out, shared by its workers. `C` is the client of a request.
 #[derive(Debug)]
 pub struct PendingQueue<C> {
     /// Requests that no worker has popped yet.

@@ -214,8 +214,8 @@ fn a_queue_that_was_slow_fills_again_when_it_is_fast() {
     let queue = slow_queue();
     let mut now = NOW;
     for _ in 0..200 {
-        // Even the first is likely to wait too long, but an empty queue takes it: otherwise it would learn
-        // nothing.
+        // Even the first request is likely to wait too long, but an empty queue accepts it: otherwise it
+        // would learn nothing.
         push(&queue, now, 10 * MS, 0, NO_KEY, b"").unwrap();
         now += MS / 100;
         pop(&queue, now, &mut Free(1)).unwrap();
@@ -226,7 +226,7 @@ fn a_queue_that_was_slow_fills_again_when_it_is_fast() {
 }
 
 proptest! {
-    /// Against a plain queue.
+    /// The oracle is a plain queue.
     #[test]
     fn it_is_a_bounded_queue(ops in prop::collection::vec((0u8..4, 0u32..30), 1..200)) {
         let (queue, mut oracle) = (allocated(8), VecDeque::new());
@@ -236,7 +236,8 @@ proptest! {
                 0 => {
                     let deadline = Duration::from_secs(60) + MS * n;
                     let is_long = queue.expected_wait() > deadline / DEADLINE_SHARE;
-                    let is_queued = push(&queue, now, deadline, number, NO_KEY, &number.to_le_bytes()).is_ok();
+                    let bytes = number.to_le_bytes();
+                    let is_queued = push(&queue, now, deadline, number, NO_KEY, &bytes).is_ok();
                     prop_assert_eq!(is_queued, oracle.len() < 8 && !is_long);
                     if is_queued {
                         oracle.push_back((number, now + deadline));
@@ -404,6 +405,6 @@ mod loom_model {
         std::panic::set_hook(Box::new(|_| {}));
         let outcome = std::panic::catch_unwind(|| a_push_meets_an_end(false));
         std::panic::set_hook(hook);
-        assert!(outcome.is_err(), "the check did not see it");
+        assert!(outcome.is_err(), "the check missed it");
     }
 }
