@@ -1,11 +1,13 @@
-//! What one process of a balancer leaves to its successor, which goes on *exactly*: the same instance and keys, the same
-//! servers, windows and estimates. No reply under way is refused, no server registers anew.
+//! What one process of a balancer leaves to its successor, which goes on *exactly*: the same instance and
+//! keys, the same servers, windows and estimates. No reply under way is refused, no server registers anew.
 //!
-//! Each worker gives its [`Part`] in its own thread, once *all* of them have stopped: between the first part and the last
-//! nobody takes a turn, since any worker may take the reply to another one's request. A predecessor takes its next turn
-//! only if its successor has given up; what it has exported changes nothing for it.
+//! Each worker gives its [`Part`] in its own thread, once *all* of them have stopped: between the first part
+//! and the last nobody takes a turn, since any worker may take the reply to another one's request. A
+//! predecessor takes its next turn only if its successor has given up; what it has exported changes nothing
+//! for it.
 //!
-//! What starts anew: figures, the windows of the scaler (not what it has learned), an open order, the choice among ties.
+//! What starts anew: figures, the windows of the scaler (not what it has learned), an open order, the choice
+//! among ties.
 
 use std::hash::Hasher;
 use std::net::{IpAddr, SocketAddr};
@@ -28,8 +30,8 @@ use crate::wire::Sealer;
 use crate::wire::tag::{PeerReplay, Stamp};
 use crate::wire::window::WindowState;
 
-/// The version of these bytes. To be raised whenever anything changes that they hold: [`Server`], its health, an estimate,
-/// a window.
+/// The version of these bytes. To be raised whenever anything changes that they hold: [`Server`], its health,
+/// an estimate, a window.
 const VERSION: u32 = 1;
 
 /// A process cannot have taken longer to start; an older state is of another clock.
@@ -311,9 +313,9 @@ impl NativeRole {
         }
     }
 
-    /// The workers of a balancer that goes on where another process has stopped. Settings may differ in what concerns
-    /// nothing under way (policy, intervals, limits, scaling); `secret` is the predecessor's. `now` is of the same
-    /// clock.
+    /// The workers of a balancer that goes on where another process has stopped. Settings may differ in what
+    /// concerns nothing under way (policy, intervals, limits, scaling); `secret` is the predecessor's. `now`
+    /// is of the same clock.
     pub fn workers_from(
         settings: Settings,
         parts: Vec<Part>,
