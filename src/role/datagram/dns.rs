@@ -117,8 +117,8 @@ impl Dns {
         Ok(())
     }
 
-    /// Sends a shadow query to the server that must prove itself, if there is one: so no client waits for a response
-    /// that may never come. The query itself stays as it is.
+    /// Sends a shadow query to the server that must prove itself, if there is one: so no client waits for a
+    /// response that may never come. The query itself stays as it is.
     fn try_out(&mut self, core: &mut Forwarder, request: &mut Request<'_>, question: u64, tx: &mut Tx) {
         if dns::opcode(request.bytes) != OPCODE_QUERY {
             return; // an update, for example, must not be made twice

@@ -208,7 +208,8 @@ impl Forwarder {
         if server.is_ipv4() { self.sockets.v4.clone() } else { self.sockets.v6.clone() }
     }
 
-    /// Sends a client's datagram to a server and accounts for it: from where it is in the turn's memory, or as a copy.
+    /// Sends a client's datagram to a server and accounts for it: from where it is in the turn's memory, or
+    /// as a copy.
     pub fn forward(&mut self, request: &Request<'_>, way: &Way, tx: &mut Tx) -> Result<(), DropReason> {
         let Request { client, bytes, at, now } = request;
         let destination = self.destination(way, client, tx).ok_or(DropReason::TurnFull)?;

@@ -33,8 +33,8 @@ impl DatagramRole {
 }
 
 impl Forwarder {
-    /// How many of the sender's datagrams are admitted. No response can reach port 0, and a response to the pool
-    /// itself or to a server would be a loop.
+    /// How many of the sender's datagrams are admitted. No response can reach port 0, and a response to the
+    /// pool itself or to a server would be a loop.
     fn admit(&self, now: Instant, received: &Received, count: u64) -> Result<u64, DropReason> {
         let (peer, gate) = (received.peer, &self.gate);
         if peer.port() == 0 {

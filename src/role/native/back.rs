@@ -69,8 +69,9 @@ impl NativeRole {
         }
     }
 
-    /// A reply goes to its client if the balancer sent that request to that server, and only once. It can have come to
-    /// another worker than the one that sent the request; then its counters are not about this one.
+    /// A reply goes to its client if the balancer sent that request to that server, and only once. It can
+    /// have come to another worker than the one that sent the request; then its counters are not about this
+    /// one.
     fn on_reply(
         &mut self,
         now: Instant,
@@ -80,7 +81,8 @@ impl NativeRole {
     ) -> Result<(), DropReason> {
         let ServerFrame { peer, at, frame, stamp } = from;
         let (slot, worker) = (Slot::new(usize::from(frame.header.slot.get())), frame.header.worker);
-        // Of a server that has left, too: another worker may have heard that before this one has read its last replies.
+        // Of a server that has left, too: another worker may have heard that before this one has read its
+        // last replies.
         if self.view.last_addr(slot) != Some(peer) {
             return Err(DropReason::WrongSource);
         }

@@ -98,8 +98,8 @@ impl NativeRole {
         Ok(())
     }
 
-    /// Writes into a request what its server and the route of its reply need, and counts it. Nothing may be patched
-    /// afterwards.
+    /// Writes into a request what its server and the route of its reply need, and counts it. Nothing may be
+    /// patched afterwards.
     pub(super) fn dispatch(
         &mut self,
         now: Instant,
