@@ -4,10 +4,10 @@
 //! | file | a change there is about |
 //! |---|---|
 //! | `sockets.rs` | opening sockets, or taking them over |
-//! | `running.rs`, `workers.rs` | what a pool of either kind can do, and how its workers are reached |
+//! | `prepared.rs`, `running.rs`, `workers.rs` | what a pool of either kind can do, and how its workers are reached |
 //! | `native.rs`, `datagram.rs` | what differs between the kinds |
 //! | `reload.rs` | another configuration while the process runs |
-//! | `takeover.rs`, `paused.rs` | continuing from another process, and handing over to one |
+//! | `takeover.rs`, `state.rs`, `paused.rs` | continuing from another process, and handing over to one |
 //! | `operate.rs` | what the admin interface reads and orders |
 //! | `service.rs` | what a service manager is notified of |
 

@@ -56,16 +56,18 @@ fn settings(pool: &NativePool) -> Settings {
 
 /// The key of what differs and cannot change in a running pool, as the configuration of that pool has it.
 fn fixed_difference(old: &NativePool, new: &NativePool) -> Option<String> {
+    let of_role = settings(old).fixed_difference(&settings(new)).unwrap_or_default();
+    let of_role = of_role.strip_prefix("load_balancer.").unwrap_or(of_role);
     let differ = [
         ("listen", old.client_side != new.client_side),
         ("server_side", old.server_side != new.server_side),
+        (of_role, !of_role.is_empty()),
+        // Its default follows from the frame size, which is named first.
         ("frames_per_datagram", old.frames_per_datagram != new.frames_per_datagram),
         ("pin", old.pin != new.pin),
         ("io", old.io != new.io),
     ];
-    let differs = differ.into_iter().find(|(_, differ)| *differ).map(|(key, _)| key);
-    let key = differs.or_else(|| settings(old).fixed_difference(&settings(new)))?;
-    let key = key.strip_prefix("load_balancer.").unwrap_or(key);
+    let (key, _) = differ.into_iter().find(|(_, differ)| *differ)?;
     Some(match (old.name.as_str(), key) {
         (_, "key_file") => key.to_owned(),
         ("native", "listen") => "load_balancer.client_side_port or bind".to_owned(),
@@ -89,7 +91,8 @@ fn are_same(one: &Settings, other: &Settings) -> bool {
 pub struct PreparedNative {
     of: NativePool,
     settings: Settings,
-    roles: Vec<NativeRole>,
+    /// Those that continue from a state; `None` without one.
+    roles: Option<Vec<NativeRole>>,
     ios: Vec<BackEnd>,
     cpus: Vec<Option<usize>>,
     /// Whether requests may be in the sockets already, and no server is known.
@@ -112,7 +115,7 @@ impl PreparedNative {
             ios.push(back_end(pool, (of.io, &options), sockets.into(), 2, process)?);
         }
         Ok(PreparedNative {
-            roles: NativeRole::workers(settings.clone(), process.clock.now()),
+            roles: None,
             ios,
             cpus: (0..settings.workers).map(cpu).collect(),
             waits: are_inherited,
@@ -128,14 +131,17 @@ impl PreparedNative {
 
     /// Continues exactly where the workers of another process have stopped.
     pub fn restore(&mut self, state: NativeState, now: Instant) -> Result<(), Failed> {
-        self.roles = NativeRole::workers_from(self.settings.clone(), state, now).map_err(Failed::new)?;
+        let roles = NativeRole::workers_from(self.settings.clone(), state, now);
+        self.roles = Some(roles.map_err(Failed::new)?);
         self.waits = false;
         Ok(())
     }
 
     /// Starts the loops of its workers.
     pub fn start(self, process: &Process) -> Result<RunningNative, Failed> {
-        let PreparedNative { of, roles, ios, cpus, waits, .. } = self;
+        let PreparedNative { of, settings, roles, ios, cpus, waits } = self;
+        // Their time begins now: the preparation of other pools is no stall of the event loop.
+        let roles = roles.unwrap_or_else(|| NativeRole::workers(settings, process.clock.now()));
         let stats = roles.iter().map(|role| Arc::clone(role.stats())).collect();
         let mut workers = vec![];
         for ((role, io), cpu) in roles.into_iter().zip(ios).zip(cpus) {
@@ -267,5 +273,39 @@ impl Running for RunningNative {
 
     fn figures(&self) -> Figures {
         Figures::Native(self.stats.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    #[test]
+    fn what_is_fixed_is_named_as_the_configuration_of_the_pool_has_it() {
+        let pool = |section: &str| {
+            let text = format!(r#"{{"load_balancer": {{{section}}}}}"#);
+            Config::parse(&text, None).unwrap().native().unwrap().clone()
+        };
+        let old = pool("\"workers\": 1");
+        let named = |name: &str, section: &str| {
+            let with_name = |pool: &NativePool| NativePool { name: name.to_owned(), ..pool.clone() };
+            fixed_difference(&with_name(&old), &with_name(&pool(section)))
+        };
+        for (section, native, other) in [
+            ("\"workers\": 2", "load_balancer.workers", "pool b: workers"),
+            // The number of frames in a datagram follows from their size.
+            ("\"workers\": 1, \"frame_size\": 512", "load_balancer.frame_size", "pool b: frame_size"),
+            (
+                "\"workers\": 1, \"client_side_port\": 54002",
+                "load_balancer.client_side_port or bind",
+                "pool b: listen",
+            ),
+            ("\"workers\": 1, \"pin\": true", "load_balancer.pin", "pool b: pin"),
+        ] {
+            assert_eq!(named("native", section).as_deref(), Some(native));
+            assert_eq!(named("b", section).as_deref(), Some(other));
+        }
+        assert_eq!(named("b", "\"workers\": 1, \"policy\": \"random\""), None);
     }
 }
