@@ -204,7 +204,7 @@ fn a_mistake_is_refused_with_its_key_and_the_remedy() {
             "run.address: does not go with protocol native; remove the key",
         ),
         (
-            json!({"run": {"command": "serve {port}"}}),
+            json!({"run": {"command": "serve {port}"}, "controller": "127.0.0.1:55000"}),
             "run.port_range_start: is missing; write the first port",
         ),
         (json!({"frame_size": 100}), "frame_size: \"100\" is not a whole number from 128 to 1200"),
