@@ -9,11 +9,10 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use lbd::admin::status::Sampler;
 use lbd::base::time::Clock;
 use lbd::config::Config;
 use lbd::daemon::handover::{Listener, Requester, SocketSet};
-use lbd::daemon::instance::{Instance, Ready, Takeover, service, takeover_path};
+use lbd::daemon::instance::{Instance, Ready, Snapshots, Takeover, service, takeover_path};
 use lbd::daemon::successor::Successor;
 use lbd::os::logging;
 use lbd::os::signals::{Asked, Stop};
@@ -58,12 +57,12 @@ pub fn run(args: &Balancer) -> Result<()> {
     }
     service::begin(&instance, predecessor.is_some())?;
     instance.join()?;
-    let mut sampler = instance.sampler();
+    let mut snapshots = instance.snapshots();
     if !args.common.quiet {
-        tell_end(&mut sampler);
+        tell_end(&mut snapshots);
     }
     if !args.common.quiet || args.status_every.is_some() {
-        print_summary(&mut sampler)?;
+        print_summary(&mut snapshots)?;
     }
     Ok(())
 }
@@ -164,23 +163,23 @@ fn print_summaries(
         Some(every) => !matches!(asked.recv_timeout(every), Err(RecvTimeoutError::Disconnected)),
     };
     std::thread::Builder::new().name("status".into()).spawn(move || {
-        let mut sampler = instance.sampler();
-        if every.is_some() && !print_summary(&mut sampler).is_ok_and(|read| read) {
+        let mut snapshots = instance.snapshots();
+        if every.is_some() && !print_summary(&mut snapshots).is_ok_and(|read| read) {
             return;
         }
-        while next() && print_summary(&mut sampler).is_ok_and(|read| read) {}
+        while next() && print_summary(&mut snapshots).is_ok_and(|read| read) {}
     })?;
     Ok(())
 }
 
 /// Prints all counters as a line of JSON; false if standard output is closed.
-fn print_summary(sampler: &mut Sampler) -> std::io::Result<bool> {
-    print(format_args!("{}\n", sampler.sample().to_json()?))
+fn print_summary(snapshots: &mut Snapshots) -> std::io::Result<bool> {
+    print(format_args!("{}\n", snapshots.sample().to_json()?))
 }
 
 /// Prints the totals when the balancer ends.
-fn tell_end(sampler: &mut Sampler) {
-    let s = sampler.sample();
+fn tell_end(snapshots: &mut Snapshots) {
+    let s = snapshots.sample();
     if !s.workers.is_empty() {
         let busy = s.busy_no_server + s.busy_shed;
         tell(format_args!(

@@ -31,7 +31,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::control::Control;
 use crate::admin;
-use crate::admin::status::{About, Board, EventLog, Sampler};
+use crate::admin::status::{About, Board, EventLog, Sampler, Status};
 use crate::base::time::Clock;
 use crate::config::{Config, Token};
 use crate::daemon::handover::SocketSet;
@@ -96,6 +96,8 @@ struct Current {
     config: Arc<Config>,
     /// In the order of the configuration.
     pools: Vec<Arc<dyn Running>>,
+    /// How often a reload has added, removed or recreated pools.
+    generation: u64,
     /// Pools that a reload has removed or recreated: they read no clients, and finish the requests in flight.
     retiring: Vec<Arc<dyn Running>>,
 }
@@ -110,6 +112,27 @@ pub struct Instance {
     admin: Mutex<Option<Admin>>,
     /// Whether a successor has taken over.
     has_successor: AtomicBool,
+}
+
+/// Snapshots for one reader: rates and recent latencies are those between the reader's own samples. They show
+/// the pools that run at that moment.
+pub struct Snapshots {
+    instance: Arc<Instance>,
+    generation: u64,
+    sampler: Sampler,
+}
+
+impl Snapshots {
+    /// The status now.
+    pub fn sample(&mut self) -> Status {
+        let current = self.instance.current();
+        if self.generation != current.generation {
+            self.generation = current.generation;
+            self.sampler = current.sampler(self.instance.process.clock, 1);
+        }
+        drop(current);
+        self.sampler.sample()
+    }
 }
 
 /// The admin interface while it runs.
@@ -173,7 +196,7 @@ impl Ready {
             })?;
         }
         let pools = pools.into_iter().map(|pool| pool.start(&process)).collect::<Result<_, _>>()?;
-        let current = Current { config: Arc::new(config), pools, retiring: vec![] };
+        let current = Current { config: Arc::new(config), pools, generation: 0, retiring: vec![] };
         let config = current.config.source.as_ref().map_or(String::new(), |path| path.display().to_string());
         let about = About::new(config, Arc::clone(&process.events));
         let board = Board::new(about, current.sampler(clock, Board::SPAN));
@@ -207,9 +230,11 @@ impl Current {
 }
 
 impl Instance {
-    /// A sampler for one reader: its rates and latencies are those between the reader's own samples.
-    pub fn sampler(&self) -> Sampler {
-        self.current().sampler(self.process.clock, 1)
+    /// Snapshots for one reader.
+    pub fn snapshots(self: &Arc<Self>) -> Snapshots {
+        let current = self.current();
+        let (generation, sampler) = (current.generation, current.sampler(self.process.clock, 1));
+        Snapshots { instance: Arc::clone(self), generation, sampler }
     }
 
     /// Takes a snapshot every [`Board::TICK`], so that all readers show the same.

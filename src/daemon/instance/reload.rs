@@ -196,7 +196,12 @@ impl Instance {
                 }
             });
         }
-        self.current().pools = pools;
+        let mut current = self.current();
+        let is_same = |(one, other): (&Pool, &Pool)| Arc::ptr_eq(one, other);
+        if pools.len() != current.pools.len() || !pools.iter().zip(&current.pools).all(is_same) {
+            current.generation += 1;
+        }
+        current.pools = pools;
         Ok(changes)
     }
 }
