@@ -147,8 +147,8 @@ impl<T> LruSlab<T> {
         self.capacity
     }
 
-    /// Panics, with the numbers, unless the order of age leads through every entry once, there and back, and the chain of
-    /// free places through all others.
+    /// Panics, with the numbers, unless the order of age visits every entry once in both directions, and the
+    /// chain of free entries visits all others.
     pub fn check_invariants(&self) {
         let (mut at, mut older, mut entries) = (self.oldest, NONE, 0);
         while at != NONE {

@@ -194,10 +194,9 @@ fn privileged_ports(facts: &Facts, needs: &Needs) -> Option<Finding> {
     problem(
         CHECK,
         format!("this user may not bind {}", low.join(", ")),
-        [
-            "setcap cap_net_bind_service+ep \"$(command -v lbd)\"   # in a unit: AmbientCapabilities=CAP_NET_BIND_SERVICE"
-                .to_owned(),
-        ],
+        ["setcap cap_net_bind_service+ep \"$(command -v lbd)\"   # in a unit: \
+             AmbientCapabilities=CAP_NET_BIND_SERVICE"
+            .to_owned()],
     )
 }
 
@@ -248,7 +247,8 @@ fn fixed_ports(facts: &Facts, needs: &Needs) -> Option<Finding> {
     note(
         CHECK,
         format!(
-            "{} are within the ports that the kernel gives to any program ({}-{}): one may be taken before lbd starts",
+            "{} are within the ports that the kernel gives to any program ({}-{}): one may be taken before \
+             lbd starts",
             listed(&exposed),
             given.start(),
             given.end()
@@ -350,7 +350,8 @@ fn drops(facts: &Facts, needs: &Needs) -> Option<Finding> {
         return problem(
             CHECK,
             format!(
-                "{now} datagrams were dropped within 0.5 s because a receive buffer was full ({all} since boot): \
+                "{now} datagrams were dropped within 0.5 s because a receive buffer was full ({all} since \
+                 boot): \
                  a program does not keep up"
             ),
             [sysctl("net.core.rmem_max", needs.receive_buffer / 2)],
@@ -444,7 +445,8 @@ fn directories(facts: &Facts) -> Vec<Finding> {
                 directory.key,
                 format!("{shown} is not writable ({why})"),
                 [format!(
-                    "install -d -o \"$(id -un)\" -m 700 '{shown}'   # as root; or set {} to another directory",
+                    "install -d -o \"$(id -un)\" -m 700 '{shown}'   # as root; or set {} to another \
+                     directory",
                     directory.key
                 )],
             ),
@@ -517,10 +519,10 @@ mod tests {
 
     const LOW: &str = r#"{"admin": {"listen": "off"}, "pools": [{"listen": "127.0.0.1:53", "protocol": "dns",
         "servers": ["127.0.0.1:5301"], "workers": 1}]}"#;
-    const CLEAR: &str = r#"{"pools": [{"listen": "127.0.0.1:70", "protocol": "datagram", "servers": ["127.0.0.1:1"],
-        "transparent": true, "workers": 1}]}"#;
-    const WIDE: &str = r#"{"pools": [{"listen": "*:5300", "protocol": "dns", "servers": ["10.0.0.1:5301"], "workers": 1,
-        "io": "io_uring"}]}"#;
+    const CLEAR: &str = r#"{"pools": [{"listen": "127.0.0.1:70", "protocol": "datagram",
+        "servers": ["127.0.0.1:1"], "transparent": true, "workers": 1}]}"#;
+    const WIDE: &str = r#"{"pools": [{"listen": "*:5300", "protocol": "dns", "servers": ["10.0.0.1:5301"],
+        "workers": 1, "io": "io_uring"}]}"#;
 
     #[test]
     fn a_good_machine_has_nothing_to_mend() {

@@ -145,10 +145,10 @@ mod tests {
     #[test]
     fn a_pool_needs_ports_for_each_family_and_descriptors_for_tcp() {
         let file = r#"{"admin": {"listen": "off"}, "pools": [
-            {"name": "a", "listen": "*:53", "protocol": "dns", "servers": ["127.0.0.1:1", "[::1]:2"], "ports": 10,
-             "workers": 2, "io": "io_uring", "tcp_connections": 100},
-            {"name": "b", "listen": "127.0.0.1:54", "protocol": "datagram", "servers": ["127.0.0.1:3"], "ports": 7,
-             "workers": 1, "transparent": true}]}"#;
+            {"name": "a", "listen": "*:53", "protocol": "dns", "servers": ["127.0.0.1:1", "[::1]:2"],
+             "ports": 10, "workers": 2, "io": "io_uring", "tcp_connections": 100},
+            {"name": "b", "listen": "127.0.0.1:54", "protocol": "datagram", "servers": ["127.0.0.1:3"],
+             "ports": 7, "workers": 1, "transparent": true}]}"#;
         let needs = Needs::of(&Config::parse(file, None).unwrap());
         // `*` is one address per family. The dns pool has a health check, the other pool has none.
         let fronts = 2 * 2 + 1;

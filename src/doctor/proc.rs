@@ -112,10 +112,12 @@ mod tests {
 
     #[test]
     fn sockets() {
-        let v4 = " 2884: 0100007F:B2FF 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 4744844 2 0 2745";
+        let v4 = " 2884: 0100007F:B2FF 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        \
+                  0 4744844 2 0 2745";
         assert_eq!(socket(v4, false), Some(("127.0.0.1:45823".parse().unwrap(), 4_744_844)));
         assert_eq!(socket(v4, true), None, "not a listener");
-        let v6 = "  1: 00000000000000000000000001000000:0035 00000000000000000000000000000000:0000 0A 0:0 0:0 0 0 0 77 1 0";
+        let v6 = "  1: 00000000000000000000000001000000:0035 00000000000000000000000000000000:0000 0A \
+                  0:0 0:0 0 0 0 77 1 0";
         assert_eq!(socket(v6, true), Some(("[::1]:53".parse().unwrap(), 77)));
         assert_eq!(socket("  sl  local_address rem_address   st tx_queue", false), None);
         assert_eq!(process_name("a\u{1b}[2Jb\n"), "a[2Jb");

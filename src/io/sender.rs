@@ -232,7 +232,8 @@ impl Sender {
         let datagrams = packed.datagrams();
         let socket = self.sockets[index];
         let retries = self.retries[socket.0 as usize];
-        let is_too_long = errno == libc::EMSGSIZE && datagrams > 1; // more likely than another message's error
+        // More likely than another message's error.
+        let is_too_long = errno == libc::EMSGSIZE && datagrams > 1;
         if retries > 0 && may_be_of_another(errno) && !is_too_long {
             // SAFETY: a header of `send`, which still points where it did.
             errno = unsafe { send_one(call, &mut self.headers[index], socket, retries - 1) };

@@ -76,7 +76,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_least_is_the_least_of_all(servers in 1usize..9, ops in prop::collection::vec((any::<bool>(), 0usize..9), 0..200)) {
+        fn the_least_is_the_least_of_all(
+            servers in 1usize..9,
+            ops in prop::collection::vec((any::<bool>(), 0usize..9), 0..200),
+        ) {
             let (mut lengths, mut plain) = (Lengths::new(servers), vec![0u32; servers]);
             let mut rng = Rng::new(1);
             for (more, server) in ops {

@@ -45,7 +45,8 @@ pub enum BadSpeed {
     Group(String),
     /// Not a spell.
     #[error(
-        "\"{0}\" is no slow time; use COUNTxFACTOR, COUNTxFACTOR@FROM or COUNTxFACTOR@FROM..TO, such as 1x5@2s..4s"
+        "\"{0}\" is no slow time; use COUNTxFACTOR, COUNTxFACTOR@FROM or COUNTxFACTOR@FROM..TO, such as \
+         1x5@2s..4s"
     )]
     Spell(String),
 }

@@ -250,7 +250,8 @@ impl Measurement {
                 Err("a payload of 0 bytes: with --protocol raw a request has at least 1 byte".to_owned())
             }
             ProtocolSpec::Raw(payload) if payload.len_marked() > PAYLOAD_MAX => Err(format!(
-                "--payload: {} bytes with each {{id}} as 16 digits; a datagram carries at most {PAYLOAD_MAX} bytes",
+                "--payload: {} bytes with each {{id}} as 16 digits; a datagram carries at most \
+                 {PAYLOAD_MAX} bytes",
                 payload.len_marked()
             )),
             ProtocolSpec::Raw(payload) => fixed_and_sized(payload, sizes),

@@ -41,7 +41,8 @@ pub fn of_run(report: &LoadReport, judged: &[String], machine: &MachineInfo) -> 
         section.facts(facts(report));
         section.chart(&latency);
         section.text(
-            "From schedule: from the moment at which a request should have left, so a stall shows in every request scheduled during \
+            "From schedule: from the moment at which a request should have left, so a stall shows in every \
+             request scheduled during \
              it. From sending: from the actual send. Lost requests count as the timeout.",
         );
         percentile_table(report, section);
@@ -94,12 +95,19 @@ pub fn of_search(found: &Found, machine: &MachineInfo) -> Result<Page, String> {
         });
     let page = page.section("Trials", |section| {
         section.text(
-            "The search doubled or halved the rate until one met the SLO and a higher one did not. Then it halved that interval. \
-             The majority of a rate's trials decides. The interval uses further trials around the limit: it contains the limit in 95 % \
+            "The search doubled or halved the rate until one met the SLO and a higher one did not. Then it \
+             halved that interval. \
+             The majority of a rate's trials decides. The interval uses further trials around the limit: \
+             it contains the limit in 95 % \
              of all searches, if a higher rate is never easier (sign test).",
         );
         let rows = found.trials.iter().enumerate().map(|(index, trial)| {
-            vec![(index + 1).to_string(), per_second(trial.rate), outcome(trial).to_owned(), trial.measured.clone()]
+            vec![
+                (index + 1).to_string(),
+                per_second(trial.rate),
+                outcome(trial).to_owned(),
+                trial.measured.clone(),
+            ]
         });
         section.table(&["trial", "rate", "", "measured"], rows);
     });
@@ -122,14 +130,21 @@ pub fn of_comparison(compared: &Compared, machine: &MachineInfo) -> Result<Page,
             section.result(&figure.to_string());
         }
         let row = |figure: &Difference| {
-            vec![figure.metric.clone(), figure.write(figure.a), figure.write(figure.b), figure.write_interval()]
+            vec![
+                figure.metric.clone(),
+                figure.write(figure.a),
+                figure.write(figure.b),
+                figure.write_interval(),
+            ]
         };
         section.table(&["", "A", "B", "B relative to A"], compared.figures.iter().map(row));
         section.chart(&latency);
         section.chart(&ratios);
         section.text(&format!(
-            "Turns alternate, A B B A, so that a drift of the machine affects both alike. Each of the {} pairs gives a ratio. Shown are \
-             the median and the interval that contains the true median with the given confidence. {} pairs were left out.",
+            "Turns alternate, A B B A, so that a drift of the machine affects both alike. Each of the {} \
+             pairs gives a ratio. Shown are \
+             the median and the interval that contains the true median with the given confidence. {} pairs \
+             were left out.",
             compared.pairs, compared.pairs_unfit
         ));
     });

@@ -169,13 +169,15 @@ impl fmt::Display for RunVerdict {
             ),
             RunVerdict::Late(share) => write!(
                 f,
-                "{:.1} % of the requests left more than 1 ms late, so the results measure this generator, not the system; \
+                "{:.1} % of the requests left more than 1 ms late, so the results measure this generator, \
+                 not the system; \
                  lower --rate or give it more CPU",
                 share * 100.0
             ),
             RunVerdict::TooSlow(share) => write!(
                 f,
-                "only {:.1} % of the rate was reached, so the results measure this generator, not the system; lower --rate \
+                "only {:.1} % of the rate was reached, so the results measure this generator, not the \
+                 system; lower --rate \
                  or give it more CPU",
                 share * 100.0
             ),
@@ -266,7 +268,8 @@ impl fmt::Display for LoadReport {
             let LoadReport { not_sent, kernel_drops, .. } = self;
             writeln!(
                 f,
-                "lost on this machine: {not_sent} datagrams not sent, {kernel_drops} responses not read in time"
+                "lost on this machine: {not_sent} datagrams not sent, {kernel_drops} responses not read in \
+                 time"
             )?;
         }
         writeln!(f)?;

@@ -153,7 +153,8 @@ impl Search {
         for condition in plan.slo.each() {
             if matches!(condition.operator, Operator::Above | Operator::AtLeast) {
                 return Err(format!(
-                    "`{condition}` is easier to meet at a higher rate, so there is no highest one; use < or <= in an \
+                    "`{condition}` is easier to meet at a higher rate, so there is no highest one; use < \
+                     or <= in an \
                      SLO"
                 ));
             }

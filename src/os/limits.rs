@@ -14,7 +14,8 @@ pub fn allow_files(count: u64, settings: &str) -> io::Result<()> {
     if limit.maximum.is_some_and(|maximum| maximum < count) {
         let maximum = limit.maximum.unwrap_or_default();
         return Err(io::Error::other(format!(
-            "cannot open {count} file descriptors: this process may have {maximum}; raise the limit (ulimit -Hn, or \
+            "cannot open {count} file descriptors: this process may have {maximum}; raise the limit \
+             (ulimit -Hn, or \
             LimitNOFILE of a unit), or lower {settings}"
         )));
     }

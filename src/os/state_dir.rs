@@ -31,7 +31,8 @@ pub fn prepare(dir: &Path) -> Result<(), String> {
         Err(format!("the directory {shown} belongs to user {owner}, not to {user}; set state_dir to another"))
     } else if mode & 0o077 != 0 {
         Err(format!(
-            "other users may enter the directory {shown} (mode {mode:03o}); run chmod 700 {shown}, or set state_dir to another"
+            "other users may enter the directory {shown} (mode {mode:03o}); run chmod 700 {shown}, or set \
+             state_dir to another"
         ))
     } else {
         Ok(())

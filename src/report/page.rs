@@ -37,12 +37,13 @@ impl Page {
     pub fn to_html(&self) -> String {
         format!(
             "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
-             <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; \
-             base-uri 'none'; form-action 'none'\">\n\
+             <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; \
+             style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'\">\n\
              <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
              <meta name=\"color-scheme\" content=\"light dark\">\n\
              <meta name=\"referrer\" content=\"no-referrer\">\n\
-             <title>{}</title>\n<style>\n{}{}</style>\n</head>\n<body>\n<main>\n{}</main>\n</body>\n</html>\n",
+             <title>{}</title>\n<style>\n{}{}</style>\n</head>\n\
+             <body>\n<main>\n{}</main>\n</body>\n</html>\n",
             escape(&self.title),
             STYLE,
             chart::STYLE,
@@ -131,9 +132,12 @@ h2 { font-size: 16px; margin: 0 0 8px; }
 p { margin: 0 0 8px; overflow-wrap: anywhere; }
 .soft { color: var(--dim); }
 .result { font-size: 17px; font-weight: 600; }
-section { background: var(--card); border: 1px solid var(--edge); border-radius: 8px; padding: 14px; margin: 0 0 12px; min-width: 0; }
-pre { margin: 0 0 8px; white-space: pre-wrap; overflow-wrap: anywhere; font: 13px/1.4 ui-monospace, monospace; }
-dl { display: grid; grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)); gap: 6px 16px; margin: 0 0 8px; }
+section { background: var(--card); border: 1px solid var(--edge); border-radius: 8px; padding: 14px;
+  margin: 0 0 12px; min-width: 0; }
+pre { margin: 0 0 8px; white-space: pre-wrap; overflow-wrap: anywhere;
+  font: 13px/1.4 ui-monospace, monospace; }
+dl { display: grid; grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)); gap: 6px 16px;
+  margin: 0 0 8px; }
 dt { color: var(--dim); font-size: 13px; }
 dd { margin: 0; font-weight: 600; overflow-wrap: anywhere; font-variant-numeric: tabular-nums; }
 .wide { overflow-x: auto; }

@@ -4,7 +4,7 @@
 //! ```text
 //!            started                        retire                 left, or time is up
 //! STARTING ──────────> RUNNING ──────────────────────────> LEAVING ──────────────────────> STOPPING ──> gone
-//!    ^  │ failed          │ ended unexpectedly                  (only where servers are withdrawn before they stop)
+//!    ^  │ failed          │ ended unexpectedly          (only where servers are withdrawn before they stop)
 //!    │  v                 v
 //!    └─ WAITING <─────────┘    100 ms, then twice as long each time, at most 10 s
 //! ```

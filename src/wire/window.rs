@@ -227,7 +227,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn dispatch_window_agrees_with_a_set(ops in prop::collection::vec((any::<bool>(), 0u32..80), 1..400), start in prop::sample::select(vec![0, u32::MAX - 50])) {
+        fn dispatch_window_agrees_with_a_set(
+            ops in prop::collection::vec((any::<bool>(), 0u32..80), 1..400),
+            start in prop::sample::select(vec![0, u32::MAX - 50]),
+        ) {
             let window = DispatchWindow::starting_at(start);
             let mut open = HashSet::new();
             for (dispatch, back) in ops {
@@ -241,7 +244,11 @@ mod tests {
         }
 
         #[test]
-        fn a_window_goes_on_in_another_process(sent in 0u32..200_000, start in prop::sample::select(vec![0, u32::MAX - 70_000]), answered in prop::collection::vec(0u32..70_000, 0..200)) {
+        fn a_window_goes_on_in_another_process(
+            sent in 0u32..200_000,
+            start in prop::sample::select(vec![0, u32::MAX - 70_000]),
+            answered in prop::collection::vec(0u32..70_000, 0..200),
+        ) {
             let window = DispatchWindow::starting_at(start);
             for _ in 0..sent {
                 window.dispatch();
@@ -263,7 +270,9 @@ mod tests {
         }
 
         #[test]
-        fn replay_window_agrees_with_a_list(steps in prop::collection::vec((0u64..3000, any::<bool>()), 1..300)) {
+        fn replay_window_agrees_with_a_list(
+            steps in prop::collection::vec((0u64..3000, any::<bool>()), 1..300),
+        ) {
             let mut window = ReplayWindow::default();
             let (mut seen, mut newest) = (VecDeque::new(), 1u64);
             for (distance, ahead) in steps {

@@ -21,7 +21,8 @@ pub struct Args {
     pub command: Command,
 }
 
-const EXIT_CODES: &str = "Exit codes: 0 success; 1 a request was lost or refused, a drain timed out, or doctor found problems; \
+const EXIT_CODES: &str = "\
+Exit codes: 0 success; 1 a request was lost or refused, a drain timed out, or doctor found problems; \
 2 an error in the arguments, the configuration or the environment, such as an address in use.";
 
 #[derive(Subcommand)]
@@ -259,7 +260,8 @@ pub struct Client {
     #[arg(long, default_value_t = 0, hide_default_value = true)]
     pub port: u16,
     /// Maximum requests in flight without --rate, 1 to 4096
-    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=4096))]
+    #[arg(long, value_name = "N", default_value_t = 16,
+        value_parser = clap::value_parser!(u16).range(1..=4096))]
     pub window: u16,
     /// Text to send
     #[arg(long, default_value = "hello")]
@@ -385,7 +387,8 @@ pub struct Drain {
     #[command(flatten)]
     pub server: ServerArgs,
     /// Wait until the server's queue is empty, at most this long (1m if TIME is omitted)
-    #[arg(long, value_parser = humantime::parse_duration, value_name = "TIME", num_args = 0..=1, default_missing_value = "1m")]
+    #[arg(long, value_parser = humantime::parse_duration, value_name = "TIME", num_args = 0..=1,
+        default_missing_value = "1m")]
     pub wait: Option<Duration>,
 }
 

@@ -51,7 +51,8 @@ pub fn run(args: &Balancer) -> Result<()> {
         Some(url) if !args.common.quiet => tell(format_args!("balancer: dashboard on {url}")),
         None if config.admin.listen.is_some() => {
             let addr = config.admin.listen.expect("checked above");
-            warn!(%addr, error = "another process uses the port", remedy = "change admin.listen", "no admin interface");
+            let (error, remedy) = ("another process uses the port", "change admin.listen");
+            warn!(%addr, error, remedy, "no admin interface");
         }
         _ => {}
     }

@@ -137,7 +137,8 @@ pub fn open(
             let (name, addr) = (&pool.name, run.controller);
             let key = if name == "native" { "controller.port" } else { "controller" };
             format!(
-                "pool {name}: cannot take scaling requests on {addr}; stop the process there, or set another {key}"
+                "pool {name}: cannot take scaling requests on {addr}; stop the process there, or set \
+                 another {key}"
             )
         })?);
     }

@@ -79,7 +79,8 @@ mod tests {
             finding("clock", Level::Note, "slow", &[]),
         ];
         let end = "problems: 1, notes: 1, ok: 1\n\
-                   To keep sysctl settings after a reboot, write NAME=VALUE lines to /etc/sysctl.d/90-lbd.conf\n";
+                   To keep sysctl settings after a reboot, write NAME=VALUE lines to \
+                   /etc/sysctl.d/90-lbd.conf\n";
         let bad = "receive buffers  PROBLEM  small\n                 fix:     sysctl -w a=1\n\
                    clock            note     slow\n";
         assert_eq!(render(&findings, false, false), format!("kernel           ok       6.1\n{bad}{end}"));

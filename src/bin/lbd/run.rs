@@ -69,7 +69,8 @@ fn run_server(args: &Server) -> Result<()> {
     let ip = args.bind.unwrap_or(balancer.ip());
     if !ip.is_loopback() && pool.key.is_none() {
         bail!(
-            "cannot listen on {ip}: a server outside the loopback needs a key; set key_file in the configuration"
+            "cannot listen on {ip}: a server outside the loopback needs a key; set key_file in the \
+             configuration"
         );
     }
     let clock = Clock::start();
@@ -99,13 +100,15 @@ fn run_server(args: &Server) -> Result<()> {
     if args.json {
         let summary = serde_json::json!({
             "id": id, "received": totals.received, "served": totals.served, "busy": totals.busy,
-            "expired": totals.expired, "queue_max": totals.queue_max, "left": role.queue_len(), "dropped": totals.drops.total(),
+            "expired": totals.expired, "queue_max": totals.queue_max, "left": role.queue_len(),
+            "dropped": totals.drops.total(),
         });
         print(format_args!("{summary}\n"))?;
     } else if !args.common.quiet {
         let server::Totals { received, served, busy, expired, queue_max, .. } = totals;
         print(format_args!(
-            "server {id}: {received} received, {served} served, {busy} busy, {expired} expired, longest queue {queue_max}\n"
+            "server {id}: {received} received, {served} served, {busy} busy, {expired} expired, longest \
+             queue {queue_max}\n"
         ))?;
     }
     Ok(())

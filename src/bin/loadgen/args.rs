@@ -22,21 +22,24 @@ pub use judgement::Judgement;
 /// rate is kept while fewer than --window requests are in flight.
 #[derive(Parser)]
 #[command(version, max_term_width = 100, after_help = EXAMPLES)]
-#[command(group(clap::ArgGroup::new("load").args(["rate", "ramp", "steps", "window", "arrivals", "merge", "search"])
-    .required(true).multiple(true)))]
+#[command(group(clap::ArgGroup::new("load")
+    .args(["rate", "ramp", "steps", "window", "arrivals", "merge", "search"]).required(true).multiple(true)))]
 pub struct Args {
     /// Requests per second, 0.001 to 100000000
     #[arg(long, value_name = "R", value_parser = rate, help_heading = LOAD)]
     pub rate: Option<f64>,
     /// Rate that changes linearly over --duration; the warm-up runs at FROM
-    #[arg(long, value_name = "FROM..TO", value_parser = Ramp::parse, conflicts_with_all = ["rate", "steps"], help_heading = LOAD)]
+    #[arg(long, value_name = "FROM..TO", value_parser = Ramp::parse,
+        conflicts_with_all = ["rate", "steps"], help_heading = LOAD)]
     pub ramp: Option<Ramp>,
     /// Rates one after another, each for --duration and with its own report: R1,R2,R3, or N rates from
     /// FROM to TO
-    #[arg(long, value_name = "R1,R2,..|FROM..TO/N", value_parser = Steps::parse, conflicts_with = "rate", help_heading = LOAD)]
+    #[arg(long, value_name = "R1,R2,..|FROM..TO/N", value_parser = Steps::parse,
+        conflicts_with = "rate", help_heading = LOAD)]
     pub steps: Option<Steps>,
     /// Maximum requests in flight, 1 to 4194304
-    #[arg(long, value_name = "W", value_parser = clap::value_parser!(u32).range(1..=4_194_304), help_heading = LOAD)]
+    #[arg(long, value_name = "W", value_parser = clap::value_parser!(u32).range(1..=4_194_304),
+        help_heading = LOAD)]
     pub window: Option<u32>,
     /// Spacing of requests: poisson (exponential gaps, like many users), constant (equal gaps), burst:N
     /// (N at once, at equal gaps; N is 10 if omitted), or trace:FILE [default: poisson]
@@ -78,10 +81,12 @@ pub struct Args {
     #[arg(long, value_name = "BYTES|text:..", help_heading = REQUESTS)]
     pub payload: Option<Payload>,
     /// Frame size in bytes, if no configuration is used
-    #[arg(long, value_name = "BYTES", conflicts_with = "config", value_parser = frame_size, help_heading = REQUESTS)]
+    #[arg(long, value_name = "BYTES", conflicts_with = "config", value_parser = frame_size,
+        help_heading = REQUESTS)]
     pub frame: Option<usize>,
     /// Maximum frames per datagram, 1 to 511 [default: from the configuration, or what fits 1,472 bytes]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=511), help_heading = REQUESTS)]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=511),
+        help_heading = REQUESTS)]
     pub frames_per_datagram: Option<u16>,
     /// Name to query; {id} becomes 16 unique digits in each query, so that no cache can answer [default:
     /// example.com]
@@ -94,7 +99,8 @@ pub struct Args {
     #[arg(long, value_name = "TYPE", value_parser = type_from, help_heading = REQUESTS)]
     pub dns_type: Option<u16>,
     /// Allow responses of up to this size with an EDNS record, at least 512
-    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u16).range(512..), help_heading = REQUESTS)]
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u16).range(512..),
+        help_heading = REQUESTS)]
     pub dns_edns: Option<u16>,
     /// The balancer's configuration, for target and frame size [default: ./config.json, or the built-in
     /// defaults]
@@ -102,20 +108,24 @@ pub struct Args {
     pub config: Option<PathBuf>,
 
     /// Sending threads, 1 to 1024; each gets its share of rate, clients and window
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024), help_heading = MACHINE)]
+    #[arg(long, value_name = "N", default_value_t = 1,
+        value_parser = clap::value_parser!(u16).range(1..=1024), help_heading = MACHINE)]
     pub threads: u16,
     /// I/O back end: auto, mio or io_uring [default: from the configuration]
     #[arg(long, value_name = "NAME", help_heading = MACHINE)]
     pub io: Option<IoChoice>,
     /// Busy-wait this long before each scheduled send: more punctual, at one CPU per thread
-    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = humantime::parse_duration, help_heading = MACHINE)]
+    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = humantime::parse_duration,
+        help_heading = MACHINE)]
     pub spin: Duration,
 
     #[command(flatten)]
     pub judgement: Judgement,
 
     /// Merge the JSON reports of processes that ran at the same time, instead of sending load
-    #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with_all = ["rate", "ramp", "steps", "window", "arrivals"], help_heading = OUTPUT)]
+    #[arg(long, value_name = "FILE", num_args = 1..,
+        conflicts_with_all = ["rate", "ramp", "steps", "window", "arrivals"],
+        help_heading = OUTPUT)]
     pub merge: Option<Vec<PathBuf>>,
     /// Write the report as JSON to this file; `-` is standard output, which moves the table to standard
     /// error
@@ -150,10 +160,10 @@ Examples:
   loadgen --rate 20000 --compare 127.0.0.1:54001 127.0.0.1:55001 --repeats 15
   loadgen --rate 20000 --fail-if 'p99>5ms' --fail-if 'loss>0.1%' --report out.html
 
-Exit codes: 0 the schedule was kept; 1 no request was answered, or more than 1 % of the requests left late or less \
-than 99 % of them left, so the results measure this generator and not the system; 2 an error in the arguments, the \
-configuration or the environment; 3 a condition of --fail-if holds, or even the lowest rate misses --slo. Lost \
-requests do not fail a run: the report counts them, and --fail-if sets a limit.";
+Exit codes: 0 the schedule was kept; 1 no request was answered, or more than 1 % of the requests left late \
+or less than 99 % of them left, so the results measure this generator and not the system; 2 an error in the \
+arguments, the configuration or the environment; 3 a condition of --fail-if holds, or even the lowest rate \
+misses --slo. Lost requests do not fail a run: the report counts them, and --fail-if sets a limit.";
 
 /// Protocol of the requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

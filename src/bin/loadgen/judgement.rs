@@ -32,7 +32,8 @@ pub struct Judgement {
     /// meets the SLO and a higher one does not. Then it narrows that interval until it is below
     /// --precision. The majority of a rate's trials decides; each trial lasts --warmup and --duration.
     /// Further trials around the limit give its confidence interval.
-    #[arg(long, requires = "slo", conflicts_with_all = ONE_RUN, conflicts_with_all = ["ramp", "window", "compare"], help_heading = JUDGEMENT)]
+    #[arg(long, requires = "slo", conflicts_with_all = ONE_RUN,
+        conflicts_with_all = ["ramp", "window", "compare"], help_heading = JUDGEMENT)]
     pub search: bool,
     /// Conditions that a rate must meet, as in 'p99<2ms,loss<0.1%'; metrics as with --fail-if
     #[arg(long, value_name = "CONDITIONS", requires = "search", help_heading = JUDGEMENT)]
@@ -44,19 +45,23 @@ pub struct Judgement {
     #[arg(long, value_name = "R", requires = "search", value_parser = rate, help_heading = JUDGEMENT)]
     pub to: Option<f64>,
     /// Relative precision of the limit
-    #[arg(long, value_name = "SHARE", default_value = "2%", requires = "search", value_parser = share, help_heading = JUDGEMENT)]
+    #[arg(long, value_name = "SHARE", default_value = "2%", requires = "search",
+        value_parser = share, help_heading = JUDGEMENT)]
     pub precision: f64,
     /// Maximum trials of a search
-    #[arg(long, value_name = "N", default_value_t = 100, requires = "search", value_parser = clap::value_parser!(u16).range(1..), help_heading = JUDGEMENT)]
+    #[arg(long, value_name = "N", default_value_t = 100, requires = "search",
+        value_parser = clap::value_parser!(u16).range(1..), help_heading = JUDGEMENT)]
     pub max_trials: u16,
     /// Send the same load to two targets in turn, A B B A, and report how B differs
     ///
     /// Each pair of turns sends the same requests at the same moments and gives a ratio. The report
     /// shows the median ratio and its confidence interval. A difference needs at least six pairs.
-    #[arg(long, value_names = ["A", "B"], num_args = 2, conflicts_with_all = ONE_RUN, conflicts_with = "target", help_heading = JUDGEMENT)]
+    #[arg(long, value_names = ["A", "B"], num_args = 2, conflicts_with_all = ONE_RUN,
+        conflicts_with = "target", help_heading = JUDGEMENT)]
     pub compare: Option<Vec<SocketAddr>>,
     /// Trials per rate in a search (default: 3), or pairs of turns in a comparison (default: 9)
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000), help_heading = JUDGEMENT)]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000),
+        help_heading = JUDGEMENT)]
     pub repeats: Option<u16>,
     /// Write an HTML page with charts of the results; the file is self-contained
     #[arg(long, value_name = "FILE", help_heading = JUDGEMENT)]

@@ -95,7 +95,8 @@ impl<'a> Trials<'a> {
             if first.is_none() || Instant::now() >= give_up {
                 let LoadReport { sent, answered, busy, refused, lost, .. } = report;
                 bail!(
-                    "{} does not respond{}: of {sent} requests at {CALM_RATE}/s {answered} were answered, {busy} busy, \
+                    "{} does not respond{}: of {sent} requests at {CALM_RATE}/s {answered} were answered, \
+                     {busy} busy, \
                      {refused} refused, {lost} lost, half within {half} us",
                     job.target,
                     if first.is_some() {

@@ -154,7 +154,9 @@ proptest! {
     }
 
     #[test]
-    fn any_text_is_read_or_refused_at_a_place_in_it(text in "(p[0-9.]{0,4}|loss|rate)?[<>= ]{0,3}[0-9.]{0,3} ?[msu%µ,]{0,3}\\PC{0,3}") {
+    fn any_text_is_read_or_refused_at_a_place_in_it(
+        text in "(p[0-9.]{0,4}|loss|rate)?[<>= ]{0,3}[0-9.]{0,3} ?[msu%µ,]{0,3}\\PC{0,3}",
+    ) {
         match text.parse::<Conditions>() {
             Ok(read) => prop_assert_eq!(read.to_string().parse::<Conditions>().unwrap(), read),
             Err(error) => prop_assert!((1..=text.chars().count() + 1).contains(&error.at), "{}", error),

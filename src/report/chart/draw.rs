@@ -29,7 +29,8 @@ pub(super) fn svg(chart: &Lines, style: &str) -> String {
     let (names, rows) = legend(&chart.series);
     let plot = Plot::new(chart, TITLE + f64::from(rows) * ROW + 8.0);
     let mut out = format!(
-        "<svg class=\"chart\" xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" \
+        "<svg class=\"chart\" xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" \
+         role=\"img\" \
          aria-label=\"{}\">",
         escape(&chart.title)
     );
@@ -169,7 +170,8 @@ impl Plot {
                 let (x, y) = (chart.x.numbers.write(*x), chart.y.numbers.write(*y));
                 let _ = write!(
                     out,
-                    "<circle class=\"mark\" cx=\"{cx:.1}\" cy=\"{cy:.1}\" r=\"3\"><title>{}: {x}, {y}</title></circle>",
+                    "<circle class=\"mark\" cx=\"{cx:.1}\" cy=\"{cy:.1}\" r=\"3\"><title>{}: {x}, \
+                     {y}</title></circle>",
                     escape(&series.name)
                 );
             }

@@ -591,7 +591,9 @@ proptest! {
             match what {
                 0 => drop(bench.order(RequestOp::Grow, id)),
                 1 => drop(bench.order(RequestOp::Shrink, id)),
-                2 if alive.remove(&id).is_some() => bench.controller.replicas.on_exited(bench.now, id, "a crash"),
+                2 if alive.remove(&id).is_some() => {
+                    bench.controller.replicas.on_exited(bench.now, id, "a crash");
+                }
                 _ => bench.pass(ms * MS),
             }
             while let Some(action) = bench.controller.replicas.poll_action() {

@@ -888,7 +888,10 @@ proptest! {
     /// counted.
     #[test]
     fn a_scribbling_balancer_cannot_break_a_server(
-        scribbles in prop::collection::vec((0usize..5, prop::collection::vec((8usize..128, any::<u8>()), 1..6)), 1..20),
+        scribbles in prop::collection::vec(
+            (0usize..5, prop::collection::vec((8usize..128, any::<u8>()), 1..6)),
+            1..20,
+        ),
     ) {
         let mut bench = Bench::new(Work::Echo).joined();
         for (which, places) in scribbles {

@@ -87,7 +87,10 @@ fn target(args: &Ping, config: &Config) -> Result<(SocketAddr, PingProtocol)> {
             let place = places.iter().find(|place| args.protocol.is_none_or(|wanted| wanted == place.1));
             place.copied().with_context(|| {
                 let protocol = args.protocol.map_or("any protocol", PingProtocol::name);
-                format!("the configuration has no pool for {protocol}; name a target, as in lbd ping 127.0.0.1:54001")
+                format!(
+                    "the configuration has no pool for {protocol}; name a target, as in \
+                     lbd ping 127.0.0.1:54001"
+                )
             })
         }
     }

@@ -127,7 +127,8 @@ impl Stats {
             })
         });
         json!({ "summary": {
-            "sent": self.sent, "answered": self.times.len(), "refused": self.troubles, "lost": self.lost, "time_ms": times,
+            "sent": self.sent, "answered": self.times.len(), "refused": self.troubles,
+            "lost": self.lost, "time_ms": times,
         }})
     }
 }

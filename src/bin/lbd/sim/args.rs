@@ -12,10 +12,12 @@ use super::loads::Loads;
 #[derive(clap::Args)]
 pub struct Sim {
     /// Servers, 1 to 100000; each serves one request at a time
-    #[arg(long, value_name = "N", default_value = "16", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    #[arg(long, value_name = "N", default_value = "16", value_delimiter = ',',
+        value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub servers: Vec<u32>,
     /// Balancers that share the servers, 1 to 256; each request goes to one of them at random
-    #[arg(long, value_name = "N", default_value = "1", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..=256))]
+    #[arg(long, value_name = "N", default_value = "1", value_delimiter = ',',
+        value_parser = clap::value_parser!(u16).range(1..=256))]
     pub balancers: Vec<u16>,
     /// Servers of each balancer [default: all, or a part of a large system]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4096))]
@@ -43,7 +45,8 @@ pub struct Sim {
     #[arg(long, value_name = "KIND", default_value = "native")]
     pub pool: SimPool,
     /// Interval of the servers' queue reports, 1ms to 1m
-    #[arg(long, value_parser = from_1ms_to_1m, value_name = "TIME", default_value = "10ms", value_delimiter = ',')]
+    #[arg(long, value_parser = from_1ms_to_1m, value_name = "TIME", default_value = "10ms",
+        value_delimiter = ',')]
     pub staleness: Vec<Duration>,
     /// Path of replies: through the balancer, or direct to the client
     #[arg(long, value_name = "PATH", default_value = "balancer")]
@@ -69,7 +72,8 @@ pub struct Sim {
     #[arg(long, value_name = "FACTORxTIME", value_parser = overload)]
     pub overload: Option<Overload>,
     /// Requests per run
-    #[arg(long, value_name = "N", default_value_t = 200_000, value_parser = clap::value_parser!(u32).range(1..=100_000_000))]
+    #[arg(long, value_name = "N", default_value_t = 200_000,
+        value_parser = clap::value_parser!(u32).range(1..=100_000_000))]
     pub requests: u32,
     /// Requests at the start of a run that do not count [default: a tenth of --requests]
     #[arg(long, value_name = "N")]
@@ -78,7 +82,8 @@ pub struct Sim {
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
     /// Runs per policy, each with another seed, 1 to 100; ratios are medians
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=100))]
+    #[arg(long, value_name = "N", default_value_t = 1,
+        value_parser = clap::value_parser!(u64).range(1..=100))]
     pub repeats: u64,
     /// Concurrent runs [default: one per CPU]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]

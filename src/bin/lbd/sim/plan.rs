@@ -141,7 +141,8 @@ fn contenders(names: &[String]) -> Result<Vec<PolicyUnderTest>> {
 fn check(Case { setup, .. }: &Case) -> Result<()> {
     if setup.kind == PoolKind::Datagram && setup.reply_path == ReplyPath::Direct {
         bail!(
-            "--reply-path direct applies only to --pool native; unmodified servers reply to the sender of a datagram"
+            "--reply-path direct applies only to --pool native; unmodified servers reply to the sender of \
+             a datagram"
         );
     }
     if setup.kind == PoolKind::Datagram && setup.clients > 0 {
@@ -157,7 +158,8 @@ fn check(Case { setup, .. }: &Case) -> Result<()> {
     }
     if setup.balancers * setup.servers_of_one() < setup.servers {
         bail!(
-            "{} balancers with {} servers each leave some of --servers {} without a balancer; raise --balancers or --subset",
+            "{} balancers with {} servers each leave some of --servers {} without a balancer; raise \
+             --balancers or --subset",
             setup.balancers,
             setup.servers_of_one(),
             setup.servers

@@ -99,8 +99,10 @@ pub fn page(args: &Sim, plan: &StudyPlan, cases: &[InCase]) -> String {
     let mut page = Page::new("Policies compared", about).section("What was simulated", |section| {
         section.facts(words::of_plan(plan));
         section.text(
-            "Response times count from the arrival at a balancer. The reference is one queue for all servers on the same \
-             requests, without a network: first come, first served, by the fastest free server. \"exact\" selects the \
+            "Response times count from the arrival at a balancer. The reference is one queue for all \
+             servers on the same \
+             requests, without a network: first come, first served, by the fastest free server. \"exact\" \
+             selects the \
              shortest queue with exact knowledge, without a network.",
         );
     });
