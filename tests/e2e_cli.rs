@@ -45,7 +45,7 @@ fn check_names_file_line_and_key_of_a_mistake() {
             "{\n \"load_balancer\": {\n  \"client_side_port\": 54000}}",
             3,
             "load_balancer.client_side_port",
-            "port 54000 is taken twice",
+            "127.0.0.1:54000 is taken twice",
         ),
         ("{\n \"load_balancer\": {\"io\": \"epoll\"}}", 2, "load_balancer.io", "use auto, mio or io_uring"),
         ("{\n \"load_balancer\": {\"workers\": 99}}", 2, "load_balancer.workers", "from 1 to 32"),
@@ -110,7 +110,7 @@ fn check_describes_pools_and_what_their_ports_allow() {
         "pool-1: dns on 127.0.0.1:5300",
         "192.0.2.2:53, id 1, weight 2",
         "pool-2: datagram on 127.0.0.1:5400",
-        "256 ports x 1 server = 256 port-and-server pairs; at a rest of 1s they allow about 256 requests a second",
+        "256 ports x 1 server = 256 port-and-server pairs; with a quarantine of 1s: about 256 requests per second",
     ] {
         assert!(finished.stdout.contains(part), "{part} in {}", finished.stdout);
     }
@@ -148,7 +148,7 @@ fn a_pool_without_a_file_is_checked_like_one_in_a_file() {
         (&["--listen", "*:5300"], "--listen: 0.0.0.0:5300 is taken twice"),
         (&["--affinity", "server"], "--affinity: \"server\" is unknown; use none or client"),
         (&["--policy", "best"], "--policy: unknown policy \"best\""),
-        (&["--replies", "2"], "--replies: more than one answer needs affinity: client"),
+        (&["--replies", "2"], "--replies: more than one response needs affinity: client"),
         (&["--timeout", "soon"], "--timeout: \"soon\" is not a duration"),
     ] {
         let error = refused(more);

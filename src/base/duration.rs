@@ -1,5 +1,5 @@
-//! How durations that were set are printed, everywhere the same: `250ms`, `1s 500ms`, `5m`, as configuration and arguments
-//! take them. Measured times are rounded; their form is in `bin/lbd/units.rs`.
+//! How durations that were set are printed, everywhere the same: `250ms`, `1s 500ms`, `5m`, as configuration
+//! and arguments take them. Measured times are rounded; their form is in `bin/lbd/units.rs`.
 
 use std::fmt::Display;
 use std::time::Duration;

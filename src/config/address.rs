@@ -1,5 +1,4 @@
-//! Addresses as a configuration writes them: where a pool listens, where a server is, who may send. Pure, but
-//! for [`reaches`].
+//! Addresses as a configuration writes them: of pools, of servers, and of sources. Pure, except [`reaches`].
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
@@ -10,7 +9,7 @@ use super::target::Target;
 /// The port of a DNS server that is written without one.
 const DNS_PORT: u16 = 53;
 
-/// Characters of a host name at most (RFC 1035, section 2.3.4).
+/// Most characters of a host name (RFC 1035, section 2.3.4).
 const HOST_LEN_MAX: usize = 253;
 
 /// The addresses that `IP:PORT` or `*:PORT` means; the error says what to write.
@@ -30,7 +29,7 @@ pub fn listen(text: &str) -> Result<Vec<SocketAddr>, String> {
     }
 }
 
-/// Where a server is; the port may be left out with DNS. The error says what to write.
+/// The target that a text means; with DNS the port is optional. The error says what to write.
 pub fn server(text: &str, dns: bool) -> Result<Target, String> {
     let target = target(text, dns)?;
     match &target {
@@ -126,13 +125,13 @@ fn is_local(addr: SocketAddr) -> bool {
         addr.set_port(0);
         UdpSocket::bind(addr).is_ok()
     };
-    // Reserved (RFC 1112, section 4) and for discarding (RFC 6666): nobody's. If they can be bound, then any
+    // Reserved (RFC 1112, section 4) and for discarding (RFC 6666): of no machine. If they can be bound, then any
     // address can (`ip_nonlocal_bind`), and the route decides.
-    let nobodys: IpAddr = match addr {
+    let unowned: IpAddr = match addr {
         SocketAddr::V4(_) => Ipv4Addr::new(240, 0, 0, 1).into(),
         SocketAddr::V6(_) => Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 1).into(),
     };
-    if binds((nobodys, 0).into()) { is_own_source(addr) } else { binds(addr) }
+    if binds((unowned, 0).into()) { is_own_source(addr) } else { binds(addr) }
 }
 
 /// Whether datagrams to an address come from that address: the route to what is local is so, at least for the

@@ -7,28 +7,28 @@ use super::key::read_private;
 use super::raw::RawAdmin;
 use super::reader::{Read, Reader};
 
-/// Where the admin interface listens unless it is said.
+/// Default address of the admin interface.
 const LISTEN: &str = "127.0.0.1:55080";
 
 /// The admin interface of a balancer.
 #[derive(Clone, Debug)]
 pub struct Admin {
-    /// Where it listens; `None` = nowhere.
+    /// The address it listens on; `None` = it is off.
     pub listen: Option<SocketAddr>,
     /// Whether `listen` is written, so that another process there is an error.
     pub is_written: bool,
-    /// What changes need; `None` = made anew by each process, for this machine only.
+    /// The token that changes need; `None` = each process makes one, for this machine only.
     pub token: Option<Token>,
 }
 
 impl Admin {
-    /// Where whoever is on this machine finds it.
+    /// The address at which a process on this machine reaches it; `None` = it is off.
     pub fn reach(&self) -> Option<SocketAddr> {
         self.listen.map(super::reachable)
     }
 }
 
-/// A word that whoever changes something has to know.
+/// A secret that every change over HTTP needs.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Token(String);
 
@@ -86,7 +86,7 @@ impl Reader<'_> {
         };
         if let Some(addr) = listen.filter(|addr| !addr.ip().is_loopback() && token.is_none()) {
             let problem = format!(
-                "{} is not a loopback address, so whoever changes something must know a token; set admin.token_file, or \
+                "{} is not a loopback address, so changes need a token that you set; set admin.token_file, or \
                  keep it on 127.0.0.1",
                 addr.ip()
             );

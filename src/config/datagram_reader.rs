@@ -1,4 +1,5 @@
-//! From a dns or datagram pool as it is written to a [`DatagramPool`]: values, ranges, and which keys go together.
+//! From a dns or datagram pool as it is written to a [`DatagramPool`]: values, ranges, and which keys go
+//! together.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -136,7 +137,8 @@ impl Reader<'_> {
         if policy == PolicyKind::ShortestDelay && (flows || replies == Some(0)) {
             let why = if flows { "affinity: client" } else { "replies: 0" };
             let problem = format!(
-                "policy shortest_delay needs response times, and {why} waits for no response; use shortest_queue"
+                "policy shortest_delay needs response times, and {why} waits for no response; use \
+                 shortest_queue"
             );
             return Err(self.error(key, problem));
         }
@@ -171,8 +173,8 @@ impl Reader<'_> {
             if let Some(other) = ids.insert(server.id, i) {
                 let id = server.id;
                 let problem = format!(
-                    "id {id} is taken twice, by the servers at positions {other} and {i} from 0; give each its \
-                     own (the default is the position)"
+                    "id {id} is taken twice, by the servers at positions {other} and {i} from 0; give each \
+                     its own (the default is the position)"
                 );
                 let keys = [other, i].map(|i| format!("{key}[{i}].id"));
                 return Err(self.error_among(&keys, problem));
@@ -199,7 +201,8 @@ impl Reader<'_> {
         let run = self.run(form, run, defaults)?;
         if let Some(id) = id_last.filter(|&id| id >= run.start_id) {
             let problem = format!(
-                "{} is not above the ids of the servers in the list, which go up to {id}; raise it, or remove the key",
+                "{} is not above the ids of the servers in the list, which go up to {id}; raise it, or \
+                 remove the key",
                 run.start_id
             );
             return Err(self.error(&key("start_id"), problem));
@@ -243,8 +246,8 @@ impl Reader<'_> {
         let ports = self.number(&key, &raw.ports, default, 1..=PORTS_MAX)?;
         if ports < workers {
             let problem = format!(
-                "ports = {ports} is less than workers = {workers}, and each worker needs one; raise it, \
-                 or lower that"
+                "ports = {ports} is less than workers = {workers}, and each worker needs one; raise it, or \
+                 lower that"
             );
             return Err(self.error_among(&[key, workers_key], problem));
         }
@@ -317,8 +320,8 @@ impl Reader<'_> {
         if timeout > interval {
             let [timeout, interval] = [timeout, interval].map(exact);
             let problem = format!(
-                "health.timeout = {timeout} is longer than health.interval = {interval}; lower it, \
-                 or raise that"
+                "health.timeout = {timeout} is longer than health.interval = {interval}; lower it, or raise \
+                 that"
             );
             return Err(self.error_among(&[key("timeout"), key("interval")], problem));
         }

@@ -1,7 +1,8 @@
 //! The text of a configuration: JSON that may have comments, with the line of each key. Pure.
 //!
-//! Names and kinds of values are checked against the schema that `lbd schema` prints: the two cannot differ. Comments
-//! (`//` and `/* */`) and commas after the last item are accepted; everything else is JSON as RFC 8259 has it.
+//! Names and kinds of values are checked against the schema that `lbd schema` prints: the two cannot differ.
+//! Comments (`//` and `/* */`) and commas after the last item are accepted; everything else is JSON as RFC
+//! 8259 has it.
 
 use std::collections::HashSet;
 
@@ -32,7 +33,8 @@ pub struct Document<'a> {
 /// A mistake in a text.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Mistake {
-    /// The key with what contains it, such as `server.count` or `pools[0].servers[1]`; empty for the whole text.
+    /// The key with what contains it, such as `server.count` or `pools[0].servers[1]`; empty for the whole
+    /// text.
     pub key: String,
     /// Its line, from 1.
     pub line: usize,
@@ -101,8 +103,8 @@ impl<'a> Document<'a> {
         steps.iter().map_while(step_in).collect()
     }
 
-    /// The value of the text; an error at a key that is written twice, is unknown to the schema, or holds another kind of
-    /// value than the schema says.
+    /// The value of the text; an error at a key that is written twice, is unknown to the schema, or holds
+    /// another kind of value than the schema says.
     pub fn value(&self, schema: &Value) -> Result<Value, Mistake> {
         if !matches!(self.root, ast::Value::Object(_)) {
             let problem =
@@ -337,7 +339,10 @@ mod tests {
                     }},
                 }},
             ]}},
-            "side": {"anyOf": [{"type": "string"}, {"type": "object", "properties": {"left": {"type": "string"}}}]},
+            "side": {"anyOf": [
+                {"type": "string"},
+                {"type": "object", "properties": {"left": {"type": "string"}}},
+            ]},
         }})
     }
 
@@ -458,7 +463,8 @@ mod tests {
 
     #[test]
     fn comments_and_a_comma_after_the_last_item_are_accepted() {
-        let text = "// first\n{ /* \"count\": 2,\n */ \"count\": 1, // \"on\": true\n\"words\": [\"//\", \"/**/\",],}\n// last";
+        let text = "// first\n{ /* \"count\": 2,\n */ \"count\": 1, // \"on\": true\n\"words\": [\"//\", \
+        \"/**/\",],}\n// last";
         let document = Document::parse(text).unwrap();
         assert_eq!(document.value(&schema()), Ok(json!({"count": 1, "words": ["//", "/**/"]})));
         assert_eq!(
@@ -477,7 +483,8 @@ mod tests {
             ("{\"count\": +1}", "1: : not valid JSON: unary plus on numbers is not allowed at column 11"),
             (
                 "{\"count\": .5}",
-                "1: : not valid JSON: leading or trailing decimal points on numbers are not allowed at column 11",
+                "1: : not valid JSON: leading or trailing decimal points on numbers are not allowed at \
+                 column 11",
             ),
             ("{\"count\": NaN}", "1: : not valid JSON: unexpected token at column 11"),
             ("{\"count\": 1e999}", "1: : not valid JSON: number out of range at column 11"),

@@ -35,8 +35,8 @@ impl std::fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
-/// Writes into an error with control characters escaped: whatever a file holds, its error is one line, and does
-/// nothing to a terminal.
+/// Writes into an error with control characters escaped: whatever a file holds, its error is one line, and
+/// does nothing to a terminal.
 struct OneLine<'a, 'f>(&'a mut std::fmt::Formatter<'f>);
 
 impl std::fmt::Write for OneLine<'_, '_> {

@@ -1,7 +1,7 @@
 //! How a pool is written: as an item of `pools`, or as the four sections of the native pool. Pure.
 //!
-//! The sections are read into the item that says the same; so a pool is validated by one reader, which names each key as
-//! its writer knows it.
+//! The sections are read into the item that says the same; so a pool is validated by one reader, which names
+//! each key as its writer knows it.
 
 use std::net::SocketAddr;
 

@@ -1,11 +1,11 @@
-//! Secrets: the key that all components share, and files that nobody else can read. Never printed.
+//! Secrets: the key that all components share, and files that only their owner can read. Never printed.
 
 use std::fs::OpenOptions;
 use std::io::Read;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
-/// Bytes that are read of a file with a secret: far more than one has.
+/// Most bytes that are read of a file with a secret: far more than one has.
 const FILE_SIZE_MAX: u64 = 1_024;
 
 /// 128 bits.

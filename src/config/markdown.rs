@@ -24,14 +24,14 @@ Every key of `config.json`, with its default, unit and range.
 <!-- Written by `lbd schema --markdown`; a test compares. Edit src/config/raw.rs or markdown.rs, then run
 `cargo run --bin lbd -- schema --markdown > docs/CONFIGURATION.md`. -->
 
-[The file](#the-file) · [Short form](#short-form-one-native-pool) · [Pools](#pools) · [Native pools](#native-pools) ·
-[DNS and datagram pools](#dns-and-datagram-pools) · [Health](#health) ·
+[The file](#the-file) · [Short form](#short-form-one-native-pool) · [Pools](#pools) ·
+[Native pools](#native-pools) · [DNS and datagram pools](#dns-and-datagram-pools) · [Health](#health) ·
 [Servers that lbd runs](#servers-that-lbd-runs) · [Logs, admin interface, files](#logs-admin-interface-files)
 
 ## The file
 
-lbd reads `config.json` in the working directory; `--config FILE` selects another file. Every key is optional, so `{}`
-is a valid file.
+lbd reads `config.json` in the working directory; `--config FILE` selects another file. Every key is
+optional, so `{}` is a valid file.
 
 - The file is JSON as RFC 8259 has it, plus `//` and `/* */` comments and a comma after the last item.
 - Numbers may be strings: `5` and `\"5\"` are the same.
@@ -42,14 +42,14 @@ is a valid file.
 - `lbd check FILE` prints what a file will run, or the file, line and key of a mistake.
 - `lbd schema` prints a JSON schema for editors; `\"$schema\"` in the file may name it.
 
-Every component listens on 127.0.0.1 by default; a pool of the list listens where its `listen` says. The server side and
-the controller of a native pool leave the loopback only with a `key_file`, the admin interface only with an
-`admin.token_file`.
+Every component listens on 127.0.0.1 by default; a pool of the list listens where its `listen` says. The
+server side and the controller of a native pool leave the loopback only with a `key_file`, the admin
+interface only with an `admin.token_file`.
 
 ## Short form: one native pool
 
-The sections `server`, `client`, `load_balancer` and `controller` describe one native pool with the name `native`. `{}`
-runs it with the defaults. A file with `pools` runs it too if one of the sections is written.
+The sections `server`, `client`, `load_balancer` and `controller` describe one native pool with the name
+`native`. `{}` runs it with the defaults. A file with `pools` runs it too if one of the sections is written.
 
 The section `server`: the servers that `lbd controller`, `lbd server` and `lbd up` run.
 
@@ -58,12 +58,13 @@ The section `server`: the servers that `lbd controller`, `lbd server` and `lbd u
     Keys(
         "server.",
         "count port_range_start port_range_end start_id command queue_update_interval min max weight service \
-         queue_capacity workers grow_after shrink_after cool_down grow_cool_down shrink_cool_down grow_max shrink_max",
+         queue_capacity workers grow_after shrink_after cool_down grow_cool_down shrink_cool_down grow_max \
+         shrink_max",
     ),
     Text(
         "
-The section `client`: the clients of `lbd up`, and the defaults of `lbd client`. They belong to the first native pool,
-also if `pools` lists it.
+The section `client`: the clients of `lbd up`, and the defaults of `lbd client`. They belong to the first
+native pool, also if `pools` lists it.
 
 ",
     ),
@@ -71,9 +72,9 @@ also if `pools` lists it.
     Text("\nThe section `load_balancer`: the balancer.\n\n"),
     Keys(
         "load_balancer.",
-        "server_side_port client_side_port bind bind.client_side bind.server_side server_scaling_threshold policy \
-         max_outstanding waiting_max servers_max frame_size frames_per_datagram reply_path workers pin io health.rise \
-         health.fall health.down_max health.hold_down_max health.slow_start",
+        "server_side_port client_side_port bind bind.client_side bind.server_side server_scaling_threshold \
+         policy max_outstanding waiting_max servers_max frame_size frames_per_datagram reply_path workers pin \
+         io health.rise health.fall health.down_max health.hold_down_max health.slow_start",
     ),
     Text("\nThe section `controller`: the process that starts and stops the servers.\n\n"),
     Keys("controller.", "port bind"),
@@ -81,14 +82,15 @@ also if `pools` lists it.
         "
 ## Pools
 
-`pools` lists pools of every protocol; one balancer process runs them all. One dns or datagram pool needs no file:
-`lbd balancer --listen 127.0.0.1:5300 --protocol dns --server 192.0.2.1 --server 192.0.2.2`.
+`pools` lists pools of every protocol; one balancer process runs them all. One dns or datagram pool needs no
+file: `lbd balancer --listen 127.0.0.1:5300 --protocol dns --server 192.0.2.1 --server 192.0.2.2`.
 
 ```json
 {
   // Unmodified servers: DNS here, or any other request and response over UDP.
   \"pools\": [
-    {\"listen\": \"*:5300\", \"protocol\": \"dns\", \"servers\": [\"192.0.2.1\", {\"address\": \"192.0.2.2\", \"weight\": 2}]}
+    {\"listen\": \"*:5300\", \"protocol\": \"dns\",
+     \"servers\": [\"192.0.2.1\", {\"address\": \"192.0.2.2\", \"weight\": 2}]}
   ]
 }
 ```
@@ -102,8 +104,8 @@ Keys of every pool:
         "
 ## Native pools
 
-Servers of a native pool use lbd's own frames and register themselves. The item says all that the four sections say: the
-keys of `server` are in `run`, those of `load_balancer` in the item.
+Servers of a native pool use lbd's own frames and register themselves. The item says all that the four
+sections say: the keys of `server` are in `run`, those of `load_balancer` in the item.
 
 ```json
 {
@@ -132,7 +134,8 @@ keys of `server` are in `run`, those of `load_balancer` in the item.
 }
 ```
 
-`lbd server --pool NAME` and `lbd client --pool NAME` select a native pool; without it they use the first one.
+`lbd server --pool NAME` and `lbd client --pool NAME` select a native pool; without it they use the first
+one.
 
 ",
     ),
@@ -143,8 +146,8 @@ keys of `server` are in `run`, those of `load_balancer` in the item.
     Text("\n## DNS and datagram pools\n\nServers of these pools are unmodified.\n\n"),
     Keys(
         "pools[].",
-        "servers servers[].address servers[].weight servers[].id affinity timeout replies hold idle_timeout ports \
-         proxy_protocol transparent allow deny rate_per_source resolve_interval tcp_connections",
+        "servers servers[].address servers[].weight servers[].id affinity timeout replies hold idle_timeout \
+         ports proxy_protocol transparent allow deny rate_per_source resolve_interval tcp_connections",
     ),
     Text("\n## Health\n\n"),
     Keys(
@@ -155,8 +158,8 @@ keys of `server` are in `run`, those of `load_balancer` in the item.
         "
 ## Servers that lbd runs
 
-With `run`, `lbd controller` starts servers for a pool, and adds and stops servers with the load. It reports unmodified
-servers to the balancer through `admin.listen`; native servers register themselves.
+With `run`, `lbd controller` starts servers for a pool, and adds and stops servers with the load. It reports
+unmodified servers to the balancer through `admin.listen`; native servers register themselves.
 
 ```json
 {\"pools\": [{\"listen\": \"*:5300\", \"protocol\": \"dns\", \"run\": {
@@ -168,8 +171,9 @@ servers to the balancer through `admin.listen`; native servers register themselv
     ),
     Keys(
         "pools[].run.",
-        "command address port_range_start port_range_end start_id count min max threshold grow_after shrink_after \
-         cool_down grow_cool_down shrink_cool_down grow_max shrink_max weight service queue_capacity workers",
+        "command address port_range_start port_range_end start_id count min max threshold grow_after \
+         shrink_after cool_down grow_cool_down shrink_cool_down grow_max shrink_max weight service \
+         queue_capacity workers",
     ),
     Text("\n## Logs, admin interface, files\n\n"),
     Keys("logs.", "dir level format size_max"),

@@ -1,7 +1,7 @@
 //! Configuration: `config.json` as written (`raw.rs`) becomes one validated, immutable [`Config`].
 //!
-//! Everything is checked before anything runs; a mistake is one line with file, line, key and remedy. Inside,
-//! everything is a pool: the four original sections are another way of writing the native one.
+//! Everything is checked before anything runs; a mistake is one line with file, line, key and remedy.
+//! Everything that runs is a pool: the four original sections are the short form of one native pool.
 
 mod address;
 mod admin;
@@ -55,26 +55,27 @@ use crate::os::logging;
 use crate::role::client::Source;
 use crate::wire::FrameFormat;
 
-/// Bytes that a configuration file may have: far more than one needs, far less than a wrong path may lead to.
+/// Most bytes of a configuration file: far more than one needs, far less than a wrong path may lead to.
 const FILE_SIZE_MAX: u64 = 1 << 20;
+
 /// The clients that `lbd up` runs, and the defaults of `lbd client`.
 #[derive(Clone, Debug)]
 pub struct Clients {
-    /// How many.
+    /// Number of clients.
     pub count: u32,
-    /// Their ports.
+    /// Ports of the clients.
     pub ports: Range<u16>,
-    /// The id of the first.
+    /// Id of the first client.
     pub start_id: u32,
-    /// Requests per second of all together.
+    /// Requests per second of all clients together.
     pub rate: f64,
-    /// The least time to wait for an answer before a retry.
+    /// Minimum time to wait for a reply before a retry.
     pub timeout: Duration,
-    /// When a request is given up.
+    /// Time after which a client gives a request up.
     pub deadline: Duration,
-    /// Retries of one request at most.
+    /// Maximum number of retries of one request.
     pub retries: u8,
-    /// Where answers may come from besides the balancer; empty = anywhere.
+    /// Sources of replies besides the balancer; empty = every source.
     pub servers: Vec<Source>,
 }
 
@@ -85,15 +86,15 @@ pub struct Config {
     pub pools: Vec<Pool>,
     /// The clients of the first native pool.
     pub client: Clients,
-    /// Where logs go.
+    /// Directory, level and format of the logs.
     pub logs: logging::LogSettings,
     /// The admin interface of the balancer.
     pub admin: Admin,
-    /// Where running processes leave what their successors need.
+    /// Directory for what running processes leave to their successors.
     pub state_dir: PathBuf,
-    /// Authenticates the frames between components.
+    /// Authenticates the frames between components; `None` = frames carry no tag.
     pub key: Option<Key>,
-    /// The file that it was read from.
+    /// The file of the configuration; `None` = defaults or arguments.
     pub source: Option<PathBuf>,
 }
 
@@ -116,7 +117,7 @@ impl Config {
         Config::parse(&text, Some(path))
     }
 
-    /// Reads the file that was named, or ./config.json, or gives the defaults if there is none.
+    /// Reads the named file, else ./config.json; without either, the defaults.
     pub fn load_or_default(named: Option<&Path>) -> Result<Config, ConfigError> {
         let local = Path::new("config.json");
         match named {
@@ -126,7 +127,7 @@ impl Config {
         }
     }
 
-    /// Checks a configuration that is written in `text`; `file` is named in errors.
+    /// Reads and checks a text; errors name `file`.
     pub fn parse(text: &str, file: Option<&Path>) -> Result<Config, ConfigError> {
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         let bad = |Mistake { key, line, problem }| ConfigError {
@@ -174,7 +175,7 @@ impl Config {
         self.native().map_or(default(FRAME_SIZE), |pool| pool.format)
     }
 
-    /// Where the admin interface is reached from this machine.
+    /// The address at which a process on this machine reaches the admin interface; `None` = it is off.
     pub fn admin_for_controller(&self) -> Option<SocketAddr> {
         self.admin.listen.map(reachable)
     }
@@ -186,8 +187,8 @@ impl Config {
             line: None,
             key: String::new(),
             problem: format!(
-                "the configuration has datagram pools only; add a native section such as \"load_balancer\": {{}} \
-                 to run {component}"
+                "the configuration has datagram pools only; add a native section such as \"load_balancer\": \
+                 {{}} to run {component}"
             ),
         })
     }
@@ -200,16 +201,16 @@ impl Default for Config {
     }
 }
 
-/// Where state goes unless it is said: what a service manager gives, else the user's runtime folder, else one of this user
-/// among the temporary files.
+/// Default directory of state: the service manager's, else one in the user's runtime directory, else one of
+/// this user in the directory for temporary files.
 fn default_state_dir() -> PathBuf {
-    let folder = |name: &str| std::env::var_os(name).filter(|path| !path.is_empty()).map(PathBuf::from);
-    folder("RUNTIME_DIRECTORY")
-        .or_else(|| folder("XDG_RUNTIME_DIR").map(|dir| dir.join("lbd")))
+    let dir = |name: &str| std::env::var_os(name).filter(|path| !path.is_empty()).map(PathBuf::from);
+    dir("RUNTIME_DIRECTORY")
+        .or_else(|| dir("XDG_RUNTIME_DIR").map(|dir| dir.join("lbd")))
         .unwrap_or_else(|| std::env::temp_dir().join(format!("lbd-{}", rustix::process::getuid().as_raw())))
 }
 
-/// A wildcard address is reached by way of the loopback.
+/// The address at which a process on this machine reaches a socket: the loopback for a wildcard address.
 pub fn reachable(addr: SocketAddr) -> SocketAddr {
     let ip = match addr.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
@@ -262,7 +263,8 @@ impl Reader<'_> {
         if raw.timeout.is_some() && timeout > deadline {
             let (timeout, deadline) = (exact(timeout), exact(deadline));
             let problem = format!(
-                "client.timeout = {timeout} is longer than client.deadline = {deadline}; lower it, or raise that"
+                "client.timeout = {timeout} is longer than client.deadline = {deadline}; lower it, or raise \
+                 that"
             );
             return Err(self.error_among(&["client.timeout", "client.deadline"], problem));
         }
@@ -297,7 +299,7 @@ impl Reader<'_> {
                 _ => LevelFilter::INFO,
             };
         if raw.dir.as_deref() == Some("") {
-            return Err(self.error("logs.dir", "names no folder; use \".\" for the working directory"));
+            return Err(self.error("logs.dir", "names no directory; use \".\" for the working directory"));
         }
         Ok(logging::LogSettings {
             level,

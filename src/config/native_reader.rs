@@ -139,15 +139,16 @@ impl Reader<'_> {
         }))
     }
 
-    /// Any host that reaches the server side can answer for servers; one that reaches the controller can stop them.
+    /// Any host that reaches the server side can answer for servers; one that reaches the controller can stop
+    /// them.
     fn check_trust(&self, form: Form, pool: &NativePool) -> Read<()> {
         let controller = pool.run.as_ref().map(|run| ("controller", run.controller));
         let sides: [Option<(&str, SocketAddr)>; 2] = [Some(("server_side", pool.server_side)), controller];
         for (name, addr) in sides.into_iter().flatten() {
             if !addr.ip().is_loopback() && pool.key.is_none() {
                 let problem = format!(
-                    "{} is not a loopback address, so frames between components must be authenticated; set key_file, \
-                     or keep this side on 127.0.0.1",
+                    "{} is not a loopback address, so frames between components must be authenticated; set \
+                     key_file, or keep this side on 127.0.0.1",
                     addr.ip()
                 );
                 return Err(self.error_among(&form.ip_keys(name), problem));

@@ -1,4 +1,5 @@
-//! Checks of all pools together: addresses that two sockets would share, ids, and datagrams that would return to their pool.
+//! Checks of all pools together: addresses that two sockets would share, ids, and datagrams that would return
+//! to their pool.
 
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
@@ -77,7 +78,8 @@ impl Reader<'_> {
     /// What all pools listen on, in the order in which errors name it: replicas of datagram pools last.
     fn taken(&self, written: &Written, config: &Config) -> Read<Vec<Taken>> {
         let (mut taken, mut last) = (vec![], vec![]);
-        // The clients are those of the first native pool, and have ports by default if the sections are written.
+        // The clients are those of the first native pool, and have ports by default if the sections are
+        // written.
         let mut clients = self.line("client").is_some() || written[0].0 == Form::Sections;
         for ((form, raw), pool) in written.iter().zip(&config.pools) {
             let run_key = form.key("run");
@@ -176,8 +178,8 @@ impl Reader<'_> {
         if config.run_pools().next().is_none() || config.admin.listen.is_some() {
             return Ok(());
         }
-        let problem = "is off, but the controller reports the servers of pools[].run to the balancer through it; give it an \
-                       address, or remove the key";
+        let problem = "is off, but the controller reports the servers of pools[].run to the balancer through \
+            it; give it an address, or remove the key";
         Err(self.error("admin.listen", problem))
     }
 }

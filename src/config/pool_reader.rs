@@ -1,5 +1,5 @@
-//! From a pool as it is written to a [`Pool`]: what pools of every protocol have in common, and which keys each protocol
-//! has.
+//! From a pool as it is written to a [`Pool`]: what pools of every protocol have in common, and which keys
+//! each protocol has.
 
 use std::net::SocketAddr;
 
@@ -46,8 +46,8 @@ impl Reader<'_> {
         Ok(written)
     }
 
-    /// A section that is written and makes a native pool run. Beside a native pool in the list, `client` says only how its
-    /// clients work.
+    /// A section that is written and makes a native pool run. Beside a native pool in the list, `client` says
+    /// only how its clients work.
     fn section(&self, has_native: bool) -> Option<&'static str> {
         let of_pool = |section: &&str| !has_native || *section != "client";
         SECTIONS.into_iter().filter(of_pool).find(|section| self.line(section).is_some())
@@ -63,8 +63,8 @@ impl Reader<'_> {
                 let Form::Item(_) = written[other].0 else {
                     let section = self.section(true).unwrap_or(SECTIONS[0]);
                     let problem = format!(
-                        "\"{name}\" is the pool of the section \"{section}\" already; write one of the two, or give this pool \
-                         another name"
+                        "\"{name}\" is the pool of the section \"{section}\" already; write one of the two, \
+                         or give this pool another name"
                     );
                     return Err(self.error(&form.key("name"), problem));
                 };

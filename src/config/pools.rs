@@ -231,8 +231,8 @@ pub struct DatagramPool {
 }
 
 impl DatagramPool {
-    /// Whether a datagram to this address returns to the pool. The resolver checks the addresses of host names. Tries to
-    /// bind a socket where the pool listens on a wildcard.
+    /// Whether a datagram to this address returns to the pool. The resolver checks the addresses of host
+    /// names. Tries to bind a socket where the pool listens on a wildcard.
     pub fn is_itself(&self, target: SocketAddr) -> bool {
         self.listen.iter().any(|&listen| address::reaches(target, listen))
     }

@@ -1,11 +1,11 @@
-//! What a health check sends, as a configuration writes it. Pure.
+//! Content of a health check, as a configuration writes it. Pure.
 
 use crate::wire::dns::TYPES;
 
-/// Bytes of a name in wire format at most (RFC 1035, section 2.3.4).
+/// Most bytes of a name in wire format (RFC 1035, section 2.3.4).
 const NAME_LEN_MAX: usize = 255;
 
-/// Bytes of a payload at most: what one datagram carries on an ordinary path.
+/// Most bytes of a payload: what one datagram carries on an ordinary path.
 pub const PAYLOAD_LEN_MAX: usize = 1_472;
 
 /// The name in wire format and the type of `example.com A`; the error says what to write.
@@ -20,8 +20,8 @@ pub fn query(text: &str) -> Result<(Vec<u8>, u16), String> {
         format!("ends in an unknown type; use {} or a number from 1 to 65535", names.join(", "))
     })?;
     let name = wire_name(name).ok_or(
-        "does not begin with a DNS name: labels of 1 to 63 characters (ASCII), 255 in all; \
-         write one such as example.com, or . for the root",
+        "does not begin with a DNS name: labels of 1 to 63 characters (ASCII), 255 in all; write one such as \
+         example.com, or . for the root",
     )?;
     Ok((name, kind))
 }

@@ -1,9 +1,10 @@
-//! `config.json` as it is written. Numbers may be numbers or strings; everything is optional. The readers settle what the
-//! values mean, and their ranges; the defaults stated here go into the schema, and a test holds the two equal.
+//! `config.json` as it is written. Numbers may be numbers or strings; everything is optional. The readers
+//! settle what the values mean, and their ranges; the defaults stated here go into the schema, and a test
+//! holds the two equal.
 //!
-//! Keys that stand in several places are written once and flattened into each. serde cannot refuse unknown keys then:
-//! `document.rs` does, by the schema. A description ends with `Required.` or `Without it: ...` where a key has no
-//! constant default; `docs/CONFIGURATION.md` shows that as the default.
+//! Keys that stand in several places are written once and flattened into each. serde cannot refuse unknown
+//! keys then: `document.rs` does, by the schema. A description ends with `Required.` or `Without it: ...`
+//! where a key has no constant default; `docs/CONFIGURATION.md` shows that as the default.
 
 use std::borrow::Cow;
 
@@ -107,17 +108,18 @@ pub struct Raw {
     pub logs: RawLogs,
     /// Admin interface of the balancer: status, metrics, dashboard and orders, over HTTP.
     pub admin: RawAdmin,
-    /// Directory for what running processes leave to their successors (sockets, the ledger of servers), mode 0700; a
-    /// relative path starts at the working directory. Without it: the service manager's `RUNTIME_DIRECTORY`, else `lbd` in
-    /// `XDG_RUNTIME_DIR`, else `lbd-UID` in the directory for temporary files.
+    /// Directory for what running processes leave to their successors (sockets, the ledger of servers), mode
+    /// 0700; a relative path starts at the working directory. Without it: the service manager's
+    /// `RUNTIME_DIRECTORY`, else `lbd` in `XDG_RUNTIME_DIR`, else `lbd-UID` in the directory for temporary
+    /// files.
     pub state_dir: Option<String>,
-    /// File with the key that authenticates frames between components: 32 hex digits, mode 0600; a relative path starts at
-    /// the working directory. Required if the server side or the controller of a native pool leaves the loopback.
-    /// Without it: frames have no tag.
+    /// File with the key that authenticates frames between components: 32 hex digits, mode 0600; a relative
+    /// path starts at the working directory. Required if the server side or the controller of a native pool
+    /// leaves the loopback. Without it: frames have no tag.
     pub key_file: Option<String>,
-    /// Pools of servers. With this key, the native pool `native` runs only if one of the sections `server`, `client`,
-    /// `load_balancer` and `controller` is written too; with a native pool in the list, `client` alone does not count.
-    /// Without it: the native pool `native`.
+    /// Pools of servers. With this key, the native pool `native` runs only if one of the sections `server`,
+    /// `client`, `load_balancer` and `controller` is written too; with a native pool in the list, `client`
+    /// alone does not count. Without it: the native pool `native`.
     pub pools: Option<Vec<RawPool>>,
 }
 
@@ -134,14 +136,14 @@ pub struct RawReplicas {
     pub port_range_end: Option<Text>,
     /// Id of the first server, 0 to 2147483647.
     pub start_id: Option<Text>,
-    /// Program started as a server, with its arguments: a list, or one text that is split at spaces. lbd fills in `{id}`,
-    /// `{port}` and `{config}`.
+    /// Program started as a server, with its arguments: a list, or one text that is split at spaces. lbd
+    /// fills in `{id}`, `{port}` and `{config}`.
     pub command: Option<Words>,
     /// Minimum number of servers, 0 to 4096, at most `count`. With `count` 0, the default is 0.
     #[schemars(extend("default" = 1))]
     pub min: Option<Text>,
-    /// Maximum number of servers, 1 to 4096. The default grows with `count`, and is at most what the ports and
-    /// `servers_max` allow.
+    /// Maximum number of servers, 1 to 4096. The default grows with `count`, and is at most what the ports
+    /// and `servers_max` allow.
     #[schemars(extend("default" = 16))]
     pub max: Option<Text>,
     /// Time that the load must be high before servers are added, up to 1 day.
@@ -152,9 +154,11 @@ pub struct RawReplicas {
     /// Default of `grow_cool_down` and `shrink_cool_down`, 10ms to 1 day.
     #[schemars(extend("default" = "1s"))]
     pub cool_down: Option<Text>,
-    /// Minimum time from any scaling decision to the next one that adds servers, 10ms to 1 day. Without it: `cool_down`.
+    /// Minimum time from any scaling decision to the next one that adds servers, 10ms to 1 day. Without it:
+    /// `cool_down`.
     pub grow_cool_down: Option<Text>,
-    /// Minimum time from any scaling decision to the next one that stops servers, 10ms to 1 day. Without it: `cool_down`.
+    /// Minimum time from any scaling decision to the next one that stops servers, 10ms to 1 day. Without it:
+    /// `cool_down`.
     pub shrink_cool_down: Option<Text>,
     /// Maximum number of servers that one decision adds, 1 to 4096. Without it: as many as there are.
     pub grow_max: Option<Text>,
@@ -167,11 +171,12 @@ pub struct RawReplicas {
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct RawServing {
-    /// Share of each server relative to others, 1 to 100: with weight 2, a queue twice as long counts as equal.
+    /// Share of each server relative to others, 1 to 100: with weight 2, a queue twice as long counts as
+    /// equal.
     #[schemars(extend("default" = 1))]
     pub weight: Option<Text>,
-    /// Simulated service time of `lbd server`: exp:5ms, fixed:1ms, bimodal:5ms or lognormal:5ms. Without it: echo at once
-    /// (`lbd up`: exp:5ms).
+    /// Simulated service time of `lbd server`: exp:5ms, fixed:1ms, bimodal:5ms or lognormal:5ms. Without it:
+    /// echo at once (`lbd up`: exp:5ms).
     pub service: Option<String>,
     /// Requests that a server holds, 1 to 1048576; it refuses more with BUSY.
     #[schemars(extend("default" = 4_096))]
@@ -185,15 +190,16 @@ pub struct RawServing {
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct RawBalancing {
-    /// How a server is selected: shortest_queue, shortest_delay for servers of different speed (not with affinity or
-    /// `replies` 0), two_choices, round_robin or random.
+    /// How a server is selected: shortest_queue, shortest_delay for servers of different speed (not with
+    /// affinity or `replies` 0), two_choices, round_robin or random.
     #[schemars(extend("default" = "shortest_queue"))]
     pub policy: Option<String>,
-    /// Maximum outstanding requests (with affinity: flows) per server, 1 to 1000000, or auto: the lowest limit that keeps
-    /// the servers busy. Excess requests queue in the balancer, excess flows are refused. Without it: no limit.
+    /// Maximum outstanding requests (with affinity: flows) per server, 1 to 1000000, or auto: the lowest
+    /// limit that keeps the servers busy. Excess requests queue in the balancer, excess flows are refused.
+    /// Without it: no limit.
     pub max_outstanding: Option<Text>,
-    /// Maximum length of the pending queue, in requests, 0 to 1048576. The balancer refuses more requests (native with
-    /// BUSY, dns with SERVFAIL).
+    /// Maximum length of the pending queue, in requests, 0 to 1048576. The balancer refuses more requests
+    /// (native with BUSY, dns with SERVFAIL).
     #[schemars(extend("default" = 4_096))]
     pub waiting_max: Option<Text>,
     /// Capacity of the pool in servers, 1 to 4096.
@@ -203,8 +209,8 @@ pub struct RawBalancing {
     /// Whether each worker stays on a CPU of its own.
     #[schemars(extend("default" = false))]
     pub pin: Option<bool>,
-    /// I/O back end: auto, mio, or io_uring (Linux 6.1; mio where io_uring is missing). For a native pool, of every
-    /// component.
+    /// I/O back end: auto, mio, or io_uring (Linux 6.1; mio where io_uring is missing). For a native pool, of
+    /// every component.
     #[schemars(extend("default" = "auto"))]
     pub io: Option<String>,
 }
@@ -216,11 +222,12 @@ pub struct RawFrames {
     /// Bytes of a frame, 128 (with `key_file` 160) to 1200; the header takes 112 of them.
     #[schemars(extend("default" = 256))]
     pub frame_size: Option<Text>,
-    /// Maximum number of frames to one destination that share a datagram, 1 to what 65507 bytes hold. Use more than the
-    /// default only on paths that carry large datagrams, such as the loopback. Without it: what 1472 bytes hold.
+    /// Maximum number of frames to one destination that share a datagram, 1 to what 65507 bytes hold. Use
+    /// more than the default only on paths that carry large datagrams, such as the loopback. Without it: what
+    /// 1472 bytes hold.
     pub frames_per_datagram: Option<Text>,
-    /// Path of replies: balancer, or direct from the server to the client, which costs the balancer about 0.6 times as
-    /// much.
+    /// Path of replies: balancer, or direct from the server to the client, which costs the balancer about 0.6
+    /// times as much.
     #[schemars(extend("default" = "balancer"))]
     pub reply_path: Option<String>,
 }
@@ -235,15 +242,16 @@ pub struct RawRules {
     /// Consecutive unanswered probes, checks or requests that take a suspect down, 1 to 100.
     #[schemars(extend("default" = 5))]
     pub fall: Option<Text>,
-    /// Fail-open limit, 0 to 1: if a larger share of the servers is down or held down while some are up, all servers get
-    /// traffic.
+    /// Fail-open limit, 0 to 1: if a larger share of the servers is down or held down while some are up, all
+    /// servers get traffic.
     #[schemars(extend("default" = 0.5))]
     pub down_max: Option<Text>,
-    /// Maximum hold-down time, 0 (never held down) to 1 day. A server that fails repeatedly is held down for longer each
-    /// time.
+    /// Maximum hold-down time, 0 (never held down) to 1 day. A server that fails repeatedly is held down for
+    /// longer each time.
     #[schemars(extend("default" = "5m"))]
     pub hold_down_max: Option<Text>,
-    /// Time in which a server that comes up rises from a tenth of its share to all of it, 0 (all at once) to 10min.
+    /// Time in which a server that comes up rises from a tenth of its share to all of it, 0 (all at once) to
+    /// 10min.
     #[schemars(extend("default" = 0))]
     pub slow_start: Option<Text>,
 }
@@ -294,8 +302,8 @@ pub struct RawClient {
     /// Requests per second of all clients of `lbd up` together, 0.001 to 10000000.
     #[schemars(extend("default" = 300))]
     pub rate: Option<Text>,
-    /// Minimum time before a retry, 1ms to 1min; the measured latency can make it longer. The default is at most
-    /// `deadline`.
+    /// Minimum time before a retry, 1ms to 1min; the measured latency can make it longer. The default is at
+    /// most `deadline`.
     #[schemars(extend("default" = "100ms"))]
     pub timeout: Option<Text>,
     /// Time after which a client gives a request up, from the first attempt; `timeout` to 1h.
@@ -304,8 +312,8 @@ pub struct RawClient {
     /// Maximum number of retries of one request, 0 to 100.
     #[schemars(extend("default" = 5))]
     pub retries: Option<Text>,
-    /// With `reply_path` direct: sources of replies that clients accept besides the balancer, each IP or IP:PORT.
-    /// Without it: every source.
+    /// With `reply_path` direct: sources of replies that clients accept besides the balancer, each IP or
+    /// IP:PORT. Without it: every source.
     pub servers: Option<Vec<String>>,
 }
 
@@ -370,7 +378,8 @@ pub struct RawLogs {
     /// Format of a line: text, or json for one object per line.
     #[schemars(extend("default" = "text"))]
     pub format: Option<String>,
-    /// Size at which a log file is set aside, in bytes or with kB, MB, KiB or MiB, 10kB to 10000MB. lbd keeps one old file.
+    /// Size at which a log file is set aside, in bytes or with kB, MB, KiB or MiB, 10kB to 10000MB. lbd keeps
+    /// one old file.
     #[schemars(extend("default" = "10MB"))]
     pub size_max: Option<Text>,
 }
@@ -382,9 +391,9 @@ pub struct RawAdmin {
     /// HTTP address of status, metrics, dashboard and orders: IP:PORT, or off.
     #[schemars(extend("default" = "127.0.0.1:55080"))]
     pub listen: Option<String>,
-    /// File with the token that changes need: 16 to 256 characters, mode 0600; a relative path starts at the working
-    /// directory. Required if `listen` leaves the loopback. Without it: each balancer makes a token and leaves it in
-    /// `state_dir`.
+    /// File with the token that changes need: 16 to 256 characters, mode 0600; a relative path starts at the
+    /// working directory. Required if `listen` leaves the loopback. Without it: each balancer makes a token
+    /// and leaves it in `state_dir`.
     pub token_file: Option<String>,
 }
 
@@ -393,20 +402,22 @@ pub struct RawAdmin {
 #[serde(default)]
 #[schemars(transform = of_pool)]
 pub struct RawPool {
-    /// Name in logs, metrics and orders, unique: up to 32 letters, digits, `_`, `.` and `-`. Only a native pool can be
-    /// called native. Without it: pool-1 for the first.
+    /// Name in logs, metrics and orders, unique: up to 32 letters, digits, `_`, `.` and `-`. Only a native
+    /// pool can be called native. Without it: pool-1 for the first.
     pub name: Option<String>,
-    /// Client-side addresses: IP:PORT, [IPV6]:PORT, *:PORT for every address, or a list of these. A native pool has one
-    /// address. Required.
+    /// Client-side addresses: IP:PORT, [IPV6]:PORT, *:PORT for every address, or a list of these. A native
+    /// pool has one address. Required.
     pub listen: Option<OneOrMany>,
-    /// Protocol of the servers: native for lbd's own frames, dns, or datagram for any request and response. Required.
+    /// Protocol of the servers: native for lbd's own frames, dns, or datagram for any request and response.
+    /// Required.
     pub protocol: Option<String>,
     /// Native: address for servers and the controller, IP:PORT. Required.
     pub server_side: Option<String>,
-    /// Native: address on which the controller takes the balancer's scaling requests, IP:PORT; goes with `run`.
-    /// Without it: none.
+    /// Native: address on which the controller takes the balancer's scaling requests, IP:PORT; goes with
+    /// `run`. Without it: none.
     pub controller: Option<String>,
-    /// Native: interval of a server's reports, if its values changed, in milliseconds or with a unit, 1ms to 10s.
+    /// Native: interval of a server's reports, if its values changed, in milliseconds or with a unit, 1ms to
+    /// 10s.
     #[schemars(extend("default" = 10))]
     pub queue_update_interval: Option<Text>,
     /// The frames of a native pool.
@@ -415,8 +426,9 @@ pub struct RawPool {
     /// Datagram: none, or client for all datagrams of a client to one server while its flow lasts.
     #[schemars(extend("default" = "none"))]
     pub affinity: Option<String>,
-    /// Servers of a dns or datagram pool: each IP:PORT, HOST:PORT, or an object. With dns the port is optional, 53 without
-    /// it. Servers of a native pool register themselves. Without it: none; a pool without `run` needs at least one.
+    /// Servers of a dns or datagram pool: each IP:PORT, HOST:PORT, or an object. With dns the port is
+    /// optional, 53 without it. Servers of a native pool register themselves. Without it: none; a pool
+    /// without `run` needs at least one.
     pub servers: Option<Vec<RawPoolServer>>,
     /// Servers that `lbd controller` starts, stops and scales, beside those of `servers`. Without it: none.
     pub run: Option<RawRun>,
@@ -426,38 +438,40 @@ pub struct RawPool {
     /// Dns and datagram: maximum time of a response, 1ms to 1min.
     #[schemars(extend("default" = "2s"))]
     pub timeout: Option<Text>,
-    /// Datagram: maximum number of responses to one datagram, 0 to 1000000; 0 is one-way, more than 1 needs affinity.
-    /// Without it: 1, with affinity any number.
+    /// Datagram: maximum number of responses to one datagram, 0 to 1000000; 0 is one-way, more than 1 needs
+    /// affinity. Without it: 1, with affinity any number.
     pub replies: Option<Text>,
-    /// Datagram: quarantine of a port and server pair after a response, before it serves another client, up to 10min.
-    /// Without it: measured, 50ms or more.
+    /// Datagram: quarantine of a port and server pair after a response, before it serves another client, up
+    /// to 10min. Without it: measured, 50ms or more.
     pub hold: Option<Text>,
     /// Datagram with affinity: time without datagrams after which a flow ends, 10ms to 1 day.
     #[schemars(extend("default" = "120s"))]
     pub idle_timeout: Option<Text>,
-    /// Dns and datagram: local ports towards the servers, of all workers together, at least one per worker, at most 32768.
-    /// Without it: 256, with affinity 1024, with dns 16 per worker.
+    /// Dns and datagram: local ports towards the servers, of all workers together, at least one per worker,
+    /// at most 32768. Without it: 256, with affinity 1024, with dns 16 per worker.
     pub ports: Option<Text>,
-    /// Dns and datagram: PROXY protocol header (version 2) with the client's address: off, in every datagram towards a
-    /// server, or in the first of a flow.
+    /// Dns and datagram: PROXY protocol header (version 2) with the client's address: off, in every datagram
+    /// towards a server, or in the first of a flow.
     #[schemars(extend("default" = "off"))]
     pub proxy_protocol: Option<String>,
     /// Dns and datagram: whether servers see the client's address as the source.
     #[schemars(extend("default" = false))]
     pub transparent: Option<bool>,
-    /// Dns and datagram: sources that may send, as addresses and networks such as 10.0.0.0/8. Without it: every source.
+    /// Dns and datagram: sources that may send, as addresses and networks such as 10.0.0.0/8. Without it:
+    /// every source.
     pub allow: Option<Vec<String>>,
     /// Dns and datagram: sources that must not send, even if `allow` has them. Without it: no source.
     pub deny: Option<Vec<String>>,
-    /// Dns and datagram: datagrams per second that one source (with IPv6: one /64) may send, 0.001 to 10000000.
-    /// Without it: no limit.
+    /// Dns and datagram: datagrams per second that one source (with IPv6: one /64) may send, 0.001 to
+    /// 10000000. Without it: no limit.
     pub rate_per_source: Option<Text>,
     /// How servers are checked and judged.
     pub health: RawHealth,
     /// Dns and datagram: interval of lookups of server host names, 1s to 1 day.
     #[schemars(extend("default" = "30s"))]
     pub resolve_interval: Option<Text>,
-    /// Dns: maximum number of concurrent TCP connections on the same addresses, 0 (TCP is off) to 100000. Without it: 1024.
+    /// Dns: maximum number of concurrent TCP connections on the same addresses, 0 (TCP is off) to 100000.
+    /// Without it: 1024.
     pub tcp_connections: Option<Text>,
 }
 
@@ -485,8 +499,8 @@ pub enum RawPoolServer {
         /// Share of the server relative to others, 1 to 100.
         #[schemars(extend("default" = 1))]
         weight: Option<Text>,
-        /// Id of the server in logs and metrics, unique in the pool, 0 to 2147483647. Without it: its position in the
-        /// list, from 0.
+        /// Id of the server in logs and metrics, unique in the pool, 0 to 2147483647. Without it: its
+        /// position in the list, from 0.
         id: Option<Text>,
     },
 }
@@ -505,8 +519,8 @@ pub struct RawRun {
     /// Dns and datagram: IP address that the servers listen on.
     #[schemars(extend("default" = "127.0.0.1"))]
     pub address: Option<String>,
-    /// Requests (with affinity: flows) per server that are too many, 0.01 to 1000000: servers are added above 0.9 times
-    /// this number.
+    /// Requests (with affinity: flows) per server that are too many, 0.01 to 1000000: servers are added above
+    /// 0.9 times this number.
     #[schemars(extend("default" = 5))]
     pub threshold: Option<Text>,
 }
@@ -530,13 +544,14 @@ fn of_run(schema: &mut Schema) {
 #[serde(default)]
 #[schemars(transform = of_health)]
 pub struct RawHealth {
-    /// Active health check of a dns or datagram pool: dns, payload, or none (passive signals only). Without it: dns with
-    /// dns, else none.
+    /// Active health check of a dns or datagram pool: dns, payload, or none (passive signals only). Without
+    /// it: dns with dns, else none.
     pub check: Option<String>,
     /// Question of a dns check: a name and a type, such as `example.com A`.
     #[schemars(extend("default" = ". NS"))]
     pub query: Option<String>,
-    /// Content of a payload check, 1 to 1472 bytes: a text, or bytes as in hex:0a0b. Required for a payload check.
+    /// Content of a payload check, 1 to 1472 bytes: a text, or bytes as in hex:0a0b. Required for a payload
+    /// check.
     pub send: Option<String>,
     /// First bytes of a valid response to a payload check, in the same form. Without it: any response.
     pub expect: Option<String>,
@@ -604,8 +619,8 @@ fn describe(schema: &mut Schema, key: &str, change: impl FnOnce(&str) -> String)
     }
 }
 
-/// The schema of the file as it is written: without references, without the `null` of a key that is left out, and
-/// without room for unknown keys.
+/// The schema of the file as it is written: without references, without the `null` of a key that is left out,
+/// and without room for unknown keys.
 pub fn schema() -> Value {
     let settings = SchemaSettings::draft2020_12().with(|settings| settings.inline_subschemas = true);
     let mut schema = settings.into_generator().into_root_schema_for::<Raw>().to_value();

@@ -1,5 +1,5 @@
-//! One reader of values for all sections: numbers, durations, sizes, names, addresses, with their ranges; and errors that
-//! name file, line, key and remedy.
+//! One reader of values for all sections: numbers, durations, sizes, names, addresses, with their ranges; and
+//! errors that name file, line, key and remedy.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::ops::{Range, RangeInclusive};
@@ -33,7 +33,7 @@ pub struct Reader<'a> {
 pub type Read<T> = Result<T, ConfigError>;
 
 impl Reader<'_> {
-    /// An error at a key, or where it would stand.
+    /// An error at a key; a key that is not written has the line of what is around it.
     pub fn error(&self, key: &str, problem: impl Into<String>) -> ConfigError {
         ConfigError {
             file: self.file.map(Path::to_owned),
@@ -48,12 +48,12 @@ impl Reader<'_> {
         self.document.as_ref()?.line(key)
     }
 
-    /// A key as its writer knows it.
+    /// A key as the file or the arguments name it.
     pub fn named(&self, key: &str) -> String {
         if self.document.is_none() { argument(key) } else { key.to_owned() }
     }
 
-    /// An error that concerns several keys: it stands at the last of them that is written in the file.
+    /// An error about several keys, with the position of the last one in the file.
     pub fn error_among<K: AsRef<str>>(&self, keys: &[K], problem: impl Into<String>) -> ConfigError {
         let last = keys.iter().map(AsRef::as_ref).max_by_key(|key| self.line(key));
         self.error(last.unwrap_or_default(), problem)
@@ -85,13 +85,13 @@ impl Reader<'_> {
             Err(_) => humantime::parse_duration(text).ok(),
         };
         duration.filter(|duration| range.contains(duration)).ok_or_else(|| {
-            let (from, to) =
-                (exact(*range.start()), exact(*range.end()));
+            let (from, to) = (exact(*range.start()), exact(*range.end()));
             let text = shortened(text);
             self.error(
                 key,
                 format!(
-                    "\"{text}\" is not a duration from {from} to {to}; write milliseconds, or a unit as in 10ms"
+                    "\"{text}\" is not a duration from {from} to {to}; write milliseconds, or a unit as in \
+                     10ms"
                 ),
             )
         })
@@ -169,7 +169,7 @@ impl Reader<'_> {
         shortened(name.trim()).parse().map_err(|e| self.error(key, format!("{e}")))
     }
 
-    /// At most so many requests at one server.
+    /// A concurrency limit, or auto.
     pub fn limit(&self, key: &str, value: &Option<Text>) -> Read<Option<Limit>> {
         match value {
             None => Ok(None),

@@ -42,8 +42,8 @@ pub struct Run {
 }
 
 impl Run {
-    /// What supervision needs of it. A replica drains for at most `leave` before it is stopped; `None` = it is stopped at
-    /// once.
+    /// What supervision needs of it. A replica drains for at most `leave` before it is stopped; `None` = it
+    /// is stopped at once.
     pub fn bounds(&self, leave: Option<Duration>) -> Bounds {
         let Policy { min, max, .. } = self.scale;
         Bounds { count: self.count, min, max, start_id: self.start_id, ports: self.ports.clone(), leave }

@@ -1,14 +1,13 @@
-//! Where a server of a pool is.
+//! The address or host name of a server.
 
 use std::net::SocketAddr;
 
-/// Where a server is.
+/// The address or host name of a server.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Target {
-    /// At an address.
+    /// An address.
     Addr(SocketAddr),
-    /// At every address of a host name, looked up at the start and again every
-    /// `resolve_interval`.
+    /// Every address of a host name, which is looked up at the start and every `resolve_interval`.
     Name {
         /// The host name.
         host: String,

@@ -16,11 +16,13 @@ fn replicas(config: &Config) -> &Run {
 
 const REPOSITORY: &str = include_str!("../../config.json");
 
-/// The file of the specification, exactly as it stands there.
+/// The file of the specification: its keys and values.
 const ORIGINAL: &str = r#"{
-  "server": {"count": "1", "port_range_start": "50000", "port_range_end": "51000", "start_id": "0", "queue_update_interval": "10"},
+  "server": {"count": "1", "port_range_start": "50000", "port_range_end": "51000", "start_id": "0",
+    "queue_update_interval": "10"},
   "client": {"count": "10", "port_range_start": "51000", "port_range_end": "52000", "start_id": "1000"},
-  "load_balancer": {"server_side_port": "54000", "client_side_port": "54001", "server_scaling_threshold": "5"},
+  "load_balancer": {"server_side_port": "54000", "client_side_port": "54001",
+    "server_scaling_threshold": "5"},
   "controller": {"port": "55000"}
 }
 "#;
@@ -50,11 +52,14 @@ fn the_original_file_is_accepted_and_is_what_the_defaults_say() {
 #[test]
 fn numbers_may_be_numbers_and_durations_may_have_units() {
     let config = parse(
-        r#"{"server": {"count": 3, "queue_update_interval": "500us", "service": "exp:2ms"}, "client": {"rate": 12.5}}"#,
+        r#"{"server": {"count": 3, "queue_update_interval": "500us", "service": "exp:2ms"},
+            "client": {"rate": 12.5}}"#,
     );
     let config = config.map_err(|e| assert!(e.contains("queue_update_interval"), "{e}"));
     assert!(config.is_err(), "500 us is below the range");
-    let config = parse(r#"{"server": {"count": 3, "queue_update_interval": "1s 500ms"}, "client": {"rate": 12.5, "deadline": 250}}"#).unwrap();
+    let text = r#"{"server": {"count": 3, "queue_update_interval": "1s 500ms"},
+        "client": {"rate": 12.5, "deadline": 250}}"#;
+    let config = parse(text).unwrap();
     assert_eq!((replicas(&config).count, native(&config).interval), (3, Duration::from_millis(1500)));
     assert_eq!((config.client.rate, config.client.deadline), (12.5, Duration::from_millis(250)));
 }
@@ -164,7 +169,7 @@ fn values_outside_their_range_are_refused_with_the_range() {
         (r#"{"logs": {"level": "loud"}}"#, "use info or error or warn or debug or trace"),
         (r#"{"logs": {"level": ""}}"#, "use info or"),
         (r#"{"logs": {"level": "3"}}"#, "use info or"),
-        (r#"{"logs": {"dir": ""}}"#, "names no folder"),
+        (r#"{"logs": {"dir": ""}}"#, "names no directory"),
         (r#"{"logs": {"format": "xml"}}"#, "text or json"),
         (r#"{"logs": {"size_max": "99999999999999999999MB"}}"#, "10MB"),
         (r#"{"logs": {"size_max": "10 elephants"}}"#, "10MB"),
@@ -286,15 +291,17 @@ fn the_schema_has_every_key_of_the_specification_and_no_other() {
     for (section, keys) in [
         (
             "server",
-            "count port_range_start port_range_end start_id queue_update_interval command min max weight service \
-             queue_capacity workers grow_after shrink_after cool_down grow_cool_down shrink_cool_down grow_max shrink_max",
+            "count port_range_start port_range_end start_id queue_update_interval command min max weight \
+             service queue_capacity workers grow_after shrink_after cool_down grow_cool_down \
+             shrink_cool_down grow_max shrink_max",
         ),
         ("client", "count port_range_start port_range_end start_id rate timeout deadline retries servers"),
         (
             "load_balancer",
-            "server_side_port client_side_port server_scaling_threshold bind bind.client_side bind.server_side \
-             frame_size frames_per_datagram workers pin io reply_path policy max_outstanding waiting_max servers_max health \
-             health.rise health.fall health.down_max health.hold_down_max health.slow_start",
+            "server_side_port client_side_port server_scaling_threshold bind bind.client_side \
+             bind.server_side frame_size frames_per_datagram workers pin io reply_path policy \
+             max_outstanding waiting_max servers_max health health.rise health.fall health.down_max \
+             health.hold_down_max health.slow_start",
         ),
         ("controller", "port bind"),
         ("logs", "dir level format size_max"),
@@ -305,15 +312,16 @@ fn the_schema_has_every_key_of_the_specification_and_no_other() {
         expected.push(section.to_owned());
         expected.extend(keys.split_whitespace().map(|key| format!("{section}.{key}")));
     }
-    let of_pool = "name listen protocol server_side controller queue_update_interval frame_size frames_per_datagram \
-         reply_path affinity servers servers[].address servers[].weight servers[].id servers_max \
-         policy max_outstanding waiting_max timeout replies hold idle_timeout ports proxy_protocol transparent allow deny \
-         rate_per_source health health.check health.query health.send health.expect health.interval health.timeout \
-         health.rise health.fall health.down_max health.hold_down_max health.slow_start resolve_interval \
-         tcp_connections workers pin io run";
+    let of_pool = "name listen protocol server_side controller queue_update_interval frame_size \
+        frames_per_datagram reply_path affinity servers servers[].address servers[].weight servers[].id \
+        servers_max policy max_outstanding waiting_max timeout replies hold idle_timeout ports \
+        proxy_protocol transparent allow deny rate_per_source health health.check health.query health.send \
+        health.expect health.interval health.timeout health.rise health.fall health.down_max \
+        health.hold_down_max health.slow_start resolve_interval tcp_connections workers pin io run";
     expected.extend(of_pool.split_whitespace().map(|key| format!("pools[].{key}")));
-    let of_run = "command address port_range_start port_range_end start_id count min max threshold grow_after \
-         shrink_after cool_down grow_cool_down shrink_cool_down grow_max shrink_max weight service queue_capacity workers";
+    let of_run = "command address port_range_start port_range_end start_id count min max threshold \
+        grow_after shrink_after cool_down grow_cool_down shrink_cool_down grow_max shrink_max weight service \
+        queue_capacity workers";
     expected.extend(of_run.split_whitespace().map(|key| format!("pools[].run.{key}")));
     expected.sort();
     let mut known: Vec<String> = schema_keys().into_iter().map(|(key, _)| key).collect();
@@ -429,7 +437,8 @@ fn a_cool_down_for_both_ways_is_the_default_of_each() {
 
 #[test]
 fn comments_move_no_line() {
-    let text = "// who serves\n{\n  \"$schema\": \"lbd.schema.json\", /* two\n lines */\n  \"server\": {\"count\": 2, },\n}";
+    let text = "// servers\n{\n  \"$schema\": \"lbd.schema.json\", /* two\n lines */\n  \"server\": \
+        {\"count\": 2, },\n}";
     assert_eq!(replicas(&parse(text).unwrap()).count, 2);
     let error = refused(&text.replace("2,", "-2,"));
     assert!(error.starts_with("config.json:5: server.count: \"-2\" is not a whole number"), "{error}");
@@ -479,7 +488,8 @@ proptest! {
         text in "[0-9]{1,6}|\\PC*|[0-9.]+[a-zA-Z ]*|(.|\n)*",
         as_text in any::<bool>(),
     ) {
-        let value = text.parse::<f64>().ok().filter(|_| !as_text).map_or(text.clone().into(), serde_json::Value::from);
+        let number = text.parse::<f64>().ok().filter(|_| !as_text);
+        let value = number.map_or(text.clone().into(), serde_json::Value::from);
         let file = serde_json::json!({ section: { key: value } }).to_string();
         if let Err(error) = parse(&file) {
             prop_assert!(!error.chars().any(char::is_control), "{error:?}");
@@ -492,7 +502,8 @@ proptest! {
         let mut cuts = cuts;
         cuts.sort_unstable();
         let [a, b, c, d] = cuts[..] else { unreachable!() };
-        let _ = parse(&[&ORIGINAL[..a], &ORIGINAL[c..d], &ORIGINAL[b..c], &ORIGINAL[a..b], &ORIGINAL[d..]].concat());
+        let pieces = [&ORIGINAL[..a], &ORIGINAL[c..d], &ORIGINAL[b..c], &ORIGINAL[a..b], &ORIGINAL[d..]];
+        let _ = parse(&pieces.concat());
     }
 
     #[test]
@@ -533,7 +544,7 @@ fn the_admin_interface_stays_on_the_loopback_unless_a_token_is_set() {
 }
 
 #[test]
-fn state_has_a_folder_of_this_user() {
+fn state_has_a_directory_of_this_user() {
     let dir = parse(r#"{"state_dir": "/run/somewhere"}"#).unwrap().state_dir;
     assert_eq!(dir, Path::new("/run/somewhere"));
     assert!(parse("{}").unwrap().state_dir.is_absolute());

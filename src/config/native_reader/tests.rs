@@ -51,10 +51,11 @@ fn run(changes: Value) -> Value {
 fn the_item_says_all_that_the_sections_say() {
     let sections = json!({
         "server": {
-            "count": 3, "port_range_start": 6000, "port_range_end": 6100, "start_id": 7, "command": "serve {port}",
+            "count": 3, "port_range_start": 6000, "port_range_end": 6100, "start_id": 7, "command": "serve \
+             {port}",
             "queue_update_interval": "20ms", "min": 2, "max": 9, "weight": 5, "service": "fixed:2ms",
-            "queue_capacity": 100, "workers": 4, "grow_after": "200ms", "shrink_after": "50ms", "cool_down": "2s",
-            "grow_cool_down": "3s", "grow_max": 2, "shrink_max": 3,
+            "queue_capacity": 100, "workers": 4, "grow_after": "200ms", "shrink_after": "50ms",
+            "cool_down": "2s", "grow_cool_down": "3s", "grow_max": 2, "shrink_max": 3,
         },
         "load_balancer": {
             "server_side_port": 7000, "client_side_port": 7001, "server_scaling_threshold": 2.5,
@@ -69,14 +70,15 @@ fn the_item_says_all_that_the_sections_say() {
     let item = json!({
         "name": "native", "protocol": "native", "listen": "0.0.0.0:7001", "server_side": "127.0.0.2:7000",
         "controller": "127.0.0.3:7002", "queue_update_interval": 20,
-        "frame_size": 1024, "frames_per_datagram": 3, "workers": 29, "pin": true, "io": "mio", "reply_path": "direct",
+        "frame_size": 1024, "frames_per_datagram": 3, "workers": 29, "pin": true, "io": "mio",
+        "reply_path": "direct",
         "policy": "two_choices", "max_outstanding": "auto", "waiting_max": 10, "servers_max": 20,
         "health": {"rise": 3, "fall": 4, "down_max": 0.25, "hold_down_max": "1m", "slow_start": "10s"},
         "run": {
             "count": 3, "port_range_start": 6000, "port_range_end": 6100, "start_id": 7,
             "command": ["serve", "{port}"], "min": 2, "max": 9, "weight": 5, "service": "fixed:2ms",
-            "queue_capacity": 100, "workers": 4, "grow_after": "200ms", "shrink_after": "50ms", "cool_down": "2s",
-            "grow_cool_down": "3s", "grow_max": 2, "shrink_max": 3, "threshold": 2.5,
+            "queue_capacity": 100, "workers": 4, "grow_after": "200ms", "shrink_after": "50ms",
+            "cool_down": "2s", "grow_cool_down": "3s", "grow_max": 2, "shrink_max": 3, "threshold": 2.5,
         },
     });
     let short = parse(&sections.to_string()).unwrap();
@@ -86,8 +88,8 @@ fn the_item_says_all_that_the_sections_say() {
     let schema = schema();
     let of_item = schema["properties"]["pools"]["items"]["properties"].as_object().unwrap();
     let written = item.as_object().unwrap();
-    let of_others = "affinity servers timeout replies hold idle_timeout ports proxy_protocol transparent allow deny \
-                     rate_per_source resolve_interval tcp_connections";
+    let of_others = "affinity servers timeout replies hold idle_timeout ports proxy_protocol transparent \
+        allow deny rate_per_source resolve_interval tcp_connections";
     for key in of_item.keys() {
         assert!(written.contains_key(key) != of_others.split_whitespace().any(|other| other == key), "{key}");
     }
@@ -151,8 +153,8 @@ fn both_forms_of_one_name_are_refused() {
     for section in ["load_balancer", "server", "controller"] {
         let error = with(std::slice::from_ref(&named), json!({section: {}})).unwrap_err();
         let says = format!(
-            "config.json:1: pools[0].name: \"native\" is the pool of the section \"{section}\" already; write one of \
-             the two, or give this pool another name"
+            "config.json:1: pools[0].name: \"native\" is the pool of the section \"{section}\" already; \
+             write one of the two, or give this pool another name"
         );
         assert_eq!(error, says);
     }
@@ -231,11 +233,13 @@ fn a_mistake_is_refused_with_its_key_and_the_remedy() {
     let error = refused(&[datagram, pool(json!({}))]);
     assert_eq!(
         error,
-        "pools[0].servers[0]: 127.0.0.1:54000 is where pools[1].server_side takes lbd's own frames; name a server"
+        "pools[0].servers[0]: 127.0.0.1:54000 is where pools[1].server_side takes lbd's own frames; name a \
+         server"
     );
     let twin = pool(json!({"listen": "127.0.0.1:6001"}));
     assert!(refused(&[pool(json!({})), twin]).contains(
-        "pools[1].server_side: 127.0.0.1:54000 is taken twice, by pools[0].server_side and by pools[1].server_side"
+        "pools[1].server_side: 127.0.0.1:54000 is taken twice, by pools[0].server_side and by \
+         pools[1].server_side"
     ));
 }
 
