@@ -322,8 +322,8 @@ fn with_a_key_only_servers_that_have_it_join() {
     let (code, summary) = site.ask(&["--requests", "500"]);
     assert_eq!((code, summary.answered), (0, 500));
     let status = balancer.wait_until_up(2);
-    assert_eq!(status.servers.iter().map(|s| s.id).collect::<Vec<_>>(), [0, 1]);
-    assert_eq!(status.drops.keys().collect::<Vec<_>>(), ["tag"]);
+    assert_eq!(status.pools[0].servers.iter().map(|s| s.id).collect::<Vec<_>>(), [0, 1]);
+    assert_eq!(status.pools[0].dropped.keys().collect::<Vec<_>>(), ["tag"]);
     assert_eq!(servers.len(), 2);
 }
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::orders::Orders;
-use super::shared::{Extra, Shared};
 use super::reply::Client;
+use super::shared::{Extra, Shared};
 use super::{NativeRole, Settings};
 use crate::base::time::Instant;
 use crate::pool::autoscale::Scaler;
