@@ -8,7 +8,8 @@ use common::browser::Browser;
 use common::fake_admin::{Canned, FakeAdmin};
 use common::{Site, wait_for};
 use lbd::admin::status::{
-    Decisions, Entry, Kind, Numbers, Percentiles, PoolServerStatus, PoolStatus, ServerStatus, Service, Status,
+    DatagramCounters, DatagramServer, Decisions, Entry, Kind, NativeServer, Numbers, Percentiles, PoolStatus,
+    ServerStatus, Service, Status,
 };
 use serde_json::{Value, json};
 
@@ -34,28 +35,29 @@ fn status() -> Status {
         queue,
         rate: 1_500.0,
         latency_us_recent: recent(2_000, 9_000),
+        native: Some(NativeServer::default()),
         ..ServerStatus::default()
     };
-    let dns = |id: u32, state: &str, queue| PoolServerStatus {
+    let dns = |id: u32, state: &str, queue| ServerStatus {
         id,
         addr: format!("127.0.0.1:530{id}"),
         state: state.to_owned(),
         queue,
-        timed_out: 7,
         weight: 1,
         service: Some(Service { time_us: 2_100, slowness: if id == 0 { 4.96 } else { 1.0 } }),
         rate: 100.0,
         latency_us_recent: recent(300, 2_100),
-        ..PoolServerStatus::default()
+        datagram: Some(DatagramServer { timed_out: 7, ..DatagramServer::default() }),
+        ..ServerStatus::default()
     };
-    Status {
-        version: "0.1.0".to_owned(),
-        uptime_s: 4000.5,
-        workers: vec![5],
-        requests: 12_345,
+    let of_native = PoolStatus {
+        name: "native".to_owned(),
+        protocol: "native".to_owned(),
+        workers: vec![12_345],
+        received: 12_345,
         answered: 12_300,
-        busy_shed: 12,
-        drops: [("magic".to_owned(), 3)].into(),
+        refused: [("servers_full".to_owned(), 12)].into(),
+        dropped: [("magic".to_owned(), 3)].into(),
         rate: 3_000.0,
         latency_us_recent: recent(2_000, 9_000),
         decisions: Decisions {
@@ -67,15 +69,22 @@ fn status() -> Status {
             ..Decisions::default()
         },
         servers: vec![native(0, "up", 10), native(1, "up", 5), native(2, "draining", 0)],
-        pools: vec![PoolStatus {
-            name: "dns".to_owned(),
-            protocol: "dns".to_owned(),
-            received: 400,
-            rate: 200.0,
-            latency_us_recent: recent(300, 2_100),
-            servers: vec![dns(0, "up", 40), dns(1, "down", 1)],
-            ..PoolStatus::default()
-        }],
+        ..PoolStatus::default()
+    };
+    let of_dns = PoolStatus {
+        name: "dns".to_owned(),
+        protocol: "dns".to_owned(),
+        received: 400,
+        rate: 200.0,
+        latency_us_recent: recent(300, 2_100),
+        servers: vec![dns(0, "up", 40), dns(1, "down", 1)],
+        datagram: Some(DatagramCounters::default()),
+        ..PoolStatus::default()
+    };
+    Status {
+        version: "0.1.0".to_owned(),
+        uptime_s: 4000.5,
+        pools: vec![of_native, of_dns],
         ..Status::default()
     }
 }
@@ -173,22 +182,22 @@ fn figures_charts_events_and_reasons_are_shown() {
         ("p50", "2.00 ms"),
         ("p99", "9.00 ms"),
         ("servers up", "3 of 5"),
-        ("in queues", "56"),
-        ("not served, dropped", "15"),
+        ("queue length", "56"),
+        ("failed, dropped", "15"),
     ] {
         assert_eq!(tiles[name], text, "{tiles}");
     }
     let about = browser.eval("document.getElementById('about').textContent");
     assert_eq!(about, "version 0.1.0 · up for 1 h 6 min");
 
-    // How good the choices are, where there is something to say; and who is slow.
-    let choices = "[...document.querySelectorAll('[data-pool]')].map(pool => { const box = pool.querySelector('.choices'); \
+    // Quality of the selections, where there is data; and service times.
+    let selection = "[...document.querySelectorAll('[data-pool]')].map(pool => { const box = pool.querySelector('.selection'); \
                    return box.hidden ? '' : box.textContent; })";
-    let said = "Choices: longer than the shortest queue by 0.11 (99 %: 1), known for 3.00 ms (99 %: 12.0 ms), \
-                wrong by 0.50 (99 %: 2), 4 waiting here, half for 250 µs (99 %: 7.10 ms)";
-    assert_eq!(browser.eval(choices), json!([said, ""]));
+    let said = "Selection: regret 0.11 (p99 1), staleness 3.00 ms (p99 12.0 ms), estimate error 0.50 (p99 2), \
+                4 queued for 250 µs (p99 7.10 ms)";
+    assert_eq!(browser.eval(selection), json!([said, ""]));
     let weights = "[...document.querySelectorAll('[data-pool=dns] [data-name=weight]')].map(cell => [cell.textContent, cell.title])";
-    let expected = json!([["1, ×5.0 slow", "a request takes 2.10 ms"], ["1", "a request takes 2.10 ms"]]);
+    let expected = json!([["1, ×5.0 service time", "service time 2.10 ms"], ["1", "service time 2.10 ms"]]);
     assert_eq!(browser.eval(weights), expected);
 
     // A line with a point for each second, in each chart, inside of it.
@@ -224,8 +233,8 @@ fn figures_charts_events_and_reasons_are_shown() {
     assert_eq!(events, json!([format!("native: {reason}"), format!("native, server 1: {HOSTILE}")]));
     fake.change(|canned| {
         canned.entries.push(entry(3, 0, Kind::Server, "suspect -> down"));
-        canned.status["servers"][1]["state"] = json!("down");
-        canned.status["servers"].as_array_mut().unwrap().remove(2);
+        canned.status["pools"][0]["servers"][1]["state"] = json!("down");
+        canned.status["pools"][0]["servers"].as_array_mut().unwrap().remove(2);
     });
     browser
         .wait_until("document.querySelector('#spoken').textContent === 'native, server 1: suspect -> down'");
@@ -243,9 +252,11 @@ fn figures_that_are_missing_or_odd_break_nothing() {
     fake.change(|canned| {
         canned.entries = vec![json!({"kind": "scaling"}), json!(7), json!({"text": {"a": 1}, "unix_ms": "x"})];
         canned.status = json!({
-            "servers": [{"id": 0, "state": HOSTILE, "queue": -1, "rate": "fast", "latency_us": 5, "service": "slow"}],
-            "decisions": {"regret_recent": 5, "age_us_recent": {"p50": "old"}, "waiting": "many"},
-            "pools": [null, {"name": HOSTILE, "servers": null, "refused": 3}, {"name": "new", "scaling": {"load": 0.5}}],
+            "pools": [null, {
+                "name": "native",
+                "servers": [{"id": 0, "state": HOSTILE, "queue": -1, "rate": "fast", "latency_us_recent": 5, "service": "slow"}],
+                "decisions": {"regret_recent": 5, "age_us_recent": {"p50": "old"}, "waiting": "many"},
+            }, {"name": HOSTILE, "servers": null, "refused": 3}, {"name": "new", "scaling": {"load": 0.5}}],
         });
     });
     browser.wait_until("document.querySelectorAll('[data-pool]').length === 3");
@@ -266,7 +277,7 @@ fn drain_and_enable_are_sent_with_the_token_of_the_address() {
     assert_eq!(first.path, "/api/servers/1/drain?pool=native");
     assert_eq!(first.authorization, format!("Bearer {TOKEN}"));
     browser.wait_until(
-        "document.getElementById('note').textContent.startsWith('Server 1 of native: drain is under way')",
+        "document.getElementById('note').textContent.startsWith('Server 1 of native: drain accepted')",
     );
 
     // The token lasts as long as the tab; buttons that make no sense are off.
@@ -277,7 +288,9 @@ fn drain_and_enable_are_sent_with_the_token_of_the_address() {
 
     fake.change(|canned| canned.refusal = Some((409, format!("no such thing {HOSTILE}"))));
     browser.click("[data-pool=native] [data-server=\"0\"] button");
-    browser.wait_until("document.querySelector('#note.error')?.textContent.includes('drain was refused: no such thing <img')");
+    browser.wait_until(
+        "document.querySelector('#note.error')?.textContent.includes('drain refused: no such thing <img')",
+    );
     assert_eq!(browser.eval("window.hacked"), Value::Null);
 }
 
@@ -292,7 +305,7 @@ fn without_a_token_it_is_asked_for_and_a_wrong_one_is_said() {
     browser.wait_until("document.getElementById('ask').open && document.getElementById('ask-why').textContent.includes('refused')");
     browser.type_text(TOKEN);
     browser.click("#ask button.main");
-    browser.wait_until("document.getElementById('note').textContent.includes('under way')");
+    browser.wait_until("document.getElementById('note').textContent.includes('accepted')");
     let sent: Vec<String> = fake.posts().into_iter().map(|asked| asked.authorization).collect();
     assert_eq!(sent, ["Bearer wrong-wrong-wrong".to_owned(), format!("Bearer {TOKEN}")]);
 
@@ -339,9 +352,9 @@ fn it_fits_a_phone_and_the_dark() {
     let beyond = "[...document.querySelectorAll('main *, header *')].filter(one => \
                   one.getBoundingClientRect().right > document.documentElement.clientWidth + 1 && !one.closest('.hidden, thead')).map(one => one.outerHTML.slice(0, 80))";
     fake.change(|canned| {
-        canned.status["pools"][0]["servers"][0]["addr"] =
+        canned.status["pools"][1]["servers"][0]["addr"] =
             json!("[2001:db8:1111:2222:3333:4444:5555:6666]:65535");
-        canned.status["pools"][0]["name"] =
+        canned.status["pools"][1]["name"] =
             json!("a-name-that-is-as-long-as-names-of-pools-may-ever-be-in-here");
         canned.entries.push(entry(9, 0, Kind::Notice, &"word".repeat(60)));
     });

@@ -315,15 +315,15 @@ fn with_a_key_only_servers_that_have_it_join() {
 
     let (balancer, servers) = site.pool(2, &[]);
     let _with_another = site.start_bare(&["server", "--id", "2", "--config", "other.json"]);
-    let seen = balancer.wait_until("the other key is refused", |s| s.drops.get("tag") > Some(&2));
+    let seen = balancer.wait_until("the other key is refused", |s| s.pools[0].dropped.get("tag") > Some(&2));
     let _without = site.start_bare(&["server", "--id", "3", "--config", "none.json"]);
-    let tags = seen.drops["tag"];
-    balancer.wait_until("no key is refused as well", |s| s.drops["tag"] > tags + 2);
+    let tags = seen.pools[0].dropped["tag"];
+    balancer.wait_until("no key is refused as well", |s| s.pools[0].dropped["tag"] > tags + 2);
     let (code, summary) = site.ask(&["--requests", "500"]);
     assert_eq!((code, summary.answered), (0, 500));
     let status = balancer.wait_until_up(2);
-    assert_eq!(status.servers.iter().map(|s| s.id).collect::<Vec<_>>(), [0, 1]);
-    assert_eq!(status.drops.keys().collect::<Vec<_>>(), ["tag"]);
+    assert_eq!(status.pools[0].servers.iter().map(|s| s.id).collect::<Vec<_>>(), [0, 1]);
+    assert_eq!(status.pools[0].dropped.keys().collect::<Vec<_>>(), ["tag"]);
     assert_eq!(servers.len(), 2);
 }
 

@@ -77,10 +77,10 @@ fn servers_outlive_a_killed_controller_and_the_next_one_adopts_them() {
     let servers = wait_for_started(&site, 0, 3);
     balancer.wait_until_up(3);
     let client = site.client(&["--rate", "400", "--requests", "1200"]);
-    balancer.wait_until("requests are answered", |status| status.answered > 100);
+    balancer.wait_until("requests are answered", |status| status.pools[0].answered > 100);
     controller.kill_now();
-    let before = balancer.status().answered;
-    balancer.wait_until("they serve without it", |status| status.answered > before + 50);
+    let before = balancer.status().pools[0].answered;
+    balancer.wait_until("they serve without it", |status| status.pools[0].answered > before + 50);
 
     let seen = site.log(LOG).len();
     let controller = site.start(&["controller"]);
@@ -90,7 +90,7 @@ fn servers_outlive_a_killed_controller_and_the_next_one_adopts_them() {
     let (code, summary) = client.summary();
     assert_eq!((code, summary.answered, summary.lost), (0, 1200, 0), "{summary:?}");
     assert_eq!(started(&site, seen), BTreeMap::new(), "nothing is started twice");
-    assert_eq!(balancer.status().servers.len(), 3);
+    assert_eq!(balancer.status().pools[0].servers.len(), 3);
     assert_eq!(site.log("balancer/balancer.log").matches("joined").count(), 3, "nobody had to come anew");
 
     // An adopted server is looked after as if it were an own one.
@@ -360,8 +360,11 @@ fn unmodified_servers_are_added_under_load_and_removed_after_it_and_nothing_is_l
     balancer.pool_when("one server is left", |pool| pool.servers.len() == 1 && up(pool) == 1);
     wait_for_line(&site, 0, "server 1 has stopped pool=\"echo\"");
     let answered = many + few.end();
-    let pool = balancer.pool_when("everything is answered", |pool| pool.in_flight == 0);
-    assert!(pool.answered >= answered && pool.timed_out == 0 && pool.refused.is_empty(), "{pool:?}");
+    let pool = balancer.pool_when("everything is answered", |pool| pool.datagram.unwrap().in_flight == 0);
+    assert!(
+        pool.answered >= answered && pool.datagram.unwrap().timed_out == 0 && pool.refused.is_empty(),
+        "{pool:?}"
+    );
     let log = site.log(LOG);
     assert!(log.contains("scale up: 1 -> ") && log.contains("at 1 server: grow to 2"), "{log}");
     assert!(log.contains("scale down: 2 -> 1 servers, stopping server 1, load "), "{log}");

@@ -95,7 +95,7 @@ fn many_clients(io: &str) {
     threads.into_iter().for_each(|thread| thread.join().unwrap());
     let last = balancer.stop();
     let pool = &last.pools[0];
-    assert_eq!((pool.received, pool.answered, pool.delivered), (3_200, 3_200, 3_200));
+    assert_eq!((pool.received, pool.answered, pool.datagram.unwrap().delivered), (3_200, 3_200, 3_200));
     assert!(servers.iter().all(|server| server.count() > 100), "{pool:?}");
     assert_adds_up(pool);
 }
@@ -157,11 +157,18 @@ fn a_late_answer_reaches_its_client_while_the_port_rests() {
     let client = Asker::to(front(&site));
     client.send(b"slow");
     let from = has_seen(&server, 1)[0].from;
-    balancer.pool_when("it is given up", |pool| pool.timed_out == 1);
+    balancer.pool_when("it is given up", |pool| pool.datagram.unwrap().timed_out == 1);
     server.send(from, b"late"); // the port rests for 4 s
     assert_eq!(client.recv(), b"late");
     let last = balancer.stop();
-    assert_eq!((last.pools[0].late, last.pools[0].delivered, last.pools[0].answered), (1, 1, 0));
+    assert_eq!(
+        (
+            last.pools[0].datagram.unwrap().late,
+            last.pools[0].datagram.unwrap().delivered,
+            last.pools[0].answered
+        ),
+        (1, 1, 0)
+    );
     assert_adds_up(&last.pools[0]);
 }
 
@@ -174,7 +181,7 @@ fn a_late_answer_reaches_nobody_when_the_port_is_somebody_elses() {
     let (slow, other) = (Asker::to(front(&site)), Asker::to(front(&site)));
     slow.send(b"slow");
     let from = has_seen(&server, 1)[0].from;
-    balancer.pool_when("it is given up", |pool| pool.timed_out == 1);
+    balancer.pool_when("it is given up", |pool| pool.datagram.unwrap().timed_out == 1);
     // The one pair rests for two time-outs, then it is the other client's.
     let look = || {
         other.send(b"quick");
@@ -217,7 +224,7 @@ fn a_flow_stays_with_its_server_which_may_say_more_than_once_and_unasked() {
     }
     let pool = balancer
         .pool_when("the flows are queues", |pool| pool.servers.iter().all(|server| server.queue == 4));
-    assert_eq!((pool.flows, pool.flows_opened), (12, 12));
+    assert_eq!((pool.datagram.unwrap().flows, pool.datagram.unwrap().flows_opened), (12, 12));
     // A push to each client of the first server.
     let mut ways: Vec<SocketAddr> = servers[0].seen().iter().map(|seen| seen.from).collect();
     ways.sort_unstable();
@@ -231,7 +238,10 @@ fn a_flow_stays_with_its_server_which_may_say_more_than_once_and_unasked() {
         }
     }
     let last = balancer.stop();
-    assert_eq!((last.pools[0].forwarded, last.pools[0].delivered), (60, 124));
+    assert_eq!(
+        (last.pools[0].datagram.unwrap().forwarded, last.pools[0].datagram.unwrap().delivered),
+        (60, 124)
+    );
     assert_adds_up(&last.pools[0]);
 }
 
@@ -241,11 +251,13 @@ fn an_idle_flow_ends_and_the_next_datagram_chooses_anew() {
     let (site, _servers, balancer) = started(2, more);
     let client = Asker::to(front(&site));
     let first = ask(&client, b"one");
-    balancer.pool_when("it has ended", |pool| pool.flows == 0 && pool.flows_opened >= 1);
+    balancer.pool_when("it has ended", |pool| {
+        pool.datagram.unwrap().flows == 0 && pool.datagram.unwrap().flows_opened >= 1
+    });
     let second = ask(&client, b"two");
     assert_eq!(first + second, 1 + 2, "the other server");
     let last = balancer.stop();
-    assert_eq!(last.pools[0].flows_opened, 2);
+    assert_eq!(last.pools[0].datagram.unwrap().flows_opened, 2);
     assert_adds_up(&last.pools[0]);
 }
 
@@ -283,8 +295,11 @@ fn one_way_traffic_spreads_and_is_counted() {
     assert!(!client.has_more());
     let last = balancer.stop();
     let pool = &last.pools[0];
-    assert_eq!((pool.forwarded, pool.answered, pool.timed_out), (300, 0, 0));
-    assert!(pool.servers.iter().all(|server| server.forwarded > 30), "{pool:?}");
+    assert_eq!(
+        (pool.datagram.unwrap().forwarded, pool.answered, pool.datagram.unwrap().timed_out),
+        (300, 0, 0)
+    );
+    assert!(pool.servers.iter().all(|server| server.datagram.unwrap().forwarded > 30), "{pool:?}");
     assert!(pool.servers.iter().all(|server| server.state == "up" && server.queue == 0), "{pool:?}");
     assert_adds_up(pool);
 }
@@ -329,8 +344,10 @@ fn a_one_way_flow_stays_with_its_server_until_it_is_idle() {
     }
     let look = || (servers.iter().map(Fake::count).sum::<usize>() == 20).then_some(());
     wait_for("all has arrived", look, || balancer.stderr());
-    let pool = balancer.pool_when("both are idle", |pool| pool.flows == 0 && pool.forwarded == 20);
-    if pool.flows_opened == 2 {
+    let pool = balancer.pool_when("both are idle", |pool| {
+        pool.datagram.unwrap().flows == 0 && pool.datagram.unwrap().forwarded == 20
+    });
+    if pool.datagram.unwrap().flows_opened == 2 {
         // Neither was idle in between: each server has one client, whose source is its own.
         for server in &servers {
             let seen = server.seen();
@@ -356,8 +373,9 @@ fn flows_are_shared_by_weight() {
     let balancer = site.pools(pool(&site, 2, json!({"affinity": "client", "servers": servers})));
     let clients: Vec<Asker> = (0..8).map(|_| Asker::to(front(&site))).collect();
     clients.iter().for_each(|client| assert!(ask(client, b"hello") > 0));
-    let pool = balancer.pool_when("eight flows", |pool| pool.flows == 8);
-    let by_id: Vec<_> = pool.servers.iter().map(|server| (server.id, server.forwarded)).collect();
+    let pool = balancer.pool_when("eight flows", |pool| pool.datagram.unwrap().flows == 8);
+    let by_id: Vec<_> =
+        pool.servers.iter().map(|server| (server.id, server.datagram.unwrap().forwarded)).collect();
     assert_eq!(by_id, [(7, 2), (8, 6)]);
     assert_adds_up(&balancer.stop().pools[0]);
 }
@@ -370,7 +388,7 @@ fn beyond_max_outstanding_requests_and_flows_are_refused_and_counted() {
         site.pools(pool(&site, 1, json!({"max_outstanding": 2, "waiting_max": 0, "timeout": "1min"})));
     let clients: Vec<Asker> = (0..3).map(|_| Asker::to(front(&site))).collect();
     clients[..2].iter().for_each(|client| client.send(b"slow"));
-    balancer.pool_when("two are under way", |pool| pool.in_flight == 2);
+    balancer.pool_when("two are under way", |pool| pool.datagram.unwrap().in_flight == 2);
     clients[2].send(b"refused");
     balancer.pool_when("it is refused", |pool| pool.refused.get("servers_full") == Some(&1));
     for seen in has_seen(&server, 2) {
@@ -400,7 +418,9 @@ fn what_a_server_has_no_room_for_waits_and_is_served_in_order() {
             client.send(b"slow");
             balancer.pool_when("it has been read", |pool| pool.received > 0);
         }
-        balancer.pool_when("all have been read", |pool| pool.received == 4 && pool.in_flight == 1);
+        balancer.pool_when("all have been read", |pool| {
+            pool.received == 4 && pool.datagram.unwrap().in_flight == 1
+        });
         for n in 1..=4 {
             let seen = has_seen(&server, n);
             assert_eq!(seen.len(), n, "one at a time");
@@ -482,9 +502,13 @@ fn a_server_that_is_not_there_disturbs_nobody_else() {
     // The first, and one now and then for it to prove itself on, ever more rarely.
     assert!(lost <= 16, "{lost} of {asked}");
     let pool = balancer.stop().pools.remove(0);
-    assert_eq!((pool.answered, pool.timed_out), (asked - lost, lost));
-    assert!(pool.servers[2].errors > 0, "{pool:?}");
-    assert!(pool.servers[..2].iter().all(|server| server.timed_out == 0 && server.answered > 1_000));
+    assert_eq!((pool.answered, pool.datagram.unwrap().timed_out), (asked - lost, lost));
+    assert!(pool.servers[2].datagram.unwrap().errors > 0, "{pool:?}");
+    assert!(
+        pool.servers[..2]
+            .iter()
+            .all(|server| server.datagram.unwrap().timed_out == 0 && server.answered > 1_000)
+    );
     assert_adds_up(&pool);
 }
 
@@ -494,7 +518,7 @@ fn answer_or_loss(client: &Asker, balancer: &Running, lost: u64) -> Option<Vec<u
     client.0.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
     let look = || match client.0.recv(&mut buffer) {
         Ok(len) => Some(Some(buffer[..len].to_vec())),
-        Err(_) => (balancer.status().pools[0].timed_out > lost).then_some(None),
+        Err(_) => (balancer.status().pools[0].datagram.unwrap().timed_out > lost).then_some(None),
     };
     wait_for("an answer or a time-out", look, || balancer.stderr())
 }
@@ -515,7 +539,7 @@ fn a_client_that_is_gone_before_its_answer_disturbs_nobody_else() {
         assert_eq!(ask(&other, b"still here"), 1);
     }
     let last = balancer.stop();
-    assert_eq!((last.pools[0].answered, last.pools[0].timed_out), (40, 0));
+    assert_eq!((last.pools[0].answered, last.pools[0].datagram.unwrap().timed_out), (40, 0));
     assert_adds_up(&last.pools[0]);
 }
 

@@ -118,8 +118,9 @@ fn a_native_pool_and_a_dns_pool_live_in_one_process() {
     let (code, summary) = native.summary();
     assert_eq!((code, summary.answered, summary.retried), (0, 3000, 0));
     let last = balancer.stop();
-    assert_eq!((last.answered, last.pools[0].answered), (3000, 3000));
-    assert_adds_up(&last.pools[0]);
+    let [native, dns] = &last.pools[..] else { panic!("{last:?}") };
+    assert_eq!((native.answered, dns.answered), (3000, 3000));
+    assert_adds_up(dns);
 }
 
 #[test]
@@ -173,9 +174,11 @@ fn long_and_truncated_answers_pass_as_they_are() {
     let full = read_message(&mut stream).expect("an answer");
     assert_eq!((full.len(), id(&full)), (40_000, 4));
     drop(stream);
-    balancer.pool_when("the connection has ended", |pool| pool.tcp_open == 0 && pool.tcp_opened == 1);
+    balancer.pool_when("the connection has ended", |pool| {
+        pool.datagram.unwrap().tcp_open == 0 && pool.datagram.unwrap().tcp_opened == 1
+    });
     let last = balancer.stop();
-    assert_eq!((last.pools[0].answered, last.pools[0].tcp_refused), (5, 0));
+    assert_eq!((last.pools[0].answered, last.pools[0].datagram.unwrap().tcp_refused), (5, 0));
     assert_adds_up(&last.pools[0]);
 }
 
@@ -195,7 +198,7 @@ fn answers_that_nobody_asked_for_are_counted_and_the_wait_goes_on() {
         assert!(!client.has_more(), "{manner:?}");
     }
     let last = balancer.stop();
-    assert_eq!((last.pools[0].answered, last.pools[0].delivered), (3, 3));
+    assert_eq!((last.pools[0].answered, last.pools[0].datagram.unwrap().delivered), (3, 3));
     assert_eq!(last.pools[0].servers[0].state, "up");
     assert_adds_up(&last.pools[0]);
 }
@@ -205,12 +208,12 @@ fn an_answer_after_the_time_out_reaches_nobody() {
     let (_site, servers, balancer, client) = started(1, json!({"timeout": "50ms"}));
     servers[0].be(Manner::Holds);
     client.send(&query(1));
-    balancer.pool_when("it is given up", |pool| pool.timed_out == 1);
+    balancer.pool_when("it is given up", |pool| pool.datagram.unwrap().timed_out == 1);
     servers[0].release();
     balancer.pool_when("the answer is dropped", |pool| pool.dropped.get("not_open") == Some(&1));
     assert!(!client.has_more());
     let last = balancer.stop();
-    assert_eq!((last.pools[0].timed_out, last.pools[0].answered), (1, 0));
+    assert_eq!((last.pools[0].datagram.unwrap().timed_out, last.pools[0].answered), (1, 0));
     assert_adds_up(&last.pools[0]);
 }
 
@@ -235,12 +238,12 @@ fn tcp_connections_spread_over_the_servers() {
     let tcp: Vec<_> = servers.iter().map(|server| FakeDnsTcp::start(server.addr(), 600)).collect();
     let open: Vec<TcpStream> = (0..6).map(|id| answered_by_tcp(v4(site.port(0)), id)).collect();
     assert_eq!(tcp.iter().map(FakeDnsTcp::accepted).collect::<Vec<_>>(), [3, 3]);
-    let pool = balancer.pool_when("six are open", |pool| pool.tcp_open == 6);
-    assert_eq!(pool.tcp_opened, 6);
+    let pool = balancer.pool_when("six are open", |pool| pool.datagram.unwrap().tcp_open == 6);
+    assert_eq!(pool.datagram.unwrap().tcp_opened, 6);
     balancer.pool_when("they are queues", |pool| pool.servers.iter().all(|server| server.queue == 3));
     drop(open);
     balancer.pool_when("all is closed", |pool| {
-        pool.tcp_open == 0 && pool.servers.iter().all(|server| server.queue == 0)
+        pool.datagram.unwrap().tcp_open == 0 && pool.servers.iter().all(|server| server.queue == 0)
     });
 }
 
@@ -264,7 +267,9 @@ fn a_server_that_refuses_tcp_is_passed_over() {
     drop(tcp);
     let mut stream = connect(v4(site.port(0)));
     assert_eq!(stream.read(&mut [0]).unwrap_or(0), 0, "closed: nobody takes it");
-    balancer.pool_when("it is counted", |pool| pool.tcp_refused == 1 && pool.tcp_open == 0);
+    balancer.pool_when("it is counted", |pool| {
+        pool.datagram.unwrap().tcp_refused == 1 && pool.datagram.unwrap().tcp_open == 0
+    });
 }
 
 #[test]
@@ -278,7 +283,9 @@ fn a_client_that_says_it_has_asked_all_by_tcp_is_still_answered() {
     let ids = [read_message(&mut stream), read_message(&mut stream)].map(|message| id(&message.unwrap()));
     assert_eq!(ids, [1, 2]);
     assert_eq!(read_message(&mut stream), None, "the end");
-    balancer.pool_when("it has ended", |pool| pool.tcp_open == 0 && pool.tcp_opened == 1);
+    balancer.pool_when("it has ended", |pool| {
+        pool.datagram.unwrap().tcp_open == 0 && pool.datagram.unwrap().tcp_opened == 1
+    });
 }
 
 /// Of a PROXY header: IPv4 and TCP, IPv4 and UDP.
@@ -316,9 +323,9 @@ fn connections_beyond_the_limit_are_closed() {
     let second = answered_by_tcp(v4(site.port(0)), 2);
     let mut third = connect(v4(site.port(0)));
     assert_eq!(third.read(&mut [0]).unwrap_or(0), 0, "closed");
-    balancer.pool_when("it is counted", |pool| pool.tcp_refused == 1);
+    balancer.pool_when("it is counted", |pool| pool.datagram.unwrap().tcp_refused == 1);
     drop(first);
-    balancer.pool_when("one has ended", |pool| pool.tcp_open == 1);
+    balancer.pool_when("one has ended", |pool| pool.datagram.unwrap().tcp_open == 1);
     let fourth = answered_by_tcp(v4(site.port(0)), 4);
     drop((second, fourth));
 }
@@ -348,7 +355,10 @@ fn with_every_server_down_the_answer_is_servfail_at_once() {
     assert_eq!(ask(&Asker::to(v4(site.port(0))), 1), 1);
     drop(server);
     let last = balancer.stop();
-    assert_eq!((last.pools[0].servfail, last.pools[0].refused.get("no_server")), (20, Some(&20)));
+    assert_eq!(
+        (last.pools[0].datagram.unwrap().servfail, last.pools[0].refused.get("no_server")),
+        (20, Some(&20))
+    );
     assert_adds_up(&last.pools[0]);
 }
 
@@ -359,7 +369,7 @@ fn beyond_max_outstanding_the_answer_is_servfail_at_once() {
     servers[0].be(Manner::Holds);
     client.send(&query(1));
     client.send(&query(2));
-    balancer.pool_when("two are under way", |pool| pool.in_flight == 2);
+    balancer.pool_when("two are under way", |pool| pool.datagram.unwrap().in_flight == 2);
     let refused = client.ask(&query(3));
     assert_eq!((id(&refused), rcode(&refused)), (3, SERVFAIL));
     wait_for("the server has both", || (servers[0].held() == 2).then_some(()), String::new);
@@ -370,7 +380,10 @@ fn beyond_max_outstanding_the_answer_is_servfail_at_once() {
     servers[0].be(Manner::Proper);
     assert_eq!(ask(&client, 4), 1);
     let last = balancer.stop();
-    assert_eq!((last.pools[0].servfail, last.pools[0].refused.get("servers_full")), (1, Some(&1)));
+    assert_eq!(
+        (last.pools[0].datagram.unwrap().servfail, last.pools[0].refused.get("servers_full")),
+        (1, Some(&1))
+    );
     assert_adds_up(&last.pools[0]);
 }
 
@@ -386,11 +399,16 @@ fn a_server_dies(end: impl FnOnce(&mut Vec<Option<FakeDns>>), back: impl FnOnce(
     let tally = asking.join().unwrap();
     assert_eq!((tally.answered + tally.lost, tally.servfail), (u64::from(QUERIES), 0));
     assert!(tally.lost <= 64, "a handful, not {tally:?}");
-    balancer.pool_when("it is down", |pool| pool.servers[2].state == "down" && pool.in_flight == 0);
+    balancer.pool_when("it is down", |pool| {
+        pool.servers[2].state == "down" && pool.datagram.unwrap().in_flight == 0
+    });
     back(&mut servers);
     let seen = balancer.pool_when("it is up again", |pool| pool.servers[2].state == "up");
     for server in &seen.servers {
-        assert!(server.id == 2 || server.timed_out == 0, "the others are undisturbed: {seen:?}");
+        assert!(
+            server.id == 2 || server.datagram.unwrap().timed_out == 0,
+            "the others are undisturbed: {seen:?}"
+        );
     }
     let tally = ask_many(&Asker::to(v4(site.port(0))), 400, 32, GIVE_UP);
     assert!(tally.lost == 0 && tally.by_server[3] > 0, "it has its share again: {tally:?}");
@@ -537,7 +555,7 @@ fn who_may_not_send_is_refused_by_reason() {
     // The same holds for TCP.
     let mut stream = connect(front(2));
     assert_eq!(stream.read(&mut [0]).unwrap_or(0), 0, "closed");
-    balancer.wait_until("it is counted", |status| status.pools[2].tcp_refused == 1);
+    balancer.wait_until("it is counted", |status| status.pools[2].datagram.unwrap().tcp_refused == 1);
     let last = balancer.stop();
     last.pools.iter().for_each(assert_adds_up);
     assert_eq!(last.pools.iter().map(|pool| pool.answered).collect::<Vec<_>>(), [1, 1, 2]);

@@ -29,13 +29,18 @@ fn assert_even_shares(balancer: &Running, requests: u64, mut round: impl FnMut()
         let before = balancer.status();
         round();
         let status = balancer.wait_until("all is answered and the counts are zero", |status| {
-            status.answered - before.answered == requests && status.servers.iter().all(|s| s.queue == 0)
+            status.pools[0].answered - before.pools[0].answered == requests
+                && status.pools[0].servers.iter().all(|s| s.queue == 0)
         });
-        assert_eq!((status.dispatched, status.busy_no_server), (status.answered, 0), "{status:?}");
-        let shares: Vec<u64> = status
+        assert_eq!(
+            (status.pools[0].dispatched, status.pools[0].refused["no_server"]),
+            (status.pools[0].answered, 0),
+            "{status:?}"
+        );
+        let shares: Vec<u64> = status.pools[0]
             .servers
             .iter()
-            .zip(&before.servers)
+            .zip(&before.pools[0].servers)
             .map(|(now, old)| now.answered - old.answered)
             .collect();
         let even = requests / shares.len() as u64;
@@ -70,7 +75,10 @@ fn without_a_server_every_request_is_refused_as_busy() {
         "{finished:?}"
     );
     let status = balancer.status();
-    assert_eq!((status.requests, status.busy_no_server, status.dispatched), (50, 50, 0));
+    assert_eq!(
+        (status.pools[0].received, status.pools[0].refused["no_server"], status.pools[0].dispatched),
+        (50, 50, 0)
+    );
     // Refused, not timed out: BUSY ends what may not be retried, long before the time-out.
     let (code, summary) = site.ask(&["--requests", "50"]);
     assert_eq!((code, summary.busy, summary.first_failed), (1, 50, 0));
@@ -91,11 +99,14 @@ fn a_killed_server_costs_retries_but_no_request_and_joins_again() {
 
     servers[2] = site.server(2, &service);
     let status = balancer.wait_until_up(4);
-    assert!(status.servers.iter().all(|s| s.queue == 0), "what the dead one held is forgotten: {status:?}");
-    let before = status.servers[2].answered;
+    assert!(
+        status.pools[0].servers.iter().all(|s| s.queue == 0),
+        "what the dead one held is forgotten: {status:?}"
+    );
+    let before = status.pools[0].servers[2].answered;
     let (code, summary) = site.ask(&["--requests", "400", "--window", "64"]);
     assert_eq!((code, summary.answered), (0, 400));
-    assert!(balancer.status().servers[2].answered > before + 20, "it takes its share again");
+    assert!(balancer.status().pools[0].servers[2].answered > before + 20, "it takes its share again");
 }
 
 #[test]
@@ -104,15 +115,15 @@ fn a_dead_pool_refuses_requests_and_is_forgotten() {
     let (balancer, mut servers) = site.pool(3, &["--service", "fixed:50ms"]);
     let mut client = site.client(&["--requests", "200", "--window", "64"]);
     balancer.wait_until("work for all", |status| {
-        status.servers.len() == 3 && status.servers.iter().all(|s| s.queue > 3)
+        status.pools[0].servers.len() == 3 && status.pools[0].servers.iter().all(|s| s.queue > 3)
     });
     client.kill_now();
     servers.iter_mut().for_each(|server| server.kill_now());
-    balancer.wait_until("all down", |status| status.servers.iter().all(|s| s.state == "down"));
+    balancer.wait_until("all down", |status| status.pools[0].servers.iter().all(|s| s.state == "down"));
     let (code, summary) = site.ask(&["--requests", "20"]);
     assert_eq!((code, summary.busy, summary.first_failed), (1, 20, 0), "at once: {summary:?}");
     // The slots are free again, and with them goes what the dead servers held.
-    balancer.wait_until("all forgotten", |status| status.servers.is_empty());
+    balancer.wait_until("all forgotten", |status| status.pools[0].servers.is_empty());
     let _server = site.server(7, &[]);
     balancer.wait_for_server(7, "up", |s| s.state == "up" && s.queue == 0);
     let (code, summary) = site.ask(&["--requests", "20"]);
@@ -133,8 +144,8 @@ fn a_server_that_is_asked_to_stop_drains_and_loses_nothing() {
     assert_eq!((&drained["id"], &drained["left"], &drained["busy"]), (&json!(0), &json!(0), &json!(0)));
     assert_eq!(drained["received"], drained["served"]);
     let left = balancer.wait_until_up(1);
-    assert_eq!(left.servers[0].id, 1);
-    assert!(site.log("balancer/balancer.log").contains("left server=0 why=\"stopped\""));
+    assert_eq!(left.pools[0].servers[0].id, 1);
+    assert!(site.log("balancer/balancer.log").contains("server left pool=\"native\" server=0"));
 
     // The same in words, without --json.
     let mut last = site.start(&["server", "--id", "9"]);
@@ -155,8 +166,8 @@ fn a_restarted_balancer_finds_its_servers_again() {
     let (code, summary) = site.ask(&["--requests", "300"]);
     assert_eq!((code, summary.answered), (0, 300));
     let status = balancer.status();
-    assert_eq!(status.servers.iter().map(|s| s.id).collect::<Vec<_>>(), [0, 1, 2]);
-    assert!(status.servers.iter().all(|s| s.answered > 0 && s.queue == 0), "{status:?}");
+    assert_eq!(status.pools[0].servers.iter().map(|s| s.id).collect::<Vec<_>>(), [0, 1, 2]);
+    assert!(status.pools[0].servers.iter().all(|s| s.answered > 0 && s.queue == 0), "{status:?}");
     for server in &mut servers {
         assert!(server.stderr().contains("for the balancer at"), "the process is the one of the beginning");
         server.signal(libc::SIGTERM);
@@ -172,12 +183,13 @@ fn a_live_server_keeps_its_id_and_a_second_one_with_it_waits_until_the_first_is_
     let (balancer, mut servers) = site.pool(1, &[]);
     let port = site.server_port(5).to_string();
     let second = site.server(0, &["--port", &port]);
-    balancer.wait_until("the second one is refused", |status| status.drops.get("id_taken") > Some(&1));
+    balancer
+        .wait_until("the second one is refused", |status| status.pools[0].dropped.get("id_taken") > Some(&1));
     let (code, summary) = site.ask(&["--requests", "200"]);
     assert_eq!((code, summary.answered), (0, 200));
     let status = balancer.status();
-    assert_eq!(status.servers.len(), 1);
-    assert_eq!((status.servers[0].state.as_str(), status.servers[0].answered), ("up", 200));
+    assert_eq!(status.pools[0].servers.len(), 1);
+    assert_eq!((status.pools[0].servers[0].state.as_str(), status.pools[0].servers[0].answered), ("up", 200));
 
     servers[0].kill_now();
     let joined = format!("server joined pool=\"native\" server=0 addr=127.0.0.1:{port}");
@@ -196,7 +208,7 @@ fn ctrl_c_ends_every_component_with_exit_code_0() {
     let server = site.server(7, &[]);
     balancer.wait_until_up(2);
     let client = site.client(&["--rate", "200"]);
-    balancer.wait_until("requests are answered", |status| status.answered > 50);
+    balancer.wait_until("requests are answered", |status| status.pools[0].answered > 50);
     // In this order nobody misses anybody: what is in flight when it is asked to stop still gets its answer.
     for (name, mut component) in
         [("client", client), ("server", server), ("controller", controller), ("balancer", balancer)]
@@ -223,9 +235,16 @@ fn four_workers_keep_exact_counts_and_share_evenly() {
         }
     });
     let status = balancer.status();
-    assert_eq!(status.drops.get("wrong_source"), None, "every server knows every worker: {status:?}");
-    assert_eq!((status.workers.len(), status.workers.iter().sum::<u64>()), (4, status.requests));
-    assert!(status.workers.iter().all(|&requests| requests > 0), "{:?}", status.workers);
+    assert_eq!(
+        status.pools[0].dropped.get("wrong_source"),
+        None,
+        "every server knows every worker: {status:?}"
+    );
+    assert_eq!(
+        (status.pools[0].workers.len(), status.pools[0].workers.iter().sum::<u64>()),
+        (4, status.pools[0].received)
+    );
+    assert!(status.pools[0].workers.iter().all(|&requests| requests > 0), "{:?}", status.pools[0].workers);
 }
 
 #[test]
@@ -234,9 +253,9 @@ fn direct_replies_come_from_the_servers_and_are_counted() {
     let (balancer, servers) = site.pool(2, &[]);
     let (code, summary) = site.ask(&["--requests", "5000", "--window", "64"]);
     assert_eq!((code, summary.answered, summary.retried), (0, 5000, 0), "{summary:?}");
-    let status = balancer.wait_until("every completion is known", |status| status.answered == 5000);
-    assert!(status.servers.iter().all(|s| s.answered > 1000), "{status:?}");
-    balancer.wait_until("zero at rest", |status| status.servers.iter().all(|s| s.queue == 0));
+    let status = balancer.wait_until("every completion is known", |status| status.pools[0].answered == 5000);
+    assert!(status.pools[0].servers.iter().all(|s| s.answered > 1000), "{status:?}");
+    balancer.wait_until("zero at rest", |status| status.pools[0].servers.iter().all(|s| s.queue == 0));
     for mut server in servers {
         server.signal(libc::SIGTERM);
         let drained = server_summary(&server.finish());

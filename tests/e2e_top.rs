@@ -8,7 +8,7 @@ use common::fake_admin::{Canned, FakeAdmin};
 use common::fakes::v4;
 use common::terminal::Terminal;
 use common::{Site, send_signal, wait_for};
-use lbd::admin::status::{Entry, Kind, ServerStatus, Status};
+use lbd::admin::status::{Entry, Kind, PoolStatus, ServerStatus, Status};
 use serde_json::json;
 
 const TOKEN: &str = "0123456789abcdef";
@@ -16,8 +16,12 @@ const TOKEN: &str = "0123456789abcdef";
 fn fake(site: &Site) -> FakeAdmin {
     let server = |id, queue| ServerStatus { id, state: "up".to_owned(), queue, ..ServerStatus::default() };
     let status = Status {
-        workers: vec![1],
-        servers: vec![server(0, 5), server(7, 9)],
+        pools: vec![PoolStatus {
+            name: "native".to_owned(),
+            protocol: "native".to_owned(),
+            servers: vec![server(0, 5), server(7, 9)],
+            ..PoolStatus::default()
+        }],
         events: vec![Entry {
             kind: Kind::Scaling,
             text: "scale up 1 -> 2: load".to_owned(),
@@ -68,7 +72,7 @@ fn a_server_is_drained_and_a_restart_is_lived_through() {
     top.press("d");
     top.wait_for_text("drain server 7");
     top.press("y");
-    top.wait_for_text("drain of server 7 of native: under way");
+    top.wait_for_text("drain of server 7 of native: accepted");
     let post = fake.posts().remove(0);
     assert_eq!(post.path, "/api/servers/7/drain?pool=native");
     assert_eq!(post.authorization, format!("Bearer {TOKEN}"));
@@ -76,12 +80,12 @@ fn a_server_is_drained_and_a_restart_is_lived_through() {
     top.press("e");
     top.wait_for_text("enable server 7");
     top.press("y");
-    top.wait_for_text("was refused: it may not be");
+    top.wait_for_text("refused: it may not be");
     fake.go();
-    top.wait_for_text("NO ANSWER, trying again");
+    top.wait_for_text("NO RESPONSE, retrying");
     top.wait_for_text("queue 14");
     fake.come_back();
-    wait_for("the balancer again", || (!top.text().contains("NO ANSWER")).then_some(()), || top.text());
+    wait_for("the balancer again", || (!top.text().contains("NO RESPONSE")).then_some(()), || top.text());
     top.press("q");
     assert_eq!(top.end().code(), Some(0));
     top.assert_restored();

@@ -226,17 +226,17 @@ fn servers_are_added_under_load_and_removed_after_it_and_no_request_is_lost() {
     balancer.wait_until_up(1);
     let client = site.client(&["--rate", "500", "--requests", "2000"]);
     let load = |status: &lbd::admin::status::Status| {
-        let queued: u64 = status.servers.iter().map(|s| s.queue).sum();
-        queued as f64 / status.servers.len() as f64
+        let queued: u64 = status.pools[0].servers.iter().map(|s| s.queue).sum();
+        queued as f64 / status.pools[0].servers.len() as f64
     };
     balancer.wait_until("the load is too high for one server", |status| load(status) > 5.0);
     balancer.wait_until("servers are added until the load is below the threshold", |status| {
-        status.servers.iter().filter(|s| s.state == "up").count() >= 3 && load(status) < 5.0
+        status.pools[0].servers.iter().filter(|s| s.state == "up").count() >= 3 && load(status) < 5.0
     });
     let (code, summary) = client.summary();
     assert_eq!((code, summary.answered, summary.retried, summary.lost), (0, 2000, 0, 0), "{summary:?}");
     balancer.wait_until("one server is left", |status| {
-        status.servers.len() == 1 && status.servers[0].state == "up"
+        status.pools[0].servers.len() == 1 && status.pools[0].servers[0].state == "up"
     });
     let (code, summary) = site.ask(&["--requests", "20"]);
     assert_eq!((code, summary.answered), (0, 20), "the one that is left serves");
@@ -261,5 +261,5 @@ fn servers_are_added_under_load_and_removed_after_it_and_no_request_is_lost() {
         "it tells: {}",
         finished.stderr
     );
-    balancer.wait_until("nobody is left", |status| status.servers.is_empty());
+    balancer.wait_until("nobody is left", |status| status.pools[0].servers.is_empty());
 }

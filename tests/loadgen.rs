@@ -32,7 +32,7 @@ fn a_run_at_a_rate_is_answered_and_told_in_full() {
     assert_balanced(&figures);
     assert_eq!((figures.answered, figures.lost, figures.busy), (figures.sent, 0, 0), "{finished:?}");
     assert!((2_500..3_500).contains(&figures.sent) && figures.rate_wanted == Some(2000.0), "{figures:?}");
-    let warmup = balancer.status().answered - figures.answered;
+    let warmup = balancer.status().pools[0].answered - figures.answered;
     assert!((300..500).contains(&warmup), "the warm-up's {warmup} requests are not in the report");
     let latency = figures.latency_us;
     assert!(0 < latency.p50 && latency.p50 <= latency.p99 && latency.p99 <= latency.max, "{latency:?}");
@@ -65,7 +65,7 @@ fn ctrl_c_ends_it_early_with_a_report() {
     let (balancer, _servers) = site.pool(1, &[]);
     let words = "--rate 500 --duration 1h --warmup 0s --json - --quiet";
     let mut run = loadgen(&site, &words.split(' ').collect::<Vec<_>>());
-    balancer.wait_until("requests are answered", |status| status.answered > 100);
+    balancer.wait_until("requests are answered", |status| status.pools[0].answered > 100);
     run.signal(libc::SIGINT);
     let finished = run.finish();
     let figures = report(&finished);
@@ -237,7 +237,7 @@ fn several_threads_keep_one_plan_and_give_one_report() {
     assert_eq!(report.planned, 1_999, "{finished:?}");
     assert_eq!((report.setup.threads, report.setup.clients), (3, 7));
     assert_whole(&report);
-    assert!(balancer.status().answered == report.answered);
+    assert!(balancer.status().pools[0].answered == report.answered);
     let at: Vec<u64> = report.series.iter().map(|second| second.at_s).collect();
     assert_eq!(at, [0, 1]);
     let (closed, _) =

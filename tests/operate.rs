@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex};
 
 use common::{Finished, Running, Site, wait_for};
-use lbd::admin::status::{EventLog, Kind, PoolServerStatus, PoolStatus, ServerStatus, Status};
+use lbd::admin::status::{EventLog, Kind, PoolStatus, ServerStatus, Status};
 use lbd::admin::{Control, Refusal, Server, serve, token_for};
 use lbd::config::{Admin, Token};
 use lbd::pool::desired::DesiredServer;
@@ -27,7 +27,7 @@ struct Fake {
 impl Control for Fake {
     fn status(&self) -> Arc<Status> {
         let mut status = self.status.lock().unwrap();
-        let server = &mut status.servers[0];
+        let server = &mut status.pools[0].servers[0];
         if server.state == "draining" {
             server.queue = server.queue.saturating_sub(1);
             let mut left = self.enabled_after.lock().unwrap();
@@ -51,7 +51,7 @@ impl Control for Fake {
         self.orders.lock().unwrap().push(format!("{} {id} {order:?}", pool.unwrap_or("-")));
         match (pool, id, order) {
             (Some("native"), 3, Order::Drain) => {
-                self.status.lock().unwrap().servers[0].state = "draining".into()
+                self.status.lock().unwrap().pools[0].servers[0].state = "draining".into()
             }
             (Some("native"), 3, _) | (None, 4, _) => {}
             (None, 3, _) => {
@@ -80,18 +80,21 @@ struct Bench {
 
 impl Bench {
     fn new() -> Bench {
-        let server = |id| PoolServerStatus { id, state: "up".into(), ..Default::default() };
+        let server = |id, queue| ServerStatus { id, state: "up".into(), queue, ..Default::default() };
+        let pool = |name: &str, protocol: &str, servers| PoolStatus {
+            name: name.into(),
+            protocol: protocol.into(),
+            servers,
+            ..Default::default()
+        };
         let fake = Arc::new(Fake {
             status: Mutex::new(Status {
                 version: "9.9.9".into(),
-                workers: vec![1],
                 ready: true,
-                servers: vec![ServerStatus { id: 3, state: "up".into(), queue: 4, ..Default::default() }],
-                pools: vec![PoolStatus {
-                    name: "dns".into(),
-                    servers: vec![server(3), server(4)],
-                    ..Default::default()
-                }],
+                pools: vec![
+                    pool("native", "native", vec![server(3, 4)]),
+                    pool("dns", "dns", vec![server(3, 0), server(4, 0)]),
+                ],
                 ..Default::default()
             }),
             events: EventLog::default(),
@@ -197,25 +200,22 @@ fn a_drain_is_waited_for_until_the_queue_is_empty() {
         "{finished:?}"
     );
     let told: Vec<&str> = finished.stderr.lines().collect();
-    assert_eq!(told, ["3", "2", "1"].map(|left| format!("server 3: {left} in its queue")), "{finished:?}");
+    assert_eq!(told, ["3", "2", "1"].map(|left| format!("server 3: {left} requests left")), "{finished:?}");
 
     let queue = |queue| {
-        let server = &mut bench.fake.status.lock().unwrap().servers[0];
+        let server = &mut bench.fake.status.lock().unwrap().pools[0].servers[0];
         (server.queue, server.state) = (queue, "up".into());
     };
     queue(u64::MAX);
     let finished = bench.run(&[drain, &["300ms"]].concat());
     assert_eq!(finished.code, 1, "{finished:?}");
-    assert!(
-        finished.stderr.ends_with("server 3 is not empty after 300ms; it goes on draining\n"),
-        "{finished:?}"
-    );
+    assert!(finished.stderr.ends_with(" requests after 300ms; draining continues\n"), "{finished:?}");
 
     queue(u64::MAX);
     *bench.fake.enabled_after.lock().unwrap() = Some(3);
     let finished = bench.run(drain);
     assert_eq!(finished.code, 1, "{finished:?}");
-    assert!(finished.stderr.contains("server 3 is up again"), "{finished:?}");
+    assert!(finished.stderr.contains("server 3 is up again: an operator enabled it"), "{finished:?}");
 }
 
 #[test]

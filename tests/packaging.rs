@@ -356,7 +356,7 @@ fn dashboard_and_alarms_use_figures_that_a_balancer_shows() {
     balancer.wait_until_up(1);
     let stranger = UdpSocket::bind("127.0.0.1:0").unwrap();
     stranger.send_to(b"no frame", ("127.0.0.1", site.client_side())).unwrap();
-    balancer.wait_until("a drop", |status| !status.drops.is_empty());
+    balancer.wait_until("a drop", |status| status.native().is_some_and(|pool| !pool.dropped.is_empty()));
     assert_eq!(site.start(&["client", "--requests", "1", "--json"]).summary().0, 0);
     let scrape = || {
         let mut stream = TcpStream::connect(("127.0.0.1", site.admin_port())).unwrap();

@@ -57,7 +57,7 @@ fn a_python_client_is_answered_by_a_rust_server() {
     let finished = start(&python, &site, "lbd_client.py", &words).finish();
     assert_eq!(finished.code, 0, "{finished:?}");
     assert_eq!(finished.stdout, "50 sent, 50 answered, 0 retried, 0 lost\n");
-    assert_eq!(balancer.status().answered, 50);
+    assert_eq!(balancer.status().pools[0].answered, 50);
 }
 
 #[test]
@@ -70,7 +70,7 @@ fn a_python_client_says_when_it_was_not_answered() {
     let finished = start(&python, &site, "lbd_client.py", &words).finish();
     assert_eq!(finished.code, 1, "{finished:?}");
     assert!(finished.stdout.starts_with("2 sent, 0 answered, "), "{finished:?}");
-    assert!(balancer.status().busy_no_server > 2, "BUSY makes it come back");
+    assert!(balancer.status().pools[0].refused["no_server"] > 2, "BUSY makes it come back");
     let finished = start(&python, &site, "lbd_client.py", &["--to", "nowhere"]).finish();
     assert_eq!(finished.code, 2);
     assert!(finished.stderr.contains("argument --to: 'nowhere' is not an address"), "{finished:?}");
@@ -91,7 +91,7 @@ fn a_python_server_joins_serves_and_leaves_without_a_loss() {
     let (code, summary) = client.summary();
     assert_eq!((code, summary.answered, summary.retried, summary.lost), (0, 1500, 0, 0), "{summary:?}");
     let status = balancer.wait_until_up(1);
-    assert_eq!((status.drops.len(), status.servers[0].id), (0, 0), "{status:?}");
+    assert_eq!((status.pools[0].dropped.len(), status.pools[0].servers[0].id), (0, 0), "{status:?}");
     assert!(site.log("balancer/balancer.log").contains("left server=7 why=\"stopped\""));
 }
 
@@ -107,7 +107,7 @@ fn python_speaks_of_direct_replies_with_two_workers() {
     assert!(finished.stdout.starts_with("50 sent, 50 answered, "), "{finished:?}");
     let (code, summary) = site.ask(&["--requests", "100"]);
     assert_eq!((code, summary.answered), (0, 100));
-    balancer.wait_until("every completion is known", |status| status.answered == 150);
+    balancer.wait_until("every completion is known", |status| status.pools[0].answered == 150);
 }
 
 #[test]
@@ -122,5 +122,5 @@ fn a_python_server_finds_a_restarted_balancer() {
     balancer.wait_until_up(1);
     let (code, summary) = site.ask(&["--requests", "100"]);
     assert_eq!((code, summary.answered), (0, 100));
-    assert_eq!(balancer.status().servers[0].queue, 0);
+    assert_eq!(balancer.status().pools[0].servers[0].queue, 0);
 }

@@ -77,10 +77,17 @@ impl Control for Fake {
 fn status() -> Status {
     Status {
         started_unix_ms: LIFE,
-        workers: vec![10, 20],
-        requests: 30,
-        servers: vec![ServerStatus { id: 3, state: "up".into(), ..ServerStatus::default() }],
-        pools: vec![PoolStatus { name: "dns".into(), ..PoolStatus::default() }],
+        pools: vec![
+            PoolStatus {
+                name: "native".into(),
+                protocol: "native".into(),
+                workers: vec![10, 20],
+                received: 30,
+                servers: vec![ServerStatus { id: 3, state: "up".into(), ..ServerStatus::default() }],
+                ..PoolStatus::default()
+            },
+            PoolStatus { name: "dns".into(), protocol: "dns".into(), ..PoolStatus::default() },
+        ],
         ..Status::default()
     }
 }
@@ -170,6 +177,8 @@ fn what_is_shown_is_shown_to_anybody_on_this_machine() {
     let shown = get(addr, "/api/status");
     assert!(shown.head.contains("content-type: application/json"), "{shown:?}");
     assert_eq!(serde_json::from_str::<Status>(&shown.body).unwrap(), status());
+    let json: Value = serde_json::from_str(&shown.body).unwrap();
+    assert_eq!((&json["requests"], &json["servers"][0]["id"]), (&30.into(), &3.into()), "the keys of 0.1");
     let metrics = get(addr, "/metrics");
     assert!(metrics.head.contains("content-type: text/plain; version=0.0.4"), "{metrics:?}");
     assert!(metrics.body.contains("\nlbd_requests_total{pool=\"native\",worker=\"1\"} 20\n"), "{metrics:?}");

@@ -215,23 +215,25 @@ impl Site {
 #[track_caller]
 pub fn assert_adds_up(pool: &PoolStatus) {
     let refused: u64 = pool.refused.values().sum();
-    let ended = pool.answered + pool.timed_out + pool.forwarded + refused;
-    assert_eq!(pool.received, ended + pool.in_flight, "{pool:?}");
+    let ended = pool.answered + pool.datagram.unwrap().timed_out + pool.datagram.unwrap().forwarded + refused;
+    assert_eq!(pool.received, ended + pool.datagram.unwrap().in_flight, "{pool:?}");
     assert_eq!((pool.arrived, pool.workers.iter().sum()), (pool.received + pool.kernel_drops, pool.received));
-    let sum = |of: fn(&lbd::admin::status::PoolServerStatus) -> u64| pool.servers.iter().map(of).sum::<u64>();
+    let sum = |of: fn(&lbd::admin::status::ServerStatus) -> u64| pool.servers.iter().map(of).sum::<u64>();
     assert_eq!(sum(|s| s.answered), pool.answered, "{pool:?}");
-    assert_eq!(sum(|s| s.timed_out), pool.timed_out, "{pool:?}");
-    assert_eq!(sum(|s| s.forwarded), pool.forwarded, "{pool:?}");
-    assert_eq!(sum(|s| s.delivered), pool.delivered, "{pool:?}");
-    assert_eq!(sum(|s| s.in_flight), pool.in_flight, "{pool:?}");
+    assert_eq!(sum(|s| s.datagram.unwrap().timed_out), pool.datagram.unwrap().timed_out, "{pool:?}");
+    assert_eq!(sum(|s| s.datagram.unwrap().forwarded), pool.datagram.unwrap().forwarded, "{pool:?}");
+    assert_eq!(sum(|s| s.datagram.unwrap().delivered), pool.datagram.unwrap().delivered, "{pool:?}");
+    assert_eq!(sum(|s| s.datagram.unwrap().in_flight), pool.datagram.unwrap().in_flight, "{pool:?}");
     let count =
         |latency: &lbd::admin::status::Latencies| latency.histogram.iter().map(|(_, n)| n).sum::<u64>();
     assert_eq!(count(&pool.latency_us), pool.answered, "{pool:?}");
     for server in &pool.servers {
-        let is_at_rest = pool.flows + pool.tcp_open + pool.in_flight == 0;
+        let is_at_rest =
+            pool.datagram.unwrap().flows + pool.datagram.unwrap().tcp_open + pool.datagram.unwrap().in_flight
+                == 0;
         assert!(!is_at_rest || server.queue == 0, "{pool:?}");
-        let ended = server.answered + server.timed_out + server.forwarded;
-        assert_eq!(server.dispatched, ended + server.in_flight, "{pool:?}");
+        let ended = server.answered + server.datagram.unwrap().timed_out + server.datagram.unwrap().forwarded;
+        assert_eq!(server.dispatched, ended + server.datagram.unwrap().in_flight, "{pool:?}");
         assert_eq!(count(&server.latency_us), server.answered, "{pool:?}");
     }
 }

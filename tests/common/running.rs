@@ -127,7 +127,7 @@ impl Running {
     #[track_caller]
     pub fn wait_until_up(&self, servers: usize) -> Status {
         self.wait_until(&format!("{servers} servers up"), |status| {
-            status.servers.len() == servers && status.servers.iter().all(|s| s.state == "up")
+            status.native().is_some_and(|pool| pool.servers.len() == servers && pool.up() == servers)
         })
     }
 
@@ -135,7 +135,7 @@ impl Running {
     #[track_caller]
     pub fn wait_for_server(&self, id: u32, what: &str, wanted: impl Fn(&ServerStatus) -> bool) -> Status {
         self.wait_until(&format!("server {id} {what}"), |status| {
-            status.servers.iter().any(|s| s.id == id && wanted(s))
+            status.native().is_some_and(|pool| pool.servers.iter().any(|s| s.id == id && wanted(s)))
         })
     }
 

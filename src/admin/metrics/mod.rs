@@ -1,7 +1,8 @@
-//! Figures as Prometheus reads them, made from one [`Status`] at each scrape: nothing is kept, and no worker is asked.
+//! Metrics as Prometheus reads them, made from one [`Status`] at each scrape: nothing is kept between scrapes, and no
+//! worker is involved.
 //!
-//! Names begin with `lbd_` and end with their unit, counters with `_total`. What a kind of pool does not have is left out
-//! for it. `tables.rs` has one line a figure.
+//! Names begin with `lbd_` and end with their unit, counters with `_total`. A pool has no row of a metric that its
+//! protocol does not have. `tables.rs` has one line per metric.
 
 mod buckets;
 mod process;
@@ -10,6 +11,7 @@ mod tables;
 mod tests;
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -19,25 +21,23 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::exemplar::Exemplar;
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::admin::status::{
-    Decisions, EventLog, Kind, NATIVE, PoolServerStatus, PoolStatus, ServerStatus, Status,
-};
+use crate::admin::status::{Decisions, EventLog, Kind, PoolStatus, ServerStatus, Status};
 use crate::pool::health::State;
 use buckets::Buckets;
 use process::Process;
 use tables::{POOL_COUNTERS, POOL_GAUGES, SERVER_COUNTERS, SERVER_GAUGES};
 
-/// The two ways of writing the same figures.
+/// The text formats of the metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Format {
-    /// Prometheus's own, version 0.0.4.
+    /// Prometheus's text format, version 0.0.4.
     Prometheus,
     /// OpenMetrics 1.0.
     OpenMetrics,
 }
 
 impl Format {
-    /// The one that a reader with this header `Accept` wants.
+    /// The format that a reader with this header `Accept` prefers.
     pub fn wanted(accept: &str) -> Format {
         if accept.contains("application/openmetrics-text") { Format::OpenMetrics } else { Format::Prometheus }
     }
@@ -50,7 +50,7 @@ impl Format {
     }
 }
 
-/// All figures.
+/// All metrics as text.
 pub(super) fn render(status: Arc<Status>, events: &EventLog, format: Format) -> String {
     let mut registry = Registry::with_prefix("lbd");
     let figures = Figures { status, events: events.counts(), process: Process::now() };
@@ -64,7 +64,7 @@ pub(super) fn render(status: Arc<Status>, events: &EventLog, format: Format) -> 
     text
 }
 
-/// What is written at one scrape.
+/// The source of one scrape.
 #[derive(Debug)]
 struct Figures {
     status: Arc<Status>,
@@ -75,7 +75,7 @@ struct Figures {
 type Labels<'a> = Vec<(&'static str, Cow<'a, str>)>;
 type Rows<'a, T> = Vec<(Labels<'a>, T)>;
 
-/// Writes a family a call; one without rows is left out.
+/// Writes one family per call; a family without rows is left out.
 struct Sheet<'a>(DescriptorEncoder<'a>);
 
 impl Sheet<'_> {
@@ -115,7 +115,7 @@ impl Sheet<'_> {
         if rows.is_empty() {
             return Ok(());
         }
-        let help = format!("{help}; each is at most 12.5 % too high, the sum is estimated");
+        let help = format!("{help}, in seconds; at most 12.5 % too high, with an estimated sum");
         self.histogram(name, &Unit::Seconds, &help, rows)
     }
 
@@ -147,178 +147,126 @@ fn of_server(pool: &str, id: u32) -> Labels<'_> {
 }
 
 impl Figures {
-    /// The native pool, if it runs.
-    fn native(&self) -> Option<&Status> {
-        Some(&*self.status).filter(|status| !status.workers.is_empty())
-    }
-
-    fn pools<'a, T>(
-        &'a self,
-        native: impl Fn(&'a Status) -> Option<T>,
-        datagram: impl Fn(&'a PoolStatus) -> Option<T>,
-    ) -> Rows<'a, T> {
-        let native = self.native().and_then(|status| Some((of_pool(NATIVE), native(status)?)));
+    /// A row for each pool that has the value.
+    fn pools<'a, T>(&'a self, value: impl Fn(&'a PoolStatus) -> Option<T>) -> Rows<'a, T> {
         let pools = self.status.pools.iter();
-        native
-            .into_iter()
-            .chain(pools.filter_map(|pool| Some((of_pool(&pool.name), datagram(pool)?))))
-            .collect()
+        pools.filter_map(|pool| Some((of_pool(&pool.name), value(pool)?))).collect()
     }
 
-    fn servers<'a, T>(
+    /// A row for each server that has the value.
+    fn servers<'a, T>(&'a self, value: impl Fn(&'a ServerStatus) -> Option<T>) -> Rows<'a, T> {
+        let servers = self.all_servers();
+        servers.filter_map(|(pool, server)| Some((of_server(pool, server.id), value(server)?))).collect()
+    }
+
+    /// Each server with the name of its pool.
+    fn all_servers(&self) -> impl Iterator<Item = (&str, &ServerStatus)> {
+        let pools = self.status.pools.iter();
+        pools.flat_map(|pool| pool.servers.iter().map(|server| (pool.name.as_str(), server)))
+    }
+
+    /// Rows for each pool that have one more label.
+    fn labelled<'a, K: Into<Cow<'a, str>>>(
         &'a self,
-        native: impl Fn(&'a ServerStatus) -> Option<T>,
-        datagram: impl Fn(&'a PoolServerStatus) -> Option<T>,
-    ) -> Rows<'a, T> {
-        let of_native = self.native().into_iter().flat_map(|status| &status.servers);
-        let rows = of_native.filter_map(|server| Some((of_server(NATIVE, server.id), native(server)?)));
-        let pools = self.status.pools.iter().flat_map(|pool| pool.servers.iter().map(move |s| (pool, s)));
-        rows.chain(
-            pools.filter_map(|(pool, server)| Some((of_server(&pool.name, server.id), datagram(server)?))),
-        )
-        .collect()
+        label: &'static str,
+        values: impl Fn(&'a PoolStatus) -> Vec<(K, u64)>,
+    ) -> Rows<'a, u64> {
+        let mut rows = vec![];
+        for pool in &self.status.pools {
+            let labels = |key| with(of_pool(&pool.name), label, key);
+            rows.extend(values(pool).into_iter().map(|(key, value)| (labels(key), value)));
+        }
+        rows
     }
 
     fn process(&self, sheet: &mut Sheet<'_>) -> fmt::Result {
         let one = |value: f64| vec![(vec![], value)];
         let version = vec![(vec![("version", Cow::from(&*self.status.version))], 1u64)];
-        sheet.gauge("build_info", None, "The program's version, as a label", version)?;
+        sheet.gauge("build_info", None, "Version of the program, as a label", version)?;
         let ready = vec![(vec![], u64::from(self.status.ready))];
-        sheet.gauge("ready", None, "1 if each pool has a server that is up", ready)?;
+        sheet.gauge("ready", None, "Readiness (1 = each pool has a server that is up)", ready)?;
         let seconds = Some(&Unit::Seconds);
         let started = one(self.status.started_unix_ms as f64 / 1e3);
-        sheet.gauge("process_start_time", seconds, "When the process started, since 1970", started)?;
+        sheet.gauge("process_start_time", seconds, "Start of the process, in seconds since 1970", started)?;
         let Process { cpu_s, resident_bytes } = self.process;
-        let mut cpu = sheet.0.encode_descriptor(
-            "process_cpu",
-            "CPU time of all threads",
-            seconds,
-            MetricType::Counter,
-        )?;
+        let help = "CPU time of all threads, in seconds";
+        let mut cpu = sheet.0.encode_descriptor("process_cpu", help, seconds, MetricType::Counter)?;
         cpu.encode_counter(&cpu_s, None::<&Exemplar<NoLabels, u64>>)?;
         if let Some(bytes) = resident_bytes {
-            let help = "Memory that is in use";
+            let help = "Resident memory, in bytes";
             sheet.gauge("process_resident_memory", Some(&Unit::Bytes), help, vec![(vec![], bytes)])?;
         }
         let events = self.events.iter();
         let events = events.map(|(kind, n)| (vec![("kind", Cow::from(kind.name()))], *n)).collect();
-        sheet.counter("events", "Events by kind; those of scaling are its decisions", events)
+        sheet.counter("events", "Entries of the event log, by kind", events)
     }
 
-    /// Pool by pool: workers, reasons, states, scaling, and what the tables have.
+    /// Pool by pool: workers, reasons, states, scaling, and the tables.
     fn of_pools(&self, sheet: &mut Sheet<'_>) -> fmt::Result {
-        let native = self.native();
-        let pools = || self.status.pools.iter();
-        let by_worker = |pool: &str, workers: &[u64]| -> Rows<'static, u64> {
-            let labels =
-                |worker: usize| vec![("pool", pool.to_owned().into()), ("worker", worker.to_string().into())];
-            workers.iter().enumerate().map(|(worker, &n)| (labels(worker), n)).collect()
-        };
-        let of_native = native.map(|status| by_worker(NATIVE, &status.workers)).unwrap_or_default();
-        let requests =
-            of_native.into_iter().chain(pools().flat_map(|pool| by_worker(&pool.name, &pool.workers)));
-        sheet.counter("requests", "Requests or datagrams of clients that were read", requests.collect())?;
-        for &(name, help, native, datagram) in POOL_COUNTERS {
-            let rows = self.pools(|status| native.map(|of| of(status)), |pool| datagram.map(|of| of(pool)));
-            sheet.counter(name, help, rows)?;
+        let workers = self.labelled("worker", |pool| {
+            pool.workers.iter().enumerate().map(|(worker, &n)| (worker.to_string(), n)).collect()
+        });
+        sheet.counter("requests", "Requests or datagrams of clients that were read", workers)?;
+        for &(name, help, value) in POOL_COUNTERS {
+            sheet.counter(name, help, self.pools(value))?;
         }
-        for &(name, help, native, datagram) in POOL_GAUGES {
-            let rows = self.pools(|status| native.map(|of| of(status)), |pool| datagram.map(|of| of(pool)));
-            sheet.gauge(name, None, help, rows)?;
+        for &(name, help, value) in POOL_GAUGES {
+            sheet.gauge(name, None, help, self.pools(value))?;
         }
-
-        let mut refused: Rows<'_, u64> = vec![];
-        if let Some(status) = native {
-            let of = |reason: &'static str, n| (with(of_pool(NATIVE), "reason", reason), n);
-            refused.extend([
-                of("no_server", status.busy_no_server),
-                of("servers_full", status.busy_shed),
-                of("mode", status.refused_mode),
-            ]);
-        }
-        let reason = |pool: &'_ str, reason: &'_ str| -> Labels<'static> {
-            vec![("pool", pool.to_owned().into()), ("reason", reason.to_owned().into())]
-        };
-        refused.extend(
-            pools().flat_map(|pool| pool.refused.iter().map(|(why, &n)| (reason(&pool.name, why), n))),
-        );
-        sheet.counter("refused", "Requests that were sent to no server, by reason", refused)?;
-        let mut dropped: Rows<'_, u64> = vec![];
-        dropped.extend(
-            native.into_iter().flat_map(|s| s.drops.iter().map(|(why, &n)| (reason(NATIVE, why), n))),
-        );
-        dropped.extend(
-            pools().flat_map(|pool| pool.dropped.iter().map(|(why, &n)| (reason(&pool.name, why), n))),
-        );
-        sheet.counter(
-            "dropped_by_reason",
-            "What lbd dropped in silence, by reason, if it ever happened",
-            dropped,
-        )?;
-
-        let mut states: Rows<'_, u64> = vec![];
-        for pool in self.status.all_pools() {
-            for state in State::ALL {
-                let count = pool.servers.iter().filter(|server| server.state == state.name()).count();
-                let labels = vec![("pool", pool.name.to_owned().into()), ("state", state.name().into())];
-                states.push((labels, count as u64));
-            }
-        }
+        let refused = self.labelled("reason", |pool| by_reason(&pool.refused));
+        sheet.counter("refused", "Received requests sent to no server, by reason", refused)?;
+        let dropped = self.labelled("reason", |pool| by_reason(&pool.dropped));
+        let help = "Frames or datagrams dropped without an answer, by reason";
+        sheet.counter("dropped_by_reason", help, dropped)?;
+        let states = self.labelled("state", |pool| {
+            let count =
+                |state: &State| pool.servers.iter().filter(|server| server.state == state.name()).count();
+            State::ALL.iter().map(|state| (state.name(), count(state) as u64)).collect()
+        });
         sheet.gauge("servers", None, "Servers by state", states)?;
-        for (name, help, of) in tables::SCALING {
-            let rows =
-                self.pools(|status| status.scaling.as_ref().map(of), |pool| pool.scaling.as_ref().map(of));
-            sheet.gauge(name, None, help, rows)?;
+        for (name, help, value) in tables::SCALING {
+            sheet.gauge(name, None, help, self.pools(|pool| pool.scaling.as_ref().map(value)))?;
         }
-        let latency = self.pools(
-            |status| Some(Buckets::of(&status.histogram)),
-            |pool| Some(Buckets::of(&pool.latency_us.histogram)),
-        );
-        sheet.latency("latency", "Time from a request to its answer, as the balancer sees it", latency)
+        let latency = self.pools(|pool| Some(Buckets::of(&pool.latency_us.histogram)));
+        sheet.latency("latency", "Time from a request to its response, measured by the balancer", latency)
     }
 
-    /// How good the choices of servers are, and who waits for one.
+    /// Quality of the selections, and the pending queue.
     fn of_decisions(&self, sheet: &mut Sheet<'_>) -> fmt::Result {
-        let rows = |of: &dyn Fn(&Decisions) -> Option<Buckets>| {
-            self.pools(|status| of(&status.decisions), |pool| of(&pool.decisions))
-        };
+        let rows = |of: &dyn Fn(&Decisions) -> Option<Buckets>| self.pools(|pool| of(&pool.decisions));
         let requests = Unit::Other("requests".to_owned());
         let regret = rows(&|decisions| Some(Buckets::of_numbers(&decisions.regret)));
-        let help = "By how many requests the chosen queue was longer than the shortest, of one choice in 64";
+        let help = "Excess of the selected queue over the shortest, in requests, of one selection in 64";
         sheet.histogram("regret", &requests, help, regret)?;
         let error = rows(&|decisions| decisions.estimate_error.as_ref().map(Buckets::of_numbers));
-        let help = "By how many requests the estimated queue differed from a report";
+        let help = "Absolute error of the queue estimate at a report, in requests";
         sheet.histogram("estimate_error", &requests, help, error)?;
         let age = rows(&|decisions| Some(Buckets::of(&decisions.age_us.histogram)));
-        sheet.latency("decision_age", "How long before a choice its server was last heard of", age)?;
+        sheet.latency("decision_age", "Age of the newest information about a selected server", age)?;
         let delay = rows(&|decisions| Some(Buckets::of(&decisions.waiting_delay_us.histogram)));
-        sheet.latency("waiting_delay", "How long requests waited in the balancer", delay)
+        sheet.latency("waiting_delay", "Time of a request in the pending queue", delay)
     }
 
     fn of_servers(&self, sheet: &mut Sheet<'_>) -> fmt::Result {
-        for &(name, help, native, datagram) in SERVER_COUNTERS {
-            let rows = self.servers(|s| native.map(|of| of(s)), |s| datagram.map(|of| of(s)));
-            sheet.counter(name, help, rows)?;
+        for &(name, help, value) in SERVER_COUNTERS {
+            sheet.counter(name, help, self.servers(value))?;
         }
-        for (name, unit, help, native, datagram) in SERVER_GAUGES {
-            let rows = self.servers(|s| native.and_then(|of| of(s)), |s| datagram.and_then(|of| of(s)));
-            sheet.gauge(name, unit.as_ref(), help, rows)?;
+        for (name, unit, help, value) in SERVER_GAUGES {
+            sheet.gauge(name, unit.as_ref(), help, self.servers(value))?;
         }
-        let all = self.status.all_pools();
-        let mut states: Rows<'_, u64> = vec![];
-        for pool in &all {
-            for server in &pool.servers {
-                let labels = with(of_server(pool.name, server.id), "state", server.state);
-                states.push((with(labels, "addr", server.addr), 1));
-            }
-        }
-        sheet.gauge("server_info", None, "A server's present state and address, as labels", states)?;
-        let latency = self.servers(
-            |server| Some(Buckets::of(&server.histogram)),
-            |server| Some(Buckets::of(&server.latency_us.histogram)),
-        );
-        sheet.latency("server_latency", "Time from a request to a server to its answer", latency)
+        let info = |(pool, server): (_, &'_ ServerStatus)| {
+            let labels = with(of_server(pool, server.id), "state", server.state.clone());
+            (with(labels, "addr", server.addr.clone()), 1u64)
+        };
+        let info = self.all_servers().map(info).collect();
+        sheet.gauge("server_info", None, "Present state and address of a server, as labels", info)?;
+        let latency = self.servers(|server| Some(Buckets::of(&server.latency_us.histogram)));
+        sheet.latency("server_latency", "Time from a request to a server to its response", latency)
     }
+}
+
+fn by_reason(reasons: &BTreeMap<String, u64>) -> Vec<(&str, u64)> {
+    reasons.iter().map(|(reason, &n)| (reason.as_str(), n)).collect()
 }
 
 impl Collector for Figures {

@@ -5,10 +5,13 @@ use std::io::Write;
 use std::process::{Command, Stdio};
 
 use super::*;
-use crate::admin::status::{Latencies, Numbers, Scaling, Service};
+use crate::admin::status::{
+    DatagramCounters, DatagramServer, Latencies, NativeServer, Numbers, Scaling, Service,
+};
 
 fn status() -> Status {
     let histogram = vec![(90, 5), (960, 3), (20_000_000, 2)];
+    let latency_us = Latencies { histogram: histogram.clone(), ..Default::default() };
     let server = ServerStatus {
         id: 7,
         addr: "127.0.0.1:5300".into(),
@@ -16,20 +19,24 @@ fn status() -> Status {
         since_s: Some(1.5),
         weight: 5,
         queue: 12,
-        estimate_error: 2,
-        report_age_ms: Some(8),
+        heard_ms: Some(8),
         service: Some(Service { time_us: 2_500, slowness: 1.5 }),
         dispatched: 100,
         answered: 10,
-        lost: 1,
-        histogram: histogram.clone(),
+        latency_us: latency_us.clone(),
+        native: Some(NativeServer { lost: 1, estimate_error: 2, report_age_ms: Some(8) }),
         ..Default::default()
     };
-    let quiet = ServerStatus { id: 8, state: "down".into(), ..Default::default() };
+    let quiet = ServerStatus {
+        id: 8,
+        state: "down".into(),
+        native: Some(NativeServer::default()),
+        ..Default::default()
+    };
     let numbers = Numbers { sum: 9, histogram: vec![(0, 5), (9, 1)], ..Default::default() };
     let decisions = Decisions {
         regret: numbers.clone(),
-        age_us: Latencies { histogram: histogram.clone(), ..Default::default() },
+        age_us: latency_us.clone(),
         estimate_error: Some(numbers.clone()),
         corrections: 3,
         waiting: 2,
@@ -37,38 +44,49 @@ fn status() -> Status {
         waiting_delay_us: Latencies { histogram: vec![(4_000, 40)], ..Default::default() },
         ..Default::default()
     };
-    Status {
-        version: "1.2.3".into(),
+    let native = PoolStatus {
+        name: "native".into(),
+        protocol: "native".into(),
         decisions: decisions.clone(),
-        started_unix_ms: 1_700_000_000_500,
-        ready: true,
         workers: vec![60, 40],
-        requests: 100,
+        received: 100,
         answered: 10,
-        busy_shed: 4,
+        refused: [("no_server".to_owned(), 0), ("servers_full".to_owned(), 4)].into(),
         kernel_drops: 3,
-        drops: [("magic".to_owned(), 2), ("tag".to_owned(), 1)].into(),
+        out_of_slots: 11,
+        dropped: [("magic".to_owned(), 2), ("tag".to_owned(), 1)].into(),
         scaling: Some(Scaling { load: 2.25, wanted: 3, min: 1, max: 9, ..Default::default() }),
         servers: vec![server, quiet],
-        histogram: histogram.clone(),
-        pools: vec![PoolStatus {
-            name: "dns\"\\\n".into(), // no name may be so, and still the output has to be right
-            protocol: "dns".into(),
-            workers: vec![9],
-            refused: [("denied".to_owned(), 6)].into(),
-            kernel_drops: 1,
-            kernel_drops_back: 1,
-            decisions: Decisions { estimate_error: None, corrections: 4, ..decisions },
-            latency_us: Latencies { histogram: histogram.clone(), ..Default::default() },
-            servers: vec![PoolServerStatus {
-                id: 0,
-                state: "suspect".into(),
-                heard_ms: Some(250),
-                latency_us: Latencies { histogram, ..Default::default() },
-                ..Default::default()
-            }],
+        latency_us: latency_us.clone(),
+        ..Default::default()
+    };
+    let dns = PoolStatus {
+        name: "dns\"\\\n".into(), // no name may be so, and still the output has to be right
+        protocol: "dns".into(),
+        workers: vec![9],
+        refused: [("denied".to_owned(), 6)].into(),
+        kernel_drops: 1,
+        kernel_drops_back: 1,
+        out_of_slots: 12,
+        completions_delayed: 13,
+        decisions: Decisions { estimate_error: None, corrections: 4, ..decisions },
+        latency_us: latency_us.clone(),
+        servers: vec![ServerStatus {
+            id: 0,
+            state: "suspect".into(),
+            heard_ms: Some(250),
+            latency_us,
+            datagram: Some(DatagramServer { errors: 14, ..Default::default() }),
             ..Default::default()
         }],
+        datagram: Some(DatagramCounters { timed_out: 15, ..Default::default() }),
+        ..Default::default()
+    };
+    Status {
+        version: "1.2.3".into(),
+        started_unix_ms: 1_700_000_000_500,
+        ready: true,
+        pools: vec![native, dns],
         ..Default::default()
     }
 }
@@ -101,7 +119,7 @@ fn parse(text: &str, format: Format) -> Parsed {
         if let Some(help) = line.strip_prefix("# HELP ") {
             let (name, words) = help.split_once(' ').expect(line);
             assert!(helped.insert(name.to_owned()), "twice: {line}");
-            assert!(words.len() > 5, "{line}");
+            assert!(words.len() > 5 && !words.ends_with('.') && !words.contains("how"), "{line}");
         } else if let Some(of) = line.strip_prefix("# TYPE ") {
             let (name, kind) = of.split_once(' ').expect(line);
             assert!(helped.contains(name), "help first: {line}");
@@ -231,6 +249,12 @@ fn both_formats_are_right_and_say_the_same() {
         ("lbd_servers", &[("pool", "native"), ("state", "up")], 1.0),
         ("lbd_servers", &[("pool", "native"), ("state", "draining")], 0.0),
         ("lbd_servers", &[("pool", odd), ("state", "suspect")], 1.0),
+        ("lbd_refused_total", &[("pool", "native"), ("reason", "no_server")], 0.0),
+        ("lbd_out_of_slots_total", &[("pool", "native")], 11.0),
+        ("lbd_out_of_slots_total", &[("pool", odd)], 12.0),
+        ("lbd_completions_delayed_total", &[("pool", odd)], 13.0),
+        ("lbd_server_icmp_errors_total", &[("pool", odd), ("server", "0")], 14.0),
+        ("lbd_timed_out_total", &[("pool", odd)], 15.0),
         ("lbd_scaling_load", &[("pool", "native")], 2.25),
         ("lbd_scaling_wanted_servers", &[("pool", "native")], 3.0),
         ("lbd_server_up", &[("pool", "native"), ("server", "7")], 1.0),
@@ -272,6 +296,8 @@ fn both_formats_are_right_and_say_the_same() {
         ("lbd_estimate_error_requests_count", &[("pool", odd)]),
         ("lbd_server_slowness", &[("pool", odd), ("server", "0")]),
         ("lbd_server_report_age_seconds", &[("pool", "native"), ("server", "8")]),
+        ("lbd_server_report_age_seconds", &[("pool", odd), ("server", "0")]),
+        ("lbd_server_icmp_errors_total", &[("pool", "native"), ("server", "7")]),
         ("lbd_dropped_by_reason_total", &[("pool", "native"), ("reason", "cookie")]),
     ];
     for (name, labels) in nothing {

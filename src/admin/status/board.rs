@@ -1,4 +1,4 @@
-//! One snapshot for all readers, so that what is recent is the same for each of them, however many look and however often.
+//! One snapshot for all readers, so that all of them see the same recent values, at any number of readers.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -10,12 +10,12 @@ use super::{EventLog, Sampler, Status};
 /// Events that a status carries.
 const EVENTS_SHOWN: u64 = 50;
 
-/// What does not change while a process runs.
+/// What stays the same while a process runs.
 #[derive(Clone, Debug)]
 pub struct About {
     /// The file of its configuration; empty without one.
     pub config: String,
-    /// What has happened.
+    /// The event log.
     pub events: Arc<EventLog>,
     started: SystemTime,
 }
@@ -27,7 +27,7 @@ impl About {
     }
 }
 
-/// The newest snapshot, for any number of readers, who wait for nobody.
+/// The newest snapshot, for any number of readers, without waiting.
 pub struct Board {
     about: About,
     sampler: Mutex<Sampler>,
@@ -35,9 +35,9 @@ pub struct Board {
 }
 
 impl Board {
-    /// How often [`Board::tick`] is due.
+    /// Interval of [`Board::tick`].
     pub const TICK: Duration = Duration::from_millis(250);
-    /// The span of a [`Sampler`] for a board: what is recent is of the last second.
+    /// The span of a board's [`Sampler`], in ticks: recent values are those of the last second.
     pub const SPAN: usize = 4;
 
     /// A board with a first snapshot.
@@ -66,7 +66,7 @@ impl Board {
         self.newest.store(Arc::new(status));
     }
 
-    /// Shows other pools from now on: those of this sampler.
+    /// Shows the pools of this sampler from now on.
     pub fn follow(&self, sampler: Sampler) {
         *self.sampler.lock().expect("no panic while it is held") = sampler;
         self.tick();
@@ -77,6 +77,7 @@ impl Board {
 mod tests {
     use super::*;
     use crate::admin::status::Kind;
+    use crate::admin::status::PoolSource;
     use crate::base::time::Clock;
     use crate::pool::stats::NativeStats;
 
@@ -84,23 +85,29 @@ mod tests {
     fn readers_see_one_snapshot_until_the_next_tick() {
         let events = Arc::new(EventLog::default());
         (0..60).for_each(|n| events.note(Kind::Notice, "", None, format!("{n}")));
-        let workers = || vec![Arc::new(NativeStats::new(1))];
-        let one = workers();
-        let sampler = Sampler::new(one.clone(), vec![], Clock::start(), Board::SPAN);
-        let board = Board::new(About::new("config.json".into(), Arc::clone(&events)), sampler);
+        let stats = Arc::new(NativeStats::new(1));
+        let sampler = |workers| {
+            let pool = PoolSource::Native { name: "native".to_owned(), workers };
+            Sampler::new(vec![pool], Clock::start(), Board::SPAN)
+        };
+        let received = |status: &Status| status.pools[0].received;
+        let board = Board::new(
+            About::new("config.json".into(), Arc::clone(&events)),
+            sampler(vec![Arc::clone(&stats)]),
+        );
         let first = board.latest();
         assert_eq!(
-            (first.requests, first.config.as_str(), first.pid),
+            (received(&first), first.config.as_str(), first.pid),
             (0, "config.json", std::process::id())
         );
         assert!(first.started_unix_ms > 1_600_000_000_000 && !first.version.is_empty());
         assert_eq!((first.events.len(), first.events[49].text.as_str()), (50, "59"));
-        one[0].common.received.add(5);
+        stats.common.received.add(5);
         assert!(Arc::ptr_eq(&first, &board.latest()));
         board.tick();
-        assert_eq!((board.latest().requests, first.requests), (5, 0));
+        assert_eq!((received(&board.latest()), received(&first)), (5, 0));
         assert_eq!(board.latest().started_unix_ms, first.started_unix_ms);
-        board.follow(Sampler::new(workers(), vec![], Clock::start(), Board::SPAN));
-        assert_eq!(board.latest().requests, 0);
+        board.follow(sampler(vec![Arc::new(NativeStats::new(1))]));
+        assert_eq!(received(&board.latest()), 0);
     }
 }

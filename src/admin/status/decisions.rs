@@ -1,39 +1,39 @@
-//! How good a pool's choices of servers are, and how long requests wait in the balancer: the same for all pools.
+//! Quality of a pool's selections, and the time that requests spend in its pending queue.
 
 use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 
 use super::{Latencies, Percentiles};
-use crate::pool::stats::{CountSnapshot, Counter, DecisionStats, LatencyHistogram, LatencySnapshot};
+use crate::pool::stats::{CountSnapshot, Counter, LatencySnapshot, WorkerStats};
 
-/// By what this balancer knows. What it does not know, such as the requests of another balancer at the same servers, is not in
-/// here. Since the start, or, where it says "recent", of the last moment.
+/// Measured by what this balancer knows: requests of another balancer at the same servers do not count. Values
+/// `..._recent` are those of the last second, all others count from the start.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Decisions {
-    /// By how many requests the queue of the chosen server was longer than the shortest that might have been chosen. One choice
-    /// in 64 is looked at.
+    /// Excess of the selected server's queue over the shortest eligible queue, in requests, of one selection in 64.
     pub regret: Numbers,
-    /// The same.
+    /// `regret` in the last second.
     pub regret_recent: Numbers,
-    /// How long before a choice the chosen server had last been heard of, in microseconds; of the same choices.
+    /// Staleness: age of the newest information about the selected server at the selection, in microseconds; of the
+    /// same selections.
     pub age_us: Latencies,
-    /// The same.
+    /// `age_us` in the last second.
     pub age_us_recent: Percentiles,
-    /// By how many requests the believed queue differed from what a report said; none where servers do not report.
+    /// Absolute error of the queue estimate at a report, in requests; `None` where servers do not report.
     pub estimate_error: Option<Numbers>,
-    /// The same.
+    /// `estimate_error` in the last second.
     pub estimate_error_recent: Option<Numbers>,
-    /// Requests that had counted as outstanding and were not: lost on the way, or never answered.
+    /// Requests taken off the outstanding count as lost or timed out.
     pub corrections: u64,
-    /// Requests that wait in the balancer for a server with room.
+    /// Requests in the pending queue.
     pub waiting: u64,
-    /// Requests that have waited there and were then sent.
+    /// Requests that left the pending queue for a server.
     pub waited: u64,
-    /// For how long they waited, in microseconds.
+    /// Time that these spent in the queue, in microseconds.
     pub waiting_delay_us: Latencies,
-    /// The same.
+    /// `waiting_delay_us` in the last second.
     pub waiting_delay_us_recent: Percentiles,
 }
 
@@ -41,19 +41,19 @@ pub struct Decisions {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Numbers {
-    /// How many.
+    /// Count of the numbers.
     pub count: u64,
-    /// Their sum.
+    /// Sum of the numbers.
     pub sum: u64,
-    /// Their mean; 0 without data.
+    /// Mean of the numbers; 0 without data.
     pub mean: f64,
-    /// Half are not above this. This and what follows is exact below 8, and at most 12.5 % too high above.
+    /// 50 % are not above this. Like the next values exact below 8, and at most 12.5 % too high above.
     pub p50: u64,
     /// 99 % are not above this.
     pub p99: u64,
-    /// None is above this.
+    /// No number is above this.
     pub max: u64,
-    /// How many are not above a number, and above that of the pair before: (number, count), without empty ones.
+    /// Pairs (number, count): the count of numbers not above this and above the pair before, without empty ones.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub histogram: Vec<(u64, u64)>,
 }
@@ -77,61 +77,57 @@ impl Numbers {
     }
 }
 
-/// What a worker has of all this.
-#[derive(Clone, Copy)]
-pub(super) struct Source<'a> {
-    pub decisions: &'a DecisionStats,
-    pub waiting: &'a Counter,
-    pub waited: &'a Counter,
-    pub waiting_delay: &'a LatencyHistogram,
-}
-
-/// All workers together at one look.
+/// All workers together at one moment.
 #[derive(Clone, Debug, Default)]
-struct Look {
+struct Sample {
     regret: CountSnapshot,
     age: LatencySnapshot,
     estimate_error: CountSnapshot,
     waiting_delay: LatencySnapshot,
 }
 
-impl Look {
-    fn at<'a>(sources: impl Iterator<Item = Source<'a>>) -> Look {
-        let mut look = Look::default();
-        for Source { decisions, waiting_delay, .. } in sources {
-            look.regret.merge(&decisions.regret.snapshot());
-            look.age.merge(&decisions.age.snapshot());
-            look.estimate_error.merge(&decisions.estimate_error.snapshot());
-            look.waiting_delay.merge(&waiting_delay.snapshot());
+impl Sample {
+    fn take<'a>(workers: impl Iterator<Item = &'a WorkerStats>) -> Sample {
+        let mut sample = Sample::default();
+        for WorkerStats { decisions, waiting_delay, .. } in workers {
+            sample.regret.merge(&decisions.regret.snapshot());
+            sample.age.merge(&decisions.age.snapshot());
+            sample.estimate_error.merge(&decisions.estimate_error.snapshot());
+            sample.waiting_delay.merge(&waiting_delay.snapshot());
         }
-        look
+        sample
     }
 }
 
-/// Takes snapshots and remembers those of the last moment.
+/// Takes snapshots and remembers those of the last second.
 pub(super) struct DecisionSampler {
-    /// Looks that the last moment reaches back.
+    /// Samples that the window reaches back.
     span: usize,
-    looks: VecDeque<Look>,
+    samples: VecDeque<Sample>,
     has_reports: bool,
 }
 
 impl DecisionSampler {
-    /// Of servers that report, or do not. What was counted before is not of the last moment.
-    pub fn new<'a>(span: usize, has_reports: bool, sources: impl Iterator<Item = Source<'a>>) -> Self {
-        DecisionSampler { span: span.max(1), looks: VecDeque::from([Look::at(sources)]), has_reports }
+    /// Of a pool whose servers report their queues, or do not. What was counted before is not recent.
+    pub fn new<'a>(
+        span: usize,
+        has_reports: bool,
+        workers: impl Iterator<Item = &'a WorkerStats>,
+    ) -> DecisionSampler {
+        DecisionSampler { span: span.max(1), samples: VecDeque::from([Sample::take(workers)]), has_reports }
     }
 
-    /// The figures now; `corrections` are counted elsewhere.
+    /// The values now; `corrections` are counted elsewhere.
     pub fn sample<'a>(
         &mut self,
         corrections: u64,
-        sources: impl Iterator<Item = Source<'a>> + Clone,
+        workers: impl Iterator<Item = &'a WorkerStats> + Clone,
     ) -> Decisions {
-        let (now, before) = (Look::at(sources.clone()), self.looks.front().expect("there is a first look"));
-        let sum = |counter: fn(&Source<'a>) -> &'a Counter| sources.clone().map(|s| counter(&s).get()).sum();
+        let now = Sample::take(workers.clone());
+        let before = self.samples.front().expect("there is a first sample");
+        let sum = |counter: fn(&WorkerStats) -> &Counter| workers.clone().map(|of| counter(of).get()).sum();
         let reported = |numbers: Numbers| self.has_reports.then_some(numbers);
-        let figures = Decisions {
+        let decisions = Decisions {
             regret: Numbers::all(&now.regret),
             regret_recent: Numbers::recent(&now.regret.since(&before.regret)),
             age_us: Latencies::of(&now.age),
@@ -141,28 +137,27 @@ impl DecisionSampler {
                 &now.estimate_error.since(&before.estimate_error),
             )),
             corrections,
-            waiting: sum(|source| source.waiting),
-            waited: sum(|source| source.waited),
+            waiting: sum(|stats| &stats.waiting),
+            waited: sum(|stats| &stats.waited),
             waiting_delay_us: Latencies::of(&now.waiting_delay),
             waiting_delay_us_recent: Percentiles::of(&now.waiting_delay.since(&before.waiting_delay)),
         };
-        self.looks.push_back(now);
-        if self.looks.len() > self.span {
-            self.looks.pop_front();
+        self.samples.push_back(now);
+        if self.samples.len() > self.span {
+            self.samples.pop_front();
         }
-        figures
+        decisions
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pool::stats::WorkerStats;
 
     #[test]
     fn workers_are_added_up_and_what_is_recent_is_forgotten() {
         let workers = [WorkerStats::default(), WorkerStats::default()];
-        let sources = || workers.iter().map(WorkerStats::decision_source);
+        let sources = || workers.iter();
         let mut sampler = DecisionSampler::new(2, true, sources());
         for (n, worker) in workers.iter().enumerate() {
             worker.decisions.regret.record(2 * n as u32);

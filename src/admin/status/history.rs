@@ -1,4 +1,4 @@
-//! The last ten minutes, a point a second: so a chart that has just been opened is full.
+//! The last ten minutes, one point per second, so that a new reader can draw a full chart.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -6,10 +6,10 @@ use serde::{Deserialize, Serialize};
 
 use super::Status;
 
-/// Points that are kept.
+/// Maximum number of points.
 const SECONDS_MAX: usize = 600;
 
-/// The newest points, oldest first. Pure: whoever keeps it adds one each second.
+/// The newest points, oldest first. The owner adds one each second.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct History {
     /// The points.
@@ -19,12 +19,12 @@ pub struct History {
 /// All pools together at one moment, and each of them.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Second {
-    /// When: milliseconds since 1970.
+    /// Time of the point, in milliseconds since 1970.
     pub unix_ms: u64,
     /// The sums of rates and servers; latencies are those of the pool with the highest rate, as percentiles do not add up.
     #[serde(flatten)]
     pub all: Point,
-    /// By the pool's name.
+    /// Each pool, by name.
     pub pools: BTreeMap<String, Point>,
 }
 
@@ -33,9 +33,9 @@ pub struct Second {
 pub struct Point {
     /// Answers per second.
     pub rate: f64,
-    /// Half of them took at most so many microseconds.
+    /// 50 % of the responses of the last second took at most this, in microseconds.
     pub latency_us_p50: u64,
-    /// 99 % of them took at most so many microseconds.
+    /// 99 % of the responses of the last second took at most this, in microseconds.
     pub latency_us_p99: u64,
     /// Servers that take traffic.
     pub up: usize,
@@ -43,24 +43,24 @@ pub struct Point {
     pub servers: usize,
     /// Requests or flows at the servers.
     pub queue: u64,
-    /// Servers there should be, where somebody scales.
+    /// Desired number of servers; `None` where this process does not scale.
     pub wanted: Option<u32>,
 }
 
 impl History {
-    /// Adds the point of a second; the oldest goes if there are too many.
+    /// Adds the point of a second, and removes the oldest if there are 600.
     pub fn add(&mut self, unix_ms: u64, status: &Status) {
         let mut second = Second { unix_ms, ..Second::default() };
         let mut busiest = -1.0;
-        for pool in status.all_pools() {
+        for pool in &status.pools {
             let point = Point {
                 rate: pool.rate,
-                latency_us_p50: pool.latency_us.p50,
-                latency_us_p99: pool.latency_us.p99,
+                latency_us_p50: pool.latency_us_recent.p50,
+                latency_us_p99: pool.latency_us_recent.p99,
                 up: pool.up(),
                 servers: pool.servers.len(),
                 queue: pool.servers.iter().map(|server| server.queue).sum(),
-                wanted: pool.scaling.map(|scaling| scaling.wanted),
+                wanted: pool.scaling.as_ref().map(|scaling| scaling.wanted),
             };
             let all = &mut second.all;
             all.rate += point.rate;
@@ -74,7 +74,7 @@ impl History {
                 busiest = point.rate;
                 (all.latency_us_p50, all.latency_us_p99) = (point.latency_us_p50, point.latency_us_p99);
             }
-            second.pools.insert(pool.name.to_owned(), point);
+            second.pools.insert(pool.name.clone(), point);
         }
         if self.seconds.len() == SECONDS_MAX {
             self.seconds.pop_front();
@@ -86,28 +86,28 @@ impl History {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admin::status::{Percentiles, PoolServerStatus, PoolStatus, Scaling, ServerStatus};
+    use crate::admin::status::{Percentiles, PoolStatus, Scaling, ServerStatus};
 
     #[test]
     fn a_second_has_the_sums_and_each_pool_and_the_oldest_go() {
         let percentiles = |p50, p99| Percentiles { p50, p99, ..Default::default() };
-        let status = Status {
-            workers: vec![1],
+        let server = |state: &str, queue| ServerStatus { state: state.into(), queue, ..Default::default() };
+        let native = PoolStatus {
+            name: "native".into(),
             rate: 100.0,
             latency_us_recent: percentiles(5, 50),
             scaling: Some(Scaling { wanted: 3, ..Default::default() }),
-            servers: vec![ServerStatus { state: "up".into(), queue: 2, ..Default::default() }],
-            pools: vec![PoolStatus {
-                name: "dns".into(),
-                rate: 900.0,
-                latency_us_recent: percentiles(7, 70),
-                servers: ["up", "down"]
-                    .map(|state| PoolServerStatus { state: state.into(), queue: 4, ..Default::default() })
-                    .into(),
-                ..Default::default()
-            }],
+            servers: vec![server("up", 2)],
             ..Default::default()
         };
+        let dns = PoolStatus {
+            name: "dns".into(),
+            rate: 900.0,
+            latency_us_recent: percentiles(7, 70),
+            servers: vec![server("up", 4), server("down", 4)],
+            ..Default::default()
+        };
+        let status = Status { pools: vec![native, dns], ..Default::default() };
         let mut history = History::default();
         for n in 0..SECONDS_MAX as u64 + 5 {
             history.add(n, &status);

@@ -1,4 +1,4 @@
-//! What passed in the last moment: the difference between a look now and one a few looks ago.
+//! What passed in the last moment: the difference between a look now and one a few samples ago.
 
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -7,23 +7,23 @@ use crate::pool::stats::LatencySnapshot;
 
 /// Replies of one slot at one look, all workers together, and their latencies.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Look {
+pub(super) struct Sample {
     pub answered: u64,
     pub latency: LatencySnapshot,
 }
 
-/// The looks of the last moment, at every slot.
+/// The samples of the last moment, at every slot.
 pub(super) struct Window {
     /// Looks that the window reaches back.
     span: usize,
     times: VecDeque<Instant>,
-    slots: Vec<VecDeque<Look>>,
+    slots: Vec<VecDeque<Sample>>,
 }
 
 impl Window {
-    /// Reaches back so many looks, 1 at least, from looks that follow; this is the first one.
-    pub fn new(span: usize, first: Vec<Look>) -> Self {
-        let slots = first.into_iter().map(|look| VecDeque::from([look])).collect();
+    /// Reaches back so many samples, 1 at least, from samples that follow; this is the first one.
+    pub fn new(span: usize, first: Vec<Sample>) -> Self {
+        let slots = first.into_iter().map(|sample| VecDeque::from([sample])).collect();
         Window { span: span.max(1), times: VecDeque::from([Instant::now()]), slots }
     }
 
@@ -39,16 +39,16 @@ impl Window {
     }
 
     /// A look at a slot: gives what passed there.
-    pub fn look(&mut self, slot: usize, now: Look) -> Look {
-        let looks = &mut self.slots[slot];
-        let oldest = looks.front().expect("there is a first look");
-        let passed = Look {
+    pub fn sample(&mut self, slot: usize, now: Sample) -> Sample {
+        let samples = &mut self.slots[slot];
+        let oldest = samples.front().expect("there is a first look");
+        let passed = Sample {
             answered: now.answered.saturating_sub(oldest.answered),
             latency: now.latency.since(&oldest.latency),
         };
-        looks.push_back(now);
-        if looks.len() > self.span {
-            looks.pop_front();
+        samples.push_back(now);
+        if samples.len() > self.span {
+            samples.pop_front();
         }
         passed
     }
@@ -65,14 +65,14 @@ mod tests {
             (0..count).for_each(|_| histogram.record(100));
             histogram.snapshot()
         };
-        let look = |answered| Look { answered, latency: latency(answered) };
+        let sample = |answered| Sample { answered, latency: latency(answered) };
         for (span, expected) in [(1, [3, 4, 5, 6]), (3, [3, 7, 12, 15]), (9, [3, 7, 12, 18])] {
-            let mut window = Window::new(span, vec![Look::default(), look(10)]);
+            let mut window = Window::new(span, vec![Sample::default(), sample(10)]);
             for (answered, passed) in [13, 17, 22, 28].into_iter().zip(expected) {
                 assert!(window.begin() > 0.0);
-                let seen = window.look(1, look(answered));
+                let seen = window.sample(1, sample(answered));
                 assert_eq!((seen.answered, seen.latency.count()), (passed, passed), "{span}");
-                assert_eq!(window.look(0, Look::default()).answered, 0, "the other slot");
+                assert_eq!(window.sample(0, Sample::default()).answered, 0, "the other slot");
             }
         }
     }

@@ -9,6 +9,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use lbd::admin::status::PoolStatus;
 use lbd::base::time::Clock;
 use lbd::config::Config;
 use lbd::daemon::handover::{Listener, Requester, SocketSet};
@@ -180,19 +181,20 @@ fn print_summary(snapshots: &mut Snapshots) -> std::io::Result<bool> {
 
 /// Prints the totals when the balancer ends.
 fn tell_end(snapshots: &mut Snapshots) {
-    let s = snapshots.sample();
-    if !s.workers.is_empty() {
-        let busy = s.busy_no_server + s.busy_shed;
-        tell(format_args!(
-            "balancer: {} requests, {} dispatched, {} answered, {busy} busy, drops {:?}",
-            s.requests, s.dispatched, s.answered, s.drops
-        ));
-    }
-    for p in s.pools {
-        let refused: u64 = p.refused.values().sum();
-        tell(format_args!(
-            "pool {}: {} received, {} answered, {} timed out, {} forwarded, {refused} refused, {} in flight",
-            p.name, p.received, p.answered, p.timed_out, p.forwarded, p.in_flight
-        ));
+    for pool in snapshots.sample().pools {
+        let PoolStatus { name, received, dispatched, answered, .. } = &pool;
+        let (refused, dropped): (u64, _) = (pool.refused.values().sum(), pool.all_dropped());
+        let mut text = format!(
+            "pool {name}: {received} received, {dispatched} dispatched, {answered} answered, {refused} refused, \
+             {dropped} dropped"
+        );
+        if let Some(of) = pool.datagram {
+            let (timed_out, forwarded, in_flight) = (of.timed_out, of.forwarded, of.in_flight);
+            text += &format!(", {timed_out} timed out, {forwarded} forwarded, {in_flight} in flight");
+        }
+        if !pool.dropped.is_empty() {
+            text += &format!(", drops {:?}", pool.dropped);
+        }
+        tell(format_args!("{text}"));
     }
 }

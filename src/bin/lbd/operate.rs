@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
-use lbd::admin::status::{ServerView, Status};
+use lbd::admin::status::{PoolStatus, ServerStatus, Status};
 use lbd::admin::{Client, ClientError, find_token};
 use lbd::config::{Config, Token};
 use lbd::os::terminal::{print, tell};
@@ -25,7 +25,7 @@ const AWAY_MAX: Duration = Duration::from_secs(5);
 pub fn status(args: &Show) -> Result<bool> {
     let client = Client::new(args.reach.addr()?, None);
     let one = |status: &Status| match args.json {
-        true => serde_json::to_string(status).map(|json| json + "\n").context("cannot write the status"),
+        true => status.to_json().map(|json| json + "\n").context("cannot write the status"),
         false => Ok(shown::render(status, unix_ms(), shown::has_colours())),
     };
     if !args.watch {
@@ -86,11 +86,11 @@ impl ServerArgs {
         Ok(client)
     }
 
-    /// What the balancer shows of the server.
-    fn find<'a>(&self, status: &'a Status) -> Option<ServerView<'a>> {
-        let is_meant = |name: &str| self.pool.as_deref().is_none_or(|pool| pool == name);
-        let pools = status.all_pools().into_iter().filter(|pool| is_meant(pool.name));
-        pools.flat_map(|pool| pool.servers).find(|server| server.id == self.id)
+    /// The server in a status.
+    fn find<'a>(&self, status: &'a Status) -> Option<&'a ServerStatus> {
+        let is_meant = |pool: &&PoolStatus| self.pool.as_ref().is_none_or(|name| *name == pool.name);
+        let servers = status.pools.iter().filter(is_meant).flat_map(|pool| &pool.servers);
+        servers.into_iter().find(|server| server.id == self.id)
     }
 }
 
@@ -103,17 +103,17 @@ fn wait_until_empty(client: &Client, args: &ServerArgs, patience: Duration) -> R
             Ok(status) => {
                 answered = Instant::now();
                 let Some(server) = args.find(&status) else { break };
-                let takes_none = matches!(server.state, "draining" | "disabled" | "down");
+                let takes_none = matches!(server.state.as_str(), "draining" | "disabled" | "down");
                 if takes_none && server.queue == 0 {
                     break;
                 }
                 if seen_draining && !takes_none {
-                    tell(format_args!("server {id} is {} again: somebody has enabled it", server.state));
+                    tell(format_args!("server {id} is {} again: an operator enabled it", server.state));
                     return Ok(false);
                 }
                 seen_draining |= takes_none;
                 if told != Some(server.queue) {
-                    progress(format_args!("server {id}: {} in its queue", server.queue));
+                    progress(format_args!("server {id}: {} requests left", server.queue));
                     told = Some(server.queue);
                 }
             }
@@ -121,8 +121,8 @@ fn wait_until_empty(client: &Client, args: &ServerArgs, patience: Duration) -> R
             Err(error) => return Err(error.into()),
         }
         if Instant::now() >= give_up {
-            let patience = humantime::format_duration(patience);
-            tell(format_args!("server {id} is not empty after {patience}; it goes on draining"));
+            let (queue, patience) = (told.unwrap_or(0), humantime::format_duration(patience));
+            tell(format_args!("server {id} still has {queue} requests after {patience}; draining continues"));
             return Ok(false);
         }
         std::thread::sleep(LOOK_EVERY);

@@ -3,49 +3,37 @@
 use std::fmt::Write;
 use std::io::IsTerminal;
 
-use lbd::admin::status::Status;
+use lbd::admin::status::PoolStatus;
 use lbd::daemon::client::Summary;
 use lbd::os::terminal::print;
 
-/// The balancer's figures as rows, one a server, and a line of totals.
-pub fn render(status: &Status, seconds: u64, clients: u32) -> String {
+use crate::units::{count, latency, span};
+
+/// The native pool as rows, one per server, and a line of totals.
+pub fn render(pool: &PoolStatus, seconds: u64, clients: u32) -> String {
     let mut out = String::new();
     let mut row = |text: std::fmt::Arguments<'_>| writeln!(out, "{text}").expect("a string takes everything");
+    let per_second = |rate: f64| count(rate.max(0.0).round() as u64);
     row(format_args!(
         "{:>6}  {:<9} {:>6} {:>10} {:>9} {:>9} {:>9}",
         "server", "state", "queue", "served", "per s", "p50", "p99"
     ));
-    for s in &status.servers {
-        let (p50, p99) = (milliseconds(s.latency_us_p50), milliseconds(s.latency_us_p99));
-        row(format_args!(
-            "{:>6}  {:<9} {:>6} {:>10} {:>9.0} {p50:>9} {p99:>9}",
-            s.id, s.state, s.queue, s.answered, s.rate
-        ));
+    for s in &pool.servers {
+        let (p50, p99) = (latency(s.latency_us_recent.p50), latency(s.latency_us_recent.p99));
+        let (queue, served, rate) = (count(s.queue), count(s.answered), per_second(s.rate));
+        row(format_args!("{:>6}  {:<9} {queue:>6} {served:>10} {rate:>9} {p50:>9} {p99:>9}", s.id, s.state));
     }
-    let (p50, p99) = (milliseconds(status.latency_us_p50), milliseconds(status.latency_us_p99));
-    let queue: u64 = status.servers.iter().map(|s| s.queue).sum();
-    let up = status.servers.iter().filter(|s| s.state == "up").count();
-    row(format_args!(
-        "{:>6}  {:<9} {queue:>6} {:>10} {:>9.0} {p50:>9} {p99:>9}",
-        "all",
-        format!("{up} up"),
-        status.answered,
-        status.rate
-    ));
-    let busy = status.busy_no_server + status.busy_shed;
-    let dropped = status.drops.values().sum::<u64>() + status.kernel_drops + status.send_drops;
-    row(format_args!(
-        "{seconds:>4} s, {clients} clients, {} requests, {busy} busy, {dropped} dropped",
-        status.requests
-    ));
+    let (p50, p99) = (latency(pool.latency_us_recent.p50), latency(pool.latency_us_recent.p99));
+    let queue = count(pool.servers.iter().map(|s| s.queue).sum());
+    let (up, served, rate) = (format!("{} up", pool.up()), count(pool.answered), per_second(pool.rate));
+    row(format_args!("{:>6}  {up:<9} {queue:>6} {served:>10} {rate:>9} {p50:>9} {p99:>9}", "all"));
+    let [requests, failed, dropped] = [pool.received, pool.failed(), pool.all_dropped()].map(count);
+    let time = span(Some(seconds as f64));
+    row(format_args!("{time}, {clients} clients, {requests} requests, {failed} failed, {dropped} dropped"));
     out
 }
 
-fn milliseconds(micros: u64) -> String {
-    if micros == 0 { "-".to_owned() } else { format!("{:.2} ms", micros as f64 / 1e3) }
-}
-
-/// Shows a table: in place of the last one on a terminal, below it anywhere else. False if nobody reads it any more.
+/// Prints a table: on a terminal in place of the last one, anywhere else below it. False if standard output is closed.
 pub fn show(text: &str) -> std::io::Result<bool> {
     if std::io::stdout().is_terminal() {
         // Home, then each line cleared to its end, then everything below.
@@ -55,7 +43,7 @@ pub fn show(text: &str) -> std::io::Result<bool> {
     }
 }
 
-/// What all clients together did.
+/// Totals of all clients together.
 pub fn summary(total: &Summary, clients: u32, duration_s: f64) -> String {
     let Summary { sent, answered, retried, refused, busy, lost, .. } = total;
     format!(

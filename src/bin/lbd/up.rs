@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use lbd::admin::status::Status;
+use lbd::admin::status::{PoolStatus, Status};
 use lbd::config::Config;
 use lbd::daemon::client::Summary;
 use lbd::daemon::controller::Supervisor;
@@ -116,8 +116,10 @@ impl BalancerProcess {
         }));
     }
 
-    fn status(&self) -> Status {
-        self.status.lock().expect("no panic while it is held").clone()
+    /// The native pool; an empty one before the first status.
+    fn native(&self) -> PoolStatus {
+        let status = self.status.lock().expect("no panic while it is held");
+        status.native().cloned().unwrap_or_default()
     }
 
     /// Logs what happened to the balancer; a balancer that ended unexpectedly is restarted.
@@ -191,7 +193,7 @@ impl System {
     fn wait_for_servers(&mut self, count: u32) -> Result<()> {
         let give_up = Instant::now() + START_PATIENCE;
         loop {
-            let up = self.balancer.status().servers.iter().filter(|s| s.state == "up").count();
+            let up = self.balancer.native().up();
             if up >= count as usize || self.stop.is_asked() {
                 return Ok(());
             }
@@ -248,7 +250,7 @@ impl System {
             return Ok(true);
         }
         let seconds = self.started.elapsed().as_secs();
-        let mut text = table::render(&self.balancer.status(), seconds, self.clients.len() as u32);
+        let mut text = table::render(&self.balancer.native(), seconds, self.clients.len() as u32);
         let shown = self.events.len().saturating_sub(EVENTS_SHOWN);
         for event in &self.events[shown..] {
             text.push_str(event);

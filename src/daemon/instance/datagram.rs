@@ -5,11 +5,12 @@ use std::net::TcpListener;
 use std::sync::{Arc, Mutex};
 
 use super::paused::PausedWorkers;
-use super::running::{Change, Figures, Running, Transition};
+use super::running::{Change, Running, Transition};
 use super::sockets::{OpenDatagram, plan_for};
 use super::state::{DatagramState, PoolState};
 use super::workers::{Ended, Workers, back_end, cpus};
 use super::{Failed, Process};
+use crate::admin::status::PoolSource;
 use crate::base::rng::entropy;
 use crate::base::time::{Clock, Instant};
 use crate::config::{self, DatagramPool};
@@ -221,7 +222,7 @@ impl Running for RunningDatagram {
         self.workers.is_turning()
     }
 
-    fn figures(&self) -> Figures {
-        Figures::Datagram(Arc::clone(&self.shared))
+    fn counters(&self) -> PoolSource {
+        PoolSource::Datagram(Arc::clone(&self.shared))
     }
 }

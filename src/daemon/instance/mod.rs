@@ -38,7 +38,7 @@ use crate::daemon::handover::SocketSet;
 use crate::os::signals::Stop;
 use crate::os::threads::Threads;
 use prepared::Prepared;
-use running::{Figures, Running};
+use running::Running;
 use sockets::Opened;
 
 pub use sockets::hold;
@@ -218,14 +218,8 @@ impl Ready {
 
 impl Current {
     fn sampler(&self, clock: Clock, span: usize) -> Sampler {
-        let (mut stats, mut shared) = (vec![], vec![]);
-        for pool in &self.pools {
-            match pool.figures() {
-                Figures::Native(of_workers) => stats.extend(of_workers),
-                Figures::Datagram(of_pool) => shared.push(of_pool),
-            }
-        }
-        Sampler::new(stats, shared, clock, span)
+        let pools = self.pools.iter().map(|pool| pool.counters()).collect();
+        Sampler::new(pools, clock, span)
     }
 }
 

@@ -6,11 +6,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::paused::{PausedWorkers, Verdict};
-use super::running::{Change, Figures, Running, Transition};
+use super::running::{Change, Running, Transition};
 use super::sockets::OpenNative;
 use super::state::{NativeState, PoolState};
 use super::workers::{Ended, Workers, back_end, cpus};
 use super::{Failed, Process};
+use crate::admin::status::PoolSource;
 use crate::base::rng::entropy;
 use crate::base::time::{Clock, Instant};
 use crate::config::{self, NativePool};
@@ -271,8 +272,8 @@ impl Running for RunningNative {
         self.workers.is_turning()
     }
 
-    fn figures(&self) -> Figures {
-        Figures::Native(self.stats.clone())
+    fn counters(&self) -> PoolSource {
+        PoolSource::Native { name: self.name().to_owned(), workers: self.stats.clone() }
     }
 }
 

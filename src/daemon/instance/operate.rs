@@ -4,9 +4,8 @@ use std::sync::Arc;
 
 use super::running::Running;
 use super::{Failed, Instance};
-use crate::admin::status::{EventLog, Kind, Status};
+use crate::admin::status::{EventLog, Kind, PoolStatus, Status};
 use crate::admin::{Control, Refusal};
-use crate::daemon::native::NAME;
 use crate::pool::desired::DesiredServer;
 use crate::pool::order::{Order, Refused};
 
@@ -93,23 +92,21 @@ impl Instance {
             return Ok(name.to_owned());
         }
         let status = self.status();
-        let native = status.servers.iter().any(|server| server.id == id).then_some(NAME);
-        let pools = status.pools.iter().filter(|pool| pool.servers.iter().any(|server| server.id == id));
-        let have: Vec<&str> = native.into_iter().chain(pools.map(|pool| pool.name.as_str())).collect();
+        let has = |pool: &&PoolStatus| pool.servers.iter().any(|server| server.id == id);
+        let have: Vec<&str> = status.pools.iter().filter(has).map(|pool| pool.name.as_str()).collect();
         match have[..] {
             [one] => Ok(one.to_owned()),
             [] => {
-                let ids = |ids: &mut dyn Iterator<Item = u32>| {
-                    ids.map(|id| id.to_string()).collect::<Vec<_>>().join(", ")
+                let of_pool = |pool: &PoolStatus| {
+                    let ids: Vec<_> = pool.servers.iter().map(|server| server.id.to_string()).collect();
+                    format!(
+                        "{}: {}",
+                        pool.name,
+                        if ids.is_empty() { "none".to_owned() } else { ids.join(", ") }
+                    )
                 };
-                let of_native = (!status.servers.is_empty())
-                    .then(|| format!("{NAME}: {}", ids(&mut status.servers.iter().map(|s| s.id))));
-                let of_pools = status
-                    .pools
-                    .iter()
-                    .map(|pool| format!("{}: {}", pool.name, ids(&mut pool.servers.iter().map(|s| s.id))));
-                let all = of_native.into_iter().chain(of_pools).collect::<Vec<_>>().join("; ");
-                Err(Refusal::NotFound(format!("no server has the id {id}; there are {all}")))
+                let all: Vec<_> = status.pools.iter().map(of_pool).collect();
+                Err(Refusal::NotFound(format!("no server has the id {id}; there are {}", all.join("; "))))
             }
             _ => Err(Refusal::Invalid(format!(
                 "several pools have a server {id}: name one of {}",

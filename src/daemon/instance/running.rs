@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::paused::PausedWorkers;
 use super::state::PoolState;
 use super::{Failed, Process};
+use crate::admin::status::PoolSource;
 use crate::base::time::Clock;
 use crate::config;
 use crate::daemon::desired::DesiredServers;
@@ -80,14 +81,6 @@ pub trait Running: Send + Sync {
     /// Whether every worker completes a turn. Waits for the workers.
     fn is_turning(&self) -> bool;
 
-    /// Where its counters are.
-    fn figures(&self) -> Figures;
-}
-
-/// Where a pool's counters are.
-pub enum Figures {
-    /// Of a native pool, by worker, the primary first.
-    Native(Vec<Arc<crate::pool::stats::NativeStats>>),
-    /// Of a datagram pool.
-    Datagram(Arc<crate::role::datagram::Shared>),
+    /// Its counters.
+    fn counters(&self) -> PoolSource;
 }

@@ -7,8 +7,7 @@ use std::time::Duration;
 
 use super::Instance;
 use crate::admin::Control;
-use crate::admin::status::Status;
-use crate::daemon::native::NAME;
+use crate::admin::status::{PoolStatus, Status};
 use crate::os::notify;
 
 /// How often the status line is updated.
@@ -58,29 +57,18 @@ impl Instance {
 
 /// A line for `systemctl status`.
 fn in_words(status: &Status) -> String {
-    let native = (!status.workers.is_empty())
-        .then(|| part(NAME, status.servers.iter().map(|server| &*server.state), status.rate));
-    let pools = status
-        .pools
-        .iter()
-        .map(|pool| part(&pool.name, pool.servers.iter().map(|server| &*server.state), pool.rate));
-    native.into_iter().chain(pools).collect::<Vec<_>>().join("; ")
-}
-
-fn part<'a>(name: &str, states: impl Iterator<Item = &'a str>, rate: f64) -> String {
-    let (mut up, mut all) = (0, 0);
-    for state in states {
-        up += usize::from(state == "up");
-        all += 1;
-    }
-    format!("{name}: {up} of {all} servers up, {rate:.0} answers/s")
+    let part = |pool: &PoolStatus| {
+        let (name, up, all, rate) = (&pool.name, pool.up(), pool.servers.len(), pool.rate);
+        format!("{name}: {up} of {all} servers up, {rate:.0} answers/s")
+    };
+    status.pools.iter().map(part).collect::<Vec<_>>().join("; ")
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::Ready;
     use super::*;
-    use crate::admin::status::{PoolServerStatus, PoolStatus, ServerStatus};
+    use crate::admin::status::ServerStatus;
     use crate::base::time::Clock;
     use crate::config::Config;
     use crate::daemon::handover::SocketSet;
@@ -127,21 +115,17 @@ mod tests {
 
     #[test]
     fn the_line_tells_of_every_pool_that_runs() {
-        let server = |state: &str| ServerStatus { state: state.to_owned(), ..ServerStatus::default() };
-        let of_pool =
-            |state: &str| PoolServerStatus { state: state.to_owned(), ..PoolServerStatus::default() };
-        let mut status = Status {
-            pools: vec![PoolStatus {
-                name: "dns".to_owned(),
-                rate: 12.4,
-                servers: vec![of_pool("suspect"), of_pool("up")],
-                ..PoolStatus::default()
-            }],
-            ..Status::default()
+        let server = |state: &&str| ServerStatus { state: (*state).to_owned(), ..ServerStatus::default() };
+        let pool = |name: &str, rate, states: &[&str]| PoolStatus {
+            name: name.to_owned(),
+            rate,
+            servers: states.iter().map(server).collect(),
+            ..PoolStatus::default()
         };
+        let dns = pool("dns", 12.4, &["suspect", "up"]);
+        let mut status = Status { pools: vec![dns.clone()], ..Status::default() };
         assert_eq!(in_words(&status), "dns: 1 of 2 servers up, 12 answers/s");
-        status.workers = vec![0];
-        status.servers = vec![server("up"), server("up"), server("down")];
+        status.pools = vec![pool("native", 0.0, &["up", "up", "down"]), dns];
         assert_eq!(
             in_words(&status),
             "native: 2 of 3 servers up, 0 answers/s; dns: 1 of 2 servers up, 12 answers/s"

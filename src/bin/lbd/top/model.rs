@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 use std::collections::VecDeque;
 
-use lbd::admin::status::{Entry, PoolView, ServerView, Status};
+use lbd::admin::status::{Entry, PoolStatus, ServerStatus, Status};
 use lbd::pool::order::Order;
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
@@ -178,9 +178,8 @@ impl App {
             }
         };
         self.link = Link::Live;
-        let pools = status.all_pools();
-        self.rows = rows(&pools);
-        self.totals = totals(&pools, &self.rows);
+        self.rows = rows(&status.pools);
+        self.totals = totals(&status.pools, &self.rows);
         self.events = status.events;
         if self.history.len() == HISTORY_MAX {
             self.history.pop_front();
@@ -189,7 +188,7 @@ impl App {
         self.sort_rows();
         if self.question.as_ref().is_some_and(|ask| self.place(&ask.pool, ask.id).is_none()) {
             self.question = None;
-            self.message = Some(("that server has gone".to_owned(), true));
+            self.message = Some(("the server has left".to_owned(), true));
         }
     }
 
@@ -197,8 +196,8 @@ impl App {
     pub fn on_answer(&mut self, ask: &Ask, result: Result<(), String>) {
         let (word, Ask { pool, id, .. }) = (ask.order.name(), ask);
         self.message = Some(match result {
-            Ok(()) => (format!("{word} of server {id} of {pool}: under way"), false),
-            Err(why) => (format!("{word} of server {id} of {pool} was refused: {why}"), true),
+            Ok(()) => (format!("{word} of server {id} of {pool}: accepted"), false),
+            Err(why) => (format!("{word} of server {id} of {pool} refused: {why}"), true),
         });
     }
 
@@ -253,7 +252,7 @@ impl App {
                 let row = &self.rows[at];
                 self.question = Some(Ask { pool: row.pool.clone(), id: row.id, order });
             }
-            None => self.message = Some(("choose a server first, with the arrow keys".to_owned(), true)),
+            None => self.message = Some(("select a server first, with the arrow keys".to_owned(), true)),
         }
     }
 
@@ -272,33 +271,33 @@ impl App {
     }
 }
 
-fn rows(pools: &[PoolView<'_>]) -> Vec<Row> {
-    let row = |pool: &PoolView<'_>, server: &ServerView<'_>| Row {
-        pool: pool.name.to_owned(),
+fn rows(pools: &[PoolStatus]) -> Vec<Row> {
+    let row = |pool: &PoolStatus, server: &ServerStatus| Row {
+        pool: pool.name.clone(),
         id: server.id,
-        state: server.state.to_owned(),
+        state: server.state.clone(),
         queue: server.queue,
         rate: server.rate,
-        p50_us: server.latency_us.p50,
-        p99_us: server.latency_us.p99,
-        failed: server.failed,
+        p50_us: server.latency_us_recent.p50,
+        p99_us: server.latency_us_recent.p99,
+        failed: server.failed(),
     };
     pools.iter().flat_map(|pool| pool.servers.iter().map(move |server| row(pool, server))).collect()
 }
 
-fn totals(pools: &[PoolView<'_>], rows: &[Row]) -> Totals {
+fn totals(pools: &[PoolStatus], rows: &[Row]) -> Totals {
     let busiest = pools.iter().max_by(|a, b| a.rate.total_cmp(&b.rate));
-    let latency = busiest.map(|pool| pool.latency_us).unwrap_or_default();
+    let latency = busiest.map(|pool| pool.latency_us_recent).unwrap_or_default();
     Totals {
         rate: pools.iter().map(|pool| pool.rate).sum(),
         p50_us: latency.p50,
         p99_us: latency.p99,
-        up: pools.iter().map(PoolView::up).sum(),
+        up: pools.iter().map(PoolStatus::up).sum(),
         servers: rows.len(),
         queue: rows.iter().map(|row| row.queue).sum(),
         waiting: pools.iter().map(|pool| pool.decisions.waiting).sum(),
         answered: pools.iter().map(|pool| pool.answered).sum(),
-        failed: pools.iter().map(|pool| pool.failed + pool.dropped).sum(),
+        failed: pools.iter().map(|pool| pool.failed() + pool.all_dropped()).sum(),
     }
 }
 
@@ -369,7 +368,7 @@ mod tests {
     fn an_order_is_sent_after_a_yes_only() {
         let mut app = app();
         press(&mut app, KeyCode::Char('d'));
-        assert!(app.question.is_none() && app.message.as_ref().unwrap().0.contains("choose a server"));
+        assert!(app.question.is_none() && app.message.as_ref().unwrap().0.contains("select a server"));
         press(&mut app, KeyCode::Home);
         press(&mut app, KeyCode::Char('d'));
         assert_eq!(press(&mut app, KeyCode::Char('n')), None);
@@ -381,7 +380,7 @@ mod tests {
         let ask = Ask { pool: row.pool, id: row.id, order: Order::Drain };
         assert_eq!(press(&mut app, KeyCode::Char('y')), Some(Action::Send(ask.clone())));
         app.on_answer(&ask, Err("the token is wrong".to_owned()));
-        assert!(app.message.as_ref().unwrap().0.ends_with("was refused: the token is wrong"));
+        assert!(app.message.as_ref().unwrap().0.ends_with("refused: the token is wrong"));
         press(&mut app, KeyCode::Char('d'));
         app.on_status(Ok(Status::default()));
         assert_eq!(press(&mut app, KeyCode::Char('y')), None, "the server has gone");

@@ -10,7 +10,7 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Borders, Cell, Paragraph, Row as TableRow, Sparkline, Table, TableState};
 
 use super::model::{App, Column, Link, Row};
-use crate::units::{age, count, latency};
+use crate::units::{count, latency, span};
 
 /// Rows of a screen from which sparklines are worth their room.
 const SPARKS_FROM: u16 = 18;
@@ -64,14 +64,14 @@ fn title_line(app: &App) -> Line<'_> {
     let link = match &app.link {
         Link::Connecting => Span::styled("connecting", Color::Yellow),
         Link::Live => Span::styled("live", Color::Green),
-        Link::Silent(why) => Span::styled(format!("NO ANSWER, trying again: {why}"), bold().fg(Color::Red)),
+        Link::Silent(why) => Span::styled(format!("NO RESPONSE, retrying: {why}"), bold().fg(Color::Red)),
     };
     Line::from(vec![Span::styled("lbd top ", bold()), link, Span::raw(format!("  {}", app.target))])
 }
 
 fn totals_line(app: &App) -> Line<'static> {
     let t = &app.totals;
-    let waiting = if t.waiting > 0 { format!(" + {} waiting", count(t.waiting)) } else { String::new() };
+    let waiting = if t.waiting > 0 { format!(" + {} queued", count(t.waiting)) } else { String::new() };
     Line::from(format!(
         "{}/s  p50 {}  p99 {}  up {} of {}  queue {}{waiting}  answered {}  failed {}",
         count(t.rate.max(0.0).round() as u64),
@@ -92,7 +92,7 @@ fn spark(frame: &mut Frame, area: Rect, name: &str, figures: impl DoubleEndedIte
         shown.push_front(figure);
     }
     let top = shown.iter().max().copied().unwrap_or(0);
-    let title = format!("{name}: {}, highest {}", count(shown.back().copied().unwrap_or(0)), count(top));
+    let title = format!("{name}: {}, max {}", count(shown.back().copied().unwrap_or(0)), count(top));
     let missing = usize::from(area.width).saturating_sub(shown.len());
     let data = std::iter::repeat_n(None, missing).chain(shown.into_iter().map(Some));
     let line = Sparkline::default()
@@ -194,7 +194,7 @@ fn queue(len: u64, longest: u64, cells: u16) -> Cell<'static> {
 }
 
 fn happened(app: &App, frame: &mut Frame, area: Rect) {
-    let block = Block::new().borders(Borders::TOP).title("what happened");
+    let block = Block::new().borders(Borders::TOP).title("events");
     let shown = usize::from(area.height.saturating_sub(1));
     let lines: Vec<Line> =
         app.events.iter().rev().take(shown).map(|entry| event_line(app.unix_ms, entry)).collect();
@@ -202,7 +202,7 @@ fn happened(app: &App, frame: &mut Frame, area: Rect) {
 }
 
 fn event_line(unix_ms: u64, entry: &Entry) -> Line<'_> {
-    let ago = age(unix_ms.saturating_sub(entry.unix_ms) / 1000);
+    let ago = span(Some(unix_ms.saturating_sub(entry.unix_ms) as f64 / 1e3));
     let about = match (entry.pool.as_str(), entry.server) {
         ("", _) => String::new(),
         (pool, None) => format!("{pool}: "),
@@ -212,7 +212,7 @@ fn event_line(unix_ms: u64, entry: &Entry) -> Line<'_> {
         Kind::Scaling => bold().fg(Color::Magenta),
         _ => Style::new(),
     };
-    Line::from(vec![Span::raw(format!("{ago:>7} ago  {about}")), Span::styled(entry.text.as_str(), style)])
+    Line::from(vec![Span::raw(format!("{ago:>8} ago  {about}")), Span::styled(entry.text.as_str(), style)])
 }
 
 fn foot_line(app: &App) -> Line<'_> {
@@ -223,9 +223,7 @@ fn foot_line(app: &App) -> Line<'_> {
     }
     match &app.message {
         Some((text, is_bad)) => Line::styled(text.as_str(), if *is_bad { Color::Red } else { Color::Green }),
-        None => {
-            Line::styled("q quit  up/down choose  d drain  e enable  1-8 sort, again: reverse", Modifier::DIM)
-        }
+        None => Line::styled("q quit  up/down select  d drain  e enable  1-8 sort or reverse", Modifier::DIM),
     }
 }
 
@@ -234,7 +232,7 @@ mod tests {
     use super::*;
     use crate::top::model::Ask;
     use crate::top::samples::{NOW_MS, status};
-    use lbd::admin::status::Status;
+    use lbd::admin::status::{ServerStatus, Status};
     use lbd::pool::order::Order;
     use proptest::prelude::*;
     use ratatui::Terminal;
@@ -269,21 +267,21 @@ mod tests {
             "\
 lbd top live  127.0.0.1:55080
 5900/s  p50 300 us  p99 2.10 ms  up 4 of 6  queue 64  answered 1.23M  failed 50
-answers per second: 5900, highest 5900─  servers up: 4, highest 4───────────────
+answers per second: 5900, max 5900─  servers up: 4, max 4───────────────
                                       █                                        █
                                       █                                        █
                                       █                                        █
 1pool       2server 3state         4queuev   5per s      6p50      7p99  8failed
 dns               0 up         ####     40     3000    280 us   1.96 ms        0
 dns               1 up         #        12     2000    310 us   2.17 ms        3
-native            1 up         #         7      400   3.00 ms     12 ms        1
+native            1 up         #         7      400   3.00 ms   12.0 ms        1
 native            0 up                   4      500   2.25 ms   9.00 ms        0
 dns               2 down                 1        0         -         -       37
 native            2 draining             0        0         -         -        2
-{blank}what happened───────────────────────────────────────────────────────────────────
-    4 s ago  native: scale up 2 -> 3: load 9.1 a server for 3s
-   75 s ago  dns 2: suspect -> down: 3 checks unanswered
-q quit  up/down choose  d drain  e enable  1-8 sort, again: reverse
+{blank}events───────────────────────────────────────────────────────────────────
+      4s ago  native: scale up 2 -> 3: load 9.1 a server for 3s
+  1m 15s ago  dns 2: suspect -> down: 3 checks unanswered
+q quit  up/down select  d drain  e enable  1-8 sort or reverse
 "
         );
         let shown = drawn(&app, 80, 24);
@@ -296,7 +294,7 @@ q quit  up/down choose  d drain  e enable  1-8 sort, again: reverse
         for word in ["2server", "3state", "4queue", "5per s", "draining", "down", "q quit"] {
             assert!(shown.contains(word), "{word} is missing:\n{shown}");
         }
-        for word in ["6p50", "8failed", "what happened", "highest"] {
+        for word in ["6p50", "8failed", "events", "max "] {
             assert!(!shown.contains(word), "{word} takes room:\n{shown}");
         }
         assert_eq!(shown.lines().filter(|line| line.contains(" up ")).count(), 4 + 1, "{shown}");
@@ -318,12 +316,12 @@ q quit  up/down choose  d drain  e enable  1-8 sort, again: reverse
     #[test]
     fn who_waits_in_the_balancer_is_said_beside_the_queues() {
         let mut waiting = status();
-        waiting.decisions.waiting = 3;
-        waiting.pools[0].decisions.waiting = 2;
+        waiting.pools[0].decisions.waiting = 3;
+        waiting.pools[1].decisions.waiting = 2;
         let mut app = app();
-        assert!(!drawn(&app, 80, 24).contains("waiting"));
+        assert!(!drawn(&app, 80, 24).contains("queued"));
         app.on_status(Ok(waiting));
-        assert!(drawn(&app, 80, 24).contains("queue 64 + 5 waiting  answered"));
+        assert!(drawn(&app, 80, 24).contains("queue 64 + 5 queued  answered"));
     }
 
     #[test]
@@ -331,7 +329,7 @@ q quit  up/down choose  d drain  e enable  1-8 sort, again: reverse
         let mut app = app();
         app.on_status(Err("connection refused".to_owned()));
         let shown = drawn(&app, 80, 24);
-        assert!(shown.starts_with("lbd top NO ANSWER, trying again: connection refused"), "{shown}");
+        assert!(shown.starts_with("lbd top NO RESPONSE, retrying: connection refused"), "{shown}");
         assert!(shown.contains("3000"), "{shown}");
         app.on_status(Ok(status()));
         assert!(drawn(&app, 80, 24).starts_with("lbd top live"));
@@ -352,9 +350,9 @@ q quit  up/down choose  d drain  e enable  1-8 sort, again: reverse
     #[test]
     fn the_cursor_is_always_in_sight() {
         let mut many = status();
-        let first = many.servers[0].clone();
-        many.servers = (0..500).map(|id| lbd::admin::status::ServerStatus { id, ..first.clone() }).collect();
-        many.pools.clear();
+        let first = many.pools[0].servers[0].clone();
+        many.pools[0].servers = (0..500).map(|id| ServerStatus { id, ..first.clone() }).collect();
+        many.pools.truncate(1);
         let mut app = app();
         app.on_status(Ok(many));
         app.on_key(KeyEvent::new(KeyCode::End, KeyModifiers::NONE));

@@ -1,6 +1,9 @@
 //! Figures for the tests of what is shown.
 
-use lbd::admin::status::{Entry, Kind, Percentiles, PoolServerStatus, PoolStatus, ServerStatus, Status};
+use lbd::admin::status::{
+    DatagramCounters, DatagramServer, Entry, Kind, NativeServer, Percentiles, PoolStatus, ServerStatus,
+    Status,
+};
 
 /// When the events of [`status`] are looked at: milliseconds since 1970.
 pub const NOW_MS: u64 = 1_700_000_100_000;
@@ -8,30 +11,30 @@ pub const NOW_MS: u64 = 1_700_000_100_000;
 /// A native pool of three servers and a DNS pool of three.
 pub fn status() -> Status {
     let recent = |p50, p99| Percentiles { p50, p99, ..Percentiles::default() };
-    let native = |id, state: &str, queue, rate, p99| ServerStatus {
+    let server = |id: u32, state: &str, queue, rate| ServerStatus {
         id,
         state: state.to_owned(),
         queue,
         rate,
-        latency_us_recent: recent(p99 / 4, p99),
-        lost: u64::from(id),
         ..ServerStatus::default()
     };
-    let dns = |id, state: &str, queue, rate, p50, timed_out| PoolServerStatus {
-        id,
-        state: state.to_owned(),
-        addr: format!("127.0.0.1:530{id}"),
-        queue,
-        rate,
-        latency_us_recent: recent(p50, 7 * p50),
-        timed_out,
-        ..PoolServerStatus::default()
+    let native = |id, state, queue, rate, p99| ServerStatus {
+        latency_us_recent: recent(p99 / 4, p99),
+        native: Some(NativeServer { lost: u64::from(id), ..NativeServer::default() }),
+        ..server(id, state, queue, rate)
     };
-    Status {
-        workers: vec![7],
+    let dns = |id, state, queue, rate, p50, timed_out| ServerStatus {
+        addr: format!("127.0.0.1:530{id}"),
+        latency_us_recent: recent(p50, 7 * p50),
+        datagram: Some(DatagramServer { timed_out, ..DatagramServer::default() }),
+        ..server(id, state, queue, rate)
+    };
+    let of_native = PoolStatus {
+        name: "native".to_owned(),
+        protocol: "native".to_owned(),
         answered: 1_234_567,
-        busy_shed: 2,
-        drops: [("magic".to_owned(), 3)].into(),
+        refused: [("servers_full".to_owned(), 2)].into(),
+        dropped: [("magic".to_owned(), 3)].into(),
         rate: 900.0,
         latency_us_recent: recent(2_000, 9_000),
         servers: vec![
@@ -39,21 +42,25 @@ pub fn status() -> Status {
             native(1, "up", 7, 400.0, 12_000),
             native(2, "draining", 0, 0.0, 0),
         ],
-        pools: vec![PoolStatus {
-            name: "dns".to_owned(),
-            protocol: "dns".to_owned(),
-            answered: 99,
-            timed_out: 40,
-            refused: [("rate".to_owned(), 5)].into(),
-            rate: 5_000.0,
-            latency_us_recent: recent(300, 2_100),
-            servers: vec![
-                dns(0, "up", 40, 3_000.0, 280, 0),
-                dns(1, "up", 12, 2_000.0, 310, 3),
-                dns(2, "down", 1, 0.0, 0, 37),
-            ],
-            ..PoolStatus::default()
-        }],
+        ..PoolStatus::default()
+    };
+    let of_dns = PoolStatus {
+        name: "dns".to_owned(),
+        protocol: "dns".to_owned(),
+        answered: 99,
+        refused: [("rate".to_owned(), 5)].into(),
+        rate: 5_000.0,
+        latency_us_recent: recent(300, 2_100),
+        servers: vec![
+            dns(0, "up", 40, 3_000.0, 280, 0),
+            dns(1, "up", 12, 2_000.0, 310, 3),
+            dns(2, "down", 1, 0.0, 0, 37),
+        ],
+        datagram: Some(DatagramCounters { timed_out: 40, ..DatagramCounters::default() }),
+        ..PoolStatus::default()
+    };
+    Status {
+        pools: vec![of_native, of_dns],
         events: vec![
             Entry {
                 number: 1,

@@ -209,20 +209,12 @@ impl<'a> Site<'a> {
     /// The servers of the pool under load.
     pub fn seen(&self) -> Result<Vec<Server>> {
         let status = self.status()?;
-        Ok(match self.speech {
-            Speech::Native => status
-                .servers
-                .into_iter()
-                .map(|s| Server { id: s.id, state: s.state, dispatched: s.dispatched })
-                .collect(),
-            Speech::Datagram | Speech::Dns => status
-                .pools
-                .into_iter()
-                .filter(|pool| pool.name == "pool")
-                .flat_map(|pool| pool.servers)
-                .map(|s| Server { id: s.id, state: s.state, dispatched: s.dispatched })
-                .collect(),
-        })
+        let name = match self.speech {
+            Speech::Native => "native",
+            Speech::Datagram | Speech::Dns => "pool",
+        };
+        let servers = status.pools.into_iter().filter(|pool| pool.name == name).flat_map(|pool| pool.servers);
+        Ok(servers.map(|s| Server { id: s.id, state: s.state, dispatched: s.dispatched }).collect())
     }
 
     /// One server of the pool under load.
@@ -313,8 +305,7 @@ pub fn last_words(balancer: &Process) -> Result<Status> {
 
 /// Datagrams that the kernel dropped because the balancer's receive buffers were full.
 pub fn kernel_drops(status: &Status) -> u64 {
-    let pools = status.pools.iter().map(|pool| pool.kernel_drops + pool.kernel_drops_back);
-    status.kernel_drops + pools.sum::<u64>()
+    status.pools.iter().map(|pool| pool.kernel_drops + pool.kernel_drops_back).sum()
 }
 
 fn pool(ports: &Ports, speech: Speech, name: &str, front: u16, ids: impl IntoIterator<Item = u32>) -> Value {

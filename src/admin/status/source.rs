@@ -1,0 +1,168 @@
+//! The counters of a running pool, of either kind, as the sampler reads them.
+
+use std::sync::Arc;
+
+use super::pool::{DatagramCounters, DatagramServer, NativeServer, PoolStatus, ServerStatus};
+use super::{Scaling, millis_since};
+use crate::base::drop_reason::DropReason;
+use crate::base::time::Instant;
+use crate::pool::select::Slot;
+use crate::pool::stats::{
+    Counter, DatagramServerStats, DatagramStats, NativeStats, ServerStats, WorkerStats,
+};
+use crate::role::datagram::Shared;
+
+/// The protocol of native pools.
+pub(super) const NATIVE: &str = "native";
+
+/// The counters of a running pool.
+#[derive(Clone)]
+pub enum PoolSource {
+    /// A native pool.
+    Native {
+        /// The pool's name.
+        name: String,
+        /// By worker, the primary first; at least one.
+        workers: Vec<Arc<NativeStats>>,
+    },
+    /// A datagram pool.
+    Datagram(Arc<Shared>),
+}
+
+impl PoolSource {
+    pub(super) fn worker_count(&self) -> usize {
+        match self {
+            PoolSource::Native { workers, .. } => workers.len(),
+            PoolSource::Datagram(pool) => pool.stats.len(),
+        }
+    }
+
+    /// Slots of servers.
+    pub(super) fn slots(&self) -> usize {
+        match self {
+            PoolSource::Native { workers, .. } => workers[0].servers.len(),
+            PoolSource::Datagram(pool) => pool.stats[0].servers.len(),
+        }
+    }
+
+    fn worker(&self, worker: usize) -> &WorkerStats {
+        match self {
+            PoolSource::Native { workers, .. } => &workers[worker].common,
+            PoolSource::Datagram(pool) => &pool.stats[worker].common,
+        }
+    }
+
+    /// The counters that every pool has, by worker; the primary's come first.
+    pub(super) fn workers(&self) -> impl Iterator<Item = &WorkerStats> + Clone {
+        (0..self.worker_count()).map(|worker| self.worker(worker))
+    }
+
+    /// The counters of a slot at a worker that every pool has.
+    pub(super) fn server(&self, worker: usize, slot: usize) -> &ServerStats {
+        match self {
+            PoolSource::Native { workers, .. } => &workers[worker].servers[slot].common,
+            PoolSource::Datagram(pool) => &pool.stats[worker].servers[slot].common,
+        }
+    }
+
+    /// Whether servers report their queues.
+    pub(super) fn has_reports(&self) -> bool {
+        matches!(self, PoolSource::Native { .. })
+    }
+
+    /// Requests taken off the outstanding count as lost or timed out.
+    pub(super) fn corrections(&self) -> u64 {
+        match self {
+            PoolSource::Native { workers, .. } => {
+                let servers = workers.iter().flat_map(|stats| &stats.servers);
+                servers.map(|server| server.lost.get()).sum()
+            }
+            PoolSource::Datagram(_) => self.workers().map(|stats| stats.decisions.given_up.get()).sum(),
+        }
+    }
+
+    /// The part of the pool's status that only this kind of pool has.
+    pub(super) fn describe(&self) -> PoolStatus {
+        match self {
+            PoolSource::Native { name, workers } => {
+                let scaling = *workers[0].scaling.lock().expect("no panic while it is held");
+                // These reasons are always shown, so that metrics exist before the first refusal.
+                let reasons = [DropReason::NoServer, DropReason::ServersFull, DropReason::Mode];
+                PoolStatus {
+                    name: name.clone(),
+                    protocol: NATIVE.to_owned(),
+                    refused: reasons.map(|reason| (reason.name().to_owned(), 0)).into(),
+                    scaling: scaling.map(Scaling::from),
+                    ..PoolStatus::default()
+                }
+            }
+            PoolSource::Datagram(pool) => PoolStatus {
+                name: pool.name().to_owned(),
+                protocol: pool.protocol().name().to_owned(),
+                datagram: Some(datagram_counters(pool)),
+                ..PoolStatus::default()
+            },
+        }
+    }
+
+    /// The part of a server's status that only this kind of pool has. `in_flight` is missing.
+    pub(super) fn describe_server(&self, now: Instant, slot: usize) -> ServerStatus {
+        match self {
+            PoolSource::Native { workers, .. } => {
+                let of_slot = || workers.iter().map(|stats| &stats.servers[slot]);
+                let primary = &workers[0].servers[slot];
+                let reported = of_slot().map(|server| server.reported.get()).max().unwrap_or(0);
+                let report_age_ms = millis_since(now, reported);
+                ServerStatus {
+                    addr: primary.addr().map_or(String::new(), |addr| addr.to_string()),
+                    queue: primary.outstanding.get(),
+                    heard_ms: report_age_ms,
+                    native: Some(NativeServer {
+                        lost: of_slot().map(|server| server.lost.get()).sum(),
+                        estimate_error: primary.estimate_error.get(),
+                        report_age_ms,
+                    }),
+                    ..ServerStatus::default()
+                }
+            }
+            PoolSource::Datagram(pool) => {
+                let sum = |counter: fn(&DatagramServerStats) -> &Counter| -> u64 {
+                    pool.stats.iter().map(|stats| counter(&stats.servers[slot]).get()).sum()
+                };
+                let slot = Slot::new(slot);
+                ServerStatus {
+                    addr: pool.server(slot).map_or(String::new(), |addr| addr.to_string()),
+                    queue: u64::from(pool.queue(slot)),
+                    heard_ms: millis_since(now, pool.heard_at(slot).as_nanos()),
+                    datagram: Some(DatagramServer {
+                        timed_out: sum(|server| &server.timed_out),
+                        forwarded: sum(|server| &server.forwarded),
+                        in_flight: 0,
+                        delivered: sum(|server| &server.delivered),
+                        errors: sum(|server| &server.errors),
+                    }),
+                    ..ServerStatus::default()
+                }
+            }
+        }
+    }
+}
+
+fn datagram_counters(pool: &Shared) -> DatagramCounters {
+    let sum = |counter: fn(&DatagramStats) -> &Counter| -> u64 {
+        pool.stats.iter().map(|stats| counter(stats).get()).sum()
+    };
+    DatagramCounters {
+        timed_out: sum(|stats| &stats.timed_out),
+        forwarded: sum(|stats| &stats.forwarded),
+        in_flight: sum(|stats| &stats.in_flight),
+        servfail: sum(|stats| &stats.servfail),
+        delivered: sum(|stats| &stats.delivered),
+        late: sum(|stats| &stats.late),
+        flows: sum(|stats| &stats.flows),
+        flows_opened: sum(|stats| &stats.flows_opened),
+        tcp_open: pool.tcp.open.get(),
+        tcp_opened: pool.tcp.opened.get(),
+        tcp_refused: pool.tcp.refused.get(),
+    }
+}
