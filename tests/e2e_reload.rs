@@ -183,7 +183,11 @@ fn a_successor_that_cannot_start_leaves_the_old_one_serving() {
     let (code, summary) = site.ask(&["--requests", "50"]);
     assert_eq!((code, summary.answered, summary.retried), (0, 50, 0));
     let nobody = site.start(&["balancer", "--takeover=/nowhere/at.all"]).finish();
-    assert!(nobody.code == 2 && nobody.stderr.contains("nobody listens at /nowhere/at.all"), "{nobody:?}");
+    assert!(
+        nobody.code == 2
+            && nobody.stderr.contains("no balancer of this configuration listens at /nowhere/at.all"),
+        "{nobody:?}"
+    );
 }
 
 #[test]

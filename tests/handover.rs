@@ -299,8 +299,7 @@ fn a_process_that_cannot_read_the_state_leaves_the_balancer_serving() {
         assert_eq!((code, summary.answered, summary.retried), (0, 50, 0));
     }
     let log = || site.log("balancer/balancer.log");
-    let has_reason =
-        || log().contains("refused by the process at the other end: another version").then_some(());
+    let has_reason = || log().contains("the peer process refused: another version").then_some(());
     common::wait_for("the reason in the log", has_reason, log);
     balancer.signal(libc::SIGTERM);
     assert_eq!(balancer.finish().code, 0);

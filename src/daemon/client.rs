@@ -1,4 +1,4 @@
-//! The client's loop: a number of requests, at a rate or as fast as answers come.
+//! The client's loop: requests at a rate, or as fast as replies arrive.
 
 use std::io;
 
@@ -14,22 +14,22 @@ use crate::role::Role;
 use crate::role::client::{ClientRole, Ending};
 use crate::wire::Mode;
 
-/// What to send.
+/// The requests to send.
 #[derive(Clone, Debug)]
 pub struct Workload {
-    /// So many requests; `None` = until asked to stop.
+    /// Number of requests; `None`: until asked to stop.
     pub requests: Option<u64>,
-    /// Requests per second with exponential gaps (a Poisson process); `None` = as fast as answers come.
+    /// Requests per second with exponential gaps (a Poisson process); `None`: as fast as replies arrive.
     pub rate: Option<f64>,
-    /// Requests in flight at most, where no rate is given.
+    /// Maximum requests in flight without a rate.
     pub window: usize,
-    /// The payload of each request.
+    /// Payload of each request.
     pub payload: Vec<u8>,
     /// Seed of the gaps.
     pub seed: u64,
 }
 
-/// What came of it. Latencies include retries.
+/// Results of a client. Latencies include retries.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
     /// Requests sent.
@@ -38,23 +38,23 @@ pub struct Summary {
     pub answered: u64,
     /// Attempts after the first.
     pub retried: u64,
-    /// Requests refused for good.
+    /// Requests refused permanently.
     pub refused: u64,
-    /// Requests whose last word was BUSY.
+    /// Requests whose final reply was BUSY.
     pub busy: u64,
-    /// Requests without a word before the deadline.
+    /// Requests without a reply before the deadline.
     pub lost: u64,
-    /// First attempts that were not answered in time.
+    /// First attempts without a reply in time.
     pub first_failed: u64,
-    /// Percentiles of the answered requests' latency in microseconds.
+    /// Median latency of the answered requests, in microseconds.
     pub latency_us_p50: u64,
-    /// See `latency_us_p50`.
+    /// 99th percentile of the answered requests' latency, in microseconds.
     pub latency_us_p99: u64,
-    /// The slowest answer in microseconds.
+    /// Highest latency of an answered request, in microseconds.
     pub latency_us_max: u64,
 }
 
-/// Runs the plan, or until asked to stop; what is in flight then still gets its answers.
+/// Sends the workload, or stops when asked to; requests in flight still wait for their replies.
 pub fn run(
     mut role: ClientRole,
     mut io: impl DatagramIo,

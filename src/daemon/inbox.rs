@@ -1,6 +1,6 @@
-//! Work for a loop from other threads, done between two of its turns.
+//! Tasks from other threads for a loop, executed between two of its turns.
 //!
-//! A loop looks with one relaxed load a turn; whoever has work for it wakes it.
+//! A loop checks with one relaxed load per turn. The sender of a task wakes the loop.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,7 +11,7 @@ use std::time::Duration;
 use crate::base::time::Instant;
 use crate::io::Waker;
 
-/// How long a loop may take to come round: far longer than any turn.
+/// Maximum time until the loop executes a task: far longer than any turn.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 type Task<W> = Box<dyn FnOnce(&mut W, Instant) + Send>;
@@ -22,10 +22,10 @@ struct Shared<W> {
     tasks: Mutex<Option<VecDeque<Task<W>>>>,
 }
 
-/// The loop's end.
+/// The loop's end of the inbox.
 pub struct Inbox<W>(Arc<Shared<W>>);
 
-/// The end of whoever has work for the loop.
+/// The senders' end of the inbox.
 pub struct WorkerHandle<W> {
     shared: Arc<Shared<W>>,
     waker: Waker,
@@ -37,12 +37,12 @@ impl<W> Clone for WorkerHandle<W> {
     }
 }
 
-/// The loop has ended, or does not come round.
+/// The loop has ended, or does not execute the task in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("this part of the balancer has ended or is stuck")]
+#[error("the worker has ended or does not respond")]
 pub struct Gone;
 
-/// Both ends; `waker` is the loop's.
+/// Creates both ends; `waker` wakes the loop.
 pub fn inbox<W>(waker: Waker) -> (Inbox<W>, WorkerHandle<W>) {
     let shared =
         Arc::new(Shared { is_waiting: AtomicBool::new(false), tasks: Mutex::new(Some(VecDeque::new())) });
@@ -50,7 +50,7 @@ pub fn inbox<W>(waker: Waker) -> (Inbox<W>, WorkerHandle<W>) {
 }
 
 impl<W> Inbox<W> {
-    /// Does what is waiting. Called by the loop between two turns.
+    /// Executes the waiting tasks. The loop calls it between two turns.
     pub fn serve(&self, worker: &mut W, now: Instant) {
         if !self.0.is_waiting.load(Ordering::Relaxed) || !self.0.is_waiting.swap(false, Ordering::Acquire) {
             return;
@@ -66,7 +66,7 @@ impl<W> Inbox<W> {
 }
 
 impl<W> Drop for Inbox<W> {
-    /// Whoever waits for an answer learns that none will come.
+    /// Senders that wait for a result learn that none will come.
     fn drop(&mut self) {
         let left = self.0.tasks.lock().expect("no panic while it is held").take();
         drop(left);
@@ -74,7 +74,7 @@ impl<W> Drop for Inbox<W> {
 }
 
 impl<W: 'static> WorkerHandle<W> {
-    /// Has the loop do this, without waiting for it.
+    /// Sends a task to the loop without waiting.
     pub fn send(&self, task: impl FnOnce(&mut W, Instant) + Send + 'static) -> Result<(), Gone> {
         self.shared
             .tasks
@@ -88,14 +88,14 @@ impl<W: 'static> WorkerHandle<W> {
         Ok(())
     }
 
-    /// Has the loop do this, and waits for what comes of it.
+    /// Sends a task to the loop, and waits for its result.
     pub fn call<T: Send + 'static>(
         &self,
         task: impl FnOnce(&mut W, Instant) -> T + Send + 'static,
     ) -> Result<T, Gone> {
         let (answer, answered) = sync_channel(1);
         self.send(move |worker, now| {
-            let _ = answer.send(task(worker, now)); // nobody may wait any more
+            let _ = answer.send(task(worker, now)); // the sender may have stopped waiting
         })?;
         answered.recv_timeout(PATIENCE).map_err(|_: RecvTimeoutError| Gone)
     }
@@ -133,7 +133,7 @@ mod tests {
             std::thread::yield_now();
         }
         drop(inbox);
-        assert_eq!(caller.join().unwrap(), Err(Gone), "it was waiting");
+        assert_eq!(caller.join().unwrap(), Err(Gone), "the caller was waiting");
         assert_eq!(post.call(|(), _| ()), Err(Gone));
     }
 }

@@ -1,4 +1,4 @@
-//! The server's loop, for work that the role does itself (echo, drawn service times).
+//! The server's loop, for work inside the role (echo, random service times).
 
 use std::io;
 
@@ -11,7 +11,8 @@ use crate::os::notify;
 use crate::os::signals::Stop;
 use crate::role::server::{ServerRole, Totals};
 
-/// Runs until it was asked to stop and has drained, or was asked twice. Gives what it counted.
+/// Runs until a stop request and the end of the drain, or a second stop request. Returns the role with
+/// its counters.
 pub fn run(
     mut role: ServerRole,
     mut io: impl DatagramIo,
@@ -27,7 +28,7 @@ pub fn run(
             registered = role.is_registered();
             let text = match registered {
                 true => "registered",
-                false => "the balancer has forgotten this server: registering again",
+                false => "the balancer has no registration of this server, registering again",
             };
             info!("{text}");
             notify::status(text);

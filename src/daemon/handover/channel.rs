@@ -1,4 +1,4 @@
-//! Messages and descriptors over a connected stream, with bounded waits and bounded sizes.
+//! Messages and descriptors over a connected stream, with bounded waits and sizes.
 
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
@@ -17,13 +17,14 @@ use super::Error;
 use super::message::{Message, PREFACE_LEN, check_preface, preface};
 use crate::base::time::{Clock, Instant};
 
-/// The longest message, in bytes.
+/// Maximum size of a message, in bytes.
 pub const MESSAGE_MAX: usize = 16 << 20;
 
-/// Descriptors of one call: SCM_MAX_FD of the kernel (include/net/scm.h).
+/// Maximum descriptors per call: SCM_MAX_FD of the kernel (include/net/scm.h).
 const BATCH_MAX: usize = 253;
 
-/// Memory for a message is taken as its bytes come, in steps of this size: a length alone costs nothing.
+/// Step of memory allocation for a message, in bytes. Memory grows as bytes arrive, so a false length
+/// costs nothing.
 const STEP: usize = 64 << 10;
 
 /// One end of a conversation.
@@ -36,7 +37,7 @@ pub(super) struct Channel {
 }
 
 impl Channel {
-    /// Over a connected stream, whose other end must be of the same user, or of root.
+    /// A channel over a connected stream; the peer must belong to the same user or to root.
     pub(super) fn over(stream: UnixStream) -> Result<Channel, Error> {
         stream.set_nonblocking(false)?;
         let peer = socket_peercred(&stream).map_err(io::Error::from)?;
@@ -47,12 +48,12 @@ impl Channel {
         Ok(Channel { stream, clock: Clock::start(), has_written: false, has_read: false, peer_pid })
     }
 
-    /// The process that has made the other end.
+    /// Process id of the peer.
     pub(super) fn peer_pid(&self) -> u32 {
         self.peer_pid
     }
 
-    /// Says one thing, within this time.
+    /// Sends a message within this time.
     pub(super) fn send(&mut self, message: &Message, patience: Duration) -> Result<(), Error> {
         let until = self.clock.now() + patience;
         let body = postcard::to_allocvec(message).map_err(|_| Error::Garbled)?;
@@ -64,7 +65,7 @@ impl Channel {
         self.write(&body, until)
     }
 
-    /// Hears one thing, within this time. A refusal is an error.
+    /// Receives a message within this time. A refusal is an error.
     pub(super) fn receive(&mut self, wanted: &'static str, patience: Duration) -> Result<Message, Error> {
         let until = self.clock.now() + patience;
         self.read_preface(wanted, until)?;
@@ -87,14 +88,14 @@ impl Channel {
         }
     }
 
-    /// Hears what must be this.
+    /// Receives a message that must equal `message`.
     pub(super) fn expect(&mut self, message: &Message, patience: Duration) -> Result<(), Error> {
         let wanted = message.name();
         let got = self.receive(wanted, patience)?;
         if got == *message { Ok(()) } else { Err(Error::Unexpected { wanted, got: got.name() }) }
     }
 
-    /// Sends duplicates of these descriptors; the other end has been told how many to expect.
+    /// Sends duplicates of these descriptors; an earlier message has told the peer their number.
     pub(super) fn send_descriptors(
         &mut self,
         all: &[BorrowedFd<'_>],
@@ -118,7 +119,7 @@ impl Channel {
         Ok(())
     }
 
-    /// Receives so many descriptors. They are closed when this process executes another program.
+    /// Receives this many descriptors. They are closed when this process executes another program.
     pub(super) fn receive_descriptors(
         &mut self,
         count: usize,
@@ -147,7 +148,7 @@ impl Channel {
                     all.extend(descriptors);
                 }
             }
-            // Fewer, if this process may not have more (MSG_CTRUNC).
+            // Fewer arrive if this process may not have more (MSG_CTRUNC).
             let (expected, got) = (usize::from(said[0]), all.len() - before);
             if got != expected || got == 0 {
                 return Err(Error::Descriptors { expected, got });
@@ -174,7 +175,7 @@ impl Channel {
         self.read(&mut bytes, wanted, until)?;
         check_preface(&bytes).inspect_err(|error| {
             if matches!(error, Error::Version(_)) {
-                let _ = self.write_preface(until); // so that the other end can say why, too
+                let _ = self.write_preface(until); // so that the peer can report the reason too
             }
         })
     }
@@ -206,7 +207,7 @@ impl Channel {
         Ok(())
     }
 
-    /// The time that is left of a wait, unless it is over.
+    /// Time left until `until`; `None` if it has passed.
     fn left(&self, until: Instant) -> Option<Duration> {
         Some(until.since(self.clock.now())).filter(|left| *left >= Duration::from_micros(1))
     }
@@ -218,7 +219,7 @@ impl AsFd for Channel {
     }
 }
 
-/// What an error of a call means that was bounded in time.
+/// Maps an error of a call with a timeout.
 fn ended(error: io::Error, timed_out: Error) -> Error {
     match error.kind() {
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => timed_out,

@@ -1,4 +1,4 @@
-//! The side of who has the sockets.
+//! The side of the process that has the sockets.
 
 use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
@@ -8,16 +8,16 @@ use super::channel::Channel;
 use super::message::Message;
 use super::{Error, Label, Purpose};
 
-/// A conversation with a process that wants sockets. Each step waits so long at most. After an error of any
-/// step the sockets are still this process's: it goes on as before, resuming what it has paused.
+/// A conversation with a process that requests sockets. Each step has a time limit. After an error of
+/// any step, the sockets still belong to this process: it resumes what it has paused and continues.
 pub struct Holder {
     channel: Channel,
     purpose: Purpose,
 }
 
 impl Holder {
-    /// Gives sockets to a child that has not said anything and will not answer. Nothing is waited for as long as the buffer of
-    /// the stream takes it: some 2,000 sockets.
+    /// Sends sockets to a child that sends nothing. It does not wait while the buffer of the stream has
+    /// space: for about 2,000 sockets.
     pub fn push(
         stream: UnixStream,
         sockets: &[(Label, BorrowedFd<'_>)],
@@ -26,7 +26,7 @@ impl Holder {
         give(&mut Channel::over(stream)?, sockets, patience)
     }
 
-    /// Hears what a process wants.
+    /// Receives the request of a process.
     pub fn accept(stream: UnixStream, patience: Duration) -> Result<Holder, Error> {
         let mut channel = Channel::over(stream)?;
         match channel.receive("its greeting", patience)? {
@@ -35,12 +35,12 @@ impl Holder {
         }
     }
 
-    /// What the sockets are wanted for.
+    /// Purpose of the request.
     pub fn purpose(&self) -> Purpose {
         self.purpose
     }
 
-    /// The process that wants them.
+    /// Id of the requesting process.
     pub fn pid(&self) -> u32 {
         self.channel.peer_pid()
     }
@@ -50,24 +50,24 @@ impl Holder {
         self.channel.send(&Message::Refused(why.into()), patience)
     }
 
-    /// Gives duplicates of the sockets. A conversation about a copy ends with this.
+    /// Sends duplicates of the sockets. A conversation about a copy ends with this step.
     pub fn give(&mut self, sockets: &[(Label, BorrowedFd<'_>)], patience: Duration) -> Result<(), Error> {
         give(&mut self.channel, sockets, patience)
     }
 
-    /// Waits until the other process has made all that it can without the state. Until then this one serves; then it
-    /// pauses.
+    /// Waits until the other process has prepared everything that does not need the state. This process
+    /// serves until then, and pauses after it.
     pub fn wait_until_ready(&mut self, patience: Duration) -> Result<(), Error> {
         self.channel.expect(&Message::Ready, patience)
     }
 
-    /// Says what this process knows.
+    /// Sends this process's state.
     pub fn give_state(&mut self, state: Vec<u8>, patience: Duration) -> Result<(), Error> {
         self.channel.send(&Message::State(state), patience)
     }
 
-    /// Waits until the other process could start, and lets it. After this the sockets are its: this one must
-    /// never read them again.
+    /// Waits until the other process can start, and lets it. Afterwards the sockets belong to the other
+    /// process, and this one must never read them again.
     pub fn conclude(mut self, patience: Duration) -> Result<(), Error> {
         self.channel.expect(&Message::Running, patience)?;
         self.channel.send(&Message::Yours, patience)

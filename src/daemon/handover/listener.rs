@@ -1,4 +1,5 @@
-//! Where a running process is asked for its sockets: a Unix socket in a folder that is its user's alone.
+//! The Unix socket on which a running process receives requests for its sockets, in a directory that
+//! only its user can access.
 
 use std::fs::{self, File, Permissions};
 use std::io;
@@ -12,18 +13,19 @@ use rustix::fs::{FlockOperation, flock};
 use super::Error;
 use crate::os::state_dir;
 
-/// A socket that is listened at. Dropping it removes its file, unless a successor has put its own there.
+/// A listening socket. Dropping it removes its file, unless a successor has replaced the file.
 #[derive(Debug)]
 pub struct Listener {
     listener: UnixListener,
     path: PathBuf,
-    /// Which file it is: device and number.
+    /// Identity of the file: device and number.
     file: (u64, u64),
 }
 
 impl Listener {
-    /// Listens at this path, for this user only (mode 0600). A file that a dead process has left is replaced; a process that
-    /// listens there already is an error. The folder is made if need be, and must be the user's alone (mode 0700).
+    /// Listens at this path, for this user only (mode 0600). A file of a dead process is replaced; a
+    /// process that already listens there is an error. The directory is created if needed, and must be
+    /// accessible only to this user (mode 0700).
     pub fn bind(path: &Path) -> Result<Listener, Error> {
         let _lock = lock_folder(path)?;
         match fs::symlink_metadata(path) {
@@ -39,13 +41,14 @@ impl Listener {
         Listener::put(path)
     }
 
-    /// Listens at this path in the place of whoever does so now: for a successor, once the sockets are its.
+    /// Listens at this path in place of the current listener: for a successor that already has the
+    /// sockets.
     pub fn replace(path: &Path) -> Result<Listener, Error> {
         let _lock = lock_folder(path)?;
         Listener::put(path)
     }
 
-    /// Makes the socket beside its place and moves it there, so that there is one at every moment.
+    /// Creates the socket under another name and renames it, so that a socket exists at every moment.
     fn put(path: &Path) -> Result<Listener, Error> {
         let beside = path.with_extension("new");
         match fs::remove_file(&beside) {
@@ -59,9 +62,9 @@ impl Listener {
         Ok(Listener { listener, path: path.into(), file })
     }
 
-    /// Waits for the next process that wants something: at most so long, then `None`.
+    /// Waits for the next requesting process, at most this long; `None` if none came.
     pub fn accept(&self, patience: Duration) -> Result<Option<UnixStream>, Error> {
-        // Linux takes the receive time-out of a listening socket as one of accept(2) (socket(7)).
+        // Linux uses the receive timeout of a listening socket for accept(2) (socket(7)).
         let timeout = patience.max(Duration::from_micros(1));
         socket2::SockRef::from(&self.listener).set_read_timeout(Some(timeout))?;
         match self.listener.accept() {
@@ -76,7 +79,7 @@ impl Listener {
         }
     }
 
-    /// Where it listens.
+    /// Path of the socket.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -86,7 +89,7 @@ impl Drop for Listener {
     fn drop(&mut self) {
         let Ok(_lock) = lock_folder(&self.path) else { return };
         if identity(&self.path).is_ok_and(|file| file == self.file) {
-            let _ = fs::remove_file(&self.path); // else the next one finds it dead
+            let _ = fs::remove_file(&self.path); // otherwise the next process finds a dead socket
         }
     }
 }
@@ -99,8 +102,8 @@ fn file_error(path: &Path) -> impl Fn(io::Error) -> Error {
     move |source| Error::File { path: path.into(), source }
 }
 
-/// Makes the folder of a path, or sees that it is the user's alone; then keeps others out that look for a dead
-/// socket there, as long as the result lives.
+/// Creates the directory of a path, or checks that only this user can access it. While the result lives,
+/// no other process checks for a dead socket there.
 fn lock_folder(path: &Path) -> Result<File, Error> {
     let folder = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,

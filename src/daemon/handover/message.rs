@@ -1,7 +1,7 @@
-//! What is said. Pure: bytes and meaning, no sockets.
+//! Messages of the protocol. Pure: bytes and meaning, no sockets.
 //!
-//! Each direction starts with a preface, whose form no version may change; messages follow, each with its length before
-//! it. Lengths and numbers outside of messages are little-endian.
+//! Each direction starts with a preface, whose form is the same in every version. Messages follow, each
+//! after its length. Lengths and numbers outside of messages are little-endian.
 //!
 //! ```text
 //! preface   "lbd-hand" | version u32
@@ -12,39 +12,39 @@ use serde::{Deserialize, Serialize};
 
 use super::{Error, Label};
 
-/// The version of this protocol. Another one is refused, in words.
+/// Version of this protocol. Another version is refused with an error text.
 pub const VERSION: u32 = 1;
 
-/// Bytes of a preface.
+/// Size of a preface, in bytes.
 pub(super) const PREFACE_LEN: usize = 12;
 
 const MAGIC: [u8; 8] = *b"lbd-hand";
 
-/// What a process wants the sockets for.
+/// Purpose of a request for sockets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Purpose {
-    /// Duplicates of the descriptors, nothing else: the process that has them goes on.
+    /// Duplicates of the descriptors only: the process that has them continues.
     Copy,
-    /// To go on in its place.
+    /// Replacing the process that has the sockets.
     Takeover,
 }
 
-/// One step.
+/// A message of the conversation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Message {
-    /// The first word of who wants the sockets.
+    /// First message of the requester.
     Hello(Purpose),
-    /// What the descriptors are that follow.
+    /// Labels of the descriptors that follow.
     Sockets(Vec<Label>),
-    /// All is made but what needs the state.
+    /// The requester has prepared everything that does not need the state.
     Ready,
-    /// What the one that serves knows.
+    /// State of the holder.
     State(Vec<u8>),
-    /// It could start now.
+    /// The requester can start.
     Running,
-    /// It shall.
+    /// The requester must start: the sockets belong to it.
     Yours,
-    /// It shall not, for this reason.
+    /// The other side refuses, for this reason.
     Refused(String),
 }
 
@@ -53,10 +53,10 @@ impl Message {
         match self {
             Message::Hello(_) => "its greeting",
             Message::Sockets(_) => "its sockets",
-            Message::Ready => "that it is ready",
+            Message::Ready => "\"ready\"",
             Message::State(_) => "its state",
-            Message::Running => "that it could start",
-            Message::Yours => "its last word",
+            Message::Running => "\"running\"",
+            Message::Yours => "its final message",
             Message::Refused(_) => "a refusal",
         }
     }
@@ -70,7 +70,7 @@ pub(super) fn preface() -> [u8; PREFACE_LEN] {
     bytes
 }
 
-/// Whether the peer speaks this protocol, in this version.
+/// Whether the peer uses this protocol in this version.
 pub(super) fn check_preface(bytes: &[u8; PREFACE_LEN]) -> Result<(), Error> {
     let (magic, version) = bytes.split_at(8);
     if magic != MAGIC {

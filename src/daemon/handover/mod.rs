@@ -1,10 +1,10 @@
-//! How one process hands its sockets over to another, over a Unix stream socket.
+//! Handover of sockets from one process to another over a Unix stream socket.
 //!
 //! ```text
-//!   Wish: who wants them                      Offer: who has them, and serves
+//!   Requester: wants the sockets            Holder: has the sockets, and serves
 //!        Hello(purpose)       ───────────────>
 //!                             <───────────────  Sockets[labels], then the descriptors
-//!        (a copy ends here; a takeover goes on)
+//!        (a copy ends here; a takeover continues)
 //!        Ready                ───────────────>  pauses its sockets
 //!                             <───────────────  State(bytes)
 //!        Running              ───────────────>
@@ -12,15 +12,17 @@
 //!        reads
 //! ```
 //!
-//! Until it has sent `Yours`, the one that has the sockets can go on as if nothing had happened; until it has received
-//! `Yours`, the one that wants them must read nothing. So at no time do two of them read, whoever stops, dies or stalls
-//! in between: an [`Holder`] that ends with an error resumes, a [`Requester`] that ends with one gives up.
+//! Until the holder has sent `Yours`, it can continue as before. Until the requester has received
+//! `Yours`, it must read nothing. So two processes never read at the same time, even if one stops, dies
+//! or stalls in between. A [`Holder`] that ends with an error resumes; a [`Requester`] that ends with
+//! one gives up.
 //!
-//! A supervisor that has opened the sockets itself skips the talk: [`Holder::push`] over a socket that its child has as
-//! its standard input, [`Requester::pushed`] there.
+//! A supervisor that has opened the sockets itself needs no conversation. It calls [`Holder::push`] over
+//! a socket that is its child's standard input, and the child calls [`Requester::pushed`].
 //!
-//! Every wait is bounded, every message too. Peers are processes of the same user, or of root; they are not trusted to
-//! be of the same version. Knows nothing of balancers: what the state says is the business of who gives it.
+//! Every wait and every message is bounded. Peers are processes of the same user or of root, possibly of
+//! another version. The handover knows nothing of balancers: only the sender and the receiver interpret
+//! the state.
 
 mod channel;
 mod error;

@@ -1,4 +1,4 @@
-//! The side of who wants the sockets.
+//! The side of the process that wants the sockets.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -12,18 +12,18 @@ use super::channel::Channel;
 use super::message::Message;
 use super::{Error, Purpose, SocketSet};
 
-/// A conversation with the process that has the sockets. Each step waits so long at most. After an error
-/// of any step the sockets are the other one's, and this one must not read them.
+/// A conversation with the process that has the sockets. Each step has a time limit. After an error of
+/// any step, the sockets belong to the other process, and this one must not read them.
 pub struct Requester {
     channel: Channel,
 }
 
 impl Requester {
-    /// Asks the process that listens at this path ([`Listener`](super::Listener)).
+    /// Sends a request to the process that listens at this path ([`Listener`](super::Listener)).
     pub fn connect(path: &Path, purpose: Purpose, patience: Duration) -> Result<Requester, Error> {
         let file_error = |source| Error::File { path: path.into(), source };
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-        socket.set_write_timeout(Some(patience.max(Duration::from_micros(1))))?; // bounds connect(2), too
+        socket.set_write_timeout(Some(patience.max(Duration::from_micros(1))))?; // also limits connect(2)
         match socket.connect(&SockAddr::unix(path).map_err(file_error)?) {
             Ok(()) => {}
             Err(error) => {
@@ -37,19 +37,20 @@ impl Requester {
         Requester::over(OwnedFd::from(socket).into(), purpose, patience)
     }
 
-    /// Asks the process at the other end of this stream.
+    /// Sends a request over this stream.
     pub fn over(stream: UnixStream, purpose: Purpose, patience: Duration) -> Result<Requester, Error> {
         let mut channel = Channel::over(stream)?;
         channel.send(&Message::Hello(purpose), patience)?;
         Ok(Requester { channel })
     }
 
-    /// Receives what a parent gives without being asked ([`Holder::push`](super::Offer::push)).
+    /// Receives the sockets that a parent sends without a request
+    /// ([`Holder::push`](super::Holder::push)).
     pub fn pushed(stream: UnixStream, patience: Duration) -> Result<SocketSet, Error> {
         receive_sockets(&mut Channel::over(stream)?, patience)
     }
 
-    /// The process that has the sockets.
+    /// Id of the process that has the sockets.
     pub fn pid(&self) -> u32 {
         self.channel.peer_pid()
     }
@@ -59,8 +60,8 @@ impl Requester {
         receive_sockets(&mut self.channel, patience)
     }
 
-    /// Says that all is made that can be made without the state, and receives that. The other process is
-    /// paused from now on.
+    /// Reports that everything without the state is prepared, and receives the state. The other process
+    /// is paused from now on.
     pub fn ready(&mut self, patience: Duration) -> Result<Vec<u8>, Error> {
         self.channel.send(&Message::Ready, patience)?;
         match self.channel.receive("its state", patience)? {
@@ -74,7 +75,8 @@ impl Requester {
         self.channel.send(&Message::Refused(why.into()), patience)
     }
 
-    /// Says that this process could start. Once it is `Ok` the sockets are this one's, and it starts to read.
+    /// Reports that this process can start. After `Ok`, the sockets belong to this process, and it
+    /// starts to read.
     pub fn running(mut self, patience: Duration) -> Result<(), Error> {
         self.channel.send(&Message::Running, patience)?;
         self.channel.expect(&Message::Yours, patience)

@@ -1,4 +1,4 @@
-//! The sockets of a hand-over, each with what it is for.
+//! The sockets of a handover with their labels.
 
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -7,29 +7,29 @@ use rustix::net::sockopt::{socket_acceptconn, socket_type};
 use rustix::net::{SocketType, getsockname};
 use serde::{Deserialize, Serialize};
 
-/// What a socket is there for.
+/// Purpose of a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum SocketKind {
-    /// UDP, towards clients.
+    /// Client-side UDP socket.
     Front,
-    /// UDP, towards servers.
+    /// Server-side UDP socket.
     Back,
-    /// A TCP listener for clients.
+    /// TCP listener for clients.
     Tcp,
-    /// The TCP listener of the admin interface.
+    /// TCP listener of the admin interface.
     Admin,
 }
 
-/// Which socket of a balancer it is.
+/// Identifies a socket of a balancer.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Label {
-    /// The name of its pool; empty for what belongs to none.
+    /// Name of its pool; empty if it belongs to none.
     pub pool: String,
-    /// What it is there for.
+    /// Purpose of the socket.
     pub kind: SocketKind,
-    /// The worker that reads it, from 0.
+    /// Index of the worker that reads it.
     pub worker: u16,
-    /// The address that it is bound to.
+    /// Local address.
     pub addr: SocketAddr,
 }
 
@@ -40,8 +40,8 @@ impl Label {
     }
 }
 
-/// Sockets that came from another process. Those that nobody takes are closed with it: one that is left open in a
-/// group of sockets that share a port would get datagrams that nobody reads.
+/// Sockets from another process. Sockets that are not taken are closed with the set: an open one in a
+/// group that shares a port would receive datagrams that no process reads.
 #[derive(Debug, Default)]
 pub struct SocketSet(Vec<(Label, OwnedFd)>);
 
@@ -52,8 +52,8 @@ impl FromIterator<(Label, OwnedFd)> for SocketSet {
 }
 
 impl SocketSet {
-    /// The socket that is this, if it came and is what its label says: a UDP socket or TCP listener on that
-    /// address. Port 0 stands for any.
+    /// Takes the socket with this label, if it is there and matches its label: a UDP socket or TCP
+    /// listener on that address. Port 0 matches any port.
     pub fn take(&mut self, pool: &str, kind: SocketKind, worker: u16, addr: SocketAddr) -> Option<OwnedFd> {
         let is_it = |(label, socket): &(Label, OwnedFd)| {
             label.is(pool, kind, worker, addr) && is_as_labelled(label, socket.as_fd())
@@ -62,7 +62,7 @@ impl SocketSet {
         Some(self.0.swap_remove(found).1)
     }
 
-    /// Whether [`SocketSet::take`] would find one; what its label says is believed.
+    /// Whether [`SocketSet::take`] would find a socket; its label is not verified.
     pub fn has(&self, pool: &str, kind: SocketKind, worker: u16, addr: SocketAddr) -> bool {
         self.labels().any(|label| label.is(pool, kind, worker, addr))
     }
@@ -77,22 +77,22 @@ impl SocketSet {
         self.0.append(&mut other.0);
     }
 
-    /// The sockets, to be given to another process.
+    /// The sockets, for sending them to another process.
     pub fn borrowed(&self) -> Vec<(Label, BorrowedFd<'_>)> {
         self.0.iter().map(|(label, socket)| (label.clone(), socket.as_fd())).collect()
     }
 
-    /// What nobody has taken.
+    /// Labels of the sockets that were not taken.
     pub fn labels(&self) -> impl Iterator<Item = &Label> {
         self.0.iter().map(|(label, _)| label)
     }
 
-    /// How many nobody has taken.
+    /// Number of sockets that were not taken.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether all were taken.
+    /// Whether all sockets were taken.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

@@ -274,14 +274,14 @@ fn no_step_waits_for_ever() {
     let mut wish = Requester::over(ours, Purpose::Copy, SHORT).unwrap();
     assert!(matches!(wish.sockets(SHORT), Err(Error::Stalled("its sockets"))));
     assert!(matches!(wish.ready(SHORT), Err(Error::Stalled("its state"))));
-    assert!(matches!(wish.running(SHORT), Err(Error::Stalled("its last word"))));
+    assert!(matches!(wish.running(SHORT), Err(Error::Stalled("its final message"))));
     // Nobody reads.
     let (ours, mut theirs) = pair();
     theirs.write_all(&[&preface()[..], &bytes_of(&Message::Hello(Purpose::Takeover))].concat()).unwrap();
     let mut offer = Holder::accept(ours, SHORT).unwrap();
-    assert!(matches!(offer.wait_until_ready(SHORT), Err(Error::Stalled("that it is ready"))));
+    assert!(matches!(offer.wait_until_ready(SHORT), Err(Error::Stalled("\"ready\""))));
     assert!(matches!(offer.give_state(vec![0; 2 << 20], SHORT), Err(Error::Deaf)));
-    assert!(matches!(offer.conclude(SHORT), Err(Error::Stalled("that it could start"))));
+    assert!(matches!(offer.conclude(SHORT), Err(Error::Stalled("\"running\""))));
     // Labels without descriptors.
     let (ours, mut theirs) = pair();
     let labels = Message::Sockets(vec![sockets[0].0.clone()]);
@@ -335,7 +335,7 @@ fn a_step_out_of_turn_is_named() {
     let (ours, mut theirs) = pair();
     theirs.write_all(&[&preface()[..], &bytes_of(&Message::Running)].concat()).unwrap();
     let error = Holder::accept(ours, PATIENCE).err().unwrap();
-    let text = "the process at the other end has sent that it could start instead of its greeting";
+    let text = "the peer process sent \"running\" instead of its greeting";
     assert_eq!(error.to_string(), text);
 }
 
@@ -343,9 +343,9 @@ fn a_step_out_of_turn_is_named() {
 fn a_refusal_is_told_with_its_reason() {
     let (ours, theirs) = pair();
     let mut wish = Requester::over(theirs, Purpose::Takeover, PATIENCE).unwrap();
-    Holder::accept(ours, PATIENCE).unwrap().refuse("another takeover is under way", PATIENCE).unwrap();
+    Holder::accept(ours, PATIENCE).unwrap().refuse("another takeover is in progress", PATIENCE).unwrap();
     let error = wish.sockets(PATIENCE).unwrap_err();
-    assert!(error.to_string().ends_with("another takeover is under way"), "{error}");
+    assert!(error.to_string().ends_with("another takeover is in progress"), "{error}");
 }
 
 #[test]
@@ -445,7 +445,7 @@ fn a_dead_process_socket_is_replaced_and_a_live_one_is_not() {
     let listener = Listener::bind(&path).unwrap();
     let mode = std::fs::metadata(&path).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
-    assert!(listener.accept(SHORT).unwrap().is_none(), "nobody has come");
+    assert!(listener.accept(SHORT).unwrap().is_none(), "no process has come");
     let error = Listener::bind(&path).unwrap_err();
     assert!(matches!(error, Error::InUse(_)) && error.to_string().contains("--takeover"), "{error}");
     let mut wish = connect(&path).unwrap();
@@ -504,9 +504,9 @@ fn the_folder_is_made_for_its_user_alone_and_refused_if_it_is_not() {
 fn something_else_in_its_place_is_left_alone() {
     let folder = folder();
     let path = folder.path().join("lbd.sock");
-    std::fs::write(&path, "somebody's notes").unwrap();
+    std::fs::write(&path, "notes of another program").unwrap();
     assert!(matches!(Listener::bind(&path), Err(Error::NotASocket(_))));
-    assert_eq!(std::fs::read_to_string(&path).unwrap(), "somebody's notes");
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "notes of another program");
 }
 
 #[test]
