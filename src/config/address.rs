@@ -125,8 +125,8 @@ fn is_local(addr: SocketAddr) -> bool {
         addr.set_port(0);
         UdpSocket::bind(addr).is_ok()
     };
-    // Reserved (RFC 1112, section 4) and for discarding (RFC 6666): of no machine. If they can be bound, then any
-    // address can (`ip_nonlocal_bind`), and the route decides.
+    // Reserved (RFC 1112, section 4) and for discarding (RFC 6666): of no machine. If they can be bound, then
+    // any address can (`ip_nonlocal_bind`), and the route decides.
     let unowned: IpAddr = match addr {
         SocketAddr::V4(_) => Ipv4Addr::new(240, 0, 0, 1).into(),
         SocketAddr::V6(_) => Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 1).into(),

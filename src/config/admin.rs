@@ -86,8 +86,8 @@ impl Reader<'_> {
         };
         if let Some(addr) = listen.filter(|addr| !addr.ip().is_loopback() && token.is_none()) {
             let problem = format!(
-                "{} is not a loopback address, so changes need a token that you set; set admin.token_file, or \
-                 keep it on 127.0.0.1",
+                "{} is not a loopback address, so changes need a known token; set admin.token_file, or keep \
+                 it on 127.0.0.1",
                 addr.ip()
             );
             return Err(self.error("admin.listen", problem));

@@ -73,8 +73,8 @@ native pool, also if `pools` lists it.
     Keys(
         "load_balancer.",
         "server_side_port client_side_port bind bind.client_side bind.server_side server_scaling_threshold \
-         policy max_outstanding waiting_max servers_max frame_size frames_per_datagram reply_path workers pin \
-         io health.rise health.fall health.down_max health.hold_down_max health.slow_start",
+         policy max_outstanding waiting_max servers_max frame_size frames_per_datagram reply_path workers \
+         pin io health.rise health.fall health.down_max health.hold_down_max health.slow_start",
     ),
     Text("\nThe section `controller`: the process that starts and stops the servers.\n\n"),
     Keys("controller.", "port bind"),
