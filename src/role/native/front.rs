@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::reply::{Client, Origin, Request};
-use super::shared::Member;
+use super::shared::{Member, Reserved};
 use super::{BACK, NativeRole, RETRY_AFTER, frames};
 use crate::base::batch::{Received, Tx};
 use crate::base::drop_reason::DropReason;
@@ -70,14 +70,16 @@ impl NativeRole {
     }
 
     /// Reserves a server for a request.
-    pub(super) fn reserve(&mut self) -> Option<(Slot, Member)> {
+    pub(super) fn reserve(&mut self) -> Option<Reserved> {
         let NativeRole { shared, view, lanes, selector, stats, .. } = self;
-        let member = |slot| {
+        let reserved = |slot| {
             let restart = |slot, member: Option<&Member>| lanes.restart(slot).restart(member);
-            view.newest(slot, &shared.pool.members, restart).copied()
+            let member = view.newest(slot, &shared.pool.members, restart)?;
+            Some(Reserved { slot, addr: member.addr, epoch: member.epoch })
         };
         let heard_at = |slot: Slot| Instant::from_nanos(stats.servers[slot.index()].reported.get());
-        selector.reserve(&shared.pool.tree, &stats.common, member, heard_at).ok()
+        let (_, server) = selector.reserve(&shared.pool.tree, &stats.common, reserved, heard_at).ok()?;
+        Some(server)
     }
 
     /// Sends a request to the server that was reserved for it.
@@ -85,16 +87,16 @@ impl NativeRole {
         &mut self,
         now: Instant,
         origin: &Origin,
-        (slot, member): (Slot, Member),
+        server: Reserved,
         request: Request<'_>,
         tx: &mut Tx,
     ) -> Result<(), DropReason> {
-        let destination = self.lanes.destination(slot, BACK, member.addr, tx);
+        let destination = self.lanes.destination(server.slot, BACK, server.addr, tx);
         if !destination.is_some_and(|destination| tx.push(destination, request.at)) {
-            self.shared.pool.release(slot);
+            self.shared.pool.release(server.slot);
             return Err(DropReason::TurnFull);
         }
-        self.dispatch(now, origin, (slot, &member), request.frame);
+        self.dispatch(now, origin, server, request.frame);
         Ok(())
     }
 
@@ -104,7 +106,7 @@ impl NativeRole {
         &mut self,
         now: Instant,
         origin: &Origin,
-        (slot, member): (Slot, &Member),
+        Reserved { slot, epoch, .. }: Reserved,
         mut frame: Frame<'_>,
     ) {
         let lane = &mut self.lanes[slot];
@@ -118,7 +120,7 @@ impl NativeRole {
         header.listener = origin.client.local;
         header.worker = self.worker;
         header.balancer_epoch.set(self.shared.epoch);
-        header.server_epoch.set(member.epoch);
+        header.server_epoch.set(epoch);
         header.slot.set(slot.index() as u16);
         header.dispatch_seq.set(dispatch_seq);
         header.dispatch_us.set(now.wrapping_micros());

@@ -1,6 +1,7 @@
 //! What the workers of a native pool share: the selection tree, the members, keys and windows. Everything
 //! here changes through atomics or, off the data path, under a short lock.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,6 +30,15 @@ pub struct Extra {
 }
 
 pub(super) type Member = crate::pool::members::Member<Extra>;
+
+/// A server that was reserved for a request: what the request needs of its member.
+#[derive(Clone, Copy, Debug)]
+pub struct Reserved {
+    pub slot: Slot,
+    pub addr: SocketAddr,
+    /// The server's registration.
+    pub epoch: u32,
+}
 
 /// One for all workers of a native pool.
 pub(super) struct Shared {

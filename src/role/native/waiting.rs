@@ -4,12 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::reply::{Client, Origin, refusal};
-use super::shared::Member;
+use super::shared::Reserved;
 use super::{BACK, FRONT, NativeRole, RETRY_AFTER};
 use crate::base::batch::Tx;
 use crate::base::drop_reason::DropReason;
 use crate::base::time::Instant;
-use crate::pool::select::Slot;
 use crate::pool::waiting::{Dispatcher, NotQueued, Pending, Push, ServerSource, cap};
 use crate::wire::{Frame, Header, Status};
 
@@ -26,14 +25,14 @@ struct Turn<'a> {
 }
 
 impl ServerSource for Turn<'_> {
-    type Server = (Slot, Member);
+    type Server = Reserved;
 
-    fn reserve(&mut self) -> Option<(Slot, Member)> {
+    fn reserve(&mut self) -> Option<Reserved> {
         self.role.reserve()
     }
 
-    fn release(&mut self, (slot, _): (Slot, Member)) {
-        self.role.shared.pool.release(slot);
+    fn release(&mut self, server: Reserved) {
+        self.role.shared.pool.release(server.slot);
     }
 }
 
@@ -46,9 +45,9 @@ impl Dispatcher<Client> for Turn<'_> {
         self.role.can_serve()
     }
 
-    fn send(&mut self, server: (Slot, Member), request: &mut Pending<Client>) {
+    fn send(&mut self, server: Reserved, request: &mut Pending<Client>) {
         if let Err(reason) = self.forward(server, request) {
-            self.role.shared.pool.release(server.0);
+            self.role.shared.pool.release(server.slot);
             self.role.stats.common.dropped.add(reason, 1);
         }
     }
@@ -63,22 +62,19 @@ impl Dispatcher<Client> for Turn<'_> {
 
 impl Turn<'_> {
     /// Sends a copy of a queued request to the server that was reserved for it.
-    fn forward(
-        &mut self,
-        (slot, member): (Slot, Member),
-        request: &mut Pending<Client>,
-    ) -> Result<(), DropReason> {
+    fn forward(&mut self, server: Reserved, request: &mut Pending<Client>) -> Result<(), DropReason> {
         let Turn { role, now, tx } = self;
         let waited = (now.since(request.since).as_micros() as u32).min(u32::MAX - 1);
         role.stats.common.waited.add(1);
         role.stats.common.waiting_delay.record(waited);
         let origin = Origin::new(request.client, None);
-        let destination = role.lanes.destination(slot, BACK, member.addr, tx).ok_or(DropReason::TurnFull)?;
+        let destination =
+            role.lanes.destination(server.slot, BACK, server.addr, tx).ok_or(DropReason::TurnFull)?;
         let bytes = tx.stage(destination, role.format.size).ok_or(DropReason::TurnFull)?;
         bytes.copy_from_slice(request.bytes());
         let mut frame = Frame::check(bytes, &role.format)?;
         take_off_deadline(&mut frame.header, waited);
-        role.dispatch(*now, &origin, (slot, &member), frame);
+        role.dispatch(*now, &origin, server, frame);
         Ok(())
     }
 
@@ -96,7 +92,7 @@ impl Turn<'_> {
 
 impl NativeRole {
     /// A server for a request that has just arrived: behind the queued requests.
-    pub(super) fn reserve_in_turn(&mut self) -> Option<(Slot, Member)> {
+    pub(super) fn reserve_in_turn(&mut self) -> Option<Reserved> {
         if self.shared.pool.pending.is_empty() { self.reserve() } else { None }
     }
 
