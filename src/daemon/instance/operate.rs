@@ -92,7 +92,8 @@ impl Instance {
         if let Some(name) = named {
             return Ok(name.to_owned());
         }
-        let status = self.status();
+        // A server that has just joined counts: an order must not go to the wrong pool.
+        let status = self.present();
         let native = status.servers.iter().any(|server| server.id == id).then_some(NAME);
         let pools = status.pools.iter().filter(|pool| pool.servers.iter().any(|server| server.id == id));
         let have: Vec<&str> = native.into_iter().chain(pools.map(|pool| pool.name.as_str())).collect();
