@@ -92,7 +92,7 @@ fn a_python_server_joins_serves_and_leaves_without_a_loss() {
     assert_eq!((code, summary.answered, summary.retried, summary.lost), (0, 1500, 0, 0), "{summary:?}");
     let status = balancer.wait_until_up(1);
     assert_eq!((status.pools[0].dropped.len(), status.pools[0].servers[0].id), (0, 0), "{status:?}");
-    assert!(site.log("balancer/balancer.log").contains("left server=7 why=\"stopped\""));
+    assert!(site.log("balancer/balancer.log").contains("server left pool=\"native\" server=7"));
 }
 
 #[test]

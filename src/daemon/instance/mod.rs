@@ -224,6 +224,11 @@ impl Current {
 }
 
 impl Instance {
+    /// The status at this moment; that of the board is up to [`Board::TICK`] old.
+    fn present(&self) -> Status {
+        self.current().sampler(self.process.clock, 1).sample()
+    }
+
     /// Snapshots for one reader.
     pub fn snapshots(self: &Arc<Self>) -> Snapshots {
         let current = self.current();

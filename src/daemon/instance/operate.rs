@@ -91,7 +91,8 @@ impl Instance {
         if let Some(name) = named {
             return Ok(name.to_owned());
         }
-        let status = self.status();
+        // A server that has just joined counts: an order must not go to the wrong pool.
+        let status = self.present();
         let has = |pool: &&PoolStatus| pool.servers.iter().any(|server| server.id == id);
         let have: Vec<&str> = status.pools.iter().filter(has).map(|pool| pool.name.as_str()).collect();
         match have[..] {
