@@ -1,6 +1,7 @@
 //! Selection: reserve a shortest queue and complete one request, against the obvious alternatives.
 //!
-//! `cargo bench --bench select`. Names: structure/threads/servers; each iteration is one reserve and one completion.
+//! `cargo bench --bench select`. Names: structure/threads/servers; each iteration is one reserve and one
+//! completion.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;

@@ -1,13 +1,13 @@
-//! `lbd` spreads UDP requests over a pool of servers by **shortest queue**, keeps the pool healthy and the right
-//! size, and shows what it does. Linux only.
+//! `lbd` spreads UDP requests over a pool of servers by **shortest queue**, keeps the pool healthy and the
+//! right size, and shows what it does. Linux only.
 //!
-//! The balancer is the program `lbd`. This library is for the two ends: a [`Server`] that a balancer knows, and
-//! a [`Client`] that sends requests through it.
+//! The balancer is the program `lbd`. This library is for the two ends: a [`Server`] that a balancer knows,
+//! and a [`Client`] that sends requests through it.
 //!
 //! # A service
 //!
-//! A server runs a handler on worker threads behind a bounded queue. It registers with the balancer, reports its
-//! queue, and refuses what it has no room for.
+//! A server runs a handler on worker threads behind a bounded queue. It registers with the balancer, reports
+//! its queue, and refuses what it has no room for.
 //!
 //! ```no_run
 //! use std::time::Duration;
@@ -34,8 +34,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! Many requests in flight: [`Client::submit`] sends one and returns its number, [`Client::poll`] returns the next
-//! [`Outcome`](client::Outcome).
+//! Many requests in flight: [`Client::submit`] sends one and returns its number, [`Client::poll`] returns the
+//! next [`Outcome`](client::Outcome).
 //!
 //! ```no_run
 //! use std::time::Duration;
@@ -56,23 +56,24 @@
 //!
 //! # What is promised
 //!
-//! * Delivery is *at least once* with [`Mode::Idempotent`](client::Mode): the client repeats an unanswered request
-//!   until its deadline. With [`Mode::OneShot`](client::Mode) a request is sent once.
+//! * Delivery is *at least once* with [`Mode::Idempotent`](client::Mode): the client repeats an unanswered
+//!   request until its deadline. With [`Mode::OneShot`](client::Mode) a request is sent once.
 //! * At most one answer to a request reaches the caller, even if the network doubles datagrams.
 //! * Every request ends exactly once: answered, busy, refused, or lost.
 //!
 //! # Other languages
 //!
-//! [`protocol`] has the constants of the frame. `docs/PROTOCOL.md` in the repository specifies every byte, with test
-//! vectors; `tools/` has a client and a server in Python.
+//! [`protocol`] has the constants of the frame. `docs/PROTOCOL.md` in the repository specifies every byte,
+//! with test vectors; `tools/` has a client and a server in Python.
 //!
 //! # Stability
 //!
-//! The items on this page follow semantic versioning. The crate has more modules: they belong to lbd's own programs
-//! and tests, are hidden from this documentation, and change without notice.
+//! The items on this page follow semantic versioning. The crate has more modules: they belong to lbd's own
+//! programs and tests, are hidden from this documentation, and change without notice.
 
-// Hidden from readers of the documentation only, so that the compiler still asks for the documents of their items.
-// Which module may import which is in docs/ARCHITECTURE.md, "Import order"; tests/tidy.rs holds it against the code.
+// Hidden from readers of the documentation only, so that the compiler still asks for the documents of their
+// items. Which module may import which is in docs/ARCHITECTURE.md, "Import order"; tests/tidy.rs holds it
+// against the code.
 #[cfg_attr(doc, doc(hidden))]
 pub mod admin;
 #[cfg_attr(doc, doc(hidden))]

@@ -1,4 +1,5 @@
-//! The controller and its servers as processes: killed, restarted, two at a time; servers that know nothing of lbd.
+//! The controller and its servers as processes: killed, restarted, two at a time; servers that know nothing
+//! of lbd.
 
 mod common;
 
@@ -133,7 +134,8 @@ fn what_a_killed_controller_had_just_started_is_found_and_a_reused_number_is_lef
     let spawn = |instance: &str| -> Child {
         Command::new(&program).arg("1000").env("LBD_INSTANCE", instance).spawn().unwrap()
     };
-    // One whose process was not written down yet, and a stranger that has the number of a server that is gone.
+    // One whose process was not written down yet, and a stranger that has the number of a server that is
+    // gone.
     let (mut known, mut stranger) = (spawn("aa01"), spawn("ff99"));
     let mut controller = site.start(&["controller"]);
     wait_for_started(&site, 0, 3);
@@ -264,8 +266,8 @@ fn a_killed_up_leaves_servers_for_the_next_one_and_nothing_else() {
     assert_eq!(site.processes(), Vec::<i32>::new());
 }
 
-/// A server that knows nothing of lbd, in the site's folder: it takes 20 ms for each datagram and echoes it. `None`, and a
-/// word about it, where there is no python3.
+/// A server that knows nothing of lbd, in the site's folder: it takes 20 ms for each datagram and echoes it.
+/// `None`, and a word about it, where there is no python3.
 fn unmodified_server(site: &Site) -> Option<String> {
     if !Command::new("python3").arg("--version").output().is_ok_and(|output| output.status.success()) {
         println!("skipped: there is no python3 on this machine");

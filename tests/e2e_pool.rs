@@ -20,9 +20,9 @@ fn server_summary(finished: &Finished) -> Value {
 
 /// Repeats a round of requests until each server's share is within 5 % of even, at most five times.
 ///
-/// Ties are broken by a hash, which is as uneven as drawing lots: of 2,000 requests a share of 500 varies by 4 % (one
-/// standard deviation), of 30,000 by 1 %. A server that the machine lets wait gets less, and rightly so: the most even of a
-/// few rounds counts.
+/// Ties are broken by a hash, which is as uneven as drawing lots: of 2,000 requests a share of 500 varies by
+/// 4 % (one standard deviation), of 30,000 by 1 %. A server that the machine lets wait gets less, and rightly
+/// so: the most even of a few rounds counts.
 fn assert_even_shares(balancer: &Running, requests: u64, mut round: impl FnMut()) {
     let mut rounds = vec![];
     while rounds.len() < 5 {

@@ -1,5 +1,5 @@
-//! `lbd sim` as a program: the same bytes for the same seed, its pages and charts, its mistakes, and the commands that
-//! docs/POLICIES.md gives.
+//! `lbd sim` as a program: the same bytes for the same seed, its pages and charts, its mistakes, and the
+//! commands that docs/POLICIES.md gives.
 
 mod common;
 
@@ -145,7 +145,8 @@ fn its_mistakes_are_named_with_their_remedy() {
     assert!(finished.code == 2 && finished.stderr.contains("cannot write /nowhere/x.svg"), "{finished:?}");
 }
 
-/// Every command of the page is one, writes the chart that stands beside it, and no chart is there that no command makes.
+/// Every command of the page is one, writes the chart that stands beside it, and no chart is there that no
+/// command makes.
 #[test]
 fn the_commands_of_the_policies_page_are_commands() {
     let root = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/");

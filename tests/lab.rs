@@ -1,5 +1,5 @@
-//! The policy lab as a library: what a seed replays, what theory says, and how near to the ideal the policies come. The
-//! figures are those of docs/POLICIES.md with fewer requests, so limits have some room.
+//! The policy lab as a library: what a seed replays, what theory says, and how near to the ideal the policies
+//! come. The figures are those of docs/POLICIES.md with fewer requests, so limits have some room.
 
 use std::time::Duration;
 
@@ -65,8 +65,9 @@ fn without_loss_every_request_is_answered_and_with_it_the_lost_ones_are_known() 
     assert!((0.16..0.22).contains(&(lost as f64 / requests as f64)), "{lost} of {requests}");
 }
 
-/// Servers that are chosen by chance are queues of their own, and theory knows them: with exponential work and load r the
-/// response time is exponential, too, of mean work / (1 - r). Whoever sent a request, a server has one queue.
+/// Servers that are chosen by chance are queues of their own, and theory knows them: with exponential work
+/// and load r the response time is exponential, too, of mean work / (1 - r). Whoever sent a request, a server
+/// has one queue.
 #[test]
 fn chance_is_what_theory_says() {
     for balancers in [1, 4] {

@@ -1,4 +1,5 @@
-//! What `loadgen` makes of its figures: `--fail-if`, `--search`, `--compare`, `--report`, against real balancers with real servers.
+//! What `loadgen` makes of its figures: `--fail-if`, `--search`, `--compare`, `--report`, against real
+//! balancers with real servers.
 
 mod common;
 
@@ -56,8 +57,8 @@ fn a_search_finds_what_one_server_can_do() {
                  --duration 600ms --warmup 0s --timeout 20s --json - --report search.html --seed 1";
     let finished = loadgen(&site, words);
     let found: Found = serde_json::from_str(&finished.stdout).unwrap_or_else(|e| panic!("{e}: {finished:?}"));
-    // At 330/s the last of 0.6 s waits 0.15 s. A machine that is busy with something else finds less, or that the generator cannot
-    // keep up, but never more.
+    // At 330/s the last of 0.6 s waits 0.15 s. A machine that is busy with something else finds less, or that
+    // the generator cannot keep up, but never more.
     let rate = found.rate.unwrap_or(0.0);
     assert!(rate < 330.0, "{finished:?}");
     match found.end {

@@ -15,7 +15,8 @@ use serde_json::json;
 
 const TOKEN: &str = "a-token-of-the-test";
 
-/// A native server 3 that works off one request each time that somebody looks, and a pool `dns` with servers 3 and 4.
+/// A native server 3 that works off one request each time that somebody looks, and a pool `dns` with servers
+/// 3 and 4.
 struct Fake {
     status: Mutex<Status>,
     events: EventLog,

@@ -1,5 +1,5 @@
-//! What is shipped beside the programs: manual pages, completions, units, package, image, dashboard and alarms. They are
-//! checked by the tools that will read them, where those are there.
+//! What is shipped beside the programs: manual pages, completions, units, package, image, dashboard and
+//! alarms. They are checked by the tools that will read them, where those are there.
 
 mod common;
 

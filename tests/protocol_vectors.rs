@@ -29,7 +29,8 @@ const NAMES: [&str; 16] = [
     "tagged_report",
 ];
 
-/// Blocks of `name = value` lines, opened by ```` ```vector NAME ````. The parts of a name that comes twice are joined.
+/// Blocks of `name = value` lines, opened by ```` ```vector NAME ````. The parts of a name that comes twice
+/// are joined.
 fn vectors() -> BTreeMap<String, Vector> {
     let text = include_str!("../docs/PROTOCOL.md");
     let mut found = BTreeMap::new();

@@ -1,4 +1,5 @@
-//! What the routes of the admin interface share: the state that they reach, and answers that say what is wrong.
+//! What the routes of the admin interface share: the state that they reach, and answers that say what is
+//! wrong.
 
 use std::sync::Arc;
 use std::time::Duration;

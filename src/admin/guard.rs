@@ -30,7 +30,8 @@ pub(super) async fn needs_token(State(app): State<App>, request: Request, next: 
     response
 }
 
-/// Whether the one `Authorization` has the token; how long that takes does not depend on how much of it is right.
+/// Whether the one `Authorization` has the token; how long that takes does not depend on how much of it is
+/// right.
 fn knows(headers: &HeaderMap, token: &Token) -> bool {
     let mut all = headers.get_all(AUTHORIZATION).iter();
     let (Some(given), None) = (all.next(), all.next()) else { return false };
@@ -38,8 +39,9 @@ fn knows(headers: &HeaderMap, token: &Token) -> bool {
     scheme.eq_ignore_ascii_case(b"Bearer ") && bool::from(word.trim_ascii().ct_eq(token.as_str().as_bytes()))
 }
 
-/// Keeps pages of strangers out: a name of theirs that leads to the loopback (DNS rebinding) makes a browser on this
-/// machine ask here, but it says that name. So what comes in by the loopback has to say an IP address or localhost.
+/// Keeps pages of strangers out: a name of theirs that leads to the loopback (DNS rebinding) makes a browser
+/// on this machine ask here, but it says that name. So what comes in by the loopback has to say an IP address
+/// or localhost.
 pub(super) async fn is_meant(
     Extension(Local(local)): Extension<Local>,
     request: Request,

@@ -1,7 +1,8 @@
 //! What readers follow: server-sent events, and the history that a new reader begins with.
 //!
-//! There is no queue for a reader. Each asks for the next piece when it has taken the last one: entries after its number
-//! from the one log, or the newest status. So one that stalls skips what it did not read, and holds one piece.
+//! There is no queue for a reader. Each asks for the next piece when it has taken the last one: entries after
+//! its number from the one log, or the newest status. So one that stalls skips what it did not read, and
+//! holds one piece.
 
 use std::convert::Infallible;
 use std::fmt::Write;
@@ -62,8 +63,8 @@ impl Live {
         serde_json::to_string(&history).expect("plain fields become JSON")
     }
 
-    /// A reader's events from now on, after those that are still kept: all, or those after the one that it names as its last. `None`
-    /// if there are too many readers.
+    /// A reader's events from now on, after those that are still kept: all, or those after the one that it
+    /// names as its last. `None` if there are too many readers.
     pub fn follow(self: &Arc<Self>, last: &str) -> Option<Body> {
         let reader = Reader {
             _seat: Arc::clone(&self.readers).try_acquire_owned().ok()?,
@@ -81,7 +82,8 @@ impl Live {
         Some(Body::from_stream(events))
     }
 
-    /// The number in `LIFE-NUMBER` or `NUMBER`. 0 if it is of another life of the balancer, whose numbers say nothing here.
+    /// The number in `LIFE-NUMBER` or `NUMBER`. 0 if it is of another life of the balancer, whose numbers say
+    /// nothing here.
     fn number(&self, last: &str) -> u64 {
         let (life, number) = last.split_once('-').map_or((None, last), |(life, number)| (Some(life), number));
         let is_ours = life.is_none_or(|life| life.parse() == Ok(self.control.status().started_unix_ms));

@@ -45,8 +45,8 @@ pub use client::{Client, ClientError};
 pub use server::{Server, serve};
 pub use token::{find_token, token_for};
 
-/// A running balancer, as the admin interface sees it. What is shown is given at once; what is asked for may wait for a
-/// turn of the data path, so it is asked for where waiting is allowed.
+/// A running balancer, as the admin interface sees it. What is shown is given at once; what is asked for may
+/// wait for a turn of the data path, so it is asked for where waiting is allowed.
 pub trait Control: Send + Sync + 'static {
     /// Everything that is shown, not older than a quarter of a second.
     fn status(&self) -> Arc<Status>;
@@ -57,10 +57,12 @@ pub trait Control: Send + Sync + 'static {
     /// Whether requests are served: at least one server of every pool takes traffic. Else why not.
     fn ready(&self) -> Result<(), String>;
 
-    /// Carries out an order about the server with this id. Without the name of a pool, the id has to be in one pool only.
+    /// Carries out an order about the server with this id. Without the name of a pool, the id has to be in
+    /// one pool only.
     fn order(&self, pool: Option<&str>, id: u32, order: Order) -> Result<(), Refusal>;
 
-    /// Says which servers of a datagram pool its controller runs at present, beside those of the configuration.
+    /// Says which servers of a datagram pool its controller runs at present, beside those of the
+    /// configuration.
     fn set_servers(&self, pool: &str, servers: Vec<DesiredServer>) -> Result<(), Refusal>;
 
     /// Reads the configuration anew. Says what has changed, in words; an invalid one changes nothing.

@@ -156,7 +156,8 @@ struct WeightBody {
     weight: u64,
 }
 
-/// The weight behind the `?`, or in the body. One too large for its type is too large for any server, so 0 stands for it.
+/// The weight behind the `?`, or in the body. One too large for its type is too large for any server, so 0
+/// stands for it.
 async fn weight(asked: Option<String>, request: Request) -> Answer<u16> {
     let weight = match asked {
         Some(text) => text.parse().ok(),

@@ -1,7 +1,8 @@
 //! The thread of the admin interface: connections, and what each of them may cost.
 //!
-//! Everything is bounded: connections, the size and the time of a head and of a body, the time that a reader may let
-//! data lie. So a stalled or hostile reader costs a fixed amount of memory, and the data path nothing.
+//! Everything is bounded: connections, the size and the time of a head and of a body, the time that a reader
+//! may let data lie. So a stalled or hostile reader costs a fixed amount of memory, and the data path
+//! nothing.
 
 use std::io;
 use std::net::SocketAddr;

@@ -1,4 +1,5 @@
-//! The admin interface over real connections, before a balancer that is none. Hostile requests are written by hand.
+//! The admin interface over real connections, before a balancer that is none. Hostile requests are written by
+//! hand.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -411,7 +412,8 @@ fn who_is_too_slow_is_let_go_and_others_have_room() {
         Connection: close\r\nContent-Length: 10\r\n\r\n{{"
     );
     body.write_all(head.as_bytes()).unwrap();
-    // All other seats are taken by connections that say nothing; whoever comes then waits until one is let go.
+    // All other seats are taken by connections that say nothing; whoever comes then waits until one is let
+    // go.
     let silent: Vec<TcpStream> = (0..130).map(|_| connect(addr)).collect();
     assert_eq!(get(addr, "/healthz").status, 200);
     assert!(began.elapsed() >= Duration::from_secs(2), "somebody had to leave first: {:?}", began.elapsed());

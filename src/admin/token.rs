@@ -1,5 +1,5 @@
-//! Where the token of the admin interface comes from: a file of the operator's, or one that the balancer makes and leaves
-//! for others of its user in `state_dir`.
+//! Where the token of the admin interface comes from: a file of the operator's, or one that the balancer
+//! makes and leaves for others of its user in `state_dir`.
 
 use std::path::Path;
 
@@ -11,9 +11,9 @@ fn file_name(port: u16) -> String {
     format!("admin-{port}.token")
 }
 
-/// The token for a balancer whose admin interface has this port: the operator's, or one that is left in `state_dir`. It stays
-/// there, so that a successor, or the next one after a crash, takes what commands and dashboards know already. The error says
-/// what to do.
+/// The token for a balancer whose admin interface has this port: the operator's, or one that is left in
+/// `state_dir`. It stays there, so that a successor, or the next one after a crash, takes what commands and
+/// dashboards know already. The error says what to do.
 pub fn token_for(admin: &Admin, state_dir: &Path, port: u16) -> Result<Token, String> {
     if let Some(token) = &admin.token {
         return Ok(token.clone());
@@ -27,8 +27,8 @@ pub fn token_for(admin: &Admin, state_dir: &Path, port: u16) -> Result<Token, St
     Ok(Token::new(&text).expect("32 hex digits are a token"))
 }
 
-/// The token that the balancer at this port of this machine takes: the operator's, or the one that it has left in
-/// `state_dir`. The error says what to do.
+/// The token that the balancer at this port of this machine takes: the operator's, or the one that it has
+/// left in `state_dir`. The error says what to do.
 pub fn find_token(admin: &Admin, state_dir: &Path, port: u16) -> Result<Token, String> {
     match &admin.token {
         Some(token) => Ok(token.clone()),

@@ -1,5 +1,6 @@
-//! A balancer as a child process whose sockets its supervisor keeps. When it crashes, the next one has them at once: what
-//! clients and servers send meanwhile waits in their buffers, and no address was ever free for others.
+//! A balancer as a child process whose sockets its supervisor keeps. When it crashes, the next one has them
+//! at once: what clients and servers send meanwhile waits in their buffers, and no address was ever free for
+//! others.
 
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -56,8 +57,8 @@ pub enum Event {
 }
 
 impl SupervisedBalancer {
-    /// Opens the sockets and starts a balancer with these words over them. `is_read`: whether its standard output is a
-    /// pipe.
+    /// Opens the sockets and starts a balancer with these words over them. `is_read`: whether its standard
+    /// output is a pipe.
     pub fn start(config: &Config, words: Vec<String>, is_read: bool) -> Result<SupervisedBalancer, Failed> {
         let sockets = hold(config)?;
         let (process, stream) = spawn(&words, &sockets, is_read)?;
@@ -108,7 +109,8 @@ impl SupervisedBalancer {
         self.restart_at
     }
 
-    /// Looks whether it runs, and starts it again when its time has come. To be called until there is nothing more.
+    /// Looks whether it runs, and starts it again when its time has come. To be called until there is nothing
+    /// more.
     pub fn supervise(&mut self) -> Option<Event> {
         if let Some(at) = self.restart_at {
             if Instant::now() < at {
@@ -125,7 +127,8 @@ impl SupervisedBalancer {
             });
         }
         let exit = self.process.poll_exit()?;
-        // However it ended (how one ends that was adopted is not told): another one may have taken over from it.
+        // However it ended (how one ends that was adopted is not told): another one may have taken over from
+        // it.
         if let Some((process, sockets)) = running(&self.path) {
             (self.process, self.sockets) = (process, sockets);
             return Some(Event::Followed);
@@ -177,7 +180,8 @@ fn spawn(words: &[String], sockets: &SocketSet, is_read: bool) -> Result<(Proces
     command.stdout(if is_read { Stdio::piped() } else { Stdio::null() });
     let process = Process::start(&mut command)
         .map_err(|error| Failed::new(format!("cannot start {}: {error}", words[0])))?;
-    // One that has ended already (its configuration may be wrong) hears nothing; that it has ended is seen as ever.
+    // One that has ended already (its configuration may be wrong) hears nothing; that it has ended is seen as
+    // ever.
     let _ = Holder::push(ours.try_clone()?, &sockets.borrowed(), PATIENCE);
     Ok((process, ours))
 }

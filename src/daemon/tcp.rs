@@ -1,5 +1,5 @@
-//! TCP beside a DNS pool: a connection is spliced to a server that the pool's policy has chosen. A truncated answer makes
-//! clients come back by TCP (RFC 7766).
+//! TCP beside a DNS pool: a connection is spliced to a server that the pool's policy has chosen. A truncated
+//! answer makes clients come back by TCP (RFC 7766).
 
 use std::cell::Cell;
 use std::io;

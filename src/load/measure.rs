@@ -286,10 +286,6 @@ impl Measurement {
         let common = SharedRun { job: self, clock, stop, ready, start: OnceLock::new() };
         let started_at = SystemTime::now();
         let (finished, series) = std::thread::scope(|scope| {
-            #[expect(
-                clippy::disallowed_methods,
-                reason = "a loop sends one tally a second and must not wait"
-            )]
             let (seconds, tallies) = channel();
             let loops = shares.iter().zip(back_ends).zip(&progress);
             let loops: Vec<_> = loops

@@ -195,7 +195,8 @@ impl Site {
         (balancer, servers)
     }
 
-    /// The processes that were started from this site, by us or by others: their command line names its folder.
+    /// The processes that were started from this site, by us or by others: their command line names its
+    /// folder.
     pub fn processes(&self) -> Vec<i32> {
         let folder = self.path().to_str().expect("a plain path").as_bytes();
         let mut found = vec![];

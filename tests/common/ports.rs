@@ -8,8 +8,8 @@ const FIRST: u16 = 10_000;
 const BLOCKS: u32 = 250;
 const BLOCK: u16 = 90;
 
-/// 90 ports in a row. The first stays bound as the mark of the block's owner: the kernel lets one process have
-/// it, and takes it back when that process ends, however it ends.
+/// 90 ports in a row. The first stays bound as the mark of the block's owner: the kernel lets one process
+/// have it, and takes it back when that process ends, however it ends.
 pub struct Ports {
     _mark: UdpSocket,
     first: u16,

@@ -1,4 +1,5 @@
-//! A server that is up for a second and down for a second, among three that are well: soon it gets next to nothing.
+//! A server that is up for a second and down for a second, among three that are well: soon it gets next to
+//! nothing.
 
 use std::time::Duration;
 
@@ -43,8 +44,8 @@ fn failures(world: &World) -> u32 {
     slot(world).map_or(0, |slot| fleet.get(slot).unwrap().health.record().failures())
 }
 
-/// For a second, requests of all clients at random moments, about 200 of them. Gives how many were sent to the server
-/// that flaps, and to all.
+/// For a second, requests of all clients at random moments, about 200 of them. Gives how many were sent to
+/// the server that flaps, and to all.
 fn second(world: &mut World, number: &mut u64) -> (u64, u64) {
     let touched =
         |w: &World| slot(w).map_or(0, |slot| w.stats[0].servers[slot.index()].common.dispatched.get());
@@ -69,7 +70,8 @@ fn in_the_minute_after_its_third_failure_less_than_a_thousandth_of_the_requests_
             let (mut touched, mut requests) = (0, 0);
             for seconds in 0..65 {
                 let counts = second(&mut world, &mut number);
-                // Up for the first second, so it fails for the third time now, whatever the balancer has seen of it.
+                // Up for the first second, so it fails for the third time now, whatever the balancer has seen
+                // of it.
                 if seconds >= 5 {
                     (touched, requests) = (touched + counts.0, requests + counts.1);
                 }

@@ -56,7 +56,8 @@ fn draining_disabling_and_enabling_servers_under_load_fails_no_request() {
     }
 }
 
-/// It was drained and enabled again; if it had been told "nothing more will come", it would go while requests are under way.
+/// It was drained and enabled again; if it had been told "nothing more will come", it would go while requests
+/// are under way.
 #[test]
 fn a_server_that_stops_after_it_was_drained_and_enabled_loses_nothing() {
     for seed in seeds(3) {

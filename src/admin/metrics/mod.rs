@@ -1,8 +1,8 @@
-//! Metrics as Prometheus reads them, made from one [`Status`] at each scrape: nothing is kept between scrapes, and no
-//! worker is involved.
+//! Metrics as Prometheus reads them, made from one [`Status`] at each scrape: nothing is kept between
+//! scrapes, and no worker is involved.
 //!
-//! Names begin with `lbd_` and end with their unit, counters with `_total`. A pool has no row of a metric that its
-//! protocol does not have. `tables.rs` has one line per metric.
+//! Names begin with `lbd_` and end with their unit, counters with `_total`. A pool has no row of a metric
+//! that its protocol does not have. `tables.rs` has one line per metric.
 
 mod buckets;
 mod process;

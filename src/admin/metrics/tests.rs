@@ -105,8 +105,8 @@ struct Parsed {
     samples: BTreeMap<(String, BTreeMap<String, String>), f64>,
 }
 
-/// Reads the format as strictly as its specification is: each family once, with HELP and TYPE before its samples, names
-/// and labels of the right letters, no sample twice, whole histograms.
+/// Reads the format as strictly as its specification is: each family once, with HELP and TYPE before its
+/// samples, names and labels of the right letters, no sample twice, whole histograms.
 fn parse(text: &str, format: Format) -> Parsed {
     let mut parsed = Parsed::default();
     let (mut family, mut helped) = (String::new(), BTreeSet::new());

@@ -7,17 +7,18 @@ use serde::{Deserialize, Serialize};
 use super::{Latencies, Percentiles};
 use crate::pool::stats::{CountSnapshot, Counter, LatencySnapshot, WorkerStats};
 
-/// Measured by what this balancer knows: requests of another balancer at the same servers do not count. Values
-/// `..._recent` are those of the last second, all others count from the start.
+/// Measured by what this balancer knows: requests of another balancer at the same servers do not count.
+/// Values `..._recent` are those of the last second, all others count from the start.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Decisions {
-    /// Excess of the selected server's queue over the shortest eligible queue, in requests, of one selection in 64.
+    /// Excess of the selected server's queue over the shortest eligible queue, in requests, of one selection
+    /// in 64.
     pub regret: Numbers,
     /// `regret` in the last second.
     pub regret_recent: Numbers,
-    /// Staleness: age of the newest information about the selected server at the selection, in microseconds; of the
-    /// same selections.
+    /// Staleness: age of the newest information about the selected server at the selection, in microseconds;
+    /// of the same selections.
     pub age_us: Latencies,
     /// `age_us` in the last second.
     pub age_us_recent: Percentiles,
@@ -53,7 +54,8 @@ pub struct Numbers {
     pub p99: u64,
     /// No number is above this.
     pub max: u64,
-    /// Pairs (number, count): the count of numbers not above this and above the pair before, without empty ones.
+    /// Pairs (number, count): the count of numbers not above this and above the pair before, without empty
+    /// ones.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub histogram: Vec<(u64, u64)>,
 }

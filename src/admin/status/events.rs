@@ -94,7 +94,8 @@ impl EventLog {
             text: text.into(),
         });
         self.counts[kind as usize].fetch_add(1, Ordering::Relaxed);
-        // Not while the entries are locked: whoever looks at the number may want them next, and would wait for us.
+        // Not while the entries are locked: whoever looks at the number may want them next, and would wait
+        // for us.
         drop(kept);
         self.newest.send_if_modified(|newest| {
             let is_newer = number > *newest;

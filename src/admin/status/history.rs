@@ -21,7 +21,8 @@ pub struct History {
 pub struct Second {
     /// Time of the point, in milliseconds since 1970.
     pub unix_ms: u64,
-    /// The sums of rates and servers; latencies are those of the pool with the highest rate, as percentiles do not add up.
+    /// The sums of rates and servers; latencies are those of the pool with the highest rate, as percentiles
+    /// do not add up.
     #[serde(flatten)]
     pub all: Point,
     /// Each pool, by name.

@@ -17,6 +17,7 @@ mod deprecated;
 mod events;
 mod history;
 mod pool;
+mod sampler;
 mod source;
 mod window;
 
@@ -34,7 +35,7 @@ pub use source::PoolSource;
 use crate::base::time::{Clock, Instant};
 use crate::pool::autoscale::Outlook;
 use crate::pool::stats::LatencySnapshot;
-use pool::PoolSampler;
+use sampler::PoolSampler;
 use source::NATIVE;
 
 /// The balancer at one moment. Its JSON has the first native pool at the top level too (`deprecated.rs`).

@@ -7,15 +7,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::decisions::DecisionSampler;
-use super::source::PoolSource;
-use super::window::{Sample, Window};
 use super::{Decisions, Latencies, Percentiles, Scaling};
-use crate::base::drop_reason::DropCounters;
-use crate::base::time::Instant;
 use crate::pool::health::State;
 use crate::pool::select::AS_FAST;
-use crate::pool::stats::{Counter, LatencySnapshot, Served, WorkerStats};
+use crate::pool::stats::Served;
 
 /// A pool at one moment. Totals count from the start of the process; rates and `..._recent` are those of the
 /// last second.
@@ -175,7 +170,7 @@ pub struct Service {
 }
 
 impl Service {
-    fn of(served: &Served) -> Option<Service> {
+    pub(super) fn of(served: &Served) -> Option<Service> {
         let slowness = served.slowness.get();
         (slowness > 0).then(|| Service {
             time_us: served.service_us.get(),
@@ -208,106 +203,4 @@ impl ServerStatus {
     pub fn failed(&self) -> u64 {
         self.native.map_or(0, |native| native.lost) + self.datagram.map_or(0, |datagram| datagram.timed_out)
     }
-}
-
-/// Takes snapshots of a pool and remembers those of the last second.
-pub(super) struct PoolSampler {
-    source: PoolSource,
-    window: Window,
-    decisions: DecisionSampler,
-}
-
-impl PoolSampler {
-    /// Rates and recent values are those since the snapshot `span` before, or since now.
-    pub fn new(source: PoolSource, span: usize) -> Self {
-        let first = (0..source.slots()).map(|slot| sample_slot(&source, slot)).collect();
-        let decisions = DecisionSampler::new(span, source.has_reports(), source.workers());
-        PoolSampler { source, window: Window::new(span, first), decisions }
-    }
-
-    /// The pool now.
-    pub fn sample(&mut self, now: Instant) -> PoolStatus {
-        let PoolSampler { source, window, decisions } = self;
-        let seconds = window.begin();
-        let mut status = source.describe();
-        let (mut all, mut recent) = (LatencySnapshot::default(), LatencySnapshot::default());
-        for slot in 0..source.slots() {
-            let total = sample_slot(source, slot);
-            let gauges = source.server(0, slot);
-            let id = gauges.id_plus_one.get().checked_sub(1);
-            // Counters of ended requests are read before `dispatched`, so the difference is never negative.
-            let described = id.map(|_| source.describe_server(now, slot));
-            let of_slot = (0..source.worker_count()).map(|worker| source.server(worker, slot));
-            let dispatched = of_slot.map(|stats| stats.dispatched.get()).sum();
-            let (answered, latency) = (total.answered, total.latency.clone());
-            let passed = window.sample(slot, total);
-            let rate = passed.answered as f64 / seconds;
-            status.dispatched += dispatched;
-            status.rate += rate;
-            all.merge(&latency);
-            recent.merge(&passed.latency);
-            let (Some(id), Some(mut server)) = (id, described) else { continue };
-            if let Some(datagram) = &mut server.datagram {
-                let ended = answered + datagram.timed_out + datagram.forwarded;
-                datagram.in_flight = u64::saturating_sub(dispatched, ended);
-            }
-            status.servers.push(ServerStatus {
-                id: id as u32,
-                state: state_name(gauges.state.get()),
-                since_s: super::seconds_since(now, gauges.since.get()),
-                weight: gauges.weight.get(),
-                service: Service::of(&gauges.served),
-                dispatched,
-                answered,
-                rate,
-                latency_us: Latencies::of(&latency),
-                latency_us_recent: Percentiles::of(&passed.latency),
-                ..server
-            });
-        }
-        status.servers.sort_by_key(|server| server.id);
-        status.latency_us = Latencies::of(&all);
-        status.latency_us_recent = Percentiles::of(&recent);
-        status.decisions = decisions.sample(source.corrections(), source.workers());
-        let sum = |counter: fn(&WorkerStats) -> &Counter| -> u64 {
-            source.workers().map(|stats| counter(stats).get()).sum()
-        };
-        status.workers = source.workers().map(|stats| stats.received.get()).collect();
-        status.received = status.workers.iter().sum();
-        status.answered = sum(|stats| &stats.answered);
-        add_by_reason(&mut status.refused, source.workers().map(|stats| &stats.refused));
-        add_by_reason(&mut status.dropped, source.workers().map(|stats| &stats.dropped));
-        status.kernel_drops = sum(|stats| &stats.kernel_drops);
-        status.arrived = status.received + status.kernel_drops;
-        status.kernel_drops_back = sum(|stats| &stats.kernel_drops_back);
-        status.send_drops = sum(|stats| &stats.send_drops);
-        status.gso_off = sum(|stats| &stats.gso_off);
-        status.out_of_slots = sum(|stats| &stats.out_of_slots);
-        status.completions_delayed = sum(|stats| &stats.completions_delayed);
-        status.select_fallback = sum(|stats| &stats.select_fallback);
-        status
-    }
-}
-
-/// Adds the counts of all workers, by the names of their reasons.
-fn add_by_reason<'a>(sums: &mut BTreeMap<String, u64>, counters: impl Iterator<Item = &'a DropCounters>) {
-    for (reason, n) in counters.flat_map(DropCounters::nonzero) {
-        *sums.entry(reason.name().to_owned()).or_default() += n;
-    }
-}
-
-/// Responses of a slot and their latencies, of all workers together.
-fn sample_slot(source: &PoolSource, slot: usize) -> Sample {
-    let servers = || (0..source.worker_count()).map(|worker| source.server(worker, slot));
-    let answered = servers().map(|server| server.answered.get()).sum();
-    let mut latency = LatencySnapshot::default();
-    if answered > 0 {
-        servers().for_each(|server| latency.merge(&server.latency.snapshot()));
-    }
-    Sample { answered, latency }
-}
-
-/// The name of a state that a gauge holds as a number.
-fn state_name(number: u64) -> String {
-    State::ALL.get(number as usize).map_or("unknown", |state| state.name()).to_owned()
 }

@@ -33,7 +33,8 @@ pub fn render(pool: &PoolStatus, seconds: u64, clients: u32) -> String {
     out
 }
 
-/// Prints a table: on a terminal in place of the last one, anywhere else below it. False if standard output is closed.
+/// Prints a table: on a terminal in place of the last one, anywhere else below it. False if standard output
+/// is closed.
 pub fn show(text: &str) -> std::io::Result<bool> {
     if std::io::stdout().is_terminal() {
         // Home, then each line cleared to its end, then everything below.

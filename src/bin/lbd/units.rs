@@ -1,6 +1,7 @@
 //! Times and counts in few characters: one form of each for all commands.
 
-/// Microseconds as a latency of three digits, such as `350 us`, `2.10 ms`, `12.0 ms`, `1.50 s`; `-` for no data.
+/// Microseconds as a latency of three digits, such as `350 us`, `2.10 ms`, `12.0 ms`, `1.50 s`; `-` for no
+/// data.
 pub fn latency(micros: u64) -> String {
     let ms = micros as f64 / 1e3;
     match micros {

@@ -82,7 +82,7 @@ fn the_item_says_all_that_the_sections_say() {
         },
     });
     let short = parse(&sections.to_string()).unwrap();
-    let long = with(&[item.clone()], json!({"client": {"deadline": "5s"}})).unwrap();
+    let long = with(std::slice::from_ref(&item), json!({"client": {"deadline": "5s"}})).unwrap();
     assert_eq!(short.pools, long.pools);
     // So does each single key: without it, the two differ.
     let schema = schema();

@@ -13,7 +13,7 @@ use crate::base::time::Instant;
 /// A pool that is ready and has not started.
 pub enum Prepared {
     /// A native pool.
-    Native(PreparedNative),
+    Native(Box<PreparedNative>),
     /// A datagram pool.
     Datagram(Box<PreparedDatagram>),
 }
@@ -22,7 +22,7 @@ impl Prepared {
     /// Prepares a pool over its sockets.
     pub fn new(open: Open, process: &Process) -> Result<Prepared, Failed> {
         Ok(match open {
-            Open::Native(open) => Prepared::Native(PreparedNative::new(open, process)?),
+            Open::Native(open) => Prepared::Native(Box::new(PreparedNative::new(*open, process)?)),
             Open::Datagram(open) => Prepared::Datagram(Box::new(PreparedDatagram::new(*open, process)?)),
         })
     }

@@ -27,7 +27,7 @@ pub struct Opened {
 /// The sockets of a pool, and what it is made from.
 pub enum Open {
     /// Of a native pool.
-    Native(OpenNative),
+    Native(Box<OpenNative>),
     /// Of a datagram pool.
     Datagram(Box<OpenDatagram>),
 }
@@ -122,7 +122,9 @@ impl Open {
     /// Opens the sockets of a pool; those that are in `inherited` are taken from there.
     pub fn new(pool: &config::Pool, inherited: &mut SocketSet) -> Result<Open, Failed> {
         let open = match pool {
-            config::Pool::Native(pool) => OpenNative::new(pool, inherited).map(Open::Native),
+            config::Pool::Native(pool) => {
+                OpenNative::new(pool, inherited).map(|open| Open::Native(Box::new(open)))
+            }
             config::Pool::Datagram(pool) => {
                 OpenDatagram::new(pool, inherited).map(|open| Open::Datagram(Box::new(open)))
             }

@@ -1,4 +1,5 @@
-//! Two native pools and a datagram pool as one process: what concerns all of them, and nothing that one has alone.
+//! Two native pools and a datagram pool as one process: what concerns all of them, and nothing that one has
+//! alone.
 
 use std::collections::BTreeSet;
 use std::net::UdpSocket;

@@ -14,7 +14,8 @@ pub(super) struct MovedFlow {
     pub is_answered: bool,
 }
 
-/// At most so many flows, each for one datagram of its client, until a time. Nothing allocates but [`AdoptedFlows::add`].
+/// At most so many flows, each for one datagram of its client, until a time. Nothing allocates but
+/// [`AdoptedFlows::add`].
 #[derive(Debug)]
 pub(super) struct AdoptedFlows {
     flows: HashMap<Client, MovedFlow>,

@@ -17,7 +17,7 @@ use super::forward::{Forwarder, LastClient, Purpose, Way};
 use super::handover::Flow;
 use super::leases::{Ended, Leases, Owner, Pair};
 use super::request::{Client, Request, Response};
-use super::settings::Affinity;
+use super::settings::{Affinity, UNANSWERED_REST};
 use super::shared::Member;
 use crate::base::batch::{SocketId, Tx};
 use crate::base::drop_reason::DropReason;
@@ -28,11 +28,6 @@ use crate::pool::waiting::NotQueued;
 
 /// Requests under way at one worker.
 const REQUESTS_MAX: usize = 65_536;
-/// The rest of an unanswered pair after the time-out of its last request, in time-outs: an answer may be as
-/// late.
-const UNANSWERED_REST: u32 = 2;
-/// How long after its request an answer may come, in time-outs.
-pub(super) const ANSWER_LATEST: u32 = 1 + UNANSWERED_REST;
 /// The shortest rest of an answered pair, where it is measured.
 pub(super) const HOLD_MIN: Duration = Duration::from_millis(50);
 

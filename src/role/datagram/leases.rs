@@ -1,8 +1,8 @@
 //! Leases: who has which port towards which server. Pure.
 //!
-//! A datagram that comes from a server to a port can only be told apart by these two, so at any time a *pair* of port
-//! and server belongs to one client. When its lease ends it rests, and still belongs to the client that had it: whatever
-//! is late reaches that client or nobody. Only then may another client have it.
+//! A datagram that comes from a server to a port can only be told apart by these two, so at any time a *pair*
+//! of port and server belongs to one client. When its lease ends it rests, and still belongs to the client
+//! that had it: whatever is late reaches that client or nobody. Only then may another client have it.
 //!
 //! ```text
 //!   FRESH ──take──> BUSY ──rest──> RESTING ──time──> free to take, the longest rested first
@@ -10,8 +10,8 @@
 //!                     └── retake ─────┴────────────────┘   (by the same client, at any time)
 //! ```
 //!
-//! Of the pairs that have rested, those of clients that have come back before are taken last, as long as they are not
-//! more than half: so a flood of strangers does not turn the regulars out.
+//! Of the pairs that have rested, those of clients that have come back before are taken last, as long as they
+//! are not more than half: so a flood of strangers does not turn the regulars out.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash};
@@ -185,7 +185,8 @@ impl Leases {
         self.leases[pair.0 as usize].state = State::Busy;
     }
 
-    /// Takes a pair towards this server that is fresh or has rested: that of the port `hint`, if it can be had.
+    /// Takes a pair towards this server that is fresh or has rested: that of the port `hint`, if it can be
+    /// had.
     pub fn take(&mut self, now: Instant, owner: Owner, slot: Slot, hint: Option<u16>) -> Option<Pair> {
         let hinted = hint.map(|port| self.pair(port, slot)).filter(|&pair| self.is_free(now, pair));
         let pair = hinted.or_else(|| self.fresh(slot)).or_else(|| self.rested(now, slot))?;
@@ -238,8 +239,8 @@ impl Leases {
         self.ports as usize
     }
 
-    /// Panics, with the numbers, unless each resting pair is in the one row of its server that it names, rows are in the
-    /// order of their rest, and each owner's newest pair is its own.
+    /// Panics, with the numbers, unless each resting pair is in the one row of its server that it names, rows
+    /// are in the order of their rest, and each owner's newest pair is its own.
     #[cfg(test)]
     pub fn check_invariants(&self) {
         for (slot, lane) in self.lanes.iter().enumerate() {
@@ -493,7 +494,8 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(500))]
 
-        /// The table gives exactly the pairs that queues would give; one that is busy or rests is never another's.
+        /// The table gives exactly the pairs that queues would give; one that is busy or rests is never
+        /// another's.
         #[test]
         fn behaves_as_queues_of_pairs(ops in vec(op(), 1..120), ports in 1..5usize, key: [u8; 16]) {
             let mut leases = Leases::new(ports, SLOTS, key);

@@ -4,10 +4,9 @@ use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::by_port::ANSWER_LATEST;
 use super::forward::Forwarder;
 use super::health::{Primary, Server};
-use super::settings::Settings;
+use super::settings::{ANSWER_LATEST, Settings};
 use crate::base::time::Instant;
 use crate::pool::desired::DesiredServer;
 use crate::pool::event::Event;

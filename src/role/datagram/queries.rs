@@ -1,7 +1,7 @@
 //! DNS queries under way: found again by the port and the id that they left with. Pure.
 //!
-//! Each port has its own 65,536 ids. An id is drawn anew for each query, so neither a stranger nor the server of an
-//! earlier query knows it; and one that is given back is as likely as any other to be the next.
+//! Each port has its own 65,536 ids. An id is drawn anew for each query, so neither a stranger nor the server
+//! of an earlier query knows it; and one that is given back is as likely as any other to be the next.
 
 use crate::base::lru_slab::{Key, LruSlab};
 use crate::base::rng::Rng;
@@ -40,7 +40,8 @@ impl<T> Queries<T> {
         Queries { entries, index: index.into() }
     }
 
-    /// Remembers a query that leaves by this port, under an id that nobody can guess. `None` when there is no room.
+    /// Remembers a query that leaves by this port, under an id that nobody can guess. `None` when there is no
+    /// room.
     pub fn insert(&mut self, now: Instant, port: u16, rng: &mut Rng, value: T) -> Option<Place> {
         let free = |id: &u16| self.index[at(Place { port, id: *id })] == NONE;
         let id = (0..DRAWS_MAX).map(|_| (rng.next_u64() >> 48) as u16).find(free)?;

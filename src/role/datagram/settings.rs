@@ -9,6 +9,12 @@ use crate::pool::health::Rules;
 use crate::pool::select::PolicyKind;
 use crate::pool::waiting::Limit;
 
+/// The rest of an unanswered pair after the time-out of its last request, in time-outs: an answer may be as
+/// late.
+pub(super) const UNANSWERED_REST: u32 = 2;
+/// How long after its request an answer may come, in time-outs.
+pub(super) const ANSWER_LATEST: u32 = 1 + UNANSWERED_REST;
+
 /// How datagrams are matched with their answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
@@ -126,13 +132,15 @@ pub struct Settings {
     pub policy: PolicyKind,
     /// At most so many requests (or flows) at one server.
     pub max_outstanding: Option<Limit>,
-    /// Requests that wait for a server with room at most, 0 to [`crate::pool::waiting::PENDING_MAX`]; more are refused.
+    /// Requests that wait for a server with room at most, 0 to [`crate::pool::waiting::PENDING_MAX`]; more
+    /// are refused.
     pub waiting_max: usize,
     /// How long an answer may take.
     pub timeout: Duration,
     /// Answers to a datagram of a client, at most: 0 = one-way. `None` with affinity: any number.
     pub replies: Option<u32>,
-    /// How long a port and a server that were answered rest before they serve another client; `None` = measured.
+    /// How long a port and a server that were answered rest before they serve another client; `None` =
+    /// measured.
     pub hold: Option<Duration>,
     /// How long a flow without datagrams lasts.
     pub idle_timeout: Duration,
@@ -151,8 +159,8 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// The key of the configuration, within the pool, in which these differ from others, if one of them is for the life of a
-    /// pool: tables, sockets and the memory of turns go by it.
+    /// The key of the configuration, within the pool, in which these differ from others, if one of them is
+    /// for the life of a pool: tables, sockets and the memory of turns go by it.
     pub fn fixed_difference(&self, other: &Settings) -> Option<&'static str> {
         let is_checked = |settings: &Settings| settings.health.check != Check::None;
         let differ = [

@@ -1,8 +1,17 @@
 //! Orders to the controller: more servers, or one fewer. Repeated with back-off until acknowledged; without a
 //! controller the balancer just works on.
 
-use super::*;
-use crate::pool::autoscale::Decision;
+use std::time::Duration;
+
+use super::primary::Primary;
+use super::primary::Server;
+use super::{BACK, NativeRole};
+use crate::base::batch::Tx;
+use crate::base::drop_reason::DropReason;
+use crate::base::time::Instant;
+use crate::pool::autoscale::{self, Decision};
+use crate::pool::event::Event;
+use crate::pool::health::State;
 use crate::wire::{Frame, Header, Kind, RequestOp, Status};
 
 /// The first repetition comes after this time, each later one after twice as long.

@@ -1,11 +1,25 @@
 //! How a server becomes a member, and how its primary hears of it. Nothing is stored for whoever has not
 //! proved its address by echoing a nonce.
 
+use std::net::SocketAddr;
+use std::time::Duration;
+
 use super::back::header_of;
+use super::primary::Registered;
+use super::primary::Registry;
+use super::primary::Server;
 use super::upkeep::ANSWERS;
-use super::*;
-use crate::pool::health::Limits;
+use super::{BACK, NativeRole};
+use crate::base::batch::FrameRef;
+use crate::base::batch::Tx;
+use crate::base::drop_reason::DropReason;
+use crate::base::time::Instant;
+use crate::pool::health::Rules;
+use crate::pool::health::State;
+use crate::pool::health::{self, Limits};
 use crate::pool::outstanding::OUTSTANDING_MAX;
+use crate::pool::select::Slot;
+use crate::role::send_from_slot;
 use crate::wire::message::Registration;
 use crate::wire::tag::Stamp;
 use crate::wire::{Frame, Header, Kind, RequestOp};

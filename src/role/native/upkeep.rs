@@ -1,6 +1,20 @@
 //! What time brings: silence, probes, SYNC, and servers that are forgotten.
 
-use super::*;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::shared::Extra;
+use super::shared::Member;
+use super::{BACK, NativeRole};
+use crate::base::batch::FrameRef;
+use crate::base::batch::Tx;
+use crate::base::drop_reason::DropReason;
+use crate::base::time::Instant;
+use crate::pool::autoscale;
+use crate::pool::event::Event;
+use crate::pool::health;
+use crate::pool::health::State;
+use crate::pool::select::Slot;
 use crate::wire::{Frame, Header, Kind, RequestOp, ServerState};
 
 /// Why a server's state changes when it proves that it lives.

@@ -142,6 +142,10 @@ fn end_all_at_the_end() -> Result<()> {
     std::thread::Builder::new().name("signals".into()).spawn(move || {
         if signals.forever().next().is_some() {
             processes::end_everything();
+            #[expect(
+                clippy::disallowed_methods,
+                reason = "main waits for a scenario; all processes have ended"
+            )]
             std::process::exit(130);
         }
     })?;

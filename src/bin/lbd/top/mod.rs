@@ -1,5 +1,5 @@
-//! `lbd top`: a running balancer in a terminal. One thread asks the balancer, this one draws and reads keys; what is
-//! between is pure ([`model`], [`render`]).
+//! `lbd top`: a running balancer in a terminal. One thread asks the balancer, this one draws and reads keys;
+//! what is between is pure ([`model`], [`render`]).
 
 mod model;
 mod render;

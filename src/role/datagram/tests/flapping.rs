@@ -1,4 +1,5 @@
-//! A server that is up for a second and down for a second, among three that are well: soon it gets next to nothing.
+//! A server that is up for a second and down for a second, among three that are well: soon it gets next to
+//! nothing.
 
 use std::collections::VecDeque;
 
@@ -85,7 +86,8 @@ impl World {
     }
 }
 
-/// Every kind of pool, without checks, with checks that see it come and go, and with checks that are too slow for that.
+/// Every kind of pool, without checks, with checks that see it come and go, and with checks that are too slow
+/// for that.
 fn pools() -> Vec<Settings> {
     let mut pools = vec![];
     for protocol in Protocol::ALL {
@@ -113,7 +115,8 @@ fn in_the_minute_after_its_third_failure_less_than_a_thousandth_of_the_requests_
         for down in [Down::Frozen, Down::Dead] {
             let what = format!("seed {seed}, {down:?}, {settings:?}");
             let mut world = World::new(seed, settings.clone(), down);
-            // Up for the first second, so it fails for the third time then, whatever the balancer has seen of it.
+            // Up for the first second, so it fails for the third time then, whatever the balancer has seen of
+            // it.
             let third = world.start + 5 * SECOND;
             while world.pool.now < third {
                 world.flap();

@@ -1,5 +1,6 @@
-//! Bytes as a program: whatever arrives, wherever and whenever. After each turn the accounts have to hold (the bench
-//! sees to that); what leaves by a front goes to somebody who has sent something there; and at the end nothing is left.
+//! Bytes as a program: whatever arrives, wherever and whenever. After each turn the accounts have to hold
+//! (the bench sees to that); what leaves by a front goes to somebody who has sent something there; and at the
+//! end nothing is left.
 
 use std::collections::HashSet;
 

@@ -1,5 +1,5 @@
-//! A model of pools that match by port and server. It never forgets what was sent, by which pair, and for whom; so it
-//! can say of each datagram that reaches a client whether it was that client's to have.
+//! A model of pools that match by port and server. It never forgets what was sent, by which pair, and for
+//! whom; so it can say of each datagram that reaches a client whether it was that client's to have.
 
 use std::collections::HashMap;
 
@@ -115,8 +115,8 @@ pub struct Model {
 }
 
 impl Model {
-    /// Whether a pair may serve another client by now: all was answered and has rested for [`HOLD`], or `rest` is over
-    /// since this way was sent.
+    /// Whether a pair may serve another client by now: all was answered and has rested for [`HOLD`], or
+    /// `rest` is over since this way was sent.
     pub fn is_settled(&self, way: &Way, now: Instant, rest: Duration) -> bool {
         let asked =
             self.ways.iter().filter(|w| w.pair() == way.pair() && w.client == way.client && w.at >= way.at);
@@ -128,8 +128,8 @@ impl Model {
     }
 }
 
-/// Plays the turns. `replies` is how many a client may get for each datagram; `is_settled` says whether a pair may have
-/// another owner, although the reply to this may come yet.
+/// Plays the turns. `replies` is how many a client may get for each datagram; `is_settled` says whether a
+/// pair may have another owner, although the reply to this may come yet.
 pub fn play(
     seed: u64,
     settings: Settings,

@@ -207,8 +207,8 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    /// Three workers share a room: no server has more than its limit, nothing waits while one has room, each request is
-    /// answered, refused or given up, and each answer reaches who asked.
+    /// Three workers share a room: no server has more than its limit, nothing waits while one has room, each
+    /// request is answered, refused or given up, and each answer reaches who asked.
     #[test]
     fn workers_share_the_room(
         is_dns in any::<bool>(), limit in 1..4u32, places in 0..6usize,

@@ -2,6 +2,7 @@ use super::super::tests::{Bench, NOW, addr, header, reply, report};
 use super::super::*;
 use super::*;
 use crate::base::rng::Rng;
+use crate::pool::event::Event;
 use crate::pool::order::{Order, Refused};
 use crate::wire::tag::Opener;
 use proptest::prelude::*;
