@@ -13,7 +13,7 @@ use crate::pool::order::Order;
 
 /// How long the balancer may take for an answer.
 const TIMEOUT: Duration = Duration::from_secs(2);
-/// The same for one that has to read its configuration anew.
+/// The same for one that has to reload its configuration.
 const RELOAD_TIMEOUT: Duration = Duration::from_secs(15);
 /// Bytes of an answer at most: far more than the status of the largest pools has.
 const ANSWER_SIZE_MAX: u64 = 64 * 1024 * 1024;
@@ -110,7 +110,7 @@ impl Client {
         self.read(request.send(body.expect("plain fields become JSON"))).map(|Done { .. }| ())
     }
 
-    /// Lets it read its configuration anew; gives what has changed, in words.
+    /// Reloads its configuration; returns what has changed, in words.
     pub fn reload(&self) -> Answer<String> {
         let request = self.with_token(self.agent.post(self.url("/api/reload")));
         let request = request.config().timeout_global(Some(RELOAD_TIMEOUT)).build();

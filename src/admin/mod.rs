@@ -65,7 +65,7 @@ pub trait Control: Send + Sync + 'static {
     /// configuration.
     fn set_servers(&self, pool: &str, servers: Vec<DesiredServer>) -> Result<(), Refusal>;
 
-    /// Reads the configuration anew. Says what has changed, in words; an invalid one changes nothing.
+    /// Reloads the configuration. Says what has changed, in words; an invalid one changes nothing.
     fn reload(&self) -> Result<String, Refusal>;
 }
 

@@ -33,7 +33,7 @@ pub struct SupervisedBalancer {
     /// Where one that took over is asked for the sockets.
     path: PathBuf,
     process: Process,
-    /// The other end of its standard input: it ends with this process, if it shall.
+    /// The other end of its standard input: it ends with this process, if that is desired.
     _stream: Option<UnixStream>,
     /// Whether its standard output is a pipe.
     is_read: bool,
@@ -137,7 +137,7 @@ impl SupervisedBalancer {
         Some(Event::Ended(exit, self.restart_after(ran)))
     }
 
-    /// It shall start again, after a pause that goes by how long it ran.
+    /// It starts again after a pause that goes by how long it ran.
     fn restart_after(&mut self, ran: Duration) -> Duration {
         let pause = self.pause_after(ran);
         self.restart_at = Some(Instant::now() + pause);

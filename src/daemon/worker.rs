@@ -79,7 +79,7 @@ pub struct Worker<R, I> {
     pub io: I,
     /// How many there are.
     sockets: u16,
-    /// The processor that it stays on, if it shall.
+    /// The CPU that the worker is pinned to, if any.
     processor: Option<usize>,
     /// How long what is under way may take when it retires.
     patience: Duration,

@@ -35,7 +35,7 @@ pub enum Kind {
     Scaling,
     /// An operator asked for something.
     Operator,
-    /// The configuration was read anew, or was refused.
+    /// The configuration was reloaded, or was refused.
     Reload,
     /// Anything else.
     #[default]

@@ -499,7 +499,7 @@ mod tests {
         health.on_event(at(2), Event::ProbeLost, &LIMITS);
         assert_eq!(health.on_event(at(3), Event::Alive, &LIMITS), Some(State::Up));
         health.on_event(at(200), Event::Silent, &LIMITS);
-        assert_eq!(health.on_event(at(201), Event::ProbeLost, &LIMITS), None, "the count starts anew");
+        assert_eq!(health.on_event(at(201), Event::ProbeLost, &LIMITS), None, "the count restarts");
     }
 
     #[test]

@@ -64,7 +64,7 @@ impl Lane {
         Lane { outstanding: 0, silent_since: Instant::ZERO, freed: 0, answers: Answers::NONE, heard: false };
 }
 
-/// See the module's text.
+/// One worker's forwarding state: selection, sending and accounting for all matching strategies.
 pub(super) struct Forwarder {
     /// The worker's.
     number: usize,
@@ -293,7 +293,7 @@ impl Forwarder {
         self.stats.servers[slot.index()].common.dispatched.add(1);
     }
 
-    /// A copy of a request is under way to a server that shall prove that it lives.
+    /// A copy of a request is in flight to a server that has to prove that it lives.
     pub fn owe(&mut self, now: Instant, slot: Slot) {
         let lane = &mut self.lanes[slot];
         if lane.outstanding == 0 {

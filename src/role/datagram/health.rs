@@ -18,10 +18,10 @@ use std::time::Duration;
 
 use super::checks::{Asked, Checker};
 use super::forward::Forwarder;
-use super::membership::Slots;
 use super::request::Client;
 use super::settings::{Check, HealthCheck, Protocol, Settings};
 use super::shared::{Current, Extra, Noticed, Shared};
+use super::slots::Slots;
 use crate::base::batch::{SocketId, Tx};
 use crate::base::drop_reason::DropReason;
 use crate::base::time::Instant;

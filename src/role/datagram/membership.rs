@@ -1,61 +1,19 @@
 //! Which servers a pool has: the primary brings them to those that are desired.
 
 use std::collections::{HashMap, HashSet};
-use std::net::SocketAddr;
-use std::time::Duration;
 
 use super::forward::Forwarder;
 use super::health::{Primary, Server};
-use super::settings::{ANSWER_LATEST, Settings};
+use super::slots::Left;
 use crate::base::time::Instant;
 use crate::pool::desired::DesiredServer;
 use crate::pool::event::Event;
-use crate::pool::registry::Registry;
 use crate::pool::select::Slot;
 
 /// Why a server leaves.
 const NOT_DESIRED: &str = "no longer desired";
 /// Why a server that was about to leave stays.
 const DESIRED_AGAIN: &str = "desired again";
-
-/// The last server of a slot. Its ports may still bring late datagrams, so no other server gets the slot
-/// before `until`. A server that returns gets its own slot: then a late datagram does not seem to come
-/// through another pair.
-#[derive(Clone, Copy)]
-struct Left {
-    addr: SocketAddr,
-    until: Instant,
-}
-
-/// The slots that servers have left, and how long they rest.
-pub(super) struct Slots {
-    left: Box<[Option<Left>]>,
-    rest: Duration,
-    last_generation: u32,
-}
-
-impl Slots {
-    pub fn new(settings: &Settings) -> Self {
-        Slots { left: vec![None; settings.servers_max].into(), rest: rest_of(settings), last_generation: 0 }
-    }
-
-    pub fn adopt(&mut self, settings: &Settings) {
-        self.rest = rest_of(settings);
-    }
-
-    /// The slot that this server had last, or one that has rested.
-    fn find<X>(&self, now: Instant, addr: SocketAddr, registry: &Registry<X>) -> Option<Slot> {
-        let left = |slot: &Slot| self.left[slot.index()];
-        let has_rested = |slot: &Slot| left(slot).is_none_or(|left| left.until <= now);
-        let was_its_own = |slot: &Slot| left(slot).is_some_and(|left| left.addr == addr);
-        registry.free().find(was_its_own).or_else(|| registry.free().find(has_rested))
-    }
-}
-
-/// How long a slot rests after its server has left: as long as its ports may bring late datagrams.
-fn rest_of(settings: &Settings) -> Duration {
-    (settings.timeout * ANSWER_LATEST).max(settings.hold.unwrap_or_default())
-}
 
 impl Primary {
     /// Brings the members to the desired servers: new ones join, the others finish their requests and leave.

@@ -20,7 +20,7 @@
 //! | `matching.rs` | the two ways of matching, as the rest sees them |
 //! | `dns.rs`, `queries.rs` | matching DNS answers with queries |
 //! | `by_port.rs`, `leases.rs` | matching by port and server |
-//! | `membership.rs` | which servers the pool has (primary) |
+//! | `membership.rs`, `slots.rs` | which servers the pool has (primary) |
 //! | `health.rs`, `checks.rs` | which servers are up (primary) |
 //! | `handover.rs`, `adopted_flows.rs` | what a successor is given, and how it goes on |
 
@@ -40,6 +40,7 @@ mod queries;
 mod request;
 mod settings;
 mod shared;
+mod slots;
 #[cfg(test)]
 mod tests;
 mod waiting;

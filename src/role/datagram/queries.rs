@@ -1,6 +1,6 @@
 //! DNS queries under way: found again by the port and the id that they left with. Pure.
 //!
-//! Each port has its own 65,536 ids. An id is drawn anew for each query, so neither a stranger nor the server
+//! Each port has its own 65,536 ids. Each query draws a new id, so neither a stranger nor the server
 //! of an earlier query knows it; and one that is given back is as likely as any other to be the next.
 
 use crate::base::lru_slab::{Key, LruSlab};

@@ -135,7 +135,7 @@ pub struct Shared {
     pub(super) signals: Box<[CachePadded<Signals>]>,
     /// The slot of a server that waits for a request to prove itself on, plus one.
     trial: AtomicU32,
-    /// The servers that the pool shall have, until the primary has seen to it.
+    /// The servers that the pool should have, until the primary has seen to it.
     wanted: Mutex<Option<Vec<DesiredServer>>>,
     /// By worker; the gauges are in the primary's.
     pub stats: Box<[Arc<DatagramStats>]>,
@@ -191,7 +191,7 @@ impl Shared {
         Some(Slot::new(slot as usize))
     }
 
-    /// Says which servers the pool shall have from now on. The primary sees to it within 200 ms.
+    /// Sets the desired servers. The primary sees to it within 200 ms.
     pub fn want(&self, servers: Vec<DesiredServer>) {
         *self.wanted.lock().expect("no panic while it is held") = Some(servers);
     }

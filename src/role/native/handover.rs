@@ -1,12 +1,12 @@
 //! What one process of a balancer leaves to its successor, which goes on *exactly*: the same instance and
-//! keys, the same servers, windows and estimates. No reply under way is refused, no server registers anew.
+//! keys, the same servers, windows and estimates. No reply under way is refused, no server registers again.
 //!
 //! Each worker gives its [`Part`] in its own thread, once *all* of them have stopped: between the first part
 //! and the last nobody takes a turn, since any worker may take the reply to another one's request. A
 //! predecessor takes its next turn only if its successor has given up; what it has exported changes nothing
 //! for it.
 //!
-//! What starts anew: figures, the windows of the scaler (not what it has learned), an open order, the choice
+//! What starts again: figures, the windows of the scaler (not what it has learned), an open order, the choice
 //! among ties.
 
 use std::hash::Hasher;

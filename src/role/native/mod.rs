@@ -18,12 +18,13 @@
 //! | `primary.rs` | what only the primary has |
 //! | `registration.rs` | how a server becomes a member (primary) |
 //! | `upkeep.rs` | what time brings: SYNC (all workers); silence, probes, leaving (primary) |
-//! | `orders.rs` | orders to the controller (primary) |
+//! | `orders.rs`, `open_orders.rs` | orders to the controller (primary) |
 //! | `handover.rs` | what a successor is given, and how it goes on |
 
 mod back;
 mod front;
 mod handover;
+mod open_orders;
 mod orders;
 mod primary;
 mod registration;

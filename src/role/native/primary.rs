@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::orders::Orders;
+use super::open_orders::Orders;
 use super::reply::Client;
 use super::shared::{Extra, Shared};
 use super::{NativeRole, Settings};

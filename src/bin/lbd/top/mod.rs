@@ -61,7 +61,7 @@ enum News {
 /// Asks for figures every so often, and sends orders as they come, until nobody listens.
 fn ask_on(addr: SocketAddr, reach: &Reach, interval: Duration, orders: &Receiver<Ask>, news: &Sender<News>) {
     let client = Client::new(addr, None);
-    // The token is looked for anew each time: a restarted balancer may have made another one.
+    // The token is looked up each time: a restarted balancer may have made another one.
     let send = |ask: &Ask| {
         reach.with_token()?.order(Some(&ask.pool), ask.id, ask.order).map_err(anyhow::Error::from)
     };

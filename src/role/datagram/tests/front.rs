@@ -92,7 +92,7 @@ fn a_flow_begins_with_a_header_or_has_it_always() {
         let plain = b"hello".to_vec();
         let next = if is_always { &with_header } else { &plain };
         assert_eq!(&pool.forwarded(client(1), b"hello").bytes, next);
-        // A flow that is picked anew begins anew.
+        // A flow that gets another server begins again.
         pool.want(wanted([2]));
         assert_eq!(pool.forwarded(client(1), b"hello").bytes, with_header);
         assert_eq!(&pool.forwarded(client(1), b"hello").bytes, next);

@@ -44,7 +44,7 @@ pub enum End {
     Pass(Duration),
     /// The pool has no room for what it wants to send in this turn.
     Full,
-    /// The pool shall have these servers.
+    /// The pool should have these servers.
     Want(Vec<u16>),
     /// The network says that a server is not there.
     Refuse(u16),

@@ -1,0 +1,48 @@
+//! The slots of a datagram pool that servers have left.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::settings::{ANSWER_LATEST, Settings};
+use crate::base::time::Instant;
+use crate::pool::registry::Registry;
+use crate::pool::select::Slot;
+
+/// The last server of a slot. Its ports may still bring late datagrams, so no other server gets the slot
+/// before `until`. A server that returns gets its own slot: then a late datagram does not seem to come
+/// through another pair.
+#[derive(Clone, Copy)]
+pub(super) struct Left {
+    pub addr: SocketAddr,
+    pub until: Instant,
+}
+
+/// The slots that servers have left, and how long they rest.
+pub(super) struct Slots {
+    pub left: Box<[Option<Left>]>,
+    pub rest: Duration,
+    pub last_generation: u32,
+}
+
+impl Slots {
+    pub fn new(settings: &Settings) -> Self {
+        Slots { left: vec![None; settings.servers_max].into(), rest: rest_of(settings), last_generation: 0 }
+    }
+
+    pub fn adopt(&mut self, settings: &Settings) {
+        self.rest = rest_of(settings);
+    }
+
+    /// The slot that this server had last, or one that has rested.
+    pub fn find<X>(&self, now: Instant, addr: SocketAddr, registry: &Registry<X>) -> Option<Slot> {
+        let left = |slot: &Slot| self.left[slot.index()];
+        let has_rested = |slot: &Slot| left(slot).is_none_or(|left| left.until <= now);
+        let was_its_own = |slot: &Slot| left(slot).is_some_and(|left| left.addr == addr);
+        registry.free().find(was_its_own).or_else(|| registry.free().find(has_rested))
+    }
+}
+
+/// How long a slot rests after its server has left: as long as its ports may bring late datagrams.
+fn rest_of(settings: &Settings) -> Duration {
+    (settings.timeout * ANSWER_LATEST).max(settings.hold.unwrap_or_default())
+}
