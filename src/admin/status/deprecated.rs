@@ -12,7 +12,8 @@ use crate::base::drop_reason::DropReason;
 impl Serialize for Status {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let Status { version, pid, started_unix_ms, uptime_s, config, ready, pools, events } = self;
-        let top = self.native().map(TopLevel::of);
+        let none = PoolStatus::default();
+        let top = TopLevel::of(self.native().unwrap_or(&none));
         let (pid, started_unix_ms, uptime_s, ready) = (*pid, *started_unix_ms, *uptime_s, *ready);
         let json = Json { version, pid, started_unix_ms, uptime_s, config, ready, top, pools, events };
         json.serialize(serializer)
@@ -28,7 +29,7 @@ struct Json<'a> {
     config: &'a str,
     ready: bool,
     #[serde(flatten)]
-    top: Option<TopLevel<'a>>,
+    top: TopLevel<'a>,
     pools: &'a [PoolStatus],
     events: &'a [Entry],
 }
