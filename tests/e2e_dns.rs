@@ -76,7 +76,11 @@ fn a_pool_from_the_command_line_serves_and_shows_its_figures_at_the_end_and_when
     assert_eq!(asked.pools[0].answered, 200);
     assert_adds_up(&asked.pools[0]);
     let value: Value = serde_json::from_str(&line).unwrap();
-    assert_eq!((value["pools"].as_array().map(Vec::len), &value["requests"]), (Some(1), &json!(0)), "{value}");
+    assert_eq!(
+        (value["pools"].as_array().map(Vec::len), &value["requests"]),
+        (Some(1), &json!(0)),
+        "{value}"
+    );
 
     let last = balancer.stop();
     assert_eq!((last.pools[0].received, last.pools[0].answered), (200, 200));

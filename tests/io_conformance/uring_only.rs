@@ -184,7 +184,7 @@ fn open_without_io_uring(choice: IoChoice, errno: i32) -> (&'static str, String)
 
 #[test]
 fn without_io_uring_it_is_mio_and_the_log_says_so_once() {
-    for (errno, why) in [(libc::EPERM, "forbidden"), (libc::ENOSYS, "built without it")] {
+    for (errno, why) in [(libc::EPERM, "forbids it"), (libc::ENOSYS, "built without it")] {
         let (name, log) = open_without_io_uring(IoUring, errno);
         assert_eq!(name, Mio.name());
         assert!(log.contains("WARN") && log.contains(why), "{log}");
