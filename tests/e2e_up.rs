@@ -70,7 +70,7 @@ fn up_runs_for_its_time_and_shows_and_logs_every_part() {
     assert_eq!(words(table[0]), ["server", "state", "queue", "served", "per", "s", "p50", "p99"]);
     assert_eq!((&words(table[1])[..2], &words(table[2])[..2]), (&words("0 up")[..], &words("1 up")[..]));
     assert_eq!(words(table[3])[..3], ["all", "2", "up"]);
-    assert!(table[4].contains("1 s, 3 clients, ") && table[4].contains(" requests, 0 failed, 0 dropped"));
+    assert!(table[4].contains("1s, 3 clients, ") && table[4].contains(" requests, 0 failed, 0 dropped"));
     assert_nothing_left(&site);
     for (log, line) in [
         ("balancer/balancer.log", "server joined pool=\"native\" server=0"),
