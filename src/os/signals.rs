@@ -97,10 +97,15 @@ impl Stop {
         Ok(())
     }
 
-    /// Also wakes this loop, until the returned value is dropped.
+    /// Also wakes this loop, until the returned value is dropped. If a stop was requested before, the loop is woken
+    /// at once: the request did not reach it, and an idle loop would wait for the next datagram.
     #[must_use]
     pub fn wake_also(&self, waker: Waker) -> Woken {
-        Woken { number: self.wakers().add(waker), stop: self.clone() }
+        let number = self.wakers().add(waker.clone());
+        if self.is_asked() {
+            waker.wake();
+        }
+        Woken { number, stop: self.clone() }
     }
 
     fn wakers(&self) -> MutexGuard<'_, Wakers> {
@@ -143,6 +148,19 @@ impl Stop {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_loop_that_starts_after_the_request_to_stop_is_woken_at_once() {
+        use std::io::Read;
+        let event = rustix::event::eventfd(0, rustix::event::EventfdFlags::NONBLOCK).unwrap();
+        let mut wakes = std::fs::File::from(event.try_clone().unwrap());
+        let stop = Stop::new(vec![]);
+        stop.ask();
+        let _woken = stop.wake_also(Waker::new(event));
+        let mut count = [0; 8];
+        wakes.read_exact(&mut count).expect("the loop was woken");
+        assert_eq!(u64::from_ne_bytes(count), 1);
+    }
 
     #[test]
     fn a_loop_is_woken_until_it_has_gone() {
