@@ -75,6 +75,7 @@ fn run_server(args: &Server) -> Result<()> {
     }
     let clock = Clock::start();
     let socket = bind(SocketAddr::new(ip, port), &SocketOptions::default())?;
+    let addr = socket.local_addr()?; // its port may be any
     let _log = logging::init(&config.logs, &log_name(pool, "servers", &format!("server_{id}.log")))?;
     let options = IoOptions { prefault: true, ..pool.io_options() };
     let io = os::back_end(pool.io, vec![socket], &options, clock)?;
@@ -94,7 +95,7 @@ fn run_server(args: &Server) -> Result<()> {
         seed: entropy(),
     };
     let serves = service.map_or("echo at once".to_owned(), |s| format!("{s}, {workers} concurrently"));
-    say(&args.common, format_args!("server {id}: on {ip}:{port} for the balancer at {balancer}, {serves}"));
+    say(&args.common, format_args!("server {id}: on {addr} for the balancer at {balancer}, {serves}"));
     let role = daemon::server::run(ServerRole::new(settings, clock.now()), io, clock, &stop)?;
     let totals = role.totals();
     if args.json {
