@@ -70,7 +70,7 @@ fn native_pools_and_a_datagram_pool_in_one_process_keep_apart_and_survive_reload
     let balancer = site.start_pools(&pools(&site, "shortest_queue"), &["--status-every", "50ms"]);
     let _dns = FakeDns::start(7, v4(site.port(5)));
     // Both pools have a server 0.
-    let _servers = [server(&site, "a", "0"), server(&site, "a", "1"), server(&site, "b", "0")];
+    let servers = [server(&site, "a", "0"), server(&site, "a", "1"), server(&site, "b", "0")];
     let all_up = |status: &Status| {
         states(status, "a") == up([0, 1])
             && states(status, "b") == up([0])
@@ -93,6 +93,11 @@ fn native_pools_and_a_datagram_pool_in_one_process_keep_apart_and_survive_reload
     balancer.wait_until("each pool counts its own requests", |status| {
         (count(status, "a"), count(status, "b"), count(status, "dns")) == (50, 50, 1)
     });
+
+    // A pool without `run` leaves the port of a server to the system, and the server says which one it got.
+    let said = servers[0].stderr();
+    let port = said.split_once("server 0: on 127.0.0.1:").and_then(|(_, rest)| rest.split(' ').next());
+    assert!(port.and_then(|port| port.parse::<u16>().ok()).is_some_and(|port| port > 0), "{said}");
 
     // An id that several pools have needs the pool's name.
     let ambiguous = order(&site, &["drain", "0"]);
