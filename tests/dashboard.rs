@@ -104,7 +104,8 @@ fn entry(number: u64, ago_ms: u64, kind: Kind, text: &str) -> Value {
 fn history(seconds: u64) -> Value {
     let now = unix_ms();
     let point = |ago: u64| {
-        json!({"unix_ms": now - 1000 * ago, "rate": 3000 + ago, "latency_us_p50": 2000, "latency_us_p99": 9000 + ago,
+        json!({"unix_ms": now - 1000 * ago, "rate": 3000 + ago,
+               "latency_us_p50": 2000, "latency_us_p99": 9000 + ago,
                "up": if ago > 60 { 2 } else { 3 }})
     };
     json!({ "seconds": (1..=seconds).rev().map(point).collect::<Vec<_>>() })
@@ -161,7 +162,8 @@ fn the_page_is_small_and_whole() {
 #[test]
 fn figures_charts_events_and_reasons_are_shown() {
     let Some((_site, fake, mut browser)) = opened("") else { return };
-    let rows = "[...document.querySelectorAll('tr[data-server]')].map(row => [row.closest('[data-pool]').dataset.pool, \
+    let rows = "[...document.querySelectorAll('tr[data-server]')].map(row => \
+        [row.closest('[data-pool]').dataset.pool, \
                 row.dataset.server, row.querySelector('.state').textContent.split(' ')[1], \
                 row.querySelector('.queue').textContent])";
     let expected = json!([
@@ -191,13 +193,16 @@ fn figures_charts_events_and_reasons_are_shown() {
     assert_eq!(about, "version 0.1.0 · up for 1 h 6 min");
 
     // Quality of the selections, where there is data; and service times.
-    let selection = "[...document.querySelectorAll('[data-pool]')].map(pool => { const box = pool.querySelector('.selection'); \
+    let selection = "[...document.querySelectorAll('[data-pool]')].map(pool => { const box = \
+        pool.querySelector('.selection'); \
                    return box.hidden ? '' : box.textContent; })";
-    let said = "Selection: regret 0.11 (p99 1), staleness 3.00 ms (p99 12.0 ms), estimate error 0.50 (p99 2), \
+    let said = "Selection: regret 0.11 (p99 1), staleness 3.00 ms (p99 12.0 ms), estimate error 0.50 (p99 \
+        2), \
                 4 queued for 250 µs (p99 7.10 ms)";
     assert_eq!(browser.eval(selection), json!([said, ""]));
-    let weights = "[...document.querySelectorAll('[data-pool=dns] [data-name=weight]')].map(cell => [cell.textContent, cell.title])";
-    let expected = json!([["1, ×5.0 service time", "service time 2.10 ms"], ["1", "service time 2.10 ms"]]);
+    let weights = "[...document.querySelectorAll('[data-pool=dns] [data-name=weight]')].map(cell => \
+        [cell.textContent, cell.title])";
+    let expected = json!([["1, ×5.0 slow", "service time 2.10 ms"], ["1", "service time 2.10 ms"]]);
     assert_eq!(browser.eval(weights), expected);
 
     // A line with a point for each second, in each chart, inside of it.
@@ -205,7 +210,8 @@ fn figures_charts_events_and_reasons_are_shown() {
     let points = browser.eval(points);
     assert!(points.as_array().unwrap().iter().all(|n| n.as_u64() >= Some(300)), "{points}");
     assert_eq!(points.as_array().unwrap().len(), 4);
-    let inside = "[...document.querySelectorAll('svg path.a, svg path.b')].every(line => { const box = line.getBBox(); \
+    let inside = "[...document.querySelectorAll('svg path.a, svg path.b')].every(line => { const box = \
+        line.getBBox(); \
                   return box.width > 100 && box.x >= 40 && box.y >= 0 && box.y + box.height <= 151; })";
     assert_eq!(browser.eval(inside), true);
 
@@ -217,7 +223,8 @@ fn figures_charts_events_and_reasons_are_shown() {
                            document.querySelector('#chart-servers svg').clientWidth",
     );
     assert!((0.85..0.95).contains(&at.as_f64().unwrap()), "{at}");
-    let tip = "!document.querySelector('#chart-servers .tip').hidden && document.querySelector('#chart-servers .tip').textContent";
+    let tip = "!document.querySelector('#chart-servers .tip').hidden && \
+        document.querySelector('#chart-servers .tip').textContent";
     browser.point_at("#chart-servers .mark rect");
     assert!(browser.eval(tip).as_str().unwrap().ends_with(reason), "{tip}");
     browser.point_at("h1");
@@ -250,11 +257,15 @@ fn figures_charts_events_and_reasons_are_shown() {
 fn figures_that_are_missing_or_odd_break_nothing() {
     let Some((_site, fake, mut browser)) = opened("") else { return };
     fake.change(|canned| {
-        canned.entries = vec![json!({"kind": "scaling"}), json!(7), json!({"text": {"a": 1}, "unix_ms": "x"})];
+        let odd = json!({"text": {"a": 1}, "unix_ms": "x"});
+        canned.entries = vec![json!({"kind": "scaling"}), json!(7), odd];
         canned.status = json!({
             "pools": [null, {
                 "name": "native",
-                "servers": [{"id": 0, "state": HOSTILE, "queue": -1, "rate": "fast", "latency_us_recent": 5, "service": "slow"}],
+                "servers": [{
+                    "id": 0, "state": HOSTILE, "queue": -1, "rate": "fast", "latency_us_recent": 5,
+                    "service": "slow",
+                }],
                 "decisions": {"regret_recent": 5, "age_us_recent": {"p50": "old"}, "waiting": "many"},
             }, {"name": HOSTILE, "servers": null, "refused": 3}, {"name": "new", "scaling": {"load": 0.5}}],
         });
@@ -282,7 +293,10 @@ fn drain_and_enable_are_sent_with_the_token_of_the_address() {
 
     // The token lasts as long as the tab; buttons that make no sense are off.
     browser.call("Page.reload", json!({}));
-    browser.wait_until("document.querySelector('[data-pool=native] [data-server=\"2\"] button:disabled')?.textContent === 'Drain'");
+    browser.wait_until(
+        "document.querySelector('[data-pool=native] [data-server=\"2\"] \
+        button:disabled')?.textContent === 'Drain'",
+    );
     browser.click("[data-pool=native] [data-server=\"2\"] button:not(:disabled)");
     assert_eq!(posts(2)[1].path, "/api/servers/2/enable?pool=native");
 
@@ -302,7 +316,10 @@ fn without_a_token_it_is_asked_for_and_a_wrong_one_is_said() {
     assert!(fake.posts().is_empty(), "nothing is sent without a token");
     browser.type_text("wrong-wrong-wrong");
     browser.click("#ask button.main");
-    browser.wait_until("document.getElementById('ask').open && document.getElementById('ask-why').textContent.includes('refused')");
+    browser.wait_until(
+        "document.getElementById('ask').open && \
+        document.getElementById('ask-why').textContent.includes('refused')",
+    );
     browser.type_text(TOKEN);
     browser.click("#ask button.main");
     browser.wait_until("document.getElementById('note').textContent.includes('accepted')");
@@ -350,7 +367,8 @@ fn it_fits_a_phone_and_the_dark() {
     let overflow = "document.documentElement.scrollWidth - document.documentElement.clientWidth";
     // Every element that ends beyond the page.
     let beyond = "[...document.querySelectorAll('main *, header *')].filter(one => \
-                  one.getBoundingClientRect().right > document.documentElement.clientWidth + 1 && !one.closest('.hidden, thead')).map(one => one.outerHTML.slice(0, 80))";
+                  one.getBoundingClientRect().right > document.documentElement.clientWidth + 1 && \
+                  !one.closest('.hidden, thead')).map(one => one.outerHTML.slice(0, 80))";
     fake.change(|canned| {
         canned.status["pools"][1]["servers"][0]["addr"] =
             json!("[2001:db8:1111:2222:3333:4444:5555:6666]:65535");
@@ -372,13 +390,17 @@ fn it_fits_a_phone_and_the_dark() {
 
     // Contrast of every colour of text with what it stands on (WCAG 2: 4.5), in both schemes.
     let contrasts = "(() => { const style = getComputedStyle(document.documentElement); \
-        const light = name => { const hex = style.getPropertyValue(name).trim().replace(/^#(.)(.)(.)$/, '#$1$1$2$2$3$3'); \
+        const light = name => { const hex = style.getPropertyValue(name).trim().replace(/^#(.)(.)(.)$/, \
+        '#$1$1$2$2$3$3'); \
           const [r, g, b] = [1, 3, 5].map(at => parseInt(hex.slice(at, at + 2), 16) / 255) \
-            .map(c => c <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4); return 0.2126 * r + 0.7152 * g + 0.0722 * b; }; \
-        const of = (a, b) => { const [low, high] = [light(a), light(b)].sort((x, y) => x - y); return (high + 0.05) / (low + 0.05); }; \
+            .map(c => c <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4); return 0.2126 * r + 0.7152 * \
+            g + 0.0722 * b; }; \
+        const of = (a, b) => { const [low, high] = [light(a), light(b)].sort((x, y) => x - y); return (high \
+        + 0.05) / (low + 0.05); }; \
         return ['--ink', '--soft', '--a', '--b', '--mark', '--ok', '--warn', '--bad'].flatMap(name => \
           ['--card', '--page'].map(ground => [name, ground, of(name, ground)])); })()";
-    let ground = "getComputedStyle(document.body).backgroundColor.match(/[0-9]+/g).map(Number).reduce((a, b) => a + b)";
+    let ground = "getComputedStyle(document.body).backgroundColor.match(/[0-9]+/g).map(Number).reduce((a, b) \
+        => a + b)";
     for (scheme, is_dark) in [("light", false), ("dark", true)] {
         browser.scheme(scheme);
         browser.wait_until(&format!("matchMedia('(prefers-color-scheme: {scheme})').matches"));
@@ -389,7 +411,8 @@ fn it_fits_a_phone_and_the_dark() {
         }
     }
     let unnamed = "[...document.querySelectorAll('button, [role=button], svg')].filter(one => \
-                   !(one.getAttribute('aria-label') || one.getAttribute('aria-labelledby') || one.textContent.trim())).length";
+                   !(one.getAttribute('aria-label') || one.getAttribute('aria-labelledby') || \
+                   one.textContent.trim())).length";
     assert_eq!(browser.eval(unnamed), 0);
     assert_clean(&mut browser, &fake);
 }

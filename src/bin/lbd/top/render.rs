@@ -1,4 +1,4 @@
-//! What `lbd top` shows: a pure function of what it knows and of the room that there is.
+//! The screen of `lbd top`: a pure function of its state and of the size of the terminal.
 
 use std::collections::VecDeque;
 
@@ -12,20 +12,20 @@ use ratatui::widgets::{Block, Borders, Cell, Paragraph, Row as TableRow, Sparkli
 use super::model::{App, Column, Link, Row};
 use crate::units::{count, latency, span};
 
-/// Rows of a screen from which sparklines are worth their room.
+/// Minimum height of a screen with sparklines, in lines.
 const SPARKS_FROM: u16 = 18;
-/// The same for events.
+/// Minimum height of a screen with events, in lines.
 const EVENTS_FROM: u16 = 12;
-/// Lines of sparklines, with their titles.
+/// Height of the sparklines with their titles, in lines.
 const SPARKS_HEIGHT: u16 = 4;
-/// Events shown at most.
+/// Maximum number of lines for events.
 const EVENTS_SHOWN: u16 = 8;
-/// Columns, in the order in which a narrow screen does without them.
+/// Columns in the order in which a narrow screen leaves them out.
 const LEAST_WANTED: [Column; 5] = [Column::P50, Column::Failed, Column::Pool, Column::P99, Column::Rate];
-/// Cells of a queue's bar, at most.
+/// Maximum width of a queue's bar, in cells.
 const BAR_MAX: u16 = 20;
 
-/// Draws everything.
+/// Draws the screen.
 pub fn render(app: &App, frame: &mut Frame) {
     let area = frame.area();
     let sparks = if area.height >= SPARKS_FROM { SPARKS_HEIGHT } else { 0 };
@@ -85,7 +85,7 @@ fn totals_line(app: &App) -> Line<'static> {
     ))
 }
 
-/// The newest figures at the right end.
+/// Draws a sparkline; the newest value is at the right end.
 fn spark(frame: &mut Frame, area: Rect, name: &str, figures: impl DoubleEndedIterator<Item = u64>) {
     let mut shown = VecDeque::new();
     for figure in figures.rev().take(usize::from(area.width)) {
@@ -103,7 +103,7 @@ fn spark(frame: &mut Frame, area: Rect, name: &str, figures: impl DoubleEndedIte
     frame.render_widget(line, area);
 }
 
-/// Least cells of a column.
+/// Minimum width of a column, in cells.
 fn width(column: Column) -> u16 {
     match column {
         Column::Pool => 10,
@@ -114,7 +114,7 @@ fn width(column: Column) -> u16 {
     }
 }
 
-/// The columns that fit, and the cells that are left for the bars.
+/// The columns that fit, and the cells that remain for the bars.
 fn fitting(room: u16) -> (Vec<Column>, u16) {
     let mut columns = Column::ALL.to_vec();
     let needed = |columns: &[Column]| columns.iter().map(|&column| width(column) + 1).sum::<u16>();
@@ -267,7 +267,7 @@ mod tests {
             "\
 lbd top live  127.0.0.1:55080
 5900/s  p50 300 us  p99 2.10 ms  up 4 of 6  queue 64  answered 1.23M  failed 50
-answers per second: 5900, max 5900─  servers up: 4, max 4───────────────
+answers per second: 5900, max 5900─────  servers up: 4, max 4───────────────────
                                       █                                        █
                                       █                                        █
                                       █                                        █
@@ -278,7 +278,7 @@ native            1 up         #         7      400   3.00 ms   12.0 ms        1
 native            0 up                   4      500   2.25 ms   9.00 ms        0
 dns               2 down                 1        0         -         -       37
 native            2 draining             0        0         -         -        2
-{blank}events───────────────────────────────────────────────────────────────────
+{blank}events──────────────────────────────────────────────────────────────────────────
       4s ago  native: scale up 2 -> 3: load 9.1 a server for 3s
   1m 15s ago  dns 2: suspect -> down: 3 checks unanswered
 q quit  up/down select  d drain  e enable  1-8 sort or reverse
@@ -372,7 +372,12 @@ q quit  up/down select  d drain  e enable  1-8 sort or reverse
 
     proptest! {
         #[test]
-        fn no_size_makes_it_panic(width in 0u16..260, height in 0u16..70, keys in "[de1-8yn]{0,6}", empty: bool) {
+        fn no_size_makes_it_panic(
+            width in 0u16..260,
+            height in 0u16..70,
+            keys in "[de1-8yn]{0,6}",
+            empty: bool,
+        ) {
             let mut app = app();
             if empty {
                 app.on_status(Ok(Status::default()));
