@@ -1,5 +1,4 @@
-//! What the routes of the admin interface share: the state that they reach, and answers that say what is
-//! wrong.
+//! Shared parts of the admin interface's routes: their state, and error answers.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,10 +12,10 @@ use super::live::Live;
 use super::{Control, Refusal};
 use crate::config::Token;
 
-/// How long an answer waits for what was asked for; it goes on beyond that.
+/// Maximum wait of an answer for an operation. The operation itself continues.
 const ORDER_TIME_MAX: Duration = Duration::from_secs(10);
 
-/// What every route can reach.
+/// The state of every route.
 #[derive(Clone)]
 pub(super) struct App {
     pub control: Arc<dyn Control>,
@@ -29,7 +28,7 @@ impl App {
         App { control, token: Arc::new(token), live }
     }
 
-    /// Does what may wait for the data path, where waiting is allowed.
+    /// Runs an operation that may wait for the data path, on a thread that may block.
     pub async fn ask<T: Send + 'static>(
         &self,
         what: impl FnOnce(&dyn Control) -> Result<T, Refusal> + Send + 'static,
@@ -38,17 +37,20 @@ impl App {
         let asked = tokio::task::spawn_blocking(move || what(&*control));
         match tokio::time::timeout(ORDER_TIME_MAX, asked).await {
             Ok(Ok(result)) => Ok(result?),
-            Ok(Err(_)) => Err(failure(StatusCode::INTERNAL_SERVER_ERROR, "this failed; the log has more")),
-            Err(_) => Err(failure(StatusCode::GATEWAY_TIMEOUT, "no answer in time; it may still be done")),
+            Ok(Err(_)) => Err(failure(StatusCode::INTERNAL_SERVER_ERROR, "internal error; see the log")),
+            Err(_) => Err(failure(
+                StatusCode::GATEWAY_TIMEOUT,
+                "no response in time; the order may still take effect",
+            )),
         }
     }
 }
 
-/// An answer that says what is wrong.
+/// An error answer.
 #[derive(Debug)]
 pub(super) struct Failure(pub StatusCode, pub String);
 
-/// What a route gives.
+/// The result of a route.
 pub(super) type Answer<T = Response> = Result<T, Failure>;
 
 impl IntoResponse for Failure {

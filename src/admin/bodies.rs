@@ -1,4 +1,4 @@
-//! Bodies of requests and answers that both ends know.
+//! Bodies of requests and answers, for both ends.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,13 +11,13 @@ pub(super) struct WantedServers {
     pub servers: Vec<DesiredServer>,
 }
 
-/// Body of an answer to what was done.
+/// Body of an answer to an operation that succeeded.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Done {
     pub done: String,
 }
 
-/// Body of an answer to what was not done.
+/// Body of an answer to an operation that failed.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Problem {
     pub error: String,

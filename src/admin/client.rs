@@ -1,4 +1,4 @@
-//! The other end of the admin interface: what commands, `lbd top` and the controller use.
+//! The client of the admin interface: for commands, `lbd top` and the controller.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -11,14 +11,14 @@ use crate::config::Token;
 use crate::pool::desired::DesiredServer;
 use crate::pool::order::Order;
 
-/// How long the balancer may take for an answer.
+/// Maximum time of an answer.
 const TIMEOUT: Duration = Duration::from_secs(2);
-/// The same for one that has to reload its configuration.
+/// Maximum time of the answer to a reload.
 const RELOAD_TIMEOUT: Duration = Duration::from_secs(15);
-/// Bytes of an answer at most: far more than the status of the largest pools has.
+/// Maximum size of an answer, in bytes: far more than the status of the largest pools.
 const ANSWER_SIZE_MAX: u64 = 64 * 1024 * 1024;
 
-/// Asks one balancer. Each call is a connection of its own, so a restarted balancer is found again.
+/// A client of one balancer. Each call opens a connection, so a restarted balancer is found again.
 #[derive(Debug)]
 pub struct Client {
     addr: SocketAddr,
@@ -26,48 +26,50 @@ pub struct Client {
     agent: ureq::Agent,
 }
 
-/// Why a balancer did not do what it was asked for, or did not say.
+/// Why a call failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// Nobody there, or no answer in time.
-    #[error("no balancer answers at {addr} ({why}): is it running, is admin.listen off or another address?")]
+    /// No connection, or no answer in time.
+    #[error(
+        "no response from {addr}: {why}; check that the balancer runs and that admin.listen is this address"
+    )]
     NoAnswer {
-        /// Who was asked.
+        /// The address of the admin interface.
         addr: SocketAddr,
-        /// What the network says.
+        /// The network error.
         why: String,
     },
-    /// It does not take this token, or none was given.
-    #[error("the balancer at {addr} does not take the token: {why}")]
+    /// The token is wrong or missing.
+    #[error("the balancer at {addr} refused the token: {why}")]
     Token {
-        /// Who was asked.
+        /// The address of the admin interface.
         addr: SocketAddr,
-        /// What it says.
+        /// The error in the answer.
         why: String,
     },
-    /// It refuses, and says why.
+    /// The balancer refused the operation.
     #[error("{why}")]
     Refused {
-        /// The status code of HTTP.
+        /// The HTTP status code.
         status: u16,
-        /// What it says.
+        /// The error in the answer.
         why: String,
     },
-    /// What answers there is not the admin interface of this program.
-    #[error("what answers at {addr} is no balancer of this version: {why}")]
+    /// The answer is not from an admin interface of this program.
+    #[error("{addr} is no balancer of this version: {why}")]
     NotUnderstood {
-        /// Who was asked.
+        /// The address of the admin interface.
         addr: SocketAddr,
         /// What is wrong with the answer.
         why: String,
     },
 }
 
-/// Shortens what a call gives.
+/// The result of a call.
 pub type Answer<T> = Result<T, ClientError>;
 
 impl Client {
-    /// Asks the balancer whose admin interface is there. Without the token it can only be looked at.
+    /// A client of the balancer whose admin interface has this address. Without the token it can only read.
     pub fn new(addr: SocketAddr, token: Option<Token>) -> Client {
         let agent = ureq::Agent::config_builder()
             .http_status_as_error(false)
@@ -79,17 +81,17 @@ impl Client {
         Client { addr, token, agent: agent.into() }
     }
 
-    /// Who is asked.
+    /// The address of the admin interface.
     pub fn addr(&self) -> SocketAddr {
         self.addr
     }
 
-    /// What the balancer shows of itself.
+    /// The status of the balancer.
     pub fn status(&self) -> Answer<Status> {
         self.read(self.agent.get(self.url("/api/status")).call())
     }
 
-    /// Gives an order about a server. Without the name of a pool, the id has to be in one pool only.
+    /// Gives an order about a server. Without the name of a pool, the id must be in one pool only.
     pub fn order(&self, pool: Option<&str>, id: u32, order: Order) -> Answer<()> {
         let mut request = self.agent.post(self.url(&format!("/api/servers/{id}/{}", order.name())));
         if let Some(pool) = pool {
@@ -101,7 +103,7 @@ impl Client {
         self.read(self.with_token(request).send_empty()).map(|Done { .. }| ())
     }
 
-    /// Says which servers a pool's controller runs.
+    /// Sets the servers that a pool's controller runs.
     pub fn set_servers(&self, pool: &str, servers: &[DesiredServer]) -> Answer<()> {
         let body = serde_json::to_string(&WantedServers { servers: servers.to_vec() });
         // Names of pools are letters, digits, `_`, `.` and `-`.
@@ -110,7 +112,7 @@ impl Client {
         self.read(request.send(body.expect("plain fields become JSON"))).map(|Done { .. }| ())
     }
 
-    /// Reloads its configuration; returns what has changed, in words.
+    /// Reloads the configuration; returns what has changed, as text.
     pub fn reload(&self) -> Answer<String> {
         let request = self.with_token(self.agent.post(self.url("/api/reload")));
         let request = request.config().timeout_global(Some(RELOAD_TIMEOUT)).build();
@@ -149,18 +151,18 @@ impl Client {
         }
         let said = serde_json::from_str(&text).map(|Problem { error }| error);
         Err(match (status.as_u16(), said) {
-            (_, Err(_)) => ClientError::NotUnderstood { addr, why: format!("it says {status}") },
+            (_, Err(_)) => ClientError::NotUnderstood { addr, why: format!("HTTP status {status}") },
             (401, Ok(why)) => ClientError::Token { addr, why },
             (status, Ok(why)) => ClientError::Refused { status, why },
         })
     }
 }
 
-/// What the network says, without the library's own words around it.
+/// The network error without the library's prefix.
 fn plain(error: &ureq::Error) -> String {
     match error {
         ureq::Error::Io(error) => error.to_string(),
-        ureq::Error::Timeout(_) => "no answer in time".to_owned(),
+        ureq::Error::Timeout(_) => "no response in time".to_owned(),
         error => error.to_string(),
     }
 }

@@ -1,4 +1,4 @@
-//! Who may read and who may change.
+//! Who may read, and who may make changes.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -13,14 +13,14 @@ use subtle::ConstantTimeEq;
 use super::app::{App, failure};
 use crate::config::Token;
 
-/// The address of this machine that a connection came to.
+/// The local address of a connection.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Local(pub SocketAddr);
 
-const TOKEN_NEEDED: &str = "this changes something, so it needs the header `Authorization: Bearer TOKEN`; the token is in the \
+const TOKEN_NEEDED: &str = "changes need the header `Authorization: Bearer TOKEN`; the token is in the \
     file of admin.token_file, or else in admin-PORT.token in the balancer's state_dir";
 
-/// Lets only those through that know the token.
+/// Passes only requests with the token.
 pub(super) async fn needs_token(State(app): State<App>, request: Request, next: Next) -> Response {
     if knows(request.headers(), &app.token) {
         return next.run(request).await;
@@ -30,7 +30,7 @@ pub(super) async fn needs_token(State(app): State<App>, request: Request, next: 
     response
 }
 
-/// Whether the one `Authorization` has the token; how long that takes does not depend on how much of it is
+/// Whether the only `Authorization` has the token. The time does not depend on how much of the token is
 /// right.
 fn knows(headers: &HeaderMap, token: &Token) -> bool {
     let mut all = headers.get_all(AUTHORIZATION).iter();
@@ -39,9 +39,9 @@ fn knows(headers: &HeaderMap, token: &Token) -> bool {
     scheme.eq_ignore_ascii_case(b"Bearer ") && bool::from(word.trim_ascii().ct_eq(token.as_str().as_bytes()))
 }
 
-/// Keeps pages of strangers out: a name of theirs that leads to the loopback (DNS rebinding) makes a browser
-/// on this machine ask here, but it says that name. So what comes in by the loopback has to say an IP address
-/// or localhost.
+/// Refuses pages of strangers. With DNS rebinding, a foreign name leads to the loopback, and a browser on
+/// this machine sends requests here. Such a request has the foreign name as its Host. So a request over the
+/// loopback must name an IP address or localhost.
 pub(super) async fn is_meant(
     Extension(Local(local)): Extension<Local>,
     request: Request,
@@ -50,7 +50,7 @@ pub(super) async fn is_meant(
     if local.ip().to_canonical().is_loopback() && !says_plain_host(request.headers(), request.uri()) {
         let refused = failure(
             StatusCode::FORBIDDEN,
-            "on the loopback the Host has to be an IP address or localhost, so that pages of strangers cannot ask here",
+            "over the loopback the Host must be an IP address or localhost, which keeps foreign pages out",
         );
         return refused.into_response();
     }
@@ -74,7 +74,7 @@ fn is_plain(authority: &str) -> bool {
     port(rest) && (host.eq_ignore_ascii_case("localhost") || matches!(host.parse(), Ok(IpAddr::V4(_))))
 }
 
-/// What every answer says to a browser: nothing of it is kept, framed, or mistaken for something else.
+/// Headers of every answer: a browser neither stores nor frames it, nor guesses its type.
 pub(super) async fn with_headers(request: extract::Request, next: Next) -> Response {
     let mut response = next.run(request).await;
     let headers = response.headers_mut();
@@ -91,8 +91,9 @@ pub(super) async fn with_headers(request: extract::Request, next: Next) -> Respo
     response
 }
 
-/// The page is one file: its own script and style, pictures within it, and requests to where it came from.
-const POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; \
+/// The page is one file: its own script, style and pictures, and requests to its own address only.
+const POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; \
+    img-src data:; \
     connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
-//! What readers follow: server-sent events, and the history that a new reader begins with.
+//! Server-sent events, and the history that a new reader begins with.
 //!
-//! There is no queue for a reader. Each asks for the next piece when it has taken the last one: entries after
-//! its number from the one log, or the newest status. So one that stalls skips what it did not read, and
-//! holds one piece.
+//! No reader has a queue. Each fetches the next piece when it has taken the last one: the entries of the
+//! event log after its number, or the newest status. So a reader that stalls skips entries and holds one
+//! piece.
 
 use std::convert::Infallible;
 use std::fmt::Write;
@@ -16,17 +16,17 @@ use tokio::time::MissedTickBehavior;
 use super::Control;
 use crate::admin::status::{History, Status};
 
-/// Readers of events at a time.
+/// Maximum number of concurrent readers of events.
 pub(super) const READERS_MAX: usize = 64;
-/// Entries in a piece at most.
+/// Maximum number of entries in a piece.
 const PIECE_MAX: usize = 16;
-/// How often readers get the status.
+/// Interval at which readers get the status.
 const TICK: Duration = Duration::from_secs(1);
 
-/// What all readers share.
+/// State that all readers share.
 pub(super) struct Live {
     control: Arc<dyn Control>,
-    /// The newest status as a server-sent event, made once for all.
+    /// The newest status as a server-sent event, encoded once for all readers.
     newest: watch::Sender<Bytes>,
     history: Mutex<History>,
     readers: Arc<Semaphore>,
@@ -39,7 +39,7 @@ impl Live {
         Live { control, newest: watch::Sender::default(), history: Mutex::default(), readers, stop }
     }
 
-    /// Runs for ever: what is due each second.
+    /// Does the work of each second; never ends.
     pub async fn tick(&self) {
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -63,8 +63,8 @@ impl Live {
         serde_json::to_string(&history).expect("plain fields become JSON")
     }
 
-    /// A reader's events from now on, after those that are still kept: all, or those after the one that it
-    /// names as its last. `None` if there are too many readers.
+    /// The events of a new reader: first the entries in the log, all of them or those after `last`, then new
+    /// ones. `None` if there are too many readers.
     pub fn follow(self: &Arc<Self>, last: &str) -> Option<Body> {
         let reader = Reader {
             _seat: Arc::clone(&self.readers).try_acquire_owned().ok()?,
@@ -82,8 +82,7 @@ impl Live {
         Some(Body::from_stream(events))
     }
 
-    /// The number in `LIFE-NUMBER` or `NUMBER`. 0 if it is of another life of the balancer, whose numbers say
-    /// nothing here.
+    /// The number in `LIFE-NUMBER` or `NUMBER`; 0 if it belongs to another life of the balancer.
     fn number(&self, last: &str) -> u64 {
         let (life, number) = last.split_once('-').map_or((None, last), |(life, number)| (Some(life), number));
         let is_ours = life.is_none_or(|life| life.parse() == Ok(self.control.status().started_unix_ms));
@@ -95,9 +94,9 @@ impl Live {
 /// One reader.
 struct Reader {
     _seat: OwnedSemaphorePermit,
-    /// Which life of the balancer its numbers are of.
+    /// The life of the balancer that the numbers belong to.
     life: u64,
-    /// The number of the last entry that it was given.
+    /// The number of the reader's last entry.
     last: u64,
     noted: watch::Receiver<u64>,
     status: watch::Receiver<Bytes>,

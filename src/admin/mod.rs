@@ -1,15 +1,15 @@
-//! The admin interface: what an operator sees and asks of a running balancer, over HTTP.
+//! The admin interface: status and orders of a running balancer, over HTTP.
 //!
-//! Knows nothing of sockets and loops of the data path: what it shows and does goes through [`Control`].
+//! Knows no socket and no loop of the data path: all access goes through [`Control`].
 //!
 //! ```text
 //! server   the thread, its connections and their bounds
 //!   └─ routes   addresses and their answers
-//!        ├─ guard    who may read, who may change
+//!        ├─ guard    access control
 //!        ├─ live     one tick a second for all readers: server-sent events, history
-//!        └─ metrics  figures as Prometheus reads them
+//!        └─ metrics  the status as Prometheus reads it
 //! token    where the token comes from
-//! client   the other end: what commands and the controller use
+//! client   the client side, for commands and the controller
 //! ```
 
 #[cfg(not(loom))]
@@ -45,38 +45,37 @@ pub use client::{Client, ClientError};
 pub use server::{Server, serve};
 pub use token::{find_token, token_for};
 
-/// A running balancer, as the admin interface sees it. What is shown is given at once; what is asked for may
-/// wait for a turn of the data path, so it is asked for where waiting is allowed.
+/// A running balancer, as the admin interface uses it. The status is returned at once. Orders may wait for a
+/// turn of the data path, so they are called where a thread may block.
 pub trait Control: Send + Sync + 'static {
-    /// Everything that is shown, not older than a quarter of a second.
+    /// The newest snapshot, at most a quarter of a second old.
     fn status(&self) -> Arc<Status>;
 
-    /// What has happened lately.
+    /// The event log.
     fn events(&self) -> &EventLog;
 
-    /// Whether requests are served: at least one server of every pool takes traffic. Else why not.
+    /// Whether every pool has a server that takes traffic; if not, the reason.
     fn ready(&self) -> Result<(), String>;
 
-    /// Carries out an order about the server with this id. Without the name of a pool, the id has to be in
-    /// one pool only.
+    /// Carries out an order about the server with this id. Without the name of a pool, the id must be in one
+    /// pool only.
     fn order(&self, pool: Option<&str>, id: u32, order: Order) -> Result<(), Refusal>;
 
-    /// Says which servers of a datagram pool its controller runs at present, beside those of the
-    /// configuration.
+    /// Sets the servers of a datagram pool that its controller runs, beside those of the configuration.
     fn set_servers(&self, pool: &str, servers: Vec<DesiredServer>) -> Result<(), Refusal>;
 
-    /// Reloads the configuration. Says what has changed, in words; an invalid one changes nothing.
+    /// Reloads the configuration. Returns what has changed, as text; an invalid file changes nothing.
     fn reload(&self) -> Result<String, Refusal>;
 }
 
-/// Why something was not done.
+/// Why an order was refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// There is no such pool or server.
+    /// No such pool or server.
     NotFound(String),
-    /// It is asked for in a way that cannot be: which of several is meant, a weight out of range.
+    /// An ambiguous or invalid order: an id in several pools, a weight out of range.
     Invalid(String),
-    /// It cannot be done now.
+    /// An order that cannot be carried out now.
     Failed(String),
 }
 

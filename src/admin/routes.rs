@@ -1,4 +1,4 @@
-//! The addresses of the admin interface and what answers there.
+//! The routes of the admin interface.
 
 use std::time::Duration;
 
@@ -20,9 +20,9 @@ use super::live::READERS_MAX;
 use super::metrics::{self, Format};
 use crate::pool::order::Order;
 
-/// Bytes of a request's body at most.
+/// Maximum size of a request's body, in bytes.
 const BODY_SIZE_MAX: usize = 64 * 1024;
-/// How long a body may take to come.
+/// Maximum time in which a body must arrive.
 const BODY_TIME_MAX: Duration = Duration::from_secs(5);
 
 /// All routes.
@@ -43,10 +43,7 @@ pub(super) fn router(app: App) -> Router {
         .merge(changes)
         .fallback(unknown)
         .method_not_allowed_fallback(|| async {
-            failure(
-                StatusCode::METHOD_NOT_ALLOWED,
-                "this address does not take that method; see the header Allow",
-            )
+            failure(StatusCode::METHOD_NOT_ALLOWED, "method not allowed; see the header Allow")
         })
         .layer(from_fn(guard::is_meant))
         .layer(from_fn(guard::with_headers))
@@ -70,7 +67,7 @@ async fn page() -> Response {
 }
 
 async fn unknown(uri: Uri) -> Failure {
-    failure(StatusCode::NOT_FOUND, format!("there is nothing at {}", uri.path()))
+    failure(StatusCode::NOT_FOUND, format!("{} does not exist", uri.path()))
 }
 
 async fn ready(State(app): State<App>) -> Response {
@@ -95,7 +92,7 @@ async fn history(State(app): State<App>) -> Response {
     ([(CONTENT_TYPE, HeaderValue::from_static("application/json"))], app.live.history()).into_response()
 }
 
-/// What may stand behind the `?`.
+/// Parameters after the `?`.
 #[derive(Deserialize)]
 struct Asked {
     pool: Option<String>,
@@ -118,7 +115,7 @@ async fn events(State(app): State<App>, headers: HeaderMap, query: AskedFor) -> 
     let header = headers.get("last-event-id").and_then(|id| id.to_str().ok());
     let last = header.or(asked.after.as_deref()).unwrap_or_default();
     let Some(body) = app.live.follow(last) else {
-        let error = format!("{READERS_MAX} readers follow the events already; close one");
+        let error = format!("{READERS_MAX} readers of events are the maximum; close one");
         return Err(failure(StatusCode::SERVICE_UNAVAILABLE, error));
     };
     let kind = (CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
@@ -138,13 +135,12 @@ async fn give_order(
         "disable" => Order::Disable,
         "weight" => Order::Weight(weight(asked.weight, request).await?),
         _ => {
-            let error = format!("\"{word}\" is no order; use drain, enable, disable or weight");
+            let error = format!("\"{word}\" is not an order; use drain, enable, disable or weight");
             return Err(failure(StatusCode::NOT_FOUND, error));
         }
     };
     let order = order.check().map_err(|refused| invalid(refused.to_string()))?;
-    let id: u32 =
-        id.parse().map_err(|_| invalid(format!("\"{id}\" is no id of a server; it is a number")))?;
+    let id: u32 = id.parse().map_err(|_| invalid(format!("\"{id}\" is not a server id; use a number")))?;
     app.ask(move |control| control.order(asked.pool.as_deref(), id, order)).await?;
     Ok(done(format!("{word} server {id}")))
 }
@@ -156,15 +152,15 @@ struct WeightBody {
     weight: u64,
 }
 
-/// The weight behind the `?`, or in the body. One too large for its type is too large for any server, so 0
-/// stands for it.
+/// The weight after the `?`, or in the body. A number too large for the type is returned as 0, which no
+/// server accepts either.
 async fn weight(asked: Option<String>, request: Request) -> Answer<u16> {
     let weight = match asked {
         Some(text) => text.parse().ok(),
         None => serde_json::from_slice(&body(request).await?).ok().map(|WeightBody { weight }| weight),
     };
     let weight =
-        weight.ok_or_else(|| invalid("say which weight: ?weight=5, or {\"weight\": 5} as the body"))?;
+        weight.ok_or_else(|| invalid("no weight; give ?weight=5, or {\"weight\": 5} as the body"))?;
     Ok(u16::try_from(weight).unwrap_or(0))
 }
 
@@ -182,7 +178,7 @@ async fn set_servers(
             return refuse(refused.to_string());
         }
         if servers[..place].iter().any(|other| other.id == server.id || other.addr == server.addr) {
-            return refuse(format!("another has the id {} or the address {}", server.id, server.addr));
+            return refuse(format!("another server has the id {} or the address {}", server.id, server.addr));
         }
     }
     let count = servers.len();
@@ -195,15 +191,15 @@ async fn reload(State(app): State<App>) -> Answer {
     Ok(done(app.ask(|control| control.reload()).await?))
 }
 
-/// The body of a request, if it is neither too long nor too slow.
+/// The body of a request; an error if it is too long or too slow.
 async fn body(request: Request) -> Answer<Bytes> {
     let read = axum::body::to_bytes(request.into_body(), BODY_SIZE_MAX);
     match tokio::time::timeout(BODY_TIME_MAX, read).await {
         Ok(Ok(bytes)) => Ok(bytes),
         Ok(Err(_)) => {
-            let error = format!("the body is longer than {BODY_SIZE_MAX} bytes, or broke off");
+            let error = format!("the body is longer than {BODY_SIZE_MAX} bytes, or incomplete");
             Err(failure(StatusCode::PAYLOAD_TOO_LARGE, error))
         }
-        Err(_) => Err(failure(StatusCode::REQUEST_TIMEOUT, "the body took too long")),
+        Err(_) => Err(failure(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time")),
     }
 }

@@ -1,8 +1,7 @@
-//! The thread of the admin interface: connections, and what each of them may cost.
+//! The thread of the admin interface, and the limits of its connections.
 //!
-//! Everything is bounded: connections, the size and the time of a head and of a body, the time that a reader
-//! may let data lie. So a stalled or hostile reader costs a fixed amount of memory, and the data path
-//! nothing.
+//! Everything is bounded: connections, size and time of a head and of a body, and the time in which a reader
+//! must take data. So a stalled or hostile reader costs a fixed amount of memory, and the data path nothing.
 
 use std::io;
 use std::net::SocketAddr;
@@ -27,19 +26,19 @@ use super::live::Live;
 use super::routes;
 use crate::config::Token;
 
-/// Connections at a time; more wait until one ends.
+/// Maximum number of concurrent connections; further ones wait until one ends.
 const CONNECTIONS_MAX: usize = 128;
-/// How long a connection may take for the head of its next request.
+/// Maximum time for the head of a connection's next request.
 const HEAD_TIME_MAX: Duration = Duration::from_secs(5);
-/// Bytes that a connection holds in each direction, and so of a head.
+/// Buffer of a connection in each direction, in bytes; also the maximum size of a head.
 const BUFFER_SIZE: usize = 16 * 1024;
-/// Bytes that the kernel holds for a reader (it doubles them for its own needs).
+/// Send buffer of a reader in the kernel, in bytes (the kernel doubles it for its own needs).
 const KERNEL_BUFFER_SIZE: usize = 128 * 1024;
-/// How long a reader may let data lie before its connection ends.
+/// Time in which a reader must take data; after that its connection ends.
 const STALLED_TIME_MAX: Duration = Duration::from_secs(10);
-/// Threads for what has to wait for the data path.
+/// Threads for operations that wait for the data path.
 const WAITING_THREADS_MAX: usize = 4;
-/// How long answers that are under way may take at the end.
+/// Time at the end in which answers in flight may finish.
 const END_TIME_MAX: Duration = Duration::from_millis(500);
 
 /// A running admin interface. It ends with this value.
@@ -51,12 +50,12 @@ pub struct Server {
 }
 
 impl Server {
-    /// Where it listens.
+    /// The address on which it listens.
     pub fn addr(&self) -> SocketAddr {
         self.addr
     }
 
-    /// Lets answers that are under way finish, for half a second at most, and ends it.
+    /// Lets answers in flight finish, for half a second at most, and stops.
     pub fn stop(self) {}
 }
 
@@ -69,7 +68,7 @@ impl Drop for Server {
     }
 }
 
-/// Serves `control` to whoever connects; changes need the token.
+/// Serves `control` to all connections; changes need the token.
 pub fn serve(listener: std::net::TcpListener, control: Arc<dyn Control>, token: Token) -> io::Result<Server> {
     let addr = listener.local_addr()?;
     listener.set_nonblocking(true)?;
@@ -95,7 +94,7 @@ pub fn serve(listener: std::net::TcpListener, control: Arc<dyn Control>, token: 
     Ok(Server { addr, stop, thread: Some(thread) })
 }
 
-/// Takes connections until it is asked to stop, and then gives them a moment.
+/// Accepts connections until it is stopped, then lets them finish.
 async fn accept(listener: TcpListener, router: Router, mut stop: watch::Receiver<bool>) {
     let seats = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut connections = JoinSet::new();
@@ -118,7 +117,7 @@ async fn accept(listener: TcpListener, router: Router, mut stop: watch::Receiver
                 });
             }
             Err(error) => {
-                warn!(%error, "the admin interface cannot take a connection");
+                warn!(error = error.to_string(), "admin connection not accepted");
                 tokio::time::sleep(Duration::from_millis(100)).await; // out of descriptors: not for ever
             }
         }
@@ -128,7 +127,7 @@ async fn accept(listener: TcpListener, router: Router, mut stop: watch::Receiver
         tokio::time::timeout(END_TIME_MAX, async { while connections.join_next().await.is_some() {} }).await;
 }
 
-/// One connection to its end.
+/// Serves one connection until its end.
 async fn serve_one(stream: TcpStream, router: Router, mut stop: watch::Receiver<bool>) {
     let Ok(local) = stream.local_addr() else { return };
     let socket = socket2::SockRef::from(&stream);

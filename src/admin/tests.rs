@@ -151,7 +151,8 @@ fn ask(addr: SocketAddr, request: &str, more: &str, body: &str) -> Said {
     say(
         addr,
         &format!(
-            "{request} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\nContent-Length: {length}\r\n{more}\r\n{body}"
+            "{request} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n\
+             Content-Length: {length}\r\n{more}\r\n{body}"
         ),
     )
 }
@@ -249,9 +250,9 @@ fn orders_reach_the_balancer_and_its_refusals_the_operator() {
         ("%ff/drain", "", 400, ""),
         ("3/stop", "", 404, "use drain, enable, disable or weight"),
         ("3/drain?pool=a&pool=b", "", 400, "pool"),
-        ("3/weight", "", 400, "say which weight"),
-        ("3/weight", "{\"wait\": 5}", 400, "say which weight"),
-        ("3/weight?weight=5.5", "", 400, "say which weight"),
+        ("3/weight", "", 400, "no weight; give"),
+        ("3/weight", "{\"wait\": 5}", 400, "no weight; give"),
+        ("3/weight?weight=5.5", "", 400, "no weight; give"),
         ("3/weight?weight=0", "", 400, number),
         ("3/weight?weight=101", "", 400, number),
         ("3/weight", "{\"weight\": 65537}", 400, number),
@@ -286,7 +287,10 @@ fn the_servers_of_a_pool_are_set_as_a_whole() {
     for (servers, words) in [
         (json!([one(0, "localhost:53", 1)]), "the body: "),
         (json!([one(0, "127.0.0.1:53", 0)]), "servers[0]: a weight is"),
-        (json!([one(0, "127.0.0.1:53", 1), one(0, "127.0.0.1:54", 1)]), "servers[1]: another has the id 0"),
+        (
+            json!([one(0, "127.0.0.1:53", 1), one(0, "127.0.0.1:54", 1)]),
+            "servers[1]: another server has the id 0",
+        ),
         (json!([one(0, "127.0.0.1:53", 1), one(1, "127.0.0.1:53", 1)]), "the address 127.0.0.1:53"),
         (json!([{"id": 0}]), "missing field `addr`"),
         (json!("all"), "the body: "),
@@ -321,7 +325,7 @@ fn changes_need_the_token_and_nothing_is_done_without_it() {
 fn other_addresses_and_methods_are_refused_in_words() {
     let (server, fake) = start();
     let addr = server.addr();
-    assert_eq!(get(addr, "/api/nothing").error(), "there is nothing at /api/nothing");
+    assert_eq!(get(addr, "/api/nothing").error(), "/api/nothing does not exist");
     assert_eq!(get(addr, "/api/nothing").status, 404);
     for (request, allowed) in [
         ("POST /api/status", "allow: get,head"),
@@ -353,7 +357,8 @@ fn a_page_of_a_stranger_cannot_ask_here() {
         let said = say(
             addr,
             &format!(
-                "POST /api/servers/3/drain HTTP/1.1\r\n{hosts}Authorization: Bearer {TOKEN}\r\nConnection: close\r\n\r\n"
+                "POST /api/servers/3/drain HTTP/1.1\r\n{hosts}Authorization: Bearer {TOKEN}\r\n\
+                 Connection: close\r\n\r\n"
             ),
         );
         assert_eq!(said.status, status, "{hosts}: {said:?}");
@@ -651,7 +656,7 @@ fn the_client_says_what_is_wrong_at_the_other_end() {
     server.stop();
     let error = Client::new(addr, None).status().unwrap_err();
     assert!(matches!(error, ClientError::NoAnswer { .. }), "{error:?}");
-    assert!(error.to_string().starts_with(&format!("no balancer answers at {addr} (")), "{error}");
+    assert!(error.to_string().starts_with(&format!("no response from {addr}: ")), "{error}");
 
     // Others than a balancer: one that says something else, one that says nothing.
     let other = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -676,6 +681,6 @@ fn the_client_says_what_is_wrong_at_the_other_end() {
     let _silent = thread.join().unwrap();
     let began = Instant::now();
     let error = Client::new(addr, None).status().unwrap_err();
-    assert!(error.to_string().contains("no answer in time"), "{error}");
+    assert!(error.to_string().contains("no response in time"), "{error}");
     assert!(began.elapsed() < Duration::from_secs(10));
 }

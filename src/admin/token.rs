@@ -1,19 +1,19 @@
-//! Where the token of the admin interface comes from: a file of the operator's, or one that the balancer
-//! makes and leaves for others of its user in `state_dir`.
+//! The token of the admin interface: from a file of the operator, or a file that the balancer writes to
+//! `state_dir` for other programs of its user.
 
 use std::path::Path;
 
 use crate::config::{Admin, Token};
 use crate::os::state_dir;
 
-/// The name of the file that a balancer leaves, by the port of its admin interface.
+/// The name of the file that a balancer writes, by the port of its admin interface.
 fn file_name(port: u16) -> String {
     format!("admin-{port}.token")
 }
 
-/// The token for a balancer whose admin interface has this port: the operator's, or one that is left in
-/// `state_dir`. It stays there, so that a successor, or the next one after a crash, takes what commands and
-/// dashboards know already. The error says what to do.
+/// The token for a balancer whose admin interface has this port: the operator's, or the one in `state_dir`.
+/// The file stays, so a successor or a restarted balancer has the token that commands and dashboards know.
+/// The error names the remedy.
 pub fn token_for(admin: &Admin, state_dir: &Path, port: u16) -> Result<Token, String> {
     if let Some(token) = &admin.token {
         return Ok(token.clone());
@@ -27,15 +27,15 @@ pub fn token_for(admin: &Admin, state_dir: &Path, port: u16) -> Result<Token, St
     Ok(Token::new(&text).expect("32 hex digits are a token"))
 }
 
-/// The token that the balancer at this port of this machine takes: the operator's, or the one that it has
-/// left in `state_dir`. The error says what to do.
+/// The token of the balancer at this port of this machine: the operator's, or the one in `state_dir`. The
+/// error names the remedy.
 pub fn find_token(admin: &Admin, state_dir: &Path, port: u16) -> Result<Token, String> {
     match &admin.token {
         Some(token) => Ok(token.clone()),
         None => Token::read(&state_dir.join(file_name(port))).map_err(|problem| {
             format!(
-                "{problem}. It is there while a balancer of the same user and state_dir runs with its admin interface on \
-                 port {port}; else give --token-file"
+                "{problem}; start the balancer with this user and state_dir and admin port {port}, or give \
+                 --token-file"
             )
         }),
     }

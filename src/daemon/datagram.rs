@@ -1,4 +1,4 @@
-//! A datagram pool's loops, one a worker, and their sockets.
+//! The sockets of a datagram pool, and its role as a worker's loop drives it.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -14,27 +14,27 @@ use crate::pool::event::Event;
 use crate::pool::stats::{DatagramStats, WorkerStats};
 use crate::role::datagram::{DatagramRole, ProxyProtocol, Sockets, WorkerSockets};
 
-/// Which sockets a pool needs.
+/// The sockets of a pool.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
-    /// Where clients ask.
+    /// The client-side addresses.
     pub listen: Vec<SocketAddr>,
     /// Worker threads.
     pub workers: usize,
-    /// Ports towards servers, of all workers together; each has at least one.
+    /// Server-side ports, of all workers together; each worker has at least one.
     pub ports: usize,
-    /// Where ports towards IPv4 servers are bound; `None` if there are no such servers.
+    /// The local address of ports towards IPv4 servers; `None` without such servers.
     pub v4: Option<Ipv4Addr>,
-    /// The same for IPv6.
+    /// The local address of ports towards IPv6 servers; `None` without such servers.
     pub v6: Option<Ipv6Addr>,
-    /// Whether servers are checked.
+    /// Whether health checks are sent.
     pub checks: bool,
     /// Whether servers see the client's address as the source.
     pub transparent: bool,
 }
 
 impl Plan {
-    /// Whether the sockets of this plan are all that `other` needs.
+    /// Whether the sockets of this plan include all sockets of `other`.
     pub fn covers(&self, other: &Plan) -> bool {
         let has = |mine: Option<IpAddr>, theirs: Option<IpAddr>| theirs.is_none() || mine == theirs;
         self.listen == other.listen
@@ -44,8 +44,8 @@ impl Plan {
             && has(self.v6.map(Into::into), other.v6.map(Into::into))
     }
 
-    /// Opens the sockets of each worker of the pool of this name; fronts that are in `inherited` are taken
-    /// from there.
+    /// Opens the sockets of each worker of the pool of this name. Client-side sockets that are in `inherited`
+    /// are taken from there.
     pub fn open(
         &self,
         pool: &str,
@@ -55,7 +55,7 @@ impl Plan {
         fronts.into_iter().enumerate().map(|(worker, fronts)| self.open_worker(worker, fronts)).collect()
     }
 
-    /// Opens where clients ask, for each worker.
+    /// Opens the client-side sockets of each worker.
     pub fn open_fronts(&self, pool: &str, inherited: &mut SocketSet) -> io::Result<Vec<Vec<UdpSocket>>> {
         let front = SocketOptions { fragments: true, ..SocketOptions::default() };
         let shared = SocketOptions { reuse_port: self.workers > 1, ..front };
@@ -63,8 +63,8 @@ impl Plan {
             (0..self.workers).any(|worker| inherited.has(pool, SocketKind::Front, worker as u16, addr))
         };
         if shared.reuse_port {
-            // A shared port can be shared with anybody of the same user, who would take a part of the
-            // requests in silence. So it must be free before it is shared, if it is not ours already.
+            // Any process of the same user can share a shared port, and would take a part of the requests
+            // unnoticed. So the port must be free before it is shared, unless it is ours already.
             for &addr in self.listen.iter().filter(|&&addr| !is_ours(inherited, addr)) {
                 drop(bind(addr, &front)?);
             }
@@ -122,12 +122,12 @@ impl Plan {
     }
 }
 
-/// Whether this machine has IPv6 at all.
+/// Whether this machine supports IPv6.
 pub fn has_ipv6() -> bool {
     UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)).is_ok()
 }
 
-/// The sizes of a turn. Headers before datagrams make copies of these, for which there is more room then.
+/// The sizes of a turn. With PROXY headers the datagrams are copied, which needs more staging memory.
 pub fn io_options(proxy_protocol: ProxyProtocol) -> IoOptions {
     let staging_bytes = if proxy_protocol == ProxyProtocol::Off { 256 << 10 } else { 4 << 20 };
     IoOptions { staging_bytes, prefault: true, ..IoOptions::default() }

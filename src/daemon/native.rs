@@ -9,7 +9,7 @@ use crate::pool::event::Event;
 use crate::pool::stats::{DatagramStats, WorkerStats};
 use crate::role::native::{FRONT, NativeRole};
 
-/// The pool's name in figures and orders.
+/// The name of the short form's pool.
 pub const NAME: &str = "native";
 
 impl Balancing for NativeRole {

@@ -1,5 +1,5 @@
-//! The loop of one worker of a balancer, native or of a datagram pool: serves until it is told to retire,
-//! then finishes what is under way.
+//! The loop of one worker of a pool of either kind: serves until the worker retires, then finishes the
+//! requests in flight.
 
 use std::io;
 use std::ops::Range;
@@ -52,15 +52,15 @@ struct Accounted {
     unusable: u64,
 }
 
-/// How far a worker's life is.
+/// The phase of a worker's life.
 #[derive(Debug)]
 enum Life {
-    /// The fronts are not read yet: as soon as a server is there, or at this time, they are.
+    /// The client-side sockets are not read until a server is up, or until this time.
     Waiting {
         until: Instant,
     },
     Serving,
-    /// Clients are not heard any more; what is under way is finished, until this time.
+    /// The client-side sockets are paused; requests in flight finish, until this time.
     Retiring {
         until: Instant,
     },
@@ -68,40 +68,40 @@ enum Life {
     Failed(io::Error),
 }
 
-/// Turns that what was read before a pause takes, at most.
+/// Maximum number of turns for datagrams that were read before a pause.
 const SETTLE_TURNS: usize = 16;
 
 /// A role with its sockets.
 pub struct Worker<R, I> {
-    /// What it does.
+    /// The worker's role.
     pub role: R,
-    /// Its sockets.
+    /// The worker's sockets.
     pub io: I,
-    /// How many there are.
+    /// Number of sockets.
     sockets: u16,
-    /// The CPU that the worker is pinned to, if any.
+    /// The CPU that the worker is pinned to; `None` if it is not pinned.
     processor: Option<usize>,
-    /// How long what is under way may take when it retires.
+    /// Maximum time for requests in flight when the worker retires.
     patience: Duration,
     life: Life,
     accounted: Accounted,
 }
 
 impl<R: Balancing, I: DatagramIo> Worker<R, I> {
-    /// A worker that serves, with so many sockets.
+    /// A worker that serves, with `sockets` sockets.
     pub fn new(role: R, io: I, sockets: usize, processor: Option<usize>, patience: Duration) -> Self {
         let (sockets, accounted) = (sockets as u16, Accounted::default());
         Worker { role, io, sockets, processor, patience, life: Life::Serving, accounted }
     }
 
-    /// Leaves what clients send in the sockets' buffers until a server is there, for so long at most: for a
-    /// process that has taken its sockets over, so that they hold requests already.
+    /// Leaves datagrams of clients in the sockets' buffers until a server is up, at most until this time: for
+    /// a process that took over its sockets, so that they may hold requests already.
     pub fn wait_for_servers(&mut self, until: Instant) -> io::Result<()> {
         self.life = Life::Waiting { until };
         self.each_front(I::pause)
     }
 
-    /// Stops hearing clients; the loop ends when what is under way is finished.
+    /// Stops reading clients; the loop ends when the requests in flight are finished.
     pub fn retire(&mut self, now: Instant) -> io::Result<()> {
         if matches!(self.life, Life::Waiting { .. } | Life::Serving) {
             self.life = Life::Retiring { until: now + self.patience };
@@ -111,17 +111,17 @@ impl<R: Balancing, I: DatagramIo> Worker<R, I> {
         Ok(())
     }
 
-    /// Leaves what clients send in the sockets' buffers.
+    /// Leaves datagrams of clients in the sockets' buffers.
     pub fn pause_fronts(&mut self) -> io::Result<()> {
         self.each_front(I::pause)
     }
 
-    /// Hears clients again.
+    /// Reads clients again.
     pub fn resume_fronts(&mut self) -> io::Result<()> {
         self.each_front(I::resume)
     }
 
-    /// Takes turns until nothing is left of what was read before the sockets were paused.
+    /// Takes turns until all datagrams that were read before a pause are handled.
     pub fn settle(&mut self, clock: &Clock) -> io::Result<()> {
         for _ in 0..SETTLE_TURNS {
             let (_, is_settled) = turn_until(Some(clock.now()), &mut self.io, &mut self.role, clock)?;
@@ -132,17 +132,17 @@ impl<R: Balancing, I: DatagramIo> Worker<R, I> {
         Ok(())
     }
 
-    /// Ends the loop after this turn: somebody else has taken all that is under way.
+    /// Ends the loop after this turn: another process has taken over all requests in flight.
     pub fn end(&mut self) {
         self.life = Life::Over;
     }
 
-    /// Leaves everything that arrives in the sockets' buffers.
+    /// Leaves all datagrams in the sockets' buffers.
     pub fn pause_all(&mut self) -> io::Result<()> {
         self.each(0..self.sockets, I::pause)
     }
 
-    /// Reads on; a worker that cannot ends, and tells why.
+    /// Reads all sockets again. A worker that cannot ends with the error.
     pub fn resume_all(&mut self) {
         if let Err(error) = self.each(0..self.sockets, I::resume) {
             self.life = Life::Failed(error);
@@ -157,7 +157,7 @@ impl<R: Balancing, I: DatagramIo> Worker<R, I> {
         sockets.map(SocketId).try_for_each(|socket| act(&mut self.io, socket))
     }
 
-    /// Lives on; true if it is over.
+    /// Advances to the next phase if it is time; true at the end.
     fn live(&mut self, now: Instant) -> io::Result<bool> {
         match &self.life {
             &Life::Waiting { until } => {

@@ -1,4 +1,4 @@
-//! Log-linear histograms brought down to a few fixed buckets.
+//! Log-linear histograms reduced to a few fixed buckets.
 
 use crate::admin::status::Numbers;
 
@@ -23,30 +23,30 @@ pub(super) const BOUNDS_S: [f64; 17] = [
     f64::INFINITY,
 ];
 
-/// Upper bounds of lengths of queues, and of differences between them.
+/// Upper bounds of queue lengths and of differences between them, in requests.
 pub(super) const BOUNDS_REQUESTS: [f64; 12] =
     [0.0, 1.0, 2.0, 3.0, 5.0, 7.0, 15.0, 30.0, 60.0, 120.0, 480.0, f64::INFINITY];
 
-/// Latencies, or numbers, since the start.
+/// A histogram of latencies or numbers since the start.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Buckets {
-    /// Their sum; of latencies in seconds, as if each were in the middle of its fine bucket.
+    /// Sum of the values; of latencies in seconds, each taken as the middle of its fine bucket.
     pub sum: f64,
-    /// How many.
+    /// Count of the values.
     pub count: u64,
-    /// Upper bounds, and how many lie below it and above the one before.
+    /// Pairs of an upper bound and the count of values not above it and above the bound before.
     pub counts: Vec<(f64, u64)>,
 }
 
 impl Buckets {
-    /// Of (highest microseconds, count) pairs, as [`crate::admin::status::Latencies::histogram`] has them.
+    /// From (highest microseconds, count) pairs as in [`crate::admin::status::Latencies::histogram`].
     pub fn of(histogram: &[(u64, u64)]) -> Buckets {
         let sum = histogram.iter().map(|&(upper_us, count)| middle_us(upper_us) * count as f64 / 1e6).sum();
         let seconds = histogram.iter().map(|&(upper_us, count)| (upper_us as f64 / 1e6, count));
         Buckets::within(&BOUNDS_S, sum, seconds)
     }
 
-    /// Of whole numbers, whose sum is known.
+    /// From whole numbers, whose sum is known.
     pub fn of_numbers(numbers: &Numbers) -> Buckets {
         let pairs = numbers.histogram.iter().map(|&(upper, count)| (upper as f64, count));
         Buckets::within(&BOUNDS_REQUESTS, numbers.sum as f64, pairs)
@@ -63,7 +63,7 @@ impl Buckets {
     }
 }
 
-/// The middle of the fine bucket with this upper end: exact below 8 us, then 8 steps to each doubling.
+/// The middle of the fine bucket with this upper end: exact below 8 us, then 8 steps per power of two.
 fn middle_us(upper_us: u64) -> f64 {
     let width = if upper_us < 8 { 0 } else { 1u64 << (upper_us - 1).ilog2().saturating_sub(3) };
     upper_us as f64 - width as f64 / 2.0
@@ -86,7 +86,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn sum_and_counts_are_those_of_what_was_recorded(latencies in prop::collection::vec(0u32..20_000_000, 0..200)) {
+        fn sum_and_counts_are_those_of_what_was_recorded(
+            latencies in prop::collection::vec(0u32..20_000_000, 0..200),
+        ) {
             let histogram = LatencyHistogram::default();
             latencies.iter().for_each(|&micros| histogram.record(micros));
             let pairs: Vec<(u64, u64)> = histogram.snapshot().buckets().collect();
@@ -98,8 +100,9 @@ mod tests {
             let mut below = 0;
             for (bound, count) in buckets.counts {
                 below += count;
-                // What is counted as below is below; what is far below is counted so.
-                let surely = latencies.iter().filter(|&&us| f64::from(us) * 1.125 + 1.0 <= bound * 1e6).count();
+                // A value in the bucket is not above its bound; a value far below the bound is in the bucket.
+                let is_surely = |us: u32| f64::from(us) * 1.125 + 1.0 <= bound * 1e6;
+                let surely = latencies.iter().filter(|&&us| is_surely(us)).count();
                 let perhaps = latencies.iter().filter(|&&us| f64::from(us) <= bound * 1e6).count();
                 prop_assert!((surely..=perhaps).contains(&(below as usize)), "{} {}", bound, below);
             }

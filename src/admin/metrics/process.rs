@@ -1,4 +1,4 @@
-//! What this process uses.
+//! Resource usage of this process.
 
 use rustix::time::{ClockId, clock_gettime};
 
@@ -7,7 +7,7 @@ use rustix::time::{ClockId, clock_gettime};
 pub(super) struct Process {
     /// CPU seconds of all threads.
     pub cpu_s: f64,
-    /// Memory in use, if the system says.
+    /// Resident memory in bytes; `None` if the system does not report it.
     pub resident_bytes: Option<u64>,
 }
 

@@ -69,15 +69,18 @@ pub(super) const SERVER_COUNTERS: &[OfServer] = &[
 
 #[rustfmt::skip]
 pub(super) const SERVER_GAUGES: &[GaugeOfServer] = &[
-    ("server_up", None, "State of a server (1 = up, 0 = not up)", |s| Some(f64::from(u8::from(s.state == "up")))),
+    ("server_up", None, "State of a server (1 = up, 0 = not up)",
+        |s| Some(f64::from(u8::from(s.state == "up")))),
     ("server_queue", None, "Requests or flows at a server", |s| Some(s.queue as f64)),
     ("server_weight", None, "Share of a server relative to other servers", |s| Some(s.weight as f64)),
-    ("server_state_age", Some(Unit::Seconds), "Time since a server came into its state, in seconds", |s| s.since_s),
+    ("server_state_age", Some(Unit::Seconds), "Time since a server came into its state, in seconds",
+        |s| s.since_s),
     ("server_report_age", Some(Unit::Seconds), "Age of the last report, in seconds",
         |s| seconds(s.native?.report_age_ms)),
     ("server_answer_age", Some(Unit::Seconds), "Time since the last valid datagram of a server, in seconds",
         |s| seconds(s.heard_ms)),
-    ("server_service_time", Some(Unit::Seconds), "Service time of a server as used by shortest_delay, in seconds",
+    ("server_service_time", Some(Unit::Seconds),
+        "Service time of a server as used by shortest_delay, in seconds",
         |s| Some(s.service?.time_us as f64 / 1e6)),
     ("server_slowness", None, "Service time relative to the pool's fastest server (1 = as fast)",
         |s| Some(s.service?.slowness)),

@@ -1,4 +1,4 @@
-//! The JSON of a status as release 0.1 had it: the values of the first native pool at the top level too,
+//! The JSON of a status as version 0.1 had it: the values of the first native pool at the top level too,
 //! under their old names. Deprecated since 0.2, for readers that go by these names; the next release drops
 //! this file, and [`Status`] derives `Serialize`.
 

@@ -1,4 +1,4 @@
-//! What has happened lately: for the dashboard, `lbd top`, and whoever follows `/api/events`.
+//! The event log, for the dashboard, `lbd top`, and readers of `/api/events`.
 
 use std::collections::VecDeque;
 use std::sync::Mutex;
@@ -8,36 +8,36 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-/// One thing that happened.
+/// One event.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
-    /// Its number, from 1; each is the one before plus one.
+    /// The entry's number: 1 for the first, then one more each.
     pub number: u64,
-    /// When: milliseconds since 1970.
+    /// Time of the event, in milliseconds since 1970.
     pub unix_ms: u64,
-    /// What kind it is: see [`Kind`].
+    /// The kind of the event.
     pub kind: Kind,
-    /// The pool that it is about; empty for the whole process.
+    /// The pool of the event; empty for an event of the process.
     pub pool: String,
-    /// The server that it is about.
+    /// The server of the event; `None` for an event of the pool or the process.
     pub server: Option<u32>,
-    /// In words.
+    /// The event as text.
     pub text: String,
 }
 
-/// What kind of thing happened.
+/// The kind of an event.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
-    /// A server came, left, or changed its state.
+    /// A server joined, left, or changed its state.
     Server,
-    /// The number of servers was, or was to be, changed; the text has the reason.
+    /// A scaling decision; the text has the reason.
     Scaling,
-    /// An operator asked for something.
+    /// An operator's order.
     Operator,
-    /// The configuration was reloaded, or was refused.
+    /// A reload, or a configuration that was rejected.
     Reload,
-    /// Anything else.
+    /// Any other event.
     #[default]
     Notice,
 }
@@ -46,7 +46,7 @@ impl Kind {
     /// All kinds.
     pub const ALL: [Kind; 5] = [Kind::Server, Kind::Scaling, Kind::Operator, Kind::Reload, Kind::Notice];
 
-    /// Its name in JSON and in metrics.
+    /// The kind's name in JSON and in metrics.
     pub const fn name(self) -> &'static str {
         match self {
             Kind::Server => "server",
@@ -58,14 +58,14 @@ impl Kind {
     }
 }
 
-/// Entries that are kept; the oldest go first.
+/// Maximum number of entries; the oldest are removed first.
 pub const KEPT_MAX: usize = 256;
 
-/// The newest entries. Written by any thread, a few times a second at most.
+/// The newest entries. Any thread writes, a few times a second at most.
 #[derive(Debug)]
 pub struct EventLog {
     kept: Mutex<VecDeque<Entry>>,
-    /// Entries so far, by kind. Written with `kept` held.
+    /// Entries since the start, by kind. Written with `kept` locked.
     counts: [AtomicU64; Kind::ALL.len()],
     newest: watch::Sender<u64>,
 }
@@ -77,7 +77,7 @@ impl Default for EventLog {
 }
 
 impl EventLog {
-    /// Notes that something happened, now.
+    /// Adds an event that happens now.
     pub fn note(&self, kind: Kind, pool: &str, server: Option<u32>, text: impl Into<String>) {
         let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let mut kept = self.kept.lock().expect("no panic while it is held");
@@ -94,8 +94,8 @@ impl EventLog {
             text: text.into(),
         });
         self.counts[kind as usize].fetch_add(1, Ordering::Relaxed);
-        // Not while the entries are locked: whoever looks at the number may want them next, and would wait
-        // for us.
+        // After the entries are unlocked: a reader that holds the number may lock the entries next, and would
+        // wait for this thread.
         drop(kept);
         self.newest.send_if_modified(|newest| {
             let is_newer = number > *newest;
@@ -104,18 +104,18 @@ impl EventLog {
         });
     }
 
-    /// The entries after this number that are still kept, oldest first; all with 0.
+    /// The entries after this number that are still in the log, oldest first; all with 0.
     pub fn after(&self, number: u64) -> Vec<Entry> {
         let kept = self.kept.lock().expect("no panic while it is held");
         kept.iter().filter(|entry| entry.number > number).cloned().collect()
     }
 
-    /// How many there were so far, by kind.
+    /// Entries since the start, by kind.
     pub fn counts(&self) -> Vec<(Kind, u64)> {
         Kind::ALL.iter().map(|&kind| (kind, self.counts[kind as usize].load(Ordering::Relaxed))).collect()
     }
 
-    /// The number of the newest entry, to be waited on.
+    /// The number of the newest entry, which a reader can wait for.
     pub fn newest(&self) -> watch::Receiver<u64> {
         self.newest.subscribe()
     }

@@ -9,7 +9,7 @@
 //! | `board.rs` | one snapshot for all readers |
 //! | `history.rs` | the last ten minutes |
 //! | `events.rs` | the event log |
-//! | `deprecated.rs` | the JSON keys of release 0.1 |
+//! | `deprecated.rs` | the JSON keys of version 0.1 |
 
 mod board;
 mod decisions;

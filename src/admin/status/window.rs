@@ -1,33 +1,33 @@
-//! What passed in the last moment: the difference between a look now and one a few samples ago.
+//! The sample window: the difference between the newest sample and one a few samples before.
 
 use std::collections::VecDeque;
 use std::time::Instant;
 
 use crate::pool::stats::LatencySnapshot;
 
-/// Replies of one slot at one look, all workers together, and their latencies.
+/// Responses of one slot and their latencies, of all workers together.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Sample {
     pub answered: u64,
     pub latency: LatencySnapshot,
 }
 
-/// The samples of the last moment, at every slot.
+/// The samples of the window, by slot.
 pub(super) struct Window {
-    /// Looks that the window reaches back.
+    /// Samples that the window reaches back.
     span: usize,
     times: VecDeque<Instant>,
     slots: Vec<VecDeque<Sample>>,
 }
 
 impl Window {
-    /// Reaches back so many samples, 1 at least, from samples that follow; this is the first one.
+    /// A window that reaches back `span` samples, 1 at least; `first` is the first sample of each slot.
     pub fn new(span: usize, first: Vec<Sample>) -> Self {
         let slots = first.into_iter().map(|sample| VecDeque::from([sample])).collect();
         Window { span: span.max(1), times: VecDeque::from([Instant::now()]), slots }
     }
 
-    /// Begins a look at all slots: gives the seconds since the one that they will be compared with.
+    /// Begins a sample of all slots. Returns the seconds since the sample that it is compared with.
     pub fn begin(&mut self) -> f64 {
         let now = Instant::now();
         let oldest = *self.times.front().expect("there is a first look");
@@ -38,7 +38,7 @@ impl Window {
         now.duration_since(oldest).as_secs_f64().max(1e-6)
     }
 
-    /// A look at a slot: gives what passed there.
+    /// Adds the sample of a slot. Returns the difference within the window.
     pub fn sample(&mut self, slot: usize, now: Sample) -> Sample {
         let samples = &mut self.slots[slot];
         let oldest = samples.front().expect("there is a first look");

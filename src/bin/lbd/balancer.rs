@@ -185,8 +185,8 @@ fn tell_end(snapshots: &mut Snapshots) {
         let PoolStatus { name, received, dispatched, answered, .. } = &pool;
         let (refused, dropped): (u64, _) = (pool.refused.values().sum(), pool.all_dropped());
         let mut text = format!(
-            "pool {name}: {received} received, {dispatched} dispatched, {answered} answered, {refused} refused, \
-             {dropped} dropped"
+            "pool {name}: {received} received, {dispatched} dispatched, {answered} answered, \
+             {refused} refused, {dropped} dropped"
         );
         if let Some(of) = pool.datagram {
             let (timed_out, forwarded, in_flight) = (of.timed_out, of.forwarded, of.in_flight);

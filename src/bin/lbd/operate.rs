@@ -1,4 +1,4 @@
-//! Commands to a running balancer, by way of its admin interface.
+//! Commands to a running balancer, through its admin interface.
 
 use std::io::{IsTerminal, Write};
 use std::net::SocketAddr;
@@ -14,11 +14,11 @@ use lbd::pool::order::Order;
 use crate::args::{Drain, Reach, ServerArgs, Show, Weight};
 use crate::{shown, table};
 
-/// How often `--watch` shows the status.
+/// Interval of `--watch`.
 const WATCH_EVERY: Duration = Duration::from_secs(1);
-/// How often `--wait` looks.
+/// Interval of `--wait`.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
-/// How long a balancer may be away while it is waited for: it may be restarted.
+/// Time for which `--wait` tolerates a balancer that does not respond, since it may restart.
 const AWAY_MAX: Duration = Duration::from_secs(5);
 
 /// `lbd status`.
@@ -47,7 +47,7 @@ pub fn status(args: &Show) -> Result<bool> {
     }
 }
 
-/// `lbd drain`; false if it was waited for in vain.
+/// `lbd drain`; false if requests are left after the wait.
 pub fn drain(args: &Drain) -> Result<bool> {
     let client = args.server.order(Order::Drain)?;
     match args.wait {
@@ -74,7 +74,7 @@ pub fn reload(reach: &Reach) -> Result<bool> {
 }
 
 impl ServerArgs {
-    /// Gives the order and says so.
+    /// Gives the order and prints it.
     fn order(&self, order: Order) -> Result<Client> {
         let client = self.reach.with_token()?;
         client.order(self.pool.as_deref(), self.id, order)?;
@@ -94,7 +94,7 @@ impl ServerArgs {
     }
 }
 
-/// Waits until nothing is left at the server, or it has left; tells what is left when that changes.
+/// Waits until the server's queue is empty, or the server has left. Prints the queue when it changes.
 fn wait_until_empty(client: &Client, args: &ServerArgs, patience: Duration) -> Result<bool> {
     let (id, give_up) = (args.id, Instant::now() + patience);
     let (mut told, mut seen_draining, mut answered) = (None, false, Instant::now());
@@ -131,7 +131,7 @@ fn wait_until_empty(client: &Client, args: &ServerArgs, patience: Duration) -> R
     Ok(true)
 }
 
-/// Tells how far something is: in place on a terminal, on a line of its own anywhere else.
+/// Prints progress: on a terminal in place, anywhere else on a line of its own.
 fn progress(text: std::fmt::Arguments<'_>) {
     if std::io::stderr().is_terminal() {
         let _ = write!(std::io::stderr(), "\r{text}\x1b[K\r");
@@ -146,7 +146,7 @@ impl Reach {
             .context("the configuration says where the balancer is; --admin ADDR does without")
     }
 
-    /// Where the balancer's admin interface is.
+    /// The address of the balancer's admin interface.
     pub fn addr(&self) -> Result<SocketAddr> {
         if let Some(addr) = self.admin {
             return Ok(addr);
@@ -157,7 +157,7 @@ impl Reach {
         }
     }
 
-    /// Whoever may change something there.
+    /// A client with the token, for changes.
     pub fn with_token(&self) -> Result<Client> {
         let addr = self.addr()?;
         let token = match &self.token_file {
@@ -169,7 +169,7 @@ impl Reach {
         };
         match token {
             Ok(token) => Ok(Client::new(addr, Some(token))),
-            // Where nobody answers, that there is no token is no news.
+            // If the balancer does not respond, that is the error, and not the missing token.
             Err(problem) => {
                 Client::new(addr, None).status()?;
                 bail!(problem)

@@ -56,7 +56,8 @@ pub fn render(status: &Status, unix_ms: u64, colours: bool) -> String {
 fn head(pool: &PoolStatus) -> String {
     let protocol = if pool.protocol == pool.name { String::new() } else { format!(" ({})", pool.protocol) };
     format!(
-        "pool {}{protocol}: {} of {} up, {}/s, p50 {}, p99 {}; {} received, {} answered, {} failed, {} dropped",
+        "pool {}{protocol}: {} of {} up, {}/s, p50 {}, p99 {}; {} received, {} answered, {} failed, \
+         {} dropped",
         pool.name,
         pool.up(),
         pool.servers.len(),

@@ -48,7 +48,7 @@ pub fn show(text: &str) -> std::io::Result<bool> {
 pub fn summary(total: &Summary, clients: u32, duration_s: f64) -> String {
     let Summary { sent, answered, retried, refused, busy, lost, .. } = total;
     format!(
-        "summary: {clients} clients, {duration_s:.1} s: {sent} requests sent, {answered} answered, {retried} retried, \
-         {refused} refused, {busy} busy, {lost} lost"
+        "summary: {clients} clients, {duration_s:.1} s: {sent} requests sent, {answered} answered, \
+         {retried} retried, {refused} refused, {busy} busy, {lost} lost"
     )
 }

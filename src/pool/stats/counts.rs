@@ -1,11 +1,11 @@
-//! A histogram of small whole numbers, such as lengths of queues, that one thread writes and others read.
+//! A histogram of small whole numbers, such as queue lengths: one thread writes, and others read.
 
 use super::{Counter, LatencyHistogram, LatencySnapshot};
 
 /// Counts numbers: exactly below 8, and at most 12.5 % too high above.
 #[derive(Debug, Default)]
 pub struct CountHistogram {
-    /// Numbers instead of microseconds.
+    /// Buckets of numbers instead of microseconds.
     counts: LatencyHistogram,
     sum: Counter,
 }
@@ -31,7 +31,7 @@ pub struct CountSnapshot {
 }
 
 impl CountSnapshot {
-    /// What was counted between `earlier` and this snapshot.
+    /// The counts between `earlier` and this snapshot.
     pub fn since(&self, earlier: &CountSnapshot) -> CountSnapshot {
         CountSnapshot {
             sum: self.sum.saturating_sub(earlier.sum),
@@ -45,17 +45,17 @@ impl CountSnapshot {
         self.counts.merge(&other.counts);
     }
 
-    /// How many numbers were counted.
+    /// Count of the numbers.
     pub fn count(&self) -> u64 {
         self.counts.count()
     }
 
-    /// Their sum, which is exact.
+    /// Exact sum of the numbers.
     pub fn sum(&self) -> u64 {
         self.sum
     }
 
-    /// Their mean; 0 without data.
+    /// Mean of the numbers; 0 without data.
     pub fn mean(&self) -> f64 {
         self.sum as f64 / self.count().max(1) as f64
     }
@@ -65,7 +65,7 @@ impl CountSnapshot {
         self.counts.quantile(quantile).map_or(0, |number| number.as_micros() as u64)
     }
 
-    /// The buckets that hold something: the highest number that falls into it, and how many did.
+    /// The buckets that are not empty: their highest number, and their count.
     pub fn buckets(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
         self.counts.buckets()
     }

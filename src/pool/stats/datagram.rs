@@ -11,7 +11,8 @@ use super::{Counter, ServerStats, WorkerStats};
 
 /// Counters of one server slot at one worker.
 #[derive(Debug, Default)]
-#[repr(align(128))] // one worker writes: no other worker's data is in these cache lines, nor in their neighbours
+// One worker writes: no other worker's data is in these cache lines, nor in their neighbours.
+#[repr(align(128))]
 pub struct DatagramServerStats {
     /// What every pool counts.
     pub common: ServerStats,

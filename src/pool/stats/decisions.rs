@@ -1,19 +1,18 @@
-//! How good a worker's choices of servers were, by what it knew.
+//! Quality of a worker's selections, measured by what the worker knew.
 
 use super::{CountHistogram, Counter, LatencyHistogram};
 
-/// Figures of one worker. The choices that are looked at are one in 64, at random distances.
+/// Counters of one worker. One selection in 64 is sampled, at random distances.
 #[derive(Debug, Default)]
 pub struct DecisionStats {
-    /// By how many requests the queue of the chosen server was longer than the shortest that might have been
-    /// chosen.
+    /// Regret: excess of the selected server's queue over the shortest eligible queue, in requests.
     pub regret: CountHistogram,
-    /// How long before the choice the chosen server had last been heard of.
+    /// Staleness: age of the newest information about the selected server, in microseconds.
     pub age: LatencyHistogram,
-    /// Of each report, by how many requests the queue that was believed, with what is under way, differed
-    /// from it. Only where servers report.
+    /// Absolute error of the queue estimate at each report, requests in transit included. Only where servers
+    /// report.
     pub estimate_error: CountHistogram,
-    /// Requests that stayed unanswered, and were taken off the count of their server. Only where servers do
-    /// not report.
+    /// Unanswered requests that were taken off their server's outstanding count. Only where servers do not
+    /// report.
     pub given_up: Counter,
 }

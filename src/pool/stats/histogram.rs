@@ -1,11 +1,11 @@
-//! A latency histogram of fixed size that one thread writes and others read while it does.
+//! A latency histogram of fixed size: one thread writes, and others read at the same time.
 //!
-//! Log-linear, as HdrHistogram: 8 steps to each doubling, so a value is at most 12.5 % off. 4 KiB at most.
+//! Log-linear, as HdrHistogram: 8 steps per power of two, so a value is at most 12.5 % off. At most 4 KiB.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-/// Steps to a doubling.
+/// Steps per power of two.
 const STEPS: usize = 8;
 /// Buckets: exact below [`STEPS`] microseconds, then 8 steps for each power of two up to 2^32 us.
 const BUCKETS: usize = STEPS + (32 - 3) * STEPS;
@@ -31,7 +31,7 @@ fn bucket(micros: u32) -> usize {
     STEPS + (exponent - 3) * STEPS + step
 }
 
-/// The highest value that falls into a bucket.
+/// The highest value of a bucket.
 fn upper(bucket: usize) -> u64 {
     if bucket < STEPS {
         return bucket as u64;
@@ -40,7 +40,7 @@ fn upper(bucket: usize) -> u64 {
     ((STEPS + step + 1) as u64) << (exponent - 3)
 }
 
-/// The bucket that the share `quantile` of the counts ends in. `None` if they are all zero.
+/// The bucket in which the share `quantile` of the counts ends; `None` if all are zero.
 fn bucket_of<I: Iterator<Item = u64>>(counts: impl Fn() -> I, quantile: f64) -> Option<usize> {
     let total: u64 = counts().sum();
     let rank = ((total as f64 * quantile).ceil() as u64).clamp(1, total.max(1));
@@ -58,8 +58,8 @@ impl LatencyHistogram {
         count.store(count.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
     }
 
-    /// The latency below which the share `quantile` (0 to 1) of all lies, at most 12.5 % too high; then
-    /// forgets them. `None` without data. For the writer only.
+    /// The latency that the share `quantile` (0 to 1) is not above, at most 12.5 % too high; `None` without
+    /// data. Resets the counts. For the writer only.
     pub fn take_quantile(&self, quantile: f64) -> Option<Duration> {
         let counts = || self.0.iter().map(|count| u64::from(count.load(Ordering::Relaxed)));
         let bucket = bucket_of(counts, quantile);
@@ -78,24 +78,24 @@ impl LatencyHistogram {
 pub struct LatencySnapshot(Vec<u32>);
 
 impl LatencySnapshot {
-    /// What was counted between `earlier` and this snapshot.
+    /// The counts between `earlier` and this snapshot.
     pub fn since(&self, earlier: &LatencySnapshot) -> LatencySnapshot {
         let before = earlier.0.iter().copied().chain(std::iter::repeat(0));
         LatencySnapshot(self.0.iter().zip(before).map(|(now, then)| now.wrapping_sub(then)).collect())
     }
 
-    /// The buckets that hold something: the most microseconds that fall into it, and how many did.
+    /// The buckets that are not empty: their highest value in microseconds, and their count.
     pub fn buckets(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
         let filled = self.0.iter().enumerate().filter(|&(_, &count)| count > 0);
         filled.map(|(bucket, &count)| (upper(bucket), u64::from(count)))
     }
 
-    /// How many latencies were counted.
+    /// Count of the latencies.
     pub fn count(&self) -> u64 {
         self.0.iter().map(|&c| u64::from(c)).sum()
     }
 
-    /// The latency below which the share `quantile` (0 to 1) lies, at most 12.5 % too high. `None` without
+    /// The latency that the share `quantile` (0 to 1) is not above, at most 12.5 % too high; `None` without
     /// data.
     pub fn quantile(&self, quantile: f64) -> Option<Duration> {
         let counts = || self.0.iter().map(|&count| u64::from(count));

@@ -12,7 +12,8 @@ use crate::pool::select::Slot;
 
 /// Counters of one server slot at one worker.
 #[derive(Debug, Default)]
-#[repr(align(128))] // one worker writes: no other worker's data is in these cache lines, nor in their neighbours
+// One worker writes: no other worker's data is in these cache lines, nor in their neighbours.
+#[repr(align(128))]
 pub struct NativeServerStats {
     /// What every pool counts.
     pub common: ServerStats,

@@ -1,41 +1,40 @@
-//! What a worker has measured of how long a server takes. What follows from it is
-//! [`crate::pool::slowness`]'s.
+//! Service times that a worker measured. [`crate::pool::slowness`] draws the conclusions.
 
 use std::time::Duration;
 
 use super::Counter;
 
-/// Of one server at one worker; the gauges are written by the primary for all workers together.
+/// Service times of one server at one worker. The primary writes the gauges, for all workers together.
 #[derive(Debug, Default)]
 pub struct Served {
     count: Counter,
     micros: Counter,
     positions: Counter,
-    /// What a request is believed to take there, in microseconds; 0 without data (gauge).
+    /// The estimated service time, in microseconds; 0 without data (gauge).
     pub service_us: Counter,
-    /// How much longer that is than at the fastest server, in [`crate::pool::select::AS_FAST`]; 0 if nobody
-    /// asks (gauge).
+    /// The service time relative to the fastest server, in [`crate::pool::select::AS_FAST`]; 0 unless the
+    /// policy is shortest_delay (gauge).
     pub slowness: Counter,
 }
 
 /// Totals of [`Served`] at one moment, of one worker or several.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ServedTotals {
-    /// Requests that were measured.
+    /// Measured requests.
     pub count: u64,
-    /// The sum of what they took, in microseconds.
+    /// Sum of the measured times, in microseconds.
     pub micros: u64,
-    /// The sum of the queue's lengths when they ended, themselves included: `count` if what was measured
-    /// holds no waiting.
+    /// Sum of the queue lengths at the end of each request, itself included; equals `count` if the measured
+    /// times include no queueing.
     pub positions: u64,
 }
 
-/// A service time that a server claims is not believed beyond this.
+/// Limit of a service time that a server reports, in microseconds.
 const SERVICE_MAX: u32 = 60_000_000;
 
 impl Served {
-    /// A server says that so many requests more are done, each of which took about so many microseconds.
-    /// Without a figure nothing is learnt.
+    /// Counts a report that `done` more requests are finished, with about `service_us` microseconds each. A
+    /// report of 0 counts nothing.
     pub fn note_claim(&self, done: u32, service_us: u32) {
         if service_us > 0 {
             self.micros.add(u64::from(done) * u64::from(service_us.min(SERVICE_MAX)));
@@ -44,12 +43,12 @@ impl Served {
         }
     }
 
-    /// The totals so far.
+    /// The totals since the start.
     pub fn totals(&self) -> ServedTotals {
         ServedTotals { count: self.count.get(), micros: self.micros.get(), positions: self.positions.get() }
     }
 
-    /// Shows what is believed.
+    /// Sets the gauges.
     pub fn show(&self, service: Option<Duration>, slowness: u32) {
         self.service_us.set(service.map_or(0, |service| service.as_micros() as u64));
         self.slowness.set(u64::from(slowness));
@@ -66,7 +65,7 @@ impl std::iter::Sum for ServedTotals {
     }
 }
 
-/// Answers of one server in one turn, until the tree hears of them.
+/// Responses of one server in one turn, before they are in the totals.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Answers {
     count: u32,
@@ -74,23 +73,23 @@ pub struct Answers {
 }
 
 impl Answers {
-    /// None.
+    /// No responses.
     pub const NONE: Answers = Answers { count: 0, micros: 0 };
 
-    /// A request was answered after so many microseconds.
+    /// Adds a response that took `micros` microseconds.
     pub fn add(&mut self, micros: u32) {
         self.count += 1;
         self.micros += u64::from(micros);
     }
 
-    /// Adds them to the totals. `len` is the server's queue with them.
+    /// Adds the responses to the totals. `len` is the server's queue length including them.
     pub fn publish(&mut self, len: u32, served: &Served) {
         let Answers { count, micros } = std::mem::take(self);
         if count == 0 {
             return;
         }
-        // One after the other has left a queue that was shorter by one each time; what other workers believe
-        // may be a turn old.
+        // Each response left a queue that was shorter by one than for the response before. The lengths known
+        // to other workers may be a turn old.
         let (count, len) = (u64::from(count), u64::from(len.max(count)));
         served.micros.add(micros);
         served.positions.add(count * len - count * (count - 1) / 2);

@@ -1,5 +1,5 @@
-//! `lbd top`: a running balancer in a terminal. One thread asks the balancer, this one draws and reads keys;
-//! what is between is pure ([`model`], [`render`]).
+//! `lbd top`: the status of a running balancer, live in a terminal. One thread queries the balancer, and this
+//! one draws and reads keys. The parts between them are pure ([`model`], [`render`]).
 
 mod model;
 mod render;
@@ -23,12 +23,12 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use crate::args::{Reach, Top};
 use model::{Action, App, Ask};
 
-/// How long a key, or a signal, may have to wait for the next look at the rest.
+/// Maximum delay of a key or a signal.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
-/// The least time between two questions to the balancer.
+/// Minimum time between two queries.
 const INTERVAL_MIN: Duration = Duration::from_millis(100);
 
-/// Runs until it is asked to quit.
+/// Runs until the user or a signal quits it.
 pub fn run(args: &Top) -> Result<()> {
     if !std::io::stdout().is_terminal() {
         bail!("lbd top needs a terminal: for a script use `lbd status --json`");
@@ -45,23 +45,23 @@ pub fn run(args: &Top) -> Result<()> {
         .name("asks".into())
         .spawn(move || ask_on(addr, &reach, interval, &to_send, &news))
         .context("cannot start a thread")?;
-    // Raw mode and the other screen; a panic puts both back before it is told.
+    // Raw mode and the alternate screen; a panic restores both before its message is printed.
     let mut terminal = ratatui::try_init().context("cannot draw on this terminal")?;
     let result = show(&mut terminal, App::new(addr.to_string()), &orders, &heard, &quit);
     ratatui::restore();
     result
 }
 
-/// What the asking thread has to tell.
+/// A result of the querying thread.
 enum News {
     Status(Result<Box<Status>, String>),
     Answer(Ask, Result<(), String>),
 }
 
-/// Asks for figures every so often, and sends orders as they come, until nobody listens.
+/// Queries the status at an interval, and sends orders as they come, until the other thread ends.
 fn ask_on(addr: SocketAddr, reach: &Reach, interval: Duration, orders: &Receiver<Ask>, news: &Sender<News>) {
     let client = Client::new(addr, None);
-    // The token is looked up each time: a restarted balancer may have made another one.
+    // The token is read for each order: a restarted balancer may have another one.
     let send = |ask: &Ask| {
         reach.with_token()?.order(Some(&ask.pool), ask.id, ask.order).map_err(anyhow::Error::from)
     };
@@ -109,7 +109,8 @@ fn show(
         let Event::Key(key) = event::read().context("cannot read keys")? else { continue };
         match app.on_key(key) {
             Some(Action::Quit) => break,
-            Some(Action::Send(ask)) => drop(orders.send(ask)), // the other thread lives as long as this one listens
+            // The querying thread lives as long as this one receives.
+            Some(Action::Send(ask)) => drop(orders.send(ask)),
             None => {}
         }
     }

@@ -1,4 +1,4 @@
-//! What `lbd top` knows, and what keys do to it. Pure: no terminal, no clock.
+//! The state of `lbd top`, and the effect of keys on it. Pure: no terminal, no clock.
 
 use std::cmp::Ordering;
 use std::collections::VecDeque;
@@ -7,9 +7,9 @@ use lbd::admin::status::{Entry, PoolStatus, ServerStatus, Status};
 use lbd::pool::order::Order;
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
-/// Figures that the sparklines remember, at most.
+/// Maximum number of points of a sparkline.
 const HISTORY_MAX: usize = 600;
-/// Rows that PgUp and PgDn go.
+/// Rows that PgUp and PgDn move the cursor.
 const PAGE: isize = 10;
 
 /// One server as a row.
@@ -26,7 +26,7 @@ pub struct Row {
     pub failed: u64,
 }
 
-/// What the rows are sorted by; the digit of a column is its key.
+/// The columns that rows are sorted by; the digit of a column is its key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Column {
     Pool,
@@ -75,24 +75,24 @@ impl Column {
             Column::P99 => a.p99_us.cmp(&b.p99_us),
             Column::Failed => a.failed.cmp(&b.failed),
         };
-        // The pool and the id make every order a total one, so rows never swap without a reason.
+        // Pool and id make every order total, so rows never swap without a reason.
         by.then_with(|| a.pool.cmp(&b.pool)).then_with(|| a.id.cmp(&b.id))
     }
 
-    /// Whether the first press shows the largest first.
+    /// Whether the first press sorts the largest first.
     fn is_largest_first(self) -> bool {
         !matches!(self, Column::Pool | Column::Server | Column::State)
     }
 }
 
-/// Whether the balancer answers.
+/// The state of the connection to the balancer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Link {
-    /// It was not heard of yet.
+    /// No response yet.
     Connecting,
-    /// It answered the last time.
+    /// The last query was answered.
     Live,
-    /// It did not, and why.
+    /// The last query failed, and why.
     Silent(String),
 }
 
@@ -104,7 +104,7 @@ pub struct Ask {
     pub order: Order,
 }
 
-/// What a key asks of the program.
+/// The action that a key causes.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
     Quit,
@@ -115,35 +115,35 @@ pub enum Action {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Totals {
     pub rate: f64,
-    /// Of the pool with the highest rate: percentiles do not add up.
+    /// Latencies of the pool with the highest rate: percentiles do not add up.
     pub p50_us: u64,
     pub p99_us: u64,
     pub up: usize,
     pub servers: usize,
     pub queue: u64,
-    /// Requests that wait in the balancer.
+    /// Requests in the pending queues.
     pub waiting: u64,
     pub answered: u64,
     /// Requests that were refused, dropped, lost or not answered in time.
     pub failed: u64,
 }
 
-/// Everything that is shown.
+/// The state of the screen.
 pub struct App {
-    /// Where the balancer is, in words.
+    /// The balancer's address, as text.
     pub target: String,
     pub link: Link,
     pub rows: Vec<Row>,
     pub totals: Totals,
-    /// The newest last.
+    /// Events, the newest last.
     pub events: Vec<Entry>,
     pub sort: Column,
     pub is_reversed: bool,
-    /// Replies per second and servers that are up, the newest last.
+    /// Responses per second and servers up, the newest last.
     pub history: VecDeque<(u64, u64)>,
-    /// An order that is not confirmed yet.
+    /// An order that waits for confirmation.
     pub question: Option<Ask>,
-    /// The last thing to say, and whether it is bad news.
+    /// The last message, and whether it is an error.
     pub message: Option<(String, bool)>,
     /// Milliseconds since 1970, for the age of events.
     pub unix_ms: u64,
@@ -168,7 +168,7 @@ impl App {
         }
     }
 
-    /// Takes new figures, or the reason that there are none; then the last ones stay.
+    /// Takes a new status, or an error; with an error the last values stay.
     pub fn on_status(&mut self, answer: Result<Status, String>) {
         let status = match answer {
             Ok(status) => status,
@@ -192,7 +192,7 @@ impl App {
         }
     }
 
-    /// Takes what became of an order.
+    /// Takes the result of an order.
     pub fn on_answer(&mut self, ask: &Ask, result: Result<(), String>) {
         let (word, Ask { pool, id, .. }) = (ask.order.name(), ask);
         self.message = Some(match result {
