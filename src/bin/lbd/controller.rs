@@ -123,7 +123,7 @@ pub fn open(
 ) -> Result<(Supervisor<BackEnd>, Stop, logging::Guard)> {
     let clock = Clock::start();
     let native: Vec<_> = native_runs(config).collect();
-    // A controller without a port of its own is told from others by the balancer that it talks with.
+    // The balancer that it talks with identifies a controller without a port of its own.
     let (name, key) = match (native.first(), config.admin_for_controller()) {
         (Some((_, run)), _) => (format!("controller-{}", run.controller.port()), "controller.port"),
         (None, Some(addr)) => (format!("controller-pools-{}", addr.port()), "admin.listen"),

@@ -9,11 +9,15 @@ use super::message::VERSION;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Another process listens at the path.
-    #[error("{} is in use: another balancer of this configuration runs; stop it, or take over from it with --takeover", .0.display())]
+    #[error(
+        "{} is in use: another balancer of this configuration runs; stop it, or take over from it \
+         with --takeover",
+        .0.display()
+    )]
     InUse(PathBuf),
     /// No process listens at the path.
     #[error("no balancer of this configuration listens at {}; start one without --takeover", .0.display())]
-    Nobody(PathBuf),
+    NoListener(PathBuf),
     /// The path is not a socket.
     #[error("{} is not a socket; move it away, or set another state_dir", .0.display())]
     NotASocket(PathBuf),

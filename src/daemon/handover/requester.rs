@@ -28,7 +28,9 @@ impl Requester {
             Ok(()) => {}
             Err(error) => {
                 return Err(match error.kind() {
-                    io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Error::Nobody(path.into()),
+                    io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+                        Error::NoListener(path.into())
+                    }
                     io::ErrorKind::WouldBlock => Error::Deaf,
                     _ => file_error(error),
                 });

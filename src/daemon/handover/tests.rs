@@ -29,7 +29,7 @@ fn label(kind: SocketKind, worker: u16, addr: SocketAddr) -> Label {
     Label { pool: "native".into(), kind, worker, addr }
 }
 
-/// So many UDP sockets as fronts of as many workers.
+/// UDP sockets as client-side sockets of one worker each.
 fn fronts(count: u16) -> Vec<(Label, UdpSocket)> {
     let front = |worker| {
         let socket = udp();
@@ -117,7 +117,7 @@ fn descriptors_come_in_batches_and_each_under_its_label() {
             })
             .collect();
         let (ours, theirs) = pair();
-        // Nobody reads yet.
+        // The peer does not read yet.
         Holder::push(ours, &all, PATIENCE).unwrap();
         let mut set = Requester::pushed(theirs, PATIENCE).unwrap();
         assert_eq!(set.len(), usize::from(count));
@@ -267,7 +267,7 @@ fn whoever_wants_the_sockets_learns_that_the_other_has_gone_at_every_step() {
 #[test]
 fn no_step_waits_for_ever() {
     let sockets = fronts(1);
-    // Nobody says anything.
+    // The peer sends nothing.
     let (ours, _theirs) = pair();
     assert!(matches!(Holder::accept(ours, SHORT), Err(Error::Stalled("its greeting"))));
     let (ours, _theirs) = pair();
@@ -275,7 +275,7 @@ fn no_step_waits_for_ever() {
     assert!(matches!(wish.sockets(SHORT), Err(Error::Stalled("its sockets"))));
     assert!(matches!(wish.ready(SHORT), Err(Error::Stalled("its state"))));
     assert!(matches!(wish.running(SHORT), Err(Error::Stalled("its final message"))));
-    // Nobody reads.
+    // The peer does not read.
     let (ours, mut theirs) = pair();
     theirs.write_all(&[&preface()[..], &bytes_of(&Message::Hello(Purpose::Takeover))].concat()).unwrap();
     let mut offer = Holder::accept(ours, SHORT).unwrap();
@@ -417,7 +417,11 @@ proptest! {
     }
 
     #[test]
-    fn messages_survive_the_round_trip(state in prop::collection::vec(any::<u8>(), 0..2_000), port in any::<u16>(), worker in any::<u16>()) {
+    fn messages_survive_the_round_trip(
+            state in prop::collection::vec(any::<u8>(), 0..2_000),
+            port in any::<u16>(),
+            worker in any::<u16>(),
+        ) {
         let addr = SocketAddr::from(([127, 0, 0, 1], port));
         for message in [
             Message::Hello(Purpose::Copy),
@@ -439,9 +443,9 @@ fn connect(path: &Path) -> Result<Requester, Error> {
 fn a_dead_process_socket_is_replaced_and_a_live_one_is_not() {
     let folder = folder();
     let path = folder.path().join("lbd.sock");
-    assert!(matches!(connect(&path), Err(Error::Nobody(_))));
+    assert!(matches!(connect(&path), Err(Error::NoListener(_))));
     drop(UnixListener::bind(&path).unwrap()); // leaves its file
-    assert!(matches!(connect(&path), Err(Error::Nobody(_))));
+    assert!(matches!(connect(&path), Err(Error::NoListener(_))));
     let listener = Listener::bind(&path).unwrap();
     let mode = std::fs::metadata(&path).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
