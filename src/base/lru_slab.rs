@@ -127,6 +127,15 @@ impl<T> LruSlab<T> {
         Some((Key(self.oldest), place.since))
     }
 
+    /// The entries from the oldest to the youngest, each with the time of its insertion or last touch.
+    pub fn iter(&self) -> impl Iterator<Item = (Key, Instant, &T)> {
+        let entry = |at: u32| self.places.get(at as usize);
+        std::iter::successors(Some(self.oldest), move |&at| Some(entry(at)?.younger)).map_while(move |at| {
+            let SlabEntry { since, value, .. } = entry(at)?;
+            Some((Key(at), *since, value.as_ref()?))
+        })
+    }
+
     /// Number of entries.
     pub fn len(&self) -> usize {
         self.len
@@ -311,6 +320,9 @@ mod tests {
                 }
                 aged.check_invariants();
                 prop_assert_eq!(aged.oldest(), order.front().copied());
+                let entries: Vec<_> = aged.iter().map(|(key, since, &value)| (key, since, value)).collect();
+                let expected: Vec<_> = order.iter().map(|&(key, at)| (key, at, values[&key])).collect();
+                prop_assert_eq!(entries, expected);
                 prop_assert_eq!((aged.len(), aged.is_empty()), (order.len(), order.is_empty()));
                 prop_assert_eq!((aged.capacity(), aged.is_full()), (capacity, order.len() == capacity));
                 for key in (0..10).map(Key) {

@@ -2,6 +2,7 @@
 //!
 //! Every assertion names its seed; `LBD_SEED=n cargo test --test sim` replays one run.
 
+mod datagram;
 mod delay;
 mod flapping;
 mod orders;

@@ -55,7 +55,7 @@ pub struct Node<R> {
 
 impl<R: Role> Node<R> {
     /// Whether there was anything to do.
-    fn turn_if_due(&mut self, now: Instant) -> bool {
+    pub fn turn_if_due(&mut self, now: Instant) -> bool {
         let due = self.role.next_deadline().is_some_and(|at| at <= now);
         if !due && !self.io.is_readable() {
             return false;
@@ -133,7 +133,7 @@ pub struct World {
     incarnations: u64,
 }
 
-fn options() -> IoOptions {
+pub fn options() -> IoOptions {
     IoOptions {
         slots: 64,
         slot_size: 8192,

@@ -1,4 +1,4 @@
-//! Flows of another process whose clients have not come yet. Pure.
+//! Adopted flows: flows of a predecessor whose clients have not sent a datagram yet. Pure.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -6,16 +6,15 @@ use std::net::SocketAddr;
 use super::request::Client;
 use crate::base::time::Instant;
 
-/// Where a client's flow was.
+/// The server of an adopted flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct MovedFlow {
     pub server: SocketAddr,
-    /// Whether that has ever sent anything.
+    /// Whether the server has ever sent a datagram in the flow.
     pub is_answered: bool,
 }
 
-/// At most so many flows, each for one datagram of its client, until a time. Nothing allocates but
-/// [`AdoptedFlows::add`].
+/// Flows until a common end, each for the first datagram of its client. Only [`AdoptedFlows::add`] allocates.
 #[derive(Debug)]
 pub(super) struct AdoptedFlows {
     flows: HashMap<Client, MovedFlow>,
@@ -24,12 +23,12 @@ pub(super) struct AdoptedFlows {
 }
 
 impl AdoptedFlows {
-    /// None, and room for so many.
+    /// An empty table for at most `max` flows.
     pub fn new(max: usize) -> Self {
         AdoptedFlows { flows: HashMap::new(), max, until: Instant::ZERO }
     }
 
-    /// Adds a flow, if there is room; all of them last until then.
+    /// Adds a flow, unless the table is full. All flows last at least `until` then.
     pub fn add(&mut self, until: Instant, client: Client, flow: MovedFlow) {
         self.until = self.until.max(until);
         if self.flows.len() < self.max {
@@ -37,20 +36,25 @@ impl AdoptedFlows {
         }
     }
 
-    /// The flow of a client that has come.
+    /// Takes the flow of a client that has sent a datagram.
     pub fn take(&mut self, now: Instant, client: &Client) -> Option<MovedFlow> {
         if self.flows.is_empty() {
-            return None; // as it is nearly always
+            return None; // nearly always: saves the hash
         }
         self.flows.remove(client).filter(|_| now < self.until)
     }
 
-    /// Those whose clients have not come.
+    /// The flows whose clients have not sent a datagram.
     pub fn iter(&self) -> impl Iterator<Item = (&Client, &MovedFlow)> {
         self.flows.iter()
     }
 
-    /// Forgets those that nobody comes for any more.
+    /// Panics, with the numbers, if there are more flows than there may be.
+    pub fn check_invariants(&self) {
+        assert!(self.flows.len() <= self.max, "{} adopted flows, at most {}", self.flows.len(), self.max);
+    }
+
+    /// Removes all flows after their end.
     pub fn expire(&mut self, now: Instant) {
         if !self.flows.is_empty() && now >= self.until {
             self.flows = HashMap::new();

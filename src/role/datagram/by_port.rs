@@ -1,14 +1,13 @@
-//! Protocols that lbd does not know: requests and answers are matched by the port and the server that they
-//! went by.
+//! Matching of unknown protocols: by the port and the server of a request.
 //!
-//! | | a lease lasts | a client's datagram goes to |
+//! | | duration of a lease | server of a client's datagram |
 //! |---|---|---|
-//! | requests | as long as requests of its client wait for an answer there | the shortest queue |
-//! | flows (`affinity: client`) | until it is idle, or nobody has answered | the server of its flow |
-//! | one-way (`replies: 0`) | there is none, unless a flow keeps the way | the shortest queue, or its flow's server |
+//! | requests | while requests of its client are in flight there | the one with the shortest queue |
+//! | flows (`affinity: client`) | until the idle timeout, or the timeout without a response | the flow's |
+//! | one-way (`replies: 0`) | none, unless with affinity | the shortest queue, or the flow's |
 //!
-//! Requests of one client to one server share a lease: what comes back is that client's in any case, which
-//! tells its requests apart as if it had asked the server itself.
+//! Requests of one client to one server share a lease: each response is that client's in any case. The client
+//! tells its requests apart as if it had sent them to the server itself.
 
 use std::time::Duration;
 
@@ -16,6 +15,7 @@ use super::adopted_flows::{AdoptedFlows, MovedFlow};
 use super::forward::{Forwarder, LastClient, Purpose, Way};
 use super::handover::Flow;
 use super::leases::{Ended, Leases, Owner, Pair};
+use super::matching::InFlight;
 use super::request::{Client, Request, Response};
 use super::settings::{Affinity, UNANSWERED_REST};
 use super::shared::Member;
@@ -26,28 +26,29 @@ use crate::base::time::{Instant, earliest};
 use crate::pool::select::Slot;
 use crate::pool::waiting::NotQueued;
 
-/// Requests under way at one worker.
+/// Maximum number of requests in flight at one worker.
 const REQUESTS_MAX: usize = 65_536;
-/// The shortest rest of an answered pair, where it is measured.
+/// The shortest quarantine of an answered pair, where it is measured.
 pub(super) const HOLD_MIN: Duration = Duration::from_millis(50);
 
 /// A request in flight.
 struct OpenRequest {
     pair: Pair,
-    /// The next one of the same lease.
+    /// The next request of the same lease.
     next: Option<Key>,
     sent: Instant,
 }
 
-/// What a lease adds up to, by pair.
+/// The use of a pair by its lease.
 #[derive(Clone, Copy, Debug, Default)]
 struct Use {
-    /// The first and the last of its requests, or its flow.
+    /// The oldest request of the lease; `None` of a flow.
     first: Option<Key>,
+    /// The youngest request of the lease, or its flow.
     last: Option<Key>,
-    /// Datagrams that the server may still send to the client.
+    /// Reply allowance: datagrams that the server may still send to the client.
     credit: u32,
-    /// The server's registration; of none while nothing was sent.
+    /// The epoch of the server; 0 before the first datagram.
     epoch: u32,
     /// Whether the server has sent something.
     is_answered: bool,
@@ -61,13 +62,13 @@ pub(super) struct ByPort {
     waiting: LruSlab<OpenRequest>,
     /// Flows that it has answered, by the time of their last datagram.
     flows: LruSlab<Pair>,
-    /// Flows of another process.
-    moved: AdoptedFlows,
+    /// Flows of a predecessor.
+    adopted: AdoptedFlows,
     affinity: Affinity,
     hold: Duration,
-    /// When a flow that its server has answered last had a datagram.
+    /// The time of the last datagram of any flow that its server has answered.
     last_flow: Instant,
-    /// The port of the client of this turn's last datagram: its other leases are likely to be there.
+    /// The client of this turn's last datagram, and its port: its next lease gets that port if it is free.
     hint: Option<(Client, u16)>,
 }
 
@@ -82,14 +83,14 @@ impl ByPort {
             Affinity::Client => (pairs, pairs),
         };
         let (mut waiting, mut flows) = (LruSlab::new(requests), LruSlab::new(flows));
-        // What a flood needs is there from the start.
+        // The whole memory is faulted in: a flood causes no page faults.
         waiting.fault_in();
         flows.fault_in();
         ByPort {
             leases: Leases::new(ports, slots, secret),
             uses: vec![Use::default(); pairs].into(),
             waiting,
-            moved: AdoptedFlows::new(flows.capacity()),
+            adopted: AdoptedFlows::new(flows.capacity()),
             flows,
             affinity: settings.affinity,
             hold: settings.hold.unwrap_or(HOLD_MIN),
@@ -98,19 +99,19 @@ impl ByPort {
         }
     }
 
-    /// There are new settings.
+    /// Adopts new settings of the pool.
     pub fn adopt(&mut self, core: &Forwarder) {
         if let Some(hold) = core.settings.hold {
             self.hold = hold;
         }
     }
 
-    /// A turn begins.
+    /// Begins a turn.
     pub fn begin(&mut self) {
         self.hint = None;
     }
 
-    /// A client's datagram.
+    /// Sends or queues a client's datagram, or refuses it.
     pub fn on_client(
         &mut self,
         core: &mut Forwarder,
@@ -166,7 +167,7 @@ impl ByPort {
         let used = &mut self.uses[pair.index()];
         match used.last.replace(key) {
             None => used.first = Some(key),
-            Some(last) => self.waiting.get_mut(last).expect("it waits").next = Some(key),
+            Some(last) => self.waiting.get_mut(last).expect("the request is in the table").next = Some(key),
         }
         used.epoch = member.epoch;
         used.credit = used.credit.saturating_add(core.settings.replies.unwrap_or(1));
@@ -192,7 +193,7 @@ impl ByPort {
                 }
                 return Ok(());
             }
-            self.end_flow(core, now, pair, Duration::ZERO); // its server has left
+            self.end_flow(core, now, pair, Duration::ZERO); // its server has left or is down
         }
         self.open_flow(core, owner, request, tx)
     }
@@ -205,13 +206,13 @@ impl ByPort {
         tx: &mut Tx,
     ) -> Result<(), DropReason> {
         let now = request.now;
-        let moved = self.moved.take(now, &owner.client);
+        let moved = self.adopted.take(now, &owner.client);
         let known = moved.and_then(|flow| Some((flow, core.reserve_known(flow.server)?)));
         let ((slot, member), was_answered) = match known {
             Some((flow, server)) => (server, flow.is_answered),
             None => (core.reserve_for_trial().map_or_else(|| core.reserve(), Ok)?, false),
         };
-        // One-way flows have nothing to wait for.
+        // No response to a one-way flow is expected.
         let is_answered = core.settings.replies == Some(0) || was_answered;
         let unanswered = core.owed_by(slot) as usize + self.leases.unanswered(now, slot);
         if !is_answered && unanswered >= self.leases.ports().div_ceil(2) {
@@ -243,7 +244,7 @@ impl ByPort {
         Ok(())
     }
 
-    /// The flows that live, and those of another process whose clients have not come yet.
+    /// The live flows, and the adopted flows whose clients have not sent a datagram yet.
     pub fn export(&self, core: &Forwarder, now: Instant) -> Vec<Flow> {
         if self.affinity != Affinity::Client {
             return vec![];
@@ -262,21 +263,21 @@ impl ByPort {
             let moved = MovedFlow { server: member.addr, is_answered: used.is_answered };
             Some(flow(&owner.client, &moved))
         };
-        let moved = self.moved.iter().map(|(client, moved)| flow(client, moved));
+        let moved = self.adopted.iter().map(|(client, moved)| flow(client, moved));
         self.leases.pairs().filter_map(live).chain(moved).collect()
     }
 
-    /// Takes over flows of another process.
+    /// Adopts flows of a predecessor.
     pub fn import(&mut self, core: &mut Forwarder, now: Instant, flows: &[Flow]) {
         let until = now + core.settings.idle_timeout;
         for &Flow { client, front, local_ip, server, is_answered } in flows {
             let Some(front) = core.front_at(front) else { continue };
             let client = Client { addr: client, front, local: core.shared.pool.locals.number(local_ip) };
-            self.moved.add(until, client, MovedFlow { server, is_answered });
+            self.adopted.add(until, client, MovedFlow { server, is_answered });
         }
     }
 
-    /// The pair that the owner has towards a server, or one that can be had.
+    /// The pair that the owner has at a server, or a free pair there; `None` if there is none.
     fn lease(&mut self, now: Instant, owner: Owner, slot: Slot) -> Option<Pair> {
         let port = self.hint.filter(|(client, _)| *client == owner.client).map(|(_, port)| port);
         let own = self.leases.of(&owner).filter(|&pair| self.leases.slot(pair) == slot);
@@ -286,7 +287,7 @@ impl ByPort {
                 self.leases.retake(pair);
                 let used = &mut self.uses[pair.index()];
                 if !rests {
-                    *used = Use::default(); // else what was not answered may be answered yet
+                    *used = Use::default(); // in quarantine, late responses are still the owner's
                 }
                 pair
             }
@@ -305,7 +306,7 @@ impl ByPort {
         Way { slot: self.leases.slot(pair), server: member.addr, from, purpose }
     }
 
-    /// A datagram that came by a port.
+    /// Handles a datagram that arrived at a server-side port.
     pub fn on_server(
         &mut self,
         core: &mut Forwarder,
@@ -323,9 +324,9 @@ impl ByPort {
         let pair = self.leases.pair(socket.0 - ports.start, slot);
         let used = self.uses[pair.index()];
         if used.epoch != member.epoch {
-            return Err(DropReason::Late); // meant for whom an earlier server of the slot has served
+            return Err(DropReason::Late); // meant for a client of an earlier server of the slot
         }
-        core.hear(now, slot); // whatever becomes of its datagram
+        core.hear(now, slot); // even if its datagram is dropped
         let owner = self.leases.owner(now, pair).ok_or(DropReason::Late)?;
         let client = owner.client;
         let is_unbounded = self.affinity == Affinity::Client && core.settings.replies.is_none();
@@ -347,7 +348,7 @@ impl ByPort {
         Ok(())
     }
 
-    /// A flow's server has sent something.
+    /// Notes a datagram of a flow's server.
     fn touch_flow(&mut self, core: &mut Forwarder, now: Instant, pair: Pair) {
         let slot = self.leases.slot(pair);
         self.last_flow = now;
@@ -362,11 +363,11 @@ impl ByPort {
         core.pay(slot);
     }
 
-    /// Takes the longest waiting request of a lease out.
+    /// Removes the oldest request of a lease.
     fn end_request(&mut self, pair: Pair) -> OpenRequest {
         let used = &mut self.uses[pair.index()];
-        let key = used.first.expect("it has one");
-        let request = self.waiting.remove(key).expect("it waits");
+        let key = used.first.expect("the lease has a request");
+        let request = self.waiting.remove(key).expect("the request is in the table");
         used.first = request.next;
         if request.next.is_none() {
             used.last = None;
@@ -374,9 +375,9 @@ impl ByPort {
         request
     }
 
-    /// Ends a lease that no request waits for; its last one left at `sent` or sooner. Whether all was
-    /// answered decides how long it rests. What has ended the last one may have been late of an earlier one,
-    /// so that its own answer is yet to come: the rest begins with its time-out, no sooner.
+    /// Ends a lease without requests in flight; its last request left at `sent` or earlier. The quarantine is
+    /// longer if a request is unanswered. The last response may have been a late one to an earlier request,
+    /// and the response to the last request may still arrive: the quarantine begins at its timeout.
     fn rest_if_done(&mut self, now: Instant, pair: Pair, sent: Instant, core: &Forwarder) {
         let used = &self.uses[pair.index()];
         if used.first.is_some() {
@@ -393,8 +394,7 @@ impl ByPort {
         self.leases.rest(now, pair, ended, rest);
     }
 
-    /// Ends a flow that nothing was sent in for so long. An answer to its last datagram may be as late as
-    /// any.
+    /// Ends a flow that had no datagram for `idle`. A response to its last datagram may still arrive.
     fn end_flow(&mut self, core: &mut Forwarder, now: Instant, pair: Pair, idle: Duration) {
         let slot = self.leases.slot(pair);
         let unanswered_rest = core.settings.timeout * UNANSWERED_REST;
@@ -414,7 +414,7 @@ impl ByPort {
         flows.set(flows.get().saturating_sub(1));
     }
 
-    /// Gives up what has waited for too long, and flows that are idle.
+    /// Ends requests whose timeout is over, and idle flows.
     pub fn expire(&mut self, core: &mut Forwarder, now: Instant) {
         let (time_out, idle) = (core.settings.timeout, core.settings.idle_timeout);
         while let Some((key, sent)) = self.waiting.oldest()
@@ -433,7 +433,7 @@ impl ByPort {
                 }
             }
         }
-        self.moved.expire(now);
+        self.adopted.expire(now);
         while let Some((key, used)) = self.flows.oldest()
             && used + idle <= now
         {
@@ -442,19 +442,81 @@ impl ByPort {
         }
     }
 
-    /// When something has waited for too long, or is idle.
+    /// The time at which the first request times out or the first flow is idle; `None` without any.
     pub fn next_deadline(&self, core: &Forwarder) -> Option<Instant> {
         let settings = &core.settings;
         let waiting = self.waiting.oldest().map(|(_, sent)| sent + settings.timeout);
         earliest(waiting, self.flows.oldest().map(|(_, used)| used + settings.idle_timeout))
     }
 
-    /// When a flow last had a datagram; `None` if none lives.
+    /// Panics, with the numbers, unless each busy pair has the requests or the flow that it names, each
+    /// request and flow is that of one busy pair, and the orders of age are those of the times. Counts what
+    /// is in flight, for a pool with `slots` slots.
+    pub fn check_invariants(&self, slots: usize) -> InFlight {
+        self.leases.check_invariants();
+        check_order(&self.waiting, "waiting");
+        check_order(&self.flows, "answered");
+        self.adopted.check_invariants();
+        let mut in_flight = InFlight::none(slots);
+        let (mut waiting, mut answered) = (0, 0);
+        for pair in self.leases.pairs() {
+            let (slot, used) = (self.leases.slot(pair).index(), &self.uses[pair.index()]);
+            let open = match self.affinity {
+                Affinity::None => self.check_requests(pair),
+                Affinity::Client => self.check_flow(pair),
+            };
+            let is_busy = self.leases.is_busy(pair);
+            assert_eq!(is_busy, open > 0, "pair {} of slot {slot} has {open} open: {used:?}", pair.index());
+            let owed = if self.affinity == Affinity::Client && used.is_answered { 0 } else { open };
+            in_flight.owed[slot] += owed;
+            in_flight.held[slot] += open;
+            waiting += owed as usize;
+            answered += (open - owed) as usize;
+        }
+        let counted = (self.waiting.len(), self.flows.len());
+        assert_eq!(counted, (waiting, answered), "waiting and answered: in the tables, of all pairs");
+        let open = (waiting + answered) as u64;
+        match self.affinity {
+            Affinity::None => in_flight.requests = open,
+            Affinity::Client => in_flight.flows = open,
+        }
+        in_flight
+    }
+
+    /// Checks the requests of a pair, and counts them.
+    fn check_requests(&self, pair: Pair) -> u32 {
+        let used = &self.uses[pair.index()];
+        let (mut at, mut last, mut count) = (used.first, None, 0);
+        while let Some(key) = at {
+            let request = self.waiting.get(key);
+            let names = request.map(|request| request.pair);
+            assert_eq!(names, Some(pair), "request {count} of {pair:?}, {key:?}: {used:?}");
+            count += 1;
+            assert!(count as usize <= self.waiting.len(), "the requests of {pair:?} are a circle: {used:?}");
+            (last, at) = (at, request.and_then(|request| request.next));
+        }
+        assert_eq!(used.last, last, "the last of the {count} requests of {pair:?}: {used:?}");
+        count
+    }
+
+    /// Checks the flow of a pair, and counts it: 1, or 0 if the pair has none.
+    fn check_flow(&self, pair: Pair) -> u32 {
+        let used = &self.uses[pair.index()];
+        let Some(key) = used.last else { return 0 };
+        let names = match used.is_answered {
+            true => self.flows.get(key).copied(),
+            false => self.waiting.get(key).map(|flow| flow.pair),
+        };
+        assert_eq!(names, Some(pair), "the flow of {pair:?}, {key:?}: {used:?}");
+        1
+    }
+
+    /// The time of the last datagram of a flow; `None` without flows.
     pub fn last_flow(&self) -> Option<Instant> {
         (!self.flows.is_empty()).then_some(self.last_flow)
     }
 
-    /// Measures how long answered pairs have to rest, unless that is configured. Now and then.
+    /// Measures the quarantine of answered pairs, unless it is configured. Once a second.
     pub fn measure_hold(&mut self, core: &Forwarder) {
         if core.settings.hold.is_none()
             && let Some(p99) = core.recent.take_quantile(0.99)
@@ -464,7 +526,17 @@ impl ByPort {
     }
 }
 
-/// A datagram that the server does not answer.
+/// Panics, with the numbers, unless the entries are in the order of their times.
+fn check_order<T>(entries: &LruSlab<T>, table: &str) {
+    entries.check_invariants();
+    let mut previous = Instant::ZERO;
+    for (key, since, _) in entries.iter() {
+        assert!(since >= previous, "{table}: {key:?} of {since:?} follows one of {previous:?}");
+        previous = since;
+    }
+}
+
+/// Sends a datagram to which the server does not respond.
 fn one_way(core: &mut Forwarder, request: Request<'_>, tx: &mut Tx) -> Result<(), DropReason> {
     let (slot, member) = core.reserve_for_trial().map_or_else(|| core.reserve(), Ok)?;
     let from = SocketId(core.ports_to(member.addr).start);

@@ -1,4 +1,4 @@
-//! Asking a server whether it lives. Pure.
+//! Active checks: queries and payloads, and their responses. Pure.
 
 use super::settings::{Check, ProxyProtocol};
 use crate::base::rng::Rng;
@@ -6,15 +6,15 @@ use crate::base::time::Instant;
 use crate::wire::dns::{self, QuestionKey};
 use crate::wire::proxy_protocol;
 
-/// A question that waits for its answer.
+/// A check in flight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Asked {
     pub sent: Instant,
-    /// Of a DNS query.
+    /// The id of a DNS query.
     id: u16,
 }
 
-/// How servers are asked.
+/// Writes checks and recognises their responses.
 pub(super) struct Checker {
     check: Check,
     with_header: bool,
@@ -28,17 +28,17 @@ impl Checker {
         Checker { check, with_header, key: QuestionKey::new(secret), rng: Rng::new(seed) }
     }
 
-    /// Asks by this from now on.
+    /// Replaces the check.
     pub fn set_check(&mut self, check: Check) {
         self.check = check;
     }
 
-    /// Whether servers are asked at all.
+    /// Whether servers are checked.
     pub fn is_active(&self) -> bool {
         self.check != Check::None
     }
 
-    /// Bytes of a question.
+    /// The length of a check, in bytes.
     pub fn len(&self) -> usize {
         let header = if self.with_header { proxy_protocol::LOCAL.len() } else { 0 };
         header
@@ -49,7 +49,7 @@ impl Checker {
             }
     }
 
-    /// Writes a question of [`Checker::len`] bytes.
+    /// Writes a check of [`Checker::len`] bytes.
     pub fn ask(&mut self, now: Instant, into: &mut [u8]) -> Asked {
         let id = (self.rng.next_u64() >> 48) as u16;
         let header = if self.with_header { &proxy_protocol::LOCAL[..] } else { &[] };
@@ -65,7 +65,7 @@ impl Checker {
         Asked { sent: now, id }
     }
 
-    /// Whether this is the answer.
+    /// Whether these bytes are the response to a check.
     pub fn is_answer(&self, asked: &Asked, bytes: &[u8]) -> bool {
         match &self.check {
             Check::None => false,

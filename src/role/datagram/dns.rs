@@ -1,9 +1,10 @@
-//! DNS: many queries under way by each port, told apart by an id that is drawn for each.
+//! Matching of DNS: each port has many queries in flight, each under an id drawn at random.
 //!
-//! An answer counts only if it comes by the port and from the server that the query went by, with the query's
-//! id and its question. One that does not is counted, and the wait goes on.
+//! A response counts only if its port, server, id and question are those of the query. Any other datagram is
+//! counted as dropped, and the query stays open.
 
 use super::forward::{Forwarder, LastClient, Purpose, Way};
+use super::matching::InFlight;
 use super::queries::{Place, Queries};
 use super::request::{Client, Request, Response};
 use super::shared::Member;
@@ -13,18 +14,18 @@ use crate::base::time::Instant;
 use crate::pool::select::Slot;
 use crate::wire::dns::{self, Malformed, QuestionKey};
 
-/// Queries under way at one worker.
+/// Maximum number of queries in flight at one worker.
 const QUERIES_MAX: usize = 65_536;
-/// OPCODE of an ordinary query: what may be asked of two servers (RFC 1035).
+/// OPCODE of an ordinary query (RFC 1035), the only kind that may be sent to two servers.
 const OPCODE_QUERY: u8 = 0;
 
-/// What is remembered of a query.
+/// A query in flight.
 struct Query {
     /// The client; `None` of a shadow query.
     client: Option<Client>,
     client_id: u16,
     slot: Slot,
-    /// The server's registration.
+    /// The epoch of the server, which tells it from earlier servers of the slot.
     epoch: u32,
     question: u64,
     sent: Instant,
@@ -42,8 +43,8 @@ struct Asked {
 pub(super) struct Dns {
     queries: Queries<Query>,
     key: QuestionKey,
-    /// This turn's port, by its number, for each family of servers. Another one each turn: a stranger does
-    /// not know which, and yet what a turn has for a server leaves as one message.
+    /// The index of this turn's port, in each address family. It is drawn in each turn, so an attacker does
+    /// not know it, and all queries of a turn to one server still leave as one message.
     port: u16,
 }
 
@@ -53,13 +54,13 @@ impl Dns {
         Dns { queries: Queries::new(QUERIES_MAX, ports), key: QuestionKey::new(secret), port: 0 }
     }
 
-    /// A turn begins.
+    /// Begins a turn: draws its port.
     pub fn begin(&mut self, core: &mut Forwarder) {
         let ports = core.sockets.v4.len().max(core.sockets.v6.len());
         self.port = core.rng.below(ports as u64) as u16;
     }
 
-    /// A client's datagram.
+    /// Sends or queues a client's query, or refuses it.
     pub fn on_client(
         &mut self,
         core: &mut Forwarder,
@@ -117,23 +118,23 @@ impl Dns {
         Ok(())
     }
 
-    /// Sends a shadow query to the server that must prove itself, if there is one: so no client waits for a
-    /// response that may never come. The query itself stays as it is.
+    /// Sends a shadow query to the server that needs a trial request, if there is one: no client waits for a
+    /// response that may never arrive. The query itself is unmodified.
     fn try_out(&mut self, core: &mut Forwarder, request: &mut Request<'_>, question: u64, tx: &mut Tx) {
         if dns::opcode(request.bytes) != OPCODE_QUERY {
-            return; // an update, for example, must not be made twice
+            return; // an update, for example, must not be applied twice
         }
         let Some(server) = core.reserve_for_trial() else { return };
         let id = dns::id(request.bytes);
         let at = request.at.take();
         if self.send(core, request, server, Asked { question, is_shadow: true }, tx).is_err() {
-            core.release(server.0); // another query will do
+            core.release(server.0); // the next query can be the trial
         }
         request.at = at;
         dns::set_id(request.bytes, id);
     }
 
-    /// Sends a query under an id of its own, which is in its bytes afterwards.
+    /// Sends a query under a new id, which is in its bytes afterwards.
     fn send(
         &mut self,
         core: &mut Forwarder,
@@ -158,7 +159,7 @@ impl Dns {
         forwarded
     }
 
-    /// A datagram that came by a port.
+    /// Handles a datagram that arrived at a server-side port.
     pub fn on_server(
         &mut self,
         core: &mut Forwarder,
@@ -173,7 +174,7 @@ impl Dns {
         let place = Place { port: socket.0 - core.sockets.v4.start, id: dns::id(bytes) };
         let Some(query) = self.queries.get(place) else {
             let Some(slot) = core.view.slot_of(peer) else { return Err(DropReason::WrongSource) };
-            core.hear(now, slot); // too late for its query, but it lives
+            core.hear(now, slot); // too late for its query, but a liveness signal
             return Err(DropReason::NotOpen);
         };
         let member = core.view.get(query.slot).filter(|member| member.epoch == query.epoch);
@@ -197,7 +198,7 @@ impl Dns {
         Ok(())
     }
 
-    /// Gives up what has waited for too long.
+    /// Ends the queries whose timeout is over.
     pub fn expire(&mut self, core: &mut Forwarder, now: Instant) {
         while let Some((place, sent)) = self.queries.oldest()
             && sent + core.settings.timeout <= now
@@ -213,13 +214,31 @@ impl Dns {
         }
     }
 
-    /// When something has waited for too long.
+    /// Panics, with the numbers, if what must hold between two turns does not. Counts the queries in flight,
+    /// for a pool with `slots` slots.
+    pub fn check_invariants(&self, slots: usize) -> InFlight {
+        self.queries.check_invariants();
+        let mut in_flight = InFlight::none(slots);
+        for query in self.queries.iter() {
+            in_flight.owed[query.slot.index()] += 1;
+            in_flight.held[query.slot.index()] += 1;
+            in_flight.requests += u64::from(query.client.is_some());
+        }
+        in_flight
+    }
+
+    #[cfg(test)]
+    pub fn check_index(&self) {
+        self.queries.check_index();
+    }
+
+    /// The time at which the oldest query times out; `None` without queries.
     pub fn next_deadline(&self, core: &Forwarder) -> Option<Instant> {
         self.queries.oldest().map(|(_, sent)| sent + core.settings.timeout)
     }
 }
 
-/// Responds SERVFAIL at once: so the client tries another server instead of waiting.
+/// Responds SERVFAIL at once, so that the client tries another server instead of waiting.
 fn servfail(core: &mut Forwarder, request: Request<'_>, last: &mut LastClient, tx: &mut Tx) {
     let len = dns::truncate_to_servfail(request.bytes);
     let Some(at) = request.at.map(|at| FrameRef { len: len as u16, ..at }) else { return };
@@ -228,7 +247,7 @@ fn servfail(core: &mut Forwarder, request: Request<'_>, last: &mut LastClient, t
     }
 }
 
-/// The same to a queued query, whose bytes are not in the turn's memory.
+/// Responds SERVFAIL to a queued query, whose bytes are not in the turn's memory.
 pub(super) fn refuse(core: &mut Forwarder, request: Request<'_>, tx: &mut Tx) {
     let Request { client, bytes, .. } = request;
     let len = dns::truncate_to_servfail(bytes);

@@ -1,4 +1,4 @@
-//! What every way of matching needs: choosing a server, sending to it, and keeping count.
+//! Selection, sending and accounting, for both kinds of matching.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crossbeam_utils::CachePadded;
 
+use super::matching::InFlight;
 use super::request::{Client, Request};
 use super::settings::{ProxyProtocol, Settings, Sockets};
 use super::shared::{Current, Extra, Member, Shared, Signals};
@@ -23,7 +24,7 @@ use crate::pool::stats::{Answers, DatagramStats, LatencyHistogram};
 use crate::pool::waiting::Limit;
 use crate::wire::proxy_protocol::{self, Transport};
 
-/// The way of a datagram to a server.
+/// The path of a datagram to a server.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Way {
     pub slot: Slot,
@@ -32,14 +33,14 @@ pub(super) struct Way {
     pub purpose: Purpose,
 }
 
-/// What a datagram towards a server is to it and to the accounts.
+/// The kind of a datagram to a server: decides its header and its accounting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Purpose {
-    /// A request, which the server answers.
+    /// A request, to which the server responds.
     Request,
     /// A shadow query, whose response shows that the server lives.
     Shadow,
-    /// The first datagram of a flow, or one that the server does not answer.
+    /// The first datagram of a flow, or a one-way datagram.
     First,
     /// A later datagram of a flow.
     Later,
@@ -48,13 +49,13 @@ pub(super) enum Purpose {
 /// One worker's traffic with one server.
 #[derive(Debug)]
 pub(super) struct Lane {
-    /// Requests that the server owes an answer to.
+    /// Requests to which the server owes a response.
     outstanding: u32,
-    /// Since when the server has owed an answer and been silent.
+    /// The time since which the server owes a response and is silent.
     silent_since: Instant,
-    /// What the tree is to hear at the end of this turn.
+    /// Requests to take off the server's queue at the end of this turn.
     freed: u32,
-    /// Answers of this turn.
+    /// Responses of this turn.
     answers: Answers,
     heard: bool,
 }
@@ -66,11 +67,12 @@ impl Lane {
 
 /// One worker's forwarding state: selection, sending and accounting for all matching strategies.
 pub(super) struct Forwarder {
-    /// The worker's.
+    /// The number of the worker.
     number: usize,
     pub shared: Arc<Shared>,
-    /// Those of this turn, and who is let in; and which they are.
+    /// The settings of this turn.
     pub settings: Arc<Settings>,
+    /// The admission gate of this turn.
     pub gate: Gate,
     newest: WorkerSettings<Current>,
     pub stats: Arc<DatagramStats>,
@@ -78,23 +80,23 @@ pub(super) struct Forwarder {
     pub view: View<Extra>,
     pub rng: Rng,
     lanes: Lanes<Lane>,
-    /// Answers that all servers together owe.
+    /// Responses that all servers together owe.
     owed: u32,
     selector: Selector,
-    /// The addresses of the fronts, for PROXY headers.
+    /// The addresses of the client-side sockets, for PROXY headers.
     fronts: Box<[SocketAddr]>,
-    /// The slowest answer of late: it decays.
+    /// The latency of the slowest recent response; it decays. `None` before the first one.
     slowest: Option<Duration>,
-    /// The answers since it was last asked for.
+    /// The latencies of responses since the last measurement.
     pub recent: LatencyHistogram,
 }
 
-/// A server that owes an answer is not called silent before this time.
+/// The shortest silence of a server that owes a response before it is noted.
 const SILENCE_MIN: Duration = Duration::from_millis(50);
-/// Nor before so many times the slowest answer of late. To be wrong costs little: a suspect is used if nobody
-/// better is left, and its next answer clears it.
+/// The shortest noted silence as a multiple of the slowest recent response. A false alarm costs little: a
+/// suspect is used if no server is up, and its next response clears it.
 const SILENCE_FACTOR: u32 = 2;
-/// Of the slowest answer, what is left after each tick is 1 - 1 / this: half of it after a second.
+/// Each tick leaves 1 - 1 / this of the slowest response, so that half of it is left after a second.
 const SLOWEST_DECAY: u32 = 144;
 
 impl Forwarder {
@@ -129,14 +131,14 @@ impl Forwarder {
         }
     }
 
-    /// A turn begins.
+    /// Begins a turn.
     pub fn begin_turn(&mut self, now: Instant) {
         self.lanes.begin_turn();
         self.selector.begin_turn(now);
     }
 
-    /// Adopts newer settings; whether there were any. Between turns, so that they are the same throughout a
-    /// turn.
+    /// Adopts newer settings, and returns whether there were any. Called between turns: the settings of a
+    /// turn do not change.
     pub fn adopt(&mut self) -> bool {
         let Some(old) = self.newest.adopt() else { return false };
         let Current { settings, gate } = &*self.newest;
@@ -147,7 +149,7 @@ impl Forwarder {
         true
     }
 
-    /// Copies what the primary has changed.
+    /// Copies the members that the primary has changed.
     pub fn refresh(&mut self) {
         let Forwarder { shared, view, lanes, .. } = self;
         view.refresh(&shared.pool.members, |slot, _| _ = lanes.restart(slot));
@@ -175,7 +177,7 @@ impl Forwarder {
         Some((slot, member))
     }
 
-    /// The same for the server of a flow that another process had, if it may keep flows.
+    /// Reserves the server of an adopted flow, if it may keep flows.
     pub fn reserve_known(&mut self, server: SocketAddr) -> Option<(Slot, Member)> {
         let slot = self.view.slot_of(server)?;
         let member = *self.view.get(slot).filter(|member| member.extra.keeps_flows)?;
@@ -183,22 +185,22 @@ impl Forwarder {
         Some((slot, member))
     }
 
-    /// The address that a front is bound to.
+    /// The address to which a client-side socket is bound.
     pub fn front_addr(&self, front: SocketId) -> SocketAddr {
         self.fronts[usize::from(front.0)]
     }
 
-    /// The front that is bound to this address.
+    /// The client-side socket that is bound to this address.
     pub fn front_at(&self, addr: SocketAddr) -> Option<SocketId> {
         self.fronts.iter().position(|&front| front == addr).map(|front| SocketId(front as u16))
     }
 
-    /// Counts a server down at once.
+    /// Takes a request off a server's queue at once.
     pub fn release(&self, slot: Slot) {
         self.shared.pool.release(slot);
     }
 
-    /// Counts a server down at the end of the turn.
+    /// Takes a request off a server's queue at the end of the turn.
     pub fn free(&mut self, slot: Slot) {
         self.lanes.touch(slot).freed += 1;
     }
@@ -208,8 +210,8 @@ impl Forwarder {
         if server.is_ipv4() { self.sockets.v4.clone() } else { self.sockets.v6.clone() }
     }
 
-    /// Sends a client's datagram to a server and accounts for it: from where it is in the turn's memory, or
-    /// as a copy.
+    /// Sends a client's datagram to a server and accounts for it. Without a header it leaves from its place
+    /// in the turn's memory, else as a copy.
     pub fn forward(&mut self, request: &Request<'_>, way: &Way, tx: &mut Tx) -> Result<(), DropReason> {
         let Request { client, bytes, at, now } = request;
         let destination = self.destination(way, client, tx).ok_or(DropReason::TurnFull)?;
@@ -239,7 +241,7 @@ impl Forwarder {
         Ok(())
     }
 
-    /// A server as a destination; of one socket it is looked up once a turn.
+    /// The server as a destination, which is looked up once a turn for each socket.
     fn destination(&mut self, way: &Way, client: &Client, tx: &mut Tx) -> Option<DestinationId> {
         if self.settings.transparent {
             return tx.destination(way.from, way.server, Some(client.addr.ip()));
@@ -286,14 +288,14 @@ impl Forwarder {
         tx.push(destination, at)
     }
 
-    /// A client's request is under way to a server.
+    /// Notes a client's request in flight to a server.
     fn await_answer(&mut self, now: Instant, slot: Slot) {
         self.owe(now, slot);
         self.stats.in_flight.add(1);
         self.stats.servers[slot.index()].common.dispatched.add(1);
     }
 
-    /// A copy of a request is in flight to a server that has to prove that it lives.
+    /// Notes that a server owes a response.
     pub fn owe(&mut self, now: Instant, slot: Slot) {
         let lane = &mut self.lanes[slot];
         if lane.outstanding == 0 {
@@ -303,7 +305,7 @@ impl Forwarder {
         self.owed += 1;
     }
 
-    /// A server has answered a request that left at `sent`.
+    /// Notes the response to a request that left at `sent`.
     pub fn take_answer(&mut self, now: Instant, slot: Slot, sent: Instant) {
         let latency = now.since(sent);
         let micros = u32::try_from(latency.as_micros()).unwrap_or(u32::MAX);
@@ -322,7 +324,7 @@ impl Forwarder {
         server.common.latency.record(micros);
     }
 
-    /// A server has not answered a request in time.
+    /// Notes that a request has timed out.
     pub fn give_up(&mut self, slot: Slot) {
         self.settle(slot);
         self.lose(slot);
@@ -331,31 +333,31 @@ impl Forwarder {
         self.stats.servers[slot.index()].timed_out.add(1);
     }
 
-    /// A server owes one answer less, and has one request less.
+    /// Notes that a server owes one response less, and has one request less in its queue.
     pub fn settle(&mut self, slot: Slot) {
         self.pay(slot);
         self.free(slot);
     }
 
-    /// A server owes one answer less.
+    /// Notes that a server owes one response less.
     pub fn pay(&mut self, slot: Slot) {
         let lane = self.lanes.touch(slot);
-        debug_assert!(lane.outstanding > 0, "slot {} owes nothing", slot.index());
+        debug_assert!(lane.outstanding > 0, "the server of slot {} owes nothing", slot.index());
         lane.outstanding = lane.outstanding.saturating_sub(1);
         self.owed = self.owed.saturating_sub(1);
     }
 
-    /// Whether any server owes an answer.
+    /// Whether any server owes a response.
     pub fn owes(&self) -> bool {
         self.owed > 0
     }
 
-    /// Answers that a server owes.
+    /// Responses that a server owes.
     pub fn owed_by(&self, slot: Slot) -> u32 {
         self.lanes[slot].outstanding
     }
 
-    /// A server has left something unanswered.
+    /// Notes that a server has left a request unanswered.
     pub fn lose(&self, slot: Slot) {
         self.stats.common.decisions.given_up.add(1);
         self.shared.signals[slot.index()].lose();
@@ -366,14 +368,14 @@ impl Forwarder {
         in_flight.set(in_flight.get().saturating_sub(1));
     }
 
-    /// A server has proved that it lives.
+    /// Notes a liveness signal of a server.
     pub fn hear(&mut self, now: Instant, slot: Slot) {
         let lane = self.lanes.touch(slot);
         lane.heard = true;
         lane.silent_since = now;
     }
 
-    /// A datagram left that no single answer is awaited for.
+    /// Counts a datagram that is not a request: of a flow, or one-way.
     fn count_forwarded(&mut self, slot: Slot) {
         self.stats.forwarded.add(1);
         let server = &self.stats.servers[slot.index()];
@@ -381,7 +383,7 @@ impl Forwarder {
         server.forwarded.add(1);
     }
 
-    /// Brings the tree up to date with this turn, once per server.
+    /// Publishes the changes of this turn: to the tree, the counters and the signals, once per server.
     pub fn publish(&mut self, now: Instant) {
         while let Some((slot, lane)) = self.lanes.next_touched() {
             lane.answers
@@ -397,8 +399,26 @@ impl Forwarder {
         }
     }
 
-    /// Looks for servers that owe an answer and are silent for far longer than any answer took, while others
-    /// answer: if nobody does, it is the network's fault, or our own. Once a tick.
+    /// Panics, with the numbers, unless the counts of this worker are those of what its table has in flight.
+    pub fn check_invariants(&self, in_flight: &InFlight) {
+        let owed: u32 = in_flight.owed.iter().sum();
+        assert_eq!(self.owed, owed, "responses that all servers owe: counted, in the table");
+        let counted = (self.stats.in_flight.get(), self.stats.flows.get());
+        assert_eq!(
+            counted,
+            (in_flight.requests, in_flight.flows),
+            "requests and flows: counted, in the table"
+        );
+        for (slot, lane) in self.lanes.iter().enumerate() {
+            assert_eq!(lane.outstanding, in_flight.owed[slot], "slot {slot}: responses owed, {lane:?}");
+            assert!(lane.freed == 0 && !lane.heard, "slot {slot}: not published: {lane:?}");
+            let (len, held) = (self.shared.pool.tree.len(Slot::new(slot)), in_flight.held[slot]);
+            assert!(len >= held, "slot {slot}: a queue of {len}, with {held} of this worker");
+        }
+    }
+
+    /// Finds servers that owe a response and are silent for far longer than any response took, while others
+    /// respond. If no server responds, the network or this process is the cause. Once a tick.
     pub fn look_for_silence(&mut self, now: Instant) {
         let time_out = self.settings.timeout;
         let limit = match self.slowest {
@@ -420,5 +440,5 @@ impl Forwarder {
     }
 }
 
-/// The client that the last datagram went to, as a destination of this turn.
+/// The client of the last datagram to a client, and its destination in this turn.
 pub(super) type LastClient = Option<(Client, DestinationId)>;

@@ -1,4 +1,4 @@
-//! Datagrams of clients: which are admitted, before their bytes are read.
+//! Admission of clients' datagrams, before their bytes are read.
 
 use super::DatagramRole;
 use super::forward::Forwarder;
@@ -8,7 +8,7 @@ use crate::base::drop_reason::DropReason;
 use crate::base::time::Instant;
 
 impl DatagramRole {
-    /// Takes the datagrams of one client.
+    /// Handles the datagrams of one receive slot, all of one client.
     pub(super) fn on_front(&mut self, now: Instant, received: &Received, bytes: &mut [u8], tx: &mut Tx) {
         let count = bytes.len().div_ceil(received.stride as usize) as u64;
         let DatagramRole { core, matching, .. } = self;
@@ -33,8 +33,8 @@ impl DatagramRole {
 }
 
 impl Forwarder {
-    /// How many of the sender's datagrams are admitted. No response can reach port 0, and a response to the
-    /// pool itself or to a server would be a loop.
+    /// The number of the sender's datagrams that are admitted. No response can reach port 0, and a response
+    /// to the pool itself or to a server would be a loop.
     fn admit(&self, now: Instant, received: &Received, count: u64) -> Result<u64, DropReason> {
         let (peer, gate) = (received.peer, &self.gate);
         if peer.port() == 0 {

@@ -1,9 +1,9 @@
-//! What a pool of one process leaves to that of its successor.
+//! Handover: the state that a pool leaves to its successor.
 //!
-//! The successor has the same front sockets and ports of its own: what is under way is finished where it
-//! began. So there is little to tell: what is known of the servers, and with `affinity: client` which client
-//! has which server. A flow keeps its *server*; the port towards it is another one, so that a server which
-//! tells its clients apart by their port sees a new one.
+//! The successor has the same client-side sockets, and server-side ports of its own. The predecessor finishes
+//! its requests in flight. So the state is small: what is known of the servers, and with `affinity: client`
+//! the server of each client. A flow keeps its *server* but not its port. A server that tells its clients
+//! apart by their port sees a new client.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -21,7 +21,7 @@ use crate::pool::part::{Part, Unreadable};
 /// The version of [`WorkerState`]. It must rise whenever the order, type or presence of a field changes.
 const VERSION: u32 = 1;
 
-/// A client that has a server.
+/// A flow: a client and its server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Flow {
     /// The client's address.
@@ -36,12 +36,12 @@ pub struct Flow {
     pub is_answered: bool,
 }
 
-/// What one worker leaves.
+/// The state that one worker leaves.
 #[derive(Debug, Serialize, Deserialize)]
 struct WorkerState {
-    /// With `affinity: client`, which client has which server.
+    /// The flows; none without `affinity: client`.
     flows: Vec<Flow>,
-    /// From the primary.
+    /// What the primary knows of the servers; `None` from other workers.
     known: Option<Known>,
 }
 
@@ -63,8 +63,8 @@ struct KnownServer {
 }
 
 impl DatagramRole {
-    /// What a successor needs of this worker: its flows, and, from the primary, the servers' health, failures
-    /// and orders.
+    /// The state of this worker for a successor: its flows, and, from the primary, the servers' health,
+    /// failure records and orders.
     pub fn export(&self, now: Instant) -> Part {
         let known = self.primary.as_ref().map(|primary| primary.known());
         Part::new(VERSION, &WorkerState { flows: self.export_flows(now), known })
@@ -74,7 +74,7 @@ impl DatagramRole {
     /// number may differ.
     ///
     /// At its next datagram a client goes to its server again, if that may keep flows. A flow without a
-    /// datagram within the idle time-out ends. Any worker takes the flows of any other: a client that never
+    /// datagram within the idle timeout ends. Any worker takes the flows of any other: a client that never
     /// sends to it does no harm.
     pub fn import(workers: &mut [&mut DatagramRole], now: Instant, parts: &[Part]) -> Result<(), Unreadable> {
         let states = parts.iter().map(|part| part.state(VERSION)).collect::<Result<Vec<WorkerState>, _>>()?;
@@ -134,21 +134,21 @@ impl Primary {
                 registry.departed.keep(DepartedServer { id, addr, past });
                 continue;
             };
-            let server = registry.get_mut(slot).expect("it was found there");
+            let server = registry.get_mut(slot).expect("the slot has a server");
             server.weight = admin.weight(server.weight);
             server.extra.heard_at = health.last_alive();
             server.extra.next_trial = now + server.extra.trial_pause;
             core.shared.signals[slot.index()].hear(server.extra.heard_at);
             (server.health, server.admin, server.slow_since) = (health, admin, slow_since);
         }
-        // Servers that had left the predecessor, and that this process has.
+        // Servers that had left the predecessor, and are members here.
         for slot in registry.slots() {
             let Some((id, addr)) = registry.get(slot).map(|server| (server.id, server.addr)) else {
                 continue;
             };
             if registry.departed.contains(id, addr) {
                 let past = registry.departed.take(id, addr);
-                let server = registry.get_mut(slot).expect("it was found there");
+                let server = registry.get_mut(slot).expect("the slot has a server");
                 server.weight = past.admin.weight(server.weight);
                 (server.health, server.admin) = (past.health(first, now), past.admin);
             }

@@ -1,16 +1,19 @@
-//! Which servers are up: the primary's part of a pool, on the table of [`crate::pool::health`].
+//! The health of servers: the primary's part of a pool, on the table of [`crate::pool::health`].
 //!
-//! | what is noticed | what it means |
-//! |---|---|
-//! | a valid answer, to a client or to a check | proof of life: up (from down: `rise` in a row) |
-//! | it owes answers and is silent for far longer than any took; an answer or a check is overdue; ICMP | a suspect: used if nobody better is left |
-//! | a suspect leaves a check or a request unanswered, `fall` times in a row | down: not used |
-//! | it was down or a suspect several times lately | held: used if nobody better is left, for longer each time; to go down then counts, where it is checked |
-//! | more than `down_max` of the servers are down or held, some are up | fail open: all are used |
-//! | no server is up, suspect or held, protocol `datagram` | those that are down are used: there is no other way to say no |
+//! - A valid response to a client or to a check is a liveness signal: the server is up (from down, after
+//!   `rise` signals in a row).
+//! - A server becomes a suspect, which is used only if no server is up, in three cases: it owes responses and
+//!   is silent for far longer than any response took; a response or a check is overdue; ICMP reports it.
+//! - A suspect that leaves `fall` checks or requests in a row unanswered is down: not used.
+//! - A server that was down or a suspect several times recently is held down: it is used only if no server
+//!   is up. The hold-down time grows each time. Where servers are checked, going down meanwhile counts.
+//! - If more than `down_max` of the servers are down or held down and some are up, the pool fails open: all
+//!   are used.
+//! - With the protocol `datagram`, servers that are down are used if no server is up, suspect or held down:
+//!   the protocol has no refusal.
 //!
-//! Where servers are not checked, a suspect gets a request now and then to prove itself on, at growing
-//! intervals (of DNS, a copy of one). Where they do not answer either (`replies: 0`), no news is good news.
+//! Where servers are not checked, a suspect gets trial requests at growing intervals (in DNS, shadow
+//! queries). One-way servers (`replies: 0`) send no signals, so a suspect is up again after that interval.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -35,14 +38,14 @@ use crate::pool::select::{LeafState, Slot};
 use crate::pool::shared::{PoolShared, is_selectable};
 use crate::pool::stats::ServerStats;
 
-/// The longest time between two requests that a suspect may prove itself on.
+/// The longest time between two trial requests to one server.
 const TRIAL_PAUSE_MAX: Duration = Duration::from_secs(60);
-/// A suspect is checked so many times as often.
+/// Factor by which a suspect is checked more often than other servers.
 const SUSPECT_FACTOR: u32 = 3;
 /// The primary takes a turn at least this often.
 pub(super) const LOOK: Duration = Duration::from_millis(200);
 
-/// What only a datagram pool knows of a server: how its life is sensed.
+/// What only a datagram pool knows of a server: its liveness signals, checks and trial requests.
 #[derive(Clone, Debug)]
 pub struct Sensed {
     /// Tells the server from those that had its slot before.
@@ -50,7 +53,7 @@ pub struct Sensed {
     /// The last liveness signal that was judged.
     pub(super) heard_at: Instant,
     pub(super) next_check: Instant,
-    /// The check that waits for its answer.
+    /// The check in flight.
     pub(super) asked: Option<Asked>,
     pub(super) next_trial: Instant,
     pub(super) trial_pause: Duration,
@@ -61,7 +64,7 @@ pub struct Sensed {
 /// A server of a datagram pool as the primary knows it.
 pub type Server = registry::Server<Sensed>;
 
-/// What only worker 0 has.
+/// The state of the primary, worker 0.
 pub(super) struct Primary {
     pub pool: primary::Primary<Shared>,
     pub slots: Slots,
@@ -91,12 +94,12 @@ impl Primary {
         }
     }
 
-    /// There are new settings.
+    /// Adopts new settings of the pool.
     pub fn adopt(&mut self, core: &mut Forwarder, now: Instant) {
         let settings = &core.settings;
         if settings.health.check != self.settings.check {
             self.checker.set_check(settings.health.check.clone());
-            self.forgive(); // an answer to the old check answers nothing now
+            self.forgive(); // a response to the old check proves nothing
         }
         self.settings = settings.health.clone();
         self.slots.adopt(settings);
@@ -114,13 +117,13 @@ impl Primary {
         self.pool.poll_event()
     }
 
-    /// How often the server of a slot has failed of late.
+    /// The recent failures of the server of a slot.
     #[cfg(test)]
     pub fn failures(&self, slot: Slot) -> u32 {
         self.pool.registry().get(slot).map_or(0, |server| server.health.record().failures())
     }
 
-    /// Carries out an operator's order about the server with this id, also about one that has left.
+    /// Applies an operator's order to the server with this id, even if the server has left.
     pub fn order(
         &mut self,
         core: &mut Forwarder,
@@ -133,7 +136,7 @@ impl Primary {
         outcome
     }
 
-    /// What a new server begins with. It may have had the slot before.
+    /// The initial state of a server that joins. It may have had the slot before.
     pub fn sensed(&self, core: &Forwarder, now: Instant, slot: Slot, generation: u32) -> Sensed {
         Sensed {
             generation,
@@ -151,7 +154,7 @@ impl Primary {
         limits_of(&self.settings)
     }
 
-    /// When there is something to do without a datagram.
+    /// The time at which the primary has something to do even without a datagram.
     pub fn next_deadline(&self) -> Instant {
         let checks = self.pool.registry().iter().filter(|_| self.checker.is_active());
         let due = checks.map(|(_, server)| match server.extra.asked {
@@ -161,7 +164,7 @@ impl Primary {
         due.fold(self.next_look, Instant::min)
     }
 
-    /// Judges every server by what was noticed since the last tick, and asks those whose time has come.
+    /// Judges every server by the signals since the last tick, and sends the checks that are due.
     pub fn on_tick(&mut self, core: &mut Forwarder, now: Instant, tx: &mut Tx) {
         if now >= self.next_look {
             self.next_look = now + LOOK;
@@ -190,7 +193,7 @@ impl Primary {
         if alive_at > server.extra.heard_at {
             server.extra.heard_at = alive_at;
             if state == State::Down {
-                // It needs more answers, and is likely to give them.
+                // It needs more signals, and trial requests are likely to give them.
                 server.extra.trial_pause = self.settings.interval;
                 server.extra.next_trial = now + server.extra.trial_pause;
             }
@@ -213,8 +216,7 @@ impl Primary {
         self.apply(core, now, slot, event, reason);
     }
 
-    /// Checks a server whose time has come, or asks for a trial request; removes a leaving one without
-    /// requests.
+    /// Sends a check that is due, or asks for a trial request; removes a leaving server without requests.
     fn look_after(&mut self, core: &mut Forwarder, now: Instant, slot: Slot, tx: &mut Tx) {
         let is_another_up = self.pool.registry().iter().any(|(_, server)| server.health.state() == State::Up);
         let Some(server) = self.pool.registry_mut().get_mut(slot) else { return };
@@ -239,11 +241,11 @@ impl Primary {
                     sensed.trial_pause = self.settings.interval;
                 }
             }
-            // It may not be used anyhow; unless there is no other server, and then it is.
+            // Trial requests would change nothing: it is barred until the hold-down time ends.
             State::Held => {}
             State::Down if is_held && is_another_up => {}
             State::Suspect | State::Down => {
-                // While another server waits for a request, the next tick asks again.
+                // If another server waits for its trial request, the next tick asks again.
                 if now >= sensed.next_trial && (self.is_one_way || core.shared.ask_for_trial(slot)) {
                     sensed.next_trial = now + sensed.trial_pause;
                     sensed.trial_pause = (sensed.trial_pause * 2).min(TRIAL_PAUSE_MAX);
@@ -264,14 +266,14 @@ impl Primary {
         let Some(from) = from else { return };
         let destination = tx.destination(SocketId(from), server.addr, None);
         let staged = destination.and_then(|destination| tx.stage(destination, self.checker.len()));
-        // A full turn is no loss: the next tick asks.
+        // In a full turn nothing is lost: the next tick checks.
         match staged {
             Some(bytes) => server.extra.asked = Some(self.checker.ask(now, bytes)),
             None => server.extra.next_check = now,
         }
     }
 
-    /// A datagram that came where checks are answered.
+    /// Handles a datagram that arrived at a socket for checks.
     pub fn on_check_answer(
         &mut self,
         core: &mut Forwarder,
@@ -286,17 +288,18 @@ impl Primary {
             return Err(DropReason::WrongQuestion);
         }
         server.extra.asked = None;
-        self.next_look = now; // so that it is judged at the next tick
+        self.next_look = now; // the next tick judges the server
         core.hear(now, slot);
         Ok(())
     }
 
-    /// An overdue check proves nothing: the event loop stalled, or checks are others now.
+    /// Forgets the checks in flight. Called when an overdue check proves nothing: after an event-loop stall,
+    /// or when the check has changed.
     pub fn forgive(&mut self) {
         self.pool.registry_mut().iter_mut().for_each(|(_, server)| server.extra.asked = None);
     }
 
-    /// The event loop stalled for this time. The primary draws no conclusion from the silence meanwhile.
+    /// Reports an event-loop stall of this length. Silence during the stall proves nothing.
     pub fn on_stall(&mut self, gap: Duration) {
         self.forgive();
         self.pool.report(Event::Stalled(gap));
@@ -359,15 +362,15 @@ fn pool_settings(settings: &Settings) -> primary::Settings {
         rules: settings.health.rules,
         policy: settings.policy,
         max_outstanding: settings.max_outstanding,
-        // Where servers are checked, a new one has to prove itself first, unless there is no other. Where
-        // they are not, only traffic shows whether a server lives.
+        // Where servers are checked, a new server must respond first, unless it is the only one. Where they
+        // are not, only traffic gives signals.
         first_state: if is_checked { State::Suspect } else { State::Up },
         cannot_refuse: settings.protocol == Protocol::Datagram,
     }
 }
 
-/// How sure to be of a server. Where nobody asks, only traffic shows whether it lives, and who is held gets
-/// none.
+/// The limits for each server. Without checks only traffic gives signals, and a server that is held down
+/// gets no traffic.
 fn limits_of(health: &HealthCheck) -> Limits {
     let Rules { rise, fall, hold_down_max, .. } = health.rules;
     let (interval, is_asked) = (health.interval, health.check != Check::None);

@@ -1,8 +1,9 @@
-//! Leases: who has which port towards which server. Pure.
+//! Leases: the client of each port and server. Pure.
 //!
-//! A datagram that comes from a server to a port can only be told apart by these two, so at any time a *pair*
-//! of port and server belongs to one client. When its lease ends it rests, and still belongs to the client
-//! that had it: whatever is late reaches that client or nobody. Only then may another client have it.
+//! Only the server and the port tell a server's datagram apart, so at any time a *pair* of port and server
+//! belongs to one client. When its lease ends, the pair is in quarantine (it rests), and still belongs to
+//! that client: a late datagram reaches that client or is dropped. Another client can get the pair only
+//! afterwards.
 //!
 //! ```text
 //!   FRESH ──take──> BUSY ──rest──> RESTING ──time──> free to take, the longest rested first
@@ -10,8 +11,8 @@
 //!                     └── retake ─────┴────────────────┘   (by the same client, at any time)
 //! ```
 //!
-//! Of the pairs that have rested, those of clients that have come back before are taken last, as long as they
-//! are not more than half: so a flood of strangers does not turn the regulars out.
+//! Of the pairs that have rested, those of returning clients are taken last, unless they are more than half:
+//! a flood of new clients does not displace returning ones.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash};
@@ -25,7 +26,7 @@ use crate::base::batch::SocketId;
 use crate::base::time::Instant;
 use crate::pool::select::Slot;
 
-/// A port towards a server, as a number.
+/// A port and a server, as a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Pair(u32);
 
@@ -35,20 +36,20 @@ impl Pair {
     }
 }
 
-/// Whom a pair belongs to.
+/// The owner of a pair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Owner {
     pub client: Client,
-    /// A client has one pair for each server, or, with affinity, one in all.
+    /// The server: a client has one pair for each. `None` with affinity: a client has one pair in all.
     pub slot: Option<Slot>,
 }
 
-/// How a lease has ended.
+/// The end of a lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ended {
-    /// All that was asked was answered.
+    /// All requests were answered.
     Answered,
-    /// Something was not.
+    /// A request was not answered.
     Unanswered,
 }
 
@@ -59,19 +60,19 @@ enum State {
     Resting,
 }
 
-/// The rows that resting pairs stand in, per server.
+/// The queues of resting pairs, per server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Row {
-    /// Answered; the client has not come back (yet).
+    /// Answered; the client has not returned.
     Once,
     /// Unanswered.
     Unanswered,
-    /// Answered; the client has come back before.
-    Regular,
+    /// Answered; the client has returned before.
+    Returning,
 }
 
 impl Row {
-    const ALL: [Row; 3] = [Row::Once, Row::Unanswered, Row::Regular];
+    const ALL: [Row; 3] = [Row::Once, Row::Unanswered, Row::Returning];
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -79,7 +80,7 @@ struct Lease {
     owner: Option<Owner>,
     state: State,
     row: Row,
-    /// When it has rested.
+    /// The end of the quarantine.
     until: Instant,
     returns: u32,
     next: u32,
@@ -96,29 +97,29 @@ struct Line {
     len: u32,
 }
 
-/// Per server: what is fresh, and what rests.
+/// The fresh and the resting pairs of one server.
 #[derive(Clone, Copy, Debug)]
 struct Lane {
-    /// Pairs of the server that have never been taken in order, from the first port on.
+    /// The number of fresh pairs taken in order, from the first port on.
     fresh: u32,
     lines: [Line; 3],
 }
 
-/// A regular's pair that nobody has used for so long after its rest is anybody's.
-const REGULAR_KEEP: Duration = Duration::from_secs(10);
+/// The time after its quarantine for which the pair of a returning client is kept for that client.
+const RETURNING_KEEP: Duration = Duration::from_secs(10);
 
 /// The table.
 pub(super) struct Leases {
     leases: Box<[Lease]>,
     lanes: Box<[Lane]>,
     ports: u32,
-    /// Where the row of ports begins: nobody outside knows.
+    /// The port of the first lease: unknown to clients, since it depends on the key.
     first_port: u32,
     owners: HashMap<Owner, Pair, Keyed>,
 }
 
 impl Leases {
-    /// For so many ports (per family of addresses) and servers. `key` is random.
+    /// A table for `ports` ports (per address family) and `slots` servers. `key` is random.
     pub fn new(ports: usize, slots: usize, key: [u8; 16]) -> Self {
         let lease = Lease {
             owner: None,
@@ -140,7 +141,7 @@ impl Leases {
         }
     }
 
-    /// The pair that this owner has, or had last.
+    /// The present or last pair of this owner.
     pub fn of(&self, owner: &Owner) -> Option<Pair> {
         self.owners.get(owner).copied()
     }
@@ -163,7 +164,7 @@ impl Leases {
         Slot::new((pair.0 / self.ports) as usize)
     }
 
-    /// Whom it belongs to now: who has it, or who had it and it still rests.
+    /// The owner of a pair: of its lease, or of its last lease during the quarantine.
     pub fn owner(&self, now: Instant, pair: Pair) -> Option<&Owner> {
         let lease = &self.leases[pair.0 as usize];
         let is_owned = lease.state == State::Busy || (lease.state == State::Resting && now < lease.until);
@@ -174,7 +175,7 @@ impl Leases {
         self.leases[pair.0 as usize].state == State::Busy
     }
 
-    /// Takes the owner's own pair again, whether it has rested or not.
+    /// Takes the owner's own pair again, even in its quarantine.
     pub fn retake(&mut self, pair: Pair) {
         let lease = &mut self.leases[pair.0 as usize];
         if lease.state == State::Busy {
@@ -185,8 +186,8 @@ impl Leases {
         self.leases[pair.0 as usize].state = State::Busy;
     }
 
-    /// Takes a pair towards this server that is fresh or has rested: that of the port `hint`, if it can be
-    /// had.
+    /// Takes a pair of this server that is fresh or has rested: the pair of the port `hint` if it is free.
+    /// `None` if there is no such pair.
     pub fn take(&mut self, now: Instant, owner: Owner, slot: Slot, hint: Option<u16>) -> Option<Pair> {
         let hinted = hint.map(|port| self.pair(port, slot)).filter(|&pair| self.is_free(now, pair));
         let pair = hinted.or_else(|| self.fresh(slot)).or_else(|| self.rested(now, slot))?;
@@ -194,7 +195,7 @@ impl Leases {
         if let Some(former) = lease.owner.replace(owner)
             && self.owners.get(&former) == Some(&pair)
         {
-            self.owners.remove(&former); // else it has another pair by now
+            self.owners.remove(&former); // else the former owner has another pair
         }
         let was = std::mem::replace(&mut lease.state, State::Busy);
         lease.returns = 0;
@@ -205,21 +206,21 @@ impl Leases {
         Some(pair)
     }
 
-    /// Ends a lease; the pair rests for so long.
+    /// Ends a lease: the pair is in quarantine for `rest`.
     pub fn rest(&mut self, now: Instant, pair: Pair, ended: Ended, rest: Duration) {
         let lease = &mut self.leases[pair.0 as usize];
         debug_assert_eq!(lease.state, State::Busy);
         lease.state = State::Resting;
         lease.row = match ended {
             Ended::Unanswered => Row::Unanswered,
-            Ended::Answered if lease.returns > 0 => Row::Regular,
+            Ended::Answered if lease.returns > 0 => Row::Returning,
             Ended::Answered => Row::Once,
         };
         lease.until = now + rest;
         self.link(pair.0);
     }
 
-    /// Pairs towards a server that rest unanswered.
+    /// The number of a server's pairs that rest unanswered.
     pub fn unanswered(&mut self, now: Instant, slot: Slot) -> usize {
         loop {
             let line = self.lanes[slot.index()].lines[Row::Unanswered as usize];
@@ -234,14 +235,14 @@ impl Leases {
         }
     }
 
-    /// Pairs towards one server.
+    /// The number of pairs of one server.
     pub fn ports(&self) -> usize {
         self.ports as usize
     }
 
     /// Panics, with the numbers, unless each resting pair is in the one row of its server that it names, rows
-    /// are in the order of their rest, and each owner's newest pair is its own.
-    #[cfg(test)]
+    /// are in the order of their rest, each owner's newest pair is its own, and a busy pair is the newest of
+    /// its owner.
     pub fn check_invariants(&self) {
         for (slot, lane) in self.lanes.iter().enumerate() {
             let mut linked = 0;
@@ -279,6 +280,11 @@ impl Leases {
             let of = &self.leases[pair.index()].owner;
             assert_eq!(of.as_ref(), Some(owner), "pair {} is {owner:?}'s by the index", pair.index());
         }
+        for pair in self.pairs().filter(|&pair| self.is_busy(pair)) {
+            let owner = self.leases[pair.index()].owner;
+            let indexed = owner.and_then(|owner| self.of(&owner));
+            assert_eq!(indexed, Some(pair), "the pair of {owner:?}, which has pair {}", pair.index());
+        }
     }
 
     fn is_free(&self, now: Instant, pair: Pair) -> bool {
@@ -286,11 +292,11 @@ impl Leases {
         match lease.state {
             State::Fresh => true,
             State::Busy => false,
-            State::Resting => lease.until <= now && lease.row != Row::Regular,
+            State::Resting => lease.until <= now && lease.row != Row::Returning,
         }
     }
 
-    /// The next pair of the server that was never taken.
+    /// The next fresh pair of the server.
     fn fresh(&mut self, slot: Slot) -> Option<Pair> {
         loop {
             let lane = &mut self.lanes[slot.index()];
@@ -301,24 +307,27 @@ impl Leases {
             lane.fresh += 1;
             let pair = self.pair(port as u16, slot);
             if self.leases[pair.0 as usize].state == State::Fresh {
-                return Some(pair); // else it was taken by a hint
+                return Some(pair); // else a hint took it
             }
         }
     }
 
-    /// The pair of the server that has rested longest; a regular's only in need.
+    /// The pair of the server that has rested longest; a returning client's only if there is no other.
     fn rested(&self, now: Instant, slot: Slot) -> Option<Pair> {
         let lane = &self.lanes[slot.index()];
         Row::ALL.into_iter().find_map(|row| {
             let line = &lane.lines[row as usize];
             let first = self.leases.get(line.first as usize)?;
-            let keep =
-                if row == Row::Regular && line.len <= self.ports / 2 { REGULAR_KEEP } else { Duration::ZERO };
+            let keep = if row == Row::Returning && line.len <= self.ports / 2 {
+                RETURNING_KEEP
+            } else {
+                Duration::ZERO
+            };
             (first.until + keep <= now).then_some(Pair(line.first))
         })
     }
 
-    /// Puts a resting pair at the end of its row. It rests at least as long as those before it.
+    /// Appends a resting pair to its row. It rests at least as long as those before it.
     fn link(&mut self, index: u32) {
         let row = self.leases[index as usize].row;
         let line = &mut self.lanes[(index / self.ports) as usize].lines[row as usize];
@@ -337,7 +346,7 @@ impl Leases {
         (lease.previous, lease.next) = (previous, NONE);
     }
 
-    /// Takes a resting pair out of its row.
+    /// Removes a resting pair from its row.
     fn unlink(&mut self, index: u32) {
         let Lease { row, next, previous, .. } = self.leases[index as usize];
         let line = &mut self.lanes[(index / self.ports) as usize].lines[row as usize];
@@ -353,7 +362,7 @@ impl Leases {
     }
 }
 
-/// Room for twice as many owners as there are pairs: so it never grows, and has its memory from the start.
+/// A map with twice as many entries as there are pairs, all faulted in: it never grows.
 fn owners(pairs: usize, key: [u8; 16]) -> HashMap<Owner, Pair, Keyed> {
     let mut owners = HashMap::with_capacity_and_hasher(2 * pairs, Keyed(key));
     let owner = |number: usize| {
@@ -367,7 +376,7 @@ fn owners(pairs: usize, key: [u8; 16]) -> HashMap<Owner, Pair, Keyed> {
     owners
 }
 
-/// Hashes under a key, so that nobody can choose owners that collide.
+/// Hashes under a key, so that no sender can choose owners that collide.
 #[derive(Clone, Copy)]
 struct Keyed([u8; 16]);
 
@@ -468,7 +477,7 @@ mod tests {
         ]
     }
 
-    /// A pair as anybody would write it down.
+    /// A pair in the plainest form.
     #[derive(Clone, Copy, Default)]
     struct Plain {
         owner: Option<Owner>,
@@ -477,7 +486,7 @@ mod tests {
         returns: u32,
     }
 
-    /// The rows of a server as queues: once, unanswered, regulars.
+    /// The rows of a server as queues: once, unanswered, returning.
     type Rows = [VecDeque<usize>; 3];
 
     fn join(plain: &mut [Plain], row: &mut VecDeque<usize>, pair: usize) {
@@ -494,8 +503,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(500))]
 
-        /// The table gives exactly the pairs that queues would give; one that is busy or rests is never
-        /// another's.
+        /// The table gives the pairs that queues would give; a busy or resting pair never has another owner.
         #[test]
         fn behaves_as_queues_of_pairs(ops in vec(op(), 1..120), ports in 1..5usize, key: [u8; 16]) {
             let mut leases = Leases::new(ports, SLOTS, key);
@@ -524,16 +532,16 @@ mod tests {
                         }
                         let rested = |pair: usize, keep: Duration| plain[pair].until + keep <= now;
                         let is_hintable = |pair: &usize| {
-                            let is_regular = rows[slot][2].contains(pair);
+                            let is_returning = rows[slot][2].contains(pair);
                             fresh[slot].contains(pair)
-                                || !plain[*pair].is_busy && rested(*pair, Duration::ZERO) && !is_regular
+                                || !plain[*pair].is_busy && rested(*pair, Duration::ZERO) && !is_returning
                         };
                         let hinted =
                             hint.map(|port| slot * ports + usize::from(port) % ports).filter(is_hintable);
                         let hint = hint.map(|port| port % ports as u16);
                         let of_rows = || {
                             let is_kept = rows[slot][2].len() <= ports / 2;
-                            let keep = if is_kept { REGULAR_KEEP } else { Duration::ZERO };
+                            let keep = if is_kept { RETURNING_KEEP } else { Duration::ZERO };
                             let keeps = [Duration::ZERO, Duration::ZERO, keep];
                             let first = |(row, keep): (&VecDeque<usize>, Duration)| {
                                 row.front().copied().filter(|&pair| rested(pair, keep))

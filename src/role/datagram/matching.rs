@@ -1,4 +1,4 @@
-//! How responses find their requests: by protocol. All that the rest of a worker knows of the two ways.
+//! Matching of responses with requests: the two kinds behind one interface.
 
 use super::by_port::ByPort;
 use super::dns::{self, Dns};
@@ -12,7 +12,7 @@ use crate::base::drop_reason::DropReason;
 use crate::base::time::Instant;
 use crate::pool::select::Slot;
 
-/// One worker's table of what is in flight.
+/// One worker's table of requests or flows in flight.
 pub(super) enum Matching {
     /// By id, server and question.
     Dns(Box<Dns>),
@@ -20,8 +20,26 @@ pub(super) enum Matching {
     ByPort(Box<ByPort>),
 }
 
+/// The requests and flows in one worker's table, to compare with the counts that are kept elsewhere.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct InFlight {
+    /// By slot: the responses that the server owes.
+    pub owed: Vec<u32>,
+    /// By slot: the requests or flows in the server's queue.
+    pub held: Vec<u32>,
+    /// Requests of clients.
+    pub requests: u64,
+    pub flows: u64,
+}
+
+impl InFlight {
+    pub fn none(slots: usize) -> Self {
+        InFlight { owed: vec![0; slots], held: vec![0; slots], requests: 0, flows: 0 }
+    }
+}
+
 impl Matching {
-    /// An empty table. Each protocol has a key of its own.
+    /// An empty table. Each protocol has its own key.
     pub fn new(core: &Forwarder, dns_key: [u8; 16], by_port_key: [u8; 16]) -> Self {
         match core.settings.protocol {
             Protocol::Dns => Matching::Dns(Box::new(Dns::new(core, dns_key))),
@@ -29,14 +47,14 @@ impl Matching {
         }
     }
 
-    /// There are new settings.
+    /// Adopts new settings of the pool.
     pub fn adopt(&mut self, core: &Forwarder) {
         if let Matching::ByPort(by_port) = self {
             by_port.adopt(core);
         }
     }
 
-    /// A turn begins.
+    /// Begins a turn.
     pub fn begin(&mut self, core: &mut Forwarder) {
         match self {
             Matching::Dns(dns) => dns.begin(core),
@@ -44,7 +62,7 @@ impl Matching {
         }
     }
 
-    /// A client's datagram.
+    /// Sends or queues a client's datagram, or refuses it.
     pub fn on_client(
         &mut self,
         core: &mut Forwarder,
@@ -72,14 +90,14 @@ impl Matching {
         }
     }
 
-    /// Refuses a queued request, where the protocol has a word for it.
+    /// Refuses a queued request, if the protocol has a refusal.
     pub fn refuse_pending(&mut self, core: &mut Forwarder, request: Request<'_>, tx: &mut Tx) {
         if let Matching::Dns(_) = self {
             dns::refuse(core, request, tx);
         }
     }
 
-    /// A datagram that came to a server-side socket.
+    /// Handles a datagram that arrived at a server-side socket.
     pub fn on_server(
         &mut self,
         core: &mut Forwarder,
@@ -93,7 +111,7 @@ impl Matching {
         }
     }
 
-    /// Gives up what has waited too long, and idle flows.
+    /// Ends requests whose timeout is over, and idle flows.
     pub fn expire(&mut self, core: &mut Forwarder, now: Instant) {
         match self {
             Matching::Dns(dns) => dns.expire(core, now),
@@ -109,7 +127,7 @@ impl Matching {
         }
     }
 
-    /// Measures how long answered pairs rest. Once a second.
+    /// Measures the quarantine of answered pairs. Once a second.
     pub fn measure(&mut self, core: &Forwarder) {
         if let Matching::ByPort(by_port) = self {
             by_port.measure_hold(core);
@@ -121,6 +139,15 @@ impl Matching {
         match self {
             Matching::Dns(_) => None,
             Matching::ByPort(by_port) => by_port.last_flow(),
+        }
+    }
+
+    /// Panics, with the numbers, if what must hold between two turns does not. Counts what is in flight, for
+    /// a pool with `slots` slots.
+    pub fn check_invariants(&self, slots: usize) -> InFlight {
+        match self {
+            Matching::Dns(dns) => dns.check_invariants(slots),
+            Matching::ByPort(by_port) => by_port.check_invariants(slots),
         }
     }
 

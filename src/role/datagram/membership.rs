@@ -1,4 +1,4 @@
-//! Which servers a pool has: the primary brings them to those that are desired.
+//! The members of a pool: the primary makes them the desired servers.
 
 use std::collections::{HashMap, HashSet};
 
@@ -16,7 +16,7 @@ const NOT_DESIRED: &str = "no longer desired";
 const DESIRED_AGAIN: &str = "desired again";
 
 impl Primary {
-    /// Brings the members to the desired servers: new ones join, the others finish their requests and leave.
+    /// Makes the desired servers the members: new servers join, the others finish their requests and leave.
     pub fn set_servers(&mut self, core: &mut Forwarder, now: Instant, desired: Vec<DesiredServer>) {
         let mut by_addr = HashMap::with_capacity(desired.len());
         for server in &desired {
@@ -44,7 +44,7 @@ impl Primary {
             let registry = self.pool.registry();
             match self.slots.find(now, addr, registry) {
                 Some(slot) => self.take_in(core, now, slot, server),
-                // A slot rests, or its server is about to leave.
+                // It joins later: a slot rests, or a server is about to leave.
                 None if registry.free().next().is_some() || registry.iter().any(|(_, s)| s.is_leaving) => {
                     has_to_wait = true;
                 }

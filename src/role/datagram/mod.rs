@@ -1,28 +1,28 @@
-//! A datagram pool: sends each datagram to the server with the shortest queue, and what comes back to whom it
-//! is for. The servers know nothing of lbd.
+//! A datagram pool: sends each datagram to the server with the shortest queue, and each response to its
+//! client. The servers are unmodified.
 //!
-//! One [`DatagramRole`] is one *worker*: it has a front socket for each address that the pool listens on,
-//! ports of its own towards the servers, and a table of its own of what is under way. Workers share the
-//! selection tree, the members, and who may send how much. Worker 0 is the *primary*: it alone judges the
+//! One [`DatagramRole`] is one *worker*: it has a client-side socket for each address on which the pool
+//! listens, server-side ports of its own, and a table of its own requests in flight. Workers share the
+//! selection tree, the members and the admission gate. Worker 0 is the *primary*: it alone judges the
 //! servers' health and checks them.
 //!
-//! Never touches a socket, a clock or a log: what is worth telling comes out of [`DatagramRole::poll_event`],
-//! what is worth counting goes to [`DatagramStats`].
+//! A role never touches a socket, a clock or a log: it reports events through [`DatagramRole::poll_event`]
+//! and counts in [`DatagramStats`].
 //!
-//! | file | a change there is about |
+//! | file | content |
 //! |---|---|
-//! | `settings.rs` | what a pool is made from |
-//! | `shared.rs` | what the workers share |
-//! | `forward.rs` | choosing a server, sending to it, keeping count |
-//! | `front.rs` | who may send |
-//! | `pending.rs`, `waiting.rs` | requests that wait for a server below its limit |
+//! | `settings.rs` | settings of a pool |
+//! | `shared.rs` | state that the workers share |
+//! | `forward.rs` | selection, sending, accounting |
+//! | `front.rs` | admission of clients' datagrams |
+//! | `pending.rs`, `waiting.rs` | the pending queue |
 //! | `request.rs` | datagrams of a turn, and their client |
-//! | `matching.rs` | the two ways of matching, as the rest sees them |
-//! | `dns.rs`, `queries.rs` | matching DNS answers with queries |
+//! | `matching.rs` | the two kinds of matching, behind one interface |
+//! | `dns.rs`, `queries.rs` | matching of DNS responses and queries |
 //! | `by_port.rs`, `leases.rs` | matching by port and server |
-//! | `membership.rs`, `slots.rs` | which servers the pool has (primary) |
-//! | `health.rs`, `checks.rs` | which servers are up (primary) |
-//! | `handover.rs`, `adopted_flows.rs` | what a successor is given, and how it goes on |
+//! | `membership.rs`, `slots.rs` | members of the pool (primary) |
+//! | `health.rs`, `checks.rs` | health of the servers (primary) |
+//! | `handover.rs`, `adopted_flows.rs` | state for a successor, and its adoption |
 
 mod adopted_flows;
 mod by_port;
@@ -51,7 +51,7 @@ use std::time::Duration;
 
 use self::forward::Forwarder;
 use self::health::{LOOK, Primary};
-use self::matching::Matching;
+use self::matching::{InFlight, Matching};
 use self::request::{Response, datagrams};
 use crate::base::batch::{Received, Rx, Tx};
 use crate::base::rng::Rng;
@@ -69,9 +69,9 @@ pub use self::shared::Shared;
 /// A worker's sockets.
 #[derive(Clone, Debug)]
 pub struct WorkerSockets {
-    /// Which is what.
+    /// The use of each socket.
     pub sockets: Sockets,
-    /// Their addresses, by their numbers.
+    /// The address of each socket, by socket number.
     pub addrs: Vec<SocketAddr>,
 }
 
@@ -83,26 +83,26 @@ pub struct DatagramRole {
     next_tick: Instant,
     next_measure: Instant,
     stalls: StallDetector,
-    /// Until then nothing is overdue: this process was away.
+    /// Until this time nothing counts as overdue, after an event-loop stall.
     grace: Instant,
-    /// Since when it takes nothing of clients any more.
+    /// The time at which the worker retired: it reads no client datagrams since. `None` before.
     retired: Option<Instant>,
-    /// Whether queued requests remain that the turn had no room for.
+    /// Whether queued requests remain for which the turn had no room.
     has_more: bool,
 }
 
-/// Timers are looked at this often.
+/// Time between two ticks, at which timers are checked.
 const TICK: Duration = Duration::from_millis(10);
-/// While something is awaited there is a tick every [`TICK`]; a gap as long as this is a pause of our own.
+/// With responses owed there is a tick every [`TICK`]; a gap of this length is an event-loop stall.
 const PAUSE: Duration = Duration::from_millis(100);
-/// Of a worker that retires: a flow without a datagram for so long is not waited for.
+/// A retiring worker does not wait for flows without a datagram for this time.
 const FLOW_QUIET: Duration = Duration::from_secs(1);
-/// How often the rest of answered pairs is measured.
+/// Time between two measurements of the quarantine of answered pairs.
 const MEASURE: Duration = Duration::from_secs(1);
 
 impl DatagramRole {
-    /// The workers of a pool without servers, one for each set of sockets; the first is the primary. Servers
-    /// come by [`Shared::want`].
+    /// The workers of a pool without servers, one for each set of sockets; the first is the primary.
+    /// [`Shared::want`] sets the servers.
     pub fn workers(
         settings: Settings,
         chance: Chance,
@@ -111,7 +111,7 @@ impl DatagramRole {
     ) -> (Arc<Shared>, Vec<DatagramRole>) {
         let Chance { secret, seed } = chance;
         let mut rng = Rng::new(seed);
-        // Each use of the secret has a key of its own.
+        // Each use of the secret has its own key.
         let key = |purpose: u8| {
             let mut key = secret;
             key[0] ^= purpose;
@@ -139,8 +139,8 @@ impl DatagramRole {
         (shared, workers)
     }
 
-    /// Takes the servers in that are wanted, without waiting for a turn: then the first datagram finds them.
-    /// For the primary.
+    /// Makes the desired servers members at once, so that the first datagram finds them. Only the primary
+    /// does.
     pub fn take_servers(&mut self, now: Instant) {
         if let Some(primary) = &mut self.primary
             && let Some(wanted) = self.core.shared.take_wanted()
@@ -149,14 +149,14 @@ impl DatagramRole {
         }
     }
 
-    /// Carries out an operator's order about the server with this id, also about one that has left. Only the
-    /// primary can.
+    /// Applies an operator's order to the server with this id, even if the server has left. Only the primary
+    /// can.
     pub fn order(&mut self, now: Instant, id: u32, order: Order) -> Result<(), Refused> {
         let primary = self.primary.as_mut().ok_or(Refused::UnknownServer)?;
         primary.order(&mut self.core, now, id, order)
     }
 
-    /// Takes new settings over, if there are any.
+    /// Adopts new settings, if there are any.
     fn adopt(&mut self, now: Instant) {
         if !self.core.adopt() {
             return;
@@ -167,15 +167,16 @@ impl DatagramRole {
         }
     }
 
-    /// From now on another process takes what clients send, and judges the servers. Answers still go to their
-    /// clients, and so does a datagram of a client to its server that was read already.
+    /// Retires the worker: from now on another process reads the client-side sockets and judges the servers.
+    /// Responses still reach their clients, and datagrams that were read already still reach servers.
     pub fn retire(&mut self, now: Instant) {
         self.retired.get_or_insert(now);
         self.stop_waiting();
     }
 
-    /// Whether nothing is awaited any more: no server owes an answer, and no flow has had a datagram lately.
-    /// Flows of a worker that has retired are waited for as long as an answer may take, at most.
+    /// Whether nothing is in flight: no server owes a response, no request is queued, and no flow had a
+    /// datagram in the last second (or within the timeout, if that is shorter). A retired worker waits for
+    /// flows at most for the timeout.
     pub fn is_idle(&self, now: Instant) -> bool {
         let flows_are_quiet = self.matching.last_flow().is_none_or(|used| {
             let timeout = self.core.settings.timeout;
@@ -185,34 +186,42 @@ impl DatagramRole {
         !self.core.owes() && self.core.shared.pool.pending.is_empty() && flows_are_quiet
     }
 
-    /// The oldest event that was not fetched yet.
+    /// Takes the oldest event.
     pub fn poll_event(&mut self) -> Option<Event> {
         self.primary.as_mut()?.poll_event()
     }
 
     /// Panics, with the numbers, if what must hold between two turns does not. For tests.
     pub fn check_invariants(&self) {
+        self.checked();
+    }
+
+    /// The same; counts what is in flight.
+    fn checked(&self) -> InFlight {
         if let Some(primary) = &self.primary {
             primary.pool.check_invariants(&self.core.view);
         }
+        let in_flight = self.matching.check_invariants(self.core.settings.servers_max);
+        self.core.check_invariants(&in_flight);
+        in_flight
     }
 
-    /// What this worker counts.
+    /// The counters of this worker.
     pub fn stats(&self) -> &Arc<DatagramStats> {
         &self.core.stats
     }
 
-    /// What the workers share.
+    /// The state that the workers share.
     pub fn shared(&self) -> &Arc<Shared> {
         &self.core.shared
     }
 
-    /// Which of its sockets is what.
+    /// The use of each of its sockets.
     pub fn sockets(&self) -> &Sockets {
         &self.core.sockets
     }
 
-    /// A datagram of a server, or of whoever sends to a port.
+    /// Handles a datagram at a server-side socket: of a server, or of any other sender.
     fn on_back(&mut self, now: Instant, received: &Received, bytes: &mut [u8], tx: &mut Tx) {
         let DatagramRole { core, matching, primary, .. } = self;
         let (peer, socket) = (received.peer, received.socket);
@@ -230,8 +239,9 @@ impl DatagramRole {
         }
     }
 
-    /// Reports an event-loop stall. Nothing is overdue for a while: the answers may be there already. A turn
-    /// comes with every tick while answers are owed, and otherwise with each [`LOOK`] of the primary.
+    /// Reports an event-loop stall. Nothing counts as overdue for [`PAUSE`] afterwards: responses may be in
+    /// the sockets. Turns follow each tick while responses are owed, and otherwise each [`LOOK`] of the
+    /// primary.
     fn notice_stall(&mut self, now: Instant) {
         let judges = self.primary.is_some() && self.retired.is_none();
         let longest = match self.core.owes() {
@@ -246,8 +256,8 @@ impl DatagramRole {
         }
     }
 
-    /// What the network says of servers: that one is not there makes it a suspect, and nothing more. Anybody
-    /// can forge such a message (RFC 5927).
+    /// Handles ICMP errors: an absent server becomes a suspect, and nothing more. Any sender can forge such a
+    /// message (RFC 5927).
     fn on_errors(&mut self, rx: &Rx) {
         let says_absent =
             |errno| matches!(errno, libc::ECONNREFUSED | libc::EHOSTUNREACH | libc::ENETUNREACH);
@@ -268,7 +278,7 @@ impl Role for DatagramRole {
         self.notice_stall(now);
         self.matching.begin(&mut self.core);
         self.on_errors(rx);
-        // Answers first: then the queues are as short as they are known to be when the requests choose.
+        // Responses first: they shorten the queues before the requests select a server.
         let fronts = self.core.sockets.fronts.clone();
         for index in 0..rx.len() {
             let (received, bytes) = rx.get_mut(index);
@@ -317,7 +327,7 @@ impl Role for DatagramRole {
             return Some(Instant::ZERO);
         }
         let overdue = self.matching.next_deadline(&self.core);
-        // A server may have got room elsewhere: by TCP, or since it has come up.
+        // A server can get room without a datagram here: by TCP, or when it is up.
         let is_awaited = self.core.owes() || !self.core.shared.pool.pending.is_empty();
         let tick = is_awaited.then_some(self.next_tick);
         let due = earliest(overdue.map(|at| at.max(self.grace)), tick);

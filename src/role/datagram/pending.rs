@@ -9,7 +9,7 @@ pub(super) const DATAGRAM_MAX: usize = 2_048;
 
 /// The pending queue of a pool, without entries.
 pub(super) fn pending_queue(settings: &Settings) -> PendingQueue<Client> {
-    // A flow lasts: no request waits for its end.
+    // No request waits for the end of a flow, which may last for any time.
     let entries = if settings.affinity == Affinity::None { settings.waiting_max } else { 0 };
     PendingQueue::new(entries, DATAGRAM_MAX, Client::NONE)
 }

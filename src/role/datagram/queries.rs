@@ -1,7 +1,7 @@
-//! DNS queries under way: found again by the port and the id that they left with. Pure.
+//! DNS queries in flight, by the port and the id that they left with. Pure.
 //!
-//! Each port has its own 65,536 ids. Each query draws a new id, so neither a stranger nor the server
-//! of an earlier query knows it; and one that is given back is as likely as any other to be the next.
+//! Each port has its own 65,536 ids. Each query draws a new id at random, so neither an attacker nor the
+//! server of an earlier query knows it. A freed id is as likely as any other to be drawn next.
 
 use crate::base::lru_slab::{Key, LruSlab};
 use crate::base::rng::Rng;
@@ -9,39 +9,40 @@ use crate::base::time::Instant;
 
 /// Ids of a port.
 const IDS: usize = 1 << 16;
-/// Draws of an id before the table is called full. Beside 32,768 queries of one port, one in 2^32 fails.
+/// Draws of an id before the table counts as full. With 32,768 queries at one port, one insertion in 2^32
+/// fails.
 const DRAWS_MAX: usize = 32;
 /// No query has this id.
 const NONE: u32 = 0;
 
-/// Where an answer is expected.
+/// The port and id of a query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Place {
-    /// The port's number among the ports, from 0.
+    /// The index of the port, from 0.
     pub port: u16,
     /// The id that the query left with.
     pub id: u16,
 }
 
-/// The table; `T` is what is remembered of a query.
+/// The query table; `T` is what it stores of a query.
 pub(super) struct Queries<T> {
     entries: LruSlab<(Place, T)>,
-    /// Per port and id: the entry's key plus one.
+    /// By port and id: the key of the entry plus one.
     index: Box<[u32]>,
 }
 
 impl<T> Queries<T> {
-    /// Room for so many queries, over so many ports.
+    /// A table for `capacity` queries at `ports` ports.
     pub fn new(capacity: usize, ports: usize) -> Self {
         let (mut entries, mut index) = (LruSlab::new(capacity), vec![NONE; ports * IDS]);
-        // What a flood needs is there from the start.
+        // The whole memory is faulted in: a flood causes no page faults.
         entries.fault_in();
         std::hint::black_box(&mut index).fill(NONE);
         Queries { entries, index: index.into() }
     }
 
-    /// Remembers a query that leaves by this port, under an id that nobody can guess. `None` when there is no
-    /// room.
+    /// Adds a query that leaves from this port, under an id that is drawn at random. `None` if the table is
+    /// full.
     pub fn insert(&mut self, now: Instant, port: u16, rng: &mut Rng, value: T) -> Option<Place> {
         let free = |id: &u16| self.index[at(Place { port, id: *id })] == NONE;
         let id = (0..DRAWS_MAX).map(|_| (rng.next_u64() >> 48) as u16).find(free)?;
@@ -51,23 +52,47 @@ impl<T> Queries<T> {
         Some(place)
     }
 
-    /// The query that left with this id by this port.
+    /// The query with this port and id.
     pub fn get(&self, place: Place) -> Option<&T> {
         let key = self.key(place)?;
         self.entries.get(key).map(|(_, value)| value)
     }
 
-    /// Forgets it. Gives what was remembered.
+    /// Removes a query, and returns it.
     pub fn remove(&mut self, place: Place) -> Option<T> {
         let key = self.key(place)?;
         self.index[at(place)] = NONE;
         self.entries.remove(key).map(|(_, value)| value)
     }
 
-    /// The query that has waited longest, and since when.
+    /// The oldest query in flight, and the time at which it was sent.
     pub fn oldest(&self) -> Option<(Place, Instant)> {
         let (key, sent) = self.entries.oldest()?;
         self.entries.get(key).map(|(place, _)| (*place, sent))
+    }
+
+    /// All queries, from the oldest to the youngest.
+    pub fn iter(&self) -> impl Iterator<Item = &T> {
+        self.entries.iter().map(|(_, _, (_, query))| query)
+    }
+
+    /// Panics, with the numbers, unless the index has each query under its port and id, and the order of age
+    /// is that of the times.
+    pub fn check_invariants(&self) {
+        self.entries.check_invariants();
+        let mut previous = Instant::ZERO;
+        for (key, sent, &(place, _)) in self.entries.iter() {
+            assert_eq!(self.key(place), Some(key), "{place:?}: the entry of its index");
+            assert!(sent >= previous, "{place:?}, sent at {sent:?}, follows one sent at {previous:?}");
+            previous = sent;
+        }
+    }
+
+    /// Panics, with the numbers, if the index has ids without a query. Slow: it has 65,536 ids a port.
+    #[cfg(test)]
+    pub fn check_index(&self) {
+        let indexed = self.index.iter().filter(|&&key| key != NONE).count();
+        assert_eq!(indexed, self.entries.len(), "ids in the index, queries");
     }
 
     fn key(&self, place: Place) -> Option<Key> {
@@ -103,6 +128,8 @@ mod tests {
                 assert_eq!(queries.get(Place { port, id }), places.get(&(port, id)));
             }
         }
+        queries.check_invariants();
+        queries.check_index();
         assert_eq!(queries.get(Place { port: 2, id: 0 }), None, "no such port");
     }
 
@@ -115,6 +142,8 @@ mod tests {
         assert_eq!((queries.remove(first), queries.remove(first)), (Some('a'), None));
         let third = queries.insert(NOW, 0, &mut rng, 'c').unwrap();
         assert_eq!((queries.get(third), queries.get(first)), (Some(&'c'), None));
+        queries.check_invariants();
+        queries.check_index();
     }
 
     #[test]

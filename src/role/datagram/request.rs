@@ -1,4 +1,4 @@
-//! Datagrams of a turn: a client's request, and what came from a server.
+//! The datagrams of a turn: requests of clients, responses of servers.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -6,13 +6,13 @@ use crate::base::batch::{FrameRef, Received, SocketId};
 use crate::base::time::Instant;
 use crate::pool::local_addresses::LocalAddresses;
 
-/// A client: where its responses go, and the socket and address from which they leave. The same at all
-/// workers.
+/// A client: the address to which its responses go, and the socket and address from which they leave. The
+/// same at all workers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Client {
     pub addr: SocketAddr,
     pub front: SocketId,
-    /// The number of the local address at which its datagram arrived, in [`super::Shared`].
+    /// The index of the local address at which its datagram arrived.
     pub local: u8,
 }
 
@@ -29,18 +29,18 @@ impl Client {
 pub(super) struct Request<'a> {
     pub client: Client,
     pub bytes: &'a mut [u8],
-    /// Where it is in the turn's memory; `None` of a queued one, which leaves as a copy.
+    /// Its place in the turn's memory; `None` for a queued request, which leaves as a copy.
     pub at: Option<FrameRef>,
     /// The time of the turn.
     pub now: Instant,
 }
 
-/// A datagram that came to a server-side socket.
+/// A datagram that arrived at a server-side socket.
 pub(super) struct Response<'a> {
     pub peer: SocketAddr,
     pub socket: SocketId,
     pub bytes: &'a mut [u8],
-    /// Where it is in the turn's memory.
+    /// Its place in the turn's memory.
     pub at: FrameRef,
     /// The time of the turn.
     pub now: Instant,

@@ -1,4 +1,4 @@
-//! What a pool is made from, and what it tells.
+//! The settings of a datagram pool.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -9,26 +9,26 @@ use crate::pool::health::Rules;
 use crate::pool::select::PolicyKind;
 use crate::pool::waiting::Limit;
 
-/// The rest of an unanswered pair after the time-out of its last request, in time-outs: an answer may be as
-/// late.
+/// The quarantine of an unanswered pair after the timeout of its last request, in timeouts: a response may be
+/// that late.
 pub(super) const UNANSWERED_REST: u32 = 2;
-/// How long after its request an answer may come, in time-outs.
+/// The maximum age of a request at its response, in timeouts.
 pub(super) const ANSWER_LATEST: u32 = 1 + UNANSWERED_REST;
 
-/// How datagrams are matched with their answers.
+/// The protocol of a pool: how responses are matched with requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
     /// DNS: by id, server and question.
     Dns,
-    /// Any request and response: by the port and the server that a request went by.
+    /// Any request and response: by the port and the server of the request.
     Datagram,
 }
 
 impl Protocol {
-    /// All of them.
+    /// All protocols.
     pub const ALL: [Protocol; 2] = [Protocol::Dns, Protocol::Datagram];
 
-    /// The word in configurations and arguments.
+    /// The name in configurations and arguments.
     pub const fn name(self) -> &'static str {
         match self {
             Protocol::Dns => "dns",
@@ -37,17 +37,17 @@ impl Protocol {
     }
 }
 
-/// What stays together.
+/// Which datagrams go to the same server.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Affinity {
-    /// Nothing: each datagram goes to the server with the shortest queue.
+    /// None: each datagram goes to the server with the shortest queue.
     #[default]
     None,
-    /// A client's datagrams go to one server as long as its flow lasts.
+    /// Those of a client, as long as its flow lasts.
     Client,
 }
 
-/// Which datagrams towards a server begin with a PROXY protocol header (version 2) that names the client.
+/// Which datagrams to a server begin with a PROXY protocol header (version 2) with the client's address.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ProxyProtocol {
     /// None.
@@ -59,108 +59,108 @@ pub enum ProxyProtocol {
     Every,
 }
 
-/// How a pool asks a server whether it lives.
+/// The active check of a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Check {
-    /// It does not: only the answers to clients count, and their absence.
+    /// No check: only the responses to clients count, and their absence.
     None,
-    /// By a DNS query; any answer to it counts.
+    /// A DNS query; any response to it counts.
     Dns {
-        /// The name that is asked for, in wire format (labels with their lengths, and the root).
+        /// The queried name, in wire format (labels with their lengths, and the root).
         name: Vec<u8>,
-        /// The type of record that is asked for.
+        /// The queried record type.
         kind: u16,
     },
-    /// By a payload; an answer that begins with `expect` counts.
+    /// A payload; a response that begins with `expect` counts.
     Payload {
-        /// What is sent.
+        /// The payload.
         send: Vec<u8>,
-        /// How the answer begins; empty for any answer.
+        /// The first bytes of a response; empty for any response.
         expect: Vec<u8>,
     },
 }
 
-/// How sure to be of a server's health.
+/// Settings of the health checks.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HealthCheck {
-    /// How it is asked.
+    /// The active check.
     pub check: Check,
-    /// How often it is asked.
+    /// The time between two checks of a server.
     pub interval: Duration,
-    /// How long its answer may take.
+    /// The timeout of a check.
     pub timeout: Duration,
-    /// What follows from the answers.
+    /// The rules that turn signals into states.
     pub rules: Rules,
 }
 
-/// Which of a worker's sockets is what: the fronts first, then local ports towards servers.
+/// The use of a worker's sockets, by socket number: first the client-side sockets, then the server-side
+/// ports.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sockets {
-    /// Where clients ask.
+    /// The client-side sockets.
     pub fronts: Range<u16>,
-    /// Ports towards IPv4 servers.
+    /// The ports for IPv4 servers.
     pub v4: Range<u16>,
-    /// Ports towards IPv6 servers.
+    /// The ports for IPv6 servers.
     pub v6: Range<u16>,
-    /// Where IPv4 servers are checked from; only the primary has it.
+    /// The socket for checks of IPv4 servers; `None` except at the primary.
     pub check_v4: Option<u16>,
-    /// Where IPv6 servers are checked from; only the primary has it.
+    /// The socket for checks of IPv6 servers; `None` except at the primary.
     pub check_v6: Option<u16>,
 }
 
 impl Sockets {
-    /// Whether answers to checks arrive there.
+    /// Whether a socket is for checks.
     pub fn is_for_checks(&self, socket: u16) -> bool {
         self.check_v4 == Some(socket) || self.check_v6 == Some(socket)
     }
 }
 
-/// What a pool is made from.
+/// The settings of a datagram pool.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
-    /// Its name.
+    /// The name of the pool.
     pub name: String,
-    /// What it speaks.
+    /// The protocol of the pool.
     pub protocol: Protocol,
-    /// What stays together.
+    /// Which datagrams go to the same server.
     pub affinity: Affinity,
-    /// Workers, at least one.
+    /// The number of workers, at least 1.
     pub workers: usize,
-    /// Room for so many servers, 1 to 4,096.
+    /// The maximum number of servers, 1 to 4,096.
     pub servers_max: usize,
-    /// How a server is chosen.
+    /// The policy of selection.
     pub policy: PolicyKind,
-    /// At most so many requests (or flows) at one server.
+    /// The concurrency limit: maximum requests (or flows) at one server. `None`: no limit.
     pub max_outstanding: Option<Limit>,
-    /// Requests that wait for a server with room at most, 0 to [`crate::pool::waiting::PENDING_MAX`]; more
-    /// are refused.
+    /// The maximum number of queued requests, 0 to [`crate::pool::waiting::PENDING_MAX`]; more are refused.
     pub waiting_max: usize,
-    /// How long an answer may take.
+    /// The timeout of a request.
     pub timeout: Duration,
-    /// Answers to a datagram of a client, at most: 0 = one-way. `None` with affinity: any number.
+    /// The maximum number of responses to a datagram: 0 = one-way. `None`: with affinity any number, else 1.
     pub replies: Option<u32>,
-    /// How long a port and a server that were answered rest before they serve another client; `None` =
+    /// The quarantine of an answered pair of port and server before it serves another client. `None`: it is
     /// measured.
     pub hold: Option<Duration>,
-    /// How long a flow without datagrams lasts.
+    /// The time without datagrams after which a flow ends.
     pub idle_timeout: Duration,
-    /// Which datagrams tell the server who the client is.
+    /// Which datagrams carry the client's address in a header.
     pub proxy_protocol: ProxyProtocol,
-    /// Whether servers see the client's address as the source.
+    /// Whether datagrams to servers have the client's address as their source.
     pub transparent: bool,
-    /// Who may send; empty = everybody.
+    /// Networks whose clients are admitted; empty: all.
     pub allow: Vec<IpNet>,
-    /// Who may not, even if allowed.
+    /// Networks whose clients are refused, even if they are in `allow`.
     pub deny: Vec<IpNet>,
-    /// Datagrams a second of one source (IPv6: of one /64).
+    /// The maximum datagrams per second of one source (in IPv6, of one /64). `None`: no limit.
     pub rate_per_source: Option<f64>,
-    /// How servers are looked after.
+    /// The health checks.
     pub health: HealthCheck,
 }
 
 impl Settings {
-    /// The key of the configuration, within the pool, in which these differ from others, if one of them is
-    /// for the life of a pool: tables, sockets and the memory of turns go by it.
+    /// The first configuration key of a pool that differs and needs a new pool, since its tables, sockets or
+    /// memory depend on it. `None` if a running pool can adopt these settings.
     pub fn fixed_difference(&self, other: &Settings) -> Option<&'static str> {
         let is_checked = |settings: &Settings| settings.health.check != Check::None;
         let differ = [
@@ -172,18 +172,18 @@ impl Settings {
             ("waiting_max", self.waiting_max != other.waiting_max),
             ("proxy_protocol", self.proxy_protocol != other.proxy_protocol),
             ("transparent", self.transparent != other.transparent),
-            // To another one, but not to none, or from it: checks have sockets of their own.
+            // One check can replace another. Sockets for checks exist only where there is one.
             ("health.check", is_checked(self) != is_checked(other)),
         ];
         differ.into_iter().find(|(_, differ)| *differ).map(|(key, _)| key)
     }
 }
 
-/// What is random in a pool. A seed replays a run, as long as the secret is the same.
+/// The randomness of a pool. The same seed and secret replay a run.
 #[derive(Clone, Copy)]
 pub struct Chance {
-    /// Key of everything that a stranger must not guess: ids, hashes.
+    /// The key of all values that an attacker must not guess: ids, hashes.
     pub secret: [u8; 16],
-    /// Seed of what is random but no secret.
+    /// The seed of all random values that are not secret.
     pub seed: u64,
 }

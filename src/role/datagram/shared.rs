@@ -1,4 +1,4 @@
-//! What the workers of a pool share. On the data path it is changed through atomics only.
+//! The state that the workers of a pool share. The data path changes it through atomics only.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -17,29 +17,29 @@ use crate::pool::shared::{PoolSettings, PoolShared};
 use crate::pool::stats::{DatagramStats, TcpStats};
 use crate::pool::waiting::Limit;
 
-/// What a worker must know of a server beside its address and epoch.
+/// What a worker knows of a server besides its address and epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Extra {
-    /// Whether flows may stay at the server: it is neither down nor disabled, nor about to leave.
+    /// Whether flows may stay at the server: it is not down, disabled or about to leave.
     pub keeps_flows: bool,
 }
 
 pub(super) type Member = crate::pool::members::Member<Extra>;
 
-/// What the workers have noticed of a server, for the primary to judge.
+/// The signals of a server that the workers note and the primary judges.
 #[derive(Debug, Default)]
 pub(super) struct Signals {
-    /// Nanoseconds of the last valid answer.
+    /// The time of the last valid response, in nanoseconds.
     alive_at: AtomicU64,
-    /// Requests that stayed unanswered since the primary last looked.
+    /// Requests that have timed out since the primary last took the signals.
     lost: AtomicU32,
-    /// It owes answers and is silent for far longer than any answer took.
+    /// Whether the server owes responses and is silent for far longer than any response took.
     silent: AtomicBool,
-    /// The network says that it is not there.
+    /// Whether ICMP reported the server as absent.
     refused: AtomicBool,
 }
 
-/// What the primary finds in [`Signals`].
+/// The signals of a server since the primary last took them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Noticed {
     pub lost: u32,
@@ -68,7 +68,7 @@ impl Signals {
         self.refused.store(true, Ordering::Relaxed);
     }
 
-    /// What was noticed since the last call.
+    /// Takes the signals since the last call.
     pub fn take(&self) -> Noticed {
         let take = |flag: &AtomicBool| flag.load(Ordering::Relaxed) && flag.swap(false, Ordering::Relaxed);
         let lost =
@@ -77,7 +77,7 @@ impl Signals {
     }
 }
 
-/// What may be replaced while the pool goes on.
+/// The part of a pool that a reload can replace.
 #[derive(Debug)]
 pub struct Current {
     pub settings: Arc<Settings>,
@@ -90,7 +90,7 @@ impl Current {
         Current { gate: Gate { access: access(&settings), sketch }, settings: Arc::new(settings) }
     }
 
-    /// What follows with other settings. What sources have used up stays used up, unless the rate is another.
+    /// The successor with other settings. The rate limit of each source continues, unless the rate changes.
     fn followed_by(&self, settings: Settings, key: [u8; 16]) -> Self {
         let (old, new) = (self.settings.rate_per_source, settings.rate_per_source);
         let sketch = if old == new { self.gate.sketch.clone() } else { new.map(|rate| sketch(rate, key)) };
@@ -120,26 +120,26 @@ impl PoolSettings for Current {
     }
 }
 
-/// One for all workers of a datagram pool, and for its TCP side.
+/// The state of a datagram pool that its workers and its TCP side share.
 pub struct Shared {
-    /// What a pool of any kind has.
+    /// The state that pools of both kinds have.
     pub(super) pool: PoolShared<Extra, Client, Current>,
-    /// Key of the sketches of sources.
+    /// The key of the per-source rate limit.
     key: [u8; 16],
     pub(super) seed: u64,
     name: String,
     protocol: Protocol,
     tells_client: bool,
-    /// For whoever opens connections.
+    /// Selects servers for TCP connections.
     chooser: Mutex<Chooser>,
     pub(super) signals: Box<[CachePadded<Signals>]>,
-    /// The slot of a server that waits for a request to prove itself on, plus one.
+    /// The slot of the server that waits for a trial request, plus one; 0 without one.
     trial: AtomicU32,
-    /// The servers that the pool should have, until the primary has seen to it.
+    /// The desired servers, until the primary takes them.
     wanted: Mutex<Option<Vec<DesiredServer>>>,
-    /// By worker; the gauges are in the primary's.
+    /// The counters, by worker; the primary's have the gauges.
     pub stats: Box<[Arc<DatagramStats>]>,
-    /// Of its TCP side.
+    /// The counters of the TCP side.
     pub tcp: TcpStats,
 }
 
@@ -170,19 +170,19 @@ impl Shared {
         }
     }
 
-    /// Asks for a request that this server may prove itself on. False while another server waits for one.
+    /// Asks for a trial request to this server. False while another server waits for one.
     pub(super) fn ask_for_trial(&self, slot: Slot) -> bool {
         let asked = slot.index() as u32 + 1;
         self.trial.compare_exchange(0, asked, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 
-    /// A server does not want one any more.
+    /// Withdraws the wait of this server for a trial request.
     pub(super) fn cancel_trial(&self, slot: Slot) {
         let asked = slot.index() as u32 + 1;
         let _ = self.trial.compare_exchange(asked, 0, Ordering::Relaxed, Ordering::Relaxed);
     }
 
-    /// The server that waits for a request; whoever gets it is the only one.
+    /// Takes the server that waits for a trial request; only one caller gets it.
     pub(super) fn take_trial(&self) -> Option<Slot> {
         if self.trial.load(Ordering::Relaxed) == 0 {
             return None;
@@ -191,27 +191,27 @@ impl Shared {
         Some(Slot::new(slot as usize))
     }
 
-    /// Sets the desired servers. The primary sees to it within 200 ms.
+    /// Sets the desired servers. The primary applies them within 200 ms.
     pub fn want(&self, servers: Vec<DesiredServer>) {
-        *self.wanted.lock().expect("no panic while it is held") = Some(servers);
+        *self.wanted.lock().expect("no panic while the lock is held") = Some(servers);
     }
 
-    /// Keeps a wish that cannot be met yet, unless there is a newer one.
+    /// Keeps desired servers that cannot all join yet, unless there are newer ones.
     pub(super) fn want_still(&self, servers: Vec<DesiredServer>) {
-        self.wanted.lock().expect("no panic while it is held").get_or_insert(servers);
+        self.wanted.lock().expect("no panic while the lock is held").get_or_insert(servers);
     }
 
     pub(super) fn take_wanted(&self) -> Option<Vec<DesiredServer>> {
-        self.wanted.lock().expect("no panic while it is held").take()
+        self.wanted.lock().expect("no panic while the lock is held").take()
     }
 
-    /// Counts a connection up at a server that is chosen as a datagram's would be.
+    /// Selects a server for a TCP connection by the pool's policy, and counts the connection.
     pub fn open(&self) -> Option<(Slot, SocketAddr)> {
-        let reserved = self.chooser.lock().expect("no panic while it is held").reserve(&self.pool.tree);
+        let reserved = self.chooser.lock().expect("no panic while the lock is held").reserve(&self.pool.tree);
         self.opened(reserved.ok()?.slot)
     }
 
-    /// The same at another server than these, whatever the policy: that with the shortest queue.
+    /// Selects a server other than these, the one with the shortest queue regardless of the policy.
     pub fn open_elsewhere(&self, than: &[Slot]) -> Option<(Slot, SocketAddr)> {
         let tree = &self.pool.tree;
         let others = (0..tree.slot_count()).map(Slot::new);
@@ -231,49 +231,51 @@ impl Shared {
         }
     }
 
-    /// Counts it down again.
+    /// Takes a TCP connection off a server's queue.
     pub fn close(&self, slot: Slot) {
         self.pool.release(slot);
     }
 
-    /// The settings of the pool at present.
+    /// The present settings.
     pub fn settings(&self) -> Arc<Settings> {
         Arc::clone(&self.pool.settings().settings)
     }
 
-    /// Who is let in at present.
+    /// The present admission gate.
     pub fn gate(&self) -> Gate {
         self.pool.settings().gate.clone()
     }
 
-    /// Goes on with these settings, which all workers find at their next turn. Refuses, with the key of the
-    /// configuration within the pool, what takes a new pool.
+    /// Publishes new settings, which each worker adopts at its next turn.
+    ///
+    /// # Errors
+    /// The configuration key within the pool whose change needs a new pool.
     pub fn reconfigure(&self, new: Settings) -> Result<(), &'static str> {
         let changed = |old: &Current| match old.settings.fixed_difference(&new) {
             Some(key) => Err(key),
             None => Ok(old.followed_by(new.clone(), self.key)),
         };
         let current = self.pool.reconfigure(changed)?;
-        self.chooser.lock().expect("no panic while it is held").set_policy(current.settings.policy);
+        self.chooser.lock().expect("no panic while the lock is held").set_policy(current.settings.policy);
         Ok(())
     }
 
-    /// Where the server of a slot is.
+    /// The address of the server of a slot.
     pub fn server(&self, slot: Slot) -> Option<SocketAddr> {
         Some(self.pool.members.get(slot)?.addr)
     }
 
-    /// Requests or flows at the server of a slot, and TCP connections.
+    /// The queue length of the server of a slot: requests or flows, and TCP connections.
     pub fn queue(&self, slot: Slot) -> u32 {
         self.pool.tree.len(slot)
     }
 
-    /// When the server of a slot was last heard of; [`Instant::ZERO`] if never.
+    /// The last liveness signal of the server of a slot; [`Instant::ZERO`] without one.
     pub fn heard_at(&self, slot: Slot) -> Instant {
         self.signals[slot.index()].alive_at()
     }
 
-    /// Whether some server may be chosen, be it as a last resort.
+    /// Whether a server can be selected, even if only as a last resort.
     pub fn can_serve(&self) -> bool {
         self.pool.can_serve()
     }
@@ -283,12 +285,12 @@ impl Shared {
         &self.name
     }
 
-    /// What it speaks.
+    /// The pool's protocol.
     pub fn protocol(&self) -> Protocol {
         self.protocol
     }
 
-    /// Whether servers are told who the client is.
+    /// Whether datagrams to servers carry the client's address in a header.
     pub fn tells_client(&self) -> bool {
         self.tells_client
     }

@@ -1,4 +1,4 @@
-//! The slots of a datagram pool that servers have left.
+//! The free slots of a datagram pool, and their last servers.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -8,16 +8,16 @@ use crate::base::time::Instant;
 use crate::pool::registry::Registry;
 use crate::pool::select::Slot;
 
-/// The last server of a slot. Its ports may still bring late datagrams, so no other server gets the slot
-/// before `until`. A server that returns gets its own slot: then a late datagram does not seem to come
-/// through another pair.
+/// The last server of a slot. Late datagrams of that server may still arrive, so no other server gets the
+/// slot before `until`. A server that returns gets its own slot, so that its late datagrams arrive at their
+/// own pair.
 #[derive(Clone, Copy)]
 pub(super) struct Left {
     pub addr: SocketAddr,
     pub until: Instant,
 }
 
-/// The slots that servers have left, and how long they rest.
+/// The last servers of the slots, and the time for which a slot rests.
 pub(super) struct Slots {
     pub left: Box<[Option<Left>]>,
     pub rest: Duration,
@@ -33,7 +33,7 @@ impl Slots {
         self.rest = rest_of(settings);
     }
 
-    /// The slot that this server had last, or one that has rested.
+    /// A free slot: the last one of this server, else one that has rested.
     pub fn find<X>(&self, now: Instant, addr: SocketAddr, registry: &Registry<X>) -> Option<Slot> {
         let left = |slot: &Slot| self.left[slot.index()];
         let has_rested = |slot: &Slot| left(slot).is_none_or(|left| left.until <= now);
@@ -42,7 +42,7 @@ impl Slots {
     }
 }
 
-/// How long a slot rests after its server has left: as long as its ports may bring late datagrams.
+/// The rest of a slot after its server has left: the time for which late datagrams may arrive.
 fn rest_of(settings: &Settings) -> Duration {
     (settings.timeout * ANSWER_LATEST).max(settings.hold.unwrap_or_default())
 }

@@ -1,4 +1,4 @@
-//! Requests that wait for a server below its limit: [`crate::pool::waiting`].
+//! A worker's use of the pending queue ([`crate::pool::waiting`]).
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use crate::pool::waiting::{Dispatcher, NO_KEY, NotQueued, Pending, Push, ServerS
 use crate::wire::proxy_protocol;
 
 impl Forwarder {
-    /// A server for a request that has just arrived: behind the queued requests.
+    /// Reserves a server for a request that has just arrived, unless requests are queued before it.
     pub fn reserve_in_turn(&mut self) -> Result<(Slot, Member), DropReason> {
         match self.shared.pool.pending.is_empty() {
             true => self.reserve(),
@@ -24,7 +24,7 @@ impl Forwarder {
         }
     }
 
-    /// Queues a request. It is sent at the end of the turn, at the earliest.
+    /// Queues a request, which is sent at the end of the turn at the earliest.
     pub fn queue(&mut self, request: &Request<'_>) -> Result<(), NotQueued> {
         let (client, deadline) = (request.client, self.settings.timeout);
         self.shared
@@ -34,7 +34,7 @@ impl Forwarder {
     }
 }
 
-/// A worker at the end of its turn.
+/// A worker at the end of a turn, when it sends queued requests.
 struct Turn<'a> {
     core: &'a mut Forwarder,
     matching: &'a mut Matching,
@@ -82,7 +82,7 @@ impl Dispatcher<Client> for Turn<'_> {
 }
 
 impl DatagramRole {
-    /// Sends queued requests as long as servers are below their limit. At the end of a turn.
+    /// Sends queued requests while servers are below their limit. Called at the end of a turn.
     pub(super) fn serve_pending(&mut self, now: Instant, tx: &mut Tx) {
         self.has_more = false;
         if self.core.shared.pool.pending.is_empty() {

@@ -63,8 +63,8 @@ impl Served {
         chosen
     }
 
-    /// How requests are spread, when so many more are there that there are 44 in all. The more are answered
-    /// afterwards, at once.
+    /// The queue lengths after as many more requests as make 44 in all, which are answered at once
+    /// afterwards.
     fn spread(&mut self) -> [u32; 3] {
         let more = 44 - self.pool.shared.pool.tree.total() as u16;
         let ways: Vec<_> = (0..more).map(|n| self.pool.forwarded(client(n), QUERY)).collect();

@@ -174,7 +174,7 @@ fn an_answer_after_the_time_out_reaches_nobody_even_if_its_id_is_another_query_s
     let bytes = answer(&late.bytes, b"");
     assert_eq!(pool.turn(&[late.answered(&bytes)]), []);
     assert_eq!(pool.dropped(DropReason::NotOpen), 1);
-    // Until somebody else's query has the id.
+    // Until the query of another client has the id.
     let mut same_id = None;
     while same_id.is_none() {
         let turn: Vec<_> = (0..256).map(|n| In::new(0, client(2), &query(n, "new.example", b""))).collect();

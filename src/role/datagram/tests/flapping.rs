@@ -17,7 +17,7 @@ const FLAPPING: u16 = 2;
 /// What becomes of what a server gets while it is down.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Down {
-    /// It is answered when the server goes on (SIGSTOP).
+    /// It is answered when the server continues (SIGCONT).
     Frozen,
     /// It is lost.
     Dead,
@@ -42,7 +42,7 @@ impl World {
         World { pool, down, answers: VecDeque::new(), requests: 0, start }
     }
 
-    /// One request and whatever is answered; the flapping server is up or not.
+    /// One request and all responses that are due; the flapping server is up or not.
     fn step(&mut self, is_up: bool) {
         self.pool.now += GAP;
         let mut arrived = vec![];
@@ -115,8 +115,7 @@ fn in_the_minute_after_its_third_failure_less_than_a_thousandth_of_the_requests_
         for down in [Down::Frozen, Down::Dead] {
             let what = format!("seed {seed}, {down:?}, {settings:?}");
             let mut world = World::new(seed, settings.clone(), down);
-            // Up for the first second, so it fails for the third time then, whatever the balancer has seen of
-            // it.
+            // Up for the first second, so that it fails for the third time then even if no failure was seen.
             let third = world.start + 5 * SECOND;
             while world.pool.now < third {
                 world.flap();
@@ -192,7 +191,7 @@ fn who_is_held_is_used_when_nobody_better_is_left_and_is_up_again_in_the_end() {
             world.flap();
         }
         if !is_watched && settings.timeout > SECOND {
-            continue; // nobody else answers, so its silence says nothing, and nothing is overdue
+            continue; // no other server responds, so its silence proves nothing, and nothing is overdue
         }
         while world.pool.now < end && world.pool.state(FLAPPING) != "held" {
             world.step(true);
@@ -200,7 +199,7 @@ fn who_is_held_is_used_when_nobody_better_is_left_and_is_up_again_in_the_end() {
         assert_eq!(world.pool.state(FLAPPING), "held", "{settings:?}");
         let before = world.touched();
         (0..10).for_each(|_| world.step(true));
-        assert_eq!(world.touched() - before, 10, "there is nobody else: {settings:?}");
+        assert_eq!(world.touched() - before, 10, "there is no other server: {settings:?}");
         let why: Vec<_> = std::iter::from_fn(|| world.pool.workers[0].poll_event())
             .filter_map(|event| if let Event::State { reason, .. } = event { Some(reason) } else { None })
             .collect();

@@ -1,6 +1,6 @@
-//! Bytes as a program: whatever arrives, wherever and whenever. After each turn the accounts have to hold
-//! (the bench sees to that); what leaves by a front goes to somebody who has sent something there; and at the
-//! end nothing is left.
+//! Bytes as a program: any datagram, at any socket and time. The bench checks the counts after each turn. A
+//! datagram that leaves a client-side socket goes to a sender of that socket. In the end nothing is in
+//! flight.
 
 use std::collections::HashSet;
 
@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use super::bench::*;
 use super::*;
 
-/// Reads a program; what is cut off is zero.
+/// Reads a program; bytes after its end are zero.
 struct Program<'a>(&'a [u8]);
 
 impl Program<'_> {

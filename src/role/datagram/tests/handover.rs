@@ -1,4 +1,4 @@
-//! A pool of one process goes on with what that of another knew.
+//! Handover: a pool continues with the state of its predecessor.
 
 use super::bench::*;
 use super::*;

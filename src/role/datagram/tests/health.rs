@@ -413,7 +413,7 @@ fn when_all_are_down_dns_says_so_and_datagrams_are_sent_all_the_same() {
             }
         }
         traffic(&mut pool, Duration::from_secs(130), |_| true);
-        assert_eq!((pool.state(1), pool.state(2)), ("up", "up"), "{protocol:?}: it comes back");
+        assert_eq!((pool.state(1), pool.state(2)), ("up", "up"), "{protocol:?}: it recovers");
     }
 }
 

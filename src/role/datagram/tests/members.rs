@@ -1,4 +1,4 @@
-//! Servers that come, change and go while requests are under way.
+//! Servers that join, change and leave while requests are in flight.
 
 use super::bench::*;
 use super::*;

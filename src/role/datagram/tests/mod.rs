@@ -1,4 +1,4 @@
-//! Datagram pools, fed by hand: what reaches whom, what reaches nobody, and what is counted.
+//! Datagram pools turn by turn: which datagrams reach which receiver, which are dropped, and the counts.
 
 use super::*;
 use crate::base::drop_reason::DropReason;

@@ -1,5 +1,5 @@
-//! A model of pools that match by port and server. It never forgets what was sent, by which pair, and for
-//! whom; so it can say of each datagram that reaches a client whether it was that client's to have.
+//! A model of pools that match by port and server. It keeps each request with its pair and its client, and
+//! checks for each datagram to a client whether it belongs to that client.
 
 use std::collections::HashMap;
 
@@ -58,7 +58,7 @@ fn step(clients: u16) -> impl Strategy<Value = Step> {
         1 => SERVERS.prop_map(Forgery::Server),
         1 => (0..8u16).prop_map(Forgery::Port),
     ];
-    // Mostly to what was sent of late.
+    // Mostly to recent requests.
     let which = prop_oneof![3 => 0..8usize, 1 => any::<usize>()];
     let reply = (which, forgery, prop_oneof![8 => 1..2usize, 1 => 2..5usize])
         .prop_map(|(which, forgery, times)| Step::Reply { which, forgery, times });
@@ -128,18 +128,15 @@ impl Model {
     }
 }
 
-/// Plays the turns. `replies` is how many a client may get for each datagram; `is_settled` says whether a
+/// Plays the turns in a pool with the servers 1 and 2. `replies` is how many a client may get for each datagram; `is_settled` says whether a
 /// pair may have another owner, although the reply to this may come yet.
 pub fn play(
-    seed: u64,
-    settings: Settings,
-    ports: u16,
+    mut pool: Bench,
     turns: &[Turn],
     replies: Option<usize>,
     is_settled: impl Fn(&Model, &Way, Instant) -> bool,
 ) -> TestCaseResult {
-    let one_way = settings.replies == Some(0);
-    let mut pool = Bench::with_seed(seed, settings, ports, [1, 2]);
+    let one_way = pool.shared.settings().replies == Some(0);
     let mut model = Model::default();
     let mut marks = 0;
     for (number, turn) in turns.iter().enumerate() {
@@ -165,7 +162,8 @@ pub fn play(
                         Forgery::None => {}
                         Forgery::Server(n) => datagram.peer = server(n),
                         Forgery::Port(n) => {
-                            datagram.socket = pool.ports_to(datagram.peer).start + n % ports;
+                            let ports = pool.ports_to(datagram.peer);
+                            datagram.socket = ports.start + n % ports.len() as u16;
                         }
                     }
                     let is_genuine = (datagram.socket, datagram.peer) == (way.sent.socket, way.sent.to);
@@ -175,7 +173,7 @@ pub fn play(
                 }
             }
         }
-        let place = format!("turn {number} of seed {seed}");
+        let place = format!("turn {number}");
         let is_full = matches!(turn.end, End::Full);
         let sent = pool.turn_in(turn.worker, &arrived, is_full);
         let mark = |sent: &Sent| -> usize {

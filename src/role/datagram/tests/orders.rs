@@ -209,5 +209,5 @@ fn flows_are_waited_for_while_they_are_in_use_and_no_longer_than_an_answer_may_t
         pool.pass(100 * MS);
     }
     pool.turn(&[way.answered(b"on and on")]);
-    assert!(pool.workers[0].is_idle(pool.now), "whatever it sends");
+    assert!(pool.workers[0].is_idle(pool.now), "even if it sends");
 }

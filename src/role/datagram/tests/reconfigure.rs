@@ -1,4 +1,4 @@
-//! Settings that change while requests are under way.
+//! Settings that change while requests are in flight.
 
 use std::collections::HashMap;
 
@@ -14,7 +14,7 @@ const QUERY: &[u8] = b"\0\x07\x01\0\0\x01\0\0\0\0\0\0\x01a\0\0\x01\0\x01";
 /// A key, and a change of it.
 type Forbidden<'a> = (&'a str, &'a dyn Fn(&mut Settings));
 
-/// Goes on with other settings.
+/// Continues with other settings.
 fn change(pool: &Bench, change: impl FnOnce(&mut Settings)) -> Result<(), &'static str> {
     let mut settings = pool.shared.settings().as_ref().clone();
     change(&mut settings);
@@ -76,7 +76,7 @@ fn limits_and_policy_count_from_the_next_turn_on() {
         change(&pool, |settings| settings.policy = PolicyKind::RoundRobin).unwrap();
         let before = pool.queue(1);
         fill(&mut pool);
-        assert_eq!(pool.queue(1) - before, 10, "{protocol:?}: whatever the weights");
+        assert_eq!(pool.queue(1) - before, 10, "{protocol:?}: regardless of the weights");
     }
 }
 

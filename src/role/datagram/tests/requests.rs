@@ -80,7 +80,7 @@ fn a_client_takes_its_own_pair_at_once_and_another_after_its_rest() {
     assert_eq!(pool.forwarded(client(1), b"question").socket, way.socket);
     assert_eq!(pool.ask(client(2), b"question"), [], "it is busy");
     pool.turn(&[way.answered(b"answer")]);
-    // From now on it would be a regular's, with nobody else to take it from.
+    // From now on the only pair would be that of a returning client.
     pool.pass(HOLD - MS);
     assert_eq!(pool.ask(client(2), b"question"), [], "it rests");
     assert_eq!(pool.refused(DropReason::NoPort), 3);
@@ -329,12 +329,13 @@ proptest! {
         seed: u64,
     ) {
         let settings = Settings { workers: 2, ..settings(Protocol::Datagram) };
-        play(seed, settings, ports, &turns, Some(1), |model, way, now| model.is_settled(way, now, TIMEOUT * 3))?;
+        let pool = Bench::with_seed(seed, settings, ports, [1, 2]);
+        play(pool, &turns, Some(1), |model, way, now| model.is_settled(way, now, TIMEOUT * 3))?;
     }
 
     #[test]
     fn one_way_datagrams_are_never_answered(turns in turns(4, 1), seed: u64) {
         let settings = Settings { replies: Some(0), ..settings(Protocol::Datagram) };
-        play(seed, settings, 2, &turns, Some(0), |_, _, _| false)?;
+        play(Bench::with_seed(seed, settings, 2, [1, 2]), &turns, Some(0), |_, _, _| false)?;
     }
 }

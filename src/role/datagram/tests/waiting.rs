@@ -1,4 +1,4 @@
-//! Requests that wait until a server has room: at most so many at one, in order, and every one accounted for.
+//! The pending queue: requests leave in order, servers keep their limit, and each request is counted.
 
 use proptest::prelude::*;
 
@@ -67,7 +67,7 @@ fn one_that_comes_joins_the_tail_even_if_a_server_is_free_by_then() {
         let mut pool = Bench::new(limited(protocol, 1), 16, [1]);
         let way = pool.forwarded(client(0), &question(0));
         pool.ask(client(1), &question(1));
-        // In one turn: the server is free again, and somebody comes.
+        // In one turn the server is free again, and a request arrives.
         let sent = pool.turn(&[answer(&way), In::new(0, client(2), &question(2))]);
         let (on, _) = split(&pool, sent);
         let sent = pool.turn(&[answer(&on[0])]);
@@ -217,9 +217,10 @@ proptest! {
         let protocol = if is_dns { Protocol::Dns } else { Protocol::Datagram };
         let settings = Settings { workers: 3, waiting_max: places, ..limited(protocol, limit) };
         let mut pool = Bench::new(settings, if is_dns { 2 } else { 64 }, [1, 2, 4]);
-        let mut open: Vec<(usize, Sent, Instant)> = vec![];
+        type Open = Vec<(usize, Sent, Instant)>;
+        let mut open: Open = vec![];
         let mut asked = std::collections::HashMap::new();
-        let dispatch = |pool: &Bench, worker: usize, sent: Vec<Sent>, open: &mut Vec<(usize, Sent, Instant)>| {
+        let dispatch = |pool: &Bench, worker: usize, sent: Vec<Sent>, open: &mut Open| {
             let (on, back) = split(pool, sent);
             open.extend(on.into_iter().map(|way| (worker, way, pool.now)));
             back
@@ -250,7 +251,7 @@ proptest! {
                             dispatch(&pool, worker, sent, &mut open);
                         }
                     }
-                    // Nobody answers after three time-outs: a pair serves another client then.
+                    // No server responds after three timeouts: a pair serves another client then.
                     open.retain(|&(_, _, sent)| pool.now.since(sent) < 2 * TIMEOUT);
                 }
             }
@@ -258,7 +259,8 @@ proptest! {
             // A suspect may be tried by one more.
             prop_assert!(queues.iter().all(|&queue| queue <= limit + 1), "{:?}", queues);
             let has_room = pool.slots().any(|slot| pool.shared.pool.tree.is_choosable(slot));
-            prop_assert!(!has_room || pool.shared.pool.pending.is_empty(), "{:?} while {} wait", queues, pool.shared.pool.pending.len());
+            let pending = pool.shared.pool.pending.len();
+            prop_assert!(!has_room || pending == 0, "{:?} while {} wait", queues, pending);
         }
         pool.pass(3 * TIMEOUT);
         prop_assert_eq!(pool.shared.pool.pending.len(), 0);
