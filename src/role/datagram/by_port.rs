@@ -12,7 +12,7 @@
 use std::time::Duration;
 
 use super::adopted_flows::{AdoptedFlows, MovedFlow};
-use super::forward::{Forwarder, LastClient, Purpose, Way};
+use super::forward::{Forwarder, Purpose, Way};
 use super::handover::Flow;
 use super::leases::{Ended, Leases, Owner, Pair};
 use super::matching::InFlight;
@@ -311,7 +311,6 @@ impl ByPort {
         &mut self,
         core: &mut Forwarder,
         response: Response<'_>,
-        last: &mut LastClient,
         tx: &mut Tx,
     ) -> Result<(), DropReason> {
         let Response { peer, socket, at, now, .. } = response;
@@ -333,7 +332,7 @@ impl ByPort {
         if used.credit == 0 && !is_unbounded {
             return Err(DropReason::Unasked);
         }
-        core.send_to_client(slot, &client, at, last, tx)?;
+        core.send_to_client(slot, &client, at, tx)?;
         self.uses[pair.index()].credit = used.credit.saturating_sub(1);
         let is_busy = self.leases.is_busy(pair);
         match (self.affinity, used.first) {

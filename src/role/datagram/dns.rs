@@ -3,7 +3,7 @@
 //! A response counts only if its port, server, id and question are those of the query. Any other datagram is
 //! counted as dropped, and the query stays open.
 
-use super::forward::{Forwarder, LastClient, Purpose, Way};
+use super::forward::{Forwarder, Purpose, Way};
 use super::matching::InFlight;
 use super::queries::{Place, Queries};
 use super::request::{Client, Request, Response};
@@ -31,12 +31,14 @@ struct Query {
     sent: Instant,
 }
 
-/// What a query that is sent asks.
-struct Asked {
-    /// A hash of its question.
+/// A query to send.
+struct OutgoingQuery {
+    /// A hash of the question.
     question: u64,
-    /// Whether it is a copy, which only shows whether the server lives.
-    is_shadow: bool,
+    /// The server that was reserved for it.
+    server: (Slot, Member),
+    /// [`Purpose::Request`], or [`Purpose::Shadow`] of a copy that only shows whether the server lives.
+    purpose: Purpose,
 }
 
 /// The queries of one worker.
@@ -65,7 +67,6 @@ impl Dns {
         &mut self,
         core: &mut Forwarder,
         mut request: Request<'_>,
-        last: &mut LastClient,
         tx: &mut Tx,
     ) -> Result<(), DropReason> {
         let question = dns::query(request.bytes).map_err(|malformed| match malformed {
@@ -81,14 +82,15 @@ impl Dns {
                 if is_queued {
                     return Ok(());
                 }
-                servfail(core, request, last, tx);
+                servfail(core, request, tx);
                 return Err(reason);
             }
         };
-        if let Err(reason) = self.send(core, &mut request, server, Asked { question, is_shadow: false }, tx) {
+        let query = OutgoingQuery { question, server, purpose: Purpose::Request };
+        if let Err(reason) = self.send(core, &mut request, query, tx) {
             core.release(server.0);
             if reason == DropReason::TableFull {
-                servfail(core, request, last, tx);
+                servfail(core, request, tx);
             }
             return Err(reason);
         }
@@ -107,7 +109,8 @@ impl Dns {
         let client_id = dns::id(request.bytes);
         let question = dns::query(request.bytes).map_err(|_| DropReason::Malformed);
         let sent = question.map(|question| question.hash(&self.key)).and_then(|question| {
-            self.send(core, &mut request, server, Asked { question, is_shadow: false }, tx)
+            let query = OutgoingQuery { question, server, purpose: Purpose::Request };
+            self.send(core, &mut request, query, tx)
         });
         if let Err(reason) = sent {
             core.release(server.0);
@@ -127,7 +130,8 @@ impl Dns {
         let Some(server) = core.reserve_for_trial() else { return };
         let id = dns::id(request.bytes);
         let at = request.at.take();
-        if self.send(core, request, server, Asked { question, is_shadow: true }, tx).is_err() {
+        let query = OutgoingQuery { question, server, purpose: Purpose::Shadow };
+        if self.send(core, request, query, tx).is_err() {
             core.release(server.0); // the next query can be the trial
         }
         request.at = at;
@@ -139,19 +143,18 @@ impl Dns {
         &mut self,
         core: &mut Forwarder,
         request: &mut Request<'_>,
-        (slot, Member { addr: server, epoch, .. }): (Slot, Member),
-        Asked { question, is_shadow }: Asked,
+        query: OutgoingQuery,
         tx: &mut Tx,
     ) -> Result<(), DropReason> {
+        let OutgoingQuery { question, server: (slot, Member { addr: server, epoch, .. }), purpose } = query;
         let ports = core.ports_to(server);
         let from = SocketId(ports.start + self.port % (ports.len() as u16).max(1));
         let number = from.0 - core.sockets.v4.start;
         let (client_id, sent) = (dns::id(request.bytes), request.now);
-        let client = (!is_shadow).then_some(request.client);
+        let client = (purpose == Purpose::Request).then_some(request.client);
         let query = Query { client, client_id, slot, epoch, question, sent };
         let place = self.queries.insert(sent, number, &mut core.rng, query).ok_or(DropReason::TableFull)?;
         dns::set_id(request.bytes, place.id);
-        let purpose = if is_shadow { Purpose::Shadow } else { Purpose::Request };
         let forwarded = core.forward(request, &Way { slot, server, from, purpose }, tx);
         if forwarded.is_err() {
             self.queries.remove(place);
@@ -164,7 +167,6 @@ impl Dns {
         &mut self,
         core: &mut Forwarder,
         response: Response<'_>,
-        last: &mut LastClient,
         tx: &mut Tx,
     ) -> Result<(), DropReason> {
         let Response { peer, socket, bytes, at, now } = response;
@@ -188,7 +190,7 @@ impl Dns {
         let (slot, sent, client) = (query.slot, query.sent, query.client);
         if let Some(client) = client {
             dns::set_id(bytes, query.client_id);
-            core.send_to_client(slot, &client, at, last, tx)?;
+            core.send_to_client(slot, &client, at, tx)?;
             core.take_answer(now, slot, sent);
         } else {
             core.settle(slot);
@@ -239,10 +241,10 @@ impl Dns {
 }
 
 /// Responds SERVFAIL at once, so that the client tries another server instead of waiting.
-fn servfail(core: &mut Forwarder, request: Request<'_>, last: &mut LastClient, tx: &mut Tx) {
+fn servfail(core: &mut Forwarder, request: Request<'_>, tx: &mut Tx) {
     let len = dns::truncate_to_servfail(request.bytes);
     let Some(at) = request.at.map(|at| FrameRef { len: len as u16, ..at }) else { return };
-    if core.send_back(&request.client, at, last, tx) {
+    if core.send_back(&request.client, at, tx) {
         core.stats.servfail.add(1);
     }
 }

@@ -8,7 +8,7 @@ use crossbeam_utils::CachePadded;
 
 use super::matching::InFlight;
 use super::request::{Client, Request};
-use super::settings::{ProxyProtocol, Settings, Sockets};
+use super::settings::{ProxyProtocol, Settings, Sockets, WorkerSockets};
 use super::shared::{Current, Extra, Member, Shared, Signals};
 use crate::base::batch::{DestinationId, FrameRef, SocketId, Tx};
 use crate::base::drop_reason::DropReason;
@@ -85,6 +85,8 @@ pub(super) struct Forwarder {
     selector: Selector,
     /// The addresses of the client-side sockets, for PROXY headers.
     fronts: Box<[SocketAddr]>,
+    /// The client of this turn's last datagram to a client, and its destination.
+    last_client: Option<(Client, DestinationId)>,
     /// The latency of the slowest recent response; it decays. `None` before the first one.
     slowest: Option<Duration>,
     /// The latencies of responses since the last measurement.
@@ -103,8 +105,7 @@ impl Forwarder {
     pub fn new(
         shared: &Arc<Shared>,
         number: usize,
-        sockets: Sockets,
-        local_addrs: &[SocketAddr],
+        of: &WorkerSockets,
         own: &[SocketAddr],
         rng: &mut Rng,
     ) -> Forwarder {
@@ -112,13 +113,15 @@ impl Forwarder {
         let Current { settings, gate } = &*newest;
         let (settings, gate) = (Arc::clone(settings), gate.clone());
         let slots = settings.servers_max;
+        let sockets = of.sockets.clone();
         Forwarder {
             view: View::new(slots, own),
             rng: Rng::new(rng.next_u64()),
             lanes: Lanes::new(slots, |_| Lane::NEW),
             owed: 0,
             selector: Selector::new(settings.policy, rng.next_u64(), rng.next_u64()),
-            fronts: local_addrs[..usize::from(sockets.fronts.end)].into(),
+            fronts: of.addrs[..usize::from(sockets.fronts.end)].into(),
+            last_client: None,
             slowest: None,
             recent: LatencyHistogram::default(),
             stats: Arc::clone(&shared.stats[number]),
@@ -133,6 +136,7 @@ impl Forwarder {
 
     /// Begins a turn.
     pub fn begin_turn(&mut self, now: Instant) {
+        self.last_client = None;
         self.lanes.begin_turn();
         self.selector.begin_turn(now);
     }
@@ -261,10 +265,9 @@ impl Forwarder {
         slot: Slot,
         client: &Client,
         at: FrameRef,
-        last: &mut LastClient,
         tx: &mut Tx,
     ) -> Result<(), DropReason> {
-        if !self.send_back(client, at, last, tx) {
+        if !self.send_back(client, at, tx) {
             return Err(DropReason::TurnFull);
         }
         self.stats.delivered.add(1);
@@ -273,15 +276,15 @@ impl Forwarder {
     }
 
     /// Sends a datagram to a client. False when the turn is full.
-    pub fn send_back(&self, client: &Client, at: FrameRef, last: &mut LastClient, tx: &mut Tx) -> bool {
-        let destination = match last {
+    pub fn send_back(&mut self, client: &Client, at: FrameRef, tx: &mut Tx) -> bool {
+        let destination = match &self.last_client {
             Some((known, destination)) if known == client => *destination,
             _ => {
                 let local_ip = self.shared.pool.locals.get(client.local);
                 let Some(destination) = tx.destination(client.front, client.addr, local_ip) else {
                     return false;
                 };
-                *last = Some((*client, destination));
+                self.last_client = Some((*client, destination));
                 destination
             }
         };
@@ -439,6 +442,3 @@ impl Forwarder {
         }
     }
 }
-
-/// The client of the last datagram to a client, and its destination in this turn.
-pub(super) type LastClient = Option<(Client, DestinationId)>;

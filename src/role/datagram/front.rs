@@ -22,10 +22,9 @@ impl DatagramRole {
         }
         let local = core.shared.pool.locals.number(received.local_ip);
         let client = Client { addr: received.peer, front: received.socket, local };
-        let mut last = None;
         for (at, bytes) in datagrams(received, bytes).take(admitted as usize) {
             let request = Request { client, bytes, at: Some(at), now };
-            if let Err(reason) = matching.on_client(core, request, &mut last, tx) {
+            if let Err(reason) = matching.on_client(core, request, tx) {
                 core.stats.common.refused.add(reason, 1);
             }
         }

@@ -175,20 +175,22 @@ impl Primary {
         self.pool.on_tick(now);
         for slot in self.pool.registry().slots() {
             let noticed = core.shared.signals[slot.index()].take();
-            let alive_at = core.shared.signals[slot.index()].alive_at();
             if self.pool.registry().get(slot).is_some() {
-                self.judge(core, now, slot, noticed, alive_at);
+                self.judge(now, slot, noticed, core.settings.timeout);
                 self.look_after(core, now, slot, tx);
             }
         }
+        core.refresh();
     }
 
-    fn judge(&mut self, core: &mut Forwarder, now: Instant, slot: Slot, noticed: Noticed, alive_at: Instant) {
+    /// Judges a server by its signals; `timeout` is that of a request.
+    fn judge(&mut self, now: Instant, slot: Slot, noticed: Noticed, timeout: Duration) {
+        let alive_at = noticed.alive_at;
         let Some(server) = self.pool.registry_mut().get_mut(slot) else { return };
         let state = server.health.state();
         let is_doubtful = state.is_doubtful();
         if state == State::Held && !server.health.record().is_held(now) {
-            return self.apply(core, now, slot, health::Event::HoldOver, "it was held for long enough");
+            return self.pool.apply(now, slot, health::Event::HoldOver, "it was held for long enough");
         }
         if alive_at > server.extra.heard_at {
             server.extra.heard_at = alive_at;
@@ -197,13 +199,12 @@ impl Primary {
                 server.extra.trial_pause = self.settings.interval;
                 server.extra.next_trial = now + server.extra.trial_pause;
             }
-            return self.apply(core, now, slot, health::Event::Alive, "it answers");
+            return self.pool.apply(now, slot, health::Event::Alive, "it answers");
         }
         let overdue = server.extra.asked.filter(|asked| asked.sent + self.settings.timeout <= now);
         if overdue.is_some() {
             server.extra.asked = None;
         }
-        let timeout = core.settings.timeout;
         let is_quiet = |for_: Duration| now.since(alive_at) >= for_;
         let reason = match noticed {
             _ if overdue.is_some_and(|asked| alive_at < asked.sent) => "it does not answer checks",
@@ -213,7 +214,7 @@ impl Primary {
             _ => return,
         };
         let event = if is_doubtful { health::Event::ProbeLost } else { health::Event::Silent };
-        self.apply(core, now, slot, event, reason);
+        self.pool.apply(now, slot, event, reason);
     }
 
     /// Sends a check that is due, or asks for a trial request; removes a leaving server without requests.
@@ -250,7 +251,7 @@ impl Primary {
                     sensed.next_trial = now + sensed.trial_pause;
                     sensed.trial_pause = (sensed.trial_pause * 2).min(TRIAL_PAUSE_MAX);
                     if self.is_one_way {
-                        self.apply(core, now, slot, health::Event::Alive, "no news is good news");
+                        self.pool.apply(now, slot, health::Event::Alive, "no news is good news");
                     }
                 }
             }
@@ -303,18 +304,6 @@ impl Primary {
     pub fn on_stall(&mut self, gap: Duration) {
         self.forgive();
         self.pool.report(Event::Stalled(gap));
-    }
-
-    fn apply(
-        &mut self,
-        core: &mut Forwarder,
-        now: Instant,
-        slot: Slot,
-        event: health::Event,
-        reason: &'static str,
-    ) {
-        self.pool.apply(now, slot, event, reason);
-        core.refresh();
     }
 }
 

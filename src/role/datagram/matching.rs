@@ -2,7 +2,7 @@
 
 use super::by_port::ByPort;
 use super::dns::{self, Dns};
-use super::forward::{Forwarder, LastClient};
+use super::forward::Forwarder;
 use super::handover::Flow;
 use super::request::{Request, Response};
 use super::settings::Protocol;
@@ -67,11 +67,10 @@ impl Matching {
         &mut self,
         core: &mut Forwarder,
         request: Request<'_>,
-        last: &mut LastClient,
         tx: &mut Tx,
     ) -> Result<(), DropReason> {
         match self {
-            Matching::Dns(dns) => dns.on_client(core, request, last, tx),
+            Matching::Dns(dns) => dns.on_client(core, request, tx),
             Matching::ByPort(by_port) => by_port.on_client(core, request, tx),
         }
     }
@@ -102,12 +101,11 @@ impl Matching {
         &mut self,
         core: &mut Forwarder,
         response: Response<'_>,
-        last: &mut LastClient,
         tx: &mut Tx,
     ) -> Result<(), DropReason> {
         match self {
-            Matching::Dns(dns) => dns.on_server(core, response, last, tx),
-            Matching::ByPort(by_port) => by_port.on_server(core, response, last, tx),
+            Matching::Dns(dns) => dns.on_server(core, response, tx),
+            Matching::ByPort(by_port) => by_port.on_server(core, response, tx),
         }
     }
 

@@ -45,7 +45,6 @@ mod slots;
 mod tests;
 mod waiting;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -63,17 +62,10 @@ use crate::pool::stats::DatagramStats;
 use crate::role::Role;
 
 pub use self::handover::Flow;
-pub use self::settings::{Affinity, Chance, Check, HealthCheck, Protocol, ProxyProtocol, Settings, Sockets};
+pub use self::settings::{
+    Affinity, Chance, Check, HealthCheck, Protocol, ProxyProtocol, Settings, Sockets, WorkerSockets,
+};
 pub use self::shared::Shared;
-
-/// A worker's sockets.
-#[derive(Clone, Debug)]
-pub struct WorkerSockets {
-    /// The use of each socket.
-    pub sockets: Sockets,
-    /// The address of each socket, by socket number.
-    pub addrs: Vec<SocketAddr>,
-}
 
 /// One worker's state machine.
 pub struct DatagramRole {
@@ -120,7 +112,7 @@ impl DatagramRole {
         let shared = Arc::new(Shared::new(settings, seed, key(1)));
         let own: Vec<_> = sockets.iter().flat_map(|worker| worker.addrs.iter().copied()).collect();
         let worker = |(number, of): (usize, &WorkerSockets)| {
-            let core = Forwarder::new(&shared, number, of.sockets.clone(), &of.addrs, &own, &mut rng);
+            let core = Forwarder::new(&shared, number, of, &own, &mut rng);
             let matching = Matching::new(&core, key(2), key(3));
             let primary = (number == 0).then(|| Box::new(Primary::new(&core, key(4), now)));
             DatagramRole {
@@ -225,13 +217,12 @@ impl DatagramRole {
     fn on_back(&mut self, now: Instant, received: &Received, bytes: &mut [u8], tx: &mut Tx) {
         let DatagramRole { core, matching, primary, .. } = self;
         let (peer, socket) = (received.peer, received.socket);
-        let mut last = None;
         for (at, bytes) in datagrams(received, bytes) {
             let outcome = match primary {
                 Some(primary) if core.sockets.is_for_checks(socket.0) => {
                     primary.on_check_answer(core, now, peer, bytes)
                 }
-                _ => matching.on_server(core, Response { peer, socket, bytes, at, now }, &mut last, tx),
+                _ => matching.on_server(core, Response { peer, socket, bytes, at, now }, tx),
             };
             if let Err(reason) = outcome {
                 core.stats.common.dropped.add(reason, 1);

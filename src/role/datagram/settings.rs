@@ -1,5 +1,6 @@
 //! The settings of a datagram pool.
 
+use std::net::SocketAddr;
 use std::ops::Range;
 use std::time::Duration;
 
@@ -114,6 +115,15 @@ impl Sockets {
     pub fn is_for_checks(&self, socket: u16) -> bool {
         self.check_v4 == Some(socket) || self.check_v6 == Some(socket)
     }
+}
+
+/// A worker's sockets.
+#[derive(Clone, Debug)]
+pub struct WorkerSockets {
+    /// The use of each socket.
+    pub sockets: Sockets,
+    /// The address of each socket, by socket number.
+    pub addrs: Vec<SocketAddr>,
 }
 
 /// The settings of a datagram pool.

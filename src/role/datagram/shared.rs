@@ -42,6 +42,8 @@ pub(super) struct Signals {
 /// The signals of a server since the primary last took them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Noticed {
+    /// The last valid response; [`Instant::ZERO`] without one.
+    pub alive_at: Instant,
     pub lost: u32,
     pub silent: bool,
     pub refused: bool,
@@ -73,7 +75,7 @@ impl Signals {
         let take = |flag: &AtomicBool| flag.load(Ordering::Relaxed) && flag.swap(false, Ordering::Relaxed);
         let lost =
             if self.lost.load(Ordering::Relaxed) > 0 { self.lost.swap(0, Ordering::Relaxed) } else { 0 };
-        Noticed { lost, silent: take(&self.silent), refused: take(&self.refused) }
+        Noticed { alive_at: self.alive_at(), lost, silent: take(&self.silent), refused: take(&self.refused) }
     }
 }
 
@@ -309,7 +311,7 @@ mod tests {
         signals.lose();
         signals.note_silence();
         signals.note_refusal();
-        assert_eq!(signals.take(), Noticed { lost: 2, silent: true, refused: true });
+        assert_eq!(signals.take(), Noticed { alive_at: Instant::ZERO, lost: 2, silent: true, refused: true });
         assert_eq!(signals.take(), Noticed::default());
     }
 

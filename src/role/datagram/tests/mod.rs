@@ -1,5 +1,7 @@
 //! Datagram pools turn by turn: which datagrams reach which receiver, which are dropped, and the counts.
 
+use std::net::SocketAddr;
+
 use super::*;
 use crate::base::drop_reason::DropReason;
 
