@@ -18,7 +18,7 @@ use lbd::base::service_time::ServiceTime;
 use lbd::load::{Generator, GeneratorPlan, Native, NativeSettings, RequestLedger};
 use lbd::pool::select::PolicyKind;
 use lbd::role::client::{ClientRole, ClientSettings};
-use lbd::role::datagram::{Affinity, Protocol, Settings as PoolSettings};
+use lbd::role::datagram::{Affinity, DatagramSettings, Protocol};
 use lbd::role::server::Work;
 use lbd::wire::{Mode, ReplyPath};
 
@@ -140,7 +140,7 @@ fn the_load_generator() {
 }
 
 /// Takes turns until clients have their responses, and shows that the last million allocate nothing.
-fn relay(settings: PoolSettings, mut turns: impl FnMut(&mut Relayed)) -> Relayed {
+fn relay(settings: DatagramSettings, mut turns: impl FnMut(&mut Relayed)) -> Relayed {
     let mut pool = Relayed::new(settings);
     let mut before = None;
     while pool.relay.stats().delivered.get() < WARM_UP + REQUESTS {
@@ -157,8 +157,8 @@ fn relay(settings: PoolSettings, mut turns: impl FnMut(&mut Relayed)) -> Relayed
 }
 
 /// A pool that measures its servers too.
-fn measured(protocol: Protocol) -> PoolSettings {
-    PoolSettings { policy: PolicyKind::ShortestDelay, ..relayed::settings(protocol, Affinity::None) }
+fn measured(protocol: Protocol) -> DatagramSettings {
+    DatagramSettings { policy: PolicyKind::ShortestDelay, ..relayed::settings(protocol, Affinity::None) }
 }
 
 #[test]

@@ -7,7 +7,8 @@ use std::time::Duration;
 use super::document::shortened;
 use super::form::Form;
 use super::pools::{
-    Affinity, Check, DatagramPool, HealthCheck, PoolRun, PoolServer, Protocol, ProxyProtocol, Settings,
+    Affinity, Check, DatagramPool, DatagramSettings, HealthCheck, PoolRun, PoolServer, Protocol,
+    ProxyProtocol,
 };
 use super::raw::{RawHealth, RawPool, RawPoolServer, Text};
 use super::reader::{Read, Reader};
@@ -86,7 +87,7 @@ impl Reader<'_> {
         }
         let policy = self.pool_policy(&key("policy"), raw, flows, replies)?;
         let day = ms(86_400_000);
-        let settings = Settings {
+        let settings = DatagramSettings {
             name,
             protocol,
             affinity,

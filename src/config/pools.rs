@@ -13,7 +13,7 @@ use crate::pool::select::PolicyKind;
 use crate::pool::waiting::Limit;
 use crate::wire::{FrameFormat, ReplyPath};
 
-pub use crate::role::datagram::{Affinity, Check, HealthCheck, Protocol, ProxyProtocol, Settings};
+pub use crate::role::datagram::{Affinity, Check, DatagramSettings, HealthCheck, Protocol, ProxyProtocol};
 
 /// One pool of servers behind the balancer.
 #[derive(Clone, Debug, PartialEq)]
@@ -211,7 +211,7 @@ pub struct PoolRun {
 #[derive(Clone, Debug, PartialEq)]
 pub struct DatagramPool {
     /// The settings of its role.
-    pub settings: Settings,
+    pub settings: DatagramSettings,
     /// Client-side addresses; at least one, each with its own port number.
     pub listen: Vec<SocketAddr>,
     /// Its servers; at least one, unless the controller runs replicas.

@@ -15,12 +15,12 @@ use super::desired::DesiredServers;
 use super::resolver::{self, Resolver};
 use super::tcp::Splicer;
 use crate::base::time::Clock;
-use crate::role::datagram::Shared;
+use crate::role::datagram::DatagramShared;
 
 /// The tasks of a pool beside its datagrams.
 pub struct PoolTasks {
     /// The pool.
-    pub pool: Arc<Shared>,
+    pub pool: Arc<DatagramShared>,
     /// Where the addresses of its host names go.
     pub desired: Arc<DesiredServers>,
     /// The listeners of TCP connections.

@@ -3,17 +3,17 @@
 use std::sync::{Arc, Mutex};
 
 use crate::pool::desired::DesiredServer;
-use crate::role::datagram::Shared;
+use crate::role::datagram::DatagramShared;
 
 /// The desired servers of a datagram pool: those of the configuration, and those that a controller runs.
 pub struct DesiredServers {
-    pool: Arc<Shared>,
+    pool: Arc<DatagramShared>,
     wanted: Mutex<[Vec<DesiredServer>; 2]>,
 }
 
 impl DesiredServers {
     /// No servers yet.
-    pub fn new(pool: Arc<Shared>) -> Self {
+    pub fn new(pool: Arc<DatagramShared>) -> Self {
         DesiredServers { pool, wanted: Mutex::default() }
     }
 

@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::base::time::Clock;
 use crate::pool::select::Slot;
-use crate::role::datagram::Shared;
+use crate::role::datagram::DatagramShared;
 use crate::wire::proxy_protocol::{self, Transport};
 
 /// How long a server may take to accept.
@@ -49,14 +49,14 @@ pub fn listen(addr: SocketAddr) -> io::Result<std::net::TcpListener> {
 
 /// The TCP side of a pool.
 pub struct Splicer {
-    pool: Arc<Shared>,
+    pool: Arc<DatagramShared>,
     connections_max: u64,
     clock: Clock,
 }
 
 impl Splicer {
     /// For at most so many connections at a time.
-    pub fn new(pool: Arc<Shared>, connections_max: usize, clock: Clock) -> Self {
+    pub fn new(pool: Arc<DatagramShared>, connections_max: usize, clock: Clock) -> Self {
         Splicer { pool, connections_max: connections_max as u64, clock }
     }
 
@@ -128,7 +128,7 @@ impl Splicer {
 
 /// A connection that counts at its server until it ends.
 struct Counted<'a> {
-    pool: &'a Shared,
+    pool: &'a DatagramShared,
     slot: Slot,
 }
 

@@ -17,7 +17,7 @@ use crate::pool::health::Rules;
 use crate::pool::select::Slot;
 use crate::role::Role;
 use crate::role::datagram::{
-    Affinity, Chance, Check, DatagramRole, HealthCheck, Protocol, ProxyProtocol, Settings, Sockets,
+    Affinity, Chance, Check, DatagramRole, DatagramSettings, HealthCheck, Protocol, ProxyProtocol, Sockets,
     WorkerSockets,
 };
 
@@ -42,7 +42,7 @@ impl PoolModel for Datagram {
         seed: u64,
         now: Instant,
     ) -> DatagramRole {
-        let settings = Settings {
+        let settings = DatagramSettings {
             name: "lab".into(),
             protocol: Protocol::Datagram,
             affinity: Affinity::None,

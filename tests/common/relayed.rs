@@ -12,7 +12,7 @@ use lbd::pool::select::PolicyKind;
 use lbd::pool::waiting::Limit;
 use lbd::role::Role;
 use lbd::role::datagram::{
-    Affinity, Chance, Check, DatagramRole, HealthCheck, Protocol, ProxyProtocol, Settings, Sockets,
+    Affinity, Chance, Check, DatagramRole, DatagramSettings, HealthCheck, Protocol, ProxyProtocol, Sockets,
     WorkerSockets,
 };
 
@@ -27,8 +27,8 @@ const SLOT_SIZE: usize = 64;
 /// QR, where DNS has it: servers set it, whatever they are asked.
 const QR: u8 = 0x80;
 
-pub fn settings(protocol: Protocol, affinity: Affinity) -> Settings {
-    Settings {
+pub fn settings(protocol: Protocol, affinity: Affinity) -> DatagramSettings {
+    DatagramSettings {
         name: "pool".into(),
         protocol,
         affinity,
@@ -56,9 +56,9 @@ pub fn settings(protocol: Protocol, affinity: Affinity) -> Settings {
 }
 
 /// Servers that have one request each at most: the other requests are pending in the pool.
-pub fn limited(protocol: Protocol) -> Settings {
+pub fn limited(protocol: Protocol) -> DatagramSettings {
     let max_outstanding = Some(Limit::Fixed(1));
-    Settings { max_outstanding, waiting_max: PENDING_MAX, ..settings(protocol, Affinity::None) }
+    DatagramSettings { max_outstanding, waiting_max: PENDING_MAX, ..settings(protocol, Affinity::None) }
 }
 
 /// The `n`-th client.
@@ -81,7 +81,7 @@ pub struct Relayed {
 }
 
 impl Relayed {
-    pub fn new(settings: Settings) -> Relayed {
+    pub fn new(settings: DatagramSettings) -> Relayed {
         let now = Instant::from_nanos(5_000_000_000);
         let sockets = Sockets { fronts: 0..1, v4: 1..1 + PORTS, ..Sockets::default() };
         let sockets = Sockets { v6: 1 + PORTS..1 + PORTS, ..sockets };

@@ -15,8 +15,8 @@ use lbd::pool::select::PolicyKind;
 use lbd::pool::waiting::Limit;
 use lbd::role::Role;
 use lbd::role::datagram::{
-    Affinity, Chance, Check, DatagramRole, HealthCheck, Protocol, ProxyProtocol, Settings, Shared, Sockets,
-    WorkerSockets,
+    Affinity, Chance, Check, DatagramRole, DatagramSettings, DatagramShared, HealthCheck, Protocol,
+    ProxyProtocol, Sockets, WorkerSockets,
 };
 
 use super::world::{MS, Node, client_addr, front_of, options, server_addr};
@@ -90,7 +90,7 @@ impl Role for Asker {
 struct DatagramWorld {
     net: SimNet,
     workers: Vec<Node<DatagramRole>>,
-    shared: Arc<Shared>,
+    shared: Arc<DatagramShared>,
     servers: Vec<Node<Echo>>,
     /// A server that stands still: what arrives there waits.
     frozen: Option<usize>,
@@ -98,7 +98,7 @@ struct DatagramWorld {
 }
 
 impl DatagramWorld {
-    fn new(seed: u64, settings: Settings, net: SimNet) -> DatagramWorld {
+    fn new(seed: u64, settings: DatagramSettings, net: SimNet) -> DatagramWorld {
         let ports = |worker: u16| {
             (0..PORTS).map(move |n| SocketAddr::from(([10, 0, 0, 1], 56_000 + 100 * worker + n)))
         };
@@ -171,8 +171,8 @@ impl DatagramWorld {
     }
 }
 
-fn settings(protocol: Protocol, affinity: Affinity, max_outstanding: Option<Limit>) -> Settings {
-    Settings {
+fn settings(protocol: Protocol, affinity: Affinity, max_outstanding: Option<Limit>) -> DatagramSettings {
+    DatagramSettings {
         name: "sim".into(),
         protocol,
         affinity,
@@ -209,7 +209,7 @@ fn tables_and_counts_agree_after_each_turn_of_a_datagram_pool() {
         settings(Protocol::Datagram, Affinity::None, None),
         settings(Protocol::Datagram, Affinity::None, Some(Limit::Fixed(4))),
         settings(Protocol::Datagram, Affinity::Client, None),
-        Settings { replies: Some(0), ..settings(Protocol::Datagram, Affinity::Client, None) },
+        DatagramSettings { replies: Some(0), ..settings(Protocol::Datagram, Affinity::Client, None) },
     ];
     for (seed, kind) in seeds(12).flat_map(|seed| kinds.iter().map(move |kind| (seed, kind))) {
         let loss = [0.0, 0.01, 0.03][seed as usize % 3];

@@ -207,7 +207,7 @@ mod tests {
     use crate::pool::autoscale::Why;
     use crate::pool::health::State;
     use crate::pool::stats::{NativeStats, ServerStats};
-    use crate::role::datagram::{Chance, DatagramRole, Shared, Sockets, WorkerSockets};
+    use crate::role::datagram::{Chance, DatagramRole, DatagramShared, Sockets, WorkerSockets};
 
     fn native(name: &str, workers: &[Arc<NativeStats>]) -> PoolSource {
         PoolSource::Native { name: name.to_owned(), workers: workers.to_vec() }
@@ -218,7 +218,7 @@ mod tests {
     }
 
     /// A datagram pool of one worker that does nothing by itself.
-    fn datagram() -> Arc<Shared> {
+    fn datagram() -> Arc<DatagramShared> {
         let text =
             r#"{"pools": [{"listen": "127.0.0.1:1", "protocol": "datagram", "servers": ["127.0.0.1:2"]}]}"#;
         let config = Config::parse(text, None).unwrap();

@@ -10,7 +10,7 @@ use crate::pool::select::Slot;
 use crate::pool::stats::{
     Counter, DatagramServerStats, DatagramStats, NativeStats, ServerStats, WorkerStats,
 };
-use crate::role::datagram::Shared;
+use crate::role::datagram::DatagramShared;
 
 /// The protocol of native pools.
 pub(super) const NATIVE: &str = "native";
@@ -26,7 +26,7 @@ pub enum PoolSource {
         workers: Vec<Arc<NativeStats>>,
     },
     /// A datagram pool.
-    Datagram(Arc<Shared>),
+    Datagram(Arc<DatagramShared>),
 }
 
 impl PoolSource {
@@ -148,7 +148,7 @@ impl PoolSource {
     }
 }
 
-fn datagram_counters(pool: &Shared) -> DatagramCounters {
+fn datagram_counters(pool: &DatagramShared) -> DatagramCounters {
     let sum = |counter: fn(&DatagramStats) -> &Counter| -> u64 {
         pool.stats.iter().map(|stats| counter(stats).get()).sum()
     };

@@ -14,7 +14,7 @@ use crate::io::IoChoice;
 use crate::pool::health::Rules;
 use crate::pool::select::PolicyKind;
 use crate::pool::waiting::Limit;
-use crate::role::datagram::Settings;
+use crate::role::datagram::DatagramSettings;
 
 fn parse(text: &str) -> Result<Config, String> {
     Config::parse(text, Some(Path::new("config.json"))).map_err(|e| e.to_string())
@@ -70,7 +70,7 @@ fn refused_beside(pools: &[Value], mut file: Value) -> String {
 fn the_smallest_pools_have_the_defaults() {
     let second = Duration::from_secs(1);
     let datagram = one(pool(json!({"workers": 2})));
-    let settings = Settings {
+    let settings = DatagramSettings {
         name: "pool-1".to_owned(),
         protocol: Protocol::Datagram,
         affinity: Affinity::None,
@@ -119,7 +119,7 @@ fn the_smallest_pools_have_the_defaults() {
     assert_eq!(datagram, expected);
     let check = Check::Dns { name: vec![0], kind: 2 };
     let health = HealthCheck { check, ..expected.settings.health.clone() };
-    let settings = Settings { protocol: Protocol::Dns, health, ..expected.settings.clone() };
+    let settings = DatagramSettings { protocol: Protocol::Dns, health, ..expected.settings.clone() };
     let dns = one(dns(json!({"workers": 2})));
     let expected = DatagramPool { settings, ports: 32, tcp_connections: 1_024, ..expected };
     assert_eq!(dns, expected);

@@ -23,13 +23,13 @@ use crate::daemon::resolver::Resolver;
 use crate::daemon::worker::Worker;
 use crate::io::BackEnd;
 use crate::pool::order::{Order, Refused};
-use crate::role::datagram::{Chance, DatagramRole, Shared};
+use crate::role::datagram::{Chance, DatagramRole, DatagramShared};
 
 /// A datagram pool that is ready and has not started.
 pub struct PreparedDatagram {
     of: DatagramPool,
     plan: datagram::Plan,
-    shared: Arc<Shared>,
+    shared: Arc<DatagramShared>,
     desired: Arc<DesiredServers>,
     workers: Vec<Worker<DatagramRole, BackEnd>>,
     tasks: PoolTasks,
@@ -96,7 +96,7 @@ pub struct RunningDatagram {
     /// Which sockets it has.
     plan: datagram::Plan,
     /// What its workers share.
-    shared: Arc<Shared>,
+    shared: Arc<DatagramShared>,
     desired: Arc<DesiredServers>,
     workers: Workers<DatagramRole>,
     /// Duplicates of those that the control thread has, for a successor.

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 
-use super::request::Client;
+use super::request::DatagramClient;
 use crate::base::time::Instant;
 
 /// The server of an adopted flow.
@@ -17,7 +17,7 @@ pub(super) struct MovedFlow {
 /// Flows until a common end, each for the first datagram of its client. Only [`AdoptedFlows::add`] allocates.
 #[derive(Debug)]
 pub(super) struct AdoptedFlows {
-    flows: HashMap<Client, MovedFlow>,
+    flows: HashMap<DatagramClient, MovedFlow>,
     max: usize,
     until: Instant,
 }
@@ -29,7 +29,7 @@ impl AdoptedFlows {
     }
 
     /// Adds a flow, unless the table is full. All flows last at least `until` then.
-    pub fn add(&mut self, until: Instant, client: Client, flow: MovedFlow) {
+    pub fn add(&mut self, until: Instant, client: DatagramClient, flow: MovedFlow) {
         self.until = self.until.max(until);
         if self.flows.len() < self.max {
             self.flows.insert(client, flow);
@@ -37,7 +37,7 @@ impl AdoptedFlows {
     }
 
     /// Takes the flow of a client that has sent a datagram.
-    pub fn take(&mut self, now: Instant, client: &Client) -> Option<MovedFlow> {
+    pub fn take(&mut self, now: Instant, client: &DatagramClient) -> Option<MovedFlow> {
         if self.flows.is_empty() {
             return None; // nearly always: saves the hash
         }
@@ -45,7 +45,7 @@ impl AdoptedFlows {
     }
 
     /// The flows whose clients have not sent a datagram.
-    pub fn iter(&self) -> impl Iterator<Item = (&Client, &MovedFlow)> {
+    pub fn iter(&self) -> impl Iterator<Item = (&DatagramClient, &MovedFlow)> {
         self.flows.iter()
     }
 

@@ -12,13 +12,13 @@
 use std::time::Duration;
 
 use super::adopted_flows::{AdoptedFlows, MovedFlow};
-use super::forward::{Forwarder, Purpose, Way};
+use super::forward::{DatagramPurpose, Forwarder, Way};
 use super::handover::Flow;
-use super::leases::{Ended, Leases, Owner, Pair};
+use super::leases::{LeaseEnd, Leases, Owner, Pair};
 use super::matching::InFlight;
-use super::request::{Client, Request, Response};
+use super::request::{DatagramClient, DatagramRequest, Response};
 use super::settings::{Affinity, UNANSWERED_REST};
-use super::shared::Member;
+use super::shared::DatagramMember;
 use crate::base::batch::{SocketId, Tx};
 use crate::base::drop_reason::DropReason;
 use crate::base::lru_slab::{Key, LruSlab};
@@ -32,7 +32,7 @@ const REQUESTS_MAX: usize = 65_536;
 pub(super) const HOLD_MIN: Duration = Duration::from_millis(50);
 
 /// A request in flight.
-struct OpenRequest {
+struct PortRequest {
     pair: Pair,
     /// The next request of the same lease.
     next: Option<Key>,
@@ -59,7 +59,7 @@ pub(super) struct ByPort {
     leases: Leases,
     uses: Box<[Use]>,
     /// Requests, or flows that the server has not answered, by age.
-    waiting: LruSlab<OpenRequest>,
+    waiting: LruSlab<PortRequest>,
     /// Flows that it has answered, by the time of their last datagram.
     flows: LruSlab<Pair>,
     /// Flows of a predecessor.
@@ -69,7 +69,7 @@ pub(super) struct ByPort {
     /// The time of the last datagram of any flow that its server has answered.
     last_flow: Instant,
     /// The client of this turn's last datagram, and its port: its next lease gets that port if it is free.
-    hint: Option<(Client, u16)>,
+    hint: Option<(DatagramClient, u16)>,
 }
 
 impl ByPort {
@@ -115,7 +115,7 @@ impl ByPort {
     pub fn on_client(
         &mut self,
         core: &mut Forwarder,
-        request: Request<'_>,
+        request: DatagramRequest<'_>,
         tx: &mut Tx,
     ) -> Result<(), DropReason> {
         match (self.affinity, core.settings.replies) {
@@ -128,7 +128,7 @@ impl ByPort {
     fn on_request(
         &mut self,
         core: &mut Forwarder,
-        request: Request<'_>,
+        request: DatagramRequest<'_>,
         tx: &mut Tx,
     ) -> Result<(), DropReason> {
         match core.reserve_for_trial().map_or_else(|| core.reserve_in_turn(), Ok) {
@@ -142,8 +142,8 @@ impl ByPort {
     pub fn send_request(
         &mut self,
         core: &mut Forwarder,
-        request: Request<'_>,
-        (slot, member): (Slot, Member),
+        request: DatagramRequest<'_>,
+        (slot, member): (Slot, DatagramMember),
         tx: &mut Tx,
     ) -> Result<(), DropReason> {
         if self.waiting.is_full() {
@@ -156,14 +156,14 @@ impl ByPort {
             core.release(slot);
             return Err(DropReason::NoPort);
         };
-        let way = self.way(core, pair, &member, Purpose::Request);
+        let way = self.way(core, pair, &member, DatagramPurpose::Request);
         if let Err(reason) = core.forward(&request, &way, tx) {
             core.release(slot);
             self.rest_if_done(now, pair, now, core);
             return Err(reason);
         }
         let key =
-            self.waiting.insert(now, OpenRequest { pair, next: None, sent: now }).expect("there is room");
+            self.waiting.insert(now, PortRequest { pair, next: None, sent: now }).expect("there is room");
         let used = &mut self.uses[pair.index()];
         match used.last.replace(key) {
             None => used.first = Some(key),
@@ -174,7 +174,12 @@ impl ByPort {
         Ok(())
     }
 
-    fn on_flow(&mut self, core: &mut Forwarder, request: Request<'_>, tx: &mut Tx) -> Result<(), DropReason> {
+    fn on_flow(
+        &mut self,
+        core: &mut Forwarder,
+        request: DatagramRequest<'_>,
+        tx: &mut Tx,
+    ) -> Result<(), DropReason> {
         let now = request.now;
         let owner = Owner { client: request.client, slot: None };
         let live = self.leases.of(&owner).filter(|&pair| self.leases.is_busy(pair));
@@ -183,7 +188,7 @@ impl ByPort {
             let used = self.uses[pair.index()];
             let member = core.view.get(slot).filter(|m| m.epoch == used.epoch && m.extra.keeps_flows);
             if let Some(&member) = member {
-                let way = self.way(core, pair, &member, Purpose::Later);
+                let way = self.way(core, pair, &member, DatagramPurpose::Later);
                 core.forward(&request, &way, tx)?;
                 self.last_flow = now;
                 self.uses[pair.index()].credit =
@@ -202,7 +207,7 @@ impl ByPort {
         &mut self,
         core: &mut Forwarder,
         owner: Owner,
-        request: Request<'_>,
+        request: DatagramRequest<'_>,
         tx: &mut Tx,
     ) -> Result<(), DropReason> {
         let now = request.now;
@@ -223,7 +228,7 @@ impl ByPort {
             core.release(slot);
             return Err(DropReason::NoPort);
         };
-        let way = self.way(core, pair, &member, Purpose::First);
+        let way = self.way(core, pair, &member, DatagramPurpose::First);
         if let Err(reason) = core.forward(&request, &way, tx) {
             core.release(slot);
             self.rest_if_done(now, pair, now, core);
@@ -237,7 +242,7 @@ impl ByPort {
             self.flows.insert(now, pair)
         } else {
             core.owe(now, slot);
-            self.waiting.insert(now, OpenRequest { pair, next: None, sent: now })
+            self.waiting.insert(now, PortRequest { pair, next: None, sent: now })
         };
         core.stats.flows_opened.add(1);
         core.stats.flows.add(1);
@@ -249,7 +254,7 @@ impl ByPort {
         if self.affinity != Affinity::Client {
             return vec![];
         }
-        let flow = |client: &Client, flow: &MovedFlow| Flow {
+        let flow = |client: &DatagramClient, flow: &MovedFlow| Flow {
             client: client.addr,
             front: core.front_addr(client.front),
             local_ip: core.shared.pool.locals.get(client.local),
@@ -272,7 +277,8 @@ impl ByPort {
         let until = now + core.settings.idle_timeout;
         for &Flow { client, front, local_ip, server, is_answered } in flows {
             let Some(front) = core.front_at(front) else { continue };
-            let client = Client { addr: client, front, local: core.shared.pool.locals.number(local_ip) };
+            let client =
+                DatagramClient { addr: client, front, local: core.shared.pool.locals.number(local_ip) };
             self.adopted.add(until, client, MovedFlow { server, is_answered });
         }
     }
@@ -301,7 +307,7 @@ impl ByPort {
         Some(pair)
     }
 
-    fn way(&self, core: &Forwarder, pair: Pair, member: &Member, purpose: Purpose) -> Way {
+    fn way(&self, core: &Forwarder, pair: Pair, member: &DatagramMember, purpose: DatagramPurpose) -> Way {
         let from = SocketId(core.ports_to(member.addr).start + self.leases.port(pair));
         Way { slot: self.leases.slot(pair), server: member.addr, from, purpose }
     }
@@ -363,7 +369,7 @@ impl ByPort {
     }
 
     /// Removes the oldest request of a lease.
-    fn end_request(&mut self, pair: Pair) -> OpenRequest {
+    fn end_request(&mut self, pair: Pair) -> PortRequest {
         let used = &mut self.uses[pair.index()];
         let key = used.first.expect("the lease has a request");
         let request = self.waiting.remove(key).expect("the request is in the table");
@@ -383,11 +389,11 @@ impl ByPort {
             return;
         }
         let (ended, rest) = match used.credit {
-            0 => (Ended::Answered, self.hold),
+            0 => (LeaseEnd::Answered, self.hold),
             _ => {
                 let timeout = core.settings.timeout;
                 let left = timeout.saturating_sub(now.since(sent));
-                (Ended::Unanswered, left + timeout * UNANSWERED_REST)
+                (LeaseEnd::Unanswered, left + timeout * UNANSWERED_REST)
             }
         };
         self.leases.rest(now, pair, ended, rest);
@@ -402,11 +408,11 @@ impl ByPort {
         let (ended, rest) = if used.is_answered {
             key.and_then(|key| self.flows.remove(key));
             core.free(slot);
-            (Ended::Answered, self.hold.max(unanswered_rest.saturating_sub(idle)))
+            (LeaseEnd::Answered, self.hold.max(unanswered_rest.saturating_sub(idle)))
         } else {
             key.and_then(|key| self.waiting.remove(key));
             core.settle(slot);
-            (Ended::Unanswered, unanswered_rest)
+            (LeaseEnd::Unanswered, unanswered_rest)
         };
         self.leases.rest(now, pair, ended, rest);
         let flows = &core.stats.flows;
@@ -536,9 +542,9 @@ fn check_order<T>(entries: &LruSlab<T>, table: &str) {
 }
 
 /// Sends a datagram to which the server does not respond.
-fn one_way(core: &mut Forwarder, request: Request<'_>, tx: &mut Tx) -> Result<(), DropReason> {
+fn one_way(core: &mut Forwarder, request: DatagramRequest<'_>, tx: &mut Tx) -> Result<(), DropReason> {
     let (slot, member) = core.reserve_for_trial().map_or_else(|| core.reserve(), Ok)?;
     let from = SocketId(core.ports_to(member.addr).start);
     core.free(slot);
-    core.forward(&request, &Way { slot, server: member.addr, from, purpose: Purpose::First }, tx)
+    core.forward(&request, &Way { slot, server: member.addr, from, purpose: DatagramPurpose::First }, tx)
 }

@@ -8,7 +8,7 @@ use crate::wire::proxy_protocol;
 
 /// A check in flight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Asked {
+pub(super) struct OpenCheck {
     pub sent: Instant,
     /// The id of a DNS query.
     id: u16,
@@ -50,7 +50,7 @@ impl Checker {
     }
 
     /// Writes a check of [`Checker::len`] bytes.
-    pub fn ask(&mut self, now: Instant, into: &mut [u8]) -> Asked {
+    pub fn ask(&mut self, now: Instant, into: &mut [u8]) -> OpenCheck {
         let id = (self.rng.next_u64() >> 48) as u16;
         let header = if self.with_header { &proxy_protocol::LOCAL[..] } else { &[] };
         let (head, rest) = into.split_at_mut(header.len());
@@ -62,11 +62,11 @@ impl Checker {
             }
             Check::Payload { send, .. } => rest.copy_from_slice(send),
         }
-        Asked { sent: now, id }
+        OpenCheck { sent: now, id }
     }
 
     /// Whether these bytes are the response to a check.
-    pub fn is_answer(&self, asked: &Asked, bytes: &[u8]) -> bool {
+    pub fn is_answer(&self, asked: &OpenCheck, bytes: &[u8]) -> bool {
         match &self.check {
             Check::None => false,
             Check::Dns { name, kind } => {
@@ -85,7 +85,7 @@ impl Checker {
 mod tests {
     use super::*;
 
-    fn asked(checker: &mut Checker) -> (Asked, Vec<u8>) {
+    fn asked(checker: &mut Checker) -> (OpenCheck, Vec<u8>) {
         let mut bytes = vec![0; checker.len()];
         (checker.ask(Instant::ZERO, &mut bytes), bytes)
     }

@@ -3,11 +3,11 @@
 //! A response counts only if its port, server, id and question are those of the query. Any other datagram is
 //! counted as dropped, and the query stays open.
 
-use super::forward::{Forwarder, Purpose, Way};
+use super::forward::{DatagramPurpose, Forwarder, Way};
 use super::matching::InFlight;
-use super::queries::{Place, Queries};
-use super::request::{Client, Request, Response};
-use super::shared::Member;
+use super::queries::{Place, QueryTable};
+use super::request::{DatagramClient, DatagramRequest, Response};
+use super::shared::DatagramMember;
 use crate::base::batch::{FrameRef, SocketId, Tx};
 use crate::base::drop_reason::DropReason;
 use crate::base::time::Instant;
@@ -20,9 +20,9 @@ const QUERIES_MAX: usize = 65_536;
 const OPCODE_QUERY: u8 = 0;
 
 /// A query in flight.
-struct Query {
+struct OpenQuery {
     /// The client; `None` of a shadow query.
-    client: Option<Client>,
+    client: Option<DatagramClient>,
     client_id: u16,
     slot: Slot,
     /// The epoch of the server, which tells it from earlier servers of the slot.
@@ -36,24 +36,25 @@ struct OutgoingQuery {
     /// A hash of the question.
     question: u64,
     /// The server that was reserved for it.
-    server: (Slot, Member),
-    /// [`Purpose::Request`], or [`Purpose::Shadow`] of a copy that only shows whether the server lives.
-    purpose: Purpose,
+    server: (Slot, DatagramMember),
+    /// [`DatagramPurpose::Request`], or [`DatagramPurpose::Shadow`] of a copy that only shows whether the
+    /// server lives.
+    purpose: DatagramPurpose,
 }
 
 /// The queries of one worker.
-pub(super) struct Dns {
-    queries: Queries<Query>,
+pub(super) struct DnsMatching {
+    queries: QueryTable<OpenQuery>,
     key: QuestionKey,
     /// The index of this turn's port, in each address family. It is drawn in each turn, so an attacker does
     /// not know it, and all queries of a turn to one server still leave as one message.
     port: u16,
 }
 
-impl Dns {
+impl DnsMatching {
     pub fn new(core: &Forwarder, secret: [u8; 16]) -> Self {
         let ports = core.sockets.v4.len() + core.sockets.v6.len();
-        Dns { queries: Queries::new(QUERIES_MAX, ports), key: QuestionKey::new(secret), port: 0 }
+        DnsMatching { queries: QueryTable::new(QUERIES_MAX, ports), key: QuestionKey::new(secret), port: 0 }
     }
 
     /// Begins a turn: draws its port.
@@ -66,7 +67,7 @@ impl Dns {
     pub fn on_client(
         &mut self,
         core: &mut Forwarder,
-        mut request: Request<'_>,
+        mut request: DatagramRequest<'_>,
         tx: &mut Tx,
     ) -> Result<(), DropReason> {
         let question = dns::query(request.bytes).map_err(|malformed| match malformed {
@@ -86,7 +87,7 @@ impl Dns {
                 return Err(reason);
             }
         };
-        let query = OutgoingQuery { question, server, purpose: Purpose::Request };
+        let query = OutgoingQuery { question, server, purpose: DatagramPurpose::Request };
         if let Err(reason) = self.send(core, &mut request, query, tx) {
             core.release(server.0);
             if reason == DropReason::TableFull {
@@ -102,14 +103,14 @@ impl Dns {
     pub fn send_pending(
         &mut self,
         core: &mut Forwarder,
-        mut request: Request<'_>,
-        server: (Slot, Member),
+        mut request: DatagramRequest<'_>,
+        server: (Slot, DatagramMember),
         tx: &mut Tx,
     ) -> Result<(), DropReason> {
         let client_id = dns::id(request.bytes);
         let question = dns::query(request.bytes).map_err(|_| DropReason::Malformed);
         let sent = question.map(|question| question.hash(&self.key)).and_then(|question| {
-            let query = OutgoingQuery { question, server, purpose: Purpose::Request };
+            let query = OutgoingQuery { question, server, purpose: DatagramPurpose::Request };
             self.send(core, &mut request, query, tx)
         });
         if let Err(reason) = sent {
@@ -123,14 +124,20 @@ impl Dns {
 
     /// Sends a shadow query to the server that needs a trial request, if there is one: no client waits for a
     /// response that may never arrive. The query itself is unmodified.
-    fn try_out(&mut self, core: &mut Forwarder, request: &mut Request<'_>, question: u64, tx: &mut Tx) {
+    fn try_out(
+        &mut self,
+        core: &mut Forwarder,
+        request: &mut DatagramRequest<'_>,
+        question: u64,
+        tx: &mut Tx,
+    ) {
         if dns::opcode(request.bytes) != OPCODE_QUERY {
             return; // an update, for example, must not be applied twice
         }
         let Some(server) = core.reserve_for_trial() else { return };
         let id = dns::id(request.bytes);
         let at = request.at.take();
-        let query = OutgoingQuery { question, server, purpose: Purpose::Shadow };
+        let query = OutgoingQuery { question, server, purpose: DatagramPurpose::Shadow };
         if self.send(core, request, query, tx).is_err() {
             core.release(server.0); // the next query can be the trial
         }
@@ -142,17 +149,18 @@ impl Dns {
     fn send(
         &mut self,
         core: &mut Forwarder,
-        request: &mut Request<'_>,
+        request: &mut DatagramRequest<'_>,
         query: OutgoingQuery,
         tx: &mut Tx,
     ) -> Result<(), DropReason> {
-        let OutgoingQuery { question, server: (slot, Member { addr: server, epoch, .. }), purpose } = query;
+        let OutgoingQuery { question, server: (slot, DatagramMember { addr: server, epoch, .. }), purpose } =
+            query;
         let ports = core.ports_to(server);
         let from = SocketId(ports.start + self.port % (ports.len() as u16).max(1));
         let number = from.0 - core.sockets.v4.start;
         let (client_id, sent) = (dns::id(request.bytes), request.now);
-        let client = (purpose == Purpose::Request).then_some(request.client);
-        let query = Query { client, client_id, slot, epoch, question, sent };
+        let client = (purpose == DatagramPurpose::Request).then_some(request.client);
+        let query = OpenQuery { client, client_id, slot, epoch, question, sent };
         let place = self.queries.insert(sent, number, &mut core.rng, query).ok_or(DropReason::TableFull)?;
         dns::set_id(request.bytes, place.id);
         let forwarded = core.forward(request, &Way { slot, server, from, purpose }, tx);
@@ -206,8 +214,8 @@ impl Dns {
             && sent + core.settings.timeout <= now
         {
             match self.queries.remove(place) {
-                Some(Query { client: Some(_), slot, .. }) => core.give_up(slot),
-                Some(Query { client: None, slot, .. }) => {
+                Some(OpenQuery { client: Some(_), slot, .. }) => core.give_up(slot),
+                Some(OpenQuery { client: None, slot, .. }) => {
                     core.settle(slot);
                     core.lose(slot);
                 }
@@ -241,7 +249,7 @@ impl Dns {
 }
 
 /// Responds SERVFAIL at once, so that the client tries another server instead of waiting.
-fn servfail(core: &mut Forwarder, request: Request<'_>, tx: &mut Tx) {
+fn servfail(core: &mut Forwarder, request: DatagramRequest<'_>, tx: &mut Tx) {
     let len = dns::truncate_to_servfail(request.bytes);
     let Some(at) = request.at.map(|at| FrameRef { len: len as u16, ..at }) else { return };
     if core.send_back(&request.client, at, tx) {
@@ -250,8 +258,8 @@ fn servfail(core: &mut Forwarder, request: Request<'_>, tx: &mut Tx) {
 }
 
 /// Responds SERVFAIL to a queued query, whose bytes are not in the turn's memory.
-pub(super) fn refuse(core: &mut Forwarder, request: Request<'_>, tx: &mut Tx) {
-    let Request { client, bytes, .. } = request;
+pub(super) fn refuse(core: &mut Forwarder, request: DatagramRequest<'_>, tx: &mut Tx) {
+    let DatagramRequest { client, bytes, .. } = request;
     let len = dns::truncate_to_servfail(bytes);
     let local_ip = core.shared.pool.locals.get(client.local);
     let destination = tx.destination(client.front, client.addr, local_ip);

@@ -7,9 +7,9 @@ use std::time::Duration;
 use crossbeam_utils::CachePadded;
 
 use super::matching::InFlight;
-use super::request::{Client, Request};
-use super::settings::{ProxyProtocol, Settings, Sockets, WorkerSockets};
-use super::shared::{Current, Extra, Member, Shared, Signals};
+use super::request::{DatagramClient, DatagramRequest};
+use super::settings::{DatagramSettings, ProxyProtocol, Sockets, WorkerSockets};
+use super::shared::{CurrentSettings, DatagramExtra, DatagramMember, DatagramShared, Signals};
 use crate::base::batch::{DestinationId, FrameRef, SocketId, Tx};
 use crate::base::drop_reason::DropReason;
 use crate::base::rng::Rng;
@@ -30,12 +30,12 @@ pub(super) struct Way {
     pub slot: Slot,
     pub server: SocketAddr,
     pub from: SocketId,
-    pub purpose: Purpose,
+    pub purpose: DatagramPurpose,
 }
 
 /// The kind of a datagram to a server: decides its header and its accounting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Purpose {
+pub(super) enum DatagramPurpose {
     /// A request, to which the server responds.
     Request,
     /// A shadow query, whose response shows that the server lives.
@@ -48,7 +48,7 @@ pub(super) enum Purpose {
 
 /// One worker's traffic with one server.
 #[derive(Debug)]
-pub(super) struct Lane {
+pub(super) struct DatagramLane {
     /// Requests to which the server owes a response.
     outstanding: u32,
     /// The time since which the server owes a response and is silent.
@@ -60,33 +60,38 @@ pub(super) struct Lane {
     heard: bool,
 }
 
-impl Lane {
-    const NEW: Lane =
-        Lane { outstanding: 0, silent_since: Instant::ZERO, freed: 0, answers: Answers::NONE, heard: false };
+impl DatagramLane {
+    const NEW: DatagramLane = DatagramLane {
+        outstanding: 0,
+        silent_since: Instant::ZERO,
+        freed: 0,
+        answers: Answers::NONE,
+        heard: false,
+    };
 }
 
 /// One worker's forwarding state: selection, sending and accounting for all matching strategies.
 pub(super) struct Forwarder {
     /// The number of the worker.
     number: usize,
-    pub shared: Arc<Shared>,
+    pub shared: Arc<DatagramShared>,
     /// The settings of this turn.
-    pub settings: Arc<Settings>,
+    pub settings: Arc<DatagramSettings>,
     /// The admission gate of this turn.
     pub gate: Gate,
-    newest: WorkerSettings<Current>,
+    newest: WorkerSettings<CurrentSettings>,
     pub stats: Arc<DatagramStats>,
     pub sockets: Sockets,
-    pub view: View<Extra>,
+    pub view: View<DatagramExtra>,
     pub rng: Rng,
-    lanes: Lanes<Lane>,
+    lanes: Lanes<DatagramLane>,
     /// Responses that all servers together owe.
     owed: u32,
     selector: Selector,
     /// The addresses of the client-side sockets, for PROXY headers.
     fronts: Box<[SocketAddr]>,
     /// The client of this turn's last datagram to a client, and its destination.
-    last_client: Option<(Client, DestinationId)>,
+    last_client: Option<(DatagramClient, DestinationId)>,
     /// The latency of the slowest recent response; it decays. `None` before the first one.
     slowest: Option<Duration>,
     /// The latencies of responses since the last measurement.
@@ -103,21 +108,21 @@ const SLOWEST_DECAY: u32 = 144;
 
 impl Forwarder {
     pub fn new(
-        shared: &Arc<Shared>,
+        shared: &Arc<DatagramShared>,
         number: usize,
         of: &WorkerSockets,
         own: &[SocketAddr],
         rng: &mut Rng,
     ) -> Forwarder {
         let newest = shared.pool.worker_settings();
-        let Current { settings, gate } = &*newest;
+        let CurrentSettings { settings, gate } = &*newest;
         let (settings, gate) = (Arc::clone(settings), gate.clone());
         let slots = settings.servers_max;
         let sockets = of.sockets.clone();
         Forwarder {
             view: View::new(slots, own),
             rng: Rng::new(rng.next_u64()),
-            lanes: Lanes::new(slots, |_| Lane::NEW),
+            lanes: Lanes::new(slots, |_| DatagramLane::NEW),
             owed: 0,
             selector: Selector::new(settings.policy, rng.next_u64(), rng.next_u64()),
             fronts: of.addrs[..usize::from(sockets.fronts.end)].into(),
@@ -145,7 +150,7 @@ impl Forwarder {
     /// turn do not change.
     pub fn adopt(&mut self) -> bool {
         let Some(old) = self.newest.adopt() else { return false };
-        let Current { settings, gate } = &*self.newest;
+        let CurrentSettings { settings, gate } = &*self.newest;
         if settings.policy != old.settings.policy {
             self.selector.set_policy(settings.policy);
         }
@@ -160,7 +165,7 @@ impl Forwarder {
     }
 
     /// Reserves a server for a request.
-    pub fn reserve(&mut self) -> Result<(Slot, Member), DropReason> {
+    pub fn reserve(&mut self) -> Result<(Slot, DatagramMember), DropReason> {
         let Forwarder { shared, view, lanes, selector, stats, .. } = self;
         let member =
             |slot| view.newest(slot, &shared.pool.members, |slot, _| _ = lanes.restart(slot)).copied();
@@ -171,7 +176,7 @@ impl Forwarder {
     }
 
     /// Reserves the server that waits for a trial request, if there is one.
-    pub fn reserve_for_trial(&mut self) -> Option<(Slot, Member)> {
+    pub fn reserve_for_trial(&mut self) -> Option<(Slot, DatagramMember)> {
         let Forwarder { shared, view, selector, stats, .. } = self;
         let slot = shared.take_trial()?;
         let member = *view.get(slot)?;
@@ -182,7 +187,7 @@ impl Forwarder {
     }
 
     /// Reserves the server of an adopted flow, if it may keep flows.
-    pub fn reserve_known(&mut self, server: SocketAddr) -> Option<(Slot, Member)> {
+    pub fn reserve_known(&mut self, server: SocketAddr) -> Option<(Slot, DatagramMember)> {
         let slot = self.view.slot_of(server)?;
         let member = *self.view.get(slot).filter(|member| member.extra.keeps_flows)?;
         self.shared.pool.tree.adjust(slot, 1);
@@ -216,12 +221,17 @@ impl Forwarder {
 
     /// Sends a client's datagram to a server and accounts for it. Without a header it leaves from its place
     /// in the turn's memory, else as a copy.
-    pub fn forward(&mut self, request: &Request<'_>, way: &Way, tx: &mut Tx) -> Result<(), DropReason> {
-        let Request { client, bytes, at, now } = request;
+    pub fn forward(
+        &mut self,
+        request: &DatagramRequest<'_>,
+        way: &Way,
+        tx: &mut Tx,
+    ) -> Result<(), DropReason> {
+        let DatagramRequest { client, bytes, at, now } = request;
         let destination = self.destination(way, client, tx).ok_or(DropReason::TurnFull)?;
         let with_header = match self.settings.proxy_protocol {
             ProxyProtocol::Off => false,
-            ProxyProtocol::First => way.purpose != Purpose::Later,
+            ProxyProtocol::First => way.purpose != DatagramPurpose::Later,
             ProxyProtocol::Every => true,
         };
         let header = if with_header { self.proxy_header(client) } else { heapless::Vec::new() };
@@ -238,22 +248,22 @@ impl Forwarder {
             return Err(DropReason::TurnFull);
         }
         match way.purpose {
-            Purpose::Request => self.await_answer(*now, way.slot),
-            Purpose::Shadow => self.owe(*now, way.slot),
-            Purpose::First | Purpose::Later => self.count_forwarded(way.slot),
+            DatagramPurpose::Request => self.await_answer(*now, way.slot),
+            DatagramPurpose::Shadow => self.owe(*now, way.slot),
+            DatagramPurpose::First | DatagramPurpose::Later => self.count_forwarded(way.slot),
         }
         Ok(())
     }
 
     /// The server as a destination, which is looked up once a turn for each socket.
-    fn destination(&mut self, way: &Way, client: &Client, tx: &mut Tx) -> Option<DestinationId> {
+    fn destination(&mut self, way: &Way, client: &DatagramClient, tx: &mut Tx) -> Option<DestinationId> {
         if self.settings.transparent {
             return tx.destination(way.from, way.server, Some(client.addr.ip()));
         }
         self.lanes.destination(way.slot, way.from, way.server, tx)
     }
 
-    fn proxy_header(&self, client: &Client) -> heapless::Vec<u8, { proxy_protocol::HEADER_MAX }> {
+    fn proxy_header(&self, client: &DatagramClient) -> heapless::Vec<u8, { proxy_protocol::HEADER_MAX }> {
         let front = self.fronts[usize::from(client.front.0)];
         let ip = self.shared.pool.locals.get(client.local).unwrap_or(front.ip());
         proxy_protocol::header(Transport::Datagram, client.addr, SocketAddr::new(ip, front.port()))
@@ -263,7 +273,7 @@ impl Forwarder {
     pub fn send_to_client(
         &mut self,
         slot: Slot,
-        client: &Client,
+        client: &DatagramClient,
         at: FrameRef,
         tx: &mut Tx,
     ) -> Result<(), DropReason> {
@@ -276,7 +286,7 @@ impl Forwarder {
     }
 
     /// Sends a datagram to a client. False when the turn is full.
-    pub fn send_back(&mut self, client: &Client, at: FrameRef, tx: &mut Tx) -> bool {
+    pub fn send_back(&mut self, client: &DatagramClient, at: FrameRef, tx: &mut Tx) -> bool {
         let destination = match &self.last_client {
             Some((known, destination)) if known == client => *destination,
             _ => {

@@ -2,7 +2,7 @@
 
 use super::DatagramRole;
 use super::forward::Forwarder;
-use super::request::{Client, Request, datagrams};
+use super::request::{DatagramClient, DatagramRequest, datagrams};
 use crate::base::batch::{Received, Tx};
 use crate::base::drop_reason::DropReason;
 use crate::base::time::Instant;
@@ -21,9 +21,9 @@ impl DatagramRole {
             core.stats.common.refused.add(DropReason::Rate, count - admitted);
         }
         let local = core.shared.pool.locals.number(received.local_ip);
-        let client = Client { addr: received.peer, front: received.socket, local };
+        let client = DatagramClient { addr: received.peer, front: received.socket, local };
         for (at, bytes) in datagrams(received, bytes).take(admitted as usize) {
-            let request = Request { client, bytes, at: Some(at), now };
+            let request = DatagramRequest { client, bytes, at: Some(at), now };
             if let Err(reason) = matching.on_client(core, request, tx) {
                 core.stats.common.refused.add(reason, 1);
             }

@@ -11,14 +11,14 @@ use serde::{Deserialize, Serialize};
 
 use super::DatagramRole;
 use super::forward::Forwarder;
-use super::health::Primary;
+use super::health::DatagramPrimary;
 use crate::base::time::Instant;
 use crate::pool::departed::{DepartedServer, PastRecord};
 use crate::pool::health::Health;
 use crate::pool::order::AdminState;
 use crate::pool::part::{Part, Unreadable};
 
-/// The version of [`WorkerState`]. It must rise whenever the order, type or presence of a field changes.
+/// The version of [`DatagramState`]. It must rise whenever the order, type or presence of a field changes.
 const VERSION: u32 = 1;
 
 /// A flow: a client and its server.
@@ -38,16 +38,16 @@ pub struct Flow {
 
 /// The state that one worker leaves.
 #[derive(Debug, Serialize, Deserialize)]
-struct WorkerState {
+struct DatagramState {
     /// The flows; none without `affinity: client`.
     flows: Vec<Flow>,
     /// What the primary knows of the servers; `None` from other workers.
-    known: Option<Known>,
+    known: Option<KnownServers>,
 }
 
 /// What the primary knows of the servers.
 #[derive(Debug, Serialize, Deserialize)]
-struct Known {
+struct KnownServers {
     servers: Vec<KnownServer>,
     departed: Vec<DepartedServer>,
 }
@@ -67,7 +67,7 @@ impl DatagramRole {
     /// failure records and orders.
     pub fn export(&self, now: Instant) -> Part {
         let known = self.primary.as_ref().map(|primary| primary.known());
-        Part::new(VERSION, &WorkerState { flows: self.export_flows(now), known })
+        Part::new(VERSION, &DatagramState { flows: self.export_flows(now), known })
     }
 
     /// Continues with what the workers of a predecessor left, after [`DatagramRole::take_servers`]. Their
@@ -77,9 +77,10 @@ impl DatagramRole {
     /// datagram within the idle timeout ends. Any worker takes the flows of any other: a client that never
     /// sends to it does no harm.
     pub fn import(workers: &mut [&mut DatagramRole], now: Instant, parts: &[Part]) -> Result<(), Unreadable> {
-        let states = parts.iter().map(|part| part.state(VERSION)).collect::<Result<Vec<WorkerState>, _>>()?;
+        let states =
+            parts.iter().map(|part| part.state(VERSION)).collect::<Result<Vec<DatagramState>, _>>()?;
         let count = workers.len();
-        for (number, WorkerState { flows, known }) in states.into_iter().enumerate() {
+        for (number, DatagramState { flows, known }) in states.into_iter().enumerate() {
             if let (Some(known), Some(primary)) = (known, workers.first_mut()) {
                 primary.import_known(now, known);
             }
@@ -97,17 +98,18 @@ impl DatagramRole {
         self.matching.import(&mut self.core, now, flows);
     }
 
-    fn import_known(&mut self, now: Instant, known: Known) {
+    fn import_known(&mut self, now: Instant, known: KnownServers) {
         if let Some(primary) = &mut self.primary {
             primary.continue_from(&mut self.core, now, known);
         }
     }
 }
 
-impl Primary {
-    fn known(&self) -> Known {
+impl DatagramPrimary {
+    fn known(&self) -> KnownServers {
         let registry = self.pool.registry();
-        let mut known = Known { servers: vec![], departed: registry.departed.iter().cloned().collect() };
+        let mut known =
+            KnownServers { servers: vec![], departed: registry.departed.iter().cloned().collect() };
         for (_, server) in registry.iter() {
             let (id, addr) = (server.id, server.addr);
             if server.is_leaving {
@@ -121,7 +123,7 @@ impl Primary {
     }
 
     /// Continues from what a predecessor knew. A server that is not desired (yet) counts as departed.
-    fn continue_from(&mut self, core: &mut Forwarder, now: Instant, known: Known) {
+    fn continue_from(&mut self, core: &mut Forwarder, now: Instant, known: KnownServers) {
         if !known.servers.is_empty() {
             self.pool.had_servers();
         }

@@ -19,11 +19,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::checks::{Asked, Checker};
+use super::checks::{Checker, OpenCheck};
 use super::forward::Forwarder;
-use super::request::Client;
-use super::settings::{Check, HealthCheck, Protocol, Settings};
-use super::shared::{Current, Extra, Noticed, Shared};
+use super::request::DatagramClient;
+use super::settings::{Check, DatagramSettings, HealthCheck, Protocol};
+use super::shared::{CurrentSettings, DatagramExtra, DatagramShared, Noticed};
 use super::slots::Slots;
 use crate::base::batch::{SocketId, Tx};
 use crate::base::drop_reason::DropReason;
@@ -54,7 +54,7 @@ pub struct Sensed {
     pub(super) heard_at: Instant,
     pub(super) next_check: Instant,
     /// The check in flight.
-    pub(super) asked: Option<Asked>,
+    pub(super) asked: Option<OpenCheck>,
     pub(super) next_trial: Instant,
     pub(super) trial_pause: Duration,
     /// Since when the server has been up.
@@ -62,11 +62,11 @@ pub struct Sensed {
 }
 
 /// A server of a datagram pool as the primary knows it.
-pub type Server = registry::Server<Sensed>;
+pub type DatagramServer = registry::Server<Sensed>;
 
 /// The state of the primary, worker 0.
-pub(super) struct Primary {
-    pub pool: primary::Primary<Shared>,
+pub(super) struct DatagramPrimary {
+    pub pool: primary::Primary<DatagramShared>,
     pub slots: Slots,
     checker: Checker,
     settings: HealthCheck,
@@ -74,12 +74,12 @@ pub(super) struct Primary {
     pub next_look: Instant,
 }
 
-impl Primary {
+impl DatagramPrimary {
     pub fn new(core: &Forwarder, secret: [u8; 16], now: Instant) -> Self {
         let settings = &core.settings;
         let health = &settings.health;
         let shared = Arc::clone(&core.shared);
-        Primary {
+        DatagramPrimary {
             pool: primary::Primary::new(shared, pool_settings(settings), Identity::Address, now),
             slots: Slots::new(settings),
             checker: Checker::new(
@@ -307,13 +307,13 @@ impl Primary {
     }
 }
 
-impl Pool for Shared {
+impl Pool for DatagramShared {
     type Extra = Sensed;
-    type Member = Extra;
-    type Client = Client;
-    type Settings = Current;
+    type Member = DatagramExtra;
+    type Client = DatagramClient;
+    type Settings = CurrentSettings;
 
-    fn shared(&self) -> &PoolShared<Extra, Client, Current> {
+    fn shared(&self) -> &PoolShared<DatagramExtra, DatagramClient, CurrentSettings> {
         &self.pool
     }
 
@@ -326,12 +326,12 @@ impl Pool for Shared {
     }
 
     /// A drained server keeps its flows; a server that is leaving does not.
-    fn member(server: &Server, leaf: LeafState) -> Extra {
+    fn member(server: &DatagramServer, leaf: LeafState) -> DatagramExtra {
         let finishes_flows = server.health.state() == State::Draining && !server.is_leaving;
-        Extra { keeps_flows: is_selectable(leaf) || finishes_flows }
+        DatagramExtra { keeps_flows: is_selectable(leaf) || finishes_flows }
     }
 
-    fn on_state(&self, now: Instant, slot: Slot, server: &mut Server) {
+    fn on_state(&self, now: Instant, slot: Slot, server: &mut DatagramServer) {
         let sensed = &mut server.extra;
         match server.health.state() {
             State::Up => sensed.up_since = now,
@@ -345,7 +345,7 @@ impl Pool for Shared {
     }
 }
 
-fn pool_settings(settings: &Settings) -> primary::Settings {
+fn pool_settings(settings: &DatagramSettings) -> primary::Settings {
     let is_checked = settings.health.check != Check::None;
     primary::Settings {
         rules: settings.health.rules,

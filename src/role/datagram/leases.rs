@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use siphasher::sip::SipHasher13;
 
-use super::request::Client;
+use super::request::DatagramClient;
 use crate::base::batch::SocketId;
 use crate::base::time::Instant;
 use crate::pool::select::Slot;
@@ -39,14 +39,14 @@ impl Pair {
 /// The owner of a pair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Owner {
-    pub client: Client,
+    pub client: DatagramClient,
     /// The server: a client has one pair for each. `None` with affinity: a client has one pair in all.
     pub slot: Option<Slot>,
 }
 
 /// The end of a lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Ended {
+pub(super) enum LeaseEnd {
     /// All requests were answered.
     Answered,
     /// A request was not answered.
@@ -54,7 +54,7 @@ pub(super) enum Ended {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+enum LeaseState {
     Fresh,
     Busy,
     Resting,
@@ -62,7 +62,7 @@ enum State {
 
 /// The queues of resting pairs, per server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Row {
+enum PairRow {
     /// Answered; the client has not returned.
     Once,
     /// Unanswered.
@@ -71,15 +71,15 @@ enum Row {
     Returning,
 }
 
-impl Row {
-    const ALL: [Row; 3] = [Row::Once, Row::Unanswered, Row::Returning];
+impl PairRow {
+    const ALL: [PairRow; 3] = [PairRow::Once, PairRow::Unanswered, PairRow::Returning];
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Lease {
     owner: Option<Owner>,
-    state: State,
-    row: Row,
+    state: LeaseState,
+    row: PairRow,
     /// The end of the quarantine.
     until: Instant,
     returns: u32,
@@ -91,7 +91,7 @@ const NONE: u32 = u32::MAX;
 
 /// Pairs in the order in which they have rested.
 #[derive(Clone, Copy, Debug)]
-struct Line {
+struct PairList {
     first: u32,
     last: u32,
     len: u32,
@@ -99,10 +99,10 @@ struct Line {
 
 /// The fresh and the resting pairs of one server.
 #[derive(Clone, Copy, Debug)]
-struct Lane {
+struct ServerPairs {
     /// The number of fresh pairs taken in order, from the first port on.
     fresh: u32,
-    lines: [Line; 3],
+    lines: [PairList; 3],
 }
 
 /// The time after its quarantine for which the pair of a returning client is kept for that client.
@@ -111,7 +111,7 @@ const RETURNING_KEEP: Duration = Duration::from_secs(10);
 /// The table.
 pub(super) struct Leases {
     leases: Box<[Lease]>,
-    lanes: Box<[Lane]>,
+    lanes: Box<[ServerPairs]>,
     ports: u32,
     /// The port of the first lease: unknown to clients, since it depends on the key.
     first_port: u32,
@@ -123,18 +123,18 @@ impl Leases {
     pub fn new(ports: usize, slots: usize, key: [u8; 16]) -> Self {
         let lease = Lease {
             owner: None,
-            state: State::Fresh,
-            row: Row::Once,
+            state: LeaseState::Fresh,
+            row: PairRow::Once,
             until: Instant::ZERO,
             returns: 0,
             next: NONE,
             previous: NONE,
         };
-        let line = Line { first: NONE, last: NONE, len: 0 };
+        let line = PairList { first: NONE, last: NONE, len: 0 };
         let pairs = ports * slots;
         Leases {
             leases: vec![lease; pairs].into(),
-            lanes: vec![Lane { fresh: 0, lines: [line; 3] }; slots].into(),
+            lanes: vec![ServerPairs { fresh: 0, lines: [line; 3] }; slots].into(),
             ports: ports as u32,
             first_port: u32::from(u16::from_le_bytes([key[0], key[1]])) % (ports as u32).max(1),
             owners: owners(pairs, key),
@@ -167,23 +167,24 @@ impl Leases {
     /// The owner of a pair: of its lease, or of its last lease during the quarantine.
     pub fn owner(&self, now: Instant, pair: Pair) -> Option<&Owner> {
         let lease = &self.leases[pair.0 as usize];
-        let is_owned = lease.state == State::Busy || (lease.state == State::Resting && now < lease.until);
+        let is_owned =
+            lease.state == LeaseState::Busy || (lease.state == LeaseState::Resting && now < lease.until);
         lease.owner.as_ref().filter(|_| is_owned)
     }
 
     pub fn is_busy(&self, pair: Pair) -> bool {
-        self.leases[pair.0 as usize].state == State::Busy
+        self.leases[pair.0 as usize].state == LeaseState::Busy
     }
 
     /// Takes the owner's own pair again, even in its quarantine.
     pub fn retake(&mut self, pair: Pair) {
         let lease = &mut self.leases[pair.0 as usize];
-        if lease.state == State::Busy {
+        if lease.state == LeaseState::Busy {
             return;
         }
         lease.returns = lease.returns.saturating_add(1);
         self.unlink(pair.0);
-        self.leases[pair.0 as usize].state = State::Busy;
+        self.leases[pair.0 as usize].state = LeaseState::Busy;
     }
 
     /// Takes a pair of this server that is fresh or has rested: the pair of the port `hint` if it is free.
@@ -197,9 +198,9 @@ impl Leases {
         {
             self.owners.remove(&former); // else the former owner has another pair
         }
-        let was = std::mem::replace(&mut lease.state, State::Busy);
+        let was = std::mem::replace(&mut lease.state, LeaseState::Busy);
         lease.returns = 0;
-        if was == State::Resting {
+        if was == LeaseState::Resting {
             self.unlink(pair.0);
         }
         self.owners.insert(owner, pair);
@@ -207,14 +208,14 @@ impl Leases {
     }
 
     /// Ends a lease: the pair is in quarantine for `rest`.
-    pub fn rest(&mut self, now: Instant, pair: Pair, ended: Ended, rest: Duration) {
+    pub fn rest(&mut self, now: Instant, pair: Pair, ended: LeaseEnd, rest: Duration) {
         let lease = &mut self.leases[pair.0 as usize];
-        debug_assert_eq!(lease.state, State::Busy);
-        lease.state = State::Resting;
+        debug_assert_eq!(lease.state, LeaseState::Busy);
+        lease.state = LeaseState::Resting;
         lease.row = match ended {
-            Ended::Unanswered => Row::Unanswered,
-            Ended::Answered if lease.returns > 0 => Row::Returning,
-            Ended::Answered => Row::Once,
+            LeaseEnd::Unanswered => PairRow::Unanswered,
+            LeaseEnd::Answered if lease.returns > 0 => PairRow::Returning,
+            LeaseEnd::Answered => PairRow::Once,
         };
         lease.until = now + rest;
         self.link(pair.0);
@@ -223,11 +224,11 @@ impl Leases {
     /// The number of a server's pairs that rest unanswered.
     pub fn unanswered(&mut self, now: Instant, slot: Slot) -> usize {
         loop {
-            let line = self.lanes[slot.index()].lines[Row::Unanswered as usize];
+            let line = self.lanes[slot.index()].lines[PairRow::Unanswered as usize];
             match self.leases.get(line.first as usize) {
                 Some(lease) if lease.until <= now => {
                     self.unlink(line.first);
-                    self.leases[line.first as usize].row = Row::Once;
+                    self.leases[line.first as usize].row = PairRow::Once;
                     self.link(line.first);
                 }
                 _ => return line.len as usize,
@@ -246,11 +247,11 @@ impl Leases {
     pub fn check_invariants(&self) {
         for (slot, lane) in self.lanes.iter().enumerate() {
             let mut linked = 0;
-            for row in Row::ALL {
+            for row in PairRow::ALL {
                 let line = &lane.lines[row as usize];
                 let (mut at, mut previous, mut until, mut len) = (line.first, NONE, Instant::ZERO, 0);
                 while let Some(lease) = self.leases.get(at as usize) {
-                    let is_here = (lease.state, lease.row) == (State::Resting, row);
+                    let is_here = (lease.state, lease.row) == (LeaseState::Resting, row);
                     assert!(
                         is_here,
                         "pair {at} of slot {slot} in row {row:?}: {:?}, {:?}",
@@ -273,7 +274,7 @@ impl Leases {
                 linked += len;
             }
             let pairs = &self.leases[slot * self.ports as usize..][..self.ports as usize];
-            let resting = pairs.iter().filter(|lease| lease.state == State::Resting).count();
+            let resting = pairs.iter().filter(|lease| lease.state == LeaseState::Resting).count();
             assert_eq!(linked as usize, resting, "{linked} pairs of slot {slot} in rows, {resting} resting");
         }
         for (owner, pair) in &self.owners {
@@ -290,9 +291,9 @@ impl Leases {
     fn is_free(&self, now: Instant, pair: Pair) -> bool {
         let lease = &self.leases[pair.0 as usize];
         match lease.state {
-            State::Fresh => true,
-            State::Busy => false,
-            State::Resting => lease.until <= now && lease.row != Row::Returning,
+            LeaseState::Fresh => true,
+            LeaseState::Busy => false,
+            LeaseState::Resting => lease.until <= now && lease.row != PairRow::Returning,
         }
     }
 
@@ -306,7 +307,7 @@ impl Leases {
             let port = (self.first_port + lane.fresh) % self.ports;
             lane.fresh += 1;
             let pair = self.pair(port as u16, slot);
-            if self.leases[pair.0 as usize].state == State::Fresh {
+            if self.leases[pair.0 as usize].state == LeaseState::Fresh {
                 return Some(pair); // else a hint took it
             }
         }
@@ -315,10 +316,10 @@ impl Leases {
     /// The pair of the server that has rested longest; a returning client's only if there is no other.
     fn rested(&self, now: Instant, slot: Slot) -> Option<Pair> {
         let lane = &self.lanes[slot.index()];
-        Row::ALL.into_iter().find_map(|row| {
+        PairRow::ALL.into_iter().find_map(|row| {
             let line = &lane.lines[row as usize];
             let first = self.leases.get(line.first as usize)?;
-            let keep = if row == Row::Returning && line.len <= self.ports / 2 {
+            let keep = if row == PairRow::Returning && line.len <= self.ports / 2 {
                 RETURNING_KEEP
             } else {
                 Duration::ZERO
@@ -367,7 +368,7 @@ fn owners(pairs: usize, key: [u8; 16]) -> HashMap<Owner, Pair, Keyed> {
     let mut owners = HashMap::with_capacity_and_hasher(2 * pairs, Keyed(key));
     let owner = |number: usize| {
         let addr = SocketAddr::from((Ipv6Addr::from(number as u128), 0));
-        Owner { client: Client { addr, front: SocketId(0), local: 0 }, slot: None }
+        Owner { client: DatagramClient { addr, front: SocketId(0), local: 0 }, slot: None }
     };
     for number in 0..owners.capacity() {
         owners.insert(owner(number), Pair(0));
@@ -399,8 +400,8 @@ mod tests {
     const MS: Duration = Duration::from_millis(1);
     const START: Instant = Instant::from_nanos(5_000_000_000);
 
-    fn client(n: u16) -> Client {
-        Client { addr: ([10, 0, 0, 1], 1_000 + n).into(), front: SocketId(0), local: 0 }
+    fn client(n: u16) -> DatagramClient {
+        DatagramClient { addr: ([10, 0, 0, 1], 1_000 + n).into(), front: SocketId(0), local: 0 }
     }
 
     fn owner(n: u16, slot: usize) -> Owner {
@@ -451,7 +452,7 @@ mod tests {
         let mut leases = Leases::new(2, 1, [0; 16]);
         let flow = Owner { client: client(1), slot: None };
         let old = leases.take(START, flow, Slot::new(0), None).unwrap();
-        leases.rest(START, old, Ended::Answered, MS);
+        leases.rest(START, old, LeaseEnd::Answered, MS);
         let new = leases.take(START, flow, Slot::new(0), None).unwrap();
         assert_eq!((leases.of(&flow), leases.owner(START, old)), (Some(new), Some(&flow)));
         let taken = leases.take(START + MS, owner(2, 0), Slot::new(0), None);
@@ -479,7 +480,7 @@ mod tests {
 
     /// A pair in the plainest form.
     #[derive(Clone, Copy, Default)]
-    struct Plain {
+    struct PlainPair {
         owner: Option<Owner>,
         is_busy: bool,
         until: Instant,
@@ -487,16 +488,16 @@ mod tests {
     }
 
     /// The rows of a server as queues: once, unanswered, returning.
-    type Rows = [VecDeque<usize>; 3];
+    type PlainRows = [VecDeque<usize>; 3];
 
-    fn join(plain: &mut [Plain], row: &mut VecDeque<usize>, pair: usize) {
+    fn join(plain: &mut [PlainPair], row: &mut VecDeque<usize>, pair: usize) {
         if let Some(&last) = row.back() {
             plain[pair].until = plain[pair].until.max(plain[last].until);
         }
         row.push_back(pair);
     }
 
-    fn leave(rows: &mut Rows, pair: usize) {
+    fn leave(rows: &mut PlainRows, pair: usize) {
         rows.iter_mut().for_each(|row| row.retain(|&other| other != pair));
     }
 
@@ -507,8 +508,8 @@ mod tests {
         #[test]
         fn behaves_as_queues_of_pairs(ops in vec(op(), 1..120), ports in 1..5usize, key: [u8; 16]) {
             let mut leases = Leases::new(ports, SLOTS, key);
-            let mut plain = vec![Plain::default(); ports * SLOTS];
-            let mut rows: [Rows; SLOTS] = Default::default();
+            let mut plain = vec![PlainPair::default(); ports * SLOTS];
+            let mut rows: [PlainRows; SLOTS] = Default::default();
             let mut fresh: [VecDeque<usize>; SLOTS] = std::array::from_fn(|slot| {
                 let first = usize::from(u16::from_le_bytes([key[0], key[1]]));
                 (0..ports).map(|n| slot * ports + (first + n) % ports).collect()
@@ -556,7 +557,7 @@ mod tests {
                         leave(&mut rows[slot], pair);
                         owners.retain(|_, other| *other != pair);
                         owners.insert(owner, pair);
-                        plain[pair] = Plain { owner: Some(owner), is_busy: true, until: now, returns: 0 };
+                        plain[pair] = PlainPair { owner: Some(owner), is_busy: true, until: now, returns: 0 };
                     }
                     Op::Rest { pair, is_answered } => {
                         let pair = pair % plain.len();
@@ -564,8 +565,8 @@ mod tests {
                             continue;
                         }
                         let (ended, rest) = match is_answered {
-                            true => (Ended::Answered, 20 * MS),
-                            false => (Ended::Unanswered, 100 * MS),
+                            true => (LeaseEnd::Answered, 20 * MS),
+                            false => (LeaseEnd::Unanswered, 100 * MS),
                         };
                         leases.rest(now, Pair(pair as u32), ended, rest);
                         (plain[pair].is_busy, plain[pair].until) = (false, now + rest);
@@ -573,7 +574,7 @@ mod tests {
                         join(&mut plain, &mut rows[pair / ports][row], pair);
                     }
                     Op::Unanswered(slot) => {
-                        let has_rested = |plain: &[Plain], pair: usize| plain[pair].until <= now;
+                        let has_rested = |plain: &[PlainPair], pair: usize| plain[pair].until <= now;
                         while rows[slot][1].front().is_some_and(|&pair| has_rested(&plain, pair)) {
                             let pair = rows[slot][1][0];
                             rows[slot][1].pop_front();

@@ -1,12 +1,12 @@
 //! Matching of responses with requests: the two kinds behind one interface.
 
 use super::by_port::ByPort;
-use super::dns::{self, Dns};
+use super::dns::{self, DnsMatching};
 use super::forward::Forwarder;
 use super::handover::Flow;
-use super::request::{Request, Response};
+use super::request::{DatagramRequest, Response};
 use super::settings::Protocol;
-use super::shared::Member;
+use super::shared::DatagramMember;
 use crate::base::batch::Tx;
 use crate::base::drop_reason::DropReason;
 use crate::base::time::Instant;
@@ -15,7 +15,7 @@ use crate::pool::select::Slot;
 /// One worker's table of requests or flows in flight.
 pub(super) enum Matching {
     /// By id, server and question.
-    Dns(Box<Dns>),
+    Dns(Box<DnsMatching>),
     /// By port and server.
     ByPort(Box<ByPort>),
 }
@@ -42,7 +42,7 @@ impl Matching {
     /// An empty table. Each protocol has its own key.
     pub fn new(core: &Forwarder, dns_key: [u8; 16], by_port_key: [u8; 16]) -> Self {
         match core.settings.protocol {
-            Protocol::Dns => Matching::Dns(Box::new(Dns::new(core, dns_key))),
+            Protocol::Dns => Matching::Dns(Box::new(DnsMatching::new(core, dns_key))),
             Protocol::Datagram => Matching::ByPort(Box::new(ByPort::new(core, by_port_key))),
         }
     }
@@ -66,7 +66,7 @@ impl Matching {
     pub fn on_client(
         &mut self,
         core: &mut Forwarder,
-        request: Request<'_>,
+        request: DatagramRequest<'_>,
         tx: &mut Tx,
     ) -> Result<(), DropReason> {
         match self {
@@ -79,8 +79,8 @@ impl Matching {
     pub fn send_pending(
         &mut self,
         core: &mut Forwarder,
-        request: Request<'_>,
-        server: (Slot, Member),
+        request: DatagramRequest<'_>,
+        server: (Slot, DatagramMember),
         tx: &mut Tx,
     ) -> Result<(), DropReason> {
         match self {
@@ -90,7 +90,7 @@ impl Matching {
     }
 
     /// Refuses a queued request, if the protocol has a refusal.
-    pub fn refuse_pending(&mut self, core: &mut Forwarder, request: Request<'_>, tx: &mut Tx) {
+    pub fn refuse_pending(&mut self, core: &mut Forwarder, request: DatagramRequest<'_>, tx: &mut Tx) {
         if let Matching::Dns(_) = self {
             dns::refuse(core, request, tx);
         }

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::forward::Forwarder;
-use super::health::{Primary, Server};
+use super::health::{DatagramPrimary, DatagramServer};
 use super::slots::Left;
 use crate::base::time::Instant;
 use crate::pool::desired::DesiredServer;
@@ -15,7 +15,7 @@ const NOT_DESIRED: &str = "no longer desired";
 /// Why a server that was about to leave stays.
 const DESIRED_AGAIN: &str = "desired again";
 
-impl Primary {
+impl DatagramPrimary {
     /// Makes the desired servers the members: new servers join, the others finish their requests and leave.
     pub fn set_servers(&mut self, core: &mut Forwarder, now: Instant, desired: Vec<DesiredServer>) {
         let mut by_addr = HashMap::with_capacity(desired.len());
@@ -62,7 +62,7 @@ impl Primary {
         let &DesiredServer { id, addr, weight } = desired;
         self.slots.last_generation = self.slots.last_generation.wrapping_add(1);
         let past = self.pool.registry_mut().departed.take(id, addr);
-        let server = Server {
+        let server = DatagramServer {
             id,
             addr,
             weight: past.admin.weight(weight),

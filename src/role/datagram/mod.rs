@@ -49,7 +49,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use self::forward::Forwarder;
-use self::health::{LOOK, Primary};
+use self::health::{DatagramPrimary, LOOK};
 use self::matching::{InFlight, Matching};
 use self::request::{Response, datagrams};
 use crate::base::batch::{Received, Rx, Tx};
@@ -63,15 +63,15 @@ use crate::role::Role;
 
 pub use self::handover::Flow;
 pub use self::settings::{
-    Affinity, Chance, Check, HealthCheck, Protocol, ProxyProtocol, Settings, Sockets, WorkerSockets,
+    Affinity, Chance, Check, DatagramSettings, HealthCheck, Protocol, ProxyProtocol, Sockets, WorkerSockets,
 };
-pub use self::shared::Shared;
+pub use self::shared::DatagramShared;
 
 /// One worker's state machine.
 pub struct DatagramRole {
     core: Forwarder,
     matching: Matching,
-    primary: Option<Box<Primary>>,
+    primary: Option<Box<DatagramPrimary>>,
     next_tick: Instant,
     next_measure: Instant,
     stalls: StallDetector,
@@ -94,13 +94,13 @@ const MEASURE: Duration = Duration::from_secs(1);
 
 impl DatagramRole {
     /// The workers of a pool without servers, one for each set of sockets; the first is the primary.
-    /// [`Shared::want`] sets the servers.
+    /// [`DatagramShared::want`] sets the servers.
     pub fn workers(
-        settings: Settings,
+        settings: DatagramSettings,
         chance: Chance,
         sockets: &[WorkerSockets],
         now: Instant,
-    ) -> (Arc<Shared>, Vec<DatagramRole>) {
+    ) -> (Arc<DatagramShared>, Vec<DatagramRole>) {
         let Chance { secret, seed } = chance;
         let mut rng = Rng::new(seed);
         // Each use of the secret has its own key.
@@ -109,12 +109,12 @@ impl DatagramRole {
             key[0] ^= purpose;
             key
         };
-        let shared = Arc::new(Shared::new(settings, seed, key(1)));
+        let shared = Arc::new(DatagramShared::new(settings, seed, key(1)));
         let own: Vec<_> = sockets.iter().flat_map(|worker| worker.addrs.iter().copied()).collect();
         let worker = |(number, of): (usize, &WorkerSockets)| {
             let core = Forwarder::new(&shared, number, of, &own, &mut rng);
             let matching = Matching::new(&core, key(2), key(3));
-            let primary = (number == 0).then(|| Box::new(Primary::new(&core, key(4), now)));
+            let primary = (number == 0).then(|| Box::new(DatagramPrimary::new(&core, key(4), now)));
             DatagramRole {
                 core,
                 matching,
@@ -204,7 +204,7 @@ impl DatagramRole {
     }
 
     /// The state that the workers share.
-    pub fn shared(&self) -> &Arc<Shared> {
+    pub fn shared(&self) -> &Arc<DatagramShared> {
         &self.core.shared
     }
 

@@ -25,20 +25,20 @@ pub(super) struct Place {
 }
 
 /// The query table; `T` is what it stores of a query.
-pub(super) struct Queries<T> {
+pub(super) struct QueryTable<T> {
     entries: LruSlab<(Place, T)>,
     /// By port and id: the key of the entry plus one.
     index: Box<[u32]>,
 }
 
-impl<T> Queries<T> {
+impl<T> QueryTable<T> {
     /// A table for `capacity` queries at `ports` ports.
     pub fn new(capacity: usize, ports: usize) -> Self {
         let (mut entries, mut index) = (LruSlab::new(capacity), vec![NONE; ports * IDS]);
         // The whole memory is faulted in: a flood causes no page faults.
         entries.fault_in();
         std::hint::black_box(&mut index).fill(NONE);
-        Queries { entries, index: index.into() }
+        QueryTable { entries, index: index.into() }
     }
 
     /// Adds a query that leaves from this port, under an id that is drawn at random. `None` if the table is
@@ -115,7 +115,7 @@ mod tests {
 
     #[test]
     fn a_query_is_found_by_its_port_and_id_only() {
-        let (mut queries, mut rng) = (Queries::new(1_000, 2), Rng::new(1));
+        let (mut queries, mut rng) = (QueryTable::new(1_000, 2), Rng::new(1));
         let places: HashMap<_, _> = (0..1_000u32)
             .map(|n| {
                 let place = queries.insert(NOW, n as u16 % 2, &mut rng, n).unwrap();
@@ -135,7 +135,7 @@ mod tests {
 
     #[test]
     fn a_full_table_takes_nothing_until_one_is_taken_out() {
-        let (mut queries, mut rng) = (Queries::new(2, 1), Rng::new(1));
+        let (mut queries, mut rng) = (QueryTable::new(2, 1), Rng::new(1));
         let first = queries.insert(NOW, 0, &mut rng, 'a').unwrap();
         queries.insert(NOW, 0, &mut rng, 'b').unwrap();
         assert_eq!(queries.insert(NOW, 0, &mut rng, 'c'), None);
@@ -148,7 +148,7 @@ mod tests {
 
     #[test]
     fn a_port_whose_ids_are_used_up_gives_up_after_some_draws() {
-        let (mut queries, mut rng) = (Queries::new(2 * IDS, 1), Rng::new(1));
+        let (mut queries, mut rng) = (QueryTable::new(2 * IDS, 1), Rng::new(1));
         let mut taken = 0;
         while queries.insert(NOW, 0, &mut rng, ()).is_some() {
             taken += 1;
@@ -158,7 +158,7 @@ mod tests {
 
     #[test]
     fn the_oldest_is_the_one_that_left_first() {
-        let (mut queries, mut rng) = (Queries::new(9, 2), Rng::new(1));
+        let (mut queries, mut rng) = (QueryTable::new(9, 2), Rng::new(1));
         let at = |n: u32| NOW + Duration::from_millis(1) * n;
         let places = [0, 1, 2].map(|n| queries.insert(at(n), n as u16 % 2, &mut rng, n).unwrap());
         assert_eq!(queries.oldest(), Some((places[0], at(0))));

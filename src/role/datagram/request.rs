@@ -9,16 +9,16 @@ use crate::pool::local_addresses::LocalAddresses;
 /// A client: the address to which its responses go, and the socket and address from which they leave. The
 /// same at all workers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Client {
+pub struct DatagramClient {
     pub addr: SocketAddr,
     pub front: SocketId,
     /// The index of the local address at which its datagram arrived.
     pub local: u8,
 }
 
-impl Client {
+impl DatagramClient {
     /// Fills an empty entry of the pending queue.
-    pub const NONE: Client = Client {
+    pub const NONE: DatagramClient = DatagramClient {
         addr: SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0),
         front: SocketId(0),
         local: LocalAddresses::UNSPECIFIED,
@@ -26,8 +26,8 @@ impl Client {
 }
 
 /// A client's datagram.
-pub(super) struct Request<'a> {
-    pub client: Client,
+pub(super) struct DatagramRequest<'a> {
+    pub client: DatagramClient,
     pub bytes: &'a mut [u8],
     /// Its place in the turn's memory; `None` for a queued request, which leaves as a copy.
     pub at: Option<FrameRef>,

@@ -128,7 +128,7 @@ pub struct WorkerSockets {
 
 /// The settings of a datagram pool.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Settings {
+pub struct DatagramSettings {
     /// The name of the pool.
     pub name: String,
     /// The protocol of the pool.
@@ -168,11 +168,11 @@ pub struct Settings {
     pub health: HealthCheck,
 }
 
-impl Settings {
+impl DatagramSettings {
     /// The first configuration key of a pool that differs and needs a new pool, since its tables, sockets or
     /// memory depend on it. `None` if a running pool can adopt these settings.
-    pub fn fixed_difference(&self, other: &Settings) -> Option<&'static str> {
-        let is_checked = |settings: &Settings| settings.health.check != Check::None;
+    pub fn fixed_difference(&self, other: &DatagramSettings) -> Option<&'static str> {
+        let is_checked = |settings: &DatagramSettings| settings.health.check != Check::None;
         let differ = [
             ("name", self.name != other.name),
             ("protocol", self.protocol != other.protocol),

@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex};
 use crossbeam_utils::CachePadded;
 
 use super::pending;
-use super::request::Client;
-use super::settings::{Protocol, ProxyProtocol, Settings};
+use super::request::DatagramClient;
+use super::settings::{DatagramSettings, Protocol, ProxyProtocol};
 use crate::base::time::Instant;
 use crate::pool::access::{Access, Gate, Sketch};
 use crate::pool::desired::DesiredServer;
@@ -19,12 +19,12 @@ use crate::pool::waiting::Limit;
 
 /// What a worker knows of a server besides its address and epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Extra {
+pub struct DatagramExtra {
     /// Whether flows may stay at the server: it is not down, disabled or about to leave.
     pub keeps_flows: bool,
 }
 
-pub(super) type Member = crate::pool::members::Member<Extra>;
+pub(super) type DatagramMember = crate::pool::members::Member<DatagramExtra>;
 
 /// The signals of a server that the workers note and the primary judges.
 #[derive(Debug, Default)]
@@ -81,26 +81,26 @@ impl Signals {
 
 /// The part of a pool that a reload can replace.
 #[derive(Debug)]
-pub struct Current {
-    pub settings: Arc<Settings>,
+pub struct CurrentSettings {
+    pub settings: Arc<DatagramSettings>,
     pub gate: Gate,
 }
 
-impl Current {
-    fn new(settings: Settings, key: [u8; 16]) -> Self {
+impl CurrentSettings {
+    fn new(settings: DatagramSettings, key: [u8; 16]) -> Self {
         let sketch = settings.rate_per_source.map(|rate| sketch(rate, key));
-        Current { gate: Gate { access: access(&settings), sketch }, settings: Arc::new(settings) }
+        CurrentSettings { gate: Gate { access: access(&settings), sketch }, settings: Arc::new(settings) }
     }
 
     /// The successor with other settings. The rate limit of each source continues, unless the rate changes.
-    fn followed_by(&self, settings: Settings, key: [u8; 16]) -> Self {
+    fn followed_by(&self, settings: DatagramSettings, key: [u8; 16]) -> Self {
         let (old, new) = (self.settings.rate_per_source, settings.rate_per_source);
         let sketch = if old == new { self.gate.sketch.clone() } else { new.map(|rate| sketch(rate, key)) };
-        Current { gate: Gate { access: access(&settings), sketch }, settings: Arc::new(settings) }
+        CurrentSettings { gate: Gate { access: access(&settings), sketch }, settings: Arc::new(settings) }
     }
 }
 
-fn access(settings: &Settings) -> Arc<Access> {
+fn access(settings: &DatagramSettings) -> Arc<Access> {
     Arc::new(Access::new(&settings.allow, &settings.deny))
 }
 
@@ -108,7 +108,7 @@ fn sketch(rate: f64, key: [u8; 16]) -> Arc<Sketch> {
     Arc::new(Sketch::per_second(rate, key))
 }
 
-impl PoolSettings for Current {
+impl PoolSettings for CurrentSettings {
     fn servers_max(&self) -> usize {
         self.settings.servers_max
     }
@@ -123,9 +123,9 @@ impl PoolSettings for Current {
 }
 
 /// The state of a datagram pool that its workers and its TCP side share.
-pub struct Shared {
+pub struct DatagramShared {
     /// The state that pools of both kinds have.
-    pub(super) pool: PoolShared<Extra, Client, Current>,
+    pub(super) pool: PoolShared<DatagramExtra, DatagramClient, CurrentSettings>,
     /// The key of the per-source rate limit.
     key: [u8; 16],
     pub(super) seed: u64,
@@ -145,15 +145,15 @@ pub struct Shared {
     pub tcp: TcpStats,
 }
 
-impl Shared {
+impl DatagramShared {
     /// The selection tree, for inspection.
     pub fn tree(&self) -> &Tree {
         &self.pool.tree
     }
 
-    pub(super) fn new(settings: Settings, seed: u64, key: [u8; 16]) -> Self {
+    pub(super) fn new(settings: DatagramSettings, seed: u64, key: [u8; 16]) -> Self {
         let slots = settings.servers_max;
-        Shared {
+        DatagramShared {
             signals: (0..slots).map(|_| CachePadded::default()).collect(),
             key,
             name: settings.name.clone(),
@@ -166,7 +166,7 @@ impl Shared {
             stats: (0..settings.workers).map(|_| Arc::new(DatagramStats::new(slots))).collect(),
             pool: {
                 let pending = pending::pending_queue(&settings);
-                PoolShared::new(Current::new(settings, key), pending)
+                PoolShared::new(CurrentSettings::new(settings, key), pending)
             },
             seed,
         }
@@ -225,7 +225,7 @@ impl Shared {
 
     fn opened(&self, slot: Slot) -> Option<(Slot, SocketAddr)> {
         match self.pool.members.get(slot) {
-            Some(Member { addr, .. }) => Some((slot, addr)),
+            Some(DatagramMember { addr, .. }) => Some((slot, addr)),
             None => {
                 self.close(slot);
                 None
@@ -239,7 +239,7 @@ impl Shared {
     }
 
     /// The present settings.
-    pub fn settings(&self) -> Arc<Settings> {
+    pub fn settings(&self) -> Arc<DatagramSettings> {
         Arc::clone(&self.pool.settings().settings)
     }
 
@@ -252,8 +252,8 @@ impl Shared {
     ///
     /// # Errors
     /// The configuration key within the pool whose change needs a new pool.
-    pub fn reconfigure(&self, new: Settings) -> Result<(), &'static str> {
-        let changed = |old: &Current| match old.settings.fixed_difference(&new) {
+    pub fn reconfigure(&self, new: DatagramSettings) -> Result<(), &'static str> {
+        let changed = |old: &CurrentSettings| match old.settings.fixed_difference(&new) {
             Some(key) => Err(key),
             None => Ok(old.followed_by(new.clone(), self.key)),
         };
@@ -317,7 +317,7 @@ mod tests {
 
     #[test]
     fn one_server_at_a_time_waits_for_a_trial_and_one_request_takes_it() {
-        let shared = Shared::new(settings(Protocol::Dns), 1, [1; 16]);
+        let shared = DatagramShared::new(settings(Protocol::Dns), 1, [1; 16]);
         let [a, b] = [0, 3].map(Slot::new);
         assert_eq!(shared.take_trial(), None);
         assert!(shared.ask_for_trial(a) && !shared.ask_for_trial(b));
@@ -330,7 +330,7 @@ mod tests {
 
     #[test]
     fn the_newest_wish_counts() {
-        let shared = Shared::new(settings(Protocol::Dns), 1, [1; 16]);
+        let shared = DatagramShared::new(settings(Protocol::Dns), 1, [1; 16]);
         shared.want(wanted([1]));
         shared.want(wanted([2]));
         assert_eq!(shared.take_wanted(), Some(wanted([2])));

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::settings::{ANSWER_LATEST, Settings};
+use super::settings::{ANSWER_LATEST, DatagramSettings};
 use crate::base::time::Instant;
 use crate::pool::registry::Registry;
 use crate::pool::select::Slot;
@@ -25,11 +25,11 @@ pub(super) struct Slots {
 }
 
 impl Slots {
-    pub fn new(settings: &Settings) -> Self {
+    pub fn new(settings: &DatagramSettings) -> Self {
         Slots { left: vec![None; settings.servers_max].into(), rest: rest_of(settings), last_generation: 0 }
     }
 
-    pub fn adopt(&mut self, settings: &Settings) {
+    pub fn adopt(&mut self, settings: &DatagramSettings) {
         self.rest = rest_of(settings);
     }
 
@@ -43,6 +43,6 @@ impl Slots {
 }
 
 /// The rest of a slot after its server has left: the time for which late datagrams may arrive.
-fn rest_of(settings: &Settings) -> Duration {
+fn rest_of(settings: &DatagramSettings) -> Duration {
     (settings.timeout * ANSWER_LATEST).max(settings.hold.unwrap_or_default())
 }

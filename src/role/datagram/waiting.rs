@@ -6,8 +6,8 @@ use super::DatagramRole;
 use super::forward::Forwarder;
 use super::matching::Matching;
 use super::pending::DATAGRAM_MAX;
-use super::request::{Client, Request};
-use super::shared::Member;
+use super::request::{DatagramClient, DatagramRequest};
+use super::shared::DatagramMember;
 use crate::base::batch::Tx;
 use crate::base::drop_reason::DropReason;
 use crate::base::time::Instant;
@@ -17,7 +17,7 @@ use crate::wire::proxy_protocol;
 
 impl Forwarder {
     /// Reserves a server for a request that has just arrived, unless requests are queued before it.
-    pub fn reserve_in_turn(&mut self) -> Result<(Slot, Member), DropReason> {
+    pub fn reserve_in_turn(&mut self) -> Result<(Slot, DatagramMember), DropReason> {
         match self.shared.pool.pending.is_empty() {
             true => self.reserve(),
             false => Err(DropReason::ServersFull),
@@ -25,7 +25,7 @@ impl Forwarder {
     }
 
     /// Queues a request, which is sent at the end of the turn at the earliest.
-    pub fn queue(&mut self, request: &Request<'_>) -> Result<(), NotQueued> {
+    pub fn queue(&mut self, request: &DatagramRequest<'_>) -> Result<(), NotQueued> {
         let (client, deadline) = (request.client, self.settings.timeout);
         self.shared
             .pool
@@ -35,26 +35,26 @@ impl Forwarder {
 }
 
 /// A worker at the end of a turn, when it sends queued requests.
-struct Turn<'a> {
+struct QueueTurn<'a> {
     core: &'a mut Forwarder,
     matching: &'a mut Matching,
     now: Instant,
     tx: &'a mut Tx,
 }
 
-impl ServerSource for Turn<'_> {
-    type Server = (Slot, Member);
+impl ServerSource for QueueTurn<'_> {
+    type Server = (Slot, DatagramMember);
 
-    fn reserve(&mut self) -> Option<(Slot, Member)> {
+    fn reserve(&mut self) -> Option<(Slot, DatagramMember)> {
         self.core.reserve().ok()
     }
 
-    fn release(&mut self, (slot, _): (Slot, Member)) {
+    fn release(&mut self, (slot, _): (Slot, DatagramMember)) {
         self.core.release(slot);
     }
 }
 
-impl Dispatcher<Client> for Turn<'_> {
+impl Dispatcher<DatagramClient> for QueueTurn<'_> {
     fn has_room(&self) -> bool {
         self.tx.has_room_for(DATAGRAM_MAX + proxy_protocol::HEADER_MAX)
     }
@@ -63,19 +63,19 @@ impl Dispatcher<Client> for Turn<'_> {
         self.core.shared.can_serve()
     }
 
-    fn send(&mut self, server: (Slot, Member), pending: &mut Pending<Client>) {
-        let Turn { core, matching, now, tx } = self;
+    fn send(&mut self, server: (Slot, DatagramMember), pending: &mut Pending<DatagramClient>) {
+        let QueueTurn { core, matching, now, tx } = self;
         core.stats.common.waited.add(1);
         core.stats.common.waiting_delay.record(now.since(pending.since).as_micros() as u32);
-        let request = Request { client: pending.client, bytes: pending.bytes(), at: None, now: *now };
+        let request = DatagramRequest { client: pending.client, bytes: pending.bytes(), at: None, now: *now };
         if let Err(reason) = matching.send_pending(core, request, server, tx) {
             core.stats.common.refused.add(reason, 1);
         }
     }
 
-    fn refuse(&mut self, pending: &mut Pending<Client>) {
-        let Turn { core, matching, now, tx } = self;
-        let request = Request { client: pending.client, bytes: pending.bytes(), at: None, now: *now };
+    fn refuse(&mut self, pending: &mut Pending<DatagramClient>) {
+        let QueueTurn { core, matching, now, tx } = self;
+        let request = DatagramRequest { client: pending.client, bytes: pending.bytes(), at: None, now: *now };
         matching.refuse_pending(core, request, tx);
         core.stats.common.refused.add(DropReason::NoServer, 1);
     }
@@ -89,7 +89,7 @@ impl DatagramRole {
             return;
         }
         let shared = Arc::clone(&self.core.shared);
-        let mut turn = Turn { core: &mut self.core, matching: &mut self.matching, now, tx };
+        let mut turn = QueueTurn { core: &mut self.core, matching: &mut self.matching, now, tx };
         let served = shared.pool.pending.serve(now, &mut turn);
         self.has_more = served.has_more;
         self.core.stats.common.refused.add(DropReason::Expired, served.expired);

@@ -48,8 +48,8 @@ pub fn wanted(servers: impl IntoIterator<Item = u16>) -> Vec<DesiredServer> {
     servers.into_iter().map(|n| DesiredServer { addr: server(n), id: n.into(), weight: 1 }).collect()
 }
 
-pub fn settings(protocol: Protocol) -> Settings {
-    Settings {
+pub fn settings(protocol: Protocol) -> DatagramSettings {
+    DatagramSettings {
         name: "pool".into(),
         protocol,
         affinity: Affinity::None,
@@ -111,7 +111,7 @@ impl Sent {
 
 pub struct Bench {
     pub workers: Vec<DatagramRole>,
-    pub shared: Arc<Shared>,
+    pub shared: Arc<DatagramShared>,
     pub now: Instant,
     ports: u16,
     rx: Rx,
@@ -120,14 +120,14 @@ pub struct Bench {
 
 impl Bench {
     /// A pool with these servers, and `ports` ports for each address family at each worker.
-    pub fn new(settings: Settings, ports: u16, servers: impl IntoIterator<Item = u16>) -> Bench {
+    pub fn new(settings: DatagramSettings, ports: u16, servers: impl IntoIterator<Item = u16>) -> Bench {
         Bench::with_seed(1, settings, ports, servers)
     }
 
     /// The same; chance begins with this seed.
     pub fn with_seed(
         seed: u64,
-        settings: Settings,
+        settings: DatagramSettings,
         ports: u16,
         servers: impl IntoIterator<Item = u16>,
     ) -> Bench {

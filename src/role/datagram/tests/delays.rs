@@ -25,7 +25,7 @@ struct Served {
 
 impl Served {
     fn new(protocol: Protocol, policy: PolicyKind) -> Served {
-        let settings = Settings { policy, workers: 2, timeout: 60 * SECOND, ..settings(protocol) };
+        let settings = DatagramSettings { policy, workers: 2, timeout: 60 * SECOND, ..settings(protocol) };
         let pool = Bench::new(settings, 128, SERVERS);
         Served { pool, busy: HashMap::new(), due: vec![], asked: 0 }
     }
@@ -108,7 +108,7 @@ fn the_cost_goes_with_the_policy() {
         let spread = served.spread();
         assert!(spread.iter().all(|n| (13..=16).contains(n)), "{protocol:?}: {spread:?}");
         let reconfigure = |served: &Served, policy| {
-            let settings = Settings { policy, ..served.pool.shared.settings().as_ref().clone() };
+            let settings = DatagramSettings { policy, ..served.pool.shared.settings().as_ref().clone() };
             served.pool.shared.reconfigure(settings).unwrap();
         };
         reconfigure(&served, PolicyKind::ShortestDelay);

@@ -231,8 +231,11 @@ fn without_servers_the_client_hears_so_at_once() {
 
 #[test]
 fn a_full_pool_says_so_at_once_and_has_room_again() {
-    let limited =
-        Settings { max_outstanding: Some(Limit::Fixed(2)), waiting_max: 0, ..settings(Protocol::Dns) };
+    let limited = DatagramSettings {
+        max_outstanding: Some(Limit::Fixed(2)),
+        waiting_max: 0,
+        ..settings(Protocol::Dns)
+    };
     let mut pool = Bench::new(limited, PORTS, [1, 2]);
     let ways: Vec<_> = (0..4).map(|n| pool.forwarded(client(1), &query(n, "a", b""))).collect();
     assert_eq!((pool.queue(1), pool.queue(2)), (2, 2));

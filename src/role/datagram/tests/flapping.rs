@@ -36,7 +36,7 @@ struct World {
 }
 
 impl World {
-    fn new(seed: u64, settings: Settings, down: Down) -> World {
+    fn new(seed: u64, settings: DatagramSettings, down: Down) -> World {
         let pool = Bench::with_seed(seed, settings, CLIENTS, [1, FLAPPING, 4, 5]);
         let start = pool.now;
         World { pool, down, answers: VecDeque::new(), requests: 0, start }
@@ -88,7 +88,7 @@ impl World {
 
 /// Every kind of pool, without checks, with checks that see it come and go, and with checks that are too slow
 /// for that.
-fn pools() -> Vec<Settings> {
+fn pools() -> Vec<DatagramSettings> {
     let mut pools = vec![];
     for protocol in Protocol::ALL {
         let check = match protocol {
@@ -98,7 +98,7 @@ fn pools() -> Vec<Settings> {
         let (quick, slow) = ((200 * MS, 100 * MS), (SECOND, SECOND));
         for (check, (interval, within)) in [(&Check::None, quick), (&check, quick), (&check, slow)] {
             for timeout in [TIMEOUT, 2 * SECOND] {
-                let mut settings = Settings { timeout, ..settings(protocol) };
+                let mut settings = DatagramSettings { timeout, ..settings(protocol) };
                 settings.health.check = check.clone();
                 (settings.health.interval, settings.health.timeout) = (interval, within);
                 settings.health.rules.down_max = 0.5;
@@ -131,7 +131,7 @@ fn in_the_minute_after_its_third_failure_less_than_a_thousandth_of_the_requests_
 }
 
 /// When a server that has failed once is up again, after having been down for this long.
-fn back(settings: Settings, seed: u64, down: Down, away: Duration) -> Duration {
+fn back(settings: DatagramSettings, seed: u64, down: Down, away: Duration) -> Duration {
     let mut world = World::new(seed, settings, down);
     let run = |world: &mut World, span: Duration, is_up: bool| {
         let end = world.pool.now + span;

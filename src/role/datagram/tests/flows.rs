@@ -6,8 +6,8 @@ use super::bench::*;
 use super::model::{play, turns};
 use super::*;
 
-fn flows() -> Settings {
-    Settings { affinity: Affinity::Client, replies: None, ..settings(Protocol::Datagram) }
+fn flows() -> DatagramSettings {
+    DatagramSettings { affinity: Affinity::Client, replies: None, ..settings(Protocol::Datagram) }
 }
 
 fn pool(ports: u16, servers: impl IntoIterator<Item = u16>) -> Bench {
@@ -44,7 +44,7 @@ fn a_flow_goes_to_one_server_both_ways_as_often_as_both_like() {
 
 #[test]
 fn replies_are_bounded_where_that_is_wanted() {
-    let mut pool = Bench::new(Settings { replies: Some(2), ..flows() }, 2, [1]);
+    let mut pool = Bench::new(DatagramSettings { replies: Some(2), ..flows() }, 2, [1]);
     let way = pool.forwarded(client(1), b"hello");
     assert_eq!(pool.turn(&vec![way.answered(b"hello too"); 5]).len(), 2);
     pool.forwarded(client(1), b"more");
@@ -159,7 +159,7 @@ fn a_flow_whose_server_is_down_is_picked_anew() {
 /// The flow was answered, but its last datagram was not: the answer may come for as long as to any other.
 #[test]
 fn a_pair_whose_flow_was_picked_anew_rests_as_if_it_were_unanswered() {
-    let mut pool = Bench::new(Settings { timeout: Duration::from_secs(1), ..flows() }, 2, [1]);
+    let mut pool = Bench::new(DatagramSettings { timeout: Duration::from_secs(1), ..flows() }, 2, [1]);
     let way = open(&mut pool, 1);
     open(&mut pool, 9); // keeps the server
     pool.forwarded(client(1), b"a question");
@@ -176,7 +176,7 @@ fn a_pair_whose_flow_was_picked_anew_rests_as_if_it_were_unanswered() {
 
 #[test]
 fn flows_of_one_way_datagrams_keep_their_server() {
-    let mut pool = Bench::new(Settings { replies: Some(0), ..flows() }, 4, [1, 2]);
+    let mut pool = Bench::new(DatagramSettings { replies: Some(0), ..flows() }, 4, [1, 2]);
     let ways = [1, 2].map(|n| pool.forwarded(client(n), b"a line"));
     assert_ne!(ways[0].to, ways[1].to);
     for _ in 0..5 {
@@ -201,7 +201,7 @@ proptest! {
         replies in prop_oneof![Just(None), Just(Some(0)), Just(Some(2))],
         seed: u64,
     ) {
-        let settings = Settings { replies, workers: 2, ..flows() };
+        let settings = DatagramSettings { replies, workers: 2, ..flows() };
         let bound = replies.map(|replies| replies as usize);
         let pool = Bench::with_seed(seed, settings, ports, [1, 2]);
         play(pool, &turns, bound, |_, way, now| now >= way.at + TIMEOUT * 2)?;

@@ -4,13 +4,13 @@ use super::bench::*;
 use super::*;
 use crate::wire::proxy_protocol::{Transport, header};
 
-fn one_way() -> Settings {
-    Settings { replies: Some(0), ..settings(Protocol::Datagram) }
+fn one_way() -> DatagramSettings {
+    DatagramSettings { replies: Some(0), ..settings(Protocol::Datagram) }
 }
 
 #[test]
 fn who_may_not_send_is_counted_by_reason() {
-    let limited = Settings {
+    let limited = DatagramSettings {
         allow: vec!["198.51.100.0/24".parse().unwrap(), "10.1.0.0/24".parse().unwrap()],
         deny: vec!["198.51.100.7/32".parse().unwrap()],
         ..one_way()
@@ -40,7 +40,7 @@ fn who_may_not_send_is_counted_by_reason() {
 
 #[test]
 fn a_source_gets_its_rate_and_others_are_not_disturbed() {
-    let mut pool = Bench::new(Settings { rate_per_source: Some(10.0), ..one_way() }, 2, [1]);
+    let mut pool = Bench::new(DatagramSettings { rate_per_source: Some(10.0), ..one_way() }, 2, [1]);
     let merged = In { stride: 2, ..In::new(0, client(1), &[0; 60]) };
     assert_eq!(pool.turn(std::slice::from_ref(&merged)).len(), 10);
     assert_eq!(pool.refused(DropReason::Rate), 20);
@@ -55,7 +55,7 @@ fn a_header_names_the_client_and_the_address_that_it_asked() {
     let query = b"\x00\x07\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x01a\x00\x00\x01\x00\x01";
     for protocol in Protocol::ALL {
         for proxy_protocol in [ProxyProtocol::First, ProxyProtocol::Every] {
-            let mut pool = Bench::new(Settings { proxy_protocol, ..settings(protocol) }, 8, [1]);
+            let mut pool = Bench::new(DatagramSettings { proxy_protocol, ..settings(protocol) }, 8, [1]);
             for (socket, peer, local_ip, local) in [
                 (0, client(1), None, "192.0.2.53:53"),
                 (1, addr("[2001:db8::9]:9"), None, "[2001:db8::53]:53"),
@@ -77,7 +77,7 @@ fn a_header_names_the_client_and_the_address_that_it_asked() {
 #[test]
 fn a_flow_begins_with_a_header_or_has_it_always() {
     for (proxy_protocol, is_always) in [(ProxyProtocol::First, false), (ProxyProtocol::Every, true)] {
-        let flows = Settings {
+        let flows = DatagramSettings {
             proxy_protocol,
             affinity: Affinity::Client,
             replies: None,
@@ -102,7 +102,7 @@ fn a_flow_begins_with_a_header_or_has_it_always() {
 #[test]
 fn servers_of_a_transparent_pool_see_the_client() {
     for affinity in [Affinity::None, Affinity::Client] {
-        let transparent = Settings { transparent: true, affinity, ..settings(Protocol::Datagram) };
+        let transparent = DatagramSettings { transparent: true, affinity, ..settings(Protocol::Datagram) };
         let mut pool = Bench::new(transparent, 4, [1]);
         let turn: Vec<_> = [1, 2, 1].map(|n| In::new(0, client(n), b"question")).into();
         let sent = pool.turn(&turn);

@@ -34,7 +34,7 @@ fn query(n: u8) -> Vec<u8> {
     bytes
 }
 
-fn run(settings: Settings, program: &[u8]) {
+fn run(settings: DatagramSettings, program: &[u8]) {
     let mut pool = Bench::new(settings, 4, 1..5);
     let (mut program, mut senders, mut ways) = (Program(program), HashSet::new(), Vec::<Sent>::new());
     while !program.0.is_empty() {
@@ -88,20 +88,21 @@ fn run(settings: Settings, program: &[u8]) {
     pool.check_rest();
 }
 
-fn checked(protocol: Protocol, check: Check) -> Settings {
+fn checked(protocol: Protocol, check: Check) -> DatagramSettings {
     let mut settings = settings(protocol);
     settings.health.check = check;
     settings
 }
 
 fn run_all(program: &[u8]) {
-    let flows = Settings { affinity: Affinity::Client, replies: None, ..settings(Protocol::Datagram) };
+    let flows =
+        DatagramSettings { affinity: Affinity::Client, replies: None, ..settings(Protocol::Datagram) };
     run(settings(Protocol::Dns), program);
     run(checked(Protocol::Dns, Check::Dns { name: vec![0], kind: 2 }), program);
     run(settings(Protocol::Datagram), program);
     run(checked(Protocol::Datagram, Check::Payload { send: vec![1], expect: vec![] }), program);
     run(flows, program);
-    run(Settings { replies: Some(0), ..settings(Protocol::Datagram) }, program);
+    run(DatagramSettings { replies: Some(0), ..settings(Protocol::Datagram) }, program);
 }
 
 #[test]

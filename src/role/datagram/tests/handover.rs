@@ -5,12 +5,17 @@ use super::*;
 use crate::pool::order::Order;
 use crate::pool::part::{Part, Unreadable};
 
-fn flows() -> Settings {
-    Settings { affinity: Affinity::Client, replies: None, ..settings(Protocol::Datagram) }
+fn flows() -> DatagramSettings {
+    DatagramSettings { affinity: Affinity::Client, replies: None, ..settings(Protocol::Datagram) }
 }
 
 /// The same pool in another process, with these servers; of what the old one leaves, the bytes.
-fn successor(old: &Bench, settings: Settings, ports: u16, servers: impl IntoIterator<Item = u16>) -> Bench {
+fn successor(
+    old: &Bench,
+    settings: DatagramSettings,
+    ports: u16,
+    servers: impl IntoIterator<Item = u16>,
+) -> Bench {
     let mut new = Bench::with_seed(99, settings, ports, servers);
     new.now = new.now.max(old.now);
     import(&mut new, &exported(old)).unwrap();
@@ -177,7 +182,7 @@ fn what_is_known_of_servers_stays_known() {
 
 #[test]
 fn orders_of_servers_that_are_not_there_reach_the_successor() {
-    let settings = Settings { timeout: Duration::from_secs(2), ..settings(Protocol::Datagram) };
+    let settings = DatagramSettings { timeout: Duration::from_secs(2), ..settings(Protocol::Datagram) };
     let mut old = Bench::new(settings.clone(), 64, [1, 2]);
     old.forwarded(client(1), b"a question");
     old.want(vec![]);

@@ -25,7 +25,7 @@ fn pool(protocol: Protocol, servers: impl IntoIterator<Item = u16>) -> Bench {
     Bench::new(settings(protocol), 16, servers)
 }
 
-fn checked(protocol: Protocol, check: Check) -> Settings {
+fn checked(protocol: Protocol, check: Check) -> DatagramSettings {
     let mut settings = settings(protocol);
     settings.health.check = check;
     settings
@@ -88,7 +88,7 @@ fn go_on(pool: &mut Bench, time: Duration) {
 fn silence_makes_a_suspect_long_before_the_time_out() {
     for protocol in Protocol::ALL {
         for (slowest, fine, over) in [(100, 150, 60), (1, 40, 30)] {
-            let slow = Settings { timeout: Duration::from_secs(5), ..settings(protocol) };
+            let slow = DatagramSettings { timeout: Duration::from_secs(5), ..settings(protocol) };
             let mut pool = Bench::new(slow, 16, [1, 2]);
             let way = pool.forwarded(client(1), &query(1));
             pool.pass(slowest * MS);
@@ -106,7 +106,7 @@ fn silence_makes_a_suspect_long_before_the_time_out() {
 #[test]
 fn silence_of_all_is_nobody_s_fault() {
     for protocol in Protocol::ALL {
-        let slow = Settings { timeout: Duration::from_secs(5), ..settings(protocol) };
+        let slow = DatagramSettings { timeout: Duration::from_secs(5), ..settings(protocol) };
         let mut pool = Bench::new(slow, 16, [1, 2]);
         let way = pool.forwarded(client(1), &query(1));
         pool.turn(&[answer(&way)]);
@@ -262,7 +262,7 @@ fn of_several_suspects_each_is_tried() {
 #[test]
 fn a_server_that_drains_is_not_tried() {
     for protocol in Protocol::ALL {
-        let slow = Settings { timeout: Duration::from_secs(60), ..settings(protocol) };
+        let slow = DatagramSettings { timeout: Duration::from_secs(60), ..settings(protocol) };
         let mut pool = Bench::new(slow, 16, [1]);
         pool.forwarded(client(1), &query(1)); // so that it stays
         pool.refuse(0, server(1), 1);
@@ -278,7 +278,7 @@ fn a_server_that_drains_is_not_tried() {
 
 #[test]
 fn where_nobody_answers_no_news_is_good_news() {
-    let one_way = Settings { replies: Some(0), ..settings(Protocol::Datagram) };
+    let one_way = DatagramSettings { replies: Some(0), ..settings(Protocol::Datagram) };
     let mut pool = Bench::new(one_way, 2, [1, 2]);
     pool.refuse(0, server(1), 1);
     pool.pass(500 * MS);
@@ -388,7 +388,7 @@ fn a_server_that_answers_clients_need_not_answer_checks() {
 fn checks_of_servers_that_read_headers_have_one() {
     let check = Check::Payload { send: b"ping".to_vec(), expect: vec![] };
     let with_headers =
-        Settings { proxy_protocol: ProxyProtocol::Every, ..checked(Protocol::Datagram, check) };
+        DatagramSettings { proxy_protocol: ProxyProtocol::Every, ..checked(Protocol::Datagram, check) };
     let mut pool = Bench::new(with_headers, 2, [1]);
     let sent = pool.pass(Duration::from_secs(2));
     let sent = checks(&pool, sent);
@@ -485,7 +485,7 @@ fn a_pause_does_not_keep_what_is_lost() {
 #[test]
 fn an_idle_worker_wakes_up_without_a_stall() {
     for protocol in Protocol::ALL {
-        let settings = Settings { timeout: 50 * MS, workers: 2, ..settings(protocol) };
+        let settings = DatagramSettings { timeout: 50 * MS, workers: 2, ..settings(protocol) };
         let mut pool = Bench::new(settings, 2, [1]);
         for _ in 0..70 {
             pool.now += 100 * MS;

@@ -9,8 +9,11 @@ fn pool(protocol: Protocol, servers: impl IntoIterator<Item = u16>) -> Bench {
 
 #[test]
 fn a_server_that_is_not_wanted_any_more_finishes_what_it_has_and_leaves() {
-    let mut pool =
-        Bench::new(Settings { timeout: Duration::from_secs(2), ..settings(Protocol::Datagram) }, 4, [1]);
+    let mut pool = Bench::new(
+        DatagramSettings { timeout: Duration::from_secs(2), ..settings(Protocol::Datagram) },
+        4,
+        [1],
+    );
     let way = pool.forwarded(client(1), b"question");
     pool.want(wanted([2]));
     assert_eq!((pool.state(1), pool.states()), ("draining", vec![(1, "draining"), (2, "joined")]));
@@ -26,8 +29,11 @@ fn a_server_that_is_not_wanted_any_more_finishes_what_it_has_and_leaves() {
 
 #[test]
 fn a_server_that_is_wanted_again_before_it_has_left_stays() {
-    let mut pool =
-        Bench::new(Settings { timeout: Duration::from_secs(2), ..settings(Protocol::Datagram) }, 4, [1]);
+    let mut pool = Bench::new(
+        DatagramSettings { timeout: Duration::from_secs(2), ..settings(Protocol::Datagram) },
+        4,
+        [1],
+    );
     let way = pool.forwarded(client(1), b"question");
     pool.want(vec![]);
     assert_eq!(pool.ask(client(2), b"question"), []);
@@ -100,7 +106,8 @@ fn what_is_late_reaches_nobody_when_its_server_comes_back_in_another_place() {
 #[test]
 fn a_place_rests_for_as_long_as_an_answer_may_be_late() {
     let timeout = TIMEOUT * 3;
-    let mut pool = Bench::new(Settings { servers_max: 2, timeout, ..settings(Protocol::Datagram) }, 1, [1]);
+    let mut pool =
+        Bench::new(DatagramSettings { servers_max: 2, timeout, ..settings(Protocol::Datagram) }, 1, [1]);
     let way = pool.forwarded(client(1), b"first");
     pool.want(wanted([1, 2]));
     pool.pass(timeout - 250 * MS - MS);
@@ -124,7 +131,7 @@ fn a_place_rests_for_as_long_as_an_answer_may_be_late() {
 
 #[test]
 fn nothing_of_a_server_reaches_clients_of_its_successor() {
-    let mut pool = Bench::new(Settings { servers_max: 1, ..settings(Protocol::Datagram) }, 1, [1]);
+    let mut pool = Bench::new(DatagramSettings { servers_max: 1, ..settings(Protocol::Datagram) }, 1, [1]);
     let late = pool.forwarded(client(1), b"question");
     pool.want(wanted([2]));
     assert_eq!((pool.slot(1), pool.slot(2)), (None, None), "the place rests");
@@ -170,7 +177,7 @@ fn what_a_server_owes_from_before_it_came_back_keeps_its_pair() {
 fn dns_queries_under_way_end_as_if_their_server_had_stayed() {
     let query = b"\x00\x07\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x01a\x00\x00\x01\x00\x01";
     let mut pool =
-        Bench::new(Settings { timeout: Duration::from_secs(2), ..settings(Protocol::Dns) }, 2, [1]);
+        Bench::new(DatagramSettings { timeout: Duration::from_secs(2), ..settings(Protocol::Dns) }, 2, [1]);
     let way = pool.forwarded(client(1), query);
     pool.want(wanted([2]));
     let mut answer = way.bytes.clone();

@@ -128,8 +128,9 @@ impl Model {
     }
 }
 
-/// Plays the turns in a pool with the servers 1 and 2. `replies` is how many a client may get for each datagram; `is_settled` says whether a
-/// pair may have another owner, although the reply to this may come yet.
+/// Plays the turns in a pool with the servers 1 and 2. `replies` is how many a client may get for each
+/// datagram; `is_settled` says whether a pair may have another owner, although the reply to this may come
+/// yet.
 pub fn play(
     mut pool: Bench,
     turns: &[Turn],

@@ -4,9 +4,9 @@ use super::bench::*;
 use super::*;
 use crate::pool::order::Order;
 
-fn slow(affinity: Affinity) -> Settings {
+fn slow(affinity: Affinity) -> DatagramSettings {
     let replies = (affinity == Affinity::None).then_some(1);
-    Settings { affinity, replies, timeout: Duration::from_secs(2), ..settings(Protocol::Datagram) }
+    DatagramSettings { affinity, replies, timeout: Duration::from_secs(2), ..settings(Protocol::Datagram) }
 }
 
 fn order(pool: &mut Bench, n: u16, order: Order) {

@@ -12,10 +12,10 @@ use crate::pool::waiting::Limit;
 const QUERY: &[u8] = b"\0\x07\x01\0\0\x01\0\0\0\0\0\0\x01a\0\0\x01\0\x01";
 
 /// A key, and a change of it.
-type Forbidden<'a> = (&'a str, &'a dyn Fn(&mut Settings));
+type Forbidden<'a> = (&'a str, &'a dyn Fn(&mut DatagramSettings));
 
 /// Continues with other settings.
-fn change(pool: &Bench, change: impl FnOnce(&mut Settings)) -> Result<(), &'static str> {
+fn change(pool: &Bench, change: impl FnOnce(&mut DatagramSettings)) -> Result<(), &'static str> {
     let mut settings = pool.shared.settings().as_ref().clone();
     change(&mut settings);
     pool.shared.reconfigure(settings)
@@ -23,7 +23,7 @@ fn change(pool: &Bench, change: impl FnOnce(&mut Settings)) -> Result<(), &'stat
 
 #[test]
 fn what_a_pool_is_built_for_is_refused_by_the_name_of_its_key_and_changes_nothing() {
-    let old = Settings { timeout: 2 * TIMEOUT, ..settings(Protocol::Datagram) };
+    let old = DatagramSettings { timeout: 2 * TIMEOUT, ..settings(Protocol::Datagram) };
     let payload = Check::Payload { send: b"ping".to_vec(), expect: vec![] };
     let changes: [Forbidden; 8] = [
         ("name", &|s| s.name = "other".into()),
@@ -50,7 +50,7 @@ fn what_a_pool_is_built_for_is_refused_by_the_name_of_its_key_and_changes_nothin
 #[test]
 fn limits_and_policy_count_from_the_next_turn_on() {
     for protocol in Protocol::ALL {
-        let old = Settings {
+        let old = DatagramSettings {
             max_outstanding: Some(Limit::Fixed(2)),
             waiting_max: 0,
             timeout: 60 * TIMEOUT,
@@ -82,7 +82,7 @@ fn limits_and_policy_count_from_the_next_turn_on() {
 
 #[test]
 fn who_may_send_and_how_much_changes_for_all_workers() {
-    let old = Settings { workers: 2, rate_per_source: Some(5.0), ..settings(Protocol::Dns) };
+    let old = DatagramSettings { workers: 2, rate_per_source: Some(5.0), ..settings(Protocol::Dns) };
     let mut pool = Bench::new(old, 4, [1]);
     let asked = |pool: &mut Bench, worker: usize, count: usize| {
         let arrived = vec![In::new(0, client(1), QUERY); count];
@@ -143,7 +143,8 @@ fn a_shorter_time_out_ends_what_waits_and_a_longer_one_keeps_it() {
         pool.pass(10 * MS);
         assert_eq!(pool.queue(1), 0, "{protocol:?}");
     }
-    let flows = Settings { affinity: Affinity::Client, replies: None, ..settings(Protocol::Datagram) };
+    let flows =
+        DatagramSettings { affinity: Affinity::Client, replies: None, ..settings(Protocol::Datagram) };
     let mut pool = Bench::new(flows, 4, [1]);
     let way = pool.forwarded(client(1), QUERY);
     pool.turn(&[way.answered(b"hello")]);
@@ -205,7 +206,7 @@ proptest! {
     ) {
         let protocol = if is_dns { Protocol::Dns } else { Protocol::Datagram };
         let ports = if is_dns { 2 } else { 64 };
-        let mut pool = Bench::new(Settings { workers: 2, ..settings(protocol) }, ports, [1, 2, 4]);
+        let mut pool = Bench::new(DatagramSettings { workers: 2, ..settings(protocol) }, ports, [1, 2, 4]);
         let mut open: Vec<(usize, Sent, SocketAddr, u16)> = vec![];
         let mut asked = HashMap::new();
         let answer = |pool: &mut Bench, at: usize, open: &mut Vec<(usize, Sent, SocketAddr, u16)>| {

@@ -61,7 +61,7 @@ fn a_client_s_leases_with_several_servers_are_on_one_port() {
 fn a_server_that_talks_too_much_is_heard_as_often_as_it_was_asked() {
     for replies in [1, 3] {
         let mut pool =
-            Bench::new(Settings { replies: Some(replies), ..settings(Protocol::Datagram) }, 2, [1]);
+            Bench::new(DatagramSettings { replies: Some(replies), ..settings(Protocol::Datagram) }, 2, [1]);
         let way = pool.forwarded(client(1), b"question");
         let flood = vec![way.answered(b"answer"); 250];
         let delivered: usize = (0..4).map(|_| pool.turn(&flood).len()).sum();
@@ -274,7 +274,7 @@ fn a_turn_without_room_does_not_shorten_a_rest() {
 
 #[test]
 fn the_rest_of_answered_pairs_is_measured() {
-    let measured = Settings { hold: None, ..settings(Protocol::Datagram) };
+    let measured = DatagramSettings { hold: None, ..settings(Protocol::Datagram) };
     let mut pool = Bench::new(measured, 1, [1]);
     let rests_for = |pool: &mut Bench, time: Duration| {
         pool.pass(time - MS);
@@ -302,7 +302,8 @@ fn the_rest_of_answered_pairs_is_measured() {
 
 #[test]
 fn one_way_datagrams_are_spread_evenly_and_nothing_waits() {
-    let mut pool = Bench::new(Settings { replies: Some(0), ..settings(Protocol::Datagram) }, 2, [1, 2, 3]);
+    let mut pool =
+        Bench::new(DatagramSettings { replies: Some(0), ..settings(Protocol::Datagram) }, 2, [1, 2, 3]);
     let mut counts = std::collections::HashMap::new();
     let mut last = None;
     for turn in 0..100 {
@@ -328,14 +329,14 @@ proptest! {
         ports in 1..3u16,
         seed: u64,
     ) {
-        let settings = Settings { workers: 2, ..settings(Protocol::Datagram) };
+        let settings = DatagramSettings { workers: 2, ..settings(Protocol::Datagram) };
         let pool = Bench::with_seed(seed, settings, ports, [1, 2]);
         play(pool, &turns, Some(1), |model, way, now| model.is_settled(way, now, TIMEOUT * 3))?;
     }
 
     #[test]
     fn one_way_datagrams_are_never_answered(turns in turns(4, 1), seed: u64) {
-        let settings = Settings { replies: Some(0), ..settings(Protocol::Datagram) };
+        let settings = DatagramSettings { replies: Some(0), ..settings(Protocol::Datagram) };
         play(Bench::with_seed(seed, settings, 2, [1, 2]), &turns, Some(0), |_, _, _| false)?;
     }
 }

@@ -7,7 +7,7 @@ use crate::pool::order::Order;
 const SECOND: Duration = Duration::from_secs(1);
 
 fn pool(protocol: Protocol, servers: impl IntoIterator<Item = u16>) -> Bench {
-    let mut settings = Settings { timeout: 60 * SECOND, ..settings(protocol) };
+    let mut settings = DatagramSettings { timeout: 60 * SECOND, ..settings(protocol) };
     settings.health.rules.slow_start = 10 * SECOND;
     Bench::new(settings, 64, servers)
 }

@@ -19,8 +19,8 @@ fn answer(way: &Sent) -> In {
     way.answered(&bytes)
 }
 
-fn limited(protocol: Protocol, limit: u32) -> Settings {
-    Settings { max_outstanding: Some(Limit::Fixed(limit)), ..settings(protocol) }
+fn limited(protocol: Protocol, limit: u32) -> DatagramSettings {
+    DatagramSettings { max_outstanding: Some(Limit::Fixed(limit)), ..settings(protocol) }
 }
 
 /// What goes to servers, and what to clients.
@@ -79,7 +79,7 @@ fn one_that_comes_joins_the_tail_even_if_a_server_is_free_by_then() {
 #[test]
 fn a_full_room_is_said_so_and_what_has_waited_for_too_long_is_not_sent() {
     for protocol in Protocol::ALL {
-        let mut pool = Bench::new(Settings { waiting_max: 2, ..limited(protocol, 1) }, 16, [1]);
+        let mut pool = Bench::new(DatagramSettings { waiting_max: 2, ..limited(protocol, 1) }, 16, [1]);
         let way = pool.forwarded(client(0), &question(0));
         (1..3).for_each(|n| assert_eq!(pool.ask(client(n), &question(n)), []));
         let refused = pool.ask(client(3), &question(3));
@@ -128,7 +128,7 @@ fn a_higher_limit_or_none_lets_go_what_waits() {
         let mut pool = Bench::new(limited(protocol, 1), 16, [1]);
         pool.forwarded(client(0), &question(0));
         (1..3).for_each(|n| drop(pool.ask(client(n), &question(n))));
-        let new = Settings { max_outstanding: limit, ..(*pool.shared.settings()).clone() };
+        let new = DatagramSettings { max_outstanding: limit, ..(*pool.shared.settings()).clone() };
         pool.shared.reconfigure(new).unwrap();
         assert_eq!(pool.turn(&[]).len(), 2, "{protocol:?}");
     }
@@ -171,7 +171,7 @@ fn a_turn_without_room_keeps_what_waits_for_the_next_one() {
 #[test]
 fn flows_do_not_wait_for_each_other() {
     let mut pool = Bench::new(
-        Settings { affinity: Affinity::Client, replies: None, ..limited(Protocol::Datagram, 1) },
+        DatagramSettings { affinity: Affinity::Client, replies: None, ..limited(Protocol::Datagram, 1) },
         16,
         [1],
     );
@@ -215,7 +215,7 @@ proptest! {
         steps in prop::collection::vec(step(), 1..150),
     ) {
         let protocol = if is_dns { Protocol::Dns } else { Protocol::Datagram };
-        let settings = Settings { workers: 3, waiting_max: places, ..limited(protocol, limit) };
+        let settings = DatagramSettings { workers: 3, waiting_max: places, ..limited(protocol, limit) };
         let mut pool = Bench::new(settings, if is_dns { 2 } else { 64 }, [1, 2, 4]);
         type Open = Vec<(usize, Sent, Instant)>;
         let mut open: Open = vec![];

@@ -4,7 +4,7 @@ use super::bench::*;
 use super::*;
 
 fn pool(protocol: Protocol) -> Bench {
-    Bench::new(Settings { workers: 2, ..settings(protocol) }, 4, [1, 2])
+    Bench::new(DatagramSettings { workers: 2, ..settings(protocol) }, 4, [1, 2])
 }
 
 const QUERY: &[u8] = b"\x00\x07\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x01a\x00\x00\x01\x00\x01";
@@ -65,7 +65,7 @@ fn what_one_worker_notices_the_primary_judges() {
 #[test]
 fn a_silence_that_another_worker_has_not_met_is_none() {
     for protocol in Protocol::ALL {
-        let slow = Settings { workers: 2, timeout: Duration::from_secs(5), ..settings(protocol) };
+        let slow = DatagramSettings { workers: 2, timeout: Duration::from_secs(5), ..settings(protocol) };
         let mut pool = Bench::new(slow, 16, [1]);
         let way = pool.turn_of(1, &[In::new(0, client(1), QUERY)]).remove(0);
         pool.pass(10 * MS);
@@ -84,7 +84,7 @@ fn a_silence_that_another_worker_has_not_met_is_none() {
 #[test]
 fn a_place_is_free_when_no_worker_has_anything_there() {
     for protocol in Protocol::ALL {
-        let slow = Settings { workers: 2, timeout: Duration::from_secs(5), ..settings(protocol) };
+        let slow = DatagramSettings { workers: 2, timeout: Duration::from_secs(5), ..settings(protocol) };
         let mut pool = Bench::new(slow, 4, [1]);
         let ways: Vec<_> =
             (0..2).map(|worker| pool.turn_of(worker, &[In::new(0, client(1), QUERY)]).remove(0)).collect();
@@ -102,7 +102,7 @@ fn a_place_is_free_when_no_worker_has_anything_there() {
 
 #[test]
 fn sources_are_limited_over_all_workers() {
-    let limited = Settings { workers: 2, rate_per_source: Some(10.0), ..settings(Protocol::Dns) };
+    let limited = DatagramSettings { workers: 2, rate_per_source: Some(10.0), ..settings(Protocol::Dns) };
     let mut pool = Bench::new(limited, 2, [1]);
     let turn = vec![In::new(0, client(1), QUERY); 8];
     assert_eq!((pool.turn_of(0, &turn).len(), pool.turn_of(1, &turn).len()), (8, 2));
