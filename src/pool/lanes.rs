@@ -75,6 +75,15 @@ impl<L> Lanes<L> {
         Some((slot, &mut entry.lane))
     }
 
+    /// Panics, with the slots, unless the list of touched lanes has each of them once.
+    pub fn check_invariants(&self) {
+        let mut listed: Vec<usize> = self.touched.iter().map(|slot| slot.index()).collect();
+        listed.sort_unstable();
+        let touched = self.entries.iter().enumerate().filter(|(_, entry)| entry.is_touched);
+        let touched: Vec<usize> = touched.map(|(slot, _)| slot).collect();
+        assert_eq!(listed, touched, "the list of touched lanes, and the touched lanes");
+    }
+
     /// The server of a slot, at address `to`, as a destination of this turn from the socket `from`. `None`
     /// when the turn is full.
     #[inline]
@@ -129,11 +138,13 @@ mod tests {
         let mut lanes = Lanes::new(4, |slot| slot.index());
         for slot in [2, 1, 2, 2].map(Slot::new) {
             *lanes.touch(slot) += 10;
+            lanes.check_invariants();
         }
         lanes[Slot::new(3)] += 1;
         let mut published = vec![];
         while let Some((slot, lane)) = lanes.next_touched() {
             published.push((slot.index(), *lane));
+            lanes.check_invariants();
         }
         published.sort_unstable();
         assert_eq!(published, [(1, 11), (2, 32)]);

@@ -399,6 +399,8 @@ impl<P: Pool> Primary<P> {
     pub fn check_invariants(&self, view: &View<P::Member>) {
         self.registry.check_invariants();
         let shared = self.pool.shared();
+        shared.tree.check_invariants();
+        shared.pending.check_invariants();
         let (census, usage) = (self.recount(), self.usage);
         assert_eq!(self.census, census, "servers by state");
         assert_eq!(usage, self.usage_now(), "{census:?}");

@@ -55,10 +55,7 @@ impl NativeRole {
                 match op {
                     ServerOp::Reply => self.on_reply(now, from, last_client, tx),
                     ServerOp::Report => self.on_report(now, from, tx),
-                    ServerOp::Register => {
-                        let ServerFrame { peer, at, frame, stamp } = from;
-                        self.on_register(now, peer, at, frame.into_bytes(), stamp, tx)
-                    }
+                    ServerOp::Register => self.on_register(now, from, tx),
                 }
             }
             Kind::ControllerRequest if Some(from.peer) != self.settings.controller => {
@@ -157,8 +154,7 @@ impl NativeRole {
     /// Counters, queue and state without a request. A server that is not known (any more) is asked to
     /// prove its address, so that a restarted balancer finds its pool.
     fn on_report(&mut self, now: Instant, from: ServerFrame<'_>, tx: &mut Tx) -> Result<(), DropReason> {
-        let ServerFrame { peer, at, frame, stamp } = from;
-        let header = &frame.header;
+        let (peer, header) = (from.peer, &from.frame.header);
         let slot = Slot::new(usize::from(header.slot.get()));
         let known = self.view.get(slot).filter(|m| {
             m.addr == peer
@@ -170,14 +166,14 @@ impl NativeRole {
             let has_left = self.view.get(slot).is_none() && self.view.last_addr(slot) == Some(peer);
             return match self.primary.is_none() && has_left {
                 true => Ok(()),
-                false => self.challenge(now, peer, at, frame.into_bytes(), tx),
+                false => self.challenge(now, from, tx),
             };
         };
         if header.worker != self.worker {
             return Err(DropReason::Stale); // counters of another worker's traffic
         }
         let lane = &mut self.lanes[slot];
-        if let Some(stamp) = stamp {
+        if let Some(stamp) = from.stamp {
             lane.replay.accept(stamp)?;
         }
         let state = ServerState::from_wire(header.server_state).ok_or(DropReason::Kind)?;
@@ -194,7 +190,7 @@ impl NativeRole {
                 self.note_stopping(now, slot);
                 // What was sent before is under way in front of this answer: when the server has seen
                 // as many requests as it says, nothing more will come.
-                self.sync_in_place(now, slot, at, frame.into_bytes(), tx)
+                self.sync_in_place(now, slot, from, tx)
             }
             ServerState::Stopped => {
                 self.on_stopped(now, slot);
@@ -231,20 +227,15 @@ impl NativeRole {
     }
 }
 
-/// A checked frame that came to the server-side socket.
-struct ServerFrame<'a> {
-    peer: SocketAddr,
-    /// Where it is in the turn's memory.
-    at: FrameRef,
-    frame: Frame<'a>,
-    /// The sender's stamp, where frames are authenticated.
-    stamp: Option<Stamp>,
+/// A checked frame that arrived at the server-side socket.
+pub(super) struct ServerFrame<'a> {
+    pub peer: SocketAddr,
+    /// The frame's position in the turn's memory.
+    pub at: FrameRef,
+    pub frame: Frame<'a>,
+    /// The sender's stamp, if frames are authenticated.
+    pub stamp: Option<Stamp>,
 }
 
 /// The client that the last reply went to, as a destination of this turn.
 type LastClient = Option<(([u8; 16], u16, u8), DestinationId)>;
-
-/// The header of a frame that was checked before.
-pub(super) fn header_of(bytes: &[u8]) -> &Header {
-    zerocopy::FromBytes::ref_from_prefix(bytes).expect("checked before").0
-}

@@ -143,6 +143,8 @@ impl NativeRole {
 
     /// Panics, with the numbers, if what must hold between two turns does not. For tests.
     pub fn check_invariants(&self) {
+        self.lanes.check_invariants();
+        self.lanes.iter().for_each(|lane| lane.estimate.check_invariants());
         if let Some(primary) = &self.primary {
             primary.pool.check_invariants(&self.view);
         }

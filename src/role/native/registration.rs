@@ -4,13 +4,12 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::back::header_of;
+use super::back::ServerFrame;
 use super::primary::Registered;
 use super::primary::Registry;
 use super::primary::Server;
 use super::upkeep::ANSWERS;
 use super::{BACK, NativeRole};
-use crate::base::batch::FrameRef;
 use crate::base::batch::Tx;
 use crate::base::drop_reason::DropReason;
 use crate::base::time::Instant;
@@ -32,22 +31,19 @@ impl NativeRole {
     pub(super) fn on_register(
         &mut self,
         now: Instant,
-        peer: SocketAddr,
-        at: FrameRef,
-        bytes: &mut [u8],
-        stamp: Option<Stamp>,
+        from: ServerFrame<'_>,
         tx: &mut Tx,
     ) -> Result<(), DropReason> {
-        let frame = Frame::check(bytes, &self.format)?;
+        let ServerFrame { peer, ref frame, stamp, .. } = from;
         let registration = Registration::from_bytes(frame.payload()).ok_or(DropReason::PayloadLength)?;
-        let header = frame.header;
+        let header = &frame.header;
         let instance = header.client_id.get();
         if header.cookie.get() == 0 {
-            return self.challenge(now, peer, at, bytes, tx);
+            return self.challenge(now, from, tx);
         }
         if !self.shared.cookies.nonce_is_valid(now, peer, instance, header.cookie.get()) {
             self.stats.common.dropped.add(DropReason::Nonce, 1);
-            return self.challenge(now, peer, at, bytes, tx);
+            return self.challenge(now, from, tx);
         }
         if peer.port() == 0 || self.view.is_own(peer, None) {
             return Err(DropReason::WrongSource);
@@ -76,7 +72,7 @@ impl NativeRole {
                 slot
             }
         };
-        self.sync_in_place(now, slot, at, bytes, tx)
+        self.sync_in_place(now, slot, from, tx)
     }
 
     /// Turns the frame into a challenge: "echo this nonce, and I know that you are there". Only the primary's
@@ -84,23 +80,23 @@ impl NativeRole {
     pub(super) fn challenge(
         &mut self,
         now: Instant,
-        peer: SocketAddr,
-        at: FrameRef,
-        bytes: &mut [u8],
+        from: ServerFrame<'_>,
         tx: &mut Tx,
     ) -> Result<(), DropReason> {
         if self.primary.is_none() {
             return Err(DropReason::WrongSource);
         }
-        let asked = *header_of(bytes);
+        let ServerFrame { peer, at, frame, .. } = from;
+        let received = &frame.header;
         let mut header = Header::new(Kind::ControllerRequest, self.format.size);
         header.op = RequestOp::Challenge as u8;
         header.client_id.set(self.shared.instance);
-        header.sequence.set(asked.sequence.get());
+        header.sequence.set(received.sequence.get());
         header.worker = self.worker;
         header.balancer_epoch.set(self.shared.epoch);
-        header.server_epoch.set(asked.server_epoch.get());
-        header.cookie.set(self.shared.cookies.nonce(now, peer, asked.client_id.get()));
+        header.server_epoch.set(received.server_epoch.get());
+        header.cookie.set(self.shared.cookies.nonce(now, peer, received.client_id.get()));
+        let bytes = frame.into_bytes();
         Frame::write(bytes, &header, &[]);
         self.seal(bytes);
         send_from_slot(tx, BACK, peer, at)

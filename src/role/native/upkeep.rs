@@ -3,10 +3,9 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::shared::Extra;
-use super::shared::Member;
+use super::back::ServerFrame;
+use super::shared::{Extra, Member};
 use super::{BACK, NativeRole};
-use crate::base::batch::FrameRef;
 use crate::base::batch::Tx;
 use crate::base::drop_reason::DropReason;
 use crate::base::time::Instant;
@@ -126,14 +125,14 @@ impl NativeRole {
         &mut self,
         now: Instant,
         slot: Slot,
-        at: FrameRef,
-        bytes: &mut [u8],
+        from: ServerFrame<'_>,
         tx: &mut Tx,
     ) -> Result<(), DropReason> {
         let Some((to, header)) = self.sync_header(now, slot) else { return Ok(()) };
+        let bytes = from.frame.into_bytes();
         Frame::write(bytes, &header, &[]);
         self.seal(bytes);
-        let pushed = self.lanes.destination(slot, BACK, to, tx).is_some_and(|d| tx.push(d, at));
+        let pushed = self.lanes.destination(slot, BACK, to, tx).is_some_and(|d| tx.push(d, from.at));
         if pushed { Ok(()) } else { Err(DropReason::TurnFull) }
     }
 
