@@ -235,7 +235,7 @@ fn orders_reach_the_balancer_and_its_refusals_the_operator() {
         ("3/drain?pool=web", 404, "no server 3"),
         ("5/drain", 400, "say which with pool=NAME"),
         ("6/drain", 409, "the worker has ended"),
-        ("7/drain", 500, "the log has more"),
+        ("7/drain", 500, "see the log"),
     ] {
         let said = order(path, "");
         assert_eq!(said.status, status, "{path}: {said:?}");
