@@ -17,7 +17,7 @@ const TOKEN: &str = "0123456789abcdef";
 /// What a script would leave behind if a text became HTML.
 const HOSTILE: &str = "<img src=x onerror=\"window.hacked = 1\"><b>bold</b>";
 
-/// The page as it is now: a change of it needs no build.
+/// The page from the source file: a change of the page needs no build.
 fn page() -> String {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/admin/dashboard.html");
     std::fs::read_to_string(path).unwrap()
@@ -136,7 +136,7 @@ fn opened(fragment: &str) -> Option<(Site, FakeAdmin, Browser)> {
     Some((site, fake, browser))
 }
 
-/// Nothing went wrong in the page, and it asked nobody else.
+/// The page had no error and sent requests to no other host.
 #[track_caller]
 fn assert_clean(browser: &mut Browser, fake: &FakeAdmin) {
     assert_eq!(browser.eval("window.hacked"), Value::Null);
@@ -348,14 +348,14 @@ fn a_restart_of_the_balancer_is_told_and_made_up_for() {
     );
     fake.change(|canned| {
         canned.history = history(450);
-        // It has forgotten the first, and tells the second once more.
+        // The server has dropped the first entry, and sends the second one again.
         canned.entries.remove(0);
-        canned.entries.push(entry(3, 0, Kind::Notice, "started anew"));
+        canned.entries.push(entry(3, 0, Kind::Notice, "restarted"));
     });
     fake.come_back();
     browser.wait_until("document.getElementById('link').textContent.includes('live')");
     browser.wait_until("document.querySelector('[data-points]').dataset.points >= 450");
-    browser.wait_until("document.querySelector('#events .what').textContent === 'native: started anew'");
+    browser.wait_until("document.querySelector('#events .what').textContent === 'native: restarted'");
     let kept = browser.eval("document.querySelectorAll('#events li').length");
     assert_eq!(kept, 3, "what happened before is still there, and nothing twice");
     assert_eq!(browser.eval("document.querySelectorAll('.mark').length"), 1);

@@ -80,7 +80,7 @@ fn check_names_file_line_and_key_of_a_mistake() {
         let error = one_error(&finished);
         assert!(error.starts_with(&format!("lbd: broken.json:{line}: {key}: ")), "{error}");
         assert!(error.contains(problem), "{problem} in {error}");
-        // Whatever takes a configuration refuses it with the same words.
+        // All commands that read a configuration print the same error.
         let file = file.to_str().unwrap();
         for subcommand in ["up", "balancer", "controller", "server", "client"] {
             let finished = site.start_bare(&[subcommand, "--config", file]).finish();
@@ -182,7 +182,7 @@ fn the_schema_is_json_and_knows_every_section() {
     }
 }
 
-/// Runs a component whose standard output or error nobody reads.
+/// Runs a component whose standard output or error has no reader.
 fn with_closed_pipe(site: &Site, args: &[&str], close_stderr: bool) -> (Option<i32>, String) {
     let mut command = Command::new(LBD);
     command.args(args).current_dir(site.path()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -202,7 +202,7 @@ fn output_that_nobody_reads_is_no_error() {
     let site = Site::new(json!({"client": {"deadline": "100ms", "timeout": "50ms"}}));
     assert_eq!(with_closed_pipe(&site, &["schema"], false), (Some(0), String::new()));
     assert_eq!(with_closed_pipe(&site, &["check"], false), (Some(0), String::new()));
-    // Nobody answers, so it is exit code 1 for that reason, and for no other.
+    // No balancer answers, and this is the only reason for exit code 1.
     assert_eq!(with_closed_pipe(&site, &["client", "--requests", "1"], false), (Some(1), String::new()));
     assert_eq!(with_closed_pipe(&site, &["check", "nowhere.json"], true), (Some(2), String::new()));
 }

@@ -51,15 +51,15 @@ fn a_balancer_without_servers_says_busy_and_that_is_an_answer() {
 #[test]
 fn nobody_there_is_a_loss_and_code_1() {
     let site = Site::new(json!({}));
-    let nobody = v4(site.port(0)).to_string();
+    let unused = v4(site.port(0)).to_string();
     let finished =
-        site.start(&["ping", "--count", "2", "--timeout", "20ms", "--interval", "0s", &nobody]).finish();
+        site.start(&["ping", "--count", "2", "--timeout", "20ms", "--interval", "0s", &unused]).finish();
     assert_eq!(finished.code, 1, "{finished:?}");
     assert!(finished.stdout.contains("2 sent, 0 answered, 2 lost (100.0 %)"), "{finished:?}");
-    let raw = ["ping", "--count", "1", "--protocol", "raw", &nobody];
+    let raw = ["ping", "--count", "1", "--protocol", "raw", &unused];
     let finished = site.start(&raw).finish();
     assert_eq!(finished.code, 1, "{finished:?}");
-    assert!(finished.stdout.starts_with(&format!("unreachable {nobody}: seq=1")), "{finished:?}");
+    assert!(finished.stdout.starts_with(&format!("unreachable {unused}: seq=1")), "{finished:?}");
 }
 
 #[test]

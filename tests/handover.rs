@@ -172,7 +172,7 @@ fn of_a_stream_of_datagrams_each_is_read_once_whether_the_takeover_succeeds_or_n
             handed_over.unwrap();
             read(&mut io, Duration::ZERO, &mut numbers);
             drop(io);
-            // All of them: it would not end well if nobody heard its last words.
+            // All lines: the process fails if its last lines have no reader.
             let said: Vec<String> = lines(&mut child).collect();
             let theirs = said.iter().find_map(|line| Some(line.split_once("read [")?.1));
             let theirs = theirs.expect("it says what it has read");

@@ -94,7 +94,7 @@ impl TestBalancer {
         self.stats.servers.iter().map(|server| server.common.dispatched.get()).sum()
     }
 
-    /// Waits until so many servers take traffic.
+    /// Waits until `servers` servers take traffic.
     fn wait_for(&self, servers: usize) {
         let until = std::time::Instant::now() + PATIENCE;
         let is_up = |s: &&NativeServerStats| {

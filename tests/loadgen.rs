@@ -233,7 +233,7 @@ fn several_threads_keep_one_plan_and_give_one_report() {
     let words = "--rate 1000 --arrivals constant --threads 3 --clients 7 --duration 2s --warmup 0s --timeout 20s --quiet";
     let (report, finished) = measured(&site, words);
     assert_eq!(report.answered, report.sent, "{finished:?}");
-    // One plan: exactly what one thread would have planned, whatever the machine does.
+    // One plan: exactly what one thread would have planned, regardless of the machine's speed.
     assert_eq!(report.planned, 1_999, "{finished:?}");
     assert_eq!((report.setup.threads, report.setup.clients), (3, 7));
     assert_whole(&report);
@@ -316,7 +316,7 @@ fn raw_requests_are_the_payload_and_any_answer_is_one() {
 fn a_mark_in_a_raw_request_lets_one_client_have_many_in_flight() {
     let site = Site::new(json!({}));
     let held = std::sync::Mutex::new(vec![]);
-    // Answers ten at once, the last one first: by their order nobody could tell which is whose.
+    // Answers ten at once, the last one first: the order does not show which request an answer belongs to.
     let server = Fake::start(v4(site.port(0)), move |request, _| {
         let mut held = held.lock().unwrap();
         held.push([b"you said ", request].concat());

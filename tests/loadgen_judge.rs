@@ -75,7 +75,7 @@ fn a_search_finds_what_one_server_can_do() {
         other => panic!("{other:?}: {finished:?}"),
     }
     assert_eq!(found.trials[0].rate, 50.0);
-    // Each trial is told when it is over, and the result in words.
+    // Each trial is reported when it is over, and the result in words.
     let told = |number: usize| finished.stderr.contains(&format!("trial {number}: "));
     assert!(told(1) && told(found.trials.len()) && !told(found.trials.len() + 1), "{}", finished.stderr);
     assert!(finished.stderr.contains(&found.to_string()), "{}", finished.stderr);

@@ -15,13 +15,13 @@ use serde_json::json;
 
 const TOKEN: &str = "a-token-of-the-test";
 
-/// A native server 3 that works off one request each time that somebody looks, and a pool `dns` with servers
-/// 3 and 4.
+/// A native server 3 that finishes one request at each query of the status, and a pool `dns` with servers 3
+/// and 4.
 struct Fake {
     status: Mutex<Status>,
     events: EventLog,
     orders: Mutex<Vec<String>>,
-    /// Looks at the status until somebody enables the server again.
+    /// Queries of the status until an operator enables the server again.
     enabled_after: Mutex<Option<u32>>,
 }
 
@@ -64,7 +64,7 @@ impl Control for Fake {
     }
 
     fn set_servers(&self, _: &str, _: Vec<DesiredServer>) -> Result<(), Refusal> {
-        Err(Refusal::Failed("nobody asks for this here".into()))
+        Err(Refusal::Failed("no test requests this".into()))
     }
 
     fn reload(&self) -> Result<String, Refusal> {

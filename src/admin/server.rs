@@ -63,7 +63,7 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.stop.send_replace(true);
         if let Some(thread) = self.thread.take() {
-            let _ = thread.join(); // its panic has been told, and ends nothing else
+            let _ = thread.join(); // a panic was logged and ends only that thread
         }
     }
 }
@@ -118,7 +118,8 @@ async fn accept(listener: TcpListener, router: Router, mut stop: watch::Receiver
             }
             Err(error) => {
                 warn!(error = error.to_string(), "admin connection not accepted");
-                tokio::time::sleep(Duration::from_millis(100)).await; // out of descriptors: not for ever
+                // A lack of descriptors is temporary.
+                tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }
     }

@@ -404,7 +404,7 @@ fn what_is_too_long_or_no_http_is_refused() {
 }
 
 #[test]
-fn who_is_too_slow_is_let_go_and_others_have_room() {
+fn slow_connections_are_closed_and_others_are_served() {
     let (server, _fake) = start();
     let addr = server.addr();
     let began = Instant::now();
@@ -417,11 +417,10 @@ fn who_is_too_slow_is_let_go_and_others_have_room() {
         Connection: close\r\nContent-Length: 10\r\n\r\n{{"
     );
     body.write_all(head.as_bytes()).unwrap();
-    // All other seats are taken by connections that say nothing; whoever comes then waits until one is let
-    // go.
+    // Silent connections hold all other connection permits. The next connection waits for a free permit.
     let silent: Vec<TcpStream> = (0..130).map(|_| connect(addr)).collect();
     assert_eq!(get(addr, "/healthz").status, 200);
-    assert!(began.elapsed() >= Duration::from_secs(2), "somebody had to leave first: {:?}", began.elapsed());
+    assert!(began.elapsed() >= Duration::from_secs(2), "a permit was free early: {:?}", began.elapsed());
     let said = read_all(body);
     assert_eq!(said.status, 408, "{said:?}");
     assert!([0, 408].contains(&read_all(slow).status));
@@ -462,7 +461,7 @@ fn next_event(reader: &mut BufReader<TcpStream>) -> Option<(String, String, Valu
     }
 }
 
-/// The numbers of the next so many entries.
+/// The numbers of the next `count` entries.
 fn entries(reader: &mut BufReader<TcpStream>, count: usize) -> Vec<u64> {
     let (mut numbers, give_up) = (vec![], Instant::now() + PATIENCE);
     while numbers.len() < count {
@@ -494,7 +493,7 @@ fn readers_get_what_is_kept_then_what_comes_and_the_status_each_second() {
     assert_eq!((id.as_str(), name.as_str()), ("", "status"), "a status moves no number");
     assert_eq!(serde_json::from_value::<Status>(data).unwrap(), status());
 
-    // Who comes back goes on where it was; a number of another life of the balancer says nothing.
+    // A returning reader continues after its last entry. A number of an earlier balancer has no meaning.
     for (path, more, expected) in [
         ("/api/events?after=2", String::new(), vec![3, 4]),
         ("/api/events", format!("Last-Event-ID: {LIFE}-3\r\n"), vec![4]),

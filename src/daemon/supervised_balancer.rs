@@ -14,45 +14,46 @@ use crate::config::Config;
 use crate::daemon::handover::{Holder, Purpose, Requester, SocketKind, SocketSet};
 use crate::os::process::{Exit, Process};
 
-/// The argument that tells a balancer that its sockets come by its standard input.
+/// The argument of a balancer that receives its sockets through standard input.
 const SOCKETS_BY_STDIN: &str = "--sockets-by-stdin";
 
-/// How long giving the sockets may take.
+/// Longest time to pass the sockets to a balancer.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// A balancer that has run for so long is started again at once; one that has not, after a pause.
+/// Run time after which a balancer that ends is restarted at once. After a shorter run it restarts after a
+/// pause.
 const RAN_WELL: Duration = Duration::from_secs(1);
 /// The first pause; each later one is twice as long.
 const PAUSE: Duration = Duration::from_millis(100);
 /// The longest pause.
 const PAUSE_MAX: Duration = Duration::from_secs(10);
 
-/// A balancer that is started again when it ends unasked.
+/// A balancer that is restarted when it ends unexpectedly.
 pub struct SupervisedBalancer {
     words: Vec<String>,
     sockets: SocketSet,
-    /// Where one that took over is asked for the sockets.
+    /// Path at which a balancer that took over passes its sockets back.
     path: PathBuf,
     process: Process,
-    /// The other end of its standard input: it ends with this process, if that is desired.
+    /// The other end of the balancer's standard input. If desired, the balancer ends with this process.
     _stream: Option<UnixStream>,
     /// Whether its standard output is a pipe.
     is_read: bool,
     started: Instant,
-    /// Ends in a row, each soon after its start.
+    /// Consecutive exits, each soon after the start.
     failures: u32,
     restart_at: Option<Instant>,
 }
 
-/// What has happened.
+/// A change of the supervised balancer.
 #[derive(Debug)]
 pub enum Event {
-    /// It ended; how, and after which pause it starts again.
+    /// The balancer ended: its exit, and the pause before its restart.
     Ended(Exit, Duration),
-    /// It could not be started again; why, and after which pause that is tried once more.
+    /// The balancer could not be restarted: the error, and the pause before the next attempt.
     NotStarted(Failed, Duration),
-    /// Another process has taken over from it, and is looked after from now on.
+    /// Another process has taken over from the balancer. It is supervised from now on.
     Followed,
-    /// It has been started again; its standard output, if that is a pipe.
+    /// The balancer was restarted: its standard output, if that is a pipe.
     Started(Option<ChildStdout>),
 }
 
@@ -127,8 +128,8 @@ impl SupervisedBalancer {
             });
         }
         let exit = self.process.poll_exit()?;
-        // However it ended (how one ends that was adopted is not told): another one may have taken over from
-        // it.
+        // Another balancer may have taken over, regardless of the exit. The exit of an adopted balancer is not
+        // known.
         if let Some((process, sockets)) = running(&self.path) {
             (self.process, self.sockets) = (process, sockets);
             return Some(Event::Followed);

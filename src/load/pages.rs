@@ -396,7 +396,7 @@ fn set_up(page: Page, setup: &SetUp, machine: &MachineInfo) -> Page {
         ("clients", setup.clients.to_string()),
         ("threads", setup.threads.to_string()),
         ("payload", format!("{} bytes", setup.payload)),
-        ("time-out", seconds(setup.timeout_s)),
+        ("timeout", seconds(setup.timeout_s)),
         ("warm-up", seconds(setup.warmup_s)),
         ("I/O", setup.io.clone()),
         ("seed", setup.seed.to_string()),

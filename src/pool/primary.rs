@@ -2,7 +2,7 @@
 //! operator's orders, departed servers, the selection tree's leaves with their costs, slow start, the
 //! adaptive limit and events.
 //!
-//! A role senses how its servers live (reports and probes; checks, time-outs and ICMP) and which servers
+//! A role senses how its servers live (reports and probes; checks, timeouts and ICMP) and which servers
 //! there are (registrations; the configuration). It gives the primary health events, and servers that join
 //! and leave. What the primary publishes goes to the pool's shared state, a [`Pool`]. It never sees a frame,
 //! a datagram, a socket or a clock.

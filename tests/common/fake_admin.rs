@@ -167,7 +167,7 @@ fn answer(stream: &mut TcpStream, status: u16, kind: &str, body: &str) -> std::i
     )
 }
 
-/// Server-sent events until somebody goes.
+/// Server-sent events until the reader leaves or the server stops.
 fn follow(stream: &mut TcpStream, shared: &Shared, stopped: &AtomicBool) -> std::io::Result<()> {
     write!(stream, "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n")?;
     let mut told = 0;

@@ -53,7 +53,7 @@ impl<R: Role> End<R> {
         self.role.on_batch(now, &mut self.rx, &mut self.tx);
     }
 
-    /// Hands what it sends to whoever has the address, if that is one of `others`.
+    /// Delivers what it sends to `other`, if the destination is an address of `other`.
     pub fn carry_to<O: Role>(&self, other: &mut End<O>) {
         for destination in self.tx.destinations() {
             let Some(socket) = other.addrs.iter().position(|&addr| addr == destination.to) else { continue };
@@ -117,7 +117,7 @@ pub fn client(n: u16) -> SocketAddr {
     addr(51_000 + n)
 }
 
-/// A balancer with so many servers, all of them up.
+/// A balancer and its servers, all of them up.
 pub struct Pool {
     pub balancer: End<NativeRole>,
     pub servers: Vec<End<ServerRole>>,

@@ -2,7 +2,7 @@
 //!
 //! | file | a change there is about |
 //! |---|---|
-//! | `pool.rs` | what a pool and a server show, whatever their protocol |
+//! | `pool.rs` | the status of a pool and of a server, for every protocol |
 //! | `source.rs` | where these values come from, and what only one kind of pool has |
 //! | `decisions.rs` | quality of selections, and the pending queue |
 //! | `window.rs` | the sample window of rates and recent latencies |

@@ -95,7 +95,7 @@ impl Channel {
         if got == *message { Ok(()) } else { Err(Error::Unexpected { wanted, got: got.name() }) }
     }
 
-    /// Sends duplicates of these descriptors; an earlier message has told the peer their number.
+    /// Sends duplicates of these descriptors; an earlier message contained their number.
     pub(super) fn send_descriptors(
         &mut self,
         all: &[BorrowedFd<'_>],

@@ -312,7 +312,7 @@ fn another_version_is_named_at_both_ends() {
     let (ours, mut theirs) = pair();
     let mut other = preface();
     other[8..].copy_from_slice(&7u32.to_le_bytes());
-    theirs.write_all(&[&other[..], b"whatever version 7 says"].concat()).unwrap();
+    theirs.write_all(&[&other[..], b"a body of version 7"].concat()).unwrap();
     let error = Holder::accept(ours, PATIENCE).err().unwrap();
     assert!(matches!(error, Error::Version(7)), "{error}");
     assert!(error.to_string().contains("version 7") && error.to_string().contains("without --takeover"));

@@ -25,13 +25,13 @@ use crate::os::notify;
 
 type Pool = Arc<dyn Running>;
 
-/// What becomes of a pool of the new configuration.
+/// What the reload does with a pool of the new configuration.
 enum Step {
-    /// It stays as it is.
+    /// The pool continues unchanged.
     Keep(Pool),
-    /// It adopts other settings.
+    /// The pool adopts other settings.
     Change(Pool, Box<Change>),
-    /// A prepared one begins, perhaps in place of another.
+    /// A prepared pool starts, possibly in place of another pool.
     Begin(Box<Prepared>),
 }
 

@@ -12,7 +12,7 @@ use crate::base::drop_reason::DropCounters;
 pub struct WorkerStats {
     /// Requests or datagrams of clients that were read. In a native pool only valid requests count.
     pub received: Counter,
-    /// Requests whose response was delivered, in a datagram pool before the time-out.
+    /// Requests whose response was delivered, in a datagram pool before the timeout.
     pub answered: Counter,
     /// Requests in the pending queue (gauge).
     pub waiting: Counter,
