@@ -58,7 +58,8 @@ fn check_names_file_line_and_key_of_a_mistake() {
         ("{\n \"pools\": []}", 2, "pools", "the list is empty"),
         ("{\n \"admin\": {\"listen\": \"0.0.0.0:1\"}}", 2, "admin.listen", "set admin.token_file"),
         (
-            "{\"pools\": [\n {\"listen\": \"*:5300\", \"protocol\": \"dns\", \"servers\": [\"192.0.2.1\"]},\n \
+            "{\"pools\": [\n \
+             {\"listen\": \"*:5300\", \"protocol\": \"dns\", \"servers\": [\"192.0.2.1\"]},\n \
              {\"listen\": \"*:5301\", \"protocol\": \"dns\", \"servers\": [\"192.0.2.1\"],\n  \
              \"health\": {\"interval\": \"soon\"}}]}",
             4,
@@ -66,7 +67,8 @@ fn check_names_file_line_and_key_of_a_mistake() {
             "\"soon\" is not a duration",
         ),
         (
-            "{\"pools\": [{\"listen\": \"*:5300\", \"protocol\": \"dns\",\n \"servers\": [\"127.0.0.1:5300\"]}]}",
+            "{\"pools\": [{\"listen\": \"*:5300\", \"protocol\": \"dns\",\n \
+             \"servers\": [\"127.0.0.1:5300\"]}]}",
             2,
             "pools[0].servers[0]",
             "127.0.0.1:5300 is where this pool itself listens; name a server",
@@ -100,8 +102,10 @@ fn check_describes_pools_and_what_their_ports_allow() {
     site.write(
         "pools.json",
         r#"{"pools": [
-            {"listen": "127.0.0.1:5300", "protocol": "dns", "servers": ["192.0.2.1", {"address": "192.0.2.2", "weight": 2}]},
-            {"listen": "127.0.0.1:5400", "protocol": "datagram", "servers": ["192.0.2.1:7"], "hold": "1s"}]}"#,
+            {"listen": "127.0.0.1:5300", "protocol": "dns",
+             "servers": ["192.0.2.1", {"address": "192.0.2.2", "weight": 2}]},
+            {"listen": "127.0.0.1:5400", "protocol": "datagram",
+             "servers": ["192.0.2.1:7"], "hold": "1s"}]}"#,
     );
     let finished = site.start_bare(&["check", "pools.json"]).finish();
     assert_eq!((finished.code, finished.stderr.as_str()), (0, ""));
@@ -110,7 +114,8 @@ fn check_describes_pools_and_what_their_ports_allow() {
         "pool-1: dns on 127.0.0.1:5300",
         "192.0.2.2:53, id 1, weight 2",
         "pool-2: datagram on 127.0.0.1:5400",
-        "256 ports x 1 server = 256 port-and-server pairs; with a quarantine of 1s: about 256 requests per second",
+        "256 ports x 1 server = 256 port-and-server pairs; with a quarantine of 1s: \
+         about 256 requests per second",
     ] {
         assert!(finished.stdout.contains(part), "{part} in {}", finished.stdout);
     }
@@ -125,8 +130,8 @@ fn what_is_native_is_refused_where_there_are_pools_only() {
     for subcommand in ["up", "controller", "server", "client"] {
         let finished = site.start_bare(&[subcommand, "--config", "pools.json"]).finish();
         let expected = format!(
-            "lbd: pools.json: the configuration has datagram pools only; add a native section such as \"load_balancer\": {{}} \
-             to run lbd {subcommand}{}",
+            "lbd: pools.json: the configuration has datagram pools only; \
+             add a native section such as \"load_balancer\": {{}} to run lbd {subcommand}{}",
             if subcommand == "controller" { ", or \"run\" to a pool" } else { "" }
         );
         assert_eq!(one_error(&finished), expected);

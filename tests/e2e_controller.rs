@@ -286,7 +286,8 @@ fn unmodified_server(site: &Site) -> Option<String> {
 /// The site's pool of servers that lbd runs, one to four of them; gives its configuration.
 fn pool_with_run(site: &Site, command: &str, protocol_and_more: Value) -> Value {
     let mut pool = json!({
-        "name": "echo", "listen": format!("127.0.0.1:{}", site.port(0)), "protocol": "datagram", "timeout": "5s",
+        "name": "echo", "listen": format!("127.0.0.1:{}", site.port(0)),
+        "protocol": "datagram", "timeout": "5s",
         "run": {
             "command": command, "port_range_start": site.port(1), "port_range_end": site.port(20), "max": 4,
             "threshold": 3, "grow_after": "1s", "shrink_after": "1s",

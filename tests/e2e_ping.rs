@@ -2,6 +2,8 @@
 
 mod common;
 
+use std::net::SocketAddr;
+
 use common::fake_dns::FakeDns;
 use common::fakes::{Fake, v4};
 use common::{Finished, Site, wait_for};
@@ -67,9 +69,13 @@ fn datagram_pools_are_asked_in_their_protocol() {
     let site = Site::new(json!({}));
     let dns = FakeDns::start(1, v4(site.port(2)));
     let echo = Fake::echo(7, v4(site.port(3)));
+    let pool = |name: &str, port: u16, protocol: &str, server: SocketAddr| {
+        json!({"name": name, "listen": v4(port).to_string(), "protocol": protocol,
+               "servers": [server.to_string()]})
+    };
     let pools = json!([
-        {"name": "names", "listen": v4(site.port(0)).to_string(), "protocol": "dns", "servers": [dns.addr().to_string()]},
-        {"name": "echo", "listen": v4(site.port(1)).to_string(), "protocol": "datagram", "servers": [echo.addr().to_string()]},
+        pool("names", site.port(0), "dns", dns.addr()),
+        pool("echo", site.port(1), "datagram", echo.addr()),
     ]);
     let _balancer = site.pools(pools);
     let run = |args: &[&str]| {

@@ -230,7 +230,8 @@ fn assert_whole(report: &LoadReport) {
 fn several_threads_keep_one_plan_and_give_one_report() {
     let site = Site::new(json!({}));
     let (balancer, _servers) = site.pool(2, &[]);
-    let words = "--rate 1000 --arrivals constant --threads 3 --clients 7 --duration 2s --warmup 0s --timeout 20s --quiet";
+    let words = "--rate 1000 --arrivals constant --threads 3 --clients 7 --duration 2s --warmup 0s \
+                 --timeout 20s --quiet";
     let (report, finished) = measured(&site, words);
     assert_eq!(report.answered, report.sent, "{finished:?}");
     // One plan: exactly what one thread would have planned, regardless of the machine's speed.
@@ -279,7 +280,8 @@ fn the_rcode_of_an_answer_is_how_its_query_ended() {
     });
     site.write("names.txt", "a.example\nb.example\nc.example\nd.example\n");
     let words = format!(
-        "--window 4 --duration 300ms --warmup 0s --timeout 20s --protocol dns --dns-names names.txt --target {}",
+        "--window 4 --duration 300ms --warmup 0s --timeout 20s --protocol dns --dns-names names.txt \
+         --target {}",
         server.addr()
     );
     let (report, finished) = measured(&site, &words);
@@ -355,7 +357,8 @@ fn lost_requests_count_as_the_time_out_in_every_protocol() {
     let server = Fake::silent(v4(site.port(0)));
     for protocol in ["native", "dns", "raw", "raw --payload text:{id}"] {
         let words = format!(
-            "--rate 200 --duration 300ms --warmup 0s --timeout 150ms --clients 200 --quiet --target {} --protocol {protocol}",
+            "--rate 200 --duration 300ms --warmup 0s --timeout 150ms --clients 200 --quiet --target {} \
+             --protocol {protocol}",
             server.addr()
         );
         let (report, finished) = measured(&site, &words);
@@ -392,7 +395,8 @@ fn steps_have_a_report_each_and_a_table() {
     let site = Site::new(json!({}));
     let server = FakeDns::start(1, v4(site.port(0)));
     let words = format!(
-        "--steps 50..250/3 --arrivals constant --duration 400ms --warmup 0s --timeout 20s --protocol dns --target {}",
+        "--steps 50..250/3 --arrivals constant --duration 400ms --warmup 0s --timeout 20s --protocol dns \
+         --target {}",
         server.addr()
     );
     let (report, finished) = measured(&site, &words);
@@ -413,7 +417,8 @@ fn a_ramp_grows_over_the_measurement() {
     let site = Site::new(json!({}));
     let server = FakeDns::start(1, v4(site.port(0)));
     let words = format!(
-        "--ramp 100..500 --arrivals burst:5 --duration 2s --warmup 200ms --timeout 20s --protocol dns --quiet --target {}",
+        "--ramp 100..500 --arrivals burst:5 --duration 2s --warmup 200ms --timeout 20s --protocol dns --quiet \
+         --target {}",
         server.addr()
     );
     let (report, finished) = measured(&site, &words);
@@ -431,7 +436,8 @@ fn seconds_are_written_as_csv_and_as_a_log_that_hdrhistogram_reads() {
     let site = Site::new(json!({}));
     let server = FakeDns::start(1, v4(site.port(0)));
     let words = format!(
-        "--rate 200 --duration 1500ms --warmup 0s --timeout 20s --protocol dns --csv s.csv --hdr s.hlog --target {}",
+        "--rate 200 --duration 1500ms --warmup 0s --timeout 20s --protocol dns --csv s.csv --hdr s.hlog \
+         --target {}",
         server.addr()
     );
     let (report, _) = measured(&site, &words);

@@ -345,7 +345,9 @@ fn figures(text: &str) -> BTreeSet<String> {
 #[test]
 fn dashboard_and_alarms_use_figures_that_a_balancer_shows() {
     let site = Site::new(json!({
-        "pools": [{"listen": "127.0.0.1:1", "protocol": "dns", "servers": ["127.0.0.1:2"], "tcp_connections": 0}],
+        "pools": [
+            {"listen": "127.0.0.1:1", "protocol": "dns", "servers": ["127.0.0.1:2"], "tcp_connections": 0},
+        ],
         "load_balancer": {"workers": 1, "policy": "shortest_delay"},
     }));
     let text = read(site.path().join("config.json"));

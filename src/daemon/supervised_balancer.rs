@@ -128,8 +128,7 @@ impl SupervisedBalancer {
             });
         }
         let exit = self.process.poll_exit()?;
-        // Another balancer may have taken over, regardless of the exit. The exit of an adopted balancer is not
-        // known.
+        // Another balancer may have taken over, regardless of the exit (which is unknown for an adopted one).
         if let Some((process, sockets)) = running(&self.path) {
             (self.process, self.sockets) = (process, sockets);
             return Some(Event::Followed);

@@ -1,5 +1,5 @@
-//! TCP beside a DNS pool. Each connection is spliced to a server that the pool's policy selects. A client that
-//! receives a truncated response repeats its query over TCP (RFC 7766).
+//! TCP beside a DNS pool. Each connection is spliced to a server that the pool's policy selects. A client
+//! that receives a truncated response repeats its query over TCP (RFC 7766).
 
 use std::cell::Cell;
 use std::io;

@@ -97,8 +97,8 @@ impl Stop {
         Ok(())
     }
 
-    /// Also wakes this loop, until the returned value is dropped. If a stop was requested before, the loop is woken
-    /// at once: the request did not reach it, and an idle loop would wait for the next datagram.
+    /// Also wakes this loop, until the returned value is dropped. If a stop was requested before, the loop is
+    /// woken at once: the request did not reach it, and an idle loop would wait for the next datagram.
     #[must_use]
     pub fn wake_also(&self, waker: Waker) -> Woken {
         let number = self.wakers().add(waker.clone());

@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 /// How often a reader of events gets the status.
 const TICK: Duration = Duration::from_millis(50);
 /// What the real interface says of its page.
-const POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; \
-    connect-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'";
+const POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; \
+    img-src data:; connect-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'";
 
 /// What it answers.
 #[derive(Clone, Debug, Default)]

@@ -4,7 +4,7 @@
 //! | file | a change there is about |
 //! |---|---|
 //! | `sockets.rs` | opening sockets, or taking them over |
-//! | `prepared.rs`, `running.rs`, `workers.rs` | what a pool of either kind can do, and how its workers are reached |
+//! | `prepared.rs`, `running.rs`, `workers.rs` | operations of a pool of either kind, and handles to its workers |
 //! | `native.rs`, `datagram.rs` | what differs between the kinds |
 //! | `reload.rs` | another configuration while the process runs |
 //! | `takeover.rs`, `state.rs`, `paused.rs` | continuing from another process, and handing over to one |

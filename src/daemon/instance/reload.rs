@@ -152,7 +152,8 @@ impl Instance {
             if new.is_native() || of.is_native() {
                 let name = pool.name();
                 return Err(fail(format!(
-                    "pool {name} was removed and still finishes requests on {addr}; reload again in a few seconds"
+                    "pool {name} was removed and still finishes requests on {addr}; \
+                     reload again in a few seconds"
                 )));
             }
             inherited.append(pool.sockets_left(new.name())?);

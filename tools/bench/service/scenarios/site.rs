@@ -79,8 +79,8 @@ impl<'a> Site<'a> {
             Speech::Native => merge(
                 &mut config,
                 json!({
-                    "server": {"port_range_start": ports.at(SERVERS_AT), "port_range_end": ports.at(CLIENTS_AT),
-                        "count": SERVERS},
+                    "server": {"port_range_start": ports.at(SERVERS_AT),
+                        "port_range_end": ports.at(CLIENTS_AT), "count": SERVERS},
                     "client": {"port_range_start": ports.at(CLIENTS_AT), "port_range_end": ports.end()},
                     "load_balancer": {"server_side_port": ports.at(NATIVE_BACK),
                         "client_side_port": ports.at(NATIVE_FRONT)},
