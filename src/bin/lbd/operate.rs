@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, bail};
 use lbd::admin::status::{PoolStatus, ServerStatus, Status};
 use lbd::admin::{Client, ClientError, find_token};
+use lbd::base::duration::exact;
 use lbd::config::{Config, Token};
 use lbd::os::terminal::{print, tell};
 use lbd::pool::order::Order;
@@ -121,7 +122,7 @@ fn wait_until_empty(client: &Client, args: &ServerArgs, patience: Duration) -> R
             Err(error) => return Err(error.into()),
         }
         if Instant::now() >= give_up {
-            let (queue, patience) = (told.unwrap_or(0), humantime::format_duration(patience));
+            let (queue, patience) = (told.unwrap_or(0), exact(patience));
             tell(format_args!("server {id} still has {queue} requests after {patience}; draining continues"));
             return Ok(false);
         }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use lbd::admin::status::{PoolStatus, Status};
+use lbd::base::duration::exact;
 use lbd::config::Config;
 use lbd::daemon::client::Summary;
 use lbd::daemon::controller::Supervisor;
@@ -201,7 +202,7 @@ impl System {
                 bail!("cannot start the balancer: it ended ({exit}); see its log");
             }
             if Instant::now() > give_up {
-                bail!("only {up} of {count} servers are up after {START_PATIENCE:?}; see the logs");
+                bail!("only {up} of {count} servers are up after {}; see the logs", exact(START_PATIENCE));
             }
             self.turn(Duration::from_millis(20))?;
         }

@@ -3,6 +3,7 @@
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
+use lbd::base::duration::exact;
 use lbd::load::LiveCounts;
 use lbd::os::terminal::tell;
 
@@ -45,7 +46,7 @@ impl Line {
         let due = at - self.last_at >= LINE_EVERY;
         if self.terminal || due {
             let text = match at.checked_sub(self.warmup) {
-                None => format!("warm-up of {:?}: {} in flight", self.warmup, live.in_flight),
+                None => format!("warm-up of {}: {} in flight", exact(self.warmup), live.in_flight),
                 Some(measured) => {
                     let since_last = (live.sent - self.last.sent, at - self.last_at);
                     line(measured.min(self.duration), self.duration, &live, since_last)
