@@ -28,7 +28,7 @@ use crate::pool::stats::ServerStats;
 use crate::pool::waiting::Limit;
 
 /// Why a server's state changes when an operator orders it.
-const ORDERED: &str = "an operator asked for it";
+const ORDERED: &str = "order of an operator";
 
 /// The shared state of one kind of pool, and what that kind has beside the common part.
 pub trait Pool {

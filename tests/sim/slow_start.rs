@@ -85,6 +85,6 @@ fn gauges_say_since_when_and_how_far_off_the_last_report_was() {
         let age = world.now().as_nanos() - stats.reported.get();
         assert!(age <= 101_000_000, "seed {seed}: an idle server reports ten times a second: {age} ns");
         assert_eq!(stats.estimate_error.get(), 0, "seed {seed}");
-        assert!(world.events.iter().any(|(_, event)| format!("{event:?}").contains("it answers")));
+        assert!(world.events.iter().any(|(_, event)| format!("{event:?}").contains("response received")));
     }
 }

@@ -185,7 +185,7 @@ impl Primary {
         let state = server.health.state();
         let is_doubtful = state.is_doubtful();
         if state == State::Held && !server.health.record().is_held(now) {
-            return self.apply(core, now, slot, health::Event::HoldOver, "it was held for long enough");
+            return self.apply(core, now, slot, health::Event::HoldOver, "hold-down time over");
         }
         if alive_at > server.extra.heard_at {
             server.extra.heard_at = alive_at;
@@ -194,7 +194,7 @@ impl Primary {
                 server.extra.trial_pause = self.settings.interval;
                 server.extra.next_trial = now + server.extra.trial_pause;
             }
-            return self.apply(core, now, slot, health::Event::Alive, "it answers");
+            return self.apply(core, now, slot, health::Event::Alive, "response received");
         }
         let overdue = server.extra.asked.filter(|asked| asked.sent + self.settings.timeout <= now);
         if overdue.is_some() {
@@ -203,10 +203,10 @@ impl Primary {
         let timeout = core.settings.timeout;
         let is_quiet = |for_: Duration| now.since(alive_at) >= for_;
         let reason = match noticed {
-            _ if overdue.is_some_and(|asked| alive_at < asked.sent) => "it does not answer checks",
-            Noticed { lost: 1.., .. } if is_quiet(timeout) => "it does not answer requests",
-            Noticed { silent: true, .. } if !is_doubtful => "it owes answers and is silent",
-            Noticed { refused: true, .. } if state == State::Up => "the network says that it is not there",
+            _ if overdue.is_some_and(|asked| alive_at < asked.sent) => "no response to checks",
+            Noticed { lost: 1.., .. } if is_quiet(timeout) => "no response to requests",
+            Noticed { silent: true, .. } if !is_doubtful => "early silence",
+            Noticed { refused: true, .. } if state == State::Up => "ICMP errors",
             _ => return,
         };
         let event = if is_doubtful { health::Event::ProbeLost } else { health::Event::Silent };
@@ -248,7 +248,7 @@ impl Primary {
                     sensed.next_trial = now + sensed.trial_pause;
                     sensed.trial_pause = (sensed.trial_pause * 2).min(TRIAL_PAUSE_MAX);
                     if self.is_one_way {
-                        self.apply(core, now, slot, health::Event::Alive, "no news is good news");
+                        self.apply(core, now, slot, health::Event::Alive, "no error since the last trial");
                     }
                 }
             }

@@ -129,7 +129,7 @@ impl NativeRole {
     /// A server reports that it is about to stop. All workers send it SYNC draining after their last request,
     /// also if an operator has drained it before.
     pub(super) fn note_stopping(&mut self, now: Instant, slot: Slot) {
-        self.as_primary(|primary| primary.pool.leave(now, slot, "it stops"));
+        self.as_primary(|primary| primary.pool.leave(now, slot, "server stops"));
     }
 
     /// A server has finished its requests and is about to exit.

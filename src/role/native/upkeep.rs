@@ -17,7 +17,7 @@ use crate::pool::select::Slot;
 use crate::wire::{Frame, Header, Kind, RequestOp, ServerState};
 
 /// Why a server's state changes when it proves that it lives.
-pub(super) const ANSWERS: &str = "it answers";
+pub(super) const ANSWERS: &str = "response received";
 /// A server that is down, draining or disabled and silent is forgotten after this time.
 const FORGET_AFTER: Duration = Duration::from_secs(10);
 
@@ -63,9 +63,9 @@ impl NativeRole {
         let (state, epoch) = (server.health.state(), server.extra.epoch);
         if let Some(event) = event {
             let reason = match event {
-                health::Event::ProbeLost => "it does not answer probes",
-                health::Event::HoldOver => "it was held for long enough",
-                _ => "it is silent",
+                health::Event::ProbeLost => "no response to probes",
+                health::Event::HoldOver => "hold-down time over",
+                _ => "silence",
             };
             self.apply(now, slot, event, reason);
         } else if state == State::Joining && self.shared.pool.members.is_confirmed(slot, epoch) {
