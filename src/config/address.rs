@@ -14,7 +14,18 @@ const HOST_LEN_MAX: usize = 253;
 
 /// The addresses that `IP:PORT` or `*:PORT` means; the error says what to write.
 pub fn listen(text: &str) -> Result<Vec<SocketAddr>, String> {
-    let remedy = "write IP:PORT, [IPV6]:PORT or *:PORT";
+    addresses(text, "write IP:PORT, [IPV6]:PORT or *:PORT")
+}
+
+/// The one address that `IP:PORT` means; the error says what to write.
+pub fn one(text: &str) -> Result<SocketAddr, String> {
+    match addresses(text, "write IP:PORT or [IPV6]:PORT")?[..] {
+        [addr] => Ok(addr),
+        _ => Err("is more than one address; write one IP:PORT".to_owned()),
+    }
+}
+
+fn addresses(text: &str, remedy: &str) -> Result<Vec<SocketAddr>, String> {
     let addrs = match text.strip_prefix("*:") {
         Some(port) => {
             let port = port.parse().map_err(|_| format!("is not an address with a port; {remedy}"))?;
@@ -24,7 +35,7 @@ pub fn listen(text: &str) -> Result<Vec<SocketAddr>, String> {
     };
     match addrs[0] {
         addr if addr.port() == 0 => Err("has port 0; write a port from 1 to 65535".to_owned()),
-        addr if is_group(addr.ip()) => Err(format!("is an address of many; {remedy}")),
+        addr if is_group(addr.ip()) => Err(format!("is a multicast or broadcast address; {remedy}")),
         _ => Ok(addrs),
     }
 }

@@ -96,11 +96,15 @@ fn native(pool: &NativePool, clients: Option<&Clients>, plan: &mut Plan) {
         }
     }
     let Some(clients) = clients else { return };
+    let (timeout, deadline, retries) = (exact(clients.timeout), exact(clients.deadline), clients.retries);
+    let retry = format!("retry after {timeout} or more, at most {retries} times, give up after {deadline}");
+    if pool.run.is_none() {
+        return line("clients", retry); // `lbd up`, which runs clients, needs replicas
+    }
     let ports = format!("ports {} to {}", clients.ports.start, clients.ports.end - 1);
     let (count, start_id, rate) = (clients.count, clients.start_id, clients.rate);
     line("clients", format!("{count}, ids from {start_id}, {ports}, {rate} requests/s in total"));
-    let (timeout, deadline, retries) = (exact(clients.timeout), exact(clients.deadline), clients.retries);
-    line("", format!("retry after {timeout} or more, at most {retries} times, give up after {deadline}"));
+    line("", retry);
 }
 
 /// Workers and their I/O.

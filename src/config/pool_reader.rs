@@ -206,11 +206,8 @@ impl Reader<'_> {
         let Some(text) = written else {
             return Err(self.error(key, format!("is missing; write IP:PORT, such as {example}")));
         };
-        let refuse = |problem: &str| self.error(key, format!("\"{}\" {problem}", shortened(text)));
-        match address::listen(text.trim()).map_err(|problem| refuse(&problem))?[..] {
-            [addr] => Ok(addr),
-            _ => Err(refuse("is more than one address; write one IP:PORT")),
-        }
+        address::one(text.trim())
+            .map_err(|problem| self.error(key, format!("\"{}\" {problem}", shortened(text))))
     }
 }
 

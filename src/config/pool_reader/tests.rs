@@ -224,7 +224,10 @@ fn a_mistake_is_refused_with_its_key_and_the_remedy() {
     for (pool, says) in [
         (pool(json!({"listen": null})), "listen: is missing; write the client-side address"),
         (pool(json!({"listen": []})), "listen: is missing; write the client-side address"),
-        (pool(json!({"listen": "here"})), "listen: \"here\" is not an address with a port; write IP:PORT"),
+        (
+            pool(json!({"listen": "here"})),
+            "listen: \"here\" is not an address with a port; write IP:PORT, [IPV6]:PORT or *:PORT",
+        ),
         (pool(json!({"listen": ["*:1", "*:0"]})), "listen[1]: \"*:0\" has port 0; write a port"),
         (pool(json!({"listen": vec!["*:1"; 65]})), "listen: 65 addresses are too many; 64"),
         (pool(json!({"listen": 53})), "listen: must be a string or a list of strings, not 53"),
