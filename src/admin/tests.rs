@@ -244,9 +244,9 @@ fn orders_reach_the_balancer_and_its_refusals_the_operator() {
     fake.take_asked();
     let number = "a weight is a whole number from 1 to 100";
     for (path, body, status, words) in [
-        ("x/drain", "", 400, "\"x\" is no id"),
-        ("-1/drain", "", 400, "is no id"),
-        ("4294967296/drain", "", 400, "is no id"),
+        ("x/drain", "", 400, "\"x\" is not a server id"),
+        ("-1/drain", "", 400, "is not a server id"),
+        ("4294967296/drain", "", 400, "is not a server id"),
         ("%ff/drain", "", 400, ""),
         ("3/stop", "", 404, "use drain, enable, disable or weight"),
         ("3/drain?pool=a&pool=b", "", 400, "pool"),
