@@ -50,7 +50,7 @@ pub fn server(text: &str, dns: bool) -> Result<Target, String> {
             Err("is every address and no server; on this machine write 127.0.0.1 or ::1")
         }
         Target::Addr(addr) if is_group(addr.ip()) => {
-            Err("is an address of many (multicast or broadcast); write that of one server")
+            Err("is a multicast or broadcast address; write the address of one server")
         }
         _ => Ok(()),
     }?;
@@ -190,8 +190,8 @@ mod tests {
             ("*:65536", "*:PORT"),
             ("*:0", "port 0"),
             ("127.0.0.1:0", "port 0"),
-            ("224.0.0.1:53", "address of many"),
-            ("255.255.255.255:53", "address of many"),
+            ("224.0.0.1:53", "a multicast or broadcast address"),
+            ("255.255.255.255:53", "a multicast or broadcast address"),
         ] {
             let problem = listen(text).unwrap_err();
             assert!(problem.contains(says), "{text}: {problem}");
@@ -227,9 +227,9 @@ mod tests {
             ("10.0.0.1:0", "has port 0"),
             ("0.0.0.0:53", "every address and no server"),
             ("[::]:53", "every address and no server"),
-            ("224.0.0.1:53", "an address of many"),
-            ("[ff02::1]:53", "an address of many"),
-            ("255.255.255.255:53", "an address of many"),
+            ("224.0.0.1:53", "a multicast or broadcast address"),
+            ("[ff02::1]:53", "a multicast or broadcast address"),
+            ("255.255.255.255:53", "a multicast or broadcast address"),
             ("300.1.1.1:53", "no address and no host name"),
             ("a..b:53", "no address and no host name"),
             ("a b:53", "no address and no host name"),
