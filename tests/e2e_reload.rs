@@ -142,7 +142,7 @@ fn without_a_file_there_is_nothing_to_reload() {
     let mut balancer =
         site.start_bare(&["balancer", "--listen", &listen, "--protocol", "datagram", "--server", &addr]);
     balancer.wait_for_word("pool pool-1: datagram on ");
-    assert!(reload(&mut balancer).contains("there is no file to read"));
+    assert!(reload(&mut balancer).contains("has no configuration file to reload"));
     assert_eq!(Asker::to(v4(site.port(0))).ask(b"x"), tagged(1, b"x"));
 }
 

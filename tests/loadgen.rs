@@ -417,8 +417,8 @@ fn a_ramp_grows_over_the_measurement() {
     let site = Site::new(json!({}));
     let server = FakeDns::start(1, v4(site.port(0)));
     let words = format!(
-        "--ramp 100..500 --arrivals burst:5 --duration 2s --warmup 200ms --timeout 20s --protocol dns --quiet \
-         --target {}",
+        "--ramp 100..500 --arrivals burst:5 --duration 2s --warmup 200ms --timeout 20s --protocol dns \
+         --quiet --target {}",
         server.addr()
     );
     let (report, finished) = measured(&site, &words);

@@ -54,7 +54,8 @@ fn a_search_finds_what_one_server_can_do() {
     let site = Site::new(json!({}));
     let (_balancer, _servers) = site.pool(1, &["--service", "fixed:4ms"]); // 250 a second and no more
     let words = "--search --slo p99<60ms,loss<1% --from 50 --to 3200 --arrivals constant --repeats 1 \
-                 --precision 25% --duration 600ms --warmup 0s --timeout 20s --json - --report search.html --seed 1";
+                 --precision 25% --duration 600ms --warmup 0s --timeout 20s --json - --report search.html \
+                 --seed 1";
     let finished = loadgen(&site, words);
     let found: Found = serde_json::from_str(&finished.stdout).unwrap_or_else(|e| panic!("{e}: {finished:?}"));
     // At 330/s the last of 0.6 s waits 0.15 s. A machine that is busy with something else finds less, or that
@@ -239,7 +240,8 @@ fn the_page_of_a_run_reads_well_in_a_browser_and_asks_for_nothing() {
         browser.scheme(scheme);
         let look = browser.eval(
             "[['main', 'color'], ['section', 'backgroundColor'], ['.chart .s1 .curve', 'stroke'], \
-              ['.chart text', 'fill']].map(([selector, what]) => getComputedStyle(document.querySelector(selector))[what])",
+              ['.chart text', 'fill']] \
+             .map(([selector, what]) => getComputedStyle(document.querySelector(selector))[what])",
         );
         let (ink, paper) = (brightness(&look[0]), brightness(&look[1]));
         assert!((ink - paper).abs() > 150.0 && (ink < paper) == (scheme == "light"), "{scheme}: {look}");

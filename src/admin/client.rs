@@ -56,7 +56,7 @@ pub enum ClientError {
         why: String,
     },
     /// The answer is not from an admin interface of this program.
-    #[error("{addr} is no balancer of this version: {why}")]
+    #[error("{addr} is not the admin interface of this lbd version: {why}; check the address")]
     NotUnderstood {
         /// The address of the admin interface.
         addr: SocketAddr,

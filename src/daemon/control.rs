@@ -1,5 +1,5 @@
-//! The control thread: slow and rare tasks of datagram pools, on a runtime of its own, away from the data
-//! path.
+//! The control thread: slow and rare tasks of datagram pools, such as name lookups, on a runtime apart from
+//! the data path.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -21,11 +21,11 @@ use crate::role::datagram::Shared;
 pub struct PoolTasks {
     /// The pool.
     pub pool: Arc<Shared>,
-    /// Where the addresses of its host names go.
+    /// The desired servers, to which the looked-up addresses are written.
     pub desired: Arc<DesiredServers>,
     /// The listeners of TCP connections.
     pub listeners: Vec<TcpListener>,
-    /// Concurrent TCP connections, at most.
+    /// Maximum concurrent TCP connections.
     pub connections_max: usize,
     /// Host names to look up repeatedly; `None` if there are none.
     pub names: Option<Resolver>,
@@ -33,7 +33,7 @@ pub struct PoolTasks {
 
 enum Command {
     Begin(PoolTasks),
-    /// Other host names, or none, for the pool of this name.
+    /// Replaces the host names of the pool with this name; `None` removes them.
     Rename(String, Option<Resolver>, Arc<DesiredServers>),
     End(String),
 }

@@ -1,5 +1,5 @@
-//! What a worker of a pool writes to the process's log and to the event log: one place for both kinds of
-//! pools. Every line has the field `pool`.
+//! Writes the events of a pool's worker to the process's log and to the event log, for both kinds of pools.
+//! Every line has the field `pool`.
 
 use std::sync::Arc;
 
@@ -54,7 +54,8 @@ impl PoolLog {
                 note(
                     Kind::Notice,
                     None,
-                    "fail-open mode entered: too many servers are down or held, so all are used".to_owned(),
+                    "fail-open mode entered: too many servers are down or held down, so all are used"
+                        .to_owned(),
                 );
             }
             Event::FailOpen(false) => {

@@ -1,6 +1,6 @@
-//! A balancer as a child process whose sockets its supervisor keeps. When it crashes, the next one has them
-//! at once: what clients and servers send meanwhile waits in their buffers, and no address was ever free for
-//! others.
+//! A balancer as a child process whose sockets its supervisor keeps. After a crash the next balancer gets the
+//! sockets at once. Datagrams that arrive in between stay in the sockets' buffers, and no other process can
+//! bind the addresses.
 
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -58,8 +58,8 @@ pub enum Event {
 }
 
 impl SupervisedBalancer {
-    /// Opens the sockets and starts a balancer with these words over them. `is_read`: whether its standard
-    /// output is a pipe.
+    /// Opens the sockets and starts a balancer over them with this command line. `is_read`: whether its
+    /// standard output is a pipe.
     pub fn start(config: &Config, words: Vec<String>, is_read: bool) -> Result<SupervisedBalancer, Failed> {
         let sockets = hold(config)?;
         let (process, stream) = spawn(&words, &sockets, is_read)?;
@@ -76,7 +76,7 @@ impl SupervisedBalancer {
         })
     }
 
-    /// Looks after a balancer that runs already, and could be asked for its sockets; `None` if there is none.
+    /// Adopts a running balancer, with copies of its sockets; `None` if no balancer runs.
     pub fn adopt(config: &Config, words: Vec<String>) -> Option<SupervisedBalancer> {
         let path = takeover_path(config);
         let (process, sockets) = running(&path)?;
@@ -93,25 +93,26 @@ impl SupervisedBalancer {
         })
     }
 
-    /// The process that runs, or ran last.
+    /// The process of the balancer, or of the last one.
     pub fn process(&mut self) -> &mut Process {
         &mut self.process
     }
 
-    /// Where its dashboard is, with the token that changes need, as soon as it has left that.
+    /// The address of the dashboard with the token that changes need; `None` until the balancer has written
+    /// the token.
     pub fn dashboard(&self, config: &Config) -> Option<String> {
         let addr = self.sockets.labels().find(|label| label.kind == SocketKind::Admin)?.addr;
         let token = find_token(&config.admin, &config.state_dir, addr.port()).ok()?;
         Some(format!("http://{addr}/#token={}", token.as_str()))
     }
 
-    /// When it has to be looked at, if nothing wakes the supervisor before.
+    /// Time of the next restart; `None` if none is due.
     pub fn due(&self) -> Option<Instant> {
         self.restart_at
     }
 
-    /// Looks whether it runs, and starts it again when its time has come. To be called until there is nothing
-    /// more.
+    /// Checks whether the balancer runs, and restarts it when the restart is due. Call it until it returns
+    /// `None`.
     pub fn supervise(&mut self) -> Option<Event> {
         if let Some(at) = self.restart_at {
             if Instant::now() < at {
@@ -137,14 +138,14 @@ impl SupervisedBalancer {
         Some(Event::Ended(exit, self.restart_after(ran)))
     }
 
-    /// It starts again after a pause that goes by how long it ran.
+    /// Plans the restart of a balancer that ran this long. Returns the pause before the restart.
     fn restart_after(&mut self, ran: Duration) -> Duration {
         let pause = self.pause_after(ran);
         self.restart_at = Some(Instant::now() + pause);
         pause
     }
 
-    /// Asks it to end, and waits until it has; as soon as `at_once` says so, it is ended.
+    /// Stops the balancer (SIGTERM) and waits for its end; kills it as soon as `at_once` is true.
     pub fn end(&mut self, at_once: impl Fn() -> bool) {
         self.process.terminate();
         while self.process.poll_exit().is_none() {
@@ -165,10 +166,10 @@ impl SupervisedBalancer {
     }
 }
 
-/// The balancer that answers at this path, and its sockets.
+/// The balancer that listens at this path, and copies of its sockets.
 fn running(path: &std::path::Path) -> Option<(Process, SocketSet)> {
     let mut wish = Requester::connect(path, Purpose::Copy, PATIENCE).ok()?;
-    // While it talks to us its number is its own.
+    // While the conversation is open, the process id cannot be reused.
     let process = Process::follow(wish.pid())?;
     Some((process, wish.sockets(PATIENCE).ok()?))
 }
@@ -180,8 +181,8 @@ fn spawn(words: &[String], sockets: &SocketSet, is_read: bool) -> Result<(Proces
     command.stdout(if is_read { Stdio::piped() } else { Stdio::null() });
     let process = Process::start(&mut command)
         .map_err(|error| Failed::new(format!("cannot start {}: {error}", words[0])))?;
-    // One that has ended already (its configuration may be wrong) hears nothing; that it has ended is seen as
-    // ever.
+    // An error means that the balancer has ended already, perhaps because its configuration is wrong. The
+    // next check finds this exit.
     let _ = Holder::push(ours.try_clone()?, &sockets.borrowed(), PATIENCE);
     Ok((process, ours))
 }
@@ -190,7 +191,7 @@ fn spawn(words: &[String], sockets: &SocketSet, is_read: bool) -> Result<(Proces
 mod tests {
     use super::*;
 
-    /// One that has just been started, with a program that ends at once.
+    /// A balancer that was just started, with a program that ends at once.
     fn kept(program: &str) -> SupervisedBalancer {
         let mut command = Command::new("true");
         SupervisedBalancer {
@@ -206,7 +207,7 @@ mod tests {
         }
     }
 
-    /// What happens next.
+    /// The next event.
     fn next(kept: &mut SupervisedBalancer) -> Event {
         let give_up = Instant::now() + Duration::from_secs(30);
         loop {

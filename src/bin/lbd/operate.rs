@@ -143,8 +143,9 @@ fn progress(text: std::fmt::Arguments<'_>) {
 
 impl Reach {
     fn config(&self) -> Result<Config> {
-        Config::load_or_default(self.config.as_deref())
-            .context("the configuration says where the balancer is; --admin ADDR does without")
+        Config::load_or_default(self.config.as_deref()).context(
+            "cannot read the admin address from the configuration; fix the file, or use --admin ADDR",
+        )
     }
 
     /// The address of the balancer's admin interface.
@@ -154,7 +155,9 @@ impl Reach {
         }
         match self.config()?.admin.reach() {
             Some(addr) => Ok(addr),
-            None => bail!("admin.listen is off in this configuration, so its balancer cannot be asked"),
+            None => {
+                bail!("admin.listen is off in this configuration; set an address and restart the balancer")
+            }
         }
     }
 

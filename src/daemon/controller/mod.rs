@@ -119,7 +119,7 @@ impl<I: DatagramIo> Supervisor<I> {
         self.ledger.clear();
     }
 
-    /// What happened since the last call, in words, oldest first.
+    /// Events since the last call, as text, oldest first.
     pub fn take_events(&mut self) -> Vec<String> {
         std::mem::take(&mut self.events)
     }

@@ -48,7 +48,7 @@ pub struct Runner {
     command: ServerCommand,
     servers: BTreeMap<u32, Process>,
     events: Vec<String>,
-    /// Why the last start failed, in words: the same reason is not reported again.
+    /// The error of the last start, as text: the same error is not reported again.
     last_failure: String,
 }
 
@@ -130,7 +130,7 @@ impl Runner {
         self.servers.values_mut().for_each(Process::kill);
     }
 
-    /// What happened since the last call, in words, oldest first.
+    /// Events since the last call, as text, oldest first.
     pub fn take_events(&mut self) -> Vec<String> {
         std::mem::take(&mut self.events)
     }

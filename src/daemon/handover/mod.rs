@@ -1,7 +1,7 @@
 //! Handover of sockets from one process to another over a Unix stream socket.
 //!
 //! ```text
-//!   Requester: wants the sockets            Holder: has the sockets, and serves
+//!   Requester: requests the sockets         Holder: has the sockets, and serves
 //!        Hello(purpose)       ───────────────>
 //!                             <───────────────  Sockets[labels], then the descriptors
 //!        (a copy ends here; a takeover continues)

@@ -1,4 +1,4 @@
-//! The side of the process that wants the sockets.
+//! The side of the process that requests the sockets.
 
 use std::io;
 use std::os::fd::OwnedFd;

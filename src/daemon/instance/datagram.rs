@@ -67,12 +67,12 @@ impl PreparedDatagram {
         Ok(PreparedDatagram { of, plan, shared, desired, workers, tasks, listeners: duplicates })
     }
 
-    /// Its name.
+    /// The pool's name.
     pub fn name(&self) -> &str {
         &self.of.settings.name
     }
 
-    /// Continues with what the pool of this name knew before.
+    /// Continues with the state of the pool before.
     pub fn restore(&mut self, state: DatagramState, now: Instant) -> Result<(), Failed> {
         self.desired.set_run(state.run);
         self.workers[0].role.take_servers(now);
@@ -80,7 +80,7 @@ impl PreparedDatagram {
         DatagramRole::import(&mut roles, now, &state.parts).map_err(Failed::new)
     }
 
-    /// Starts the loops of its workers, and its tasks on the control thread.
+    /// Starts the workers' loops, and the pool's tasks on the control thread.
     pub fn start(self, process: &Process) -> Result<RunningDatagram, Failed> {
         let PreparedDatagram { of, plan, shared, desired, workers, tasks, listeners } = self;
         process.control.begin(tasks)?;
@@ -93,13 +93,13 @@ impl PreparedDatagram {
 /// A datagram pool whose workers run.
 pub struct RunningDatagram {
     of: Mutex<Arc<config::Pool>>,
-    /// Which sockets it has.
+    /// The sockets of the pool.
     plan: datagram::Plan,
-    /// What its workers share.
+    /// State that all workers share.
     shared: Arc<Shared>,
     desired: Arc<DesiredServers>,
     workers: Workers<DatagramRole>,
-    /// Duplicates of those that the control thread has, for a successor.
+    /// Duplicates of the control thread's TCP listeners, for a successor.
     listeners: Mutex<Vec<TcpListener>>,
 }
 
@@ -191,7 +191,7 @@ impl Running for RunningDatagram {
         self.fronts(name, Ended::LeftOut)
     }
 
-    /// Leaves what clients send in the sockets' buffers. Requests in flight are finished here.
+    /// Leaves datagrams of clients in the sockets' buffers. This process finishes the requests in flight.
     fn pause(&self, _: &mut PausedWorkers, _: Clock) -> Result<PoolState, Failed> {
         let mut state = DatagramState { run: self.desired.run(), ..DatagramState::default() };
         for worker in self.workers.iter() {

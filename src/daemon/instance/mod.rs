@@ -4,12 +4,12 @@
 //! | file | a change there is about |
 //! |---|---|
 //! | `sockets.rs` | opening sockets, or taking them over |
-//! | `prepared.rs`, `running.rs`, `workers.rs` | operations of a pool of either kind, and handles to its workers |
-//! | `native.rs`, `datagram.rs` | what differs between the kinds |
-//! | `reload.rs` | another configuration while the process runs |
-//! | `takeover.rs`, `state.rs`, `paused.rs` | continuing from another process, and handing over to one |
-//! | `operate.rs` | what the admin interface reads and orders |
-//! | `service.rs` | what a service manager is notified of |
+//! | `prepared.rs`, `running.rs`, `workers.rs` | operations of a pool of either kind, its workers |
+//! | `native.rs`, `datagram.rs` | differences between the kinds |
+//! | `reload.rs` | a new configuration while the process runs |
+//! | `takeover.rs`, `state.rs`, `paused.rs` | taking over from a process, and handing over to a successor |
+//! | `operate.rs` | status and orders of the admin interface |
+//! | `service.rs` | notifications to the service manager |
 
 mod datagram;
 mod native;
@@ -44,7 +44,7 @@ use sockets::Opened;
 pub use sockets::hold;
 pub use takeover::{Takeover, path as takeover_path};
 
-/// Why something could not be started or changed, in words.
+/// The error of a start or a change, as text.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Failed(String);
@@ -82,7 +82,7 @@ impl From<super::inbox::Gone> for Failed {
     }
 }
 
-/// What all parts of the process share.
+/// State that all parts of the process share.
 pub struct Process {
     clock: Clock,
     stop: Stop,
@@ -91,12 +91,12 @@ pub struct Process {
     events: Arc<EventLog>,
 }
 
-/// The pools that run, and the configuration that they were made from.
+/// The running pools, and their configuration.
 struct Current {
     config: Arc<Config>,
-    /// In the order of the configuration.
+    /// The pools, in the order of the configuration.
     pools: Vec<Arc<dyn Running>>,
-    /// How often a reload has added, removed or recreated pools.
+    /// Number of reloads that added, removed or recreated pools.
     generation: u64,
     /// Pools that a reload has removed or recreated: they read no clients, and finish the requests in flight.
     retiring: Vec<Arc<dyn Running>>,
@@ -106,7 +106,7 @@ struct Current {
 pub struct Instance {
     process: Process,
     current: Mutex<Current>,
-    /// One reload at a time.
+    /// Held during a reload, so that reloads follow each other.
     reloading: Mutex<()>,
     board: Board,
     admin: Mutex<Option<Admin>>,
@@ -138,7 +138,7 @@ impl Snapshots {
 /// The admin interface while it runs.
 struct Admin {
     server: admin::Server,
-    /// For a successor.
+    /// The listener, of which a successor gets a duplicate.
     listener: TcpListener,
     token: Token,
 }
@@ -167,8 +167,8 @@ impl Ready {
         Ok(Ready { config, opened, clock })
     }
 
-    /// Prepares and starts everything; with a takeover, in place of the running balancer, which keeps serving
-    /// if anything fails. Ends when `stop` is asked.
+    /// Prepares and starts everything. With a takeover it replaces the running balancer, which keeps serving
+    /// if anything fails. `stop` ends the balancer.
     pub fn start(self, stop: Stop, takeover: Option<Takeover>) -> Result<Arc<Instance>, Failed> {
         let Ready { config, mut opened, clock } = self;
         // Steps that may fail come before the running balancer pauses.
@@ -224,7 +224,7 @@ impl Current {
 }
 
 impl Instance {
-    /// The status at this moment; that of the board is up to [`Board::TICK`] old.
+    /// The status at this moment. The board's status is up to [`Board::TICK`] old.
     fn present(&self) -> Status {
         self.current().sampler(self.process.clock, 1).sample()
     }
@@ -258,7 +258,7 @@ impl Instance {
         Ok(())
     }
 
-    /// The address of the dashboard, with the token that changes need.
+    /// The address of the dashboard with the token that changes need.
     pub fn dashboard(&self) -> Option<String> {
         let admin = self.admin.lock().expect("no panic while it is held");
         let admin = admin.as_ref()?;
@@ -277,12 +277,12 @@ impl Instance {
         result
     }
 
-    /// Whether it was asked to end.
+    /// Whether a stop was requested.
     fn is_ending(&self) -> bool {
         self.process.stop.is_asked()
     }
 
-    /// Has the snapshots show the pools that run now.
+    /// Makes the snapshots show the pools that run now.
     fn follow(&self) {
         let sampler = self.current().sampler(self.process.clock, Board::SPAN);
         self.board.follow(sampler);

@@ -25,13 +25,13 @@ use crate::pool::part::Part;
 use crate::pool::stats::NativeStats;
 use crate::role::native::{NativeRole, Settings};
 
-/// How long a process that took over the sockets leaves requests in their buffers while no server has
-/// registered.
+/// Maximum time for which a process that took over the sockets leaves requests in their buffers until a
+/// server has registered.
 const WAIT_FOR_SERVERS: Duration = Duration::from_millis(300);
 
-/// How long a paused worker waits for a verdict: longer than the whole conversation with a successor may
-/// take, so that no worker reads again while a successor begins. The thread that pauses the workers always
-/// gives a verdict before.
+/// Maximum time for which a paused worker waits for a verdict. It is longer than a whole conversation with a
+/// successor, so that no worker reads again while a successor starts. The thread that pauses the workers
+/// always gives a verdict before.
 const PAUSED_MAX: Duration = Duration::from_secs(60);
 
 /// The settings of a native pool's role, without the addresses of its sockets.
@@ -55,7 +55,7 @@ fn settings(pool: &NativePool) -> Settings {
     }
 }
 
-/// The key of what differs and cannot change in a running pool, as the configuration of that pool has it.
+/// The key of the first difference that a running pool cannot adopt, in the form of the pool's configuration.
 fn fixed_difference(old: &NativePool, new: &NativePool) -> Option<String> {
     let of_role = settings(old).fixed_difference(&settings(new)).unwrap_or_default();
     let of_role = of_role.strip_prefix("load_balancer.").unwrap_or(of_role);
@@ -63,7 +63,7 @@ fn fixed_difference(old: &NativePool, new: &NativePool) -> Option<String> {
         ("listen", old.client_side != new.client_side),
         ("server_side", old.server_side != new.server_side),
         (of_role, !of_role.is_empty()),
-        // Its default follows from the frame size, which is named first.
+        // The default follows from the frame size, so a changed frame size is named first.
         ("frames_per_datagram", old.frames_per_datagram != new.frames_per_datagram),
         ("pin", old.pin != new.pin),
         ("io", old.io != new.io),
@@ -92,16 +92,16 @@ fn are_same(one: &Settings, other: &Settings) -> bool {
 pub struct PreparedNative {
     of: NativePool,
     settings: Settings,
-    /// Those that continue from a state; `None` without one.
+    /// The workers that continue from a state; `None` without a state.
     roles: Option<Vec<NativeRole>>,
     ios: Vec<BackEnd>,
     cpus: Vec<Option<usize>>,
-    /// Whether requests may be in the sockets already, and no server is known.
+    /// Whether the sockets may hold requests already while no server is known.
     waits: bool,
 }
 
 impl PreparedNative {
-    /// Prepares the workers over these sockets: client side and server side of each.
+    /// Prepares the workers over these sockets: a client-side and a server-side socket for each worker.
     pub fn new(open: OpenNative, process: &Process) -> Result<PreparedNative, Failed> {
         let OpenNative { of, workers: sockets, are_inherited } = open;
         let mut settings = settings(&of);
@@ -125,12 +125,12 @@ impl PreparedNative {
         })
     }
 
-    /// Its name.
+    /// The pool's name.
     pub fn name(&self) -> &str {
         &self.of.name
     }
 
-    /// Continues exactly where the workers of another process have stopped.
+    /// Continues with the exact state at which the workers of another process stopped.
     pub fn restore(&mut self, state: NativeState, now: Instant) -> Result<(), Failed> {
         let roles = NativeRole::workers_from(self.settings.clone(), state, now);
         self.roles = Some(roles.map_err(Failed::new)?);
@@ -138,10 +138,11 @@ impl PreparedNative {
         Ok(())
     }
 
-    /// Starts the loops of its workers.
+    /// Starts the workers' loops.
     pub fn start(self, process: &Process) -> Result<RunningNative, Failed> {
         let PreparedNative { of, settings, roles, ios, cpus, waits } = self;
-        // Their time begins now: the preparation of other pools is no stall of the event loop.
+        // The roles' time starts now, so the preparation of other pools does not count as an event-loop
+        // stall.
         let roles = roles.unwrap_or_else(|| NativeRole::workers(settings, process.clock.now()));
         let stats = roles.iter().map(|role| Arc::clone(role.stats())).collect();
         let mut workers = vec![];

@@ -2,12 +2,12 @@
 
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
-/// What a paused worker does next.
+/// The next step of a paused worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// All workers of its pool are paused: it exports its state.
+    /// Export the state: all workers of the pool are paused.
     Export,
-    /// A successor has taken over: it ends.
+    /// End: a successor has taken over.
     End,
 }
 
@@ -16,7 +16,7 @@ pub enum Verdict {
 pub struct PausedWorkers(Vec<SyncSender<Verdict>>);
 
 impl PausedWorkers {
-    /// Adds a worker; it waits for its verdicts on the receiver.
+    /// Adds a worker, which waits for its verdicts on the receiver.
     pub fn add(&mut self) -> Receiver<Verdict> {
         let (verdict, wait) = sync_channel(2); // each verdict once
         self.0.push(verdict);
@@ -28,7 +28,7 @@ impl PausedWorkers {
         self.0.append(&mut other.0);
     }
 
-    /// Has every worker export its state.
+    /// Makes every worker export its state.
     pub fn export(&self) {
         self.send(Verdict::Export);
     }

@@ -27,7 +27,7 @@ impl Prepared {
         })
     }
 
-    /// Its name.
+    /// The pool's name.
     pub fn name(&self) -> &str {
         match self {
             Prepared::Native(pool) => pool.name(),
@@ -35,8 +35,8 @@ impl Prepared {
         }
     }
 
-    /// Continues from the state of the pool of this name in another process, or before a reload. The state of
-    /// a pool of the other kind is of no use.
+    /// Continues from the state of the pool with this name in another process, or before a reload. Ignores
+    /// the state of a pool of the other kind.
     pub fn restore(&mut self, state: PoolState, now: Instant) -> Result<(), Failed> {
         match (self, state) {
             (Prepared::Native(pool), PoolState::Native(state)) => pool.restore(state, now),
@@ -45,7 +45,7 @@ impl Prepared {
         }
     }
 
-    /// Starts its workers.
+    /// Starts the pool's workers.
     pub fn start(self, process: &Process) -> Result<Arc<dyn Running>, Failed> {
         Ok(match self {
             Prepared::Native(pool) => Arc::<RunningNative>::new(pool.start(process)?),

@@ -1,11 +1,12 @@
-//! Another configuration while the balancer runs: it is read, checked, and its new pools are prepared; only
-//! then it replaces the old one. A configuration that cannot be applied changes nothing.
+//! Reloads the configuration of a running balancer. The file is read and checked, and new pools are prepared;
+//! only then the new configuration replaces the old one. A configuration that cannot be applied changes
+//! nothing.
 //!
-//! A pool of the same name adopts new settings where it can. A datagram pool is recreated for the others: the
-//! new one reads duplicates of the client-side sockets, and the old one finishes its requests in flight. A
-//! native pool is not recreated: its server side has one reader, which knows the cookies and windows of all
-//! requests in flight. So a change of its fixed settings is refused with the key's name; `lbd balancer
-//! --takeover` applies those that a successor may change.
+//! A pool of the same name adopts new settings where it can. For all other settings a datagram pool is
+//! recreated: the new pool reads duplicates of the client-side sockets, and the old pool finishes its
+//! requests in flight. A native pool is not recreated: its server side has one reader, which knows the
+//! cookies and windows of all requests in flight. So a change of its fixed settings is refused with the key's
+//! name. `lbd balancer --takeover` applies the settings that a successor may change.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -46,8 +47,8 @@ impl Step {
 }
 
 impl Instance {
-    /// Reads the configuration again, from its file, and applies it. Returns what has changed, in words. A
-    /// configuration that is invalid, or that cannot be applied to a running process, changes nothing.
+    /// Reads the configuration file again and applies it. Returns the changes as text. A configuration that
+    /// is invalid, or that cannot be applied to a running process, changes nothing.
     pub fn reload(&self) -> Result<String, Refusal> {
         let _one_at_a_time = self.reloading.lock().expect("no panic while it is held");
         notify::reloading();
@@ -75,8 +76,7 @@ impl Instance {
             (Arc::clone(&current.config), current.pools.clone(), current.retiring.clone())
         };
         let Some(source) = &old.source else {
-            let why =
-                "there is no file to read: this balancer was started with arguments, or with the defaults";
+            let why = "this balancer has no configuration file to reload; restart it with other arguments";
             return Err(Refusal::Failed(why.to_owned()));
         };
         let new = Config::load(source).map_err(|error| Refusal::Invalid(error.to_string()))?;
@@ -161,11 +161,11 @@ impl Instance {
         Prepared::new(Open::new(new, &mut inherited)?, &self.process)
     }
 
-    /// Replaces the pools. Returns what has changed, in words.
+    /// Replaces the pools. Returns the changes as text.
     fn apply(&self, old: &[Pool], steps: Vec<Step>) -> Result<Vec<String>, Failed> {
         let mut changes = vec![];
-        // A pool stops reading clients before its successor begins. Datagrams that arrive in between wait in
-        // the sockets.
+        // A pool stops reading clients before its successor starts. Datagrams that arrive in between stay in
+        // the sockets' buffers.
         let mut states = BTreeMap::new();
         for pool in old.iter().filter(|pool| !steps.iter().any(|step| step.keeps(pool))) {
             let name = pool.name();
@@ -217,7 +217,7 @@ fn shared_address(one: &config::Pool, other: &config::Pool) -> Option<SocketAddr
     addresses(one).into_iter().find(|addr| others.contains(addr))
 }
 
-/// The key outside of pools that differs and cannot change in a running process.
+/// The first key outside of the pools that differs and cannot change in a running process.
 fn fixed_difference(old: &Config, new: &Config) -> Option<&'static str> {
     let differ = [
         ("admin.listen", old.admin.listen != new.admin.listen),

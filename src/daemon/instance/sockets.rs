@@ -1,5 +1,4 @@
-//! The sockets of everything that runs in a balancer process: opened, or taken over from another process or
-//! pool.
+//! All sockets of a balancer process: opened, or taken over from another process or pool.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
@@ -13,51 +12,51 @@ use crate::io::socket::{SocketOptions, bind};
 use crate::os::limits;
 use crate::role::datagram::WorkerSockets;
 
-/// Descriptors beside those of datagram pools: logs, epoll, timers, native pools, the admin interface.
+/// File descriptors besides those of datagram pools: logs, epoll, timers, native pools, the admin interface.
 const OTHER_FILES: usize = 256;
 
-/// Sockets of everything that will run.
+/// All sockets of a balancer that will start.
 pub struct Opened {
-    /// Those of the pools, in their order.
+    /// The sockets of each pool, in the pools' order.
     pub pools: Vec<Open>,
-    /// The listener of the admin interface, if it has one.
+    /// The listener of the admin interface; `None` if it is off.
     pub admin: Option<TcpListener>,
 }
 
-/// The sockets of a pool, and what it is made from.
+/// The sockets of a pool, with its configuration.
 pub enum Open {
-    /// Of a native pool.
+    /// A native pool.
     Native(Box<OpenNative>),
-    /// Of a datagram pool.
+    /// A datagram pool.
     Datagram(Box<OpenDatagram>),
 }
 
 /// The sockets of a native pool.
 pub struct OpenNative {
-    /// What it is made from.
+    /// The pool's configuration.
     pub of: NativePool,
-    /// Client side and server side of each worker.
+    /// The client-side and the server-side socket of each worker.
     pub workers: Vec<[UdpSocket; 2]>,
-    /// Whether they were taken over, so that they may hold requests already.
+    /// Whether the sockets were taken over, so that they may hold requests already.
     pub are_inherited: bool,
 }
 
 /// The sockets of a datagram pool.
 pub struct OpenDatagram {
-    /// What it is made from.
+    /// The pool's configuration.
     pub of: DatagramPool,
-    /// Which sockets it needs.
+    /// The sockets that the pool needs.
     pub plan: datagram::Plan,
-    /// The addresses of its servers.
+    /// The addresses of the pool's servers.
     pub names: Resolver,
-    /// Those of each worker.
+    /// The sockets of each worker.
     pub workers: Vec<(Vec<UdpSocket>, WorkerSockets)>,
     /// The listeners of TCP connections.
     pub listeners: Vec<TcpListener>,
 }
 
 impl Opened {
-    /// Opens the sockets that this configuration needs; those that are in `inherited` are taken from there.
+    /// Opens the sockets that this configuration needs. Sockets that are in `inherited` are taken from there.
     pub fn all(config: &Config, inherited: &mut SocketSet) -> Result<Opened, Failed> {
         allow_files(&config.pools)?;
         let pools = config.pools.iter().map(|pool| Open::new(pool, inherited)).collect::<Result<_, _>>()?;
@@ -65,8 +64,8 @@ impl Opened {
     }
 }
 
-/// The sockets by whose addresses a balancer of this configuration is known: those that a supervisor keeps,
-/// so that they outlive the balancer. Sockets towards servers of datagram pools are not among them.
+/// The sockets that a supervisor keeps, so that they outlive the balancer: those whose addresses clients and
+/// servers know. Sockets towards servers of datagram pools are not included.
 pub fn hold(config: &Config) -> Result<SocketSet, Failed> {
     let mut none = SocketSet::default();
     let mut all = SocketSet::default();
@@ -105,7 +104,7 @@ fn hold_pool(pool: &config::Pool) -> Result<SocketSet, Failed> {
 
 /// Raises the limit of descriptors to what these pools need.
 pub fn allow_files(pools: &[config::Pool]) -> Result<(), Failed> {
-    // Both families, as names may lead to either.
+    // Both address families, since a host name may lead to either.
     let of_pool = |pool: &DatagramPool| {
         let fronts = pool.listen.len() * pool.settings.workers;
         fronts + 2 * (pool.ports.max(pool.settings.workers) + 1) + 2 * pool.tcp_connections
@@ -119,7 +118,7 @@ pub fn allow_files(pools: &[config::Pool]) -> Result<(), Failed> {
 }
 
 impl Open {
-    /// Opens the sockets of a pool; those that are in `inherited` are taken from there.
+    /// Opens the sockets of a pool. Sockets that are in `inherited` are taken from there.
     pub fn new(pool: &config::Pool, inherited: &mut SocketSet) -> Result<Open, Failed> {
         let open = match pool {
             config::Pool::Native(pool) => {
@@ -159,15 +158,15 @@ fn listeners(pool: &DatagramPool, inherited: &mut SocketSet) -> io::Result<Vec<T
     listeners.collect()
 }
 
-/// Client-side and server-side socket of each worker. The primary has the server side's port, the others have
-/// any port; all share the client side's.
+/// The client-side and the server-side socket of each worker. All workers share the client-side port. The
+/// primary has the configured server-side port, the other workers have any free port.
 fn native(pool: &NativePool, inherited: &mut SocketSet) -> io::Result<Vec<[UdpSocket; 2]>> {
     let options = SocketOptions::default();
     let any_port = SocketAddr::new(pool.server_side.ip(), 0);
     let has_front = inherited.has(&pool.name, Kind::Front, 0, pool.client_side);
     let shared = SocketOptions { reuse_port: pool.workers > 1, ..options };
     if shared.reuse_port && !has_front {
-        // Any process of the same user can share a shared port: another balancer there would take half of the
+        // Any process of the same user can join a shared port: a second balancer would take half of the
         // requests. So the port must be free before it is shared.
         drop(bind(pool.client_side, &options)?);
     }
@@ -186,8 +185,8 @@ fn native(pool: &NativePool, inherited: &mut SocketSet) -> io::Result<Vec<[UdpSo
         .collect()
 }
 
-/// The listener of the admin interface. If the configuration does not name its address, a port in use is no
-/// reason not to start.
+/// The listener of the admin interface. If the configuration does not set its address, the balancer starts
+/// even if the default port is in use.
 fn admin(admin: &config::Admin, inherited: &mut SocketSet) -> io::Result<Option<TcpListener>> {
     let Some(addr) = admin.listen else { return Ok(None) };
     if let Some(listener) = inherited.take("", Kind::Admin, 0, addr) {
@@ -200,7 +199,7 @@ fn admin(admin: &config::Admin, inherited: &mut SocketSet) -> io::Result<Option<
     }
 }
 
-/// Looks up the servers' names, and returns which sockets they need.
+/// Looks up the servers' names, and returns the sockets that the pool needs.
 fn plan(pool: &DatagramPool) -> Result<(Resolver, datagram::Plan), Failed> {
     let mut names = Resolver::new(pool);
     names.look_up().map_err(Failed::new)?;
@@ -211,12 +210,12 @@ fn plan(pool: &DatagramPool) -> Result<(Resolver, datagram::Plan), Failed> {
     Ok((names, plan_for(pool, &addrs)))
 }
 
-/// Which sockets a pool needs whose servers are at these addresses today.
+/// The sockets that a pool needs while its servers have these addresses.
 pub fn plan_for(pool: &DatagramPool, addrs: &[SocketAddr]) -> datagram::Plan {
-    // Servers that a controller runs come and go, at one address.
+    // Servers that a controller runs all have one address.
     let run = pool.run.as_ref().map(|run| SocketAddr::new(run.address, run.run.ports.start));
     let addrs = &addrs.iter().copied().chain(run).collect::<Vec<_>>()[..];
-    // Names may lead to either family tomorrow.
+    // A later lookup of a host name may lead to either address family.
     let has_names = pool.servers.iter().any(|server| matches!(server.target, Target::Name { .. }));
     let of_controller = pool.run.as_ref().map(|run| SocketAddr::new(run.address, 0));
     let addrs = &addrs.iter().copied().chain(of_controller).collect::<Vec<_>>()[..];
@@ -235,8 +234,8 @@ pub fn plan_for(pool: &DatagramPool, addrs: &[SocketAddr]) -> datagram::Plan {
     }
 }
 
-/// Where ports towards servers are bound: to the loopback, if all servers of the family are there and stay
-/// there.
+/// The local address of ports towards servers: the loopback, if all servers of the family are on the loopback
+/// permanently.
 fn port_ip(pool: &DatagramPool, servers: &[SocketAddr], loopback: IpAddr) -> IpAddr {
     let may_change = pool.servers.iter().any(|server| matches!(server.target, Target::Name { .. }));
     let mut family = servers.iter().filter(|addr| addr.is_ipv4() == loopback.is_ipv4());

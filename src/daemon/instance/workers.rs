@@ -15,8 +15,8 @@ use crate::io::socket::receive_buffer;
 use crate::io::{BackEnd, IoChoice, IoOptions};
 use crate::os::affinity;
 
-/// Opens the back end of one worker. `listening`: how many of its sockets, the first ones, others know by
-/// their addresses.
+/// Opens the back end of one worker. `listening`: number of its sockets whose addresses clients or servers
+/// know; these are the first ones.
 pub fn back_end(
     (pool, number): (&str, usize),
     (choice, options): (IoChoice, &IoOptions),
@@ -44,21 +44,21 @@ pub fn cpus(pin: bool) -> io::Result<impl Fn(usize) -> Option<usize>> {
 /// Whether a worker that has ended is an error.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Ended {
-    /// It is.
+    /// The exit of a worker is an error.
     Fails,
-    /// It is left out.
+    /// Workers that have ended are skipped.
     LeftOut,
 }
 
 /// The workers of one pool.
 pub struct Workers<R> {
     pool: String,
-    /// The primary first.
+    /// The workers, the primary first.
     handles: Vec<WorkerHandle<Worker<R, BackEnd>>>,
 }
 
 impl<R: Balancing + Send + 'static> Workers<R> {
-    /// Starts their loops, each on a thread that is named for the pool.
+    /// Starts the workers' loops, each on a thread that is named after the pool.
     pub fn start(pool: &str, workers: Vec<Worker<R, BackEnd>>, process: &Process) -> io::Result<Workers<R>> {
         let mut handles = vec![];
         for (number, worker) in workers.into_iter().enumerate() {
@@ -85,7 +85,7 @@ impl<R: Balancing + Send + 'static> Workers<R> {
         self.handles.iter()
     }
 
-    /// Has the primary do this between two turns, and waits for the answer.
+    /// Executes a task in the primary between two turns, and waits for the result.
     pub fn ask_primary<T: Send + 'static>(
         &self,
         act: impl FnOnce(&mut R, Instant) -> T + Send + 'static,
@@ -110,7 +110,7 @@ impl<R: Balancing + Send + 'static> Workers<R> {
 
     /// Stops reading clients; each worker ends when its requests in flight are finished.
     pub fn retire(&self) -> io::Result<()> {
-        // One that has ended reads nothing.
+        // A worker that has ended reads nothing.
         let retired =
             self.handles.iter().filter_map(|worker| worker.call(|worker, now| worker.retire(now)).ok());
         retired.collect()
