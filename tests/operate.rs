@@ -6,8 +6,8 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex};
 
 use common::{Finished, Running, Site, wait_for};
-use lbd::admin::status::{EventLog, Kind, PoolStatus, ServerStatus, Status};
-use lbd::admin::{Control, Refusal, Server, serve, token_for};
+use lbd::admin::status::{EventKind, EventLog, PoolStatus, ServerStatus, Status};
+use lbd::admin::{AdminServer, Control, Refusal, serve, token_for};
 use lbd::config::{Admin, Token};
 use lbd::pool::desired::DesiredServer;
 use lbd::pool::order::Order;
@@ -76,7 +76,7 @@ struct Bench {
     site: Site,
     fake: Arc<Fake>,
     addr: SocketAddr,
-    server: Option<Server>,
+    server: Option<AdminServer>,
 }
 
 impl Bench {
@@ -102,7 +102,7 @@ impl Bench {
             orders: Mutex::default(),
             enabled_after: Mutex::new(None),
         });
-        fake.events.note(Kind::Notice, "", None, "started");
+        fake.events.note(EventKind::Notice, "", None, "started");
         let site = Site::new(json!({}));
         let file = site.write("token", TOKEN);
         std::fs::set_permissions(file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();

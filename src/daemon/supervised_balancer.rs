@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use super::instance::{Failed, hold, takeover_path};
 use crate::admin::find_token;
 use crate::config::Config;
-use crate::daemon::handover::{Holder, Purpose, Requester, SocketKind, SocketSet};
+use crate::daemon::handover::{HandoverPurpose, Holder, Requester, SocketKind, SocketSet};
 use crate::os::process::{Exit, Process};
 
 /// The argument of a balancer that receives its sockets through standard input.
@@ -46,7 +46,7 @@ pub struct SupervisedBalancer {
 
 /// A change of the supervised balancer.
 #[derive(Debug)]
-pub enum Event {
+pub enum BalancerEvent {
     /// The balancer ended: its exit, and the pause before its restart.
     Ended(Exit, Duration),
     /// The balancer could not be restarted: the error, and the pause before the next attempt.
@@ -113,7 +113,7 @@ impl SupervisedBalancer {
 
     /// Checks whether the balancer runs, and restarts it when the restart is due. Call it until it returns
     /// `None`.
-    pub fn supervise(&mut self) -> Option<Event> {
+    pub fn supervise(&mut self) -> Option<BalancerEvent> {
         if let Some(at) = self.restart_at {
             if Instant::now() < at {
                 return None;
@@ -122,20 +122,20 @@ impl SupervisedBalancer {
                 Ok((process, stream)) => {
                     (self.process, self._stream) = (process, Some(stream));
                     (self.started, self.restart_at) = (Instant::now(), None);
-                    Event::Started(self.process.take_stdout())
+                    BalancerEvent::Started(self.process.take_stdout())
                 }
                 // Its program may be about to be replaced.
-                Err(failed) => Event::NotStarted(failed, self.restart_after(Duration::ZERO)),
+                Err(failed) => BalancerEvent::NotStarted(failed, self.restart_after(Duration::ZERO)),
             });
         }
         let exit = self.process.poll_exit()?;
         // Another balancer may have taken over, regardless of the exit (which is unknown for an adopted one).
         if let Some((process, sockets)) = running(&self.path) {
             (self.process, self.sockets) = (process, sockets);
-            return Some(Event::Followed);
+            return Some(BalancerEvent::Followed);
         }
         let ran = self.started.elapsed();
-        Some(Event::Ended(exit, self.restart_after(ran)))
+        Some(BalancerEvent::Ended(exit, self.restart_after(ran)))
     }
 
     /// Plans the restart of a balancer that ran this long. Returns the pause before the restart.
@@ -168,7 +168,7 @@ impl SupervisedBalancer {
 
 /// The balancer that listens at this path, and copies of its sockets.
 fn running(path: &std::path::Path) -> Option<(Process, SocketSet)> {
-    let mut wish = Requester::connect(path, Purpose::Copy, PATIENCE).ok()?;
+    let mut wish = Requester::connect(path, HandoverPurpose::Copy, PATIENCE).ok()?;
     // While the conversation is open, the process id cannot be reused.
     let process = Process::follow(wish.pid())?;
     Some((process, wish.sockets(PATIENCE).ok()?))
@@ -208,7 +208,7 @@ mod tests {
     }
 
     /// The next event.
-    fn next(kept: &mut SupervisedBalancer) -> Event {
+    fn next(kept: &mut SupervisedBalancer) -> BalancerEvent {
         let give_up = Instant::now() + Duration::from_secs(30);
         loop {
             if let Some(event) = kept.supervise() {
@@ -222,13 +222,13 @@ mod tests {
     #[test]
     fn a_program_that_is_not_there_is_tried_again_after_growing_pauses() {
         let mut kept = kept("/nowhere/lbd");
-        assert!(matches!(next(&mut kept), Event::Ended(_, pause) if pause == PAUSE));
-        let Event::NotStarted(why, pause) = next(&mut kept) else { panic!("it is not there") };
+        assert!(matches!(next(&mut kept), BalancerEvent::Ended(_, pause) if pause == PAUSE));
+        let BalancerEvent::NotStarted(why, pause) = next(&mut kept) else { panic!("it is not there") };
         assert!(why.to_string().starts_with("cannot start /nowhere/lbd: "), "{why}");
         assert_eq!(pause, PAUSE * 2);
         kept.words = vec!["true".to_owned()];
-        assert!(matches!(next(&mut kept), Event::Started(None)), "it has been replaced meanwhile");
-        assert!(matches!(next(&mut kept), Event::Ended(_, pause) if pause == PAUSE * 4));
+        assert!(matches!(next(&mut kept), BalancerEvent::Started(None)), "it has been replaced meanwhile");
+        assert!(matches!(next(&mut kept), BalancerEvent::Ended(_, pause) if pause == PAUSE * 4));
     }
 
     #[test]

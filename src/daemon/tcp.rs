@@ -104,7 +104,7 @@ impl Splicer {
         Ok(())
     }
 
-    async fn connect(&self) -> io::Result<(TcpStream, Counted<'_>)> {
+    async fn connect(&self) -> io::Result<(TcpStream, CountedConnection<'_>)> {
         let mut result = Err(io::Error::other("no server is up"));
         let mut tried = heapless::Vec::<Slot, TRIES>::new();
         while !tried.is_full() {
@@ -115,7 +115,7 @@ impl Splicer {
             };
             let Some((slot, addr)) = chosen else { break };
             let _ = tried.push(slot); // it has room
-            let counted = Counted { pool: &self.pool, slot };
+            let counted = CountedConnection { pool: &self.pool, slot };
             match timeout(CONNECT_TIMEOUT, TcpStream::connect(addr)).await {
                 Ok(Ok(server)) => return Ok((server, counted)),
                 Ok(Err(error)) => result = Err(error),
@@ -127,12 +127,12 @@ impl Splicer {
 }
 
 /// Counts a connection at its server until the connection ends.
-struct Counted<'a> {
+struct CountedConnection<'a> {
     pool: &'a Shared,
     slot: Slot,
 }
 
-impl Drop for Counted<'_> {
+impl Drop for CountedConnection<'_> {
     fn drop(&mut self) {
         self.pool.close(self.slot);
     }

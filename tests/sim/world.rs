@@ -21,7 +21,7 @@ use lbd::role::client::{self, ClientRole, Ending, Outcome};
 use lbd::role::controller::{self, ControllerRole};
 use lbd::role::native::{self, NativeRole};
 use lbd::role::server::{self, ServerRole, Work};
-use lbd::supervise::servers::{Action, Bounds, Replicas};
+use lbd::supervise::servers::{Bounds, ReplicaAction, Replicas};
 use lbd::wire::{FrameFormat, Mode, ReplyPath};
 
 pub const INTERVAL: Duration = Duration::from_millis(10);
@@ -415,13 +415,13 @@ impl World {
         node.turn_if_due(now);
         while let Some(action) = node.role.crew_mut().poll_action() {
             match action {
-                Action::Start { id, .. } => {
+                ReplicaAction::Start { id, .. } => {
                     self.start_server(id);
                     node.role.crew_mut().on_started(now, id);
                 }
-                Action::Stop { id } => self.servers.get_mut(&id).expect("it runs").role.drain(now),
-                Action::Kill { id } => self.kill_server(id),
-                Action::Tell(text) => self.tells.push(text),
+                ReplicaAction::Stop { id } => self.servers.get_mut(&id).expect("it runs").role.drain(now),
+                ReplicaAction::Kill { id } => self.kill_server(id),
+                ReplicaAction::Tell(text) => self.tells.push(text),
             }
         }
         let finished: Vec<u32> =

@@ -26,9 +26,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use board::{About, Board};
-pub use decisions::{Decisions, Numbers};
-pub use events::{Entry, EventLog, KEPT_MAX, Kind};
-pub use history::{History, Second};
+pub use decisions::{Decisions, Distribution};
+pub use events::{EventEntry, EventKind, EventLog, KEPT_MAX};
+pub use history::{History, HistoryPoint};
 pub use pool::{DatagramCounters, DatagramServer, NativeServer, PoolStatus, ServerStatus, Service};
 pub use source::PoolSource;
 
@@ -57,7 +57,7 @@ pub struct Status {
     /// The pools, in the order of the configuration.
     pub pools: Vec<PoolStatus>,
     /// The newest events, oldest first.
-    pub events: Vec<Entry>,
+    pub events: Vec<EventEntry>,
 }
 
 impl Status {

@@ -20,7 +20,7 @@ use lbd::os::signals::Stop;
 use lbd::os::terminal::{print, tell};
 use tracing::{info, warn};
 
-use crate::args::Up;
+use crate::args::UpArgs;
 
 use crate::{command, controller, table};
 
@@ -32,7 +32,7 @@ const TABLE_EVERY: Duration = Duration::from_secs(1);
 const EVENTS_SHOWN: usize = 6;
 
 /// Runs the system until the duration is over or Ctrl-C; true if every request was answered.
-pub fn run(args: &Up) -> Result<bool> {
+pub fn run(args: &UpArgs) -> Result<bool> {
     let config = args.common.load()?;
     let pool = config.require_native("lbd up")?;
     let run = command::replicas(pool)?;
@@ -127,16 +127,16 @@ impl BalancerProcess {
     fn supervise(&mut self) {
         while let Some(event) = self.kept.supervise() {
             match event {
-                supervised_balancer::Event::Ended(exit, pause) => {
+                supervised_balancer::BalancerEvent::Ended(exit, pause) => {
                     warn!(exit = exit.to_string(), restart_after = ?pause, "balancer ended unexpectedly");
                 }
-                supervised_balancer::Event::NotStarted(why, pause) => {
+                supervised_balancer::BalancerEvent::NotStarted(why, pause) => {
                     warn!(error = why.to_string(), retry_after = ?pause, "cannot restart the balancer")
                 }
-                supervised_balancer::Event::Followed => {
+                supervised_balancer::BalancerEvent::Followed => {
                     info!(pid = self.kept.process().id(), "another balancer took over")
                 }
-                supervised_balancer::Event::Started(stdout) => {
+                supervised_balancer::BalancerEvent::Started(stdout) => {
                     info!(pid = self.kept.process().id(), "balancer started");
                     self.read(stdout);
                 }

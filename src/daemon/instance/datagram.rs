@@ -8,8 +8,8 @@ use super::paused::PausedWorkers;
 use super::running::{Change, Running, Transition};
 use super::sockets::{OpenDatagram, plan_for};
 use super::state::{DatagramState, PoolState};
-use super::workers::{Ended, Workers, back_end, cpus};
-use super::{Failed, Process};
+use super::workers::{EndedWorkers, Workers, back_end, cpus};
+use super::{Failed, ProcessContext};
 use crate::admin::status::PoolSource;
 use crate::base::rng::entropy;
 use crate::base::time::{Clock, Instant};
@@ -28,7 +28,7 @@ use crate::role::datagram::{Chance, DatagramRole, Shared};
 /// A datagram pool that is ready and has not started.
 pub struct PreparedDatagram {
     of: DatagramPool,
-    plan: datagram::Plan,
+    plan: datagram::SocketPlan,
     shared: Arc<Shared>,
     desired: Arc<DesiredServers>,
     workers: Vec<Worker<DatagramRole, BackEnd>>,
@@ -38,7 +38,7 @@ pub struct PreparedDatagram {
 
 impl PreparedDatagram {
     /// Prepares a pool's workers over its sockets.
-    pub fn new(open: OpenDatagram, process: &Process) -> Result<PreparedDatagram, Failed> {
+    pub fn new(open: OpenDatagram, process: &ProcessContext) -> Result<PreparedDatagram, Failed> {
         let OpenDatagram { of, plan, mut names, workers, listeners } = open;
         let (sockets, layouts): (Vec<_>, Vec<_>) = workers.into_iter().unzip();
         let chance = Chance { secret: rand::random(), seed: entropy() };
@@ -81,7 +81,7 @@ impl PreparedDatagram {
     }
 
     /// Starts the workers' loops, and the pool's tasks on the control thread.
-    pub fn start(self, process: &Process) -> Result<RunningDatagram, Failed> {
+    pub fn start(self, process: &ProcessContext) -> Result<RunningDatagram, Failed> {
         let PreparedDatagram { of, plan, shared, desired, workers, tasks, listeners } = self;
         process.control.begin(tasks)?;
         let workers = Workers::start(&of.settings.name, workers, process)?;
@@ -94,7 +94,7 @@ impl PreparedDatagram {
 pub struct RunningDatagram {
     of: Mutex<Arc<config::Pool>>,
     /// The sockets of the pool.
-    plan: datagram::Plan,
+    plan: datagram::SocketPlan,
     /// State that all workers share.
     shared: Arc<Shared>,
     desired: Arc<DesiredServers>,
@@ -104,7 +104,7 @@ pub struct RunningDatagram {
 }
 
 impl RunningDatagram {
-    fn fronts(&self, name: &str, ended: Ended) -> Result<SocketSet, Failed> {
+    fn fronts(&self, name: &str, ended: EndedWorkers) -> Result<SocketSet, Failed> {
         let mut all = self.workers.duplicates(name, false, ended)?;
         for listener in &*self.listeners.lock().expect("no panic while it is held") {
             let (pool, addr) = (name.to_owned(), listener.local_addr()?);
@@ -152,7 +152,7 @@ impl Running for RunningDatagram {
         Ok(Transition::Recreate)
     }
 
-    fn change(&self, change: Change, process: &Process) -> Result<String, Failed> {
+    fn change(&self, change: Change, process: &ProcessContext) -> Result<String, Failed> {
         let old = self.of();
         let (config::Pool::Datagram(old), config::Pool::Datagram(new), Some(mut names)) =
             (&*old, &change.new, change.names)
@@ -184,11 +184,11 @@ impl Running for RunningDatagram {
     }
 
     fn sockets(&self, name: &str) -> Result<SocketSet, Failed> {
-        self.fronts(name, Ended::Fails)
+        self.fronts(name, EndedWorkers::Fails)
     }
 
     fn sockets_left(&self, name: &str) -> Result<SocketSet, Failed> {
-        self.fronts(name, Ended::LeftOut)
+        self.fronts(name, EndedWorkers::LeftOut)
     }
 
     /// Leaves datagrams of clients in the sockets' buffers. This process finishes the requests in flight.
@@ -208,7 +208,7 @@ impl Running for RunningDatagram {
         self.workers.iter().try_for_each(|worker| Ok(worker.call(|worker, _| worker.resume_fronts())??))
     }
 
-    fn retire(&self, process: &Process) -> Result<(), Failed> {
+    fn retire(&self, process: &ProcessContext) -> Result<(), Failed> {
         process.control.end(self.name());
         self.listeners.lock().expect("no panic while it is held").clear();
         Ok(self.workers.retire()?)

@@ -5,12 +5,12 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::paused::{PausedWorkers, Verdict};
+use super::paused::{PauseVerdict, PausedWorkers};
 use super::running::{Change, Running, Transition};
 use super::sockets::OpenNative;
 use super::state::{NativeState, PoolState};
-use super::workers::{Ended, Workers, back_end, cpus};
-use super::{Failed, Process};
+use super::workers::{EndedWorkers, Workers, back_end, cpus};
+use super::{Failed, ProcessContext};
 use crate::admin::status::PoolSource;
 use crate::base::rng::entropy;
 use crate::base::time::{Clock, Instant};
@@ -102,7 +102,7 @@ pub struct PreparedNative {
 
 impl PreparedNative {
     /// Prepares the workers over these sockets: a client-side and a server-side socket for each worker.
-    pub fn new(open: OpenNative, process: &Process) -> Result<PreparedNative, Failed> {
+    pub fn new(open: OpenNative, process: &ProcessContext) -> Result<PreparedNative, Failed> {
         let OpenNative { of, workers: sockets, are_inherited } = open;
         let mut settings = settings(&of);
         for socket in sockets.iter().flatten() {
@@ -139,7 +139,7 @@ impl PreparedNative {
     }
 
     /// Starts the workers' loops.
-    pub fn start(self, process: &Process) -> Result<RunningNative, Failed> {
+    pub fn start(self, process: &ProcessContext) -> Result<RunningNative, Failed> {
         let PreparedNative { of, settings, roles, ios, cpus, waits } = self;
         // The roles' time starts now, so the preparation of other pools does not count as an event-loop
         // stall.
@@ -189,7 +189,7 @@ impl Running for RunningNative {
         Ok(Transition::Change(Box::new(Change { new: new.clone(), names: None })))
     }
 
-    fn change(&self, change: Change, _: &Process) -> Result<String, Failed> {
+    fn change(&self, change: Change, _: &ProcessContext) -> Result<String, Failed> {
         let config::Pool::Native(new) = &change.new else { return Err(Failed::fixed("protocol")) };
         let settings = settings(new);
         let changed = self.workers.ask_primary(move |role, _| role.reconfigure(settings))?;
@@ -208,11 +208,11 @@ impl Running for RunningNative {
     }
 
     fn sockets(&self, name: &str) -> Result<SocketSet, Failed> {
-        self.workers.duplicates(name, true, Ended::Fails)
+        self.workers.duplicates(name, true, EndedWorkers::Fails)
     }
 
     fn sockets_left(&self, name: &str) -> Result<SocketSet, Failed> {
-        self.workers.duplicates(name, true, Ended::LeftOut)
+        self.workers.duplicates(name, true, EndedWorkers::LeftOut)
     }
 
     /// Pauses all workers between two turns before the first one exports its part: any worker may take the
@@ -231,10 +231,10 @@ impl Running for RunningNative {
                 let _ = report.send(worker.settle(&clock).map(|()| None));
                 loop {
                     match verdict.recv_timeout(PAUSED_MAX) {
-                        Ok(Verdict::Export) => {
+                        Ok(PauseVerdict::Export) => {
                             _ = report.send(Ok(Some(worker.role.export(clock.now()))));
                         }
-                        Ok(Verdict::End) => return worker.end(),
+                        Ok(PauseVerdict::End) => return worker.end(),
                         Err(_) => {
                             worker.role.wait_again();
                             return worker.resume_all();
@@ -261,7 +261,7 @@ impl Running for RunningNative {
         self.workers.iter().try_for_each(|worker| Ok(worker.call(|worker, _| worker.resume_all())?))
     }
 
-    fn retire(&self, _: &Process) -> Result<(), Failed> {
+    fn retire(&self, _: &ProcessContext) -> Result<(), Failed> {
         Ok(self.workers.retire()?)
     }
 

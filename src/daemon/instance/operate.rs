@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::running::Running;
 use super::{Failed, Instance};
-use crate::admin::status::{EventLog, Kind, PoolStatus, Status};
+use crate::admin::status::{EventKind, EventLog, PoolStatus, Status};
 use crate::admin::{Control, Refusal};
 use crate::pool::desired::DesiredServer;
 use crate::pool::order::{Order, Refused};
@@ -46,7 +46,7 @@ impl Control for Instance {
             Order::Weight(weight) => format!("weight {weight}"),
         };
         tracing::info!(pool, server = id, order = what, "operator order");
-        self.process.events.note(Kind::Operator, &pool, Some(id), format!("{what} server {id}"));
+        self.process.events.note(EventKind::Operator, &pool, Some(id), format!("{what} server {id}"));
         Ok(())
     }
 

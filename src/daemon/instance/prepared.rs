@@ -5,9 +5,9 @@ use std::sync::Arc;
 use super::datagram::{PreparedDatagram, RunningDatagram};
 use super::native::{PreparedNative, RunningNative};
 use super::running::Running;
-use super::sockets::Open;
+use super::sockets::PoolSockets;
 use super::state::PoolState;
-use super::{Failed, Process};
+use super::{Failed, ProcessContext};
 use crate::base::time::Instant;
 
 /// A pool that is ready and has not started.
@@ -20,10 +20,12 @@ pub enum Prepared {
 
 impl Prepared {
     /// Prepares a pool over its sockets.
-    pub fn new(open: Open, process: &Process) -> Result<Prepared, Failed> {
+    pub fn new(open: PoolSockets, process: &ProcessContext) -> Result<Prepared, Failed> {
         Ok(match open {
-            Open::Native(open) => Prepared::Native(Box::new(PreparedNative::new(*open, process)?)),
-            Open::Datagram(open) => Prepared::Datagram(Box::new(PreparedDatagram::new(*open, process)?)),
+            PoolSockets::Native(open) => Prepared::Native(Box::new(PreparedNative::new(*open, process)?)),
+            PoolSockets::Datagram(open) => {
+                Prepared::Datagram(Box::new(PreparedDatagram::new(*open, process)?))
+            }
         })
     }
 
@@ -46,7 +48,7 @@ impl Prepared {
     }
 
     /// Starts the pool's workers.
-    pub fn start(self, process: &Process) -> Result<Arc<dyn Running>, Failed> {
+    pub fn start(self, process: &ProcessContext) -> Result<Arc<dyn Running>, Failed> {
         Ok(match self {
             Prepared::Native(pool) => Arc::<RunningNative>::new(pool.start(process)?),
             Prepared::Datagram(pool) => Arc::<RunningDatagram>::new(pool.start(process)?),

@@ -15,10 +15,10 @@ use std::sync::Arc;
 use super::paused::PausedWorkers;
 use super::prepared::Prepared;
 use super::running::{Change, Running, Transition};
-use super::sockets::{Open, allow_files};
+use super::sockets::{PoolSockets, allow_files};
 use super::{Failed, Instance};
 use crate::admin::Refusal;
-use crate::admin::status::Kind;
+use crate::admin::status::EventKind;
 use crate::config::{self, Config};
 use crate::daemon::handover::SocketSet;
 use crate::os::logging;
@@ -27,7 +27,7 @@ use crate::os::notify;
 type Pool = Arc<dyn Running>;
 
 /// What the reload does with a pool of the new configuration.
-enum Step {
+enum ReloadStep {
     /// The pool continues unchanged.
     Keep(Pool),
     /// The pool adopts other settings.
@@ -36,12 +36,12 @@ enum Step {
     Begin(Box<Prepared>),
 }
 
-impl Step {
+impl ReloadStep {
     /// Whether this pool continues to run.
     fn keeps(&self, pool: &Pool) -> bool {
         match self {
-            Step::Keep(kept) | Step::Change(kept, _) => Arc::ptr_eq(kept, pool),
-            Step::Begin(_) => false,
+            ReloadStep::Keep(kept) | ReloadStep::Change(kept, _) => Arc::ptr_eq(kept, pool),
+            ReloadStep::Begin(_) => false,
         }
     }
 }
@@ -65,7 +65,7 @@ impl Instance {
                 format!("configuration refused, nothing has changed: {refusal}")
             }
         };
-        self.process.events.note(Kind::Reload, "", None, text);
+        self.process.events.note(EventKind::Reload, "", None, text);
         result
     }
 
@@ -98,9 +98,11 @@ impl Instance {
             let transition = running.map_or(Ok(Transition::Recreate), |running| running.transition(pool))?;
             steps.push(match (transition, running) {
                 (Transition::Fixed(key), _) => return Err(fixed(&key)),
-                (Transition::Keep, Some(running)) => Step::Keep(Arc::clone(running)),
-                (Transition::Change(change), Some(running)) => Step::Change(Arc::clone(running), change),
-                _ => Step::Begin(Box::new(self.prepare(pool, &new.pools, &old_pools, &retiring)?)),
+                (Transition::Keep, Some(running)) => ReloadStep::Keep(Arc::clone(running)),
+                (Transition::Change(change), Some(running)) => {
+                    ReloadStep::Change(Arc::clone(running), change)
+                }
+                _ => ReloadStep::Begin(Box::new(self.prepare(pool, &new.pools, &old_pools, &retiring)?)),
             });
         }
         let _not_the_end = self.process.threads.change();
@@ -158,18 +160,19 @@ impl Instance {
             }
             inherited.append(pool.sockets_left(new.name())?);
         }
-        Prepared::new(Open::new(new, &mut inherited)?, &self.process)
+        Prepared::new(PoolSockets::new(new, &mut inherited)?, &self.process)
     }
 
     /// Replaces the pools. Returns the changes as text.
-    fn apply(&self, old: &[Pool], steps: Vec<Step>) -> Result<Vec<String>, Failed> {
+    fn apply(&self, old: &[Pool], steps: Vec<ReloadStep>) -> Result<Vec<String>, Failed> {
         let mut changes = vec![];
         // A pool stops reading clients before its successor starts. Datagrams that arrive in between stay in
         // the sockets' buffers.
         let mut states = BTreeMap::new();
         for pool in old.iter().filter(|pool| !steps.iter().any(|step| step.keeps(pool))) {
             let name = pool.name();
-            let follows = |step: &Step| matches!(step, Step::Begin(prepared) if prepared.name() == name);
+            let follows =
+                |step: &ReloadStep| matches!(step, ReloadStep::Begin(prepared) if prepared.name() == name);
             if steps.iter().any(follows) {
                 let state = pool.pause(&mut PausedWorkers::default(), self.process.clock)?;
                 states.insert(name.to_owned(), state);
@@ -181,13 +184,13 @@ impl Instance {
         let mut pools = vec![];
         for step in steps {
             pools.push(match step {
-                Step::Keep(pool) => pool,
-                Step::Change(pool, change) => {
+                ReloadStep::Keep(pool) => pool,
+                ReloadStep::Change(pool, change) => {
                     let what = pool.change(*change, &self.process)?;
                     changes.push(format!("pool {}: {what}", pool.name()));
                     pool
                 }
-                Step::Begin(mut prepared) => {
+                ReloadStep::Begin(mut prepared) => {
                     // A recreated pool keeps orders, health and flows.
                     if let Some(state) = states.remove(prepared.name()) {
                         prepared.restore(state, self.process.clock.now())?;

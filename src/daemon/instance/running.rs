@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::paused::PausedWorkers;
 use super::state::PoolState;
-use super::{Failed, Process};
+use super::{Failed, ProcessContext};
 use crate::admin::status::PoolSource;
 use crate::base::time::Clock;
 use crate::config;
@@ -50,7 +50,7 @@ pub trait Running: Send + Sync {
     fn transition(&self, new: &config::Pool) -> Result<Transition, Failed>;
 
     /// Adopts new settings. Returns the changes as text.
-    fn change(&self, change: Change, process: &Process) -> Result<String, Failed>;
+    fn change(&self, change: Change, process: &ProcessContext) -> Result<String, Failed>;
 
     /// Carries out an order about a server.
     fn order(&self, id: u32, order: Order) -> Result<Result<(), Refused>, Gone>;
@@ -73,7 +73,7 @@ pub trait Running: Send + Sync {
 
     /// Stops reading clients; requests in flight are finished. Returns when no worker reads its client-side
     /// sockets any more.
-    fn retire(&self, process: &Process) -> Result<(), Failed>;
+    fn retire(&self, process: &ProcessContext) -> Result<(), Failed>;
 
     /// Whether a worker has not ended yet.
     fn is_alive(&self) -> bool;

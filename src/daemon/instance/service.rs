@@ -66,7 +66,7 @@ fn in_words(status: &Status) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Ready;
+    use super::super::ReadyInstance;
     use super::*;
     use crate::admin::status::ServerStatus;
     use crate::base::time::Clock;
@@ -90,7 +90,8 @@ mod tests {
             port(&pool)
         );
         drop((front, back, pool));
-        let ready = Ready::new(Config::parse(&text, None).unwrap(), Clock::start(), SocketSet::default());
+        let ready =
+            ReadyInstance::new(Config::parse(&text, None).unwrap(), Clock::start(), SocketSet::default());
         let stop = Stop::new(vec![]);
         let instance = ready.unwrap().start(stop.clone(), None).unwrap();
         assert!(instance.is_turning() && !instance.is_ending());

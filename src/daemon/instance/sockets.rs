@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 
 use super::Failed;
 use crate::config::{self, Check, Config, DatagramPool, NativePool, Target};
-use crate::daemon::handover::{Label, SocketKind as Kind, SocketSet};
+use crate::daemon::handover::{Label, SocketKind as EventKind, SocketSet};
 use crate::daemon::resolver::Resolver;
 use crate::daemon::{datagram, tcp};
 use crate::io::socket::{SocketOptions, bind};
@@ -18,13 +18,13 @@ const OTHER_FILES: usize = 256;
 /// All sockets of a balancer that will start.
 pub struct Opened {
     /// The sockets of each pool, in the pools' order.
-    pub pools: Vec<Open>,
+    pub pools: Vec<PoolSockets>,
     /// The listener of the admin interface; `None` if it is off.
     pub admin: Option<TcpListener>,
 }
 
 /// The sockets of a pool, with its configuration.
-pub enum Open {
+pub enum PoolSockets {
     /// A native pool.
     Native(Box<OpenNative>),
     /// A datagram pool.
@@ -46,7 +46,7 @@ pub struct OpenDatagram {
     /// The pool's configuration.
     pub of: DatagramPool,
     /// The sockets that the pool needs.
-    pub plan: datagram::Plan,
+    pub plan: datagram::SocketPlan,
     /// The addresses of the pool's servers.
     pub names: Resolver,
     /// The sockets of each worker.
@@ -59,7 +59,8 @@ impl Opened {
     /// Opens the sockets that this configuration needs. Sockets that are in `inherited` are taken from there.
     pub fn all(config: &Config, inherited: &mut SocketSet) -> Result<Opened, Failed> {
         allow_files(&config.pools)?;
-        let pools = config.pools.iter().map(|pool| Open::new(pool, inherited)).collect::<Result<_, _>>()?;
+        let pools =
+            config.pools.iter().map(|pool| PoolSockets::new(pool, inherited)).collect::<Result<_, _>>()?;
         Ok(Opened { pools, admin: admin(&config.admin, inherited)? })
     }
 }
@@ -74,7 +75,7 @@ pub fn hold(config: &Config) -> Result<SocketSet, Failed> {
     }
     if let Some(listener) = admin(&config.admin, &mut none)? {
         let addr = listener.local_addr()?;
-        all.add(Label { pool: String::new(), kind: Kind::Admin, worker: 0, addr }, listener.into());
+        all.add(Label { pool: String::new(), kind: EventKind::Admin, worker: 0, addr }, listener.into());
     }
     Ok(all)
 }
@@ -84,17 +85,21 @@ fn hold_pool(pool: &config::Pool) -> Result<SocketSet, Failed> {
     match pool {
         config::Pool::Native(pool) => {
             for ([front, back], worker) in native(pool, &mut none)?.iter().zip(0..) {
-                all.append(duplicates([(Kind::Front, front), (Kind::Back, back)], name, worker)?);
+                all.append(duplicates([(EventKind::Front, front), (EventKind::Back, back)], name, worker)?);
             }
         }
         config::Pool::Datagram(pool) => {
             let fronts = plan_for(pool, &[]).open_fronts(name, &mut none)?;
             for (fronts, worker) in fronts.iter().zip(0..) {
-                all.append(duplicates(fronts.iter().map(|front| (Kind::Front, front)), name, worker)?);
+                all.append(duplicates(fronts.iter().map(|front| (EventKind::Front, front)), name, worker)?);
             }
             for listener in listeners(pool, &mut none)? {
-                let label =
-                    Label { pool: name.to_owned(), kind: Kind::Tcp, worker: 0, addr: listener.local_addr()? };
+                let label = Label {
+                    pool: name.to_owned(),
+                    kind: EventKind::Tcp,
+                    worker: 0,
+                    addr: listener.local_addr()?,
+                };
                 all.add(label, listener.into());
             }
         }
@@ -117,15 +122,15 @@ pub fn allow_files(pools: &[config::Pool]) -> Result<(), Failed> {
     }
 }
 
-impl Open {
+impl PoolSockets {
     /// Opens the sockets of a pool. Sockets that are in `inherited` are taken from there.
-    pub fn new(pool: &config::Pool, inherited: &mut SocketSet) -> Result<Open, Failed> {
+    pub fn new(pool: &config::Pool, inherited: &mut SocketSet) -> Result<PoolSockets, Failed> {
         let open = match pool {
             config::Pool::Native(pool) => {
-                OpenNative::new(pool, inherited).map(|open| Open::Native(Box::new(open)))
+                OpenNative::new(pool, inherited).map(|open| PoolSockets::Native(Box::new(open)))
             }
             config::Pool::Datagram(pool) => {
-                OpenDatagram::new(pool, inherited).map(|open| Open::Datagram(Box::new(open)))
+                OpenDatagram::new(pool, inherited).map(|open| PoolSockets::Datagram(Box::new(open)))
             }
         };
         open.map_err(|error| error.of_pool(pool.name()))
@@ -134,7 +139,7 @@ impl Open {
 
 impl OpenNative {
     fn new(pool: &NativePool, inherited: &mut SocketSet) -> Result<OpenNative, Failed> {
-        let are_inherited = inherited.has(&pool.name, Kind::Front, 0, pool.client_side);
+        let are_inherited = inherited.has(&pool.name, EventKind::Front, 0, pool.client_side);
         Ok(OpenNative { of: pool.clone(), workers: native(pool, inherited)?, are_inherited })
     }
 }
@@ -151,10 +156,11 @@ impl OpenDatagram {
 /// The TCP listeners of a datagram pool.
 fn listeners(pool: &DatagramPool, inherited: &mut SocketSet) -> io::Result<Vec<TcpListener>> {
     let addrs = if pool.tcp_connections > 0 { &pool.listen[..] } else { &[] };
-    let listeners = addrs.iter().map(|&addr| match inherited.take(&pool.settings.name, Kind::Tcp, 0, addr) {
-        Some(listener) => Ok(listener.into()),
-        None => tcp::listen(addr),
-    });
+    let listeners =
+        addrs.iter().map(|&addr| match inherited.take(&pool.settings.name, EventKind::Tcp, 0, addr) {
+            Some(listener) => Ok(listener.into()),
+            None => tcp::listen(addr),
+        });
     listeners.collect()
 }
 
@@ -163,7 +169,7 @@ fn listeners(pool: &DatagramPool, inherited: &mut SocketSet) -> io::Result<Vec<T
 fn native(pool: &NativePool, inherited: &mut SocketSet) -> io::Result<Vec<[UdpSocket; 2]>> {
     let options = SocketOptions::default();
     let any_port = SocketAddr::new(pool.server_side.ip(), 0);
-    let has_front = inherited.has(&pool.name, Kind::Front, 0, pool.client_side);
+    let has_front = inherited.has(&pool.name, EventKind::Front, 0, pool.client_side);
     let shared = SocketOptions { reuse_port: pool.workers > 1, ..options };
     if shared.reuse_port && !has_front {
         // Any process of the same user can join a shared port: a second balancer would take half of the
@@ -178,8 +184,8 @@ fn native(pool: &NativePool, inherited: &mut SocketSet) -> io::Result<Vec<[UdpSo
         .map(|worker| {
             let back = if worker == 0 { pool.server_side } else { any_port };
             Ok([
-                open(Kind::Front, worker, pool.client_side, &shared)?,
-                open(Kind::Back, worker, back, &options)?,
+                open(EventKind::Front, worker, pool.client_side, &shared)?,
+                open(EventKind::Back, worker, back, &options)?,
             ])
         })
         .collect()
@@ -189,7 +195,7 @@ fn native(pool: &NativePool, inherited: &mut SocketSet) -> io::Result<Vec<[UdpSo
 /// even if the default port is in use.
 fn admin(admin: &config::Admin, inherited: &mut SocketSet) -> io::Result<Option<TcpListener>> {
     let Some(addr) = admin.listen else { return Ok(None) };
-    if let Some(listener) = inherited.take("", Kind::Admin, 0, addr) {
+    if let Some(listener) = inherited.take("", EventKind::Admin, 0, addr) {
         return Ok(Some(listener.into()));
     }
     match tcp::listen(addr) {
@@ -200,7 +206,7 @@ fn admin(admin: &config::Admin, inherited: &mut SocketSet) -> io::Result<Option<
 }
 
 /// Looks up the servers' names, and returns the sockets that the pool needs.
-fn plan(pool: &DatagramPool) -> Result<(Resolver, datagram::Plan), Failed> {
+fn plan(pool: &DatagramPool) -> Result<(Resolver, datagram::SocketPlan), Failed> {
     let mut names = Resolver::new(pool);
     names.look_up().map_err(Failed::new)?;
     let addrs: Vec<SocketAddr> = names.wanted().into_iter().map(|wanted| wanted.addr).collect();
@@ -211,7 +217,7 @@ fn plan(pool: &DatagramPool) -> Result<(Resolver, datagram::Plan), Failed> {
 }
 
 /// The sockets that a pool needs while its servers have these addresses.
-pub fn plan_for(pool: &DatagramPool, addrs: &[SocketAddr]) -> datagram::Plan {
+pub fn plan_for(pool: &DatagramPool, addrs: &[SocketAddr]) -> datagram::SocketPlan {
     // Servers that a controller runs all have one address.
     let run = pool.run.as_ref().map(|run| SocketAddr::new(run.address, run.run.ports.start));
     let addrs = &addrs.iter().copied().chain(run).collect::<Vec<_>>()[..];
@@ -219,7 +225,7 @@ pub fn plan_for(pool: &DatagramPool, addrs: &[SocketAddr]) -> datagram::Plan {
     let has_names = pool.servers.iter().any(|server| matches!(server.target, Target::Name { .. }));
     let of_controller = pool.run.as_ref().map(|run| SocketAddr::new(run.address, 0));
     let addrs = &addrs.iter().copied().chain(of_controller).collect::<Vec<_>>()[..];
-    datagram::Plan {
+    datagram::SocketPlan {
         listen: pool.listen.clone(),
         workers: pool.settings.workers,
         ports: pool.ports,
@@ -250,7 +256,7 @@ fn port_ip(pool: &DatagramPool, servers: &[SocketAddr], loopback: IpAddr) -> IpA
 
 /// Duplicates of these sockets with their labels, for another process or pool.
 pub fn duplicates<'a>(
-    sockets: impl IntoIterator<Item = (Kind, &'a UdpSocket)>,
+    sockets: impl IntoIterator<Item = (EventKind, &'a UdpSocket)>,
     pool: &str,
     worker: u16,
 ) -> io::Result<SocketSet> {

@@ -13,9 +13,9 @@ use std::time::Duration;
 use super::paused::PausedWorkers;
 use super::state::PoolState;
 use super::{Failed, Instance};
-use crate::admin::status::Kind;
+use crate::admin::status::EventKind;
 use crate::config::Config;
-use crate::daemon::handover::{Holder, Label, Listener, Purpose, Requester, SocketKind, SocketSet};
+use crate::daemon::handover::{HandoverPurpose, Holder, Label, Listener, Requester, SocketKind, SocketSet};
 
 /// Maximum time of a step for which both sides are ready.
 const STEP: Duration = Duration::from_secs(5);
@@ -72,7 +72,7 @@ pub struct Takeover {
 impl Takeover {
     /// Connects to the balancer that listens at this path; returns its sockets too.
     pub fn begin(path: &Path) -> Result<(Takeover, SocketSet), Failed> {
-        let mut requester = Requester::connect(path, Purpose::Takeover, STEP).map_err(Failed::new)?;
+        let mut requester = Requester::connect(path, HandoverPurpose::Takeover, STEP).map_err(Failed::new)?;
         let sockets = requester.sockets(STEP).map_err(Failed::new)?;
         Ok((Takeover { requester }, sockets))
     }
@@ -122,7 +122,7 @@ impl Instance {
                     Err(failed) => {
                         let text = format!("handover failed, still serving: {failed}");
                         tracing::error!(error = failed.to_string(), "handover failed, still serving");
-                        instance.process.events.note(Kind::Notice, "", None, text);
+                        instance.process.events.note(EventKind::Notice, "", None, text);
                     }
                 }
             }
@@ -138,7 +138,7 @@ impl Instance {
         let _one_at_a_time = self.reloading.lock().expect("no panic while it is held");
         let sockets = self.sockets()?;
         holder.give(&sockets.borrowed(), STEP).map_err(Failed::new)?;
-        if holder.purpose() == Purpose::Copy {
+        if holder.purpose() == HandoverPurpose::Copy {
             return Ok(None);
         }
         holder.wait_until_ready(START).map_err(Failed::new)?;

@@ -5,7 +5,7 @@ use std::net::UdpSocket;
 use std::sync::Arc;
 
 use super::sockets::duplicates;
-use super::{Failed, Process};
+use super::{Failed, ProcessContext};
 use crate::base::time::Instant;
 use crate::daemon::handover::{SocketKind, SocketSet};
 use crate::daemon::inbox::{Gone, WorkerHandle, inbox};
@@ -22,7 +22,7 @@ pub fn back_end(
     (choice, options): (IoChoice, &IoOptions),
     sockets: Vec<UdpSocket>,
     listening: usize,
-    process: &Process,
+    process: &ProcessContext,
 ) -> io::Result<BackEnd> {
     let worker = number;
     for socket in &sockets[..listening] {
@@ -43,7 +43,7 @@ pub fn cpus(pin: bool) -> io::Result<impl Fn(usize) -> Option<usize>> {
 
 /// Whether a worker that has ended is an error.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Ended {
+pub enum EndedWorkers {
     /// The exit of a worker is an error.
     Fails,
     /// Workers that have ended are skipped.
@@ -59,7 +59,11 @@ pub struct Workers<R> {
 
 impl<R: Balancing + Send + 'static> Workers<R> {
     /// Starts the workers' loops, each on a thread that is named after the pool.
-    pub fn start(pool: &str, workers: Vec<Worker<R, BackEnd>>, process: &Process) -> io::Result<Workers<R>> {
+    pub fn start(
+        pool: &str,
+        workers: Vec<Worker<R, BackEnd>>,
+        process: &ProcessContext,
+    ) -> io::Result<Workers<R>> {
         let mut handles = vec![];
         for (number, worker) in workers.into_iter().enumerate() {
             let waker = worker.io.waker();
@@ -118,7 +122,7 @@ impl<R: Balancing + Send + 'static> Workers<R> {
 
     /// Duplicates of the client-side sockets of each worker, labelled for a pool of this name; with all
     /// others too if a successor reads those as well.
-    pub fn duplicates(&self, name: &str, all: bool, ended: Ended) -> Result<SocketSet, Failed> {
+    pub fn duplicates(&self, name: &str, all: bool, ended: EndedWorkers) -> Result<SocketSet, Failed> {
         let mut set = SocketSet::default();
         for (number, worker) in self.handles.iter().enumerate() {
             let name = name.to_owned();
@@ -131,7 +135,7 @@ impl<R: Balancing + Send + 'static> Workers<R> {
                 duplicates(labelled, &name, number as u16)
             });
             match sockets {
-                Err(Gone) if ended == Ended::LeftOut => {}
+                Err(Gone) if ended == EndedWorkers::LeftOut => {}
                 sockets => set.append(sockets??),
             }
         }
