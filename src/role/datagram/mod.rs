@@ -53,14 +53,14 @@ use self::forward::Forwarder;
 use self::health::{LOOK, Primary};
 use self::matching::Matching;
 use self::request::{Response, datagrams};
-use crate::base::batch::{Received, Rx, Tx};
+use crate::base::batch::{Received, Rx, SocketId, Tx};
 use crate::base::rng::Rng;
 use crate::base::time::{Instant, earliest};
 use crate::pool::event::Event;
 use crate::pool::order::{Order, Refused};
 use crate::pool::stall::StallDetector;
 use crate::pool::stats::DatagramStats;
-use crate::role::Role;
+use crate::role::{Role, TwoSided};
 
 pub use self::handover::Flow;
 pub use self::settings::{Affinity, Chance, Check, HealthCheck, Protocol, ProxyProtocol, Settings, Sockets};
@@ -212,24 +212,6 @@ impl DatagramRole {
         &self.core.sockets
     }
 
-    /// A datagram of a server, or of whoever sends to a port.
-    fn on_back(&mut self, now: Instant, received: &Received, bytes: &mut [u8], tx: &mut Tx) {
-        let DatagramRole { core, matching, primary, .. } = self;
-        let (peer, socket) = (received.peer, received.socket);
-        let mut last = None;
-        for (at, bytes) in datagrams(received, bytes) {
-            let outcome = match primary {
-                Some(primary) if core.sockets.is_for_checks(socket.0) => {
-                    primary.on_check_answer(core, now, peer, bytes)
-                }
-                _ => matching.on_server(core, Response { peer, socket, bytes, at, now }, &mut last, tx),
-            };
-            if let Err(reason) = outcome {
-                core.stats.common.dropped.add(reason, 1);
-            }
-        }
-    }
-
     /// Reports an event-loop stall. Nothing is overdue for a while: the answers may be there already. A turn
     /// comes with every tick while answers are owed, and otherwise with each [`LOOK`] of the primary.
     fn notice_stall(&mut self, now: Instant) {
@@ -260,6 +242,37 @@ impl DatagramRole {
     }
 }
 
+impl TwoSided for DatagramRole {
+    fn faces_clients(&self, socket: SocketId) -> bool {
+        self.core.sockets.fronts.contains(&socket.0)
+    }
+
+    fn on_front(&mut self, now: Instant, received: &Received, bytes: &mut [u8], tx: &mut Tx) {
+        self.on_requests(now, received, bytes, tx);
+    }
+
+    fn on_back(&mut self, now: Instant, received: &Received, bytes: &mut [u8], tx: &mut Tx) {
+        let DatagramRole { core, matching, primary, .. } = self;
+        let (peer, socket) = (received.peer, received.socket);
+        let mut last = None;
+        for (at, bytes) in datagrams(received, bytes) {
+            let outcome = match primary {
+                Some(primary) if core.sockets.is_for_checks(socket.0) => {
+                    primary.on_check_answer(core, now, peer, bytes)
+                }
+                _ => matching.on_server(core, Response { peer, socket, bytes, at, now }, &mut last, tx),
+            };
+            if let Err(reason) = outcome {
+                core.stats.common.dropped.add(reason, 1);
+            }
+        }
+    }
+
+    fn publish(&mut self, now: Instant) {
+        self.core.publish(now);
+    }
+}
+
 impl Role for DatagramRole {
     fn on_batch(&mut self, now: Instant, rx: &mut Rx, tx: &mut Tx) {
         self.core.begin_turn(now);
@@ -268,22 +281,7 @@ impl Role for DatagramRole {
         self.notice_stall(now);
         self.matching.begin(&mut self.core);
         self.on_errors(rx);
-        // Answers first: then the queues are as short as they are known to be when the requests choose.
-        let fronts = self.core.sockets.fronts.clone();
-        for index in 0..rx.len() {
-            let (received, bytes) = rx.get_mut(index);
-            if !fronts.contains(&received.socket.0) {
-                self.on_back(now, &received, bytes, tx);
-            }
-        }
-        self.core.publish(now);
-        for index in 0..rx.len() {
-            let (received, bytes) = rx.get_mut(index);
-            if fronts.contains(&received.socket.0) {
-                self.on_front(now, &received, bytes, tx);
-            }
-        }
-        self.core.publish(now);
+        self.on_both_sides(now, rx, tx);
         self.serve_pending(now, tx);
     }
 

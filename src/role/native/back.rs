@@ -17,7 +17,7 @@ use crate::wire::{Frame, Header, Kind, ReplyPath, ServerOp, ServerState, Status}
 
 impl NativeRole {
     /// Takes what one server, or the controller, sent.
-    pub(super) fn on_back(&mut self, now: Instant, received: &Received, bytes: &mut [u8], tx: &mut Tx) {
+    pub(super) fn on_answers(&mut self, now: Instant, received: &Received, bytes: &mut [u8], tx: &mut Tx) {
         let mut last_client = None;
         for frame in frames(received, bytes, self.format) {
             let checked = frame.and_then(|(at, bytes)| self.check(received.peer, at, bytes));

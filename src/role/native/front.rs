@@ -13,7 +13,7 @@ use crate::wire::{Frame, Mode, Status};
 
 impl NativeRole {
     /// Takes the requests of one client.
-    pub(super) fn on_front(&mut self, now: Instant, received: &Received, bytes: &mut [u8], tx: &mut Tx) {
+    pub(super) fn on_requests(&mut self, now: Instant, received: &Received, bytes: &mut [u8], tx: &mut Tx) {
         let format = self.format;
         if let Some(reason) = self.not_a_client(received) {
             let datagrams = bytes.len().div_ceil(received.stride as usize) as u64;

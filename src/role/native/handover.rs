@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use siphasher::sip::SipHasher24;
 
 use super::{Lane, NativeRole, Primary, Server, Settings, Shared};
+use crate::role::TwoSided;
 use crate::base::rng::Rng;
 use crate::base::time::Instant;
 use crate::pool::departed::DepartedServer;

@@ -51,7 +51,7 @@ use crate::pool::selector::Selector;
 use crate::pool::shared::WorkerSettings;
 use crate::pool::stats::NativeStats;
 use crate::pool::waiting::Limit;
-use crate::role::Role;
+use crate::role::{Role, TwoSided};
 use crate::wire::tag::PeerReplay;
 use crate::wire::{DispatchWindow, FrameFormat, Opener, ReplyPath, Sealer};
 pub use handover::Mismatch;
@@ -283,8 +283,28 @@ impl NativeRole {
         self.lanes.touch(slot).heard = true;
     }
 
-    /// Brings tree and health up to date with this turn: once per server, however many frames it sent.
+    /// Copies what the primary has changed.
+    fn refresh(&mut self) {
+        let NativeRole { shared, view, lanes, .. } = self;
+        view.refresh(&shared.pool.members, |slot, member| lanes.restart(slot).restart(member));
+    }
+}
+
+impl TwoSided for NativeRole {
+    fn faces_clients(&self, socket: SocketId) -> bool {
+        socket == FRONT
+    }
+
+    fn on_front(&mut self, now: Instant, received: &Received, bytes: &mut [u8], tx: &mut Tx) {
+        self.on_requests(now, received, bytes, tx);
+    }
+
+    fn on_back(&mut self, now: Instant, received: &Received, bytes: &mut [u8], tx: &mut Tx) {
+        self.on_answers(now, received, bytes, tx);
+    }
+
     fn publish(&mut self, now: Instant) {
+        // Once per server, however many frames it sent.
         while let Some((slot, lane)) = self.lanes.next_touched() {
             let delta = if std::mem::take(&mut lane.dirty) { lane.estimate.publish() } else { 0 };
             let heard = std::mem::take(&mut lane.heard);
@@ -296,12 +316,6 @@ impl NativeRole {
             }
         }
     }
-
-    /// Copies what the primary has changed.
-    fn refresh(&mut self) {
-        let NativeRole { shared, view, lanes, .. } = self;
-        view.refresh(&shared.pool.members, |slot, member| lanes.restart(slot).restart(member));
-    }
 }
 
 impl Role for NativeRole {
@@ -310,14 +324,7 @@ impl Role for NativeRole {
         self.selector.begin_turn(now);
         self.adopt(now);
         self.refresh();
-        for index in 0..rx.len() {
-            let (received, bytes) = rx.get_mut(index);
-            match received.socket {
-                FRONT => self.on_front(now, &received, bytes, tx),
-                _ => self.on_back(now, &received, bytes, tx),
-            }
-        }
-        self.publish(now);
+        self.on_both_sides(now, rx, tx);
         self.serve_pending(now, tx);
     }
 
