@@ -30,7 +30,7 @@ use libc::c_int;
 
 use super::super::IoCounters;
 use super::super::arrival::SocketFacts;
-use super::super::peer_errors::ErrorQueues;
+use super::super::ready::ReadySockets;
 use super::super::sender::{MESSAGES_MAX, Messages};
 use super::deadline::{End, end_of_wait};
 use super::message::{CONTROL_ROOM, NAME_ROOM};
@@ -100,7 +100,8 @@ pub(super) struct Engine {
     ended: VecDeque<SocketId>,
     /// Sockets that report errors and are not watched for them.
     unwatched: Vec<SocketId>,
-    errors: ErrorQueues,
+    /// The sockets whose error queue may have entries.
+    pub(super) failing: ReadySockets,
     /// Operations by socket.
     under_way: Box<[UnderWay]>,
     /// Index of the waker among the registered files, after the sockets.
@@ -161,7 +162,7 @@ impl Engine {
             starved: VecDeque::with_capacity(sockets.len()),
             ended: numbered().map(|(id, _)| id).collect(),
             unwatched: numbered().filter(|(_, socket)| socket.reports_errors).map(|(id, _)| id).collect(),
-            errors: ErrorQueues::new(sockets.len()),
+            failing: ReadySockets::new(sockets.len()),
             under_way,
             waker: sockets.len() as u32,
             waker_is_watched: false,
@@ -236,7 +237,7 @@ impl Engine {
         self.starved.retain(|&other| other != socket);
         self.ended.retain(|&other| other != socket);
         self.unwatched.retain(|&other| other != socket);
-        self.errors.remove(socket);
+        self.failing.remove(socket);
         for _ in 0..CANCEL_TRIES {
             let UnderWay { receive, watch, .. } = self.under_way[index];
             if !receive && !watch {
@@ -308,7 +309,7 @@ impl Engine {
                     let state = &mut under_way[socket.0 as usize];
                     state.watch = goes_on;
                     if !state.is_paused {
-                        self.errors.insert(socket);
+                        self.failing.insert(socket);
                         if !goes_on {
                             self.unwatched.push(socket);
                         }
@@ -326,12 +327,7 @@ impl Engine {
 
     /// Whether a wait is over.
     pub(super) fn has_news(&self) -> bool {
-        self.has_news || !self.arrived.is_empty() || !self.errors.is_empty()
-    }
-
-    /// The error queues that may have entries.
-    pub(super) fn errors(&mut self) -> &mut ErrorQueues {
-        &mut self.errors
+        self.has_news || !self.arrived.is_empty() || !self.failing.is_empty()
     }
 
     /// Records that the events were handled.
