@@ -294,7 +294,7 @@ impl Measurement {
             drop(seconds);
             let series = collect(&tallies, loops.len(), || {
                 let mut live = LiveCounts::default();
-                progress.iter().for_each(|part| live += part.read());
+                progress.iter().for_each(|part| live += part.load());
                 watch(live);
             });
             let finished = loops.into_iter().map(|handle| handle.join().expect("a panic ends the process"));

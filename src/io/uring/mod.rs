@@ -265,7 +265,8 @@ mod tests {
             let senders: Vec<_> = (0..socket_count).map(|_| bound()).collect();
             for sender in &senders {
                 // There is no segmentation without checksums: EINVAL.
-                sys::set_option(sender.as_fd(), libc::SOL_SOCKET, libc::SO_NO_CHECK, 1).unwrap();
+                super::super::sys::set_option(sender.as_fd(), libc::SOL_SOCKET, libc::SO_NO_CHECK, 1)
+                    .unwrap();
             }
             let Some(mut io) = open(senders, Sizes::for_all(16, socket_count)) else { return };
             for turn in 0..2 {

@@ -206,10 +206,6 @@ impl LoadProtocol for Dns {
         IDS as u64 * self.clients - self.clients
     }
 
-    fn free_at(&self) -> Option<Instant> {
-        Some(Instant::ZERO)
-    }
-
     fn plan(&self, request: &NextRequest) -> (SocketId, usize) {
         (in_turn(request.number, self.clients), self.query(request.number).bytes.len())
     }
@@ -227,10 +223,6 @@ impl LoadProtocol for Dns {
             Err(reason) => ledger.drop(reason),
         }
     }
-
-    fn lost(&mut self, _number: u64, _now: Instant) {}
-
-    fn tick(&mut self, _now: Instant) {}
 }
 
 #[cfg(test)]

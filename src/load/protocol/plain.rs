@@ -76,10 +76,6 @@ impl LoadProtocol for Plain {
         self.payload.len()
     }
 
-    fn span_max(&self) -> u64 {
-        u64::MAX
-    }
-
     fn free_at(&self) -> Option<Instant> {
         let rested = self.resting.front().map(|(at, _)| *at);
         if self.free.is_empty() { rested } else { Some(Instant::ZERO) }
