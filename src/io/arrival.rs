@@ -88,8 +88,7 @@ impl SocketFacts {
         }
     }
 
-    /// Reads the kernel's count of drops. After the last datagram of a burst, no further datagram
-    /// reports it.
+    /// Reads the kernel's count of drops. After the last datagram of a burst, no further datagram reports it.
     pub fn recount_drops(&mut self, socket: &UdpSocket) -> u64 {
         if self.is_paused {
             return 0;

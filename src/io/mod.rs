@@ -137,9 +137,8 @@ pub trait DatagramIo {
     /// passed. Returns at once if the last turn left data. Deadlines are precise below a millisecond.
     fn wait(&mut self, deadline: Option<Instant>) -> io::Result<()>;
 
-    /// Receives at most one turn's data into [`Rx`]. Errors of single datagrams (an ICMP error of one
-    /// peer, a truncated datagram) are listed or counted, never returned. A simulated network has no
-    /// ICMP.
+    /// Receives at most one turn's data into [`Rx`]. Errors of single datagrams (an ICMP error of one peer, a
+    /// truncated datagram) are listed or counted, never returned. A simulated network has no ICMP.
     fn receive(&mut self) -> io::Result<()>;
 
     /// The current turn: received datagrams, and datagrams to send.

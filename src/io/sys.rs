@@ -1,7 +1,6 @@
 //! Thin wrappers of system calls that the standard library, `socket2`, `rustix` and `mio` lack.
 //!
-//! Each converts -1 and errno into [`io::Result`] and does nothing else; the caller interprets the
-//! error.
+//! Each converts -1 and errno into [`io::Result`] and does nothing else; the caller interprets the error.
 
 #![allow(unsafe_code)] // system calls
 
@@ -27,9 +26,8 @@ fn check(result: c_int) -> io::Result<c_int> {
 /// Every pointer in `messages` must be null or valid for the length beside it, for writing.
 pub unsafe fn recvmmsg(fd: BorrowedFd<'_>, messages: &mut [libc::mmsghdr]) -> io::Result<usize> {
     let count = messages.len() as c_uint;
-    // SAFETY: "the msgvec argument is a pointer to an array of mmsghdr structures. The size of this
-    // array is specified in vlen"; the caller guarantees the pointers in the headers. The timeout may be
-    // null.
+    // SAFETY: "the msgvec argument is a pointer to an array of mmsghdr structures. The size of this array is
+    // specified in vlen"; the caller guarantees the pointers in the headers. The timeout may be null.
     let received = unsafe {
         libc::recvmmsg(
             fd.as_raw_fd(),
@@ -90,8 +88,7 @@ pub fn receive_error(
     header.msg_namelen = RAW_ADDR_SIZE;
     header.msg_control = control.0.as_mut_ptr().cast();
     header.msg_controllen = control.0.len() as _;
-    // SAFETY: the name and the control data are valid for the lengths in the header; there are no
-    // vectors.
+    // SAFETY: the name and the control data are valid for the lengths in the header; there are no vectors.
     let result =
         unsafe { libc::recvmsg(fd.as_raw_fd(), &raw mut header, libc::MSG_ERRQUEUE | libc::MSG_DONTWAIT) };
     check(result.min(0) as c_int)?;

@@ -4,8 +4,7 @@ use std::ops::AddAssign;
 
 use serde::{Deserialize, Serialize};
 
-/// Counts of a run or a part of it. When all requests have ended, `sent = answered + busy + refused +
-/// lost`.
+/// Counts of a run or a part of it. When all requests have ended, `sent = answered + busy + refused + lost`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
     /// Scheduled requests, plus those sent without a schedule; more than `sent` if the generator could not

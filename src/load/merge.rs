@@ -8,10 +8,9 @@ use super::histogram::add;
 use super::report::{LoadReport, Second};
 
 impl LoadReport {
-    /// Merges the reports of processes that ran at the same time. Counts, rates and histograms are
-    /// added, so percentiles are those of all requests together. Each step is merged with the same step
-    /// of the other reports. `None` for no report; the error is the index of a report, from 0, and its
-    /// problem.
+    /// Merges the reports of processes that ran at the same time. Counts, rates and histograms are added, so
+    /// percentiles are those of all requests together. Each step is merged with the same step of the other
+    /// reports. `None` for no report; the error is the index of a report, from 0, and its problem.
     pub fn merge(reports: &[LoadReport]) -> Option<Result<LoadReport, (usize, String)>> {
         let (first, others) = reports.split_first()?;
         let mut sum = first.clone();

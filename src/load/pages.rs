@@ -96,10 +96,9 @@ pub fn of_search(found: &Found, machine: &MachineInfo) -> Result<Page, String> {
     let page = page.section("Trials", |section| {
         section.text(
             "The search doubled or halved the rate until one met the SLO and a higher one did not. Then it \
-             halved that interval. \
-             The majority of a rate's trials decides. The interval uses further trials around the limit: \
-             it contains the limit in 95 % \
-             of all searches, if a higher rate is never easier (sign test).",
+             halved that interval. The majority of a rate's trials decides. The interval uses further trials \
+             around the limit: it contains the limit in 95 % of all searches, if a higher rate is never \
+             easier (sign test).",
         );
         let rows = found.trials.iter().enumerate().map(|(index, trial)| {
             vec![
@@ -142,9 +141,8 @@ pub fn of_comparison(compared: &Compared, machine: &MachineInfo) -> Result<Page,
         section.chart(&ratios);
         section.text(&format!(
             "Turns alternate, A B B A, so that a drift of the machine affects both alike. Each of the {} \
-             pairs gives a ratio. Shown are \
-             the median and the interval that contains the true median with the given confidence. {} pairs \
-             were left out.",
+             pairs gives a ratio. Shown are the median and the interval that contains the true median with \
+             the given confidence. {} pairs were left out.",
             compared.pairs, compared.pairs_unfit
         ));
     });

@@ -150,15 +150,13 @@ impl fmt::Display for RunVerdict {
             RunVerdict::Late(share) => write!(
                 f,
                 "{:.1} % of the requests left more than 1 ms late, so the results measure this generator, \
-                 not the system; \
-                 lower --rate or give it more CPU",
+                 not the system; lower --rate or give it more CPU",
                 share * 100.0
             ),
             RunVerdict::TooSlow(share) => write!(
                 f,
                 "only {:.1} % of the rate was reached, so the results measure this generator, not the \
-                 system; lower --rate \
-                 or give it more CPU",
+                 system; lower --rate or give it more CPU",
                 share * 100.0
             ),
         }

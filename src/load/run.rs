@@ -58,8 +58,7 @@ pub fn run<P: LoadProtocol>(
         let now = clock.now();
         let (rx, tx) = io.turn();
         generator.on_batch(now, rx, tx);
-        // Read again, since handling the input may take time: a request's send time is that of its
-        // flush.
+        // Read again, since handling the input may take time: a request's send time is that of its flush.
         let now = clock.now();
         generator.on_timeout(now, tx);
         io.flush()?;

@@ -62,9 +62,8 @@ fn ending(compared: &Compared, broken_off: Option<anyhow::Error>) -> RunEnd {
     match broken_off {
         Some(error) => RunEnd::invalid(error.to_string()),
         None if pairs == 0 || pairs_unfit > pairs => RunEnd::invalid(format!(
-            "{pairs_unfit} of {} pairs are invalid: the generator could not keep up, or no response \
-             arrived; lower the \
-             rate, or give the generator more CPU or --threads",
+            "{pairs_unfit} of {} pairs are invalid: the generator could not keep up, or no response arrived; \
+             lower the rate, or give the generator more CPU or --threads",
             pairs + pairs_unfit
         )),
         None => RunEnd::good(),

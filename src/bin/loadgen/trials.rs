@@ -96,8 +96,7 @@ impl<'a> Trials<'a> {
                 let Counts { sent, answered, busy, refused, lost, .. } = report.counts;
                 bail!(
                     "{} does not respond{}: of {sent} requests at {CALM_RATE}/s {answered} were answered, \
-                     {busy} busy, \
-                     {refused} refused, {lost} lost, half within {half} us",
+                     {busy} busy, {refused} refused, {lost} lost, half within {half} us",
                     job.target,
                     if first.is_some() {
                         format!(" again within {} s", PATIENCE.as_secs())

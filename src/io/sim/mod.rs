@@ -114,8 +114,7 @@ impl SimNet {
         self.0.borrow_mut().sockets.remove(&addr);
     }
 
-    /// Cuts the link from one address to another, or restores it. The opposite direction is another
-    /// link.
+    /// Cuts the link from one address to another, or restores it. The opposite direction is another link.
     pub fn cut(&self, from: SocketAddr, to: SocketAddr, cut: bool) {
         self.0.borrow_mut().link(from, to).cut = cut;
     }

@@ -1,9 +1,8 @@
 //! Operations in flight in the ring, and their completions.
 //!
-//! Receiving: one multishot recvmsg per socket, all of them into the same free slots. It ends when no
-//! slot is left (ENOBUFS), after an empty datagram and after an error, and is restarted at the next
-//! wait. Sockets that got no slot in this turn come first, so a flooded socket delays no other by more
-//! than a turn.
+//! Receiving: one multishot recvmsg per socket, all of them into the same free slots. It ends when no slot is
+//! left (ENOBUFS), after an empty datagram and after an error, and is restarted at the next wait. Sockets
+//! that got no slot in this turn come first, so a flooded socket delays no other by more than a turn.
 //!
 //! Pausing: the receive of one socket is cancelled and not restarted. Data that arrived before its end
 //! was received; a cancelled receive takes nothing from the socket.
@@ -11,10 +10,9 @@
 //! Errors of peers: a multishot poll only for errors (POLLERR) per socket that reports them. A receive
 //! reports an error only if no send has met it first.
 //!
-//! Sending: a batch is submitted and completed within the call. A send that must not wait (MSG_DONTWAIT)
-//! is executed while it is submitted: `io_issue_sqe` fails it on EAGAIN instead of retrying later
-//! (REQ_F_NOWAIT, io_uring/net.c). So its completion is there when the call returns; if not, the next
-//! call waits for it.
+//! Sending: a batch is submitted and completed within the call. A send that must not wait (MSG_DONTWAIT) is
+//! executed while it is submitted: `io_issue_sqe` fails it on EAGAIN instead of retrying later (REQ_F_NOWAIT,
+//! io_uring/net.c). So its completion is there when the call returns; if not, the next call waits for it.
 
 #![allow(unsafe_code)] // system calls
 
@@ -57,9 +55,8 @@ pub(super) struct Sizes {
 }
 
 impl Sizes {
-    /// Completions for all operations that can be in flight: each slot filled, each receive, the waker
-    /// and the timer ended, errors on each socket, a batch sent. So the completion queue never
-    /// overflows.
+    /// Completions for all operations that can be in flight: each slot filled, each receive, the waker and
+    /// the timer ended, errors on each socket, a batch sent. So the completion queue never overflows.
     pub(super) fn for_all(slot_count: usize, socket_count: usize) -> Self {
         let submissions = 2 * MESSAGES_MAX;
         let completions = slot_count + 2 * socket_count + MESSAGES_MAX + 2;
@@ -394,8 +391,7 @@ impl Engine {
         has_sockets_idle && self.sends_under_way == 0 && !self.waker_is_watched && self.timer.is_none()
     }
 
-    /// Cancels all operations and waits until none is in flight. Only in the thread that the ring
-    /// belongs to.
+    /// Cancels all operations and waits until none is in flight. Only in the thread that the ring belongs to.
     pub(super) fn finish(&mut self) -> io::Result<()> {
         for _ in 0..CANCEL_TRIES {
             self.enter(Wait::Submit)?; // otherwise the last entries would not be cancelled

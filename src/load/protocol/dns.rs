@@ -56,9 +56,8 @@ struct Query {
 }
 
 impl Queries {
-    /// Adds a query. `{id}` in the name becomes 16 unique hexadecimal digits, so that no cache can
-    /// answer. `edns`: response size that an OPT record allows. The error describes the problem with the
-    /// name.
+    /// Adds a query. `{id}` in the name becomes 16 unique hexadecimal digits, so that no cache can answer.
+    /// `edns`: response size that an OPT record allows. The error describes the problem with the name.
     pub fn add(&mut self, name: &str, kind: u16, edns: Option<u16>) -> Result<(), String> {
         let mark = name.find(MARK);
         let text = name.replacen(MARK, &"0".repeat(marker::LEN), 1);
@@ -75,8 +74,7 @@ impl Queries {
         }
         let start = self.bytes.len();
         self.bytes.extend_from_slice(&query[..len]);
-        // On the wire, a length byte precedes the first label and replaces each dot, so offsets shift by
-        // one.
+        // On the wire, a length byte precedes the first label and replaces each dot, so offsets shift by one.
         let mark = mark.map(|at| HEADER_LEN + 1 + at);
         self.each.push(Query { bytes: start..start + len, mark });
         Ok(())

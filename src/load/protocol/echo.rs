@@ -1,5 +1,4 @@
-//! Any protocol whose responses repeat a part of the request: a marker in the payload identifies the
-//! request.
+//! Any protocol whose responses repeat a part of the request: a marker in the payload identifies the request.
 
 use std::net::SocketAddr;
 

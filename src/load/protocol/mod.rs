@@ -1,5 +1,4 @@
-//! Protocols: the bytes of requests, and the matching of responses. Pure, like the generator that uses
-//! them.
+//! Protocols: the bytes of requests, and the matching of responses. Pure, like the generator that uses them.
 
 mod dns;
 mod echo;

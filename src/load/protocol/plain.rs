@@ -32,8 +32,7 @@ pub struct Plain {
     free: VecDeque<SocketId>,
     /// Pausing clients with the end of their pause.
     resting: VecDeque<(Instant, SocketId)>,
-    /// Requests with their clients, in the order of sending. The first one is open; others may have
-    /// ended.
+    /// Requests with their clients, in the order of sending. The first one is open; others may have ended.
     sent: VecDeque<(u64, SocketId)>,
     rest: Duration,
     payload: Box<[u8]>,

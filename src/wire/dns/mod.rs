@@ -32,8 +32,7 @@ pub const TYPES: [(&str, u16); 13] = [
 /// Size of the header, in bytes.
 pub const HEADER_LEN: usize = 12;
 
-/// Maximum bytes that [`write_query`] writes and [`truncate_to_servfail`] leaves: header, name, type,
-/// class.
+/// Maximum bytes that [`write_query`] writes and [`truncate_to_servfail`] leaves: header, name, type, class.
 pub const QUERY_MAX: usize = HEADER_LEN + NAME_MAX + 4;
 
 /// First byte of the flags: QR, four bits of opcode, AA, TC, RD.
@@ -75,8 +74,7 @@ pub fn query(message: &[u8]) -> Result<Question<'_>, Malformed> {
     }
 }
 
-/// The question of a response: QR is 1, QDCOUNT is 1, and the question is complete. Any opcode and
-/// RCODE.
+/// The question of a response: QR is 1, QDCOUNT is 1, and the question is complete. Any opcode and RCODE.
 pub fn response(message: &[u8]) -> Result<Question<'_>, Malformed> {
     match flags(message)? & QR {
         0 => Err(Malformed::Query),
