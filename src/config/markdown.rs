@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use serde_json::Value;
 
+use super::document::{items, lower_case, properties};
 use super::raw::schema;
 
 /// A piece of the page.
@@ -205,21 +206,12 @@ pub fn markdown() -> String {
 
 /// The definition of a key, such as `pools[].servers[].id`; null if there is none.
 fn find<'s>(schema: &'s Value, key: &str) -> &'s Value {
-    let choices =
-        |node: &'s Value| std::iter::once(node).chain(node["anyOf"].as_array().into_iter().flatten());
-    let mut node = schema;
-    for part in key.split('.') {
+    let step = |node: &'s Value, part: &str| {
         let name = part.trim_end_matches("[]");
-        node = choices(node)
-            .map(|node| &node["properties"][name])
-            .find(|node| !node.is_null())
-            .unwrap_or(&Value::Null);
-        if name != part {
-            node =
-                choices(node).map(|node| &node["items"]).find(|node| !node.is_null()).unwrap_or(&Value::Null);
-        }
-    }
-    node
+        let node = properties(node)?.get(name)?;
+        if name == part { Some(node) } else { items(node) }
+    };
+    key.split('.').try_fold(schema, step).unwrap_or(&Value::Null)
 }
 
 /// Default and meaning of a key: a default that is no constant ends the description.
@@ -229,20 +221,17 @@ fn row(node: &Value) -> (String, String) {
     let (default, meaning) = if let Some((before, after)) = text.split_once("Without it: ") {
         (sentence(text.len() - after.len()), before)
     } else if let Some(at) = text.rfind("Required").filter(|&at| at > 0) {
-        (lower_case(&sentence(at)), &text[..at])
+        (uncapitalized(&sentence(at)), &text[..at])
     } else {
         (node["default"].as_str().map_or(node["default"].to_string(), str::to_owned), &text[..])
     };
-    (default, lower_case(meaning.trim().trim_end_matches('.')))
+    (default, uncapitalized(meaning.trim().trim_end_matches('.')))
 }
 
 /// The text with its first letter in lower case, unless the first word is an abbreviation.
-fn lower_case(text: &str) -> String {
-    let mut chars = text.chars();
-    match (chars.next(), chars.clone().next()) {
-        (Some(first), Some(second)) if second.is_lowercase() || second == ' ' => {
-            first.to_lowercase().chain(chars).collect()
-        }
+fn uncapitalized(text: &str) -> String {
+    match text.chars().nth(1) {
+        Some(second) if second.is_lowercase() || second == ' ' => lower_case(text),
         _ => text.to_owned(),
     }
 }

@@ -30,11 +30,7 @@ const NO_SUCH_NAME: u8 = 3;
 
 /// Parses a record type: a name, `TYPE65` (RFC 3597) or `65`.
 pub fn type_from(text: &str) -> Result<u16, String> {
-    let upper = text.to_ascii_uppercase();
-    if let Some((_, number)) = dns::TYPES.iter().find(|(name, _)| *name == upper) {
-        return Ok(*number);
-    }
-    upper.strip_prefix("TYPE").unwrap_or(&upper).parse().map_err(|_| {
+    dns::type_number(text).ok_or_else(|| {
         let names = dns::TYPES.map(|(name, _)| name).join(", ");
         format!("unknown DNS record type `{text}`; use {names}, or a number up to 65535")
     })

@@ -12,6 +12,13 @@ mod tests;
 pub use name::{NAME_MAX, name_to_wire};
 pub use question::{Question, QuestionKey};
 
+/// The number of a record type: of a name in any case, `TYPE65` (RFC 3597) or `65`.
+pub fn type_number(text: &str) -> Option<u16> {
+    let text = text.to_ascii_uppercase();
+    let named = TYPES.iter().find(|(name, _)| *name == text).map(|(_, number)| *number);
+    named.or_else(|| text.strip_prefix("TYPE").unwrap_or(&text).parse().ok())
+}
+
 /// Record types with a name (IANA, "Resource Record (RR) TYPEs").
 pub const TYPES: [(&str, u16); 13] = [
     ("A", 1),
