@@ -35,7 +35,7 @@ use tracing_subscriber::filter::LevelFilter;
 pub use admin::{Admin, Token};
 pub use arguments::PoolArguments;
 pub use describe::describe;
-use document::{Document, shortened};
+use document::Document;
 pub use error::ConfigError;
 pub use key::Key;
 pub use markdown::markdown;
@@ -211,12 +211,8 @@ pub fn reachable(addr: SocketAddr) -> SocketAddr {
 impl Reader<'_> {
     /// Reads and checks everything.
     fn config(&self, raw: Raw) -> Read<Config> {
-        let key = match &raw.key_file {
-            None => None,
-            Some(path) => {
-                Some(Key::read(Path::new(path)).map_err(|problem| self.error("key_file", problem))?)
-            }
-        };
+        let key = raw.key_file.as_ref().map(|path| Key::read(Path::new(path))).transpose();
+        let key = key.map_err(|problem| self.error("key_file", problem))?;
         let client = self.clients(&raw.client)?;
         let written = self.written_pools(&raw)?;
         let config = Config {
@@ -269,11 +265,8 @@ impl Reader<'_> {
     }
 
     fn sources(&self, key: &str, written: &[String]) -> Read<Vec<Source>> {
-        let source = |text: &String| {
-            text.trim()
-                .parse()
-                .map_err(|problem| self.error(key, format!("\"{}\" {problem}", shortened(text))))
-        };
+        let source =
+            |text: &String| text.trim().parse().map_err(|problem: &str| self.refuse(key, text, problem));
         written.iter().map(source).collect()
     }
 
