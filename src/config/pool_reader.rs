@@ -4,7 +4,6 @@
 use std::net::SocketAddr;
 
 use super::address;
-use super::document::shortened;
 use super::form::{Form, NATIVE, PROTOCOL_NATIVE};
 use super::native_reader::Shared;
 use super::pools::{Pool, Protocol};
@@ -160,8 +159,7 @@ impl Reader<'_> {
             (None, Form::Item(place)) => return Ok(format!("pool-{}", place + 1)),
             (None, Form::Sections) => return Ok(NATIVE.to_owned()),
         };
-        let refuse =
-            |problem: &str| Err(self.error(&form.key("name"), format!("\"{}\" {problem}", shortened(name))));
+        let refuse = |problem: &str| Err(self.refuse(&form.key("name"), name, problem));
         let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-');
         match name.as_str() {
             NATIVE if !is_native => refuse("is the name of a native pool; choose another"),
@@ -194,8 +192,7 @@ impl Reader<'_> {
                 Some(OneOrMany::Many(_)) => format!("{key}[{i}]"),
                 _ => key.clone(),
             };
-            let addrs = address::listen(text.trim())
-                .map_err(|problem| self.error(&key, format!("\"{}\" {problem}", shortened(text))))?;
+            let addrs = address::listen(text.trim()).map_err(|problem| self.refuse(&key, text, problem))?;
             listen.extend(addrs.into_iter().map(|addr| (key.clone(), addr)));
         }
         Ok(listen)
@@ -206,8 +203,7 @@ impl Reader<'_> {
         let Some(text) = written else {
             return Err(self.error(key, format!("is missing; write IP:PORT, such as {example}")));
         };
-        address::one(text.trim())
-            .map_err(|problem| self.error(key, format!("\"{}\" {problem}", shortened(text))))
+        address::one(text.trim()).map_err(|problem| self.refuse(key, text, problem))
     }
 }
 

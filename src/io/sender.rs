@@ -266,8 +266,7 @@ impl Sender {
             take_bytes(&mut rest, message.packed.segment_size, &mut self.single);
             header.msg_hdr.msg_iov = self.single.as_mut_ptr();
             header.msg_hdr.msg_iovlen = self.single.len() as _;
-            // SAFETY: the header is that of `send`, with other vectors, which point into the same
-            // memory.
+            // SAFETY: the header is that of `send`, with other vectors, which point into the same memory.
             match unsafe { send_one(call, header, socket, retries) } {
                 0 => {
                     counters.sent += 1;
@@ -366,9 +365,8 @@ fn may_be_segmentation(errno: c_int) -> bool {
     matches!(errno, libc::EIO | libc::EINVAL | libc::EOPNOTSUPP | libc::ENOPROTOOPT)
 }
 
-/// Whether the refusal of a segmented message may be due to the length of its datagrams, and so says
-/// nothing about shorter ones. EMSGSIZE is, and older kernels answer EINVAL (udp_send_skb in
-/// net/ipv4/udp.c).
+/// Whether the refusal of a segmented message may be due to the length of its datagrams, and so says nothing
+/// about shorter ones. EMSGSIZE is, and older kernels answer EINVAL (udp_send_skb in net/ipv4/udp.c).
 fn may_be_length(errno: c_int, segment_size: usize) -> bool {
     errno == libc::EMSGSIZE || errno == libc::EINVAL && segment_size > ETHERNET_PAYLOAD
 }

@@ -21,8 +21,7 @@ use crate::role::datagram::{
     WorkerSockets,
 };
 
-/// Server-side ports: all requests come from one client, which uses one pair of port and server per
-/// request.
+/// Server-side ports: all requests come from one client, which uses one pair of port and server per request.
 const PORTS: u16 = 4;
 /// Timeout of a request.
 const TIMEOUT: Duration = Duration::from_secs(2);

@@ -212,8 +212,7 @@ mod tests {
     use crate::base::rng::Rng;
     use crate::load::fixtures;
 
-    /// Reports with exponential latencies of a machine that slows down: each turn adds `drift` to the
-    /// mean.
+    /// Reports with exponential latencies of a machine that slows down: each turn adds `drift` to the mean.
     fn compared(pairs: usize, a_us: f64, b_us: f64, drift: f64, seed: u64) -> Compared {
         let mut rng = Rng::new(seed);
         let mut compare = Compare::new(pairs);

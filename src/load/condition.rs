@@ -126,16 +126,16 @@ impl<'a> ReportMetrics<'a> {
         let us = |nanos: f64| nanos / 1e3;
         let at = |histogram: &Histogram<u64>, quantile| us(histogram.value_at_quantile(quantile) as f64);
         let latency = (!self.latency.is_empty()).then_some(&self.latency);
-        let share = |part: u64| (report.sent > 0).then(|| part as f64 / report.sent as f64);
+        let share = |part: u64| (report.counts.sent > 0).then(|| part as f64 / report.counts.sent as f64);
         match metric {
             Metric::Percentile(percent) => latency.map(|latency| at(latency, quantile(percent))),
             Metric::Max => latency.map(|latency| us(latency.max() as f64)),
             Metric::Mean => latency.map(|latency| us(latency.mean())),
-            Metric::Loss => share(report.lost),
-            Metric::Busy => share(report.busy),
-            Metric::Refused => share(report.refused),
-            Metric::Errors => share(report.lost + report.busy + report.refused),
-            Metric::Late => share(report.late_sends),
+            Metric::Loss => share(report.counts.lost),
+            Metric::Busy => share(report.counts.busy),
+            Metric::Refused => share(report.counts.refused),
+            Metric::Errors => share(report.counts.lost + report.counts.busy + report.counts.refused),
+            Metric::Late => share(report.counts.late_sends),
             Metric::Rate => Some(report.rate),
             Metric::Pacing => (!self.pacing.is_empty()).then(|| at(&self.pacing, 0.99)),
         }

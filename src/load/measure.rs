@@ -47,8 +47,7 @@ pub enum Load {
 }
 
 impl Load {
-    /// The same load at this constant rate. A closed loop becomes a Poisson process; a trace stays
-    /// unchanged.
+    /// The same load at this constant rate. A closed loop becomes a Poisson process; a trace stays unchanged.
     #[must_use]
     pub fn at(&self, rate: f64) -> Load {
         match self {
@@ -294,7 +293,7 @@ impl Measurement {
             drop(seconds);
             let series = collect(&tallies, loops.len(), || {
                 let mut live = LiveCounts::default();
-                progress.iter().for_each(|part| live += part.read());
+                progress.iter().for_each(|part| live += part.load());
                 watch(live);
             });
             let finished = loops.into_iter().map(|handle| handle.join().expect("a panic ends the process"));
@@ -471,8 +470,7 @@ impl Drive<'_> {
         let Drive { common, share, seed, mut io, progress, seconds } = self;
         let SharedRun { job, clock, stop, ready, start } = common;
         let window = job.window.map(|window| share.part(window));
-        // Twice the requests in flight if none is answered, so that only a generator that stalls runs
-        // out.
+        // Twice the requests in flight if none is answered, so that only a generator that stalls runs out.
         let by_rate = 2.0 * job.load.busiest_second() * job.timeout.as_secs_f64().max(0.5);
         let room = (by_rate / f64::from(share.of)) as usize;
         let ledger = RequestLedger::new(room.max(window.unwrap_or(0)), job.timeout);

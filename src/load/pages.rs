@@ -60,7 +60,7 @@ pub fn of_run(report: &LoadReport, judged: &[String], machine: &MachineInfo) -> 
     page = page.section("The generator", |section| {
         section.text(&format!(
             "Time from the scheduled moment to the send of each request; {} of {} left more than 1 ms late.",
-            report.late_sends, report.sent
+            report.counts.late_sends, report.counts.sent
         ));
         section.chart(&pacing);
     });
@@ -96,10 +96,9 @@ pub fn of_search(found: &Found, machine: &MachineInfo) -> Result<Page, String> {
     let page = page.section("Trials", |section| {
         section.text(
             "The search doubled or halved the rate until one met the SLO and a higher one did not. Then it \
-             halved that interval. \
-             The majority of a rate's trials decides. The interval uses further trials around the limit: \
-             it contains the limit in 95 % \
-             of all searches, if a higher rate is never easier (sign test).",
+             halved that interval. The majority of a rate's trials decides. The interval uses further trials \
+             around the limit: it contains the limit in 95 % of all searches, if a higher rate is never \
+             easier (sign test).",
         );
         let rows = found.trials.iter().enumerate().map(|(index, trial)| {
             vec![
@@ -142,9 +141,8 @@ pub fn of_comparison(compared: &Compared, machine: &MachineInfo) -> Result<Page,
         section.chart(&ratios);
         section.text(&format!(
             "Turns alternate, A B B A, so that a drift of the machine affects both alike. Each of the {} \
-             pairs gives a ratio. Shown are \
-             the median and the interval that contains the true median with the given confidence. {} pairs \
-             were left out.",
+             pairs gives a ratio. Shown are the median and the interval that contains the true median with \
+             the given confidence. {} pairs were left out.",
             compared.pairs, compared.pairs_unfit
         ));
     });
@@ -161,13 +159,13 @@ fn about(setup: &SetUp) -> String {
 }
 
 fn headline(report: &LoadReport) -> String {
-    let share = |part: u64| Numbers::Percent.write(part as f64 / report.sent.max(1) as f64);
+    let share = |part: u64| Numbers::Percent.write(part as f64 / report.counts.sent.max(1) as f64);
     let of_time = |us: u64| Numbers::Micros.write(us as f64);
     format!(
         "{} sent in {} s, {} lost: half within {}, 99 % within {}, 99.9 % within {}",
-        number(report.sent as f64),
+        number(report.counts.sent as f64),
         number(report.duration_s),
-        share(report.lost),
+        share(report.counts.lost),
         of_time(report.latency_us.p50),
         of_time(report.latency_us.p99),
         of_time(report.latency_us.p999),
@@ -179,11 +177,11 @@ fn facts(report: &LoadReport) -> Vec<(&'static str, String)> {
     let counted = |n: u64| number(n as f64);
     vec![
         ("sent", format!("{}{wanted}", per_second(report.rate))),
-        ("answered", counted(report.answered)),
-        ("lost", counted(report.lost)),
-        ("busy", counted(report.busy)),
-        ("refused", counted(report.refused)),
-        ("left late", counted(report.late_sends)),
+        ("answered", counted(report.counts.answered)),
+        ("lost", counted(report.counts.lost)),
+        ("busy", counted(report.counts.busy)),
+        ("refused", counted(report.counts.refused)),
+        ("left late", counted(report.counts.late_sends)),
     ]
 }
 
@@ -224,9 +222,9 @@ fn steps(steps: &[LoadReport], section: &mut Section) {
         vec![
             step.rate_wanted.map_or(String::new(), per_second),
             per_second(step.rate),
-            count(step.answered),
-            count(step.busy + step.refused),
-            count(step.lost),
+            count(step.counts.answered),
+            count(step.counts.busy + step.counts.refused),
+            count(step.counts.lost),
             time(step.latency_us.p50),
             time(step.latency_us.p99),
             time(step.latency_us.p999),
@@ -268,8 +266,8 @@ fn over_time(report: &LoadReport) -> [Lines; 3] {
         x: x(),
         y: Axis::linear("per second").from(0.0),
         series: vec![
-            of("sent", Style::Line, &per_second(|second| second.sent)),
-            of("answered", Style::Line, &per_second(|second| second.answered)),
+            of("sent", Style::Line, &per_second(|second| second.counts.sent)),
+            of("answered", Style::Line, &per_second(|second| second.counts.answered)),
         ],
         rules: vec![],
     };
@@ -278,10 +276,10 @@ fn over_time(report: &LoadReport) -> [Lines; 3] {
         x: x(),
         y: Axis::linear("per second").from(0.0),
         series: vec![
-            of("lost", Style::Steps, &per_second(|second| second.lost)),
-            of("busy", Style::Steps, &per_second(|second| second.busy)),
-            of("refused", Style::Steps, &per_second(|second| second.refused)),
-            of("left late", Style::Steps, &per_second(|second| second.late_sends)),
+            of("lost", Style::Steps, &per_second(|second| second.counts.lost)),
+            of("busy", Style::Steps, &per_second(|second| second.counts.busy)),
+            of("refused", Style::Steps, &per_second(|second| second.counts.refused)),
+            of("left late", Style::Steps, &per_second(|second| second.counts.late_sends)),
         ],
         rules: vec![],
     };

@@ -160,8 +160,7 @@ enum Moments {
     AtRate {
         rate: Rate,
         gaps: Gaps,
-        /// Requests due up to and including the next one at the exact rate. Integers are exact up to
-        /// 2^53.
+        /// Requests due up to and including the next one at the exact rate. Integers are exact up to 2^53.
         count: f64,
         /// Moment of the next request, in nanoseconds after the start. Precise enough for 100 days.
         offset: f64,

@@ -1,12 +1,11 @@
 //! Search for the highest rate that meets an SLO. Pure: it selects the next rate and records the trial's
 //! result.
 //!
-//! The search doubles or halves the first rate until one rate meets the SLO and a higher one does not.
-//! Then it halves that interval until it is small enough. Each rate gets trials until the majority is
-//! certain. Afterwards the two remaining rates, and some further away, get trials until there is an
-//! interval. Every decision uses all trials, so a disturbed trial misleads only temporarily. Shares of
-//! trials that met the SLO are first made to fall with the rate (isotonic regression); the majority is
-//! judged by these shares.
+//! The search doubles or halves the first rate until one rate meets the SLO and a higher one does not. Then
+//! it halves that interval until it is small enough. Each rate gets trials until the majority is certain.
+//! Afterwards the two remaining rates, and some further away, get trials until there is an interval. Every
+//! decision uses all trials, so a disturbed trial misleads only temporarily. Shares of trials that met the
+//! SLO are first made to fall with the rate (isotonic regression); the majority is judged by these shares.
 //!
 //! The interval is a sign test. If the limit were below a rate, trials at or above that rate would meet
 //! the SLO less often than a coin shows heads. If they meet the SLO so often that a coin does so in at
@@ -153,9 +152,8 @@ impl Search {
         for condition in plan.slo.each() {
             if matches!(condition.operator, Operator::Above | Operator::AtLeast) {
                 return Err(format!(
-                    "`{condition}` is easier to meet at a higher rate, so there is no highest one; use < \
-                     or <= in an \
-                     SLO"
+                    "`{condition}` is easier to meet at a higher rate, so there is no highest one; use < or \
+                     <= in an SLO"
                 ));
             }
         }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use clap::ValueEnum;
 use lbd::base::rng::entropy;
 use lbd::config::Config;
 use lbd::io::IoChoice;
@@ -93,12 +94,8 @@ fn load(args: &Args, job: &Measurement) -> Result<Load> {
     }
 }
 
-fn name(protocol: RequestProtocol) -> &'static str {
-    match protocol {
-        RequestProtocol::Native => "native",
-        RequestProtocol::Dns => "dns",
-        RequestProtocol::Raw => "raw",
-    }
+fn name(protocol: RequestProtocol) -> String {
+    protocol.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
 }
 
 fn at_rate(args: &Args, rate: Rate) -> Result<Load> {

@@ -13,8 +13,7 @@ use crate::trials::Trials;
 
 /// Default of the first rate, in requests per second.
 const START: f64 = 1_000.0;
-/// Without --from, the lowest rate is this share of the first one, but never below the minimum of
-/// --rate.
+/// Without --from, the lowest rate is this share of the first one, but never below the minimum of --rate.
 const LOWEST_SHARE: f64 = 1.0 / 1024.0;
 const RATES: std::ops::RangeInclusive<f64> = 0.001..=1e8;
 const REPEATS: u16 = 3;

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
-use lbd::load::{Load, LoadReport, Measurement, Rate};
+use lbd::load::{Counts, Load, LoadReport, Measurement, Rate};
 use lbd::os::signals::Stop;
 use lbd::os::terminal::tell;
 
@@ -93,11 +93,10 @@ impl<'a> Trials<'a> {
                 return Ok(true);
             }
             if first.is_none() || Instant::now() >= give_up {
-                let LoadReport { sent, answered, busy, refused, lost, .. } = report;
+                let Counts { sent, answered, busy, refused, lost, .. } = report.counts;
                 bail!(
                     "{} does not respond{}: of {sent} requests at {CALM_RATE}/s {answered} were answered, \
-                     {busy} busy, \
-                     {refused} refused, {lost} lost, half within {half} us",
+                     {busy} busy, {refused} refused, {lost} lost, half within {half} us",
                     job.target,
                     if first.is_some() {
                         format!(" again within {} s", PATIENCE.as_secs())
@@ -113,7 +112,8 @@ impl<'a> Trials<'a> {
 /// Whether the target has recovered, by a run at a low rate. `first`: its median response time at the
 /// first check, in microseconds.
 fn is_at_rest(report: &LoadReport, first: Option<u64>) -> bool {
-    let is_answered = report.answered > 0 && report.answered * 10 >= report.sent * CALM_SHARE;
+    let is_answered =
+        report.counts.answered > 0 && report.counts.answered * 10 >= report.counts.sent * CALM_SHARE;
     is_answered && first.is_none_or(|us| report.latency_us.p50 <= 2 * us + CALM_SLACK_US)
 }
 
@@ -125,8 +125,7 @@ mod tests {
     #[test]
     fn a_target_is_at_rest_when_it_answers_nearly_all_and_about_as_fast_as_at_first() {
         let report = |answered: u64, p50: u64| LoadReport {
-            sent: 20,
-            answered,
+            counts: Counts { sent: 20, answered, ..Counts::default() },
             latency_us: Percentiles { p50, ..Percentiles::default() },
             ..LoadReport::default()
         };

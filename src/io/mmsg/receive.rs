@@ -51,9 +51,8 @@ impl ReceiveCall {
         for (index, slot) in (0..count).zip(first_slot..) {
             self.prepare(index, rx.slot_mut(slot));
         }
-        // SAFETY: `prepare` has just pointed the first `count` headers at a slot, a name, a control
-        // buffer and a vector, each with its length; `rx` and `self` outlive the call, and the
-        // slots are distinct.
+        // SAFETY: `prepare` has just pointed the first `count` headers at a slot, a name, a control buffer
+        // and a vector, each with its length; `rx` and `self` outlive the call, and the slots are distinct.
         unsafe { sys::recvmmsg(socket, &mut self.headers[..count]) }
     }
 

@@ -10,13 +10,16 @@
 
 use std::io;
 use std::net::UdpSocket;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Duration;
 
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
+};
 
-use super::super::{Waker, sys};
+use super::super::{Waker, eventfd};
 use crate::base::batch::SocketId;
 use crate::base::time::{Clock, Instant};
 
@@ -54,9 +57,10 @@ impl Waiter {
         for (socket, number) in sockets.iter().zip(0..) {
             watch(&poll, socket.as_raw_fd(), Token(number))?;
         }
-        let timer = sys::timerfd()?;
+        let timer =
+            timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
         watch(&poll, timer.as_raw_fd(), TIMER)?;
-        let wakeups = sys::eventfd()?;
+        let wakeups = eventfd()?;
         watch(&poll, wakeups.as_raw_fd(), WAKER)?;
         let events = Events::with_capacity(sockets.len() + 2);
         Ok(Waiter { poll, events, timer, armed: None, waker: Waker::new(wakeups) })
@@ -120,7 +124,10 @@ impl Waiter {
         }
         let fires_in_time = self.armed.is_some_and(|at| now < at && at <= deadline);
         if !fires_in_time {
-            sys::arm_timer(self.timer.as_fd(), left)?;
+            // Once, since the interval is zero; `left` is below `FINE` and not zero, which would disarm the timer.
+            let it_value = Timespec { tv_sec: 0, tv_nsec: left.subsec_nanos().into() };
+            let it_interval = Timespec::default();
+            timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &Itimerspec { it_interval, it_value })?;
             self.armed = Some(deadline);
         }
         Ok(None)

@@ -93,7 +93,7 @@ impl SimNet {
             network: self.0.clone(),
             sockets: Vec::with_capacity(addrs.len()),
             ready: ReadySockets::new(addrs.len()),
-            rng: self.0.borrow_mut().fork_rng(),
+            rng: Rng::new(self.0.borrow_mut().rng.next_u64()),
             rx,
             tx,
             slots_used: 0,
@@ -111,29 +111,25 @@ impl SimNet {
     /// Closes the socket of this address, as when its process is killed. Its data and the datagrams in
     /// flight to it are lost. The address can then be attached again.
     pub fn detach(&self, addr: SocketAddr) {
-        self.0.borrow_mut().detach(addr);
+        self.0.borrow_mut().sockets.remove(&addr);
     }
 
-    /// Cuts the link from one address to another, or restores it. The opposite direction is another
-    /// link.
+    /// Cuts the link from one address to another, or restores it. The opposite direction is another link.
     pub fn cut(&self, from: SocketAddr, to: SocketAddr, cut: bool) {
-        self.0.borrow_mut().cut(from, to, cut);
-    }
-
-    /// Changes the faults of all links without faults of their own.
-    pub fn set_faults(&self, faults: Faults) {
-        self.0.borrow_mut().faults = faults;
+        self.0.borrow_mut().link(from, to).cut = cut;
     }
 
     /// Gives the link from one address to another its own faults, or removes them.
     pub fn set_link_faults(&self, from: SocketAddr, to: SocketAddr, faults: Option<Faults>) {
-        self.0.borrow_mut().set_link_faults(from, to, faults);
+        self.0.borrow_mut().link(from, to).faults = faults;
     }
 
     /// Bounds the receive queue of a socket, in datagrams. Datagrams beyond it count as dropped by the
     /// kernel.
     pub fn set_receive_queue(&self, addr: SocketAddr, datagrams: usize) {
-        self.0.borrow_mut().set_receive_queue(addr, datagrams);
+        if let Some(socket) = self.0.borrow_mut().sockets.get_mut(&addr) {
+            socket.queue_max = datagrams;
+        }
     }
 
     /// The counters so far.
@@ -295,7 +291,7 @@ impl Drop for SimIo {
         let mut network = self.network.borrow_mut();
         for &Attached { addr, generation, .. } in &self.sockets {
             if network.socket(addr, generation).is_some() {
-                network.detach(addr);
+                network.sockets.remove(&addr);
             }
         }
     }

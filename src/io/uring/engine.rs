@@ -1,9 +1,8 @@
 //! Operations in flight in the ring, and their completions.
 //!
-//! Receiving: one multishot recvmsg per socket, all of them into the same free slots. It ends when no
-//! slot is left (ENOBUFS), after an empty datagram and after an error, and is restarted at the next
-//! wait. Sockets that got no slot in this turn come first, so a flooded socket delays no other by more
-//! than a turn.
+//! Receiving: one multishot recvmsg per socket, all of them into the same free slots. It ends when no slot is
+//! left (ENOBUFS), after an empty datagram and after an error, and is restarted at the next wait. Sockets
+//! that got no slot in this turn come first, so a flooded socket delays no other by more than a turn.
 //!
 //! Pausing: the receive of one socket is cancelled and not restarted. Data that arrived before its end
 //! was received; a cancelled receive takes nothing from the socket.
@@ -11,10 +10,9 @@
 //! Errors of peers: a multishot poll only for errors (POLLERR) per socket that reports them. A receive
 //! reports an error only if no send has met it first.
 //!
-//! Sending: a batch is submitted and completed within the call. A send that must not wait (MSG_DONTWAIT)
-//! is executed while it is submitted: `io_issue_sqe` fails it on EAGAIN instead of retrying later
-//! (REQ_F_NOWAIT, io_uring/net.c). So its completion is there when the call returns; if not, the next
-//! call waits for it.
+//! Sending: a batch is submitted and completed within the call. A send that must not wait (MSG_DONTWAIT) is
+//! executed while it is submitted: `io_issue_sqe` fails it on EAGAIN instead of retrying later (REQ_F_NOWAIT,
+//! io_uring/net.c). So its completion is there when the call returns; if not, the next call waits for it.
 
 #![allow(unsafe_code)] // system calls
 
@@ -30,7 +28,7 @@ use libc::c_int;
 
 use super::super::IoCounters;
 use super::super::arrival::SocketFacts;
-use super::super::peer_errors::ErrorQueues;
+use super::super::ready::ReadySockets;
 use super::super::sender::{MESSAGES_MAX, Messages};
 use super::deadline::{End, end_of_wait};
 use super::message::{CONTROL_ROOM, NAME_ROOM};
@@ -57,9 +55,8 @@ pub(super) struct Sizes {
 }
 
 impl Sizes {
-    /// Completions for all operations that can be in flight: each slot filled, each receive, the waker
-    /// and the timer ended, errors on each socket, a batch sent. So the completion queue never
-    /// overflows.
+    /// Completions for all operations that can be in flight: each slot filled, each receive, the waker and
+    /// the timer ended, errors on each socket, a batch sent. So the completion queue never overflows.
     pub(super) fn for_all(slot_count: usize, socket_count: usize) -> Self {
         let submissions = 2 * MESSAGES_MAX;
         let completions = slot_count + 2 * socket_count + MESSAGES_MAX + 2;
@@ -100,7 +97,8 @@ pub(super) struct Engine {
     ended: VecDeque<SocketId>,
     /// Sockets that report errors and are not watched for them.
     unwatched: Vec<SocketId>,
-    errors: ErrorQueues,
+    /// The sockets whose error queue may have entries.
+    pub(super) failing: ReadySockets,
     /// Operations by socket.
     under_way: Box<[UnderWay]>,
     /// Index of the waker among the registered files, after the sockets.
@@ -161,7 +159,7 @@ impl Engine {
             starved: VecDeque::with_capacity(sockets.len()),
             ended: numbered().map(|(id, _)| id).collect(),
             unwatched: numbered().filter(|(_, socket)| socket.reports_errors).map(|(id, _)| id).collect(),
-            errors: ErrorQueues::new(sockets.len()),
+            failing: ReadySockets::new(sockets.len()),
             under_way,
             waker: sockets.len() as u32,
             waker_is_watched: false,
@@ -236,7 +234,7 @@ impl Engine {
         self.starved.retain(|&other| other != socket);
         self.ended.retain(|&other| other != socket);
         self.unwatched.retain(|&other| other != socket);
-        self.errors.remove(socket);
+        self.failing.remove(socket);
         for _ in 0..CANCEL_TRIES {
             let UnderWay { receive, watch, .. } = self.under_way[index];
             if !receive && !watch {
@@ -308,7 +306,7 @@ impl Engine {
                     let state = &mut under_way[socket.0 as usize];
                     state.watch = goes_on;
                     if !state.is_paused {
-                        self.errors.insert(socket);
+                        self.failing.insert(socket);
                         if !goes_on {
                             self.unwatched.push(socket);
                         }
@@ -326,12 +324,7 @@ impl Engine {
 
     /// Whether a wait is over.
     pub(super) fn has_news(&self) -> bool {
-        self.has_news || !self.arrived.is_empty() || !self.errors.is_empty()
-    }
-
-    /// The error queues that may have entries.
-    pub(super) fn errors(&mut self) -> &mut ErrorQueues {
-        &mut self.errors
+        self.has_news || !self.arrived.is_empty() || !self.failing.is_empty()
     }
 
     /// Records that the events were handled.
@@ -398,8 +391,7 @@ impl Engine {
         has_sockets_idle && self.sends_under_way == 0 && !self.waker_is_watched && self.timer.is_none()
     }
 
-    /// Cancels all operations and waits until none is in flight. Only in the thread that the ring
-    /// belongs to.
+    /// Cancels all operations and waits until none is in flight. Only in the thread that the ring belongs to.
     pub(super) fn finish(&mut self) -> io::Result<()> {
         for _ in 0..CANCEL_TRIES {
             self.enter(Wait::Submit)?; // otherwise the last entries would not be cancelled

@@ -1,7 +1,7 @@
 use super::*;
 use crate::load::compare::Compare;
-use crate::load::fixtures;
 use crate::load::search::{Search, SearchPlan};
+use crate::load::{Counts, fixtures};
 
 fn machine() -> MachineInfo {
     MachineInfo { command: "loadgen --rate '1 < 2'".to_owned(), kernel: "6.1.0".to_owned(), cpus: 2 }
@@ -11,9 +11,7 @@ fn machine() -> MachineInfo {
 fn run(rate: f64, us: u64) -> LoadReport {
     let second = |at_s: u64, sent: u64, lost: u64| Second {
         at_s,
-        sent,
-        answered: sent - lost,
-        lost,
+        counts: Counts { sent, answered: sent - lost, lost, ..Counts::default() },
         latency_us_p50: us,
         latency_us_p99: 2 * us,
         latency_us_max: 3 * us,

@@ -30,11 +30,7 @@ const NO_SUCH_NAME: u8 = 3;
 
 /// Parses a record type: a name, `TYPE65` (RFC 3597) or `65`.
 pub fn type_from(text: &str) -> Result<u16, String> {
-    let upper = text.to_ascii_uppercase();
-    if let Some((_, number)) = dns::TYPES.iter().find(|(name, _)| *name == upper) {
-        return Ok(*number);
-    }
-    upper.strip_prefix("TYPE").unwrap_or(&upper).parse().map_err(|_| {
+    dns::type_number(text).ok_or_else(|| {
         let names = dns::TYPES.map(|(name, _)| name).join(", ");
         format!("unknown DNS record type `{text}`; use {names}, or a number up to 65535")
     })
@@ -56,9 +52,8 @@ struct Query {
 }
 
 impl Queries {
-    /// Adds a query. `{id}` in the name becomes 16 unique hexadecimal digits, so that no cache can
-    /// answer. `edns`: response size that an OPT record allows. The error describes the problem with the
-    /// name.
+    /// Adds a query. `{id}` in the name becomes 16 unique hexadecimal digits, so that no cache can answer.
+    /// `edns`: response size that an OPT record allows. The error describes the problem with the name.
     pub fn add(&mut self, name: &str, kind: u16, edns: Option<u16>) -> Result<(), String> {
         let mark = name.find(MARK);
         let text = name.replacen(MARK, &"0".repeat(marker::LEN), 1);
@@ -75,8 +70,7 @@ impl Queries {
         }
         let start = self.bytes.len();
         self.bytes.extend_from_slice(&query[..len]);
-        // On the wire, a length byte precedes the first label and replaces each dot, so offsets shift by
-        // one.
+        // On the wire, a length byte precedes the first label and replaces each dot, so offsets shift by one.
         let mark = mark.map(|at| HEADER_LEN + 1 + at);
         self.each.push(Query { bytes: start..start + len, mark });
         Ok(())
@@ -206,10 +200,6 @@ impl LoadProtocol for Dns {
         IDS as u64 * self.clients - self.clients
     }
 
-    fn free_at(&self) -> Option<Instant> {
-        Some(Instant::ZERO)
-    }
-
     fn plan(&self, request: &NextRequest) -> (SocketId, usize) {
         (in_turn(request.number, self.clients), self.query(request.number).bytes.len())
     }
@@ -227,10 +217,6 @@ impl LoadProtocol for Dns {
             Err(reason) => ledger.drop(reason),
         }
     }
-
-    fn lost(&mut self, _number: u64, _now: Instant) {}
-
-    fn tick(&mut self, _now: Instant) {}
 }
 
 #[cfg(test)]

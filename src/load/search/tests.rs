@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::base::rng::Rng;
-use crate::load::fixtures;
+use crate::load::{Counts, fixtures};
 
 fn plan(start: f64) -> SearchPlan {
     SearchPlan {
@@ -153,7 +153,10 @@ fn reports_are_judged_by_the_slo_and_first_by_whether_the_generator_kept_up() {
         (fixtures::report(1e3, &[300; 999], 1), TrialOutcome::Missed, "p99 300 us, loss 0.1 %"),
         (fixtures::report(1e3, &[], 100), TrialOutcome::Missed, "p99 1 s, loss 100 %"),
         (
-            LoadReport { busy: 9, sent: 9, planned: 9, ..LoadReport::default() },
+            LoadReport {
+                counts: Counts { busy: 9, sent: 9, planned: 9, ..Counts::default() },
+                ..LoadReport::default()
+            },
             TrialOutcome::Missed,
             "p99 not measured, loss 0 %",
         ),
@@ -161,7 +164,11 @@ fn reports_are_judged_by_the_slo_and_first_by_whether_the_generator_kept_up() {
         (fixtures::late(fixtures::report(1e3, &[300; 100], 0)), TrialOutcome::Met, "p99 300 us, loss 0 %"),
         (fixtures::late(fixtures::report(1e3, &[3_000; 100], 0)), TrialOutcome::Unfit, "p99 3 ms, loss 0 %"),
         (
-            LoadReport { planned: 200, ..fixtures::report(1e3, &[300; 100], 0) },
+            {
+                let mut report = fixtures::report(1e3, &[300; 100], 0);
+                report.counts.planned = 200;
+                report
+            },
             TrialOutcome::Unfit,
             "p99 300 us, loss 0 %",
         ),

@@ -8,7 +8,7 @@ use crate::pool::health::Rules;
 use crate::pool::order::{Order, Refused};
 use crate::pool::waiting::Limit;
 use crate::wire::header::HEADER_LEN;
-use crate::wire::message::{Registration, ServerResponse};
+use crate::wire::message::{Message, Registration};
 use crate::wire::{Frame, Header, Kind, RequestOp, ServerOp, ServerState, Status};
 use proptest::prelude::*;
 use zerocopy::FromBytes;
@@ -510,11 +510,11 @@ proptest! {
 #[test]
 fn a_report_of_a_stranger_is_challenged_so_that_a_restarted_balancer_finds_its_pool() {
     let mut bench = Bench::new(None);
-    let mut response = ServerResponse::new(ServerOp::Report, 5);
+    let mut response = Message::new(Kind::ServerResponse, 5, 4712);
+    response.op = ServerOp::Report as u8;
     response.route.server_epoch = 8;
-    response.sequence = 4712;
     let mut bytes = vec![0; 128];
-    crate::wire::message::Message::ServerResponse(response).encode(b"", &FORMAT, &mut bytes);
+    response.encode(b"", &FORMAT, &mut bytes);
     let sent = bench.turn(BACK, addr(50_000), &bytes);
     let challenge = header(&sent[0].1);
     assert_eq!(
