@@ -609,7 +609,9 @@ proptest! {
                         prop_assert_eq!(alive.insert(id, port), None, "server {} runs already", id);
                         bench.controller.replicas.on_started(bench.now, id);
                     }
-                    ReplicaAction::Stop { id } | ReplicaAction::Kill { id } => prop_assert!(alive.contains_key(&id)),
+                    ReplicaAction::Stop { id } | ReplicaAction::Kill { id } => {
+                        prop_assert!(alive.contains_key(&id));
+                    }
                     ReplicaAction::Tell(_) => {}
                 }
             }

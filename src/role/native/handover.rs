@@ -18,7 +18,6 @@ use serde::{Deserialize, Serialize};
 use siphasher::sip::SipHasher24;
 
 use super::{Lane, NativeRole, Primary, Server, Settings, Shared};
-use crate::role::TwoSided;
 use crate::base::rng::Rng;
 use crate::base::time::Instant;
 use crate::pool::departed::DepartedServer;
@@ -29,6 +28,7 @@ use crate::pool::part::{Part, Unreadable};
 use crate::pool::primary::member_of;
 use crate::pool::select::{LeafState, Slot};
 use crate::pool::stall::StallDetector;
+use crate::role::TwoSided;
 use crate::wire::Sealer;
 use crate::wire::tag::{PeerReplay, Stamp};
 use crate::wire::window::WindowState;
