@@ -5,7 +5,7 @@ mod common;
 
 use common::browser::Browser;
 use common::{Finished, Running, Site};
-use lbd::load::compare::{Compared, Side};
+use lbd::load::compare::{Comparison, Side};
 use lbd::load::search::{Found, SearchEnd, TrialOutcome};
 use serde_json::{Value, json};
 
@@ -134,7 +134,7 @@ fn a_slower_target_is_found_to_be_slower_and_no_other_difference_is_shown() {
     );
     let finished = loadgen(&quick, &words);
     assert_eq!(finished.code, 0, "{finished:?}");
-    let compared: Compared = serde_json::from_str(&finished.stdout).unwrap();
+    let compared: Comparison = serde_json::from_str(&finished.stdout).unwrap();
     let sides: String =
         compared.turns.iter().map(|turn| if turn.side == Side::A { 'A' } else { 'B' }).collect();
     assert_eq!((sides.as_str(), compared.pairs), ("ABBAABBAABBAAB", 7));

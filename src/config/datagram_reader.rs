@@ -28,7 +28,7 @@ const PORTS_MAX: usize = 32_768;
 
 /// What decides the other defaults of a pool.
 #[derive(Clone, Copy)]
-struct Kind {
+struct PoolKeys {
     /// Whether servers answer DNS queries.
     is_dns: bool,
     /// Whether all datagrams of a client go to one server.
@@ -50,7 +50,7 @@ impl Reader<'_> {
             "client" => Affinity::Client,
             _ => Affinity::None,
         };
-        let kind = Kind { is_dns: protocol == Protocol::Dns, has_flows: affinity == Affinity::Client };
+        let kind = PoolKeys { is_dns: protocol == Protocol::Dns, has_flows: affinity == Affinity::Client };
         let (dns, flows) = (kind.is_dns, kind.has_flows);
         if raw.idle_timeout.is_some() && !flows {
             let problem = "needs affinity: client; add that, or remove the key";
@@ -228,7 +228,7 @@ impl Reader<'_> {
         })
     }
 
-    fn local_ports(&self, form: Form, raw: &RawPool, workers: usize, kind: Kind) -> Read<usize> {
+    fn local_ports(&self, form: Form, raw: &RawPool, workers: usize, kind: PoolKeys) -> Read<usize> {
         let [key, workers_key] = ["ports", "workers"].map(|name| form.key(name));
         let default = match (kind.is_dns, kind.has_flows) {
             (true, _) => 16 * workers,

@@ -18,7 +18,7 @@ const HOLD_MIN: Duration = Duration::from_millis(50);
 
 /// A short plan, one fact per line.
 pub fn describe(config: &Config) -> String {
-    let mut plan = Plan(String::new());
+    let mut plan = PlanText(String::new());
     let source =
         config.source.as_ref().map_or("built-in defaults".to_owned(), |path| path.display().to_string());
     plan.line("config", format!("{source}: valid"));
@@ -53,16 +53,16 @@ pub fn describe(config: &Config) -> String {
 }
 
 /// Lines with a name in front.
-struct Plan(String);
+struct PlanText(String);
 
-impl Plan {
+impl PlanText {
     fn line(&mut self, name: &str, what: String) {
         writeln!(self.0, "{name:<11} {what}").expect("a string takes everything");
     }
 }
 
 /// A native pool; `clients` are given for the first one.
-fn native(pool: &NativePool, clients: Option<&Clients>, plan: &mut Plan) {
+fn native(pool: &NativePool, clients: Option<&Clients>, plan: &mut PlanText) {
     let serving = &pool.serving;
     let mut line = |name: &str, what: String| plan.line(name, what);
     let limit = limit(pool.max_outstanding, "requests", pool.waiting_max);
@@ -155,7 +155,7 @@ fn limit(max_outstanding: Option<Limit>, what: &str, waiting_max: usize) -> Stri
     }
 }
 
-fn datagram_pool(pool: &DatagramPool, plan: &mut Plan) {
+fn datagram_pool(pool: &DatagramPool, plan: &mut PlanText) {
     let flows = pool.settings.affinity == Affinity::Client;
     let mut line = |name: &str, what: String| plan.line(name, what);
     let tcp = match pool.tcp_connections {

@@ -18,7 +18,7 @@ const SHOWN_MAX: usize = 40;
 
 /// One step on the way to a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Step {
+enum PathStep {
     /// Into an object, to the value of this key.
     Key(String),
     /// Into a list, to the item with this index, from 0.
@@ -34,7 +34,7 @@ pub struct Document<'a> {
 
 /// A value, with the key or item that it belongs to.
 #[derive(Clone, Copy)]
-struct Node<'d, 'a> {
+struct WrittenValue<'d, 'a> {
     value: &'d ast::Value<'a>,
     /// Position of the key, or of the item itself, in bytes.
     start: usize,
@@ -77,14 +77,14 @@ impl<'a> Document<'a> {
     }
 
     /// What is written along the way to a value, as far as it leads.
-    fn way(&self, steps: &[Step]) -> Vec<Node<'_, 'a>> {
+    fn way(&self, steps: &[PathStep]) -> Vec<WrittenValue<'_, 'a>> {
         let mut value = &self.root;
-        let step_in = |step: &Step| {
+        let step_in = |step: &PathStep| {
             let node = match (step, value) {
-                (Step::Key(name), ast::Value::Object(object)) => {
+                (PathStep::Key(name), ast::Value::Object(object)) => {
                     object.properties.iter().find(|property| property.name.as_str() == name).map(of_property)
                 }
-                (Step::Item(index), ast::Value::Array(list)) => list.elements.get(*index).map(of_item),
+                (PathStep::Item(index), ast::Value::Array(list)) => list.elements.get(*index).map(of_item),
                 _ => None,
             }?;
             value = node.value;
@@ -101,17 +101,22 @@ impl<'a> Document<'a> {
                 format!("must be an object, not {}; write {{}} for the defaults", shown(&self.root));
             return Err(ConfigError::at(line_at(self.text, self.root.start()), String::new(), problem));
         }
-        self.read(&mut vec![], Node { value: &self.root, start: self.root.start() }, schema)
+        self.read(&mut vec![], WrittenValue { value: &self.root, start: self.root.start() }, schema)
     }
 
     /// Reads a value whose kind the schema allows. It refuses what is deeper than itself, so this ends.
-    fn read(&self, path: &mut Vec<Step>, node: Node<'_, 'a>, schema: &Value) -> Result<Value, ConfigError> {
-        let bad = |path: &[Step], node: Node, problem| {
+    fn read(
+        &self,
+        path: &mut Vec<PathStep>,
+        node: WrittenValue<'_, 'a>,
+        schema: &Value,
+    ) -> Result<Value, ConfigError> {
+        let bad = |path: &[PathStep], node: WrittenValue, problem| {
             Err(ConfigError::at(line_at(self.text, node.start), written(path), problem))
         };
         if matches!(node.value, ast::Value::NullKeyword(_)) {
             let remedy = match path.last() {
-                Some(Step::Item(_)) => "null is no value; remove it",
+                Some(PathStep::Item(_)) => "null is no value; remove it",
                 _ => "null is no value; remove the key for its default",
             };
             return bad(path, node, remedy.to_owned());
@@ -127,7 +132,7 @@ impl<'a> Document<'a> {
                 for property in &object.properties {
                     let node = of_property(property);
                     let name = property.name.as_str();
-                    path.push(Step::Key(name.to_owned()));
+                    path.push(PathStep::Key(name.to_owned()));
                     if !names.insert(name) {
                         return bad(path, node, "this key stands here twice; remove one".to_owned());
                     }
@@ -143,7 +148,7 @@ impl<'a> Document<'a> {
                 let schema = items(schema).unwrap_or(&Value::Null);
                 let mut values = vec![];
                 for (index, item) in list.elements.iter().enumerate() {
-                    path.push(Step::Item(index));
+                    path.push(PathStep::Item(index));
                     values.push(self.read(path, of_item(item), schema)?);
                     path.pop();
                 }
@@ -162,12 +167,12 @@ impl<'a> Document<'a> {
     }
 }
 
-fn of_property<'d, 'a>(property: &'d ObjectProp<'a>) -> Node<'d, 'a> {
-    Node { value: &property.value, start: property.range.start }
+fn of_property<'d, 'a>(property: &'d ObjectProp<'a>) -> WrittenValue<'d, 'a> {
+    WrittenValue { value: &property.value, start: property.range.start }
 }
 
-fn of_item<'d, 'a>(item: &'d ast::Value<'a>) -> Node<'d, 'a> {
-    Node { value: item, start: item.start() }
+fn of_item<'d, 'a>(item: &'d ast::Value<'a>) -> WrittenValue<'d, 'a> {
+    WrittenValue { value: item, start: item.start() }
 }
 
 /// A text that is not JSON, at this byte.
@@ -198,24 +203,24 @@ fn unknown(name: &str, known: Option<&serde_json::Map<String, Value>>) -> String
 }
 
 /// The way that a text such as `pools[0].health.interval` names.
-fn steps(key: &str) -> Vec<Step> {
+fn steps(key: &str) -> Vec<PathStep> {
     let mut steps = vec![];
     for part in key.split('.') {
         let (name, items) = part.split_once('[').unwrap_or((part, ""));
-        steps.push(Step::Key(name.to_owned()));
+        steps.push(PathStep::Key(name.to_owned()));
         let numbers = items.split(['[', ']']).filter_map(|number| number.parse().ok());
-        steps.extend(numbers.map(Step::Item));
+        steps.extend(numbers.map(PathStep::Item));
     }
     steps
 }
 
 /// A way in words, the opposite of [`steps`]; long names are cut.
-fn written(path: &[Step]) -> String {
+fn written(path: &[PathStep]) -> String {
     let mut text = String::new();
     for step in path {
         match step {
-            Step::Item(place) => text.push_str(&format!("[{place}]")),
-            Step::Key(name) => {
+            PathStep::Item(place) => text.push_str(&format!("[{place}]")),
+            PathStep::Key(name) => {
                 if !text.is_empty() {
                     text.push('.');
                 }

@@ -39,7 +39,7 @@ use document::Document;
 pub use error::ConfigError;
 pub use key::Key;
 pub use markdown::markdown;
-use native_reader::{FRAME_SIZE, Shared};
+use native_reader::{FRAME_SIZE, NativeBase};
 pub use pools::{
     Affinity, Check, DatagramPool, HealthCheck, NativePool, NativeRun, Pool, PoolRun, PoolServer, Protocol,
     ProxyProtocol, Serving,
@@ -216,7 +216,7 @@ impl Reader<'_> {
         let client = self.clients(&raw.client)?;
         let written = self.written_pools(&raw)?;
         let config = Config {
-            pools: self.pools(&written, Shared { key, deadline: client.deadline })?,
+            pools: self.pools(&written, NativeBase { key, deadline: client.deadline })?,
             client,
             logs: self.logs(raw.logs)?,
             admin: self.admin(&raw.admin)?,

@@ -25,7 +25,7 @@ const SERVERS: usize = 64;
 
 /// What all native pools of a configuration have in common.
 #[derive(Clone, Copy)]
-pub struct Shared {
+pub struct NativeBase {
     /// Authenticates frames between components.
     pub key: Option<Key>,
     /// How long a client waits for a reply at most.
@@ -34,7 +34,13 @@ pub struct Shared {
 
 impl Reader<'_> {
     /// A native pool of this name.
-    pub fn native_pool(&self, form: Form, raw: &RawPool, name: String, shared: Shared) -> Read<NativePool> {
+    pub fn native_pool(
+        &self,
+        form: Form,
+        raw: &RawPool,
+        name: String,
+        shared: NativeBase,
+    ) -> Read<NativePool> {
         let key = |name: &str| form.key(name);
         let balancing = &raw.balancing;
         let ms = Duration::from_millis;

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use super::address;
 use super::form::{Form, NATIVE, PROTOCOL_NATIVE};
-use super::native_reader::Shared;
+use super::native_reader::NativeBase;
 use super::pools::{Pool, Protocol};
 use super::raw::{OneOrMany, Raw, RawPool};
 use super::reader::{Read, Reader};
@@ -53,7 +53,7 @@ impl Reader<'_> {
     }
 
     /// Each pool by itself; `overlap.rs` checks them together.
-    pub fn pools(&self, written: &Written, shared: Shared) -> Read<Vec<Pool>> {
+    pub fn pools(&self, written: &Written, shared: NativeBase) -> Read<Vec<Pool>> {
         let mut pools: Vec<Pool> = vec![];
         for (form, raw) in written {
             let pool = self.pool(*form, raw, shared)?;
@@ -75,7 +75,7 @@ impl Reader<'_> {
         Ok(pools)
     }
 
-    fn pool(&self, form: Form, raw: &RawPool, shared: Shared) -> Read<Pool> {
+    fn pool(&self, form: Form, raw: &RawPool, shared: NativeBase) -> Read<Pool> {
         let protocol = self.protocol(&form.key("protocol"), raw)?;
         self.check_keys(form, raw, protocol)?;
         let name = self.pool_name(form, raw, protocol.is_none())?;

@@ -5,8 +5,8 @@ use std::io;
 use std::net::UdpSocket;
 use std::os::fd::{AsFd, BorrowedFd};
 
-use super::cmsg::{self, Control};
-use super::ready::{Read, ReadySockets};
+use super::cmsg::{self, ControlBuffer};
+use super::ready::{ReadySockets, SocketRead};
 use super::sockaddr::RawAddr;
 use super::{IoCounters, sys};
 use crate::base::batch::{PEER_ERRORS_MAX, PeerError, Rx, SocketId};
@@ -19,21 +19,21 @@ pub fn read(failing: &mut ReadySockets, sockets: &[UdpSocket], rx: &mut Rx, coun
         for taken in 0..share {
             // The only possible error is an empty queue.
             let Ok(error) = next_error(sockets[socket.0 as usize].as_fd(), socket) else {
-                return Read { taken, drained: true };
+                return SocketRead { taken, drained: true };
             };
             if let Some(error) = error {
                 rx.push_error(error);
                 counters.peer_errors += 1;
             }
         }
-        Read { taken: share, drained: false }
+        SocketRead { taken: share, drained: false }
     });
 }
 
 /// Takes the oldest error of a socket. `None` if it has no complete destination: IPv4 omits the port if
 /// this host itself rejected a datagram, and then the send has failed too.
 fn next_error(fd: BorrowedFd<'_>, socket: SocketId) -> io::Result<Option<PeerError>> {
-    let (mut name, mut control) = (RawAddr::EMPTY, Control::EMPTY);
+    let (mut name, mut control) = (RawAddr::EMPTY, ControlBuffer::EMPTY);
     let (name_len, control_len) = sys::receive_error(fd, &mut name, &mut control)?;
     let peer = name.decode(name_len).filter(|peer| peer.port() != 0);
     let errno = cmsg::decode_error(&control.0[..control_len]);

@@ -10,7 +10,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use libc::{c_int, c_uint};
 
-use super::cmsg::Control;
+use super::cmsg::ControlBuffer;
 use super::sockaddr::{RAW_ADDR_SIZE, RawAddr};
 
 /// Result of a call that reports failure as -1 and errno.
@@ -80,7 +80,7 @@ pub fn option(fd: BorrowedFd<'_>, level: c_int, name: c_int) -> io::Result<c_int
 pub fn receive_error(
     fd: BorrowedFd<'_>,
     name: &mut RawAddr,
-    control: &mut Control,
+    control: &mut ControlBuffer,
 ) -> io::Result<(libc::socklen_t, usize)> {
     // SAFETY: a C structure of integers and pointers, for which zero is a valid value.
     let mut header: libc::msghdr = unsafe { zeroed() };

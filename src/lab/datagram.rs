@@ -26,9 +26,9 @@ const PORTS: u16 = 4;
 /// Timeout of a request.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
-pub(super) struct Datagram;
+pub(super) struct DatagramModel;
 
-impl PoolModel for Datagram {
+impl PoolModel for DatagramModel {
     type Balancer = DatagramRole;
     type End = PlainServer;
 

@@ -25,7 +25,7 @@ pub struct Condition {
     /// How the metric compares with the limit.
     pub operator: Operator,
     /// The limit as written.
-    pub limit: Limit,
+    pub limit: ConditionLimit,
 }
 
 /// A metric of a report.
@@ -69,7 +69,7 @@ pub enum Operator {
 
 /// A number and its unit, as written.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Limit {
+pub struct ConditionLimit {
     /// The number, at least 0.
     pub number: f64,
     /// The unit.
@@ -180,7 +180,7 @@ impl Condition {
     }
 }
 
-impl Limit {
+impl ConditionLimit {
     /// The limit in microseconds, as a share from 0 to 1, or as a plain number.
     pub fn value(&self) -> f64 {
         match self.unit {
@@ -237,7 +237,7 @@ impl Metric {
     }
 
     /// Checks the unit of a limit. Zero needs no unit.
-    fn takes(self, Limit { number, unit }: Limit) -> Result<(), &'static str> {
+    fn takes(self, ConditionLimit { number, unit }: ConditionLimit) -> Result<(), &'static str> {
         match (self.numbers(), unit) {
             (Numbers::Plain, Unit::None) | (Numbers::Percent, Unit::Percent) => Ok(()),
             (Numbers::Micros, Unit::Us | Unit::Ms | Unit::S) => Ok(()),
@@ -311,7 +311,7 @@ fn condition(text: &str) -> Result<Condition, (usize, String)> {
         .into_iter()
         .find(|(known, _)| *known == word)
         .ok_or_else(|| (unit_at, format!("unknown unit `{word}`; use us, ms, s or %")))?;
-    let limit = Limit { number, unit };
+    let limit = ConditionLimit { number, unit };
     metric.takes(limit).map_err(|why| (unit_at, format!("`{name}` {why}")))?;
     Ok(Condition { metric, operator, limit })
 }
@@ -345,7 +345,7 @@ impl fmt::Display for Metric {
     }
 }
 
-impl fmt::Display for Limit {
+impl fmt::Display for ConditionLimit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let unit = UNITS.iter().find(|(_, unit)| *unit == self.unit).expect("all are there").0;
         write!(f, "{}{unit}", self.number)

@@ -2,10 +2,10 @@
 
 use hdrhistogram::Histogram;
 
-use super::compare::{Compared, Difference, Side};
+use super::compare::{Comparison, Difference, Side};
 use super::condition::{Metric, ReportMetrics};
 use super::histogram::{self, EncodedHistogram, SpectrumPoint};
-use super::search::{Found, Trial, TrialOutcome, number, per_second};
+use super::search::{Found, SearchTrial, TrialOutcome, number, per_second};
 use super::{LoadReport, RunVerdict, Second, SetUp};
 use crate::report::chart::{At, Axis, Lines, Numbers, Rule, Series, Style};
 use crate::report::page::{Page, Section};
@@ -114,7 +114,7 @@ pub fn of_search(found: &Found, machine: &MachineInfo) -> Result<Page, String> {
 }
 
 /// Page of a comparison of two targets.
-pub fn of_comparison(compared: &Compared, machine: &MachineInfo) -> Result<Page, String> {
+pub fn of_comparison(compared: &Comparison, machine: &MachineInfo) -> Result<Page, String> {
     let of =
         |side: Side| compared.turns.iter().filter(move |turn| turn.side == side).map(|turn| &turn.report);
     let setup = of(Side::A).next().map(|report| report.setup.clone()).unwrap_or_default();
@@ -318,7 +318,7 @@ fn summed<'a>(reports: impl Iterator<Item = &'a LoadReport>) -> Result<Histogram
     Ok(sum)
 }
 
-fn outcome(trial: &Trial) -> &'static str {
+fn outcome(trial: &SearchTrial) -> &'static str {
     match trial.outcome {
         TrialOutcome::Met => "met",
         TrialOutcome::Missed => "missed",
@@ -358,7 +358,7 @@ fn trials_chart(found: &Found, metric: Metric, limit: Rule) -> Result<Lines, Str
 }
 
 /// Chart of the ratios of B to A by pair.
-fn ratio_chart(compared: &Compared) -> Result<Lines, String> {
+fn ratio_chart(compared: &Comparison) -> Result<Lines, String> {
     let mut series = vec![];
     for percent in [50.0, 99.0, 99.9] {
         let metric = Metric::Percentile(percent);

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use anyhow::Result;
-use lbd::load::compare::{Compare, Compared, Side};
+use lbd::load::compare::{Compare, Comparison, Side};
 use lbd::load::{Counts, LoadReport, pages};
 use lbd::os::signals::Stop;
 
@@ -57,8 +57,8 @@ pub fn run(args: &Args, (a, b): (SocketAddr, SocketAddr), stop: &Stop) -> Result
     Ok(ending(&compared, broken_off))
 }
 
-fn ending(compared: &Compared, broken_off: Option<anyhow::Error>) -> RunEnd {
-    let Compared { pairs, pairs_unfit, .. } = *compared;
+fn ending(compared: &Comparison, broken_off: Option<anyhow::Error>) -> RunEnd {
+    let Comparison { pairs, pairs_unfit, .. } = *compared;
     match broken_off {
         Some(error) => RunEnd::invalid(error.to_string()),
         None if pairs == 0 || pairs_unfit > pairs => RunEnd::invalid(format!(

@@ -12,7 +12,7 @@ const LINE_EVERY: Duration = Duration::from_secs(1);
 
 /// Shows the counts on standard error until dropped: a changing line on a terminal, otherwise one line
 /// per second.
-pub struct Line {
+pub struct ProgressLine {
     warmup: Duration,
     duration: Duration,
     terminal: bool,
@@ -21,11 +21,11 @@ pub struct Line {
     last: LiveCounts,
 }
 
-impl Line {
+impl ProgressLine {
     /// Starts the progress line of a run.
     pub fn new(warmup: Duration, duration: Duration) -> Self {
         let terminal = std::io::stderr().is_terminal();
-        Line {
+        ProgressLine {
             warmup,
             duration,
             terminal,
@@ -64,7 +64,7 @@ impl Line {
     }
 }
 
-impl Drop for Line {
+impl Drop for ProgressLine {
     fn drop(&mut self) {
         if self.terminal {
             let _ = write!(std::io::stderr(), "\r\x1b[K");

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, anyhow, ensure};
 use lbd::load::pages;
-use lbd::load::search::{Found, Search, SearchEnd, SearchPlan, TrialOutcome, per_second};
+use lbd::load::search::{CapacitySearch, Found, SearchEnd, SearchPlan, TrialOutcome, per_second};
 use lbd::os::signals::Stop;
 
 use crate::args::Args;
@@ -21,7 +21,7 @@ const REPEATS: u16 = 3;
 /// Searches and writes the result.
 pub fn run(args: &Args, stop: &Stop) -> Result<RunEnd> {
     let plan = search_plan(args)?;
-    let mut search = Search::new(plan.clone()).map_err(|why| anyhow!("--slo: {why}"))?;
+    let mut search = CapacitySearch::new(plan.clone()).map_err(|why| anyhow!("--slo: {why}"))?;
     let job = plan::job_at(args, plan.start)?;
     let outputs = Outputs::open(args)?;
     let mut trials = Trials::new(job, stop, args.quiet);

@@ -5,11 +5,11 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
-use lbd::load::{Counts, Load, LoadReport, Measurement, Rate};
+use lbd::load::{Counts, Load, LoadRate, LoadReport, Measurement};
 use lbd::os::signals::Stop;
 use lbd::os::terminal::tell;
 
-use crate::progress::Line;
+use crate::progress::ProgressLine;
 
 /// Maximum time until the target responds again after a trial.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -57,7 +57,7 @@ impl<'a> Trials<'a> {
             return Ok(None);
         }
         let is_shown = !self.quiet && std::io::stderr().is_terminal();
-        let mut line = is_shown.then(|| Line::new(job.warmup, job.measured()));
+        let mut line = is_shown.then(|| ProgressLine::new(job.warmup, job.measured()));
         let report = job.measure(self.stop, |live| {
             if let Some(line) = &mut line {
                 line.show(live);
@@ -70,7 +70,7 @@ impl<'a> Trials<'a> {
     /// queue is empty.
     fn await_rest(&mut self, job: &Measurement) -> Result<bool> {
         let calm = Measurement {
-            load: Load::Bursts(Rate::flat(CALM_RATE), 1),
+            load: Load::Bursts(LoadRate::flat(CALM_RATE), 1),
             window: None,
             warmup: Duration::ZERO,
             duration: CALM_TIME,

@@ -11,9 +11,9 @@ use std::os::fd::AsFd;
 
 use self::receive::ReceiveCall;
 pub use self::send::Sendmmsg;
-use self::wait::{Ready, Waiter};
+use self::wait::{ReadySocket, Waiter};
 use super::arrival::{SlotSpan, SocketFacts, facts_of_sockets, take_in};
-use super::ready::{Read, ReadySockets};
+use super::ready::{ReadySockets, SocketRead};
 use super::sender::Sender;
 use super::{DatagramIo, IoCounters, IoOptions, Waker, peer_errors};
 use crate::base::batch::{Rx, SocketId, Tx};
@@ -74,7 +74,7 @@ impl DatagramIo for MmsgIo {
     fn wait(&mut self, deadline: Option<Instant>) -> io::Result<()> {
         let MmsgIo { waiter, facts, ready, failing, clock, .. } = self;
         let has_news = !ready.is_empty() || !failing.is_empty();
-        let on_ready = |Ready { socket, has_error }| {
+        let on_ready = |ReadySocket { socket, has_error }| {
             ready.insert(socket);
             if has_error && facts[socket.0 as usize].reports_errors {
                 failing.insert(socket);
@@ -100,11 +100,11 @@ impl DatagramIo for MmsgIo {
                     }
                     *slots_used += taken;
                     // A pending ICMP error ends a recvmmsg(2) early.
-                    Read { taken, drained: taken < asked && !facts.may_end_early() }
+                    SocketRead { taken, drained: taken < asked && !facts.may_end_early() }
                 }
                 // An ICMP error of a peer; reading it has cleared it. Its copy in the error queue stays
                 // there, and has an event of its own.
-                Err(e) => Read { taken: 0, drained: e.kind() == io::ErrorKind::WouldBlock },
+                Err(e) => SocketRead { taken: 0, drained: e.kind() == io::ErrorKind::WouldBlock },
             }
         });
         Ok(())

@@ -34,7 +34,7 @@ const ROUNDING: Duration = Duration::from_millis(1);
 
 /// A readable socket.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Ready {
+pub(super) struct ReadySocket {
     pub(super) socket: SocketId,
     /// Whether an error is pending or in the error queue (EPOLLERR).
     pub(super) has_error: bool,
@@ -82,7 +82,7 @@ impl Waiter {
     }
 
     /// Checks without waiting which sockets are readable or have an error.
-    pub(super) fn look(&mut self, on_ready: impl FnMut(Ready)) -> io::Result<()> {
+    pub(super) fn look(&mut self, on_ready: impl FnMut(ReadySocket)) -> io::Result<()> {
         self.poll(Some(Duration::ZERO), on_ready)?;
         Ok(())
     }
@@ -93,7 +93,7 @@ impl Waiter {
         &mut self,
         clock: Clock,
         deadline: Option<Instant>,
-        mut on_ready: impl FnMut(Ready),
+        mut on_ready: impl FnMut(ReadySocket),
     ) -> io::Result<()> {
         let Some(deadline) = deadline else {
             while !self.poll(None, &mut on_ready)? {}
@@ -134,7 +134,11 @@ impl Waiter {
     }
 
     /// Polls once. True if something other than the timer or the timeout ended the poll.
-    fn poll(&mut self, time_out: Option<Duration>, mut on_ready: impl FnMut(Ready)) -> io::Result<bool> {
+    fn poll(
+        &mut self,
+        time_out: Option<Duration>,
+        mut on_ready: impl FnMut(ReadySocket),
+    ) -> io::Result<bool> {
         match self.poll.poll(&mut self.events, time_out) {
             Err(e) if e.kind() == io::ErrorKind::Interrupted => return Ok(true),
             result => result?,
@@ -145,7 +149,7 @@ impl Waiter {
                 TIMER => continue,
                 WAKER => {}
                 Token(number) => {
-                    on_ready(Ready { socket: SocketId(number as u16), has_error: event.is_error() });
+                    on_ready(ReadySocket { socket: SocketId(number as u16), has_error: event.is_error() });
                 }
             }
             ended = true;

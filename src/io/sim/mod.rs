@@ -8,9 +8,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
 
-use self::network::{Datagram, Network};
-use super::packing::{Limits, PAYLOAD_MAX, Range, SEGMENTS_MAX, next_message};
-use super::ready::{Read, ReadySockets};
+use self::network::{Network, SimDatagram};
+use super::packing::{PAYLOAD_MAX, PackingLimits, Range, SEGMENTS_MAX, next_message};
+use super::ready::{ReadySockets, SocketRead};
 use super::{DatagramIo, IoCounters, IoOptions};
 use crate::base::batch::{Received, Rx, SocketId, Tx};
 use crate::base::rng::Rng;
@@ -189,7 +189,7 @@ impl DatagramIo for SimIo {
             let Attached { addr, generation, drops, unusable, .. } = &mut sockets[id.0 as usize];
             let (addr, generation) = (*addr, *generation);
             let Some(socket) = network.socket(addr, generation) else {
-                return Read { taken: 0, drained: true };
+                return SocketRead { taken: 0, drained: true };
             };
             let dropped = std::mem::take(&mut socket.dropped);
             counters.kernel_drops += dropped;
@@ -216,7 +216,7 @@ impl DatagramIo for SimIo {
                 *slots_used += 1;
                 taken += 1;
             }
-            Read { taken, drained: taken < share }
+            SocketRead { taken, drained: taken < share }
         });
         Ok(())
     }
@@ -228,7 +228,7 @@ impl DatagramIo for SimIo {
     fn flush(&mut self) -> io::Result<()> {
         let SimIo { network, sockets, rx, tx, ranges, datagram, counters, .. } = self;
         let mut network = network.borrow_mut();
-        let limits = Limits { frames_per_datagram: tx.frames_per_datagram(), segments: 1 };
+        let limits = PackingLimits { frames_per_datagram: tx.frames_per_datagram(), segments: 1 };
         for destination in tx.destinations() {
             let Attached { addr, generation, .. } = sockets[destination.socket.0 as usize];
             let from = SocketAddr::new(source_ip(addr, destination.source_ip), addr.port());
@@ -302,8 +302,8 @@ impl Drop for SimIo {
 /// or too large.
 fn fill(
     slot: &mut [u8],
-    first: &Datagram,
-    queue: &mut std::collections::VecDeque<Datagram>,
+    first: &SimDatagram,
+    queue: &mut std::collections::VecDeque<SimDatagram>,
     rng: &mut Rng,
 ) -> Option<u32> {
     let stride = first.bytes.len();

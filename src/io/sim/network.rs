@@ -14,7 +14,7 @@ use crate::base::time::Instant;
 const RECEIVE_QUEUE: usize = 10_000;
 
 /// A datagram that has arrived.
-pub(super) struct Datagram {
+pub(super) struct SimDatagram {
     pub(super) from: SocketAddr,
     pub(super) to: SocketAddr,
     pub(super) bytes: Vec<u8>,
@@ -24,14 +24,14 @@ pub(super) struct Datagram {
 pub(super) struct Socket {
     /// Number of this address's attachment.
     generation: u64,
-    pub(super) queue: VecDeque<Datagram>,
+    pub(super) queue: VecDeque<SimDatagram>,
     pub(super) queue_max: usize,
     /// Datagrams dropped because the queue was full.
     pub(super) dropped: u64,
 }
 
 /// One direction between two addresses.
-pub(super) struct Link {
+pub(super) struct SimLink {
     pub(super) faults: Option<Faults>,
     pub(super) cut: bool,
     /// Arrival of the last datagram that was not held back.
@@ -45,9 +45,9 @@ pub(super) struct Network {
     pub(super) faults: Faults,
     pub(super) counters: NetCounters,
     pub(super) rng: Rng,
-    links: HashMap<(SocketAddr, SocketAddr), Link>,
+    links: HashMap<(SocketAddr, SocketAddr), SimLink>,
     pub(super) sockets: HashMap<SocketAddr, Socket>,
-    in_flight: Events<Datagram>,
+    in_flight: Events<SimDatagram>,
     generations: u64,
 }
 
@@ -86,8 +86,8 @@ impl Network {
         self.sockets.get_mut(&addr).filter(|socket| socket.generation == generation)
     }
 
-    pub(super) fn link(&mut self, from: SocketAddr, to: SocketAddr) -> &mut Link {
-        let link = Link { faults: None, cut: false, last_arrival: Instant::ZERO };
+    pub(super) fn link(&mut self, from: SocketAddr, to: SocketAddr) -> &mut SimLink {
+        let link = SimLink { faults: None, cut: false, last_arrival: Instant::ZERO };
         self.links.entry((from, to)).or_insert(link)
     }
 
@@ -117,7 +117,7 @@ impl Network {
             at = at.max(link.last_arrival);
             link.last_arrival = at;
         }
-        self.in_flight.plan(at, Datagram { from, to, bytes: bytes.to_vec() });
+        self.in_flight.plan(at, SimDatagram { from, to, bytes: bytes.to_vec() });
     }
 
     /// When the next datagram arrives.
@@ -136,7 +136,7 @@ impl Network {
         }
     }
 
-    fn deliver(&mut self, datagram: Datagram) {
+    fn deliver(&mut self, datagram: SimDatagram) {
         let to = datagram.to;
         let at = if self.sockets.contains_key(&to) { to } else { wildcard(to) };
         match self.sockets.get_mut(&at) {

@@ -30,11 +30,11 @@ use super::super::IoCounters;
 use super::super::arrival::SocketFacts;
 use super::super::ready::ReadySockets;
 use super::super::sender::{MESSAGES_MAX, Messages};
-use super::deadline::{End, end_of_wait};
+use super::deadline::{WaitEnd, end_of_wait};
 use super::message::{CONTROL_ROOM, NAME_ROOM};
 use super::ring::{Ring, Wait};
 use super::slots::{GROUP, SlotRing};
-use super::token::Token;
+use super::token::Operation;
 use crate::base::batch::{Rx, SocketId};
 use crate::base::time::{Clock, Instant};
 
@@ -199,18 +199,18 @@ impl Engine {
             self.start_receive(socket)?;
         }
         while let Some(socket) = self.unwatched.pop() {
-            self.watch(socket.0.into(), libc::POLLERR, Token::Errors(socket))?;
+            self.watch(socket.0.into(), libc::POLLERR, Operation::Errors(socket))?;
             self.under_way[socket.0 as usize].watch = true;
         }
         if !self.waker_is_watched {
-            self.watch(self.waker, libc::POLLIN, Token::Waker)?;
+            self.watch(self.waker, libc::POLLIN, Operation::Waker)?;
             self.waker_is_watched = true;
         }
         Ok(())
     }
 
     /// Watches a registered file for these events.
-    fn watch(&mut self, file: u32, events: libc::c_short, token: Token) -> io::Result<()> {
+    fn watch(&mut self, file: u32, events: libc::c_short, token: Operation) -> io::Result<()> {
         let entry = opcode::PollAdd::new(types::Fixed(file), events as u32).multi(true);
         // SAFETY: points to nothing.
         unsafe { self.ring.push(&entry.build().user_data(token.encode())) }
@@ -219,7 +219,7 @@ impl Engine {
     fn start_receive(&mut self, socket: SocketId) -> io::Result<()> {
         let header = &raw const *self.receive_header;
         let entry = opcode::RecvMsgMulti::new(types::Fixed(socket.0.into()), header, GROUP);
-        let entry = entry.build().user_data(Token::Receive(socket).encode());
+        let entry = entry.build().user_data(Operation::Receive(socket).encode());
         // SAFETY: the header is boxed and lives as long as the ring. The kernel fills free slots of
         // memory that does not move (`Engine::new`), and only while this thread is in `Ring::enter`.
         unsafe { self.ring.push(&entry)? };
@@ -241,7 +241,7 @@ impl Engine {
                 return Ok(());
             }
             self.enter(Wait::Submit)?; // otherwise the last entries would not be cancelled
-            for token in [Token::Receive(socket), Token::Errors(socket)] {
+            for token in [Operation::Receive(socket), Operation::Errors(socket)] {
                 self.ring.cancel(CancelBuilder::user_data(token.encode()))?;
             }
             self.enter(Wait::Look)?;
@@ -276,8 +276,8 @@ impl Engine {
         for completion in ring.completions() {
             let (result, flags) = (completion.result(), completion.flags());
             let goes_on = cqueue::more(flags);
-            match Token::decode(completion.user_data()) {
-                Some(Token::Receive(socket)) => {
+            match Operation::decode(completion.user_data()) {
+                Some(Operation::Receive(socket)) => {
                     let state = &mut under_way[socket.0 as usize];
                     if let Some(slot) = cqueue::buffer_select(flags) {
                         arrived.push_back(Filled { socket, slot, len: result.max(0) as usize });
@@ -298,11 +298,11 @@ impl Engine {
                         _ => ended.push_back(socket),
                     }
                 }
-                Some(Token::Send(number)) => {
+                Some(Operation::Send(number)) => {
                     answers[usize::from(number)] = (-result).max(0);
                     self.sends_under_way -= 1;
                 }
-                Some(Token::Errors(socket)) => {
+                Some(Operation::Errors(socket)) => {
                     let state = &mut under_way[socket.0 as usize];
                     state.watch = goes_on;
                     if !state.is_paused {
@@ -312,11 +312,11 @@ impl Engine {
                         }
                     }
                 }
-                Some(Token::Waker) => {
+                Some(Operation::Waker) => {
                     self.waker_is_watched = goes_on;
                     self.has_news = true;
                 }
-                Some(Token::Timer) => self.timer = None,
+                Some(Operation::Timer) => self.timer = None,
                 None => debug_assert!(false, "an unknown completion: {completion:?}"),
             }
         }
@@ -372,14 +372,14 @@ impl Engine {
         let Some(deadline) = deadline else { return self.enter(Wait::For(None)) };
         let now = clock.now();
         match end_of_wait(now, deadline, self.timer) {
-            End::Now => return self.enter(Wait::Look).map(|_| true),
-            End::TimeOut(left) => return self.enter(Wait::For(Some(left))),
-            End::Timer => {}
-            End::NewTimer(left) => {
+            WaitEnd::Now => return self.enter(Wait::Look).map(|_| true),
+            WaitEnd::TimeOut(left) => return self.enter(Wait::For(Some(left))),
+            WaitEnd::Timer => {}
+            WaitEnd::NewTimer(left) => {
                 *self.timer_after = left.into();
                 let entry = opcode::Timeout::new(&raw const *self.timer_after).build();
                 // SAFETY: the time is boxed and lives as long as the ring.
-                unsafe { self.ring.push(&entry.user_data(Token::Timer.encode()))? };
+                unsafe { self.ring.push(&entry.user_data(Operation::Timer.encode()))? };
                 self.timer = Some(deadline);
             }
         }
@@ -420,7 +420,7 @@ impl Engine {
             let entry = entry.flags(libc::MSG_DONTWAIT as u32).build();
             // SAFETY: the caller guarantees the pointers in the header, and the call does not return
             // before the send has completed.
-            if unsafe { self.ring.push(&entry.user_data(Token::Send(number).encode())) }.is_err() {
+            if unsafe { self.ring.push(&entry.user_data(Operation::Send(number).encode())) }.is_err() {
                 break;
             }
             self.sends_under_way += 1;

@@ -65,7 +65,7 @@ impl Memory {
 }
 
 /// Why there is no [`UringIo`], with its sockets.
-pub(super) struct Refused {
+pub(super) struct RingRefused {
     pub(super) why: io::Error,
     pub(super) sockets: Vec<UdpSocket>,
 }
@@ -85,7 +85,7 @@ impl UringIo {
         sockets: Vec<UdpSocket>,
         options: &IoOptions,
         clock: Clock,
-    ) -> Result<Self, Refused> {
+    ) -> Result<Self, RingRefused> {
         let sizes = Sizes::for_all(options.slots, sockets.len());
         UringIo::with_sizes(sockets, options, clock, sizes)
     }
@@ -95,7 +95,7 @@ impl UringIo {
         options: &IoOptions,
         clock: Clock,
         sizes: Sizes,
-    ) -> Result<Self, Refused> {
+    ) -> Result<Self, RingRefused> {
         let start = || {
             let facts = SocketFacts::prepare_all(&sockets, options)?;
             let slot_size = options.slot_size + message::PAYLOAD;
@@ -109,7 +109,7 @@ impl UringIo {
         };
         let (facts, rx, tx, wakeups, waker, engine) = match start() {
             Ok(parts) => parts,
-            Err(why) => return Err(Refused { why, sockets }),
+            Err(why) => return Err(RingRefused { why, sockets }),
         };
         Ok(UringIo {
             engine,

@@ -143,7 +143,7 @@ fn any_condition() -> impl Strategy<Value = Condition> {
             Numbers::Percent => Unit::Percent,
             Numbers::Plain => Unit::None,
         };
-        Condition { metric, operator, limit: Limit { number, unit } }
+        Condition { metric, operator, limit: ConditionLimit { number, unit } }
     })
 }
 

@@ -3,7 +3,9 @@ use crate::base::batch::{Received, SocketId};
 use crate::base::rng::Rng;
 use crate::load::histogram::Percentiles;
 use crate::load::protocol::NativeSettings;
-use crate::load::{Dns, Echo, LoadReport, Native, Payload, Plain, Queries, Rate, RunVerdict, Share, Trace};
+use crate::load::{
+    DnsLoad, DnsQueries, Echo, LoadRate, LoadReport, Native, Payload, Plain, RunVerdict, Share, Trace,
+};
 use crate::wire::{Frame, FrameFormat, Header, Kind, Status};
 
 const FORMAT: FrameFormat = FrameFormat { size: 128, tagged: false };
@@ -23,7 +25,7 @@ fn target() -> SocketAddr {
 fn open_loop() -> GeneratorPlan {
     GeneratorPlan {
         target: target(),
-        schedule: Some(Schedule::bursts(Rate::flat(1000.0), 1, Share::WHOLE, START)),
+        schedule: Some(Schedule::bursts(LoadRate::flat(1000.0), 1, Share::WHOLE, START)),
         window: None,
         start: START,
         warmup: ms(0),
@@ -345,10 +347,10 @@ fn dns_answer(query: &[u8], rcode: u8) -> Vec<u8> {
     bytes
 }
 
-fn dns(names: &[&str], clients: u16) -> Dns {
-    let mut queries = Queries::default();
+fn dns(names: &[&str], clients: u16) -> DnsLoad {
+    let mut queries = DnsQueries::default();
     names.iter().for_each(|name| queries.add(name, 1, None).unwrap());
-    Dns::new(target(), clients, queries, Share::WHOLE, &mut Rng::new(9))
+    DnsLoad::new(target(), clients, queries, Share::WHOLE, &mut Rng::new(9))
 }
 
 #[test]

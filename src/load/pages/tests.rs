@@ -1,6 +1,6 @@
 use super::*;
 use crate::load::compare::Compare;
-use crate::load::search::{Search, SearchPlan};
+use crate::load::search::{CapacitySearch, SearchPlan};
 use crate::load::{Counts, fixtures};
 
 fn machine() -> MachineInfo {
@@ -103,7 +103,7 @@ fn a_search_shows_every_trial_and_its_limits() {
         precision: 0.5,
         trials_max: 9,
     };
-    let mut search = Search::new(plan).unwrap();
+    let mut search = CapacitySearch::new(plan).unwrap();
     while let Some(rate) = search.next() {
         let us = if rate < 3_000.0 { 400 } else { 9_000 };
         let report = LoadReport { setup: run(rate, us).setup, ..fixtures::report(rate, &[us; 10], 0) };

@@ -11,7 +11,7 @@ use super::ledger::RequestLedger;
 use crate::base::batch::{Received, SocketId};
 use crate::base::time::Instant;
 
-pub use dns::{Dns, Queries, type_from};
+pub use dns::{DnsLoad, DnsQueries, type_from};
 pub use echo::Echo;
 pub use native::{Native, NativeSettings};
 pub use payload::Payload;
