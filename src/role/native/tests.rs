@@ -90,21 +90,9 @@ impl Bench {
         peer: SocketAddr,
         bytes: &[u8],
     ) -> Vec<(SocketAddr, Vec<u8>)> {
-        self.rx.slot_mut(0)[..bytes.len()].copy_from_slice(bytes);
-        if !bytes.is_empty() {
-            let len = bytes.len() as u32;
-            self.rx.push(Received { socket, peer, local_ip: None, slot: 0, start: 0, len, stride: len });
-        }
+        receive(&mut self.rx, socket, peer, bytes);
         self.balancer.on_batch(self.now, &mut self.rx, &mut self.tx);
-        let (rx, tx) = (&self.rx, &self.tx);
-        let sent = tx
-            .destinations()
-            .iter()
-            .flat_map(|d| tx.frames(d).map(|f| (d.to, tx.bytes(rx, f).to_vec())))
-            .collect();
-        self.tx.clear();
-        self.rx.clear();
-        sent
+        take_sent(&mut self.rx, &mut self.tx)
     }
 
     pub(super) fn drops(&self, reason: DropReason) -> u64 {
@@ -129,6 +117,24 @@ impl Bench {
         assert_eq!((sent.len(), sent[0].0), (1, addr(50_000)));
         sent.into_iter().next().unwrap().1
     }
+}
+
+/// Puts a datagram into the memory of a turn; none if `bytes` is empty.
+fn receive(rx: &mut Rx, socket: SocketId, peer: SocketAddr, bytes: &[u8]) {
+    rx.slot_mut(0)[..bytes.len()].copy_from_slice(bytes);
+    if !bytes.is_empty() {
+        let len = bytes.len() as u32;
+        rx.push(Received { socket, peer, local_ip: None, slot: 0, start: 0, len, stride: len });
+    }
+}
+
+/// Ends a turn. Returns the sent frames with their destinations.
+fn take_sent(rx: &mut Rx, tx: &mut Tx) -> Vec<(SocketAddr, Vec<u8>)> {
+    let frames = |d| tx.frames(d).map(|f| tx.bytes(rx, f).to_vec());
+    let sent = tx.destinations().iter().flat_map(|d| frames(d).map(|bytes| (d.to, bytes))).collect();
+    tx.clear();
+    rx.clear();
+    sent
 }
 
 pub(super) fn header(bytes: &[u8]) -> Header {
@@ -543,11 +549,7 @@ impl Workers {
         peer: SocketAddr,
         bytes: &[u8],
     ) -> Vec<(SocketAddr, Vec<u8>)> {
-        self.rx.slot_mut(0)[..bytes.len()].copy_from_slice(bytes);
-        if !bytes.is_empty() {
-            let len = bytes.len() as u32;
-            self.rx.push(Received { socket, peer, local_ip: None, slot: 0, start: 0, len, stride: len });
-        }
+        receive(&mut self.rx, socket, peer, bytes);
         self.roles[worker].on_batch(NOW, &mut self.rx, &mut self.tx);
         self.roles[worker].check_invariants();
         self.sent()
@@ -562,12 +564,7 @@ impl Workers {
 
     /// Takes the frames that a turn has queued for sending.
     fn sent(&mut self) -> Vec<(SocketAddr, Vec<u8>)> {
-        let (rx, tx) = (&self.rx, &self.tx);
-        let frames = |d| tx.frames(d).map(|f| tx.bytes(rx, f).to_vec());
-        let sent = tx.destinations().iter().flat_map(|d| frames(d).map(|bytes| (d.to, bytes))).collect();
-        self.tx.clear();
-        self.rx.clear();
-        sent
+        take_sent(&mut self.rx, &mut self.tx)
     }
 
     /// Two workers with a server of id 1 at port 50000, which both have confirmed.
