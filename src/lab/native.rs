@@ -38,7 +38,7 @@ impl PoolModel for NativeModel {
         now: Instant,
     ) -> NativeRole {
         let never = Duration::from_secs(86_400);
-        let settings = native::Settings {
+        let settings = native::NativePoolSettings {
             format: FORMAT,
             key: None,
             secret: [seed as u8; 16],

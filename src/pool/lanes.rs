@@ -13,7 +13,7 @@ use crate::pool::select::Slot;
 /// The lanes of one worker; `L` is what a kind of pool keeps in a lane.
 #[derive(Debug)]
 pub struct Lanes<L> {
-    entries: Box<[Entry<L>]>,
+    entries: Box<[LaneEntry<L>]>,
     /// Each touched lane once. Never longer than the lanes: pushing does not allocate.
     touched: Vec<Slot>,
     /// The number of the present turn.
@@ -21,7 +21,7 @@ pub struct Lanes<L> {
 }
 
 #[derive(Debug)]
-struct Entry<L> {
+struct LaneEntry<L> {
     lane: L,
     is_touched: bool,
     /// The server as a destination: in this turn, from this socket.
@@ -31,7 +31,8 @@ struct Entry<L> {
 impl<L> Lanes<L> {
     /// One lane for each of `slots` slots.
     pub fn new(slots: usize, mut lane: impl FnMut(Slot) -> L) -> Self {
-        let mut entry = |slot| Entry { lane: lane(Slot::new(slot)), is_touched: false, destination: None };
+        let mut entry =
+            |slot| LaneEntry { lane: lane(Slot::new(slot)), is_touched: false, destination: None };
         Lanes { entries: (0..slots).map(&mut entry).collect(), touched: Vec::with_capacity(slots), turn: 0 }
     }
 

@@ -138,7 +138,7 @@ impl Pool {
     fn with(servers: usize, work: Work, reply_path: ReplyPath, max_outstanding: Option<Limit>) -> Pool {
         let now = Instant::from_nanos(5_000_000_000);
         let interval = Duration::from_millis(10);
-        let settings = native::Settings {
+        let settings = native::NativePoolSettings {
             format: FORMAT,
             key: None,
             secret: [7; 16],

@@ -104,8 +104,8 @@ pub struct Scaling {
 
 impl From<Outlook> for Scaling {
     fn from(outlook: Outlook) -> Self {
-        let Outlook { load, up, wanted, min, max, why } = outlook;
-        Scaling { load, up, wanted, min, max, reason: why.to_string() }
+        let Outlook { load, up, desired, min, max, why } = outlook;
+        Scaling { load, up, wanted: desired, min, max, reason: why.to_string() }
     }
 }
 
@@ -248,7 +248,7 @@ mod tests {
         register(&gauges.common, 7);
         gauges.common.since.set(Clock::start().now().as_nanos());
         gauges.common.weight.set(5);
-        let outlook = Outlook { load: 1.5, up: 1, wanted: 1, min: 0, max: 4, why: Why::Silent(1) };
+        let outlook = Outlook { load: 1.5, up: 1, desired: 1, min: 0, max: 4, why: Why::Silent(1) };
         *workers[0].scaling.lock().unwrap() = Some(outlook);
         gauges.estimate_error.set(3);
         gauges.set_addr(Some(([127, 0, 0, 1], 5300).into()));

@@ -23,7 +23,7 @@ use crate::io::{BackEnd, IoOptions};
 use crate::pool::order::{Order, Refused};
 use crate::pool::part::Part;
 use crate::pool::stats::NativeStats;
-use crate::role::native::{NativeRole, Settings};
+use crate::role::native::{NativePoolSettings, NativeRole};
 
 /// Maximum time for which a process that took over the sockets leaves requests in their buffers until a
 /// server has registered.
@@ -35,8 +35,8 @@ const WAIT_FOR_SERVERS: Duration = Duration::from_millis(300);
 const PAUSED_MAX: Duration = Duration::from_secs(60);
 
 /// The settings of a native pool's role, without the addresses of its sockets.
-fn settings(pool: &NativePool) -> Settings {
-    Settings {
+fn settings(pool: &NativePool) -> NativePoolSettings {
+    NativePoolSettings {
         format: pool.format,
         key: pool.key_bytes(),
         secret: rand::random(),
@@ -79,10 +79,18 @@ fn fixed_difference(old: &NativePool, new: &NativePool) -> Option<String> {
 }
 
 /// Whether the settings that can change are the same.
-fn are_same(one: &Settings, other: &Settings) -> bool {
-    let live = |settings: &Settings| {
-        let Settings { policy, reply_path, max_outstanding, interval, controller, scale, health, .. } =
-            settings;
+fn are_same(one: &NativePoolSettings, other: &NativePoolSettings) -> bool {
+    let live = |settings: &NativePoolSettings| {
+        let NativePoolSettings {
+            policy,
+            reply_path,
+            max_outstanding,
+            interval,
+            controller,
+            scale,
+            health,
+            ..
+        } = settings;
         (*policy, *reply_path, *max_outstanding, *interval, *controller, *scale, *health)
     };
     live(one) == live(other)
@@ -91,7 +99,7 @@ fn are_same(one: &Settings, other: &Settings) -> bool {
 /// A native pool that is ready and has not started.
 pub struct PreparedNative {
     of: NativePool,
-    settings: Settings,
+    settings: NativePoolSettings,
     /// The workers that continue from a state; `None` without a state.
     roles: Option<Vec<NativeRole>>,
     ios: Vec<BackEnd>,

@@ -1,5 +1,4 @@
-//! Counters and gauges of every pool, whatever its protocol: of one worker, and of one server slot at one
-//! worker.
+//! Counters and gauges of every kind of pool: of one worker, and of one server slot at one worker.
 //!
 //! Embedded in [`super::NativeStats`] and [`super::DatagramStats`], which add what only their kind of pool
 //! can count. One worker writes; any thread reads. The primary worker alone writes the gauges of servers.

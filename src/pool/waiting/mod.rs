@@ -115,7 +115,7 @@ pub struct NotQueued;
 
 /// What [`PendingQueue::serve`] has left.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Served {
+pub struct ServeOutcome {
     /// Requests whose queue deadline had passed. They were dropped.
     pub expired: u64,
     /// Whether the turn had no room for the next request.
@@ -241,8 +241,8 @@ impl<C: Copy, const IS_FENCED: bool> PendingQueue<C, IS_FENCED> {
 
     /// Sends queued requests as long as servers are below their limit and the turn has room. Without a server
     /// in the pool it refuses them. At the end of a turn, when the tree has the turn's results.
-    pub fn serve<D: Dispatcher<C>>(&self, now: Instant, worker: &mut D) -> Served {
-        let mut served = Served::default();
+    pub fn serve<D: Dispatcher<C>>(&self, now: Instant, worker: &mut D) -> ServeOutcome {
+        let mut served = ServeOutcome::default();
         while !self.is_empty() {
             if !worker.has_room() {
                 served.has_more = true;

@@ -183,7 +183,11 @@ fn serving_sends_what_servers_and_turn_have_room_for_and_refuses_without_servers
         }
         let served = queue.serve(NOW + MS, &mut worker);
         assert_eq!((worker.sent.as_slice(), worker.refused.as_slice()), (sent, refused));
-        assert_eq!(served, Served { expired: has_servers.into(), has_more }, "{free} {room} {has_servers}");
+        assert_eq!(
+            served,
+            ServeOutcome { expired: has_servers.into(), has_more },
+            "{free} {room} {has_servers}"
+        );
         assert_eq!(queue.len() as usize, 4 - sent.len() - refused.len());
     }
 }

@@ -185,7 +185,7 @@ impl Primary {
         let state = server.health.state();
         let is_doubtful = state.is_doubtful();
         if state == State::Held && !server.health.record().is_held(now) {
-            return self.apply(core, now, slot, health::Event::HoldOver, "hold-down time over");
+            return self.apply(core, now, slot, health::HealthEvent::HoldOver, "hold-down time over");
         }
         if alive_at > server.extra.heard_at {
             server.extra.heard_at = alive_at;
@@ -194,7 +194,7 @@ impl Primary {
                 server.extra.trial_pause = self.settings.interval;
                 server.extra.next_trial = now + server.extra.trial_pause;
             }
-            return self.apply(core, now, slot, health::Event::Alive, "response received");
+            return self.apply(core, now, slot, health::HealthEvent::Alive, "response received");
         }
         let overdue = server.extra.asked.filter(|asked| asked.sent + self.settings.timeout <= now);
         if overdue.is_some() {
@@ -209,7 +209,7 @@ impl Primary {
             Noticed { refused: true, .. } if state == State::Up => "ICMP errors",
             _ => return,
         };
-        let event = if is_doubtful { health::Event::ProbeLost } else { health::Event::Silent };
+        let event = if is_doubtful { health::HealthEvent::ProbeLost } else { health::HealthEvent::Silent };
         self.apply(core, now, slot, event, reason);
     }
 
@@ -248,7 +248,13 @@ impl Primary {
                     sensed.next_trial = now + sensed.trial_pause;
                     sensed.trial_pause = (sensed.trial_pause * 2).min(TRIAL_PAUSE_MAX);
                     if self.is_one_way {
-                        self.apply(core, now, slot, health::Event::Alive, "no error since the last trial");
+                        self.apply(
+                            core,
+                            now,
+                            slot,
+                            health::HealthEvent::Alive,
+                            "no error since the last trial",
+                        );
                     }
                 }
             }
@@ -307,7 +313,7 @@ impl Primary {
         core: &mut Forwarder,
         now: Instant,
         slot: Slot,
-        event: health::Event,
+        event: health::HealthEvent,
         reason: &'static str,
     ) {
         self.pool.apply(now, slot, event, reason);
@@ -353,9 +359,9 @@ impl Pool for Shared {
     }
 }
 
-fn pool_settings(settings: &Settings) -> primary::Settings {
+fn pool_settings(settings: &Settings) -> primary::PrimarySettings {
     let is_checked = settings.health.check != Check::None;
-    primary::Settings {
+    primary::PrimarySettings {
         rules: settings.health.rules,
         policy: settings.policy,
         max_outstanding: settings.max_outstanding,

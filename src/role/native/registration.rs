@@ -1,21 +1,17 @@
-//! How a server becomes a member, and how its primary hears of it. Nothing is stored for whoever has not
-//! proved its address by echoing a nonce.
+//! Registration of servers at the primary, and their liveness signals. The primary stores nothing about a
+//! server that has not proved its address by echoing a nonce.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::back::ServerFrame;
-use super::primary::Registered;
-use super::primary::Registry;
-use super::primary::Server;
-use super::upkeep::ANSWERS;
+use super::primary::{NativeRegistry, NativeServer, Registered};
+use super::upkeep::RESPONDS;
 use super::{BACK, NativeRole};
 use crate::base::batch::Tx;
 use crate::base::drop_reason::DropReason;
 use crate::base::time::Instant;
-use crate::pool::health::Rules;
-use crate::pool::health::State;
-use crate::pool::health::{self, Limits};
+use crate::pool::health::{self, Limits, Rules, State};
 use crate::pool::outstanding::OUTSTANDING_MAX;
 use crate::pool::select::Slot;
 use crate::role::send_from_slot;
@@ -23,11 +19,11 @@ use crate::wire::message::Registration;
 use crate::wire::tag::Stamp;
 use crate::wire::{Frame, Header, Kind, RequestOp};
 
-/// Servers that report less often than this are held to it.
+/// The longest report interval. A longer one counts as this.
 const INTERVAL_MAX: Duration = Duration::from_secs(10);
 
 impl NativeRole {
-    /// A server wants to join.
+    /// Handles a registration: challenges the server, or admits it and confirms with a SYNC.
     pub(super) fn on_register(
         &mut self,
         now: Instant,
@@ -51,7 +47,7 @@ impl NativeRole {
         let Some(primary) = &mut self.primary else { return Err(DropReason::Unexpected) };
         let id = registration.server_id;
         if let (Some(stamp), Some(slot)) = (stamp, primary.pool.registry().slot_of(id)) {
-            // A nonce is good for a while, so it alone does not tell a registration from its replay.
+            // A nonce is valid for some seconds, so it does not exclude a replay.
             let replay = &mut self.lanes[slot].replay;
             if replay.knows(stamp) {
                 replay.accept(stamp)?;
@@ -68,15 +64,16 @@ impl NativeRole {
                 self.shared.pool.tree.adjust_foreign(slot, -(replaced_foreign as i32));
                 self.as_primary(|primary| primary.pool.join(now, slot, *server));
                 self.lanes[slot].last_sent = now;
-                self.apply(now, slot, health::Event::Alive, ANSWERS); // it has echoed a nonce: the first liveness signal
+                // The echoed nonce is the first liveness signal.
+                self.apply(now, slot, health::HealthEvent::Alive, RESPONDS);
                 slot
             }
         };
         self.sync_in_place(now, slot, from, tx)
     }
 
-    /// Turns the frame into a challenge: "echo this nonce, and I know that you are there". Only the primary's
-    /// address is one to register at.
+    /// Turns the frame into a challenge: the sender must echo the nonce in its registration, from the same
+    /// address. Servers register only at the primary's address.
     pub(super) fn challenge(
         &mut self,
         now: Instant,
@@ -102,7 +99,7 @@ impl NativeRole {
         send_from_slot(tx, BACK, peer, at)
     }
 
-    /// A server has shown that it lives. One that is joining must have answered every worker before it is up.
+    /// Handles a liveness signal. A joining server is up only after it has answered every worker.
     pub(super) fn alive(&mut self, now: Instant, slot: Slot) {
         let Some(primary) = &mut self.primary else { return };
         let Some(server) = primary.pool.registry_mut().get_mut(slot) else { return };
@@ -110,12 +107,11 @@ impl NativeRole {
         if is_joining && !self.shared.pool.members.is_confirmed(slot, server.extra.epoch) {
             server.health.hear(now);
         } else {
-            self.apply(now, slot, health::Event::Alive, ANSWERS);
+            self.apply(now, slot, health::HealthEvent::Alive, RESPONDS);
         }
     }
 
-    /// Takes the requests of others at a server, by its newest report. The primary counts them, once for all
-    /// workers.
+    /// Takes a server's foreign load from its newest report. The primary counts it, once for all workers.
     pub(super) fn take_foreign(&mut self, slot: Slot, foreign: u32) {
         let Some(primary) = &mut self.primary else { return };
         let foreign = foreign.min(OUTSTANDING_MAX);
@@ -126,13 +122,13 @@ impl NativeRole {
         }
     }
 
-    /// A server reports that it is about to stop. All workers send it SYNC draining after their last request,
-    /// also if an operator has drained it before.
+    /// Handles a report that a server is about to stop. All workers send the server a draining SYNC after
+    /// their last request, even if an operator has drained it before.
     pub(super) fn note_stopping(&mut self, now: Instant, slot: Slot) {
         self.as_primary(|primary| primary.pool.leave(now, slot, "server stops"));
     }
 
-    /// A server has finished its requests and is about to exit.
+    /// Handles the report that a server has finished its requests and is about to exit.
     pub(super) fn on_stopped(&mut self, now: Instant, slot: Slot) {
         let Some(primary) = &mut self.primary else { return };
         let Some(id) = primary.pool.registry().get(slot).map(|server| server.id) else { return };
@@ -154,12 +150,12 @@ struct Newcomer {
 /// The result of a registration.
 #[derive(Debug)]
 enum Admission {
-    /// The server has this slot already: the same registration again.
+    /// The server has this slot already: the registration is a repetition.
     Known(Slot),
     /// The slot is the server's.
     New {
         slot: Slot,
-        server: Box<Server>,
+        server: Box<NativeServer>,
         /// The `foreign` count of the registration that the server replaces.
         replaced_foreign: u32,
     },
@@ -170,9 +166,9 @@ enum Admission {
 }
 
 impl Newcomer {
-    /// Finds a slot for the server. A server that restarts takes the slot of its id if the old one is at the
-    /// same address (so it is gone), is the same process, or is silent.
-    fn admit(&self, now: Instant, registry: &mut Registry, rules: &Rules) -> Admission {
+    /// Finds a slot for the server. A restarted server takes the slot of its id if the previous server has
+    /// the same address, is the same process, or is silent.
+    fn admit(&self, now: Instant, registry: &mut NativeRegistry, rules: &Rules) -> Admission {
         let &Newcomer { addr, instance, epoch, nonce, stamp, ref registration } = self;
         let id = registration.server_id;
         let (slot, replaced) = match registry.slot_of(id) {
@@ -199,7 +195,7 @@ impl Newcomer {
         let (past, replaced_foreign) = replaced.unwrap_or_else(|| (registry.departed.take(id, addr), 0));
         let interval = Duration::from_micros(u64::from(registration.report_interval_us.max(1_000)));
         let interval = interval.min(INTERVAL_MAX);
-        let server = Server {
+        let server = NativeServer {
             id,
             addr,
             weight: past.admin.weight(registration.weight),
@@ -236,12 +232,16 @@ mod tests {
         Newcomer { addr: addr(port), instance, epoch, nonce: 5, stamp: None, registration }
     }
 
-    fn registry(slots: usize) -> Registry {
-        Registry::new(slots, Identity::Id)
+    fn registry(slots: usize) -> NativeRegistry {
+        NativeRegistry::new(slots, Identity::Id)
     }
 
-    /// Admits a server as the primary does; gives its slot.
-    fn admit(registry: &mut Registry, now: Instant, newcomer: &Newcomer) -> Result<usize, &'static str> {
+    /// Admits a server as the primary does; returns its slot.
+    fn admit(
+        registry: &mut NativeRegistry,
+        now: Instant,
+        newcomer: &Newcomer,
+    ) -> Result<usize, &'static str> {
         match newcomer.admit(now, registry, &Rules::default()) {
             Admission::New { slot, server, .. } => {
                 registry.put(slot, *server);
