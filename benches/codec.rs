@@ -3,13 +3,13 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use lbd::wire::message::{ClientRequest, Message};
+use lbd::wire::message::Message;
 use lbd::wire::tag::{Opener, Sealer};
 use lbd::wire::{CookieKey, Frame, FrameFormat, Kind};
 
 fn request(format: &FrameFormat) -> Vec<u8> {
     let mut bytes = vec![0; format.size];
-    Message::ClientRequest(ClientRequest::new(7, 9)).encode(&[1; 64], format, &mut bytes);
+    Message::new(Kind::ClientRequest, 7, 9).encode(&[1; 64], format, &mut bytes);
     bytes
 }
 
@@ -65,7 +65,7 @@ fn codec(c: &mut Criterion) {
             black_box(Message::decode(black_box(&mut bytes), &format).unwrap());
         });
     });
-    let message = Message::ClientRequest(ClientRequest::new(7, 9));
+    let message = Message::new(Kind::ClientRequest, 7, 9);
     group.bench_function("encode", |b| {
         b.iter(|| black_box(message).encode(&[1; 64], &format, black_box(&mut bytes)))
     });

@@ -58,7 +58,7 @@ fn answer(io: &mut BackEnd) -> usize {
     count
 }
 
-/// Waits until so many datagrams have come, and looks at each.
+/// Waits until `count` datagrams have arrived, and reads each.
 fn collect(io: &mut BackEnd, count: usize) {
     let mut left = count;
     while left > 0 {

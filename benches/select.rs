@@ -106,7 +106,7 @@ impl Structure for TwoChoices {
     }
 }
 
-/// So many rounds on each thread; requests complete in the order in which they came.
+/// Runs `rounds` rounds on each thread. Requests complete in the order of their arrival.
 fn run(structure: &impl Structure, servers: usize, threads: u64, rounds: u64) -> Duration {
     let worker = |seed: u64| {
         let (mut rng, standing) = (Rng::new(seed), servers * STANDING / threads as usize);

@@ -7,7 +7,7 @@
 //! # A service
 //!
 //! A server runs a handler on worker threads behind a bounded queue. It registers with the balancer, reports
-//! its queue, and refuses what it has no room for.
+//! its queue, and refuses requests that do not fit in.
 //!
 //! ```no_run
 //! use std::time::Duration;
@@ -58,7 +58,7 @@
 //!
 //! * Delivery is *at least once* with [`Mode::Idempotent`](client::Mode): the client repeats an unanswered
 //!   request until its deadline. With [`Mode::OneShot`](client::Mode) a request is sent once.
-//! * At most one answer to a request reaches the caller, even if the network doubles datagrams.
+//! * At most one answer to a request reaches the caller, even if the network duplicates datagrams.
 //! * Every request ends exactly once: answered, busy, refused, or lost.
 //!
 //! # Other languages
@@ -71,9 +71,8 @@
 //! The items on this page follow semantic versioning. The crate has more modules: they belong to lbd's own
 //! programs and tests, are hidden from this documentation, and change without notice.
 
-// Hidden from readers of the documentation only, so that the compiler still asks for the documents of their
-// items. Which module may import which is in docs/ARCHITECTURE.md, "Import order"; tests/tidy.rs holds it
-// against the code.
+// Hidden from readers of the documentation only: the compiler still requires docs for their items.
+// docs/ARCHITECTURE.md ("Import order") lists which module may import which; tests/tidy.rs checks it.
 #[cfg_attr(doc, doc(hidden))]
 pub mod admin;
 #[cfg_attr(doc, doc(hidden))]

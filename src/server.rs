@@ -132,12 +132,13 @@ impl ServerBuilder {
             work: Work::Handlers,
             seed: rand::random(),
         };
-        let shared = Arc::new(Shared::new(self.workers, waker.clone()));
+        let shared = Arc::new(ServerShared::new(self.workers, waker.clone()));
         let handler = Arc::new(handler);
         let workers =
             (0..self.workers).map(|i| start_worker(i, &shared, &handler)).collect::<io::Result<Vec<_>>>()?;
         let role = ServerRole::new(settings, clock.now());
-        let dispatcher = Dispatcher { role, io, clock, shared: Arc::clone(&shared), workers, spare: vec![] };
+        let dispatcher =
+            RequestDispatcher { role, io, clock, shared: Arc::clone(&shared), workers, spare: vec![] };
         let thread = std::thread::Builder::new().name("lbd-server".into()).spawn(move || dispatcher.run())?;
         Ok(Server { local_addr, shared, waker, thread: Some(thread) })
     }
@@ -151,7 +152,7 @@ fn is_trusted(ip: IpAddr) -> bool {
 /// A running server. Dropping it stops it like [`Server::stop`].
 pub struct Server {
     local_addr: SocketAddr,
-    shared: Arc<Shared>,
+    shared: Arc<ServerShared>,
     waker: Waker,
     thread: Option<JoinHandle<Totals>>,
 }
@@ -219,7 +220,7 @@ struct Parcel {
 }
 
 /// Data that the dispatcher and the workers share.
-struct Shared {
+struct ServerShared {
     todo: ArrayQueue<Parcel>,
     done: ArrayQueue<Parcel>,
     /// Whether each worker found no request.
@@ -233,10 +234,10 @@ struct Shared {
     closed: AtomicBool,
 }
 
-impl Shared {
+impl ServerShared {
     fn new(workers: usize, waker: Waker) -> Self {
         let parcels = workers * PARCELS_PER_WORKER;
-        Shared {
+        ServerShared {
             todo: ArrayQueue::new(parcels),
             done: ArrayQueue::new(parcels),
             idle: (0..workers).map(|_| AtomicBool::new(false)).collect(),
@@ -254,17 +255,17 @@ impl Shared {
 const PARCELS_PER_WORKER: usize = 2;
 
 /// Moves requests from the socket to the workers, and replies back.
-struct Dispatcher {
+struct RequestDispatcher {
     role: ServerRole,
     io: BackEnd,
     clock: Clock,
-    shared: Arc<Shared>,
+    shared: Arc<ServerShared>,
     workers: Vec<JoinHandle<()>>,
     /// Buffers that are not in use.
     spare: Vec<Vec<u8>>,
 }
 
-impl Dispatcher {
+impl RequestDispatcher {
     fn run(mut self) -> Totals {
         let parcels = self.workers.len() * PARCELS_PER_WORKER;
         self.spare = (0..parcels).map(|_| Vec::with_capacity(crate::wire::header::FRAME_SIZE_MAX)).collect();
@@ -327,7 +328,7 @@ impl Dispatcher {
     }
 }
 
-fn start_worker<H>(index: usize, shared: &Arc<Shared>, handler: &Arc<H>) -> io::Result<JoinHandle<()>>
+fn start_worker<H>(index: usize, shared: &Arc<ServerShared>, handler: &Arc<H>) -> io::Result<JoinHandle<()>>
 where
     H: Fn(&[u8], &mut Vec<u8>) + Send + Sync + 'static,
 {
@@ -353,7 +354,7 @@ where
 }
 
 /// Waits for the next request; `None` when the server ends.
-fn next_parcel(shared: &Shared, index: usize) -> Option<Parcel> {
+fn next_parcel(shared: &ServerShared, index: usize) -> Option<Parcel> {
     loop {
         if let Some(parcel) = shared.todo.pop() {
             return Some(parcel);

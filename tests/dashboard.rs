@@ -8,8 +8,8 @@ use common::browser::Browser;
 use common::fake_admin::{Canned, FakeAdmin};
 use common::{Site, wait_for};
 use lbd::admin::status::{
-    DatagramCounters, DatagramServer, Decisions, Entry, Kind, NativeServer, Numbers, Percentiles, PoolStatus,
-    ServerStatus, Service, Status,
+    DatagramCounters, DatagramServer, Decisions, Distribution, EventEntry, EventKind, NativeServer,
+    Percentiles, PoolStatus, ServerStatus, Service, Status,
 };
 use serde_json::{Value, json};
 
@@ -17,7 +17,7 @@ const TOKEN: &str = "0123456789abcdef";
 /// What a script would leave behind if a text became HTML.
 const HOSTILE: &str = "<img src=x onerror=\"window.hacked = 1\"><b>bold</b>";
 
-/// The page as it is now: a change of it needs no build.
+/// The page from the source file: a change of the page needs no build.
 fn page() -> String {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/admin/dashboard.html");
     std::fs::read_to_string(path).unwrap()
@@ -61,9 +61,14 @@ fn status() -> Status {
         rate: 3_000.0,
         latency_us_recent: recent(2_000, 9_000),
         decisions: Decisions {
-            regret_recent: Numbers { count: 9, mean: 0.111, p99: 1, ..Numbers::default() },
+            regret_recent: Distribution { count: 9, mean: 0.111, p99: 1, ..Distribution::default() },
             age_us_recent: recent(3_000, 12_000),
-            estimate_error_recent: Some(Numbers { count: 90, mean: 0.5, p99: 2, ..Numbers::default() }),
+            estimate_error_recent: Some(Distribution {
+                count: 90,
+                mean: 0.5,
+                p99: 2,
+                ..Distribution::default()
+            }),
             waiting: 4,
             waiting_delay_us_recent: recent(250, 7_100),
             ..Decisions::default()
@@ -89,13 +94,13 @@ fn status() -> Status {
     }
 }
 
-fn entry(number: u64, ago_ms: u64, kind: Kind, text: &str) -> Value {
-    let entry = Entry {
+fn entry(number: u64, ago_ms: u64, kind: EventKind, text: &str) -> Value {
+    let entry = EventEntry {
         number,
         unix_ms: unix_ms() - ago_ms,
         kind,
         pool: "native".to_owned(),
-        server: (kind == Kind::Server).then_some(1),
+        server: (kind == EventKind::Server).then_some(1),
         text: text.to_owned(),
     };
     serde_json::to_value(entry).unwrap()
@@ -117,8 +122,8 @@ fn canned() -> Canned {
         status: serde_json::to_value(status()).unwrap(),
         history: history(300),
         entries: vec![
-            entry(1, 200_000, Kind::Server, HOSTILE),
-            entry(2, 60_000, Kind::Scaling, "scale up 2 -> 3: load 9.1 a server for 3s"),
+            entry(1, 200_000, EventKind::Server, HOSTILE),
+            entry(2, 60_000, EventKind::Scaling, "scale up 2 -> 3: load 9.1 a server for 3s"),
         ],
         token: TOKEN.to_owned(),
         refusal: None,
@@ -136,7 +141,7 @@ fn opened(fragment: &str) -> Option<(Site, FakeAdmin, Browser)> {
     Some((site, fake, browser))
 }
 
-/// Nothing went wrong in the page, and it asked nobody else.
+/// The page had no error and sent requests to no other host.
 #[track_caller]
 fn assert_clean(browser: &mut Browser, fake: &FakeAdmin) {
     assert_eq!(browser.eval("window.hacked"), Value::Null);
@@ -239,7 +244,7 @@ fn figures_charts_events_and_reasons_are_shown() {
         browser.eval("[...document.querySelectorAll('#events .what')].map(what => what.textContent)");
     assert_eq!(events, json!([format!("native: {reason}"), format!("native, server 1: {HOSTILE}")]));
     fake.change(|canned| {
-        canned.entries.push(entry(3, 0, Kind::Server, "suspect -> down"));
+        canned.entries.push(entry(3, 0, EventKind::Server, "suspect -> down"));
         canned.status["pools"][0]["servers"][1]["state"] = json!("down");
         canned.status["pools"][0]["servers"].as_array_mut().unwrap().remove(2);
     });
@@ -348,14 +353,14 @@ fn a_restart_of_the_balancer_is_told_and_made_up_for() {
     );
     fake.change(|canned| {
         canned.history = history(450);
-        // It has forgotten the first, and tells the second once more.
+        // The server has dropped the first entry, and sends the second one again.
         canned.entries.remove(0);
-        canned.entries.push(entry(3, 0, Kind::Notice, "started anew"));
+        canned.entries.push(entry(3, 0, EventKind::Notice, "restarted"));
     });
     fake.come_back();
     browser.wait_until("document.getElementById('link').textContent.includes('live')");
     browser.wait_until("document.querySelector('[data-points]').dataset.points >= 450");
-    browser.wait_until("document.querySelector('#events .what').textContent === 'native: started anew'");
+    browser.wait_until("document.querySelector('#events .what').textContent === 'native: restarted'");
     let kept = browser.eval("document.querySelectorAll('#events li').length");
     assert_eq!(kept, 3, "what happened before is still there, and nothing twice");
     assert_eq!(browser.eval("document.querySelectorAll('.mark').length"), 1);
@@ -374,7 +379,7 @@ fn it_fits_a_phone_and_the_dark() {
             json!("[2001:db8:1111:2222:3333:4444:5555:6666]:65535");
         canned.status["pools"][1]["name"] =
             json!("a-name-that-is-as-long-as-names-of-pools-may-ever-be-in-here");
-        canned.entries.push(entry(9, 0, Kind::Notice, &"word".repeat(60)));
+        canned.entries.push(entry(9, 0, EventKind::Notice, &"word".repeat(60)));
     });
     browser.wait_until("document.querySelectorAll('#events li').length === 3");
     for (width, mobile) in [(360, true), (320, true), (700, false), (961, false), (1200, false)] {

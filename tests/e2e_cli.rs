@@ -58,7 +58,8 @@ fn check_names_file_line_and_key_of_a_mistake() {
         ("{\n \"pools\": []}", 2, "pools", "the list is empty"),
         ("{\n \"admin\": {\"listen\": \"0.0.0.0:1\"}}", 2, "admin.listen", "set admin.token_file"),
         (
-            "{\"pools\": [\n {\"listen\": \"*:5300\", \"protocol\": \"dns\", \"servers\": [\"192.0.2.1\"]},\n \
+            "{\"pools\": [\n \
+             {\"listen\": \"*:5300\", \"protocol\": \"dns\", \"servers\": [\"192.0.2.1\"]},\n \
              {\"listen\": \"*:5301\", \"protocol\": \"dns\", \"servers\": [\"192.0.2.1\"],\n  \
              \"health\": {\"interval\": \"soon\"}}]}",
             4,
@@ -66,7 +67,8 @@ fn check_names_file_line_and_key_of_a_mistake() {
             "\"soon\" is not a duration",
         ),
         (
-            "{\"pools\": [{\"listen\": \"*:5300\", \"protocol\": \"dns\",\n \"servers\": [\"127.0.0.1:5300\"]}]}",
+            "{\"pools\": [{\"listen\": \"*:5300\", \"protocol\": \"dns\",\n \
+             \"servers\": [\"127.0.0.1:5300\"]}]}",
             2,
             "pools[0].servers[0]",
             "127.0.0.1:5300 is where this pool itself listens; name a server",
@@ -80,7 +82,7 @@ fn check_names_file_line_and_key_of_a_mistake() {
         let error = one_error(&finished);
         assert!(error.starts_with(&format!("lbd: broken.json:{line}: {key}: ")), "{error}");
         assert!(error.contains(problem), "{problem} in {error}");
-        // Whatever takes a configuration refuses it with the same words.
+        // All commands that read a configuration print the same error.
         let file = file.to_str().unwrap();
         for subcommand in ["up", "balancer", "controller", "server", "client"] {
             let finished = site.start_bare(&[subcommand, "--config", file]).finish();
@@ -100,8 +102,10 @@ fn check_describes_pools_and_what_their_ports_allow() {
     site.write(
         "pools.json",
         r#"{"pools": [
-            {"listen": "127.0.0.1:5300", "protocol": "dns", "servers": ["192.0.2.1", {"address": "192.0.2.2", "weight": 2}]},
-            {"listen": "127.0.0.1:5400", "protocol": "datagram", "servers": ["192.0.2.1:7"], "hold": "1s"}]}"#,
+            {"listen": "127.0.0.1:5300", "protocol": "dns",
+             "servers": ["192.0.2.1", {"address": "192.0.2.2", "weight": 2}]},
+            {"listen": "127.0.0.1:5400", "protocol": "datagram",
+             "servers": ["192.0.2.1:7"], "hold": "1s"}]}"#,
     );
     let finished = site.start_bare(&["check", "pools.json"]).finish();
     assert_eq!((finished.code, finished.stderr.as_str()), (0, ""));
@@ -110,7 +114,8 @@ fn check_describes_pools_and_what_their_ports_allow() {
         "pool-1: dns on 127.0.0.1:5300",
         "192.0.2.2:53, id 1, weight 2",
         "pool-2: datagram on 127.0.0.1:5400",
-        "256 ports x 1 server = 256 port-and-server pairs; with a quarantine of 1s: about 256 requests per second",
+        "256 ports x 1 server = 256 port-and-server pairs; with a quarantine of 1s: \
+         about 256 requests per second",
     ] {
         assert!(finished.stdout.contains(part), "{part} in {}", finished.stdout);
     }
@@ -125,8 +130,8 @@ fn what_is_native_is_refused_where_there_are_pools_only() {
     for subcommand in ["up", "controller", "server", "client"] {
         let finished = site.start_bare(&[subcommand, "--config", "pools.json"]).finish();
         let expected = format!(
-            "lbd: pools.json: the configuration has datagram pools only; add a native section such as \"load_balancer\": {{}} \
-             to run lbd {subcommand}{}",
+            "lbd: pools.json: the configuration has datagram pools only; \
+             add a native section such as \"load_balancer\": {{}} to run lbd {subcommand}{}",
             if subcommand == "controller" { ", or \"run\" to a pool" } else { "" }
         );
         assert_eq!(one_error(&finished), expected);
@@ -182,7 +187,7 @@ fn the_schema_is_json_and_knows_every_section() {
     }
 }
 
-/// Runs a component whose standard output or error nobody reads.
+/// Runs a component whose standard output or error has no reader.
 fn with_closed_pipe(site: &Site, args: &[&str], close_stderr: bool) -> (Option<i32>, String) {
     let mut command = Command::new(LBD);
     command.args(args).current_dir(site.path()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -202,7 +207,7 @@ fn output_that_nobody_reads_is_no_error() {
     let site = Site::new(json!({"client": {"deadline": "100ms", "timeout": "50ms"}}));
     assert_eq!(with_closed_pipe(&site, &["schema"], false), (Some(0), String::new()));
     assert_eq!(with_closed_pipe(&site, &["check"], false), (Some(0), String::new()));
-    // Nobody answers, so it is exit code 1 for that reason, and for no other.
+    // No balancer answers, and this is the only reason for exit code 1.
     assert_eq!(with_closed_pipe(&site, &["client", "--requests", "1"], false), (Some(1), String::new()));
     assert_eq!(with_closed_pipe(&site, &["check", "nowhere.json"], true), (Some(2), String::new()));
 }

@@ -27,7 +27,7 @@ fn started(site: &Site, from: usize) -> BTreeMap<u32, i32> {
     lines.filter_map(|line| Some((number(line, "server=")?, number(line, "pid=")? as i32))).collect()
 }
 
-/// Waits until so many servers were started after `from` bytes of the log.
+/// Waits until `count` servers were started after `from` bytes of the log.
 #[track_caller]
 fn wait_for_started(site: &Site, from: usize, count: usize) -> BTreeMap<u32, i32> {
     let look = || Some(started(site, from)).filter(|started| started.len() == count);
@@ -92,7 +92,7 @@ fn servers_outlive_a_killed_controller_and_the_next_one_adopts_them() {
     assert_eq!((code, summary.answered, summary.lost), (0, 1200, 0), "{summary:?}");
     assert_eq!(started(&site, seen), BTreeMap::new(), "nothing is started twice");
     assert_eq!(balancer.status().pools[0].servers.len(), 3);
-    assert_eq!(site.log("balancer/balancer.log").matches("joined").count(), 3, "nobody had to come anew");
+    assert_eq!(site.log("balancer/balancer.log").matches("joined").count(), 3, "no server had to join again");
 
     // An adopted server is looked after as if it were an own one.
     let (seen, victim) = (site.log(LOG).len(), servers[&1]);
@@ -165,7 +165,7 @@ fn what_a_killed_controller_had_just_started_is_found_and_a_reused_number_is_lef
     let ended = wait_for("it is stopped with the others", ended, || site.log(LOG));
     assert!(!ended.success());
     assert_eq!(controller.finish().code, 0);
-    assert_eq!(stranger.try_wait().unwrap(), None, "nobody has touched the stranger");
+    assert_eq!(stranger.try_wait().unwrap(), None, "the stranger was left alone");
     stranger.kill().unwrap();
     stranger.wait().unwrap();
 }
@@ -266,8 +266,8 @@ fn a_killed_up_leaves_servers_for_the_next_one_and_nothing_else() {
     assert_eq!(site.processes(), Vec::<i32>::new());
 }
 
-/// A server that knows nothing of lbd, in the site's folder: it takes 20 ms for each datagram and echoes it.
-/// `None`, and a word about it, where there is no python3.
+/// An unmodified server in the site's directory: it takes 20 ms for each datagram and echoes it. `None`, with
+/// a message, where there is no python3.
 fn unmodified_server(site: &Site) -> Option<String> {
     if !Command::new("python3").arg("--version").output().is_ok_and(|output| output.status.success()) {
         println!("skipped: there is no python3 on this machine");
@@ -286,7 +286,8 @@ fn unmodified_server(site: &Site) -> Option<String> {
 /// The site's pool of servers that lbd runs, one to four of them; gives its configuration.
 fn pool_with_run(site: &Site, command: &str, protocol_and_more: Value) -> Value {
     let mut pool = json!({
-        "name": "echo", "listen": format!("127.0.0.1:{}", site.port(0)), "protocol": "datagram", "timeout": "5s",
+        "name": "echo", "listen": format!("127.0.0.1:{}", site.port(0)),
+        "protocol": "datagram", "timeout": "5s",
         "run": {
             "command": command, "port_range_start": site.port(1), "port_range_end": site.port(20), "max": 4,
             "threshold": 3, "grow_after": "1s", "shrink_after": "1s",
@@ -299,14 +300,14 @@ fn pool_with_run(site: &Site, command: &str, protocol_and_more: Value) -> Value 
     json!([pool])
 }
 
-/// Clients that each ask one thing after the other until they are told to end, and check every answer.
+/// Clients that send one request after the other until `is_over`, and check every answer.
 struct Askers {
     is_over: Arc<AtomicBool>,
     threads: Vec<JoinHandle<u64>>,
 }
 
 impl Askers {
-    /// So many clients, each of which rests so long between an answer and the next question.
+    /// `count` clients, each of which waits for `rest` between an answer and the next request.
     fn start(site: &Site, count: u64, rest: Duration) -> Askers {
         let is_over = Arc::new(AtomicBool::new(false));
         let front = v4(site.port(0));
@@ -362,11 +363,10 @@ fn unmodified_servers_are_added_under_load_and_removed_after_it_and_nothing_is_l
     balancer.pool_when("one server is left", |pool| pool.servers.len() == 1 && up(pool) == 1);
     wait_for_line(&site, 0, "server 1 has stopped pool=\"echo\"");
     let answered = many + few.end();
-    let pool = balancer.pool_when("everything is answered", |pool| pool.datagram.unwrap().in_flight == 0);
-    assert!(
-        pool.answered >= answered && pool.datagram.unwrap().timed_out == 0 && pool.refused.is_empty(),
-        "{pool:?}"
-    );
+    // The newest line of the status may be older than the last answer.
+    let is_all = |pool: &PoolStatus| pool.answered >= answered && pool.datagram.unwrap().in_flight == 0;
+    let pool = balancer.pool_when("everything is answered", is_all);
+    assert!(pool.datagram.unwrap().timed_out == 0 && pool.refused.is_empty(), "{pool:?}");
     let log = site.log(LOG);
     assert!(log.contains("scale up: 1 -> ") && log.contains("at 1 server: grow to 2"), "{log}");
     assert!(log.contains("scale down: 2 -> 1 servers, stopping server 1, load "), "{log}");
@@ -393,7 +393,7 @@ fn unmodified_servers_outlive_controller_and_balancer_and_both_find_them_again()
     }
     assert!(askers.end() > 0);
 
-    // Whoever ends is left out at once, and comes back under its id.
+    // A server that ends gets no more requests at once, and restarts with its id.
     send_signal(servers[&1], libc::SIGKILL);
     let again = wait_for_started(&site, seen, 1);
     assert!(again.contains_key(&1), "{again:?}");
@@ -410,7 +410,7 @@ fn unmodified_servers_outlive_controller_and_balancer_and_both_find_them_again()
     assert!(two.end() > 20);
     assert_eq!(site.log(LOG)[seen..].matches("balancer unreachable").count(), 1, "said once");
     end(&site, controller, &[&balancer]);
-    balancer.pool_when("nobody is left", |pool| pool.servers.is_empty());
+    balancer.pool_when("no server is left", |pool| pool.servers.is_empty());
 }
 
 #[test]

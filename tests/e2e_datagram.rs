@@ -31,7 +31,7 @@ fn pool(site: &Site, servers: u8, more: Value) -> Value {
     json!([pool])
 }
 
-/// A pool before so many echo servers.
+/// A pool in front of `count` echo servers.
 fn started(count: u8, more: Value) -> (Site, Vec<Fake>, Running) {
     let site = Site::new(json!({}));
     let servers = echoes(&site, count);
@@ -182,7 +182,7 @@ fn a_late_answer_reaches_nobody_when_the_port_is_somebody_elses() {
     slow.send(b"slow");
     let from = has_seen(&server, 1)[0].from;
     balancer.pool_when("it is given up", |pool| pool.datagram.unwrap().timed_out == 1);
-    // The one pair rests for two time-outs, then it is the other client's.
+    // The only pair is in quarantine for two timeouts. Then the other client gets it.
     let look = || {
         other.send(b"quick");
         (balancer.status().pools[0].answered > 0).then_some(())
@@ -290,7 +290,7 @@ fn one_way_traffic_spreads_and_is_counted() {
     }
     let look = || (servers.iter().map(Fake::count).sum::<usize>() == 300).then_some(());
     wait_for("all has arrived", look, String::new);
-    // What they say is nobody's business: the echoes are dropped.
+    // No client waits for responses (replies: 0), so the echoes are dropped.
     balancer.pool_when("the echoes are dropped", |pool| pool.dropped.values().sum::<u64>() == 300);
     assert!(!client.has_more());
     let last = balancer.stop();
@@ -388,7 +388,7 @@ fn beyond_max_outstanding_requests_and_flows_are_refused_and_counted() {
         site.pools(pool(&site, 1, json!({"max_outstanding": 2, "waiting_max": 0, "timeout": "1min"})));
     let clients: Vec<Asker> = (0..3).map(|_| Asker::to(front(&site))).collect();
     clients[..2].iter().for_each(|client| client.send(b"slow"));
-    balancer.pool_when("two are under way", |pool| pool.datagram.unwrap().in_flight == 2);
+    balancer.pool_when("two are in flight", |pool| pool.datagram.unwrap().in_flight == 2);
     clients[2].send(b"refused");
     balancer.pool_when("it is refused", |pool| pool.refused.get("servers_full") == Some(&1));
     for seen in has_seen(&server, 2) {
@@ -402,7 +402,7 @@ fn beyond_max_outstanding_requests_and_flows_are_refused_and_counted() {
     clients[..2].iter().for_each(|client| assert_eq!(ask(client, b"a flow"), 1));
     clients[2].send(b"refused");
     balancer.pool_when("it is refused", |pool| pool.refused.get("servers_full") == Some(&1));
-    assert_eq!(ask(&clients[0], b"goes on"), 1);
+    assert_eq!(ask(&clients[0], b"continues"), 1);
     assert_adds_up(&balancer.stop().pools[0]);
 }
 
@@ -453,7 +453,7 @@ fn transparent_servers_see_the_clients_address() {
         for last in [77, 78] {
             let client = Asker::from(([127, 0, 0, last], 0).into(), front(&site));
             assert_eq!(ask(&client, &[last]), 1);
-            assert_eq!(ask(&client, b"once more"), 1);
+            assert_eq!(ask(&client, b"again"), 1);
         }
         let seen: Vec<String> = server.seen().iter().map(|seen| seen.from.ip().to_string()).collect();
         assert_eq!(seen, ["127.0.0.77", "127.0.0.77", "127.0.0.78", "127.0.0.78"]);
@@ -520,11 +520,11 @@ fn answer_or_loss(client: &Asker, balancer: &Running, lost: u64) -> Option<Vec<u
         Ok(len) => Some(Some(buffer[..len].to_vec())),
         Err(_) => (balancer.status().pools[0].datagram.unwrap().timed_out > lost).then_some(None),
     };
-    wait_for("an answer or a time-out", look, || balancer.stderr())
+    wait_for("an answer or a timeout", look, || balancer.stderr())
 }
 
 #[test]
-fn a_client_that_is_gone_before_its_answer_disturbs_nobody_else() {
+fn a_client_that_is_gone_before_its_answer_disturbs_no_other() {
     let site = Site::new(json!({}));
     let server = slow_at_times(&site);
     let balancer = site.pools(pool(&site, 1, json!({})));
@@ -535,7 +535,8 @@ fn a_client_that_is_gone_before_its_answer_disturbs_nobody_else() {
         leaving.send(b"slow");
         let way = has_seen(&server, seen + 1)[seen].from;
         drop(leaving);
-        server.send(way, b"for nobody"); // the network says so, at the socket that the other one asks too
+        // The ICMP error arrives at the socket that also serves the other client.
+        server.send(way, b"for no client");
         assert_eq!(ask(&other, b"still here"), 1);
     }
     let last = balancer.stop();

@@ -15,7 +15,7 @@ use common::{Finished, Running, Site, assert_adds_up, wait_for};
 use lbd::admin::status::{PoolStatus, Status};
 use serde_json::{Value, json};
 
-/// A query of a test is lost for good after this time; the balancer gives it up after 2 s.
+/// A query of a test counts as lost after this time. The balancer's timeout is 2 s.
 const GIVE_UP: Duration = Duration::from_secs(5);
 
 /// Fakes on the ports 1, 2, ... of a site, with these numbers.
@@ -39,7 +39,7 @@ fn pool(site: &Site, servers: &[FakeDns], more: Value) -> Value {
     json!([pool])
 }
 
-/// A pool with so many servers, and a client.
+/// A pool with `count` servers, and a client.
 fn started(count: u8, more: Value) -> (Site, Vec<FakeDns>, Running, Asker) {
     let site = Site::new(json!({}));
     let servers = fakes(&site, count);
@@ -67,7 +67,7 @@ fn a_pool_from_the_command_line_serves_and_shows_its_figures_at_the_end_and_when
     let tally = ask_many(&client, 200, 8, GIVE_UP);
     assert_eq!((tally.answered, tally.servfail, tally.lost), (200, 0, 0));
     assert!(tally.by_server[1] > 0 && tally.by_server[2] > 0, "{tally:?}");
-    assert_eq!(balancer.stdout(), "", "nobody has asked");
+    assert_eq!(balancer.stdout(), "", "no output without a request for it");
 
     balancer.signal(libc::SIGUSR1);
     let look = || balancer.stdout().lines().next().map(str::to_owned);
@@ -89,7 +89,7 @@ fn a_pool_from_the_command_line_serves_and_shows_its_figures_at_the_end_and_when
     assert!(0 < p.p50 && p.p50 <= p.p90 && p.p90 <= p.p99 && p.p99 <= p.p999, "{p:?}");
 }
 
-/// The first moment: whoever finds the port open is served.
+/// At the start, every client that finds the port open is served.
 #[test]
 fn no_query_is_refused_while_the_balancer_starts() {
     let site = Site::new(json!({}));
@@ -99,7 +99,7 @@ fn no_query_is_refused_while_the_balancer_starts() {
         let client = Asker::to(v4(site.port(0)));
         client.0.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
         let mut buffer = [0; 512];
-        // While nobody listens, the kernel says so at once.
+        // While no process listens, the kernel reports an error at once.
         let look = || client.0.send(&query(7)).and_then(|_| client.0.recv(&mut buffer)).ok();
         let len = wait_for("an answer", look, || balancer.stderr());
         assert_eq!(rcode(&buffer[..len]), 0, "{workers} workers");
@@ -270,7 +270,7 @@ fn a_server_that_refuses_tcp_is_passed_over() {
     drop(open);
     drop(tcp);
     let mut stream = connect(v4(site.port(0)));
-    assert_eq!(stream.read(&mut [0]).unwrap_or(0), 0, "closed: nobody takes it");
+    assert_eq!(stream.read(&mut [0]).unwrap_or(0), 0, "closed: no server accepts it");
     balancer.pool_when("it is counted", |pool| {
         pool.datagram.unwrap().tcp_refused == 1 && pool.datagram.unwrap().tcp_open == 0
     });
@@ -373,7 +373,7 @@ fn beyond_max_outstanding_the_answer_is_servfail_at_once() {
     servers[0].be(Manner::Holds);
     client.send(&query(1));
     client.send(&query(2));
-    balancer.pool_when("two are under way", |pool| pool.datagram.unwrap().in_flight == 2);
+    balancer.pool_when("two are in flight", |pool| pool.datagram.unwrap().in_flight == 2);
     let refused = client.ask(&query(3));
     assert_eq!((id(&refused), rcode(&refused)), (3, SERVFAIL));
     wait_for("the server has both", || (servers[0].held() == 2).then_some(()), String::new);
@@ -391,7 +391,7 @@ fn beyond_max_outstanding_the_answer_is_servfail_at_once() {
     assert_adds_up(&last.pools[0]);
 }
 
-/// Queries go on while a server ends in some way: a few are lost, of its own only. It comes back in another.
+/// Queries continue while a server ends (`end`): only a few of its own are lost. Then it returns (`back`).
 fn a_server_dies(end: impl FnOnce(&mut Vec<Option<FakeDns>>), back: impl FnOnce(&mut Vec<Option<FakeDns>>)) {
     const QUERIES: u16 = 20_000;
     let (site, servers, balancer, client) = started(4, json!({"health": {"interval": "200ms"}}));

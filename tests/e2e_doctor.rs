@@ -1,4 +1,4 @@
-//! `lbd doctor` on this machine, whatever that grants.
+//! `lbd doctor` on this machine, regardless of the rights and limits here.
 
 mod common;
 

@@ -52,7 +52,7 @@ impl Manager {
         self.heard().iter().filter(|heard| *heard == line).count()
     }
 
-    /// Waits until it has heard this line so often, and gives everything.
+    /// Waits until it has heard this line `count` times, and returns all lines.
     #[track_caller]
     fn wait_for(&self, line: &str, count: usize) -> Vec<String> {
         wait_for(
@@ -82,7 +82,7 @@ fn a_balancer_tells_when_it_serves_reloads_lives_and_ends() {
 
     balancer.signal(libc::SIGHUP);
     let heard = manager.wait_for("READY=1", 2);
-    let at = heard.iter().position(|line| line == "RELOADING=1").expect("told before READY=1");
+    let at = heard.iter().position(|line| line == "RELOADING=1").expect("sent before READY=1");
     let time = heard[at + 1].strip_prefix("MONOTONIC_USEC=").expect("the time with it");
     assert!(time.parse::<u64>().is_ok_and(|time| time > 0), "{time}");
 
@@ -148,7 +148,7 @@ fn a_successor_is_started_by_a_signal_and_becomes_the_main_process() {
     assert_eq!(heard[at + 1], "READY=1", "in its own name");
     let said = || site.log("balancer/balancer.log");
     wait_for("the end of the old one", || said().contains("stopped").then_some(()), said);
-    assert_eq!(manager.count("STOPPING=1"), 0, "the service goes on");
+    assert_eq!(manager.count("STOPPING=1"), 0, "the service continues");
     let pings = manager.count("WATCHDOG=1");
     manager.wait_for("WATCHDOG=1", pings + 3);
     assert_eq!(site.start(&["client", "--requests", "1", "--json"]).summary().0, 0);

@@ -2,6 +2,8 @@
 
 mod common;
 
+use std::net::SocketAddr;
+
 use common::fake_dns::FakeDns;
 use common::fakes::{Fake, v4};
 use common::{Finished, Site, wait_for};
@@ -51,15 +53,15 @@ fn a_balancer_without_servers_says_busy_and_that_is_an_answer() {
 #[test]
 fn nobody_there_is_a_loss_and_code_1() {
     let site = Site::new(json!({}));
-    let nobody = v4(site.port(0)).to_string();
+    let unused = v4(site.port(0)).to_string();
     let finished =
-        site.start(&["ping", "--count", "2", "--timeout", "20ms", "--interval", "0s", &nobody]).finish();
+        site.start(&["ping", "--count", "2", "--timeout", "20ms", "--interval", "0s", &unused]).finish();
     assert_eq!(finished.code, 1, "{finished:?}");
     assert!(finished.stdout.contains("2 sent, 0 answered, 2 lost (100.0 %)"), "{finished:?}");
-    let raw = ["ping", "--count", "1", "--protocol", "raw", &nobody];
+    let raw = ["ping", "--count", "1", "--protocol", "raw", &unused];
     let finished = site.start(&raw).finish();
     assert_eq!(finished.code, 1, "{finished:?}");
-    assert!(finished.stdout.starts_with(&format!("unreachable {nobody}: seq=1")), "{finished:?}");
+    assert!(finished.stdout.starts_with(&format!("unreachable {unused}: seq=1")), "{finished:?}");
 }
 
 #[test]
@@ -67,9 +69,13 @@ fn datagram_pools_are_asked_in_their_protocol() {
     let site = Site::new(json!({}));
     let dns = FakeDns::start(1, v4(site.port(2)));
     let echo = Fake::echo(7, v4(site.port(3)));
+    let pool = |name: &str, port: u16, protocol: &str, server: SocketAddr| {
+        json!({"name": name, "listen": v4(port).to_string(), "protocol": protocol,
+               "servers": [server.to_string()]})
+    };
     let pools = json!([
-        {"name": "names", "listen": v4(site.port(0)).to_string(), "protocol": "dns", "servers": [dns.addr().to_string()]},
-        {"name": "echo", "listen": v4(site.port(1)).to_string(), "protocol": "datagram", "servers": [echo.addr().to_string()]},
+        pool("names", site.port(0), "dns", dns.addr()),
+        pool("echo", site.port(1), "datagram", echo.addr()),
     ]);
     let _balancer = site.pools(pools);
     let run = |args: &[&str]| {

@@ -79,7 +79,7 @@ fn without_a_server_every_request_is_refused_as_busy() {
         (status.pools[0].received, status.pools[0].refused["no_server"], status.pools[0].dispatched),
         (50, 50, 0)
     );
-    // Refused, not timed out: BUSY ends what may not be retried, long before the time-out.
+    // Refused, not timed out: BUSY ends a request that may not be retried, long before its timeout.
     let (code, summary) = site.ask(&["--requests", "50"]);
     assert_eq!((code, summary.busy, summary.first_failed), (1, 50, 0));
 }
@@ -209,7 +209,7 @@ fn ctrl_c_ends_every_component_with_exit_code_0() {
     balancer.wait_until_up(2);
     let client = site.client(&["--rate", "200"]);
     balancer.wait_until("requests are answered", |status| status.pools[0].answered > 50);
-    // In this order nobody misses anybody: what is in flight when it is asked to stop still gets its answer.
+    // Each component stops before those that it uses. Requests in flight still get their replies.
     for (name, mut component) in
         [("client", client), ("server", server), ("controller", controller), ("balancer", balancer)]
     {

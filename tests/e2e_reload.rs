@@ -67,7 +67,7 @@ fn servers_and_pools_come_and_go_without_a_lost_request() {
         })
         .collect();
     for round in 0..10 {
-        // Another server; the pool made anew with other ports; another pool beside it; back.
+        // Another server; the pool recreated with other ports; another pool beside it; back.
         for pools in [
             json!([pool(&site, "a", 0, &[2, 3], json!({}))]),
             json!([pool(&site, "a", 0, &[2, 3], json!({"ports": 300 + round}))]),
@@ -142,7 +142,7 @@ fn without_a_file_there_is_nothing_to_reload() {
     let mut balancer =
         site.start_bare(&["balancer", "--listen", &listen, "--protocol", "datagram", "--server", &addr]);
     balancer.wait_for_word("pool pool-1: datagram on ");
-    assert!(reload(&mut balancer).contains("there is no file to read"));
+    assert!(reload(&mut balancer).contains("has no configuration file to reload"));
     assert_eq!(Asker::to(v4(site.port(0))).ask(b"x"), tagged(1, b"x"));
 }
 
@@ -179,14 +179,14 @@ fn a_successor_that_cannot_start_leaves_the_old_one_serving() {
 
     let successor = site.start(&["balancer", "--takeover", "--status-every", "50ms"]);
     assert_eq!(balancer.finish().code, 0);
-    assert_eq!(successor.status().pools[0].servers.len(), 2, "nobody had to register anew");
+    assert_eq!(successor.status().pools[0].servers.len(), 2, "no server had to register again");
     let (code, summary) = site.ask(&["--requests", "50"]);
     assert_eq!((code, summary.answered, summary.retried), (0, 50, 0));
-    let nobody = site.start(&["balancer", "--takeover=/nowhere/at.all"]).finish();
+    let refused = site.start(&["balancer", "--takeover=/nowhere/at.all"]).finish();
     assert!(
-        nobody.code == 2
-            && nobody.stderr.contains("no balancer of this configuration listens at /nowhere/at.all"),
-        "{nobody:?}"
+        refused.code == 2
+            && refused.stderr.contains("no balancer of this configuration listens at /nowhere/at.all"),
+        "{refused:?}"
     );
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use scenarios::{Outcome, Scenario, Setup, Speech};
 
-/// Runs it so often; every figure has to be as it has to be, but for those that are times.
+/// Runs the scenario `repeat` times. Every verdict must hold, except those about times.
 #[track_caller]
 fn prove(scenario: Scenario, repeat: u32) {
     let setup = Setup {

@@ -8,7 +8,7 @@ use common::fake_admin::{Canned, FakeAdmin};
 use common::fakes::v4;
 use common::terminal::Terminal;
 use common::{Site, send_signal, wait_for};
-use lbd::admin::status::{Entry, Kind, PoolStatus, ServerStatus, Status};
+use lbd::admin::status::{EventEntry, EventKind, PoolStatus, ServerStatus, Status};
 use serde_json::json;
 
 const TOKEN: &str = "0123456789abcdef";
@@ -22,10 +22,10 @@ fn fake(site: &Site) -> FakeAdmin {
             servers: vec![server(0, 5), server(7, 9)],
             ..PoolStatus::default()
         }],
-        events: vec![Entry {
-            kind: Kind::Scaling,
+        events: vec![EventEntry {
+            kind: EventKind::Scaling,
             text: "scale up 1 -> 2: load".to_owned(),
-            ..Entry::default()
+            ..EventEntry::default()
         }],
         ..Status::default()
     };

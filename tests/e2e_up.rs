@@ -101,7 +101,7 @@ fn ctrl_c_ends_up_with_a_summary_and_leaves_no_process() {
     assert_eq!(
         (finished.stdout.lines().count(), finished.stderr.as_str()),
         (1, ""),
-        "quiet but for the summary"
+        "quiet except for the summary"
     );
     figures(&finished);
     assert_nothing_left(&site);
@@ -136,7 +136,7 @@ fn a_crashed_server_is_started_again() {
     let joined = || (site.log(log).matches("joined pool=\"native\" server=1").count() == 2).then_some(());
     wait_for("it joins again", joined, || site.log(log));
     let told = || up.stdout().contains("server 1 ended unexpectedly (signal 9)").then_some(());
-    wait_for("the table tells", told, || up.stdout());
+    wait_for("the table reports it", told, || up.stdout());
     up.signal(libc::SIGINT);
     assert_all_answered(&up.finish());
     assert_nothing_left(&site);
@@ -172,7 +172,7 @@ fn an_address_in_use_is_named_and_nothing_is_left_running() {
         assert_eq!(finished.code, 2, "{finished:?}");
         let named = format!("cannot bind 127.0.0.1:{port}: Address already in use");
         assert!(finished.stderr.contains(&named), "{finished:?}");
-        // Servers that were told to stop do so on their own.
+        // Servers that were asked to stop end on their own.
         wait_for("no process is left", || site.processes().is_empty().then_some(()), String::new);
     }
 }
@@ -261,5 +261,5 @@ fn servers_are_added_under_load_and_removed_after_it_and_no_request_is_lost() {
         "it tells: {}",
         finished.stderr
     );
-    balancer.wait_until("nobody is left", |status| status.pools[0].servers.is_empty());
+    balancer.wait_until("no server is left", |status| status.pools[0].servers.is_empty());
 }

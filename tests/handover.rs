@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use lbd::base::batch::SocketId;
 use lbd::base::time::Clock;
-use lbd::daemon::handover::{Error, Holder, Label, Listener, Purpose, Requester, SocketKind};
+use lbd::daemon::handover::{Error, HandoverPurpose, Holder, Label, Listener, Requester, SocketKind};
 use lbd::io::{BackEnd, DatagramIo, IoChoice, IoOptions};
 
 use common::Site;
@@ -80,7 +80,7 @@ fn clock() -> Clock {
 
 /// Takes over and says what it reads, until it has read the last number.
 fn successor(path: &Path, die_before: &str) {
-    let mut wish = Requester::connect(path, Purpose::Takeover, PATIENCE).unwrap();
+    let mut wish = Requester::connect(path, HandoverPurpose::Takeover, PATIENCE).unwrap();
     let mut sockets = wish.sockets(PATIENCE).unwrap();
     let addr = sockets.labels().next().unwrap().addr;
     let socket = UdpSocket::from(sockets.take("native", SocketKind::Front, 0, addr).unwrap());
@@ -172,7 +172,7 @@ fn of_a_stream_of_datagrams_each_is_read_once_whether_the_takeover_succeeds_or_n
             handed_over.unwrap();
             read(&mut io, Duration::ZERO, &mut numbers);
             drop(io);
-            // All of them: it would not end well if nobody heard its last words.
+            // All lines: the process fails if its last lines have no reader.
             let said: Vec<String> = lines(&mut child).collect();
             let theirs = said.iter().find_map(|line| Some(line.split_once("read [")?.1));
             let theirs = theirs.expect("it says what it has read");
@@ -286,7 +286,7 @@ fn a_process_that_cannot_read_the_state_leaves_the_balancer_serving() {
     let path = std::fs::read_dir(site.path().join("state")).unwrap().flatten().map(|entry| entry.path());
     let path = path.into_iter().find(|path| path.extension().is_some_and(|e| e == "sock")).unwrap();
     for reason in [None, Some("another version")] {
-        let mut previous = Requester::connect(&path, Purpose::Takeover, PATIENCE).unwrap();
+        let mut previous = Requester::connect(&path, HandoverPurpose::Takeover, PATIENCE).unwrap();
         let sockets = previous.sockets(PATIENCE).unwrap();
         let kinds =
             |kind| sockets.labels().filter(|label| label.pool == "native" && label.kind == kind).count();

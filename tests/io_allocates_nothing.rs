@@ -38,7 +38,7 @@ fn a_turn_allocates_nothing(choice: IoChoice) {
         io.wait(Some(clock.now() + Duration::from_micros(50))).unwrap();
         io.receive().unwrap();
         let (rx, tx) = io.turn();
-        // What came in goes on, scattered; and something new, of many lengths; and an error.
+        // Forwards each received datagram in parts, sends new datagrams of many lengths, and causes an error.
         for index in 0..rx.len() {
             let (r, _) = rx.get_mut(index);
             for offset in (0..r.len).step_by(r.stride as usize).take(8) {

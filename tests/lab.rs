@@ -65,9 +65,9 @@ fn without_loss_every_request_is_answered_and_with_it_the_lost_ones_are_known() 
     assert!((0.16..0.22).contains(&(lost as f64 / requests as f64)), "{lost} of {requests}");
 }
 
-/// Servers that are chosen by chance are queues of their own, and theory knows them: with exponential work
-/// and load r the response time is exponential, too, of mean work / (1 - r). Whoever sent a request, a server
-/// has one queue.
+/// Servers that are selected at random are independent queues, and theory gives their response time: with
+/// exponential work and load r it is exponential too, with mean work / (1 - r). A server has one queue for
+/// the requests of all balancers.
 #[test]
 fn chance_is_what_theory_says() {
     for balancers in [1, 4] {

@@ -19,7 +19,7 @@ use lbd::pool::health::State;
 use lbd::pool::stats::{NativeServerStats, NativeStats};
 use lbd::pool::{autoscale, select};
 use lbd::role::client::Ending;
-use lbd::role::native::{BACK, FRONT, NativeRole, Settings};
+use lbd::role::native::{BACK, FRONT, NativePoolSettings, NativeRole};
 use lbd::wire::{FrameFormat, Mode, ReplyPath};
 use lbd::{Client, Server, client};
 
@@ -49,7 +49,7 @@ impl TestBalancer {
         let clock = Clock::start();
         let io = MmsgIo::new(sockets, &IoOptions::for_frames(256, 5), clock).unwrap();
         let (front, back) = (io.local_addr(FRONT), io.local_addr(BACK));
-        let settings = Settings {
+        let settings = NativePoolSettings {
             format,
             key,
             policy: select::PolicyKind::ShortestQueue,
@@ -94,7 +94,7 @@ impl TestBalancer {
         self.stats.servers.iter().map(|server| server.common.dispatched.get()).sum()
     }
 
-    /// Waits until so many servers take traffic.
+    /// Waits until `servers` servers take traffic.
     fn wait_for(&self, servers: usize) {
         let until = std::time::Instant::now() + PATIENCE;
         let is_up = |s: &&NativeServerStats| {

@@ -19,7 +19,11 @@ fn report(finished: &Finished) -> LoadReport {
 }
 
 fn assert_balanced(report: &LoadReport) {
-    assert_eq!(report.sent, report.answered + report.busy + report.refused + report.lost, "{report:?}");
+    assert_eq!(
+        report.counts.sent,
+        report.counts.answered + report.counts.busy + report.counts.refused + report.counts.lost,
+        "{report:?}"
+    );
 }
 
 #[test]
@@ -30,9 +34,16 @@ fn a_run_at_a_rate_is_answered_and_told_in_full() {
     let finished = loadgen(&site, &words.split(' ').collect::<Vec<_>>()).finish();
     let figures = report(&finished);
     assert_balanced(&figures);
-    assert_eq!((figures.answered, figures.lost, figures.busy), (figures.sent, 0, 0), "{finished:?}");
-    assert!((2_500..3_500).contains(&figures.sent) && figures.rate_wanted == Some(2000.0), "{figures:?}");
-    let warmup = balancer.status().pools[0].answered - figures.answered;
+    assert_eq!(
+        (figures.counts.answered, figures.counts.lost, figures.counts.busy),
+        (figures.counts.sent, 0, 0),
+        "{finished:?}"
+    );
+    assert!(
+        (2_500..3_500).contains(&figures.counts.sent) && figures.rate_wanted == Some(2000.0),
+        "{figures:?}"
+    );
+    let warmup = balancer.status().pools[0].answered - figures.counts.answered;
     assert!((300..500).contains(&warmup), "the warm-up's {warmup} requests are not in the report");
     let latency = figures.latency_us;
     assert!(0 < latency.p50 && latency.p50 <= latency.p99 && latency.p99 <= latency.max, "{latency:?}");
@@ -56,7 +67,7 @@ fn a_closed_loop_keeps_its_window_and_writes_its_report_to_a_file() {
     assert_balanced(&figures);
     // Eight share one server of 2 ms each: none waits for more than the others, none waits for less.
     assert!(figures.latency_us.p50 >= 8_000 && figures.rate_wanted.is_none(), "{figures:?}");
-    assert!(figures.answered > 8 && figures.lost == 0, "{figures:?}");
+    assert!(figures.counts.answered > 8 && figures.counts.lost == 0, "{figures:?}");
 }
 
 #[test]
@@ -70,7 +81,7 @@ fn ctrl_c_ends_it_early_with_a_report() {
     let finished = run.finish();
     let figures = report(&finished);
     assert_balanced(&figures);
-    assert!(figures.answered > 100 && figures.duration_s < 60.0, "{figures:?}");
+    assert!(figures.counts.answered > 100 && figures.duration_s < 60.0, "{figures:?}");
     assert!(
         !finished.stderr.contains("in flight") && !finished.stderr.contains("from schedule"),
         "{finished:?}"
@@ -84,7 +95,7 @@ fn without_a_balancer_everything_is_lost_and_said() {
     let finished = loadgen(&site, &words.split(' ').collect::<Vec<_>>()).finish();
     assert_eq!(finished.code, 1);
     let figures = report(&finished);
-    assert!(figures.sent > 0 && figures.lost == figures.sent, "{figures:?}");
+    assert!(figures.counts.sent > 0 && figures.counts.lost == figures.counts.sent, "{figures:?}");
     assert!(finished.stderr.starts_with("loadgen: no request was answered"), "{}", finished.stderr);
 }
 
@@ -95,7 +106,7 @@ fn a_balancer_without_servers_answers_busy() {
     let words = "--rate 500 --duration 300ms --warmup 0s --timeout 20s --json -";
     let finished = loadgen(&site, &words.split(' ').collect::<Vec<_>>()).finish();
     let figures = report(&finished);
-    assert!(figures.busy > 0 && figures.busy == figures.sent, "{figures:?}");
+    assert!(figures.counts.busy > 0 && figures.counts.busy == figures.counts.sent, "{figures:?}");
     assert_eq!(figures.latency_us.max, 0, "BUSY is no answer");
     assert_eq!(finished.code, 1, "and so no request was answered");
 }
@@ -111,7 +122,7 @@ fn frame_size_and_key_come_from_the_configuration() {
     let words = "--rate 500 --duration 300ms --warmup 0s --timeout 20s --payload 112 --json -";
     let finished = loadgen(&site, &words.split(' ').collect::<Vec<_>>()).finish();
     let figures = report(&finished);
-    assert!(figures.answered > 0 && figures.answered == figures.sent, "{finished:?}");
+    assert!(figures.counts.answered > 0 && figures.counts.answered == figures.counts.sent, "{finished:?}");
 }
 
 #[test]
@@ -194,8 +205,8 @@ fn everything_runs_over_io_uring_too() {
     let words = "--window 64 --duration 500ms --warmup 0s --timeout 20s --io io_uring --json -";
     let figures = report(&loadgen(&site, &words.split(' ').collect::<Vec<_>>()).finish());
     assert_balanced(&figures);
-    assert_eq!((figures.lost, figures.busy), (0, 0), "{figures:?}");
-    assert!(figures.answered > 64, "{figures:?}");
+    assert_eq!((figures.counts.lost, figures.counts.busy), (0, 0), "{figures:?}");
+    assert!(figures.counts.answered > 64, "{figures:?}");
     let log = std::fs::read_to_string(site.path().join("logs/balancer/balancer.log")).unwrap();
     let says_which = |line: &str| line.contains("batch I/O") || line.contains("io_uring not available");
     assert!(log.lines().any(says_which), "{log}");
@@ -213,14 +224,17 @@ fn measured(site: &Site, words: &str) -> (LoadReport, Finished) {
 /// The report's parts say the same.
 fn assert_whole(report: &LoadReport) {
     let sum = |figure: fn(&lbd::load::Second) -> u64| report.series.iter().map(figure).sum::<u64>();
-    assert_eq!(sum(|s| s.sent), report.sent, "{report:?}");
-    assert_eq!(sum(|s| s.answered), report.answered);
-    assert_eq!(sum(|s| s.lost + s.busy + s.refused), report.lost + report.busy + report.refused);
-    assert_eq!(sum(|s| s.late_sends), report.late_sends);
-    let with_latency = report.answered + report.lost;
+    assert_eq!(sum(|s| s.counts.sent), report.counts.sent, "{report:?}");
+    assert_eq!(sum(|s| s.counts.answered), report.counts.answered);
+    assert_eq!(
+        sum(|s| s.counts.lost + s.counts.busy + s.counts.refused),
+        report.counts.lost + report.counts.busy + report.counts.refused
+    );
+    assert_eq!(sum(|s| s.counts.late_sends), report.counts.late_sends);
+    let with_latency = report.counts.answered + report.counts.lost;
     assert_eq!(report.histograms.latency.decode().unwrap().len(), with_latency);
     assert_eq!(report.histograms.latency_uncorrected.decode().unwrap().len(), with_latency);
-    assert_eq!(report.histograms.pacing.decode().unwrap().len(), report.sent);
+    assert_eq!(report.histograms.pacing.decode().unwrap().len(), report.counts.sent);
     let in_seconds: u64 = report.series.iter().map(|s| s.histogram.decode().unwrap().len()).sum();
     assert_eq!(in_seconds, with_latency);
     assert_eq!(report.spectrum.last().map_or(0, |point| point.count), with_latency);
@@ -230,19 +244,20 @@ fn assert_whole(report: &LoadReport) {
 fn several_threads_keep_one_plan_and_give_one_report() {
     let site = Site::new(json!({}));
     let (balancer, _servers) = site.pool(2, &[]);
-    let words = "--rate 1000 --arrivals constant --threads 3 --clients 7 --duration 2s --warmup 0s --timeout 20s --quiet";
+    let words = "--rate 1000 --arrivals constant --threads 3 --clients 7 --duration 2s --warmup 0s \
+                 --timeout 20s --quiet";
     let (report, finished) = measured(&site, words);
-    assert_eq!(report.answered, report.sent, "{finished:?}");
-    // One plan: exactly what one thread would have planned, whatever the machine does.
-    assert_eq!(report.planned, 1_999, "{finished:?}");
+    assert_eq!(report.counts.answered, report.counts.sent, "{finished:?}");
+    // One plan: exactly what one thread would have planned, regardless of the machine's speed.
+    assert_eq!(report.counts.planned, 1_999, "{finished:?}");
     assert_eq!((report.setup.threads, report.setup.clients), (3, 7));
     assert_whole(&report);
-    assert!(balancer.status().pools[0].answered == report.answered);
+    assert!(balancer.status().pools[0].answered == report.counts.answered);
     let at: Vec<u64> = report.series.iter().map(|second| second.at_s).collect();
     assert_eq!(at, [0, 1]);
     let (closed, _) =
         measured(&site, "--window 7 --threads 2 --duration 300ms --warmup 0s --timeout 20s --quiet");
-    assert!(closed.answered > 7 && closed.lost == 0, "{closed:?}");
+    assert!(closed.counts.answered > 7 && closed.counts.lost == 0, "{closed:?}");
     assert_whole(&closed);
 }
 
@@ -257,15 +272,15 @@ fn dns_queries_are_asked_and_answered() {
     );
     let (report, finished) =
         measured(&site, &format!("{words} --dns-names names.txt --dns-type TXT --dns-edns 1232"));
-    assert!(report.answered > 100 && report.answered == report.sent, "{finished:?}");
-    assert_eq!((server.queries(), report.setup.protocol.as_str()), (report.sent, "dns"));
+    assert!(report.counts.answered > 100 && report.counts.answered == report.counts.sent, "{finished:?}");
+    assert_eq!((server.queries(), report.setup.protocol.as_str()), (report.counts.sent, "dns"));
     assert_whole(&report);
     // A second answer, or one to another question, is none.
     for (manner, reason) in [(Manner::Twice, "not_open"), (Manner::WrongQuestionFirst, "wrong_question")] {
         server.be(manner);
         let (report, finished) = measured(&site, &words);
-        assert!(report.answered > 100 && report.answered == report.sent, "{finished:?}");
-        assert!(report.drops[reason] >= report.answered - 50, "{finished:?}");
+        assert!(report.counts.answered > 100 && report.counts.answered == report.counts.sent, "{finished:?}");
+        assert!(report.drops[reason] >= report.counts.answered - 50, "{finished:?}");
     }
 }
 
@@ -279,16 +294,19 @@ fn the_rcode_of_an_answer_is_how_its_query_ended() {
     });
     site.write("names.txt", "a.example\nb.example\nc.example\nd.example\n");
     let words = format!(
-        "--window 4 --duration 300ms --warmup 0s --timeout 20s --protocol dns --dns-names names.txt --target {}",
+        "--window 4 --duration 300ms --warmup 0s --timeout 20s --protocol dns --dns-names names.txt \
+         --target {}",
         server.addr()
     );
     let (report, finished) = measured(&site, &words);
-    assert!(report.sent > 8, "{finished:?}");
+    assert!(report.counts.sent > 8, "{finished:?}");
     // Four names in turn, of which two are answered, one is busy and one refused.
-    let quarter = report.sent / 4;
+    let quarter = report.counts.sent / 4;
     let near = |is: u64, expected: u64| is.abs_diff(expected) <= 1;
     assert!(
-        near(report.busy, quarter) && near(report.refused, quarter) && near(report.answered, 2 * quarter),
+        near(report.counts.busy, quarter)
+            && near(report.counts.refused, quarter)
+            && near(report.counts.answered, 2 * quarter),
         "{report:?}"
     );
     let names: HashSet<u8> = server.seen().iter().map(|seen| seen.bytes[13]).collect();
@@ -304,7 +322,7 @@ fn raw_requests_are_the_payload_and_any_answer_is_one() {
         server.addr()
     );
     let (report, finished) = measured(&site, &format!("{words} --payload text:ping --clients 50"));
-    assert!(report.answered > 100 && report.answered == report.sent, "{finished:?}");
+    assert!(report.counts.answered > 100 && report.counts.answered == report.counts.sent, "{finished:?}");
     let seen = server.seen();
     assert!(seen.iter().all(|seen| seen.bytes == b"ping"));
     let clients: HashSet<_> = seen.iter().map(|seen| seen.from).collect();
@@ -316,7 +334,7 @@ fn raw_requests_are_the_payload_and_any_answer_is_one() {
 fn a_mark_in_a_raw_request_lets_one_client_have_many_in_flight() {
     let site = Site::new(json!({}));
     let held = std::sync::Mutex::new(vec![]);
-    // Answers ten at once, the last one first: by their order nobody could tell which is whose.
+    // Answers ten at once, the last one first: the order does not show which request an answer belongs to.
     let server = Fake::start(v4(site.port(0)), move |request, _| {
         let mut held = held.lock().unwrap();
         held.push([b"you said ", request].concat());
@@ -342,11 +360,11 @@ fn a_mark_in_a_raw_request_lets_one_client_have_many_in_flight() {
     let report = report(&finished);
     assert_balanced(&report);
     // The last few may not make up ten.
-    assert!(report.answered >= 20 && report.lost < 10, "{report:?}");
+    assert!(report.counts.answered >= 20 && report.counts.lost < 10, "{report:?}");
     assert!(report.drops.is_empty(), "{report:?}");
     let marks: HashSet<_> = server.seen().into_iter().map(|seen| seen.bytes).collect();
     assert!(marks.iter().all(|bytes| bytes.starts_with(b"ping ") && bytes.len() == 22), "{marks:?}");
-    assert_eq!(marks.len() as u64, report.sent);
+    assert_eq!(marks.len() as u64, report.counts.sent);
 }
 
 #[test]
@@ -355,12 +373,13 @@ fn lost_requests_count_as_the_time_out_in_every_protocol() {
     let server = Fake::silent(v4(site.port(0)));
     for protocol in ["native", "dns", "raw", "raw --payload text:{id}"] {
         let words = format!(
-            "--rate 200 --duration 300ms --warmup 0s --timeout 150ms --clients 200 --quiet --target {} --protocol {protocol}",
+            "--rate 200 --duration 300ms --warmup 0s --timeout 150ms --clients 200 --quiet --target {} \
+             --protocol {protocol}",
             server.addr()
         );
         let (report, finished) = measured(&site, &words);
         assert!(
-            report.sent > 20 && report.lost == report.sent && finished.code == 1,
+            report.counts.sent > 20 && report.counts.lost == report.counts.sent && finished.code == 1,
             "{protocol}: {finished:?}"
         );
         let latency = [report.latency_us.p50, report.latency_us.max, report.latency_uncorrected_us.p50];
@@ -379,7 +398,7 @@ fn a_trace_is_sent_request_for_request_and_ends_the_run() {
         server.addr()
     );
     let (report, finished) = measured(&site, &words);
-    assert_eq!((report.planned, report.answered), (3, 3), "{finished:?}");
+    assert_eq!((report.counts.planned, report.counts.answered), (3, 3), "{finished:?}");
     let lens: Vec<usize> = server.seen().iter().map(|seen| seen.bytes.len()).collect();
     assert_eq!(lens, [5, 900, 64]);
     assert!((0.2..0.3).contains(&report.duration_s), "{report:?}");
@@ -392,14 +411,19 @@ fn steps_have_a_report_each_and_a_table() {
     let site = Site::new(json!({}));
     let server = FakeDns::start(1, v4(site.port(0)));
     let words = format!(
-        "--steps 50..250/3 --arrivals constant --duration 400ms --warmup 0s --timeout 20s --protocol dns --target {}",
+        "--steps 50..250/3 --arrivals constant --duration 400ms --warmup 0s --timeout 20s --protocol dns \
+         --target {}",
         server.addr()
     );
     let (report, finished) = measured(&site, &words);
     let planned: Vec<(Option<f64>, u64)> =
-        report.steps.iter().map(|step| (step.rate_wanted, step.planned)).collect();
+        report.steps.iter().map(|step| (step.rate_wanted, step.counts.planned)).collect();
     assert_eq!(planned, [(Some(50.0), 19), (Some(150.0), 59), (Some(250.0), 99)]);
-    assert_eq!((report.planned, report.answered, server.queries()), (177, 177, 177), "{finished:?}");
+    assert_eq!(
+        (report.counts.planned, report.counts.answered, server.queries()),
+        (177, 177, 177),
+        "{finished:?}"
+    );
     report.steps.iter().for_each(assert_whole);
     assert_whole(&report);
     assert_eq!(report.setup.rate, "50,150,250");
@@ -413,11 +437,12 @@ fn a_ramp_grows_over_the_measurement() {
     let site = Site::new(json!({}));
     let server = FakeDns::start(1, v4(site.port(0)));
     let words = format!(
-        "--ramp 100..500 --arrivals burst:5 --duration 2s --warmup 200ms --timeout 20s --protocol dns --quiet --target {}",
+        "--ramp 100..500 --arrivals burst:5 --duration 2s --warmup 200ms --timeout 20s --protocol dns \
+         --quiet --target {}",
         server.addr()
     );
     let (report, finished) = measured(&site, &words);
-    let sent: Vec<u64> = report.series.iter().map(|second| second.sent).collect();
+    let sent: Vec<u64> = report.series.iter().map(|second| second.counts.sent).collect();
     assert_eq!(sent.len(), 2, "{finished:?}");
     // 100 to 300, then 300 to 500, give or take a burst.
     assert!(sent[0].abs_diff(200) <= 5 && sent[1].abs_diff(400) <= 5, "{sent:?}");
@@ -431,7 +456,8 @@ fn seconds_are_written_as_csv_and_as_a_log_that_hdrhistogram_reads() {
     let site = Site::new(json!({}));
     let server = FakeDns::start(1, v4(site.port(0)));
     let words = format!(
-        "--rate 200 --duration 1500ms --warmup 0s --timeout 20s --protocol dns --csv s.csv --hdr s.hlog --target {}",
+        "--rate 200 --duration 1500ms --warmup 0s --timeout 20s --protocol dns --csv s.csv --hdr s.hlog \
+         --target {}",
         server.addr()
     );
     let (report, _) = measured(&site, &words);
@@ -442,7 +468,7 @@ fn seconds_are_written_as_csv_and_as_a_log_that_hdrhistogram_reads() {
         .map(|line| line.split(',').map(|figure| figure.parse().unwrap()).collect())
         .collect();
     assert_eq!(rows.iter().map(|row| row[0]).collect::<Vec<_>>(), [0, 1], "{csv}");
-    assert_eq!(rows.iter().map(|row| row[1]).sum::<u64>(), report.sent);
+    assert_eq!(rows.iter().map(|row| row[1]).sum::<u64>(), report.counts.sent);
     let log = std::fs::read(site.path().join("s.hlog")).unwrap();
     let lengths: Vec<f64> = IntervalLogIterator::new(&log)
         .filter_map(|entry| match entry.unwrap() {
@@ -473,7 +499,10 @@ fn reports_of_processes_that_ran_side_by_side_are_one() {
     let finished =
         loadgen(&site, &["--merge", "1.json", "2.json", "--json", "-", "--csv", "both.csv"]).finish();
     let merged = report(&finished);
-    assert_eq!((merged.sent, merged.answered), (one.sent + two.sent, one.answered + two.answered));
+    assert_eq!(
+        (merged.counts.sent, merged.counts.answered),
+        (one.counts.sent + two.counts.sent, one.counts.answered + two.counts.answered)
+    );
     assert_eq!((merged.rate_wanted, merged.setup.clients), (Some(400.0), 32));
     assert_whole(&merged);
     let [mut sum, part] = [&one, &two].map(|report| report.histograms.latency.decode().unwrap());

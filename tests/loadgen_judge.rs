@@ -5,7 +5,7 @@ mod common;
 
 use common::browser::Browser;
 use common::{Finished, Running, Site};
-use lbd::load::compare::{Compared, Side};
+use lbd::load::compare::{Comparison, Side};
 use lbd::load::search::{Found, SearchEnd, TrialOutcome};
 use serde_json::{Value, json};
 
@@ -53,8 +53,9 @@ fn the_conditions_of_steps_and_of_merged_reports_are_judged() {
 fn a_search_finds_what_one_server_can_do() {
     let site = Site::new(json!({}));
     let (_balancer, _servers) = site.pool(1, &["--service", "fixed:4ms"]); // 250 a second and no more
-    let words = "--search --slo p99<60ms,loss<1% --from 50 --to 3200 --arrivals constant --repeats 1 --precision 25% \
-                 --duration 600ms --warmup 0s --timeout 20s --json - --report search.html --seed 1";
+    let words = "--search --slo p99<60ms,loss<1% --from 50 --to 3200 --arrivals constant --repeats 1 \
+                 --precision 25% --duration 600ms --warmup 0s --timeout 20s --json - --report search.html \
+                 --seed 1";
     let finished = loadgen(&site, words);
     let found: Found = serde_json::from_str(&finished.stdout).unwrap_or_else(|e| panic!("{e}: {finished:?}"));
     // At 330/s the last of 0.6 s waits 0.15 s. A machine that is busy with something else finds less, or that
@@ -75,7 +76,7 @@ fn a_search_finds_what_one_server_can_do() {
         other => panic!("{other:?}: {finished:?}"),
     }
     assert_eq!(found.trials[0].rate, 50.0);
-    // Each trial is told when it is over, and the result in words.
+    // Each trial is reported when it is over, and the result in words.
     let told = |number: usize| finished.stderr.contains(&format!("trial {number}: "));
     assert!(told(1) && told(found.trials.len()) && !told(found.trials.len() + 1), "{}", finished.stderr);
     assert!(finished.stderr.contains(&found.to_string()), "{}", finished.stderr);
@@ -126,14 +127,14 @@ fn a_slower_target_is_found_to_be_slower_and_no_other_difference_is_shown() {
     let (_a, _servers_a) = quick.pool(1, &["--service", "fixed:2ms"]);
     let (_b, _servers_b) = slow.pool(1, &["--service", "fixed:10ms"]);
     let words = format!(
-        "--compare 127.0.0.1:{} 127.0.0.1:{} --window 1 --duration 250ms --warmup 0s --timeout 20s --repeats 7 --json - \
-         --report compare.html",
+        "--compare 127.0.0.1:{} 127.0.0.1:{} --window 1 --duration 250ms --warmup 0s --timeout 20s \
+         --repeats 7 --json - --report compare.html",
         quick.client_side(),
         slow.client_side()
     );
     let finished = loadgen(&quick, &words);
     assert_eq!(finished.code, 0, "{finished:?}");
-    let compared: Compared = serde_json::from_str(&finished.stdout).unwrap();
+    let compared: Comparison = serde_json::from_str(&finished.stdout).unwrap();
     let sides: String =
         compared.turns.iter().map(|turn| if turn.side == Side::A { 'A' } else { 'B' }).collect();
     assert_eq!((sides.as_str(), compared.pairs), ("ABBAABBAABBAAB", 7));
@@ -218,16 +219,19 @@ fn the_page_of_a_run_reads_well_in_a_browser_and_asks_for_nothing() {
     let outside = browser.eval(
         "[...document.querySelectorAll('svg > .s:not(.key) > .curve')].filter(curve => { \
            const box = curve.getBBox(); \
-           return curve.getTotalLength() === 0 || box.x < 69 || box.x + box.width > 703 || box.y < 40 || box.y + box.height > 277; \
+           return curve.getTotalLength() === 0 || box.x < 69 || box.x + box.width > 703 \
+             || box.y < 40 || box.y + box.height > 277; \
          }).map(curve => curve.getAttribute('d').slice(0, 80))",
     );
     assert_eq!(outside, json!([]));
     // Labels of an axis do not lie on each other.
     let overlapping = browser.eval(
         "[...document.querySelectorAll('svg')].flatMap(svg => { \
-           const boxes = [...svg.querySelectorAll('text')].map(text => [text.textContent, text.getBoundingClientRect()]); \
+           const boxes = [...svg.querySelectorAll('text')] \
+             .map(text => [text.textContent, text.getBoundingClientRect()]); \
            return boxes.flatMap(([a, p], i) => boxes.slice(i + 1).filter(([, q]) => \
-             p.left < q.right && q.left < p.right && p.top < q.bottom - 3 && q.top < p.bottom - 3).map(([b]) => a + ' / ' + b)); \
+             p.left < q.right && q.left < p.right && p.top < q.bottom - 3 && q.top < p.bottom - 3) \
+             .map(([b]) => a + ' / ' + b)); \
          })",
     );
     assert_eq!(overlapping, json!([]));
@@ -235,7 +239,8 @@ fn the_page_of_a_run_reads_well_in_a_browser_and_asks_for_nothing() {
     for scheme in ["light", "dark"] {
         browser.scheme(scheme);
         let look = browser.eval(
-            "[['main', 'color'], ['section', 'backgroundColor'], ['.chart .s1 .curve', 'stroke'], ['.chart text', 'fill']] \
+            "[['main', 'color'], ['section', 'backgroundColor'], ['.chart .s1 .curve', 'stroke'], \
+              ['.chart text', 'fill']] \
              .map(([selector, what]) => getComputedStyle(document.querySelector(selector))[what])",
         );
         let (ink, paper) = (brightness(&look[0]), brightness(&look[1]));

@@ -6,8 +6,8 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex};
 
 use common::{Finished, Running, Site, wait_for};
-use lbd::admin::status::{EventLog, Kind, PoolStatus, ServerStatus, Status};
-use lbd::admin::{Control, Refusal, Server, serve, token_for};
+use lbd::admin::status::{EventKind, EventLog, PoolStatus, ServerStatus, Status};
+use lbd::admin::{AdminServer, Control, Refusal, serve, token_for};
 use lbd::config::{Admin, Token};
 use lbd::pool::desired::DesiredServer;
 use lbd::pool::order::Order;
@@ -15,13 +15,13 @@ use serde_json::json;
 
 const TOKEN: &str = "a-token-of-the-test";
 
-/// A native server 3 that works off one request each time that somebody looks, and a pool `dns` with servers
-/// 3 and 4.
+/// A native server 3 that finishes one request at each query of the status, and a pool `dns` with servers 3
+/// and 4.
 struct Fake {
     status: Mutex<Status>,
     events: EventLog,
     orders: Mutex<Vec<String>>,
-    /// Looks at the status until somebody enables the server again.
+    /// Queries of the status until an operator enables the server again.
     enabled_after: Mutex<Option<u32>>,
 }
 
@@ -64,7 +64,7 @@ impl Control for Fake {
     }
 
     fn set_servers(&self, _: &str, _: Vec<DesiredServer>) -> Result<(), Refusal> {
-        Err(Refusal::Failed("nobody asks for this here".into()))
+        Err(Refusal::Failed("no test requests this".into()))
     }
 
     fn reload(&self) -> Result<String, Refusal> {
@@ -76,7 +76,7 @@ struct Bench {
     site: Site,
     fake: Arc<Fake>,
     addr: SocketAddr,
-    server: Option<Server>,
+    server: Option<AdminServer>,
 }
 
 impl Bench {
@@ -102,7 +102,7 @@ impl Bench {
             orders: Mutex::default(),
             enabled_after: Mutex::new(None),
         });
-        fake.events.note(Kind::Notice, "", None, "started");
+        fake.events.note(EventKind::Notice, "", None, "started");
         let site = Site::new(json!({}));
         let file = site.write("token", TOKEN);
         std::fs::set_permissions(file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();

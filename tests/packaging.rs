@@ -29,7 +29,7 @@ fn read(path: impl AsRef<Path>) -> String {
     std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// What a command says; `None`, with a word to whoever reads it, if there is no such program.
+/// The output of a command; `None`, with a message, if there is no such program.
 fn output(program: &str, args: &[&str], input: &str) -> Option<Output> {
     let mut command = Command::new(program);
     command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -345,7 +345,9 @@ fn figures(text: &str) -> BTreeSet<String> {
 #[test]
 fn dashboard_and_alarms_use_figures_that_a_balancer_shows() {
     let site = Site::new(json!({
-        "pools": [{"listen": "127.0.0.1:1", "protocol": "dns", "servers": ["127.0.0.1:2"], "tcp_connections": 0}],
+        "pools": [
+            {"listen": "127.0.0.1:1", "protocol": "dns", "servers": ["127.0.0.1:2"], "tcp_connections": 0},
+        ],
         "load_balancer": {"workers": 1, "policy": "shortest_delay"},
     }));
     let text = read(site.path().join("config.json"));

@@ -70,7 +70,7 @@ fn a_python_client_says_when_it_was_not_answered() {
     let finished = start(&python, &site, "lbd_client.py", &words).finish();
     assert_eq!(finished.code, 1, "{finished:?}");
     assert!(finished.stdout.starts_with("2 sent, 0 answered, "), "{finished:?}");
-    assert!(balancer.status().pools[0].refused["no_server"] > 2, "BUSY makes it come back");
+    assert!(balancer.status().pools[0].refused["no_server"] > 2, "the client retries after BUSY");
     let finished = start(&python, &site, "lbd_client.py", &["--to", "nowhere"]).finish();
     assert_eq!(finished.code, 2);
     assert!(finished.stderr.contains("argument --to: 'nowhere' is not an address"), "{finished:?}");

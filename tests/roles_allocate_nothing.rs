@@ -46,7 +46,7 @@ fn turn<R: lbd::role::Role>(pool: &mut Pool, asker: &mut End<R>) {
     pool.now += Duration::from_micros(50);
 }
 
-/// Runs until so many requests were answered, and shows that the last million cost no allocation.
+/// Runs until enough requests were answered, and asserts that the last million allocated nothing.
 fn run<R: lbd::role::Role>(
     pool: &mut Pool,
     mut asker: End<R>,
@@ -173,7 +173,7 @@ fn a_pool_of_servers_that_are_told_apart_by_port() {
 
 #[test]
 fn a_pool_with_flows() {
-    // Most go on, some end, some begin.
+    // Most flows continue, some end, some begin.
     let settings = relayed::settings(Protocol::Datagram, Affinity::Client);
     relay(settings, |pool| pool.busy_turn(|n| asker(n % 400 + n / 20_000)));
 }

@@ -54,7 +54,7 @@ const TIME_ENTERS: [&str; 19] = [
 ];
 
 /// Lines that are too long: strings and tests from before the rule. The number may fall, not rise.
-const LONG_LINES: usize = 81;
+const LONG_LINES: usize = 26;
 
 /// Folders of which no part may import another part.
 const SEPARATE: [&str; 1] = ["role"];

@@ -72,7 +72,7 @@ class Client:
             self.socket.settimeout(left)
             try:
                 datagram = self.socket.recv(65535)
-            except OSError:  # the time-out, or an ICMP error of an earlier request
+            except OSError:  # the timeout, or an ICMP error of an earlier request
                 continue
             for header, payload in lbd.frames(datagram, self.size):
                 mine = (header.kind, header.client_id, header.sequence)

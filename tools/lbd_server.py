@@ -231,7 +231,7 @@ class Server:
         self.socket.settimeout(max(0.0005, due - time.monotonic()))
         try:
             datagram, peer = self.socket.recvfrom(65535)
-        except OSError:  # the time-out, or an ICMP error of an earlier datagram
+        except OSError:  # the timeout, or an ICMP error of an earlier datagram
             datagram, peer = b"", ("", 0)
         now, peer = time.monotonic(), peer[:2]
         for header, payload in lbd.frames(datagram, self.size):

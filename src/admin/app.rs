@@ -17,15 +17,15 @@ const ORDER_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// The state of every route.
 #[derive(Clone)]
-pub(super) struct App {
+pub(super) struct AppState {
     pub control: Arc<dyn Control>,
     pub token: Arc<Token>,
     pub live: Arc<Live>,
 }
 
-impl App {
+impl AppState {
     pub fn new(control: Arc<dyn Control>, token: Token, live: Arc<Live>) -> Self {
-        App { control, token: Arc::new(token), live }
+        AppState { control, token: Arc::new(token), live }
     }
 
     /// Runs an operation that may wait for the data path, on a thread that may block.

@@ -20,7 +20,7 @@ const ANSWER_SIZE_MAX: u64 = 64 * 1024 * 1024;
 
 /// A client of one balancer. Each call opens a connection, so a restarted balancer is found again.
 #[derive(Debug)]
-pub struct Client {
+pub struct AdminClient {
     addr: SocketAddr,
     token: Option<Token>,
     agent: ureq::Agent,
@@ -56,7 +56,7 @@ pub enum ClientError {
         why: String,
     },
     /// The answer is not from an admin interface of this program.
-    #[error("{addr} is no balancer of this version: {why}")]
+    #[error("{addr} is not the admin interface of this lbd version: {why}; check the address")]
     NotUnderstood {
         /// The address of the admin interface.
         addr: SocketAddr,
@@ -68,9 +68,9 @@ pub enum ClientError {
 /// The result of a call.
 pub type Answer<T> = Result<T, ClientError>;
 
-impl Client {
+impl AdminClient {
     /// A client of the balancer whose admin interface has this address. Without the token it can only read.
-    pub fn new(addr: SocketAddr, token: Option<Token>) -> Client {
+    pub fn new(addr: SocketAddr, token: Option<Token>) -> AdminClient {
         let agent = ureq::Agent::config_builder()
             .http_status_as_error(false)
             .proxy(None)
@@ -78,7 +78,7 @@ impl Client {
             .max_idle_connections(0)
             .timeout_global(Some(TIMEOUT))
             .build();
-        Client { addr, token, agent: agent.into() }
+        AdminClient { addr, token, agent: agent.into() }
     }
 
     /// The address of the admin interface.

@@ -10,7 +10,7 @@ use axum::response::{IntoResponse, Response};
 use axum::{Extension, extract};
 use subtle::ConstantTimeEq;
 
-use super::app::{App, failure};
+use super::app::{AppState, failure};
 use crate::config::Token;
 
 /// The local address of a connection.
@@ -21,7 +21,7 @@ const TOKEN_NEEDED: &str = "changes need the header `Authorization: Bearer TOKEN
     file of admin.token_file, or else in admin-PORT.token in the balancer's state_dir";
 
 /// Passes only requests with the token.
-pub(super) async fn needs_token(State(app): State<App>, request: Request, next: Next) -> Response {
+pub(super) async fn needs_token(State(app): State<AppState>, request: Request, next: Next) -> Response {
     if knows(request.headers(), &app.token) {
         return next.run(request).await;
     }

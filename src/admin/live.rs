@@ -66,7 +66,7 @@ impl Live {
     /// The events of a new reader: first the entries in the log, all of them or those after `last`, then new
     /// ones. `None` if there are too many readers.
     pub fn follow(self: &Arc<Self>, last: &str) -> Option<Body> {
-        let reader = Reader {
+        let reader = EventReader {
             _seat: Arc::clone(&self.readers).try_acquire_owned().ok()?,
             life: self.control.status().started_unix_ms,
             last: self.number(last),
@@ -92,7 +92,7 @@ impl Live {
 }
 
 /// One reader.
-struct Reader {
+struct EventReader {
     _seat: OwnedSemaphorePermit,
     /// The life of the balancer that the numbers belong to.
     life: u64,
@@ -104,7 +104,7 @@ struct Reader {
     live: Arc<Live>,
 }
 
-impl Reader {
+impl EventReader {
     /// The next piece; `None` at the end.
     async fn next(&mut self) -> Option<Bytes> {
         loop {

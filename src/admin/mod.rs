@@ -40,9 +40,9 @@ use crate::pool::desired::DesiredServer;
 use crate::pool::order::Order;
 
 #[cfg(not(loom))]
-pub use client::{Client, ClientError};
+pub use client::{AdminClient, ClientError};
 #[cfg(not(loom))]
-pub use server::{Server, serve};
+pub use server::{AdminServer, serve};
 pub use token::{find_token, token_for};
 
 /// A running balancer, as the admin interface uses it. The status is returned at once. Orders may wait for a

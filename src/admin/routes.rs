@@ -13,7 +13,7 @@ use axum::routing::{get, post, put};
 use axum::{Json, Router};
 use serde::Deserialize;
 
-use super::app::{Answer, App, Failure, failure};
+use super::app::{Answer, AppState, Failure, failure};
 use super::bodies::{Done, WantedServers};
 use super::guard;
 use super::live::READERS_MAX;
@@ -26,7 +26,7 @@ const BODY_SIZE_MAX: usize = 64 * 1024;
 const BODY_TIME_MAX: Duration = Duration::from_secs(5);
 
 /// All routes.
-pub(super) fn router(app: App) -> Router {
+pub(super) fn router(app: AppState) -> Router {
     let changes = Router::new()
         .route("/api/servers/{id}/{order}", post(give_order))
         .route("/api/pools/{name}/servers", put(set_servers))
@@ -70,39 +70,39 @@ async fn unknown(uri: Uri) -> Failure {
     failure(StatusCode::NOT_FOUND, format!("{} does not exist", uri.path()))
 }
 
-async fn ready(State(app): State<App>) -> Response {
+async fn ready(State(app): State<AppState>) -> Response {
     match app.control.ready() {
         Ok(()) => text(StatusCode::OK, "ready\n"),
         Err(why) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
     }
 }
 
-async fn status(State(app): State<App>) -> Response {
+async fn status(State(app): State<AppState>) -> Response {
     Json(&*app.control.status()).into_response()
 }
 
-async fn figures(State(app): State<App>, headers: HeaderMap) -> Response {
+async fn figures(State(app): State<AppState>, headers: HeaderMap) -> Response {
     let accept = headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
     let format = Format::wanted(accept);
     let kind = (CONTENT_TYPE, HeaderValue::from_static(format.content_type()));
     ([kind], metrics::render(app.control.status(), app.control.events(), format)).into_response()
 }
 
-async fn history(State(app): State<App>) -> Response {
+async fn history(State(app): State<AppState>) -> Response {
     ([(CONTENT_TYPE, HeaderValue::from_static("application/json"))], app.live.history()).into_response()
 }
 
 /// Parameters after the `?`.
 #[derive(Deserialize)]
-struct Asked {
+struct Parameters {
     pool: Option<String>,
     weight: Option<String>,
     after: Option<String>,
 }
 
-type AskedFor = Result<Query<Asked>, QueryRejection>;
+type AskedFor = Result<Query<Parameters>, QueryRejection>;
 
-fn asked(query: AskedFor) -> Answer<Asked> {
+fn asked(query: AskedFor) -> Answer<Parameters> {
     query.map(|Query(asked)| asked).map_err(|error| invalid(error.body_text()))
 }
 
@@ -110,7 +110,7 @@ fn place<T>(path: Result<Path<T>, PathRejection>) -> Answer<T> {
     path.map(|Path(place)| place).map_err(|error| invalid(error.body_text()))
 }
 
-async fn events(State(app): State<App>, headers: HeaderMap, query: AskedFor) -> Answer {
+async fn events(State(app): State<AppState>, headers: HeaderMap, query: AskedFor) -> Answer {
     let asked = asked(query)?;
     let header = headers.get("last-event-id").and_then(|id| id.to_str().ok());
     let last = header.or(asked.after.as_deref()).unwrap_or_default();
@@ -123,7 +123,7 @@ async fn events(State(app): State<App>, headers: HeaderMap, query: AskedFor) -> 
 }
 
 async fn give_order(
-    State(app): State<App>,
+    State(app): State<AppState>,
     path: Result<Path<(String, String)>, PathRejection>,
     query: AskedFor,
     request: Request,
@@ -165,7 +165,7 @@ async fn weight(asked: Option<String>, request: Request) -> Answer<u16> {
 }
 
 async fn set_servers(
-    State(app): State<App>,
+    State(app): State<AppState>,
     path: Result<Path<String>, PathRejection>,
     request: Request,
 ) -> Answer {
@@ -187,7 +187,7 @@ async fn set_servers(
     Ok(done(format!("pool {name} has {count} servers of its controller")))
 }
 
-async fn reload(State(app): State<App>) -> Answer {
+async fn reload(State(app): State<AppState>) -> Answer {
     Ok(done(app.ask(|control| control.reload()).await?))
 }
 

@@ -20,7 +20,7 @@ use tokio_io_timeout::TimeoutStream;
 use tracing::warn;
 
 use super::Control;
-use super::app::App;
+use super::app::AppState;
 use super::guard::Local;
 use super::live::Live;
 use super::routes;
@@ -43,13 +43,13 @@ const END_TIME_MAX: Duration = Duration::from_millis(500);
 
 /// A running admin interface. It ends with this value.
 #[derive(Debug)]
-pub struct Server {
+pub struct AdminServer {
     addr: SocketAddr,
     stop: watch::Sender<bool>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Server {
+impl AdminServer {
     /// The address on which it listens.
     pub fn addr(&self) -> SocketAddr {
         self.addr
@@ -59,17 +59,21 @@ impl Server {
     pub fn stop(self) {}
 }
 
-impl Drop for Server {
+impl Drop for AdminServer {
     fn drop(&mut self) {
         self.stop.send_replace(true);
         if let Some(thread) = self.thread.take() {
-            let _ = thread.join(); // its panic has been told, and ends nothing else
+            let _ = thread.join(); // a panic was logged and ends only that thread
         }
     }
 }
 
 /// Serves `control` to all connections; changes need the token.
-pub fn serve(listener: std::net::TcpListener, control: Arc<dyn Control>, token: Token) -> io::Result<Server> {
+pub fn serve(
+    listener: std::net::TcpListener,
+    control: Arc<dyn Control>,
+    token: Token,
+) -> io::Result<AdminServer> {
     let addr = listener.local_addr()?;
     listener.set_nonblocking(true)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -84,14 +88,14 @@ pub fn serve(listener: std::net::TcpListener, control: Arc<dyn Control>, token: 
     let (stop, stopped) = watch::channel(false);
     let thread = std::thread::Builder::new().name("admin".into()).spawn(move || {
         let live = Arc::new(Live::new(Arc::clone(&control), stopped.clone()));
-        let router = routes::router(App::new(control, token, Arc::clone(&live)));
+        let router = routes::router(AppState::new(control, token, Arc::clone(&live)));
         runtime.block_on(async {
             tokio::spawn(async move { live.tick().await });
             accept(listener, router, stopped).await;
         });
         runtime.shutdown_background(); // an order that still waits for the data path is not waited for
     })?;
-    Ok(Server { addr, stop, thread: Some(thread) })
+    Ok(AdminServer { addr, stop, thread: Some(thread) })
 }
 
 /// Accepts connections until it is stopped, then lets them finish.
@@ -118,7 +122,8 @@ async fn accept(listener: TcpListener, router: Router, mut stop: watch::Receiver
             }
             Err(error) => {
                 warn!(error = error.to_string(), "admin connection not accepted");
-                tokio::time::sleep(Duration::from_millis(100)).await; // out of descriptors: not for ever
+                // A lack of descriptors is temporary.
+                tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }
     }

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::live::READERS_MAX;
-use super::{Client, ClientError, Control, Refusal, Server, serve};
-use crate::admin::status::{EventLog, History, KEPT_MAX, Kind, PoolStatus, ServerStatus, Status};
+use super::{AdminClient, AdminServer, ClientError, Control, Refusal, serve};
+use crate::admin::status::{EventKind, EventLog, History, KEPT_MAX, PoolStatus, ServerStatus, Status};
 use crate::config::Token;
 use crate::pool::desired::DesiredServer;
 use crate::pool::order::Order;
@@ -93,7 +93,7 @@ fn status() -> Status {
     }
 }
 
-fn start() -> (Server, Arc<Fake>) {
+fn start() -> (AdminServer, Arc<Fake>) {
     let fake = Arc::new(Fake {
         status: Mutex::new(Arc::new(status())),
         events: EventLog::default(),
@@ -235,7 +235,7 @@ fn orders_reach_the_balancer_and_its_refusals_the_operator() {
         ("3/drain?pool=web", 404, "no server 3"),
         ("5/drain", 400, "say which with pool=NAME"),
         ("6/drain", 409, "the worker has ended"),
-        ("7/drain", 500, "the log has more"),
+        ("7/drain", 500, "see the log"),
     ] {
         let said = order(path, "");
         assert_eq!(said.status, status, "{path}: {said:?}");
@@ -244,9 +244,9 @@ fn orders_reach_the_balancer_and_its_refusals_the_operator() {
     fake.take_asked();
     let number = "a weight is a whole number from 1 to 100";
     for (path, body, status, words) in [
-        ("x/drain", "", 400, "\"x\" is no id"),
-        ("-1/drain", "", 400, "is no id"),
-        ("4294967296/drain", "", 400, "is no id"),
+        ("x/drain", "", 400, "\"x\" is not a server id"),
+        ("-1/drain", "", 400, "is not a server id"),
+        ("4294967296/drain", "", 400, "is not a server id"),
         ("%ff/drain", "", 400, ""),
         ("3/stop", "", 404, "use drain, enable, disable or weight"),
         ("3/drain?pool=a&pool=b", "", 400, "pool"),
@@ -404,7 +404,7 @@ fn what_is_too_long_or_no_http_is_refused() {
 }
 
 #[test]
-fn who_is_too_slow_is_let_go_and_others_have_room() {
+fn slow_connections_are_closed_and_others_are_served() {
     let (server, _fake) = start();
     let addr = server.addr();
     let began = Instant::now();
@@ -417,11 +417,10 @@ fn who_is_too_slow_is_let_go_and_others_have_room() {
         Connection: close\r\nContent-Length: 10\r\n\r\n{{"
     );
     body.write_all(head.as_bytes()).unwrap();
-    // All other seats are taken by connections that say nothing; whoever comes then waits until one is let
-    // go.
+    // Silent connections hold all other connection permits. The next connection waits for a free permit.
     let silent: Vec<TcpStream> = (0..130).map(|_| connect(addr)).collect();
     assert_eq!(get(addr, "/healthz").status, 200);
-    assert!(began.elapsed() >= Duration::from_secs(2), "somebody had to leave first: {:?}", began.elapsed());
+    assert!(began.elapsed() >= Duration::from_secs(2), "a permit was free early: {:?}", began.elapsed());
     let said = read_all(body);
     assert_eq!(said.status, 408, "{said:?}");
     assert!([0, 408].contains(&read_all(slow).status));
@@ -462,7 +461,7 @@ fn next_event(reader: &mut BufReader<TcpStream>) -> Option<(String, String, Valu
     }
 }
 
-/// The numbers of the next so many entries.
+/// The numbers of the next `count` entries.
 fn entries(reader: &mut BufReader<TcpStream>, count: usize) -> Vec<u64> {
     let (mut numbers, give_up) = (vec![], Instant::now() + PATIENCE);
     while numbers.len() < count {
@@ -482,11 +481,11 @@ fn readers_get_what_is_kept_then_what_comes_and_the_status_each_second() {
     let (server, fake) = start();
     let addr = server.addr();
     for n in 1..=3 {
-        fake.events.note(Kind::Scaling, "native", None, format!("grow to {n}\nand \"more\""));
+        fake.events.note(EventKind::Scaling, "native", None, format!("grow to {n}\nand \"more\""));
     }
     let mut reader = follow(addr, "/api/events", "");
     assert_eq!(entries(&mut reader, 3), [1, 2, 3]);
-    fake.events.note(Kind::Server, "dns", Some(7), "up");
+    fake.events.note(EventKind::Server, "dns", Some(7), "up");
     let (_, name, data) =
         std::iter::from_fn(|| next_event(&mut reader)).find(|event| event.1 == "entry").unwrap();
     assert_eq!((name.as_str(), &data["kind"], &data["server"]), ("entry", &json!("server"), &json!(7)));
@@ -494,7 +493,7 @@ fn readers_get_what_is_kept_then_what_comes_and_the_status_each_second() {
     assert_eq!((id.as_str(), name.as_str()), ("", "status"), "a status moves no number");
     assert_eq!(serde_json::from_value::<Status>(data).unwrap(), status());
 
-    // Who comes back goes on where it was; a number of another life of the balancer says nothing.
+    // A returning reader continues after its last entry. A number of an earlier balancer has no meaning.
     for (path, more, expected) in [
         ("/api/events?after=2", String::new(), vec![3, 4]),
         ("/api/events", format!("Last-Event-ID: {LIFE}-3\r\n"), vec![4]),
@@ -545,7 +544,7 @@ fn a_reader_that_stalls_skips_and_costs_what_the_kernel_holds_for_it() {
     // 16 MiB of events, in steps that a reader who reads can follow.
     let (count, text) = (1_024, "x".repeat(16 * 1024));
     for n in 0..count {
-        fake.events.note(Kind::Notice, "", None, &*text);
+        fake.events.note(EventKind::Notice, "", None, &*text);
         if n % 64 == 63 {
             let last = std::iter::from_fn(|| Some(entries(&mut brisk, 1)[0])).find(|&number| number == n + 1);
             assert_eq!(last, Some(n + 1));
@@ -580,7 +579,7 @@ fn readers_that_take_nothing_are_let_go() {
     let text = "x".repeat(4 * 1024);
     while is_full(addr) {
         assert!(began.elapsed() < 2 * PATIENCE, "they are still there");
-        fake.events.note(Kind::Notice, "", None, &*text);
+        fake.events.note(EventKind::Notice, "", None, &*text);
         std::thread::sleep(Duration::from_millis(50)); // the pace of what happens, not a wait for an event
     }
     assert!(began.elapsed() > Duration::from_secs(5), "a reader may be slow for a while");
@@ -621,7 +620,7 @@ fn it_stops_soon_whoever_is_connected_and_gives_its_address_back() {
 #[test]
 fn the_client_asks_and_understands() {
     let (server, fake) = start();
-    let client = Client::new(server.addr(), Token::new(TOKEN));
+    let client = AdminClient::new(server.addr(), Token::new(TOKEN));
     assert_eq!(client.status().unwrap(), status());
     for (pool, order, asked) in [
         (None, Order::Drain, "None 3 Drain"),
@@ -648,13 +647,13 @@ fn the_client_says_what_is_wrong_at_the_other_end() {
     let (server, fake) = start();
     let addr = server.addr();
     for token in [None, Token::new("another-token-than-that")] {
-        let error = Client::new(addr, token).reload().unwrap_err();
+        let error = AdminClient::new(addr, token).reload().unwrap_err();
         assert!(matches!(error, ClientError::Token { .. }), "{error:?}");
         assert!(error.to_string().contains("Authorization: Bearer TOKEN"), "{error}");
     }
     assert!(fake.take_asked().is_empty());
     server.stop();
-    let error = Client::new(addr, None).status().unwrap_err();
+    let error = AdminClient::new(addr, None).status().unwrap_err();
     assert!(matches!(error, ClientError::NoAnswer { .. }), "{error:?}");
     assert!(error.to_string().starts_with(&format!("no response from {addr}: ")), "{error}");
 
@@ -675,12 +674,12 @@ fn the_client_says_what_is_wrong_at_the_other_end() {
         other
     });
     for answer in answers {
-        let error = Client::new(addr, None).status().unwrap_err();
+        let error = AdminClient::new(addr, None).status().unwrap_err();
         assert!(matches!(error, ClientError::NotUnderstood { .. }), "{answer}: {error:?}");
     }
     let _silent = thread.join().unwrap();
     let began = Instant::now();
-    let error = Client::new(addr, None).status().unwrap_err();
+    let error = AdminClient::new(addr, None).status().unwrap_err();
     assert!(error.to_string().contains("no response in time"), "{error}");
     assert!(began.elapsed() < Duration::from_secs(10));
 }

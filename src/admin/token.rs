@@ -18,7 +18,7 @@ pub fn token_for(admin: &Admin, state_dir: &Path, port: u16) -> Result<Token, St
     if let Some(token) = &admin.token {
         return Ok(token.clone());
     }
-    state_dir::prepare(state_dir)?; // what is in a folder of others is not believed
+    state_dir::prepare(state_dir)?; // a directory of another user is not trusted
     if let Ok(token) = Token::read(&state_dir.join(file_name(port))) {
         return Ok(token);
     }

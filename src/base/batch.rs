@@ -169,7 +169,7 @@ pub struct Destination {
     last: u32,
 }
 
-struct Entry {
+struct TxEntry {
     frame: FrameRef,
     next: u32,
 }
@@ -179,7 +179,7 @@ const NONE: u32 = u32::MAX;
 /// Frames to send, collected per destination until the end of the turn.
 pub struct Tx {
     destinations: Vec<Destination>,
-    entries: Vec<Entry>,
+    entries: Vec<TxEntry>,
     /// Open-addressing table from destination to its index + 1; 0 is empty.
     index: Box<[u32]>,
     staging: Box<[u8]>,
@@ -244,7 +244,7 @@ impl Tx {
             return false;
         }
         let entry = self.entries.len() as u32;
-        self.entries.push(Entry { frame, next: NONE });
+        self.entries.push(TxEntry { frame, next: NONE });
         let d = &mut self.destinations[to.0 as usize];
         match d.last {
             NONE => d.first = entry,

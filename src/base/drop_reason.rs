@@ -106,8 +106,7 @@ impl Default for DropCounters {
 }
 
 impl DropCounters {
-    /// Counts `n` frames. Only one thread may call it: it uses a plain load and store, no locked
-    /// instruction.
+    /// Counts `n` frames. Only one thread may call it: it uses a plain load and store, no locked instruction.
     pub fn add(&self, reason: DropReason, n: u64) {
         let counter = &self.0[reason as usize];
         counter.store(counter.load(Ordering::Relaxed) + n, Ordering::Relaxed);

@@ -3,6 +3,7 @@
 pub mod batch;
 pub mod drop_reason;
 pub mod duration;
+pub mod events;
 pub mod lru_slab;
 pub mod rng;
 pub mod service_time;

@@ -1,5 +1,4 @@
-//! Atomics: those of `std`, or those of a model checker. The rest of the crate does not depend on the
-//! choice.
+//! Atomics: those of `std`, or those of a model checker. The rest of the crate does not depend on the choice.
 
 #[cfg(not(any(loom, shuttle)))]
 pub use std::sync::atomic::{AtomicU64, Ordering};

@@ -14,7 +14,18 @@ const HOST_LEN_MAX: usize = 253;
 
 /// The addresses that `IP:PORT` or `*:PORT` means; the error says what to write.
 pub fn listen(text: &str) -> Result<Vec<SocketAddr>, String> {
-    let remedy = "write IP:PORT, [IPV6]:PORT or *:PORT";
+    addresses(text, "write IP:PORT, [IPV6]:PORT or *:PORT")
+}
+
+/// The one address that `IP:PORT` means; the error says what to write.
+pub fn one(text: &str) -> Result<SocketAddr, String> {
+    match addresses(text, "write IP:PORT or [IPV6]:PORT")?[..] {
+        [addr] => Ok(addr),
+        _ => Err("is more than one address; write one IP:PORT".to_owned()),
+    }
+}
+
+fn addresses(text: &str, remedy: &str) -> Result<Vec<SocketAddr>, String> {
     let addrs = match text.strip_prefix("*:") {
         Some(port) => {
             let port = port.parse().map_err(|_| format!("is not an address with a port; {remedy}"))?;
@@ -24,7 +35,7 @@ pub fn listen(text: &str) -> Result<Vec<SocketAddr>, String> {
     };
     match addrs[0] {
         addr if addr.port() == 0 => Err("has port 0; write a port from 1 to 65535".to_owned()),
-        addr if is_group(addr.ip()) => Err(format!("is an address of many; {remedy}")),
+        addr if is_group(addr.ip()) => Err(format!("is a multicast or broadcast address; {remedy}")),
         _ => Ok(addrs),
     }
 }
@@ -39,7 +50,7 @@ pub fn server(text: &str, dns: bool) -> Result<Target, String> {
             Err("is every address and no server; on this machine write 127.0.0.1 or ::1")
         }
         Target::Addr(addr) if is_group(addr.ip()) => {
-            Err("is an address of many (multicast or broadcast); write that of one server")
+            Err("is a multicast or broadcast address; write the address of one server")
         }
         _ => Ok(()),
     }?;
@@ -179,8 +190,8 @@ mod tests {
             ("*:65536", "*:PORT"),
             ("*:0", "port 0"),
             ("127.0.0.1:0", "port 0"),
-            ("224.0.0.1:53", "address of many"),
-            ("255.255.255.255:53", "address of many"),
+            ("224.0.0.1:53", "a multicast or broadcast address"),
+            ("255.255.255.255:53", "a multicast or broadcast address"),
         ] {
             let problem = listen(text).unwrap_err();
             assert!(problem.contains(says), "{text}: {problem}");
@@ -216,9 +227,9 @@ mod tests {
             ("10.0.0.1:0", "has port 0"),
             ("0.0.0.0:53", "every address and no server"),
             ("[::]:53", "every address and no server"),
-            ("224.0.0.1:53", "an address of many"),
-            ("[ff02::1]:53", "an address of many"),
-            ("255.255.255.255:53", "an address of many"),
+            ("224.0.0.1:53", "a multicast or broadcast address"),
+            ("[ff02::1]:53", "a multicast or broadcast address"),
+            ("255.255.255.255:53", "a multicast or broadcast address"),
             ("300.1.1.1:53", "no address and no host name"),
             ("a..b:53", "no address and no host name"),
             ("a b:53", "no address and no host name"),

@@ -71,19 +71,12 @@ impl Reader<'_> {
         let listen = match raw.listen.as_deref().map_or(LISTEN, str::trim) {
             "off" => None,
             text => Some(text.parse::<SocketAddr>().map_err(|_| {
-                let text = super::shortened(text);
-                self.error(
-                    "admin.listen",
-                    format!("\"{text}\" is not an address; write IP:PORT such as {LISTEN}, or off"),
-                )
+                let problem = format_args!("is not an address; write IP:PORT such as {LISTEN}, or off");
+                self.refuse("admin.listen", text, problem)
             })?),
         };
-        let token = match &raw.token_file {
-            None => None,
-            Some(path) => Some(
-                Token::read(Path::new(path)).map_err(|problem| self.error("admin.token_file", problem))?,
-            ),
-        };
+        let token = raw.token_file.as_ref().map(|path| Token::read(Path::new(path))).transpose();
+        let token = token.map_err(|problem| self.error("admin.token_file", problem))?;
         if let Some(addr) = listen.filter(|addr| !addr.ip().is_loopback() && token.is_none()) {
             let problem = format!(
                 "{} is not a loopback address, so changes need a known token; set admin.token_file, or keep \

@@ -29,7 +29,7 @@ const PORTS_MAX: usize = 32_768;
 
 /// What decides the other defaults of a pool.
 #[derive(Clone, Copy)]
-struct Kind {
+struct PoolKeys {
     /// Whether servers answer DNS queries.
     is_dns: bool,
     /// Whether all datagrams of a client go to one server.
@@ -51,7 +51,7 @@ impl Reader<'_> {
             "client" => Affinity::Client,
             _ => Affinity::None,
         };
-        let kind = Kind { is_dns: protocol == Protocol::Dns, has_flows: affinity == Affinity::Client };
+        let kind = PoolKeys { is_dns: protocol == Protocol::Dns, has_flows: affinity == Affinity::Client };
         let (dns, flows) = (kind.is_dns, kind.has_flows);
         if raw.idle_timeout.is_some() && !flows {
             let problem = "needs affinity: client; add that, or remove the key";
@@ -87,6 +87,9 @@ impl Reader<'_> {
         }
         let policy = self.pool_policy(&key("policy"), raw, flows, replies)?;
         let day = ms(86_400_000);
+        let hold = self.duration(&key("hold"), &raw.hold, ms(0), ms(0)..=ms(600_000))?;
+        let (idle_key, idle) = (key("idle_timeout"), &raw.idle_timeout);
+        let rate = self.number(&key("rate_per_source"), &raw.rate_per_source, 1.0, 0.001..=1e7)?;
         let settings = DatagramSettings {
             name,
             protocol,
@@ -98,24 +101,13 @@ impl Reader<'_> {
             waiting_max: self.waiting_max(&key("waiting_max"), &balancing.waiting_max)?,
             timeout: self.duration(&key("timeout"), &raw.timeout, ms(2_000), ms(1)..=ms(60_000))?,
             replies,
-            hold: match &raw.hold {
-                None => None,
-                hold => Some(self.duration(&key("hold"), hold, ms(0), ms(0)..=ms(600_000))?),
-            },
-            idle_timeout: self.duration(
-                &key("idle_timeout"),
-                &raw.idle_timeout,
-                ms(120_000),
-                ms(10)..=day,
-            )?,
+            hold: raw.hold.is_some().then_some(hold),
+            idle_timeout: self.duration(&idle_key, idle, ms(120_000), ms(10)..=day)?,
             proxy_protocol: self.proxy_protocol(&key("proxy_protocol"), raw, flows)?,
             transparent: raw.transparent.unwrap_or(false),
             allow: self.networks(&key("allow"), &raw.allow)?,
             deny: self.networks(&key("deny"), &raw.deny)?,
-            rate_per_source: match &raw.rate_per_source {
-                None => None,
-                rate => Some(self.number(&key("rate_per_source"), rate, 1.0, 0.001..=1e7)?),
-            },
+            rate_per_source: raw.rate_per_source.is_some().then_some(rate),
             health: self.health(&key("health"), &raw.health, dns)?,
         };
         let (interval_key, every) = (key("resolve_interval"), &raw.resolve_interval);
@@ -228,8 +220,8 @@ impl Reader<'_> {
                 (key, address, weight, id)
             }
         };
-        let target = address::server(address.trim(), dns)
-            .map_err(|problem| self.error(&key, format!("\"{}\" {problem}", shortened(address))))?;
+        let target = address::server(address.trim(), dns);
+        let target = target.map_err(|problem| self.refuse(&key, address, problem))?;
         Ok(PoolServer {
             target,
             weight: self.number(&format!("{at}.weight"), weight, 1, 1..=100)?,
@@ -237,7 +229,7 @@ impl Reader<'_> {
         })
     }
 
-    fn local_ports(&self, form: Form, raw: &RawPool, workers: usize, kind: Kind) -> Read<usize> {
+    fn local_ports(&self, form: Form, raw: &RawPool, workers: usize, kind: PoolKeys) -> Read<usize> {
         let [key, workers_key] = ["ports", "workers"].map(|name| form.key(name));
         let default = match (kind.is_dns, kind.has_flows) {
             (true, _) => 16 * workers,
@@ -266,9 +258,8 @@ impl Reader<'_> {
 
     fn networks(&self, key: &str, written: &Option<Vec<String>>) -> Read<Vec<ipnet::IpNet>> {
         let read = |(i, text): (usize, &String)| {
-            address::network(text.trim()).map_err(|problem| {
-                self.error(&format!("{key}[{i}]"), format!("\"{}\" {problem}", shortened(text)))
-            })
+            let key = format!("{key}[{i}]");
+            address::network(text.trim()).map_err(|problem| self.refuse(&key, text, problem))
         };
         if written.as_ref().is_some_and(Vec::is_empty) {
             return Err(self.error(key, "the list is empty; write addresses or networks, or remove the key"));
@@ -294,15 +285,13 @@ impl Reader<'_> {
             }
         }
         let bytes = |name: &str, text: &String| {
-            probe::payload(text)
-                .map_err(|problem| self.error(&key(name), format!("\"{}\" {problem}", shortened(text))))
+            probe::payload(text).map_err(|problem| self.refuse(&key(name), text, problem))
         };
         let check = match check {
             "dns" => {
                 let text = raw.query.as_deref().unwrap_or(". NS");
-                let (name, kind) = probe::query(text).map_err(|problem| {
-                    self.error(&key("query"), format!("\"{}\" {problem}", shortened(text)))
-                })?;
+                let query = probe::query(text);
+                let (name, kind) = query.map_err(|problem| self.refuse(&key("query"), text, problem))?;
                 Check::Dns { name, kind }
             }
             "payload" => {

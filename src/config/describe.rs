@@ -18,7 +18,7 @@ const HOLD_MIN: Duration = Duration::from_millis(50);
 
 /// A short plan, one fact per line.
 pub fn describe(config: &Config) -> String {
-    let mut plan = Plan(String::new());
+    let mut plan = PlanText(String::new());
     let source =
         config.source.as_ref().map_or("built-in defaults".to_owned(), |path| path.display().to_string());
     plan.line("config", format!("{source}: valid"));
@@ -53,16 +53,16 @@ pub fn describe(config: &Config) -> String {
 }
 
 /// Lines with a name in front.
-struct Plan(String);
+struct PlanText(String);
 
-impl Plan {
+impl PlanText {
     fn line(&mut self, name: &str, what: String) {
         writeln!(self.0, "{name:<11} {what}").expect("a string takes everything");
     }
 }
 
 /// A native pool; `clients` are given for the first one.
-fn native(pool: &NativePool, clients: Option<&Clients>, plan: &mut Plan) {
+fn native(pool: &NativePool, clients: Option<&Clients>, plan: &mut PlanText) {
     let serving = &pool.serving;
     let mut line = |name: &str, what: String| plan.line(name, what);
     let limit = limit(pool.max_outstanding, "requests", pool.waiting_max);
@@ -96,11 +96,15 @@ fn native(pool: &NativePool, clients: Option<&Clients>, plan: &mut Plan) {
         }
     }
     let Some(clients) = clients else { return };
+    let (timeout, deadline, retries) = (exact(clients.timeout), exact(clients.deadline), clients.retries);
+    let retry = format!("retry after {timeout} or more, at most {retries} times, give up after {deadline}");
+    if pool.run.is_none() {
+        return line("clients", retry); // `lbd up`, which runs clients, needs replicas
+    }
     let ports = format!("ports {} to {}", clients.ports.start, clients.ports.end - 1);
     let (count, start_id, rate) = (clients.count, clients.start_id, clients.rate);
     line("clients", format!("{count}, ids from {start_id}, {ports}, {rate} requests/s in total"));
-    let (timeout, deadline, retries) = (exact(clients.timeout), exact(clients.deadline), clients.retries);
-    line("", format!("retry after {timeout} or more, at most {retries} times, give up after {deadline}"));
+    line("", retry);
 }
 
 /// Workers and their I/O.
@@ -121,20 +125,19 @@ fn command(run: &Run) -> String {
 
 /// When servers are added and stopped, and how many.
 fn scaling(policy: &Policy) -> [String; 2] {
-    let time = exact;
     let Policy { threshold, shrink_max, .. } = *policy;
     let grow_max = policy.grow_max.map_or("as many as there are".to_owned(), |n| n.to_string());
     let when = format!(
         "up above {:.2} requests per server for {}, down below {:.2} with one server less for {}",
         0.9 * threshold,
-        time(policy.grow_after),
+        exact(policy.grow_after),
         0.5 * threshold,
-        time(policy.shrink_after)
+        exact(policy.shrink_after)
     );
     let how = format!(
         "adds at most {grow_max}, {} after the last decision; stops at most {shrink_max}, {} after it",
-        time(policy.grow_cool_down),
-        time(policy.shrink_cool_down)
+        exact(policy.grow_cool_down),
+        exact(policy.shrink_cool_down)
     );
     [when, how]
 }
@@ -152,8 +155,7 @@ fn limit(max_outstanding: Option<Limit>, what: &str, waiting_max: usize) -> Stri
     }
 }
 
-fn datagram_pool(pool: &DatagramPool, plan: &mut Plan) {
-    let time = exact;
+fn datagram_pool(pool: &DatagramPool, plan: &mut PlanText) {
     let flows = pool.settings.affinity == Affinity::Client;
     let mut line = |name: &str, what: String| plan.line(name, what);
     let tcp = match pool.tcp_connections {
@@ -167,7 +169,7 @@ fn datagram_pool(pool: &DatagramPool, plan: &mut Plan) {
     let what = if flows { "flows" } else { "requests" };
     let limit = limit(pool.settings.max_outstanding, what, pool.settings.waiting_max);
     line("", format!("{}, {limit}, capacity {} addresses", pool.settings.policy, pool.settings.servers_max));
-    let timeout = time(pool.settings.timeout);
+    let timeout = exact(pool.settings.timeout);
     line(
         "",
         match pool.settings.replies {
@@ -178,7 +180,7 @@ fn datagram_pool(pool: &DatagramPool, plan: &mut Plan) {
         },
     );
     if flows {
-        let idle = time(pool.settings.idle_timeout);
+        let idle = exact(pool.settings.idle_timeout);
         line(
             "",
             format!("all datagrams of a client go to one server; a flow ends after {idle} without datagrams"),
@@ -191,7 +193,7 @@ fn datagram_pool(pool: &DatagramPool, plan: &mut Plan) {
     for (i, server) in pool.servers.iter().enumerate() {
         let PoolServer { target, weight, id } = server;
         let looked_up = match target {
-            Target::Name { .. } => format!(", looked up every {}", time(pool.resolve_interval)),
+            Target::Name { .. } => format!(", looked up every {}", exact(pool.resolve_interval)),
             Target::Addr(_) => String::new(),
         };
         line(if i == 0 { "servers" } else { "" }, format!("{target}, id {id}, weight {weight}{looked_up}"));
@@ -263,7 +265,6 @@ fn ports(pool: &DatagramPool) -> Vec<String> {
 }
 
 fn health(pool: &DatagramPool) -> String {
-    let time = exact;
     let health = &pool.settings.health;
     let what = match &health.check {
         Check::None => None,
@@ -279,22 +280,21 @@ fn health(pool: &DatagramPool) -> String {
         }
     };
     let asked = what.map_or("passive signals only".to_owned(), |what| {
-        format!("{what}, every {}, response within {}", time(health.interval), time(health.timeout))
+        format!("{what}, every {}, response within {}", exact(health.interval), exact(health.timeout))
     });
     format!("{asked}; {}", rules(&health.rules))
 }
 
 /// Thresholds and times of health.
 fn rules(rules: &Rules) -> String {
-    let time = exact;
     let Rules { rise, fall, down_max, hold_down_max, slow_start } = *rules;
     let held = match hold_down_max {
         Duration::ZERO => String::new(),
-        longest => format!("; held down for up to {} after repeated failures", time(longest)),
+        longest => format!("; held down for up to {} after repeated failures", exact(longest)),
     };
     let slowly = match slow_start {
         Duration::ZERO => String::new(),
-        span => format!("; full share {} after it comes up", time(span)),
+        span => format!("; full share {} after it comes up", exact(span)),
     };
     format!(
         "down after {fall} unanswered, up after {rise} answered; fail-open above {:.0} % down{held}{slowly}",

@@ -11,12 +11,14 @@ use jsonc_parser::common::Ranged;
 use jsonc_parser::{CollectOptions, ParseOptions, parse_to_ast};
 use serde_json::Value;
 
+use super::ConfigError;
+
 /// Most characters of a value or a key that an error repeats.
 const SHOWN_MAX: usize = 40;
 
 /// One step on the way to a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Step {
+enum PathStep {
     /// Into an object, to the value of this key.
     Key(String),
     /// Into a list, to the item with this index, from 0.
@@ -30,21 +32,9 @@ pub struct Document<'a> {
     root: ast::Value<'a>,
 }
 
-/// A mistake in a text.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Mistake {
-    /// The key with what contains it, such as `server.count` or `pools[0].servers[1]`; empty for the whole
-    /// text.
-    pub key: String,
-    /// Its line, from 1.
-    pub line: usize,
-    /// What is wrong, and what to do.
-    pub problem: String,
-}
-
 /// A value, with the key or item that it belongs to.
 #[derive(Clone, Copy)]
-struct Node<'d, 'a> {
+struct WrittenValue<'d, 'a> {
     value: &'d ast::Value<'a>,
     /// Position of the key, or of the item itself, in bytes.
     start: usize,
@@ -52,7 +42,7 @@ struct Node<'d, 'a> {
 
 impl<'a> Document<'a> {
     /// Reads a text.
-    pub fn parse(text: &'a str) -> Result<Document<'a>, Mistake> {
+    pub fn parse(text: &'a str) -> Result<Document<'a>, ConfigError> {
         let options = ParseOptions {
             allow_comments: true,
             allow_trailing_commas: true,
@@ -69,7 +59,7 @@ impl<'a> Document<'a> {
             .map_err(|error| invalid(text, error.range().start, &lower_case(&error.kind().to_string())))?;
         let empty = || {
             let problem = "the file is empty; write {} for the defaults".to_owned();
-            Mistake { key: String::new(), line: line_at(text, text.len()), problem }
+            ConfigError::at(line_at(text, text.len()), String::new(), problem)
         };
         Ok(Document { text, root: parsed.value.ok_or_else(empty)? })
     }
@@ -87,14 +77,14 @@ impl<'a> Document<'a> {
     }
 
     /// What is written along the way to a value, as far as it leads.
-    fn way(&self, steps: &[Step]) -> Vec<Node<'_, 'a>> {
+    fn way(&self, steps: &[PathStep]) -> Vec<WrittenValue<'_, 'a>> {
         let mut value = &self.root;
-        let step_in = |step: &Step| {
+        let step_in = |step: &PathStep| {
             let node = match (step, value) {
-                (Step::Key(name), ast::Value::Object(object)) => {
+                (PathStep::Key(name), ast::Value::Object(object)) => {
                     object.properties.iter().find(|property| property.name.as_str() == name).map(of_property)
                 }
-                (Step::Item(index), ast::Value::Array(list)) => list.elements.get(*index).map(of_item),
+                (PathStep::Item(index), ast::Value::Array(list)) => list.elements.get(*index).map(of_item),
                 _ => None,
             }?;
             value = node.value;
@@ -105,29 +95,34 @@ impl<'a> Document<'a> {
 
     /// The value of the text; an error at a key that is written twice, is unknown to the schema, or holds
     /// another kind of value than the schema says.
-    pub fn value(&self, schema: &Value) -> Result<Value, Mistake> {
+    pub fn value(&self, schema: &Value) -> Result<Value, ConfigError> {
         if !matches!(self.root, ast::Value::Object(_)) {
             let problem =
                 format!("must be an object, not {}; write {{}} for the defaults", shown(&self.root));
-            return Err(Mistake { key: String::new(), line: line_at(self.text, self.root.start()), problem });
+            return Err(ConfigError::at(line_at(self.text, self.root.start()), String::new(), problem));
         }
-        self.read(&mut vec![], Node { value: &self.root, start: self.root.start() }, schema)
+        self.read(&mut vec![], WrittenValue { value: &self.root, start: self.root.start() }, schema)
     }
 
     /// Reads a value whose kind the schema allows. It refuses what is deeper than itself, so this ends.
-    fn read(&self, path: &mut Vec<Step>, node: Node<'_, 'a>, schema: &Value) -> Result<Value, Mistake> {
-        let bad = |path: &[Step], problem| {
-            Err(Mistake { key: written(path), line: line_at(self.text, node.start), problem })
+    fn read(
+        &self,
+        path: &mut Vec<PathStep>,
+        node: WrittenValue<'_, 'a>,
+        schema: &Value,
+    ) -> Result<Value, ConfigError> {
+        let bad = |path: &[PathStep], node: WrittenValue, problem| {
+            Err(ConfigError::at(line_at(self.text, node.start), written(path), problem))
         };
         if matches!(node.value, ast::Value::NullKeyword(_)) {
             let remedy = match path.last() {
-                Some(Step::Item(_)) => "null is no value; remove it",
+                Some(PathStep::Item(_)) => "null is no value; remove it",
                 _ => "null is no value; remove the key for its default",
             };
-            return bad(path, remedy.to_owned());
+            return bad(path, node, remedy.to_owned());
         }
         if !path.is_empty() && !types(schema).contains(&kind(node.value)) {
-            return bad(path, format!("must be {}, not {}", kinds(schema), shown(node.value)));
+            return bad(path, node, format!("must be {}, not {}", kinds(schema), shown(node.value)));
         }
         Ok(match node.value {
             ast::Value::Object(object) => {
@@ -137,15 +132,12 @@ impl<'a> Document<'a> {
                 for property in &object.properties {
                     let node = of_property(property);
                     let name = property.name.as_str();
-                    path.push(Step::Key(name.to_owned()));
-                    let bad = |problem| {
-                        Err(Mistake { key: written(path), line: line_at(self.text, node.start), problem })
-                    };
+                    path.push(PathStep::Key(name.to_owned()));
                     if !names.insert(name) {
-                        return bad("this key stands here twice; remove one".to_owned());
+                        return bad(path, node, "this key stands here twice; remove one".to_owned());
                     }
                     let Some(schema) = known.and_then(|known| known.get(name)) else {
-                        return bad(unknown(name, known));
+                        return bad(path, node, unknown(name, known));
                     };
                     map.insert(name.to_owned(), self.read(path, node, schema)?);
                     path.pop();
@@ -156,7 +148,7 @@ impl<'a> Document<'a> {
                 let schema = items(schema).unwrap_or(&Value::Null);
                 let mut values = vec![];
                 for (index, item) in list.elements.iter().enumerate() {
-                    path.push(Step::Item(index));
+                    path.push(PathStep::Item(index));
                     values.push(self.read(path, of_item(item), schema)?);
                     path.pop();
                 }
@@ -175,20 +167,20 @@ impl<'a> Document<'a> {
     }
 }
 
-fn of_property<'d, 'a>(property: &'d ObjectProp<'a>) -> Node<'d, 'a> {
-    Node { value: &property.value, start: property.range.start }
+fn of_property<'d, 'a>(property: &'d ObjectProp<'a>) -> WrittenValue<'d, 'a> {
+    WrittenValue { value: &property.value, start: property.range.start }
 }
 
-fn of_item<'d, 'a>(item: &'d ast::Value<'a>) -> Node<'d, 'a> {
-    Node { value: item, start: item.start() }
+fn of_item<'d, 'a>(item: &'d ast::Value<'a>) -> WrittenValue<'d, 'a> {
+    WrittenValue { value: item, start: item.start() }
 }
 
 /// A text that is not JSON, at this byte.
-fn invalid(text: &str, at: usize, what: &str) -> Mistake {
+fn invalid(text: &str, at: usize, what: &str) -> ConfigError {
     let before = &text[..at];
     let column = before.rsplit('\n').next().unwrap_or(before).chars().count() + 1;
     let problem = format!("not valid JSON: {what} at column {column}");
-    Mistake { key: String::new(), line: line_at(text, at), problem }
+    ConfigError::at(line_at(text, at), String::new(), problem)
 }
 
 /// The line of a byte, from 1.
@@ -196,7 +188,8 @@ fn line_at(text: &str, at: usize) -> usize {
     text.as_bytes()[..at].iter().filter(|&&byte| byte == b'\n').count() + 1
 }
 
-fn lower_case(text: &str) -> String {
+/// The text with its first letter in lower case.
+pub fn lower_case(text: &str) -> String {
     let mut chars = text.chars();
     chars.next().into_iter().flat_map(char::to_lowercase).chain(chars).collect()
 }
@@ -210,24 +203,24 @@ fn unknown(name: &str, known: Option<&serde_json::Map<String, Value>>) -> String
 }
 
 /// The way that a text such as `pools[0].health.interval` names.
-fn steps(key: &str) -> Vec<Step> {
+fn steps(key: &str) -> Vec<PathStep> {
     let mut steps = vec![];
     for part in key.split('.') {
         let (name, items) = part.split_once('[').unwrap_or((part, ""));
-        steps.push(Step::Key(name.to_owned()));
+        steps.push(PathStep::Key(name.to_owned()));
         let numbers = items.split(['[', ']']).filter_map(|number| number.parse().ok());
-        steps.extend(numbers.map(Step::Item));
+        steps.extend(numbers.map(PathStep::Item));
     }
     steps
 }
 
 /// A way in words, the opposite of [`steps`]; long names are cut.
-fn written(path: &[Step]) -> String {
+fn written(path: &[PathStep]) -> String {
     let mut text = String::new();
     for step in path {
         match step {
-            Step::Item(place) => text.push_str(&format!("[{place}]")),
-            Step::Key(name) => {
+            PathStep::Item(place) => text.push_str(&format!("[{place}]")),
+            PathStep::Key(name) => {
                 if !text.is_empty() {
                     text.push('.');
                 }
@@ -259,12 +252,12 @@ fn choices(node: &Value) -> impl Iterator<Item = &Value> {
 }
 
 /// The keys that an object may have, where the schema allows an object.
-fn properties(node: &Value) -> Option<&serde_json::Map<String, Value>> {
+pub fn properties(node: &Value) -> Option<&serde_json::Map<String, Value>> {
     choices(node).find_map(|node| node["properties"].as_object())
 }
 
 /// What the items of a list may be, where the schema allows a list.
-fn items(node: &Value) -> Option<&Value> {
+pub fn items(node: &Value) -> Option<&Value> {
     choices(node).find_map(|node| node.get("items"))
 }
 
@@ -348,7 +341,7 @@ mod tests {
 
     fn problem(text: &str) -> String {
         let bad = Document::parse(text).and_then(|document| document.value(&schema())).expect_err(text);
-        format!("{}: {}: {}", bad.line, bad.key, bad.problem)
+        format!("{}: {}: {}", bad.line.unwrap(), bad.key, bad.problem)
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::path::PathBuf;
 
 /// A mistake in `config.json`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ConfigError {
     /// The file; `None` for built-in defaults and command-line flags.
     pub file: Option<PathBuf>,
@@ -14,6 +14,13 @@ pub struct ConfigError {
     pub key: String,
     /// What is wrong, and what to do.
     pub problem: String,
+}
+
+impl ConfigError {
+    /// An error in a text whose file is not known yet.
+    pub(super) fn at(line: usize, key: String, problem: String) -> ConfigError {
+        ConfigError { file: None, line: Some(line), key, problem }
+    }
 }
 
 impl std::fmt::Display for ConfigError {

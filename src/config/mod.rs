@@ -35,11 +35,11 @@ use tracing_subscriber::filter::LevelFilter;
 pub use admin::{Admin, Token};
 pub use arguments::PoolArguments;
 pub use describe::describe;
-use document::{Document, Mistake, shortened};
+use document::Document;
 pub use error::ConfigError;
 pub use key::Key;
 pub use markdown::markdown;
-use native_reader::{FRAME_SIZE, Shared};
+use native_reader::{FRAME_SIZE, NativeBase};
 pub use pools::{
     Affinity, Check, DatagramPool, HealthCheck, NativePool, NativeRun, Pool, PoolRun, PoolServer, Protocol,
     ProxyProtocol, Serving,
@@ -101,12 +101,7 @@ pub struct Config {
 impl Config {
     /// Reads and checks a file.
     pub fn load(path: &Path) -> Result<Config, ConfigError> {
-        let fail = |problem: String| ConfigError {
-            file: Some(path.to_owned()),
-            line: None,
-            key: String::new(),
-            problem,
-        };
+        let fail = |problem| ConfigError { file: Some(path.to_owned()), problem, ..ConfigError::default() };
         let unreadable = |e| fail(format!("cannot read the file ({e}); give its path with --config"));
         let file = std::fs::File::open(path).map_err(unreadable)?;
         let mut text = String::new();
@@ -130,16 +125,10 @@ impl Config {
     /// Reads and checks a text; errors name `file`.
     pub fn parse(text: &str, file: Option<&Path>) -> Result<Config, ConfigError> {
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-        let bad = |Mistake { key, line, problem }| ConfigError {
-            file: file.map(Path::to_owned),
-            line: Some(line),
-            key,
-            problem,
-        };
+        let bad = |error| ConfigError { file: file.map(Path::to_owned), ..error };
         let document = Document::parse(text).map_err(bad)?;
         let value = document.value(&schema()).map_err(bad)?;
-        let unfit =
-            |e: serde_json::Error| bad(Mistake { key: String::new(), line: 1, problem: e.to_string() });
+        let unfit = |e: serde_json::Error| bad(ConfigError::at(1, String::new(), e.to_string()));
         let raw = serde_json::from_value(value).map_err(unfit)?;
         Reader { file, document: Some(document) }.config(raw)
     }
@@ -184,12 +173,11 @@ impl Config {
     pub fn require_native(&self, component: &str) -> Result<&NativePool, ConfigError> {
         self.native().ok_or_else(|| ConfigError {
             file: self.source.clone(),
-            line: None,
-            key: String::new(),
             problem: format!(
                 "the configuration has datagram pools only; add a native section such as \"load_balancer\": \
                  {{}} to run {component}"
             ),
+            ..ConfigError::default()
         })
     }
 }
@@ -223,16 +211,12 @@ pub fn reachable(addr: SocketAddr) -> SocketAddr {
 impl Reader<'_> {
     /// Reads and checks everything.
     fn config(&self, raw: Raw) -> Read<Config> {
-        let key = match &raw.key_file {
-            None => None,
-            Some(path) => {
-                Some(Key::read(Path::new(path)).map_err(|problem| self.error("key_file", problem))?)
-            }
-        };
+        let key = raw.key_file.as_ref().map(|path| Key::read(Path::new(path))).transpose();
+        let key = key.map_err(|problem| self.error("key_file", problem))?;
         let client = self.clients(&raw.client)?;
         let written = self.written_pools(&raw)?;
         let config = Config {
-            pools: self.pools(&written, Shared { key, deadline: client.deadline })?,
+            pools: self.pools(&written, NativeBase { key, deadline: client.deadline })?,
             client,
             logs: self.logs(raw.logs)?,
             admin: self.admin(&raw.admin)?,
@@ -281,11 +265,8 @@ impl Reader<'_> {
     }
 
     fn sources(&self, key: &str, written: &[String]) -> Read<Vec<Source>> {
-        let source = |text: &String| {
-            text.trim()
-                .parse()
-                .map_err(|problem| self.error(key, format!("\"{}\" {problem}", shortened(text))))
-        };
+        let source =
+            |text: &String| text.trim().parse().map_err(|problem: &str| self.refuse(key, text, problem));
         written.iter().map(source).collect()
     }
 

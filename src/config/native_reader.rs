@@ -10,6 +10,7 @@ use super::pools::{NativePool, NativeRun, Serving};
 use super::raw::{RawPool, RawServing};
 use super::reader::{Read, Reader};
 use super::run::{Defaults, FIRST_PORTS};
+use crate::base::service_time::BadServiceTime;
 use crate::io::PAYLOAD_MAX;
 use crate::pool::health::Rules;
 use crate::wire::header::{DATAGRAM_MAX, FRAME_SIZE_MAX, FRAME_SIZE_MIN, FRAME_SIZE_MIN_TAGGED};
@@ -24,7 +25,7 @@ const SERVERS: usize = 64;
 
 /// What all native pools of a configuration have in common.
 #[derive(Clone, Copy)]
-pub struct Shared {
+pub struct NativeBase {
     /// Authenticates frames between components.
     pub key: Option<Key>,
     /// How long a client waits for a reply at most.
@@ -33,7 +34,13 @@ pub struct Shared {
 
 impl Reader<'_> {
     /// A native pool of this name.
-    pub fn native_pool(&self, form: Form, raw: &RawPool, name: String, shared: Shared) -> Read<NativePool> {
+    pub fn native_pool(
+        &self,
+        form: Form,
+        raw: &RawPool,
+        name: String,
+        shared: NativeBase,
+    ) -> Read<NativePool> {
         let key = |name: &str| form.key(name);
         let balancing = &raw.balancing;
         let ms = Duration::from_millis;
@@ -49,6 +56,11 @@ impl Reader<'_> {
                 return Err(self.error(&key("listen"), problem));
             }
         };
+        let paths = ["balancer", "direct"];
+        let reply_path = match self.one_of(&key("reply_path"), &raw.frames.reply_path, &paths)? {
+            "direct" => ReplyPath::Direct,
+            _ => ReplyPath::Balancer,
+        };
         let serving = raw.run.as_ref().map(|run| run.serving.clone()).unwrap_or_default();
         let pool = NativePool {
             name,
@@ -60,14 +72,7 @@ impl Reader<'_> {
             workers: self.workers(&key("workers"), &balancing.workers)?,
             pin: balancing.pin.unwrap_or(false),
             io: self.io(&key("io"), &balancing.io)?,
-            reply_path: match self.one_of(
-                &key("reply_path"),
-                &raw.frames.reply_path,
-                &["balancer", "direct"],
-            )? {
-                "direct" => ReplyPath::Direct,
-                _ => ReplyPath::Balancer,
-            },
+            reply_path,
             policy: self.policy(&key("policy"), &balancing.policy)?,
             max_outstanding: self.limit(&key("max_outstanding"), &balancing.max_outstanding)?,
             waiting_max: self.waiting_max(&key("waiting_max"), &balancing.waiting_max)?,
@@ -99,15 +104,10 @@ impl Reader<'_> {
 
     fn serving(&self, form: Form, raw: &RawServing) -> Read<Serving> {
         let key = |name: &str| form.key(&format!("run.{name}"));
+        let service = raw.service.as_ref().map(|text| shortened(text.trim()).parse()).transpose();
         Ok(Serving {
             weight: self.number(&key("weight"), &raw.weight, 1, 1..=100)?,
-            service: match &raw.service {
-                None => None,
-                Some(text) => {
-                    let text = shortened(text.trim());
-                    Some(text.parse().map_err(|e| self.error(&key("service"), format!("{e}")))?)
-                }
-            },
+            service: service.map_err(|e: BadServiceTime| self.error(&key("service"), e.to_string()))?,
             queue_capacity: self.number(&key("queue_capacity"), &raw.queue_capacity, 4_096, 1..=1 << 20)?,
             workers: self.number(&key("workers"), &raw.workers, 1, 1..=1_024)?,
         })

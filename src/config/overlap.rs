@@ -78,20 +78,21 @@ impl Reader<'_> {
     /// What all pools listen on, in the order in which errors name it: replicas of datagram pools last.
     fn taken(&self, written: &Written, config: &Config) -> Read<Vec<Taken>> {
         let (mut taken, mut last) = (vec![], vec![]);
-        // The clients are those of the first native pool, and have ports by default if the sections are
-        // written.
-        let mut clients = self.line("client").is_some() || written[0].0 == Form::Sections;
+        // `lbd up` runs clients on these ports, if the first native pool has replicas. `lbd client` takes any
+        // free port.
+        let mut is_first = true;
         for ((form, raw), pool) in written.iter().zip(&config.pools) {
             let run_key = form.key("run");
             match pool {
                 Pool::Native(pool) => {
                     if let Some(NativeRun { run, .. }) = &pool.run {
                         taken.push(Taken::range(&run_key, pool.balancer_for_servers().ip(), &run.ports));
+                        if is_first {
+                            let ip = any_port_towards(pool.balancer_for_clients()).ip();
+                            taken.push(Taken::range("client", ip, &config.client.ports));
+                        }
                     }
-                    if std::mem::take(&mut clients) {
-                        let ip = any_port_towards(pool.balancer_for_clients()).ip();
-                        taken.push(Taken::range("client", ip, &config.client.ports));
-                    }
+                    is_first = false;
                     taken.extend(
                         ends_of_frames(*form, pool).into_iter().map(|(key, addr)| Taken::addr(key, addr)),
                     );

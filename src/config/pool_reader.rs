@@ -4,9 +4,8 @@
 use std::net::SocketAddr;
 
 use super::address;
-use super::document::shortened;
 use super::form::{Form, NATIVE, PROTOCOL_NATIVE};
-use super::native_reader::Shared;
+use super::native_reader::NativeBase;
 use super::pools::{Pool, Protocol};
 use super::raw::{OneOrMany, Raw, RawPool};
 use super::reader::{Read, Reader};
@@ -54,7 +53,7 @@ impl Reader<'_> {
     }
 
     /// Each pool by itself; `overlap.rs` checks them together.
-    pub fn pools(&self, written: &Written, shared: Shared) -> Read<Vec<Pool>> {
+    pub fn pools(&self, written: &Written, shared: NativeBase) -> Read<Vec<Pool>> {
         let mut pools: Vec<Pool> = vec![];
         for (form, raw) in written {
             let pool = self.pool(*form, raw, shared)?;
@@ -76,7 +75,7 @@ impl Reader<'_> {
         Ok(pools)
     }
 
-    fn pool(&self, form: Form, raw: &RawPool, shared: Shared) -> Read<Pool> {
+    fn pool(&self, form: Form, raw: &RawPool, shared: NativeBase) -> Read<Pool> {
         let protocol = self.protocol(&form.key("protocol"), raw)?;
         self.check_keys(form, raw, protocol)?;
         let name = self.pool_name(form, raw, protocol.is_none())?;
@@ -160,8 +159,7 @@ impl Reader<'_> {
             (None, Form::Item(place)) => return Ok(format!("pool-{}", place + 1)),
             (None, Form::Sections) => return Ok(NATIVE.to_owned()),
         };
-        let refuse =
-            |problem: &str| Err(self.error(&form.key("name"), format!("\"{}\" {problem}", shortened(name))));
+        let refuse = |problem: &str| Err(self.refuse(&form.key("name"), name, problem));
         let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-');
         match name.as_str() {
             NATIVE if !is_native => refuse("is the name of a native pool; choose another"),
@@ -194,8 +192,7 @@ impl Reader<'_> {
                 Some(OneOrMany::Many(_)) => format!("{key}[{i}]"),
                 _ => key.clone(),
             };
-            let addrs = address::listen(text.trim())
-                .map_err(|problem| self.error(&key, format!("\"{}\" {problem}", shortened(text))))?;
+            let addrs = address::listen(text.trim()).map_err(|problem| self.refuse(&key, text, problem))?;
             listen.extend(addrs.into_iter().map(|addr| (key.clone(), addr)));
         }
         Ok(listen)
@@ -206,11 +203,7 @@ impl Reader<'_> {
         let Some(text) = written else {
             return Err(self.error(key, format!("is missing; write IP:PORT, such as {example}")));
         };
-        let refuse = |problem: &str| self.error(key, format!("\"{}\" {problem}", shortened(text)));
-        match address::listen(text.trim()).map_err(|problem| refuse(&problem))?[..] {
-            [addr] => Ok(addr),
-            _ => Err(refuse("is more than one address; write one IP:PORT")),
-        }
+        address::one(text.trim()).map_err(|problem| self.refuse(key, text, problem))
     }
 }
 

@@ -1,9 +1,6 @@
 //! Content of a health check, as a configuration writes it. Pure.
 
-use crate::wire::dns::TYPES;
-
-/// Most bytes of a name in wire format (RFC 1035, section 2.3.4).
-const NAME_LEN_MAX: usize = 255;
+use crate::wire::dns::{TYPES, name_to_wire, type_number};
 
 /// Most bytes of a payload: what one datagram carries on an ordinary path.
 pub const PAYLOAD_LEN_MAX: usize = 1_472;
@@ -14,15 +11,15 @@ pub fn query(text: &str) -> Result<(Vec<u8>, u16), String> {
     let [name, kind] = words[..] else {
         return Err("is not a name and a type; write one such as \"example.com A\"".to_owned());
     };
-    let named = TYPES.iter().find(|(known, _)| known.eq_ignore_ascii_case(kind)).map(|&(_, number)| number);
-    let kind = named.or_else(|| kind.parse().ok().filter(|number| *number > 0)).ok_or_else(|| {
-        let names: Vec<&str> = TYPES.iter().map(|(name, _)| *name).collect();
-        format!("ends in an unknown type; use {} or a number from 1 to 65535", names.join(", "))
+    let kind = type_number(kind).filter(|number| *number > 0).ok_or_else(|| {
+        let names = TYPES.map(|(name, _)| name).join(", ");
+        format!("ends in an unknown type; use {names} or a number from 1 to 65535")
     })?;
-    let name = wire_name(name).ok_or(
+    let name = name_to_wire(name).map_err(|_| {
         "does not begin with a DNS name: labels of 1 to 63 characters (ASCII), 255 in all; write one such as \
-         example.com, or . for the root",
-    )?;
+         example.com, or . for the root"
+            .to_owned()
+    })?;
     Ok((name, kind))
 }
 
@@ -48,35 +45,13 @@ pub fn shown_name(mut wire: &[u8]) -> String {
     if text.is_empty() { ".".to_owned() } else { text }
 }
 
-/// Labels with their lengths, and the root.
-fn wire_name(name: &str) -> Option<Vec<u8>> {
-    let labels = name.strip_suffix('.').unwrap_or(name);
-    let mut wire = vec![];
-    for label in labels.split('.').filter(|_| !labels.is_empty()) {
-        let plain = label.bytes().all(|b| b.is_ascii_graphic() && b != b'\\' && b != b'"');
-        if !plain || !(1..=63).contains(&label.len()) {
-            return None;
-        }
-        wire.push(label.len() as u8);
-        wire.extend(label.bytes());
-    }
-    wire.push(0);
-    (wire.len() <= NAME_LEN_MAX && !name.is_empty()).then_some(wire)
-}
-
 /// The bytes of a text, or of `hex:0a0b`; the error says what to write.
 pub fn payload(text: &str) -> Result<Vec<u8>, String> {
     let bytes = match text.strip_prefix("hex:") {
         None => text.as_bytes().to_vec(),
         Some(digits) => {
-            let pairs = digits.as_bytes().chunks(2);
-            let byte = |pair: &[u8]| {
-                let [high, low] = *pair else { return None };
-                let digit = |digit: u8| char::from(digit).to_digit(16);
-                Some((digit(high)? << 4 | digit(low)?) as u8)
-            };
             let remedy = "does not hold pairs of hex digits after hex:; write bytes as in hex:0a0b";
-            pairs.map(byte).collect::<Option<_>>().ok_or(remedy)?
+            hex::decode(digits).map_err(|_| remedy.to_owned())?
         }
     };
     match bytes.len() {
@@ -165,7 +140,7 @@ mod tests {
         fn no_text_makes_it_panic(text in "\\PC{0,40}|[a-z.]{0,300} [A-Z0-9]{1,6}|hex:[0-9a-f]{0,20}") {
             let _ = payload(&text);
             if let Ok((name, kind)) = query(&text) {
-                prop_assert!(name.len() <= NAME_LEN_MAX && kind > 0);
+                prop_assert!(name.len() <= crate::wire::dns::NAME_MAX && kind > 0);
                 prop_assert_eq!(query(&format!("{} {kind}", shown_name(&name))), Ok((name, kind)));
             }
         }

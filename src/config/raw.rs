@@ -13,32 +13,23 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
+use super::document::lower_case;
+
 /// A number, or a string that holds one (or a duration, or a size).
 #[derive(Clone, Debug)]
 pub struct Text(pub String);
 
 impl<'de> Deserialize<'de> for Text {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Visitor;
-        impl serde::de::Visitor<'_> for Visitor {
-            type Value = Text;
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("a number or a string")
+        match Value::deserialize(deserializer)? {
+            Value::String(text) => Ok(Text(text.trim().to_owned())),
+            // A float of a whole number is written without its fraction.
+            Value::Number(number) if number.is_f64() => {
+                Ok(Text(number.as_f64().unwrap_or_default().to_string()))
             }
-            fn visit_str<E>(self, text: &str) -> Result<Text, E> {
-                Ok(Text(text.trim().to_owned()))
-            }
-            fn visit_u64<E>(self, n: u64) -> Result<Text, E> {
-                Ok(Text(n.to_string()))
-            }
-            fn visit_i64<E>(self, n: i64) -> Result<Text, E> {
-                Ok(Text(n.to_string()))
-            }
-            fn visit_f64<E>(self, n: f64) -> Result<Text, E> {
-                Ok(Text(n.to_string()))
-            }
+            Value::Number(number) => Ok(Text(number.to_string())),
+            _ => Err(serde::de::Error::custom("must be a number or a string")),
         }
-        deserializer.deserialize_any(Visitor)
     }
 }
 
@@ -604,11 +595,7 @@ fn unwrapped(text: &str) -> String {
 
 /// Puts words before the description of a key.
 fn prefix(schema: &mut Schema, key: &str, words: &str) {
-    describe(schema, key, |text| {
-        let mut chars = text.chars();
-        let first = chars.next().into_iter().flat_map(char::to_lowercase);
-        words.chars().chain(first).chain(chars).collect()
-    });
+    describe(schema, key, |text| words.to_owned() + &lower_case(text));
 }
 
 fn describe(schema: &mut Schema, key: &str, change: impl FnOnce(&str) -> String) {

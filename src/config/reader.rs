@@ -43,6 +43,11 @@ impl Reader<'_> {
         }
     }
 
+    /// An error that quotes the text of a value.
+    pub fn refuse(&self, key: &str, text: &str, problem: impl std::fmt::Display) -> ConfigError {
+        self.error(key, format!("\"{}\" {problem}", shortened(text)))
+    }
+
     /// The line of a key; `None` if it is not written.
     pub fn line(&self, key: &str) -> Option<usize> {
         self.document.as_ref()?.line(key)
@@ -66,8 +71,8 @@ impl Reader<'_> {
         let Some(Text(text)) = value else { return Ok(default) };
         text.parse().ok().filter(|number| range.contains(number)).ok_or_else(|| {
             let whole = if "0.5".parse::<T>().is_ok() { "" } else { "whole " };
-            let (text, from, to) = (shortened(text), range.start(), range.end());
-            self.error(key, format!("\"{text}\" is not a {whole}number from {from} to {to}"))
+            let (from, to) = (range.start(), range.end());
+            self.refuse(key, text, format_args!("is not a {whole}number from {from} to {to}"))
         })
     }
 
@@ -86,14 +91,8 @@ impl Reader<'_> {
         };
         duration.filter(|duration| range.contains(duration)).ok_or_else(|| {
             let (from, to) = (exact(*range.start()), exact(*range.end()));
-            let text = shortened(text);
-            self.error(
-                key,
-                format!(
-                    "\"{text}\" is not a duration from {from} to {to}; write milliseconds, or a unit as in \
-                     10ms"
-                ),
-            )
+            let remedy = "write milliseconds, or a unit as in 10ms";
+            self.refuse(key, text, format_args!("is not a duration from {from} to {to}; {remedy}"))
         })
     }
 
@@ -111,11 +110,7 @@ impl Reader<'_> {
         };
         let bytes = digits.parse::<u64>().ok().zip(unit).and_then(|(n, unit)| n.checked_mul(unit));
         bytes.filter(|n| (10_000..=10_000_000_000).contains(n)).ok_or_else(|| {
-            let text = shortened(text);
-            self.error(
-                key,
-                format!("\"{text}\" is not a size from 10kB to 10000MB; write bytes, or a unit as in 10MB"),
-            )
+            self.refuse(key, text, "is not a size from 10kB to 10000MB; write bytes, or a unit as in 10MB")
         })
     }
 
@@ -125,15 +120,13 @@ impl Reader<'_> {
         if names.contains(&value) {
             return Ok(value);
         }
-        Err(self.error(key, format!("\"{}\" is unknown; use {}", shortened(value), names.join(" or "))))
+        Err(self.refuse(key, value, format_args!("is unknown; use {}", names.join(" or "))))
     }
 
     pub fn ip(&self, key: &str, value: &Option<String>) -> Read<IpAddr> {
         let Some(text) = value else { return Ok(Ipv4Addr::LOCALHOST.into()) };
-        text.trim().parse().map_err(|_| {
-            let text = shortened(text);
-            self.error(key, format!("\"{text}\" is not an IP address; write one such as 127.0.0.1 or ::1"))
-        })
+        let problem = "is not an IP address; write one such as 127.0.0.1 or ::1";
+        text.trim().parse().map_err(|_| self.refuse(key, text, problem))
     }
 
     pub fn port(&self, key: &str, value: &Option<Text>, default: u16) -> Read<u16> {
@@ -177,9 +170,8 @@ impl Reader<'_> {
             Some(Text(text)) => match text.parse() {
                 Ok(n @ 1..=OUTSTANDING_MAX) => Ok(Some(Limit::Fixed(n))),
                 _ => {
-                    let text = shortened(text);
-                    let range = format!("a whole number from 1 to {OUTSTANDING_MAX}");
-                    Err(self.error(key, format!("\"{text}\" is neither {range} nor \"auto\"")))
+                    let range = format_args!("a whole number from 1 to {OUTSTANDING_MAX}");
+                    Err(self.refuse(key, text, format_args!("is neither {range} nor \"auto\"")))
                 }
             },
         }
@@ -191,8 +183,7 @@ impl Reader<'_> {
 
     pub fn io(&self, key: &str, value: &Option<String>) -> Read<IoChoice> {
         let Some(name) = value else { return Ok(IoChoice::default()) };
-        name.parse()
-            .map_err(|remedy| self.error(key, format!("\"{}\" is unknown; {remedy}", shortened(name))))
+        name.parse().map_err(|remedy: String| self.refuse(key, name, format_args!("is unknown; {remedy}")))
     }
 }
 

@@ -15,18 +15,15 @@ impl Reader<'_> {
     /// Reads the keys of the section at this key; `default` for those that are not written.
     pub(super) fn rules(&self, at: &str, raw: &RawRules, default: Rules) -> Read<Rules> {
         let key = |name: &str| format!("{at}.{name}");
-        let (hold, start) = (Duration::ZERO..=HOLD_MAX, Duration::ZERO..=SLOW_START_MAX);
+        let time = |name: &str, value, default, longest| {
+            self.duration(&key(name), value, default, Duration::ZERO..=longest)
+        };
         Ok(Rules {
             rise: self.number(&key("rise"), &raw.rise, default.rise, 1..=100)?,
             fall: self.number(&key("fall"), &raw.fall, default.fall, 1..=100)?,
             down_max: self.number(&key("down_max"), &raw.down_max, default.down_max, 0.0..=1.0)?,
-            hold_down_max: self.duration(
-                &key("hold_down_max"),
-                &raw.hold_down_max,
-                default.hold_down_max,
-                hold,
-            )?,
-            slow_start: self.duration(&key("slow_start"), &raw.slow_start, default.slow_start, start)?,
+            hold_down_max: time("hold_down_max", &raw.hold_down_max, default.hold_down_max, HOLD_MAX)?,
+            slow_start: time("slow_start", &raw.slow_start, default.slow_start, SLOW_START_MAX)?,
         })
     }
 }

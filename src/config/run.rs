@@ -73,24 +73,18 @@ impl Reader<'_> {
         let raw = &run.replicas;
         let key = |name: &str| form.key(&format!("run.{name}"));
         let [count_key, min_key, max_key] = ["count", "min", "max"].map(key);
-        for (name, is_needed, example) in [
-            (
-                "command",
-                raw.command.is_none() && !defaults.has_command,
-                "the program, such as [\"serve\", \"--port\", \"{port}\"]",
-            ),
-            (
-                "port_range_start",
-                raw.port_range_start.is_none() && defaults.ports.is_none(),
-                "the first port, such as 5310",
-            ),
+        let program = "the program, such as [\"serve\", \"--port\", \"{port}\"]";
+        let has_ports = defaults.ports.is_some();
+        for (name, is_given, example) in [
+            ("command", raw.command.is_some() || defaults.has_command, program),
+            ("port_range_start", raw.port_range_start.is_some() || has_ports, "the first port, such as 5310"),
             (
                 "port_range_end",
-                raw.port_range_end.is_none() && defaults.ports.is_none(),
+                raw.port_range_end.is_some() || has_ports,
                 "the port after the last one, such as 5342",
             ),
         ] {
-            if is_needed {
+            if !is_given {
                 return Err(self.error(&key(name), format!("is missing; write {example}")));
             }
         }
@@ -133,24 +127,20 @@ impl Reader<'_> {
         let window = |name: &str, value, default| self.duration(&key(name), value, default, least..=day);
         let step = |name: &str, value| self.number(&key(name), value, 1, 1..=SERVERS_MAX);
         let cool_down = time("cool_down", &raw.cool_down, ms(1_000))?;
+        let command = raw.command.as_ref().map(|words| self.command(&key("command"), words));
+        let grow_max = step("grow_max", &raw.grow_max)?;
         Ok(Run {
             count,
             ports,
             start_id: self.number(&key("start_id"), &raw.start_id, defaults.start_id, 0..=u32::MAX / 2)?,
-            command: match &raw.command {
-                None => None,
-                Some(words) => Some(self.command(&key("command"), words)?),
-            },
+            command: command.transpose()?,
             scale: Policy {
                 threshold: self.number(&key("threshold"), &run.threshold, 5.0, 0.01..=1e6)?,
                 grow_after: window("grow_after", &raw.grow_after, grow_after)?,
                 shrink_after: window("shrink_after", &raw.shrink_after, ms(3_000))?,
                 grow_cool_down: time("grow_cool_down", &raw.grow_cool_down, cool_down)?,
                 shrink_cool_down: time("shrink_cool_down", &raw.shrink_cool_down, cool_down)?,
-                grow_max: match &raw.grow_max {
-                    None => None,
-                    written => Some(step("grow_max", written)?),
-                },
+                grow_max: raw.grow_max.is_some().then_some(grow_max),
                 shrink_max: step("shrink_max", &raw.shrink_max)?,
                 min,
                 max,

@@ -8,7 +8,7 @@ use tracing::info;
 
 use crate::base::time::{Clock, Instant, earliest};
 use crate::io::DatagramIo;
-use crate::load::{Rate, Schedule, Share};
+use crate::load::{LoadRate, Schedule, Share};
 use crate::os::signals::Stop;
 use crate::role::Role;
 use crate::role::client::{ClientRole, Ending};
@@ -65,7 +65,7 @@ pub fn run(
     let mut latency = Histogram::<u64>::new_with_bounds(1, 60_000_000, 3).expect("fixed bounds are valid");
     let now = clock.now();
     let mut schedule =
-        plan.rate.map(|rate| Schedule::poisson(Rate::flat(rate), Share::WHOLE, now, plan.seed));
+        plan.rate.map(|rate| Schedule::poisson(LoadRate::flat(rate), Share::WHOLE, now, plan.seed));
     let mut left = plan.requests.unwrap_or(u64::MAX);
     while (left > 0 && !stop.is_asked()) || (role.in_flight() > 0 && !stop.is_asked_twice()) {
         let sending = left > 0 && !stop.is_asked();

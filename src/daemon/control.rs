@@ -1,5 +1,5 @@
-//! The control thread: slow and rare tasks of datagram pools, on a runtime of its own, away from the data
-//! path.
+//! The control thread: slow and rare tasks of datagram pools, such as name lookups, on a runtime apart from
+//! the data path.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -21,30 +21,30 @@ use crate::role::datagram::DatagramShared;
 pub struct PoolTasks {
     /// The pool.
     pub pool: Arc<DatagramShared>,
-    /// Where the addresses of its host names go.
+    /// The desired servers, to which the looked-up addresses are written.
     pub desired: Arc<DesiredServers>,
     /// The listeners of TCP connections.
     pub listeners: Vec<TcpListener>,
-    /// Concurrent TCP connections, at most.
+    /// Maximum concurrent TCP connections.
     pub connections_max: usize,
     /// Host names to look up repeatedly; `None` if there are none.
     pub names: Option<Resolver>,
 }
 
-enum Command {
+enum ControlCommand {
     Begin(PoolTasks),
-    /// Other host names, or none, for the pool of this name.
+    /// Replaces the host names of the pool with this name; `None` removes them.
     Rename(String, Option<Resolver>, Arc<DesiredServers>),
     End(String),
 }
 
 /// A handle of the control thread, which runs until the process ends.
 #[derive(Clone)]
-pub struct Control(UnboundedSender<Command>);
+pub struct ControlThread(UnboundedSender<ControlCommand>);
 
-impl Control {
+impl ControlThread {
     /// Starts the thread. `clock` is that of the pools' workers.
-    pub fn start(clock: Clock) -> io::Result<Control> {
+    pub fn start(clock: Clock) -> io::Result<ControlThread> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         #[expect(clippy::disallowed_methods, reason = "one command a change of the configuration")]
         let (commands, received) = unbounded_channel();
@@ -52,7 +52,7 @@ impl Control {
             let local = LocalSet::new();
             runtime.block_on(local.run_until(listen(received, clock)));
         })?;
-        Ok(Control(commands))
+        Ok(ControlThread(commands))
     }
 
     /// Begins the tasks of a pool.
@@ -60,21 +60,21 @@ impl Control {
         for listener in &tasks.listeners {
             listener.set_nonblocking(true)?;
         }
-        self.send(Command::Begin(tasks));
+        self.send(ControlCommand::Begin(tasks));
         Ok(())
     }
 
     /// Replaces the host names of a pool; with `None`, no names are looked up any more.
     pub fn rename(&self, pool: &str, names: Option<Resolver>, desired: Arc<DesiredServers>) {
-        self.send(Command::Rename(pool.to_owned(), names, desired));
+        self.send(ControlCommand::Rename(pool.to_owned(), names, desired));
     }
 
     /// Accepts no more connections for a pool of this name, and looks up no names. Open connections continue.
     pub fn end(&self, pool: &str) {
-        self.send(Command::End(pool.to_owned()));
+        self.send(ControlCommand::End(pool.to_owned()));
     }
 
-    fn send(&self, command: Command) {
+    fn send(&self, command: ControlCommand) {
         // The thread receives as long as the process runs.
         let _ = self.0.send(command);
     }
@@ -95,20 +95,20 @@ impl Busy {
     }
 }
 
-async fn listen(mut received: UnboundedReceiver<Command>, clock: Clock) {
+async fn listen(mut received: UnboundedReceiver<ControlCommand>, clock: Clock) {
     let mut pools: BTreeMap<String, Busy> = BTreeMap::new();
     while let Some(command) = received.recv().await {
         match command {
-            Command::Begin(tasks) => {
+            ControlCommand::Begin(tasks) => {
                 let name = tasks.pool.name().to_owned();
                 pools.insert(name, begin(tasks, clock));
             }
-            Command::Rename(pool, names, desired) => {
+            ControlCommand::Rename(pool, names, desired) => {
                 let busy = pools.entry(pool).or_default();
                 busy.stop_naming();
                 busy.naming = names.map(|names| keep(names, desired));
             }
-            Command::End(pool) => {
+            ControlCommand::End(pool) => {
                 if let Some(mut busy) = pools.remove(&pool) {
                     busy.stop_naming();
                     busy.listening.iter().for_each(AbortHandle::abort);

@@ -16,7 +16,7 @@ use crate::role::datagram::{DatagramRole, ProxyProtocol, Sockets, WorkerSockets}
 
 /// The sockets of a pool.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Plan {
+pub struct SocketPlan {
     /// The client-side addresses.
     pub listen: Vec<SocketAddr>,
     /// Worker threads.
@@ -33,9 +33,9 @@ pub struct Plan {
     pub transparent: bool,
 }
 
-impl Plan {
+impl SocketPlan {
     /// Whether the sockets of this plan include all sockets of `other`.
-    pub fn covers(&self, other: &Plan) -> bool {
+    pub fn covers(&self, other: &SocketPlan) -> bool {
         let has = |mine: Option<IpAddr>, theirs: Option<IpAddr>| theirs.is_none() || mine == theirs;
         self.listen == other.listen
             && (self.workers, self.ports) == (other.workers, other.ports)

@@ -16,18 +16,18 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 type Task<W> = Box<dyn FnOnce(&mut W, Instant) + Send>;
 
-struct Shared<W> {
+struct TaskQueue<W> {
     is_waiting: AtomicBool,
     /// `None` when the loop has ended.
     tasks: Mutex<Option<VecDeque<Task<W>>>>,
 }
 
 /// The loop's end of the inbox.
-pub struct Inbox<W>(Arc<Shared<W>>);
+pub struct Inbox<W>(Arc<TaskQueue<W>>);
 
 /// The senders' end of the inbox.
 pub struct WorkerHandle<W> {
-    shared: Arc<Shared<W>>,
+    shared: Arc<TaskQueue<W>>,
     waker: Waker,
 }
 
@@ -45,7 +45,7 @@ pub struct Gone;
 /// Creates both ends; `waker` wakes the loop.
 pub fn inbox<W>(waker: Waker) -> (Inbox<W>, WorkerHandle<W>) {
     let shared =
-        Arc::new(Shared { is_waiting: AtomicBool::new(false), tasks: Mutex::new(Some(VecDeque::new())) });
+        Arc::new(TaskQueue { is_waiting: AtomicBool::new(false), tasks: Mutex::new(Some(VecDeque::new())) });
     (Inbox(Arc::clone(&shared)), WorkerHandle { shared, waker })
 }
 

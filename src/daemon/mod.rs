@@ -30,12 +30,12 @@ use crate::base::time::{Clock, Instant, earliest};
 use crate::io::DatagramIo;
 use crate::role::Role;
 
-/// One turn: wait, receive a batch, run the role over it, timers, flush. Gives the turn's time, read once.
+/// One turn: wait, receive a batch, run the role over it, timers, flush. Returns the turn's time, read once.
 pub fn turn(io: &mut impl DatagramIo, role: &mut impl Role, clock: &Clock) -> io::Result<Instant> {
     turn_until(None, io, role, clock).map(|(now, _)| now)
 }
 
-/// The same, waiting until then at most. Gives also whether nothing had arrived.
+/// One turn that waits at most until `until`. Returns also whether nothing had arrived.
 pub fn turn_until(
     at_latest: Option<Instant>,
     io: &mut impl DatagramIo,

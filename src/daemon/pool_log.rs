@@ -1,11 +1,11 @@
-//! What a worker of a pool writes to the process's log and to the event log: one place for both kinds of
-//! pools. Every line has the field `pool`.
+//! Writes the events of a pool's worker to the process's log and to the event log, for both kinds of pools.
+//! Every line has the field `pool`.
 
 use std::sync::Arc;
 
 use tracing::{info, warn};
 
-use crate::admin::status::{EventLog, Kind};
+use crate::admin::status::{EventKind, EventLog};
 use crate::pool::event::Event;
 use crate::pool::health::State;
 use crate::pool::stats::{DatagramStats, WorkerStats};
@@ -31,7 +31,7 @@ impl PoolLog {
         match event {
             Event::Joined { id, addr } => {
                 info!(pool, server = id, %addr, "server joined");
-                note(Kind::Server, Some(*id), format!("server {id} at {addr} joined"));
+                note(EventKind::Server, Some(*id), format!("server {id} at {addr} joined"));
             }
             Event::State { id, addr, state, reason } => {
                 let (name, reason) = (state.name(), &**reason);
@@ -43,46 +43,47 @@ impl PoolLog {
                         info!(pool, server = id, %addr, state = name, reason, "server state changed");
                     }
                 }
-                note(Kind::Server, Some(*id), format!("server {id} at {addr} is {name}: {reason}"));
+                note(EventKind::Server, Some(*id), format!("server {id} at {addr} is {name}: {reason}"));
             }
             Event::Left { id, addr, reason } => {
                 info!(pool, server = id, %addr, reason, "server left");
-                note(Kind::Server, Some(*id), format!("server {id} at {addr} left: {reason}"));
+                note(EventKind::Server, Some(*id), format!("server {id} at {addr} left: {reason}"));
             }
             Event::FailOpen(true) => {
                 warn!(pool, reason = "down_max exceeded", "fail-open mode entered");
                 note(
-                    Kind::Notice,
+                    EventKind::Notice,
                     None,
-                    "fail-open mode entered: too many servers are down or held, so all are used".to_owned(),
+                    "fail-open mode entered: too many servers are down or held down, so all are used"
+                        .to_owned(),
                 );
             }
             Event::FailOpen(false) => {
                 info!(pool, reason = "enough servers are up", "fail-open mode left");
-                note(Kind::Notice, None, "fail-open mode left: enough servers are up".to_owned());
+                note(EventKind::Notice, None, "fail-open mode left: enough servers are up".to_owned());
             }
             Event::Stalled(gap) => {
                 let effect = "silence during the gap ignored";
                 warn!(pool, ?gap, effect, "event loop stalled");
-                note(Kind::Notice, None, format!("event loop stalled for {gap:?}: {effect}"));
+                note(EventKind::Notice, None, format!("event loop stalled for {gap:?}: {effect}"));
             }
             Event::Scale { what, load, up } => {
                 info!(pool, load = format!("{load:.2}"), up, reason = &**what, "scaling requested");
-                note(Kind::Scaling, None, what.clone());
+                note(EventKind::Scaling, None, what.clone());
             }
             Event::Controller(error) => {
                 warn!(pool, error = &**error, "scaling request failed");
-                note(Kind::Notice, None, error.clone());
+                note(EventKind::Notice, None, error.clone());
             }
             Event::NoRoom { addr } => {
                 let reason = "servers_max reached; raise it";
                 warn!(pool, %addr, reason, "server not admitted");
-                note(Kind::Notice, None, format!("server at {addr} not admitted: {reason}"));
+                note(EventKind::Notice, None, format!("server at {addr} not admitted: {reason}"));
             }
             Event::NoPort { addr } => {
                 let reason = "this machine has no address of its family";
                 warn!(pool, %addr, reason, "server not admitted");
-                note(Kind::Notice, None, format!("server at {addr} not admitted: {reason}"));
+                note(EventKind::Notice, None, format!("server at {addr} not admitted: {reason}"));
             }
         }
     }
@@ -128,9 +129,9 @@ mod tests {
 
     /// Collects what is logged.
     #[derive(Clone, Default)]
-    struct Lines(Arc<Mutex<Vec<u8>>>);
+    struct LogCapture(Arc<Mutex<Vec<u8>>>);
 
-    impl Write for Lines {
+    impl Write for LogCapture {
         fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
             self.0.lock().unwrap().extend_from_slice(bytes);
             Ok(bytes.len())
@@ -143,7 +144,7 @@ mod tests {
 
     /// The fields of each line that `act` logs.
     fn logged(act: impl FnOnce()) -> Vec<serde_json::Value> {
-        let lines = Lines::default();
+        let lines = LogCapture::default();
         let writer = lines.clone();
         let subscriber =
             tracing_subscriber::fmt().json().with_writer(move || writer.clone()).without_time().finish();

@@ -14,9 +14,9 @@ use tracing::{info, warn};
 use crate::os::notify;
 use crate::os::process::Exit;
 
-/// The option that has it take over.
+/// The option with which a balancer takes over.
 const TAKEOVER: &str = "--takeover";
-/// Options about a standard input that a successor does not have.
+/// Options that a successor does not get, since they need the parent's standard input.
 const OF_STDIN: [&str; 2] = ["--sockets-by-stdin", "--until-stdin-ends"];
 
 /// The command that starts a successor.
@@ -27,14 +27,16 @@ pub struct Successor {
 }
 
 impl Successor {
-    /// The command for this process, whose socket for successors is at `socket`. To be called at its start:
-    /// later its program may have been replaced, and then only the path leads to the new one.
+    /// The command for a successor of this process, whose socket for successors is at `socket`. Must be
+    /// called at the start of the process: later its program may have been replaced, and then only the path
+    /// leads to the new program.
     pub fn of_this_process(socket: &Path) -> io::Result<Successor> {
         let arguments = with_takeover(std::env::args_os().skip(1).collect(), socket);
         Ok(Successor { program: std::env::current_exe()?, arguments })
     }
 
-    /// Starts it. If it ends before it has taken over, that is logged, and this process keeps serving.
+    /// Starts the successor. If the successor ends before it has taken over, this process logs that and keeps
+    /// serving.
     pub fn start(&self) -> io::Result<()> {
         let mut command = Command::new(&self.program);
         notify::pass_on_to(command.args(&self.arguments).stdin(Stdio::null()));
@@ -51,14 +53,15 @@ impl Successor {
     }
 }
 
-/// These arguments, with one takeover: from the process whose socket is at `socket`. The configuration may
-/// have changed, so that it leads to another path.
+/// These arguments with `--takeover=SOCKET` instead of any other takeover. The path is explicit, since a
+/// changed configuration may lead to another path.
 fn with_takeover(arguments: Vec<OsString>, socket: &Path) -> Vec<OsString> {
     let mut kept = vec![];
     let mut arguments = arguments.into_iter().peekable();
     while let Some(argument) = arguments.next() {
         if argument == TAKEOVER {
-            // Its value, if it has one: no other argument of the command begins without a dash.
+            // Skips the value of the option, if it has one: all other arguments of the command begin with a
+            // dash.
             arguments.next_if(|next| !next.as_encoded_bytes().starts_with(b"-"));
         } else if !argument.as_encoded_bytes().starts_with(b"--takeover=")
             && !OF_STDIN.iter().any(|flag| argument == *flag)

@@ -1,6 +1,6 @@
-//! A balancer as a child process whose sockets its supervisor keeps. When it crashes, the next one has them
-//! at once: what clients and servers send meanwhile waits in their buffers, and no address was ever free for
-//! others.
+//! A balancer as a child process whose sockets its supervisor keeps. After a crash the next balancer gets the
+//! sockets at once. Datagrams that arrive in between stay in the sockets' buffers, and no other process can
+//! bind the addresses.
 
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -11,54 +11,55 @@ use std::time::{Duration, Instant};
 use super::instance::{Failed, hold, takeover_path};
 use crate::admin::find_token;
 use crate::config::Config;
-use crate::daemon::handover::{Holder, Purpose, Requester, SocketKind, SocketSet};
+use crate::daemon::handover::{HandoverPurpose, Holder, Requester, SocketKind, SocketSet};
 use crate::os::process::{Exit, Process};
 
-/// The argument that tells a balancer that its sockets come by its standard input.
+/// The argument of a balancer that receives its sockets through standard input.
 const SOCKETS_BY_STDIN: &str = "--sockets-by-stdin";
 
-/// How long giving the sockets may take.
+/// Longest time to pass the sockets to a balancer.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// A balancer that has run for so long is started again at once; one that has not, after a pause.
+/// Run time after which a balancer that ends is restarted at once. After a shorter run it restarts after a
+/// pause.
 const RAN_WELL: Duration = Duration::from_secs(1);
 /// The first pause; each later one is twice as long.
 const PAUSE: Duration = Duration::from_millis(100);
 /// The longest pause.
 const PAUSE_MAX: Duration = Duration::from_secs(10);
 
-/// A balancer that is started again when it ends unasked.
+/// A balancer that is restarted when it ends unexpectedly.
 pub struct SupervisedBalancer {
     words: Vec<String>,
     sockets: SocketSet,
-    /// Where one that took over is asked for the sockets.
+    /// Path at which a balancer that took over passes its sockets back.
     path: PathBuf,
     process: Process,
-    /// The other end of its standard input: it ends with this process, if that is desired.
+    /// The other end of the balancer's standard input. If desired, the balancer ends with this process.
     _stream: Option<UnixStream>,
     /// Whether its standard output is a pipe.
     is_read: bool,
     started: Instant,
-    /// Ends in a row, each soon after its start.
+    /// Consecutive exits, each soon after the start.
     failures: u32,
     restart_at: Option<Instant>,
 }
 
-/// What has happened.
+/// A change of the supervised balancer.
 #[derive(Debug)]
-pub enum Event {
-    /// It ended; how, and after which pause it starts again.
+pub enum BalancerEvent {
+    /// The balancer ended: its exit, and the pause before its restart.
     Ended(Exit, Duration),
-    /// It could not be started again; why, and after which pause that is tried once more.
+    /// The balancer could not be restarted: the error, and the pause before the next attempt.
     NotStarted(Failed, Duration),
-    /// Another process has taken over from it, and is looked after from now on.
+    /// Another process has taken over from the balancer. It is supervised from now on.
     Followed,
-    /// It has been started again; its standard output, if that is a pipe.
+    /// The balancer was restarted: its standard output, if that is a pipe.
     Started(Option<ChildStdout>),
 }
 
 impl SupervisedBalancer {
-    /// Opens the sockets and starts a balancer with these words over them. `is_read`: whether its standard
-    /// output is a pipe.
+    /// Opens the sockets and starts a balancer over them with this command line. `is_read`: whether its
+    /// standard output is a pipe.
     pub fn start(config: &Config, words: Vec<String>, is_read: bool) -> Result<SupervisedBalancer, Failed> {
         let sockets = hold(config)?;
         let (process, stream) = spawn(&words, &sockets, is_read)?;
@@ -75,7 +76,7 @@ impl SupervisedBalancer {
         })
     }
 
-    /// Looks after a balancer that runs already, and could be asked for its sockets; `None` if there is none.
+    /// Adopts a running balancer, with copies of its sockets; `None` if no balancer runs.
     pub fn adopt(config: &Config, words: Vec<String>) -> Option<SupervisedBalancer> {
         let path = takeover_path(config);
         let (process, sockets) = running(&path)?;
@@ -92,26 +93,27 @@ impl SupervisedBalancer {
         })
     }
 
-    /// The process that runs, or ran last.
+    /// The process of the balancer, or of the last one.
     pub fn process(&mut self) -> &mut Process {
         &mut self.process
     }
 
-    /// Where its dashboard is, with the token that changes need, as soon as it has left that.
+    /// The address of the dashboard with the token that changes need; `None` until the balancer has written
+    /// the token.
     pub fn dashboard(&self, config: &Config) -> Option<String> {
         let addr = self.sockets.labels().find(|label| label.kind == SocketKind::Admin)?.addr;
         let token = find_token(&config.admin, &config.state_dir, addr.port()).ok()?;
         Some(format!("http://{addr}/#token={}", token.as_str()))
     }
 
-    /// When it has to be looked at, if nothing wakes the supervisor before.
+    /// Time of the next restart; `None` if none is due.
     pub fn due(&self) -> Option<Instant> {
         self.restart_at
     }
 
-    /// Looks whether it runs, and starts it again when its time has come. To be called until there is nothing
-    /// more.
-    pub fn supervise(&mut self) -> Option<Event> {
+    /// Checks whether the balancer runs, and restarts it when the restart is due. Call it until it returns
+    /// `None`.
+    pub fn supervise(&mut self) -> Option<BalancerEvent> {
         if let Some(at) = self.restart_at {
             if Instant::now() < at {
                 return None;
@@ -120,31 +122,30 @@ impl SupervisedBalancer {
                 Ok((process, stream)) => {
                     (self.process, self._stream) = (process, Some(stream));
                     (self.started, self.restart_at) = (Instant::now(), None);
-                    Event::Started(self.process.take_stdout())
+                    BalancerEvent::Started(self.process.take_stdout())
                 }
                 // Its program may be about to be replaced.
-                Err(failed) => Event::NotStarted(failed, self.restart_after(Duration::ZERO)),
+                Err(failed) => BalancerEvent::NotStarted(failed, self.restart_after(Duration::ZERO)),
             });
         }
         let exit = self.process.poll_exit()?;
-        // However it ended (how one ends that was adopted is not told): another one may have taken over from
-        // it.
+        // Another balancer may have taken over, regardless of the exit (which is unknown for an adopted one).
         if let Some((process, sockets)) = running(&self.path) {
             (self.process, self.sockets) = (process, sockets);
-            return Some(Event::Followed);
+            return Some(BalancerEvent::Followed);
         }
         let ran = self.started.elapsed();
-        Some(Event::Ended(exit, self.restart_after(ran)))
+        Some(BalancerEvent::Ended(exit, self.restart_after(ran)))
     }
 
-    /// It starts again after a pause that goes by how long it ran.
+    /// Plans the restart of a balancer that ran this long. Returns the pause before the restart.
     fn restart_after(&mut self, ran: Duration) -> Duration {
         let pause = self.pause_after(ran);
         self.restart_at = Some(Instant::now() + pause);
         pause
     }
 
-    /// Asks it to end, and waits until it has; as soon as `at_once` says so, it is ended.
+    /// Stops the balancer (SIGTERM) and waits for its end; kills it as soon as `at_once` is true.
     pub fn end(&mut self, at_once: impl Fn() -> bool) {
         self.process.terminate();
         while self.process.poll_exit().is_none() {
@@ -165,10 +166,10 @@ impl SupervisedBalancer {
     }
 }
 
-/// The balancer that answers at this path, and its sockets.
+/// The balancer that listens at this path, and copies of its sockets.
 fn running(path: &std::path::Path) -> Option<(Process, SocketSet)> {
-    let mut wish = Requester::connect(path, Purpose::Copy, PATIENCE).ok()?;
-    // While it talks to us its number is its own.
+    let mut wish = Requester::connect(path, HandoverPurpose::Copy, PATIENCE).ok()?;
+    // While the conversation is open, the process id cannot be reused.
     let process = Process::follow(wish.pid())?;
     Some((process, wish.sockets(PATIENCE).ok()?))
 }
@@ -180,8 +181,8 @@ fn spawn(words: &[String], sockets: &SocketSet, is_read: bool) -> Result<(Proces
     command.stdout(if is_read { Stdio::piped() } else { Stdio::null() });
     let process = Process::start(&mut command)
         .map_err(|error| Failed::new(format!("cannot start {}: {error}", words[0])))?;
-    // One that has ended already (its configuration may be wrong) hears nothing; that it has ended is seen as
-    // ever.
+    // An error means that the balancer has ended already, perhaps because its configuration is wrong. The
+    // next check finds this exit.
     let _ = Holder::push(ours.try_clone()?, &sockets.borrowed(), PATIENCE);
     Ok((process, ours))
 }
@@ -190,7 +191,7 @@ fn spawn(words: &[String], sockets: &SocketSet, is_read: bool) -> Result<(Proces
 mod tests {
     use super::*;
 
-    /// One that has just been started, with a program that ends at once.
+    /// A balancer that was just started, with a program that ends at once.
     fn kept(program: &str) -> SupervisedBalancer {
         let mut command = Command::new("true");
         SupervisedBalancer {
@@ -206,8 +207,8 @@ mod tests {
         }
     }
 
-    /// What happens next.
-    fn next(kept: &mut SupervisedBalancer) -> Event {
+    /// The next event.
+    fn next(kept: &mut SupervisedBalancer) -> BalancerEvent {
         let give_up = Instant::now() + Duration::from_secs(30);
         loop {
             if let Some(event) = kept.supervise() {
@@ -221,13 +222,13 @@ mod tests {
     #[test]
     fn a_program_that_is_not_there_is_tried_again_after_growing_pauses() {
         let mut kept = kept("/nowhere/lbd");
-        assert!(matches!(next(&mut kept), Event::Ended(_, pause) if pause == PAUSE));
-        let Event::NotStarted(why, pause) = next(&mut kept) else { panic!("it is not there") };
+        assert!(matches!(next(&mut kept), BalancerEvent::Ended(_, pause) if pause == PAUSE));
+        let BalancerEvent::NotStarted(why, pause) = next(&mut kept) else { panic!("it is not there") };
         assert!(why.to_string().starts_with("cannot start /nowhere/lbd: "), "{why}");
         assert_eq!(pause, PAUSE * 2);
         kept.words = vec!["true".to_owned()];
-        assert!(matches!(next(&mut kept), Event::Started(None)), "it has been replaced meanwhile");
-        assert!(matches!(next(&mut kept), Event::Ended(_, pause) if pause == PAUSE * 4));
+        assert!(matches!(next(&mut kept), BalancerEvent::Started(None)), "it has been replaced meanwhile");
+        assert!(matches!(next(&mut kept), BalancerEvent::Ended(_, pause) if pause == PAUSE * 4));
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! TCP beside a DNS pool: a connection is spliced to a server that the pool's policy has chosen. A truncated
-//! answer makes clients come back by TCP (RFC 7766).
+//! TCP beside a DNS pool. Each connection is spliced to a server that the pool's policy selects. A client
+//! that receives a truncated response repeats its query over TCP (RFC 7766).
 
 use std::cell::Cell;
 use std::io;
@@ -20,19 +20,19 @@ use crate::wire::proxy_protocol::{self, Transport};
 
 /// How long a server may take to accept.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// Servers that are tried for a connection: nothing was sent to one that did not accept.
+/// Servers that are tried for one connection. A server that did not accept has received no query.
 const TRIES: usize = 3;
-/// A connection without a byte for so long is closed.
+/// A connection that carries no byte for this time is closed.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
-/// Bytes that are carried at a time: a DNS message with its length, at most.
+/// Size of the copy buffer of one direction, in bytes.
 const BUFFER: usize = 16 << 10;
-/// After an error of accept(2), of too many descriptors, say: not to spin.
+/// Pause after an error of accept(2), such as too many open descriptors, so that the loop does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
-/// Connections that wait to be accepted.
+/// Connections that the kernel queues until they are accepted.
 const BACKLOG: i32 = 1024;
 
-/// A listener on this address. One on an IPv6 address takes IPv6 only, as the pool's UDP socket does.
+/// A listener on this address. An IPv6 listener accepts only IPv6, like the pool's UDP socket.
 pub fn listen(addr: SocketAddr) -> io::Result<std::net::TcpListener> {
     let open = || {
         let socket = Socket::new(Domain::for_address(addr), Type::STREAM.cloexec(), Some(Protocol::TCP))?;
@@ -55,12 +55,12 @@ pub struct Splicer {
 }
 
 impl Splicer {
-    /// For at most so many connections at a time.
+    /// A splicer for at most `connections_max` concurrent connections.
     pub fn new(pool: Arc<DatagramShared>, connections_max: usize, clock: Clock) -> Self {
         Splicer { pool, connections_max: connections_max as u64, clock }
     }
 
-    /// Takes connections for ever. Within a [`tokio::task::LocalSet`].
+    /// Accepts connections and never returns. Must run in a [`tokio::task::LocalSet`].
     pub async fn serve(self: Rc<Self>, listener: TcpListener) {
         loop {
             let Ok((client, peer)) = listener.accept().await else {
@@ -90,7 +90,7 @@ impl Splicer {
         pool.tcp.open.get() < self.connections_max && pool.gate().admits(peer.ip(), self.clock.now())
     }
 
-    /// Carries one connection. An error is that no server took it; how it ends is between client and server.
+    /// Carries one connection. An error means that no server accepted it. Later errors are not counted.
     async fn splice(&self, client: TcpStream, peer: SocketAddr) -> io::Result<()> {
         let (mut server, _counted) = self.connect().await?;
         if self.pool.tells_client() {
@@ -104,18 +104,18 @@ impl Splicer {
         Ok(())
     }
 
-    async fn connect(&self) -> io::Result<(TcpStream, Counted<'_>)> {
+    async fn connect(&self) -> io::Result<(TcpStream, CountedConnection<'_>)> {
         let mut result = Err(io::Error::other("no server is up"));
         let mut tried = heapless::Vec::<Slot, TRIES>::new();
         while !tried.is_full() {
-            // Whoever did not accept has the shortest queue still.
+            // A server that did not accept still has the shortest queue.
             let chosen = match tried.is_empty() {
                 true => self.pool.open(),
                 false => self.pool.open_elsewhere(&tried),
             };
             let Some((slot, addr)) = chosen else { break };
             let _ = tried.push(slot); // it has room
-            let counted = Counted { pool: &self.pool, slot };
+            let counted = CountedConnection { pool: &self.pool, slot };
             match timeout(CONNECT_TIMEOUT, TcpStream::connect(addr)).await {
                 Ok(Ok(server)) => return Ok((server, counted)),
                 Ok(Err(error)) => result = Err(error),
@@ -126,13 +126,13 @@ impl Splicer {
     }
 }
 
-/// A connection that counts at its server until it ends.
-struct Counted<'a> {
+/// Counts a connection at its server until the connection ends.
+struct CountedConnection<'a> {
     pool: &'a DatagramShared,
     slot: Slot,
 }
 
-impl Drop for Counted<'_> {
+impl Drop for CountedConnection<'_> {
     fn drop(&mut self) {
         self.pool.close(self.slot);
     }
@@ -155,7 +155,7 @@ async fn carry(mut client: TcpStream, mut server: TcpStream) {
     let both = async {
         let there = pump(&mut from_client, &mut to_server, &active);
         let back = pump(&mut from_server, &mut to_client, &active);
-        let _ = tokio::try_join!(there, back); // whatever failed, it is over
+        let _ = tokio::try_join!(there, back); // a failure of one direction ends both
     };
     tokio::select! {
         () = both => {}

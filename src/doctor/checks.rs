@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 
 use super::facts::{Facts, Held};
 use super::needs::{Fixed, Needs};
-use super::{Finding, Level};
+use super::{Finding, Severity};
 
 /// Numbers of capabilities (linux/capability.h).
 const NET_BIND_SERVICE: u32 = 10;
@@ -49,7 +49,7 @@ pub fn examine(facts: &Facts, needs: &Needs) -> Vec<Finding> {
 }
 
 fn ok(check: &'static str, found: impl Into<String>) -> Option<Finding> {
-    Some(Finding { check, level: Level::Ok, found: found.into(), fix: vec![] })
+    Some(Finding { check, level: Severity::Ok, found: found.into(), fix: vec![] })
 }
 
 fn note(
@@ -57,7 +57,7 @@ fn note(
     found: impl Into<String>,
     fix: impl IntoIterator<Item = String>,
 ) -> Option<Finding> {
-    Some(Finding { check, level: Level::Note, found: found.into(), fix: fix.into_iter().collect() })
+    Some(Finding { check, level: Severity::Note, found: found.into(), fix: fix.into_iter().collect() })
 }
 
 fn problem(
@@ -65,7 +65,7 @@ fn problem(
     found: impl Into<String>,
     fix: impl IntoIterator<Item = String>,
 ) -> Option<Finding> {
-    Some(Finding { check, level: Level::Problem, found: found.into(), fix: fix.into_iter().collect() })
+    Some(Finding { check, level: Severity::Problem, found: found.into(), fix: fix.into_iter().collect() })
 }
 
 fn sysctl(name: &str, value: impl std::fmt::Display) -> String {
@@ -501,14 +501,16 @@ mod tests {
     fn only(file: &str, change: impl FnOnce(&mut Facts)) -> Finding {
         let mut facts = good();
         change(&mut facts);
-        let bad: Vec<Finding> =
-            examine(&facts, &needs(file)).into_iter().filter(|finding| finding.level != Level::Ok).collect();
+        let bad: Vec<Finding> = examine(&facts, &needs(file))
+            .into_iter()
+            .filter(|finding| finding.level != Severity::Ok)
+            .collect();
         assert_eq!(bad.len(), 1, "{bad:#?}");
         bad.into_iter().next().unwrap()
     }
 
     #[track_caller]
-    fn assert_bad(file: &str, level: Level, check: &str, fix: &str, change: impl FnOnce(&mut Facts)) {
+    fn assert_bad(file: &str, level: Severity, check: &str, fix: &str, change: impl FnOnce(&mut Facts)) {
         let found = only(file, change);
         assert_eq!((found.level, found.check), (level, check), "{found:?}");
         match fix {
@@ -529,7 +531,7 @@ mod tests {
         for file in ["{}", WIDE] {
             let found = examine(&good(), &needs(file));
             assert!(
-                found.iter().all(|finding| finding.level == Level::Ok && finding.fix.is_empty()),
+                found.iter().all(|finding| finding.level == Severity::Ok && finding.fix.is_empty()),
                 "{found:#?}"
             );
             assert!(found.len() >= 19, "{found:#?}");
@@ -543,7 +545,7 @@ mod tests {
 
     #[test]
     fn each_lack_is_found_with_its_remedy() {
-        use Level::{Note, Problem};
+        use Severity::{Note, Problem};
         let old = |release: &str| only("{}", |f| f.kernel = Some(release.to_owned()));
         assert!(old("5.10.0").found.contains("io_uring as") && old("4.18.2").found.contains("UDP_GRO"));
         assert!(old("4.9.1").found.contains("UDP_SEGMENT") && old("6.0.1").level == Note);
@@ -603,7 +605,7 @@ mod tests {
             facts.unprivileged_from = Some(71);
             facts.capabilities = Some(1 << capability | 1 << NET_BIND_SERVICE);
             let found = examine(&facts, &needs(file));
-            assert!(found.iter().all(|finding| finding.level == Level::Ok), "{found:#?}");
+            assert!(found.iter().all(|finding| finding.level == Severity::Ok), "{found:#?}");
         }
     }
 
@@ -615,19 +617,19 @@ mod tests {
             by: by.map(|(pid, name)| (pid, name.to_owned())),
         };
         let found = only(WIDE, |f| f.held = vec![held("127.0.0.1:5300", false, Some((7, "named")))]);
-        assert_eq!((found.check, found.level), ("addresses", Level::Problem));
+        assert_eq!((found.check, found.level), ("addresses", Severity::Problem));
         assert!(
             found.found.contains("udp 0.0.0.0:5300 (pool ") && found.found.contains("by named (process 7)")
         );
         assert!(found.fix[0].starts_with("ss -lnup 'sport = :5300'"), "{found:?}");
         let own = only(WIDE, |f| f.held = vec![held("[::]:5300", true, Some((7, "lbd")))]);
-        assert_eq!((own.level, own.fix.len()), (Level::Note, 0), "{own:?}");
+        assert_eq!((own.level, own.fix.len()), (Severity::Note, 0), "{own:?}");
         let hidden = only(WIDE, |f| f.held = vec![held("[::]:5300", true, None)]);
-        assert!(hidden.level == Level::Problem && hidden.found.contains("another user"), "{hidden:?}");
+        assert!(hidden.level == Severity::Problem && hidden.found.contains("another user"), "{hidden:?}");
         for elsewhere in [held("127.0.0.1:5301", false, None), held("127.0.0.1:55080", false, None)] {
             let mut facts = good();
             facts.held = vec![elsewhere];
-            assert!(examine(&facts, &needs(WIDE)).iter().all(|finding| finding.level == Level::Ok));
+            assert!(examine(&facts, &needs(WIDE)).iter().all(|finding| finding.level == Severity::Ok));
         }
     }
 }

@@ -22,7 +22,7 @@ pub use needs::{Fixed, Needs};
 /// Severity of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Level {
+pub enum Severity {
     /// No problem.
     Ok,
     /// lbd works, but with lower performance, or a later problem is possible.
@@ -31,13 +31,13 @@ pub enum Level {
     Problem,
 }
 
-impl Level {
+impl Severity {
     /// The severity as a word.
     pub const fn name(self) -> &'static str {
         match self {
-            Level::Ok => "ok",
-            Level::Note => "note",
-            Level::Problem => "problem",
+            Severity::Ok => "ok",
+            Severity::Note => "note",
+            Severity::Problem => "problem",
         }
     }
 }
@@ -48,7 +48,7 @@ pub struct Finding {
     /// Name of the check, in one or two words.
     pub check: &'static str,
     /// Severity.
-    pub level: Level,
+    pub level: Severity,
     /// The observation and its consequence.
     pub found: String,
     /// Commands that fix the problem; empty if there is no problem or no command for it.

@@ -88,8 +88,7 @@ impl SocketFacts {
         }
     }
 
-    /// Reads the kernel's count of drops. After the last datagram of a burst, no further datagram
-    /// reports it.
+    /// Reads the kernel's count of drops. After the last datagram of a burst, no further datagram reports it.
     pub fn recount_drops(&mut self, socket: &UdpSocket) -> u64 {
         if self.is_paused {
             return 0;
@@ -97,6 +96,34 @@ impl SocketFacts {
         sys::dropped_by(socket.as_fd()).map_or(0, |count| self.newly_dropped(count))
     }
 }
+
+/// The methods of [`DatagramIo`](super::DatagramIo) that a back end answers from the facts of its sockets.
+macro_rules! facts_of_sockets {
+    () => {
+        fn local_addr(&self, socket: SocketId) -> std::net::SocketAddr {
+            self.facts[socket.0 as usize].local
+        }
+
+        fn counters(&self) -> IoCounters {
+            self.counters
+        }
+
+        fn kernel_drops(&self, socket: SocketId) -> u64 {
+            self.facts[socket.0 as usize].drops
+        }
+
+        fn unusable(&self, socket: SocketId) -> u64 {
+            self.facts[socket.0 as usize].unusable
+        }
+
+        fn recount_drops(&mut self) {
+            for (facts, socket) in self.facts.iter_mut().zip(&self.sockets) {
+                self.counters.kernel_drops += facts.recount_drops(socket);
+            }
+        }
+    };
+}
+pub(super) use facts_of_sockets;
 
 /// Position of an arrival's bytes.
 #[derive(Clone, Copy, Debug)]

@@ -5,7 +5,7 @@ use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::str::FromStr;
 
-use tracing::{info, warn};
+use tracing::warn;
 
 use super::{DatagramIo, IoCounters, IoOptions, MmsgIo, UringIo, Waker};
 use crate::base::batch::{Rx, SocketId, Tx};
@@ -65,6 +65,16 @@ pub enum BackEnd {
     Uring(UringIo),
 }
 
+/// Evaluates an expression for the back end that is open.
+macro_rules! on_open {
+    ($self:ident, $io:ident => $value:expr) => {
+        match $self {
+            BackEnd::Mmsg($io) => $value,
+            BackEnd::Uring($io) => $value,
+        }
+    };
+}
+
 impl BackEnd {
     /// Opens the requested back end over these sockets, as [`MmsgIo::new`] does. Without io_uring it
     /// opens mio and logs that once.
@@ -81,13 +91,7 @@ impl BackEnd {
         match UringIo::try_new(sockets, options, clock) {
             Ok(io) => Ok(BackEnd::Uring(io)),
             Err(refused) => {
-                let why = refused.why;
-                match choice {
-                    IoChoice::IoUring => {
-                        warn!(error = why.to_string(), effect = "using mio", "io_uring not available")
-                    }
-                    _ => info!(error = why.to_string(), effect = "using mio", "io_uring not available"),
-                }
+                warn!(error = refused.why.to_string(), effect = "using mio", "io_uring not available");
                 MmsgIo::new(refused.sockets, options, clock).map(BackEnd::Mmsg)
             }
         }
@@ -103,97 +107,58 @@ impl BackEnd {
 
     /// A waker that ends a wait from another thread.
     pub fn waker(&self) -> Waker {
-        match self {
-            BackEnd::Mmsg(io) => io.waker(),
-            BackEnd::Uring(io) => io.waker(),
-        }
+        on_open!(self, io => io.waker())
     }
 
     /// The sockets in order, for a successor or for queries of their buffers.
     pub fn sockets(&self) -> &[UdpSocket] {
-        match self {
-            BackEnd::Mmsg(io) => io.sockets(),
-            BackEnd::Uring(io) => io.sockets(),
-        }
+        on_open!(self, io => io.sockets())
     }
 }
 
 impl DatagramIo for BackEnd {
     fn wait(&mut self, deadline: Option<Instant>) -> io::Result<()> {
-        match self {
-            BackEnd::Mmsg(io) => io.wait(deadline),
-            BackEnd::Uring(io) => io.wait(deadline),
-        }
+        on_open!(self, io => io.wait(deadline))
     }
 
     fn receive(&mut self) -> io::Result<()> {
-        match self {
-            BackEnd::Mmsg(io) => io.receive(),
-            BackEnd::Uring(io) => io.receive(),
-        }
+        on_open!(self, io => io.receive())
     }
 
     fn turn(&mut self) -> (&mut Rx, &mut Tx) {
-        match self {
-            BackEnd::Mmsg(io) => io.turn(),
-            BackEnd::Uring(io) => io.turn(),
-        }
+        on_open!(self, io => io.turn())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        match self {
-            BackEnd::Mmsg(io) => io.flush(),
-            BackEnd::Uring(io) => io.flush(),
-        }
+        on_open!(self, io => io.flush())
     }
 
     fn local_addr(&self, socket: SocketId) -> SocketAddr {
-        match self {
-            BackEnd::Mmsg(io) => io.local_addr(socket),
-            BackEnd::Uring(io) => io.local_addr(socket),
-        }
+        on_open!(self, io => io.local_addr(socket))
     }
 
     fn counters(&self) -> IoCounters {
-        match self {
-            BackEnd::Mmsg(io) => io.counters(),
-            BackEnd::Uring(io) => io.counters(),
-        }
+        on_open!(self, io => io.counters())
     }
 
     fn kernel_drops(&self, socket: SocketId) -> u64 {
-        match self {
-            BackEnd::Mmsg(io) => io.kernel_drops(socket),
-            BackEnd::Uring(io) => io.kernel_drops(socket),
-        }
+        on_open!(self, io => io.kernel_drops(socket))
     }
 
     fn unusable(&self, socket: SocketId) -> u64 {
-        match self {
-            BackEnd::Mmsg(io) => io.unusable(socket),
-            BackEnd::Uring(io) => io.unusable(socket),
-        }
+        on_open!(self, io => io.unusable(socket))
     }
 
     fn recount_drops(&mut self) {
-        match self {
-            BackEnd::Mmsg(io) => io.recount_drops(),
-            BackEnd::Uring(io) => io.recount_drops(),
-        }
+        on_open!(self, io => io.recount_drops())
     }
 
     fn pause(&mut self, socket: SocketId) -> io::Result<()> {
-        match self {
-            BackEnd::Mmsg(io) => io.pause(socket),
-            BackEnd::Uring(io) => io.pause(socket),
-        }
+        on_open!(self, io => io.pause(socket))
     }
 
     fn resume(&mut self, socket: SocketId) -> io::Result<()> {
-        match self {
-            BackEnd::Mmsg(io) => io.resume(socket),
-            BackEnd::Uring(io) => io.resume(socket),
-        }
+        on_open!(self, io => io.resume(socket))
     }
 }
 

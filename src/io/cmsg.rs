@@ -13,16 +13,16 @@ use libc::c_int;
 /// Control data, aligned as the kernel requires.
 #[derive(Clone, Copy)]
 #[repr(C, align(8))]
-pub struct Control(pub [u8; CONTROL_SIZE]);
+pub struct ControlBuffer(pub [u8; CONTROL_SIZE]);
 
 /// Size for all control data that the options of [`prepare`](super::socket::prepare) can cause: segment
 /// size (24), drops (24), IPv4 and IPv6 packet information (32 + 40). Also for an error (64) with packet
 /// information, and for sent control data.
 pub const CONTROL_SIZE: usize = 128;
 
-impl Control {
+impl ControlBuffer {
     /// No control data.
-    pub const EMPTY: Control = Control([0; CONTROL_SIZE]);
+    pub const EMPTY: ControlBuffer = ControlBuffer([0; CONTROL_SIZE]);
 }
 
 const WORD: usize = size_of::<usize>();
@@ -111,7 +111,7 @@ fn int(bytes: &[u8]) -> c_int {
 /// Writes the control data of a message and returns the length for msg_controllen; zero for none.
 /// UDP_SEGMENT (Linux 4.18, commit bec1f6f69736) makes the kernel cut the message into segments. Packet
 /// information sets the source address.
-pub fn encode(control: &mut Control, segment_size: Option<u16>, source_ip: Option<IpAddr>) -> usize {
+pub fn encode(control: &mut ControlBuffer, segment_size: Option<u16>, source_ip: Option<IpAddr>) -> usize {
     let mut at = 0;
     if let Some(size) = segment_size {
         at += put(&mut control.0[at..], libc::SOL_UDP, libc::UDP_SEGMENT, &size.to_ne_bytes());
@@ -150,7 +150,7 @@ mod tests {
     fn packet_information_survives_the_round_trip() {
         for text in ["127.0.0.2", "2001:db8::7"] {
             let ip: IpAddr = text.parse().unwrap();
-            let mut control = Control::EMPTY;
+            let mut control = ControlBuffer::EMPTY;
             let length = encode(&mut control, Some(256), Some(ip));
             assert_eq!(decode(&control.0[..length]).local_ip, Some(ip));
         }
@@ -158,12 +158,12 @@ mod tests {
 
     #[test]
     fn nothing_to_say_takes_no_room() {
-        assert_eq!(encode(&mut Control([0; CONTROL_SIZE]), None, None), 0);
+        assert_eq!(encode(&mut ControlBuffer([0; CONTROL_SIZE]), None, None), 0);
     }
 
     #[test]
     fn lengths_agree_with_the_macros_of_the_c_library() {
-        let mut control = Control::EMPTY;
+        let mut control = ControlBuffer::EMPTY;
         let v4 = encode(&mut control, None, Some(Ipv4Addr::LOCALHOST.into()));
         let segment = encode(&mut control, Some(1), None);
         // SAFETY: computes a number from a number.
@@ -174,7 +174,7 @@ mod tests {
 
     #[test]
     fn several_messages_are_read_in_a_row() {
-        let mut control = Control::EMPTY;
+        let mut control = ControlBuffer::EMPTY;
         let mut at = put(&mut control.0, libc::SOL_SOCKET, libc::SO_RXQ_OVFL, &7u32.to_ne_bytes());
         at += put(&mut control.0[at..], 4711, 1, b"unknown");
         at += put(&mut control.0[at..], libc::SOL_UDP, libc::UDP_GRO, &256u32.to_ne_bytes());
@@ -188,7 +188,7 @@ mod tests {
             let mut data = [0; 44];
             data[..4].copy_from_slice(&libc::ECONNREFUSED.to_ne_bytes());
             data[4] = origin;
-            let mut control = Control::EMPTY;
+            let mut control = ControlBuffer::EMPTY;
             let mut at = encode(&mut control, None, Some(Ipv4Addr::LOCALHOST.into()));
             at += put(&mut control.0[at..], level, kind, &data[..len]);
             decode_error(&control.0[..at])
@@ -204,7 +204,7 @@ mod tests {
 
     #[test]
     fn cut_and_absurd_lengths_end_the_reading() {
-        let mut control = Control::EMPTY;
+        let mut control = ControlBuffer::EMPTY;
         let length = encode(&mut control, None, Some(Ipv4Addr::LOCALHOST.into()));
         for cut in 0..length {
             decode(&control.0[..cut]);

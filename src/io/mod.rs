@@ -31,6 +31,7 @@ mod uring;
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 
 use crate::base::batch::{Rx, SocketId, Tx};
 use crate::base::time::Instant;
@@ -136,9 +137,8 @@ pub trait DatagramIo {
     /// passed. Returns at once if the last turn left data. Deadlines are precise below a millisecond.
     fn wait(&mut self, deadline: Option<Instant>) -> io::Result<()>;
 
-    /// Receives at most one turn's data into [`Rx`]. Errors of single datagrams (an ICMP error of one
-    /// peer, a truncated datagram) are listed or counted, never returned. A simulated network has no
-    /// ICMP.
+    /// Receives at most one turn's data into [`Rx`]. Errors of single datagrams (an ICMP error of one peer, a
+    /// truncated datagram) are listed or counted, never returned. A simulated network has no ICMP.
     fn receive(&mut self) -> io::Result<()>;
 
     /// The current turn: received datagrams, and datagrams to send.
@@ -175,13 +175,19 @@ pub trait DatagramIo {
     fn resume(&mut self, socket: SocketId) -> io::Result<()>;
 }
 
+/// A non-blocking counter that starts at zero, for a [`Waker`].
+fn eventfd() -> io::Result<OwnedFd> {
+    let flags = rustix::event::EventfdFlags::NONBLOCK | rustix::event::EventfdFlags::CLOEXEC;
+    Ok(rustix::event::eventfd(0, flags)?)
+}
+
 /// Ends a [`DatagramIo::wait`] from another thread. Cheap to clone; a second wake-up has no effect.
 #[derive(Clone, Debug, Default)]
 pub struct Waker(Option<std::sync::Arc<std::fs::File>>);
 
 impl Waker {
     /// A waker over an eventfd (eventfd(2)); a default waker wakes no thread.
-    pub fn new(eventfd: std::os::fd::OwnedFd) -> Self {
+    pub fn new(eventfd: OwnedFd) -> Self {
         Waker(Some(std::sync::Arc::new(eventfd.into())))
     }
 

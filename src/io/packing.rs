@@ -19,7 +19,7 @@ pub const RANGES_MAX: usize = 1024;
 
 /// Limits of a message.
 #[derive(Clone, Copy, Debug)]
-pub struct Limits {
+pub struct PackingLimits {
     /// Maximum frames of equal length per datagram.
     pub frames_per_datagram: usize,
     /// Maximum datagrams per message: 1 without segmentation offload.
@@ -62,7 +62,7 @@ pub struct Range {
 /// only the last segment may be shorter. So frames keep their order.
 pub fn next_message(
     frames: &mut Peekable<impl Iterator<Item = FrameRef>>,
-    limits: Limits,
+    limits: PackingLimits,
     ranges: &mut Vec<Range>,
 ) -> Option<Packed> {
     let len = frames.peek()?.len as usize;
@@ -101,7 +101,7 @@ fn append(ranges: &mut Vec<Range>, first_range: usize, frame: FrameRef) {
 mod tests {
     use super::*;
 
-    const SINGLE: Limits = Limits { frames_per_datagram: 1, segments: SEGMENTS_MAX_OLD };
+    const SINGLE: PackingLimits = PackingLimits { frames_per_datagram: 1, segments: SEGMENTS_MAX_OLD };
 
     /// Frames of these lengths, no two adjacent.
     fn frames(lens: &[u16]) -> Vec<FrameRef> {
@@ -109,7 +109,7 @@ mod tests {
     }
 
     /// The messages of these frames as (bytes, segment size).
-    fn pack(frames: &[FrameRef], limits: Limits) -> Vec<(usize, usize)> {
+    fn pack(frames: &[FrameRef], limits: PackingLimits) -> Vec<(usize, usize)> {
         let mut frames = frames.iter().copied().peekable();
         let mut ranges = Vec::new();
         std::iter::from_fn(|| next_message(&mut frames, limits, &mut ranges))
@@ -132,7 +132,7 @@ mod tests {
 
     #[test]
     fn frames_that_share_a_datagram_are_of_equal_length() {
-        let limits = Limits { frames_per_datagram: 5, segments: SEGMENTS_MAX_OLD };
+        let limits = PackingLimits { frames_per_datagram: 5, segments: SEGMENTS_MAX_OLD };
         assert_eq!(pack(&frames(&[256; 12]), limits), [(3072, 1280)]);
         assert_eq!(pack(&frames(&[256; 3]), limits), [(768, 768)]);
         assert_eq!(pack(&frames(&[256, 256, 100]), limits), [(512, 512), (100, 100)]);
@@ -140,9 +140,9 @@ mod tests {
 
     #[test]
     fn without_offload_each_datagram_is_a_message() {
-        let limits = Limits { frames_per_datagram: 2, segments: 1 };
+        let limits = PackingLimits { frames_per_datagram: 2, segments: 1 };
         assert_eq!(pack(&frames(&[256; 5]), limits), [(512, 512), (512, 512), (256, 256)]);
-        let limits = Limits { frames_per_datagram: 1, segments: 1 };
+        let limits = PackingLimits { frames_per_datagram: 1, segments: 1 };
         assert_eq!(pack(&frames(&[256, 100]), limits), [(256, 256), (100, 100)]);
     }
 
@@ -152,7 +152,7 @@ mod tests {
         assert_eq!(m, [(6400, 100), (6400, 100), (200, 100)]);
         let m = pack(&frames(&[1472; 60]), SINGLE);
         assert_eq!(m, [(44 * 1472, 1472), (16 * 1472, 1472)]);
-        let limits = Limits { frames_per_datagram: 100, segments: SEGMENTS_MAX_OLD };
+        let limits = PackingLimits { frames_per_datagram: 100, segments: SEGMENTS_MAX_OLD };
         assert_eq!(pack(&frames(&[1000; 70]), limits), [(65_000, 65_000), (5_000, 5_000)]);
         assert_eq!(pack(&frames(&[u16::MAX]), SINGLE), [(65_535, 65_535)]);
     }
@@ -169,7 +169,7 @@ mod tests {
 
     #[test]
     fn ranges_of_a_message_are_bounded() {
-        let limits = Limits { frames_per_datagram: 32, segments: SEGMENTS_MAX_OLD };
+        let limits = PackingLimits { frames_per_datagram: 32, segments: SEGMENTS_MAX_OLD };
         let row: Vec<_> = (0..1500).map(|i| FrameRef { slot: 0, len: 20, offset: i * 40 }).collect();
         let mut ranges = Vec::new();
         let mut frames = row.iter().copied().peekable();

@@ -5,59 +5,35 @@ use std::io;
 use std::net::UdpSocket;
 use std::os::fd::{AsFd, BorrowedFd};
 
-use super::cmsg::{self, Control};
-use super::ready::{Read, ReadySockets};
+use super::cmsg::{self, ControlBuffer};
+use super::ready::{ReadySockets, SocketRead};
 use super::sockaddr::RawAddr;
 use super::{IoCounters, sys};
 use crate::base::batch::{PEER_ERRORS_MAX, PeerError, Rx, SocketId};
 
-/// The sockets whose error queue may have entries. Entries that a turn leaves are read in the next one.
-pub struct ErrorQueues(ReadySockets);
-
-impl ErrorQueues {
-    /// For `socket_count` sockets without an error.
-    pub fn new(socket_count: usize) -> Self {
-        ErrorQueues(ReadySockets::new(socket_count))
-    }
-
-    /// Records that a socket may have errors.
-    pub fn insert(&mut self, socket: SocketId) {
-        self.0.insert(socket);
-    }
-
-    /// Leaves the errors of a socket unread.
-    pub fn remove(&mut self, socket: SocketId) {
-        self.0.remove(socket);
-    }
-
-    /// Whether no socket is known to have errors.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// Reads as many errors as the turn can list. An empty queue leaves no error pending on its socket,
-    /// so that the next receive or send is not disturbed (`sock_dequeue_err_skb` in net/core/skbuff.c).
-    pub fn read(&mut self, sockets: &[UdpSocket], rx: &mut Rx, counters: &mut IoCounters) {
-        self.0.deal(PEER_ERRORS_MAX - rx.errors().len(), |socket, share| {
-            for taken in 0..share {
-                // The only possible error is an empty queue.
-                let Ok(error) = next_error(sockets[socket.0 as usize].as_fd(), socket) else {
-                    return Read { taken, drained: true };
-                };
-                if let Some(error) = error {
-                    rx.push_error(error);
-                    counters.peer_errors += 1;
-                }
+/// Reads as many errors of the sockets that may have some as the turn can list; the next turn reads the rest.
+/// An empty queue leaves no error pending on its socket, so that the next receive or send is not disturbed
+/// (`sock_dequeue_err_skb` in net/core/skbuff.c).
+pub fn read(failing: &mut ReadySockets, sockets: &[UdpSocket], rx: &mut Rx, counters: &mut IoCounters) {
+    failing.deal(PEER_ERRORS_MAX - rx.errors().len(), |socket, share| {
+        for taken in 0..share {
+            // The only possible error is an empty queue.
+            let Ok(error) = next_error(sockets[socket.0 as usize].as_fd(), socket) else {
+                return SocketRead { taken, drained: true };
+            };
+            if let Some(error) = error {
+                rx.push_error(error);
+                counters.peer_errors += 1;
             }
-            Read { taken: share, drained: false }
-        });
-    }
+        }
+        SocketRead { taken: share, drained: false }
+    });
 }
 
 /// Takes the oldest error of a socket. `None` if it has no complete destination: IPv4 omits the port if
 /// this host itself rejected a datagram, and then the send has failed too.
 fn next_error(fd: BorrowedFd<'_>, socket: SocketId) -> io::Result<Option<PeerError>> {
-    let (mut name, mut control) = (RawAddr::EMPTY, Control::EMPTY);
+    let (mut name, mut control) = (RawAddr::EMPTY, ControlBuffer::EMPTY);
     let (name_len, control_len) = sys::receive_error(fd, &mut name, &mut control)?;
     let peer = name.decode(name_len).filter(|peer| peer.port() != 0);
     let errno = cmsg::decode_error(&control.0[..control_len]);

@@ -9,7 +9,7 @@ use crate::base::batch::SocketId;
 
 /// Result of one read of one socket.
 #[derive(Clone, Copy, Debug)]
-pub struct Read {
+pub struct SocketRead {
     /// Slots filled.
     pub taken: usize,
     /// Whether the socket is empty.
@@ -56,12 +56,12 @@ impl ReadySockets {
     ///
     /// A read that fills no slot still costs one, so the work of a turn is bounded even if every read
     /// reports an error.
-    pub fn deal(&mut self, mut slots: usize, mut read: impl FnMut(SocketId, usize) -> Read) {
+    pub fn deal(&mut self, mut slots: usize, mut read: impl FnMut(SocketId, usize) -> SocketRead) {
         while slots > 0 && !self.queue.is_empty() {
             for left in (1..=self.queue.len()).rev() {
                 let share = slots.div_ceil(left);
                 let Some(socket) = self.queue.pop_front() else { break };
-                let Read { taken, drained } = read(socket, share);
+                let SocketRead { taken, drained } = read(socket, share);
                 debug_assert!(taken <= share);
                 if drained {
                     self.queued[socket.0 as usize] = false;
@@ -89,7 +89,7 @@ mod tests {
             let taken = share.min(*held);
             *held -= taken;
             given[socket.0 as usize] += taken;
-            Read { taken, drained: taken < share }
+            SocketRead { taken, drained: taken < share }
         });
         given
     }
@@ -147,7 +147,7 @@ mod tests {
         let mut reads = 0;
         all_ready(3).deal(64, |_, _| {
             reads += 1;
-            Read { taken: 0, drained: false }
+            SocketRead { taken: 0, drained: false }
         });
         assert_eq!(reads, 64);
     }

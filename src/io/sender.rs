@@ -15,8 +15,10 @@ use libc::c_int;
 use super::IoCounters;
 use super::arrival::SocketFacts;
 use super::chains::Chains;
-use super::cmsg::{self, Control};
-use super::packing::{Limits, Packed, RANGES_MAX, Range, SEGMENTS_MAX, SEGMENTS_MAX_OLD, next_message};
+use super::cmsg::{self, ControlBuffer};
+use super::packing::{
+    Packed, PackingLimits, RANGES_MAX, Range, SEGMENTS_MAX, SEGMENTS_MAX_OLD, next_message,
+};
 use super::sockaddr::RawAddr;
 use crate::base::batch::{Rx, SocketId, Tx};
 
@@ -65,7 +67,7 @@ pub trait SendCall {
 }
 
 /// A message that waits for the call.
-struct Message {
+struct Outgoing {
     to: SocketAddr,
     source_ip: Option<IpAddr>,
     first_range: usize,
@@ -74,7 +76,7 @@ struct Message {
     vectors: usize,
 }
 
-impl Message {
+impl Outgoing {
     fn ranges(&self) -> std::ops::Range<usize> {
         self.first_range..self.first_range + self.packed.ranges
     }
@@ -92,7 +94,7 @@ impl Message {
 /// Messages and the headers for a call, allocated once.
 pub struct Sender {
     chains: Chains,
-    messages: Vec<Message>,
+    messages: Vec<Outgoing>,
     /// The sending socket of each message.
     sockets: Vec<SocketId>,
     answers: Box<[c_int]>,
@@ -100,7 +102,7 @@ pub struct Sender {
     headers: Box<[libc::mmsghdr]>,
     vectors: Box<[libc::iovec]>,
     names: Box<[RawAddr]>,
-    controls: Box<[Control]>,
+    controls: Box<[ControlBuffer]>,
     /// Frames copied for the call.
     copies: Vec<u8>,
     /// Vectors of one datagram of a message whose segmentation was rejected.
@@ -127,7 +129,7 @@ impl Sender {
             headers: vec![header; MESSAGES_MAX].into(),
             vectors: vec![vector; RANGES_TOTAL].into(),
             names: vec![RawAddr::EMPTY; MESSAGES_MAX].into(),
-            controls: vec![Control::EMPTY; MESSAGES_MAX].into(),
+            controls: vec![ControlBuffer::EMPTY; MESSAGES_MAX].into(),
             copies: Vec::with_capacity(COPIES_TOTAL),
             single: Vec::with_capacity(RANGES_MAX),
             segments: if gso { SEGMENTS_MAX } else { 1 },
@@ -165,10 +167,11 @@ impl Sender {
                 self.send(call, rx, tx, counters);
             }
             let first_range = self.ranges.len();
-            let limits = Limits { frames_per_datagram: tx.frames_per_datagram(), segments: self.segments };
+            let limits =
+                PackingLimits { frames_per_datagram: tx.frames_per_datagram(), segments: self.segments };
             let Some(packed) = next_message(&mut frames, limits, &mut self.ranges) else { break };
             let (to, source_ip) = (destination.to, destination.source_ip);
-            self.messages.push(Message { to, source_ip, first_range, packed, vectors: 0 });
+            self.messages.push(Outgoing { to, source_ip, first_range, packed, vectors: 0 });
             self.sockets.push(destination.socket);
         }
     }
@@ -266,8 +269,7 @@ impl Sender {
             take_bytes(&mut rest, message.packed.segment_size, &mut self.single);
             header.msg_hdr.msg_iov = self.single.as_mut_ptr();
             header.msg_hdr.msg_iovlen = self.single.len() as _;
-            // SAFETY: the header is that of `send`, with other vectors, which point into the same
-            // memory.
+            // SAFETY: the header is that of `send`, with other vectors, which point into the same memory.
             match unsafe { send_one(call, header, socket, retries) } {
                 0 => {
                     counters.sent += 1;
@@ -366,9 +368,8 @@ fn may_be_segmentation(errno: c_int) -> bool {
     matches!(errno, libc::EIO | libc::EINVAL | libc::EOPNOTSUPP | libc::ENOPROTOOPT)
 }
 
-/// Whether the refusal of a segmented message may be due to the length of its datagrams, and so says
-/// nothing about shorter ones. EMSGSIZE is, and older kernels answer EINVAL (udp_send_skb in
-/// net/ipv4/udp.c).
+/// Whether the refusal of a segmented message may be due to the length of its datagrams, and so says nothing
+/// about shorter ones. EMSGSIZE is, and older kernels answer EINVAL (udp_send_skb in net/ipv4/udp.c).
 fn may_be_length(errno: c_int, segment_size: usize) -> bool {
     errno == libc::EMSGSIZE || errno == libc::EINVAL && segment_size > ETHERNET_PAYLOAD
 }

@@ -69,10 +69,9 @@ impl IpOption {
     }
 }
 
-/// A non-blocking UDP socket on this address, with buffers as large as the system grants. Unless
-/// fragments are requested, don't-fragment is set: a datagram arrives complete or not at all, and forged
-/// fragments have no effect. An IPv6 socket receives IPv6 only, so that `0.0.0.0` and `[::]` can
-/// coexist.
+/// A non-blocking UDP socket on this address, with buffers as large as the system grants. Unless fragments
+/// are requested, don't-fragment is set: a datagram arrives complete or not at all, and forged fragments have
+/// no effect. An IPv6 socket receives IPv6 only, so that `0.0.0.0` and `[::]` can coexist.
 pub fn bind(addr: SocketAddr, options: &SocketOptions) -> io::Result<UdpSocket> {
     try_bind(addr, options).map_err(|e| io::Error::new(e.kind(), format!("cannot bind {addr}: {e}")))
 }

@@ -1,18 +1,16 @@
-//! Thin wrappers of system calls that the standard library, `socket2` and `mio` lack.
+//! Thin wrappers of system calls that the standard library, `socket2`, `rustix` and `mio` lack.
 //!
-//! Each converts -1 and errno into [`io::Result`] and does nothing else; the caller interprets the
-//! error.
+//! Each converts -1 and errno into [`io::Result`] and does nothing else; the caller interprets the error.
 
 #![allow(unsafe_code)] // system calls
 
 use std::io;
 use std::mem::{size_of, zeroed};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::time::Duration;
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 use libc::{c_int, c_uint};
 
-use super::cmsg::Control;
+use super::cmsg::ControlBuffer;
 use super::sockaddr::{RAW_ADDR_SIZE, RawAddr};
 
 /// Result of a call that reports failure as -1 and errno.
@@ -28,9 +26,8 @@ fn check(result: c_int) -> io::Result<c_int> {
 /// Every pointer in `messages` must be null or valid for the length beside it, for writing.
 pub unsafe fn recvmmsg(fd: BorrowedFd<'_>, messages: &mut [libc::mmsghdr]) -> io::Result<usize> {
     let count = messages.len() as c_uint;
-    // SAFETY: "the msgvec argument is a pointer to an array of mmsghdr structures. The size of this
-    // array is specified in vlen"; the caller guarantees the pointers in the headers. The timeout may be
-    // null.
+    // SAFETY: "the msgvec argument is a pointer to an array of mmsghdr structures. The size of this array is
+    // specified in vlen"; the caller guarantees the pointers in the headers. The timeout may be null.
     let received = unsafe {
         libc::recvmmsg(
             fd.as_raw_fd(),
@@ -83,7 +80,7 @@ pub fn option(fd: BorrowedFd<'_>, level: c_int, name: c_int) -> io::Result<c_int
 pub fn receive_error(
     fd: BorrowedFd<'_>,
     name: &mut RawAddr,
-    control: &mut Control,
+    control: &mut ControlBuffer,
 ) -> io::Result<(libc::socklen_t, usize)> {
     // SAFETY: a C structure of integers and pointers, for which zero is a valid value.
     let mut header: libc::msghdr = unsafe { zeroed() };
@@ -91,8 +88,7 @@ pub fn receive_error(
     header.msg_namelen = RAW_ADDR_SIZE;
     header.msg_control = control.0.as_mut_ptr().cast();
     header.msg_controllen = control.0.len() as _;
-    // SAFETY: the name and the control data are valid for the lengths in the header; there are no
-    // vectors.
+    // SAFETY: the name and the control data are valid for the lengths in the header; there are no vectors.
     let result =
         unsafe { libc::recvmsg(fd.as_raw_fd(), &raw mut header, libc::MSG_ERRQUEUE | libc::MSG_DONTWAIT) };
     check(result.min(0) as c_int)?;
@@ -117,35 +113,4 @@ pub fn dropped_by(fd: BorrowedFd<'_>) -> io::Result<u32> {
     };
     check(result)?;
     Ok(values[SK_MEMINFO_DROPS])
-}
-
-/// eventfd(2): a non-blocking counter that starts at zero.
-pub fn eventfd() -> io::Result<OwnedFd> {
-    // SAFETY: takes no pointer.
-    let fd = check(unsafe { libc::eventfd(0, libc::EFD_NONBLOCK | libc::EFD_CLOEXEC) })?;
-    // SAFETY: a new descriptor that no other owner has.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
-/// timerfd_create(2) on the monotonic clock, not armed.
-pub fn timerfd() -> io::Result<OwnedFd> {
-    // SAFETY: takes no pointer.
-    let fd = check(unsafe {
-        libc::timerfd_create(libc::CLOCK_MONOTONIC, libc::TFD_NONBLOCK | libc::TFD_CLOEXEC)
-    })?;
-    // SAFETY: a new descriptor that no other owner has.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
-/// Makes the timer expire once, `after` from now, regardless of its previous setting.
-pub fn arm_timer(timerfd: BorrowedFd<'_>, after: Duration) -> io::Result<()> {
-    let after = after.max(Duration::from_nanos(1)); // zero would disarm it
-    // SAFETY: a C structure of integers, for which zero is a valid value.
-    let mut value: libc::itimerspec = unsafe { zeroed() };
-    value.it_value.tv_sec = after.as_secs().try_into().unwrap_or(libc::time_t::MAX);
-    value.it_value.tv_nsec = after.subsec_nanos() as _;
-    // SAFETY: new_value is live during the call; old_value may be null.
-    let result =
-        unsafe { libc::timerfd_settime(timerfd.as_raw_fd(), 0, &raw const value, std::ptr::null_mut()) };
-    check(result).map(drop)
 }

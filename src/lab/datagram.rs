@@ -21,15 +21,14 @@ use crate::role::datagram::{
     WorkerSockets,
 };
 
-/// Server-side ports: all requests come from one client, which uses one pair of port and server per
-/// request.
+/// Server-side ports: all requests come from one client, which uses one pair of port and server per request.
 const PORTS: u16 = 4;
 /// Timeout of a request.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
-pub(super) struct Datagram;
+pub(super) struct DatagramModel;
 
-impl PoolModel for Datagram {
+impl PoolModel for DatagramModel {
     type Balancer = DatagramRole;
     type End = PlainServer;
 

@@ -58,8 +58,7 @@ pub struct Figures {
     /// Mean regret of a selection, in requests: true queue of the selected server minus the true
     /// shortest queue.
     pub regret: f64,
-    /// Mean absolute error of a selection, in requests: estimated minus true queue of the selected
-    /// server.
+    /// Mean absolute error of a selection, in requests: estimated minus true queue of the selected server.
     pub error: f64,
     /// Longest queue of any server, with requests in transit to it.
     pub queue_max: u32,

@@ -99,8 +99,7 @@ mod tests {
     use proptest::prelude::*;
     use std::collections::VecDeque;
 
-    /// The same queue, simulated step by step: waiting requests, free servers, one nanosecond after
-    /// another.
+    /// The same queue, simulated step by step: waiting requests, free servers, one nanosecond after another.
     fn acted_out(trace: &RequestTrace, speeds: &Speeds) -> Vec<u64> {
         let requests = trace.requests();
         let mut latencies = vec![0; requests.len()];

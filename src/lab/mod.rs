@@ -17,7 +17,7 @@
 //! | `setup.rs` | the simulated system |
 //! | `trace.rs`, `speeds.rs` | arrivals of requests, speeds of servers |
 //! | `ideal.rs` | ideal references |
-//! | `events.rs`, `links.rs`, `addresses.rs` | time, network, addresses |
+//! | `links.rs`, `addresses.rs` | network, addresses |
 //! | `world.rs` | order of the turns, and their effect on queues and requests |
 //! | `machine.rs` | a server machine with its queue |
 //! | `native.rs`, `datagram.rs` | the two kinds of pool |
@@ -27,7 +27,6 @@
 mod addresses;
 mod contender;
 mod datagram;
-mod events;
 mod figures;
 mod ideal;
 mod lengths;

@@ -22,9 +22,9 @@ use crate::wire::{Frame, Header, Kind, Mode, ServerOp, Status};
 /// Queue capacity of all servers together, in requests.
 const PLACES: usize = 1 << 22;
 
-pub(super) struct Native;
+pub(super) struct NativeModel;
 
-impl PoolModel for Native {
+impl PoolModel for NativeModel {
     type Balancer = NativeRole;
     type End = ServerRole;
 
@@ -38,7 +38,7 @@ impl PoolModel for Native {
         now: Instant,
     ) -> NativeRole {
         let never = Duration::from_secs(86_400);
-        let settings = native::Settings {
+        let settings = native::NativePoolSettings {
             format: FORMAT,
             key: None,
             secret: [seed as u8; 16],

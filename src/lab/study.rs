@@ -7,10 +7,10 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::contender::PolicyUnderTest;
-use super::datagram::Datagram;
+use super::datagram::DatagramModel;
 use super::figures::{Figures, Quantiles, SimLedger};
 use super::ideal::{central_queue, exact_shortest_queue};
-use super::native::Native;
+use super::native::NativeModel;
 use super::setup::{PoolKind, Setup};
 use super::trace::RequestTrace;
 use super::world::{NotReady, World};
@@ -108,13 +108,13 @@ pub(super) fn play(
     seed: u64,
 ) -> Result<SimLedger, NotReady> {
     match setup.kind {
-        PoolKind::Native => Ok(World::<Native>::new(setup, contender, trace, seed)?.run()),
-        PoolKind::Datagram => Ok(World::<Datagram>::new(setup, contender, trace, seed)?.run()),
+        PoolKind::Native => Ok(World::<NativeModel>::new(setup, contender, trace, seed)?.run()),
+        PoolKind::Datagram => Ok(World::<DatagramModel>::new(setup, contender, trace, seed)?.run()),
     }
 }
 
 /// A run of a policy or of the exact policy, and its CPU time.
-struct Run {
+struct PolicyRun {
     figures: Figures,
     cpu: Duration,
 }
@@ -152,17 +152,17 @@ impl Study {
                     }
                 };
                 done();
-                Ok(Run { figures, cpu: thread_time().saturating_sub(before) })
+                Ok(PolicyRun { figures, cpu: thread_time().saturating_sub(before) })
             })?);
         }
         let names =
             std::iter::once(EXACT.to_owned()).chain(self.contenders.iter().map(PolicyUnderTest::to_string));
         let compared = names.enumerate().map(|(index, name)| {
-            let runs: Vec<&Run> = repeats.iter().map(|runs| &runs[index]).collect();
+            let runs: Vec<&PolicyRun> = repeats.iter().map(|runs| &runs[index]).collect();
             let ratio = |of: usize| {
                 let quantile = |quantiles: &Quantiles| quantiles.all()[of] as f64;
                 let pairs = runs.iter().zip(&ideals);
-                let ratio = |(run, ideal): (&&Run, &Quantiles)| {
+                let ratio = |(run, ideal): (&&PolicyRun, &Quantiles)| {
                     quantile(&run.figures.latency) / quantile(ideal).max(1.0)
                 };
                 Spread::of(pairs.map(ratio).collect())

@@ -44,7 +44,7 @@ impl RequestTrace {
         seed: u64,
     ) -> RequestTrace {
         let for_ever = Phase { rate, lasts: Duration::MAX };
-        RequestTrace { requests: Arrivals::new(&[for_ever], service, balancers, seed).take(count).collect() }
+        RequestTrace { requests: Draws::new(&[for_ever], service, balancers, seed).take(count).collect() }
     }
 
     /// Consecutive phases, each a Poisson process of its own rate.
@@ -54,7 +54,7 @@ impl RequestTrace {
         balancers: usize,
         seed: u64,
     ) -> RequestTrace {
-        RequestTrace { requests: Arrivals::new(phases, service, balancers, seed).collect() }
+        RequestTrace { requests: Draws::new(phases, service, balancers, seed).collect() }
     }
 
     /// All requests.
@@ -72,7 +72,7 @@ impl From<Vec<TracedRequest>> for RequestTrace {
 }
 
 /// Draws requests until the last phase is over.
-struct Arrivals<'a> {
+struct Draws<'a> {
     /// Phases that are not over.
     phases: &'a [Phase],
     /// Time in seconds, at most a few days: exact to about one nanosecond.
@@ -86,17 +86,17 @@ struct Arrivals<'a> {
     places: Rng,
 }
 
-impl<'a> Arrivals<'a> {
+impl<'a> Draws<'a> {
     fn new(phases: &'a [Phase], service: ServiceTime, balancers: usize, seed: u64) -> Self {
         let mut rng = Rng::new(seed);
         let mut fork = || Rng::new(rng.next_u64());
         let (gaps, work, places) = (fork(), fork(), fork());
         let phase_ends = phases.first().map_or(0.0, |phase| phase.lasts.as_secs_f64());
-        Arrivals { phases, now: 0.0, phase_ends, service, balancers: balancers as u64, gaps, work, places }
+        Draws { phases, now: 0.0, phase_ends, service, balancers: balancers as u64, gaps, work, places }
     }
 }
 
-impl Iterator for Arrivals<'_> {
+impl Iterator for Draws<'_> {
     type Item = TracedRequest;
 
     fn next(&mut self) -> Option<TracedRequest> {

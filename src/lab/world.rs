@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use super::addresses::Endpoint;
 use super::contender::PolicyUnderTest;
-use super::events::Events;
 use super::figures::SimLedger;
 use super::lengths::Lengths;
 use super::links::{DATAGRAM, Links, ParcelId, Transit};
@@ -16,6 +15,7 @@ use super::setup::{FORMAT, Setup};
 use super::speeds::Speeds;
 use super::trace::RequestTrace;
 use crate::base::batch::{Received, Rx, SocketId, Tx};
+use crate::base::events::Events;
 use crate::base::rng::Rng;
 use crate::base::time::Instant;
 use crate::role::Role;

@@ -48,7 +48,7 @@ pub struct ComparisonTurn {
 
 /// A finished comparison.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Compared {
+pub struct Comparison {
     /// Metrics that both targets have, B relative to A.
     pub figures: Vec<Difference>,
     /// Valid pairs: the generator kept up in both turns, and both targets responded.
@@ -95,7 +95,7 @@ impl Compare {
     }
 
     /// Results of all complete pairs; the error is that a report is damaged.
-    pub fn finish(self) -> Result<Compared, String> {
+    pub fn finish(self) -> Result<Comparison, String> {
         let mut pairs = vec![];
         let mut pairs_unfit = 0;
         for turns in self.turns.chunks_exact(2) {
@@ -108,7 +108,7 @@ impl Compare {
         }
         let figures =
             RATIOS.into_iter().chain(SHARES).filter_map(|metric| difference(metric, &pairs)).collect();
-        Ok(Compared { figures, pairs: pairs.len(), pairs_unfit, turns: self.turns })
+        Ok(Comparison { figures, pairs: pairs.len(), pairs_unfit, turns: self.turns })
     }
 }
 
@@ -183,7 +183,7 @@ impl fmt::Display for Difference {
     }
 }
 
-impl fmt::Display for Compared {
+impl fmt::Display for Comparison {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{:<8} {:>14} {:>14}   B relative to A", "", "A", "B")?;
         for figure in &self.figures {
@@ -212,9 +212,8 @@ mod tests {
     use crate::base::rng::Rng;
     use crate::load::fixtures;
 
-    /// Reports with exponential latencies of a machine that slows down: each turn adds `drift` to the
-    /// mean.
-    fn compared(pairs: usize, a_us: f64, b_us: f64, drift: f64, seed: u64) -> Compared {
+    /// Reports with exponential latencies of a machine that slows down: each turn adds `drift` to the mean.
+    fn compared(pairs: usize, a_us: f64, b_us: f64, drift: f64, seed: u64) -> Comparison {
         let mut rng = Rng::new(seed);
         let mut compare = Compare::new(pairs);
         let mut turn = 0.0;
@@ -228,7 +227,7 @@ mod tests {
         compare.finish().unwrap()
     }
 
-    fn ratio(compared: &Compared, metric: &str) -> Interval {
+    fn ratio(compared: &Comparison, metric: &str) -> Interval {
         let figure = compared.figures.iter().find(|figure| figure.metric == metric);
         figure.unwrap().ratio.unwrap()
     }
@@ -333,7 +332,7 @@ mod tests {
         let compared = compared(2, 1_000.0, 900.0, 0.0, 4);
         let json = serde_json::to_string(&compared).unwrap();
         assert!(json.contains(r#""side":"b""#));
-        let back: Compared = serde_json::from_str(&json).unwrap();
+        let back: Comparison = serde_json::from_str(&json).unwrap();
         assert_eq!((back.to_string(), back.turns.len()), (compared.to_string(), 4));
     }
 }

@@ -25,7 +25,7 @@ pub struct Condition {
     /// How the metric compares with the limit.
     pub operator: Operator,
     /// The limit as written.
-    pub limit: Limit,
+    pub limit: ConditionLimit,
 }
 
 /// A metric of a report.
@@ -69,7 +69,7 @@ pub enum Operator {
 
 /// A number and its unit, as written.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Limit {
+pub struct ConditionLimit {
     /// The number, at least 0.
     pub number: f64,
     /// The unit.
@@ -126,16 +126,16 @@ impl<'a> ReportMetrics<'a> {
         let us = |nanos: f64| nanos / 1e3;
         let at = |histogram: &Histogram<u64>, quantile| us(histogram.value_at_quantile(quantile) as f64);
         let latency = (!self.latency.is_empty()).then_some(&self.latency);
-        let share = |part: u64| (report.sent > 0).then(|| part as f64 / report.sent as f64);
+        let share = |part: u64| (report.counts.sent > 0).then(|| part as f64 / report.counts.sent as f64);
         match metric {
             Metric::Percentile(percent) => latency.map(|latency| at(latency, quantile(percent))),
             Metric::Max => latency.map(|latency| us(latency.max() as f64)),
             Metric::Mean => latency.map(|latency| us(latency.mean())),
-            Metric::Loss => share(report.lost),
-            Metric::Busy => share(report.busy),
-            Metric::Refused => share(report.refused),
-            Metric::Errors => share(report.lost + report.busy + report.refused),
-            Metric::Late => share(report.late_sends),
+            Metric::Loss => share(report.counts.lost),
+            Metric::Busy => share(report.counts.busy),
+            Metric::Refused => share(report.counts.refused),
+            Metric::Errors => share(report.counts.lost + report.counts.busy + report.counts.refused),
+            Metric::Late => share(report.counts.late_sends),
             Metric::Rate => Some(report.rate),
             Metric::Pacing => (!self.pacing.is_empty()).then(|| at(&self.pacing, 0.99)),
         }
@@ -180,7 +180,7 @@ impl Condition {
     }
 }
 
-impl Limit {
+impl ConditionLimit {
     /// The limit in microseconds, as a share from 0 to 1, or as a plain number.
     pub fn value(&self) -> f64 {
         match self.unit {
@@ -237,7 +237,7 @@ impl Metric {
     }
 
     /// Checks the unit of a limit. Zero needs no unit.
-    fn takes(self, Limit { number, unit }: Limit) -> Result<(), &'static str> {
+    fn takes(self, ConditionLimit { number, unit }: ConditionLimit) -> Result<(), &'static str> {
         match (self.numbers(), unit) {
             (Numbers::Plain, Unit::None) | (Numbers::Percent, Unit::Percent) => Ok(()),
             (Numbers::Micros, Unit::Us | Unit::Ms | Unit::S) => Ok(()),
@@ -311,7 +311,7 @@ fn condition(text: &str) -> Result<Condition, (usize, String)> {
         .into_iter()
         .find(|(known, _)| *known == word)
         .ok_or_else(|| (unit_at, format!("unknown unit `{word}`; use us, ms, s or %")))?;
-    let limit = Limit { number, unit };
+    let limit = ConditionLimit { number, unit };
     metric.takes(limit).map_err(|why| (unit_at, format!("`{name}` {why}")))?;
     Ok(Condition { metric, operator, limit })
 }
@@ -345,7 +345,7 @@ impl fmt::Display for Metric {
     }
 }
 
-impl fmt::Display for Limit {
+impl fmt::Display for ConditionLimit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let unit = UNITS.iter().find(|(_, unit)| *unit == self.unit).expect("all are there").0;
         write!(f, "{}{unit}", self.number)

@@ -1,24 +1,27 @@
 //! Numbers of requests and of their outcomes.
 
-use std::ops::{AddAssign, Sub};
+use std::ops::AddAssign;
 
-/// Counts of a run or a part of it. When all requests have ended, `sent = answered + busy + refused +
-/// lost`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+use serde::{Deserialize, Serialize};
+
+/// Counts of a run or a part of it. When all requests have ended, `sent = answered + busy + refused + lost`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
-    /// Requests that the schedule contained, plus those sent without a schedule.
+    /// Scheduled requests, plus those sent without a schedule; more than `sent` if the generator could not
+    /// keep up.
+    #[serde(default)]
     pub planned: u64,
-    /// Requests sent.
+    /// Requests sent, each once.
     pub sent: u64,
-    /// Requests answered in time.
+    /// Requests answered with OK in time.
     pub answered: u64,
     /// Requests without a response before the timeout.
     pub lost: u64,
-    /// Requests answered with BUSY.
+    /// Requests answered with BUSY (DNS: SERVFAIL).
     pub busy: u64,
-    /// Requests answered with an error.
+    /// Requests answered with an error, or after their deadline at the server.
     pub refused: u64,
-    /// Requests sent more than [`LATE`](super::LATE) after their scheduled moment.
+    /// Requests that left more than 1 ms ([`LATE`](super::LATE)) after their scheduled moment.
     pub late_sends: u64,
 }
 
@@ -45,23 +48,16 @@ impl Counts {
             RequestEnd::Lost => &mut self.lost,
         } += 1;
     }
-
-    fn each(&mut self) -> [&mut u64; 7] {
-        let Counts { planned, sent, answered, lost, busy, refused, late_sends } = self;
-        [planned, sent, answered, lost, busy, refused, late_sends]
-    }
 }
 
 impl AddAssign for Counts {
-    fn add_assign(&mut self, mut other: Counts) {
-        self.each().into_iter().zip(other.each()).for_each(|(sum, part)| *sum += *part);
-    }
-}
-
-impl Sub for Counts {
-    type Output = Counts;
-    fn sub(mut self, mut other: Counts) -> Counts {
-        self.each().into_iter().zip(other.each()).for_each(|(whole, part)| *whole -= *part);
-        self
+    fn add_assign(&mut self, other: Counts) {
+        self.planned += other.planned;
+        self.sent += other.sent;
+        self.answered += other.answered;
+        self.lost += other.lost;
+        self.busy += other.busy;
+        self.refused += other.refused;
+        self.late_sends += other.late_sends;
     }
 }

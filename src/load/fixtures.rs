@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::histogram::{self, EncodedHistogram, Percentiles, record};
-use super::{Histograms, LoadReport};
+use super::{Counts, Histograms, LoadReport};
 
 /// A run at `rate` with requests answered after the given microseconds, and `lost` requests with a
 /// timeout of 1 s. Send lag is at most 10 us.
@@ -18,10 +18,13 @@ pub fn report(rate: f64, answered_us: &[u64], lost: u64) -> LoadReport {
     let answered = answered_us.len() as u64;
     let encoded = EncodedHistogram::of(&latency);
     LoadReport {
-        planned: answered + lost,
-        sent: answered + lost,
-        answered,
-        lost,
+        counts: Counts {
+            planned: answered + lost,
+            sent: answered + lost,
+            answered,
+            lost,
+            ..Counts::default()
+        },
         rate,
         rate_wanted: Some(rate),
         duration_s: (answered + lost) as f64 / rate,
@@ -40,5 +43,6 @@ pub fn report(rate: f64, answered_us: &[u64], lost: u64) -> LoadReport {
 
 /// The same run by a generator that could not keep up: every tenth request left late.
 pub fn late(report: LoadReport) -> LoadReport {
-    LoadReport { late_sends: report.sent.div_ceil(10), ..report }
+    let late_sends = report.counts.sent.div_ceil(10);
+    LoadReport { counts: Counts { late_sends, ..report.counts }, ..report }
 }

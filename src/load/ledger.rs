@@ -22,7 +22,7 @@ const DIGITS_OF_A_SECOND: u8 = 2;
 const CLOSED: Instant = Instant::ZERO;
 
 #[derive(Clone, Copy, Default)]
-struct OpenRequest {
+struct LedgerEntry {
     intended: Instant,
     /// Send time, or [`CLOSED`].
     sent: Instant,
@@ -82,7 +82,7 @@ pub struct RequestLedger {
     timeout: Duration,
     measure_from: Instant,
     /// Open requests by number modulo the length. Requests with numbers below `oldest` have ended.
-    places: Box<[OpenRequest]>,
+    places: Box<[LedgerEntry]>,
     oldest: u64,
     next: u64,
     in_flight: usize,
@@ -96,7 +96,7 @@ impl RequestLedger {
     /// A ledger for about `room` requests in flight. All memory is allocated now.
     pub fn new(room: usize, timeout: Duration) -> Self {
         let places = room.clamp(PLACES_MIN, PLACES_MAX).next_power_of_two();
-        let mut places = vec![OpenRequest::default(); places].into_boxed_slice();
+        let mut places = vec![LedgerEntry::default(); places].into_boxed_slice();
         fault_in(&mut places);
         RequestLedger {
             timeout,
@@ -147,18 +147,18 @@ impl RequestLedger {
         self.span().contains(&number) && self.place(number).sent != CLOSED
     }
 
-    fn place(&self, number: u64) -> &OpenRequest {
+    fn place(&self, number: u64) -> &LedgerEntry {
         &self.places[number as usize & (self.places.len() - 1)]
     }
 
-    fn place_mut(&mut self, number: u64) -> &mut OpenRequest {
+    fn place_mut(&mut self, number: u64) -> &mut LedgerEntry {
         &mut self.places[number as usize & (self.places.len() - 1)]
     }
 
     /// Opens the next request, which leaves now.
     pub fn open(&mut self, intended: Instant, now: Instant) {
         debug_assert!(self.has_room());
-        *self.place_mut(self.next) = OpenRequest { intended, sent: now };
+        *self.place_mut(self.next) = LedgerEntry { intended, sent: now };
         self.next += 1;
         self.in_flight += 1;
         if intended >= self.measure_from {
@@ -195,7 +195,7 @@ impl RequestLedger {
         true
     }
 
-    fn count_end(&mut self, place: OpenRequest, now: Instant, ending: RequestEnd) {
+    fn count_end(&mut self, place: LedgerEntry, now: Instant, ending: RequestEnd) {
         let times = match ending {
             RequestEnd::Answered => Some((now.since(place.intended), now.since(place.sent))),
             RequestEnd::Lost => Some((self.timeout, self.timeout)),
@@ -261,8 +261,8 @@ impl RequestLedger {
 }
 
 /// Touches the memory now, so that the kernel does not allocate pages during the run.
-fn fault_in(places: &mut [OpenRequest]) {
-    const STEP: usize = 4096 / size_of::<OpenRequest>();
+fn fault_in(places: &mut [LedgerEntry]) {
+    const STEP: usize = 4096 / size_of::<LedgerEntry>();
     for place in std::hint::black_box(places).iter_mut().step_by(STEP) {
         place.sent = CLOSED;
     }

@@ -8,10 +8,10 @@ use std::sync::{Arc, Barrier, OnceLock};
 use std::thread::{Scope, ScopedJoinHandle};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::protocol::{Dns, Echo, LoadProtocol, Native, NativeSettings, Payload, Plain, Queries};
+use super::protocol::{DnsLoad, DnsQueries, Echo, LoadProtocol, Native, NativeSettings, Payload, Plain};
 use super::report::SetUp;
 use super::run::{LiveCounts, Progress, Surroundings, run};
-use super::schedule::{Rate, Schedule, Share};
+use super::schedule::{LoadRate, Schedule, Share};
 use super::series::Seconds;
 use super::{Account, Generator, GeneratorPlan, LoadReport, RequestLedger, SecondTally, Trace};
 use crate::base::rng::Rng;
@@ -39,26 +39,25 @@ pub enum Load {
     /// Closed loop: as fast as the window allows.
     Closed,
     /// A Poisson process.
-    Poisson(Rate),
+    Poisson(LoadRate),
     /// Bursts of this many requests at equal gaps; 1 gives single requests.
-    Bursts(Rate, u32),
+    Bursts(LoadRate, u32),
     /// A trace with its file name.
     Trace(String, Arc<Trace>),
 }
 
 impl Load {
-    /// The same load at this constant rate. A closed loop becomes a Poisson process; a trace stays
-    /// unchanged.
+    /// The same load at this constant rate. A closed loop becomes a Poisson process; a trace stays unchanged.
     #[must_use]
     pub fn at(&self, rate: f64) -> Load {
         match self {
-            Load::Closed | Load::Poisson(_) => Load::Poisson(Rate::flat(rate)),
-            Load::Bursts(_, burst) => Load::Bursts(Rate::flat(rate), *burst),
+            Load::Closed | Load::Poisson(_) => Load::Poisson(LoadRate::flat(rate)),
+            Load::Bursts(_, burst) => Load::Bursts(LoadRate::flat(rate), *burst),
             Load::Trace(..) => self.clone(),
         }
     }
 
-    fn rate(&self) -> Option<&Rate> {
+    fn rate(&self) -> Option<&LoadRate> {
         match self {
             Load::Poisson(rate) | Load::Bursts(rate, _) => Some(rate),
             Load::Closed | Load::Trace(..) => None,
@@ -114,7 +113,7 @@ pub enum ProtocolSpec {
         payload: Payload,
     },
     /// DNS queries.
-    Dns(Queries),
+    Dns(DnsQueries),
     /// Datagrams of any protocol. With `{id}` in the payload, responses are matched by it; otherwise a
     /// client has one request in flight.
     Raw(Payload),
@@ -180,7 +179,7 @@ pub enum MeasureError {
 }
 
 /// Result of a thread.
-struct Finished {
+struct FinishedLoop {
     account: Account,
     measured: Duration,
     kernel_drops: u64,
@@ -294,11 +293,11 @@ impl Measurement {
             drop(seconds);
             let series = collect(&tallies, loops.len(), || {
                 let mut live = LiveCounts::default();
-                progress.iter().for_each(|part| live += part.read());
+                progress.iter().for_each(|part| live += part.load());
                 watch(live);
             });
             let finished = loops.into_iter().map(|handle| handle.join().expect("a panic ends the process"));
-            Ok::<_, io::Error>((finished.collect::<io::Result<Vec<Finished>>>()?, series))
+            Ok::<_, io::Error>((finished.collect::<io::Result<Vec<FinishedLoop>>>()?, series))
         })?;
         let setup = self.setup(io, started_at);
         Ok(self.report(setup, finished, series))
@@ -341,7 +340,7 @@ impl Measurement {
             target: self.target.to_string(),
             protocol: self.protocol.name().to_owned(),
             arrivals: self.load.to_string(),
-            rate: self.load.rate().map_or(String::new(), Rate::to_string),
+            rate: self.load.rate().map_or(String::new(), LoadRate::to_string),
             threads: self.threads,
             clients: self.clients,
             window: self.window.map(|window| window as u64),
@@ -366,7 +365,7 @@ impl Measurement {
         }
     }
 
-    fn report(&self, setup: SetUp, finished: Vec<Finished>, series: Seconds) -> LoadReport {
+    fn report(&self, setup: SetUp, finished: Vec<FinishedLoop>, series: Seconds) -> LoadReport {
         let mut account = Account::new(self.timeout);
         finished.iter().for_each(|part| account.add(&part.account));
         let measured = finished.iter().map(|part| part.measured).max().unwrap_or_default();
@@ -415,7 +414,7 @@ impl SharedRun<'_> {
         io: BackEnd,
         progress: &'env Progress,
         seconds: Sender<SecondTally>,
-    ) -> io::Result<ScopedJoinHandle<'scope, io::Result<Finished>>> {
+    ) -> io::Result<ScopedJoinHandle<'scope, io::Result<FinishedLoop>>> {
         let thread = std::thread::Builder::new().name(format!("load-{}", share.index));
         thread.spawn_scoped(scope, move || self.work(share, io, progress, &seconds))
     }
@@ -426,7 +425,7 @@ impl SharedRun<'_> {
         io: BackEnd,
         progress: &Progress,
         seconds: &Sender<SecondTally>,
-    ) -> io::Result<Finished> {
+    ) -> io::Result<FinishedLoop> {
         let job = self.job;
         let mut rng = Rng::new(job.seed);
         // Each share has its own seeds; the same job seed gives the same ones.
@@ -443,7 +442,7 @@ impl SharedRun<'_> {
                 drive.drive(Native::new(settings, &bytes, &mut rng))
             }
             ProtocolSpec::Dns(queries) => {
-                drive.drive(Dns::new(job.target, clients, queries.clone(), share, &mut rng))
+                drive.drive(DnsLoad::new(job.target, clients, queries.clone(), share, &mut rng))
             }
             ProtocolSpec::Raw(payload) => {
                 let bytes = payload.bytes(sizes, &mut rng);
@@ -467,12 +466,11 @@ struct Drive<'a> {
 }
 
 impl Drive<'_> {
-    fn drive<P: LoadProtocol>(self, protocol: P) -> io::Result<Finished> {
+    fn drive<P: LoadProtocol>(self, protocol: P) -> io::Result<FinishedLoop> {
         let Drive { common, share, seed, mut io, progress, seconds } = self;
         let SharedRun { job, clock, stop, ready, start } = common;
         let window = job.window.map(|window| share.part(window));
-        // Twice the requests in flight if none is answered, so that only a generator that stalls runs
-        // out.
+        // Twice the requests in flight if none is answered, so that only a generator that stalls runs out.
         let by_rate = 2.0 * job.load.busiest_second() * job.timeout.as_secs_f64().max(0.5);
         let room = (by_rate / f64::from(share.of)) as usize;
         let ledger = RequestLedger::new(room.max(window.unwrap_or(0)), job.timeout);
@@ -496,7 +494,7 @@ impl Drive<'_> {
         io.recount_drops();
         let counters = io.counters();
         let (account, measured) = generator.close();
-        Ok(Finished {
+        Ok(FinishedLoop {
             account,
             measured,
             kernel_drops: counters.kernel_drops,

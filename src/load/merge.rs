@@ -8,10 +8,9 @@ use super::histogram::add;
 use super::report::{LoadReport, Second};
 
 impl LoadReport {
-    /// Merges the reports of processes that ran at the same time. Counts, rates and histograms are
-    /// added, so percentiles are those of all requests together. Each step is merged with the same step
-    /// of the other reports. `None` for no report; the error is the index of a report, from 0, and its
-    /// problem.
+    /// Merges the reports of processes that ran at the same time. Counts, rates and histograms are added, so
+    /// percentiles are those of all requests together. Each step is merged with the same step of the other
+    /// reports. `None` for no report; the error is the index of a report, from 0, and its problem.
     pub fn merge(reports: &[LoadReport]) -> Option<Result<LoadReport, (usize, String)>> {
         let (first, others) = reports.split_first()?;
         let mut sum = first.clone();
@@ -40,7 +39,7 @@ impl LoadReport {
         }
         let weighted: Option<f64> = steps.iter().map(|step| Some(step.rate_wanted? * step.duration_s)).sum();
         let of_duration = |sent: f64| if sum.duration_s > 0.0 { sent / sum.duration_s } else { 0.0 };
-        (sum.rate, sum.rate_wanted) = (of_duration(sum.sent as f64), weighted.map(of_duration));
+        (sum.rate, sum.rate_wanted) = (of_duration(sum.counts.sent as f64), weighted.map(of_duration));
         sum.setup.rate = steps.iter().map(|step| step.setup.rate.as_str()).collect::<Vec<_>>().join(",");
         sum.refresh(&steps).expect("histograms that were made here");
         sum.steps = steps;
@@ -88,18 +87,9 @@ impl LoadReport {
     }
 
     fn add_counts(&mut self, other: &LoadReport) {
-        let sums = [
-            (&mut self.planned, other.planned),
-            (&mut self.sent, other.sent),
-            (&mut self.answered, other.answered),
-            (&mut self.lost, other.lost),
-            (&mut self.busy, other.busy),
-            (&mut self.refused, other.refused),
-            (&mut self.late_sends, other.late_sends),
-            (&mut self.not_sent, other.not_sent),
-            (&mut self.kernel_drops, other.kernel_drops),
-        ];
-        sums.into_iter().for_each(|(sum, part)| *sum += part);
+        self.counts += other.counts;
+        self.not_sent += other.not_sent;
+        self.kernel_drops += other.kernel_drops;
         for (reason, n) in &other.drops {
             *self.drops.entry(reason.clone()).or_default() += n;
         }
@@ -121,7 +111,7 @@ impl LoadReport {
                 add(sum, &decoded);
             }
             // An older program wrote no histograms, and percentiles cannot be added.
-            if part.histograms.latency.is_empty() && part.answered + part.lost > 0 {
+            if part.histograms.latency.is_empty() && part.counts.answered + part.counts.lost > 0 {
                 return Err((
                     index,
                     "it has no histograms; measure again with this version of loadgen".to_owned(),
@@ -172,7 +162,7 @@ mod tests {
     }
 
     fn figures(report: &LoadReport) -> (u64, Percentiles, Percentiles, &EncodedHistogram, Option<&u64>) {
-        let LoadReport { answered, latency_us, pacing_us, histograms, .. } = report;
+        let LoadReport { counts: Counts { answered, .. }, latency_us, pacing_us, histograms, .. } = report;
         (*answered, *latency_us, *pacing_us, &histograms.latency, report.drops.get("not_open"))
     }
 
@@ -186,7 +176,7 @@ mod tests {
         assert_eq!((merged.rate, merged.rate_wanted, merged.duration_s), (12.5, Some(25.0), 2.0));
         assert_eq!((merged.setup.clients, merged.setup.threads), (12, 3));
         let series: Vec<_> =
-            merged.series.iter().map(|s| (s.at_s, s.answered, s.latency_us_p50 / 1000)).collect();
+            merged.series.iter().map(|s| (s.at_s, s.counts.answered, s.latency_us_p50 / 1000)).collect();
         assert_eq!(series, [(0, 23, 9), (3, 2, 5)]);
         assert!(LoadReport::merge(&[]).is_none());
         assert_eq!(LoadReport::merge(&parts[..1]).unwrap().unwrap(), parts[0]);
@@ -198,13 +188,16 @@ mod tests {
         let whole = LoadReport::in_steps(steps.clone()).unwrap();
         assert_eq!(figures(&whole), figures(&report(0, &[1, 1, 9, 9, 9, 9, 9, 9])));
         assert_eq!((whole.rate, whole.rate_wanted, whole.duration_s), (2.0, Some(4.0), 4.0));
-        let series: Vec<_> = whole.series.iter().map(|s| (s.at_s, s.answered)).collect();
+        let series: Vec<_> = whole.series.iter().map(|s| (s.at_s, s.counts.answered)).collect();
         assert_eq!((series, whole.setup.rate.as_str()), (vec![(1, 2), (2, 6)], "2,6"));
         assert_eq!(whole.steps, steps);
         assert!(LoadReport::in_steps(vec![]).is_none());
 
         let merged = LoadReport::merge(&[whole.clone(), whole]).unwrap().unwrap();
-        assert_eq!((merged.answered, merged.steps[0].answered, merged.steps[1].answered), (16, 4, 12));
+        assert_eq!(
+            (merged.counts.answered, merged.steps[0].counts.answered, merged.steps[1].counts.answered),
+            (16, 4, 12)
+        );
         assert_eq!(figures(&merged.steps[1]), figures(&report(0, &[9; 12])));
     }
 

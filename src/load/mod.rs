@@ -47,9 +47,11 @@ pub use histogram::{EncodedHistogram, Percentiles, SpectrumPoint};
 pub use interval_log::write_interval_log;
 pub use ledger::{Account, RequestLedger, SecondTally};
 pub use measure::{Load, MeasureError, Measurement, ProtocolSpec};
-pub use protocol::{Dns, Echo, LoadProtocol, Native, NativeSettings, Payload, Plain, Queries, type_from};
+pub use protocol::{
+    DnsLoad, DnsQueries, Echo, LoadProtocol, Native, NativeSettings, Payload, Plain, type_from,
+};
 pub use report::{Histograms, LoadReport, RunVerdict, Second, SetUp};
 pub use run::LiveCounts;
-pub use schedule::{Arrivals, Rate, Schedule, Share};
+pub use schedule::{Arrivals, LoadRate, Schedule, Share};
 pub use series::write_csv;
 pub use trace::Trace;

@@ -2,10 +2,10 @@
 
 use hdrhistogram::Histogram;
 
-use super::compare::{Compared, Difference, Side};
+use super::compare::{Comparison, Difference, Side};
 use super::condition::{Metric, ReportMetrics};
 use super::histogram::{self, EncodedHistogram, SpectrumPoint};
-use super::search::{Found, Trial, TrialOutcome, number, per_second};
+use super::search::{Found, SearchTrial, TrialOutcome, number, per_second};
 use super::{LoadReport, RunVerdict, Second, SetUp};
 use crate::report::chart::{At, Axis, Lines, Numbers, Rule, Series, Style};
 use crate::report::page::{Page, Section};
@@ -60,7 +60,7 @@ pub fn of_run(report: &LoadReport, judged: &[String], machine: &MachineInfo) -> 
     page = page.section("The generator", |section| {
         section.text(&format!(
             "Time from the scheduled moment to the send of each request; {} of {} left more than 1 ms late.",
-            report.late_sends, report.sent
+            report.counts.late_sends, report.counts.sent
         ));
         section.chart(&pacing);
     });
@@ -96,10 +96,9 @@ pub fn of_search(found: &Found, machine: &MachineInfo) -> Result<Page, String> {
     let page = page.section("Trials", |section| {
         section.text(
             "The search doubled or halved the rate until one met the SLO and a higher one did not. Then it \
-             halved that interval. \
-             The majority of a rate's trials decides. The interval uses further trials around the limit: \
-             it contains the limit in 95 % \
-             of all searches, if a higher rate is never easier (sign test).",
+             halved that interval. The majority of a rate's trials decides. The interval uses further trials \
+             around the limit: it contains the limit in 95 % of all searches, if a higher rate is never \
+             easier (sign test).",
         );
         let rows = found.trials.iter().enumerate().map(|(index, trial)| {
             vec![
@@ -115,7 +114,7 @@ pub fn of_search(found: &Found, machine: &MachineInfo) -> Result<Page, String> {
 }
 
 /// Page of a comparison of two targets.
-pub fn of_comparison(compared: &Compared, machine: &MachineInfo) -> Result<Page, String> {
+pub fn of_comparison(compared: &Comparison, machine: &MachineInfo) -> Result<Page, String> {
     let of =
         |side: Side| compared.turns.iter().filter(move |turn| turn.side == side).map(|turn| &turn.report);
     let setup = of(Side::A).next().map(|report| report.setup.clone()).unwrap_or_default();
@@ -142,9 +141,8 @@ pub fn of_comparison(compared: &Compared, machine: &MachineInfo) -> Result<Page,
         section.chart(&ratios);
         section.text(&format!(
             "Turns alternate, A B B A, so that a drift of the machine affects both alike. Each of the {} \
-             pairs gives a ratio. Shown are \
-             the median and the interval that contains the true median with the given confidence. {} pairs \
-             were left out.",
+             pairs gives a ratio. Shown are the median and the interval that contains the true median with \
+             the given confidence. {} pairs were left out.",
             compared.pairs, compared.pairs_unfit
         ));
     });
@@ -161,13 +159,13 @@ fn about(setup: &SetUp) -> String {
 }
 
 fn headline(report: &LoadReport) -> String {
-    let share = |part: u64| Numbers::Percent.write(part as f64 / report.sent.max(1) as f64);
+    let share = |part: u64| Numbers::Percent.write(part as f64 / report.counts.sent.max(1) as f64);
     let of_time = |us: u64| Numbers::Micros.write(us as f64);
     format!(
         "{} sent in {} s, {} lost: half within {}, 99 % within {}, 99.9 % within {}",
-        number(report.sent as f64),
+        number(report.counts.sent as f64),
         number(report.duration_s),
-        share(report.lost),
+        share(report.counts.lost),
         of_time(report.latency_us.p50),
         of_time(report.latency_us.p99),
         of_time(report.latency_us.p999),
@@ -179,11 +177,11 @@ fn facts(report: &LoadReport) -> Vec<(&'static str, String)> {
     let counted = |n: u64| number(n as f64);
     vec![
         ("sent", format!("{}{wanted}", per_second(report.rate))),
-        ("answered", counted(report.answered)),
-        ("lost", counted(report.lost)),
-        ("busy", counted(report.busy)),
-        ("refused", counted(report.refused)),
-        ("left late", counted(report.late_sends)),
+        ("answered", counted(report.counts.answered)),
+        ("lost", counted(report.counts.lost)),
+        ("busy", counted(report.counts.busy)),
+        ("refused", counted(report.counts.refused)),
+        ("left late", counted(report.counts.late_sends)),
     ]
 }
 
@@ -224,9 +222,9 @@ fn steps(steps: &[LoadReport], section: &mut Section) {
         vec![
             step.rate_wanted.map_or(String::new(), per_second),
             per_second(step.rate),
-            count(step.answered),
-            count(step.busy + step.refused),
-            count(step.lost),
+            count(step.counts.answered),
+            count(step.counts.busy + step.counts.refused),
+            count(step.counts.lost),
             time(step.latency_us.p50),
             time(step.latency_us.p99),
             time(step.latency_us.p999),
@@ -268,8 +266,8 @@ fn over_time(report: &LoadReport) -> [Lines; 3] {
         x: x(),
         y: Axis::linear("per second").from(0.0),
         series: vec![
-            of("sent", Style::Line, &per_second(|second| second.sent)),
-            of("answered", Style::Line, &per_second(|second| second.answered)),
+            of("sent", Style::Line, &per_second(|second| second.counts.sent)),
+            of("answered", Style::Line, &per_second(|second| second.counts.answered)),
         ],
         rules: vec![],
     };
@@ -278,10 +276,10 @@ fn over_time(report: &LoadReport) -> [Lines; 3] {
         x: x(),
         y: Axis::linear("per second").from(0.0),
         series: vec![
-            of("lost", Style::Steps, &per_second(|second| second.lost)),
-            of("busy", Style::Steps, &per_second(|second| second.busy)),
-            of("refused", Style::Steps, &per_second(|second| second.refused)),
-            of("left late", Style::Steps, &per_second(|second| second.late_sends)),
+            of("lost", Style::Steps, &per_second(|second| second.counts.lost)),
+            of("busy", Style::Steps, &per_second(|second| second.counts.busy)),
+            of("refused", Style::Steps, &per_second(|second| second.counts.refused)),
+            of("left late", Style::Steps, &per_second(|second| second.counts.late_sends)),
         ],
         rules: vec![],
     };
@@ -320,7 +318,7 @@ fn summed<'a>(reports: impl Iterator<Item = &'a LoadReport>) -> Result<Histogram
     Ok(sum)
 }
 
-fn outcome(trial: &Trial) -> &'static str {
+fn outcome(trial: &SearchTrial) -> &'static str {
     match trial.outcome {
         TrialOutcome::Met => "met",
         TrialOutcome::Missed => "missed",
@@ -360,7 +358,7 @@ fn trials_chart(found: &Found, metric: Metric, limit: Rule) -> Result<Lines, Str
 }
 
 /// Chart of the ratios of B to A by pair.
-fn ratio_chart(compared: &Compared) -> Result<Lines, String> {
+fn ratio_chart(compared: &Comparison) -> Result<Lines, String> {
     let mut series = vec![];
     for percent in [50.0, 99.0, 99.9] {
         let metric = Metric::Percentile(percent);
@@ -396,7 +394,7 @@ fn set_up(page: Page, setup: &SetUp, machine: &MachineInfo) -> Page {
         ("clients", setup.clients.to_string()),
         ("threads", setup.threads.to_string()),
         ("payload", format!("{} bytes", setup.payload)),
-        ("time-out", seconds(setup.timeout_s)),
+        ("timeout", seconds(setup.timeout_s)),
         ("warm-up", seconds(setup.warmup_s)),
         ("I/O", setup.io.clone()),
         ("seed", setup.seed.to_string()),

@@ -24,20 +24,9 @@ pub struct LoadReport {
     /// Parameters of the measurement.
     #[serde(default)]
     pub setup: SetUp,
-    /// Scheduled requests; more than `sent` if the generator could not keep up.
-    pub planned: u64,
-    /// Requests sent, each once.
-    pub sent: u64,
-    /// Requests answered with OK in time.
-    pub answered: u64,
-    /// Requests without a response before the timeout.
-    pub lost: u64,
-    /// Requests answered with BUSY (DNS: SERVFAIL).
-    pub busy: u64,
-    /// Requests answered with an error, or after their deadline at the server.
-    pub refused: u64,
-    /// Requests that left more than 1 ms after their scheduled moment.
-    pub late_sends: u64,
+    /// Counts of requests.
+    #[serde(flatten)]
+    pub counts: Counts,
     /// Requests sent per second.
     pub rate: f64,
     /// Mean requested rate, in requests per second; `None` in a closed loop.
@@ -125,18 +114,9 @@ pub struct Histograms {
 pub struct Second {
     /// Start of this second, in whole seconds after the start of the measurement.
     pub at_s: u64,
-    /// Requests sent.
-    pub sent: u64,
-    /// Requests answered with OK in time.
-    pub answered: u64,
-    /// Requests answered with BUSY (DNS: SERVFAIL).
-    pub busy: u64,
-    /// Requests answered with an error, or after their deadline at the server.
-    pub refused: u64,
-    /// Requests without a response before the timeout.
-    pub lost: u64,
-    /// Requests that left more than 1 ms after their scheduled moment.
-    pub late_sends: u64,
+    /// Counts of requests.
+    #[serde(flatten)]
+    pub counts: Counts,
     /// Median latency from the scheduled moment, in microseconds, within 1 %.
     pub latency_us_p50: u64,
     /// 99th percentile of the latency from the scheduled moment, in microseconds, within 1 %.
@@ -170,15 +150,13 @@ impl fmt::Display for RunVerdict {
             RunVerdict::Late(share) => write!(
                 f,
                 "{:.1} % of the requests left more than 1 ms late, so the results measure this generator, \
-                 not the system; \
-                 lower --rate or give it more CPU",
+                 not the system; lower --rate or give it more CPU",
                 share * 100.0
             ),
             RunVerdict::TooSlow(share) => write!(
                 f,
                 "only {:.1} % of the rate was reached, so the results measure this generator, not the \
-                 system; lower --rate \
-                 or give it more CPU",
+                 system; lower --rate or give it more CPU",
                 share * 100.0
             ),
         }
@@ -188,17 +166,10 @@ impl fmt::Display for RunVerdict {
 impl LoadReport {
     /// The report of an account, for a measurement of this length.
     pub fn of(account: &Account, measured: Duration) -> Self {
-        let Counts { planned, sent, answered, lost, busy, refused, late_sends } = account.counts;
-        let duration_s = measured.as_secs_f64();
+        let (counts, duration_s) = (account.counts, measured.as_secs_f64());
         let mut report = LoadReport {
-            planned,
-            sent,
-            answered,
-            lost,
-            busy,
-            refused,
-            late_sends,
-            rate: if duration_s > 0.0 { sent as f64 / duration_s } else { 0.0 },
+            counts,
+            rate: if duration_s > 0.0 { counts.sent as f64 / duration_s } else { 0.0 },
             duration_s,
             drops: account.drops.nonzero().map(|(reason, n)| (reason.name().to_owned(), n)).collect(),
             ..LoadReport::default()
@@ -234,13 +205,14 @@ impl LoadReport {
 
     fn own_verdict(&self) -> RunVerdict {
         let share = |part: u64, whole: u64| if whole == 0 { 0.0 } else { part as f64 / whole as f64 };
-        if self.answered == 0 {
+        let Counts { planned, sent, answered, late_sends, .. } = self.counts;
+        if answered == 0 {
             return RunVerdict::NothingAnswered;
         }
-        if self.rate_wanted.is_some() && share(self.sent, self.planned) < RATE_SHARE_MIN {
-            return RunVerdict::TooSlow(share(self.sent, self.planned));
+        if self.rate_wanted.is_some() && share(sent, planned) < RATE_SHARE_MIN {
+            return RunVerdict::TooSlow(share(sent, planned));
         }
-        match share(self.late_sends, self.sent) {
+        match share(late_sends, sent) {
             late if late > LATE_SHARE_MAX => RunVerdict::Late(late),
             _ => RunVerdict::Valid,
         }
@@ -261,11 +233,11 @@ impl RunVerdict {
 
 impl fmt::Display for LoadReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let LoadReport { sent, answered, lost, busy, refused, late_sends, rate, duration_s, .. } = self;
+        let LoadReport { rate, duration_s, not_sent, kernel_drops, .. } = self;
+        let Counts { sent, answered, lost, busy, refused, late_sends, .. } = self.counts;
         writeln!(f, "{sent} sent in {duration_s:.1} s ({rate:.0}/s), {late_sends} late")?;
         writeln!(f, "{answered} answered, {busy} busy, {refused} refused, {lost} lost")?;
-        if self.not_sent + self.kernel_drops > 0 {
-            let LoadReport { not_sent, kernel_drops, .. } = self;
+        if not_sent + kernel_drops > 0 {
             writeln!(
                 f,
                 "lost on this machine: {not_sent} datagrams not sent, {kernel_drops} responses not read in \
@@ -307,9 +279,10 @@ impl LoadReport {
         writeln!(f, "  schedule kept")?;
         for step in &self.steps {
             let Percentiles { p50, p99, p999, .. } = step.latency_us;
+            let Counts { answered, busy, refused, lost, .. } = step.counts;
             let wanted = step.rate_wanted.unwrap_or(step.rate);
             write!(f, "{wanted:>11.0}{:>11.0}", step.rate)?;
-            for figure in [step.answered, step.busy, step.refused, step.lost, p50, p99, p999] {
+            for figure in [answered, busy, refused, lost, p50, p99, p999] {
                 write!(f, "{figure:>11}")?;
             }
             let verdict = match step.verdict() {
@@ -330,10 +303,7 @@ mod tests {
 
     fn report(planned: u64, sent: u64, late_sends: u64) -> LoadReport {
         LoadReport {
-            planned,
-            sent,
-            late_sends,
-            answered: sent,
+            counts: Counts { planned, sent, late_sends, answered: sent, ..Counts::default() },
             rate_wanted: Some(1.0),
             ..LoadReport::default()
         }
@@ -380,9 +350,10 @@ mod tests {
     fn steps_are_a_table_and_the_worst_of_them_is_the_verdict() {
         let latency_us = Percentiles { p50: 111, p99: 333, p999: 444, ..Percentiles::default() };
         let good = LoadReport { rate: 10.0, latency_us, ..report(1000, 1000, 0) };
-        let steps =
-            vec![good.clone(), LoadReport { lost: 3, ..report(1000, 900, 900) }, report(1000, 1000, 100)];
-        let whole = LoadReport { steps, answered: 1, ..LoadReport::default() };
+        let mut slow = report(1000, 900, 900);
+        slow.counts.lost = 3;
+        let steps = vec![good.clone(), slow, report(1000, 1000, 100)];
+        let whole = LoadReport { steps, counts: good.counts, ..LoadReport::default() };
         assert_eq!(whole.verdict(), RunVerdict::TooSlow(0.9));
         let text = whole.to_string();
         let row = ["1", "10", "1000", "0", "0", "0", "111", "333", "444", "yes"];

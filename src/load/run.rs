@@ -2,81 +2,32 @@
 
 use std::io;
 use std::ops::AddAssign;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::{Generator, LoadProtocol, SecondTally};
+use crossbeam_utils::atomic::AtomicCell;
+
+use super::{Counts, Generator, LoadProtocol, SecondTally};
 use crate::base::time::{Clock, Instant};
 use crate::io::DatagramIo;
 use crate::os::signals::Stop;
 use crate::role::Role;
 
-/// Counters that a loop writes once per turn and another thread reads.
-#[derive(Debug, Default)]
-pub struct Progress {
-    sent: AtomicU64,
-    answered: AtomicU64,
-    busy: AtomicU64,
-    lost: AtomicU64,
-    late: AtomicU64,
-    in_flight: AtomicU64,
-}
+/// Progress that a loop writes once per turn and another thread reads.
+pub type Progress = AtomicCell<LiveCounts>;
 
 /// Progress of a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LiveCounts {
-    /// Requests sent.
-    pub sent: u64,
-    /// Requests answered with OK in time.
-    pub answered: u64,
-    /// Requests answered with BUSY (DNS: SERVFAIL).
-    pub busy: u64,
-    /// Requests without a response before the timeout.
-    pub lost: u64,
-    /// Requests that left more than 1 ms after their scheduled moment.
-    pub late: u64,
+    /// Counts of requests so far.
+    pub counts: Counts,
     /// Requests in flight.
     pub in_flight: u64,
 }
 
 impl AddAssign for LiveCounts {
     fn add_assign(&mut self, other: LiveCounts) {
-        self.sent += other.sent;
-        self.answered += other.answered;
-        self.busy += other.busy;
-        self.lost += other.lost;
-        self.late += other.late;
+        self.counts += other.counts;
         self.in_flight += other.in_flight;
-    }
-}
-
-impl Progress {
-    fn write<P: LoadProtocol>(&self, generator: &Generator<P>) {
-        let counts = generator.counts();
-        let figures = [
-            (&self.sent, counts.sent),
-            (&self.answered, counts.answered),
-            (&self.busy, counts.busy),
-            (&self.lost, counts.lost),
-            (&self.late, counts.late_sends),
-            (&self.in_flight, generator.in_flight() as u64),
-        ];
-        for (cell, value) in figures {
-            cell.store(value, Ordering::Relaxed);
-        }
-    }
-
-    /// The newest counts.
-    pub fn read(&self) -> LiveCounts {
-        let get = |cell: &AtomicU64| cell.load(Ordering::Relaxed);
-        LiveCounts {
-            sent: get(&self.sent),
-            answered: get(&self.answered),
-            busy: get(&self.busy),
-            lost: get(&self.lost),
-            late: get(&self.late),
-            in_flight: get(&self.in_flight),
-        }
     }
 }
 
@@ -107,12 +58,12 @@ pub fn run<P: LoadProtocol>(
         let now = clock.now();
         let (rx, tx) = io.turn();
         generator.on_batch(now, rx, tx);
-        // Read again, since handling the input may take time: a request's send time is that of its
-        // flush.
+        // Read again, since handling the input may take time: a request's send time is that of its flush.
         let now = clock.now();
         generator.on_timeout(now, tx);
         io.flush()?;
-        progress.write(&generator);
+        let in_flight = generator.in_flight() as u64;
+        progress.store(LiveCounts { counts: *generator.counts(), in_flight });
         if stop.is_asked() {
             generator.stop(now);
         }

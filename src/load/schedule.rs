@@ -61,7 +61,7 @@ impl fmt::Display for Arrivals {
 
 /// Requests per second: constant, or constant at first and then changing linearly to another rate.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Rate {
+pub struct LoadRate {
     from: f64,
     to: f64,
     /// Seconds at the first rate, and seconds of the change.
@@ -69,10 +69,10 @@ pub struct Rate {
     over: f64,
 }
 
-impl Rate {
+impl LoadRate {
     /// A constant rate above 0, in requests per second.
     pub fn flat(rate: f64) -> Self {
-        Rate::ramp(rate, rate, Duration::ZERO, Duration::ZERO)
+        LoadRate::ramp(rate, rate, Duration::ZERO, Duration::ZERO)
     }
 
     /// The first rate for `hold`, then a linear change to the second rate that takes `over`. Both rates
@@ -81,7 +81,7 @@ impl Rate {
         for rate in [from, to] {
             assert!(rate.is_finite() && rate > 0.0, "rate {rate}");
         }
-        Rate { from, to, hold: hold.as_secs_f64(), over: over.as_secs_f64() }
+        LoadRate { from, to, hold: hold.as_secs_f64(), over: over.as_secs_f64() }
     }
 
     /// Mean rate of the change.
@@ -95,8 +95,8 @@ impl Rate {
     }
 
     /// One of `of` equal shares.
-    fn share(&self, of: u16) -> Rate {
-        Rate { from: self.from / f64::from(of), to: self.to / f64::from(of), ..*self }
+    fn share(&self, of: u16) -> LoadRate {
+        LoadRate { from: self.from / f64::from(of), to: self.to / f64::from(of), ..*self }
     }
 
     /// Seconds until this many requests are due: the inverse of the integral of the rate.
@@ -118,7 +118,7 @@ impl Rate {
     }
 }
 
-impl fmt::Display for Rate {
+impl fmt::Display for LoadRate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.from == self.to {
             write!(f, "{}", self.from)
@@ -158,10 +158,9 @@ pub struct Schedule {
 #[derive(Clone, Debug)]
 enum Moments {
     AtRate {
-        rate: Rate,
+        rate: LoadRate,
         gaps: Gaps,
-        /// Requests due up to and including the next one at the exact rate. Integers are exact up to
-        /// 2^53.
+        /// Requests due up to and including the next one at the exact rate. Integers are exact up to 2^53.
         count: f64,
         /// Moment of the next request, in nanoseconds after the start. Precise enough for 100 days.
         offset: f64,
@@ -182,13 +181,13 @@ enum Gaps {
 impl Schedule {
     /// A Poisson process. The first request is one gap after `start`, so that concurrent schedules do
     /// not all begin with a request.
-    pub fn poisson(rate: Rate, share: Share, start: Instant, seed: u64) -> Self {
+    pub fn poisson(rate: LoadRate, share: Share, start: Instant, seed: u64) -> Self {
         Self::at(rate.share(share.of), Gaps::Exponential(Rng::new(seed)), 0.0, start)
     }
 
     /// Bursts of `burst` requests (1: single requests) at equal gaps; the first is one gap after
     /// `start`. Shares take turns.
-    pub fn bursts(rate: Rate, burst: u32, share: Share, start: Instant) -> Self {
+    pub fn bursts(rate: LoadRate, burst: u32, share: Share, start: Instant) -> Self {
         let before_first = (f64::from(share.index + 1) / f64::from(share.of) - 1.0) * f64::from(burst);
         Self::at(rate.share(share.of), Gaps::Equal { burst, left: 0 }, before_first, start)
     }
@@ -199,7 +198,7 @@ impl Schedule {
         Schedule { start, moments: Moments::Traced { trace, next, step } }
     }
 
-    fn at(rate: Rate, gaps: Gaps, count: f64, start: Instant) -> Self {
+    fn at(rate: LoadRate, gaps: Gaps, count: f64, start: Instant) -> Self {
         let mut schedule = Schedule { start, moments: Moments::AtRate { rate, gaps, count, offset: 0.0 } };
         schedule.advance();
         schedule
@@ -263,8 +262,8 @@ mod tests {
 
     const START: Instant = Instant::from_nanos(7);
 
-    fn flat(rate: f64) -> Rate {
-        Rate::flat(rate)
+    fn flat(rate: f64) -> LoadRate {
+        LoadRate::flat(rate)
     }
 
     /// The first moments, in seconds after the start.
@@ -336,7 +335,7 @@ mod tests {
     fn a_ramp_sends_in_each_part_what_the_area_under_it_says() {
         let second = Duration::from_secs(1);
         for (from, to) in [(100.0, 1100.0), (1100.0, 100.0)] {
-            let rate = Rate::ramp(from, to, 2 * second, 10 * second);
+            let rate = LoadRate::ramp(from, to, 2 * second, 10 * second);
             let moments = moments(Schedule::bursts(rate, 1, Share::WHOLE, START), 20_000);
             let until = |end: f64| moments.iter().filter(|at| **at <= end + 1e-6).count() as f64;
             assert_eq!(until(2.0), 2.0 * from, "held");

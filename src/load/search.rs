@@ -1,12 +1,11 @@
 //! Search for the highest rate that meets an SLO. Pure: it selects the next rate and records the trial's
 //! result.
 //!
-//! The search doubles or halves the first rate until one rate meets the SLO and a higher one does not.
-//! Then it halves that interval until it is small enough. Each rate gets trials until the majority is
-//! certain. Afterwards the two remaining rates, and some further away, get trials until there is an
-//! interval. Every decision uses all trials, so a disturbed trial misleads only temporarily. Shares of
-//! trials that met the SLO are first made to fall with the rate (isotonic regression); the majority is
-//! judged by these shares.
+//! The search doubles or halves the first rate until one rate meets the SLO and a higher one does not. Then
+//! it halves that interval until it is small enough. Each rate gets trials until the majority is certain.
+//! Afterwards the two remaining rates, and some further away, get trials until there is an interval. Every
+//! decision uses all trials, so a disturbed trial misleads only temporarily. Shares of trials that met the
+//! SLO are first made to fall with the rate (isotonic regression); the majority is judged by these shares.
 //!
 //! The interval is a sign test. If the limit were below a rate, trials at or above that rate would meet
 //! the SLO less often than a coin shows heads. If they meet the SLO so often that a coin does so in at
@@ -63,7 +62,7 @@ pub enum TrialOutcome {
 
 /// One run at one rate.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Trial {
+pub struct SearchTrial {
     /// Requested rate, in requests per second.
     pub rate: f64,
     /// Result of the trial.
@@ -92,9 +91,9 @@ pub enum SearchEnd {
 
 /// A running search.
 #[derive(Clone, Debug)]
-pub struct Search {
+pub struct CapacitySearch {
     plan: SearchPlan,
-    trials: Vec<Trial>,
+    trials: Vec<SearchTrial>,
 }
 
 /// A finished search.
@@ -116,19 +115,19 @@ pub struct Found {
     /// Confidence of `low` and `high` together.
     pub confidence: f64,
     /// All trials in the order in which they ran.
-    pub trials: Vec<Trial>,
+    pub trials: Vec<SearchTrial>,
 }
 
 /// The trials of one rate.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-struct Level {
+struct RateLevel {
     rate: f64,
     met: usize,
     missed: usize,
     unfit: usize,
 }
 
-impl Level {
+impl RateLevel {
     /// Number of trials that say something about the target.
     fn valid(&self) -> usize {
         self.met + self.missed
@@ -147,22 +146,21 @@ impl Level {
     }
 }
 
-impl Search {
+impl CapacitySearch {
     /// A new search; the error describes the problem with the SLO.
-    pub fn new(plan: SearchPlan) -> Result<Search, String> {
+    pub fn new(plan: SearchPlan) -> Result<CapacitySearch, String> {
         for condition in plan.slo.each() {
             if matches!(condition.operator, Operator::Above | Operator::AtLeast) {
                 return Err(format!(
-                    "`{condition}` is easier to meet at a higher rate, so there is no highest one; use < \
-                     or <= in an \
-                     SLO"
+                    "`{condition}` is easier to meet at a higher rate, so there is no highest one; use < or \
+                     <= in an SLO"
                 ));
             }
         }
         assert!(
             plan.repeats > 0 && plan.precision > 0.0 && (plan.lowest..=plan.highest).contains(&plan.start)
         );
-        Ok(Search { plan, trials: vec![] })
+        Ok(CapacitySearch { plan, trials: vec![] })
     }
 
     /// The rate to try next; `None` when the search is finished.
@@ -173,7 +171,7 @@ impl Search {
         }
         let levels = self.levels();
         let current = levels.iter().find(|level| level.rate == last.rate).expect("it was tried");
-        let is_beyond = |level: &Level| level.is_beyond(self.plan.repeats);
+        let is_beyond = |level: &RateLevel| level.is_beyond(self.plan.repeats);
         if !current.is_decided(self.plan.repeats) && !is_beyond(current) {
             return Some(current.rate);
         }
@@ -200,7 +198,7 @@ impl Search {
                     self.rung(&levels, missed.rate, Direction::Up, is_shown)
                 });
                 // The side with fewer trials.
-                let trials = |rate: &f64| level_at(&levels, *rate).map_or(0, Level::valid);
+                let trials = |rate: &f64| level_at(&levels, *rate).map_or(0, RateLevel::valid);
                 [down, up].into_iter().flatten().min_by_key(trials)
             }
         }
@@ -210,7 +208,7 @@ impl Search {
     /// Rates move further away until one shows that the limit is on its other side.
     fn rung(
         &self,
-        levels: &[Level],
+        levels: &[RateLevel],
         base: f64,
         way: Direction,
         is_shown: impl Fn(f64) -> bool,
@@ -240,19 +238,20 @@ impl Search {
             }
             // Prefers a rate near there that was already tried.
             let (near, far) = (way.from(base, away), way.from(base, 2.0 * away));
-            let is_about =
-                |level: &&Level| (near.min(far)..=near.max(far)).contains(&level.rate) && level.rate != rate;
+            let is_about = |level: &&RateLevel| {
+                (near.min(far)..=near.max(far)).contains(&level.rate) && level.rate != rate
+            };
             let tried = levels.iter().filter(is_about).max_by_key(|level| level.valid());
             rate = tried.map_or(near.clamp(self.plan.lowest, self.plan.highest), |level| level.rate);
             away *= 2.0;
         }
     }
 
-    /// Records the result at the rate that [`Search::next`] selected; the error is that the report is
+    /// Records the result at the rate that [`CapacitySearch::next`] selected; the error is that the report is
     /// damaged.
-    pub fn record(&mut self, rate: f64, report: LoadReport) -> Result<&Trial, String> {
+    pub fn record(&mut self, rate: f64, report: LoadReport) -> Result<&SearchTrial, String> {
         let (outcome, measured) = self.judge(&report)?;
-        self.trials.push(Trial { rate, outcome, measured, report });
+        self.trials.push(SearchTrial { rate, outcome, measured, report });
         Ok(self.trials.last().expect("it was added"))
     }
 
@@ -307,9 +306,9 @@ impl Search {
     ///
     /// A rate meets the SLO if half of its trials do. Shares that rise with the rate are pooled first
     /// ("pool adjacent violators").
-    fn boundary(&self, levels: &[Level]) -> (Option<Level>, Option<Level>) {
-        let is_beyond = |level: &Level| level.is_beyond(self.plan.repeats);
-        let known: Vec<Level> =
+    fn boundary(&self, levels: &[RateLevel]) -> (Option<RateLevel>, Option<RateLevel>) {
+        let is_beyond = |level: &RateLevel| level.is_beyond(self.plan.repeats);
+        let known: Vec<RateLevel> =
             levels.iter().copied().filter(|level| level.valid() > 0 || is_beyond(level)).collect();
         // (met, trials, levels) of each pool.
         let mut pools: Vec<(usize, usize, usize)> = vec![];
@@ -334,12 +333,12 @@ impl Search {
     }
 
     /// The trials by rate, in ascending order.
-    fn levels(&self) -> Vec<Level> {
-        let mut levels: Vec<Level> = vec![];
+    fn levels(&self) -> Vec<RateLevel> {
+        let mut levels: Vec<RateLevel> = vec![];
         for trial in &self.trials {
             let at = levels.partition_point(|level| level.rate < trial.rate);
             if levels.get(at).is_none_or(|level| level.rate != trial.rate) {
-                levels.insert(at, Level { rate: trial.rate, ..Level::default() });
+                levels.insert(at, RateLevel { rate: trial.rate, ..RateLevel::default() });
             }
             match trial.outcome {
                 TrialOutcome::Met => levels[at].met += 1,
@@ -365,16 +364,16 @@ impl Direction {
     }
 }
 
-fn level_at(levels: &[Level], rate: f64) -> Option<&Level> {
+fn level_at(levels: &[RateLevel], rate: f64) -> Option<&RateLevel> {
     levels.iter().find(|level| level.rate == rate)
 }
 
 /// The rates that the limit is not below and not above, with [`CONFIDENCE`] together.
-fn limits(levels: &[Level]) -> (Option<f64>, Option<f64>) {
+fn limits(levels: &[RateLevel]) -> (Option<f64>, Option<f64>) {
     let chance_max = (1.0 - CONFIDENCE) / 2.0;
     // The nearest trials in this direction: (met, missed). Trials in which the generator could not keep
     // up are skipped.
-    let nearest = |levels: &mut dyn Iterator<Item = &Level>| {
+    let nearest = |levels: &mut dyn Iterator<Item = &RateLevel>| {
         let mut sum = (0, 0);
         while sum.0 + sum.1 < TEST_TRIALS {
             let Some(level) = levels.next() else { break };

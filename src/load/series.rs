@@ -3,6 +3,9 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
+use hdrhistogram::Histogram;
+
+use super::counts::Counts;
 use super::histogram::{EncodedHistogram, Percentiles, add, micros_at};
 use super::ledger::SecondTally;
 use super::report::Second;
@@ -52,41 +55,27 @@ impl Seconds {
 
 /// A second for a report; `None` if it has no request.
 fn second(tally: &SecondTally) -> Option<Second> {
-    let counts = tally.counts;
-    let second = Second {
-        at_s: tally.index,
-        sent: counts.sent,
-        answered: counts.answered,
-        busy: counts.busy,
-        refused: counts.refused,
-        lost: counts.lost,
-        late_sends: counts.late_sends,
-        latency_us_p50: micros_at(&tally.latency, 0.5),
-        latency_us_p99: micros_at(&tally.latency, 0.99),
-        latency_us_max: Percentiles::of(&tally.latency).max,
-        histogram: EncodedHistogram::of(&tally.latency),
-    };
-    (second.sent > 0).then_some(second)
+    (tally.counts.sent > 0).then(|| Second::of(tally.index, tally.counts, &tally.latency))
 }
 
 impl Second {
+    fn of(at_s: u64, counts: Counts, latency: &Histogram<u64>) -> Self {
+        Second {
+            at_s,
+            counts,
+            latency_us_p50: micros_at(latency, 0.5),
+            latency_us_p99: micros_at(latency, 0.99),
+            latency_us_max: Percentiles::of(latency).max,
+            histogram: EncodedHistogram::of(latency),
+        }
+    }
+
     /// Adds the same second of another process; the error names the damaged histogram.
     pub(super) fn add(&mut self, other: &Second) -> Result<(), String> {
         let mut latency = self.histogram.decode()?;
         add(&mut latency, &other.histogram.decode()?);
-        let sums = [
-            (&mut self.sent, other.sent),
-            (&mut self.answered, other.answered),
-            (&mut self.busy, other.busy),
-            (&mut self.refused, other.refused),
-            (&mut self.lost, other.lost),
-            (&mut self.late_sends, other.late_sends),
-        ];
-        sums.into_iter().for_each(|(sum, part)| *sum += part);
-        self.latency_us_p50 = micros_at(&latency, 0.5);
-        self.latency_us_p99 = micros_at(&latency, 0.99);
-        self.latency_us_max = Percentiles::of(&latency).max;
-        self.histogram = EncodedHistogram::of(&latency);
+        self.counts += other.counts;
+        *self = Second::of(self.at_s, self.counts, &latency);
         Ok(())
     }
 }
@@ -97,8 +86,8 @@ pub fn write_csv(series: &[Second]) -> String {
         "at_s,sent,answered,busy,refused,lost,late_sends,latency_us_p50,latency_us_p99,latency_us_max\n"
             .to_owned();
     for second in series {
-        let Second { at_s, sent, answered, busy, refused, lost, late_sends, .. } = second;
-        let Second { latency_us_p50, latency_us_p99, latency_us_max, .. } = second;
+        let Second { at_s, counts, latency_us_p50, latency_us_p99, latency_us_max, .. } = second;
+        let Counts { sent, answered, busy, refused, lost, late_sends, .. } = counts;
         let _ = writeln!(
             text,
             "{at_s},{sent},{answered},{busy},{refused},{lost},{late_sends},{latency_us_p50},{latency_us_p99},\
@@ -132,7 +121,7 @@ mod tests {
         }
         assert_eq!((seconds.finished.len(), seconds.open.len()), (1, 3));
         let series = seconds.finish();
-        let shown: Vec<_> = series.iter().map(|s| (s.at_s, s.sent, s.latency_us_p50 / 1000)).collect();
+        let shown: Vec<_> = series.iter().map(|s| (s.at_s, s.counts.sent, s.latency_us_p50 / 1000)).collect();
         assert_eq!(shown, [(0, 5, 9), (1, 1, 5), (3, 1, 7)], "a second without a request is left out");
     }
 

@@ -12,9 +12,8 @@ const UNSAID: u32 = u32::MAX;
 
 /// Moments in order, with optional sizes.
 ///
-/// The file is text with one line per request: seconds since the start, and optionally the payload size
-/// in bytes after a space. Lines are in ascending order of time. Empty lines and text after `#` are
-/// ignored.
+/// The file is text with one line per request: seconds since the start, and optionally the payload size in
+/// bytes after a space. Lines are in ascending order of time. Empty lines and text after `#` are ignored.
 ///
 /// ```text
 /// # seconds bytes

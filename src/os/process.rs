@@ -22,18 +22,18 @@ pub const INSTANCE_VARIABLE: &str = "LBD_INSTANCE";
 
 /// Identity of a process. The process id alone is not enough, since it may be reused.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Identity {
+pub struct ProcessIdentity {
     /// Process id.
     pub pid: u32,
     /// Start time, in clock ticks since boot.
     pub start: u64,
 }
 
-impl Identity {
+impl ProcessIdentity {
     /// The identity of the process with this id; `None` if there is none.
-    fn of(pid: u32) -> Option<Identity> {
+    fn of(pid: u32) -> Option<ProcessIdentity> {
         let start = start_time(&std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)?;
-        Some(Identity { pid, start })
+        Some(ProcessIdentity { pid, start })
     }
 }
 
@@ -104,11 +104,11 @@ impl Process {
     }
 
     /// The process with this identity, if it still runs and was started as this instance.
-    pub fn adopt(identity: &Identity, instance: &str) -> Option<Process> {
+    pub fn adopt(identity: &ProcessIdentity, instance: &str) -> Option<Process> {
         let pid = Pid::from_raw(i32::try_from(identity.pid).ok()?)?;
         let pidfd = pidfd_open(pid, PidfdFlags::empty()).ok()?;
-        let is_it =
-            Identity::of(identity.pid).as_ref() == Some(identity) && is_instance(identity.pid, instance);
+        let is_it = ProcessIdentity::of(identity.pid).as_ref() == Some(identity)
+            && is_instance(identity.pid, instance);
         let mut process = Process { pid: identity.pid, pidfd, child: None, exited: None };
         // The data under its id belongs to the pidfd's process only if that process has not ended
         // meanwhile.
@@ -125,7 +125,7 @@ impl Process {
     pub fn find(instance: &str) -> Option<Process> {
         let entries = std::fs::read_dir("/proc").ok()?;
         let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-        let mut found = pids.filter(|&pid| is_instance(pid, instance)).filter_map(Identity::of);
+        let mut found = pids.filter(|&pid| is_instance(pid, instance)).filter_map(ProcessIdentity::of);
         found.find_map(|identity| Process::adopt(&identity, instance))
     }
 
@@ -135,8 +135,8 @@ impl Process {
     }
 
     /// The identity of the process; `None` if it was adopted and has ended.
-    pub fn identity(&self) -> Option<Identity> {
-        Identity::of(self.pid)
+    pub fn identity(&self) -> Option<ProcessIdentity> {
+        ProcessIdentity::of(self.pid)
     }
 
     /// Takes the standard output, if it is a pipe and was not taken before.
@@ -242,7 +242,7 @@ mod tests {
         assert_eq!((adopted.id(), adopted.poll_exit()), (own.id(), None));
         assert!(Process::adopt(&identity, &instance[1..]).is_none(), "another instance");
         assert!(Process::adopt(&identity, "").is_none(), "no instance at all");
-        let reused = Identity { start: identity.start - 1, ..identity.clone() };
+        let reused = ProcessIdentity { start: identity.start - 1, ..identity.clone() };
         assert!(Process::adopt(&reused, instance).is_none(), "its number was another's before");
         assert_eq!(Process::find(instance).map(|found| found.id()), Some(own.id()));
         assert!(Process::find("5aa12").is_none());

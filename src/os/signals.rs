@@ -47,7 +47,7 @@ impl Drop for Woken {
 }
 
 /// What a balancer does on signals other than those to stop.
-pub struct Asked {
+pub struct BalancerSignal {
     /// SIGUSR1: print a summary.
     pub summary: Box<dyn FnMut() + Send>,
     /// SIGHUP: reload the configuration.
@@ -74,7 +74,7 @@ impl Stop {
     }
 
     /// Listens for signals, those of a balancer included.
-    pub fn listen_for(&self, mut asked: Asked) -> io::Result<()> {
+    pub fn listen_for(&self, mut asked: BalancerSignal) -> io::Result<()> {
         self.listen(&[SIGINT, SIGTERM, SIGCHLD, SIGUSR1, SIGUSR2, SIGHUP], move |signal| match signal {
             SIGUSR1 => (asked.summary)(),
             SIGUSR2 => (asked.succeed)(),
@@ -97,8 +97,8 @@ impl Stop {
         Ok(())
     }
 
-    /// Also wakes this loop, until the returned value is dropped. If a stop was requested before, the loop is woken
-    /// at once: the request did not reach it, and an idle loop would wait for the next datagram.
+    /// Also wakes this loop, until the returned value is dropped. If a stop was requested before, the loop is
+    /// woken at once: the request did not reach it, and an idle loop would wait for the next datagram.
     #[must_use]
     pub fn wake_also(&self, waker: Waker) -> Woken {
         let number = self.wakers().add(waker.clone());

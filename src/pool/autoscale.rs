@@ -185,7 +185,7 @@ pub struct Outlook {
     pub up: u32,
     /// Desired number of servers: the last decision's, until the pool has it or the cool-down is over;
     /// then those up.
-    pub wanted: u32,
+    pub desired: u32,
     /// Minimum number of servers.
     pub min: u32,
     /// Maximum number of servers.
@@ -201,7 +201,7 @@ const RETURN_BELOW: f64 = 0.85;
 
 /// Mean load per bucket of a sliding window.
 #[derive(Clone, Debug)]
-struct Window {
+struct LoadWindow {
     bucket: Duration,
     /// When the first and the last sample were added; `None` without samples.
     span: Option<(Instant, Instant)>,
@@ -212,9 +212,9 @@ struct Window {
     at: usize,
 }
 
-impl Window {
+impl LoadWindow {
     fn new(span: Duration) -> Self {
-        Window {
+        LoadWindow {
             bucket: span / BUCKETS as u32,
             span: None,
             started: Instant::ZERO,
@@ -224,7 +224,7 @@ impl Window {
     }
 
     fn clear(&mut self) {
-        *self = Window::new(self.bucket * BUCKETS as u32);
+        *self = LoadWindow::new(self.bucket * BUCKETS as u32);
     }
 
     fn add(&mut self, now: Instant, load: f64) {
@@ -277,23 +277,23 @@ struct Decided {
 #[derive(Clone, Debug)]
 pub struct Scaler {
     policy: Policy,
-    high: Window,
-    low: Window,
+    high: LoadWindow,
+    low: LoadWindow,
     last: Option<Sample>,
     decided: Option<Decided>,
     outlook: Outlook,
-    rate: Rate,
+    rate: RequestRate,
     /// The highest request rate that n servers could not serve, per second, by n.
     too_few_at: Vec<f64>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-struct Rate {
+struct RequestRate {
     since: Option<(Instant, u64)>,
     per_second: f64,
 }
 
-impl Rate {
+impl RequestRate {
     fn add(&mut self, now: Instant, total: u64) {
         let (since, then) = *self.since.get_or_insert((now, total));
         let passed = now.since(since).as_secs_f64();
@@ -311,12 +311,12 @@ impl Scaler {
         let Policy { min, max, .. } = policy;
         Scaler {
             policy,
-            high: Window::new(policy.grow_after),
-            low: Window::new(policy.shrink_after),
+            high: LoadWindow::new(policy.grow_after),
+            low: LoadWindow::new(policy.shrink_after),
             last: None,
             decided: None,
-            outlook: Outlook { load: 0.0, up: 0, wanted: 0, min, max, why: Why::NoServer },
-            rate: Rate::default(),
+            outlook: Outlook { load: 0.0, up: 0, desired: 0, min, max, why: Why::NoServer },
+            rate: RequestRate::default(),
             too_few_at: vec![0.0; policy.max as usize + 1],
         }
     }
@@ -331,10 +331,10 @@ impl Scaler {
     pub fn set_policy(&mut self, policy: Policy) {
         let (grow, shrink) = (self.policy.grow_after, self.policy.shrink_after);
         if policy.grow_after != grow {
-            self.high = Window::new(policy.grow_after);
+            self.high = LoadWindow::new(policy.grow_after);
         }
         if policy.shrink_after != shrink {
-            self.low = Window::new(policy.shrink_after);
+            self.low = LoadWindow::new(policy.shrink_after);
         }
         if policy.threshold != self.policy.threshold {
             self.too_few_at.fill(0.0); // the old threshold's rates
@@ -399,7 +399,7 @@ impl Scaler {
         self.outlook = Outlook {
             load: self.high.mean().unwrap_or(0.0),
             up,
-            wanted: unfinished.map_or(up, |decided| decided.target),
+            desired: unfinished.map_or(up, |decided| decided.target),
             why: unfinished.map_or(why, |decided| decided.why),
             ..self.outlook
         };
@@ -422,9 +422,9 @@ impl Scaler {
             }
             let too_few_at = &mut self.too_few_at[up as usize];
             *too_few_at = too_few_at.max(self.rate.per_second);
-            let wanted = (f64::from(up) * load / above).ceil() as u32;
+            let desired = (f64::from(up) * load / above).ceil() as u32;
             let most = up.saturating_add(self.policy.grow_max.unwrap_or(up)).min(max);
-            let target = wanted.clamp(up + 1, most);
+            let target = desired.clamp(up + 1, most);
             return Why::Grow { load, above, after: self.policy.grow_after, up, target };
         }
         if silent > 0 {
@@ -681,8 +681,8 @@ mod tests {
         let (mut s, mut clock, mut up) = (Scaler::new(policy), 0, 0);
         let mut reason = |s: &mut Scaler, up: &mut u32, time: u64, n: u64| {
             run(s, &mut clock, up, time, outstanding(n));
-            let Outlook { up, wanted, why, .. } = s.outlook();
-            format!("{up} of {wanted}: {why}")
+            let Outlook { up, desired, why, .. } = s.outlook();
+            format!("{up} of {desired}: {why}")
         };
         assert_eq!(reason(&mut s, &mut up, 100, 0), "0 of 0: no server takes traffic");
         up = 3;
@@ -695,7 +695,7 @@ mod tests {
             }
         }
         let grown = s.outlook();
-        assert_eq!((grown.up, grown.wanted, grown.min, grown.max), (3, 4, 1, 8));
+        assert_eq!((grown.up, grown.desired, grown.min, grown.max), (3, 4, 1, 8));
         let why = grown.why.to_string();
         assert!(why.starts_with("load 4.") && why.ends_with(" above 4.50 for 500ms at 3 servers: grow to 4"));
         assert_eq!(reason(&mut s, &mut up, 100, 19), "4 of 4: not enough data yet");
@@ -710,7 +710,7 @@ mod tests {
             }
         }
         let shrunk = s.outlook();
-        assert_eq!((shrunk.up, shrunk.wanted), (8, 7));
+        assert_eq!((shrunk.up, shrunk.desired), (8, 7));
         assert_eq!(shrunk.why.to_string(), "load 1.14 below 2.50 on 7 servers for 3s: shrink to 7");
         up = 1;
         assert_eq!(reason(&mut s, &mut up, 4_000, 0), "1 of 1: at min = 1");

@@ -51,15 +51,15 @@ const GAP_MAX: Duration = Duration::from_millis(100);
 
 /// Finished requests, by the number of requests that their server had. One worker writes.
 #[derive(Debug)]
-pub struct Finished([AtomicU64; QUEUE_MAX + 1]);
+pub struct FinishedCounts([AtomicU64; QUEUE_MAX + 1]);
 
-impl Default for Finished {
+impl Default for FinishedCounts {
     fn default() -> Self {
-        Finished(std::array::from_fn(|_| AtomicU64::new(0)))
+        FinishedCounts(std::array::from_fn(|_| AtomicU64::new(0)))
     }
 }
 
-impl Finished {
+impl FinishedCounts {
     /// Counts `n` finished requests of a server that had `queue` requests, these included.
     pub fn add(&self, queue: u32, n: u32) {
         let count = &self.0[(queue as usize).min(QUEUE_MAX)];
@@ -69,7 +69,7 @@ impl Finished {
 
 /// A trial of another limit.
 #[derive(Clone, Copy, Debug)]
-struct Trial {
+struct LimitTrial {
     /// Index of the limit in `LADDER`.
     step: usize,
     until: Instant,
@@ -77,10 +77,10 @@ struct Trial {
 
 /// The search for the limit.
 #[derive(Debug)]
-pub struct Search {
+pub struct LimitSearch {
     /// Index of the limit in `LADDER`.
     step: usize,
-    trial: Option<Trial>,
+    trial: Option<LimitTrial>,
     /// Time of the next trial when the results are known, and whether the limit above is tried next.
     again: Instant,
     again_above: bool,
@@ -96,11 +96,11 @@ pub struct Search {
     was_short: bool,
 }
 
-impl Search {
+impl LimitSearch {
     /// A search that begins with a limit of 16: enough to keep most servers busy, and a short queue at the
     /// server.
     pub fn new(now: Instant) -> Self {
-        Search {
+        LimitSearch {
             step: LADDER.iter().position(|&limit| limit == LIMIT_AT_FIRST).expect("it is there"),
             trial: None,
             again: now + TRY_AGAIN,
@@ -125,7 +125,7 @@ impl Search {
         &mut self,
         now: Instant,
         queues: impl Iterator<Item = u32>,
-        workers: impl Iterator<Item = &'a Finished>,
+        workers: impl Iterator<Item = &'a FinishedCounts>,
         is_short: bool,
     ) -> Option<u32> {
         let gap = self.last_sample.replace(now).map(|last| now.since(last));
@@ -201,7 +201,7 @@ impl Search {
         let Some(step) = step.filter(|&step| LADDER[step] as usize <= QUEUE_MAX) else { return };
         let k = LADDER[step] as usize;
         (self.finished[k], self.time[k]) = (0.0, 0.0);
-        self.trial = Some(Trial { step, until: now + TRY_MAX });
+        self.trial = Some(LimitTrial { step, until: now + TRY_MAX });
     }
 
     /// Whether the step after this one gains enough; `None` without enough measurements.
@@ -226,7 +226,7 @@ impl Search {
 
 /// The search, if the limit is `auto`.
 #[derive(Debug, Default)]
-pub struct AdaptiveLimit(Option<Search>);
+pub struct AdaptiveLimit(Option<LimitSearch>);
 
 impl AdaptiveLimit {
     /// A search if `limit` is `auto`.
@@ -239,22 +239,22 @@ impl AdaptiveLimit {
     /// Starts a search if `limit` is `auto` and none runs; ends the search if `limit` is not.
     pub fn set(&mut self, now: Instant, limit: Option<Limit>) {
         match limit {
-            Some(Limit::Auto) => drop(self.0.get_or_insert_with(|| Search::new(now))),
+            Some(Limit::Auto) => drop(self.0.get_or_insert_with(|| LimitSearch::new(now))),
             Some(Limit::Fixed(_)) | None => self.0 = None,
         }
     }
 
     /// The limit that the search has selected; `None` without a search.
     pub fn limit(&self) -> Option<u32> {
-        self.0.as_ref().map(Search::limit)
+        self.0.as_ref().map(LimitSearch::limit)
     }
 
     /// Samples the pool and sets the limit in the tree if it has changed. Runs at every tick.
-    pub fn look<'a>(
+    pub fn sample<'a>(
         &mut self,
         now: Instant,
         tree: &Tree,
-        finished: impl Iterator<Item = &'a Finished>,
+        finished: impl Iterator<Item = &'a FinishedCounts>,
         is_short: bool,
     ) {
         let Some(search) = &mut self.0 else { return };
@@ -277,8 +277,8 @@ mod tests {
 
     /// Servers behind a limit. Requests arrive at a rate, or whenever a server has room.
     struct World {
-        search: Search,
-        finished: Finished,
+        search: LimitSearch,
+        finished: FinishedCounts,
         rng: Rng,
         now: f64,
         service: ServiceTime,
@@ -304,8 +304,8 @@ mod tests {
         fn new(service: &str, round_trip_ms: f64, threads: usize, rate: Option<f64>) -> World {
             let server = || Server { back: VecDeque::new(), free: vec![0.0; threads] };
             World {
-                search: Search::new(Instant::ZERO),
-                finished: Finished::default(),
+                search: LimitSearch::new(Instant::ZERO),
+                finished: FinishedCounts::default(),
                 rng: Rng::new(7),
                 now: 0.0,
                 service: service.parse().unwrap(),
@@ -423,8 +423,8 @@ mod tests {
 
     #[test]
     fn samples_far_apart_do_not_count() {
-        let mut search = Search::new(Instant::ZERO);
-        let finished = Finished::default();
+        let mut search = LimitSearch::new(Instant::ZERO);
+        let finished = FinishedCounts::default();
         for n in 0..1000u64 {
             finished.add(1, 10);
             finished.add(2, 10);

@@ -42,7 +42,7 @@ pub enum Identity {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Key {
+enum ServerKey {
     Id(u32),
     Address(SocketAddr),
 }
@@ -64,7 +64,7 @@ pub struct Departed {
     identity: Identity,
     /// The first entry is the next to be removed.
     entries: BTreeMap<Rank, DepartedServer>,
-    ranks: HashMap<Key, Rank>,
+    ranks: HashMap<ServerKey, Rank>,
     /// Number of the last entry.
     last: u64,
     max: usize,
@@ -116,14 +116,14 @@ impl Departed {
         self.ranks.contains_key(&self.key(id, addr))
     }
 
-    fn key(&self, id: u32, addr: SocketAddr) -> Key {
+    fn key(&self, id: u32, addr: SocketAddr) -> ServerKey {
         match self.identity {
-            Identity::Id => Key::Id(id),
-            Identity::Address => Key::Address(addr),
+            Identity::Id => ServerKey::Id(id),
+            Identity::Address => ServerKey::Address(addr),
         }
     }
 
-    fn insert(&mut self, key: Key, age: u64, server: DepartedServer) {
+    fn insert(&mut self, key: ServerKey, age: u64, server: DepartedServer) {
         let worth = match &server.past {
             PastRecord { admin, .. } if *admin != AdminState::default() => Worth::Orders,
             PastRecord { record, .. } if !record.is_clean() => Worth::Failures,
@@ -134,7 +134,7 @@ impl Departed {
     }
 
     /// Removes an entry; gives its age, too.
-    fn remove(&mut self, key: Key) -> Option<(Rank, DepartedServer)> {
+    fn remove(&mut self, key: ServerKey) -> Option<(Rank, DepartedServer)> {
         let rank = self.ranks.remove(&key)?;
         self.entries.remove(&rank).map(|server| (rank, server))
     }

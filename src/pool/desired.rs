@@ -1,18 +1,18 @@
-//! Servers that a pool should have.
+//! Desired servers of a pool.
 
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-/// A server that the pool should have.
+/// A desired server.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DesiredServer {
-    /// Where it is.
+    /// The server's address.
     pub addr: SocketAddr,
-    /// Its id in logs and figures.
+    /// The server's id in logs, metrics and status.
     pub id: u32,
-    /// Its share relative to others, 1 to 100.
+    /// The server's share relative to others, 1 to 100 (default 1).
     #[serde(default = "usual_weight")]
     pub weight: u16,
 }

@@ -13,7 +13,7 @@ use crate::pool::select::Slot;
 /// The lanes of one worker; `L` is what a kind of pool keeps in a lane.
 #[derive(Debug)]
 pub struct Lanes<L> {
-    entries: Box<[Entry<L>]>,
+    entries: Box<[LaneEntry<L>]>,
     /// Each touched lane once. Never longer than the lanes: pushing does not allocate.
     touched: Vec<Slot>,
     /// The number of the present turn.
@@ -21,7 +21,7 @@ pub struct Lanes<L> {
 }
 
 #[derive(Debug)]
-struct Entry<L> {
+struct LaneEntry<L> {
     lane: L,
     is_touched: bool,
     /// The server as a destination: in this turn, from this socket.
@@ -31,7 +31,8 @@ struct Entry<L> {
 impl<L> Lanes<L> {
     /// One lane for each of `slots` slots.
     pub fn new(slots: usize, mut lane: impl FnMut(Slot) -> L) -> Self {
-        let mut entry = |slot| Entry { lane: lane(Slot::new(slot)), is_touched: false, destination: None };
+        let mut entry =
+            |slot| LaneEntry { lane: lane(Slot::new(slot)), is_touched: false, destination: None };
         Lanes { entries: (0..slots).map(&mut entry).collect(), touched: Vec::with_capacity(slots), turn: 0 }
     }
 
@@ -73,6 +74,15 @@ impl<L> Lanes<L> {
         let entry = &mut self.entries[slot.index()];
         entry.is_touched = false;
         Some((slot, &mut entry.lane))
+    }
+
+    /// Panics, with the slots, unless the list of touched lanes has each of them once.
+    pub fn check_invariants(&self) {
+        let mut listed: Vec<usize> = self.touched.iter().map(|slot| slot.index()).collect();
+        listed.sort_unstable();
+        let touched = self.entries.iter().enumerate().filter(|(_, entry)| entry.is_touched);
+        let touched: Vec<usize> = touched.map(|(slot, _)| slot).collect();
+        assert_eq!(listed, touched, "the list of touched lanes, and the touched lanes");
     }
 
     /// The server of a slot, at address `to`, as a destination of this turn from the socket `from`. `None`
@@ -129,11 +139,13 @@ mod tests {
         let mut lanes = Lanes::new(4, |slot| slot.index());
         for slot in [2, 1, 2, 2].map(Slot::new) {
             *lanes.touch(slot) += 10;
+            lanes.check_invariants();
         }
         lanes[Slot::new(3)] += 1;
         let mut published = vec![];
         while let Some((slot, lane)) = lanes.next_touched() {
             published.push((slot.index(), *lane));
+            lanes.check_invariants();
         }
         published.sort_unstable();
         assert_eq!(published, [(1, 11), (2, 32)]);

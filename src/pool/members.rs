@@ -2,7 +2,7 @@
 //!
 //! The primary worker publishes each change to [`Members`]. Each worker keeps a [`View`] and copies changes
 //! into it at most once a turn. So the data path reads plain memory: one acquire load a turn shows whether
-//! there is a change. Pure: no socket, clock or random source. What a member has beside address and epoch is
+//! there is a change. Pure: no socket, clock or random source. What a member has besides address and epoch is
 //! the caller's type `M`.
 //!
 //! The order relative to the selection tree matters. A member must be published *before* the tree lets its

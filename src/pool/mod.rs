@@ -1,5 +1,5 @@
-//! What a balancer knows of the servers of a pool, for every kind of pool. Pure: no frame, datagram, socket
-//! or clock.
+//! The mechanism of a pool of servers, for every kind of pool: members, selection, health, queueing, scaling
+//! and counters. Pure: no frame, datagram, socket or clock.
 
 pub mod access;
 pub mod autoscale;

@@ -77,14 +77,14 @@ impl Estimate {
     }
 
     /// Requests in transit: sent and not yet seen by the server, or lost behind the last one seen.
-    pub fn under_way(&self) -> u32 {
+    pub fn in_transit(&self) -> u32 {
         self.sent.wrapping_sub(self.counters.seq)
     }
 
     /// Requests of this worker that are in transit or at the server. At most [`OUTSTANDING_MAX`].
     pub fn outstanding(&self) -> u32 {
         let at_server = self.counters.received.wrapping_sub(self.counters.done);
-        self.under_way().saturating_add(at_server).min(OUTSTANDING_MAX)
+        self.in_transit().saturating_add(at_server).min(OUTSTANDING_MAX)
     }
 
     /// Requests known to be lost in transit, minus duplicates.
@@ -135,7 +135,7 @@ mod tests {
         }
         assert_eq!(e.outstanding(), 3);
         assert_eq!(e.apply(counters(1, 2, 2, 1)), Some(1));
-        assert_eq!((e.under_way(), e.outstanding()), (1, 2));
+        assert_eq!((e.in_transit(), e.outstanding()), (1, 2));
         assert_eq!(e.publish(), -1);
         assert_eq!(e.publish(), 0);
     }

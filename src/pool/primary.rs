@@ -2,7 +2,7 @@
 //! operator's orders, departed servers, the selection tree's leaves with their costs, slow start, the
 //! adaptive limit and events.
 //!
-//! A role senses how its servers live (reports and probes; checks, time-outs and ICMP) and which servers
+//! A role senses how its servers live (reports and probes; checks, timeouts and ICMP) and which servers
 //! there are (registrations; the configuration). It gives the primary health events, and servers that join
 //! and leave. What the primary publishes goes to the pool's shared state, a [`Pool`]. It never sees a frame,
 //! a datagram, a socket or a clock.
@@ -28,13 +28,13 @@ use crate::pool::stats::ServerStats;
 use crate::pool::waiting::Limit;
 
 /// Why a server's state changes when an operator orders it.
-const ORDERED: &str = "an operator asked for it";
+const ORDERED: &str = "order of an operator";
 
-/// The shared state of one kind of pool, and what that kind has beside the common part.
+/// The shared state of one kind of pool, and what that kind has besides the common part.
 pub trait Pool {
     /// What only this kind of pool knows of a server.
     type Extra;
-    /// What its workers must know of a member beside address and epoch.
+    /// What its workers must know of a member besides address and epoch.
     type Member: Copy + PartialEq + Debug;
     /// The client of a queued request.
     type Client: Copy;
@@ -64,14 +64,14 @@ pub trait Pool {
     }
 }
 
-/// What a primary goes by. It may change between two turns.
+/// Settings of a primary. They may change between two turns.
 #[derive(Clone, Copy, Debug)]
-pub struct Settings {
+pub struct PrimarySettings {
     /// How servers are judged.
     pub rules: Rules,
     /// How a server is selected.
     pub policy: PolicyKind,
-    /// The most requests at one server.
+    /// Maximum outstanding requests per server; `None`: no limit.
     pub max_outstanding: Option<Limit>,
     /// The state of a server that joins, or is enabled.
     pub first_state: State,
@@ -79,7 +79,7 @@ pub struct Settings {
     pub cannot_refuse: bool,
 }
 
-/// Which servers are used beside those that are up.
+/// Which servers are used besides those that are up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Usage {
     /// All servers: more than `down_max` are down or held.
@@ -97,10 +97,10 @@ impl Usage {
     }
 }
 
-/// What only worker 0 of a pool has.
+/// The primary worker's state of a pool.
 pub struct Primary<P: Pool> {
     pool: Arc<P>,
-    settings: Settings,
+    settings: PrimarySettings,
     registry: Registry<P::Extra>,
     events: EventQueue,
     census: Census,
@@ -112,7 +112,7 @@ pub struct Primary<P: Pool> {
 
 impl<P: Pool> Primary<P> {
     /// The primary of a pool without servers. `identity` makes a returning server the same one.
-    pub fn new(pool: Arc<P>, settings: Settings, identity: Identity, now: Instant) -> Self {
+    pub fn new(pool: Arc<P>, settings: PrimarySettings, identity: Identity, now: Instant) -> Self {
         let slots = pool.shared().tree.slot_count();
         let mut slowness = Slowness::new(slots);
         slowness::choose(&mut slowness, settings.policy, |slot| &pool.stats(0, slot).served);
@@ -130,7 +130,7 @@ impl<P: Pool> Primary<P> {
     }
 
     /// Adopts other settings. `limits` gives those of a server.
-    pub fn adopt(&mut self, now: Instant, settings: Settings, limits: impl Fn(&P::Extra) -> Limits) {
+    pub fn adopt(&mut self, now: Instant, settings: PrimarySettings, limits: impl Fn(&P::Extra) -> Limits) {
         self.settings = settings;
         self.limit.set(now, settings.max_outstanding);
         let pool = &self.pool;
@@ -141,8 +141,8 @@ impl<P: Pool> Primary<P> {
         self.publish_all(now); // another share of them may be down now, and slow for another time
     }
 
-    /// What the primary goes by.
-    pub fn settings(&self) -> &Settings {
+    /// The present settings.
+    pub fn settings(&self) -> &PrimarySettings {
         &self.settings
     }
 
@@ -176,10 +176,10 @@ impl<P: Pool> Primary<P> {
     pub fn on_tick(&mut self, now: Instant) {
         let Primary { pool, registry, slowness, .. } = self;
         let PoolShared { tree, finished, pending, .. } = pool.shared();
-        self.limit.look(now, tree, finished.iter(), !pending.is_empty());
+        self.limit.sample(now, tree, finished.iter(), !pending.is_empty());
         let served = |worker: usize, slot: Slot| &pool.stats(worker, slot).served;
         let identity = |slot| registry.get(slot).map(|server| P::epoch(&server.extra).into());
-        if slowness::look(slowness, now, finished.len(), served, identity) {
+        if slowness::sample(slowness, now, finished.len(), served, identity) {
             self.registry.slots().for_each(|slot| self.write_leaf(now, slot));
         } else {
             for slot in self.registry.slots() {
@@ -205,7 +205,7 @@ impl<P: Pool> Primary<P> {
     pub fn leave(&mut self, now: Instant, slot: Slot, reason: &'static str) {
         let Some(server) = self.registry.get_mut(slot) else { return };
         if !std::mem::replace(&mut server.is_leaving, true) {
-            self.apply(now, slot, health::Event::Drain, reason);
+            self.apply(now, slot, health::HealthEvent::Drain, reason);
             self.publish(now, slot); // also if the operator had drained it before
         }
     }
@@ -234,8 +234,8 @@ impl<P: Pool> Primary<P> {
         self.slow_start.begin(Instant::ZERO, Duration::ZERO);
     }
 
-    /// Applies an event to a server's health, and what follows from it to the tree.
-    pub fn apply(&mut self, now: Instant, slot: Slot, event: health::Event, reason: &'static str) {
+    /// Applies an event to a server's health. Publishes the server if its state changes.
+    pub fn apply(&mut self, now: Instant, slot: Slot, event: health::HealthEvent, reason: &'static str) {
         let Some(server) = self.registry.get_mut(slot) else { return };
         let (before, limits) = (server.health.state(), server.limits);
         if server.health.on_event(now, event, &limits).is_some() {
@@ -264,10 +264,10 @@ impl<P: Pool> Primary<P> {
                 self.set_health(now, slot, Health::new(first, now), ORDERED);
                 return Ok(());
             }
-            Order::Enable if server.is_leaving => health::Event::Drain,
-            Order::Enable => health::Event::Enable,
-            Order::Drain => health::Event::Drain,
-            Order::Disable => health::Event::Disable,
+            Order::Enable if server.is_leaving => health::HealthEvent::Drain,
+            Order::Enable => health::HealthEvent::Enable,
+            Order::Drain => health::HealthEvent::Drain,
+            Order::Disable => health::HealthEvent::Disable,
         };
         self.apply(now, slot, event, ORDERED);
         Ok(())
@@ -399,6 +399,8 @@ impl<P: Pool> Primary<P> {
     pub fn check_invariants(&self, view: &View<P::Member>) {
         self.registry.check_invariants();
         let shared = self.pool.shared();
+        shared.tree.check_invariants();
+        shared.pending.check_invariants();
         let (census, usage) = (self.recount(), self.usage);
         assert_eq!(self.census, census, "servers by state");
         assert_eq!(usage, self.usage_now(), "{census:?}");

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use arc_swap::{ArcSwap, Cache};
 
-use crate::pool::concurrency::Finished;
+use crate::pool::concurrency::FinishedCounts;
 use crate::pool::local_addresses::LocalAddresses;
 use crate::pool::members::{Member, Members};
 use crate::pool::select::{LeafState, Slot, Tree};
@@ -25,7 +25,7 @@ pub trait PoolSettings {
     fn max_outstanding(&self) -> Option<Limit>;
 }
 
-/// The shared state of a pool. `M` is what a member has beside address and epoch, `C` the client of a queued
+/// The shared state of a pool. `M` is what a member has besides address and epoch, `C` the client of a queued
 /// request, `S` the settings.
 #[derive(Debug)]
 pub struct PoolShared<M, C, S> {
@@ -37,8 +37,8 @@ pub struct PoolShared<M, C, S> {
     pub members: Members<M>,
     /// The local addresses at which datagrams of clients arrived.
     pub locals: LocalAddresses,
-    /// Finished requests, by worker. Counted with the limit `auto` only.
-    pub finished: Box<[Finished]>,
+    /// FinishedCounts requests, by worker. Counted with the limit `auto` only.
+    pub finished: Box<[FinishedCounts]>,
     /// The number of servers that can be selected, last resorts included. The primary writes it.
     pub usable: AtomicU32,
     settings: Arc<ArcSwap<S>>,
@@ -56,7 +56,7 @@ impl<M: Copy + PartialEq, C: Copy, S: PoolSettings> PoolShared<M, C, S> {
             pending,
             members: Members::new(slots, workers),
             locals: LocalAddresses::default(),
-            finished: (0..workers).map(|_| Finished::default()).collect(),
+            finished: (0..workers).map(|_| FinishedCounts::default()).collect(),
             usable: AtomicU32::new(0),
             settings: Arc::new(ArcSwap::from_pointee(settings)),
             change: Mutex::new(()),

@@ -1,6 +1,5 @@
 //! Slow start: a server that comes up gets a part of its share of the requests at first, and more with
-//! time. Cold caches, connections and compilers are not hit by a whole share at once. Pure: time is an
-//! argument.
+//! time, so that its caches, connections and compilers can warm up. Pure: time is an argument.
 
 use std::time::Duration;
 

@@ -30,9 +30,9 @@ use crate::pool::stats::{Served, ServedTotals};
 /// The weight of a measurement halves in this time.
 const HALF_LIFE: Duration = Duration::from_secs(1);
 /// Minimum time between two samples of the measurements.
-const LOOK: Duration = Duration::from_millis(20);
+const SAMPLE_GAP: Duration = Duration::from_millis(20);
 /// Minimum time per slot between two samples: a sample of many slots takes time.
-const LOOK_PER_SLOT: Duration = Duration::from_micros(20);
+const SAMPLE_GAP_PER_SLOT: Duration = Duration::from_micros(20);
 /// Recent measurements from which on they may replace the older ones.
 const RECENT_MIN: f64 = 4.0;
 /// Recent measurements from which on they join the older ones.
@@ -167,7 +167,7 @@ pub struct Slowness {
     servers: Box<[Measurements]>,
     /// Buffer of a sample: each server's service time and number of measurements.
     ranks: Vec<(f64, f64)>,
-    looked: Instant,
+    sampled: Instant,
     is_on: bool,
 }
 
@@ -178,7 +178,7 @@ impl Slowness {
         Slowness {
             servers: vec![Measurements::NONE; slots].into(),
             ranks,
-            looked: Instant::ZERO,
+            sampled: Instant::ZERO,
             is_on: false,
         }
     }
@@ -198,19 +198,20 @@ impl Slowness {
 
     /// Whether measuring is on and the next sample is due.
     pub fn is_due(&self, now: Instant) -> bool {
-        self.is_on && now.since(self.looked) >= LOOK.max(LOOK_PER_SLOT * self.servers.len() as u32)
+        self.is_on
+            && now.since(self.sampled) >= SAMPLE_GAP.max(SAMPLE_GAP_PER_SLOT * self.servers.len() as u32)
     }
 
     /// Samples the measurements of each slot, of all workers together. `identity` names the server in a
     /// slot: a new value means another server, `None` an empty slot. Returns whether the slowness of a
     /// server has changed.
-    pub fn look(
+    pub fn sample(
         &mut self,
         now: Instant,
         identity: impl Fn(Slot) -> Option<u64>,
         totals: impl Fn(Slot) -> ServedTotals,
     ) -> bool {
-        let passed = now.since(std::mem::replace(&mut self.looked, now));
+        let passed = now.since(std::mem::replace(&mut self.sampled, now));
         let mut has_changed = false;
         let left = (-passed.as_secs_f64() / HALF_LIFE.as_secs_f64()).exp2();
         for (index, server) in self.servers.iter_mut().enumerate() {
@@ -282,31 +283,31 @@ impl Measurements {
 
 /// Samples the measurements of each slot, if a sample is due. Returns whether leaves must be rewritten.
 /// `served` gives a worker's measurements at a slot, `identity` names the server in it, if any.
-pub fn look<'a>(
-    delays: &mut Slowness,
+pub fn sample<'a>(
+    slowness: &mut Slowness,
     now: Instant,
     workers: usize,
     served: impl Fn(usize, Slot) -> &'a Served,
     identity: impl Fn(Slot) -> Option<u64>,
 ) -> bool {
-    if !delays.is_due(now) {
+    if !slowness.is_due(now) {
         return false;
     }
     let totals = |slot| (0..workers).map(|worker| served(worker, slot).totals()).sum();
-    let has_changed = delays.look(now, identity, totals);
-    for slot in delays.slots() {
-        served(0, slot).show(delays.service(slot), delays.slowness(slot));
+    let has_changed = slowness.sample(now, identity, totals);
+    for slot in slowness.slots() {
+        served(0, slot).show(slowness.service(slot), slowness.slowness(slot));
     }
     has_changed
 }
 
 /// Switches measuring on if this policy needs it, and otherwise off. `served` gives the primary's gauges
 /// of a slot.
-pub fn choose<'a>(delays: &mut Slowness, policy: PolicyKind, served: impl Fn(Slot) -> &'a Served) {
+pub fn choose<'a>(slowness: &mut Slowness, policy: PolicyKind, served: impl Fn(Slot) -> &'a Served) {
     let is_on = policy == PolicyKind::ShortestDelay;
-    delays.set_on(is_on);
+    slowness.set_on(is_on);
     if !is_on {
-        delays.slots().for_each(|slot| served(slot).show(None, 0));
+        slowness.slots().for_each(|slot| served(slot).show(None, 0));
     }
 }
 

@@ -1,11 +1,11 @@
-//! Event-loop stalls: a process that did not run, or whose machine did not, cannot tell the silence of others
-//! from its own. Pure: time is an argument.
+//! Event-loop stalls: after a pause of its own process or machine, the balancer cannot conclude anything from
+//! the silence of servers. Pure: time is an argument.
 
 use std::time::Duration;
 
 use crate::base::time::Instant;
 
-/// Notices turns that come too late.
+/// Detects turns that begin too late.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct StallDetector {
     /// `None` before the first turn: the time until a loop starts is no stall.

@@ -40,12 +40,12 @@ pub struct ControllerRole {
     sealer: Option<Sealer>,
     opener: Option<Opener>,
     /// The last executed request: balancer, number and result.
-    last_order: Option<(u64, u64, Status)>,
+    last_request: Option<(u64, u64, Status)>,
     drops: DropCounters,
 }
 
 impl ControllerRole {
-    /// A controller of these servers.
+    /// A controller of these replicas.
     pub fn new(settings: ControllerSettings, replicas: Replicas) -> Self {
         let mut rng = Rng::new(settings.seed);
         let mut key = [0; 16];
@@ -57,24 +57,25 @@ impl ControllerRole {
             nonces: CookieKey::new(key),
             sealer: settings.key.as_ref().map(|key| Sealer::new(key, rng.next_u64())),
             opener: settings.key.as_ref().map(Opener::new),
-            last_order: None,
+            last_request: None,
             drops: DropCounters::default(),
             settings,
         }
     }
 
-    /// The same on another socket of the back end, which the controllers of several pools share.
+    /// The same controller on another socket of the back end. The controllers of several pools share one back
+    /// end.
     pub fn on_socket(self, socket: SocketId) -> Self {
         ControllerRole { socket, ..self }
     }
 
-    /// The servers.
+    /// The replicas.
     pub fn replicas(&self) -> &Replicas {
         &self.replicas
     }
 
-    /// The servers, to report events to them.
-    pub fn crew_mut(&mut self) -> &mut Replicas {
+    /// The replicas, for the events of their processes.
+    pub fn replicas_mut(&mut self) -> &mut Replicas {
         &mut self.replicas
     }
 
@@ -122,7 +123,7 @@ impl ControllerRole {
     /// Executes a request once.
     fn carry_out(&mut self, now: Instant, op: RequestOp, header: &Header) -> Status {
         let (instance, number) = (header.client_id.get(), header.sequence.get());
-        if let Some((last_instance, last_number, status)) = self.last_order
+        if let Some((last_instance, last_number, status)) = self.last_request
             && instance == last_instance
             && number <= last_number
         {
@@ -140,7 +141,7 @@ impl ControllerRole {
             ScalingResult::Unknown => Status::Unknown,
             ScalingResult::NoPort => Status::Error,
         };
-        self.last_order = Some((instance, number, status));
+        self.last_request = Some((instance, number, status));
         status
     }
 }

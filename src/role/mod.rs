@@ -9,7 +9,7 @@ pub mod server;
 
 use std::net::SocketAddr;
 
-use crate::base::batch::{FrameRef, Rx, SocketId, Tx};
+use crate::base::batch::{FrameRef, Received, Rx, SocketId, Tx};
 use crate::base::drop_reason::DropReason;
 use crate::base::time::Instant;
 
@@ -26,8 +26,111 @@ pub trait Role {
     fn next_deadline(&self) -> Option<Instant>;
 }
 
+/// A role between clients and servers, of which each socket faces one side.
+trait TwoSided {
+    /// Whether clients send to this socket.
+    fn faces_clients(&self, socket: SocketId) -> bool;
+
+    /// Processes a receive slot of a client-side socket.
+    fn on_front(&mut self, now: Instant, received: &Received, bytes: &mut [u8], tx: &mut Tx);
+
+    /// Processes a receive slot of a server-side socket.
+    fn on_back(&mut self, now: Instant, received: &Received, bytes: &mut [u8], tx: &mut Tx);
+
+    /// Brings the selection tree up to date with what was processed since the last call.
+    fn publish(&mut self, now: Instant);
+
+    /// Processes a batch: what servers sent first. So each selection knows every answer that has arrived.
+    /// A side that sent nothing costs no second pass.
+    fn on_both_sides(&mut self, now: Instant, rx: &mut Rx, tx: &mut Tx) {
+        let count = rx.len();
+        let mut first_request = count;
+        let mut answers = 0;
+        for index in 0..count {
+            let (received, bytes) = rx.get_mut(index);
+            if self.faces_clients(received.socket) {
+                first_request = first_request.min(index);
+            } else {
+                answers += 1;
+                self.on_back(now, &received, bytes, tx);
+            }
+        }
+        if answers > 0 {
+            self.publish(now);
+        }
+        if answers == count {
+            return;
+        }
+        for index in first_request..count {
+            let (received, bytes) = rx.get_mut(index);
+            if self.faces_clients(received.socket) {
+                self.on_front(now, &received, bytes, tx);
+            }
+        }
+        self.publish(now);
+    }
+}
+
 /// Sends a frame from its receive slot; a full turn drops it.
 fn send_from_slot(tx: &mut Tx, socket: SocketId, to: SocketAddr, frame: FrameRef) -> Result<(), DropReason> {
     let pushed = tx.destination(socket, to, None).is_some_and(|destination| tx.push(destination, frame));
     if pushed { Ok(()) } else { Err(DropReason::TurnFull) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FRONT: SocketId = SocketId(0);
+    const BACK: SocketId = SocketId(1);
+
+    /// Notes what it is called for, in order.
+    #[derive(Default)]
+    struct Notes(String);
+
+    impl TwoSided for Notes {
+        fn faces_clients(&self, socket: SocketId) -> bool {
+            socket == FRONT
+        }
+
+        fn on_front(&mut self, _: Instant, _: &Received, bytes: &mut [u8], _: &mut Tx) {
+            self.0 += &format!(" request {}", bytes[0]);
+        }
+
+        fn on_back(&mut self, _: Instant, _: &Received, bytes: &mut [u8], _: &mut Tx) {
+            self.0 += &format!(" answer {}", bytes[0]);
+        }
+
+        fn publish(&mut self, _: Instant) {
+            self.0 += " publish";
+        }
+    }
+
+    fn order_of(batch: &[SocketId]) -> String {
+        let (mut rx, mut tx) = (Rx::new(8, 64), Tx::new(8, 64, 1));
+        let peer = SocketAddr::from(([127, 0, 0, 1], 9));
+        for (slot, &socket) in (0..).zip(batch) {
+            rx.slot_mut(slot)[0] = slot as u8;
+            let slot = slot as u16;
+            rx.push(Received { socket, peer, local_ip: None, slot, start: 0, len: 1, stride: 1 });
+        }
+        let mut notes = Notes::default();
+        notes.on_both_sides(Instant::from_nanos(1), &mut rx, &mut tx);
+        notes.0
+    }
+
+    #[test]
+    fn answers_of_a_batch_come_before_its_requests() {
+        assert_eq!(
+            order_of(&[FRONT, BACK, FRONT, BACK]),
+            " answer 1 answer 3 publish request 0 request 2 publish"
+        );
+    }
+
+    #[test]
+    fn a_side_that_sent_nothing_costs_nothing() {
+        assert_eq!(order_of(&[FRONT, FRONT]), " request 0 request 1 publish");
+        assert_eq!(order_of(&[BACK]), " answer 0 publish");
+        assert_eq!(order_of(&[]), "");
+    }
 }

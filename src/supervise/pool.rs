@@ -133,7 +133,7 @@ impl PoolScaler {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::supervise::servers::{Action, Bounds};
+    use crate::supervise::servers::{Bounds, ReplicaAction};
 
     const SECOND: Duration = Duration::from_secs(1);
     const MS: Duration = Duration::from_millis(1);
@@ -182,12 +182,12 @@ mod tests {
         fn act(&mut self) {
             while let Some(action) = self.keeper.crew_mut().poll_action() {
                 match action {
-                    Action::Start { id, .. } => self.keeper.crew_mut().on_started(self.now, id),
-                    Action::Stop { id } => {
+                    ReplicaAction::Start { id, .. } => self.keeper.crew_mut().on_started(self.now, id),
+                    ReplicaAction::Stop { id } => {
                         self.stopped.push(id);
                         self.keeper.crew_mut().on_exited(self.now, id, "exit code 0");
                     }
-                    Action::Kill { .. } | Action::Tell(_) => {}
+                    ReplicaAction::Kill { .. } | ReplicaAction::Tell(_) => {}
                 }
             }
         }

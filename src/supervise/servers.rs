@@ -45,7 +45,7 @@ pub struct Bounds {
 
 /// What the caller has to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Action {
+pub enum ReplicaAction {
     /// Start a server, then call [`Replicas::on_started`] or [`Replicas::on_start_failed`].
     Start {
         /// Id of the server.
@@ -90,7 +90,7 @@ pub enum ScalingResult {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
+enum ReplicaPhase {
     /// Started, not yet confirmed.
     Starting,
     Running {
@@ -112,7 +112,7 @@ enum Phase {
 #[derive(Clone, Debug)]
 struct Child {
     port: u16,
-    phase: Phase,
+    phase: ReplicaPhase,
     crashes: u32,
     /// Ports that were in use during this start.
     ports_in_use: usize,
@@ -120,7 +120,7 @@ struct Child {
 
 impl Child {
     fn ends(&self) -> bool {
-        matches!(self.phase, Phase::Leaving { .. } | Phase::Stopping { .. })
+        matches!(self.phase, ReplicaPhase::Leaving { .. } | ReplicaPhase::Stopping { .. })
     }
 }
 
@@ -140,7 +140,7 @@ pub struct Replica {
 pub struct Replicas {
     bounds: Bounds,
     children: BTreeMap<u32, Child>,
-    actions: VecDeque<Action>,
+    actions: VecDeque<ReplicaAction>,
     next_port: u16,
     shutting_down: bool,
 }
@@ -164,8 +164,8 @@ impl Replicas {
         }
         let phase = match ends {
             // The server was already asked to stop; a second signal would end it at once.
-            true => Phase::Stopping { kill_at: now + STOP_PATIENCE },
-            false => Phase::Running { since: now },
+            true => ReplicaPhase::Stopping { kill_at: now + STOP_PATIENCE },
+            false => ReplicaPhase::Running { since: now },
         };
         self.children.insert(id, Child { port, phase, crashes: 0, ports_in_use: 0 });
         true
@@ -183,7 +183,7 @@ impl Replicas {
     }
 
     /// The oldest action that was not fetched yet.
-    pub fn poll_action(&mut self) -> Option<Action> {
+    pub fn poll_action(&mut self) -> Option<ReplicaAction> {
         if cfg!(debug_assertions) {
             self.check_invariants();
         }
@@ -214,14 +214,14 @@ impl Replicas {
     /// The servers that run and are not leaving, with their start times.
     pub fn running(&self) -> impl Iterator<Item = (Replica, Instant)> + '_ {
         self.children.iter().filter_map(|(&id, child)| match child.phase {
-            Phase::Running { since } => Some((Replica { id, port: child.port, ends: false }, since)),
+            ReplicaPhase::Running { since } => Some((Replica { id, port: child.port, ends: false }, since)),
             _ => None,
         })
     }
 
     /// The servers that are withdrawn and wait for [`Replicas::on_left`].
     pub fn leaving(&self) -> impl Iterator<Item = u32> + '_ {
-        let is_leaving = |child: &Child| matches!(child.phase, Phase::Leaving { .. });
+        let is_leaving = |child: &Child| matches!(child.phase, ReplicaPhase::Leaving { .. });
         self.children.iter().filter(move |(_, child)| is_leaving(child)).map(|(&id, _)| id)
     }
 
@@ -232,8 +232,8 @@ impl Replicas {
 
     /// Reports that a server runs.
     pub fn on_started(&mut self, now: Instant, id: u32) {
-        if let Some(child) = self.children.get_mut(&id).filter(|c| c.phase == Phase::Starting) {
-            child.phase = Phase::Running { since: now };
+        if let Some(child) = self.children.get_mut(&id).filter(|c| c.phase == ReplicaPhase::Starting) {
+            child.phase = ReplicaPhase::Running { since: now };
         }
     }
 
@@ -251,12 +251,12 @@ impl Replicas {
         child.ports_in_use += 1;
         let all_in_use = child.ports_in_use >= self.bounds.ports.len();
         let Some(port) = (if all_in_use { None } else { self.free_port() }) else {
-            self.actions.push_back(Action::Tell(format!("no free port left for server {id}")));
+            self.actions.push_back(ReplicaAction::Tell(format!("no free port left for server {id}")));
             return self.wait_and_restart(now, id);
         };
         if let Some(child) = self.children.get_mut(&id) {
             child.port = port;
-            self.actions.push_back(Action::Start { id, port });
+            self.actions.push_back(ReplicaAction::Start { id, port });
         }
     }
 
@@ -265,21 +265,21 @@ impl Replicas {
         let Some(child) = self.children.get_mut(&id) else { return };
         if child.ends() {
             self.children.remove(&id);
-            self.actions.push_back(Action::Tell(format!("server {id} has stopped")));
+            self.actions.push_back(ReplicaAction::Tell(format!("server {id} has stopped")));
             return;
         }
-        if let Phase::Running { since } = child.phase
+        if let ReplicaPhase::Running { since } = child.phase
             && now.since(since) >= RECORD_CLEAN
         {
             child.crashes = 0;
         }
-        self.actions.push_back(Action::Tell(format!("server {id} ended unexpectedly ({how})")));
+        self.actions.push_back(ReplicaAction::Tell(format!("server {id} ended unexpectedly ({how})")));
         self.wait_and_restart(now, id);
     }
 
     /// Reports that a withdrawn server has no more requests.
     pub fn on_left(&mut self, now: Instant, id: u32) {
-        if self.children.get(&id).is_some_and(|child| matches!(child.phase, Phase::Leaving { .. })) {
+        if self.children.get(&id).is_some_and(|child| matches!(child.phase, ReplicaPhase::Leaving { .. })) {
             self.ask_to_end(now, id);
         }
     }
@@ -294,7 +294,7 @@ impl Replicas {
         if target <= wanted {
             return if wanted >= max { ScalingResult::AtBound } else { ScalingResult::Done };
         }
-        self.actions.push_back(Action::Tell(format!("scale up: {wanted} -> {target} servers, {why}")));
+        self.actions.push_back(ReplicaAction::Tell(format!("scale up: {wanted} -> {target} servers, {why}")));
         let all_added = (wanted..target).all(|_| self.add());
         if all_added { ScalingResult::Done } else { ScalingResult::NoPort }
     }
@@ -310,7 +310,7 @@ impl Replicas {
             Some(_) => {
                 let fewer = wanted - 1;
                 let what = format!("scale down: {wanted} -> {fewer} servers, stopping server {id}, {why}");
-                self.actions.push_back(Action::Tell(what));
+                self.actions.push_back(ReplicaAction::Tell(what));
                 self.stop(now, id);
                 ScalingResult::Done
             }
@@ -331,14 +331,14 @@ impl Replicas {
         let mut left = vec![];
         for (&id, child) in &mut self.children {
             match child.phase {
-                Phase::Waiting { until } if until <= now => {
-                    child.phase = Phase::Starting;
-                    self.actions.push_back(Action::Start { id, port: child.port });
+                ReplicaPhase::Waiting { until } if until <= now => {
+                    child.phase = ReplicaPhase::Starting;
+                    self.actions.push_back(ReplicaAction::Start { id, port: child.port });
                 }
-                Phase::Leaving { until } if until <= now => left.push(id),
-                Phase::Stopping { kill_at } if kill_at <= now => {
-                    child.phase = Phase::Stopping { kill_at: now + STOP_PATIENCE };
-                    self.actions.push_back(Action::Kill { id });
+                ReplicaPhase::Leaving { until } if until <= now => left.push(id),
+                ReplicaPhase::Stopping { kill_at } if kill_at <= now => {
+                    child.phase = ReplicaPhase::Stopping { kill_at: now + STOP_PATIENCE };
+                    self.actions.push_back(ReplicaAction::Kill { id });
                 }
                 _ => {}
             }
@@ -351,9 +351,9 @@ impl Replicas {
     /// When [`Replicas::on_timeout`] has something to do.
     pub fn next_deadline(&self) -> Option<Instant> {
         let due = |child: &Child| match child.phase {
-            Phase::Waiting { until } | Phase::Leaving { until } => Some(until),
-            Phase::Stopping { kill_at } => Some(kill_at),
-            Phase::Starting | Phase::Running { .. } => None,
+            ReplicaPhase::Waiting { until } | ReplicaPhase::Leaving { until } => Some(until),
+            ReplicaPhase::Stopping { kill_at } => Some(kill_at),
+            ReplicaPhase::Starting | ReplicaPhase::Running { .. } => None,
         };
         self.children.values().map(due).fold(None, earliest)
     }
@@ -378,16 +378,16 @@ impl Replicas {
         let pause = (RESTART_AFTER * (1 << child.crashes.min(10))).min(RESTART_MAX);
         child.crashes += 1;
         child.ports_in_use = 0;
-        child.phase = Phase::Waiting { until: now + pause };
-        self.actions.push_back(Action::Tell(format!("server {id} starts again in {}", exact(pause))));
+        child.phase = ReplicaPhase::Waiting { until: now + pause };
+        self.actions.push_back(ReplicaAction::Tell(format!("server {id} starts again in {}", exact(pause))));
     }
 
     /// Plans a server with the lowest free id.
     fn add(&mut self) -> bool {
         let free = (self.bounds.start_id..).find(|id| !self.children.contains_key(id));
         let (Some(id), Some(port)) = (free, self.free_port()) else { return false };
-        self.children.insert(id, Child { port, phase: Phase::Starting, crashes: 0, ports_in_use: 0 });
-        self.actions.push_back(Action::Start { id, port });
+        self.children.insert(id, Child { port, phase: ReplicaPhase::Starting, crashes: 0, ports_in_use: 0 });
+        self.actions.push_back(ReplicaAction::Start { id, port });
         true
     }
 
@@ -407,19 +407,21 @@ impl Replicas {
     fn stop(&mut self, now: Instant, id: u32) {
         let Some(child) = self.children.get_mut(&id) else { return };
         match (child.phase, self.bounds.leave) {
-            (Phase::Leaving { .. } | Phase::Stopping { .. }, _) => {}
-            (Phase::Waiting { .. }, _) => {
+            (ReplicaPhase::Leaving { .. } | ReplicaPhase::Stopping { .. }, _) => {}
+            (ReplicaPhase::Waiting { .. }, _) => {
                 self.children.remove(&id);
             }
-            (Phase::Running { .. }, Some(patience)) => child.phase = Phase::Leaving { until: now + patience },
-            (Phase::Running { .. } | Phase::Starting, _) => self.ask_to_end(now, id),
+            (ReplicaPhase::Running { .. }, Some(patience)) => {
+                child.phase = ReplicaPhase::Leaving { until: now + patience }
+            }
+            (ReplicaPhase::Running { .. } | ReplicaPhase::Starting, _) => self.ask_to_end(now, id),
         }
     }
 
     fn ask_to_end(&mut self, now: Instant, id: u32) {
         if let Some(child) = self.children.get_mut(&id) {
-            child.phase = Phase::Stopping { kill_at: now + STOP_PATIENCE };
-            self.actions.push_back(Action::Stop { id });
+            child.phase = ReplicaPhase::Stopping { kill_at: now + STOP_PATIENCE };
+            self.actions.push_back(ReplicaAction::Stop { id });
         }
     }
 }

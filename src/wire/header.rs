@@ -53,8 +53,7 @@ pub struct Header {
     pub mode: u8,
     /// 1 for the first attempt, incremented by each retry.
     pub attempt: u8,
-    /// A [`RequestOp`], [`ServerOp`], or in a dispatched ClientRequest a [`ReplyPath`], by kind;
-    /// otherwise 0.
+    /// A [`RequestOp`], [`ServerOp`], or in a dispatched ClientRequest a [`ReplyPath`], by kind; otherwise 0.
     pub op: u8,
     /// In requests the time left until the deadline, in refusals the time to wait before a retry, in
     /// microseconds; 0: none.

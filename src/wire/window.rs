@@ -12,8 +12,7 @@ use zerocopy::FromZeros;
 /// since a server may reply to another worker's port; each reply is accepted once.
 #[derive(Debug)]
 pub struct DispatchWindow {
-    /// The dispatching worker sets bits, and the worker that accepts the reply clears them, both
-    /// atomically.
+    /// The dispatching worker sets bits, and the worker that accepts the reply clears them, both atomically.
     open: Box<[AtomicU64; WORDS]>,
     /// Last dispatch sequence, written by the dispatching worker.
     sent: AtomicU32,
@@ -62,8 +61,7 @@ impl DispatchWindow {
     }
 }
 
-/// The state of a [`DispatchWindow`] for another process, taken between turns, when no thread changes
-/// it.
+/// The state of a [`DispatchWindow`] for another process, taken between turns, when no thread changes it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WindowState {
     sent: u32,

@@ -164,8 +164,9 @@ impl Browser {
     #[track_caller]
     fn place(&mut self, selector: &str) -> (f64, f64) {
         let at = self.eval(&format!(
-            "(() => {{ const found = document.querySelector({selector:?}); found.scrollIntoView({{block: 'center'}}); \
-             const box = found.getBoundingClientRect(); return [box.x + box.width / 2, box.y + box.height / 2]; }})()"
+            "(() => {{ const found = document.querySelector({selector:?}); \
+             found.scrollIntoView({{block: 'center'}}); const box = found.getBoundingClientRect(); \
+             return [box.x + box.width / 2, box.y + box.height / 2]; }})()"
         ));
         (at[0].as_f64().expect("a place"), at[1].as_f64().expect("a place"))
     }

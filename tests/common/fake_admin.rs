@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 /// How often a reader of events gets the status.
 const TICK: Duration = Duration::from_millis(50);
 /// What the real interface says of its page.
-const POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; \
-    connect-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'";
+const POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; \
+    img-src data:; connect-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'";
 
 /// What it answers.
 #[derive(Clone, Debug, Default)]
@@ -167,7 +167,7 @@ fn answer(stream: &mut TcpStream, status: u16, kind: &str, body: &str) -> std::i
     )
 }
 
-/// Server-sent events until somebody goes.
+/// Server-sent events until the reader leaves or the server stops.
 fn follow(stream: &mut TcpStream, shared: &Shared, stopped: &AtomicBool) -> std::io::Result<()> {
     write!(stream, "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n")?;
     let mut told = 0;

@@ -1,4 +1,4 @@
-//! A DNS server as a thread of the test, well-behaved or not as it is told, and DNS messages.
+//! A DNS server as a thread of the test, with a selectable behaviour, and DNS messages.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -28,7 +28,7 @@ pub enum Manner {
     WrongIdFirst,
     /// Sends an answer to another question, then the right one.
     WrongQuestionFirst,
-    /// Answers with so many bytes.
+    /// Answers with a message of this length.
     Long(usize),
     /// Sets TC and leaves the records out.
     Truncated,
@@ -101,7 +101,7 @@ impl FakeDns {
     }
 }
 
-/// The TCP side of a DNS server: answers each query in full, with records of so many bytes.
+/// The TCP side of a DNS server: answers each query in full, with records of a given length.
 pub struct FakeDnsTcp {
     addr: SocketAddr,
     accepted: Arc<AtomicU64>,
@@ -203,7 +203,7 @@ pub fn answer(query: &[u8], number: u8) -> Vec<u8> {
     message
 }
 
-/// An answer of so many bytes: one record of a type that nobody knows (RFC 3597).
+/// An answer of `len` bytes: one record of an unknown type (RFC 3597).
 pub fn long_answer(query: &[u8], len: usize) -> Vec<u8> {
     let mut message = bare_answer(query, 1);
     message.extend(b"\xc0\x0c\xff\x00\0\x01\0\0\0\x3c");
@@ -256,8 +256,8 @@ pub struct Tally {
     pub lost: u64,
 }
 
-/// Asks so many queries, `window` of them at a time. One is given up after `give_up`, and its place is free
-/// for another.
+/// Sends `count` queries, at most `window` of them in flight. A query counts as lost after `give_up`, and
+/// another one takes its place.
 pub fn ask_many(client: &Asker, count: u16, window: usize, give_up: Duration) -> Tally {
     let mut tally = Tally::default();
     let mut open: Vec<(u16, Instant)> = vec![];

@@ -158,7 +158,7 @@ impl Asker {
         self.recv()
     }
 
-    /// Whether something is there that was not read. Right only when whatever could come has come.
+    /// Whether an unread datagram is there. Correct only after all expected datagrams have arrived.
     pub fn has_more(&self) -> bool {
         self.0.set_nonblocking(true).unwrap();
         let is_there = self.0.recv(&mut [0; 1]).is_ok();

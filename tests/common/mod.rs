@@ -187,7 +187,7 @@ impl Site {
         self.client(more).summary()
     }
 
-    /// A balancer with so many echo servers, all of them up.
+    /// A balancer with `servers` echo servers, all of them up.
     pub fn pool(&self, servers: u32, more: &[&str]) -> (Running, Vec<Running>) {
         let balancer = self.balancer();
         let servers: Vec<Running> = (0..servers).map(|id| self.server(id, more)).collect();
@@ -212,7 +212,7 @@ impl Site {
     }
 }
 
-/// What must hold of a pool at any time when nothing is under way in the balancer itself.
+/// What must hold of a pool at any time at which the balancer itself processes no datagram.
 #[track_caller]
 pub fn assert_adds_up(pool: &PoolStatus) {
     let refused: u64 = pool.refused.values().sum();

@@ -53,7 +53,7 @@ impl<R: Role> End<R> {
         self.role.on_batch(now, &mut self.rx, &mut self.tx);
     }
 
-    /// Hands what it sends to whoever has the address, if that is one of `others`.
+    /// Delivers what it sends to `other`, if the destination is an address of `other`.
     pub fn carry_to<O: Role>(&self, other: &mut End<O>) {
         for destination in self.tx.destinations() {
             let Some(socket) = other.addrs.iter().position(|&addr| addr == destination.to) else { continue };
@@ -117,7 +117,7 @@ pub fn client(n: u16) -> SocketAddr {
     addr(51_000 + n)
 }
 
-/// A balancer with so many servers, all of them up.
+/// A balancer and its servers, all of them up.
 pub struct Pool {
     pub balancer: End<NativeRole>,
     pub servers: Vec<End<ServerRole>>,
@@ -138,7 +138,7 @@ impl Pool {
     fn with(servers: usize, work: Work, reply_path: ReplyPath, max_outstanding: Option<Limit>) -> Pool {
         let now = Instant::from_nanos(5_000_000_000);
         let interval = Duration::from_millis(10);
-        let settings = native::Settings {
+        let settings = native::NativePoolSettings {
             format: FORMAT,
             key: None,
             secret: [7; 16],

@@ -24,7 +24,7 @@ pub const ASKED: usize = 128;
 /// Pending requests of a pool whose servers have a limit, at most.
 const PENDING_MAX: usize = 1_024;
 const SLOT_SIZE: usize = 64;
-/// QR, where DNS has it: servers set it, whatever they are asked.
+/// QR, the DNS flag that servers set in each response.
 const QR: u8 = 0x80;
 
 pub fn settings(protocol: Protocol, affinity: Affinity) -> DatagramSettings {

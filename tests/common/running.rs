@@ -112,7 +112,7 @@ impl Running {
     /// Of a balancer with `--status-every`: its figures, taken after this call.
     pub fn status(&self) -> Status {
         let shown = self.stdout.count();
-        // The next line may have been under way already.
+        // The balancer may already have been writing the next line.
         let look = || (self.stdout.count() >= shown + 2).then(|| self.last_status()).flatten();
         wait_for("new figures of the balancer", look, || self.explain())
     }
@@ -123,7 +123,7 @@ impl Running {
         wait_for(what, || self.last_status().filter(&wanted), || self.explain())
     }
 
-    /// Of a balancer: waits until exactly so many servers are registered, and all of them are up.
+    /// Of a balancer: waits until exactly `servers` servers are registered, and all of them are up.
     #[track_caller]
     pub fn wait_until_up(&self, servers: usize) -> Status {
         self.wait_until(&format!("{servers} servers up"), |status| {

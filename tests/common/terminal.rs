@@ -53,7 +53,7 @@ impl Terminal {
 
     /// Presses keys.
     pub fn press(&mut self, keys: &str) {
-        self.keys.write_all(keys.as_bytes()).expect("somebody reads keys");
+        self.keys.write_all(keys.as_bytes()).expect("the program reads keys");
     }
 
     /// What is on the screen.

@@ -131,8 +131,8 @@ impl Kernel {
         bind(SocketAddr::new(self.ip, 0), options).unwrap()
     }
 
-    /// A socket whose address nobody else can get, and at which nobody else is heard: it hears itself only,
-    /// so everybody else is answered by an ICMP error.
+    /// A socket that is connected to itself. No other socket can take its address, and the kernel answers
+    /// every other sender with an ICMP error.
     pub fn dead(&self) -> (UdpSocket, SocketAddr) {
         let socket = self.socket(&SocketOptions::default());
         let addr = socket.local_addr().unwrap();

@@ -177,12 +177,12 @@ pub fn sockets_survive_a_hand_over(backend: Kernel) {
     let io = backend.one();
     let addr = io.local_addr(FIRST);
     let peer = UdpSocket::bind(localhost()).unwrap();
-    peer.send_to(b"for whoever comes", addr).unwrap();
+    peer.send_to(b"for the successor", addr).unwrap();
     let inherited = io.sockets()[0].try_clone().unwrap();
     drop(io);
     let mut successor = backend.over(vec![inherited], &options());
     assert_eq!(successor.local_addr(FIRST), addr);
-    assert_eq!(collect(&backend, &mut successor, 1)[0].bytes, b"for whoever comes");
+    assert_eq!(collect(&backend, &mut successor, 1)[0].bytes, b"for the successor");
 }
 
 pub fn a_back_end_can_move_to_its_thread(backend: Kernel) {
@@ -210,7 +210,7 @@ pub fn what_comes_to_a_paused_socket_is_read_by_who_shares_it(backend: Kernel) {
         send(20..30);
         assert_eq!(take_turn(&mut io), []);
         assert_eq!(numbers(collect(&backend, &mut successor, 10)), Vec::from_iter(20..30));
-        // It gives up, and the first one goes on.
+        // The successor gives up, and the first process continues.
         successor.pause(FIRST).unwrap();
         send(30..40);
         drop(successor);

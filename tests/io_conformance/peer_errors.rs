@@ -1,4 +1,4 @@
-//! Errors of peers: told where they are asked for, and never at the cost of others.
+//! ICMP errors of peers: reported at sockets that request them, and harmless for other peers.
 
 use lbd::base::batch::{PEER_ERRORS_MAX, PeerError, SocketId};
 use lbd::io::socket::SocketOptions;
@@ -8,7 +8,7 @@ use crate::backend::{Arrived, Backend, Kernel, collect, drain, options, stage};
 
 const FIRST: SocketId = SocketId(0);
 
-/// A back end over so many sockets that report errors.
+/// A back end over `socket_count` sockets that report errors.
 fn reporting(backend: &Kernel, socket_count: usize, options: &IoOptions) -> BackEnd {
     let report = SocketOptions { report_errors: true, ..SocketOptions::default() };
     backend.over((0..socket_count).map(|_| backend.socket(&report)).collect(), options)

@@ -1,4 +1,4 @@
-//! Servers of unlike speed under policy shortest_delay: what they say of themselves decides.
+//! Servers of different speeds under policy shortest_delay: their reported service times decide.
 
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ fn served(world: &World) -> Vec<u64> {
     world.servers.values().map(|server| server.role.totals().served).collect()
 }
 
-/// The share of 2,500 requests that server 0 gets, at 90 % of what all can do.
+/// The share of 2,500 requests that server 0 gets at 90 % of the pool's capacity.
 fn share_of_the_slow_one(world: &mut World) -> f64 {
     let before = served(world);
     traffic(world, 2_500, 0.9 * 1.6, |_, _| {});
@@ -37,7 +37,7 @@ fn share_of_the_slow_one(world: &mut World) -> f64 {
     of(0) / (0..4).map(of).sum::<f64>()
 }
 
-/// How much slower server 0 is believed to be.
+/// The measured slowness of server 0; 1 is as fast as the fastest.
 fn slowness(world: &World) -> f64 {
     let slot: Slot = world.primary().registry().expect("the primary").slot_of(0).expect("it is up");
     world.stats[0].servers[slot.index()].common.served.slowness.get() as f64
@@ -45,12 +45,12 @@ fn slowness(world: &World) -> f64 {
 }
 
 #[test]
-fn a_server_that_takes_five_times_as_long_gets_no_more_than_it_can_do() {
+fn a_server_that_takes_five_times_as_long_gets_no_more_than_its_capacity() {
     for seed in seeds(3) {
         let mut world = pool(seed, PolicyKind::ShortestDelay);
         traffic(&mut world, 1_000, 0.9 * 1.6, |_, _| {});
         let share = share_of_the_slow_one(&mut world);
-        // A sixteenth is what it can do.
+        // Its capacity is a sixteenth of the pool's.
         assert!((0.005..0.065).contains(&share), "seed {seed}: {share}");
         let slow = slowness(&world);
         assert!((3.0..8.0).contains(&slow), "seed {seed}: {slow}");
@@ -62,11 +62,11 @@ fn a_server_that_takes_five_times_as_long_gets_no_more_than_it_can_do() {
 }
 
 #[test]
-fn the_policy_changes_while_it_runs_and_a_successor_learns_anew() {
+fn the_policy_changes_at_run_time_and_a_successor_measures_again() {
     for seed in seeds(2) {
         let mut world = pool(seed, PolicyKind::ShortestQueue);
         traffic(&mut world, 500, 1.4, |_, _| {});
-        assert_eq!(slowness(&world), 0.0, "seed {seed}: nobody asks");
+        assert_eq!(slowness(&world), 0.0, "seed {seed}: this policy does not measure");
         let mut settings = world.settings();
         settings.policy = PolicyKind::ShortestDelay;
         world.balancer[0].role.reconfigure(settings.clone()).unwrap();
@@ -104,9 +104,9 @@ fn equal_servers_have_equal_shares() {
     }
 }
 
-/// What is written down of choices where reports may be lost, or come late.
+/// Decision quality when reports may be lost or late.
 #[test]
-fn the_figures_of_choices_say_how_well_queues_are_known() {
+fn decision_quality_shows_how_well_queues_are_known() {
     for (seed, loss) in [(1, 0.0), (2, 0.2)] {
         let mut world = World::new(seed, faults(loss, 0.0, 0.0));
         let mut world = {
@@ -120,14 +120,14 @@ fn the_figures_of_choices_say_how_well_queues_are_known() {
         let p50 = age.quantile(0.5).unwrap();
         assert!(p50 < MS * 8, "loss {loss}: {p50:?}");
         assert!(error.count() > 1_000, "each report: {}", error.count());
-        // What is under way is not at the server yet, and what is under way back is not there any more.
+        // Requests in transit are not at the server yet, and finished requests are not there any more.
         assert!(error.mean() < if loss == 0.0 { 1.2 } else { 3.0 }, "loss {loss}: {}", error.mean());
         assert!(error.mean() > 0.0);
     }
 }
 
 #[test]
-fn a_fast_server_at_the_place_of_a_slow_one_has_its_whole_share() {
+fn a_fast_server_in_the_slot_of_a_slow_one_has_its_whole_share() {
     for seed in seeds(2) {
         let mut world = pool(seed, PolicyKind::ShortestDelay);
         traffic(&mut world, 1_500, 1.4, |_, _| {});

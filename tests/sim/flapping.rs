@@ -1,5 +1,5 @@
-//! A server that is up for a second and down for a second, among three that are well: soon it gets next to
-//! nothing.
+//! A server that alternates between one second up and one second down, beside three healthy servers: after
+//! some failures it gets almost no requests.
 
 use std::time::Duration;
 
@@ -13,12 +13,12 @@ const SECOND: Duration = Duration::from_secs(1);
 /// The server that flaps.
 const FLAPPING: u32 = 2;
 
-/// How it is down.
+/// How the server is down.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Down {
-    /// It stands still (SIGSTOP).
+    /// The process is stopped (SIGSTOP).
     Frozen,
-    /// It is killed; afterwards another process has its id.
+    /// The process is killed; later another process has its id.
     Dead,
 }
 
@@ -40,12 +40,12 @@ fn state(world: &World) -> Option<State> {
 }
 
 fn failures(world: &World) -> u32 {
-    let fleet = world.primary().registry().unwrap();
-    slot(world).map_or(0, |slot| fleet.get(slot).unwrap().health.record().failures())
+    let registry = world.primary().registry().unwrap();
+    slot(world).map_or(0, |slot| registry.get(slot).unwrap().health.record().failures())
 }
 
-/// For a second, requests of all clients at random moments, about 200 of them. Gives how many were sent to
-/// the server that flaps, and to all.
+/// Sends about 200 requests of all clients within one second. Returns how many went to the flapping server,
+/// and to all servers.
 fn second(world: &mut World, number: &mut u64) -> (u64, u64) {
     let touched =
         |w: &World| slot(w).map_or(0, |slot| w.stats[0].servers[slot.index()].common.dispatched.get());
@@ -70,8 +70,7 @@ fn in_the_minute_after_its_third_failure_less_than_a_thousandth_of_the_requests_
             let (mut touched, mut requests) = (0, 0);
             for seconds in 0..65 {
                 let counts = second(&mut world, &mut number);
-                // Up for the first second, so it fails for the third time now, whatever the balancer has seen
-                // of it.
+                // The server is up in the first second, so its third failure is now.
                 if seconds >= 5 {
                     (touched, requests) = (touched + counts.0, requests + counts.1);
                 }
@@ -88,7 +87,7 @@ fn in_the_minute_after_its_third_failure_less_than_a_thousandth_of_the_requests_
 }
 
 #[test]
-fn one_failure_makes_nobody_wait_and_a_graceful_restart_is_none() {
+fn one_failure_causes_no_hold_down_time_and_a_graceful_restart_is_no_failure() {
     for seed in seeds(4) {
         for down in [Down::Frozen, Down::Dead] {
             let back = [Duration::ZERO, 300 * SECOND].map(|hold_down_max| {
@@ -119,9 +118,9 @@ fn one_failure_makes_nobody_wait_and_a_graceful_restart_is_none() {
     }
 }
 
-/// It dies and is back before anybody misses it.
+/// The server dies and returns before the balancer notices its silence.
 #[test]
-fn crashes_that_are_too_short_to_be_seen_count_too_and_who_is_away_is_not_forgiven() {
+fn unnoticed_crashes_count_as_failures_and_an_absence_does_not_clear_them() {
     for seed in seeds(3) {
         let mut world = pool(seed, faults(0.0, 0.0, 0.0), 4, None);
         for n in 1..=3 {
@@ -134,7 +133,7 @@ fn crashes_that_are_too_short_to_be_seen_count_too_and_who_is_away_is_not_forgiv
             assert_eq!(state(&world), Some(expected), "seed {seed}, {n}");
             world.run(if n == 2 { 5 * SECOND } else { SECOND });
         }
-        // It is away for so long that its slot is free.
+        // An absence that frees the slot.
         world.kill_server(FLAPPING);
         world.run(20 * SECOND);
         assert_eq!(slot(&world), None);
@@ -143,13 +142,16 @@ fn crashes_that_are_too_short_to_be_seen_count_too_and_who_is_away_is_not_forgiv
         assert_eq!(
             (state(&world), failures(&world)),
             (Some(State::Held), 4),
-            "seed {seed}: it was held as it died"
+            "seed {seed}: it was held down when it died"
         );
         let now = world.now();
         world.balancer[0].role.order(now, FLAPPING, lbd::pool::order::Order::Enable).unwrap();
-        assert!(world.run_until(SECOND, |w| w.up().len() == 4), "seed {seed}: an operator knows better");
+        assert!(
+            world.run_until(SECOND, |w| w.up().len() == 4),
+            "seed {seed}: an order to enable clears the failures"
+        );
         assert_eq!(failures(&world), 0);
-        // Nobody else is left.
+        // No other server is left.
         for _ in 0..3 {
             world.kill_server(FLAPPING);
             world.run(MS * 20);
@@ -161,14 +163,14 @@ fn crashes_that_are_too_short_to_be_seen_count_too_and_who_is_away_is_not_forgiv
             world.kill_server(id);
         }
         world.run(SECOND);
-        assert!(second(&mut world, &mut 0).0 > 190, "seed {seed}: who is held answers");
+        assert!(second(&mut world, &mut 0).0 > 190, "seed {seed}: a held-down server is the last resort");
         let why: Vec<_> = world.events.iter().map(|(_, event)| format!("{event:?}")).collect();
         assert!(why.iter().any(|event| event.contains("failed 3 times, held for 64 s")), "{why:?}");
     }
 }
 
 #[test]
-fn when_too_many_are_down_all_are_used_and_it_is_told() {
+fn when_too_many_are_down_all_are_used_and_the_change_is_reported() {
     for seed in seeds(3) {
         for (down_max, expected) in [(0.5, true), (1.0, false)] {
             let mut world = World::new(seed, faults(0.0, 0.0, 0.0));
@@ -184,7 +186,7 @@ fn when_too_many_are_down_all_are_used_and_it_is_told() {
             second(&mut world, &mut 0);
             world.frozen.clear();
             assert!(world.run_until(SECOND, |w| w.up().len() == 4), "seed {seed}");
-            let told: Vec<_> = world
+            let reported: Vec<_> = world
                 .events
                 .iter()
                 .filter_map(|(_, event)| match event {
@@ -192,7 +194,7 @@ fn when_too_many_are_down_all_are_used_and_it_is_told() {
                     _ => None,
                 })
                 .collect();
-            assert_eq!(told, if expected { vec![true, false] } else { vec![] }, "seed {seed}");
+            assert_eq!(reported, if expected { vec![true, false] } else { vec![] }, "seed {seed}");
             world.check_at_rest();
         }
     }

@@ -24,7 +24,7 @@ use lbd::role::client::Ending;
 use lbd::wire::ReplyPath;
 use world::*;
 
-/// The seeds of a sweep, or the one that shall be replayed.
+/// The seeds of a sweep, or the one to replay.
 fn seeds(count: u64) -> std::ops::Range<u64> {
     match std::env::var("LBD_SEED").ok().and_then(|s| s.parse().ok()) {
         Some(seed) => seed..seed + 1,
@@ -36,12 +36,12 @@ fn faults(loss: f64, duplicate: f64, reorder: f64) -> Faults {
     Faults { loss, duplicate, delay: (Duration::from_micros(20), Duration::from_micros(300)), reorder }
 }
 
-/// A pool of so many servers and clients, everybody up.
+/// A pool of this number of servers, all up, with three clients.
 fn pool(seed: u64, faults: Faults, servers: u32, service: Option<ServiceTime>) -> World {
     fill(World::new(seed, faults), servers, service)
 }
 
-/// The same in a world that was prepared.
+/// The same in a prepared world.
 fn fill(mut world: World, servers: u32, service: Option<ServiceTime>) -> World {
     let seed = world.seed;
     world.service = service;
@@ -53,7 +53,7 @@ fn fill(mut world: World, servers: u32, service: Option<ServiceTime>) -> World {
     world
 }
 
-/// Requests of all clients at random moments; `per_ms` of them a millisecond.
+/// Requests of all clients at random times, `per_ms` per millisecond on average.
 fn traffic(world: &mut World, requests: u64, per_ms: f64, mut between: impl FnMut(&mut World, u64)) {
     let mut rng = Rng::new(world.seed ^ 0xabcd);
     for number in 0..requests {
@@ -75,7 +75,7 @@ fn a_loop_behind_a_wildcard_is_not_a_client() {
         traffic(&mut world, 50, 1.0, |_, _| {});
         world.check_at_rest();
         let requests = world.total(|s| &s.received);
-        // What the balancer's own socket sends to one of its addresses has this source.
+        // A datagram that the balancer's own socket sends to one of its addresses has this source.
         world.start_client(SocketAddr::from(([127, 0, 0, 1], front_of(0).port())), Duration::from_secs(1));
         let (now, number) = (world.now(), 50);
         world.clients.last_mut().expect("just started").submit(now, number);
@@ -120,8 +120,8 @@ fn a_clean_network_needs_no_retry_and_serves_evenly() {
     }
 }
 
-/// No server ever has more than its limit, the rest waits, and nothing is lost or forgotten, whatever the
-/// network does.
+/// No server has more requests than its limit, excess requests are queued, and no request is lost, even on a
+/// lossy network.
 #[test]
 fn requests_wait_for_servers_with_room_and_each_is_answered() {
     for seed in seeds(6) {
@@ -131,13 +131,13 @@ fn requests_wait_for_servers_with_room_and_each_is_answered() {
         let limit = 1 + seed as u32 % 2;
         (world.max_outstanding, world.waiting_max) = (Some(Limit::Fixed(limit)), 4_096);
         let mut world = fill(world, 4, Some(ServiceTime::exponential(MS)));
-        // More than the servers can do for a moment: a fifth of a second's work is on the way.
+        // A short overload: the requests are a fifth of a second's work more than the servers can do.
         let mut longest = 0;
         traffic(&mut world, 2_000, 6.0, |w, _| {
             let queues = (0..4).map(|id| w.len_of(id));
             longest = longest.max(queues.max().unwrap());
         });
-        // What the network doubles comes on top.
+        // Duplicated requests add to the length.
         let (least, most) = (limit, limit + if duplicated > 0.0 { 2 } else { 0 });
         assert!((least..=most).contains(&longest), "seed {seed}: {longest}");
         let waited = world.total(|s| &s.waited);
@@ -149,9 +149,9 @@ fn requests_wait_for_servers_with_room_and_each_is_answered() {
     }
 }
 
-/// The tail: the last request to a server is lost, and nothing later would ever show the gap.
+/// The last request to a server is lost, and no later request reveals the gap.
 #[test]
-fn a_lost_last_request_blocks_nobody_and_is_forgotten_within_an_interval_or_so() {
+fn a_lost_last_request_is_noticed_within_about_an_interval_and_blocks_no_other() {
     for (seed, cap) in [(1, None), (2, Some(Limit::Fixed(1)))] {
         let mut world = World::new(seed, faults(0.0, 0.0, 0.0));
         world.max_outstanding = cap;
@@ -165,7 +165,7 @@ fn a_lost_last_request_blocks_nobody_and_is_forgotten_within_an_interval_or_so()
         let now = world.now();
         (0..4).for_each(|n| world.clients[0].submit(now, n));
         assert!(world.run_until(MS, |w| w.dispatched() == 4));
-        assert_eq!((0..4).map(|id| world.len_of(id)).collect::<Vec<_>>(), [1; 4], "one under way to each");
+        assert_eq!((0..4).map(|id| world.len_of(id)).collect::<Vec<_>>(), [1; 4], "one in transit to each");
         world.run(MS);
         for id in 0..4 {
             world.net.cut(back(), server_addr(id), false);
@@ -175,10 +175,10 @@ fn a_lost_last_request_blocks_nobody_and_is_forgotten_within_an_interval_or_so()
         assert_eq!(world.counted(), 0, "cap {cap:?}");
         let lost: i32 =
             (0..4).map(|i| world.primary().estimate(lbd::pool::select::Slot::new(i)).lost()).sum();
-        assert_eq!(lost, 4, "cap {cap:?}: they are known to be lost, not late");
+        assert_eq!(lost, 4, "cap {cap:?}: counted as lost, not as late");
         assert_eq!(world.up().len(), 4);
         world.check_at_rest();
-        assert_eq!(world.clients[0].count(Ending::Answered), 4, "each by its retry");
+        assert_eq!(world.clients[0].count(Ending::Answered), 4, "each after a retry");
     }
 }
 
@@ -276,10 +276,10 @@ fn the_controller_follows_the_load_up_and_down_without_losing_a_request() {
         assert!(load < 5.0, "seed {seed}: load {load}");
         let decisions = |w: &World| w.events.iter().filter(|(_, e)| matches!(e, Event::Scale { .. })).count();
         let settled = decisions(&world);
-        // Three servers would be busy all the time, so it goes to and fro between three and more.
-        assert!(settled <= 16, "seed {seed}: {:?}", world.tells);
+        // Three servers would be fully busy, so the pool alternates between three and more.
+        assert!(settled <= 16, "seed {seed}: {:?}", world.log);
         let shrunk = world.run_until(Duration::from_secs(60), |w| w.servers.len() == 1 && w.in_flight() == 0);
-        assert!(shrunk, "seed {seed}: still {:?}, {:?}", world.up(), world.tells);
+        assert!(shrunk, "seed {seed}: still {:?}, {:?}", world.up(), world.log);
         world.check_at_rest();
         let (lost, retried) = world
             .clients
@@ -290,19 +290,19 @@ fn the_controller_follows_the_load_up_and_down_without_losing_a_request() {
         let timed_out = world.clients.iter().map(|c| c.node.role.totals().first_failed).sum::<u64>();
         assert!(retried <= timed_out, "seed {seed}");
         assert!(
-            world.tells.iter().any(|t| t.starts_with("scale up"))
-                && world.tells.iter().any(|t| t.starts_with("scale down"))
+            world.log.iter().any(|t| t.starts_with("scale up"))
+                && world.log.iter().any(|t| t.starts_with("scale down"))
         );
     }
 }
 
-/// The decisions of the balancer so far, in words.
+/// The scaling decisions of the balancer so far, as text.
 fn decisions(world: &World) -> Vec<&str> {
-    let told = world.events.iter().filter_map(|(_, event)| match event {
+    let decisions = world.events.iter().filter_map(|(_, event)| match event {
         Event::Scale { what, .. } => Some(what.as_str()),
         _ => None,
     });
-    told.collect()
+    decisions.collect()
 }
 
 #[test]
@@ -335,7 +335,7 @@ fn the_pool_follows_the_load_from_one_to_six_and_back_without_flapping() {
         let expected = if shrink_max == 1 { 5..=5 } else { 2..=3 };
         let expected = if shrink_max == 7 { 1..=2 } else { expected };
         assert!(ups <= 4 && expected.contains(&downs), "seed {seed}: {decided:?}");
-        assert_eq!(world.tells.iter().filter(|tell| tell.starts_with("scale down")).count(), 5);
+        assert_eq!(world.log.iter().filter(|line| line.starts_with("scale down")).count(), 5);
         world.check_at_rest();
         let answered: usize = world.clients.iter().map(|c| c.count(Ending::Answered)).sum();
         assert_eq!(answered, 5_000, "seed {seed}: none is lost");
@@ -349,10 +349,10 @@ fn a_silent_server_holds_the_pool_as_it_is() {
     world.start_balancer(PolicyKind::ShortestQueue);
     world.start_controller(3);
     assert!(world.run_until(Duration::from_secs(5), |w| w.up().len() == 3));
-    // Both ways, for less than it takes to be down.
+    // In both directions, for less time than it takes to be down.
     world.net.cut(back(), server_addr(1), true);
     world.net.cut(server_addr(1), back(), true);
-    let scaling = |w: &World| w.stats[0].scaling.lock().unwrap().expect("there is a look at every tick");
+    let scaling = |w: &World| w.stats[0].scaling.lock().unwrap().expect("each tick takes a sample");
     let suspect = |w: &World| w.up().len() == 2;
     assert!(world.run_until(Duration::from_secs(1), suspect));
     world.run(40 * MS);
@@ -364,12 +364,12 @@ fn a_silent_server_holds_the_pool_as_it_is() {
 }
 
 #[test]
-fn without_a_controller_the_balancer_works_on_and_says_so_once() {
+fn a_silent_controller_is_reported_once_and_the_balancer_keeps_serving() {
     let mut world = pool(1, faults(0.0, 0.0, 0.0), 1, Some(ServiceTime::fixed(10 * MS)));
     traffic(&mut world, 300, 0.2, |_, _| {});
     world.check_at_rest();
-    let told = world.events.iter().filter(|(_, e)| matches!(e, Event::Controller(_))).count();
-    assert_eq!(told, 1, "{:?}", world.events);
+    let reports = world.events.iter().filter(|(_, e)| matches!(e, Event::Controller(_))).count();
+    assert_eq!(reports, 1, "{:?}", world.events);
 }
 
 #[test]
@@ -406,7 +406,7 @@ fn every_policy_serves_and_forgets_nothing() {
     }
 }
 
-/// A pool of four echo servers or timed ones behind so many workers, everybody up.
+/// A pool of four servers, all up, behind this number of workers.
 fn pool_of_workers(
     seed: u64,
     faults: Faults,
@@ -439,7 +439,7 @@ fn several_workers_keep_exact_counts_under_loss_and_share_evenly_without() {
         let served: Vec<u64> = world.servers.values().map(|s| s.role.totals().served).collect();
         if loss == 0.0 {
             assert_eq!(world.stats.iter().map(|s| s.common.dropped.total()).sum::<u64>(), 0, "seed {seed}");
-            assert_eq!(served.iter().sum::<u64>(), 2000, "seed {seed}: nobody refused a request of a worker");
+            assert_eq!(served.iter().sum::<u64>(), 2000, "seed {seed}: no server refused a request");
             assert!(served.iter().all(|&n| (400..=600).contains(&n)), "seed {seed}: {served:?}");
         }
     }
@@ -452,7 +452,7 @@ fn servers_and_balancer_die_and_return_under_several_workers() {
         let mut world = pool_of_workers(seed, faults(0.02, 0.02, 0.05), 3, ReplyPath::Balancer, service);
         traffic(&mut world, 1200, 1.0, |w, number| match number {
             200 => w.kill_server(1),
-            // At once, or when it has been noticed.
+            // Before or after the balancer has noticed.
             210 if seed % 2 == 0 => w.start_server(1),
             500 if seed % 2 == 1 => w.start_server(1),
             700 => {
@@ -467,7 +467,7 @@ fn servers_and_balancer_die_and_return_under_several_workers() {
             _ => {}
         });
         let drained = world.run_until(Duration::from_secs(40), |w| w.servers[&3].role.is_finished());
-        assert!(drained, "seed {seed}: it waits for every worker's last word, and has it");
+        assert!(drained, "seed {seed}: the drain ends after every worker's draining SYNC");
         assert_eq!(world.servers[&3].role.queue_len(), 0, "seed {seed}");
         world.kill_server(3);
         world.check_at_rest();
@@ -478,8 +478,8 @@ fn servers_and_balancer_die_and_return_under_several_workers() {
     }
 }
 
-/// Queues are long, so that a server's last replies leave in the turn in which it says that it has stopped:
-/// to other workers than the one that hears that.
+/// Queues are long, so that a server's last replies leave in the turn of its last report. They arrive at
+/// other workers than the report.
 #[test]
 fn a_drain_under_several_workers_loses_nothing() {
     for seed in seeds(8) {
@@ -502,7 +502,7 @@ fn a_drain_under_several_workers_loses_nothing() {
         let answered: usize = world.clients.iter().map(|c| c.count(Ending::Answered)).sum();
         assert_eq!(answered, 300, "seed {seed}");
         let (sent, came_back) = (world.dispatched(), world.total(|s| &s.answered));
-        assert_eq!(sent, came_back, "seed {seed}: every reply is believed");
+        assert_eq!(sent, came_back, "seed {seed}: every reply is accepted");
         let drops: u64 =
             world.stats.iter().map(|stats| stats.common.dropped.get(DropReason::WrongSource)).sum();
         assert_eq!(drops, 0, "seed {seed}");
@@ -523,12 +523,12 @@ fn direct_replies_reach_their_clients_and_the_counts_stay_exact_under_loss() {
         let at_least = if loss < 0.2 { 400 } else { 390 };
         assert!(answered >= at_least, "seed {seed}, loss {loss}: {answered} of 400 answered");
         let served: u64 = world.servers.values().map(|s| s.role.totals().served).sum();
-        let told = world.run_until(Duration::from_secs(5), |w| w.total(|s| &s.answered) == served);
-        assert!(told, "seed {seed}: {} of {served} completions are known", world.total(|s| &s.answered));
+        let is_known = world.run_until(Duration::from_secs(5), |w| w.total(|s| &s.answered) == served);
+        assert!(is_known, "seed {seed}: {} of {served} completions are known", world.total(|s| &s.answered));
     }
 }
 
-/// With direct replies no reply ever passes the balancer: its estimate follows the truth by reports alone.
+/// Direct replies do not pass the balancer: the estimates follow from reports alone.
 #[test]
 fn direct_replies_are_spread_by_the_shortest_queue() {
     for seed in seeds(6) {
@@ -545,15 +545,15 @@ fn direct_replies_are_spread_by_the_shortest_queue() {
     }
 }
 
-/// The servers' registrations, and how often one has joined.
+/// The servers' registrations, and the number of joins so far.
 fn registrations(world: &World) -> (Vec<(u32, u32)>, usize) {
-    let fleet = world.primary().registry().expect("the primary");
+    let registry = world.primary().registry().expect("the primary");
     let joined = world.events.iter().filter(|(_, event)| matches!(event, Event::Joined { .. })).count();
-    (fleet.iter().map(|(_, server)| (server.id, server.extra.epoch)).collect(), joined)
+    (registry.iter().map(|(_, server)| (server.id, server.extra.epoch)).collect(), joined)
 }
 
-/// Frames that the balancer and the servers have refused, but for those that the network doubles and delays:
-/// they are known by their number, by their stamp, or as stale.
+/// Frames that the balancer and the servers have refused, except duplicated and delayed ones: duplicates,
+/// replays and stale counters.
 fn refused(world: &World) -> u64 {
     let expected = [DropReason::Duplicate, DropReason::Replay, DropReason::Stale];
     let reasons = DropReason::ALL.iter().filter(|reason| !expected.contains(reason));
@@ -562,10 +562,10 @@ fn refused(world: &World) -> u64 {
     reasons.map(|&reason| by_balancer(reason) + by_servers(reason)).sum()
 }
 
-/// Another process goes on with the sockets and the state, in the middle of everything; sometimes it gives
-/// up, and the old one goes on.
+/// Another process takes over the sockets and the state under load. Sometimes it gives up, and the old one
+/// continues.
 #[test]
-fn a_balancer_that_is_handed_over_goes_on_exactly() {
+fn a_balancer_that_is_handed_over_continues_exactly() {
     for seed in seeds(24) {
         let loss = [0.0, 0.0, 0.02, 0.1][seed as usize % 4];
         let path = if seed % 5 == 4 { ReplyPath::Direct } else { ReplyPath::Balancer };
@@ -589,14 +589,14 @@ fn a_balancer_that_is_handed_over_goes_on_exactly() {
             in_flight += w.in_flight();
             let bytes = w.export_balancer();
             if rng.below(3) > 0 || number == 350 {
-                // The sockets hold what comes meanwhile.
+                // The sockets hold the datagrams that arrive meanwhile.
                 w.net.advance(w.now() + MS.mul_f64(2.0 * rng.unit_f64()));
                 w.hand_over(&bytes);
             }
         });
-        assert!(in_flight > 0, "seed {seed}: nothing was under way");
+        assert!(in_flight > 0, "seed {seed}: no request was in flight");
         world.check_at_rest();
-        assert_eq!(registrations(&world), before, "seed {seed}: nobody registers anew");
+        assert_eq!(registrations(&world), before, "seed {seed}: no server registers again");
         assert_eq!(world.up().len(), 4, "seed {seed}");
         let answered: usize = world.clients.iter().map(|c| c.count(Ending::Answered)).sum();
         assert!(answered >= if loss < 0.1 { 700 } else { 695 }, "seed {seed}: {answered} of 700 answered");
@@ -613,7 +613,7 @@ fn a_balancer_that_is_handed_over_goes_on_exactly() {
         let (failed, retried) = totals.fold((0, 0), |(f, r), t| (f + t.first_failed, r + t.retried));
         assert_eq!((failed, retried), (0, 0), "seed {seed}: nothing was lost");
         let (sent, came_back) = (world.dispatched(), world.total(|s| &s.answered));
-        assert_eq!(sent, came_back, "seed {seed}: every reply is believed, and once");
+        assert_eq!(sent, came_back, "seed {seed}: every reply is accepted once");
         assert_eq!(refused(&world), refused_before, "seed {seed}");
     }
 }
@@ -636,12 +636,12 @@ fn the_controller_takes_orders_of_a_successor_and_what_was_learned_is_kept() {
         let grown = world.up().len();
         assert!((3..=8).contains(&grown), "seed {seed}: {grown} servers for the work of three");
         let decisions = world.events.iter().filter(|(_, e)| matches!(e, Event::Scale { .. })).count();
-        assert!(decisions <= 12, "seed {seed}: {:?}", world.tells);
+        assert!(decisions <= 12, "seed {seed}: {:?}", world.log);
         let refused: Vec<_> =
             world.events.iter().filter(|(_, e)| matches!(e, Event::Controller(_))).collect();
         assert!(refused.is_empty(), "seed {seed}: {refused:?}");
         let shrunk = world.run_until(Duration::from_secs(60), |w| w.servers.len() == 1 && w.in_flight() == 0);
-        assert!(shrunk, "seed {seed}: still {:?}, {:?}", world.up(), world.tells);
+        assert!(shrunk, "seed {seed}: still {:?}, {:?}", world.up(), world.log);
         world.check_at_rest();
     }
 }

@@ -1,4 +1,4 @@
-//! What an operator orders of a pool under load: nothing is lost by it.
+//! An operator's orders to a pool under load lose no request.
 
 use std::time::Duration;
 
@@ -16,8 +16,8 @@ fn order(world: &mut World, id: u32, order: Order) -> Result<(), Refused> {
 }
 
 fn state(world: &World, id: u32) -> Option<State> {
-    let fleet = world.primary().registry().unwrap();
-    Some(fleet.get(fleet.slot_of(id)?)?.health.state())
+    let registry = world.primary().registry().unwrap();
+    Some(registry.get(registry.slot_of(id)?)?.health.state())
 }
 
 fn served(world: &World, id: u32) -> u64 {
@@ -40,12 +40,12 @@ fn draining_disabling_and_enabling_servers_under_load_fails_no_request() {
         let mut before = 0;
         traffic(&mut world, 3_000, 2.0, |w, number| match number % 600 {
             100 => {
-                let word = if number % 1200 < 600 { Order::Drain } else { Order::Disable };
-                order(w, 2, word).unwrap();
+                let halt = if number % 1200 < 600 { Order::Drain } else { Order::Disable };
+                order(w, 2, halt).unwrap();
             }
             150 => before = served(w, 2),
             300 => {
-                assert_eq!(served(w, 2), before, "seed {seed}: it had finished what it had long ago");
+                assert_eq!(served(w, 2), before, "seed {seed}: it finished its requests before");
                 assert!(!w.up().contains(&2) && w.servers.contains_key(&2), "seed {seed}: it stays");
                 order(w, 2, Order::Enable).unwrap();
             }
@@ -56,8 +56,7 @@ fn draining_disabling_and_enabling_servers_under_load_fails_no_request() {
     }
 }
 
-/// It was drained and enabled again; if it had been told "nothing more will come", it would go while requests
-/// are under way.
+/// After a draining SYNC the server would exit with requests in transit, since it was enabled again.
 #[test]
 fn a_server_that_stops_after_it_was_drained_and_enabled_loses_nothing() {
     for seed in seeds(3) {
@@ -86,7 +85,7 @@ fn a_server_that_stops_after_it_was_drained_and_enabled_loses_nothing() {
 }
 
 #[test]
-fn what_was_ordered_holds_when_a_server_restarts() {
+fn orders_hold_when_a_server_restarts() {
     for seed in seeds(3) {
         for (word, expected) in [(Order::Drain, State::Draining), (Order::Disable, State::Disabled)] {
             let mut world = pool(seed, faults(0.0, 0.0, 0.0), 3, None);
@@ -109,7 +108,7 @@ fn what_was_ordered_holds_when_a_server_restarts() {
             }
             world.kill_server(1);
             world.run(Duration::from_secs(20));
-            assert_eq!(order(&mut world, 1, Order::Enable), Ok(()), "of one that is away");
+            assert_eq!(order(&mut world, 1, Order::Enable), Ok(()), "for a departed server");
             assert_eq!(order(&mut world, 9, Order::Enable), Err(Refused::UnknownServer));
             world.start_server(1);
             world.run(Duration::from_secs(1));
@@ -124,7 +123,7 @@ fn a_weight_takes_effect_at_once() {
         let mut world = pool(seed, faults(0.0, 0.0, 0.0), 2, Some(ServiceTime::exponential(MS)));
         order(&mut world, 1, Order::Weight(4)).unwrap();
         assert_eq!(order(&mut world, 1, Order::Weight(101)), Err(Refused::Weight));
-        // Idle most of the time, so the heavier one is chosen until it has four.
+        // The pool is mostly idle, so the server with weight 4 is selected until it has four requests.
         traffic(&mut world, 500, 0.5, |_, _| {});
         let [light, heavy] = [0, 1].map(|id| served(&world, id));
         assert!(heavy > 8 * light, "seed {seed}: {light} and {heavy}");

@@ -1,4 +1,4 @@
-//! Settings that change under load: nothing is lost by it.
+//! Changes of settings under load lose no request.
 
 use std::time::Duration;
 
@@ -36,7 +36,7 @@ fn settings_that_change_every_few_requests_lose_nothing() {
             w.balancer[worker].role.reconfigure(settings).unwrap();
         });
         assert_eq!(world.up().len(), 4, "seed {seed}");
-        world.reply_path = ReplyPath::Direct; // mixed: what is counted as answered is not exact
+        world.reply_path = ReplyPath::Direct; // both paths were used: the answered count is not exact
         world.check_at_rest();
         let failed: u64 = world.clients.iter().map(|c| c.node.role.totals().first_failed).sum();
         let answered: usize = world.clients.iter().map(|c| c.count(Ending::Answered)).sum();
@@ -73,24 +73,24 @@ fn each_setting_counts_for_every_worker() {
         world.run(Duration::from_millis(500));
         let state =
             world.primary().registry().unwrap().iter().find(|(_, s)| s.id == 1).unwrap().1.health.state();
-        assert_eq!(state, lbd::pool::health::State::Suspect, "seed {seed}: it is given more time");
+        assert_eq!(state, lbd::pool::health::State::Suspect, "seed {seed}: a higher fall keeps it suspect");
         world.frozen.insert(0);
         let now = world.now();
         world.clients[0].submit(now, 99);
         world.run(Duration::from_millis(90));
-        let told = |world: &World, text: &str| {
+        let is_reported = |world: &World, text: &str| {
             world.events.iter().any(|(_, event)| format!("{event:?}").contains(text))
         };
-        assert!(told(&world, "grow to"), "seed {seed}: {:?}", world.events);
+        assert!(is_reported(&world, "grow to"), "seed {seed}: {:?}", world.events);
         world.run(Duration::from_secs(6));
-        assert!(told(&world, "no answer from the controller at 10.0.0.1:55001"), "seed {seed}");
+        assert!(is_reported(&world, "no response from the controller at 10.0.0.1:55001"), "seed {seed}");
     }
 }
 
 #[test]
-fn what_a_balancer_is_built_for_is_refused_by_the_name_of_its_key() {
+fn a_setting_that_requires_a_restart_is_refused_with_its_key() {
     let world = crate::pool(1, faults(0.0, 0.0, 0.0), 1, None);
-    let refused = |change: &dyn Fn(&mut lbd::role::native::Settings)| {
+    let refused = |change: &dyn Fn(&mut lbd::role::native::NativePoolSettings)| {
         let mut settings = world.settings();
         change(&mut settings);
         settings.max_outstanding = Some(Limit::Fixed(1));
@@ -106,6 +106,6 @@ fn what_a_balancer_is_built_for_is_refused_by_the_name_of_its_key() {
     assert_eq!(
         world.balancer[0].role.reconfigure(settings),
         Ok(()),
-        "what is random is not from a configuration"
+        "random numbers are not from a configuration"
     );
 }

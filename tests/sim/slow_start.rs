@@ -14,7 +14,7 @@ fn pool(seed: u64) -> World {
     crate::fill(world, 2, None)
 }
 
-/// How many of 42 requests go to servers 0, 1 and 2. They are answered afterwards.
+/// Sends 42 requests and returns how many go to servers 0, 1 and 2. They are answered afterwards.
 fn spread(world: &mut World) -> [u32; 3] {
     assert_eq!(world.up().len(), 3, "seed {}", world.seed);
     world.frozen.extend(0..3);
@@ -30,7 +30,7 @@ fn spread(world: &mut World) -> [u32; 3] {
 }
 
 #[test]
-fn those_that_come_with_the_balancer_have_their_share_at_once() {
+fn servers_that_come_up_with_the_balancer_have_their_share_at_once() {
     for seed in seeds(4) {
         let mut world = pool(seed);
         world.run(3 * SECOND);
@@ -41,7 +41,7 @@ fn those_that_come_with_the_balancer_have_their_share_at_once() {
 }
 
 #[test]
-fn a_server_that_comes_later_or_comes_back_gets_a_tenth_and_then_more_and_then_all() {
+fn a_later_or_returning_server_gets_a_tenth_then_more_then_its_share() {
     for seed in seeds(4) {
         let mut world = pool(seed);
         world.run(6 * SECOND);
@@ -54,7 +54,7 @@ fn a_server_that_comes_later_or_comes_back_gets_a_tenth_and_then_more_and_then_a
             assert!((8..=10).contains(&half), "seed {seed}: {half}");
             world.run(5 * SECOND);
             assert_eq!(spread(&mut world), [14; 3], "seed {seed}");
-            // Nobody is made slow by a short suspicion.
+            // A short suspicion causes no slow start.
             world.frozen.insert(2);
             world.run(MS * 115);
             assert!(!world.up().contains(&2), "seed {seed}");
@@ -68,7 +68,7 @@ fn a_server_that_comes_later_or_comes_back_gets_a_tenth_and_then_more_and_then_a
 }
 
 #[test]
-fn gauges_say_since_when_and_how_far_off_the_last_report_was() {
+fn gauges_show_the_start_of_the_state_and_the_error_of_the_last_report() {
     for seed in seeds(2) {
         let mut world = pool(seed);
         let start = world.now();
@@ -85,6 +85,6 @@ fn gauges_say_since_when_and_how_far_off_the_last_report_was() {
         let age = world.now().as_nanos() - stats.reported.get();
         assert!(age <= 101_000_000, "seed {seed}: an idle server reports ten times a second: {age} ns");
         assert_eq!(stats.estimate_error.get(), 0, "seed {seed}");
-        assert!(world.events.iter().any(|(_, event)| format!("{event:?}").contains("it answers")));
+        assert!(world.events.iter().any(|(_, event)| format!("{event:?}").contains("response received")));
     }
 }

@@ -1,4 +1,4 @@
-//! A whole system in virtual time: the real roles, a seeded lossy network, processes that die and come back.
+//! A whole system in virtual time: the real roles, a seeded lossy network, processes that die and return.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -21,13 +21,13 @@ use lbd::role::client::{self, ClientRole, Ending, Outcome};
 use lbd::role::controller::{self, ControllerRole};
 use lbd::role::native::{self, NativeRole};
 use lbd::role::server::{self, ServerRole, Work};
-use lbd::supervise::servers::{Action, Bounds, Replicas};
+use lbd::supervise::servers::{Bounds, ReplicaAction, Replicas};
 use lbd::wire::{FrameFormat, Mode, ReplyPath};
 
 pub const INTERVAL: Duration = Duration::from_millis(10);
 pub const MS: Duration = Duration::from_millis(1);
 
-/// The front of a worker: the simulated network has no shared ports.
+/// A worker's client-side address: the simulated network has no shared ports.
 pub fn front_of(worker: usize) -> SocketAddr {
     SocketAddr::from(([10, 0, 0, 1], 54_001 + 100 * worker as u16))
 }
@@ -54,7 +54,7 @@ pub struct Node<R> {
 }
 
 impl<R: Role> Node<R> {
-    /// Whether there was anything to do.
+    /// Takes a turn if a deadline is due or a datagram has arrived. Returns whether it did.
     pub fn turn_if_due(&mut self, now: Instant) -> bool {
         let due = self.role.next_deadline().is_some_and(|at| at <= now);
         if !due && !self.io.is_readable() {
@@ -69,11 +69,11 @@ impl<R: Role> Node<R> {
     }
 }
 
-/// One client with what it has been told so far.
+/// One client with the outcomes of its requests so far.
 pub struct Caller {
     pub node: Node<ClientRole>,
     pub id: usize,
-    /// Open requests by sequence: the payload that must come back.
+    /// Open requests by sequence number: the payload of the expected response.
     pub open: BTreeMap<u64, Vec<u8>>,
     pub endings: Vec<Ending>,
     pub attempts: u64,
@@ -93,7 +93,7 @@ impl Caller {
         while let Some(Outcome { sequence, ending, payload, attempts, .. }) = self.node.role.poll_outcome() {
             let expected = self.open.remove(&sequence).expect("one outcome to a request");
             if ending == Ending::Answered {
-                assert_eq!(payload, expected, "seed {seed}: another one's answer");
+                assert_eq!(payload, expected, "seed {seed}: the answer to another request");
             }
             self.endings.push(ending);
             self.attempts += u64::from(attempts);
@@ -108,7 +108,7 @@ impl Caller {
 pub struct World {
     pub seed: u64,
     pub net: SimNet,
-    /// The balancer's workers, the primary first; none while it is dead.
+    /// The balancer's workers, the primary first; empty while the balancer is dead.
     pub balancer: Vec<Node<NativeRole>>,
     pub workers: usize,
     /// Whether the client-side sockets are bound to a wildcard; clients reach them at [`front_of`].
@@ -116,20 +116,21 @@ pub struct World {
     pub reply_path: ReplyPath,
     pub stats: Vec<Arc<NativeStats>>,
     pub servers: BTreeMap<u32, Node<ServerRole>>,
-    /// Servers that stand still: what arrives there waits.
+    /// Stopped servers (SIGSTOP): datagrams to them wait.
     pub frozen: BTreeSet<u32>,
     pub clients: Vec<Caller>,
     pub controller: Option<Node<ControllerRole>>,
     pub max_outstanding: Option<Limit>,
     pub waiting_max: usize,
     pub health: Rules,
-    /// Where frames are authenticated.
+    /// `None`: frames are not authenticated.
     pub key: Option<[u8; 16]>,
     pub service: Option<ServiceTime>,
     pub scale: autoscale::Policy,
     /// (virtual milliseconds, event) of the balancer.
     pub events: Vec<(u64, Event)>,
-    pub tells: Vec<String>,
+    /// Log lines of the controller.
+    pub log: Vec<String>,
     incarnations: u64,
 }
 
@@ -176,7 +177,7 @@ impl World {
                 max: 8,
             },
             events: vec![],
-            tells: vec![],
+            log: vec![],
             incarnations: 0,
         }
     }
@@ -197,10 +198,10 @@ impl World {
         }
     }
 
-    /// A process of the balancer has a secret and a seed of its own.
-    fn balancer_settings(&mut self, policy: PolicyKind) -> native::Settings {
+    /// Settings of a new balancer process, with a secret and a seed of its own.
+    fn balancer_settings(&mut self, policy: PolicyKind) -> native::NativePoolSettings {
         let seed = self.next_seed();
-        native::Settings { policy, secret: [seed as u8; 16], seed, ..self.settings() }
+        native::NativePoolSettings { policy, secret: [seed as u8; 16], seed, ..self.settings() }
     }
 
     pub fn start_balancer(&mut self, policy: PolicyKind) {
@@ -220,9 +221,9 @@ impl World {
         front
     }
 
-    /// What its balancer is made from.
-    pub fn settings(&self) -> native::Settings {
-        native::Settings {
+    /// The balancer's settings.
+    pub fn settings(&self) -> native::NativePoolSettings {
+        native::NativePoolSettings {
             format: self.format(),
             key: self.key,
             policy: PolicyKind::ShortestQueue,
@@ -262,14 +263,14 @@ impl World {
         &self.balancer.first().expect("it runs").role
     }
 
-    /// What the balancer's process would leave to its successor.
+    /// The state that the balancer exports for a successor.
     pub fn export_balancer(&mut self) -> Vec<u8> {
         let now = self.now();
         let parts: Vec<Part> = self.balancer.iter_mut().map(|node| node.role.export(now)).collect();
         postcard::to_allocvec(&parts).unwrap()
     }
 
-    /// Another process takes the place of the balancer's: the sockets, and what these bytes say.
+    /// Another process takes over the balancer's sockets, with this exported state.
     pub fn hand_over(&mut self, bytes: &[u8]) {
         let settings = self.balancer_settings(PolicyKind::ShortestQueue);
         let parts: Vec<Part> = postcard::from_bytes(bytes).unwrap();
@@ -350,17 +351,17 @@ impl World {
         self.controller = Some(Node { role: ControllerRole::new(settings, replicas), io });
     }
 
-    /// Lets the world go on for so long.
+    /// Runs the world for this time.
     pub fn run(&mut self, span: Duration) {
         let until = self.now() + span;
         self.run_until(span, |w| w.now() >= until);
     }
 
-    /// Lets the world go on until the fact holds, for so long at most; whether it does.
+    /// Runs the world until the fact holds, at most for this time. Returns whether the fact holds.
     pub fn run_until(&mut self, at_most: Duration, fact: impl Fn(&World) -> bool) -> bool {
         let end = self.now() + at_most;
         loop {
-            self.everybody_takes_a_turn();
+            self.take_turns();
             if fact(self) {
                 return true;
             }
@@ -371,8 +372,7 @@ impl World {
             for deadline in self.deadlines() {
                 next = earliest(next, deadline);
             }
-            // Something that is due at once still takes a microsecond, so that no mistake makes time stand
-            // still.
+            // Even a deadline that is due takes a microsecond, so that time advances in spite of a bug.
             let soonest = self.now() + Duration::from_micros(1);
             self.net.advance(next.unwrap().max(soonest).min(end.max(soonest)));
         }
@@ -387,7 +387,7 @@ impl World {
         deadlines
     }
 
-    fn everybody_takes_a_turn(&mut self) {
+    fn take_turns(&mut self) {
         let now = self.now();
         for node in &mut self.balancer {
             if node.turn_if_due(now) {
@@ -409,19 +409,19 @@ impl World {
         self.control(now);
     }
 
-    /// The controller's daemon: starts and stops simulated processes.
+    /// Does the work of the controller's daemon: starts and stops simulated processes.
     fn control(&mut self, now: Instant) {
         let Some(mut node) = self.controller.take() else { return };
         node.turn_if_due(now);
-        while let Some(action) = node.role.crew_mut().poll_action() {
+        while let Some(action) = node.role.replicas_mut().poll_action() {
             match action {
-                Action::Start { id, .. } => {
+                ReplicaAction::Start { id, .. } => {
                     self.start_server(id);
-                    node.role.crew_mut().on_started(now, id);
+                    node.role.replicas_mut().on_started(now, id);
                 }
-                Action::Stop { id } => self.servers.get_mut(&id).expect("it runs").role.drain(now),
-                Action::Kill { id } => self.kill_server(id),
-                Action::Tell(text) => self.tells.push(text),
+                ReplicaAction::Stop { id } => self.servers.get_mut(&id).expect("it runs").role.drain(now),
+                ReplicaAction::Kill { id } => self.kill_server(id),
+                ReplicaAction::Tell(text) => self.log.push(text),
             }
         }
         let finished: Vec<u32> =
@@ -430,11 +430,11 @@ impl World {
             assert_eq!(
                 self.servers[&id].role.queue_len(),
                 0,
-                "seed {}: it left with requests in its queue",
+                "seed {}: a server exited with requests in its queue",
                 self.seed
             );
             self.kill_server(id);
-            node.role.crew_mut().on_exited(now, id, "exit code 0");
+            node.role.replicas_mut().on_exited(now, id, "exit code 0");
         }
         self.controller = Some(node);
     }
@@ -442,7 +442,7 @@ impl World {
     /// Ids of the servers that take traffic.
     pub fn up(&self) -> Vec<u32> {
         let Some(node) = self.balancer.first() else { return vec![] };
-        let up = |s: &native::Server| s.health.state() == lbd::pool::health::State::Up;
+        let up = |s: &native::NativeServer| s.health.state() == lbd::pool::health::State::Up;
         node.role.registry().expect("the primary").iter().filter(|(_, s)| up(s)).map(|(_, s)| s.id).collect()
     }
 
@@ -455,7 +455,7 @@ impl World {
         self.clients.iter().map(|c| c.open.len()).sum()
     }
 
-    /// Everything that must hold when nothing is under way any more.
+    /// Checks the invariants that must hold when no request is in flight.
     pub fn check_at_rest(&mut self) {
         let seed = self.seed;
         assert!(
@@ -468,7 +468,7 @@ impl World {
         for server in self.servers.values() {
             assert_eq!(server.role.queue_len(), 0, "seed {seed}");
         }
-        // One worker may send what another one has read.
+        // A worker may send a request that another worker has received.
         let expired: u64 = self
             .stats
             .iter()
@@ -478,8 +478,8 @@ impl World {
         let requests = self.total(|s| &s.received);
         assert_eq!(requests, accounted, "seed {seed}: requests = dispatched + refused + expired");
         let waiting = self.balancer.first().map_or(0, |n| n.role.waiting());
-        assert_eq!(waiting, 0, "seed {seed}: forgotten");
-        // A directly answered request that came twice is finished twice: once more than it was sent.
+        assert_eq!(waiting, 0, "seed {seed}: requests are still queued");
+        // With direct replies, a request that the network doubles is finished twice and sent once.
         let (answered, dispatched) = (self.total(|s| &s.answered), self.dispatched());
         let exact = self.reply_path == ReplyPath::Balancer;
         assert!(!exact || answered <= dispatched, "seed {seed}: at most one reply to an attempt");
@@ -490,7 +490,7 @@ impl World {
         }
     }
 
-    /// The capacity of the tree's slots, for tests that look at one server.
+    /// The queue length of a server in the selection tree; 0 without a slot.
     pub fn len_of(&self, id: u32) -> u32 {
         let primary = self.primary();
         let slot = primary.registry().expect("the primary").slot_of(id);

@@ -235,7 +235,7 @@ fn call(socket: &impl AsRawFd, messages: &mut [Message], what: Use) -> io::Resul
     let (fd, first, count) = (socket.as_raw_fd(), headers.as_mut_ptr(), used as libc::c_uint);
     let flags = libc::MSG_DONTWAIT as _;
     // SAFETY: `first` points to `count` headers. Their pointers refer to `messages` and `vectors`, which
-    // outlive the call and have the lengths in the headers. The time-out may be null.
+    // outlive the call and have the lengths in the headers. The timeout may be null.
     let done = unsafe {
         match what {
             Use::Receive => libc::recvmmsg(fd, first, count, flags, std::ptr::null_mut()),

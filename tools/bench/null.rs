@@ -5,7 +5,8 @@
 //!
 //! ```sh
 //! taskset -c 1 target/release/examples/null --listen 127.0.0.1:7000 &
-//! taskset -c 0 target/release/loadgen --target 127.0.0.1:7000 --rate 2000000 --frame 128 --clients 4 --timeout 100ms
+//! taskset -c 0 target/release/loadgen --target 127.0.0.1:7000 --rate 2000000 --frame 128 --clients 4 \
+//!     --timeout 100ms
 //! ```
 
 use std::cmp::Reverse;

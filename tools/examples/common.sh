@@ -57,7 +57,7 @@ await() {
     tries=200
     until "$@" >await.log 2>&1; do
         tries=$((tries - 1))
-        [ $tries -gt 0 ] || { echo "in vain: $*" >&2; cat await.log >&2; return 1; }
+        [ $tries -gt 0 ] || { echo "without success: $*" >&2; cat await.log >&2; return 1; }
         sleep 0.1
     done
 }

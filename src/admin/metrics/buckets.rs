@@ -1,6 +1,6 @@
 //! Log-linear histograms reduced to a few fixed buckets.
 
-use crate::admin::status::Numbers;
+use crate::admin::status::Distribution;
 
 /// Upper bounds in seconds; the last one holds the rest.
 pub(super) const BOUNDS_S: [f64; 17] = [
@@ -47,7 +47,7 @@ impl Buckets {
     }
 
     /// From whole numbers, whose sum is known.
-    pub fn of_numbers(numbers: &Numbers) -> Buckets {
+    pub fn of_numbers(numbers: &Distribution) -> Buckets {
         let pairs = numbers.histogram.iter().map(|&(upper, count)| (upper as f64, count));
         Buckets::within(&BOUNDS_REQUESTS, numbers.sum as f64, pairs)
     }
@@ -77,7 +77,7 @@ mod tests {
     #[test]
     fn numbers_fall_below_their_bounds_and_keep_their_sum() {
         let histogram = vec![(0, 5), (4, 2), (7, 1), (8, 1), (1_000, 1)];
-        let buckets = Buckets::of_numbers(&Numbers { sum: 1_020, histogram, ..Numbers::default() });
+        let buckets = Buckets::of_numbers(&Distribution { sum: 1_020, histogram, ..Distribution::default() });
         assert_eq!((buckets.sum, buckets.count), (1_020.0, 10));
         let filled: Vec<_> = buckets.counts.into_iter().filter(|(_, count)| *count > 0).collect();
         assert_eq!(filled, [(0.0, 5), (5.0, 2), (7.0, 1), (15.0, 1), (f64::INFINITY, 1)]);

@@ -21,10 +21,10 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::exemplar::Exemplar;
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::admin::status::{Decisions, EventLog, Kind, PoolStatus, ServerStatus, Status};
+use crate::admin::status::{Decisions, EventKind, EventLog, PoolStatus, ServerStatus, Status};
 use crate::pool::health::State;
 use buckets::Buckets;
-use process::Process;
+use process::ProcessUsage;
 use tables::{POOL_COUNTERS, POOL_GAUGES, SERVER_COUNTERS, SERVER_GAUGES};
 
 /// The text formats of the metrics.
@@ -53,7 +53,7 @@ impl Format {
 /// All metrics as text.
 pub(super) fn render(status: Arc<Status>, events: &EventLog, format: Format) -> String {
     let mut registry = Registry::with_prefix("lbd");
-    let figures = Figures { status, events: events.counts(), process: Process::now() };
+    let figures = MetricSource { status, events: events.counts(), process: ProcessUsage::now() };
     registry.register_collector(Box::new(figures));
     let mut text = String::new();
     match format {
@@ -66,10 +66,10 @@ pub(super) fn render(status: Arc<Status>, events: &EventLog, format: Format) -> 
 
 /// The source of one scrape.
 #[derive(Debug)]
-struct Figures {
+struct MetricSource {
     status: Arc<Status>,
-    events: Vec<(Kind, u64)>,
-    process: Process,
+    events: Vec<(EventKind, u64)>,
+    process: ProcessUsage,
 }
 
 type Labels<'a> = Vec<(&'static str, Cow<'a, str>)>;
@@ -146,7 +146,7 @@ fn of_server(pool: &str, id: u32) -> Labels<'_> {
     with(of_pool(pool), "server", id.to_string())
 }
 
-impl Figures {
+impl MetricSource {
     /// A row for each pool that has the value.
     fn pools<'a, T>(&'a self, value: impl Fn(&'a PoolStatus) -> Option<T>) -> Rows<'a, T> {
         let pools = self.status.pools.iter();
@@ -188,7 +188,7 @@ impl Figures {
         let seconds = Some(&Unit::Seconds);
         let started = one(self.status.started_unix_ms as f64 / 1e3);
         sheet.gauge("process_start_time", seconds, "Start of the process, in seconds since 1970", started)?;
-        let Process { cpu_s, resident_bytes } = self.process;
+        let ProcessUsage { cpu_s, resident_bytes } = self.process;
         let help = "CPU time of all threads, in seconds";
         let mut cpu = sheet.0.encode_descriptor("process_cpu", help, seconds, MetricType::Counter)?;
         cpu.encode_counter(&cpu_s, None::<&Exemplar<NoLabels, u64>>)?;
@@ -269,7 +269,7 @@ fn by_reason(reasons: &BTreeMap<String, u64>) -> Vec<(&str, u64)> {
     reasons.iter().map(|(reason, &n)| (reason.as_str(), n)).collect()
 }
 
-impl Collector for Figures {
+impl Collector for MetricSource {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let mut sheet = Sheet(encoder);
         self.process(&mut sheet)?;

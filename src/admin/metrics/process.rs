@@ -4,19 +4,19 @@ use rustix::time::{ClockId, clock_gettime};
 
 /// CPU time and memory.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Process {
+pub(super) struct ProcessUsage {
     /// CPU seconds of all threads.
     pub cpu_s: f64,
     /// Resident memory in bytes; `None` if the system does not report it.
     pub resident_bytes: Option<u64>,
 }
 
-impl Process {
-    pub fn now() -> Process {
+impl ProcessUsage {
+    pub fn now() -> ProcessUsage {
         let cpu = clock_gettime(ClockId::ProcessCPUTime);
         let cpu_s = cpu.tv_sec as f64 + cpu.tv_nsec as f64 / 1e9;
         let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-        Process { cpu_s, resident_bytes: resident(&status) }
+        ProcessUsage { cpu_s, resident_bytes: resident(&status) }
     }
 }
 
@@ -33,7 +33,7 @@ mod tests {
 
     #[test]
     fn this_process_uses_time_and_memory() {
-        let Process { cpu_s, resident_bytes } = Process::now();
+        let ProcessUsage { cpu_s, resident_bytes } = ProcessUsage::now();
         assert!(cpu_s > 0.0 && cpu_s < 1e6, "{cpu_s}");
         assert!(resident_bytes.is_some_and(|bytes| bytes > 100_000), "{resident_bytes:?}");
         assert_eq!(resident("Name:\tlbd\nVmRSS:\t   1234 kB\nThreads: 3\n"), Some(1_234 * 1_024));

@@ -20,7 +20,7 @@ pub(super) const POOL_COUNTERS: &[OfPool] = &[
     ("timed_out", "Requests without a response in time", |p| Some(p.datagram?.timed_out)),
     ("forwarded", "Datagrams to servers without a single expected response", |p| Some(p.datagram?.forwarded)),
     ("delivered", "Datagrams of servers delivered to clients", |p| Some(p.datagram?.delivered)),
-    ("late", "Responses delivered after the time-out", |p| Some(p.datagram?.late)),
+    ("late", "Responses delivered after the timeout", |p| Some(p.datagram?.late)),
     ("servfail", "Queries answered with SERVFAIL", |p| Some(p.datagram?.servfail)),
     ("dropped", "Frames or datagrams dropped without an answer, all reasons together",
         |p| Some(p.dropped.values().sum())),

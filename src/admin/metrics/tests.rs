@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use super::*;
 use crate::admin::status::{
-    DatagramCounters, DatagramServer, Latencies, NativeServer, Numbers, Scaling, Service,
+    DatagramCounters, DatagramServer, Distribution, Latencies, NativeServer, Scaling, Service,
 };
 
 fn status() -> Status {
@@ -33,7 +33,7 @@ fn status() -> Status {
         native: Some(NativeServer::default()),
         ..Default::default()
     };
-    let numbers = Numbers { sum: 9, histogram: vec![(0, 5), (9, 1)], ..Default::default() };
+    let numbers = Distribution { sum: 9, histogram: vec![(0, 5), (9, 1)], ..Default::default() };
     let decisions = Decisions {
         regret: numbers.clone(),
         age_us: latency_us.clone(),
@@ -93,8 +93,8 @@ fn status() -> Status {
 
 fn rendered(format: Format) -> String {
     let events = EventLog::default();
-    events.note(Kind::Scaling, "native", None, "grow");
-    events.note(Kind::Scaling, "native", None, "shrink");
+    events.note(EventKind::Scaling, "native", None, "grow");
+    events.note(EventKind::Scaling, "native", None, "shrink");
     render(Arc::new(status()), &events, format)
 }
 

@@ -76,7 +76,7 @@ impl Board {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admin::status::Kind;
+    use crate::admin::status::EventKind;
     use crate::admin::status::PoolSource;
     use crate::base::time::Clock;
     use crate::pool::stats::NativeStats;
@@ -84,7 +84,7 @@ mod tests {
     #[test]
     fn readers_see_one_snapshot_until_the_next_tick() {
         let events = Arc::new(EventLog::default());
-        (0..60).for_each(|n| events.note(Kind::Notice, "", None, format!("{n}")));
+        (0..60).for_each(|n| events.note(EventKind::Notice, "", None, format!("{n}")));
         let stats = Arc::new(NativeStats::new(1));
         let sampler = |workers| {
             let pool = PoolSource::Native { name: "native".to_owned(), workers };

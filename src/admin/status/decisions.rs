@@ -14,18 +14,18 @@ use crate::pool::stats::{CountSnapshot, Counter, LatencySnapshot, WorkerStats};
 pub struct Decisions {
     /// Excess of the selected server's queue over the shortest eligible queue, in requests, of one selection
     /// in 64.
-    pub regret: Numbers,
+    pub regret: Distribution,
     /// `regret` in the last second.
-    pub regret_recent: Numbers,
+    pub regret_recent: Distribution,
     /// Staleness: age of the newest information about the selected server at the selection, in microseconds;
     /// of the same selections.
     pub age_us: Latencies,
     /// `age_us` in the last second.
     pub age_us_recent: Percentiles,
     /// Absolute error of the queue estimate at a report, in requests; `None` where servers do not report.
-    pub estimate_error: Option<Numbers>,
+    pub estimate_error: Option<Distribution>,
     /// `estimate_error` in the last second.
-    pub estimate_error_recent: Option<Numbers>,
+    pub estimate_error_recent: Option<Distribution>,
     /// Requests taken off the outstanding count as lost or timed out.
     pub corrections: u64,
     /// Requests in the pending queue.
@@ -41,7 +41,7 @@ pub struct Decisions {
 /// Whole numbers that were counted.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Numbers {
+pub struct Distribution {
     /// Count of the numbers.
     pub count: u64,
     /// Sum of the numbers.
@@ -60,10 +60,10 @@ pub struct Numbers {
     pub histogram: Vec<(u64, u64)>,
 }
 
-impl Numbers {
+impl Distribution {
     /// Without the histogram.
     fn recent(snapshot: &CountSnapshot) -> Self {
-        Numbers {
+        Distribution {
             count: snapshot.count(),
             sum: snapshot.sum(),
             mean: snapshot.mean(),
@@ -75,22 +75,22 @@ impl Numbers {
     }
 
     fn all(snapshot: &CountSnapshot) -> Self {
-        Numbers { histogram: snapshot.buckets().collect(), ..Numbers::recent(snapshot) }
+        Distribution { histogram: snapshot.buckets().collect(), ..Distribution::recent(snapshot) }
     }
 }
 
 /// All workers together at one moment.
 #[derive(Clone, Debug, Default)]
-struct Sample {
+struct DecisionSample {
     regret: CountSnapshot,
     age: LatencySnapshot,
     estimate_error: CountSnapshot,
     waiting_delay: LatencySnapshot,
 }
 
-impl Sample {
-    fn take<'a>(workers: impl Iterator<Item = &'a WorkerStats>) -> Sample {
-        let mut sample = Sample::default();
+impl DecisionSample {
+    fn take<'a>(workers: impl Iterator<Item = &'a WorkerStats>) -> DecisionSample {
+        let mut sample = DecisionSample::default();
         for WorkerStats { decisions, waiting_delay, .. } in workers {
             sample.regret.merge(&decisions.regret.snapshot());
             sample.age.merge(&decisions.age.snapshot());
@@ -105,7 +105,7 @@ impl Sample {
 pub(super) struct DecisionSampler {
     /// Samples that the window reaches back.
     span: usize,
-    samples: VecDeque<Sample>,
+    samples: VecDeque<DecisionSample>,
     has_reports: bool,
 }
 
@@ -116,7 +116,11 @@ impl DecisionSampler {
         has_reports: bool,
         workers: impl Iterator<Item = &'a WorkerStats>,
     ) -> DecisionSampler {
-        DecisionSampler { span: span.max(1), samples: VecDeque::from([Sample::take(workers)]), has_reports }
+        DecisionSampler {
+            span: span.max(1),
+            samples: VecDeque::from([DecisionSample::take(workers)]),
+            has_reports,
+        }
     }
 
     /// The values now; `corrections` are counted elsewhere.
@@ -125,17 +129,17 @@ impl DecisionSampler {
         corrections: u64,
         workers: impl Iterator<Item = &'a WorkerStats> + Clone,
     ) -> Decisions {
-        let now = Sample::take(workers.clone());
+        let now = DecisionSample::take(workers.clone());
         let before = self.samples.front().expect("there is a first sample");
         let sum = |counter: fn(&WorkerStats) -> &Counter| workers.clone().map(|of| counter(of).get()).sum();
-        let reported = |numbers: Numbers| self.has_reports.then_some(numbers);
+        let reported = |numbers: Distribution| self.has_reports.then_some(numbers);
         let decisions = Decisions {
-            regret: Numbers::all(&now.regret),
-            regret_recent: Numbers::recent(&now.regret.since(&before.regret)),
+            regret: Distribution::all(&now.regret),
+            regret_recent: Distribution::recent(&now.regret.since(&before.regret)),
             age_us: Latencies::of(&now.age),
             age_us_recent: Percentiles::of(&now.age.since(&before.age)),
-            estimate_error: reported(Numbers::all(&now.estimate_error)),
-            estimate_error_recent: reported(Numbers::recent(
+            estimate_error: reported(Distribution::all(&now.estimate_error)),
+            estimate_error_recent: reported(Distribution::recent(
                 &now.estimate_error.since(&before.estimate_error),
             )),
             corrections,
@@ -170,9 +174,9 @@ mod tests {
             worker.waiting_delay.record(700);
         }
         let first = sampler.sample(9, sources());
-        let regret = Numbers { count: 2, sum: 2, mean: 1.0, p50: 0, p99: 2, max: 2, histogram: vec![] };
+        let regret = Distribution { count: 2, sum: 2, mean: 1.0, p50: 0, p99: 2, max: 2, histogram: vec![] };
         assert_eq!(first.regret_recent, regret);
-        assert_eq!(first.regret, Numbers { histogram: vec![(0, 1), (2, 1)], ..regret });
+        assert_eq!(first.regret, Distribution { histogram: vec![(0, 1), (2, 1)], ..regret });
         let error = first.estimate_error.clone().unwrap();
         assert_eq!((error.count, error.mean, error.max), (2, 5.0, 5));
         assert!((3_000..=3_375).contains(&first.age_us.p50) && first.age_us_recent.p50 == first.age_us.p50);

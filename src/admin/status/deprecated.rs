@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use serde::{Serialize, Serializer};
 
-use super::{Decisions, Entry, Percentiles, PoolStatus, Scaling, ServerStatus, Service, Status};
+use super::{Decisions, EventEntry, Percentiles, PoolStatus, Scaling, ServerStatus, Service, Status};
 use crate::base::drop_reason::DropReason;
 
 impl Serialize for Status {
@@ -31,7 +31,7 @@ struct Json<'a> {
     #[serde(flatten)]
     top: TopLevel<'a>,
     pools: &'a [PoolStatus],
-    events: &'a [Entry],
+    events: &'a [EventEntry],
 }
 
 /// A native pool under its old names.
@@ -57,7 +57,7 @@ struct TopLevel<'a> {
     latency_us_p99: u64,
     latency_us_recent: Percentiles,
     scaling: Option<&'a Scaling>,
-    servers: Vec<Server<'a>>,
+    servers: Vec<DeprecatedServer<'a>>,
 }
 
 impl TopLevel<'_> {
@@ -84,14 +84,14 @@ impl TopLevel<'_> {
             latency_us_p99: pool.latency_us_recent.p99,
             latency_us_recent: pool.latency_us_recent,
             scaling: pool.scaling.as_ref(),
-            servers: pool.servers.iter().map(Server::of).collect(),
+            servers: pool.servers.iter().map(DeprecatedServer::of).collect(),
         }
     }
 }
 
 /// A native server under its old names.
 #[derive(Serialize)]
-struct Server<'a> {
+struct DeprecatedServer<'a> {
     id: u32,
     addr: &'a str,
     state: &'a str,
@@ -110,10 +110,10 @@ struct Server<'a> {
     latency_us_recent: Percentiles,
 }
 
-impl Server<'_> {
-    fn of(server: &ServerStatus) -> Server<'_> {
+impl DeprecatedServer<'_> {
+    fn of(server: &ServerStatus) -> DeprecatedServer<'_> {
         let native = server.native.unwrap_or_default();
-        Server {
+        DeprecatedServer {
             id: server.id,
             addr: &server.addr,
             state: &server.state,

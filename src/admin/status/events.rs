@@ -10,13 +10,13 @@ use tokio::sync::watch;
 
 /// One event.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Entry {
+pub struct EventEntry {
     /// The entry's number: 1 for the first, then one more each.
     pub number: u64,
     /// Time of the event, in milliseconds since 1970.
     pub unix_ms: u64,
     /// The kind of the event.
-    pub kind: Kind,
+    pub kind: EventKind,
     /// The pool of the event; empty for an event of the process.
     pub pool: String,
     /// The server of the event; `None` for an event of the pool or the process.
@@ -28,7 +28,7 @@ pub struct Entry {
 /// The kind of an event.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Kind {
+pub enum EventKind {
     /// A server joined, left, or changed its state.
     Server,
     /// A scaling decision; the text has the reason.
@@ -42,18 +42,19 @@ pub enum Kind {
     Notice,
 }
 
-impl Kind {
+impl EventKind {
     /// All kinds.
-    pub const ALL: [Kind; 5] = [Kind::Server, Kind::Scaling, Kind::Operator, Kind::Reload, Kind::Notice];
+    pub const ALL: [EventKind; 5] =
+        [EventKind::Server, EventKind::Scaling, EventKind::Operator, EventKind::Reload, EventKind::Notice];
 
     /// The kind's name in JSON and in metrics.
     pub const fn name(self) -> &'static str {
         match self {
-            Kind::Server => "server",
-            Kind::Scaling => "scaling",
-            Kind::Operator => "operator",
-            Kind::Reload => "reload",
-            Kind::Notice => "notice",
+            EventKind::Server => "server",
+            EventKind::Scaling => "scaling",
+            EventKind::Operator => "operator",
+            EventKind::Reload => "reload",
+            EventKind::Notice => "notice",
         }
     }
 }
@@ -64,9 +65,9 @@ pub const KEPT_MAX: usize = 256;
 /// The newest entries. Any thread writes, a few times a second at most.
 #[derive(Debug)]
 pub struct EventLog {
-    kept: Mutex<VecDeque<Entry>>,
+    kept: Mutex<VecDeque<EventEntry>>,
     /// Entries since the start, by kind. Written with `kept` locked.
-    counts: [AtomicU64; Kind::ALL.len()],
+    counts: [AtomicU64; EventKind::ALL.len()],
     newest: watch::Sender<u64>,
 }
 
@@ -78,14 +79,14 @@ impl Default for EventLog {
 
 impl EventLog {
     /// Adds an event that happens now.
-    pub fn note(&self, kind: Kind, pool: &str, server: Option<u32>, text: impl Into<String>) {
+    pub fn note(&self, kind: EventKind, pool: &str, server: Option<u32>, text: impl Into<String>) {
         let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let mut kept = self.kept.lock().expect("no panic while it is held");
         let number = kept.back().map_or(1, |last| last.number + 1);
         if kept.len() == KEPT_MAX {
             kept.pop_front();
         }
-        kept.push_back(Entry {
+        kept.push_back(EventEntry {
             number,
             unix_ms: since_1970.as_millis() as u64,
             kind,
@@ -105,14 +106,17 @@ impl EventLog {
     }
 
     /// The entries after this number that are still in the log, oldest first; all with 0.
-    pub fn after(&self, number: u64) -> Vec<Entry> {
+    pub fn after(&self, number: u64) -> Vec<EventEntry> {
         let kept = self.kept.lock().expect("no panic while it is held");
         kept.iter().filter(|entry| entry.number > number).cloned().collect()
     }
 
     /// Entries since the start, by kind.
-    pub fn counts(&self) -> Vec<(Kind, u64)> {
-        Kind::ALL.iter().map(|&kind| (kind, self.counts[kind as usize].load(Ordering::Relaxed))).collect()
+    pub fn counts(&self) -> Vec<(EventKind, u64)> {
+        EventKind::ALL
+            .iter()
+            .map(|&kind| (kind, self.counts[kind as usize].load(Ordering::Relaxed)))
+            .collect()
     }
 
     /// The number of the newest entry, which a reader can wait for.
@@ -137,7 +141,7 @@ mod tests {
         let noting: Vec<_> = (0..2)
             .map(|_| {
                 let log = Arc::clone(&log);
-                std::thread::spawn(move || log.note(Kind::Notice, "", None, "x"))
+                std::thread::spawn(move || log.note(EventKind::Notice, "", None, "x"))
             })
             .collect();
         let (tell, told) = std::sync::mpsc::sync_channel(1);
@@ -161,7 +165,7 @@ mod tests {
         let log = EventLog::default();
         let mut newest = log.newest();
         for n in 0..KEPT_MAX as u32 + 10 {
-            log.note(Kind::Server, "dns", Some(n), format!("event {n}"));
+            log.note(EventKind::Server, "dns", Some(n), format!("event {n}"));
         }
         let all = log.after(0);
         assert_eq!((all.len(), all[0].number), (KEPT_MAX, 11));
@@ -170,8 +174,8 @@ mod tests {
         assert_eq!((last.len(), last[0].text.as_str()), (1, "event 265"));
         assert!(last[0].unix_ms > 1_600_000_000_000);
         let json = serde_json::to_value(&last[0]).unwrap();
-        assert_eq!(log.counts()[0], (Kind::Server, KEPT_MAX as u64 + 10), "those that have gone count");
-        for (place, kind) in Kind::ALL.into_iter().enumerate() {
+        assert_eq!(log.counts()[0], (EventKind::Server, KEPT_MAX as u64 + 10), "those that have gone count");
+        for (place, kind) in EventKind::ALL.into_iter().enumerate() {
             assert_eq!((kind as usize, serde_json::to_value(kind).unwrap()), (place, kind.name().into()));
         }
         assert_eq!((json["kind"].as_str(), json["server"].as_u64()), (Some("server"), Some(265)));

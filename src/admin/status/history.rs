@@ -13,12 +13,12 @@ const SECONDS_MAX: usize = 600;
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct History {
     /// The points.
-    pub seconds: VecDeque<Second>,
+    pub seconds: VecDeque<HistoryPoint>,
 }
 
 /// All pools together at one moment, and each of them.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Second {
+pub struct HistoryPoint {
     /// Time of the point, in milliseconds since 1970.
     pub unix_ms: u64,
     /// The sums of rates and servers; latencies are those of the pool with the highest rate, as percentiles
@@ -51,7 +51,7 @@ pub struct Point {
 impl History {
     /// Adds the point of a second, and removes the oldest if there are 600.
     pub fn add(&mut self, unix_ms: u64, status: &Status) {
-        let mut second = Second { unix_ms, ..Second::default() };
+        let mut second = HistoryPoint { unix_ms, ..HistoryPoint::default() };
         let mut busiest = -1.0;
         for pool in &status.pools {
             let point = Point {

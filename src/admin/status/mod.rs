@@ -2,7 +2,7 @@
 //!
 //! | file | a change there is about |
 //! |---|---|
-//! | `pool.rs` | what a pool and a server show, whatever their protocol |
+//! | `pool.rs` | the status of a pool and of a server, for every protocol |
 //! | `source.rs` | where these values come from, and what only one kind of pool has |
 //! | `decisions.rs` | quality of selections, and the pending queue |
 //! | `window.rs` | the sample window of rates and recent latencies |
@@ -26,9 +26,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use board::{About, Board};
-pub use decisions::{Decisions, Numbers};
-pub use events::{Entry, EventLog, KEPT_MAX, Kind};
-pub use history::{History, Second};
+pub use decisions::{Decisions, Distribution};
+pub use events::{EventEntry, EventKind, EventLog, KEPT_MAX};
+pub use history::{History, HistoryPoint};
 pub use pool::{DatagramCounters, DatagramServer, NativeServer, PoolStatus, ServerStatus, Service};
 pub use source::PoolSource;
 
@@ -57,7 +57,7 @@ pub struct Status {
     /// The pools, in the order of the configuration.
     pub pools: Vec<PoolStatus>,
     /// The newest events, oldest first.
-    pub events: Vec<Entry>,
+    pub events: Vec<EventEntry>,
 }
 
 impl Status {
@@ -104,8 +104,8 @@ pub struct Scaling {
 
 impl From<Outlook> for Scaling {
     fn from(outlook: Outlook) -> Self {
-        let Outlook { load, up, wanted, min, max, why } = outlook;
-        Scaling { load, up, wanted, min, max, reason: why.to_string() }
+        let Outlook { load, up, desired, min, max, why } = outlook;
+        Scaling { load, up, wanted: desired, min, max, reason: why.to_string() }
     }
 }
 
@@ -248,7 +248,7 @@ mod tests {
         register(&gauges.common, 7);
         gauges.common.since.set(Clock::start().now().as_nanos());
         gauges.common.weight.set(5);
-        let outlook = Outlook { load: 1.5, up: 1, wanted: 1, min: 0, max: 4, why: Why::Silent(1) };
+        let outlook = Outlook { load: 1.5, up: 1, desired: 1, min: 0, max: 4, why: Why::Silent(1) };
         *workers[0].scaling.lock().unwrap() = Some(outlook);
         gauges.estimate_error.set(3);
         gauges.set_addr(Some(([127, 0, 0, 1], 5300).into()));

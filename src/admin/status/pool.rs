@@ -30,7 +30,7 @@ pub struct PoolStatus {
     pub workers: Vec<u64>,
     /// Requests or datagrams sent to servers.
     pub dispatched: u64,
-    /// Requests whose response was delivered, in a datagram pool before the time-out.
+    /// Requests whose response was delivered, in a datagram pool before the timeout.
     pub answered: u64,
     /// Received requests that were sent to no server, by reason.
     pub refused: BTreeMap<String, u64>,
@@ -80,7 +80,7 @@ pub struct DatagramCounters {
     pub servfail: u64,
     /// Datagrams of servers delivered to clients: responses, late responses, and datagrams of flows.
     pub delivered: u64,
-    /// Responses delivered after the time-out.
+    /// Responses delivered after the timeout.
     pub late: u64,
     /// Open flows.
     pub flows: u64,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::decisions::DecisionSampler;
 use super::pool::{PoolStatus, ServerStatus, Service};
 use super::source::PoolSource;
-use super::window::{Sample, Window};
+use super::window::{SampleWindow, SlotSample};
 use super::{Latencies, Percentiles};
 use crate::base::drop_reason::DropCounters;
 use crate::base::time::Instant;
@@ -15,7 +15,7 @@ use crate::pool::stats::{Counter, LatencySnapshot, WorkerStats};
 /// Takes snapshots of a pool and remembers those of the last second.
 pub(super) struct PoolSampler {
     source: PoolSource,
-    window: Window,
+    window: SampleWindow,
     decisions: DecisionSampler,
 }
 
@@ -24,7 +24,7 @@ impl PoolSampler {
     pub fn new(source: PoolSource, span: usize) -> Self {
         let first = (0..source.slots()).map(|slot| sample_slot(&source, slot)).collect();
         let decisions = DecisionSampler::new(span, source.has_reports(), source.workers());
-        PoolSampler { source, window: Window::new(span, first), decisions }
+        PoolSampler { source, window: SampleWindow::new(span, first), decisions }
     }
 
     /// The pool now.
@@ -99,14 +99,14 @@ fn add_by_reason<'a>(sums: &mut BTreeMap<String, u64>, counters: impl Iterator<I
 }
 
 /// Responses of a slot and their latencies, of all workers together.
-fn sample_slot(source: &PoolSource, slot: usize) -> Sample {
+fn sample_slot(source: &PoolSource, slot: usize) -> SlotSample {
     let servers = || (0..source.worker_count()).map(|worker| source.server(worker, slot));
     let answered = servers().map(|server| server.answered.get()).sum();
     let mut latency = LatencySnapshot::default();
     if answered > 0 {
         servers().for_each(|server| latency.merge(&server.latency.snapshot()));
     }
-    Sample { answered, latency }
+    SlotSample { answered, latency }
 }
 
 /// The name of a state that a gauge holds as a number.

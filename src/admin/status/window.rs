@@ -7,24 +7,24 @@ use crate::pool::stats::LatencySnapshot;
 
 /// Responses of one slot and their latencies, of all workers together.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Sample {
+pub(super) struct SlotSample {
     pub answered: u64,
     pub latency: LatencySnapshot,
 }
 
 /// The samples of the window, by slot.
-pub(super) struct Window {
+pub(super) struct SampleWindow {
     /// Samples that the window reaches back.
     span: usize,
     times: VecDeque<Instant>,
-    slots: Vec<VecDeque<Sample>>,
+    slots: Vec<VecDeque<SlotSample>>,
 }
 
-impl Window {
+impl SampleWindow {
     /// A window that reaches back `span` samples, 1 at least; `first` is the first sample of each slot.
-    pub fn new(span: usize, first: Vec<Sample>) -> Self {
+    pub fn new(span: usize, first: Vec<SlotSample>) -> Self {
         let slots = first.into_iter().map(|sample| VecDeque::from([sample])).collect();
-        Window { span: span.max(1), times: VecDeque::from([Instant::now()]), slots }
+        SampleWindow { span: span.max(1), times: VecDeque::from([Instant::now()]), slots }
     }
 
     /// Begins a sample of all slots. Returns the seconds since the sample that it is compared with.
@@ -39,10 +39,10 @@ impl Window {
     }
 
     /// Adds the sample of a slot. Returns the difference within the window.
-    pub fn sample(&mut self, slot: usize, now: Sample) -> Sample {
+    pub fn sample(&mut self, slot: usize, now: SlotSample) -> SlotSample {
         let samples = &mut self.slots[slot];
         let oldest = samples.front().expect("there is a first look");
-        let passed = Sample {
+        let passed = SlotSample {
             answered: now.answered.saturating_sub(oldest.answered),
             latency: now.latency.since(&oldest.latency),
         };
@@ -65,14 +65,14 @@ mod tests {
             (0..count).for_each(|_| histogram.record(100));
             histogram.snapshot()
         };
-        let sample = |answered| Sample { answered, latency: latency(answered) };
+        let sample = |answered| SlotSample { answered, latency: latency(answered) };
         for (span, expected) in [(1, [3, 4, 5, 6]), (3, [3, 7, 12, 15]), (9, [3, 7, 12, 18])] {
-            let mut window = Window::new(span, vec![Sample::default(), sample(10)]);
+            let mut window = SampleWindow::new(span, vec![SlotSample::default(), sample(10)]);
             for (answered, passed) in [13, 17, 22, 28].into_iter().zip(expected) {
                 assert!(window.begin() > 0.0);
                 let seen = window.sample(1, sample(answered));
                 assert_eq!((seen.answered, seen.latency.count()), (passed, passed), "{span}");
-                assert_eq!(window.sample(0, Sample::default()).answered, 0, "the other slot");
+                assert_eq!(window.sample(0, SlotSample::default()).answered, 0, "the other slot");
             }
         }
     }

@@ -8,7 +8,7 @@ use clap::{Parser, Subcommand};
 use lbd::base::service_time::ServiceTime;
 use lbd::config::{Config, ConfigError, PoolArguments};
 
-use crate::sim::Sim;
+use crate::sim::SimArgs;
 
 /// A UDP load balancer that sends each request to the server with the shortest queue.
 ///
@@ -28,39 +28,39 @@ Exit codes: 0 success; 1 a request was lost or refused, a drain timed out, or do
 #[derive(Subcommand)]
 pub enum Command {
     /// Run a complete system: controller, balancer, servers, clients and a live table
-    Up(Up),
+    Up(UpArgs),
     /// Run the balancer
-    Balancer(Balancer),
+    Balancer(BalancerArgs),
     /// Run the controller, which starts, stops and scales the servers
-    Controller(Controller),
+    Controller(ControllerArgs),
     /// Run one server
-    Server(Server),
+    Server(ServerArgs),
     /// Run one client
-    Client(Client),
+    Client(ClientArgs),
     /// Watch a running balancer in the terminal
-    Top(Top),
+    Top(TopArgs),
     /// Send requests through a balancer and print each round-trip time
-    Ping(Ping),
+    Ping(PingArgs),
     /// Show the status of a running balancer: pools, servers and recent events
-    Status(Show),
+    Status(StatusArgs),
     /// Drain a server: send it no new requests and let it finish those in flight
-    Drain(Drain),
+    Drain(DrainArgs),
     /// Enable a server that was drained or disabled
-    Enable(ServerArgs),
+    Enable(OrderArgs),
     /// Disable a server: send it no requests until it is enabled, regardless of its health
-    Disable(ServerArgs),
+    Disable(OrderArgs),
     /// Change a server's share of the requests relative to other servers
-    Weight(Weight),
+    Weight(WeightArgs),
     /// Reload a running balancer's configuration; an invalid file changes nothing
-    Reload(Reach),
+    Reload(ReachArgs),
     /// Check this machine's limits and settings, and print the commands that fix them
-    Doctor(Doctor),
+    Doctor(DoctorArgs),
     /// Compare policies in virtual time with the best possible result
     ///
     /// The simulation runs the real balancer and server code, and each policy gets the same requests.
     /// One of --load, --servers, --balancers, --staleness, --rtt and --loss may have several values,
     /// separated by commas.
-    Sim(Box<Sim>),
+    Sim(Box<SimArgs>),
     /// Check a configuration and print what it runs
     Check {
         /// Configuration file
@@ -87,7 +87,7 @@ pub enum Command {
 }
 
 #[derive(clap::Args, Clone)]
-pub struct Common {
+pub struct CommonArgs {
     /// Configuration file [default: ./config.json, or the built-in defaults if that file does not exist]
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -96,16 +96,16 @@ pub struct Common {
     pub quiet: bool,
 }
 
-impl Common {
+impl CommonArgs {
     pub fn load(&self) -> Result<Config, ConfigError> {
         Config::load_or_default(self.config.as_deref())
     }
 }
 
 #[derive(clap::Args)]
-pub struct Up {
+pub struct UpArgs {
     #[command(flatten)]
-    pub common: Common,
+    pub common: CommonArgs,
     /// Stop after this time [default: at Ctrl-C]
     #[arg(long, value_parser = humantime::parse_duration, value_name = "TIME")]
     pub duration: Option<Duration>,
@@ -124,9 +124,9 @@ pub struct Up {
 }
 
 #[derive(clap::Args)]
-pub struct Controller {
+pub struct ControllerArgs {
     #[command(flatten)]
-    pub common: Common,
+    pub common: CommonArgs,
     /// Also run the balancer: keep its sockets and restart it at once if it crashes; a balancer that
     /// already runs is adopted
     #[arg(long)]
@@ -134,9 +134,9 @@ pub struct Controller {
 }
 
 #[derive(clap::Args)]
-pub struct Balancer {
+pub struct BalancerArgs {
     #[command(flatten)]
-    pub common: Common,
+    pub common: CommonArgs,
     /// Print a JSON object with all counters to standard output at this interval
     #[arg(long, value_parser = humantime::parse_duration, value_name = "TIME")]
     pub status_every: Option<Duration>,
@@ -151,10 +151,10 @@ pub struct Balancer {
     #[arg(long, hide = true)]
     pub until_stdin_ends: bool,
     #[command(flatten)]
-    pub pool: Option<Pool>,
+    pub pool: Option<PoolArgs>,
 }
 
-impl Balancer {
+impl BalancerArgs {
     pub fn load(&self) -> Result<Config, ConfigError> {
         match &self.pool {
             Some(pool) => Config::of_pool(pool.into()),
@@ -167,7 +167,7 @@ impl Balancer {
 #[derive(clap::Args)]
 #[command(next_help_heading = "One datagram pool, without a configuration file")]
 #[group(conflicts_with = "config")]
-pub struct Pool {
+pub struct PoolArgs {
     /// Client-side address, or *:PORT for every local address; may be given several times
     #[arg(long, value_name = "IP:PORT", required = false, requires_all = ["protocol", "server"])]
     pub listen: Vec<String>,
@@ -192,8 +192,8 @@ pub struct Pool {
     pub timeout: Option<String>,
 }
 
-impl From<&Pool> for PoolArguments {
-    fn from(pool: &Pool) -> Self {
+impl From<&PoolArgs> for PoolArguments {
+    fn from(pool: &PoolArgs) -> Self {
         PoolArguments {
             listen: pool.listen.clone(),
             protocol: pool.protocol.clone(),
@@ -207,9 +207,9 @@ impl From<&Pool> for PoolArguments {
 }
 
 #[derive(clap::Args)]
-pub struct Server {
+pub struct ServerArgs {
     #[command(flatten)]
-    pub common: Common,
+    pub common: CommonArgs,
     /// Name of a native pool [default: the first of the configuration]
     #[arg(long, value_name = "NAME")]
     pub pool: Option<String>,
@@ -238,9 +238,9 @@ pub struct Server {
 }
 
 #[derive(clap::Args)]
-pub struct Client {
+pub struct ClientArgs {
     #[command(flatten)]
-    pub common: Common,
+    pub common: CommonArgs,
     /// Name of a native pool [default: the first of the configuration]
     #[arg(long, value_name = "NAME")]
     pub pool: Option<String>,
@@ -275,18 +275,18 @@ pub struct Client {
 }
 
 #[derive(clap::Args)]
-pub struct Top {
+pub struct TopArgs {
     #[command(flatten)]
-    pub reach: Reach,
+    pub reach: ReachArgs,
     /// Interval between samples
     #[arg(long, value_parser = humantime::parse_duration, value_name = "TIME", default_value = "1s")]
     pub interval: Duration,
 }
 
 #[derive(clap::Args)]
-pub struct Ping {
+pub struct PingArgs {
     #[command(flatten)]
-    pub common: Common,
+    pub common: CommonArgs,
     /// Target, as IP:PORT or NAME:PORT [default: the first pool of the configuration]
     pub addr: Option<String>,
     /// Number of requests to send, at least 1 [default: until Ctrl-C]
@@ -344,7 +344,7 @@ fn patience(text: &str) -> Result<Duration, String> {
 
 /// How to reach a running balancer.
 #[derive(clap::Args, Clone)]
-pub struct Reach {
+pub struct ReachArgs {
     /// The balancer's configuration, which contains its admin address [default: as for the other
     /// commands]
     #[arg(long, value_name = "FILE")]
@@ -359,9 +359,9 @@ pub struct Reach {
 }
 
 #[derive(clap::Args)]
-pub struct Show {
+pub struct StatusArgs {
     #[command(flatten)]
-    pub reach: Reach,
+    pub reach: ReachArgs,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
@@ -372,20 +372,20 @@ pub struct Show {
 
 /// One server of a running balancer.
 #[derive(clap::Args)]
-pub struct ServerArgs {
+pub struct OrderArgs {
     /// The server's id
     pub id: u32,
     /// Pool of the server, if several pools have this id; the native pool is called native
     #[arg(long, value_name = "NAME")]
     pub pool: Option<String>,
     #[command(flatten)]
-    pub reach: Reach,
+    pub reach: ReachArgs,
 }
 
 #[derive(clap::Args)]
-pub struct Drain {
+pub struct DrainArgs {
     #[command(flatten)]
-    pub server: ServerArgs,
+    pub server: OrderArgs,
     /// Wait until the server's queue is empty, at most this long (1m if TIME is omitted)
     #[arg(long, value_parser = humantime::parse_duration, value_name = "TIME", num_args = 0..=1,
         default_missing_value = "1m")]
@@ -393,17 +393,17 @@ pub struct Drain {
 }
 
 #[derive(clap::Args)]
-pub struct Weight {
+pub struct WeightArgs {
     #[command(flatten)]
-    pub server: ServerArgs,
+    pub server: OrderArgs,
     /// The server's share, 1 to 100
     pub weight: u16,
 }
 
 #[derive(clap::Args)]
-pub struct Doctor {
+pub struct DoctorArgs {
     #[command(flatten)]
-    pub common: Common,
+    pub common: CommonArgs,
     /// Print all findings as one JSON object
     #[arg(long)]
     pub json: bool,

@@ -13,21 +13,21 @@ use lbd::admin::status::PoolStatus;
 use lbd::base::time::Clock;
 use lbd::config::Config;
 use lbd::daemon::handover::{Listener, Requester, SocketSet};
-use lbd::daemon::instance::{Instance, Ready, Snapshots, Takeover, service, takeover_path};
+use lbd::daemon::instance::{Instance, ReadyInstance, Snapshots, Takeover, service, takeover_path};
 use lbd::daemon::successor::Successor;
 use lbd::os::logging;
-use lbd::os::signals::{Asked, Stop};
+use lbd::os::signals::{BalancerSignal, Stop};
 use lbd::os::terminal::{print, tell};
 use socket2::SockRef;
 use tracing::{info, warn};
 
-use crate::args::{Balancer, Common};
+use crate::args::{BalancerArgs, CommonArgs};
 
 /// Maximum time until the supervisor has sent the sockets.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Runs the balancer until a signal stops it.
-pub fn run(args: &Balancer) -> Result<()> {
+pub fn run(args: &BalancerArgs) -> Result<()> {
     let config = args.load()?;
     let clock = Clock::start();
     // Everything that can fail runs before the log opens, so that an error leaves the log unmodified.
@@ -35,7 +35,7 @@ pub fn run(args: &Balancer) -> Result<()> {
     let successor = Successor::of_this_process(&path)?;
     let (takeover, inherited) = inherited(args, &path)?;
     let predecessor = takeover.as_ref().map(Takeover::predecessor);
-    let ready = Ready::new(config.clone(), clock, inherited)?;
+    let ready = ReadyInstance::new(config.clone(), clock, inherited)?;
     let _log = logging::init(&config.logs, "balancer/balancer.log")?;
     let stop = Stop::new(vec![]);
     let instance = ready.start(stop.clone(), takeover)?;
@@ -70,7 +70,7 @@ pub fn run(args: &Balancer) -> Result<()> {
 }
 
 /// Takes the sockets of another process, and its state if this process is a successor.
-fn inherited(args: &Balancer, path: &Path) -> Result<(Option<Takeover>, SocketSet)> {
+fn inherited(args: &BalancerArgs, path: &Path) -> Result<(Option<Takeover>, SocketSet)> {
     if args.sockets_by_stdin {
         let stream = UnixStream::from(std::io::stdin().as_fd().try_clone_to_owned()?);
         let sockets = Requester::pushed(stream, PATIENCE)
@@ -105,12 +105,12 @@ fn listen_for_signals(
     stop: &Stop,
     instance: &Arc<Instance>,
     successor: Successor,
-    args: &Balancer,
+    args: &BalancerArgs,
 ) -> Result<()> {
     let (ask, asked) = sync_channel(1);
     print_summaries(Arc::clone(instance), args.status_every, asked)?;
     let (reloading, quiet) = (Arc::clone(instance), args.common.quiet);
-    stop.listen_for(Asked {
+    stop.listen_for(BalancerSignal {
         summary: Box::new(move || {
             let _ = ask.try_send(()); // full: a summary is about to be printed
         }),
@@ -129,7 +129,7 @@ fn listen_for_signals(
 }
 
 /// Prints the addresses, policy and workers of each pool at the start.
-fn say(common: &Common, config: &Config) {
+fn say(common: &CommonArgs, config: &Config) {
     if common.quiet {
         return;
     }

@@ -4,9 +4,9 @@ use anyhow::{Context, Result, bail};
 use lbd::config::{Config, NativePool, Pool, Run};
 use lbd::os::terminal::tell;
 
-use crate::args::Common;
+use crate::args::CommonArgs;
 
-pub fn say(common: &Common, text: std::fmt::Arguments<'_>) {
+pub fn say(common: &CommonArgs, text: std::fmt::Arguments<'_>) {
     if !common.quiet {
         tell(text);
     }

@@ -19,7 +19,7 @@ use lbd::supervise::pool::PoolScaler;
 use lbd::supervise::servers::{Bounds, Replicas};
 use tracing::{info, warn};
 
-use crate::args::{Common, Controller};
+use crate::args::{CommonArgs, ControllerArgs};
 use crate::command::{own_command, say, server_command};
 
 /// Maximum length of an idle turn.
@@ -28,7 +28,7 @@ const TURN: Duration = Duration::from_secs(1);
 const LEAVE_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Runs the controller until a signal stops it and every server has ended.
-pub fn run(args: &Controller) -> Result<()> {
+pub fn run(args: &ControllerArgs) -> Result<()> {
     let common = &args.common;
     let config = common.load()?;
     if config.pools.iter().all(|pool| pool.run().is_none()) && !args.with_balancer {
@@ -69,7 +69,7 @@ pub fn run(args: &Controller) -> Result<()> {
 }
 
 /// Adopts the running balancer, or starts one.
-fn start_balancer(config: &Config, common: &Common) -> Result<SupervisedBalancer> {
+fn start_balancer(config: &Config, common: &CommonArgs) -> Result<SupervisedBalancer> {
     let words = own_command("balancer", config)?;
     let (mut kept, what) = match SupervisedBalancer::adopt(config, words.clone()) {
         Some(kept) => (kept, "already runs"),
@@ -84,23 +84,23 @@ fn start_balancer(config: &Config, common: &Common) -> Result<SupervisedBalancer
 }
 
 /// Reports what happened to the balancer; a balancer that ended unexpectedly is restarted.
-fn look_after(balancer: &mut SupervisedBalancer, common: &Common) {
+fn look_after(balancer: &mut SupervisedBalancer, common: &CommonArgs) {
     while let Some(event) = balancer.supervise() {
         let pid = balancer.process().id();
         let text = match event {
-            supervised_balancer::Event::Ended(exit, pause) => {
+            supervised_balancer::BalancerEvent::Ended(exit, pause) => {
                 warn!(exit = exit.to_string(), restart_after = ?pause, "balancer ended unexpectedly");
                 format!("the balancer ended unexpectedly ({exit}), restarting it in {}", exact(pause))
             }
-            supervised_balancer::Event::NotStarted(why, pause) => {
+            supervised_balancer::BalancerEvent::NotStarted(why, pause) => {
                 warn!(error = why.to_string(), retry_after = ?pause, "cannot restart the balancer");
                 format!("{why}; retrying in {}", exact(pause))
             }
-            supervised_balancer::Event::Followed => {
+            supervised_balancer::BalancerEvent::Followed => {
                 info!(pid, "another balancer took over");
                 format!("process {pid} took over from the balancer")
             }
-            supervised_balancer::Event::Started(_) => {
+            supervised_balancer::BalancerEvent::Started(_) => {
                 info!(pid, "balancer started");
                 format!("the balancer started, process {pid}")
             }

@@ -3,17 +3,17 @@
 use std::fmt::Write;
 
 use anyhow::Result;
-use lbd::doctor::{Finding, Level, Needs, examine, gather};
+use lbd::doctor::{Finding, Needs, Severity, examine, gather};
 use lbd::os::terminal::print;
 
-use crate::args::Doctor;
+use crate::args::DoctorArgs;
 use crate::shown;
 
 /// Examines this machine; true if there is no problem.
-pub fn run(args: &Doctor) -> Result<bool> {
+pub fn run(args: &DoctorArgs) -> Result<bool> {
     let needs = Needs::of(&args.common.load()?);
     let findings = examine(&gather(&needs), &needs);
-    let problems = count(&findings, Level::Problem);
+    let problems = count(&findings, Severity::Problem);
     if args.json {
         let all = serde_json::json!({ "problems": problems, "findings": findings });
         print(format_args!("{all}\n"))?;
@@ -23,7 +23,7 @@ pub fn run(args: &Doctor) -> Result<bool> {
     Ok(problems == 0)
 }
 
-fn count(findings: &[Finding], level: Level) -> usize {
+fn count(findings: &[Finding], level: Severity) -> usize {
     findings.iter().filter(|finding| finding.level == level).count()
 }
 
@@ -33,16 +33,16 @@ fn render(findings: &[Finding], has_colours: bool, brief: bool) -> String {
     let mut line =
         |text: std::fmt::Arguments<'_>| writeln!(out, "{text}").expect("a string takes everything");
     let width = findings.iter().map(|finding| finding.check.len()).max().unwrap_or(0);
-    let (mut is_sysctl, shown) = (false, findings.iter().filter(|f| !brief || f.level != Level::Ok));
+    let (mut is_sysctl, shown) = (false, findings.iter().filter(|f| !brief || f.level != Severity::Ok));
     for finding in shown {
         let (colour, end) = match (has_colours, finding.level) {
             (false, _) => ("", ""),
-            (true, Level::Ok) => ("\x1b[32m", "\x1b[0m"),
-            (true, Level::Note) => ("\x1b[33m", "\x1b[0m"),
-            (true, Level::Problem) => ("\x1b[1;31m", "\x1b[0m"),
+            (true, Severity::Ok) => ("\x1b[32m", "\x1b[0m"),
+            (true, Severity::Note) => ("\x1b[33m", "\x1b[0m"),
+            (true, Severity::Problem) => ("\x1b[1;31m", "\x1b[0m"),
         };
         let word = match finding.level {
-            Level::Problem => "PROBLEM",
+            Severity::Problem => "PROBLEM",
             level => level.name(),
         };
         line(format_args!("{:<width$}  {colour}{word:<7}{end}  {}", finding.check, finding.found));
@@ -51,7 +51,7 @@ fn render(findings: &[Finding], has_colours: bool, brief: bool) -> String {
             line(format_args!("{:width$}  {:<7}  {command}", "", "fix:"));
         }
     }
-    let (problems, notes) = (count(findings, Level::Problem), count(findings, Level::Note));
+    let (problems, notes) = (count(findings, Severity::Problem), count(findings, Severity::Note));
     line(format_args!("problems: {problems}, notes: {notes}, ok: {}", findings.len() - problems - notes));
     if is_sysctl {
         line(format_args!(
@@ -74,9 +74,9 @@ mod tests {
             fix: fix.iter().map(|&command| command.to_owned()).collect(),
         };
         let findings = [
-            finding("kernel", Level::Ok, "6.1", &[]),
-            finding("receive buffers", Level::Problem, "small", &["sysctl -w a=1"]),
-            finding("clock", Level::Note, "slow", &[]),
+            finding("kernel", Severity::Ok, "6.1", &[]),
+            finding("receive buffers", Severity::Problem, "small", &["sysctl -w a=1"]),
+            finding("clock", Severity::Note, "slow", &[]),
         ];
         let end = "problems: 1, notes: 1, ok: 1\n\
                    To keep sysctl settings after a reboot, write NAME=VALUE lines to \

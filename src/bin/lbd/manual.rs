@@ -16,7 +16,7 @@ use crate::args::Args;
 mod loadgen;
 
 /// A manual page and its file name.
-struct Page {
+struct ManualPage {
     file: String,
     text: String,
 }
@@ -32,7 +32,7 @@ pub fn man(dir: Option<&Path>) -> Result<()> {
     };
     add_pages(described(loadgen::Args::command(), "loadgen"), &mut pages)?;
     std::fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
-    for Page { file, text } in &pages {
+    for ManualPage { file, text } in &pages {
         let path = dir.join(file);
         std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
     }
@@ -62,13 +62,13 @@ fn described(command: clap::Command, name: &'static str) -> clap::Command {
 }
 
 /// Adds the pages of a command and all its subcommands.
-fn add_pages(command: clap::Command, pages: &mut Vec<Page>) -> Result<()> {
+fn add_pages(command: clap::Command, pages: &mut Vec<ManualPage>) -> Result<()> {
     for below in command.get_subcommands().filter(|below| !below.is_hide_set()) {
         add_pages(below.clone(), pages)?;
     }
     let man = Man::new(command).source(concat!("lbd ", env!("CARGO_PKG_VERSION"))).manual("lbd");
     let mut text = vec![];
     man.render(&mut text)?;
-    pages.push(Page { file: man.get_filename(), text: String::from_utf8(text)? });
+    pages.push(ManualPage { file: man.get_filename(), text: String::from_utf8(text)? });
     Ok(())
 }

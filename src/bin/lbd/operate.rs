@@ -6,12 +6,13 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
 use lbd::admin::status::{PoolStatus, ServerStatus, Status};
-use lbd::admin::{Client, ClientError, find_token};
+use lbd::admin::{AdminClient, ClientError, find_token};
+use lbd::base::duration::exact;
 use lbd::config::{Config, Token};
 use lbd::os::terminal::{print, tell};
 use lbd::pool::order::Order;
 
-use crate::args::{Drain, Reach, ServerArgs, Show, Weight};
+use crate::args::{DrainArgs, OrderArgs, ReachArgs, StatusArgs, WeightArgs};
 use crate::{shown, table};
 
 /// Interval of `--watch`.
@@ -22,8 +23,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 const AWAY_MAX: Duration = Duration::from_secs(5);
 
 /// `lbd status`.
-pub fn status(args: &Show) -> Result<bool> {
-    let client = Client::new(args.reach.addr()?, None);
+pub fn status(args: &StatusArgs) -> Result<bool> {
+    let client = AdminClient::new(args.reach.addr()?, None);
     let one = |status: &Status| match args.json {
         true => status.to_json().map(|json| json + "\n").context("cannot write the status"),
         false => Ok(shown::render(status, unix_ms(), shown::has_colours())),
@@ -48,7 +49,7 @@ pub fn status(args: &Show) -> Result<bool> {
 }
 
 /// `lbd drain`; false if requests are left after the wait.
-pub fn drain(args: &Drain) -> Result<bool> {
+pub fn drain(args: &DrainArgs) -> Result<bool> {
     let client = args.server.order(Order::Drain)?;
     match args.wait {
         None => Ok(true),
@@ -57,25 +58,25 @@ pub fn drain(args: &Drain) -> Result<bool> {
 }
 
 /// `lbd enable` and `lbd disable`.
-pub fn order(args: &ServerArgs, order: Order) -> Result<bool> {
+pub fn order(args: &OrderArgs, order: Order) -> Result<bool> {
     args.order(order).map(|_| true)
 }
 
 /// `lbd weight`.
-pub fn weight(args: &Weight) -> Result<bool> {
+pub fn weight(args: &WeightArgs) -> Result<bool> {
     order(&args.server, Order::Weight(args.weight).check()?)
 }
 
 /// `lbd reload`.
-pub fn reload(reach: &Reach) -> Result<bool> {
+pub fn reload(reach: &ReachArgs) -> Result<bool> {
     let changed = reach.with_token()?.reload()?;
     print(format_args!("{changed}\n"))?;
     Ok(true)
 }
 
-impl ServerArgs {
+impl OrderArgs {
     /// Gives the order and prints it.
-    fn order(&self, order: Order) -> Result<Client> {
+    fn order(&self, order: Order) -> Result<AdminClient> {
         let client = self.reach.with_token()?;
         client.order(self.pool.as_deref(), self.id, order)?;
         let what = match order {
@@ -95,7 +96,7 @@ impl ServerArgs {
 }
 
 /// Waits until the server's queue is empty, or the server has left. Prints the queue when it changes.
-fn wait_until_empty(client: &Client, args: &ServerArgs, patience: Duration) -> Result<bool> {
+fn wait_until_empty(client: &AdminClient, args: &OrderArgs, patience: Duration) -> Result<bool> {
     let (id, give_up) = (args.id, Instant::now() + patience);
     let (mut told, mut seen_draining, mut answered) = (None, false, Instant::now());
     loop {
@@ -121,7 +122,7 @@ fn wait_until_empty(client: &Client, args: &ServerArgs, patience: Duration) -> R
             Err(error) => return Err(error.into()),
         }
         if Instant::now() >= give_up {
-            let (queue, patience) = (told.unwrap_or(0), humantime::format_duration(patience));
+            let (queue, patience) = (told.unwrap_or(0), exact(patience));
             tell(format_args!("server {id} still has {queue} requests after {patience}; draining continues"));
             return Ok(false);
         }
@@ -140,10 +141,11 @@ fn progress(text: std::fmt::Arguments<'_>) {
     }
 }
 
-impl Reach {
+impl ReachArgs {
     fn config(&self) -> Result<Config> {
-        Config::load_or_default(self.config.as_deref())
-            .context("the configuration says where the balancer is; --admin ADDR does without")
+        Config::load_or_default(self.config.as_deref()).context(
+            "cannot read the admin address from the configuration; fix the file, or use --admin ADDR",
+        )
     }
 
     /// The address of the balancer's admin interface.
@@ -153,12 +155,14 @@ impl Reach {
         }
         match self.config()?.admin.reach() {
             Some(addr) => Ok(addr),
-            None => bail!("admin.listen is off in this configuration, so its balancer cannot be asked"),
+            None => {
+                bail!("admin.listen is off in this configuration; set an address and restart the balancer")
+            }
         }
     }
 
     /// A client with the token, for changes.
-    pub fn with_token(&self) -> Result<Client> {
+    pub fn with_token(&self) -> Result<AdminClient> {
         let addr = self.addr()?;
         let token = match &self.token_file {
             Some(path) => Token::read(path),
@@ -168,10 +172,10 @@ impl Reach {
             }
         };
         match token {
-            Ok(token) => Ok(Client::new(addr, Some(token))),
+            Ok(token) => Ok(AdminClient::new(addr, Some(token))),
             // If the balancer does not respond, that is the error, and not the missing token.
             Err(problem) => {
-                Client::new(addr, None).status()?;
+                AdminClient::new(addr, None).status()?;
                 bail!(problem)
             }
         }

@@ -16,7 +16,7 @@ use lbd::pool::order::Order;
 use lbd::role::server::{ServerRole, Work};
 use lbd::role::{client, server};
 
-use crate::args::{Args, Client, Command, Server};
+use crate::args::{Args, ClientArgs, Command, ServerArgs};
 use crate::command::{log_name, native_pool, say};
 use crate::{balancer, controller, doctor, manual, operate, ping, sim, top, up};
 
@@ -54,7 +54,7 @@ pub fn run(args: Args) -> Result<bool> {
     }
 }
 
-fn run_server(args: &Server) -> Result<()> {
+fn run_server(args: &ServerArgs) -> Result<()> {
     let config = args.common.load()?;
     let pool = native_pool(&config, args.pool.as_deref(), "lbd server")?;
     let run = pool.run.as_ref().map(|run| &run.run);
@@ -115,7 +115,7 @@ fn run_server(args: &Server) -> Result<()> {
     Ok(())
 }
 
-fn run_client(args: &Client) -> Result<bool> {
+fn run_client(args: &ClientArgs) -> Result<bool> {
     let config = args.common.load()?;
     let pool = native_pool(&config, args.pool.as_deref(), "lbd client")?;
     let to = args.to.unwrap_or(pool.balancer_for_clients());

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::io::IsTerminal;
 
-use lbd::admin::status::{Decisions, Numbers, PoolStatus, ServerStatus, Status};
+use lbd::admin::status::{Decisions, Distribution, PoolStatus, ServerStatus, Status};
 
 use crate::units::{count, latency, span};
 
@@ -76,7 +76,7 @@ fn selection(decisions: &Decisions) -> Option<String> {
     let Decisions { regret_recent: regret, age_us_recent: age, waiting, .. } = decisions;
     let (error, delay) = (&decisions.estimate_error_recent, &decisions.waiting_delay_us_recent);
     let times = |p50, p99| format!("{} (p99 {})", latency(p50), latency(p99));
-    let numbers = |of: &Numbers| format!("{:.2} (p99 {})", of.mean, of.p99);
+    let numbers = |of: &Distribution| format!("{:.2} (p99 {})", of.mean, of.p99);
     let queued = |delay| {
         if delay > 0 {
             format!(" for {}", times(delay, decisions.waiting_delay_us_recent.p99))
@@ -120,7 +120,7 @@ fn row(server: &ServerStatus, colours: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use lbd::admin::status::{DatagramServer, Entry, Kind, Percentiles, Scaling};
+    use lbd::admin::status::{DatagramServer, EventEntry, EventKind, Percentiles, Scaling};
 
     fn status() -> Status {
         Status {
@@ -139,9 +139,9 @@ mod tests {
                     rate: 104.4,
                     latency_us_recent: Percentiles { p50: 5_120, p99: 26_620, ..Default::default() },
                     decisions: Decisions {
-                        regret_recent: Numbers { count: 9, mean: 0.111, p99: 1, ..Default::default() },
+                        regret_recent: Distribution { count: 9, mean: 0.111, p99: 1, ..Default::default() },
                         age_us_recent: Percentiles { p50: 3_000, p99: 12_000, ..Default::default() },
-                        estimate_error_recent: Some(Numbers {
+                        estimate_error_recent: Some(Distribution {
                             count: 90,
                             mean: 0.5,
                             p99: 2,
@@ -182,15 +182,15 @@ mod tests {
                 },
             ],
             events: vec![
-                Entry {
+                EventEntry {
                     unix_ms: 1_000,
-                    kind: Kind::Server,
+                    kind: EventKind::Server,
                     pool: "web".into(),
                     server: Some(0),
                     text: "down\x1b[2J".into(),
                     ..Default::default()
                 },
-                Entry { unix_ms: 60_000, text: "reloaded".into(), ..Default::default() },
+                EventEntry { unix_ms: 60_000, text: "reloaded".into(), ..Default::default() },
             ],
             ..Default::default()
         }

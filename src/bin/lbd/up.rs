@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use lbd::admin::status::{PoolStatus, Status};
+use lbd::base::duration::exact;
 use lbd::config::Config;
 use lbd::daemon::client::Summary;
 use lbd::daemon::controller::Supervisor;
@@ -19,7 +20,7 @@ use lbd::os::signals::Stop;
 use lbd::os::terminal::{print, tell};
 use tracing::{info, warn};
 
-use crate::args::Up;
+use crate::args::UpArgs;
 
 use crate::{command, controller, table};
 
@@ -31,7 +32,7 @@ const TABLE_EVERY: Duration = Duration::from_secs(1);
 const EVENTS_SHOWN: usize = 6;
 
 /// Runs the system until the duration is over or Ctrl-C; true if every request was answered.
-pub fn run(args: &Up) -> Result<bool> {
+pub fn run(args: &UpArgs) -> Result<bool> {
     let config = args.common.load()?;
     let pool = config.require_native("lbd up")?;
     let run = command::replicas(pool)?;
@@ -126,16 +127,16 @@ impl BalancerProcess {
     fn supervise(&mut self) {
         while let Some(event) = self.kept.supervise() {
             match event {
-                supervised_balancer::Event::Ended(exit, pause) => {
+                supervised_balancer::BalancerEvent::Ended(exit, pause) => {
                     warn!(exit = exit.to_string(), restart_after = ?pause, "balancer ended unexpectedly");
                 }
-                supervised_balancer::Event::NotStarted(why, pause) => {
+                supervised_balancer::BalancerEvent::NotStarted(why, pause) => {
                     warn!(error = why.to_string(), retry_after = ?pause, "cannot restart the balancer")
                 }
-                supervised_balancer::Event::Followed => {
+                supervised_balancer::BalancerEvent::Followed => {
                     info!(pid = self.kept.process().id(), "another balancer took over")
                 }
-                supervised_balancer::Event::Started(stdout) => {
+                supervised_balancer::BalancerEvent::Started(stdout) => {
                     info!(pid = self.kept.process().id(), "balancer started");
                     self.read(stdout);
                 }
@@ -201,7 +202,7 @@ impl System {
                 bail!("cannot start the balancer: it ended ({exit}); see its log");
             }
             if Instant::now() > give_up {
-                bail!("only {up} of {count} servers are up after {START_PATIENCE:?}; see the logs");
+                bail!("only {up} of {count} servers are up after {}; see the logs", exact(START_PATIENCE));
             }
             self.turn(Duration::from_millis(20))?;
         }

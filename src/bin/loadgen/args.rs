@@ -127,8 +127,7 @@ pub struct Args {
         conflicts_with_all = ["rate", "ramp", "steps", "window", "arrivals"],
         help_heading = OUTPUT)]
     pub merge: Option<Vec<PathBuf>>,
-    /// Write the report as JSON to this file; `-` is standard output, which moves the table to standard
-    /// error
+    /// Write the report as JSON to this file; `-` is standard output, which moves the table to standard error
     #[arg(long, value_name = "FILE|-", help_heading = OUTPUT)]
     pub json: Option<PathBuf>,
     /// Write the counts of each second as CSV

@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 
 use anyhow::Result;
-use lbd::load::compare::{Compare, Compared, Side};
-use lbd::load::{LoadReport, pages};
+use lbd::load::compare::{Compare, Comparison, Side};
+use lbd::load::{Counts, LoadReport, pages};
 use lbd::os::signals::Stop;
 
 use crate::args::Args;
@@ -38,7 +38,7 @@ pub fn run(args: &Args, (a, b): (SocketAddr, SocketAddr), stop: &Stop) -> Result
                 break;
             }
         };
-        let LoadReport { sent, lost, latency_us, .. } = &report;
+        let LoadReport { counts: Counts { sent, lost, .. }, latency_us, .. } = &report;
         let name = if side == Side::A { "A" } else { "B" };
         trials.say(format_args!(
             "pair {} of {pairs}, {name}: {sent} sent, {lost} lost, p50 {} us, p99 {} us",
@@ -57,14 +57,13 @@ pub fn run(args: &Args, (a, b): (SocketAddr, SocketAddr), stop: &Stop) -> Result
     Ok(ending(&compared, broken_off))
 }
 
-fn ending(compared: &Compared, broken_off: Option<anyhow::Error>) -> RunEnd {
-    let Compared { pairs, pairs_unfit, .. } = *compared;
+fn ending(compared: &Comparison, broken_off: Option<anyhow::Error>) -> RunEnd {
+    let Comparison { pairs, pairs_unfit, .. } = *compared;
     match broken_off {
         Some(error) => RunEnd::invalid(error.to_string()),
         None if pairs == 0 || pairs_unfit > pairs => RunEnd::invalid(format!(
-            "{pairs_unfit} of {} pairs are invalid: the generator could not keep up, or no response \
-             arrived; lower the \
-             rate, or give the generator more CPU or --threads",
+            "{pairs_unfit} of {} pairs are invalid: the generator could not keep up, or no response arrived; \
+             lower the rate, or give the generator more CPU or --threads",
             pairs + pairs_unfit
         )),
         None => RunEnd::good(),

@@ -25,10 +25,13 @@ pub fn holding(conditions: &[Conditions], report: &LoadReport) -> Result<Vec<Str
 
 #[cfg(test)]
 mod tests {
+    use lbd::load::Counts;
+
     use super::*;
 
     fn report(sent: u64, lost: u64, rate_wanted: f64) -> LoadReport {
-        LoadReport { sent, lost, rate_wanted: Some(rate_wanted), ..LoadReport::default() }
+        let counts = Counts { sent, lost, ..Counts::default() };
+        LoadReport { counts, rate_wanted: Some(rate_wanted), ..LoadReport::default() }
     }
 
     fn conditions(texts: &[&str]) -> Vec<Conditions> {

@@ -16,8 +16,7 @@ const ONE_RUN: [&str; 5] = ["steps", "merge", "csv", "hdr", "fail_if"];
 /// How results are judged.
 #[derive(Args)]
 pub struct Judgement {
-    /// End with exit code 3 if this holds, as in 'p99>5ms'; a comma means and, a repeated option means
-    /// or
+    /// End with exit code 3 if this holds, as in 'p99>5ms'; a comma means and, a repeated option means or
     ///
     /// Metrics: p50, p99, p99.9 or any other percentile below p100, max and mean are latencies from the
     /// scheduled moment of OK responses and lost requests; lost requests count as the timeout. loss,

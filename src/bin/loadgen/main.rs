@@ -23,7 +23,7 @@ use lbd::os::terminal::tell;
 use args::Args;
 use ending::RunEnd;
 use output::Outputs;
-use progress::Line;
+use progress::ProgressLine;
 
 fn main() -> ExitCode {
     let args = Args::parse();
@@ -67,7 +67,7 @@ fn measure(jobs: &[Measurement], quiet: bool) -> Result<LoadReport> {
     let stop = Stop::on_signals(vec![])?;
     let mut reports: Vec<LoadReport> = vec![];
     for (job, number) in jobs.iter().zip(1..) {
-        let mut line = (!quiet).then(|| Line::new(job.warmup, job.measured()));
+        let mut line = (!quiet).then(|| ProgressLine::new(job.warmup, job.measured()));
         if let Some(line) = line.as_mut().filter(|_| jobs.len() > 1) {
             line.say(format_args!("step {number} of {}", jobs.len()));
         }

@@ -86,8 +86,7 @@ impl<'a> Outputs<'a> {
         self.write_judged(report, &report.to_string(), |machine| pages::of_run(report, holding, machine))
     }
 
-    /// Writes the result of several runs: as JSON, as a page, and as text unless standard output is
-    /// taken.
+    /// Writes the result of several runs: as JSON, as a page, and as text unless standard output is taken.
     pub fn write_judged(
         mut self,
         judged: &impl Serialize,

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use clap::ValueEnum;
 use lbd::base::rng::entropy;
 use lbd::config::Config;
 use lbd::io::IoChoice;
-use lbd::load::{Arrivals, Load, Measurement, Payload, ProtocolSpec, Queries, Rate, Trace};
+use lbd::load::{Arrivals, DnsQueries, Load, LoadRate, Measurement, Payload, ProtocolSpec, Trace};
 use lbd::wire::FrameFormat;
 
 use crate::args::{Args, Ramp, RequestProtocol, Steps};
@@ -25,7 +26,7 @@ pub fn jobs(args: &Args) -> Result<Vec<Measurement>> {
     let job = template(args, args.target)?;
     let jobs: Vec<Measurement> = match &args.steps {
         Some(Steps(rates)) => {
-            let loads = rates.iter().map(|rate| at_rate(args, Rate::flat(*rate)));
+            let loads = rates.iter().map(|rate| at_rate(args, LoadRate::flat(*rate)));
             loads.map(|load| Ok(Measurement { load: load?, ..job.clone() })).collect::<Result<_>>()?
         }
         None => vec![Measurement { load: load(args, &job)?, ..job }],
@@ -42,7 +43,7 @@ pub fn job_for(args: &Args, target: SocketAddr) -> Result<Measurement> {
 
 /// A job at this rate.
 pub fn job_at(args: &Args, rate: f64) -> Result<Measurement> {
-    checked(Measurement { load: at_rate(args, Rate::flat(rate))?, ..template(args, args.target)? })
+    checked(Measurement { load: at_rate(args, LoadRate::flat(rate))?, ..template(args, args.target)? })
 }
 
 fn checked(job: Measurement) -> Result<Measurement> {
@@ -85,23 +86,19 @@ fn template(args: &Args, target: Option<SocketAddr>) -> Result<Measurement> {
 /// The load of a run without steps.
 fn load(args: &Args, job: &Measurement) -> Result<Load> {
     match (args.ramp, args.rate, &args.arrivals) {
-        (Some(Ramp { from, to }), ..) => at_rate(args, Rate::ramp(from, to, job.warmup, job.duration)),
-        (None, Some(rate), _) => at_rate(args, Rate::flat(rate)),
+        (Some(Ramp { from, to }), ..) => at_rate(args, LoadRate::ramp(from, to, job.warmup, job.duration)),
+        (None, Some(rate), _) => at_rate(args, LoadRate::flat(rate)),
         (None, None, Some(Arrivals::Trace(file))) => trace(file),
         (None, None, Some(_)) => bail!("--arrivals needs a rate: --rate, --ramp or --steps"),
         (None, None, None) => Ok(Load::Closed),
     }
 }
 
-fn name(protocol: RequestProtocol) -> &'static str {
-    match protocol {
-        RequestProtocol::Native => "native",
-        RequestProtocol::Dns => "dns",
-        RequestProtocol::Raw => "raw",
-    }
+fn name(protocol: RequestProtocol) -> String {
+    protocol.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
 }
 
-fn at_rate(args: &Args, rate: Rate) -> Result<Load> {
+fn at_rate(args: &Args, rate: LoadRate) -> Result<Load> {
     Ok(match args.arrivals.as_ref().unwrap_or(&Arrivals::Poisson) {
         Arrivals::Poisson => Load::Poisson(rate),
         Arrivals::Constant => Load::Bursts(rate, 1),
@@ -154,8 +151,8 @@ fn protocol(args: &Args, config: &Config) -> Result<ProtocolSpec> {
     })
 }
 
-fn queries(args: &Args) -> Result<Queries> {
-    let mut queries = Queries::default();
+fn queries(args: &Args) -> Result<DnsQueries> {
+    let mut queries = DnsQueries::default();
     let kind = args.dns_type.unwrap_or(DNS_TYPE);
     match &args.dns_names {
         Some(file) => {

@@ -3,7 +3,8 @@
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
-use lbd::load::LiveCounts;
+use lbd::base::duration::exact;
+use lbd::load::{Counts, LiveCounts};
 use lbd::os::terminal::tell;
 
 /// Interval of the lines when standard error is not a terminal.
@@ -11,7 +12,7 @@ const LINE_EVERY: Duration = Duration::from_secs(1);
 
 /// Shows the counts on standard error until dropped: a changing line on a terminal, otherwise one line
 /// per second.
-pub struct Line {
+pub struct ProgressLine {
     warmup: Duration,
     duration: Duration,
     terminal: bool,
@@ -20,11 +21,11 @@ pub struct Line {
     last: LiveCounts,
 }
 
-impl Line {
+impl ProgressLine {
     /// Starts the progress line of a run.
     pub fn new(warmup: Duration, duration: Duration) -> Self {
         let terminal = std::io::stderr().is_terminal();
-        Line {
+        ProgressLine {
             warmup,
             duration,
             terminal,
@@ -45,9 +46,9 @@ impl Line {
         let due = at - self.last_at >= LINE_EVERY;
         if self.terminal || due {
             let text = match at.checked_sub(self.warmup) {
-                None => format!("warm-up of {:?}: {} in flight", self.warmup, live.in_flight),
+                None => format!("warm-up of {}: {} in flight", exact(self.warmup), live.in_flight),
                 Some(measured) => {
-                    let since_last = (live.sent - self.last.sent, at - self.last_at);
+                    let since_last = (live.counts.sent - self.last.counts.sent, at - self.last_at);
                     line(measured.min(self.duration), self.duration, &live, since_last)
                 }
             };
@@ -63,7 +64,7 @@ impl Line {
     }
 }
 
-impl Drop for Line {
+impl Drop for ProgressLine {
     fn drop(&mut self) {
         if self.terminal {
             let _ = write!(std::io::stderr(), "\r\x1b[K");
@@ -72,10 +73,10 @@ impl Drop for Line {
 }
 
 fn line(at: Duration, duration: Duration, live: &LiveCounts, (sent, time): (u64, Duration)) -> String {
-    let LiveCounts { answered, busy, lost, late, in_flight, .. } = live;
+    let LiveCounts { counts: Counts { answered, busy, lost, late_sends, .. }, in_flight } = live;
     let rate = if time.is_zero() { 0.0 } else { sent as f64 / time.as_secs_f64() };
     format!(
-        "{:.0} of {:.0} s: {rate:.0} sent/s, {answered} answered, {busy} busy, {lost} lost, {late} late, \
+        "{:.0} of {:.0} s: {rate:.0} sent/s, {answered} answered, {busy} busy, {lost} lost, {late_sends} late, \
          {in_flight} in flight",
         at.as_secs_f64(),
         duration.as_secs_f64(),
@@ -88,7 +89,8 @@ mod tests {
 
     #[test]
     fn the_rate_is_that_since_the_last_line() {
-        let live = LiveCounts { sent: 5_000, answered: 4_000, in_flight: 7, ..LiveCounts::default() };
+        let counts = Counts { sent: 5_000, answered: 4_000, ..Counts::default() };
+        let live = LiveCounts { counts, in_flight: 7 };
         let text =
             line(Duration::from_secs(5), Duration::from_secs(10), &live, (200, Duration::from_secs(2)));
         assert_eq!(text, "5 of 10 s: 100 sent/s, 4000 answered, 0 busy, 0 lost, 0 late, 7 in flight");

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, anyhow, ensure};
 use lbd::load::pages;
-use lbd::load::search::{Found, Search, SearchEnd, SearchPlan, TrialOutcome, per_second};
+use lbd::load::search::{CapacitySearch, Found, SearchEnd, SearchPlan, TrialOutcome, per_second};
 use lbd::os::signals::Stop;
 
 use crate::args::Args;
@@ -13,8 +13,7 @@ use crate::trials::Trials;
 
 /// Default of the first rate, in requests per second.
 const START: f64 = 1_000.0;
-/// Without --from, the lowest rate is this share of the first one, but never below the minimum of
-/// --rate.
+/// Without --from, the lowest rate is this share of the first one, but never below the minimum of --rate.
 const LOWEST_SHARE: f64 = 1.0 / 1024.0;
 const RATES: std::ops::RangeInclusive<f64> = 0.001..=1e8;
 const REPEATS: u16 = 3;
@@ -22,7 +21,7 @@ const REPEATS: u16 = 3;
 /// Searches and writes the result.
 pub fn run(args: &Args, stop: &Stop) -> Result<RunEnd> {
     let plan = search_plan(args)?;
-    let mut search = Search::new(plan.clone()).map_err(|why| anyhow!("--slo: {why}"))?;
+    let mut search = CapacitySearch::new(plan.clone()).map_err(|why| anyhow!("--slo: {why}"))?;
     let job = plan::job_at(args, plan.start)?;
     let outputs = Outputs::open(args)?;
     let mut trials = Trials::new(job, stop, args.quiet);

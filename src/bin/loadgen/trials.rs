@@ -5,11 +5,11 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
-use lbd::load::{Load, LoadReport, Measurement, Rate};
+use lbd::load::{Counts, Load, LoadRate, LoadReport, Measurement};
 use lbd::os::signals::Stop;
 use lbd::os::terminal::tell;
 
-use crate::progress::Line;
+use crate::progress::ProgressLine;
 
 /// Maximum time until the target responds again after a trial.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -57,7 +57,7 @@ impl<'a> Trials<'a> {
             return Ok(None);
         }
         let is_shown = !self.quiet && std::io::stderr().is_terminal();
-        let mut line = is_shown.then(|| Line::new(job.warmup, job.measured()));
+        let mut line = is_shown.then(|| ProgressLine::new(job.warmup, job.measured()));
         let report = job.measure(self.stop, |live| {
             if let Some(line) = &mut line {
                 line.show(live);
@@ -70,7 +70,7 @@ impl<'a> Trials<'a> {
     /// queue is empty.
     fn await_rest(&mut self, job: &Measurement) -> Result<bool> {
         let calm = Measurement {
-            load: Load::Bursts(Rate::flat(CALM_RATE), 1),
+            load: Load::Bursts(LoadRate::flat(CALM_RATE), 1),
             window: None,
             warmup: Duration::ZERO,
             duration: CALM_TIME,
@@ -93,11 +93,10 @@ impl<'a> Trials<'a> {
                 return Ok(true);
             }
             if first.is_none() || Instant::now() >= give_up {
-                let LoadReport { sent, answered, busy, refused, lost, .. } = report;
+                let Counts { sent, answered, busy, refused, lost, .. } = report.counts;
                 bail!(
                     "{} does not respond{}: of {sent} requests at {CALM_RATE}/s {answered} were answered, \
-                     {busy} busy, \
-                     {refused} refused, {lost} lost, half within {half} us",
+                     {busy} busy, {refused} refused, {lost} lost, half within {half} us",
                     job.target,
                     if first.is_some() {
                         format!(" again within {} s", PATIENCE.as_secs())
@@ -113,7 +112,8 @@ impl<'a> Trials<'a> {
 /// Whether the target has recovered, by a run at a low rate. `first`: its median response time at the
 /// first check, in microseconds.
 fn is_at_rest(report: &LoadReport, first: Option<u64>) -> bool {
-    let is_answered = report.answered > 0 && report.answered * 10 >= report.sent * CALM_SHARE;
+    let is_answered =
+        report.counts.answered > 0 && report.counts.answered * 10 >= report.counts.sent * CALM_SHARE;
     is_answered && first.is_none_or(|us| report.latency_us.p50 <= 2 * us + CALM_SLACK_US)
 }
 
@@ -125,8 +125,7 @@ mod tests {
     #[test]
     fn a_target_is_at_rest_when_it_answers_nearly_all_and_about_as_fast_as_at_first() {
         let report = |answered: u64, p50: u64| LoadReport {
-            sent: 20,
-            answered,
+            counts: Counts { sent: 20, answered, ..Counts::default() },
             latency_us: Percentiles { p50, ..Percentiles::default() },
             ..LoadReport::default()
         };

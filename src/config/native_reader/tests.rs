@@ -138,13 +138,28 @@ fn the_section_client_is_of_the_first_native_pool_of_the_list() {
     let config = with(&[pool(json!({}))], json!({"client": {"deadline": "7s"}})).unwrap();
     assert_eq!(config.pools.len(), 1);
     assert_eq!(config.native().unwrap().deadline, std::time::Duration::from_secs(7));
-    // Without the section its ports are free.
-    accepted(&[pool(json!({"listen": "127.0.0.1:51000"}))]);
-    let error = with(&[pool(json!({"listen": "127.0.0.1:51000"}))], json!({"client": {}})).unwrap_err();
-    assert!(
-        error.contains("127.0.0.1:51000 is taken twice, by client.port_range_start to client.port_"),
-        "{error}"
-    );
+}
+
+#[test]
+fn the_ports_of_clients_are_taken_where_lbd_up_runs_clients() {
+    // Without replicas `lbd up` is refused, so these ports are free, even if the section `client` is written.
+    let alone = pool(json!({"listen": "127.0.0.1:51000"}));
+    for more in [json!({}), json!({"client": {}})] {
+        let text = describe(&with(std::slice::from_ref(&alone), more).unwrap());
+        assert!(!text.contains("51000 to 51999") && text.contains("clients     retry after 100ms"), "{text}");
+    }
+    let mut both = run(json!({}));
+    both["listen"] = "127.0.0.1:51000".into();
+    for more in [json!({}), json!({"client": {}})] {
+        let error = with(&[pool(both.clone())], more).unwrap_err();
+        assert!(
+            error.contains("127.0.0.1:51000 is taken twice, by client.port_range_start to client.port_"),
+            "{error}"
+        );
+    }
+    both["listen"] = "127.0.0.1:54001".into();
+    let text = describe(&accepted(&[pool(both)]));
+    assert!(text.contains("10, ids from 1000, ports 51000 to 51999, 300 requests/s in total"), "{text}");
 }
 
 #[test]
@@ -173,7 +188,11 @@ fn a_mistake_is_refused_with_its_key_and_the_remedy() {
         (json!({"server_side": null}), "server_side: is missing; write IP:PORT, such as 127.0.0.1:54000"),
         (
             json!({"server_side": "here"}),
-            "server_side: \"here\" is not an address with a port; write IP:PORT",
+            "server_side: \"here\" is not an address with a port; write IP:PORT or [IPV6]:PORT",
+        ),
+        (
+            json!({"server_side": "*:x"}),
+            "server_side: \"*:x\" is not an address with a port; write IP:PORT or [IPV6]:PORT",
         ),
         (
             json!({"server_side": "*:54000"}),

@@ -224,7 +224,10 @@ fn a_mistake_is_refused_with_its_key_and_the_remedy() {
     for (pool, says) in [
         (pool(json!({"listen": null})), "listen: is missing; write the client-side address"),
         (pool(json!({"listen": []})), "listen: is missing; write the client-side address"),
-        (pool(json!({"listen": "here"})), "listen: \"here\" is not an address with a port; write IP:PORT"),
+        (
+            pool(json!({"listen": "here"})),
+            "listen: \"here\" is not an address with a port; write IP:PORT, [IPV6]:PORT or *:PORT",
+        ),
         (pool(json!({"listen": ["*:1", "*:0"]})), "listen[1]: \"*:0\" has port 0; write a port"),
         (pool(json!({"listen": vec!["*:1"; 65]})), "listen: 65 addresses are too many; 64"),
         (pool(json!({"listen": 53})), "listen: must be a string or a list of strings, not 53"),
@@ -241,8 +244,11 @@ fn a_mistake_is_refused_with_its_key_and_the_remedy() {
             "servers[0].address: \"127.0.0.1:0\" has port 0",
         ),
         (pool(json!({"servers": ["0.0.0.0:1"]})), "servers[0]: \"0.0.0.0:1\" is every address and no server"),
-        (pool(json!({"servers": ["224.0.0.1:1"]})), "servers[0]: \"224.0.0.1:1\" is an address of many"),
-        (pool(json!({"servers": ["255.255.255.255:1"]})), "is an address of many (multicast or broadcast)"),
+        (
+            pool(json!({"servers": ["224.0.0.1:1"]})),
+            "servers[0]: \"224.0.0.1:1\" is a multicast or broadcast address",
+        ),
+        (pool(json!({"servers": ["255.255.255.255:1"]})), "is a multicast or broadcast address"),
         (pool(json!({"servers": [{"address": "a:1", "weight": 101}]})), "servers[0].weight: \"101\" is not"),
         (
             pool(json!({"servers": [{"address": "a:1", "id": -1}]})),

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use tracing::warn;
 
 use crate::os::lock::Lock;
-use crate::os::process::{Identity, Process};
+use crate::os::process::{Process, ProcessIdentity};
 use crate::os::state_dir;
 use crate::supervise::servers::Replica;
 
@@ -26,12 +26,12 @@ struct Contents {
     version: u32,
     /// The boot id of the machine: no process outlives a reboot.
     boot: String,
-    servers: Vec<Record>,
+    servers: Vec<LedgerRecord>,
 }
 
 /// One server.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Record {
+pub struct LedgerRecord {
     /// The name of its pool. In files of releases before 0.2 the native pool has an empty name.
     pub pool: String,
     /// Its id.
@@ -43,10 +43,10 @@ pub struct Record {
     /// The mark in the environment of its process; empty before the first start.
     pub instance: String,
     /// Its process; `None` before and during its start.
-    pub process: Option<Identity>,
+    pub process: Option<ProcessIdentity>,
 }
 
-impl Record {
+impl LedgerRecord {
     /// Its process, if that still runs.
     pub fn find(&self) -> Option<Process> {
         match &self.process {
@@ -64,7 +64,7 @@ pub struct Ledger {
     /// The file's name.
     name: String,
     boot: String,
-    servers: BTreeMap<(String, u32), Record>,
+    servers: BTreeMap<(String, u32), LedgerRecord>,
     /// The text of the file.
     written: String,
     has_failed: bool,
@@ -82,9 +82,9 @@ impl Ledger {
         let boot = boot.trim().to_owned();
         let contents = read(&dir.join(&name))?.filter(|contents| contents.boot == boot);
         let servers = contents.map(|contents| contents.servers).unwrap_or_default();
-        let named = |record: Record| {
+        let named = |record: LedgerRecord| {
             let pool = if record.pool.is_empty() { NATIVE.to_owned() } else { record.pool };
-            ((pool.clone(), record.id), Record { pool, ..record })
+            ((pool.clone(), record.id), LedgerRecord { pool, ..record })
         };
         let servers = servers.into_iter().map(named).collect();
         let (dir, written) = (dir.to_owned(), String::new());
@@ -92,13 +92,13 @@ impl Ledger {
     }
 
     /// Removes and returns the servers of the controller before.
-    pub fn take(&mut self) -> Vec<Record> {
+    pub fn take(&mut self) -> Vec<LedgerRecord> {
         std::mem::take(&mut self.servers).into_values().collect()
     }
 
     /// Records the servers of a pool, in place of those that were recorded.
     pub fn keep(&mut self, pool: &str, places: impl Iterator<Item = Replica>) {
-        let mut before: BTreeMap<u32, Record> = BTreeMap::new();
+        let mut before: BTreeMap<u32, LedgerRecord> = BTreeMap::new();
         self.servers.retain(|(of, id), record| {
             let stays = of != pool;
             if !stays {
@@ -107,7 +107,7 @@ impl Ledger {
             stays
         });
         for Replica { id, port, ends } in places {
-            let record = before.remove(&id).unwrap_or_else(|| Record {
+            let record = before.remove(&id).unwrap_or_else(|| LedgerRecord {
                 pool: pool.to_owned(),
                 id,
                 port,
@@ -115,14 +115,14 @@ impl Ledger {
                 instance: String::new(),
                 process: None,
             });
-            self.servers.insert((pool.to_owned(), id), Record { port, ends, ..record });
+            self.servers.insert((pool.to_owned(), id), LedgerRecord { port, ends, ..record });
         }
     }
 
     /// Records the process of a server, or with `None` that it is being started.
-    pub fn note(&mut self, pool: &str, id: u32, instance: &str, process: Option<Identity>) {
+    pub fn note(&mut self, pool: &str, id: u32, instance: &str, process: Option<ProcessIdentity>) {
         if let Some(record) = self.servers.get_mut(&(pool.to_owned(), id)) {
-            *record = Record { instance: instance.to_owned(), process, ..record.clone() };
+            *record = LedgerRecord { instance: instance.to_owned(), process, ..record.clone() };
         }
     }
 
@@ -188,8 +188,8 @@ mod tests {
         Replica { id, port: 50_000 + id as u16, ends }
     }
 
-    fn identity(pid: u32) -> Option<Identity> {
-        Some(Identity { pid, start: 7 })
+    fn identity(pid: u32) -> Option<ProcessIdentity> {
+        Some(ProcessIdentity { pid, start: 7 })
     }
 
     #[test]
@@ -210,7 +210,7 @@ mod tests {
         drop(ledger);
 
         let mut ledger = Ledger::open(&dir, "controller-1", KEY).unwrap();
-        let record = |pool: &str, id: u32, instance: &str, process| Record {
+        let record = |pool: &str, id: u32, instance: &str, process| LedgerRecord {
             pool: pool.to_owned(),
             id,
             port: 50_000 + id as u16,
@@ -231,7 +231,7 @@ mod tests {
         ledger.save();
         drop(ledger);
         let mut ledger = Ledger::open(&dir, "controller-1", KEY).unwrap();
-        assert_eq!(ledger.take(), [Record { ends: true, ..expected[2].clone() }]);
+        assert_eq!(ledger.take(), [LedgerRecord { ends: true, ..expected[2].clone() }]);
         ledger.clear();
         drop(ledger);
         assert_eq!(Ledger::open(&dir, "controller-1", KEY).unwrap().take(), []);

@@ -1,5 +1,5 @@
-//! The UDP ports that are in use. They are read from /proc: a trial bind would take a port for a moment,
-//! perhaps just when the server needs it.
+//! The UDP ports that are in use. They are read from /proc: a trial bind would take a port for a moment, and
+//! a server could fail to bind it in that moment.
 
 use std::collections::HashSet;
 

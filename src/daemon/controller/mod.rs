@@ -60,7 +60,7 @@ impl<I: DatagramIo> Supervisor<I> {
             runner
         };
         let native = plan.native.into_iter().map(|(pool, mut role, command)| {
-            let runner = begin(&pool, role.crew_mut(), command);
+            let runner = begin(&pool, role.replicas_mut(), command);
             (role, runner)
         });
         let native = native.collect();
@@ -119,7 +119,7 @@ impl<I: DatagramIo> Supervisor<I> {
         self.ledger.clear();
     }
 
-    /// What happened since the last call, in words, oldest first.
+    /// Events since the last call, as text, oldest first.
     pub fn take_events(&mut self) -> Vec<String> {
         std::mem::take(&mut self.events)
     }
@@ -152,7 +152,7 @@ impl<I: DatagramIo> Supervisor<I> {
     /// Does this for the replicas of every pool.
     fn replicas(&mut self, mut act: impl FnMut(&mut Replicas, &mut Runner, &mut Ledger)) {
         for (role, runner) in &mut self.native {
-            act(role.crew_mut(), runner, &mut self.ledger);
+            act(role.replicas_mut(), runner, &mut self.ledger);
         }
         for (scaler, runner) in &mut self.datagram {
             act(scaler.crew_mut(), runner, &mut self.ledger);

@@ -6,10 +6,10 @@ use std::process::{Command, Stdio};
 
 use tracing::{info, warn};
 
-use super::ledger::{Ledger, Record};
+use super::ledger::{Ledger, LedgerRecord};
 use crate::base::time::Instant;
 use crate::os::process::{INSTANCE_VARIABLE, Process};
-use crate::supervise::servers::{Action, Replica, Replicas, StartFailure};
+use crate::supervise::servers::{Replica, ReplicaAction, Replicas, StartFailure};
 
 /// The command that starts a server; `{id}`, `{port}` and `{config}` are replaced in its arguments.
 #[derive(Clone, Debug)]
@@ -48,7 +48,7 @@ pub struct Runner {
     command: ServerCommand,
     servers: BTreeMap<u32, Process>,
     events: Vec<String>,
-    /// Why the last start failed, in words: the same reason is not reported again.
+    /// The error of the last start, as text: the same error is not reported again.
     last_failure: String,
 }
 
@@ -69,13 +69,13 @@ impl Runner {
         &mut self,
         now: Instant,
         replicas: &mut Replicas,
-        left: &mut Vec<Record>,
+        left: &mut Vec<LedgerRecord>,
         ledger: &mut Ledger,
     ) {
-        let mine: Vec<Record> = left.extract_if(.., |record| record.pool == self.pool).collect();
+        let mine: Vec<LedgerRecord> = left.extract_if(.., |record| record.pool == self.pool).collect();
         let mut adopted = vec![];
         for record in mine {
-            let Record { id, port, ends, .. } = record;
+            let LedgerRecord { id, port, ends, .. } = record;
             if !replicas.adopt(now, Replica { id, port, ends }) {
                 continue;
             }
@@ -105,16 +105,16 @@ impl Runner {
         ledger.keep(&self.pool, replicas.places());
         while let Some(action) = replicas.poll_action() {
             match action {
-                Action::Start { id, port } => self.start(now, id, port, replicas, ledger),
-                Action::Stop { id } => {
+                ReplicaAction::Start { id, port } => self.start(now, id, port, replicas, ledger),
+                ReplicaAction::Stop { id } => {
                     info!(pool = self.pool, server = id, "stopping server");
                     self.with_server(id, Process::terminate);
                 }
-                Action::Kill { id } => {
+                ReplicaAction::Kill { id } => {
                     warn!(pool = self.pool, server = id, "server did not stop, sending SIGKILL");
                     self.with_server(id, Process::kill);
                 }
-                Action::Tell(text) => self.tell(text),
+                ReplicaAction::Tell(text) => self.tell(text),
             }
         }
         ledger.save();
@@ -130,7 +130,7 @@ impl Runner {
         self.servers.values_mut().for_each(Process::kill);
     }
 
-    /// What happened since the last call, in words, oldest first.
+    /// Events since the last call, as text, oldest first.
     pub fn take_events(&mut self) -> Vec<String> {
         std::mem::take(&mut self.events)
     }

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use tracing::{info, warn};
 
 use crate::admin::status::{PoolStatus, Status};
-use crate::admin::{Client, find_token};
+use crate::admin::{AdminClient, find_token};
 use crate::base::drop_reason::DropReason;
 use crate::config::Admin;
 use crate::pool::desired::DesiredServer;
@@ -30,7 +30,7 @@ type Sets = BTreeMap<String, Vec<DesiredServer>>;
 
 /// A status of the balancer.
 #[derive(Debug)]
-struct News {
+struct StatusNews {
     number: u64,
     at: Instant,
     status: Status,
@@ -39,22 +39,22 @@ struct News {
 }
 
 #[derive(Debug, Default)]
-struct Board {
+struct UpstreamBoard {
     sets: Sets,
-    news: Option<Arc<News>>,
+    news: Option<Arc<StatusNews>>,
     is_over: bool,
 }
 
 #[derive(Debug, Default)]
-struct Shared {
-    board: Mutex<Board>,
+struct UpstreamShared {
+    board: Mutex<UpstreamBoard>,
     changed: Condvar,
 }
 
 /// The handle of the thread. When it is dropped, the thread ends after its current request.
 #[derive(Debug)]
 pub struct Upstream {
-    shared: Arc<Shared>,
+    shared: Arc<UpstreamShared>,
     /// The number of the newest status that the loop has used.
     looked_at: u64,
 }
@@ -62,7 +62,7 @@ pub struct Upstream {
 impl Upstream {
     /// Starts the conversation with the balancer whose admin interface is at this address.
     pub fn start(addr: SocketAddr, admin: Admin, state_dir: PathBuf) -> io::Result<Upstream> {
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(UpstreamShared::default());
         let asker = Asker {
             addr,
             admin,
@@ -133,7 +133,7 @@ struct Asker {
     addr: SocketAddr,
     admin: Admin,
     state_dir: PathBuf,
-    shared: Arc<Shared>,
+    shared: Arc<UpstreamShared>,
     told: Sets,
     last: Option<Status>,
     number: u64,
@@ -159,7 +159,7 @@ impl Asker {
     /// Waits for the next request: until its time, or a change; `None` at the end.
     fn next(&self) -> Option<Sets> {
         let board = self.shared.board.lock().expect("no panic while it is held");
-        let nothing_new = |board: &mut Board| !board.is_over && board.sets == self.told;
+        let nothing_new = |board: &mut UpstreamBoard| !board.is_over && board.sets == self.told;
         let waited = self.shared.changed.wait_timeout_while(board, ASK_EVERY, nothing_new);
         let board = waited.expect("no panic while it is held").0;
         (!board.is_over).then(|| board.sets.clone())
@@ -173,7 +173,7 @@ impl Asker {
             // A restarted balancer may have another token.
             let token = find_token(&self.admin, &self.state_dir, self.addr.port());
             let told = token.and_then(|token| {
-                let client = Client::new(self.addr, Some(token));
+                let client = AdminClient::new(self.addr, Some(token));
                 client.set_servers(pool, set).map_err(|error| error.to_string())
             });
             match told {
@@ -186,10 +186,10 @@ impl Asker {
                 }
             }
         }
-        let status = Client::new(self.addr, None).status().map_err(|error| error.to_string())?;
+        let status = AdminClient::new(self.addr, None).status().map_err(|error| error.to_string())?;
         self.last = Some(status.clone());
         self.number += 1;
-        let news = News { number: self.number, at: Instant::now(), status, told: self.told.clone() };
+        let news = StatusNews { number: self.number, at: Instant::now(), status, told: self.told.clone() };
         self.shared.board.lock().expect("no panic while it is held").news = Some(Arc::new(news));
         Ok(())
     }

@@ -14,7 +14,7 @@ use rustix::net::{
 };
 
 use super::Error;
-use super::message::{Message, PREFACE_LEN, check_preface, preface};
+use super::message::{HandoverMessage, PREFACE_LEN, check_preface, preface};
 use crate::base::time::{Clock, Instant};
 
 /// Maximum size of a message, in bytes.
@@ -54,7 +54,7 @@ impl Channel {
     }
 
     /// Sends a message within this time.
-    pub(super) fn send(&mut self, message: &Message, patience: Duration) -> Result<(), Error> {
+    pub(super) fn send(&mut self, message: &HandoverMessage, patience: Duration) -> Result<(), Error> {
         let until = self.clock.now() + patience;
         let body = postcard::to_allocvec(message).map_err(|_| Error::Garbled)?;
         if body.len() > MESSAGE_MAX {
@@ -66,7 +66,11 @@ impl Channel {
     }
 
     /// Receives a message within this time. A refusal is an error.
-    pub(super) fn receive(&mut self, wanted: &'static str, patience: Duration) -> Result<Message, Error> {
+    pub(super) fn receive(
+        &mut self,
+        wanted: &'static str,
+        patience: Duration,
+    ) -> Result<HandoverMessage, Error> {
         let until = self.clock.now() + patience;
         self.read_preface(wanted, until)?;
         let mut length = [0; 4];
@@ -82,20 +86,20 @@ impl Channel {
             self.read(&mut body[at..], wanted, until)?;
         }
         match postcard::take_from_bytes(&body) {
-            Ok((Message::Refused(why), [])) => Err(Error::Refused(why)),
+            Ok((HandoverMessage::Refused(why), [])) => Err(Error::Refused(why)),
             Ok((message, [])) => Ok(message),
             _ => Err(Error::Garbled),
         }
     }
 
     /// Receives a message that must equal `message`.
-    pub(super) fn expect(&mut self, message: &Message, patience: Duration) -> Result<(), Error> {
+    pub(super) fn expect(&mut self, message: &HandoverMessage, patience: Duration) -> Result<(), Error> {
         let wanted = message.name();
         let got = self.receive(wanted, patience)?;
         if got == *message { Ok(()) } else { Err(Error::Unexpected { wanted, got: got.name() }) }
     }
 
-    /// Sends duplicates of these descriptors; an earlier message has told the peer their number.
+    /// Sends duplicates of these descriptors; an earlier message contained their number.
     pub(super) fn send_descriptors(
         &mut self,
         all: &[BorrowedFd<'_>],

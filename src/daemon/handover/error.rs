@@ -23,7 +23,7 @@ pub enum Error {
     NotASocket(PathBuf),
     /// The directory is accessible to other users, or cannot be created.
     #[error("{0}")]
-    Folder(String),
+    Directory(String),
     /// A file or socket cannot be created, opened or removed.
     #[error("{}: {source}", path.display())]
     File {

@@ -5,14 +5,14 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use super::channel::Channel;
-use super::message::Message;
-use super::{Error, Label, Purpose};
+use super::message::HandoverMessage;
+use super::{Error, HandoverPurpose, Label};
 
 /// A conversation with a process that requests sockets. Each step has a time limit. After an error of
 /// any step, the sockets still belong to this process: it resumes what it has paused and continues.
 pub struct Holder {
     channel: Channel,
-    purpose: Purpose,
+    purpose: HandoverPurpose,
 }
 
 impl Holder {
@@ -30,13 +30,13 @@ impl Holder {
     pub fn accept(stream: UnixStream, patience: Duration) -> Result<Holder, Error> {
         let mut channel = Channel::over(stream)?;
         match channel.receive("its greeting", patience)? {
-            Message::Hello(purpose) => Ok(Holder { channel, purpose }),
+            HandoverMessage::Hello(purpose) => Ok(Holder { channel, purpose }),
             other => Err(Error::Unexpected { wanted: "its greeting", got: other.name() }),
         }
     }
 
     /// Purpose of the request.
-    pub fn purpose(&self) -> Purpose {
+    pub fn purpose(&self) -> HandoverPurpose {
         self.purpose
     }
 
@@ -47,7 +47,7 @@ impl Holder {
 
     /// Ends the conversation with a reason.
     pub fn refuse(mut self, why: &str, patience: Duration) -> Result<(), Error> {
-        self.channel.send(&Message::Refused(why.into()), patience)
+        self.channel.send(&HandoverMessage::Refused(why.into()), patience)
     }
 
     /// Sends duplicates of the sockets. A conversation about a copy ends with this step.
@@ -58,24 +58,24 @@ impl Holder {
     /// Waits until the other process has prepared everything that does not need the state. This process
     /// serves until then, and pauses after it.
     pub fn wait_until_ready(&mut self, patience: Duration) -> Result<(), Error> {
-        self.channel.expect(&Message::Ready, patience)
+        self.channel.expect(&HandoverMessage::Ready, patience)
     }
 
     /// Sends this process's state.
     pub fn give_state(&mut self, state: Vec<u8>, patience: Duration) -> Result<(), Error> {
-        self.channel.send(&Message::State(state), patience)
+        self.channel.send(&HandoverMessage::State(state), patience)
     }
 
     /// Waits until the other process can start, and lets it. Afterwards the sockets belong to the other
     /// process, and this one must never read them again.
     pub fn conclude(mut self, patience: Duration) -> Result<(), Error> {
-        self.channel.expect(&Message::Running, patience)?;
-        self.channel.send(&Message::Yours, patience)
+        self.channel.expect(&HandoverMessage::Running, patience)?;
+        self.channel.send(&HandoverMessage::Yours, patience)
     }
 }
 
 fn give(channel: &mut Channel, sockets: &[(Label, BorrowedFd<'_>)], patience: Duration) -> Result<(), Error> {
     let (labels, descriptors): (Vec<Label>, Vec<BorrowedFd<'_>>) = sockets.iter().cloned().unzip();
-    channel.send(&Message::Sockets(labels), patience)?;
+    channel.send(&HandoverMessage::Sockets(labels), patience)?;
     channel.send_descriptors(&descriptors, patience)
 }

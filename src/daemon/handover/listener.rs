@@ -109,7 +109,7 @@ fn lock_folder(path: &Path) -> Result<File, Error> {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
-    state_dir::prepare(folder).map_err(Error::Folder)?;
+    state_dir::prepare(folder).map_err(Error::Directory)?;
     let lock = File::open(folder).map_err(file_error(folder))?;
     flock(&lock, FlockOperation::LockExclusive).map_err(|error| file_error(folder)(error.into()))?;
     Ok(lock)

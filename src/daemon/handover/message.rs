@@ -22,7 +22,7 @@ const MAGIC: [u8; 8] = *b"lbd-hand";
 
 /// Purpose of a request for sockets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Purpose {
+pub enum HandoverPurpose {
     /// Duplicates of the descriptors only: the process that has them continues.
     Copy,
     /// Replacing the process that has the sockets.
@@ -31,9 +31,9 @@ pub enum Purpose {
 
 /// A message of the conversation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum Message {
+pub(super) enum HandoverMessage {
     /// First message of the requester.
-    Hello(Purpose),
+    Hello(HandoverPurpose),
     /// Labels of the descriptors that follow.
     Sockets(Vec<Label>),
     /// The requester has prepared everything that does not need the state.
@@ -48,16 +48,16 @@ pub(super) enum Message {
     Refused(String),
 }
 
-impl Message {
+impl HandoverMessage {
     pub(super) fn name(&self) -> &'static str {
         match self {
-            Message::Hello(_) => "its greeting",
-            Message::Sockets(_) => "its sockets",
-            Message::Ready => "\"ready\"",
-            Message::State(_) => "its state",
-            Message::Running => "\"running\"",
-            Message::Yours => "its final message",
-            Message::Refused(_) => "a refusal",
+            HandoverMessage::Hello(_) => "its greeting",
+            HandoverMessage::Sockets(_) => "its sockets",
+            HandoverMessage::Ready => "\"ready\"",
+            HandoverMessage::State(_) => "its state",
+            HandoverMessage::Running => "\"running\"",
+            HandoverMessage::Yours => "its final message",
+            HandoverMessage::Refused(_) => "a refusal",
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Handover of sockets from one process to another over a Unix stream socket.
 //!
 //! ```text
-//!   Requester: wants the sockets            Holder: has the sockets, and serves
+//!   Requester: requests the sockets         Holder: has the sockets, and serves
 //!        Hello(purpose)       ───────────────>
 //!                             <───────────────  Sockets[labels], then the descriptors
 //!        (a copy ends here; a takeover continues)
@@ -36,7 +36,7 @@ pub use channel::MESSAGE_MAX;
 pub use error::Error;
 pub use holder::Holder;
 pub use listener::Listener;
-pub use message::{Purpose, VERSION};
+pub use message::{HandoverPurpose, VERSION};
 pub use requester::Requester;
 pub use sockets::{Label, SocketKind, SocketSet};
 

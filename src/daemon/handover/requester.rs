@@ -1,4 +1,4 @@
-//! The side of the process that wants the sockets.
+//! The side of the process that requests the sockets.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -9,8 +9,8 @@ use std::time::Duration;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::channel::Channel;
-use super::message::Message;
-use super::{Error, Purpose, SocketSet};
+use super::message::HandoverMessage;
+use super::{Error, HandoverPurpose, SocketSet};
 
 /// A conversation with the process that has the sockets. Each step has a time limit. After an error of
 /// any step, the sockets belong to the other process, and this one must not read them.
@@ -20,7 +20,7 @@ pub struct Requester {
 
 impl Requester {
     /// Sends a request to the process that listens at this path ([`Listener`](super::Listener)).
-    pub fn connect(path: &Path, purpose: Purpose, patience: Duration) -> Result<Requester, Error> {
+    pub fn connect(path: &Path, purpose: HandoverPurpose, patience: Duration) -> Result<Requester, Error> {
         let file_error = |source| Error::File { path: path.into(), source };
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
         socket.set_write_timeout(Some(patience.max(Duration::from_micros(1))))?; // also limits connect(2)
@@ -40,9 +40,13 @@ impl Requester {
     }
 
     /// Sends a request over this stream.
-    pub fn over(stream: UnixStream, purpose: Purpose, patience: Duration) -> Result<Requester, Error> {
+    pub fn over(
+        stream: UnixStream,
+        purpose: HandoverPurpose,
+        patience: Duration,
+    ) -> Result<Requester, Error> {
         let mut channel = Channel::over(stream)?;
-        channel.send(&Message::Hello(purpose), patience)?;
+        channel.send(&HandoverMessage::Hello(purpose), patience)?;
         Ok(Requester { channel })
     }
 
@@ -65,29 +69,29 @@ impl Requester {
     /// Reports that everything without the state is prepared, and receives the state. The other process
     /// is paused from now on.
     pub fn ready(&mut self, patience: Duration) -> Result<Vec<u8>, Error> {
-        self.channel.send(&Message::Ready, patience)?;
+        self.channel.send(&HandoverMessage::Ready, patience)?;
         match self.channel.receive("its state", patience)? {
-            Message::State(state) => Ok(state),
+            HandoverMessage::State(state) => Ok(state),
             other => Err(Error::Unexpected { wanted: "its state", got: other.name() }),
         }
     }
 
     /// Ends the conversation with a reason; the other process keeps serving and reports the reason.
     pub fn refuse(mut self, why: &str, patience: Duration) -> Result<(), Error> {
-        self.channel.send(&Message::Refused(why.into()), patience)
+        self.channel.send(&HandoverMessage::Refused(why.into()), patience)
     }
 
     /// Reports that this process can start. After `Ok`, the sockets belong to this process, and it
     /// starts to read.
     pub fn running(mut self, patience: Duration) -> Result<(), Error> {
-        self.channel.send(&Message::Running, patience)?;
-        self.channel.expect(&Message::Yours, patience)
+        self.channel.send(&HandoverMessage::Running, patience)?;
+        self.channel.expect(&HandoverMessage::Yours, patience)
     }
 }
 
 fn receive_sockets(channel: &mut Channel, patience: Duration) -> Result<SocketSet, Error> {
     let labels = match channel.receive("its sockets", patience)? {
-        Message::Sockets(labels) => labels,
+        HandoverMessage::Sockets(labels) => labels,
         other => return Err(Error::Unexpected { wanted: "its sockets", got: other.name() }),
     };
     let descriptors = channel.receive_descriptors(labels.len(), patience)?;

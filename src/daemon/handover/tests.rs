@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::message::{Message, PREFACE_LEN, preface};
+use super::message::{HandoverMessage, PREFACE_LEN, preface};
 use super::*;
 
 /// Longer than anything here takes.
@@ -43,7 +43,7 @@ fn borrowed<S: AsFd>(sockets: &[(Label, S)]) -> Vec<(Label, BorrowedFd<'_>)> {
 }
 
 /// What a message is on the wire.
-fn bytes_of(message: &Message) -> Vec<u8> {
+fn bytes_of(message: &HandoverMessage) -> Vec<u8> {
     let body = postcard::to_allocvec(message).unwrap();
     [&(body.len() as u32).to_le_bytes()[..], &body].concat()
 }
@@ -59,7 +59,7 @@ fn whole_takeover(sockets: &[(Label, UdpSocket)], state: &[u8]) -> (Vec<Label>, 
     let (ours, theirs) = pair();
     thread::scope(|scope| {
         let successor = scope.spawn(move || {
-            let mut wish = Requester::over(theirs, Purpose::Takeover, PATIENCE).unwrap();
+            let mut wish = Requester::over(theirs, HandoverPurpose::Takeover, PATIENCE).unwrap();
             assert_eq!(wish.pid(), std::process::id());
             let set = wish.sockets(PATIENCE).unwrap();
             let state = wish.ready(PATIENCE).unwrap();
@@ -67,7 +67,7 @@ fn whole_takeover(sockets: &[(Label, UdpSocket)], state: &[u8]) -> (Vec<Label>, 
             (set.labels().cloned().collect(), state)
         });
         let mut offer = Holder::accept(ours, PATIENCE).unwrap();
-        assert_eq!((offer.purpose(), offer.pid()), (Purpose::Takeover, std::process::id()));
+        assert_eq!((offer.purpose(), offer.pid()), (HandoverPurpose::Takeover, std::process::id()));
         offer.give(&borrowed(sockets), PATIENCE).unwrap();
         offer.wait_until_ready(PATIENCE).unwrap();
         offer.give_state(state.to_vec(), PATIENCE).unwrap();
@@ -199,7 +199,7 @@ fn whoever_has_the_sockets_learns_that_the_other_has_gone_at_every_step() {
             if steps == 0 {
                 return;
             }
-            let mut wish = Requester::over(theirs, Purpose::Takeover, PATIENCE).unwrap();
+            let mut wish = Requester::over(theirs, HandoverPurpose::Takeover, PATIENCE).unwrap();
             if steps > 1 {
                 wish.sockets(PATIENCE).unwrap();
             }
@@ -250,7 +250,7 @@ fn whoever_wants_the_sockets_learns_that_the_other_has_gone_at_every_step() {
                 }
             });
             let wished = (|| {
-                let mut wish = Requester::over(theirs, Purpose::Takeover, PATIENCE)?;
+                let mut wish = Requester::over(theirs, HandoverPurpose::Takeover, PATIENCE)?;
                 wish.sockets(PATIENCE)?;
                 wish.ready(PATIENCE)?;
                 wish.running(PATIENCE)
@@ -271,20 +271,22 @@ fn no_step_waits_for_ever() {
     let (ours, _theirs) = pair();
     assert!(matches!(Holder::accept(ours, SHORT), Err(Error::Stalled("its greeting"))));
     let (ours, _theirs) = pair();
-    let mut wish = Requester::over(ours, Purpose::Copy, SHORT).unwrap();
+    let mut wish = Requester::over(ours, HandoverPurpose::Copy, SHORT).unwrap();
     assert!(matches!(wish.sockets(SHORT), Err(Error::Stalled("its sockets"))));
     assert!(matches!(wish.ready(SHORT), Err(Error::Stalled("its state"))));
     assert!(matches!(wish.running(SHORT), Err(Error::Stalled("its final message"))));
     // The peer does not read.
     let (ours, mut theirs) = pair();
-    theirs.write_all(&[&preface()[..], &bytes_of(&Message::Hello(Purpose::Takeover))].concat()).unwrap();
+    theirs
+        .write_all(&[&preface()[..], &bytes_of(&HandoverMessage::Hello(HandoverPurpose::Takeover))].concat())
+        .unwrap();
     let mut offer = Holder::accept(ours, SHORT).unwrap();
     assert!(matches!(offer.wait_until_ready(SHORT), Err(Error::Stalled("\"ready\""))));
     assert!(matches!(offer.give_state(vec![0; 2 << 20], SHORT), Err(Error::Deaf)));
     assert!(matches!(offer.conclude(SHORT), Err(Error::Stalled("\"running\""))));
     // Labels without descriptors.
     let (ours, mut theirs) = pair();
-    let labels = Message::Sockets(vec![sockets[0].0.clone()]);
+    let labels = HandoverMessage::Sockets(vec![sockets[0].0.clone()]);
     theirs.write_all(&[&preface()[..], &bytes_of(&labels)].concat()).unwrap();
     assert!(matches!(Requester::pushed(ours, SHORT), Err(Error::Stalled("its descriptors"))));
 }
@@ -312,7 +314,7 @@ fn another_version_is_named_at_both_ends() {
     let (ours, mut theirs) = pair();
     let mut other = preface();
     other[8..].copy_from_slice(&7u32.to_le_bytes());
-    theirs.write_all(&[&other[..], b"whatever version 7 says"].concat()).unwrap();
+    theirs.write_all(&[&other[..], b"a body of version 7"].concat()).unwrap();
     let error = Holder::accept(ours, PATIENCE).err().unwrap();
     assert!(matches!(error, Error::Version(7)), "{error}");
     assert!(error.to_string().contains("version 7") && error.to_string().contains("without --takeover"));
@@ -333,7 +335,7 @@ fn what_is_not_lbd_is_refused() {
 #[test]
 fn a_step_out_of_turn_is_named() {
     let (ours, mut theirs) = pair();
-    theirs.write_all(&[&preface()[..], &bytes_of(&Message::Running)].concat()).unwrap();
+    theirs.write_all(&[&preface()[..], &bytes_of(&HandoverMessage::Running)].concat()).unwrap();
     let error = Holder::accept(ours, PATIENCE).err().unwrap();
     let text = "the peer process sent \"running\" instead of its greeting";
     assert_eq!(error.to_string(), text);
@@ -342,7 +344,7 @@ fn a_step_out_of_turn_is_named() {
 #[test]
 fn a_refusal_is_told_with_its_reason() {
     let (ours, theirs) = pair();
-    let mut wish = Requester::over(theirs, Purpose::Takeover, PATIENCE).unwrap();
+    let mut wish = Requester::over(theirs, HandoverPurpose::Takeover, PATIENCE).unwrap();
     Holder::accept(ours, PATIENCE).unwrap().refuse("another takeover is in progress", PATIENCE).unwrap();
     let error = wish.sockets(PATIENCE).unwrap_err();
     assert!(error.to_string().ends_with("another takeover is in progress"), "{error}");
@@ -354,7 +356,9 @@ fn sizes_are_bounded_both_ways() {
     theirs.write_all(&[&preface()[..], &u32::MAX.to_le_bytes()].concat()).unwrap();
     assert!(matches!(Holder::accept(ours, PATIENCE), Err(Error::TooLong(_))));
     let (ours, mut theirs) = pair();
-    theirs.write_all(&[&preface()[..], &bytes_of(&Message::Hello(Purpose::Takeover))].concat()).unwrap();
+    theirs
+        .write_all(&[&preface()[..], &bytes_of(&HandoverMessage::Hello(HandoverPurpose::Takeover))].concat())
+        .unwrap();
     let mut offer = Holder::accept(ours, PATIENCE).unwrap();
     assert!(matches!(offer.give_state(vec![0; MESSAGE_MAX], PATIENCE), Err(Error::TooLong(_))));
 }
@@ -364,7 +368,7 @@ fn pushed_by_hand(labels: usize, batches: &[(u8, usize)]) -> Result<SocketSet, E
     let (ours, mut theirs) = pair();
     let socket = udp();
     let label = label(SocketKind::Front, 0, socket.local_addr().unwrap());
-    let message = Message::Sockets(vec![label; labels]);
+    let message = HandoverMessage::Sockets(vec![label; labels]);
     theirs.write_all(&[&preface()[..], &bytes_of(&message)].concat()).unwrap();
     for &(said, count) in batches {
         use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
@@ -407,8 +411,8 @@ proptest! {
         }
         bytes.extend(&body);
         bytes.truncate(cut);
-        let is_hello = framed && cut >= bytes.len() && postcard::from_bytes::<Message>(&body)
-            .is_ok_and(|message| matches!(message, Message::Hello(_)));
+        let is_hello = framed && cut >= bytes.len() && postcard::from_bytes::<HandoverMessage>(&body)
+            .is_ok_and(|message| matches!(message, HandoverMessage::Hello(_)));
         let (ours, mut theirs) = pair();
         theirs.write_all(&bytes).unwrap();
         drop(theirs);
@@ -424,19 +428,19 @@ proptest! {
         ) {
         let addr = SocketAddr::from(([127, 0, 0, 1], port));
         for message in [
-            Message::Hello(Purpose::Copy),
-            Message::Sockets(vec![label(SocketKind::Admin, worker, addr)]),
-            Message::State(state),
-            Message::Refused("no".into()),
+            HandoverMessage::Hello(HandoverPurpose::Copy),
+            HandoverMessage::Sockets(vec![label(SocketKind::Admin, worker, addr)]),
+            HandoverMessage::State(state),
+            HandoverMessage::Refused("no".into()),
         ] {
             let bytes = postcard::to_allocvec(&message).unwrap();
-            prop_assert_eq!(postcard::from_bytes::<Message>(&bytes).unwrap(), message);
+            prop_assert_eq!(postcard::from_bytes::<HandoverMessage>(&bytes).unwrap(), message);
         }
     }
 }
 
 fn connect(path: &Path) -> Result<Requester, Error> {
-    Requester::connect(path, Purpose::Takeover, PATIENCE)
+    Requester::connect(path, HandoverPurpose::Takeover, PATIENCE)
 }
 
 #[test]
@@ -520,6 +524,6 @@ fn a_listener_that_never_accepts_delays_nobody_for_long() {
     let socket = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None).unwrap();
     socket.bind(&socket2::SockAddr::unix(&path).unwrap()).unwrap();
     socket.listen(0).unwrap();
-    let wishes: Vec<_> = (0..3).map(|_| Requester::connect(&path, Purpose::Copy, SHORT)).collect();
+    let wishes: Vec<_> = (0..3).map(|_| Requester::connect(&path, HandoverPurpose::Copy, SHORT)).collect();
     assert!(wishes.iter().any(|wish| matches!(wish, Err(Error::Deaf))), "the row is full");
 }

@@ -8,8 +8,8 @@ use super::paused::PausedWorkers;
 use super::running::{Change, Running, Transition};
 use super::sockets::{OpenDatagram, plan_for};
 use super::state::{DatagramState, PoolState};
-use super::workers::{Ended, Workers, back_end, cpus};
-use super::{Failed, Process};
+use super::workers::{EndedWorkers, Workers, back_end, cpus};
+use super::{Failed, ProcessContext};
 use crate::admin::status::PoolSource;
 use crate::base::rng::entropy;
 use crate::base::time::{Clock, Instant};
@@ -28,7 +28,7 @@ use crate::role::datagram::{Chance, DatagramRole, DatagramShared};
 /// A datagram pool that is ready and has not started.
 pub struct PreparedDatagram {
     of: DatagramPool,
-    plan: datagram::Plan,
+    plan: datagram::SocketPlan,
     shared: Arc<DatagramShared>,
     desired: Arc<DesiredServers>,
     workers: Vec<Worker<DatagramRole, BackEnd>>,
@@ -38,7 +38,7 @@ pub struct PreparedDatagram {
 
 impl PreparedDatagram {
     /// Prepares a pool's workers over its sockets.
-    pub fn new(open: OpenDatagram, process: &Process) -> Result<PreparedDatagram, Failed> {
+    pub fn new(open: OpenDatagram, process: &ProcessContext) -> Result<PreparedDatagram, Failed> {
         let OpenDatagram { of, plan, mut names, workers, listeners } = open;
         let (sockets, layouts): (Vec<_>, Vec<_>) = workers.into_iter().unzip();
         let chance = Chance { secret: rand::random(), seed: entropy() };
@@ -67,12 +67,12 @@ impl PreparedDatagram {
         Ok(PreparedDatagram { of, plan, shared, desired, workers, tasks, listeners: duplicates })
     }
 
-    /// Its name.
+    /// The pool's name.
     pub fn name(&self) -> &str {
         &self.of.settings.name
     }
 
-    /// Continues with what the pool of this name knew before.
+    /// Continues with the state of the pool before.
     pub fn restore(&mut self, state: DatagramState, now: Instant) -> Result<(), Failed> {
         self.desired.set_run(state.run);
         self.workers[0].role.take_servers(now);
@@ -80,8 +80,8 @@ impl PreparedDatagram {
         DatagramRole::import(&mut roles, now, &state.parts).map_err(Failed::new)
     }
 
-    /// Starts the loops of its workers, and its tasks on the control thread.
-    pub fn start(self, process: &Process) -> Result<RunningDatagram, Failed> {
+    /// Starts the workers' loops, and the pool's tasks on the control thread.
+    pub fn start(self, process: &ProcessContext) -> Result<RunningDatagram, Failed> {
         let PreparedDatagram { of, plan, shared, desired, workers, tasks, listeners } = self;
         process.control.begin(tasks)?;
         let workers = Workers::start(&of.settings.name, workers, process)?;
@@ -93,18 +93,18 @@ impl PreparedDatagram {
 /// A datagram pool whose workers run.
 pub struct RunningDatagram {
     of: Mutex<Arc<config::Pool>>,
-    /// Which sockets it has.
-    plan: datagram::Plan,
-    /// What its workers share.
+    /// The sockets of the pool.
+    plan: datagram::SocketPlan,
+    /// State that all workers share.
     shared: Arc<DatagramShared>,
     desired: Arc<DesiredServers>,
     workers: Workers<DatagramRole>,
-    /// Duplicates of those that the control thread has, for a successor.
+    /// Duplicates of the control thread's TCP listeners, for a successor.
     listeners: Mutex<Vec<TcpListener>>,
 }
 
 impl RunningDatagram {
-    fn fronts(&self, name: &str, ended: Ended) -> Result<SocketSet, Failed> {
+    fn fronts(&self, name: &str, ended: EndedWorkers) -> Result<SocketSet, Failed> {
         let mut all = self.workers.duplicates(name, false, ended)?;
         for listener in &*self.listeners.lock().expect("no panic while it is held") {
             let (pool, addr) = (name.to_owned(), listener.local_addr()?);
@@ -152,7 +152,7 @@ impl Running for RunningDatagram {
         Ok(Transition::Recreate)
     }
 
-    fn change(&self, change: Change, process: &Process) -> Result<String, Failed> {
+    fn change(&self, change: Change, process: &ProcessContext) -> Result<String, Failed> {
         let old = self.of();
         let (config::Pool::Datagram(old), config::Pool::Datagram(new), Some(mut names)) =
             (&*old, &change.new, change.names)
@@ -184,14 +184,14 @@ impl Running for RunningDatagram {
     }
 
     fn sockets(&self, name: &str) -> Result<SocketSet, Failed> {
-        self.fronts(name, Ended::Fails)
+        self.fronts(name, EndedWorkers::Fails)
     }
 
     fn sockets_left(&self, name: &str) -> Result<SocketSet, Failed> {
-        self.fronts(name, Ended::LeftOut)
+        self.fronts(name, EndedWorkers::LeftOut)
     }
 
-    /// Leaves what clients send in the sockets' buffers. Requests in flight are finished here.
+    /// Leaves datagrams of clients in the sockets' buffers. This process finishes the requests in flight.
     fn pause(&self, _: &mut PausedWorkers, _: Clock) -> Result<PoolState, Failed> {
         let mut state = DatagramState { run: self.desired.run(), ..DatagramState::default() };
         for worker in self.workers.iter() {
@@ -208,7 +208,7 @@ impl Running for RunningDatagram {
         self.workers.iter().try_for_each(|worker| Ok(worker.call(|worker, _| worker.resume_fronts())??))
     }
 
-    fn retire(&self, process: &Process) -> Result<(), Failed> {
+    fn retire(&self, process: &ProcessContext) -> Result<(), Failed> {
         process.control.end(self.name());
         self.listeners.lock().expect("no panic while it is held").clear();
         Ok(self.workers.retire()?)

@@ -4,12 +4,12 @@
 //! | file | a change there is about |
 //! |---|---|
 //! | `sockets.rs` | opening sockets, or taking them over |
-//! | `prepared.rs`, `running.rs`, `workers.rs` | what a pool of either kind can do, and how its workers are reached |
-//! | `native.rs`, `datagram.rs` | what differs between the kinds |
-//! | `reload.rs` | another configuration while the process runs |
-//! | `takeover.rs`, `state.rs`, `paused.rs` | continuing from another process, and handing over to one |
-//! | `operate.rs` | what the admin interface reads and orders |
-//! | `service.rs` | what a service manager is notified of |
+//! | `prepared.rs`, `running.rs`, `workers.rs` | operations of a pool of either kind, its workers |
+//! | `native.rs`, `datagram.rs` | differences between the kinds |
+//! | `reload.rs` | a new configuration while the process runs |
+//! | `takeover.rs`, `state.rs`, `paused.rs` | taking over from a process, and handing over to a successor |
+//! | `operate.rs` | status and orders of the admin interface |
+//! | `service.rs` | notifications to the service manager |
 
 mod datagram;
 mod native;
@@ -29,7 +29,7 @@ use std::net::TcpListener;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use super::control::Control;
+use super::control::ControlThread;
 use crate::admin;
 use crate::admin::status::{About, Board, EventLog, Sampler, Status};
 use crate::base::time::Clock;
@@ -44,7 +44,7 @@ use sockets::Opened;
 pub use sockets::hold;
 pub use takeover::{Takeover, path as takeover_path};
 
-/// Why something could not be started or changed, in words.
+/// The error of a start or a change, as text.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Failed(String);
@@ -82,21 +82,21 @@ impl From<super::inbox::Gone> for Failed {
     }
 }
 
-/// What all parts of the process share.
-pub struct Process {
+/// State that all parts of the process share.
+pub struct ProcessContext {
     clock: Clock,
     stop: Stop,
     threads: Threads,
-    control: Control,
+    control: ControlThread,
     events: Arc<EventLog>,
 }
 
-/// The pools that run, and the configuration that they were made from.
-struct Current {
+/// The running pools, and their configuration.
+struct RunningPools {
     config: Arc<Config>,
-    /// In the order of the configuration.
+    /// The pools, in the order of the configuration.
     pools: Vec<Arc<dyn Running>>,
-    /// How often a reload has added, removed or recreated pools.
+    /// Number of reloads that added, removed or recreated pools.
     generation: u64,
     /// Pools that a reload has removed or recreated: they read no clients, and finish the requests in flight.
     retiring: Vec<Arc<dyn Running>>,
@@ -104,12 +104,12 @@ struct Current {
 
 /// A running balancer.
 pub struct Instance {
-    process: Process,
-    current: Mutex<Current>,
-    /// One reload at a time.
+    process: ProcessContext,
+    current: Mutex<RunningPools>,
+    /// Held during a reload, so that reloads follow each other.
     reloading: Mutex<()>,
     board: Board,
-    admin: Mutex<Option<Admin>>,
+    admin: Mutex<Option<AdminInterface>>,
     /// Whether a successor has taken over.
     has_successor: AtomicBool,
 }
@@ -136,14 +136,14 @@ impl Snapshots {
 }
 
 /// The admin interface while it runs.
-struct Admin {
-    server: admin::Server,
-    /// For a successor.
+struct AdminInterface {
+    server: admin::AdminServer,
+    /// The listener, of which a successor gets a duplicate.
     listener: TcpListener,
     token: Token,
 }
 
-impl Admin {
+impl AdminInterface {
     /// The listener with the token that changes will need.
     fn prepare(listener: TcpListener, config: &Config) -> Result<(TcpListener, Token), Failed> {
         let port = listener.local_addr()?.port();
@@ -153,34 +153,34 @@ impl Admin {
 }
 
 /// A balancer whose sockets are open and which has not started: the steps that fail most often are done.
-pub struct Ready {
+pub struct ReadyInstance {
     config: Config,
     opened: Opened,
     clock: Clock,
 }
 
-impl Ready {
+impl ReadyInstance {
     /// Opens the sockets that this configuration needs. Those that are in `inherited` are taken from there;
     /// the rest of `inherited` is closed.
-    pub fn new(config: Config, clock: Clock, mut inherited: SocketSet) -> Result<Ready, Failed> {
+    pub fn new(config: Config, clock: Clock, mut inherited: SocketSet) -> Result<ReadyInstance, Failed> {
         let opened = Opened::all(&config, &mut inherited)?;
-        Ok(Ready { config, opened, clock })
+        Ok(ReadyInstance { config, opened, clock })
     }
 
-    /// Prepares and starts everything; with a takeover, in place of the running balancer, which keeps serving
-    /// if anything fails. Ends when `stop` is asked.
+    /// Prepares and starts everything. With a takeover it replaces the running balancer, which keeps serving
+    /// if anything fails. `stop` ends the balancer.
     pub fn start(self, stop: Stop, takeover: Option<Takeover>) -> Result<Arc<Instance>, Failed> {
-        let Ready { config, mut opened, clock } = self;
+        let ReadyInstance { config, mut opened, clock } = self;
         // Steps that may fail come before the running balancer pauses.
         let admin = match opened.admin.take() {
-            Some(listener) => Some(Admin::prepare(listener, &config)?),
+            Some(listener) => Some(AdminInterface::prepare(listener, &config)?),
             None => None,
         };
-        let process = Process {
+        let process = ProcessContext {
             clock,
             threads: Threads::new(stop.clone()),
             stop,
-            control: Control::start(clock)?,
+            control: ControlThread::start(clock)?,
             events: Arc::default(),
         };
         let pools = opened.pools.into_iter().map(|open| Prepared::new(open, &process));
@@ -196,7 +196,7 @@ impl Ready {
             })?;
         }
         let pools = pools.into_iter().map(|pool| pool.start(&process)).collect::<Result<_, _>>()?;
-        let current = Current { config: Arc::new(config), pools, generation: 0, retiring: vec![] };
+        let current = RunningPools { config: Arc::new(config), pools, generation: 0, retiring: vec![] };
         let config = current.config.source.as_ref().map_or(String::new(), |path| path.display().to_string());
         let about = About::new(config, Arc::clone(&process.events));
         let board = Board::new(about, current.sampler(clock, Board::SPAN));
@@ -216,7 +216,7 @@ impl Ready {
     }
 }
 
-impl Current {
+impl RunningPools {
     fn sampler(&self, clock: Clock, span: usize) -> Sampler {
         let pools = self.pools.iter().map(|pool| pool.counters()).collect();
         Sampler::new(pools, clock, span)
@@ -224,7 +224,7 @@ impl Current {
 }
 
 impl Instance {
-    /// The status at this moment; that of the board is up to [`Board::TICK`] old.
+    /// The status at this moment. The board's status is up to [`Board::TICK`] old.
     fn present(&self) -> Status {
         self.current().sampler(self.process.clock, 1).sample()
     }
@@ -254,11 +254,12 @@ impl Instance {
         let control: Arc<dyn admin::Control> = Arc::<Instance>::clone(self);
         let server = admin::serve(listener.try_clone()?, control, token.clone())?;
         tracing::info!(%addr, "admin interface");
-        *self.admin.lock().expect("no panic while it is held") = Some(Admin { server, listener, token });
+        *self.admin.lock().expect("no panic while it is held") =
+            Some(AdminInterface { server, listener, token });
         Ok(())
     }
 
-    /// The address of the dashboard, with the token that changes need.
+    /// The address of the dashboard with the token that changes need.
     pub fn dashboard(&self) -> Option<String> {
         let admin = self.admin.lock().expect("no panic while it is held");
         let admin = admin.as_ref()?;
@@ -277,18 +278,18 @@ impl Instance {
         result
     }
 
-    /// Whether it was asked to end.
+    /// Whether a stop was requested.
     fn is_ending(&self) -> bool {
         self.process.stop.is_asked()
     }
 
-    /// Has the snapshots show the pools that run now.
+    /// Makes the snapshots show the pools that run now.
     fn follow(&self) {
         let sampler = self.current().sampler(self.process.clock, Board::SPAN);
         self.board.follow(sampler);
     }
 
-    fn current(&self) -> MutexGuard<'_, Current> {
+    fn current(&self) -> MutexGuard<'_, RunningPools> {
         self.current.lock().expect("no panic while it is held")
     }
 

@@ -5,12 +5,12 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::paused::{PausedWorkers, Verdict};
+use super::paused::{PauseVerdict, PausedWorkers};
 use super::running::{Change, Running, Transition};
 use super::sockets::OpenNative;
 use super::state::{NativeState, PoolState};
-use super::workers::{Ended, Workers, back_end, cpus};
-use super::{Failed, Process};
+use super::workers::{EndedWorkers, Workers, back_end, cpus};
+use super::{Failed, ProcessContext};
 use crate::admin::status::PoolSource;
 use crate::base::rng::entropy;
 use crate::base::time::{Clock, Instant};
@@ -23,20 +23,20 @@ use crate::io::{BackEnd, IoOptions};
 use crate::pool::order::{Order, Refused};
 use crate::pool::part::Part;
 use crate::pool::stats::NativeStats;
-use crate::role::native::{NativeRole, Settings};
+use crate::role::native::{NativePoolSettings, NativeRole};
 
-/// How long a process that took over the sockets leaves requests in their buffers while no server has
-/// registered.
+/// Maximum time for which a process that took over the sockets leaves requests in their buffers until a
+/// server has registered.
 const WAIT_FOR_SERVERS: Duration = Duration::from_millis(300);
 
-/// How long a paused worker waits for a verdict: longer than the whole conversation with a successor may
-/// take, so that no worker reads again while a successor begins. The thread that pauses the workers always
-/// gives a verdict before.
+/// Maximum time for which a paused worker waits for a verdict. It is longer than a whole conversation with a
+/// successor, so that no worker reads again while a successor starts. The thread that pauses the workers
+/// always gives a verdict before.
 const PAUSED_MAX: Duration = Duration::from_secs(60);
 
 /// The settings of a native pool's role, without the addresses of its sockets.
-fn settings(pool: &NativePool) -> Settings {
-    Settings {
+fn settings(pool: &NativePool) -> NativePoolSettings {
+    NativePoolSettings {
         format: pool.format,
         key: pool.key_bytes(),
         secret: rand::random(),
@@ -55,7 +55,7 @@ fn settings(pool: &NativePool) -> Settings {
     }
 }
 
-/// The key of what differs and cannot change in a running pool, as the configuration of that pool has it.
+/// The key of the first difference that a running pool cannot adopt, in the form of the pool's configuration.
 fn fixed_difference(old: &NativePool, new: &NativePool) -> Option<String> {
     let of_role = settings(old).fixed_difference(&settings(new)).unwrap_or_default();
     let of_role = of_role.strip_prefix("load_balancer.").unwrap_or(of_role);
@@ -63,7 +63,7 @@ fn fixed_difference(old: &NativePool, new: &NativePool) -> Option<String> {
         ("listen", old.client_side != new.client_side),
         ("server_side", old.server_side != new.server_side),
         (of_role, !of_role.is_empty()),
-        // Its default follows from the frame size, which is named first.
+        // The default follows from the frame size, so a changed frame size is named first.
         ("frames_per_datagram", old.frames_per_datagram != new.frames_per_datagram),
         ("pin", old.pin != new.pin),
         ("io", old.io != new.io),
@@ -79,10 +79,18 @@ fn fixed_difference(old: &NativePool, new: &NativePool) -> Option<String> {
 }
 
 /// Whether the settings that can change are the same.
-fn are_same(one: &Settings, other: &Settings) -> bool {
-    let live = |settings: &Settings| {
-        let Settings { policy, reply_path, max_outstanding, interval, controller, scale, health, .. } =
-            settings;
+fn are_same(one: &NativePoolSettings, other: &NativePoolSettings) -> bool {
+    let live = |settings: &NativePoolSettings| {
+        let NativePoolSettings {
+            policy,
+            reply_path,
+            max_outstanding,
+            interval,
+            controller,
+            scale,
+            health,
+            ..
+        } = settings;
         (*policy, *reply_path, *max_outstanding, *interval, *controller, *scale, *health)
     };
     live(one) == live(other)
@@ -91,18 +99,18 @@ fn are_same(one: &Settings, other: &Settings) -> bool {
 /// A native pool that is ready and has not started.
 pub struct PreparedNative {
     of: NativePool,
-    settings: Settings,
-    /// Those that continue from a state; `None` without one.
+    settings: NativePoolSettings,
+    /// The workers that continue from a state; `None` without a state.
     roles: Option<Vec<NativeRole>>,
     ios: Vec<BackEnd>,
     cpus: Vec<Option<usize>>,
-    /// Whether requests may be in the sockets already, and no server is known.
+    /// Whether the sockets may hold requests already while no server is known.
     waits: bool,
 }
 
 impl PreparedNative {
-    /// Prepares the workers over these sockets: client side and server side of each.
-    pub fn new(open: OpenNative, process: &Process) -> Result<PreparedNative, Failed> {
+    /// Prepares the workers over these sockets: a client-side and a server-side socket for each worker.
+    pub fn new(open: OpenNative, process: &ProcessContext) -> Result<PreparedNative, Failed> {
         let OpenNative { of, workers: sockets, are_inherited } = open;
         let mut settings = settings(&of);
         for socket in sockets.iter().flatten() {
@@ -125,12 +133,12 @@ impl PreparedNative {
         })
     }
 
-    /// Its name.
+    /// The pool's name.
     pub fn name(&self) -> &str {
         &self.of.name
     }
 
-    /// Continues exactly where the workers of another process have stopped.
+    /// Continues with the exact state at which the workers of another process stopped.
     pub fn restore(&mut self, state: NativeState, now: Instant) -> Result<(), Failed> {
         let roles = NativeRole::workers_from(self.settings.clone(), state, now);
         self.roles = Some(roles.map_err(Failed::new)?);
@@ -138,10 +146,11 @@ impl PreparedNative {
         Ok(())
     }
 
-    /// Starts the loops of its workers.
-    pub fn start(self, process: &Process) -> Result<RunningNative, Failed> {
+    /// Starts the workers' loops.
+    pub fn start(self, process: &ProcessContext) -> Result<RunningNative, Failed> {
         let PreparedNative { of, settings, roles, ios, cpus, waits } = self;
-        // Their time begins now: the preparation of other pools is no stall of the event loop.
+        // The roles' time starts now, so the preparation of other pools does not count as an event-loop
+        // stall.
         let roles = roles.unwrap_or_else(|| NativeRole::workers(settings, process.clock.now()));
         let stats = roles.iter().map(|role| Arc::clone(role.stats())).collect();
         let mut workers = vec![];
@@ -188,7 +197,7 @@ impl Running for RunningNative {
         Ok(Transition::Change(Box::new(Change { new: new.clone(), names: None })))
     }
 
-    fn change(&self, change: Change, _: &Process) -> Result<String, Failed> {
+    fn change(&self, change: Change, _: &ProcessContext) -> Result<String, Failed> {
         let config::Pool::Native(new) = &change.new else { return Err(Failed::fixed("protocol")) };
         let settings = settings(new);
         let changed = self.workers.ask_primary(move |role, _| role.reconfigure(settings))?;
@@ -207,11 +216,11 @@ impl Running for RunningNative {
     }
 
     fn sockets(&self, name: &str) -> Result<SocketSet, Failed> {
-        self.workers.duplicates(name, true, Ended::Fails)
+        self.workers.duplicates(name, true, EndedWorkers::Fails)
     }
 
     fn sockets_left(&self, name: &str) -> Result<SocketSet, Failed> {
-        self.workers.duplicates(name, true, Ended::LeftOut)
+        self.workers.duplicates(name, true, EndedWorkers::LeftOut)
     }
 
     /// Pauses all workers between two turns before the first one exports its part: any worker may take the
@@ -230,10 +239,10 @@ impl Running for RunningNative {
                 let _ = report.send(worker.settle(&clock).map(|()| None));
                 loop {
                     match verdict.recv_timeout(PAUSED_MAX) {
-                        Ok(Verdict::Export) => {
+                        Ok(PauseVerdict::Export) => {
                             _ = report.send(Ok(Some(worker.role.export(clock.now()))));
                         }
-                        Ok(Verdict::End) => return worker.end(),
+                        Ok(PauseVerdict::End) => return worker.end(),
                         Err(_) => {
                             worker.role.wait_again();
                             return worker.resume_all();
@@ -260,7 +269,7 @@ impl Running for RunningNative {
         self.workers.iter().try_for_each(|worker| Ok(worker.call(|worker, _| worker.resume_all())?))
     }
 
-    fn retire(&self, _: &Process) -> Result<(), Failed> {
+    fn retire(&self, _: &ProcessContext) -> Result<(), Failed> {
         Ok(self.workers.retire()?)
     }
 

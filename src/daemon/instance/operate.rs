@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::running::Running;
 use super::{Failed, Instance};
-use crate::admin::status::{EventLog, Kind, PoolStatus, Status};
+use crate::admin::status::{EventKind, EventLog, PoolStatus, Status};
 use crate::admin::{Control, Refusal};
 use crate::pool::desired::DesiredServer;
 use crate::pool::order::{Order, Refused};
@@ -46,7 +46,7 @@ impl Control for Instance {
             Order::Weight(weight) => format!("weight {weight}"),
         };
         tracing::info!(pool, server = id, order = what, "operator order");
-        self.process.events.note(Kind::Operator, &pool, Some(id), format!("{what} server {id}"));
+        self.process.events.note(EventKind::Operator, &pool, Some(id), format!("{what} server {id}"));
         Ok(())
     }
 
@@ -63,7 +63,7 @@ impl Control for Instance {
                 return Err(Refusal::Invalid(format!("two servers of pool {name} have the id {id}")));
             }
             if of.is_itself(server.addr) {
-                return Err(Refusal::Invalid(format!("{} is the pool itself", server.addr)));
+                return Err(Refusal::Invalid(format!("{} is an address of the pool itself", server.addr)));
             }
         }
         if desired.run() != servers {
@@ -86,12 +86,13 @@ impl Instance {
         found.cloned().ok_or_else(|| Refusal::NotFound(format!("there is no pool {name}")))
     }
 
-    /// The pool that is meant: the one that is named, or the only one that has this server.
+    /// The pool of an order: the named pool, or the only pool that has this server.
     fn pool_of(&self, named: Option<&str>, id: u32) -> Result<String, Refusal> {
         if let Some(name) = named {
             return Ok(name.to_owned());
         }
-        // A server that has just joined counts: an order must not go to the wrong pool.
+        // The status is taken now, so that it includes a server that has just joined: otherwise an order
+        // could go to the wrong pool.
         let status = self.present();
         let has = |pool: &&PoolStatus| pool.servers.iter().any(|server| server.id == id);
         let have: Vec<&str> = status.pools.iter().filter(has).map(|pool| pool.name.as_str()).collect();

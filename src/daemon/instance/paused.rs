@@ -2,22 +2,22 @@
 
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
-/// What a paused worker does next.
+/// The next step of a paused worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// All workers of its pool are paused: it exports its state.
+pub enum PauseVerdict {
+    /// Export the state: all workers of the pool are paused.
     Export,
-    /// A successor has taken over: it ends.
+    /// End: a successor has taken over.
     End,
 }
 
 /// The paused workers of any number of pools. When this is dropped, the workers resume.
 #[derive(Default)]
-pub struct PausedWorkers(Vec<SyncSender<Verdict>>);
+pub struct PausedWorkers(Vec<SyncSender<PauseVerdict>>);
 
 impl PausedWorkers {
-    /// Adds a worker; it waits for its verdicts on the receiver.
-    pub fn add(&mut self) -> Receiver<Verdict> {
+    /// Adds a worker, which waits for its verdicts on the receiver.
+    pub fn add(&mut self) -> Receiver<PauseVerdict> {
         let (verdict, wait) = sync_channel(2); // each verdict once
         self.0.push(verdict);
         wait
@@ -28,17 +28,17 @@ impl PausedWorkers {
         self.0.append(&mut other.0);
     }
 
-    /// Has every worker export its state.
+    /// Makes every worker export its state.
     pub fn export(&self) {
-        self.send(Verdict::Export);
+        self.send(PauseVerdict::Export);
     }
 
     /// Ends every worker: a successor has taken over.
     pub fn end(self) {
-        self.send(Verdict::End);
+        self.send(PauseVerdict::End);
     }
 
-    fn send(&self, verdict: Verdict) {
+    fn send(&self, verdict: PauseVerdict) {
         for worker in &self.0 {
             let _ = worker.send(verdict); // a worker that has ended needs none
         }

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use super::datagram::{PreparedDatagram, RunningDatagram};
 use super::native::{PreparedNative, RunningNative};
 use super::running::Running;
-use super::sockets::Open;
+use super::sockets::PoolSockets;
 use super::state::PoolState;
-use super::{Failed, Process};
+use super::{Failed, ProcessContext};
 use crate::base::time::Instant;
 
 /// A pool that is ready and has not started.
@@ -20,14 +20,16 @@ pub enum Prepared {
 
 impl Prepared {
     /// Prepares a pool over its sockets.
-    pub fn new(open: Open, process: &Process) -> Result<Prepared, Failed> {
+    pub fn new(open: PoolSockets, process: &ProcessContext) -> Result<Prepared, Failed> {
         Ok(match open {
-            Open::Native(open) => Prepared::Native(Box::new(PreparedNative::new(*open, process)?)),
-            Open::Datagram(open) => Prepared::Datagram(Box::new(PreparedDatagram::new(*open, process)?)),
+            PoolSockets::Native(open) => Prepared::Native(Box::new(PreparedNative::new(*open, process)?)),
+            PoolSockets::Datagram(open) => {
+                Prepared::Datagram(Box::new(PreparedDatagram::new(*open, process)?))
+            }
         })
     }
 
-    /// Its name.
+    /// The pool's name.
     pub fn name(&self) -> &str {
         match self {
             Prepared::Native(pool) => pool.name(),
@@ -35,8 +37,8 @@ impl Prepared {
         }
     }
 
-    /// Continues from the state of the pool of this name in another process, or before a reload. The state of
-    /// a pool of the other kind is of no use.
+    /// Continues from the state of the pool with this name in another process, or before a reload. Ignores
+    /// the state of a pool of the other kind.
     pub fn restore(&mut self, state: PoolState, now: Instant) -> Result<(), Failed> {
         match (self, state) {
             (Prepared::Native(pool), PoolState::Native(state)) => pool.restore(state, now),
@@ -45,8 +47,8 @@ impl Prepared {
         }
     }
 
-    /// Starts its workers.
-    pub fn start(self, process: &Process) -> Result<Arc<dyn Running>, Failed> {
+    /// Starts the pool's workers.
+    pub fn start(self, process: &ProcessContext) -> Result<Arc<dyn Running>, Failed> {
         Ok(match self {
             Prepared::Native(pool) => Arc::<RunningNative>::new(pool.start(process)?),
             Prepared::Datagram(pool) => Arc::<RunningDatagram>::new(pool.start(process)?),

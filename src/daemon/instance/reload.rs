@@ -1,11 +1,12 @@
-//! Another configuration while the balancer runs: it is read, checked, and its new pools are prepared; only
-//! then it replaces the old one. A configuration that cannot be applied changes nothing.
+//! Reloads the configuration of a running balancer. The file is read and checked, and new pools are prepared;
+//! only then the new configuration replaces the old one. A configuration that cannot be applied changes
+//! nothing.
 //!
-//! A pool of the same name adopts new settings where it can. A datagram pool is recreated for the others: the
-//! new one reads duplicates of the client-side sockets, and the old one finishes its requests in flight. A
-//! native pool is not recreated: its server side has one reader, which knows the cookies and windows of all
-//! requests in flight. So a change of its fixed settings is refused with the key's name; `lbd balancer
-//! --takeover` applies those that a successor may change.
+//! A pool of the same name adopts new settings where it can. For all other settings a datagram pool is
+//! recreated: the new pool reads duplicates of the client-side sockets, and the old pool finishes its
+//! requests in flight. A native pool is not recreated: its server side has one reader, which knows the
+//! cookies and windows of all requests in flight. So a change of its fixed settings is refused with the key's
+//! name. `lbd balancer --takeover` applies the settings that a successor may change.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -14,10 +15,10 @@ use std::sync::Arc;
 use super::paused::PausedWorkers;
 use super::prepared::Prepared;
 use super::running::{Change, Running, Transition};
-use super::sockets::{Open, allow_files};
+use super::sockets::{PoolSockets, allow_files};
 use super::{Failed, Instance};
 use crate::admin::Refusal;
-use crate::admin::status::Kind;
+use crate::admin::status::EventKind;
 use crate::config::{self, Config};
 use crate::daemon::handover::SocketSet;
 use crate::os::logging;
@@ -25,29 +26,29 @@ use crate::os::notify;
 
 type Pool = Arc<dyn Running>;
 
-/// What becomes of a pool of the new configuration.
-enum Step {
-    /// It stays as it is.
+/// What the reload does with a pool of the new configuration.
+enum ReloadStep {
+    /// The pool continues unchanged.
     Keep(Pool),
-    /// It adopts other settings.
+    /// The pool adopts other settings.
     Change(Pool, Box<Change>),
-    /// A prepared one begins, perhaps in place of another.
+    /// A prepared pool starts, possibly in place of another pool.
     Begin(Box<Prepared>),
 }
 
-impl Step {
+impl ReloadStep {
     /// Whether this pool continues to run.
     fn keeps(&self, pool: &Pool) -> bool {
         match self {
-            Step::Keep(kept) | Step::Change(kept, _) => Arc::ptr_eq(kept, pool),
-            Step::Begin(_) => false,
+            ReloadStep::Keep(kept) | ReloadStep::Change(kept, _) => Arc::ptr_eq(kept, pool),
+            ReloadStep::Begin(_) => false,
         }
     }
 }
 
 impl Instance {
-    /// Reads the configuration again, from its file, and applies it. Returns what has changed, in words. A
-    /// configuration that is invalid, or that cannot be applied to a running process, changes nothing.
+    /// Reads the configuration file again and applies it. Returns the changes as text. A configuration that
+    /// is invalid, or that cannot be applied to a running process, changes nothing.
     pub fn reload(&self) -> Result<String, Refusal> {
         let _one_at_a_time = self.reloading.lock().expect("no panic while it is held");
         notify::reloading();
@@ -64,7 +65,7 @@ impl Instance {
                 format!("configuration refused, nothing has changed: {refusal}")
             }
         };
-        self.process.events.note(Kind::Reload, "", None, text);
+        self.process.events.note(EventKind::Reload, "", None, text);
         result
     }
 
@@ -75,8 +76,7 @@ impl Instance {
             (Arc::clone(&current.config), current.pools.clone(), current.retiring.clone())
         };
         let Some(source) = &old.source else {
-            let why =
-                "there is no file to read: this balancer was started with arguments, or with the defaults";
+            let why = "this balancer has no configuration file to reload; restart it with other arguments";
             return Err(Refusal::Failed(why.to_owned()));
         };
         let new = Config::load(source).map_err(|error| Refusal::Invalid(error.to_string()))?;
@@ -98,9 +98,11 @@ impl Instance {
             let transition = running.map_or(Ok(Transition::Recreate), |running| running.transition(pool))?;
             steps.push(match (transition, running) {
                 (Transition::Fixed(key), _) => return Err(fixed(&key)),
-                (Transition::Keep, Some(running)) => Step::Keep(Arc::clone(running)),
-                (Transition::Change(change), Some(running)) => Step::Change(Arc::clone(running), change),
-                _ => Step::Begin(Box::new(self.prepare(pool, &new.pools, &old_pools, &retiring)?)),
+                (Transition::Keep, Some(running)) => ReloadStep::Keep(Arc::clone(running)),
+                (Transition::Change(change), Some(running)) => {
+                    ReloadStep::Change(Arc::clone(running), change)
+                }
+                _ => ReloadStep::Begin(Box::new(self.prepare(pool, &new.pools, &old_pools, &retiring)?)),
             });
         }
         let _not_the_end = self.process.threads.change();
@@ -152,23 +154,25 @@ impl Instance {
             if new.is_native() || of.is_native() {
                 let name = pool.name();
                 return Err(fail(format!(
-                    "pool {name} was removed and still finishes requests on {addr}; reload again in a few seconds"
+                    "pool {name} was removed and still finishes requests on {addr}; \
+                     reload again in a few seconds"
                 )));
             }
             inherited.append(pool.sockets_left(new.name())?);
         }
-        Prepared::new(Open::new(new, &mut inherited)?, &self.process)
+        Prepared::new(PoolSockets::new(new, &mut inherited)?, &self.process)
     }
 
-    /// Replaces the pools. Returns what has changed, in words.
-    fn apply(&self, old: &[Pool], steps: Vec<Step>) -> Result<Vec<String>, Failed> {
+    /// Replaces the pools. Returns the changes as text.
+    fn apply(&self, old: &[Pool], steps: Vec<ReloadStep>) -> Result<Vec<String>, Failed> {
         let mut changes = vec![];
-        // A pool stops reading clients before its successor begins. Datagrams that arrive in between wait in
-        // the sockets.
+        // A pool stops reading clients before its successor starts. Datagrams that arrive in between stay in
+        // the sockets' buffers.
         let mut states = BTreeMap::new();
         for pool in old.iter().filter(|pool| !steps.iter().any(|step| step.keeps(pool))) {
             let name = pool.name();
-            let follows = |step: &Step| matches!(step, Step::Begin(prepared) if prepared.name() == name);
+            let follows =
+                |step: &ReloadStep| matches!(step, ReloadStep::Begin(prepared) if prepared.name() == name);
             if steps.iter().any(follows) {
                 let state = pool.pause(&mut PausedWorkers::default(), self.process.clock)?;
                 states.insert(name.to_owned(), state);
@@ -180,13 +184,13 @@ impl Instance {
         let mut pools = vec![];
         for step in steps {
             pools.push(match step {
-                Step::Keep(pool) => pool,
-                Step::Change(pool, change) => {
+                ReloadStep::Keep(pool) => pool,
+                ReloadStep::Change(pool, change) => {
                     let what = pool.change(*change, &self.process)?;
                     changes.push(format!("pool {}: {what}", pool.name()));
                     pool
                 }
-                Step::Begin(mut prepared) => {
+                ReloadStep::Begin(mut prepared) => {
                     // A recreated pool keeps orders, health and flows.
                     if let Some(state) = states.remove(prepared.name()) {
                         prepared.restore(state, self.process.clock.now())?;
@@ -216,7 +220,7 @@ fn shared_address(one: &config::Pool, other: &config::Pool) -> Option<SocketAddr
     addresses(one).into_iter().find(|addr| others.contains(addr))
 }
 
-/// The key outside of pools that differs and cannot change in a running process.
+/// The first key outside of the pools that differs and cannot change in a running process.
 fn fixed_difference(old: &Config, new: &Config) -> Option<&'static str> {
     let differ = [
         ("admin.listen", old.admin.listen != new.admin.listen),

@@ -1,4 +1,4 @@
-//! A running pool of a balancer process: what both kinds have in common.
+//! A running pool of a balancer process: the operations that both kinds have.
 //!
 //! The kinds pause for a successor in different ways. A native pool pauses all its workers between two turns
 //! before the first of them exports its state, and no worker takes another turn. A datagram pool stops
@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::paused::PausedWorkers;
 use super::state::PoolState;
-use super::{Failed, Process};
+use super::{Failed, ProcessContext};
 use crate::admin::status::PoolSource;
 use crate::base::time::Clock;
 use crate::config;
@@ -20,60 +20,60 @@ use crate::pool::order::{Order, Refused};
 
 /// Settings that a running pool can adopt.
 pub struct Change {
-    /// What the pool is made from afterwards.
+    /// The pool's new configuration.
     pub new: config::Pool,
-    /// The names of a datagram pool's servers, looked up.
+    /// The looked-up host names of a datagram pool's servers.
     pub names: Option<Resolver>,
 }
 
-/// How a running pool comes to new settings.
+/// How a running pool adopts new settings.
 pub enum Transition {
-    /// They are those that it has.
+    /// The settings are the present ones.
     Keep,
-    /// It adopts them.
+    /// The pool adopts the settings.
     Change(Box<Change>),
-    /// Another pool takes its place.
+    /// A recreated pool replaces this one.
     Recreate,
-    /// It cannot, since the value of this key cannot change while the pool runs.
+    /// The pool cannot adopt the settings: the value of this key cannot change while the pool runs.
     Fixed(String),
 }
 
 /// A pool whose workers run.
 pub trait Running: Send + Sync {
-    /// Its name.
+    /// The pool's name.
     fn name(&self) -> &str;
 
-    /// What it was made from, or changed to last.
+    /// The pool's present configuration.
     fn of(&self) -> Arc<config::Pool>;
 
-    /// How it comes to new settings; changes nothing yet.
+    /// How the pool would adopt new settings; changes nothing.
     fn transition(&self, new: &config::Pool) -> Result<Transition, Failed>;
 
-    /// Adopts new settings. Returns what has changed, in words.
-    fn change(&self, change: Change, process: &Process) -> Result<String, Failed>;
+    /// Adopts new settings. Returns the changes as text.
+    fn change(&self, change: Change, process: &ProcessContext) -> Result<String, Failed>;
 
     /// Carries out an order about a server.
     fn order(&self, id: u32, order: Order) -> Result<Result<(), Refused>, Gone>;
 
-    /// The servers that it should have; `None` if its servers register themselves.
+    /// The desired servers; `None` if the pool's servers register themselves.
     fn desired(&self) -> Option<&DesiredServers>;
 
     /// Duplicates of the sockets that a successor of this name reads.
     fn sockets(&self, name: &str) -> Result<SocketSet, Failed>;
 
-    /// The same of a pool that retires: of those workers that have not ended yet.
+    /// Duplicates of the sockets of a retiring pool: those of workers that have not ended yet.
     fn sockets_left(&self, name: &str) -> Result<SocketSet, Failed>;
 
-    /// Stops reading what a successor reads from now on, and returns the state that the successor continues
-    /// from. `paused` decides about workers that are paused.
+    /// Stops reading the sockets that the successor reads, and returns the state for the successor. `paused`
+    /// receives the workers that pause.
     fn pause(&self, paused: &mut PausedWorkers, clock: Clock) -> Result<PoolState, Failed>;
 
-    /// Reads everything again after a pause without a successor. Does nothing to a worker that reads already.
+    /// Reads all sockets again after a pause without a successor. A worker that reads already is not changed.
     fn resume(&self) -> Result<(), Failed>;
 
     /// Stops reading clients; requests in flight are finished. Returns when no worker reads its client-side
     /// sockets any more.
-    fn retire(&self, process: &Process) -> Result<(), Failed>;
+    fn retire(&self, process: &ProcessContext) -> Result<(), Failed>;
 
     /// Whether a worker has not ended yet.
     fn is_alive(&self) -> bool;
@@ -81,6 +81,6 @@ pub trait Running: Send + Sync {
     /// Whether every worker completes a turn. Waits for the workers.
     fn is_turning(&self) -> bool;
 
-    /// Its counters.
+    /// The pool's counters.
     fn counters(&self) -> PoolSource;
 }

@@ -1,4 +1,4 @@
-//! What a service manager is notified of while the workers of a balancer make progress.
+//! Notifications to the service manager while the workers of a balancer make progress.
 
 use std::io;
 use std::sync::Arc;
@@ -10,12 +10,12 @@ use crate::admin::Control;
 use crate::admin::status::{PoolStatus, Status};
 use crate::os::notify;
 
-/// How often the status line is updated.
+/// Interval at which the status line is updated.
 const EVERY: Duration = Duration::from_secs(5);
 
-/// Notifies the service manager that this balancer serves, and from then on of its status. With `follows`, it
-/// took over from another process and is the main process now. The watchdog is pinged only while every worker
-/// completes its turns.
+/// Notifies the service manager that this balancer serves, and then of its status. With `follows`, the
+/// balancer took over from another process and is the main process now. The watchdog is pinged only while
+/// every worker completes its turns.
 pub fn begin(instance: &Arc<Instance>, follows: bool) -> io::Result<()> {
     if !notify::is_heard() {
         return Ok(());
@@ -27,7 +27,7 @@ pub fn begin(instance: &Arc<Instance>, follows: bool) -> io::Result<()> {
     notify::ready();
     let instance = Arc::clone(instance);
     let watchdog = notify::watchdog();
-    // Only two late pings in a row miss the time.
+    // At a third of the watchdog's time, one missed ping does no harm.
     let every = watchdog.map_or(EVERY, |time| EVERY.min(time / 3));
     std::thread::Builder::new().name("service".into()).spawn(move || {
         loop {
@@ -66,7 +66,7 @@ fn in_words(status: &Status) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Ready;
+    use super::super::ReadyInstance;
     use super::*;
     use crate::admin::status::ServerStatus;
     use crate::base::time::Clock;
@@ -90,7 +90,8 @@ mod tests {
             port(&pool)
         );
         drop((front, back, pool));
-        let ready = Ready::new(Config::parse(&text, None).unwrap(), Clock::start(), SocketSet::default());
+        let ready =
+            ReadyInstance::new(Config::parse(&text, None).unwrap(), Clock::start(), SocketSet::default());
         let stop = Stop::new(vec![]);
         let instance = ready.unwrap().start(stop.clone(), None).unwrap();
         assert!(instance.is_turning() && !instance.is_ending());

@@ -1,72 +1,72 @@
-//! The sockets of everything that runs in a balancer process: opened, or taken over from another process or
-//! pool.
+//! All sockets of a balancer process: opened, or taken over from another process or pool.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 
 use super::Failed;
 use crate::config::{self, Check, Config, DatagramPool, NativePool, Target};
-use crate::daemon::handover::{Label, SocketKind as Kind, SocketSet};
+use crate::daemon::handover::{Label, SocketKind as EventKind, SocketSet};
 use crate::daemon::resolver::Resolver;
 use crate::daemon::{datagram, tcp};
 use crate::io::socket::{SocketOptions, bind};
 use crate::os::limits;
 use crate::role::datagram::WorkerSockets;
 
-/// Descriptors beside those of datagram pools: logs, epoll, timers, native pools, the admin interface.
+/// File descriptors besides those of datagram pools: logs, epoll, timers, native pools, the admin interface.
 const OTHER_FILES: usize = 256;
 
-/// Sockets of everything that will run.
+/// All sockets of a balancer that will start.
 pub struct Opened {
-    /// Those of the pools, in their order.
-    pub pools: Vec<Open>,
-    /// The listener of the admin interface, if it has one.
+    /// The sockets of each pool, in the pools' order.
+    pub pools: Vec<PoolSockets>,
+    /// The listener of the admin interface; `None` if it is off.
     pub admin: Option<TcpListener>,
 }
 
-/// The sockets of a pool, and what it is made from.
-pub enum Open {
-    /// Of a native pool.
+/// The sockets of a pool, with its configuration.
+pub enum PoolSockets {
+    /// A native pool.
     Native(Box<OpenNative>),
-    /// Of a datagram pool.
+    /// A datagram pool.
     Datagram(Box<OpenDatagram>),
 }
 
 /// The sockets of a native pool.
 pub struct OpenNative {
-    /// What it is made from.
+    /// The pool's configuration.
     pub of: NativePool,
-    /// Client side and server side of each worker.
+    /// The client-side and the server-side socket of each worker.
     pub workers: Vec<[UdpSocket; 2]>,
-    /// Whether they were taken over, so that they may hold requests already.
+    /// Whether the sockets were taken over, so that they may hold requests already.
     pub are_inherited: bool,
 }
 
 /// The sockets of a datagram pool.
 pub struct OpenDatagram {
-    /// What it is made from.
+    /// The pool's configuration.
     pub of: DatagramPool,
-    /// Which sockets it needs.
-    pub plan: datagram::Plan,
-    /// The addresses of its servers.
+    /// The sockets that the pool needs.
+    pub plan: datagram::SocketPlan,
+    /// The addresses of the pool's servers.
     pub names: Resolver,
-    /// Those of each worker.
+    /// The sockets of each worker.
     pub workers: Vec<(Vec<UdpSocket>, WorkerSockets)>,
     /// The listeners of TCP connections.
     pub listeners: Vec<TcpListener>,
 }
 
 impl Opened {
-    /// Opens the sockets that this configuration needs; those that are in `inherited` are taken from there.
+    /// Opens the sockets that this configuration needs. Sockets that are in `inherited` are taken from there.
     pub fn all(config: &Config, inherited: &mut SocketSet) -> Result<Opened, Failed> {
         allow_files(&config.pools)?;
-        let pools = config.pools.iter().map(|pool| Open::new(pool, inherited)).collect::<Result<_, _>>()?;
+        let pools =
+            config.pools.iter().map(|pool| PoolSockets::new(pool, inherited)).collect::<Result<_, _>>()?;
         Ok(Opened { pools, admin: admin(&config.admin, inherited)? })
     }
 }
 
-/// The sockets by whose addresses a balancer of this configuration is known: those that a supervisor keeps,
-/// so that they outlive the balancer. Sockets towards servers of datagram pools are not among them.
+/// The sockets that a supervisor keeps, so that they outlive the balancer: those whose addresses clients and
+/// servers know. Sockets towards servers of datagram pools are not included.
 pub fn hold(config: &Config) -> Result<SocketSet, Failed> {
     let mut none = SocketSet::default();
     let mut all = SocketSet::default();
@@ -75,7 +75,7 @@ pub fn hold(config: &Config) -> Result<SocketSet, Failed> {
     }
     if let Some(listener) = admin(&config.admin, &mut none)? {
         let addr = listener.local_addr()?;
-        all.add(Label { pool: String::new(), kind: Kind::Admin, worker: 0, addr }, listener.into());
+        all.add(Label { pool: String::new(), kind: EventKind::Admin, worker: 0, addr }, listener.into());
     }
     Ok(all)
 }
@@ -85,17 +85,21 @@ fn hold_pool(pool: &config::Pool) -> Result<SocketSet, Failed> {
     match pool {
         config::Pool::Native(pool) => {
             for ([front, back], worker) in native(pool, &mut none)?.iter().zip(0..) {
-                all.append(duplicates([(Kind::Front, front), (Kind::Back, back)], name, worker)?);
+                all.append(duplicates([(EventKind::Front, front), (EventKind::Back, back)], name, worker)?);
             }
         }
         config::Pool::Datagram(pool) => {
             let fronts = plan_for(pool, &[]).open_fronts(name, &mut none)?;
             for (fronts, worker) in fronts.iter().zip(0..) {
-                all.append(duplicates(fronts.iter().map(|front| (Kind::Front, front)), name, worker)?);
+                all.append(duplicates(fronts.iter().map(|front| (EventKind::Front, front)), name, worker)?);
             }
             for listener in listeners(pool, &mut none)? {
-                let label =
-                    Label { pool: name.to_owned(), kind: Kind::Tcp, worker: 0, addr: listener.local_addr()? };
+                let label = Label {
+                    pool: name.to_owned(),
+                    kind: EventKind::Tcp,
+                    worker: 0,
+                    addr: listener.local_addr()?,
+                };
                 all.add(label, listener.into());
             }
         }
@@ -105,7 +109,7 @@ fn hold_pool(pool: &config::Pool) -> Result<SocketSet, Failed> {
 
 /// Raises the limit of descriptors to what these pools need.
 pub fn allow_files(pools: &[config::Pool]) -> Result<(), Failed> {
-    // Both families, as names may lead to either.
+    // Both address families, since a host name may lead to either.
     let of_pool = |pool: &DatagramPool| {
         let fronts = pool.listen.len() * pool.settings.workers;
         fronts + 2 * (pool.ports.max(pool.settings.workers) + 1) + 2 * pool.tcp_connections
@@ -118,15 +122,15 @@ pub fn allow_files(pools: &[config::Pool]) -> Result<(), Failed> {
     }
 }
 
-impl Open {
-    /// Opens the sockets of a pool; those that are in `inherited` are taken from there.
-    pub fn new(pool: &config::Pool, inherited: &mut SocketSet) -> Result<Open, Failed> {
+impl PoolSockets {
+    /// Opens the sockets of a pool. Sockets that are in `inherited` are taken from there.
+    pub fn new(pool: &config::Pool, inherited: &mut SocketSet) -> Result<PoolSockets, Failed> {
         let open = match pool {
             config::Pool::Native(pool) => {
-                OpenNative::new(pool, inherited).map(|open| Open::Native(Box::new(open)))
+                OpenNative::new(pool, inherited).map(|open| PoolSockets::Native(Box::new(open)))
             }
             config::Pool::Datagram(pool) => {
-                OpenDatagram::new(pool, inherited).map(|open| Open::Datagram(Box::new(open)))
+                OpenDatagram::new(pool, inherited).map(|open| PoolSockets::Datagram(Box::new(open)))
             }
         };
         open.map_err(|error| error.of_pool(pool.name()))
@@ -135,7 +139,7 @@ impl Open {
 
 impl OpenNative {
     fn new(pool: &NativePool, inherited: &mut SocketSet) -> Result<OpenNative, Failed> {
-        let are_inherited = inherited.has(&pool.name, Kind::Front, 0, pool.client_side);
+        let are_inherited = inherited.has(&pool.name, EventKind::Front, 0, pool.client_side);
         Ok(OpenNative { of: pool.clone(), workers: native(pool, inherited)?, are_inherited })
     }
 }
@@ -152,22 +156,23 @@ impl OpenDatagram {
 /// The TCP listeners of a datagram pool.
 fn listeners(pool: &DatagramPool, inherited: &mut SocketSet) -> io::Result<Vec<TcpListener>> {
     let addrs = if pool.tcp_connections > 0 { &pool.listen[..] } else { &[] };
-    let listeners = addrs.iter().map(|&addr| match inherited.take(&pool.settings.name, Kind::Tcp, 0, addr) {
-        Some(listener) => Ok(listener.into()),
-        None => tcp::listen(addr),
-    });
+    let listeners =
+        addrs.iter().map(|&addr| match inherited.take(&pool.settings.name, EventKind::Tcp, 0, addr) {
+            Some(listener) => Ok(listener.into()),
+            None => tcp::listen(addr),
+        });
     listeners.collect()
 }
 
-/// Client-side and server-side socket of each worker. The primary has the server side's port, the others have
-/// any port; all share the client side's.
+/// The client-side and the server-side socket of each worker. All workers share the client-side port. The
+/// primary has the configured server-side port, the other workers have any free port.
 fn native(pool: &NativePool, inherited: &mut SocketSet) -> io::Result<Vec<[UdpSocket; 2]>> {
     let options = SocketOptions::default();
     let any_port = SocketAddr::new(pool.server_side.ip(), 0);
-    let has_front = inherited.has(&pool.name, Kind::Front, 0, pool.client_side);
+    let has_front = inherited.has(&pool.name, EventKind::Front, 0, pool.client_side);
     let shared = SocketOptions { reuse_port: pool.workers > 1, ..options };
     if shared.reuse_port && !has_front {
-        // Any process of the same user can share a shared port: another balancer there would take half of the
+        // Any process of the same user can join a shared port: a second balancer would take half of the
         // requests. So the port must be free before it is shared.
         drop(bind(pool.client_side, &options)?);
     }
@@ -179,18 +184,18 @@ fn native(pool: &NativePool, inherited: &mut SocketSet) -> io::Result<Vec<[UdpSo
         .map(|worker| {
             let back = if worker == 0 { pool.server_side } else { any_port };
             Ok([
-                open(Kind::Front, worker, pool.client_side, &shared)?,
-                open(Kind::Back, worker, back, &options)?,
+                open(EventKind::Front, worker, pool.client_side, &shared)?,
+                open(EventKind::Back, worker, back, &options)?,
             ])
         })
         .collect()
 }
 
-/// The listener of the admin interface. If the configuration does not name its address, a port in use is no
-/// reason not to start.
+/// The listener of the admin interface. If the configuration does not set its address, the balancer starts
+/// even if the default port is in use.
 fn admin(admin: &config::Admin, inherited: &mut SocketSet) -> io::Result<Option<TcpListener>> {
     let Some(addr) = admin.listen else { return Ok(None) };
-    if let Some(listener) = inherited.take("", Kind::Admin, 0, addr) {
+    if let Some(listener) = inherited.take("", EventKind::Admin, 0, addr) {
         return Ok(Some(listener.into()));
     }
     match tcp::listen(addr) {
@@ -200,8 +205,8 @@ fn admin(admin: &config::Admin, inherited: &mut SocketSet) -> io::Result<Option<
     }
 }
 
-/// Looks up the servers' names, and returns which sockets they need.
-fn plan(pool: &DatagramPool) -> Result<(Resolver, datagram::Plan), Failed> {
+/// Looks up the servers' names, and returns the sockets that the pool needs.
+fn plan(pool: &DatagramPool) -> Result<(Resolver, datagram::SocketPlan), Failed> {
     let mut names = Resolver::new(pool);
     names.look_up().map_err(Failed::new)?;
     let addrs: Vec<SocketAddr> = names.wanted().into_iter().map(|wanted| wanted.addr).collect();
@@ -211,16 +216,16 @@ fn plan(pool: &DatagramPool) -> Result<(Resolver, datagram::Plan), Failed> {
     Ok((names, plan_for(pool, &addrs)))
 }
 
-/// Which sockets a pool needs whose servers are at these addresses today.
-pub fn plan_for(pool: &DatagramPool, addrs: &[SocketAddr]) -> datagram::Plan {
-    // Servers that a controller runs come and go, at one address.
+/// The sockets that a pool needs while its servers have these addresses.
+pub fn plan_for(pool: &DatagramPool, addrs: &[SocketAddr]) -> datagram::SocketPlan {
+    // Servers that a controller runs all have one address.
     let run = pool.run.as_ref().map(|run| SocketAddr::new(run.address, run.run.ports.start));
     let addrs = &addrs.iter().copied().chain(run).collect::<Vec<_>>()[..];
-    // Names may lead to either family tomorrow.
+    // A later lookup of a host name may lead to either address family.
     let has_names = pool.servers.iter().any(|server| matches!(server.target, Target::Name { .. }));
     let of_controller = pool.run.as_ref().map(|run| SocketAddr::new(run.address, 0));
     let addrs = &addrs.iter().copied().chain(of_controller).collect::<Vec<_>>()[..];
-    datagram::Plan {
+    datagram::SocketPlan {
         listen: pool.listen.clone(),
         workers: pool.settings.workers,
         ports: pool.ports,
@@ -235,8 +240,8 @@ pub fn plan_for(pool: &DatagramPool, addrs: &[SocketAddr]) -> datagram::Plan {
     }
 }
 
-/// Where ports towards servers are bound: to the loopback, if all servers of the family are there and stay
-/// there.
+/// The local address of ports towards servers: the loopback, if all servers of the family are on the loopback
+/// permanently.
 fn port_ip(pool: &DatagramPool, servers: &[SocketAddr], loopback: IpAddr) -> IpAddr {
     let may_change = pool.servers.iter().any(|server| matches!(server.target, Target::Name { .. }));
     let mut family = servers.iter().filter(|addr| addr.is_ipv4() == loopback.is_ipv4());
@@ -251,7 +256,7 @@ fn port_ip(pool: &DatagramPool, servers: &[SocketAddr], loopback: IpAddr) -> IpA
 
 /// Duplicates of these sockets with their labels, for another process or pool.
 pub fn duplicates<'a>(
-    sockets: impl IntoIterator<Item = (Kind, &'a UdpSocket)>,
+    sockets: impl IntoIterator<Item = (EventKind, &'a UdpSocket)>,
     pool: &str,
     worker: u16,
 ) -> io::Result<SocketSet> {

@@ -1,11 +1,11 @@
-//! What a pool hands to the pool that follows it: after a reload, or in a successor.
+//! The state that a pool hands to its next instance: after a reload, or in a successor.
 
 use serde::{Deserialize, Serialize};
 
 use crate::pool::desired::DesiredServer;
 use crate::pool::part::Part;
 
-/// What a pool hands to the pool of its name that follows it.
+/// The state that a pool hands to its next instance.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum PoolState {
     /// The parts of a native pool's workers.
@@ -22,6 +22,6 @@ pub type NativeState = Vec<Part>;
 pub struct DatagramState {
     /// The servers that a controller runs.
     pub run: Vec<DesiredServer>,
-    /// By worker: what it knows of servers and flows.
+    /// State of servers and flows, by worker.
     pub parts: Vec<Part>,
 }

@@ -1,6 +1,6 @@
 //! Taking over from a running balancer, and handing over to a successor. The successor receives the sockets
-//! first, while the predecessor keeps serving. Then, in one short pause, it receives the state of all pools.
-//! Then it serves, and the predecessor finishes the requests that are its own.
+//! first, while the predecessor keeps serving. Then, in one short pause, the successor receives the state of
+//! all pools. Then the successor serves, and the predecessor finishes its own requests in flight.
 //!
 //! The pause loses nothing: datagrams that arrive stay in the sockets' buffers, and both processes have the
 //! same sockets.
@@ -13,23 +13,23 @@ use std::time::Duration;
 use super::paused::PausedWorkers;
 use super::state::PoolState;
 use super::{Failed, Instance};
-use crate::admin::status::Kind;
+use crate::admin::status::EventKind;
 use crate::config::Config;
-use crate::daemon::handover::{Holder, Label, Listener, Purpose, Requester, SocketKind, SocketSet};
+use crate::daemon::handover::{HandoverPurpose, Holder, Label, Listener, Requester, SocketKind, SocketSet};
 
-/// How long a step may take for which both sides are ready.
+/// Maximum time of a step for which both sides are ready.
 const STEP: Duration = Duration::from_secs(5);
-/// How long a successor may take to prepare everything.
+/// Maximum time for a successor to prepare everything.
 const START: Duration = Duration::from_secs(60);
-/// How often the listener checks whether the process ends.
+/// Interval at which the listener checks whether the process ends.
 const CHECK: Duration = Duration::from_millis(500);
 
 /// The state of all pools, by name.
 type State = Vec<(String, PoolState)>;
 
-/// The version of a [`State`]'s bytes. To be raised with every release in which anything changes that they
-/// hold, down to the health of a server: the values are identified by their positions. Version 1 had neither
-/// mark nor version.
+/// The version of a [`State`]'s bytes. Every release that changes any value in them, down to the health of a
+/// server, must raise the version: values are identified by their positions. Version 1 had neither mark nor
+/// version.
 const STATE_VERSION: u32 = 2;
 
 /// The first bytes of a state, before its version. Those of version 1 began with a byte 0 or 1.
@@ -72,7 +72,7 @@ pub struct Takeover {
 impl Takeover {
     /// Connects to the balancer that listens at this path; returns its sockets too.
     pub fn begin(path: &Path) -> Result<(Takeover, SocketSet), Failed> {
-        let mut requester = Requester::connect(path, Purpose::Takeover, STEP).map_err(Failed::new)?;
+        let mut requester = Requester::connect(path, HandoverPurpose::Takeover, STEP).map_err(Failed::new)?;
         let sockets = requester.sockets(STEP).map_err(Failed::new)?;
         Ok((Takeover { requester }, sockets))
     }
@@ -82,9 +82,9 @@ impl Takeover {
         self.requester.pid()
     }
 
-    /// Everything is prepared: has the predecessor pause, and passes its state to `restore`. If all of it can
-    /// be continued from, this process reads the sockets from now on. If not, the predecessor learns why and
-    /// keeps serving.
+    /// Makes the predecessor pause after everything is prepared, and passes its state to `restore`. If
+    /// `restore` accepts all of it, this process reads the sockets from now on. If not, the predecessor
+    /// receives the reason and keeps serving.
     pub(super) fn conclude(
         mut self,
         restore: impl FnOnce(State) -> Result<(), Failed>,
@@ -122,7 +122,7 @@ impl Instance {
                     Err(failed) => {
                         let text = format!("handover failed, still serving: {failed}");
                         tracing::error!(error = failed.to_string(), "handover failed, still serving");
-                        instance.process.events.note(Kind::Notice, "", None, text);
+                        instance.process.events.note(EventKind::Notice, "", None, text);
                     }
                 }
             }
@@ -133,11 +133,12 @@ impl Instance {
     /// One conversation. Returns the process that has taken over, if one has.
     fn hand_over(&self, stream: std::os::unix::net::UnixStream) -> Result<Option<u32>, Failed> {
         let mut holder = Holder::accept(stream, STEP).map_err(Failed::new)?;
-        // No reload meanwhile, and no end of the process while old workers end and no new ones begin.
+        // No reload during the conversation. The process must not end while the old workers end and no new
+        // ones start.
         let _one_at_a_time = self.reloading.lock().expect("no panic while it is held");
         let sockets = self.sockets()?;
         holder.give(&sockets.borrowed(), STEP).map_err(Failed::new)?;
-        if holder.purpose() == Purpose::Copy {
+        if holder.purpose() == HandoverPurpose::Copy {
             return Ok(None);
         }
         holder.wait_until_ready(START).map_err(Failed::new)?;
@@ -175,14 +176,14 @@ impl Instance {
     /// Pauses every pool; returns the state of each.
     pub(super) fn pause(&self, paused: &mut PausedWorkers) -> Result<State, Failed> {
         let mut pools = self.pools();
-        // First those whose requests in flight are finished meanwhile.
+        // Datagram pools first: they finish their requests in flight while the others pause.
         pools.sort_by_key(|pool| pool.of().is_native());
         let states =
             pools.iter().map(|pool| Ok((pool.name().to_owned(), pool.pause(paused, self.process.clock)?)));
         states.collect()
     }
 
-    /// Has every pool read again, even if the pause has reached only some of them.
+    /// Makes every pool read again, even if only some pools were paused.
     pub(super) fn resume(&self) -> Result<(), Failed> {
         let results: Vec<_> = self.pools().iter().map(|pool| pool.resume()).collect();
         results.into_iter().collect()

@@ -48,7 +48,7 @@ fn config(state_dir: &std::path::Path) -> Config {
 
 fn start(config: &Config) -> (Arc<Instance>, Stop) {
     let stop = Stop::new(vec![]);
-    let ready = Ready::new(config.clone(), Clock::start(), SocketSet::default()).unwrap();
+    let ready = ReadyInstance::new(config.clone(), Clock::start(), SocketSet::default()).unwrap();
     (ready.start(stop.clone(), None).unwrap(), stop)
 }
 
@@ -78,7 +78,7 @@ fn every_pool_is_handed_over_and_its_sockets_carry_its_name() {
         [(&"echo".to_owned(), &2), (&"native".to_owned(), &4), (&"other".to_owned(), &4)]
     );
     let stop = Stop::new(vec![]);
-    let ready = Ready::new(config.clone(), Clock::start(), sockets).unwrap();
+    let ready = ReadyInstance::new(config.clone(), Clock::start(), sockets).unwrap();
     let new = ready.start(stop.clone(), Some(takeover)).unwrap();
     old.join().unwrap();
     assert!(!old.pools().iter().any(|pool| pool.is_alive()), "all old workers have ended");

@@ -5,7 +5,7 @@ use std::net::UdpSocket;
 use std::sync::Arc;
 
 use super::sockets::duplicates;
-use super::{Failed, Process};
+use super::{Failed, ProcessContext};
 use crate::base::time::Instant;
 use crate::daemon::handover::{SocketKind, SocketSet};
 use crate::daemon::inbox::{Gone, WorkerHandle, inbox};
@@ -15,14 +15,14 @@ use crate::io::socket::receive_buffer;
 use crate::io::{BackEnd, IoChoice, IoOptions};
 use crate::os::affinity;
 
-/// Opens the back end of one worker. `listening`: how many of its sockets, the first ones, others know by
-/// their addresses.
+/// Opens the back end of one worker. `listening`: number of its sockets whose addresses clients or servers
+/// know; these are the first ones.
 pub fn back_end(
     (pool, number): (&str, usize),
     (choice, options): (IoChoice, &IoOptions),
     sockets: Vec<UdpSocket>,
     listening: usize,
-    process: &Process,
+    process: &ProcessContext,
 ) -> io::Result<BackEnd> {
     let worker = number;
     for socket in &sockets[..listening] {
@@ -43,23 +43,27 @@ pub fn cpus(pin: bool) -> io::Result<impl Fn(usize) -> Option<usize>> {
 
 /// Whether a worker that has ended is an error.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Ended {
-    /// It is.
+pub enum EndedWorkers {
+    /// The exit of a worker is an error.
     Fails,
-    /// It is left out.
+    /// Workers that have ended are skipped.
     LeftOut,
 }
 
 /// The workers of one pool.
 pub struct Workers<R> {
     pool: String,
-    /// The primary first.
+    /// The workers, the primary first.
     handles: Vec<WorkerHandle<Worker<R, BackEnd>>>,
 }
 
 impl<R: Balancing + Send + 'static> Workers<R> {
-    /// Starts their loops, each on a thread that is named for the pool.
-    pub fn start(pool: &str, workers: Vec<Worker<R, BackEnd>>, process: &Process) -> io::Result<Workers<R>> {
+    /// Starts the workers' loops, each on a thread that is named after the pool.
+    pub fn start(
+        pool: &str,
+        workers: Vec<Worker<R, BackEnd>>,
+        process: &ProcessContext,
+    ) -> io::Result<Workers<R>> {
         let mut handles = vec![];
         for (number, worker) in workers.into_iter().enumerate() {
             let waker = worker.io.waker();
@@ -85,7 +89,7 @@ impl<R: Balancing + Send + 'static> Workers<R> {
         self.handles.iter()
     }
 
-    /// Has the primary do this between two turns, and waits for the answer.
+    /// Executes a task in the primary between two turns, and waits for the result.
     pub fn ask_primary<T: Send + 'static>(
         &self,
         act: impl FnOnce(&mut R, Instant) -> T + Send + 'static,
@@ -110,7 +114,7 @@ impl<R: Balancing + Send + 'static> Workers<R> {
 
     /// Stops reading clients; each worker ends when its requests in flight are finished.
     pub fn retire(&self) -> io::Result<()> {
-        // One that has ended reads nothing.
+        // A worker that has ended reads nothing.
         let retired =
             self.handles.iter().filter_map(|worker| worker.call(|worker, now| worker.retire(now)).ok());
         retired.collect()
@@ -118,7 +122,7 @@ impl<R: Balancing + Send + 'static> Workers<R> {
 
     /// Duplicates of the client-side sockets of each worker, labelled for a pool of this name; with all
     /// others too if a successor reads those as well.
-    pub fn duplicates(&self, name: &str, all: bool, ended: Ended) -> Result<SocketSet, Failed> {
+    pub fn duplicates(&self, name: &str, all: bool, ended: EndedWorkers) -> Result<SocketSet, Failed> {
         let mut set = SocketSet::default();
         for (number, worker) in self.handles.iter().enumerate() {
             let name = name.to_owned();
@@ -131,7 +135,7 @@ impl<R: Balancing + Send + 'static> Workers<R> {
                 duplicates(labelled, &name, number as u16)
             });
             match sockets {
-                Err(Gone) if ended == Ended::LeftOut => {}
+                Err(Gone) if ended == EndedWorkers::LeftOut => {}
                 sockets => set.append(sockets??),
             }
         }

@@ -6,17 +6,16 @@ mod send;
 mod wait;
 
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::UdpSocket;
 use std::os::fd::AsFd;
 
 use self::receive::ReceiveCall;
 pub use self::send::Sendmmsg;
-use self::wait::{Ready, Waiter};
-use super::arrival::{SlotSpan, SocketFacts, take_in};
-use super::peer_errors::ErrorQueues;
-use super::ready::{Read, ReadySockets};
+use self::wait::{ReadySocket, Waiter};
+use super::arrival::{SlotSpan, SocketFacts, facts_of_sockets, take_in};
+use super::ready::{ReadySockets, SocketRead};
 use super::sender::Sender;
-use super::{DatagramIo, IoCounters, IoOptions, Waker};
+use super::{DatagramIo, IoCounters, IoOptions, Waker, peer_errors};
 use crate::base::batch::{Rx, SocketId, Tx};
 use crate::base::time::{Clock, Instant};
 
@@ -25,7 +24,8 @@ pub struct MmsgIo {
     sockets: Vec<UdpSocket>,
     facts: Vec<SocketFacts>,
     ready: ReadySockets,
-    errors: ErrorQueues,
+    /// The sockets whose error queue may have entries.
+    failing: ReadySockets,
     waiter: Waiter,
     receive_call: ReceiveCall,
     sender: Sender,
@@ -45,7 +45,7 @@ impl MmsgIo {
         let (rx, tx) = options.memory();
         Ok(MmsgIo {
             ready: ReadySockets::new(sockets.len()),
-            errors: ErrorQueues::new(sockets.len()),
+            failing: ReadySockets::new(sockets.len()),
             waiter: Waiter::new(&sockets)?,
             receive_call: ReceiveCall::new(),
             sender: Sender::new(&facts, options.frames_max, options.gso),
@@ -72,21 +72,21 @@ impl MmsgIo {
 
 impl DatagramIo for MmsgIo {
     fn wait(&mut self, deadline: Option<Instant>) -> io::Result<()> {
-        let MmsgIo { waiter, facts, ready, errors, clock, .. } = self;
-        let has_news = !ready.is_empty() || !errors.is_empty();
-        let on_ready = |Ready { socket, has_error }| {
+        let MmsgIo { waiter, facts, ready, failing, clock, .. } = self;
+        let has_news = !ready.is_empty() || !failing.is_empty();
+        let on_ready = |ReadySocket { socket, has_error }| {
             ready.insert(socket);
             if has_error && facts[socket.0 as usize].reports_errors {
-                errors.insert(socket);
+                failing.insert(socket);
             }
         };
         if has_news { waiter.look(on_ready) } else { waiter.wait(*clock, deadline, on_ready) }
     }
 
     fn receive(&mut self) -> io::Result<()> {
-        let MmsgIo { sockets, facts, ready, errors, receive_call, rx, slots_used, counters, .. } = self;
+        let MmsgIo { sockets, facts, ready, failing, receive_call, rx, slots_used, counters, .. } = self;
         // Errors come first, so that no pending error ends a receive.
-        errors.read(sockets, rx, counters);
+        peer_errors::read(failing, sockets, rx, counters);
         ready.deal(rx.slot_count() - *slots_used, |id, share| {
             let asked = share.min(receive::MESSAGES_MAX);
             let first_slot = *slots_used as u16;
@@ -100,11 +100,11 @@ impl DatagramIo for MmsgIo {
                     }
                     *slots_used += taken;
                     // A pending ICMP error ends a recvmmsg(2) early.
-                    Read { taken, drained: taken < asked && !facts.may_end_early() }
+                    SocketRead { taken, drained: taken < asked && !facts.may_end_early() }
                 }
                 // An ICMP error of a peer; reading it has cleared it. Its copy in the error queue stays
                 // there, and has an event of its own.
-                Err(e) => Read { taken: 0, drained: e.kind() == io::ErrorKind::WouldBlock },
+                Err(e) => SocketRead { taken: 0, drained: e.kind() == io::ErrorKind::WouldBlock },
             }
         });
         Ok(())
@@ -125,27 +125,7 @@ impl DatagramIo for MmsgIo {
         Ok(())
     }
 
-    fn local_addr(&self, socket: SocketId) -> SocketAddr {
-        self.facts[socket.0 as usize].local
-    }
-
-    fn counters(&self) -> IoCounters {
-        self.counters
-    }
-
-    fn kernel_drops(&self, socket: SocketId) -> u64 {
-        self.facts[socket.0 as usize].drops
-    }
-
-    fn unusable(&self, socket: SocketId) -> u64 {
-        self.facts[socket.0 as usize].unusable
-    }
-
-    fn recount_drops(&mut self) {
-        for (facts, socket) in self.facts.iter_mut().zip(&self.sockets) {
-            self.counters.kernel_drops += facts.recount_drops(socket);
-        }
-    }
+    facts_of_sockets!();
 
     fn pause(&mut self, id: SocketId) -> io::Result<()> {
         let (facts, socket) = (&mut self.facts[id.0 as usize], &self.sockets[id.0 as usize]);
@@ -156,7 +136,7 @@ impl DatagramIo for MmsgIo {
         self.counters.kernel_drops += facts.recount_drops(socket);
         facts.is_paused = true;
         self.ready.remove(id);
-        self.errors.remove(id);
+        self.failing.remove(id);
         Ok(())
     }
 

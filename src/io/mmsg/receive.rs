@@ -7,7 +7,7 @@ use std::mem::zeroed;
 use std::os::fd::BorrowedFd;
 
 use super::super::arrival::Arrival;
-use super::super::cmsg::{self, Control};
+use super::super::cmsg::{self, ControlBuffer};
 use super::super::sockaddr::{RAW_ADDR_SIZE, RawAddr};
 use super::super::sys;
 use crate::base::batch::Rx;
@@ -20,7 +20,7 @@ pub(super) struct ReceiveCall {
     headers: Box<[libc::mmsghdr]>,
     vectors: Box<[libc::iovec]>,
     names: Box<[RawAddr]>,
-    controls: Box<[Control]>,
+    controls: Box<[ControlBuffer]>,
 }
 
 // SAFETY: the pointers are written before each call and used only by that call.
@@ -34,7 +34,7 @@ impl ReceiveCall {
             headers: vec![header; MESSAGES_MAX].into(),
             vectors: vec![vector; MESSAGES_MAX].into(),
             names: vec![RawAddr::EMPTY; MESSAGES_MAX].into(),
-            controls: vec![Control::EMPTY; MESSAGES_MAX].into(),
+            controls: vec![ControlBuffer::EMPTY; MESSAGES_MAX].into(),
         }
     }
 
@@ -51,9 +51,8 @@ impl ReceiveCall {
         for (index, slot) in (0..count).zip(first_slot..) {
             self.prepare(index, rx.slot_mut(slot));
         }
-        // SAFETY: `prepare` has just pointed the first `count` headers at a slot, a name, a control
-        // buffer and a vector, each with its length; `rx` and `self` outlive the call, and the
-        // slots are distinct.
+        // SAFETY: `prepare` has just pointed the first `count` headers at a slot, a name, a control buffer
+        // and a vector, each with its length; `rx` and `self` outlive the call, and the slots are distinct.
         unsafe { sys::recvmmsg(socket, &mut self.headers[..count]) }
     }
 

@@ -10,13 +10,16 @@
 
 use std::io;
 use std::net::UdpSocket;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Duration;
 
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
+};
 
-use super::super::{Waker, sys};
+use super::super::{Waker, eventfd};
 use crate::base::batch::SocketId;
 use crate::base::time::{Clock, Instant};
 
@@ -31,7 +34,7 @@ const ROUNDING: Duration = Duration::from_millis(1);
 
 /// A readable socket.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Ready {
+pub(super) struct ReadySocket {
     pub(super) socket: SocketId,
     /// Whether an error is pending or in the error queue (EPOLLERR).
     pub(super) has_error: bool,
@@ -54,9 +57,10 @@ impl Waiter {
         for (socket, number) in sockets.iter().zip(0..) {
             watch(&poll, socket.as_raw_fd(), Token(number))?;
         }
-        let timer = sys::timerfd()?;
+        let timer =
+            timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
         watch(&poll, timer.as_raw_fd(), TIMER)?;
-        let wakeups = sys::eventfd()?;
+        let wakeups = eventfd()?;
         watch(&poll, wakeups.as_raw_fd(), WAKER)?;
         let events = Events::with_capacity(sockets.len() + 2);
         Ok(Waiter { poll, events, timer, armed: None, waker: Waker::new(wakeups) })
@@ -78,7 +82,7 @@ impl Waiter {
     }
 
     /// Checks without waiting which sockets are readable or have an error.
-    pub(super) fn look(&mut self, on_ready: impl FnMut(Ready)) -> io::Result<()> {
+    pub(super) fn look(&mut self, on_ready: impl FnMut(ReadySocket)) -> io::Result<()> {
         self.poll(Some(Duration::ZERO), on_ready)?;
         Ok(())
     }
@@ -89,7 +93,7 @@ impl Waiter {
         &mut self,
         clock: Clock,
         deadline: Option<Instant>,
-        mut on_ready: impl FnMut(Ready),
+        mut on_ready: impl FnMut(ReadySocket),
     ) -> io::Result<()> {
         let Some(deadline) = deadline else {
             while !self.poll(None, &mut on_ready)? {}
@@ -120,14 +124,21 @@ impl Waiter {
         }
         let fires_in_time = self.armed.is_some_and(|at| now < at && at <= deadline);
         if !fires_in_time {
-            sys::arm_timer(self.timer.as_fd(), left)?;
+            // Once, since the interval is zero; `left` is below `FINE` and not zero, which would disarm the timer.
+            let it_value = Timespec { tv_sec: 0, tv_nsec: left.subsec_nanos().into() };
+            let it_interval = Timespec::default();
+            timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &Itimerspec { it_interval, it_value })?;
             self.armed = Some(deadline);
         }
         Ok(None)
     }
 
     /// Polls once. True if something other than the timer or the timeout ended the poll.
-    fn poll(&mut self, time_out: Option<Duration>, mut on_ready: impl FnMut(Ready)) -> io::Result<bool> {
+    fn poll(
+        &mut self,
+        time_out: Option<Duration>,
+        mut on_ready: impl FnMut(ReadySocket),
+    ) -> io::Result<bool> {
         match self.poll.poll(&mut self.events, time_out) {
             Err(e) if e.kind() == io::ErrorKind::Interrupted => return Ok(true),
             result => result?,
@@ -138,7 +149,7 @@ impl Waiter {
                 TIMER => continue,
                 WAKER => {}
                 Token(number) => {
-                    on_ready(Ready { socket: SocketId(number as u16), has_error: event.is_error() });
+                    on_ready(ReadySocket { socket: SocketId(number as u16), has_error: event.is_error() });
                 }
             }
             ended = true;

@@ -8,9 +8,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
 
-use self::network::{Datagram, Network};
-use super::packing::{Limits, PAYLOAD_MAX, Range, SEGMENTS_MAX, next_message};
-use super::ready::{Read, ReadySockets};
+use self::network::{Network, SimDatagram};
+use super::packing::{PAYLOAD_MAX, PackingLimits, Range, SEGMENTS_MAX, next_message};
+use super::ready::{ReadySockets, SocketRead};
 use super::{DatagramIo, IoCounters, IoOptions};
 use crate::base::batch::{Received, Rx, SocketId, Tx};
 use crate::base::rng::Rng;
@@ -93,7 +93,7 @@ impl SimNet {
             network: self.0.clone(),
             sockets: Vec::with_capacity(addrs.len()),
             ready: ReadySockets::new(addrs.len()),
-            rng: self.0.borrow_mut().fork_rng(),
+            rng: Rng::new(self.0.borrow_mut().rng.next_u64()),
             rx,
             tx,
             slots_used: 0,
@@ -111,29 +111,25 @@ impl SimNet {
     /// Closes the socket of this address, as when its process is killed. Its data and the datagrams in
     /// flight to it are lost. The address can then be attached again.
     pub fn detach(&self, addr: SocketAddr) {
-        self.0.borrow_mut().detach(addr);
+        self.0.borrow_mut().sockets.remove(&addr);
     }
 
-    /// Cuts the link from one address to another, or restores it. The opposite direction is another
-    /// link.
+    /// Cuts the link from one address to another, or restores it. The opposite direction is another link.
     pub fn cut(&self, from: SocketAddr, to: SocketAddr, cut: bool) {
-        self.0.borrow_mut().cut(from, to, cut);
-    }
-
-    /// Changes the faults of all links without faults of their own.
-    pub fn set_faults(&self, faults: Faults) {
-        self.0.borrow_mut().faults = faults;
+        self.0.borrow_mut().link(from, to).cut = cut;
     }
 
     /// Gives the link from one address to another its own faults, or removes them.
     pub fn set_link_faults(&self, from: SocketAddr, to: SocketAddr, faults: Option<Faults>) {
-        self.0.borrow_mut().set_link_faults(from, to, faults);
+        self.0.borrow_mut().link(from, to).faults = faults;
     }
 
     /// Bounds the receive queue of a socket, in datagrams. Datagrams beyond it count as dropped by the
     /// kernel.
     pub fn set_receive_queue(&self, addr: SocketAddr, datagrams: usize) {
-        self.0.borrow_mut().set_receive_queue(addr, datagrams);
+        if let Some(socket) = self.0.borrow_mut().sockets.get_mut(&addr) {
+            socket.queue_max = datagrams;
+        }
     }
 
     /// The counters so far.
@@ -193,7 +189,7 @@ impl DatagramIo for SimIo {
             let Attached { addr, generation, drops, unusable, .. } = &mut sockets[id.0 as usize];
             let (addr, generation) = (*addr, *generation);
             let Some(socket) = network.socket(addr, generation) else {
-                return Read { taken: 0, drained: true };
+                return SocketRead { taken: 0, drained: true };
             };
             let dropped = std::mem::take(&mut socket.dropped);
             counters.kernel_drops += dropped;
@@ -220,7 +216,7 @@ impl DatagramIo for SimIo {
                 *slots_used += 1;
                 taken += 1;
             }
-            Read { taken, drained: taken < share }
+            SocketRead { taken, drained: taken < share }
         });
         Ok(())
     }
@@ -232,7 +228,7 @@ impl DatagramIo for SimIo {
     fn flush(&mut self) -> io::Result<()> {
         let SimIo { network, sockets, rx, tx, ranges, datagram, counters, .. } = self;
         let mut network = network.borrow_mut();
-        let limits = Limits { frames_per_datagram: tx.frames_per_datagram(), segments: 1 };
+        let limits = PackingLimits { frames_per_datagram: tx.frames_per_datagram(), segments: 1 };
         for destination in tx.destinations() {
             let Attached { addr, generation, .. } = sockets[destination.socket.0 as usize];
             let from = SocketAddr::new(source_ip(addr, destination.source_ip), addr.port());
@@ -295,7 +291,7 @@ impl Drop for SimIo {
         let mut network = self.network.borrow_mut();
         for &Attached { addr, generation, .. } in &self.sockets {
             if network.socket(addr, generation).is_some() {
-                network.detach(addr);
+                network.sockets.remove(&addr);
             }
         }
     }
@@ -306,8 +302,8 @@ impl Drop for SimIo {
 /// or too large.
 fn fill(
     slot: &mut [u8],
-    first: &Datagram,
-    queue: &mut std::collections::VecDeque<Datagram>,
+    first: &SimDatagram,
+    queue: &mut std::collections::VecDeque<SimDatagram>,
     rng: &mut Rng,
 ) -> Option<u32> {
     let stride = first.bytes.len();

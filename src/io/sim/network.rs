@@ -1,12 +1,12 @@
 //! Datagrams in flight: links with faults, and sockets with bounded queues.
 
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use super::{Faults, NetCounters};
+use crate::base::events::Events;
 use crate::base::rng::Rng;
 use crate::base::time::Instant;
 
@@ -14,7 +14,7 @@ use crate::base::time::Instant;
 const RECEIVE_QUEUE: usize = 10_000;
 
 /// A datagram that has arrived.
-pub(super) struct Datagram {
+pub(super) struct SimDatagram {
     pub(super) from: SocketAddr,
     pub(super) to: SocketAddr,
     pub(super) bytes: Vec<u8>,
@@ -24,26 +24,18 @@ pub(super) struct Datagram {
 pub(super) struct Socket {
     /// Number of this address's attachment.
     generation: u64,
-    pub(super) queue: VecDeque<Datagram>,
-    queue_max: usize,
+    pub(super) queue: VecDeque<SimDatagram>,
+    pub(super) queue_max: usize,
     /// Datagrams dropped because the queue was full.
     pub(super) dropped: u64,
 }
 
 /// One direction between two addresses.
-struct Link {
-    faults: Option<Faults>,
-    cut: bool,
+pub(super) struct SimLink {
+    pub(super) faults: Option<Faults>,
+    pub(super) cut: bool,
     /// Arrival of the last datagram that was not held back.
     last_arrival: Instant,
-}
-
-/// A datagram in flight.
-struct Delivery {
-    at: Instant,
-    /// Order of datagrams of the same instant: first sent, first delivered.
-    number: u64,
-    datagram: Datagram,
 }
 
 /// The whole network. Code only looks up the maps and never iterates over them, since their order does
@@ -52,11 +44,10 @@ pub(super) struct Network {
     pub(super) now: Instant,
     pub(super) faults: Faults,
     pub(super) counters: NetCounters,
-    rng: Rng,
-    links: HashMap<(SocketAddr, SocketAddr), Link>,
-    sockets: HashMap<SocketAddr, Socket>,
-    under_way: BinaryHeap<Reverse<Delivery>>,
-    deliveries: u64,
+    pub(super) rng: Rng,
+    links: HashMap<(SocketAddr, SocketAddr), SimLink>,
+    pub(super) sockets: HashMap<SocketAddr, Socket>,
+    in_flight: Events<SimDatagram>,
     generations: u64,
 }
 
@@ -70,15 +61,9 @@ impl Network {
             rng: Rng::new(seed),
             links: HashMap::new(),
             sockets: HashMap::new(),
-            under_way: BinaryHeap::new(),
-            deliveries: 0,
+            in_flight: Events::new(),
             generations: 0,
         }
-    }
-
-    /// A separate random number generator for a part of the simulation.
-    pub(super) fn fork_rng(&mut self) -> Rng {
-        Rng::new(self.rng.next_u64())
     }
 
     /// Opens a socket and returns its generation.
@@ -96,31 +81,13 @@ impl Network {
         Ok(generation)
     }
 
-    pub(super) fn detach(&mut self, addr: SocketAddr) {
-        self.sockets.remove(&addr);
-    }
-
     /// The socket of this attachment, unless it was detached.
     pub(super) fn socket(&mut self, addr: SocketAddr, generation: u64) -> Option<&mut Socket> {
         self.sockets.get_mut(&addr).filter(|socket| socket.generation == generation)
     }
 
-    pub(super) fn set_receive_queue(&mut self, addr: SocketAddr, datagrams: usize) {
-        if let Some(socket) = self.sockets.get_mut(&addr) {
-            socket.queue_max = datagrams;
-        }
-    }
-
-    pub(super) fn set_link_faults(&mut self, from: SocketAddr, to: SocketAddr, faults: Option<Faults>) {
-        self.link(from, to).faults = faults;
-    }
-
-    pub(super) fn cut(&mut self, from: SocketAddr, to: SocketAddr, cut: bool) {
-        self.link(from, to).cut = cut;
-    }
-
-    fn link(&mut self, from: SocketAddr, to: SocketAddr) -> &mut Link {
-        let link = Link { faults: None, cut: false, last_arrival: Instant::ZERO };
+    pub(super) fn link(&mut self, from: SocketAddr, to: SocketAddr) -> &mut SimLink {
+        let link = SimLink { faults: None, cut: false, last_arrival: Instant::ZERO };
         self.links.entry((from, to)).or_insert(link)
     }
 
@@ -135,12 +102,12 @@ impl Network {
         }
         if self.happens(faults.duplicate) {
             self.counters.duplicated += 1;
-            self.put_under_way(from, to, bytes, faults);
+            self.put_in_flight(from, to, bytes, faults);
         }
-        self.put_under_way(from, to, bytes, faults);
+        self.put_in_flight(from, to, bytes, faults);
     }
 
-    fn put_under_way(&mut self, from: SocketAddr, to: SocketAddr, bytes: &[u8], faults: Faults) {
+    fn put_in_flight(&mut self, from: SocketAddr, to: SocketAddr, bytes: &[u8], faults: Faults) {
         let mut at = self.now + self.between(faults.delay.0, faults.delay.1);
         if self.happens(faults.reorder) {
             self.counters.reordered += 1;
@@ -150,14 +117,12 @@ impl Network {
             at = at.max(link.last_arrival);
             link.last_arrival = at;
         }
-        self.deliveries += 1;
-        let datagram = Datagram { from, to, bytes: bytes.to_vec() };
-        self.under_way.push(Reverse(Delivery { at, number: self.deliveries, datagram }));
+        self.in_flight.plan(at, SimDatagram { from, to, bytes: bytes.to_vec() });
     }
 
     /// When the next datagram arrives.
     pub(super) fn next_event(&self) -> Option<Instant> {
-        self.under_way.peek().map(|Reverse(delivery)| delivery.at)
+        self.in_flight.next_at()
     }
 
     /// Advances the time, and delivers the datagrams that are due.
@@ -165,13 +130,13 @@ impl Network {
         assert!(to >= self.now, "time does not run backwards");
         self.now = to;
         while self.next_event().is_some_and(|at| at <= to) {
-            if let Some(Reverse(delivery)) = self.under_way.pop() {
-                self.deliver(delivery.datagram);
+            if let Some((_, datagram)) = self.in_flight.pop() {
+                self.deliver(datagram);
             }
         }
     }
 
-    fn deliver(&mut self, datagram: Datagram) {
+    fn deliver(&mut self, datagram: SimDatagram) {
         let to = datagram.to;
         let at = if self.sockets.contains_key(&to) { to } else { wildcard(to) };
         match self.sockets.get_mut(&at) {
@@ -199,24 +164,4 @@ fn wildcard(addr: SocketAddr) -> SocketAddr {
         IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
     };
     SocketAddr::new(ip, addr.port())
-}
-
-impl PartialEq for Delivery {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other).is_eq()
-    }
-}
-
-impl Eq for Delivery {}
-
-impl PartialOrd for Delivery {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Delivery {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.at, self.number).cmp(&(other.at, other.number))
-    }
 }

@@ -1,9 +1,8 @@
 //! Operations in flight in the ring, and their completions.
 //!
-//! Receiving: one multishot recvmsg per socket, all of them into the same free slots. It ends when no
-//! slot is left (ENOBUFS), after an empty datagram and after an error, and is restarted at the next
-//! wait. Sockets that got no slot in this turn come first, so a flooded socket delays no other by more
-//! than a turn.
+//! Receiving: one multishot recvmsg per socket, all of them into the same free slots. It ends when no slot is
+//! left (ENOBUFS), after an empty datagram and after an error, and is restarted at the next wait. Sockets
+//! that got no slot in this turn come first, so a flooded socket delays no other by more than a turn.
 //!
 //! Pausing: the receive of one socket is cancelled and not restarted. Data that arrived before its end
 //! was received; a cancelled receive takes nothing from the socket.
@@ -11,10 +10,9 @@
 //! Errors of peers: a multishot poll only for errors (POLLERR) per socket that reports them. A receive
 //! reports an error only if no send has met it first.
 //!
-//! Sending: a batch is submitted and completed within the call. A send that must not wait (MSG_DONTWAIT)
-//! is executed while it is submitted: `io_issue_sqe` fails it on EAGAIN instead of retrying later
-//! (REQ_F_NOWAIT, io_uring/net.c). So its completion is there when the call returns; if not, the next
-//! call waits for it.
+//! Sending: a batch is submitted and completed within the call. A send that must not wait (MSG_DONTWAIT) is
+//! executed while it is submitted: `io_issue_sqe` fails it on EAGAIN instead of retrying later (REQ_F_NOWAIT,
+//! io_uring/net.c). So its completion is there when the call returns; if not, the next call waits for it.
 
 #![allow(unsafe_code)] // system calls
 
@@ -30,13 +28,13 @@ use libc::c_int;
 
 use super::super::IoCounters;
 use super::super::arrival::SocketFacts;
-use super::super::peer_errors::ErrorQueues;
+use super::super::ready::ReadySockets;
 use super::super::sender::{MESSAGES_MAX, Messages};
-use super::deadline::{End, end_of_wait};
+use super::deadline::{WaitEnd, end_of_wait};
 use super::message::{CONTROL_ROOM, NAME_ROOM};
 use super::ring::{Ring, Wait};
 use super::slots::{GROUP, SlotRing};
-use super::token::Token;
+use super::token::Operation;
 use crate::base::batch::{Rx, SocketId};
 use crate::base::time::{Clock, Instant};
 
@@ -57,9 +55,8 @@ pub(super) struct Sizes {
 }
 
 impl Sizes {
-    /// Completions for all operations that can be in flight: each slot filled, each receive, the waker
-    /// and the timer ended, errors on each socket, a batch sent. So the completion queue never
-    /// overflows.
+    /// Completions for all operations that can be in flight: each slot filled, each receive, the waker and
+    /// the timer ended, errors on each socket, a batch sent. So the completion queue never overflows.
     pub(super) fn for_all(slot_count: usize, socket_count: usize) -> Self {
         let submissions = 2 * MESSAGES_MAX;
         let completions = slot_count + 2 * socket_count + MESSAGES_MAX + 2;
@@ -100,7 +97,8 @@ pub(super) struct Engine {
     ended: VecDeque<SocketId>,
     /// Sockets that report errors and are not watched for them.
     unwatched: Vec<SocketId>,
-    errors: ErrorQueues,
+    /// The sockets whose error queue may have entries.
+    pub(super) failing: ReadySockets,
     /// Operations by socket.
     under_way: Box<[UnderWay]>,
     /// Index of the waker among the registered files, after the sockets.
@@ -161,7 +159,7 @@ impl Engine {
             starved: VecDeque::with_capacity(sockets.len()),
             ended: numbered().map(|(id, _)| id).collect(),
             unwatched: numbered().filter(|(_, socket)| socket.reports_errors).map(|(id, _)| id).collect(),
-            errors: ErrorQueues::new(sockets.len()),
+            failing: ReadySockets::new(sockets.len()),
             under_way,
             waker: sockets.len() as u32,
             waker_is_watched: false,
@@ -201,18 +199,18 @@ impl Engine {
             self.start_receive(socket)?;
         }
         while let Some(socket) = self.unwatched.pop() {
-            self.watch(socket.0.into(), libc::POLLERR, Token::Errors(socket))?;
+            self.watch(socket.0.into(), libc::POLLERR, Operation::Errors(socket))?;
             self.under_way[socket.0 as usize].watch = true;
         }
         if !self.waker_is_watched {
-            self.watch(self.waker, libc::POLLIN, Token::Waker)?;
+            self.watch(self.waker, libc::POLLIN, Operation::Waker)?;
             self.waker_is_watched = true;
         }
         Ok(())
     }
 
     /// Watches a registered file for these events.
-    fn watch(&mut self, file: u32, events: libc::c_short, token: Token) -> io::Result<()> {
+    fn watch(&mut self, file: u32, events: libc::c_short, token: Operation) -> io::Result<()> {
         let entry = opcode::PollAdd::new(types::Fixed(file), events as u32).multi(true);
         // SAFETY: points to nothing.
         unsafe { self.ring.push(&entry.build().user_data(token.encode())) }
@@ -221,7 +219,7 @@ impl Engine {
     fn start_receive(&mut self, socket: SocketId) -> io::Result<()> {
         let header = &raw const *self.receive_header;
         let entry = opcode::RecvMsgMulti::new(types::Fixed(socket.0.into()), header, GROUP);
-        let entry = entry.build().user_data(Token::Receive(socket).encode());
+        let entry = entry.build().user_data(Operation::Receive(socket).encode());
         // SAFETY: the header is boxed and lives as long as the ring. The kernel fills free slots of
         // memory that does not move (`Engine::new`), and only while this thread is in `Ring::enter`.
         unsafe { self.ring.push(&entry)? };
@@ -236,14 +234,14 @@ impl Engine {
         self.starved.retain(|&other| other != socket);
         self.ended.retain(|&other| other != socket);
         self.unwatched.retain(|&other| other != socket);
-        self.errors.remove(socket);
+        self.failing.remove(socket);
         for _ in 0..CANCEL_TRIES {
             let UnderWay { receive, watch, .. } = self.under_way[index];
             if !receive && !watch {
                 return Ok(());
             }
             self.enter(Wait::Submit)?; // otherwise the last entries would not be cancelled
-            for token in [Token::Receive(socket), Token::Errors(socket)] {
+            for token in [Operation::Receive(socket), Operation::Errors(socket)] {
                 self.ring.cancel(CancelBuilder::user_data(token.encode()))?;
             }
             self.enter(Wait::Look)?;
@@ -278,8 +276,8 @@ impl Engine {
         for completion in ring.completions() {
             let (result, flags) = (completion.result(), completion.flags());
             let goes_on = cqueue::more(flags);
-            match Token::decode(completion.user_data()) {
-                Some(Token::Receive(socket)) => {
+            match Operation::decode(completion.user_data()) {
+                Some(Operation::Receive(socket)) => {
                     let state = &mut under_way[socket.0 as usize];
                     if let Some(slot) = cqueue::buffer_select(flags) {
                         arrived.push_back(Filled { socket, slot, len: result.max(0) as usize });
@@ -300,25 +298,25 @@ impl Engine {
                         _ => ended.push_back(socket),
                     }
                 }
-                Some(Token::Send(number)) => {
+                Some(Operation::Send(number)) => {
                     answers[usize::from(number)] = (-result).max(0);
                     self.sends_under_way -= 1;
                 }
-                Some(Token::Errors(socket)) => {
+                Some(Operation::Errors(socket)) => {
                     let state = &mut under_way[socket.0 as usize];
                     state.watch = goes_on;
                     if !state.is_paused {
-                        self.errors.insert(socket);
+                        self.failing.insert(socket);
                         if !goes_on {
                             self.unwatched.push(socket);
                         }
                     }
                 }
-                Some(Token::Waker) => {
+                Some(Operation::Waker) => {
                     self.waker_is_watched = goes_on;
                     self.has_news = true;
                 }
-                Some(Token::Timer) => self.timer = None,
+                Some(Operation::Timer) => self.timer = None,
                 None => debug_assert!(false, "an unknown completion: {completion:?}"),
             }
         }
@@ -326,12 +324,7 @@ impl Engine {
 
     /// Whether a wait is over.
     pub(super) fn has_news(&self) -> bool {
-        self.has_news || !self.arrived.is_empty() || !self.errors.is_empty()
-    }
-
-    /// The error queues that may have entries.
-    pub(super) fn errors(&mut self) -> &mut ErrorQueues {
-        &mut self.errors
+        self.has_news || !self.arrived.is_empty() || !self.failing.is_empty()
     }
 
     /// Records that the events were handled.
@@ -379,14 +372,14 @@ impl Engine {
         let Some(deadline) = deadline else { return self.enter(Wait::For(None)) };
         let now = clock.now();
         match end_of_wait(now, deadline, self.timer) {
-            End::Now => return self.enter(Wait::Look).map(|_| true),
-            End::TimeOut(left) => return self.enter(Wait::For(Some(left))),
-            End::Timer => {}
-            End::NewTimer(left) => {
+            WaitEnd::Now => return self.enter(Wait::Look).map(|_| true),
+            WaitEnd::TimeOut(left) => return self.enter(Wait::For(Some(left))),
+            WaitEnd::Timer => {}
+            WaitEnd::NewTimer(left) => {
                 *self.timer_after = left.into();
                 let entry = opcode::Timeout::new(&raw const *self.timer_after).build();
                 // SAFETY: the time is boxed and lives as long as the ring.
-                unsafe { self.ring.push(&entry.user_data(Token::Timer.encode()))? };
+                unsafe { self.ring.push(&entry.user_data(Operation::Timer.encode()))? };
                 self.timer = Some(deadline);
             }
         }
@@ -398,8 +391,7 @@ impl Engine {
         has_sockets_idle && self.sends_under_way == 0 && !self.waker_is_watched && self.timer.is_none()
     }
 
-    /// Cancels all operations and waits until none is in flight. Only in the thread that the ring
-    /// belongs to.
+    /// Cancels all operations and waits until none is in flight. Only in the thread that the ring belongs to.
     pub(super) fn finish(&mut self) -> io::Result<()> {
         for _ in 0..CANCEL_TRIES {
             self.enter(Wait::Submit)?; // otherwise the last entries would not be cancelled
@@ -428,7 +420,7 @@ impl Engine {
             let entry = entry.flags(libc::MSG_DONTWAIT as u32).build();
             // SAFETY: the caller guarantees the pointers in the header, and the call does not return
             // before the send has completed.
-            if unsafe { self.ring.push(&entry.user_data(Token::Send(number).encode())) }.is_err() {
+            if unsafe { self.ring.push(&entry.user_data(Operation::Send(number).encode())) }.is_err() {
                 break;
             }
             self.sends_under_way += 1;

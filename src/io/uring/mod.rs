@@ -16,15 +16,15 @@ mod slots;
 mod token;
 
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::UdpSocket;
 use std::os::fd::{AsFd, OwnedFd};
 
 use self::engine::{Engine, Filled, Sizes};
 use self::ring::Wait;
 use self::send::Send;
-use super::arrival::{SlotSpan, SocketFacts, take_in};
+use super::arrival::{SlotSpan, SocketFacts, facts_of_sockets, take_in};
 use super::sender::Sender;
-use super::{DatagramIo, IoCounters, IoOptions, Waker, sys};
+use super::{DatagramIo, IoCounters, IoOptions, Waker, eventfd, peer_errors};
 use crate::base::batch::{Rx, SocketId, Tx};
 use crate::base::time::{Clock, Instant};
 
@@ -65,7 +65,7 @@ impl Memory {
 }
 
 /// Why there is no [`UringIo`], with its sockets.
-pub(super) struct Refused {
+pub(super) struct RingRefused {
     pub(super) why: io::Error,
     pub(super) sockets: Vec<UdpSocket>,
 }
@@ -85,7 +85,7 @@ impl UringIo {
         sockets: Vec<UdpSocket>,
         options: &IoOptions,
         clock: Clock,
-    ) -> Result<Self, Refused> {
+    ) -> Result<Self, RingRefused> {
         let sizes = Sizes::for_all(options.slots, sockets.len());
         UringIo::with_sizes(sockets, options, clock, sizes)
     }
@@ -95,12 +95,12 @@ impl UringIo {
         options: &IoOptions,
         clock: Clock,
         sizes: Sizes,
-    ) -> Result<Self, Refused> {
+    ) -> Result<Self, RingRefused> {
         let start = || {
             let facts = SocketFacts::prepare_all(&sockets, options)?;
             let slot_size = options.slot_size + message::PAYLOAD;
             let (mut rx, tx) = IoOptions { slots: options.slots.max(1), slot_size, ..*options }.memory();
-            let wakeups = sys::eventfd()?;
+            let wakeups = eventfd()?;
             let waker = Waker::new(wakeups.try_clone()?);
             // SAFETY: a box that is part of `self`; `settle` checks that it was not replaced.
             let mut engine = unsafe { Engine::new(&sockets, &facts, wakeups.as_fd(), &rx, sizes)? };
@@ -109,7 +109,7 @@ impl UringIo {
         };
         let (facts, rx, tx, wakeups, waker, engine) = match start() {
             Ok(parts) => parts,
-            Err(why) => return Err(Refused { why, sockets }),
+            Err(why) => return Err(RingRefused { why, sockets }),
         };
         Ok(UringIo {
             engine,
@@ -186,7 +186,7 @@ impl DatagramIo for UringIo {
             self.engine.start_what_ended()?;
             self.engine.enter(Wait::Look)?;
         }
-        self.engine.errors().read(&self.sockets, &mut self.rx, &mut self.counters);
+        peer_errors::read(&mut self.engine.failing, &self.sockets, &mut self.rx, &mut self.counters);
         while let Some(filled) = self.engine.next_filled() {
             self.slots_used.push(filled);
             let arrival = message::read(self.rx.slot(filled.slot), filled.len);
@@ -214,27 +214,7 @@ impl DatagramIo for UringIo {
         Ok(())
     }
 
-    fn local_addr(&self, socket: SocketId) -> SocketAddr {
-        self.facts[socket.0 as usize].local
-    }
-
-    fn counters(&self) -> IoCounters {
-        self.counters
-    }
-
-    fn kernel_drops(&self, socket: SocketId) -> u64 {
-        self.facts[socket.0 as usize].drops
-    }
-
-    fn unusable(&self, socket: SocketId) -> u64 {
-        self.facts[socket.0 as usize].unusable
-    }
-
-    fn recount_drops(&mut self) {
-        for (facts, socket) in self.facts.iter_mut().zip(&self.sockets) {
-            self.counters.kernel_drops += facts.recount_drops(socket);
-        }
-    }
+    facts_of_sockets!();
 
     fn pause(&mut self, id: SocketId) -> io::Result<()> {
         if self.facts[id.0 as usize].is_paused {
@@ -285,7 +265,8 @@ mod tests {
             let senders: Vec<_> = (0..socket_count).map(|_| bound()).collect();
             for sender in &senders {
                 // There is no segmentation without checksums: EINVAL.
-                sys::set_option(sender.as_fd(), libc::SOL_SOCKET, libc::SO_NO_CHECK, 1).unwrap();
+                super::super::sys::set_option(sender.as_fd(), libc::SOL_SOCKET, libc::SO_NO_CHECK, 1)
+                    .unwrap();
             }
             let Some(mut io) = open(senders, Sizes::for_all(16, socket_count)) else { return };
             for turn in 0..2 {

@@ -34,8 +34,7 @@ pub(super) enum Wait {
 pub(super) struct Ring {
     io: IoUring,
     owner: Option<ThreadId>,
-    /// Whether the call has failed for a reason other than load: the state of submitted entries is
-    /// unknown.
+    /// Whether the call has failed for a reason other than load: the state of submitted entries is unknown.
     is_broken: bool,
 }
 

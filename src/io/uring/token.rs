@@ -4,7 +4,7 @@ use crate::base::batch::SocketId;
 
 /// An operation of the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Token {
+pub(super) enum Operation {
     /// Receiving on a socket.
     Receive(SocketId),
     /// Sending the message with this number within its call.
@@ -23,26 +23,26 @@ const WAKER: u64 = 3 << 16;
 const TIMER: u64 = 4 << 16;
 const ERRORS: u64 = 5 << 16;
 
-impl Token {
+impl Operation {
     pub(super) fn encode(self) -> u64 {
         match self {
-            Token::Receive(socket) => RECEIVE | u64::from(socket.0),
-            Token::Send(number) => SEND | u64::from(number),
-            Token::Errors(socket) => ERRORS | u64::from(socket.0),
-            Token::Waker => WAKER,
-            Token::Timer => TIMER,
+            Operation::Receive(socket) => RECEIVE | u64::from(socket.0),
+            Operation::Send(number) => SEND | u64::from(number),
+            Operation::Errors(socket) => ERRORS | u64::from(socket.0),
+            Operation::Waker => WAKER,
+            Operation::Timer => TIMER,
         }
     }
 
     /// `None` for an operation that this back end never starts.
-    pub(super) fn decode(user_data: u64) -> Option<Token> {
+    pub(super) fn decode(user_data: u64) -> Option<Operation> {
         let number = user_data as u16;
         match user_data & !0xffff {
-            RECEIVE => Some(Token::Receive(SocketId(number))),
-            SEND => Some(Token::Send(number)),
-            ERRORS => Some(Token::Errors(SocketId(number))),
-            WAKER => Some(Token::Waker),
-            TIMER => Some(Token::Timer),
+            RECEIVE => Some(Operation::Receive(SocketId(number))),
+            SEND => Some(Operation::Send(number)),
+            ERRORS => Some(Operation::Errors(SocketId(number))),
+            WAKER => Some(Operation::Waker),
+            TIMER => Some(Operation::Timer),
             _ => None,
         }
     }
@@ -56,12 +56,13 @@ mod tests {
     fn tokens_survive_the_round_trip() {
         for number in [0, 1, 63, 0x1234, u16::MAX] {
             let socket = SocketId(number);
-            let with_number = [Token::Receive(socket), Token::Send(number), Token::Errors(socket)];
-            for token in with_number.into_iter().chain([Token::Waker, Token::Timer]) {
-                assert_eq!(Token::decode(token.encode()), Some(token));
+            let with_number =
+                [Operation::Receive(socket), Operation::Send(number), Operation::Errors(socket)];
+            for token in with_number.into_iter().chain([Operation::Waker, Operation::Timer]) {
+                assert_eq!(Operation::decode(token.encode()), Some(token));
             }
         }
-        assert_eq!(Token::decode(0), None);
-        assert_eq!(Token::decode(u64::MAX), None);
+        assert_eq!(Operation::decode(0), None);
+        assert_eq!(Operation::decode(u64::MAX), None);
     }
 }

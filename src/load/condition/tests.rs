@@ -16,7 +16,8 @@ fn hold(text: &str, report: &LoadReport) -> bool {
 fn every_metric_has_its_figure() {
     // 1 to 990 us, and ten lost requests that count as 1 s.
     let mut report = fixtures::report(2_000.0, &(1..=990).collect::<Vec<_>>(), 10);
-    (report.busy, report.refused, report.late_sends, report.sent) = (40, 200, 8, 1_240);
+    (report.counts.busy, report.counts.refused, report.counts.late_sends, report.counts.sent) =
+        (40, 200, 8, 1_240);
     for (text, wanted) in [
         ("p50", 500.0),
         ("p95", 950.0),
@@ -142,7 +143,7 @@ fn any_condition() -> impl Strategy<Value = Condition> {
             Numbers::Percent => Unit::Percent,
             Numbers::Plain => Unit::None,
         };
-        Condition { metric, operator, limit: Limit { number, unit } }
+        Condition { metric, operator, limit: ConditionLimit { number, unit } }
     })
 }
 

@@ -3,7 +3,9 @@ use crate::base::batch::{Received, SocketId};
 use crate::base::rng::Rng;
 use crate::load::histogram::Percentiles;
 use crate::load::protocol::NativeSettings;
-use crate::load::{Dns, Echo, LoadReport, Native, Payload, Plain, Queries, Rate, RunVerdict, Share, Trace};
+use crate::load::{
+    DnsLoad, DnsQueries, Echo, LoadRate, LoadReport, Native, Payload, Plain, RunVerdict, Share, Trace,
+};
 use crate::wire::{Frame, FrameFormat, Header, Kind, Status};
 
 const FORMAT: FrameFormat = FrameFormat { size: 128, tagged: false };
@@ -23,7 +25,7 @@ fn target() -> SocketAddr {
 fn open_loop() -> GeneratorPlan {
     GeneratorPlan {
         target: target(),
-        schedule: Some(Schedule::bursts(Rate::flat(1000.0), 1, Share::WHOLE, START)),
+        schedule: Some(Schedule::bursts(LoadRate::flat(1000.0), 1, Share::WHOLE, START)),
         window: None,
         start: START,
         warmup: ms(0),
@@ -121,7 +123,7 @@ fn answer(request: &[u8], status: Status) -> Vec<u8> {
 }
 
 fn assert_balanced(report: &LoadReport) {
-    let LoadReport { sent, answered, busy, refused, lost, .. } = *report;
+    let Counts { sent, answered, busy, refused, lost, .. } = report.counts;
     assert_eq!(sent, answered + busy + refused + lost, "{report:?}");
 }
 
@@ -133,7 +135,10 @@ fn an_open_loop_sends_at_the_planned_moments_and_ends() {
     assert_eq!(sent.len(), 99, "one at each millisecond from 1 to 99");
     assert!(bench.generator.is_finished(START + ms(200)));
     let report = bench.report();
-    assert_eq!((report.planned, report.sent, report.late_sends, report.lost), (99, 99, 0, 99));
+    assert_eq!(
+        (report.counts.planned, report.counts.sent, report.counts.late_sends, report.counts.lost),
+        (99, 99, 0, 99)
+    );
     assert_eq!(report.latency_us.p50 / 1000, 50, "a lost request counts as the timeout");
     assert_balanced(&report);
 }
@@ -157,7 +162,11 @@ fn what_is_late_counts_from_its_planned_moment() {
     bench.generator.stop(START + ms(12));
     bench.turn(ms(70), &[]);
     let report = bench.report();
-    assert_eq!((report.answered, report.late_sends), (11, 9), "1 to 9 ms were late, 10 and 11 ms were not");
+    assert_eq!(
+        (report.counts.answered, report.counts.late_sends),
+        (11, 9),
+        "1 to 9 ms were late, 10 and 11 ms were not"
+    );
     assert!(report.latency_us.p90 >= 10_000 && report.latency_us.p50 >= 5_000, "{report:?}");
     assert!(report.latency_uncorrected_us.p90 <= 1_001, "{report:?}");
 }
@@ -167,7 +176,7 @@ fn the_warm_up_is_outside_all_counts() {
     let mut bench = Bench::new(GeneratorPlan { warmup: ms(40), ..open_loop() });
     assert_eq!(bench.turns(0..=200).len(), 139);
     let report = bench.report();
-    assert_eq!((report.planned, report.sent, report.lost), (100, 100, 100));
+    assert_eq!((report.counts.planned, report.counts.sent, report.counts.lost), (100, 100, 100));
     assert_eq!((report.duration_s, report.rate), (0.1, 1000.0));
 }
 
@@ -206,7 +215,7 @@ fn a_full_window_makes_a_rate_late_and_what_never_left_is_told() {
     assert_eq!(bench.turns(0..=49).len(), 5);
     bench.generator.abandon();
     let report = bench.report();
-    assert_eq!((report.planned, report.sent, report.lost), (44, 5, 5));
+    assert_eq!((report.counts.planned, report.counts.sent, report.counts.lost), (44, 5, 5));
     assert!(matches!(report.verdict(), RunVerdict::NothingAnswered));
 }
 
@@ -220,7 +229,10 @@ fn every_status_has_its_count_and_only_answers_have_a_latency() {
     bench.generator.stop(START);
     bench.turn(ms(7), &answers.iter().map(Vec::as_slice).collect::<Vec<_>>());
     let report = bench.report();
-    assert_eq!((report.answered, report.busy, report.refused, report.lost), (1, 1, 3, 0));
+    assert_eq!(
+        (report.counts.answered, report.counts.busy, report.counts.refused, report.counts.lost),
+        (1, 1, 3, 0)
+    );
     assert_eq!(report.latency_us.max / 10, 700, "{report:?}");
     assert_balanced(&report);
 }
@@ -242,7 +254,7 @@ fn an_answer_counts_once_and_only_for_its_own_open_request() {
     bench.turn(ms(1), &[&foreign, &future, &kind, &status, &good[..100], &good, &good]);
     bench.generator.abandon();
     let report = bench.report();
-    assert_eq!(report.answered, 1);
+    assert_eq!(report.counts.answered, 1);
     let drops = [("kind", 1), ("length", 1), ("not_open", 3), ("unexpected", 1)];
     assert_eq!(report.drops, drops.map(|(reason, n)| (reason.to_owned(), n)).into());
 }
@@ -299,14 +311,14 @@ fn the_last_requests_of_a_trace_may_leave_late_for_a_while() {
     assert_eq!(bench.turn(ms(129), &[]).len(), 1);
     bench.turn(ms(200), &[]);
     assert!(bench.generator.is_finished(START + ms(200)));
-    assert_eq!(bench.report().sent, 2);
+    assert_eq!(bench.report().counts.sent, 2);
 
     let mut bench = Bench::new(plan(ms(30)));
     bench.turns(0..=60);
     assert_eq!(bench.turn(ms(131), &[]).len(), 0, "too late");
     assert!(bench.generator.is_finished(START + ms(131)));
     let report = bench.report();
-    assert_eq!((report.planned, report.sent), (2, 1));
+    assert_eq!((report.counts.planned, report.counts.sent), (2, 1));
 }
 
 #[test]
@@ -324,7 +336,7 @@ fn a_trace_gives_moments_and_sizes_and_its_end() {
         );
     }
     assert_eq!(sent, [(10, 3), (20, 16), (30, 16)]);
-    assert_eq!(bench.report().planned, 3);
+    assert_eq!(bench.report().counts.planned, 3);
 }
 
 /// The response of a DNS server to a query.
@@ -335,10 +347,10 @@ fn dns_answer(query: &[u8], rcode: u8) -> Vec<u8> {
     bytes
 }
 
-fn dns(names: &[&str], clients: u16) -> Dns {
-    let mut queries = Queries::default();
+fn dns(names: &[&str], clients: u16) -> DnsLoad {
+    let mut queries = DnsQueries::default();
     names.iter().for_each(|name| queries.add(name, 1, None).unwrap());
-    Dns::new(target(), clients, queries, Share::WHOLE, &mut Rng::new(9))
+    DnsLoad::new(target(), clients, queries, Share::WHOLE, &mut Rng::new(9))
 }
 
 #[test]
@@ -379,7 +391,7 @@ fn dns_answers_find_their_queries_by_client_id_and_question() {
         bench.exchange(ms(2), &[(*client, target(), &answer)]);
     }
     let report = bench.report();
-    assert_eq!((report.answered, report.busy, report.refused), (4, 1, 3), "{report:?}");
+    assert_eq!((report.counts.answered, report.counts.busy, report.counts.refused), (4, 1, 3), "{report:?}");
     assert_balanced(&report);
     assert_eq!(report.drops["malformed"] + report.drops["not_open"], 5, "{report:?}");
     assert_eq!((report.drops["wrong_source"], report.drops["wrong_question"]), (1, 1));
@@ -419,7 +431,7 @@ fn a_marked_name_is_another_one_for_each_query_and_found_again() {
     bench.turn(ms(1), &[&wrong, &right]);
     bench.generator.abandon();
     let report = bench.report();
-    assert_eq!((report.answered, report.lost, report.drops["wrong_question"]), (1, 3, 1));
+    assert_eq!((report.counts.answered, report.counts.lost, report.drops["wrong_question"]), (1, 3, 1));
 }
 
 #[test]
@@ -447,7 +459,7 @@ fn a_mark_in_the_payload_finds_the_request_of_any_echo() {
     );
     bench.generator.abandon();
     let report = bench.report();
-    assert_eq!((report.answered, report.lost), (1, 5));
+    assert_eq!((report.counts.answered, report.counts.lost), (1, 5));
     let drops = [("malformed", 1), ("not_open", 2), ("wrong_source", 1)];
     assert_eq!(report.drops, drops.map(|(reason, n)| (reason.to_owned(), n)).into());
 }
@@ -469,7 +481,7 @@ fn a_plain_client_has_one_request_in_flight_and_anything_answers_it() {
     bench.generator.stop(START + ms(2));
     bench.generator.abandon();
     let report = bench.report();
-    assert_eq!((report.answered, report.lost), (1, 2));
+    assert_eq!((report.counts.answered, report.counts.lost), (1, 2));
     assert_eq!((report.drops["not_open"], report.drops["wrong_source"]), (1, 1));
 }
 
@@ -485,7 +497,7 @@ fn a_plain_client_that_lost_a_request_takes_no_late_answer_for_the_next_one() {
     bench.generator.stop(START + ms(101));
     bench.generator.abandon();
     let report = bench.report();
-    assert_eq!((report.answered, report.drops["late"]), (1, 1), "{report:?}");
+    assert_eq!((report.counts.answered, report.drops["late"]), (1, 1), "{report:?}");
     let fastest = report.histograms.latency.decode().unwrap().min();
     assert_eq!(fastest / 1_000, 999, "a millisecond, to three digits: the answer's own time");
 }
@@ -507,7 +519,7 @@ fn plain_clients_lose_and_answer_in_whatever_order() {
     bench.generator.stop(START + ms(9_000));
     bench.generator.abandon();
     let report = bench.report();
-    assert!(report.answered > 500 && report.lost > 50, "{report:?}");
+    assert!(report.counts.answered > 500 && report.counts.lost > 50, "{report:?}");
     assert_balanced(&report);
 }
 
@@ -525,6 +537,6 @@ fn lost_requests_count_as_the_time_out_whatever_the_protocol() {
     let echo = Echo::new(target(), 2, b"{id}", &mut Rng::new(1));
     for report in [lost(native()), lost(dns(&["a.example"], 2)), lost(plain(2)), lost(echo)] {
         let times = [report.latency_us.p50, report.latency_uncorrected_us.max].map(|us| us / 100);
-        assert_eq!((report.lost, times), (2, [500, 500]));
+        assert_eq!((report.counts.lost, times), (2, [500, 500]));
     }
 }

@@ -1,7 +1,7 @@
 use super::*;
 use crate::load::compare::Compare;
-use crate::load::fixtures;
-use crate::load::search::{Search, SearchPlan};
+use crate::load::search::{CapacitySearch, SearchPlan};
+use crate::load::{Counts, fixtures};
 
 fn machine() -> MachineInfo {
     MachineInfo { command: "loadgen --rate '1 < 2'".to_owned(), kernel: "6.1.0".to_owned(), cpus: 2 }
@@ -11,9 +11,7 @@ fn machine() -> MachineInfo {
 fn run(rate: f64, us: u64) -> LoadReport {
     let second = |at_s: u64, sent: u64, lost: u64| Second {
         at_s,
-        sent,
-        answered: sent - lost,
-        lost,
+        counts: Counts { sent, answered: sent - lost, lost, ..Counts::default() },
         latency_us_p50: us,
         latency_us_p99: 2 * us,
         latency_us_max: 3 * us,
@@ -105,7 +103,7 @@ fn a_search_shows_every_trial_and_its_limits() {
         precision: 0.5,
         trials_max: 9,
     };
-    let mut search = Search::new(plan).unwrap();
+    let mut search = CapacitySearch::new(plan).unwrap();
     while let Some(rate) = search.next() {
         let us = if rate < 3_000.0 { 400 } else { 9_000 };
         let report = LoadReport { setup: run(rate, us).setup, ..fixtures::report(rate, &[us; 10], 0) };

@@ -30,11 +30,7 @@ const NO_SUCH_NAME: u8 = 3;
 
 /// Parses a record type: a name, `TYPE65` (RFC 3597) or `65`.
 pub fn type_from(text: &str) -> Result<u16, String> {
-    let upper = text.to_ascii_uppercase();
-    if let Some((_, number)) = dns::TYPES.iter().find(|(name, _)| *name == upper) {
-        return Ok(*number);
-    }
-    upper.strip_prefix("TYPE").unwrap_or(&upper).parse().map_err(|_| {
+    dns::type_number(text).ok_or_else(|| {
         let names = dns::TYPES.map(|(name, _)| name).join(", ");
         format!("unknown DNS record type `{text}`; use {names}, or a number up to 65535")
     })
@@ -42,23 +38,22 @@ pub fn type_from(text: &str) -> Result<u16, String> {
 
 /// The queries to send in turn.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Queries {
+pub struct DnsQueries {
     /// Header, question and OPT record of each query, concatenated.
     bytes: Vec<u8>,
-    each: Vec<Query>,
+    each: Vec<DnsQuery>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Query {
+struct DnsQuery {
     bytes: Range<usize>,
     /// Offset of the marker within the query.
     mark: Option<usize>,
 }
 
-impl Queries {
-    /// Adds a query. `{id}` in the name becomes 16 unique hexadecimal digits, so that no cache can
-    /// answer. `edns`: response size that an OPT record allows. The error describes the problem with the
-    /// name.
+impl DnsQueries {
+    /// Adds a query. `{id}` in the name becomes 16 unique hexadecimal digits, so that no cache can answer.
+    /// `edns`: response size that an OPT record allows. The error describes the problem with the name.
     pub fn add(&mut self, name: &str, kind: u16, edns: Option<u16>) -> Result<(), String> {
         let mark = name.find(MARK);
         let text = name.replacen(MARK, &"0".repeat(marker::LEN), 1);
@@ -75,10 +70,9 @@ impl Queries {
         }
         let start = self.bytes.len();
         self.bytes.extend_from_slice(&query[..len]);
-        // On the wire, a length byte precedes the first label and replaces each dot, so offsets shift by
-        // one.
+        // On the wire, a length byte precedes the first label and replaces each dot, so offsets shift by one.
         let mark = mark.map(|at| HEADER_LEN + 1 + at);
-        self.each.push(Query { bytes: start..start + len, mark });
+        self.each.push(DnsQuery { bytes: start..start + len, mark });
         Ok(())
     }
 
@@ -117,10 +111,10 @@ impl Queries {
 }
 
 /// Sends the queries in turn, repeatedly.
-pub struct Dns {
+pub struct DnsLoad {
     target: SocketAddr,
     clients: u64,
-    queries: Queries,
+    queries: DnsQueries,
     share: Share,
     marker: Marker,
     /// All ids in random order, and the position of each id in that order.
@@ -128,9 +122,9 @@ pub struct Dns {
     places: Box<[u16]>,
 }
 
-impl Dns {
+impl DnsLoad {
     /// A protocol with this many clients. Each of several generators sends its share of the queries.
-    pub fn new(target: SocketAddr, clients: u16, queries: Queries, share: Share, rng: &mut Rng) -> Self {
+    pub fn new(target: SocketAddr, clients: u16, queries: DnsQueries, share: Share, rng: &mut Rng) -> Self {
         assert!(!queries.is_empty());
         let mut ids: Box<[u16]> = (0..=u16::MAX).collect();
         for last in (1..IDS).rev() {
@@ -138,10 +132,10 @@ impl Dns {
         }
         let mut places = vec![0; IDS].into_boxed_slice();
         ids.iter().enumerate().for_each(|(place, id)| places[usize::from(*id)] = place as u16);
-        Dns { target, clients: clients.into(), queries, share, marker: Marker::new(rng), ids, places }
+        DnsLoad { target, clients: clients.into(), queries, share, marker: Marker::new(rng), ids, places }
     }
 
-    fn query(&self, number: u64) -> &Query {
+    fn query(&self, number: u64) -> &DnsQuery {
         let turn = number.wrapping_mul(self.share.of.into()).wrapping_add(self.share.index.into());
         &self.queries.each[(turn % self.queries.each.len() as u64) as usize]
     }
@@ -197,17 +191,13 @@ impl Dns {
     }
 }
 
-impl LoadProtocol for Dns {
+impl LoadProtocol for DnsLoad {
     fn len_max(&self) -> usize {
         self.queries.len_max()
     }
 
     fn span_max(&self) -> u64 {
         IDS as u64 * self.clients - self.clients
-    }
-
-    fn free_at(&self) -> Option<Instant> {
-        Some(Instant::ZERO)
     }
 
     fn plan(&self, request: &NextRequest) -> (SocketId, usize) {
@@ -227,10 +217,6 @@ impl LoadProtocol for Dns {
             Err(reason) => ledger.drop(reason),
         }
     }
-
-    fn lost(&mut self, _number: u64, _now: Instant) {}
-
-    fn tick(&mut self, _now: Instant) {}
 }
 
 #[cfg(test)]
@@ -238,7 +224,7 @@ mod tests {
     use super::*;
 
     fn one(name: &str, kind: u16, edns: Option<u16>) -> (Vec<u8>, Option<usize>) {
-        let mut queries = Queries::default();
+        let mut queries = DnsQueries::default();
         queries.add(name, kind, edns).unwrap();
         (queries.bytes, queries.each[0].mark)
     }
@@ -259,7 +245,7 @@ mod tests {
 
     #[test]
     fn lines_are_names_and_types_and_mistakes_are_named() {
-        let mut queries = Queries::default();
+        let mut queries = DnsQueries::default();
         queries
             .add_lines("# comment\na.example\n\nb.example AAAA ; more\nc.example type65\n", 16, None)
             .unwrap();
@@ -273,7 +259,7 @@ mod tests {
             ("a.example A A", "line 1: unexpected `A`"),
             ("{id}.{id}.example", "has several {id}"),
         ] {
-            let why = Queries::default().add_lines(text, 1, None).unwrap_err();
+            let why = DnsQueries::default().add_lines(text, 1, None).unwrap_err();
             assert!(why.contains(named), "{text:?}: {why}");
         }
     }
@@ -288,11 +274,11 @@ mod tests {
 
     #[test]
     fn every_number_of_the_span_is_found_by_client_and_id() {
-        let mut queries = Queries::default();
+        let mut queries = DnsQueries::default();
         queries.add("a.example", 1, None).unwrap();
         let target = "127.0.0.1:53".parse().unwrap();
         for clients in [1, 3] {
-            let dns = Dns::new(target, clients, queries.clone(), Share::WHOLE, &mut Rng::new(1));
+            let dns = DnsLoad::new(target, clients, queries.clone(), Share::WHOLE, &mut Rng::new(1));
             for oldest in [1, 2, 65_535, 65_536, 200_003] {
                 let last = oldest + dns.span_max();
                 for number in (oldest..last).step_by(97).chain([last - 1]) {

@@ -1,5 +1,4 @@
-//! Any protocol whose responses repeat a part of the request: a marker in the payload identifies the
-//! request.
+//! Any protocol whose responses repeat a part of the request: a marker in the payload identifies the request.
 
 use std::net::SocketAddr;
 
@@ -47,14 +46,6 @@ impl LoadProtocol for Echo {
         self.template.len()
     }
 
-    fn span_max(&self) -> u64 {
-        u64::MAX
-    }
-
-    fn free_at(&self) -> Option<Instant> {
-        Some(Instant::ZERO)
-    }
-
     fn plan(&self, request: &NextRequest) -> (SocketId, usize) {
         (in_turn(request.number, self.clients), self.template.len())
     }
@@ -79,8 +70,4 @@ impl LoadProtocol for Echo {
             Some(_) => {}
         }
     }
-
-    fn lost(&mut self, _number: u64, _now: Instant) {}
-
-    fn tick(&mut self, _now: Instant) {}
 }

@@ -1,5 +1,4 @@
-//! Protocols: the bytes of requests, and the matching of responses. Pure, like the generator that uses
-//! them.
+//! Protocols: the bytes of requests, and the matching of responses. Pure, like the generator that uses them.
 
 mod dns;
 mod echo;
@@ -12,7 +11,7 @@ use super::ledger::RequestLedger;
 use crate::base::batch::{Received, SocketId};
 use crate::base::time::Instant;
 
-pub use dns::{Dns, Queries, type_from};
+pub use dns::{DnsLoad, DnsQueries, type_from};
 pub use echo::Echo;
 pub use native::{Native, NativeSettings};
 pub use payload::Payload;
@@ -37,11 +36,15 @@ pub trait LoadProtocol {
     fn len_max(&self) -> usize;
 
     /// Maximum distance between numbers of open requests at which their responses are distinct.
-    fn span_max(&self) -> u64;
+    fn span_max(&self) -> u64 {
+        u64::MAX
+    }
 
     /// When a client can send the next request; a past moment means now. `None`: unknown, a request has
     /// to end first.
-    fn free_at(&self) -> Option<Instant>;
+    fn free_at(&self) -> Option<Instant> {
+        Some(Instant::ZERO)
+    }
 
     /// The client that sends the request, and the request's size. The generator calls it when a client
     /// is free, and may postpone the request.
@@ -55,10 +58,10 @@ pub trait LoadProtocol {
     fn read(&mut self, now: Instant, from: &Received, datagram: &mut [u8], ledger: &mut RequestLedger);
 
     /// Reports that a request ended without a response.
-    fn lost(&mut self, number: u64, now: Instant);
+    fn lost(&mut self, _number: u64, _now: Instant) {}
 
     /// Advances the time: clients whose pause is over become free.
-    fn tick(&mut self, now: Instant);
+    fn tick(&mut self, _now: Instant) {}
 }
 
 /// The client for a request number, in round-robin order.

@@ -76,14 +76,6 @@ impl LoadProtocol for Native {
         self.format.size
     }
 
-    fn span_max(&self) -> u64 {
-        u64::MAX
-    }
-
-    fn free_at(&self) -> Option<Instant> {
-        Some(Instant::ZERO)
-    }
-
     fn plan(&self, request: &NextRequest) -> (SocketId, usize) {
         (in_turn(request.number, self.clients), self.format.size)
     }
@@ -109,8 +101,4 @@ impl LoadProtocol for Native {
             }
         }
     }
-
-    fn lost(&mut self, _number: u64, _now: Instant) {}
-
-    fn tick(&mut self, _now: Instant) {}
 }

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use hex::FromHexError;
+
 use super::marker::{self, MARK};
 use crate::base::rng::Rng;
 use crate::io::PAYLOAD_MAX;
@@ -76,13 +78,11 @@ impl FromStr for Payload {
 
 /// Parses pairs of hexadecimal digits; spaces are ignored.
 fn from_hex(text: &str) -> Result<Vec<u8>, String> {
-    let digit =
-        |c: char| c.to_digit(16).map(|d| d as u8).ok_or_else(|| format!("`{c}` is not a hexadecimal digit"));
-    let digits = text.chars().filter(|c| !c.is_whitespace()).map(digit).collect::<Result<Vec<u8>, _>>()?;
-    match digits.as_chunks() {
-        (pairs, []) => Ok(pairs.iter().map(|[high, low]| high << 4 | low).collect()),
-        _ => Err(format!("{} hexadecimal digits; write two per byte", digits.len())),
-    }
+    let digits: String = text.split_whitespace().collect();
+    hex::decode(&digits).map_err(|error| match error {
+        FromHexError::InvalidHexCharacter { c, .. } => format!("`{c}` is not a hexadecimal digit"),
+        _ => format!("{} hexadecimal digits; write two per byte", digits.len()),
+    })
 }
 
 #[cfg(test)]

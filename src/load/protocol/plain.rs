@@ -32,8 +32,7 @@ pub struct Plain {
     free: VecDeque<SocketId>,
     /// Pausing clients with the end of their pause.
     resting: VecDeque<(Instant, SocketId)>,
-    /// Requests with their clients, in the order of sending. The first one is open; others may have
-    /// ended.
+    /// Requests with their clients, in the order of sending. The first one is open; others may have ended.
     sent: VecDeque<(u64, SocketId)>,
     rest: Duration,
     payload: Box<[u8]>,
@@ -74,10 +73,6 @@ impl Plain {
 impl LoadProtocol for Plain {
     fn len_max(&self) -> usize {
         self.payload.len()
-    }
-
-    fn span_max(&self) -> u64 {
-        u64::MAX
     }
 
     fn free_at(&self) -> Option<Instant> {

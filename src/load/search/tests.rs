@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::base::rng::Rng;
-use crate::load::fixtures;
+use crate::load::{Counts, fixtures};
 
 fn plan(start: f64) -> SearchPlan {
     SearchPlan {
@@ -18,10 +18,15 @@ fn plan(start: f64) -> SearchPlan {
 
 /// Runs a search whose trials have these outcomes. No load is sent, so the search is quick.
 fn search(plan: SearchPlan, mut trial: impl FnMut(f64) -> TrialOutcome) -> Found {
-    let mut search = Search::new(plan).unwrap();
+    let mut search = CapacitySearch::new(plan).unwrap();
     while let Some(rate) = search.next() {
         let outcome = trial(rate);
-        search.trials.push(Trial { rate, outcome, measured: String::new(), report: LoadReport::default() });
+        search.trials.push(SearchTrial {
+            rate,
+            outcome,
+            measured: String::new(),
+            report: LoadReport::default(),
+        });
     }
     search.finish()
 }
@@ -146,14 +151,17 @@ fn a_limit_of_the_target_below_that_of_the_generator_is_found() {
 
 #[test]
 fn reports_are_judged_by_the_slo_and_first_by_whether_the_generator_kept_up() {
-    let mut search = Search::new(plan(1_000.0)).unwrap();
+    let mut search = CapacitySearch::new(plan(1_000.0)).unwrap();
     for (report, outcome, measured) in [
         (fixtures::report(1e3, &[300; 100], 0), TrialOutcome::Met, "p99 300 us, loss 0 %"),
         (fixtures::report(1e3, &[90_000; 100], 0), TrialOutcome::Missed, "p99 90.05 ms, loss 0 %"),
         (fixtures::report(1e3, &[300; 999], 1), TrialOutcome::Missed, "p99 300 us, loss 0.1 %"),
         (fixtures::report(1e3, &[], 100), TrialOutcome::Missed, "p99 1 s, loss 100 %"),
         (
-            LoadReport { busy: 9, sent: 9, planned: 9, ..LoadReport::default() },
+            LoadReport {
+                counts: Counts { busy: 9, sent: 9, planned: 9, ..Counts::default() },
+                ..LoadReport::default()
+            },
             TrialOutcome::Missed,
             "p99 not measured, loss 0 %",
         ),
@@ -161,7 +169,11 @@ fn reports_are_judged_by_the_slo_and_first_by_whether_the_generator_kept_up() {
         (fixtures::late(fixtures::report(1e3, &[300; 100], 0)), TrialOutcome::Met, "p99 300 us, loss 0 %"),
         (fixtures::late(fixtures::report(1e3, &[3_000; 100], 0)), TrialOutcome::Unfit, "p99 3 ms, loss 0 %"),
         (
-            LoadReport { planned: 200, ..fixtures::report(1e3, &[300; 100], 0) },
+            {
+                let mut report = fixtures::report(1e3, &[300; 100], 0);
+                report.counts.planned = 200;
+                report
+            },
             TrialOutcome::Unfit,
             "p99 300 us, loss 0 %",
         ),
@@ -219,16 +231,16 @@ fn it_never_takes_more_trials_than_allowed_and_says_that_it_was_stopped() {
 #[test]
 fn an_slo_that_is_easier_at_a_higher_rate_is_refused() {
     for slo in ["p99>2ms", "p99<2ms,rate>=5"] {
-        let error = Search::new(SearchPlan { slo: slo.parse().unwrap(), ..plan(1.0) }).unwrap_err();
+        let error = CapacitySearch::new(SearchPlan { slo: slo.parse().unwrap(), ..plan(1.0) }).unwrap_err();
         assert!(error.contains("use < or <= in an SLO"), "{error}");
     }
 }
 
 #[test]
 fn shares_that_rise_with_the_rate_are_pooled() {
-    let level = |rate: f64, met: usize, missed: usize| Level { rate, met, missed, unfit: 0 };
-    let search = Search::new(plan(1.0)).unwrap();
-    let rates = |levels: &[Level]| {
+    let level = |rate: f64, met: usize, missed: usize| RateLevel { rate, met, missed, unfit: 0 };
+    let search = CapacitySearch::new(plan(1.0)).unwrap();
+    let rates = |levels: &[RateLevel]| {
         let (met, missed) = search.boundary(levels);
         (met.map(|level| level.rate), missed.map(|level| level.rate))
     };

@@ -59,7 +59,7 @@ impl Sketch {
         }
     }
 
-    /// A sketch whose burst is what a second brings, and at least one request.
+    /// A sketch whose burst is one second's requests, at least 1.
     pub fn per_second(rate: f64, key: [u8; 16]) -> Self {
         Sketch::new(rate, rate, key)
     }

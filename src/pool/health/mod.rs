@@ -1,4 +1,4 @@
-//! The life of a server at the balancer: one table, state x event.
+//! The health of one server: a table of states and events.
 //!
 //! ```text
 //!                 alive x rise                  silent
@@ -10,24 +10,24 @@
 //!      │  └─┼──────────────────────┘                             │
 //!      │    └─────────────────────── HELD ───────────────────────┘
 //!      │       probe lost x fall      ^
-//!      │       (another failure)      │ instead of UP, while its failures keep it away
+//!      │       (another failure)      │ instead of UP, during its hold-down time
 //!      │ enable           drain                       disable
 //!   DISABLED    any ──────────────> DRAINING    any ──────────> DISABLED
-//!                                     │ silent or probe lost: stays, and is forgotten when it ends
+//!                                     │ silent or probe lost: stays until the pool removes it
 //!                                     │ enable: JOINING
 //! ```
 //!
-//! * Any valid frame of the server is proof of life. Probes alone would flap under loss: with 5 % loss
-//!   a leg, three lost probes in a row eject a healthy idle server every two minutes.
+//! * Any valid frame of the server is a liveness signal. Probes alone would flap under loss: with 5 % loss
+//!   in each direction, three lost probes in a row eject a healthy idle server every two minutes.
 //! * Slow is not dead: only the *lack* of frames counts, never a queue length or a BUSY.
-//! * A suspect gets traffic only when nobody better is left (fail open), and is probed at every tick.
-//! * Who has failed too often lately ([`Record`]) is *held*: it answers, and gets traffic only when nobody
-//!   better is left. Where it is watched meanwhile ([`Limits::is_watched`]), to die is another failure; where
-//!   it is not, it is held for longer at once. When the time is over it has to prove itself as any suspect
-//!   has.
-//! * If more than a share of the pool is down or held ([`Census::fails_open`]), all are used: better slow
-//!   than nothing.
-//! * A balancer that was itself away ([`Health::forgive`]) has no verdict to give.
+//! * A suspect gets traffic only as a last resort, and is probed more often.
+//! * A server with too many recent failures ([`Record`]) is *held down*: it answers, and gets traffic only as
+//!   a last resort. If it is watched meanwhile ([`Limits::is_watched`]), dying is another failure. If it is
+//!   not, its hold-down time is longer from the start. When the time is over, the server is suspect.
+//! * If more than a share of the pool is down or held down ([`Census::fails_open`]), the pool uses all
+//!   servers (fail open).
+//! * After an event-loop stall of the balancer, silence during the stall does not count
+//!   ([`Health::forgive`]).
 //!
 //! Pure: time is an argument.
 
@@ -41,41 +41,41 @@ pub use self::record::Record;
 use crate::base::time::Instant;
 use crate::pool::select::LeafState;
 
-/// What the balancer thinks of a server.
+/// The state of a server at the balancer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum State {
-    /// Registered; not yet proved alive often enough.
+    /// The server has joined, and has not yet given enough liveness signals.
     Joining,
-    /// Gets traffic.
+    /// The server gets traffic.
     Up,
-    /// Silent for too long: gets traffic only if nobody is up, and is probed.
+    /// The server is silent for too long: it is probed, and gets traffic only as a last resort.
     Suspect,
-    /// Did not answer its probes: gets none.
+    /// The server did not answer its probes: it gets no traffic.
     Down,
-    /// Finishes what it has: gets none.
+    /// The server finishes its requests, and gets no new ones.
     Draining,
-    /// Switched off by the operator.
+    /// The operator has disabled the server: it gets no traffic.
     Disabled,
-    /// Answers, but has failed too often lately: gets traffic only if nobody better is left.
+    /// The server answers and is held down for its recent failures: it gets traffic only as a last resort.
     Held,
 }
 
-/// What can happen to a server.
+/// An event in a server's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Event {
-    /// A valid frame of it arrived.
+pub enum HealthEvent {
+    /// A liveness signal: a valid frame of the server arrived.
     Alive,
-    /// Nothing arrived within the silence limit.
+    /// No frame arrived within the silence limit.
     Silent,
-    /// A probe of a suspect stayed unanswered for an interval.
+    /// A probe was not answered in time.
     ProbeLost,
-    /// It, the controller or the operator asks to drain it.
+    /// The server is about to stop, or an operator drains it.
     Drain,
-    /// The operator takes it into service (again).
+    /// The operator enables the server.
     Enable,
-    /// The operator takes it out of service.
+    /// The operator disables the server.
     Disable,
-    /// The time is over for which it was held.
+    /// The hold-down time is over.
     HoldOver,
 }
 
@@ -104,43 +104,43 @@ impl State {
         }
     }
 
-    /// Whether it answers, or did until now, but is not trusted: the next missing answers take it down.
+    /// Whether lost probes take the server down.
     pub const fn is_doubtful(self) -> bool {
         matches!(self, State::Suspect | State::Held)
     }
 }
 
-impl Event {
+impl HealthEvent {
     /// All events.
-    pub const ALL: [Event; 7] = [
-        Event::Alive,
-        Event::Silent,
-        Event::ProbeLost,
-        Event::Drain,
-        Event::Enable,
-        Event::Disable,
-        Event::HoldOver,
+    pub const ALL: [HealthEvent; 7] = [
+        HealthEvent::Alive,
+        HealthEvent::Silent,
+        HealthEvent::ProbeLost,
+        HealthEvent::Drain,
+        HealthEvent::Enable,
+        HealthEvent::Disable,
+        HealthEvent::HoldOver,
     ];
 }
 
-/// How the servers of a pool are judged, whatever they speak.
+/// Rules for the health of a pool's servers, regardless of the pool's protocol.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rules {
-    /// Proofs of life in a row that bring a server back, 1 to 100.
+    /// Liveness signals in a row that take a joining or down server up, 1 to 100.
     pub rise: u8,
     /// Unanswered probes, checks or requests in a row that take a suspect down, 1 to 100.
     pub fall: u8,
     /// If more than this share of the servers is down or held, while some are up, traffic goes to all (fail
     /// open); 0 to 1.
     pub down_max: f64,
-    /// The longest time for which a server that fails again and again is kept away; 0: it is not.
+    /// Maximum hold-down time of a server that fails repeatedly; 0: no hold-down.
     pub hold_down_max: Duration,
-    /// How long a server that has come up takes to get its whole share; 0: it gets it at once.
+    /// Duration of the slow start; 0: a server that comes up gets its whole share at once.
     pub slow_start: Duration,
 }
 
 impl Default for Rules {
-    /// Those of the native pool.
+    /// The rules of the native pool.
     fn default() -> Self {
         Rules {
             rise: 2,
@@ -152,28 +152,28 @@ impl Default for Rules {
     }
 }
 
-/// How many servers of a pool are in which state.
+/// Numbers of a pool's servers by state. Joining, draining and disabled servers do not count.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Census {
-    /// Up.
+    /// Servers up.
     pub up: u32,
-    /// Suspected.
+    /// Suspect servers.
     pub suspect: u32,
-    /// Held.
+    /// Servers held down.
     pub held: u32,
-    /// Down.
+    /// Servers down.
     pub down: u32,
 }
 
 impl Census {
-    /// Counts these.
+    /// The census of these states.
     pub fn of(states: impl Iterator<Item = State>) -> Self {
         let mut census = Census::default();
         states.for_each(|state| census.shift(None, Some(state)));
         census
     }
 
-    /// A server in state `before` is now in state `after`; `None`: it was, or is, not there.
+    /// Counts a server that changes from state `before` to `after`; `None`: not in the pool.
     pub fn shift(&mut self, before: Option<State>, after: Option<State>) {
         if let Some(count) = before.and_then(|state| self.count_of(state)) {
             *count -= 1;
@@ -193,27 +193,27 @@ impl Census {
         }
     }
 
-    /// Whether more servers are down or held than the pool may do without, while some are up.
+    /// Whether the share of servers down or held down exceeds `down_max` while at least one server is up.
     pub fn fails_open(&self, down_max: f64) -> bool {
         let out = self.down + self.held;
         self.up > 0 && f64::from(out) > down_max * f64::from(out + self.up + self.suspect)
     }
 }
 
-/// How sure to be of one server.
+/// The limits of one server: when it counts as up, suspect or down.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Limits {
-    /// Proofs of life in a row that take a joining or down server up.
+    /// Liveness signals in a row that take a joining or down server up.
     pub rise: u8,
     /// Lost probes in a row that take a suspect down.
     pub fall: u8,
-    /// Silence that makes a suspect: `max(3 intervals, 100 ms)`.
+    /// Silence after which a server is suspect: `max(3 intervals, 100 ms)`.
     pub silence: Duration,
     /// Time between probes of a quiet server.
     pub probe: Duration,
-    /// The longest time for which it is held.
+    /// Maximum hold-down time.
     pub hold_down_max: Duration,
-    /// Whether it is noticed, quickly enough, when it dies and comes back while it is held: see [`sees`].
+    /// Whether the balancer notices deaths and returns of a held-down server quickly enough ([`sees`]).
     pub is_watched: bool,
 }
 
@@ -228,8 +228,8 @@ impl Limits {
     }
 }
 
-/// Whether one notices each life and death of a server that is up for a second and down for a second, if it
-/// takes so long to believe that it has come, and that it has gone.
+/// Whether the balancer notices each death and return of a server that is up for one second and down for one
+/// second. `come` is the time to notice a return, `gone` the time to notice a death.
 pub fn sees(come: Duration, gone: Duration) -> bool {
     come.max(gone) < Duration::from_secs(1)
 }
@@ -246,12 +246,12 @@ pub struct Health {
 }
 
 impl Health {
-    /// A server that nothing is known of, in this state from now on.
+    /// The health of a server without a past, in this state from now on.
     pub fn new(state: State, now: Instant) -> Self {
         Health::with_record(state, Record::default(), now)
     }
 
-    /// A server in this state from now on; if its failures keep it away, it is held instead of up.
+    /// The health of a server in this state from now on; during its hold-down time held instead of up.
     pub fn with_record(state: State, mut record: Record, now: Instant) -> Self {
         let held = state == State::Up && record.is_held(now);
         if state == State::Up && !held {
@@ -261,13 +261,13 @@ impl Health {
         Health { state, streak: 0, last_alive: now, last_probe: now, record }
     }
 
-    /// What is known of its failures.
+    /// The server's failure record.
     pub fn record(&self) -> &Record {
         &self.record
     }
 
-    /// Another process has taken its place without a word: if it was in service, or answered, that is a
-    /// failure.
+    /// Another process has taken the server's place without a graceful stop. That is a failure if the server
+    /// was in service or held down.
     pub fn crash(&mut self, now: Instant, limits: &Limits) {
         if self.state == State::Up {
             self.record.leave(now);
@@ -282,26 +282,26 @@ impl Health {
         self.state
     }
 
-    /// The last proof of life.
+    /// The time of the last liveness signal.
     pub fn last_alive(&self) -> Instant {
         self.last_alive
     }
 
-    /// Notes that it is there, without counting it as a step to another state.
+    /// Notes a liveness signal without counting it as a step to another state.
     pub fn hear(&mut self, now: Instant) {
         self.last_alive = now;
     }
 
-    /// Applies an event; gives the new state if it changed.
-    pub fn on_event(&mut self, now: Instant, event: Event, limits: &Limits) -> Option<State> {
+    /// Applies an event; returns the new state if it changed.
+    pub fn on_event(&mut self, now: Instant, event: HealthEvent, limits: &Limits) -> Option<State> {
         match event {
-            Event::Alive => self.last_alive = now,
-            Event::Enable => self.record = Record::default(),
+            HealthEvent::Alive => self.last_alive = now,
+            HealthEvent::Enable => self.record = Record::default(),
             _ => {}
         }
         let threshold = match event {
-            Event::Alive => limits.rise,
-            Event::ProbeLost => limits.fall,
+            HealthEvent::Alive => limits.rise,
+            HealthEvent::ProbeLost => limits.fall,
             _ => 1,
         };
         let (next, counts) = transition(self.state, event);
@@ -311,7 +311,7 @@ impl Health {
                 return None;
             }
         } else if next == self.state {
-            if matches!(event, Event::Silent | Event::Alive) {
+            if matches!(event, HealthEvent::Silent | HealthEvent::Alive) {
                 self.streak = 0;
             }
             return None;
@@ -321,8 +321,8 @@ impl Health {
         Some(self.state)
     }
 
-    /// Keeps the record of a change of the state. Gives the state that it leads to: held instead of up,
-    /// maybe.
+    /// Updates the failure record for a change to state `next`. Returns the new state: `next`, or held
+    /// instead of up.
     fn enter(&mut self, now: Instant, next: State, limits: &Limits) -> State {
         let was_suspected = self.state == State::Suspect;
         let record = &mut self.record;
@@ -354,15 +354,15 @@ impl Health {
         next
     }
 
-    /// The event that the passing of time means now, if any, and whether a probe should be sent.
-    /// Called once a tick.
-    pub fn on_tick(&mut self, now: Instant, limits: &Limits) -> (Option<Event>, bool) {
+    /// The event that follows from the passing of time, if any, and whether a probe is due. Called at each
+    /// tick.
+    pub fn on_tick(&mut self, now: Instant, limits: &Limits) -> (Option<HealthEvent>, bool) {
         let quiet = now.since(self.last_alive);
         let unanswered = self.last_probe > self.last_alive && now.since(self.last_probe) >= limits.probe / 3;
         let event = match self.state {
-            State::Held if !self.record.is_held(now) => Some(Event::HoldOver),
-            State::Suspect | State::Held => unanswered.then_some(Event::ProbeLost),
-            _ => (quiet > limits.silence).then_some(Event::Silent),
+            State::Held if !self.record.is_held(now) => Some(HealthEvent::HoldOver),
+            State::Suspect | State::Held => unanswered.then_some(HealthEvent::ProbeLost),
+            _ => (quiet > limits.silence).then_some(HealthEvent::Silent),
         };
         let in_doubt = self.state == State::Suspect || self.state == State::Held && self.streak > 0;
         let pause = if in_doubt { limits.probe / 3 } else { limits.probe };
@@ -373,7 +373,7 @@ impl Health {
         (event, probe)
     }
 
-    /// The balancer itself was away: silence until now proves nothing.
+    /// Ignores the silence until now, after an event-loop stall.
     pub fn forgive(&mut self, now: Instant) {
         self.last_alive = now;
         if self.state.is_doubtful() {
@@ -382,9 +382,9 @@ impl Health {
     }
 }
 
-/// The table: the state that the event leads to, and whether it takes several in a row.
-fn transition(state: State, event: Event) -> (State, bool) {
-    use Event::*;
+/// The table: the next state, and whether several events in a row are needed.
+fn transition(state: State, event: HealthEvent) -> (State, bool) {
+    use HealthEvent::*;
     use State::*;
     match (state, event) {
         (Joining | Down, Alive) => (Up, true),
@@ -396,12 +396,12 @@ fn transition(state: State, event: Event) -> (State, bool) {
         (Joining | Up | Suspect | Down | Held | Disabled, Drain) => (Draining, false),
         (Draining | Disabled, Enable) => (Joining, false),
         (Joining | Up | Suspect | Down | Held | Draining, Disable) => (Disabled, false),
-        // Each of these on purpose: life and silence do not move who is draining, disabled or already there.
+        // On purpose: signals and silence do not move a server that is draining, disabled or already there.
         (state, _) => (state, false),
     }
 }
 
-/// Whether a server in this state may be chosen; `fails_open` if too many are down or held.
+/// The leaf of a server in this state. `fails_open`: too many servers are down or held down.
 pub fn leaf_of(state: State, fails_open: bool) -> LeafState {
     match state {
         State::Up => LeafState::Eligible,
@@ -432,7 +432,7 @@ mod tests {
         Health::new(state, at(0))
     }
 
-    /// How many of the event in a row it takes, and where they lead. Every pair is named.
+    /// Every pair of state and event: the next state, and the number of events in a row that lead there.
     #[test]
     fn every_state_meets_every_event() {
         use State::*;
@@ -478,7 +478,7 @@ mod tests {
             ),
         ];
         assert_eq!(table.map(|(state, _)| state), State::ALL);
-        let events = Event::ALL;
+        let events = HealthEvent::ALL;
         for (state, row) in table {
             for (event, (next, needed)) in events.into_iter().zip(row) {
                 let mut health = in_state(state);
@@ -493,13 +493,13 @@ mod tests {
     }
 
     #[test]
-    fn a_proof_of_life_between_lost_probes_saves_the_suspect() {
+    fn a_liveness_signal_between_lost_probes_saves_the_suspect() {
         let mut health = in_state(State::Suspect);
-        health.on_event(at(1), Event::ProbeLost, &LIMITS);
-        health.on_event(at(2), Event::ProbeLost, &LIMITS);
-        assert_eq!(health.on_event(at(3), Event::Alive, &LIMITS), Some(State::Up));
-        health.on_event(at(200), Event::Silent, &LIMITS);
-        assert_eq!(health.on_event(at(201), Event::ProbeLost, &LIMITS), None, "the count restarts");
+        health.on_event(at(1), HealthEvent::ProbeLost, &LIMITS);
+        health.on_event(at(2), HealthEvent::ProbeLost, &LIMITS);
+        assert_eq!(health.on_event(at(3), HealthEvent::Alive, &LIMITS), Some(State::Up));
+        health.on_event(at(200), HealthEvent::Silent, &LIMITS);
+        assert_eq!(health.on_event(at(201), HealthEvent::ProbeLost, &LIMITS), None, "the count restarts");
     }
 
     #[test]
@@ -526,20 +526,20 @@ mod tests {
             let (event, probe) = health.on_tick(at(ms), &LIMITS);
             assert_eq!(event, None, "at {ms} ms");
             if probe {
-                health.on_event(at(ms), Event::Alive, &LIMITS);
+                health.on_event(at(ms), HealthEvent::Alive, &LIMITS);
             }
         }
     }
 
     #[test]
-    fn the_balancers_own_pause_is_no_silence_of_the_server() {
+    fn a_stall_of_the_balancer_is_no_silence_of_the_server() {
         let mut health = in_state(State::Up);
         health.forgive(at(10_000));
         assert_eq!(health.on_tick(at(10_001), &LIMITS).0, None);
-        assert_eq!(health.on_tick(at(10_101), &LIMITS).0, Some(Event::Silent));
+        assert_eq!(health.on_tick(at(10_101), &LIMITS).0, Some(HealthEvent::Silent));
     }
 
-    /// Runs a server that lives or not, tick by tick; gives what it became when.
+    /// Runs a server tick by tick. Returns its changes of state with their times in milliseconds.
     fn run(
         health: &mut Health,
         limits: &Limits,
@@ -550,14 +550,14 @@ mod tests {
         let mut states = vec![];
         for ms in (from..to).step_by(5) {
             let (event, probe) = health.on_tick(at(ms), limits);
-            let answer = (lives(ms) && (probe || ms % 50 == 0)).then_some(Event::Alive);
+            let answer = (lives(ms) && (probe || ms % 50 == 0)).then_some(HealthEvent::Alive);
             let changes = [event, answer].map(|e| health.on_event(at(ms), e?, limits));
             states.extend(changes.into_iter().flatten().map(|state| (ms, state)));
         }
         states
     }
 
-    /// When a server that lives every other second is up, and when it is down.
+    /// Times at which a server that lives every other second comes up, and goes down.
     fn flap(health: &mut Health, limits: &Limits) -> [Vec<u64>; 2] {
         let states = run(health, limits, 0, 70_000, |ms| ms / 1_000 % 2 == 0);
         [State::Up, State::Down].map(|which| {
@@ -566,30 +566,30 @@ mod tests {
     }
 
     #[test]
-    fn what_a_held_server_does_is_another_failure_each_time_where_it_is_watched() {
+    fn each_death_of_a_watched_server_is_another_failure_while_it_is_held_down() {
         let mut health = Health::new(State::Joining, at(0));
         let [up, down] = flap(&mut health, &LIMITS);
         assert_eq!(up.len(), 2, "{up:?}");
         assert!((2_000..2_200).contains(&up[1]), "after the first failure as soon as it answers: {up:?}");
         assert_eq!((down.len(), health.record().failures()), (35, 35), "{down:?}");
         assert!(health.record().is_held(at(360_000)), "since the last one");
-        assert_eq!(health.on_event(at(70_000), Event::Enable, &LIMITS), None, "it is down");
+        assert_eq!(health.on_event(at(70_000), HealthEvent::Enable, &LIMITS), None, "it is down");
         assert!(health.record().is_clean());
         run(&mut health, &LIMITS, 70_000, 70_200, |_| true);
         assert_eq!(health.state(), State::Up);
     }
 
     #[test]
-    fn where_it_is_not_watched_it_is_held_for_longer_at_once() {
+    fn an_unwatched_server_is_held_down_for_longer_from_the_start() {
         let mut health = Health::new(State::Joining, at(0));
         let [up, down] = flap(&mut health, &Limits { is_watched: false, ..LIMITS });
         assert_eq!(up.len(), 3, "{up:?}");
         assert!((67_000..69_100).contains(&up[2]), "{up:?}");
-        assert!(down.len() > 30, "what it does meanwhile is seen, and no failure more: {down:?}");
+        assert!(down.len() > 30, "deaths while held down are seen, and are no failures: {down:?}");
         assert_eq!(health.record().to_string(), "failed 3 times, held for 300 s");
     }
 
-    /// Two failures, and it answers again: held.
+    /// A server held down after two failures.
     fn held() -> Health {
         let mut health = Health::new(State::Joining, at(0));
         run(&mut health, &LIMITS, 0, 4_500, |ms| ms / 1_000 % 2 == 0);
@@ -598,78 +598,78 @@ mod tests {
     }
 
     #[test]
-    fn whoever_leaves_while_it_is_held_has_failed_if_it_says_nothing_and_else_has_not() {
+    fn a_crash_while_held_down_is_a_failure_and_a_graceful_stop_is_none() {
         let mut crashed = held();
         crashed.crash(at(4_500), &LIMITS);
         crashed.crash(at(4_501), &LIMITS);
         assert_eq!(crashed.record().failures(), 3, "once");
-        for word in [Event::Drain, Event::Disable] {
-            let mut told = held();
-            told.on_event(at(4_500), word, &LIMITS);
-            told.crash(at(4_600), &LIMITS);
-            let mut next = Health::with_record(State::Suspect, told.record().clone(), at(5_000));
+        for event in [HealthEvent::Drain, HealthEvent::Disable] {
+            let mut stopped = held();
+            stopped.on_event(at(4_500), event, &LIMITS);
+            stopped.crash(at(4_600), &LIMITS);
+            let mut next = Health::with_record(State::Suspect, stopped.record().clone(), at(5_000));
             run(&mut next, &LIMITS, 5_000, 6_000, |_| false);
-            assert_eq!((next.state(), next.record().failures()), (State::Down, 2), "{word:?}");
+            assert_eq!((next.state(), next.record().failures()), (State::Down, 2), "{event:?}");
         }
     }
 
     #[test]
-    fn who_dies_as_its_time_ends_has_failed_and_who_only_takes_long_to_prove_itself_has_not() {
+    fn after_its_hold_down_time_a_dead_server_has_failed_and_a_slow_one_has_not() {
         let (mut dead, mut slow) = (held(), held());
         let over = 7_200;
         for health in [&mut dead, &mut slow] {
-            assert_eq!(health.on_event(at(over), Event::HoldOver, &LIMITS), Some(State::Suspect));
+            assert_eq!(health.on_event(at(over), HealthEvent::HoldOver, &LIMITS), Some(State::Suspect));
         }
         for _ in 0..LIMITS.fall {
-            dead.on_event(at(over + 50), Event::ProbeLost, &LIMITS);
+            dead.on_event(at(over + 50), HealthEvent::ProbeLost, &LIMITS);
         }
         assert_eq!(dead.record().to_string(), "failed 3 times, held for 64 s");
-        assert_eq!(slow.on_event(at(over + 1_000), Event::Alive, &LIMITS), Some(State::Up));
+        assert_eq!(slow.on_event(at(over + 1_000), HealthEvent::Alive, &LIMITS), Some(State::Up));
         assert_eq!(slow.record().failures(), 2);
         let mut replaced = held();
-        replaced.on_event(at(over + 70_000), Event::HoldOver, &LIMITS);
+        replaced.on_event(at(over + 70_000), HealthEvent::HoldOver, &LIMITS);
         replaced.crash(at(over + 70_000), &LIMITS);
-        assert_eq!(replaced.record().failures(), 3, "to be held is not to be in service");
+        assert_eq!(replaced.record().failures(), 3, "time held down is no time in service");
     }
 
     #[test]
-    fn who_reports_seldom_is_not_watched() {
+    fn a_server_with_a_long_report_interval_is_not_watched() {
         let watched = |ms| Limits::for_interval(Duration::from_millis(ms), &Rules::default()).is_watched;
         assert_eq!([10, 333, 400, 10_000].map(watched), [true, true, false, false]);
     }
 
     #[test]
-    fn to_be_told_to_stop_is_no_failure_however_long_it_is_away() {
+    fn a_drained_server_has_not_failed_regardless_of_its_absence() {
         let mut health = in_state(State::Up);
-        health.on_event(at(1), Event::Drain, &LIMITS);
+        health.on_event(at(1), HealthEvent::Drain, &LIMITS);
         let mut next = Health::with_record(State::Suspect, health.record().clone(), at(5_000));
-        assert_eq!(next.on_event(at(6_000), Event::Alive, &LIMITS), Some(State::Up));
+        assert_eq!(next.on_event(at(6_000), HealthEvent::Alive, &LIMITS), Some(State::Up));
         assert!(next.record().is_clean());
     }
 
     #[test]
     fn a_graceful_stop_is_no_failure_and_a_crash_is_one() {
         let (mut stopped, mut crashed) = (in_state(State::Up), in_state(State::Up));
-        stopped.on_event(at(1), Event::Drain, &LIMITS);
+        stopped.on_event(at(1), HealthEvent::Drain, &LIMITS);
         stopped.crash(at(2), &LIMITS);
         assert!(stopped.record().is_clean());
-        crashed.on_event(at(1), Event::Silent, &LIMITS);
+        crashed.on_event(at(1), HealthEvent::Silent, &LIMITS);
         for n in 2..10 {
             crashed.crash(at(n), &LIMITS);
         }
         assert_eq!(crashed.record().to_string(), "failed 1 times, held for 0 s");
         let mut next = Health::with_record(State::Joining, crashed.record().clone(), at(20));
-        next.on_event(at(21), Event::Alive, &LIMITS);
-        assert_eq!(next.on_event(at(22), Event::Alive, &LIMITS), Some(State::Up), "as quickly as ever");
+        next.on_event(at(21), HealthEvent::Alive, &LIMITS);
+        assert_eq!(next.on_event(at(22), HealthEvent::Alive, &LIMITS), Some(State::Up), "as quickly as ever");
         next.crash(at(23), &LIMITS);
         let mut third = Health::with_record(State::Up, next.record().clone(), at(24));
         assert_eq!(third.state(), State::Held);
-        assert_eq!(third.on_event(at(25), Event::Enable, &LIMITS), Some(State::Suspect));
-        assert_eq!(third.on_event(at(26), Event::Alive, &LIMITS), Some(State::Up));
+        assert_eq!(third.on_event(at(25), HealthEvent::Enable, &LIMITS), Some(State::Suspect));
+        assert_eq!(third.on_event(at(26), HealthEvent::Alive, &LIMITS), Some(State::Up));
     }
 
     #[test]
-    fn a_pool_fails_open_when_too_many_are_down_or_held_and_somebody_is_up() {
+    fn a_pool_fails_open_if_too_many_servers_are_down_or_held_and_one_is_up() {
         use State::*;
         for (states, down_max, expected) in [
             (&[Up, Down][..], 0.5, false),
@@ -686,7 +686,7 @@ mod tests {
     }
 
     #[test]
-    fn who_never_was_up_has_not_failed() {
+    fn a_server_that_never_was_up_has_not_failed() {
         let mut health = Health::new(State::Suspect, at(0));
         run(&mut health, &LIMITS, 0, 1_000, |_| false);
         assert_eq!((health.state(), health.record().failures()), (State::Down, 0));

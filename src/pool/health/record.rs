@@ -48,12 +48,12 @@ pub struct Record {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 struct Away {
     since: Instant,
-    verdict: Verdict,
+    verdict: AbsenceVerdict,
 }
 
 /// Whether an absence is a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-enum Verdict {
+enum AbsenceVerdict {
     /// The absence may become a failure.
     Open,
     /// The absence has been counted or excused: it is not counted again.
@@ -110,14 +110,14 @@ impl Record {
         if now.since(self.up_since) >= FORGET_AFTER.max(self.hold) {
             (self.failures, self.hold) = (0, Duration::ZERO);
         }
-        self.away = Some(Away { since: now, verdict: Verdict::Open });
+        self.away = Some(Away { since: now, verdict: AbsenceVerdict::Open });
     }
 
     /// The server is down, or its process has died. That is a failure if the present absence has not been
     /// counted yet, or if the server has answered since.
     pub(super) fn fail(&mut self, now: Instant, limits: &Limits) {
         let Some(away) = &mut self.away else { return };
-        if std::mem::replace(&mut away.verdict, Verdict::Closed) != Verdict::Closed {
+        if std::mem::replace(&mut away.verdict, AbsenceVerdict::Closed) != AbsenceVerdict::Closed {
             self.failures = self.failures.saturating_add(1);
             self.hold = hold_after(self.failures, limits);
             self.held_until = now + self.hold;
@@ -126,22 +126,25 @@ impl Record {
 
     /// A suspect server has given a liveness signal.
     pub(super) fn end_suspicion(&mut self, now: Instant, limits: &Limits) {
-        if self.away.is_some_and(|away| away.verdict == Verdict::Open && now.since(away.since) >= AWAY_MIN) {
+        if self
+            .away
+            .is_some_and(|away| away.verdict == AbsenceVerdict::Open && now.since(away.since) >= AWAY_MIN)
+        {
             self.fail(now, limits);
         }
     }
 
     /// The server answers while it is held down.
     pub(super) fn answer(&mut self, limits: &Limits) {
-        self.judge(if limits.is_watched { Verdict::Answered } else { Verdict::Closed });
+        self.judge(if limits.is_watched { AbsenceVerdict::Answered } else { AbsenceVerdict::Closed });
     }
 
     /// The server is drained or disabled: the present absence is no failure.
     pub(super) fn excuse(&mut self) {
-        self.judge(Verdict::Closed);
+        self.judge(AbsenceVerdict::Closed);
     }
 
-    fn judge(&mut self, verdict: Verdict) {
+    fn judge(&mut self, verdict: AbsenceVerdict) {
         if let Some(away) = &mut self.away {
             away.verdict = verdict;
         }
@@ -151,7 +154,7 @@ impl Record {
     /// service continues.
     pub(super) fn enter(&mut self, now: Instant, was_suspected: bool) {
         let away = self.away.take();
-        if !(was_suspected && away.is_some_and(|away| away.verdict == Verdict::Open)) {
+        if !(was_suspected && away.is_some_and(|away| away.verdict == AbsenceVerdict::Open)) {
             self.up_since = now;
         }
     }

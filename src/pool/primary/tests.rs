@@ -71,8 +71,8 @@ fn rules() -> Rules {
     Rules { rise: 1, fall: 1, down_max: 0.5, slow_start: Duration::from_secs(10), ..Rules::default() }
 }
 
-fn settings() -> Settings {
-    Settings {
+fn settings() -> PrimarySettings {
+    PrimarySettings {
         rules: rules(),
         policy: PolicyKind::ShortestQueue,
         max_outstanding: None,
@@ -81,7 +81,7 @@ fn settings() -> Settings {
     }
 }
 
-fn primary(settings: Settings) -> Primary<TestPool> {
+fn primary(settings: PrimarySettings) -> Primary<TestPool> {
     let shared = PoolShared::new(TestSettings, PendingQueue::new(1, 1, ()));
     Primary::new(Arc::new(TestPool { shared, stats: Default::default() }), settings, Identity::Id, T0)
 }
@@ -105,14 +105,14 @@ fn join(primary: &mut Primary<TestPool>, now: Instant, slot: usize) {
     check(primary);
 }
 
-fn with_servers(settings: Settings, count: usize) -> Primary<TestPool> {
+fn with_servers(settings: PrimarySettings, count: usize) -> Primary<TestPool> {
     let mut primary = primary(settings);
     (0..count).for_each(|slot| join(&mut primary, T0, slot));
     while primary.poll_event().is_some() {}
     primary
 }
 
-fn apply(primary: &mut Primary<TestPool>, slot: usize, event: health::Event) {
+fn apply(primary: &mut Primary<TestPool>, slot: usize, event: health::HealthEvent) {
     primary.apply(T0, Slot::new(slot), event, "for this test");
     check(primary);
 }
@@ -128,8 +128,8 @@ fn leaves(primary: &Primary<TestPool>) -> Vec<LeafState> {
 }
 
 fn fail(primary: &mut Primary<TestPool>, slot: usize) {
-    apply(primary, slot, health::Event::Silent);
-    apply(primary, slot, health::Event::ProbeLost);
+    apply(primary, slot, health::HealthEvent::Silent);
+    apply(primary, slot, health::HealthEvent::ProbeLost);
 }
 
 #[test]
@@ -140,7 +140,7 @@ fn too_many_failed_servers_open_the_pool_and_enough_close_it() {
     assert_eq!((leaves(&primary), primary.pool.usable()), (vec![Barred, Eligible, Eligible, Absent], 2));
     fail(&mut primary, 1);
     assert_eq!((leaves(&primary), primary.pool.usable()), (vec![Eligible, Eligible, Eligible, Absent], 3));
-    apply(&mut primary, 0, health::Event::Alive);
+    apply(&mut primary, 0, health::HealthEvent::Alive);
     assert_eq!((leaves(&primary), primary.pool.usable()), (vec![Eligible, Barred, Eligible, Absent], 2));
     let opens: Vec<bool> = std::iter::from_fn(|| primary.poll_event())
         .filter_map(|event| if let Event::FailOpen(opens) = event { Some(opens) } else { None })
@@ -151,7 +151,7 @@ fn too_many_failed_servers_open_the_pool_and_enough_close_it() {
 #[test]
 fn servers_that_are_down_are_the_last_resort_of_a_pool_that_cannot_refuse() {
     for (cannot_refuse, leaf) in [(false, LeafState::Barred), (true, LeafState::LastResort)] {
-        let mut primary = with_servers(Settings { cannot_refuse, ..settings() }, 1);
+        let mut primary = with_servers(PrimarySettings { cannot_refuse, ..settings() }, 1);
         fail(&mut primary, 0);
         assert_eq!(leaves(&primary)[0], leaf);
         assert_eq!(primary.pool.usable(), u32::from(cannot_refuse));
@@ -192,7 +192,7 @@ fn an_order_for_a_server_that_is_leaving_holds_when_it_returns() {
 
 #[test]
 fn an_enabled_server_begins_as_a_new_one() {
-    let mut primary = with_servers(Settings { first_state: State::Suspect, ..settings() }, 1);
+    let mut primary = with_servers(PrimarySettings { first_state: State::Suspect, ..settings() }, 1);
     order(&mut primary, 0, Order::Disable).unwrap();
     assert_eq!(primary.registry.get(Slot::new(0)).unwrap().admin.mode, AdminMode::Off);
     order(&mut primary, 0, Order::Enable).unwrap();

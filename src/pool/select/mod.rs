@@ -32,7 +32,7 @@ impl Slot {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Full;
 
-/// A server's whole share of the requests that its weight gives it.
+/// The whole share of requests that a server's weight entitles it to.
 pub const SHARE_ALL: u16 = 1_000;
 /// Smallest share that a server may have temporarily.
 const SHARE_MIN: u16 = SHARE_ALL / 10;

@@ -65,13 +65,13 @@ impl FromStr for PolicyKind {
 }
 
 /// A policy over the tree: adds one request to the slot that it selects.
-trait Policy {
+trait SelectionPolicy {
     fn reserve(&mut self, tree: &Tree, rng: &mut Rng) -> Result<Reserved, Full>;
 }
 
 struct ShortestQueue;
 
-impl Policy for ShortestQueue {
+impl SelectionPolicy for ShortestQueue {
     fn reserve(&mut self, tree: &Tree, rng: &mut Rng) -> Result<Reserved, Full> {
         tree.reserve(rng)
     }
@@ -79,7 +79,7 @@ impl Policy for ShortestQueue {
 
 struct TwoChoices;
 
-impl Policy for TwoChoices {
+impl SelectionPolicy for TwoChoices {
     fn reserve(&mut self, tree: &Tree, rng: &mut Rng) -> Result<Reserved, Full> {
         let (a, b) = (random_choosable(tree, rng)?, random_choosable(tree, rng)?);
         chosen(tree.reserve_shorter(a, b).or_else(|Full| tree.reserve_any(a)))
@@ -91,7 +91,7 @@ struct RoundRobin {
     next: usize,
 }
 
-impl Policy for RoundRobin {
+impl SelectionPolicy for RoundRobin {
     fn reserve(&mut self, tree: &Tree, _: &mut Rng) -> Result<Reserved, Full> {
         let reserved = tree.reserve_any(Slot::new(self.next))?;
         self.next = (reserved.index() + 1) % tree.slot_count();
@@ -101,7 +101,7 @@ impl Policy for RoundRobin {
 
 struct Random;
 
-impl Policy for Random {
+impl SelectionPolicy for Random {
     fn reserve(&mut self, tree: &Tree, rng: &mut Rng) -> Result<Reserved, Full> {
         chosen(tree.reserve_any(random_choosable(tree, rng)?))
     }

@@ -22,10 +22,10 @@ fn alone(count: u64, micros: u64) -> ServedTotals {
 }
 
 /// Samples every 20 ms until `to_ms`, with these totals at each slot.
-fn look(delays: &mut Slowness, from_ms: u64, to_ms: u64, totals: impl Fn(usize, u64) -> ServedTotals) {
+fn sample(delays: &mut Slowness, from_ms: u64, to_ms: u64, totals: impl Fn(usize, u64) -> ServedTotals) {
     for ms in (from_ms..to_ms).step_by(20) {
         assert!(delays.is_due(at(ms)), "{ms}");
-        delays.look(at(ms), |_| Some(1), |slot| totals(slot.index(), ms));
+        delays.sample(at(ms), |_| Some(1), |slot| totals(slot.index(), ms));
         assert!(!delays.is_due(at(ms + 19)), "{ms}");
     }
 }
@@ -44,14 +44,14 @@ fn a_server_five_times_as_slow_costs_about_five_times_as_much_and_this_fades_wit
         0 => alone(ms.min(2_000) / 25, 25_000),
         _ => alone(ms.min(2_000) / 5, 5_000),
     };
-    look(&mut delays, 0, 2_000, served);
+    sample(&mut delays, 0, 2_000, served);
     assert_eq!([1, 2, 3].map(|slot| delays.slowness(Slot::new(slot))), [AS_FAST; 3]);
     let slow = delays.slowness(Slot::new(0));
     assert!((4_200..=5_500).contains(&slow), "{slow}"); // less the prior, and changes too small to count
     assert_eq!(delays.service(Slot::new(0)).map(|service| service.as_millis()), Some(25));
     let mut last = slow;
     for second in 2..12 {
-        look(&mut delays, second * 1_000, second * 1_000 + 1_000, served);
+        sample(&mut delays, second * 1_000, second * 1_000 + 1_000, served);
         let slow = delays.slowness(Slot::new(0));
         assert!(slow <= last, "{second} s: {slow}");
         last = slow;
@@ -63,11 +63,11 @@ fn a_server_five_times_as_slow_costs_about_five_times_as_much_and_this_fades_wit
 fn a_server_that_has_become_slow_is_noticed_within_a_few_requests() {
     let mut delays = on(4);
     let before = |ms: u64| alone(ms / 5, 5_000);
-    look(&mut delays, 0, 3_000, |_, ms| before(ms));
+    sample(&mut delays, 0, 3_000, |_, ms| before(ms));
     for n in 1..=10 {
         let slow = ServedTotals { count: 600 + n, micros: (600 + 5 * n) * 5_000, positions: 600 + n };
         let ms = 3_000 + 20 * n;
-        look(&mut delays, ms, ms + 20, |slot, ms| if slot == 0 { slow } else { before(ms) });
+        sample(&mut delays, ms, ms + 20, |slot, ms| if slot == 0 { slow } else { before(ms) });
         if delays.slowness(Slot::new(0)) > 3 * AS_FAST {
             assert!(n >= 4, "a few may be random");
             return;
@@ -82,7 +82,7 @@ fn a_queue_is_no_slowness_whichever_way_a_server_serves_it() {
     // together. With the root of the position each measurement is off by at most a factor of two.
     for one_by_one in [true, false] {
         let mut delays = on(4);
-        look(&mut delays, 0, 3_000, |slot, ms| {
+        sample(&mut delays, 0, 3_000, |slot, ms| {
             let (count, position) = (ms / 4, if slot == 0 { 8 } else { 2 });
             let latency = if one_by_one { 5_000 * position } else { 5_000 };
             ServedTotals { count, micros: count * latency, positions: count * position }
@@ -99,7 +99,7 @@ fn chance_makes_no_difference_between_equal_servers() {
     for seed in 0..20 {
         let (mut delays, mut rng) = (on(16), Rng::new(seed));
         let mut totals = [ServedTotals::default(); 16];
-        let (mut looks, mut unequal) = (0, 0);
+        let (mut samples, mut unequal) = (0, 0);
         for ms in (0..20_000).step_by(20) {
             for totals in &mut totals {
                 for _ in 0..3 {
@@ -108,11 +108,11 @@ fn chance_makes_no_difference_between_equal_servers() {
                     totals.micros += service.sample(&mut || rng.unit_f64()).as_micros() as u64;
                 }
             }
-            delays.look(at(ms), |_| Some(1), |slot| totals[slot.index()]);
-            looks += 16;
+            delays.sample(at(ms), |_| Some(1), |slot| totals[slot.index()]);
+            samples += 16;
             unequal += delays.slots().filter(|&slot| delays.slowness(slot) != AS_FAST).count();
         }
-        assert!(unequal * 20 < looks, "seed {seed}: {unequal} of {looks}");
+        assert!(unequal * 20 < samples, "seed {seed}: {unequal} of {samples}");
     }
 }
 
@@ -120,7 +120,7 @@ fn chance_makes_no_difference_between_equal_servers() {
 fn less_than_a_quarter_is_no_difference_however_sure_it_is() {
     for (micros, slower) in [(5_900, false), (7_000, true)] {
         let mut delays = on(4);
-        look(&mut delays, 0, 3_000, |slot, ms| alone(ms * 2, if slot == 0 { micros } else { 5_000 }));
+        sample(&mut delays, 0, 3_000, |slot, ms| alone(ms * 2, if slot == 0 { micros } else { 5_000 }));
         assert_eq!(delays.slowness(Slot::new(0)) > AS_FAST, slower, "{micros} us");
     }
 }
@@ -129,11 +129,15 @@ fn less_than_a_quarter_is_no_difference_however_sure_it_is() {
 fn another_server_in_the_slot_starts_afresh_and_so_does_a_pool_that_is_switched_on_again() {
     let mut delays = on(2);
     let served = |slot: usize, ms: u64| alone(ms / 5, if slot == 0 { 50_000 } else { 5_000 });
-    look(&mut delays, 0, 2_000, served);
+    sample(&mut delays, 0, 2_000, served);
     assert!(delays.slowness(Slot::new(0)) > 8 * AS_FAST);
-    delays.look(at(2_020), |slot| Some(1 + u64::from(slot.index() == 0)), |slot| served(slot.index(), 2_000));
+    delays.sample(
+        at(2_020),
+        |slot| Some(1 + u64::from(slot.index() == 0)),
+        |slot| served(slot.index(), 2_000),
+    );
     assert_eq!((delays.slowness(Slot::new(0)), delays.service(Slot::new(0))), (AS_FAST, None));
-    look(&mut delays, 2_040, 4_000, served);
+    sample(&mut delays, 2_040, 4_000, served);
     assert!(delays.slowness(Slot::new(0)) > 8 * AS_FAST);
     delays.set_on(true);
     assert!(delays.slowness(Slot::new(0)) > 8 * AS_FAST, "it was on");
@@ -144,12 +148,12 @@ fn another_server_in_the_slot_starts_afresh_and_so_does_a_pool_that_is_switched_
 #[test]
 fn a_server_that_answers_at_once_counts_as_at_most_four_times_as_fast() {
     let mut delays = on(4);
-    look(&mut delays, 0, 3_000, |slot, ms| alone(ms / 5, if slot == 0 { 1 } else { 5_000 }));
+    sample(&mut delays, 0, 3_000, |slot, ms| alone(ms / 5, if slot == 0 { 1 } else { 5_000 }));
     assert_eq!(delays.slowness(Slot::new(0)), AS_FAST);
     let others = delays.slowness(Slot::new(1));
     assert!((3_600..=4_000).contains(&others), "{others}");
     let mut delays = on(4);
-    look(&mut delays, 0, 3_000, |slot, ms| alone(ms / 5, if slot == 0 { 59_000_000 } else { 5_000 }));
+    sample(&mut delays, 0, 3_000, |slot, ms| alone(ms / 5, if slot == 0 { 59_000_000 } else { 5_000 }));
     assert_eq!(delays.slowness(Slot::new(0)), SLOWNESS_MAX);
 }
 
@@ -180,7 +184,9 @@ proptest! {
             identities[slot] = identity.checked_sub(1);
             now += MS * ms as u32;
             let before: Vec<u32> = delays.slots().map(|slot| delays.slowness(slot)).collect();
-            let has_changed = delays.look(now, |slot| identities[slot.index()], |slot| totals[slot.index()]);
+            let (identity, total) =
+                (|slot: Slot| identities[slot.index()], |slot: Slot| totals[slot.index()]);
+            let has_changed = delays.sample(now, identity, total);
             let after: Vec<u32> = delays.slots().map(|slot| delays.slowness(slot)).collect();
             let bounds = AS_FAST..=SLOWNESS_MAX;
             prop_assert!(after.iter().all(|slowness| bounds.contains(slowness)), "{:?}", after);
@@ -221,7 +227,7 @@ struct Pool {
     served: Vec<ServedTotals>,
     chosen: Vec<u64>,
     latencies: Vec<f64>,
-    next_look: f64,
+    next_sample: f64,
 }
 
 impl Pool {
@@ -242,7 +248,7 @@ impl Pool {
             served: vec![ServedTotals::default(); servers],
             chosen: vec![0; servers],
             latencies: vec![],
-            next_look: 0.0,
+            next_sample: 0.0,
         }
     }
 
@@ -258,8 +264,8 @@ impl Pool {
             if self.now > end {
                 return;
             }
-            while self.next_look <= self.now {
-                self.look(self.next_look);
+            while self.next_sample <= self.now {
+                self.sample(self.next_sample);
             }
             self.finish(self.now);
             let slot = self.chooser.reserve(&self.tree).unwrap().slot;
@@ -289,11 +295,11 @@ impl Pool {
         }
     }
 
-    fn look(&mut self, at_ms: f64) {
+    fn sample(&mut self, at_ms: f64) {
         self.finish(at_ms);
-        self.next_look = at_ms + 20.0;
+        self.next_sample = at_ms + 20.0;
         let now = Instant::from_nanos((at_ms * 1e6) as u64 + 1_000_000_000);
-        if self.delays.is_due(now) && self.delays.look(now, |_| Some(1), |slot| self.served[slot.index()]) {
+        if self.delays.is_due(now) && self.delays.sample(now, |_| Some(1), |slot| self.served[slot.index()]) {
             for slot in self.delays.slots() {
                 let cost = cost_of(1, SHARE_ALL, self.delays.slowness(slot));
                 self.tree.set(slot, LeafState::Eligible, cost);
@@ -412,9 +418,9 @@ fn half_of_the_servers_twice_as_slow_are_found_out() {
 #[test]
 fn a_pause_of_the_balancer_is_no_harm() {
     let mut delays = on(2);
-    look(&mut delays, 0, 2_000, |_, ms| alone(ms / 5, 5_000));
+    sample(&mut delays, 0, 2_000, |_, ms| alone(ms / 5, 5_000));
     let late = at(2_000) + 3_600 * SECOND;
-    assert!(!delays.look(late, |_| Some(1), |_| alone(400, 5_000)));
+    assert!(!delays.sample(late, |_| Some(1), |_| alone(400, 5_000)));
     assert_eq!(delays.slowness(Slot::new(0)), AS_FAST);
 }
 
@@ -429,7 +435,7 @@ fn what_any_worker_has_measured_counts_and_the_primary_shows_it() {
         (0..2).for_each(|slot| served[0][slot].note_claim(10, 1_000));
         served[1][2].note_claim(10, 8_000);
         now += Duration::from_millis(20);
-        super::look(delays, now, 2, of, |_| Some(1))
+        super::sample(delays, now, 2, of, |_| Some(1))
     };
     choose(&mut delays, PolicyKind::ShortestQueue, |slot| of(0, slot));
     assert!((0..10).all(|_| !step(&mut delays)));

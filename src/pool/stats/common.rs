@@ -1,5 +1,4 @@
-//! Counters and gauges of every pool, whatever its protocol: of one worker, and of one server slot at one
-//! worker.
+//! Counters and gauges of every kind of pool: of one worker, and of one server slot at one worker.
 //!
 //! Embedded in [`super::NativeStats`] and [`super::DatagramStats`], which add what only their kind of pool
 //! can count. One worker writes; any thread reads. The primary worker alone writes the gauges of servers.
@@ -12,7 +11,7 @@ use crate::base::drop_reason::DropCounters;
 pub struct WorkerStats {
     /// Requests or datagrams of clients that were read. In a native pool only valid requests count.
     pub received: Counter,
-    /// Requests whose response was delivered, in a datagram pool before the time-out.
+    /// Requests whose response was delivered, in a datagram pool before the timeout.
     pub answered: Counter,
     /// Requests in the pending queue (gauge).
     pub waiting: Counter,

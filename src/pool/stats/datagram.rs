@@ -40,7 +40,7 @@ pub struct DatagramStats {
     pub in_flight: Counter,
     /// Of the refused requests, DNS queries answered with SERVFAIL.
     pub servfail: Counter,
-    /// Responses delivered after the time-out.
+    /// Responses delivered after the timeout.
     pub late: Counter,
     /// Datagrams of servers delivered to clients, responses included.
     pub delivered: Counter,

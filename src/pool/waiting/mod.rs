@@ -24,6 +24,7 @@
 
 mod limit;
 
+use std::collections::BTreeSet;
 use std::sync::OnceLock;
 use std::sync::atomic::AtomicU64 as Plain;
 use std::sync::atomic::Ordering::Relaxed;
@@ -114,7 +115,7 @@ pub struct NotQueued;
 
 /// What [`PendingQueue::serve`] has left.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Served {
+pub struct ServeOutcome {
     /// Requests whose queue deadline had passed. They were dropped.
     pub expired: u64,
     /// Whether the turn had no room for the next request.
@@ -122,8 +123,9 @@ pub struct Served {
 }
 
 /// The pending queue of a pool: first in, first out, shared by its workers. `C` is the client of a request.
+/// Only a model check sets `IS_FENCED` to false, and must see the queue forget a request.
 #[derive(Debug)]
-pub struct PendingQueue<C> {
+pub struct PendingQueue<C, const IS_FENCED: bool = true> {
     /// Requests that no worker has popped yet.
     count: AtomicU64,
     /// Nanoseconds that a request waits for each one before it.
@@ -134,8 +136,6 @@ pub struct PendingQueue<C> {
     bytes_max: usize,
     /// The client of an empty entry.
     no_client: C,
-    /// A deliberate mistake, for a test that must see it.
-    has_fence: bool,
 }
 
 #[derive(Debug)]
@@ -165,7 +165,7 @@ impl<C: Copy> Entries<C> {
     }
 }
 
-impl<C: Copy> PendingQueue<C> {
+impl<C: Copy, const IS_FENCED: bool> PendingQueue<C, IS_FENCED> {
     /// A queue of at most `entries_max` requests (0 to [`PENDING_MAX`]) of at most `bytes_max` bytes each. It
     /// refuses all requests until [`PendingQueue::allocate`]. `no_client` fills empty entries.
     pub fn new(entries_max: usize, bytes_max: usize, no_client: C) -> Self {
@@ -177,7 +177,6 @@ impl<C: Copy> PendingQueue<C> {
             entries_max,
             bytes_max,
             no_client,
-            has_fence: true,
         }
     }
 
@@ -242,8 +241,8 @@ impl<C: Copy> PendingQueue<C> {
 
     /// Sends queued requests as long as servers are below their limit and the turn has room. Without a server
     /// in the pool it refuses them. At the end of a turn, when the tree has the turn's results.
-    pub fn serve<D: Dispatcher<C>>(&self, now: Instant, worker: &mut D) -> Served {
-        let mut served = Served::default();
+    pub fn serve<D: Dispatcher<C>>(&self, now: Instant, worker: &mut D) -> ServeOutcome {
+        let mut served = ServeOutcome::default();
         while !self.is_empty() {
             if !worker.has_room() {
                 served.has_more = true;
@@ -324,9 +323,52 @@ impl<C: Copy> PendingQueue<C> {
 
     #[inline]
     fn fence(&self) {
-        if self.has_fence {
+        if IS_FENCED {
             proof_fence();
         }
+    }
+
+    /// Panics, with the numbers, unless the count is the number of queued requests, each entry is either
+    /// queued or free, and the queued requests are in the order of their arrival. Workers have taken turns
+    /// since the first push, and none has popped a request without recycling it.
+    pub fn check_invariants(&self) {
+        let count = self.len();
+        let Some(entries) = self.entries.get() else {
+            assert_eq!(count, 0, "{count} requests are counted, and no entry is allocated");
+            return;
+        };
+        let (queued, free, max) = (entries.queue.len(), entries.free.len(), self.entries_max);
+        assert!(
+            count == queued as u64 && queued + free == max,
+            "{count} requests are counted and {queued} queued; {free} of {max} entries are free"
+        );
+        let (mut keys, mut before) = (BTreeSet::new(), None);
+        // One round through the queue: each request returns to the end.
+        for position in 0..queued {
+            let Some(request) = entries.queue.pop() else { break };
+            let Pending { since, key, ahead, len, ref bytes, .. } = *request;
+            let (size, size_max) = (bytes.len(), self.bytes_max);
+            assert!(
+                len as usize <= size && size == size_max,
+                "position {position}: {len} bytes in an entry of {size}, at most {size_max}"
+            );
+            assert!(
+                ahead as usize >= position && (ahead as usize) < max,
+                "position {position}: pushed behind {ahead} requests, of at most {max}"
+            );
+            if let Some((earlier, ahead_of_it)) = before.replace((since, ahead)) {
+                assert!(
+                    earlier <= since && ahead <= ahead_of_it + 1,
+                    "position {position}: pushed at {since:?} behind {ahead} requests, and the one before it \
+                     at {earlier:?} behind {ahead_of_it}"
+                );
+            }
+            keys.insert(key);
+            drop(entries.queue.push(request));
+        }
+        let stored = entries.keys.iter().map(|key| key.load(Relaxed)).filter(|&key| key != NO_KEY);
+        let stale: Vec<u64> = stored.filter(|key| !keys.contains(key)).collect();
+        assert!(stale.is_empty(), "no queued request has the keys {stale:x?}");
     }
 }
 

@@ -15,14 +15,14 @@ const DEADLINE: Duration = Duration::from_secs(1);
 const NOW: Instant = Instant::from_nanos(5_000_000_000);
 
 /// A queue with its entries, for requests of four bytes at most.
-fn allocated(entries: usize) -> PendingQueue<u32> {
+fn allocated<const IS_FENCED: bool>(entries: usize) -> PendingQueue<u32, IS_FENCED> {
     let queue = PendingQueue::new(entries, 4, 0);
     queue.allocate();
     queue
 }
 
-fn push(
-    queue: &PendingQueue<u32>,
+fn push<const IS_FENCED: bool>(
+    queue: &PendingQueue<u32, IS_FENCED>,
     now: Instant,
     deadline: Duration,
     client: u32,
@@ -51,12 +51,13 @@ fn pop(queue: &PendingQueue<u32>, now: Instant, free: &mut Free) -> Option<u32> 
     let () = server;
     let client = request.client;
     queue.recycle(request);
+    queue.check_invariants();
     Some(client)
 }
 
 #[test]
 fn requests_are_popped_in_order_with_their_bytes() {
-    let (queue, mut free) = (allocated(3), Free(2));
+    let (queue, mut free) = (allocated::<true>(3), Free(2));
     for (client, bytes) in [(7, &b"abcd"[..]), (8, b""), (9, b"xy")] {
         push(&queue, NOW, DEADLINE, client, NO_KEY, bytes).unwrap();
     }
@@ -74,19 +75,19 @@ fn requests_are_popped_in_order_with_their_bytes() {
 
 #[test]
 fn a_full_queue_one_without_entries_and_a_long_request_are_refusals() {
-    let queue = allocated(2);
+    let queue = allocated::<true>(2);
     assert_eq!(push(&queue, NOW, DEADLINE, 1, NO_KEY, b"12345"), Err(NotQueued));
     push(&queue, NOW, DEADLINE, 1, NO_KEY, b"1234").unwrap();
     push(&queue, NOW, DEADLINE, 2, NO_KEY, b"").unwrap();
     assert_eq!(push(&queue, NOW, DEADLINE, 3, NO_KEY, b""), Err(NotQueued));
     assert_eq!(pop(&queue, NOW, &mut Free(1)), Some(1));
     push(&queue, NOW, DEADLINE, 3, NO_KEY, b"").unwrap();
-    assert_eq!(push(&allocated(0), NOW, DEADLINE, 1, NO_KEY, b""), Err(NotQueued));
+    assert_eq!(push(&allocated::<true>(0), NOW, DEADLINE, 1, NO_KEY, b""), Err(NotQueued));
 }
 
 #[test]
 fn before_the_entries_are_allocated_every_request_is_refused() {
-    let queue = PendingQueue::new(2, 4, 0);
+    let queue: PendingQueue<u32> = PendingQueue::new(2, 4, 0);
     assert_eq!(push(&queue, NOW, DEADLINE, 1, 7, b""), Err(NotQueued));
     assert!(queue.is_empty() && !queue.contains(7) && queue.pop().is_none());
     (0..2).for_each(|_| queue.allocate());
@@ -97,7 +98,7 @@ fn before_the_entries_are_allocated_every_request_is_refused() {
 
 #[test]
 fn an_expired_request_is_dropped_and_takes_no_server() {
-    let (queue, mut free, mut expired) = (allocated(4), Free(1), 0);
+    let (queue, mut free, mut expired) = (allocated::<true>(4), Free(1), 0);
     for (client, deadline) in [(1, 10 * MS), (2, 20 * MS), (3, 10 * MS)] {
         push(&queue, NOW, deadline, client, NO_KEY, b"").unwrap();
     }
@@ -171,7 +172,7 @@ fn serving_sends_what_servers_and_turn_have_room_for_and_refuses_without_servers
         (9, 9, false, none, all, false),
         (9, 3, false, none, &all[..3], true),
     ] {
-        let queue = allocated(8);
+        let queue: PendingQueue<u32> = allocated(8);
         push(&queue, NOW, MS, 9, NO_KEY, b"").unwrap(); // expires
         for client in 0..4 {
             push(&queue, NOW, DEADLINE, client, NO_KEY, b"").unwrap();
@@ -182,7 +183,11 @@ fn serving_sends_what_servers_and_turn_have_room_for_and_refuses_without_servers
         }
         let served = queue.serve(NOW + MS, &mut worker);
         assert_eq!((worker.sent.as_slice(), worker.refused.as_slice()), (sent, refused));
-        assert_eq!(served, Served { expired: has_servers.into(), has_more }, "{free} {room} {has_servers}");
+        assert_eq!(
+            served,
+            ServeOutcome { expired: has_servers.into(), has_more },
+            "{free} {room} {has_servers}"
+        );
         assert_eq!(queue.len() as usize, 4 - sent.len() - refused.len());
     }
 }
@@ -229,7 +234,7 @@ proptest! {
     /// The oracle is a plain queue.
     #[test]
     fn it_is_a_bounded_queue(ops in prop::collection::vec((0u8..4, 0u32..30), 1..200)) {
-        let (queue, mut oracle) = (allocated(8), VecDeque::new());
+        let (queue, mut oracle) = (allocated::<true>(8), VecDeque::new());
         let (mut now, mut free, mut number) = (NOW, Free(0), 0u32);
         for (op, n) in ops {
             match op {
@@ -237,7 +242,8 @@ proptest! {
                     let deadline = Duration::from_secs(60) + MS * n;
                     let is_long = queue.expected_wait() > deadline / DEADLINE_SHARE;
                     let bytes = number.to_le_bytes();
-                    let is_queued = push(&queue, now, deadline, number, NO_KEY, &bytes).is_ok();
+                    let key = u64::from(number % 20);
+                    let is_queued = push(&queue, now, deadline, number, key, &bytes).is_ok();
                     prop_assert_eq!(is_queued, oracle.len() < 8 && !is_long);
                     if is_queued {
                         oracle.push_back((number, now + deadline));
@@ -269,6 +275,7 @@ proptest! {
                 }
             }
             prop_assert_eq!(queue.len(), oracle.len() as u64);
+            queue.check_invariants();
         }
     }
 }
@@ -297,7 +304,7 @@ fn stress_every_request_is_served_once() {
     const EACH: u32 = 20_000;
     let tree = Arc::new(Tree::new(3, 1));
     (0..3).for_each(|slot| tree.set(Slot::new(slot), LeafState::Eligible, 1));
-    let queue = Arc::new(allocated(64));
+    let queue = Arc::new(allocated::<true>(64));
     let served: Vec<_> = std::thread::scope(|scope| {
         let handles: Vec<_> = (0..4u32)
             .map(|number| {
@@ -370,14 +377,14 @@ mod loom_model {
     }
 
     /// One server, at its limit: its request ends while another thread pushes one.
-    fn a_push_meets_an_end(has_fence: bool) {
+    fn a_push_meets_an_end<const IS_FENCED: bool>() {
         let mut builder = loom::model::Builder::new();
         builder.preemption_bound = Some(3);
         builder.check(move || {
             let tree = Arc::new(FArray::<2, Proved>::new(1, 1));
             tree.set(Slot::new(0), LeafState::Eligible, 1);
             let busy = tree.reserve(&mut Rng::new(1)).unwrap().slot;
-            let queue = Arc::new(PendingQueue { has_fence, ..allocated(1) });
+            let queue = Arc::new(allocated::<IS_FENCED>(1));
             let (other_tree, other_queue) = (Arc::clone(&tree), Arc::clone(&queue));
             let handle = loom::thread::spawn(move || {
                 let mut host = Binary { tree: other_tree, rng: Rng::new(2) };
@@ -396,14 +403,14 @@ mod loom_model {
 
     #[test]
     fn loom_a_request_pushed_as_a_server_becomes_free_is_popped() {
-        a_push_meets_an_end(true);
+        a_push_meets_an_end::<true>();
     }
 
     #[test]
     fn loom_sees_a_queue_without_fences() {
         let hook = std::panic::take_hook();
         std::panic::set_hook(Box::new(|_| {}));
-        let outcome = std::panic::catch_unwind(|| a_push_meets_an_end(false));
+        let outcome = std::panic::catch_unwind(a_push_meets_an_end::<false>);
         std::panic::set_hook(hook);
         assert!(outcome.is_err(), "the check missed it");
     }

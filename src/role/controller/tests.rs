@@ -4,7 +4,7 @@
 use super::*;
 use crate::base::batch::Received;
 use crate::base::duration::exact;
-use crate::supervise::servers::{Action, Bounds, StartFailure};
+use crate::supervise::servers::{Bounds, ReplicaAction, StartFailure};
 use crate::wire::header::HEADER_LEN;
 use proptest::prelude::*;
 use std::collections::BTreeSet;
@@ -124,7 +124,7 @@ impl Bench {
         acknowledged(self.hear(order))
     }
 
-    fn actions(&mut self) -> Vec<Action> {
+    fn actions(&mut self) -> Vec<ReplicaAction> {
         std::iter::from_fn(|| self.controller.replicas.poll_action()).collect()
     }
 
@@ -132,7 +132,7 @@ impl Bench {
     fn run(&mut self) -> Vec<(u32, u16)> {
         let actions = self.actions();
         let starts = actions.iter().filter_map(|action| match *action {
-            Action::Start { id, port } => Some((id, port)),
+            ReplicaAction::Start { id, port } => Some((id, port)),
             _ => None,
         });
         let starts: Vec<_> = starts.collect();
@@ -143,15 +143,15 @@ impl Bench {
     }
 
     /// The actions, except messages.
-    fn deeds(&mut self) -> Vec<Action> {
+    fn deeds(&mut self) -> Vec<ReplicaAction> {
         let mut actions = self.actions();
-        actions.retain(|action| !matches!(action, Action::Tell(_)));
+        actions.retain(|action| !matches!(action, ReplicaAction::Tell(_)));
         actions
     }
 
     fn tells(&mut self) -> Vec<String> {
         let told = self.actions().into_iter().filter_map(|action| match action {
-            Action::Tell(text) => Some(text),
+            ReplicaAction::Tell(text) => Some(text),
             _ => None,
         });
         told.collect()
@@ -203,8 +203,8 @@ fn acknowledged(answer: Option<Header>) -> Status {
     Status::from_wire(answer.status).expect("a known status")
 }
 
-fn start(id: u32, port: u16) -> Action {
-    Action::Start { id, port }
+fn start(id: u32, port: u16) -> ReplicaAction {
+    ReplicaAction::Start { id, port }
 }
 
 #[test]
@@ -237,11 +237,11 @@ fn an_order_is_carried_out_once_however_often_it_comes() {
     let mut bench = Bench::new();
     let grow = bench.with_nonce(order(RequestOp::Grow, 3, 7));
     assert_eq!(acknowledged(bench.hear(grow)), Status::Ok);
-    let told = Action::Tell("scale up: 2 -> 3 servers, load 2.50".to_owned());
+    let told = ReplicaAction::Tell("scale up: 2 -> 3 servers, load 2.50".to_owned());
     assert_eq!(bench.actions(), [told, start(3, 50_002)]);
     let shrink = bench.with_nonce(order(RequestOp::Shrink, 3, 8));
     assert_eq!(acknowledged(bench.hear(shrink)), Status::Ok);
-    assert_eq!(bench.deeds(), [Action::Stop { id: 3 }]);
+    assert_eq!(bench.deeds(), [ReplicaAction::Stop { id: 3 }]);
     for _ in 0..3 {
         assert_eq!(acknowledged(bench.hear(grow)), Status::Expired, "an older one");
         assert_eq!(acknowledged(bench.hear(shrink)), Status::Ok, "the same acknowledgement");
@@ -305,7 +305,7 @@ fn grow_is_capped_by_the_most_and_shrink_by_the_fewest() {
     assert_eq!(bench.actions(), []);
     for id in [4, 2, 1] {
         assert_eq!(bench.order(RequestOp::Shrink, id), Status::Ok);
-        assert_eq!(bench.deeds(), [Action::Stop { id }]);
+        assert_eq!(bench.deeds(), [ReplicaAction::Stop { id }]);
     }
     assert_eq!(bench.order(RequestOp::Shrink, 3), Status::Busy, "the last one stays");
     assert_eq!(bench.order(RequestOp::Shrink, 1), Status::Ok, "it is stopping already");
@@ -356,14 +356,14 @@ fn that_no_port_is_left_is_told_and_they_are_tried_again_later() {
             let mut tried = BTreeSet::new();
             let told = loop {
                 match bench.controller.replicas.poll_action().expect("a port to try, or the end of them") {
-                    Action::Start { id: 1, port } => {
+                    ReplicaAction::Start { id: 1, port } => {
                         assert!(tried.insert(port), "{port} is still in use");
                         bench.controller.replicas.on_start_failed(bench.now, 1, StartFailure::PortInUse);
                     }
                     other => break other,
                 }
             };
-            assert_eq!(told, Action::Tell("no free port left for server 1".to_owned()));
+            assert_eq!(told, ReplicaAction::Tell("no free port left for server 1".to_owned()));
             assert_eq!(tried, BTreeSet::from_iter(ports.clone()), "every port was tried");
             assert_eq!(bench.deeds(), []);
             assert_eq!(bench.controller.next_deadline(), Some(bench.now + pause));
@@ -421,13 +421,13 @@ fn a_server_that_cannot_be_started_is_tried_again_with_back_off() {
 fn a_server_that_does_not_stop_is_killed_after_its_patience() {
     let mut bench = Bench::new();
     bench.order(RequestOp::Shrink, 2);
-    assert_eq!(bench.deeds(), [Action::Stop { id: 2 }]);
+    assert_eq!(bench.deeds(), [ReplicaAction::Stop { id: 2 }]);
     bench.pass(35 * SECOND - MS);
     assert_eq!(bench.actions(), []);
     bench.pass(MS);
-    assert_eq!(bench.actions(), [Action::Kill { id: 2 }]);
+    assert_eq!(bench.actions(), [ReplicaAction::Kill { id: 2 }]);
     bench.pass(35 * SECOND);
-    assert_eq!(bench.actions(), [Action::Kill { id: 2 }], "and again, should it have survived");
+    assert_eq!(bench.actions(), [ReplicaAction::Kill { id: 2 }], "and again, should it have survived");
     bench.controller.replicas.on_exited(bench.now, 2, "signal: 9");
     assert_eq!(bench.tells(), ["server 2 has stopped"]);
     bench.pass(100 * SECOND);
@@ -454,7 +454,7 @@ fn shut_down_stops_all_and_starts_nothing() {
     bench.crash(2);
     bench.actions();
     bench.controller.replicas.shut_down(bench.now);
-    let stops = [1, 3, 4].map(|id| Action::Stop { id });
+    let stops = [1, 3, 4].map(|id| ReplicaAction::Stop { id });
     assert_eq!(bench.actions(), stops, "server 2 waits, server 3 is being started");
     bench.controller.replicas.shut_down(bench.now);
     assert_eq!(bench.actions(), [], "once is enough");
@@ -529,7 +529,7 @@ fn with_a_key_what_is_unsealed_or_changed_is_refused_and_a_replay_has_no_second_
     let again = bench.turn(balancer(), &sealed).expect("the same");
     assert_eq!(acknowledged(Some(header(&again))), Status::Ok);
     bench.order(RequestOp::Shrink, 3);
-    assert_eq!(bench.deeds(), [Action::Stop { id: 3 }]);
+    assert_eq!(bench.deeds(), [ReplicaAction::Stop { id: 3 }]);
     bench.pass(5 * SECOND);
     let later = bench.turn(balancer(), &sealed).expect("a challenge");
     assert_eq!(op(&header(&later)), RequestOp::Challenge, "its nonce has aged");
@@ -598,26 +598,28 @@ proptest! {
             }
             while let Some(action) = bench.controller.replicas.poll_action() {
                 match action {
-                    Action::Start { id, port } if port % 3 == ms as u16 % 3 => {
+                    ReplicaAction::Start { id, port } if port % 3 == ms as u16 % 3 => {
                         let why = if what < 4 { StartFailure::PortInUse } else { StartFailure::Other };
                         prop_assert!(!alive.contains_key(&id));
                         bench.controller.replicas.on_start_failed(bench.now, id, why);
                     }
-                    Action::Start { id, port } => {
+                    ReplicaAction::Start { id, port } => {
                         prop_assert!(alive.values().all(|&other| other != port), "port {} is taken", port);
                         prop_assert!(bounds().ports.contains(&port));
                         prop_assert_eq!(alive.insert(id, port), None, "server {} runs already", id);
                         bench.controller.replicas.on_started(bench.now, id);
                     }
-                    Action::Stop { id } | Action::Kill { id } => prop_assert!(alive.contains_key(&id)),
-                    Action::Tell(_) => {}
+                    ReplicaAction::Stop { id } | ReplicaAction::Kill { id } => {
+                        prop_assert!(alive.contains_key(&id));
+                    }
+                    ReplicaAction::Tell(_) => {}
                 }
             }
             prop_assert!((1..=4).contains(&bench.controller.replicas.wanted()));
         }
         bench.controller.replicas.shut_down(bench.now);
         for action in bench.deeds() {
-            prop_assert!(matches!(action, Action::Stop { .. }), "{:?}", action);
+            prop_assert!(matches!(action, ReplicaAction::Stop { .. }), "{:?}", action);
         }
         for &id in alive.keys() {
             bench.controller.replicas.on_exited(bench.now, id, "exit status: 0");

@@ -9,7 +9,7 @@ use crate::base::time::Instant;
 
 impl DatagramRole {
     /// Handles the datagrams of one receive slot, all of one client.
-    pub(super) fn on_front(&mut self, now: Instant, received: &Received, bytes: &mut [u8], tx: &mut Tx) {
+    pub(super) fn on_requests(&mut self, now: Instant, received: &Received, bytes: &mut [u8], tx: &mut Tx) {
         let count = bytes.len().div_ceil(received.stride as usize) as u64;
         let DatagramRole { core, matching, .. } = self;
         core.stats.common.received.add(count);

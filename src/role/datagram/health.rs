@@ -190,7 +190,7 @@ impl DatagramPrimary {
         let state = server.health.state();
         let is_doubtful = state.is_doubtful();
         if state == State::Held && !server.health.record().is_held(now) {
-            return self.pool.apply(now, slot, health::Event::HoldOver, "it was held for long enough");
+            return self.pool.apply(now, slot, health::HealthEvent::HoldOver, "hold-down time over");
         }
         if alive_at > server.extra.heard_at {
             server.extra.heard_at = alive_at;
@@ -199,7 +199,7 @@ impl DatagramPrimary {
                 server.extra.trial_pause = self.settings.interval;
                 server.extra.next_trial = now + server.extra.trial_pause;
             }
-            return self.pool.apply(now, slot, health::Event::Alive, "it answers");
+            return self.pool.apply(now, slot, health::HealthEvent::Alive, "response received");
         }
         let overdue = server.extra.asked.filter(|asked| asked.sent + self.settings.timeout <= now);
         if overdue.is_some() {
@@ -207,13 +207,13 @@ impl DatagramPrimary {
         }
         let is_quiet = |for_: Duration| now.since(alive_at) >= for_;
         let reason = match noticed {
-            _ if overdue.is_some_and(|asked| alive_at < asked.sent) => "it does not answer checks",
-            Noticed { lost: 1.., .. } if is_quiet(timeout) => "it does not answer requests",
-            Noticed { silent: true, .. } if !is_doubtful => "it owes answers and is silent",
-            Noticed { refused: true, .. } if state == State::Up => "the network says that it is not there",
+            _ if overdue.is_some_and(|asked| alive_at < asked.sent) => "no response to checks",
+            Noticed { lost: 1.., .. } if is_quiet(timeout) => "no response to requests",
+            Noticed { silent: true, .. } if !is_doubtful => "early silence",
+            Noticed { refused: true, .. } if state == State::Up => "ICMP errors",
             _ => return,
         };
-        let event = if is_doubtful { health::Event::ProbeLost } else { health::Event::Silent };
+        let event = if is_doubtful { health::HealthEvent::ProbeLost } else { health::HealthEvent::Silent };
         self.pool.apply(now, slot, event, reason);
     }
 
@@ -251,7 +251,12 @@ impl DatagramPrimary {
                     sensed.next_trial = now + sensed.trial_pause;
                     sensed.trial_pause = (sensed.trial_pause * 2).min(TRIAL_PAUSE_MAX);
                     if self.is_one_way {
-                        self.pool.apply(now, slot, health::Event::Alive, "no news is good news");
+                        self.pool.apply(
+                            now,
+                            slot,
+                            health::HealthEvent::Alive,
+                            "no error since the last trial",
+                        );
                     }
                 }
             }
@@ -345,9 +350,9 @@ impl Pool for DatagramShared {
     }
 }
 
-fn pool_settings(settings: &DatagramSettings) -> primary::Settings {
+fn pool_settings(settings: &DatagramSettings) -> primary::PrimarySettings {
     let is_checked = settings.health.check != Check::None;
-    primary::Settings {
+    primary::PrimarySettings {
         rules: settings.health.rules,
         policy: settings.policy,
         max_outstanding: settings.max_outstanding,

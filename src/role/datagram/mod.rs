@@ -52,14 +52,14 @@ use self::forward::Forwarder;
 use self::health::{DatagramPrimary, LOOK};
 use self::matching::{InFlight, Matching};
 use self::request::{Response, datagrams};
-use crate::base::batch::{Received, Rx, Tx};
+use crate::base::batch::{Received, Rx, SocketId, Tx};
 use crate::base::rng::Rng;
 use crate::base::time::{Instant, earliest};
 use crate::pool::event::Event;
 use crate::pool::order::{Order, Refused};
 use crate::pool::stall::StallDetector;
 use crate::pool::stats::DatagramStats;
-use crate::role::Role;
+use crate::role::{Role, TwoSided};
 
 pub use self::handover::Flow;
 pub use self::settings::{
@@ -213,23 +213,6 @@ impl DatagramRole {
         &self.core.sockets
     }
 
-    /// Handles a datagram at a server-side socket: of a server, or of any other sender.
-    fn on_back(&mut self, now: Instant, received: &Received, bytes: &mut [u8], tx: &mut Tx) {
-        let DatagramRole { core, matching, primary, .. } = self;
-        let (peer, socket) = (received.peer, received.socket);
-        for (at, bytes) in datagrams(received, bytes) {
-            let outcome = match primary {
-                Some(primary) if core.sockets.is_for_checks(socket.0) => {
-                    primary.on_check_answer(core, now, peer, bytes)
-                }
-                _ => matching.on_server(core, Response { peer, socket, bytes, at, now }, tx),
-            };
-            if let Err(reason) = outcome {
-                core.stats.common.dropped.add(reason, 1);
-            }
-        }
-    }
-
     /// Reports an event-loop stall. Nothing counts as overdue for [`PAUSE`] afterwards: responses may be in
     /// the sockets. Turns follow each tick while responses are owed, and otherwise each [`LOOK`] of the
     /// primary.
@@ -261,6 +244,36 @@ impl DatagramRole {
     }
 }
 
+impl TwoSided for DatagramRole {
+    fn faces_clients(&self, socket: SocketId) -> bool {
+        self.core.sockets.fronts.contains(&socket.0)
+    }
+
+    fn on_front(&mut self, now: Instant, received: &Received, bytes: &mut [u8], tx: &mut Tx) {
+        self.on_requests(now, received, bytes, tx);
+    }
+
+    fn on_back(&mut self, now: Instant, received: &Received, bytes: &mut [u8], tx: &mut Tx) {
+        let DatagramRole { core, matching, primary, .. } = self;
+        let (peer, socket) = (received.peer, received.socket);
+        for (at, bytes) in datagrams(received, bytes) {
+            let outcome = match primary {
+                Some(primary) if core.sockets.is_for_checks(socket.0) => {
+                    primary.on_check_answer(core, now, peer, bytes)
+                }
+                _ => matching.on_server(core, Response { peer, socket, bytes, at, now }, tx),
+            };
+            if let Err(reason) = outcome {
+                core.stats.common.dropped.add(reason, 1);
+            }
+        }
+    }
+
+    fn publish(&mut self, now: Instant) {
+        self.core.publish(now);
+    }
+}
+
 impl Role for DatagramRole {
     fn on_batch(&mut self, now: Instant, rx: &mut Rx, tx: &mut Tx) {
         self.core.begin_turn(now);
@@ -269,22 +282,7 @@ impl Role for DatagramRole {
         self.notice_stall(now);
         self.matching.begin(&mut self.core);
         self.on_errors(rx);
-        // Responses first: they shorten the queues before the requests select a server.
-        let fronts = self.core.sockets.fronts.clone();
-        for index in 0..rx.len() {
-            let (received, bytes) = rx.get_mut(index);
-            if !fronts.contains(&received.socket.0) {
-                self.on_back(now, &received, bytes, tx);
-            }
-        }
-        self.core.publish(now);
-        for index in 0..rx.len() {
-            let (received, bytes) = rx.get_mut(index);
-            if fronts.contains(&received.socket.0) {
-                self.on_front(now, &received, bytes, tx);
-            }
-        }
-        self.core.publish(now);
+        self.on_both_sides(now, rx, tx);
         self.serve_pending(now, tx);
     }
 

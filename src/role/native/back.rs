@@ -1,4 +1,4 @@
-//! Frames of servers (replies and reports), and which way the others go.
+//! The server-side socket: replies and reports of servers, and the dispatch of all other frames.
 
 use std::net::SocketAddr;
 
@@ -16,8 +16,8 @@ use crate::wire::tag::Stamp;
 use crate::wire::{Frame, Header, Kind, ReplyPath, ServerOp, ServerState, Status};
 
 impl NativeRole {
-    /// Takes what one server, or the controller, sent.
-    pub(super) fn on_back(&mut self, now: Instant, received: &Received, bytes: &mut [u8], tx: &mut Tx) {
+    /// Handles the datagrams of one receive slot, from a server or the controller.
+    pub(super) fn on_answers(&mut self, now: Instant, received: &Received, bytes: &mut [u8], tx: &mut Tx) {
         let mut last_client = None;
         for frame in frames(received, bytes, self.format) {
             let checked = frame.and_then(|(at, bytes)| self.check(received.peer, at, bytes));
@@ -28,7 +28,7 @@ impl NativeRole {
         }
     }
 
-    /// Checks a frame that came to the server-side socket, and its tag.
+    /// Checks a frame and its tag.
     fn check<'a>(
         &self,
         peer: SocketAddr,
@@ -55,10 +55,7 @@ impl NativeRole {
                 match op {
                     ServerOp::Reply => self.on_reply(now, from, last_client, tx),
                     ServerOp::Report => self.on_report(now, from, tx),
-                    ServerOp::Register => {
-                        let ServerFrame { peer, at, frame, stamp } = from;
-                        self.on_register(now, peer, at, frame.into_bytes(), stamp, tx)
-                    }
+                    ServerOp::Register => self.on_register(now, from, tx),
                 }
             }
             Kind::ControllerRequest if Some(from.peer) != self.settings.controller => {
@@ -69,9 +66,8 @@ impl NativeRole {
         }
     }
 
-    /// A reply goes to its client if the balancer sent that request to that server, and only once. It can
-    /// have come to another worker than the one that sent the request; then its counters are not about this
-    /// one.
+    /// Forwards a reply to its client, once, if the balancer sent the request to this server. The reply may
+    /// arrive at another worker than the one that sent the request. Its counters then belong to that worker.
     fn on_reply(
         &mut self,
         now: Instant,
@@ -81,8 +77,7 @@ impl NativeRole {
     ) -> Result<(), DropReason> {
         let ServerFrame { peer, at, frame, stamp } = from;
         let (slot, worker) = (Slot::new(usize::from(frame.header.slot.get())), frame.header.worker);
-        // Of a server that has left, too: another worker may have heard that before this one has read its
-        // last replies.
+        // Replies of a departed server are valid: another worker may have handled its departure first.
         if self.view.last_addr(slot) != Some(peer) {
             return Err(DropReason::WrongSource);
         }
@@ -121,7 +116,7 @@ impl NativeRole {
         self.deliver(at, frame, last_client, tx)
     }
 
-    /// Sends a checked reply to its client, without the balancer's and the server's part of it.
+    /// Sends a checked reply to its client, without the internal fields.
     fn deliver(
         &mut self,
         at: FrameRef,
@@ -154,11 +149,10 @@ impl NativeRole {
         Ok(())
     }
 
-    /// Counters, queue and state without a request. A server that is not known (any more) is asked to
-    /// prove its address, so that a restarted balancer finds its pool.
+    /// Handles a report: counters, queue and state of a server, without a reply. The primary challenges an
+    /// unknown server, so that a restarted balancer finds its pool.
     fn on_report(&mut self, now: Instant, from: ServerFrame<'_>, tx: &mut Tx) -> Result<(), DropReason> {
-        let ServerFrame { peer, at, frame, stamp } = from;
-        let header = &frame.header;
+        let (peer, header) = (from.peer, &from.frame.header);
         let slot = Slot::new(usize::from(header.slot.get()));
         let known = self.view.get(slot).filter(|m| {
             m.addr == peer
@@ -166,18 +160,18 @@ impl NativeRole {
                 && self.shared.epoch == header.balancer_epoch.get()
         });
         let Some(&Member { epoch, .. }) = known else {
-            // A server's last reports may come after the primary has heard that it has left.
+            // A server's last reports may arrive after the primary has removed the server.
             let has_left = self.view.get(slot).is_none() && self.view.last_addr(slot) == Some(peer);
             return match self.primary.is_none() && has_left {
                 true => Ok(()),
-                false => self.challenge(now, peer, at, frame.into_bytes(), tx),
+                false => self.challenge(now, from, tx),
             };
         };
         if header.worker != self.worker {
-            return Err(DropReason::Stale); // counters of another worker's traffic
+            return Err(DropReason::Stale); // the counters of another worker
         }
         let lane = &mut self.lanes[slot];
-        if let Some(stamp) = stamp {
+        if let Some(stamp) = from.stamp {
             lane.replay.accept(stamp)?;
         }
         let state = ServerState::from_wire(header.server_state).ok_or(DropReason::Kind)?;
@@ -192,9 +186,9 @@ impl NativeRole {
             ServerState::Ready => Ok(()),
             ServerState::Draining => {
                 self.note_stopping(now, slot);
-                // What was sent before is under way in front of this answer: when the server has seen
-                // as many requests as it says, nothing more will come.
-                self.sync_in_place(now, slot, at, frame.into_bytes(), tx)
+                // Earlier requests travel ahead of this SYNC. A server that has received as many requests as
+                // the SYNC states gets no more.
+                self.sync_in_place(now, slot, from, tx)
             }
             ServerState::Stopped => {
                 self.on_stopped(now, slot);
@@ -203,7 +197,7 @@ impl NativeRole {
         }
     }
 
-    /// Takes the counters of a frame whose registration was checked.
+    /// Takes the counters of a frame whose registration is valid.
     fn take_counters(&mut self, now: Instant, slot: Slot, header: &Header) {
         let counters = Counters {
             report: header.report.get(),
@@ -231,20 +225,15 @@ impl NativeRole {
     }
 }
 
-/// A checked frame that came to the server-side socket.
-struct ServerFrame<'a> {
-    peer: SocketAddr,
-    /// Where it is in the turn's memory.
-    at: FrameRef,
-    frame: Frame<'a>,
-    /// The sender's stamp, where frames are authenticated.
-    stamp: Option<Stamp>,
+/// A checked frame that arrived at the server-side socket.
+pub(super) struct ServerFrame<'a> {
+    pub peer: SocketAddr,
+    /// The frame's position in the turn's memory.
+    pub at: FrameRef,
+    pub frame: Frame<'a>,
+    /// The sender's stamp, if frames are authenticated.
+    pub stamp: Option<Stamp>,
 }
 
-/// The client that the last reply went to, as a destination of this turn.
+/// The client of the last reply, as a destination of this turn.
 type LastClient = Option<(([u8; 16], u16, u8), DestinationId)>;
-
-/// The header of a frame that was checked before.
-pub(super) fn header_of(bytes: &[u8]) -> &Header {
-    zerocopy::FromBytes::ref_from_prefix(bytes).expect("checked before").0
-}

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::reply::{Client, Origin, Request};
-use super::shared::{Member, Reserved};
+use super::reply::{Client, ClientRequest, Origin};
+use super::shared::{Member, ReservedServer};
 use super::{BACK, NativeRole, RETRY_AFTER, frames};
 use crate::base::batch::{Received, Tx};
 use crate::base::drop_reason::DropReason;
@@ -12,8 +12,8 @@ use crate::pool::select::Slot;
 use crate::wire::{Frame, Mode, Status};
 
 impl NativeRole {
-    /// Takes the requests of one client.
-    pub(super) fn on_front(&mut self, now: Instant, received: &Received, bytes: &mut [u8], tx: &mut Tx) {
+    /// Handles the datagrams of one receive slot, from one client.
+    pub(super) fn on_requests(&mut self, now: Instant, received: &Received, bytes: &mut [u8], tx: &mut Tx) {
         let format = self.format;
         if let Some(reason) = self.not_a_client(received) {
             let datagrams = bytes.len().div_ceil(received.stride as usize) as u64;
@@ -23,7 +23,7 @@ impl NativeRole {
         let local = self.shared.pool.locals.number(received.local_ip);
         let mut origin = Origin::new(Client { addr: received.peer, local }, received.local_ip);
         for frame in frames(received, bytes, format) {
-            let request = frame.and_then(|(at, bytes)| Request::check(at, bytes, &format));
+            let request = frame.and_then(|(at, bytes)| ClientRequest::check(at, bytes, &format));
             let outcome = request.and_then(|request| self.on_request(now, &mut origin, request, tx));
             if let Err(reason) = outcome {
                 self.stats.common.dropped.add(reason, 1);
@@ -43,7 +43,7 @@ impl NativeRole {
         &mut self,
         now: Instant,
         origin: &mut Origin,
-        request: Request<'_>,
+        request: ClientRequest<'_>,
         tx: &mut Tx,
     ) -> Result<(), DropReason> {
         let mode = Mode::from_wire(request.frame.header.mode).ok_or(DropReason::Kind)?;
@@ -70,12 +70,12 @@ impl NativeRole {
     }
 
     /// Reserves a server for a request.
-    pub(super) fn reserve(&mut self) -> Option<Reserved> {
+    pub(super) fn reserve(&mut self) -> Option<ReservedServer> {
         let NativeRole { shared, view, lanes, selector, stats, .. } = self;
         let reserved = |slot| {
             let restart = |slot, member: Option<&Member>| lanes.restart(slot).restart(member);
             let member = view.newest(slot, &shared.pool.members, restart)?;
-            Some(Reserved { slot, addr: member.addr, epoch: member.epoch })
+            Some(ReservedServer { slot, addr: member.addr, epoch: member.epoch })
         };
         let heard_at = |slot: Slot| Instant::from_nanos(stats.servers[slot.index()].reported.get());
         let (_, server) = selector.reserve(&shared.pool.tree, &stats.common, reserved, heard_at).ok()?;
@@ -87,8 +87,8 @@ impl NativeRole {
         &mut self,
         now: Instant,
         origin: &Origin,
-        server: Reserved,
-        request: Request<'_>,
+        server: ReservedServer,
+        request: ClientRequest<'_>,
         tx: &mut Tx,
     ) -> Result<(), DropReason> {
         let destination = self.lanes.destination(server.slot, BACK, server.addr, tx);
@@ -100,13 +100,13 @@ impl NativeRole {
         Ok(())
     }
 
-    /// Writes into a request what its server and the route of its reply need, and counts it. Nothing may be
-    /// patched afterwards.
+    /// Writes the internal fields of a request, which its server and the route of its reply need, and counts
+    /// it. The request must not be patched afterwards.
     pub(super) fn dispatch(
         &mut self,
         now: Instant,
         origin: &Origin,
-        Reserved { slot, epoch, .. }: Reserved,
+        ReservedServer { slot, epoch, .. }: ReservedServer,
         mut frame: Frame<'_>,
     ) {
         let lane = &mut self.lanes[slot];

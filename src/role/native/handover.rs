@@ -1,13 +1,14 @@
-//! What one process of a balancer leaves to its successor, which goes on *exactly*: the same instance and
-//! keys, the same servers, windows and estimates. No reply under way is refused, no server registers again.
+//! The state that a balancer's process exports for its successor. The successor continues *exactly*: with
+//! the same instance and keys, and the same servers, windows and estimates. It accepts the replies in
+//! flight, and no server registers again.
 //!
-//! Each worker gives its [`Part`] in its own thread, once *all* of them have stopped: between the first part
-//! and the last nobody takes a turn, since any worker may take the reply to another one's request. A
-//! predecessor takes its next turn only if its successor has given up; what it has exported changes nothing
-//! for it.
+//! Each worker exports its [`Part`] in its own thread, after *all* workers have stopped. No worker takes a
+//! turn between the first part and the last, since any worker may receive the reply to another worker's
+//! request. An export does not change the predecessor, which takes its next turn only if the successor
+//! gives up.
 //!
-//! What starts again: figures, the windows of the scaler (not what it has learned), an open order, the choice
-//! among ties.
+//! Not exported: counters, the autoscaler's load windows, the open scaling request, and the state of
+//! tie-breaking. The rates that the autoscaler has learned are exported.
 
 use std::hash::Hasher;
 use std::net::{IpAddr, SocketAddr};
@@ -17,7 +18,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use siphasher::sip::SipHasher24;
 
-use super::{Lane, NativeRole, Primary, Server, Settings, Shared};
+use super::{NativeLane, NativePoolSettings, NativePrimary, NativeRole, NativeServer, NativeShared};
 use crate::base::rng::Rng;
 use crate::base::time::Instant;
 use crate::pool::departed::DepartedServer;
@@ -28,29 +29,30 @@ use crate::pool::part::{Part, Unreadable};
 use crate::pool::primary::member_of;
 use crate::pool::select::{LeafState, Slot};
 use crate::pool::stall::StallDetector;
+use crate::role::TwoSided;
 use crate::wire::Sealer;
 use crate::wire::tag::{PeerReplay, Stamp};
 use crate::wire::window::WindowState;
 
-/// The version of these bytes. To be raised whenever anything changes that they hold: [`Server`], its health,
-/// an estimate, a window.
+/// The version of a part's bytes. It must rise whenever a type in a part changes: [`NativeServer`], its
+/// health, an estimate, a window.
 const VERSION: u32 = 2;
 
-/// A process cannot have taken longer to start; an older state is of another clock.
+/// Maximum age of a state. No process takes longer to start, so an older state is from another clock.
 const AGE_MAX: Duration = Duration::from_secs(600);
 
-/// What is in a [`Part`].
+/// The contents of a [`Part`].
 #[derive(Serialize, Deserialize)]
-struct WorkerState {
+struct NativeWorkerState {
     worker: u8,
     lanes: Vec<LaneState>,
-    /// The stamp of the last frame that it has sent, where frames are authenticated.
+    /// The stamp of the last sent frame, if frames are authenticated.
     sealed: Option<Stamp>,
-    /// From the primary.
-    common: Option<Common>,
+    /// Only in the primary's part.
+    common: Option<SharedState>,
 }
 
-/// One lane, if its slot was ever used.
+/// The state of one lane whose slot was ever used.
 #[derive(Serialize, Deserialize)]
 struct LaneState {
     slot: u16,
@@ -59,107 +61,114 @@ struct LaneState {
     last_sent: Instant,
     last_sync: Instant,
     confirmed: bool,
-    /// Where frames are authenticated.
+    /// `None` if frames are not authenticated.
     replay: Option<PeerReplay>,
 }
 
-/// What all workers share, and what only the primary has.
+/// The state that all workers share, and the primary's.
 #[derive(Serialize, Deserialize)]
-struct Common {
+struct SharedState {
     /// The primary's last turn.
     at: Instant,
     frame_size: usize,
-    /// A hash of the shared key, where frames are authenticated.
+    /// A hash of the shared key; `None` if frames are not authenticated.
     key_mark: Option<u64>,
     own: Vec<SocketAddr>,
     secret: [u8; 16],
     instance: u64,
     epoch: u32,
     listeners: Vec<IpAddr>,
-    servers: Vec<(u16, Server)>,
-    /// Servers that have left.
+    servers: Vec<(u16, NativeServer)>,
+    /// Departed servers.
     departed: Vec<DepartedServer>,
-    /// Where the last servers of empty slots were.
+    /// Addresses of the last servers of empty slots.
     last_addrs: Vec<(u16, SocketAddr)>,
-    /// What the scaler has learned.
+    /// The autoscaler's highest request rate that n servers could not serve, per second, by n.
     too_few_at: Vec<f64>,
-    /// Number of the last order, and the controller's nonce.
+    /// Number of the last scaling request, and the controller's nonce.
     orders: (u64, u64),
 }
 
 /// The states of all workers.
 struct Handover {
-    common: Common,
-    workers: Vec<WorkerState>,
+    common: SharedState,
+    workers: Vec<NativeWorkerState>,
 }
 
-/// Why a successor cannot go on where its predecessor has stopped.
+/// Why a successor cannot continue from its predecessor's state.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Mismatch {
     /// The state cannot be read.
     #[error(transparent)]
     State(#[from] Unreadable),
-    /// The part of a worker is missing, or there twice.
-    #[error("the state of the running balancer is not whole: restart without --takeover")]
+    /// The part of a worker is missing or present twice.
+    #[error("cannot take over: the state of the running balancer is incomplete; restart without --takeover")]
     Incomplete,
-    /// Frames have another size.
+    /// The frame sizes differ.
     #[error(
-        "frame_size: the running balancer has {theirs}, this configuration {ours}: restart without --takeover"
+        "frame_size: the running balancer has {theirs}, this configuration {ours}; restart without --takeover"
     )]
     FrameSize {
-        /// Bytes there.
+        /// The predecessor's frame size, in bytes.
         theirs: usize,
-        /// Bytes here.
+        /// The successor's frame size, in bytes.
         ours: usize,
     },
-    /// Frames are authenticated in one of the two, or with another key.
+    /// The keys differ, or only one of the two processes authenticates frames.
     #[error(
-        "key_file: the running balancer has another key, or one of the two has none: restart without --takeover"
+        "key_file: the running balancer has another key, or only one of the two has a key; \
+         restart without --takeover"
     )]
     Key,
-    /// There are more or fewer workers.
+    /// The numbers of workers differ.
     #[error(
-        "workers: the running balancer has {theirs}, this configuration {ours}: restart without --takeover"
+        "workers: the running balancer has {theirs}, this configuration {ours}; restart without --takeover"
     )]
     Workers {
-        /// Workers there.
+        /// The predecessor's workers.
         theirs: usize,
-        /// Workers here.
+        /// The successor's workers.
         ours: usize,
     },
-    /// A slot has been used that there is no room for.
+    /// The predecessor has used a slot that the successor does not have.
     #[error(
-        "servers_max: the running balancer has used {theirs} slots, this configuration has {ours}: raise it, or restart \
-         without --takeover"
+        "servers_max: the running balancer has used {theirs} slots, this configuration has {ours}; \
+         raise it, or restart without --takeover"
     )]
     ServersMax {
-        /// Slots used there.
+        /// Slots that the predecessor has used.
         theirs: usize,
-        /// Slots here.
+        /// The successor's slots.
         ours: usize,
     },
     /// The sockets have other addresses.
-    #[error("the running balancer has other addresses than this configuration: restart without --takeover")]
+    #[error(
+        "cannot take over: the running balancer has other addresses than this configuration; \
+         restart without --takeover"
+    )]
     Addresses,
-    /// The two processes do not have the same clock.
-    #[error("the running balancer is of another machine or time namespace: restart without --takeover")]
+    /// The two processes have different clocks.
+    #[error(
+        "cannot take over: the running balancer is on another machine or in another time namespace; \
+         restart without --takeover"
+    )]
     Clock,
 }
 
-impl WorkerState {
-    fn from_part(part: &Part) -> Result<WorkerState, Unreadable> {
-        part.state(VERSION).and_then(|state: WorkerState| match state.is_sound() {
+impl NativeWorkerState {
+    fn from_part(part: &Part) -> Result<NativeWorkerState, Unreadable> {
+        part.state(VERSION).and_then(|state: NativeWorkerState| match state.is_sound() {
             true => Ok(state),
             false => Err(Unreadable::Garbled),
         })
     }
 
-    /// Whether nothing in it would break what relies on it.
+    /// Whether the values are within their limits, so that damaged bytes cannot break an invariant.
     fn is_sound(&self) -> bool {
         let ascend = |slots: &mut dyn Iterator<Item = u16>| slots.is_sorted_by(|one, next| one < next);
         let lane_is_sound =
             |lane: &LaneState| lane.window.is_whole() && lane.estimate.published() <= OUTSTANDING_MAX;
-        let server_is_sound = |(_, server): &(u16, Server)| {
+        let server_is_sound = |(_, server): &(u16, NativeServer)| {
             server.extra.foreign <= OUTSTANDING_MAX && (1..=WEIGHT_MAX).contains(&server.weight)
         };
         let servers = self.common.as_ref().map_or(&[][..], |common| &common.servers);
@@ -171,9 +180,9 @@ impl WorkerState {
 }
 
 impl Handover {
-    /// Puts the parts of all workers together, in any order.
+    /// Combines the parts of all workers, which may be in any order.
     fn from_parts(parts: &[Part]) -> Result<Handover, Mismatch> {
-        let mut workers = parts.iter().map(WorkerState::from_part).collect::<Result<Vec<_>, _>>()?;
+        let mut workers = parts.iter().map(NativeWorkerState::from_part).collect::<Result<Vec<_>, _>>()?;
         workers.sort_by_key(|state| state.worker);
         let is_whole = workers.iter().zip(0..).all(|(state, worker)| {
             usize::from(state.worker) == worker && state.common.is_some() == (worker == 0)
@@ -185,15 +194,15 @@ impl Handover {
         }
     }
 
-    /// How many slots there must be.
+    /// The highest used slot plus one.
     fn slots_used(&self) -> usize {
         let of_lanes = self.workers.iter().flat_map(|state| state.lanes.iter().map(|lane| lane.slot));
         let of_servers = self.common.servers.iter().map(|(slot, _)| *slot);
         of_lanes.chain(of_servers).map(|slot| usize::from(slot) + 1).max().unwrap_or(0)
     }
 
-    /// Whether a balancer of these settings can go on with it.
-    fn check(&self, settings: &Settings, now: Instant) -> Result<(), Mismatch> {
+    /// Whether a balancer with these settings can continue from this state.
+    fn check(&self, settings: &NativePoolSettings, now: Instant) -> Result<(), Mismatch> {
         let common = &self.common;
         let (theirs, ours) = (self.workers.len(), settings.workers);
         if theirs != ours {
@@ -220,7 +229,7 @@ impl Handover {
     }
 }
 
-/// Tells keys apart without telling them.
+/// A hash that differs between keys and does not reveal them.
 fn key_mark(key: Option<[u8; 16]>, secret: [u8; 16]) -> Option<u64> {
     let mut hasher = SipHasher24::new_with_key(&secret);
     hasher.write(b"key_file");
@@ -229,15 +238,15 @@ fn key_mark(key: Option<[u8; 16]>, secret: [u8; 16]) -> Option<u64> {
 }
 
 impl NativeRole {
-    /// What a successor needs of this worker; of the primary, what all share, too. All workers have stopped
-    /// before the first of them exports.
+    /// Exports this worker's state for a successor. The primary's part includes the shared state. All workers
+    /// must have stopped before the first one exports.
     pub fn export(&mut self, now: Instant) -> Part {
-        // Nothing is left of a turn; but the primary may have published members since.
+        // The primary may have published members since this worker's last turn.
         self.refresh();
         self.publish(now);
         let is_tagged = self.format.tagged;
-        let used = |slot: Slot, lane: &Lane| lane.window.sent() != 0 || self.view.get(slot).is_some();
-        let state = |(index, lane): (usize, &Lane)| {
+        let used = |slot: Slot, lane: &NativeLane| lane.window.sent() != 0 || self.view.get(slot).is_some();
+        let state = |(index, lane): (usize, &NativeLane)| {
             used(Slot::new(index), lane).then(|| LaneState {
                 slot: index as u16,
                 window: lane.window.state(),
@@ -248,7 +257,7 @@ impl NativeRole {
                 replay: is_tagged.then(|| lane.replay.clone()),
             })
         };
-        let state = WorkerState {
+        let state = NativeWorkerState {
             worker: self.worker,
             lanes: self.lanes.iter().enumerate().filter_map(state).collect(),
             sealed: self.sealer.as_ref().map(Sealer::last),
@@ -257,8 +266,8 @@ impl NativeRole {
         Part::new(VERSION, &state)
     }
 
-    fn common(&self, now: Instant, primary: &Primary) -> Common {
-        let Shared { instance, epoch, .. } = &*self.shared;
+    fn common(&self, now: Instant, primary: &NativePrimary) -> SharedState {
+        let NativeShared { instance, epoch, .. } = &*self.shared;
         let settings = self.shared.pool.settings();
         let servers =
             primary.pool.registry().iter().map(|(slot, server)| (slot.index() as u16, server.clone()));
@@ -271,7 +280,7 @@ impl NativeRole {
                 .flatten()
                 .map(|addr| (index, addr))
         };
-        Common {
+        SharedState {
             at: primary.stalls.last_turn().unwrap_or(now),
             frame_size: settings.format.size,
             key_mark: key_mark(settings.key, settings.secret),
@@ -288,11 +297,11 @@ impl NativeRole {
         }
     }
 
-    /// The workers of a balancer that goes on where another process has stopped. Settings may differ in what
-    /// concerns nothing under way (policy, intervals, limits, scaling); `secret` is the predecessor's. `now`
-    /// is of the same clock.
+    /// The workers of a balancer that continues from the exported state of another process. Settings that do
+    /// not affect requests in flight may differ: policy, intervals, limits, scaling. `secret` is the
+    /// predecessor's. `now` must be from the same clock.
     pub fn workers_from(
-        settings: Settings,
+        settings: NativePoolSettings,
         parts: Vec<Part>,
         now: Instant,
     ) -> Result<Vec<NativeRole>, Mismatch> {
@@ -300,32 +309,32 @@ impl NativeRole {
         handover.check(&settings, now)?;
         let Handover { common, workers } = handover;
         let mut rng = Rng::new(settings.seed);
-        let settings = Settings { secret: common.secret, ..settings };
-        let mut shared = Shared::new(settings, common.instance, common.epoch);
+        let settings = NativePoolSettings { secret: common.secret, ..settings };
+        let mut shared = NativeShared::new(settings, common.instance, common.epoch);
         shared.pool.locals = common.listeners.iter().copied().collect();
         let shared = Arc::new(shared);
         for (slot, server) in &common.servers {
-            shared
-                .pool
-                .members
-                .publish(Slot::new(usize::from(*slot)), Some(member_of::<Shared>(server, LeafState::Barred)));
+            shared.pool.members.publish(
+                Slot::new(usize::from(*slot)),
+                Some(member_of::<NativeShared>(server, LeafState::Barred)),
+            );
         }
-        let go_on = |state: WorkerState| {
+        let restored = |state: NativeWorkerState| {
             let mut worker = NativeRole::worker(&shared, state.worker, &mut rng, now);
-            worker.go_on(state, &common);
+            worker.restore(state, &common);
             worker
         };
-        let mut workers: Vec<NativeRole> = workers.into_iter().map(go_on).collect();
+        let mut workers: Vec<NativeRole> = workers.into_iter().map(restored).collect();
         if let Some(primary) = workers.first_mut() {
-            primary.go_on_as_primary(now, &common);
+            primary.restore_primary(now, &common);
         }
         Ok(workers)
     }
 
-    /// Takes over the lanes of a predecessor.
-    fn go_on(&mut self, from: WorkerState, common: &Common) {
+    /// Restores the lanes of a predecessor.
+    fn restore(&mut self, from: NativeWorkerState, common: &SharedState) {
         let NativeRole { shared, view, lanes, .. } = self;
-        view.refresh(&shared.pool.members, |_, _| {}); // new to this process, but not to the lanes
+        view.refresh(&shared.pool.members, |_, _| {}); // the servers are not new to the lanes
         for &(slot, addr) in
             common.last_addrs.iter().filter(|(slot, _)| usize::from(*slot) < lanes.slot_count())
         {
@@ -349,8 +358,8 @@ impl NativeRole {
         }
     }
 
-    /// Takes over the servers of a predecessor.
-    fn go_on_as_primary(&mut self, now: Instant, common: &Common) {
+    /// Restores the servers of a predecessor.
+    fn restore_primary(&mut self, now: Instant, common: &SharedState) {
         let tree = &self.shared.pool.tree;
         for (slot, server) in &common.servers {
             tree.adjust_foreign(Slot::new(usize::from(*slot)), server.extra.foreign as i32);
@@ -359,7 +368,7 @@ impl NativeRole {
         self.as_primary(|primary| {
             primary.stalls = StallDetector::after(common.at);
             primary.scaler.remember(&common.too_few_at);
-            primary.orders.go_on(common.orders);
+            primary.orders.restore(common.orders);
             if common.servers.iter().any(|(_, server)| server.health.state() == State::Up) {
                 primary.pool.had_servers();
             }
@@ -367,7 +376,7 @@ impl NativeRole {
             common.departed.iter().for_each(|server| registry.departed.keep(server.clone()));
             for (slot, server) in &common.servers {
                 let limits = Limits::for_interval(server.extra.interval, &rules);
-                registry.put(Slot::new(usize::from(*slot)), Server { limits, ..server.clone() });
+                registry.put(Slot::new(usize::from(*slot)), NativeServer { limits, ..server.clone() });
             }
             primary.pool.publish_all(now);
         });

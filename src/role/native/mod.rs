@@ -1,25 +1,25 @@
-//! The balancer: sends each request to the server with the shortest queue, and each reply back.
+//! The native pool: sends each request to the server with the shortest queue, and each reply to its client.
 //!
-//! One [`NativeRole`] is one *worker*: it has a front socket, a server-side socket, and with each server a
-//! lane of its own (estimate, dispatch window). Workers share the selection tree, the roster and the keys.
-//! Worker 0 is the *primary*: it alone registers servers, judges their health, scales, and talks with the
-//! controller.
+//! One [`NativeRole`] is one *worker*: it has a client-side socket, a server-side socket, and a lane per
+//! server (estimate, dispatch window). Workers share the selection tree, the members and the keys. Worker 0
+//! is the *primary*: only the primary registers servers, judges their health, scales the pool, and sends
+//! scaling requests to the controller.
 //!
-//! Never touches a socket, a clock or a log: what is worth telling comes out of [`NativeRole::poll_event`],
-//! what is worth counting goes to [`NativeStats`].
+//! Never touches a socket, a clock or a log. Events come from [`NativeRole::poll_event`], counters are in
+//! [`NativeStats`].
 //!
-//! | file | a change there is about |
+//! | file | contents |
 //! |---|---|
-//! | `shared.rs` | what the workers share |
+//! | `shared.rs` | state that the workers share |
 //! | `front.rs` | requests of clients: check, select, patch, forward |
-//! | `waiting.rs` | requests that wait for a server below its limit |
-//! | `reply.rs` | who asked, and refusals |
+//! | `waiting.rs` | queued requests |
+//! | `reply.rs` | clients of requests, and refusals |
 //! | `back.rs` | frames of servers: replies, reports, counters |
-//! | `primary.rs` | what only the primary has |
-//! | `registration.rs` | how a server becomes a member (primary) |
-//! | `upkeep.rs` | what time brings: SYNC (all workers); silence, probes, leaving (primary) |
-//! | `orders.rs`, `open_orders.rs` | orders to the controller (primary) |
-//! | `handover.rs` | what a successor is given, and how it goes on |
+//! | `primary.rs` | state of the primary |
+//! | `registration.rs` | registration of servers (primary) |
+//! | `upkeep.rs` | periodic work: SYNC (all workers); silence, probes, removal (primary) |
+//! | `orders.rs`, `open_orders.rs` | scaling requests to the controller (primary) |
+//! | `handover.rs` | state for a successor, and its takeover |
 
 mod back;
 mod front;
@@ -51,58 +51,61 @@ use crate::pool::selector::Selector;
 use crate::pool::shared::WorkerSettings;
 use crate::pool::stats::NativeStats;
 use crate::pool::waiting::Limit;
-use crate::role::Role;
+use crate::role::{Role, TwoSided};
 use crate::wire::tag::PeerReplay;
 use crate::wire::{DispatchWindow, FrameFormat, Opener, ReplyPath, Sealer};
 pub use handover::Mismatch;
-use primary::Primary;
-pub use primary::{Registered, Registry, Server};
-use shared::{Extra, Member, Shared};
+use primary::NativePrimary;
+pub use primary::{NativeRegistry, NativeServer, Registered};
+use shared::{Extra, Member, NativeShared};
 
-/// The socket on which clients ask.
+/// The client-side socket.
 pub const FRONT: SocketId = SocketId(0);
-/// The socket on which servers and the controller are talked to.
+/// The server-side socket, for servers and the controller.
 pub const BACK: SocketId = SocketId(1);
 
-/// What a balancer is made from.
+/// Settings of a native pool.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Settings {
+pub struct NativePoolSettings {
     /// Size and trailer of the frames.
     pub format: FrameFormat,
-    /// The key that all components share, where frames are authenticated.
+    /// The key that all components share; `None`: frames are not authenticated.
     pub key: Option<[u8; 16]>,
-    /// The key of cookies and nonces: random, and nobody else's.
+    /// The key of cookies and nonces: random, and known to this balancer and its successors only.
     pub secret: [u8; 16],
     /// Workers, 1 to [`crate::pool::members::WORKERS_MAX`].
     pub workers: usize,
-    /// How a server is chosen.
+    /// How a server is selected.
     pub policy: PolicyKind,
-    /// The way of a reply.
+    /// The route of a reply.
     pub reply_path: ReplyPath,
-    /// Room for so many servers.
+    /// Number of slots, 1 to 4,096.
     pub servers_max: usize,
-    /// At most so many requests at one server; the rest waits.
+    /// Maximum outstanding requests per server; further requests are queued. `None`: no limit.
     pub max_outstanding: Option<Limit>,
-    /// Requests that wait at most, 0 to [`crate::pool::waiting::PENDING_MAX`]; more are refused with BUSY.
+    /// Maximum queued requests, 0 to [`crate::pool::waiting::PENDING_MAX`]; further ones are refused with
+    /// BUSY.
     pub waiting_max: usize,
-    /// How often servers report, and this balancer looks at its timers.
+    /// Time between SYNCs to a server whose last requests are unconfirmed. A worker's timers run four times
+    /// in this time. 1 ms to 10 s.
     pub interval: Duration,
-    /// Address of the controller; `None` = the pool is not scaled.
+    /// Address of the controller; `None`: the pool is not scaled.
     pub controller: Option<SocketAddr>,
-    /// When to ask it for more or fewer servers.
+    /// When the pool requests more or fewer servers from the controller.
     pub scale: autoscale::Policy,
     /// How servers are judged.
     pub health: Rules,
-    /// The addresses of the front and of each worker's server side, which are nobody's clients.
+    /// Addresses of the client-side socket and of each worker's server-side socket. Datagrams from these
+    /// addresses are not requests.
     pub own: Vec<SocketAddr>,
-    /// Seed of everything that is random but no secret: epochs, ties.
+    /// Seed of random numbers that are not secret: epochs, ties.
     pub seed: u64,
 }
 
-impl Settings {
-    /// The key of the configuration in which these differ from others, if one of them is for the life of a
-    /// balancer. (What is random, and its own addresses, are not from a configuration.)
-    pub fn fixed_difference(&self, other: &Settings) -> Option<&'static str> {
+impl NativePoolSettings {
+    /// The configuration key of a setting that differs from `other` and cannot change while the balancer
+    /// runs. Random numbers and the balancer's own addresses are not from a configuration and do not count.
+    pub fn fixed_difference(&self, other: &NativePoolSettings) -> Option<&'static str> {
         let differ = [
             ("load_balancer.frame_size", self.format.size != other.format.size),
             ("key_file", self.key != other.key || self.format.tagged != other.format.tagged),
@@ -116,25 +119,25 @@ impl Settings {
 
 /// One worker's traffic with one slot.
 #[derive(Debug)]
-struct Lane {
+struct NativeLane {
     window: Arc<DispatchWindow>,
     estimate: Estimate,
     last_sent: Instant,
     last_sync: Instant,
     /// Whether the estimate has changed in this turn.
     dirty: bool,
-    /// Whether the server has proved in this turn that it lives.
+    /// Whether the server has given a liveness signal in this turn.
     heard: bool,
-    /// Whether the server has answered this worker since its registration: before that, it would refuse
-    /// requests.
+    /// Whether the server has answered this worker since its registration. Before that, the server would
+    /// refuse the worker's requests.
     confirmed: bool,
-    /// The server's frames to this worker that were seen, where frames are authenticated.
+    /// Stamps of the server's frames to this worker, if frames are authenticated.
     replay: PeerReplay,
 }
 
-impl Lane {
+impl NativeLane {
     fn new(window: Arc<DispatchWindow>) -> Self {
-        Lane {
+        NativeLane {
             window,
             estimate: Estimate::default(),
             last_sent: Instant::ZERO,
@@ -146,7 +149,7 @@ impl Lane {
         }
     }
 
-    /// Another registration has the slot now, or none.
+    /// Starts again for another registration in the slot, or for none.
     fn restart(&mut self, member: Option<&Member>) {
         self.estimate.rebase(self.window.sent());
         self.confirmed = false;
@@ -155,21 +158,21 @@ impl Lane {
         self.dirty = true;
         if let Some(stamp) = member.and_then(|member| member.extra.stamp) {
             self.replay.adopt(stamp);
-            let _ = self.replay.accept(stamp); // its own process registers again: seen already
+            let _ = self.replay.accept(stamp); // refused if the same process registers again: already seen
         }
     }
 }
 
 /// One worker's state machine.
 pub struct NativeRole {
-    shared: Arc<Shared>,
+    shared: Arc<NativeShared>,
     /// The same throughout a turn.
-    settings: WorkerSettings<Settings>,
+    settings: WorkerSettings<NativePoolSettings>,
     worker: u8,
     format: FrameFormat,
-    primary: Option<Box<Primary>>,
+    primary: Option<Box<NativePrimary>>,
     view: View<Extra>,
-    lanes: Lanes<Lane>,
+    lanes: Lanes<NativeLane>,
     selector: Selector,
     stats: Arc<NativeStats>,
     sealer: Option<Sealer>,
@@ -179,27 +182,32 @@ pub struct NativeRole {
     has_more: bool,
 }
 
-/// Timers are looked at so many times an interval: how late a silent or lost thing is noticed.
+/// Ticks per interval: silence and losses are noticed up to a quarter of an interval late.
 const TICKS_PER_INTERVAL: u32 = 4;
-/// A reply to a client who was refused: come back after this time.
+/// Time after which a refused client may repeat its request, at least.
 const RETRY_AFTER: Duration = Duration::from_millis(20);
 
 impl NativeRole {
     /// The workers of a balancer without servers; the first is the primary.
-    pub fn workers(settings: Settings, now: Instant) -> Vec<NativeRole> {
+    pub fn workers(settings: NativePoolSettings, now: Instant) -> Vec<NativeRole> {
         let mut rng = Rng::new(settings.seed);
         let (instance, epoch) = (rng.next_u64() | 1, (rng.next_u64() as u32).max(1));
-        let shared = Arc::new(Shared::new(settings, instance, epoch));
+        let shared = Arc::new(NativeShared::new(settings, instance, epoch));
         (0..shared.pool.settings().workers)
             .map(|worker| NativeRole::worker(&shared, worker as u8, &mut rng, now))
             .collect()
     }
 
-    fn worker(shared: &Arc<Shared>, worker: u8, rng: &mut Rng, now: Instant) -> NativeRole {
+    fn worker(shared: &Arc<NativeShared>, worker: u8, rng: &mut Rng, now: Instant) -> NativeRole {
         let settings = shared.pool.worker_settings();
         let slots = settings.servers_max;
-        let lane = |slot| Lane::new(Arc::clone(shared.window(worker, slot).expect("made for all")));
-        let primary = (worker == 0).then(|| Box::new(Primary::new(shared, &settings, rng.next_u64(), now)));
+        let lane = |slot| {
+            NativeLane::new(Arc::clone(
+                shared.window(worker, slot).expect("each worker has a window per slot"),
+            ))
+        };
+        let primary =
+            (worker == 0).then(|| Box::new(NativePrimary::new(shared, &settings, rng.next_u64(), now)));
         NativeRole {
             worker,
             format: settings.format,
@@ -208,7 +216,7 @@ impl NativeRole {
             lanes: Lanes::new(slots, lane),
             selector: Selector::new(settings.policy, rng.next_u64(), rng.next_u64()),
             stats: Arc::clone(&shared.stats[usize::from(worker)]),
-            // Each worker counts its frames by itself, so each is a sender of its own.
+            // Each worker numbers its own frames, so each is a sender of its own.
             sealer: settings.key.as_ref().map(|key| Sealer::new(key, rng.next_u64() | 1)),
             opener: settings.key.as_ref().map(Opener::new),
             next_tick: now,
@@ -218,23 +226,24 @@ impl NativeRole {
         }
     }
 
-    /// Whether some server may be chosen, be it as a last resort.
+    /// Whether a server can be selected, even if only as a last resort.
     pub fn can_serve(&self) -> bool {
         self.shared.pool.can_serve()
     }
 
-    /// Goes on with these settings, which all workers find at their next turn. What is random in them stays
-    /// as it is, and so do the balancer's own addresses. Refuses, with the key of the configuration, what
-    /// takes a new balancer.
-    pub fn reconfigure(&self, new: Settings) -> Result<(), &'static str> {
-        let changed = |old: &Settings| match old.fixed_difference(&new) {
+    /// Changes the settings; all workers adopt them at their next turn. Secret, seed and own addresses do not
+    /// change. Fails with the configuration key of a setting that requires a restart.
+    pub fn reconfigure(&self, new: NativePoolSettings) -> Result<(), &'static str> {
+        let changed = |old: &NativePoolSettings| match old.fixed_difference(&new) {
             Some(key) => Err(key),
-            None => Ok(Settings { secret: old.secret, own: old.own.clone(), seed: old.seed, ..new }),
+            None => {
+                Ok(NativePoolSettings { secret: old.secret, own: old.own.clone(), seed: old.seed, ..new })
+            }
         };
         self.shared.pool.reconfigure(changed).map(drop)
     }
 
-    /// Adopts newer settings, if there are any. Between turns, so that they are the same throughout a turn.
+    /// Adopts newer settings, if there are any, at the beginning of a turn.
     fn adopt(&mut self, now: Instant) {
         let Some(old) = self.settings.adopt() else { return };
         if self.settings.policy != old.policy {
@@ -246,12 +255,12 @@ impl NativeRole {
         self.refresh();
     }
 
-    /// Whether no request of this worker is outstanding, by its estimates, and none waits.
+    /// Whether no request is queued, and none of this worker is outstanding by its estimates.
     pub fn is_idle(&self) -> bool {
         self.shared.pool.pending.is_empty() && self.lanes.iter().all(|lane| lane.estimate.outstanding() == 0)
     }
 
-    /// What this worker counts.
+    /// This worker's counters.
     pub fn stats(&self) -> &Arc<NativeStats> {
         &self.stats
     }
@@ -266,14 +275,14 @@ impl NativeRole {
         &self.lanes[slot].estimate
     }
 
-    /// Authenticates a frame that leaves for a server or the controller; nothing may be patched afterwards.
+    /// Authenticates a frame to a server or the controller. It must not be patched afterwards.
     fn seal(&mut self, frame: &mut [u8]) {
         if let Some(sealer) = &mut self.sealer {
             sealer.seal(frame);
         }
     }
 
-    /// Notes that a slot's contribution to the tree may have changed in this turn.
+    /// Notes that an estimate has changed in this turn.
     fn touch(&mut self, slot: Slot) {
         self.lanes.touch(slot).dirty = true;
     }
@@ -283,8 +292,28 @@ impl NativeRole {
         self.lanes.touch(slot).heard = true;
     }
 
-    /// Brings tree and health up to date with this turn: once per server, however many frames it sent.
+    /// Copies the primary's changes of the members.
+    fn refresh(&mut self) {
+        let NativeRole { shared, view, lanes, .. } = self;
+        view.refresh(&shared.pool.members, |slot, member| lanes.restart(slot).restart(member));
+    }
+}
+
+impl TwoSided for NativeRole {
+    fn faces_clients(&self, socket: SocketId) -> bool {
+        socket == FRONT
+    }
+
+    fn on_front(&mut self, now: Instant, received: &Received, bytes: &mut [u8], tx: &mut Tx) {
+        self.on_requests(now, received, bytes, tx);
+    }
+
+    fn on_back(&mut self, now: Instant, received: &Received, bytes: &mut [u8], tx: &mut Tx) {
+        self.on_answers(now, received, bytes, tx);
+    }
+
     fn publish(&mut self, now: Instant) {
+        // Once per server, regardless of the number of its frames.
         while let Some((slot, lane)) = self.lanes.next_touched() {
             let delta = if std::mem::take(&mut lane.dirty) { lane.estimate.publish() } else { 0 };
             let heard = std::mem::take(&mut lane.heard);
@@ -296,12 +325,6 @@ impl NativeRole {
             }
         }
     }
-
-    /// Copies what the primary has changed.
-    fn refresh(&mut self) {
-        let NativeRole { shared, view, lanes, .. } = self;
-        view.refresh(&shared.pool.members, |slot, member| lanes.restart(slot).restart(member));
-    }
 }
 
 impl Role for NativeRole {
@@ -310,14 +333,7 @@ impl Role for NativeRole {
         self.selector.begin_turn(now);
         self.adopt(now);
         self.refresh();
-        for index in 0..rx.len() {
-            let (received, bytes) = rx.get_mut(index);
-            match received.socket {
-                FRONT => self.on_front(now, &received, bytes, tx),
-                _ => self.on_back(now, &received, bytes, tx),
-            }
-        }
-        self.publish(now);
+        self.on_both_sides(now, rx, tx);
         self.serve_pending(now, tx);
     }
 
@@ -342,7 +358,7 @@ impl Role for NativeRole {
     }
 }
 
-/// The frames of a receive slot. A datagram that is not a whole number of frames is one error.
+/// The frames of a receive slot. A datagram that is not a whole number of frames yields one error.
 fn frames<'a>(
     received: &Received,
     bytes: &'a mut [u8],

@@ -1,9 +1,8 @@
-//! Orders to the controller: more servers, or one fewer. Repeated with back-off until acknowledged; without a
-//! controller the balancer just works on.
+//! Scaling requests to the controller: more servers, or one fewer. They are repeated with back-off until they
+//! are acknowledged. Without a response of the controller the pool keeps its servers.
 
-use super::open_orders::{Order, REPEAT_AFTER, REPEAT_MAX, TELL_AFTER};
-use super::primary::Primary;
-use super::primary::Server;
+use super::open_orders::{REPEAT_AFTER, REPEAT_MAX, REPORT_AFTER, ScalingRequest};
+use super::primary::{NativePrimary, NativeServer};
 use super::{BACK, NativeRole};
 use crate::base::batch::Tx;
 use crate::base::drop_reason::DropReason;
@@ -14,7 +13,7 @@ use crate::pool::health::State;
 use crate::wire::{Frame, Header, Kind, RequestOp, Status};
 
 impl NativeRole {
-    /// Shows the pool to the scaler and orders what it decides. Without a controller the pool is not scaled.
+    /// Lets the autoscaler decide and opens a scaling request. Without a controller the pool is not scaled.
     pub(super) fn scale(&mut self, now: Instant, sample: autoscale::Sample) {
         if self.settings.controller.is_none() {
             return;
@@ -22,7 +21,7 @@ impl NativeRole {
         let Some(primary) = &mut self.primary else { return };
         let decision = primary.scaler.observe(now, sample);
         if let Ok(mut outlook) = self.stats.scaling.try_lock() {
-            *outlook = Some(primary.scaler.outlook()); // a reader is there: the next tick writes it
+            *outlook = Some(primary.scaler.outlook()); // if a reader holds the lock, the next tick writes
         }
         let (load, up) = match decision {
             Decision::Hold => return,
@@ -42,7 +41,7 @@ impl NativeRole {
         }
     }
 
-    /// Sends the open order if it is due.
+    /// Sends the open scaling request if it is due.
     pub(super) fn send_order(&mut self, now: Instant, tx: &mut Tx) {
         let Some(primary) = &mut self.primary else { return };
         let orders = &mut primary.orders;
@@ -60,10 +59,10 @@ impl NativeRole {
         header.received.set(order.up);
         let pause = REPEAT_AFTER * (1 << u32::from(order.attempt.min(10)));
         let attempt = order.attempt.saturating_add(1);
-        orders.open = Some(Order { attempt, due: now + pause.min(REPEAT_MAX), ..order });
-        if attempt == TELL_AFTER && !std::mem::replace(&mut orders.silent, true) {
+        orders.open = Some(ScalingRequest { attempt, due: now + pause.min(REPEAT_MAX), ..order });
+        if attempt == REPORT_AFTER && !std::mem::replace(&mut orders.silent, true) {
             primary.pool.report(Event::Controller(format!(
-                "no answer from the controller at {to}: working on without"
+                "no response from the controller at {to}; the pool is not scaled"
             )));
         }
         let destination = tx.destination(BACK, to, None);
@@ -73,7 +72,7 @@ impl NativeRole {
         }
     }
 
-    /// The controller acknowledges, or wants its nonce echoed.
+    /// Handles an acknowledgement of the controller, or a challenge whose nonce must be echoed.
     pub(super) fn on_answer(&mut self, now: Instant, frame: Frame<'_>) -> Result<(), DropReason> {
         let Some(primary) = &mut self.primary else { return Err(DropReason::Unexpected) };
         let header = &frame.header;
@@ -103,10 +102,11 @@ impl NativeRole {
     }
 }
 
-impl Primary {
-    /// Orders that so many servers stop, one after the other: those that came last. False if there are none.
+impl NativePrimary {
+    /// Requests that `count` servers stop, one after the other, the highest ids first. Returns false if no
+    /// server can be stopped.
     fn shrink(&mut self, now: Instant, count: u32, load: f64, up: u32) -> bool {
-        let may_stop = |s: &Server| s.extra.is_managed && s.health.state() == State::Up;
+        let may_stop = |s: &NativeServer| s.extra.is_managed && s.health.state() == State::Up;
         let mut ids: Vec<u32> =
             self.pool.registry().iter().filter(|(_, s)| may_stop(s)).map(|(_, s)| s.id).collect();
         ids.sort_unstable();
@@ -119,9 +119,9 @@ impl Primary {
         orders.victims.pop().is_some_and(|id| orders.place(now, RequestOp::Shrink, id, load, up))
     }
 
-    fn on_ack(&mut self, now: Instant, order: Order, status: Status) {
+    fn on_ack(&mut self, now: Instant, order: ScalingRequest, status: Status) {
         if order.op == RequestOp::Shrink && status == Status::Unknown {
-            // Started by somebody else: not the controller's to stop, so not ours to ask for again.
+            // The controller did not start this server and cannot stop it: do not request it again.
             let registry = self.pool.registry_mut();
             if let Some(server) = registry.slot_of(order.target).and_then(|slot| registry.get_mut(slot)) {
                 server.extra.is_managed = false;

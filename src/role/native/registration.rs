@@ -1,22 +1,17 @@
-//! How a server becomes a member, and how its primary hears of it. Nothing is stored for whoever has not
-//! proved its address by echoing a nonce.
+//! Registration of servers at the primary, and their liveness signals. The primary stores nothing about a
+//! server that has not proved its address by echoing a nonce.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::back::header_of;
-use super::primary::Registered;
-use super::primary::Registry;
-use super::primary::Server;
-use super::upkeep::ANSWERS;
+use super::back::ServerFrame;
+use super::primary::{NativeRegistry, NativeServer, Registered};
+use super::upkeep::RESPONDS;
 use super::{BACK, NativeRole};
-use crate::base::batch::FrameRef;
 use crate::base::batch::Tx;
 use crate::base::drop_reason::DropReason;
 use crate::base::time::Instant;
-use crate::pool::health::Rules;
-use crate::pool::health::State;
-use crate::pool::health::{self, Limits};
+use crate::pool::health::{self, Limits, Rules, State};
 use crate::pool::outstanding::OUTSTANDING_MAX;
 use crate::pool::select::Slot;
 use crate::role::send_from_slot;
@@ -24,30 +19,27 @@ use crate::wire::message::Registration;
 use crate::wire::tag::Stamp;
 use crate::wire::{Frame, Header, Kind, RequestOp};
 
-/// Servers that report less often than this are held to it.
+/// The longest report interval. A longer one counts as this.
 const INTERVAL_MAX: Duration = Duration::from_secs(10);
 
 impl NativeRole {
-    /// A server wants to join.
+    /// Handles a registration: challenges the server, or admits it and confirms with a SYNC.
     pub(super) fn on_register(
         &mut self,
         now: Instant,
-        peer: SocketAddr,
-        at: FrameRef,
-        bytes: &mut [u8],
-        stamp: Option<Stamp>,
+        from: ServerFrame<'_>,
         tx: &mut Tx,
     ) -> Result<(), DropReason> {
-        let frame = Frame::check(bytes, &self.format)?;
+        let ServerFrame { peer, ref frame, stamp, .. } = from;
         let registration = Registration::from_bytes(frame.payload()).ok_or(DropReason::PayloadLength)?;
-        let header = frame.header;
+        let header = &frame.header;
         let instance = header.client_id.get();
         if header.cookie.get() == 0 {
-            return self.challenge(now, peer, at, bytes, tx);
+            return self.challenge(now, from, tx);
         }
         if !self.shared.cookies.nonce_is_valid(now, peer, instance, header.cookie.get()) {
             self.stats.common.dropped.add(DropReason::Nonce, 1);
-            return self.challenge(now, peer, at, bytes, tx);
+            return self.challenge(now, from, tx);
         }
         if peer.port() == 0 || self.view.is_own(peer, None) {
             return Err(DropReason::WrongSource);
@@ -55,7 +47,7 @@ impl NativeRole {
         let Some(primary) = &mut self.primary else { return Err(DropReason::Unexpected) };
         let id = registration.server_id;
         if let (Some(stamp), Some(slot)) = (stamp, primary.pool.registry().slot_of(id)) {
-            // A nonce is good for a while, so it alone does not tell a registration from its replay.
+            // A nonce is valid for some seconds, so it does not exclude a replay.
             let replay = &mut self.lanes[slot].replay;
             if replay.knows(stamp) {
                 replay.accept(stamp)?;
@@ -72,41 +64,42 @@ impl NativeRole {
                 self.shared.pool.tree.adjust_foreign(slot, -(replaced_foreign as i32));
                 self.as_primary(|primary| primary.pool.join(now, slot, *server));
                 self.lanes[slot].last_sent = now;
-                self.apply(now, slot, health::Event::Alive, ANSWERS); // it has echoed a nonce: the first liveness signal
+                // The echoed nonce is the first liveness signal.
+                self.apply(now, slot, health::HealthEvent::Alive, RESPONDS);
                 slot
             }
         };
-        self.sync_in_place(now, slot, at, bytes, tx)
+        self.sync_in_place(now, slot, from, tx)
     }
 
-    /// Turns the frame into a challenge: "echo this nonce, and I know that you are there". Only the primary's
-    /// address is one to register at.
+    /// Turns the frame into a challenge: the sender must echo the nonce in its registration, from the same
+    /// address. Servers register only at the primary's address.
     pub(super) fn challenge(
         &mut self,
         now: Instant,
-        peer: SocketAddr,
-        at: FrameRef,
-        bytes: &mut [u8],
+        from: ServerFrame<'_>,
         tx: &mut Tx,
     ) -> Result<(), DropReason> {
         if self.primary.is_none() {
             return Err(DropReason::WrongSource);
         }
-        let asked = *header_of(bytes);
+        let ServerFrame { peer, at, frame, .. } = from;
+        let received = &frame.header;
         let mut header = Header::new(Kind::ControllerRequest, self.format.size);
         header.op = RequestOp::Challenge as u8;
         header.client_id.set(self.shared.instance);
-        header.sequence.set(asked.sequence.get());
+        header.sequence.set(received.sequence.get());
         header.worker = self.worker;
         header.balancer_epoch.set(self.shared.epoch);
-        header.server_epoch.set(asked.server_epoch.get());
-        header.cookie.set(self.shared.cookies.nonce(now, peer, asked.client_id.get()));
+        header.server_epoch.set(received.server_epoch.get());
+        header.cookie.set(self.shared.cookies.nonce(now, peer, received.client_id.get()));
+        let bytes = frame.into_bytes();
         Frame::write(bytes, &header, &[]);
         self.seal(bytes);
         send_from_slot(tx, BACK, peer, at)
     }
 
-    /// A server has shown that it lives. One that is joining must have answered every worker before it is up.
+    /// Handles a liveness signal. A joining server is up only after it has answered every worker.
     pub(super) fn alive(&mut self, now: Instant, slot: Slot) {
         let Some(primary) = &mut self.primary else { return };
         let Some(server) = primary.pool.registry_mut().get_mut(slot) else { return };
@@ -114,12 +107,11 @@ impl NativeRole {
         if is_joining && !self.shared.pool.members.is_confirmed(slot, server.extra.epoch) {
             server.health.hear(now);
         } else {
-            self.apply(now, slot, health::Event::Alive, ANSWERS);
+            self.apply(now, slot, health::HealthEvent::Alive, RESPONDS);
         }
     }
 
-    /// Takes the requests of others at a server, by its newest report. The primary counts them, once for all
-    /// workers.
+    /// Takes a server's foreign load from its newest report. The primary counts it, once for all workers.
     pub(super) fn take_foreign(&mut self, slot: Slot, foreign: u32) {
         let Some(primary) = &mut self.primary else { return };
         let foreign = foreign.min(OUTSTANDING_MAX);
@@ -130,13 +122,13 @@ impl NativeRole {
         }
     }
 
-    /// A server reports that it is about to stop. All workers send it SYNC draining after their last request,
-    /// also if an operator has drained it before.
+    /// Handles a report that a server is about to stop. All workers send the server a draining SYNC after
+    /// their last request, even if an operator has drained it before.
     pub(super) fn note_stopping(&mut self, now: Instant, slot: Slot) {
-        self.as_primary(|primary| primary.pool.leave(now, slot, "it stops"));
+        self.as_primary(|primary| primary.pool.leave(now, slot, "server stops"));
     }
 
-    /// A server has finished its requests and is about to exit.
+    /// Handles the report that a server has finished its requests and is about to exit.
     pub(super) fn on_stopped(&mut self, now: Instant, slot: Slot) {
         let Some(primary) = &mut self.primary else { return };
         let Some(id) = primary.pool.registry().get(slot).map(|server| server.id) else { return };
@@ -158,12 +150,12 @@ struct Newcomer {
 /// The result of a registration.
 #[derive(Debug)]
 enum Admission {
-    /// The server has this slot already: the same registration again.
+    /// The server has this slot already: the registration is a repetition.
     Known(Slot),
     /// The slot is the server's.
     New {
         slot: Slot,
-        server: Box<Server>,
+        server: Box<NativeServer>,
         /// The `foreign` count of the registration that the server replaces.
         replaced_foreign: u32,
     },
@@ -174,9 +166,9 @@ enum Admission {
 }
 
 impl Newcomer {
-    /// Finds a slot for the server. A server that restarts takes the slot of its id if the old one is at the
-    /// same address (so it is gone), is the same process, or is silent.
-    fn admit(&self, now: Instant, registry: &mut Registry, rules: &Rules) -> Admission {
+    /// Finds a slot for the server. A restarted server takes the slot of its id if the previous server has
+    /// the same address, is the same process, or is silent.
+    fn admit(&self, now: Instant, registry: &mut NativeRegistry, rules: &Rules) -> Admission {
         let &Newcomer { addr, instance, epoch, nonce, stamp, ref registration } = self;
         let id = registration.server_id;
         let (slot, replaced) = match registry.slot_of(id) {
@@ -203,7 +195,7 @@ impl Newcomer {
         let (past, replaced_foreign) = replaced.unwrap_or_else(|| (registry.departed.take(id, addr), 0));
         let interval = Duration::from_micros(u64::from(registration.report_interval_us.max(1_000)));
         let interval = interval.min(INTERVAL_MAX);
-        let server = Server {
+        let server = NativeServer {
             id,
             addr,
             weight: past.admin.weight(registration.weight),
@@ -240,12 +232,16 @@ mod tests {
         Newcomer { addr: addr(port), instance, epoch, nonce: 5, stamp: None, registration }
     }
 
-    fn registry(slots: usize) -> Registry {
-        Registry::new(slots, Identity::Id)
+    fn registry(slots: usize) -> NativeRegistry {
+        NativeRegistry::new(slots, Identity::Id)
     }
 
-    /// Admits a server as the primary does; gives its slot.
-    fn admit(registry: &mut Registry, now: Instant, newcomer: &Newcomer) -> Result<usize, &'static str> {
+    /// Admits a server as the primary does; returns its slot.
+    fn admit(
+        registry: &mut NativeRegistry,
+        now: Instant,
+        newcomer: &Newcomer,
+    ) -> Result<usize, &'static str> {
         match newcomer.admit(now, registry, &Rules::default()) {
             Admission::New { slot, server, .. } => {
                 registry.put(slot, *server);

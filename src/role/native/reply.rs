@@ -10,11 +10,11 @@ use crate::pool::local_addresses::LocalAddresses;
 use crate::wire::frame::pack_addr;
 use crate::wire::{Frame, FrameFormat, Kind, Status};
 
-/// A client: where its replies go, and the local address from which they leave. The same at all workers.
+/// A client, as all workers know it: the destination of its replies, and their local address.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Client {
     pub addr: SocketAddr,
-    /// The number of the local address at which its request arrived.
+    /// The number of the local address at which the request arrived.
     pub local: u8,
 }
 
@@ -26,7 +26,7 @@ impl Client {
     };
 }
 
-/// What the requests of one receive slot have in common: their client, as frames carry it.
+/// The client of all requests in a receive slot, in the encoding of frames.
 pub(super) struct Origin {
     pub client: Client,
     pub ip: [u8; 16],
@@ -52,23 +52,23 @@ impl Origin {
 }
 
 /// A checked request of a client.
-pub(super) struct Request<'a> {
+pub(super) struct ClientRequest<'a> {
     pub frame: Frame<'a>,
-    /// Where it is in the turn's memory.
+    /// The frame's position in the turn's memory.
     pub at: FrameRef,
 }
 
-impl<'a> Request<'a> {
+impl<'a> ClientRequest<'a> {
     /// Checks a frame that came from a client.
     pub fn check(at: FrameRef, bytes: &'a mut [u8], format: &FrameFormat) -> Result<Self, DropReason> {
         let frame = Frame::check(bytes, format)?;
         if frame.kind() != Kind::ClientRequest {
             return Err(DropReason::Unexpected);
         }
-        Ok(Request { frame, at })
+        Ok(ClientRequest { frame, at })
     }
 
-    /// Makes the request its refusal and sends it, in place: no more bytes leave than came.
+    /// Turns the request into its refusal, in place, and sends it: a refusal is no longer than its request.
     pub fn refuse(
         self,
         origin: &mut Origin,
@@ -82,7 +82,7 @@ impl<'a> Request<'a> {
     }
 }
 
-/// Makes a request its refusal.
+/// Turns a request into its refusal.
 pub(super) fn refusal(mut frame: Frame<'_>, status: Status, retry_after: Duration) {
     frame.set_payload(&[]);
     let header = &mut frame.header;

@@ -1,11 +1,11 @@
-//! What the workers of a native pool share: the selection tree, the members, keys and windows. Everything
-//! here changes through atomics or, off the data path, under a short lock.
+//! State that the workers of a native pool share: selection tree, members, keys and dispatch windows. It
+//! changes through atomics or, off the data path, under a short lock.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Settings;
+use super::NativePoolSettings;
 use super::reply::Client;
 use crate::pool::select::Slot;
 use crate::pool::shared::{PoolSettings, PoolShared};
@@ -14,41 +14,41 @@ use crate::pool::waiting::{Limit, PendingQueue};
 use crate::wire::tag::Stamp;
 use crate::wire::{CookieKey, DispatchWindow};
 
-/// What a worker must know of a server beside its address and epoch.
+/// What a worker must know of a server besides its address and epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Extra {
     /// The nonce that the server made for its registration. Every SYNC echoes it.
     pub nonce: u64,
     /// The report interval of the server.
     pub interval: Duration,
-    /// Whether the server stops: it gets no more requests, and SYNC says so. SYNC does not say so to a server
-    /// that only an operator has drained, since that server may get requests again.
+    /// Whether the server is about to stop: it gets no more requests, and its SYNCs are draining. A server
+    /// that only an operator has drained gets no draining SYNC, since it may get requests again.
     pub draining: bool,
-    /// The frame that registered the server, where frames are authenticated: later ones have the same epoch
-    /// and a higher counter.
+    /// The stamp of the registration, if frames are authenticated. Later frames have the same epoch and a
+    /// higher counter.
     pub stamp: Option<Stamp>,
 }
 
 pub(super) type Member = crate::pool::members::Member<Extra>;
 
-/// A server that was reserved for a request: what the request needs of its member.
+/// A server that was reserved for a request.
 #[derive(Clone, Copy, Debug)]
-pub struct Reserved {
+pub struct ReservedServer {
     pub slot: Slot,
     pub addr: SocketAddr,
     /// The server's registration.
     pub epoch: u32,
 }
 
-/// One for all workers of a native pool.
-pub(super) struct Shared {
-    /// What a pool of any kind has.
-    pub pool: PoolShared<Extra, Client, Settings>,
-    /// Cookies of all workers are made under one key, so that any of them can check a reply.
+/// The shared state of a native pool.
+pub(super) struct NativeShared {
+    /// The shared state of every kind of pool.
+    pub pool: PoolShared<Extra, Client, NativePoolSettings>,
+    /// The key of all workers' cookies, so that any worker can check a reply.
     pub cookies: CookieKey,
-    /// Random number of this process towards the controller and the servers.
+    /// Random number of this process in frames to the controller and the servers.
     pub instance: u64,
-    /// The same in 32 bits, as requests carry it.
+    /// Random number of this process in requests.
     pub epoch: u32,
     /// By worker and slot.
     windows: Box<[Box<[Arc<DispatchWindow>]>]>,
@@ -56,7 +56,7 @@ pub(super) struct Shared {
     pub stats: Box<[Arc<NativeStats>]>,
 }
 
-impl PoolSettings for Settings {
+impl PoolSettings for NativePoolSettings {
     fn servers_max(&self) -> usize {
         self.servers_max
     }
@@ -70,11 +70,11 @@ impl PoolSettings for Settings {
     }
 }
 
-impl Shared {
-    pub fn new(settings: Settings, instance: u64, epoch: u32) -> Self {
+impl NativeShared {
+    pub fn new(settings: NativePoolSettings, instance: u64, epoch: u32) -> Self {
         let (slots, workers) = (settings.servers_max, settings.workers);
-        let pending = pending_queue(&settings);
-        Shared {
+        let pending = PendingQueue::new(settings.waiting_max, settings.format.size, Client::NONE);
+        NativeShared {
             cookies: CookieKey::new(settings.secret),
             instance,
             epoch,
@@ -88,9 +88,4 @@ impl Shared {
     pub fn window(&self, worker: u8, slot: Slot) -> Option<&Arc<DispatchWindow>> {
         self.windows.get(usize::from(worker))?.get(slot.index())
     }
-}
-
-/// The pending queue of a pool, without entries.
-fn pending_queue(settings: &Settings) -> PendingQueue<Client> {
-    PendingQueue::new(settings.waiting_max, settings.format.size, Client::NONE)
 }

@@ -1,14 +1,15 @@
-//! What strangers, forgers and broken peers send: counted by reason, never answered, never a panic. (What the
-//! balancer does for honest peers is tested with all four roles, in `tests/sim`.)
+//! Frames of unknown, forging and broken peers are counted by reason, are never answered, and cause no panic.
+//! `tests/sim` tests the balancer with honest peers, in all four roles.
 
 use std::sync::atomic::Ordering;
 
 use super::*;
 use crate::pool::health::Rules;
 use crate::pool::order::{Order, Refused};
+use crate::pool::outstanding::OUTSTANDING_MAX;
 use crate::pool::waiting::Limit;
 use crate::wire::header::HEADER_LEN;
-use crate::wire::message::{Registration, ServerResponse};
+use crate::wire::message::{Message, Registration};
 use crate::wire::{Frame, Header, Kind, RequestOp, ServerOp, ServerState, Status};
 use proptest::prelude::*;
 use zerocopy::FromBytes;
@@ -20,7 +21,7 @@ pub(super) fn addr(port: u16) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], port))
 }
 
-/// A balancer and the memory of its turns, fed by hand.
+/// A balancer of one worker and the memory of its turns.
 pub(super) struct Bench {
     pub(super) balancer: NativeRole,
     pub(super) stats: Arc<NativeStats>,
@@ -30,9 +31,9 @@ pub(super) struct Bench {
 }
 
 impl Bench {
-    pub(super) fn settings(key: Option<[u8; 16]>) -> Settings {
+    pub(super) fn settings(key: Option<[u8; 16]>) -> NativePoolSettings {
         let format = if key.is_some() { FrameFormat::tagged(160) } else { FORMAT };
-        Settings {
+        NativePoolSettings {
             format,
             key,
             policy: PolicyKind::ShortestQueue,
@@ -70,7 +71,7 @@ impl Bench {
         Bench { balancer, stats, rx: Rx::new(8, 2048), tx: Tx::new(256, 4096, 1), now }
     }
 
-    /// One turn with one datagram; gives what is sent, with its destination.
+    /// One turn with one datagram. Returns the sent frames with their destinations.
     pub(super) fn turn(
         &mut self,
         socket: SocketId,
@@ -82,35 +83,23 @@ impl Bench {
         sent
     }
 
-    /// The same of a balancer whose state may have been damaged.
+    /// The same for a balancer whose state may be damaged.
     pub(super) fn turn_unchecked(
         &mut self,
         socket: SocketId,
         peer: SocketAddr,
         bytes: &[u8],
     ) -> Vec<(SocketAddr, Vec<u8>)> {
-        self.rx.slot_mut(0)[..bytes.len()].copy_from_slice(bytes);
-        if !bytes.is_empty() {
-            let len = bytes.len() as u32;
-            self.rx.push(Received { socket, peer, local_ip: None, slot: 0, start: 0, len, stride: len });
-        }
+        receive(&mut self.rx, socket, peer, bytes);
         self.balancer.on_batch(self.now, &mut self.rx, &mut self.tx);
-        let (rx, tx) = (&self.rx, &self.tx);
-        let sent = tx
-            .destinations()
-            .iter()
-            .flat_map(|d| tx.frames(d).map(|f| (d.to, tx.bytes(rx, f).to_vec())))
-            .collect();
-        self.tx.clear();
-        self.rx.clear();
-        sent
+        take_sent(&mut self.rx, &mut self.tx)
     }
 
     pub(super) fn drops(&self, reason: DropReason) -> u64 {
         self.stats.common.dropped.get(reason)
     }
 
-    /// A server with id 1 at port 50000, registered and up; gives its registration's epoch and slot.
+    /// Registers a server with id 1 at port 50000, and brings it up.
     pub(super) fn with_server(mut self) -> Bench {
         let sent = self.turn(BACK, addr(50_000), &registration(77, 0));
         let cookie = header(&sent[0].1).cookie.get();
@@ -128,6 +117,24 @@ impl Bench {
         assert_eq!((sent.len(), sent[0].0), (1, addr(50_000)));
         sent.into_iter().next().unwrap().1
     }
+}
+
+/// Puts a datagram into the memory of a turn; none if `bytes` is empty.
+fn receive(rx: &mut Rx, socket: SocketId, peer: SocketAddr, bytes: &[u8]) {
+    rx.slot_mut(0)[..bytes.len()].copy_from_slice(bytes);
+    if !bytes.is_empty() {
+        let len = bytes.len() as u32;
+        rx.push(Received { socket, peer, local_ip: None, slot: 0, start: 0, len, stride: len });
+    }
+}
+
+/// Ends a turn. Returns the sent frames with their destinations.
+fn take_sent(rx: &mut Rx, tx: &mut Tx) -> Vec<(SocketAddr, Vec<u8>)> {
+    let frames = |d| tx.frames(d).map(|f| tx.bytes(rx, f).to_vec());
+    let sent = tx.destinations().iter().flat_map(|d| frames(d).map(|bytes| (d.to, bytes))).collect();
+    tx.clear();
+    rx.clear();
+    sent
 }
 
 pub(super) fn header(bytes: &[u8]) -> Header {
@@ -176,7 +183,7 @@ pub(super) fn report(sync: &Header, number: u32, received: u32) -> Vec<u8> {
     frame(&header, &[])
 }
 
-/// What an honest server makes of a request.
+/// The reply of an honest server to a request.
 pub(super) fn reply(request: &[u8], number: u32) -> Vec<u8> {
     let mut header = header(request);
     header.kind = Kind::ServerResponse as u8;
@@ -190,7 +197,7 @@ pub(super) fn reply(request: &[u8], number: u32) -> Vec<u8> {
 }
 
 #[test]
-fn an_honest_reply_reaches_its_client_once_and_says_nothing_of_the_inside() {
+fn an_honest_reply_reaches_its_client_once_without_internal_fields() {
     let mut bench = Bench::new(None).with_server();
     let request = bench.dispatched();
     assert_eq!(bench.balancer.tree().total(), 1);
@@ -222,7 +229,7 @@ fn a_forged_reply_has_no_effect_but_a_counter() {
     }
     let refused = bench.drops(DropReason::Cookie) + bench.drops(DropReason::WrongSource);
     assert_eq!(refused, 1 + 64);
-    assert_eq!(bench.balancer.tree().total(), 1, "and the request still waits for its answer");
+    assert_eq!(bench.balancer.tree().total(), 1, "the request is still outstanding");
     assert_eq!(bench.turn(BACK, addr(50_000), &honest).len(), 1);
 }
 
@@ -244,7 +251,7 @@ fn a_forged_registration_gets_a_challenge_of_its_own_size_and_nothing_else() {
 }
 
 #[test]
-fn an_answer_is_never_answered_and_nobody_is_taken_for_a_client_who_is_none() {
+fn an_answer_is_never_answered_and_no_peer_is_mistaken_for_a_client() {
     let mut bench = Bench::new(None).with_server();
     let mut answer = header(&request());
     answer.kind = Kind::ClientResponse as u8;
@@ -263,7 +270,7 @@ fn an_answer_is_never_answered_and_nobody_is_taken_for_a_client_who_is_none() {
 #[test]
 fn the_balancer_recognises_itself_behind_a_wildcard() {
     let wildcard = SocketAddr::from(([0, 0, 0, 0], 54_001));
-    let settings = Settings { own: vec![wildcard, addr(54_000)], ..Bench::settings(None) };
+    let settings = NativePoolSettings { own: vec![wildcard, addr(54_000)], ..Bench::settings(None) };
     let mut bench = Bench::over(NativeRole::workers(settings, NOW).remove(0), NOW).with_server();
     assert_eq!(bench.turn(FRONT, addr(54_001), &request()), []);
     assert_eq!((bench.drops(DropReason::NotAClient), bench.stats.common.received.get()), (1, 0));
@@ -280,7 +287,7 @@ fn a_refusal_is_no_longer_than_the_request_and_carries_no_payload() {
         (busy.kind, busy.status, busy.payload_len.get()),
         (Kind::ClientResponse as u8, Status::Busy as u8, 0)
     );
-    assert!(busy.deadline_us.get() > 0, "when to come back");
+    assert!(busy.deadline_us.get() > 0, "when to repeat the request");
     assert!(bytes[HEADER_LEN..].iter().all(|&b| b == 0));
     assert_eq!(bench.stats.common.refused.get(DropReason::NoServer), 1);
     let mut at_most_once = header(&request());
@@ -289,9 +296,10 @@ fn a_refusal_is_no_longer_than_the_request_and_carries_no_payload() {
     assert_eq!(header(&sent[0].1).status, Status::Error as u8);
 }
 
-/// One that bounds each server to one request, with a room of so many places.
+/// A balancer that limits each server to one request and queues at most `waiting_max` requests.
 fn bounded(waiting_max: usize) -> Bench {
-    let settings = Settings { max_outstanding: Some(Limit::Fixed(1)), waiting_max, ..Bench::settings(None) };
+    let settings =
+        NativePoolSettings { max_outstanding: Some(Limit::Fixed(1)), waiting_max, ..Bench::settings(None) };
     Bench::over(NativeRole::workers(settings, NOW).remove(0), NOW).with_server()
 }
 
@@ -305,7 +313,7 @@ fn request_of(client: u64, deadline: Duration) -> Vec<u8> {
 const SECOND: Duration = Duration::from_secs(1);
 
 #[test]
-fn the_rest_waits_and_leaves_in_order_with_what_is_left_of_its_deadline() {
+fn excess_requests_are_queued_and_leave_in_order_with_the_rest_of_their_deadlines() {
     let mut bench = bounded(8);
     let first = bench.dispatched();
     for client in 1..4 {
@@ -324,7 +332,7 @@ fn the_rest_waits_and_leaves_in_order_with_what_is_left_of_its_deadline() {
         at_server = next.clone();
     }
     let sent = bench.turn(BACK, addr(50_000), &reply(&at_server, 5));
-    assert_eq!((sent.len(), sent[0].0), (1, addr(40_003)), "its cookie holds");
+    assert_eq!((sent.len(), sent[0].0), (1, addr(40_003)), "its cookie is valid");
     assert_eq!(
         (bench.stats.common.waited.get(), bench.stats.common.waiting_delay.snapshot().count()),
         (3, 3)
@@ -333,7 +341,7 @@ fn the_rest_waits_and_leaves_in_order_with_what_is_left_of_its_deadline() {
 }
 
 #[test]
-fn a_full_room_is_said_so_with_the_time_that_it_needs_and_the_expired_are_dropped() {
+fn a_full_queue_refuses_with_the_expected_wait_and_expired_requests_are_dropped() {
     let mut bench = bounded(2);
     let first = bench.dispatched();
     assert_eq!(bench.turn(FRONT, addr(40_001), &request_of(1, 5 * SECOND)), []);
@@ -344,10 +352,10 @@ fn a_full_room_is_said_so_with_the_time_that_it_needs_and_the_expired_are_droppe
     bench.now += 4 * SECOND;
     let sent = bench.turn(BACK, addr(50_000), &reply(&first, 2));
     assert_eq!((sent.len(), header(&sent[1].1).client_id.get()), (2, 1));
-    // Who has waited for four seconds lets others expect as much.
+    // The wait of four seconds raises the expected wait of later requests.
     assert_eq!(bench.turn(FRONT, addr(40_004), &request_of(4, 60 * SECOND)), []);
     let refused = bench.turn(FRONT, addr(40_005), &request_of(5, 60 * SECOND));
-    assert_eq!(header(&refused[0].1).deadline_us.get(), 500_000, "two places of 250 ms");
+    assert_eq!(header(&refused[0].1).deadline_us.get(), 500_000, "two positions of 250 ms");
     bench.now += SECOND;
     bench.turn(BACK, addr(50_000), &reply(&sent[1].1, 3));
     assert_eq!(
@@ -373,13 +381,13 @@ fn a_request_that_is_repeated_while_it_waits_is_served_once() {
     for number in 2..5 {
         at_server = bench.turn(BACK, addr(50_000), &reply(&at_server, number)).remove(1).1;
     }
-    // It waits no more.
+    // The first request is no longer queued.
     assert_eq!(bench.turn(FRONT, addr(40_001), &again(1)), []);
     assert_eq!((bench.balancer.waiting(), bench.drops(DropReason::StillWaits)), (1, 3));
 }
 
 #[test]
-fn nobody_waits_for_servers_that_are_gone() {
+fn queued_requests_are_refused_when_no_server_is_left() {
     let mut bench = bounded(4);
     bench.dispatched();
     assert_eq!(bench.turn(FRONT, addr(40_001), &request_of(1, SECOND)), []);
@@ -391,7 +399,7 @@ fn nobody_waits_for_servers_that_are_gone() {
 }
 
 #[test]
-fn who_stops_waiting_sends_everything_and_may_wait_again() {
+fn a_lifted_limit_sends_all_queued_requests_and_can_be_restored() {
     let mut bench = bounded(4);
     bench.dispatched();
     for client in 1..4 {
@@ -406,14 +414,14 @@ fn who_stops_waiting_sends_everything_and_may_wait_again() {
 }
 
 #[test]
-fn orders_are_taken_from_the_controllers_address_only() {
+fn acknowledgements_are_accepted_from_the_controllers_address_only() {
     let mut bench = Bench::new(None);
     let mut ack = Header::new(Kind::ControllerRequest, FORMAT.size);
     ack.op = RequestOp::Ack as u8;
     assert_eq!(bench.turn(BACK, addr(55_001), &frame(&ack, b"")), []);
     assert_eq!(bench.drops(DropReason::WrongSource), 1);
     assert_eq!(bench.turn(BACK, addr(55_000), &frame(&ack, b"")), []);
-    assert_eq!(bench.drops(DropReason::NotOpen), 1, "nothing was asked");
+    assert_eq!(bench.drops(DropReason::NotOpen), 1, "no request is open");
 }
 
 #[test]
@@ -451,14 +459,14 @@ fn every_truncation_and_every_flipped_bit_is_counted_or_harmless() {
     let mut bench = Bench::new(None).with_server();
     let request = request();
     let mut register = registration(77, 0);
-    register[0] ^= 0xff; // so that not even a challenge is due
+    register[0] ^= 0xff; // so that no challenge is due
     for (socket, whole) in [(FRONT, &request), (BACK, &register)] {
         for len in 1..whole.len() {
             assert_eq!(bench.turn(socket, addr(40_000), &whole[..len]), [], "{len} bytes");
         }
     }
     assert_eq!(bench.drops(DropReason::Length), 2 * 127);
-    // The first eight bytes and the mode decide whether it is a request at all; the rest is the client's own.
+    // The first eight bytes and the mode decide whether a frame is a request; the rest is the client's own.
     for bit in (0..64).chain(72..80) {
         let mut flipped = request.clone();
         flipped[bit / 8] ^= 1 << (bit % 8);
@@ -486,7 +494,7 @@ proptest! {
         prop_assert_eq!(bench.stats.common.dropped.total(), frames as u64);
     }
 
-    /// A server may say whatever it wants about itself: the counts stay within what was sent to it.
+    /// The counts stay within the requests sent, regardless of the server's reports.
     #[test]
     fn a_lying_server_cannot_break_the_counts(lies in prop::collection::vec(any::<[u32; 6]>(), 1..20)) {
         let mut bench = Bench::new(None).with_server();
@@ -502,25 +510,25 @@ proptest! {
             lie.queue.set(queue);
             lie.foreign.set(foreign);
             bench.turn(BACK, addr(50_000), &frame(&lie, b""));
-            prop_assert!(bench.balancer.tree().total() <= 2 * u64::from(crate::pool::outstanding::OUTSTANDING_MAX) + 20);
+            prop_assert!(bench.balancer.tree().total() <= 2 * u64::from(OUTSTANDING_MAX) + 20);
         }
     }
 }
 
 #[test]
-fn a_report_of_a_stranger_is_challenged_so_that_a_restarted_balancer_finds_its_pool() {
+fn a_report_of_an_unknown_server_is_challenged_so_that_a_restarted_balancer_finds_its_pool() {
     let mut bench = Bench::new(None);
-    let mut response = ServerResponse::new(ServerOp::Report, 5);
+    let mut response = Message::new(Kind::ServerResponse, 5, 4712);
+    response.op = ServerOp::Report as u8;
     response.route.server_epoch = 8;
-    response.sequence = 4712;
     let mut bytes = vec![0; 128];
-    crate::wire::message::Message::ServerResponse(response).encode(b"", &FORMAT, &mut bytes);
+    response.encode(b"", &FORMAT, &mut bytes);
     let sent = bench.turn(BACK, addr(50_000), &bytes);
     let challenge = header(&sent[0].1);
     assert_eq!(
         (challenge.op, challenge.sequence.get()),
         (RequestOp::Challenge as u8, 4712),
-        "with the stranger's own nonce"
+        "with the server's own nonce"
     );
 }
 
@@ -541,47 +549,34 @@ impl Workers {
         peer: SocketAddr,
         bytes: &[u8],
     ) -> Vec<(SocketAddr, Vec<u8>)> {
-        self.rx.slot_mut(0)[..bytes.len()].copy_from_slice(bytes);
-        if !bytes.is_empty() {
-            let len = bytes.len() as u32;
-            self.rx.push(Received { socket, peer, local_ip: None, slot: 0, start: 0, len, stride: len });
-        }
+        receive(&mut self.rx, socket, peer, bytes);
         self.roles[worker].on_batch(NOW, &mut self.rx, &mut self.tx);
         self.roles[worker].check_invariants();
-        let (rx, tx) = (&self.rx, &self.tx);
-        let frames = |d| tx.frames(d).map(|f| tx.bytes(rx, f).to_vec());
-        let sent = tx.destinations().iter().flat_map(|d| frames(d).map(|bytes| (d.to, bytes))).collect();
-        self.tx.clear();
-        self.rx.clear();
-        sent
+        self.sent()
     }
 
-    /// What a worker sends because of the time.
+    /// The frames that a worker sends after a second without datagrams.
     fn tick(&mut self, worker: usize) -> Vec<(SocketAddr, Vec<u8>)> {
         self.roles[worker].on_timeout(NOW + Duration::from_secs(1), &mut self.tx);
         self.roles[worker].check_invariants();
         self.sent()
     }
 
-    /// What a turn has left to send.
+    /// Takes the frames that a turn has queued for sending.
     fn sent(&mut self) -> Vec<(SocketAddr, Vec<u8>)> {
-        let (rx, tx) = (&self.rx, &self.tx);
-        let frames = |d| tx.frames(d).map(|f| tx.bytes(rx, f).to_vec());
-        let sent = tx.destinations().iter().flat_map(|d| frames(d).map(|bytes| (d.to, bytes))).collect();
-        self.tx.clear();
-        sent
+        take_sent(&mut self.rx, &mut self.tx)
     }
 
-    /// With a server of id 1 at port 50000 that both have heard.
+    /// Two workers with a server of id 1 at port 50000, which both have confirmed.
     fn with_server() -> Workers {
-        let settings = Settings {
+        let settings = NativePoolSettings {
             workers: 2,
             own: vec![addr(54_001), addr(BACKS[0]), addr(BACKS[1])],
             ..(*Bench::new(None).balancer.settings).clone()
         };
         let roles = NativeRole::workers(settings, NOW);
         let mut workers = Workers { roles, rx: Rx::new(8, 2048), tx: Tx::new(256, 4096, 1) };
-        workers.roles[0].on_timeout(NOW, &mut workers.tx); // so that later a second without a turn is a stall
+        workers.roles[0].on_timeout(NOW, &mut workers.tx); // without it no gap is a stall
         let sent = workers.turn(0, BACK, addr(50_000), &registration(77, 0));
         let cookie = header(&sent[0].1).cookie.get();
         let sent = workers.turn(0, BACK, addr(50_000), &registration(77, cookie));
@@ -593,7 +588,7 @@ impl Workers {
         assert_eq!((sync.op, sync.worker, sync.sequence.get()), (RequestOp::Sync as u8, 1, 4711));
         workers.turn(1, BACK, addr(50_000), &report(&sync, 1, 0));
         workers.tick(0);
-        assert_eq!(workers.usable(), 1, "now it may be chosen by both");
+        assert_eq!(workers.usable(), 1, "now both workers can select the server");
         workers
     }
 
@@ -607,7 +602,7 @@ impl Workers {
 }
 
 #[test]
-fn a_reply_that_comes_to_another_worker_is_delivered_once_and_counted_by_nobody_but_its_own() {
+fn a_reply_at_another_worker_is_delivered_once_and_counted_only_by_its_own_worker() {
     let mut workers = Workers::with_server();
     let sent = workers.turn(1, FRONT, addr(40_000), &request());
     assert_eq!((sent.len(), sent[0].0), (1, addr(50_000)));
@@ -616,7 +611,7 @@ fn a_reply_that_comes_to_another_worker_is_delivered_once_and_counted_by_nobody_
     let answer = reply(&dispatched, 2);
     let delivered = workers.turn(0, BACK, addr(50_000), &answer);
     assert_eq!((delivered.len(), delivered[0].0), (1, addr(40_000)));
-    assert_eq!(workers.roles[0].tree().total(), 1, "the counters were worker 1's");
+    assert_eq!(workers.roles[0].tree().total(), 1, "the counters are worker 1's");
     for worker in [0, 1] {
         assert_eq!(workers.turn(worker, BACK, addr(50_000), &answer), []);
         assert_eq!(workers.drops(worker, DropReason::Duplicate), 1);
@@ -631,12 +626,12 @@ fn a_reply_that_comes_to_another_worker_is_delivered_once_and_counted_by_nobody_
 }
 
 #[test]
-fn only_the_primary_registers_servers_and_talks_with_the_controller() {
+fn only_the_primary_registers_servers_and_handles_frames_of_the_controller() {
     let mut workers = Workers::with_server();
     assert_eq!(workers.turn(1, BACK, addr(50_001), &registration(78, 0)), []);
-    let mut stranger = header(&request());
-    stranger.slot.set(9);
-    assert_eq!(workers.turn(1, BACK, addr(50_001), &report(&stranger, 1, 0)), []);
+    let mut unknown = header(&request());
+    unknown.slot.set(9);
+    assert_eq!(workers.turn(1, BACK, addr(50_001), &report(&unknown, 1, 0)), []);
     assert_eq!(workers.drops(1, DropReason::WrongSource), 2);
     let mut ack = Header::new(Kind::ControllerRequest, FORMAT.size);
     ack.op = RequestOp::Ack as u8;
@@ -651,14 +646,14 @@ fn only_the_primary_registers_servers_and_talks_with_the_controller() {
 }
 
 #[test]
-fn the_primary_shows_where_a_server_is() {
+fn the_primary_publishes_the_address_of_a_server() {
     let workers = Workers::with_server();
     let shown = |worker: usize| workers.roles[worker].stats().servers[0].addr();
     assert_eq!((shown(0), shown(1)), (Some(addr(50_000)), None));
 }
 
 #[test]
-fn a_draining_server_is_told_the_end_by_each_worker_when_that_has_heard_of_it_from_the_primary() {
+fn each_worker_sends_a_draining_sync_once_the_primary_has_published_the_drain() {
     let mut workers = Workers::with_server();
     let draining = |workers: &Workers, worker: u8, number| {
         let mut header = header(&registration(77, 0));
@@ -667,18 +662,18 @@ fn a_draining_server_is_told_the_end_by_each_worker_when_that_has_heard_of_it_fr
         (header.worker, header.server_state) = (worker, ServerState::Draining as u8);
         frame(&header, b"")
     };
-    let told = |sent: Vec<(SocketAddr, Vec<u8>)>| {
+    let is_draining = |sent: Vec<(SocketAddr, Vec<u8>)>| {
         let sync = header(&sent[0].1);
         assert_eq!((sent[0].0, sync.op), (addr(50_000), RequestOp::Sync as u8));
         sync.server_state == ServerState::Draining as u8
     };
     let early = draining(&workers, 1, 7);
-    assert!(!told(workers.turn(1, BACK, addr(50_000), &early)), "it may still be chosen here");
+    assert!(!is_draining(workers.turn(1, BACK, addr(50_000), &early)), "worker 1 can still select it");
     assert_eq!(workers.turn(1, FRONT, addr(40_000), &request())[0].0, addr(50_000));
     let heard = draining(&workers, 0, 7);
-    assert!(told(workers.turn(0, BACK, addr(50_000), &heard)));
+    assert!(is_draining(workers.turn(0, BACK, addr(50_000), &heard)));
     let later = draining(&workers, 1, 8);
-    assert!(told(workers.turn(1, BACK, addr(50_000), &later)));
+    assert!(is_draining(workers.turn(1, BACK, addr(50_000), &later)));
     let refused = workers.turn(1, FRONT, addr(40_000), &request());
     assert_eq!((refused[0].0, header(&refused[0].1).status), (addr(40_000), Status::Busy as u8));
 }
@@ -698,19 +693,19 @@ fn a_server_that_left_gets_nothing_from_any_worker() {
     }
 }
 
-/// What a server says of itself, to a worker.
-fn word(workers: &Workers, worker: u8, number: u32, state: ServerState) -> Vec<u8> {
-    let mut told = header(&registration(77, 0));
-    told.balancer_epoch.set(workers.roles[0].shared.epoch);
-    let mut told = header(&report(&told, number, 0));
-    (told.worker, told.server_state) = (worker, state as u8);
-    frame(&told, b"")
+/// A server's report of its state, to a worker.
+fn state_report(workers: &Workers, worker: u8, number: u32, state: ServerState) -> Vec<u8> {
+    let mut request = header(&registration(77, 0));
+    request.balancer_epoch.set(workers.roles[0].shared.epoch);
+    let mut report = header(&report(&request, number, 0));
+    (report.worker, report.server_state) = (worker, state as u8);
+    frame(&report, b"")
 }
 
-/// "Nothing more will come" is for a server that stops. One that an operator has drained may get requests
-/// again, and would leave too early if it had been told.
+/// A draining SYNC is for a server that stops. A server that an operator has drained may get requests again,
+/// and would exit too early after a draining SYNC.
 #[test]
-fn a_server_that_an_operator_has_drained_is_told_the_end_only_when_it_stops() {
+fn a_server_that_an_operator_has_drained_gets_a_draining_sync_only_when_it_stops() {
     let mut workers = Workers::with_server();
     assert_eq!(workers.roles[1].order(NOW, 1, Order::Drain), Err(Refused::UnknownServer), "not the primary");
     assert_eq!(workers.roles[0].order(NOW, 1, Order::Drain), Ok(()));
@@ -718,29 +713,29 @@ fn a_server_that_an_operator_has_drained_is_told_the_end_only_when_it_stops() {
         let refused = workers.turn(worker, FRONT, addr(40_000), &request());
         assert_eq!(header(&refused[0].1).status, Status::Busy as u8);
     }
-    let is_told = |sent: Vec<(SocketAddr, Vec<u8>)>| {
+    let is_draining = |sent: Vec<(SocketAddr, Vec<u8>)>| {
         sent.iter().any(|(_, bytes)| header(bytes).server_state == ServerState::Draining as u8)
     };
-    let ready = word(&workers, 0, 6, ServerState::Ready);
-    assert!(!is_told(workers.turn(0, BACK, addr(50_000), &ready)));
+    let ready = state_report(&workers, 0, 6, ServerState::Ready);
+    assert!(!is_draining(workers.turn(0, BACK, addr(50_000), &ready)));
     let mut probes = vec![];
     for ms in 0..60 {
         workers.turn(0, BACK, addr(50_000), &[]);
         workers.roles[0].on_timeout(NOW + Duration::from_millis(1_000 + ms), &mut workers.tx);
         probes.extend(workers.sent());
     }
-    assert!(!probes.is_empty() && !is_told(probes));
+    assert!(!probes.is_empty() && !is_draining(probes));
     for worker in [0, 1] {
-        let stops = word(&workers, worker, 7, ServerState::Draining);
-        assert!(is_told(workers.turn(worker.into(), BACK, addr(50_000), &stops)), "worker {worker}");
+        let stops = state_report(&workers, worker, 7, ServerState::Draining);
+        assert!(is_draining(workers.turn(worker.into(), BACK, addr(50_000), &stops)), "worker {worker}");
     }
     workers.roles[0].order(NOW, 1, Order::Enable).unwrap();
     workers.tick(0);
-    assert_eq!(workers.usable(), 0, "it is about to go");
+    assert_eq!(workers.usable(), 0, "the server is about to stop");
 }
 
 #[test]
-fn the_estimates_error_is_what_a_report_says_beside_what_was_believed() {
+fn the_estimate_error_is_the_difference_between_report_and_estimate() {
     let mut bench = Bench::new(None).with_server();
     let first = header(&bench.dispatched());
     bench.dispatched();
@@ -748,12 +743,12 @@ fn the_estimates_error_is_what_a_report_says_beside_what_was_believed() {
     assert_eq!((bench.balancer.tree().total(), error(&bench)), (2, 0));
     for (number, queue, expected) in [(2, 5, 3), (3, 2, 0), (4, 0, 2)] {
         bench.now += Duration::from_millis(1);
-        let mut told = first;
-        told.sequence.set(4711);
-        let mut told = header(&report(&told, number, 0));
-        told.seq.set(0);
-        told.queue.set(queue);
-        bench.turn(BACK, addr(50_000), &frame(&told, &[]));
+        let mut request = first;
+        request.sequence.set(4711);
+        let mut report = header(&report(&request, number, 0));
+        report.seq.set(0);
+        report.queue.set(queue);
+        bench.turn(BACK, addr(50_000), &frame(&report, &[]));
         assert_eq!(error(&bench), expected, "report {number}");
     }
 }

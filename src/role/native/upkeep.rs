@@ -1,29 +1,27 @@
-//! What time brings: silence, probes, SYNC, and servers that are forgotten.
+//! Periodic work: SYNC at every worker; silence, probes and the removal of silent servers at the primary.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::shared::Extra;
-use super::shared::Member;
+use super::back::ServerFrame;
+use super::shared::{Extra, Member};
 use super::{BACK, NativeRole};
-use crate::base::batch::FrameRef;
 use crate::base::batch::Tx;
 use crate::base::drop_reason::DropReason;
 use crate::base::time::Instant;
 use crate::pool::autoscale;
 use crate::pool::event::Event;
-use crate::pool::health;
-use crate::pool::health::State;
+use crate::pool::health::{self, State};
 use crate::pool::select::Slot;
 use crate::wire::{Frame, Header, Kind, RequestOp, ServerState};
 
-/// Why a server's state changes when it proves that it lives.
-pub(super) const ANSWERS: &str = "it answers";
-/// A server that is down, draining or disabled and silent is forgotten after this time.
-const FORGET_AFTER: Duration = Duration::from_secs(10);
+/// The reason of a state change that follows a liveness signal.
+pub(super) const RESPONDS: &str = "response received";
+/// The primary removes a down, draining or disabled server after this time of silence.
+const REMOVE_AFTER: Duration = Duration::from_secs(10);
 
 impl NativeRole {
-    /// Reports an event-loop stall. The primary draws no conclusion from the servers' silence meanwhile.
+    /// Reports an event-loop stall. The primary ignores the servers' silence during the stall.
     pub(super) fn notice_stall(&mut self, now: Instant) {
         let Some(primary) = &mut self.primary else { return };
         let longest = (self.settings.interval * 3).max(Duration::from_millis(50));
@@ -33,7 +31,7 @@ impl NativeRole {
         }
     }
 
-    /// Looks after every server, and, as the primary, after the size of the pool.
+    /// Supervises every server, and at the primary the size of the pool.
     pub(super) fn on_tick(&mut self, now: Instant, tx: &mut Tx) {
         self.refresh();
         for index in 0..self.view.slot_count() {
@@ -44,10 +42,11 @@ impl NativeRole {
             };
             let lane = &self.lanes[slot];
             let pause = self.settings.interval.min(interval);
-            let rested = now.since(lane.last_sync) >= pause;
-            // The tail: the last requests may be lost, and nothing later would show the gap.
-            let tail = lane.estimate.under_way() > 0 && now.since(lane.last_sent) >= self.settings.interval;
-            if probe || (rested && (tail || !(lane.confirmed || draining))) {
+            let is_due = now.since(lane.last_sync) >= pause;
+            // The last requests may be lost, and no later request would reveal the gap.
+            let has_tail =
+                lane.estimate.in_transit() > 0 && now.since(lane.last_sent) >= self.settings.interval;
+            if probe || (is_due && (has_tail || !(lane.confirmed || draining))) {
                 self.send_sync(now, slot, tx);
             }
             self.stats.servers[index].lost.set(self.lanes[slot].estimate.lost().max(0) as u64);
@@ -56,7 +55,7 @@ impl NativeRole {
         self.size_up(now);
     }
 
-    /// Judges a server by the time that has passed; whether it gets a probe.
+    /// Applies the passing of time to a server's health. Returns whether the server needs a probe.
     fn judge(&mut self, now: Instant, slot: Slot) -> bool {
         let Some(primary) = &mut self.primary else { return false };
         let Some(server) = primary.pool.registry_mut().get_mut(slot) else { return false };
@@ -64,21 +63,21 @@ impl NativeRole {
         let (state, epoch) = (server.health.state(), server.extra.epoch);
         if let Some(event) = event {
             let reason = match event {
-                health::Event::ProbeLost => "it does not answer probes",
-                health::Event::HoldOver => "it was held for long enough",
-                _ => "it is silent",
+                health::HealthEvent::ProbeLost => "no response to probes",
+                health::HealthEvent::HoldOver => "hold-down time over",
+                _ => "silence",
             };
             self.apply(now, slot, event, reason);
         } else if state == State::Joining && self.shared.pool.members.is_confirmed(slot, epoch) {
-            self.apply(now, slot, health::Event::Alive, ANSWERS); // every worker has had its answer
+            self.apply(now, slot, health::HealthEvent::Alive, RESPONDS); // to every worker
         }
-        if self.is_forgotten(now, slot) {
+        if self.is_abandoned(now, slot) {
             self.remove(now, slot, "silent for too long");
         }
         probe
     }
 
-    /// Shows the pool to the scaler.
+    /// Samples the pool for the autoscaler.
     fn size_up(&mut self, now: Instant) {
         let Some(primary) = &self.primary else { return };
         let waiting = self.shared.pool.pending.len();
@@ -103,16 +102,17 @@ impl NativeRole {
         self.scale(now, sample);
     }
 
-    fn is_forgotten(&self, now: Instant, slot: Slot) -> bool {
+    /// Whether a server without traffic has been silent for [`REMOVE_AFTER`].
+    fn is_abandoned(&self, now: Instant, slot: Slot) -> bool {
         let server = self.primary.as_ref().and_then(|primary| primary.pool.registry().get(slot));
         server.is_some_and(|server| {
             matches!(server.health.state(), State::Down | State::Draining | State::Disabled)
-                && now.since(server.health.last_alive()) > FORGET_AFTER
+                && now.since(server.health.last_alive()) > REMOVE_AFTER
         })
     }
 
-    /// Frees a slot. Its outstanding requests belong to no server any more; late replies reach their clients
-    /// until another server has the slot.
+    /// Removes a server from its slot. Late replies still reach their clients until another server has the
+    /// slot.
     pub(super) fn remove(&mut self, now: Instant, slot: Slot, reason: &'static str) {
         let removed = self.as_primary(|primary| primary.pool.remove(now, slot, reason));
         if let Some(server) = removed.flatten() {
@@ -126,18 +126,19 @@ impl NativeRole {
         &mut self,
         now: Instant,
         slot: Slot,
-        at: FrameRef,
-        bytes: &mut [u8],
+        from: ServerFrame<'_>,
         tx: &mut Tx,
     ) -> Result<(), DropReason> {
         let Some((to, header)) = self.sync_header(now, slot) else { return Ok(()) };
+        let bytes = from.frame.into_bytes();
         Frame::write(bytes, &header, &[]);
         self.seal(bytes);
-        let pushed = self.lanes.destination(slot, BACK, to, tx).is_some_and(|d| tx.push(d, at));
+        let pushed = self.lanes.destination(slot, BACK, to, tx).is_some_and(|d| tx.push(d, from.at));
         if pushed { Ok(()) } else { Err(DropReason::TurnFull) }
     }
 
-    /// "So many requests I have sent you": finds lost ones, confirms the registration, asks for a report.
+    /// The header of a SYNC, which states the number of requests sent. The server finds lost requests by it
+    /// and answers with a report. A SYNC also confirms the registration.
     fn sync_header(&mut self, now: Instant, slot: Slot) -> Option<(SocketAddr, Header)> {
         let member = *self.view.get(slot)?;
         let lane = &mut self.lanes[slot];
@@ -161,7 +162,7 @@ impl NativeRole {
         let Some((to, header)) = self.sync_header(now, slot) else { return };
         let size = self.format.size;
         let Some(destination) = self.lanes.destination(slot, BACK, to, tx) else { return };
-        // A full turn is no loss: the next tick asks again.
+        // A SYNC that a full turn drops is no loss: the next tick sends one.
         if let Some(bytes) = tx.stage(destination, size) {
             Frame::write(bytes, &header, &[]);
             self.seal(bytes);

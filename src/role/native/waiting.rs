@@ -1,10 +1,10 @@
-//! Requests that wait for a server below its limit: [`crate::pool::waiting`].
+//! A worker's use of the pending queue ([`crate::pool::waiting`]): push, serve, refuse.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::reply::{Client, Origin, refusal};
-use super::shared::Reserved;
+use super::shared::ReservedServer;
 use super::{BACK, FRONT, NativeRole, RETRY_AFTER};
 use crate::base::batch::Tx;
 use crate::base::drop_reason::DropReason;
@@ -25,13 +25,13 @@ struct Turn<'a> {
 }
 
 impl ServerSource for Turn<'_> {
-    type Server = Reserved;
+    type Server = ReservedServer;
 
-    fn reserve(&mut self) -> Option<Reserved> {
+    fn reserve(&mut self) -> Option<ReservedServer> {
         self.role.reserve()
     }
 
-    fn release(&mut self, server: Reserved) {
+    fn release(&mut self, server: ReservedServer) {
         self.role.shared.pool.release(server.slot);
     }
 }
@@ -45,7 +45,7 @@ impl Dispatcher<Client> for Turn<'_> {
         self.role.can_serve()
     }
 
-    fn send(&mut self, server: Reserved, request: &mut Pending<Client>) {
+    fn send(&mut self, server: ReservedServer, request: &mut Pending<Client>) {
         if let Err(reason) = self.forward(server, request) {
             self.role.shared.pool.release(server.slot);
             self.role.stats.common.dropped.add(reason, 1);
@@ -62,7 +62,7 @@ impl Dispatcher<Client> for Turn<'_> {
 
 impl Turn<'_> {
     /// Sends a copy of a queued request to the server that was reserved for it.
-    fn forward(&mut self, server: Reserved, request: &mut Pending<Client>) -> Result<(), DropReason> {
+    fn forward(&mut self, server: ReservedServer, request: &mut Pending<Client>) -> Result<(), DropReason> {
         let Turn { role, now, tx } = self;
         let waited = (now.since(request.since).as_micros() as u32).min(u32::MAX - 1);
         role.stats.common.waited.add(1);
@@ -91,12 +91,12 @@ impl Turn<'_> {
 }
 
 impl NativeRole {
-    /// A server for a request that has just arrived: behind the queued requests.
-    pub(super) fn reserve_in_turn(&mut self) -> Option<Reserved> {
+    /// Reserves a server for a request that has just arrived; `None` if requests are queued ahead of it.
+    pub(super) fn reserve_in_turn(&mut self) -> Option<ReservedServer> {
         if self.shared.pool.pending.is_empty() { self.reserve() } else { None }
     }
 
-    /// Queues a request. It is sent at the end of the turn, at the earliest.
+    /// Queues a request, to be sent at the end of the turn at the earliest.
     pub(super) fn queue(&self, now: Instant, client: Client, frame: &Frame<'_>) -> Result<(), NotQueued> {
         let deadline = match frame.header.deadline_us.get() {
             0 => NO_DEADLINE,
@@ -106,7 +106,7 @@ impl NativeRole {
         self.shared.pool.pending.push(now, Push { client, deadline, key, bytes: frame.bytes() })
     }
 
-    /// Whether a request repeats a queued one. The reply to that one will answer both.
+    /// Whether a request repeats a queued request, whose reply will answer both.
     pub(super) fn is_duplicate(&self, header: &Header) -> bool {
         let pending = &self.shared.pool.pending;
         header.attempt > 1 && !pending.is_empty() && pending.contains(key_of(header))
@@ -129,12 +129,12 @@ impl NativeRole {
         self.stats.common.dropped.add(DropReason::Expired, served.expired);
     }
 
-    /// Lifts the limit: queued requests are sent in the next turns, since another process takes over.
+    /// Lifts the limit, before another process takes over: queued requests are sent in the next turns.
     pub fn stop_waiting(&self) {
         self.shared.pool.lift_limit();
     }
 
-    /// Sets the limit again: no other process has taken over. For the primary.
+    /// Restores the limit after a failed takeover. Does nothing at other workers than the primary.
     pub fn wait_again(&self) {
         if let Some(primary) = &self.primary {
             let found = primary.pool.limit();

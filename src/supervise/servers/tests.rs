@@ -15,20 +15,20 @@ fn place(id: u32, port: u16) -> Replica {
     Replica { id, port, ends: false }
 }
 
-fn actions(replicas: &mut Replicas) -> Vec<Action> {
+fn actions(replicas: &mut Replicas) -> Vec<ReplicaAction> {
     std::iter::from_fn(|| replicas.poll_action()).collect()
 }
 
-fn deeds(replicas: &mut Replicas) -> Vec<Action> {
+fn deeds(replicas: &mut Replicas) -> Vec<ReplicaAction> {
     let mut actions = actions(replicas);
-    actions.retain(|action| !matches!(action, Action::Tell(_)));
+    actions.retain(|action| !matches!(action, ReplicaAction::Tell(_)));
     actions
 }
 
 /// Executes the starts.
 fn start_all(replicas: &mut Replicas, now: Instant) -> Vec<(u32, u16)> {
     let starts = actions(replicas).into_iter().filter_map(|action| match action {
-        Action::Start { id, port } => Some((id, port)),
+        ReplicaAction::Start { id, port } => Some((id, port)),
         _ => None,
     });
     let starts: Vec<_> = starts.collect();
@@ -44,10 +44,14 @@ fn what_runs_already_is_not_started_again_and_not_added_to() {
     assert_eq!(actions(&mut replicas), [], "one is not fewer than the least");
     assert_eq!((replicas.wanted(), replicas.next_deadline()), (1, None));
     assert_eq!(replicas.grow(2, "load 9"), ScalingResult::Done);
-    assert_eq!(deeds(&mut replicas), [Action::Start { id: 1, port: 50_000 }], "the lowest free id");
+    assert_eq!(deeds(&mut replicas), [ReplicaAction::Start { id: 1, port: 50_000 }], "the lowest free id");
     replicas.on_exited(NOW, 3, "a crash");
     replicas.on_timeout(NOW + SECOND);
-    assert_eq!(deeds(&mut replicas), [Action::Start { id: 3, port: 50_004 }], "under its id, where it was");
+    assert_eq!(
+        deeds(&mut replicas),
+        [ReplicaAction::Start { id: 3, port: 50_004 }],
+        "under its id, where it was"
+    );
 }
 
 #[test]
@@ -64,7 +68,7 @@ fn too_few_adopted_are_made_up_to_the_least_and_too_many_are_stopped() {
     let mut replicas = Replicas::new(Bounds { min: 3, count: 3, ..bounds() });
     replicas.adopt(NOW, place(2, 50_001));
     replicas.begin(NOW);
-    let start = |id, port| Action::Start { id, port };
+    let start = |id, port| ReplicaAction::Start { id, port };
     assert_eq!(actions(&mut replicas), [start(1, 50_000), start(3, 50_002)]);
 
     let mut replicas = Replicas::new(bounds());
@@ -72,7 +76,7 @@ fn too_few_adopted_are_made_up_to_the_least_and_too_many_are_stopped() {
         assert!(replicas.adopt(NOW, place(id, 50_000 + id as u16)));
     }
     replicas.begin(NOW);
-    assert_eq!(actions(&mut replicas), [6, 5].map(|id| Action::Stop { id }));
+    assert_eq!(actions(&mut replicas), [6, 5].map(|id| ReplicaAction::Stop { id }));
 }
 
 #[test]
@@ -83,7 +87,7 @@ fn one_that_was_told_to_stop_is_not_told_again_and_killed_in_the_end() {
     replicas.shut_down(NOW);
     assert_eq!(actions(&mut replicas), []);
     replicas.on_timeout(NOW + STOP_PATIENCE);
-    assert_eq!(actions(&mut replicas), [Action::Kill { id: 1 }]);
+    assert_eq!(actions(&mut replicas), [ReplicaAction::Kill { id: 1 }]);
     replicas.on_exited(NOW, 1, "signal 9");
     assert!(replicas.is_empty());
 }
@@ -105,17 +109,17 @@ fn a_server_is_left_out_before_it_is_stopped_where_that_is_asked_for() {
     assert_eq!(deeds(&mut replicas), [], "the server continues");
     replicas.on_left(NOW, 2);
     replicas.on_left(NOW, 2);
-    assert_eq!(deeds(&mut replicas), [Action::Stop { id: 2 }], "once");
+    assert_eq!(deeds(&mut replicas), [ReplicaAction::Stop { id: 2 }], "once");
     replicas.on_exited(NOW, 2, "exit code 0");
-    assert_eq!(actions(&mut replicas), [Action::Tell("server 2 has stopped".to_owned())]);
+    assert_eq!(actions(&mut replicas), [ReplicaAction::Tell("server 2 has stopped".to_owned())]);
 
     replicas.shut_down(NOW);
     assert_eq!(deeds(&mut replicas), []);
     assert_eq!(replicas.next_deadline(), Some(NOW + 5 * SECOND));
     replicas.on_timeout(NOW + 5 * SECOND);
-    assert_eq!(deeds(&mut replicas), [Action::Stop { id: 1 }], "patience is over");
+    assert_eq!(deeds(&mut replicas), [ReplicaAction::Stop { id: 1 }], "patience is over");
     replicas.on_timeout(NOW + 5 * SECOND + STOP_PATIENCE);
-    assert_eq!(deeds(&mut replicas), [Action::Kill { id: 1 }]);
+    assert_eq!(deeds(&mut replicas), [ReplicaAction::Kill { id: 1 }]);
 }
 
 #[test]
@@ -161,7 +165,8 @@ proptest! {
             prop_assert!(before.iter().all(|other| other.id == place.id || other.port != place.port));
         }
         for action in deeds(&mut next) {
-            let is_new = matches!(action, Action::Start { id, .. } if before.iter().all(|p| p.id != id));
+            let is_unknown = |id| before.iter().all(|p| p.id != id);
+            let is_new = matches!(action, ReplicaAction::Start { id, .. } if is_unknown(id));
             prop_assert!(is_new, "{:?}", action);
         }
     }

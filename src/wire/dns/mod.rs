@@ -12,6 +12,13 @@ mod tests;
 pub use name::{NAME_MAX, name_to_wire};
 pub use question::{Question, QuestionKey};
 
+/// The number of a record type: of a name in any case, `TYPE65` (RFC 3597) or `65`.
+pub fn type_number(text: &str) -> Option<u16> {
+    let text = text.to_ascii_uppercase();
+    let named = TYPES.iter().find(|(name, _)| *name == text).map(|(_, number)| *number);
+    named.or_else(|| text.strip_prefix("TYPE").unwrap_or(&text).parse().ok())
+}
+
 /// Record types with a name (IANA, "Resource Record (RR) TYPEs").
 pub const TYPES: [(&str, u16); 13] = [
     ("A", 1),
@@ -32,8 +39,7 @@ pub const TYPES: [(&str, u16); 13] = [
 /// Size of the header, in bytes.
 pub const HEADER_LEN: usize = 12;
 
-/// Maximum bytes that [`write_query`] writes and [`truncate_to_servfail`] leaves: header, name, type,
-/// class.
+/// Maximum bytes that [`write_query`] writes and [`truncate_to_servfail`] leaves: header, name, type, class.
 pub const QUERY_MAX: usize = HEADER_LEN + NAME_MAX + 4;
 
 /// First byte of the flags: QR, four bits of opcode, AA, TC, RD.
@@ -75,8 +81,7 @@ pub fn query(message: &[u8]) -> Result<Question<'_>, Malformed> {
     }
 }
 
-/// The question of a response: QR is 1, QDCOUNT is 1, and the question is complete. Any opcode and
-/// RCODE.
+/// The question of a response: QR is 1, QDCOUNT is 1, and the question is complete. Any opcode and RCODE.
 pub fn response(message: &[u8]) -> Result<Question<'_>, Malformed> {
     match flags(message)? & QR {
         0 => Err(Malformed::Query),

@@ -30,7 +30,8 @@ struct Args {
     #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
     scenario: Vec<String>,
     /// Repetitions of each scenario
-    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(long, value_name = "N", default_value_t = 20,
+        value_parser = clap::value_parser!(u32).range(1..=1000))]
     repeat: u32,
     /// Requests per second
     #[arg(long, value_name = "R", default_value_t = 20_000.0, value_parser = rate)]
@@ -174,8 +175,8 @@ fn table(outcome: &Outcome) -> String {
     } = outcome;
     let verdict = if outcome.passes() { "PASS" } else { "FAIL" };
     let mut text = format!(
-        "{verdict}  {scenario} {of}: {repeats} times, {requests} requests, {lost} lost ({late} of them late), \
-         {refused} refused, {wrong} wrong, slowest {:.1} ms\n",
+        "{verdict}  {scenario} {of}: {repeats} times, {requests} requests, \
+         {lost} lost ({late} of them late), {refused} refused, {wrong} wrong, slowest {:.1} ms\n",
         outcome.slowest_ms
     );
     for check in &outcome.checks {
@@ -191,7 +192,8 @@ fn table(outcome: &Outcome) -> String {
     if kernel_drops + own_drops + unsent > 0 {
         let _ = writeln!(
             text,
-            "      (full receive buffers: {kernel_drops} at the balancer, {own_drops} at the clients; {unsent} not sent in time)"
+            "      (full receive buffers: {kernel_drops} at the balancer, {own_drops} at the clients; \
+             {unsent} not sent in time)"
         );
     }
     text

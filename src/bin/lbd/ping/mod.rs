@@ -14,15 +14,15 @@ use lbd::config::{self, Config, reachable};
 use lbd::os::terminal::{print, tell};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
-use crate::args::{Ping, PingProtocol};
-use probe::{Probe, Question};
+use crate::args::{PingArgs, PingProtocol};
+use probe::{Probe, ProbeRequest};
 use report::Stats;
 
 /// Longest sleep between two checks for a stop signal.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// Sends requests until the count is reached or a signal arrives; true if any response arrived.
-pub fn run(args: &Ping) -> Result<bool> {
+pub fn run(args: &PingArgs) -> Result<bool> {
     let config = args.common.load()?;
     let (target, protocol) = target(args, &config)?;
     let mut probe = Probe::new(target, question(args, protocol)?, args.timeout, &config)?;
@@ -62,7 +62,7 @@ pub fn run(args: &Ping) -> Result<bool> {
 }
 
 /// Target and protocol: from the arguments, or else from the configuration.
-fn target(args: &Ping, config: &Config) -> Result<(SocketAddr, PingProtocol)> {
+fn target(args: &PingArgs, config: &Config) -> Result<(SocketAddr, PingProtocol)> {
     let mut places = vec![];
     for pool in &config.pools {
         let protocol = match pool.as_datagram().map(|pool| pool.settings.protocol) {
@@ -96,7 +96,7 @@ fn target(args: &Ping, config: &Config) -> Result<(SocketAddr, PingProtocol)> {
     }
 }
 
-fn question(args: &Ping, protocol: PingProtocol) -> Result<Question> {
+fn question(args: &PingArgs, protocol: PingProtocol) -> Result<ProbeRequest> {
     match (protocol, &args.payload, &args.query) {
         (PingProtocol::Dns, Some(_), _) => {
             bail!("--payload does not apply to dns; use --query, such as --query \"example.com A\"")
@@ -108,13 +108,17 @@ fn question(args: &Ping, protocol: PingProtocol) -> Result<Question> {
             let text = text.as_deref().unwrap_or(". NS");
             let (name, kind) =
                 query(text).map_err(|problem| anyhow::anyhow!("--query: \"{text}\" {problem}"))?;
-            Ok(Question::Dns { name, kind })
+            Ok(ProbeRequest::Dns { name, kind })
         }
         (protocol, text, None) => {
             let text = text.as_deref().unwrap_or("ping");
             let bytes =
                 payload(text).map_err(|problem| anyhow::anyhow!("--payload: \"{text}\" {problem}"))?;
-            Ok(if protocol == PingProtocol::Raw { Question::Raw(bytes) } else { Question::Native(bytes) })
+            Ok(if protocol == PingProtocol::Raw {
+                ProbeRequest::Raw(bytes)
+            } else {
+                ProbeRequest::Native(bytes)
+            })
         }
     }
 }

@@ -37,7 +37,7 @@ pub enum Trip {
 
 /// The request to send.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Question {
+pub enum ProbeRequest {
     /// A frame with this payload.
     Native(Vec<u8>),
     /// A query for a name in wire format and a type.
@@ -55,13 +55,18 @@ pub struct Probe {
 
 enum Means {
     Frames { client: Box<Client>, payload: Vec<u8>, size: usize },
-    Datagrams { question: Question, socket: UdpSocket, answer: Vec<u8> },
+    Datagrams { question: ProbeRequest, socket: UdpSocket, answer: Vec<u8> },
 }
 
 impl Probe {
-    pub fn new(target: SocketAddr, question: Question, timeout: Duration, config: &Config) -> Result<Probe> {
+    pub fn new(
+        target: SocketAddr,
+        question: ProbeRequest,
+        timeout: Duration,
+        config: &Config,
+    ) -> Result<Probe> {
         let means = match question {
-            Question::Native(payload) => {
+            ProbeRequest::Native(payload) => {
                 let format = config.frame_format();
                 if payload.len() > format.payload_max() {
                     bail!(
@@ -133,10 +138,10 @@ fn open(target: SocketAddr) -> Result<UdpSocket> {
     Ok(socket)
 }
 
-fn bytes(question: &Question, id: u16) -> Vec<u8> {
+fn bytes(question: &ProbeRequest, id: u16) -> Vec<u8> {
     match question {
-        Question::Native(payload) | Question::Raw(payload) => payload.clone(),
-        Question::Dns { name, kind } => {
+        ProbeRequest::Native(payload) | ProbeRequest::Raw(payload) => payload.clone(),
+        ProbeRequest::Dns { name, kind } => {
             let mut message = vec![0; dns::QUERY_MAX];
             let len = dns::write_query(&mut message, id, name, *kind);
             message.truncate(len);
@@ -146,8 +151,8 @@ fn bytes(question: &Question, id: u16) -> Vec<u8> {
 }
 
 /// The refusal in a response, if any; `Err` if the datagram is no response to this request.
-fn judge(question: &Question, sent: &[u8], answer: &[u8]) -> Result<Option<String>, ()> {
-    if !matches!(question, Question::Dns { .. }) {
+fn judge(question: &ProbeRequest, sent: &[u8], answer: &[u8]) -> Result<Option<String>, ()> {
+    if !matches!(question, ProbeRequest::Dns { .. }) {
         return Ok(None);
     }
     let (asked, told) = (dns::query(sent).map_err(drop)?, dns::response(answer).map_err(drop)?);
@@ -167,7 +172,7 @@ fn judge(question: &Question, sent: &[u8], answer: &[u8]) -> Result<Option<Strin
 
 fn exchange(
     socket: &UdpSocket,
-    question: &Question,
+    question: &ProbeRequest,
     answer: &mut [u8],
     timeout: Duration,
     is_stopped: &impl Fn() -> bool,
@@ -211,7 +216,7 @@ mod tests {
 
     #[test]
     fn an_answer_of_dns_has_the_id_and_the_question() {
-        let question = Question::Dns { name: b"\x07example\x03com\0".to_vec(), kind: 1 };
+        let question = ProbeRequest::Dns { name: b"\x07example\x03com\0".to_vec(), kind: 1 };
         let sent = bytes(&question, 7);
         let answer = |change: fn(&mut Vec<u8>)| {
             let mut answer = sent.clone();
@@ -227,7 +232,7 @@ mod tests {
         assert_eq!(answer(|a| a[13] = b'f'), Err(()), "another name");
         assert_eq!(answer(|a| a[2] = 1), Err(()), "a query");
         assert_eq!(answer(|a| a.truncate(11)), Err(()), "too short");
-        assert_eq!(judge(&Question::Raw(vec![1]), &[1], &[]), Ok(None));
+        assert_eq!(judge(&ProbeRequest::Raw(vec![1]), &[1], &[]), Ok(None));
     }
 
     #[test]
@@ -235,7 +240,7 @@ mod tests {
         let server = UdpSocket::bind("127.0.0.1:0").unwrap();
         server.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         let target = server.local_addr().unwrap();
-        let question = Question::Raw(b"x".to_vec());
+        let question = ProbeRequest::Raw(b"x".to_vec());
         let mut probe = Probe::new(target, question, Duration::from_millis(20), &Config::default()).unwrap();
         assert_eq!(probe.ask(&|| false).unwrap(), Some(Trip::Lost));
         let first = server.recv_from(&mut [0; 9]).unwrap().1;

@@ -10,7 +10,7 @@ use lbd::wire::ReplyPath;
 use super::loads::Loads;
 
 #[derive(clap::Args)]
-pub struct Sim {
+pub struct SimArgs {
     /// Servers, 1 to 100000; each serves one request at a time
     #[arg(long, value_name = "N", default_value = "16", value_delimiter = ',',
         value_parser = clap::value_parser!(u32).range(1..=100_000))]

@@ -16,11 +16,11 @@ use lbd::lab::{InCase, Overload};
 use lbd::os::terminal::{print, tell};
 use lbd::report::chart;
 
-pub use args::Sim;
+pub use args::SimArgs;
 use plan::StudyPlan;
 
 /// Runs the simulation and prints the results.
-pub fn run(args: &Sim) -> Result<()> {
+pub fn run(args: &SimArgs) -> Result<()> {
     let plan = StudyPlan::new(args)?;
     match &args.overload {
         _ if args.check => Ok(print(format_args!("{}\n", about(&plan))).map(|_| ())?),
@@ -29,7 +29,7 @@ pub fn run(args: &Sim) -> Result<()> {
     }
 }
 
-fn run_study(args: &Sim, plan: &StudyPlan) -> Result<()> {
+fn run_study(args: &SimArgs, plan: &StudyPlan) -> Result<()> {
     let cases = plan.study.run(threads(args), &progress(plan.study.run_count()))?;
     if args.json {
         print(format_args!("{}\n", table::json(plan, &cases)))?;
@@ -48,7 +48,7 @@ fn run_study(args: &Sim, plan: &StudyPlan) -> Result<()> {
     Ok(())
 }
 
-fn run_overload(args: &Sim, plan: &StudyPlan, overload: &Overload) -> Result<()> {
+fn run_overload(args: &SimArgs, plan: &StudyPlan, overload: &Overload) -> Result<()> {
     let case = &plan.study.cases[0];
     let contenders = &plan.study.contenders;
     let survivals = overload.run(&case.setup, contenders, case.load, plan.study.seed, threads(args))?;
@@ -76,7 +76,7 @@ fn write(file: &Path, text: &str) -> Result<()> {
     std::fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))
 }
 
-fn threads(args: &Sim) -> usize {
+fn threads(args: &SimArgs) -> usize {
     let all = || std::thread::available_parallelism().map_or(1, usize::from);
     args.threads.map_or_else(all, usize::from)
 }

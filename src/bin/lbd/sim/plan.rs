@@ -6,7 +6,7 @@ use lbd::lab::{Case, PolicyUnderTest, PoolKind, Setup, Study};
 use lbd::report::chart::{Axis, Numbers};
 use lbd::wire::ReplyPath;
 
-use super::args::Sim;
+use super::args::SimArgs;
 
 /// A study, and the property that differs between its cases.
 pub struct StudyPlan {
@@ -33,7 +33,7 @@ struct Dimension<'a> {
 }
 
 impl StudyPlan {
-    pub fn new(args: &Sim) -> Result<StudyPlan> {
+    pub fn new(args: &SimArgs) -> Result<StudyPlan> {
         let contenders = contenders(&args.policy)?;
         let time = |label: &str, values: &[std::time::Duration]| {
             let word = |time: &std::time::Duration| (time.as_secs_f64() * 1e6, exact(*time).to_string());
@@ -108,7 +108,7 @@ impl StudyPlan {
 }
 
 /// The setup that all cases share.
-fn setup(args: &Sim) -> Setup {
+fn setup(args: &SimArgs) -> Setup {
     Setup {
         kind: args.pool.into(),
         subset: args.subset.map(usize::from),

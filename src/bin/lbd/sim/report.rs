@@ -4,7 +4,7 @@ use lbd::lab::{Compared, EXACT, InCase, Overload, Survival};
 use lbd::report::chart::{At, Axis, Lines, Numbers, Rule, Series, Style};
 use lbd::report::page::Page;
 
-use super::args::{Shown, Sim};
+use super::args::{Shown, SimArgs};
 use super::plan::{Along, StudyPlan};
 use super::{table, words};
 
@@ -94,7 +94,7 @@ pub fn chart(shown: Shown, along: &Along, cases: &[InCase]) -> Lines {
 }
 
 /// The HTML page.
-pub fn page(args: &Sim, plan: &StudyPlan, cases: &[InCase]) -> String {
+pub fn page(args: &SimArgs, plan: &StudyPlan, cases: &[InCase]) -> String {
     let about = "Real balancer and server code in virtual time, with the same requests for all policies.";
     let mut page = Page::new("Policies compared", about).section("What was simulated", |section| {
         section.facts(words::of_plan(plan));
@@ -150,7 +150,12 @@ pub fn overload_chart(overload: &Overload, survivals: &[Survival]) -> Lines {
 }
 
 /// The HTML page of an overload.
-pub fn overload_page(args: &Sim, plan: &StudyPlan, overload: &Overload, survivals: &[Survival]) -> String {
+pub fn overload_page(
+    args: &SimArgs,
+    plan: &StudyPlan,
+    overload: &Overload,
+    survivals: &[Survival],
+) -> String {
     Page::new("Overload", "Real balancer, server and client code, with retries, in virtual time.")
         .section("What was simulated", |section| section.facts(words::of_plan(plan)))
         .section("Responses", |section| {

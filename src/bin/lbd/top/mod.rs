@@ -14,13 +14,13 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
-use lbd::admin::Client;
+use lbd::admin::AdminClient;
 use lbd::admin::status::Status;
 use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-use crate::args::{Reach, Top};
+use crate::args::{ReachArgs, TopArgs};
 use model::{Action, App, Ask};
 
 /// Maximum delay of a key or a signal.
@@ -29,7 +29,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 const INTERVAL_MIN: Duration = Duration::from_millis(100);
 
 /// Runs until the user or a signal quits it.
-pub fn run(args: &Top) -> Result<()> {
+pub fn run(args: &TopArgs) -> Result<()> {
     if !std::io::stdout().is_terminal() {
         bail!("lbd top needs a terminal: for a script use `lbd status --json`");
     }
@@ -53,14 +53,20 @@ pub fn run(args: &Top) -> Result<()> {
 }
 
 /// A result of the querying thread.
-enum News {
+enum QueryResult {
     Status(Result<Box<Status>, String>),
     Answer(Ask, Result<(), String>),
 }
 
 /// Queries the status at an interval, and sends orders as they come, until the other thread ends.
-fn ask_on(addr: SocketAddr, reach: &Reach, interval: Duration, orders: &Receiver<Ask>, news: &Sender<News>) {
-    let client = Client::new(addr, None);
+fn ask_on(
+    addr: SocketAddr,
+    reach: &ReachArgs,
+    interval: Duration,
+    orders: &Receiver<Ask>,
+    news: &Sender<QueryResult>,
+) {
+    let client = AdminClient::new(addr, None);
     // The token is read for each order: a restarted balancer may have another one.
     let send = |ask: &Ask| {
         reach.with_token()?.order(Some(&ask.pool), ask.id, ask.order).map_err(anyhow::Error::from)
@@ -70,7 +76,7 @@ fn ask_on(addr: SocketAddr, reach: &Reach, interval: Duration, orders: &Receiver
         match orders.recv_timeout(next.saturating_duration_since(Instant::now())) {
             Ok(ask) => {
                 let result = send(&ask).map_err(|e| format!("{e:#}"));
-                if news.send(News::Answer(ask, result)).is_err() {
+                if news.send(QueryResult::Answer(ask, result)).is_err() {
                     return;
                 }
                 next = Instant::now(); // what it has changed is to be seen
@@ -78,7 +84,7 @@ fn ask_on(addr: SocketAddr, reach: &Reach, interval: Duration, orders: &Receiver
             Err(RecvTimeoutError::Timeout) => {
                 next = Instant::now() + interval;
                 let status = client.status().map(Box::new).map_err(|e| e.to_string());
-                if news.send(News::Status(status)).is_err() {
+                if news.send(QueryResult::Status(status)).is_err() {
                     return;
                 }
             }
@@ -91,14 +97,14 @@ fn show(
     terminal: &mut DefaultTerminal,
     mut app: App,
     orders: &Sender<Ask>,
-    heard: &Receiver<News>,
+    heard: &Receiver<QueryResult>,
     quit: &AtomicBool,
 ) -> Result<()> {
     while !quit.load(Ordering::Relaxed) {
         for news in heard.try_iter() {
             match news {
-                News::Status(status) => app.on_status(status.map(|status| *status)),
-                News::Answer(ask, result) => app.on_answer(&ask, result),
+                QueryResult::Status(status) => app.on_status(status.map(|status| *status)),
+                QueryResult::Answer(ask, result) => app.on_answer(&ask, result),
             }
         }
         app.unix_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;

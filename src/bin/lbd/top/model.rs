@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 use std::collections::VecDeque;
 
-use lbd::admin::status::{Entry, PoolStatus, ServerStatus, Status};
+use lbd::admin::status::{EventEntry, PoolStatus, ServerStatus, Status};
 use lbd::pool::order::Order;
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
@@ -14,7 +14,7 @@ const PAGE: isize = 10;
 
 /// One server as a row.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Row {
+pub struct ServerRow {
     pub pool: String,
     pub id: u32,
     pub state: String,
@@ -64,7 +64,7 @@ impl Column {
         }
     }
 
-    fn compare(self, a: &Row, b: &Row) -> Ordering {
+    fn compare(self, a: &ServerRow, b: &ServerRow) -> Ordering {
         let by = match self {
             Column::Pool => a.pool.cmp(&b.pool),
             Column::Server => a.id.cmp(&b.id),
@@ -87,7 +87,7 @@ impl Column {
 
 /// The state of the connection to the balancer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Link {
+pub enum LinkState {
     /// No response yet.
     Connecting,
     /// The last query was answered.
@@ -113,7 +113,7 @@ pub enum Action {
 
 /// Totals of all pools together.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Totals {
+pub struct SystemTotals {
     pub rate: f64,
     /// Latencies of the pool with the highest rate: percentiles do not add up.
     pub p50_us: u64,
@@ -132,11 +132,11 @@ pub struct Totals {
 pub struct App {
     /// The balancer's address, as text.
     pub target: String,
-    pub link: Link,
-    pub rows: Vec<Row>,
-    pub totals: Totals,
+    pub link: LinkState,
+    pub rows: Vec<ServerRow>,
+    pub totals: SystemTotals,
     /// Events, the newest last.
-    pub events: Vec<Entry>,
+    pub events: Vec<EventEntry>,
     pub sort: Column,
     pub is_reversed: bool,
     /// Responses per second and servers up, the newest last.
@@ -154,9 +154,9 @@ impl App {
     pub fn new(target: String) -> App {
         App {
             target,
-            link: Link::Connecting,
+            link: LinkState::Connecting,
             rows: vec![],
-            totals: Totals::default(),
+            totals: SystemTotals::default(),
             events: vec![],
             sort: Column::Pool,
             is_reversed: false,
@@ -173,11 +173,11 @@ impl App {
         let status = match answer {
             Ok(status) => status,
             Err(why) => {
-                self.link = Link::Silent(why);
+                self.link = LinkState::Silent(why);
                 return;
             }
         };
-        self.link = Link::Live;
+        self.link = LinkState::Live;
         self.rows = rows(&status.pools);
         self.totals = totals(&status.pools, &self.rows);
         self.events = status.events;
@@ -271,8 +271,8 @@ impl App {
     }
 }
 
-fn rows(pools: &[PoolStatus]) -> Vec<Row> {
-    let row = |pool: &PoolStatus, server: &ServerStatus| Row {
+fn rows(pools: &[PoolStatus]) -> Vec<ServerRow> {
+    let row = |pool: &PoolStatus, server: &ServerStatus| ServerRow {
         pool: pool.name.clone(),
         id: server.id,
         state: server.state.clone(),
@@ -285,10 +285,10 @@ fn rows(pools: &[PoolStatus]) -> Vec<Row> {
     pools.iter().flat_map(|pool| pool.servers.iter().map(move |server| row(pool, server))).collect()
 }
 
-fn totals(pools: &[PoolStatus], rows: &[Row]) -> Totals {
+fn totals(pools: &[PoolStatus], rows: &[ServerRow]) -> SystemTotals {
     let busiest = pools.iter().max_by(|a, b| a.rate.total_cmp(&b.rate));
     let latency = busiest.map(|pool| pool.latency_us_recent).unwrap_or_default();
-    Totals {
+    SystemTotals {
         rate: pools.iter().map(|pool| pool.rate).sum(),
         p50_us: latency.p50,
         p99_us: latency.p99,
@@ -407,11 +407,11 @@ mod tests {
         let mut app = app();
         let rows = app.rows.clone();
         app.on_status(Err("connection refused".to_owned()));
-        assert_eq!((&app.link, &app.rows), (&Link::Silent("connection refused".to_owned()), &rows));
+        assert_eq!((&app.link, &app.rows), (&LinkState::Silent("connection refused".to_owned()), &rows));
         for _ in 0..2 * HISTORY_MAX {
             app.on_status(Ok(status()));
         }
-        assert_eq!((&app.link, app.history.len()), (&Link::Live, HISTORY_MAX));
+        assert_eq!((&app.link, app.history.len()), (&LinkState::Live, HISTORY_MAX));
     }
 
     #[test]

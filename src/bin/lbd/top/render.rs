@@ -2,14 +2,14 @@
 
 use std::collections::VecDeque;
 
-use lbd::admin::status::{Entry, Kind};
+use lbd::admin::status::{EventEntry, EventKind};
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span};
-use ratatui::widgets::{Block, Borders, Cell, Paragraph, Row as TableRow, Sparkline, Table, TableState};
+use ratatui::widgets::{Block, Borders, Cell, Paragraph, Row, Sparkline, Table, TableState};
 
-use super::model::{App, Column, Link, Row};
+use super::model::{App, Column, LinkState, ServerRow};
 use crate::units::{count, latency, span};
 
 /// Minimum height of a screen with sparklines, in lines.
@@ -62,9 +62,11 @@ fn bold() -> Style {
 
 fn title_line(app: &App) -> Line<'_> {
     let link = match &app.link {
-        Link::Connecting => Span::styled("connecting", Color::Yellow),
-        Link::Live => Span::styled("live", Color::Green),
-        Link::Silent(why) => Span::styled(format!("NO RESPONSE, retrying: {why}"), bold().fg(Color::Red)),
+        LinkState::Connecting => Span::styled("connecting", Color::Yellow),
+        LinkState::Live => Span::styled("live", Color::Green),
+        LinkState::Silent(why) => {
+            Span::styled(format!("NO RESPONSE, retrying: {why}"), bold().fg(Color::Red))
+        }
     };
     Line::from(vec![Span::styled("lbd top ", bold()), link, Span::raw(format!("  {}", app.target))])
 }
@@ -140,9 +142,9 @@ fn servers(app: &App, frame: &mut Frame, area: Rect) {
         let at = Column::ALL.iter().position(|&one| one == column).unwrap_or(0);
         Cell::from(aligned(column, format!("{}{}{arrow}", at + 1, column.name())))
     });
-    let head = TableRow::new(heads).style(bold().add_modifier(Modifier::UNDERLINED));
+    let head = Row::new(heads).style(bold().add_modifier(Modifier::UNDERLINED));
     let rows = app.rows.iter().map(|row| {
-        TableRow::new(columns.iter().map(|&column| match column {
+        Row::new(columns.iter().map(|&column| match column {
             Column::Queue if bar > 0 => queue(row.queue, longest, bar),
             column => cell(column, row),
         }))
@@ -165,7 +167,7 @@ fn aligned(column: Column, text: String) -> Line<'static> {
     }
 }
 
-fn cell(column: Column, row: &Row) -> Cell<'static> {
+fn cell(column: Column, row: &ServerRow) -> Cell<'static> {
     let text = match column {
         Column::Pool => row.pool.clone(),
         Column::Server => row.id.to_string(),
@@ -201,7 +203,7 @@ fn happened(app: &App, frame: &mut Frame, area: Rect) {
     frame.render_widget(Paragraph::new(lines).block(block), area);
 }
 
-fn event_line(unix_ms: u64, entry: &Entry) -> Line<'_> {
+fn event_line(unix_ms: u64, entry: &EventEntry) -> Line<'_> {
     let ago = span(Some(unix_ms.saturating_sub(entry.unix_ms) as f64 / 1e3));
     let about = match (entry.pool.as_str(), entry.server) {
         ("", _) => String::new(),
@@ -209,7 +211,7 @@ fn event_line(unix_ms: u64, entry: &Entry) -> Line<'_> {
         (pool, Some(id)) => format!("{pool} {id}: "),
     };
     let style = match entry.kind {
-        Kind::Scaling => bold().fg(Color::Magenta),
+        EventKind::Scaling => bold().fg(Color::Magenta),
         _ => Style::new(),
     };
     Line::from(vec![Span::raw(format!("{ago:>8} ago  {about}")), Span::styled(entry.text.as_str(), style)])

@@ -1,8 +1,8 @@
 //! Figures for the tests of what is shown.
 
 use lbd::admin::status::{
-    DatagramCounters, DatagramServer, Entry, Kind, NativeServer, Percentiles, PoolStatus, ServerStatus,
-    Status,
+    DatagramCounters, DatagramServer, EventEntry, EventKind, NativeServer, Percentiles, PoolStatus,
+    ServerStatus, Status,
 };
 
 /// When the events of [`status`] are looked at: milliseconds since 1970.
@@ -62,18 +62,18 @@ pub fn status() -> Status {
     Status {
         pools: vec![of_native, of_dns],
         events: vec![
-            Entry {
+            EventEntry {
                 number: 1,
                 unix_ms: NOW_MS - 75_000,
-                kind: Kind::Server,
+                kind: EventKind::Server,
                 pool: "dns".to_owned(),
                 server: Some(2),
                 text: "suspect -> down: 3 checks unanswered".to_owned(),
             },
-            Entry {
+            EventEntry {
                 number: 2,
                 unix_ms: NOW_MS - 4_000,
-                kind: Kind::Scaling,
+                kind: EventKind::Scaling,
                 pool: "native".to_owned(),
                 server: None,
                 text: "scale up 2 -> 3: load 9.1 a server for 3s".to_owned(),

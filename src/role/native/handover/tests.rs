@@ -7,17 +7,17 @@ use crate::pool::order::{Order, Refused};
 use crate::wire::tag::Opener;
 use proptest::prelude::*;
 
-/// What a balancer of one worker leaves.
+/// The exported state of a balancer of one worker.
 fn exported(bench: &mut Bench) -> Part {
     bench.balancer.export(bench.now)
 }
 
-/// Settings of another process: another secret and seed.
-fn settings() -> Settings {
-    Settings { secret: [77; 16], seed: 99, ..Bench::settings(None) }
+/// NativePoolSettings of another process: another secret and seed.
+fn settings() -> NativePoolSettings {
+    NativePoolSettings { secret: [77; 16], seed: 99, ..Bench::settings(None) }
 }
 
-fn successor_with(part: &Part, settings: Settings, now: Instant) -> Result<Bench, Mismatch> {
+fn successor_with(part: &Part, settings: NativePoolSettings, now: Instant) -> Result<Bench, Mismatch> {
     let part: Part = postcard::from_bytes(&postcard::to_allocvec(part).unwrap()).unwrap();
     Ok(Bench::over(NativeRole::workers_from(settings, vec![part], now)?.remove(0), now))
 }
@@ -28,7 +28,7 @@ fn successor(bench: &mut Bench) -> Bench {
 }
 
 #[test]
-fn a_reply_under_way_is_delivered_by_the_successor_and_one_that_was_delivered_is_not() {
+fn the_successor_delivers_a_reply_in_flight_and_no_delivered_reply_again() {
     let mut old = Bench::new(None).with_server();
     let (first, second) = (old.dispatched(), old.dispatched());
     assert_eq!(old.turn(BACK, addr(50_000), &reply(&first, 2)).len(), 1);
@@ -40,14 +40,14 @@ fn a_reply_under_way_is_delivered_by_the_successor_and_one_that_was_delivered_is
     assert_eq!((sent.len(), sent[0].0), (1, addr(40_000)));
     assert_eq!(new.turn(BACK, addr(50_000), &reply(&second, 5)), []);
     assert_eq!(new.drops(DropReason::Duplicate), 2);
-    // And it goes on with numbers of its own.
+    // The successor continues the sequence numbers.
     let third = new.dispatched();
     assert_eq!(header(&third).dispatch_seq.get(), header(&second).dispatch_seq.get() + 1);
     assert_eq!(header(&third).balancer_epoch.get(), header(&first).balancer_epoch.get());
 }
 
 #[test]
-fn what_was_exported_changes_nothing_for_who_goes_on() {
+fn an_export_does_not_change_the_predecessor() {
     let mut old = Bench::new(None).with_server();
     let request = old.dispatched();
     let before = exported(&mut old);
@@ -58,12 +58,12 @@ fn what_was_exported_changes_nothing_for_who_goes_on() {
 }
 
 #[test]
-fn a_successor_leaves_what_it_was_given() {
+fn a_successor_exports_the_state_that_it_got() {
     let mut old = Bench::new(None).with_server();
     old.dispatched();
     let part = exported(&mut old);
     let mut new = successor(&mut old);
-    assert!(exported(&mut new) == part, "the same, to the last byte, but for what is new in each process");
+    assert!(exported(&mut new) == part, "equal bytes, except random numbers of each process");
     assert_eq!(new.stats.servers[0].common.id_plus_one.get(), 2);
     assert_eq!(new.stats.servers[0].common.state.get(), State::Up as u64);
 }
@@ -75,11 +75,11 @@ fn the_last_reply_of_a_server_that_has_left_is_delivered_by_the_successor() {
     let mut stopped = header(&request);
     stopped.kind = crate::wire::Kind::ServerResponse as u8;
     stopped.op = crate::wire::ServerOp::Report as u8;
-    let mut last_word = report(&stopped, 2, 1);
-    let mut as_header = header(&last_word);
+    let mut last_report = report(&stopped, 2, 1);
+    let mut as_header = header(&last_report);
     as_header.server_state = crate::wire::ServerState::Stopped as u8;
-    crate::wire::Frame::write(&mut last_word, &as_header, &[]);
-    old.turn(BACK, addr(50_000), &last_word);
+    crate::wire::Frame::write(&mut last_report, &as_header, &[]);
+    old.turn(BACK, addr(50_000), &last_report);
     assert_eq!(old.balancer.registry().unwrap().iter().count(), 0);
     let mut new = successor(&mut old);
     assert_eq!(new.turn(BACK, addr(50_000), &reply(&request, 3)).len(), 1);
@@ -87,7 +87,7 @@ fn the_last_reply_of_a_server_that_has_left_is_delivered_by_the_successor() {
 }
 
 #[test]
-fn a_pause_between_the_two_is_nobodys_silence() {
+fn a_pause_between_the_two_processes_is_no_silence_of_servers() {
     let mut old = Bench::new(None).with_server();
     let part = exported(&mut old);
     let later = NOW + Duration::from_secs(2);
@@ -109,7 +109,7 @@ fn frames_are_sealed_by_the_same_sender_with_the_next_number() {
     };
     let (_, last) = (stamp(&mut old), stamp(&mut old));
     let parts = vec![old.export(NOW)];
-    let settings = Settings { seed: 5, ..Bench::settings(key) };
+    let settings = NativePoolSettings { seed: 5, ..Bench::settings(key) };
     let mut new = NativeRole::workers_from(settings, parts.clone(), NOW).unwrap().remove(0);
     assert_eq!(stamp(&mut new), Stamp { counter: last.counter + 1, ..last });
 }
@@ -118,7 +118,7 @@ fn frames_are_sealed_by_the_same_sender_with_the_next_number() {
 fn settings_that_do_not_fit_are_refused_by_name() {
     let mut old = Bench::new(None).with_server();
     let part = exported(&mut old);
-    let with = |change: &dyn Fn(&mut Settings), now: Instant| {
+    let with = |change: &dyn Fn(&mut NativePoolSettings), now: Instant| {
         let mut settings = settings();
         change(&mut settings);
         successor_with(&part, settings, now).map(drop)
@@ -138,8 +138,8 @@ fn settings_that_do_not_fit_are_refused_by_name() {
 }
 
 #[test]
-fn another_key_and_a_slot_that_there_is_no_room_for_are_refused() {
-    let keyed = |key| Settings { secret: [77; 16], ..Bench::settings(Some([key; 16])) };
+fn another_key_and_a_slot_beyond_the_capacity_are_refused() {
+    let keyed = |key| NativePoolSettings { secret: [77; 16], ..Bench::settings(Some([key; 16])) };
     let mut old = NativeRole::workers(keyed(1), NOW).remove(0);
     let parts = vec![old.export(NOW)];
     assert!(NativeRole::workers_from(keyed(1), parts.clone(), NOW).is_ok());
@@ -148,7 +148,7 @@ fn another_key_and_a_slot_that_there_is_no_room_for_are_refused() {
     let mut old = NativeRole::workers(settings(), NOW).remove(0);
     old.lanes[Slot::new(3)].window.dispatch(); // a server was there once
     let parts = vec![old.export(NOW)];
-    let small = Settings { servers_max: 3, ..settings() };
+    let small = NativePoolSettings { servers_max: 3, ..settings() };
     let refused = NativeRole::workers_from(small, parts.clone(), NOW).err();
     assert_eq!(refused, Some(Mismatch::ServersMax { theirs: 4, ours: 3 }));
     assert!(NativeRole::workers_from(settings(), parts.clone(), NOW).is_ok());
@@ -156,7 +156,7 @@ fn another_key_and_a_slot_that_there_is_no_room_for_are_refused() {
 
 #[test]
 fn parts_are_put_together_in_any_order_and_none_may_be_missing() {
-    let settings = Settings { workers: 3, ..settings() };
+    let settings = NativePoolSettings { workers: 3, ..settings() };
     let mut workers = NativeRole::workers(settings, NOW);
     let parts: Vec<Part> = workers.iter_mut().map(|worker| worker.export(NOW)).collect();
     let pick = |numbers: &[usize]| {
@@ -164,7 +164,7 @@ fn parts_are_put_together_in_any_order_and_none_may_be_missing() {
         Handover::from_parts(&picked).map(|handover| handover.workers.len())
     };
     assert_eq!(pick(&[2, 0, 1]), Ok(3));
-    assert_eq!(pick(&[0, 1]), Ok(2), "nobody knows of the third");
+    assert_eq!(pick(&[0, 1]), Ok(2), "two parts are complete: no part counts the workers");
     for missing in [&[][..], &[1, 2], &[0, 2], &[0, 1, 1], &[0, 0]] {
         assert_eq!(pick(missing), Err(Mismatch::Incomplete), "{missing:?}");
     }
@@ -198,7 +198,7 @@ fn another_version_is_told_from_garbage_and_keys_are_not_printed() {
 }
 
 #[test]
-fn what_an_operator_said_and_what_failed_is_known_to_the_successor() {
+fn the_successor_knows_orders_and_failures() {
     let mut old = Bench::new(None).with_server();
     old.balancer.order(NOW, 1, Order::Weight(7)).unwrap();
     old.balancer.order(NOW, 1, Order::Disable).unwrap();
@@ -208,13 +208,13 @@ fn what_an_operator_said_and_what_failed_is_known_to_the_successor() {
     assert!(!new.balancer.can_serve() && !new.balancer.tree().is_choosable(slot));
     new.balancer.remove(NOW, slot, "for this test");
     let mut third = successor(&mut new);
-    assert!(third.balancer.order(NOW, 1, Order::Enable).is_ok(), "one that is away is known, too");
+    assert!(third.balancer.order(NOW, 1, Order::Enable).is_ok(), "departed servers are known, too");
     assert_eq!(third.balancer.order(NOW, 2, Order::Enable), Err(Refused::UnknownServer));
 }
 
 #[test]
 fn a_hundred_used_slots_take_some_hundred_kilobytes_at_most() {
-    let settings = Settings { servers_max: 100, ..settings() };
+    let settings = NativePoolSettings { servers_max: 100, ..settings() };
     let mut old = NativeRole::workers(settings, NOW).remove(0);
     let mut rng = Rng::new(1);
     for slot in (0..100).map(Slot::new) {
@@ -232,7 +232,12 @@ fn a_hundred_used_slots_take_some_hundred_kilobytes_at_most() {
 
 proptest! {
     #[test]
-    fn a_state_that_was_damaged_is_refused_or_harmless(at in any::<prop::sample::Index>(), bit in 0u8..8, cut in any::<prop::sample::Index>(), is_cut in any::<bool>()) {
+    fn a_damaged_state_is_refused_or_harmless(
+        at in any::<prop::sample::Index>(),
+        bit in 0u8..8,
+        cut in any::<prop::sample::Index>(),
+        is_cut in any::<bool>(),
+    ) {
         let mut old = Bench::new(None).with_server();
         old.dispatched();
         let mut part = exported(&mut old);

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use lbd::admin::status::Status;
-use lbd::admin::{Client, find_token};
+use lbd::admin::{AdminClient, find_token};
 use lbd::base::time::Clock;
 use lbd::config::Admin;
 use lbd::pool::order::Order;
@@ -79,8 +79,8 @@ impl<'a> Site<'a> {
             Speech::Native => merge(
                 &mut config,
                 json!({
-                    "server": {"port_range_start": ports.at(SERVERS_AT), "port_range_end": ports.at(CLIENTS_AT),
-                        "count": SERVERS},
+                    "server": {"port_range_start": ports.at(SERVERS_AT),
+                        "port_range_end": ports.at(CLIENTS_AT), "count": SERVERS},
                     "client": {"port_range_start": ports.at(CLIENTS_AT), "port_range_end": ports.end()},
                     "load_balancer": {"server_side_port": ports.at(NATIVE_BACK),
                         "client_side_port": ports.at(NATIVE_FRONT)},
@@ -203,7 +203,7 @@ impl<'a> Site<'a> {
 
     /// Reads the status from the balancer's admin interface.
     pub fn status(&self) -> Result<Status> {
-        Ok(Client::new(self.admin_addr(), None).status()?)
+        Ok(AdminClient::new(self.admin_addr(), None).status()?)
     }
 
     /// The servers of the pool under load.
@@ -251,7 +251,7 @@ impl<'a> Site<'a> {
             Ok(token) => token,
             Err(problem) => bail!(problem),
         };
-        Ok(Client::new(addr, Some(token)).order(None, id, order)?)
+        Ok(AdminClient::new(addr, Some(token)).order(None, id, order)?)
     }
 
     /// Starts the clients at the rate of the settings, and waits for the first answers.

@@ -1,9 +1,9 @@
-//! The event queue.
+//! Events in the order of time, for simulations.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 
-use crate::base::time::Instant;
+use super::time::Instant;
 
 /// An event at a moment. Events of the same moment happen in the order in which they were planned.
 struct Planned<E> {
@@ -13,7 +13,7 @@ struct Planned<E> {
 }
 
 /// Events in the order of time.
-pub(super) struct Events<E> {
+pub(crate) struct Events<E> {
     heap: BinaryHeap<Reverse<Planned<E>>>,
     /// Events that were planned in order, such as those of a network with a constant delay. They need no
     /// heap.
@@ -22,6 +22,7 @@ pub(super) struct Events<E> {
 }
 
 impl<E> Events<E> {
+    /// No events.
     pub fn new() -> Self {
         Events { heap: BinaryHeap::new(), row: VecDeque::new(), planned: 0 }
     }
