@@ -14,9 +14,9 @@ use std::time::Duration;
 use super::adopted_flows::{AdoptedFlows, MovedFlow};
 use super::forward::{DatagramPurpose, Forwarder, Way};
 use super::handover::Flow;
+use super::in_flight::InFlight;
 use super::leases::{LeaseEnd, Leases, Owner, Pair};
-use super::matching::InFlight;
-use super::request::{DatagramClient, DatagramRequest, Response};
+use super::request::{DatagramClient, DatagramRequest, Handled, Response};
 use super::settings::{Affinity, UNANSWERED_REST};
 use super::shared::DatagramMember;
 use crate::base::batch::{SocketId, Tx};
@@ -112,12 +112,7 @@ impl ByPort {
     }
 
     /// Sends or queues a client's datagram, or refuses it.
-    pub fn on_client(
-        &mut self,
-        core: &mut Forwarder,
-        request: DatagramRequest<'_>,
-        tx: &mut Tx,
-    ) -> Result<(), DropReason> {
+    pub fn on_client(&mut self, core: &mut Forwarder, request: DatagramRequest<'_>, tx: &mut Tx) -> Handled {
         match (self.affinity, core.settings.replies) {
             (Affinity::Client, _) => self.on_flow(core, request, tx),
             (Affinity::None, Some(0)) => one_way(core, request, tx),
@@ -125,12 +120,7 @@ impl ByPort {
         }
     }
 
-    fn on_request(
-        &mut self,
-        core: &mut Forwarder,
-        request: DatagramRequest<'_>,
-        tx: &mut Tx,
-    ) -> Result<(), DropReason> {
+    fn on_request(&mut self, core: &mut Forwarder, request: DatagramRequest<'_>, tx: &mut Tx) -> Handled {
         match core.reserve_for_trial().map_or_else(|| core.reserve_in_turn(), Ok) {
             Ok(server) => self.send_request(core, request, server, tx),
             Err(DropReason::ServersFull) => core.queue(&request).map_err(|NotQueued| DropReason::ServersFull),
@@ -145,7 +135,7 @@ impl ByPort {
         request: DatagramRequest<'_>,
         (slot, member): (Slot, DatagramMember),
         tx: &mut Tx,
-    ) -> Result<(), DropReason> {
+    ) -> Handled {
         if self.waiting.is_full() {
             core.release(slot);
             return Err(DropReason::TableFull);
@@ -174,12 +164,7 @@ impl ByPort {
         Ok(())
     }
 
-    fn on_flow(
-        &mut self,
-        core: &mut Forwarder,
-        request: DatagramRequest<'_>,
-        tx: &mut Tx,
-    ) -> Result<(), DropReason> {
+    fn on_flow(&mut self, core: &mut Forwarder, request: DatagramRequest<'_>, tx: &mut Tx) -> Handled {
         let now = request.now;
         let owner = Owner { client: request.client, slot: None };
         let live = self.leases.of(&owner).filter(|&pair| self.leases.is_busy(pair));
@@ -209,7 +194,7 @@ impl ByPort {
         owner: Owner,
         request: DatagramRequest<'_>,
         tx: &mut Tx,
-    ) -> Result<(), DropReason> {
+    ) -> Handled {
         let now = request.now;
         let moved = self.adopted.take(now, &owner.client);
         let known = moved.and_then(|flow| Some((flow, core.reserve_known(flow.server)?)));
@@ -313,12 +298,7 @@ impl ByPort {
     }
 
     /// Handles a datagram that arrived at a server-side port.
-    pub fn on_server(
-        &mut self,
-        core: &mut Forwarder,
-        response: Response<'_>,
-        tx: &mut Tx,
-    ) -> Result<(), DropReason> {
+    pub fn on_server(&mut self, core: &mut Forwarder, response: Response<'_>, tx: &mut Tx) -> Handled {
         let Response { peer, socket, at, now, .. } = response;
         let slot = core.view.slot_of(peer).ok_or(DropReason::WrongSource)?;
         let member = *core.view.get(slot).ok_or(DropReason::WrongSource)?;
@@ -542,7 +522,7 @@ fn check_order<T>(entries: &LruSlab<T>, table: &str) {
 }
 
 /// Sends a datagram to which the server does not respond.
-fn one_way(core: &mut Forwarder, request: DatagramRequest<'_>, tx: &mut Tx) -> Result<(), DropReason> {
+fn one_way(core: &mut Forwarder, request: DatagramRequest<'_>, tx: &mut Tx) -> Handled {
     let (slot, member) = core.reserve_for_trial().map_or_else(|| core.reserve(), Ok)?;
     let from = SocketId(core.ports_to(member.addr).start);
     core.free(slot);

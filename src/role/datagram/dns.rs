@@ -4,9 +4,9 @@
 //! counted as dropped, and the query stays open.
 
 use super::forward::{DatagramPurpose, Forwarder, Way};
-use super::matching::InFlight;
+use super::in_flight::InFlight;
 use super::queries::{Place, QueryTable};
-use super::request::{DatagramClient, DatagramRequest, Response};
+use super::request::{DatagramClient, DatagramRequest, Handled, Response};
 use super::shared::DatagramMember;
 use crate::base::batch::{FrameRef, SocketId, Tx};
 use crate::base::drop_reason::DropReason;
@@ -69,7 +69,7 @@ impl DnsMatching {
         core: &mut Forwarder,
         mut request: DatagramRequest<'_>,
         tx: &mut Tx,
-    ) -> Result<(), DropReason> {
+    ) -> Handled {
         let question = dns::query(request.bytes).map_err(|malformed| match malformed {
             Malformed::Response => DropReason::AnAnswer,
             _ => DropReason::Malformed,
@@ -106,7 +106,7 @@ impl DnsMatching {
         mut request: DatagramRequest<'_>,
         server: (Slot, DatagramMember),
         tx: &mut Tx,
-    ) -> Result<(), DropReason> {
+    ) -> Handled {
         let client_id = dns::id(request.bytes);
         let question = dns::query(request.bytes).map_err(|_| DropReason::Malformed);
         let sent = question.map(|question| question.hash(&self.key)).and_then(|question| {
@@ -152,7 +152,7 @@ impl DnsMatching {
         request: &mut DatagramRequest<'_>,
         query: OutgoingQuery,
         tx: &mut Tx,
-    ) -> Result<(), DropReason> {
+    ) -> Handled {
         let OutgoingQuery { question, server: (slot, DatagramMember { addr: server, epoch, .. }), purpose } =
             query;
         let ports = core.ports_to(server);
@@ -171,12 +171,7 @@ impl DnsMatching {
     }
 
     /// Handles a datagram that arrived at a server-side port.
-    pub fn on_server(
-        &mut self,
-        core: &mut Forwarder,
-        response: Response<'_>,
-        tx: &mut Tx,
-    ) -> Result<(), DropReason> {
+    pub fn on_server(&mut self, core: &mut Forwarder, response: Response<'_>, tx: &mut Tx) -> Handled {
         let Response { peer, socket, bytes, at, now } = response;
         if bytes.len() < dns::HEADER_LEN {
             return Err(DropReason::Malformed);

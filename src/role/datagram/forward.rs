@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use crossbeam_utils::CachePadded;
 
-use super::matching::InFlight;
-use super::request::{DatagramClient, DatagramRequest};
+use super::in_flight::InFlight;
+use super::request::{DatagramClient, DatagramRequest, Handled};
 use super::settings::{DatagramSettings, ProxyProtocol, Sockets, WorkerSockets};
 use super::shared::{CurrentSettings, DatagramExtra, DatagramMember, DatagramShared, Signals};
 use crate::base::batch::{DestinationId, FrameRef, SocketId, Tx};
@@ -221,12 +221,7 @@ impl Forwarder {
 
     /// Sends a client's datagram to a server and accounts for it. Without a header it leaves from its place
     /// in the turn's memory, else as a copy.
-    pub fn forward(
-        &mut self,
-        request: &DatagramRequest<'_>,
-        way: &Way,
-        tx: &mut Tx,
-    ) -> Result<(), DropReason> {
+    pub fn forward(&mut self, request: &DatagramRequest<'_>, way: &Way, tx: &mut Tx) -> Handled {
         let DatagramRequest { client, bytes, at, now } = request;
         let destination = self.destination(way, client, tx).ok_or(DropReason::TurnFull)?;
         let with_header = match self.settings.proxy_protocol {
@@ -276,7 +271,7 @@ impl Forwarder {
         client: &DatagramClient,
         at: FrameRef,
         tx: &mut Tx,
-    ) -> Result<(), DropReason> {
+    ) -> Handled {
         if !self.send_back(client, at, tx) {
             return Err(DropReason::TurnFull);
         }

@@ -18,7 +18,7 @@ use crate::pool::health::Health;
 use crate::pool::order::AdminState;
 use crate::pool::part::{Part, Unreadable};
 
-/// The version of [`DatagramState`]. It must rise whenever the order, type or presence of a field changes.
+/// The version of [`DatagramWorkerState`]. It must rise whenever the order, type or presence of a field changes.
 const VERSION: u32 = 1;
 
 /// A flow: a client and its server.
@@ -38,7 +38,7 @@ pub struct Flow {
 
 /// The state that one worker leaves.
 #[derive(Debug, Serialize, Deserialize)]
-struct DatagramState {
+struct DatagramWorkerState {
     /// The flows; none without `affinity: client`.
     flows: Vec<Flow>,
     /// What the primary knows of the servers; `None` from other workers.
@@ -67,7 +67,7 @@ impl DatagramRole {
     /// failure records and orders.
     pub fn export(&self, now: Instant) -> Part {
         let known = self.primary.as_ref().map(|primary| primary.known());
-        Part::new(VERSION, &DatagramState { flows: self.export_flows(now), known })
+        Part::new(VERSION, &DatagramWorkerState { flows: self.export_flows(now), known })
     }
 
     /// Continues with what the workers of a predecessor left, after [`DatagramRole::take_servers`]. Their
@@ -78,9 +78,9 @@ impl DatagramRole {
     /// sends to it does no harm.
     pub fn import(workers: &mut [&mut DatagramRole], now: Instant, parts: &[Part]) -> Result<(), Unreadable> {
         let states =
-            parts.iter().map(|part| part.state(VERSION)).collect::<Result<Vec<DatagramState>, _>>()?;
+            parts.iter().map(|part| part.state(VERSION)).collect::<Result<Vec<DatagramWorkerState>, _>>()?;
         let count = workers.len();
-        for (number, DatagramState { flows, known }) in states.into_iter().enumerate() {
+        for (number, DatagramWorkerState { flows, known }) in states.into_iter().enumerate() {
             if let (Some(known), Some(primary)) = (known, workers.first_mut()) {
                 primary.import_known(now, known);
             }

@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use super::checks::{Checker, OpenCheck};
 use super::forward::Forwarder;
-use super::request::DatagramClient;
+use super::request::{DatagramClient, Handled};
 use super::settings::{Check, DatagramSettings, HealthCheck, Protocol};
 use super::shared::{CurrentSettings, DatagramExtra, DatagramShared, Noticed};
 use super::slots::Slots;
@@ -286,7 +286,7 @@ impl DatagramPrimary {
         now: Instant,
         peer: SocketAddr,
         bytes: &[u8],
-    ) -> Result<(), DropReason> {
+    ) -> Handled {
         let slot = core.view.slot_of(peer).ok_or(DropReason::WrongSource)?;
         let server = self.pool.registry_mut().get_mut(slot).ok_or(DropReason::WrongSource)?;
         let asked = server.extra.asked.ok_or(DropReason::NotOpen)?;

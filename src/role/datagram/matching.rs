@@ -4,11 +4,11 @@ use super::by_port::ByPort;
 use super::dns::{self, DnsMatching};
 use super::forward::Forwarder;
 use super::handover::Flow;
-use super::request::{DatagramRequest, Response};
+use super::in_flight::InFlight;
+use super::request::{DatagramRequest, Handled, Response};
 use super::settings::Protocol;
 use super::shared::DatagramMember;
 use crate::base::batch::Tx;
-use crate::base::drop_reason::DropReason;
 use crate::base::time::Instant;
 use crate::pool::select::Slot;
 
@@ -18,24 +18,6 @@ pub(super) enum Matching {
     Dns(Box<DnsMatching>),
     /// By port and server.
     ByPort(Box<ByPort>),
-}
-
-/// The requests and flows in one worker's table, to compare with the counts that are kept elsewhere.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct InFlight {
-    /// By slot: the responses that the server owes.
-    pub owed: Vec<u32>,
-    /// By slot: the requests or flows in the server's queue.
-    pub held: Vec<u32>,
-    /// Requests of clients.
-    pub requests: u64,
-    pub flows: u64,
-}
-
-impl InFlight {
-    pub fn none(slots: usize) -> Self {
-        InFlight { owed: vec![0; slots], held: vec![0; slots], requests: 0, flows: 0 }
-    }
 }
 
 impl Matching {
@@ -63,12 +45,7 @@ impl Matching {
     }
 
     /// Sends or queues a client's datagram, or refuses it.
-    pub fn on_client(
-        &mut self,
-        core: &mut Forwarder,
-        request: DatagramRequest<'_>,
-        tx: &mut Tx,
-    ) -> Result<(), DropReason> {
+    pub fn on_client(&mut self, core: &mut Forwarder, request: DatagramRequest<'_>, tx: &mut Tx) -> Handled {
         match self {
             Matching::Dns(dns) => dns.on_client(core, request, tx),
             Matching::ByPort(by_port) => by_port.on_client(core, request, tx),
@@ -82,7 +59,7 @@ impl Matching {
         request: DatagramRequest<'_>,
         server: (Slot, DatagramMember),
         tx: &mut Tx,
-    ) -> Result<(), DropReason> {
+    ) -> Handled {
         match self {
             Matching::Dns(dns) => dns.send_pending(core, request, server, tx),
             Matching::ByPort(by_port) => by_port.send_request(core, request, server, tx),
@@ -97,12 +74,7 @@ impl Matching {
     }
 
     /// Handles a datagram that arrived at a server-side socket.
-    pub fn on_server(
-        &mut self,
-        core: &mut Forwarder,
-        response: Response<'_>,
-        tx: &mut Tx,
-    ) -> Result<(), DropReason> {
+    pub fn on_server(&mut self, core: &mut Forwarder, response: Response<'_>, tx: &mut Tx) -> Handled {
         match self {
             Matching::Dns(dns) => dns.on_server(core, response, tx),
             Matching::ByPort(by_port) => by_port.on_server(core, response, tx),

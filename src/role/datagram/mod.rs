@@ -20,6 +20,7 @@
 //! | `matching.rs` | the two kinds of matching, behind one interface |
 //! | `dns.rs`, `queries.rs` | matching of DNS responses and queries |
 //! | `by_port.rs`, `leases.rs` | matching by port and server |
+//! | `in_flight.rs` | counts of the tables, to check them |
 //! | `membership.rs`, `slots.rs` | members of the pool (primary) |
 //! | `health.rs`, `checks.rs` | health of the servers (primary) |
 //! | `handover.rs`, `adopted_flows.rs` | state for a successor, and its adoption |
@@ -32,6 +33,7 @@ mod forward;
 mod front;
 mod handover;
 mod health;
+mod in_flight;
 mod leases;
 mod matching;
 mod membership;
@@ -50,7 +52,8 @@ use std::time::Duration;
 
 use self::forward::Forwarder;
 use self::health::{DatagramPrimary, LOOK};
-use self::matching::{InFlight, Matching};
+use self::in_flight::InFlight;
+use self::matching::Matching;
 use self::request::{Response, datagrams};
 use crate::base::batch::{Received, Rx, SocketId, Tx};
 use crate::base::rng::Rng;

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use crate::base::batch::{FrameRef, Received, SocketId};
+use crate::base::drop_reason::DropReason;
 use crate::base::time::Instant;
 use crate::pool::local_addresses::LocalAddresses;
 
@@ -24,6 +25,9 @@ impl DatagramClient {
         local: LocalAddresses::UNSPECIFIED,
     };
 }
+
+/// A datagram that was handled, or the reason for which it was dropped.
+pub(super) type Handled = Result<(), DropReason>;
 
 /// A client's datagram.
 pub(super) struct DatagramRequest<'a> {
