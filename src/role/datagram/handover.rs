@@ -18,7 +18,8 @@ use crate::pool::health::Health;
 use crate::pool::order::AdminState;
 use crate::pool::part::{Part, Unreadable};
 
-/// The version of [`DatagramWorkerState`]. It must rise whenever the order, type or presence of a field changes.
+/// The version of [`DatagramWorkerState`]. It must rise whenever the order, type or presence of a field
+/// changes.
 const VERSION: u32 = 1;
 
 /// A flow: a client and its server.
