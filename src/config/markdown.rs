@@ -7,8 +7,8 @@ use serde_json::Value;
 use super::document::{items, lower_case, properties};
 use super::raw::schema;
 
-/// The texts of the page. Each run of lines `%keys PREFIX NAME...` stands for one table of keys; the prefix `-`
-/// is empty.
+/// The texts of the page. Each run of lines `%keys PREFIX NAME...` stands for one table of keys; the prefix
+/// `-` is empty.
 const PAGE: &str = include_str!("page.md");
 
 /// The page docs/CONFIGURATION.md.

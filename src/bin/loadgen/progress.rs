@@ -76,8 +76,8 @@ fn line(at: Duration, duration: Duration, live: &LiveCounts, (sent, time): (u64,
     let LiveCounts { counts: Counts { answered, busy, lost, late_sends, .. }, in_flight } = live;
     let rate = if time.is_zero() { 0.0 } else { sent as f64 / time.as_secs_f64() };
     format!(
-        "{:.0} of {:.0} s: {rate:.0} sent/s, {answered} answered, {busy} busy, {lost} lost, {late_sends} late, \
-         {in_flight} in flight",
+        "{:.0} of {:.0} s: {rate:.0} sent/s, {answered} answered, {busy} busy, {lost} lost, \
+         {late_sends} late, {in_flight} in flight",
         at.as_secs_f64(),
         duration.as_secs_f64(),
     )

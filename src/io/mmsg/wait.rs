@@ -124,7 +124,7 @@ impl Waiter {
         }
         let fires_in_time = self.armed.is_some_and(|at| now < at && at <= deadline);
         if !fires_in_time {
-            // Once, since the interval is zero; `left` is below `FINE` and not zero, which would disarm the timer.
+            // Once: the interval is zero. `left` is below `FINE`, and not zero, which would disarm the timer.
             let it_value = Timespec { tv_sec: 0, tv_nsec: left.subsec_nanos().into() };
             let it_interval = Timespec::default();
             timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &Itimerspec { it_interval, it_value })?;
