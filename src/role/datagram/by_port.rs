@@ -128,6 +128,33 @@ impl ByPort {
         }
     }
 
+    /// Sends the first datagram of a request or flow to the server that was reserved for it. Releases the
+    /// server if that fails.
+    fn send_first(
+        &mut self,
+        core: &mut Forwarder,
+        request: &DatagramRequest<'_>,
+        (slot, member): (Slot, DatagramMember),
+        tx: &mut Tx,
+    ) -> Result<Pair, DropReason> {
+        let (owner_slot, purpose) = match self.affinity {
+            Affinity::None => (Some(slot), DatagramPurpose::Request),
+            Affinity::Client => (None, DatagramPurpose::First),
+        };
+        let now = request.now;
+        let Some(pair) = self.lease(now, Owner { client: request.client, slot: owner_slot }, slot) else {
+            core.release(slot);
+            return Err(DropReason::NoPort);
+        };
+        let way = self.way(core, pair, &member, purpose);
+        if let Err(reason) = core.forward(request, &way, tx) {
+            core.release(slot);
+            self.rest_if_done(now, pair, now, core);
+            return Err(reason);
+        }
+        Ok(pair)
+    }
+
     /// Sends a request to the server that was reserved for it.
     pub fn send_request(
         &mut self,
@@ -141,17 +168,7 @@ impl ByPort {
             return Err(DropReason::TableFull);
         }
         let now = request.now;
-        let owner = Owner { client: request.client, slot: Some(slot) };
-        let Some(pair) = self.lease(now, owner, slot) else {
-            core.release(slot);
-            return Err(DropReason::NoPort);
-        };
-        let way = self.way(core, pair, &member, DatagramPurpose::Request);
-        if let Err(reason) = core.forward(&request, &way, tx) {
-            core.release(slot);
-            self.rest_if_done(now, pair, now, core);
-            return Err(reason);
-        }
+        let pair = self.send_first(core, &request, (slot, member), tx)?;
         let key =
             self.waiting.insert(now, PortRequest { pair, next: None, sent: now }).expect("there is room");
         let used = &mut self.uses[pair.index()];
@@ -185,18 +202,12 @@ impl ByPort {
             }
             self.end_flow(core, now, pair, Duration::ZERO); // its server has left or is down
         }
-        self.open_flow(core, owner, request, tx)
+        self.open_flow(core, request, tx)
     }
 
-    fn open_flow(
-        &mut self,
-        core: &mut Forwarder,
-        owner: Owner,
-        request: DatagramRequest<'_>,
-        tx: &mut Tx,
-    ) -> Handled {
+    fn open_flow(&mut self, core: &mut Forwarder, request: DatagramRequest<'_>, tx: &mut Tx) -> Handled {
         let now = request.now;
-        let moved = self.adopted.take(now, &owner.client);
+        let moved = self.adopted.take(now, &request.client);
         let known = moved.and_then(|flow| Some((flow, core.reserve_known(flow.server)?)));
         let ((slot, member), was_answered) = match known {
             Some((flow, server)) => (server, flow.is_answered),
@@ -209,16 +220,7 @@ impl ByPort {
             core.release(slot);
             return Err(DropReason::FlowsFull);
         }
-        let Some(pair) = self.lease(now, owner, slot) else {
-            core.release(slot);
-            return Err(DropReason::NoPort);
-        };
-        let way = self.way(core, pair, &member, DatagramPurpose::First);
-        if let Err(reason) = core.forward(&request, &way, tx) {
-            core.release(slot);
-            self.rest_if_done(now, pair, now, core);
-            return Err(reason);
-        }
+        let pair = self.send_first(core, &request, (slot, member), tx)?;
         let used = &mut self.uses[pair.index()];
         used.epoch = member.epoch;
         used.is_answered = is_answered;
