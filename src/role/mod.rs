@@ -111,7 +111,6 @@ mod tests {
         let peer = SocketAddr::from(([127, 0, 0, 1], 9));
         for (slot, &socket) in (0..).zip(batch) {
             rx.slot_mut(slot)[0] = slot as u8;
-            let slot = slot as u16;
             rx.push(Received { socket, peer, local_ip: None, slot, start: 0, len: 1, stride: 1 });
         }
         let mut notes = Notes::default();
