@@ -84,6 +84,11 @@ impl Rx {
         self.received.is_empty()
     }
 
+    /// The socket of the `index`-th filled slot.
+    pub fn socket(&self, index: usize) -> SocketId {
+        self.received[index].socket
+    }
+
     /// The `index`-th filled slot, and its bytes.
     pub fn get_mut(&mut self, index: usize) -> (Received, &mut [u8]) {
         let r = self.received[index];

@@ -47,13 +47,13 @@ trait TwoSided {
         let mut first_request = count;
         let mut answers = 0;
         for index in 0..count {
-            let (received, bytes) = rx.get_mut(index);
-            if self.faces_clients(received.socket) {
+            if self.faces_clients(rx.socket(index)) {
                 first_request = first_request.min(index);
-            } else {
-                answers += 1;
-                self.on_back(now, &received, bytes, tx);
+                continue;
             }
+            answers += 1;
+            let (received, bytes) = rx.get_mut(index);
+            self.on_back(now, &received, bytes, tx);
         }
         if answers > 0 {
             self.publish(now);
@@ -62,8 +62,8 @@ trait TwoSided {
             return;
         }
         for index in first_request..count {
-            let (received, bytes) = rx.get_mut(index);
-            if self.faces_clients(received.socket) {
+            if self.faces_clients(rx.socket(index)) {
+                let (received, bytes) = rx.get_mut(index);
                 self.on_front(now, &received, bytes, tx);
             }
         }

@@ -359,22 +359,46 @@ impl Role for NativeRole {
 }
 
 /// The frames of a receive slot. A datagram that is not a whole number of frames yields one error.
-fn frames<'a>(
-    received: &Received,
-    bytes: &'a mut [u8],
+fn frames<'a>(received: &Received, bytes: &'a mut [u8], format: FrameFormat) -> Frames<'a> {
+    let Received { slot, start, stride, .. } = *received;
+    Frames { rest: bytes, in_datagram: 0, offset: start, slot, stride, format }
+}
+
+/// See [`frames`]. By hand, since nested iterators of the standard library cost 5 % of a reply's instructions.
+struct Frames<'a> {
+    rest: &'a mut [u8],
+    /// What is left of the present datagram, in bytes: a whole number of frames.
+    in_datagram: usize,
+    /// Where `rest` begins in the slot.
+    offset: u32,
+    slot: u16,
+    stride: u32,
     format: FrameFormat,
-) -> impl Iterator<Item = Result<(FrameRef, &'a mut [u8]), DropReason>> {
-    let (slot, start, stride) = (received.slot, received.start as usize, received.stride as usize);
-    bytes.chunks_mut(stride).enumerate().flat_map(move |(i, datagram)| {
-        let whole = format.divides(datagram.len());
-        let size = if whole { format.size } else { datagram.len() };
-        let at = start + i * stride;
-        datagram.chunks_mut(size).enumerate().map(move |(j, frame)| {
-            let offset = (at + j * size) as u32;
-            let frame_ref = FrameRef { slot, len: size as u16, offset };
-            if whole { Ok((frame_ref, frame)) } else { Err(DropReason::Length) }
-        })
-    })
+}
+
+impl<'a> Iterator for Frames<'a> {
+    type Item = Result<(FrameRef, &'a mut [u8]), DropReason>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        let mut size = self.format.size;
+        if self.in_datagram == 0 {
+            if self.rest.is_empty() {
+                return None;
+            }
+            self.in_datagram = self.rest.len().min(self.stride as usize);
+            if !self.format.divides(self.in_datagram) {
+                size = self.in_datagram;
+            }
+        }
+        let is_whole = size == self.format.size;
+        let (frame, rest) = std::mem::take(&mut self.rest).split_at_mut(size);
+        let at = FrameRef { slot: self.slot, len: size as u16, offset: self.offset };
+        self.rest = rest;
+        self.in_datagram -= size;
+        self.offset += size as u32;
+        Some(if is_whole { Ok((at, frame)) } else { Err(DropReason::Length) })
+    }
 }
 
 #[cfg(test)]
