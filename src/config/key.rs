@@ -1,9 +1,10 @@
 //! Secrets: the key that all components share, and files that only their owner can read. Never printed.
 
-use std::fs::OpenOptions;
 use std::io::Read;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+
+use crate::os::regular_file;
 
 /// Most bytes that are read of a file with a secret: far more than one has.
 const FILE_SIZE_MAX: u64 = 1_024;
@@ -16,12 +17,10 @@ pub struct Key([u8; 16]);
 pub fn read_private(path: &Path, what: &str) -> Result<String, String> {
     let shown = path.display();
     let unreadable = |e| format!("cannot read {shown}: {e}");
-    // Not to wait for a writer, should this be a pipe; and what is checked is what is read, not its name.
-    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(unreadable)?;
+    let file = regular_file::open(path)
+        .map_err(|e| format!("cannot read {shown}: {e}; name a file that holds {what}"))?;
+    // The mode of the open file, whatever has its name by now.
     let meta = file.metadata().map_err(unreadable)?;
-    if !meta.is_file() {
-        return Err(format!("{shown} is not a file; name one that holds {what}"));
-    }
     let mode = meta.permissions().mode() & 0o777;
     if mode & 0o077 != 0 {
         return Err(format!("{shown} can be read by others (mode {mode:03o}); run chmod 600 {shown}"));
@@ -80,10 +79,10 @@ mod tests {
     #[test]
     fn what_is_not_a_file_is_refused_without_waiting() {
         let dir = tempfile::tempdir().unwrap();
-        assert!(Key::read(dir.path()).unwrap_err().contains("is not a file"));
+        assert!(Key::read(dir.path()).unwrap_err().contains("not a regular file"));
         let pipe = dir.path().join("pipe");
         assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
-        assert!(Key::read(&pipe).unwrap_err().contains("is not a file"));
+        assert!(Key::read(&pipe).unwrap_err().contains("not a regular file"));
     }
 
     #[test]

@@ -7,6 +7,7 @@ pub mod lock;
 pub mod logging;
 pub mod notify;
 pub mod process;
+pub mod regular_file;
 pub mod signals;
 pub mod state_dir;
 pub mod terminal;

@@ -19,11 +19,9 @@ pub fn prepare(dir: &Path) -> Result<(), String> {
         Err(e) if e.kind() != ErrorKind::AlreadyExists => return Err(unusable(e)),
         _ => {}
     }
-    // Neither the directory nor a link to it may belong to another user, who could redirect it.
-    let link = std::fs::symlink_metadata(dir).map_err(unusable)?;
     let meta = std::fs::metadata(dir).map_err(unusable)?;
     let user = rustix::process::geteuid().as_raw();
-    let owner = if link.uid() == user { meta.uid() } else { link.uid() };
+    let owner = owner(dir).map_err(unusable)?;
     let mode = meta.mode() & 0o777;
     if !meta.is_dir() {
         Err(format!("{shown} is not a directory; set state_dir to a directory"))
@@ -37,6 +35,17 @@ pub fn prepare(dir: &Path) -> Result<(), String> {
     } else {
         Ok(())
     }
+}
+
+/// The user to whom a directory belongs, or a link to it: the owner of a link could redirect it.
+fn owner(dir: &Path) -> std::io::Result<u32> {
+    let link = std::fs::symlink_metadata(dir)?.uid();
+    if link != rustix::process::geteuid().as_raw() { Ok(link) } else { Ok(std::fs::metadata(dir)?.uid()) }
+}
+
+/// Whether another user has made something of this name.
+pub fn is_of_another_user(dir: &Path) -> bool {
+    owner(dir).is_ok_and(|owner| owner != rustix::process::geteuid().as_raw())
 }
 
 /// Writes a file (mode 0600) into the directory in place of an older one. A reader sees either the old
@@ -87,6 +96,8 @@ mod tests {
             let dir = tempfile::tempdir().unwrap();
             std::os::unix::fs::chown(dir.path(), Some(12_345), None).unwrap();
             assert!(prepare(dir.path()).unwrap_err().contains("belongs to user 12345, not to 0"));
+            assert!(is_of_another_user(dir.path()));
+            assert!(!is_of_another_user(&dir.path().join("nothing")));
             let own = tempfile::tempdir().unwrap();
             std::fs::set_permissions(own.path(), Permissions::from_mode(0o700)).unwrap();
             let link = own.path().with_extension("link");
