@@ -17,6 +17,8 @@ LABEL org.opencontainers.image.title="lbd" \
       org.opencontainers.image.licenses="MIT OR Apache-2.0"
 COPY --from=build /out/ /usr/local/bin/
 COPY tools/packaging/etc/config.json /etc/lbd/config.json
+# Containers log to standard error.
+RUN sed -i 's/"target": "journald"/"target": "stderr"/' /etc/lbd/config.json
 # No capability is needed: within a container every port is free to bind.
 RUN groupadd --system --gid 54000 lbd \
     && useradd --system --uid 54000 --gid lbd --no-create-home --home-dir / --shell /usr/sbin/nologin lbd \

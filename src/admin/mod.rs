@@ -43,7 +43,7 @@ use crate::pool::order::Order;
 pub use client::{AdminClient, ClientError};
 #[cfg(not(loom))]
 pub use server::{AdminServer, serve};
-pub use token::{find_token, token_for};
+pub use token::{find_token, forget_token, token_for};
 
 /// A running balancer, as the admin interface uses it. The status is returned at once. Orders may wait for a
 /// turn of the data path, so they are called where a thread may block.

@@ -25,6 +25,7 @@ use super::guard::Local;
 use super::live::Live;
 use super::routes;
 use crate::config::Token;
+use crate::os::logging::OneLinePer;
 
 /// Maximum number of concurrent connections; further ones wait until one ends.
 const CONNECTIONS_MAX: usize = 128;
@@ -102,6 +103,7 @@ pub fn serve(
 async fn accept(listener: TcpListener, router: Router, mut stop: watch::Receiver<bool>) {
     let seats = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut connections = JoinSet::new();
+    let mut log = OneLinePer::new(Duration::from_secs(60));
     loop {
         let next = async {
             let seat = Arc::clone(&seats).acquire_owned().await.expect("it is never closed");
@@ -121,7 +123,9 @@ async fn accept(listener: TcpListener, router: Router, mut stop: watch::Receiver
                 });
             }
             Err(error) => {
-                warn!(error = error.to_string(), "admin connection not accepted");
+                if log.admits() {
+                    warn!(error = error.to_string(), "admin connection not accepted");
+                }
                 // A lack of descriptors is temporary.
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }

@@ -27,6 +27,14 @@ pub fn token_for(admin: &Admin, state_dir: &Path, port: u16) -> Result<Token, St
     Ok(Token::new(&text).expect("32 hex digits are a token"))
 }
 
+/// Removes the file with the token that a balancer has made: at its end, when no process uses the token any
+/// more. An operator's file stays.
+pub fn forget_token(admin: &Admin, state_dir: &Path, port: u16) {
+    if admin.token.is_none() {
+        let _ = std::fs::remove_file(state_dir.join(file_name(port))); // another may have removed it
+    }
+}
+
 /// The token of the balancer at this port of this machine: the operator's, or the one in `state_dir`. The
 /// error names the remedy.
 pub fn find_token(admin: &Admin, state_dir: &Path, port: u16) -> Result<Token, String> {
@@ -66,6 +74,8 @@ mod tests {
         assert!(other.contains("admin-55081.token") && other.contains("--token-file"), "{other}");
         assert_ne!(token_for(&admin(None), &dir, 55081).unwrap(), token);
 
+        forget_token(&admin(None), &dir, 55081);
+        assert!(find_token(&admin(None), &dir, 55081).is_err());
         let file = dir.join("admin-55080.token");
         std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
         assert_ne!(token_for(&admin(None), &dir, 55080).unwrap(), token, "others may have read it");

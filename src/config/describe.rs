@@ -8,6 +8,7 @@ use super::target::Target;
 use super::{Clients, Config, NativePool, NativeRun, Pool, PoolRun, Run, probe};
 use crate::base::duration::exact;
 use crate::io::IoChoice;
+use crate::os::logging::LogTarget;
 use crate::pool::autoscale::Policy;
 use crate::pool::health::Rules;
 use crate::pool::waiting::Limit;
@@ -32,15 +33,16 @@ pub fn describe(config: &Config) -> String {
         }
     }
     let format = if config.logs.json { "JSON" } else { "text" };
-    plan.line(
-        "logs",
-        format!(
-            "in {}, {format}, level {}, {} bytes per file",
-            config.logs.dir.display(),
-            config.logs.level,
-            config.logs.size_max
-        ),
-    );
+    let (dir, level) = (config.logs.dir.display(), config.logs.level);
+    let logs = match config.logs.target {
+        LogTarget::Files => {
+            format!("in {dir}, {format}, level {level}, {} bytes per file", config.logs.size_max)
+        }
+        LogTarget::Stderr => format!("on standard error, {format}, level {level}"),
+        LogTarget::Journald => format!("to the journal, through standard error, {format}, level {level}"),
+        LogTarget::Off => "off".to_owned(),
+    };
+    plan.line("logs", logs);
     if config.native().is_some() {
         let trust = if config.key.is_some() {
             "frames between components are authenticated"

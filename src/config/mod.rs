@@ -51,7 +51,8 @@ pub use run::Run;
 pub use target::Target;
 
 use crate::base::duration::exact;
-use crate::os::logging;
+use crate::os::logging::LogTarget;
+use crate::os::{logging, regular_file, state_dir};
 use crate::role::client::Source;
 use crate::wire::FrameFormat;
 
@@ -103,7 +104,7 @@ impl Config {
     pub fn load(path: &Path) -> Result<Config, ConfigError> {
         let fail = |problem| ConfigError { file: Some(path.to_owned()), problem, ..ConfigError::default() };
         let unreadable = |e| fail(format!("cannot read the file ({e}); give its path with --config"));
-        let file = std::fs::File::open(path).map_err(unreadable)?;
+        let file = regular_file::open(path).map_err(unreadable)?;
         let mut text = String::new();
         file.take(FILE_SIZE_MAX + 1).read_to_string(&mut text).map_err(unreadable)?;
         if text.len() as u64 > FILE_SIZE_MAX {
@@ -190,12 +191,16 @@ impl Default for Config {
 }
 
 /// Default directory of state: the service manager's, else one in the user's runtime directory, else one of
-/// this user in the directory for temporary files.
+/// this user in the directory for temporary files. If another user has made the last one, a directory in the
+/// user's home takes its place: all commands of the user find the same.
 fn default_state_dir() -> PathBuf {
     let dir = |name: &str| std::env::var_os(name).filter(|path| !path.is_empty()).map(PathBuf::from);
-    dir("RUNTIME_DIRECTORY")
-        .or_else(|| dir("XDG_RUNTIME_DIR").map(|dir| dir.join("lbd")))
-        .unwrap_or_else(|| std::env::temp_dir().join(format!("lbd-{}", rustix::process::getuid().as_raw())))
+    let runtime = dir("RUNTIME_DIRECTORY").or_else(|| dir("XDG_RUNTIME_DIR").map(|dir| dir.join("lbd")));
+    let home = dir("XDG_STATE_HOME").or_else(|| dir("HOME").map(|home| home.join(".local/state")));
+    runtime.unwrap_or_else(|| {
+        let shared = std::env::temp_dir().join(format!("lbd-{}", rustix::process::getuid().as_raw()));
+        home.filter(|_| state_dir::is_of_another_user(&shared)).map_or(shared, |home| home.join("lbd"))
+    })
 }
 
 /// The address at which a process on this machine reaches a socket: the loopback for a wildcard address.
@@ -282,7 +287,15 @@ impl Reader<'_> {
         if raw.dir.as_deref() == Some("") {
             return Err(self.error("logs.dir", "names no directory; use \".\" for the working directory"));
         }
+        let targets = ["files", "stderr", "journald", "off"];
+        let target = match self.one_of("logs.target", &raw.target, &targets)? {
+            "stderr" => LogTarget::Stderr,
+            "journald" => LogTarget::Journald,
+            "off" => LogTarget::Off,
+            _ => LogTarget::Files,
+        };
         Ok(logging::LogSettings {
+            target,
             level,
             json: self.one_of("logs.format", &raw.format, &["text", "json"])? == "json",
             size_max: self.bytes("logs.size_max", &raw.size_max, 10_000_000)?,

@@ -100,9 +100,9 @@ pub struct Raw {
     /// Admin interface of the balancer: status, metrics, dashboard and orders, over HTTP.
     pub admin: RawAdmin,
     /// Directory for what running processes leave to their successors (sockets, the ledger of servers), mode
-    /// 0700; a relative path starts at the working directory. Without it: the service manager's
-    /// `RUNTIME_DIRECTORY`, else `lbd` in `XDG_RUNTIME_DIR`, else `lbd-UID` in the directory for temporary
-    /// files.
+    /// 0700; a relative path starts at the working directory. If another user has made `lbd-UID`, lbd uses
+    /// `~/.local/state/lbd`. Without it: the service manager's `RUNTIME_DIRECTORY`, else `lbd` in
+    /// `XDG_RUNTIME_DIR`, else `lbd-UID` in the directory for temporary files.
     pub state_dir: Option<String>,
     /// File with the key that authenticates frames between components: 32 hex digits, mode 0600; a relative
     /// path starts at the working directory. Required if the server side or the controller of a native pool
@@ -360,6 +360,10 @@ pub struct RawController {
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct RawLogs {
+    /// Where logs go: files (one per component in `dir`), stderr, journald (standard error with priorities,
+    /// for services of systemd), or off.
+    #[schemars(extend("default" = "files"))]
+    pub target: Option<String>,
     /// Directory of the logs; a relative path starts at the working directory.
     #[schemars(extend("default" = "logs"))]
     pub dir: Option<String>,

@@ -2,6 +2,7 @@
 //! sockets at once. Datagrams that arrive in between stay in the sockets' buffers, and no other process can
 //! bind the addresses.
 
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -10,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use super::instance::{Failed, hold, takeover_path};
 use crate::admin::find_token;
-use crate::config::Config;
+use crate::config::{Config, Token};
 use crate::daemon::handover::{HandoverPurpose, Holder, Requester, SocketKind, SocketSet};
 use crate::os::process::{Exit, Process};
 
@@ -98,12 +99,12 @@ impl SupervisedBalancer {
         &mut self.process
     }
 
-    /// The address of the dashboard with the token that changes need; `None` until the balancer has written
+    /// The address of the dashboard and the token that changes need; `None` until the balancer has written
     /// the token.
-    pub fn dashboard(&self, config: &Config) -> Option<String> {
+    pub fn dashboard(&self, config: &Config) -> Option<(SocketAddr, Token)> {
         let addr = self.sockets.labels().find(|label| label.kind == SocketKind::Admin)?.addr;
         let token = find_token(&config.admin, &config.state_dir, addr.port()).ok()?;
-        Some(format!("http://{addr}/#token={}", token.as_str()))
+        Some((addr, token))
     }
 
     /// Time of the next restart; `None` if none is due.

@@ -1,22 +1,47 @@
-//! Logs: one file per component with a maximum size, written by a thread of its own.
+//! Logs: one file per component with a maximum size, or standard error, written by a thread of its own.
 //!
 //! Lines pass through a bounded queue. If the queue is full, lines are dropped and counted, so a full
 //! disk or a slow reader never stalls the data path. The file is rotated once: `x.log` and `x.log.1`
-//! together stay below twice the limit.
+//! together stay below twice the limit. After [`reopen`] the log continues in a new file of the same name, so
+//! that other programs can rotate it (logrotate(8)).
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
+use tracing::{Event, Level, Subscriber};
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::prelude::*;
+use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::reload;
+
+use super::regular_file;
+
+/// Where the log goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogTarget {
+    /// A file per component in the directory of the logs.
+    Files,
+    /// Standard error.
+    Stderr,
+    /// Standard error for systemd-journald: each line begins with its priority (sd-daemon(3)) and has no
+    /// time, since the journal adds it.
+    Journald,
+    /// Nowhere.
+    Off,
+}
 
 /// Settings of the log.
 #[derive(Clone, Debug)]
 pub struct LogSettings {
+    /// Where the log goes.
+    pub target: LogTarget,
     /// Directory of the logs.
     pub dir: PathBuf,
     /// Lines below this level are dropped.
@@ -46,6 +71,14 @@ const QUEUED_LINES_MAX: usize = 8_192;
 /// Changes the log level of the process.
 static LEVEL: OnceLock<Box<dyn Fn(LevelFilter) + Send + Sync>> = OnceLock::new();
 
+/// Whether the log file is to be opened again.
+static REOPEN: AtomicBool = AtomicBool::new(false);
+
+/// Makes the next line go to a new file if the log's file was renamed or removed.
+pub fn reopen() {
+    REOPEN.store(true, Ordering::Relaxed);
+}
+
 /// Changes the log level. No effect without a log.
 pub fn set_level(level: LevelFilter) {
     if let Some(set) = LEVEL.get() {
@@ -53,11 +86,16 @@ pub fn set_level(level: LevelFilter) {
     }
 }
 
-/// Starts this process's log in `DIR/name`, for example `balancer/balancer.log`. Once per process.
+/// Starts this process's log, with target `Files` in `DIR/name`, for example `balancer/balancer.log`. Once
+/// per process.
 pub fn init(settings: &LogSettings, name: &str) -> io::Result<Guard> {
-    let file = BoundedFile::open(settings.dir.join(name), settings.size_max)?;
+    let output: Box<dyn Write + Send> = match settings.target {
+        LogTarget::Files => Box::new(BoundedFile::open(settings.dir.join(name), settings.size_max)?),
+        LogTarget::Stderr | LogTarget::Journald => Box::new(io::stderr()),
+        LogTarget::Off => Box::new(io::sink()),
+    };
     let (writer, worker) =
-        NonBlockingBuilder::default().lossy(true).buffered_lines_limit(QUEUED_LINES_MAX).finish(file);
+        NonBlockingBuilder::default().lossy(true).buffered_lines_limit(QUEUED_LINES_MAX).finish(output);
     let dropped = writer.error_counter();
     let (level, handle) = reload::Layer::new(settings.level);
     let _ = LEVEL.set(Box::new(move |level| {
@@ -65,12 +103,65 @@ pub fn init(settings: &LogSettings, name: &str) -> io::Result<Guard> {
     }));
     let layer = tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(false).with_target(false);
     let registry = tracing_subscriber::registry().with(level);
-    if settings.json {
-        registry.with(layer.json()).init();
-    } else {
-        registry.with(layer).init();
+    match (settings.target, settings.json) {
+        (LogTarget::Journald, true) => registry.with(layer.json().map_event_format(WithPriority)).init(),
+        (LogTarget::Journald, false) => {
+            let layer = layer.without_time().with_level(false);
+            registry.with(layer.map_event_format(WithPriority)).init();
+        }
+        (_, true) => registry.with(layer.json()).init(),
+        (_, false) => registry.with(layer).init(),
     }
     Ok(Guard { _worker: worker, dropped })
+}
+
+/// Lets one log line pass, and then none for a while: for a fault that repeats.
+#[derive(Debug)]
+pub struct OneLinePer {
+    pause: Duration,
+    next: Option<Instant>,
+}
+
+impl OneLinePer {
+    /// At most one line in this time.
+    pub fn new(pause: Duration) -> OneLinePer {
+        OneLinePer { pause, next: None }
+    }
+
+    /// Whether a line may be logged now.
+    pub fn admits(&mut self) -> bool {
+        let now = Instant::now();
+        let is_due = self.next.is_none_or(|next| now >= next);
+        if is_due {
+            self.next = Some(now + self.pause);
+        }
+        is_due
+    }
+}
+
+/// Writes the priority of a line before it, as systemd-journald reads it from standard error.
+struct WithPriority<F>(F);
+
+impl<S, N, F> FormatEvent<S, N> for WithPriority<F>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+    F: FormatEvent<S, N>,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> std::fmt::Result {
+        writer.write_str(match *event.metadata().level() {
+            Level::ERROR => "<3>",
+            Level::WARN => "<4>",
+            Level::INFO => "<6>",
+            _ => "<7>",
+        })?;
+        self.0.format_event(context, writer, event)
+    }
 }
 
 /// A log file that is renamed to `.1` when it is full.
@@ -88,27 +179,36 @@ impl BoundedFile {
         if let Some(dir) = path.parent() {
             std::fs::create_dir_all(dir).map_err(named)?;
         }
-        let file = append(&path).map_err(named)?;
+        let file = regular_file::append(&path).map_err(named)?;
         let len = file.metadata().map_err(named)?.len();
         Ok(BoundedFile { file, len, len_max, path })
+    }
+
+    /// Continues in the file that has the name now, or in a new one.
+    fn reopen(&mut self) -> io::Result<()> {
+        if let Some(dir) = self.path.parent() {
+            std::fs::create_dir_all(dir)?;
+        }
+        self.file = regular_file::append(&self.path)?;
+        self.len = self.file.metadata()?.len();
+        Ok(())
     }
 
     fn rotate(&mut self) -> io::Result<()> {
         let mut aside = self.path.clone().into_os_string();
         aside.push(".1");
         std::fs::rename(&self.path, aside)?;
-        self.file = append(&self.path)?;
+        self.file = regular_file::append(&self.path)?;
         self.len = 0;
         Ok(())
     }
 }
 
-fn append(path: &Path) -> io::Result<File> {
-    OpenOptions::new().create(true).append(true).open(path)
-}
-
 impl Write for BoundedFile {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        if REOPEN.swap(false, Ordering::Relaxed) {
+            self.reopen()?;
+        }
         if self.len > 0 && self.len + line.len() as u64 > self.len_max {
             self.rotate()?;
         }
@@ -141,6 +241,14 @@ mod tests {
             .map(|f| f.unwrap().metadata().unwrap().len())
             .sum();
         assert!(total <= 2_000);
+    }
+
+    #[test]
+    fn a_fault_that_repeats_is_logged_once_in_a_while() {
+        let mut hourly = OneLinePer::new(Duration::from_secs(3_600));
+        assert_eq!([hourly.admits(), hourly.admits(), hourly.admits()], [true, false, false]);
+        let mut always = OneLinePer::new(Duration::ZERO);
+        assert!(always.admits() && always.admits());
     }
 
     #[test]

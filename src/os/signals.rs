@@ -1,6 +1,6 @@
-//! SIGINT and SIGTERM ask for a clean stop; a second one stops at once. SIGCHLD only wakes the loop. For
-//! a balancer, SIGUSR1 prints a summary, SIGHUP reloads the configuration, and SIGUSR2 starts a
-//! successor.
+//! SIGINT and SIGTERM ask for a clean stop; a second one stops at once. SIGCHLD only wakes the loop. SIGHUP
+//! makes a daemon open its log again. For a balancer, SIGHUP also reloads the configuration, SIGUSR1 prints a
+//! summary, and SIGUSR2 starts a successor.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::Signals;
 
-use super::notify;
+use super::{logging, notify};
 use crate::io::Waker;
 
 /// Counts the requests to stop, and wakes the loops.
@@ -50,7 +50,7 @@ impl Drop for Woken {
 pub struct BalancerSignal {
     /// SIGUSR1: print a summary.
     pub summary: Box<dyn FnMut() + Send>,
-    /// SIGHUP: reload the configuration.
+    /// SIGHUP: reload the configuration. The log is opened again before.
     pub reload: Box<dyn FnMut() + Send>,
     /// SIGUSR2: start the successor.
     pub succeed: Box<dyn FnMut() + Send>,
@@ -73,6 +73,13 @@ impl Stop {
         Ok(stop)
     }
 
+    /// The same for a process that runs in the background: SIGHUP does not end it, but opens its log again.
+    pub fn of_daemon(wakers: Vec<Waker>) -> io::Result<Stop> {
+        let stop = Stop::new(wakers);
+        stop.listen(&[SIGINT, SIGTERM, SIGCHLD, SIGHUP], |_| ())?;
+        Ok(stop)
+    }
+
     /// Listens for signals, those of a balancer included.
     pub fn listen_for(&self, mut asked: BalancerSignal) -> io::Result<()> {
         self.listen(&[SIGINT, SIGTERM, SIGCHLD, SIGUSR1, SIGUSR2, SIGHUP], move |signal| match signal {
@@ -90,7 +97,12 @@ impl Stop {
                 match signal {
                     SIGINT | SIGTERM => listener.ask(),
                     SIGCHLD => listener.wake(),
-                    signal => other(signal),
+                    signal => {
+                        if signal == SIGHUP {
+                            logging::reopen();
+                        }
+                        other(signal);
+                    }
                 }
             }
         })?;

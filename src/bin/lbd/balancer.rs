@@ -22,6 +22,7 @@ use socket2::SockRef;
 use tracing::{info, warn};
 
 use crate::args::{BalancerArgs, CommonArgs};
+use crate::command::dashboard_link;
 
 /// Maximum time until the supervisor has sent the sockets.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -48,14 +49,8 @@ pub fn run(args: &BalancerArgs) -> Result<()> {
         stop.when_stdin_ends()?;
     }
     say(&args.common, &config);
-    match instance.dashboard() {
-        Some(url) if !args.common.quiet => tell(format_args!("balancer: dashboard on {url}")),
-        None if config.admin.listen.is_some() => {
-            let addr = config.admin.listen.expect("checked above");
-            let (error, remedy) = ("another process uses the port", "change admin.listen");
-            warn!(%addr, error, remedy, "no admin interface");
-        }
-        _ => {}
+    if let Some((addr, token)) = instance.dashboard().filter(|_| !args.common.quiet) {
+        tell(format_args!("balancer: dashboard on {}", dashboard_link(addr, &token)));
     }
     service::begin(&instance, predecessor.is_some())?;
     instance.join()?;

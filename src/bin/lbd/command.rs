@@ -1,7 +1,10 @@
 //! Command lines that start this program with another subcommand, and its terminal output.
 
+use std::io::IsTerminal;
+use std::net::SocketAddr;
+
 use anyhow::{Context, Result, bail};
-use lbd::config::{Config, NativePool, Pool, Run};
+use lbd::config::{Config, NativePool, Pool, Run, Token};
 use lbd::os::terminal::tell;
 
 use crate::args::CommonArgs;
@@ -10,6 +13,14 @@ pub fn say(common: &CommonArgs, text: std::fmt::Arguments<'_>) {
     if !common.quiet {
         tell(text);
     }
+}
+
+/// The address of the dashboard for the operator. The token follows it only on a terminal: output that goes
+/// to a file or a log must not hold a secret.
+pub fn dashboard_link(addr: SocketAddr, token: &Token) -> String {
+    let token =
+        if std::io::stderr().is_terminal() { format!("#token={}", token.as_str()) } else { String::new() };
+    format!("http://{addr}/{token}")
 }
 
 /// The command line that starts this program with another subcommand and the same configuration.

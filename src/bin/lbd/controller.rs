@@ -147,7 +147,9 @@ pub fn open(
     let options = native.iter().map(|(pool, _)| pool.io_options()).max_by_key(|options| options.frames_max);
     let choice = native.first().map_or(IoChoice::Mio, |(pool, _)| pool.io);
     let io = os::back_end(choice, sockets, &options.unwrap_or_default(), clock)?;
-    let stop = Stop::on_signals(vec![io.waker()])?;
+    // `lbd up` ends with its terminal, which sends SIGHUP.
+    let signals = if servers.is_some() { Stop::on_signals } else { Stop::of_daemon };
+    let stop = signals(vec![io.waker()])?;
     let mut plan = SupervisorPlan {
         native: vec![],
         datagram: config.run_pools().map(|(pool, run)| datagram_replicas(config, pool, run)).collect(),

@@ -79,7 +79,7 @@ fn run_server(args: &ServerArgs) -> Result<()> {
     let _log = logging::init(&config.logs, &log_name(pool, "servers", &format!("server_{id}.log")))?;
     let options = IoOptions { prefault: true, ..pool.io_options() };
     let io = os::back_end(pool.io, vec![socket], &options, clock)?;
-    let stop = Stop::on_signals(vec![io.waker()])?;
+    let stop = Stop::of_daemon(vec![io.waker()])?;
     let serving = &pool.serving;
     let service = args.service.or(serving.service);
     let workers = args.workers.map_or(serving.workers, usize::from);

@@ -22,6 +22,7 @@ use tracing::{info, warn};
 
 use crate::args::UpArgs;
 
+use crate::command::dashboard_link;
 use crate::{command, controller, table};
 
 /// Maximum time for the balancer and the servers to come up.
@@ -68,8 +69,8 @@ pub fn run(args: &UpArgs) -> Result<bool> {
             "up: clients on {}, servers on {}, {rate} requests/s, service {service}",
             pool.client_side, pool.server_side
         ));
-        if let Some(url) = system.balancer.kept.dashboard(&config) {
-            tell(format_args!("up: dashboard on {url}"));
+        if let Some((addr, token)) = system.balancer.kept.dashboard(&config) {
+            tell(format_args!("up: dashboard on {}", dashboard_link(addr, &token)));
         }
     }
     system.started = Instant::now();

@@ -25,9 +25,10 @@ mod takeover;
 mod workers;
 
 use std::io;
-use std::net::TcpListener;
-use std::sync::atomic::AtomicBool;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread::JoinHandle;
 
 use super::control::ControlThread;
 use crate::admin;
@@ -112,6 +113,8 @@ pub struct Instance {
     admin: Mutex<Option<AdminInterface>>,
     /// Whether a successor has taken over.
     has_successor: AtomicBool,
+    /// The thread that owns the socket for successors.
+    successors: Mutex<Option<JoinHandle<()>>>,
 }
 
 /// Snapshots for one reader: rates and recent latencies are those between the reader's own samples. They show
@@ -207,6 +210,7 @@ impl ReadyInstance {
             board,
             admin: Mutex::default(),
             has_successor: AtomicBool::new(false),
+            successors: Mutex::default(),
         });
         instance.show()?;
         if let Some((listener, token)) = admin {
@@ -259,11 +263,11 @@ impl Instance {
         Ok(())
     }
 
-    /// The address of the dashboard with the token that changes need.
-    pub fn dashboard(&self) -> Option<String> {
+    /// The address of the dashboard, and the token that changes need.
+    pub fn dashboard(&self) -> Option<(SocketAddr, Token)> {
         let admin = self.admin.lock().expect("no panic while it is held");
         let admin = admin.as_ref()?;
-        Some(format!("http://{}/#token={}", admin.server.addr(), admin.token.as_str()))
+        Some((admin.server.addr(), admin.token.clone()))
     }
 
     fn end_admin(&self) {
@@ -271,10 +275,21 @@ impl Instance {
         drop(admin); // without the lock: it waits for its thread
     }
 
-    /// Waits until everything has ended, on request or after a failure.
+    /// Waits until everything has ended, on request or after a failure. A clean end leaves neither the socket
+    /// for successors nor the token, unless a successor has them now.
     pub fn join(&self) -> io::Result<()> {
         let result = self.process.threads.join();
+        if result.is_ok() && !self.has_successor.load(Ordering::Relaxed) {
+            let config = Arc::clone(&self.current().config);
+            if let Some(admin) = &*self.admin.lock().expect("no panic while it is held") {
+                admin::forget_token(&config.admin, &config.state_dir, admin.server.addr().port());
+            }
+        }
         self.end_admin();
+        let successors = self.successors.lock().expect("no panic while it is held").take();
+        if let Some(thread) = successors.filter(|_| self.is_ending()) {
+            let _ = thread.join(); // it drops the listener, and so removes the socket
+        }
         result
     }
 

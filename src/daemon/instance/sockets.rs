@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 
 use super::Failed;
 use crate::config::{self, Check, Config, DatagramPool, NativePool, Target};
-use crate::daemon::handover::{Label, SocketKind as EventKind, SocketSet};
+use crate::daemon::handover::{Label, SocketKind, SocketSet};
 use crate::daemon::resolver::Resolver;
 use crate::daemon::{datagram, tcp};
 use crate::io::socket::{SocketOptions, bind};
@@ -75,7 +75,7 @@ pub fn hold(config: &Config) -> Result<SocketSet, Failed> {
     }
     if let Some(listener) = admin(&config.admin, &mut none)? {
         let addr = listener.local_addr()?;
-        all.add(Label { pool: String::new(), kind: EventKind::Admin, worker: 0, addr }, listener.into());
+        all.add(Label { pool: String::new(), kind: SocketKind::Admin, worker: 0, addr }, listener.into());
     }
     Ok(all)
 }
@@ -85,18 +85,18 @@ fn hold_pool(pool: &config::Pool) -> Result<SocketSet, Failed> {
     match pool {
         config::Pool::Native(pool) => {
             for ([front, back], worker) in native(pool, &mut none)?.iter().zip(0..) {
-                all.append(duplicates([(EventKind::Front, front), (EventKind::Back, back)], name, worker)?);
+                all.append(duplicates([(SocketKind::Front, front), (SocketKind::Back, back)], name, worker)?);
             }
         }
         config::Pool::Datagram(pool) => {
             let fronts = plan_for(pool, &[]).open_fronts(name, &mut none)?;
             for (fronts, worker) in fronts.iter().zip(0..) {
-                all.append(duplicates(fronts.iter().map(|front| (EventKind::Front, front)), name, worker)?);
+                all.append(duplicates(fronts.iter().map(|front| (SocketKind::Front, front)), name, worker)?);
             }
             for listener in listeners(pool, &mut none)? {
                 let label = Label {
                     pool: name.to_owned(),
-                    kind: EventKind::Tcp,
+                    kind: SocketKind::Tcp,
                     worker: 0,
                     addr: listener.local_addr()?,
                 };
@@ -139,7 +139,7 @@ impl PoolSockets {
 
 impl OpenNative {
     fn new(pool: &NativePool, inherited: &mut SocketSet) -> Result<OpenNative, Failed> {
-        let are_inherited = inherited.has(&pool.name, EventKind::Front, 0, pool.client_side);
+        let are_inherited = inherited.has(&pool.name, SocketKind::Front, 0, pool.client_side);
         Ok(OpenNative { of: pool.clone(), workers: native(pool, inherited)?, are_inherited })
     }
 }
@@ -157,7 +157,7 @@ impl OpenDatagram {
 fn listeners(pool: &DatagramPool, inherited: &mut SocketSet) -> io::Result<Vec<TcpListener>> {
     let addrs = if pool.tcp_connections > 0 { &pool.listen[..] } else { &[] };
     let listeners =
-        addrs.iter().map(|&addr| match inherited.take(&pool.settings.name, EventKind::Tcp, 0, addr) {
+        addrs.iter().map(|&addr| match inherited.take(&pool.settings.name, SocketKind::Tcp, 0, addr) {
             Some(listener) => Ok(listener.into()),
             None => tcp::listen(addr),
         });
@@ -169,7 +169,7 @@ fn listeners(pool: &DatagramPool, inherited: &mut SocketSet) -> io::Result<Vec<T
 fn native(pool: &NativePool, inherited: &mut SocketSet) -> io::Result<Vec<[UdpSocket; 2]>> {
     let options = SocketOptions::default();
     let any_port = SocketAddr::new(pool.server_side.ip(), 0);
-    let has_front = inherited.has(&pool.name, EventKind::Front, 0, pool.client_side);
+    let has_front = inherited.has(&pool.name, SocketKind::Front, 0, pool.client_side);
     let shared = SocketOptions { reuse_port: pool.workers > 1, ..options };
     if shared.reuse_port && !has_front {
         // Any process of the same user can join a shared port: a second balancer would take half of the
@@ -184,25 +184,28 @@ fn native(pool: &NativePool, inherited: &mut SocketSet) -> io::Result<Vec<[UdpSo
         .map(|worker| {
             let back = if worker == 0 { pool.server_side } else { any_port };
             Ok([
-                open(EventKind::Front, worker, pool.client_side, &shared)?,
-                open(EventKind::Back, worker, back, &options)?,
+                open(SocketKind::Front, worker, pool.client_side, &shared)?,
+                open(SocketKind::Back, worker, back, &options)?,
             ])
         })
         .collect()
 }
 
-/// The listener of the admin interface. If the configuration does not set its address, the balancer starts
-/// even if the default port is in use.
+/// The listener of the admin interface. A balancer without one could not be operated, so a port in use is an
+/// error, the default port too.
 fn admin(admin: &config::Admin, inherited: &mut SocketSet) -> io::Result<Option<TcpListener>> {
     let Some(addr) = admin.listen else { return Ok(None) };
-    if let Some(listener) = inherited.take("", EventKind::Admin, 0, addr) {
+    if let Some(listener) = inherited.take("", SocketKind::Admin, 0, addr) {
         return Ok(Some(listener.into()));
     }
-    match tcp::listen(addr) {
-        Ok(listener) => Ok(Some(listener)),
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse && !admin.is_written => Ok(None),
-        Err(error) => Err(io::Error::new(error.kind(), format!("admin.listen: {error}"))),
-    }
+    let remedy = |error: io::Error| match error.kind() {
+        io::ErrorKind::AddrInUse => io::Error::other(format!(
+            "admin.listen: {error}; end the process that has the port, or set admin.listen to another \
+             address or to \"off\""
+        )),
+        kind => io::Error::new(kind, format!("admin.listen: {error}")),
+    };
+    tcp::listen(addr).map(Some).map_err(remedy)
 }
 
 /// Looks up the servers' names, and returns the sockets that the pool needs.
@@ -256,7 +259,7 @@ fn port_ip(pool: &DatagramPool, servers: &[SocketAddr], loopback: IpAddr) -> IpA
 
 /// Duplicates of these sockets with their labels, for another process or pool.
 pub fn duplicates<'a>(
-    sockets: impl IntoIterator<Item = (EventKind, &'a UdpSocket)>,
+    sockets: impl IntoIterator<Item = (SocketKind, &'a UdpSocket)>,
     pool: &str,
     worker: u16,
 ) -> io::Result<SocketSet> {

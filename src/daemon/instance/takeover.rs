@@ -16,13 +16,14 @@ use super::{Failed, Instance};
 use crate::admin::status::EventKind;
 use crate::config::Config;
 use crate::daemon::handover::{HandoverPurpose, Holder, Label, Listener, Requester, SocketKind, SocketSet};
+use crate::os::logging::OneLinePer;
 
 /// Maximum time of a step for which both sides are ready.
 const STEP: Duration = Duration::from_secs(5);
 /// Maximum time for a successor to prepare everything.
 const START: Duration = Duration::from_secs(60);
 /// Interval at which the listener checks whether the process ends.
-const CHECK: Duration = Duration::from_millis(500);
+const CHECK: Duration = Duration::from_millis(100);
 
 /// The state of all pools, by name.
 type State = Vec<(String, PoolState)>;
@@ -102,14 +103,20 @@ impl Instance {
     /// Serves processes that request the sockets at this path, until the process ends.
     pub fn listen_for_successors(self: &Arc<Self>, listener: Listener) -> std::io::Result<()> {
         let instance = Arc::clone(self);
-        std::thread::Builder::new().name("handover".into()).spawn(move || {
+        let thread = std::thread::Builder::new().name("handover".into()).spawn(move || {
+            let mut log = OneLinePer::new(Duration::from_secs(60));
             while !instance.process.stop.is_asked() {
                 let stream = match listener.accept(CHECK) {
                     Ok(Some(stream)) => stream,
                     Ok(None) => continue,
                     Err(error) => {
-                        let (error, effect) = (error.to_string(), "no process can take over");
-                        return tracing::error!(error, effect, "handover listener failed");
+                        // Too many open files, for example: that passes.
+                        if log.admits() {
+                            let (error, effect) = (error.to_string(), "no process can take over now");
+                            tracing::error!(error, effect, "handover connection not accepted");
+                        }
+                        std::thread::sleep(CHECK);
+                        continue;
                     }
                 };
                 match instance.hand_over(stream) {
@@ -127,6 +134,7 @@ impl Instance {
                 }
             }
         })?;
+        *self.successors.lock().expect("no panic while it is held") = Some(thread);
         Ok(())
     }
 
