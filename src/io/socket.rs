@@ -93,8 +93,22 @@ fn try_bind(addr: SocketAddr, options: &SocketOptions) -> io::Result<UdpSocket> 
     if options.transparent {
         TRANSPARENT.set(socket.as_fd(), addr, 1).map_err(|error| explain_transparent(&error))?;
     }
-    socket.bind(&addr.into())?;
+    socket.bind(&addr.into()).map_err(explain_privilege)?;
     Ok(socket.into())
+}
+
+/// Adds the remedy if a port needs a privilege (ip(7), `ip_unprivileged_port_start`).
+pub fn explain_privilege(error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => io::Error::new(
+            error.kind(),
+            format!(
+                "{error}; ports below 1024 need CAP_NET_BIND_SERVICE: use the systemd unit, run `setcap \
+                 cap_net_bind_service+ep` on the program, or lower net.ipv4.ip_unprivileged_port_start"
+            ),
+        ),
+        _ => error,
+    }
 }
 
 /// Requests buffers beyond `net.core.rmem_max` and `wmem_max` first, which needs CAP_NET_ADMIN. If that
@@ -192,6 +206,15 @@ mod tests {
         let error = bind(addr, &SocketOptions::default()).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
         assert!(error.to_string().starts_with(&format!("cannot bind {addr}: Address already in use")));
+    }
+
+    #[test]
+    fn the_remedy_for_a_port_without_privilege_is_named() {
+        let denied = explain_privilege(io::Error::from_raw_os_error(libc::EACCES));
+        assert_eq!(denied.kind(), io::ErrorKind::PermissionDenied);
+        assert!(denied.to_string().contains("setcap cap_net_bind_service+ep"), "{denied}");
+        let other = explain_privilege(io::Error::from_raw_os_error(libc::EADDRINUSE));
+        assert!(!other.to_string().contains("setcap"), "{other}");
     }
 
     #[test]

@@ -92,10 +92,34 @@ pub struct SetUp {
     pub timeout_s: f64,
     /// Time before the measurement, in seconds.
     pub warmup_s: f64,
-    /// Seed of the schedule.
+    /// Seed of the schedule. In JSON a text: many readers keep numbers above 2^53 only roughly.
+    #[serde(with = "exact_seed")]
     pub seed: u64,
     /// I/O back end.
     pub io: String,
+}
+
+/// A seed as text; older reports have a number.
+mod exact_seed {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Written {
+        Number(u64),
+        Text(String),
+    }
+
+    pub fn serialize<S: Serializer>(seed: &u64, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(seed)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
+        match Written::deserialize(from)? {
+            Written::Number(seed) => Ok(seed),
+            Written::Text(text) => text.parse().map_err(D::Error::custom),
+        }
+    }
 }
 
 /// The complete histograms of a run, in nanoseconds.

@@ -18,3 +18,9 @@ pub fn print(text: Arguments<'_>) -> io::Result<bool> {
 pub fn tell(text: Arguments<'_>) {
     let _ = writeln!(io::stderr(), "{text}");
 }
+
+/// Columns and rows of the terminal at standard output; `None` if it is not one.
+pub fn size() -> Option<(usize, usize)> {
+    let size = rustix::termios::tcgetwinsize(io::stdout()).ok()?;
+    (size.ws_col > 0 && size.ws_row > 0).then_some((size.ws_col.into(), size.ws_row.into()))
+}

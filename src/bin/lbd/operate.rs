@@ -109,6 +109,7 @@ fn wait_until_empty(client: &AdminClient, args: &OrderArgs, patience: Duration) 
                     break;
                 }
                 if seen_draining && !takes_none {
+                    end_progress();
                     tell(format_args!("server {id} is {} again: an operator enabled it", server.state));
                     return Ok(false);
                 }
@@ -122,14 +123,23 @@ fn wait_until_empty(client: &AdminClient, args: &OrderArgs, patience: Duration) 
             Err(error) => return Err(error.into()),
         }
         if Instant::now() >= give_up {
+            end_progress();
             let (queue, patience) = (told.unwrap_or(0), exact(patience));
             tell(format_args!("server {id} still has {queue} requests after {patience}; draining continues"));
             return Ok(false);
         }
         std::thread::sleep(LOOK_EVERY);
     }
+    end_progress();
     print(format_args!("server {id} is empty\n"))?;
     Ok(true)
+}
+
+/// Clears the progress of a terminal, before a line that stays.
+fn end_progress() {
+    if std::io::stderr().is_terminal() {
+        let _ = write!(std::io::stderr(), "\r\x1b[K");
+    }
 }
 
 /// Prints progress: on a terminal in place, anywhere else on a line of its own.

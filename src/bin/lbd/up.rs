@@ -60,6 +60,7 @@ pub fn run(args: &UpArgs) -> Result<bool> {
         balancer: BalancerProcess::start(&config)?,
         clients: vec![],
         events: vec![],
+        dashboard: None,
         quiet: args.common.quiet,
         started: Instant::now(),
     };
@@ -69,8 +70,10 @@ pub fn run(args: &UpArgs) -> Result<bool> {
             "up: clients on {}, servers on {}, {rate} requests/s, service {service}",
             pool.client_side, pool.server_side
         ));
-        if let Some((addr, token)) = system.balancer.kept.dashboard(&config) {
-            tell(format_args!("up: dashboard on {}", dashboard_link(addr, &token)));
+        let dashboard = system.balancer.kept.dashboard(&config);
+        system.dashboard = dashboard.map(|(addr, token)| dashboard_link(addr, &token));
+        if let Some(url) = &system.dashboard {
+            tell(format_args!("up: dashboard on {url}"));
         }
     }
     system.started = Instant::now();
@@ -186,6 +189,8 @@ struct System {
     balancer: BalancerProcess,
     clients: Vec<ClientProcess>,
     events: Vec<String>,
+    /// The address of the dashboard, if there is one.
+    dashboard: Option<String>,
     quiet: bool,
     started: Instant,
 }
@@ -252,13 +257,14 @@ impl System {
             return Ok(true);
         }
         let seconds = self.started.elapsed().as_secs();
-        let mut text = table::render(&self.balancer.native(), seconds, self.clients.len() as u32);
+        let mut table = table::render(&self.balancer.native(), seconds, self.clients.len() as u32);
         let shown = self.events.len().saturating_sub(EVENTS_SHOWN);
-        for event in &self.events[shown..] {
-            text.push_str(event);
-            text.push('\n');
+        self.events[shown..].iter().for_each(|event| table.add(event.clone()));
+        // A terminal was cleared for the table, so the address goes with it.
+        if let Some(url) = self.dashboard.as_ref().filter(|_| std::io::stdout().is_terminal()) {
+            table.add(format!("dashboard on {url}"));
         }
-        table::show(&text)
+        table::show(&table.text())
     }
 
     /// Stops the clients first and waits for their last responses. Then it drains the servers, and stops

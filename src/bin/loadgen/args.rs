@@ -21,7 +21,7 @@ pub use judgement::Judgement;
 /// from that moment. With --window alone, a new request leaves when another one ends. With both, the
 /// rate is kept while fewer than --window requests are in flight.
 #[derive(Parser)]
-#[command(version, max_term_width = 100, after_help = EXAMPLES)]
+#[command(name = "loadgen", version, max_term_width = 100, after_help = EXAMPLES)]
 #[command(group(clap::ArgGroup::new("load")
     .args(["rate", "ramp", "steps", "window", "arrivals", "merge", "search"]).required(true).multiple(true)))]
 pub struct Args {
