@@ -132,9 +132,9 @@ fn the_smallest_pools_have_the_defaults() {
 #[test]
 fn every_key_is_read() {
     let written = json!({
-        "name": "sip.a_b-1", "listen": ["*:5060", "10.0.0.1:5061"], "affinity": "client",
+        "name": "sip.a_b-1", "listen": ["0.0.0.0:5060", "10.0.0.1:5061"], "affinity": "client",
         "policy": "two_choices", "servers_max": "100",
-        "servers": ["a.example:5060", {"address": "[::1]:5062", "weight": "7", "id": 9}],
+        "servers": ["a.example:5060", {"address": "10.0.0.2:5062", "weight": "7", "id": 9}],
         "max_outstanding": 50, "timeout": 500, "replies": 20, "hold": 0, "idle_timeout": "1h", "ports": 500,
         "proxy_protocol": "first", "transparent": true,
         "allow": ["10.1.2.3/8", "::1"], "deny": ["::ffff:10.0.0.9"],
@@ -145,9 +145,9 @@ fn every_key_is_read() {
     let seconds = Duration::from_secs;
     let pool = one(pool(written));
     let listen: Vec<String> = pool.listen.iter().map(ToString::to_string).collect();
-    assert_eq!(listen, ["0.0.0.0:5060", "[::]:5060", "10.0.0.1:5061"]);
+    assert_eq!(listen, ["0.0.0.0:5060", "10.0.0.1:5061"]);
     let servers: Vec<_> = pool.servers.iter().map(|s| (s.target.to_string(), s.weight, s.id)).collect();
-    assert_eq!(servers, [("a.example:5060".to_owned(), 1, 0), ("[::1]:5062".to_owned(), 7, 9)]);
+    assert_eq!(servers, [("a.example:5060".to_owned(), 1, 0), ("10.0.0.2:5062".to_owned(), 7, 9)]);
     assert_eq!((pool.settings.name.as_str(), pool.settings.affinity), ("sip.a_b-1", Affinity::Client));
     assert_eq!(
         (pool.settings.policy, pool.settings.servers_max, pool.settings.max_outstanding),
@@ -544,6 +544,17 @@ fn a_pool_that_points_at_itself_is_refused() {
         assert!(error.starts_with("pools[0].servers[1]: 127.0.0."), "{error}");
         assert!(error.ends_with(":5300 is where this pool itself listens; name a server"), "{error}");
     }
+    for (listen, name) in
+        [("127.0.0.1:5300", "localhost"), ("[::1]:5300", "LocalHost."), ("*:5300", "dns.localhost")]
+    {
+        let error = refused(&[to(listen, &format!("{name}:5300"))]);
+        let name = name.to_lowercase();
+        let expected =
+            format!("pools[0].servers[1]: {name}:5300 is where this pool itself listens; name a server");
+        assert_eq!(error, expected);
+        one(to(listen, &format!("{name}:5301")));
+        one(to(listen, &format!("{}.example:5300", name.trim_end_matches('.'))));
+    }
     // An address of TEST-NET-3: not this machine's.
     for (listen, server) in
         [("*:5300", "203.0.113.7:5300"), ("*:5300", "127.0.0.1:5301"), ("127.0.0.1:5300", "[::1]:5300")]
@@ -567,6 +578,33 @@ fn pools_in_a_circle_are_refused_and_in_a_row_are_not() {
         "pools[1].servers[0]: 127.0.0.1:3 leads back to this pool through pool-3; name a server"
     );
     accepted(&chain(&[(1, &[2, 3]), (2, &[4]), (3, &[4]), (4, &[5])]));
+    let mut by_name = chain(&[(1, &[2]), (2, &[1])]);
+    by_name[0]["servers"] = json!(["localhost:2"]);
+    let error = refused(&by_name);
+    assert_eq!(
+        error,
+        "pools[0].servers[0]: localhost:2 leads back to this pool through pool-2; name a server"
+    );
+}
+
+#[test]
+fn a_transparent_pool_has_one_address_family() {
+    let of = |listen: Value, servers: Value| {
+        pool(json!({"listen": listen, "servers": servers, "transparent": true}))
+    };
+    for (listen, servers, key, first, other) in [
+        (json!("127.0.0.1:1"), json!(["127.0.0.1:2", "[::1]:2"]), "servers[1]", "127.0.0.1", "::1"),
+        (json!("[::1]:1"), json!([{"address": "127.0.0.1:2"}]), "servers[0].address", "::1", "127.0.0.1"),
+        (json!("*:1"), json!(["127.0.0.1:2"]), "listen", "0.0.0.0", "::"),
+        (json!(["127.0.0.1:1", "[::1]:1"]), json!(["a.example:2"]), "listen[1]", "127.0.0.1", "::1"),
+    ] {
+        let error = refused(&[of(listen, servers)]);
+        let key = format!("{other} (pools[0].{key}) differ");
+        assert!(error.contains("transparent needs clients and servers of one address family"), "{error}");
+        assert!(error.contains(&key) && error.contains(&format!("{first} (pools[0].listen")), "{error}");
+    }
+    one(of(json!("[::1]:1"), json!(["[::1]:2", "a.example:3"])));
+    one(pool(json!({"listen": "*:1", "servers": ["127.0.0.1:2", "[::1]:2"]})));
 }
 
 #[test]
@@ -588,12 +626,11 @@ fn a_pool_does_not_lead_to_where_lbds_own_frames_go() {
 
 #[test]
 fn the_plan_tells_what_a_pool_does() {
-    let of_dns = dns(
-        json!({"listen": "*:5300", "servers": ["192.0.2.1", {"address": "dns.example", "weight": 3, "id": 7}],
+    let of_dns = dns(json!({"listen": ["0.0.0.0:5300", "127.0.0.9:5301"],
+        "servers": ["192.0.2.1", {"address": "dns.example", "weight": 3, "id": 7}],
         "ports": 64, "workers": 4, "allow": ["10.0.0.0/8"], "deny": ["10.1.0.0/16", "10.2.0.1"],
         "rate_per_source": 20,
-        "proxy_protocol": "every", "transparent": true, "max_outstanding": 9}),
-    );
+        "proxy_protocol": "every", "transparent": true, "max_outstanding": 9}));
     let of_sip = pool(
         json!({"name": "sip", "listen": "127.0.0.1:5060", "affinity": "client", "pin": true, "workers": 1,
         "hold": "5s", "idle_timeout": "55s", "ports": 300, "servers": ["a.example:1", "b.example:1"],
@@ -604,7 +641,7 @@ fn the_plan_tells_what_a_pool_does() {
     let text = describe(&accepted(&[of_dns, of_sip]));
     for part in [
         "config      config.json: valid\n",
-        "pool        pool-1: dns on 0.0.0.0:5300, [::]:5300, up to 1024 TCP connections\n",
+        "pool        pool-1: dns on 0.0.0.0:5300, 127.0.0.9:5301, up to 1024 TCP connections\n",
         "shortest_queue, at most 9 requests per server (up to 4096 more are queued), capacity 16 addresses\n",
         "one response per datagram, within 2s\n",
         "64 ports towards the servers, each for many concurrent requests\n",
