@@ -282,7 +282,7 @@ mod tests {
             ("[fe80::1%0]:53", "does not have"),
             ("[fe80::1%]:53", "does not have"),
             ("[2001:db8::1%lo]:53", "names an interface, which only a link-local address"),
-            ("10.0.0.1%lo:53", "does not have"),
+            ("10.0.0.1%lo:53", "no port"),
             ("localhost%lo", "no port"),
             ("a..b:53", "no address and no host name"),
             ("a b:53", "no address and no host name"),

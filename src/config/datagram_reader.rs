@@ -91,6 +91,16 @@ impl Reader<'_> {
         let day = ms(86_400_000);
         let hold = self.duration(&key("hold"), &raw.hold, ms(0), ms(0)..=ms(600_000))?;
         let (idle_key, idle) = (key("idle_timeout"), &raw.idle_timeout);
+        if raw.flows_per_source.is_some() && !flows {
+            let problem = "needs affinity: client; add that, or remove the key";
+            return Err(self.error(&key("flows_per_source"), problem));
+        }
+        if raw.rate_limit_truncate.is_some() && raw.rate_per_source.is_none() {
+            let problem = "needs rate_per_source; add that, or remove the key";
+            return Err(self.error(&key("rate_limit_truncate"), problem));
+        }
+        let of_source = self.number(&key("flows_per_source"), &raw.flows_per_source, 1, 1..=1_000_000)?;
+        let truncate_key = key("rate_limit_truncate");
         let rate = self.number(&key("rate_per_source"), &raw.rate_per_source, 1.0, 0.001..=1e7)?;
         let settings = DatagramSettings {
             name,
@@ -110,6 +120,9 @@ impl Reader<'_> {
             allow: self.networks(&key("allow"), &raw.allow)?,
             deny: self.networks(&key("deny"), &raw.deny)?,
             rate_per_source: raw.rate_per_source.is_some().then_some(rate),
+            rate_limit_truncate: self.number(&truncate_key, &raw.rate_limit_truncate, 2, 0..=1_000)?,
+            notify_all: self.one_of(&key("notify"), &raw.notify, &["one", "all"])? == "all",
+            flows_per_source: raw.flows_per_source.is_some().then_some(of_source),
             health: self.health(&key("health"), &raw.health, dns)?,
         };
         let listen = self.pool_listen(form, raw)?;

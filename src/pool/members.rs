@@ -104,6 +104,8 @@ impl<M: Copy + PartialEq> Members<M> {
 pub struct View<M> {
     version: u64,
     slots: Box<[Option<Member<M>>]>,
+    /// The number of members.
+    count: usize,
     /// Address of the last member of each slot.
     last_addrs: Box<[Option<SocketAddr>]>,
     by_addr: HashMap<SocketAddr, Slot>,
@@ -120,6 +122,7 @@ impl<M: Copy + PartialEq> View<M> {
         let mut view = View {
             version: 0,
             slots: vec![None; slots].into_boxed_slice(),
+            count: 0,
             last_addrs: vec![None; slots].into_boxed_slice(),
             by_addr: HashMap::with_capacity(2 * slots),
             own: own.into(),
@@ -166,6 +169,11 @@ impl<M: Copy + PartialEq> View<M> {
     /// Sets the address of an empty slot's last member, as another process knew it.
     pub fn recall(&mut self, slot: Slot, addr: SocketAddr) {
         self.last_addrs[slot.index()].get_or_insert(addr);
+    }
+
+    /// The number of members.
+    pub fn member_count(&self) -> usize {
+        self.count
     }
 
     /// The number of slots.
@@ -218,6 +226,7 @@ impl<M: Copy + PartialEq> View<M> {
             on_new(slot, new.as_ref());
         }
         drop(published);
+        self.count = self.slots.iter().flatten().count();
         if has_lost_addr {
             self.index(); // another slot may have the same address
         }

@@ -1,7 +1,7 @@
 //! Active checks: queries and payloads, and their responses. Pure.
 
 use super::settings::{Check, ProxyProtocol};
-use crate::base::rng::Rng;
+use crate::base::rng::SecretRng;
 use crate::base::time::Instant;
 use crate::wire::dns::{self, QuestionKey};
 use crate::wire::proxy_protocol;
@@ -19,13 +19,18 @@ pub(super) struct Checker {
     check: Check,
     with_header: bool,
     key: QuestionKey,
-    rng: Rng,
+    rng: SecretRng,
 }
 
 impl Checker {
     pub fn new(check: Check, proxy_protocol: ProxyProtocol, secret: [u8; 16], seed: u64) -> Self {
         let with_header = proxy_protocol != ProxyProtocol::Off;
-        Checker { check, with_header, key: QuestionKey::new(secret), rng: Rng::new(seed) }
+        Checker {
+            check,
+            with_header,
+            key: QuestionKey::new(secret),
+            rng: SecretRng::new(&secret, seed, u64::MAX),
+        }
     }
 
     /// Replaces the check.
@@ -51,7 +56,7 @@ impl Checker {
 
     /// Writes a check of [`Checker::len`] bytes.
     pub fn ask(&mut self, now: Instant, into: &mut [u8]) -> OpenCheck {
-        let id = (self.rng.next_u64() >> 48) as u16;
+        let id = self.rng.next_u16();
         let header = if self.with_header { &proxy_protocol::LOCAL[..] } else { &[] };
         let (head, rest) = into.split_at_mut(header.len());
         head.copy_from_slice(header);

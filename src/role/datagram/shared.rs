@@ -1,6 +1,6 @@
 //! The state that the workers of a pool share. The data path changes it through atomics only.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -8,9 +8,9 @@ use crossbeam_utils::CachePadded;
 
 use super::pending;
 use super::request::DatagramClient;
-use super::settings::{DatagramSettings, Protocol, ProxyProtocol};
+use super::settings::{Affinity, DatagramSettings, Protocol, ProxyProtocol};
 use crate::base::time::Instant;
-use crate::pool::access::{Access, Gate, Sketch};
+use crate::pool::access::{Access, Gate, Sketch, SourceCounts};
 use crate::pool::desired::DesiredServer;
 use crate::pool::select::{Chooser, Slot, Tree};
 use crate::pool::shared::{PoolSettings, PoolShared};
@@ -135,6 +135,8 @@ pub struct DatagramShared {
     /// Selects servers for TCP connections.
     chooser: Mutex<Chooser>,
     pub(super) signals: Box<[CachePadded<Signals>]>,
+    /// The flows of each source at all workers; `None` without affinity.
+    pub(super) flow_sources: Option<SourceCounts>,
     /// The slot of the server that waits for a trial request, plus one; 0 without one.
     trial: AtomicU32,
     /// The desired servers, until the primary takes them.
@@ -160,6 +162,7 @@ impl DatagramShared {
             protocol: settings.protocol,
             tells_client: settings.proxy_protocol != ProxyProtocol::Off,
             chooser: Mutex::new(Chooser::new(settings.policy, seed ^ 2)),
+            flow_sources: (settings.affinity == Affinity::Client).then(|| SourceCounts::new(key)),
             trial: AtomicU32::new(0),
             wanted: Mutex::new(None),
             tcp: TcpStats::default(),
@@ -170,6 +173,11 @@ impl DatagramShared {
             },
             seed,
         }
+    }
+
+    /// The number of flows of a source, at all workers.
+    pub(super) fn flows_of(&self, source: IpAddr) -> u32 {
+        self.flow_sources.as_ref().map_or(0, |sources| sources.get(source))
     }
 
     /// Asks for a trial request to this server. False while another server waits for one.
