@@ -71,6 +71,8 @@ reasons! {
     Denied => "denied",
     /// The sender exceeds the per-source rate limit.
     Rate => "rate",
+    /// A health check of this pool that has come back to it: a server leads back to the pool.
+    Loop => "loop",
     /// Not a message of the pool's protocol.
     Malformed => "malformed",
     /// A response where requests arrive.

@@ -286,7 +286,7 @@ impl<C: Copy, const IS_FENCED: bool> PendingQueue<C, IS_FENCED> {
     /// Whether the queue deadline of the oldest request has passed. A hint: while another worker pops a
     /// request, it may be about that one.
     fn has_expired(&self, now: Instant) -> bool {
-        let entries = self.entries.get().filter(|_| self.len() > 0);
+        let entries = self.entries.get().filter(|_| !self.is_empty());
         entries
             .is_some_and(|entries| entries.end(entries.popped.load(Relaxed)).load(Relaxed) <= now.as_nanos())
     }

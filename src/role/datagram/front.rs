@@ -24,6 +24,10 @@ impl DatagramRole {
         let client = DatagramClient { addr: received.peer, front: received.socket, local };
         let handled = if matching.answers_above_rate(core) { count } else { admitted };
         for ((at, bytes), number) in datagrams(received, bytes).take(handled as usize).zip(0..) {
+            if core.is_own_check(now, bytes) {
+                core.stats.common.refused.add(DropReason::Loop, u64::from(number < admitted));
+                continue;
+            }
             let request = DatagramRequest { client, bytes, at: Some(at), now };
             if number >= admitted {
                 matching.on_above_rate(core, request, tx);

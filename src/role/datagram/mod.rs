@@ -19,6 +19,7 @@
 //! | `request.rs` | datagrams of a turn, and their client |
 //! | `matching.rs` | the two kinds of matching, behind one interface |
 //! | `dns.rs`, `queries.rs` | matching of DNS responses and queries |
+//! | `loops.rs` | servers that lead back to the pool |
 //! | `own_answers.rs` | the balancer's own answers to DNS queries |
 //! | `by_port.rs`, `leases.rs` | matching by port and server |
 //! | `in_flight.rs` | counts of the tables, to check them |
@@ -36,6 +37,7 @@ mod handover;
 mod health;
 mod in_flight;
 mod leases;
+mod loops;
 mod matching;
 mod membership;
 mod own_answers;

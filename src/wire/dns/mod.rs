@@ -64,6 +64,8 @@ pub const NOERROR: u8 = 0;
 pub const FORMERR: u8 = 1;
 /// RCODE of a server failure, which the balancer uses if no server can answer.
 pub const SERVFAIL: u8 = 2;
+/// RCODE of a request that the server does not support.
+pub const NOTIMP: u8 = 4;
 /// RCODE of a refusal.
 pub const REFUSED: u8 = 5;
 const QDCOUNT: usize = 4;
