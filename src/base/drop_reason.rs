@@ -71,6 +71,8 @@ reasons! {
     Denied => "denied",
     /// The sender exceeds the per-source rate limit.
     Rate => "rate",
+    /// A health check of this pool that has come back to it: a server leads back to the pool.
+    Loop => "loop",
     /// Not a message of the pool's protocol.
     Malformed => "malformed",
     /// A response where requests arrive.
@@ -85,12 +87,17 @@ reasons! {
     TableFull => "table_full",
     /// No port towards the server is free, or out of quarantine.
     NoPort => "no_port",
-    /// Flows without a response from their server use their share of the table.
+    /// The table has no room for another flow of this source: it is nearly full, or flows without a response use
+    /// their share, and no other source holds more.
     FlowsFull => "flows_full",
+    /// The source has as many flows as one source may have.
+    FlowsPerSource => "flows_per_source",
     /// A server's datagram that belongs to no open request.
     Unasked => "unasked",
     /// A server's datagram for a port that was already released.
     Late => "late",
+    /// A later datagram of a flow begins with a PROXY header, which only the balancer's first datagram may.
+    ProxyHeader => "proxy_header",
     /// The request's mode is not served.
     Mode => "mode",
 }

@@ -1,10 +1,12 @@
 //! Addresses as a configuration writes them: of pools, of servers, and of sources. Pure, except [`reaches`].
 
+use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 use ipnet::{IpNet, Ipv4Net};
 
 use super::target::Target;
+use crate::io::socket::interface_number;
 
 /// The port of a DNS server that is written without one.
 const DNS_PORT: u16 = 53;
@@ -58,6 +60,43 @@ pub fn server(text: &str, dns: bool) -> Result<Target, String> {
 }
 
 fn target(text: &str, dns: bool) -> Result<Target, String> {
+    let (text, interface) = without_interface(text)?;
+    match (unscoped_target(&text, dns)?, interface) {
+        (Target::Addr(SocketAddr::V6(mut addr)), Some(interface)) if addr.ip().is_unicast_link_local() => {
+            addr.set_scope_id(interface);
+            Ok(Target::Addr(addr.into()))
+        }
+        (Target::Addr(addr), None) if is_link_local(addr.ip()) => Err(format!(
+            "is a link-local address; write its interface, such as [{}%eth0]:{}",
+            addr.ip(),
+            addr.port()
+        )),
+        (target, None) => Ok(target),
+        (_, Some(_)) => Err("names an interface, which only a link-local address (fe80::/10) has".to_owned()),
+    }
+}
+
+/// A text without the interface after "%", and the number of the interface.
+fn without_interface(text: &str) -> Result<(Cow<'_, str>, Option<u32>), String> {
+    let Some((ip, rest)) = text.split_once('%') else { return Ok((text.into(), None)) };
+    let (interface, rest) = rest.split_at(rest.find(']').unwrap_or(rest.len()));
+    let number = match interface.parse() {
+        Ok(number) => Some(number),
+        Err(_) => interface_number(interface),
+    };
+    match number {
+        None | Some(0) => {
+            Err(format!("names the interface \"{interface}\", which this machine does not have"))
+        }
+        number => Ok((format!("{ip}{rest}").into(), number)),
+    }
+}
+
+fn is_link_local(ip: IpAddr) -> bool {
+    matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local())
+}
+
+fn unscoped_target(text: &str, dns: bool) -> Result<Target, String> {
     if let Ok(addr) = text.parse() {
         return Ok(Target::Addr(plain(addr)));
     }
@@ -212,6 +251,10 @@ mod tests {
             ("dns.example.", true, "dns.example.:53"),
             ("my_host:1", false, "my_host:1"),
             ("localhost:65535", false, "localhost:65535"),
+            ("[fe80::1%7]:53", false, "[fe80::1%7]:53"),
+            ("[fe80::1%lo]:53", false, "[fe80::1%1]:53"),
+            ("[fe80::1%lo]", true, "[fe80::1%1]:53"),
+            ("fe80::1%lo", true, "[fe80::1%1]:53"),
         ] {
             assert_eq!(server(text, dns).unwrap().to_string(), shown, "{text}");
         }
@@ -231,6 +274,16 @@ mod tests {
             ("[ff02::1]:53", "a multicast or broadcast address"),
             ("255.255.255.255:53", "a multicast or broadcast address"),
             ("300.1.1.1:53", "no address and no host name"),
+            ("[fe80::1]:53", "write its interface, such as [fe80::1%eth0]:53"),
+            (
+                "[fe80::1%no-such-one]:53",
+                "names the interface \"no-such-one\", which this machine does not have",
+            ),
+            ("[fe80::1%0]:53", "does not have"),
+            ("[fe80::1%]:53", "does not have"),
+            ("[2001:db8::1%lo]:53", "names an interface, which only a link-local address"),
+            ("10.0.0.1%lo:53", "no port"),
+            ("localhost%lo", "no port"),
             ("a..b:53", "no address and no host name"),
             ("a b:53", "no address and no host name"),
             (":53", "no address and no host name"),

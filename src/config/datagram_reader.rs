@@ -2,6 +2,7 @@
 //! together.
 
 use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::document::shortened;
@@ -13,6 +14,7 @@ use super::pools::{
 use super::raw::{RawHealth, RawPool, RawPoolServer, Text};
 use super::reader::{Read, Reader};
 use super::run::Defaults;
+use super::target::Target;
 use super::{address, probe};
 use crate::base::duration::exact;
 use crate::pool::health::Rules;
@@ -89,6 +91,16 @@ impl Reader<'_> {
         let day = ms(86_400_000);
         let hold = self.duration(&key("hold"), &raw.hold, ms(0), ms(0)..=ms(600_000))?;
         let (idle_key, idle) = (key("idle_timeout"), &raw.idle_timeout);
+        if raw.flows_per_source.is_some() && !flows {
+            let problem = "needs affinity: client; add that, or remove the key";
+            return Err(self.error(&key("flows_per_source"), problem));
+        }
+        if raw.rate_limit_truncate.is_some() && raw.rate_per_source.is_none() {
+            let problem = "needs rate_per_source; add that, or remove the key";
+            return Err(self.error(&key("rate_limit_truncate"), problem));
+        }
+        let of_source = self.number(&key("flows_per_source"), &raw.flows_per_source, 1, 1..=1_000_000)?;
+        let truncate_key = key("rate_limit_truncate");
         let rate = self.number(&key("rate_per_source"), &raw.rate_per_source, 1.0, 0.001..=1e7)?;
         let settings = DatagramSettings {
             name,
@@ -108,13 +120,20 @@ impl Reader<'_> {
             allow: self.networks(&key("allow"), &raw.allow)?,
             deny: self.networks(&key("deny"), &raw.deny)?,
             rate_per_source: raw.rate_per_source.is_some().then_some(rate),
+            rate_limit_truncate: self.number(&truncate_key, &raw.rate_limit_truncate, 2, 0..=1_000)?,
+            notify_all: self.one_of(&key("notify"), &raw.notify, &["one", "all"])? == "all",
+            flows_per_source: raw.flows_per_source.is_some().then_some(of_source),
             health: self.health(&key("health"), &raw.health, dns)?,
         };
+        let listen = self.pool_listen(form, raw)?;
+        if settings.transparent {
+            self.check_families(form, raw, (&listen, &servers, run.as_ref()))?;
+        }
         let (interval_key, every) = (key("resolve_interval"), &raw.resolve_interval);
         let (tcp_key, tcp) = (key("tcp_connections"), if dns { 1_024 } else { 0 });
         Ok(DatagramPool {
             settings,
-            listen: self.pool_listen(form, raw)?.into_iter().map(|(_, addr)| addr).collect(),
+            listen: listen.into_iter().map(|(_, addr)| addr).collect(),
             servers,
             run,
             ports: self.local_ports(form, raw, workers, kind)?,
@@ -123,6 +142,34 @@ impl Reader<'_> {
             pin: balancing.pin.unwrap_or(false),
             io: self.io(&key("io"), &balancing.io)?,
         })
+    }
+
+    /// A datagram from a client's address can reach servers of its address family only.
+    fn check_families(
+        &self,
+        form: Form,
+        raw: &RawPool,
+        (listen, servers, run): (&[(String, SocketAddr)], &[PoolServer], Option<&PoolRun>),
+    ) -> Read<()> {
+        let clients = listen.iter().map(|(key, addr)| (key.clone(), addr.ip()));
+        let written = raw.servers.as_deref().unwrap_or_default();
+        let listed = servers.iter().enumerate().filter_map(|(i, server)| match server.target {
+            Target::Addr(addr) => Some((address_key(form, i, &written[i]), addr.ip())),
+            // The look-up leaves the addresses of the other family out.
+            Target::Name { .. } => None,
+        });
+        let replicas = run.map(|run| (form.key("run.address"), run.address));
+        let ends: Vec<(String, IpAddr)> = clients.chain(listed).chain(replicas).collect();
+        let (first_key, first) = &ends[0];
+        let Some((other_key, other)) = ends.iter().find(|(_, ip)| ip.is_ipv4() != first.is_ipv4()) else {
+            return Ok(());
+        };
+        let problem = format!(
+            "transparent needs clients and servers of one address family, and {first} ({first_key}) and {other} \
+             ({other_key}) differ; write addresses of one family (for IPv4 0.0.0.0:PORT instead of *:PORT), or \
+             remove transparent"
+        );
+        Err(self.error_among(&[form.key("transparent"), other_key.clone()], problem))
     }
 
     fn pool_policy(&self, key: &str, raw: &RawPool, flows: bool, replies: Option<u32>) -> Read<PolicyKind> {

@@ -12,6 +12,7 @@ use crate::os::logging::LogTarget;
 use crate::pool::autoscale::Policy;
 use crate::pool::health::Rules;
 use crate::pool::waiting::Limit;
+use crate::role::datagram::flows_per_source;
 use crate::wire::ReplyPath;
 
 /// The least quarantine of a port and server pair, where the configuration does not set it (`pools[].hold`).
@@ -219,7 +220,13 @@ fn datagram_pool(pool: &DatagramPool, plan: &mut PlanText) {
         .settings
         .rate_per_source
         .map_or(String::new(), |rate| format!(", at most {rate} datagrams/s per source"));
-    line("senders", format!("{senders}{denied}{rate}"));
+    let truncated = match (pool.settings.rate_per_source, pool.settings.rate_limit_truncate) {
+        (Some(_), n @ 1..) if pool.settings.protocol == Protocol::Dns => {
+            format!(", 1 in {n} above that answered with TC")
+        }
+        _ => String::new(),
+    };
+    line("senders", format!("{senders}{denied}{rate}{truncated}"));
     let header = match pool.settings.proxy_protocol {
         ProxyProtocol::Off => None,
         ProxyProtocol::First => Some("in a PROXY header of the first datagram of a flow"),
@@ -260,10 +267,17 @@ fn ports(pool: &DatagramPool) -> Vec<String> {
             rate(pool.settings.idle_timeout + hold)
         ),
     };
-    vec![
+    let of_source = (pool.settings.affinity == Affinity::Client).then(|| {
+        let most = pool.settings.flows_per_source.unwrap_or_else(|| flows_per_source(pairs));
+        format!("at most {} per source", many(most as usize, "flow"))
+    });
+    [
         format!("{shown}; with a quarantine of {rest}: {allowed}, all from new clients"),
         "a returning client takes its own pair at once".to_owned(),
     ]
+    .into_iter()
+    .chain(of_source)
+    .collect()
 }
 
 fn health(pool: &DatagramPool) -> String {

@@ -5,11 +5,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 
 use super::datagram_reader::address_key;
+use super::document::shortened;
 use super::form::Form;
 use super::pool_reader::Written;
 use super::pools::{DatagramPool, NativePool, NativeRun, Pool};
 use super::reader::{Read, Reader, range_keys};
-use super::target::Target;
 use super::{Config, address};
 use crate::io::socket::any_port_towards;
 
@@ -153,22 +153,21 @@ impl Reader<'_> {
             written.iter().zip(&config.pools).filter(|(_, pool)| !pool.is_native()).map(|(item, _)| item);
         for (place, (pool, (form, raw))) in pools.iter().zip(items).enumerate() {
             for (i, server) in pool.servers.iter().enumerate() {
-                let Target::Addr(addr) = server.target else { continue };
-                let what = if pool.is_itself(addr) {
-                    "is where this pool itself listens".to_owned()
-                } else if let Some((key, _)) = frames.iter().find(|(_, end)| address::reaches(addr, *end)) {
-                    format!("is where {key} takes lbd's own frames")
-                } else if let Some(next) = pools.iter().position(|pool| pool.is_itself(addr))
-                    && leads_back(next, place, &leads_to)
-                {
-                    format!("leads back to this pool through {}", pools[next].settings.name)
-                } else {
-                    continue;
+                let what = |addr: SocketAddr| {
+                    if pool.is_itself(addr) {
+                        return Some("is where this pool itself listens".to_owned());
+                    }
+                    if let Some((key, _)) = frames.iter().find(|(_, end)| address::reaches(addr, *end)) {
+                        return Some(format!("is where {key} takes lbd's own frames"));
+                    }
+                    let next = pools.iter().position(|pool| pool.is_itself(addr))?;
+                    leads_back(next, place, &leads_to)
+                        .then(|| format!("leads back to this pool through {}", pools[next].settings.name))
                 };
+                let Some(what) = server.target.known_addrs().into_iter().find_map(what) else { continue };
                 let servers = raw.servers.as_deref().unwrap_or_default();
-                return Err(
-                    self.error(&address_key(*form, i, &servers[i]), format!("{addr} {what}; name a server"))
-                );
+                let problem = format!("{} {what}; name a server", shortened(&server.target.to_string()));
+                return Err(self.error(&address_key(*form, i, &servers[i]), problem));
             }
         }
         Ok(())
@@ -195,10 +194,7 @@ fn ends_of_frames(form: Form, pool: &NativePool) -> Vec<(String, SocketAddr)> {
 
 /// The pools whose client side is a server of this one.
 fn next_pools(pool: &DatagramPool, pools: &[DatagramPool]) -> Vec<usize> {
-    let addrs = pool.servers.iter().filter_map(|server| match server.target {
-        Target::Addr(addr) => Some(addr),
-        Target::Name { .. } => None,
-    });
+    let addrs = pool.servers.iter().flat_map(|server| server.target.known_addrs());
     addrs.filter_map(|addr| pools.iter().position(|pool| pool.is_itself(addr))).collect()
 }
 

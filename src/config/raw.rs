@@ -460,6 +460,16 @@ pub struct RawPool {
     /// Dns and datagram: datagrams per second that one source (with IPv6: one /64) may send, 0.001 to
     /// 10000000. Without it: no limit.
     pub rate_per_source: Option<Text>,
+    /// Dns: of the queries above `rate_per_source`, lbd answers every n-th with TC, so that an honest client
+    /// repeats it over TCP. 2 is every second query, 1 each query, 0 none; at most 1000.
+    #[schemars(extend("default" = 2))]
+    pub rate_limit_truncate: Option<Text>,
+    /// Dns: servers that get a NOTIFY: one, or all.
+    #[schemars(extend("default" = "one"))]
+    pub notify: Option<String>,
+    /// Datagram with affinity: maximum number of flows of one source (with IPv6: one /64), 1 to 1000000.
+    /// Without it: a tenth of all pairs of a port and a server, at least 16.
+    pub flows_per_source: Option<Text>,
     /// How servers are checked and judged.
     pub health: RawHealth,
     /// Dns and datagram: interval of lookups of server host names, 1s to 1 day.

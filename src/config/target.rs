@@ -1,6 +1,6 @@
 //! The address or host name of a server.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// The address or host name of a server.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -14,6 +14,25 @@ pub enum Target {
         /// The port.
         port: u16,
     },
+}
+
+impl Target {
+    /// The addresses that are known without a look-up. `localhost` and all names below it are the loopback
+    /// (RFC 6761 section 6.3).
+    pub fn known_addrs(&self) -> Vec<SocketAddr> {
+        match self {
+            Target::Addr(addr) => vec![*addr],
+            Target::Name { host, port } if is_localhost(host) => {
+                vec![(Ipv4Addr::LOCALHOST, *port).into(), (Ipv6Addr::LOCALHOST, *port).into()]
+            }
+            Target::Name { .. } => vec![],
+        }
+    }
+}
+
+fn is_localhost(host: &str) -> bool {
+    let host = host.strip_suffix('.').unwrap_or(host);
+    host.rsplit('.').next() == Some("localhost")
 }
 
 impl std::fmt::Display for Target {

@@ -57,6 +57,13 @@ impl Resolver {
         result
     }
 
+    /// Whether the pool can send to this address. With the clients' addresses as sources it reaches servers of
+    /// their address family only.
+    fn can_reach(&self, addr: SocketAddr) -> bool {
+        let is_alike = |listen: &SocketAddr| listen.is_ipv4() == addr.is_ipv4();
+        !self.pool.settings.transparent || self.pool.listen.iter().all(is_alike)
+    }
+
     /// The servers that the pool should have by the last look-up. The pool itself is left out.
     pub fn wanted(&mut self) -> Vec<DesiredServer> {
         let mut wanted: Vec<DesiredServer> = vec![];
@@ -67,7 +74,7 @@ impl Resolver {
             let addrs =
                 if let Target::Addr(addr) = &server.target { std::slice::from_ref(addr) } else { of_name };
             for &addr in addrs {
-                if self.pool.is_itself(addr) || ids.contains_key(&addr) {
+                if self.pool.is_itself(addr) || !self.can_reach(addr) || ids.contains_key(&addr) {
                     continue;
                 }
                 let is_taken = |id: u32| {
@@ -149,6 +156,13 @@ mod tests {
         assert_eq!(shown(&mut names), text(&[("10.0.0.1:53", 0), ("10.0.0.2:53", 2), ("10.0.0.9:53", 1)]));
         names.found.insert(0, vec![addr("10.0.0.3:53"), addr("10.0.0.2:53")]);
         assert_eq!(shown(&mut names), text(&[("10.0.0.3:53", 3), ("10.0.0.2:53", 2), ("10.0.0.9:53", 1)]));
+    }
+
+    #[test]
+    fn a_transparent_pool_leaves_addresses_of_the_other_family_out() {
+        let mut names = names(r#"["a.example"], "transparent": true"#);
+        names.found.insert(0, vec![addr("10.0.0.1:53"), addr("[2001:db8::1]:53")]);
+        assert_eq!(shown(&mut names), [("10.0.0.1:53".to_owned(), 0)]);
     }
 
     #[test]

@@ -181,6 +181,12 @@ pub fn prepare(socket: &UdpSocket, merge: bool) -> io::Result<()> {
     Ok(())
 }
 
+/// The number of the network interface with this name; `None` if this machine has none.
+pub fn interface_number(name: &str) -> Option<u32> {
+    let any = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).ok()?;
+    rustix::net::netdevice::name_to_index(any, name).ok()
+}
+
 /// The local address that reaches `target`, with any port.
 pub fn any_port_towards(target: SocketAddr) -> SocketAddr {
     let ip = match target.ip() {

@@ -11,7 +11,7 @@
 //! there.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -29,10 +29,11 @@ pub struct Member<M> {
 }
 
 impl<M> Member<M> {
-    /// Whether a datagram from this address is the server's. Flow label and scope of IPv6 do not count.
+    /// Whether a datagram from this address is the server's. The flow label of IPv6 does not count, and the
+    /// scope only of a link-local address.
     #[inline]
     pub fn is_at(&self, peer: SocketAddr) -> bool {
-        self.addr.port() == peer.port() && self.addr.ip() == peer.ip()
+        bare(self.addr) == bare(peer)
     }
 }
 
@@ -103,6 +104,8 @@ impl<M: Copy + PartialEq> Members<M> {
 pub struct View<M> {
     version: u64,
     slots: Box<[Option<Member<M>>]>,
+    /// The number of members.
+    count: usize,
     /// Address of the last member of each slot.
     last_addrs: Box<[Option<SocketAddr>]>,
     by_addr: HashMap<SocketAddr, Slot>,
@@ -119,6 +122,7 @@ impl<M: Copy + PartialEq> View<M> {
         let mut view = View {
             version: 0,
             slots: vec![None; slots].into_boxed_slice(),
+            count: 0,
             last_addrs: vec![None; slots].into_boxed_slice(),
             by_addr: HashMap::with_capacity(2 * slots),
             own: own.into(),
@@ -165,6 +169,11 @@ impl<M: Copy + PartialEq> View<M> {
     /// Sets the address of an empty slot's last member, as another process knew it.
     pub fn recall(&mut self, slot: Slot, addr: SocketAddr) {
         self.last_addrs[slot.index()].get_or_insert(addr);
+    }
+
+    /// The number of members.
+    pub fn member_count(&self) -> usize {
+        self.count
     }
 
     /// The number of slots.
@@ -217,6 +226,7 @@ impl<M: Copy + PartialEq> View<M> {
             on_new(slot, new.as_ref());
         }
         drop(published);
+        self.count = self.slots.iter().flatten().count();
         if has_lost_addr {
             self.index(); // another slot may have the same address
         }
@@ -240,18 +250,26 @@ fn set_port(ports: &mut [u64; 1024], addr: SocketAddr) {
     ports[port / 64] |= 1 << (port % 64);
 }
 
-/// An address without the flow label and scope that a received IPv6 address has.
+/// An address without flow label, and without the scope that means nothing: a link-local address alone is
+/// another one on each interface.
 #[inline]
 fn bare(addr: SocketAddr) -> SocketAddr {
-    SocketAddr::new(addr.ip(), addr.port())
+    match addr {
+        SocketAddr::V6(v6) => {
+            let scope = if v6.ip().is_unicast_link_local() { v6.scope_id() } else { 0 };
+            SocketAddrV6::new(*v6.ip(), v6.port(), 0, scope).into()
+        }
+        v4 => v4,
+    }
 }
 
 /// Whether a datagram that arrived at `local_ip` was sent by the socket that is bound to `own`. A socket
 /// bound to a wildcard sends from the address that the route has: from the loopback, or from the address at
-/// which it arrived.
+/// which it arrived. A port number of one address family says nothing about the other.
 fn is_from(peer: SocketAddr, own: SocketAddr, local_ip: Option<IpAddr>) -> bool {
     let ip = peer.ip();
     peer.port() == own.port()
+        && peer.is_ipv4() == own.is_ipv4()
         && if own.ip().is_unspecified() { ip.is_loopback() || Some(ip) == local_ip } else { ip == own.ip() }
 }
 

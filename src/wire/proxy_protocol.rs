@@ -21,6 +21,12 @@ const INET6: u8 = 0x20;
 /// addresses.
 pub const LOCAL: [u8; 16] = *b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0";
 
+/// Whether a datagram begins as a header does. A server that expects headers takes such bytes of a client for
+/// the balancer's.
+pub fn begins_as_header(datagram: &[u8]) -> bool {
+    datagram.starts_with(&SIGNATURE)
+}
+
 /// Transport of the client's bytes to the balancer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Transport {

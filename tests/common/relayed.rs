@@ -46,6 +46,9 @@ pub fn settings(protocol: Protocol, affinity: Affinity) -> DatagramSettings {
         allow: vec![],
         deny: vec!["203.0.113.0/24".parse().expect("a network")],
         rate_per_source: Some(1e9),
+        rate_limit_truncate: 2,
+        notify_all: false,
+        flows_per_source: None,
         health: HealthCheck {
             check: Check::None,
             interval: Duration::from_secs(1),

@@ -190,6 +190,9 @@ fn settings(protocol: Protocol, affinity: Affinity, max_outstanding: Option<Limi
         allow: vec![],
         deny: vec![],
         rate_per_source: None,
+        rate_limit_truncate: 2,
+        notify_all: false,
+        flows_per_source: None,
         health: HealthCheck {
             check: Check::None,
             interval: 500 * MS,

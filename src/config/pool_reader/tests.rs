@@ -88,6 +88,9 @@ fn the_smallest_pools_have_the_defaults() {
         allow: vec![],
         deny: vec![],
         rate_per_source: None,
+        rate_limit_truncate: 2,
+        notify_all: false,
+        flows_per_source: None,
         health: HealthCheck {
             check: Check::None,
             interval: second,
@@ -132,22 +135,22 @@ fn the_smallest_pools_have_the_defaults() {
 #[test]
 fn every_key_is_read() {
     let written = json!({
-        "name": "sip.a_b-1", "listen": ["*:5060", "10.0.0.1:5061"], "affinity": "client",
+        "name": "sip.a_b-1", "listen": ["0.0.0.0:5060", "10.0.0.1:5061"], "affinity": "client",
         "policy": "two_choices", "servers_max": "100",
-        "servers": ["a.example:5060", {"address": "[::1]:5062", "weight": "7", "id": 9}],
+        "servers": ["a.example:5060", {"address": "10.0.0.2:5062", "weight": "7", "id": 9}],
         "max_outstanding": 50, "timeout": 500, "replies": 20, "hold": 0, "idle_timeout": "1h", "ports": 500,
         "proxy_protocol": "first", "transparent": true,
         "allow": ["10.1.2.3/8", "::1"], "deny": ["::ffff:10.0.0.9"],
-        "rate_per_source": "0.5", "resolve_interval": "1m", "workers": 3, "pin": true, "io": "mio",
+        "rate_per_source": "0.5", "flows_per_source": 7, "resolve_interval": "1m", "workers": 3, "pin": true, "io": "mio",
         "health": {"check": "payload", "send": "hex:00ff", "expect": "ok", "interval": "2s", "timeout": 300,
                    "rise": 4, "fall": 5, "down_max": 1, "hold_down_max": 0, "slow_start": "30s"},
     });
     let seconds = Duration::from_secs;
     let pool = one(pool(written));
     let listen: Vec<String> = pool.listen.iter().map(ToString::to_string).collect();
-    assert_eq!(listen, ["0.0.0.0:5060", "[::]:5060", "10.0.0.1:5061"]);
+    assert_eq!(listen, ["0.0.0.0:5060", "10.0.0.1:5061"]);
     let servers: Vec<_> = pool.servers.iter().map(|s| (s.target.to_string(), s.weight, s.id)).collect();
-    assert_eq!(servers, [("a.example:5060".to_owned(), 1, 0), ("[::1]:5062".to_owned(), 7, 9)]);
+    assert_eq!(servers, [("a.example:5060".to_owned(), 1, 0), ("10.0.0.2:5062".to_owned(), 7, 9)]);
     assert_eq!((pool.settings.name.as_str(), pool.settings.affinity), ("sip.a_b-1", Affinity::Client));
     assert_eq!(
         (pool.settings.policy, pool.settings.servers_max, pool.settings.max_outstanding),
@@ -162,6 +165,7 @@ fn every_key_is_read() {
     assert_eq!(pool.settings.allow, ["10.0.0.0/8", "::1/128"].map(|net| net.parse().unwrap()));
     assert_eq!(pool.settings.deny, ["10.0.0.9/32".parse().unwrap()]);
     assert_eq!((pool.settings.rate_per_source, pool.resolve_interval), (Some(0.5), seconds(60)));
+    assert_eq!(pool.settings.flows_per_source, Some(7));
     assert_eq!((pool.settings.workers, pool.pin, pool.io), (3, true, IoChoice::Mio));
     let check = Check::Payload { send: vec![0, 255], expect: b"ok".to_vec() };
     let (interval, timeout) = (seconds(2), Duration::from_millis(300));
@@ -173,7 +177,8 @@ fn every_key_is_read() {
 #[test]
 fn a_dns_pool_reads_what_is_its_own() {
     let written = json!({"servers": ["192.0.2.1", "dns.example"], "tcp_connections": 0, "affinity": "none",
-                         "proxy_protocol": "every", "transparent": true,
+                         "proxy_protocol": "every", "transparent": true, "notify": "all",
+                         "rate_per_source": 5, "rate_limit_truncate": "3",
                          "health": {"query": "example.com aaaa"}});
     let read = one(dns(written));
     let servers: Vec<_> = read.servers.iter().map(|s| s.target.to_string()).collect();
@@ -207,7 +212,12 @@ fn the_defaults_in_the_schema_are_the_defaults() {
         .extend(defaults(&properties["run"]["properties"]).as_object().unwrap().clone());
     assert!(run.as_object().unwrap().len() > 10, "{run}");
     assert_eq!(one(pool(json!({"run": run}))), least);
-    let idle_timeout = written.as_object_mut().unwrap().remove("idle_timeout").unwrap();
+    let mut take = |key: &str| written.as_object_mut().unwrap().remove(key).unwrap();
+    let (idle_timeout, notify, truncate) =
+        (take("idle_timeout"), take("notify"), take("rate_limit_truncate"));
+    assert_eq!(one(dns(json!({"notify": notify}))), one(dns(json!({}))));
+    let truncated = json!({"rate_per_source": 5, "rate_limit_truncate": truncate});
+    assert_eq!(one(dns(truncated)), one(dns(json!({"rate_per_source": 5}))));
     assert_eq!(written.as_object().unwrap().len(), 10, "{written}");
     assert_eq!(one(pool(written)), one(pool(json!({}))));
     assert_eq!(one(flows(json!({"idle_timeout": idle_timeout}))), one(flows(json!({}))));
@@ -299,6 +309,24 @@ fn a_mistake_is_refused_with_its_key_and_the_remedy() {
         (pool(json!({"timeout": 0})), "timeout: \"0\" is not a duration from 1ms to 1m"),
         (pool(json!({"replies": 1_000_001})), "replies: \"1000001\" is not a whole number from 0 to 1000000"),
         (pool(json!({"replies": 2})), "replies: more than one response needs affinity: client"),
+        (
+            pool(json!({"flows_per_source": 7})),
+            "flows_per_source: needs affinity: client; add that, or remove the key",
+        ),
+        (
+            flows(json!({"flows_per_source": 0})),
+            "flows_per_source: \"0\" is not a whole number from 1 to 1000000",
+        ),
+        (pool(json!({"notify": "all"})), "notify: does not go with protocol datagram; remove the key"),
+        (dns(json!({"notify": "some"})), "notify: \"some\" is unknown; use one or all"),
+        (
+            dns(json!({"rate_limit_truncate": 2})),
+            "rate_limit_truncate: needs rate_per_source; add that, or remove the key",
+        ),
+        (
+            dns(json!({"rate_per_source": 5, "rate_limit_truncate": 1_001})),
+            "rate_limit_truncate: \"1001\" is not a whole number from 0 to 1000",
+        ),
         (pool(json!({"hold": "11m"})), "hold: \"11m\" is not a duration from 0s to 10m"),
         (pool(json!({"idle_timeout": 1_000})), "idle_timeout: needs affinity: client; add that, or remove"),
         (flows(json!({"idle_timeout": 9})), "idle_timeout: \"9\" is not a duration from 10ms to 1day"),
@@ -544,6 +572,17 @@ fn a_pool_that_points_at_itself_is_refused() {
         assert!(error.starts_with("pools[0].servers[1]: 127.0.0."), "{error}");
         assert!(error.ends_with(":5300 is where this pool itself listens; name a server"), "{error}");
     }
+    for (listen, name) in
+        [("127.0.0.1:5300", "localhost"), ("[::1]:5300", "LocalHost."), ("*:5300", "dns.localhost")]
+    {
+        let error = refused(&[to(listen, &format!("{name}:5300"))]);
+        let name = name.to_lowercase();
+        let expected =
+            format!("pools[0].servers[1]: {name}:5300 is where this pool itself listens; name a server");
+        assert_eq!(error, expected);
+        one(to(listen, &format!("{name}:5301")));
+        one(to(listen, &format!("{}.example:5300", name.trim_end_matches('.'))));
+    }
     // An address of TEST-NET-3: not this machine's.
     for (listen, server) in
         [("*:5300", "203.0.113.7:5300"), ("*:5300", "127.0.0.1:5301"), ("127.0.0.1:5300", "[::1]:5300")]
@@ -567,6 +606,33 @@ fn pools_in_a_circle_are_refused_and_in_a_row_are_not() {
         "pools[1].servers[0]: 127.0.0.1:3 leads back to this pool through pool-3; name a server"
     );
     accepted(&chain(&[(1, &[2, 3]), (2, &[4]), (3, &[4]), (4, &[5])]));
+    let mut by_name = chain(&[(1, &[2]), (2, &[1])]);
+    by_name[0]["servers"] = json!(["localhost:2"]);
+    let error = refused(&by_name);
+    assert_eq!(
+        error,
+        "pools[0].servers[0]: localhost:2 leads back to this pool through pool-2; name a server"
+    );
+}
+
+#[test]
+fn a_transparent_pool_has_one_address_family() {
+    let of = |listen: Value, servers: Value| {
+        pool(json!({"listen": listen, "servers": servers, "transparent": true}))
+    };
+    for (listen, servers, key, first, other) in [
+        (json!("127.0.0.1:1"), json!(["127.0.0.1:2", "[::1]:2"]), "servers[1]", "127.0.0.1", "::1"),
+        (json!("[::1]:1"), json!([{"address": "127.0.0.1:2"}]), "servers[0].address", "::1", "127.0.0.1"),
+        (json!("*:1"), json!(["127.0.0.1:2"]), "listen", "0.0.0.0", "::"),
+        (json!(["127.0.0.1:1", "[::1]:1"]), json!(["a.example:2"]), "listen[1]", "127.0.0.1", "::1"),
+    ] {
+        let error = refused(&[of(listen, servers)]);
+        let key = format!("{other} (pools[0].{key}) differ");
+        assert!(error.contains("transparent needs clients and servers of one address family"), "{error}");
+        assert!(error.contains(&key) && error.contains(&format!("{first} (pools[0].listen")), "{error}");
+    }
+    one(of(json!("[::1]:1"), json!(["[::1]:2", "a.example:3"])));
+    one(pool(json!({"listen": "*:1", "servers": ["127.0.0.1:2", "[::1]:2"]})));
 }
 
 #[test]
@@ -588,12 +654,11 @@ fn a_pool_does_not_lead_to_where_lbds_own_frames_go() {
 
 #[test]
 fn the_plan_tells_what_a_pool_does() {
-    let of_dns = dns(
-        json!({"listen": "*:5300", "servers": ["192.0.2.1", {"address": "dns.example", "weight": 3, "id": 7}],
+    let of_dns = dns(json!({"listen": ["0.0.0.0:5300", "127.0.0.9:5301"],
+        "servers": ["192.0.2.1", {"address": "dns.example", "weight": 3, "id": 7}],
         "ports": 64, "workers": 4, "allow": ["10.0.0.0/8"], "deny": ["10.1.0.0/16", "10.2.0.1"],
         "rate_per_source": 20,
-        "proxy_protocol": "every", "transparent": true, "max_outstanding": 9}),
-    );
+        "proxy_protocol": "every", "transparent": true, "max_outstanding": 9}));
     let of_sip = pool(
         json!({"name": "sip", "listen": "127.0.0.1:5060", "affinity": "client", "pin": true, "workers": 1,
         "hold": "5s", "idle_timeout": "55s", "ports": 300, "servers": ["a.example:1", "b.example:1"],
@@ -604,7 +669,7 @@ fn the_plan_tells_what_a_pool_does() {
     let text = describe(&accepted(&[of_dns, of_sip]));
     for part in [
         "config      config.json: valid\n",
-        "pool        pool-1: dns on 0.0.0.0:5300, [::]:5300, up to 1024 TCP connections\n",
+        "pool        pool-1: dns on 0.0.0.0:5300, 127.0.0.9:5301, up to 1024 TCP connections\n",
         "shortest_queue, at most 9 requests per server (up to 4096 more are queued), capacity 16 addresses\n",
         "one response per datagram, within 2s\n",
         "64 ports towards the servers, each for many concurrent requests\n",
@@ -613,7 +678,8 @@ fn the_plan_tells_what_a_pool_does() {
         "dns.example:53, id 7, weight 3, looked up every 30s\n",
         "health      DNS query . NS, every 1s, response within 1s; down after 3 unanswered, up after 2 \
          answered; fail-open above 50 % down; held down for up to 5m after repeated failures\n",
-        "senders     10.0.0.0/8 except 10.1.0.0/16, 10.2.0.1/32, at most 20 datagrams/s per source\n",
+        "senders     10.0.0.0/8 except 10.1.0.0/16, 10.2.0.1/32, at most 20 datagrams/s per source, 1 in 2 \
+         above that answered with TC\n",
         "servers see the client's address in a PROXY header of every datagram and as the source address\n",
         "pool        sip: datagram on 127.0.0.1:5060\n",
         "shortest_queue, no limit of flows per server",
@@ -621,6 +687,7 @@ fn the_plan_tells_what_a_pool_does() {
         "all datagrams of a client go to one server; a flow ends after 55s without datagrams\n",
         "300 ports x 2 servers = 600 port-and-server pairs; with a quarantine of 5s: 600 concurrent flows, \
          about 10 new flows per second, all from new clients\n",
+        "at most 60 flows per source\n",
         "a returning client takes its own pair at once\n",
         "workers: 1, each pinned to a CPU, I/O: auto\n",
         "health      payload of 4 bytes, response begins with 4 given bytes, every 1s, response within \
@@ -683,7 +750,7 @@ proptest! {
     fn no_pool_makes_it_panic_and_every_refusal_is_one_short_line(
         changes in proptest::collection::hash_map(
             "name|listen|protocol|affinity|servers|servers_max|policy|max_outstanding|waiting_max|timeout|\
-             replies|hold|idle_timeout|ports|proxy_protocol|transparent|allow|deny|rate_per_source|health|\
+             replies|hold|idle_timeout|ports|proxy_protocol|transparent|allow|deny|rate_per_source|rate_limit_truncate|notify|flows_per_source|health|\
              resolve_interval|server_side|controller|frame_size|queue_update_interval|run|\
              tcp_connections|workers|pin|io|.{0,50}",
             value(),

@@ -1,20 +1,32 @@
-//! Admission: the access list of networks that are allowed or denied, and the per-source rate limit.
+//! Admission: the access list of networks that are allowed or denied, the per-source rate limit, and counts of
+//! what each source holds.
 //!
 //! Pure, and of fixed size after construction. An IPv4-mapped IPv6 address counts as the IPv4 address
 //! everywhere here.
 
 mod networks;
 mod sketch;
+mod source_counts;
 
 pub use networks::Networks;
 pub use sketch::Sketch;
+pub use source_counts::SourceCounts;
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
+use siphasher::sip::SipHasher13;
 
 use crate::base::time::Instant;
+
+/// A keyed hash of a source: of an IPv4 address, mapped or not, or of an IPv6 /64.
+fn source_hash(key: &SipHasher13, source: IpAddr) -> u64 {
+    match source.to_canonical() {
+        IpAddr::V4(ip) => key.hash(&ip.octets()),
+        IpAddr::V6(ip) => key.hash(&ip.octets()[..8]),
+    }
+}
 
 /// An access list: the networks whose sources are served.
 #[derive(Clone, Debug)]

@@ -10,6 +10,7 @@ use std::net::IpAddr;
 
 use siphasher::sip::SipHasher13;
 
+use super::source_hash;
 use crate::base::sync::{AtomicU64, Ordering};
 use crate::base::time::Instant;
 
@@ -91,10 +92,7 @@ impl Sketch {
 
     /// The cells of a source, one in each row.
     fn cells(&self, source: IpAddr) -> [&AtomicU64; ROWS] {
-        let hash = match source.to_canonical() {
-            IpAddr::V4(ip) => self.key.hash(&ip.octets()),
-            IpAddr::V6(ip) => self.key.hash(&ip.octets()[..8]),
-        };
+        let hash = source_hash(&self.key, source);
         std::array::from_fn(|row| {
             let column = (hash >> (row * ROW_BITS)) as usize % ROW_CELLS;
             &self.cells[row * ROW_CELLS + column]

@@ -13,6 +13,8 @@
 //!      │       (another failure)      │ instead of UP, during its hold-down time
 //!      │ enable           drain                       disable
 //!   DISABLED    any ──────────────> DRAINING    any ──────────> DISABLED
+//!
+//!   any but DRAINING and DISABLED ── loop ──> LOOPING ── hold over, enable ──> DOWN
 //!                                     │ silent or probe lost: stays until the pool removes it
 //!                                     │ enable: JOINING
 //! ```
@@ -24,6 +26,8 @@
 //! * A server with too many recent failures ([`Record`]) is *held down*: it answers, and gets traffic only as
 //!   a last resort. If it is watched meanwhile ([`Limits::is_watched`]), dying is another failure. If it is
 //!   not, its hold-down time is longer from the start. When the time is over, the server is suspect.
+//! * A server that leads back to this balancer is *looping*: requests would run in circles, so it is barred even
+//!   if the pool fails open.
 //! * If more than a share of the pool is down or held down ([`Census::fails_open`]), the pool uses all
 //!   servers (fail open).
 //! * After an event-loop stall of the balancer, silence during the stall does not count
@@ -58,6 +62,8 @@ pub enum State {
     Disabled,
     /// The server answers and is held down for its recent failures: it gets traffic only as a last resort.
     Held,
+    /// The server leads back to this balancer: it gets no traffic.
+    Looping,
 }
 
 /// An event in a server's life.
@@ -75,13 +81,15 @@ pub enum HealthEvent {
     Enable,
     /// The operator disables the server.
     Disable,
-    /// The hold-down time is over.
+    /// The hold-down time is over, or no loop has been seen for long enough.
     HoldOver,
+    /// The server has been seen to lead back to this balancer.
+    Loop,
 }
 
 impl State {
     /// All states.
-    pub const ALL: [State; 7] = [
+    pub const ALL: [State; 8] = [
         State::Joining,
         State::Up,
         State::Suspect,
@@ -89,6 +97,7 @@ impl State {
         State::Draining,
         State::Disabled,
         State::Held,
+        State::Looping,
     ];
 
     /// The name in tables, logs and JSON.
@@ -101,6 +110,7 @@ impl State {
             State::Draining => "draining",
             State::Disabled => "disabled",
             State::Held => "held",
+            State::Looping => "looping",
         }
     }
 
@@ -112,7 +122,7 @@ impl State {
 
 impl HealthEvent {
     /// All events.
-    pub const ALL: [HealthEvent; 7] = [
+    pub const ALL: [HealthEvent; 8] = [
         HealthEvent::Alive,
         HealthEvent::Silent,
         HealthEvent::ProbeLost,
@@ -120,6 +130,7 @@ impl HealthEvent {
         HealthEvent::Enable,
         HealthEvent::Disable,
         HealthEvent::HoldOver,
+        HealthEvent::Loop,
     ];
 }
 
@@ -189,7 +200,7 @@ impl Census {
             State::Suspect => Some(&mut self.suspect),
             State::Held => Some(&mut self.held),
             State::Down => Some(&mut self.down),
-            State::Joining | State::Draining | State::Disabled => None,
+            State::Joining | State::Draining | State::Disabled | State::Looping => None,
         }
     }
 
@@ -337,7 +348,7 @@ impl Health {
                 }
                 return next;
             }
-            State::Draining | State::Disabled => {
+            State::Draining | State::Disabled | State::Looping => {
                 record.excuse();
                 return next;
             }
@@ -393,9 +404,11 @@ fn transition(state: State, event: HealthEvent) -> (State, bool) {
         (Up, Silent) => (Suspect, false),
         (Suspect | Held, ProbeLost) => (Down, true),
         (Held, HoldOver | Enable) => (Suspect, false),
-        (Joining | Up | Suspect | Down | Held | Disabled, Drain) => (Draining, false),
+        (Joining | Up | Suspect | Down | Held, Loop) => (Looping, false),
+        (Looping, HoldOver | Enable) => (Down, false),
+        (Joining | Up | Suspect | Down | Held | Disabled | Looping, Drain) => (Draining, false),
         (Draining | Disabled, Enable) => (Joining, false),
-        (Joining | Up | Suspect | Down | Held | Draining, Disable) => (Disabled, false),
+        (Joining | Up | Suspect | Down | Held | Draining | Looping, Disable) => (Disabled, false),
         // On purpose: signals and silence do not move a server that is draining, disabled or already there.
         (state, _) => (state, false),
     }
@@ -407,7 +420,9 @@ pub fn leaf_of(state: State, fails_open: bool) -> LeafState {
         State::Up => LeafState::Eligible,
         State::Suspect | State::Held | State::Down if fails_open => LeafState::Eligible,
         State::Suspect | State::Held => LeafState::LastResort,
-        State::Joining | State::Down | State::Draining | State::Disabled => LeafState::Barred,
+        State::Joining | State::Down | State::Draining | State::Disabled | State::Looping => {
+            LeafState::Barred
+        }
     }
 }
 
@@ -436,18 +451,60 @@ mod tests {
     #[test]
     fn every_state_meets_every_event() {
         use State::*;
-        // Alive, Silent, ProbeLost, Drain, Enable, Disable, HoldOver
+        // Alive, Silent, ProbeLost, Drain, Enable, Disable, HoldOver, Loop
         let table = [
             (
                 Joining,
-                [(Up, 2), (Down, 1), (Joining, 1), (Draining, 1), (Joining, 1), (Disabled, 1), (Joining, 1)],
+                [
+                    (Up, 2),
+                    (Down, 1),
+                    (Joining, 1),
+                    (Draining, 1),
+                    (Joining, 1),
+                    (Disabled, 1),
+                    (Joining, 1),
+                    (Looping, 1),
+                ],
             ),
-            (Up, [(Up, 1), (Suspect, 1), (Up, 1), (Draining, 1), (Up, 1), (Disabled, 1), (Up, 1)]),
+            (
+                Up,
+                [
+                    (Up, 1),
+                    (Suspect, 1),
+                    (Up, 1),
+                    (Draining, 1),
+                    (Up, 1),
+                    (Disabled, 1),
+                    (Up, 1),
+                    (Looping, 1),
+                ],
+            ),
             (
                 Suspect,
-                [(Up, 1), (Suspect, 1), (Down, 3), (Draining, 1), (Suspect, 1), (Disabled, 1), (Suspect, 1)],
+                [
+                    (Up, 1),
+                    (Suspect, 1),
+                    (Down, 3),
+                    (Draining, 1),
+                    (Suspect, 1),
+                    (Disabled, 1),
+                    (Suspect, 1),
+                    (Looping, 1),
+                ],
             ),
-            (Down, [(Up, 2), (Down, 1), (Down, 1), (Draining, 1), (Down, 1), (Disabled, 1), (Down, 1)]),
+            (
+                Down,
+                [
+                    (Up, 2),
+                    (Down, 1),
+                    (Down, 1),
+                    (Draining, 1),
+                    (Down, 1),
+                    (Disabled, 1),
+                    (Down, 1),
+                    (Looping, 1),
+                ],
+            ),
             (
                 Draining,
                 [
@@ -457,6 +514,7 @@ mod tests {
                     (Draining, 1),
                     (Joining, 1),
                     (Disabled, 1),
+                    (Draining, 1),
                     (Draining, 1),
                 ],
             ),
@@ -470,11 +528,34 @@ mod tests {
                     (Joining, 1),
                     (Disabled, 1),
                     (Disabled, 1),
+                    (Disabled, 1),
                 ],
             ),
             (
                 Held,
-                [(Held, 1), (Held, 1), (Down, 3), (Draining, 1), (Suspect, 1), (Disabled, 1), (Suspect, 1)],
+                [
+                    (Held, 1),
+                    (Held, 1),
+                    (Down, 3),
+                    (Draining, 1),
+                    (Suspect, 1),
+                    (Disabled, 1),
+                    (Suspect, 1),
+                    (Looping, 1),
+                ],
+            ),
+            (
+                Looping,
+                [
+                    (Looping, 1),
+                    (Looping, 1),
+                    (Looping, 1),
+                    (Draining, 1),
+                    (Down, 1),
+                    (Disabled, 1),
+                    (Down, 1),
+                    (Looping, 1),
+                ],
             ),
         ];
         assert_eq!(table.map(|(state, _)| state), State::ALL);

@@ -100,11 +100,35 @@ fn own_addresses_and_servers_are_inside() {
         ("10.0.0.77:4000", "10.0.0.1", false),
         ("[2001:db8::1]:4001", "2001:db8::1", true),
         ("[2001:db8::2]:4001", "2001:db8::1", false),
+        // The kernel may give a client the number of a port that the pool has in the other family.
+        ("127.0.0.1:4001", "127.0.0.1", false),
+        ("10.0.0.1:4001", "10.0.0.1", false),
+        ("[::1]:4000", "::1", false),
+        ("[2001:db8::1]:4000", "2001:db8::1", false),
     ] {
         assert_eq!(view.is_inside(addr(peer), local_ip.parse().ok()), expected, "{peer}");
     }
     let one = addr("10.0.0.9:5301");
     assert!(!view.is_own(one, None) && view.is_own(addr("10.0.0.1:53"), None));
+}
+
+#[test]
+fn a_link_local_address_is_another_server_on_each_interface() {
+    let members = Members::new(4, 1);
+    let mut view = View::new(4, &[]);
+    members.publish(Slot::new(1), Some(member("[fe80::1%2]:53", 1)));
+    members.publish(Slot::new(2), Some(member("[fe80::1%3]:53", 2)));
+    members.publish(Slot::new(3), Some(member("[2001:db8::1]:53", 3)));
+    view.refresh(&members, |_, _| ());
+    let slot = |text: &str| view.slot_of(addr(text)).map(Slot::index);
+    assert_eq!(
+        (slot("[fe80::1%2]:53"), slot("[fe80::1%3]:53"), slot("[fe80::1%4]:53")),
+        (Some(1), Some(2), None)
+    );
+    assert_eq!(slot("[2001:db8::1%9]:53"), Some(3), "a scope of a global address means nothing");
+    let one = member("[fe80::1%2]:53", 1);
+    assert!(one.is_at(addr("[fe80::1%2]:53")) && !one.is_at(addr("[fe80::1%3]:53")));
+    assert!(member("[2001:db8::1]:53", 3).is_at(addr("[2001:db8::1%9]:53")));
 }
 
 #[test]

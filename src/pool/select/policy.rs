@@ -14,7 +14,7 @@ pub enum PolicyKind {
     /// As the shortest queue, but a request costs more at servers that take longer. The slowness is
     /// measured ([`crate::pool::slowness`]).
     ShortestDelay,
-    /// The shorter of two random servers (Mitzenmacher 2001): for several balancers that each see only a
+    /// The shorter of two different random servers (Mitzenmacher 2001): for several balancers that each see only a
     /// part of the load.
     TwoChoices,
     /// One after the other.
@@ -81,7 +81,10 @@ struct TwoChoices;
 
 impl SelectionPolicy for TwoChoices {
     fn reserve(&mut self, tree: &Tree, rng: &mut Rng) -> Result<Reserved, Full> {
-        let (a, b) = (random_choosable(tree, rng)?, random_choosable(tree, rng)?);
+        let a = random_choosable(tree, rng, None)?;
+        // A last resort is no alternative to an eligible server. Without an alternative there is no choice.
+        let is_alternative = |b: &Slot| tree.is_eligible(*b) == tree.is_eligible(a);
+        let b = random_choosable(tree, rng, Some(a)).ok().filter(is_alternative).unwrap_or(a);
         chosen(tree.reserve_shorter(a, b).or_else(|Full| tree.reserve_any(a)))
     }
 }
@@ -103,7 +106,7 @@ struct Random;
 
 impl SelectionPolicy for Random {
     fn reserve(&mut self, tree: &Tree, rng: &mut Rng) -> Result<Reserved, Full> {
-        chosen(tree.reserve_any(random_choosable(tree, rng)?))
+        chosen(tree.reserve_any(random_choosable(tree, rng, None)?))
     }
 }
 
@@ -111,13 +114,14 @@ fn chosen(slot: Result<Slot, Full>) -> Result<Reserved, Full> {
     slot.map(|slot| Reserved { slot, fallback: false })
 }
 
-/// A random selectable slot; eligible ones come before last resorts. Most slots may be empty, so after
-/// four misses the selectable ones are counted: still fair, and bounded.
-fn random_choosable(tree: &Tree, rng: &mut Rng) -> Result<Slot, Full> {
+/// A random selectable slot other than `except`; eligible ones come before last resorts. Most slots may be
+/// empty, so after four misses the selectable ones are counted: still fair, and bounded.
+fn random_choosable(tree: &Tree, rng: &mut Rng, except: Option<Slot>) -> Result<Slot, Full> {
     let slots = tree.slot_count();
+    let is_eligible = |slot: Slot| Some(slot) != except && tree.is_eligible(slot);
     for _ in 0..4 {
         let slot = Slot::new(rng.below(slots as u64) as usize);
-        if tree.is_eligible(slot) {
+        if is_eligible(slot) {
             return Ok(slot);
         }
     }
@@ -126,7 +130,8 @@ fn random_choosable(tree: &Tree, rng: &mut Rng) -> Result<Slot, Full> {
         let nth = rng.below(count as u64) as usize;
         (0..slots).map(Slot::new).filter(|&s| acceptable(s)).nth(nth)
     };
-    pick(&|s| tree.is_eligible(s), rng).or_else(|| pick(&|s| tree.is_choosable(s), rng)).ok_or(Full)
+    let is_choosable = |slot: Slot| Some(slot) != except && tree.is_choosable(slot);
+    pick(&is_eligible, rng).or_else(|| pick(&is_choosable, rng)).ok_or(Full)
 }
 
 enum Chosen {
@@ -173,5 +178,70 @@ impl Chooser {
             Chosen::RoundRobin(policy) => policy.reserve(tree, &mut self.rng),
             Chosen::Random(policy) => policy.reserve(tree, &mut self.rng),
         }
+    }
+}
+
+#[cfg(all(test, not(any(loom, shuttle))))]
+mod tests {
+    use super::*;
+    use crate::pool::select::{LEN_MAX, LeafState};
+
+    /// Slots with these states and queues.
+    fn pool(leaves: &[(LeafState, u32)]) -> Tree {
+        let tree = Tree::new(leaves.len(), LEN_MAX);
+        for (index, &(state, len)) in leaves.iter().enumerate() {
+            tree.set(Slot::new(index), state, 1);
+            tree.adjust(Slot::new(index), len as i32);
+        }
+        tree
+    }
+
+    #[test]
+    fn two_choices_are_two_different_servers() {
+        use LeafState::{Absent, Eligible};
+        for empty in 0..7 {
+            let mut leaves = vec![(Eligible, 1), (Eligible, 0)];
+            leaves.extend(vec![(Absent, 0); empty]);
+            let tree = pool(&leaves);
+            let mut chooser = Chooser::new(PolicyKind::TwoChoices, 7);
+            for _ in 0..200 {
+                let slot = chooser.reserve(&tree).unwrap().slot;
+                assert_eq!(slot.index(), 1, "with both servers drawn the shorter one is known");
+                tree.adjust(slot, -1);
+            }
+        }
+    }
+
+    #[test]
+    fn two_choices_draw_every_pair_alike() {
+        // The server with rank r is the shorter one of the pairs with the 3 - r servers above it.
+        let tree = pool(&[0, 1, 2, 3].map(|len| (LeafState::Eligible, len)));
+        let (mut chooser, mut chosen) = (Chooser::new(PolicyKind::TwoChoices, 7), [0; 4]);
+        for _ in 0..6_000 {
+            let slot = chooser.reserve(&tree).unwrap().slot;
+            chosen[slot.index()] += 1;
+            tree.adjust(slot, -1);
+        }
+        assert!((2_850..3_150).contains(&chosen[0]) && (1_850..2_150).contains(&chosen[1]), "{chosen:?}");
+        assert!((870..1_130).contains(&chosen[2]) && chosen[3] == 0, "{chosen:?}");
+    }
+
+    #[test]
+    fn one_server_is_chosen_alone_and_a_last_resort_is_no_choice() {
+        use LeafState::{Barred, Eligible, LastResort};
+        for (leaves, expected) in [
+            (&[(Eligible, 9), (Barred, 0)], 0),
+            (&[(LastResort, 0), (Eligible, 9)], 1),
+            (&[(LastResort, 3), (LastResort, 0)], 1),
+        ] {
+            let tree = pool(leaves);
+            let mut chooser = Chooser::new(PolicyKind::TwoChoices, 7);
+            for _ in 0..50 {
+                let slot = chooser.reserve(&tree).unwrap().slot;
+                assert_eq!(slot.index(), expected, "{leaves:?}");
+                tree.adjust(slot, -1);
+            }
+        }
+        assert_eq!(Chooser::new(PolicyKind::TwoChoices, 7).reserve(&pool(&[(Barred, 0); 2])), Err(Full));
     }
 }

@@ -20,7 +20,7 @@
 //! have repeated it, or given it up, by the time at which it is served, and a server would do work that no
 //! client needs. The expected wait follows from the time per position that earlier requests waited. A
 //! duplicate of a queued request ([`PendingQueue::contains`]) need not be queued. A request whose queue
-//! deadline has passed is not served.
+//! deadline has passed is not served: [`ServerSource::expire`] may answer it, even if no server is free.
 
 mod limit;
 
@@ -82,8 +82,8 @@ pub struct Push<'a, C> {
     pub bytes: &'a [u8],
 }
 
-/// What finds a server for a request.
-pub trait ServerSource {
+/// What finds a server for a request of a client `C`.
+pub trait ServerSource<C> {
     /// A server below its limit. The request is already counted there.
     type Server;
 
@@ -92,10 +92,13 @@ pub trait ServerSource {
 
     /// Gives back a reservation that no request needs.
     fn release(&mut self, server: Self::Server);
+
+    /// Handles a request whose queue deadline has passed, before it is dropped.
+    fn expire(&mut self, _request: &mut Pending<C>) {}
 }
 
 /// A worker in its turn: what sends and refuses queued requests.
-pub trait Dispatcher<C>: ServerSource {
+pub trait Dispatcher<C>: ServerSource<C> {
     /// Whether the turn has room to send one more request, or its refusal.
     fn has_room(&self) -> bool;
 
@@ -145,6 +148,12 @@ struct Entries<C> {
     /// By their last bits: the keys of queued requests. A hint: of two keys for one index only the first is
     /// here.
     keys: Box<[Plain]>,
+    /// The ends of the queue deadlines in nanoseconds, by the number of the request.
+    ends: Box<[Plain]>,
+    /// Requests pushed so far: the number of the next one.
+    pushed: Plain,
+    /// Requests popped so far: the number of the oldest queued one.
+    popped: Plain,
 }
 
 impl<C: Copy> Entries<C> {
@@ -157,11 +166,16 @@ impl<C: Copy> Entries<C> {
         let (queue, free) = (ArrayQueue::new(count.max(1)), ArrayQueue::new(count.max(1)));
         (0..count).for_each(|_| drop(free.push(entry())));
         let keys = (0..(2 * count).next_power_of_two()).map(|_| Plain::new(NO_KEY)).collect();
-        Entries { queue, free, keys }
+        let ends = (0..count.max(1)).map(|_| Plain::new(0)).collect();
+        Entries { queue, free, keys, ends, pushed: Plain::new(0), popped: Plain::new(0) }
     }
 
     fn key(&self, key: u64) -> &Plain {
         &self.keys[key as usize & (self.keys.len() - 1)]
+    }
+
+    fn end(&self, number: u64) -> &Plain {
+        &self.ends[(number % self.ends.len() as u64) as usize]
     }
 }
 
@@ -233,6 +247,8 @@ impl<C: Copy, const IS_FENCED: bool> PendingQueue<C, IS_FENCED> {
             bytes: std::mem::take(&mut entry.bytes),
         };
         let _ = entries.key(key).compare_exchange(NO_KEY, key, Relaxed, Relaxed);
+        let number = entries.pushed.fetch_add(1, Relaxed);
+        entries.end(number).store((now + deadline).as_nanos(), Relaxed);
         drop(entries.queue.push(entry)); // both queues have room for all entries
         self.count.fetch_add(1, UPDATE);
         self.fence();
@@ -254,6 +270,12 @@ impl<C: Copy, const IS_FENCED: bool> PendingQueue<C, IS_FENCED> {
                 self.recycle(request);
                 continue;
             }
+            if self.has_expired(now) {
+                let Some(request) = self.pop() else { break };
+                self.learn(now.since(request.since), request.ahead);
+                self.expire(worker, request, &mut served.expired);
+                continue;
+            }
             let Some((server, mut request)) = self.pop_ready(now, worker, &mut served.expired) else { break };
             worker.send(server, &mut request);
             self.recycle(request);
@@ -261,9 +283,23 @@ impl<C: Copy, const IS_FENCED: bool> PendingQueue<C, IS_FENCED> {
         served
     }
 
+    /// Whether the queue deadline of the oldest request has passed. A hint: while another worker pops a
+    /// request, it may be about that one.
+    fn has_expired(&self, now: Instant) -> bool {
+        let entries = self.entries.get().filter(|_| !self.is_empty());
+        entries
+            .is_some_and(|entries| entries.end(entries.popped.load(Relaxed)).load(Relaxed) <= now.as_nanos())
+    }
+
+    fn expire<S: ServerSource<C>>(&self, servers: &mut S, mut request: Box<Pending<C>>, expired: &mut u64) {
+        servers.expire(&mut request);
+        *expired += 1;
+        self.recycle(request);
+    }
+
     /// The oldest request, if a server can be reserved for it. Requests whose queue deadline has passed are
     /// dropped and counted. The entry must be given back by [`PendingQueue::recycle`].
-    pub fn pop_ready<S: ServerSource>(
+    pub fn pop_ready<S: ServerSource<C>>(
         &self,
         now: Instant,
         servers: &mut S,
@@ -277,8 +313,7 @@ impl<C: Copy, const IS_FENCED: bool> PendingQueue<C, IS_FENCED> {
                 if waited < request.deadline {
                     return Some((server, request));
                 }
-                *expired += 1;
-                self.recycle(request);
+                self.expire(servers, request, expired);
             }
             // Other workers were faster. A request pushed since then may have found no server because of this
             // reservation.
@@ -297,6 +332,7 @@ impl<C: Copy, const IS_FENCED: bool> PendingQueue<C, IS_FENCED> {
                 Ok(_) => {
                     let entries = self.entries.get()?;
                     let request = entries.queue.pop()?;
+                    entries.popped.fetch_add(1, Relaxed);
                     let key = entries.key(request.key);
                     let _ = key.compare_exchange(request.key, NO_KEY, Relaxed, Relaxed);
                     return Some(request);
@@ -363,6 +399,9 @@ impl<C: Copy, const IS_FENCED: bool> PendingQueue<C, IS_FENCED> {
                      at {earlier:?} behind {ahead_of_it}"
                 );
             }
+            let end = entries.end(entries.popped.load(Relaxed) + position as u64).load(Relaxed);
+            let expected = (since + request.deadline).as_nanos();
+            assert_eq!(end, expected, "position {position}: the end of its queue deadline");
             keys.insert(key);
             drop(entries.queue.push(request));
         }

@@ -35,7 +35,7 @@ fn push<const IS_FENCED: bool>(
 /// Servers that take one request each.
 struct Free(u32);
 
-impl ServerSource for Free {
+impl ServerSource<u32> for Free {
     type Server = ();
     fn reserve(&mut self) -> Option<()> {
         self.0 = self.0.checked_sub(1)?;
@@ -134,9 +134,10 @@ struct Log {
     has_servers: bool,
     sent: Vec<u32>,
     refused: Vec<u32>,
+    expired: Vec<u32>,
 }
 
-impl ServerSource for Log {
+impl ServerSource<u32> for Log {
     type Server = ();
     fn reserve(&mut self) -> Option<()> {
         self.free = self.free.checked_sub(1)?;
@@ -144,6 +145,9 @@ impl ServerSource for Log {
     }
     fn release(&mut self, (): ()) {
         self.free += 1;
+    }
+    fn expire(&mut self, request: &mut Pending<u32>) {
+        self.expired.push(request.client);
     }
 }
 
@@ -190,6 +194,35 @@ fn serving_sends_what_servers_and_turn_have_room_for_and_refuses_without_servers
         );
         assert_eq!(queue.len() as usize, 4 - sent.len() - refused.len());
     }
+}
+
+#[test]
+fn an_expired_request_is_told_although_no_server_is_free() {
+    let queue: PendingQueue<u32> = allocated(2);
+    let mut worker = Log { room: 9, has_servers: true, ..Log::default() };
+    // More requests than entries: the numbers go round.
+    for round in 0..5 {
+        let now = NOW + MS * 100 * round;
+        push(&queue, now, 10 * MS, 2 * round, NO_KEY, b"").unwrap();
+        push(&queue, now + MS, 10 * MS, 2 * round + 1, NO_KEY, b"").unwrap();
+        queue.check_invariants();
+        for (after, expired) in [(9, 0), (10, 1), (10, 0), (11, 1)] {
+            let served = queue.serve(now + MS * after, &mut worker);
+            assert_eq!(served, ServeOutcome { expired, has_more: false }, "round {round} after {after} ms");
+        }
+    }
+    assert_eq!((worker.expired, worker.sent.len(), queue.len()), ((0..10).collect(), 0, 0));
+}
+
+#[test]
+fn a_turn_without_room_leaves_expired_requests_for_the_next() {
+    let queue: PendingQueue<u32> = allocated(2);
+    push(&queue, NOW, MS, 1, NO_KEY, b"").unwrap();
+    let mut full = Log { has_servers: true, ..Log::default() };
+    assert_eq!(queue.serve(NOW + MS, &mut full), ServeOutcome { expired: 0, has_more: true });
+    let mut worker = Log { room: 1, has_servers: true, ..Log::default() };
+    assert_eq!(queue.serve(NOW + MS, &mut worker).expired, 1);
+    assert_eq!(worker.expired, [1]);
 }
 
 /// A queue in which each request waited 10 ms per position.
@@ -286,7 +319,7 @@ struct Worker {
     rng: Rng,
 }
 
-impl ServerSource for Worker {
+impl ServerSource<u32> for Worker {
     type Server = Slot;
     fn reserve(&mut self) -> Option<Slot> {
         self.tree.reserve(&mut self.rng).ok().map(|reserved| reserved.slot)
@@ -366,7 +399,7 @@ mod loom_model {
         rng: Rng,
     }
 
-    impl ServerSource for Binary {
+    impl ServerSource<u32> for Binary {
         type Server = Slot;
         fn reserve(&mut self) -> Option<Slot> {
             self.tree.reserve(&mut self.rng).ok().map(|reserved| reserved.slot)

@@ -17,7 +17,7 @@ use super::handover::Flow;
 use super::in_flight::InFlight;
 use super::leases::{LeaseEnd, Leases, Owner, Pair};
 use super::request::{DatagramClient, DatagramRequest, Handled, Response};
-use super::settings::{Affinity, UNANSWERED_REST};
+use super::settings::{Affinity, UNANSWERED_REST, flows_per_source};
 use super::shared::DatagramMember;
 use crate::base::batch::{SocketId, Tx};
 use crate::base::drop_reason::DropReason;
@@ -31,11 +31,19 @@ const REQUESTS_MAX: usize = 65_536;
 /// The shortest quarantine of an answered pair, where it is measured.
 pub(super) const HOLD_MIN: Duration = Duration::from_millis(50);
 
+/// Each server keeps this part of its pairs for sources with few flows.
+const SPARE_PART: usize = 8;
+/// Pairs that are drawn to find a source with many flows.
+const DRAWS: usize = 32;
+/// Flows of a source that holds fewer never give way.
+const HELD_MIN: u32 = 4;
+
 /// A request in flight.
 struct PortRequest {
     pair: Pair,
     /// The next request of the same lease.
     next: Option<Key>,
+    /// The time at which it, or the last datagram of its flow, was sent.
     sent: Instant,
 }
 
@@ -195,8 +203,14 @@ impl ByPort {
                 self.last_flow = now;
                 self.uses[pair.index()].credit =
                     used.credit.saturating_add(core.settings.replies.unwrap_or(1));
-                if let Some(key) = used.last.filter(|_| used.is_answered) {
-                    self.flows.touch(now, key);
+                match used.last {
+                    Some(key) if used.is_answered => self.flows.touch(now, key),
+                    Some(key) => {
+                        if let Some(flow) = self.waiting.get_mut(key) {
+                            flow.sent = now;
+                        }
+                    }
+                    None => {}
                 }
                 return Ok(());
             }
@@ -206,6 +220,33 @@ impl ByPort {
     }
 
     fn open_flow(&mut self, core: &mut Forwarder, request: DatagramRequest<'_>, tx: &mut Tx) -> Handled {
+        let source = request.client.addr.ip();
+        let held = core.count_flow(source);
+        let outcome = match held > self.flows_of_source_max(core) {
+            true => Err(DropReason::FlowsPerSource),
+            false => self.open_counted_flow(core, request, held, tx),
+        };
+        if outcome.is_err() {
+            core.forget_flow(source);
+        }
+        outcome
+    }
+
+    /// The maximum number of flows of one source, at all workers together.
+    fn flows_of_source_max(&self, core: &Forwarder) -> u32 {
+        core.settings.flows_per_source.unwrap_or_else(|| {
+            flows_per_source(self.leases.ports() * core.settings.workers * core.view.member_count())
+        })
+    }
+
+    /// Opens a flow of a source that holds `held` flows with this one.
+    fn open_counted_flow(
+        &mut self,
+        core: &mut Forwarder,
+        request: DatagramRequest<'_>,
+        held: u32,
+        tx: &mut Tx,
+    ) -> Handled {
         let now = request.now;
         let moved = self.adopted.take(now, &request.client);
         let known = moved.and_then(|flow| Some((flow, core.reserve_known(flow.server)?)));
@@ -215,12 +256,18 @@ impl ByPort {
         };
         // No response to a one-way flow is expected.
         let is_answered = core.settings.replies == Some(0) || was_answered;
-        let unanswered = core.owed_by(slot) as usize + self.leases.unanswered(now, slot);
-        if !is_answered && unanswered >= self.leases.ports().div_ceil(2) {
-            core.release(slot);
-            return Err(DropReason::FlowsFull);
+        let yielding = match self.yielding(core, now, (slot, held), is_answered) {
+            Ok(yielding) => yielding,
+            Err(reason) => {
+                core.release(slot);
+                return Err(reason);
+            }
+        };
+        let opened = self.send_first(core, &request, (slot, member), tx);
+        if let Some(pair) = yielding.filter(|_| opened.is_ok() || self.leases.resting(slot) < self.spare()) {
+            self.end_flow(core, now, pair, Duration::ZERO);
         }
-        let pair = self.send_first(core, &request, (slot, member), tx)?;
+        let pair = opened?;
         let used = &mut self.uses[pair.index()];
         used.epoch = member.epoch;
         used.is_answered = is_answered;
@@ -234,6 +281,49 @@ impl ByPort {
         core.stats.flows_opened.add(1);
         core.stats.flows.add(1);
         Ok(())
+    }
+
+    /// The pairs of each server that are kept for sources with few flows.
+    fn spare(&self) -> usize {
+        self.leases.ports() / SPARE_PART
+    }
+
+    /// The flow that gives way to a new flow of a source that holds `held` flows with it; `None` if there is
+    /// room. The error refuses the new flow.
+    ///
+    /// A pair whose flow ends is in quarantine first. So flows give way before the last pair is taken.
+    fn yielding(
+        &mut self,
+        core: &mut Forwarder,
+        now: Instant,
+        (slot, held): (Slot, u32),
+        is_answered: bool,
+    ) -> Result<Option<Pair>, DropReason> {
+        let ports = self.leases.ports();
+        let unanswered = core.owed_by(slot) as usize + self.leases.unanswered(now, slot);
+        let has_too_many_unanswered = !is_answered && unanswered >= ports.div_ceil(2);
+        let is_crowded = self.leases.busy(slot) + self.spare() >= ports;
+        if !has_too_many_unanswered && !is_crowded {
+            return Ok(None);
+        }
+        if !is_answered && unanswered >= ports - ports / 4 {
+            return Err(DropReason::FlowsFull);
+        }
+        let flow_of = |pair: &Pair| !has_too_many_unanswered || !self.uses[pair.index()].is_answered;
+        // A source that holds a tenth of the pairs is among them with a probability of 97 %.
+        let drawn = (0..DRAWS).map(|_| self.leases.pair(core.secret_rng.below(ports as u16), slot));
+        let most = drawn
+            .filter(flow_of)
+            .filter_map(|pair| {
+                let source = self.leases.busy_owner(pair)?.client.addr.ip();
+                Some((core.shared.flows_of(source), pair))
+            })
+            .max_by_key(|(count, _)| *count);
+        match most {
+            Some((count, pair)) if count >= (2 * held).max(HELD_MIN) => Ok(Some(pair)),
+            _ if has_too_many_unanswered || held >= HELD_MIN => Err(DropReason::FlowsFull),
+            _ => Ok(None),
+        }
     }
 
     /// The live flows, and the adopted flows whose clients have not sent a datagram yet.
@@ -396,6 +486,9 @@ impl ByPort {
             core.settle(slot);
             (LeaseEnd::Unanswered, unanswered_rest)
         };
+        if let Some(owner) = self.leases.busy_owner(pair) {
+            core.forget_flow(owner.client.addr.ip());
+        }
         self.leases.rest(now, pair, ended, rest);
         let flows = &core.stats.flows;
         flows.set(flows.get().saturating_sub(1));
@@ -410,8 +503,15 @@ impl ByPort {
             let Some(pair) = self.waiting.get(key).map(|request| request.pair) else { return };
             match self.affinity {
                 Affinity::Client => {
-                    core.lose(self.leases.slot(pair));
-                    self.end_flow(core, now, pair, time_out);
+                    // Where no server answers, as collectors do not, silence says nothing about this one.
+                    if core.hears_since(sent) {
+                        core.lose(self.leases.slot(pair));
+                    }
+                    // A client that goes on sending keeps its server.
+                    match self.waiting.get(key).is_some_and(|flow| flow.sent > sent) {
+                        true => self.waiting.touch(now, key),
+                        false => self.end_flow(core, now, pair, time_out),
+                    }
                 }
                 Affinity::None => {
                     self.end_request(pair);

@@ -1,23 +1,27 @@
 //! Matching of DNS: each port has many queries in flight, each under an id drawn at random.
 //!
 //! A response counts only if its port, server, id and question are those of the query. Any other datagram is
-//! counted as dropped, and the query stays open.
+//! counted as dropped, and the query stays open. An error may leave the question out ([`Asked`]). A query whose
+//! response could not be matched gets a format error.
 
 use super::forward::{DatagramPurpose, Forwarder, Way};
 use super::in_flight::InFlight;
+use super::own_answers::{FormatErrors, answer};
 use super::queries::{Place, QueryTable};
 use super::request::{DatagramClient, DatagramRequest, Handled, Response};
 use super::shared::DatagramMember;
-use crate::base::batch::{FrameRef, SocketId, Tx};
+use crate::base::batch::{SocketId, Tx};
 use crate::base::drop_reason::DropReason;
 use crate::base::time::Instant;
 use crate::pool::select::Slot;
-use crate::wire::dns::{self, Malformed, QuestionKey};
+use crate::wire::dns::{self, Asked, Malformed, OwnAnswer, QuestionKey};
 
 /// Maximum number of queries in flight at one worker.
 const QUERIES_MAX: usize = 65_536;
-/// OPCODE of an ordinary query (RFC 1035), the only kind that may be sent to two servers.
+/// OPCODE of an ordinary query (RFC 1035), the only kind that may be sent to two servers without being asked.
 const OPCODE_QUERY: u8 = 0;
+/// OPCODE of a NOTIFY (RFC 1996).
+const OPCODE_NOTIFY: u8 = 4;
 
 /// A query in flight.
 struct OpenQuery {
@@ -27,14 +31,14 @@ struct OpenQuery {
     slot: Slot,
     /// The epoch of the server, which tells it from earlier servers of the slot.
     epoch: u32,
-    question: u64,
+    asked: Asked,
     sent: Instant,
 }
 
 /// A query to send.
 struct OutgoingQuery {
-    /// A hash of the question.
-    question: u64,
+    /// What its response must match.
+    asked: Asked,
     /// The server that was reserved for it.
     server: (Slot, DatagramMember),
     /// [`DatagramPurpose::Request`], or [`DatagramPurpose::Shadow`] of a copy that only shows whether the
@@ -49,18 +53,27 @@ pub(super) struct DnsMatching {
     /// The index of this turn's port, in each address family. It is drawn in each turn, so an attacker does
     /// not know it, and all queries of a turn to one server still leave as one message.
     port: u16,
+    format_errors: FormatErrors,
+    /// Queries above the rate of their source, since one of them was answered.
+    above_rate: u32,
 }
 
 impl DnsMatching {
     pub fn new(core: &Forwarder, secret: [u8; 16]) -> Self {
         let ports = core.sockets.v4.len() + core.sockets.v6.len();
-        DnsMatching { queries: QueryTable::new(QUERIES_MAX, ports), key: QuestionKey::new(secret), port: 0 }
+        DnsMatching {
+            queries: QueryTable::new(QUERIES_MAX, ports),
+            key: QuestionKey::new(secret),
+            port: 0,
+            format_errors: FormatErrors::new(),
+            above_rate: 0,
+        }
     }
 
     /// Begins a turn: draws its port.
     pub fn begin(&mut self, core: &mut Forwarder) {
         let ports = core.sockets.v4.len().max(core.sockets.v6.len());
-        self.port = core.rng.below(ports as u64) as u16;
+        self.port = core.secret_rng.below(ports as u16);
     }
 
     /// Sends or queues a client's query, or refuses it.
@@ -70,33 +83,79 @@ impl DnsMatching {
         mut request: DatagramRequest<'_>,
         tx: &mut Tx,
     ) -> Handled {
-        let question = dns::query(request.bytes).map_err(|malformed| match malformed {
-            Malformed::Response => DropReason::AnAnswer,
-            _ => DropReason::Malformed,
-        })?;
-        let question = question.hash(&self.key);
+        let asked = match Asked::of(request.bytes, &self.key) {
+            Ok(asked) => asked,
+            Err(Malformed::Response) => return Err(DropReason::AnAnswer),
+            Err(malformed) => {
+                if malformed == Malformed::Question
+                    && self.format_errors.allows(request.client.addr, request.now)
+                {
+                    answer(core, &mut request, OwnAnswer::NotOneQuestion, tx);
+                }
+                return Err(DropReason::Malformed);
+            }
+        };
         let server = match core.reserve_in_turn() {
             Ok(server) => server,
             Err(reason) => {
+                self.notify_others(core, &mut request, asked, None, tx);
                 let is_queued = reason == DropReason::ServersFull && core.queue(&request).is_ok();
-                self.try_out(core, &mut request, question, tx);
+                self.try_out(core, &mut request, asked, tx);
                 if is_queued {
                     return Ok(());
                 }
-                servfail(core, request, tx);
+                refuse(core, &mut request, reason, tx);
                 return Err(reason);
             }
         };
-        let query = OutgoingQuery { question, server, purpose: DatagramPurpose::Request };
+        let query = OutgoingQuery { asked, server, purpose: DatagramPurpose::Request };
         if let Err(reason) = self.send(core, &mut request, query, tx) {
             core.release(server.0);
-            if reason == DropReason::TableFull {
-                servfail(core, request, tx);
-            }
+            refuse(core, &mut request, reason, tx);
             return Err(reason);
         }
-        self.try_out(core, &mut request, question, tx);
+        self.notify_others(core, &mut request, asked, Some(server.0), tx);
+        self.try_out(core, &mut request, asked, tx);
         Ok(())
+    }
+
+    /// Answers every n-th query above the rate of its source with TC. An honest client repeats it over TCP; a
+    /// forged source gains nothing, since the answer is not longer than the query.
+    pub fn on_above_rate(&mut self, core: &mut Forwarder, mut request: DatagramRequest<'_>, tx: &mut Tx) {
+        let is_query = dns::query(request.bytes).is_ok() && dns::opcode(request.bytes) == OPCODE_QUERY;
+        if !is_query {
+            return;
+        }
+        self.above_rate += 1;
+        if self.above_rate >= core.settings.rate_limit_truncate {
+            self.above_rate = 0;
+            answer(core, &mut request, OwnAnswer::Truncated, tx);
+        }
+    }
+
+    /// Sends copies of a NOTIFY to the other servers, if all of them must hear it. Their responses reach no client.
+    fn notify_others(
+        &mut self,
+        core: &mut Forwarder,
+        request: &mut DatagramRequest<'_>,
+        asked: Asked,
+        except: Option<Slot>,
+        tx: &mut Tx,
+    ) {
+        if !core.settings.notify_all || dns::opcode(request.bytes) != OPCODE_NOTIFY {
+            return;
+        }
+        let (id, at) = (dns::id(request.bytes), request.at.take());
+        for slot in (0..core.view.slot_count()).map(Slot::new).filter(|slot| Some(*slot) != except) {
+            let Some(member) = core.reserve_member(slot) else { continue };
+            let query = OutgoingQuery { asked, server: (slot, member), purpose: DatagramPurpose::Shadow };
+            if self.send(core, request, query, tx).is_err() {
+                core.release(slot);
+                break; // the turn or the table is full
+            }
+        }
+        request.at = at;
+        dns::set_id(request.bytes, id);
     }
 
     /// Sends a queued query to the server that was reserved for it.
@@ -107,16 +166,14 @@ impl DnsMatching {
         server: (Slot, DatagramMember),
         tx: &mut Tx,
     ) -> Handled {
-        let client_id = dns::id(request.bytes);
-        let question = dns::query(request.bytes).map_err(|_| DropReason::Malformed);
-        let sent = question.map(|question| question.hash(&self.key)).and_then(|question| {
-            let query = OutgoingQuery { question, server, purpose: DatagramPurpose::Request };
+        let asked = Asked::of(request.bytes, &self.key).map_err(|_| DropReason::Malformed);
+        let sent = asked.and_then(|asked| {
+            let query = OutgoingQuery { asked, server, purpose: DatagramPurpose::Request };
             self.send(core, &mut request, query, tx)
         });
         if let Err(reason) = sent {
             core.release(server.0);
-            dns::set_id(request.bytes, client_id);
-            refuse(core, request, tx);
+            refuse(core, &mut request, reason, tx);
             return Err(reason);
         }
         Ok(())
@@ -128,7 +185,7 @@ impl DnsMatching {
         &mut self,
         core: &mut Forwarder,
         request: &mut DatagramRequest<'_>,
-        question: u64,
+        asked: Asked,
         tx: &mut Tx,
     ) {
         if dns::opcode(request.bytes) != OPCODE_QUERY {
@@ -137,7 +194,7 @@ impl DnsMatching {
         let Some(server) = core.reserve_for_trial() else { return };
         let id = dns::id(request.bytes);
         let at = request.at.take();
-        let query = OutgoingQuery { question, server, purpose: DatagramPurpose::Shadow };
+        let query = OutgoingQuery { asked, server, purpose: DatagramPurpose::Shadow };
         if self.send(core, request, query, tx).is_err() {
             core.release(server.0); // the next query can be the trial
         }
@@ -145,7 +202,7 @@ impl DnsMatching {
         dns::set_id(request.bytes, id);
     }
 
-    /// Sends a query under a new id, which is in its bytes afterwards.
+    /// Sends a query under a new id, which is in its bytes afterwards. A query that cannot be sent keeps its id.
     fn send(
         &mut self,
         core: &mut Forwarder,
@@ -153,19 +210,21 @@ impl DnsMatching {
         query: OutgoingQuery,
         tx: &mut Tx,
     ) -> Handled {
-        let OutgoingQuery { question, server: (slot, DatagramMember { addr: server, epoch, .. }), purpose } =
+        let OutgoingQuery { asked, server: (slot, DatagramMember { addr: server, epoch, .. }), purpose } =
             query;
         let ports = core.ports_to(server);
         let from = SocketId(ports.start + self.port % (ports.len() as u16).max(1));
         let number = from.0 - core.sockets.v4.start;
         let (client_id, sent) = (dns::id(request.bytes), request.now);
         let client = (purpose == DatagramPurpose::Request).then_some(request.client);
-        let query = OpenQuery { client, client_id, slot, epoch, question, sent };
-        let place = self.queries.insert(sent, number, &mut core.rng, query).ok_or(DropReason::TableFull)?;
+        let query = OpenQuery { client, client_id, slot, epoch, asked, sent };
+        let place =
+            self.queries.insert(sent, number, &mut core.secret_rng, query).ok_or(DropReason::TableFull)?;
         dns::set_id(request.bytes, place.id);
         let forwarded = core.forward(request, &Way { slot, server, from, purpose }, tx);
         if forwarded.is_err() {
             self.queries.remove(place);
+            dns::set_id(request.bytes, client_id);
         }
         forwarded
     }
@@ -186,10 +245,7 @@ impl DnsMatching {
         if !member.is_some_and(|member| member.is_at(peer)) {
             return Err(DropReason::WrongSource);
         }
-        let question = dns::response(bytes).map_err(|_| DropReason::Malformed)?;
-        if question.hash(&self.key) != query.question {
-            return Err(DropReason::WrongQuestion);
-        }
+        query.asked.check(bytes, &self.key)?;
         let (slot, sent, client) = (query.slot, query.sent, query.client);
         if let Some(client) = client {
             dns::set_id(bytes, query.client_id);
@@ -243,23 +299,13 @@ impl DnsMatching {
     }
 }
 
-/// Responds SERVFAIL at once, so that the client tries another server instead of waiting.
-fn servfail(core: &mut Forwarder, request: DatagramRequest<'_>, tx: &mut Tx) {
-    let len = dns::truncate_to_servfail(request.bytes);
-    let Some(at) = request.at.map(|at| FrameRef { len: len as u16, ..at }) else { return };
-    if core.send_back(&request.client, at, tx) {
-        core.stats.servfail.add(1);
-    }
-}
-
-/// Responds SERVFAIL to a queued query, whose bytes are not in the turn's memory.
-pub(super) fn refuse(core: &mut Forwarder, request: DatagramRequest<'_>, tx: &mut Tx) {
-    let DatagramRequest { client, bytes, .. } = request;
-    let len = dns::truncate_to_servfail(bytes);
-    let local_ip = core.shared.pool.locals.get(client.local);
-    let destination = tx.destination(client.front, client.addr, local_ip);
-    if let Some(staged) = destination.and_then(|destination| tx.stage(destination, len)) {
-        staged.copy_from_slice(&bytes[..len]);
-        core.stats.servfail.add(1);
-    }
+/// Tells the client at once that its query is not served, so that it tries another server instead of waiting.
+fn refuse(core: &mut Forwarder, request: &mut DatagramRequest<'_>, reason: DropReason, tx: &mut Tx) {
+    let own = match reason {
+        DropReason::NoServer => OwnAnswer::NoServer,
+        DropReason::ServersFull => OwnAnswer::ServersFull,
+        DropReason::TableFull => OwnAnswer::TableFull,
+        _ => return, // the turn is full
+    };
+    answer(core, request, own, tx);
 }

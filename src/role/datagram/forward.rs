@@ -1,6 +1,6 @@
 //! Selection, sending and accounting, for both kinds of matching.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use super::settings::{DatagramSettings, ProxyProtocol, Sockets, WorkerSockets};
 use super::shared::{CurrentSettings, DatagramExtra, DatagramMember, DatagramShared, Signals};
 use crate::base::batch::{DestinationId, FrameRef, SocketId, Tx};
 use crate::base::drop_reason::DropReason;
-use crate::base::rng::Rng;
+use crate::base::rng::{Rng, SecretRng};
 use crate::base::time::Instant;
 use crate::pool::access::Gate;
 use crate::pool::lanes::Lanes;
@@ -83,7 +83,8 @@ pub(super) struct Forwarder {
     pub stats: Arc<DatagramStats>,
     pub sockets: Sockets,
     pub view: View<DatagramExtra>,
-    pub rng: Rng,
+    /// Draws what an attacker must not guess.
+    pub secret_rng: SecretRng,
     lanes: Lanes<DatagramLane>,
     /// Responses that all servers together owe.
     owed: u32,
@@ -113,6 +114,7 @@ impl Forwarder {
         of: &WorkerSockets,
         own: &[SocketAddr],
         rng: &mut Rng,
+        secret_rng: SecretRng,
     ) -> Forwarder {
         let newest = shared.pool.worker_settings();
         let CurrentSettings { settings, gate } = &*newest;
@@ -121,7 +123,7 @@ impl Forwarder {
         let sockets = of.sockets.clone();
         Forwarder {
             view: View::new(slots, own),
-            rng: Rng::new(rng.next_u64()),
+            secret_rng,
             lanes: Lanes::new(slots, |_| DatagramLane::NEW),
             owed: 0,
             selector: Selector::new(settings.policy, rng.next_u64(), rng.next_u64()),
@@ -189,9 +191,14 @@ impl Forwarder {
     /// Reserves the server of an adopted flow, if it may keep flows.
     pub fn reserve_known(&mut self, server: SocketAddr) -> Option<(Slot, DatagramMember)> {
         let slot = self.view.slot_of(server)?;
+        Some((slot, self.reserve_member(slot)?))
+    }
+
+    /// Reserves the server of this slot, unless it is down, disabled or about to leave.
+    pub fn reserve_member(&mut self, slot: Slot) -> Option<DatagramMember> {
         let member = *self.view.get(slot).filter(|member| member.extra.keeps_flows)?;
         self.shared.pool.tree.adjust(slot, 1);
-        Some((slot, member))
+        Some(member)
     }
 
     /// The address to which a client-side socket is bound.
@@ -202,6 +209,18 @@ impl Forwarder {
     /// The client-side socket that is bound to this address.
     pub fn front_at(&self, addr: SocketAddr) -> Option<SocketId> {
         self.fronts.iter().position(|&front| front == addr).map(|front| SocketId(front as u16))
+    }
+
+    /// Counts a new flow of a source, and returns how many the source holds with it.
+    pub fn count_flow(&self, source: IpAddr) -> u32 {
+        self.shared.flow_sources.as_ref().map_or(0, |sources| sources.add(source))
+    }
+
+    /// Takes a flow of a source off the count.
+    pub fn forget_flow(&self, source: IpAddr) {
+        if let Some(sources) = &self.shared.flow_sources {
+            sources.remove(source);
+        }
     }
 
     /// Takes a request off a server's queue at once.
@@ -223,6 +242,12 @@ impl Forwarder {
     /// in the turn's memory, else as a copy.
     pub fn forward(&mut self, request: &DatagramRequest<'_>, way: &Way, tx: &mut Tx) -> Handled {
         let DatagramRequest { client, bytes, at, now } = request;
+        if way.purpose == DatagramPurpose::Later
+            && self.settings.proxy_protocol == ProxyProtocol::First
+            && proxy_protocol::begins_as_header(bytes)
+        {
+            return Err(DropReason::ProxyHeader); // the server would take it for ours
+        }
         let destination = self.destination(way, client, tx).ok_or(DropReason::TurnFull)?;
         let with_header = match self.settings.proxy_protocol {
             ProxyProtocol::Off => false,
@@ -272,7 +297,7 @@ impl Forwarder {
         at: FrameRef,
         tx: &mut Tx,
     ) -> Handled {
-        if !self.send_back(client, at, tx) {
+        if !self.destination_of(client, tx).is_some_and(|destination| tx.push(destination, at)) {
             return Err(DropReason::TurnFull);
         }
         self.stats.delivered.add(1);
@@ -280,20 +305,17 @@ impl Forwarder {
         Ok(())
     }
 
-    /// Sends a datagram to a client. False when the turn is full.
-    pub fn send_back(&mut self, client: &DatagramClient, at: FrameRef, tx: &mut Tx) -> bool {
-        let destination = match &self.last_client {
-            Some((known, destination)) if known == client => *destination,
+    /// A client as a destination of this turn. `None` when the turn is full.
+    pub fn destination_of(&mut self, client: &DatagramClient, tx: &mut Tx) -> Option<DestinationId> {
+        match &self.last_client {
+            Some((known, destination)) if known == client => Some(*destination),
             _ => {
                 let local_ip = self.shared.pool.locals.get(client.local);
-                let Some(destination) = tx.destination(client.front, client.addr, local_ip) else {
-                    return false;
-                };
+                let destination = tx.destination(client.front, client.addr, local_ip)?;
                 self.last_client = Some((*client, destination));
-                destination
+                Some(destination)
             }
-        };
-        tx.push(destination, at)
+        }
     }
 
     /// Notes a client's request in flight to a server.
@@ -363,6 +385,11 @@ impl Forwarder {
     /// Responses that a server owes.
     pub fn owed_by(&self, slot: Slot) -> u32 {
         self.lanes[slot].outstanding
+    }
+
+    /// Whether any server of the pool has given a liveness signal since then.
+    pub fn hears_since(&self, since: Instant) -> bool {
+        self.shared.signals.iter().any(|signals| signals.alive_at() >= since)
     }
 
     /// Notes that a server has left a request unanswered.

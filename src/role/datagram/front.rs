@@ -22,9 +22,16 @@ impl DatagramRole {
         }
         let local = core.shared.pool.locals.number(received.local_ip);
         let client = DatagramClient { addr: received.peer, front: received.socket, local };
-        for (at, bytes) in datagrams(received, bytes).take(admitted as usize) {
+        let handled = if matching.answers_above_rate(core) { count } else { admitted };
+        for ((at, bytes), number) in datagrams(received, bytes).take(handled as usize).zip(0..) {
+            if core.is_own_check(now, bytes) {
+                core.stats.common.refused.add(DropReason::Loop, u64::from(number < admitted));
+                continue;
+            }
             let request = DatagramRequest { client, bytes, at: Some(at), now };
-            if let Err(reason) = matching.on_client(core, request, tx) {
+            if number >= admitted {
+                matching.on_above_rate(core, request, tx);
+            } else if let Err(reason) = matching.on_client(core, request, tx) {
                 core.stats.common.refused.add(reason, 1);
             }
         }

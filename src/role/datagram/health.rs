@@ -40,6 +40,9 @@ use crate::pool::stats::ServerStats;
 
 /// The longest time between two trial requests to one server.
 const TRIAL_PAUSE_MAX: Duration = Duration::from_secs(60);
+/// The time for which a server that leads back is barred; twice as long each time, up to the maximum.
+const LOOP_PAUSE: Duration = Duration::from_secs(60);
+const LOOP_PAUSE_MAX: Duration = Duration::from_secs(3_600);
 /// Factor by which a suspect is checked more often than other servers.
 const SUSPECT_FACTOR: u32 = 3;
 /// The primary takes a turn at least this often.
@@ -59,6 +62,13 @@ pub struct Sensed {
     pub(super) trial_pause: Duration,
     /// Since when the server has been up.
     pub(super) up_since: Instant,
+    /// Whether its checks carry a mark: until it has refused EDNS.
+    pub(super) is_marked: bool,
+    /// Checks without a response in a row whose payload came back.
+    pub(super) echoes: u8,
+    /// The end of the time for which it is barred since it was last seen to lead back.
+    pub(super) loop_until: Instant,
+    pub(super) loop_pause: Duration,
 }
 
 /// A server of a datagram pool as the primary knows it.
@@ -146,6 +156,10 @@ impl DatagramPrimary {
             next_trial: now,
             trial_pause: self.settings.interval,
             up_since: now,
+            is_marked: true,
+            echoes: 0,
+            loop_until: Instant::ZERO,
+            loop_pause: Duration::ZERO,
         }
     }
 
@@ -173,27 +187,51 @@ impl DatagramPrimary {
             }
         }
         self.pool.on_tick(now);
+        let echoed_at = core.shared.echoed_at();
         for slot in self.pool.registry().slots() {
             let noticed = core.shared.signals[slot.index()].take();
             if self.pool.registry().get(slot).is_some() {
-                self.judge(now, slot, noticed, core.settings.timeout);
+                self.judge(now, slot, noticed, core.settings.timeout, echoed_at);
                 self.look_after(core, now, slot, tx);
             }
         }
         core.refresh();
     }
 
-    /// Judges a server by its signals; `timeout` is that of a request.
-    fn judge(&mut self, now: Instant, slot: Slot, noticed: Noticed, timeout: Duration) {
+    /// A server leads back to this pool: bars it, for longer each time.
+    fn on_loop(&mut self, now: Instant, slot: Slot) {
+        let Some(server) = self.pool.registry_mut().get_mut(slot) else { return };
+        let is_known = server.health.state() == State::Looping;
+        let sensed = &mut server.extra;
+        (sensed.asked, sensed.echoes) = (None, 0);
+        if !is_known {
+            let is_again = now.since(sensed.loop_until) < LOOP_PAUSE_MAX;
+            let longer = (sensed.loop_pause * 2).clamp(LOOP_PAUSE, LOOP_PAUSE_MAX);
+            sensed.loop_pause = if is_again { longer } else { LOOP_PAUSE };
+        }
+        sensed.loop_until = now + sensed.loop_pause;
+        self.pool.apply(now, slot, health::HealthEvent::Loop, "loop: its checks come back to this pool");
+    }
+
+    /// Judges a server by its signals; `timeout` is that of a request. `echoed_at` is the last time at which a
+    /// client sent the payload of the checks.
+    fn judge(&mut self, now: Instant, slot: Slot, noticed: Noticed, timeout: Duration, echoed_at: Instant) {
         let alive_at = noticed.alive_at;
+        if noticed.looped {
+            return self.on_loop(now, slot);
+        }
         let Some(server) = self.pool.registry_mut().get_mut(slot) else { return };
         let state = server.health.state();
         let is_doubtful = state.is_doubtful();
+        if state == State::Looping && now >= server.extra.loop_until {
+            return self.pool.apply(now, slot, health::HealthEvent::HoldOver, "no loop seen for a while");
+        }
         if state == State::Held && !server.health.record().is_held(now) {
             return self.pool.apply(now, slot, health::HealthEvent::HoldOver, "hold-down time over");
         }
         if alive_at > server.extra.heard_at {
             server.extra.heard_at = alive_at;
+            server.extra.echoes = 0;
             if state == State::Down {
                 // It needs more signals, and trial requests are likely to give them.
                 server.extra.trial_pause = self.settings.interval;
@@ -202,8 +240,13 @@ impl DatagramPrimary {
             return self.pool.apply(now, slot, health::HealthEvent::Alive, "response received");
         }
         let overdue = server.extra.asked.filter(|asked| asked.sent + self.settings.timeout <= now);
-        if overdue.is_some() {
+        if let Some(asked) = overdue {
             server.extra.asked = None;
+            let is_echo = alive_at < asked.sent && echoed_at >= asked.sent;
+            server.extra.echoes = if is_echo { server.extra.echoes.saturating_add(1) } else { 0 };
+            if server.extra.echoes >= self.settings.rules.fall {
+                return self.on_loop(now, slot);
+            }
         }
         let is_quiet = |for_: Duration| now.since(alive_at) >= for_;
         let reason = match noticed {
@@ -242,6 +285,7 @@ impl DatagramPrimary {
                     sensed.trial_pause = self.settings.interval;
                 }
             }
+            State::Looping => {}
             // Trial requests would change nothing: it is barred until the hold-down time ends.
             State::Held => {}
             State::Down if is_held && is_another_up => {}
@@ -264,17 +308,21 @@ impl DatagramPrimary {
     }
 
     fn check(&mut self, core: &Forwarder, now: Instant, slot: Slot, tx: &mut Tx) {
+        let has_marks = self.checker.has_marks();
         let Some(server) = self.pool.registry_mut().get_mut(slot) else { return };
         let is_suspect = server.health.state() == State::Suspect;
         let pause = if is_suspect { self.settings.interval / SUSPECT_FACTOR } else { self.settings.interval };
         server.extra.next_check = now + pause;
         let from = if server.addr.is_ipv4() { core.sockets.check_v4 } else { core.sockets.check_v6 };
         let Some(from) = from else { return };
+        let sensed = &server.extra;
+        let mark = (has_marks && sensed.is_marked).then(|| core.shared.loops.mark(slot, sensed.generation));
         let destination = tx.destination(SocketId(from), server.addr, None);
-        let staged = destination.and_then(|destination| tx.stage(destination, self.checker.len()));
+        let len = self.checker.len(mark.is_some());
+        let staged = destination.and_then(|destination| tx.stage(destination, len));
         // In a full turn nothing is lost: the next tick checks.
         match staged {
-            Some(bytes) => server.extra.asked = Some(self.checker.ask(now, bytes)),
+            Some(bytes) => server.extra.asked = Some(self.checker.ask(now, mark.as_ref(), bytes)),
             None => server.extra.next_check = now,
         }
     }
@@ -292,6 +340,10 @@ impl DatagramPrimary {
         let asked = server.extra.asked.ok_or(DropReason::NotOpen)?;
         if !self.checker.is_answer(&asked, bytes) {
             return Err(DropReason::WrongQuestion);
+        }
+        if server.extra.is_marked && self.checker.refuses_edns(bytes) {
+            server.extra.is_marked = false;
+            server.extra.next_check = now; // the next one says how it is
         }
         server.extra.asked = None;
         self.next_look = now; // the next tick judges the server
@@ -344,7 +396,7 @@ impl Pool for DatagramShared {
                 sensed.next_check = now;
                 sensed.next_trial = now + sensed.trial_pause;
             }
-            State::Draining | State::Disabled => self.cancel_trial(slot),
+            State::Draining | State::Disabled | State::Looping => self.cancel_trial(slot),
             State::Joining | State::Down | State::Held => {}
         }
     }

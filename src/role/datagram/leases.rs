@@ -102,6 +102,7 @@ struct PairList {
 struct ServerPairs {
     /// The number of fresh pairs taken in order, from the first port on.
     fresh: u32,
+    busy: u32,
     lines: [PairList; 3],
 }
 
@@ -134,7 +135,7 @@ impl Leases {
         let pairs = ports * slots;
         Leases {
             leases: vec![lease; pairs].into(),
-            lanes: vec![ServerPairs { fresh: 0, lines: [line; 3] }; slots].into(),
+            lanes: vec![ServerPairs { fresh: 0, busy: 0, lines: [line; 3] }; slots].into(),
             ports: ports as u32,
             first_port: u32::from(u16::from_le_bytes([key[0], key[1]])) % (ports as u32).max(1),
             owners: owners(pairs, key),
@@ -185,6 +186,7 @@ impl Leases {
         lease.returns = lease.returns.saturating_add(1);
         self.unlink(pair.0);
         self.leases[pair.0 as usize].state = LeaseState::Busy;
+        self.lanes[(pair.0 / self.ports) as usize].busy += 1;
     }
 
     /// Takes a pair of this server that is fresh or has rested: the pair of the port `hint` if it is free.
@@ -203,6 +205,7 @@ impl Leases {
         if was == LeaseState::Resting {
             self.unlink(pair.0);
         }
+        self.lanes[slot.index()].busy += 1;
         self.owners.insert(owner, pair);
         Some(pair)
     }
@@ -218,6 +221,7 @@ impl Leases {
             LeaseEnd::Answered => PairRow::Once,
         };
         lease.until = now + rest;
+        self.lanes[(pair.0 / self.ports) as usize].busy -= 1;
         self.link(pair.0);
     }
 
@@ -234,6 +238,22 @@ impl Leases {
                 _ => return line.len as usize,
             }
         }
+    }
+
+    /// The number of a server's pairs that have a lease.
+    pub fn busy(&self, slot: Slot) -> usize {
+        self.lanes[slot.index()].busy as usize
+    }
+
+    /// The number of a server's pairs whose lease has ended, in quarantine or after it.
+    pub fn resting(&self, slot: Slot) -> usize {
+        self.lanes[slot.index()].lines.iter().map(|line| line.len as usize).sum()
+    }
+
+    /// The owner of a pair that has a lease.
+    pub fn busy_owner(&self, pair: Pair) -> Option<&Owner> {
+        let lease = &self.leases[pair.0 as usize];
+        lease.owner.as_ref().filter(|_| lease.state == LeaseState::Busy)
     }
 
     /// The number of pairs of one server.
@@ -276,6 +296,8 @@ impl Leases {
             let pairs = &self.leases[slot * self.ports as usize..][..self.ports as usize];
             let resting = pairs.iter().filter(|lease| lease.state == LeaseState::Resting).count();
             assert_eq!(linked as usize, resting, "{linked} pairs of slot {slot} in rows, {resting} resting");
+            let busy = pairs.iter().filter(|lease| lease.state == LeaseState::Busy).count();
+            assert_eq!(lane.busy as usize, busy, "busy pairs of slot {slot}");
         }
         for (owner, pair) in &self.owners {
             let of = &self.leases[pair.index()].owner;

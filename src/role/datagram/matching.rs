@@ -1,16 +1,18 @@
 //! Matching of responses with requests: the two kinds behind one interface.
 
 use super::by_port::ByPort;
-use super::dns::{self, DnsMatching};
+use super::dns::DnsMatching;
 use super::forward::Forwarder;
 use super::handover::Flow;
 use super::in_flight::InFlight;
+use super::own_answers;
 use super::request::{DatagramRequest, Handled, Response};
 use super::settings::Protocol;
 use super::shared::DatagramMember;
 use crate::base::batch::Tx;
 use crate::base::time::Instant;
 use crate::pool::select::Slot;
+use crate::wire::dns::OwnAnswer;
 
 /// One worker's table of requests or flows in flight.
 pub(super) enum Matching {
@@ -52,6 +54,18 @@ impl Matching {
         }
     }
 
+    /// Whether some of the requests above the rate of their source are answered.
+    pub fn answers_above_rate(&self, core: &Forwarder) -> bool {
+        matches!(self, Matching::Dns(_)) && core.settings.rate_limit_truncate > 0
+    }
+
+    /// Answers a request above the rate of its source now and then.
+    pub fn on_above_rate(&mut self, core: &mut Forwarder, request: DatagramRequest<'_>, tx: &mut Tx) {
+        if let Matching::Dns(dns) = self {
+            dns.on_above_rate(core, request, tx);
+        }
+    }
+
     /// Sends a queued request to the server that was reserved for it.
     pub fn send_pending(
         &mut self,
@@ -67,9 +81,15 @@ impl Matching {
     }
 
     /// Refuses a queued request, if the protocol has a refusal.
-    pub fn refuse_pending(&mut self, core: &mut Forwarder, request: DatagramRequest<'_>, tx: &mut Tx) {
+    pub fn refuse_pending(
+        &mut self,
+        core: &mut Forwarder,
+        mut request: DatagramRequest<'_>,
+        answer: OwnAnswer,
+        tx: &mut Tx,
+    ) {
         if let Matching::Dns(_) = self {
-            dns::refuse(core, request, tx);
+            own_answers::answer(core, &mut request, answer, tx);
         }
     }
 

@@ -19,6 +19,8 @@
 //! | `request.rs` | datagrams of a turn, and their client |
 //! | `matching.rs` | the two kinds of matching, behind one interface |
 //! | `dns.rs`, `queries.rs` | matching of DNS responses and queries |
+//! | `loops.rs` | servers that lead back to the pool |
+//! | `own_answers.rs` | the balancer's own answers to DNS queries |
 //! | `by_port.rs`, `leases.rs` | matching by port and server |
 //! | `in_flight.rs` | counts of the tables, to check them |
 //! | `membership.rs`, `slots.rs` | members of the pool (primary) |
@@ -35,8 +37,10 @@ mod handover;
 mod health;
 mod in_flight;
 mod leases;
+mod loops;
 mod matching;
 mod membership;
+mod own_answers;
 mod pending;
 mod queries;
 mod request;
@@ -56,7 +60,7 @@ use self::in_flight::InFlight;
 use self::matching::Matching;
 use self::request::{Response, datagrams};
 use crate::base::batch::{Received, Rx, SocketId, Tx};
-use crate::base::rng::Rng;
+use crate::base::rng::{Rng, SecretRng};
 use crate::base::time::{Instant, earliest};
 use crate::pool::event::Event;
 use crate::pool::order::{Order, Refused};
@@ -67,6 +71,7 @@ use crate::role::{Role, TwoSided};
 pub use self::handover::Flow;
 pub use self::settings::{
     Affinity, Chance, Check, DatagramSettings, HealthCheck, Protocol, ProxyProtocol, Sockets, WorkerSockets,
+    flows_per_source,
 };
 pub use self::shared::DatagramShared;
 
@@ -115,7 +120,8 @@ impl DatagramRole {
         let shared = Arc::new(DatagramShared::new(settings, seed, key(1)));
         let own: Vec<_> = sockets.iter().flat_map(|worker| worker.addrs.iter().copied()).collect();
         let worker = |(number, of): (usize, &WorkerSockets)| {
-            let core = Forwarder::new(&shared, number, of, &own, &mut rng);
+            let secret_rng = SecretRng::new(&key(5), seed, number as u64);
+            let core = Forwarder::new(&shared, number, of, &own, &mut rng, secret_rng);
             let matching = Matching::new(&core, key(2), key(3));
             let primary = (number == 0).then(|| Box::new(DatagramPrimary::new(&core, key(4), now)));
             DatagramRole {

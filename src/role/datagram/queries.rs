@@ -4,7 +4,7 @@
 //! server of an earlier query knows it. A freed id is as likely as any other to be drawn next.
 
 use crate::base::lru_slab::{Key, LruSlab};
-use crate::base::rng::Rng;
+use crate::base::rng::SecretRng;
 use crate::base::time::Instant;
 
 /// Ids of a port.
@@ -43,9 +43,9 @@ impl<T> QueryTable<T> {
 
     /// Adds a query that leaves from this port, under an id that is drawn at random. `None` if the table is
     /// full.
-    pub fn insert(&mut self, now: Instant, port: u16, rng: &mut Rng, value: T) -> Option<Place> {
+    pub fn insert(&mut self, now: Instant, port: u16, rng: &mut SecretRng, value: T) -> Option<Place> {
         let free = |id: &u16| self.index[at(Place { port, id: *id })] == NONE;
-        let id = (0..DRAWS_MAX).map(|_| (rng.next_u64() >> 48) as u16).find(free)?;
+        let id = (0..DRAWS_MAX).map(|_| rng.next_u16()).find(free)?;
         let place = Place { port, id };
         let key = self.entries.insert(now, (place, value))?;
         self.index[at(place)] = key.index() as u32 + 1;
@@ -115,7 +115,7 @@ mod tests {
 
     #[test]
     fn a_query_is_found_by_its_port_and_id_only() {
-        let (mut queries, mut rng) = (QueryTable::new(1_000, 2), Rng::new(1));
+        let (mut queries, mut rng) = (QueryTable::new(1_000, 2), SecretRng::new(&[1; 16], 1, 1));
         let places: HashMap<_, _> = (0..1_000u32)
             .map(|n| {
                 let place = queries.insert(NOW, n as u16 % 2, &mut rng, n).unwrap();
@@ -135,7 +135,7 @@ mod tests {
 
     #[test]
     fn a_full_table_takes_nothing_until_one_is_taken_out() {
-        let (mut queries, mut rng) = (QueryTable::new(2, 1), Rng::new(1));
+        let (mut queries, mut rng) = (QueryTable::new(2, 1), SecretRng::new(&[1; 16], 1, 1));
         let first = queries.insert(NOW, 0, &mut rng, 'a').unwrap();
         queries.insert(NOW, 0, &mut rng, 'b').unwrap();
         assert_eq!(queries.insert(NOW, 0, &mut rng, 'c'), None);
@@ -148,7 +148,7 @@ mod tests {
 
     #[test]
     fn a_port_whose_ids_are_used_up_gives_up_after_some_draws() {
-        let (mut queries, mut rng) = (QueryTable::new(2 * IDS, 1), Rng::new(1));
+        let (mut queries, mut rng) = (QueryTable::new(2 * IDS, 1), SecretRng::new(&[1; 16], 1, 1));
         let mut taken = 0;
         while queries.insert(NOW, 0, &mut rng, ()).is_some() {
             taken += 1;
@@ -158,7 +158,7 @@ mod tests {
 
     #[test]
     fn the_oldest_is_the_one_that_left_first() {
-        let (mut queries, mut rng) = (QueryTable::new(9, 2), Rng::new(1));
+        let (mut queries, mut rng) = (QueryTable::new(9, 2), SecretRng::new(&[1; 16], 1, 1));
         let at = |n: u32| NOW + Duration::from_millis(1) * n;
         let places = [0, 1, 2].map(|n| queries.insert(at(n), n as u16 % 2, &mut rng, n).unwrap());
         assert_eq!(queries.oldest(), Some((places[0], at(0))));

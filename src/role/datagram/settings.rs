@@ -164,8 +164,23 @@ pub struct DatagramSettings {
     pub deny: Vec<IpNet>,
     /// The maximum datagrams per second of one source (in IPv6, of one /64). `None`: no limit.
     pub rate_per_source: Option<f64>,
+    /// DNS: of the queries above that rate, every query of this number is answered with TC. 0: none.
+    pub rate_limit_truncate: u32,
+    /// DNS: whether each server gets a NOTIFY, instead of one.
+    pub notify_all: bool,
+    /// With affinity: the maximum number of flows of one source (in IPv6, of one /64). `None`: that of
+    /// [`flows_per_source`].
+    pub flows_per_source: Option<u32>,
     /// The health checks.
     pub health: HealthCheck,
+}
+
+/// The least default maximum number of flows of one source.
+const FLOWS_PER_SOURCE_MIN: u32 = 16;
+
+/// The default maximum number of flows of one source in a table of `pairs` pairs of a port and a server.
+pub fn flows_per_source(pairs: usize) -> u32 {
+    u32::try_from(pairs / 10).unwrap_or(u32::MAX).max(FLOWS_PER_SOURCE_MIN)
 }
 
 impl DatagramSettings {

@@ -1,16 +1,17 @@
 //! The state that the workers of a pool share. The data path changes it through atomics only.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use crossbeam_utils::CachePadded;
 
+use super::loops::LoopMarks;
 use super::pending;
 use super::request::DatagramClient;
-use super::settings::{DatagramSettings, Protocol, ProxyProtocol};
+use super::settings::{Affinity, DatagramSettings, Protocol, ProxyProtocol};
 use crate::base::time::Instant;
-use crate::pool::access::{Access, Gate, Sketch};
+use crate::pool::access::{Access, Gate, Sketch, SourceCounts};
 use crate::pool::desired::DesiredServer;
 use crate::pool::select::{Chooser, Slot, Tree};
 use crate::pool::shared::{PoolSettings, PoolShared};
@@ -37,6 +38,8 @@ pub(super) struct Signals {
     silent: AtomicBool,
     /// Whether ICMP reported the server as absent.
     refused: AtomicBool,
+    /// Whether a check of the server has come back.
+    looped: AtomicBool,
 }
 
 /// The signals of a server since the primary last took them.
@@ -47,6 +50,7 @@ pub(super) struct Noticed {
     pub lost: u32,
     pub silent: bool,
     pub refused: bool,
+    pub looped: bool,
 }
 
 impl Signals {
@@ -70,12 +74,22 @@ impl Signals {
         self.refused.store(true, Ordering::Relaxed);
     }
 
+    pub fn note_loop(&self) {
+        self.looped.store(true, Ordering::Relaxed);
+    }
+
     /// Takes the signals since the last call.
     pub fn take(&self) -> Noticed {
         let take = |flag: &AtomicBool| flag.load(Ordering::Relaxed) && flag.swap(false, Ordering::Relaxed);
         let lost =
             if self.lost.load(Ordering::Relaxed) > 0 { self.lost.swap(0, Ordering::Relaxed) } else { 0 };
-        Noticed { alive_at: self.alive_at(), lost, silent: take(&self.silent), refused: take(&self.refused) }
+        Noticed {
+            alive_at: self.alive_at(),
+            lost,
+            silent: take(&self.silent),
+            refused: take(&self.refused),
+            looped: take(&self.looped),
+        }
     }
 }
 
@@ -135,6 +149,12 @@ pub struct DatagramShared {
     /// Selects servers for TCP connections.
     chooser: Mutex<Chooser>,
     pub(super) signals: Box<[CachePadded<Signals>]>,
+    /// The marks of checks.
+    pub(super) loops: LoopMarks,
+    /// The last time at which a client's datagram was equal to the payload of the checks, in nanoseconds.
+    echoed_at: AtomicU64,
+    /// The flows of each source at all workers; `None` without affinity.
+    pub(super) flow_sources: Option<SourceCounts>,
     /// The slot of the server that waits for a trial request, plus one; 0 without one.
     trial: AtomicU32,
     /// The desired servers, until the primary takes them.
@@ -160,6 +180,9 @@ impl DatagramShared {
             protocol: settings.protocol,
             tells_client: settings.proxy_protocol != ProxyProtocol::Off,
             chooser: Mutex::new(Chooser::new(settings.policy, seed ^ 2)),
+            flow_sources: (settings.affinity == Affinity::Client).then(|| SourceCounts::new(key)),
+            loops: LoopMarks::new(key.map(|byte| byte ^ 0x6c)),
+            echoed_at: AtomicU64::new(0),
             trial: AtomicU32::new(0),
             wanted: Mutex::new(None),
             tcp: TcpStats::default(),
@@ -170,6 +193,21 @@ impl DatagramShared {
             },
             seed,
         }
+    }
+
+    /// Notes a client's datagram that is equal to the payload of the checks.
+    pub(super) fn note_echo(&self, now: Instant) {
+        self.echoed_at.store(now.as_nanos(), Ordering::Relaxed);
+    }
+
+    /// The time of the last such datagram.
+    pub(super) fn echoed_at(&self) -> Instant {
+        Instant::from_nanos(self.echoed_at.load(Ordering::Relaxed))
+    }
+
+    /// The number of flows of a source, at all workers.
+    pub(super) fn flows_of(&self, source: IpAddr) -> u32 {
+        self.flow_sources.as_ref().map_or(0, |sources| sources.get(source))
     }
 
     /// Asks for a trial request to this server. False while another server waits for one.
@@ -311,7 +349,11 @@ mod tests {
         signals.lose();
         signals.note_silence();
         signals.note_refusal();
-        assert_eq!(signals.take(), Noticed { alive_at: Instant::ZERO, lost: 2, silent: true, refused: true });
+        signals.note_loop();
+        assert_eq!(
+            signals.take(),
+            Noticed { alive_at: Instant::ZERO, lost: 2, silent: true, refused: true, looped: true }
+        );
         assert_eq!(signals.take(), Noticed::default());
     }
 

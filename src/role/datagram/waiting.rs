@@ -13,6 +13,7 @@ use crate::base::drop_reason::DropReason;
 use crate::base::time::Instant;
 use crate::pool::select::Slot;
 use crate::pool::waiting::{Dispatcher, NO_KEY, NotQueued, Pending, Push, ServerSource};
+use crate::wire::dns::OwnAnswer;
 use crate::wire::proxy_protocol;
 
 impl Forwarder {
@@ -42,7 +43,7 @@ struct QueueTurn<'a> {
     tx: &'a mut Tx,
 }
 
-impl ServerSource for QueueTurn<'_> {
+impl ServerSource<DatagramClient> for QueueTurn<'_> {
     type Server = (Slot, DatagramMember);
 
     fn reserve(&mut self) -> Option<(Slot, DatagramMember)> {
@@ -51,6 +52,19 @@ impl ServerSource for QueueTurn<'_> {
 
     fn release(&mut self, (slot, _): (Slot, DatagramMember)) {
         self.core.release(slot);
+    }
+
+    fn expire(&mut self, pending: &mut Pending<DatagramClient>) {
+        self.answer(pending, OwnAnswer::Waited);
+    }
+}
+
+impl QueueTurn<'_> {
+    /// Tells the client of a queued request why it gets no response, if the protocol has a way.
+    fn answer(&mut self, pending: &mut Pending<DatagramClient>, answer: OwnAnswer) {
+        let QueueTurn { core, matching, now, tx } = self;
+        let request = DatagramRequest { client: pending.client, bytes: pending.bytes(), at: None, now: *now };
+        matching.refuse_pending(core, request, answer, tx);
     }
 }
 
@@ -74,10 +88,8 @@ impl Dispatcher<DatagramClient> for QueueTurn<'_> {
     }
 
     fn refuse(&mut self, pending: &mut Pending<DatagramClient>) {
-        let QueueTurn { core, matching, now, tx } = self;
-        let request = DatagramRequest { client: pending.client, bytes: pending.bytes(), at: None, now: *now };
-        matching.refuse_pending(core, request, tx);
-        core.stats.common.refused.add(DropReason::NoServer, 1);
+        self.answer(pending, OwnAnswer::NoServer);
+        self.core.stats.common.refused.add(DropReason::NoServer, 1);
     }
 }
 

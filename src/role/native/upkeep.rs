@@ -92,7 +92,12 @@ impl NativeRole {
                     sample.outstanding += outstanding;
                 }
                 State::Suspect => sample.silent += 1,
-                State::Joining | State::Held | State::Down | State::Draining | State::Disabled => {}
+                State::Joining
+                | State::Held
+                | State::Down
+                | State::Draining
+                | State::Disabled
+                | State::Looping => {}
             }
         }
         for stats in &self.shared.stats {

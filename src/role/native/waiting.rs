@@ -24,7 +24,7 @@ struct Turn<'a> {
     tx: &'a mut Tx,
 }
 
-impl ServerSource for Turn<'_> {
+impl ServerSource<Client> for Turn<'_> {
     type Server = ReservedServer;
 
     fn reserve(&mut self) -> Option<ReservedServer> {

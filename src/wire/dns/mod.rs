@@ -1,15 +1,23 @@
-//! The parts of a DNS message that a balancer needs: its id, its one question, and a SERVFAIL response.
+//! The parts of a DNS message that a balancer needs: its id, its question, and the balancer's own answers.
 //!
 //! Pure, on byte slices, and without allocation per message. RFC 1035 section 4 has the layout, RFC 2181
-//! section 11 the names. Nothing after the question is read, so TC, EDNS (RFC 6891) and any records and
-//! sizes pass.
+//! section 11 the names. Of an ordinary query and its response nothing after the question is read, so TC, EDNS
+//! (RFC 6891) and any records and sizes pass.
 
+mod asked;
+mod edns;
+mod mark;
 mod name;
+mod own_answer;
 mod question;
 #[cfg(test)]
 mod tests;
 
+pub use asked::Asked;
+pub use edns::{Opt, extended_rcode, opt};
+pub use mark::{MARK_LEN, MARK_RECORD_LEN, Mark, append_mark, mark};
 pub use name::{NAME_MAX, name_to_wire};
+pub use own_answer::{OWN_ANSWER_MAX, OwnAnswer};
 pub use question::{Question, QuestionKey};
 
 /// The number of a record type: of a name in any case, `TYPE65` (RFC 3597) or `65`.
@@ -39,7 +47,7 @@ pub const TYPES: [(&str, u16); 13] = [
 /// Size of the header, in bytes.
 pub const HEADER_LEN: usize = 12;
 
-/// Maximum bytes that [`write_query`] writes and [`truncate_to_servfail`] leaves: header, name, type, class.
+/// Maximum bytes that [`write_query`] writes: header, name, type, class.
 pub const QUERY_MAX: usize = HEADER_LEN + NAME_MAX + 4;
 
 /// First byte of the flags: QR, four bits of opcode, AA, TC, RD.
@@ -50,9 +58,18 @@ const RD: u8 = 0x01;
 /// Second byte of the flags: RA, Z, AD, CD, four bits of RCODE.
 const CD: u8 = 0x10;
 const RCODE: u8 = 0x0f;
-/// RCODE of a server failure, which the balancer uses to refuse a query.
+/// RCODE of an answer that is no error.
+pub const NOERROR: u8 = 0;
+/// RCODE of a format error.
+pub const FORMERR: u8 = 1;
+/// RCODE of a server failure, which the balancer uses if no server can answer.
 pub const SERVFAIL: u8 = 2;
+/// RCODE of a request that the server does not support.
+pub const NOTIMP: u8 = 4;
+/// RCODE of a refusal.
+pub const REFUSED: u8 = 5;
 const QDCOUNT: usize = 4;
+const ARCOUNT: usize = 10;
 const CLASS_IN: u16 = 1;
 
 /// Why a message is rejected.
@@ -113,22 +130,6 @@ pub fn opcode(message: &[u8]) -> u8 {
 /// The RCODE of a checked message, 0 to 15; 0 is no error.
 pub fn rcode(message: &[u8]) -> u8 {
     message.get(FLAGS + 1).map_or(0, |flags| flags & RCODE)
-}
-
-/// Turns a query into its SERVFAIL response in place, and returns the length, which never exceeds the
-/// query's.
-///
-/// Id, opcode, RD, CD (RFC 4035 section 3.2.2) and the question stay. All other flags and all records
-/// are removed, an OPT record too. A message that [`query`] rejects stays unmodified and gives 0.
-pub fn truncate_to_servfail(message: &mut [u8]) -> usize {
-    let Ok(question) = query(message) else {
-        return 0;
-    };
-    let len = HEADER_LEN + question.wire_len();
-    message[FLAGS] = message[FLAGS] & (OPCODE | RD) | QR;
-    message[FLAGS + 1] = message[FLAGS + 1] & CD | SERVFAIL;
-    message[QDCOUNT + 2..HEADER_LEN].fill(0);
-    len
 }
 
 /// Writes a query of class IN that asks for recursion, and returns its length, at most [`QUERY_MAX`].

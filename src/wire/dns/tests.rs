@@ -1,6 +1,7 @@
 //! Tests of the whole module with captured bytes, and against a slow, simple parser.
 
 use super::*;
+use crate::base::drop_reason::DropReason;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -106,17 +107,161 @@ fn names_of_up_to_255_bytes_pass() {
     }
 }
 
+/// What this own answer to a query is, byte for byte.
+fn own(answer: OwnAnswer, query: &[u8]) -> Vec<u8> {
+    let mut into = [0xee; OWN_ANSWER_MAX];
+    let len = answer.write(query, &mut into);
+    into[..len].to_vec()
+}
+
+/// An OPT record with these upper bits of the RCODE, flags and data.
+fn opt_record(rcode_high: u8, flags: u8, data: &[u8]) -> Vec<u8> {
+    let mut record = vec![0, 0, 41, 4, 0xd0, rcode_high, 0, flags, 0, 0, data.len() as u8];
+    record.extend(data);
+    record
+}
+
 #[test]
-fn a_query_becomes_its_servfail_answer_in_place() {
-    let mut message = QUERY.to_vec();
+fn an_own_answer_has_the_question_and_says_why() {
+    let mut query = QUERY.to_vec();
     // Status is opcode 2; AA, TC, RA, Z and AD are not valid in a query, but occur.
-    message[2..4].copy_from_slice(&[0x17, 0xff]);
-    message[6..10].fill(9);
-    let len = truncate_to_servfail(&mut message);
-    assert_eq!(message[..len], b"\x12\x34\x91\x12\x00\x01\0\0\0\0\0\0\x07Example\x03com\0\0\x1c\0\x01"[..]);
-    let before = message.clone();
-    assert_eq!(truncate_to_servfail(&mut message), 0, "an answer has no answer");
-    assert_eq!(message, before);
+    query[2..4].copy_from_slice(&[0x17, 0xff]);
+    let plain = b"\x12\x34\x91\x12\0\x01\0\0\0\0\0\x01\x07Example\x03com\0\0\x1c\0\x01";
+    let opt = b"\0\0\x29\x04\xd0\0\0\0\0\0\x15\0\x0f\0\x11\0\x17no server is up";
+    assert_eq!(own(OwnAnswer::NoServer, &query), [&plain[..], opt].concat());
+    let mut without = query[..29].to_vec();
+    without[11] = 0;
+    let mut expected = plain.to_vec();
+    expected[11] = 0;
+    assert_eq!(own(OwnAnswer::NoServer, &without), expected, "no EDNS, no OPT");
+    query[2] |= QR;
+    assert_eq!(own(OwnAnswer::NoServer, &query), b"", "an answer has no answer");
+    assert_eq!(own(OwnAnswer::NoServer, &query[..11]), b"", "shorter than a header");
+}
+
+#[test]
+fn a_truncated_answer_is_no_error_and_asks_for_tcp() {
+    let answer = own(OwnAnswer::Truncated, QUERY);
+    assert_eq!(answer[..29], [b"\x12\x34\x83\x10".as_slice(), &QUERY[4..29]].concat());
+    assert_eq!(answer[29..], [0, 0, 41, 4, 0xd0, 0, 0, 0, 0, 0, 0]);
+}
+
+#[test]
+fn an_own_answer_without_one_question_is_a_header_with_the_opt_record() {
+    let cookie = b"\0\x0a\0\x0801234567";
+    for questions in [0, 2] {
+        let mut query = message([1, 0], questions, &QUERY[12..29].repeat(questions.into()));
+        query[11] = 1;
+        query.extend(opt_record(0, 0x80, cookie));
+        let answer = own(OwnAnswer::NotOneQuestion, &query);
+        assert_eq!(answer[..12], [0xab, 0xcd, 0x81, 1, 0, 0, 0, 0, 0, 0, 0, 1], "{questions} questions");
+        let (opt, data) = opt(&answer).unwrap();
+        assert_eq!(
+            (opt, &data[..6]),
+            (Opt { wants_dnssec: true, ..Opt::default() }, &b"\0\x0f\0\x26\0\0"[..])
+        );
+        assert!(!answer.windows(8).any(|bytes| bytes == b"01234567"), "the client's cookie");
+    }
+}
+
+#[test]
+fn an_opt_record_is_found_behind_compressed_records_only_where_it_belongs() {
+    let record = b"\xc0\x0c\0\x01\0\x01\0\0\0\x3c\0\x04\x7f\0\0\x01";
+    let question = &QUERY[12..29];
+    let with = |counts: [u8; 3], rest: &[&[u8]]| {
+        let mut message = message([0x81, 0x80], 1, &[question, &rest.concat()].concat());
+        [message[7], message[9], message[11]] = counts;
+        message
+    };
+    let badvers = opt_record(1, 0, b"");
+    let found = with([1, 0, 2], &[record, record, &badvers]);
+    assert_eq!((opt(&found).unwrap().0.rcode_high, extended_rcode(&found)), (1, 16));
+    for (message, why) in [
+        (with([1, 0, 1], &[record, record, &badvers]), "behind the records that are counted"),
+        (with([0, 1, 0], &[&badvers]), "an authority"),
+        (with([0, 1, 1], &[&badvers, record]), "an authority, beside another record"),
+        (with([0, 0, 1], &[&badvers[..10]]), "truncated"),
+        (with([0, 0, 1], &[&opt_record(1, 0, b"1234")[..12]]), "truncated data"),
+        (with([0, 0, 1], &[b"\x01a", &badvers]), "not at the root"),
+        (with([0, 0, 0], &[&badvers]), "not counted"),
+    ] {
+        assert_eq!((opt(&message), extended_rcode(&message)), (None, 0), "{why}");
+    }
+}
+
+/// What becomes of a response to a query.
+fn checked(query: &[u8], response: &[u8]) -> Result<(), DropReason> {
+    Asked::of(query, &key()).unwrap().check(response, &key())
+}
+
+#[test]
+fn an_error_may_leave_the_question_out_and_an_answer_may_not() {
+    let question = &QUERY[12..29];
+    let query = message([1, 0], 1, question);
+    let bare = |rcode: u8| message([0x81, 0x80 | rcode], 0, b"");
+    assert_eq!(checked(&query, &message([0x81, 0x80], 1, question)), Ok(()));
+    for rcode in 1..16 {
+        assert_eq!(checked(&query, &bare(rcode)), Ok(()), "RCODE {rcode}");
+    }
+    assert_eq!(checked(&query, &bare(0)), Err(DropReason::WrongQuestion));
+    let mut badvers = [bare(0), opt_record(1, 0, b"")].concat();
+    badvers[11] = 1;
+    assert_eq!(checked(&query, &badvers), Ok(()), "the RCODE has upper bits");
+    badvers[17] = 0;
+    assert_eq!(checked(&query, &badvers), Err(DropReason::WrongQuestion));
+    assert_eq!(checked(&query, &message([1, 1], 0, b"")), Err(DropReason::Malformed), "a query");
+    assert_eq!(checked(&query, &bare(1)[..11]), Err(DropReason::Malformed), "short");
+    assert_eq!(checked(&query, &message([0x81, 1], 1, b"\xc0\x0c\0\x01\0\x01")), Err(DropReason::Malformed));
+    assert_eq!(checked(&query, &message([0x81, 1], 2, &question.repeat(2))), Err(DropReason::Malformed));
+    assert_eq!(
+        checked(&query, &message([0x81, 1], 1, b"\0\0\x01\0\x01")),
+        Err(DropReason::WrongQuestion),
+        "an error to another question"
+    );
+}
+
+#[test]
+fn a_query_without_a_question_is_answered_by_a_message_without_one() {
+    let cookie = message([1, 0], 0, b"");
+    assert_eq!(checked(&cookie, &message([0x81, 0], 0, b"")), Ok(()));
+    assert_eq!(checked(&cookie, &message([0x81, 4], 0, b"")), Ok(()));
+    assert_eq!(
+        checked(&cookie, &message([0x81, 0], 1, &QUERY[12..29])),
+        Err(DropReason::WrongQuestion),
+        "an answer to a question that it did not ask"
+    );
+}
+
+#[test]
+fn the_response_to_an_update_may_leave_the_zone_out() {
+    let update = message([5 << 3, 0], 1, &QUERY[12..29]);
+    assert_eq!(checked(&update, &message([5 << 3 | QR, 0], 0, b"")), Ok(()));
+    let notify = message([4 << 3, 0], 1, &QUERY[12..29]);
+    assert_eq!(checked(&notify, &message([4 << 3 | QR, 0], 0, b"")), Err(DropReason::WrongQuestion));
+}
+
+#[test]
+fn what_cannot_be_matched_has_a_name() {
+    let asked = |query: &[u8]| Asked::of(query, &key()).map(|_| ());
+    assert_eq!(asked(&message([1, 0], 2, &QUERY[12..29].repeat(2))), Err(Malformed::Question));
+    assert_eq!(asked(&message([1, 0], 1, b"\xc0\x0c\0\x01\0\x01")), Err(Malformed::Question));
+    assert_eq!(asked(&message([0x81, 0], 1, &QUERY[12..29])), Err(Malformed::Response));
+    assert_eq!(asked(&QUERY[..11]), Err(Malformed::Short));
+    assert_eq!(asked(&message([1, 0], 0, b"")), Ok(()));
+}
+
+#[test]
+fn a_marked_query_is_a_query_with_the_mark_at_its_end() {
+    let name = name_to_wire("a.test").unwrap();
+    let mut query = [0; QUERY_MAX + MARK_RECORD_LEN];
+    let plain = write_query(&mut query, 7, &name, 1);
+    assert_eq!(mark(&query[..plain]), None);
+    let len = append_mark(&mut query, plain, b"0123456789");
+    assert_eq!((len, query[11]), (plain + MARK_RECORD_LEN, 1));
+    assert_eq!(mark(&query[..len]), Some(b"0123456789"));
+    assert_eq!(opt(&query[..len]).unwrap(), (Opt::default(), &b"\xfe\x1d\0\x0a0123456789"[..]));
+    assert_eq!(mark(&query[..len - 1]), None, "cut short");
+    assert_eq!(append_mark(&mut query[..len - 1], plain, b"0123456789"), 0, "no room");
 }
 
 #[test]
@@ -195,7 +340,23 @@ proptest! {
         prop_assert!(opcode(&message) < 16);
         set_id(&mut message, 7);
         prop_assert!(message.len() < 2 || id(&message) == 7);
-        prop_assert!(truncate_to_servfail(&mut message) <= message.len());
+        let _ = mark(&message);
+        let is_query = message.len() >= HEADER_LEN && message[2] & QR == 0;
+        for answer in OwnAnswer::ALL {
+            let written = own(answer, &message);
+            prop_assert_eq!(written.is_empty(), !is_query);
+            prop_assert_eq!(opt(&written).is_some(), is_query && opt(&message).is_some(), "{:?}", answer);
+            prop_assert!(written.is_empty() || rcode(&written) == answer.rcode());
+            // In the query's own size everything but the reason fits.
+            let mut into = vec![0; message.len()];
+            let short = answer.write(&message, &mut into);
+            prop_assert_eq!(short == 0, written.is_empty());
+            prop_assert_eq!(opt(&into[..short]).is_some(), opt(&written).is_some());
+        }
+        if let Ok(asked) = Asked::of(&message, &key()) {
+            prop_assert!(is_query);
+            let _ = asked.check(&message, &key());
+        }
     }
 
     #[test]
@@ -251,8 +412,9 @@ proptest! {
         let written = into[..len].to_vec();
         prop_assert_eq!(id(&written), id_in);
         prop_assert_eq!(query(&written), Ok(Question { name, kind, class: 1 }));
-        prop_assert_eq!(truncate_to_servfail(&mut into), len);
-        prop_assert_eq!(response(&into[..len]), query(&written));
+        let servfail = own(OwnAnswer::NoServer, &written);
+        prop_assert_eq!(response(&servfail), query(&written));
+        prop_assert_eq!(Asked::of(&written, &key()).unwrap().check(&servfail, &key()), Ok(()));
     }
 
     #[test]
@@ -281,7 +443,5 @@ fn the_rcode_is_the_low_half_of_the_second_flags() {
     assert_eq!(rcode(&message), 0);
     message[3] = 0xa5;
     assert_eq!(rcode(&message), 5);
-    truncate_to_servfail(&mut message);
-    assert_eq!(rcode(&message), SERVFAIL);
     assert_eq!(rcode(&[0, 0]), 0);
 }

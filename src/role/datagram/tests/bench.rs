@@ -67,6 +67,9 @@ pub fn settings(protocol: Protocol) -> DatagramSettings {
         allow: vec![],
         deny: vec![],
         rate_per_source: None,
+        rate_limit_truncate: 2,
+        notify_all: false,
+        flows_per_source: None,
         health: HealthCheck {
             check: Check::None,
             interval: Duration::from_secs(1),

@@ -102,7 +102,7 @@ fn what_is_not_the_answer_is_counted_and_the_wait_goes_on() {
         (way.socket, way.to, other_name, WrongQuestion),
         (way.socket, way.to, other_type, WrongQuestion),
         (way.socket, way.to, way.bytes.clone(), Malformed), // QR is 0
-        (way.socket, way.to, no_question, Malformed),
+        (way.socket, way.to, no_question, WrongQuestion),
         (way.socket, way.to, right[..11].to_vec(), Malformed),
         (way.socket, way.to, right[..right.len() - 1].to_vec(), Malformed),
     ] {
@@ -113,6 +113,39 @@ fn what_is_not_the_answer_is_counted_and_the_wait_goes_on() {
     let delivered = pool.turn(&[way.answered(&right)]);
     assert_eq!(delivered[0].bytes, with_id(&right, 7));
     assert_eq!(pool.turn(&[way.answered(&right)]), [], "but once");
+    pool.check_rest();
+}
+
+#[test]
+fn an_error_without_its_question_reaches_the_client_and_ends_the_query() {
+    let mut pool = pool([1, 2]);
+    for rcode in [1, 2, 3, 4, 5] {
+        let way = pool.forwarded(client(1), &query(7, "example.com", b""));
+        let mut bare = way.bytes[..12].to_vec();
+        bare[2..6].copy_from_slice(&[0x81, rcode, 0, 0]);
+        let other_server = if way.to == server(1) { server(2) } else { server(1) };
+        assert_eq!(pool.turn(&[In::new(way.socket, other_server, &bare)]), [], "not from that server");
+        let delivered = pool.turn(&[way.answered(&bare)]);
+        assert_eq!((delivered.len(), &delivered[0].bytes), (1, &with_id(&bare, 7)), "RCODE {rcode}");
+        pool.check_rest();
+    }
+    assert_eq!(pool.stats().common.answered.get(), 5);
+}
+
+#[test]
+fn a_query_without_a_question_is_forwarded_and_matched() {
+    let mut pool = pool([1]);
+    // A cookie alone (RFC 7873 section 5.4), and the opcodes that have no question.
+    for opcode in [0, 1, 2, 6] {
+        let mut asked = b"\x00\x07\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00".to_vec();
+        asked[2] = opcode << 3;
+        let way = pool.forwarded(client(1), &asked);
+        let mut right = way.bytes.clone();
+        right[2] |= QR;
+        let with_question = answer(&query(id(&right), "example.com", b""), b"");
+        assert_eq!(pool.turn(&[way.answered(&with_question)]), [], "an answer to something else");
+        assert_eq!(pool.turn(&[way.answered(&right)])[0].bytes, with_id(&right, 7), "opcode {opcode}");
+    }
     pool.check_rest();
 }
 
@@ -191,39 +224,65 @@ fn an_answer_after_the_time_out_reaches_nobody_even_if_its_id_is_another_query_s
 fn answers_and_nonsense_at_the_front_are_refused() {
     let mut pool = pool([1]);
     let good = query(7, "example.com", b"");
-    let mut two_questions = good.clone();
+    let mut two_questions = [&good[..], &good[12..]].concat();
     two_questions[5] = 2;
-    for (bytes, reason) in [
+    for (n, (bytes, reason)) in [
         (answer(&good, b""), DropReason::AnAnswer),
         (good[..11].to_vec(), DropReason::Malformed),
+        (vec![0], DropReason::Malformed),
         (good[..good.len() - 1].to_vec(), DropReason::Malformed),
         (two_questions, DropReason::Malformed),
-        (vec![0], DropReason::Malformed),
-    ] {
+    ]
+    .into_iter()
+    .enumerate()
+    {
         let before = pool.refused(reason);
-        assert_eq!(pool.ask(client(1), &bytes), [], "{bytes:?}");
+        let sent = pool.ask(client(n as u16), &bytes);
+        // A query whose answer could not be matched is a format error.
+        let expected = (n >= 3).then(|| {
+            let bytes = b"\x00\x07\x81\x01\x00\x00\x00\x00\x00\x00\x00\x00".to_vec();
+            Sent { socket: 0, to: client(n as u16), source_ip: None, bytes }
+        });
+        assert_eq!(sent, Vec::from_iter(expected), "{bytes:?}");
         assert_eq!(pool.refused(reason), before + 1, "{bytes:?}");
     }
     pool.check_rest();
 }
 
-/// That these are the bytes of "not now" to this query.
-fn assert_servfail(sent: &[Sent], to: SocketAddr, query: &[u8]) {
+#[test]
+fn nonsense_in_answer_to_format_errors_does_not_go_on() {
+    let mut pool = pool([1]);
+    let mut nonsense = query(7, "example.com", b"");
+    nonsense.pop();
+    let answers = (0..100).filter(|_| {
+        pool.now += MS;
+        !pool.ask(client(1), &nonsense).is_empty()
+    });
+    assert_eq!(answers.count(), 10);
+    assert_eq!(pool.ask(addr("192.0.2.9:19"), &nonsense), [], "to chargen");
+}
+
+/// That these are the bytes of "not now" to this query, with the reason if it has EDNS.
+fn assert_servfail(sent: &[Sent], to: SocketAddr, query: &[u8], reason: &str) {
     let [sent] = sent else { panic!("{sent:?}") };
     assert_eq!((sent.to, sent.bytes[2] & QR, sent.bytes[3] & 0xf), (to, QR, 2));
-    assert!(sent.bytes.len() <= query.len());
     assert_eq!(sent.bytes[..2], query[..2]);
-    let question = 12..query.len().min(sent.bytes.len());
-    assert_eq!(sent.bytes[question.clone()], query[question]);
+    let end = crate::wire::dns::query(query).unwrap().wire_len() + 12;
+    assert_eq!(sent.bytes[12..end], query[12..end]);
+    let has_edns = query[11] > 0;
+    assert_eq!((sent.bytes[11] == 1, sent.bytes.len() > end), (has_edns, has_edns));
+    assert!(!has_edns || sent.bytes.ends_with(reason.as_bytes()), "{sent:?}");
 }
+
+/// An OPT record (RFC 6891).
+const OPT: [u8; 11] = [0, 0, 41, 16, 0, 0, 0, 0, 0, 0, 0];
 
 #[test]
 fn without_servers_the_client_hears_so_at_once() {
     let mut pool = pool([]);
-    for asked in [query(0x1234, "example.com", b""), query(0x1235, "x", &[0, 0, 41, 16, 0, 0, 0, 0, 0, 0, 0])]
-    {
+    for asked in [query(0x1234, "example.com", b""), query(0x1235, "x", &OPT)] {
         let sent = pool.ask(client(1), &asked);
-        assert_servfail(&sent, client(1), &asked);
+        assert_servfail(&sent, client(1), &asked, "no server is up");
     }
     assert_eq!((pool.refused(DropReason::NoServer), pool.stats().servfail.get()), (2, 2));
     pool.check_rest();
@@ -239,9 +298,9 @@ fn a_full_pool_says_so_at_once_and_has_room_again() {
     let mut pool = Bench::new(limited, PORTS, [1, 2]);
     let ways: Vec<_> = (0..4).map(|n| pool.forwarded(client(1), &query(n, "a", b""))).collect();
     assert_eq!((pool.queue(1), pool.queue(2)), (2, 2));
-    let asked = query(9, "a", b"");
+    let asked = query(9, "a", &OPT);
     let sent = pool.ask(client(2), &asked);
-    assert_servfail(&sent, client(2), &asked);
+    assert_servfail(&sent, client(2), &asked, "all servers are at their limit");
     assert_eq!(pool.refused(DropReason::ServersFull), 1);
     pool.turn(&[ways[0].answered(&answer(&ways[0].bytes, b""))]);
     assert_eq!(pool.forwarded(client(2), &asked).to, ways[0].to);
@@ -256,12 +315,61 @@ fn a_full_table_says_so_at_once() {
         assert_eq!(pool.turn(&turn).len(), 256);
     }
     assert_eq!(pool.stats().in_flight.get(), 65_536);
+    let asked = query(3, "a", &OPT);
     let sent = pool.ask(client(2), &asked);
-    assert_servfail(&sent, client(2), &asked);
+    assert_servfail(&sent, client(2), &asked, "too many open queries");
     assert_eq!(pool.refused(DropReason::TableFull), 1);
     pool.pass(TIMEOUT);
     assert_eq!(pool.stats().timed_out.get(), 65_536);
     pool.check_rest();
+}
+
+#[test]
+fn above_the_rate_every_second_query_is_told_to_come_by_tcp() {
+    for (every, expected) in [(2, 5), (1, 10), (3, 3), (0, 0)] {
+        let limited = DatagramSettings {
+            rate_per_source: Some(10.0),
+            rate_limit_truncate: every,
+            ..settings(Protocol::Dns)
+        };
+        let mut pool = Bench::new(limited, PORTS, [1]);
+        let asked = query(7, "example.com", &OPT);
+        let turn: Vec<_> = (0..20).map(|_| In::new(0, client(1), &asked)).collect();
+        let sent = pool.turn(&turn);
+        let (told, ways): (Vec<_>, Vec<_>) = sent.into_iter().partition(|sent| pool.is_front(sent.socket));
+        assert_eq!((ways.len(), told.len()), (10, expected), "every {every}");
+        for sent in told {
+            assert_eq!((sent.bytes[2] & (QR | TC), sent.bytes[3] & 0xf), (QR | TC, 0));
+            assert_eq!(sent.bytes.len(), asked.len(), "not longer than the query");
+        }
+        assert_eq!(pool.refused(DropReason::Rate), 10);
+        // An update or nonsense is not told anything.
+        let mut update = asked.clone();
+        update[2] = 5 << 3;
+        for bytes in [update, answer(&asked, b""), asked[..20].to_vec()] {
+            assert_eq!(pool.turn(&vec![In::new(0, client(1), &bytes); 4]), []);
+        }
+    }
+}
+
+#[test]
+fn a_notify_reaches_one_server_or_all_and_is_answered_once() {
+    for notify_all in [false, true] {
+        let mut pool =
+            Bench::new(DatagramSettings { notify_all, ..settings(Protocol::Dns) }, PORTS, [1, 2, 3]);
+        let mut asked = query(7, "example.com", b"");
+        asked[2] = 4 << 3;
+        let ways = pool.ask(client(1), &asked);
+        let mut servers: Vec<_> = ways.iter().map(|way| way.to).collect();
+        servers.sort();
+        assert_eq!(servers.len(), if notify_all { 3 } else { 1 }, "{servers:?}");
+        servers.dedup();
+        assert_eq!(servers.len(), ways.len(), "each once");
+        let answers: Vec<_> = ways.iter().map(|way| way.answered(&answer(&way.bytes, b""))).collect();
+        let delivered = pool.turn(&answers);
+        assert_eq!((delivered.len(), &delivered[0].bytes), (1, &answer(&asked, b"")));
+        assert_eq!(pool.forwarded(client(1), &query(8, "example.com", b"")).bytes[2], 1, "only a NOTIFY");
+    }
 }
 
 /// What may happen, with choices that the state gives a meaning.
@@ -280,6 +388,7 @@ enum Forgery {
     Name(u8),
     Query,
     Short,
+    Bare(u8),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -291,6 +400,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0..4u8).prop_map(Forgery::Name),
         1 => Just(Forgery::Query),
         1 => Just(Forgery::Short),
+        1 => (0..3u8).prop_map(Forgery::Bare),
     ];
     prop_oneof![
         4 => (0..4u16, 0..4u8, prop_oneof![Just(0xffffu16), 0..3u16])
@@ -354,6 +464,10 @@ proptest! {
                             }
                             Forgery::Query => datagram.bytes[2] &= !QR,
                             Forgery::Short => datagram.bytes.truncate(14),
+                            Forgery::Bare(rcode) => {
+                                datagram.bytes.truncate(12);
+                                (datagram.bytes[3], datagram.bytes[5]) = (rcode, 0);
+                            }
                         }
                         arrived.push(datagram);
                     }
@@ -361,13 +475,17 @@ proptest! {
                 }
             }
             for datagram in arrived.iter().filter(|datagram| !pool.is_front(datagram.socket)) {
-                let Ok(question) = crate::wire::dns::response(&datagram.bytes) else { continue };
+                let question = crate::wire::dns::response(&datagram.bytes);
+                let is_bare_error = datagram.bytes.len() == 12 && datagram.bytes[3] > 0;
+                if question.is_err() && !is_bare_error {
+                    continue;
+                }
                 let counts = |asked: &&mut Asked| {
                     let way = &asked.way;
                     asked.is_open
                         && (way.socket, way.to) == (datagram.socket, datagram.peer)
                         && id(&way.bytes) == id(&datagram.bytes)
-                        && crate::wire::dns::query(&way.bytes).unwrap() == question
+                        && (is_bare_error || crate::wire::dns::query(&way.bytes) == question)
                 };
                 if let Some(asked) = all.iter_mut().find(counts) {
                     asked.is_open = false;

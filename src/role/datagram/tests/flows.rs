@@ -73,19 +73,100 @@ fn a_flow_ends_when_neither_side_has_sent_for_long() {
 }
 
 #[test]
-fn an_unanswered_flow_ends_after_the_time_out_however_much_its_client_sends() {
-    let mut pool = pool(2, [1]);
-    for _ in 0..4 {
-        pool.forwarded(client(1), b"hello?");
+fn an_unanswered_flow_keeps_its_server_while_its_client_sends() {
+    let mut pool = pool(8, [1, 2, 3]);
+    let way = pool.forwarded(client(1), b"hello?");
+    for round in 0..40 {
         pool.pass(50 * MS);
+        let sent = pool.forwarded(client(1), b"hello?");
+        assert_eq!((sent.socket, sent.to), (way.socket, way.to), "round {round}");
     }
+    assert_eq!((live(&pool), pool.stats().flows_opened.get()), (1, 1));
+    // Without a datagram within a timeout it ends at the end of the next one.
+    pool.pass(TIMEOUT * 2);
     assert_eq!(live(&pool), 0);
     pool.check_rest();
-    // Its pair rests as one that may be answered yet.
+}
+
+#[test]
+fn an_unanswered_flow_rests_as_one_that_may_still_be_answered() {
+    let mut pool = pool(2, [1]);
+    pool.forwarded(client(1), b"hello?");
+    pool.pass(TIMEOUT);
+    assert_eq!(live(&pool), 0);
+    pool.check_rest();
     pool.pass(TIMEOUT * 2 - MS);
     assert_eq!(pool.ask(client(2), b"hello"), []);
     pool.pass(MS);
     pool.forwarded(client(2), b"hello");
+}
+
+/// The `n`-th port of the client at this address.
+fn at(ip: u8, n: u16) -> SocketAddr {
+    SocketAddr::from(([203, 0, 113, ip], 1_000 + n))
+}
+
+/// Opens flows from one address, which the server answers; the number that were admitted.
+fn open_many(pool: &mut Bench, worker: usize, ip: u8, ports: std::ops::Range<u16>) -> usize {
+    ports
+        .filter(|&n| {
+            let sent = pool.turn_of(worker, &[In::new(0, at(ip, n), b"hello")]);
+            let answers: Vec<_> = sent.iter().map(|way| way.answered(b"hello too")).collect();
+            !pool.turn_of(worker, &answers).is_empty()
+        })
+        .count()
+}
+
+#[test]
+fn a_source_has_its_number_of_flows_at_all_workers_together() {
+    let limited = DatagramSettings { flows_per_source: Some(20), workers: 2, ..flows() };
+    let mut pool = Bench::new(limited, 64, [1, 2]);
+    let first = open_many(&mut pool, 0, 1, 0..15);
+    let second = open_many(&mut pool, 1, 1, 15..60);
+    assert_eq!((first, second, pool.refused(DropReason::FlowsPerSource)), (15, 5, 40));
+    assert_eq!(open_many(&mut pool, 0, 2, 0..20), 20, "another source");
+    // A flow of the source goes on, and when its flows have ended it gets new ones.
+    assert_eq!(pool.ask(at(1, 3), b"more").len(), 1);
+    pool.pass(IDLE);
+    assert_eq!(open_many(&mut pool, 1, 1, 100..130), 20);
+}
+
+#[test]
+fn without_a_number_a_source_has_a_tenth_of_the_table() {
+    let mut pool = pool(200, [1, 2]);
+    assert_eq!(open_many(&mut pool, 0, 1, 0..100), 40, "of 400 pairs");
+    let mut small = Bench::new(flows(), 20, [1]);
+    assert_eq!(open_many(&mut small, 0, 1, 0..20), 16, "but no fewer than 16, of 20 pairs");
+}
+
+#[test]
+fn at_a_full_table_the_source_that_holds_most_gives_way() {
+    let idle_timeout = Duration::from_secs(3_600);
+    let unlimited = DatagramSettings { flows_per_source: Some(1_000), idle_timeout, ..flows() };
+    let mut pool = Bench::new(unlimited, 64, [1]);
+    let quiet = open_many(&mut pool, 0, 1, 0..2);
+    assert_eq!((quiet, open_many(&mut pool, 0, 2, 0..100)), (2, 54), "an eighth stays free");
+    // Quiet sources come one after the other: each is served, and a flow of the large one ends for it.
+    for ip in 10..40 {
+        assert_eq!(open_many(&mut pool, 0, ip, 0..1), 1, "source {ip}");
+        pool.pass(HOLD.max(TIMEOUT * 2));
+        let kept = (0..2).filter(|&n| pool.ask(at(1, n), b"more").len() == 1).count();
+        assert_eq!((kept, pool.stats().flows_opened.get()), (2, 57 + u64::from(ip) - 10), "source {ip}");
+    }
+}
+
+#[test]
+fn unanswered_flows_of_the_source_that_holds_most_give_way() {
+    let unlimited = DatagramSettings { flows_per_source: Some(1_000), ..flows() };
+    let mut pool = Bench::new(unlimited, 64, [1]);
+    for n in 0..100 {
+        pool.ask(at(1, n), b"junk");
+    }
+    assert_eq!(pool.stats().flows_opened.get(), 32, "half of the ports");
+    for ip in 2..10 {
+        assert_eq!(open_many(&mut pool, 0, ip, 0..1), 1, "source {ip}");
+    }
+    assert!(pool.refused(DropReason::FlowsFull) == 68 && live(&pool) == 32, "{}", live(&pool));
 }
 
 #[test]

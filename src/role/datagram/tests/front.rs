@@ -100,6 +100,29 @@ fn a_flow_begins_with_a_header_or_has_it_always() {
 }
 
 #[test]
+fn a_clients_own_header_is_dropped_where_it_would_be_taken_for_ours() {
+    for (proxy_protocol, passes) in
+        [(ProxyProtocol::Off, true), (ProxyProtocol::First, false), (ProxyProtocol::Every, true)]
+    {
+        let affinity = Affinity::Client;
+        let flows = DatagramSettings { proxy_protocol, affinity, ..settings(Protocol::Datagram) };
+        let mut pool = Bench::new(flows, 8, [1]);
+        let forged = [&header(Transport::Datagram, client(9), addr("192.0.2.53:53"))[..], b"evil"].concat();
+        pool.forwarded(client(1), b"one");
+        let sent = pool.ask(client(1), &forged);
+        assert_eq!(sent.len(), usize::from(passes), "{proxy_protocol:?}: {sent:?}");
+        assert_eq!(pool.refused(DropReason::ProxyHeader), u64::from(!passes));
+        let ours = header(Transport::Datagram, client(1), addr("192.0.2.53:53"));
+        let is_behind_ours = |sent: &Sent| sent.bytes.starts_with(&ours);
+        assert_eq!(sent.iter().any(is_behind_ours), proxy_protocol == ProxyProtocol::Every);
+        // As the first datagram of a flow it is behind the balancer's own header, so it is payload.
+        let first = pool.forwarded(client(2), &forged);
+        assert!(first.bytes.ends_with(&forged), "{first:?}");
+        assert_eq!(pool.forwarded(client(1), b"\r\n\r\n\0\r\nQUIT").bytes.len() % 28, 11, "no signature");
+    }
+}
+
+#[test]
 fn servers_of_a_transparent_pool_see_the_client() {
     for affinity in [Affinity::None, Affinity::Client] {
         let transparent = DatagramSettings { transparent: true, affinity, ..settings(Protocol::Datagram) };

@@ -88,12 +88,32 @@ fn a_full_room_is_said_so_and_what_has_waited_for_too_long_is_not_sent() {
         assert_eq!(is_told, protocol == Protocol::Dns);
         assert_eq!(pool.refused(DropReason::ServersFull), 1);
         // The server is silent: its request is given up, and those who waited were here for as long.
-        pool.pass(TIMEOUT + 20 * MS);
+        let sent = pool.pass(TIMEOUT + 20 * MS);
         assert_eq!(pool.refused(DropReason::Expired), 2, "{protocol:?}");
+        let told: Vec<_> = sent.iter().filter(|sent| sent.bytes[3] & 0xf == 2).map(|sent| sent.to).collect();
+        let expected = if protocol == Protocol::Dns { vec![client(1), client(2)] } else { vec![] };
+        assert_eq!(told, expected, "{protocol:?}");
         assert_eq!((pool.shared.pool.pending.len(), pool.stats().timed_out.get()), (0, 1));
         drop(way);
         pool.check_rest();
     }
+}
+
+#[test]
+fn a_query_that_waits_in_vain_is_told_when_its_time_is_over() {
+    let mut pool = Bench::new(limited(Protocol::Dns, 1), 16, [1]);
+    pool.forwarded(client(0), &question(0));
+    pool.pass(TIMEOUT / 2);
+    let edns = [&question(1)[..10], b"\0\x01\x01a\0\0\x01\0\x01\0\0\x29\x04\xd0\0\0\0\0\0\0"].concat();
+    assert_eq!(pool.ask(client(1), &edns), []);
+    // Another query takes the place of the first one, so no server is free when the time is over.
+    let way = pool.pass(TIMEOUT / 2).remove(0);
+    assert_eq!(way.to, server(1));
+    assert_eq!(pool.ask(client(2), &question(2)), []);
+    let sent = pool.pass(TIMEOUT + 20 * MS);
+    let told: Vec<_> = sent.iter().filter(|sent| pool.is_front(sent.socket)).collect();
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert_eq!((told[0].to, told[0].bytes[3] & 0xf), (client(2), 2));
 }
 
 #[test]

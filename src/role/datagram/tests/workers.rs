@@ -102,7 +102,12 @@ fn a_place_is_free_when_no_worker_has_anything_there() {
 
 #[test]
 fn sources_are_limited_over_all_workers() {
-    let limited = DatagramSettings { workers: 2, rate_per_source: Some(10.0), ..settings(Protocol::Dns) };
+    let limited = DatagramSettings {
+        workers: 2,
+        rate_per_source: Some(10.0),
+        rate_limit_truncate: 0,
+        ..settings(Protocol::Dns)
+    };
     let mut pool = Bench::new(limited, 2, [1]);
     let turn = vec![In::new(0, client(1), QUERY); 8];
     assert_eq!((pool.turn_of(0, &turn).len(), pool.turn_of(1, &turn).len()), (8, 2));
