@@ -152,7 +152,7 @@ impl ClientBuilder {
         };
         let clock = Clock::start();
         let socket = bind(self.bind.unwrap_or(any_port_towards(target)), &SocketOptions::default())?;
-        let options = IoOptions::for_frames(format.size, format.frames_per_datagram());
+        let options = IoOptions::for_frames(format.size, format.frames_per_datagram_to(target.ip()));
         let settings = ClientSettings {
             format,
             target,

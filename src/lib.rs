@@ -109,8 +109,8 @@ pub mod wire;
 /// All components of a deployment use frames of one size. `docs/PROTOCOL.md` specifies the bytes.
 pub mod protocol {
     pub use crate::wire::header::{
-        DATAGRAM_MAX, FRAME_SIZE_MAX, FRAME_SIZE_MIN, FRAME_SIZE_MIN_TAGGED, HEADER_LEN, MAGIC, TRAILER_LEN,
-        VERSION, VERSION_MIN,
+        DATAGRAM_MAX, DATAGRAM_MAX_V6, FRAME_SIZE_MAX, FRAME_SIZE_MIN, FRAME_SIZE_MIN_TAGGED, HEADER_LEN,
+        MAGIC, TRAILER_LEN, VERSION, VERSION_MIN,
     };
 }
 

@@ -117,7 +117,7 @@ impl ServerBuilder {
         let clock = Clock::start();
         let socket = bind(addr, &SocketOptions::default())?;
         let local_addr = socket.local_addr()?;
-        let options = IoOptions::for_frames(format.size, format.frames_per_datagram());
+        let options = IoOptions::for_frames(format.size, format.frames_per_datagram_to(self.balancer.ip()));
         let options = IoOptions { prefault: true, ..options };
         let io = BackEnd::open(IoChoice::Auto, vec![socket], &options, clock)?;
         let waker = io.waker();
@@ -280,7 +280,9 @@ impl RequestDispatcher {
             worker.thread().unpark();
             let _ = worker.join(); // panics of handlers are caught
         }
-        self.role.take_totals()
+        let totals = self.role.take_totals();
+        totals.drops.add(DropReason::TooLarge, self.io.counters().send_too_large);
+        totals
     }
 
     fn turn(&mut self) -> io::Result<()> {

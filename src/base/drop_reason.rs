@@ -67,6 +67,8 @@ reasons! {
     NotOpen => "not_open",
     /// The turn had no room for another frame.
     TurnFull => "turn_full",
+    /// The datagram exceeds the MTU of the interface towards its destination, although it holds one frame.
+    TooLarge => "too_large",
     /// The access list denies the sender.
     Denied => "denied",
     /// The sender exceeds the per-source rate limit.

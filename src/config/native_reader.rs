@@ -1,6 +1,6 @@
 //! From a native pool as it is written to a [`NativePool`]: values, ranges, and which keys go together.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::Key;
@@ -13,7 +13,7 @@ use super::run::{Defaults, FIRST_PORTS};
 use crate::base::service_time::BadServiceTime;
 use crate::io::PAYLOAD_MAX;
 use crate::pool::health::Rules;
-use crate::wire::header::{DATAGRAM_MAX, FRAME_SIZE_MAX, FRAME_SIZE_MIN, FRAME_SIZE_MIN_TAGGED};
+use crate::wire::header::{FRAME_SIZE_MAX, FRAME_SIZE_MIN, FRAME_SIZE_MIN_TAGGED};
 use crate::wire::{FrameFormat, ReplyPath};
 
 /// Default size of a frame, in bytes.
@@ -46,7 +46,7 @@ impl Reader<'_> {
         let ms = Duration::from_millis;
         let servers_max =
             self.number(&key("servers_max"), &balancing.servers_max, SERVERS, 1..=SERVERS_MAX)?;
-        let (format, frames_per_datagram) = self.frames(form, raw, shared.key.is_some())?;
+        let format = self.frame_format(form, raw, shared.key.is_some())?;
         let (interval_key, interval) = (key("queue_update_interval"), &raw.queue_update_interval);
         let client_side = match self.pool_listen(form, raw)?.as_slice() {
             [(_, addr)] => *addr,
@@ -62,13 +62,15 @@ impl Reader<'_> {
             _ => ReplyPath::Balancer,
         };
         let serving = raw.run.as_ref().map(|run| run.serving.clone()).unwrap_or_default();
+        let server_side = self.address(&key("server_side"), &raw.server_side, "127.0.0.1:54000")?;
+        let sides = [client_side.ip(), server_side.ip()];
         let pool = NativePool {
             name,
             client_side,
-            server_side: self.address(&key("server_side"), &raw.server_side, "127.0.0.1:54000")?,
+            server_side,
             format,
             key: shared.key,
-            frames_per_datagram,
+            frames_per_datagram: self.frames_per_datagram(form, raw, format, sides)?,
             workers: self.workers(&key("workers"), &balancing.workers)?,
             pin: balancing.pin.unwrap_or(false),
             io: self.io(&key("io"), &balancing.io)?,
@@ -87,9 +89,8 @@ impl Reader<'_> {
         Ok(pool)
     }
 
-    /// The format of the frames, and the most of them in one datagram.
-    fn frames(&self, form: Form, raw: &RawPool, is_keyed: bool) -> Read<(FrameFormat, usize)> {
-        let [size_key, packed_key] = ["frame_size", "frames_per_datagram"].map(|name| form.key(name));
+    fn frame_format(&self, form: Form, raw: &RawPool, is_keyed: bool) -> Read<FrameFormat> {
+        let size_key = form.key("frame_size");
         let size =
             self.number(&size_key, &raw.frames.frame_size, FRAME_SIZE, FRAME_SIZE_MIN..=FRAME_SIZE_MAX)?;
         if is_keyed && size < FRAME_SIZE_MIN_TAGGED {
@@ -97,9 +98,20 @@ impl Reader<'_> {
                 format!("{size} leaves no room for the tag of key_file; use {FRAME_SIZE_MIN_TAGGED} or more");
             return Err(self.error(&size_key, problem));
         }
-        let (packed, most) = (&raw.frames.frames_per_datagram, PAYLOAD_MAX / size);
-        let packed = self.number(&packed_key, packed, DATAGRAM_MAX / size, 1..=most)?;
-        Ok((if is_keyed { FrameFormat::tagged(size) } else { FrameFormat::plain(size) }, packed))
+        Ok(if is_keyed { FrameFormat::tagged(size) } else { FrameFormat::plain(size) })
+    }
+
+    /// The most frames in one datagram. The default is what passes on both sides.
+    fn frames_per_datagram(
+        &self,
+        form: Form,
+        raw: &RawPool,
+        format: FrameFormat,
+        sides: [IpAddr; 2],
+    ) -> Read<usize> {
+        let [first, second] = sides.map(|ip| format.frames_per_datagram_to(ip));
+        let (packed, most) = (&raw.frames.frames_per_datagram, PAYLOAD_MAX / format.size);
+        self.number(&form.key("frames_per_datagram"), packed, first.min(second), 1..=most)
     }
 
     fn serving(&self, form: Form, raw: &RawServing) -> Read<Serving> {

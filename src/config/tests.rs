@@ -106,6 +106,11 @@ fn workers_reply_path_and_sources_are_read() {
     assert!(error.contains("\"60\" is not a whole number from 1 to 54"), "{error}");
     let packed = |text| native(&parse(text).unwrap()).io_options().frames_per_datagram;
     assert_eq!(packed("{}"), 5);
+    assert_eq!(
+        packed(r#"{"load_balancer": {"bind": {"client_side": "::1"}}}"#),
+        4,
+        "what every IPv6 path takes"
+    );
     assert_eq!(packed(r#"{"load_balancer": {"frames_per_datagram": 100}}"#), 100);
     let pool = native(&parse("{}").unwrap()).clone();
     assert!((1..=32).contains(&pool.workers) && !pool.pin && pool.reply_path == ReplyPath::Balancer);

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tracing::{info, warn};
 
 use crate::admin::status::{EventKind, EventLog};
+use crate::io::TooLarge;
 use crate::pool::event::Event;
 use crate::pool::health::State;
 use crate::pool::stats::{DatagramStats, WorkerStats};
@@ -94,6 +95,16 @@ impl PoolLog {
         warn!(pool, worker, effect = "datagrams leave one by one", "segmentation offload refused");
     }
 
+    /// A datagram to this destination exceeds the MTU of the interface. Logged once per destination.
+    pub fn too_large(&self, datagram: &TooLarge) {
+        let PoolLog { pool, worker, .. } = self;
+        let TooLarge { to, len } = datagram;
+        let effect = "dropped; further ones are counted as too_large";
+        warn!(pool, worker, %to, len, effect, "datagram exceeds the mtu");
+        let text = format!("a datagram of {len} bytes to {to} exceeds the MTU of the interface: {effect}");
+        self.events.note(EventKind::Notice, pool, None, text);
+    }
+
     /// The worker could not be pinned to a CPU.
     pub fn not_pinned(&self, cpu: usize, error: &std::io::Error) {
         let PoolLog { pool, worker, .. } = self;
@@ -179,10 +190,11 @@ mod tests {
         let lines = logged(|| {
             events().iter().for_each(|event| log.event(event));
             log.segmentation_refused();
+            log.too_large(&TooLarge { to: [192, 0, 2, 1].into(), len: 1_200 });
             log.not_pinned(7, &std::io::Error::other("no such CPU"));
             log.stopped(&WorkerStats::default(), None);
         });
-        assert_eq!(lines.len(), events().len() + 3);
+        assert_eq!(lines.len(), events().len() + 4);
         for line in &lines {
             assert_eq!(line["pool"], "dns", "{line}");
             let message = line["message"].as_str().unwrap();
@@ -195,6 +207,7 @@ mod tests {
         assert_eq!(line("server left")["addr"], "192.0.2.1:53");
         assert_eq!(line("server state changed")["reason"], "no response");
         assert_eq!(line("event loop stalled")["gap"], "812ms");
+        assert_eq!(line("datagram exceeds the mtu")["to"], "192.0.2.1");
         assert_eq!(line("worker not pinned")["error"], "no such CPU");
         assert_eq!(
             (&line("worker stopped")["worker"], line("worker stopped").get("in_flight")),

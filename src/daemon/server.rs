@@ -2,11 +2,12 @@
 
 use std::io;
 
-use tracing::info;
+use tracing::{info, warn};
 
 use super::turn;
+use crate::base::drop_reason::DropReason;
 use crate::base::time::Clock;
-use crate::io::DatagramIo;
+use crate::io::{DatagramIo, TooLarge};
 use crate::os::notify;
 use crate::os::signals::Stop;
 use crate::role::server::{ServerRole, Totals};
@@ -39,7 +40,11 @@ pub fn run(
             notify::status("draining");
             role.drain(now);
         }
+        while let Some(TooLarge { to, len }) = io.poll_too_large() {
+            warn!(%to, len, effect = "dropped", "datagram exceeds the mtu");
+        }
     }
+    role.totals().drops.add(DropReason::TooLarge, io.counters().send_too_large);
     let Totals { received, served, busy, expired, queue_max, ref drops, .. } = *role.totals();
     let (left, dropped) = (role.queue_len(), drops.total());
     info!(received, served, busy, expired, queue_max, left, dropped, "stopped");

@@ -9,6 +9,7 @@ use super::inbox::Inbox;
 use super::pool_log::PoolLog;
 use super::turn_until;
 use crate::base::batch::SocketId;
+use crate::base::drop_reason::DropReason;
 use crate::base::time::{Clock, Instant};
 use crate::io::{DatagramIo, IoCounters};
 use crate::os::affinity;
@@ -195,7 +196,7 @@ impl<R: Balancing, I: DatagramIo> Worker<R, I> {
         if now == seen.counters {
             return;
         }
-        let (io, stats) = (&self.io, self.role.counters());
+        let (io, stats) = (&mut self.io, self.role.counters());
         let fronts = || self.role.fronts().map(SocketId);
         let unusable = fronts().map(|front| io.unusable(front)).sum();
         self.role.count_unusable(unusable - seen.unusable);
@@ -203,11 +204,15 @@ impl<R: Balancing, I: DatagramIo> Worker<R, I> {
         stats.kernel_drops.set(front_drops);
         stats.kernel_drops_back.set(now.kernel_drops - front_drops);
         stats.send_drops.set(now.send_full + now.send_failed);
+        stats.dropped.add(DropReason::TooLarge, now.send_too_large - seen.counters.send_too_large);
         stats.gso_off.set(now.gso_off);
         stats.out_of_slots.set(now.out_of_slots);
         stats.completions_delayed.set(now.completions_delayed);
         if now.gso_off != seen.counters.gso_off {
             log.segmentation_refused();
+        }
+        while let Some(datagram) = self.io.poll_too_large() {
+            log.too_large(&datagram);
         }
         *seen = Accounted { counters: now, unusable };
     }
@@ -247,7 +252,6 @@ mod tests {
 
     use super::*;
     use crate::base::batch::{Rx, Tx};
-    use crate::base::drop_reason::DropReason;
     use crate::config::Config;
     use crate::io::IoOptions;
     use crate::role::datagram::{Chance, DatagramRole, Sockets, WorkerSockets};
@@ -319,6 +323,7 @@ mod tests {
             kernel_drops: 7,
             send_full: 1,
             send_failed: 2,
+            send_too_large: 4,
             gso_off: 1,
             out_of_slots: 5,
             completions_delayed: 6,
@@ -333,6 +338,7 @@ mod tests {
         assert_eq!((stats.out_of_slots.get(), stats.completions_delayed.get()), (5, 6));
         assert_eq!((stats.kernel_drops.get(), stats.kernel_drops_back.get()), (3, 4));
         assert_eq!((stats.send_drops.get(), stats.gso_off.get()), (3, 1));
+        assert_eq!(stats.dropped.get(DropReason::TooLarge), 4, "counted once");
         assert_eq!((stats.received.get(), stats.refused.get(DropReason::Length)), (2, 2));
         worker.io.unusable = 5;
         worker.io.counters.received += 3;

@@ -97,7 +97,8 @@ impl SocketFacts {
     }
 }
 
-/// The methods of [`DatagramIo`](super::DatagramIo) that a back end answers from the facts of its sockets.
+/// The methods of [`DatagramIo`](super::DatagramIo) that a back end answers from the facts of its sockets, its
+/// counters and its sender.
 macro_rules! facts_of_sockets {
     () => {
         fn local_addr(&self, socket: SocketId) -> std::net::SocketAddr {
@@ -106,6 +107,10 @@ macro_rules! facts_of_sockets {
 
         fn counters(&self) -> IoCounters {
             self.counters
+        }
+
+        fn poll_too_large(&mut self) -> Option<super::TooLarge> {
+            self.sender.poll_too_large()
         }
 
         fn kernel_drops(&self, socket: SocketId) -> u64 {

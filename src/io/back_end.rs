@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use tracing::warn;
 
-use super::{DatagramIo, IoCounters, IoOptions, MmsgIo, UringIo, Waker};
+use super::{DatagramIo, IoCounters, IoOptions, MmsgIo, TooLarge, UringIo, Waker};
 use crate::base::batch::{Rx, SocketId, Tx};
 use crate::base::time::{Clock, Instant};
 
@@ -131,6 +131,10 @@ impl DatagramIo for BackEnd {
 
     fn flush(&mut self) -> io::Result<()> {
         on_open!(self, io => io.flush())
+    }
+
+    fn poll_too_large(&mut self) -> Option<TooLarge> {
+        on_open!(self, io => io.poll_too_large())
     }
 
     fn local_addr(&self, socket: SocketId) -> SocketAddr {

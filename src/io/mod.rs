@@ -20,6 +20,7 @@ mod chains;
 mod cmsg;
 mod mmsg;
 mod packing;
+mod paths;
 mod peer_errors;
 mod ready;
 mod sender;
@@ -39,6 +40,7 @@ use crate::base::time::Instant;
 pub use self::back_end::{AUTO, BackEnd, IoChoice};
 pub use self::mmsg::MmsgIo;
 pub use self::packing::PAYLOAD_MAX;
+pub use self::paths::TooLarge;
 pub use self::sim::{Faults, NetCounters, SimIo, SimNet};
 pub use self::uring::UringIo;
 
@@ -117,7 +119,10 @@ pub struct IoCounters {
     pub sent: u64,
     /// Datagrams not sent because a send buffer or queue was full (EAGAIN, ENOBUFS).
     pub send_full: u64,
-    /// Datagrams not sent for another reason (unreachable, too long, refused).
+    /// Datagrams not sent because they exceed the MTU of the interface (EMSGSIZE), although they hold one
+    /// frame.
+    pub send_too_large: u64,
+    /// Datagrams not sent for another reason (unreachable, refused).
     pub send_failed: u64,
     /// Errors that the network reported about sent datagrams (ICMP), on sockets that report them.
     pub peer_errors: u64,
@@ -146,6 +151,12 @@ pub trait DatagramIo {
 
     /// Sends all of [`Tx`], then clears both. Datagrams that cannot be sent are counted.
     fn flush(&mut self) -> io::Result<()>;
+
+    /// The next datagram that was too large for its destination ([`IoCounters::send_too_large`]), once per
+    /// destination. `None` if there is none; a simulated network has no MTU.
+    fn poll_too_large(&mut self) -> Option<TooLarge> {
+        None
+    }
 
     /// Local address of a socket.
     fn local_addr(&self, socket: SocketId) -> SocketAddr;

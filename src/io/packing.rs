@@ -22,6 +22,8 @@ pub const RANGES_MAX: usize = 1024;
 pub struct PackingLimits {
     /// Maximum frames of equal length per datagram.
     pub frames_per_datagram: usize,
+    /// Maximum size in bytes of a datagram with several frames.
+    pub datagram_max: usize,
     /// Maximum datagrams per message: 1 without segmentation offload.
     pub segments: usize,
 }
@@ -33,6 +35,8 @@ pub struct Packed {
     pub bytes: usize,
     /// Size of a datagram in bytes, at most `bytes`.
     pub segment_size: usize,
+    /// Size of a frame, in bytes. A datagram has `segment_size / frame_len` of them.
+    pub frame_len: usize,
     /// Number of ranges that were added.
     pub ranges: usize,
 }
@@ -66,7 +70,7 @@ pub fn next_message(
     ranges: &mut Vec<Range>,
 ) -> Option<Packed> {
     let len = frames.peek()?.len as usize;
-    let per_datagram = limits.frames_per_datagram.min(PAYLOAD_MAX / len).max(1);
+    let per_datagram = limits.frames_per_datagram.min(limits.datagram_max.min(PAYLOAD_MAX) / len).max(1);
     let segment_size = per_datagram * len;
     let frames_max = per_datagram * limits.segments.min(PAYLOAD_MAX / segment_size).max(1);
 
@@ -84,7 +88,8 @@ pub fn next_message(
             break;
         }
     }
-    Some(Packed { bytes, segment_size: segment_size.min(bytes), ranges: ranges.len() - first_range })
+    let (segment_size, ranges) = (segment_size.min(bytes), ranges.len() - first_range);
+    Some(Packed { bytes, segment_size, frame_len: len, ranges })
 }
 
 /// Adds a frame to the ranges of a message; an adjacent frame extends the last range.
@@ -101,7 +106,11 @@ fn append(ranges: &mut Vec<Range>, first_range: usize, frame: FrameRef) {
 mod tests {
     use super::*;
 
-    const SINGLE: PackingLimits = PackingLimits { frames_per_datagram: 1, segments: SEGMENTS_MAX_OLD };
+    const SINGLE: PackingLimits = packed(1, SEGMENTS_MAX_OLD);
+
+    const fn packed(frames_per_datagram: usize, segments: usize) -> PackingLimits {
+        PackingLimits { frames_per_datagram, datagram_max: PAYLOAD_MAX, segments }
+    }
 
     /// Frames of these lengths, no two adjacent.
     fn frames(lens: &[u16]) -> Vec<FrameRef> {
@@ -132,17 +141,21 @@ mod tests {
 
     #[test]
     fn frames_that_share_a_datagram_are_of_equal_length() {
-        let limits = PackingLimits { frames_per_datagram: 5, segments: SEGMENTS_MAX_OLD };
+        let limits = packed(5, SEGMENTS_MAX_OLD);
         assert_eq!(pack(&frames(&[256; 12]), limits), [(3072, 1280)]);
         assert_eq!(pack(&frames(&[256; 3]), limits), [(768, 768)]);
         assert_eq!(pack(&frames(&[256, 256, 100]), limits), [(512, 512), (100, 100)]);
+        let short = PackingLimits { datagram_max: 1_000, ..limits };
+        assert_eq!(pack(&frames(&[256; 12]), short), [(3072, 768)]);
+        let shorter = PackingLimits { datagram_max: 255, ..limits };
+        assert_eq!(pack(&frames(&[256; 12]), shorter), [(3072, 256)], "a frame is never cut");
     }
 
     #[test]
     fn without_offload_each_datagram_is_a_message() {
-        let limits = PackingLimits { frames_per_datagram: 2, segments: 1 };
+        let limits = packed(2, 1);
         assert_eq!(pack(&frames(&[256; 5]), limits), [(512, 512), (512, 512), (256, 256)]);
-        let limits = PackingLimits { frames_per_datagram: 1, segments: 1 };
+        let limits = packed(1, 1);
         assert_eq!(pack(&frames(&[256, 100]), limits), [(256, 256), (100, 100)]);
     }
 
@@ -152,7 +165,7 @@ mod tests {
         assert_eq!(m, [(6400, 100), (6400, 100), (200, 100)]);
         let m = pack(&frames(&[1472; 60]), SINGLE);
         assert_eq!(m, [(44 * 1472, 1472), (16 * 1472, 1472)]);
-        let limits = PackingLimits { frames_per_datagram: 100, segments: SEGMENTS_MAX_OLD };
+        let limits = packed(100, SEGMENTS_MAX_OLD);
         assert_eq!(pack(&frames(&[1000; 70]), limits), [(65_000, 65_000), (5_000, 5_000)]);
         assert_eq!(pack(&frames(&[u16::MAX]), SINGLE), [(65_535, 65_535)]);
     }
@@ -169,7 +182,7 @@ mod tests {
 
     #[test]
     fn ranges_of_a_message_are_bounded() {
-        let limits = PackingLimits { frames_per_datagram: 32, segments: SEGMENTS_MAX_OLD };
+        let limits = packed(32, SEGMENTS_MAX_OLD);
         let row: Vec<_> = (0..1500).map(|i| FrameRef { slot: 0, len: 20, offset: i * 40 }).collect();
         let mut ranges = Vec::new();
         let mut frames = row.iter().copied().peekable();

@@ -4,6 +4,9 @@
 //! Short frames that are not adjacent are first copied together. For messages of 32 to 128 frames of 256
 //! bytes, that took 20 ns per frame less than one vector per frame. Frames that are already adjacent,
 //! such as those of one merged datagram, are sent without a copy.
+//!
+//! A datagram that the kernel rejects for its length is sent again at once with fewer frames, and later
+//! datagrams to that destination have no more ([`NarrowPaths`]).
 
 #![allow(unsafe_code)] // system calls
 
@@ -19,6 +22,7 @@ use super::cmsg::{self, ControlBuffer};
 use super::packing::{
     Packed, PackingLimits, RANGES_MAX, Range, SEGMENTS_MAX, SEGMENTS_MAX_OLD, next_message,
 };
+use super::paths::{NarrowPaths, TooLarge, fewer_frames};
 use super::sockaddr::RawAddr;
 use crate::base::batch::{Rx, SocketId, Tx};
 
@@ -108,6 +112,8 @@ pub struct Sender {
     /// Vectors of one datagram of a message whose segmentation was rejected.
     single: Vec<libc::iovec>,
     segments: usize,
+    /// Destinations that take shorter datagrams than others.
+    paths: NarrowPaths,
     /// Retries per socket of a message whose refusal may belong to another one.
     retries: Box<[u8]>,
 }
@@ -133,6 +139,7 @@ impl Sender {
             copies: Vec::with_capacity(COPIES_TOTAL),
             single: Vec::with_capacity(RANGES_MAX),
             segments: if gso { SEGMENTS_MAX } else { 1 },
+            paths: NarrowPaths::default(),
             retries: sockets.iter().map(|facts| if facts.reports_errors { RETRIES } else { 0 }).collect(),
         }
     }
@@ -151,6 +158,11 @@ impl Sender {
         self.send(call, rx, tx, counters);
     }
 
+    /// The next datagram that was too large for its destination, once per destination.
+    pub fn poll_too_large(&mut self) -> Option<TooLarge> {
+        self.paths.poll_report()
+    }
+
     /// Makes messages of the frames of one destination; sends when the call is full.
     fn pack<C: SendCall>(
         &mut self,
@@ -162,13 +174,18 @@ impl Sender {
     ) {
         let destination = &tx.destinations()[destination];
         let mut frames = tx.frames(destination).filter(|frame| frame.len > 0).peekable();
+        let mut datagram_max = self.paths.datagram_max(destination.to.ip());
         loop {
             if self.messages.len() == MESSAGES_MAX || self.ranges.len() + RANGES_MAX > RANGES_TOTAL {
                 self.send(call, rx, tx, counters);
+                datagram_max = self.paths.datagram_max(destination.to.ip());
             }
             let first_range = self.ranges.len();
-            let limits =
-                PackingLimits { frames_per_datagram: tx.frames_per_datagram(), segments: self.segments };
+            let limits = PackingLimits {
+                frames_per_datagram: tx.frames_per_datagram(),
+                datagram_max,
+                segments: self.segments,
+            };
             let Some(packed) = next_message(&mut frames, limits, &mut self.ranges) else { break };
             let (to, source_ip) = (destination.to, destination.source_ip);
             self.messages.push(Outgoing { to, source_ip, first_range, packed, vectors: 0 });
@@ -235,17 +252,22 @@ impl Sender {
         let datagrams = packed.datagrams();
         let socket = self.sockets[index];
         let retries = self.retries[socket.0 as usize];
+        let can_be_cut = datagrams > 1 || packed.segment_size > packed.frame_len;
         // More likely than another message's error.
-        let is_too_long = errno == libc::EMSGSIZE && datagrams > 1;
+        let is_too_long = errno == libc::EMSGSIZE && can_be_cut;
         if retries > 0 && may_be_of_another(errno) && !is_too_long {
             // SAFETY: a header of `send`, which still points where it did.
             errno = unsafe { send_one(call, &mut self.headers[index], socket, retries - 1) };
         }
         if errno == 0 {
             counters.sent += datagrams as u64;
-        } else if datagrams == 1 || !(may_be_segmentation(errno) || errno == libc::EMSGSIZE) {
+        } else if errno == libc::EMSGSIZE && !can_be_cut {
+            self.too_large(index, packed.bytes, counters);
+        } else if !(errno == libc::EMSGSIZE || datagrams > 1 && may_be_segmentation(errno)) {
             count_refused(errno, datagrams, counters);
-        } else if self.send_singly(call, index, counters) && !may_be_length(errno, packed.segment_size) {
+        } else if self.send_apart(call, index, counters) == SentApart::Whole
+            && !may_be_length(errno, packed.segment_size)
+        {
             // The cause may be more segments than an older kernel accepts.
             let fewer = if datagrams > SEGMENTS_MAX_OLD { SEGMENTS_MAX_OLD } else { 1 };
             self.segments = self.segments.min(fewer);
@@ -253,33 +275,75 @@ impl Sender {
         }
     }
 
-    /// Sends the datagrams of a message one by one. True if the kernel accepted one of them: then it had
-    /// rejected the segmentation, not, for example, the address.
-    fn send_singly<C: SendCall>(&mut self, call: &mut C, index: usize, counters: &mut IoCounters) -> bool {
+    /// Counts and reports a datagram of one frame that exceeds the MTU of the interface.
+    fn too_large(&mut self, index: usize, len: usize, counters: &mut IoCounters) {
+        counters.send_too_large += 1;
+        self.paths.report(TooLarge { to: self.messages[index].to.ip(), len });
+    }
+
+    /// Sends the datagrams of a message one by one. A datagram that is too long is cut into shorter ones, at
+    /// its frames, and so are all after it.
+    fn send_apart<C: SendCall>(
+        &mut self,
+        call: &mut C,
+        index: usize,
+        counters: &mut IoCounters,
+    ) -> SentApart {
         let message = &self.messages[index];
+        let Packed { frame_len, segment_size, .. } = message.packed;
+        let to = message.to.ip();
         let socket = self.sockets[index];
         let retries = self.retries[socket.0 as usize];
         let control_len = cmsg::encode(&mut self.controls[index], None, message.source_ip);
         let header = &mut self.headers[index];
         header.msg_hdr.msg_controllen = control_len as _;
 
-        let mut taken = false;
+        let (mut outcome, mut datagram_max) = (SentApart::Nothing, segment_size);
+        // A shorter frame may follow the last datagram, so each datagram is cut by itself.
+        let mut left = segment_size;
         let mut rest = self.vectors[message.vectors()].iter().copied().peekable();
         while rest.peek().is_some() {
-            take_bytes(&mut rest, message.packed.segment_size, &mut self.single);
+            let before = rest.clone();
+            let len = take_bytes(&mut rest, datagram_max.min(left), &mut self.single);
             header.msg_hdr.msg_iov = self.single.as_mut_ptr();
             header.msg_hdr.msg_iovlen = self.single.len() as _;
             // SAFETY: the header is that of `send`, with other vectors, which point into the same memory.
             match unsafe { send_one(call, header, socket, retries) } {
                 0 => {
                     counters.sent += 1;
-                    taken = true;
+                    outcome = outcome.max(SentApart::Whole);
+                }
+                libc::EMSGSIZE if len > frame_len => {
+                    datagram_max = fewer_frames(len.div_ceil(frame_len)) * frame_len;
+                    outcome = SentApart::Cut;
+                    rest = before;
+                    continue;
+                }
+                libc::EMSGSIZE => {
+                    counters.send_too_large += 1;
+                    self.paths.report(TooLarge { to, len });
+                    outcome = SentApart::Cut;
                 }
                 errno => count_refused(errno, 1, counters),
             }
+            left = if len < left { left - len } else { segment_size };
         }
-        taken
+        if datagram_max < segment_size {
+            self.paths.narrow(to, datagram_max);
+        }
+        outcome
     }
+}
+
+/// What became of a message whose datagrams were sent one by one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum SentApart {
+    /// The kernel accepted no datagram.
+    Nothing,
+    /// The kernel accepted a datagram: it had rejected the segmentation, not, for example, the address.
+    Whole,
+    /// A datagram was too long. That explains the rejection.
+    Cut,
 }
 
 /// Sends one message, and repeats it up to `retries` times if the refusal may belong to another one.
@@ -339,19 +403,20 @@ fn vector(bytes: &[u8]) -> libc::iovec {
     libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() }
 }
 
-/// Moves the next `count` bytes to `into`, or fewer if there are no more.
+/// Moves the next `count` bytes to `into`, or fewer if there are no more. Returns their number.
 fn take_bytes(
     rest: &mut std::iter::Peekable<impl Iterator<Item = libc::iovec>>,
-    mut count: usize,
+    count: usize,
     into: &mut Vec<libc::iovec>,
-) {
+) -> usize {
     into.clear();
-    while count > 0
+    let mut left = count;
+    while left > 0
         && let Some(vector) = rest.peek_mut()
     {
-        let len = vector.iov_len.min(count);
+        let len = vector.iov_len.min(left);
         into.push(libc::iovec { iov_base: vector.iov_base, iov_len: len });
-        count -= len;
+        left -= len;
         if len == vector.iov_len {
             rest.next();
         } else {
@@ -359,6 +424,7 @@ fn take_bytes(
             vector.iov_len -= len;
         }
     }
+    count - left
 }
 
 /// Whether an error may be the kernel's answer to UDP_SEGMENT. EIO: the device has no checksum offload.
@@ -406,6 +472,122 @@ fn count_refused(errno: c_int, datagrams: usize, counters: &mut IoCounters) {
 mod tests {
     use super::*;
 
+    /// A kernel whose interfaces take datagrams of at most this size, with or without segmentation.
+    struct ShortInterface {
+        datagram_max: usize,
+        /// The kernel's answer to segments that are too long: EMSGSIZE, or EINVAL in older kernels.
+        segments_refused: c_int,
+        /// The datagrams that were sent.
+        sent: Vec<Vec<u8>>,
+        calls: usize,
+    }
+
+    impl SendCall for ShortInterface {
+        const MIXES_SOCKETS: bool = true;
+
+        unsafe fn send(&mut self, messages: Messages<'_>) -> usize {
+            self.calls += 1;
+            let header = &messages.headers[0].msg_hdr;
+            // SAFETY: the sender guarantees the pointers in the header.
+            let vectors = unsafe { std::slice::from_raw_parts(header.msg_iov, header.msg_iovlen as usize) };
+            let bytes = |v: &libc::iovec| {
+                // SAFETY: as above.
+                unsafe { std::slice::from_raw_parts(v.iov_base.cast::<u8>(), v.iov_len) }.to_vec()
+            };
+            let bytes: Vec<u8> = vectors.iter().flat_map(bytes).collect();
+            // A control header of 16 bytes, then the size of a segment.
+            let segment_size = (header.msg_controllen > 0).then(|| {
+                // SAFETY: as above; the sender writes no other control data here.
+                unsafe { *header.msg_control.cast::<u16>().add(8) }.into()
+            });
+            let is_too_long = segment_size.unwrap_or(bytes.len()) > self.datagram_max;
+            messages.answers[0] = match segment_size {
+                _ if !is_too_long => {
+                    let datagrams = bytes.chunks(segment_size.unwrap_or(bytes.len()));
+                    self.sent.extend(datagrams.map(<[u8]>::to_vec));
+                    0
+                }
+                Some(_) => self.segments_refused,
+                None => libc::EMSGSIZE,
+            };
+            1
+        }
+    }
+
+    fn facts() -> SocketFacts {
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        SocketFacts::prepare(&socket, &super::super::IoOptions::default()).unwrap()
+    }
+
+    /// Sends frames of these lengths in one turn, each filled with its number.
+    fn flush(sender: &mut Sender, call: &mut ShortInterface, lens: &[usize], counters: &mut IoCounters) {
+        let (rx, mut tx) = (Rx::new(1, 64), Tx::new(256, 256 << 10, 5));
+        let to = tx.destination(SocketId(0), "192.0.2.1:9".parse().unwrap(), None).unwrap();
+        for (number, &len) in lens.iter().enumerate() {
+            tx.stage(to, len).unwrap().fill(number as u8);
+        }
+        sender.flush(call, &rx, &tx, counters);
+    }
+
+    /// The numbers of the frames in each datagram.
+    fn numbers(datagrams: &[Vec<u8>]) -> Vec<Vec<u8>> {
+        let of = |datagram: &Vec<u8>| {
+            let mut numbers = datagram.clone();
+            numbers.dedup();
+            numbers
+        };
+        datagrams.iter().map(of).collect()
+    }
+
+    #[test]
+    fn a_datagram_that_is_too_long_leaves_at_once_with_fewer_frames_and_so_do_later_ones() {
+        for (gso, segments_refused) in [(true, libc::EMSGSIZE), (true, libc::EINVAL), (false, 0)] {
+            let mut sender = Sender::new(&[facts()], 8, gso);
+            let mut call = ShortInterface { datagram_max: 800, segments_refused, sent: vec![], calls: 0 };
+            let mut counters = IoCounters::default();
+            flush(&mut sender, &mut call, &[256; 12], &mut counters);
+            let order: Vec<u8> = numbers(&call.sent).concat();
+            assert_eq!(order, Vec::from_iter(0..12), "nothing is lost, and the order is kept");
+            assert!(call.sent.iter().all(|datagram| datagram.len() <= 768), "{segments_refused}");
+            assert_eq!(counters.sent, call.sent.len() as u64);
+            (call.sent, call.calls) = (vec![], 0);
+            flush(&mut sender, &mut call, &[256; 12], &mut counters);
+            let expected: Vec<Vec<u8>> = (0..4).map(|d| (3 * d..3 * d + 3).collect()).collect();
+            assert_eq!(numbers(&call.sent), expected, "three frames fit");
+            assert_eq!(call.calls, if gso { 1 } else { 4 }, "no call is refused again");
+            let IoCounters { send_failed, send_full, send_too_large, gso_off, .. } = counters;
+            assert_eq!((send_failed, send_full, send_too_large, gso_off), (0, 0, 0, 0));
+            assert_eq!(sender.poll_too_large(), None);
+        }
+    }
+
+    #[test]
+    fn a_frame_that_does_not_fit_by_itself_is_counted_and_reported_once() {
+        let mut sender = Sender::new(&[facts()], 8, true);
+        let segments_refused = libc::EMSGSIZE;
+        let mut call = ShortInterface { datagram_max: 800, segments_refused, sent: vec![], calls: 0 };
+        let mut counters = IoCounters::default();
+        for turn in 1..=3 {
+            flush(&mut sender, &mut call, &[1_000, 1_000, 1_000, 500, 500], &mut counters);
+            assert_eq!(counters.send_too_large, 3 * turn);
+            assert_eq!((counters.send_failed, counters.gso_off), (0, 0));
+        }
+        assert_eq!(call.sent.len(), 6, "the short frames leave");
+        let report = TooLarge { to: [192, 0, 2, 1].into(), len: 1_000 };
+        assert_eq!((sender.poll_too_large(), sender.poll_too_large()), (Some(report), None));
+    }
+
+    #[test]
+    fn a_shorter_frame_behind_datagrams_that_are_cut_keeps_its_own_datagram() {
+        let mut sender = Sender::new(&[facts()], 8, true);
+        let segments_refused = libc::EMSGSIZE;
+        let mut call = ShortInterface { datagram_max: 600, segments_refused, sent: vec![], calls: 0 };
+        let mut counters = IoCounters::default();
+        flush(&mut sender, &mut call, &[256, 256, 256, 256, 256, 100], &mut counters);
+        let lens: Vec<usize> = call.sent.iter().map(Vec::len).collect();
+        assert_eq!(lens, [512, 512, 256, 100]);
+    }
+
     #[test]
     fn a_refused_message_is_cut_at_its_segments() {
         let memory = [0u8; 700];
@@ -435,7 +617,7 @@ mod tests {
     #[test]
     fn refusals_are_told_apart() {
         let mut counters = IoCounters::default();
-        for code in [libc::EAGAIN, libc::ENOBUFS, libc::EPERM, libc::ECONNREFUSED, libc::EMSGSIZE] {
+        for code in [libc::EAGAIN, libc::ENOBUFS, libc::EPERM, libc::ECONNREFUSED, libc::EHOSTUNREACH] {
             count_refused(code, 10, &mut counters);
         }
         assert_eq!((counters.send_full, counters.send_failed), (20, 30));

@@ -63,15 +63,19 @@ impl IpOption {
         sys::set_option(fd, level, name, value)
     }
 
-    fn is_set(&self, fd: BorrowedFd<'_>, addr: SocketAddr) -> io::Result<bool> {
+    fn value(&self, fd: BorrowedFd<'_>, addr: SocketAddr) -> io::Result<c_int> {
         let (level, name) = self.of(addr);
-        Ok(sys::option(fd, level, name)? != 0)
+        sys::option(fd, level, name)
+    }
+
+    fn is_set(&self, fd: BorrowedFd<'_>, addr: SocketAddr) -> io::Result<bool> {
+        Ok(self.value(fd, addr)? != 0)
     }
 }
 
 /// A non-blocking UDP socket on this address, with buffers as large as the system grants. Unless fragments
-/// are requested, don't-fragment is set: a datagram arrives complete or not at all, and forged fragments have
-/// no effect. An IPv6 socket receives IPv6 only, so that `0.0.0.0` and `[::]` can coexist.
+/// are requested, a datagram that exceeds the interface's MTU is rejected. No socket trusts ICMP messages about
+/// the MTU of a path. An IPv6 socket receives IPv6 only, so that `0.0.0.0` and `[::]` can coexist.
 pub fn bind(addr: SocketAddr, options: &SocketOptions) -> io::Result<UdpSocket> {
     try_bind(addr, options).map_err(|e| io::Error::new(e.kind(), format!("cannot bind {addr}: {e}")))
 }
@@ -127,17 +131,19 @@ fn set_buffers(socket: &Socket, options: &SocketOptions) -> io::Result<()> {
     Ok(())
 }
 
-/// Sets IP_MTU_DISCOVER (ip(7)). "IP_PMTUDISC_DO forces the don't-fragment flag to be set on all
-/// outgoing packets", and a datagram beyond the path's MTU is rejected with EMSGSIZE. IP_PMTUDISC_OMIT
-/// "allows packets to get fragmented if they exceed the interface mtu" (linux/in.h, Linux 3.15), and so
-/// ignores forged messages about the path's MTU. Older kernels have IP_PMTUDISC_DONT.
+/// Sets IP_MTU_DISCOVER (ip(7)). IP_PMTUDISC_INTERFACE goes by the MTU of the interface, never by that of the
+/// path, which any host can forge by an ICMP message (linux/in.h, Linux 3.15): a datagram beyond it is rejected
+/// with EMSGSIZE. The don't-fragment flag is not set, so IPv4 routers cut a datagram where the path is narrower.
+/// IP_PMTUDISC_DO and the default trust the path's MTU. IP_PMTUDISC_PROBE does not, but sets don't-fragment:
+/// then a narrow path loses every full datagram without a word. IP_PMTUDISC_OMIT is as INTERFACE, but "allows
+/// packets to get fragmented if they exceed the interface mtu". Older kernels have IP_PMTUDISC_DONT.
 fn choose_fragments(socket: &Socket, addr: SocketAddr, fragments: bool) -> io::Result<()> {
-    const _: () = assert!(libc::IP_PMTUDISC_DO == libc::IPV6_PMTUDISC_DO, "one value for both families");
+    const _: () = assert!(libc::IP_PMTUDISC_INTERFACE == libc::IPV6_PMTUDISC_INTERFACE, "one value for both");
     const _: () = assert!(libc::IP_PMTUDISC_OMIT == libc::IPV6_PMTUDISC_OMIT);
     const _: () = assert!(libc::IP_PMTUDISC_DONT == libc::IPV6_PMTUDISC_DONT);
     let set = |value| MTU_DISCOVER.set(socket.as_fd(), addr, value);
     match fragments {
-        false => set(libc::IP_PMTUDISC_DO),
+        false => set(libc::IP_PMTUDISC_INTERFACE),
         true => set(libc::IP_PMTUDISC_OMIT).or_else(|_| set(libc::IP_PMTUDISC_DONT)),
     }
 }
@@ -166,8 +172,8 @@ pub fn send_buffer(socket: &UdpSocket) -> usize {
 }
 
 /// Sets the options that a batch back end needs, on a socket that was bound here or inherited. The
-/// socket becomes non-blocking and counts the kernel's drops (SO_RXQ_OVFL). A wildcard or transparent
-/// socket reports the destination address (IP_PKTINFO). Datagrams are merged (UDP_GRO, Linux 5.0, commit
+/// socket becomes non-blocking and counts the kernel's drops (SO_RXQ_OVFL). A socket that trusts the MTU of the
+/// path does so no longer: another process may have bound it. A wildcard or transparent socket reports the destination address (IP_PKTINFO). Datagrams are merged (UDP_GRO, Linux 5.0, commit
 /// e20cf8d3f1f7) if a receive slot can hold them. Kernels without one of the last two still work.
 pub fn prepare(socket: &UdpSocket, merge: bool) -> io::Result<()> {
     socket.set_nonblocking(true)?;
@@ -175,6 +181,9 @@ pub fn prepare(socket: &UdpSocket, merge: bool) -> io::Result<()> {
     sys::set_option(fd, libc::SOL_SOCKET, libc::SO_RXQ_OVFL, 1)?;
     let _ = sys::set_option(fd, libc::SOL_UDP, libc::UDP_GRO, merge.into());
     let addr = socket.local_addr()?;
+    if MTU_DISCOVER.value(fd, addr)? == libc::IP_PMTUDISC_DO {
+        MTU_DISCOVER.set(fd, addr, libc::IP_PMTUDISC_INTERFACE)?;
+    }
     if addr.ip().is_unspecified() || TRANSPARENT.is_set(fd, addr)? {
         PACKET_INFO.set(fd, addr, 1)?;
     }
@@ -228,6 +237,29 @@ mod tests {
         let options = SocketOptions { reuse_port: true, ..SocketOptions::default() };
         let first = bind(localhost(0), &options).unwrap();
         bind(first.local_addr().unwrap(), &options).unwrap();
+    }
+
+    #[test]
+    fn no_socket_trusts_the_mtu_of_a_path() {
+        let v6 = UdpSocket::bind("[::1]:0").ok().map(|_| "[::1]:0".parse().unwrap());
+        if v6.is_none() {
+            eprintln!("skipped in part: no IPv6");
+        }
+        for addr in [Some(localhost(0)), v6].into_iter().flatten() {
+            let discovery = |socket: &UdpSocket| MTU_DISCOVER.value(socket.as_fd(), addr).unwrap();
+            for (fragments, expected) in
+                [(false, libc::IP_PMTUDISC_INTERFACE), (true, libc::IP_PMTUDISC_OMIT)]
+            {
+                let options = SocketOptions { fragments, ..SocketOptions::default() };
+                let socket = bind(addr, &options).unwrap();
+                prepare(&socket, true).unwrap();
+                assert_eq!(discovery(&socket), expected, "{addr}");
+            }
+            let inherited = UdpSocket::bind(addr).unwrap();
+            MTU_DISCOVER.set(inherited.as_fd(), addr, libc::IP_PMTUDISC_DO).unwrap();
+            prepare(&inherited, true).unwrap();
+            assert_eq!(discovery(&inherited), libc::IP_PMTUDISC_INTERFACE, "{addr}");
+        }
     }
 
     #[test]

@@ -498,7 +498,7 @@ impl Drive<'_> {
             account,
             measured,
             kernel_drops: counters.kernel_drops,
-            not_sent: counters.send_full + counters.send_failed,
+            not_sent: counters.send_full + counters.send_failed + counters.send_too_large,
         })
     }
 }

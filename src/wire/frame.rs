@@ -35,9 +35,15 @@ impl FrameFormat {
         self.size - HEADER_LEN - if self.tagged { TRAILER_LEN } else { 0 }
     }
 
-    /// Frames per datagram that fits into an Ethernet frame; at least 1.
+    /// Frames per datagram that fits into an Ethernet frame over IPv4; at least 1.
     pub fn frames_per_datagram(&self) -> usize {
         DATAGRAM_MAX / self.size
+    }
+
+    /// Frames per datagram that passes to this address: into an Ethernet frame over IPv4, on every path over
+    /// IPv6. At least 1.
+    pub fn frames_per_datagram_to(&self, ip: IpAddr) -> usize {
+        if ip.is_ipv6() { DATAGRAM_MAX_V6 / self.size } else { self.frames_per_datagram() }
     }
 
     /// Whether `len` bytes are a whole number of frames, at least one.
@@ -236,5 +242,7 @@ mod tests {
         assert_eq!(FrameFormat::tagged(256).payload_max(), 112);
         assert_eq!(FrameFormat::tagged(160).payload_max(), 16);
         assert_eq!(FrameFormat::plain(256).frames_per_datagram(), 5);
+        let to = |ip: &str, size| FrameFormat::plain(size).frames_per_datagram_to(ip.parse().unwrap());
+        assert_eq!((to("192.0.2.1", 256), to("2001:db8::1", 256), to("::1", 1_200)), (5, 4, 1));
     }
 }

@@ -27,11 +27,14 @@ pub const FRAME_SIZE_MIN_TAGGED: usize = 160;
 pub const FRAME_SIZE_MAX: usize = 1200;
 /// Maximum UDP payload of an Ethernet frame over IPv4, in bytes.
 pub const DATAGRAM_MAX: usize = 1472;
+/// Maximum UDP payload that every IPv6 path takes, in bytes: 1,280 (RFC 8200, section 5) minus the headers of
+/// IPv6 and UDP. IPv6 routers do not cut packets.
+pub const DATAGRAM_MAX_V6: usize = 1232;
 
 const _: () = assert!(size_of::<Header>() == HEADER_LEN);
 const _: () = assert!(HEADER_LEN + 16 == FRAME_SIZE_MIN);
 const _: () = assert!(FRAME_SIZE_MIN + TRAILER_LEN == FRAME_SIZE_MIN_TAGGED);
-const _: () = assert!(FRAME_SIZE_MAX <= DATAGRAM_MAX);
+const _: () = assert!(FRAME_SIZE_MAX <= DATAGRAM_MAX && FRAME_SIZE_MAX <= DATAGRAM_MAX_V6);
 
 /// The header of every frame, for reading and patching in place.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, PartialEq, Eq)]

@@ -75,7 +75,48 @@ pub fn a_long_answer_passes_in_fragments_and_segmentation_goes_on(backend: Kerne
 pub fn without_fragments_a_long_datagram_is_refused(backend: Kernel) {
     where_packets_are_short(move || {
         let counters = send_runs(backend, &SocketOptions::default(), &[100, 4_096, 1_452]);
-        assert_eq!((counters.sent, counters.send_failed, counters.gso_off), (2 * 12, 12, 0));
+        assert_eq!((counters.sent, counters.send_too_large, counters.gso_off), (2 * 12, 12, 0));
+        assert_eq!(counters.send_failed, 0);
+    });
+}
+
+pub fn frames_that_do_not_fit_together_leave_at_once_in_shorter_datagrams(backend: Kernel) {
+    where_packets_are_short(move || {
+        let mut peer = backend.one();
+        let packed = lbd::io::IoOptions { frames_per_datagram: 5, ..options() };
+        let mut io = backend.over(vec![backend.socket(&SocketOptions::default())], &packed);
+        for _ in 0..3 {
+            for number in 0..30 {
+                stage(&mut io, 0, peer.local_addr(FIRST), &[number; 512]);
+            }
+            io.flush().unwrap();
+            let mut numbers = vec![];
+            while numbers.len() < 30 {
+                backend.wait(&mut peer);
+                for arrived in crate::backend::take_turn(&mut peer) {
+                    assert!(arrived.bytes.len() <= 1_024, "{} bytes", arrived.bytes.len());
+                    numbers.extend(arrived.bytes.chunks(512).map(|frame| frame[0]));
+                }
+            }
+            assert_eq!(numbers, Vec::from_iter(0..30), "nothing is lost, and the order is kept");
+        }
+        let counters = io.counters();
+        assert_eq!((counters.send_failed, counters.send_too_large, counters.gso_off), (0, 0, 0));
+        assert_eq!(io.poll_too_large(), None);
+    });
+}
+
+pub fn a_datagram_that_does_not_fit_is_reported_once(backend: Kernel) {
+    where_packets_are_short(move || {
+        let peer = backend.one();
+        let mut io = backend.over(vec![backend.socket(&SocketOptions::default())], &options());
+        for _ in 0..2 {
+            stage(&mut io, 0, peer.local_addr(FIRST), &[7; 2_000]);
+            io.flush().unwrap();
+        }
+        assert_eq!(io.counters().send_too_large, 2);
+        let report = lbd::io::TooLarge { to: backend.localhost(), len: 2_000 };
+        assert_eq!((io.poll_too_large(), io.poll_too_large()), (Some(report), None));
     });
 }
 

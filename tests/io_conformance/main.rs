@@ -102,6 +102,8 @@ over_both_families! { peer_errors, as errors_of_peers:
 over_both_families! { datagrams, as datagrams_of_servers:
     a_long_answer_passes_in_fragments_and_segmentation_goes_on,
     without_fragments_a_long_datagram_is_refused,
+    frames_that_do_not_fit_together_leave_at_once_in_shorter_datagrams,
+    a_datagram_that_does_not_fit_is_reported_once,
     a_transparent_socket_sends_from_addresses_of_others,
     other_sockets_do_not_send_from_addresses_of_others,
 }

@@ -129,7 +129,7 @@ fn run(args: &Args) -> Result<()> {
             "requests": requests,
             "answers": answers,
             "kernel_drops": counters.kernel_drops,
-            "not_sent": counters.send_full + counters.send_failed,
+            "not_sent": counters.send_full + counters.send_failed + counters.send_too_large,
         })
     );
     Ok(())

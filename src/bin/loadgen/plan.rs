@@ -69,7 +69,7 @@ fn template(args: &Args, target: Option<SocketAddr>) -> Result<Measurement> {
     };
     Ok(Measurement {
         target,
-        protocol: protocol(args, &config)?,
+        protocol: protocol(args, &config, target)?,
         load: Load::Closed,
         window: args.window.map(|window| window as usize),
         timeout: args.timeout,
@@ -115,7 +115,7 @@ fn trace(file: &Path) -> Result<Load> {
 }
 
 /// The requests; an error if an option belongs to another protocol.
-fn protocol(args: &Args, config: &Config) -> Result<ProtocolSpec> {
+fn protocol(args: &Args, config: &Config, target: SocketAddr) -> Result<ProtocolSpec> {
     let for_native =
         [("--frame", args.frame.is_some()), ("--frames-per-datagram", args.frames_per_datagram.is_some())];
     let for_dns = [
@@ -139,10 +139,10 @@ fn protocol(args: &Args, config: &Config) -> Result<ProtocolSpec> {
             let format = args.frame.map_or(config.frame_format(), FrameFormat::plain);
             let frames_per_datagram = match (args.frames_per_datagram, args.frame) {
                 (Some(frames), _) => usize::from(frames),
-                (None, Some(_)) => format.frames_per_datagram(),
-                (None, None) => {
-                    config.native().map_or(format.frames_per_datagram(), |pool| pool.frames_per_datagram)
-                }
+                (None, Some(_)) => format.frames_per_datagram_to(target.ip()),
+                (None, None) => config
+                    .native()
+                    .map_or(format.frames_per_datagram_to(target.ip()), |pool| pool.frames_per_datagram),
             };
             ProtocolSpec::Native { format, frames_per_datagram, payload }
         }

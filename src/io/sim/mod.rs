@@ -124,6 +124,11 @@ impl SimNet {
         self.0.borrow_mut().link(from, to).faults = faults;
     }
 
+    /// Bytes sent from one address to another so far, also those that were lost on the way.
+    pub fn sent_between(&self, from: SocketAddr, to: SocketAddr) -> u64 {
+        self.0.borrow_mut().link(from, to).sent
+    }
+
     /// Bounds the receive queue of a socket, in datagrams. Datagrams beyond it count as dropped by the
     /// kernel.
     pub fn set_receive_queue(&self, addr: SocketAddr, datagrams: usize) {
@@ -228,7 +233,11 @@ impl DatagramIo for SimIo {
     fn flush(&mut self) -> io::Result<()> {
         let SimIo { network, sockets, rx, tx, ranges, datagram, counters, .. } = self;
         let mut network = network.borrow_mut();
-        let limits = PackingLimits { frames_per_datagram: tx.frames_per_datagram(), segments: 1 };
+        let limits = PackingLimits {
+            frames_per_datagram: tx.frames_per_datagram(),
+            datagram_max: PAYLOAD_MAX,
+            segments: 1,
+        };
         for destination in tx.destinations() {
             let Attached { addr, generation, .. } = sockets[destination.socket.0 as usize];
             let from = SocketAddr::new(source_ip(addr, destination.source_ip), addr.port());
@@ -241,7 +250,9 @@ impl DatagramIo for SimIo {
                     datagram.extend_from_slice(tx.range(rx, r.slot, r.offset, r.len));
                 }
                 let same_family = from.is_ipv4() == to.is_ipv4();
-                if is_open && same_family && to.port() != 0 && packed.bytes <= PAYLOAD_MAX {
+                if packed.bytes > PAYLOAD_MAX {
+                    counters.send_too_large += 1;
+                } else if is_open && same_family && to.port() != 0 {
                     network.send(from, to, datagram);
                     counters.sent += 1;
                 } else {

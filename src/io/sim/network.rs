@@ -34,6 +34,8 @@ pub(super) struct Socket {
 pub(super) struct SimLink {
     pub(super) faults: Option<Faults>,
     pub(super) cut: bool,
+    /// Bytes sent, also those that were lost.
+    pub(super) sent: u64,
     /// Arrival of the last datagram that was not held back.
     last_arrival: Instant,
 }
@@ -87,13 +89,14 @@ impl Network {
     }
 
     pub(super) fn link(&mut self, from: SocketAddr, to: SocketAddr) -> &mut SimLink {
-        let link = SimLink { faults: None, cut: false, last_arrival: Instant::ZERO };
+        let link = SimLink { faults: None, cut: false, sent: 0, last_arrival: Instant::ZERO };
         self.links.entry((from, to)).or_insert(link)
     }
 
     /// Sends a datagram: it may be lost, or arrive twice.
     pub(super) fn send(&mut self, from: SocketAddr, to: SocketAddr, bytes: &[u8]) {
         let link = self.link(from, to);
+        link.sent += bytes.len() as u64;
         let (cut, faults) = (link.cut, link.faults);
         let faults = faults.unwrap_or(self.faults);
         if cut || self.happens(faults.loss) {

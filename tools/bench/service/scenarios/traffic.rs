@@ -239,7 +239,8 @@ impl Clients {
         }
         io.recount_drops();
         let counted = io.counters();
-        self.account.own_drops = counted.kernel_drops + counted.send_full + counted.send_failed;
+        let not_sent = counted.send_full + counted.send_failed + counted.send_too_large;
+        self.account.own_drops = counted.kernel_drops + not_sent;
         let micros = Duration::from_micros;
         self.account.p50 = micros(self.latency.value_at_quantile(0.5));
         self.account.p99 = micros(self.latency.value_at_quantile(0.99));
