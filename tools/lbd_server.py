@@ -34,6 +34,8 @@ class Lane:
     report: int = 0
     drained: bool = False
     reported: tuple = ()
+    owes_report: bool = False  # whether a SYNC has called for a report
+    reported_at: float = 0.0
 
     def counters(self) -> tuple:
         return self.seq, self.received, self.done
@@ -63,6 +65,7 @@ class Server:
         self.queue: collections.deque[Job] = collections.deque()
         self.free_at = 0.0  # the end of the request in service, if there is one
         self.received = self.served = 0
+        self.last_echo = 0.0
         self.last_request = time.monotonic()
         self.seek(time.monotonic())
 
@@ -77,6 +80,7 @@ class Server:
         self.lanes: dict[int, Lane] = {}
         self.report_soon = False  # whether direct replies, which carry no counters, were sent
         self.attempts, self.quiet, self.next_at = 0, 0, now
+        self.echo = 0  # the cookie of a challenge, until it is echoed
 
     def send(self, header: lbd.Header, payload: bytes, to: tuple) -> None:
         self.socket.sendto(lbd.encode(header, payload, self.size), to)
@@ -114,7 +118,18 @@ class Server:
             if lane.reported != lane.counters():
                 self.report_to(worker)
 
+    def report_owed(self, now: float) -> None:
+        """What SYNCs call for, to each worker at most once in an interval."""
+        for worker, lane in self.lanes.items():
+            if lane.owes_report and now >= lane.reported_at + self.pause():
+                self.report_to(worker)
+
+    def pause(self) -> float:
+        """The least time between two frames that frames of the balancer call for."""
+        return min(self.args.interval_ms / 1000, SEEK_AFTER)
+
     def report_to(self, worker: int) -> None:
+        self.lanes[worker].owes_report, self.lanes[worker].reported_at = False, time.monotonic()
         header = lbd.Header(
             kind=lbd.SERVER_RESPONSE,
             op=lbd.REPORT,
@@ -133,8 +148,7 @@ class Server:
             return
         if self.member:  # the balancer has restarted and lost this registration
             self.seek(now)
-        self.next_at = now + SEEK_AFTER
-        self.register(header.cookie)
+        self.echo, self.next_at = header.cookie, max(now, self.last_echo + self.pause())
 
     def on_sync(self, header: lbd.Header, peer: tuple) -> None:
         if (header.sequence, header.server_epoch) != (self.nonce, self.epoch):
@@ -149,7 +163,7 @@ class Server:
             return
         lane.raise_seq(header.dispatch_seq)
         lane.drained = header.server_state == lbd.DRAINING
-        self.report_to(header.worker)
+        lane.owes_report |= not lane.drained  # a draining SYNC is an answer itself
 
     # -- requests -----------------------------------------------------------------------------
 
@@ -212,18 +226,23 @@ class Server:
         return not self.queue and ((told and quiet) or waited >= DRAIN_UNHEARD) or waited >= DRAIN_MAX
 
     def upkeep(self, now: float) -> None:
+        self.report_owed(now)
         if self.state == lbd.DRAINING and self.is_drained(now):
             self.state = lbd.STOPPED
             self.report()
         elif now >= self.next_at and self.member is None:
-            self.register(0)
+            self.register(self.echo)
             self.next_at = now + min(SEEK_AFTER * 2**self.attempts, SEEK_MAX) * (0.5 + random.random() / 2)
-            self.attempts = min(self.attempts + 1, 6)
+            if self.echo:
+                self.echo, self.last_echo = 0, now
+            else:
+                self.attempts = min(self.attempts + 1, 6)
         elif now >= self.next_at:
             self.next_at = now + self.args.interval_ms / 1000
             self.quiet += 1
             changed = any(lane.reported != lane.counters() for lane in self.lanes.values())
-            if changed or self.state == lbd.DRAINING or self.quiet >= IDLE_INTERVALS:
+            untold = self.state == lbd.DRAINING and not all(lane.drained for lane in self.lanes.values())
+            if changed or untold or self.quiet >= IDLE_INTERVALS:
                 self.report()
 
     def turn(self) -> None:

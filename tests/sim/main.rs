@@ -8,6 +8,7 @@ mod flapping;
 mod orders;
 mod reconfigure;
 mod slow_start;
+mod storms;
 mod world;
 
 use std::net::SocketAddr;

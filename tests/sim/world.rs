@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use lbd::base::batch::{Rx, Tx};
 use lbd::base::drop_reason::DropReason;
 use lbd::base::service_time::ServiceTime;
 use lbd::base::time::{Instant, earliest};
@@ -53,16 +54,74 @@ pub struct Node<R> {
     pub io: SimIo,
 }
 
+/// Which frames are answered in the turn in which they arrive: (frame, answer to its sender).
+#[derive(Debug, Default)]
+pub struct Answers {
+    pub pairs: BTreeSet<(&'static str, &'static str)>,
+    arrived: BTreeMap<SocketAddr, BTreeSet<&'static str>>,
+}
+
+/// The name of a frame's kind and operation in docs/PROTOCOL.md.
+fn name_of(frame: &[u8]) -> &'static str {
+    match (frame[3], frame[11]) {
+        (1, _) => "request",
+        (2, _) => "response",
+        (3, 1) => "SYNC",
+        (3, 2) => "CHALLENGE",
+        (3, 3) => "GROW",
+        (3, 4) => "SHRINK",
+        (3, 5) => "ACK",
+        (4, 0) => "REPLY",
+        (4, 1) => "REPORT",
+        (4, 2) => "REGISTER",
+        other => panic!("no such frame: {other:?}"),
+    }
+}
+
+impl Answers {
+    fn note_arrivals(&mut self, rx: &mut Rx) {
+        self.arrived.clear();
+        for index in 0..rx.len() {
+            let (received, bytes) = rx.get_mut(index);
+            let frame_size = usize::from(u16::from_le_bytes([bytes[4], bytes[5]]));
+            let names = self.arrived.entry(received.peer).or_default();
+            names.extend(bytes.chunks(frame_size).map(name_of));
+        }
+    }
+
+    /// Only a peer of one kind of frame shows what is an answer to what.
+    fn note_answers(&mut self, rx: &Rx, tx: &Tx) {
+        for destination in tx.destinations() {
+            let Some(names) = self.arrived.get(&destination.to).filter(|names| names.len() == 1) else {
+                continue;
+            };
+            let frame = *names.first().expect("it has one");
+            self.pairs.extend(tx.frames(destination).map(|at| (frame, name_of(tx.bytes(rx, at)))));
+        }
+    }
+}
+
 impl<R: Role> Node<R> {
     /// Takes a turn if a deadline is due or a datagram has arrived. Returns whether it did.
     pub fn turn_if_due(&mut self, now: Instant) -> bool {
+        self.watched_turn(now, None)
+    }
+
+    /// The same; `answers` notes what the frames of the turn are answered with.
+    fn watched_turn(&mut self, now: Instant, mut answers: Option<&mut Answers>) -> bool {
         let due = self.role.next_deadline().is_some_and(|at| at <= now);
         if !due && !self.io.is_readable() {
             return false;
         }
         self.io.receive().unwrap();
         let (rx, tx) = self.io.turn();
+        if let Some(answers) = &mut answers {
+            answers.note_arrivals(rx);
+        }
         self.role.on_batch(now, rx, tx);
+        if let Some(answers) = &mut answers {
+            answers.note_answers(rx, tx);
+        }
         self.role.on_timeout(now, tx);
         self.io.flush().unwrap();
         true
@@ -122,6 +181,7 @@ pub struct World {
     pub controller: Option<Node<ControllerRole>>,
     pub max_outstanding: Option<Limit>,
     pub waiting_max: usize,
+    pub servers_max: usize,
     pub health: Rules,
     /// `None`: frames are not authenticated.
     pub key: Option<[u8; 16]>,
@@ -131,6 +191,7 @@ pub struct World {
     pub events: Vec<(u64, Event)>,
     /// Log lines of the controller.
     pub log: Vec<String>,
+    pub answers: Answers,
     incarnations: u64,
 }
 
@@ -162,6 +223,7 @@ impl World {
             controller: None,
             max_outstanding: None,
             waiting_max: 0,
+            servers_max: 16,
             health: Rules::default(),
             key: None,
             service: None,
@@ -178,6 +240,7 @@ impl World {
             },
             events: vec![],
             log: vec![],
+            answers: Answers::default(),
             incarnations: 0,
         }
     }
@@ -227,7 +290,7 @@ impl World {
             format: self.format(),
             key: self.key,
             policy: PolicyKind::ShortestQueue,
-            servers_max: 16,
+            servers_max: self.servers_max,
             max_outstanding: self.max_outstanding,
             waiting_max: self.waiting_max,
             interval: INTERVAL,
@@ -290,6 +353,11 @@ impl World {
     }
 
     pub fn start_server(&mut self, id: u32) {
+        self.start_server_as(id, id);
+    }
+
+    /// Starts a server with this id at the address of server `key`.
+    pub fn start_server_as(&mut self, key: u32, id: u32) {
         let work = match self.service {
             Some(service) => Work::Timed { service, workers: 1 },
             None => Work::Echo,
@@ -305,8 +373,8 @@ impl World {
             work,
             seed: self.next_seed(),
         };
-        let io = self.net.attach(&[server_addr(id)], &options()).unwrap();
-        self.servers.insert(id, Node { role: ServerRole::new(settings, self.now()), io });
+        let io = self.net.attach(&[server_addr(key)], &options()).unwrap();
+        self.servers.insert(key, Node { role: ServerRole::new(settings, self.now()), io });
     }
 
     /// kill -9.
@@ -390,7 +458,7 @@ impl World {
     fn take_turns(&mut self) {
         let now = self.now();
         for node in &mut self.balancer {
-            if node.turn_if_due(now) {
+            if node.watched_turn(now, Some(&mut self.answers)) {
                 node.role.check_invariants();
             }
             while let Some(event) = node.role.poll_event() {
@@ -399,11 +467,11 @@ impl World {
         }
         for (id, node) in &mut self.servers {
             if !self.frozen.contains(id) {
-                node.turn_if_due(now);
+                node.watched_turn(now, Some(&mut self.answers));
             }
         }
         for caller in &mut self.clients {
-            caller.node.turn_if_due(now);
+            caller.node.watched_turn(now, Some(&mut self.answers));
             caller.collect(self.seed);
         }
         self.control(now);
@@ -412,7 +480,7 @@ impl World {
     /// Does the work of the controller's daemon: starts and stops simulated processes.
     fn control(&mut self, now: Instant) {
         let Some(mut node) = self.controller.take() else { return };
-        node.turn_if_due(now);
+        node.watched_turn(now, Some(&mut self.answers));
         while let Some(action) = node.role.replicas_mut().poll_action() {
             match action {
                 ReplicaAction::Start { id, .. } => {

@@ -188,7 +188,8 @@ impl NativeRole {
                 self.note_stopping(now, slot);
                 // Earlier requests travel ahead of this SYNC. A server that has received as many requests as
                 // the SYNC states gets no more.
-                self.sync_in_place(now, slot, from, tx)
+                self.owe_sync(slot);
+                Ok(())
             }
             ServerState::Stopped => {
                 self.on_stopped(now, slot);

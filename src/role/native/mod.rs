@@ -128,6 +128,8 @@ struct NativeLane {
     dirty: bool,
     /// Whether the server has given a liveness signal in this turn.
     heard: bool,
+    /// Whether the slot is in the list of servers that need a SYNC.
+    owes_sync: bool,
     /// Whether the server has answered this worker since its registration. Before that, the server would
     /// refuse the worker's requests.
     confirmed: bool,
@@ -144,6 +146,7 @@ impl NativeLane {
             last_sync: Instant::ZERO,
             dirty: false,
             heard: false,
+            owes_sync: false,
             confirmed: false,
             replay: PeerReplay::default(),
         }
@@ -178,6 +181,8 @@ pub struct NativeRole {
     sealer: Option<Sealer>,
     opener: Option<Opener>,
     next_tick: Instant,
+    /// Servers that need a SYNC, each once.
+    owed: Vec<Slot>,
     /// Whether queued requests remain that the turn had no room for.
     has_more: bool,
 }
@@ -220,6 +225,7 @@ impl NativeRole {
             sealer: settings.key.as_ref().map(|key| Sealer::new(key, rng.next_u64() | 1)),
             opener: settings.key.as_ref().map(Opener::new),
             next_tick: now,
+            owed: Vec::with_capacity(slots),
             has_more: false,
             shared: Arc::clone(shared),
             settings,
@@ -344,6 +350,7 @@ impl Role for NativeRole {
             self.next_tick = now + (interval / TICKS_PER_INTERVAL).max(Duration::from_millis(1));
             self.on_tick(now, tx);
         }
+        self.send_owed_syncs(now, tx);
         self.send_order(now, tx);
         self.publish(now);
         self.serve_pending(now, tx);
@@ -354,7 +361,7 @@ impl Role for NativeRole {
             return Some(Instant::ZERO);
         }
         let order = self.primary.as_ref().and_then(|primary| primary.orders.next_deadline());
-        earliest(Some(self.next_tick), order)
+        earliest(earliest(Some(self.next_tick), self.next_owed_sync()), order)
     }
 }
 

@@ -23,6 +23,8 @@ pub(super) struct ScalingRequest {
     pub up: u32,
     pub attempt: u8,
     pub due: Instant,
+    /// Whether the controller has answered with a challenge.
+    pub is_challenged: bool,
 }
 
 /// The primary's scaling requests. At most one is open; a newer one replaces it.
@@ -75,7 +77,8 @@ impl ScalingRequests {
         }
         self.next_number += 1;
         let number = self.next_number;
-        self.open = Some(ScalingRequest { op, target, number, load, up, attempt: 0, due: now });
+        let (attempt, is_challenged) = (0, false);
+        self.open = Some(ScalingRequest { op, target, number, load, up, attempt, due: now, is_challenged });
         true
     }
 

@@ -87,7 +87,10 @@ impl NativeRole {
         match op {
             RequestOp::Challenge => {
                 orders.cookie = header.cookie.get();
-                open.due = now;
+                // Once. A controller that challenges each repetition gets the next one after its pause.
+                if !std::mem::replace(&mut open.is_challenged, true) {
+                    open.due = now;
+                }
                 Ok(())
             }
             RequestOp::Ack => {

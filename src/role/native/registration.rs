@@ -23,7 +23,7 @@ use crate::wire::{Frame, Header, Kind, RequestOp};
 const INTERVAL_MAX: Duration = Duration::from_secs(10);
 
 impl NativeRole {
-    /// Handles a registration: challenges the server, or admits it and confirms with a SYNC.
+    /// Handles a registration: challenges the server, or admits it. A SYNC confirms that.
     pub(super) fn on_register(
         &mut self,
         now: Instant,
@@ -69,7 +69,8 @@ impl NativeRole {
                 slot
             }
         };
-        self.sync_in_place(now, slot, from, tx)
+        self.owe_sync(slot);
+        Ok(())
     }
 
     /// Turns the frame into a challenge: the sender must echo the nonce in its registration, from the same

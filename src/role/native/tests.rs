@@ -95,6 +95,23 @@ impl Bench {
         take_sent(&mut self.rx, &mut self.tx)
     }
 
+    /// A turn without a datagram, at whose end the timers run. Returns the sent frames.
+    pub(super) fn tick(&mut self) -> Vec<(SocketAddr, Vec<u8>)> {
+        self.balancer.on_batch(self.now, &mut self.rx, &mut self.tx);
+        self.balancer.on_timeout(self.now, &mut self.tx);
+        let sent = take_sent(&mut self.rx, &mut self.tx);
+        self.balancer.check_invariants();
+        sent
+    }
+
+    /// The SYNC that the timers send to a server.
+    pub(super) fn sync_to(&mut self, to: SocketAddr) -> Header {
+        let sent = self.tick();
+        let syncs = sent.iter().map(|(to, bytes)| (*to, header(bytes)));
+        let mut syncs = syncs.filter(|(_, header)| header.op == RequestOp::Sync as u8);
+        syncs.find(|(server, _)| *server == to).expect("the server needs a SYNC").1
+    }
+
     pub(super) fn drops(&self, reason: DropReason) -> u64 {
         self.stats.common.dropped.get(reason)
     }
@@ -103,9 +120,8 @@ impl Bench {
     pub(super) fn with_server(mut self) -> Bench {
         let sent = self.turn(BACK, addr(50_000), &registration(77, 0));
         let cookie = header(&sent[0].1).cookie.get();
-        let sent = self.turn(BACK, addr(50_000), &registration(77, cookie));
-        let sync = header(&sent[0].1);
-        assert_eq!(sync.op, RequestOp::Sync as u8);
+        assert_eq!(self.turn(BACK, addr(50_000), &registration(77, cookie)), []);
+        let sync = self.sync_to(addr(50_000));
         self.turn(BACK, addr(50_000), &report(&sync, 1, 0));
         assert_eq!(self.balancer.shared.pool.usable.load(Ordering::Relaxed), 1);
         self
@@ -450,7 +466,8 @@ fn with_a_key_every_changed_bit_and_every_replay_is_refused() {
         assert_eq!(bench.turn(BACK, addr(50_000), &changed), [], "bit {bit}");
     }
     assert_eq!(bench.drops(DropReason::Tag), 1280);
-    assert_eq!(bench.turn(BACK, addr(50_000), &join).len(), 1);
+    bench.turn(BACK, addr(50_000), &join);
+    assert_eq!(bench.sync_to(addr(50_000)).sequence.get(), 4711, "it is admitted");
     assert_eq!(bench.turn(BACK, addr(50_000), &join), [], "a replay");
     assert_eq!(bench.drops(DropReason::Replay), 1);
     let unsealed = bench.turn(FRONT, addr(40_000), &[0; 160]);
@@ -540,6 +557,7 @@ struct Workers {
     roles: Vec<NativeRole>,
     rx: Rx,
     tx: Tx,
+    now: Instant,
 }
 
 const BACKS: [u16; 2] = [54_000, 54_100];
@@ -553,14 +571,16 @@ impl Workers {
         bytes: &[u8],
     ) -> Vec<(SocketAddr, Vec<u8>)> {
         receive(&mut self.rx, socket, peer, bytes);
-        self.roles[worker].on_batch(NOW, &mut self.rx, &mut self.tx);
+        self.roles[worker].on_batch(self.now, &mut self.rx, &mut self.tx);
         self.roles[worker].check_invariants();
         self.sent()
     }
 
-    /// The frames that a worker sends after a second without datagrams.
+    /// The frames that a worker's timers send after some time without datagrams.
     fn tick(&mut self, worker: usize) -> Vec<(SocketAddr, Vec<u8>)> {
-        self.roles[worker].on_timeout(NOW + Duration::from_secs(1), &mut self.tx);
+        self.now += Duration::from_millis(20);
+        self.roles[worker].on_batch(self.now, &mut self.rx, &mut self.tx);
+        self.roles[worker].on_timeout(self.now, &mut self.tx);
         self.roles[worker].check_invariants();
         self.sent()
     }
@@ -578,11 +598,13 @@ impl Workers {
             ..(*Bench::new(None).balancer.settings).clone()
         };
         let roles = NativeRole::workers(settings, NOW);
-        let mut workers = Workers { roles, rx: Rx::new(8, 2048), tx: Tx::new(256, 4096, 1) };
+        let (rx, tx, now) = (Rx::new(8, 2048), Tx::new(256, 4096, 1), NOW);
+        let mut workers = Workers { roles, rx, tx, now };
         workers.roles[0].on_timeout(NOW, &mut workers.tx); // without it no gap is a stall
         let sent = workers.turn(0, BACK, addr(50_000), &registration(77, 0));
         let cookie = header(&sent[0].1).cookie.get();
-        let sent = workers.turn(0, BACK, addr(50_000), &registration(77, cookie));
+        assert_eq!(workers.turn(0, BACK, addr(50_000), &registration(77, cookie)), []);
+        let sent = workers.tick(0);
         let answer = report(&header(&sent[0].1), 1, 0);
         workers.turn(0, BACK, addr(50_000), &answer);
         assert_eq!(workers.usable(), 0, "worker 1 is not known to the server yet");
@@ -671,12 +693,15 @@ fn each_worker_sends_a_draining_sync_once_the_primary_has_published_the_drain() 
         sync.server_state == ServerState::Draining as u8
     };
     let early = draining(&workers, 1, 7);
-    assert!(!is_draining(workers.turn(1, BACK, addr(50_000), &early)), "worker 1 can still select it");
+    assert_eq!(workers.turn(1, BACK, addr(50_000), &early), [], "not at once");
+    assert!(!is_draining(workers.tick(1)), "worker 1 can still select it");
     assert_eq!(workers.turn(1, FRONT, addr(40_000), &request())[0].0, addr(50_000));
     let heard = draining(&workers, 0, 7);
-    assert!(is_draining(workers.turn(0, BACK, addr(50_000), &heard)));
+    workers.turn(0, BACK, addr(50_000), &heard);
+    assert!(is_draining(workers.tick(0)));
     let later = draining(&workers, 1, 8);
-    assert!(is_draining(workers.turn(1, BACK, addr(50_000), &later)));
+    workers.turn(1, BACK, addr(50_000), &later);
+    assert!(is_draining(workers.tick(1)));
     let refused = workers.turn(1, FRONT, addr(40_000), &request());
     assert_eq!((refused[0].0, header(&refused[0].1).status), (addr(40_000), Status::Busy as u8));
 }
@@ -722,15 +747,17 @@ fn a_server_that_an_operator_has_drained_gets_a_draining_sync_only_when_it_stops
     let ready = state_report(&workers, 0, 6, ServerState::Ready);
     assert!(!is_draining(workers.turn(0, BACK, addr(50_000), &ready)));
     let mut probes = vec![];
-    for ms in 0..60 {
+    for _ in 0..60 {
         workers.turn(0, BACK, addr(50_000), &[]);
-        workers.roles[0].on_timeout(NOW + Duration::from_millis(1_000 + ms), &mut workers.tx);
+        workers.now += Duration::from_millis(1);
+        workers.roles[0].on_timeout(workers.now, &mut workers.tx);
         probes.extend(workers.sent());
     }
     assert!(!probes.is_empty() && !is_draining(probes));
     for worker in [0, 1] {
         let stops = state_report(&workers, worker, 7, ServerState::Draining);
-        assert!(is_draining(workers.turn(worker.into(), BACK, addr(50_000), &stops)), "worker {worker}");
+        workers.turn(worker.into(), BACK, addr(50_000), &stops);
+        assert!(is_draining(workers.tick(worker.into())), "worker {worker}");
     }
     workers.roles[0].order(NOW, 1, Order::Enable).unwrap();
     workers.tick(0);
@@ -763,4 +790,50 @@ fn a_worker_is_idle_when_none_of_its_requests_is_outstanding() {
     assert_eq!(workers.roles.iter().map(NativeRole::is_idle).collect::<Vec<_>>(), [true, false]);
     workers.turn(1, BACK, addr(50_000), &reply(&sent[0].1, 2));
     assert!(workers.roles[1].is_idle());
+}
+
+/// A server that answers everything at once, as no server should: a report to each SYNC, a SYNC wanted.
+#[test]
+fn a_server_that_answers_everything_at_once_causes_no_storm() {
+    let mut bench = Bench::new(None).with_server();
+    let report_of = |bench: &Bench, number: u32| {
+        let mut request = header(&registration(77, 0));
+        request.balancer_epoch.set(bench.balancer.shared.epoch);
+        let mut report = header(&report(&request, number, 0));
+        report.server_state = ServerState::Draining as u8;
+        frame(&report, b"")
+    };
+    let mut count = 0;
+    let mut answers: Vec<Vec<u8>> = vec![report_of(&bench, 2)];
+    for step in 0..10_000_u32 {
+        bench.now += Duration::from_micros(100);
+        for answer in std::mem::take(&mut answers) {
+            assert_eq!(bench.turn(BACK, addr(50_000), &answer), [], "a report is not answered at once");
+        }
+        let syncs = bench.tick().iter().filter(|(to, _)| *to == addr(50_000)).count();
+        count += syncs;
+        answers = (0..syncs).map(|_| report_of(&bench, 3 + step)).collect();
+    }
+    assert!((50..=105).contains(&count), "{count} SYNCs in a second of 100 intervals");
+}
+
+/// With challenges to every order, the balancer repeats its order after its own pauses only.
+#[test]
+fn a_controller_that_challenges_every_order_causes_no_storm() {
+    let mut bench = Bench::new(None).with_server();
+    let primary = bench.balancer.primary.as_mut().expect("worker 0");
+    assert!(primary.orders.place(NOW, RequestOp::Grow, 3, 7.0, 1));
+    let mut orders = 0;
+    for _ in 0..10_000 {
+        bench.now += Duration::from_micros(100);
+        for (to, bytes) in bench.tick() {
+            if to == addr(55_000) {
+                orders += 1;
+                let mut challenge = header(&bytes);
+                (challenge.op, challenge.cookie) = (RequestOp::Challenge as u8, orders.into());
+                assert_eq!(bench.turn(BACK, to, &frame(&challenge, b"")), []);
+            }
+        }
+    }
+    assert!((4..=7).contains(&orders), "{orders} orders in a second");
 }

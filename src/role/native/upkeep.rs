@@ -3,7 +3,6 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::back::ServerFrame;
 use super::shared::{Extra, Member};
 use super::{BACK, NativeRole};
 use crate::base::batch::Tx;
@@ -41,8 +40,7 @@ impl NativeRole {
                 continue;
             };
             let lane = &self.lanes[slot];
-            let pause = self.settings.interval.min(interval);
-            let is_due = now.since(lane.last_sync) >= pause;
+            let is_due = now.since(lane.last_sync) >= self.sync_pause(interval);
             // The last requests may be lost, and no later request would reveal the gap.
             let has_tail =
                 lane.estimate.in_transit() > 0 && now.since(lane.last_sent) >= self.settings.interval;
@@ -126,20 +124,49 @@ impl NativeRole {
         }
     }
 
-    /// Turns the frame into a SYNC for the server that sent it.
-    pub(super) fn sync_in_place(
-        &mut self,
-        now: Instant,
-        slot: Slot,
-        from: ServerFrame<'_>,
-        tx: &mut Tx,
-    ) -> Result<(), DropReason> {
-        let Some((to, header)) = self.sync_header(now, slot) else { return Ok(()) };
-        let bytes = from.frame.into_bytes();
-        Frame::write(bytes, &header, &[]);
-        self.seal(bytes);
-        let pushed = self.lanes.destination(slot, BACK, to, tx).is_some_and(|d| tx.push(d, from.at));
-        if pushed { Ok(()) } else { Err(DropReason::TurnFull) }
+    /// Minimum time between two SYNCs to a server with this report interval.
+    fn sync_pause(&self, interval: Duration) -> Duration {
+        self.settings.interval.min(interval)
+    }
+
+    /// Notes that a server needs a SYNC: it has registered, or it stops. The SYNC is not sent at once but by a
+    /// timer, at most once in a pause, since the server may answer it with the frame that calls for the next
+    /// one.
+    pub(super) fn owe_sync(&mut self, slot: Slot) {
+        if !std::mem::replace(&mut self.lanes[slot].owes_sync, true) {
+            self.owed.push(slot);
+        }
+    }
+
+    /// When the server in a slot may get its next SYNC; `None` without a server.
+    fn sync_due(&self, slot: Slot) -> Option<Instant> {
+        let interval = self.view.get(slot)?.extra.interval;
+        Some(self.lanes[slot].last_sync + self.sync_pause(interval))
+    }
+
+    /// When the next SYNC is due that servers need; `None` if none needs one.
+    pub(super) fn next_owed_sync(&self) -> Option<Instant> {
+        if self.owed.is_empty() {
+            return None;
+        }
+        self.owed.iter().filter_map(|&slot| self.sync_due(slot)).min()
+    }
+
+    /// Sends the SYNCs that servers need and that are due.
+    pub(super) fn send_owed_syncs(&mut self, now: Instant, tx: &mut Tx) {
+        let mut index = 0;
+        while let Some(&slot) = self.owed.get(index) {
+            let due = self.sync_due(slot).filter(|_| self.lanes[slot].owes_sync);
+            if due.is_some_and(|due| due > now) {
+                index += 1;
+                continue;
+            }
+            self.owed.swap_remove(index);
+            self.lanes[slot].owes_sync = false;
+            if due.is_some() {
+                self.send_sync(now, slot, tx);
+            }
+        }
     }
 
     /// The header of a SYNC, which states the number of requests sent. The server finds lost requests by it
@@ -147,7 +174,7 @@ impl NativeRole {
     fn sync_header(&mut self, now: Instant, slot: Slot) -> Option<(SocketAddr, Header)> {
         let member = *self.view.get(slot)?;
         let lane = &mut self.lanes[slot];
-        lane.last_sync = now;
+        (lane.last_sync, lane.owes_sync) = (now, false);
         let mut header = Header::new(Kind::ControllerRequest, self.format.size);
         header.op = RequestOp::Sync as u8;
         header.client_id.set(self.shared.instance);

@@ -6,9 +6,12 @@
 //!           ── REGISTER{nonce, cookie} ──>
 //!           <─ SYNC{nonce, slot, sent}            member: counts from `sent` on
 //!           ── REPORT ... REPORT ──>
-//!           <─ SYNC{sent}                         seq = max(seq, sent), answered by a REPORT
+//!           <─ SYNC{sent}                         seq = max(seq, sent), calls for a REPORT
 //!   member  <─ CHALLENGE{report nonce}            the balancer has no such server: seeking again
 //! ```
+//!
+//! No frame of the balancer is answered in its turn. What a CHALLENGE or a SYNC calls for is sent by a timer,
+//! at most once in a pause. So no frame of either side can keep the other side sending.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -18,7 +21,6 @@ use crate::base::batch::Tx;
 use crate::base::drop_reason::DropReason;
 use crate::base::rng::Rng;
 use crate::base::time::Instant;
-use crate::role::send_from_slot;
 use crate::wire::message::Registration;
 use crate::wire::tag::{PeerReplay, Stamp};
 use crate::wire::{Frame, Header, Kind, RequestOp, ServerOp, ServerState};
@@ -47,6 +49,10 @@ struct Lane {
     /// Counters of the last report.
     reported: (u32, u32, u32),
     replay: PeerReplay,
+    /// Whether a SYNC has called for a report.
+    owes_report: bool,
+    /// Time of the last REPORT.
+    last_report: Instant,
 }
 
 /// The server's membership in its balancer's pool.
@@ -62,6 +68,11 @@ pub(super) struct Membership {
     member: Option<Member>,
     attempts: u32,
     next_at: Instant,
+    /// The cookie of the newest challenge, until it is echoed.
+    echo: Option<u64>,
+    last_echo: Instant,
+    /// Lanes that owe a report.
+    owed: u32,
     quiet_intervals: u32,
     queue_reported: u32,
     /// Whether requests have finished whose replies carry no counters.
@@ -89,6 +100,9 @@ impl Membership {
             member: None,
             attempts: 0,
             next_at: now,
+            echo: None,
+            last_echo: Instant::ZERO,
+            owed: 0,
             quiet_intervals: 0,
             queue_reported: 0,
             report_soon: false,
@@ -108,6 +122,8 @@ impl Membership {
         self.report_nonce = self.rng.next_u64() | 1;
         self.attempts = 0;
         self.next_at = now;
+        self.echo = None;
+        self.owed = 0;
     }
 
     pub fn state(&self) -> ServerState {
@@ -122,8 +138,20 @@ impl Membership {
         self.epoch
     }
 
-    pub fn next_deadline(&self) -> Option<Instant> {
-        (self.state != ServerState::Stopped).then_some(self.next_at)
+    /// When something is due; `pause` is the time between two frames that frames of the balancer call for.
+    pub fn next_deadline(&self, pause: Duration) -> Option<Instant> {
+        let is_over = self.state == ServerState::Stopped;
+        (!is_over).then(|| self.owed_at(pause).map_or(self.next_at, |at| at.min(self.next_at)))
+    }
+
+    /// When a frame is due that a frame of the balancer called for; `None` if none is owed.
+    pub fn owed_at(&self, pause: Duration) -> Option<Instant> {
+        if self.owed == 0 {
+            return self.echo.map(|_| self.next_at);
+        }
+        let lanes = self.member.iter().flat_map(|member| member.lanes.iter().flatten());
+        let reports = lanes.filter(|lane| lane.owes_report).map(|lane| lane.last_report + pause);
+        reports.chain(self.echo.map(|_| self.next_at)).min()
     }
 
     pub fn drain(&mut self, now: Instant) {
@@ -186,8 +214,11 @@ impl Membership {
         lane.reported = (lane.done, lane.received, lane.seq);
     }
 
-    fn any_changed(&self) -> bool {
-        self.member.iter().flat_map(|member| member.lanes.iter().flatten()).any(Lane::has_changed)
+    /// Whether a worker has to get a report before the next one that all workers get.
+    fn any_concerned(&self) -> bool {
+        let is_draining = self.state == ServerState::Draining;
+        let mut lanes = self.member.iter().flat_map(|member| member.lanes.iter().flatten());
+        lanes.any(|lane| lane.has_changed() || (is_draining && !lane.drained))
     }
 
     /// Whether no more requests will come: every worker has announced it, and none came since.
@@ -204,8 +235,11 @@ impl Membership {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Whom {
     Everybody,
-    /// Workers with changed counters, and worker 0, which judges the server's health.
+    /// Workers with changed counters, workers that have not announced the end of a drain, and worker 0, which
+    /// judges the server's health.
     Concerned,
+    /// Workers whose SYNCs call for a report that is due now.
+    Owed,
     /// Workers with changed counters.
     Changed,
 }
@@ -230,29 +264,24 @@ impl ServerRole {
         &mut self,
         received: ReceivedFrame<'_>,
         stamp: Option<Stamp>,
-        tx: &mut Tx,
     ) -> Result<(), DropReason> {
         if self.is_finished() {
             return Err(DropReason::Unexpected); // the registration has ended
         }
         let header = *super::header_mut(received.bytes);
         match RequestOp::from_wire(header.op).ok_or(DropReason::Kind)? {
-            RequestOp::Challenge => self.on_challenge(&header, received, tx),
-            RequestOp::Sync => self.on_sync(&header, received, stamp, tx),
+            RequestOp::Challenge => self.on_challenge(&header, &received),
+            RequestOp::Sync => self.on_sync(&header, received.peer, stamp),
             RequestOp::Grow | RequestOp::Shrink | RequestOp::Ack => Err(DropReason::Unexpected),
         }
     }
 
-    fn on_challenge(
-        &mut self,
-        header: &Header,
-        received: ReceivedFrame<'_>,
-        tx: &mut Tx,
-    ) -> Result<(), DropReason> {
-        let ReceivedFrame { now, peer, at, bytes } = received;
+    fn on_challenge(&mut self, header: &Header, received: &ReceivedFrame<'_>) -> Result<(), DropReason> {
+        let &ReceivedFrame { now, peer, .. } = received;
         if peer != self.settings.balancer {
             return Err(DropReason::WrongSource);
         }
+        let pause = self.pause();
         let m = &mut self.membership;
         let expected = if m.is_member() { m.report_nonce } else { m.nonce };
         if header.sequence.get() != expected {
@@ -261,19 +290,12 @@ impl ServerRole {
         if m.is_member() {
             m.seek(now);
         }
-        m.next_at = now + SEEK_AFTER;
-        self.write_registration(header.cookie.get(), bytes);
-        send_from_slot(tx, SOCKET, peer, at)
+        m.echo = Some(header.cookie.get());
+        m.next_at = now.max(m.last_echo + pause);
+        Ok(())
     }
 
-    fn on_sync(
-        &mut self,
-        header: &Header,
-        received: ReceivedFrame<'_>,
-        stamp: Option<Stamp>,
-        tx: &mut Tx,
-    ) -> Result<(), DropReason> {
-        let ReceivedFrame { peer, at, bytes, .. } = received;
+    fn on_sync(&mut self, header: &Header, peer: SocketAddr, stamp: Option<Stamp>) -> Result<(), DropReason> {
         let m = &mut self.membership;
         if header.sequence.get() != m.nonce || header.server_epoch.get() != m.epoch {
             return Err(DropReason::Nonce);
@@ -300,6 +322,8 @@ impl ServerRole {
             drained: false,
             reported: (0, 0, sent),
             replay: PeerReplay::default(),
+            owes_report: false,
+            last_report: Instant::ZERO,
         });
         if lane.addr != peer {
             return Err(DropReason::WrongSource);
@@ -310,14 +334,25 @@ impl ServerRole {
         }
         raise(&mut lane.seq, sent);
         lane.drained = header.server_state == ServerState::Draining as u8;
-        self.write_report(header.worker, bytes);
-        send_from_slot(tx, SOCKET, peer, at)
+        // A draining SYNC is an answer itself. A counter that it has raised is in the next report.
+        if !lane.drained && !std::mem::replace(&mut lane.owes_report, true) {
+            m.owed += 1;
+        }
+        Ok(())
+    }
+
+    /// Minimum time between two frames that frames of the balancer call for.
+    pub(super) fn pause(&self) -> Duration {
+        self.settings.interval.min(SEEK_AFTER)
     }
 
     /// Periodic work: registration while seeking, reports while a member, and the end of a drain.
     pub(super) fn upkeep(&mut self, now: Instant, tx: &mut Tx) {
         if self.membership.state == ServerState::Draining {
             self.try_to_stop(now, tx);
+        }
+        if self.membership.owed > 0 && !self.is_finished() {
+            self.report(now, Whom::Owed, tx);
         }
         if now < self.membership.next_at || self.is_finished() {
             return;
@@ -333,19 +368,24 @@ impl ServerRole {
         let drained = self.queue.is_empty() && self.membership.is_drained(now, self.settings.interval);
         if drained || now.since(since) >= DRAIN_MAX {
             self.membership.state = ServerState::Stopped;
-            self.report(Whom::Everybody, tx);
+            self.report(now, Whom::Everybody, tx);
         }
     }
 
+    /// Sends a REGISTER: the echo of a challenge, or an attempt that calls for one.
     fn register(&mut self, now: Instant, tx: &mut Tx) {
         let m = &mut self.membership;
-        let pause = (SEEK_AFTER * (1 << m.attempts.min(6))).min(SEEK_MAX);
-        m.attempts += 1;
-        m.next_at = now + pause;
+        let echo = m.echo.take();
+        if echo.is_some() {
+            m.last_echo = now;
+        } else {
+            m.attempts += 1;
+        }
+        m.next_at = now + (SEEK_AFTER * (1 << m.attempts.saturating_sub(1).min(6))).min(SEEK_MAX);
         let size = self.settings.format.size;
         let Some(destination) = tx.destination(SOCKET, self.settings.balancer, None) else { return };
         if let Some(bytes) = tx.stage(destination, size) {
-            self.write_registration(0, bytes);
+            self.write_registration(echo.unwrap_or(0), bytes);
         }
     }
 
@@ -375,24 +415,23 @@ impl ServerRole {
         let m = &mut self.membership;
         m.next_at = now + self.settings.interval;
         m.quiet_intervals += 1;
-        let overdue = queue != m.queue_reported
-            || m.state == ServerState::Draining
-            || m.quiet_intervals >= IDLE_INTERVALS;
+        let overdue = queue != m.queue_reported || m.quiet_intervals >= IDLE_INTERVALS;
         if overdue {
-            self.report(Whom::Everybody, tx);
-        } else if m.any_changed() {
-            self.report(Whom::Concerned, tx);
+            self.report(now, Whom::Everybody, tx);
+        } else if m.any_concerned() {
+            self.report(now, Whom::Concerned, tx);
         }
     }
 
     /// Reports the changes of this turn that no reply carried.
-    pub(super) fn report_direct(&mut self, tx: &mut Tx) {
+    pub(super) fn report_direct(&mut self, now: Instant, tx: &mut Tx) {
         if std::mem::take(&mut self.membership.report_soon) {
-            self.report(Whom::Changed, tx);
+            self.report(now, Whom::Changed, tx);
         }
     }
 
-    fn report(&mut self, whom: Whom, tx: &mut Tx) {
+    fn report(&mut self, now: Instant, whom: Whom, tx: &mut Tx) {
+        let (pause, is_draining) = (self.pause(), self.membership.state == ServerState::Draining);
         if whom == Whom::Everybody {
             self.membership.quiet_intervals = 0;
             self.membership.queue_reported = self.load();
@@ -403,7 +442,8 @@ impl ServerRole {
             let Some(lane) = self.membership.lane_mut(worker) else { continue };
             let wanted = match whom {
                 Whom::Everybody => true,
-                Whom::Concerned => worker == 0 || lane.has_changed(),
+                Whom::Concerned => worker == 0 || lane.has_changed() || (is_draining && !lane.drained),
+                Whom::Owed => lane.owes_report && now >= lane.last_report + pause,
                 Whom::Changed => lane.has_changed(),
             };
             if !wanted {
@@ -411,6 +451,9 @@ impl ServerRole {
             }
             let Some(destination) = tx.destination(SOCKET, lane.addr, None) else { return };
             if let Some(bytes) = tx.stage(destination, size) {
+                lane.last_report = now;
+                let has_owed = std::mem::take(&mut lane.owes_report);
+                self.membership.owed -= u32::from(has_owed);
                 self.write_report(worker, bytes);
             }
         }

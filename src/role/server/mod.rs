@@ -247,7 +247,7 @@ impl ServerRole {
                 let epoch = current.then(|| self.membership.epoch());
                 self.on_request(Job { arrived: now, reply_to, worker, epoch }, received, tx)
             }
-            Kind::ControllerRequest => self.on_control(received, stamp, tx),
+            Kind::ControllerRequest => self.on_control(received, stamp),
             Kind::ClientResponse | Kind::ServerResponse => Err(DropReason::Unexpected),
         }
     }
@@ -402,7 +402,7 @@ impl Role for ServerRole {
     fn on_timeout(&mut self, now: Instant, tx: &mut Tx) {
         self.serve_timed(now);
         self.send_finished(tx);
-        self.report_direct(tx);
+        self.report_direct(now, tx);
         self.upkeep(now, tx);
     }
 
@@ -411,7 +411,7 @@ impl Role for ServerRole {
             return Some(Instant::ZERO);
         }
         let service = self.in_service.peek().map(|&Reverse((at, _))| at);
-        earliest(service, self.membership.next_deadline())
+        earliest(service, self.membership.next_deadline(self.pause()))
     }
 }
 
