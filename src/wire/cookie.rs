@@ -6,6 +6,7 @@
 
 use std::hash::Hasher;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use siphasher::sip::SipHasher24;
 use zerocopy::IntoBytes;
@@ -21,6 +22,9 @@ pub struct CookieKey(SipHasher24);
 
 /// A nonce is valid in its own time span and the next.
 const NONCE_SPAN_NANOS: u64 = 2_000_000_000;
+
+/// The longest life of a nonce.
+pub const NONCE_LIFE: Duration = Duration::from_nanos(2 * NONCE_SPAN_NANOS);
 
 impl CookieKey {
     /// A key from 16 random bytes.
@@ -68,7 +72,6 @@ impl std::fmt::Debug for CookieKey {
 mod tests {
     use super::*;
     use crate::wire::header::Kind;
-    use std::time::Duration;
 
     #[test]
     fn a_cookie_covers_client_route_and_dispatch() {

@@ -119,6 +119,11 @@ impl PeerReplay {
         }
     }
 
+    /// The highest stamp that was accepted; its counter is 0 before the first.
+    pub fn newest(&self) -> Stamp {
+        Stamp { epoch: self.epoch, counter: self.window.newest() }
+    }
+
     /// Whether a frame has the adopted epoch.
     pub fn knows(&self, stamp: Stamp) -> bool {
         self.epoch == stamp.epoch

@@ -126,6 +126,11 @@ impl Default for ReplayWindow {
 }
 
 impl ReplayWindow {
+    /// The highest accepted counter; 0 before the first.
+    pub fn newest(&self) -> u64 {
+        self.newest
+    }
+
     /// Accepts a counter once: true if it is new. Counters start at 1.
     pub fn accept(&mut self, counter: u64) -> bool {
         if counter == 0 || self.newest.saturating_sub(counter) >= REPLAY_SPAN {

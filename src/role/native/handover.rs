@@ -18,6 +18,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use siphasher::sip::SipHasher24;
 
+use super::spent::SpentStamp;
 use super::{NativeLane, NativePoolSettings, NativePrimary, NativeRole, NativeServer, NativeShared};
 use crate::base::rng::Rng;
 use crate::base::time::Instant;
@@ -36,7 +37,7 @@ use crate::wire::window::WindowState;
 
 /// The version of a part's bytes. It must rise whenever a type in a part changes: [`NativeServer`], its
 /// health, an estimate, a window.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 /// Maximum age of a state. No process takes longer to start, so an older state is from another clock.
 const AGE_MAX: Duration = Duration::from_secs(600);
@@ -87,6 +88,8 @@ struct SharedState {
     too_few_at: Vec<f64>,
     /// Number of the last scaling request, and the controller's nonce.
     orders: (u64, u64),
+    /// Stamps of used registrations.
+    spent: Vec<SpentStamp>,
 }
 
 /// The states of all workers.
@@ -294,6 +297,7 @@ impl NativeRole {
             last_addrs: (0..settings.servers_max as u16).filter_map(last_addr).collect(),
             too_few_at: primary.scaler.too_few_at().to_vec(),
             orders: primary.orders.position(),
+            spent: primary.spent.to_vec(),
         }
     }
 
@@ -369,6 +373,7 @@ impl NativeRole {
             primary.stalls = StallDetector::after(common.at);
             primary.scaler.remember(&common.too_few_at);
             primary.orders.restore(common.orders);
+            primary.spent.restore(&common.spent);
             if common.servers.iter().any(|(_, server)| server.health.state() == State::Up) {
                 primary.pool.had_servers();
             }
@@ -376,7 +381,10 @@ impl NativeRole {
             common.departed.iter().for_each(|server| registry.departed.keep(server.clone()));
             for (slot, server) in &common.servers {
                 let limits = Limits::for_interval(server.extra.interval, &rules);
-                registry.put(Slot::new(usize::from(*slot)), NativeServer { limits, ..server.clone() });
+                registry.put(
+                    Slot::new(usize::from(*slot)),
+                    NativeServer { limits, ..server.clone() },
+                );
             }
             primary.pool.publish_all(now);
         });

@@ -17,6 +17,7 @@
 //! | `back.rs` | frames of servers: replies, reports, counters |
 //! | `primary.rs` | state of the primary |
 //! | `registration.rs` | registration of servers (primary) |
+//! | `spent.rs` | registrations that may not be used again (primary) |
 //! | `upkeep.rs` | periodic work: SYNC (all workers); silence, probes, removal (primary) |
 //! | `orders.rs`, `open_orders.rs` | scaling requests to the controller (primary) |
 //! | `handover.rs` | state for a successor, and its takeover |
@@ -30,6 +31,7 @@ mod primary;
 mod registration;
 mod reply;
 mod shared;
+mod spent;
 mod upkeep;
 mod waiting;
 

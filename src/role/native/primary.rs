@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::open_orders::ScalingRequests;
 use super::reply::Client;
 use super::shared::{Extra, NativeShared};
+use super::spent::SpentStamps;
 use super::{NativePoolSettings, NativeRole};
 use crate::base::time::Instant;
 use crate::pool::autoscale::Scaler;
@@ -53,6 +54,8 @@ pub(super) struct NativePrimary {
     pub scaler: Scaler,
     pub orders: ScalingRequests,
     pub stalls: StallDetector,
+    /// Stamps of used registrations; empty if frames are not authenticated.
+    pub spent: SpentStamps,
 }
 
 impl NativePrimary {
@@ -62,6 +65,7 @@ impl NativePrimary {
             scaler: Scaler::new(settings.scale),
             orders: ScalingRequests::new(shared.instance, seed),
             stalls: StallDetector::default(),
+            spent: SpentStamps::new(settings.servers_max),
         }
     }
 

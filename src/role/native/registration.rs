@@ -45,12 +45,15 @@ impl NativeRole {
             return Err(DropReason::WrongSource);
         }
         let Some(primary) = &mut self.primary else { return Err(DropReason::Unexpected) };
-        let id = registration.server_id;
-        if let (Some(stamp), Some(slot)) = (stamp, primary.pool.registry().slot_of(id)) {
+        if let Some(stamp) = stamp {
             // A nonce is valid for some seconds, so it does not exclude a replay.
-            let replay = &mut self.lanes[slot].replay;
-            if replay.knows(stamp) {
-                replay.accept(stamp)?;
+            primary.spent.spend(now, stamp)?;
+            if let Some(slot) = primary.pool.registry().slot_of(registration.server_id) {
+                let replay = &mut self.lanes[slot].replay;
+                match replay.knows(stamp) {
+                    true => replay.accept(stamp)?,
+                    false => primary.spent.leave(now, replay.newest()), // if this process replaces that one
+                }
             }
         }
         let (epoch, nonce) = (header.server_epoch.get(), header.sequence.get());

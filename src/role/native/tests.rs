@@ -837,3 +837,71 @@ fn a_controller_that_challenges_every_order_causes_no_storm() {
     }
     assert!((4..=7).contains(&orders), "{orders} orders in a second");
 }
+
+/// A REGISTER with the key, as a recorder has it.
+fn sealed_registration(sealer: &mut Sealer, instance: u64, cookie: u64) -> Vec<u8> {
+    let plain = registration(instance, cookie);
+    let mut bytes = vec![0; 160];
+    let mut header = header(&plain);
+    header.frame_size.set(160);
+    Frame::write(&mut bytes, &header, &plain[HEADER_LEN..]);
+    sealer.seal(&mut bytes);
+    bytes
+}
+
+#[test]
+fn a_recorded_registration_brings_no_server_back() {
+    let key = [5; 16];
+    let mut bench = Bench::new(Some(key));
+    let mut sealer = Sealer::new(&key, 99);
+    let first = sealed_registration(&mut sealer, 77, 0);
+    let cookie = header(&bench.turn(BACK, addr(50_000), &first)[0].1).cookie.get();
+    let never_arrived = sealed_registration(&mut sealer, 77, cookie);
+    let join = sealed_registration(&mut sealer, 77, cookie);
+    bench.turn(BACK, addr(50_000), &join);
+    let mut stopped = header(&report(&bench.sync_to(addr(50_000)), 1, 0));
+    (stopped.server_state, stopped.worker) = (ServerState::Stopped as u8, 0);
+    let mut bytes = vec![0; 160];
+    Frame::write(&mut bytes, &stopped, &[]);
+    sealer.seal(&mut bytes);
+    bench.turn(BACK, addr(50_000), &bytes);
+    let servers = |bench: &Bench| bench.balancer.registry().expect("the primary").iter().count();
+    assert_eq!(servers(&bench), 0, "it has left");
+    for step in 0..50 {
+        for recorded in [&first, &never_arrived, &join, &bytes] {
+            bench.turn(BACK, addr(50_000), recorded);
+            assert_eq!(servers(&bench), 0, "step {step}");
+        }
+        bench.now += Duration::from_millis(100);
+    }
+    assert!(bench.drops(DropReason::Replay) > 0);
+    // The same process may come back.
+    let again = sealed_registration(&mut sealer, 77, 0);
+    let cookie = header(&bench.turn(BACK, addr(50_000), &again)[0].1).cookie.get();
+    let again = sealed_registration(&mut sealer, 77, cookie);
+    bench.turn(BACK, addr(50_000), &again);
+    assert_eq!(servers(&bench), 1);
+}
+
+#[test]
+fn a_recorded_registration_of_an_earlier_process_does_not_replace_the_present_one() {
+    let key = [5; 16];
+    let mut bench = Bench::new(Some(key));
+    let mut old = Sealer::new(&key, 99);
+    let first = sealed_registration(&mut old, 77, 0);
+    let cookie = header(&bench.turn(BACK, addr(50_000), &first)[0].1).cookie.get();
+    let recorded = sealed_registration(&mut old, 77, cookie);
+    bench.turn(BACK, addr(50_000), &recorded);
+    let mut new = Sealer::new(&key, 100);
+    let first = sealed_registration(&mut new, 78, 0);
+    let cookie = header(&bench.turn(BACK, addr(50_000), &first)[0].1).cookie.get();
+    let restarted = sealed_registration(&mut new, 78, cookie);
+    bench.turn(BACK, addr(50_000), &restarted);
+    let instance = |bench: &Bench| {
+        let registry = bench.balancer.registry().expect("the primary");
+        registry.iter().map(|(_, server)| server.extra.instance).collect::<Vec<_>>()
+    };
+    assert_eq!(instance(&bench), [78]);
+    bench.turn(BACK, addr(50_000), &recorded);
+    assert_eq!((instance(&bench), bench.drops(DropReason::Replay)), (vec![78], 1));
+}

@@ -119,6 +119,10 @@ impl NativeRole {
     pub(super) fn remove(&mut self, now: Instant, slot: Slot, reason: &'static str) {
         let removed = self.as_primary(|primary| primary.pool.remove(now, slot, reason));
         if let Some(server) = removed.flatten() {
+            let newest = self.lanes[slot].replay.newest();
+            if let Some(primary) = self.primary.as_mut().filter(|_| self.opener.is_some()) {
+                primary.spent.leave(now, newest);
+            }
             self.shared.pool.tree.adjust_foreign(slot, -(server.extra.foreign as i32));
             self.stats.servers[slot.index()].outstanding.set(0);
         }
