@@ -12,6 +12,7 @@ pub mod lanes;
 pub mod local_addresses;
 pub mod members;
 pub mod order;
+pub mod outlier;
 pub mod outstanding;
 pub mod part;
 pub mod primary;

@@ -61,7 +61,8 @@ impl Estimate {
 
     /// Takes a newer report and returns the number of requests finished since the last one. An older
     /// report returns `None` and has no effect. So does an impossible one (more seen than sent, more
-    /// finished than read): a faulty server must not make itself look idle.
+    /// finished than read). A faulty server can still look idle by claims that are possible;
+    /// [`crate::pool::outlier`] judges those by their replies.
     pub fn apply(&mut self, new: Counters) -> Option<u32> {
         let newer = ahead(new.report, self.counters.report).is_some_and(|by| by > 0);
         if !newer {

@@ -7,6 +7,7 @@
 //! and leave. What the primary publishes goes to the pool's shared state, a [`Pool`]. It never sees a frame,
 //! a datagram, a socket or a clock.
 
+use std::borrow::Cow;
 use std::fmt::Debug;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -223,7 +224,7 @@ impl<P: Pool> Primary<P> {
     /// Removes a server from its slot. Its failures and orders are kept.
     pub fn remove(&mut self, now: Instant, slot: Slot, reason: &'static str) -> Option<Server<P::Extra>> {
         let server = self.registry.remove(slot)?;
-        self.census.shift(Some(server.health.state()), None);
+        self.census.shift(Some(server.state()), None);
         self.events.push(Event::Left { id: server.id, addr: server.addr, reason });
         self.publish(now, slot);
         Some(server)
@@ -237,8 +238,9 @@ impl<P: Pool> Primary<P> {
     /// Applies an event to a server's health. Publishes the server if its state changes.
     pub fn apply(&mut self, now: Instant, slot: Slot, event: health::HealthEvent, reason: &'static str) {
         let Some(server) = self.registry.get_mut(slot) else { return };
-        let (before, limits) = (server.health.state(), server.limits);
-        if server.health.on_event(now, event, &limits).is_some() {
+        let (before, limits) = (server.state(), server.limits);
+        server.health.on_event(now, event, &limits);
+        if server.state() != before {
             self.on_state(now, slot, before, reason);
         }
     }
@@ -275,17 +277,28 @@ impl<P: Pool> Primary<P> {
 
     fn set_health(&mut self, now: Instant, slot: Slot, health: Health, reason: &'static str) {
         let Some(server) = self.registry.get_mut(slot) else { return };
-        let before = std::mem::replace(&mut server.health, health).state();
+        let before = server.state();
+        (server.health, server.is_doubted) = (health, false);
         self.on_state(now, slot, before, reason);
     }
 
+    /// Notes whether a server's requests fail far more often than those of its peers.
+    pub fn doubt(&mut self, now: Instant, slot: Slot, is_doubted: bool, reason: String) {
+        let Some(server) = self.registry.get_mut(slot) else { return };
+        let before = server.state();
+        server.is_doubted = is_doubted;
+        if server.state() != before {
+            self.on_state(now, slot, before, reason);
+        }
+    }
+
     /// A server has another state: reports and publishes it.
-    fn on_state(&mut self, now: Instant, slot: Slot, before: State, reason: &'static str) {
+    fn on_state(&mut self, now: Instant, slot: Slot, before: State, reason: impl Into<Cow<'static, str>>) {
         self.census.shift(Some(before), self.state(slot));
         self.begin_slowly(now, slot);
         let Some(server) = self.registry.get_mut(slot) else { return };
         self.pool.on_state(now, slot, server);
-        let (id, addr, state) = (server.id, server.addr, server.health.state());
+        let (id, addr, state) = (server.id, server.addr, server.state());
         let reason = match state {
             State::Held => server.health.record().to_string().into(),
             _ => reason.into(),
@@ -304,11 +317,11 @@ impl<P: Pool> Primary<P> {
     }
 
     fn state(&self, slot: Slot) -> Option<State> {
-        self.registry.get(slot).map(|server| server.health.state())
+        self.registry.get(slot).map(Server::state)
     }
 
     fn recount(&self) -> Census {
-        Census::of(self.registry.iter().map(|(_, server)| server.health.state()))
+        Census::of(self.registry.iter().map(|(_, server)| server.state()))
     }
 
     fn usage_now(&self) -> Usage {
@@ -367,7 +380,7 @@ impl<P: Pool> Primary<P> {
         pool.shared().set_member(slot, server.map(|server| member_of::<P>(server, leaf)), leaf, cost);
         pool.on_server(slot, server);
         let (id_plus_one, state) =
-            server.map_or((0, 0), |server| (u64::from(server.id) + 1, server.health.state() as u64));
+            server.map_or((0, 0), |server| (u64::from(server.id) + 1, server.state() as u64));
         let gauges = pool.stats(0, slot);
         if (gauges.id_plus_one.get(), gauges.state.get()) != (id_plus_one, state) {
             gauges.since.set(now.as_nanos());
@@ -392,7 +405,7 @@ impl<P: Pool> Primary<P> {
             server.slow_since = None;
         }
         let cost = cost_of(server.weight, share.unwrap_or(SHARE_ALL), self.slowness.slowness(slot));
-        (self.usage.leaf(server.health.state()), cost)
+        (self.usage.leaf(server.state()), cost)
     }
 
     /// Panics, with the numbers, if what must hold between two turns does not. `view` is the primary's.
@@ -420,7 +433,7 @@ impl<P: Pool> Primary<P> {
                 continue;
             };
             let Server { id, weight, slow_since, .. } = *server;
-            let state = server.health.state();
+            let state = server.state();
             let at = format!("slot {}: server {id}, {state:?}, {usage:?}", slot.index());
             assert_eq!(leaf, usage.leaf(state), "{at}: the leaf");
             assert_eq!(shown, [u64::from(id) + 1, state as u64, u64::from(weight)], "{at}: the gauges");

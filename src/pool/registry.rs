@@ -33,11 +33,21 @@ pub struct Server<X> {
     pub is_leaving: bool,
     /// Start of the server's slow start. `None`: the server gets its whole share.
     pub slow_since: Option<Instant>,
+    /// Whether the server's requests fail far more often than those of its peers: then it is as a suspect.
+    pub is_doubted: bool,
     /// What only this kind of pool knows of a server.
     pub extra: X,
 }
 
 impl<X> Server<X> {
+    /// The server's state in the pool: that of its health, or suspect if it is doubted.
+    pub fn state(&self) -> State {
+        match self.health.state() {
+            State::Up if self.is_doubted => State::Suspect,
+            state => state,
+        }
+    }
+
     /// What the pool keeps when the server leaves.
     pub fn past(&self) -> PastRecord {
         PastRecord { admin: self.admin, record: self.health.record().clone() }
@@ -188,6 +198,7 @@ mod tests {
             health: Health::new(State::Up, Instant::ZERO),
             admin: AdminState::default(),
             is_leaving: false,
+            is_doubted: false,
             slow_since: None,
             extra: (),
         }

@@ -98,6 +98,7 @@ fn join(primary: &mut Primary<TestPool>, now: Instant, slot: usize) {
         health: past.health(primary.settings().first_state, now),
         admin: past.admin,
         is_leaving: false,
+        is_doubted: false,
         slow_since: None,
         extra: 7,
     };

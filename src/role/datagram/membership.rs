@@ -70,6 +70,7 @@ impl DatagramPrimary {
             health: past.health(self.pool.settings().first_state, now),
             admin: past.admin,
             is_leaving: false,
+            is_doubted: false,
             slow_since: None,
             extra: self.sensed(core, now, slot, self.slots.last_generation),
         };

@@ -383,7 +383,7 @@ impl NativeRole {
                 let limits = Limits::for_interval(server.extra.interval, &rules);
                 registry.put(
                     Slot::new(usize::from(*slot)),
-                    NativeServer { limits, ..server.clone() },
+                    NativeServer { limits, is_doubted: false, ..server.clone() },
                 );
             }
             primary.pool.publish_all(now);

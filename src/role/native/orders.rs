@@ -109,7 +109,7 @@ impl NativePrimary {
     /// Requests that `count` servers stop, one after the other, the highest ids first. Returns false if no
     /// server can be stopped.
     fn shrink(&mut self, now: Instant, count: u32, load: f64, up: u32) -> bool {
-        let may_stop = |s: &NativeServer| s.extra.is_managed && s.health.state() == State::Up;
+        let may_stop = |s: &NativeServer| s.extra.is_managed && s.state() == State::Up;
         let mut ids: Vec<u32> =
             self.pool.registry().iter().filter(|(_, s)| may_stop(s)).map(|(_, s)| s.id).collect();
         ids.sort_unstable();

@@ -207,6 +207,7 @@ impl Newcomer {
             health: past.health(State::Joining, now),
             admin: past.admin,
             is_leaving: false,
+            is_doubted: false,
             slow_since: None,
             extra: Registered { instance, epoch, nonce, foreign: 0, is_managed: true, interval, stamp },
         };

@@ -905,3 +905,117 @@ fn a_recorded_registration_of_an_earlier_process_does_not_replace_the_present_on
     bench.turn(BACK, addr(50_000), &recorded);
     assert_eq!((instance(&bench), bench.drops(DropReason::Replay)), (vec![78], 1));
 }
+
+/// How a server accounts for a request that it will never answer.
+#[derive(Clone, Copy, Debug)]
+enum Lie {
+    /// It has received and finished it.
+    Finished,
+    /// It never received it.
+    NeverReceived,
+}
+
+/// Requests of a client, one each millisecond, to an honest server and to one that answers nothing. Returns
+/// for each request whether the liar got it.
+fn requests_beside_a_liar(bench: &mut Bench, lie: Lie, received: &mut [u32; 2], count: u32) -> Vec<bool> {
+    let (honest, liar) = (addr(50_000), addr(50_001));
+    let mut to_liar = vec![];
+    let mut last = [0, 1].map(|slot| {
+        let mut of_server = header(&registration(77, 0));
+        of_server.slot.set(slot);
+        of_server.server_epoch.set(3 + u32::from(slot));
+        of_server.balancer_epoch.set(bench.balancer.shared.epoch);
+        of_server.dispatch_seq.set(bench.balancer.lanes[Slot::new(slot.into())].window.sent());
+        of_server
+    });
+    let claim = |lie: Lie, received: u32| if matches!(lie, Lie::Finished) { received } else { 0 };
+    for step in 0..count {
+        bench.now += Duration::from_millis(1);
+        let number = 2 * (bench.now.as_nanos() / 1_000_000) as u32;
+        if step % 10 == 0 {
+            bench.turn(BACK, honest, &report(&last[0], number, received[0]));
+            bench.turn(BACK, liar, &report(&last[1], number, claim(lie, received[1])));
+        }
+        let number = number + 1;
+        let sent = bench.turn(FRONT, addr(40_000), &request());
+        let (to, request) = &sent[0];
+        let index = usize::from(*to == liar);
+        assert!(*to == honest || *to == liar, "{to}");
+        to_liar.push(*to == liar);
+        received[index] += 1;
+        last[index].dispatch_seq = header(request).dispatch_seq;
+        if *to == honest {
+            let mut answer = header(&reply(request, number));
+            answer.received.set(received[0]);
+            answer.done.set(received[0]);
+            assert_eq!(bench.turn(BACK, honest, &frame(&answer, b"answer")).len(), 1);
+        } else {
+            bench.turn(BACK, liar, &report(&last[1], number, claim(lie, received[1])));
+        }
+        bench.tick();
+    }
+    to_liar
+}
+
+/// A pool of an honest server at port 50000, and another one at port 50001.
+fn two_servers(settings: NativePoolSettings) -> Bench {
+    let mut bench = Bench::over(NativeRole::workers(settings, NOW).remove(0), NOW).with_server();
+    let register = |cookie| {
+        let mut second = header(&registration(78, cookie));
+        second.sequence.set(4811);
+        second.server_epoch.set(4);
+        let registration = Registration {
+            server_id: 2,
+            queue_capacity: 64,
+            report_interval_us: 10_000,
+            weight: 1,
+            reserved: [0; 2],
+        };
+        frame(&second, &registration.to_bytes())
+    };
+    let sent = bench.turn(BACK, addr(50_001), &register(0));
+    let cookie = header(&sent[0].1).cookie.get();
+    bench.turn(BACK, addr(50_001), &register(cookie));
+    let sync = bench.sync_to(addr(50_001));
+    bench.turn(BACK, addr(50_001), &report(&sync, 1, 0));
+    assert_eq!(bench.balancer.shared.pool.usable.load(Ordering::Relaxed), 2);
+    bench
+}
+
+fn states(bench: &Bench) -> Vec<crate::pool::health::State> {
+    bench.balancer.registry().expect("the primary").iter().map(|(_, server)| server.state()).collect()
+}
+
+#[test]
+fn a_server_that_accounts_for_every_request_and_answers_none_is_as_a_suspect() {
+    use crate::pool::health::State;
+    for lie in [Lie::Finished, Lie::NeverReceived] {
+        let (mut bench, mut received) = (two_servers(Bench::settings(None)), [0; 2]);
+        let first = requests_beside_a_liar(&mut bench, lie, &mut received, 1_000);
+        let taken = first.iter().filter(|&&taken| taken).count();
+        assert!((5..150).contains(&taken), "{lie:?}: {taken} of 1,000");
+        assert!(first[300..].iter().all(|&taken| !taken), "{lie:?}: it is found out");
+        assert_eq!(states(&bench), [State::Up, State::Suspect]);
+        let events: Vec<_> = std::iter::from_fn(|| bench.balancer.poll_event()).collect();
+        let names_it = |event: &crate::pool::event::Event| format!("{event:?}").contains("no reply to 100 %");
+        assert_eq!(events.iter().filter(|event| names_it(event)).count(), 1, "{events:?}");
+        let later = requests_beside_a_liar(&mut bench, lie, &mut received, 25_000);
+        let taken = later.iter().filter(|&&taken| taken).count();
+        assert!(taken < 150, "{lie:?}: {taken} of 25,000, in trials");
+    }
+}
+
+#[test]
+fn replies_that_the_balancer_does_not_see_are_no_evidence() {
+    let settings = NativePoolSettings { reply_path: ReplyPath::Direct, ..Bench::settings(None) };
+    let mut bench = two_servers(settings);
+    for number in 0..500 {
+        bench.now += Duration::from_millis(1);
+        let sent = bench.turn(FRONT, addr(40_000), &request());
+        let (to, request) = &sent[0];
+        let counted = header(request).dispatch_seq.get();
+        bench.turn(BACK, *to, &report(&header(request), 10 + number, counted));
+        bench.tick();
+    }
+    assert_eq!(states(&bench), [crate::pool::health::State::Up; 2]);
+}

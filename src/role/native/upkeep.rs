@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use super::primary::NativePrimary;
 use super::shared::{Extra, Member};
 use super::{BACK, NativeRole};
 use crate::base::batch::Tx;
@@ -11,8 +12,9 @@ use crate::base::time::Instant;
 use crate::pool::autoscale;
 use crate::pool::event::Event;
 use crate::pool::health::{self, State};
+use crate::pool::outlier::{Outcomes, Verdict};
 use crate::pool::select::Slot;
-use crate::wire::{Frame, Header, Kind, RequestOp, ServerState};
+use crate::wire::{Frame, Header, Kind, ReplyPath, RequestOp, ServerState};
 
 /// The reason of a state change that follows a liveness signal.
 pub(super) const RESPONDS: &str = "response received";
@@ -50,7 +52,49 @@ impl NativeRole {
             self.stats.servers[index].lost.set(self.lanes[slot].estimate.lost().max(0) as u64);
         }
         self.as_primary(|primary| primary.pool.on_tick(now));
+        self.judge_replies(now);
         self.size_up(now);
+    }
+
+    /// Compares the servers by their requests that end without a reply. A server may acknowledge requests, or
+    /// claim that it never received them, and send no replies: then it looks idle and alive. Replies that go
+    /// directly to clients are not seen, so nothing is known of them.
+    fn judge_replies(&mut self, now: Instant) {
+        let is_seen = self.settings.reply_path == ReplyPath::Balancer;
+        let Some(primary) = self.primary.as_mut().filter(|primary| primary.outliers.is_due(now)) else {
+            return;
+        };
+        let NativePrimary { pool, outliers, verdicts, .. } = &mut **primary;
+        let mut verdicts = std::mem::take(verdicts);
+        let shared = &self.shared;
+        let outcomes = |slot: Slot| {
+            let server = pool.registry().get(slot)?;
+            if !is_seen || server.health.state() == State::Joining {
+                return None;
+            }
+            let of_workers = shared.stats.iter().map(|stats| &stats.servers[slot.index()].common);
+            let (sent, answered) = of_workers.fold((0, 0), |(sent, answered), stats| {
+                (sent + stats.dispatched.get(), answered + stats.answered.get())
+            });
+            let ended = sent.saturating_sub(shared.pool.tree.own_len(slot).into());
+            Some((server.extra.epoch.into(), Outcomes { ended, failed: ended.saturating_sub(answered) }))
+        };
+        outliers.sample(now, outcomes, |slot, verdict| verdicts.push((slot, verdict)));
+        for (slot, verdict) in verdicts.drain(..) {
+            let (is_doubted, reason) = match verdict {
+                Verdict::Doubted { share, of } => {
+                    (true, format!("no reply to {:.0} % of its last {of} requests", share * 100.0))
+                }
+                Verdict::OnTrial => (false, "on trial after requests without a reply".to_owned()),
+            };
+            self.as_primary(|primary| primary.pool.doubt(now, slot, is_doubted, reason));
+        }
+        self.as_primary(|primary| {
+            primary.verdicts = verdicts;
+            if !is_seen {
+                primary.trust_all(now);
+            }
+        });
     }
 
     /// Applies the passing of time to a server's health. Returns whether the server needs a probe.
@@ -84,7 +128,7 @@ impl NativeRole {
         for (slot, server) in primary.pool.registry().iter() {
             let outstanding = u64::from(self.shared.pool.tree.len(slot));
             self.stats.servers[slot.index()].outstanding.set(outstanding);
-            match server.health.state() {
+            match server.state() {
                 State::Up => {
                     sample.up += 1;
                     sample.outstanding += outstanding;
