@@ -465,7 +465,7 @@ impl ByPort {
             _ => {
                 let timeout = core.settings.timeout;
                 let left = timeout.saturating_sub(now.since(sent));
-                (LeaseEnd::Unanswered, left + timeout * UNANSWERED_REST)
+                (LeaseEnd::Unanswered, self.hold.max(left + timeout * UNANSWERED_REST))
             }
         };
         self.leases.rest(now, pair, ended, rest);
@@ -484,7 +484,7 @@ impl ByPort {
         } else {
             key.and_then(|key| self.waiting.remove(key));
             core.settle(slot);
-            (LeaseEnd::Unanswered, unanswered_rest)
+            (LeaseEnd::Unanswered, self.hold.max(unanswered_rest))
         };
         if let Some(owner) = self.leases.busy_owner(pair) {
             core.forget_flow(owner.client.addr.ip());

@@ -288,3 +288,21 @@ proptest! {
         play(pool, &turns, bound, |_, way, now| now >= way.at + TIMEOUT * 2)?;
     }
 }
+
+#[test]
+fn a_flow_without_an_answer_leaves_its_pair_in_quarantine_for_hold_at_least() {
+    let (timeout, hold) = (Duration::from_millis(500), Duration::from_secs(6));
+    let idle_timeout = Duration::from_secs(60);
+    let mut pool =
+        Bench::new(DatagramSettings { timeout, idle_timeout, hold: Some(hold), ..flows() }, 4, [1]);
+    for n in 1..=3 {
+        open(&mut pool, n);
+    }
+    let way = pool.forwarded(client(4), b"hello");
+    pool.pass(timeout + hold - Duration::from_millis(1));
+    assert_eq!(pool.ask(client(5), b"hello"), []);
+    assert_eq!(pool.refused(DropReason::NoPort), 1);
+    assert_eq!(pool.turn(&[way.answered(b"hello too")])[0].to, client(4), "late, and to its own client");
+    pool.pass(Duration::from_millis(1));
+    assert_eq!(pool.forwarded(client(5), b"hello").socket, way.socket);
+}

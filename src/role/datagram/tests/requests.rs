@@ -340,3 +340,17 @@ proptest! {
         play(Bench::with_seed(seed, settings, 2, [1, 2]), &turns, Some(0), |_, _, _| false)?;
     }
 }
+
+#[test]
+fn a_pair_whose_request_is_unanswered_stays_in_quarantine_for_hold_at_least() {
+    let (timeout, hold) = (Duration::from_millis(500), Duration::from_secs(6));
+    let settings = DatagramSettings { timeout, hold: Some(hold), ..settings(Protocol::Datagram) };
+    let mut pool = Bench::new(settings, 1, [1]);
+    let way = pool.forwarded(client(1), b"question");
+    pool.pass(timeout + hold - Duration::from_millis(1));
+    assert_eq!(pool.ask(client(2), b"question"), []);
+    assert_eq!(pool.refused(DropReason::NoPort), 1);
+    assert_eq!(pool.turn(&[way.answered(b"answer")])[0].to, client(1), "late, and to its own client");
+    pool.pass(Duration::from_millis(1));
+    pool.forwarded(client(2), b"question");
+}
