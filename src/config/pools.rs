@@ -207,6 +207,8 @@ pub struct PoolRun {
     pub run: Run,
 }
 
+/// Connections to one server that serve all clients.
+const TCP_PER_SERVER: usize = 8;
 /// Zone transfers by TCP for which a pool reserves file descriptors.
 const TCP_TRANSFERS: usize = 256;
 
@@ -239,7 +241,7 @@ impl DatagramPool {
         let clients = self.tcp_connections;
         // A few connections to each server serve all clients, and some carry zone transfers. With the PROXY
         // protocol each client has its own.
-        let shared = 4 * self.settings.servers_max + TCP_TRANSFERS;
+        let shared = TCP_PER_SERVER * self.settings.servers_max + TCP_TRANSFERS;
         let towards =
             if self.settings.proxy_protocol == ProxyProtocol::Off { clients.min(shared) } else { clients };
         clients + towards

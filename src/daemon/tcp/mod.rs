@@ -147,6 +147,11 @@ impl StreamServer {
                     return;
                 }
                 Ok(len) => {
+                    if let ConnectionId::Server { .. } = id {
+                        // A server that does not set TCP_NODELAY sends its next answer when this one is
+                        // acknowledged. The kernel returns to delayed acknowledgements by itself.
+                        let _ = SockRef::from(&connection.stream).set_tcp_quickack(true);
+                    }
                     self.streams.borrow_mut().on_bytes(self.clock.now(), id, &scratch[..len]);
                     self.flush.notify_one();
                 }

@@ -60,7 +60,7 @@ const BUFFERED_MAX: usize = 32 << 20;
 /// Queries of all clients.
 const QUERIES_MAX: usize = 1 << 16;
 /// Connections to servers beside one for each client.
-const UPSTREAMS_SPARE: usize = 4 * 4_096;
+const UPSTREAMS_SPARE: usize = 8 * 4_096;
 /// Oldest connections that are examined for an idle one.
 const SCAN_MAX: usize = 64;
 /// OPCODE of an ordinary query: it may be asked twice (RFC 1035).

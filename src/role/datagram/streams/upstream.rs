@@ -21,7 +21,7 @@ use crate::wire::proxy_protocol::{self, Transport};
 
 /// Connections to one server that serve any client. Many servers answer the queries of one connection one
 /// after the other.
-const SHARED_MAX: usize = 4;
+const SHARED_MAX: usize = 8;
 /// A connection to a server without a query is closed after this time.
 const IDLE_MAX: Duration = Duration::from_secs(10);
 /// A zone transfer without a byte is given up after this time.

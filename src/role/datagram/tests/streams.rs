@@ -298,7 +298,7 @@ fn the_longest_message_passes_and_a_server_has_few_connections() {
     tcp.bytes(id, &framed(&answer_to(&at_server)));
     assert_eq!(tcp.read(a), Some(answer_to(&long)));
     (0..50).for_each(|n| tcp.ask(a, &query(n)));
-    assert_eq!((tcp.open_to_servers().len(), tcp.total()), (4, 50));
+    assert_eq!((tcp.open_to_servers().len(), tcp.total()), (8, 50));
 }
 
 #[test]
