@@ -7,8 +7,8 @@ use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use common::fake_dns::{
-    FakeDns, FakeDnsTcp, Manner, SERVFAIL, answer, ask, ask_many, connect, id, long_answer, query, rcode,
-    read_message, write_message,
+    FakeDns, FakeDnsTcp, Manner, SERVFAIL, answer, ask, ask_many, connect, connect_from, id, long_answer,
+    query, rcode, read_message, write_message,
 };
 use common::fakes::{Asker, Fake, proxy_header, v4, v6};
 use common::{Finished, Running, Site, assert_adds_up, wait_for};
@@ -182,7 +182,8 @@ fn long_and_truncated_answers_pass_as_they_are() {
         pool.datagram.unwrap().tcp_open == 0 && pool.datagram.unwrap().tcp_opened == 1
     });
     let last = balancer.stop();
-    assert_eq!((last.pools[0].answered, last.pools[0].datagram.unwrap().tcp_refused), (5, 0));
+    let counters = last.pools[0].datagram.unwrap();
+    assert_eq!((last.pools[0].answered, counters.tcp_queries, counters.tcp_refused), (6, 1, 0));
     assert_adds_up(&last.pools[0]);
 }
 
@@ -237,18 +238,98 @@ fn what_is_no_query_is_dropped_by_reason() {
 }
 
 #[test]
-fn tcp_connections_spread_over_the_servers() {
-    let (site, servers, balancer, _client) = started(2, json!({}));
+fn idle_tcp_connections_count_at_no_server() {
+    let (site, servers, balancer, client) = started(2, json!({"max_outstanding": 1, "waiting_max": 0}));
     let tcp: Vec<_> = servers.iter().map(|server| FakeDnsTcp::start(server.addr(), 600)).collect();
     let open: Vec<TcpStream> = (0..6).map(|id| answered_by_tcp(v4(site.port(0)), id)).collect();
-    assert_eq!(tcp.iter().map(FakeDnsTcp::accepted).collect::<Vec<_>>(), [3, 3]);
+    let accepted: u64 = tcp.iter().map(FakeDnsTcp::accepted).sum();
+    assert!((1..=2).contains(&accepted), "{accepted} connections to two servers");
     let pool = balancer.pool_when("six are open", |pool| pool.datagram.unwrap().tcp_open == 6);
-    assert_eq!(pool.datagram.unwrap().tcp_opened, 6);
-    balancer.pool_when("they are queues", |pool| pool.servers.iter().all(|server| server.queue == 3));
+    assert_eq!((pool.datagram.unwrap().tcp_opened, pool.answered), (6, 6));
+    assert!(pool.servers.iter().all(|server| server.queue == 0), "{pool:?}");
+    assert_eq!(ask_many(&client, 50, 1, GIVE_UP).answered, 50, "both servers serve queries by UDP");
     drop(open);
-    balancer.pool_when("all is closed", |pool| {
-        pool.datagram.unwrap().tcp_open == 0 && pool.servers.iter().all(|server| server.queue == 0)
+    balancer.pool_when("all is closed", |pool| pool.datagram.unwrap().tcp_open == 0);
+    assert_adds_up(&balancer.stop().pools[0]);
+}
+
+/// Each connection costs its place, less than 10 KiB, and nothing at the servers.
+#[test]
+fn many_idle_tcp_connections_take_little_memory() {
+    let more = json!({"tcp_connections": 2_000, "tcp_connections_per_source": 2_000});
+    let (site, servers, balancer, _client) = started(1, more);
+    let tcp = FakeDnsTcp::start(servers[0].addr(), 60);
+    let first = answered_by_tcp(v4(site.port(0)), 1);
+    let before = balancer.memory_kib();
+    let open: Vec<TcpStream> = (0..400).map(|id| answered_by_tcp(v4(site.port(0)), id)).collect();
+    let grown = balancer.memory_kib() - before;
+    assert!(grown < 10 * 400, "{grown} KiB");
+    assert_eq!(tcp.accepted(), 1);
+    drop((first, open));
+    assert_adds_up(&balancer.stop().pools[0]);
+}
+
+#[test]
+fn queries_by_tcp_are_pipelined_and_each_is_answered() {
+    let (site, servers, balancer, _client) = started(2, json!({}));
+    let _tcp: Vec<_> = servers.iter().map(|server| FakeDnsTcp::start(server.addr(), 3_000)).collect();
+    let mut stream = connect(v4(site.port(0)));
+    let mut writer = stream.try_clone().unwrap();
+    // The answers are more than the sockets hold, so both ends must wait at times.
+    let asker = std::thread::spawn(move || {
+        (0..3_000).for_each(|id| write_message(&mut writer, &query(id)).unwrap());
     });
+    let mut ids: Vec<u16> = (0..3_000)
+        .map(|_| {
+            let message = read_message(&mut stream).expect("an answer");
+            assert_eq!(message, long_answer(&query(id(&message)), 3_000));
+            id(&message)
+        })
+        .collect();
+    asker.join().unwrap();
+    ids.sort_unstable();
+    assert_eq!(ids, (0..3_000).collect::<Vec<_>>());
+    drop(stream);
+    let last = balancer.stop();
+    assert_eq!((last.pools[0].received, last.pools[0].answered), (3_000, 3_000));
+    assert_adds_up(&last.pools[0]);
+}
+
+#[test]
+fn a_tcp_connection_ends_between_two_messages_when_the_balancer_does() {
+    let (site, servers, mut balancer, _client) = started(1, json!({}));
+    let listener = TcpListener::bind(servers[0].addr()).unwrap();
+    let mut stream = connect(v4(site.port(0)));
+    write_message(&mut stream, &query(6)).unwrap();
+    let (mut taken, _) = listener.accept().unwrap();
+    let at_server = read_message(&mut taken).expect("the query");
+    balancer.signal(libc::SIGTERM);
+    let mut idle = connect(v4(site.port(0)));
+    assert_eq!(idle.read(&mut [0]).unwrap_or(0), 0, "no query is taken any more");
+    write_message(&mut taken, &long_answer(&at_server, 60)).unwrap();
+    assert_eq!(read_message(&mut stream), Some(long_answer(&query(6), 60)));
+    assert_eq!(read_message(&mut stream), None, "the end");
+    assert_eq!(balancer.finish().code, 0);
+}
+
+#[test]
+fn a_drained_server_gets_no_query_over_connections_that_are_open() {
+    let (site, servers, balancer, _client) = started(2, json!({}));
+    let tcp: Vec<_> = servers.iter().map(|server| FakeDnsTcp::start(server.addr(), 60)).collect();
+    let mut stream = connect(v4(site.port(0)));
+    let mut ask = |number: u16| {
+        write_message(&mut stream, &query(number)).unwrap();
+        assert_eq!(read_message(&mut stream), Some(long_answer(&query(number), 60)));
+    };
+    (0..8).for_each(&mut ask);
+    let file = site.path().join("pools.json");
+    let words = ["drain", "0", "--wait", "10s", "--config", file.to_str().expect("a plain path")];
+    let drained = site.start_bare(&words).finish();
+    assert_eq!(drained.code, 0, "{drained:?}");
+    let asked = tcp[0].asked();
+    (8..16).for_each(&mut ask);
+    assert_eq!(tcp[0].asked(), asked);
+    assert_adds_up(&balancer.stop().pools[0]);
 }
 
 /// A connection that has carried a query and its answer.
@@ -266,14 +347,22 @@ fn a_server_that_refuses_tcp_is_passed_over() {
     let tcp = FakeDnsTcp::start(servers[1].addr(), 600);
     // The first server has the shorter queue each time.
     let open: Vec<TcpStream> = (0..6).map(|id| answered_by_tcp(v4(site.port(0)), id)).collect();
-    assert_eq!((open.len(), tcp.accepted()), (6, 6));
-    drop(open);
-    drop(tcp);
+    assert_eq!((open.len(), tcp.asked()), (6, 6));
+    assert_adds_up(&balancer.stop().pools[0]);
+}
+
+#[test]
+fn with_no_server_that_accepts_tcp_the_answer_is_servfail_with_opt() {
+    let (site, _servers, balancer, _client) = started(2, json!({}));
     let mut stream = connect(v4(site.port(0)));
-    assert_eq!(stream.read(&mut [0]).unwrap_or(0), 0, "closed: no server accepts it");
-    balancer.pool_when("it is counted", |pool| {
-        pool.datagram.unwrap().tcp_refused == 1 && pool.datagram.unwrap().tcp_open == 0
-    });
+    for n in 0..3 {
+        write_message(&mut stream, &query(n)).unwrap();
+        let answer = read_message(&mut stream).expect("an answer of the balancer");
+        assert_eq!((id(&answer), rcode(&answer), answer[11]), (n, SERVFAIL, 1));
+    }
+    drop(stream);
+    balancer.pool_when("they are counted", |pool| pool.refused.get("no_server") == Some(&3));
+    assert_adds_up(&balancer.stop().pools[0]);
 }
 
 #[test]
@@ -284,7 +373,8 @@ fn a_client_that_says_it_has_asked_all_by_tcp_is_still_answered() {
     write_message(&mut stream, &query(1)).unwrap();
     write_message(&mut stream, &query(2)).unwrap();
     stream.shutdown(Shutdown::Write).unwrap();
-    let ids = [read_message(&mut stream), read_message(&mut stream)].map(|message| id(&message.unwrap()));
+    let mut ids = [read_message(&mut stream), read_message(&mut stream)].map(|message| id(&message.unwrap()));
+    ids.sort_unstable(); // they may come in any order
     assert_eq!(ids, [1, 2]);
     assert_eq!(read_message(&mut stream), None, "the end");
     balancer.pool_when("it has ended", |pool| {
@@ -315,23 +405,27 @@ fn a_proxy_header_names_the_client_to_a_dns_server() {
     let mut header = [0; 28];
     taken.read_exact(&mut header).unwrap();
     assert_eq!(header[..], proxy_header(STREAM, stream.local_addr().unwrap(), front));
-    assert_eq!(read_message(&mut taken), Some(query(6)));
+    let at_server = read_message(&mut taken).expect("the query");
+    assert_eq!(at_server[2..], query(6)[2..]);
+    write_message(&mut taken, &answer(&at_server, 1)).unwrap();
+    assert_eq!(read_message(&mut stream), Some(answer(&query(6), 1)));
     assert_adds_up(&balancer.stop().pools[0]);
 }
 
 #[test]
-fn connections_beyond_the_limit_are_closed() {
-    let (site, servers, balancer, _client) = started(1, json!({"tcp_connections": 2}));
+fn the_oldest_idle_tcp_connection_makes_room_and_a_source_has_its_share() {
+    let more = json!({"tcp_connections": 3, "tcp_connections_per_source": 2});
+    let (site, servers, balancer, _client) = started(1, more);
     let _tcp = FakeDnsTcp::start(servers[0].addr(), 600);
-    let first = answered_by_tcp(v4(site.port(0)), 1);
+    let mut first = answered_by_tcp(v4(site.port(0)), 1);
     let second = answered_by_tcp(v4(site.port(0)), 2);
     let mut third = connect(v4(site.port(0)));
-    assert_eq!(third.read(&mut [0]).unwrap_or(0), 0, "closed");
+    assert_eq!(third.read(&mut [0]).unwrap_or(0), 0, "closed: two of one source");
     balancer.pool_when("it is counted", |pool| pool.datagram.unwrap().tcp_refused == 1);
-    drop(first);
-    balancer.pool_when("one has ended", |pool| pool.datagram.unwrap().tcp_open == 1);
-    let fourth = answered_by_tcp(v4(site.port(0)), 4);
-    drop((second, fourth));
+    let others: Vec<_> = [2, 3].map(|n| connect_from([127, 0, 0, n], v4(site.port(0)))).into();
+    assert_eq!(first.read(&mut [0]).unwrap_or(0), 0, "closed for another one");
+    balancer.pool_when("three are open", |pool| pool.datagram.unwrap().tcp_open == 3);
+    drop((second, others));
 }
 
 #[test]
@@ -556,10 +650,14 @@ fn who_may_not_send_is_refused_by_reason() {
     (7..17).for_each(|id| eager.send(&query(id)));
     refused(2, "rate", 10);
     assert_eq!(ask(&from([127, 0, 0, 2], 2), 17), 1, "another source");
-    // The same holds for TCP.
+    // The same holds for queries by TCP, and for connections.
     let mut stream = connect(front(2));
-    assert_eq!(stream.read(&mut [0]).unwrap_or(0), 0, "closed");
-    balancer.wait_until("it is counted", |status| status.pools[2].datagram.unwrap().tcp_refused == 1);
+    write_message(&mut stream, &query(18)).unwrap();
+    assert_eq!(read_message(&mut stream).map(|message| rcode(&message)), Some(5), "REFUSED");
+    refused(2, "rate", 11);
+    let mut denied = connect_from([127, 0, 0, 3], front(0));
+    assert_eq!(denied.read(&mut [0]).unwrap_or(0), 0, "closed");
+    balancer.wait_until("it is counted", |status| status.pools[0].datagram.unwrap().tcp_refused == 1);
     let last = balancer.stop();
     last.pools.iter().for_each(assert_adds_up);
     assert_eq!(last.pools.iter().map(|pool| pool.answered).collect::<Vec<_>>(), [1, 1, 2]);

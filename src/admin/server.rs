@@ -24,8 +24,9 @@ use super::app::AppState;
 use super::guard::Local;
 use super::live::Live;
 use super::routes;
+use crate::base::seldom::Seldom;
+use crate::base::time::Clock;
 use crate::config::Token;
-use crate::os::logging::OneLinePer;
 
 /// Maximum number of concurrent connections; further ones wait until one ends.
 const CONNECTIONS_MAX: usize = 128;
@@ -103,7 +104,7 @@ pub fn serve(
 async fn accept(listener: TcpListener, router: Router, mut stop: watch::Receiver<bool>) {
     let seats = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut connections = JoinSet::new();
-    let mut log = OneLinePer::new(Duration::from_secs(60));
+    let (clock, mut failed) = (Clock::start(), Seldom::default());
     loop {
         let next = async {
             let seat = Arc::clone(&seats).acquire_owned().await.expect("it is never closed");
@@ -123,7 +124,7 @@ async fn accept(listener: TcpListener, router: Router, mut stop: watch::Receiver
                 });
             }
             Err(error) => {
-                if log.admits() {
+                if failed.is_due(clock.now()) {
                     warn!(error = error.to_string(), "admin connection not accepted");
                 }
                 // A lack of descriptors is temporary.

@@ -6,6 +6,7 @@ pub mod duration;
 pub mod events;
 pub mod lru_slab;
 pub mod rng;
+pub mod seldom;
 pub mod service_time;
 pub mod sync;
 pub mod time;

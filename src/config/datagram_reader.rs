@@ -26,6 +26,10 @@ const FALL: u8 = 3;
 const SERVERS_MAX: usize = 4_096;
 /// Least default capacity in addresses of servers: names may lead to several.
 const SERVERS_ROOM: usize = 16;
+/// Least default of TCP connections of one source.
+const TCP_PER_SOURCE_MIN: usize = 16;
+/// Share of the TCP connections that one source has by default: one part in this number.
+const TCP_PER_SOURCE_PARTS: usize = 4;
 /// Most local ports of a pool.
 const PORTS_MAX: usize = 32_768;
 
@@ -102,6 +106,12 @@ impl Reader<'_> {
         let of_source = self.number(&key("flows_per_source"), &raw.flows_per_source, 1, 1..=1_000_000)?;
         let truncate_key = key("rate_limit_truncate");
         let rate = self.number(&key("rate_per_source"), &raw.rate_per_source, 1.0, 0.001..=1e7)?;
+        let (tcp_key, tcp) = (key("tcp_connections"), if dns { 1_024 } else { 0 });
+        let tcp_connections = self.number(&tcp_key, &raw.tcp_connections, tcp, 0..=100_000)?;
+        let (per_source_key, per_source) =
+            (key("tcp_connections_per_source"), &raw.tcp_connections_per_source);
+        let per_source_max = (tcp_connections / TCP_PER_SOURCE_PARTS).max(TCP_PER_SOURCE_MIN);
+        let (tcp_idle_key, tcp_idle) = (key("tcp_idle_timeout"), &raw.tcp_idle_timeout);
         let settings = DatagramSettings {
             name,
             protocol,
@@ -123,6 +133,13 @@ impl Reader<'_> {
             rate_limit_truncate: self.number(&truncate_key, &raw.rate_limit_truncate, 2, 0..=1_000)?,
             notify_all: self.one_of(&key("notify"), &raw.notify, &["one", "all"])? == "all",
             flows_per_source: raw.flows_per_source.is_some().then_some(of_source),
+            tcp_connections_per_source: self.number(
+                &per_source_key,
+                per_source,
+                per_source_max,
+                1..=100_000,
+            )?,
+            tcp_idle_timeout: self.duration(&tcp_idle_key, tcp_idle, ms(30_000), ms(100)..=day)?,
             health: self.health(&key("health"), &raw.health, dns)?,
         };
         let listen = self.pool_listen(form, raw)?;
@@ -130,7 +147,6 @@ impl Reader<'_> {
             self.check_families(form, raw, (&listen, &servers, run.as_ref()))?;
         }
         let (interval_key, every) = (key("resolve_interval"), &raw.resolve_interval);
-        let (tcp_key, tcp) = (key("tcp_connections"), if dns { 1_024 } else { 0 });
         Ok(DatagramPool {
             settings,
             listen: listen.into_iter().map(|(_, addr)| addr).collect(),
@@ -138,7 +154,7 @@ impl Reader<'_> {
             run,
             ports: self.local_ports(form, raw, workers, kind)?,
             resolve_interval: self.duration(&interval_key, every, ms(30_000), ms(1_000)..=day)?,
-            tcp_connections: self.number(&tcp_key, &raw.tcp_connections, tcp, 0..=100_000)?,
+            tcp_connections,
             pin: balancing.pin.unwrap_or(false),
             io: self.io(&key("io"), &balancing.io)?,
         })

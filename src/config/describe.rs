@@ -163,7 +163,11 @@ fn datagram_pool(pool: &DatagramPool, plan: &mut PlanText) {
     let mut line = |name: &str, what: String| plan.line(name, what);
     let tcp = match pool.tcp_connections {
         0 => String::new(),
-        n => format!(", up to {n} TCP connections"),
+        n => format!(
+            ", up to {n} TCP connections, {} from one source, idle for {} at most",
+            pool.settings.tcp_connections_per_source,
+            exact(pool.settings.tcp_idle_timeout)
+        ),
     };
     line(
         "pool",

@@ -127,6 +127,8 @@ impl Reader<'_> {
             ("rate_limit_truncate", raw.rate_limit_truncate.is_some(), DNS),
             ("notify", raw.notify.is_some(), DNS),
             ("tcp_connections", raw.tcp_connections.is_some(), DNS),
+            ("tcp_connections_per_source", raw.tcp_connections_per_source.is_some(), DNS),
+            ("tcp_idle_timeout", raw.tcp_idle_timeout.is_some(), DNS),
             ("servers", raw.servers.is_some(), UNMODIFIED),
             ("timeout", raw.timeout.is_some(), UNMODIFIED),
             ("ports", raw.ports.is_some(), UNMODIFIED),

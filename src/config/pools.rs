@@ -207,6 +207,11 @@ pub struct PoolRun {
     pub run: Run,
 }
 
+/// Connections to one server that serve all clients.
+const TCP_PER_SERVER: usize = 8;
+/// Zone transfers by TCP for which a pool reserves file descriptors.
+const TCP_TRANSFERS: usize = 256;
+
 /// One datagram pool.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DatagramPool {
@@ -231,6 +236,17 @@ pub struct DatagramPool {
 }
 
 impl DatagramPool {
+    /// File descriptors of TCP connections: of clients, and to servers.
+    pub fn tcp_files(&self) -> usize {
+        let clients = self.tcp_connections;
+        // A few connections to each server serve all clients, and some carry zone transfers. With the PROXY
+        // protocol each client has its own.
+        let shared = TCP_PER_SERVER * self.settings.servers_max + TCP_TRANSFERS;
+        let towards =
+            if self.settings.proxy_protocol == ProxyProtocol::Off { clients.min(shared) } else { clients };
+        clients + towards
+    }
+
     /// Whether a datagram to this address returns to the pool. The resolver checks the addresses of host
     /// names. Tries to bind a socket where the pool listens on a wildcard.
     pub fn is_itself(&self, target: SocketAddr) -> bool {

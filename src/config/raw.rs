@@ -458,7 +458,7 @@ pub struct RawPool {
     /// Dns and datagram: sources that must not send, even if `allow` has them. Without it: no source.
     pub deny: Option<Vec<String>>,
     /// Dns and datagram: datagrams per second that one source (with IPv6: one /64) may send, 0.001 to
-    /// 10000000. Without it: no limit.
+    /// 10000000; queries by TCP count too. Without it: no limit.
     pub rate_per_source: Option<Text>,
     /// Dns: of the queries above `rate_per_source`, lbd answers every n-th with TC, so that an honest client
     /// repeats it over TCP. 2 is every second query, 1 each query, 0 none; at most 1000.
@@ -478,6 +478,13 @@ pub struct RawPool {
     /// Dns: maximum number of concurrent TCP connections on the same addresses, 0 (TCP is off) to 100000.
     /// Without it: 1024.
     pub tcp_connections: Option<Text>,
+    /// Dns: maximum number of concurrent TCP connections of one source (with IPv6: of one /64), 1 to 100000.
+    /// Without it: a quarter of `tcp_connections`, at least 16.
+    pub tcp_connections_per_source: Option<Text>,
+    /// Dns: time without a query or an answer after which a TCP connection is closed, 100ms to 1 day. A zone
+    /// transfer in progress is not idle.
+    #[schemars(extend("default" = "30s"))]
+    pub tcp_idle_timeout: Option<Text>,
 }
 
 fn of_pool(schema: &mut Schema) {

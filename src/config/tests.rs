@@ -322,7 +322,8 @@ fn the_schema_has_every_key_of_the_specification_and_no_other() {
         servers_max policy max_outstanding waiting_max timeout replies hold idle_timeout ports \
         proxy_protocol transparent allow deny rate_per_source rate_limit_truncate notify flows_per_source health health.check health.query health.send \
         health.expect health.interval health.timeout health.rise health.fall health.down_max \
-        health.hold_down_max health.slow_start resolve_interval tcp_connections workers pin io run";
+        health.hold_down_max health.slow_start resolve_interval tcp_connections \
+        tcp_connections_per_source tcp_idle_timeout workers pin io run";
     expected.extend(of_pool.split_whitespace().map(|key| format!("pools[].{key}")));
     let of_run = "command address port_range_start port_range_end start_id count min max threshold \
         grow_after shrink_after cool_down grow_cool_down shrink_cool_down grow_max shrink_max weight service \

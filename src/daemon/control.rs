@@ -13,9 +13,11 @@ use tokio::task::{AbortHandle, LocalSet};
 
 use super::desired::DesiredServers;
 use super::resolver::{self, Resolver};
-use super::tcp::Splicer;
+use super::tcp::StreamServer;
+use crate::base::rng::entropy;
 use crate::base::time::Clock;
 use crate::role::datagram::DatagramShared;
+use crate::role::datagram::streams::Streams;
 
 /// The tasks of a pool beside its datagrams.
 pub struct PoolTasks {
@@ -69,7 +71,7 @@ impl ControlThread {
         self.send(ControlCommand::Rename(pool.to_owned(), names, desired));
     }
 
-    /// Accepts no more connections for a pool of this name, and looks up no names. Open connections continue.
+    /// Accepts no more connections for a pool of this name, and looks up no names.
     pub fn end(&self, pool: &str) {
         self.send(ControlCommand::End(pool.to_owned()));
     }
@@ -120,14 +122,19 @@ async fn listen(mut received: UnboundedReceiver<ControlCommand>, clock: Clock) {
 
 fn begin(tasks: PoolTasks, clock: Clock) -> Busy {
     let PoolTasks { pool, desired, listeners, connections_max, names } = tasks;
-    let splicer = Rc::new(Splicer::new(Arc::clone(&pool), connections_max, clock));
+    if listeners.is_empty() {
+        return Busy { listening: vec![], naming: names.map(|names| keep(names, desired)) };
+    }
+    let streams = Streams::new(&pool, connections_max, rand::random(), entropy());
+    let server = StreamServer::new(streams, clock);
+    server.start();
     let listening = listeners.into_iter().filter_map(|listener| {
         let listener = tokio::net::TcpListener::from_std(listener)
             .inspect_err(|error| {
                 tracing::error!(pool = pool.name(), error = error.to_string(), "TCP listener failed");
             })
             .ok()?;
-        Some(tokio::task::spawn_local(Rc::clone(&splicer).serve(listener)).abort_handle())
+        Some(tokio::task::spawn_local(Rc::clone(&server).serve(listener)).abort_handle())
     });
     Busy { listening: listening.collect(), naming: names.map(|names| keep(names, desired)) }
 }

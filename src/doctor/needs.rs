@@ -114,7 +114,7 @@ impl Needs {
         let towards = families * (pool.ports.max(settings.workers) as u64 + checks);
         self.local_ports += towards;
         self.sockets += towards + (pool.listen.len() * settings.workers) as u64;
-        self.files += 2 * pool.tcp_connections as u64;
+        self.files += pool.tcp_files() as u64;
         self.workers = self.workers.max(settings.workers);
         self.io_uring |= pool.io == IoChoice::IoUring;
         self.ipv6 |= v6;

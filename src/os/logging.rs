@@ -10,7 +10,6 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
 
 use tracing::{Event, Level, Subscriber};
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
@@ -115,30 +114,6 @@ pub fn init(settings: &LogSettings, name: &str) -> io::Result<Guard> {
     Ok(Guard { _worker: worker, dropped })
 }
 
-/// Lets one log line pass, and then none for a while: for a fault that repeats.
-#[derive(Debug)]
-pub struct OneLinePer {
-    pause: Duration,
-    next: Option<Instant>,
-}
-
-impl OneLinePer {
-    /// At most one line in this time.
-    pub fn new(pause: Duration) -> OneLinePer {
-        OneLinePer { pause, next: None }
-    }
-
-    /// Whether a line may be logged now.
-    pub fn admits(&mut self) -> bool {
-        let now = Instant::now();
-        let is_due = self.next.is_none_or(|next| now >= next);
-        if is_due {
-            self.next = Some(now + self.pause);
-        }
-        is_due
-    }
-}
-
 /// Writes the priority of a line before it, as systemd-journald reads it from standard error.
 struct WithPriority<F>(F);
 
@@ -241,14 +216,6 @@ mod tests {
             .map(|f| f.unwrap().metadata().unwrap().len())
             .sum();
         assert!(total <= 2_000);
-    }
-
-    #[test]
-    fn a_fault_that_repeats_is_logged_once_in_a_while() {
-        let mut hourly = OneLinePer::new(Duration::from_secs(3_600));
-        assert_eq!([hourly.admits(), hourly.admits(), hourly.admits()], [true, false, false]);
-        let mut always = OneLinePer::new(Duration::ZERO);
-        assert!(always.admits() && always.admits());
     }
 
     #[test]

@@ -23,6 +23,11 @@ pub trait PoolSettings {
 
     /// The limit of each server.
     fn max_outstanding(&self) -> Option<Limit>;
+
+    /// The number of threads that count finished requests: the workers, then others. It cannot change.
+    fn counting_threads(&self) -> usize {
+        self.workers()
+    }
 }
 
 /// The shared state of a pool. `M` is what a member has besides address and epoch, `C` the client of a queued
@@ -37,7 +42,7 @@ pub struct PoolShared<M, C, S> {
     pub members: Members<M>,
     /// The local addresses at which datagrams of clients arrived.
     pub locals: LocalAddresses,
-    /// FinishedCounts requests, by worker. Counted with the limit `auto` only.
+    /// Finished requests, by the thread that counts them. Counted with the limit `auto` only.
     pub finished: Box<[FinishedCounts]>,
     /// The number of servers that can be selected, last resorts included. The primary writes it.
     pub usable: AtomicU32,
@@ -56,7 +61,7 @@ impl<M: Copy + PartialEq, C: Copy, S: PoolSettings> PoolShared<M, C, S> {
             pending,
             members: Members::new(slots, workers),
             locals: LocalAddresses::default(),
-            finished: (0..workers).map(|_| FinishedCounts::default()).collect(),
+            finished: (0..settings.counting_threads()).map(|_| FinishedCounts::default()).collect(),
             usable: AtomicU32::new(0),
             settings: Arc::new(ArcSwap::from_pointee(settings)),
             change: Mutex::new(()),

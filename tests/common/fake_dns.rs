@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use socket2::{Domain, Socket, Type};
+
 use super::PATIENCE;
 use super::fakes::{Asker, Fake, Seen};
 
@@ -105,6 +107,7 @@ impl FakeDns {
 pub struct FakeDnsTcp {
     addr: SocketAddr,
     accepted: Arc<AtomicU64>,
+    asked: Arc<AtomicU64>,
     is_over: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -112,25 +115,33 @@ pub struct FakeDnsTcp {
 impl FakeDnsTcp {
     pub fn start(addr: SocketAddr, len: usize) -> FakeDnsTcp {
         let listener = TcpListener::bind(addr).unwrap_or_else(|e| panic!("cannot listen on {addr}: {e}"));
-        let (accepted, is_over) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+        let [accepted, asked] = [0, 0].map(|n| Arc::new(AtomicU64::new(n)));
+        let is_over = Arc::new(AtomicBool::new(false));
         let thread = std::thread::spawn({
             let (accepted, is_over) = (Arc::clone(&accepted), Arc::clone(&is_over));
+            let asked = Arc::clone(&asked);
             move || {
                 for stream in listener.incoming().flatten() {
                     if is_over.load(Ordering::Relaxed) {
                         return;
                     }
                     accepted.fetch_add(1, Ordering::Relaxed);
-                    std::thread::spawn(move || serve(stream, len));
+                    let asked = Arc::clone(&asked);
+                    std::thread::spawn(move || serve(stream, len, &asked));
                 }
             }
         });
-        FakeDnsTcp { addr, accepted, is_over, thread: Some(thread) }
+        FakeDnsTcp { addr, accepted, asked, is_over, thread: Some(thread) }
     }
 
     /// Connections so far.
     pub fn accepted(&self) -> u64 {
         self.accepted.load(Ordering::Relaxed)
+    }
+
+    /// Queries so far.
+    pub fn asked(&self) -> u64 {
+        self.asked.load(Ordering::Relaxed)
     }
 }
 
@@ -144,8 +155,9 @@ impl Drop for FakeDnsTcp {
 }
 
 /// Answers the queries of a connection until its end.
-fn serve(mut stream: TcpStream, len: usize) {
+fn serve(mut stream: TcpStream, len: usize, asked: &AtomicU64) {
     while let Some(query) = read_message(&mut stream) {
+        asked.fetch_add(1, Ordering::Relaxed);
         if write_message(&mut stream, &long_answer(&query, len)).is_err() {
             return;
         }
@@ -170,6 +182,15 @@ pub fn connect(addr: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect(addr).unwrap_or_else(|e| panic!("cannot connect to {addr}: {e}"));
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream
+}
+
+/// The same from this address of the loopback.
+pub fn connect_from(ip: [u8; 4], addr: SocketAddr) -> TcpStream {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from((ip, 0)).into()).unwrap();
+    socket.connect(&addr.into()).unwrap_or_else(|e| panic!("cannot connect to {addr}: {e}"));
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket.into()
 }
 
 /// A query with this id for the address of `qN.example`, N being the id; with EDNS for 4,096 bytes.

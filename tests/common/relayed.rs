@@ -49,6 +49,8 @@ pub fn settings(protocol: Protocol, affinity: Affinity) -> DatagramSettings {
         rate_limit_truncate: 2,
         notify_all: false,
         flows_per_source: None,
+        tcp_connections_per_source: 16,
+        tcp_idle_timeout: Duration::from_secs(30),
         health: HealthCheck {
             check: Check::None,
             interval: Duration::from_secs(1),

@@ -48,6 +48,13 @@ impl Running {
         self.child.id() as i32
     }
 
+    /// The memory that it holds, in KiB.
+    pub fn memory_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("Linux has it");
+        line.trim().trim_end_matches(" kB").parse().expect("a number")
+    }
+
     /// Sends a signal, such as `libc::SIGTERM`. The process was not reaped, so the number is still its.
     pub fn signal(&mut self, signal: i32) {
         if self.exit.is_none() {

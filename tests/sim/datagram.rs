@@ -193,6 +193,8 @@ fn settings(protocol: Protocol, affinity: Affinity, max_outstanding: Option<Limi
         rate_limit_truncate: 2,
         notify_all: false,
         flows_per_source: None,
+        tcp_connections_per_source: 16,
+        tcp_idle_timeout: Duration::from_secs(30),
         health: HealthCheck {
             check: Check::None,
             interval: 500 * MS,

@@ -35,8 +35,9 @@ pub(super) const POOL_COUNTERS: &[OfPool] = &[
         |p| Some(p.decisions.corrections)),
     ("waited", "Requests sent to a server from the pending queue", |p| Some(p.decisions.waited)),
     ("flows_opened", "Flows opened", |p| Some(p.datagram?.flows_opened)),
-    ("tcp_opened", "TCP connections spliced", |p| Some(p.datagram?.tcp_opened)),
+    ("tcp_opened", "TCP connections accepted", |p| Some(p.datagram?.tcp_opened)),
     ("tcp_refused", "TCP connections refused", |p| Some(p.datagram?.tcp_refused)),
+    ("tcp_queries", "Queries received over TCP", |p| Some(p.datagram?.tcp_queries)),
 ];
 
 #[rustfmt::skip]

@@ -88,10 +88,13 @@ pub struct DatagramCounters {
     pub flows_opened: u64,
     /// Open TCP connections.
     pub tcp_open: u64,
-    /// TCP connections spliced.
+    /// TCP connections accepted.
     pub tcp_opened: u64,
     /// TCP connections refused.
     pub tcp_refused: u64,
+    /// Queries received over TCP. They are part of `received`.
+    #[serde(default)]
+    pub tcp_queries: u64,
 }
 
 /// A server at one moment.
@@ -108,7 +111,7 @@ pub struct ServerStatus {
     pub since_s: Option<f64>,
     /// The server's share relative to other servers.
     pub weight: u64,
-    /// The queue length: requests or flows at the server or in transit to it, and TCP connections.
+    /// The queue length: requests or flows at the server or in transit to it.
     pub queue: u64,
     /// The server's service time; `None` unless the policy is shortest_delay.
     pub service: Option<Service>,

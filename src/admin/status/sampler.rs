@@ -39,7 +39,7 @@ impl PoolSampler {
             let id = gauges.id_plus_one.get().checked_sub(1);
             // Counters of ended requests are read before `dispatched`, so the difference is never negative.
             let described = id.map(|_| source.describe_server(now, slot));
-            let of_slot = (0..source.worker_count()).map(|worker| source.server(worker, slot));
+            let of_slot = (0..source.thread_count()).map(|worker| source.server(worker, slot));
             let dispatched = of_slot.map(|stats| stats.dispatched.get()).sum();
             let (answered, latency) = (total.answered, total.latency.clone());
             let passed = window.sample(slot, total);
@@ -74,8 +74,9 @@ impl PoolSampler {
         let sum = |counter: fn(&WorkerStats) -> &Counter| -> u64 {
             source.workers().map(|stats| counter(stats).get()).sum()
         };
-        status.workers = source.workers().map(|stats| stats.received.get()).collect();
-        status.received = status.workers.iter().sum();
+        let by_worker = source.workers().take(source.worker_count());
+        status.workers = by_worker.map(|stats| stats.received.get()).collect();
+        status.received = sum(|stats| &stats.received);
         status.answered = sum(|stats| &stats.answered);
         add_by_reason(&mut status.refused, source.workers().map(|stats| &stats.refused));
         add_by_reason(&mut status.dropped, source.workers().map(|stats| &stats.dropped));
@@ -100,7 +101,7 @@ fn add_by_reason<'a>(sums: &mut BTreeMap<String, u64>, counters: impl Iterator<I
 
 /// Responses of a slot and their latencies, of all workers together.
 fn sample_slot(source: &PoolSource, slot: usize) -> SlotSample {
-    let servers = || (0..source.worker_count()).map(|worker| source.server(worker, slot));
+    let servers = || (0..source.thread_count()).map(|worker| source.server(worker, slot));
     let answered = servers().map(|server| server.answered.get()).sum();
     let mut latency = LatencySnapshot::default();
     if answered > 0 {

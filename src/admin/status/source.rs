@@ -30,10 +30,19 @@ pub enum PoolSource {
 }
 
 impl PoolSource {
-    pub(super) fn worker_count(&self) -> usize {
+    /// Threads that count requests: the workers, and in a DNS pool the one that serves TCP.
+    pub(super) fn thread_count(&self) -> usize {
         match self {
             PoolSource::Native { workers, .. } => workers.len(),
             PoolSource::Datagram(pool) => pool.stats.len(),
+        }
+    }
+
+    /// The number of workers: the first of the threads that count requests.
+    pub(super) fn worker_count(&self) -> usize {
+        match self {
+            PoolSource::Native { workers, .. } => workers.len(),
+            PoolSource::Datagram(pool) => pool.worker_count(),
         }
     }
 
@@ -52,9 +61,9 @@ impl PoolSource {
         }
     }
 
-    /// The counters that every pool has, by worker; the primary's come first.
+    /// The counters that every pool has, by thread that counts; the primary's come first.
     pub(super) fn workers(&self) -> impl Iterator<Item = &WorkerStats> + Clone {
-        (0..self.worker_count()).map(|worker| self.worker(worker))
+        (0..self.thread_count()).map(|worker| self.worker(worker))
     }
 
     /// The counters of a slot at a worker that every pool has.
@@ -164,5 +173,11 @@ fn datagram_counters(pool: &DatagramShared) -> DatagramCounters {
         tcp_open: pool.tcp.open.get(),
         tcp_opened: pool.tcp.opened.get(),
         tcp_refused: pool.tcp.refused.get(),
+        tcp_queries: pool
+            .stats
+            .iter()
+            .skip(pool.worker_count())
+            .map(|stats| stats.common.received.get())
+            .sum(),
     }
 }

@@ -91,6 +91,8 @@ fn the_smallest_pools_have_the_defaults() {
         rate_limit_truncate: 2,
         notify_all: false,
         flows_per_source: None,
+        tcp_connections_per_source: 16,
+        tcp_idle_timeout: 30 * second,
         health: HealthCheck {
             check: Check::None,
             interval: second,
@@ -122,7 +124,12 @@ fn the_smallest_pools_have_the_defaults() {
     assert_eq!(datagram, expected);
     let check = Check::Dns { name: vec![0], kind: 2 };
     let health = HealthCheck { check, ..expected.settings.health.clone() };
-    let settings = DatagramSettings { protocol: Protocol::Dns, health, ..expected.settings.clone() };
+    let settings = DatagramSettings {
+        protocol: Protocol::Dns,
+        health,
+        tcp_connections_per_source: 256,
+        ..expected.settings.clone()
+    };
     let dns = one(dns(json!({"workers": 2})));
     let expected = DatagramPool { settings, ports: 32, tcp_connections: 1_024, ..expected };
     assert_eq!(dns, expected);
@@ -184,6 +191,13 @@ fn a_dns_pool_reads_what_is_its_own() {
     let servers: Vec<_> = read.servers.iter().map(|s| s.target.to_string()).collect();
     assert_eq!(servers, ["192.0.2.1:53", "dns.example:53"]);
     assert_eq!((read.tcp_connections, read.settings.proxy_protocol), (0, ProxyProtocol::Every));
+    let tcp = json!({"tcp_connections": 100, "tcp_connections_per_source": 7, "tcp_idle_timeout": "5s"});
+    let read_tcp = one(dns(tcp)).settings;
+    assert_eq!((read_tcp.tcp_connections_per_source, read_tcp.tcp_idle_timeout), (7, Duration::from_secs(5)));
+    for (connections, per_source) in [(2, 16), (100, 25), (10_000, 2_500)] {
+        let read = one(dns(json!({"tcp_connections": connections}))).settings;
+        assert_eq!(read.tcp_connections_per_source, per_source);
+    }
     assert_eq!(read.settings.health.check, Check::Dns { name: b"\x07example\x03com\0".to_vec(), kind: 28 });
     let check = one(pool(json!({"health": {"check": "dns"}}))).settings.health.check;
     assert_eq!(check, Check::Dns { name: vec![0], kind: 2 }, "a datagram pool may be DNS");
@@ -218,6 +232,8 @@ fn the_defaults_in_the_schema_are_the_defaults() {
     assert_eq!(one(dns(json!({"notify": notify}))), one(dns(json!({}))));
     let truncated = json!({"rate_per_source": 5, "rate_limit_truncate": truncate});
     assert_eq!(one(dns(truncated)), one(dns(json!({"rate_per_source": 5}))));
+    let tcp_idle_timeout = take("tcp_idle_timeout");
+    assert_eq!(one(dns(json!({"tcp_idle_timeout": tcp_idle_timeout}))), one(dns(json!({}))));
     assert_eq!(written.as_object().unwrap().len(), 10, "{written}");
     assert_eq!(one(pool(written)), one(pool(json!({}))));
     assert_eq!(one(flows(json!({"idle_timeout": idle_timeout}))), one(flows(json!({}))));
@@ -340,6 +356,15 @@ fn a_mistake_is_refused_with_its_key_and_the_remedy() {
         (
             pool(json!({"tcp_connections": 0})),
             "tcp_connections: does not go with protocol datagram; remove the key, or use protocol dns",
+        ),
+        (
+            pool(json!({"tcp_idle_timeout": "1s"})),
+            "tcp_idle_timeout: does not go with protocol datagram; remove the key, or use protocol dns",
+        ),
+        (dns(json!({"tcp_idle_timeout": 0})), "tcp_idle_timeout: \"0\" is not"),
+        (
+            dns(json!({"tcp_connections_per_source": 0})),
+            "tcp_connections_per_source: \"0\" is not a whole number",
         ),
         (dns(json!({"tcp_connections": 100_001})), "tcp_connections: \"100001\" is not a whole number"),
         (pool(json!({"ports": 0})), "ports: \"0\" is not a whole number from 1 to 32768"),
@@ -669,7 +694,8 @@ fn the_plan_tells_what_a_pool_does() {
     let text = describe(&accepted(&[of_dns, of_sip]));
     for part in [
         "config      config.json: valid\n",
-        "pool        pool-1: dns on 0.0.0.0:5300, 127.0.0.9:5301, up to 1024 TCP connections\n",
+        "pool        pool-1: dns on 0.0.0.0:5300, 127.0.0.9:5301, up to 1024 TCP connections, 256 from one \
+         source, idle for 30s at most\n",
         "shortest_queue, at most 9 requests per server (up to 4096 more are queued), capacity 16 addresses\n",
         "one response per datagram, within 2s\n",
         "64 ports towards the servers, each for many concurrent requests\n",
@@ -752,7 +778,7 @@ proptest! {
             "name|listen|protocol|affinity|servers|servers_max|policy|max_outstanding|waiting_max|timeout|\
              replies|hold|idle_timeout|ports|proxy_protocol|transparent|allow|deny|rate_per_source|rate_limit_truncate|notify|flows_per_source|health|\
              resolve_interval|server_side|controller|frame_size|queue_update_interval|run|\
-             tcp_connections|workers|pin|io|.{0,50}",
+             tcp_connections|tcp_connections_per_source|tcp_idle_timeout|workers|pin|io|.{0,50}",
             value(),
             0..4,
         ),

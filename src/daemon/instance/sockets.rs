@@ -112,7 +112,7 @@ pub fn allow_files(pools: &[config::Pool]) -> Result<(), Failed> {
     // Both address families, since a host name may lead to either.
     let of_pool = |pool: &DatagramPool| {
         let fronts = pool.listen.len() * pool.settings.workers;
-        fronts + 2 * (pool.ports.max(pool.settings.workers) + 1) + 2 * pool.tcp_connections
+        fronts + 2 * (pool.ports.max(pool.settings.workers) + 1) + pool.tcp_files()
     };
     match pools.iter().filter_map(config::Pool::as_datagram).map(of_pool).sum::<usize>() {
         0 => Ok(()),

@@ -14,9 +14,9 @@ use super::paused::PausedWorkers;
 use super::state::PoolState;
 use super::{Failed, Instance};
 use crate::admin::status::EventKind;
+use crate::base::seldom::Seldom;
 use crate::config::Config;
 use crate::daemon::handover::{HandoverPurpose, Holder, Label, Listener, Requester, SocketKind, SocketSet};
-use crate::os::logging::OneLinePer;
 
 /// Maximum time of a step for which both sides are ready.
 const STEP: Duration = Duration::from_secs(5);
@@ -104,14 +104,14 @@ impl Instance {
     pub fn listen_for_successors(self: &Arc<Self>, listener: Listener) -> std::io::Result<()> {
         let instance = Arc::clone(self);
         let thread = std::thread::Builder::new().name("handover".into()).spawn(move || {
-            let mut log = OneLinePer::new(Duration::from_secs(60));
+            let mut failed = Seldom::default();
             while !instance.process.stop.is_asked() {
                 let stream = match listener.accept(CHECK) {
                     Ok(Some(stream)) => stream,
                     Ok(None) => continue,
                     Err(error) => {
                         // Too many open files, for example: that passes.
-                        if log.admits() {
+                        if failed.is_due(instance.process.clock.now()) {
                             let (error, effect) = (error.to_string(), "no process can take over now");
                             tracing::error!(error, effect, "handover connection not accepted");
                         }

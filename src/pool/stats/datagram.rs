@@ -1,5 +1,8 @@
 //! Counters and gauges of one worker of a datagram pool, and of the pool's TCP side.
 //!
+//! The TCP side of a DNS pool counts its queries like a worker. A query whose connection breaks goes to
+//! another server, so its `dispatched` counts at its end.
+//!
 //! Invariants at any moment, for a worker and for each of its servers:
 //!
 //! ```text
@@ -73,11 +76,13 @@ impl DatagramStats {
 /// Counters of a pool's TCP side, which has one writer.
 #[derive(Debug, Default)]
 pub struct TcpStats {
-    /// Connections spliced.
+    /// Connections accepted.
     pub opened: Counter,
-    /// Connections refused: no server accepted them, the limit was reached, or the access list denies the
-    /// client.
+    /// Connections refused: all places are taken by busy connections, the source has its share, or the access
+    /// list denies the client.
     pub refused: Counter,
     /// Open connections (gauge).
     pub open: Counter,
+    /// Open connections with a query in flight or queued, or with unsent bytes (gauge).
+    pub busy: Counter,
 }

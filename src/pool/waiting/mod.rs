@@ -131,6 +131,8 @@ pub struct ServeOutcome {
 pub struct PendingQueue<C, const IS_FENCED: bool = true> {
     /// Requests that no worker has popped yet.
     count: AtomicU64,
+    /// Requests that were popped since the start.
+    popped: Plain,
     /// Nanoseconds that a request waits for each one before it.
     per_position: Plain,
     /// Allocated when a limit is first set: they take megabytes.
@@ -186,6 +188,7 @@ impl<C: Copy, const IS_FENCED: bool> PendingQueue<C, IS_FENCED> {
         assert!(entries_max <= PENDING_MAX, "at most {PENDING_MAX} entries");
         PendingQueue {
             count: AtomicU64::new(0),
+            popped: Plain::new(0),
             per_position: Plain::new(0),
             entries: OnceLock::new(),
             entries_max,
@@ -202,6 +205,11 @@ impl<C: Copy, const IS_FENCED: bool> PendingQueue<C, IS_FENCED> {
     /// The number of queued requests.
     pub fn len(&self) -> u64 {
         self.count.load(LOAD)
+    }
+
+    /// Requests that were popped since the start: the place in line of a request that waits elsewhere.
+    pub fn popped(&self) -> u64 {
+        self.popped.load(Relaxed)
     }
 
     /// Whether no request is queued.
@@ -330,6 +338,7 @@ impl<C: Copy, const IS_FENCED: bool> PendingQueue<C, IS_FENCED> {
             match self.count.compare_exchange(count, left, UPDATE, LOAD) {
                 // Each request is in the queue before it is counted.
                 Ok(_) => {
+                    self.popped.fetch_add(1, Relaxed);
                     let entries = self.entries.get()?;
                     let request = entries.queue.pop()?;
                     entries.popped.fetch_add(1, Relaxed);

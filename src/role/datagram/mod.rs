@@ -25,6 +25,7 @@
 //! | `in_flight.rs` | counts of the tables, to check them |
 //! | `membership.rs`, `slots.rs` | members of the pool (primary) |
 //! | `health.rs`, `checks.rs` | health of the servers (primary) |
+//! | `streams/`, `stream_link.rs` | the TCP side of a DNS pool, and what it shares with the workers |
 //! | `handover.rs`, `adopted_flows.rs` | state for a successor, and its adoption |
 
 mod adopted_flows;
@@ -47,6 +48,8 @@ mod request;
 mod settings;
 mod shared;
 mod slots;
+mod stream_link;
+pub mod streams;
 #[cfg(test)]
 mod tests;
 mod waiting;
@@ -74,6 +77,7 @@ pub use self::settings::{
     flows_per_source,
 };
 pub use self::shared::DatagramShared;
+pub use self::stream_link::StreamLink;
 
 /// One worker's state machine.
 pub struct DatagramRole {
@@ -173,6 +177,7 @@ impl DatagramRole {
     pub fn retire(&mut self, now: Instant) {
         self.retired.get_or_insert(now);
         self.stop_waiting();
+        self.core.shared.streams.retire();
     }
 
     /// Whether nothing is in flight: no server owes a response, no request is queued, and no flow had a
@@ -184,7 +189,8 @@ impl DatagramRole {
             let quiet = now.since(used) >= FLOW_QUIET.min(timeout);
             quiet || self.retired.is_some_and(|retired| now.since(retired) >= timeout)
         });
-        !self.core.owes() && self.core.shared.pool.pending.is_empty() && flows_are_quiet
+        let streams_are_quiet = self.core.shared.tcp.busy.get() == 0;
+        !self.core.owes() && self.core.shared.pool.pending.is_empty() && flows_are_quiet && streams_are_quiet
     }
 
     /// Takes the oldest event.

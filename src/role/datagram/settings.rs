@@ -162,7 +162,8 @@ pub struct DatagramSettings {
     pub allow: Vec<IpNet>,
     /// Networks whose clients are refused, even if they are in `allow`.
     pub deny: Vec<IpNet>,
-    /// The maximum datagrams per second of one source (in IPv6, of one /64). `None`: no limit.
+    /// The maximum datagrams and queries by TCP per second of one source (in IPv6, of one /64). `None`: no
+    /// limit.
     pub rate_per_source: Option<f64>,
     /// DNS: of the queries above that rate, every query of this number is answered with TC. 0: none.
     pub rate_limit_truncate: u32,
@@ -171,6 +172,10 @@ pub struct DatagramSettings {
     /// With affinity: the maximum number of flows of one source (in IPv6, of one /64). `None`: that of
     /// [`flows_per_source`].
     pub flows_per_source: Option<u32>,
+    /// The maximum concurrent TCP connections of one source (in IPv6, of one /64), at least 1.
+    pub tcp_connections_per_source: usize,
+    /// The time without a query in flight after which a TCP connection is closed.
+    pub tcp_idle_timeout: Duration,
     /// The health checks.
     pub health: HealthCheck,
 }

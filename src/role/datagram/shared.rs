@@ -10,10 +10,11 @@ use super::loops::LoopMarks;
 use super::pending;
 use super::request::DatagramClient;
 use super::settings::{Affinity, DatagramSettings, Protocol, ProxyProtocol};
+use super::stream_link::StreamLink;
 use crate::base::time::Instant;
 use crate::pool::access::{Access, Gate, Sketch, SourceCounts};
 use crate::pool::desired::DesiredServer;
-use crate::pool::select::{Chooser, Slot, Tree};
+use crate::pool::select::{Slot, Tree};
 use crate::pool::shared::{PoolSettings, PoolShared};
 use crate::pool::stats::{DatagramStats, TcpStats};
 use crate::pool::waiting::Limit;
@@ -134,6 +135,15 @@ impl PoolSettings for CurrentSettings {
     fn max_outstanding(&self) -> Option<Limit> {
         self.settings.max_outstanding
     }
+
+    fn counting_threads(&self) -> usize {
+        counting_threads(&self.settings)
+    }
+}
+
+/// Threads that count requests: the workers, and in a DNS pool the one that serves TCP.
+fn counting_threads(settings: &DatagramSettings) -> usize {
+    settings.workers + usize::from(settings.protocol == Protocol::Dns)
 }
 
 /// The state of a datagram pool that its workers and its TCP side share.
@@ -146,8 +156,7 @@ pub struct DatagramShared {
     name: String,
     protocol: Protocol,
     tells_client: bool,
-    /// Selects servers for TCP connections.
-    chooser: Mutex<Chooser>,
+    worker_count: usize,
     pub(super) signals: Box<[CachePadded<Signals>]>,
     /// The marks of checks.
     pub(super) loops: LoopMarks,
@@ -159,10 +168,13 @@ pub struct DatagramShared {
     trial: AtomicU32,
     /// The desired servers, until the primary takes them.
     wanted: Mutex<Option<Vec<DesiredServer>>>,
-    /// The counters, by worker; the primary's have the gauges.
+    /// The counters, by worker, and in a DNS pool those of the TCP side at the end. The primary's have the
+    /// gauges of servers.
     pub stats: Box<[Arc<DatagramStats>]>,
-    /// The counters of the TCP side.
+    /// The connections of the TCP side.
     pub tcp: TcpStats,
+    /// What the workers and the TCP side share.
+    pub streams: StreamLink,
 }
 
 impl DatagramShared {
@@ -178,15 +190,16 @@ impl DatagramShared {
             key,
             name: settings.name.clone(),
             protocol: settings.protocol,
+            worker_count: settings.workers,
             tells_client: settings.proxy_protocol != ProxyProtocol::Off,
-            chooser: Mutex::new(Chooser::new(settings.policy, seed ^ 2)),
             flow_sources: (settings.affinity == Affinity::Client).then(|| SourceCounts::new(key)),
             loops: LoopMarks::new(key.map(|byte| byte ^ 0x6c)),
             echoed_at: AtomicU64::new(0),
             trial: AtomicU32::new(0),
             wanted: Mutex::new(None),
             tcp: TcpStats::default(),
-            stats: (0..settings.workers).map(|_| Arc::new(DatagramStats::new(slots))).collect(),
+            streams: StreamLink::default(),
+            stats: (0..counting_threads(&settings)).map(|_| Arc::new(DatagramStats::new(slots))).collect(),
             pool: {
                 let pending = pending::pending_queue(&settings);
                 PoolShared::new(CurrentSettings::new(settings, key), pending)
@@ -245,37 +258,6 @@ impl DatagramShared {
         self.wanted.lock().expect("no panic while the lock is held").take()
     }
 
-    /// Selects a server for a TCP connection by the pool's policy, and counts the connection.
-    pub fn open(&self) -> Option<(Slot, SocketAddr)> {
-        let reserved = self.chooser.lock().expect("no panic while the lock is held").reserve(&self.pool.tree);
-        self.opened(reserved.ok()?.slot)
-    }
-
-    /// Selects a server other than these, the one with the shortest queue regardless of the policy.
-    pub fn open_elsewhere(&self, than: &[Slot]) -> Option<(Slot, SocketAddr)> {
-        let tree = &self.pool.tree;
-        let others = (0..tree.slot_count()).map(Slot::new);
-        let slot = others
-            .filter(|slot| !than.contains(slot) && tree.is_choosable(*slot))
-            .min_by_key(|&slot| (!tree.is_eligible(slot), tree.len(slot)))?;
-        self.opened(tree.reserve_shorter(slot, slot).ok()?)
-    }
-
-    fn opened(&self, slot: Slot) -> Option<(Slot, SocketAddr)> {
-        match self.pool.members.get(slot) {
-            Some(DatagramMember { addr, .. }) => Some((slot, addr)),
-            None => {
-                self.close(slot);
-                None
-            }
-        }
-    }
-
-    /// Takes a TCP connection off a server's queue.
-    pub fn close(&self, slot: Slot) {
-        self.pool.release(slot);
-    }
-
     /// The present settings.
     pub fn settings(&self) -> Arc<DatagramSettings> {
         Arc::clone(&self.pool.settings().settings)
@@ -295,8 +277,7 @@ impl DatagramShared {
             Some(key) => Err(key),
             None => Ok(old.followed_by(new.clone(), self.key)),
         };
-        let current = self.pool.reconfigure(changed)?;
-        self.chooser.lock().expect("no panic while the lock is held").set_policy(current.settings.policy);
+        self.pool.reconfigure(changed)?;
         Ok(())
     }
 
@@ -305,7 +286,7 @@ impl DatagramShared {
         Some(self.pool.members.get(slot)?.addr)
     }
 
-    /// The queue length of the server of a slot: requests or flows, and TCP connections.
+    /// The queue length of the server of a slot: requests or flows.
     pub fn queue(&self, slot: Slot) -> u32 {
         self.pool.tree.len(slot)
     }
@@ -328,6 +309,11 @@ impl DatagramShared {
     /// The pool's protocol.
     pub fn protocol(&self) -> Protocol {
         self.protocol
+    }
+
+    /// The number of worker threads.
+    pub fn worker_count(&self) -> usize {
+        self.worker_count
     }
 
     /// Whether datagrams to servers carry the client's address in a header.

@@ -19,9 +19,21 @@ use crate::wire::proxy_protocol;
 impl Forwarder {
     /// Reserves a server for a request that has just arrived, unless requests are queued before it.
     pub fn reserve_in_turn(&mut self) -> Result<(Slot, DatagramMember), DropReason> {
-        match self.shared.pool.pending.is_empty() {
+        match self.shared.pool.pending.is_empty() && !self.shared.streams.has_queue() {
             true => self.reserve(),
             false => Err(DropReason::ServersFull),
+        }
+    }
+
+    /// Reserves servers for queries by TCP whose turn has come.
+    fn serve_streams(&mut self) {
+        let shared = Arc::clone(&self.shared);
+        while shared.streams.take_turn(shared.pool.pending.popped()) {
+            let Ok((slot, _)) = self.reserve() else { return shared.streams.return_turn() };
+            if let Err(slot) = shared.streams.grant(slot) {
+                self.release(slot);
+                return shared.streams.return_turn();
+            }
         }
     }
 
@@ -97,6 +109,9 @@ impl DatagramRole {
     /// Sends queued requests while servers are below their limit. Called at the end of a turn.
     pub(super) fn serve_pending(&mut self, now: Instant, tx: &mut Tx) {
         self.has_more = false;
+        if self.core.shared.streams.has_queue() {
+            self.core.serve_streams();
+        }
         if self.core.shared.pool.pending.is_empty() {
             return;
         }

@@ -10,6 +10,8 @@ mod mark;
 mod name;
 mod own_answer;
 mod question;
+pub mod records;
+pub mod stream;
 #[cfg(test)]
 mod tests;
 
@@ -130,6 +132,11 @@ pub fn opcode(message: &[u8]) -> u8 {
 /// The RCODE of a checked message, 0 to 15; 0 is no error.
 pub fn rcode(message: &[u8]) -> u8 {
     message.get(FLAGS + 1).map_or(0, |flags| flags & RCODE)
+}
+
+/// The number of questions that the header of a checked message states.
+pub fn question_count(message: &[u8]) -> u16 {
+    message.get(QDCOUNT..QDCOUNT + 2).map_or(0, |count| u16::from_be_bytes([count[0], count[1]]))
 }
 
 /// Writes a query of class IN that asks for recursion, and returns its length, at most [`QUERY_MAX`].

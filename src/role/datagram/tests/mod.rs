@@ -21,5 +21,6 @@ mod orders;
 mod reconfigure;
 mod requests;
 mod slow_start;
+mod streams;
 mod waiting;
 mod workers;
