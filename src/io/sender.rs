@@ -489,7 +489,7 @@ mod tests {
             self.calls += 1;
             let header = &messages.headers[0].msg_hdr;
             // SAFETY: the sender guarantees the pointers in the header.
-            let vectors = unsafe { std::slice::from_raw_parts(header.msg_iov, header.msg_iovlen as usize) };
+            let vectors = unsafe { std::slice::from_raw_parts(header.msg_iov, header.msg_iovlen) };
             let bytes = |v: &libc::iovec| {
                 // SAFETY: as above.
                 unsafe { std::slice::from_raw_parts(v.iov_base.cast::<u8>(), v.iov_len) }.to_vec()
