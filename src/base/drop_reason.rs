@@ -89,8 +89,8 @@ reasons! {
     TableFull => "table_full",
     /// No port towards the server is free, or out of quarantine.
     NoPort => "no_port",
-    /// The table has no room for another flow of this source: it is nearly full, or flows without a response use
-    /// their share, and no other source holds more.
+    /// The table has no room for another flow of this source: it is nearly full, or flows without a response
+    /// use their share, and no other source holds more.
     FlowsFull => "flows_full",
     /// The source has as many flows as one source may have.
     FlowsPerSource => "flows_per_source",

@@ -181,9 +181,9 @@ impl Reader<'_> {
             return Ok(());
         };
         let problem = format!(
-            "transparent needs clients and servers of one address family, and {first} ({first_key}) and {other} \
-             ({other_key}) differ; write addresses of one family (for IPv4 0.0.0.0:PORT instead of *:PORT), or \
-             remove transparent"
+            "transparent needs clients and servers of one address family, and {first} ({first_key}) and \
+             {other} ({other_key}) differ; write addresses of one family (for IPv4 0.0.0.0:PORT instead of \
+             *:PORT), or remove transparent"
         );
         Err(self.error_among(&[form.key("transparent"), other_key.clone()], problem))
     }

@@ -57,8 +57,8 @@ impl Resolver {
         result
     }
 
-    /// Whether the pool can send to this address. With the clients' addresses as sources it reaches servers of
-    /// their address family only.
+    /// Whether the pool can send to this address. With the clients' addresses as sources it reaches servers
+    /// of their address family only.
     fn can_reach(&self, addr: SocketAddr) -> bool {
         let is_alike = |listen: &SocketAddr| listen.is_ipv4() == addr.is_ipv4();
         !self.pool.settings.transparent || self.pool.listen.iter().all(is_alike)

@@ -148,7 +148,8 @@ fn every_key_is_read() {
         "max_outstanding": 50, "timeout": 500, "replies": 20, "hold": 0, "idle_timeout": "1h", "ports": 500,
         "proxy_protocol": "first", "transparent": true,
         "allow": ["10.1.2.3/8", "::1"], "deny": ["::ffff:10.0.0.9"],
-        "rate_per_source": "0.5", "flows_per_source": 7, "resolve_interval": "1m", "workers": 3, "pin": true, "io": "mio",
+        "rate_per_source": "0.5", "flows_per_source": 7,
+        "resolve_interval": "1m", "workers": 3, "pin": true, "io": "mio",
         "health": {"check": "payload", "send": "hex:00ff", "expect": "ok", "interval": "2s", "timeout": 300,
                    "rise": 4, "fall": 5, "down_max": 1, "hold_down_max": 0, "slow_start": "30s"},
     });
@@ -776,7 +777,8 @@ proptest! {
     fn no_pool_makes_it_panic_and_every_refusal_is_one_short_line(
         changes in proptest::collection::hash_map(
             "name|listen|protocol|affinity|servers|servers_max|policy|max_outstanding|waiting_max|timeout|\
-             replies|hold|idle_timeout|ports|proxy_protocol|transparent|allow|deny|rate_per_source|rate_limit_truncate|notify|flows_per_source|health|\
+             replies|hold|idle_timeout|ports|proxy_protocol|transparent|allow|deny|rate_per_source|\
+             rate_limit_truncate|notify|flows_per_source|health|\
              resolve_interval|server_side|controller|frame_size|queue_update_interval|run|\
              tcp_connections|tcp_connections_per_source|tcp_idle_timeout|workers|pin|io|.{0,50}",
             value(),

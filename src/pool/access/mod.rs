@@ -1,5 +1,5 @@
-//! Admission: the access list of networks that are allowed or denied, the per-source rate limit, and counts of
-//! what each source holds.
+//! Admission: the access list of networks that are allowed or denied, the per-source rate limit, and counts
+//! of what each source holds.
 //!
 //! Pure, and of fixed size after construction. An IPv4-mapped IPv6 address counts as the IPv4 address
 //! everywhere here.

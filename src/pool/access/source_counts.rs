@@ -1,5 +1,5 @@
-//! How many of something each source holds: a count-min sketch (Cormode and Muthukrishnan 2005) of counters that
-//! also go down.
+//! How many of something each source holds: a count-min sketch (Cormode and Muthukrishnan 2005) of counters
+//! that also go down.
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -26,8 +26,8 @@
 //! * A server with too many recent failures ([`Record`]) is *held down*: it answers, and gets traffic only as
 //!   a last resort. If it is watched meanwhile ([`Limits::is_watched`]), dying is another failure. If it is
 //!   not, its hold-down time is longer from the start. When the time is over, the server is suspect.
-//! * A server that leads back to this balancer is *looping*: requests would run in circles, so it is barred even
-//!   if the pool fails open.
+//! * A server that leads back to this balancer is *looping*: requests would run in circles, so it is barred
+//!   even if the pool fails open.
 //! * If more than a share of the pool is down or held down ([`Census::fails_open`]), the pool uses all
 //!   servers (fail open).
 //! * After an event-loop stall of the balancer, silence during the stall does not count

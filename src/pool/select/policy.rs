@@ -14,8 +14,8 @@ pub enum PolicyKind {
     /// As the shortest queue, but a request costs more at servers that take longer. The slowness is
     /// measured ([`crate::pool::slowness`]).
     ShortestDelay,
-    /// The shorter of two different random servers (Mitzenmacher 2001): for several balancers that each see only a
-    /// part of the load.
+    /// The shorter of two different random servers (Mitzenmacher 2001): for several balancers that each see
+    /// only a part of the load.
     TwoChoices,
     /// One after the other.
     RoundRobin,

@@ -507,7 +507,7 @@ impl ByPort {
                     if core.hears_since(sent) {
                         core.lose(self.leases.slot(pair));
                     }
-                    // A client that goes on sending keeps its server.
+                    // A client that still sends keeps its server.
                     match self.waiting.get(key).is_some_and(|flow| flow.sent > sent) {
                         true => self.waiting.touch(now, key),
                         false => self.end_flow(core, now, pair, time_out),

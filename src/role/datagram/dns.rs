@@ -1,8 +1,8 @@
 //! Matching of DNS: each port has many queries in flight, each under an id drawn at random.
 //!
 //! A response counts only if its port, server, id and question are those of the query. Any other datagram is
-//! counted as dropped, and the query stays open. An error may leave the question out ([`Asked`]). A query whose
-//! response could not be matched gets a format error.
+//! counted as dropped, and the query stays open. An error may leave the question out ([`Asked`]). A query
+//! whose response could not be matched gets a format error.
 
 use super::forward::{DatagramPurpose, Forwarder, Way};
 use super::in_flight::InFlight;
@@ -133,7 +133,8 @@ impl DnsMatching {
         }
     }
 
-    /// Sends copies of a NOTIFY to the other servers, if all of them must hear it. Their responses reach no client.
+    /// Sends copies of a NOTIFY to the other servers, if all of them must hear it. Their responses reach no
+    /// client.
     fn notify_others(
         &mut self,
         core: &mut Forwarder,
@@ -202,7 +203,8 @@ impl DnsMatching {
         dns::set_id(request.bytes, id);
     }
 
-    /// Sends a query under a new id, which is in its bytes afterwards. A query that cannot be sent keeps its id.
+    /// Sends a query under a new id, which is in its bytes afterwards. A query that cannot be sent keeps its
+    /// id.
     fn send(
         &mut self,
         core: &mut Forwarder,

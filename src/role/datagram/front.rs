@@ -3,9 +3,11 @@
 use super::DatagramRole;
 use super::forward::Forwarder;
 use super::request::{DatagramClient, DatagramRequest, datagrams};
+use super::settings::Check;
 use crate::base::batch::{Received, Tx};
 use crate::base::drop_reason::DropReason;
 use crate::base::time::Instant;
+use crate::wire::dns;
 
 impl DatagramRole {
     /// Handles the datagrams of one receive slot, all of one client.
@@ -56,5 +58,26 @@ impl Forwarder {
             None => count,
             Some(sketch) => u64::from(sketch.allow_many(peer.ip(), count as u32, now)),
         })
+    }
+
+    /// Whether a client's datagram is a check of this pool that has come back. Notes its server. A payload
+    /// that equals that of the checks is only noted: it may be a client's own.
+    pub fn is_own_check(&self, now: Instant, datagram: &[u8]) -> bool {
+        match &self.settings.health.check {
+            Check::None => false,
+            Check::Dns { .. } => {
+                let Some(mark) = dns::mark(datagram) else { return false };
+                let epoch = |slot| self.view.get(slot).map(|member| member.epoch);
+                let Some(slot) = self.shared.loops.slot(mark, epoch) else { return false };
+                self.shared.signals[slot.index()].note_loop();
+                true
+            }
+            Check::Payload { send, .. } => {
+                if datagram == send.as_slice() {
+                    self.shared.note_echo(now);
+                }
+                false
+            }
+        }
     }
 }

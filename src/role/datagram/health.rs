@@ -213,8 +213,8 @@ impl DatagramPrimary {
         self.pool.apply(now, slot, health::HealthEvent::Loop, "loop: its checks come back to this pool");
     }
 
-    /// Judges a server by its signals; `timeout` is that of a request. `echoed_at` is the last time at which a
-    /// client sent the payload of the checks.
+    /// Judges a server by its signals; `timeout` is that of a request. `echoed_at` is the last time at which
+    /// a client sent the payload of the checks.
     fn judge(&mut self, now: Instant, slot: Slot, noticed: Noticed, timeout: Duration, echoed_at: Instant) {
         let alive_at = noticed.alive_at;
         if noticed.looped {

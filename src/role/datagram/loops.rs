@@ -1,22 +1,21 @@
 //! Loops: servers that lead back to this pool, such as a balancer that has this pool as its server.
 //!
-//! A DNS check carries a mark. A server ignores it, and another balancer passes it on. A check that arrives where
-//! clients send shows that its server leads back, and which server that is. The mark holds the server's slot and
-//! a keyed hash of its registration. So a host that has seen the mark of one server cannot make that of another.
+//! A DNS check carries a mark. A server ignores it, and another balancer passes it on. A check that arrives
+//! where clients send shows that its server leads back, and which server that is. The mark holds the server's
+//! slot and a keyed hash of its registration. So a host that has seen the mark of one server cannot make that
+//! of another.
 //!
 //! A check by a payload cannot carry anything. There the evidence is that a server leaves check after check
 //! unanswered, and that each time the same payload arrives where clients send. A server that answers is never
 //! suspected, and a server that does not answer would be down anyway.
 //!
-//! A loop among pools that have no checks ends when the pairs of a pool are used up, or the table of queries is.
+//! A loop among pools that have no checks ends when the pairs of a pool are used up, or the table of queries
+//! is.
 
 use siphasher::sip::SipHasher13;
 
-use super::forward::Forwarder;
-use super::settings::Check;
-use crate::base::time::Instant;
 use crate::pool::select::Slot;
-use crate::wire::dns::{self, Mark};
+use crate::wire::dns::Mark;
 
 /// The key of a pool's marks.
 pub(super) struct LoopMarks(SipHasher13);
@@ -35,32 +34,9 @@ impl LoopMarks {
     }
 
     /// The slot that a mark names; `None` if this pool has not made the mark for the slot's present server.
-    fn slot(&self, mark: &Mark, epoch: impl Fn(Slot) -> Option<u32>) -> Option<Slot> {
+    pub fn slot(&self, mark: &Mark, epoch: impl Fn(Slot) -> Option<u32>) -> Option<Slot> {
         let slot = Slot::new(u16::from_be_bytes([mark[0], mark[1]]).into());
         (self.mark(slot, epoch(slot)?) == *mark).then_some(slot)
-    }
-}
-
-impl Forwarder {
-    /// Whether a client's datagram is a check of this pool that has come back. Notes its server. A payload that
-    /// equals that of the checks is only noted: it may be a client's own.
-    pub fn is_own_check(&self, now: Instant, datagram: &[u8]) -> bool {
-        match &self.settings.health.check {
-            Check::None => false,
-            Check::Dns { .. } => {
-                let Some(mark) = dns::mark(datagram) else { return false };
-                let epoch = |slot| self.view.get(slot).map(|member| member.epoch);
-                let Some(slot) = self.shared.loops.slot(mark, epoch) else { return false };
-                self.shared.signals[slot.index()].note_loop();
-                true
-            }
-            Check::Payload { send, .. } => {
-                if datagram == send.as_slice() {
-                    self.shared.note_echo(now);
-                }
-                false
-            }
-        }
     }
 }
 

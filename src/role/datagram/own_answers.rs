@@ -9,8 +9,8 @@ use crate::base::batch::{FrameRef, Tx};
 use crate::base::time::Instant;
 use crate::wire::dns::{OWN_ANSWER_MAX, OwnAnswer, SERVFAIL};
 
-/// Sends an own answer to a query. It leaves from the query's place in the turn's memory if it fits there, else
-/// as a copy. A full turn drops it.
+/// Sends an own answer to a query. It leaves from the query's place in the turn's memory if it fits there,
+/// else as a copy. A full turn drops it.
 pub(super) fn answer(
     core: &mut Forwarder,
     request: &mut DatagramRequest<'_>,
@@ -39,11 +39,13 @@ pub(super) fn answer(
 const SOURCES: usize = 1_024;
 /// The shortest time between two format errors to one source.
 const PAUSE: Duration = Duration::from_millis(10);
-/// The ports of services that answer anything, such as chargen: no resolver asks from there, apart from port 53.
+/// The ports of services that answer anything, such as chargen: no resolver asks from there, apart from port
+/// 53.
 const SERVICE_PORTS: u16 = 1_024;
 const DNS_PORT: u16 = 53;
 
-/// The times of the last format errors. A service that answers each of them with nonsense would go on for ever.
+/// The times of the last format errors. Without a pause, a service that answers each of them with nonsense
+/// would never stop.
 pub(super) struct FormatErrors(Box<[Instant]>);
 
 impl FormatErrors {

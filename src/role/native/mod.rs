@@ -373,7 +373,8 @@ fn frames<'a>(received: &Received, bytes: &'a mut [u8], format: FrameFormat) -> 
     Frames { rest: bytes, in_datagram: 0, offset: start, slot, stride, format }
 }
 
-/// See [`frames`]. By hand, since nested iterators of the standard library cost 5 % of a reply's instructions.
+/// See [`frames`]. By hand, since nested iterators of the standard library cost 5 % of a reply's
+/// instructions.
 struct Frames<'a> {
     rest: &'a mut [u8],
     /// What is left of the present datagram, in bytes: a whole number of frames.

@@ -1,7 +1,7 @@
 //! The mark of a balancer's own health checks: an EDNS option that a loop brings back to the balancer.
 //!
-//! Servers ignore unknown options (RFC 6891 section 6.1.2), and another balancer passes them on. A marked query
-//! ends with its mark, so that a look at its end finds the mark.
+//! Servers ignore unknown options (RFC 6891 section 6.1.2), and another balancer passes them on. A marked
+//! query ends with its mark, so that a look at its end finds the mark.
 
 use super::HEADER_LEN;
 use super::edns::{self, OPT_LEN, OPTION_HEAD};

@@ -1,8 +1,8 @@
 //! The parts of a DNS message that a balancer needs: its id, its question, and the balancer's own answers.
 //!
 //! Pure, on byte slices, and without allocation per message. RFC 1035 section 4 has the layout, RFC 2181
-//! section 11 the names. Of an ordinary query and its response nothing after the question is read, so TC, EDNS
-//! (RFC 6891) and any records and sizes pass.
+//! section 11 the names. Of an ordinary query and its response nothing after the question is read, so TC,
+//! EDNS (RFC 6891) and any records and sizes pass.
 
 mod asked;
 mod edns;

@@ -1,9 +1,9 @@
-//! The balancer's own answers, for UDP and TCP alike: SERVFAIL, FORMERR and REFUSED with the reason (RFC 8914),
-//! and an empty truncated answer.
+//! The balancer's own answers, for UDP and TCP alike: SERVFAIL, FORMERR and REFUSED with the reason (RFC
+//! 8914), and an empty truncated answer.
 //!
-//! Id, opcode, RD, CD (RFC 4035 section 3.2.2) and a well-formed question stay. All other flags and all records
-//! are removed. If the query had an OPT record, the answer has one, too (RFC 6891 section 6.1.1), without the
-//! query's options. Otherwise a resolver would conclude that the service does not know EDNS.
+//! Id, opcode, RD, CD (RFC 4035 section 3.2.2) and a well-formed question stay. All other flags and all
+//! records are removed. If the query had an OPT record, the answer has one, too (RFC 6891 section 6.1.1),
+//! without the query's options. Otherwise a resolver would conclude that the service does not know EDNS.
 
 use super::edns::{self, OPT_LEN, OPTION_HEAD};
 use super::{

@@ -125,7 +125,7 @@ fn a_source_has_its_number_of_flows_at_all_workers_together() {
     let second = open_many(&mut pool, 1, 1, 15..60);
     assert_eq!((first, second, pool.refused(DropReason::FlowsPerSource)), (15, 5, 40));
     assert_eq!(open_many(&mut pool, 0, 2, 0..20), 20, "another source");
-    // A flow of the source goes on, and when its flows have ended it gets new ones.
+    // Its open flows continue, and when they have ended the source gets new ones.
     assert_eq!(pool.ask(at(1, 3), b"more").len(), 1);
     pool.pass(IDLE);
     assert_eq!(open_many(&mut pool, 1, 1, 100..130), 20);
