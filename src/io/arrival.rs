@@ -97,8 +97,8 @@ impl SocketFacts {
     }
 }
 
-/// The methods of [`DatagramIo`](super::DatagramIo) that a back end answers from the facts of its sockets, its
-/// counters and its sender.
+/// The methods of [`DatagramIo`](super::DatagramIo) that a back end answers from the facts of its sockets,
+/// its counters and its sender.
 macro_rules! facts_of_sockets {
     () => {
         fn local_addr(&self, socket: SocketId) -> std::net::SocketAddr {

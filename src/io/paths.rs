@@ -11,8 +11,8 @@ use super::packing::PAYLOAD_MAX;
 /// Destinations that are remembered, a power of two. A newer one replaces an older one of the same place.
 const PATHS: usize = 256;
 
-/// After this number of turns with messages to a destination, the full length is tried again: the interface or
-/// the route may have changed. A try costs a few refused calls, and no frame.
+/// After this number of turns with messages to a destination, the full length is tried again: the interface
+/// or the route may have changed. A try costs a few refused calls, and no frame.
 const FORGET_AFTER: u32 = 1 << 16;
 
 /// Maximum reports, so that no number of destinations fills a log.
@@ -111,8 +111,8 @@ impl NarrowPaths {
     }
 }
 
-/// The next lower number of frames to try in a datagram: one fewer of a few, a quarter fewer of many. At least
-/// 1.
+/// The next lower number of frames to try in a datagram: one fewer of a few, a quarter fewer of many. At
+/// least 1.
 pub fn fewer_frames(frames: usize) -> usize {
     (frames - 1).min(frames - frames / 4).max(1)
 }

@@ -74,8 +74,8 @@ impl IpOption {
 }
 
 /// A non-blocking UDP socket on this address, with buffers as large as the system grants. Unless fragments
-/// are requested, a datagram that exceeds the interface's MTU is rejected. No socket trusts ICMP messages about
-/// the MTU of a path. An IPv6 socket receives IPv6 only, so that `0.0.0.0` and `[::]` can coexist.
+/// are requested, a datagram that exceeds the interface's MTU is rejected. No socket trusts ICMP messages
+/// about the MTU of a path. An IPv6 socket receives IPv6 only, so that `0.0.0.0` and `[::]` can coexist.
 pub fn bind(addr: SocketAddr, options: &SocketOptions) -> io::Result<UdpSocket> {
     try_bind(addr, options).map_err(|e| io::Error::new(e.kind(), format!("cannot bind {addr}: {e}")))
 }
@@ -132,11 +132,12 @@ fn set_buffers(socket: &Socket, options: &SocketOptions) -> io::Result<()> {
 }
 
 /// Sets IP_MTU_DISCOVER (ip(7)). IP_PMTUDISC_INTERFACE goes by the MTU of the interface, never by that of the
-/// path, which any host can forge by an ICMP message (linux/in.h, Linux 3.15): a datagram beyond it is rejected
-/// with EMSGSIZE. The don't-fragment flag is not set, so IPv4 routers cut a datagram where the path is narrower.
-/// IP_PMTUDISC_DO and the default trust the path's MTU. IP_PMTUDISC_PROBE does not, but sets don't-fragment:
-/// then a narrow path loses every full datagram without a word. IP_PMTUDISC_OMIT is as INTERFACE, but "allows
-/// packets to get fragmented if they exceed the interface mtu". Older kernels have IP_PMTUDISC_DONT.
+/// path, which any host can forge by an ICMP message (linux/in.h, Linux 3.15): a datagram beyond it is
+/// rejected with EMSGSIZE. The don't-fragment flag is not set, so IPv4 routers cut a datagram where the path
+/// is narrower. IP_PMTUDISC_DO and the default trust the path's MTU. IP_PMTUDISC_PROBE does not, but sets
+/// don't-fragment: then a narrow path loses every full datagram without a word. IP_PMTUDISC_OMIT is as
+/// INTERFACE, but "allows packets to get fragmented if they exceed the interface mtu". Older kernels have
+/// IP_PMTUDISC_DONT.
 fn choose_fragments(socket: &Socket, addr: SocketAddr, fragments: bool) -> io::Result<()> {
     const _: () = assert!(libc::IP_PMTUDISC_INTERFACE == libc::IPV6_PMTUDISC_INTERFACE, "one value for both");
     const _: () = assert!(libc::IP_PMTUDISC_OMIT == libc::IPV6_PMTUDISC_OMIT);
@@ -171,10 +172,11 @@ pub fn send_buffer(socket: &UdpSocket) -> usize {
     SockRef::from(socket).send_buffer_size().unwrap_or(0)
 }
 
-/// Sets the options that a batch back end needs, on a socket that was bound here or inherited. The
-/// socket becomes non-blocking and counts the kernel's drops (SO_RXQ_OVFL). A socket that trusts the MTU of the
-/// path does so no longer: another process may have bound it. A wildcard or transparent socket reports the destination address (IP_PKTINFO). Datagrams are merged (UDP_GRO, Linux 5.0, commit
-/// e20cf8d3f1f7) if a receive slot can hold them. Kernels without one of the last two still work.
+/// Sets the options that a batch back end needs, on a socket that was bound here or inherited. The socket
+/// becomes non-blocking and counts the kernel's drops (SO_RXQ_OVFL). A socket that trusts the MTU of the path
+/// does so no longer: another process may have bound it. A wildcard or transparent socket reports the
+/// destination address (IP_PKTINFO). Datagrams are merged (UDP_GRO, Linux 5.0, commit e20cf8d3f1f7) if a
+/// receive slot can hold them. Kernels without one of the last two still work.
 pub fn prepare(socket: &UdpSocket, merge: bool) -> io::Result<()> {
     socket.set_nonblocking(true)?;
     let fd = socket.as_fd();

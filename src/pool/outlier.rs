@@ -2,18 +2,18 @@
 //!
 //! Liveness signals show that a server responds, not that it serves: it may acknowledge requests and send no
 //! replies. Such a server even looks fast, so it attracts requests. What shows it is the comparison with its
-//! peers (*outlier detection*, as in Envoy): a cause that all servers share, such as a lossy network, lets the
-//! requests of all of them fail alike, and then none is to blame.
+//! peers (*outlier detection*, as in Envoy): a cause that all servers share, such as a lossy network, lets
+//! the requests of all of them fail alike, and then none is to blame.
 //!
 //! The share of failed requests is a measured one, so it is compared by its bounds: the interval of Wilson
 //! ("Probable Inference", 1927) at three standard deviations. A server is *doubted* if the lower bound of its
 //! share is at least [`SHARE_MIN`], and at least [`FACTOR`] times the upper bound of its best peer. So few
-//! requests are enough to doubt a server that fails all of them, and chance hardly ever is: with equal servers
-//! both bounds would have to miss the truth.
+//! requests are enough to doubt a server that fails all of them, and chance hardly ever is: with equal
+//! servers both bounds would have to miss the truth.
 //!
-//! A doubted server is a last resort, so nothing more is learned of it. After [`DOUBT_MIN`], twice as long each
-//! time, it is *on trial*: it gets requests as others do, with a bad record. One more failure makes it doubted
-//! again; successes clear it.
+//! A doubted server is a last resort, so nothing more is learned of it. After [`DOUBT_MIN`], twice as long
+//! each time, it is *on trial*: it gets requests as others do, with a bad record. One more failure makes it
+//! doubted again; successes clear it.
 
 use std::time::Duration;
 
@@ -127,8 +127,8 @@ impl Outliers {
         now >= self.next
     }
 
-    /// Takes a sample: `outcomes` gives the identity of the server in a slot and the outcomes of its requests.
-    /// `on_verdict` gets each change.
+    /// Takes a sample: `outcomes` gives the identity of the server in a slot and the outcomes of its
+    /// requests. `on_verdict` gets each change.
     pub fn sample(
         &mut self,
         now: Instant,

@@ -48,7 +48,7 @@ pub fn settings(protocol: Protocol, affinity: Affinity) -> DatagramSettings {
         rate_per_source: Some(1e9),
         rate_limit_truncate: 2,
         notify_all: false,
-        flows_per_source: None,
+        flows_per_source: Some(1 << 20),
         tcp_connections_per_source: 16,
         tcp_idle_timeout: Duration::from_secs(30),
         health: HealthCheck {

@@ -795,7 +795,7 @@ proptest! {
             }
             Err(error) => {
                 prop_assert!(!error.chars().any(char::is_control), "{error:?}");
-                prop_assert!(error.len() < 600, "{error}");
+                prop_assert!(error.len() < 800, "{error}"); // the keys of a pool alone are 520
             }
         }
     }

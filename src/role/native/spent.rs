@@ -1,8 +1,8 @@
 //! Registrations that may not be used again. Pure.
 //!
-//! A nonce proves the address of a server for some seconds, so within that time a recorded REGISTER would prove
-//! it once more. With authenticated frames each frame has a stamp: the process that sent it, and its number
-//! there. So for the life of a nonce the primary remembers of each process the highest number that has
+//! A nonce proves the address of a server for some seconds, so within that time a recorded REGISTER would
+//! prove it again. With authenticated frames each frame has a stamp: the process that sent it, and its
+//! number there. So for the life of a nonce the primary remembers of each process the highest number that has
 //! registered, or that the process had reached when it left. A REGISTER counts only with a higher one. A
 //! process may register again: its frames have higher numbers.
 

@@ -177,9 +177,9 @@ impl NativeRole {
         self.settings.interval.min(interval)
     }
 
-    /// Notes that a server needs a SYNC: it has registered, or it stops. The SYNC is not sent at once but by a
-    /// timer, at most once in a pause, since the server may answer it with the frame that calls for the next
-    /// one.
+    /// Notes that a server needs a SYNC: it has registered, or it stops. The SYNC is not sent at once but by
+    /// a timer, at most once in a pause, since the server may answer it with the frame that calls for the
+    /// next one.
     pub(super) fn owe_sync(&mut self, slot: Slot) {
         if !std::mem::replace(&mut self.lanes[slot].owes_sync, true) {
             self.owed.push(slot);
