@@ -140,8 +140,10 @@ fn protocol(args: &Args, config: &Config, target: SocketAddr) -> Result<Protocol
             let frames_per_datagram = match (args.frames_per_datagram, args.frame) {
                 (Some(frames), _) => usize::from(frames),
                 (None, Some(_)) => format.frames_per_datagram_to(target.ip()),
+                // The pool's number is for its own family of addresses.
                 (None, None) => config
                     .native()
+                    .filter(|pool| pool.client_side.is_ipv6() == target.is_ipv6())
                     .map_or(format.frames_per_datagram_to(target.ip()), |pool| pool.frames_per_datagram),
             };
             ProtocolSpec::Native { format, frames_per_datagram, payload }
