@@ -7,11 +7,11 @@
 //!
 //! The share of failed requests is a measured one, so it is compared by its bounds: the interval of Wilson
 //! ("Probable Inference", 1927) at three standard deviations. A server is *doubted* if the lower bound of its
-//! share is at least [`SHARE_MIN`], and at least [`FACTOR`] times the upper bound of its best peer. So few
+//! share is at least `SHARE_MIN`, and at least `FACTOR` times the upper bound of its best peer. So few
 //! requests are enough to doubt a server that fails all of them, and chance hardly ever is: with equal
 //! servers both bounds would have to miss the truth.
 //!
-//! A doubted server is a last resort, so nothing more is learned of it. After [`DOUBT_MIN`], twice as long
+//! A doubted server is a last resort, so nothing more is learned of it. After `DOUBT_MIN`, twice as long
 //! each time, it is *on trial*: it gets requests as others do, with a bad record. One more failure makes it
 //! doubted again; successes clear it.
 
