@@ -28,6 +28,10 @@ pub trait Role {
 
 /// A role between clients and servers, of which each socket faces one side.
 trait TwoSided {
+    /// Whether the answers of a batch are processed before its requests, so that each selection knows every
+    /// answer that has arrived; otherwise in the order of arrival.
+    const ANSWERS_FIRST: bool;
+
     /// Whether clients send to this socket.
     fn faces_clients(&self, socket: SocketId) -> bool;
 
@@ -40,10 +44,21 @@ trait TwoSided {
     /// Brings the selection tree up to date with what was processed since the last call.
     fn publish(&mut self, now: Instant);
 
-    /// Processes a batch: what servers sent first. So each selection knows every answer that has arrived.
-    /// A side that sent nothing costs no second pass.
+    /// Processes a batch. A side that sent nothing costs no second pass.
     fn on_both_sides(&mut self, now: Instant, rx: &mut Rx, tx: &mut Tx) {
         let count = rx.len();
+        if !Self::ANSWERS_FIRST {
+            for index in 0..count {
+                let faces_clients = self.faces_clients(rx.socket(index));
+                let (received, bytes) = rx.get_mut(index);
+                if faces_clients {
+                    self.on_front(now, &received, bytes, tx);
+                } else {
+                    self.on_back(now, &received, bytes, tx);
+                }
+            }
+            return self.publish(now);
+        }
         let mut first_request = count;
         let mut answers = 0;
         for index in 0..count {
@@ -85,10 +100,11 @@ mod tests {
     const BACK: SocketId = SocketId(1);
 
     /// Notes what it is called for, in order.
-    #[derive(Default)]
-    struct Notes(String);
+    struct Notes<const ANSWERS_FIRST: bool>(String);
 
-    impl TwoSided for Notes {
+    impl<const FIRST: bool> TwoSided for Notes<FIRST> {
+        const ANSWERS_FIRST: bool = FIRST;
+
         fn faces_clients(&self, socket: SocketId) -> bool {
             socket == FRONT
         }
@@ -106,14 +122,14 @@ mod tests {
         }
     }
 
-    fn order_of(batch: &[SocketId]) -> String {
+    fn order_of<const ANSWERS_FIRST: bool>(batch: &[SocketId]) -> String {
         let (mut rx, mut tx) = (Rx::new(8, 64), Tx::new(8, 64, 1));
         let peer = SocketAddr::from(([127, 0, 0, 1], 9));
         for (slot, &socket) in (0..).zip(batch) {
             rx.slot_mut(slot)[0] = slot as u8;
             rx.push(Received { socket, peer, local_ip: None, slot, start: 0, len: 1, stride: 1 });
         }
-        let mut notes = Notes::default();
+        let mut notes = Notes::<ANSWERS_FIRST>(String::new());
         notes.on_both_sides(Instant::from_nanos(1), &mut rx, &mut tx);
         notes.0
     }
@@ -121,15 +137,20 @@ mod tests {
     #[test]
     fn answers_of_a_batch_come_before_its_requests() {
         assert_eq!(
-            order_of(&[FRONT, BACK, FRONT, BACK]),
+            order_of::<true>(&[FRONT, BACK, FRONT, BACK]),
             " answer 1 answer 3 publish request 0 request 2 publish"
         );
     }
 
     #[test]
+    fn without_that_order_a_batch_is_taken_as_it_arrived() {
+        assert_eq!(order_of::<false>(&[FRONT, BACK, FRONT]), " request 0 answer 1 request 2 publish");
+    }
+
+    #[test]
     fn a_side_that_sent_nothing_costs_nothing() {
-        assert_eq!(order_of(&[FRONT, FRONT]), " request 0 request 1 publish");
-        assert_eq!(order_of(&[BACK]), " answer 0 publish");
-        assert_eq!(order_of(&[]), "");
+        assert_eq!(order_of::<true>(&[FRONT, FRONT]), " request 0 request 1 publish");
+        assert_eq!(order_of::<true>(&[BACK]), " answer 0 publish");
+        assert_eq!(order_of::<true>(&[]), "");
     }
 }

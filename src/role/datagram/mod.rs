@@ -260,6 +260,8 @@ impl DatagramRole {
 }
 
 impl TwoSided for DatagramRole {
+    const ANSWERS_FIRST: bool = true;
+
     fn faces_clients(&self, socket: SocketId) -> bool {
         self.core.sockets.fronts.contains(&socket.0)
     }

@@ -308,6 +308,9 @@ impl NativeRole {
 }
 
 impl TwoSided for NativeRole {
+    // Answers first would shorten response times, but leaves servers that answer at once with uneven shares.
+    const ANSWERS_FIRST: bool = false;
+
     fn faces_clients(&self, socket: SocketId) -> bool {
         socket == FRONT
     }
