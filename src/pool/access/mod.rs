@@ -12,7 +12,7 @@ pub use networks::Networks;
 pub use sketch::Sketch;
 pub use source_counts::SourceCounts;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -20,9 +20,17 @@ use siphasher::sip::SipHasher13;
 
 use crate::base::time::Instant;
 
-/// A keyed hash of a source: of an IPv4 address, mapped or not, or of an IPv6 /64.
-fn source_hash(key: &SipHasher13, source: IpAddr) -> u64 {
-    match source.to_canonical() {
+/// What counts as one source: an IPv4 address, mapped or not, or an IPv6 /64.
+pub fn source_of(ip: IpAddr) -> IpAddr {
+    match ip.to_canonical() {
+        IpAddr::V4(ip) => IpAddr::V4(ip),
+        IpAddr::V6(ip) => IpAddr::V6(Ipv6Addr::from_bits(ip.to_bits() >> 64 << 64)),
+    }
+}
+
+/// A keyed hash of a source ([`source_of`]).
+fn source_hash(key: &SipHasher13, ip: IpAddr) -> u64 {
+    match source_of(ip) {
         IpAddr::V4(ip) => key.hash(&ip.octets()),
         IpAddr::V6(ip) => key.hash(&ip.octets()[..8]),
     }

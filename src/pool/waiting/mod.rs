@@ -131,8 +131,6 @@ pub struct ServeOutcome {
 pub struct PendingQueue<C, const IS_FENCED: bool = true> {
     /// Requests that no worker has popped yet.
     count: AtomicU64,
-    /// Requests that were popped since the start.
-    popped: Plain,
     /// Nanoseconds that a request waits for each one before it.
     per_position: Plain,
     /// Allocated when a limit is first set: they take megabytes.
@@ -188,7 +186,6 @@ impl<C: Copy, const IS_FENCED: bool> PendingQueue<C, IS_FENCED> {
         assert!(entries_max <= PENDING_MAX, "at most {PENDING_MAX} entries");
         PendingQueue {
             count: AtomicU64::new(0),
-            popped: Plain::new(0),
             per_position: Plain::new(0),
             entries: OnceLock::new(),
             entries_max,
@@ -209,7 +206,7 @@ impl<C: Copy, const IS_FENCED: bool> PendingQueue<C, IS_FENCED> {
 
     /// Requests that were popped since the start: the place in line of a request that waits elsewhere.
     pub fn popped(&self) -> u64 {
-        self.popped.load(Relaxed)
+        self.entries.get().map_or(0, |entries| entries.popped.load(Relaxed))
     }
 
     /// Whether no request is queued.
@@ -338,7 +335,6 @@ impl<C: Copy, const IS_FENCED: bool> PendingQueue<C, IS_FENCED> {
             match self.count.compare_exchange(count, left, UPDATE, LOAD) {
                 // Each request is in the queue before it is counted.
                 Ok(_) => {
-                    self.popped.fetch_add(1, Relaxed);
                     let entries = self.entries.get()?;
                     let request = entries.queue.pop()?;
                     entries.popped.fetch_add(1, Relaxed);

@@ -1,12 +1,13 @@
 //! The balancer's own answers to DNS queries, and how often a source gets one to a malformed query.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::forward::Forwarder;
 use super::request::DatagramRequest;
 use crate::base::batch::{FrameRef, Tx};
 use crate::base::time::Instant;
+use crate::pool::access::source_of;
 use crate::wire::dns::{OWN_ANSWER_MAX, OwnAnswer, SERVFAIL};
 
 /// Sends an own answer to a query. It leaves from the query's place in the turn's memory if it fits there,
@@ -55,9 +56,9 @@ impl FormatErrors {
 
     /// Whether this source gets a format error now; if so it is counted.
     pub fn allows(&mut self, source: SocketAddr, now: Instant) -> bool {
-        let hash = match source.ip().to_canonical() {
-            std::net::IpAddr::V4(ip) => u64::from(ip.to_bits()),
-            std::net::IpAddr::V6(ip) => (ip.to_bits() >> 64) as u64,
+        let hash = match source_of(source.ip()) {
+            IpAddr::V4(ip) => u64::from(ip.to_bits()),
+            IpAddr::V6(ip) => (ip.to_bits() >> 64) as u64,
         };
         let mixed = hash.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
         let last = &mut self.0[mixed as usize % SOURCES];

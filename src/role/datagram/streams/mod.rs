@@ -158,10 +158,11 @@ impl Streams {
         if self.is_retired || !gate.access.admits(peer.ip()) {
             return None;
         }
-        if self.clients.len() >= self.connections_max && !self.make_room(now) {
+        if !self.sources.admit(peer.ip(), per_source) {
             return None;
         }
-        if !self.sources.admit(peer.ip(), per_source) {
+        if self.clients.len() >= self.connections_max && !self.make_room(now) {
+            self.sources.leave(peer.ip());
             return None;
         }
         let generation = self.next_generation();

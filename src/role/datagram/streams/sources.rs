@@ -1,24 +1,18 @@
 //! Open TCP connections by source.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
+
+use crate::pool::access::source_of;
 
 /// Counts connections of each source that has any.
 #[derive(Debug, Default)]
 pub(super) struct Sources(HashMap<IpAddr, u32>);
 
-/// What counts as one source: an IPv4 address, mapped or not, or an IPv6 /64.
-fn source(ip: IpAddr) -> IpAddr {
-    match ip.to_canonical() {
-        IpAddr::V4(ip) => IpAddr::V4(ip),
-        IpAddr::V6(ip) => IpAddr::V6(Ipv6Addr::from_bits(ip.to_bits() >> 64 << 64)),
-    }
-}
-
 impl Sources {
     /// Counts one connection more, unless its source has `max` already.
     pub fn admit(&mut self, ip: IpAddr, max: usize) -> bool {
-        let count = self.0.entry(source(ip)).or_default();
+        let count = self.0.entry(source_of(ip)).or_default();
         let is_admitted = (*count as usize) < max;
         *count += u32::from(is_admitted);
         is_admitted
@@ -26,7 +20,7 @@ impl Sources {
 
     /// Counts one connection less.
     pub fn leave(&mut self, ip: IpAddr) {
-        let source = source(ip);
+        let source = source_of(ip);
         if let Some(count) = self.0.get_mut(&source) {
             *count -= 1;
             if *count == 0 {

@@ -592,6 +592,21 @@ fn a_source_has_its_share_and_the_access_list_counts() {
 }
 
 #[test]
+fn a_source_at_its_share_takes_no_connection_of_another_source() {
+    let settings = DatagramSettings { tcp_connections_per_source: 2, ..dns_settings() };
+    let mut tcp = Tcp::with_connections(settings, 3, [1]);
+    let idle = tcp.connect(1);
+    let of_one = |n: u16| SocketAddr::from(([203, 0, 113, 1], n));
+    assert!(tcp.connect_from(of_one(1)).is_some() && tcp.connect_from(of_one(2)).is_some());
+    for n in 3..9 {
+        tcp.pool.now += Duration::from_millis(1);
+        assert_eq!(tcp.connect_from(of_one(n)), None, "its share is used up");
+        assert!(!tcp.is_closed(idle), "connection {n} has taken that of another source");
+    }
+    assert_eq!(tcp.pool.shared.tcp.refused.get(), 6);
+}
+
+#[test]
 fn a_client_that_does_not_read_is_not_read_and_a_client_that_asked_all_is_answered() {
     let mut tcp = Tcp::new(dns_settings(), [1]);
     let a = tcp.connect(1);
