@@ -11,6 +11,8 @@
 //!   are used.
 //! - With the protocol `datagram`, servers that are down are used if no server is up, suspect or held down:
 //!   the protocol has no refusal.
+//! - In DNS, a server whose queries fail far more often than those of its peers is as a suspect
+//!   ([`crate::pool::outlier`]).
 //!
 //! Where servers are not checked, a suspect gets trial requests at growing intervals (in DNS, shadow
 //! queries). One-way servers (`replies: 0`) send no signals, so a suspect is up again after that interval.
@@ -32,6 +34,7 @@ use crate::pool::departed::Identity;
 use crate::pool::event::Event;
 use crate::pool::health::{self, Limits, Rules, State};
 use crate::pool::order::{Order, Refused};
+use crate::pool::outlier::Outcomes;
 use crate::pool::primary::{self, Pool};
 use crate::pool::registry;
 use crate::pool::select::{LeafState, Slot};
@@ -187,6 +190,7 @@ impl DatagramPrimary {
             }
         }
         self.pool.on_tick(now);
+        self.compare(core, now);
         let echoed_at = core.shared.echoed_at();
         for slot in self.pool.registry().slots() {
             let noticed = core.shared.signals[slot.index()].take();
@@ -196,6 +200,23 @@ impl DatagramPrimary {
             }
         }
         core.refresh();
+    }
+
+    /// Compares the servers of a DNS pool by their queries that fail or time out.
+    fn compare(&mut self, core: &Forwarder, now: Instant) {
+        if core.shared.protocol() != Protocol::Dns {
+            return;
+        }
+        self.pool.compare(now, "no answer, SERVFAIL or REFUSED", |slot, _| {
+            let of_threads = core.shared.stats.iter().map(|stats| &stats.servers[slot.index()]);
+            Some(of_threads.fold(Outcomes::default(), |Outcomes { ended, failed }, stats| {
+                let (common, timed_out) = (&stats.common, stats.timed_out.get());
+                Outcomes {
+                    ended: ended + common.answered.get() + timed_out,
+                    failed: failed + common.failed_answers.get() + timed_out,
+                }
+            }))
+        });
     }
 
     /// A server leads back to this pool: bars it, for longer each time.

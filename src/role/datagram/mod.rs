@@ -333,8 +333,9 @@ impl Role for DatagramRole {
             return Some(Instant::ZERO);
         }
         let overdue = self.matching.next_deadline(&self.core);
-        // A server can get room without a datagram here: by TCP, or when it is up.
-        let is_awaited = self.core.owes() || !self.core.shared.pool.pending.is_empty();
+        // A server can get room without a datagram here: by TCP, or when it is up. It can fail by TCP, too.
+        let has_streams = self.primary.is_some() && self.core.shared.tcp.busy.get() > 0;
+        let is_awaited = self.core.owes() || !self.core.shared.pool.pending.is_empty() || has_streams;
         let tick = is_awaited.then_some(self.next_tick);
         let due = earliest(overdue.map(|at| at.max(self.grace)), tick);
         let judge = self.primary.as_ref().filter(|_| self.retired.is_none());
