@@ -25,11 +25,13 @@
 //! | `in_flight.rs` | counts of the tables, to check them |
 //! | `membership.rs`, `slots.rs` | members of the pool (primary) |
 //! | `health.rs`, `checks.rs` | health of the servers (primary) |
+//! | `check_trust.rs` | results of checks, and whether they count (primary) |
 //! | `streams/`, `stream_link.rs` | the TCP side of a DNS pool, and what it shares with the workers |
 //! | `handover.rs`, `adopted_flows.rs` | state for a successor, and its adoption |
 
 mod adopted_flows;
 mod by_port;
+mod check_trust;
 mod checks;
 mod dns;
 mod forward;
