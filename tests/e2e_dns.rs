@@ -461,6 +461,47 @@ fn with_every_server_down_the_answer_is_servfail_at_once() {
 }
 
 #[test]
+fn a_pool_whose_servers_answer_no_check_serves_and_is_ready_after_its_first_answer() {
+    let site = Site::new(json!({}));
+    let servers = fakes(&site, 2);
+    servers.iter().for_each(|server| server.be(Manner::IgnoresChecks));
+    let pools = pool(&site, &servers, json!({"health": {"interval": "50ms"}}));
+    let balancer = site.start_pools(&pools, &["--status-every", "50ms"]);
+    balancer.pool_when("both are down", |pool| {
+        pool.servers.len() == 2 && pool.servers.iter().all(|server| server.state == "down")
+    });
+    let client = Asker::to(v4(site.port(0)));
+    let tally = ask_many(&client, 500, 8, GIVE_UP);
+    assert_eq!((tally.answered, tally.servfail, tally.lost), (500, 0, 0));
+    assert!(tally.by_server[1] > 0 && tally.by_server[2] > 0, "{tally:?}");
+    balancer
+        .pool_when("the checks are ignored", |pool| pool.datagram.unwrap().checks_ignored && pool.up() == 2);
+    balancer.wait_until("ready", |status| status.ready);
+    let log = || site.log("balancer/balancer.log");
+    wait_for("a warning", || log().contains("health checks ignored").then_some(()), log);
+    servers[0].be(Manner::Proper);
+    balancer.pool_when("the checks count again", |pool| {
+        let states: Vec<&str> = pool.servers.iter().map(|server| &*server.state).collect();
+        !pool.datagram.unwrap().checks_ignored && states == ["up", "down"]
+    });
+    assert_eq!(log().matches("WARN health checks ignored").count(), 1, "{}", log());
+    assert_adds_up(&balancer.stop().pools[0]);
+}
+
+#[test]
+fn a_server_that_fails_its_queries_is_a_suspect_and_is_counted() {
+    let (_site, servers, balancer, client) = started(2, json!({}));
+    servers[0].be(Manner::Fails);
+    let tally = ask_many(&client, 2_000, 8, GIVE_UP);
+    assert_eq!(tally.lost, 0);
+    assert!((1..200).contains(&tally.servfail), "{tally:?}");
+    let seen = balancer.pool_when("it is a suspect", |pool| pool.servers[0].state == "suspect");
+    assert_eq!(seen.servers[0].failed_answers, tally.servfail, "{seen:?}");
+    assert_eq!(seen.servers[1].state, "up");
+    assert_adds_up(&balancer.stop().pools[0]);
+}
+
+#[test]
 fn beyond_max_outstanding_the_answer_is_servfail_at_once() {
     let (_site, servers, balancer, client) =
         started(1, json!({"max_outstanding": 2, "waiting_max": 0, "timeout": "1min"}));

@@ -19,9 +19,12 @@ use super::{address, probe};
 use crate::base::duration::exact;
 use crate::pool::health::Rules;
 use crate::pool::select::PolicyKind;
+use crate::wire::dns::{NOERROR, NXDOMAIN};
 
 /// Default number of unanswered checks or requests that take a suspect down.
 const FALL: u8 = 3;
+/// Default RCODEs of answers to a dns check that mean alive.
+const ALIVE: [u8; 2] = [NOERROR, NXDOMAIN];
 /// Most servers of a pool.
 const SERVERS_MAX: usize = 4_096;
 /// Least default capacity in addresses of servers: names may lead to several.
@@ -330,6 +333,17 @@ impl Reader<'_> {
         written.iter().flatten().enumerate().map(read).collect()
     }
 
+    fn rcodes(&self, key: &str, written: &Option<Vec<String>>) -> Read<Vec<u16>> {
+        let Some(names) = written else { return Ok(ALIVE.map(u16::from).to_vec()) };
+        if names.is_empty() {
+            return Err(self.error(key, "the list is empty; write names such as NOERROR, or remove the key"));
+        }
+        let read = |(i, text): (usize, &String)| {
+            probe::rcode(text).map_err(|problem| self.refuse(&format!("{key}[{i}]"), text, problem))
+        };
+        names.iter().enumerate().map(read).collect()
+    }
+
     fn health(&self, at: &str, raw: &RawHealth, dns: bool) -> Read<HealthCheck> {
         let key = |name: &str| format!("{at}.{name}");
         let ms = Duration::from_millis;
@@ -337,6 +351,7 @@ impl Reader<'_> {
         let check = self.one_of(&key("check"), &raw.check, &checks)?;
         for (name, written, of) in [
             ("query", raw.query.is_some(), "dns"),
+            ("rcodes", raw.rcodes.is_some(), "dns"),
             ("send", raw.send.is_some(), "payload"),
             ("expect", raw.expect.is_some(), "payload"),
         ] {
@@ -382,6 +397,7 @@ impl Reader<'_> {
             check,
             interval,
             timeout,
+            rcodes: self.rcodes(&key("rcodes"), &raw.rcodes)?,
             rules: self.rules(at, &raw.rules, Rules { fall: FALL, ..Rules::default() })?,
         })
     }

@@ -289,7 +289,9 @@ fn health(pool: &DatagramPool) -> String {
     let what = match &health.check {
         Check::None => None,
         Check::Dns { name, kind } => {
-            Some(format!("DNS query {} {}", probe::shown_name(name), probe::kind_name(*kind)))
+            let alive: Vec<String> = health.rcodes.iter().map(|rcode| probe::rcode_name(*rcode)).collect();
+            let (name, kind) = (probe::shown_name(name), probe::kind_name(*kind));
+            Some(format!("DNS query {name} {kind} (alive: {})", alive.join(", ")))
         }
         Check::Payload { send, expect } => {
             let sent = format!("payload of {} bytes", send.len());

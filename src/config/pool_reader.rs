@@ -140,6 +140,7 @@ impl Reader<'_> {
             ("resolve_interval", raw.resolve_interval.is_some(), UNMODIFIED),
             ("health.check", health.check.is_some(), UNMODIFIED),
             ("health.query", health.query.is_some(), UNMODIFIED),
+            ("health.rcodes", health.rcodes.is_some(), UNMODIFIED),
             ("health.send", health.send.is_some(), UNMODIFIED),
             ("health.expect", health.expect.is_some(), UNMODIFIED),
             ("health.interval", health.interval.is_some(), UNMODIFIED),

@@ -1,6 +1,6 @@
 //! Content of a health check, as a configuration writes it. Pure.
 
-use crate::wire::dns::{TYPES, name_to_wire, type_number};
+use crate::wire::dns::{RCODES, TYPES, name_to_wire, type_number};
 
 /// Most bytes of a payload: what one datagram carries on an ordinary path.
 pub const PAYLOAD_LEN_MAX: usize = 1_472;
@@ -27,6 +27,22 @@ pub fn query(text: &str) -> Result<(Vec<u8>, u16), String> {
 pub fn kind_name(kind: u16) -> String {
     let known = TYPES.iter().find(|&&(_, number)| number == kind);
     known.map_or(format!("type {kind}"), |(name, _)| (*name).to_owned())
+}
+
+/// The number of an RCODE such as NXDOMAIN, in any case; the error says what to write.
+pub fn rcode(text: &str) -> Result<u16, String> {
+    let text = text.trim().to_ascii_uppercase();
+    let known = RCODES.iter().find(|(name, _)| *name == text);
+    known.map(|(_, number)| *number).ok_or_else(|| {
+        let names = RCODES.map(|(name, _)| name).join(", ");
+        format!("is an unknown RCODE; use {names}")
+    })
+}
+
+/// An RCODE in words.
+pub fn rcode_name(rcode: u16) -> String {
+    let known = RCODES.iter().find(|&&(_, number)| number == rcode);
+    known.map_or(format!("RCODE {rcode}"), |(name, _)| (*name).to_owned())
 }
 
 /// A name in wire format in words.
@@ -114,6 +130,16 @@ mod tests {
         }
         assert_eq!(kind_name(99), "type 99");
         assert_eq!(shown_name(b"\x05abc"), ".", "what is cut off is not shown");
+    }
+
+    #[test]
+    fn an_rcode_is_a_name() {
+        for (name, number) in RCODES {
+            assert_eq!(rcode(&format!(" {}", name.to_lowercase())), Ok(number));
+            assert_eq!(rcode_name(number), name);
+        }
+        assert!(rcode("NOERR").unwrap_err().contains("use NOERROR, FORMERR, SERVFAIL"));
+        assert_eq!(rcode_name(99), "RCODE 99");
     }
 
     #[test]

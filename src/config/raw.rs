@@ -562,6 +562,10 @@ pub struct RawHealth {
     /// Question of a dns check: a name and a type, such as `example.com A`.
     #[schemars(extend("default" = ". NS"))]
     pub query: Option<String>,
+    /// RCODEs of answers to a dns check that mean alive, such as `["NOERROR", "REFUSED"]`; at least one. Any
+    /// other answer is a failed check.
+    #[schemars(extend("default" = ["NOERROR", "NXDOMAIN"]))]
+    pub rcodes: Option<Vec<String>>,
     /// Content of a payload check, 1 to 1472 bytes: a text, or bytes as in hex:0a0b. Required for a payload
     /// check.
     pub send: Option<String>,

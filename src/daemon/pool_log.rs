@@ -63,6 +63,16 @@ impl PoolLog {
                 info!(pool, reason = "enough servers are up", "fail-open mode left");
                 note(EventKind::Notice, None, "fail-open mode left: enough servers are up".to_owned());
             }
+            Event::ChecksIgnored(true) => {
+                let reason = "no server passes them, though servers answer; see health.query, health.rcodes";
+                warn!(pool, reason, "health checks ignored");
+                note(EventKind::Notice, None, format!("health checks ignored: {reason}"));
+            }
+            Event::ChecksIgnored(false) => {
+                let reason = "a server passes them";
+                info!(pool, reason, "health checks count again");
+                note(EventKind::Notice, None, format!("health checks count again: {reason}"));
+            }
             Event::Stalled(gap) => {
                 let effect = "silence during the gap ignored";
                 warn!(pool, ?gap, effect, "event loop stalled");
@@ -175,6 +185,8 @@ mod tests {
             Event::Left { id: 3, addr, reason: "silent for too long" },
             Event::FailOpen(true),
             Event::FailOpen(false),
+            Event::ChecksIgnored(true),
+            Event::ChecksIgnored(false),
             Event::Stalled(Duration::from_millis(812)),
             Event::Scale { what: "grow to 6".to_owned(), load: 5.123, up: 3 },
             Event::Controller("no answer".to_owned()),

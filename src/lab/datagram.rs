@@ -68,6 +68,7 @@ impl PoolModel for DatagramModel {
                 check: Check::None,
                 interval: Duration::from_secs(1),
                 timeout: Duration::from_millis(500),
+                rcodes: vec![0, 3],
                 rules: Rules::default(),
             },
         };

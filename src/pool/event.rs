@@ -39,6 +39,9 @@ pub enum Event {
     },
     /// More servers than `down_max` are down or held: the pool uses all of them (true), or no longer (false).
     FailOpen(bool),
+    /// Datagram pool: no server answers the health checks, though servers answer queries; so the checks are
+    /// ignored (true), or count again (false).
+    ChecksIgnored(bool),
     /// The primary's event loop stalled for this time. The pool draws no conclusion from the silence
     /// meanwhile.
     Stalled(Duration),

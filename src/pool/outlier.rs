@@ -1,15 +1,24 @@
 //! Finds servers whose requests fail far more often than those of their peers. Pure: time is an argument.
 //!
 //! Liveness signals show that a server responds, not that it serves: it may acknowledge requests and send no
-//! replies. Such a server even looks fast, so it attracts requests. What shows it is the comparison with its
-//! peers (*outlier detection*, as in Envoy): a cause that all servers share, such as a lossy network, lets
-//! the requests of all of them fail alike, and then none is to blame.
+//! replies, or answer each of them at once with an error. Such a server even looks fast, so it attracts
+//! requests. What shows it is the comparison with its peers (*outlier detection*, as in Envoy): a cause that
+//! all servers share, such as a lossy network or a broken zone, lets the requests of all of them fail alike,
+//! and then none is to blame.
 //!
 //! The share of failed requests is a measured one, so it is compared by its bounds: the interval of Wilson
 //! ("Probable Inference", 1927) at three standard deviations. A server is *doubted* if the lower bound of its
 //! share is at least `SHARE_MIN`, and at least `FACTOR` times the upper bound of its best peer. So few
 //! requests are enough to doubt a server that fails all of them, and chance hardly ever is: with equal
 //! servers both bounds would have to miss the truth.
+//!
+//! The bound of a slow peer takes a while, and a server that fails at once gets most requests until then. So
+//! a server is *avoided* meanwhile: as soon as its own lower bound is at least `SHARE_MIN`, and at least
+//! `FACTOR` times the *measured* share of its best peer (0 before the peer's first outcome). That is a weaker
+//! reason, so it holds for `AVOID` at most, and it ends when the peer turns out to fail alike.
+//!
+//! Failures may take longer than successes, so a peer that has just joined seems to fail less than it does.
+//! It is a measure for younger servers at once, and for older ones after `SETTLED`.
 //!
 //! A doubted server is a last resort, so nothing more is learned of it. After `DOUBT_MIN`, twice as long
 //! each time, it is *on trial*: it gets requests as others do, with a bad record. One more failure makes it
@@ -20,7 +29,7 @@ use std::time::Duration;
 use crate::base::time::Instant;
 use crate::pool::select::Slot;
 
-/// The lower bound of the share from which on a server is doubted.
+/// The lower bound of the share from which on a server is avoided or doubted.
 const SHARE_MIN: f64 = 0.3;
 /// The share is at least this many times the best peer's.
 const FACTOR: f64 = 2.0;
@@ -32,14 +41,22 @@ const OUTCOMES_MAX: f64 = 128.0;
 const TRIAL: f64 = 4.0;
 /// Outcomes after which a trial is over.
 const TRIAL_LEN: f64 = 32.0;
+/// The longest time for which a server is avoided.
+const AVOID: Duration = Duration::from_secs(2);
 /// The shortest time of doubt.
 const DOUBT_MIN: Duration = Duration::from_secs(10);
 /// The longest time of doubt.
 const DOUBT_MAX: Duration = Duration::from_secs(300);
 /// A peer without an outcome for this time is no measure.
 const PEER_FRESH: Duration = Duration::from_secs(10);
-/// Time between two samples.
-const SAMPLE_EVERY: Duration = Duration::from_millis(50);
+/// A peer that has been there for this time, or for half of a server's time, is a measure for the server.
+const SETTLED: Duration = Duration::from_secs(5);
+/// Minimum time between two samples.
+const SAMPLE_GAP: Duration = Duration::from_millis(10);
+/// Minimum time per slot between two samples: a sample of many slots takes time.
+const SAMPLE_GAP_PER_SLOT: Duration = Duration::from_micros(10);
+/// Most servers that one sample compares with each of their peers.
+const COMPARED_MAX: usize = 64;
 
 /// Outcomes of a server's requests since the start of the process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -50,9 +67,24 @@ pub struct Outcomes {
     pub failed: u64,
 }
 
+/// What is known of a server when a sample is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Observed {
+    /// Tells the server from others in the slot.
+    pub identity: u64,
+    /// The outcomes of its requests.
+    pub outcomes: Outcomes,
+    /// Whether it is in service, so that requests can go there instead.
+    pub is_peer: bool,
+}
+
 /// A change of what is thought of a server.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Verdict {
+    /// The server's requests fail, and no peer is known to fail alike. Requests go to its peers for now.
+    Avoided,
+    /// The server is no longer avoided.
+    Tried,
     /// The server's requests fail far more often than those of a peer: this share of the last ones.
     Doubted {
         /// The share of failed requests, 0 to 1.
@@ -62,6 +94,16 @@ pub enum Verdict {
     },
     /// The time of doubt is over.
     OnTrial,
+    /// Nothing is known any more of a server that was avoided or doubted.
+    Forgotten,
+}
+
+/// What is thought of a server.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Opinion {
+    Trusted,
+    AvoidedUntil(Instant),
+    DoubtedUntil(Instant),
 }
 
 /// What is known of the server in a slot.
@@ -73,10 +115,22 @@ struct Track {
     /// Outcomes that count, with their weights.
     ended: f64,
     failed: f64,
+    since: Instant,
     last: Instant,
-    doubted_until: Option<Instant>,
+    last_failure: Instant,
+    is_peer: bool,
+    opinion: Opinion,
     /// Times of doubt in a row.
     doubts: u32,
+}
+
+/// The best of the peers of a server, by each measure.
+#[derive(Clone, Copy, Debug)]
+struct BestPeer {
+    /// The least measured share of failed requests.
+    share: f64,
+    /// The least upper bound of that share.
+    upper: f64,
 }
 
 /// The servers of a pool.
@@ -87,9 +141,19 @@ pub struct Outliers {
 }
 
 impl Track {
-    fn new(identity: u64, seen: Outcomes) -> Track {
-        let (ended, failed, last) = (0.0, 0.0, Instant::ZERO);
-        Track { identity, seen, ended, failed, last, doubted_until: None, doubts: 0 }
+    fn new(identity: u64, seen: Outcomes, now: Instant) -> Track {
+        Track {
+            identity,
+            seen,
+            ended: 0.0,
+            failed: 0.0,
+            since: now,
+            last: Instant::ZERO,
+            last_failure: Instant::ZERO,
+            is_peer: false,
+            opinion: Opinion::Trusted,
+            doubts: 0,
+        }
     }
 
     fn take(&mut self, now: Instant, total: Outcomes) {
@@ -101,6 +165,9 @@ impl Track {
         }
         self.seen = total;
         self.last = now;
+        if failed > 0 {
+            self.last_failure = now;
+        }
         // A large sample replaces the older ones.
         let kept = (1.0 - ended as f64 / OUTCOMES_MAX).max(0.0);
         self.ended = self.ended * kept + ended as f64;
@@ -110,9 +177,33 @@ impl Track {
         }
     }
 
+    /// Begins a trial: with a bad record.
+    fn try_out(&mut self) {
+        self.opinion = Opinion::Trusted;
+        (self.ended, self.failed) = (TRIAL, TRIAL);
+    }
+
     /// Bounds of the share of failed requests.
     fn bounds(&self) -> (f64, f64) {
         wilson(self.failed, self.ended)
+    }
+
+    /// As a peer of others: its share of failed requests and the upper bound of that share. `None` if
+    /// requests cannot go there instead.
+    fn as_peer(&self, now: Instant) -> Option<BestPeer> {
+        if !self.is_peer || self.opinion != Opinion::Trusted {
+            return None;
+        }
+        let is_fresh = self.ended > 0.0 && now.since(self.last) <= PEER_FRESH;
+        Some(match is_fresh {
+            true => BestPeer { share: self.failed / self.ended, upper: self.bounds().1 },
+            false => BestPeer { share: 0.0, upper: 1.0 },
+        })
+    }
+
+    /// Whether it has been there for long enough to be a measure for a server that is there since then.
+    fn is_settled_for(&self, now: Instant, since: Instant) -> bool {
+        now.since(self.since) >= (now.since(since) / 2).min(SETTLED)
     }
 }
 
@@ -127,74 +218,137 @@ impl Outliers {
         now >= self.next
     }
 
-    /// Takes a sample: `outcomes` gives the identity of the server in a slot and the outcomes of its
-    /// requests. `on_verdict` gets each change.
+    /// Takes a sample: `observe` gives what is known of the server in a slot, `None` if it is not to be
+    /// judged. `on_verdict` gets each change.
     pub fn sample(
         &mut self,
         now: Instant,
-        outcomes: impl Fn(Slot) -> Option<(u64, Outcomes)>,
+        mut observe: impl FnMut(Slot) -> Option<Observed>,
         mut on_verdict: impl FnMut(Slot, Verdict),
     ) {
-        self.next = now + SAMPLE_EVERY;
+        self.next = now + SAMPLE_GAP.max(SAMPLE_GAP_PER_SLOT * self.tracks.len() as u32);
         for (index, entry) in self.tracks.iter_mut().enumerate() {
-            let Some((identity, total)) = outcomes(Slot::new(index)) else {
+            let slot = Slot::new(index);
+            let observed = observe(slot);
+            let is_same = |track: &Track| observed.is_some_and(|seen| seen.identity == track.identity);
+            if entry.is_some_and(|track| !is_same(&track) && track.opinion != Opinion::Trusted) {
+                on_verdict(slot, Verdict::Forgotten);
+            }
+            let Some(Observed { identity, outcomes, is_peer }) = observed else {
                 *entry = None;
                 continue;
             };
-            if entry.is_none_or(|track| track.identity != identity) {
-                *entry = Some(Track::new(identity, total));
-            }
-            if let Some(track) = entry {
-                track.take(now, total);
-            }
+            let track = match entry {
+                Some(track) if track.identity == identity => track,
+                _ => entry.insert(Track::new(identity, outcomes, now)),
+            };
+            track.is_peer = is_peer;
+            track.take(now, outcomes);
         }
-        let [best, second] = self.best_peers(now);
-        for (index, entry) in self.tracks.iter_mut().enumerate() {
-            let Some(track) = entry else { continue };
-            if let Some(until) = track.doubted_until {
-                if now >= until {
-                    track.doubted_until = None;
-                    (track.ended, track.failed) = (TRIAL, TRIAL);
-                    on_verdict(Slot::new(index), Verdict::OnTrial);
-                }
-                continue;
+        let least = self.least_shares(now);
+        let mut compared = 0;
+        for index in 0..self.tracks.len() {
+            let Some(track) = self.tracks[index] else { continue };
+            let least = if least[0].is_some_and(|(of, _)| of == index) { least[1] } else { least[0] };
+            let may_be_outlier = track.may_be_outlier(now, least.map(|(_, share)| share));
+            if may_be_outlier && compared == COMPARED_MAX {
+                continue; // the next sample compares it
             }
-            if track.ended >= TRIAL_LEN {
-                track.doubts = 0;
-            }
-            let peer = if best.is_some_and(|(of, _)| of == index) { second } else { best };
-            let Some((_, peer)) = peer.filter(|_| track.last == now) else { continue };
-            let (lower, _) = track.bounds();
-            if lower >= SHARE_MIN && lower >= FACTOR * peer {
-                let time = (DOUBT_MIN * (1 << track.doubts.min(5))).min(DOUBT_MAX);
-                (track.doubted_until, track.doubts) = (Some(now + time), track.doubts + 1);
-                let (share, of) = (track.failed / track.ended, track.ended as u32);
-                on_verdict(Slot::new(index), Verdict::Doubted { share, of });
+            compared += usize::from(may_be_outlier);
+            let best = if may_be_outlier { self.best_peer(now, index, track.since) } else { None };
+            if let Some(track) = &mut self.tracks[index]
+                && let Some(verdict) = track.judge(now, best)
+            {
+                on_verdict(Slot::new(index), verdict);
             }
         }
     }
 
-    /// The two servers with the lowest upper bounds, with these.
-    fn best_peers(&self, now: Instant) -> [Option<(usize, f64)>; 2] {
-        let mut best: [Option<(usize, f64)>; 2] = [None; 2];
-        for (index, entry) in self.tracks.iter().enumerate() {
-            let is_fresh = |track: &&Track| {
-                track.doubted_until.is_none() && track.ended > 0.0 && now.since(track.last) <= PEER_FRESH
-            };
-            let Some(track) = entry.as_ref().filter(is_fresh) else { continue };
-            let mut peer = Some((index, track.bounds().1));
-            for place in &mut best {
-                let is_better = match (peer, *place) {
-                    (Some((_, bound)), Some((_, other))) => bound < other,
-                    (peer, None) => peer.is_some(),
+    /// Forgets what is known of the server in a slot.
+    pub fn forget(&mut self, slot: Slot) {
+        self.tracks[slot.index()] = None;
+    }
+
+    /// The two servers with the least measured shares, with these.
+    fn least_shares(&self, now: Instant) -> [Option<(usize, f64)>; 2] {
+        let mut least: [Option<(usize, f64)>; 2] = [None; 2];
+        for (index, track) in self.tracks.iter().enumerate() {
+            let Some(peer) = track.as_ref().and_then(|track| track.as_peer(now)) else { continue };
+            let mut next = Some((index, peer.share));
+            for place in &mut least {
+                let is_less = match (next, *place) {
+                    (Some((_, share)), Some((_, other))) => share < other,
+                    (next, None) => next.is_some(),
                     (None, _) => false,
                 };
-                if is_better {
-                    std::mem::swap(place, &mut peer);
+                if is_less {
+                    std::mem::swap(place, &mut next);
                 }
             }
         }
-        best
+        least
+    }
+
+    /// The best of the peers that are a measure for the server of a slot, which is there since then. `None`
+    /// without such a peer.
+    fn best_peer(&self, now: Instant, index: usize, since: Instant) -> Option<BestPeer> {
+        let others = self.tracks.iter().enumerate().filter(|(other, _)| *other != index);
+        let peers = others.filter_map(|(_, track)| {
+            track.as_ref().filter(|track| track.is_settled_for(now, since))?.as_peer(now)
+        });
+        peers.reduce(|best, peer| BestPeer {
+            share: best.share.min(peer.share),
+            upper: best.upper.min(peer.upper),
+        })
+    }
+}
+
+impl Track {
+    /// Whether the server must be compared with its peers; `least` is the least measured share among them.
+    fn may_be_outlier(&self, now: Instant, least: Option<f64>) -> bool {
+        let is_judged = match self.opinion {
+            Opinion::Trusted => self.last_failure == now,
+            Opinion::AvoidedUntil(_) => true,
+            Opinion::DoubtedUntil(_) => false,
+        };
+        let lower = self.bounds().0;
+        is_judged && lower >= SHARE_MIN && least.is_some_and(|least| lower >= FACTOR * least)
+    }
+
+    /// Judges the server; `best` is its best peer, `None` if it is like its peers.
+    fn judge(&mut self, now: Instant, best: Option<BestPeer>) -> Option<Verdict> {
+        if let Opinion::DoubtedUntil(until) = self.opinion {
+            if now < until {
+                return None;
+            }
+            self.try_out();
+            return Some(Verdict::OnTrial);
+        }
+        if self.opinion == Opinion::Trusted && self.ended >= TRIAL_LEN {
+            self.doubts = 0;
+        }
+        let lower = self.bounds().0;
+        if best.is_some_and(|best| lower >= FACTOR * best.upper) {
+            let time = (DOUBT_MIN * (1 << self.doubts.min(5))).min(DOUBT_MAX);
+            (self.opinion, self.doubts) = (Opinion::DoubtedUntil(now + time), self.doubts + 1);
+            return Some(Verdict::Doubted { share: self.failed / self.ended, of: self.ended as u32 });
+        }
+        let is_avoidable = best.is_some_and(|best| lower >= FACTOR * best.share);
+        match self.opinion {
+            Opinion::Trusted if is_avoidable => {
+                self.opinion = Opinion::AvoidedUntil(now + AVOID);
+                Some(Verdict::Avoided)
+            }
+            Opinion::AvoidedUntil(until) if now >= until => {
+                self.try_out();
+                Some(Verdict::Tried)
+            }
+            Opinion::AvoidedUntil(_) if !is_avoidable => {
+                self.opinion = Opinion::Trusted;
+                Some(Verdict::Tried)
+            }
+            _ => None,
+        }
     }
 }
 
@@ -211,162 +365,4 @@ fn wilson(failed: f64, of: f64) -> (f64, f64) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::base::rng::Rng;
-
-    /// A pool whose servers fail requests with these probabilities.
-    struct Pool {
-        outliers: Outliers,
-        shares: Vec<f64>,
-        totals: Vec<Outcomes>,
-        doubted: Vec<bool>,
-        doubts: usize,
-        now: Instant,
-        rng: Rng,
-    }
-
-    impl Pool {
-        fn new(shares: &[f64], seed: u64) -> Pool {
-            Pool {
-                outliers: Outliers::new(shares.len()),
-                shares: shares.to_vec(),
-                totals: vec![Outcomes::default(); shares.len()],
-                doubted: vec![false; shares.len()],
-                doubts: 0,
-                now: Instant::from_nanos(1_000_000_000),
-                rng: Rng::new(seed),
-            }
-        }
-
-        /// `requests` at random servers that are not doubted, then a sample.
-        fn step(&mut self, requests: usize) {
-            for _ in 0..requests {
-                let index = self.rng.below(self.shares.len() as u64) as usize;
-                if self.doubted[index] && !self.doubted.iter().all(|&doubted| doubted) {
-                    continue;
-                }
-                self.totals[index].ended += 1;
-                self.totals[index].failed += u64::from(self.rng.unit_f64() < self.shares[index]);
-            }
-            self.now += SAMPLE_EVERY;
-            assert!(self.outliers.is_due(self.now));
-            let Pool { outliers, totals, doubted, doubts, now, .. } = self;
-            outliers.sample(
-                *now,
-                |slot| Some((7, totals[slot.index()])),
-                |slot, verdict| match verdict {
-                    Verdict::Doubted { share, of } => {
-                        assert!((SHARE_MIN..=1.0).contains(&share) && of > 0, "{verdict:?}");
-                        doubted[slot.index()] = true;
-                        *doubts += 1;
-                    }
-                    Verdict::OnTrial => doubted[slot.index()] = false,
-                },
-            );
-        }
-
-        fn run(&mut self, time: Duration, per_second: f64) {
-            let mut due = 0.0;
-            for _ in 0..time.as_millis() / SAMPLE_EVERY.as_millis() {
-                due += per_second * SAMPLE_EVERY.as_secs_f64();
-                self.step(due as usize);
-                due -= due.floor();
-            }
-        }
-    }
-
-    #[test]
-    fn a_server_that_fails_everything_is_doubted_within_a_second_and_costs_little_afterwards() {
-        let mut pool = Pool::new(&[0.0, 0.01, 0.0, 1.0], 1);
-        pool.run(Duration::from_secs(1), 200.0);
-        assert_eq!(pool.doubted, [false, false, false, true]);
-        let failed = pool.totals[3].failed;
-        assert!(failed <= 30, "{failed} failed");
-        pool.run(Duration::from_secs(600), 200.0);
-        let later = pool.totals[3].failed - failed;
-        assert!(later <= 30, "{later} of 120,000 failed later");
-    }
-
-    #[test]
-    fn a_server_that_fails_half_of_its_requests_is_doubted_too() {
-        for seed in 0..20 {
-            let mut pool = Pool::new(&[0.02, 0.02, 0.02, 0.5], seed);
-            pool.run(Duration::from_secs(5), 200.0);
-            assert!(pool.doubts > 0, "seed {seed}");
-        }
-    }
-
-    #[test]
-    fn a_server_that_serves_again_is_cleared_by_its_trial() {
-        let mut pool = Pool::new(&[0.0, 1.0], 3);
-        pool.run(Duration::from_secs(2), 100.0);
-        assert!(pool.doubted[1]);
-        pool.shares[1] = 0.0;
-        pool.run(Duration::from_secs(60), 100.0);
-        assert_eq!((pool.doubted[1], pool.doubts), (false, 1));
-        pool.shares[1] = 1.0;
-        pool.run(Duration::from_secs(5), 100.0);
-        assert!(pool.doubted[1], "its past does not protect it");
-    }
-
-    #[test]
-    fn when_all_fail_alike_none_is_doubted() {
-        for (seed, share) in [0.0, 0.05, 0.2, 0.5, 0.9, 1.0].into_iter().cycle().take(24).enumerate() {
-            let mut pool = Pool::new(&[share; 8], seed as u64);
-            pool.run(Duration::from_secs(300), 400.0);
-            assert_eq!(pool.doubts, 0, "seed {seed}, share {share}");
-        }
-    }
-
-    #[test]
-    fn a_cause_that_begins_at_all_servers_at_once_condemns_none() {
-        for seed in 0..20 {
-            let mut pool = Pool::new(&[0.0; 6], seed);
-            pool.run(Duration::from_secs(30), 300.0);
-            pool.shares.fill(1.0);
-            pool.run(Duration::from_secs(30), 300.0);
-            pool.shares.fill(0.3);
-            pool.run(Duration::from_secs(60), 300.0);
-            assert!(pool.doubts <= 1, "seed {seed}: {} doubts", pool.doubts);
-        }
-    }
-
-    #[test]
-    fn a_server_alone_is_never_doubted() {
-        let mut pool = Pool::new(&[1.0], 5);
-        pool.run(Duration::from_secs(60), 100.0);
-        assert_eq!(pool.doubts, 0);
-    }
-
-    #[test]
-    fn another_server_in_the_slot_begins_without_a_past() {
-        let mut outliers = Outliers::new(2);
-        let mut verdicts = vec![];
-        let mut now = Instant::from_nanos(1);
-        for n in 1..=20 {
-            now += SAMPLE_EVERY;
-            let of = |slot: Slot| {
-                let failed = if slot.index() == 0 { 0 } else { 5 * n };
-                Some((1, Outcomes { ended: 5 * n, failed }))
-            };
-            outliers.sample(now, of, |slot, _| verdicts.push(slot.index()));
-        }
-        assert_eq!(verdicts, [1]);
-        now += SAMPLE_EVERY;
-        let other = |slot: Slot| Some((slot.index() as u64 + 1, Outcomes { ended: 100, failed: 100 }));
-        outliers.sample(now, other, |slot, _| verdicts.push(slot.index()));
-        now += DOUBT_MIN;
-        outliers.sample(now, other, |slot, _| verdicts.push(slot.index()));
-        assert_eq!(verdicts, [1], "nothing is known of the other one");
-    }
-
-    #[test]
-    fn the_bounds_are_those_of_wilson() {
-        let (lower, upper) = wilson(0.0, 9.0);
-        assert!(lower == 0.0 && (upper - 0.5).abs() < 1e-12, "{lower} {upper}");
-        let (lower, upper) = wilson(50.0, 100.0);
-        assert!((0.35..0.37).contains(&lower) && (0.63..0.65).contains(&upper), "{lower} {upper}");
-        assert_eq!(wilson(0.0, 0.0), (0.0, 1.0));
-    }
-}
+mod tests;

@@ -7,6 +7,8 @@
 //! and leave. What the primary publishes goes to the pool's shared state, a [`Pool`]. It never sees a frame,
 //! a datagram, a socket or a clock.
 
+mod comparison;
+
 use std::borrow::Cow;
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -20,6 +22,7 @@ use crate::pool::event::{Event, EventQueue};
 use crate::pool::health::{self, Census, Health, Limits, Rules, State, leaf_of};
 use crate::pool::members::{Member, View};
 use crate::pool::order::{Order, Refused};
+use crate::pool::outlier::{Outliers, Verdict};
 use crate::pool::registry::{Registry, Server};
 use crate::pool::select::{LeafState, PolicyKind, SHARE_ALL, Slot, cost_of};
 use crate::pool::shared::{PoolSettings, PoolShared, is_selectable};
@@ -54,6 +57,13 @@ pub trait Pool {
     /// What the workers must know of a server whose leaf has this state.
     fn member(server: &Server<Self::Extra>, leaf: LeafState) -> Self::Member;
 
+    /// Whether a server that is down may still serve: only its health checks speak against it. Such a server
+    /// is used when no better one is left.
+    fn may_serve(server: &Server<Self::Extra>) -> bool {
+        let _ = server;
+        false
+    }
+
     /// A slot has another server, or none, or its server has changed.
     fn on_server(&self, slot: Slot, server: Option<&Server<Self::Extra>>) {
         let _ = (slot, server);
@@ -87,12 +97,15 @@ struct Usage {
     fails_open: bool,
     /// As a last resort, those that are down.
     down_is_left: bool,
+    /// As a last resort, those that are down and may still serve ([`Pool::may_serve`]).
+    unproven_is_left: bool,
 }
 
 impl Usage {
-    fn leaf(self, state: State) -> LeafState {
+    /// The leaf of a server in this state. `may_serve`: nothing but checks speaks against it.
+    fn leaf(self, state: State, may_serve: bool) -> LeafState {
         match state {
-            State::Down if self.down_is_left => LeafState::LastResort,
+            State::Down if self.down_is_left || self.unproven_is_left && may_serve => LeafState::LastResort,
             state => leaf_of(state, self.fails_open),
         }
     }
@@ -109,6 +122,11 @@ pub struct Primary<P: Pool> {
     slow_start: SlowStart,
     limit: AdaptiveLimit,
     slowness: Slowness,
+    outliers: Outliers,
+    /// Memory for their verdicts.
+    verdicts: Vec<(Slot, Verdict)>,
+    /// Servers, by slot, that get requests only if no better server is left, since theirs fail.
+    avoided: Box<[bool]>,
 }
 
 impl<P: Pool> Primary<P> {
@@ -125,6 +143,9 @@ impl<P: Pool> Primary<P> {
             slow_start: SlowStart::default(),
             limit: AdaptiveLimit::of(now, settings.max_outstanding),
             slowness,
+            outliers: Outliers::new(slots),
+            verdicts: Vec::with_capacity(slots),
+            avoided: vec![false; slots].into(),
             settings,
             pool,
         }
@@ -196,6 +217,7 @@ impl<P: Pool> Primary<P> {
         let (id, addr) = (server.id, server.addr);
         let before = self.state(slot);
         self.registry.put(slot, server);
+        self.avoided[slot.index()] = false;
         self.census.shift(before, self.state(slot));
         self.begin_slowly(now, slot);
         self.events.push(Event::Joined { id, addr });
@@ -279,7 +301,30 @@ impl<P: Pool> Primary<P> {
         let Some(server) = self.registry.get_mut(slot) else { return };
         let before = server.state();
         (server.health, server.is_doubted) = (health, false);
+        self.avoided[slot.index()] = false;
+        self.outliers.forget(slot);
         self.on_state(now, slot, before, reason);
+    }
+
+    /// What took some servers out of service no longer counts: they are up, unless they are held down. All of
+    /// them change before any is published, so that the pool does not fail open in between.
+    pub fn restore(
+        &mut self,
+        now: Instant,
+        reason: &'static str,
+        is_one: impl Fn(Slot, &Server<P::Extra>) -> bool,
+    ) {
+        for slot in self.registry.slots() {
+            let Some(server) = self.registry.get_mut(slot).filter(|server| is_one(slot, server)) else {
+                continue;
+            };
+            server.health = Health::with_record(State::Up, server.health.record().clone(), now);
+            self.pool.on_state(now, slot, server);
+            let (id, addr, state) = (server.id, server.addr, server.state());
+            self.events.push(Event::State { id, addr, state, reason: reason.into() });
+            self.begin_slowly(now, slot);
+        }
+        self.publish_all(now);
     }
 
     /// Notes whether a server's requests fail far more often than those of its peers.
@@ -325,16 +370,17 @@ impl<P: Pool> Primary<P> {
     }
 
     fn usage_now(&self) -> Usage {
-        let Census { up, suspect, held, .. } = self.census;
+        let Census { up, suspect, held, down } = self.census;
         Usage {
             fails_open: self.census.fails_open(self.settings.rules.down_max),
             down_is_left: self.settings.cannot_refuse && up + suspect + held == 0,
+            unproven_is_left: up + suspect + held == 0 && down > 0,
         }
     }
 
-    /// Publishes a server whose state, weight or address has changed. It may change which of the others are
-    /// used.
-    fn publish(&mut self, now: Instant, slot: Slot) {
+    /// Publishes a server whose state, weight, address or [`Pool::may_serve`] has changed. It may change
+    /// which of the others are used.
+    pub fn publish(&mut self, now: Instant, slot: Slot) {
         if self.settle_usage() {
             self.registry.slots().for_each(|slot| self.write(now, slot));
         } else {
@@ -368,8 +414,19 @@ impl<P: Pool> Primary<P> {
     /// Servers that may be selected, last resorts included.
     fn usable(&self) -> u32 {
         let Census { up, suspect, held, down } = self.census;
-        let Usage { fails_open, down_is_left } = self.usage;
-        up + suspect + held + if fails_open || down_is_left { down } else { 0 }
+        let Usage { fails_open, down_is_left, unproven_is_left } = self.usage;
+        let usable_down = match fails_open || down_is_left {
+            true => down,
+            false if unproven_is_left => self.unproven(),
+            false => 0,
+        };
+        up + suspect + held + usable_down
+    }
+
+    /// Servers that are down and may still serve.
+    fn unproven(&self) -> u32 {
+        let is_unproven = |server: &Server<P::Extra>| server.state() == State::Down && P::may_serve(server);
+        self.registry.iter().filter(|(_, server)| is_unproven(server)).count() as u32
     }
 
     /// Writes the leaf of a slot, its member and its gauges.
@@ -405,7 +462,7 @@ impl<P: Pool> Primary<P> {
             server.slow_since = None;
         }
         let cost = cost_of(server.weight, share.unwrap_or(SHARE_ALL), self.slowness.slowness(slot));
-        (self.usage.leaf(server.state()), cost)
+        (leaf_state::<P>(self.usage, server, self.avoided[slot.index()]), cost)
     }
 
     /// Panics, with the numbers, if what must hold between two turns does not. `view` is the primary's.
@@ -435,12 +492,25 @@ impl<P: Pool> Primary<P> {
             let Server { id, weight, slow_since, .. } = *server;
             let state = server.state();
             let at = format!("slot {}: server {id}, {state:?}, {usage:?}", slot.index());
-            assert_eq!(leaf, usage.leaf(state), "{at}: the leaf");
+            let is_avoided = self.avoided[slot.index()];
+            assert_eq!(
+                leaf,
+                leaf_state::<P>(usage, server, is_avoided),
+                "{at}, avoided {is_avoided}: the leaf"
+            );
             assert_eq!(shown, [u64::from(id) + 1, state as u64, u64::from(weight)], "{at}: the gauges");
             let whole = cost_of(weight, SHARE_ALL, self.slowness.slowness(slot));
             let fits = if slow_since.is_some() { cost >= whole } else { cost == whole };
             assert!(fits, "{at}: costs {cost}, with its whole share {whole}, slow since {slow_since:?}");
         }
+    }
+}
+
+/// The state of a server's leaf.
+fn leaf_state<P: Pool>(usage: Usage, server: &Server<P::Extra>, is_avoided: bool) -> LeafState {
+    match usage.leaf(server.state(), P::may_serve(server)) {
+        LeafState::Eligible if is_avoided => LeafState::LastResort,
+        leaf => leaf,
     }
 }
 

@@ -22,6 +22,10 @@ pub enum Manner {
     Proper,
     /// Does nothing, nor with a check.
     Silent,
+    /// Answers, and does nothing with a check.
+    IgnoresChecks,
+    /// Answers with SERVFAIL.
+    Fails,
     /// Keeps the queries for [`FakeDns::release`].
     Holds,
     /// Answers twice.
@@ -59,8 +63,10 @@ impl FakeDns {
                 let right = answer(query, number);
                 match manner {
                     Manner::Silent => vec![],
+                    Manner::IgnoresChecks if is_check => vec![],
                     _ if is_check => vec![right],
-                    Manner::Proper => vec![right],
+                    Manner::Proper | Manner::IgnoresChecks => vec![right],
+                    Manner::Fails => vec![with(&right, 3, |byte| byte & 0xf0 | SERVFAIL)],
                     Manner::Holds => {
                         held.lock().unwrap().push(Seen { from, bytes: query.to_vec() });
                         vec![]

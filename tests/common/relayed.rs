@@ -55,6 +55,7 @@ pub fn settings(protocol: Protocol, affinity: Affinity) -> DatagramSettings {
             check: Check::None,
             interval: Duration::from_secs(1),
             timeout: Duration::from_secs(1),
+            rcodes: vec![0, 3],
             rules: Rules { fall: 3, down_max: 1.0, ..Rules::default() },
         },
     }

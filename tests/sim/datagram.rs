@@ -199,6 +199,7 @@ fn settings(protocol: Protocol, affinity: Affinity, max_outstanding: Option<Limi
             check: Check::None,
             interval: 500 * MS,
             timeout: 100 * MS,
+            rcodes: vec![0, 3],
             rules: Rules { fall: 3, down_max: 1.0, ..Rules::default() },
         },
     }

@@ -46,6 +46,8 @@ pub(super) const POOL_GAUGES: &[OfPool] = &[
     ("in_flight", "Requests in flight", |p| Some(p.datagram?.in_flight)),
     ("flows", "Open flows", |p| Some(p.datagram?.flows)),
     ("tcp_connections", "Open TCP connections", |p| Some(p.datagram?.tcp_open)),
+    ("checks_ignored", "State of the health checks (1 = ignored, 0 = in use)",
+        |p| Some(p.datagram?.checks_ignored.into())),
     ("gso_off_workers", "Workers without segmentation offload", |p| Some(p.gso_off)),
 ];
 
@@ -60,6 +62,8 @@ pub(super) const SCALING: [OfScaling; 4] = [
 pub(super) const SERVER_COUNTERS: &[OfServer] = &[
     ("server_dispatched", "Requests or datagrams sent to a server", |s| Some(s.dispatched)),
     ("server_answered", "Requests answered by a server", |s| Some(s.answered)),
+    ("server_failed_answers", "Requests answered by a server with a failure (SERVFAIL, REFUSED, ERROR)",
+        |s| Some(s.failed_answers)),
     ("server_lost", "Requests lost in transit to a server", |s| Some(s.native?.lost)),
     ("server_timed_out", "Requests without a response of a server in time", |s| Some(s.datagram?.timed_out)),
     ("server_forwarded", "Datagrams to a server without a single expected response",

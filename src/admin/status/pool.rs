@@ -95,6 +95,9 @@ pub struct DatagramCounters {
     /// Queries received over TCP. They are part of `received`.
     #[serde(default)]
     pub tcp_queries: u64,
+    /// Whether health checks are ignored: no server answers them, though servers answer queries.
+    #[serde(default)]
+    pub checks_ignored: bool,
 }
 
 /// A server at one moment.
@@ -122,6 +125,8 @@ pub struct ServerStatus {
     pub dispatched: u64,
     /// Requests that the server's slot answered.
     pub answered: u64,
+    /// Of these, requests answered with a failure: DNS SERVFAIL or REFUSED, native ERROR.
+    pub failed_answers: u64,
     /// Responses per second.
     pub rate: f64,
     /// Time from a request to its response, as the balancer measures it, since the start.
@@ -202,8 +207,10 @@ impl PoolStatus {
 }
 
 impl ServerStatus {
-    /// Requests lost in transit to the server, or not answered in time.
+    /// Requests lost in transit to the server, not answered in time, or answered with a failure.
     pub fn failed(&self) -> u64 {
-        self.native.map_or(0, |native| native.lost) + self.datagram.map_or(0, |datagram| datagram.timed_out)
+        let lost = self.native.map_or(0, |native| native.lost);
+        let timed_out = self.datagram.map_or(0, |datagram| datagram.timed_out);
+        lost + timed_out + self.failed_answers
     }
 }

@@ -40,6 +40,7 @@ impl PoolSampler {
             // Counters of ended requests are read before `dispatched`, so the difference is never negative.
             let described = id.map(|_| source.describe_server(now, slot));
             let of_slot = (0..source.thread_count()).map(|worker| source.server(worker, slot));
+            let failed_answers = of_slot.clone().map(|stats| stats.failed_answers.get()).sum();
             let dispatched = of_slot.map(|stats| stats.dispatched.get()).sum();
             let (answered, latency) = (total.answered, total.latency.clone());
             let passed = window.sample(slot, total);
@@ -61,6 +62,7 @@ impl PoolSampler {
                 service: Service::of(&gauges.served),
                 dispatched,
                 answered,
+                failed_answers,
                 rate,
                 latency_us: Latencies::of(&latency),
                 latency_us_recent: Percentiles::of(&passed.latency),

@@ -179,5 +179,6 @@ fn datagram_counters(pool: &DatagramShared) -> DatagramCounters {
             .skip(pool.worker_count())
             .map(|stats| stats.common.received.get())
             .sum(),
+        checks_ignored: pool.stats[0].checks_ignored.get() > 0,
     }
 }

@@ -31,6 +31,9 @@ pub fn render(status: &Status, unix_ms: u64, colours: bool) -> String {
             "server", "state", "for", "queue", "weight", "per s", "p50", "p99", "failed", "address"
         ));
         pool.servers.iter().for_each(|server| line(row(server, colours)));
+        if pool.datagram.is_some_and(|datagram| datagram.checks_ignored) {
+            line("  health checks ignored: no server passes them, though servers answer".to_owned());
+        }
         if let Some(selection) = selection(&pool.decisions) {
             line(format!("  selection: {selection}"));
         }
@@ -120,7 +123,7 @@ fn row(server: &ServerStatus, colours: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use lbd::admin::status::{DatagramServer, EventEntry, EventKind, Percentiles, Scaling};
+    use lbd::admin::status::{DatagramCounters, DatagramServer, EventEntry, EventKind, Percentiles, Scaling};
 
     fn status() -> Status {
         Status {
@@ -175,9 +178,11 @@ mod tests {
                     servers: vec![ServerStatus {
                         id: 0,
                         state: "down".into(),
+                        failed_answers: 3,
                         datagram: Some(DatagramServer { timed_out: 6, ..Default::default() }),
                         ..Default::default()
                     }],
+                    datagram: Some(DatagramCounters { checks_ignored: true, ..Default::default() }),
                     ..Default::default()
                 },
             ],
@@ -212,7 +217,8 @@ pool native: 1 of 1 up, 104/s, p50 5.12 ms, p99 26.6 ms; 12.3k received, 8 answe
 
 pool web (dns): 0 of 1 up, 0/s, p50 -, p99 -; 0 received, 0 answered, 0 failed, 0 dropped
   server  state           for   queue  weight     per s        p50        p99   failed  address
-       0  down              -       0       0         0          -          -        6
+       0  down              -       0       0         0          -          -        9
+  health checks ignored: no server passes them, though servers answer
 
      1m 1s ago  web server 0: down [2J
         2s ago  reloaded

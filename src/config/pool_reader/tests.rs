@@ -97,6 +97,7 @@ fn the_smallest_pools_have_the_defaults() {
             check: Check::None,
             interval: second,
             timeout: second,
+            rcodes: vec![0, 3],
             rules: Rules {
                 rise: 2,
                 fall: 3,
@@ -179,7 +180,8 @@ fn every_key_is_read() {
     let (interval, timeout) = (seconds(2), Duration::from_millis(300));
     let rules =
         Rules { rise: 4, fall: 5, down_max: 1.0, hold_down_max: Duration::ZERO, slow_start: seconds(30) };
-    assert_eq!(pool.settings.health, HealthCheck { check, interval, timeout, rules });
+    let rcodes = vec![0, 3];
+    assert_eq!(pool.settings.health, HealthCheck { check, interval, timeout, rcodes, rules });
 }
 
 #[test]
@@ -187,7 +189,7 @@ fn a_dns_pool_reads_what_is_its_own() {
     let written = json!({"servers": ["192.0.2.1", "dns.example"], "tcp_connections": 0, "affinity": "none",
                          "proxy_protocol": "every", "transparent": true, "notify": "all",
                          "rate_per_source": 5, "rate_limit_truncate": "3",
-                         "health": {"query": "example.com aaaa"}});
+                         "health": {"query": "example.com aaaa", "rcodes": ["refused", "NOERROR"]}});
     let read = one(dns(written));
     let servers: Vec<_> = read.servers.iter().map(|s| s.target.to_string()).collect();
     assert_eq!(servers, ["192.0.2.1:53", "dns.example:53"]);
@@ -200,6 +202,7 @@ fn a_dns_pool_reads_what_is_its_own() {
         assert_eq!(read.tcp_connections_per_source, per_source);
     }
     assert_eq!(read.settings.health.check, Check::Dns { name: b"\x07example\x03com\0".to_vec(), kind: 28 });
+    assert_eq!(read.settings.health.rcodes, [5, 0]);
     let check = one(pool(json!({"health": {"check": "dns"}}))).settings.health.check;
     assert_eq!(check, Check::Dns { name: vec![0], kind: 2 }, "a datagram pool may be DNS");
     assert_eq!(one(dns(json!({"health": {"check": "none"}}))).settings.health.check, Check::None);
@@ -211,9 +214,10 @@ fn the_defaults_in_the_schema_are_the_defaults() {
     let properties = &schema()["properties"]["pools"]["items"]["properties"];
     let defaults = |properties: &Value| -> Value {
         let with_default = properties.as_object().unwrap().iter().filter_map(|(key, node)| {
-            // A query goes with a check by DNS only; the keys of native pools have a test of their own.
+            // Two keys go with a check by DNS only; the keys of native pools have a test of their own.
             let is_native = node["description"].as_str().unwrap().starts_with("Native: ");
-            let default = node.get("default").filter(|_| key != "query" && !is_native)?;
+            let is_of_dns = ["query", "rcodes"].contains(&&**key);
+            let default = node.get("default").filter(|_| !is_of_dns && !is_native)?;
             Some((key.clone(), default.clone()))
         });
         Value::Object(with_default.collect())
@@ -238,8 +242,8 @@ fn the_defaults_in_the_schema_are_the_defaults() {
     assert_eq!(written.as_object().unwrap().len(), 10, "{written}");
     assert_eq!(one(pool(written)), one(pool(json!({}))));
     assert_eq!(one(flows(json!({"idle_timeout": idle_timeout}))), one(flows(json!({}))));
-    let query = &properties["health"]["properties"]["query"]["default"];
-    assert_eq!(one(dns(json!({"health": {"query": query}}))), one(dns(json!({}))));
+    let [query, rcodes] = ["query", "rcodes"].map(|key| &properties["health"]["properties"][key]["default"]);
+    assert_eq!(one(dns(json!({"health": {"query": query, "rcodes": rcodes}}))), one(dns(json!({}))));
     let weight = properties["servers"]["items"]["anyOf"][1]["properties"]["weight"]["default"].clone();
     let server = json!([{"address": "127.0.0.1:5301", "weight": weight}]);
     assert_eq!(one(pool(json!({"servers": server}))), one(pool(json!({}))));
@@ -410,6 +414,15 @@ fn a_mistake_is_refused_with_its_key_and_the_remedy() {
         (
             dns(json!({"health": {"query": "example.com"}})),
             "health.query: \"example.com\" is not a name and a type",
+        ),
+        (
+            dns(json!({"health": {"rcodes": ["NOERROR", "OK"]}})),
+            "health.rcodes[1]: \"OK\" is an unknown RCODE; use NOERROR, FORMERR",
+        ),
+        (dns(json!({"health": {"rcodes": []}})), "health.rcodes: the list is empty; write names"),
+        (
+            pool(json!({"health": {"rcodes": ["NOERROR"]}})),
+            "health.rcodes: goes with check: dns only, and this is none",
         ),
         (
             dns(json!({"health": {"send": "x"}})),
@@ -703,8 +716,9 @@ fn the_plan_tells_what_a_pool_does() {
         "workers: 4, I/O: auto\n",
         "servers     192.0.2.1:53, id 0, weight 1\n",
         "dns.example:53, id 7, weight 3, looked up every 30s\n",
-        "health      DNS query . NS, every 1s, response within 1s; down after 3 unanswered, up after 2 \
-         answered; fail-open above 50 % down; held down for up to 5m after repeated failures\n",
+        "health      DNS query . NS (alive: NOERROR, NXDOMAIN), every 1s, response within 1s; down after 3 \
+         unanswered, up after 2 answered; fail-open above 50 % down; held down for up to 5m after repeated \
+         failures\n",
         "senders     10.0.0.0/8 except 10.1.0.0/16, 10.2.0.1/32, at most 20 datagrams/s per source, 1 in 2 \
          above that answered with TC\n",
         "servers see the client's address in a PROXY header of every datagram and as the source address\n",

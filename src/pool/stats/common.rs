@@ -57,6 +57,8 @@ pub struct ServerStats {
     pub dispatched: Counter,
     /// Requests that the server answered.
     pub answered: Counter,
+    /// Of these, requests answered with a failure: DNS SERVFAIL or REFUSED, native ERROR.
+    pub failed_answers: Counter,
     /// Time from a request to its response, as the balancer measures it.
     pub latency: LatencyHistogram,
     /// Service times of the server.

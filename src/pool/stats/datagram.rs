@@ -51,6 +51,8 @@ pub struct DatagramStats {
     pub flows_opened: Counter,
     /// Open flows (gauge).
     pub flows: Counter,
+    /// 1 while health checks are ignored, since no server answers them; the primary writes it (gauge).
+    pub checks_ignored: Counter,
     /// One entry per slot.
     pub servers: Box<[DatagramServerStats]>,
 }
@@ -68,6 +70,7 @@ impl DatagramStats {
             delivered: Counter::default(),
             flows_opened: Counter::default(),
             flows: Counter::default(),
+            checks_ignored: Counter::default(),
             servers: (0..servers_max).map(|_| DatagramServerStats::default()).collect(),
         }
     }

@@ -94,6 +94,12 @@ impl Checker {
         }
     }
 
+    /// The RCODE of a response to a check by DNS, unless it is among these, which mean alive.
+    pub fn failure(&self, bytes: &[u8], alive: &[u16]) -> Option<u16> {
+        let rcode = matches!(self.check, Check::Dns { .. }).then(|| dns::extended_rcode(bytes))?;
+        (!alive.contains(&rcode)).then_some(rcode)
+    }
+
     /// Whether a response shows that its server does not know EDNS, which a mark needs (RFC 6891 section 7).
     pub fn refuses_edns(&self, bytes: &[u8]) -> bool {
         matches!(self.check, Check::Dns { .. })

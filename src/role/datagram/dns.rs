@@ -251,8 +251,12 @@ impl DnsMatching {
         let (slot, sent, client) = (query.slot, query.sent, query.client);
         if let Some(client) = client {
             dns::set_id(bytes, query.client_id);
+            let is_failure = dns::is_failure(bytes);
             core.send_to_client(slot, &client, at, tx)?;
-            core.take_answer(now, slot, sent);
+            match is_failure {
+                true => core.take_failure(now, slot, sent),
+                false => core.take_answer(now, slot, sent),
+            }
         } else {
             core.settle(slot);
             core.hear(now, slot);

@@ -337,6 +337,19 @@ impl Forwarder {
 
     /// Notes the response to a request that left at `sent`.
     pub fn take_answer(&mut self, now: Instant, slot: Slot, sent: Instant) {
+        let micros = self.end_with_answer(now, slot, sent);
+        self.lanes.touch(slot).answers.add(micros);
+    }
+
+    /// Notes a response that reports a failure. The server lives, and the time of a failure says nothing
+    /// about its service time.
+    pub fn take_failure(&mut self, now: Instant, slot: Slot, sent: Instant) {
+        self.stats.servers[slot.index()].common.failed_answers.add(1);
+        self.end_with_answer(now, slot, sent);
+    }
+
+    /// Ends a request with its response. Returns its latency, in microseconds.
+    fn end_with_answer(&mut self, now: Instant, slot: Slot, sent: Instant) -> u32 {
         let latency = now.since(sent);
         let micros = u32::try_from(latency.as_micros()).unwrap_or(u32::MAX);
         self.slowest = self.slowest.max(Some(latency));
@@ -344,7 +357,6 @@ impl Forwarder {
         if self.settings.max_outstanding == Some(Limit::Auto) {
             self.shared.pool.finished[self.number].add(self.shared.pool.tree.len(slot), 1);
         }
-        self.lanes.touch(slot).answers.add(micros);
         self.settle(slot);
         self.hear(now, slot);
         self.end_request();
@@ -352,6 +364,7 @@ impl Forwarder {
         let server = &self.stats.servers[slot.index()];
         server.common.answered.add(1);
         server.common.latency.record(micros);
+        micros
     }
 
     /// Notes that a request has timed out.

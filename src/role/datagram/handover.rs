@@ -14,7 +14,7 @@ use super::forward::Forwarder;
 use super::health::DatagramPrimary;
 use crate::base::time::Instant;
 use crate::pool::departed::{DepartedServer, PastRecord};
-use crate::pool::health::Health;
+use crate::pool::health::{Health, State};
 use crate::pool::order::AdminState;
 use crate::pool::part::{Part, Unreadable};
 
@@ -142,6 +142,9 @@ impl DatagramPrimary {
             server.extra.heard_at = health.last_alive();
             server.extra.next_trial = now + server.extra.trial_pause;
             core.shared.signals[slot.index()].hear(server.extra.heard_at);
+            if health.state() == State::Up {
+                server.extra.checks.note_up();
+            }
             (server.health, server.admin, server.slow_since) = (health, admin, slow_since);
         }
         // Servers that had left the predecessor, and are members here.

@@ -12,6 +12,12 @@
 //! - With the protocol `datagram`, servers that are down are used if no server is up, suspect or held down:
 //!   the protocol has no refusal.
 //!
+//! - A check that no server answers, while one of them answers something else, is ignored
+//!   ([`super::check_trust`]). Until then a server that is down is used if no better one is left, unless ICMP
+//!   errors or unanswered requests speak against it.
+//! - In DNS, a server whose queries fail far more often than those of its peers is as a suspect
+//!   ([`crate::pool::outlier`]).
+//!
 //! Where servers are not checked, a suspect gets trial requests at growing intervals (in DNS, shadow
 //! queries). One-way servers (`replies: 0`) send no signals, so a suspect is up again after that interval.
 
@@ -19,6 +25,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::check_trust::{CheckRecord, CheckTrust};
 use super::checks::{Checker, OpenCheck};
 use super::forward::Forwarder;
 use super::request::{DatagramClient, Handled};
@@ -32,6 +39,7 @@ use crate::pool::departed::Identity;
 use crate::pool::event::Event;
 use crate::pool::health::{self, Limits, Rules, State};
 use crate::pool::order::{Order, Refused};
+use crate::pool::outlier::Outcomes;
 use crate::pool::primary::{self, Pool};
 use crate::pool::registry;
 use crate::pool::select::{LeafState, Slot};
@@ -69,6 +77,8 @@ pub struct Sensed {
     /// The end of the time for which it is barred since it was last seen to lead back.
     pub(super) loop_until: Instant,
     pub(super) loop_pause: Duration,
+    /// The results of its checks.
+    pub(super) checks: CheckRecord,
 }
 
 /// A server of a datagram pool as the primary knows it.
@@ -81,6 +91,7 @@ pub(super) struct DatagramPrimary {
     checker: Checker,
     settings: HealthCheck,
     is_one_way: bool,
+    trust: CheckTrust,
     pub next_look: Instant,
 }
 
@@ -100,6 +111,7 @@ impl DatagramPrimary {
             ),
             settings: health.clone(),
             is_one_way: settings.replies == Some(0),
+            trust: CheckTrust::default(),
             next_look: now,
         }
     }
@@ -110,6 +122,11 @@ impl DatagramPrimary {
         if settings.health.check != self.settings.check {
             self.checker.set_check(settings.health.check.clone());
             self.forgive(); // a response to the old check proves nothing
+        }
+        if settings.health.check != self.settings.check || settings.health.rcodes != self.settings.rcodes {
+            for (_, server) in self.pool.registry_mut().iter_mut() {
+                server.extra.checks = server.extra.checks.restarted();
+            }
         }
         self.settings = settings.health.clone();
         self.slots.adopt(settings);
@@ -160,6 +177,7 @@ impl DatagramPrimary {
             echoes: 0,
             loop_until: Instant::ZERO,
             loop_pause: Duration::ZERO,
+            checks: CheckRecord::new(!self.checker.is_active()),
         }
     }
 
@@ -187,6 +205,8 @@ impl DatagramPrimary {
             }
         }
         self.pool.on_tick(now);
+        self.compare(core, now);
+        self.judge_checks(core, now);
         let echoed_at = core.shared.echoed_at();
         for slot in self.pool.registry().slots() {
             let noticed = core.shared.signals[slot.index()].take();
@@ -198,12 +218,60 @@ impl DatagramPrimary {
         core.refresh();
     }
 
+    /// Compares the servers of a DNS pool by their queries that fail or time out.
+    fn compare(&mut self, core: &Forwarder, now: Instant) {
+        if core.shared.protocol() != Protocol::Dns {
+            return;
+        }
+        self.pool.compare(now, "no answer, SERVFAIL or REFUSED", |slot, _| {
+            let of_threads = core.shared.stats.iter().map(|stats| &stats.servers[slot.index()]);
+            Some(of_threads.fold(Outcomes::default(), |Outcomes { ended, failed }, stats| {
+                let (common, timed_out) = (&stats.common, stats.timed_out.get());
+                Outcomes {
+                    ended: ended + common.answered.get() + timed_out,
+                    failed: failed + common.failed_answers.get() + timed_out,
+                }
+            }))
+        });
+    }
+
+    /// Judges what the checks are worth.
+    fn judge_checks(&mut self, core: &Forwarder, now: Instant) {
+        if !self.checker.is_active() {
+            return;
+        }
+        let heard_at = |slot: Slot| core.shared.signals[slot.index()].alive_at();
+        let is_in_service = |server: &DatagramServer| {
+            use State::*;
+            !server.is_leaving && matches!(server.health.state(), Joining | Up | Suspect | Down | Held)
+        };
+        let servers = self.pool.registry().iter().filter(|(_, server)| is_in_service(server));
+        let records = servers.map(|(slot, server)| (server.extra.checks, heard_at(slot)));
+        let trust = self.trust.judged(now, self.settings.interval, records);
+        let before = std::mem::replace(&mut self.trust, trust);
+        if before.is_ignored == trust.is_ignored {
+            return;
+        }
+        core.stats.checks_ignored.set(trust.is_ignored.into());
+        self.pool.report(Event::ChecksIgnored(trust.is_ignored));
+        if !trust.is_ignored {
+            return;
+        }
+        let any_refused = self.pool.registry().iter().any(|(_, server)| server.extra.checks.is_refused());
+        self.pool.restore(now, "health checks ignored", |slot, server| {
+            let is_out = matches!(server.health.state(), State::Joining | State::Suspect | State::Down);
+            let checks = &server.extra.checks;
+            is_out && !server.is_leaving && CheckTrust::restores(checks, heard_at(slot), any_refused)
+        });
+    }
+
     /// A server leads back to this pool: bars it, for longer each time.
     fn on_loop(&mut self, now: Instant, slot: Slot) {
         let Some(server) = self.pool.registry_mut().get_mut(slot) else { return };
         let is_known = server.health.state() == State::Looping;
         let sensed = &mut server.extra;
         (sensed.asked, sensed.echoes) = (None, 0);
+        sensed.checks.is_accused = true; // it is no last resort either
         if !is_known {
             let is_again = now.since(sensed.loop_until) < LOOP_PAUSE_MAX;
             let longer = (sensed.loop_pause * 2).clamp(LOOP_PAUSE, LOOP_PAUSE_MAX);
@@ -229,9 +297,28 @@ impl DatagramPrimary {
         if state == State::Held && !server.health.record().is_held(now) {
             return self.pool.apply(now, slot, health::HealthEvent::HoldOver, "hold-down time over");
         }
-        if alive_at > server.extra.heard_at {
+        let is_heard = alive_at > server.extra.heard_at;
+        let was_accused = server.extra.checks.is_accused;
+        server.extra.checks.is_accused = !is_heard && (was_accused || noticed.is_against(now, timeout));
+        if state == State::Down && server.extra.checks.is_accused != was_accused {
+            self.pool.publish(now, slot);
+        }
+        let Some(server) = self.pool.registry_mut().get_mut(slot) else { return };
+        if is_heard {
             server.extra.heard_at = alive_at;
             server.extra.echoes = 0;
+        }
+        let overdue = server.extra.asked.filter(|asked| asked.sent + self.settings.timeout <= now);
+        if let Some(asked) = overdue {
+            server.extra.asked = None;
+            server.extra.checks.fail(now, self.settings.rules.fall);
+            let is_echo = alive_at < asked.sent && echoed_at >= asked.sent;
+            server.extra.echoes = if is_echo { server.extra.echoes.saturating_add(1) } else { 0 };
+            if server.extra.echoes >= self.settings.rules.fall {
+                return self.on_loop(now, slot);
+            }
+        }
+        if is_heard && (self.trust.is_ignored || !server.extra.checks.is_refused()) {
             if state == State::Down {
                 // It needs more signals, and trial requests are likely to give them.
                 server.extra.trial_pause = self.settings.interval;
@@ -239,21 +326,15 @@ impl DatagramPrimary {
             }
             return self.pool.apply(now, slot, health::HealthEvent::Alive, "response received");
         }
-        let overdue = server.extra.asked.filter(|asked| asked.sent + self.settings.timeout <= now);
-        if let Some(asked) = overdue {
-            server.extra.asked = None;
-            let is_echo = alive_at < asked.sent && echoed_at >= asked.sent;
-            server.extra.echoes = if is_echo { server.extra.echoes.saturating_add(1) } else { 0 };
-            if server.extra.echoes >= self.settings.rules.fall {
-                return self.on_loop(now, slot);
-            }
-        }
         let is_quiet = |for_: Duration| now.since(alive_at) >= for_;
-        let reason = match noticed {
-            _ if overdue.is_some_and(|asked| alive_at < asked.sent) => "no response to checks",
-            Noticed { lost: 1.., .. } if is_quiet(timeout) => "no response to requests",
-            Noticed { silent: true, .. } if !is_doubtful => "early silence",
-            Noticed { refused: true, .. } if state == State::Up => "ICMP errors",
+        let refusal = server.extra.checks.take_reason().filter(|_| !self.trust.is_ignored);
+        let is_overdue = overdue.is_some_and(|asked| alive_at < asked.sent) && !self.trust.is_ignored;
+        let reason = match (refusal, noticed) {
+            _ if is_overdue => "no response to checks",
+            (Some(refusal), _) => refusal,
+            (_, Noticed { lost: 1.., .. }) if is_quiet(timeout) => "no response to requests",
+            (_, Noticed { silent: true, .. }) if !is_doubtful => "early silence",
+            (_, Noticed { refused: true, .. }) if state == State::Up => "ICMP errors",
             _ => return,
         };
         let event = if is_doubtful { health::HealthEvent::ProbeLost } else { health::HealthEvent::Silent };
@@ -272,14 +353,19 @@ impl DatagramPrimary {
         }
         let state = server.health.state();
         let is_held = server.health.record().is_held(now);
+        let is_in_service = !matches!(state, State::Draining | State::Disabled);
+        let is_due = server.extra.asked.is_none() && now >= server.extra.next_check;
+        if self.checker.is_active() && is_in_service && is_due {
+            self.check(core, now, slot, tx);
+        }
+        let Some(server) = self.pool.registry_mut().get_mut(slot) else { return };
         let sensed = &mut server.extra;
+        let is_barred = !is_selectable(core.shared.pool.tree.state_and_cost(slot).0);
+        let is_blind = self.trust.needs_trials(is_barred) && !self.is_one_way;
+        let needs_trials = !self.checker.is_active() || is_blind;
         match state {
             State::Draining | State::Disabled => {}
-            _ if self.checker.is_active() => {
-                if sensed.asked.is_none() && now >= sensed.next_check {
-                    self.check(core, now, slot, tx);
-                }
-            }
+            _ if !needs_trials => {}
             State::Joining | State::Up => {
                 if now.since(sensed.up_since) > sensed.trial_pause * 2 {
                     sensed.trial_pause = self.settings.interval;
@@ -341,12 +427,15 @@ impl DatagramPrimary {
         if !self.checker.is_answer(&asked, bytes) {
             return Err(DropReason::WrongQuestion);
         }
-        if server.extra.is_marked && self.checker.refuses_edns(bytes) {
-            server.extra.is_marked = false;
-            server.extra.next_check = now; // the next one says how it is
-        }
         server.extra.asked = None;
         self.next_look = now; // the next tick judges the server
+        if server.extra.is_marked && self.checker.refuses_edns(bytes) {
+            server.extra.is_marked = false;
+            server.extra.next_check = now; // a check without a mark says how it is
+            return Ok(());
+        }
+        let failure = self.checker.failure(bytes, &self.settings.rcodes);
+        server.extra.checks.take(now, failure, self.settings.rules.fall);
         core.hear(now, slot);
         Ok(())
     }
@@ -380,6 +469,10 @@ impl Pool for DatagramShared {
 
     fn epoch(sensed: &Sensed) -> u32 {
         sensed.generation
+    }
+
+    fn may_serve(server: &DatagramServer) -> bool {
+        !server.extra.checks.is_accused
     }
 
     /// A drained server keeps its flows; a server that is leaving does not.

@@ -25,11 +25,13 @@
 //! | `in_flight.rs` | counts of the tables, to check them |
 //! | `membership.rs`, `slots.rs` | members of the pool (primary) |
 //! | `health.rs`, `checks.rs` | health of the servers (primary) |
+//! | `check_trust.rs` | results of checks, and whether they count (primary) |
 //! | `streams/`, `stream_link.rs` | the TCP side of a DNS pool, and what it shares with the workers |
 //! | `handover.rs`, `adopted_flows.rs` | state for a successor, and its adoption |
 
 mod adopted_flows;
 mod by_port;
+mod check_trust;
 mod checks;
 mod dns;
 mod forward;
@@ -333,8 +335,9 @@ impl Role for DatagramRole {
             return Some(Instant::ZERO);
         }
         let overdue = self.matching.next_deadline(&self.core);
-        // A server can get room without a datagram here: by TCP, or when it is up.
-        let is_awaited = self.core.owes() || !self.core.shared.pool.pending.is_empty();
+        // A server can get room without a datagram here: by TCP, or when it is up. It can fail by TCP, too.
+        let has_streams = self.primary.is_some() && self.core.shared.tcp.busy.get() > 0;
+        let is_awaited = self.core.owes() || !self.core.shared.pool.pending.is_empty() || has_streams;
         let tick = is_awaited.then_some(self.next_tick);
         let due = earliest(overdue.map(|at| at.max(self.grace)), tick);
         let judge = self.primary.as_ref().filter(|_| self.retired.is_none());

@@ -65,7 +65,7 @@ pub enum ProxyProtocol {
 pub enum Check {
     /// No check: only the responses to clients count, and their absence.
     None,
-    /// A DNS query; any response to it counts.
+    /// A DNS query; a response with one of [`HealthCheck::rcodes`] counts.
     Dns {
         /// The queried name, in wire format (labels with their lengths, and the root).
         name: Vec<u8>,
@@ -90,6 +90,8 @@ pub struct HealthCheck {
     pub interval: Duration,
     /// The timeout of a check.
     pub timeout: Duration,
+    /// The RCODEs of responses to a DNS check that mean alive, 0 to 4,095; at least one.
+    pub rcodes: Vec<u16>,
     /// The rules that turn signals into states.
     pub rules: Rules,
 }

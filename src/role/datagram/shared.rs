@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use crossbeam_utils::CachePadded;
 
@@ -52,6 +53,14 @@ pub(super) struct Noticed {
     pub silent: bool,
     pub refused: bool,
     pub looped: bool,
+}
+
+impl Noticed {
+    /// Whether requests or the network speak against the server; `timeout` is that of a request.
+    pub fn is_against(&self, now: Instant, timeout: Duration) -> bool {
+        let is_unanswered = self.lost > 0 && now.since(self.alive_at) >= timeout;
+        is_unanswered || self.silent || self.refused
+    }
 }
 
 impl Signals {

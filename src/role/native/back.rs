@@ -90,9 +90,7 @@ impl NativeRole {
         if self.shared.cookies.cookie(&frame.header) != frame.header.cookie.get() {
             return Err(DropReason::Cookie);
         }
-        if Status::from_wire(frame.header.status).is_none() {
-            return Err(DropReason::Kind);
-        }
+        let status = Status::from_wire(frame.header.status).ok_or(DropReason::Kind)?;
         let own = worker == self.worker;
         let fresh = match own {
             true => lane.window.accept(frame.header.dispatch_seq.get()),
@@ -106,6 +104,9 @@ impl NativeRole {
         }
         let stats = &self.stats.servers[slot.index()].common;
         stats.answered.add(1);
+        if status == Status::Error {
+            stats.failed_answers.add(1);
+        }
         stats.latency.record(now.wrapping_micros().wrapping_sub(frame.header.dispatch_us.get()));
         if same_registration && own {
             self.take_counters(now, slot, &frame.header);

@@ -16,7 +16,6 @@ use crate::pool::departed::Identity;
 use crate::pool::event::Event;
 use crate::pool::health::{self, Limits, State};
 use crate::pool::order::{Order, Refused};
-use crate::pool::outlier::{Outliers, Verdict};
 use crate::pool::primary::{self, Pool, PrimarySettings};
 use crate::pool::registry;
 use crate::pool::select::{LeafState, Slot};
@@ -55,10 +54,8 @@ pub(super) struct NativePrimary {
     pub scaler: Scaler,
     pub orders: ScalingRequests,
     pub stalls: StallDetector,
-    /// Requests that end without a reply, by server.
-    pub outliers: Outliers,
-    /// Memory for their verdicts.
-    pub verdicts: Vec<(Slot, Verdict)>,
+    /// Requests of each slot that had ended at the last comparison.
+    pub ended: Box<[u64]>,
     /// Stamps of used registrations; empty if frames are not authenticated.
     pub spent: SpentStamps,
 }
@@ -70,18 +67,8 @@ impl NativePrimary {
             scaler: Scaler::new(settings.scale),
             orders: ScalingRequests::new(shared.instance, seed),
             stalls: StallDetector::default(),
-            outliers: Outliers::new(settings.servers_max),
-            verdicts: Vec::with_capacity(settings.servers_max),
+            ended: vec![0; settings.servers_max].into(),
             spent: SpentStamps::new(settings.servers_max),
-        }
-    }
-
-    /// Doubts no server any more.
-    pub fn trust_all(&mut self, now: Instant) {
-        for slot in self.pool.registry().slots() {
-            if self.pool.registry().get(slot).is_some_and(|server| server.is_doubted) {
-                self.pool.doubt(now, slot, false, "replies are not seen".to_owned());
-            }
         }
     }
 

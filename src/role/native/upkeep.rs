@@ -1,6 +1,7 @@
 //! Periodic work: SYNC at every worker; silence, probes and the removal of silent servers at the primary.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::primary::NativePrimary;
@@ -12,8 +13,9 @@ use crate::base::time::Instant;
 use crate::pool::autoscale;
 use crate::pool::event::Event;
 use crate::pool::health::{self, State};
-use crate::pool::outlier::{Outcomes, Verdict};
+use crate::pool::outlier::Outcomes;
 use crate::pool::select::Slot;
+use crate::pool::stats::Counter;
 use crate::wire::{Frame, Header, Kind, ReplyPath, RequestOp, ServerState};
 
 /// The reason of a state change that follows a liveness signal.
@@ -56,44 +58,27 @@ impl NativeRole {
         self.size_up(now);
     }
 
-    /// Compares the servers by their requests that end without a reply. A server may acknowledge requests, or
-    /// claim that it never received them, and send no replies: then it looks idle and alive. Replies that go
-    /// directly to clients are not seen, so nothing is known of them.
+    /// Compares the servers by their requests that end without a reply, or with an error. A server may
+    /// acknowledge requests, or claim that it never received them, and send no replies: then it looks idle
+    /// and alive. Replies that go directly to clients are not seen, so nothing is known of them.
     fn judge_replies(&mut self, now: Instant) {
         let is_seen = self.settings.reply_path == ReplyPath::Balancer;
-        let Some(primary) = self.primary.as_mut().filter(|primary| primary.outliers.is_due(now)) else {
-            return;
-        };
-        let NativePrimary { pool, outliers, verdicts, .. } = &mut **primary;
-        let mut verdicts = std::mem::take(verdicts);
-        let shared = &self.shared;
-        let outcomes = |slot: Slot| {
-            let server = pool.registry().get(slot)?;
-            if !is_seen || server.health.state() == State::Joining {
-                return None;
-            }
-            let of_workers = shared.stats.iter().map(|stats| &stats.servers[slot.index()].common);
-            let (sent, answered) = of_workers.fold((0, 0), |(sent, answered), stats| {
-                (sent + stats.dispatched.get(), answered + stats.answered.get())
+        let shared = Arc::clone(&self.shared);
+        self.as_primary(|NativePrimary { pool, ended, .. }| {
+            pool.compare(now, "no reply, or an error", |slot, _| {
+                let of_workers = shared.stats.iter().map(|stats| &stats.servers[slot.index()].common);
+                let [sent, answered, failed] = of_workers.fold([0; 3], |[sent, answered, failed], stats| {
+                    let counts = [&stats.dispatched, &stats.answered, &stats.failed_answers];
+                    let [of_sent, of_answered, of_failed] = counts.map(Counter::get);
+                    [sent + of_sent, answered + of_answered, failed + of_failed]
+                });
+                let ended_now = sent.saturating_sub(shared.pool.tree.own_len(slot).into());
+                // An acknowledgement may be read before the reply, which has time until the next comparison.
+                let ended = std::mem::replace(&mut ended[slot.index()], ended_now);
+                let without_reply = ended.saturating_sub(answered);
+                let ended = ended.max(answered);
+                is_seen.then_some(Outcomes { ended, failed: without_reply + failed })
             });
-            let ended = sent.saturating_sub(shared.pool.tree.own_len(slot).into());
-            Some((server.extra.epoch.into(), Outcomes { ended, failed: ended.saturating_sub(answered) }))
-        };
-        outliers.sample(now, outcomes, |slot, verdict| verdicts.push((slot, verdict)));
-        for (slot, verdict) in verdicts.drain(..) {
-            let (is_doubted, reason) = match verdict {
-                Verdict::Doubted { share, of } => {
-                    (true, format!("no reply to {:.0} % of its last {of} requests", share * 100.0))
-                }
-                Verdict::OnTrial => (false, "on trial after requests without a reply".to_owned()),
-            };
-            self.as_primary(|primary| primary.pool.doubt(now, slot, is_doubted, reason));
-        }
-        self.as_primary(|primary| {
-            primary.verdicts = verdicts;
-            if !is_seen {
-                primary.trust_all(now);
-            }
         });
     }
 

@@ -46,6 +46,24 @@ pub const TYPES: [(&str, u16); 13] = [
     ("ANY", 255),
 ];
 
+/// RCODEs with a name (IANA, "DNS RCODEs"), without those of TSIG.
+pub const RCODES: [(&str, u16); 14] = [
+    ("NOERROR", NOERROR as u16),
+    ("FORMERR", FORMERR as u16),
+    ("SERVFAIL", SERVFAIL as u16),
+    ("NXDOMAIN", NXDOMAIN as u16),
+    ("NOTIMP", NOTIMP as u16),
+    ("REFUSED", REFUSED as u16),
+    ("YXDOMAIN", 6),
+    ("YXRRSET", 7),
+    ("NXRRSET", 8),
+    ("NOTAUTH", 9),
+    ("NOTZONE", 10),
+    ("DSOTYPENI", 11),
+    ("BADVERS", 16),
+    ("BADCOOKIE", 23),
+];
+
 /// Size of the header, in bytes.
 pub const HEADER_LEN: usize = 12;
 
@@ -66,6 +84,8 @@ pub const NOERROR: u8 = 0;
 pub const FORMERR: u8 = 1;
 /// RCODE of a server failure, which the balancer uses if no server can answer.
 pub const SERVFAIL: u8 = 2;
+/// RCODE of a name that does not exist.
+pub const NXDOMAIN: u8 = 3;
 /// RCODE of a request that the server does not support.
 pub const NOTIMP: u8 = 4;
 /// RCODE of a refusal.
@@ -132,6 +152,11 @@ pub fn opcode(message: &[u8]) -> u8 {
 /// The RCODE of a checked message, 0 to 15; 0 is no error.
 pub fn rcode(message: &[u8]) -> u8 {
     message.get(FLAGS + 1).map_or(0, |flags| flags & RCODE)
+}
+
+/// Whether a checked response says that the server does not serve the query: SERVFAIL or REFUSED.
+pub fn is_failure(message: &[u8]) -> bool {
+    matches!(rcode(message), SERVFAIL | REFUSED)
 }
 
 /// The number of questions that the header of a checked message states.

@@ -246,7 +246,7 @@ impl Streams {
             None => true,
         };
         if is_first {
-            self.count_answer(now, query, slot);
+            self.count_answer(now, query, slot, dns::is_failure(message));
         }
         if let Some(upstream) = self.upstreams.get_mut(key) {
             upstream.has_answered = true;
@@ -270,8 +270,8 @@ impl Streams {
         Ok(())
     }
 
-    /// Counts the first answer to a query.
-    fn count_answer(&mut self, now: Instant, query: Key, slot: Slot) {
+    /// Counts the first answer to a query. The time of a failure says nothing about the service time.
+    fn count_answer(&mut self, now: Instant, query: Key, slot: Slot, is_failure: bool) {
         let Streams { queries, shared, stats, settings, .. } = self;
         let Some(entry) = queries.get_mut(query) else { return };
         let Place::Sent { at, .. } = entry.place else { return };
@@ -284,9 +284,14 @@ impl Streams {
             finished.add(len, 1);
         }
         let server = &stats.servers[slot.index()];
-        let mut answers = Answers::NONE;
-        answers.add(micros);
-        answers.publish(len, &server.common.served);
+        match is_failure {
+            true => server.common.failed_answers.add(1),
+            false => {
+                let mut answers = Answers::NONE;
+                answers.add(micros);
+                answers.publish(len, &server.common.served);
+            }
+        }
         server.common.latency.record(micros);
         // A query whose connection breaks goes to another server: it counts where it ends.
         server.common.dispatched.add(1);

@@ -76,6 +76,7 @@ pub fn settings(protocol: Protocol) -> DatagramSettings {
             check: Check::None,
             interval: Duration::from_secs(1),
             timeout: 100 * MS,
+            rcodes: vec![0, 3],
             rules: Rules { fall: 3, down_max: 1.0, ..Rules::default() },
         },
     }
