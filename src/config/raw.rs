@@ -442,6 +442,9 @@ pub struct RawPool {
     /// Datagram with affinity: time without datagrams after which a flow ends, 10ms to 1 day.
     #[schemars(extend("default" = "120s"))]
     pub idle_timeout: Option<Text>,
+    /// Dns and datagram: time after which the flows and zone transfers of a removed server end, up to 1 day.
+    /// Without it: 30s; with affinity `idle_timeout`, at most 5min.
+    pub drain_timeout: Option<Text>,
     /// Dns and datagram: local ports towards the servers, of all workers together, at least one per worker,
     /// at most 32768. Without it: 256, with affinity 1024, with dns 16 per worker.
     pub ports: Option<Text>,

@@ -21,6 +21,7 @@ use std::time::Duration;
 
 use super::checks::{Checker, OpenCheck};
 use super::forward::Forwarder;
+use super::drain::{DrainPhase, Leaving, is_checked};
 use super::request::{DatagramClient, Handled};
 use super::settings::{Check, DatagramSettings, HealthCheck, Protocol};
 use super::shared::{CurrentSettings, DatagramExtra, DatagramShared, Noticed};
@@ -69,6 +70,8 @@ pub struct Sensed {
     /// The end of the time for which it is barred since it was last seen to lead back.
     pub(super) loop_until: Instant,
     pub(super) loop_pause: Duration,
+    /// Its drain, if it leaves.
+    pub(super) leaving: Option<Leaving>,
 }
 
 /// A server of a datagram pool as the primary knows it.
@@ -160,6 +163,7 @@ impl DatagramPrimary {
             echoes: 0,
             loop_until: Instant::ZERO,
             loop_pause: Duration::ZERO,
+            leaving: None,
         }
     }
 
@@ -170,7 +174,10 @@ impl DatagramPrimary {
 
     /// The time at which the primary has something to do even without a datagram.
     pub fn next_deadline(&self) -> Instant {
-        let checks = self.pool.registry().iter().filter(|_| self.checker.is_active());
+        let checks = self.pool.registry().iter();
+        let checks = checks.filter(|(_, server)| {
+            self.checker.is_active() && is_checked(server.health.state(), server.extra.leaving)
+        });
         let due = checks.map(|(_, server)| match server.extra.asked {
             Some(asked) => asked.sent + self.settings.timeout,
             None => server.extra.next_check,
@@ -182,8 +189,8 @@ impl DatagramPrimary {
     pub fn on_tick(&mut self, core: &mut Forwarder, now: Instant, tx: &mut Tx) {
         if now >= self.next_look {
             self.next_look = now + LOOK;
-            if let Some(desired) = core.shared.take_wanted() {
-                self.set_servers(core, now, desired);
+            if let Some(wish) = core.shared.take_wanted() {
+                self.set_servers(core, now, wish);
             }
         }
         self.pool.on_tick(now);
@@ -191,6 +198,7 @@ impl DatagramPrimary {
         for slot in self.pool.registry().slots() {
             let noticed = core.shared.signals[slot.index()].take();
             if self.pool.registry().get(slot).is_some() {
+                self.watch_leaving(now, slot, &noticed, core.settings.timeout);
                 self.judge(now, slot, noticed, core.settings.timeout, echoed_at);
                 self.look_after(core, now, slot, tx);
             }
@@ -260,26 +268,24 @@ impl DatagramPrimary {
         self.pool.apply(now, slot, event, reason);
     }
 
-    /// Sends a check that is due, or asks for a trial request; removes a leaving server without requests.
+    /// The timeout of a check.
+    pub fn check_timeout(&self) -> Duration {
+        self.settings.timeout
+    }
+
+    /// Sends a check that is due, or asks for a trial request.
     fn look_after(&mut self, core: &mut Forwarder, now: Instant, slot: Slot, tx: &mut Tx) {
         let is_another_up = self.pool.registry().iter().any(|(_, server)| server.health.state() == State::Up);
         let Some(server) = self.pool.registry_mut().get_mut(slot) else { return };
         if server.is_leaving {
-            if core.shared.pool.tree.len(slot) == 0 {
-                self.remove(core, now, slot);
-            }
-            return;
+            return self.look_after_leaving(core, now, slot, tx);
         }
         let state = server.health.state();
         let is_held = server.health.record().is_held(now);
         let sensed = &mut server.extra;
         match state {
             State::Draining | State::Disabled => {}
-            _ if self.checker.is_active() => {
-                if sensed.asked.is_none() && now >= sensed.next_check {
-                    self.check(core, now, slot, tx);
-                }
-            }
+            _ if self.checker.is_active() => self.check_if_due(core, now, slot, tx),
             State::Joining | State::Up => {
                 if now.since(sensed.up_since) > sensed.trial_pause * 2 {
                     sensed.trial_pause = self.settings.interval;
@@ -304,6 +310,14 @@ impl DatagramPrimary {
                     }
                 }
             }
+        }
+    }
+
+    /// Sends a check if it is due.
+    pub(super) fn check_if_due(&mut self, core: &Forwarder, now: Instant, slot: Slot, tx: &mut Tx) {
+        let due = self.pool.registry().get(slot).filter(|_| self.checker.is_active());
+        if due.is_some_and(|server| server.extra.asked.is_none() && now >= server.extra.next_check) {
+            self.check(core, now, slot, tx);
         }
     }
 
@@ -382,10 +396,15 @@ impl Pool for DatagramShared {
         sensed.generation
     }
 
-    /// A drained server keeps its flows; a server that is leaving does not.
+    /// A drained server keeps its flows, and so does a server that leaves, until its drain is over.
     fn member(server: &DatagramServer, leaf: LeafState) -> DatagramExtra {
-        let finishes_flows = server.health.state() == State::Draining && !server.is_leaving;
-        DatagramExtra { keeps_flows: is_selectable(leaf) || finishes_flows }
+        let phase = server.extra.leaving.map(|leaving| leaving.phase);
+        let is_draining = server.health.state() == State::Draining;
+        let finishes_flows = is_draining && phase.is_none_or(|phase| phase == DrainPhase::Flows);
+        DatagramExtra {
+            keeps_flows: is_selectable(leaf) || finishes_flows,
+            is_over: phase == Some(DrainPhase::Over),
+        }
     }
 
     fn on_state(&self, now: Instant, slot: Slot, server: &mut DatagramServer) {

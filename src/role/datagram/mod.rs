@@ -24,6 +24,7 @@
 //! | `by_port.rs`, `leases.rs` | matching by port and server |
 //! | `in_flight.rs` | counts of the tables, to check them |
 //! | `membership.rs`, `slots.rs` | members of the pool (primary) |
+//! | `leaving.rs`, `drain.rs` | servers that leave (primary) |
 //! | `health.rs`, `checks.rs` | health of the servers (primary) |
 //! | `streams/`, `stream_link.rs` | the TCP side of a DNS pool, and what it shares with the workers |
 //! | `handover.rs`, `adopted_flows.rs` | state for a successor, and its adoption |
@@ -32,12 +33,14 @@ mod adopted_flows;
 mod by_port;
 mod checks;
 mod dns;
+mod drain;
 mod forward;
 mod front;
 mod handover;
 mod health;
 mod in_flight;
 mod leases;
+mod leaving;
 mod loops;
 mod matching;
 mod membership;

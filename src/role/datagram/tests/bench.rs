@@ -62,6 +62,7 @@ pub fn settings(protocol: Protocol) -> DatagramSettings {
         replies: Some(1),
         hold: Some(HOLD),
         idle_timeout: IDLE,
+        drain_timeout: Duration::from_secs(30),
         proxy_protocol: ProxyProtocol::Off,
         transparent: false,
         allow: vec![],
@@ -152,6 +153,12 @@ impl Bench {
     /// Wants these servers and lets the primary see to it.
     pub fn want(&mut self, servers: Vec<DesiredServer>) {
         self.shared.want(servers);
+        self.pass(250 * MS);
+    }
+
+    /// The same, where a host name has left a server for others.
+    pub fn rename(&mut self, from: u16, servers: impl IntoIterator<Item = u16>) {
+        self.shared.want_moved(wanted(servers), &[server(from)]);
         self.pass(250 * MS);
     }
 

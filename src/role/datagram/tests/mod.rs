@@ -14,6 +14,7 @@ mod front;
 mod fuzz;
 mod handover;
 mod health;
+mod leaving;
 mod loops;
 mod members;
 mod model;
