@@ -570,7 +570,8 @@ pub struct RawHealth {
     pub send: Option<String>,
     /// First bytes of a valid response to a payload check, in the same form. Without it: any response.
     pub expect: Option<String>,
-    /// Dns and datagram: interval of the checks of a server, 10ms to 1h.
+    /// Dns and datagram: interval of the checks of a server, 10ms to 1h. A server that is up and has answered
+    /// a client within that time is not checked.
     #[schemars(extend("default" = "1s"))]
     pub interval: Option<Text>,
     /// Dns and datagram: maximum time of a response to a check, 1ms to `interval`. Without it: `interval`.

@@ -422,7 +422,10 @@ impl ByPort {
                 core.take_answer(now, slot, request.sent);
                 self.rest_if_done(now, pair, request.sent, core);
             }
-            (Affinity::Client, _) if is_busy => self.touch_flow(core, now, pair),
+            (Affinity::Client, _) if is_busy => {
+                core.note_answer(slot, false);
+                self.touch_flow(core, now, pair);
+            }
             (Affinity::None, None) | (Affinity::Client, _) => core.stats.late.add(1),
         }
         Ok(())

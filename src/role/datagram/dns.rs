@@ -20,6 +20,8 @@ use crate::wire::dns::{self, Asked, Malformed, OwnAnswer, QuestionKey};
 const QUERIES_MAX: usize = 65_536;
 /// OPCODE of an ordinary query (RFC 1035), the only kind that may be sent to two servers without being asked.
 const OPCODE_QUERY: u8 = 0;
+/// RCODE of a name that does not exist (RFC 1035).
+const NXDOMAIN: u8 = 3;
 /// OPCODE of a NOTIFY (RFC 1996).
 const OPCODE_NOTIFY: u8 = 4;
 
@@ -253,6 +255,9 @@ impl DnsMatching {
             dns::set_id(bytes, query.client_id);
             core.send_to_client(slot, &client, at, tx)?;
             core.take_answer(now, slot, sent);
+            if !matches!(dns::rcode(bytes), dns::NOERROR | NXDOMAIN) {
+                core.note_answer(slot, true); // its next check is due all the same
+            }
         } else {
             core.settle(slot);
             core.hear(now, slot);

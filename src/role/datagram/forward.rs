@@ -58,6 +58,9 @@ pub(super) struct DatagramLane {
     /// Responses of this turn.
     answers: Answers,
     heard: bool,
+    /// Whether a client got an answer in this turn, and whether one said that the server failed.
+    is_answered: bool,
+    is_failed: bool,
 }
 
 impl DatagramLane {
@@ -67,6 +70,8 @@ impl DatagramLane {
         freed: 0,
         answers: Answers::NONE,
         heard: false,
+        is_answered: false,
+        is_failed: false,
     };
 }
 
@@ -345,6 +350,7 @@ impl Forwarder {
             self.shared.pool.finished[self.number].add(self.shared.pool.tree.len(slot), 1);
         }
         self.lanes.touch(slot).answers.add(micros);
+        self.note_answer(slot, false);
         self.settle(slot);
         self.hear(now, slot);
         self.end_request();
@@ -352,6 +358,13 @@ impl Forwarder {
         let server = &self.stats.servers[slot.index()];
         server.common.answered.add(1);
         server.common.latency.record(micros);
+    }
+
+    /// Notes that a client got an answer, and whether it says that the server failed.
+    pub fn note_answer(&mut self, slot: Slot, is_failed: bool) {
+        let lane = self.lanes.touch(slot);
+        lane.is_answered = true;
+        lane.is_failed |= is_failed;
     }
 
     /// Notes that a request has timed out.
@@ -425,11 +438,16 @@ impl Forwarder {
                 .publish(self.shared.pool.tree.len(slot), &self.stats.servers[slot.index()].common.served);
             let freed = std::mem::take(&mut lane.freed);
             let heard = std::mem::take(&mut lane.heard);
+            let (is_answered, is_failed) =
+                (std::mem::take(&mut lane.is_answered), std::mem::take(&mut lane.is_failed));
             if freed > 0 {
                 self.shared.pool.tree.adjust(slot, -(freed as i32));
             }
             if heard {
                 self.shared.signals[slot.index()].hear(now);
+            }
+            if is_answered {
+                self.shared.signals[slot.index()].answer(now, is_failed);
             }
         }
     }

@@ -20,8 +20,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::checks::{Checker, OpenCheck};
-use super::forward::Forwarder;
 use super::drain::{DrainPhase, Leaving, is_checked};
+use super::forward::Forwarder;
 use super::request::{DatagramClient, Handled};
 use super::settings::{Check, DatagramSettings, HealthCheck, Protocol};
 use super::shared::{CurrentSettings, DatagramExtra, DatagramShared, Noticed};
@@ -72,6 +72,10 @@ pub struct Sensed {
     pub(super) loop_pause: Duration,
     /// Its drain, if it leaves.
     pub(super) leaving: Option<Leaving>,
+    /// Until when the check in flight has a place in the server's queue; `None`: it has none.
+    pub(super) place_until: Option<Instant>,
+    /// The usual response time of the server's checks; zero before the first response.
+    pub(super) check_time: Duration,
 }
 
 /// A server of a datagram pool as the primary knows it.
@@ -85,6 +89,8 @@ pub(super) struct DatagramPrimary {
     settings: HealthCheck,
     is_one_way: bool,
     pub next_look: Instant,
+    /// Servers at which a check has a place.
+    pub places: usize,
 }
 
 impl DatagramPrimary {
@@ -104,6 +110,7 @@ impl DatagramPrimary {
             settings: health.clone(),
             is_one_way: settings.replies == Some(0),
             next_look: now,
+            places: 0,
         }
     }
 
@@ -164,6 +171,8 @@ impl DatagramPrimary {
             loop_until: Instant::ZERO,
             loop_pause: Duration::ZERO,
             leaving: None,
+            place_until: None,
+            check_time: Duration::ZERO,
         }
     }
 
@@ -201,6 +210,7 @@ impl DatagramPrimary {
                 self.watch_leaving(now, slot, &noticed, core.settings.timeout);
                 self.judge(now, slot, noticed, core.settings.timeout, echoed_at);
                 self.look_after(core, now, slot, tx);
+                self.settle_place(core, now, slot);
             }
         }
         core.refresh();
@@ -268,6 +278,16 @@ impl DatagramPrimary {
         self.pool.apply(now, slot, event, reason);
     }
 
+    /// Whether servers are checked.
+    pub fn checks_servers(&self) -> bool {
+        self.checker.is_active()
+    }
+
+    /// The interval of checks.
+    pub fn check_interval(&self) -> Duration {
+        self.settings.interval
+    }
+
     /// The timeout of a check.
     pub fn check_timeout(&self) -> Duration {
         self.settings.timeout
@@ -313,15 +333,8 @@ impl DatagramPrimary {
         }
     }
 
-    /// Sends a check if it is due.
-    pub(super) fn check_if_due(&mut self, core: &Forwarder, now: Instant, slot: Slot, tx: &mut Tx) {
-        let due = self.pool.registry().get(slot).filter(|_| self.checker.is_active());
-        if due.is_some_and(|server| server.extra.asked.is_none() && now >= server.extra.next_check) {
-            self.check(core, now, slot, tx);
-        }
-    }
-
-    fn check(&mut self, core: &Forwarder, now: Instant, slot: Slot, tx: &mut Tx) {
+    /// Sends a check, unless the turn is full.
+    pub(super) fn check(&mut self, core: &Forwarder, now: Instant, slot: Slot, tx: &mut Tx) {
         let has_marks = self.checker.has_marks();
         let Some(server) = self.pool.registry_mut().get_mut(slot) else { return };
         let is_suspect = server.health.state() == State::Suspect;
@@ -359,7 +372,9 @@ impl DatagramPrimary {
             server.extra.is_marked = false;
             server.extra.next_check = now; // the next one says how it is
         }
-        server.extra.asked = None;
+        self.time_check(now, slot);
+        self.pool.registry_mut().get_mut(slot).ok_or(DropReason::WrongSource)?.extra.asked = None;
+        self.settle_place(core, now, slot);
         self.next_look = now; // the next tick judges the server
         core.hear(now, slot);
         Ok(())

@@ -98,6 +98,9 @@ impl DatagramPrimary {
 
     pub(super) fn remove(&mut self, core: &mut Forwarder, now: Instant, slot: Slot, reason: &'static str) {
         if let Some(server) = self.pool.remove(now, slot, reason) {
+            if server.extra.place_until.is_some() {
+                self.release_place(core, slot);
+            }
             self.slots.left[slot.index()] = Some(Left { addr: server.addr, until: now + self.slots.rest });
         }
         core.refresh();

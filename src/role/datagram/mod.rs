@@ -26,11 +26,13 @@
 //! | `membership.rs`, `slots.rs` | members of the pool (primary) |
 //! | `leaving.rs`, `drain.rs` | servers that leave (primary) |
 //! | `health.rs`, `checks.rs` | health of the servers (primary) |
+//! | `check_places.rs` | when a server is checked, and the place of a check in its queue (primary) |
 //! | `streams/`, `stream_link.rs` | the TCP side of a DNS pool, and what it shares with the workers |
 //! | `handover.rs`, `adopted_flows.rs` | state for a successor, and its adoption |
 
 mod adopted_flows;
 mod by_port;
+mod check_places;
 mod checks;
 mod dns;
 mod drain;
@@ -211,7 +213,11 @@ impl DatagramRole {
         if let Some(primary) = &self.primary {
             primary.pool.check_invariants(&self.core.view);
         }
-        let in_flight = self.matching.check_invariants(self.core.settings.servers_max);
+        let mut in_flight = self.matching.check_invariants(self.core.settings.servers_max);
+        if let Some(primary) = &self.primary {
+            primary.places().for_each(|slot| in_flight.held[slot.index()] += 1);
+            assert_eq!(primary.places, primary.places().count(), "places of checks");
+        }
         self.core.check_invariants(&in_flight);
         in_flight
     }

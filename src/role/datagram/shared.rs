@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use crossbeam_utils::CachePadded;
 
@@ -43,6 +44,10 @@ pub(super) struct Wish {
 pub(super) struct Signals {
     /// The time of the last valid response, in nanoseconds.
     alive_at: AtomicU64,
+    /// The time of the last answer to a client, in nanoseconds.
+    answered_at: AtomicU64,
+    /// The time of the last answer to a client that said that the server failed, in nanoseconds.
+    failed_at: AtomicU64,
     /// Requests that have timed out since the primary last took the signals.
     lost: AtomicU32,
     /// Whether the server owes responses and is silent for far longer than any response took.
@@ -71,6 +76,21 @@ impl Signals {
 
     pub fn alive_at(&self) -> Instant {
         Instant::from_nanos(self.alive_at.load(Ordering::Relaxed))
+    }
+
+    /// Notes answers to clients, and whether one of them said that the server failed.
+    pub fn answer(&self, now: Instant, is_failed: bool) {
+        let at = if is_failed { &self.failed_at } else { &self.answered_at };
+        at.store(now.as_nanos(), Ordering::Relaxed);
+    }
+
+    /// The last answer to a client, if it is not older than this and no answer said since that the server
+    /// failed.
+    pub fn answered_since(&self, now: Instant, age: Duration) -> Option<Instant> {
+        let at = |at: &AtomicU64| {
+            Some(Instant::from_nanos(at.load(Ordering::Relaxed))).filter(|&at| now < at + age)
+        };
+        at(&self.answered_at).filter(|_| at(&self.failed_at).is_none())
     }
 
     pub fn lose(&self) {

@@ -6,6 +6,7 @@ use super::*;
 use crate::base::drop_reason::DropReason;
 
 pub(super) mod bench;
+mod check_places;
 mod delays;
 mod dns;
 mod flapping;
