@@ -190,6 +190,52 @@ fn a_successor_that_cannot_start_leaves_the_old_one_serving() {
     );
 }
 
+/// The server at which each client's flow is.
+fn servers_of(clients: &[Asker]) -> Vec<u8> {
+    clients.iter().map(|client| client.ask(b"more")[0]).collect()
+}
+
+#[test]
+fn a_removed_server_keeps_its_flows_through_reloads_and_in_a_pool_that_is_made_anew() {
+    let site = Site::new(json!({}));
+    let _servers: Vec<Fake> = (1..=2).map(|n| echo(&site, n)).collect();
+    let flows = json!({"affinity": "client", "drain_timeout": "1h"});
+    let mut balancer = site.pools(json!([pool(&site, "a", 0, &[1, 2], flows.clone())]));
+    let clients: Vec<Asker> = (0..6).map(|_| Asker::to(v4(site.port(0)))).collect();
+    let first = servers_of(&clients);
+    assert!(first.contains(&1) && first.contains(&2), "{first:?}");
+    site.write_pools(&json!([pool(&site, "a", 0, &[2], flows.clone())]));
+    reload(&mut balancer);
+    let is_draining = |status: &lbd::admin::status::Status| {
+        status.pools[0].servers.iter().any(|server| (server.id, server.state.as_str()) == (1, "draining"))
+    };
+    balancer.wait_until("the removed server drains", is_draining);
+    assert_eq!(servers_of(&clients), first);
+    let fresh: Vec<Asker> = (0..4).map(|_| Asker::to(v4(site.port(0)))).collect();
+    assert_eq!(servers_of(&fresh), [2; 4]);
+    // The pool is made anew.
+    site.write_pools(&json!([pool(&site, "a", 0, &[2], {
+        let mut more = flows.clone();
+        more["ports"] = json!(300);
+        more
+    })]));
+    assert!(reload(&mut balancer).contains("pool a ended; pool a begun"));
+    balancer.wait_until("the removed server drains still", is_draining);
+    assert_eq!(servers_of(&clients), first);
+    // It returns.
+    let short = json!({"affinity": "client", "drain_timeout": "1s"});
+    site.write_pools(&json!([pool(&site, "a", 0, &[1, 2], short.clone())]));
+    reload(&mut balancer);
+    balancer.wait_until("the server is back", |status| status.pools[0].up() == 2);
+    assert_eq!(servers_of(&clients), first);
+    // It is removed again, and the drain ends.
+    site.write_pools(&json!([pool(&site, "a", 0, &[2], short)]));
+    reload(&mut balancer);
+    balancer.wait_until("the server is gone", |status| status.pools[0].servers.len() == 1);
+    assert_eq!(servers_of(&clients), [2; 6]);
+    balancer.stop();
+}
+
 #[test]
 fn a_pool_that_is_made_anew_knows_what_an_operator_has_ordered() {
     let site = Site::new(json!({}));

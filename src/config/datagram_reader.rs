@@ -33,6 +33,10 @@ const SERVERS_ROOM: usize = 16;
 const TCP_PER_SOURCE_MIN: usize = 16;
 /// Share of the TCP connections that one source has by default: one part in this number.
 const TCP_PER_SOURCE_PARTS: usize = 4;
+/// Default time for which a server that leaves keeps its zone transfers.
+const DRAIN: Duration = Duration::from_secs(30);
+/// Longest default time for which a server that leaves keeps its flows.
+const FLOWS_DRAIN_MAX: Duration = Duration::from_secs(300);
 /// Most local ports of a pool.
 const PORTS_MAX: usize = 32_768;
 
@@ -98,6 +102,8 @@ impl Reader<'_> {
         let day = ms(86_400_000);
         let hold = self.duration(&key("hold"), &raw.hold, ms(0), ms(0)..=ms(600_000))?;
         let (idle_key, idle) = (key("idle_timeout"), &raw.idle_timeout);
+        let idle_timeout = self.duration(&idle_key, idle, ms(120_000), ms(10)..=day)?;
+        let drain = if flows { idle_timeout.min(FLOWS_DRAIN_MAX) } else { DRAIN };
         if raw.flows_per_source.is_some() && !flows {
             let problem = "needs affinity: client; add that, or remove the key";
             return Err(self.error(&key("flows_per_source"), problem));
@@ -127,7 +133,8 @@ impl Reader<'_> {
             timeout: self.duration(&key("timeout"), &raw.timeout, ms(2_000), ms(1)..=ms(60_000))?,
             replies,
             hold: raw.hold.is_some().then_some(hold),
-            idle_timeout: self.duration(&idle_key, idle, ms(120_000), ms(10)..=day)?,
+            idle_timeout,
+            drain_timeout: self.duration(&key("drain_timeout"), &raw.drain_timeout, drain, ms(0)..=day)?,
             proxy_protocol: self.proxy_protocol(&key("proxy_protocol"), raw, flows)?,
             transparent: raw.transparent.unwrap_or(false),
             allow: self.networks(&key("allow"), &raw.allow)?,

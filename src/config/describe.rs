@@ -192,6 +192,8 @@ fn datagram_pool(pool: &DatagramPool, plan: &mut PlanText) {
             "",
             format!("all datagrams of a client go to one server; a flow ends after {idle} without datagrams"),
         );
+        let drain = exact(pool.settings.drain_timeout);
+        line("", format!("a removed server keeps its flows for up to {drain}"));
     }
     for part in ports(pool) {
         line("", part);

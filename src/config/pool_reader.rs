@@ -131,6 +131,7 @@ impl Reader<'_> {
             ("tcp_idle_timeout", raw.tcp_idle_timeout.is_some(), DNS),
             ("servers", raw.servers.is_some(), UNMODIFIED),
             ("timeout", raw.timeout.is_some(), UNMODIFIED),
+            ("drain_timeout", raw.drain_timeout.is_some(), UNMODIFIED),
             ("ports", raw.ports.is_some(), UNMODIFIED),
             ("proxy_protocol", raw.proxy_protocol.is_some(), UNMODIFIED),
             ("transparent", raw.transparent.is_some(), UNMODIFIED),

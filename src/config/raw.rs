@@ -442,6 +442,9 @@ pub struct RawPool {
     /// Datagram with affinity: time without datagrams after which a flow ends, 10ms to 1 day.
     #[schemars(extend("default" = "120s"))]
     pub idle_timeout: Option<Text>,
+    /// Dns and datagram: time after which the flows and zone transfers of a removed server end, up to 1 day.
+    /// Without it: 30s; with affinity `idle_timeout`, at most 5min.
+    pub drain_timeout: Option<Text>,
     /// Dns and datagram: local ports towards the servers, of all workers together, at least one per worker,
     /// at most 32768. Without it: 256, with affinity 1024, with dns 16 per worker.
     pub ports: Option<Text>,
@@ -571,7 +574,8 @@ pub struct RawHealth {
     pub send: Option<String>,
     /// First bytes of a valid response to a payload check, in the same form. Without it: any response.
     pub expect: Option<String>,
-    /// Dns and datagram: interval of the checks of a server, 10ms to 1h.
+    /// Dns and datagram: interval of the checks of a server, 10ms to 1h. A server that is up and has answered
+    /// a client within that time is not checked.
     #[schemars(extend("default" = "1s"))]
     pub interval: Option<Text>,
     /// Dns and datagram: maximum time of a response to a check, 1ms to `interval`. Without it: `interval`.

@@ -319,7 +319,8 @@ fn the_schema_has_every_key_of_the_specification_and_no_other() {
     }
     let of_pool = "name listen protocol server_side controller queue_update_interval frame_size \
         frames_per_datagram reply_path affinity servers servers[].address servers[].weight servers[].id \
-        servers_max policy max_outstanding waiting_max timeout replies hold idle_timeout ports \
+        servers_max policy max_outstanding waiting_max timeout replies hold idle_timeout \
+        drain_timeout ports \
         proxy_protocol transparent allow deny rate_per_source rate_limit_truncate notify \
         flows_per_source health health.check health.query health.rcodes health.send \
         health.expect health.interval health.timeout health.rise health.fall health.down_max \

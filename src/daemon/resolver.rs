@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use tracing::{info, warn};
 
-use super::desired::DesiredServers;
+use super::desired::{DesiredServers, Hosts};
 use crate::config::{DatagramPool, Target};
 use crate::pool::desired::DesiredServer;
 
@@ -55,6 +55,14 @@ impl Resolver {
             result = Err(NotFound { host: host.clone(), why });
         }
         result
+    }
+
+    /// The addresses of each host name that was found.
+    pub fn hosts(&self) -> Hosts {
+        let addrs = |(place, addrs): (&usize, &Vec<SocketAddr>)| {
+            Some((self.pool.servers.get(*place)?.target.to_string(), addrs.clone()))
+        };
+        self.found.iter().filter_map(addrs).collect()
     }
 
     /// Whether the pool can send to this address. With the clients' addresses as sources it reaches servers
@@ -122,7 +130,7 @@ pub async fn keep(mut names: Resolver, desired: Arc<DesiredServers>) {
             _ => {}
         }
         has_failed = result.is_err();
-        desired.set_named(names.wanted());
+        desired.set_named(names.wanted(), names.hosts());
     }
 }
 

@@ -54,6 +54,7 @@ impl PoolModel for DatagramModel {
             replies: Some(1),
             hold: None,
             idle_timeout: TIMEOUT,
+            drain_timeout: Duration::from_secs(30),
             proxy_protocol: ProxyProtocol::Off,
             transparent: false,
             allow: vec![],

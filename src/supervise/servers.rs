@@ -25,6 +25,10 @@ const RECORD_CLEAN: Duration = Duration::from_secs(10);
 /// Time after which a server that does not stop is killed.
 const STOP_PATIENCE: Duration = Duration::from_secs(35);
 
+/// Maximum time that a server is withdrawn before it is stopped, when all servers are stopped: their flows
+/// have no other server.
+const LEAVE_AT_END: Duration = Duration::from_secs(30);
+
 /// Limits of the number of servers, their ids and their ports.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bounds {
@@ -323,6 +327,11 @@ impl Replicas {
         let ids: Vec<u32> = self.children.keys().copied().collect();
         for id in ids {
             self.stop(now, id);
+        }
+        for child in self.children.values_mut() {
+            if let ReplicaPhase::Leaving { until } = &mut child.phase {
+                *until = (*until).min(now + LEAVE_AT_END);
+            }
         }
     }
 

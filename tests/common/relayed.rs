@@ -41,6 +41,7 @@ pub fn settings(protocol: Protocol, affinity: Affinity) -> DatagramSettings {
         replies: None,
         hold: Some(Duration::from_micros(100)),
         idle_timeout: Duration::from_millis(5),
+        drain_timeout: Duration::from_secs(30),
         proxy_protocol: ProxyProtocol::Off,
         transparent: false,
         allow: vec![],

@@ -185,6 +185,7 @@ fn settings(protocol: Protocol, affinity: Affinity, max_outstanding: Option<Limi
         replies: Some(1),
         hold: Some(20 * MS),
         idle_timeout: IDLE,
+        drain_timeout: Duration::from_secs(30),
         proxy_protocol: ProxyProtocol::Off,
         transparent: false,
         allow: vec![],

@@ -24,8 +24,11 @@ use crate::command::{own_command, say, server_command};
 
 /// Maximum length of an idle turn.
 const TURN: Duration = Duration::from_secs(1);
-/// Maximum time for a server of a datagram pool to finish its requests; then the controller stops it.
+/// Minimum patience with a server of a datagram pool that finishes its requests and flows; then the
+/// controller stops it.
 const LEAVE_PATIENCE: Duration = Duration::from_secs(30);
+/// Time for a balancer to show that a server's drain is over, beside the timeout of a request.
+const SHOWN: Duration = Duration::from_secs(5);
 
 /// Runs the controller until a signal stops it and every server has ended.
 pub fn run(args: &ControllerArgs) -> Result<()> {
@@ -206,7 +209,8 @@ fn datagram_replicas(
     of_pool: &PoolRun,
 ) -> (String, PoolScaler, ServerCommand) {
     let PoolRun { address, run } = of_pool;
-    let replicas = Replicas::new(run.bounds(Some(LEAVE_PATIENCE)));
+    let drain = pool.settings.drain_timeout + pool.settings.timeout + SHOWN;
+    let replicas = Replicas::new(run.bounds(Some(drain.max(LEAVE_PATIENCE))));
     let words = run.command.clone().unwrap_or_default();
     let command = ServerCommand { words, config: config_path(config), ip: *address };
     (pool.settings.name.clone(), PoolScaler::new(replicas, run.scale, *address), command)

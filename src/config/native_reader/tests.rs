@@ -88,8 +88,8 @@ fn the_item_says_all_that_the_sections_say() {
     let schema = schema();
     let of_item = schema["properties"]["pools"]["items"]["properties"].as_object().unwrap();
     let written = item.as_object().unwrap();
-    let of_others = "affinity servers timeout replies hold idle_timeout ports proxy_protocol transparent \
-        allow deny rate_per_source rate_limit_truncate notify flows_per_source resolve_interval \
+    let of_others = "affinity servers timeout replies hold idle_timeout drain_timeout ports proxy_protocol \
+        transparent allow deny rate_per_source rate_limit_truncate notify flows_per_source resolve_interval \
         tcp_connections tcp_connections_per_source tcp_idle_timeout";
     for key in of_item.keys() {
         assert!(written.contains_key(key) != of_others.split_whitespace().any(|other| other == key), "{key}");

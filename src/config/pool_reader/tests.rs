@@ -83,6 +83,7 @@ fn the_smallest_pools_have_the_defaults() {
         replies: Some(1),
         hold: None,
         idle_timeout: 120 * second,
+        drain_timeout: 30 * second,
         proxy_protocol: ProxyProtocol::Off,
         transparent: false,
         allow: vec![],
@@ -146,7 +147,8 @@ fn every_key_is_read() {
         "name": "sip.a_b-1", "listen": ["0.0.0.0:5060", "10.0.0.1:5061"], "affinity": "client",
         "policy": "two_choices", "servers_max": "100",
         "servers": ["a.example:5060", {"address": "10.0.0.2:5062", "weight": "7", "id": 9}],
-        "max_outstanding": 50, "timeout": 500, "replies": 20, "hold": 0, "idle_timeout": "1h", "ports": 500,
+        "max_outstanding": 50, "timeout": 500, "replies": 20, "hold": 0, "idle_timeout": "1h",
+        "drain_timeout": "7s", "ports": 500,
         "proxy_protocol": "first", "transparent": true,
         "allow": ["10.1.2.3/8", "::1"], "deny": ["::ffff:10.0.0.9"],
         "rate_per_source": "0.5", "flows_per_source": 7,
@@ -170,6 +172,7 @@ fn every_key_is_read() {
         (Duration::from_millis(500), Some(20), Some(seconds(0)))
     );
     assert_eq!((pool.settings.idle_timeout, pool.ports), (seconds(3_600), 500));
+    assert_eq!(pool.settings.drain_timeout, seconds(7));
     assert_eq!((pool.settings.proxy_protocol, pool.settings.transparent), (ProxyProtocol::First, true));
     assert_eq!(pool.settings.allow, ["10.0.0.0/8", "::1/128"].map(|net| net.parse().unwrap()));
     assert_eq!(pool.settings.deny, ["10.0.0.9/32".parse().unwrap()]);
@@ -182,6 +185,21 @@ fn every_key_is_read() {
         Rules { rise: 4, fall: 5, down_max: 1.0, hold_down_max: Duration::ZERO, slow_start: seconds(30) };
     let rcodes = vec![0, 3];
     assert_eq!(pool.settings.health, HealthCheck { check, interval, timeout, rcodes, rules });
+}
+
+#[test]
+fn a_server_that_leaves_keeps_its_flows_for_their_idle_timeout() {
+    for (keys, seconds) in [
+        (json!({}), 30),
+        (json!({"affinity": "client"}), 120),
+        (json!({"affinity": "client", "idle_timeout": "5s"}), 5),
+        (json!({"affinity": "client", "idle_timeout": "1h"}), 300),
+        (json!({"affinity": "client", "idle_timeout": "1h", "drain_timeout": "2h"}), 7_200),
+        (json!({"drain_timeout": 0}), 0),
+    ] {
+        let shown = keys.to_string();
+        assert_eq!(one(pool(keys)).settings.drain_timeout, Duration::from_secs(seconds), "{shown}");
+    }
 }
 
 #[test]
@@ -726,6 +744,7 @@ fn the_plan_tells_what_a_pool_does() {
         "shortest_queue, no limit of flows per server",
         "any number of responses per datagram, the first within 2s\n",
         "all datagrams of a client go to one server; a flow ends after 55s without datagrams\n",
+        "a removed server keeps its flows for up to 55s\n",
         "300 ports x 2 servers = 600 port-and-server pairs; with a quarantine of 5s: 600 concurrent flows, \
          about 10 new flows per second, all from new clients\n",
         "at most 60 flows per source\n",
@@ -791,8 +810,8 @@ proptest! {
     fn no_pool_makes_it_panic_and_every_refusal_is_one_short_line(
         changes in proptest::collection::hash_map(
             "name|listen|protocol|affinity|servers|servers_max|policy|max_outstanding|waiting_max|timeout|\
-             replies|hold|idle_timeout|ports|proxy_protocol|transparent|allow|deny|rate_per_source|\
-             rate_limit_truncate|notify|flows_per_source|health|\
+             replies|hold|idle_timeout|drain_timeout|ports|proxy_protocol|transparent|allow|deny|\
+             rate_per_source|rate_limit_truncate|notify|flows_per_source|health|\
              resolve_interval|server_side|controller|frame_size|queue_update_interval|run|\
              tcp_connections|tcp_connections_per_source|tcp_idle_timeout|workers|pin|io|.{0,50}",
             value(),

@@ -45,7 +45,7 @@ impl PreparedDatagram {
         let now = process.clock.now();
         let (shared, mut roles) = DatagramRole::workers(of.settings.clone(), chance, &layouts, now);
         let desired = Arc::new(DesiredServers::new(Arc::clone(&shared)));
-        desired.set_named(names.wanted());
+        desired.set_named(names.wanted(), names.hosts());
         roles[0].take_servers(now);
         let cpu = cpus(of.pin)?;
         let options = datagram::io_options(of.settings.proxy_protocol);
@@ -77,7 +77,9 @@ impl PreparedDatagram {
         self.desired.set_run(state.run);
         self.workers[0].role.take_servers(now);
         let mut roles: Vec<_> = self.workers.iter_mut().map(|worker| &mut worker.role).collect();
-        DatagramRole::import(&mut roles, now, &state.parts).map_err(Failed::new)
+        DatagramRole::import(&mut roles, now, &state.parts).map_err(Failed::new)?;
+        self.desired.had_hosts(&state.hosts);
+        Ok(())
     }
 
     /// Starts the workers' loops, and the pool's tasks on the control thread.
@@ -166,7 +168,7 @@ impl Running for RunningDatagram {
             changes.push("other settings".to_owned());
         }
         if old.servers != new.servers || old.resolve_interval != new.resolve_interval {
-            self.desired.set_named(names.wanted());
+            self.desired.set_named(names.wanted(), names.hosts());
             let names = names.has_names().then_some(names);
             process.control.rename(self.name(), names, Arc::clone(&self.desired));
             changes.push(format!("{} -> {} servers", old.servers.len(), new.servers.len()));
@@ -193,7 +195,8 @@ impl Running for RunningDatagram {
 
     /// Leaves datagrams of clients in the sockets' buffers. This process finishes the requests in flight.
     fn pause(&self, _: &mut PausedWorkers, _: Clock) -> Result<PoolState, Failed> {
-        let mut state = DatagramState { run: self.desired.run(), ..DatagramState::default() };
+        let (run, hosts) = (self.desired.run(), self.desired.hosts());
+        let mut state = DatagramState { run, hosts, parts: vec![] };
         for worker in self.workers.iter() {
             let part = worker.call(|worker, now| {
                 worker.pause_fronts()?;

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::daemon::desired::Hosts;
 use crate::pool::desired::DesiredServer;
 use crate::pool::part::Part;
 
@@ -22,6 +23,8 @@ pub type NativeState = Vec<Part>;
 pub struct DatagramState {
     /// The servers that a controller runs.
     pub run: Vec<DesiredServer>,
+    /// The addresses of each host name of a server.
+    pub hosts: Hosts,
     /// State of servers and flows, by worker.
     pub parts: Vec<Part>,
 }

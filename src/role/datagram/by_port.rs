@@ -78,6 +78,8 @@ pub(super) struct ByPort {
     last_flow: Instant,
     /// The client of this turn's last datagram, and its port: its next lease gets that port if it is free.
     hint: Option<(DatagramClient, u16)>,
+    /// The number of the change of members up to which flows of departed servers have ended.
+    members_seen: u64,
 }
 
 impl ByPort {
@@ -104,6 +106,7 @@ impl ByPort {
             hold: settings.hold.unwrap_or(HOLD_MIN),
             last_flow: Instant::ZERO,
             hint: None,
+            members_seen: 0,
         }
     }
 
@@ -419,7 +422,10 @@ impl ByPort {
                 core.take_answer(now, slot, request.sent);
                 self.rest_if_done(now, pair, request.sent, core);
             }
-            (Affinity::Client, _) if is_busy => self.touch_flow(core, now, pair),
+            (Affinity::Client, _) if is_busy => {
+                core.note_answer(slot, false);
+                self.touch_flow(core, now, pair);
+            }
             (Affinity::None, None) | (Affinity::Client, _) => core.stats.late.add(1),
         }
         Ok(())
@@ -494,8 +500,29 @@ impl ByPort {
         flows.set(flows.get().saturating_sub(1));
     }
 
-    /// Ends requests whose timeout is over, and idle flows.
+    /// Ends the flows of servers whose drain is over or that have left. Nothing to do unless members change.
+    fn end_flows_of_departed(&mut self, core: &mut Forwarder, now: Instant) {
+        let version = core.view.version();
+        if self.affinity != Affinity::Client || self.members_seen == version {
+            return;
+        }
+        self.members_seen = version;
+        for slot in (0..core.view.slot_count()).map(Slot::new) {
+            if self.leases.busy(slot) == 0 || core.view.get(slot).is_some_and(|m| !m.extra.is_over) {
+                continue;
+            }
+            for port in 0..self.leases.ports() {
+                let pair = self.leases.pair(port as u16, slot);
+                if self.leases.is_busy(pair) {
+                    self.end_flow(core, now, pair, Duration::ZERO);
+                }
+            }
+        }
+    }
+
+    /// Ends requests whose timeout is over, idle flows, and flows of servers that have left.
     pub fn expire(&mut self, core: &mut Forwarder, now: Instant) {
+        self.end_flows_of_departed(core, now);
         let (time_out, idle) = (core.settings.timeout, core.settings.idle_timeout);
         while let Some((key, sent)) = self.waiting.oldest()
             && sent + time_out <= now

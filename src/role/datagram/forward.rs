@@ -58,6 +58,9 @@ pub(super) struct DatagramLane {
     /// Responses of this turn.
     answers: Answers,
     heard: bool,
+    /// Whether a client got an answer in this turn, and whether one said that the server failed.
+    is_answered: bool,
+    is_failed: bool,
 }
 
 impl DatagramLane {
@@ -67,6 +70,8 @@ impl DatagramLane {
         freed: 0,
         answers: Answers::NONE,
         heard: false,
+        is_answered: false,
+        is_failed: false,
     };
 }
 
@@ -339,6 +344,7 @@ impl Forwarder {
     pub fn take_answer(&mut self, now: Instant, slot: Slot, sent: Instant) {
         let micros = self.end_with_answer(now, slot, sent);
         self.lanes.touch(slot).answers.add(micros);
+        self.note_answer(slot, false);
     }
 
     /// Notes a response that reports a failure. The server lives, and the time of a failure says nothing
@@ -346,6 +352,7 @@ impl Forwarder {
     pub fn take_failure(&mut self, now: Instant, slot: Slot, sent: Instant) {
         self.stats.servers[slot.index()].common.failed_answers.add(1);
         self.end_with_answer(now, slot, sent);
+        self.note_answer(slot, true); // its next check is due all the same
     }
 
     /// Ends a request with its response. Returns its latency, in microseconds.
@@ -365,6 +372,13 @@ impl Forwarder {
         server.common.answered.add(1);
         server.common.latency.record(micros);
         micros
+    }
+
+    /// Notes that a client got an answer, and whether it says that the server failed.
+    pub fn note_answer(&mut self, slot: Slot, is_failed: bool) {
+        let lane = self.lanes.touch(slot);
+        lane.is_answered = true;
+        lane.is_failed |= is_failed;
     }
 
     /// Notes that a request has timed out.
@@ -438,11 +452,16 @@ impl Forwarder {
                 .publish(self.shared.pool.tree.len(slot), &self.stats.servers[slot.index()].common.served);
             let freed = std::mem::take(&mut lane.freed);
             let heard = std::mem::take(&mut lane.heard);
+            let (is_answered, is_failed) =
+                (std::mem::take(&mut lane.is_answered), std::mem::take(&mut lane.is_failed));
             if freed > 0 {
                 self.shared.pool.tree.adjust(slot, -(freed as i32));
             }
             if heard {
                 self.shared.signals[slot.index()].hear(now);
+            }
+            if is_answered {
+                self.shared.signals[slot.index()].answer(now, is_failed);
             }
         }
     }

@@ -5,13 +5,15 @@
 //! the server of each client. A flow keeps its *server* but not its port. A server that tells its clients
 //! apart by their port sees a new client.
 
+use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
 use super::DatagramRole;
+use super::drain::{DrainPhase, Leaving, is_serving};
 use super::forward::Forwarder;
-use super::health::DatagramPrimary;
+use super::health::{DatagramPrimary, DatagramServer, Sensed};
 use crate::base::time::Instant;
 use crate::pool::departed::{DepartedServer, PastRecord};
 use crate::pool::health::{Health, State};
@@ -20,7 +22,7 @@ use crate::pool::part::{Part, Unreadable};
 
 /// The version of [`DatagramWorkerState`]. It must rise whenever the order, type or presence of a field
 /// changes.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// A flow: a client and its server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,14 +55,34 @@ struct KnownServers {
     departed: Vec<DepartedServer>,
 }
 
-/// What the primary knows of a server that stays.
+/// What the primary knows of a server.
 #[derive(Debug, Serialize, Deserialize)]
 struct KnownServer {
     id: u32,
     addr: SocketAddr,
+    weight: u16,
     health: Health,
     admin: AdminState,
     slow_since: Option<Instant>,
+    /// Its drain, if it leaves.
+    leaving: Option<Leaving>,
+}
+
+impl KnownServer {
+    fn departed(self) -> DepartedServer {
+        let past = PastRecord { admin: self.admin, record: self.health.record().clone() };
+        DepartedServer { id: self.id, addr: self.addr, past }
+    }
+
+    /// Its drain at a successor that does not desire it; `None` if its flows move.
+    fn drain(&self, now: Instant) -> Option<Leaving> {
+        let leaving = match self.leaving {
+            Some(leaving) => leaving,
+            None if is_serving(self.health.state()) => Leaving::new(now, DrainPhase::Flows),
+            None => return None,
+        };
+        (leaving.phase == DrainPhase::Flows).then(|| leaving.handed_over())
+    }
 }
 
 impl DatagramRole {
@@ -80,10 +102,11 @@ impl DatagramRole {
     pub fn import(workers: &mut [&mut DatagramRole], now: Instant, parts: &[Part]) -> Result<(), Unreadable> {
         let states =
             parts.iter().map(|part| part.state(VERSION)).collect::<Result<Vec<DatagramWorkerState>, _>>()?;
+        let with_flows = states.iter().flat_map(|state| &state.flows).map(|flow| flow.server).collect();
         let count = workers.len();
         for (number, DatagramWorkerState { flows, known }) in states.into_iter().enumerate() {
             if let (Some(known), Some(primary)) = (known, workers.first_mut()) {
-                primary.import_known(now, known);
+                primary.import_known(now, known, &with_flows);
             }
             workers[number % count].import_flows(now, &flows);
         }
@@ -99,9 +122,9 @@ impl DatagramRole {
         self.matching.import(&mut self.core, now, flows);
     }
 
-    fn import_known(&mut self, now: Instant, known: KnownServers) {
+    fn import_known(&mut self, now: Instant, known: KnownServers, with_flows: &HashSet<SocketAddr>) {
         if let Some(primary) = &mut self.primary {
-            primary.continue_from(&mut self.core, now, known);
+            primary.continue_from(&mut self.core, now, known, with_flows);
         }
     }
 }
@@ -112,32 +135,41 @@ impl DatagramPrimary {
         let mut known =
             KnownServers { servers: vec![], departed: registry.departed.iter().cloned().collect() };
         for (_, server) in registry.iter() {
-            let (id, addr) = (server.id, server.addr);
-            if server.is_leaving {
-                known.departed.push(DepartedServer { id, addr, past: server.past() });
-                continue;
-            }
-            let (health, admin, slow_since) = (server.health.clone(), server.admin, server.slow_since);
-            known.servers.push(KnownServer { id, addr, health, admin, slow_since });
+            let &DatagramServer { id, addr, weight, ref health, admin, slow_since, ref extra, .. } = server;
+            let (health, leaving) = (health.clone(), extra.leaving);
+            known.servers.push(KnownServer { id, addr, weight, health, admin, slow_since, leaving });
         }
         known
     }
 
-    /// Continues from what a predecessor knew. A server that is not desired (yet) counts as departed.
-    fn continue_from(&mut self, core: &mut Forwarder, now: Instant, known: KnownServers) {
+    /// Continues from what a predecessor knew. A server that is not desired (yet) drains if it has flows, and
+    /// else counts as departed.
+    fn continue_from(
+        &mut self,
+        core: &mut Forwarder,
+        now: Instant,
+        known: KnownServers,
+        with_flows: &HashSet<SocketAddr>,
+    ) {
         if !known.servers.is_empty() {
             self.pool.had_servers();
         }
         let first = self.pool.settings().first_state;
-        let registry = self.pool.registry_mut();
-        known.departed.into_iter().for_each(|server| registry.departed.keep(server));
-        for KnownServer { id, addr, health, admin, slow_since } in known.servers {
-            let Some(slot) = registry.slot_at(addr) else {
-                let past = PastRecord { admin, record: health.record().clone() };
-                registry.departed.keep(DepartedServer { id, addr, past });
+        known.departed.into_iter().for_each(|server| self.pool.registry_mut().departed.keep(server));
+        for server in known.servers {
+            let Some(slot) = self.pool.registry().slot_at(server.addr) else {
+                let drain = server.drain(now).filter(|_| with_flows.contains(&server.addr));
+                if let Err(server) = self.drain_on(core, now, server, drain) {
+                    self.pool.registry_mut().departed.keep(server.departed());
+                }
                 continue;
             };
-            let server = registry.get_mut(slot).expect("the slot has a server");
+            if server.leaving.is_some() {
+                self.pool.registry_mut().departed.keep(server.departed()); // it is back
+                continue;
+            }
+            let KnownServer { health, admin, slow_since, .. } = server;
+            let server = self.pool.registry_mut().get_mut(slot).expect("the slot has a server");
             server.weight = admin.weight(server.weight);
             server.extra.heard_at = health.last_alive();
             server.extra.next_trial = now + server.extra.trial_pause;
@@ -147,6 +179,8 @@ impl DatagramPrimary {
             }
             (server.health, server.admin, server.slow_since) = (health, admin, slow_since);
         }
+        self.rename_leaving();
+        let registry = self.pool.registry_mut();
         // Servers that had left the predecessor, and are members here.
         for slot in registry.slots() {
             let Some((id, addr)) = registry.get(slot).map(|server| (server.id, server.addr)) else {
@@ -161,5 +195,39 @@ impl DatagramPrimary {
         }
         self.pool.publish_all(now);
         core.refresh();
+    }
+
+    /// Continues the drain of a server that is not desired, if there is a slot. The caller publishes it.
+    fn drain_on(
+        &mut self,
+        core: &Forwarder,
+        now: Instant,
+        known: KnownServer,
+        drain: Option<Leaving>,
+    ) -> Result<(), KnownServer> {
+        let is_empty = |slot| core.shared.pool.tree.len(slot) == 0;
+        let slot = self.slots.find(now, known.addr, self.pool.registry(), is_empty);
+        let (Some(slot), Some(leaving)) = (slot, drain) else { return Err(known) };
+        if core.ports_to(known.addr).is_empty() {
+            return Err(known);
+        }
+        self.slots.last_generation = self.slots.last_generation.wrapping_add(1);
+        let KnownServer { id, addr, weight, health, admin, .. } = known;
+        core.shared.signals[slot.index()].hear(health.last_alive());
+        let sensed = self.sensed(core, now, slot, self.slots.last_generation);
+        let server = DatagramServer {
+            id,
+            addr,
+            weight,
+            limits: self.limits(),
+            health: Health::with_record(State::Draining, health.record().clone(), now),
+            admin,
+            is_leaving: true,
+            is_doubted: false,
+            slow_since: None,
+            extra: Sensed { leaving: Some(leaving), ..sensed },
+        };
+        self.pool.registry_mut().put(slot, server);
+        Ok(())
     }
 }

@@ -27,6 +27,7 @@ use std::time::Duration;
 
 use super::check_trust::{CheckRecord, CheckTrust};
 use super::checks::{Checker, OpenCheck};
+use super::drain::{DrainPhase, Leaving, is_checked};
 use super::forward::Forwarder;
 use super::request::{DatagramClient, Handled};
 use super::settings::{Check, DatagramSettings, HealthCheck, Protocol};
@@ -79,6 +80,12 @@ pub struct Sensed {
     pub(super) loop_pause: Duration,
     /// The results of its checks.
     pub(super) checks: CheckRecord,
+    /// Its drain, if it leaves.
+    pub(super) leaving: Option<Leaving>,
+    /// Until when the check in flight has a place in the server's queue; `None`: it has none.
+    pub(super) place_until: Option<Instant>,
+    /// The usual response time of the server's checks; zero before the first response.
+    pub(super) check_time: Duration,
 }
 
 /// A server of a datagram pool as the primary knows it.
@@ -93,6 +100,8 @@ pub(super) struct DatagramPrimary {
     is_one_way: bool,
     trust: CheckTrust,
     pub next_look: Instant,
+    /// Servers at which a check has a place.
+    pub places: usize,
 }
 
 impl DatagramPrimary {
@@ -113,6 +122,7 @@ impl DatagramPrimary {
             is_one_way: settings.replies == Some(0),
             trust: CheckTrust::default(),
             next_look: now,
+            places: 0,
         }
     }
 
@@ -178,6 +188,9 @@ impl DatagramPrimary {
             loop_until: Instant::ZERO,
             loop_pause: Duration::ZERO,
             checks: CheckRecord::new(!self.checker.is_active()),
+            leaving: None,
+            place_until: None,
+            check_time: Duration::ZERO,
         }
     }
 
@@ -188,7 +201,10 @@ impl DatagramPrimary {
 
     /// The time at which the primary has something to do even without a datagram.
     pub fn next_deadline(&self) -> Instant {
-        let checks = self.pool.registry().iter().filter(|_| self.checker.is_active());
+        let checks = self.pool.registry().iter();
+        let checks = checks.filter(|(_, server)| {
+            self.checker.is_active() && is_checked(server.health.state(), server.extra.leaving)
+        });
         let due = checks.map(|(_, server)| match server.extra.asked {
             Some(asked) => asked.sent + self.settings.timeout,
             None => server.extra.next_check,
@@ -200,8 +216,8 @@ impl DatagramPrimary {
     pub fn on_tick(&mut self, core: &mut Forwarder, now: Instant, tx: &mut Tx) {
         if now >= self.next_look {
             self.next_look = now + LOOK;
-            if let Some(desired) = core.shared.take_wanted() {
-                self.set_servers(core, now, desired);
+            if let Some(wish) = core.shared.take_wanted() {
+                self.set_servers(core, now, wish);
             }
         }
         self.pool.on_tick(now);
@@ -211,8 +227,10 @@ impl DatagramPrimary {
         for slot in self.pool.registry().slots() {
             let noticed = core.shared.signals[slot.index()].take();
             if self.pool.registry().get(slot).is_some() {
+                self.watch_leaving(now, slot, &noticed, core.settings.timeout);
                 self.judge(now, slot, noticed, core.settings.timeout, echoed_at);
                 self.look_after(core, now, slot, tx);
+                self.settle_place(core, now, slot);
             }
         }
         core.refresh();
@@ -341,22 +359,33 @@ impl DatagramPrimary {
         self.pool.apply(now, slot, event, reason);
     }
 
-    /// Sends a check that is due, or asks for a trial request; removes a leaving server without requests.
+    /// Whether servers are checked.
+    pub fn checks_servers(&self) -> bool {
+        self.checker.is_active()
+    }
+
+    /// The interval of checks.
+    pub fn check_interval(&self) -> Duration {
+        self.settings.interval
+    }
+
+    /// The timeout of a check.
+    pub fn check_timeout(&self) -> Duration {
+        self.settings.timeout
+    }
+
+    /// Sends a check that is due, or asks for a trial request.
     fn look_after(&mut self, core: &mut Forwarder, now: Instant, slot: Slot, tx: &mut Tx) {
         let is_another_up = self.pool.registry().iter().any(|(_, server)| server.health.state() == State::Up);
         let Some(server) = self.pool.registry_mut().get_mut(slot) else { return };
         if server.is_leaving {
-            if core.shared.pool.tree.len(slot) == 0 {
-                self.remove(core, now, slot);
-            }
-            return;
+            return self.look_after_leaving(core, now, slot, tx);
         }
         let state = server.health.state();
         let is_held = server.health.record().is_held(now);
         let is_in_service = !matches!(state, State::Draining | State::Disabled);
-        let is_due = server.extra.asked.is_none() && now >= server.extra.next_check;
-        if self.checker.is_active() && is_in_service && is_due {
-            self.check(core, now, slot, tx);
+        if is_in_service {
+            self.check_if_due(core, now, slot, tx);
         }
         let Some(server) = self.pool.registry_mut().get_mut(slot) else { return };
         let sensed = &mut server.extra;
@@ -393,7 +422,8 @@ impl DatagramPrimary {
         }
     }
 
-    fn check(&mut self, core: &Forwarder, now: Instant, slot: Slot, tx: &mut Tx) {
+    /// Sends a check, unless the turn is full.
+    pub(super) fn check(&mut self, core: &Forwarder, now: Instant, slot: Slot, tx: &mut Tx) {
         let has_marks = self.checker.has_marks();
         let Some(server) = self.pool.registry_mut().get_mut(slot) else { return };
         let is_suspect = server.health.state() == State::Suspect;
@@ -427,7 +457,12 @@ impl DatagramPrimary {
         if !self.checker.is_answer(&asked, bytes) {
             return Err(DropReason::WrongQuestion);
         }
-        server.extra.asked = None;
+        self.time_check(now, slot);
+        if let Some(server) = self.pool.registry_mut().get_mut(slot) {
+            server.extra.asked = None;
+        }
+        self.settle_place(core, now, slot);
+        let server = self.pool.registry_mut().get_mut(slot).ok_or(DropReason::WrongSource)?;
         self.next_look = now; // the next tick judges the server
         if server.extra.is_marked && self.checker.refuses_edns(bytes) {
             server.extra.is_marked = false;
@@ -475,10 +510,15 @@ impl Pool for DatagramShared {
         !server.extra.checks.is_accused
     }
 
-    /// A drained server keeps its flows; a server that is leaving does not.
+    /// A drained server keeps its flows, and so does a server that leaves, until its drain is over.
     fn member(server: &DatagramServer, leaf: LeafState) -> DatagramExtra {
-        let finishes_flows = server.health.state() == State::Draining && !server.is_leaving;
-        DatagramExtra { keeps_flows: is_selectable(leaf) || finishes_flows }
+        let phase = server.extra.leaving.map(|leaving| leaving.phase);
+        let is_draining = server.health.state() == State::Draining;
+        let finishes_flows = is_draining && phase.is_none_or(|phase| phase == DrainPhase::Flows);
+        DatagramExtra {
+            keeps_flows: is_selectable(leaf) || finishes_flows,
+            is_over: phase == Some(DrainPhase::Over),
+        }
     }
 
     fn on_state(&self, now: Instant, slot: Slot, server: &mut DatagramServer) {

@@ -4,20 +4,17 @@ use std::collections::{HashMap, HashSet};
 
 use super::forward::Forwarder;
 use super::health::{DatagramPrimary, DatagramServer};
+use super::shared::Wish;
 use super::slots::Left;
 use crate::base::time::Instant;
 use crate::pool::desired::DesiredServer;
 use crate::pool::event::Event;
 use crate::pool::select::Slot;
 
-/// Why a server leaves.
-const NOT_DESIRED: &str = "no longer desired";
-/// Why a server that was about to leave stays.
-const DESIRED_AGAIN: &str = "desired again";
-
 impl DatagramPrimary {
-    /// Makes the desired servers the members: new servers join, the others finish their requests and leave.
-    pub fn set_servers(&mut self, core: &mut Forwarder, now: Instant, desired: Vec<DesiredServer>) {
+    /// Makes the desired servers the members: new servers join, the others finish what they have and leave.
+    pub fn set_servers(&mut self, core: &mut Forwarder, now: Instant, wish: Wish) {
+        let Wish { servers: desired, moved } = wish;
         let mut by_addr = HashMap::with_capacity(desired.len());
         for server in &desired {
             by_addr.entry(server.addr).or_insert(server);
@@ -28,13 +25,16 @@ impl DatagramPrimary {
                 Some(desired) => {
                     server.id = desired.id;
                     server.weight = server.admin.weight(desired.weight);
-                    self.pool.stay(now, slot, DESIRED_AGAIN);
+                    self.stop_leaving(now, slot);
                 }
-                None => self.pool.leave(now, slot, NOT_DESIRED),
+                None => {
+                    let has_moved = moved.contains(&server.addr);
+                    self.begin_leaving(now, slot, has_moved);
+                }
             }
         }
         let mut present: HashSet<_> = self.pool.registry().iter().map(|(_, server)| server.addr).collect();
-        let mut has_to_wait = false;
+        let mut waiting = 0;
         for server in desired.iter().filter(|server| present.insert(server.addr)) {
             let addr = server.addr;
             if core.ports_to(addr).is_empty() {
@@ -42,20 +42,39 @@ impl DatagramPrimary {
                 continue;
             }
             let registry = self.pool.registry();
-            match self.slots.find(now, addr, registry) {
+            let is_empty = |slot| core.shared.pool.tree.len(slot) == 0;
+            match self.slots.find(now, addr, registry, is_empty) {
                 Some(slot) => self.take_in(core, now, slot, server),
                 // It joins later: a slot rests, or a server is about to leave.
                 None if registry.free().next().is_some() || registry.iter().any(|(_, s)| s.is_leaving) => {
-                    has_to_wait = true;
+                    waiting += 1;
                 }
                 None => self.pool.report(Event::NoRoom { addr }),
             }
         }
-        if has_to_wait {
+        if waiting > 0 {
             core.shared.want_still(desired);
+            let free = self.pool.registry().free().count();
+            self.make_room(now, usize::saturating_sub(waiting, free));
         }
+        self.rename_leaving();
         self.pool.publish_all(now);
         core.refresh();
+    }
+
+    /// Gives each leaving server whose id another one has an id of its own: the new one has that id now.
+    pub(super) fn rename_leaving(&mut self) {
+        let registry = self.pool.registry_mut();
+        let mut ids: HashSet<u32> =
+            registry.iter().filter(|(_, server)| !server.is_leaving).map(|(_, server)| server.id).collect();
+        let mut free = registry.iter().map(|(_, server)| server.id).max().unwrap_or(0);
+        for (_, server) in registry.iter_mut().filter(|(_, server)| server.is_leaving) {
+            if !ids.insert(server.id) {
+                free = free.saturating_add(1);
+                server.id = free;
+                ids.insert(free);
+            }
+        }
     }
 
     fn take_in(&mut self, core: &Forwarder, now: Instant, slot: Slot, desired: &DesiredServer) {
@@ -77,8 +96,11 @@ impl DatagramPrimary {
         self.pool.join(now, slot, server);
     }
 
-    pub(super) fn remove(&mut self, core: &mut Forwarder, now: Instant, slot: Slot) {
-        if let Some(server) = self.pool.remove(now, slot, NOT_DESIRED) {
+    pub(super) fn remove(&mut self, core: &mut Forwarder, now: Instant, slot: Slot, reason: &'static str) {
+        if let Some(server) = self.pool.remove(now, slot, reason) {
+            if server.extra.place_until.is_some() {
+                self.release_place(core, slot);
+            }
             self.slots.left[slot.index()] = Some(Left { addr: server.addr, until: now + self.slots.rest });
         }
         core.refresh();

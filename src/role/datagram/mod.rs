@@ -24,22 +24,27 @@
 //! | `by_port.rs`, `leases.rs` | matching by port and server |
 //! | `in_flight.rs` | counts of the tables, to check them |
 //! | `membership.rs`, `slots.rs` | members of the pool (primary) |
+//! | `leaving.rs`, `drain.rs` | servers that leave (primary) |
 //! | `health.rs`, `checks.rs` | health of the servers (primary) |
 //! | `check_trust.rs` | results of checks, and whether they count (primary) |
+//! | `check_places.rs` | when a server is checked, and the place of a check in its queue (primary) |
 //! | `streams/`, `stream_link.rs` | the TCP side of a DNS pool, and what it shares with the workers |
 //! | `handover.rs`, `adopted_flows.rs` | state for a successor, and its adoption |
 
 mod adopted_flows;
 mod by_port;
+mod check_places;
 mod check_trust;
 mod checks;
 mod dns;
+mod drain;
 mod forward;
 mod front;
 mod handover;
 mod health;
 mod in_flight;
 mod leases;
+mod leaving;
 mod loops;
 mod matching;
 mod membership;
@@ -210,7 +215,11 @@ impl DatagramRole {
         if let Some(primary) = &self.primary {
             primary.pool.check_invariants(&self.core.view);
         }
-        let in_flight = self.matching.check_invariants(self.core.settings.servers_max);
+        let mut in_flight = self.matching.check_invariants(self.core.settings.servers_max);
+        if let Some(primary) = &self.primary {
+            primary.places().for_each(|slot| in_flight.held[slot.index()] += 1);
+            assert_eq!(primary.places, primary.places().count(), "places of checks");
+        }
         self.core.check_invariants(&in_flight);
         in_flight
     }

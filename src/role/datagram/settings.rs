@@ -156,6 +156,8 @@ pub struct DatagramSettings {
     pub hold: Option<Duration>,
     /// The time without datagrams after which a flow ends.
     pub idle_timeout: Duration,
+    /// The time after which the flows and zone transfers of a server that leaves end.
+    pub drain_timeout: Duration,
     /// Which datagrams carry the client's address in a header.
     pub proxy_protocol: ProxyProtocol,
     /// Whether datagrams to servers have the client's address as their source.

@@ -23,17 +23,31 @@ use crate::pool::waiting::Limit;
 /// What a worker knows of a server besides its address and epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DatagramExtra {
-    /// Whether flows may stay at the server: it is not down, disabled or about to leave.
+    /// Whether flows may stay at the server: it is not down or disabled, and its drain is not over.
     pub keeps_flows: bool,
+    /// Whether its flows and zone transfers end at once: it leaves, and its drain is over.
+    pub is_over: bool,
 }
 
 pub(super) type DatagramMember = crate::pool::members::Member<DatagramExtra>;
+
+/// The servers that a pool should have.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Wish {
+    pub servers: Vec<DesiredServer>,
+    /// Addresses that host names have lost. The flows of these servers follow the names at once.
+    pub moved: Vec<SocketAddr>,
+}
 
 /// The signals of a server that the workers note and the primary judges.
 #[derive(Debug, Default)]
 pub(super) struct Signals {
     /// The time of the last valid response, in nanoseconds.
     alive_at: AtomicU64,
+    /// The time of the last answer to a client, in nanoseconds.
+    answered_at: AtomicU64,
+    /// The time of the last answer to a client that said that the server failed, in nanoseconds.
+    failed_at: AtomicU64,
     /// Requests that have timed out since the primary last took the signals.
     lost: AtomicU32,
     /// Whether the server owes responses and is silent for far longer than any response took.
@@ -70,6 +84,21 @@ impl Signals {
 
     pub fn alive_at(&self) -> Instant {
         Instant::from_nanos(self.alive_at.load(Ordering::Relaxed))
+    }
+
+    /// Notes answers to clients, and whether one of them said that the server failed.
+    pub fn answer(&self, now: Instant, is_failed: bool) {
+        let at = if is_failed { &self.failed_at } else { &self.answered_at };
+        at.store(now.as_nanos(), Ordering::Relaxed);
+    }
+
+    /// The last answer to a client, if it is not older than this and no answer said since that the server
+    /// failed.
+    pub fn answered_since(&self, now: Instant, age: Duration) -> Option<Instant> {
+        let at = |at: &AtomicU64| {
+            Some(Instant::from_nanos(at.load(Ordering::Relaxed))).filter(|&at| now < at + age)
+        };
+        at(&self.answered_at).filter(|_| at(&self.failed_at).is_none())
     }
 
     pub fn lose(&self) {
@@ -176,7 +205,7 @@ pub struct DatagramShared {
     /// The slot of the server that waits for a trial request, plus one; 0 without one.
     trial: AtomicU32,
     /// The desired servers, until the primary takes them.
-    wanted: Mutex<Option<Vec<DesiredServer>>>,
+    wanted: Mutex<Option<Wish>>,
     /// The counters, by worker, and in a DNS pool those of the TCP side at the end. The primary's have the
     /// gauges of servers.
     pub stats: Box<[Arc<DatagramStats>]>,
@@ -253,17 +282,28 @@ impl DatagramShared {
         Some(Slot::new(slot as usize))
     }
 
-    /// Sets the desired servers. The primary applies them within 200 ms.
+    /// Sets the desired servers. The primary applies them within 200 ms. Other servers leave: they finish
+    /// what they have, and keep their flows for the drain timeout.
     pub fn want(&self, servers: Vec<DesiredServer>) {
-        *self.wanted.lock().expect("no panic while the lock is held") = Some(servers);
+        self.want_moved(servers, &[]);
+    }
+
+    /// Sets the desired servers. Host names have lost the addresses `moved`: the flows of these servers move
+    /// at the next datagram of their clients.
+    pub fn want_moved(&self, servers: Vec<DesiredServer>, moved: &[SocketAddr]) {
+        let mut wanted = self.wanted.lock().expect("no panic while the lock is held");
+        let mut moved_before = wanted.take().unwrap_or_default().moved;
+        moved_before.extend(moved);
+        *wanted = Some(Wish { servers, moved: moved_before });
     }
 
     /// Keeps desired servers that cannot all join yet, unless there are newer ones.
     pub(super) fn want_still(&self, servers: Vec<DesiredServer>) {
-        self.wanted.lock().expect("no panic while the lock is held").get_or_insert(servers);
+        let mut wanted = self.wanted.lock().expect("no panic while the lock is held");
+        wanted.get_or_insert(Wish { servers, moved: vec![] });
     }
 
-    pub(super) fn take_wanted(&self) -> Option<Vec<DesiredServer>> {
+    pub(super) fn take_wanted(&self) -> Option<Wish> {
         self.wanted.lock().expect("no panic while the lock is held").take()
     }
 
@@ -368,13 +408,27 @@ mod tests {
     #[test]
     fn the_newest_wish_counts() {
         let shared = DatagramShared::new(settings(Protocol::Dns), 1, [1; 16]);
+        let wish = |server: u16| Some(Wish { servers: wanted([server]), moved: vec![] });
         shared.want(wanted([1]));
         shared.want(wanted([2]));
-        assert_eq!(shared.take_wanted(), Some(wanted([2])));
+        assert_eq!(shared.take_wanted(), wish(2));
         shared.want_still(wanted([2]));
-        assert_eq!(shared.take_wanted(), Some(wanted([2])));
+        assert_eq!(shared.take_wanted(), wish(2));
         shared.want(wanted([3]));
         shared.want_still(wanted([2]));
-        assert_eq!((shared.take_wanted(), shared.take_wanted()), (Some(wanted([3])), None));
+        assert_eq!((shared.take_wanted(), shared.take_wanted()), (wish(3), None));
+    }
+
+    #[test]
+    fn what_has_moved_is_told_with_the_next_wish_that_is_taken() {
+        let shared = DatagramShared::new(settings(Protocol::Dns), 1, [1; 16]);
+        let addr = |server: u16| wanted([server])[0].addr;
+        shared.want_moved(wanted([2]), &[addr(1)]);
+        shared.want_moved(wanted([3]), &[addr(2)]);
+        shared.want(wanted([3]));
+        let moved = vec![addr(1), addr(2)];
+        assert_eq!(shared.take_wanted(), Some(Wish { servers: wanted([3]), moved }));
+        shared.want(wanted([3]));
+        assert_eq!(shared.take_wanted().map(|wish| wish.moved), Some(vec![]));
     }
 }

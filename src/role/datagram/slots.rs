@@ -33,10 +33,16 @@ impl Slots {
         self.rest = rest_of(settings);
     }
 
-    /// A free slot: the last one of this server, else one that has rested.
-    pub fn find<X>(&self, now: Instant, addr: SocketAddr, registry: &Registry<X>) -> Option<Slot> {
+    /// A free slot: the last one of this server, else one that has rested and has nothing in flight.
+    pub fn find<X>(
+        &self,
+        now: Instant,
+        addr: SocketAddr,
+        registry: &Registry<X>,
+        is_empty: impl Fn(Slot) -> bool,
+    ) -> Option<Slot> {
         let left = |slot: &Slot| self.left[slot.index()];
-        let has_rested = |slot: &Slot| left(slot).is_none_or(|left| left.until <= now);
+        let has_rested = |slot: &Slot| left(slot).is_none_or(|left| left.until <= now && is_empty(*slot));
         let was_its_own = |slot: &Slot| left(slot).is_some_and(|left| left.addr == addr);
         registry.free().find(was_its_own).or_else(|| registry.free().find(has_rested))
     }

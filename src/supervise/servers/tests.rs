@@ -123,6 +123,19 @@ fn a_server_is_left_out_before_it_is_stopped_where_that_is_asked_for() {
 }
 
 #[test]
+fn a_server_with_flows_has_less_time_to_leave_when_all_servers_stop() {
+    let mut replicas = Replicas::new(Bounds { leave: Some(300 * SECOND), ..bounds() });
+    replicas.begin(NOW);
+    start_all(&mut replicas, NOW);
+    replicas.shrink(NOW, 2, "idle");
+    assert_eq!(replicas.next_deadline(), Some(NOW + 300 * SECOND));
+    replicas.shut_down(NOW);
+    assert_eq!(replicas.next_deadline(), Some(NOW + LEAVE_AT_END));
+    replicas.on_timeout(NOW + LEAVE_AT_END);
+    assert_eq!(deeds(&mut replicas), [1, 2].map(|id| ReplicaAction::Stop { id }));
+}
+
+#[test]
 fn one_that_ends_while_it_is_left_out_has_stopped() {
     let mut replicas = Replicas::new(Bounds { leave: Some(SECOND), ..bounds() });
     replicas.begin(NOW);

@@ -421,14 +421,21 @@ impl Streams {
         })
     }
 
-    /// Closes connections to servers that nothing needs.
+    /// Whether the server of a connection has left, or its drain is over. The connection ends between two
+    /// messages.
+    fn is_cut_off(&self, upstream: &Upstream) -> bool {
+        let member = self.view.get(upstream.slot).filter(|member| member.epoch == upstream.epoch);
+        member.is_none_or(|member| member.extra.is_over)
+    }
+
+    /// Closes connections to servers that nothing needs, and those whose server must not be used any more.
     pub(super) fn sweep_upstreams(&mut self, now: Instant) {
         for _ in 0..self.upstreams.len() {
             let Some((key, since)) = self.upstreams.oldest() else { return };
             let Some(upstream) = self.upstreams.get(key) else { return };
             let is_silent = upstream.is_transfer && upstream.heard_at + TRANSFER_SILENCE_MAX <= now;
             let is_idle = upstream.ids.len() == 0 && (since + IDLE_MAX <= now || self.is_done(upstream));
-            if is_idle || is_silent && !upstream.is_paused {
+            if is_idle || is_silent && !upstream.is_paused || self.is_cut_off(upstream) {
                 self.drop_upstream(now, key);
             } else {
                 self.upstreams.touch(since, key); // the order stays: each moves to the end once

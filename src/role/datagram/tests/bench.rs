@@ -62,6 +62,7 @@ pub fn settings(protocol: Protocol) -> DatagramSettings {
         replies: Some(1),
         hold: Some(HOLD),
         idle_timeout: IDLE,
+        drain_timeout: Duration::from_secs(30),
         proxy_protocol: ProxyProtocol::Off,
         transparent: false,
         allow: vec![],
@@ -153,6 +154,12 @@ impl Bench {
     /// Wants these servers and lets the primary see to it.
     pub fn want(&mut self, servers: Vec<DesiredServer>) {
         self.shared.want(servers);
+        self.pass(250 * MS);
+    }
+
+    /// The same, where a host name has left a server for others.
+    pub fn rename(&mut self, from: u16, servers: impl IntoIterator<Item = u16>) {
+        self.shared.want_moved(wanted(servers), &[server(from)]);
         self.pass(250 * MS);
     }
 
@@ -347,7 +354,8 @@ impl Bench {
     /// Checks that nothing is in flight, and that no count says otherwise.
     pub fn check_rest(&self) {
         self.check();
-        assert_eq!(self.shared.pool.tree.total(), 0);
+        let checks = self.workers[0].primary.as_ref().map_or(0, |primary| primary.places);
+        assert_eq!(self.shared.pool.tree.total(), checks as u64);
         for worker in &self.workers {
             assert_eq!((worker.stats().in_flight.get(), worker.stats().flows.get()), (0, 0));
             assert!(!worker.core.owes());

@@ -200,11 +200,11 @@ fn a_full_table_refuses_and_answered_flows_stay() {
 }
 
 #[test]
-fn a_flow_whose_server_leaves_is_picked_anew_at_its_next_datagram() {
+fn a_flow_whose_server_has_moved_is_picked_anew_at_its_next_datagram() {
     let mut pool = pool(2, [1, 2]);
     let ways = [1, 2].map(|n| open(&mut pool, n));
     let (gone, stays) = (usize::from(ways[0].to != server(1)), usize::from(ways[0].to == server(1)));
-    pool.want(wanted([2]));
+    pool.rename(1, [2]);
     assert_eq!((pool.state(1), pool.queue(1)), ("draining", 1), "it waits for its flow");
     assert_eq!(pool.turn(&[ways[gone].answered(b"a last word")]).len(), 1);
     assert_eq!(pool.forwarded(client(gone as u16 + 1), b"more").to, server(2));
@@ -244,7 +244,7 @@ fn a_pair_whose_flow_was_picked_anew_rests_as_if_it_were_unanswered() {
     let way = open(&mut pool, 1);
     open(&mut pool, 9); // keeps the server
     pool.forwarded(client(1), b"a question");
-    pool.want(wanted([2]));
+    pool.rename(1, [2]);
     assert_eq!(pool.forwarded(client(1), b"more").to, server(2));
     pool.want(wanted([1, 2]));
     pool.pass(HOLD);

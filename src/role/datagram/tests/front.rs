@@ -93,7 +93,7 @@ fn a_flow_begins_with_a_header_or_has_it_always() {
         let next = if is_always { &with_header } else { &plain };
         assert_eq!(&pool.forwarded(client(1), b"hello").bytes, next);
         // A flow that gets another server begins again.
-        pool.want(wanted([2]));
+        pool.rename(1, [2]);
         assert_eq!(pool.forwarded(client(1), b"hello").bytes, with_header);
         assert_eq!(&pool.forwarded(client(1), b"hello").bytes, next);
     }

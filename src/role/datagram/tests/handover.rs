@@ -83,14 +83,54 @@ fn a_flow_that_was_never_answered_is_treated_so() {
 }
 
 #[test]
-fn a_flow_whose_server_is_not_there_is_picked_anew() {
+fn a_server_that_the_successor_does_not_desire_drains() {
     let mut old = Bench::new(flows(), 8, [1]);
     for n in 0..3 {
         open(&mut old, n);
     }
     let mut new = successor(&old, flows(), 8, [2]);
-    (0..3).for_each(|n| assert_eq!(new.forwarded(client(n), b"more").to, server(2)));
-    assert_eq!(new.queue(2), 3);
+    new.pass(flows().idle_timeout / 2);
+    assert_eq!(new.state(1), "draining");
+    (0..3).for_each(|n| assert_eq!(new.forwarded(client(n), b"more").to, server(1)));
+    assert_eq!(new.forwarded(client(9), b"hello").to, server(2));
+    new.pass(flows().drain_timeout);
+    assert_eq!((new.slot(1), new.states()), (None, vec![(1, "left")]));
+}
+
+#[test]
+fn a_drain_goes_on_at_the_successor_and_ends_when_it_would_have_ended() {
+    let settings = DatagramSettings { drain_timeout: Duration::from_secs(3), ..flows() };
+    let mut old = Bench::new(settings.clone(), 8, [1]);
+    open(&mut old, 0);
+    old.want(wanted([2]));
+    old.pass(Duration::from_secs(1));
+    let mut new = successor(&old, settings.clone(), 8, [2]);
+    assert_eq!(new.forwarded(client(0), b"more").to, server(1));
+    let mut third = successor(&new, settings.clone(), 8, [2]);
+    third.pass(Duration::from_millis(1_500));
+    assert_eq!(third.forwarded(client(0), b"more").to, server(1));
+    third.pass(Duration::from_millis(500));
+    assert_eq!(third.forwarded(client(0), b"more").to, server(2));
+    // One that desires the server again has it up.
+    let mut back = successor(&new, settings, 8, [1, 2]);
+    assert_eq!(back.state(1), "up");
+    assert_eq!(back.forwarded(client(0), b"more").to, server(1));
+    back.pass(Duration::from_secs(4));
+    assert_eq!(back.state(1), "up");
+}
+
+#[test]
+fn flows_of_a_server_that_is_down_or_has_moved_are_picked_anew() {
+    let mut old = Bench::new(flows(), 8, [1]);
+    open(&mut old, 0);
+    old.rename(1, [2]);
+    let mut disabled = Bench::new(flows(), 8, [1]);
+    open(&mut disabled, 0);
+    disabled.workers[0].order(disabled.now, 1, Order::Disable).unwrap();
+    for old in [&old, &disabled] {
+        let mut new = successor(old, flows(), 8, [2]);
+        assert_eq!(new.forwarded(client(0), b"more").to, server(2));
+    }
 }
 
 #[test]

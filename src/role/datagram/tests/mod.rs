@@ -6,6 +6,7 @@ use super::*;
 use crate::base::drop_reason::DropReason;
 
 pub(super) mod bench;
+mod check_places;
 mod check_trust;
 mod delays;
 mod dns;
@@ -15,6 +16,7 @@ mod front;
 mod fuzz;
 mod handover;
 mod health;
+mod leaving;
 mod loops;
 mod members;
 mod model;

@@ -716,6 +716,39 @@ fn the_end_of_a_transfer_that_breaks_is_the_end_of_the_connection() {
 }
 
 #[test]
+fn a_removed_server_finishes_its_transfers_until_the_drain_timeout() {
+    let drain_timeout = Duration::from_secs(10);
+    let mut tcp = Tcp::new(DatagramSettings { drain_timeout, ..dns_settings() }, [1]);
+    let [a, b] = [1, 2].map(|n| tcp.connect(n));
+    tcp.ask(a, &query_of(1, AXFR));
+    let (long, request) = tcp.at_server().unwrap();
+    tcp.ask(b, &query_of(2, AXFR));
+    let (short, other) = tcp.at_server().unwrap();
+    tcp.pool.want(wanted([2]));
+    tcp.tick();
+    tcp.ask(b, &query(3));
+    let (new, of_new) = tcp.at_server().unwrap();
+    assert_eq!(tcp.server_of(new), server(2), "it gets nothing new");
+    tcp.bytes(new, &framed(&answer_to(&of_new)));
+    for message in 0..9 {
+        tcp.bytes(long, &framed(&transfer_answer(&request, u8::from(message == 0), 100)));
+        tcp.pass(Duration::from_secs(1));
+        tcp.pool.pass(10 * MS);
+    }
+    tcp.bytes(short, &framed(&transfer_answer(&other, 2, 10)));
+    assert!(tcp.is_closed(short) && !tcp.is_closed(long) && tcp.pool.slot(1).is_some());
+    // Half a message, when it is over: the client gets whole ones only.
+    tcp.bytes(long, &framed(&transfer_answer(&request, 0, 100))[..50]);
+    tcp.pool.pass(Duration::from_secs(2));
+    tcp.pass(Duration::from_secs(2));
+    assert!(tcp.is_closed(long) && tcp.is_closed(a) && !tcp.is_closed(b));
+    assert_eq!(std::iter::from_fn(|| tcp.read(a)).count(), 9);
+    assert!(tcp.peers[&a].received.is_empty());
+    tcp.pool.pass(20 * MS);
+    assert_eq!((tcp.pool.slot(1), tcp.total()), (None, 0));
+}
+
+#[test]
 fn with_the_proxy_protocol_a_connection_serves_one_client() {
     let mut tcp = Tcp::new(DatagramSettings { proxy_protocol: ProxyProtocol::Every, ..dns_settings() }, [1]);
     let (a, b) = (tcp.connect(1), tcp.connect(2));
