@@ -545,7 +545,7 @@ fn no_line_is_longer_than_the_formatter_allows() {
         .find_map(|line| line.strip_prefix("max_width = ")?.parse().ok())
         .expect("rustfmt.toml has a max_width");
     let mut offences = vec![];
-    for folder in ["src", "tests", "benches", "examples", "tools"] {
+    for folder in ["src", "tests", "benches", "examples", "tools", "fuzz/src", "fuzz/targets"] {
         for file in files(folder, &[".rs"]) {
             for (index, line) in read(&file).lines().enumerate() {
                 let len = line.chars().count();

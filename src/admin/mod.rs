@@ -21,6 +21,8 @@ mod client;
 #[cfg(not(loom))]
 mod guard;
 #[cfg(not(loom))]
+mod in_memory;
+#[cfg(not(loom))]
 mod live;
 #[cfg(not(loom))]
 mod metrics;
@@ -41,6 +43,8 @@ use crate::pool::order::Order;
 
 #[cfg(not(loom))]
 pub use client::{AdminClient, ClientError};
+#[cfg(not(loom))]
+pub use in_memory::InMemoryAdmin;
 #[cfg(not(loom))]
 pub use server::{AdminServer, serve};
 pub use token::{find_token, forget_token, token_for};

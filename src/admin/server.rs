@@ -33,7 +33,7 @@ const CONNECTIONS_MAX: usize = 128;
 /// Maximum time for the head of a connection's next request.
 const HEAD_TIME_MAX: Duration = Duration::from_secs(5);
 /// Buffer of a connection in each direction, in bytes; also the maximum size of a head.
-const BUFFER_SIZE: usize = 16 * 1024;
+pub(super) const BUFFER_SIZE: usize = 16 * 1024;
 /// Send buffer of a reader in the kernel, in bytes (the kernel doubles it for its own needs).
 const KERNEL_BUFFER_SIZE: usize = 128 * 1024;
 /// Time in which a reader must take data; after that its connection ends.

@@ -1,13 +1,13 @@
 //! Atomics: those of `std`, or those of a model checker. The rest of the crate does not depend on the choice.
 
 #[cfg(not(any(loom, shuttle)))]
-pub use std::sync::atomic::{AtomicU64, Ordering};
+pub use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 #[cfg(loom)]
-pub use loom::sync::atomic::{AtomicU64, Ordering};
+pub use loom::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 #[cfg(shuttle)]
-pub use shuttle::sync::atomic::{AtomicU64, Ordering};
+pub use shuttle::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 /// Ordering of the selection tree's loads. Under loom it is only acquire, and [`proof_fence`] has to
 /// carry the proof.

@@ -27,7 +27,7 @@ pub fn markdown() -> String {
             page += "| key | default | meaning |\n|---|---|---|\n";
         }
         for key in keys {
-            let (default, meaning) = row(find(&schema, &key));
+            let (default, meaning) = row(find(schema, &key));
             writeln!(page, "| `{key}` | {default} | {meaning} |").expect("a string takes everything");
         }
     }
@@ -116,7 +116,7 @@ mod tests {
     #[test]
     fn the_page_has_every_key_of_the_schema_once() {
         let mut known = vec![];
-        keys("", &schema(), &mut known);
+        keys("", schema(), &mut known);
         known.sort();
         let mut shown: Vec<String> = PAGE.lines().filter_map(keys_of).flatten().collect();
         shown.sort();

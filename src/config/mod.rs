@@ -128,7 +128,7 @@ impl Config {
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         let bad = |error| ConfigError { file: file.map(Path::to_owned), ..error };
         let document = Document::parse(text).map_err(bad)?;
-        let value = document.value(&schema()).map_err(bad)?;
+        let value = document.value(schema()).map_err(bad)?;
         let unfit = |e: serde_json::Error| bad(ConfigError::at(1, String::new(), e.to_string()));
         let raw = serde_json::from_value(value).map_err(unfit)?;
         Reader { file, document: Some(document) }.config(raw)

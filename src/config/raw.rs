@@ -7,6 +7,7 @@
 //! where a key has no constant default; `docs/CONFIGURATION.md` shows that as the default.
 
 use std::borrow::Cow;
+use std::sync::LazyLock;
 
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -637,7 +638,12 @@ fn describe(schema: &mut Schema, key: &str, change: impl FnOnce(&str) -> String)
 
 /// The schema of the file as it is written: without references, without the `null` of a key that is left out,
 /// and without room for unknown keys.
-pub fn schema() -> Value {
+pub fn schema() -> &'static Value {
+    static SCHEMA: LazyLock<Value> = LazyLock::new(make_schema);
+    &SCHEMA
+}
+
+fn make_schema() -> Value {
     let settings = SchemaSettings::draft2020_12().with(|settings| settings.inline_subschemas = true);
     let mut schema = settings.into_generator().into_root_schema_for::<Raw>().to_value();
     settle(&mut schema);

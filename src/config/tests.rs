@@ -286,7 +286,7 @@ fn schema_keys() -> Vec<(String, serde_json::Value)> {
         }
     }
     let mut keys = vec![];
-    walk("", &schema(), &mut keys);
+    walk("", schema(), &mut keys);
     keys
 }
 

@@ -45,7 +45,7 @@ pub fn run(args: Args) -> Result<bool> {
         Command::Schema { markdown } => {
             match markdown {
                 true => print(format_args!("{}", config::markdown()))?,
-                false => print(format_args!("{}\n", serde_json::to_string_pretty(&config::schema())?))?,
+                false => print(format_args!("{}\n", serde_json::to_string_pretty(config::schema())?))?,
             };
             Ok(true)
         }

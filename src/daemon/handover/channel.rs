@@ -56,7 +56,7 @@ impl Channel {
     /// Sends a message within this time.
     pub(super) fn send(&mut self, message: &HandoverMessage, patience: Duration) -> Result<(), Error> {
         let until = self.clock.now() + patience;
-        let body = postcard::to_allocvec(message).map_err(|_| Error::Garbled)?;
+        let body = message.encode()?;
         if body.len() > MESSAGE_MAX {
             return Err(Error::TooLong(body.len()));
         }
@@ -85,10 +85,9 @@ impl Channel {
             body.resize(length.min(at + STEP), 0);
             self.read(&mut body[at..], wanted, until)?;
         }
-        match postcard::take_from_bytes(&body) {
-            Ok((HandoverMessage::Refused(why), [])) => Err(Error::Refused(why)),
-            Ok((message, [])) => Ok(message),
-            _ => Err(Error::Garbled),
+        match HandoverMessage::decode(&body)? {
+            HandoverMessage::Refused(why) => Err(Error::Refused(why)),
+            message => Ok(message),
         }
     }
 

@@ -16,7 +16,7 @@ use super::{Error, Label};
 pub const VERSION: u32 = 1;
 
 /// Size of a preface, in bytes.
-pub(super) const PREFACE_LEN: usize = 12;
+pub const PREFACE_LEN: usize = 12;
 
 const MAGIC: [u8; 8] = *b"lbd-hand";
 
@@ -31,7 +31,7 @@ pub enum HandoverPurpose {
 
 /// A message of the conversation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum HandoverMessage {
+pub enum HandoverMessage {
     /// First message of the requester.
     Hello(HandoverPurpose),
     /// Labels of the descriptors that follow.
@@ -49,6 +49,19 @@ pub(super) enum HandoverMessage {
 }
 
 impl HandoverMessage {
+    /// The bytes of the message, without its length.
+    pub fn encode(&self) -> Result<Vec<u8>, Error> {
+        postcard::to_allocvec(self).map_err(|_| Error::Garbled)
+    }
+
+    /// The message in these bytes. A refusal is a message too.
+    pub fn decode(bytes: &[u8]) -> Result<HandoverMessage, Error> {
+        match postcard::take_from_bytes(bytes) {
+            Ok((message, [])) => Ok(message),
+            _ => Err(Error::Garbled),
+        }
+    }
+
     pub(super) fn name(&self) -> &'static str {
         match self {
             HandoverMessage::Hello(_) => "its greeting",
@@ -63,7 +76,7 @@ impl HandoverMessage {
 }
 
 /// The first bytes of each direction.
-pub(super) fn preface() -> [u8; PREFACE_LEN] {
+pub fn preface() -> [u8; PREFACE_LEN] {
     let mut bytes = [0; PREFACE_LEN];
     bytes[..8].copy_from_slice(&MAGIC);
     bytes[8..].copy_from_slice(&VERSION.to_le_bytes());
@@ -71,7 +84,7 @@ pub(super) fn preface() -> [u8; PREFACE_LEN] {
 }
 
 /// Whether the peer uses this protocol in this version.
-pub(super) fn check_preface(bytes: &[u8; PREFACE_LEN]) -> Result<(), Error> {
+pub fn check_preface(bytes: &[u8; PREFACE_LEN]) -> Result<(), Error> {
     let (magic, version) = bytes.split_at(8);
     if magic != MAGIC {
         return Err(Error::NotLbd);

@@ -36,7 +36,7 @@ pub use channel::MESSAGE_MAX;
 pub use error::Error;
 pub use holder::Holder;
 pub use listener::Listener;
-pub use message::{HandoverPurpose, VERSION};
+pub use message::{HandoverMessage, HandoverPurpose, PREFACE_LEN, VERSION, check_preface, preface};
 pub use requester::Requester;
 pub use sockets::{Label, SocketKind, SocketSet};
 

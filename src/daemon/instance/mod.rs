@@ -43,7 +43,7 @@ use running::Running;
 use sockets::Opened;
 
 pub use sockets::hold;
-pub use takeover::{Takeover, path as takeover_path};
+pub use takeover::{Takeover, decode as decode_state, path as takeover_path};
 
 /// The error of a start or a change, as text.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

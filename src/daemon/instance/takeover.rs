@@ -43,7 +43,7 @@ fn encode(state: &State) -> Result<Vec<u8>, Failed> {
 }
 
 /// The state in these bytes, if this version wrote them.
-fn decode(bytes: &[u8]) -> Result<State, Failed> {
+pub fn decode(bytes: &[u8]) -> Result<State, Failed> {
     let values =
         bytes.strip_prefix(&STATE_MARK).and_then(|rest| rest.strip_prefix(&STATE_VERSION.to_le_bytes()));
     let Some(values) = values else {

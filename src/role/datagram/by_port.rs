@@ -17,7 +17,7 @@ use super::handover::Flow;
 use super::in_flight::InFlight;
 use super::leases::{LeaseEnd, Leases, Owner, Pair};
 use super::request::{DatagramClient, DatagramRequest, Handled, Response};
-use super::settings::{Affinity, UNANSWERED_REST, flows_per_source};
+use super::settings::{ANSWER_LATEST, Affinity, UNANSWERED_REST, flows_per_source};
 use super::shared::DatagramMember;
 use crate::base::batch::{SocketId, Tx};
 use crate::base::drop_reason::DropReason;
@@ -477,20 +477,20 @@ impl ByPort {
         self.leases.rest(now, pair, ended, rest);
     }
 
-    /// Ends a flow that had no datagram for `idle`. A response to its last datagram may still arrive.
+    /// Ends a flow without a datagram for at least `idle`. A response to its last datagram may still arrive.
     fn end_flow(&mut self, core: &mut Forwarder, now: Instant, pair: Pair, idle: Duration) {
         let slot = self.leases.slot(pair);
-        let unanswered_rest = core.settings.timeout * UNANSWERED_REST;
+        let rest = self.hold.max((core.settings.timeout * ANSWER_LATEST).saturating_sub(idle));
         let used = &mut self.uses[pair.index()];
         let key = used.last.take();
-        let (ended, rest) = if used.is_answered {
+        let ended = if used.is_answered {
             key.and_then(|key| self.flows.remove(key));
             core.free(slot);
-            (LeaseEnd::Answered, self.hold.max(unanswered_rest.saturating_sub(idle)))
+            LeaseEnd::Answered
         } else {
             key.and_then(|key| self.waiting.remove(key));
             core.settle(slot);
-            (LeaseEnd::Unanswered, self.hold.max(unanswered_rest))
+            LeaseEnd::Unanswered
         };
         if let Some(owner) = self.leases.busy_owner(pair) {
             core.forget_flow(owner.client.addr.ip());

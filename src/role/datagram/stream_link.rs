@@ -2,10 +2,10 @@
 //! end of the pool. Changed through atomics only.
 
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use crossbeam_queue::ArrayQueue;
 
+use crate::base::sync::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use crate::pool::select::Slot;
 
 /// Servers that were reserved for queries by TCP and are not taken yet.
@@ -112,8 +112,10 @@ impl StreamLink {
 #[cfg(test)]
 mod tests {
     use super::*;
+    #[cfg(not(any(loom, shuttle)))]
     use std::sync::Arc;
 
+    #[cfg(not(any(loom, shuttle)))]
     #[test]
     fn a_server_is_granted_once_to_each_query_whose_turn_has_come() {
         let (link, woken) = (StreamLink::default(), Arc::new(AtomicU32::new(0)));
@@ -132,5 +134,113 @@ mod tests {
         assert!(!link.is_retired());
         link.retire();
         assert!(link.is_retired() && woken.load(Relaxed) == 2);
+    }
+
+    /// `RUSTFLAGS="--cfg loom" cargo test --profile model --lib loom_`
+    #[cfg(loom)]
+    mod loom_model {
+        use super::*;
+        use crate::base::rng::Rng;
+        use crate::pool::select::{FArray, LeafState, Proved};
+        use loom::sync::Arc;
+
+        fn model(run: impl Fn() + Send + Sync + 'static) {
+            let mut builder = loom::model::Builder::new();
+            builder.preemption_bound = Some(3);
+            builder.check(run);
+        }
+
+        /// Whether loom finds a fault.
+        fn fails(run: impl Fn() + Send + Sync + 'static) -> bool {
+            let hook = std::panic::take_hook();
+            std::panic::set_hook(Box::new(|_| {}));
+            let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| model(run)));
+            std::panic::set_hook(hook);
+            outcome.is_err()
+        }
+
+        /// [`StreamLink::withdraw`] as two accesses: a mutation.
+        fn withdraw_in_two_steps(link: &StreamLink) -> bool {
+            let wanted = link.wanted.load(Relaxed);
+            link.wanted.store(wanted.saturating_sub(1), Relaxed);
+            wanted > 0
+        }
+
+        /// A query ends while a worker takes the duty to serve it.
+        fn an_end_meets_a_worker(withdraw: fn(&StreamLink) -> bool) {
+            let link = Arc::new(StreamLink::default());
+            link.set_turn(Some(0));
+            link.enqueue();
+            let other = Arc::clone(&link);
+            let worker = loom::thread::spawn(move || {
+                let has_duty = other.take_turn(0);
+                if has_duty {
+                    other.grant(Slot::new(0)).unwrap();
+                }
+                has_duty
+            });
+            let has_left = withdraw(&link);
+            let has_duty = worker.join().unwrap();
+            assert!(has_left != has_duty, "left the queue: {has_left}, served: {has_duty}");
+            assert_eq!((link.take_grant().is_some(), link.has_queue()), (has_duty, false));
+        }
+
+        /// A query arrives while a worker frees the only server, which was at its limit. After the tick that
+        /// follows, the query has the server.
+        fn an_arrival_meets_a_free_server(return_turn: fn(&StreamLink)) {
+            let tree = Arc::new(FArray::<2, Proved>::new(1, 1));
+            tree.set(Slot::new(0), LeafState::Eligible, 1);
+            let busy = tree.reserve(&mut Rng::new(1)).unwrap().slot;
+            let link = Arc::new(StreamLink::default());
+            let (other_tree, other) = (Arc::clone(&tree), Arc::clone(&link));
+            let worker = loom::thread::spawn(move || {
+                other_tree.adjust(busy, -1);
+                if other.has_queue() && other.take_turn(0) {
+                    match other_tree.reserve(&mut Rng::new(2)) {
+                        Ok(reserved) => other.grant(reserved.slot).unwrap(),
+                        Err(_) => other.return_turn(),
+                    }
+                }
+            });
+            // As `Streams` does: the turn, the count, then a look at the servers.
+            link.set_turn(Some(0));
+            link.enqueue();
+            let serve = |rng: u64| match link.withdraw() {
+                true => match tree.reserve(&mut Rng::new(rng)) {
+                    Ok(_) => true,
+                    Err(_) => {
+                        return_turn(&link);
+                        false
+                    }
+                },
+                false => false,
+            };
+            let is_served = serve(3);
+            worker.join().unwrap();
+            if !is_served {
+                assert!(link.take_grant().is_some() || serve(4), "no tick serves the query");
+            }
+            assert_eq!((link.take_grant(), link.has_queue(), tree.total()), (None, false, 1));
+        }
+
+        #[test]
+        fn loom_a_query_leaves_the_queue_or_is_granted_a_server() {
+            model(|| an_end_meets_a_worker(StreamLink::withdraw));
+        }
+
+        #[test]
+        fn loom_sees_a_withdrawal_in_two_steps() {
+            assert!(fails(|| an_end_meets_a_worker(withdraw_in_two_steps)), "the check missed it");
+        }
+
+        #[test]
+        fn loom_a_query_that_arrives_as_a_server_becomes_free_is_served() {
+            model(|| an_arrival_meets_a_free_server(StreamLink::return_turn));
+        }
+
+        #[test]
+        fn loom_sees_a_duty_that_is_not_returned() {
+            assert!(fails(|| an_arrival_meets_a_free_server(|_| ())), "the check missed it");
+        }
     }
 }

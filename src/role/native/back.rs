@@ -18,6 +18,10 @@ use crate::wire::{Frame, Header, Kind, ReplyPath, ServerOp, ServerState, Status}
 impl NativeRole {
     /// Handles the datagrams of one receive slot, from a server or the controller.
     pub(super) fn on_answers(&mut self, now: Instant, received: &Received, bytes: &mut [u8], tx: &mut Tx) {
+        if received.peer.port() == 0 {
+            let datagrams = bytes.len().div_ceil(received.stride as usize) as u64;
+            return self.stats.common.dropped.add(DropReason::SourcePort, datagrams); // no answer can reach it
+        }
         let mut last_client = None;
         for frame in frames(received, bytes, self.format) {
             let checked = frame.and_then(|(at, bytes)| self.check(received.peer, at, bytes));

@@ -41,7 +41,7 @@ impl NativeRole {
             self.stats.common.dropped.add(DropReason::Nonce, 1);
             return self.challenge(now, from, tx);
         }
-        if peer.port() == 0 || self.view.is_own(peer, None) {
+        if self.view.is_own(peer, None) {
             return Err(DropReason::WrongSource);
         }
         let Some(primary) = &mut self.primary else { return Err(DropReason::Unexpected) };

@@ -213,6 +213,14 @@ pub(super) fn reply(request: &[u8], number: u32) -> Vec<u8> {
 }
 
 #[test]
+fn port_0_is_never_answered() {
+    let mut bench = Bench::new(None);
+    assert_eq!(bench.turn(BACK, addr(0), &registration(77, 0)), []);
+    assert_eq!(bench.turn(FRONT, addr(0), &request()), []);
+    assert_eq!(bench.drops(DropReason::SourcePort), 2);
+}
+
+#[test]
 fn an_honest_reply_reaches_its_client_once_without_internal_fields() {
     let mut bench = Bench::new(None).with_server();
     let request = bench.dispatched();

@@ -57,6 +57,8 @@ pub(super) struct Client {
     pub out: ByteQueue,
     /// Queries without their last answer.
     pub open: u32,
+    /// Their bytes.
+    pub asked: usize,
     /// Connections to servers that serve only this client.
     pub owned: Vec<Key>,
     /// Bytes of its buffers that are in the sum.
@@ -81,6 +83,7 @@ impl Client {
             held: ByteQueue::default(),
             out: ByteQueue::default(),
             open: 0,
+            asked: 0,
             owned: vec![],
             buffered: 0,
             is_ended: false,

@@ -56,6 +56,9 @@ const PIPELINE_MAX: u32 = 100;
 const UNSENT_MAX: usize = 64 << 10;
 /// Bytes that all buffers of clients hold. Above that, a client with more than [`UNSENT_MAX`] is closed.
 const BUFFERED_MAX: usize = 32 << 20;
+/// Bytes of all queries in flight or queued. Above that, a client with more than [`UNSENT_MAX`] of them may
+/// ask no more; above twice that, no client may.
+const ASKED_MAX: usize = 32 << 20;
 /// Queries of all clients.
 const QUERIES_MAX: usize = 1 << 16;
 /// Connections to servers beside one for each client.
@@ -99,6 +102,8 @@ pub struct Streams {
     generation: u32,
     /// Bytes in the buffers of clients.
     buffered: usize,
+    /// Bytes of all queries in flight or queued.
+    asked: usize,
     /// Clients with a query or unsent bytes.
     busy: u64,
     next_sweep: Instant,
@@ -128,6 +133,7 @@ impl Streams {
             changed: vec![],
             generation: 0,
             buffered: 0,
+            asked: 0,
             busy: 0,
             next_sweep: Instant::ZERO,
             is_retired: false,
@@ -412,6 +418,11 @@ impl Streams {
                 return self.answer(id, message, own_answer);
             }
         };
+        let is_greedy = client.asked + message.len() > UNSENT_MAX;
+        if self.asked + message.len() > if is_greedy { ASKED_MAX } else { 2 * ASKED_MAX } {
+            stats.common.refused.add(DropReason::TableFull, 1);
+            return self.servfail(id, message, OwnAnswer::TableFull);
+        }
         let opcode = dns::opcode(message);
         let transfer = dns::query(message)
             .ok()
@@ -436,8 +447,10 @@ impl Streams {
             stats.common.refused.add(DropReason::TableFull, 1);
             return self.servfail(id, message, OwnAnswer::TableFull);
         };
+        self.asked += message.len();
         if let Some(client) = self.client_mut(id) {
             client.open += 1;
+            client.asked += message.len();
         }
         stats.in_flight.add(1);
         self.place_in_turn(now, query);
@@ -480,8 +493,10 @@ impl Streams {
             let in_flight = &self.stats.in_flight;
             in_flight.set(in_flight.get().saturating_sub(1));
         }
+        self.asked -= query.bytes.len();
         if let Some(client) = self.client_mut(query.client) {
             client.open -= 1;
+            client.asked -= query.bytes.len();
             self.note_change(query.client);
         }
         Some(query)
@@ -622,6 +637,10 @@ impl Streams {
         let received = stats.common.received.get();
         assert_eq!(received, ended + in_flight, "queries received; {ended} ended, {in_flight} in flight");
         assert!(self.changed.is_empty(), "{} clients are not settled", self.changed.len());
+        let clients = (0..self.clients.capacity()).filter_map(|at| self.clients.get(Key::at(at)));
+        let asked: usize = clients.map(|client| client.asked).sum();
+        assert!(asked <= self.asked, "bytes of queries: {asked} of clients, {} in all", self.asked);
+        assert!(self.asked == 0 || !self.queries.is_empty(), "{} bytes of no query", self.asked);
         let sent = self.queries.len() - self.queue.len();
         assert_eq!(self.ids_in_use(), sent, "ids in use, and queries that are not queued");
     }

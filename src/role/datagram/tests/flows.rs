@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use super::bench::*;
 use super::model::{play, turns};
 use super::*;
+use crate::pool::order::Order;
 
 fn flows() -> DatagramSettings {
     DatagramSettings { affinity: Affinity::Client, replies: None, ..settings(Protocol::Datagram) }
@@ -305,4 +306,23 @@ fn a_flow_without_an_answer_leaves_its_pair_in_quarantine_for_hold_at_least() {
     assert_eq!(pool.turn(&[way.answered(b"hello too")])[0].to, client(4), "late, and to its own client");
     pool.pass(Duration::from_millis(1));
     assert_eq!(pool.forwarded(client(5), b"hello").socket, way.socket);
+}
+
+#[test]
+fn a_late_answer_to_a_flow_that_has_moved_reaches_no_other_client() {
+    let mut pool = pool(1, [1, 2]);
+    let way = pool.forwarded(client(1), b"hello?");
+    let (old, now) = (pool.slot(1).filter(|_| way.to == server(1)).map_or(2, |_| 1), pool.now);
+    pool.workers[0].order(now, old, Order::Disable).unwrap();
+    let moved = pool.forwarded(client(1), b"hello?");
+    assert_ne!(moved.to, way.to);
+    assert_eq!(pool.turn(&[moved.answered(b"hello too")])[0].to, client(1));
+    let now = pool.now;
+    pool.workers[0].order(now, old, Order::Enable).unwrap();
+    pool.pass(TIMEOUT * 3 - 20 * MS);
+    pool.ask(client(2), b"hello?");
+    let sent = pool.turn(&[way.answered(b"late")]);
+    assert!(sent.iter().all(|sent| sent.to == client(1)), "an answer to client 1: {sent:?}");
+    pool.pass(30 * MS);
+    assert_eq!(pool.forwarded(client(2), b"hello?").to, way.to);
 }

@@ -302,6 +302,28 @@ fn the_longest_message_passes_and_a_server_has_few_connections() {
 }
 
 #[test]
+fn long_queries_in_flight_have_a_bound_and_harm_no_other_client() {
+    let mut tcp = Tcp::new(dns_settings(), [1]);
+    tcp.is_checked = false;
+    let mut long = query(7);
+    long.resize(65_535, 0);
+    for n in 0..6 {
+        let greedy = tcp.connect(n);
+        (0..100).for_each(|_| tcp.ask(greedy, &long));
+    }
+    let fit = (32 << 20) / 65_535;
+    assert_eq!((tcp.total(), tcp.refused(DropReason::TableFull)), (fit, 600 - fit));
+    let modest = tcp.connect(7);
+    tcp.ask(modest, &query(8));
+    assert_eq!(tcp.total(), fit + 1);
+    tcp.pass(TIMEOUT + 20 * MS);
+    assert_eq!(tcp.total(), 0);
+    let late = tcp.connect(8);
+    tcp.ask(late, &long);
+    assert_eq!((tcp.total(), tcp.read(late)), (1, None), "there is room again");
+}
+
+#[test]
 fn idle_connections_take_no_server_and_no_place() {
     let mut tcp = Tcp::new(limited(1), [1, 2]);
     let idle: Vec<_> = (0..8).map(|n| tcp.connect(n)).collect();
