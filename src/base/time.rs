@@ -33,6 +33,13 @@ impl Instant {
         (self.0 / 1_000) as u32
     }
 
+    /// The first multiple of `step` after this instant, counted from the origin. What is due at such moments in
+    /// several places wakes a machine once.
+    pub fn next_multiple(self, step: Duration) -> Instant {
+        let step = nanos(step).max(1);
+        Instant((self.0 / step + 1).saturating_mul(step))
+    }
+
     /// The time from `earlier` to this instant, zero if `earlier` is later.
     pub const fn since(self, earlier: Instant) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
@@ -107,6 +114,12 @@ mod tests {
         assert_eq!(t - Duration::from_secs(1), Instant::ZERO);
         assert_eq!(t.since(Instant::from_nanos(9)), Duration::ZERO);
         assert_eq!(Instant::from_nanos(u64::MAX) + Duration::from_secs(1), Instant::from_nanos(u64::MAX));
+    }
+
+    #[test]
+    fn the_next_multiple_is_always_later() {
+        let next = |at, step| Instant::from_nanos(at).next_multiple(Duration::from_nanos(step)).as_nanos();
+        assert_eq!((next(0, 5), next(4, 5), next(5, 5), next(7, 0)), (5, 5, 10, 8));
     }
 
     #[test]

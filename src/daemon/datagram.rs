@@ -128,9 +128,9 @@ pub fn has_ipv6() -> bool {
 }
 
 /// The sizes of a turn. With PROXY headers the datagrams are copied, which needs more staging memory.
-pub fn io_options(proxy_protocol: ProxyProtocol) -> IoOptions {
+pub fn io_options(proxy_protocol: ProxyProtocol, prefault: bool) -> IoOptions {
     let staging_bytes = if proxy_protocol == ProxyProtocol::Off { 256 << 10 } else { 4 << 20 };
-    IoOptions { staging_bytes, prefault: true, ..IoOptions::default() }
+    IoOptions { staging_bytes, prefault, ..IoOptions::default() }
 }
 
 impl Balancing for DatagramRole {
@@ -148,6 +148,11 @@ impl Balancing for DatagramRole {
 
     fn can_serve(&self) -> bool {
         self.shared().can_serve()
+    }
+
+    /// An idle worker learns of new servers with its next datagram.
+    fn shared_version(&self) -> u64 {
+        0
     }
 
     fn poll_event(&mut self) -> Option<Event> {

@@ -30,6 +30,10 @@ impl Balancing for NativeRole {
         NativeRole::can_serve(self)
     }
 
+    fn shared_version(&self) -> u64 {
+        self.members_version()
+    }
+
     fn poll_event(&mut self) -> Option<Event> {
         NativeRole::poll_event(self)
     }

@@ -11,7 +11,7 @@ use super::turn_until;
 use crate::base::batch::SocketId;
 use crate::base::drop_reason::DropReason;
 use crate::base::time::{Clock, Instant};
-use crate::io::{DatagramIo, IoCounters};
+use crate::io::{DatagramIo, IoCounters, Waker};
 use crate::os::affinity;
 use crate::os::signals::Stop;
 use crate::pool::event::Event;
@@ -31,6 +31,9 @@ pub trait Balancing: Role {
 
     /// Whether a server takes traffic.
     fn can_serve(&self) -> bool;
+
+    /// A number that rises in a turn after which the pool's other workers must take one, too.
+    fn shared_version(&self) -> u64;
 
     /// The oldest event that no log has yet.
     fn poll_event(&mut self) -> Option<Event>;
@@ -69,6 +72,10 @@ enum Life {
     Failed(io::Error),
 }
 
+/// Maximum time between two looks of a worker that waits for servers, or for its requests in flight: another
+/// worker can end either.
+const LOOK: Duration = Duration::from_millis(5);
+
 /// Maximum number of turns for datagrams that were read before a pause.
 const SETTLE_TURNS: usize = 16;
 
@@ -86,13 +93,23 @@ pub struct Worker<R, I> {
     patience: Duration,
     life: Life,
     accounted: Accounted,
+    /// Wake the pool's other workers.
+    others: Vec<Waker>,
+    /// The role's version at which they were last woken.
+    shown: u64,
 }
 
 impl<R: Balancing, I: DatagramIo> Worker<R, I> {
     /// A worker that serves, with `sockets` sockets.
     pub fn new(role: R, io: I, sockets: usize, processor: Option<usize>, patience: Duration) -> Self {
         let (sockets, accounted) = (sockets as u16, Accounted::default());
-        Worker { role, io, sockets, processor, patience, life: Life::Serving, accounted }
+        let (life, others, shown) = (Life::Serving, vec![], 0);
+        Worker { role, io, sockets, processor, patience, life, accounted, others, shown }
+    }
+
+    /// Makes the worker wake the pool's other workers when they must take a turn.
+    pub fn wake_others(&mut self, others: Vec<Waker>) {
+        self.others = others;
     }
 
     /// Leaves datagrams of clients in the sockets' buffers until a server is up, at most until this time: for
@@ -177,10 +194,15 @@ impl<R: Balancing, I: DatagramIo> Worker<R, I> {
 
     fn turn(&mut self, clock: &Clock) -> io::Result<Instant> {
         let at_latest = match self.life {
-            Life::Waiting { until } | Life::Retiring { until } => Some(until),
+            Life::Waiting { until } | Life::Retiring { until } => Some(until.min(clock.now() + LOOK)),
             Life::Serving | Life::Over | Life::Failed(_) => None,
         };
-        turn_until(at_latest, &mut self.io, &mut self.role, clock).map(|(now, _)| now)
+        let (now, _) = turn_until(at_latest, &mut self.io, &mut self.role, clock)?;
+        let version = self.role.shared_version();
+        if std::mem::replace(&mut self.shown, version) != version {
+            self.others.iter().for_each(Waker::wake);
+        }
+        Ok(now)
     }
 
     /// Writes the role's events to the logs.

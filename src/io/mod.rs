@@ -32,7 +32,10 @@ mod uring;
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
 
 use crate::base::batch::{Rx, SocketId, Tx};
 use crate::base::time::Instant;
@@ -200,6 +203,26 @@ impl Waker {
     /// A waker over an eventfd (eventfd(2)); a default waker wakes no thread.
     pub fn new(eventfd: OwnedFd) -> Self {
         Waker(Some(std::sync::Arc::new(eventfd.into())))
+    }
+
+    /// A waker for a thread that waits with [`Waker::wait_beside`].
+    pub fn open() -> io::Result<Waker> {
+        Ok(Waker::new(eventfd()?))
+    }
+
+    /// Waits until a descriptor is readable, or the waker fires.
+    pub fn wait_beside(&self, descriptor: BorrowedFd<'_>) -> io::Result<()> {
+        use std::io::Read;
+        let mut watched = vec![PollFd::from_borrowed_fd(descriptor, PollFlags::IN)];
+        watched.extend(self.0.iter().map(|file| PollFd::new(&**file, PollFlags::IN)));
+        match poll(&mut watched, None) {
+            Err(Errno::INTR) => {}
+            result => drop(result?),
+        }
+        if let Some(mut file) = self.0.as_deref() {
+            let _ = file.read(&mut [0; 8]); // empty unless the waker has fired
+        }
+        Ok(())
     }
 
     /// Wakes the waiting thread.

@@ -210,6 +210,9 @@ struct LoadWindow {
     /// (sum, samples) of the last buckets; the newest is at `at`.
     buckets: [(f64, u32); BUCKETS],
     at: usize,
+    /// Whether the last sample was without load. The balancer samples an idle pool seldom: then the buckets
+    /// that a sample skips had no load either.
+    was_idle: bool,
 }
 
 impl LoadWindow {
@@ -220,6 +223,7 @@ impl LoadWindow {
             started: Instant::ZERO,
             buckets: [(0.0, 0); BUCKETS],
             at: 0,
+            was_idle: false,
         }
     }
 
@@ -240,8 +244,10 @@ impl LoadWindow {
         while now.since(self.started) >= self.bucket {
             self.started += self.bucket;
             self.at = (self.at + 1) % BUCKETS;
-            self.buckets[self.at] = (0.0, 0);
+            let is_skipped = now.since(self.started) >= self.bucket;
+            self.buckets[self.at] = (0.0, u32::from(is_skipped && self.was_idle));
         }
+        self.was_idle = load == 0.0;
         let (sum, samples) = &mut self.buckets[self.at];
         *sum += load;
         *samples += 1;
@@ -536,6 +542,21 @@ mod tests {
         let decisions = run(&mut s, &mut clock, &mut up, 30_000, gone);
         assert_eq!((up, decisions.len()), (2, 4));
         assert_eq!(run(&mut s, &mut clock, &mut up, 30_000, gone), []);
+    }
+
+    #[test]
+    fn an_idle_pool_that_is_sampled_seldom_grows_no_earlier_than_one_that_is_sampled_often() {
+        let grows_at = |pause: usize| {
+            let mut scaler = Scaler::new(Policy { min: 2, ..POLICY });
+            let mut observe = |ms, outstanding| {
+                let sample = Sample { outstanding, up: 2, ..Sample::default() };
+                scaler.observe(Instant::from_nanos(ms * 1_000_000), sample)
+            };
+            assert!((0..=4_000).step_by(pause).all(|ms| observe(ms, 0) == Decision::Hold));
+            (4_002..).step_by(2).find(|&ms| observe(ms, 12) != Decision::Hold).expect("it grows at last")
+        };
+        let (often, seldom): (u64, u64) = (grows_at(2), grows_at(200));
+        assert!(often.abs_diff(seldom) <= 50, "at {often} ms and at {seldom} ms");
     }
 
     #[test]

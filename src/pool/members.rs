@@ -203,9 +203,19 @@ impl<M: Copy + PartialEq> View<M> {
     /// or none.
     #[inline]
     pub fn refresh(&mut self, members: &Members<M>, on_new: impl FnMut(Slot, Option<&Member<M>>)) {
-        if members.version.load(Ordering::Acquire) != self.version {
+        if self.is_behind(members) {
             self.copy(members, on_new);
         }
+    }
+
+    /// The version of the members that this view shows.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// Whether the primary has published changes that this view does not show yet.
+    pub fn is_behind(&self, members: &Members<M>) -> bool {
+        members.version.load(Ordering::Acquire) != self.version
     }
 
     #[cold]

@@ -131,7 +131,7 @@ fn no_frame_is_answered_at_once_by_a_frame_that_is_answered_at_once() {
         let mut world = World::new(seed, faults(0.02, 0.02, 0.05));
         world.workers = 1 + seed as usize % 3;
         world.key = (seed % 4 == 3).then_some([7; 16]);
-        world.scale.threshold = 0.5;
+        world.scale.threshold = 0.2;
         world.service = Some(ServiceTime::exponential(MS));
         world.start_controller(4);
         world.start_balancer(PolicyKind::ShortestQueue);

@@ -3,6 +3,7 @@
 
 use std::fs::{self, File, Permissions};
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -11,6 +12,7 @@ use std::time::Duration;
 use rustix::fs::{FlockOperation, flock};
 
 use super::Error;
+use crate::io::Waker;
 use crate::os::state_dir;
 
 /// A listening socket. Dropping it removes its file, unless a successor has replaced the file.
@@ -60,6 +62,11 @@ impl Listener {
         let file = identity(&beside).map_err(file_error(&beside))?;
         fs::rename(&beside, path).map_err(file_error(path))?;
         Ok(Listener { listener, path: path.into(), file })
+    }
+
+    /// Waits until a process connects, or the waker fires.
+    pub fn wait(&self, waker: &Waker) -> io::Result<()> {
+        waker.wait_beside(self.listener.as_fd())
     }
 
     /// Waits for the next requesting process, at most this long; `None` if none came.

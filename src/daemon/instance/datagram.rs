@@ -37,8 +37,12 @@ pub struct PreparedDatagram {
 }
 
 impl PreparedDatagram {
-    /// Prepares a pool's workers over its sockets.
-    pub fn new(open: OpenDatagram, process: &ProcessContext) -> Result<PreparedDatagram, Failed> {
+    /// Prepares a pool's workers over its sockets. `prefault`: whether they touch their memory now.
+    pub fn new(
+        open: OpenDatagram,
+        process: &ProcessContext,
+        prefault: bool,
+    ) -> Result<PreparedDatagram, Failed> {
         let OpenDatagram { of, plan, mut names, workers, listeners } = open;
         let (sockets, layouts): (Vec<_>, Vec<_>) = workers.into_iter().unzip();
         let chance = Chance { secret: rand::random(), seed: entropy() };
@@ -48,9 +52,12 @@ impl PreparedDatagram {
         desired.set_named(names.wanted(), names.hosts());
         roles[0].take_servers(now);
         let cpu = cpus(of.pin)?;
-        let options = datagram::io_options(of.settings.proxy_protocol);
+        let options = datagram::io_options(of.settings.proxy_protocol, prefault);
         let mut workers = vec![];
-        for (number, (role, sockets)) in roles.into_iter().zip(sockets).enumerate() {
+        for (number, (mut role, sockets)) in roles.into_iter().zip(sockets).enumerate() {
+            if prefault {
+                role.fault_in();
+            }
             let count = sockets.len();
             let (pool, listening) = (&of.settings.name, role.sockets().fronts.len());
             let io = back_end((pool, number), (of.io, &options), sockets, listening, process)?;

@@ -186,7 +186,7 @@ impl ReadyInstance {
             control: ControlThread::start(clock)?,
             events: Arc::default(),
         };
-        let pools = opened.pools.into_iter().map(|open| Prepared::new(open, &process));
+        let pools = opened.pools.into_iter().map(|open| Prepared::new(open, &config.pools, &process));
         let mut pools = pools.collect::<Result<Vec<_>, _>>()?;
         if let Some(takeover) = takeover {
             takeover.conclude(|states| {

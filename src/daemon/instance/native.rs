@@ -110,13 +110,18 @@ pub struct PreparedNative {
 
 impl PreparedNative {
     /// Prepares the workers over these sockets: a client-side and a server-side socket for each worker.
-    pub fn new(open: OpenNative, process: &ProcessContext) -> Result<PreparedNative, Failed> {
+    /// `prefault`: whether they touch their memory now.
+    pub fn new(
+        open: OpenNative,
+        process: &ProcessContext,
+        prefault: bool,
+    ) -> Result<PreparedNative, Failed> {
         let OpenNative { of, workers: sockets, are_inherited } = open;
         let mut settings = settings(&of);
         for socket in sockets.iter().flatten() {
             settings.own.push(socket.local_addr()?);
         }
-        let options = IoOptions { prefault: true, ..of.io_options() };
+        let options = IoOptions { prefault, ..of.io_options() };
         let cpu = cpus(of.pin)?;
         let mut ios = vec![];
         for (number, sockets) in sockets.into_iter().enumerate() {

@@ -7,8 +7,10 @@ use super::native::{PreparedNative, RunningNative};
 use super::running::Running;
 use super::sockets::PoolSockets;
 use super::state::PoolState;
+use super::workers::have_own_cpus;
 use super::{Failed, ProcessContext};
 use crate::base::time::Instant;
+use crate::config;
 
 /// A pool that is ready and has not started.
 pub enum Prepared {
@@ -19,12 +21,19 @@ pub enum Prepared {
 }
 
 impl Prepared {
-    /// Prepares a pool over its sockets.
-    pub fn new(open: PoolSockets, process: &ProcessContext) -> Result<Prepared, Failed> {
+    /// Prepares a pool over its sockets. `pools`: all pools of the configuration.
+    pub fn new(
+        open: PoolSockets,
+        pools: &[config::Pool],
+        process: &ProcessContext,
+    ) -> Result<Prepared, Failed> {
+        let prefault = have_own_cpus(pools.iter().map(config::Pool::workers).sum());
         Ok(match open {
-            PoolSockets::Native(open) => Prepared::Native(Box::new(PreparedNative::new(*open, process)?)),
+            PoolSockets::Native(open) => {
+                Prepared::Native(Box::new(PreparedNative::new(*open, process, prefault)?))
+            }
             PoolSockets::Datagram(open) => {
-                Prepared::Datagram(Box::new(PreparedDatagram::new(*open, process)?))
+                Prepared::Datagram(Box::new(PreparedDatagram::new(*open, process, prefault)?))
             }
         })
     }

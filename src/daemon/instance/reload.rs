@@ -160,7 +160,7 @@ impl Instance {
             }
             inherited.append(pool.sockets_left(new.name())?);
         }
-        Prepared::new(PoolSockets::new(new, &mut inherited)?, &self.process)
+        Prepared::new(PoolSockets::new(new, &mut inherited)?, all, &self.process)
     }
 
     /// Replaces the pools. Returns the changes as text.

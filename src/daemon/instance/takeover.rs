@@ -17,12 +17,13 @@ use crate::admin::status::EventKind;
 use crate::base::seldom::Seldom;
 use crate::config::Config;
 use crate::daemon::handover::{HandoverPurpose, Holder, Label, Listener, Requester, SocketKind, SocketSet};
+use crate::io::Waker;
 
 /// Maximum time of a step for which both sides are ready.
 const STEP: Duration = Duration::from_secs(5);
 /// Maximum time for a successor to prepare everything.
 const START: Duration = Duration::from_secs(60);
-/// Interval at which the listener checks whether the process ends.
+/// Maximum time to accept a connection that is there, and the pause after a failure.
 const CHECK: Duration = Duration::from_millis(100);
 
 /// The state of all pools, by name.
@@ -102,10 +103,19 @@ impl Takeover {
 impl Instance {
     /// Serves processes that request the sockets at this path, until the process ends.
     pub fn listen_for_successors(self: &Arc<Self>, listener: Listener) -> std::io::Result<()> {
-        let instance = Arc::clone(self);
+        let (instance, waker) = (Arc::clone(self), Waker::open()?);
         let thread = std::thread::Builder::new().name("handover".into()).spawn(move || {
             let mut failed = Seldom::default();
+            let _woken = instance.process.stop.wake_also(waker.clone());
             while !instance.process.stop.is_asked() {
+                if let Err(error) = listener.wait(&waker) {
+                    tracing::error!(
+                        error = error.to_string(),
+                        effect = "no process can take over",
+                        "handover listener failed"
+                    );
+                    return;
+                }
                 let stream = match listener.accept(CHECK) {
                     Ok(Some(stream)) => stream,
                     Ok(None) => continue,

@@ -35,6 +35,13 @@ pub fn back_end(
     Ok(io)
 }
 
+/// Whether each of this many workers, those of all pools, can have a CPU of its own. Then the workers touch
+/// their memory at the start, a few MiB each, so that the first requests have no page faults. Otherwise
+/// memory becomes resident when requests need it: most of many pools are idle most of the time.
+pub fn have_own_cpus(workers: usize) -> bool {
+    affinity::processors().is_ok_and(|all| workers <= all.len())
+}
+
 /// The CPU of each worker, if workers are pinned.
 pub fn cpus(pin: bool) -> io::Result<impl Fn(usize) -> Option<usize>> {
     let all = if pin { affinity::processors()? } else { vec![] };
@@ -65,8 +72,12 @@ impl<R: Balancing + Send + 'static> Workers<R> {
         process: &ProcessContext,
     ) -> io::Result<Workers<R>> {
         let mut handles = vec![];
-        for (number, worker) in workers.into_iter().enumerate() {
-            let waker = worker.io.waker();
+        let wakers: Vec<_> = workers.iter().map(|worker| worker.io.waker()).collect();
+        for (number, mut worker) in workers.into_iter().enumerate() {
+            let waker = wakers[number].clone();
+            if number == 0 {
+                worker.wake_others(wakers[1..].to_vec());
+            }
             let (inbox, handle) = inbox(waker.clone());
             let log = PoolLog::new(pool, number, Arc::clone(&process.events));
             let (clock, stop) = (process.clock, process.stop.clone());

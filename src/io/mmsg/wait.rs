@@ -1,9 +1,9 @@
 //! Waiting for sockets, a wake-up or a deadline: mio, an eventfd and a timerfd.
 //!
-//! mio rounds timeouts up to whole milliseconds. So mio sleeps only for the greater part of a long wait,
-//! and a timerfd in the poll ends the rest. The timer is lazy: a timer that fires before the current
-//! deadline is not moved, and the wait continues. A deadline that moves with each turn therefore costs
-//! one system call per expiry of the timer, not one per turn.
+//! mio rounds timeouts up to whole milliseconds, so a timerfd in the poll ends a wait instead: once, at the
+//! deadline. The timer is lazy: a timer that fires before the current deadline is not moved, and the wait
+//! continues. A deadline that moves with each turn therefore costs one system call per expiry of the timer,
+//! not one per turn.
 //!
 //! Neither descriptor is ever read: mio registers edge-triggered, and each expiry and each write is an
 //! edge of its own.
@@ -25,12 +25,6 @@ use crate::base::time::{Clock, Instant};
 
 const TIMER: Token = Token(usize::MAX - 2);
 const WAKER: Token = Token(usize::MAX - 3);
-
-/// Waits shorter than this use only the timer.
-const FINE: Duration = Duration::from_millis(2);
-
-/// The part of a longer wait that the timer ends: mio's rounding.
-const ROUNDING: Duration = Duration::from_millis(1);
 
 /// A readable socket.
 #[derive(Clone, Copy, Debug)]
@@ -101,9 +95,11 @@ impl Waiter {
         };
         let mut now = clock.now();
         loop {
-            let time_out = self.time_out(now, deadline)?;
-            let ended = self.poll(time_out, &mut on_ready)?;
-            if ended || time_out == Some(Duration::ZERO) {
+            if now >= deadline {
+                return self.look(on_ready);
+            }
+            self.arm(now, deadline)?;
+            if self.poll(None, &mut on_ready)? {
                 return Ok(());
             }
             now = clock.now();
@@ -113,24 +109,18 @@ impl Waiter {
         }
     }
 
-    /// Maximum sleep of mio; `None` if the timer ends the sleep.
-    fn time_out(&mut self, now: Instant, deadline: Instant) -> io::Result<Option<Duration>> {
-        let left = deadline.since(now);
-        if left.is_zero() {
-            return Ok(Some(Duration::ZERO));
-        }
-        if left >= FINE {
-            return Ok(Some(left - ROUNDING));
-        }
+    /// Makes the timer fire at the deadline or before it.
+    fn arm(&mut self, now: Instant, deadline: Instant) -> io::Result<()> {
         let fires_in_time = self.armed.is_some_and(|at| now < at && at <= deadline);
         if !fires_in_time {
-            // Once: the interval is zero. `left` is below `FINE`, and not zero, which would disarm the timer.
-            let it_value = Timespec { tv_sec: 0, tv_nsec: left.subsec_nanos().into() };
+            // Not zero, which would disarm the timer. Once: the interval is zero.
+            let left = deadline.since(now);
+            let it_value = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
             let it_interval = Timespec::default();
             timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &Itimerspec { it_interval, it_value })?;
             self.armed = Some(deadline);
         }
-        Ok(None)
+        Ok(())
     }
 
     /// Polls once. True if something other than the timer or the timeout ended the poll.
@@ -167,25 +157,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn short_waits_belong_to_the_timer_and_long_ones_mostly_to_mio() {
-        let mut waiter = Waiter::new(&[]).unwrap();
-        let at = |micros: u64| Instant::from_nanos(micros * 1_000);
-        let micros = Duration::from_micros;
-        assert_eq!(waiter.time_out(at(10), at(10)).unwrap(), Some(Duration::ZERO));
-        assert_eq!(waiter.time_out(at(0), at(5_300)).unwrap(), Some(micros(4_300)));
-        assert_eq!(waiter.armed, None);
-        assert_eq!(waiter.time_out(at(0), at(1_900)).unwrap(), None);
-        assert_eq!(waiter.armed, Some(at(1_900)));
-    }
-
-    #[test]
     fn a_timer_that_fires_early_enough_is_left_alone() {
         let mut waiter = Waiter::new(&[]).unwrap();
         let at = |micros: u64| Instant::from_nanos(micros * 1_000);
         for (now, deadline, armed) in
-            [(0, 500, 500), (10, 510, 500), (499, 999, 500), (500, 1000, 1000), (501, 600, 600)]
+            [(0, 500, 500), (10, 9_000, 500), (499, 999, 500), (500, 9_000, 9_000), (501, 600, 600)]
         {
-            waiter.time_out(at(now), at(deadline)).unwrap();
+            waiter.arm(at(now), at(deadline)).unwrap();
             assert_eq!(waiter.armed, Some(at(armed)), "at {now} for {deadline}");
         }
     }

@@ -375,13 +375,31 @@ impl Health {
             State::Suspect | State::Held => unanswered.then_some(HealthEvent::ProbeLost),
             _ => (quiet > limits.silence).then_some(HealthEvent::Silent),
         };
-        let in_doubt = self.state == State::Suspect || self.state == State::Held && self.streak > 0;
-        let pause = if in_doubt { limits.probe / 3 } else { limits.probe };
+        let pause = self.probe_pause(limits);
         let probe = quiet >= pause && now.since(self.last_probe) >= pause;
         if probe {
             self.last_probe = now;
         }
         (event, probe)
+    }
+
+    /// Time between two probes.
+    fn probe_pause(&self, limits: &Limits) -> Duration {
+        let in_doubt = self.state == State::Suspect || self.state == State::Held && self.streak > 0;
+        if in_doubt { limits.probe / 3 } else { limits.probe }
+    }
+
+    /// The time from which on [`Health::on_tick`] can have an event or a probe, if no signal arrives before.
+    /// The end of a hold-down time is not included.
+    pub fn next_tick(&self, limits: &Limits) -> Instant {
+        let probe = self.last_alive.max(self.last_probe) + self.probe_pause(limits);
+        match self.state {
+            State::Joining | State::Up => probe.min(self.last_alive + limits.silence),
+            State::Suspect | State::Held if self.last_probe > self.last_alive => {
+                probe.min(self.last_probe + limits.probe / 3)
+            }
+            _ => probe,
+        }
     }
 
     /// Ignores the silence until now, after an event-loop stall.

@@ -92,10 +92,7 @@ impl ByPort {
             Affinity::None => (REQUESTS_MAX, 0),
             Affinity::Client => (pairs, pairs),
         };
-        let (mut waiting, mut flows) = (LruSlab::new(requests), LruSlab::new(flows));
-        // The whole memory is faulted in: a flood causes no page faults.
-        waiting.fault_in();
-        flows.fault_in();
+        let (waiting, flows) = (LruSlab::new(requests), LruSlab::new(flows));
         ByPort {
             leases: Leases::new(ports, slots, secret),
             uses: vec![Use::default(); pairs].into(),
@@ -108,6 +105,12 @@ impl ByPort {
             hint: None,
             members_seen: 0,
         }
+    }
+
+    /// Touches the memory of the tables, so that a flood causes no page faults.
+    pub fn fault_in(&mut self) {
+        self.waiting.fault_in();
+        self.flows.fault_in();
     }
 
     /// Adopts new settings of the pool.

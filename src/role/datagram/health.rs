@@ -215,7 +215,7 @@ impl DatagramPrimary {
     /// Judges every server by the signals since the last tick, and sends the checks that are due.
     pub fn on_tick(&mut self, core: &mut Forwarder, now: Instant, tx: &mut Tx) {
         if now >= self.next_look {
-            self.next_look = now + LOOK;
+            self.next_look = now.next_multiple(LOOK);
             if let Some(wish) = core.shared.take_wanted() {
                 self.set_servers(core, now, wish);
             }

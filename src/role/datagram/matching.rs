@@ -38,6 +38,14 @@ impl Matching {
         }
     }
 
+    /// Touches the memory of the tables, which are empty yet.
+    pub fn fault_in(&mut self) {
+        match self {
+            Matching::Dns(dns) => dns.fault_in(),
+            Matching::ByPort(by_port) => by_port.fault_in(),
+        }
+    }
+
     /// Begins a turn.
     pub fn begin(&mut self, core: &mut Forwarder) {
         match self {

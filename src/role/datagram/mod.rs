@@ -151,6 +151,12 @@ impl DatagramRole {
         (shared, workers)
     }
 
+    /// Touches the memory of the tables now, so that a flood causes no page faults. Call it before the first
+    /// turn. Without it, memory becomes resident when requests need it.
+    pub fn fault_in(&mut self) {
+        self.matching.fault_in();
+    }
+
     /// Makes the desired servers members at once, so that the first datagram finds them. Only the primary
     /// does.
     pub fn take_servers(&mut self, now: Instant) {

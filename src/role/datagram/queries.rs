@@ -34,11 +34,13 @@ pub(super) struct QueryTable<T> {
 impl<T> QueryTable<T> {
     /// A table for `capacity` queries at `ports` ports.
     pub fn new(capacity: usize, ports: usize) -> Self {
-        let (mut entries, mut index) = (LruSlab::new(capacity), vec![NONE; ports * IDS]);
-        // The whole memory is faulted in: a flood causes no page faults.
-        entries.fault_in();
-        std::hint::black_box(&mut index).fill(NONE);
-        QueryTable { entries, index: index.into() }
+        QueryTable { entries: LruSlab::new(capacity), index: vec![NONE; ports * IDS].into() }
+    }
+
+    /// Touches the whole memory of an empty table, so that a flood causes no page faults.
+    pub fn fault_in(&mut self) {
+        self.entries.fault_in();
+        std::hint::black_box(&mut self.index).fill(NONE);
     }
 
     /// Adds a query that leaves from this port, under an id that is drawn at random. `None` if the table is

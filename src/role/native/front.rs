@@ -71,9 +71,12 @@ impl NativeRole {
 
     /// Reserves a server for a request.
     pub(super) fn reserve(&mut self) -> Option<ReservedServer> {
-        let NativeRole { shared, view, lanes, selector, stats, .. } = self;
+        let NativeRole { shared, view, lanes, selector, stats, ticks, .. } = self;
         let reserved = |slot| {
-            let restart = |slot, member: Option<&Member>| lanes.restart(slot).restart(member);
+            let restart = |slot, member: Option<&Member>| {
+                lanes.restart(slot).restart(member);
+                ticks.soon();
+            };
             let member = view.newest(slot, &shared.pool.members, restart)?;
             Some(ReservedServer { slot, addr: member.addr, epoch: member.epoch })
         };

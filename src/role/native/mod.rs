@@ -17,6 +17,7 @@
 //! | `back.rs` | frames of servers: replies, reports, counters |
 //! | `primary.rs` | state of the primary |
 //! | `registration.rs` | registration of servers (primary) |
+//! | `ticks.rs` | when periodic work is due |
 //! | `spent.rs` | registrations that may not be used again (primary) |
 //! | `upkeep.rs` | periodic work: SYNC (all workers); silence, probes, removal (primary) |
 //! | `orders.rs`, `open_orders.rs` | scaling requests to the controller (primary) |
@@ -32,6 +33,7 @@ mod registration;
 mod reply;
 mod shared;
 mod spent;
+mod ticks;
 mod upkeep;
 mod waiting;
 
@@ -60,6 +62,7 @@ pub use handover::Mismatch;
 use primary::NativePrimary;
 pub use primary::{NativeRegistry, NativeServer, Registered};
 use shared::{Extra, Member, NativeShared};
+use ticks::Ticks;
 
 /// The client-side socket.
 pub const FRONT: SocketId = SocketId(0);
@@ -88,8 +91,8 @@ pub struct NativePoolSettings {
     /// Maximum queued requests, 0 to [`crate::pool::waiting::PENDING_MAX`]; further ones are refused with
     /// BUSY.
     pub waiting_max: usize,
-    /// Time between SYNCs to a server whose last requests are unconfirmed. A worker's timers run four times
-    /// in this time. 1 ms to 10 s.
+    /// Time between SYNCs to a server whose last requests are unconfirmed. The timers of a worker with
+    /// requests run four times in this time. 1 ms to 10 s.
     pub interval: Duration,
     /// Address of the controller; `None`: the pool is not scaled.
     pub controller: Option<SocketAddr>,
@@ -182,15 +185,13 @@ pub struct NativeRole {
     stats: Arc<NativeStats>,
     sealer: Option<Sealer>,
     opener: Option<Opener>,
-    next_tick: Instant,
+    ticks: Ticks,
     /// Servers that need a SYNC, each once.
     owed: Vec<Slot>,
     /// Whether queued requests remain that the turn had no room for.
     has_more: bool,
 }
 
-/// Ticks per interval: silence and losses are noticed up to a quarter of an interval late.
-const TICKS_PER_INTERVAL: u32 = 4;
 /// Time after which a refused client may repeat its request, at least.
 const RETRY_AFTER: Duration = Duration::from_millis(20);
 
@@ -226,7 +227,7 @@ impl NativeRole {
             // Each worker numbers its own frames, so each is a sender of its own.
             sealer: settings.key.as_ref().map(|key| Sealer::new(key, rng.next_u64() | 1)),
             opener: settings.key.as_ref().map(Opener::new),
-            next_tick: now,
+            ticks: Ticks::new(now),
             owed: Vec::with_capacity(slots),
             has_more: false,
             shared: Arc::clone(shared),
@@ -261,6 +262,13 @@ impl NativeRole {
             primary.adopt(now, &self.settings);
         }
         self.refresh();
+        self.ticks.soon();
+    }
+
+    /// The version of the members that this worker has seen. When it rises at the primary, the other workers
+    /// must take a turn.
+    pub fn members_version(&self) -> u64 {
+        self.view.version()
     }
 
     /// Whether no request is queued, and none of this worker is outstanding by its estimates.
@@ -302,8 +310,11 @@ impl NativeRole {
 
     /// Copies the primary's changes of the members.
     fn refresh(&mut self) {
-        let NativeRole { shared, view, lanes, .. } = self;
-        view.refresh(&shared.pool.members, |slot, member| lanes.restart(slot).restart(member));
+        let NativeRole { shared, view, lanes, ticks, .. } = self;
+        view.refresh(&shared.pool.members, |slot, member| {
+            lanes.restart(slot).restart(member);
+            ticks.soon();
+        });
     }
 }
 
@@ -328,6 +339,7 @@ impl TwoSided for NativeRole {
         while let Some((slot, lane)) = self.lanes.next_touched() {
             let delta = if std::mem::take(&mut lane.dirty) { lane.estimate.publish() } else { 0 };
             let heard = std::mem::take(&mut lane.heard);
+            self.ticks.note(delta != 0 || lane.estimate.published() > 0);
             if delta != 0 {
                 self.shared.pool.tree.adjust(slot, delta);
             }
@@ -350,23 +362,24 @@ impl Role for NativeRole {
 
     fn on_timeout(&mut self, now: Instant, tx: &mut Tx) {
         self.notice_stall(now);
-        if now >= self.next_tick {
-            let interval = self.settings.interval;
-            self.next_tick = now + (interval / TICKS_PER_INTERVAL).max(Duration::from_millis(1));
+        if self.ticks.is_due(now) {
+            self.ticks.begin();
             self.on_tick(now, tx);
+            self.plan_tick(now);
         }
         self.send_owed_syncs(now, tx);
         self.send_order(now, tx);
         self.publish(now);
         self.serve_pending(now, tx);
+        self.ticks.settle(now, self.settings.interval);
     }
 
     fn next_deadline(&self) -> Option<Instant> {
-        if self.has_more {
+        if self.has_more || self.view.is_behind(&self.shared.pool.members) {
             return Some(Instant::ZERO);
         }
         let order = self.primary.as_ref().and_then(|primary| primary.orders.next_deadline());
-        earliest(earliest(Some(self.next_tick), self.next_owed_sync()), order)
+        earliest(earliest(self.ticks.next(), self.next_owed_sync()), order)
     }
 }
 

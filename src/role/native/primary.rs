@@ -140,6 +140,7 @@ impl NativeRole {
     /// Carries out an operator's order about the server with this id, present or departed. Fails at other
     /// workers than the primary.
     pub fn order(&mut self, now: Instant, id: u32, order: Order) -> Result<(), Refused> {
+        self.ticks.soon();
         let outcome = self.as_primary(|primary| primary.pool.order(now, id, order));
         outcome.unwrap_or(Err(Refused::UnknownServer))
     }

@@ -26,15 +26,18 @@ const REMOVE_AFTER: Duration = Duration::from_secs(10);
 impl NativeRole {
     /// Reports an event-loop stall. The primary ignores the servers' silence during the stall.
     pub(super) fn notice_stall(&mut self, now: Instant) {
+        let longest = (self.settings.interval * 3).max(Duration::from_millis(50)) + self.ticks.pause();
         let Some(primary) = &mut self.primary else { return };
-        let longest = (self.settings.interval * 3).max(Duration::from_millis(50));
         if let Some(gap) = primary.stalls.on_turn(now, longest) {
             primary.pool.registry_mut().iter_mut().for_each(|(_, server)| server.health.forgive(now));
             primary.pool.report(Event::Stalled(gap));
         }
     }
 
-    /// Supervises every server, and at the primary the size of the pool.
+    /// Supervises every server, and at the primary the size of the pool. Between two ticks, [`Ticks`] must
+    /// know when the next one is due.
+    ///
+    /// [`Ticks`]: super::ticks::Ticks
     pub(super) fn on_tick(&mut self, now: Instant, tx: &mut Tx) {
         self.refresh();
         for index in 0..self.view.slot_count() {
@@ -112,6 +115,7 @@ impl NativeRole {
         let mut sample = autoscale::Sample { outstanding: waiting, ..autoscale::Sample::default() };
         for (slot, server) in primary.pool.registry().iter() {
             let outstanding = u64::from(self.shared.pool.tree.len(slot));
+            self.ticks.note(outstanding > 0);
             self.stats.servers[slot.index()].outstanding.set(outstanding);
             match server.state() {
                 State::Up => {
@@ -131,6 +135,7 @@ impl NativeRole {
             sample.shed += stats.common.refused.get(DropReason::ServersFull);
             sample.arrived += stats.common.received.get();
         }
+        self.ticks.note_arrived(sample.arrived);
         self.scale(now, sample);
     }
 
@@ -158,7 +163,7 @@ impl NativeRole {
     }
 
     /// Minimum time between two SYNCs to a server with this report interval.
-    fn sync_pause(&self, interval: Duration) -> Duration {
+    pub(super) fn sync_pause(&self, interval: Duration) -> Duration {
         self.settings.interval.min(interval)
     }
 

@@ -74,6 +74,8 @@ pub(super) struct Membership {
     /// Lanes that owe a report.
     owed: u32,
     quiet_intervals: u32,
+    /// Whether `next_at` is later than the next interval, since nothing has changed.
+    is_resting: bool,
     queue_reported: u32,
     /// Whether requests have finished whose replies carry no counters.
     report_soon: bool,
@@ -104,6 +106,7 @@ impl Membership {
             last_echo: Instant::ZERO,
             owed: 0,
             quiet_intervals: 0,
+            is_resting: false,
             queue_reported: 0,
             report_soon: false,
             drain_since: None,
@@ -354,6 +357,10 @@ impl ServerRole {
         if self.membership.owed > 0 && !self.is_finished() {
             self.report(now, Whom::Owed, tx);
         }
+        if self.membership.is_resting && self.has_news() {
+            self.membership.is_resting = false;
+            self.membership.next_at = self.membership.next_at.min(now + self.settings.interval);
+        }
         if now < self.membership.next_at || self.is_finished() {
             return;
         }
@@ -413,7 +420,7 @@ impl ServerRole {
     fn report_if_changed(&mut self, now: Instant, tx: &mut Tx) {
         let queue = self.load();
         let m = &mut self.membership;
-        m.next_at = now + self.settings.interval;
+        (m.next_at, m.is_resting) = (now + self.settings.interval, false);
         m.quiet_intervals += 1;
         let overdue = queue != m.queue_reported || m.quiet_intervals >= IDLE_INTERVALS;
         if overdue {
@@ -421,6 +428,23 @@ impl ServerRole {
         } else if m.any_concerned() {
             self.report(now, Whom::Concerned, tx);
         }
+        let is_settled = !self.has_news() && self.membership.state == ServerState::Ready;
+        if is_settled && !self.is_shared {
+            self.rest(now);
+        }
+    }
+
+    /// Whether a report has something new to say.
+    fn has_news(&self) -> bool {
+        self.load() != self.membership.queue_reported || self.membership.any_concerned()
+    }
+
+    /// Sleeps until the interval in which a report is due although nothing has changed. A change ends that.
+    fn rest(&mut self, now: Instant) {
+        let m = &mut self.membership;
+        let left = IDLE_INTERVALS.saturating_sub(m.quiet_intervals).max(1);
+        (m.quiet_intervals, m.is_resting) = (IDLE_INTERVALS - 1, true);
+        m.next_at = now + self.settings.interval * left;
     }
 
     /// Reports the changes of this turn that no reply carried.

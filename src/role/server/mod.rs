@@ -119,6 +119,8 @@ pub struct ServerRole {
     service_mean: Duration,
     /// Requests that the process holds for other balancers.
     elsewhere: u32,
+    /// Whether the process serves other balancers, so that its load changes between the turns of this role.
+    is_shared: bool,
     /// Whether a turn with direct replies ends with a report.
     reports_turns: bool,
 }
@@ -141,6 +143,7 @@ impl ServerRole {
             rng,
             service_mean: Duration::ZERO,
             elsewhere: 0,
+            is_shared: false,
             reports_turns: true,
             settings,
         }
@@ -150,7 +153,7 @@ impl ServerRole {
     /// balancers has a role, and so a registration, for each. Reports include these requests as foreign
     /// load.
     pub fn set_elsewhere(&mut self, requests: u32) {
-        self.elsewhere = requests;
+        (self.elsewhere, self.is_shared) = (requests, true);
     }
 
     /// Makes the server report at the interval only, and not at the end of each turn with direct

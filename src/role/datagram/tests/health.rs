@@ -302,7 +302,7 @@ fn a_checked_server_is_a_suspect_until_its_first_answer() {
     {
         let mut pool = Bench::new(checked(Protocol::Datagram, check.clone()), 2, []);
         pool.shared.want(wanted([1, 3]));
-        let sent = pool.pass(250 * MS);
+        let sent = pool.pass(240 * MS);
         let sent = checks(&pool, sent);
         assert!(sent.iter().any(|sent| sent.to == server(1)) && sent.iter().any(|sent| sent.to == server(3)));
         assert_eq!((pool.state(1), pool.state(3)), ("suspect", "suspect"));
@@ -321,7 +321,7 @@ fn wrong_answers_to_checks_prove_nothing() {
     let check = Check::Payload { send: b"ping".to_vec(), expect: b"pong".to_vec() };
     let mut pool = Bench::new(checked(Protocol::Datagram, check), 2, []);
     pool.shared.want(wanted([1, 2]));
-    let sent = pool.pass(250 * MS);
+    let sent = pool.pass(240 * MS);
     let sent = checks(&pool, sent);
     let way = sent.iter().rfind(|sent| sent.to == server(1)).unwrap();
     pool.states();
