@@ -6,6 +6,7 @@ pub mod limits;
 pub mod lock;
 pub mod logging;
 pub mod notify;
+pub mod private_socket;
 pub mod process;
 pub mod regular_file;
 pub mod signals;
