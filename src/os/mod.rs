@@ -4,6 +4,7 @@ pub mod affinity;
 mod back_end;
 pub mod limits;
 pub mod lock;
+mod log_fields;
 pub mod logging;
 pub mod notify;
 pub mod private_socket;

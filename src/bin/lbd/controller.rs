@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Error, Result, bail};
 use lbd::base::batch::SocketId;
-use lbd::base::duration::exact;
+use lbd::base::duration::{exact, rounded};
 use lbd::base::rng::entropy;
 use lbd::base::time::Clock;
 use lbd::config::{Config, DatagramPool, NativePool, NativeRun, PoolRun, Run};
@@ -89,11 +89,12 @@ fn look_after(balancer: &mut SupervisedBalancer, common: &CommonArgs) {
         let pid = balancer.process().id();
         let text = match event {
             supervised_balancer::BalancerEvent::Ended(exit, pause) => {
-                warn!(exit = exit.to_string(), restart_after = ?pause, "balancer ended unexpectedly");
+                let restart_after = rounded(pause);
+                warn!(exit = exit.to_string(), %restart_after, "balancer ended unexpectedly");
                 format!("the balancer ended unexpectedly ({exit}), restarting it in {}", exact(pause))
             }
             supervised_balancer::BalancerEvent::NotStarted(why, pause) => {
-                warn!(error = why.to_string(), retry_after = ?pause, "cannot restart the balancer");
+                warn!(error = why.to_string(), retry_after = %rounded(pause), "cannot restart the balancer");
                 format!("{why}; retrying in {}", exact(pause))
             }
             supervised_balancer::BalancerEvent::Followed => {
