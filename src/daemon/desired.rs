@@ -22,6 +22,11 @@ impl DesiredServers {
         self.set(0, servers);
     }
 
+    /// Shows the error of the last look-up of host names in the pool's status; `None` after a success.
+    pub fn set_unresolved(&self, error: Option<String>) {
+        self.pool.set_unresolved(error);
+    }
+
     /// Replaces the servers that a controller runs.
     pub fn set_run(&self, servers: Vec<DesiredServer>) {
         self.set(1, servers);
