@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Error, Result, bail};
+use lbd::admin::AdminPlace;
 use lbd::base::batch::SocketId;
 use lbd::base::duration::{exact, rounded};
 use lbd::base::rng::entropy;
@@ -155,8 +156,9 @@ pub fn open(
         native: vec![],
         datagram: config.run_pools().map(|(pool, run)| datagram_replicas(config, pool, run)).collect(),
         upstream: match (config.run_pools().next(), config.admin_for_controller()) {
-            (Some(_), Some(addr)) => {
-                Some(Upstream::start(addr, config.admin.clone(), config.state_dir.clone())?)
+            (Some(_), Some(_)) => {
+                let place = AdminPlace::of(config);
+                Some(Upstream::start(place, config.admin.clone(), config.state_dir.clone())?)
             }
             _ => None,
         },
