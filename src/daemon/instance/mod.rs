@@ -8,10 +8,12 @@
 //! | `native.rs`, `datagram.rs` | differences between the kinds |
 //! | `reload.rs` | a new configuration while the process runs |
 //! | `takeover.rs`, `state.rs`, `paused.rs` | taking over from a process, and handing over to a successor |
+//! | `mistakes.rs` | log lines about mistakes of an operator and first drops |
 //! | `operate.rs` | status and orders of the admin interface |
 //! | `service.rs` | notifications to the service manager |
 
 mod datagram;
+mod mistakes;
 mod native;
 mod operate;
 mod paused;
@@ -40,6 +42,7 @@ use crate::daemon::handover::SocketSet;
 use crate::os::private_socket::{PrivateSocket, SocketError};
 use crate::os::signals::Stop;
 use crate::os::threads::Threads;
+use mistakes::Mistakes;
 use prepared::Prepared;
 use running::Running;
 use sockets::Opened;
@@ -264,12 +267,16 @@ impl Instance {
         Snapshots { instance: Arc::clone(self), generation, sampler }
     }
 
-    /// Takes a snapshot every [`Board::TICK`], so that all readers show the same.
+    /// Takes a snapshot every [`Board::TICK`], so that all readers show the same, and logs mistakes that it
+    /// shows.
     fn show(self: &Arc<Self>) -> io::Result<()> {
         let instance = Arc::downgrade(self);
         std::thread::Builder::new().name("show".into()).spawn(move || {
+            let mut mistakes = Mistakes::default();
             while let Some(instance) = instance.upgrade() {
                 instance.board.tick();
+                let process = &instance.process;
+                mistakes.note(&instance.board.latest(), process.clock.now(), &process.events);
                 drop(instance);
                 std::thread::sleep(Board::TICK);
             }
