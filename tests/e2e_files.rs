@@ -26,7 +26,7 @@ fn a_clean_end_leaves_neither_socket_nor_token() {
     let site = Site::new(json!({}));
     for _ in 0..2 {
         let mut balancer = started(&site);
-        assert_eq!(state(&site, &[".sock", ".token"]).len(), 2);
+        assert_eq!(state(&site, &[".sock", ".token"]).len(), 3, "for successors, for the owner, the token");
         balancer.signal(libc::SIGTERM);
         assert_eq!(balancer.finish().code, 0);
         assert_eq!(state(&site, &[".sock", ".token"]), [""; 0]);

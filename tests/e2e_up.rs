@@ -129,13 +129,13 @@ fn a_crashed_server_is_started_again() {
     let seen = site.log(CONTROLLER_LOG).len();
     assert!(site.processes().contains(&pid));
     send_signal(pid, libc::SIGKILL);
-    wait_for_line(&site, CONTROLLER_LOG, seen, &["server 1 ended unexpectedly (signal 9)"]);
+    wait_for_line(&site, CONTROLLER_LOG, seen, &["WARN", "server ended unexpectedly", "server=1", "SIGKILL"]);
     let again = pid_in(&wait_for_line(&site, CONTROLLER_LOG, seen, &["server started", "server=1", "pid="]));
     assert_ne!(again, pid);
     let log = "balancer/balancer.log";
     let joined = || (site.log(log).matches("joined pool=\"native\" server=1").count() == 2).then_some(());
     wait_for("it joins again", joined, || site.log(log));
-    let told = || up.stdout().contains("server 1 ended unexpectedly (signal 9)").then_some(());
+    let told = || up.stdout().contains("server 1 ended unexpectedly (signal 9 SIGKILL)").then_some(());
     wait_for("the table reports it", told, || up.stdout());
     up.signal(libc::SIGINT);
     assert_all_answered(&up.finish());

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use common::{Finished, Running, Site, wait_for};
 use lbd::admin::status::{EventKind, EventLog, PoolStatus, ServerStatus, Status};
-use lbd::admin::{AdminServer, Control, Refusal, serve, token_for};
+use lbd::admin::{AdminServer, Control, Listeners, Refusal, serve, token_for};
 use lbd::config::{Admin, Token};
 use lbd::pool::desired::DesiredServer;
 use lbd::pool::order::Order;
@@ -23,6 +23,14 @@ struct Fake {
     orders: Mutex<Vec<String>>,
     /// Queries of the status until an operator enables the server again.
     enabled_after: Mutex<Option<u32>>,
+}
+
+impl Fake {
+    /// Serves HTTP on this listener.
+    fn serve(self: &Arc<Self>, listener: TcpListener, token: Token) -> AdminServer {
+        let listeners = Listeners { http: Some((listener, token)), owner: None };
+        serve(listeners, Arc::clone(self) as _).unwrap()
+    }
 }
 
 impl Control for Fake {
@@ -42,10 +50,6 @@ impl Control for Fake {
 
     fn events(&self) -> &EventLog {
         &self.events
-    }
-
-    fn ready(&self) -> Result<(), String> {
-        Ok(())
     }
 
     fn order(&self, pool: Option<&str>, id: u32, order: Order) -> Result<(), Refusal> {
@@ -114,8 +118,8 @@ impl Bench {
     /// Starts the admin interface, at the address that it had before.
     fn start(&mut self) {
         let listener = TcpListener::bind(self.addr).unwrap();
-        let server = serve(listener, Arc::clone(&self.fake) as _, Token::new(TOKEN).unwrap()).unwrap();
-        self.addr = server.addr();
+        let server = self.fake.serve(listener, Token::new(TOKEN).unwrap());
+        self.addr = server.addr().unwrap();
         self.server = Some(server);
     }
 
@@ -265,7 +269,7 @@ fn the_configuration_says_where_the_balancer_is_and_its_state_has_the_token() {
     let admin = Admin { listen: Some(bench.addr), is_written: true, token: None };
     let kept: Token = token_for(&admin, &state_dir, bench.addr.port()).unwrap();
     let listener = TcpListener::bind(bench.addr).unwrap();
-    let _server = serve(listener, Arc::clone(&bench.fake) as _, kept.clone()).unwrap();
+    let _server = bench.fake.serve(listener, kept.clone());
     let config =
         json!({"admin": {"listen": format!("0.0.0.0:{}", bench.addr.port()), "token_file": "token"}});
     bench.site.write("wildcard.json", &config.to_string());

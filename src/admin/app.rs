@@ -19,13 +19,14 @@ const ORDER_TIME_MAX: Duration = Duration::from_secs(10);
 #[derive(Clone)]
 pub(super) struct AppState {
     pub control: Arc<dyn Control>,
-    pub token: Arc<Token>,
+    /// The token that changes over HTTP need; `None` without HTTP.
+    pub token: Option<Arc<Token>>,
     pub live: Arc<Live>,
 }
 
 impl AppState {
-    pub fn new(control: Arc<dyn Control>, token: Token, live: Arc<Live>) -> Self {
-        AppState { control, token: Arc::new(token), live }
+    pub fn new(control: Arc<dyn Control>, token: Option<Token>, live: Arc<Live>) -> Self {
+        AppState { control, token: token.map(Arc::new), live }
     }
 
     /// Runs an operation that may wait for the data path, on a thread that may block.

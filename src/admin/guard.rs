@@ -13,16 +13,27 @@ use subtle::ConstantTimeEq;
 use super::app::{AppState, failure};
 use crate::config::Token;
 
-/// The local address of a connection.
+/// The way on which a connection came.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Local(pub SocketAddr);
+pub(super) enum Way {
+    /// Over TCP, to this local address.
+    Http(SocketAddr),
+    /// Over the socket of the balancer's owner, from a process of the same user or of root.
+    Owner,
+}
 
 const TOKEN_NEEDED: &str = "changes need the header `Authorization: Bearer TOKEN`; the token is in the \
     file of admin.token_file, or else in admin-PORT.token in the balancer's state_dir";
 
-/// Passes only requests with the token.
-pub(super) async fn needs_token(State(app): State<AppState>, request: Request, next: Next) -> Response {
-    if knows(request.headers(), &app.token) {
+/// Passes only requests with the token, or of the balancer's owner, who could read the token.
+pub(super) async fn needs_token(
+    State(app): State<AppState>,
+    Extension(way): Extension<Way>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let has_token = app.token.as_ref().is_some_and(|token| knows(request.headers(), token));
+    if has_token || matches!(way, Way::Owner) {
         return next.run(request).await;
     }
     let mut response = failure(StatusCode::UNAUTHORIZED, TOKEN_NEEDED).into_response();
@@ -42,12 +53,9 @@ fn knows(headers: &HeaderMap, token: &Token) -> bool {
 /// Refuses pages of strangers. With DNS rebinding, a foreign name leads to the loopback, and a browser on
 /// this machine sends requests here. Such a request has the foreign name as its Host. So a request over the
 /// loopback must name an IP address or localhost.
-pub(super) async fn is_meant(
-    Extension(Local(local)): Extension<Local>,
-    request: Request,
-    next: Next,
-) -> Response {
-    if local.ip().to_canonical().is_loopback() && !says_plain_host(request.headers(), request.uri()) {
+pub(super) async fn is_meant(Extension(way): Extension<Way>, request: Request, next: Next) -> Response {
+    let is_loopback = matches!(way, Way::Http(local) if local.ip().to_canonical().is_loopback());
+    if is_loopback && !says_plain_host(request.headers(), request.uri()) {
         let refused = failure(
             StatusCode::FORBIDDEN,
             "over the loopback the Host must be an IP address or localhost, which keeps foreign pages out",

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use super::Control;
 use super::app::AppState;
-use super::guard::Local;
+use super::guard::Way;
 use super::live::Live;
 use super::routes;
 use super::server::BUFFER_SIZE;
@@ -33,7 +33,8 @@ impl InMemoryAdmin {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
         let (_, stopped) = watch::channel(true);
         let live = Arc::new(Live::new(Arc::clone(&control), stopped));
-        let router = routes::router(AppState::new(control, token, live)).layer(Extension(Local(local)));
+        let router =
+            routes::router(AppState::new(control, Some(token), live)).layer(Extension(Way::Http(local)));
         Ok(InMemoryAdmin { runtime, router })
     }
 

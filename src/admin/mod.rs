@@ -1,14 +1,16 @@
-//! The admin interface: status and orders of a running balancer, over HTTP.
+//! The admin interface: status and orders of a running balancer, over HTTP and over its owner's socket.
 //!
 //! Knows no socket and no loop of the data path: all access goes through [`Control`].
 //!
 //! ```text
 //! server   the thread, its connections and their bounds
+//!   ├─ seats    the limit of connections
 //!   └─ routes   addresses and their answers
 //!        ├─ guard    access control
 //!        ├─ live     one tick a second for all readers: server-sent events, history
 //!        └─ metrics  the status as Prometheus reads it
 //! token    where the token comes from
+//! owner    the socket of the balancer's owner
 //! client   the client side, for commands and the controller
 //! ```
 
@@ -27,7 +29,11 @@ mod live;
 #[cfg(not(loom))]
 mod metrics;
 #[cfg(not(loom))]
+mod owner;
+#[cfg(not(loom))]
 mod routes;
+#[cfg(not(loom))]
+mod seats;
 #[cfg(not(loom))]
 mod server;
 pub mod status;
@@ -42,11 +48,13 @@ use crate::pool::desired::DesiredServer;
 use crate::pool::order::Order;
 
 #[cfg(not(loom))]
-pub use client::{AdminClient, ClientError};
+pub use client::{AdminClient, AdminPlace, ClientError};
 #[cfg(not(loom))]
 pub use in_memory::InMemoryAdmin;
 #[cfg(not(loom))]
-pub use server::{AdminServer, serve};
+pub use owner::socket_path;
+#[cfg(not(loom))]
+pub use server::{AdminServer, Listeners, serve};
 pub use token::{find_token, forget_token, token_for};
 
 /// A running balancer, as the admin interface uses it. The status is returned at once. Orders may wait for a
@@ -57,9 +65,6 @@ pub trait Control: Send + Sync + 'static {
 
     /// The event log.
     fn events(&self) -> &EventLog;
-
-    /// Whether every pool has a server that takes traffic; if not, the reason.
-    fn ready(&self) -> Result<(), String>;
 
     /// Carries out an order about the server with this id. Without the name of a pool, the id must be in one
     /// pool only.

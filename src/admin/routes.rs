@@ -18,6 +18,8 @@ use super::bodies::{Done, WantedServers};
 use super::guard;
 use super::live::READERS_MAX;
 use super::metrics::{self, Format};
+use super::seats;
+use crate::admin::status::PoolStatus;
 use crate::pool::order::Order;
 
 /// Maximum size of a request's body, in bytes.
@@ -47,6 +49,7 @@ pub(super) fn router(app: AppState) -> Router {
         })
         .layer(from_fn(guard::is_meant))
         .layer(from_fn(guard::with_headers))
+        .layer(from_fn(seats::note_request))
         .with_state(app)
 }
 
@@ -70,11 +73,21 @@ async fn unknown(uri: Uri) -> Failure {
     failure(StatusCode::NOT_FOUND, format!("{} does not exist", uri.path()))
 }
 
-async fn ready(State(app): State<AppState>) -> Response {
-    match app.control.ready() {
-        Ok(()) => text(StatusCode::OK, "ready\n"),
-        Err(why) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
+/// Readiness: `ready`, or a line for each pool that is not ready. With `?pool=NAME`, of that pool only.
+async fn ready(State(app): State<AppState>, query: AskedFor) -> Answer {
+    let (status, asked) = (app.control.status(), asked(query)?);
+    if let Some(name) = asked.pool.as_deref().filter(|name| status.pool(name).is_none()) {
+        let names: Vec<_> = status.pools.iter().map(|pool| pool.name.as_str()).collect();
+        let error = format!("there is no pool {name}; the pools are {}", names.join(", "));
+        return Err(failure(StatusCode::NOT_FOUND, error));
     }
+    let is_asked = |pool: &&PoolStatus| asked.pool.as_ref().is_none_or(|name| *name == pool.name);
+    let unready = |pool: &PoolStatus| Some(format!("pool {}: {}\n", pool.name, pool.unready()?));
+    let lines: String = status.pools.iter().filter(is_asked).filter_map(unready).collect();
+    Ok(match lines.is_empty() {
+        true => text(StatusCode::OK, "ready\n"),
+        false => text(StatusCode::SERVICE_UNAVAILABLE, lines),
+    })
 }
 
 async fn status(State(app): State<AppState>) -> Response {

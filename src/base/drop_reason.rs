@@ -3,11 +3,11 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 macro_rules! reasons {
-    ($($(#[$doc:meta])* $variant:ident => $name:literal,)*) => {
+    ($($(#[doc = $doc:literal])* $variant:ident => $name:literal,)*) => {
         /// Why a frame was dropped without an answer. Drops are counted by reason and never logged one
         /// by one.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-        pub enum DropReason { $($(#[$doc])* $variant,)* }
+        pub enum DropReason { $($(#[doc = $doc])* $variant,)* }
 
         impl DropReason {
             /// Every reason, in the order of the counters.
@@ -16,6 +16,11 @@ macro_rules! reasons {
             /// The name in logs, metrics and JSON.
             pub const fn name(self) -> &'static str {
                 match self { $(DropReason::$variant => $name,)* }
+            }
+
+            /// The meaning as a sentence, for the log.
+            pub fn meaning(self) -> &'static str {
+                match self { $(DropReason::$variant => concat!($($doc),*).trim_start(),)* }
             }
         }
     };
@@ -150,6 +155,11 @@ mod tests {
         }
         let names: std::collections::HashSet<_> = DropReason::ALL.iter().map(|r| r.name()).collect();
         assert_eq!(names.len(), DropReason::ALL.len());
+        assert_eq!(DropReason::Cookie.meaning().lines().count(), 1);
+        for reason in DropReason::ALL {
+            let meaning = reason.meaning();
+            assert!(meaning.ends_with('.') && !meaning.contains("  "), "{meaning}");
+        }
         assert_eq!(counters.nonzero().count(), DropReason::ALL.len() - 1);
         assert_eq!(counters.total(), (0..DropReason::ALL.len() as u64).sum::<u64>());
     }

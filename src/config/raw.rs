@@ -384,7 +384,8 @@ pub struct RawLogs {
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct RawAdmin {
-    /// HTTP address of status, metrics, dashboard and orders: IP:PORT, or off.
+    /// HTTP address of status, metrics, dashboard and orders: IP:PORT, or off. Commands of the same user and
+    /// of root use a socket in `state_dir` instead, also if it is off.
     #[schemars(extend("default" = "127.0.0.1:55080"))]
     pub listen: Option<String>,
     /// File with the token that changes need: 16 to 256 characters, mode 0600; a relative path starts at the
@@ -476,7 +477,8 @@ pub struct RawPool {
     pub flows_per_source: Option<Text>,
     /// How servers are checked and judged.
     pub health: RawHealth,
-    /// Dns and datagram: interval of lookups of server host names, 1s to 1 day.
+    /// Dns and datagram: interval of lookups of server host names, 1s to 1 day. After a failed lookup the
+    /// next ones follow sooner, the first after 1s.
     #[schemars(extend("default" = "30s"))]
     pub resolve_interval: Option<Text>,
     /// Dns: maximum number of concurrent TCP connections on the same addresses, 0 (TCP is off) to 100000.

@@ -38,6 +38,11 @@ impl DesiredServers {
         self.publish(&wanted, &moved);
     }
 
+    /// Shows the error of the last look-up of host names in the pool's status; `None` after a success.
+    pub fn set_unresolved(&self, error: Option<String>) {
+        self.pool.set_unresolved(error);
+    }
+
     /// Replaces the servers that a controller runs.
     pub fn set_run(&self, servers: Vec<DesiredServer>) {
         let mut wanted = self.wanted.lock().expect("no panic while it is held");

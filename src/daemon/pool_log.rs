@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tracing::{info, warn};
 
 use crate::admin::status::{EventKind, EventLog};
+use crate::base::duration::rounded;
 use crate::io::TooLarge;
 use crate::pool::event::Event;
 use crate::pool::health::State;
@@ -75,11 +76,12 @@ impl PoolLog {
             }
             Event::Stalled(gap) => {
                 let effect = "silence during the gap ignored";
-                warn!(pool, ?gap, effect, "event loop stalled");
-                note(EventKind::Notice, None, format!("event loop stalled for {gap:?}: {effect}"));
+                let gap = rounded(*gap);
+                warn!(pool, %gap, effect, "event loop stalled");
+                note(EventKind::Notice, None, format!("event loop stalled for {gap}: {effect}"));
             }
             Event::Scale { what, load, up } => {
-                info!(pool, load = format!("{load:.2}"), up, reason = &**what, "scaling requested");
+                info!(pool, load, up, reason = &**what, "scaling requested");
                 note(EventKind::Scaling, None, what.clone());
             }
             Event::Controller(error) => {

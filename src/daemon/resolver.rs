@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tracing::{info, warn};
 
@@ -10,8 +11,11 @@ use super::desired::{DesiredServers, Hosts};
 use crate::config::{DatagramPool, Target};
 use crate::pool::desired::DesiredServer;
 
+/// Pause after a failed look-up; each later one is twice as long, up to `resolve_interval`.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
 /// A host name without an address.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[error("cannot find an address of {host}: {why}")]
 pub struct NotFound {
     host: String,
@@ -25,12 +29,14 @@ pub struct Resolver {
     found: BTreeMap<usize, Vec<SocketAddr>>,
     /// An address keeps its id while a name leads to it.
     ids: BTreeMap<SocketAddr, u32>,
+    /// The error of the last look-up.
+    failed: Option<NotFound>,
 }
 
 impl Resolver {
     /// A resolver for the servers of this pool, which has looked up nothing yet.
     pub fn new(pool: &DatagramPool) -> Self {
-        Resolver { pool: pool.clone(), found: BTreeMap::new(), ids: BTreeMap::new() }
+        Resolver { pool: pool.clone(), found: BTreeMap::new(), ids: BTreeMap::new(), failed: None }
     }
 
     /// Whether a server has a host name.
@@ -40,7 +46,7 @@ impl Resolver {
 
     /// Looks up all names with getaddrinfo(3), which waits for the network.
     pub fn look_up(&mut self) -> Result<(), NotFound> {
-        let mut result = Ok(());
+        let mut failed = None;
         for (place, server) in self.pool.servers.iter().enumerate() {
             let Target::Name { host, port } = &server.target else { continue };
             let addrs = std::net::ToSocketAddrs::to_socket_addrs(&(host.as_str(), *port));
@@ -52,9 +58,15 @@ impl Resolver {
                 Ok(_) => "the name has no address".to_owned(),
                 Err(error) => error.to_string(),
             };
-            result = Err(NotFound { host: host.clone(), why });
+            failed = Some(NotFound { host: host.clone(), why });
         }
-        result
+        self.failed.clone_from(&failed);
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// The error of the last look-up; `None` if each name had an address.
+    pub fn failed(&self) -> Option<&NotFound> {
+        self.failed.as_ref()
     }
 
     /// The addresses of each host name that was found.
@@ -107,14 +119,31 @@ impl Resolver {
     }
 }
 
-/// Looks up the names of a pool every `resolve_interval`, forever. A failure changes nothing, and is logged
-/// once.
+/// The pause before the next look-up after this many failures in succession.
+fn pause(every: Duration, failures: u32) -> Duration {
+    match failures {
+        0 => every,
+        _ => (RETRY_AFTER * (1 << (failures - 1).min(16))).min(every),
+    }
+}
+
+/// Looks up the names of a pool every `resolve_interval`, forever, and sooner after a failure. A failure
+/// changes no server, and is logged once.
 pub async fn keep(mut names: Resolver, desired: Arc<DesiredServers>) {
     let pool = names.pool.settings.name.clone();
     let every = names.pool.resolve_interval;
-    let mut has_failed = false;
+    let mut failures = 0;
+    let show = |failed: Option<&NotFound>| desired.set_unresolved(failed.map(NotFound::to_string));
+    let warn_of = |error: &NotFound, effect| {
+        warn!(pool, error = error.to_string(), effect, "name lookup failed");
+    };
+    show(names.failed());
+    if let Some(error) = names.failed() {
+        failures = 1;
+        warn_of(error, "pool starts without these servers");
+    }
     loop {
-        tokio::time::sleep(every).await;
+        tokio::time::sleep(pause(every, failures)).await;
         // On a thread of its own: getaddrinfo(3) waits.
         let looked = tokio::task::spawn_blocking(move || {
             let result = names.look_up();
@@ -123,13 +152,12 @@ pub async fn keep(mut names: Resolver, desired: Arc<DesiredServers>) {
         let Ok((back, result)) = looked.await else { return };
         names = back;
         match &result {
-            Ok(()) if has_failed => info!(pool, "name lookup recovered"),
-            Err(error) if !has_failed => {
-                warn!(pool, error = error.to_string(), effect = "last addresses kept", "name lookup failed")
-            }
+            Ok(()) if failures > 0 => info!(pool, "name lookup recovered"),
+            Err(error) if failures == 0 => warn_of(error, "last addresses kept"),
             _ => {}
         }
-        has_failed = result.is_err();
+        failures = if result.is_ok() { 0 } else { failures.saturating_add(1) };
+        show(names.failed());
         desired.set_named(names.wanted(), names.hosts());
     }
 }
@@ -182,5 +210,19 @@ mod tests {
         assert!(wanted.iter().all(|w| w.addr.ip().is_loopback()) && !wanted.is_empty());
         let _ = names.look_up();
         assert_eq!(names.wanted(), wanted);
+        assert!(names.failed().is_some());
+    }
+
+    #[test]
+    fn a_failed_look_up_is_repeated_after_growing_pauses() {
+        let pauses: Vec<_> =
+            (0..7).map(|failures| pause(Duration::from_secs(30), failures).as_secs()).collect();
+        assert_eq!(pauses, [30, 1, 2, 4, 8, 16, 30]);
+        assert_eq!(
+            pause(Duration::from_millis(200), 1).as_millis(),
+            200,
+            "never later than without a failure"
+        );
+        assert_eq!(pause(Duration::from_secs(3_600), u32::MAX).as_secs(), 3_600);
     }
 }

@@ -20,6 +20,7 @@ use tracing_subscriber::prelude::*;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::reload;
 
+use super::log_fields::LogFields;
 use super::regular_file;
 
 /// Where the log goes.
@@ -101,6 +102,7 @@ pub fn init(settings: &LogSettings, name: &str) -> io::Result<Guard> {
         let _ = handle.reload(level); // it fails only after the subscriber was dropped
     }));
     let layer = tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(false).with_target(false);
+    let layer = layer.fmt_fields(LogFields);
     let registry = tracing_subscriber::registry().with(level);
     match (settings.target, settings.json) {
         (LogTarget::Journald, true) => registry.with(layer.json().map_event_format(WithPriority)).init(),

@@ -69,7 +69,10 @@ impl fmt::Display for Exit {
         match self {
             Exit::Seen(status) => match (status.code(), status.signal()) {
                 (Some(code), _) => write!(f, "exit code {code}"),
-                (None, Some(signal)) => write!(f, "signal {signal}"),
+                (None, Some(signal)) => match signal_hook::low_level::signal_name(signal) {
+                    Some(name) => write!(f, "signal {signal} {name}"),
+                    None => write!(f, "signal {signal}"),
+                },
                 (None, None) => f.write_str("unknown exit status"),
             },
             Exit::Unseen => f.write_str("exit status unknown, since another controller started it"),
@@ -248,7 +251,7 @@ mod tests {
         assert!(Process::find("5aa12").is_none());
 
         adopted.terminate();
-        assert_eq!(wait(own).to_string(), "signal 15");
+        assert_eq!(wait(own).to_string(), "signal 15 SIGTERM");
         assert_eq!(wait(&mut adopted), Exit::Unseen);
         assert!(Process::adopt(&identity, instance).is_none(), "it has ended");
     }

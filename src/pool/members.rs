@@ -171,11 +171,6 @@ impl<M: Copy + PartialEq> View<M> {
         self.last_addrs[slot.index()].get_or_insert(addr);
     }
 
-    /// The number of the newest change that this view has copied.
-    pub fn version(&self) -> u64 {
-        self.version
-    }
-
     /// The number of members.
     pub fn member_count(&self) -> usize {
         self.count

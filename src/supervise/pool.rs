@@ -187,7 +187,8 @@ mod tests {
                         self.stopped.push(id);
                         self.keeper.crew_mut().on_exited(self.now, id, "exit code 0");
                     }
-                    ReplicaAction::Kill { .. } | ReplicaAction::Tell(_) => {}
+                    ReplicaAction::Kill { .. } | ReplicaAction::Tell(_) | ReplicaAction::ReportEnd { .. } => {
+                    }
                 }
             }
         }

@@ -69,6 +69,13 @@ pub enum ReplicaAction {
     },
     /// Log a message.
     Tell(String),
+    /// Log that a server ended although it should run.
+    ReportEnd {
+        /// The server's id.
+        id: u32,
+        /// How its process ended, as text.
+        how: String,
+    },
 }
 
 /// Why a server could not be started.
@@ -277,7 +284,7 @@ impl Replicas {
         {
             child.crashes = 0;
         }
-        self.actions.push_back(ReplicaAction::Tell(format!("server {id} ended unexpectedly ({how})")));
+        self.actions.push_back(ReplicaAction::ReportEnd { id, how: how.to_owned() });
         self.wait_and_restart(now, id);
     }
 

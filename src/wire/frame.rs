@@ -88,7 +88,7 @@ impl<'a> Frame<'a> {
     /// Checks a frame, cheapest test first, and returns its view. `bytes` is exactly one frame.
     pub fn check(bytes: &'a mut [u8], format: &FrameFormat) -> Result<Self, DropReason> {
         if bytes.len() != format.size {
-            return Err(DropReason::Length);
+            return Err(wrong_length(bytes, format));
         }
         let parts = Parts::mut_from_bytes(bytes).map_err(|_| DropReason::Length)?;
         let header = &parts.header;
@@ -160,6 +160,23 @@ impl<'a> Frame<'a> {
     }
 }
 
+/// The frame size that the header of these bytes states; `None` if they do not begin with a header of a
+/// version that is read.
+pub fn stated_size(bytes: &[u8]) -> Option<u16> {
+    let (header, _) = Header::ref_from_prefix(bytes).ok()?;
+    let is_read = header.magic.get() == MAGIC && (VERSION_MIN..=VERSION).contains(&header.version);
+    is_read.then(|| header.frame_size.get())
+}
+
+/// Why bytes that are no whole number of frames are dropped: they are frames of another size, or none.
+#[cold]
+pub fn wrong_length(bytes: &[u8], format: &FrameFormat) -> DropReason {
+    match stated_size(bytes) {
+        Some(size) if usize::from(size) != format.size => DropReason::FrameSize,
+        _ => DropReason::Length,
+    }
+}
+
 /// An address in the header's form: IPv4 is mapped into IPv6.
 pub fn pack_addr(addr: SocketAddr) -> ([u8; 16], u16) {
     let ip = match addr.ip() {
@@ -212,6 +229,10 @@ mod tests {
         let mut bytes = valid(256);
         assert_eq!(Frame::check(&mut bytes[..255], &format).unwrap_err(), DropReason::Length);
         assert_eq!(Frame::check(&mut [], &format).unwrap_err(), DropReason::Length);
+        for size in [128, 512] {
+            let other = Frame::check(&mut valid(size), &format).unwrap_err();
+            assert_eq!((other, stated_size(&valid(size))), (DropReason::FrameSize, Some(size as u16)));
+        }
     }
 
     #[test]

@@ -490,6 +490,9 @@ impl World {
                 ReplicaAction::Stop { id } => self.servers.get_mut(&id).expect("it runs").role.drain(now),
                 ReplicaAction::Kill { id } => self.kill_server(id),
                 ReplicaAction::Tell(text) => self.log.push(text),
+                ReplicaAction::ReportEnd { id, how } => {
+                    self.log.push(format!("server {id} ended unexpectedly ({how})"));
+                }
             }
         }
         let finished: Vec<u32> =

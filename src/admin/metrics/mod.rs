@@ -22,6 +22,7 @@ use prometheus_client::metrics::exemplar::Exemplar;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::admin::status::{Decisions, EventKind, EventLog, PoolStatus, ServerStatus, Status};
+use crate::base::drop_reason::DropReason;
 use crate::pool::health::State;
 use buckets::Buckets;
 use process::ProcessUsage;
@@ -265,8 +266,10 @@ impl MetricSource {
     }
 }
 
-fn by_reason(reasons: &BTreeMap<String, u64>) -> Vec<(&str, u64)> {
-    reasons.iter().map(|(reason, &n)| (reason.as_str(), n)).collect()
+/// A row for each reason, with 0 before its first frame: so a rate is known from the first one on.
+fn by_reason(reasons: &BTreeMap<String, u64>) -> Vec<(&'static str, u64)> {
+    let count = |reason: &DropReason| reasons.get(reason.name()).copied().unwrap_or(0);
+    DropReason::ALL.iter().map(|reason| (reason.name(), count(reason))).collect()
 }
 
 impl Collector for MetricSource {

@@ -245,6 +245,9 @@ fn both_formats_are_right_and_say_the_same() {
         ("lbd_dropped_total", &[("pool", "native")], 3.0),
         ("lbd_dropped_total", &[("pool", odd)], 0.0),
         ("lbd_dropped_by_reason_total", &[("pool", "native"), ("reason", "magic")], 2.0),
+        ("lbd_dropped_by_reason_total", &[("pool", "native"), ("reason", "cookie")], 0.0),
+        ("lbd_dropped_by_reason_total", &[("pool", odd), ("reason", "malformed")], 0.0),
+        ("lbd_refused_total", &[("pool", odd), ("reason", "servers_full")], 0.0),
         ("lbd_kernel_dropped_total", &[("pool", odd)], 2.0),
         ("lbd_servers", &[("pool", "native"), ("state", "up")], 1.0),
         ("lbd_servers", &[("pool", "native"), ("state", "draining")], 0.0),
@@ -298,7 +301,6 @@ fn both_formats_are_right_and_say_the_same() {
         ("lbd_server_report_age_seconds", &[("pool", "native"), ("server", "8")]),
         ("lbd_server_report_age_seconds", &[("pool", odd), ("server", "0")]),
         ("lbd_server_icmp_errors_total", &[("pool", "native"), ("server", "7")]),
-        ("lbd_dropped_by_reason_total", &[("pool", "native"), ("reason", "cookie")]),
     ];
     for (name, labels) in nothing {
         assert_eq!(value(&prometheus, name, labels), None, "{name} {labels:?}");

@@ -4,6 +4,8 @@
 //! |---|---|
 //! | `pool.rs` | the status of a pool and of a server, for every protocol |
 //! | `source.rs` | where these values come from, and what only one kind of pool has |
+//! | `problems.rs` | mistakes of an operator that a pool notices |
+//! | `readiness.rs` | whether a pool takes traffic, and why not |
 //! | `decisions.rs` | quality of selections, and the pending queue |
 //! | `window.rs` | the sample window of rates and recent latencies |
 //! | `board.rs` | one snapshot for all readers |
@@ -17,6 +19,8 @@ mod deprecated;
 mod events;
 mod history;
 mod pool;
+mod problems;
+mod readiness;
 mod sampler;
 mod source;
 mod window;
@@ -30,6 +34,7 @@ pub use decisions::{Decisions, Distribution};
 pub use events::{EventEntry, EventKind, EventLog, KEPT_MAX};
 pub use history::{History, HistoryPoint};
 pub use pool::{DatagramCounters, DatagramServer, NativeServer, PoolStatus, ServerStatus, Service};
+pub use problems::Problem;
 pub use source::PoolSource;
 
 use crate::base::time::{Clock, Instant};
@@ -74,14 +79,6 @@ impl Status {
     /// The first native pool, if there is one.
     pub fn native(&self) -> Option<&PoolStatus> {
         self.pools.iter().find(|pool| pool.protocol == NATIVE)
-    }
-
-    /// Whether each pool has a server that is up; if not, the first pool that has none.
-    pub fn readiness(&self) -> Result<(), String> {
-        match self.pools.iter().find(|pool| pool.up() == 0) {
-            Some(pool) => Err(format!("no server of pool {} is up", pool.name)),
-            None => Ok(()),
-        }
     }
 }
 
@@ -173,7 +170,7 @@ impl Sampler {
         let now = self.clock.now();
         let pools = self.pools.iter_mut().map(|pool| pool.sample(now)).collect();
         let mut status = Status { pools, ..Status::default() };
-        status.ready = status.readiness().is_ok();
+        status.ready = status.pools.iter().all(|pool| pool.unready().is_none());
         status
     }
 }
@@ -277,7 +274,7 @@ mod tests {
         let server = &next.pools[0].servers[0];
         assert_eq!((server.latency_us_recent.p99, server.rate), (0, 0.0), "nothing since");
         assert!(server.heard_ms.is_some() && server.native.unwrap().report_age_ms == server.heard_ms);
-        assert_eq!(next.readiness().unwrap_err(), "no server of pool first is up");
+        assert!(!next.ready && next.pools[0].unready().is_some());
         assert!(!next.ready);
         let read: Status = serde_json::from_str(&status.to_json().unwrap()).unwrap();
         assert_eq!(read, status);

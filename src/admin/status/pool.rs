@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Decisions, Latencies, Percentiles, Scaling};
+use super::{Decisions, Latencies, Percentiles, Problem, Scaling};
 use crate::pool::health::State;
 use crate::pool::select::AS_FAST;
 use crate::pool::stats::Served;
@@ -62,6 +62,8 @@ pub struct PoolStatus {
     pub scaling: Option<Scaling>,
     /// The servers, by id.
     pub servers: Vec<ServerStatus>,
+    /// Mistakes that an operator can fix, seen in the last minute.
+    pub problems: Vec<Problem>,
     /// Counters that only a datagram pool has; `None` for a native pool. In JSON beside the others.
     #[serde(flatten)]
     pub datagram: Option<DatagramCounters>,

@@ -32,6 +32,7 @@ impl PoolSampler {
         let PoolSampler { source, window, decisions } = self;
         let seconds = window.begin();
         let mut status = source.describe();
+        status.problems = source.problems(now);
         let (mut all, mut recent) = (LatencySnapshot::default(), LatencySnapshot::default());
         for slot in 0..source.slots() {
             let total = sample_slot(source, slot);

@@ -36,7 +36,7 @@ pub fn run(args: &BalancerArgs) -> Result<()> {
     let successor = Successor::of_this_process(&path)?;
     let (takeover, inherited) = inherited(args, &path)?;
     let predecessor = takeover.as_ref().map(Takeover::predecessor);
-    let ready = ReadyInstance::new(config.clone(), clock, inherited)?;
+    let ready = ReadyInstance::new(config.clone(), clock, inherited)?.with_owner_socket();
     let _log = logging::init(&config.logs, "balancer/balancer.log")?;
     let stop = Stop::new(vec![]);
     let instance = ready.start(stop.clone(), takeover)?;

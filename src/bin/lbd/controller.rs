@@ -3,8 +3,9 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Error, Result, bail};
+use lbd::admin::AdminPlace;
 use lbd::base::batch::SocketId;
-use lbd::base::duration::exact;
+use lbd::base::duration::{exact, rounded};
 use lbd::base::rng::entropy;
 use lbd::base::time::Clock;
 use lbd::config::{Config, DatagramPool, NativePool, NativeRun, PoolRun, Run};
@@ -92,11 +93,12 @@ fn look_after(balancer: &mut SupervisedBalancer, common: &CommonArgs) {
         let pid = balancer.process().id();
         let text = match event {
             supervised_balancer::BalancerEvent::Ended(exit, pause) => {
-                warn!(exit = exit.to_string(), restart_after = ?pause, "balancer ended unexpectedly");
+                let restart_after = rounded(pause);
+                warn!(exit = exit.to_string(), %restart_after, "balancer ended unexpectedly");
                 format!("the balancer ended unexpectedly ({exit}), restarting it in {}", exact(pause))
             }
             supervised_balancer::BalancerEvent::NotStarted(why, pause) => {
-                warn!(error = why.to_string(), retry_after = ?pause, "cannot restart the balancer");
+                warn!(error = why.to_string(), retry_after = %rounded(pause), "cannot restart the balancer");
                 format!("{why}; retrying in {}", exact(pause))
             }
             supervised_balancer::BalancerEvent::Followed => {
@@ -157,8 +159,9 @@ pub fn open(
         native: vec![],
         datagram: config.run_pools().map(|(pool, run)| datagram_replicas(config, pool, run)).collect(),
         upstream: match (config.run_pools().next(), config.admin_for_controller()) {
-            (Some(_), Some(addr)) => {
-                Some(Upstream::start(addr, config.admin.clone(), config.state_dir.clone())?)
+            (Some(_), Some(_)) => {
+                let place = AdminPlace::of(config);
+                Some(Upstream::start(place, config.admin.clone(), config.state_dir.clone())?)
             }
             _ => None,
         },

@@ -1,12 +1,11 @@
 //! Commands to a running balancer, through its admin interface.
 
 use std::io::{IsTerminal, Write};
-use std::net::SocketAddr;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
 use lbd::admin::status::{PoolStatus, ServerStatus, Status};
-use lbd::admin::{AdminClient, ClientError, find_token};
+use lbd::admin::{AdminClient, AdminPlace, ClientError};
 use lbd::base::duration::exact;
 use lbd::config::{Config, Token};
 use lbd::os::terminal::{print, tell};
@@ -22,16 +21,17 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Time for which `--wait` tolerates a balancer that does not respond, since it may restart.
 const AWAY_MAX: Duration = Duration::from_secs(5);
 
-/// `lbd status`.
+/// `lbd status`; false if a pool is not ready.
 pub fn status(args: &StatusArgs) -> Result<bool> {
-    let client = AdminClient::new(args.reach.addr()?, None);
+    let client = AdminClient::new(args.reach.place()?, None);
     let one = |status: &Status| match args.json {
         true => status.to_json().map(|json| json + "\n").context("cannot write the status"),
         false => Ok(shown::render(status, unix_ms(), shown::has_colours())),
     };
     if !args.watch {
-        print(format_args!("{}", one(&client.status()?)?))?;
-        return Ok(true);
+        let status = client.status()?;
+        print(format_args!("{}", one(&status)?))?;
+        return Ok(status.ready);
     }
     loop {
         let is_read = match client.status() {
@@ -158,34 +158,30 @@ impl ReachArgs {
         )
     }
 
-    /// The address of the balancer's admin interface.
-    pub fn addr(&self) -> Result<SocketAddr> {
-        if let Some(addr) = self.admin {
-            return Ok(addr);
-        }
-        match self.config()?.admin.reach() {
-            Some(addr) => Ok(addr),
-            None => {
-                bail!("admin.listen is off in this configuration; set an address and restart the balancer")
-            }
+    /// Where the balancer's admin interface is: at the address that was given, or at the socket and the
+    /// address of the configuration.
+    pub fn place(&self) -> Result<AdminPlace> {
+        match self.admin {
+            Some(addr) => Ok(addr.into()),
+            None => Ok(AdminPlace::of(&self.config()?)),
         }
     }
 
-    /// A client with the token, for changes.
+    /// A client that may make changes.
     pub fn with_token(&self) -> Result<AdminClient> {
-        let addr = self.addr()?;
-        let token = match &self.token_file {
-            Some(path) => Token::read(path),
+        let place = self.place()?;
+        let client = match &self.token_file {
+            Some(path) => Token::read(path).map(|token| AdminClient::new(place.clone(), Some(token))),
             None => {
                 let config = self.config()?;
-                find_token(&config.admin, &config.state_dir, addr.port())
+                place.with_token(&config.admin, &config.state_dir)
             }
         };
-        match token {
-            Ok(token) => Ok(AdminClient::new(addr, Some(token))),
+        match client {
+            Ok(client) => Ok(client),
             // If the balancer does not respond, that is the error, and not the missing token.
             Err(problem) => {
-                AdminClient::new(addr, None).status()?;
+                AdminClient::new(place, None).status()?;
                 bail!(problem)
             }
         }

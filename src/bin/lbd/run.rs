@@ -96,7 +96,8 @@ fn run_server(args: &ServerArgs) -> Result<()> {
     };
     let serves = service.map_or("echo at once".to_owned(), |s| format!("{s}, {workers} concurrently"));
     say(&args.common, format_args!("server {id}: on {addr} for the balancer at {balancer}, {serves}"));
-    let role = daemon::server::run(ServerRole::new(settings, clock.now()), io, clock, &stop)?;
+    let report = |problem: &str| say(&args.common, format_args!("server {id}: {problem}"));
+    let role = daemon::server::run(ServerRole::new(settings, clock.now()), io, clock, &stop, report)?;
     let totals = role.totals();
     if args.json {
         let summary = serde_json::json!({

@@ -26,6 +26,11 @@ pub fn render(status: &Status, unix_ms: u64, colours: bool) -> String {
     for pool in &status.pools {
         line(String::new());
         line(head(pool));
+        if let Some(reason) = pool.unready() {
+            line(format!("  NOT READY: {reason}"));
+        } else {
+            pool.problems.iter().for_each(|problem| line(format!("  problem: {}", problem.text)));
+        }
         line(format!(
             "{:>8}  {:<9} {:>9} {:>7} {:>7} {:>9} {:>10} {:>10} {:>8}  {}",
             "server", "state", "for", "queue", "weight", "per s", "p50", "p99", "failed", "address"
@@ -123,7 +128,9 @@ fn row(server: &ServerStatus, colours: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use lbd::admin::status::{DatagramCounters, DatagramServer, EventEntry, EventKind, Percentiles, Scaling};
+    use lbd::admin::status::{
+        DatagramCounters, DatagramServer, EventEntry, EventKind, Percentiles, Problem, Scaling,
+    };
 
     fn status() -> Status {
         Status {
@@ -161,6 +168,10 @@ mod tests {
                         reason: "at min = 1".into(),
                         ..Default::default()
                     }),
+                    problems: vec![Problem {
+                        kind: "frame_size".into(),
+                        text: "server 127.0.0.1:53004 uses another frame_size".into(),
+                    }],
                     servers: vec![ServerStatus {
                         id: 3,
                         state: "up".into(),
@@ -209,6 +220,7 @@ mod tests {
 lbd 1.2.3, process 77, up for 1h 2m, /etc/lbd.json: ready
 
 pool native: 1 of 1 up, 104/s, p50 5.12 ms, p99 26.6 ms; 12.3k received, 8 answered, 1 failed, 0 dropped
+  problem: server 127.0.0.1:53004 uses another frame_size
   server  state           for   queue  weight     per s        p50        p99   failed  address
        3  up            1d 1h      12       5         0          -          -        0  127.0.0.1:53003
   selection: regret 0.11 (p99 1), staleness 3.00 ms (p99 12.0 ms), estimate error 0.50 (p99 2), \
@@ -216,6 +228,7 @@ pool native: 1 of 1 up, 104/s, p50 5.12 ms, p99 26.6 ms; 12.3k received, 8 answe
   scaling: 2 servers desired of 1 to 4: at min = 1
 
 pool web (dns): 0 of 1 up, 0/s, p50 -, p99 -; 0 received, 0 answered, 0 failed, 0 dropped
+  NOT READY: no server is up (1 down)
   server  state           for   queue  weight     per s        p50        p99   failed  address
        0  down              -       0       0         0          -          -        9
   health checks ignored: no server passes them, though servers answer

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use lbd::admin::status::{PoolStatus, Status};
-use lbd::base::duration::exact;
+use lbd::base::duration::{exact, rounded};
 use lbd::config::Config;
 use lbd::daemon::client::Summary;
 use lbd::daemon::controller::Supervisor;
@@ -132,10 +132,12 @@ impl BalancerProcess {
         while let Some(event) = self.kept.supervise() {
             match event {
                 supervised_balancer::BalancerEvent::Ended(exit, pause) => {
-                    warn!(exit = exit.to_string(), restart_after = ?pause, "balancer ended unexpectedly");
+                    let restart_after = rounded(pause);
+                    warn!(exit = exit.to_string(), %restart_after, "balancer ended unexpectedly");
                 }
                 supervised_balancer::BalancerEvent::NotStarted(why, pause) => {
-                    warn!(error = why.to_string(), retry_after = ?pause, "cannot restart the balancer")
+                    let retry_after = rounded(pause);
+                    warn!(error = why.to_string(), %retry_after, "cannot restart the balancer")
                 }
                 supervised_balancer::BalancerEvent::Followed => {
                     info!(pid = self.kept.process().id(), "another balancer took over")

@@ -115,6 +115,10 @@ impl Runner {
                     self.with_server(id, Process::kill);
                 }
                 ReplicaAction::Tell(text) => self.tell(text),
+                ReplicaAction::ReportEnd { id, how } => {
+                    warn!(pool = self.pool, server = id, exit = how, "server ended unexpectedly");
+                    self.note(format!("server {id} ended unexpectedly ({how})"));
+                }
             }
         }
         ledger.save();
@@ -136,7 +140,11 @@ impl Runner {
     }
 
     fn tell(&mut self, text: String) {
-        info!(pool = self.pool, "{text}");
+        info!(pool = self.pool, change = text, "replicas changed");
+        self.note(text);
+    }
+
+    fn note(&mut self, text: String) {
         self.events.push(format!("pool {}: {text}", self.pool));
     }
 
@@ -167,11 +175,12 @@ impl Runner {
             }
             Err(error) => {
                 ledger.note(pool, id, "", None);
-                let program = &self.command.words[0];
+                let program = self.command.words[0].clone();
                 let text = format!("cannot start server {id} with {program}: {error}");
                 let why = error.to_string();
                 if self.last_failure != why {
-                    self.tell(text);
+                    warn!(pool = self.pool, server = id, program, error = why, "server not started");
+                    self.note(text);
                     self.last_failure = why;
                 }
                 replicas.on_start_failed(now, id, StartFailure::Other);

@@ -1,12 +1,12 @@
-//! The controller's conversation with the balancer of datagram pools, over HTTP: reads the status of the
-//! pools, and sends the servers that run. On a thread of its own, since it waits for each response.
+//! The controller's conversation with the balancer of datagram pools, over its admin interface: reads the
+//! status of the pools, and sends the servers that run. On a thread of its own, since it waits for each
+//! response.
 //!
 //! Level-triggered: a set of servers is sent again while the status of the balancer does not show it. So a
 //! balancer that was restarted gets it too.
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use tracing::{info, warn};
 
 use crate::admin::status::{PoolStatus, Status};
-use crate::admin::{AdminClient, find_token};
+use crate::admin::{AdminClient, AdminPlace};
 use crate::base::drop_reason::DropReason;
 use crate::config::Admin;
 use crate::pool::desired::DesiredServer;
@@ -60,11 +60,11 @@ pub struct Upstream {
 }
 
 impl Upstream {
-    /// Starts the conversation with the balancer whose admin interface is at this address.
-    pub fn start(addr: SocketAddr, admin: Admin, state_dir: PathBuf) -> io::Result<Upstream> {
+    /// Starts the conversation with the balancer at this place.
+    pub fn start(place: AdminPlace, admin: Admin, state_dir: PathBuf) -> io::Result<Upstream> {
         let shared = Arc::new(UpstreamShared::default());
         let asker = Asker {
-            addr,
+            place,
             admin,
             state_dir,
             shared: Arc::clone(&shared),
@@ -130,7 +130,7 @@ fn look(pool: &PoolStatus, told: &[DesiredServer]) -> ObservedPool {
 
 /// The thread.
 struct Asker {
-    addr: SocketAddr,
+    place: AdminPlace,
     admin: Admin,
     state_dir: PathBuf,
     shared: Arc<UpstreamShared>,
@@ -148,9 +148,9 @@ impl Asker {
                 && !self.is_silent
             {
                 let effect = "replicas unchanged";
-                warn!(addr = %self.addr, error = why, effect, "balancer unreachable");
+                warn!(addr = %self.place, error = why, effect, "balancer unreachable");
             } else if asked.is_ok() && self.is_silent {
-                info!(addr = %self.addr, "balancer reachable again");
+                info!(addr = %self.place, "balancer reachable again");
             }
             self.is_silent = asked.is_err();
         }
@@ -171,11 +171,9 @@ impl Asker {
                 continue;
             }
             // A restarted balancer may have another token.
-            let token = find_token(&self.admin, &self.state_dir, self.addr.port());
-            let told = token.and_then(|token| {
-                let client = AdminClient::new(self.addr, Some(token));
-                client.set_servers(pool, set).map_err(|error| error.to_string())
-            });
+            let client = self.place.with_token(&self.admin, &self.state_dir);
+            let told =
+                client.and_then(|client| client.set_servers(pool, set).map_err(|error| error.to_string()));
             match told {
                 Ok(()) => drop(self.told.insert(pool.clone(), set.clone())),
                 Err(why) => {
@@ -186,7 +184,8 @@ impl Asker {
                 }
             }
         }
-        let status = AdminClient::new(self.addr, None).status().map_err(|error| error.to_string())?;
+        let client = AdminClient::new(self.place.clone(), None);
+        let status = client.status().map_err(|error| error.to_string())?;
         self.last = Some(status.clone());
         self.number += 1;
         let news = StatusNews { number: self.number, at: Instant::now(), status, told: self.told.clone() };

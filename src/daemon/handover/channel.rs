@@ -7,7 +7,6 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use rustix::cmsg_space;
-use rustix::net::sockopt::socket_peercred;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags, recvmsg, sendmsg,
@@ -16,6 +15,7 @@ use rustix::net::{
 use super::Error;
 use super::message::{HandoverMessage, PREFACE_LEN, check_preface, preface};
 use crate::base::time::{Clock, Instant};
+use crate::os::private_socket;
 
 /// Maximum size of a message, in bytes.
 pub const MESSAGE_MAX: usize = 16 << 20;
@@ -40,11 +40,7 @@ impl Channel {
     /// A channel over a connected stream; the peer must belong to the same user or to root.
     pub(super) fn over(stream: UnixStream) -> Result<Channel, Error> {
         stream.set_nonblocking(false)?;
-        let peer = socket_peercred(&stream).map_err(io::Error::from)?;
-        if peer.uid != rustix::process::geteuid() && !peer.uid.is_root() {
-            return Err(Error::Stranger(peer.uid.as_raw()));
-        }
-        let peer_pid = peer.pid.as_raw_nonzero().get() as u32;
+        let peer_pid = private_socket::check_peer(&stream)?;
         Ok(Channel { stream, clock: Clock::start(), has_written: false, has_read: false, peer_pid })
     }
 

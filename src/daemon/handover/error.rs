@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use super::message::VERSION;
+use crate::os::private_socket::SocketError;
 
 /// Why a handover failed.
 #[derive(Debug, thiserror::Error)]
@@ -81,6 +82,19 @@ pub enum Error {
     /// An error of the system.
     #[error("the connection to the peer process failed: {0}")]
     Io(#[from] io::Error),
+}
+
+impl From<SocketError> for Error {
+    fn from(error: SocketError) -> Error {
+        match error {
+            SocketError::InUse(path) => Error::InUse(path),
+            SocketError::NotASocket(path) => Error::NotASocket(path),
+            SocketError::Directory(why) => Error::Directory(why),
+            SocketError::File { path, source } => Error::File { path, source },
+            SocketError::Stranger(user) => Error::Stranger(user),
+            SocketError::Unknown(error) => Error::Io(error),
+        }
+    }
 }
 
 impl Error {

@@ -1,16 +1,14 @@
 //! The side of the process that requests the sockets.
 
 use std::io;
-use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-use socket2::{Domain, SockAddr, Socket, Type};
-
 use super::channel::Channel;
 use super::message::HandoverMessage;
 use super::{Error, HandoverPurpose, SocketSet};
+use crate::os::private_socket;
 
 /// A conversation with the process that has the sockets. Each step has a time limit. After an error of
 /// any step, the sockets belong to the other process, and this one must not read them.
@@ -21,22 +19,12 @@ pub struct Requester {
 impl Requester {
     /// Sends a request to the process that listens at this path ([`Listener`](super::Listener)).
     pub fn connect(path: &Path, purpose: HandoverPurpose, patience: Duration) -> Result<Requester, Error> {
-        let file_error = |source| Error::File { path: path.into(), source };
-        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-        socket.set_write_timeout(Some(patience.max(Duration::from_micros(1))))?; // also limits connect(2)
-        match socket.connect(&SockAddr::unix(path).map_err(file_error)?) {
-            Ok(()) => {}
-            Err(error) => {
-                return Err(match error.kind() {
-                    io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
-                        Error::NoListener(path.into())
-                    }
-                    io::ErrorKind::WouldBlock => Error::Deaf,
-                    _ => file_error(error),
-                });
-            }
-        }
-        Requester::over(OwnedFd::from(socket).into(), purpose, patience)
+        let stream = private_socket::connect(path, patience).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Error::NoListener(path.into()),
+            io::ErrorKind::WouldBlock => Error::Deaf,
+            _ => Error::File { path: path.into(), source: error },
+        })?;
+        Requester::over(stream, purpose, patience)
     }
 
     /// Sends a request over this stream.

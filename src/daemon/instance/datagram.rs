@@ -152,7 +152,11 @@ impl Running for RunningDatagram {
         }
         if can_become(old, pool) {
             let mut names = Resolver::new(pool);
-            names.look_up().map_err(|error| Failed::new(error).of_pool(self.name()))?;
+            let looked_up = names.look_up();
+            // The running pool keeps the addresses that it has, unless its names change.
+            if old.servers != pool.servers || old.resolve_interval != pool.resolve_interval {
+                looked_up.map_err(|error| Failed::new(error).of_pool(self.name()))?;
+            }
             let addrs: Vec<_> = names.wanted().into_iter().map(|server| server.addr).collect();
             if self.plan.covers(&plan_for(pool, &addrs)) {
                 return Ok(Transition::Change(Box::new(Change { new: new.clone(), names: Some(names) })));

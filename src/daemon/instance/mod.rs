@@ -8,10 +8,12 @@
 //! | `native.rs`, `datagram.rs` | differences between the kinds |
 //! | `reload.rs` | a new configuration while the process runs |
 //! | `takeover.rs`, `state.rs`, `paused.rs` | taking over from a process, and handing over to a successor |
+//! | `mistakes.rs` | log lines about mistakes of an operator and first drops |
 //! | `operate.rs` | status and orders of the admin interface |
 //! | `service.rs` | notifications to the service manager |
 
 mod datagram;
+mod mistakes;
 mod native;
 mod operate;
 mod paused;
@@ -26,6 +28,7 @@ mod workers;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
@@ -36,8 +39,10 @@ use crate::admin::status::{About, Board, EventLog, Sampler, Status};
 use crate::base::time::Clock;
 use crate::config::{Config, Token};
 use crate::daemon::handover::SocketSet;
+use crate::os::private_socket::{PrivateSocket, SocketError};
 use crate::os::signals::Stop;
 use crate::os::threads::Threads;
+use mistakes::Mistakes;
 use prepared::Prepared;
 use running::Running;
 use sockets::Opened;
@@ -141,13 +146,12 @@ impl Snapshots {
 /// The admin interface while it runs.
 struct AdminInterface {
     server: admin::AdminServer,
-    /// The listener, of which a successor gets a duplicate.
-    listener: TcpListener,
-    token: Token,
+    /// The HTTP listener, of which a successor gets a duplicate, and the token; `None` if HTTP is off.
+    http: Option<(TcpListener, Token)>,
 }
 
 impl AdminInterface {
-    /// The listener with the token that changes will need.
+    /// The HTTP listener with the token that changes will need.
     fn prepare(listener: TcpListener, config: &Config) -> Result<(TcpListener, Token), Failed> {
         let port = listener.local_addr()?.port();
         let token = admin::token_for(&config.admin, &config.state_dir, port).map_err(Failed::new)?;
@@ -160,6 +164,8 @@ pub struct ReadyInstance {
     config: Config,
     opened: Opened,
     clock: Clock,
+    /// Path of the owner's socket; `None` = there is none.
+    owner_path: Option<PathBuf>,
 }
 
 impl ReadyInstance {
@@ -167,15 +173,26 @@ impl ReadyInstance {
     /// the rest of `inherited` is closed.
     pub fn new(config: Config, clock: Clock, mut inherited: SocketSet) -> Result<ReadyInstance, Failed> {
         let opened = Opened::all(&config, &mut inherited)?;
-        Ok(ReadyInstance { config, opened, clock })
+        Ok(ReadyInstance { config, opened, clock, owner_path: None })
+    }
+
+    /// Opens the socket for commands of the balancer's owner too. A failure is reported, and HTTP remains.
+    pub fn with_owner_socket(self) -> ReadyInstance {
+        ReadyInstance { owner_path: Some(admin::socket_path(&self.config)), ..self }
     }
 
     /// Prepares and starts everything. With a takeover it replaces the running balancer, which keeps serving
     /// if anything fails. `stop` ends the balancer.
     pub fn start(self, stop: Stop, takeover: Option<Takeover>) -> Result<Arc<Instance>, Failed> {
-        let ReadyInstance { config, mut opened, clock } = self;
+        let ReadyInstance { config, mut opened, clock, owner_path } = self;
+        // The running balancer may know addresses of a name that cannot be looked up now.
+        if let Some(failed) =
+            opened.pools.iter().find_map(|open| open.unresolved()).filter(|_| takeover.is_some())
+        {
+            return Err(failed);
+        }
         // Steps that may fail come before the running balancer pauses.
-        let admin = match opened.admin.take() {
+        let http = match opened.admin.take() {
             Some(listener) => Some(AdminInterface::prepare(listener, &config)?),
             None => None,
         };
@@ -188,6 +205,7 @@ impl ReadyInstance {
         };
         let pools = opened.pools.into_iter().map(|open| Prepared::new(open, &config.pools, &process));
         let mut pools = pools.collect::<Result<Vec<_>, _>>()?;
+        let is_successor = takeover.is_some();
         if let Some(takeover) = takeover {
             takeover.conclude(|states| {
                 for (name, state) in states {
@@ -213,11 +231,20 @@ impl ReadyInstance {
             successors: Mutex::default(),
         });
         instance.show()?;
-        if let Some((listener, token)) = admin {
-            instance.serve_admin(listener, token)?;
-        }
+        let owner = owner_path.and_then(|path| open_owner_socket(&path, is_successor));
+        instance.serve_admin(http, owner)?;
         Ok(instance)
     }
+}
+
+/// Opens the owner's socket; a successor opens it in place of its predecessor's.
+fn open_owner_socket(path: &Path, is_successor: bool) -> Option<PrivateSocket> {
+    let opened = if is_successor { PrivateSocket::replace(path) } else { PrivateSocket::bind(path) };
+    let report = |error: &SocketError| {
+        let effect = "commands use http only";
+        tracing::warn!(error = error.to_string(), effect, "owner socket not opened");
+    };
+    opened.inspect_err(report).ok()
 }
 
 impl RunningPools {
@@ -240,12 +267,16 @@ impl Instance {
         Snapshots { instance: Arc::clone(self), generation, sampler }
     }
 
-    /// Takes a snapshot every [`Board::TICK`], so that all readers show the same.
+    /// Takes a snapshot every [`Board::TICK`], so that all readers show the same, and logs mistakes that it
+    /// shows.
     fn show(self: &Arc<Self>) -> io::Result<()> {
         let instance = Arc::downgrade(self);
         std::thread::Builder::new().name("show".into()).spawn(move || {
+            let mut mistakes = Mistakes::default();
             while let Some(instance) = instance.upgrade() {
                 instance.board.tick();
+                let process = &instance.process;
+                mistakes.note(&instance.board.latest(), process.clock.now(), &process.events);
                 drop(instance);
                 std::thread::sleep(Board::TICK);
             }
@@ -253,13 +284,24 @@ impl Instance {
         Ok(())
     }
 
-    fn serve_admin(self: &Arc<Self>, listener: TcpListener, token: Token) -> Result<(), Failed> {
-        let addr = listener.local_addr()?;
+    fn serve_admin(
+        self: &Arc<Self>,
+        http: Option<(TcpListener, Token)>,
+        owner: Option<PrivateSocket>,
+    ) -> Result<(), Failed> {
+        if http.is_none() && owner.is_none() {
+            return Ok(());
+        }
+        let path = owner.as_ref().map(|socket| socket.path().display().to_string());
+        let duplicate = |(listener, token): &(TcpListener, Token)| {
+            listener.try_clone().map(|listener| (listener, token.clone()))
+        };
+        let listeners = admin::Listeners { http: http.as_ref().map(duplicate).transpose()?, owner };
         let control: Arc<dyn admin::Control> = Arc::<Instance>::clone(self);
-        let server = admin::serve(listener.try_clone()?, control, token.clone())?;
-        tracing::info!(%addr, "admin interface");
-        *self.admin.lock().expect("no panic while it is held") =
-            Some(AdminInterface { server, listener, token });
+        let server = admin::serve(listeners, control)?;
+        let addr = server.addr().map(tracing::field::display);
+        tracing::info!(addr, socket = path, "admin interface");
+        *self.admin.lock().expect("no panic while it is held") = Some(AdminInterface { server, http });
         Ok(())
     }
 
@@ -267,7 +309,8 @@ impl Instance {
     pub fn dashboard(&self) -> Option<(SocketAddr, Token)> {
         let admin = self.admin.lock().expect("no panic while it is held");
         let admin = admin.as_ref()?;
-        Some((admin.server.addr(), admin.token.clone()))
+        let (_, token) = admin.http.as_ref()?;
+        Some((admin.server.addr()?, token.clone()))
     }
 
     fn end_admin(&self) {
@@ -275,14 +318,14 @@ impl Instance {
         drop(admin); // without the lock: it waits for its thread
     }
 
-    /// Waits until everything has ended, on request or after a failure. A clean end leaves neither the socket
-    /// for successors nor the token, unless a successor has them now.
+    /// Waits until everything has ended, on request or after a failure. A clean end leaves neither the
+    /// sockets for successors and for the owner nor the token, unless a successor has them now.
     pub fn join(&self) -> io::Result<()> {
         let result = self.process.threads.join();
         if result.is_ok() && !self.has_successor.load(Ordering::Relaxed) {
             let config = Arc::clone(&self.current().config);
-            if let Some(admin) = &*self.admin.lock().expect("no panic while it is held") {
-                admin::forget_token(&config.admin, &config.state_dir, admin.server.addr().port());
+            if let Some((addr, _)) = self.dashboard() {
+                admin::forget_token(&config.admin, &config.state_dir, addr.port());
             }
         }
         self.end_admin();

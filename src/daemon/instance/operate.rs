@@ -24,10 +24,6 @@ impl Control for Instance {
         &self.process.events
     }
 
-    fn ready(&self) -> Result<(), String> {
-        self.status().readiness()
-    }
-
     fn order(&self, pool: Option<&str>, id: u32, order: Order) -> Result<(), Refusal> {
         let order = order.check().map_err(|refused| Refusal::Invalid(refused.to_string()))?;
         let pool = self.pool_of(pool, id)?;

@@ -160,7 +160,12 @@ impl Instance {
             }
             inherited.append(pool.sockets_left(new.name())?);
         }
-        Prepared::new(PoolSockets::new(new, &mut inherited)?, all, &self.process)
+        let open = PoolSockets::new(new, &mut inherited)?;
+        // The pool that runs may know addresses of a name that cannot be looked up now.
+        match open.unresolved() {
+            Some(failed) => Err(failed),
+            None => Prepared::new(open, all, &self.process),
+        }
     }
 
     /// Replaces the pools. Returns the changes as text.

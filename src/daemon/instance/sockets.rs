@@ -123,6 +123,12 @@ pub fn allow_files(pools: &[config::Pool]) -> Result<(), Failed> {
 }
 
 impl PoolSockets {
+    /// The error of the look-up of the pool's host names; `None` if each name has an address.
+    pub fn unresolved(&self) -> Option<Failed> {
+        let PoolSockets::Datagram(open) = self else { return None };
+        Some(Failed::new(open.names.failed()?).of_pool(open.of.settings.name.as_str()))
+    }
+
     /// Opens the sockets of a pool. Sockets that are in `inherited` are taken from there.
     pub fn new(pool: &config::Pool, inherited: &mut SocketSet) -> Result<PoolSockets, Failed> {
         let open = match pool {
@@ -211,9 +217,10 @@ fn admin(admin: &config::Admin, inherited: &mut SocketSet) -> io::Result<Option<
 /// Looks up the servers' names, and returns the sockets that the pool needs.
 fn plan(pool: &DatagramPool) -> Result<(Resolver, datagram::SocketPlan), Failed> {
     let mut names = Resolver::new(pool);
-    names.look_up().map_err(Failed::new)?;
+    // A name without an address is looked up again later: the pool begins with the servers that it has.
+    let is_complete = names.look_up().is_ok();
     let addrs: Vec<SocketAddr> = names.wanted().into_iter().map(|wanted| wanted.addr).collect();
-    if addrs.is_empty() && !pool.servers.is_empty() {
+    if is_complete && addrs.is_empty() && !pool.servers.is_empty() {
         return Err(Failed::new("all servers are addresses of the pool itself; name others"));
     }
     Ok((names, plan_for(pool, &addrs)))

@@ -183,10 +183,11 @@ impl Instance {
         for pool in self.pools() {
             all.append(pool.sockets(pool.name())?);
         }
-        if let Some(admin) = &*self.admin.lock().expect("no panic while it is held") {
-            let addr = admin.listener.local_addr()?;
+        let admin = self.admin.lock().expect("no panic while it is held");
+        if let Some((listener, _)) = admin.as_ref().and_then(|admin| admin.http.as_ref()) {
+            let addr = listener.local_addr()?;
             let label = Label { pool: String::new(), kind: SocketKind::Admin, worker: 0, addr };
-            all.add(label, admin.listener.try_clone()?.into());
+            all.add(label, listener.try_clone()?.into());
         }
         Ok(all)
     }

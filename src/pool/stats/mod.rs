@@ -10,6 +10,7 @@ pub mod datagram;
 pub mod decisions;
 pub mod histogram;
 pub mod native;
+pub mod rejects;
 pub mod served;
 
 pub use common::{ServerStats, WorkerStats};
@@ -18,6 +19,7 @@ pub use datagram::{DatagramServerStats, DatagramStats, TcpStats};
 pub use decisions::DecisionStats;
 pub use histogram::{LatencyHistogram, LatencySnapshot};
 pub use native::{NativeServerStats, NativeStats};
+pub use rejects::{Reject, Rejects};
 pub use served::{Answers, Served, ServedTotals};
 
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -6,7 +6,7 @@
 use std::net::SocketAddr;
 use std::sync::Mutex;
 
-use super::{Counter, ServerStats, WorkerStats};
+use super::{Counter, Rejects, ServerStats, WorkerStats};
 use crate::pool::autoscale::Outlook;
 use crate::pool::select::Slot;
 
@@ -50,6 +50,10 @@ pub struct NativeStats {
     pub common: WorkerStats,
     /// State of the autoscaler; the primary writes it at its ticks, unless a reader holds the lock.
     pub scaling: Mutex<Option<Outlook>>,
+    /// Clients whose frames are rejected.
+    pub rejected_clients: Rejects,
+    /// Servers whose frames are rejected.
+    pub rejected_servers: Rejects,
     /// One entry per slot.
     pub servers: Box<[NativeServerStats]>,
 }
@@ -60,6 +64,8 @@ impl NativeStats {
         NativeStats {
             common: WorkerStats::default(),
             scaling: Mutex::default(),
+            rejected_clients: Rejects::default(),
+            rejected_servers: Rejects::default(),
             servers: (0..servers_max).map(|_| NativeServerStats::default()).collect(),
         }
     }

@@ -145,13 +145,14 @@ impl Bench {
     /// The actions, except messages.
     fn deeds(&mut self) -> Vec<ReplicaAction> {
         let mut actions = self.actions();
-        actions.retain(|action| !matches!(action, ReplicaAction::Tell(_)));
+        actions.retain(|action| !matches!(action, ReplicaAction::Tell(_) | ReplicaAction::ReportEnd { .. }));
         actions
     }
 
     fn tells(&mut self) -> Vec<String> {
         let told = self.actions().into_iter().filter_map(|action| match action {
             ReplicaAction::Tell(text) => Some(text),
+            ReplicaAction::ReportEnd { id, how } => Some(format!("server {id} ended unexpectedly ({how})")),
             _ => None,
         });
         told.collect()
@@ -612,7 +613,7 @@ proptest! {
                     ReplicaAction::Stop { id } | ReplicaAction::Kill { id } => {
                         prop_assert!(alive.contains_key(&id));
                     }
-                    ReplicaAction::Tell(_) => {}
+                    ReplicaAction::Tell(_) | ReplicaAction::ReportEnd { .. } => {}
                 }
             }
             prop_assert!((1..=4).contains(&bench.controller.replicas.wanted()));

@@ -204,6 +204,8 @@ pub struct DatagramShared {
     pub(super) flow_sources: Option<SourceCounts>,
     /// The slot of the server that waits for a trial request, plus one; 0 without one.
     trial: AtomicU32,
+    /// The error of the last look-up of host names; `None` after a success.
+    unresolved: Mutex<Option<String>>,
     /// The desired servers, until the primary takes them.
     wanted: Mutex<Option<Wish>>,
     /// The counters, by worker, and in a DNS pool those of the TCP side at the end. The primary's have the
@@ -216,6 +218,16 @@ pub struct DatagramShared {
 }
 
 impl DatagramShared {
+    /// The error of the last look-up of the servers' host names; `None` if it succeeded.
+    pub fn unresolved(&self) -> Option<String> {
+        self.unresolved.lock().expect("no panic while it is held").clone()
+    }
+
+    /// Sets the result of the last look-up of the servers' host names.
+    pub fn set_unresolved(&self, error: Option<String>) {
+        *self.unresolved.lock().expect("no panic while it is held") = error;
+    }
+
     /// The selection tree, for inspection.
     pub fn tree(&self) -> &Tree {
         &self.pool.tree
@@ -234,6 +246,7 @@ impl DatagramShared {
             loops: LoopMarks::new(key.map(|byte| byte ^ 0x6c)),
             echoed_at: AtomicU64::new(0),
             trial: AtomicU32::new(0),
+            unresolved: Mutex::default(),
             wanted: Mutex::new(None),
             tcp: TcpStats::default(),
             streams: StreamLink::default(),

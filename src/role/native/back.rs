@@ -23,11 +23,14 @@ impl NativeRole {
             return self.stats.common.dropped.add(DropReason::SourcePort, datagrams); // no answer can reach it
         }
         let mut last_client = None;
-        for frame in frames(received, bytes, self.format) {
-            let checked = frame.and_then(|(at, bytes)| self.check(received.peer, at, bytes));
+        for (at, bytes) in frames(received, bytes, self.format) {
+            let checked = self.check(received.peer, at, &mut *bytes);
             let outcome = checked.and_then(|frame| self.on_back_frame(now, frame, &mut last_client, tx));
             if let Err(reason) = outcome {
-                self.stats.common.dropped.add(reason, 1);
+                self.drop_frame(&self.stats.rejected_servers, now, (received.peer, bytes), reason);
+                if reason == DropReason::FrameSize {
+                    self.state_frame_size(received.peer, at, bytes, tx);
+                }
             }
         }
     }

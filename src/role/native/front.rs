@@ -22,11 +22,11 @@ impl NativeRole {
         }
         let local = self.shared.pool.locals.number(received.local_ip);
         let mut origin = Origin::new(Client { addr: received.peer, local }, received.local_ip);
-        for frame in frames(received, bytes, format) {
-            let request = frame.and_then(|(at, bytes)| ClientRequest::check(at, bytes, &format));
+        for (at, bytes) in frames(received, bytes, format) {
+            let request = ClientRequest::check(at, &mut *bytes, &format);
             let outcome = request.and_then(|request| self.on_request(now, &mut origin, request, tx));
             if let Err(reason) = outcome {
-                self.stats.common.dropped.add(reason, 1);
+                self.drop_frame(&self.stats.rejected_clients, now, (received.peer, bytes), reason);
             }
         }
     }

@@ -53,9 +53,10 @@ use crate::pool::outstanding::Estimate;
 use crate::pool::select::{PolicyKind, Slot, Tree};
 use crate::pool::selector::Selector;
 use crate::pool::shared::WorkerSettings;
-use crate::pool::stats::NativeStats;
+use crate::pool::stats::{NativeStats, Reject, Rejects};
 use crate::pool::waiting::Limit;
 use crate::role::{Role, TwoSided};
+use crate::wire::frame::stated_size;
 use crate::wire::tag::PeerReplay;
 use crate::wire::{DispatchWindow, FrameFormat, Opener, ReplyPath, Sealer};
 pub use handover::Mismatch;
@@ -308,6 +309,20 @@ impl NativeRole {
         self.lanes.touch(slot).heard = true;
     }
 
+    /// Counts a dropped frame, and notes its peer in `rejected`.
+    #[cold]
+    fn drop_frame(
+        &self,
+        rejected: &Rejects,
+        now: Instant,
+        (peer, bytes): (SocketAddr, &[u8]),
+        reason: DropReason,
+    ) {
+        self.stats.common.dropped.add(reason, 1);
+        let their_size = stated_size(bytes).unwrap_or(0);
+        rejected.note(now, Reject { reason, peer, their_size, our_size: self.format.size as u16 });
+    }
+
     /// Copies the primary's changes of the members.
     fn refresh(&mut self) {
         let NativeRole { shared, view, lanes, ticks, .. } = self;
@@ -383,7 +398,8 @@ impl Role for NativeRole {
     }
 }
 
-/// The frames of a receive slot. A datagram that is not a whole number of frames yields one error.
+/// The frames of a receive slot. A datagram that is not a whole number of frames is yielded as one piece, of
+/// another length than a frame.
 fn frames<'a>(received: &Received, bytes: &'a mut [u8], format: FrameFormat) -> Frames<'a> {
     let Received { slot, start, stride, .. } = *received;
     Frames { rest: bytes, in_datagram: 0, offset: start, slot, stride, format }
@@ -403,7 +419,7 @@ struct Frames<'a> {
 }
 
 impl<'a> Iterator for Frames<'a> {
-    type Item = Result<(FrameRef, &'a mut [u8]), DropReason>;
+    type Item = (FrameRef, &'a mut [u8]);
 
     #[inline]
     fn next(&mut self) -> Option<Self::Item> {
@@ -417,13 +433,12 @@ impl<'a> Iterator for Frames<'a> {
                 size = self.in_datagram;
             }
         }
-        let is_whole = size == self.format.size;
         let (frame, rest) = std::mem::take(&mut self.rest).split_at_mut(size);
         let at = FrameRef { slot: self.slot, len: size as u16, offset: self.offset };
         self.rest = rest;
         self.in_datagram -= size;
         self.offset += size as u32;
-        Some(if is_whole { Ok((at, frame)) } else { Err(DropReason::Length) })
+        Some((at, frame))
     }
 }
 

@@ -4,11 +4,13 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use zerocopy::FromBytes;
+
 use super::back::ServerFrame;
 use super::primary::{NativeRegistry, NativeServer, Registered};
 use super::upkeep::RESPONDS;
 use super::{BACK, NativeRole};
-use crate::base::batch::Tx;
+use crate::base::batch::{FrameRef, Tx};
 use crate::base::drop_reason::DropReason;
 use crate::base::time::Instant;
 use crate::pool::health::{self, Limits, Rules, State};
@@ -17,7 +19,7 @@ use crate::pool::select::Slot;
 use crate::role::send_from_slot;
 use crate::wire::message::Registration;
 use crate::wire::tag::Stamp;
-use crate::wire::{Frame, Header, Kind, RequestOp};
+use crate::wire::{Frame, Header, Kind, RequestOp, ServerOp};
 
 /// The longest report interval. A longer one counts as this.
 const INTERVAL_MAX: Duration = Duration::from_secs(10);
@@ -101,6 +103,26 @@ impl NativeRole {
         Frame::write(bytes, &header, &[]);
         self.seal(bytes);
         send_from_slot(tx, BACK, peer, at)
+    }
+
+    /// Turns a REGISTER of another frame size into a challenge of the same length that states the frame size
+    /// of this pool. The server cannot use the challenge, but it can name the mistake. With a key the tag of
+    /// such a frame cannot be checked, so it gets no answer.
+    pub(super) fn state_frame_size(&mut self, peer: SocketAddr, at: FrameRef, bytes: &mut [u8], tx: &mut Tx) {
+        let Ok((received, _)) = Header::ref_from_prefix(bytes) else { return };
+        let is_register = Kind::from_wire(received.kind) == Some(Kind::ServerResponse)
+            && ServerOp::from_wire(received.op) == Some(ServerOp::Register);
+        let is_served = self.primary.is_some() && peer.port() != 0 && !self.view.is_own(peer, None);
+        if !is_register || !is_served || self.format.tagged {
+            return;
+        }
+        let mut header = Header::new(Kind::ControllerRequest, self.format.size);
+        header.op = RequestOp::Challenge as u8;
+        header.client_id.set(self.shared.instance);
+        header.sequence.set(received.sequence.get());
+        header.balancer_epoch.set(self.shared.epoch);
+        Frame::write(bytes, &header, &[]);
+        let _ = send_from_slot(tx, BACK, peer, at); // a full turn: the server registers again
     }
 
     /// Handles a liveness signal. A joining server is up only after it has answered every worker.

@@ -1032,3 +1032,44 @@ fn replies_that_the_balancer_does_not_see_are_no_evidence() {
     }
     assert_eq!(states(&bench), [crate::pool::health::State::Up; 2]);
 }
+
+/// A frame of this size and operation, from a server.
+fn of_size(size: usize, op: ServerOp) -> Vec<u8> {
+    let mut header = Header::new(Kind::ServerResponse, size);
+    header.op = op as u8;
+    header.sequence.set(4711);
+    let mut bytes = vec![0; size];
+    Frame::write(&mut bytes, &header, &[0; 16]);
+    bytes
+}
+
+#[test]
+fn a_server_of_another_frame_size_gets_this_size_and_is_noted() {
+    for size in [160, 256, 512] {
+        let mut bench = Bench::new(None);
+        let register = of_size(size, ServerOp::Register);
+        let sent = bench.turn(BACK, addr(50_000), &register);
+        let [(to, answer)] = &sent[..] else { panic!("one answer: {sent:?}") };
+        assert!(*to == addr(50_000) && answer.len() <= size, "no amplification");
+        assert_eq!((stated_size(answer), header(answer).op), (Some(128), RequestOp::Challenge as u8));
+        assert_eq!(bench.drops(DropReason::FrameSize), 1);
+        assert_eq!(bench.stats.rejected_servers.lasting(bench.now), None, "one frame is no mistake yet");
+        bench.now += Duration::from_secs(2);
+        bench.turn(BACK, addr(50_000), &register);
+        let noted = bench.stats.rejected_servers.lasting(bench.now).expect("it repeats");
+        assert_eq!((noted.peer, noted.their_size, noted.our_size), (addr(50_000), size as u16, 128));
+        assert_eq!(bench.turn(BACK, addr(50_000), &of_size(size, ServerOp::Report)), [], "no registration");
+        assert_eq!(bench.turn(BACK, addr(54_001), &register), [], "the pool itself");
+        assert_eq!(
+            Bench::new(Some([7; 16])).turn(BACK, addr(50_000), &of_size(size + 1, ServerOp::Register)),
+            []
+        );
+    }
+    let mut bench = Bench::new(None);
+    for _ in 0..2 {
+        assert_eq!(bench.turn(FRONT, addr(40_000), &of_size(256, ServerOp::Register)), []);
+        bench.now += Duration::from_secs(2);
+    }
+    assert_eq!(bench.drops(DropReason::FrameSize), 2);
+    assert_eq!(bench.stats.rejected_clients.lasting(bench.now).expect("it repeats").their_size, 256);
+}

@@ -67,6 +67,8 @@ pub(super) struct Membership {
     state: ServerState,
     member: Option<Member>,
     attempts: u32,
+    /// When this registration began.
+    began: Instant,
     next_at: Instant,
     /// The cookie of the newest challenge, until it is echoed.
     echo: Option<u64>,
@@ -101,6 +103,7 @@ impl Membership {
             state: ServerState::Ready,
             member: None,
             attempts: 0,
+            began: now,
             next_at: now,
             echo: None,
             last_echo: Instant::ZERO,
@@ -124,6 +127,7 @@ impl Membership {
         self.nonce = self.rng.next_u64() | 1;
         self.report_nonce = self.rng.next_u64() | 1;
         self.attempts = 0;
+        self.began = now;
         self.next_at = now;
         self.echo = None;
         self.owed = 0;
@@ -131,6 +135,11 @@ impl Membership {
 
     pub fn state(&self) -> ServerState {
         self.state
+    }
+
+    /// When the present search for a balancer began; `None` for a member.
+    pub fn seeks_since(&self) -> Option<Instant> {
+        self.member.is_none().then_some(self.began)
     }
 
     pub fn is_member(&self) -> bool {

@@ -24,7 +24,7 @@ use crate::base::rng::Rng;
 use crate::base::service_time::ServiceTime;
 use crate::base::time::{Instant, earliest};
 use crate::role::{Role, send_from_slot};
-use crate::wire::frame::unpack_addr;
+use crate::wire::frame::{stated_size, unpack_addr, wrong_length};
 use crate::wire::header::TRAILER_LEN;
 use crate::wire::{
     Frame, FrameFormat, Header, Kind, Opener, ReplyPath, Sealer, ServerOp, ServerState, Status,
@@ -35,6 +35,9 @@ use queue::{Job, Queue};
 
 /// The only socket of a server.
 pub const SOCKET: SocketId = SocketId(0);
+
+/// Time without a registration after which that is a mistake: a balancer that restarts is back sooner.
+const UNREGISTERED_AFTER: Duration = Duration::from_secs(2);
 
 /// How requests are served.
 #[derive(Clone, Debug)]
@@ -123,6 +126,17 @@ pub struct ServerRole {
     is_shared: bool,
     /// Whether a turn with direct replies ends with a report.
     reports_turns: bool,
+    /// The frame size that the balancer's frames state, if it is another one than this server's.
+    other_size: Option<u16>,
+}
+
+/// Why no balancer registers a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unregistered {
+    /// The balancer does not answer.
+    Silence,
+    /// The balancer uses another frame size, in bytes.
+    FrameSize(u16),
 }
 
 impl ServerRole {
@@ -145,6 +159,7 @@ impl ServerRole {
             elsewhere: 0,
             is_shared: false,
             reports_turns: true,
+            other_size: None,
             settings,
         }
     }
@@ -167,6 +182,16 @@ impl ServerRole {
         &self.totals
     }
 
+    /// The balancer's server-side address.
+    pub fn balancer(&self) -> SocketAddr {
+        self.settings.balancer
+    }
+
+    /// The size of this server's frames, in bytes.
+    pub fn frame_size(&self) -> usize {
+        self.settings.format.size
+    }
+
     /// Takes the counters at the end.
     pub fn take_totals(&mut self) -> Totals {
         std::mem::take(&mut self.totals)
@@ -180,6 +205,22 @@ impl ServerRole {
     /// Whether the balancer has registered this server.
     pub fn is_registered(&self) -> bool {
         self.membership.is_member()
+    }
+
+    /// Why no balancer has registered this server in the last two seconds; `None` while one has, or may soon.
+    pub fn unregistered(&self, now: Instant) -> Option<Unregistered> {
+        let seeks = self.membership.seeks_since()?;
+        let is_long = now.since(seeks) >= UNREGISTERED_AFTER && !self.is_finished();
+        is_long.then(|| self.other_size.map_or(Unregistered::Silence, Unregistered::FrameSize))
+    }
+
+    /// Counts a dropped frame or datagram. The balancer's frames may show why it does not register a server.
+    #[cold]
+    fn drop_frame(&mut self, peer: SocketAddr, bytes: &[u8], reason: DropReason) {
+        self.totals.drops.add(reason, 1);
+        if reason == DropReason::FrameSize && peer == self.settings.balancer && !self.is_registered() {
+            self.other_size = stated_size(bytes);
+        }
     }
 
     /// Starts a drain: the server takes no new requests and finishes the queued ones, until
@@ -250,7 +291,11 @@ impl ServerRole {
                 let epoch = current.then(|| self.membership.epoch());
                 self.on_request(Job { arrived: now, reply_to, worker, epoch }, received, tx)
             }
-            Kind::ControllerRequest => self.on_control(received, stamp),
+            Kind::ControllerRequest => {
+                self.on_control(received, stamp)?;
+                self.other_size = None;
+                Ok(())
+            }
             Kind::ClientResponse | Kind::ServerResponse => Err(DropReason::Unexpected),
         }
     }
@@ -387,15 +432,16 @@ impl Role for ServerRole {
                 let mut offset = datagram_start;
                 datagram_start += datagram.len() as u32;
                 if !self.settings.format.divides(datagram.len()) {
-                    self.totals.drops.add(DropReason::Length, 1);
+                    let reason = wrong_length(datagram, &self.settings.format);
+                    self.drop_frame(received.peer, datagram, reason);
                     continue;
                 }
-                for frame in datagram.chunks_exact_mut(size) {
+                for bytes in datagram.chunks_exact_mut(size) {
                     let at = FrameRef { slot: received.slot, len: size as u16, offset };
                     offset += size as u32;
-                    let frame = ReceivedFrame { now, peer: received.peer, at, bytes: frame };
+                    let frame = ReceivedFrame { now, peer: received.peer, at, bytes: &mut *bytes };
                     if let Err(reason) = self.on_frame(frame, tx) {
-                        self.totals.drops.add(reason, 1);
+                        self.drop_frame(received.peer, bytes, reason);
                     }
                 }
             }

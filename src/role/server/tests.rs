@@ -960,3 +960,28 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_server_that_no_balancer_registers_knows_why() {
+    let mut bench = Bench::timed(MS);
+    bench.ask();
+    bench.pass(1_999 * MS);
+    assert_eq!(bench.server.unregistered(bench.now), None, "a balancer may restart");
+    bench.pass(MS);
+    assert_eq!(bench.server.unregistered(bench.now), Some(Unregistered::Silence));
+    let mut other = vec![0; 256];
+    let mut header = challenge(bench.register.sequence.get());
+    header.frame_size.set(256);
+    Frame::write(&mut other, &header, &[]);
+    for len in [256, 160] {
+        assert_eq!(bench.turn(addr(9), &other[..len]), []);
+    }
+    assert_eq!(bench.server.unregistered(bench.now), Some(Unregistered::Silence), "a stranger's frame");
+    assert_eq!(bench.turn(balancer(), &other[..160]), []);
+    assert_eq!(bench.drops(DropReason::FrameSize), 3);
+    assert_eq!(bench.server.unregistered(bench.now), Some(Unregistered::FrameSize(256)));
+    bench.hear(challenge(bench.register.sequence.get()));
+    assert_eq!(bench.server.unregistered(bench.now), Some(Unregistered::Silence), "the size is right now");
+    bench.hear(sync(&bench.register, 0));
+    assert_eq!(bench.server.unregistered(bench.now + Duration::from_secs(9)), None);
+}

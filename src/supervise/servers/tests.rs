@@ -21,7 +21,7 @@ fn actions(replicas: &mut Replicas) -> Vec<ReplicaAction> {
 
 fn deeds(replicas: &mut Replicas) -> Vec<ReplicaAction> {
     let mut actions = actions(replicas);
-    actions.retain(|action| !matches!(action, ReplicaAction::Tell(_)));
+    actions.retain(|action| !matches!(action, ReplicaAction::Tell(_) | ReplicaAction::ReportEnd { .. }));
     actions
 }
 

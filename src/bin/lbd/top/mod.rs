@@ -7,15 +7,14 @@ mod render;
 mod samples;
 
 use std::io::IsTerminal;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
-use lbd::admin::AdminClient;
 use lbd::admin::status::Status;
+use lbd::admin::{AdminClient, AdminPlace};
 use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -33,21 +32,22 @@ pub fn run(args: &TopArgs) -> Result<()> {
     if !std::io::stdout().is_terminal() {
         bail!("lbd top needs a terminal: for a script use `lbd status --json`");
     }
-    let addr = args.reach.addr()?;
+    let place = args.reach.place()?;
     let quit = Arc::new(AtomicBool::new(false));
     for signal in [SIGTERM, SIGINT, SIGHUP] {
         signal_hook::flag::register(signal, Arc::clone(&quit)).context("cannot listen for signals")?;
     }
     let (orders, to_send) = channel();
     let (news, heard) = channel();
+    let shown = place.to_string();
     let (reach, interval) = (args.reach.clone(), args.interval.max(INTERVAL_MIN));
     std::thread::Builder::new()
         .name("asks".into())
-        .spawn(move || ask_on(addr, &reach, interval, &to_send, &news))
+        .spawn(move || ask_on(place, &reach, interval, &to_send, &news))
         .context("cannot start a thread")?;
     // Raw mode and the alternate screen; a panic restores both before its message is printed.
     let mut terminal = ratatui::try_init().context("cannot draw on this terminal")?;
-    let result = show(&mut terminal, App::new(addr.to_string()), &orders, &heard, &quit);
+    let result = show(&mut terminal, App::new(shown), &orders, &heard, &quit);
     ratatui::restore();
     result
 }
@@ -60,13 +60,13 @@ enum QueryResult {
 
 /// Queries the status at an interval, and sends orders as they come, until the other thread ends.
 fn ask_on(
-    addr: SocketAddr,
+    place: AdminPlace,
     reach: &ReachArgs,
     interval: Duration,
     orders: &Receiver<Ask>,
     news: &Sender<QueryResult>,
 ) {
-    let client = AdminClient::new(addr, None);
+    let client = AdminClient::new(place, None);
     // The token is read for each order: a restarted balancer may have another one.
     let send = |ask: &Ask| {
         reach.with_token()?.order(Some(&ask.pool), ask.id, ask.order).map_err(anyhow::Error::from)
