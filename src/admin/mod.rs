@@ -42,7 +42,9 @@ use crate::pool::order::Order;
 #[cfg(not(loom))]
 pub use client::{AdminClient, ClientError};
 #[cfg(not(loom))]
-pub use server::{AdminServer, serve};
+pub use metrics::process::cpu_seconds;
+#[cfg(not(loom))]
+pub use server::{AdminServer, serve, serve_with};
 pub use token::{find_token, forget_token, token_for};
 
 /// A running balancer, as the admin interface uses it. The status is returned at once. Orders may wait for a

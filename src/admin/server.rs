@@ -5,7 +5,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -24,6 +24,7 @@ use super::app::AppState;
 use super::guard::Local;
 use super::live::Live;
 use super::routes;
+use super::status::History;
 use crate::base::seldom::Seldom;
 use crate::base::time::Clock;
 use crate::config::Token;
@@ -76,6 +77,16 @@ pub fn serve(
     control: Arc<dyn Control>,
     token: Token,
 ) -> io::Result<AdminServer> {
+    serve_with(listener, control, token, Arc::default())
+}
+
+/// The same with a history that goes on.
+pub fn serve_with(
+    listener: std::net::TcpListener,
+    control: Arc<dyn Control>,
+    token: Token,
+    history: Arc<Mutex<History>>,
+) -> io::Result<AdminServer> {
     let addr = listener.local_addr()?;
     listener.set_nonblocking(true)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -89,7 +100,7 @@ pub fn serve(
     };
     let (stop, stopped) = watch::channel(false);
     let thread = std::thread::Builder::new().name("admin".into()).spawn(move || {
-        let live = Arc::new(Live::new(Arc::clone(&control), stopped.clone()));
+        let live = Arc::new(Live::new(Arc::clone(&control), history, stopped.clone()));
         let router = routes::router(AppState::new(control, token, Arc::clone(&live)));
         runtime.block_on(async {
             tokio::spawn(async move { live.tick().await });

@@ -38,6 +38,12 @@ impl DesiredServers {
         wanted[0].iter().map(|server| server.id).collect()
     }
 
+    /// Publishes the desired servers with these ones at the end.
+    pub fn publish(&self, also: Vec<DesiredServer>) {
+        let wanted = self.wanted.lock().expect("no panic while it is held");
+        self.pool.want([wanted.concat(), also].concat());
+    }
+
     fn set(&self, source: usize, servers: Vec<DesiredServer>) {
         let mut wanted = self.wanted.lock().expect("no panic while it is held");
         wanted[source] = servers;

@@ -11,6 +11,7 @@ pub mod decisions;
 pub mod histogram;
 pub mod native;
 pub mod served;
+pub mod totals;
 
 pub use common::{ServerStats, WorkerStats};
 pub use counts::{CountHistogram, CountSnapshot};
@@ -19,6 +20,7 @@ pub use decisions::DecisionStats;
 pub use histogram::{LatencyHistogram, LatencySnapshot};
 pub use native::{NativeServerStats, NativeStats};
 pub use served::{Answers, Served, ServedTotals};
+pub use totals::{HasTotals, PoolTotals, ThreadTotals, Totals};
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

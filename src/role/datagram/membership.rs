@@ -41,6 +41,10 @@ impl DatagramPrimary {
                 self.pool.report(Event::NoPort { addr });
                 continue;
             }
+            if self.slots.may_hear_of_former(now, addr) {
+                has_to_wait = true;
+                continue;
+            }
             let registry = self.pool.registry();
             match self.slots.find(now, addr, registry) {
                 Some(slot) => self.take_in(core, now, slot, server),
