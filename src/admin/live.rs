@@ -34,11 +34,7 @@ pub(super) struct Live {
 }
 
 impl Live {
-    pub fn new(
-        control: Arc<dyn Control>,
-        history: Arc<Mutex<History>>,
-        stop: watch::Receiver<bool>,
-    ) -> Self {
+    pub fn new(control: Arc<dyn Control>, history: Arc<Mutex<History>>, stop: watch::Receiver<bool>) -> Self {
         let readers = Arc::new(Semaphore::new(READERS_MAX));
         Live { control, newest: watch::Sender::default(), history, readers, stop }
     }

@@ -9,8 +9,8 @@ use super::reader::Reader;
 use super::{ConfigError, FILE_SIZE_MAX, schema};
 use crate::os::regular_file;
 
-/// An error at a key in a file, with the line where the file has the key, or what is around it. `key` is a key
-/// of the pool of this name, as an item of `pools` has it; without a pool, a key with its section.
+/// An error at a key in a file, with the line where the file has the key, or what is around it. `key` is a
+/// key of the pool of this name, as an item of `pools` has it; without a pool, a key with its section.
 pub fn error_in_file(file: Option<&Path>, pool: Option<&str>, key: &str, problem: &str) -> ConfigError {
     let text = file.and_then(|file| read(file).ok()).unwrap_or_default();
     let document = Document::parse(text.strip_prefix('\u{feff}').unwrap_or(&text)).ok();

@@ -150,8 +150,8 @@ impl SocketPlan {
         (ports, origins)
     }
 
-    /// Whether an inherited port can reach the servers: its address is that of a new one or any, and so is its
-    /// way to choose the source address.
+    /// Whether an inherited port can reach the servers: its address is that of a new one or any, and so is
+    /// its way to choose the source address.
     fn can_use(&self, addr: SocketAddr, socket: &UdpSocket) -> bool {
         let wanted = if addr.is_ipv4() { self.v4.map(IpAddr::V4) } else { self.v6.map(IpAddr::V6) };
         let is_usable = addr.ip().is_unspecified() || wanted.is_none_or(|wanted| wanted == addr.ip());

@@ -132,11 +132,6 @@ impl<R: Balancing, I: DatagramIo> Worker<R, I> {
         self.each_front(I::pause)
     }
 
-    /// Reads clients again.
-    pub fn resume_fronts(&mut self) -> io::Result<()> {
-        self.each_front(I::resume)
-    }
-
     /// Takes turns until all datagrams that were read before a pause are handled.
     pub fn settle(&mut self, clock: &Clock) -> io::Result<()> {
         for _ in 0..SETTLE_TURNS {

@@ -140,7 +140,8 @@ impl PoolSource {
         }
     }
 
-    /// Adds what a predecessor has counted, while no thread counts. Returns the slot here of each of its slots.
+    /// Adds what a predecessor has counted, while no thread counts. Returns the slot here of each of its
+    /// slots.
     pub fn continue_from(&self, totals: &PoolTotals) -> BTreeMap<u16, u16> {
         let slots = self.slots_for(totals);
         for (number, of) in totals.workers.iter().enumerate() {
@@ -173,7 +174,8 @@ impl PoolSource {
     }
 
     /// The slot in which each slot of a predecessor's totals continues: that of the same server, else a free
-    /// one. A native pool has the slots of its predecessor. The totals of a slot without one are left out, which happens only if `servers_max` is lower now.
+    /// one. A native pool has the slots of its predecessor. The totals of a slot without one are left out,
+    /// which happens only if `servers_max` is lower now.
     fn slots_for(&self, totals: &PoolTotals) -> BTreeMap<u16, u16> {
         let count = self.slots() as u16;
         let PoolSource::Datagram(pool) = self else { return (0..count).map(|slot| (slot, slot)).collect() };

@@ -51,7 +51,8 @@ pub fn run(args: &BalancerArgs) -> Result<()> {
         let stop = Stop::new(vec![]);
         anyhow::Ok((ready.start(stop.clone(), takeover)?, stop, predecessor))
     })();
-    let (instance, stop, predecessor) = begun.inspect_err(|error| log_refusal(args, &config, log.is_some(), error))?;
+    let (instance, stop, predecessor) =
+        begun.inspect_err(|error| log_refusal(args, &config, log.is_some(), error))?;
     listen_for_successors(&instance, &path, predecessor.is_some());
     listen_for_signals(&stop, &instance, successor, args)?;
     if let Some(pid) = predecessor {

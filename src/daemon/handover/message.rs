@@ -46,8 +46,8 @@ pub(super) enum HandoverMessage {
     Yours,
     /// The other side refuses, for this reason.
     Refused(String),
-    /// Pools whose server-side sockets the requester will read, by name; before `Ready`, if there are any. The
-    /// holder has given such sockets, so it knows this message.
+    /// Pools whose server-side sockets the requester will read, by name; before `Ready`, if there are any.
+    /// The holder has given such sockets, so it knows this message.
     Continues(Vec<String>),
 }
 

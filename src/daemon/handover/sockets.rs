@@ -75,7 +75,8 @@ impl SocketSet {
         Some(self.0.swap_remove(found).1)
     }
 
-    /// Takes all sockets of this kind of a pool that match their labels, in the order in which they were given.
+    /// Takes all sockets of this kind of a pool that match their labels, in the order in which they were
+    /// given.
     pub fn take_all(&mut self, pool: &str, kind: SocketKind) -> Vec<InheritedSocket> {
         let is_wanted = |(label, _): &mut (Label, OwnedFd)| label.pool == pool && label.kind == kind;
         let mut numbers = std::collections::BTreeMap::new();

@@ -212,8 +212,8 @@ impl Running for RunningDatagram {
         self.duplicates(name, false, EndedWorkers::LeftOut)
     }
 
-    /// If the successor continues the flows, all workers stop. Otherwise they leave the datagrams of clients in
-    /// the sockets' buffers, and finish the requests in flight.
+    /// If the successor continues the flows, all workers stop. Otherwise they leave the datagrams of clients
+    /// in the sockets' buffers, and finish the requests in flight.
     fn pause(
         &self,
         paused: &mut PausedWorkers,

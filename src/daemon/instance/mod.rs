@@ -50,8 +50,7 @@ pub use takeover::{Takeover, path as takeover_path, paths as takeover_paths};
 /// Why an address cannot be opened.
 const TAKEN: &str = ": another process has this address";
 /// What else helps, unless the process takes over already.
-const TAKEOVER_HINT: &str =
-    " (to continue from a running balancer, start with `lbd balancer --takeover`)";
+const TAKEOVER_HINT: &str = " (to continue from a running balancer, start with `lbd balancer --takeover`)";
 
 /// The error of a start or a change, as text.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -76,9 +75,9 @@ impl Failed {
 impl From<io::Error> for Failed {
     fn from(error: io::Error) -> Self {
         match error.kind() {
-            io::ErrorKind::AddrInUse => Failed(format!(
-                "{error}{TAKEN}; stop that process, or set another address"
-            )),
+            io::ErrorKind::AddrInUse => {
+                Failed(format!("{error}{TAKEN}; stop that process, or set another address"))
+            }
             _ => Failed::new(error),
         }
     }
@@ -194,7 +193,8 @@ impl ReadyInstance {
             None => self.begin(stop, None),
             Some(mut takeover) => {
                 let begun = self.begin(stop, Some(&mut takeover));
-                let (instance, continued) = begun.inspect_err(|failed| takeover.refuse(&failed.to_string()))?;
+                let (instance, continued) =
+                    begun.inspect_err(|failed| takeover.refuse(&failed.to_string()))?;
                 instance.follow_predecessor(takeover, continued)?;
                 Ok((instance, Continued::new()))
             }

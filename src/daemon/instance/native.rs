@@ -130,12 +130,7 @@ impl PreparedNative {
     ///
     /// # Errors
     /// A setting on which the requests in flight depend differs; names the key in the file `source`.
-    pub fn restore(
-        &mut self,
-        state: NativeState,
-        now: Instant,
-        source: Option<&Path>,
-    ) -> Result<(), Failed> {
+    pub fn restore(&mut self, state: NativeState, now: Instant, source: Option<&Path>) -> Result<(), Failed> {
         let roles = NativeRole::workers_from(self.settings.clone(), state, now);
         let name = self.name();
         let explain = |mismatch: Mismatch| match mismatch.key() {

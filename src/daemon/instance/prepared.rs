@@ -39,9 +39,9 @@ impl Prepared {
         }
     }
 
-    /// Continues from the state of the pool with this name in another process, or before a reload. Returns the
-    /// pool's counters, so that they can continue too; `None` for the state of a pool of the other kind, which
-    /// is ignored.
+    /// Continues from the state of the pool with this name in another process, or before a reload. Returns
+    /// the pool's counters, so that they can continue too; `None` for the state of a pool of the other kind,
+    /// which is ignored.
     ///
     /// # Errors
     /// The pool cannot continue from the state. A key that is the cause is named as the file `source` has it.

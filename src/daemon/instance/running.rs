@@ -1,9 +1,9 @@
 //! A running pool of a balancer process: the operations that both kinds have.
 //!
 //! The kinds pause for a successor in different ways. A native pool pauses all its workers between two turns
-//! before the first of them exports its state, and no worker takes another turn. So does a datagram pool whose
-//! successor continues its flows. Any other datagram pool stops reading its client-side sockets only, and
-//! finishes the requests in flight itself.
+//! before the first of them exports its state, and no worker takes another turn. So does a datagram pool
+//! whose successor continues its flows. Any other datagram pool stops reading its client-side sockets only,
+//! and finishes the requests in flight itself.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -73,10 +73,14 @@ pub trait Running: Send + Sync {
     fn sockets_left(&self, name: &str) -> Result<SocketSet, Failed>;
 
     /// Stops reading the sockets that the successor reads, and returns the state for the successor. `paused`
-    /// receives the workers that pause. `is_continued`: the successor reads the server-side sockets too, where
-    /// [`Running::sockets`] has them.
-    fn pause(&self, paused: &mut PausedWorkers, clock: Clock, is_continued: bool)
-    -> Result<PoolState, Failed>;
+    /// receives the workers that pause. `is_continued`: the successor reads the server-side sockets too,
+    /// where [`Running::sockets`] has them.
+    fn pause(
+        &self,
+        paused: &mut PausedWorkers,
+        clock: Clock,
+        is_continued: bool,
+    ) -> Result<PoolState, Failed>;
 
     /// Adds what a predecessor has counted; `slots` has the slot here of each of its slots.
     fn add_totals(&self, totals: &PoolTotals, slots: &BTreeMap<u16, u16>, process: &ProcessContext);

@@ -5,9 +5,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 
 use super::Failed;
 use crate::config::{self, Check, Config, DatagramPool, NativePool, Target};
+use crate::daemon::datagram::OpenSockets;
 use crate::daemon::handover::{Label, SocketKind, SocketSet};
 use crate::daemon::resolver::Resolver;
-use crate::daemon::datagram::OpenSockets;
 use crate::daemon::{datagram, tcp};
 use crate::io::socket::{SocketOptions, bind};
 use crate::os::limits;

@@ -253,8 +253,8 @@ impl Instance {
         Ok(all)
     }
 
-    /// Pauses every pool; returns the state of each. `continued`: pools whose server-side sockets the successor
-    /// reads too.
+    /// Pauses every pool; returns the state of each. `continued`: pools whose server-side sockets the
+    /// successor reads too.
     pub(super) fn pause(&self, paused: &mut PausedWorkers, continued: &[String]) -> Result<State, Failed> {
         let mut pools = self.pools();
         // Datagram pools first: they finish their requests in flight while the others pause.
@@ -279,7 +279,11 @@ impl Instance {
         self.end_admin();
         let life = serde_json::to_vec(&self.life()).map_err(Failed::new)?;
         if let Err(error) = holder.give_state(life, STEP) {
-            tracing::warn!(error = error.to_string(), effect = "history starts anew", "history not handed over");
+            tracing::warn!(
+                error = error.to_string(),
+                effect = "history starts anew",
+                "history not handed over"
+            );
         }
         self.pools().iter().try_for_each(|pool| pool.retire(&self.process))
     }
@@ -303,7 +307,9 @@ impl Instance {
 
     /// Tells the successor what this process has counted since its state. All workers have ended.
     pub(super) fn tell_last_totals(&self) {
-        let Some(mut holder) = self.successor.lock().expect("no panic while it is held").take() else { return };
+        let Some(mut holder) = self.successor.lock().expect("no panic while it is held").take() else {
+            return;
+        };
         let pools = self.pools();
         let totals = pools.iter().map(|pool| (pool.name().to_owned(), pool.counters().totals()));
         let last = LastTotals { cpu_s: self.cpu_s(), pools: totals.collect() };
@@ -332,8 +338,8 @@ impl Continued {
 }
 
 impl Instance {
-    /// Waits for the predecessor's end in a thread of its own, and adds what the predecessor has counted since
-    /// its state. If it dies, its requests in flight have timed out.
+    /// Waits for the predecessor's end in a thread of its own, and adds what the predecessor has counted
+    /// since its state. If it dies, its requests in flight have timed out.
     pub(super) fn follow_predecessor(
         self: &Arc<Self>,
         mut takeover: Takeover,
@@ -379,7 +385,8 @@ mod tests {
     }
 
     fn state() -> State {
-        let pool = |name: &str, state| HandedPool { name: name.to_owned(), state, totals: PoolTotals::default() };
+        let pool =
+            |name: &str, state| HandedPool { name: name.to_owned(), state, totals: PoolTotals::default() };
         vec![
             pool("native", PoolState::Native(vec![])),
             pool("dns", PoolState::Datagram(DatagramState::default())),

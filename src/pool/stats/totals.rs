@@ -167,9 +167,8 @@ impl PoolTotals {
     /// What was counted since `earlier`, which has the same threads.
     pub fn since(&self, earlier: &PoolTotals) -> PoolTotals {
         let none = ThreadTotals::default();
-        let of = |(number, now): (usize, &ThreadTotals)| {
-            now.since(earlier.workers.get(number).unwrap_or(&none))
-        };
+        let of =
+            |(number, now): (usize, &ThreadTotals)| now.since(earlier.workers.get(number).unwrap_or(&none));
         let streams = self.streams.as_ref();
         PoolTotals {
             workers: self.workers.iter().enumerate().map(of).collect(),
@@ -228,8 +227,16 @@ impl HasTotals for WorkerStats {
 impl HasTotals for ServerStats {
     /// Service times are left out: the primary compares them with those that it has seen.
     fn each<'a>(&'a self, visit: &mut dyn FnMut(Field<'a>)) {
-        let ServerStats { id_plus_one: _, state: _, weight: _, since: _, dispatched, answered, latency, served: _ } =
-            self;
+        let ServerStats {
+            id_plus_one: _,
+            state: _,
+            weight: _,
+            since: _,
+            dispatched,
+            answered,
+            latency,
+            served: _,
+        } = self;
         visit(Field::Counter(dispatched));
         visit(Field::Counter(answered));
         visit(Field::Latencies(latency));

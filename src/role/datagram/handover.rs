@@ -1,8 +1,8 @@
 //! Handover: the state that a pool leaves to its successor.
 //!
 //! The successor has the same client-side sockets. It knows what the predecessor knew of the servers. With
-//! `affinity: client` it has the predecessor's server-side ports too, and continues each flow on its port: all
-//! workers have stopped before the first of them exports its flows, and the predecessor reads those ports
+//! `affinity: client` it has the predecessor's server-side ports too, and continues each flow on its port:
+//! all workers have stopped before the first of them exports its flows, and the predecessor reads those ports
 //! never again. Pairs in quarantine are included, so a late datagram still reaches its client or none.
 //!
 //! Without affinity, or if the successor cannot use the ports, it has ports of its own, and the predecessor
@@ -84,10 +84,11 @@ pub(super) struct RestingPair {
 /// a common socket, whose client-side sockets have equal addresses.
 #[derive(Debug, Default)]
 pub struct SocketOrigins {
-    /// By worker and number of a client-side socket of the predecessor: the worker here that reads the socket,
-    /// and its number there.
+    /// By worker and number of a client-side socket of the predecessor: the worker here that reads the
+    /// socket, and its number there.
     pub fronts: HashMap<(u16, u16), (u16, u16)>,
-    /// By worker of the predecessor: where its server-side ports are. Empty if this pool has ports of its own.
+    /// By worker of the predecessor: where its server-side ports are. Empty if this pool has ports of its
+    /// own.
     pub ports: Vec<PortOrigin>,
 }
 
@@ -150,9 +151,8 @@ impl DatagramRole {
     /// If the state is not readable.
     pub fn servers_of_flows(parts: &[Part]) -> Result<Vec<DesiredServer>, Unreadable> {
         let states = read(parts)?;
-        let has_flow = |addr: SocketAddr| {
-            states.iter().any(|state| state.flows.iter().any(|flow| flow.server == addr))
-        };
+        let has_flow =
+            |addr: SocketAddr| states.iter().any(|state| state.flows.iter().any(|flow| flow.server == addr));
         let desired = |of: &KnownServer| DesiredServer { addr: of.addr, id: of.id, weight: of.weight };
         let known = states.iter().flat_map(|state| &state.known);
         let servers =
@@ -176,7 +176,8 @@ impl DatagramRole {
     ) -> Result<(), Unreadable> {
         let states = read(parts)?;
         let mut left = vec![];
-        let mut inherited: Vec<(Vec<Flow>, Vec<RestingPair>)> = workers.iter().map(|_| <_>::default()).collect();
+        let mut inherited: Vec<(Vec<Flow>, Vec<RestingPair>)> =
+            workers.iter().map(|_| <_>::default()).collect();
         for (number, DatagramWorkerState { flows, resting, known }) in (0..).zip(states) {
             if let (Some(known), Some(primary)) = (known, workers.first_mut()) {
                 left.extend_from_slice(&known.left);
@@ -184,12 +185,18 @@ impl DatagramRole {
             }
             let reader = Reader { number, origins, workers: inherited.len() as u16 };
             for flow in flows {
-                let Some((worker, front_id)) = reader.front(workers, flow.front, flow.front_id) else { continue };
-                let lease = flow.lease.and_then(|lease| reader.port(worker, lease.port, flow.server).map(|port| FlowLease { port, ..lease }));
+                let Some((worker, front_id)) = reader.front(workers, flow.front, flow.front_id) else {
+                    continue;
+                };
+                let lease = flow.lease.and_then(|lease| {
+                    reader.port(worker, lease.port, flow.server).map(|port| FlowLease { port, ..lease })
+                });
                 inherited[usize::from(worker)].0.push(Flow { front_id, lease, ..flow });
             }
             for rests in resting {
-                let Some((worker, front_id)) = reader.front(workers, rests.front, rests.front_id) else { continue };
+                let Some((worker, front_id)) = reader.front(workers, rests.front, rests.front_id) else {
+                    continue;
+                };
                 if let Some(port) = reader.port(worker, rests.port, rests.server) {
                     inherited[usize::from(worker)].1.push(RestingPair { front_id, port, ..rests });
                 }
@@ -246,8 +253,8 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// The worker that reads this client-side socket now, and its number there. Without origins, the worker of
-    /// the same number, at its socket of the same address.
+    /// The worker that reads this client-side socket now, and its number there. Without origins, the worker
+    /// of the same number, at its socket of the same address.
     fn front(&self, workers: &[&mut DatagramRole], addr: SocketAddr, id: u16) -> Option<(u16, u16)> {
         if !self.origins.fronts.is_empty() {
             return self.origins.fronts.get(&(self.number, id)).copied();
@@ -270,7 +277,8 @@ impl DatagramPrimary {
         let registry = self.pool.registry();
         let left = self.slots.left.iter().flatten().map(|left| (left.addr, left.until));
         let left = left.chain(self.slots.former.iter().copied());
-        let is_away = |&(addr, until): &(SocketAddr, Instant)| until > now && registry.slot_at(addr).is_none();
+        let is_away =
+            |&(addr, until): &(SocketAddr, Instant)| until > now && registry.slot_at(addr).is_none();
         let mut known = KnownServers {
             servers: vec![],
             departed: registry.departed.iter().cloned().collect(),
