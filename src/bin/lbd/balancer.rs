@@ -111,9 +111,13 @@ fn inherited(args: &BalancerArgs, config: &Config, path: &Path) -> Result<(Optio
     let others = if given.is_none() && !path.exists() { takeover_paths(config) } else { vec![] };
     if let Some(other) = others.first() {
         let (path, other) = (path.display(), other.display());
+        let way = match config.pools[0].is_native() {
+            true => "restart without --takeover".to_owned(),
+            false => format!("take over with --takeover={other}"),
+        };
         bail!(
             "cannot take over: no balancer of this configuration listens at {path}, but there is {other}; if \
-             the address of the first pool has changed, take over with --takeover={other}"
+             the address of the first pool has changed, {way}"
         );
     }
     let path = given.as_deref().unwrap_or(path);
