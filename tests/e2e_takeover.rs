@@ -1,4 +1,4 @@
-//! What goes on over a takeover: flows with their ports, counters, events, history, uptime; and what a
+//! What a takeover continues: flows with their ports, counters, events, history, uptime; and what a
 //! refused takeover says.
 
 mod common;

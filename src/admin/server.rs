@@ -80,7 +80,7 @@ pub fn serve(
     serve_with(listener, control, token, Arc::default())
 }
 
-/// The same with a history that goes on.
+/// The same, continuing a history.
 pub fn serve_with(
     listener: std::net::TcpListener,
     control: Arc<dyn Control>,

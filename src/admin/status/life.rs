@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{EventEntry, History};
 
-/// The life of a balancer up to now. It goes on in a successor, and ends with the last process.
+/// The life of a balancer up to now. A successor continues it, and it ends with the last process.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Life {
     /// Start of the first process, in milliseconds since 1970.

@@ -9,7 +9,7 @@
 //! | `board.rs` | one snapshot for all readers |
 //! | `history.rs` | the last ten minutes |
 //! | `events.rs` | the event log |
-//! | `life.rs` | what goes on in a successor |
+//! | `life.rs` | what a successor continues |
 //! | `deprecated.rs` | the JSON keys of version 0.1 |
 
 mod board;

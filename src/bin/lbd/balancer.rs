@@ -68,7 +68,7 @@ pub fn run(args: &BalancerArgs) -> Result<()> {
     service::begin(&instance, predecessor.is_some())?;
     instance.join()?;
     let mut snapshots = instance.snapshots();
-    // The successor goes on, and so do its totals: those of this process are of no interest.
+    // The successor continues these totals.
     let is_end = !instance.has_successor() && !args.common.quiet;
     if is_end {
         tell_end(&mut snapshots);

@@ -272,7 +272,7 @@ fn live_on(about: &mut About, takeover: &mut Takeover) -> History {
             history
         }
         Err(failed) => {
-            let effect = "events, history and uptime start anew";
+            let effect = "events, history and uptime restart";
             tracing::warn!(error = failed.to_string(), effect, "history not taken over");
             History::default()
         }

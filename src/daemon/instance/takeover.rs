@@ -281,7 +281,7 @@ impl Instance {
         if let Err(error) = holder.give_state(life, STEP) {
             tracing::warn!(
                 error = error.to_string(),
-                effect = "history starts anew",
+                effect = "history restarts",
                 "history not handed over"
             );
         }

@@ -72,7 +72,7 @@ pub trait HasTotals {
         totals
     }
 
-    /// Adds totals. Only the writer of these counters may, or nobody writes them.
+    /// Adds totals. Only the writer of these counters may, or no thread writes them.
     fn add_totals(&self, totals: &Totals) {
         let (mut rest, mut at) = (&totals.0[..], 0);
         self.each(&mut |field| {
@@ -138,7 +138,7 @@ impl ThreadTotals {
     }
 
     /// Adds these totals to the counters of a thread; `slot_of` gives the present slot of a former one. Only
-    /// that thread may, or nobody writes the counters.
+    /// that thread may, or no thread writes the counters.
     pub fn add_to<S: HasTotals>(
         &self,
         own: &impl HasTotals,
