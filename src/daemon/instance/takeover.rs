@@ -279,11 +279,7 @@ impl Instance {
         self.end_admin();
         let life = serde_json::to_vec(&self.life()).map_err(Failed::new)?;
         if let Err(error) = holder.give_state(life, STEP) {
-            tracing::warn!(
-                error = error.to_string(),
-                effect = "history restarts",
-                "history not handed over"
-            );
+            tracing::warn!(error = error.to_string(), effect = "history restarts", "history not handed over");
         }
         self.pools().iter().try_for_each(|pool| pool.retire(&self.process))
     }
