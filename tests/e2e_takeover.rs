@@ -91,7 +91,7 @@ fn take_over(site: &Site, old: Running, pools: &Value) -> Running {
 /// Three takeovers in a row, with these changes of the pool, while flows run.
 fn flows_keep_their_ports(changes: [Value; 4]) {
     let site = Site::new(json!({}));
-    [1, 2].map(|n| start_server(v4(site.port(n))));
+    [1, 2].into_iter().for_each(|n| start_server(v4(site.port(n))));
     let clients: Vec<UdpSocket> = (0..FLOWS)
         .map(|_| {
             let client = UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -146,7 +146,7 @@ fn flows_keep_server_and_port_with_fewer_workers_and_other_ports() {
 #[test]
 fn a_pool_that_comes_and_one_that_goes_change_no_flow_of_another() {
     let site = Site::new(json!({}));
-    [1, 2].map(|n| start_server(v4(site.port(n))));
+    [1, 2].into_iter().for_each(|n| start_server(v4(site.port(n))));
     let client = UdpSocket::bind("127.0.0.1:0").unwrap();
     client.connect(v4(site.port(0))).unwrap();
     client.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
