@@ -243,7 +243,8 @@ fn each_refusal_names_file_line_and_key_and_a_way_that_works() {
     }
     // What the advice says does work.
     balancer.signal(libc::SIGUSR2);
-    assert_eq!(balancer.finish().code, 0);
+    let has_followed = || (status(&site).pid != pid as u32).then_some(());
+    wait_for("the new process", has_followed, || balancer.stderr());
     let (code, summary) = site.ask(&["--requests", "50"]);
     assert_eq!((code, summary.answered, summary.retried), (0, 50, 0));
 }
