@@ -63,7 +63,7 @@ mod tests {
             (Some("native"), "frame_size", ":3: load_balancer.frame_size: cannot change"),
             (Some("native"), "listen", ":3: load_balancer.client_side_port: cannot change"),
             (Some("native"), "key_file", ":2: key_file: cannot change"),
-            (None, "admin.listen", ":1: admin.listen: cannot change"),
+            (None, "admin.listen", ": admin.listen: cannot change"),
         ] {
             assert_eq!(error(sections, pool, key), expected);
         }
