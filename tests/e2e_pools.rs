@@ -118,7 +118,10 @@ fn native_pools_and_a_datagram_pool_in_one_process_keep_apart_and_survive_reload
     other_size[0]["frame_size"] = 1024.into();
     site.write_pools(&other_size);
     let refused = order(&site, &["reload"]);
-    assert!(refused.code != 0 && refused.stderr.contains("pool a: frame_size cannot change"), "{refused:?}");
+    assert!(
+        refused.code != 0 && refused.stderr.contains("pools[0].frame_size: cannot change"),
+        "{refused:?}"
+    );
     site.write_pools(&pools(&site, "round_robin"));
     assert_all_answer();
 

@@ -293,7 +293,7 @@ fn a_process_that_cannot_read_the_state_leaves_the_balancer_serving() {
         assert_eq!((kinds(SocketKind::Front), kinds(SocketKind::Back)), (2, 2));
         let state = previous.ready(PATIENCE).unwrap();
         // The previous release read 0 or 1 first: whether there is a native pool.
-        assert_eq!((&state[..8], state[8]), (&b"lbdstate"[..], 3));
+        assert_eq!((&state[..8], state[8]), (&b"lbdstate"[..], 4));
         match reason {
             Some(why) => previous.refuse(why, PATIENCE).unwrap(),
             None => drop(previous),

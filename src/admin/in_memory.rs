@@ -32,7 +32,7 @@ impl InMemoryAdmin {
     pub fn new(control: Arc<dyn Control>, token: Token, local: SocketAddr) -> std::io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
         let (_, stopped) = watch::channel(true);
-        let live = Arc::new(Live::new(Arc::clone(&control), stopped));
+        let live = Arc::new(Live::new(Arc::clone(&control), Arc::default(), stopped));
         let router =
             routes::router(AppState::new(control, Some(token), live)).layer(Extension(Way::Http(local)));
         Ok(InMemoryAdmin { runtime, router })

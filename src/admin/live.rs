@@ -28,15 +28,15 @@ pub(super) struct Live {
     control: Arc<dyn Control>,
     /// The newest status as a server-sent event, encoded once for all readers.
     newest: watch::Sender<Bytes>,
-    history: Mutex<History>,
+    history: Arc<Mutex<History>>,
     readers: Arc<Semaphore>,
     stop: watch::Receiver<bool>,
 }
 
 impl Live {
-    pub fn new(control: Arc<dyn Control>, stop: watch::Receiver<bool>) -> Self {
+    pub fn new(control: Arc<dyn Control>, history: Arc<Mutex<History>>, stop: watch::Receiver<bool>) -> Self {
         let readers = Arc::new(Semaphore::new(READERS_MAX));
-        Live { control, newest: watch::Sender::default(), history: Mutex::default(), readers, stop }
+        Live { control, newest: watch::Sender::default(), history, readers, stop }
     }
 
     /// Does the work of each second; never ends.

@@ -52,9 +52,11 @@ pub use client::{AdminClient, AdminPlace, ClientError};
 #[cfg(not(loom))]
 pub use in_memory::InMemoryAdmin;
 #[cfg(not(loom))]
+pub use metrics::process::cpu_seconds;
+#[cfg(not(loom))]
 pub use owner::socket_path;
 #[cfg(not(loom))]
-pub use server::{AdminServer, Listeners, serve};
+pub use server::{AdminServer, Listeners, serve, serve_with};
 pub use token::{find_token, forget_token, token_for};
 
 /// A running balancer, as the admin interface uses it. The status is returned at once. Orders may wait for a

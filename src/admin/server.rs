@@ -6,7 +6,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -27,6 +27,7 @@ use super::guard::Way;
 use super::live::Live;
 use super::routes;
 use super::seats::{Seat, Seats};
+use super::status::History;
 use crate::base::seldom::Seldom;
 use crate::base::time::Clock;
 use crate::config::Token;
@@ -120,6 +121,15 @@ enum Connection {
 
 /// Serves `control` to all connections.
 pub fn serve(listeners: Listeners, control: Arc<dyn Control>) -> io::Result<AdminServer> {
+    serve_with(listeners, control, Arc::default())
+}
+
+/// The same, continuing a history.
+pub fn serve_with(
+    listeners: Listeners,
+    control: Arc<dyn Control>,
+    history: Arc<Mutex<History>>,
+) -> io::Result<AdminServer> {
     let Listeners { http, owner } = listeners;
     let (http, token) = http.unzip();
     let addr = http.as_ref().map(std::net::TcpListener::local_addr).transpose()?;
@@ -143,7 +153,7 @@ pub fn serve(listeners: Listeners, control: Arc<dyn Control>) -> io::Result<Admi
     };
     let (stop, stopped) = watch::channel(false);
     let thread = std::thread::Builder::new().name("admin".into()).spawn(move || {
-        let live = Arc::new(Live::new(Arc::clone(&control), stopped.clone()));
+        let live = Arc::new(Live::new(Arc::clone(&control), history, stopped.clone()));
         let router = routes::router(AppState::new(control, token, Arc::clone(&live)));
         runtime.block_on(async {
             tokio::spawn(async move { live.tick().await });

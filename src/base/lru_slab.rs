@@ -121,6 +121,12 @@ impl<T> LruSlab<T> {
         }
     }
 
+    /// The time of an entry's insertion or last touch; `None` if it is free.
+    pub fn since(&self, key: Key) -> Option<Instant> {
+        let place = self.places.get(key.index())?;
+        place.value.as_ref().map(|_| place.since)
+    }
+
     /// The oldest entry, and the time of its insertion or last touch. `None` if the slab is empty.
     pub fn oldest(&self) -> Option<(Key, Instant)> {
         let place = self.places.get(self.oldest as usize)?;

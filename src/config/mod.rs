@@ -12,6 +12,7 @@ mod document;
 mod error;
 mod form;
 mod key;
+mod locate;
 mod markdown;
 mod native_reader;
 mod overlap;
@@ -38,6 +39,7 @@ pub use describe::describe;
 use document::Document;
 pub use error::ConfigError;
 pub use key::Key;
+pub use locate::error_in_file;
 pub use markdown::markdown;
 use native_reader::{FRAME_SIZE, NativeBase};
 pub use pools::{

@@ -38,6 +38,8 @@ enum ControlCommand {
     /// Replaces the host names of the pool with this name; `None` removes them.
     Rename(String, Option<Resolver>, Arc<DesiredServers>),
     End(String),
+    /// Runs this on the thread.
+    Run(Box<dyn FnOnce() + Send>),
 }
 
 /// A handle of the control thread, which runs until the process ends.
@@ -76,6 +78,11 @@ impl ControlThread {
         self.send(ControlCommand::End(pool.to_owned()));
     }
 
+    /// Runs this on the thread that serves TCP.
+    pub fn run(&self, task: impl FnOnce() + Send + 'static) {
+        self.send(ControlCommand::Run(Box::new(task)));
+    }
+
     fn send(&self, command: ControlCommand) {
         // The thread receives as long as the process runs.
         let _ = self.0.send(command);
@@ -110,6 +117,7 @@ async fn listen(mut received: UnboundedReceiver<ControlCommand>, clock: Clock) {
                 busy.stop_naming();
                 busy.naming = names.map(|names| keep(names, desired));
             }
+            ControlCommand::Run(task) => task(),
             ControlCommand::End(pool) => {
                 if let Some(mut busy) = pools.remove(&pool) {
                     busy.stop_naming();

@@ -6,6 +6,7 @@ use super::worker::Balancing;
 use crate::base::drop_reason::DropReason;
 use crate::base::time::Instant;
 use crate::pool::event::Event;
+use crate::pool::part::Part;
 use crate::pool::stats::{DatagramStats, WorkerStats};
 use crate::role::native::{FRONT, NativeRole};
 
@@ -17,9 +18,25 @@ impl Balancing for NativeRole {
         FRONT.0..FRONT.0 + 1
     }
 
+    fn backs(&self) -> Range<u16> {
+        FRONT.0 + 1..FRONT.0 + 2
+    }
+
+    fn stop_waiting(&mut self) {
+        NativeRole::stop_waiting(self);
+    }
+
+    fn wait_again(&mut self) {
+        NativeRole::wait_again(self);
+    }
+
+    fn export(&mut self, now: Instant) -> Part {
+        NativeRole::export(self, now)
+    }
+
     /// The counters of the servers' reports end the requests in flight.
     fn retire(&mut self, _: Instant) {
-        self.stop_waiting();
+        NativeRole::stop_waiting(self);
     }
 
     fn is_idle(&self, _: Instant) -> bool {

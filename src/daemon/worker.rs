@@ -15,6 +15,7 @@ use crate::io::{DatagramIo, IoCounters, Waker};
 use crate::os::affinity;
 use crate::os::signals::Stop;
 use crate::pool::event::Event;
+use crate::pool::part::Part;
 use crate::pool::stats::{DatagramStats, WorkerStats};
 use crate::role::Role;
 
@@ -22,6 +23,18 @@ use crate::role::Role;
 pub trait Balancing: Role {
     /// The client-side sockets.
     fn fronts(&self) -> Range<u16>;
+
+    /// The server-side sockets that a successor reads too, if it continues the requests of this worker.
+    fn backs(&self) -> Range<u16>;
+
+    /// Before the first worker of the pool exports: no request leaves the pending queue from now on.
+    fn stop_waiting(&mut self);
+
+    /// The successor has given up.
+    fn wait_again(&mut self);
+
+    /// The state for a successor that continues exactly. All workers of the pool have stopped.
+    fn export(&mut self, now: Instant) -> Part;
 
     /// Takes no new requests from now on.
     fn retire(&mut self, now: Instant);
@@ -54,6 +67,8 @@ struct Accounted {
     counters: IoCounters,
     /// Unusable datagrams of clients.
     unusable: u64,
+    /// Datagrams of clients that the kernel dropped.
+    front_drops: u64,
 }
 
 /// The phase of a worker's life.
@@ -132,11 +147,6 @@ impl<R: Balancing, I: DatagramIo> Worker<R, I> {
     /// Leaves datagrams of clients in the sockets' buffers.
     pub fn pause_fronts(&mut self) -> io::Result<()> {
         self.each_front(I::pause)
-    }
-
-    /// Reads clients again.
-    pub fn resume_fronts(&mut self) -> io::Result<()> {
-        self.each_front(I::resume)
     }
 
     /// Takes turns until all datagrams that were read before a pause are handled.
@@ -222,21 +232,25 @@ impl<R: Balancing, I: DatagramIo> Worker<R, I> {
         let fronts = || self.role.fronts().map(SocketId);
         let unusable = fronts().map(|front| io.unusable(front)).sum();
         self.role.count_unusable(unusable - seen.unusable);
-        let front_drops = fronts().map(|front| io.kernel_drops(front)).sum();
-        stats.kernel_drops.set(front_drops);
-        stats.kernel_drops_back.set(now.kernel_drops - front_drops);
-        stats.send_drops.set(now.send_full + now.send_failed);
-        stats.dropped.add(DropReason::TooLarge, now.send_too_large - seen.counters.send_too_large);
+        let front_drops: u64 = fronts().map(|front| io.kernel_drops(front)).sum();
+        // Added, not set: the pool's counters may continue those of a predecessor.
+        let before = &seen.counters;
+        let back_drops = now.kernel_drops - front_drops - (before.kernel_drops - seen.front_drops);
+        stats.kernel_drops.add(front_drops - seen.front_drops);
+        stats.kernel_drops_back.add(back_drops);
+        let unsent = |counters: &IoCounters| counters.send_full + counters.send_failed;
+        stats.send_drops.add(unsent(&now) - unsent(before));
+        stats.dropped.add(DropReason::TooLarge, now.send_too_large - before.send_too_large);
         stats.gso_off.set(now.gso_off);
-        stats.out_of_slots.set(now.out_of_slots);
-        stats.completions_delayed.set(now.completions_delayed);
+        stats.out_of_slots.add(now.out_of_slots - before.out_of_slots);
+        stats.completions_delayed.add(now.completions_delayed - before.completions_delayed);
         if now.gso_off != seen.counters.gso_off {
             log.segmentation_refused();
         }
         while let Some(datagram) = self.io.poll_too_large() {
             log.too_large(&datagram);
         }
-        *seen = Accounted { counters: now, unusable };
+        *seen = Accounted { counters: now, unusable, front_drops };
     }
 
     /// Runs the worker's loop until the worker has retired, at the latest until the process ends.

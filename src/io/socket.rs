@@ -162,6 +162,11 @@ pub fn reports_errors(socket: &UdpSocket) -> io::Result<bool> {
     RECEIVE_ERRORS.is_set(socket.as_fd(), socket.local_addr()?)
 }
 
+/// Whether this socket may send from addresses of other hosts (IP_TRANSPARENT).
+pub fn is_transparent(socket: &UdpSocket) -> io::Result<bool> {
+    TRANSPARENT.is_set(socket.as_fd(), socket.local_addr()?)
+}
+
 /// The granted receive buffer, in bytes as the kernel accounts for it.
 pub fn receive_buffer(socket: &UdpSocket) -> usize {
     SockRef::from(socket).recv_buffer_size().unwrap_or(0)

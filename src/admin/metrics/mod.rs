@@ -5,7 +5,7 @@
 //! that its protocol does not have. `tables.rs` has one line per metric.
 
 mod buckets;
-mod process;
+pub(super) mod process;
 mod tables;
 #[cfg(test)]
 mod tests;
@@ -188,9 +188,13 @@ impl MetricSource {
         sheet.gauge("ready", None, "Readiness (1 = each pool has a server that is up)", ready)?;
         let seconds = Some(&Unit::Seconds);
         let started = one(self.status.started_unix_ms as f64 / 1e3);
+        let help = "Start of the counters, in seconds since 1970; a takeover keeps it";
+        sheet.gauge("start_time", seconds, help, started)?;
+        let started = one(self.status.process_started_unix_ms as f64 / 1e3);
         sheet.gauge("process_start_time", seconds, "Start of the process, in seconds since 1970", started)?;
         let ProcessUsage { cpu_s, resident_bytes } = self.process;
-        let help = "CPU time of all threads, in seconds";
+        let cpu_s = cpu_s + self.status.predecessors_cpu_s;
+        let help = "CPU time of all threads, in seconds; with that of the processes taken over from";
         let mut cpu = sheet.0.encode_descriptor("process_cpu", help, seconds, MetricType::Counter)?;
         cpu.encode_counter(&cpu_s, None::<&Exemplar<NoLabels, u64>>)?;
         if let Some(bytes) = resident_bytes {

@@ -13,11 +13,16 @@ pub(super) struct ProcessUsage {
 
 impl ProcessUsage {
     pub fn now() -> ProcessUsage {
-        let cpu = clock_gettime(ClockId::ProcessCPUTime);
-        let cpu_s = cpu.tv_sec as f64 + cpu.tv_nsec as f64 / 1e9;
+        let cpu_s = cpu_seconds();
         let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
         ProcessUsage { cpu_s, resident_bytes: resident(&status) }
     }
+}
+
+/// CPU seconds of all threads of this process.
+pub fn cpu_seconds() -> f64 {
+    let cpu = clock_gettime(ClockId::ProcessCPUTime);
+    cpu.tv_sec as f64 + cpu.tv_nsec as f64 / 1e9
 }
 
 /// The line `VmRSS:  1234 kB`.

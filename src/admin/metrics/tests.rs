@@ -84,7 +84,9 @@ fn status() -> Status {
     };
     Status {
         version: "1.2.3".into(),
-        started_unix_ms: 1_700_000_000_500,
+        started_unix_ms: 1_600_000_000_500,
+        process_started_unix_ms: 1_700_000_000_500,
+        predecessors_cpu_s: 1e6,
         ready: true,
         pools: vec![native, dns],
         ..Default::default()
@@ -234,6 +236,7 @@ fn both_formats_are_right_and_say_the_same() {
     for (name, labels, expected) in [
         ("lbd_build_info", &[("version", "1.2.3")][..], 1.0),
         ("lbd_ready", &[], 1.0),
+        ("lbd_start_time_seconds", &[], 1_600_000_000.5),
         ("lbd_process_start_time_seconds", &[], 1_700_000_000.5),
         ("lbd_events_total", &[("kind", "scaling")], 2.0),
         ("lbd_events_total", &[("kind", "reload")], 0.0),

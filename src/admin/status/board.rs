@@ -1,5 +1,6 @@
 //! One snapshot for all readers, so that all of them see the same recent values, at any number of readers.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -17,13 +18,40 @@ pub struct About {
     pub config: String,
     /// The event log.
     pub events: Arc<EventLog>,
+    /// Start of this process.
+    process_started: SystemTime,
+    /// Start of the first process.
     started: SystemTime,
+    /// CPU seconds of the processes before, as bits.
+    predecessors_cpu: Arc<AtomicU64>,
 }
 
 impl About {
     /// Of a process that starts now.
     pub fn new(config: String, events: Arc<EventLog>) -> About {
-        About { config, events, started: SystemTime::now() }
+        let started = SystemTime::now();
+        About { config, events, process_started: started, started, predecessors_cpu: Arc::default() }
+    }
+
+    /// Continues the life of a predecessor that started then.
+    pub fn continue_from(&mut self, started_unix_ms: u64) {
+        self.started = UNIX_EPOCH + Duration::from_millis(started_unix_ms);
+    }
+
+    /// Start of the first process, in milliseconds since 1970.
+    pub fn started_unix_ms(&self) -> u64 {
+        unix_ms(self.started)
+    }
+
+    /// CPU seconds of the processes before.
+    pub fn predecessors_cpu_s(&self) -> f64 {
+        f64::from_bits(self.predecessors_cpu.load(Ordering::Relaxed))
+    }
+
+    /// Sets the CPU seconds of the processes before; they never fall.
+    pub fn set_predecessors_cpu_s(&self, seconds: f64) {
+        let seconds = seconds.max(self.predecessors_cpu_s());
+        self.predecessors_cpu.store(seconds.to_bits(), Ordering::Relaxed);
     }
 }
 
@@ -55,10 +83,12 @@ impl Board {
     /// Takes a snapshot and shows it.
     pub fn tick(&self) {
         let mut status = self.sampler.lock().expect("no panic while it is held").sample();
-        let About { config, events, started } = &self.about;
+        let About { config, events, started, process_started, .. } = &self.about;
         status.version = env!("CARGO_PKG_VERSION").to_owned();
         status.pid = std::process::id();
-        status.started_unix_ms = started.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
+        status.started_unix_ms = unix_ms(*started);
+        status.process_started_unix_ms = unix_ms(*process_started);
+        status.predecessors_cpu_s = self.about.predecessors_cpu_s();
         status.uptime_s = started.elapsed().unwrap_or_default().as_millis() as f64 / 1e3;
         status.config.clone_from(config);
         let newest = *events.newest().borrow();
@@ -66,11 +96,20 @@ impl Board {
         self.newest.store(Arc::new(status));
     }
 
+    /// What stays the same while the process runs.
+    pub fn about(&self) -> &About {
+        &self.about
+    }
+
     /// Shows the pools of this sampler from now on.
     pub fn follow(&self, sampler: Sampler) {
         *self.sampler.lock().expect("no panic while it is held") = sampler;
         self.tick();
     }
+}
+
+fn unix_ms(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
 }
 
 #[cfg(test)]

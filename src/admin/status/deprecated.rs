@@ -11,11 +11,24 @@ use crate::base::drop_reason::DropReason;
 
 impl Serialize for Status {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Status { version, pid, started_unix_ms, uptime_s, config, ready, pools, events } = self;
+        let Status { version, config, pools, events, .. } = self;
+        let Status { process_started_unix_ms, predecessors_cpu_s, .. } = *self;
+        let Status { pid, started_unix_ms, uptime_s, ready, .. } = *self;
         let none = PoolStatus::default();
         let top = TopLevel::of(self.native().unwrap_or(&none));
-        let (pid, started_unix_ms, uptime_s, ready) = (*pid, *started_unix_ms, *uptime_s, *ready);
-        let json = Json { version, pid, started_unix_ms, uptime_s, config, ready, top, pools, events };
+        let json = Json {
+            version,
+            pid,
+            started_unix_ms,
+            uptime_s,
+            process_started_unix_ms,
+            predecessors_cpu_s,
+            config,
+            ready,
+            top,
+            pools,
+            events,
+        };
         json.serialize(serializer)
     }
 }
@@ -26,6 +39,8 @@ struct Json<'a> {
     pid: u32,
     started_unix_ms: u64,
     uptime_s: f64,
+    process_started_unix_ms: u64,
+    predecessors_cpu_s: f64,
     config: &'a str,
     ready: bool,
     #[serde(flatten)]

@@ -105,6 +105,25 @@ impl EventLog {
         });
     }
 
+    /// Continues the log of a predecessor: its entries come before those that are here already.
+    pub fn continue_from(&self, entries: Vec<EventEntry>, counts: &[u64]) {
+        let mut kept = self.kept.lock().expect("no panic while it is held");
+        let mut number = entries.last().map_or(0, |last| last.number);
+        let own = kept.drain(..).map(|entry| {
+            number += 1;
+            EventEntry { number, ..entry }
+        });
+        let mut all: VecDeque<EventEntry> = entries.into();
+        all.extend(own);
+        all.drain(..all.len().saturating_sub(KEPT_MAX));
+        *kept = all;
+        for (count, before) in self.counts.iter().zip(counts) {
+            count.fetch_add(*before, Ordering::Relaxed);
+        }
+        drop(kept);
+        self.newest.send_modify(|newest| *newest = number.max(*newest));
+    }
+
     /// The entries after this number that are still in the log, oldest first; all with 0.
     pub fn after(&self, number: u64) -> Vec<EventEntry> {
         let kept = self.kept.lock().expect("no panic while it is held");
@@ -158,6 +177,22 @@ mod tests {
         drop(looking);
         noting.into_iter().for_each(|thread| thread.join().unwrap());
         assert_eq!(*newest.borrow(), 2);
+    }
+
+    #[test]
+    fn a_successor_continues_the_numbers_and_the_counts() {
+        let (old, new) = (EventLog::default(), EventLog::default());
+        (0..KEPT_MAX + 3).for_each(|n| old.note(EventKind::Server, "dns", None, format!("old {n}")));
+        new.note(EventKind::Notice, "", None, "new");
+        let counts: Vec<u64> = old.counts().into_iter().map(|(_, count)| count).collect();
+        new.continue_from(old.after(0), &counts);
+        let newest = KEPT_MAX as u64 + 4;
+        assert_eq!(*new.newest().borrow(), newest);
+        let entries = new.after(newest - 2);
+        let texts: Vec<_> = entries.iter().map(|entry| (entry.number, entry.text.as_str())).collect();
+        assert_eq!(texts, [(newest - 1, "old 258"), (newest, "new")]);
+        assert_eq!(new.after(0).len(), KEPT_MAX);
+        assert_eq!((new.counts()[0].1, new.counts()[4].1), (KEPT_MAX as u64 + 3, 1));
     }
 
     #[test]

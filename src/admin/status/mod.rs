@@ -11,6 +11,7 @@
 //! | `board.rs` | one snapshot for all readers |
 //! | `history.rs` | the last ten minutes |
 //! | `events.rs` | the event log |
+//! | `life.rs` | what a successor continues |
 //! | `deprecated.rs` | the JSON keys of version 0.1 |
 
 mod board;
@@ -18,6 +19,7 @@ mod decisions;
 mod deprecated;
 mod events;
 mod history;
+mod life;
 mod pool;
 mod problems;
 mod readiness;
@@ -33,6 +35,7 @@ pub use board::{About, Board};
 pub use decisions::{Decisions, Distribution};
 pub use events::{EventEntry, EventKind, EventLog, KEPT_MAX};
 pub use history::{History, HistoryPoint};
+pub use life::Life;
 pub use pool::{DatagramCounters, DatagramServer, NativeServer, PoolStatus, ServerStatus, Service};
 pub use problems::Problem;
 pub use source::PoolSource;
@@ -51,10 +54,14 @@ pub struct Status {
     pub version: String,
     /// The process id.
     pub pid: u32,
-    /// Start of the process, in milliseconds since 1970.
+    /// Start of the balancer, in milliseconds since 1970. A takeover keeps it.
     pub started_unix_ms: u64,
-    /// Seconds since the start of the process.
+    /// Seconds since the start of the balancer. All totals count from there.
     pub uptime_s: f64,
+    /// Start of this process, in milliseconds since 1970.
+    pub process_started_unix_ms: u64,
+    /// CPU seconds of the processes that this one, and those before it, took over from.
+    pub predecessors_cpu_s: f64,
     /// The configuration file; empty without one.
     pub config: String,
     /// Whether each pool has a server that is up.

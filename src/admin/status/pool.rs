@@ -12,7 +12,7 @@ use crate::pool::health::State;
 use crate::pool::select::AS_FAST;
 use crate::pool::stats::Served;
 
-/// A pool at one moment. Totals count from the start of the process; rates and `..._recent` are those of the
+/// A pool at one moment. Totals count from the start of the balancer; rates and `..._recent` are those of the
 /// last second.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]

@@ -8,12 +8,14 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use lbd::admin::status::PoolStatus;
 use lbd::base::time::Clock;
-use lbd::config::Config;
+use lbd::config::{Config, ConfigError};
 use lbd::daemon::handover::{Listener, Requester, SocketSet};
-use lbd::daemon::instance::{Instance, ReadyInstance, Snapshots, Takeover, service, takeover_path};
+use lbd::daemon::instance::{
+    Instance, ReadyInstance, Snapshots, Takeover, service, takeover_path, takeover_paths,
+};
 use lbd::daemon::successor::Successor;
 use lbd::os::logging;
 use lbd::os::signals::{BalancerSignal, Stop};
@@ -24,22 +26,34 @@ use tracing::{info, warn};
 use crate::args::{BalancerArgs, CommonArgs};
 use crate::command::dashboard_link;
 
+/// The log of a balancer.
+const LOG: &str = "balancer/balancer.log";
+
 /// Maximum time until the supervisor has sent the sockets.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Runs the balancer until a signal stops it.
 pub fn run(args: &BalancerArgs) -> Result<()> {
-    let config = args.load()?;
+    let config = args.load().inspect_err(|error| tell_predecessor(args, error))?;
     let clock = Clock::start();
-    // Everything that can fail runs before the log opens, so that an error leaves the log unmodified.
     let path = takeover_path(&config);
     let successor = Successor::of_this_process(&path)?;
-    let (takeover, inherited) = inherited(args, &path)?;
-    let predecessor = takeover.as_ref().map(Takeover::predecessor);
-    let ready = ReadyInstance::new(config.clone(), clock, inherited)?.with_owner_socket();
-    let _log = logging::init(&config.logs, "balancer/balancer.log")?;
-    let stop = Stop::new(vec![]);
-    let instance = ready.start(stop.clone(), takeover)?;
+    // Everything that can fail runs before the log opens, so that an error leaves the log unmodified. The log
+    // of a balancer that cannot take over is that of the balancer that keeps serving.
+    let mut log = None;
+    let begun = (|| {
+        let (mut takeover, inherited) = inherited(args, &config, &path)?;
+        let predecessor = takeover.as_ref().map(Takeover::predecessor);
+        let ready = ReadyInstance::new(config.clone(), clock, inherited).inspect_err(|failed| {
+            takeover.iter_mut().for_each(|takeover| takeover.refuse(&failed.to_string()));
+        })?;
+        let ready = ready.with_owner_socket();
+        log = Some(logging::init(&config.logs, LOG)?);
+        let stop = Stop::new(vec![]);
+        anyhow::Ok((ready.start(stop.clone(), takeover)?, stop, predecessor))
+    })();
+    let (instance, stop, predecessor) =
+        begun.inspect_err(|error| log_refusal(args, &config, log.is_some(), error))?;
     listen_for_successors(&instance, &path, predecessor.is_some());
     listen_for_signals(&stop, &instance, successor, args)?;
     if let Some(pid) = predecessor {
@@ -55,17 +69,36 @@ pub fn run(args: &BalancerArgs) -> Result<()> {
     service::begin(&instance, predecessor.is_some())?;
     instance.join()?;
     let mut snapshots = instance.snapshots();
-    if !args.common.quiet {
+    // The successor continues these totals.
+    let is_end = !instance.has_successor() && !args.common.quiet;
+    if is_end {
         tell_end(&mut snapshots);
     }
-    if !args.common.quiet || args.status_every.is_some() {
+    if is_end || args.status_every.is_some() {
         print_summary(&mut snapshots)?;
     }
     Ok(())
 }
 
+/// Tells the running balancer that this one cannot take over, if the command line says where it listens.
+fn tell_predecessor(args: &BalancerArgs, error: &ConfigError) {
+    if let Some(Some(path)) = &args.takeover {
+        Takeover::decline(path, &error.to_string());
+    }
+}
+
+/// Writes the reason into the log if a takeover has failed.
+fn log_refusal(args: &BalancerArgs, config: &Config, has_log: bool, error: &anyhow::Error) {
+    if args.takeover.is_none() {
+        return;
+    }
+    let _log = if has_log { None } else { logging::init(&config.logs, LOG).ok() };
+    let (error, effect) = (format!("{error:#}"), "the running balancer keeps serving");
+    tracing::error!(error, effect, "takeover failed");
+}
+
 /// Takes the sockets of another process, and its state if this process is a successor.
-fn inherited(args: &BalancerArgs, path: &Path) -> Result<(Option<Takeover>, SocketSet)> {
+fn inherited(args: &BalancerArgs, config: &Config, path: &Path) -> Result<(Option<Takeover>, SocketSet)> {
     if args.sockets_by_stdin {
         let stream = UnixStream::from(std::io::stdin().as_fd().try_clone_to_owned()?);
         let sockets = Requester::pushed(stream, PATIENCE)
@@ -76,6 +109,18 @@ fn inherited(args: &BalancerArgs, path: &Path) -> Result<(Option<Takeover>, Sock
         return Ok((None, sockets));
     }
     let Some(given) = &args.takeover else { return Ok((None, SocketSet::default())) };
+    let others = if given.is_none() && !path.exists() { takeover_paths(config) } else { vec![] };
+    if let Some(other) = others.first() {
+        let (path, other) = (path.display(), other.display());
+        let way = match config.pools[0].is_native() {
+            true => "restart without --takeover".to_owned(),
+            false => format!("take over with --takeover={other}"),
+        };
+        bail!(
+            "cannot take over: no balancer of this configuration listens at {path}, but there is {other}; if \
+             the address of the first pool has changed, {way}"
+        );
+    }
     let path = given.as_deref().unwrap_or(path);
     let (takeover, sockets) = Takeover::begin(path).context("cannot take over")?;
     Ok((Some(takeover), sockets))

@@ -18,7 +18,7 @@ use crate::base::time::{Clock, Instant};
 use crate::os::private_socket;
 
 /// Maximum size of a message, in bytes.
-pub const MESSAGE_MAX: usize = 16 << 20;
+pub const MESSAGE_MAX: usize = 64 << 20;
 
 /// Maximum descriptors per call: SCM_MAX_FD of the kernel (include/net/scm.h).
 const BATCH_MAX: usize = 253;

@@ -46,7 +46,7 @@ impl Holder {
     }
 
     /// Ends the conversation with a reason.
-    pub fn refuse(mut self, why: &str, patience: Duration) -> Result<(), Error> {
+    pub fn refuse(&mut self, why: &str, patience: Duration) -> Result<(), Error> {
         self.channel.send(&HandoverMessage::Refused(why.into()), patience)
     }
 
@@ -56,19 +56,28 @@ impl Holder {
     }
 
     /// Waits until the other process has prepared everything that does not need the state. This process
-    /// serves until then, and pauses after it.
-    pub fn wait_until_ready(&mut self, patience: Duration) -> Result<(), Error> {
-        self.channel.expect(&HandoverMessage::Ready, patience)
+    /// serves until then, and pauses after it. Returns the pools whose server-side sockets the other process
+    /// will read too, by name.
+    pub fn wait_until_ready(&mut self, patience: Duration) -> Result<Vec<String>, Error> {
+        let wanted = HandoverMessage::Ready.name();
+        match self.channel.receive(wanted, patience)? {
+            HandoverMessage::Ready => Ok(vec![]),
+            HandoverMessage::Continues(pools) => {
+                self.channel.expect(&HandoverMessage::Ready, patience)?;
+                Ok(pools)
+            }
+            other => Err(Error::Unexpected { wanted, got: other.name() }),
+        }
     }
 
-    /// Sends this process's state.
+    /// Sends this process's state; after the end of the conversation, what it has counted since.
     pub fn give_state(&mut self, state: Vec<u8>, patience: Duration) -> Result<(), Error> {
         self.channel.send(&HandoverMessage::State(state), patience)
     }
 
     /// Waits until the other process can start, and lets it. Afterwards the sockets belong to the other
     /// process, and this one must never read them again.
-    pub fn conclude(mut self, patience: Duration) -> Result<(), Error> {
+    pub fn conclude(&mut self, patience: Duration) -> Result<(), Error> {
         self.channel.expect(&HandoverMessage::Running, patience)?;
         self.channel.send(&HandoverMessage::Yours, patience)
     }

@@ -46,6 +46,9 @@ pub enum HandoverMessage {
     Yours,
     /// The other side refuses, for this reason.
     Refused(String),
+    /// Pools whose server-side sockets the requester will read, by name; before `Ready`, if there are any.
+    /// The holder has given such sockets, so it knows this message.
+    Continues(Vec<String>),
 }
 
 impl HandoverMessage {
@@ -71,6 +74,7 @@ impl HandoverMessage {
             HandoverMessage::Running => "\"running\"",
             HandoverMessage::Yours => "its final message",
             HandoverMessage::Refused(_) => "a refusal",
+            HandoverMessage::Continues(_) => "the pools that it continues",
         }
     }
 }

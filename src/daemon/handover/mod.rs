@@ -5,11 +5,12 @@
 //!        Hello(purpose)       ───────────────>
 //!                             <───────────────  Sockets[labels], then the descriptors
 //!        (a copy ends here; a takeover continues)
-//!        Ready                ───────────────>  pauses its sockets
+//!        Continues[pools], Ready ────────────>  pauses its sockets
 //!                             <───────────────  State(bytes)
 //!        Running              ───────────────>
 //!                             <───────────────  Yours, and never reads again
-//!        reads
+//!        reads                <───────────────  State: events and history
+//!                             <───────────────  State: what it has counted up to its end
 //! ```
 //!
 //! Until the holder has sent `Yours`, it can continue as before. Until the requester has received
@@ -38,7 +39,7 @@ pub use holder::Holder;
 pub use listener::Listener;
 pub use message::{HandoverMessage, HandoverPurpose, PREFACE_LEN, VERSION, check_preface, preface};
 pub use requester::Requester;
-pub use sockets::{Label, SocketKind, SocketSet};
+pub use sockets::{InheritedSocket, Label, SocketKind, SocketSet};
 
 #[cfg(test)]
 mod tests;

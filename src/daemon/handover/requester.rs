@@ -8,7 +8,10 @@ use std::time::Duration;
 use super::channel::Channel;
 use super::message::HandoverMessage;
 use super::{Error, HandoverPurpose, SocketSet};
-use crate::os::private_socket;
+use crate::os::{limits, private_socket};
+
+/// File descriptors of a process that takes over besides those that it receives.
+const OTHER_FILES: usize = 256;
 
 /// A conversation with the process that has the sockets. Each step has a time limit. After an error of
 /// any step, the sockets belong to the other process, and this one must not read them.
@@ -54,10 +57,23 @@ impl Requester {
         receive_sockets(&mut self.channel, patience)
     }
 
+    /// Names the pools whose server-side sockets this process will read too. Before [`Requester::ready`].
+    pub fn continues(&mut self, pools: Vec<String>, patience: Duration) -> Result<(), Error> {
+        match pools.is_empty() {
+            true => Ok(()),
+            false => self.channel.send(&HandoverMessage::Continues(pools), patience),
+        }
+    }
+
     /// Reports that everything without the state is prepared, and receives the state. The other process
     /// is paused from now on.
     pub fn ready(&mut self, patience: Duration) -> Result<Vec<u8>, Error> {
         self.channel.send(&HandoverMessage::Ready, patience)?;
+        self.state(patience)
+    }
+
+    /// Receives more of the other process's state, after the end of the conversation.
+    pub fn state(&mut self, patience: Duration) -> Result<Vec<u8>, Error> {
         match self.channel.receive("its state", patience)? {
             HandoverMessage::State(state) => Ok(state),
             other => Err(Error::Unexpected { wanted: "its state", got: other.name() }),
@@ -65,13 +81,13 @@ impl Requester {
     }
 
     /// Ends the conversation with a reason; the other process keeps serving and reports the reason.
-    pub fn refuse(mut self, why: &str, patience: Duration) -> Result<(), Error> {
+    pub fn refuse(&mut self, why: &str, patience: Duration) -> Result<(), Error> {
         self.channel.send(&HandoverMessage::Refused(why.into()), patience)
     }
 
     /// Reports that this process can start. After `Ok`, the sockets belong to this process, and it
     /// starts to read.
-    pub fn running(mut self, patience: Duration) -> Result<(), Error> {
+    pub fn running(&mut self, patience: Duration) -> Result<(), Error> {
         self.channel.send(&HandoverMessage::Running, patience)?;
         self.channel.expect(&HandoverMessage::Yours, patience)
     }
@@ -82,6 +98,8 @@ fn receive_sockets(channel: &mut Channel, patience: Duration) -> Result<SocketSe
         HandoverMessage::Sockets(labels) => labels,
         other => return Err(Error::Unexpected { wanted: "its sockets", got: other.name() }),
     };
+    // Without enough of them the step below fails, with the numbers.
+    let _ = limits::allow_files((labels.len() + OTHER_FILES) as u64, "pools[].ports");
     let descriptors = channel.receive_descriptors(labels.len(), patience)?;
     Ok(labels.into_iter().zip(descriptors).collect())
 }

@@ -33,6 +33,19 @@ pub struct Label {
     pub addr: SocketAddr,
 }
 
+/// A socket of another process, with its number among the sockets of its kind of the same worker.
+#[derive(Debug)]
+pub struct InheritedSocket {
+    /// Index of the worker that read it.
+    pub worker: u16,
+    /// Its number at that worker, from 0.
+    pub number: u16,
+    /// Local address.
+    pub addr: SocketAddr,
+    /// The socket.
+    pub socket: OwnedFd,
+}
+
 impl Label {
     fn is(&self, pool: &str, kind: SocketKind, worker: u16, addr: SocketAddr) -> bool {
         let is_there = self.addr.ip() == addr.ip() && (addr.port() == 0 || self.addr.port() == addr.port());
@@ -60,6 +73,23 @@ impl SocketSet {
         };
         let found = self.0.iter().position(is_it)?;
         Some(self.0.swap_remove(found).1)
+    }
+
+    /// Takes all sockets of this kind of a pool that match their labels, in the order in which they were
+    /// given.
+    pub fn take_all(&mut self, pool: &str, kind: SocketKind) -> Vec<InheritedSocket> {
+        let is_wanted = |(label, _): &mut (Label, OwnedFd)| label.pool == pool && label.kind == kind;
+        let mut numbers = std::collections::BTreeMap::new();
+        let mut taken = vec![];
+        for (label, socket) in self.0.extract_if(.., is_wanted) {
+            let next = numbers.entry(label.worker).or_insert(0);
+            let number = *next;
+            *next += 1;
+            if is_as_labelled(&label, socket.as_fd()) {
+                taken.push(InheritedSocket { worker: label.worker, number, addr: label.addr, socket });
+            }
+        }
+        taken
     }
 
     /// Whether [`SocketSet::take`] would find a socket; its label is not verified.

@@ -459,7 +459,7 @@ fn a_dead_process_socket_is_replaced_and_a_live_one_is_not() {
     let mut wish = connect(&path).unwrap();
     // The first is the attempt to bind, which looks whether anybody is there.
     assert!(Holder::accept(listener.accept(PATIENCE).unwrap().unwrap(), PATIENCE).is_err());
-    let offer = Holder::accept(listener.accept(PATIENCE).unwrap().unwrap(), PATIENCE).unwrap();
+    let mut offer = Holder::accept(listener.accept(PATIENCE).unwrap().unwrap(), PATIENCE).unwrap();
     offer.refuse("not today", PATIENCE).unwrap();
     assert!(matches!(wish.sockets(PATIENCE), Err(Error::Refused(_))));
     drop(listener);

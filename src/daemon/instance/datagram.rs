@@ -1,5 +1,6 @@
 //! A datagram pool of a balancer process.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::TcpListener;
 use std::sync::{Arc, Mutex};
@@ -8,7 +9,7 @@ use super::paused::PausedWorkers;
 use super::running::{Change, Running, Transition};
 use super::sockets::{OpenDatagram, plan_for};
 use super::state::{DatagramState, PoolState};
-use super::workers::{EndedWorkers, Workers, back_end, cpus};
+use super::workers::{EndedWorkers, Workers, add_totals, back_end, cpus};
 use super::{Failed, ProcessContext};
 use crate::admin::status::PoolSource;
 use crate::base::rng::entropy;
@@ -23,7 +24,8 @@ use crate::daemon::resolver::Resolver;
 use crate::daemon::worker::Worker;
 use crate::io::BackEnd;
 use crate::pool::order::{Order, Refused};
-use crate::role::datagram::{Chance, DatagramRole, DatagramShared};
+use crate::pool::stats::PoolTotals;
+use crate::role::datagram::{Chance, DatagramRole, DatagramShared, SocketOrigins};
 
 /// A datagram pool that is ready and has not started.
 pub struct PreparedDatagram {
@@ -32,6 +34,8 @@ pub struct PreparedDatagram {
     shared: Arc<DatagramShared>,
     desired: Arc<DesiredServers>,
     workers: Vec<Worker<DatagramRole, BackEnd>>,
+    /// Where the sockets of a predecessor's workers are.
+    origins: SocketOrigins,
     tasks: PoolTasks,
     listeners: Vec<TcpListener>,
 }
@@ -43,7 +47,7 @@ impl PreparedDatagram {
         process: &ProcessContext,
         prefault: bool,
     ) -> Result<PreparedDatagram, Failed> {
-        let OpenDatagram { of, plan, mut names, workers, listeners } = open;
+        let OpenDatagram { of, plan, mut names, workers, origins, listeners } = open;
         let (sockets, layouts): (Vec<_>, Vec<_>) = workers.into_iter().unzip();
         let chance = Chance { secret: rand::random(), seed: entropy() };
         let now = process.clock.now();
@@ -71,7 +75,7 @@ impl PreparedDatagram {
             connections_max: of.tcp_connections,
             names: names.has_names().then_some(names),
         };
-        Ok(PreparedDatagram { of, plan, shared, desired, workers, tasks, listeners: duplicates })
+        Ok(PreparedDatagram { of, plan, shared, desired, workers, origins, tasks, listeners: duplicates })
     }
 
     /// The pool's name.
@@ -84,14 +88,24 @@ impl PreparedDatagram {
         self.desired.set_run(state.run);
         self.workers[0].role.take_servers(now);
         let mut roles: Vec<_> = self.workers.iter_mut().map(|worker| &mut worker.role).collect();
-        DatagramRole::import(&mut roles, now, &state.parts).map_err(Failed::new)?;
+        DatagramRole::import(&mut roles, now, &state.parts, &self.origins).map_err(Failed::new)?;
         self.desired.had_hosts(&state.hosts);
         Ok(())
     }
 
+    /// Whether the flows of the pool before go on, on the same server-side ports.
+    pub fn continues(&self) -> bool {
+        !self.origins.ports.is_empty()
+    }
+
+    /// The pool's counters.
+    pub fn counters(&self) -> PoolSource {
+        PoolSource::Datagram(Arc::clone(&self.shared))
+    }
+
     /// Starts the workers' loops, and the pool's tasks on the control thread.
     pub fn start(self, process: &ProcessContext) -> Result<RunningDatagram, Failed> {
-        let PreparedDatagram { of, plan, shared, desired, workers, tasks, listeners } = self;
+        let PreparedDatagram { of, plan, shared, desired, workers, tasks, listeners, .. } = self;
         process.control.begin(tasks)?;
         let workers = Workers::start(&of.settings.name, workers, process)?;
         let of = Mutex::new(Arc::new(config::Pool::Datagram(of)));
@@ -113,8 +127,8 @@ pub struct RunningDatagram {
 }
 
 impl RunningDatagram {
-    fn fronts(&self, name: &str, ended: EndedWorkers) -> Result<SocketSet, Failed> {
-        let mut all = self.workers.duplicates(name, false, ended)?;
+    fn duplicates(&self, name: &str, all: bool, ended: EndedWorkers) -> Result<SocketSet, Failed> {
+        let mut all = self.workers.duplicates(name, all, ended)?;
         for listener in &*self.listeners.lock().expect("no panic while it is held") {
             let (pool, addr) = (name.to_owned(), listener.local_addr()?);
             all.add(Label { pool, kind: SocketKind::Tcp, worker: 0, addr }, listener.try_clone()?.into());
@@ -197,17 +211,26 @@ impl Running for RunningDatagram {
     }
 
     fn sockets(&self, name: &str) -> Result<SocketSet, Failed> {
-        self.fronts(name, EndedWorkers::Fails)
+        self.duplicates(name, true, EndedWorkers::Fails)
     }
 
     fn sockets_left(&self, name: &str) -> Result<SocketSet, Failed> {
-        self.fronts(name, EndedWorkers::LeftOut)
+        self.duplicates(name, false, EndedWorkers::LeftOut)
     }
 
-    /// Leaves datagrams of clients in the sockets' buffers. This process finishes the requests in flight.
-    fn pause(&self, _: &mut PausedWorkers, _: Clock) -> Result<PoolState, Failed> {
-        let (run, hosts) = (self.desired.run(), self.desired.hosts());
-        let mut state = DatagramState { run, hosts, parts: vec![] };
+    /// If the successor continues the flows, all workers stop. Otherwise they leave the datagrams of clients
+    /// in the sockets' buffers, and finish the requests in flight.
+    fn pause(
+        &self,
+        paused: &mut PausedWorkers,
+        clock: Clock,
+        is_continued: bool,
+    ) -> Result<PoolState, Failed> {
+        let mut state = DatagramState { run: self.desired.run(), hosts: self.desired.hosts(), parts: vec![] };
+        if is_continued {
+            state.parts = self.workers.pause(paused, clock)?;
+            return Ok(PoolState::Datagram(state));
+        }
         for worker in self.workers.iter() {
             let part = worker.call(|worker, now| {
                 worker.pause_fronts()?;
@@ -218,8 +241,15 @@ impl Running for RunningDatagram {
         Ok(PoolState::Datagram(state))
     }
 
+    fn add_totals(&self, totals: &PoolTotals, slots: &BTreeMap<u16, u16>, process: &ProcessContext) {
+        let counters = self.counters();
+        add_totals(&self.workers, &counters, totals, slots);
+        let (totals, slots) = (totals.clone(), slots.clone());
+        process.control.run(move || counters.add_to_streams(&totals, &slots));
+    }
+
     fn resume(&self) -> Result<(), Failed> {
-        self.workers.iter().try_for_each(|worker| Ok(worker.call(|worker, _| worker.resume_fronts())??))
+        self.workers.iter().try_for_each(|worker| Ok(worker.call(|worker, _| worker.resume_all())?))
     }
 
     fn retire(&self, process: &ProcessContext) -> Result<(), Failed> {

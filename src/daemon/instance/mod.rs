@@ -35,10 +35,10 @@ use std::thread::JoinHandle;
 
 use super::control::ControlThread;
 use crate::admin;
-use crate::admin::status::{About, Board, EventLog, Sampler, Status};
+use crate::admin::status::{About, Board, EventLog, History, Life, Sampler, Status};
 use crate::base::time::Clock;
 use crate::config::{Config, Token};
-use crate::daemon::handover::SocketSet;
+use crate::daemon::handover::{Holder, SocketSet};
 use crate::os::private_socket::{PrivateSocket, SocketError};
 use crate::os::signals::Stop;
 use crate::os::threads::Threads;
@@ -46,9 +46,16 @@ use mistakes::Mistakes;
 use prepared::Prepared;
 use running::Running;
 use sockets::Opened;
+use state::HandedPool;
+use takeover::Continued;
 
 pub use sockets::hold;
-pub use takeover::{Takeover, decode as decode_state, path as takeover_path};
+pub use takeover::{Takeover, path as takeover_path, paths as takeover_paths};
+
+/// Why an address cannot be opened.
+const TAKEN: &str = ": another process has this address";
+/// What else helps, unless the process takes over already.
+const TAKEOVER_HINT: &str = " (to continue from a running balancer, start with `lbd balancer --takeover`)";
 
 /// The error of a start or a change, as text.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -73,10 +80,9 @@ impl Failed {
 impl From<io::Error> for Failed {
     fn from(error: io::Error) -> Self {
         match error.kind() {
-            io::ErrorKind::AddrInUse => Failed(format!(
-                "{error}: another process has this address; stop that process, or set another address (to \
-                 continue from a running balancer, start with `lbd balancer --takeover`)"
-            )),
+            io::ErrorKind::AddrInUse => {
+                Failed(format!("{error}{TAKEN}; stop that process, or set another address"))
+            }
             _ => Failed::new(error),
         }
     }
@@ -116,8 +122,14 @@ pub struct Instance {
     reloading: Mutex<()>,
     board: Board,
     admin: Mutex<Option<AdminInterface>>,
+    /// The last ten minutes, for the dashboard.
+    history: Arc<Mutex<History>>,
     /// Whether a successor has taken over.
     has_successor: AtomicBool,
+    /// The conversation with the successor, which hears the last totals.
+    successor: Mutex<Option<Holder>>,
+    /// The thread that waits for the end of the predecessor.
+    predecessor: Mutex<Option<JoinHandle<()>>>,
     /// The thread that owns the socket for successors.
     successors: Mutex<Option<JoinHandle<()>>>,
 }
@@ -172,7 +184,11 @@ impl ReadyInstance {
     /// Opens the sockets that this configuration needs. Those that are in `inherited` are taken from there;
     /// the rest of `inherited` is closed.
     pub fn new(config: Config, clock: Clock, mut inherited: SocketSet) -> Result<ReadyInstance, Failed> {
-        let opened = Opened::all(&config, &mut inherited)?;
+        let is_alone = inherited.is_empty();
+        let opened = Opened::all(&config, &mut inherited).map_err(|failed| match failed {
+            Failed(why) if is_alone && why.contains(TAKEN) => Failed(why + TAKEOVER_HINT),
+            failed => failed,
+        })?;
         Ok(ReadyInstance { config, opened, clock, owner_path: None })
     }
 
@@ -184,6 +200,24 @@ impl ReadyInstance {
     /// Prepares and starts everything. With a takeover it replaces the running balancer, which keeps serving
     /// if anything fails. `stop` ends the balancer.
     pub fn start(self, stop: Stop, takeover: Option<Takeover>) -> Result<Arc<Instance>, Failed> {
+        match takeover {
+            None => self.begin(stop, None),
+            Some(mut takeover) => {
+                let begun = self.begin(stop, Some(&mut takeover));
+                let (instance, continued) =
+                    begun.inspect_err(|failed| takeover.refuse(&failed.to_string()))?;
+                instance.follow_predecessor(takeover, continued)?;
+                Ok((instance, Continued::new()))
+            }
+        }
+        .map(|(instance, _)| instance)
+    }
+
+    fn begin(
+        self,
+        stop: Stop,
+        mut takeover: Option<&mut Takeover>,
+    ) -> Result<(Arc<Instance>, Continued), Failed> {
         let ReadyInstance { config, mut opened, clock, owner_path } = self;
         // The running balancer may know addresses of a name that cannot be looked up now.
         if let Some(failed) =
@@ -206,11 +240,15 @@ impl ReadyInstance {
         let pools = opened.pools.into_iter().map(|open| Prepared::new(open, &config.pools, &process));
         let mut pools = pools.collect::<Result<Vec<_>, _>>()?;
         let is_successor = takeover.is_some();
-        if let Some(takeover) = takeover {
-            takeover.conclude(|states| {
-                for (name, state) in states {
-                    if let Some(pool) = pools.iter_mut().find(|pool| pool.name() == name) {
-                        pool.restore(state, clock.now()).map_err(|failed| failed.of_pool(&name))?;
+        let mut continued = Continued::new();
+        if let Some(takeover) = &mut takeover {
+            let names = pools.iter().filter(|pool| pool.continues()).map(|pool| pool.name().to_owned());
+            takeover.conclude(names.collect(), |states| {
+                for HandedPool { name, state, totals } in states {
+                    let Some(pool) = pools.iter_mut().find(|pool| pool.name() == name) else { continue };
+                    let source = config.source.as_deref();
+                    if let Some(counters) = pool.restore(state, clock.now(), source)? {
+                        continued.add(name, &counters, totals);
                     }
                 }
                 Ok(())
@@ -219,7 +257,8 @@ impl ReadyInstance {
         let pools = pools.into_iter().map(|pool| pool.start(&process)).collect::<Result<_, _>>()?;
         let current = RunningPools { config: Arc::new(config), pools, generation: 0, retiring: vec![] };
         let config = current.config.source.as_ref().map_or(String::new(), |path| path.display().to_string());
-        let about = About::new(config, Arc::clone(&process.events));
+        let mut about = About::new(config, Arc::clone(&process.events));
+        let history = takeover.map_or_else(History::default, |takeover| live_on(&mut about, takeover));
         let board = Board::new(about, current.sampler(clock, Board::SPAN));
         let instance = Arc::new(Instance {
             process,
@@ -227,13 +266,33 @@ impl ReadyInstance {
             reloading: Mutex::default(),
             board,
             admin: Mutex::default(),
+            history: Arc::new(Mutex::new(history)),
             has_successor: AtomicBool::new(false),
+            successor: Mutex::default(),
+            predecessor: Mutex::default(),
             successors: Mutex::default(),
         });
         instance.show()?;
         let owner = owner_path.and_then(|path| open_owner_socket(&path, is_successor));
         instance.serve_admin(http, owner)?;
-        Ok(instance)
+        Ok((instance, continued))
+    }
+}
+
+/// Continues the life of the predecessor. Returns the history.
+fn live_on(about: &mut About, takeover: &mut Takeover) -> History {
+    match takeover.life() {
+        Ok(Life { started_unix_ms, cpu_s, events, event_counts, history }) => {
+            about.continue_from(started_unix_ms);
+            about.set_predecessors_cpu_s(cpu_s);
+            about.events.continue_from(events, &event_counts);
+            history
+        }
+        Err(failed) => {
+            let effect = "events, history and uptime restart";
+            tracing::warn!(error = failed.to_string(), effect, "history not taken over");
+            History::default()
+        }
     }
 }
 
@@ -298,7 +357,7 @@ impl Instance {
         };
         let listeners = admin::Listeners { http: http.as_ref().map(duplicate).transpose()?, owner };
         let control: Arc<dyn admin::Control> = Arc::<Instance>::clone(self);
-        let server = admin::serve(listeners, control)?;
+        let server = admin::serve_with(listeners, control, Arc::clone(&self.history))?;
         let addr = server.addr().map(tracing::field::display);
         tracing::info!(addr, socket = path, "admin interface");
         *self.admin.lock().expect("no panic while it is held") = Some(AdminInterface { server, http });
@@ -322,6 +381,7 @@ impl Instance {
     /// sockets for successors and for the owner nor the token, unless a successor has them now.
     pub fn join(&self) -> io::Result<()> {
         let result = self.process.threads.join();
+        self.end_as_predecessor();
         if result.is_ok() && !self.has_successor.load(Ordering::Relaxed) {
             let config = Arc::clone(&self.current().config);
             if let Some((addr, _)) = self.dashboard() {
@@ -334,6 +394,23 @@ impl Instance {
             let _ = thread.join(); // it drops the listener, and so removes the socket
         }
         result
+    }
+
+    /// Whether a successor has taken over.
+    pub fn has_successor(&self) -> bool {
+        self.has_successor.load(Ordering::Relaxed)
+    }
+
+    /// Tells a successor, if there is one, what all processes before it have counted.
+    fn end_as_predecessor(&self) {
+        if !self.has_successor() {
+            return;
+        }
+        let threads = [&self.successors, &self.predecessor];
+        for thread in threads.map(|thread| thread.lock().expect("no panic while it is held").take()) {
+            let _ = thread.map(JoinHandle::join); // a panic was logged and ends only that thread
+        }
+        self.tell_last_totals();
     }
 
     /// Whether a stop was requested.

@@ -1,15 +1,15 @@
 //! A native pool of a balancer process.
 
-use std::io;
-use std::sync::mpsc::{Receiver, sync_channel};
+use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::paused::{PauseVerdict, PausedWorkers};
+use super::paused::PausedWorkers;
 use super::running::{Change, Running, Transition};
 use super::sockets::OpenNative;
 use super::state::{NativeState, PoolState};
-use super::workers::{EndedWorkers, Workers, back_end, cpus};
+use super::workers::{EndedWorkers, Workers, add_totals, back_end, cpus};
 use super::{Failed, ProcessContext};
 use crate::admin::status::PoolSource;
 use crate::base::rng::entropy;
@@ -21,18 +21,12 @@ use crate::daemon::inbox::Gone;
 use crate::daemon::worker::Worker;
 use crate::io::{BackEnd, IoOptions};
 use crate::pool::order::{Order, Refused};
-use crate::pool::part::Part;
-use crate::pool::stats::NativeStats;
-use crate::role::native::{NativePoolSettings, NativeRole};
+use crate::pool::stats::{NativeStats, PoolTotals};
+use crate::role::native::{Mismatch, NativePoolSettings, NativeRole};
 
 /// Maximum time for which a process that took over the sockets leaves requests in their buffers until a
 /// server has registered.
 const WAIT_FOR_SERVERS: Duration = Duration::from_millis(300);
-
-/// Maximum time for which a paused worker waits for a verdict. It is longer than a whole conversation with a
-/// successor, so that no worker reads again while a successor starts. The thread that pauses the workers
-/// always gives a verdict before.
-const PAUSED_MAX: Duration = Duration::from_secs(60);
 
 /// The settings of a native pool's role, without the addresses of its sockets.
 fn settings(pool: &NativePool) -> NativePoolSettings {
@@ -55,27 +49,21 @@ fn settings(pool: &NativePool) -> NativePoolSettings {
     }
 }
 
-/// The key of the first difference that a running pool cannot adopt, in the form of the pool's configuration.
-fn fixed_difference(old: &NativePool, new: &NativePool) -> Option<String> {
+/// The key of the first difference that a running pool cannot adopt, as an item of `pools` has it, and
+/// whether a successor can.
+fn fixed_difference(old: &NativePool, new: &NativePool) -> Option<(&'static str, bool)> {
     let of_role = settings(old).fixed_difference(&settings(new)).unwrap_or_default();
     let of_role = of_role.strip_prefix("load_balancer.").unwrap_or(of_role);
     let differ = [
-        ("listen", old.client_side != new.client_side),
-        ("server_side", old.server_side != new.server_side),
-        (of_role, !of_role.is_empty()),
+        ("listen", old.client_side != new.client_side, false),
+        ("server_side", old.server_side != new.server_side, false),
+        (of_role, !of_role.is_empty(), matches!(of_role, "servers_max" | "waiting_max")),
         // The default follows from the frame size, so a changed frame size is named first.
-        ("frames_per_datagram", old.frames_per_datagram != new.frames_per_datagram),
-        ("pin", old.pin != new.pin),
-        ("io", old.io != new.io),
+        ("frames_per_datagram", old.frames_per_datagram != new.frames_per_datagram, true),
+        ("pin", old.pin != new.pin, true),
+        ("io", old.io != new.io, true),
     ];
-    let (key, _) = differ.into_iter().find(|(_, differ)| *differ)?;
-    Some(match (old.name.as_str(), key) {
-        (_, "key_file") => key.to_owned(),
-        ("native", "listen") => "load_balancer.client_side_port or bind".to_owned(),
-        ("native", "server_side") => "load_balancer.server_side_port or bind".to_owned(),
-        ("native", key) => format!("load_balancer.{key}"),
-        (name, key) => format!("pool {name}: {key}"),
-    })
+    differ.into_iter().find(|(_, differ, _)| *differ).map(|(key, _, can_follow)| (key, can_follow))
 }
 
 /// Whether the settings that can change are the same.
@@ -140,11 +128,29 @@ impl PreparedNative {
     }
 
     /// Continues with the exact state at which the workers of another process stopped.
-    pub fn restore(&mut self, state: NativeState, now: Instant) -> Result<(), Failed> {
+    ///
+    /// # Errors
+    /// A setting on which the requests in flight depend differs; names the key in the file `source`.
+    pub fn restore(&mut self, state: NativeState, now: Instant, source: Option<&Path>) -> Result<(), Failed> {
         let roles = NativeRole::workers_from(self.settings.clone(), state, now);
-        self.roles = Some(roles.map_err(Failed::new)?);
+        let name = self.name();
+        let explain = |mismatch: Mismatch| match mismatch.key() {
+            Some(key) => {
+                let problem = mismatch.to_string();
+                let problem = problem.strip_prefix(&format!("{key}: ")).unwrap_or(&problem);
+                Failed::new(config::error_in_file(source, Some(name), key, problem))
+            }
+            None => Failed::new(mismatch).of_pool(name),
+        };
+        self.roles = Some(roles.map_err(explain)?);
         self.waits = false;
         Ok(())
+    }
+
+    /// The pool's counters; `None` before [`PreparedNative::restore`].
+    pub fn counters(&self) -> Option<PoolSource> {
+        let workers = self.roles.as_ref()?.iter().map(|role| Arc::clone(role.stats())).collect();
+        Some(PoolSource::Native { name: self.of.name.clone(), workers })
     }
 
     /// Starts the workers' loops.
@@ -189,8 +195,8 @@ impl Running for RunningNative {
         let (config::Pool::Native(old), config::Pool::Native(new_native)) = (&*old, new) else {
             return Ok(Transition::Recreate);
         };
-        if let Some(key) = fixed_difference(old, new_native) {
-            return Ok(Transition::Fixed(key));
+        if let Some((key, can_follow)) = fixed_difference(old, new_native) {
+            return Ok(Transition::Fixed { key, can_follow });
         }
         if are_same(&settings(old), &settings(new_native)) {
             return Ok(Transition::Keep);
@@ -224,46 +230,12 @@ impl Running for RunningNative {
         self.workers.duplicates(name, true, EndedWorkers::LeftOut)
     }
 
-    /// Pauses all workers between two turns before the first one exports its part: any worker may take the
-    /// reply to a request of another.
-    fn pause(&self, paused: &mut PausedWorkers, clock: Clock) -> Result<PoolState, Failed> {
-        for worker in self.workers.iter() {
-            worker.call(|worker, _| worker.pause_all())??;
-        }
-        let mut own = PausedWorkers::default();
-        let mut reports = vec![];
-        for worker in self.workers.iter() {
-            let (report, reported) = sync_channel(2);
-            let verdict = own.add();
-            worker.send(move |worker, _| {
-                worker.role.stop_waiting();
-                let _ = report.send(worker.settle(&clock).map(|()| None));
-                loop {
-                    match verdict.recv_timeout(PAUSED_MAX) {
-                        Ok(PauseVerdict::Export) => {
-                            _ = report.send(Ok(Some(worker.role.export(clock.now()))));
-                        }
-                        Ok(PauseVerdict::End) => return worker.end(),
-                        Err(_) => {
-                            worker.role.wait_again();
-                            return worker.resume_all();
-                        }
-                    }
-                }
-            })?;
-            reports.push(reported);
-        }
-        let next = |reported: &Receiver<io::Result<Option<Part>>>| {
-            Ok::<_, Failed>(reported.recv_timeout(PAUSED_MAX).map_err(|_| Gone)??)
-        };
-        for reported in &reports {
-            next(reported)?;
-        }
-        own.export();
-        let parts = reports.iter().map(|reported| next(reported)?.ok_or_else(|| Gone.into()));
-        let parts = parts.collect::<Result<_, Failed>>()?;
-        paused.append(own);
-        Ok(PoolState::Native(parts))
+    fn pause(&self, paused: &mut PausedWorkers, clock: Clock, _: bool) -> Result<PoolState, Failed> {
+        Ok(PoolState::Native(self.workers.pause(paused, clock)?))
+    }
+
+    fn add_totals(&self, totals: &PoolTotals, slots: &BTreeMap<u16, u16>, _: &ProcessContext) {
+        add_totals(&self.workers, &self.counters(), totals, slots);
     }
 
     fn resume(&self) -> Result<(), Failed> {
@@ -293,30 +265,22 @@ mod tests {
     use crate::config::Config;
 
     #[test]
-    fn what_is_fixed_is_named_as_the_configuration_of_the_pool_has_it() {
+    fn what_is_fixed_is_named_with_the_way_that_works() {
         let pool = |section: &str| {
             let text = format!(r#"{{"load_balancer": {{{section}}}}}"#);
             Config::parse(&text, None).unwrap().native().unwrap().clone()
         };
         let old = pool("\"workers\": 1");
-        let named = |name: &str, section: &str| {
-            let with_name = |pool: &NativePool| NativePool { name: name.to_owned(), ..pool.clone() };
-            fixed_difference(&with_name(&old), &with_name(&pool(section)))
-        };
-        for (section, native, other) in [
-            ("\"workers\": 2", "load_balancer.workers", "pool b: workers"),
+        for (section, fixed) in [
+            ("\"workers\": 2", Some(("workers", false))),
             // The number of frames in a datagram follows from their size.
-            ("\"workers\": 1, \"frame_size\": 512", "load_balancer.frame_size", "pool b: frame_size"),
-            (
-                "\"workers\": 1, \"client_side_port\": 54002",
-                "load_balancer.client_side_port or bind",
-                "pool b: listen",
-            ),
-            ("\"workers\": 1, \"pin\": true", "load_balancer.pin", "pool b: pin"),
+            ("\"workers\": 1, \"frame_size\": 512", Some(("frame_size", false))),
+            ("\"workers\": 1, \"client_side_port\": 54002", Some(("listen", false))),
+            ("\"workers\": 1, \"servers_max\": 9", Some(("servers_max", true))),
+            ("\"workers\": 1, \"pin\": true", Some(("pin", true))),
+            ("\"workers\": 1, \"policy\": \"random\"", None),
         ] {
-            assert_eq!(named("native", section).as_deref(), Some(native));
-            assert_eq!(named("b", section).as_deref(), Some(other));
+            assert_eq!(fixed_difference(&old, &pool(section)), fixed);
         }
-        assert_eq!(named("b", "\"workers\": 1, \"policy\": \"random\""), None);
     }
 }

@@ -1,5 +1,6 @@
 //! A pool of either kind that is ready and has not started.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use super::datagram::{PreparedDatagram, RunningDatagram};
@@ -9,6 +10,7 @@ use super::sockets::PoolSockets;
 use super::state::PoolState;
 use super::workers::have_own_cpus;
 use super::{Failed, ProcessContext};
+use crate::admin::status::PoolSource;
 use crate::base::time::Instant;
 use crate::config;
 
@@ -46,13 +48,36 @@ impl Prepared {
         }
     }
 
-    /// Continues from the state of the pool with this name in another process, or before a reload. Ignores
-    /// the state of a pool of the other kind.
-    pub fn restore(&mut self, state: PoolState, now: Instant) -> Result<(), Failed> {
+    /// Continues from the state of the pool with this name in another process, or before a reload. Returns
+    /// the pool's counters, so that they can continue too; `None` for the state of a pool of the other kind,
+    /// which is ignored.
+    ///
+    /// # Errors
+    /// The pool cannot continue from the state. A key that is the cause is named as the file `source` has it.
+    pub fn restore(
+        &mut self,
+        state: PoolState,
+        now: Instant,
+        source: Option<&Path>,
+    ) -> Result<Option<PoolSource>, Failed> {
         match (self, state) {
-            (Prepared::Native(pool), PoolState::Native(state)) => pool.restore(state, now),
-            (Prepared::Datagram(pool), PoolState::Datagram(state)) => pool.restore(state, now),
-            _ => Ok(()),
+            (Prepared::Native(pool), PoolState::Native(state)) => {
+                pool.restore(state, now, source)?;
+                Ok(pool.counters())
+            }
+            (Prepared::Datagram(pool), PoolState::Datagram(state)) => {
+                pool.restore(state, now).map_err(|failed| failed.of_pool(pool.name()))?;
+                Ok(Some(pool.counters()))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Whether the pool reads the server-side sockets of the pool before.
+    pub fn continues(&self) -> bool {
+        match self {
+            Prepared::Native(_) => false,
+            Prepared::Datagram(pool) => pool.continues(),
         }
     }
 

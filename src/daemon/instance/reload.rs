@@ -10,6 +10,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 
 use super::paused::PausedWorkers;
@@ -80,24 +81,19 @@ impl Instance {
             return Err(Refusal::Failed(why.to_owned()));
         };
         let new = Config::load(source).map_err(|error| Refusal::Invalid(error.to_string()))?;
-        let fixed = |key: &str| {
-            Refusal::Invalid(format!(
-                "{}: {key} cannot change while the balancer runs; start a new one with \
-                 `lbd balancer --takeover`",
-                source.display()
-            ))
-        };
         if let Some(key) = fixed_difference(&old, &new) {
-            return Err(fixed(key));
+            return Err(fixed(source, None, key, true));
         }
         // All steps that may fail come first.
-        allow_files(&new.pools)?;
+        allow_files(&new.pools, 0)?;
         let mut steps = vec![];
         for pool in &new.pools {
             let running = old_pools.iter().find(|running| running.name() == pool.name());
             let transition = running.map_or(Ok(Transition::Recreate), |running| running.transition(pool))?;
             steps.push(match (transition, running) {
-                (Transition::Fixed(key), _) => return Err(fixed(&key)),
+                (Transition::Fixed { key, can_follow }, _) => {
+                    return Err(fixed(source, Some(pool.name()), key, can_follow));
+                }
                 (Transition::Keep, Some(running)) => ReloadStep::Keep(Arc::clone(running)),
                 (Transition::Change(change), Some(running)) => {
                     ReloadStep::Change(Arc::clone(running), change)
@@ -143,8 +139,15 @@ impl Instance {
                 )));
             }
             if of.workers() != new.workers() {
-                let why = "workers cannot change while the pool keeps its addresses; restart the balancer";
-                return Err(fail(why.to_owned()));
+                let pid = std::process::id();
+                let way = match of.workers() {
+                    1 => "restart the balancer, since its socket cannot be shared".to_owned(),
+                    _ => format!("let a new process take over: kill -USR2 {pid}"),
+                };
+                let problem = format!("workers cannot change while the pool keeps its addresses; {way}");
+                let source = self.current().config.source.clone();
+                let error = config::error_in_file(source.as_deref(), Some(new.name()), "workers", &problem);
+                return Err(Failed::new(error));
             }
             inherited.append(pool.sockets(new.name())?);
         }
@@ -176,10 +179,14 @@ impl Instance {
         let mut states = BTreeMap::new();
         for pool in old.iter().filter(|pool| !steps.iter().any(|step| step.keeps(pool))) {
             let name = pool.name();
-            let follows =
-                |step: &ReloadStep| matches!(step, ReloadStep::Begin(prepared) if prepared.name() == name);
-            if steps.iter().any(follows) {
-                let state = pool.pause(&mut PausedWorkers::default(), self.process.clock)?;
+            let follows = |step: &ReloadStep| match step {
+                ReloadStep::Begin(prepared) if prepared.name() == name => Some(prepared.continues()),
+                _ => None,
+            };
+            if let Some(is_continued) = steps.iter().find_map(follows) {
+                let mut paused = PausedWorkers::default();
+                let state = pool.pause(&mut paused, self.process.clock, is_continued)?;
+                paused.end();
                 states.insert(name.to_owned(), state);
             }
             pool.retire(&self.process)?;
@@ -198,7 +205,7 @@ impl Instance {
                 ReloadStep::Begin(mut prepared) => {
                     // A recreated pool keeps orders, health and flows.
                     if let Some(state) = states.remove(prepared.name()) {
-                        prepared.restore(state, self.process.clock.now())?;
+                        prepared.restore(state, self.process.clock.now(), None)?;
                     }
                     changes.push(format!("pool {} begun", prepared.name()));
                     prepared.start(&self.process)?
@@ -213,6 +220,18 @@ impl Instance {
         current.pools = pools;
         Ok(changes)
     }
+}
+
+/// The refusal of another value of a key, with the way that works: a process that takes over, or a restart.
+/// SIGUSR2 starts the program with its present arguments, and the new process finds this one in any case.
+fn fixed(source: &Path, pool: Option<&str>, key: &str, can_follow: bool) -> Refusal {
+    let pid = std::process::id();
+    let way = match can_follow {
+        true => format!("let a new process take over: kill -USR2 {pid}"),
+        false => "restart the balancer, since requests in flight depend on it".to_owned(),
+    };
+    let problem = format!("cannot change while the balancer runs; {way}");
+    Refusal::Invalid(config::error_in_file(Some(source), pool, key, &problem).to_string())
 }
 
 /// An address that both pools bind.

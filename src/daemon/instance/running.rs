@@ -1,9 +1,11 @@
 //! A running pool of a balancer process: the operations that both kinds have.
 //!
 //! The kinds pause for a successor in different ways. A native pool pauses all its workers between two turns
-//! before the first of them exports its state, and no worker takes another turn. A datagram pool stops
-//! reading its client-side sockets only, and finishes the requests in flight itself.
+//! before the first of them exports its state, and no worker takes another turn. So does a datagram pool
+//! whose successor continues its flows. Any other datagram pool stops reading its client-side sockets only,
+//! and finishes the requests in flight itself.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::paused::PausedWorkers;
@@ -17,6 +19,7 @@ use crate::daemon::handover::SocketSet;
 use crate::daemon::inbox::Gone;
 use crate::daemon::resolver::Resolver;
 use crate::pool::order::{Order, Refused};
+use crate::pool::stats::PoolTotals;
 
 /// Settings that a running pool can adopt.
 pub struct Change {
@@ -34,8 +37,13 @@ pub enum Transition {
     Change(Box<Change>),
     /// A recreated pool replaces this one.
     Recreate,
-    /// The pool cannot adopt the settings: the value of this key cannot change while the pool runs.
-    Fixed(String),
+    /// The pool cannot adopt the settings.
+    Fixed {
+        /// The key whose value cannot change while the pool runs, as an item of `pools` has it.
+        key: &'static str,
+        /// Whether a process that takes over can have another value.
+        can_follow: bool,
+    },
 }
 
 /// A pool whose workers run.
@@ -65,8 +73,17 @@ pub trait Running: Send + Sync {
     fn sockets_left(&self, name: &str) -> Result<SocketSet, Failed>;
 
     /// Stops reading the sockets that the successor reads, and returns the state for the successor. `paused`
-    /// receives the workers that pause.
-    fn pause(&self, paused: &mut PausedWorkers, clock: Clock) -> Result<PoolState, Failed>;
+    /// receives the workers that pause. `is_continued`: the successor reads the server-side sockets too,
+    /// where [`Running::sockets`] has them.
+    fn pause(
+        &self,
+        paused: &mut PausedWorkers,
+        clock: Clock,
+        is_continued: bool,
+    ) -> Result<PoolState, Failed>;
+
+    /// Adds what a predecessor has counted; `slots` has the slot here of each of its slots.
+    fn add_totals(&self, totals: &PoolTotals, slots: &BTreeMap<u16, u16>, process: &ProcessContext);
 
     /// Reads all sockets again after a pause without a successor. A worker that reads already is not changed.
     fn resume(&self) -> Result<(), Failed>;

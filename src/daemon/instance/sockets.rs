@@ -5,12 +5,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 
 use super::Failed;
 use crate::config::{self, Check, Config, DatagramPool, NativePool, Target};
+use crate::daemon::datagram::OpenSockets;
 use crate::daemon::handover::{Label, SocketKind, SocketSet};
 use crate::daemon::resolver::Resolver;
 use crate::daemon::{datagram, tcp};
 use crate::io::socket::{SocketOptions, bind};
 use crate::os::limits;
-use crate::role::datagram::WorkerSockets;
+use crate::role::datagram::{Affinity, SocketOrigins, WorkerSockets};
 
 /// File descriptors besides those of datagram pools: logs, epoll, timers, native pools, the admin interface.
 const OTHER_FILES: usize = 256;
@@ -51,6 +52,8 @@ pub struct OpenDatagram {
     pub names: Resolver,
     /// The sockets of each worker.
     pub workers: Vec<(Vec<UdpSocket>, WorkerSockets)>,
+    /// Where the sockets of a predecessor's workers are.
+    pub origins: SocketOrigins,
     /// The listeners of TCP connections.
     pub listeners: Vec<TcpListener>,
 }
@@ -58,11 +61,36 @@ pub struct OpenDatagram {
 impl Opened {
     /// Opens the sockets that this configuration needs. Sockets that are in `inherited` are taken from there.
     pub fn all(config: &Config, inherited: &mut SocketSet) -> Result<Opened, Failed> {
-        allow_files(&config.pools)?;
+        check_inherited(config, inherited)?;
+        allow_files(&config.pools, inherited.len())?;
         let pools =
             config.pools.iter().map(|pool| PoolSockets::new(pool, inherited)).collect::<Result<_, _>>()?;
         Ok(Opened { pools, admin: admin(&config.admin, inherited)? })
     }
+}
+
+/// Whether the pools can use the inherited sockets of their addresses. The error names the key that differs.
+fn check_inherited(config: &Config, inherited: &SocketSet) -> Result<(), Failed> {
+    let source = config.source.as_deref();
+    for (label, socket) in inherited.borrowed().iter().filter(|(label, _)| label.kind == SocketKind::Front) {
+        let has_addr = |pool: &&config::Pool| pool.listen().contains(&label.addr);
+        let Some(pool) = config.pools.iter().find(has_addr) else { continue };
+        if pool.name() != label.pool {
+            let (addr, old) = (label.addr, &label.pool);
+            let problem = format!(
+                "the running balancer has {addr} in pool {old}; keep that name, or restart without --takeover"
+            );
+            return Err(Failed::new(config::error_in_file(source, Some(pool.name()), "name", &problem)));
+        }
+        if pool.workers() > 1 && !socket2::SockRef::from(socket).reuse_port()? {
+            let problem = format!(
+                "the running balancer has 1, this configuration {}; restart without --takeover",
+                pool.workers()
+            );
+            return Err(Failed::new(config::error_in_file(source, Some(pool.name()), "workers", &problem)));
+        }
+    }
+    Ok(())
 }
 
 /// The sockets that a supervisor keeps, so that they outlive the balancer: those whose addresses clients and
@@ -89,7 +117,7 @@ fn hold_pool(pool: &config::Pool) -> Result<SocketSet, Failed> {
             }
         }
         config::Pool::Datagram(pool) => {
-            let fronts = plan_for(pool, &[]).open_fronts(name, &mut none)?;
+            let (fronts, _) = plan_for(pool, &[]).open_fronts(name, &mut none)?;
             for (fronts, worker) in fronts.iter().zip(0..) {
                 all.append(duplicates(fronts.iter().map(|front| (SocketKind::Front, front)), name, worker)?);
             }
@@ -107,8 +135,8 @@ fn hold_pool(pool: &config::Pool) -> Result<SocketSet, Failed> {
     Ok(all)
 }
 
-/// Raises the limit of descriptors to what these pools need.
-pub fn allow_files(pools: &[config::Pool]) -> Result<(), Failed> {
+/// Raises the limit of descriptors to what these pools need beside this many inherited sockets.
+pub fn allow_files(pools: &[config::Pool], inherited: usize) -> Result<(), Failed> {
     // Both address families, since a host name may lead to either.
     let of_pool = |pool: &DatagramPool| {
         let fronts = pool.listen.len() * pool.settings.workers;
@@ -117,7 +145,8 @@ pub fn allow_files(pools: &[config::Pool]) -> Result<(), Failed> {
     match pools.iter().filter_map(config::Pool::as_datagram).map(of_pool).sum::<usize>() {
         0 => Ok(()),
         sum => {
-            Ok(limits::allow_files((sum + OTHER_FILES) as u64, "pools[].ports or pools[].tcp_connections")?)
+            let count = (sum + inherited + OTHER_FILES) as u64;
+            Ok(limits::allow_files(count, "pools[].ports or pools[].tcp_connections")?)
         }
     }
 }
@@ -153,9 +182,9 @@ impl OpenNative {
 impl OpenDatagram {
     fn new(pool: &DatagramPool, inherited: &mut SocketSet) -> Result<OpenDatagram, Failed> {
         let (names, plan) = plan(pool)?;
-        let workers = plan.open(&pool.settings.name, inherited)?;
+        let OpenSockets { workers, origins } = plan.open(&pool.settings.name, inherited)?;
         let listeners = listeners(pool, inherited)?;
-        Ok(OpenDatagram { of: pool.clone(), plan, names, workers, listeners })
+        Ok(OpenDatagram { of: pool.clone(), plan, names, workers, origins, listeners })
     }
 }
 
@@ -247,6 +276,7 @@ pub fn plan_for(pool: &DatagramPool, addrs: &[SocketAddr]) -> datagram::SocketPl
             .and_then(|ip| if let IpAddr::V6(ip) = ip { Some(ip) } else { None }),
         checks: pool.settings.health.check != Check::None,
         transparent: pool.settings.transparent,
+        keeps_ports: pool.settings.affinity == Affinity::Client,
     }
 }
 

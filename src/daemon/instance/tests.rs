@@ -95,8 +95,8 @@ fn all_pools_resume_after_a_pause_that_reached_some_of_them() {
     let pools = instance.pools();
     // Nothing reads until the pause is over.
     let mut paused = PausedWorkers::default();
-    let states = instance.pause(&mut paused).unwrap();
-    let order: Vec<&str> = states.iter().map(|(name, _)| name.as_str()).collect();
+    let states = instance.pause(&mut paused, &[]).unwrap();
+    let order: Vec<&str> = states.iter().map(|pool| pool.name.as_str()).collect();
     assert_eq!(order, ["echo", "native", "other"], "those that keep working first");
     drop(paused);
     instance.resume().unwrap();
@@ -110,7 +110,7 @@ fn all_pools_resume_after_a_pause_that_reached_some_of_them() {
         std::thread::yield_now();
     }
     let mut paused = PausedWorkers::default();
-    assert!(instance.pause(&mut paused).is_err());
+    assert!(instance.pause(&mut paused, &[]).is_err());
     drop(paused);
     assert!(instance.resume().is_err(), "of the one that has ended");
     assert!(pools[0].is_turning() && pools[2].is_turning());

@@ -1,12 +1,17 @@
 //! The workers of a pool of either kind, reached from outside their threads.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::UdpSocket;
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::time::Duration;
 
+use super::paused::{PauseVerdict, PausedWorkers};
 use super::sockets::duplicates;
 use super::{Failed, ProcessContext};
-use crate::base::time::Instant;
+use crate::admin::status::PoolSource;
+use crate::base::time::{Clock, Instant};
 use crate::daemon::handover::{SocketKind, SocketSet};
 use crate::daemon::inbox::{Gone, WorkerHandle, inbox};
 use crate::daemon::pool_log::PoolLog;
@@ -14,6 +19,13 @@ use crate::daemon::worker::{Balancing, Worker};
 use crate::io::socket::receive_buffer;
 use crate::io::{BackEnd, IoChoice, IoOptions};
 use crate::os::affinity;
+use crate::pool::part::Part;
+use crate::pool::stats::PoolTotals;
+
+/// Maximum time for which a paused worker waits for a verdict. It is longer than a whole conversation with a
+/// successor, so that no worker reads again while a successor starts. The thread that pauses the workers
+/// always gives a verdict before.
+const PAUSED_MAX: Duration = Duration::from_secs(60);
 
 /// Opens the back end of one worker. `listening`: number of its sockets whose addresses clients or servers
 /// know; these are the first ones.
@@ -108,6 +120,57 @@ impl<R: Balancing + Send + 'static> Workers<R> {
         self.handles[0].call(move |worker, now| act(&mut worker.role, now))
     }
 
+    /// Pauses all workers between two turns before the first one exports its part: any worker may take the
+    /// reply to a request of another. The workers wait for their verdicts in `paused`.
+    pub fn pause(&self, paused: &mut PausedWorkers, clock: Clock) -> Result<Vec<Part>, Failed> {
+        for worker in self.iter() {
+            worker.call(|worker, _| worker.pause_all())??;
+        }
+        let mut own = PausedWorkers::default();
+        let mut reports = vec![];
+        for worker in self.iter() {
+            let (report, reported) = sync_channel(2);
+            let verdict = own.add();
+            worker.send(move |worker, _| {
+                worker.role.stop_waiting();
+                let _ = report.send(worker.settle(&clock).map(|()| None));
+                loop {
+                    match verdict.recv_timeout(PAUSED_MAX) {
+                        Ok(PauseVerdict::Export) => {
+                            _ = report.send(Ok(Some(worker.role.export(clock.now()))));
+                        }
+                        Ok(PauseVerdict::End) => return worker.end(),
+                        Err(_) => {
+                            worker.role.wait_again();
+                            return worker.resume_all();
+                        }
+                    }
+                }
+            })?;
+            reports.push(reported);
+        }
+        let next = |reported: &Receiver<io::Result<Option<Part>>>| {
+            Ok::<_, Failed>(reported.recv_timeout(PAUSED_MAX).map_err(|_| Gone)??)
+        };
+        for reported in &reports {
+            next(reported)?;
+        }
+        own.export();
+        let parts = reports.iter().map(|reported| next(reported)?.ok_or_else(|| Gone.into()));
+        let parts = parts.collect::<Result<_, Failed>>()?;
+        paused.append(own);
+        Ok(parts)
+    }
+
+    /// Adds totals to those of a worker, in its thread. `add` runs here if the worker has ended.
+    pub fn add_totals(&self, worker: usize, add: impl Fn() + Clone + Send + 'static) {
+        let Some(handle) = self.handles.get(worker) else { return };
+        let in_its_thread = add.clone();
+        if handle.send(move |_, _| in_its_thread()).is_err() {
+            add();
+        }
+    }
+
     /// Has every worker take a turn, so that idle workers adopt new settings too.
     pub fn wake(&self) -> Result<(), Gone> {
         self.handles.iter().try_for_each(|worker| worker.send(|_, _| ()))
@@ -131,17 +194,18 @@ impl<R: Balancing + Send + 'static> Workers<R> {
         retired.collect()
     }
 
-    /// Duplicates of the client-side sockets of each worker, labelled for a pool of this name; with all
-    /// others too if a successor reads those as well.
+    /// Duplicates of the client-side sockets of each worker, labelled for a pool of this name; with `all`, of
+    /// the server-side sockets that a successor can read too.
     pub fn duplicates(&self, name: &str, all: bool, ended: EndedWorkers) -> Result<SocketSet, Failed> {
         let mut set = SocketSet::default();
         for (number, worker) in self.handles.iter().enumerate() {
             let name = name.to_owned();
             let sockets = worker.call(move |worker, _| {
-                let fronts = worker.role.fronts();
+                let (fronts, backs) = (worker.role.fronts(), worker.role.backs());
                 let labelled = worker.io.sockets().iter().zip(0..).filter_map(|(socket, id)| {
-                    let kind = if fronts.contains(&id) { SocketKind::Front } else { SocketKind::Back };
-                    (all || kind == SocketKind::Front).then_some((kind, socket))
+                    let is_front = fronts.contains(&id);
+                    let kind = if is_front { SocketKind::Front } else { SocketKind::Back };
+                    (is_front || all && backs.contains(&id)).then_some((kind, socket))
                 });
                 duplicates(labelled, &name, number as u16)
             });
@@ -151,5 +215,20 @@ impl<R: Balancing + Send + 'static> Workers<R> {
             }
         }
         Ok(set)
+    }
+}
+
+/// Adds what the workers of a predecessor have counted to the counters of these workers.
+pub fn add_totals<R: Balancing + Send + 'static>(
+    workers: &Workers<R>,
+    counters: &PoolSource,
+    totals: &PoolTotals,
+    slots: &BTreeMap<u16, u16>,
+) {
+    let count = workers.handles.len();
+    for (number, of) in totals.workers.iter().enumerate() {
+        let worker = number % count;
+        let (counters, of, slots) = (counters.clone(), of.clone(), slots.clone());
+        workers.add_totals(worker, move || counters.add_to_worker(worker, &of, &slots));
     }
 }

@@ -17,6 +17,20 @@ impl CountHistogram {
         self.sum.add(u64::from(number));
     }
 
+    /// A total by its position: the counts of the buckets, then the sum.
+    pub(super) fn total(&self, place: usize) -> u64 {
+        if place < LatencyHistogram::BUCKETS { self.counts.bucket(place) } else { self.sum.get() }
+    }
+
+    /// Adds to the total at this position. One writer only.
+    pub(super) fn add(&self, place: usize, n: u64) {
+        if place < LatencyHistogram::BUCKETS {
+            self.counts.add(place, n);
+        } else {
+            self.sum.set(self.sum.get().wrapping_add(n));
+        }
+    }
+
     /// A copy of the counts.
     pub fn snapshot(&self) -> CountSnapshot {
         CountSnapshot { sum: self.sum.get(), counts: self.counts.snapshot() }

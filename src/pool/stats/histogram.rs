@@ -67,6 +67,20 @@ impl LatencyHistogram {
         bucket.map(|bucket| Duration::from_micros(upper(bucket)))
     }
 
+    /// Number of buckets.
+    pub(super) const BUCKETS: usize = BUCKETS;
+
+    /// The count of a bucket.
+    pub(super) fn bucket(&self, bucket: usize) -> u64 {
+        u64::from(self.0[bucket].load(Ordering::Relaxed))
+    }
+
+    /// Adds to the count of a bucket. One writer only.
+    pub(super) fn add(&self, bucket: usize, n: u64) {
+        let count = &self.0[bucket];
+        count.store(count.load(Ordering::Relaxed).wrapping_add(n as u32), Ordering::Relaxed);
+    }
+
     /// A copy of the counts.
     pub fn snapshot(&self) -> LatencySnapshot {
         LatencySnapshot(self.0.iter().map(|c| c.load(Ordering::Relaxed)).collect())

@@ -12,6 +12,7 @@ pub mod histogram;
 pub mod native;
 pub mod rejects;
 pub mod served;
+pub mod totals;
 
 pub use common::{ServerStats, WorkerStats};
 pub use counts::{CountHistogram, CountSnapshot};
@@ -21,6 +22,7 @@ pub use histogram::{LatencyHistogram, LatencySnapshot};
 pub use native::{NativeServerStats, NativeStats};
 pub use rejects::{Reject, Rejects};
 pub use served::{Answers, Served, ServedTotals};
+pub use totals::{HasTotals, PoolTotals, ThreadTotals, Totals};
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

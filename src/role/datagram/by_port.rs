@@ -9,13 +9,14 @@
 //! Requests of one client to one server share a lease: each response is that client's in any case. The client
 //! tells its requests apart as if it had sent them to the server itself.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::adopted_flows::{AdoptedFlows, MovedFlow};
 use super::forward::{DatagramPurpose, Forwarder, Way};
-use super::handover::Flow;
+use super::handover::{Flow, FlowLease, RestingPair};
 use super::in_flight::InFlight;
-use super::leases::{LeaseEnd, Leases, Owner, Pair};
+use super::leases::{LeaseEnd, Leases, Owner, Pair, PairRecord};
 use super::request::{DatagramClient, DatagramRequest, Handled, Response};
 use super::settings::{ANSWER_LATEST, Affinity, UNANSWERED_REST, flows_per_source};
 use super::shared::DatagramMember;
@@ -337,31 +338,137 @@ impl ByPort {
         if self.affinity != Affinity::Client {
             return vec![];
         }
-        let flow = |client: &DatagramClient, flow: &MovedFlow| Flow {
+        let flow = |client: &DatagramClient, flow: &MovedFlow, lease: Option<FlowLease>| Flow {
             client: client.addr,
             front: core.front_addr(client.front),
+            front_id: client.front.0,
             local_ip: core.shared.pool.locals.get(client.local),
             server: flow.server,
             is_answered: flow.is_answered,
+            lease,
         };
         let live = |pair: Pair| {
-            let (used, slot) = (&self.uses[pair.index()], self.leases.slot(pair));
-            let owner = self.leases.owner(now, pair).filter(|_| self.leases.is_busy(pair))?;
-            let member = core.view.get(slot).filter(|member| member.epoch == used.epoch)?;
-            let moved = MovedFlow { server: member.addr, is_answered: used.is_answered };
-            Some(flow(&owner.client, &moved))
+            let used = &self.uses[pair.index()];
+            let record = self.leases.record(now, pair).filter(|record| record.rest.is_none())?;
+            let server = self.server_of(core, pair)?;
+            let key = used.last?;
+            let (since, sent) = match used.is_answered {
+                true => (self.flows.since(key)?, self.flows.since(key)?),
+                false => (self.waiting.since(key)?, self.waiting.get(key)?.sent),
+            };
+            let (port, returns, credit) = (self.leases.port(pair), record.returns, used.credit);
+            let moved = MovedFlow { server, is_answered: used.is_answered };
+            Some(flow(&record.owner.client, &moved, Some(FlowLease { port, returns, credit, since, sent })))
         };
-        let moved = self.adopted.iter().map(|(client, moved)| flow(client, moved));
+        let moved = self.adopted.iter().map(|(client, moved)| flow(client, moved, None));
         self.leases.pairs().filter_map(live).chain(moved).collect()
     }
 
-    /// Adopts flows of a predecessor.
+    /// The server of a pair, if it is the one with which the pair was last used.
+    fn server_of(&self, core: &Forwarder, pair: Pair) -> Option<SocketAddr> {
+        let member = core.view.get(self.leases.slot(pair))?;
+        (member.epoch == self.uses[pair.index()].epoch).then_some(member.addr)
+    }
+
+    /// The pairs in quarantine: late datagrams for their owners may still arrive.
+    pub fn export_resting(&self, core: &Forwarder, now: Instant) -> Vec<RestingPair> {
+        if self.affinity != Affinity::Client {
+            return vec![];
+        }
+        let resting = |pair: Pair| {
+            let PairRecord { owner, returns, rest } = self.leases.record(now, pair)?;
+            let ((row, until), used) = (rest?, &self.uses[pair.index()]);
+            Some(RestingPair {
+                client: owner.client.addr,
+                front: core.front_addr(owner.client.front),
+                front_id: owner.client.front.0,
+                local_ip: core.shared.pool.locals.get(owner.client.local),
+                server: self.server_of(core, pair)?,
+                port: self.leases.port(pair),
+                row,
+                until,
+                returns,
+                credit: used.credit,
+                is_answered: used.is_answered,
+            })
+        };
+        self.leases.pairs().filter_map(resting).collect()
+    }
+
+    /// Continues flows of a predecessor on its own ports, those that rest included. Each flow has its lease.
+    pub fn continue_from(
+        &mut self,
+        core: &mut Forwarder,
+        now: Instant,
+        mut flows: Vec<Flow>,
+        mut resting: Vec<RestingPair>,
+    ) {
+        if self.affinity != Affinity::Client {
+            return;
+        }
+        flows.sort_by_key(|flow| flow.lease.map(|lease| lease.since));
+        for flow in &flows {
+            self.continue_flow(core, now, flow);
+        }
+        resting.sort_by_key(|pair| pair.until);
+        for rests in &resting {
+            let local = core.shared.pool.locals.number(rests.local_ip);
+            let client = DatagramClient { addr: rests.client, front: SocketId(rests.front_id), local };
+            let Some((pair, epoch)) = self.pair_at(core, rests.server, rests.port) else { continue };
+            let (owner, rest) = (Owner { client, slot: None }, Some((rests.row, rests.until)));
+            if self.leases.restore(pair, &PairRecord { owner, returns: rests.returns, rest }) {
+                let (credit, is_answered) = (rests.credit, rests.is_answered);
+                self.uses[pair.index()] = Use { credit, epoch, is_answered, ..Use::default() };
+            }
+        }
+    }
+
+    fn continue_flow(&mut self, core: &mut Forwarder, now: Instant, flow: &Flow) {
+        let Flow { client, front_id, local_ip, server, is_answered, lease, .. } = *flow;
+        let local = core.shared.pool.locals.number(local_ip);
+        let client = DatagramClient { addr: client, front: SocketId(front_id), local };
+        let Some(FlowLease { port, returns, credit, since, sent }) = lease else { return };
+        let Some((pair, epoch)) = self.pair_at(core, server, port) else { return };
+        let owner = Owner { client, slot: None };
+        if !self.leases.restore(pair, &PairRecord { owner, returns, rest: None }) {
+            return;
+        }
+        let slot = self.leases.slot(pair);
+        core.shared.pool.tree.adjust(slot, 1);
+        core.count_flow(client.addr.ip());
+        let last = if is_answered {
+            self.last_flow = self.last_flow.max(since);
+            self.flows.insert(since, pair)
+        } else {
+            core.owe(now, slot);
+            self.waiting.insert(since, PortRequest { pair, next: None, sent })
+        };
+        self.uses[pair.index()] = Use { first: None, last, credit, epoch, is_answered };
+        core.stats.flows.add(1);
+    }
+
+    /// The pair of a port and the server at this address, and the server's epoch.
+    fn pair_at(&self, core: &Forwarder, server: SocketAddr, port: u16) -> Option<(Pair, u32)> {
+        let slot = core.view.slot_of(server)?;
+        let member = core.view.get(slot).filter(|member| member.addr == server)?;
+        let has_port = usize::from(port) < core.ports_to(server).len();
+        has_port.then(|| (self.leases.pair(port, slot), member.epoch))
+    }
+
+    /// Has the pairs of a server rest that are not in use: the server had left the predecessor, whose ports
+    /// these are.
+    pub fn rest_all(&mut self, core: &Forwarder, server: SocketAddr, until: Instant) {
+        if let Some(slot) = core.view.slot_of(server) {
+            self.leases.rest_all(slot, until);
+        }
+    }
+
+    /// Adopts flows of a predecessor, which keep their server and get other ports.
     pub fn import(&mut self, core: &mut Forwarder, now: Instant, flows: &[Flow]) {
         let until = now + core.settings.idle_timeout;
-        for &Flow { client, front, local_ip, server, is_answered } in flows {
-            let Some(front) = core.front_at(front) else { continue };
-            let client =
-                DatagramClient { addr: client, front, local: core.shared.pool.locals.number(local_ip) };
+        for &Flow { client, front_id, local_ip, server, is_answered, .. } in flows {
+            let local = core.shared.pool.locals.number(local_ip);
+            let client = DatagramClient { addr: client, front: SocketId(front_id), local };
             self.adopted.add(until, client, MovedFlow { server, is_answered });
         }
     }

@@ -19,6 +19,7 @@ use std::hash::{BuildHasher, Hash};
 use std::net::{Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use siphasher::sip::SipHasher13;
 
 use super::request::DatagramClient;
@@ -61,8 +62,8 @@ enum LeaseState {
 }
 
 /// The queues of resting pairs, per server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum PairRow {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum PairRow {
     /// Answered; the client has not returned.
     Once,
     /// Unanswered.
@@ -85,6 +86,16 @@ struct Lease {
     returns: u32,
     next: u32,
     previous: u32,
+}
+
+/// The state of a pair for a successor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct PairRecord {
+    pub owner: Owner,
+    /// The number of times for which its owner has taken it again.
+    pub returns: u32,
+    /// The row in which it rests, and until when; `None` while it has a lease.
+    pub rest: Option<(PairRow, Instant)>,
 }
 
 const NONE: u32 = u32::MAX;
@@ -223,6 +234,53 @@ impl Leases {
         lease.until = now + rest;
         self.lanes[(pair.0 / self.ports) as usize].busy -= 1;
         self.link(pair.0);
+    }
+
+    /// The state of a pair for a successor: `None` if it is free.
+    pub fn record(&self, now: Instant, pair: Pair) -> Option<PairRecord> {
+        let lease = &self.leases[pair.index()];
+        let owner = *self.owner(now, pair)?;
+        let rest = (lease.state == LeaseState::Resting).then_some((lease.row, lease.until));
+        Some(PairRecord { owner, returns: lease.returns, rest })
+    }
+
+    /// Continues a pair of a predecessor. False if it is not fresh, or if its owner has another pair. Of
+    /// resting pairs, those that rest longer must come later.
+    pub fn restore(&mut self, pair: Pair, record: &PairRecord) -> bool {
+        let PairRecord { owner, returns, rest } = *record;
+        let is_fresh = self.leases[pair.index()].state == LeaseState::Fresh;
+        let is_known = self.owners.contains_key(&owner);
+        if !is_fresh || is_known && rest.is_none() {
+            return false;
+        }
+        if !is_known {
+            self.owners.insert(owner, pair);
+        }
+        let lease = &mut self.leases[pair.index()];
+        (lease.owner, lease.returns) = (Some(owner), returns);
+        match rest {
+            None => {
+                lease.state = LeaseState::Busy;
+                self.lanes[(pair.0 / self.ports) as usize].busy += 1;
+            }
+            Some((row, until)) => {
+                (lease.state, lease.row, lease.until) = (LeaseState::Resting, row, until);
+                self.link(pair.0);
+            }
+        }
+        true
+    }
+
+    /// Has all fresh pairs of a server rest without an owner: datagrams for former owners may still arrive.
+    pub fn rest_all(&mut self, slot: Slot, until: Instant) {
+        for port in 0..self.ports {
+            let pair = self.pair(port as u16, slot);
+            let lease = &mut self.leases[pair.index()];
+            if lease.state == LeaseState::Fresh {
+                (lease.state, lease.row, lease.until) = (LeaseState::Resting, PairRow::Unanswered, until);
+                self.link(pair.0);
+            }
+        }
     }
 
     /// The number of a server's pairs that rest unanswered.

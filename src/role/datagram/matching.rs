@@ -3,7 +3,7 @@
 use super::by_port::ByPort;
 use super::dns::DnsMatching;
 use super::forward::Forwarder;
-use super::handover::Flow;
+use super::handover::{Flow, RestingPair};
 use super::in_flight::InFlight;
 use super::own_answers;
 use super::request::{DatagramRequest, Handled, Response};
@@ -157,10 +157,19 @@ impl Matching {
         }
     }
 
-    /// Adopts flows of a predecessor.
-    pub fn import(&mut self, core: &mut Forwarder, now: Instant, flows: &[Flow]) {
-        if let Matching::ByPort(by_port) = self {
-            by_port.import(core, now, flows);
+    /// The pairs of flows that rest, for a successor that reads the same ports.
+    pub fn export_resting(&self, core: &Forwarder, now: Instant) -> Vec<RestingPair> {
+        match self {
+            Matching::Dns(_) => vec![],
+            Matching::ByPort(by_port) => by_port.export_resting(core, now),
+        }
+    }
+
+    /// The table of flows; `None` for another matching.
+    pub fn by_port(&mut self) -> Option<&mut ByPort> {
+        match self {
+            Matching::Dns(_) => None,
+            Matching::ByPort(by_port) => Some(by_port),
         }
     }
 }

@@ -34,11 +34,15 @@ impl DatagramPrimary {
             }
         }
         let mut present: HashSet<_> = self.pool.registry().iter().map(|(_, server)| server.addr).collect();
-        let mut waiting = 0;
+        let (mut waiting, mut is_awaited) = (0, false);
         for server in desired.iter().filter(|server| present.insert(server.addr)) {
             let addr = server.addr;
             if core.ports_to(addr).is_empty() {
                 self.pool.report(Event::NoPort { addr });
+                continue;
+            }
+            if self.slots.may_hear_of_former(now, addr) {
+                is_awaited = true;
                 continue;
             }
             let registry = self.pool.registry();
@@ -52,8 +56,10 @@ impl DatagramPrimary {
                 None => self.pool.report(Event::NoRoom { addr }),
             }
         }
-        if waiting > 0 {
+        if waiting > 0 || is_awaited {
             core.shared.want_still(desired);
+        }
+        if waiting > 0 {
             let free = self.pool.registry().free().count();
             self.make_room(now, usize::saturating_sub(waiting, free));
         }

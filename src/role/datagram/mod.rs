@@ -78,7 +78,7 @@ use crate::pool::stall::StallDetector;
 use crate::pool::stats::DatagramStats;
 use crate::role::{Role, TwoSided};
 
-pub use self::handover::Flow;
+pub use self::handover::{Flow, FlowLease, PortOrigin, SocketOrigins};
 pub use self::settings::{
     Affinity, Chance, Check, DatagramSettings, HealthCheck, Protocol, ProxyProtocol, Sockets, WorkerSockets,
     flows_per_source,

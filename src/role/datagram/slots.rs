@@ -20,17 +20,30 @@ pub(super) struct Left {
 /// The last servers of the slots, and the time for which a slot rests.
 pub(super) struct Slots {
     pub left: Box<[Option<Left>]>,
+    /// Servers that had left a predecessor, and until when datagrams of their time may arrive.
+    pub former: Vec<(SocketAddr, Instant)>,
     pub rest: Duration,
     pub last_generation: u32,
 }
 
 impl Slots {
     pub fn new(settings: &DatagramSettings) -> Self {
-        Slots { left: vec![None; settings.servers_max].into(), rest: rest_of(settings), last_generation: 0 }
+        Slots {
+            left: vec![None; settings.servers_max].into(),
+            former: vec![],
+            rest: rest_of(settings),
+            last_generation: 0,
+        }
     }
 
     pub fn adopt(&mut self, settings: &DatagramSettings) {
         self.rest = rest_of(settings);
+    }
+
+    /// Whether datagrams of this server may still arrive at ports that a predecessor used for it. It had left
+    /// the predecessor, so which client they are for is not known.
+    pub fn may_hear_of_former(&self, now: Instant, addr: SocketAddr) -> bool {
+        self.former.iter().any(|&(former, until)| former == addr && until > now)
     }
 
     /// A free slot: the last one of this server, else one that has rested and has nothing in flight.

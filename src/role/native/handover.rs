@@ -158,6 +158,20 @@ pub enum Mismatch {
     Clock,
 }
 
+impl Mismatch {
+    /// The key that differs, as an item of `pools` has it; `None` if the cause is no key.
+    pub fn key(&self) -> Option<&'static str> {
+        match self {
+            Mismatch::FrameSize { .. } => Some("frame_size"),
+            Mismatch::Key => Some("key_file"),
+            Mismatch::Workers { .. } => Some("workers"),
+            Mismatch::ServersMax { .. } => Some("servers_max"),
+            Mismatch::Addresses => Some("listen"),
+            Mismatch::State(_) | Mismatch::Incomplete | Mismatch::Clock => None,
+        }
+    }
+}
+
 impl NativeWorkerState {
     fn from_part(part: &Part) -> Result<NativeWorkerState, Unreadable> {
         part.state(VERSION).and_then(|state: NativeWorkerState| match state.is_sound() {

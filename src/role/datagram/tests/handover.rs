@@ -28,9 +28,104 @@ fn exported(old: &Bench) -> Vec<Part> {
 
 fn import(new: &mut Bench, parts: &[Part]) -> Result<(), Unreadable> {
     let now = new.now;
-    let outcome = DatagramRole::import(&mut new.workers.iter_mut().collect::<Vec<_>>(), now, parts);
+    let outcome = import_from(new, parts, &SocketOrigins::default());
+    new.now = now;
+    outcome
+}
+
+fn import_from(new: &mut Bench, parts: &[Part], origins: &SocketOrigins) -> Result<(), Unreadable> {
+    let now = new.now;
+    let outcome = DatagramRole::import(&mut new.workers.iter_mut().collect::<Vec<_>>(), now, parts, origins);
     new.check();
     outcome
+}
+
+/// The same pool in another process that reads the ports of the old one too: from this one on, at each of the
+/// families.
+fn heir(old: &Bench, ports: u16, servers: impl IntoIterator<Item = u16>, first: u16) -> Bench {
+    let mut new = Bench::with_seed(99, flows(), ports, servers);
+    new.now = new.now.max(old.now);
+    let origins = SocketOrigins {
+        fronts: (0..4).map(|id| ((0, id), (0, id))).collect(),
+        ports: vec![PortOrigin { worker: 0, v4: first, v6: first }],
+    };
+    import_from(&mut new, &exported(old), &origins).unwrap();
+    new
+}
+
+#[test]
+fn flows_keep_their_ports_where_the_ports_are_handed_over() {
+    let mut old = Bench::new(flows(), 16, [1, 2, 3]);
+    let mut ways: Vec<Sent> = vec![];
+    for n in 0..12 {
+        let way = old.forwarded(client(n), b"hello");
+        old.turn(&[way.answered(b"hello too")]);
+        ways.push(way);
+    }
+    let unanswered = old.forwarded(client(99), b"hello?");
+    let mut new = heir(&old, 24, [3, 2, 1], 8);
+    assert_eq!(new.stats().flows.get(), 13, "at once");
+    assert_eq!([1, 2, 3].map(|n| new.queue(n)), [1, 2, 3].map(|n| old.queue(n)));
+    // The server speaks first.
+    let (before, after) =
+        ([1, 2, 3].map(|n| old.ports_to(server(n))), [1, 2, 3].map(|n| new.ports_to(server(n))));
+    let moved = |way: &Sent| {
+        let n = [1, 2, 3].iter().position(|&n| server(n) == way.to).unwrap();
+        Sent { socket: after[n].start + 8 + (way.socket - before[n].start), ..way.clone() }
+    };
+    assert_eq!(new.turn(&[moved(&unanswered).answered(b"late")])[0].to, client(99));
+    for (n, way) in (0..).zip(&ways) {
+        assert_eq!(new.turn(&[moved(way).answered(b"a push")])[0].to, client(n));
+        let more = new.forwarded(client(n), b"more");
+        assert_eq!((more.to, more.socket), (way.to, moved(way).socket), "client {n}");
+    }
+    assert_eq!(new.stats().flows.get(), 13);
+    let mut third = heir(&new, 24, [1, 2, 3], 0);
+    for (n, way) in (0..).zip(&ways) {
+        let more = third.forwarded(client(n), b"more");
+        assert_eq!((more.to, more.socket), (way.to, moved(way).socket), "client {n}");
+    }
+    third.pass(IDLE * 2);
+    assert_eq!(third.stats().flows.get(), 0);
+    third.check_rest();
+}
+
+#[test]
+fn a_pair_in_quarantine_stays_its_client_s_in_the_successor() {
+    let mut old = Bench::new(flows(), 8, [1]);
+    let way = old.forwarded(client(1), b"hello?");
+    old.pass(TIMEOUT + 20 * MS); // the flow has ended unanswered, and its pair rests
+    assert_eq!(old.stats().flows.get(), 0);
+    let mut new = heir(&old, 8, [1], 0);
+    assert_ne!(new.forwarded(client(2), b"hello").socket, way.socket);
+    assert_eq!(new.turn(&[way.answered(b"late")])[0].to, client(1));
+}
+
+#[test]
+fn datagrams_for_clients_of_a_server_that_had_left_reach_nobody() {
+    let mut old = Bench::new(flows(), 4, [1, 2]);
+    let way = open_at(&mut old, 1);
+    old.want(wanted([2]));
+    old.pass(TIMEOUT * 2);
+    assert!(old.slot(1).is_none(), "it has left");
+    let mut new = heir(&old, 4, [1, 2], 0);
+    for n in 0..4 {
+        if let Some(sent) = new.turn(&[In::new(0, client(n), b"hello")]).first() {
+            assert_eq!(sent.to, server(2));
+        }
+    }
+    assert!(new.turn(&[way.answered(b"late")]).is_empty());
+}
+
+/// A flow at this server.
+fn open_at(pool: &mut Bench, n: u16) -> Sent {
+    for client in (0..).map(client) {
+        let way = pool.forwarded(client, b"hello");
+        if way.to == server(n) {
+            return way;
+        }
+    }
+    unreachable!("one of the first clients")
 }
 
 /// A flow that its server has answered; where that is.
@@ -193,8 +288,8 @@ fn flows_are_bounded() {
     let (mut old, mut new) = (Bench::new(flows(), 2, [1]), Bench::new(flows(), 2, [1]));
     open(&mut old, 1);
     let one = old.workers[0].export_flows(old.now)[0];
-    let many: Vec<Flow> = (0..100).map(|n| Flow { client: client(n), ..one }).collect();
-    new.workers[0].import_flows(new.now, &many);
+    let many = (0..100).map(|n| Flow { client: client(n), lease: None, ..one }).collect();
+    new.workers[0].import_flows(new.now, many, vec![]);
     let pairs = 2 * flows().servers_max;
     assert_eq!(new.workers[0].export_flows(new.now).len(), pairs);
 }
