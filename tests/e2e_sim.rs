@@ -10,9 +10,10 @@ fn lbd(args: &[&str]) -> Finished {
     Site::new(json!({})).start_bare(args).finish()
 }
 
-/// `lbd sim` with few requests and these arguments; what it printed.
+/// `lbd sim` with these arguments and few requests; what it printed.
 fn sim(args: &[&str]) -> String {
-    let finished = lbd(&[&["sim", "--requests", "2000"], args].concat());
+    let few: &[&str] = if args.contains(&"--requests") { &[] } else { &["--requests", "2000"] };
+    let finished = lbd(&[&["sim"], few, args].concat());
     assert_eq!(finished.code, 0, "{finished:?}");
     finished.stdout
 }
@@ -32,33 +33,97 @@ fn a_seed_gives_the_same_bytes_on_any_number_of_threads() {
 
 #[test]
 fn the_table_and_the_json_have_the_same_figures() {
-    let args = ["--load", "0.5,0.9", "--policy", "round_robin", "--service", "bimodal:2ms"];
+    let args =
+        ["--load", "0.5,0.9", "--policy", "round_robin", "--service", "bimodal:2ms", "--warmup", "200"];
     let text = sim(&args);
     let found: Value = serde_json::from_str(&sim(&[&args[..], &["--json"]].concat())).unwrap();
     assert_eq!(found["setup"]["service"], "bimodal:2ms");
     let cases = found["cases"].as_array().unwrap();
     assert_eq!(cases.len(), 2);
-    assert!(cases[0]["rate"].as_f64().unwrap() < cases[1]["rate"].as_f64().unwrap());
+    assert!(cases[0]["rate_per_s"].as_f64().unwrap() < cases[1]["rate_per_s"].as_f64().unwrap());
     for case in cases {
         assert!(text.contains(&format!(
             "load {}: {:.0} requests/s",
             case["load"],
-            case["rate"].as_f64().unwrap()
+            case["rate_per_s"].as_f64().unwrap()
         )));
         let names: Vec<_> =
             case["compared"].as_array().unwrap().iter().map(|row| row["name"].as_str().unwrap()).collect();
         assert_eq!(names, ["exact", "round_robin"]);
+        assert_eq!((&case["requests"], &case["warmup_requests"]), (&json!(2_000), &json!(200)));
         let row = &case["compared"][1];
         assert_eq!((&row["figures"]["requests"], &row["figures"]["lost"]), (&json!(1800), &json!(0)));
-        assert!(
-            text.contains(&format!("{:.3}", row["ratios"][1]["median"].as_f64().unwrap())),
-            "{row} in {text}"
-        );
-        assert!(
-            text.contains(&format!("{:.3}", row["figures"]["regret"].as_f64().unwrap())),
-            "{row} in {text}"
-        );
+        assert_eq!(row["figures"]["latency_ns"]["p999"], Value::Null, "two requests are slower");
+        let shown = |estimate: &Value| format!("{:.3}", estimate["value"].as_f64().unwrap());
+        for estimate in [&row["ratios"]["p99"], &row["figures"]["regret_requests"]] {
+            assert!(text.contains(&shown(estimate)), "{row} in {text}");
+        }
     }
+}
+
+/// The first case of a study with these arguments.
+fn case(args: &[&str]) -> Value {
+    let finished = lbd(&[&["sim", "--json", "--rtt", "0s"], args].concat());
+    assert_eq!(finished.code, 0, "{finished:?}");
+    serde_json::from_str::<Value>(&finished.stdout).unwrap()["cases"][0].take()
+}
+
+/// Whether the interval of an estimate holds a value.
+fn holds(estimate: &Value, value: f64) -> bool {
+    let end = |name: &str| estimate[name].as_f64().unwrap_or_else(|| panic!("{name} of {estimate}"));
+    (end("low")..=end("high")).contains(&value)
+}
+
+/// One server with exponential gaps and work (M/M/1): the latency is exponential with a mean of
+/// work / (1 - load).
+#[test]
+fn intervals_hold_what_theory_says() {
+    for load in [0.5, 0.9] {
+        let right = |share: f64| -(1.0 - share).ln() * 5e6 / (1.0 - load);
+        let mut held = 0;
+        for seed in ["1", "2", "3", "4"] {
+            let load = load.to_string();
+            let args = ["--servers", "1", "--policy", "random", "--load", &load, "--seed", seed];
+            let case = case(&[&args[..], &["--requests", "60000"]].concat());
+            let latency = &case["compared"][1]["figures"]["latency_ns"];
+            held += usize::from(holds(&latency["p50"], right(0.5)))
+                + usize::from(holds(&latency["p99"], right(0.99)));
+        }
+        assert!(held >= 7, "{held} of 8 at load {load}");
+    }
+}
+
+#[test]
+fn the_warm_up_is_found_and_what_is_never_steady_has_no_interval() {
+    let policy = ["--policy", "shortest_queue", "--requests", "20000"];
+    let steady = case(&policy);
+    assert_eq!(steady["is_steady"], true);
+    assert!(steady["warmup_requests"].as_u64().unwrap() < 5_000, "{steady}");
+    let growing = case(&[&policy[..], &["--load", "1.1"]].concat());
+    assert_eq!(growing["is_steady"], false);
+    assert_eq!(growing["compared"][1]["figures"]["latency_ns"]["p99"]["low"], Value::Null);
+    let text = sim(&["--policy", "random", "--load", "1.1"]);
+    assert!(text.contains("no steady state"), "{text}");
+    let text = sim(&["--policy", "random", "--requests", "50"]);
+    assert!(!text.contains("p99.9 0") && text.contains("p99 -"), "{text}");
+}
+
+#[test]
+fn gaps_and_work_can_be_those_of_files() {
+    let site = Site::new(json!({}));
+    let work = site.write("work", "0.004\n0.006\n");
+    let trace = site.write("trace", "0\n0.001\n0.001\n0.004\n");
+    let [service, arrivals] =
+        [("file", &work), ("trace", &trace)].map(|(kind, file)| format!("{kind}:{}", file.display()));
+    let args = ["--policy", "random", "--servers", "2", "--requests", "20000", "--load", "0.5"];
+    let case = case(&[&args[..], &["--service", &service, "--arrivals", &arrivals]].concat());
+    assert_eq!(case["rate_per_s"].as_f64(), Some(200.0), "2 servers, 5 ms of work on average");
+    let p50 = case["ideal_ns"]["p50"]["value"].as_f64().unwrap();
+    assert!((4e6..8e6).contains(&p50), "{case}");
+    let text = sim(&["--arrivals", "burst:20", "--service", "pareto:5ms", "--policy", "random"]);
+    assert!(text.contains("arrivals burst:20, service pareto:5ms"), "{text}");
+    let finished = lbd(&["sim", "--service", "file:no/such/file"]);
+    assert!(finished.code == 2 && finished.stderr.contains("cannot read no/such/file"), "{finished:?}");
 }
 
 #[test]
@@ -109,7 +174,7 @@ fn an_overload_says_what_was_served() {
     let found: Value = serde_json::from_str(&sim(&[&args[..], &["--json"]].concat())).unwrap();
     let survivals = found["overload"].as_array().unwrap();
     assert_eq!(survivals.len(), 2);
-    let goodput = survivals[0]["goodput"].as_array().unwrap();
+    let goodput = survivals[0]["goodput_share"].as_array().unwrap();
     assert_eq!(goodput.len(), 63, "slices of 100 ms in 6.3 s");
     let most = goodput.iter().map(|share| share.as_f64().unwrap()).fold(0.0, f64::max);
     assert!((0.8..2.0).contains(&most), "{goodput:?}");

@@ -13,7 +13,7 @@ use lbd::wire::ReplyPath;
 const MS: Duration = Duration::from_millis(1);
 
 fn small(requests: usize) -> Setup {
-    Setup { requests, warmup: requests / 10, ..Setup::default() }
+    Setup { requests, warmup: Some(requests / 10), ..Setup::default() }
 }
 
 fn run(setup: &Setup, contender: &str, load: f64, seed: u64) -> Figures {
@@ -24,7 +24,7 @@ fn run(setup: &Setup, contender: &str, load: f64, seed: u64) -> Figures {
 /// p50, p99 and p99.9 against those of one queue for all servers.
 fn ratios(setup: &Setup, contender: &str, load: f64, seed: u64) -> [f64; 3] {
     let ideal = central_queue(&setup.trace(load, seed), &setup.speeds());
-    let ideal = Quantiles::of(ideal[setup.warmup..].to_vec()).all();
+    let ideal = Quantiles::of(ideal[setup.warmup.unwrap()..].to_vec()).all();
     let real = run(setup, contender, load, seed).latency.all();
     [0, 1, 2].map(|n| real[n] as f64 / ideal[n] as f64)
 }
@@ -98,7 +98,7 @@ fn the_shortest_queue_without_a_network_is_exact_knowledge() {
     let setup = Setup { rtt: Duration::ZERO, ..small(40_000) };
     let figures = run(&setup, "shortest_queue", 0.85, 7);
     let (latencies, longest) = exact_shortest_queue(&setup.trace(0.85, 7), &setup.speeds(), 7);
-    let exact = Quantiles::of(latencies[setup.warmup..].to_vec());
+    let exact = Quantiles::of(latencies[setup.warmup.unwrap()..].to_vec());
     assert_eq!((figures.regret, figures.error), (0.0, 0.0));
     assert!(figures.queue_max.abs_diff(longest) <= 1);
     let ratio = figures.latency.p99 as f64 / exact.p99 as f64;
@@ -154,7 +154,8 @@ fn shortest_delay_finds_the_slow_server() {
     let [_, bounded, _] = ratios(&setup, "bounded:1", 0.85, 7);
     assert!(bounded <= 1.2, "{bounded}");
     // Ten seconds after it has recovered, all is as if it had never been slow.
-    let recovered = Setup { spells: vec!["1x5@0s..4s".parse().unwrap()], warmup: 36_000, ..small(48_000) };
+    let recovered =
+        Setup { spells: vec!["1x5@0s..4s".parse().unwrap()], warmup: Some(36_000), ..small(48_000) };
     let [_, p99, _] = ratios(&recovered, "shortest_delay", 0.85, 7);
     let [_, never, _] = ratios(&Setup { spells: vec![], ..recovered }, "shortest_delay", 0.85, 7);
     assert!(p99 < never * 1.05, "{p99}, {never}");
@@ -190,7 +191,7 @@ fn a_large_system_is_dealt_out_to_its_balancers() {
 
 #[test]
 fn an_overload_is_survived_and_forgotten() {
-    let setup = Setup { clients: 64, service: ServiceTime::exponential(5 * MS), ..Setup::default() };
+    let setup = Setup { clients: 64, service: ServiceTime::exponential(5 * MS).into(), ..Setup::default() };
     let overload = Overload { factor: 2.0, lasts: Duration::from_secs(5) };
     let survivals = overload.run(&setup, &["bounded:1".parse().unwrap()], 0.85, 3, 1).unwrap();
     let [survival] = &survivals[..] else { panic!("one contender") };

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use super::duration::exact;
 
-/// A distribution of service times, written `exp:5ms`, `fixed:1ms`, `bimodal:5ms` or `lognormal:5ms`.
+/// A distribution of service times, written `exp:5ms`, `fixed:1ms`, `bimodal:5ms`, `lognormal:5ms` or
+/// `pareto:5ms`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ServiceTime {
     shape: Shape,
@@ -20,13 +21,19 @@ enum Shape {
     Bimodal,
     /// Sigma is 1.
     LogNormal,
+    /// The tail falls with [`TAIL`].
+    Pareto,
 }
 
-const SHAPES: [(&str, Shape); 4] = [
+/// Exponent of the tail of a Pareto distribution: above 2, so that its variance is finite.
+const TAIL: f64 = 2.2;
+
+const SHAPES: [(&str, Shape); 5] = [
     ("fixed", Shape::Fixed),
     ("exp", Shape::Exponential),
     ("bimodal", Shape::Bimodal),
     ("lognormal", Shape::LogNormal),
+    ("pareto", Shape::Pareto),
 ];
 
 impl ServiceTime {
@@ -45,6 +52,17 @@ impl ServiceTime {
         self.mean
     }
 
+    /// The squared coefficient of variation: 0 for a constant, 1 for an exponential distribution.
+    pub fn variability(&self) -> f64 {
+        match self.shape {
+            Shape::Fixed => 0.0,
+            Shape::Exponential => 1.0,
+            Shape::Bimodal => 2.25,
+            Shape::LogNormal => std::f64::consts::E - 1.0,
+            Shape::Pareto => 1.0 / (TAIL * (TAIL - 2.0)),
+        }
+    }
+
     /// Draws a service time. `unit` gives independent numbers in [0, 1).
     pub fn sample(&self, unit: &mut impl FnMut() -> f64) -> Duration {
         // 1 - u is in (0, 1], so its logarithm is finite.
@@ -58,6 +76,7 @@ impl ServiceTime {
                 let normal = (-2.0 * (1.0 - unit()).ln()).sqrt() * (std::f64::consts::TAU * unit()).cos();
                 (normal - 0.5).exp()
             }
+            Shape::Pareto => (TAIL - 1.0) / TAIL * (1.0 - unit()).powf(-1.0 / TAIL),
         };
         self.mean.mul_f64(factor)
     }
@@ -73,8 +92,8 @@ impl std::fmt::Display for ServiceTime {
 /// The text is no service time.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "\"{0}\" is no service time; use SHAPE:MEAN with the shape fixed, exp, bimodal or lognormal, such as \
-     exp:5ms"
+    "\"{0}\" is no service time; use SHAPE:MEAN with the shape fixed, exp, bimodal, lognormal or pareto, such \
+     as exp:5ms"
 )]
 pub struct BadServiceTime(String);
 

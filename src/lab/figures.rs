@@ -2,6 +2,8 @@
 
 use serde::Serialize;
 
+use super::interval::rank;
+use super::outcome::Outcome;
 use crate::base::time::Instant;
 
 /// Latency percentiles of a run, in nanoseconds; 0 if no request was answered.
@@ -15,25 +17,22 @@ pub struct Quantiles {
     pub p999: u64,
 }
 
+/// The shares of [`Quantiles`].
+pub(super) const SHARES: [f64; 3] = [0.5, 0.99, 0.999];
+
 impl Quantiles {
     /// Exact percentiles by rank.
     pub fn of(mut latencies: Vec<u64>) -> Quantiles {
-        if latencies.is_empty() {
-            return Quantiles::default();
-        }
         latencies.sort_unstable();
-        let at = |share: f64| latencies[((latencies.len() as f64 * share) as usize).min(latencies.len() - 1)];
-        Quantiles { p50: at(0.5), p99: at(0.99), p999: at(0.999) }
+        Quantiles::of_sorted(&latencies)
     }
 
-    /// Median of each percentile over several runs.
-    pub(super) fn median(runs: impl Iterator<Item = Quantiles> + Clone) -> Quantiles {
-        let median = |of: usize| {
-            let mut values: Vec<u64> = runs.clone().map(|quantiles| quantiles.all()[of]).collect();
-            values.sort_unstable();
-            values.get(values.len() / 2).copied().unwrap_or(0)
-        };
-        Quantiles { p50: median(0), p99: median(1), p999: median(2) }
+    /// Exact percentiles by rank of sorted latencies.
+    pub(super) fn of_sorted(latencies: &[u64]) -> Quantiles {
+        let Some(last) = latencies.len().checked_sub(1) else { return Quantiles::default() };
+        let at = |share: f64| latencies[((latencies.len() as f64 * share) as usize).min(last)];
+        let [p50, p99, p999] = SHARES.map(at);
+        Quantiles { p50, p99, p999 }
     }
 
     /// p50, p99 and p99.9.
@@ -65,14 +64,27 @@ pub struct Figures {
 }
 
 impl Figures {
-    /// Merges several runs: sums of counts, means of means, medians of latencies, and the maximum of the
-    /// longest queues.
-    pub(super) fn together<'a>(runs: impl Iterator<Item = &'a Figures> + Clone) -> Figures {
+    /// The percentiles that the number of answers supports: at least ten must be slower.
+    pub fn known(&self) -> [Option<u64>; 3] {
+        Figures::known_of(self.latency.all(), self.answered)
+    }
+
+    /// The percentiles that this number of answers supports.
+    pub fn known_of(percentiles: [u64; 3], answered: u64) -> [Option<u64>; 3] {
+        [0, 1, 2].map(|n| rank(answered as usize, SHARES[n]).map(|_| percentiles[n]))
+    }
+
+    /// Merges several runs: sums of counts, means of means, the percentiles of all latencies together, and the
+    /// maximum of the longest queues.
+    pub(super) fn together<'a>(
+        latency: Quantiles,
+        runs: impl Iterator<Item = &'a Figures> + Clone,
+    ) -> Figures {
         let sum = |of: fn(&Figures) -> u64| runs.clone().map(of).sum();
         let mean =
             |of: fn(&Figures) -> f64| runs.clone().map(of).sum::<f64>() / runs.clone().count().max(1) as f64;
         Figures {
-            latency: Quantiles::median(runs.clone().map(|figures| figures.latency)),
+            latency,
             requests: sum(|figures| figures.requests),
             answered: sum(|figures| figures.answered),
             refused: sum(|figures| figures.refused),
@@ -84,40 +96,47 @@ impl Figures {
     }
 }
 
-/// State of a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum RequestState {
-    Open,
-    Answered(u64),
-    Refused,
-    Lost,
+/// Sums of a part of the selections.
+#[derive(Clone, Copy, Debug, Default)]
+struct Selections {
+    count: u64,
+    regret: u64,
+    error: u64,
 }
 
 /// Requests and selections of a run.
 pub(super) struct SimLedger {
-    endings: Vec<RequestState>,
+    outcomes: Vec<Outcome>,
     arrived: Vec<Instant>,
-    warmup: usize,
     open: usize,
-    decisions: u64,
-    regret: u64,
-    error: u64,
+    /// By the number of the request, in parts of equal length.
+    selections: Vec<Selections>,
+    /// Requests of a part.
+    part: usize,
     queue_max: u32,
 }
 
+/// Maximum parts of a run for the sums of selections.
+const PARTS: usize = 1_000;
+
 impl SimLedger {
-    /// A ledger for `requests` requests; the first `warmup` do not count.
-    pub fn new(requests: usize, warmup: usize) -> Self {
+    /// A ledger for `requests` requests.
+    pub fn new(requests: usize) -> Self {
+        let part = requests.div_ceil(PARTS).max(1);
         SimLedger {
-            endings: vec![RequestState::Open; requests],
+            outcomes: vec![Outcome::OPEN; requests],
             arrived: vec![Instant::ZERO; requests],
-            warmup,
             open: 0,
-            decisions: 0,
-            regret: 0,
-            error: 0,
+            selections: vec![Selections::default(); requests.div_ceil(part)],
+            part,
             queue_max: 0,
         }
+    }
+
+    /// The ledger of a run in which each request was answered, after these nanoseconds.
+    pub fn answered(latencies: Vec<u64>, queue_max: u32) -> Self {
+        let outcomes = latencies.into_iter().map(Outcome::answered).collect();
+        SimLedger { outcomes, queue_max, ..SimLedger::new(0) }
     }
 
     /// Records the arrival of a request.
@@ -132,9 +151,9 @@ impl SimLedger {
     }
 
     /// Records an outcome; only the first one of a request counts.
-    fn end(&mut self, request: usize, ending: RequestState) {
-        if self.endings[request] == RequestState::Open {
-            self.endings[request] = ending;
+    fn end(&mut self, request: usize, outcome: Outcome) {
+        if self.outcomes[request] == Outcome::OPEN {
+            self.outcomes[request] = outcome;
             self.open -= 1;
         }
     }
@@ -142,51 +161,67 @@ impl SimLedger {
     /// Records that a request was answered.
     pub fn answer(&mut self, now: Instant, request: usize) {
         let latency = now.since(self.arrived[request]).as_nanos() as u64;
-        self.end(request, RequestState::Answered(latency));
+        self.end(request, Outcome::answered(latency));
     }
 
     /// Records that a request was refused.
     pub fn refuse(&mut self, request: usize) {
-        self.end(request, RequestState::Refused);
+        self.end(request, Outcome::REFUSED);
     }
 
     /// Records that a request can no longer end.
     pub fn lose(&mut self, request: usize) {
-        self.end(request, RequestState::Lost);
+        self.end(request, Outcome::LOST);
     }
 
     /// Records a selection: the server had `chosen` requests, the estimate was `believed`, and the
     /// shortest queue was `least`.
     pub fn decide(&mut self, request: usize, chosen: u32, least: u32, believed: u32) {
         self.queue_max = self.queue_max.max(chosen + 1);
-        if request >= self.warmup {
-            self.decisions += 1;
-            self.regret += u64::from(chosen - least);
-            self.error += u64::from(chosen.abs_diff(believed));
-        }
+        let part = &mut self.selections[request / self.part];
+        part.count += 1;
+        part.regret += u64::from(chosen - least);
+        part.error += u64::from(chosen.abs_diff(believed));
     }
 
-    /// Latency of each request in nanoseconds, if it was answered.
-    pub fn latencies(&self) -> impl Iterator<Item = Option<u64>> {
-        self.endings.iter().map(|ending| match ending {
-            RequestState::Answered(latency) => Some(*latency),
-            _ => None,
-        })
+    /// Forgets what only a run needs.
+    pub fn close(mut self) -> Self {
+        self.arrived = vec![];
+        self
     }
 
-    /// The results.
-    pub fn figures(&self) -> Figures {
-        let counted = &self.endings[self.warmup.min(self.endings.len())..];
-        let count = |of: fn(&RequestState) -> bool| counted.iter().filter(|ending| of(ending)).count() as u64;
-        let mean = |sum: u64| sum as f64 / self.decisions.max(1) as f64;
+    /// Outcomes of all requests, in the order of arrival.
+    pub fn outcomes(&self) -> &[Outcome] {
+        &self.outcomes
+    }
+
+    /// Means of the parts after the warm-up: regret, then error. Empty parts are left out.
+    pub fn means(&self, warmup: usize) -> [Vec<f64>; 2] {
+        let counted = self.selections_after(warmup).filter(|part| part.count > 0);
+        let mean = |sum: u64, part: &Selections| sum as f64 / part.count as f64;
+        counted.map(|part| (mean(part.regret, part), mean(part.error, part))).unzip().into()
+    }
+
+    fn selections_after(&self, warmup: usize) -> impl Iterator<Item = &Selections> {
+        self.selections.iter().skip(warmup.div_ceil(self.part))
+    }
+
+    /// The results without the first `warmup` requests. Regret and error leave out the rest of the warm-up's
+    /// last part, a thousandth of the run.
+    pub fn figures(&self, warmup: usize) -> Figures {
+        let counted = &self.outcomes[warmup.min(self.outcomes.len())..];
+        let count = |of: &[Outcome]| counted.iter().filter(|outcome| of.contains(outcome)).count() as u64;
+        let latencies: Vec<u64> = counted.iter().filter_map(|outcome| outcome.latency()).collect();
+        let sum = |of: fn(&Selections) -> u64| self.selections_after(warmup).map(of).sum::<u64>();
+        let decisions = sum(|part| part.count).max(1) as f64;
         Figures {
-            latency: Quantiles::of(self.latencies().skip(self.warmup).flatten().collect()),
             requests: counted.len() as u64,
-            answered: count(|ending| matches!(ending, RequestState::Answered(_))),
-            refused: count(|ending| *ending == RequestState::Refused),
-            lost: count(|ending| matches!(ending, RequestState::Lost | RequestState::Open)),
-            regret: mean(self.regret),
-            error: mean(self.error),
+            answered: latencies.len() as u64,
+            latency: Quantiles::of(latencies),
+            refused: count(&[Outcome::REFUSED]),
+            lost: count(&[Outcome::LOST, Outcome::OPEN]),
+            regret: sum(|part| part.regret) as f64 / decisions,
+            error: sum(|part| part.error) as f64 / decisions,
             queue_max: self.queue_max,
         }
     }
@@ -207,7 +242,7 @@ mod tests {
     #[test]
     fn a_request_ends_once_and_the_warm_up_does_not_count() {
         let at = |nanos| Instant::from_nanos(nanos);
-        let mut ledger = SimLedger::new(5, 1);
+        let mut ledger = SimLedger::new(5);
         (0..5).for_each(|request| ledger.arrive(at(request as u64 * 10), request));
         ledger.decide(0, 9, 0, 0);
         ledger.decide(1, 3, 1, 4);
@@ -219,11 +254,14 @@ mod tests {
         ledger.refuse(2);
         ledger.lose(3);
         assert_eq!(ledger.open(), 1);
-        let figures = ledger.figures();
+        let figures = ledger.figures(1);
         let Figures { requests, answered, refused, lost, .. } = figures;
         assert_eq!((requests, answered, refused, lost), (4, 1, 1, 2), "an open request is lost at the end");
         assert_eq!((figures.regret, figures.error, figures.queue_max), (1.0, 1.0, 10));
         assert_eq!(figures.latency.p50, 100);
-        assert_eq!(ledger.latencies().collect::<Vec<_>>(), [Some(100), Some(100), None, None, None]);
+        let latencies: Vec<_> = ledger.outcomes().iter().map(|outcome| outcome.latency()).collect();
+        assert_eq!(latencies, [Some(100), Some(100), None, None, None]);
+        assert_eq!(ledger.means(1), [vec![2.0, 0.0], vec![1.0, 1.0]], "two of the parts have selections");
+        assert!(ledger.means(5).iter().all(Vec::is_empty));
     }
 }

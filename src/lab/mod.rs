@@ -15,13 +15,14 @@
 //! | file | content |
 //! |---|---|
 //! | `setup.rs` | the simulated system |
-//! | `trace.rs`, `speeds.rs` | arrivals of requests, speeds of servers |
+//! | `trace.rs`, `work.rs`, `speeds.rs` | arrivals and work of requests, speeds of servers |
 //! | `ideal.rs` | ideal references |
 //! | `links.rs`, `addresses.rs` | network, addresses |
 //! | `world.rs` | order of the turns, and their effect on queues and requests |
 //! | `machine.rs` | a server machine with its queue |
 //! | `native.rs`, `datagram.rs` | the two kinds of pool |
-//! | `lengths.rs`, `figures.rs` | true queues, counters and results |
+//! | `lengths.rs`, `outcome.rs`, `figures.rs` | true queues, counters and results |
+//! | `steady.rs`, `interval.rs` | length and warm-up of runs, uncertainty of figures |
 //! | `study.rs`, `overload.rs` | comparisons of many runs |
 
 mod addresses;
@@ -29,23 +30,29 @@ mod contender;
 mod datagram;
 mod figures;
 mod ideal;
+mod interval;
 mod lengths;
 mod links;
 mod machine;
 mod native;
+mod outcome;
 mod overload;
 mod setup;
 mod speeds;
+mod steady;
 mod study;
 mod trace;
+mod work;
 mod world;
 
 pub use contender::{PolicyUnderTest, UnknownContender};
 pub use figures::{Figures, Quantiles};
 pub use ideal::{central_queue, exact_shortest_queue};
+pub use interval::Interval;
 pub use overload::{Overload, Survival};
 pub use setup::{PoolKind, SERVERS_OF_ONE_MAX, Setup};
 pub use speeds::{BadSpeed, Group, Speeds, Spell};
-pub use study::{Case, Compared, EXACT, InCase, Spread, Study, simulate};
+pub use study::{Case, Compared, EXACT, InCase, Intervals, Spread, Study, simulate};
 pub use trace::{RequestTrace, TracedRequest};
+pub use work::{Gaps, Listed, Work};
 pub use world::NotReady;

@@ -61,7 +61,7 @@ impl Overload {
             Phase { rate: setup.rate(self.factor), lasts: self.lasts },
             usual(Overload::AFTER),
         ];
-        RequestTrace::phases(&phases, setup.service, setup.balancers, seed)
+        RequestTrace::phases(setup, &phases, seed)
     }
 
     /// Runs the overload for each policy under test.
@@ -77,7 +77,7 @@ impl Overload {
         in_parallel(contenders.len(), threads, |index| {
             let contender = contenders[index];
             let ledger = play(setup, contender, &trace, seed)?;
-            let latencies: Vec<Option<u64>> = ledger.latencies().collect();
+            let latencies: Vec<Option<u64>> = ledger.outcomes().iter().map(|one| one.latency()).collect();
             Ok(self.judge(contender.to_string(), setup.rate(1.0), &trace, &latencies))
         })
     }

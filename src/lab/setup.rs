@@ -6,7 +6,9 @@ use serde::Serialize;
 
 use super::links::DATAGRAM;
 use super::speeds::{Group, Speeds, Spell};
+use super::steady::planned_requests;
 use super::trace::RequestTrace;
+use super::work::{Gaps, Work};
 use crate::base::service_time::ServiceTime;
 use crate::wire::{FrameFormat, ReplyPath};
 
@@ -41,8 +43,10 @@ pub struct Setup {
     pub spells: Vec<Spell>,
     /// Whether each server's weight is its speed, rounded. Otherwise all weights are equal.
     pub weighted: bool,
-    /// Distribution of the service time.
-    pub service: ServiceTime,
+    /// Spacing of the requests.
+    pub gaps: Gaps,
+    /// Service times of the requests.
+    pub service: Work,
     /// Interval of the servers' reports.
     pub staleness: Duration,
     /// Path of the replies.
@@ -59,8 +63,8 @@ pub struct Setup {
     pub clients: usize,
     /// Number of requests.
     pub requests: usize,
-    /// Requests at the start that do not count.
-    pub warmup: usize,
+    /// Requests at the start that do not count; `None`: as the run shows ([`super::steady`]).
+    pub warmup: Option<usize>,
 }
 
 impl Default for Setup {
@@ -73,7 +77,8 @@ impl Default for Setup {
             groups: vec![],
             spells: vec![],
             weighted: false,
-            service: ServiceTime::exponential(Duration::from_millis(5)),
+            gaps: Gaps::Exponential,
+            service: ServiceTime::exponential(Duration::from_millis(5)).into(),
             staleness: Duration::from_millis(10),
             reply_path: ReplyPath::Balancer,
             reports_turns: true,
@@ -82,7 +87,7 @@ impl Default for Setup {
             loss: 0.0,
             clients: 0,
             requests: 200_000,
-            warmup: 20_000,
+            warmup: None,
         }
     }
 }
@@ -106,6 +111,11 @@ impl Setup {
     /// Requests per second at this share of the total capacity.
     pub fn rate(&self, load: f64) -> f64 {
         load * self.speeds().capacity() / self.service.mean().as_secs_f64()
+    }
+
+    /// The number of requests that this load needs for figures that can be relied on.
+    pub fn planned_requests(&self, load: f64) -> usize {
+        planned_requests(load, (self.gaps.variability() + self.service.variability()) / 2.0)
     }
 
     /// Number of servers per balancer.
@@ -134,7 +144,7 @@ impl Setup {
 
     /// A trace at this load.
     pub fn trace(&self, load: f64, seed: u64) -> RequestTrace {
-        RequestTrace::steady(self.rate(load), self.requests, self.service, self.balancers, seed)
+        RequestTrace::steady(self, self.rate(load), seed)
     }
 }
 

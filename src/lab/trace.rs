@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
+use super::setup::Setup;
 use crate::base::rng::Rng;
-use crate::base::service_time::ServiceTime;
 use crate::base::time::Instant;
 
 /// One request.
@@ -34,27 +34,16 @@ pub struct RequestTrace {
 }
 
 impl RequestTrace {
-    /// A Poisson process of `count` requests at this rate in requests per second. Each request goes to a
-    /// random balancer.
-    pub fn steady(
-        rate: f64,
-        count: usize,
-        service: ServiceTime,
-        balancers: usize,
-        seed: u64,
-    ) -> RequestTrace {
+    /// The requests of a system at this rate in requests per second. Each request goes to a random balancer.
+    pub fn steady(setup: &Setup, rate: f64, seed: u64) -> RequestTrace {
         let for_ever = Phase { rate, lasts: Duration::MAX };
-        RequestTrace { requests: Draws::new(&[for_ever], service, balancers, seed).take(count).collect() }
+        RequestTrace { requests: Draws::new(&[for_ever], setup, seed).take(setup.requests).collect() }
     }
 
-    /// Consecutive phases, each a Poisson process of its own rate.
-    pub(super) fn phases(
-        phases: &[Phase],
-        service: ServiceTime,
-        balancers: usize,
-        seed: u64,
-    ) -> RequestTrace {
-        RequestTrace { requests: Draws::new(phases, service, balancers, seed).collect() }
+    /// Consecutive phases, each of its own rate. They end the trace, regardless of the system's number of
+    /// requests.
+    pub(super) fn phases(setup: &Setup, phases: &[Phase], seed: u64) -> RequestTrace {
+        RequestTrace { requests: Draws::new(phases, setup, seed).collect() }
     }
 
     /// All requests.
@@ -78,8 +67,9 @@ struct Draws<'a> {
     /// Time in seconds, at most a few days: exact to about one nanosecond.
     now: f64,
     phase_ends: f64,
-    service: ServiceTime,
-    balancers: u64,
+    setup: &'a Setup,
+    /// Requests drawn so far.
+    drawn: usize,
     /// One generator per property, so traces of one seed and different rates have the same requests.
     gaps: Rng,
     work: Rng,
@@ -87,12 +77,12 @@ struct Draws<'a> {
 }
 
 impl<'a> Draws<'a> {
-    fn new(phases: &'a [Phase], service: ServiceTime, balancers: usize, seed: u64) -> Self {
+    fn new(phases: &'a [Phase], setup: &'a Setup, seed: u64) -> Self {
         let mut rng = Rng::new(seed);
         let mut fork = || Rng::new(rng.next_u64());
         let (gaps, work, places) = (fork(), fork(), fork());
         let phase_ends = phases.first().map_or(0.0, |phase| phase.lasts.as_secs_f64());
-        Draws { phases, now: 0.0, phase_ends, service, balancers: balancers as u64, gaps, work, places }
+        Draws { phases, now: 0.0, phase_ends, setup, drawn: 0, gaps, work, places }
     }
 }
 
@@ -100,8 +90,9 @@ impl Iterator for Draws<'_> {
     type Item = TracedRequest;
 
     fn next(&mut self) -> Option<TracedRequest> {
-        // An exponential gap at rate 1, scaled by the rates of the phases that it crosses.
-        let mut gap = -(1.0 - self.gaps.unit_f64()).ln();
+        // A gap at rate 1, scaled by the rates of the phases that it crosses.
+        let mut gap = self.setup.gaps.gap(self.drawn, &mut self.gaps);
+        self.drawn += 1;
         loop {
             let rate = self.phases.first()?.rate;
             let left = (self.phase_ends - self.now) * rate;
@@ -114,11 +105,10 @@ impl Iterator for Draws<'_> {
             self.phases = &self.phases[1..];
             self.phase_ends += self.phases.first()?.lasts.as_secs_f64();
         }
-        let work = &mut self.work;
         Some(TracedRequest {
             at: Instant::from_nanos((self.now * 1e9) as u64),
-            work: (self.service.sample(&mut || work.unit_f64()).as_nanos() as u64).max(1),
-            balancer: self.places.below(self.balancers) as u32,
+            work: self.setup.service.sample(&mut self.work).max(1),
+            balancer: self.places.below(self.setup.balancers as u64) as u32,
         })
     }
 }
@@ -126,12 +116,17 @@ impl Iterator for Draws<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::service_time::ServiceTime;
 
     const MS: Duration = Duration::from_millis(1);
 
+    fn setup(requests: usize, mean: Duration, balancers: usize) -> Setup {
+        Setup { requests, balancers, service: ServiceTime::exponential(mean).into(), ..Setup::default() }
+    }
+
     #[test]
     fn a_steady_trace_has_its_rate_its_work_and_all_balancers() {
-        let trace = RequestTrace::steady(1_000.0, 100_000, ServiceTime::exponential(5 * MS), 4, 1);
+        let trace = RequestTrace::steady(&setup(100_000, 5 * MS, 4), 1_000.0, 1);
         let all = trace.requests();
         let seconds = all.last().unwrap().at.as_nanos() as f64 / 1e9;
         assert!((99.0..101.0).contains(&seconds), "{seconds} s");
@@ -145,20 +140,20 @@ mod tests {
 
     #[test]
     fn traces_of_one_seed_have_the_same_work_at_any_rate() {
-        let of = |rate| RequestTrace::steady(rate, 1_000, ServiceTime::exponential(MS), 2, 9);
+        let of = |rate| RequestTrace::steady(&setup(1_000, MS, 2), rate, 9);
         let (slow, fast) = (of(100.0), of(200.0));
         for (slow, fast) in slow.requests().iter().zip(fast.requests()) {
             assert_eq!((slow.work, slow.balancer), (fast.work, fast.balancer));
             assert!(slow.at.as_nanos().abs_diff(2 * fast.at.as_nanos()) <= 2);
         }
-        assert_ne!(of(100.0), RequestTrace::steady(100.0, 1_000, ServiceTime::exponential(MS), 2, 10));
+        assert_ne!(of(100.0), RequestTrace::steady(&setup(1_000, MS, 2), 100.0, 10));
     }
 
     #[test]
     fn each_phase_has_its_own_rate_and_the_last_one_ends_the_trace() {
         let phase = |rate, seconds| Phase { rate, lasts: Duration::from_secs(seconds) };
         let phases = [phase(1_000.0, 10), phase(5_000.0, 4), phase(0.0, 2), phase(1_000.0, 10)];
-        let trace = RequestTrace::phases(&phases, ServiceTime::exponential(MS), 1, 3);
+        let trace = RequestTrace::phases(&setup(0, MS, 1), &phases, 3);
         let between = |from: u64, to: u64| {
             let second = |r: &&TracedRequest| (from..to).contains(&(r.at.as_nanos() / 1_000_000_000));
             trace.requests().iter().filter(second).count()

@@ -229,7 +229,7 @@ impl<'a, P: PoolModel> World<'a, P> {
             clients: vec![],
             numbers: HashMap::new(),
             truth: Lengths::new(setup.servers),
-            ledger: SimLedger::new(trace.requests().len(), setup.warmup),
+            ledger: SimLedger::new(trace.requests().len()),
             speeds,
         };
         world.people(contender, &mut rng);
@@ -315,7 +315,7 @@ impl<'a, P: PoolModel> World<'a, P> {
             let Some(next) = self.events.next_at().filter(|&next| next <= until) else { break };
             self.step(next);
         }
-        self.ledger
+        self.ledger.close()
     }
 
     /// Processes the next event, which is at this moment.

@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use lbd::base::service_time::ServiceTime;
-use lbd::lab::{Group, Overload, PoolKind, Spell};
+use lbd::lab::{Gaps, Group, Overload, PoolKind, Spell, Work};
 use lbd::wire::ReplyPath;
 
 use super::loads::Loads;
+use super::work;
 
 #[derive(clap::Args)]
 pub struct SimArgs {
@@ -28,9 +28,14 @@ pub struct SimArgs {
     /// Load as a share of the total capacity: 0.85, 0.5,0.8, 0.5..0.95, or 0.5..0.95/10 for ten loads
     #[arg(long, value_name = "LOAD", default_value = "0.85")]
     pub load: Loads,
-    /// Service time of a request, such as exp:5ms, fixed:1ms, bimodal:5ms or lognormal:5ms
-    #[arg(long, value_name = "SHAPE:MEAN", default_value = "exp:5ms")]
-    pub service: ServiceTime,
+    /// Service time of a request, such as exp:5ms, fixed:1ms, bimodal:5ms, lognormal:5ms or pareto:5ms;
+    /// file:FILE for random ones of a file, which has one time in seconds per line
+    #[arg(long, value_name = "SHAPE:MEAN", default_value = "exp:5ms", value_parser = work::service)]
+    pub service: Work,
+    /// Spacing of requests: poisson (exponential gaps), constant, burst:N, or trace:FILE for the gaps of a
+    /// trace of loadgen, scaled to --load and repeated
+    #[arg(long, value_name = "SHAPE", default_value = "poisson", value_parser = work::gaps)]
+    pub arrivals: Gaps,
     /// Speeds of the first servers, separated by commas: 4x2 for four servers of twice the speed
     #[arg(long, value_name = "COUNTxSPEED", value_delimiter = ',')]
     pub speeds: Vec<Group>,
@@ -71,17 +76,16 @@ pub struct SimArgs {
     /// capacity during 5 s
     #[arg(long, value_name = "FACTORxTIME", value_parser = overload)]
     pub overload: Option<Overload>,
-    /// Requests per run
-    #[arg(long, value_name = "N", default_value_t = 200_000,
-        value_parser = clap::value_parser!(u32).range(1..=100_000_000))]
-    pub requests: u32,
-    /// Requests at the start of a run that do not count [default: a tenth of --requests]
+    /// Requests per run [default: 200000 to 2000000, more at a high load]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000_000))]
+    pub requests: Option<u32>,
+    /// Requests at the start of a run that do not count [default: until the run is steady]
     #[arg(long, value_name = "N")]
     pub warmup: Option<u32>,
     /// Seed of all random numbers; the same seed repeats a run
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
-    /// Runs per policy, each with another seed, 1 to 100; ratios are medians
+    /// Runs per policy, each with another seed, 1 to 100; intervals come from all of them
     #[arg(long, value_name = "N", default_value_t = 1,
         value_parser = clap::value_parser!(u64).range(1..=100))]
     pub repeats: u64,

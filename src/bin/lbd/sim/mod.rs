@@ -6,6 +6,7 @@ mod plan;
 mod report;
 mod table;
 mod words;
+mod work;
 
 use std::io::IsTerminal;
 use std::path::Path;

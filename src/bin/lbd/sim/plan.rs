@@ -96,6 +96,9 @@ impl StudyPlan {
             let mut case = Case { setup: setup(args), load: 0.0 };
             first(&mut case);
             (along.set)(&mut case, n);
+            if args.requests.is_none() {
+                case.setup.requests = case.setup.planned_requests(case.load);
+            }
             check(&case)?;
             cases.push(case);
         }
@@ -115,13 +118,14 @@ fn setup(args: &SimArgs) -> Setup {
         groups: args.speeds.clone(),
         spells: args.slow.clone(),
         weighted: args.weighted,
-        service: args.service,
+        gaps: args.arrivals.clone(),
+        service: args.service.clone(),
         reply_path: args.reply_path.into(),
         reports_turns: !args.reports_at_interval_only,
         jitter: args.jitter,
         clients: args.clients.map_or_else(|| if args.overload.is_some() { CLIENTS } else { 0 }, usize::from),
-        requests: args.requests as usize,
-        warmup: args.warmup.unwrap_or(args.requests / 10) as usize,
+        requests: args.requests.unwrap_or_default() as usize,
+        warmup: args.warmup.map(|requests| requests as usize),
         ..Setup::default()
     }
 }
@@ -148,8 +152,8 @@ fn check(Case { setup, .. }: &Case) -> Result<()> {
     if setup.kind == PoolKind::Datagram && setup.clients > 0 {
         bail!("--clients and --overload apply only to --pool native; these clients send its frames");
     }
-    if setup.warmup >= setup.requests {
-        bail!("--warmup {} leaves no request of --requests {}; lower it", setup.warmup, setup.requests);
+    if let Some(warmup) = setup.warmup.filter(|warmup| *warmup >= setup.requests) {
+        bail!("--warmup {warmup} leaves no request of --requests {}; lower it", setup.requests);
     }
     let slow = setup.spells.iter().map(|spell| spell.count).max().unwrap_or(0);
     let named = setup.groups.iter().map(|group| group.count).sum::<usize>().max(slow);

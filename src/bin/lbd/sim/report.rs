@@ -1,6 +1,6 @@
 //! The comparison as charts and as an HTML page.
 
-use lbd::lab::{Compared, EXACT, InCase, Overload, Survival};
+use lbd::lab::{Compared, EXACT, InCase, Interval, Overload, Survival};
 use lbd::report::chart::{At, Axis, Lines, Numbers, Rule, Series, Style};
 use lbd::report::page::Page;
 
@@ -34,20 +34,18 @@ impl Shown {
         }
     }
 
-    /// The metric's value, with its minimum and maximum over repeated runs.
+    /// The metric's value with its interval.
     fn of(self, row: &Compared) -> (f64, Option<(f64, f64)>) {
-        let ratio = |n: usize| {
-            let ratio = row.ratios[n];
-            (ratio.median, (ratio.least < ratio.most).then_some((ratio.least, ratio.most)))
-        };
-        match self {
+        let ratio = |n: usize| (row.ratios[n].median, row.intervals.ratios[n]);
+        let (value, interval) = match self {
             Shown::P50 => ratio(0),
             Shown::P99 => ratio(1),
             Shown::P999 => ratio(2),
             Shown::Longest => (row.figures.queue_max.into(), None),
-            Shown::Regret => (row.figures.regret, None),
-            Shown::Error => (row.figures.error, None),
-        }
+            Shown::Regret => (row.figures.regret, row.intervals.regret),
+            Shown::Error => (row.figures.error, row.intervals.error),
+        };
+        (value, interval.map(|Interval { low, high }| (low, high)))
     }
 
     /// Regret and estimate error need an estimate that may be wrong; the exact policy has none.
@@ -116,6 +114,7 @@ pub fn page(args: &SimArgs, plan: &StudyPlan, cases: &[InCase]) -> String {
             section.text(&table::heading(case));
             let (head, rows) = table::cells(case);
             section.table(&head, rows);
+            section.text(table::LEGEND);
         });
     }
     page.section("Repeat this run", |section| section.code(&args.command)).to_html()

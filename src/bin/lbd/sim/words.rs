@@ -41,6 +41,7 @@ fn of(setup: &Setup) -> Vec<(&'static str, String)> {
         ("pool", if setup.kind == PoolKind::Native { "native" } else { "datagram" }.to_owned()),
         ("servers", setup.servers.to_string()),
         ("balancers", setup.balancers.to_string()),
+        ("arrivals", setup.gaps.to_string()),
         ("service", setup.service.to_string()),
         ("rtt", time(setup.rtt)),
     ];
@@ -62,6 +63,8 @@ fn of(setup: &Setup) -> Vec<(&'static str, String)> {
     also(!setup.jitter.is_zero(), "jitter", &|| time(setup.jitter));
     also(setup.loss > 0.0, "loss", &|| setup.loss.to_string());
     also(setup.clients > 0, "clients that try again", &|| setup.clients.to_string());
-    words.extend([("requests", setup.requests.to_string()), ("warm-up", setup.warmup.to_string())]);
+    if let Some(warmup) = setup.warmup {
+        words.push(("warm-up", warmup.to_string()));
+    }
     words
 }
