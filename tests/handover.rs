@@ -284,7 +284,11 @@ fn a_process_that_cannot_read_the_state_leaves_the_balancer_serving() {
     let site = Site::new(json!({"load_balancer": {"workers": 2}}));
     let (mut balancer, _servers) = site.pool(2, &[]);
     let path = std::fs::read_dir(site.path().join("state")).unwrap().flatten().map(|entry| entry.path());
-    let path = path.into_iter().find(|path| path.extension().is_some_and(|e| e == "sock")).unwrap();
+    let is_for_successors = |path: &PathBuf| {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        name.ends_with(".sock") && !name.starts_with("admin-")
+    };
+    let path = path.into_iter().find(is_for_successors).unwrap();
     for reason in [None, Some("another version")] {
         let mut previous = Requester::connect(&path, HandoverPurpose::Takeover, PATIENCE).unwrap();
         let sockets = previous.sockets(PATIENCE).unwrap();

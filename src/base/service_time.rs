@@ -92,8 +92,8 @@ impl std::fmt::Display for ServiceTime {
 /// The text is no service time.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "\"{0}\" is no service time; use SHAPE:MEAN with the shape fixed, exp, bimodal, lognormal or pareto, such \
-     as exp:5ms"
+    "\"{0}\" is no service time; use SHAPE:MEAN with the shape fixed, exp, bimodal, lognormal or pareto, \
+     such as exp:5ms"
 )]
 pub struct BadServiceTime(String);
 

@@ -74,8 +74,8 @@ impl Figures {
         [0, 1, 2].map(|n| rank(answered as usize, SHARES[n]).map(|_| percentiles[n]))
     }
 
-    /// Merges several runs: sums of counts, means of means, the percentiles of all latencies together, and the
-    /// maximum of the longest queues.
+    /// Merges several runs: sums of counts, means of means, the percentiles of all latencies together, and
+    /// the maximum of the longest queues.
     pub(super) fn together<'a>(
         latency: Quantiles,
         runs: impl Iterator<Item = &'a Figures> + Clone,

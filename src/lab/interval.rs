@@ -2,13 +2,14 @@
 //!
 //! Latencies of one run depend on each other: a long queue makes many requests slow. So the uncertainty comes
 //! from *batch means* (Law, "Simulation Modeling and Analysis", chapter 9): each run is cut into batches, and
-//! the batches' figures vary as the whole one would. Two corrections are those of Skart (Tafazzoli and others,
-//! INFORMS Journal on Computing 23(4), 2011): neighbouring batches still depend on each other, and figures of
-//! busy queues are skewed (Willink, "A Confidence Interval for the Mean of an Asymmetric Distribution", 2005).
+//! the batches' figures vary as the whole one would. Two corrections are those of Skart (Tafazzoli and
+//! others, INFORMS Journal on Computing 23(4), 2011): neighbouring batches still depend on each other, and
+//! figures of busy queues are skewed (Willink, "A Confidence Interval for the Mean of an Asymmetric
+//! Distribution", 2005).
 //!
-//! The interval of a percentile is found in shares: the share of a batch's requests that are at most as slow as
-//! the percentile. The interval of that share leads back to latencies. Where it ends beyond the last requests,
-//! the tail is continued as an exponential one.
+//! The interval of a percentile is found in shares: the share of a batch's requests that are at most as slow
+//! as the percentile. The interval of that share leads back to latencies. Where it ends beyond the last
+//! requests, the tail is continued as an exponential one.
 
 use super::outcome::Outcome;
 
@@ -80,8 +81,8 @@ impl Deviation {
     }
 }
 
-/// The quantile of Student's distribution for 95 % with this many degrees of freedom, at least 3: Abramowitz and
-/// Stegun, "Handbook of Mathematical Functions", 26.7.5.
+/// The quantile of Student's distribution for 95 % with this many degrees of freedom, at least 3: Abramowitz
+/// and Stegun, "Handbook of Mathematical Functions", 26.7.5.
 fn student(freedom: f64) -> f64 {
     let z: f64 = 1.959_963_985;
     let g1 = (z.powi(3) + z) / 4.0;
@@ -96,8 +97,8 @@ pub(super) fn rank(count: usize, share: f64) -> Option<usize> {
     is_known.then(|| (count as f64 * share) as usize)
 }
 
-/// The interval of a quantile, in the unit of the latencies. `sorted` has the latencies of all runs, `runs` those
-/// of each run in the order of arrival.
+/// The interval of a quantile, in the unit of the latencies. `sorted` has the latencies of all runs, `runs`
+/// those of each run in the order of arrival.
 pub(super) fn of_quantile(sorted: &[u64], runs: &[&[Outcome]], share: f64) -> Option<Interval> {
     let value = sorted[rank(sorted.len(), share)?];
     let below = |batch: &&[Outcome]| {
@@ -109,7 +110,8 @@ pub(super) fn of_quantile(sorted: &[u64], runs: &[&[Outcome]], share: f64) -> Op
     let deviation = Deviation::of(&shares)?;
     let at =
         |share: f64| sorted[((sorted.len() as f64 * share.max(0.0)) as usize).min(sorted.len() - 1)] as f64;
-    // If the batches' shares are higher than the true share, the percentile is too low: the ends change places.
+    // If the batches' shares are higher than the true share, the percentile is too low: the ends change
+    // places.
     let (low, high) = (share - deviation.above, share + deviation.below);
     let high = match rank(sorted.len(), high) {
         Some(_) => at(high),

@@ -7,7 +7,6 @@ use serde::Serialize;
 use super::links::DATAGRAM;
 use super::speeds::{Group, Speeds, Spell};
 use super::steady::planned_requests;
-use super::trace::RequestTrace;
 use super::work::{Gaps, Work};
 use crate::base::service_time::ServiceTime;
 use crate::wire::{FrameFormat, ReplyPath};
@@ -140,11 +139,6 @@ impl Setup {
     /// Weight of a server.
     pub(super) fn weight(&self, speed: f64) -> u16 {
         if self.weighted { speed.round().clamp(1.0, 100.0) as u16 } else { 1 }
-    }
-
-    /// A trace at this load.
-    pub fn trace(&self, load: f64, seed: u64) -> RequestTrace {
-        RequestTrace::steady(self, self.rate(load), seed)
     }
 }
 

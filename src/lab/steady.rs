@@ -4,9 +4,9 @@
 //!   independent ones, times the variability of gaps and service times (Whitt, "Planning Queueing
 //!   Simulations", Management Science 35(11), 1989).
 //! * Warm-up: MSER (White, "An Effective Truncation Heuristic for Bias Reduction in Simulation Output",
-//!   Simulation 69(6), 1997). It leaves out the start if that lowers the estimated error of the mean. Here its
-//!   batches are a 2,000th of the run. Small batches of a busy queue depend on each other, and then MSER leaves
-//!   out long queues that belong to the steady state.
+//!   Simulation 69(6), 1997). It leaves out the start if that lowers the estimated error of the mean. Here
+//!   its batches are a 2,000th of the run. Small batches of a busy queue depend on each other, and then MSER
+//!   leaves out long queues that belong to the steady state.
 
 /// Independent requests that a planned run is worth.
 const INDEPENDENT: f64 = 400.0;
@@ -16,7 +16,7 @@ const PLANNED: std::ops::RangeInclusive<f64> = 200_000.0..=2_000_000.0;
 const BATCHES: usize = 2_000;
 /// Minimum requests of such a batch: those of MSER-5.
 const BATCH_MIN: usize = 5;
-/// The warm-up is at most this part of a run: one in so many.
+/// The warm-up is at most this part of a run: one in this number.
 const PART: usize = 4;
 
 /// Requests of a run at this load, as a share of the capacity. `variability` is the mean of the squared

@@ -60,6 +60,13 @@ impl From<Vec<TracedRequest>> for RequestTrace {
     }
 }
 
+impl Setup {
+    /// A trace at this load.
+    pub fn trace(&self, load: f64, seed: u64) -> RequestTrace {
+        RequestTrace::steady(self, self.rate(load), seed)
+    }
+}
+
 /// Draws requests until the last phase is over.
 struct Draws<'a> {
     /// Phases that are not over.

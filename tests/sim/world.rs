@@ -536,9 +536,9 @@ impl World {
         let zero = self.run_until(Duration::from_secs(10), |w| w.counted() == 0);
         let tree = self.balancer.first().map(|n| format!("{:?}", n.role.tree()));
         assert!(zero, "seed {seed}: counts at rest: {tree:?}");
-        for server in self.servers.values() {
-            assert_eq!(server.role.queue_len(), 0, "seed {seed}");
-        }
+        // A repetition that the network made can arrive after the request has ended.
+        let is_idle = |w: &Self| w.servers.values().all(|server| server.role.queue_len() == 0);
+        assert!(self.run_until(Duration::from_secs(1), is_idle), "seed {seed}: a server still has a request");
         // A worker may send a request that another worker has received.
         let expired: u64 = self
             .stats

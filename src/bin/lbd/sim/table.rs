@@ -40,8 +40,8 @@ pub fn heading(case: &InCase) -> String {
 }
 
 /// What the signs in the tables mean.
-pub const LEGEND: &str = "x: relative to one queue for all servers. \u{b1}: the true value lies within, with a \
-     confidence of 95 % (larger side).";
+pub const LEGEND: &str = "x: relative to one queue for all servers. \u{b1}: the true value lies within, with \
+     a confidence of 95 % (larger side).";
 
 /// Percentiles with their uncertainty; `-` for one that the number of answers does not support.
 fn percentiles(values: [u64; 3], intervals: &[Option<Interval>; 3], answered: usize) -> [String; 3] {
@@ -146,6 +146,7 @@ pub fn json(plan: &StudyPlan, cases: &[InCase]) -> Value {
 }
 
 fn case_json(case: &InCase) -> Value {
+    let ideal = Figures::known_of(case.ideal.all(), (case.requests - case.warmup) as u64);
     let compared: Vec<Value> = case.compared.iter().map(compared_json).collect();
     json!({
         "load": case.load,
@@ -153,7 +154,7 @@ fn case_json(case: &InCase) -> Value {
         "requests": case.requests,
         "warmup_requests": case.warmup,
         "is_steady": case.is_steady,
-        "ideal_ns": percentiles_json(Figures::known_of(case.ideal.all(), (case.requests - case.warmup) as u64), &case.ideal_intervals),
+        "ideal_ns": percentiles_json(ideal, &case.ideal_intervals),
         "compared": compared,
     })
 }
