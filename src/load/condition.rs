@@ -31,12 +31,12 @@ pub struct Condition {
 /// A metric of a report.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Metric {
-    /// `p99.9`: latency from the scheduled moment at this percentile, above 0 and below 100. Lost
-    /// requests count as the timeout.
+    /// `p99.9`: latency from the scheduled moment at this percentile, above 0 and below 100. A lost
+    /// request is slower than any limit.
     Percentile(f64),
-    /// `max`: the highest latency.
+    /// `max`: the highest latency; with a lost request, above any limit.
     Max,
-    /// `mean`: the mean latency.
+    /// `mean`: the mean latency; with a lost request, above any limit.
     Mean,
     /// `loss`: share of requests without a response.
     Loss,
@@ -104,42 +104,119 @@ pub struct BadCondition {
 /// The metrics of a report, for conditions.
 pub struct ReportMetrics<'a> {
     report: &'a LoadReport,
+    /// Latencies of answered and lost requests.
     latency: Histogram<u64>,
+    answered: Histogram<u64>,
     pacing: Histogram<u64>,
+}
+
+/// A value that was measured, as far as its histogram tells: it is from `low` to `high`. Both are infinite
+/// for a latency that no limit is above.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Measured {
+    low: f64,
+    high: f64,
 }
 
 impl<'a> ReportMetrics<'a> {
     /// Unpacks a report; the error names the damaged histogram.
     pub fn of(report: &'a LoadReport) -> Result<Self, String> {
         let histograms = &report.histograms;
-        Ok(ReportMetrics {
-            report,
-            latency: histograms.latency.decode()?,
-            pacing: histograms.pacing.decode()?,
+        let latency = histograms.latency.decode()?;
+        let mut answered = latency.clone();
+        let lost = histograms.lost.decode()?;
+        answered.subtract(&lost).map_err(|why| format!("histograms.lost: {why}"))?;
+        Ok(ReportMetrics { report, latency, answered, pacing: histograms.pacing.decode()? })
+    }
+
+    /// A metric: times in microseconds, shares from 0 to 1, rates in requests per second. Infinite for a
+    /// latency of a lost request, `None` if nothing was measured.
+    pub fn get(&self, metric: Metric) -> Option<f64> {
+        self.measured(metric).map(|measured| measured.high)
+    }
+
+    /// The same with a place on a chart for lost requests: they count with their wait plus the timeout.
+    pub fn shown(&self, metric: Metric) -> Option<f64> {
+        let value = self.get(metric)?;
+        Some(match metric {
+            _ if value.is_finite() => value,
+            Metric::Percentile(percent) => self.latency.value_at_quantile(quantile(percent)) as f64 / 1e3,
+            Metric::Mean => self.latency.mean() / 1e3,
+            _ => self.latency.max() as f64 / 1e3,
         })
     }
 
-    /// A metric: times in microseconds, shares from 0 to 1, rates in requests per second. `None` if
-    /// nothing was measured.
-    pub fn get(&self, metric: Metric) -> Option<f64> {
+    /// Median latency of the answered requests alone, in microseconds; `None` without one.
+    pub fn median_answered(&self) -> Option<f64> {
+        let middle = self.answered_in_ranks().div_ceil(2);
+        (middle > 0).then(|| bucket(&self.answered, value_at_rank(&self.answered, middle)).high)
+    }
+
+    /// Number of answered requests in `answered`. A report of an older version does not say which latencies
+    /// are those of lost requests: there the highest ones are.
+    fn answered_in_ranks(&self) -> u64 {
+        let lost = self.report.counts.lost;
+        self.answered.len().min(self.latency.len().saturating_sub(lost))
+    }
+
+    /// The latency that as many requests stay within. The slowest ones are those that were lost.
+    fn at_rank(&self, rank: u64) -> Measured {
+        match rank <= self.answered_in_ranks() {
+            true => bucket(&self.answered, value_at_rank(&self.answered, rank)),
+            false => Measured { low: f64::INFINITY, high: f64::INFINITY },
+        }
+    }
+
+    fn measured(&self, metric: Metric) -> Option<Measured> {
         let report = self.report;
-        let us = |nanos: f64| nanos / 1e3;
-        let at = |histogram: &Histogram<u64>, quantile| us(histogram.value_at_quantile(quantile) as f64);
-        let latency = (!self.latency.is_empty()).then_some(&self.latency);
-        let share = |part: u64| (report.counts.sent > 0).then(|| part as f64 / report.counts.sent as f64);
+        let exactly = |value: f64| Measured { low: value, high: value };
+        let total = (!self.latency.is_empty()).then_some(self.latency.len());
+        let share = |part: u64| {
+            (report.counts.sent > 0).then(|| exactly(part as f64 / report.counts.sent as f64))
+        };
         match metric {
-            Metric::Percentile(percent) => latency.map(|latency| at(latency, quantile(percent))),
-            Metric::Max => latency.map(|latency| us(latency.max() as f64)),
-            Metric::Mean => latency.map(|latency| us(latency.mean())),
+            Metric::Percentile(percent) => total.map(|total| self.at_rank(rank(quantile(percent), total))),
+            Metric::Max => total.map(|total| self.at_rank(total)),
+            Metric::Mean => total.map(|total| match self.answered_in_ranks() < total {
+                true => exactly(f64::INFINITY),
+                false => exactly(self.answered.mean() / 1e3),
+            }),
             Metric::Loss => share(report.counts.lost),
             Metric::Busy => share(report.counts.busy),
             Metric::Refused => share(report.counts.refused),
             Metric::Errors => share(report.counts.lost + report.counts.busy + report.counts.refused),
             Metric::Late => share(report.counts.late_sends),
-            Metric::Rate => Some(report.rate),
-            Metric::Pacing => (!self.pacing.is_empty()).then(|| at(&self.pacing, 0.99)),
+            Metric::Rate => Some(exactly(report.rate)),
+            Metric::Pacing => (!self.pacing.is_empty())
+                .then(|| bucket(&self.pacing, self.pacing.value_at_quantile(0.99))),
         }
     }
+}
+
+/// The values that a histogram of nanoseconds counts together with this one, in microseconds.
+fn bucket(histogram: &Histogram<u64>, value: u64) -> Measured {
+    let us = |nanos: u64| nanos as f64 / 1e3;
+    Measured { low: us(histogram.lowest_equivalent(value)), high: us(histogram.highest_equivalent(value)) }
+}
+
+/// Number of requests, of `total`, that are within a quantile. A product that is whole but for the rounding
+/// of floating-point numbers is that whole number.
+fn rank(quantile: f64, total: u64) -> u64 {
+    let exact = quantile * total as f64;
+    let whole = exact.round();
+    let is_whole = (exact - whole).abs() <= exact * 1e-12;
+    (if is_whole { whole } else { exact.ceil() } as u64).clamp(1, total)
+}
+
+/// The value of the request with this rank, from 1 for the lowest; 0 for an empty histogram.
+fn value_at_rank(histogram: &Histogram<u64>, rank: u64) -> u64 {
+    let mut seen = 0;
+    let mut steps = histogram.iter_recorded();
+    let found = steps.find(|step| {
+        seen += step.count_since_last_iteration();
+        seen >= rank
+    });
+    found.map_or(0, |step| step.value_iterated_to())
 }
 
 /// A percentage as a quantile, rounded once: 99.9 / 100 is slightly above 0.999 and could select the
@@ -168,14 +245,15 @@ impl Conditions {
 }
 
 impl Condition {
-    /// Whether the condition holds. It does not hold if its metric was not measured.
+    /// Whether the condition holds. It does not hold if its metric was not measured. A limit among the values
+    /// that the histogram does not tell apart is neither above nor below the metric.
     pub fn holds(&self, figures: &ReportMetrics) -> bool {
         let limit = self.limit.value();
-        figures.get(self.metric).is_some_and(|value| match self.operator {
-            Operator::Below => value < limit,
-            Operator::AtMost => value <= limit,
-            Operator::Above => value > limit,
-            Operator::AtLeast => value >= limit,
+        figures.measured(self.metric).is_some_and(|Measured { low, high }| match self.operator {
+            Operator::Below => high < limit,
+            Operator::AtMost => low <= limit,
+            Operator::Above => low > limit,
+            Operator::AtLeast => high >= limit,
         })
     }
 }
@@ -223,6 +301,7 @@ impl Metric {
     /// A value of the metric as text.
     pub fn measured(self, value: Option<f64>) -> String {
         match value {
+            Some(value) if value.is_infinite() => format!("{self} lost"),
             Some(value) => format!("{self} {}", self.numbers().write(value)),
             None => format!("{self} not measured"),
         }

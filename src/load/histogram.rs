@@ -9,9 +9,9 @@ use hdrhistogram::serialization::{Deserializer, Serializer, V2DeflateSerializer}
 use serde::{Deserialize, Serialize};
 
 /// Minimum range of a histogram; a longer time counts as the highest value.
-const HIGHEST_MIN: Duration = Duration::from_secs(60);
+const HIGHEST_MIN: Duration = Duration::from_secs(3600);
 
-/// An empty histogram of nanoseconds with 1 to 5 significant digits. Its range is one minute, or twice
+/// An empty histogram of nanoseconds with 1 to 5 significant digits. Its range is one hour, or twice
 /// the timeout if that is longer.
 pub fn empty(timeout: Duration, digits: u8) -> Histogram<u64> {
     let highest = nanos(timeout.saturating_mul(2).max(HIGHEST_MIN));

@@ -46,6 +46,8 @@ pub struct Account {
     pub counts: Counts,
     /// Latency from the scheduled moment to the end, of answered and lost requests.
     pub latency: Histogram<u64>,
+    /// The part of `latency` that belongs to lost requests: each waited, and then its timeout passed.
+    pub lost: Histogram<u64>,
     /// Latency from the moment of sending.
     pub latency_uncorrected: Histogram<u64>,
     /// Send lag: time from the scheduled moment to the moment of sending.
@@ -61,6 +63,7 @@ impl Account {
         Account {
             counts: Counts::default(),
             latency: empty(),
+            lost: empty(),
             latency_uncorrected: empty(),
             pacing: empty(),
             drops: DropCounters::default(),
@@ -71,6 +74,7 @@ impl Account {
     pub fn add(&mut self, other: &Account) {
         self.counts += other.counts;
         add(&mut self.latency, &other.latency);
+        add(&mut self.lost, &other.lost);
         add(&mut self.latency_uncorrected, &other.latency_uncorrected);
         add(&mut self.pacing, &other.pacing);
         other.drops.nonzero().for_each(|(reason, n)| self.drops.add(reason, n));
@@ -198,13 +202,17 @@ impl RequestLedger {
     fn count_end(&mut self, place: LedgerEntry, now: Instant, ending: RequestEnd) {
         let times = match ending {
             RequestEnd::Answered => Some((now.since(place.intended), now.since(place.sent))),
-            RequestEnd::Lost => Some((self.timeout, self.timeout)),
+            // Like an answered request, it has waited from its scheduled moment.
+            RequestEnd::Lost => Some((place.sent.since(place.intended) + self.timeout, self.timeout)),
             RequestEnd::Busy | RequestEnd::Refused => None,
         };
         self.account.counts.end(ending);
         if let Some((corrected, uncorrected)) = times {
             record(&mut self.account.latency, corrected);
             record(&mut self.account.latency_uncorrected, uncorrected);
+            if ending == RequestEnd::Lost {
+                record(&mut self.account.lost, corrected);
+            }
         }
         let second = self.second_of(place.intended);
         second.counts.end(ending);
@@ -298,7 +306,7 @@ mod tests {
             counts.end(ending);
             match ending {
                 RequestEnd::Answered => record(&mut latency, at.since(known.intended)),
-                RequestEnd::Lost => record(&mut latency, TIMEOUT),
+                RequestEnd::Lost => record(&mut latency, known.sent.since(known.intended) + TIMEOUT),
                 _ => {}
             }
         }
@@ -356,6 +364,7 @@ mod tests {
             let account = ledger.close();
             assert_eq!(account.counts, counts);
             assert_eq!(account.latency.len(), latency.len());
+            assert_eq!(account.lost.len(), counts.lost);
             assert_eq!(account.pacing.len(), counts.sent);
             let in_seconds = seconds.iter().fold(Counts::default(), |mut sum, tally| {
                 sum += tally.counts;

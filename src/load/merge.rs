@@ -97,12 +97,13 @@ impl LoadReport {
 
     /// Sums the histograms of all parts, and recomputes the values derived from them.
     fn refresh(&mut self, parts: &[LoadReport]) -> Result<(), (usize, String)> {
-        let mut sums: [Histogram<u64>; 3] =
+        let mut sums: [Histogram<u64>; 4] =
             std::array::from_fn(|_| Histogram::new(3).expect("3 digits are valid"));
         for (part, index) in parts.iter().zip(0..) {
             let histograms = &part.histograms;
             let each = [
                 ("latency", &histograms.latency),
+                ("lost", &histograms.lost),
                 ("latency_uncorrected", &histograms.latency_uncorrected),
                 ("pacing", &histograms.pacing),
             ];
@@ -118,8 +119,7 @@ impl LoadReport {
                 ));
             }
         }
-        let [latency, latency_uncorrected, pacing] = &sums;
-        self.set_histograms(latency, latency_uncorrected, pacing);
+        self.set_histograms(sums.each_ref());
         Ok(())
     }
 }

@@ -43,7 +43,8 @@ pub fn of_run(report: &LoadReport, judged: &[String], machine: &MachineInfo) -> 
         section.text(
             "From schedule: from the moment at which a request should have left, so a stall shows in every \
              request scheduled during \
-             it. From sending: from the actual send. Lost requests count as the timeout.",
+             it. From sending: from the actual send. Lost requests count with their wait plus the timeout; \
+             in conditions they are slower than any limit.",
         );
         percentile_table(report, section);
     });
@@ -336,7 +337,7 @@ fn trials_chart(found: &Found, metric: Metric, limit: Rule) -> Result<Lines, Str
     ] {
         let mut points = vec![];
         for trial in found.trials.iter().filter(|trial| trial.outcome == wanted) {
-            let value = ReportMetrics::of(&trial.report)?.get(metric);
+            let value = ReportMetrics::of(&trial.report)?.shown(metric);
             points.push((trial.rate, value.unwrap_or(f64::NAN)));
         }
         if !points.is_empty() {
@@ -367,7 +368,7 @@ fn ratio_chart(compared: &Comparison) -> Result<Lines, String> {
             let value = |side: Side| {
                 let turn =
                     pair.iter().find(|turn| turn.side == side).map(|turn| ReportMetrics::of(&turn.report));
-                Ok::<_, String>(turn.transpose()?.and_then(|figures| figures.get(metric)).unwrap_or(f64::NAN))
+                Ok::<_, String>(turn.transpose()?.and_then(|figures| figures.shown(metric)).unwrap_or(f64::NAN))
             };
             points.push(((index + 1) as f64, value(Side::B)? / value(Side::A)?));
         }

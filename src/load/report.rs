@@ -33,8 +33,8 @@ pub struct LoadReport {
     pub rate_wanted: Option<f64>,
     /// Length of the measurement, in seconds.
     pub duration_s: f64,
-    /// Latency from the scheduled moment, in microseconds; a lost request counts as the timeout. BUSY
-    /// and errors are excluded.
+    /// Latency from the scheduled moment, in microseconds. A lost request counts with its wait until it was
+    /// sent plus the timeout; in conditions it is slower than any limit. BUSY and errors are excluded.
     pub latency_us: Percentiles,
     /// Latency from the moment of sending, in microseconds.
     pub latency_uncorrected_us: Percentiles,
@@ -127,6 +127,9 @@ mod exact_seed {
 pub struct Histograms {
     /// Histogram of [`LoadReport::latency_us`].
     pub latency: EncodedHistogram,
+    /// The part of `latency` that belongs to lost requests.
+    #[serde(default)]
+    pub lost: EncodedHistogram,
     /// Histogram of [`LoadReport::latency_uncorrected_us`].
     pub latency_uncorrected: EncodedHistogram,
     /// Histogram of [`LoadReport::pacing_us`].
@@ -198,16 +201,20 @@ impl LoadReport {
             drops: account.drops.nonzero().map(|(reason, n)| (reason.name().to_owned(), n)).collect(),
             ..LoadReport::default()
         };
-        report.set_histograms(&account.latency, &account.latency_uncorrected, &account.pacing);
+        report.set_histograms([
+            &account.latency,
+            &account.lost,
+            &account.latency_uncorrected,
+            &account.pacing,
+        ]);
         report
     }
 
-    /// Sets the histograms and the values derived from them.
+    /// Sets the histograms and the values derived from them: latency, its part of lost requests, latency
+    /// from the moment of sending, send lag.
     pub(super) fn set_histograms(
         &mut self,
-        latency: &Histogram<u64>,
-        latency_uncorrected: &Histogram<u64>,
-        pacing: &Histogram<u64>,
+        [latency, lost, latency_uncorrected, pacing]: [&Histogram<u64>; 4],
     ) {
         self.latency_us = Percentiles::of(latency);
         self.latency_uncorrected_us = Percentiles::of(latency_uncorrected);
@@ -215,6 +222,7 @@ impl LoadReport {
         self.spectrum = histogram::spectrum(latency);
         self.histograms = Histograms {
             latency: EncodedHistogram::of(latency),
+            lost: EncodedHistogram::of(lost),
             latency_uncorrected: EncodedHistogram::of(latency_uncorrected),
             pacing: EncodedHistogram::of(pacing),
         };

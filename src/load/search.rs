@@ -260,10 +260,12 @@ impl CapacitySearch {
         let figures = ReportMetrics::of(report)?;
         let outcome = match (report.verdict(), self.plan.slo.hold(&figures)) {
             (RunVerdict::TooSlow(_), _) | (RunVerdict::Late(_), false) => TrialOutcome::Unfit,
+            // A run without an answer meets nothing, not even `loss<=100%`.
+            (RunVerdict::NothingAnswered, _) => TrialOutcome::Missed,
             // Latency counts from the schedule, so a trial that met the SLO with late sends would also
             // meet it without them.
             (_, true) => TrialOutcome::Met,
-            (RunVerdict::Valid | RunVerdict::NothingAnswered, false) => TrialOutcome::Missed,
+            (RunVerdict::Valid, false) => TrialOutcome::Missed,
         };
         Ok((outcome, self.plan.slo.measured(&figures)))
     }

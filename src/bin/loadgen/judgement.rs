@@ -19,7 +19,7 @@ pub struct Judgement {
     /// End with exit code 3 if this holds, as in 'p99>5ms'; a comma means and, a repeated option means or
     ///
     /// Metrics: p50, p99, p99.9 or any other percentile below p100, max and mean are latencies from the
-    /// scheduled moment of OK responses and lost requests; lost requests count as the timeout. loss,
+    /// scheduled moment of OK responses and lost requests; a lost request is slower than any limit. loss,
     /// busy, refused, errors (all three) and late are shares of the requests sent. rate is requests sent
     /// per second. pacing is the send lag that 99 % of the requests stay within. Operators: < <= > >=.
     /// Units: us, ms, s; %. With --steps, each step is judged.
