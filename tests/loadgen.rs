@@ -249,7 +249,7 @@ fn several_threads_keep_one_plan_and_give_one_report() {
     let (report, finished) = measured(&site, words);
     assert_eq!(report.counts.answered, report.counts.sent, "{finished:?}");
     // One plan: exactly what one thread would have planned, regardless of the machine's speed.
-    assert_eq!(report.counts.planned, 1_999, "{finished:?}");
+    assert_eq!(report.counts.planned, 2_000, "{finished:?}");
     assert_eq!((report.setup.threads, report.setup.clients), (3, 7));
     assert_whole(&report);
     assert!(balancer.status().pools[0].answered == report.counts.answered);
@@ -422,10 +422,10 @@ fn steps_have_a_report_each_and_a_table() {
     let (report, finished) = measured(&site, &words);
     let planned: Vec<(Option<f64>, u64)> =
         report.steps.iter().map(|step| (step.rate_wanted, step.counts.planned)).collect();
-    assert_eq!(planned, [(Some(50.0), 19), (Some(150.0), 59), (Some(250.0), 99)]);
+    assert_eq!(planned, [(Some(50.0), 20), (Some(150.0), 60), (Some(250.0), 100)]);
     assert_eq!(
         (report.counts.planned, report.counts.answered, server.queries()),
-        (177, 177, 177),
+        (180, 180, 180),
         "{finished:?}"
     );
     report.steps.iter().for_each(assert_whole);

@@ -62,3 +62,17 @@ fn a_lost_request_is_slower_than_any_limit() {
         assert_eq!(finished.code, 0, "{condition}: {finished:?}");
     }
 }
+
+#[test]
+fn equal_gaps_send_as_many_requests_as_the_rate_says() {
+    let site = Site::new(json!({}));
+    let server = Fake::start(v4(site.port(0)), |request, _| vec![request.to_vec()]);
+    for (arrivals, warmup) in [("constant", "0s"), ("burst:10", "0s"), ("constant", "100ms")] {
+        let words = format!(
+            "--rate 500 --arrivals {arrivals} --duration 400ms --warmup {warmup} --timeout 5s --quiet --json - \
+             {RAW} --target {}",
+            server.addr()
+        );
+        assert_eq!(json_of(&loadgen(&site, &words))["planned"], 200, "{arrivals} {warmup}");
+    }
+}

@@ -25,7 +25,8 @@ fn target() -> SocketAddr {
 fn open_loop() -> GeneratorPlan {
     GeneratorPlan {
         target: target(),
-        schedule: Some(Schedule::bursts(LoadRate::flat(1000.0), 1, Share::WHOLE, START)),
+        // The first request is half a gap after the start of a schedule.
+        schedule: Some(Schedule::bursts(LoadRate::flat(1000.0), 1, Share::WHOLE, START + ms(1) / 2)),
         window: None,
         start: START,
         warmup: ms(0),
