@@ -64,6 +64,72 @@ fn a_lost_request_is_slower_than_any_limit() {
 }
 
 #[test]
+fn an_interrupted_run_is_marked_and_has_an_exit_code_of_its_own() {
+    let site = Site::new(json!({}));
+    let server = Fake::start(v4(site.port(0)), |request, _| vec![request.to_vec()]);
+    let target = format!("{RAW} --target {} --timeout 5s", server.addr());
+    let words = format!("--rate 300 --duration 1h --warmup 0s {target} --json cut.json --fail-if p99>20s");
+    let mut run = start(&site, &words);
+    wait_for("requests", || (server.count() > 100).then_some(()), || "too few requests".to_owned());
+    run.signal(libc::SIGTERM);
+    let finished = run.finish();
+    assert_eq!(finished.code, 4, "{finished:?}");
+    assert!(finished.stdout.contains("interrupted") && finished.stderr.contains("interrupted"), "{finished:?}");
+    let report = json_in(&site, "cut.json");
+    assert_eq!(report["interrupted"], true, "{report}");
+    assert!(report["answered"].as_u64() > Some(90), "{report}");
+    assert_balanced(&report);
+
+    let whole = loadgen(&site, &format!("--rate 50 --duration 100ms --warmup 0s {target} --json whole.json"));
+    assert!(!whole.stdout.contains("interrupted"), "{whole:?}");
+    assert_eq!(json_in(&site, "whole.json")["interrupted"], false);
+}
+
+#[test]
+fn a_run_that_is_interrupted_in_its_warm_up_has_no_row() {
+    let site = Site::new(json!({}));
+    let server = Fake::start(v4(site.port(0)), |request, _| vec![request.to_vec()]);
+    for load in ["--rate 300", "--steps 300,400"] {
+        let before = server.count();
+        let words = format!(
+            "{load} --duration 1h --warmup 1h {RAW} --target {} --timeout 5s --json cut.json --csv cut.csv",
+            server.addr()
+        );
+        let mut run = start(&site, &words);
+        wait_for("requests", || (server.count() > before + 50).then_some(()), || "too few".to_owned());
+        run.signal(libc::SIGINT);
+        let finished = run.finish();
+        assert_eq!(finished.code, 4, "{finished:?}");
+        assert!(finished.stdout.contains("interrupted in the warm-up"), "{finished:?}");
+        assert!(!finished.stdout.contains("p99"), "{finished:?}");
+        let csv = std::fs::read_to_string(site.path().join("cut.csv")).unwrap();
+        assert_eq!(csv.lines().count(), 1, "{csv}");
+        let report = json_in(&site, "cut.json");
+        assert_eq!((&report["interrupted"], &report["sent"]), (&json!(true), &json!(0)), "{report}");
+    }
+}
+
+#[test]
+fn trials_that_are_interrupted_say_so_too() {
+    let site = Site::new(json!({}));
+    let server = Fake::start(v4(site.port(0)), |request, _| vec![request.to_vec()]);
+    let addr = server.addr();
+    let target = format!("{RAW} --duration 300ms --warmup 0s --timeout 5s --json -");
+    for (words, told) in [
+        (format!("--search --slo p99<20s,late<=100% --from 100 {target} --target {addr}"), "trial 2: "),
+        (format!("--compare {addr} {addr} --rate 100 {target}"), "pair 1 of 9, B: "),
+    ] {
+        let mut run = start(&site, &words);
+        run.wait_for_word(told);
+        run.signal(libc::SIGINT);
+        let finished = run.finish();
+        assert_eq!(finished.code, 4, "{finished:?}");
+        assert_eq!(json_of(&finished)["interrupted"], true, "{finished:?}");
+        assert!(finished.stderr.contains("interrupted"), "{finished:?}");
+    }
+}
+
+#[test]
 fn equal_gaps_send_as_many_requests_as_the_rate_says() {
     let site = Site::new(json!({}));
     let server = Fake::start(v4(site.port(0)), |request, _| vec![request.to_vec()]);

@@ -55,6 +55,9 @@ pub struct Comparison {
     pub pairs: usize,
     /// Pairs left out as invalid.
     pub pairs_unfit: usize,
+    /// Whether a signal ended the comparison.
+    #[serde(default)]
+    pub interrupted: bool,
     /// All turns in the order in which they ran.
     pub turns: Vec<ComparisonTurn>,
 }
@@ -108,7 +111,8 @@ impl Compare {
         }
         let figures =
             RATIOS.into_iter().chain(SHARES).filter_map(|metric| difference(metric, &pairs)).collect();
-        Ok(Comparison { figures, pairs: pairs.len(), pairs_unfit, turns: self.turns })
+        let pairs = pairs.len();
+        Ok(Comparison { figures, pairs, pairs_unfit, interrupted: false, turns: self.turns })
     }
 }
 
@@ -185,6 +189,12 @@ impl fmt::Display for Difference {
 
 impl fmt::Display for Comparison {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.interrupted {
+            writeln!(f, "interrupted after {} pairs: the results are partial", self.pairs)?;
+        }
+        if self.figures.is_empty() {
+            return Ok(());
+        }
         writeln!(f, "{:<8} {:>14} {:>14}   B relative to A", "", "A", "B")?;
         for figure in &self.figures {
             let (a, b) = (figure.write(figure.a), figure.write(figure.b));

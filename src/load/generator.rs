@@ -47,6 +47,8 @@ pub struct Generator<P> {
     grace: Duration,
     /// The measurement is over: no request leaves any more, not even an overdue one.
     ended: bool,
+    /// It was stopped before its end, or did not wait for all requests in flight.
+    interrupted: bool,
 }
 
 impl<P: LoadProtocol> Generator<P> {
@@ -64,23 +66,31 @@ impl<P: LoadProtocol> Generator<P> {
             end: measure_from + plan.duration,
             grace: plan.grace,
             ended: false,
+            interrupted: false,
         }
     }
 
     /// Stops sending; requests in flight still count.
     pub fn stop(&mut self, now: Instant) {
+        self.interrupted |= now < self.last_send();
         self.end = self.end.min(now);
         self.grace = Duration::ZERO;
     }
 
     /// Counts all requests in flight as lost.
     pub fn abandon(&mut self) {
+        self.interrupted |= self.ledger.in_flight() > 0;
         self.expire(Instant::from_nanos(u64::MAX));
     }
 
     /// Whether every request has ended and no more will leave.
     pub fn is_finished(&self, now: Instant) -> bool {
         now >= self.last_send() && self.ledger.in_flight() == 0
+    }
+
+    /// Whether the run ended before its plan did.
+    pub fn is_interrupted(&self) -> bool {
+        self.interrupted
     }
 
     /// The counts so far.

@@ -184,6 +184,7 @@ struct FinishedLoop {
     measured: Duration,
     kernel_drops: u64,
     not_sent: u64,
+    interrupted: bool,
 }
 
 /// What the threads of a measurement share.
@@ -347,6 +348,7 @@ impl Measurement {
             payload: self.protocol.payload_len() as u64,
             timeout_s: self.timeout.as_secs_f64(),
             warmup_s: self.warmup.as_secs_f64(),
+            duration_s: self.measured().as_secs_f64(),
             seed: self.seed,
             io: io.to_owned(),
         }
@@ -371,6 +373,7 @@ impl Measurement {
         let measured = finished.iter().map(|part| part.measured).max().unwrap_or_default();
         LoadReport {
             setup,
+            interrupted: finished.iter().any(|part| part.interrupted),
             rate_wanted: self.rate_wanted(measured),
             series: series.finish(),
             not_sent: finished.iter().map(|part| part.not_sent).sum(),
@@ -493,8 +496,10 @@ impl Drive<'_> {
         let generator = run(Generator::new(plan, protocol, ledger), &mut io, &around, on_second)?;
         io.recount_drops();
         let counters = io.counters();
+        let interrupted = generator.is_interrupted();
         let (account, measured) = generator.close();
         Ok(FinishedLoop {
+            interrupted,
             account,
             measured,
             kernel_drops: counters.kernel_drops,

@@ -42,7 +42,7 @@ impl LoadReport {
         (sum.rate, sum.rate_wanted) = (of_duration(sum.counts.sent as f64), weighted.map(of_duration));
         sum.setup.rate = steps.iter().map(|step| step.setup.rate.as_str()).collect::<Vec<_>>().join(",");
         sum.refresh(&steps).expect("histograms that were made here");
-        sum.steps = steps;
+        sum.steps = if sum.is_empty() { vec![] } else { steps };
         Some(sum)
     }
 
@@ -88,6 +88,7 @@ impl LoadReport {
 
     fn add_counts(&mut self, other: &LoadReport) {
         self.counts += other.counts;
+        self.interrupted |= other.interrupted;
         self.not_sent += other.not_sent;
         self.kernel_drops += other.kernel_drops;
         for (reason, n) in &other.drops {

@@ -31,11 +31,14 @@ pub fn of_run(report: &LoadReport, judged: &[String], machine: &MachineInfo) -> 
     let pacing =
         latency_chart("Send lag by percentile", &[("after schedule", &spectrum(&report.histograms.pacing)?)]);
     page = page.section("Result", |section| {
+        if let Some(line) = report.interruption() {
+            section.result(&line);
+        }
         section.result(&headline(report));
         for line in judged {
             section.result(line);
         }
-        if report.verdict() != RunVerdict::Valid {
+        if !report.interrupted && report.verdict() != RunVerdict::Valid {
             section.result(&report.verdict().to_string());
         }
         section.facts(facts(report));

@@ -24,6 +24,10 @@ pub struct LoadReport {
     /// Parameters of the measurement.
     #[serde(default)]
     pub setup: SetUp,
+    /// Whether a signal ended the run early. Its results are those up to then; a run that was interrupted
+    /// in its warm-up has none.
+    #[serde(default)]
+    pub interrupted: bool,
     /// Counts of requests.
     #[serde(flatten)]
     pub counts: Counts,
@@ -92,6 +96,8 @@ pub struct SetUp {
     pub timeout_s: f64,
     /// Time before the measurement, in seconds.
     pub warmup_s: f64,
+    /// Planned length of the measurement, in seconds; 0 in reports of older versions.
+    pub duration_s: f64,
     /// Seed of the schedule. In JSON a text: many readers keep numbers above 2^53 only roughly.
     #[serde(with = "exact_seed")]
     pub seed: u64,
@@ -265,6 +271,12 @@ impl RunVerdict {
 
 impl fmt::Display for LoadReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(line) = self.interruption() {
+            writeln!(f, "{line}")?;
+        }
+        if self.is_empty() {
+            return Ok(());
+        }
         let LoadReport { rate, duration_s, not_sent, kernel_drops, .. } = self;
         let Counts { sent, answered, lost, busy, refused, late_sends, .. } = self.counts;
         writeln!(f, "{sent} sent in {duration_s:.1} s ({rate:.0}/s), {late_sends} late")?;
@@ -282,6 +294,24 @@ impl fmt::Display for LoadReport {
 }
 
 impl LoadReport {
+    /// Whether the run was interrupted in its warm-up, so that nothing was measured.
+    pub fn is_empty(&self) -> bool {
+        self.interrupted && self.duration_s <= 0.0
+    }
+
+    /// How the run was interrupted, in words.
+    pub fn interruption(&self) -> Option<String> {
+        let after = format!("interrupted after {:.1} s", self.duration_s);
+        match self.setup.duration_s {
+            _ if !self.interrupted => None,
+            _ if self.is_empty() => Some("interrupted in the warm-up: nothing was measured".to_owned()),
+            whole if whole > 0.0 && self.steps.is_empty() => {
+                Some(format!("{after} of {whole:.1} s: the results are partial"))
+            }
+            _ => Some(format!("{after}: the results are partial")),
+        }
+    }
+
     fn write_percentiles(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let heads = ["latency", "from schedule (us)", "from sending (us)", "send lag (us)"];
         writeln!(f, "{:<8} {:>18} {:>18} {:>18}", heads[0], heads[1], heads[2], heads[3])?;
@@ -318,6 +348,7 @@ impl LoadReport {
                 write!(f, "{figure:>11}")?;
             }
             let verdict = match step.verdict() {
+                _ if step.interrupted => "interrupted".to_owned(),
                 RunVerdict::Valid => "yes".to_owned(),
                 RunVerdict::NothingAnswered => "no response".to_owned(),
                 RunVerdict::Late(share) => format!("{:.1} % late", share * 100.0),

@@ -114,6 +114,9 @@ pub struct Found {
     pub high: Option<f64>,
     /// Confidence of `low` and `high` together.
     pub confidence: f64,
+    /// Whether a signal ended the search.
+    #[serde(default)]
+    pub interrupted: bool,
     /// All trials in the order in which they ran.
     pub trials: Vec<SearchTrial>,
 }
@@ -300,6 +303,7 @@ impl CapacitySearch {
             high: high.map(|high| rate.map_or(high, |rate| high.max(rate))),
             confidence: CONFIDENCE,
             plan: self.plan,
+            interrupted: false,
             trials: self.trials,
         }
     }
@@ -437,7 +441,10 @@ impl fmt::Display for Found {
                 write!(f, ": at {at} this generator could not keep up; give it more CPU or threads")?;
                 f.write_str(if rate.is_none() { ", or start with a lower --rate" } else { "" })
             }
-            SearchEnd::Stopped => write!(f, ": the search was stopped early"),
+            SearchEnd::Stopped => {
+                f.write_str(": the search was stopped early")?;
+                f.write_str(if self.interrupted { " (interrupted)" } else { "" })
+            }
         }
     }
 }

@@ -162,7 +162,7 @@ Examples:
 Exit codes: 0 the schedule was kept; 1 no request was answered, or more than 1 % of the requests left late \
 or less than 99 % of them left, so the results measure this generator and not the system; 2 an error in the \
 arguments, the configuration or the environment; 3 a condition of --fail-if holds, or even the lowest rate \
-misses --slo. Lost requests do not fail a run: the report counts them, and --fail-if sets a limit.";
+misses --slo; 4 a signal ended the run, and the results are partial. Lost requests do not fail a run: the report counts them, and --fail-if sets a limit.";
 
 /// Protocol of the requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -49,7 +49,8 @@ pub fn run(args: &Args, (a, b): (SocketAddr, SocketAddr), stop: &Stop) -> Result
         compare.record(report);
     }
     let compared = compare.finish().map_err(anyhow::Error::msg)?;
-    if compared.turns.len() > 1 {
+    let compared = Comparison { interrupted: stop.is_asked(), ..compared };
+    if compared.turns.len() > 1 || compared.interrupted {
         outputs.write_judged(&compared, &compared.to_string(), |machine| {
             pages::of_comparison(&compared, machine)
         })?;
@@ -60,6 +61,7 @@ pub fn run(args: &Args, (a, b): (SocketAddr, SocketAddr), stop: &Stop) -> Result
 fn ending(compared: &Comparison, broken_off: Option<anyhow::Error>) -> RunEnd {
     let Comparison { pairs, pairs_unfit, .. } = *compared;
     match broken_off {
+        _ if compared.interrupted => RunEnd::interrupted(format!("interrupted after {pairs} pairs")),
         Some(error) => RunEnd::invalid(error.to_string()),
         None if pairs == 0 || pairs_unfit > pairs => RunEnd::invalid(format!(
             "{pairs_unfit} of {} pairs are invalid: the generator could not keep up, or no response arrived; \

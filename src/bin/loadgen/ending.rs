@@ -2,12 +2,14 @@
 
 use std::process::ExitCode;
 
-use lbd::load::RunVerdict;
+use lbd::load::{LoadReport, RunVerdict};
 
 /// The results measure the generator, not the system.
 const INVALID: u8 = 1;
 /// A condition on the results failed.
 const CONDITION: u8 = 3;
+/// A signal ended the run: the results are partial.
+const INTERRUPTED: u8 = 4;
 
 /// An exit code with its reasons.
 #[derive(Debug, PartialEq, Eq)]
@@ -33,9 +35,21 @@ impl RunEnd {
         RunEnd { code: CONDITION, reasons }
     }
 
-    /// The outcome of a run, from its verdict and the `--fail-if` conditions that hold. An invalid run
-    /// comes first.
-    pub fn of_run(verdict: RunVerdict, holding: Vec<String>) -> Self {
+    /// A signal ended the run.
+    pub fn interrupted(reason: String) -> Self {
+        RunEnd { code: INTERRUPTED, reasons: vec![reason] }
+    }
+
+    /// The outcome of a run, from its report and the `--fail-if` conditions that hold. An interruption comes
+    /// first, then an invalid run.
+    pub fn of_run(report: &LoadReport, holding: Vec<String>) -> Self {
+        match report.interruption() {
+            Some(line) => RunEnd { code: INTERRUPTED, reasons: holding.into_iter().chain([line]).collect() },
+            None => RunEnd::of_whole_run(report.verdict(), holding),
+        }
+    }
+
+    fn of_whole_run(verdict: RunVerdict, holding: Vec<String>) -> Self {
         match (verdict, holding.is_empty()) {
             (RunVerdict::Valid, true) => RunEnd::good(),
             (RunVerdict::Valid, false) => RunEnd::condition(holding),
@@ -59,9 +73,12 @@ mod tests {
     #[test]
     fn figures_that_say_nothing_outweigh_a_condition_on_them() {
         let held = || vec!["p99>5ms holds".to_owned()];
-        assert_eq!(RunEnd::of_run(RunVerdict::Valid, vec![]), RunEnd::good());
-        assert_eq!(RunEnd::of_run(RunVerdict::Valid, held()), RunEnd { code: 3, reasons: held() });
-        let late = RunEnd::of_run(RunVerdict::Late(0.5), held());
+        assert_eq!(RunEnd::of_whole_run(RunVerdict::Valid, vec![]), RunEnd::good());
+        assert_eq!(RunEnd::of_whole_run(RunVerdict::Valid, held()), RunEnd { code: 3, reasons: held() });
+        let late = RunEnd::of_whole_run(RunVerdict::Late(0.5), held());
         assert_eq!((late.code, late.reasons.len()), (1, 2));
+        // What was cut off is no result, whatever its figures.
+        let cut = RunEnd::of_run(&LoadReport { interrupted: true, ..LoadReport::default() }, held());
+        assert_eq!((cut.code, cut.reasons.len()), (4, 2));
     }
 }

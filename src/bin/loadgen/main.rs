@@ -59,7 +59,7 @@ fn run(args: &Args) -> Result<RunEnd> {
     };
     let holding = fail_if::holding(&judgement.fail_if, &report)?;
     outputs.write(&report, &holding)?;
-    Ok(RunEnd::of_run(report.verdict(), holding))
+    Ok(RunEnd::of_run(&report, holding))
 }
 
 /// Runs the jobs one after another: a single run, or the steps.
@@ -80,15 +80,20 @@ fn measure(jobs: &[Measurement], quiet: bool) -> Result<LoadReport> {
         if number == 1 && job.io == IoChoice::IoUring && report.setup.io != job.io.name() && !quiet {
             tell(format_args!("loadgen: io_uring is not available; used {}", report.setup.io));
         }
-        reports.push(report);
+        // A step that was interrupted in its warm-up has no row, unless it is the only one.
+        if reports.is_empty() || !report.is_empty() {
+            reports.push(report);
+        }
         if stop.is_asked() {
             break;
         }
     }
-    match jobs {
-        [_] => Ok(reports.remove(0)),
-        _ => LoadReport::in_steps(reports).context("no steps"),
-    }
+    let report = match jobs {
+        [_] => reports.remove(0),
+        _ => LoadReport::in_steps(reports).context("no steps")?,
+    };
+    let is_whole = jobs.len() <= report.steps.len().max(1);
+    Ok(LoadReport { interrupted: report.interrupted || !is_whole, ..report })
 }
 
 /// Reads reports and merges them.

@@ -48,13 +48,14 @@ pub fn run(args: &Args, stop: &Stop) -> Result<RunEnd> {
         let text = format!("trial {number}: {}: {}: {outcome}", per_second(rate), trial.measured);
         trials.say(format_args!("{text}{}", limit(search.bracket())));
     }
-    let found = search.finish();
+    let found = Found { interrupted: stop.is_asked(), ..search.finish() };
     outputs.write_judged(&found, &format!("{found}\n"), |machine| pages::of_search(&found, machine))?;
     Ok(ending(&found, broken_off))
 }
 
 fn ending(found: &Found, broken_off: Option<anyhow::Error>) -> RunEnd {
     match (found.end, broken_off) {
+        _ if found.interrupted => RunEnd::interrupted(found.to_string()),
         (_, Some(error)) => RunEnd::invalid(error.to_string()),
         (SearchEnd::Lowest, None) => RunEnd::condition(vec![found.to_string()]),
         (SearchEnd::Generator, None) => RunEnd::invalid(found.to_string()),
