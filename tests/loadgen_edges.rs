@@ -130,6 +130,49 @@ fn trials_that_are_interrupted_say_so_too() {
 }
 
 #[test]
+fn an_output_that_fails_spares_the_others() {
+    let site = Site::new(json!({}));
+    let server = Fake::start(v4(site.port(0)), |request, _| vec![request.to_vec()]);
+    let run = format!("--window 2 --duration 100ms --warmup 0s {RAW} --target {}", server.addr());
+    let finished = loadgen(&site, &format!("{run} --csv /dev/full --json beside.json --hdr beside.hlog"));
+    assert_eq!(finished.code, 2, "{finished:?}");
+    assert!(finished.stderr.contains("/dev/full") && finished.stdout.contains("p99"), "{finished:?}");
+    assert!(json_in(&site, "beside.json")["answered"].as_u64() > Some(0));
+    assert!(site.path().join("beside.hlog").exists());
+}
+
+#[test]
+fn an_old_result_survives_a_run_that_cannot_start() {
+    let site = Site::new(json!({}));
+    let server = Fake::start(v4(site.port(0)), |request, _| vec![request.to_vec()]);
+    let run = format!("--window 2 --duration 100ms --warmup 0s {RAW} --target {}", server.addr());
+    site.write("old.json", "old");
+    let old = || std::fs::read_to_string(site.path().join("old.json")).unwrap();
+    std::os::unix::fs::symlink("old.json", site.path().join("link.json")).unwrap();
+    for (outputs, named) in [
+        ("--json old.json --report missing/page.html", "missing/page.html"),
+        ("--json old.json --csv .", "cannot write ."),
+        ("--json old.json --csv ./old.json", "old.json"),
+        ("--json old.json --csv link.json", "link.json"),
+        ("--json new.json --csv ./new.json", "new.json"),
+    ] {
+        let finished = loadgen(&site, &format!("{run} {outputs}"));
+        assert_eq!(finished.code, 2, "{outputs}: {finished:?}");
+        assert!(finished.stderr.contains(named) && finished.stdout.is_empty(), "{outputs}: {finished:?}");
+        assert_eq!(old(), "old", "{outputs}");
+    }
+    // What works replaces it, also behind a link, and leaves no other file.
+    let finished = loadgen(&site, &format!("{run} --json link.json"));
+    assert_eq!(finished.code, 0, "{finished:?}");
+    assert!(old().contains("answered"));
+    assert!(site.path().join("link.json").is_symlink());
+    let has_unfinished = |dir: &Path| {
+        std::fs::read_dir(dir).unwrap().any(|entry| entry.unwrap().file_name().to_string_lossy().starts_with('.'))
+    };
+    assert!(!has_unfinished(site.path()));
+}
+
+#[test]
 fn equal_gaps_send_as_many_requests_as_the_rate_says() {
     let site = Site::new(json!({}));
     let server = Fake::start(v4(site.port(0)), |request, _| vec![request.to_vec()]);
@@ -141,4 +184,14 @@ fn equal_gaps_send_as_many_requests_as_the_rate_says() {
         );
         assert_eq!(json_of(&loadgen(&site, &words))["planned"], 200, "{arrivals} {warmup}");
     }
+}
+
+#[test]
+fn a_lack_of_descriptors_is_told_once() {
+    let site = Site::new(json!({}));
+    let program = env!("CARGO_BIN_EXE_loadgen");
+    let words = format!("ulimit -n 100 && exec {program} --rate 1 --clients 5000 --target 127.0.0.1:9");
+    let finished = Running::start("/bin/sh".as_ref(), &["-c", &words], site.path()).finish();
+    assert_eq!(finished.code, 2, "{finished:?}");
+    assert_eq!(finished.stderr.matches("cannot open").count(), 1, "{finished:?}");
 }

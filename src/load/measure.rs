@@ -173,9 +173,16 @@ pub enum MeasureError {
     /// The job cannot run; the text names the remedy.
     #[error("{0}")]
     Plan(String),
-    /// The system refused an operation.
+    /// The system refused an operation. The text has the cause, so the cause is no source: a chain of errors
+    /// would name it twice.
     #[error("cannot run the load: {0}")]
-    System(#[from] io::Error),
+    System(io::Error),
+}
+
+impl From<io::Error> for MeasureError {
+    fn from(error: io::Error) -> Self {
+        MeasureError::System(error)
+    }
 }
 
 /// Result of a thread.

@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 
 use anyhow::Result;
 use lbd::load::compare::{Compare, Comparison, Side};
-use lbd::load::{Counts, LoadReport, pages};
+use lbd::load::pages::{self, MachineInfo};
+use lbd::load::{Counts, LoadReport};
 use lbd::os::signals::Stop;
 
 use crate::args::Args;
@@ -50,12 +51,12 @@ pub fn run(args: &Args, (a, b): (SocketAddr, SocketAddr), stop: &Stop) -> Result
     }
     let compared = compare.finish().map_err(anyhow::Error::msg)?;
     let compared = Comparison { interrupted: stop.is_asked(), ..compared };
-    if compared.turns.len() > 1 || compared.interrupted {
-        outputs.write_judged(&compared, &compared.to_string(), |machine| {
-            pages::of_comparison(&compared, machine)
-        })?;
+    let ending = ending(&compared, broken_off);
+    if compared.turns.len() < 2 && !compared.interrupted {
+        return Ok(ending);
     }
-    Ok(ending(&compared, broken_off))
+    let page = |machine: &MachineInfo| pages::of_comparison(&compared, machine);
+    Ok(ending.with(outputs.write_judged(&compared, &compared.to_string(), page)))
 }
 
 fn ending(compared: &Comparison, broken_off: Option<anyhow::Error>) -> RunEnd {

@@ -4,8 +4,12 @@ use std::process::ExitCode;
 
 use lbd::load::{LoadReport, RunVerdict};
 
+use crate::output::Unwritten;
+
 /// The results measure the generator, not the system.
 const INVALID: u8 = 1;
+/// A mistake in arguments, configuration or environment.
+const ERROR: u8 = 2;
 /// A condition on the results failed.
 const CONDITION: u8 = 3;
 /// A signal ended the run: the results are partial.
@@ -57,6 +61,14 @@ impl RunEnd {
                 let reasons = holding.into_iter().chain([verdict.to_string()]).collect();
                 RunEnd { code: INVALID, reasons }
             }
+        }
+    }
+
+    /// The same end, unless an output could not be written, which outweighs the results.
+    pub fn with(self, Unwritten(errors): Unwritten) -> Self {
+        match errors.is_empty() {
+            true => self,
+            false => RunEnd { code: ERROR, reasons: self.reasons.into_iter().chain(errors).collect() },
         }
     }
 

@@ -8,6 +8,7 @@ mod output;
 mod plan;
 mod progress;
 mod search;
+mod sink;
 mod trials;
 
 use std::path::PathBuf;
@@ -58,8 +59,8 @@ fn run(args: &Args) -> Result<RunEnd> {
         }
     };
     let holding = fail_if::holding(&judgement.fail_if, &report)?;
-    outputs.write(&report, &holding)?;
-    Ok(RunEnd::of_run(&report, holding))
+    let unwritten = outputs.write(&report, &holding);
+    Ok(RunEnd::of_run(&report, holding).with(unwritten))
 }
 
 /// Runs the jobs one after another: a single run, or the steps.

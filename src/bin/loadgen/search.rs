@@ -49,8 +49,9 @@ pub fn run(args: &Args, stop: &Stop) -> Result<RunEnd> {
         trials.say(format_args!("{text}{}", limit(search.bracket())));
     }
     let found = Found { interrupted: stop.is_asked(), ..search.finish() };
-    outputs.write_judged(&found, &format!("{found}\n"), |machine| pages::of_search(&found, machine))?;
-    Ok(ending(&found, broken_off))
+    let text = format!("{found}\n");
+    let unwritten = outputs.write_judged(&found, &text, |machine| pages::of_search(&found, machine));
+    Ok(ending(&found, broken_off).with(unwritten))
 }
 
 fn ending(found: &Found, broken_off: Option<anyhow::Error>) -> RunEnd {
