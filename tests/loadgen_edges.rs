@@ -173,6 +173,21 @@ fn an_old_result_survives_a_run_that_cannot_start() {
 }
 
 #[test]
+fn the_warm_up_is_outside_all_counts() {
+    let site = Site::new(json!({}));
+    let twice = Fake::start(v4(site.port(0)), |request, _| vec![request.to_vec(); 2]);
+    let words = format!(
+        "--rate 300 --arrivals constant --warmup 1s --duration 200ms --timeout 5s --quiet --json - {RAW} \
+         --target {}",
+        twice.addr()
+    );
+    let report = json_of(&loadgen(&site, &words));
+    let (sent, repeats) = (report["sent"].as_u64().unwrap(), report["drops"]["not_open"].as_u64().unwrap());
+    // Some repeats of the warm-up may arrive after it.
+    assert!(repeats >= sent / 2 && repeats <= sent + 100, "{repeats} of {sent}");
+}
+
+#[test]
 fn equal_gaps_send_as_many_requests_as_the_rate_says() {
     let site = Site::new(json!({}));
     let server = Fake::start(v4(site.port(0)), |request, _| vec![request.to_vec()]);

@@ -43,6 +43,7 @@ pub struct Generator<P> {
     window: usize,
     ledger: RequestLedger,
     measure_from: Instant,
+    warming_up: bool,
     end: Instant,
     grace: Duration,
     /// The measurement is over: no request leaves any more, not even an overdue one.
@@ -63,6 +64,7 @@ impl<P: LoadProtocol> Generator<P> {
             window: plan.window.unwrap_or(usize::MAX),
             ledger,
             measure_from,
+            warming_up: !plan.warmup.is_zero(),
             end: measure_from + plan.duration,
             grace: plan.grace,
             ended: false,
@@ -86,6 +88,12 @@ impl<P: LoadProtocol> Generator<P> {
     /// Whether every request has ended and no more will leave.
     pub fn is_finished(&self, now: Instant) -> bool {
         now >= self.last_send() && self.ledger.in_flight() == 0
+    }
+
+    /// Whether no request of the measurement has left yet. The turn that ends the warm-up sends only overdue
+    /// requests of the warm-up, so that what the kernel says about them does not count.
+    pub fn is_warming_up(&self) -> bool {
+        self.warming_up
     }
 
     /// Whether the run ended before its plan did.
@@ -181,7 +189,9 @@ impl<P: LoadProtocol> Role for Generator<P> {
         self.expire(now);
         self.protocol.tick(now);
         self.ended = now >= self.last_send();
-        while let Some(due) = self.next_send(now).filter(|due| *due <= now) {
+        let until = if self.warming_up { self.measure_from } else { Instant::from_nanos(u64::MAX) };
+        self.warming_up &= now < self.measure_from;
+        while let Some(due) = self.next_send(now).filter(|due| *due <= now && *due < until) {
             let is_free = self.protocol.free_at().is_some_and(|at| at <= now);
             if !is_free || !self.send(now, due, tx) {
                 break; // no free client or a full turn: the other requests leave later

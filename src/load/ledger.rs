@@ -141,9 +141,11 @@ impl RequestLedger {
         &self.account.counts
     }
 
-    /// Counts a datagram or frame that matched no open request.
-    pub fn drop(&self, reason: DropReason) {
-        self.account.drops.add(reason, 1);
+    /// Counts a datagram or frame that matched no open request, unless it came in the warm-up.
+    pub fn drop(&self, reason: DropReason, now: Instant) {
+        if now >= self.measure_from {
+            self.account.drops.add(reason, 1);
+        }
     }
 
     /// Whether a request is open.
@@ -380,7 +382,7 @@ mod tests {
             let mut ledger = RequestLedger::new(1, TIMEOUT);
             ledger.open(START, START);
             ledger.end(1, START + Duration::from_micros(latency), RequestEnd::Answered);
-            ledger.drop(DropReason::NotOpen);
+            ledger.drop(DropReason::NotOpen, START);
             ledger.close()
         };
         let mut sum = account(100);

@@ -8,7 +8,7 @@ use crossbeam_utils::atomic::AtomicCell;
 
 use super::{Counts, Generator, LoadProtocol, SecondTally};
 use crate::base::time::{Clock, Instant};
-use crate::io::DatagramIo;
+use crate::io::{DatagramIo, IoCounters};
 use crate::os::signals::Stop;
 use crate::role::Role;
 
@@ -42,26 +42,38 @@ pub struct Surroundings<'a> {
     pub stop: &'a Stop,
     /// Written once per turn.
     pub progress: &'a Progress,
+    /// Whether to ask each socket for its drops at the end of the warm-up.
+    pub recounts: bool,
 }
 
-/// Runs a generator to its end and returns it. `on_second` receives each second whose requests have all
-/// ended.
+/// Runs a generator to its end. Returns it, and the counters of the back end when its warm-up was over.
+/// `on_second` receives each second whose requests have all ended.
 pub fn run<P: LoadProtocol>(
     mut generator: Generator<P>,
     io: &mut impl DatagramIo,
     around: &Surroundings<'_>,
     mut on_second: impl FnMut(SecondTally),
-) -> io::Result<Generator<P>> {
-    let Surroundings { clock, spin, stop, progress } = around;
+) -> io::Result<(Generator<P>, IoCounters)> {
+    let mut before = io.counters();
+    let Surroundings { clock, spin, stop, progress, recounts } = around;
     loop {
         await_work(io, generator.next_deadline(), *clock, *spin)?;
         let now = clock.now();
         let (rx, tx) = io.turn();
+        let was_warming_up = generator.is_warming_up();
         generator.on_batch(now, rx, tx);
         // Read again, since handling the input may take time: a request's send time is that of its flush.
         let now = clock.now();
         generator.on_timeout(now, tx);
         io.flush()?;
+        if was_warming_up && !generator.is_warming_up() {
+            // The kernel tells drops with the next datagram of a socket; those of the warm-up are asked for.
+            // That is a system call per socket, so with very many sockets a few may count.
+            if *recounts {
+                io.recount_drops();
+            }
+            before = io.counters();
+        }
         let in_flight = generator.in_flight() as u64;
         progress.store(LiveCounts { counts: *generator.counts(), in_flight });
         if stop.is_asked() {
@@ -75,7 +87,7 @@ pub fn run<P: LoadProtocol>(
             on_second(second);
         }
         if finished {
-            return Ok(generator);
+            return Ok((generator, before));
         }
     }
 }

@@ -113,6 +113,15 @@ impl<P: LoadProtocol> Bench<P> {
     }
 }
 
+/// A request of another run.
+fn native_request() -> Vec<u8> {
+    let mut header = Header::new(Kind::ClientRequest, FORMAT.size);
+    header.client_id.set(7);
+    let mut bytes = vec![0; FORMAT.size];
+    Frame::write(&mut bytes, &header, &[]);
+    bytes
+}
+
 /// The reply to a request.
 fn answer(request: &[u8], status: Status) -> Vec<u8> {
     let mut bytes = request.to_vec();
@@ -175,10 +184,17 @@ fn what_is_late_counts_from_its_planned_moment() {
 #[test]
 fn the_warm_up_is_outside_all_counts() {
     let mut bench = Bench::new(GeneratorPlan { warmup: ms(40), ..open_loop() });
-    assert_eq!(bench.turns(0..=200).len(), 139);
+    // The turn at its end sends nothing of the measurement.
+    let stray = || answer(&native_request(), Status::Ok);
+    assert_eq!(bench.turns(0..=38).len(), 38);
+    assert_eq!(bench.turn(ms(39), &[&stray(), &stray()]).len(), 1);
+    assert!(bench.turn(ms(40), &[]).is_empty() && !bench.generator.is_warming_up());
+    assert_eq!(bench.turn(ms(41), &[&stray()]).len(), 2);
+    assert_eq!(bench.turns(42..=200).len(), 98);
     let report = bench.report();
     assert_eq!((report.counts.planned, report.counts.sent, report.counts.lost), (100, 100, 100));
     assert_eq!((report.duration_s, report.rate), (0.1, 1000.0));
+    assert_eq!(report.drops["not_open"], 1, "two came in the warm-up");
 }
 
 #[test]

@@ -214,7 +214,7 @@ impl LoadProtocol for DnsLoad {
             Ok((number, ending)) => {
                 ledger.end(number, now, ending);
             }
-            Err(reason) => ledger.drop(reason),
+            Err(reason) => ledger.drop(reason, now),
         }
     }
 }

@@ -59,13 +59,13 @@ impl LoadProtocol for Echo {
 
     fn read(&mut self, now: Instant, from: &Received, datagram: &mut [u8], ledger: &mut RequestLedger) {
         if from.peer != self.target {
-            return ledger.drop(DropReason::WrongSource);
+            return ledger.drop(DropReason::WrongSource, now);
         }
         match self.marker.find(datagram) {
-            None => ledger.drop(DropReason::Malformed),
-            Some(number) if in_turn(number, self.clients) != from.socket => ledger.drop(DropReason::NotOpen),
+            None => ledger.drop(DropReason::Malformed, now),
+            Some(number) if in_turn(number, self.clients) != from.socket => ledger.drop(DropReason::NotOpen, now),
             Some(number) if !ledger.end(number, now, RequestEnd::Answered) => {
-                ledger.drop(DropReason::NotOpen)
+                ledger.drop(DropReason::NotOpen, now)
             }
             Some(_) => {}
         }

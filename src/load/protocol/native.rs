@@ -93,11 +93,11 @@ impl LoadProtocol for Native {
 
     fn read(&mut self, now: Instant, _from: &Received, datagram: &mut [u8], ledger: &mut RequestLedger) {
         if !self.format.divides(datagram.len()) {
-            return ledger.drop(DropReason::Length);
+            return ledger.drop(DropReason::Length, now);
         }
         for frame in datagram.chunks_exact_mut(self.format.size) {
             if let Err(reason) = self.read_frame(now, frame, ledger) {
-                ledger.drop(reason);
+                ledger.drop(reason, now);
             }
         }
     }

@@ -95,7 +95,7 @@ impl LoadProtocol for Plain {
 
     fn read(&mut self, now: Instant, from: &Received, _datagram: &mut [u8], ledger: &mut RequestLedger) {
         if from.peer != self.target {
-            return ledger.drop(DropReason::WrongSource);
+            return ledger.drop(DropReason::WrongSource, now);
         }
         match *self.client(from.socket) {
             ClientState::Waits(number) => {
@@ -104,8 +104,8 @@ impl LoadProtocol for Plain {
                 let ended = ledger.end(number, now, RequestEnd::Answered);
                 debug_assert!(ended, "a client waits for an open request");
             }
-            ClientState::Rests => ledger.drop(DropReason::Late),
-            ClientState::Free => ledger.drop(DropReason::NotOpen),
+            ClientState::Rests => ledger.drop(DropReason::Late, now),
+            ClientState::Free => ledger.drop(DropReason::NotOpen, now),
         }
     }
 
