@@ -188,6 +188,20 @@ fn the_warm_up_is_outside_all_counts() {
 }
 
 #[test]
+fn answers_that_cannot_be_matched_make_a_run_invalid() {
+    let site = Site::new(json!({}));
+    let twice = Fake::start(v4(site.port(0)), |request, _| vec![request.to_vec(); 2]);
+    let run = format!("--duration 300ms --warmup 0s --timeout 5s --quiet --json - --target {}", twice.addr());
+    let plain = format!("--window 1 --clients 1 --protocol raw --payload text:hello {run}");
+    let finished = loadgen(&site, &plain);
+    assert_eq!(finished.code, 1, "{finished:?}");
+    assert!(finished.stderr.contains("{id}"), "{finished:?}");
+    // An id shows which answer is the second one.
+    let marked = loadgen(&site, &format!("--window 1 --clients 1 {RAW} {run}"));
+    assert_eq!(marked.code, 0, "{marked:?}");
+}
+
+#[test]
 fn equal_gaps_send_as_many_requests_as_the_rate_says() {
     let site = Site::new(json!({}));
     let server = Fake::start(v4(site.port(0)), |request, _| vec![request.to_vec()]);

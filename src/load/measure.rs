@@ -9,7 +9,7 @@ use std::thread::{Scope, ScopedJoinHandle};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::protocol::{DnsLoad, DnsQueries, Echo, LoadProtocol, Native, NativeSettings, Payload, Plain};
-use super::report::SetUp;
+use super::report::{BY_CLIENT, SetUp};
 use super::run::{LiveCounts, Progress, Surroundings, run};
 use super::schedule::{LoadRate, Schedule, Share};
 use super::series::Seconds;
@@ -127,6 +127,13 @@ impl ProtocolSpec {
             ProtocolSpec::Native { .. } => "native",
             ProtocolSpec::Dns(_) => "dns",
             ProtocolSpec::Raw(_) => "raw",
+        }
+    }
+
+    fn matching(&self) -> &'static str {
+        match self {
+            ProtocolSpec::Raw(payload) if payload.marks() == 0 => BY_CLIENT,
+            _ => "id",
         }
     }
 
@@ -349,6 +356,7 @@ impl Measurement {
             started_at_s: started_at.duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64()),
             target: self.target.to_string(),
             protocol: self.protocol.name().to_owned(),
+            matching: self.protocol.matching().to_owned(),
             arrivals: self.load.to_string(),
             rate: self.load.rate().map_or(String::new(), LoadRate::to_string),
             threads: self.threads,

@@ -10,9 +10,14 @@ use serde::{Deserialize, Serialize};
 use super::counts::Counts;
 use super::histogram::{self, EncodedHistogram, Percentiles, SpectrumPoint};
 use super::ledger::Account;
+use crate::base::drop_reason::DropReason;
 
 /// Maximum share of late sends; above it, the generator could not keep up.
 const LATE_SHARE_MAX: f64 = 0.01;
+/// Maximum unmatched datagrams, as a share of the answers, where an answer carries no id.
+const UNMATCHED_SHARE_MAX: f64 = 0.01;
+/// [`SetUp::matching`] of payloads without an id.
+pub(super) const BY_CLIENT: &str = "client";
 /// Minimum share of the requested rate; below it, the generator could not keep up.
 const RATE_SHARE_MIN: f64 = 0.99;
 
@@ -80,6 +85,9 @@ pub struct SetUp {
     pub target: String,
     /// `native`, `dns` or `raw`.
     pub protocol: String,
+    /// How an answer finds its request: `id`, or `client` if any datagram to a client answers its request.
+    /// Empty in reports of older versions.
+    pub matching: String,
     /// `poisson`, `constant`, `burst:N`, `trace:FILE`, or `window` for a closed loop.
     pub arrivals: String,
     /// The requested rate, `1000` or `1000..5000`; empty in a closed loop.
@@ -167,6 +175,8 @@ pub enum RunVerdict {
     Valid,
     /// No response arrived.
     NothingAnswered,
+    /// Answers carry no id, and so many datagrams answered no open request.
+    Unmatched(u64),
     /// Too many requests left late: their share.
     Late(f64),
     /// Too few requests left: the achieved share of the rate.
@@ -179,6 +189,11 @@ impl fmt::Display for RunVerdict {
             RunVerdict::Valid => f.write_str("the schedule was kept"),
             RunVerdict::NothingAnswered => f.write_str(
                 "no request was answered; check that the balancer runs at --target with the same frame size",
+            ),
+            RunVerdict::Unmatched(datagrams) => write!(
+                f,
+                "{datagrams} datagrams answered no open request; without an id, a repeated answer can pass for that \
+                 of the next request, so the latencies are invalid; put {{id}} into --payload if answers repeat it"
             ),
             RunVerdict::Late(share) => write!(
                 f,
@@ -247,6 +262,10 @@ impl LoadReport {
         if answered == 0 {
             return RunVerdict::NothingAnswered;
         }
+        let unmatched = self.drops.get(DropReason::NotOpen.name()).copied().unwrap_or(0);
+        if self.setup.matching == BY_CLIENT && share(unmatched, answered) > UNMATCHED_SHARE_MAX {
+            return RunVerdict::Unmatched(unmatched);
+        }
         if self.rate_wanted.is_some() && share(sent, planned) < RATE_SHARE_MIN {
             return RunVerdict::TooSlow(share(sent, planned));
         }
@@ -264,7 +283,8 @@ impl RunVerdict {
             RunVerdict::Valid => 0,
             RunVerdict::Late(_) => 1,
             RunVerdict::TooSlow(_) => 2,
-            RunVerdict::NothingAnswered => 3,
+            RunVerdict::Unmatched(_) => 3,
+            RunVerdict::NothingAnswered => 4,
         }
     }
 }
@@ -351,6 +371,7 @@ impl LoadReport {
                 _ if step.interrupted => "interrupted".to_owned(),
                 RunVerdict::Valid => "yes".to_owned(),
                 RunVerdict::NothingAnswered => "no response".to_owned(),
+                RunVerdict::Unmatched(_) => "answers repeated".to_owned(),
                 RunVerdict::Late(share) => format!("{:.1} % late", share * 100.0),
                 RunVerdict::TooSlow(share) => format!("{:.1} % sent", share * 100.0),
             };
@@ -379,6 +400,17 @@ mod tests {
         assert_eq!(report(1000, 990, 0).verdict(), RunVerdict::Valid);
         assert_eq!(report(1000, 989, 0).verdict(), RunVerdict::TooSlow(0.989));
         assert_eq!(LoadReport::default().verdict(), RunVerdict::NothingAnswered);
+    }
+
+    #[test]
+    fn repeated_answers_count_only_where_they_cannot_be_told_apart() {
+        let mut repeated = report(1000, 1000, 0);
+        repeated.drops.insert("not_open".to_owned(), 11);
+        assert_eq!(repeated.verdict(), RunVerdict::Valid);
+        repeated.setup.matching = BY_CLIENT.to_owned();
+        assert_eq!(repeated.verdict(), RunVerdict::Unmatched(11));
+        repeated.drops.insert("not_open".to_owned(), 10);
+        assert_eq!(repeated.verdict(), RunVerdict::Valid);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
-use lbd::load::{Counts, Load, LoadRate, LoadReport, Measurement};
+use lbd::load::{Counts, Load, LoadRate, LoadReport, Measurement, RunVerdict};
 use lbd::os::signals::Stop;
 use lbd::os::terminal::tell;
 
@@ -63,6 +63,9 @@ impl<'a> Trials<'a> {
                 line.show(live);
             }
         })?;
+        if let invalid @ RunVerdict::Unmatched(_) = report.verdict() {
+            bail!("{invalid}"); // a property of the target, which another trial has too
+        }
         Ok((!self.stop.is_asked()).then_some(report))
     }
 
