@@ -202,6 +202,23 @@ fn answers_that_cannot_be_matched_make_a_run_invalid() {
 }
 
 #[test]
+fn a_search_and_a_comparison_work_on_a_lossy_target() {
+    let site = Site::new(json!({}));
+    let server = lossy(&site, 6);
+    let addr = server.addr();
+    let run = format!("{RAW} --duration 200ms --warmup 0s --timeout 50ms --json -");
+    let words = format!(
+        "--search --slo p50<1s,loss<30% --from 100 --to 200 --repeats 1 --max-trials 4 {run} --target {addr}"
+    );
+    let finished = loadgen(&site, &words);
+    assert!(!finished.stderr.contains("does not respond"), "{finished:?}");
+    assert!(json_of(&finished)["rate"].as_f64().is_some_and(|rate| rate >= 100.0), "{finished:?}");
+    let words = format!("--compare {addr} {addr} --window 2 --repeats 2 {run}");
+    let finished = loadgen(&site, &words);
+    assert_eq!(json_of(&finished)["pairs"], 2, "{finished:?}");
+}
+
+#[test]
 fn equal_gaps_send_as_many_requests_as_the_rate_says() {
     let site = Site::new(json!({}));
     let server = Fake::start(v4(site.port(0)), |request, _| vec![request.to_vec()]);

@@ -236,6 +236,18 @@ impl Conditions {
         self.0.iter().all(|condition| condition.holds(figures))
     }
 
+    /// Share of lost requests, from 0 to 1, above which the conditions cannot hold.
+    pub fn loss_allowed(&self) -> f64 {
+        let allows = |condition: &Condition| match (condition.operator, condition.metric) {
+            (Operator::Above | Operator::AtLeast, _) => 1.0,
+            (_, Metric::Percentile(percent)) => 1.0 - quantile(percent),
+            (_, Metric::Max | Metric::Mean) => 0.0,
+            (_, Metric::Loss | Metric::Errors) => condition.limit.value().min(1.0),
+            _ => 1.0,
+        };
+        self.0.iter().map(allows).fold(1.0, f64::min)
+    }
+
     /// The measured values as text, as in `p99 1.5 ms, loss 0 %`.
     pub fn measured(&self, figures: &ReportMetrics) -> String {
         let words: Vec<String> =

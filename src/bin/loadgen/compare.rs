@@ -22,7 +22,7 @@ pub fn run(args: &Args, (a, b): (SocketAddr, SocketAddr), stop: &Stop) -> Result
     let mut compare = Compare::new(usize::from(pairs));
     let job = plan::job_for(args, a)?;
     let outputs = Outputs::open(args)?;
-    let mut trials = Trials::new(job, stop, args.quiet);
+    let mut trials = Trials::new(job, stop, args.quiet, 0.0);
     let mut broken_off = None;
     let mut turns = 0;
     while let Some(side) = compare.next() {

@@ -17,6 +17,8 @@ const START: f64 = 1_000.0;
 const LOWEST_SHARE: f64 = 1.0 / 1024.0;
 const RATES: std::ops::RangeInclusive<f64> = 0.001..=1e8;
 const REPEATS: u16 = 3;
+/// Share of the requests that a target without load must answer, unless the SLO allows more loss.
+const LEAST_ANSWERED: f64 = 0.9;
 
 /// Searches and writes the result.
 pub fn run(args: &Args, stop: &Stop) -> Result<RunEnd> {
@@ -24,7 +26,8 @@ pub fn run(args: &Args, stop: &Stop) -> Result<RunEnd> {
     let mut search = CapacitySearch::new(plan.clone()).map_err(|why| anyhow!("--slo: {why}"))?;
     let job = plan::job_at(args, plan.start)?;
     let outputs = Outputs::open(args)?;
-    let mut trials = Trials::new(job, stop, args.quiet);
+    let least = LEAST_ANSWERED.min(1.0 - plan.slo.loss_allowed());
+    let mut trials = Trials::new(job, stop, args.quiet, least);
     let mut broken_off = None;
     let mut number = 0;
     while let Some(rate) = search.next() {

@@ -123,6 +123,20 @@ fn what_was_not_measured_holds_in_neither_way() {
 }
 
 #[test]
+fn the_loss_that_conditions_allow_is_that_of_the_strictest() {
+    for (text, allowed) in [
+        ("p99<1s", 0.01),
+        ("p50<5ms,loss<30%", 0.3),
+        ("p75<5ms,errors<=30%", 0.25),
+        ("max<1s", 0.0),
+        ("late<5%,rate<9", 1.0),
+        ("loss>20%", 1.0),
+    ] {
+        assert!((parse(text).loss_allowed() - allowed).abs() < 1e-9, "{text}");
+    }
+}
+
+#[test]
 fn measured_values_are_told_with_their_units() {
     let report = fixtures::report(20_000.0, &[1_500; 995], 5);
     let figures = ReportMetrics::of(&report).unwrap();
