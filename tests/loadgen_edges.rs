@@ -219,6 +219,36 @@ fn a_search_and_a_comparison_work_on_a_lossy_target() {
 }
 
 #[test]
+fn runs_that_were_not_side_by_side_are_not_merged() {
+    let site = Site::new(json!({}));
+    let server = Fake::start(v4(site.port(0)), |request, _| vec![request.to_vec()]);
+    let run = |name: &str, more: &str| {
+        let words = format!(
+            "--window 2 --duration 100ms --warmup 0s --quiet {RAW} --target {} --json {name} {more}",
+            server.addr()
+        );
+        start(&site, &words)
+    };
+    for (name, more) in [("one.json", ""), ("two.json", "")] {
+        assert_eq!(run(name, more).finish().code, 0);
+    }
+    let both = [run("short.json", "--timeout 100ms"), run("long.json", "--timeout 5s")];
+    both.into_iter().for_each(|run| assert_eq!(run.finish().code, 0));
+    std::fs::copy(site.path().join("one.json"), site.path().join("copy.json")).unwrap();
+    for (files, named) in [
+        ("one.json two.json", "two.json: it began "),
+        ("one.json one.json", "one.json: the same file twice"),
+        ("one.json ./one.json", "one.json: the same file twice"),
+        ("one.json copy.json", "copy.json: it is the same run"),
+        ("short.json long.json", "long.json: its timeout is 5 s"),
+    ] {
+        let finished = loadgen(&site, &format!("--merge {files} --json - --quiet"));
+        assert_eq!(finished.code, 2, "{files}: {finished:?}");
+        assert!(finished.stderr.contains(named), "{files}: {finished:?}");
+    }
+}
+
+#[test]
 fn equal_gaps_send_as_many_requests_as_the_rate_says() {
     let site = Site::new(json!({}));
     let server = Fake::start(v4(site.port(0)), |request, _| vec![request.to_vec()]);

@@ -44,7 +44,7 @@ fn the_conditions_of_steps_and_of_merged_reports_are_judged() {
     let words = "--steps 100,300 --duration 200ms --warmup 0s --timeout 100ms --json one.json --quiet";
     let steps = loadgen(&site, &format!("{words} --fail-if loss>99%"));
     assert!(steps.stderr.contains("step 2 (300/s): --fail-if loss>99% holds: loss 100 %"), "{steps:?}");
-    let merged = loadgen(&site, "--merge one.json one.json --quiet --fail-if rate>1 --report merged.html");
+    let merged = loadgen(&site, "--merge one.json --quiet --fail-if rate>1 --report merged.html");
     assert!(merged.stderr.contains("--fail-if rate>1 holds: rate "), "{merged:?}");
     assert!(std::fs::read_to_string(site.path().join("merged.html")).unwrap().contains("Latency by rate"));
 }

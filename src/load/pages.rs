@@ -35,6 +35,9 @@ pub fn of_run(report: &LoadReport, judged: &[String], machine: &MachineInfo) -> 
             section.result(&line);
         }
         section.result(&headline(report));
+        for remark in &report.remarks {
+            section.text(remark);
+        }
         for line in judged {
             section.result(line);
         }

@@ -68,6 +68,9 @@ pub struct LoadReport {
     /// Results by second, in order; seconds without a scheduled request are left out.
     #[serde(default)]
     pub series: Vec<Second>,
+    /// What a reader has to know about a merged report; empty for others.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub remarks: Vec<String>,
     /// The results of each step in order; empty for a run without steps.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub steps: Vec<LoadReport>,

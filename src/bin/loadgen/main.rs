@@ -14,7 +14,7 @@ mod trials;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 use clap::Parser;
 use lbd::io::IoChoice;
 use lbd::load::{LoadReport, Measurement};
@@ -104,7 +104,17 @@ fn merge(files: &[PathBuf]) -> Result<LoadReport> {
         serde_json::from_slice(&text)
             .with_context(|| format!("cannot read {}: not a report of loadgen --json", file.display()))
     };
+    for (index, file) in files.iter().enumerate() {
+        let name = |file: &PathBuf| file.canonicalize().unwrap_or_else(|_| file.clone());
+        ensure!(
+            !files[..index].iter().any(|earlier| name(earlier) == name(file)),
+            "{}: the same file twice",
+            file.display()
+        );
+    }
     let reports = files.iter().map(read).collect::<Result<Vec<LoadReport>>>()?;
     let merged = LoadReport::merge(&reports).context("nothing to merge")?;
-    merged.map_err(|(index, why)| anyhow!("{}: {why}", files[index].display()))
+    let merged = merged.map_err(|(index, why)| anyhow!("{}: {why}", files[index].display()))?;
+    merged.remarks.iter().for_each(|remark| tell(format_args!("loadgen: {remark}")));
+    Ok(merged)
 }
