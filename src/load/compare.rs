@@ -30,6 +30,9 @@ const RATIOS: [Metric; 4] =
     [Metric::Percentile(50.0), Metric::Percentile(99.0), Metric::Percentile(99.9), Metric::Rate];
 const SHARES: [Metric; 2] = [Metric::Loss, Metric::Errors];
 
+/// Most pairs, invalid ones included, as a multiple of the pairs that are wanted.
+const REPLACED_MAX: usize = 2;
+
 /// A running comparison.
 #[derive(Clone, Debug)]
 pub struct Compare {
@@ -42,6 +45,9 @@ pub struct Compare {
 pub struct ComparisonTurn {
     /// The target of the run.
     pub side: Side,
+    /// Whether its pair was left out as invalid; another pair replaced it.
+    #[serde(default)]
+    pub left_out: bool,
     /// The run's results.
     pub report: LoadReport,
 }
@@ -84,28 +90,32 @@ impl Compare {
         Compare { pairs, turns: vec![] }
     }
 
-    /// The target of the next turn; `None` when the comparison is finished.
+    /// The target of the next turn; `None` when the comparison is finished. An invalid pair is replaced by
+    /// another one, until there are twice as many pairs as were wanted.
     pub fn next(&self) -> Option<Side> {
         let turn = self.turns.len();
+        let (whole, is_between) = (self.turns.chunks_exact(2), turn.is_multiple_of(2));
+        let valid = whole.filter(|pair| is_valid(pair)).count();
+        let is_finished = is_between && (valid >= self.pairs || turn >= 2 * REPLACED_MAX * self.pairs);
         let is_a = matches!(turn % 4, 0 | 3);
-        (turn < 2 * self.pairs).then_some(if is_a { Side::A } else { Side::B })
+        (!is_finished).then_some(if is_a { Side::A } else { Side::B })
     }
 
     /// Records the turn that [`Compare::next`] selected.
     pub fn record(&mut self, report: LoadReport) {
         let side = self.next().expect("the comparison is not finished");
-        self.turns.push(ComparisonTurn { side, report });
+        self.turns.push(ComparisonTurn { side, left_out: false, report });
     }
 
     /// Results of all complete pairs; the error is that a report is damaged.
-    pub fn finish(self) -> Result<Comparison, String> {
-        let mut pairs = vec![];
+    pub fn finish(mut self) -> Result<Comparison, String> {
         let mut pairs_unfit = 0;
-        for turns in self.turns.chunks_exact(2) {
-            if turns.iter().any(|turn| turn.report.verdict() != RunVerdict::Valid) {
-                pairs_unfit += 1;
-                continue;
-            }
+        for turns in self.turns.chunks_exact_mut(2).filter(|turns| !is_valid(turns)) {
+            pairs_unfit += 1;
+            turns.iter_mut().for_each(|turn| turn.left_out = true);
+        }
+        let mut pairs = vec![];
+        for turns in self.turns.chunks_exact(2).filter(|turns| is_valid(turns)) {
             let (a, b) = if turns[0].side == Side::A { (0, 1) } else { (1, 0) };
             pairs.push((ReportMetrics::of(&turns[a].report)?, ReportMetrics::of(&turns[b].report)?));
         }
@@ -114,6 +124,11 @@ impl Compare {
         let pairs = pairs.len();
         Ok(Comparison { figures, pairs, pairs_unfit, interrupted: false, turns: self.turns })
     }
+}
+
+/// Whether both turns of a pair say something about their targets.
+fn is_valid(pair: &[ComparisonTurn]) -> bool {
+    pair.iter().all(|turn| turn.report.verdict() == RunVerdict::Valid)
 }
 
 fn difference(metric: Metric, pairs: &[(ReportMetrics, ReportMetrics)]) -> Option<Difference> {
@@ -207,7 +222,7 @@ impl fmt::Display for Comparison {
         if self.pairs_unfit > 0 {
             writeln!(
                 f,
-                "{} of {} pairs are left out: the generator could not keep up, or no response arrived",
+                "{} of {} pairs are left out and replaced: the generator could not keep up, or no response arrived",
                 self.pairs_unfit,
                 self.pairs + self.pairs_unfit
             )?;
@@ -331,10 +346,30 @@ mod tests {
         let compared = compare.finish().unwrap(); // stopped early: half a pair does not count
         assert_eq!((compared.pairs, compared.pairs_unfit, compared.turns.len()), (1, 2, 7));
         let text = compared.to_string();
+        let left_out: Vec<bool> = compared.turns.iter().map(|turn| turn.left_out).collect();
+        assert_eq!(left_out, [true, true, true, true, false, false, false]);
         assert!(
             text.contains("2 of 3 pairs are left out") && text.contains("one pair: no interval"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn an_invalid_pair_is_replaced_and_the_replacements_have_an_end() {
+        let turns = |is_late: fn(usize) -> bool| {
+            let mut compare = Compare::new(3);
+            let mut turn = 0;
+            while compare.next().is_some() {
+                let report = fixtures::report(1_000.0, &[100; 50], 0);
+                compare.record(if is_late(turn) { fixtures::late(report) } else { report });
+                turn += 1;
+            }
+            let compared = compare.finish().unwrap();
+            (compared.pairs, compared.pairs_unfit, turn)
+        };
+        assert_eq!(turns(|_| false), (3, 0, 6));
+        assert_eq!(turns(|turn| turn == 2), (3, 1, 8));
+        assert_eq!(turns(|_| true), (0, 6, 12));
     }
 
     #[test]

@@ -41,11 +41,13 @@ pub fn run(args: &Args, (a, b): (SocketAddr, SocketAddr), stop: &Stop) -> Result
         };
         let LoadReport { counts: Counts { sent, lost, .. }, latency_us, .. } = &report;
         let name = if side == Side::A { "A" } else { "B" };
+        let which = match pair < u64::from(pairs) {
+            true => format!("pair {} of {pairs}", pair + 1),
+            false => format!("pair {} for one that was left out", pair + 1),
+        };
         trials.say(format_args!(
-            "pair {} of {pairs}, {name}: {sent} sent, {lost} lost, p50 {} us, p99 {} us",
-            pair + 1,
-            latency_us.p50,
-            latency_us.p99,
+            "{which}, {name}: {sent} sent, {lost} lost, p50 {} us, p99 {} us",
+            latency_us.p50, latency_us.p99,
         ));
         compare.record(report);
     }
