@@ -26,8 +26,13 @@ pub enum Side {
 }
 
 /// Metrics compared as a ratio. Shares are compared as a difference, because they are often 0.
-const RATIOS: [Metric; 4] =
-    [Metric::Percentile(50.0), Metric::Percentile(99.0), Metric::Percentile(99.9), Metric::Rate];
+const RATIOS: [Metric; 5] = [
+    Metric::Percentile(50.0),
+    Metric::Percentile(99.0),
+    Metric::Percentile(99.9),
+    Metric::Rate,
+    Metric::Goodput,
+];
 const SHARES: [Metric; 2] = [Metric::Loss, Metric::Errors];
 
 /// Most pairs, invalid ones included, as a multiple of the pairs that are wanted.
@@ -157,7 +162,7 @@ impl Difference {
     /// A value of the metric as text.
     pub fn write(&self, value: f64) -> String {
         match RATIOS.into_iter().chain(SHARES).find(|metric| metric.to_string() == self.metric) {
-            Some(Metric::Rate) => number(value) + "/s",
+            Some(Metric::Rate | Metric::Goodput) => number(value) + "/s",
             Some(metric) => metric.numbers().write(value),
             None => value.to_string(),
         }

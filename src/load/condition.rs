@@ -50,6 +50,8 @@ pub enum Metric {
     Late,
     /// `rate`: requests sent per second.
     Rate,
+    /// `goodput`: requests answered per second.
+    Goodput,
     /// `pacing`: 99th percentile of the send lag, the time from the scheduled to the actual send.
     Pacing,
 }
@@ -187,6 +189,7 @@ impl<'a> ReportMetrics<'a> {
             Metric::Errors => share(report.counts.lost + report.counts.busy + report.counts.refused),
             Metric::Late => share(report.counts.late_sends),
             Metric::Rate => Some(exactly(report.rate)),
+            Metric::Goodput => Some(exactly(report.goodput)),
             Metric::Pacing => (!self.pacing.is_empty())
                 .then(|| bucket(&self.pacing, self.pacing.value_at_quantile(0.99))),
         }
@@ -283,7 +286,7 @@ impl ConditionLimit {
 }
 
 /// Metrics with a fixed name.
-const NAMED: [(&str, Metric); 9] = [
+const NAMED: [(&str, Metric); 10] = [
     ("max", Metric::Max),
     ("mean", Metric::Mean),
     ("loss", Metric::Loss),
@@ -292,6 +295,7 @@ const NAMED: [(&str, Metric); 9] = [
     ("errors", Metric::Errors),
     ("late", Metric::Late),
     ("rate", Metric::Rate),
+    ("goodput", Metric::Goodput),
     ("pacing", Metric::Pacing),
 ];
 /// Longer operators come first, since the first match wins.
@@ -305,7 +309,7 @@ impl Metric {
     pub fn numbers(self) -> Numbers {
         match self {
             Metric::Percentile(_) | Metric::Max | Metric::Mean | Metric::Pacing => Numbers::Micros,
-            Metric::Rate => Numbers::Plain,
+            Metric::Rate | Metric::Goodput => Numbers::Plain,
             _ => Numbers::Percent,
         }
     }

@@ -27,6 +27,7 @@ pub fn report(rate: f64, answered_us: &[u64], lost: u64) -> LoadReport {
             ..Counts::default()
         },
         rate,
+        goodput: rate * answered as f64 / (answered + lost).max(1) as f64,
         rate_wanted: Some(rate),
         duration_s: (answered + lost) as f64 / rate,
         latency_us: Percentiles::of(&latency),

@@ -46,8 +46,8 @@ impl LoadReport {
             at_s += step.duration_s.ceil() as u64;
         }
         let weighted: Option<f64> = steps.iter().map(|step| Some(step.rate_wanted? * step.duration_s)).sum();
-        let of_duration = |sent: f64| if sum.duration_s > 0.0 { sent / sum.duration_s } else { 0.0 };
-        (sum.rate, sum.rate_wanted) = (of_duration(sum.counts.sent as f64), weighted.map(of_duration));
+        sum.rate_wanted = weighted.filter(|_| sum.duration_s > 0.0).map(|sent| sent / sum.duration_s);
+        sum.set_rates();
         sum.setup.rate = steps.iter().map(|step| step.setup.rate.as_str()).collect::<Vec<_>>().join(",");
         sum.refresh(&steps).expect("histograms that were made here");
         sum.steps = if sum.is_empty() { vec![] } else { steps };
@@ -75,7 +75,7 @@ impl LoadReport {
         let begin = own.start.min(others.start);
         self.rate_wanted = self.rate_wanted.zip(other.rate_wanted).map(|(a, b)| a + b);
         self.duration_s = own.end.max(others.end) - begin;
-        self.rate = if self.duration_s > 0.0 { self.counts.sent as f64 / self.duration_s } else { 0.0 };
+        self.set_rates();
         self.setup.started_at_s = begin - self.setup.warmup_s;
         self.setup.duration_s = self.setup.duration_s.max(other.setup.duration_s);
         self.setup.threads = self.setup.threads.saturating_add(other.setup.threads);

@@ -137,10 +137,11 @@ pub fn of_search(found: &Found, machine: &MachineInfo) -> Result<Page, String> {
                 (index + 1).to_string(),
                 per_second(trial.rate),
                 outcome(trial).to_owned(),
+                per_second(trial.report.goodput),
                 trial.measured.clone(),
             ]
         });
-        section.table(&["trial", "rate", "", "measured"], rows);
+        section.table(&["trial", "rate", "", "goodput", "measured"], rows);
     });
     Ok(set_up(page, &setup, machine))
 }
@@ -214,6 +215,7 @@ fn facts(report: &LoadReport) -> Vec<(&'static str, String)> {
     let counted = |n: u64| number(n as f64);
     vec![
         ("sent", format!("{}{wanted}", per_second(report.rate))),
+        ("goodput", per_second(report.goodput)),
         ("answered", counted(report.counts.answered)),
         ("lost", counted(report.counts.lost)),
         ("busy", counted(report.counts.busy)),
@@ -260,6 +262,7 @@ fn steps(steps: &[LoadReport], section: &mut Section) {
         vec![
             step.rate_wanted.map_or(String::new(), per_second),
             per_second(step.rate),
+            per_second(step.goodput),
             count(step.counts.answered),
             count(step.counts.busy + step.counts.refused),
             count(step.counts.lost),
@@ -270,7 +273,7 @@ fn steps(steps: &[LoadReport], section: &mut Section) {
         ]
     });
     let head =
-        ["target rate", "sent", "answered", "busy, refused", "lost", "p50", "p99", "p99.9", "schedule kept"];
+        ["target rate", "sent", "goodput", "answered", "busy, refused", "lost", "p50", "p99", "p99.9", "schedule kept"];
     section.table(&head, rows);
 }
 

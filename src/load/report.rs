@@ -38,6 +38,9 @@ pub struct LoadReport {
     pub counts: Counts,
     /// Requests sent per second.
     pub rate: f64,
+    /// Requests answered per second.
+    #[serde(default)]
+    pub goodput: f64,
     /// Mean requested rate, in requests per second; `None` in a closed loop.
     pub rate_wanted: Option<f64>,
     /// Length of the measurement, in seconds.
@@ -220,11 +223,11 @@ impl LoadReport {
         let (counts, duration_s) = (account.counts, measured.as_secs_f64());
         let mut report = LoadReport {
             counts,
-            rate: if duration_s > 0.0 { counts.sent as f64 / duration_s } else { 0.0 },
             duration_s,
             drops: account.drops.nonzero().map(|(reason, n)| (reason.name().to_owned(), n)).collect(),
             ..LoadReport::default()
         };
+        report.set_rates();
         report.set_histograms([
             &account.latency,
             &account.lost,
@@ -232,6 +235,12 @@ impl LoadReport {
             &account.pacing,
         ]);
         report
+    }
+
+    /// Sets the rates by counts and duration.
+    pub(super) fn set_rates(&mut self) {
+        let rate = |count: u64| if self.duration_s > 0.0 { count as f64 / self.duration_s } else { 0.0 };
+        (self.rate, self.goodput) = (rate(self.counts.sent), rate(self.counts.answered));
     }
 
     /// Sets the histograms and the values derived from them: latency, its part of lost requests, latency
@@ -300,9 +309,12 @@ impl fmt::Display for LoadReport {
         if self.is_empty() {
             return Ok(());
         }
-        let LoadReport { rate, duration_s, not_sent, kernel_drops, .. } = self;
+        let LoadReport { rate, goodput, duration_s, not_sent, kernel_drops, .. } = self;
         let Counts { sent, answered, lost, busy, refused, late_sends, .. } = self.counts;
-        writeln!(f, "{sent} sent in {duration_s:.1} s ({rate:.0}/s), {late_sends} late")?;
+        writeln!(
+            f,
+            "{sent} sent in {duration_s:.1} s ({rate:.0}/s), goodput {goodput:.0}/s, {late_sends} late"
+        )?;
         writeln!(f, "{answered} answered, {busy} busy, {refused} refused, {lost} lost")?;
         if not_sent + kernel_drops > 0 {
             writeln!(
@@ -350,6 +362,7 @@ impl LoadReport {
         let heads = [
             "target/s",
             "sent/s",
+            "goodput/s",
             "answered",
             "busy",
             "refused",
@@ -366,7 +379,7 @@ impl LoadReport {
             let Percentiles { p50, p99, p999, .. } = step.latency_us;
             let Counts { answered, busy, refused, lost, .. } = step.counts;
             let wanted = step.rate_wanted.unwrap_or(step.rate);
-            write!(f, "{wanted:>11.0}{:>11.0}", step.rate)?;
+            write!(f, "{wanted:>11.0}{:>11.0}{:>11.0}", step.rate, step.goodput)?;
             for figure in [answered, busy, refused, lost, p50, p99, p999] {
                 write!(f, "{figure:>11}")?;
             }
@@ -419,7 +432,7 @@ mod tests {
     #[test]
     fn the_json_has_the_keys_that_scripts_read() {
         let json = serde_json::to_value(LoadReport::default()).unwrap();
-        for key in ["sent", "answered", "lost", "busy", "late_sends", "rate", "duration_s"] {
+        for key in ["sent", "answered", "lost", "busy", "late_sends", "rate", "goodput", "duration_s"] {
             assert!(json[key].is_number(), "{key}");
         }
         for group in ["latency_us", "latency_uncorrected_us"] {
@@ -447,14 +460,14 @@ mod tests {
     #[test]
     fn steps_are_a_table_and_the_worst_of_them_is_the_verdict() {
         let latency_us = Percentiles { p50: 111, p99: 333, p999: 444, ..Percentiles::default() };
-        let good = LoadReport { rate: 10.0, latency_us, ..report(1000, 1000, 0) };
+        let good = LoadReport { rate: 10.0, goodput: 9.0, latency_us, ..report(1000, 1000, 0) };
         let mut slow = report(1000, 900, 900);
         slow.counts.lost = 3;
         let steps = vec![good.clone(), slow, report(1000, 1000, 100)];
         let whole = LoadReport { steps, counts: good.counts, ..LoadReport::default() };
         assert_eq!(whole.verdict(), RunVerdict::TooSlow(0.9));
         let text = whole.to_string();
-        let row = ["1", "10", "1000", "0", "0", "0", "111", "333", "444", "yes"];
+        let row = ["1", "10", "9", "1000", "0", "0", "0", "111", "333", "444", "yes"];
         assert!(text.lines().any(|line| line.split_whitespace().eq(row)), "{text}");
         assert!(
             text.contains("90.0 % sent") && text.contains("10.0 % late") && !text.contains("pacing"),

@@ -21,7 +21,7 @@ pub struct Judgement {
     /// Metrics: p50, p99, p99.9 or any other percentile below p100, max and mean are latencies from the
     /// scheduled moment of OK responses and lost requests; a lost request is slower than any limit. loss,
     /// busy, refused, errors (all three) and late are shares of the requests sent. rate is requests sent
-    /// per second. pacing is the send lag that 99 % of the requests stay within. Operators: < <= > >=.
+    /// per second, goodput requests answered per second. pacing is the send lag that 99 % of the requests stay within. Operators: < <= > >=.
     /// Units: us, ms, s; %. With --steps, each step is judged.
     #[arg(long, value_name = "CONDITION", help_heading = JUDGEMENT)]
     pub fail_if: Vec<Conditions>,

@@ -48,8 +48,8 @@ impl ProgressLine {
             let text = match at.checked_sub(self.warmup) {
                 None => format!("warm-up of {}: {} in flight", exact(self.warmup), live.in_flight),
                 Some(measured) => {
-                    let since_last = (live.counts.sent - self.last.counts.sent, at - self.last_at);
-                    line(measured.min(self.duration), self.duration, &live, since_last)
+                    let since = (&self.last.counts, at - self.last_at);
+                    line(measured.min(self.duration), self.duration, &live, since)
                 }
             };
             if self.terminal {
@@ -72,11 +72,12 @@ impl Drop for ProgressLine {
     }
 }
 
-fn line(at: Duration, duration: Duration, live: &LiveCounts, (sent, time): (u64, Duration)) -> String {
-    let LiveCounts { counts: Counts { answered, busy, lost, late_sends, .. }, in_flight } = live;
-    let rate = if time.is_zero() { 0.0 } else { sent as f64 / time.as_secs_f64() };
+fn line(at: Duration, duration: Duration, live: &LiveCounts, (last, time): (&Counts, Duration)) -> String {
+    let LiveCounts { counts: Counts { sent, answered, busy, lost, late_sends, .. }, in_flight } = live;
+    let rate = |count: u64| if time.is_zero() { 0.0 } else { count as f64 / time.as_secs_f64() };
+    let (sending, answering) = (rate(sent - last.sent), rate(answered - last.answered));
     format!(
-        "{:.0} of {:.0} s: {rate:.0} sent/s, {answered} answered, {busy} busy, {lost} lost, \
+        "{:.0} of {:.0} s: {sending:.0} sent/s, {answering:.0} answered/s, {answered} answered, {busy} busy, {lost} lost, \
          {late_sends} late, {in_flight} in flight",
         at.as_secs_f64(),
         duration.as_secs_f64(),
@@ -91,8 +92,9 @@ mod tests {
     fn the_rate_is_that_since_the_last_line() {
         let counts = Counts { sent: 5_000, answered: 4_000, ..Counts::default() };
         let live = LiveCounts { counts, in_flight: 7 };
+        let last = Counts { sent: 4_800, answered: 3_900, ..Counts::default() };
         let text =
-            line(Duration::from_secs(5), Duration::from_secs(10), &live, (200, Duration::from_secs(2)));
-        assert_eq!(text, "5 of 10 s: 100 sent/s, 4000 answered, 0 busy, 0 lost, 0 late, 7 in flight");
+            line(Duration::from_secs(5), Duration::from_secs(10), &live, (&last, Duration::from_secs(2)));
+        assert_eq!(text, "5 of 10 s: 100 sent/s, 50 answered/s, 4000 answered, 0 busy, 0 lost, 0 late, 7 in flight");
     }
 }

@@ -16,7 +16,7 @@ fn hold(text: &str, report: &LoadReport) -> bool {
 fn every_metric_has_its_figure() {
     // 1 to 1000 us.
     let mut report = fixtures::report(2_000.0, &(1..=1_000).collect::<Vec<_>>(), 0);
-    report.counts.lost = 10;
+    (report.counts.lost, report.goodput) = (10, 1_600.0);
     (report.counts.busy, report.counts.refused, report.counts.late_sends, report.counts.sent) =
         (40, 200, 8, 1_240);
     for (text, wanted) in [
@@ -30,6 +30,7 @@ fn every_metric_has_its_figure() {
         ("errors", 250.0 / 1_240.0),
         ("late", 8.0 / 1_240.0),
         ("rate", 2_000.0),
+        ("goodput", 1_600.0),
         ("pacing", 10.0),
     ] {
         let found = ReportMetrics::of(&report).unwrap().get(Metric::parse(text).unwrap()).unwrap();
