@@ -11,9 +11,6 @@ use crate::base::batch::{Rx, Tx};
 use crate::base::time::{Instant, earliest};
 use crate::role::Role;
 
-/// A request that leaves more than this after its scheduled moment is late.
-pub const LATE: Duration = Duration::from_millis(1);
-
 /// What one generator sends.
 #[derive(Clone, Debug)]
 pub struct GeneratorPlan {

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
-use super::LATE;
 use super::counts::{Counts, RequestEnd};
 use super::histogram::{self, add, record};
+use super::tolerance::Tolerance;
 use crate::base::drop_reason::{DropCounters, DropReason};
 use crate::base::time::Instant;
 
@@ -84,6 +84,8 @@ impl Account {
 /// Open requests by number, and the account of the measurement.
 pub struct RequestLedger {
     timeout: Duration,
+    /// Time after its scheduled moment from which a request is late.
+    late_max: Duration,
     measure_from: Instant,
     /// Open requests by number modulo the length. Requests with numbers below `oldest` have ended.
     places: Box<[LedgerEntry]>,
@@ -104,6 +106,7 @@ impl RequestLedger {
         fault_in(&mut places);
         RequestLedger {
             timeout,
+            late_max: Tolerance::default().late_max(),
             measure_from: Instant::ZERO,
             places,
             oldest: 1,
@@ -113,6 +116,12 @@ impl RequestLedger {
             seconds: VecDeque::with_capacity(16),
             first_second: 0,
         }
+    }
+
+    /// Sets which requests are late.
+    #[must_use]
+    pub fn tolerate(self, tolerance: Tolerance) -> Self {
+        RequestLedger { late_max: tolerance.late_max(), ..self }
     }
 
     /// Sets the start of the measurement: requests scheduled before it do not count. Call it before the
@@ -171,7 +180,7 @@ impl RequestLedger {
             let sent = Counts {
                 planned: 1,
                 sent: 1,
-                late_sends: (now.since(intended) > LATE).into(),
+                late_sends: (now.since(intended) > self.late_max).into(),
                 ..Counts::default()
             };
             self.account.counts += sent;
@@ -302,7 +311,7 @@ mod tests {
     fn expected(known: &[Known], of: impl Fn(&Known) -> bool) -> (Counts, Histogram<u64>) {
         let (mut counts, mut latency) = (Counts::default(), histogram::empty(TIMEOUT, 2));
         for known in known.iter().filter(|known| of(known)) {
-            let late = known.sent.since(known.intended) > LATE;
+            let late = known.sent.since(known.intended) > Duration::from_millis(1);
             counts += Counts { planned: 1, sent: 1, late_sends: late.into(), ..Counts::default() };
             let (ending, at) = known.ended.expect("all have ended");
             counts.end(ending);

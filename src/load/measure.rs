@@ -13,7 +13,7 @@ use super::report::{BY_CLIENT, SetUp};
 use super::run::{LiveCounts, Progress, Surroundings, run};
 use super::schedule::{LoadRate, Schedule, Share};
 use super::series::Seconds;
-use super::{Account, Generator, GeneratorPlan, LoadReport, RequestLedger, SecondTally, Trace};
+use super::{Account, Generator, GeneratorPlan, LoadReport, RequestLedger, SecondTally, Tolerance, Trace};
 use crate::base::rng::Rng;
 use crate::base::time::{Clock, Instant};
 use crate::io::socket::{SocketOptions, bind};
@@ -170,6 +170,8 @@ pub struct Measurement {
     pub clients: u32,
     /// Time of busy-waiting before each deadline.
     pub spin: Duration,
+    /// How late requests may leave.
+    pub tolerance: Tolerance,
     /// I/O back end.
     pub io: IoChoice,
     /// Seed of all random numbers.
@@ -366,6 +368,7 @@ impl Measurement {
             timeout_s: self.timeout.as_secs_f64(),
             warmup_s: self.warmup.as_secs_f64(),
             duration_s: self.measured().as_secs_f64(),
+            tolerance: self.tolerance,
             seed: self.seed,
             io: io.to_owned(),
         }
@@ -494,6 +497,7 @@ impl Drive<'_> {
         let by_rate = 2.0 * job.load.busiest_second() * job.timeout.as_secs_f64().max(0.5);
         let room = (by_rate / f64::from(share.of)) as usize;
         let ledger = RequestLedger::new(room.max(window.unwrap_or(0)), job.timeout);
+        let ledger = ledger.tolerate(job.tolerance);
         ready.wait();
         let start = *start.get_or_init(|| clock.now());
         let plan = GeneratorPlan {

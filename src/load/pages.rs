@@ -83,8 +83,10 @@ pub fn of_run(report: &LoadReport, judged: &[String], machine: &MachineInfo) -> 
     }
     page = page.section("The generator", |section| {
         section.text(&format!(
-            "Time from the scheduled moment to the send of each request; {} of {} left more than 1 ms late.",
-            report.counts.late_sends, report.counts.sent
+            "Time from the scheduled moment to the send of each request; {} of {} left more than {} late.",
+            report.counts.late_sends,
+            report.counts.sent,
+            report.setup.tolerance.late_max_text()
         ));
         section.chart(&pacing);
     });

@@ -10,10 +10,9 @@ use serde::{Deserialize, Serialize};
 use super::counts::Counts;
 use super::histogram::{self, EncodedHistogram, Percentiles, SpectrumPoint};
 use super::ledger::Account;
+use super::tolerance::Tolerance;
 use crate::base::drop_reason::DropReason;
 
-/// Maximum share of late sends; above it, the generator could not keep up.
-const LATE_SHARE_MAX: f64 = 0.01;
 /// Maximum unmatched datagrams, as a share of the answers, where an answer carries no id.
 const UNMATCHED_SHARE_MAX: f64 = 0.01;
 /// [`SetUp::matching`] of payloads without an id.
@@ -112,6 +111,8 @@ pub struct SetUp {
     pub warmup_s: f64,
     /// Planned length of the measurement, in seconds; 0 in reports of older versions.
     pub duration_s: f64,
+    /// How late requests may leave.
+    pub tolerance: Tolerance,
     /// Seed of the schedule. In JSON a text: many readers keep numbers above 2^53 only roughly.
     #[serde(with = "exact_seed")]
     pub seed: u64,
@@ -183,8 +184,8 @@ pub enum RunVerdict {
     NothingAnswered,
     /// Answers carry no id, and so many datagrams answered no open request.
     Unmatched(u64),
-    /// Too many requests left late: their share.
-    Late(f64),
+    /// Too many requests left late: their share, and what was tolerated.
+    Late(f64, Tolerance),
     /// Too few requests left: the achieved share of the rate.
     TooSlow(f64),
 }
@@ -201,11 +202,13 @@ impl fmt::Display for RunVerdict {
                 "{datagrams} datagrams answered no open request; without an id, a repeated answer can pass for that \
                  of the next request, so the latencies are invalid; put {{id}} into --payload if answers repeat it"
             ),
-            RunVerdict::Late(share) => write!(
+            RunVerdict::Late(share, tolerance) => write!(
                 f,
-                "{:.1} % of the requests left more than 1 ms late, so the results measure this generator, \
-                 not the system; lower --rate or give it more CPU",
-                share * 100.0
+                "{:.1} % of the requests left more than {} late, so the results measure this generator, not the \
+                 system; use --spin 200us or real-time priority (chrt -f 5), give it more CPU, lower --rate, or \
+                 allow more with --late-max and --late-share",
+                share * 100.0,
+                tolerance.late_max_text()
             ),
             RunVerdict::TooSlow(share) => write!(
                 f,
@@ -282,7 +285,7 @@ impl LoadReport {
             return RunVerdict::TooSlow(share(sent, planned));
         }
         match share(late_sends, sent) {
-            late if late > LATE_SHARE_MAX => RunVerdict::Late(late),
+            late if late > self.setup.tolerance.late_share => RunVerdict::Late(late, self.setup.tolerance),
             _ => RunVerdict::Valid,
         }
     }
@@ -293,7 +296,7 @@ impl RunVerdict {
     fn rank(&self) -> u8 {
         match self {
             RunVerdict::Valid => 0,
-            RunVerdict::Late(_) => 1,
+            RunVerdict::Late(..) => 1,
             RunVerdict::TooSlow(_) => 2,
             RunVerdict::Unmatched(_) => 3,
             RunVerdict::NothingAnswered => 4,
@@ -388,7 +391,7 @@ impl LoadReport {
                 RunVerdict::Valid => "yes".to_owned(),
                 RunVerdict::NothingAnswered => "no response".to_owned(),
                 RunVerdict::Unmatched(_) => "answers repeated".to_owned(),
-                RunVerdict::Late(share) => format!("{:.1} % late", share * 100.0),
+                RunVerdict::Late(share, _) => format!("{:.1} % late", share * 100.0),
                 RunVerdict::TooSlow(share) => format!("{:.1} % sent", share * 100.0),
             };
             writeln!(f, "  {verdict}")?;
@@ -412,7 +415,10 @@ mod tests {
     #[test]
     fn a_generator_that_cannot_keep_up_says_so() {
         assert_eq!(report(1000, 1000, 10).verdict(), RunVerdict::Valid);
-        assert_eq!(report(1000, 1000, 11).verdict(), RunVerdict::Late(0.011));
+        assert_eq!(report(1000, 1000, 11).verdict(), RunVerdict::Late(0.011, Tolerance::default()));
+        let mut patient = report(1000, 1000, 300);
+        patient.setup.tolerance.late_share = 0.3;
+        assert_eq!(patient.verdict(), RunVerdict::Valid);
         assert_eq!(report(1000, 990, 0).verdict(), RunVerdict::Valid);
         assert_eq!(report(1000, 989, 0).verdict(), RunVerdict::TooSlow(0.989));
         assert_eq!(LoadReport::default().verdict(), RunVerdict::NothingAnswered);

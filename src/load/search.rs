@@ -262,7 +262,7 @@ impl CapacitySearch {
     fn judge(&self, report: &LoadReport) -> Result<(TrialOutcome, String), String> {
         let figures = ReportMetrics::of(report)?;
         let outcome = match (report.verdict(), self.plan.slo.hold(&figures)) {
-            (RunVerdict::TooSlow(_), _) | (RunVerdict::Late(_), false) => TrialOutcome::Unfit,
+            (RunVerdict::TooSlow(_), _) | (RunVerdict::Late(..), false) => TrialOutcome::Unfit,
             // A run without an answer meets nothing, not even `loss<=100%`.
             (RunVerdict::NothingAnswered | RunVerdict::Unmatched(_), _) => TrialOutcome::Missed,
             // Latency counts from the schedule, so a trial that met the SLO with late sends would also

@@ -119,6 +119,15 @@ pub struct Args {
         help_heading = MACHINE)]
     pub spin: Duration,
 
+    /// Time after its scheduled moment from which a request is late
+    #[arg(long, value_name = "TIME", default_value = "1ms", value_parser = humantime::parse_duration,
+        help_heading = MACHINE)]
+    pub late_max: Duration,
+    /// Maximum share of late requests; above it the run is invalid
+    #[arg(long, value_name = "SHARE", default_value = "1%", value_parser = judgement::share,
+        help_heading = MACHINE)]
+    pub late_share: f64,
+
     #[command(flatten)]
     pub judgement: Judgement,
 
@@ -159,7 +168,7 @@ Examples:
   loadgen --rate 20000 --compare 127.0.0.1:54001 127.0.0.1:55001 --repeats 15
   loadgen --rate 20000 --fail-if 'p99>5ms' --fail-if 'loss>0.1%' --report out.html
 
-Exit codes: 0 the schedule was kept; 1 no request was answered, or more than 1 % of the requests left late \
+Exit codes: 0 the schedule was kept; 1 no request was answered, or more than --late-share of the requests left late \
 or less than 99 % of them left, so the results measure this generator and not the system; 2 an error in the \
 arguments, the configuration or the environment; 3 a condition of --fail-if holds, or even the lowest rate \
 misses --slo; 4 a signal ended the run, and the results are partial. Lost requests do not fail a run: the report counts them, and --fail-if sets a limit.";

@@ -80,6 +80,8 @@ impl RunEnd {
 
 #[cfg(test)]
 mod tests {
+    use lbd::load::Tolerance;
+
     use super::*;
 
     #[test]
@@ -87,7 +89,7 @@ mod tests {
         let held = || vec!["p99>5ms holds".to_owned()];
         assert_eq!(RunEnd::of_whole_run(RunVerdict::Valid, vec![]), RunEnd::good());
         assert_eq!(RunEnd::of_whole_run(RunVerdict::Valid, held()), RunEnd { code: 3, reasons: held() });
-        let late = RunEnd::of_whole_run(RunVerdict::Late(0.5), held());
+        let late = RunEnd::of_whole_run(RunVerdict::Late(0.5, Tolerance::default()), held());
         assert_eq!((late.code, late.reasons.len()), (1, 2));
         // What was cut off is no result, whatever its figures.
         let cut = RunEnd::of_run(&LoadReport { interrupted: true, ..LoadReport::default() }, held());

@@ -10,7 +10,7 @@ use clap::ValueEnum;
 use lbd::base::rng::entropy;
 use lbd::config::Config;
 use lbd::io::IoChoice;
-use lbd::load::{Arrivals, DnsQueries, Load, LoadRate, Measurement, Payload, ProtocolSpec, Trace};
+use lbd::load::{Arrivals, DnsQueries, Load, LoadRate, Measurement, Payload, ProtocolSpec, Tolerance, Trace};
 use lbd::wire::FrameFormat;
 
 use crate::args::{Args, Ramp, RequestProtocol, Steps};
@@ -78,6 +78,7 @@ fn template(args: &Args, target: Option<SocketAddr>) -> Result<Measurement> {
         threads: args.threads,
         clients: args.clients,
         spin: args.spin,
+        tolerance: Tolerance { late_max_s: args.late_max.as_secs_f64(), late_share: args.late_share },
         io: args.io.unwrap_or(config.native().map_or(IoChoice::default(), |pool| pool.io)),
         seed: args.seed.unwrap_or_else(entropy),
     })
