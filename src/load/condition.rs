@@ -239,6 +239,11 @@ impl Conditions {
         self.0.iter().all(|condition| condition.holds(figures))
     }
 
+    /// The first metric that is not known of single seconds of a run, but only at its end.
+    pub fn known_late(&self) -> Option<Metric> {
+        self.0.iter().map(|condition| condition.metric).find(|metric| matches!(metric, Metric::Pacing))
+    }
+
     /// Share of lost requests, from 0 to 1, above which the conditions cannot hold.
     pub fn loss_allowed(&self) -> f64 {
         let allows = |condition: &Condition| match (condition.operator, condition.metric) {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::counts::Counts;
 use super::ledger::{Account, RequestLedger, SecondTally};
+use super::network::{NetworkError, NetworkErrors};
 use super::protocol::{LoadProtocol, NextRequest};
 use super::schedule::Schedule;
 use crate::base::batch::{Rx, Tx};
@@ -47,6 +48,9 @@ pub struct Generator<P> {
     ended: bool,
     /// It was stopped before its end, or did not wait for all requests in flight.
     interrupted: bool,
+    /// Errors that the network reported, those of the warm-up included.
+    errors: NetworkErrors,
+    errors_of_warmup: NetworkErrors,
 }
 
 impl<P: LoadProtocol> Generator<P> {
@@ -66,6 +70,8 @@ impl<P: LoadProtocol> Generator<P> {
             grace: plan.grace,
             ended: false,
             interrupted: false,
+            errors: NetworkErrors::default(),
+            errors_of_warmup: NetworkErrors::default(),
         }
     }
 
@@ -85,6 +91,21 @@ impl<P: LoadProtocol> Generator<P> {
     /// Whether every request has ended and no more will leave.
     pub fn is_finished(&self, now: Instant) -> bool {
         now >= self.last_send() && self.ledger.in_flight() == 0
+    }
+
+    /// Counts requests that this machine did not send.
+    pub fn note_unsent(&mut self, errno: i32, count: u64) {
+        self.errors.add(NetworkError::of(errno), count);
+    }
+
+    /// Errors that the network has reported so far, those of the warm-up included.
+    pub fn errors(&self) -> NetworkErrors {
+        self.errors
+    }
+
+    /// Errors that the network reported in the measurement.
+    pub fn errors_of_measurement(&self) -> NetworkErrors {
+        if self.warming_up { NetworkErrors::default() } else { self.errors - self.errors_of_warmup }
     }
 
     /// Whether no request of the measurement has left yet. The turn that ends the warm-up sends only overdue
@@ -174,6 +195,9 @@ impl<P: LoadProtocol> Generator<P> {
 
 impl<P: LoadProtocol> Role for Generator<P> {
     fn on_batch(&mut self, now: Instant, rx: &mut Rx, _tx: &mut Tx) {
+        for error in rx.errors().iter().filter(|error| error.peer == self.target) {
+            self.errors.add(NetworkError::of(error.errno), 1);
+        }
         for index in 0..rx.len() {
             let (received, bytes) = rx.get_mut(index);
             for datagram in bytes.chunks_mut(received.stride as usize) {
@@ -187,7 +211,9 @@ impl<P: LoadProtocol> Role for Generator<P> {
         self.protocol.tick(now);
         self.ended = now >= self.last_send();
         let until = if self.warming_up { self.measure_from } else { Instant::from_nanos(u64::MAX) };
-        self.warming_up &= now < self.measure_from;
+        if self.warming_up && now >= self.measure_from {
+            (self.warming_up, self.errors_of_warmup) = (false, self.errors);
+        }
         while let Some(due) = self.next_send(now).filter(|due| *due <= now && *due < until) {
             let is_free = self.protocol.free_at().is_some_and(|at| at <= now);
             if !is_free || !self.send(now, due, tx) {

@@ -13,7 +13,8 @@ use super::report::{BY_CLIENT, SetUp};
 use super::run::{LiveCounts, Progress, Surroundings, run};
 use super::schedule::{LoadRate, Schedule, Share};
 use super::series::Seconds;
-use super::{Account, Generator, GeneratorPlan, LoadReport, RequestLedger, SecondTally, Tolerance, Trace};
+use super::condition::{Conditions, ReportMetrics};
+use super::{Account, Generator, GeneratorPlan, LoadReport, NetworkErrors, RequestLedger, SecondTally, Tolerance, Trace};
 use crate::base::rng::Rng;
 use crate::base::time::{Clock, Instant};
 use crate::io::socket::{SocketOptions, bind};
@@ -23,6 +24,8 @@ use crate::os::limits::allow_files;
 use crate::os::signals::Stop;
 use crate::wire::FrameFormat;
 
+/// Seconds of a run, the last ones whose requests have all ended, that [`Measurement::abort_if`] is about.
+pub const ABORT_SECONDS: usize = 5;
 /// Maximum requests and bytes that leave in one turn.
 const TURN_REQUESTS: usize = 4096;
 const TURN_BYTES: usize = 4 << 20;
@@ -172,6 +175,8 @@ pub struct Measurement {
     pub spin: Duration,
     /// How late requests may leave.
     pub tolerance: Tolerance,
+    /// The run ends when one of these holds for its last seconds ([`ABORT_SECONDS`]).
+    pub abort_if: Vec<Conditions>,
     /// I/O back end.
     pub io: IoChoice,
     /// Seed of all random numbers.
@@ -203,6 +208,7 @@ struct FinishedLoop {
     kernel_drops: u64,
     not_sent: u64,
     interrupted: bool,
+    errors: NetworkErrors,
 }
 
 /// What the threads of a measurement share.
@@ -210,6 +216,7 @@ struct SharedRun<'a> {
     job: &'a Measurement,
     clock: Clock,
     stop: &'a Stop,
+    abort: &'a Stop,
     /// All threads start together.
     ready: Barrier,
     start: OnceLock<Instant>,
@@ -301,7 +308,9 @@ impl Measurement {
         let io = back_ends[0].name();
         let progress: Vec<Progress> = shares.iter().map(|_| Progress::default()).collect();
         let ready = Barrier::new(shares.len());
-        let common = SharedRun { job: self, clock, stop, ready, start: OnceLock::new() };
+        let abort = Stop::new(vec![]);
+        let mut aborted = None;
+        let common = SharedRun { job: self, clock, stop, abort: &abort, ready, start: OnceLock::new() };
         let started_at = SystemTime::now();
         let (finished, series) = std::thread::scope(|scope| {
             let (seconds, tallies) = channel();
@@ -310,23 +319,45 @@ impl Measurement {
                 .map(|((share, io), progress)| common.spawn(scope, *share, io, progress, seconds.clone()))
                 .collect::<io::Result<_>>()?;
             drop(seconds);
-            let series = collect(&tallies, loops.len(), || {
-                let mut live = LiveCounts::default();
+            let mut judged = 0;
+            let series = collect(&tallies, loops.len(), |seconds| {
+                let mut live = LiveCounts { last_second: seconds.last_latency(), ..LiveCounts::default() };
                 progress.iter().for_each(|part| live += part.load());
                 watch(live);
+                if seconds.finished() > judged && aborted.is_none() {
+                    judged = seconds.finished();
+                    aborted = self.aborting(seconds);
+                    if aborted.is_some() {
+                        abort.ask();
+                    }
+                }
             });
             let finished = loops.into_iter().map(|handle| handle.join().expect("a panic ends the process"));
             Ok::<_, io::Error>((finished.collect::<io::Result<Vec<FinishedLoop>>>()?, series))
         })?;
         let setup = self.setup(io, started_at);
-        Ok(self.report(setup, finished, series))
+        let report = self.report(setup, finished, series);
+        Ok(LoadReport { interrupted: report.interrupted && stop.is_asked(), aborted, ..report })
+    }
+
+    /// The condition that ends the run now, in words.
+    fn aborting(&self, seconds: &Seconds) -> Option<String> {
+        if self.abort_if.is_empty() {
+            return None;
+        }
+        let recent = seconds.recent(ABORT_SECONDS);
+        let figures = ReportMetrics::of(&recent).ok()?;
+        let condition = self.abort_if.iter().find(|condition| condition.hold(&figures))?;
+        let (over, measured) = (recent.duration_s, condition.measured(&figures));
+        Some(format!("--abort-if {condition} held for the last {over} s: {measured}"))
     }
 
     /// Opens the sockets of a share and their back end.
     fn open(&self, share: Share, clock: Clock) -> io::Result<BackEnd> {
         let len = self.request_len_max().max(1);
         let from = crate::io::socket::any_port_towards(self.target);
-        let socket = SocketOptions { fragments: len > WHOLE_MAX, ..SocketOptions::default() };
+        let fragments = len > WHOLE_MAX;
+        let socket = SocketOptions { fragments, report_errors: true, ..SocketOptions::default() };
         let sockets = (0..share.part(self.clients as usize)).map(|_| bind(from, &socket));
         let frames_per_datagram = match self.protocol {
             ProtocolSpec::Native { frames_per_datagram, .. } => frames_per_datagram,
@@ -390,6 +421,8 @@ impl Measurement {
     fn report(&self, setup: SetUp, finished: Vec<FinishedLoop>, series: Seconds) -> LoadReport {
         let mut account = Account::new(self.timeout);
         finished.iter().for_each(|part| account.add(&part.account));
+        let mut errors = NetworkErrors::default();
+        finished.iter().for_each(|part| errors += part.errors);
         let measured = finished.iter().map(|part| part.measured).max().unwrap_or_default();
         LoadReport {
             setup,
@@ -397,6 +430,7 @@ impl Measurement {
             rate_wanted: self.rate_wanted(measured),
             series: series.finish(),
             not_sent: finished.iter().map(|part| part.not_sent).sum(),
+            network_errors: errors.by_name(),
             kernel_drops: finished.iter().map(|part| part.kernel_drops).sum(),
             ..LoadReport::of(&account, measured)
         }
@@ -414,7 +448,7 @@ fn fixed_and_sized(payload: &Payload, sizes: Option<usize>) -> Result<(), String
 }
 
 /// Merges the seconds of the loops until all loops have ended.
-fn collect(tallies: &Receiver<SecondTally>, loops: usize, mut look: impl FnMut()) -> Seconds {
+fn collect(tallies: &Receiver<SecondTally>, loops: usize, mut look: impl FnMut(&Seconds)) -> Seconds {
     let mut seconds = Seconds::new(loops);
     let mut next = std::time::Instant::now() + LOOK_EVERY;
     loop {
@@ -422,7 +456,7 @@ fn collect(tallies: &Receiver<SecondTally>, loops: usize, mut look: impl FnMut()
             Ok(tally) => seconds.add(tally),
             Err(RecvTimeoutError::Disconnected) => return seconds,
             Err(RecvTimeoutError::Timeout) => {
-                look();
+                look(&seconds);
                 next += LOOK_EVERY;
             }
         }
@@ -491,7 +525,7 @@ struct Drive<'a> {
 impl Drive<'_> {
     fn drive<P: LoadProtocol>(self, protocol: P) -> io::Result<FinishedLoop> {
         let Drive { common, share, seed, mut io, progress, seconds } = self;
-        let SharedRun { job, clock, stop, ready, start } = common;
+        let SharedRun { job, clock, stop, abort, ready, start } = common;
         let window = job.window.map(|window| share.part(window));
         // Twice the requests in flight if none is answered, so that only a generator that stalls runs out.
         let by_rate = 2.0 * job.load.busiest_second() * job.timeout.as_secs_f64().max(0.5);
@@ -510,9 +544,9 @@ impl Drive<'_> {
             // A trace ends with its last request.
             grace: if job.load.trace().is_some() { job.timeout } else { Duration::ZERO },
         };
-        let _woken = stop.wake_also(io.waker());
+        let _woken = [stop.wake_also(io.waker()), abort.wake_also(io.waker())];
         let recounts = share.part(job.clients as usize) <= RECOUNTED_MAX;
-        let around = Surroundings { clock: *clock, spin: job.spin, stop, progress, recounts };
+        let around = Surroundings { clock: *clock, spin: job.spin, stop, abort, progress, recounts };
         // The receiver is gone if another loop has failed.
         let on_second = |second| drop(seconds.send(second));
         let generator = Generator::new(plan, protocol, ledger);
@@ -521,10 +555,12 @@ impl Drive<'_> {
         let after = io.counters();
         let not_sent =
             |counters: IoCounters| counters.send_full + counters.send_failed + counters.send_too_large;
+        let errors = generator.errors_of_measurement();
         let (interrupted, is_empty) = (generator.is_interrupted(), generator.is_warming_up());
         let (account, measured) = generator.close();
         Ok(FinishedLoop {
             interrupted,
+            errors,
             account,
             measured,
             // Of a run that ended in its warm-up, nothing counts.

@@ -110,10 +110,13 @@ impl LoadReport {
     fn add_counts(&mut self, other: &LoadReport) {
         self.counts += other.counts;
         self.interrupted |= other.interrupted;
+        self.aborted = self.aborted.take().or_else(|| other.aborted.clone());
         self.not_sent += other.not_sent;
         self.kernel_drops += other.kernel_drops;
-        for (reason, n) in &other.drops {
-            *self.drops.entry(reason.clone()).or_default() += n;
+        for (own, others) in
+            [(&mut self.drops, &other.drops), (&mut self.network_errors, &other.network_errors)]
+        {
+            others.iter().for_each(|(name, n)| *own.entry(name.clone()).or_default() += n);
         }
     }
 

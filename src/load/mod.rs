@@ -31,6 +31,7 @@ mod interval_log;
 mod ledger;
 mod measure;
 mod merge;
+mod network;
 pub mod pages;
 mod protocol;
 mod report;
@@ -41,17 +42,18 @@ mod series;
 mod tolerance;
 mod trace;
 
-pub use condition::{Conditions, ReportMetrics};
+pub use condition::{BadCondition, Conditions, ReportMetrics};
 pub use counts::{Counts, RequestEnd};
 pub use generator::{Generator, GeneratorPlan};
 pub use histogram::{EncodedHistogram, Percentiles, SpectrumPoint};
 pub use interval_log::write_interval_log;
 pub use ledger::{Account, RequestLedger, SecondTally};
 pub use measure::{Load, MeasureError, Measurement, ProtocolSpec};
+pub use network::{NetworkError, NetworkErrors};
 pub use protocol::{
     DnsLoad, DnsQueries, Echo, LoadProtocol, Native, NativeSettings, Payload, Plain, type_from,
 };
-pub use report::{Histograms, LoadReport, RunVerdict, Second, SetUp};
+pub use report::{Histograms, LoadReport, RunVerdict, Second, SetUp, Silence};
 pub use run::LiveCounts;
 pub use schedule::{Arrivals, LoadRate, Schedule, Share};
 pub use series::write_csv;

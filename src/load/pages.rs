@@ -51,6 +51,9 @@ pub fn of_run(report: &LoadReport, judged: &[String], machine: &MachineInfo) -> 
         if let Some(line) = report.interruption() {
             section.result(&line);
         }
+        if let Some(line) = &report.aborted {
+            section.result(line);
+        }
         section.result(&headline(report));
         for remark in &report.remarks {
             section.text(remark);

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::counts::Counts;
 use super::histogram::{self, EncodedHistogram, Percentiles, SpectrumPoint};
 use super::ledger::Account;
+use super::network::{NetworkError, NetworkErrors};
 use super::tolerance::Tolerance;
 use crate::base::drop_reason::DropReason;
 
@@ -32,6 +33,9 @@ pub struct LoadReport {
     /// in its warm-up has none.
     #[serde(default)]
     pub interrupted: bool,
+    /// The condition that ended the run early, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub aborted: Option<String>,
     /// Counts of requests.
     #[serde(flatten)]
     pub counts: Counts,
@@ -59,6 +63,10 @@ pub struct LoadReport {
     /// count as lost.
     #[serde(default)]
     pub kernel_drops: u64,
+    /// Errors that the network or this machine reported about requests, by kind: ICMP messages, and sends
+    /// that the kernel rejected.
+    #[serde(default)]
+    pub network_errors: BTreeMap<String, u64>,
     /// Frames that matched no open request, by reason.
     pub drops: BTreeMap<String, u64>,
     /// The percentile spectrum of `latency_us`.
@@ -181,7 +189,7 @@ pub enum RunVerdict {
     /// The schedule was kept.
     Valid,
     /// No response arrived.
-    NothingAnswered,
+    NothingAnswered(Silence),
     /// Answers carry no id, and so many datagrams answered no open request.
     Unmatched(u64),
     /// Too many requests left late: their share, and what was tolerated.
@@ -190,13 +198,31 @@ pub enum RunVerdict {
     TooSlow(f64),
 }
 
+/// What is known about a target that answers nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Silence {
+    /// The network says why.
+    Told(NetworkError),
+    /// The requests are lbd's frames, whose size both sides must agree on.
+    Native,
+    /// Nothing is known.
+    Unknown,
+}
+
 impl fmt::Display for RunVerdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             RunVerdict::Valid => f.write_str("the schedule was kept"),
-            RunVerdict::NothingAnswered => f.write_str(
-                "no request was answered; check that the balancer runs at --target with the same frame size",
-            ),
+            RunVerdict::NothingAnswered(silence) => {
+                f.write_str("no request was answered; ")?;
+                match silence {
+                    Silence::Told(error) => f.write_str(error.text()),
+                    Silence::Native => {
+                        f.write_str("check that the balancer runs at --target with the same frame size")
+                    }
+                    Silence::Unknown => f.write_str("check that the server runs at --target and answers this"),
+                }
+            }
             RunVerdict::Unmatched(datagrams) => write!(
                 f,
                 "{datagrams} datagrams answered no open request; without an id, a repeated answer can pass for that \
@@ -275,7 +301,12 @@ impl LoadReport {
         let share = |part: u64, whole: u64| if whole == 0 { 0.0 } else { part as f64 / whole as f64 };
         let Counts { planned, sent, answered, late_sends, .. } = self.counts;
         if answered == 0 {
-            return RunVerdict::NothingAnswered;
+            let error = NetworkErrors::main_of(&self.network_errors);
+            return RunVerdict::NothingAnswered(match error {
+                Some(error) => Silence::Told(error),
+                None if self.setup.protocol == "native" => Silence::Native,
+                None => Silence::Unknown,
+            });
         }
         let unmatched = self.drops.get(DropReason::NotOpen.name()).copied().unwrap_or(0);
         if self.setup.matching == BY_CLIENT && share(unmatched, answered) > UNMATCHED_SHARE_MAX {
@@ -299,7 +330,7 @@ impl RunVerdict {
             RunVerdict::Late(..) => 1,
             RunVerdict::TooSlow(_) => 2,
             RunVerdict::Unmatched(_) => 3,
-            RunVerdict::NothingAnswered => 4,
+            RunVerdict::NothingAnswered(_) => 4,
         }
     }
 }
@@ -311,6 +342,9 @@ impl fmt::Display for LoadReport {
         }
         if self.is_empty() {
             return Ok(());
+        }
+        if let Some(aborted) = &self.aborted {
+            writeln!(f, "ended after {:.1} s: {aborted}", self.duration_s)?;
         }
         let LoadReport { rate, goodput, duration_s, not_sent, kernel_drops, .. } = self;
         let Counts { sent, answered, lost, busy, refused, late_sends, .. } = self.counts;
@@ -325,6 +359,10 @@ impl fmt::Display for LoadReport {
                 "lost on this machine: {not_sent} datagrams not sent, {kernel_drops} responses not read in \
                  time"
             )?;
+        }
+        if !self.network_errors.is_empty() {
+            let errors = self.network_errors.iter().map(|(name, n)| format!("{n} {}", name.replace('_', " ")));
+            writeln!(f, "errors from the network: {}", errors.collect::<Vec<_>>().join(", "))?;
         }
         writeln!(f)?;
         if self.steps.is_empty() { self.write_percentiles(f) } else { self.write_steps(f) }
@@ -389,7 +427,7 @@ impl LoadReport {
             let verdict = match step.verdict() {
                 _ if step.interrupted => "interrupted".to_owned(),
                 RunVerdict::Valid => "yes".to_owned(),
-                RunVerdict::NothingAnswered => "no response".to_owned(),
+                RunVerdict::NothingAnswered(_) => "no response".to_owned(),
                 RunVerdict::Unmatched(_) => "answers repeated".to_owned(),
                 RunVerdict::Late(share, _) => format!("{:.1} % late", share * 100.0),
                 RunVerdict::TooSlow(share) => format!("{:.1} % sent", share * 100.0),
@@ -421,7 +459,18 @@ mod tests {
         assert_eq!(patient.verdict(), RunVerdict::Valid);
         assert_eq!(report(1000, 990, 0).verdict(), RunVerdict::Valid);
         assert_eq!(report(1000, 989, 0).verdict(), RunVerdict::TooSlow(0.989));
-        assert_eq!(LoadReport::default().verdict(), RunVerdict::NothingAnswered);
+        assert_eq!(LoadReport::default().verdict(), RunVerdict::NothingAnswered(Silence::Unknown));
+    }
+
+    #[test]
+    fn silence_is_explained_by_the_network_and_else_by_what_may_be_wrong() {
+        let mut silent = LoadReport::default();
+        assert!(!silent.verdict().to_string().contains("frame"));
+        silent.setup.protocol = "native".to_owned();
+        assert!(silent.verdict().to_string().contains("the same frame size"));
+        silent.network_errors.insert("connection_refused".to_owned(), 3);
+        assert_eq!(silent.verdict(), RunVerdict::NothingAnswered(Silence::Told(NetworkError::Refused)));
+        assert!(silent.to_string().contains("errors from the network: 3 connection refused"), "{silent}");
     }
 
     #[test]

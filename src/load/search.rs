@@ -264,7 +264,7 @@ impl CapacitySearch {
         let outcome = match (report.verdict(), self.plan.slo.hold(&figures)) {
             (RunVerdict::TooSlow(_), _) | (RunVerdict::Late(..), false) => TrialOutcome::Unfit,
             // A run without an answer meets nothing, not even `loss<=100%`.
-            (RunVerdict::NothingAnswered | RunVerdict::Unmatched(_), _) => TrialOutcome::Missed,
+            (RunVerdict::NothingAnswered(_) | RunVerdict::Unmatched(_), _) => TrialOutcome::Missed,
             // Latency counts from the schedule, so a trial that met the SLO with late sends would also
             // meet it without them.
             (_, true) => TrialOutcome::Met,

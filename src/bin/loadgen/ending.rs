@@ -49,7 +49,10 @@ impl RunEnd {
     pub fn of_run(report: &LoadReport, holding: Vec<String>) -> Self {
         match report.interruption() {
             Some(line) => RunEnd { code: INTERRUPTED, reasons: holding.into_iter().chain([line]).collect() },
-            None => RunEnd::of_whole_run(report.verdict(), holding),
+            None => {
+                let holding = report.aborted.iter().cloned().chain(holding).collect();
+                RunEnd::of_whole_run(report.verdict(), holding)
+            }
         }
     }
 

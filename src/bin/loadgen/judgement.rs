@@ -4,14 +4,14 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::Args;
-use lbd::load::Conditions;
+use lbd::load::{BadCondition, Conditions};
 
 use super::rate;
 
 /// Heading in the help.
 const JUDGEMENT: &str = "Judgement";
 /// Options that conflict with runs that are judged together.
-const ONE_RUN: [&str; 5] = ["steps", "merge", "csv", "hdr", "fail_if"];
+const ONE_RUN: [&str; 6] = ["steps", "merge", "csv", "hdr", "fail_if", "abort_if"];
 
 /// How results are judged.
 #[derive(Args)]
@@ -25,6 +25,12 @@ pub struct Judgement {
     /// Units: us, ms, s; %. With --steps, each step is judged.
     #[arg(long, value_name = "CONDITION", help_heading = JUDGEMENT)]
     pub fail_if: Vec<Conditions>,
+    /// End the run early, with exit code 3, when this holds for its last 5 seconds
+    ///
+    /// It is judged each second, for the seconds whose requests have all ended. Metrics as with --fail-if,
+    /// except pacing.
+    #[arg(long, value_name = "CONDITION", value_parser = known_by_second, help_heading = JUDGEMENT)]
+    pub abort_if: Vec<Conditions>,
     /// Search for the highest rate that meets --slo
     ///
     /// From --rate (default: --from, or 1000), the search doubles or halves the rate until one rate
@@ -65,6 +71,15 @@ pub struct Judgement {
     /// Write an HTML page with charts of the results; the file is self-contained
     #[arg(long, value_name = "FILE", help_heading = JUDGEMENT)]
     pub report: Option<PathBuf>,
+}
+
+/// Parses conditions on metrics that are known while a run goes on.
+fn known_by_second(text: &str) -> Result<Conditions, String> {
+    let conditions: Conditions = text.parse().map_err(|error: BadCondition| error.to_string())?;
+    match conditions.known_late() {
+        None => Ok(conditions),
+        Some(metric) => Err(format!("`{metric}` is known only at the end of a run; use --fail-if")),
+    }
 }
 
 /// Parses a percentage, above 0 and up to 100, as a share.

@@ -68,7 +68,7 @@ fn measure(jobs: &[Measurement], quiet: bool) -> Result<LoadReport> {
     let stop = Stop::on_signals(vec![])?;
     let mut reports: Vec<LoadReport> = vec![];
     for (job, number) in jobs.iter().zip(1..) {
-        let mut line = (!quiet).then(|| ProgressLine::new(job.warmup, job.measured()));
+        let mut line = (!quiet).then(|| ProgressLine::new(job.target, job.warmup, job.measured()));
         if let Some(line) = line.as_mut().filter(|_| jobs.len() > 1) {
             line.say(format_args!("step {number} of {}", jobs.len()));
         }
@@ -85,7 +85,7 @@ fn measure(jobs: &[Measurement], quiet: bool) -> Result<LoadReport> {
         if reports.is_empty() || !report.is_empty() {
             reports.push(report);
         }
-        if stop.is_asked() {
+        if stop.is_asked() || reports.iter().any(|report| report.aborted.is_some()) {
             break;
         }
     }
@@ -94,7 +94,8 @@ fn measure(jobs: &[Measurement], quiet: bool) -> Result<LoadReport> {
         _ => LoadReport::in_steps(reports).context("no steps")?,
     };
     let is_whole = jobs.len() <= report.steps.len().max(1);
-    Ok(LoadReport { interrupted: report.interrupted || !is_whole, ..report })
+    let interrupted = report.interrupted || (stop.is_asked() && !is_whole);
+    Ok(LoadReport { interrupted, ..report })
 }
 
 /// Reads reports and merges them.

@@ -78,6 +78,7 @@ fn template(args: &Args, target: Option<SocketAddr>) -> Result<Measurement> {
         threads: args.threads,
         clients: args.clients,
         spin: args.spin,
+        abort_if: args.judgement.abort_if.clone(),
         tolerance: Tolerance { late_max_s: args.late_max.as_secs_f64(), late_share: args.late_share },
         io: args.io.unwrap_or(config.native().map_or(IoChoice::default(), |pool| pool.io)),
         seed: args.seed.unwrap_or_else(entropy),

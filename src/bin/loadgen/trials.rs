@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
-use lbd::load::{Counts, Load, LoadRate, LoadReport, Measurement, ReportMetrics, RunVerdict};
+use lbd::load::{Counts, Load, LoadRate, LoadReport, Measurement, NetworkErrors, ReportMetrics, RunVerdict, Silence};
 use lbd::os::signals::Stop;
 use lbd::os::terminal::tell;
 
@@ -60,7 +60,7 @@ impl<'a> Trials<'a> {
             return Ok(None);
         }
         let is_shown = !self.quiet && std::io::stderr().is_terminal();
-        let mut line = is_shown.then(|| ProgressLine::new(job.warmup, job.measured()));
+        let mut line = is_shown.then(|| ProgressLine::new(job.target, job.warmup, job.measured()));
         let report = job.measure(self.stop, |live| {
             if let Some(line) = &mut line {
                 line.show(live);
@@ -98,8 +98,9 @@ impl<'a> Trials<'a> {
                 }
                 return Ok(true);
             }
-            if (first.is_none() && check >= FIRST_CHECKS) || Instant::now() >= give_up {
-                bail!("{}", silence(job.target, &report.counts, half, first.is_some()));
+            let is_told = matches!(report.verdict(), RunVerdict::NothingAnswered(Silence::Told(_)));
+            if (first.is_none() && (is_told || check >= FIRST_CHECKS)) || Instant::now() >= give_up {
+                bail!("{}", silence(job.target, &report, half, first.is_some()));
             }
         }
         unreachable!("the patience has an end")
@@ -107,8 +108,10 @@ impl<'a> Trials<'a> {
 }
 
 /// Why no trial can begin. `half`: median latency of the answered requests, in microseconds.
-fn silence(target: SocketAddr, counts: &Counts, half: Option<f64>, answered_before: bool) -> String {
-    let Counts { sent, answered, busy, refused, lost, .. } = counts;
+fn silence(target: SocketAddr, report: &LoadReport, half: Option<f64>, answered_before: bool) -> String {
+    let Counts { sent, answered, busy, refused, lost, .. } = report.counts;
+    let why = NetworkErrors::main_of(&report.network_errors).map_or("", |error| error.text());
+    let why = if why.is_empty() { String::new() } else { format!("; {why}") };
     let again = match answered_before {
         true => format!(" again within {} s", PATIENCE.as_secs()),
         false => String::new(),
@@ -116,7 +119,7 @@ fn silence(target: SocketAddr, counts: &Counts, half: Option<f64>, answered_befo
     let half = half.map_or(String::new(), |us| format!(", half of the answers within {us:.0} us"));
     format!(
         "{target} does not respond{again}: of {sent} requests at {CALM_RATE}/s {answered} were answered, {busy} \
-         busy, {refused} refused, {lost} lost{half}"
+         busy, {refused} refused, {lost} lost{half}{why}"
     )
 }
 

@@ -233,7 +233,7 @@ fn a_full_window_makes_a_rate_late_and_what_never_left_is_told() {
     bench.generator.abandon();
     let report = bench.report();
     assert_eq!((report.counts.planned, report.counts.sent, report.counts.lost), (44, 5, 5));
-    assert!(matches!(report.verdict(), RunVerdict::NothingAnswered));
+    assert!(matches!(report.verdict(), RunVerdict::NothingAnswered(_)));
 }
 
 #[test]
