@@ -48,6 +48,12 @@ pub enum Metric {
     Errors,
     /// `late`: share of requests that left more than 1 ms after their scheduled moment.
     Late,
+    /// `servfail`, `rcode5`: share of requests answered with this RCODE, 0 to 15 (DNS).
+    Rcode(u8),
+    /// `truncated`: share of requests answered with TC (DNS).
+    Truncated,
+    /// `empty`: share of requests answered with NOERROR and without an answer (DNS).
+    Empty,
     /// `rate`: requests sent per second.
     Rate,
     /// `goodput`: requests answered per second.
@@ -188,6 +194,9 @@ impl<'a> ReportMetrics<'a> {
             Metric::Refused => share(report.counts.refused),
             Metric::Errors => share(report.counts.lost + report.counts.busy + report.counts.refused),
             Metric::Late => share(report.counts.late_sends),
+            Metric::Rcode(rcode) => share(report.dns.as_ref()?.rcode(rcode)),
+            Metric::Truncated => share(report.dns.as_ref()?.truncated),
+            Metric::Empty => share(report.dns.as_ref()?.empty),
             Metric::Rate => Some(exactly(report.rate)),
             Metric::Goodput => Some(exactly(report.goodput)),
             Metric::Pacing => (!self.pacing.is_empty())
@@ -241,7 +250,9 @@ impl Conditions {
 
     /// The first metric that is not known of single seconds of a run, but only at its end.
     pub fn known_late(&self) -> Option<Metric> {
-        self.0.iter().map(|condition| condition.metric).find(|metric| matches!(metric, Metric::Pacing))
+        self.0.iter().map(|condition| condition.metric).find(|metric| {
+            matches!(metric, Metric::Pacing | Metric::Rcode(_) | Metric::Truncated | Metric::Empty)
+        })
     }
 
     /// Share of lost requests, from 0 to 1, above which the conditions cannot hold.
@@ -291,7 +302,7 @@ impl ConditionLimit {
 }
 
 /// Metrics with a fixed name.
-const NAMED: [(&str, Metric); 10] = [
+const NAMED: [(&str, Metric); 17] = [
     ("max", Metric::Max),
     ("mean", Metric::Mean),
     ("loss", Metric::Loss),
@@ -302,6 +313,14 @@ const NAMED: [(&str, Metric); 10] = [
     ("rate", Metric::Rate),
     ("goodput", Metric::Goodput),
     ("pacing", Metric::Pacing),
+    // REFUSED is rcode5, since `refused` includes all errors of all protocols.
+    ("noerror", Metric::Rcode(0)),
+    ("formerr", Metric::Rcode(1)),
+    ("servfail", Metric::Rcode(2)),
+    ("nxdomain", Metric::Rcode(3)),
+    ("notimp", Metric::Rcode(4)),
+    ("truncated", Metric::Truncated),
+    ("empty", Metric::Empty),
 ];
 /// Longer operators come first, since the first match wins.
 const OPERATORS: [(&str, Operator); 4] =
@@ -331,6 +350,9 @@ impl Metric {
     fn parse(name: &str) -> Option<Metric> {
         if let Some((_, metric)) = NAMED.into_iter().find(|(known, _)| *known == name) {
             return Some(metric);
+        }
+        if let Some(rcode) = name.strip_prefix("rcode") {
+            return rcode.parse().ok().filter(|rcode| *rcode < 16).map(Metric::Rcode);
         }
         let percent = number(name.strip_prefix('p')?)?;
         (percent > 0.0 && percent < 100.0).then_some(Metric::Percentile(percent))
@@ -438,9 +460,11 @@ impl fmt::Display for Metric {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Metric::Percentile(percent) => write!(f, "p{percent}"),
-            named => {
-                f.write_str(NAMED.iter().find(|(_, metric)| metric == named).expect("all others are there").0)
-            }
+            metric => match (NAMED.iter().find(|(_, known)| known == metric), metric) {
+                (Some((name, _)), _) => f.write_str(name),
+                (None, Metric::Rcode(rcode)) => write!(f, "rcode{rcode}"),
+                (None, _) => unreachable!("all others have a name"),
+            },
         }
     }
 }

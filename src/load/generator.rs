@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::counts::Counts;
+use super::dns_answers::DnsAnswers;
 use super::ledger::{Account, RequestLedger, SecondTally};
 use super::network::{NetworkError, NetworkErrors};
 use super::protocol::{LoadProtocol, NextRequest};
@@ -96,6 +97,11 @@ impl<P: LoadProtocol> Generator<P> {
     /// Counts requests that this machine did not send.
     pub fn note_unsent(&mut self, errno: i32, count: u64) {
         self.errors.add(NetworkError::of(errno), count);
+    }
+
+    /// What the responses of the measurement said, if they are DNS.
+    pub fn dns_answers(&self) -> Option<DnsAnswers> {
+        self.protocol.dns_answers()
     }
 
     /// Errors that the network has reported so far, those of the warm-up included.

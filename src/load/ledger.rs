@@ -162,6 +162,11 @@ impl RequestLedger {
         self.span().contains(&number) && self.place(number).sent != CLOSED
     }
 
+    /// Whether an open request belongs to the measurement, not to its warm-up.
+    pub fn is_measured(&self, number: u64) -> bool {
+        self.place(number).intended >= self.measure_from
+    }
+
     fn place(&self, number: u64) -> &LedgerEntry {
         &self.places[number as usize & (self.places.len() - 1)]
     }

@@ -14,7 +14,7 @@ use super::run::{LiveCounts, Progress, Surroundings, run};
 use super::schedule::{LoadRate, Schedule, Share};
 use super::series::Seconds;
 use super::condition::{Conditions, ReportMetrics};
-use super::{Account, Generator, GeneratorPlan, LoadReport, NetworkErrors, RequestLedger, SecondTally, Tolerance, Trace};
+use super::{Account, DnsAnswers, Generator, GeneratorPlan, LoadReport, NetworkErrors, RequestLedger, SecondTally, Tolerance, Trace};
 use crate::base::rng::Rng;
 use crate::base::time::{Clock, Instant};
 use crate::io::socket::{SocketOptions, bind};
@@ -209,6 +209,7 @@ struct FinishedLoop {
     not_sent: u64,
     interrupted: bool,
     errors: NetworkErrors,
+    dns: Option<DnsAnswers>,
 }
 
 /// What the threads of a measurement share.
@@ -431,6 +432,10 @@ impl Measurement {
             series: series.finish(),
             not_sent: finished.iter().map(|part| part.not_sent).sum(),
             network_errors: errors.by_name(),
+            dns: finished.iter().filter_map(|part| part.dns.clone()).reduce(|mut sum, part| {
+                sum += &part;
+                sum
+            }),
             kernel_drops: finished.iter().map(|part| part.kernel_drops).sum(),
             ..LoadReport::of(&account, measured)
         }
@@ -555,12 +560,13 @@ impl Drive<'_> {
         let after = io.counters();
         let not_sent =
             |counters: IoCounters| counters.send_full + counters.send_failed + counters.send_too_large;
-        let errors = generator.errors_of_measurement();
+        let (errors, dns) = (generator.errors_of_measurement(), generator.dns_answers());
         let (interrupted, is_empty) = (generator.is_interrupted(), generator.is_warming_up());
         let (account, measured) = generator.close();
         Ok(FinishedLoop {
             interrupted,
             errors,
+            dns,
             account,
             measured,
             // Of a run that ended in its warm-up, nothing counts.

@@ -113,6 +113,10 @@ impl LoadReport {
         self.aborted = self.aborted.take().or_else(|| other.aborted.clone());
         self.not_sent += other.not_sent;
         self.kernel_drops += other.kernel_drops;
+        match (&mut self.dns, &other.dns) {
+            (Some(own), Some(others)) => *own += others,
+            (own, others) => *own = own.take().or_else(|| others.clone()),
+        }
         for (own, others) in
             [(&mut self.drops, &other.drops), (&mut self.network_errors, &other.network_errors)]
         {
@@ -161,12 +165,18 @@ fn side_by_side(earlier: &[LoadReport], other: &LoadReport) -> Result<(), String
     }
     let first = &earlier[0].setup;
     if first.timeout_s != *timeout_s {
-        return Err(format!("its timeout is {timeout_s} s, but that of the first report is {} s", first.timeout_s));
+        return Err(format!(
+            "its timeout is {timeout_s} s, but that of the first report is {} s",
+            first.timeout_s
+        ));
     }
     let (span, common) = (other.span(), common(earlier));
     let sides = "; --merge adds up runs that were side by side";
     if span.start >= common.end && span.start > common.start {
-        return Err(format!("it began {:.1} s after an earlier run had ended{sides}", span.start - common.end));
+        return Err(format!(
+            "it began {:.1} s after an earlier run had ended{sides}",
+            span.start - common.end
+        ));
     }
     if span.end <= common.start && span.end < common.end {
         return Err(format!("it ended {:.1} s before an earlier run began{sides}", common.start - span.end));
@@ -176,22 +186,28 @@ fn side_by_side(earlier: &[LoadReport], other: &LoadReport) -> Result<(), String
 
 /// The time that all of these runs share; its end is before its start if there is none.
 fn common(reports: &[LoadReport]) -> Range<f64> {
-    reports.iter().map(LoadReport::span).fold(f64::NEG_INFINITY..f64::INFINITY, |all, span| {
-        all.start.max(span.start)..all.end.min(span.end)
-    })
+    reports
+        .iter()
+        .map(LoadReport::span)
+        .fold(f64::NEG_INFINITY..f64::INFINITY, |all, span| all.start.max(span.start)..all.end.min(span.end))
 }
+
+/// A parameter's name, and its value in a set-up.
+type Fact = (&'static str, fn(&SetUp) -> String);
 
 /// What a reader of the sum has to know: differences between the runs.
 fn remarks(reports: &[LoadReport]) -> Vec<String> {
     let mut remarks = vec![];
-    let (shared, longest) = (common(reports), reports.iter().map(|report| report.duration_s).fold(0.0, f64::max));
+    let (shared, longest) =
+        (common(reports), reports.iter().map(|report| report.duration_s).fold(0.0, f64::max));
     let shared = (shared.end - shared.start).max(0.0);
     if shared < longest * OVERLAP_MIN {
         remarks.push(format!(
-            "the runs overlap for {shared:.1} of {longest:.1} s; rates are those from the first start to the last end"
+            "the runs overlap for {shared:.1} of {longest:.1} s; rates are those from the first start to \
+             the last end"
         ));
     }
-    let facts: [(&str, fn(&SetUp) -> String); 5] = [
+    let facts: [Fact; 5] = [
         ("target", |setup| setup.target.clone()),
         ("payload", |setup| format!("{} bytes", setup.payload)),
         ("arrivals", |setup| setup.arrivals.clone()),
@@ -213,11 +229,11 @@ fn remarks(reports: &[LoadReport]) -> Vec<String> {
 mod tests {
     use std::time::Duration;
 
+    use super::super::EncodedHistogram;
     use super::super::counts::Counts;
     use super::super::histogram::{Percentiles, record};
     use super::super::ledger::{Account, SecondTally};
     use super::super::series::Seconds;
-    use super::super::EncodedHistogram;
     use super::*;
     use crate::base::drop_reason::DropReason;
 

@@ -22,6 +22,7 @@
 pub mod compare;
 pub mod condition;
 mod counts;
+mod dns_answers;
 #[cfg(test)]
 mod fixtures;
 mod generator;
@@ -44,6 +45,7 @@ mod trace;
 
 pub use condition::{BadCondition, Conditions, ReportMetrics};
 pub use counts::{Counts, RequestEnd};
+pub use dns_answers::{DnsAnswers, DnsCounts};
 pub use generator::{Generator, GeneratorPlan};
 pub use histogram::{EncodedHistogram, Percentiles, SpectrumPoint};
 pub use interval_log::write_interval_log;

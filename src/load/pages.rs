@@ -65,6 +65,9 @@ pub fn of_run(report: &LoadReport, judged: &[String], machine: &MachineInfo) -> 
             section.result(&report.verdict().to_string());
         }
         section.facts(facts(report));
+        if let Some(dns) = &report.dns {
+            section.text(&format!("Responses {dns}."));
+        }
         section.chart(&latency);
         section.text(
             "From schedule: from the moment at which a request should have left, so a stall shows in every \

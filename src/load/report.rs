@@ -8,6 +8,7 @@ use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
 use super::counts::Counts;
+use super::dns_answers::DnsAnswers;
 use super::histogram::{self, EncodedHistogram, Percentiles, SpectrumPoint};
 use super::ledger::Account;
 use super::network::{NetworkError, NetworkErrors};
@@ -67,6 +68,9 @@ pub struct LoadReport {
     /// that the kernel rejected.
     #[serde(default)]
     pub network_errors: BTreeMap<String, u64>,
+    /// With `--protocol dns`: what the responses said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dns: Option<DnsAnswers>,
     /// Frames that matched no open request, by reason.
     pub drops: BTreeMap<String, u64>,
     /// The percentile spectrum of `latency_us`.
@@ -359,6 +363,9 @@ impl fmt::Display for LoadReport {
                 "lost on this machine: {not_sent} datagrams not sent, {kernel_drops} responses not read in \
                  time"
             )?;
+        }
+        if let Some(dns) = &self.dns {
+            writeln!(f, "{dns}")?;
         }
         if !self.network_errors.is_empty() {
             let errors = self.network_errors.iter().map(|(name, n)| format!("{n} {}", name.replace('_', " ")));

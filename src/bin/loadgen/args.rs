@@ -92,8 +92,8 @@ pub struct Args {
     /// example.com]
     #[arg(long, value_name = "NAME", help_heading = REQUESTS)]
     pub dns_name: Option<String>,
-    /// File with names to query in turn; each line is NAME or NAME TYPE
-    #[arg(long, value_name = "FILE", conflicts_with = "dns_name", help_heading = REQUESTS)]
+    /// File with names to query in turn, as for dnsperf; each line is NAME or NAME TYPE
+    #[arg(long, visible_alias = "dns-file", value_name = "FILE", conflicts_with = "dns_name", help_heading = REQUESTS)]
     pub dns_names: Option<PathBuf>,
     /// Query type where the file has none [default: A]
     #[arg(long, value_name = "TYPE", value_parser = type_from, help_heading = REQUESTS)]

@@ -22,13 +22,14 @@ pub struct Judgement {
     /// scheduled moment of OK responses and lost requests; a lost request is slower than any limit. loss,
     /// busy, refused, errors (all three) and late are shares of the requests sent. rate is requests sent
     /// per second, goodput requests answered per second. pacing is the send lag that 99 % of the requests stay within. Operators: < <= > >=.
-    /// Units: us, ms, s; %. With --steps, each step is judged.
+    /// With DNS: noerror, formerr, servfail, nxdomain, notimp, rcodeN, truncated and empty, as shares of the
+    /// queries sent. Units: us, ms, s; %. With --steps, each step is judged.
     #[arg(long, value_name = "CONDITION", help_heading = JUDGEMENT)]
     pub fail_if: Vec<Conditions>,
     /// End the run early, with exit code 3, when this holds for its last 5 seconds
     ///
     /// It is judged each second, for the seconds whose requests have all ended. Metrics as with --fail-if,
-    /// except pacing.
+    /// except pacing and those of DNS.
     #[arg(long, value_name = "CONDITION", value_parser = known_by_second, help_heading = JUDGEMENT)]
     pub abort_if: Vec<Conditions>,
     /// Search for the highest rate that meets --slo

@@ -114,6 +114,22 @@ fn limits_are_compared_as_their_signs_say() {
 }
 
 #[test]
+fn rcodes_are_shares_of_the_requests() {
+    let mut report = fixtures::report(100.0, &[100; 80], 20);
+    assert!(!hold("servfail>=0", &report), "no DNS");
+    let mut counts = crate::load::DnsCounts::default();
+    (0..10).for_each(|n| counts.add(2, n < 3, false));
+    (0..5).for_each(|_| counts.add(5, false, false));
+    counts.add(0, false, true);
+    report.dns = Some(counts.into());
+    for text in ["servfail>9.9%,servfail<=10%", "rcode5<=5%,rcode5>4%", "truncated>2%", "empty<=1%", "rcode9<=0"] {
+        assert!(hold(text, &report), "{text}");
+    }
+    assert_eq!(parse("rcode2>1%").to_string(), "servfail>1%");
+    assert!("rcode16>1%".parse::<Conditions>().is_err());
+}
+
+#[test]
 fn what_was_not_measured_holds_in_neither_way() {
     let nothing = LoadReport { rate: 1.0, ..LoadReport::default() };
     for text in ["p99<1s", "p99>=0", "max<1s", "mean>=0", "loss<=0", "loss>=0", "pacing<1s"] {

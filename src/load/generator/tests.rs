@@ -415,6 +415,39 @@ fn dns_answers_find_their_queries_by_client_id_and_question() {
 }
 
 #[test]
+fn dns_answers_are_counted_by_what_they_say_and_without_the_warm_up() {
+    let plan = GeneratorPlan { warmup: ms(10), ..closed_loop(6) };
+    let mut bench = Bench::of(plan, dns(&["a.example"], 1));
+    let first = bench.exchange(ms(0), &[]);
+    let reply = |bytes: Vec<u8>| (SocketId(0), target(), bytes);
+    let warm: Vec<_> = first.iter().map(|(_, query)| reply(dns_answer(query, 2))).collect();
+    fn arrivals(all: &[(SocketId, SocketAddr, Vec<u8>)]) -> Vec<Arrival<'_>> {
+        all.iter().map(|(client, peer, bytes)| (*client, *peer, &bytes[..])).collect()
+    }
+    // The turn that ends the warm-up sends nothing.
+    bench.exchange(ms(10), &arrivals(&warm));
+    let sent = bench.exchange(ms(11), &[]);
+    assert_eq!(sent.len(), 6);
+    let mut truncated = dns_answer(&sent[0].1, 0);
+    truncated[2] |= 2;
+    let mut full = dns_answer(&sent[1].1, 0);
+    full[7] = 1;
+    // Without the question, only the id tells which query an error answers.
+    let mut bare = dns_answer(&sent[2].1, 1);
+    bare[5] = 0;
+    bare.truncate(12);
+    let mut bare_noerror = dns_answer(&sent[5].1, 0);
+    bare_noerror[5] = 0;
+    let all = [truncated, full, bare, dns_answer(&sent[3].1, 0), dns_answer(&sent[4].1, 3), bare_noerror];
+    bench.generator.stop(START + ms(11));
+    bench.exchange(ms(12), &arrivals(&all.map(reply)));
+    let answers = bench.generator.dns_answers().unwrap();
+    assert_eq!((answers.truncated, answers.empty), (1, 1));
+    assert_eq!([0, 1, 2, 3].map(|rcode| answers.rcode(rcode)), [3, 1, 0, 1]);
+    assert_eq!(answers.rcodes.len(), 6, "the usual ones are told even if there is none: {answers}");
+}
+
+#[test]
 fn dns_ids_of_a_client_are_distinct_while_all_are_under_way_and_then_it_waits() {
     let plan = GeneratorPlan { duration: ms(1_000_000), ..closed_loop(1 << 20) };
     let protocol = dns(&["a.example"], 2);
