@@ -10,20 +10,13 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::condition::{Metric, ReportMetrics};
-use super::interval::Interval;
+use super::condition::{Comparand, Condition, Conditions, Metric, Operator, ReportMetrics};
+use super::interval::{CONFIDENCE, Interval, null_if_infinite};
 use super::search::number;
 use super::{LoadReport, RunVerdict};
+use crate::report::chart::Numbers;
 
-/// One of the two targets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Side {
-    /// The first target, the reference.
-    A,
-    /// The second target, compared with the first.
-    B,
-}
+pub use super::condition::Side;
 
 /// Metrics compared as a ratio. Shares are compared as a difference, because they are often 0.
 const RATIOS: [Metric; 5] = [
@@ -69,8 +62,22 @@ pub struct Comparison {
     /// Whether a signal ended the comparison.
     #[serde(default)]
     pub interrupted: bool,
+    /// Conditions on B and A, with what the pairs say about them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub judged: Vec<JudgedCondition>,
     /// All turns in the order in which they ran.
     pub turns: Vec<ComparisonTurn>,
+}
+
+/// A condition on two targets, judged by the pairs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct JudgedCondition {
+    /// The condition.
+    pub condition: Conditions,
+    /// Whether it holds, with [`CONFIDENCE`]. `None`: the pairs cannot tell.
+    pub holds: Option<bool>,
+    /// The metrics of B relative to A, as text.
+    pub measured: String,
 }
 
 /// One metric of B relative to A.
@@ -79,8 +86,10 @@ pub struct Difference {
     /// Name of the metric, as in conditions.
     pub metric: String,
     /// Median of A's runs: microseconds, a share from 0 to 1, or requests per second.
+    #[serde(with = "null_if_infinite")]
     pub a: f64,
-    /// Median of B's runs, in the unit of `a`.
+    /// Median of B's runs, in the unit of `a`. `null` in JSON: a latency of lost requests.
+    #[serde(with = "null_if_infinite")]
     pub b: f64,
     /// B / A, over the pairs in which A's value is not 0.
     pub ratio: Option<Interval>,
@@ -119,15 +128,75 @@ impl Compare {
             pairs_unfit += 1;
             turns.iter_mut().for_each(|turn| turn.left_out = true);
         }
-        let mut pairs = vec![];
-        for turns in self.turns.chunks_exact(2).filter(|turns| is_valid(turns)) {
-            let (a, b) = if turns[0].side == Side::A { (0, 1) } else { (1, 0) };
-            pairs.push((ReportMetrics::of(&turns[a].report)?, ReportMetrics::of(&turns[b].report)?));
-        }
+        let pairs = metrics_of_pairs(&self.turns)?;
         let figures =
             RATIOS.into_iter().chain(SHARES).filter_map(|metric| difference(metric, &pairs)).collect();
         let pairs = pairs.len();
-        Ok(Comparison { figures, pairs, pairs_unfit, interrupted: false, turns: self.turns })
+        Ok(Comparison { figures, pairs, pairs_unfit, interrupted: false, judged: vec![], turns: self.turns })
+    }
+}
+
+impl Comparison {
+    /// Judges conditions on two targets; the error is that a report is damaged.
+    pub fn judge(&self, all: &[Conditions]) -> Result<Vec<JudgedCondition>, String> {
+        let pairs = metrics_of_pairs(&self.turns)?;
+        let judged = |conditions: &Conditions| {
+            let each: Vec<Option<bool>> =
+                conditions.each().iter().map(|condition| holds(condition, &pairs)).collect();
+            let measured = conditions.each().iter().map(|condition| {
+                let metric = condition.metric;
+                let relative = difference(metric, &pairs).map(|difference| difference.write_interval());
+                format!("{metric} {}", relative.unwrap_or_else(|| "not measured".to_owned()))
+            });
+            JudgedCondition {
+                condition: conditions.clone(),
+                holds: match () {
+                    () if each.contains(&Some(false)) => Some(false),
+                    () if each.contains(&None) => None,
+                    () => Some(true),
+                },
+                measured: measured.collect::<Vec<_>>().join(", "),
+            }
+        };
+        Ok(all.iter().map(judged).collect())
+    }
+}
+
+/// The metrics of A and B in each pair that counts.
+type PairMetrics<'a> = (ReportMetrics<'a>, ReportMetrics<'a>);
+
+fn metrics_of_pairs(turns: &[ComparisonTurn]) -> Result<Vec<PairMetrics<'_>>, String> {
+    let mut pairs = vec![];
+    for pair in turns.chunks_exact(2).filter(|pair| is_valid(pair)) {
+        let (a, b) = if pair[0].side == Side::A { (0, 1) } else { (1, 0) };
+        pairs.push((ReportMetrics::of(&pair[a].report)?, ReportMetrics::of(&pair[b].report)?));
+    }
+    Ok(pairs)
+}
+
+/// Whether a condition holds for the median pair; `None` if the pairs cannot tell. Each pair has a distance
+/// from the limit, and the interval of the median distance is above 0, below 0 or around it.
+fn holds(condition: &Condition, pairs: &[PairMetrics]) -> Option<bool> {
+    let Comparand { side, factor } = condition.of?;
+    let distance = |(a, b): &PairMetrics| {
+        let (own, other) = if side == Side::A { (a, b) } else { (b, a) };
+        let other = if factor > 0.0 { factor * other.get(condition.metric)? } else { 0.0 };
+        let distance = own.get(condition.metric)? - other - condition.limit.value();
+        Some(if distance.is_nan() { 0.0 } else { distance }) // both lost the request at that percentile
+    };
+    let distances: Vec<f64> = pairs.iter().filter_map(distance).collect();
+    let Interval { low, high, .. } =
+        Interval::of_median(&distances).filter(|interval| interval.confidence >= CONFIDENCE)?;
+    match condition.operator {
+        Operator::Above if low > 0.0 => Some(true),
+        Operator::Above if high <= 0.0 => Some(false),
+        Operator::AtLeast if low >= 0.0 => Some(true),
+        Operator::AtLeast if high < 0.0 => Some(false),
+        Operator::Below if high < 0.0 => Some(true),
+        Operator::Below if low >= 0.0 => Some(false),
+        Operator::AtMost if high <= 0.0 => Some(true),
+        Operator::AtMost if low > 0.0 => Some(false),
+        _ => None,
     }
 }
 
@@ -136,18 +205,18 @@ fn is_valid(pair: &[ComparisonTurn]) -> bool {
     pair.iter().all(|turn| turn.report.verdict() == RunVerdict::Valid)
 }
 
-fn difference(metric: Metric, pairs: &[(ReportMetrics, ReportMetrics)]) -> Option<Difference> {
+fn difference(metric: Metric, pairs: &[PairMetrics]) -> Option<Difference> {
     let both: Vec<(f64, f64)> =
         pairs.iter().filter_map(|(a, b)| Some((a.get(metric)?, b.get(metric)?))).collect();
     let of = |value: fn(&(f64, f64)) -> f64| {
-        Interval::of_median(&both.iter().map(value).filter(|value| value.is_finite()).collect::<Vec<_>>())
+        Interval::of_median(&both.iter().map(value).filter(|value| !value.is_nan()).collect::<Vec<_>>())
     };
-    let is_share = SHARES.contains(&metric);
+    let is_share = metric.numbers() == Numbers::Percent;
     Some(Difference {
         metric: metric.to_string(),
         a: of(|(a, _)| *a)?.median,
         b: of(|(_, b)| *b)?.median,
-        ratio: if is_share { None } else { of(|(a, b)| b / a) },
+        ratio: if is_share { None } else { of(|(a, b)| if *a > 0.0 { b / a } else { f64::NAN }) },
         difference: if is_share { of(|(a, b)| b - a) } else { None },
     })
 }
@@ -161,7 +230,8 @@ impl Difference {
 
     /// A value of the metric as text.
     pub fn write(&self, value: f64) -> String {
-        match RATIOS.into_iter().chain(SHARES).find(|metric| metric.to_string() == self.metric) {
+        match Metric::parse(&self.metric) {
+            _ if value.is_infinite() => "lost".to_owned(),
             Some(Metric::Rate | Metric::Goodput) => number(value) + "/s",
             Some(metric) => metric.numbers().write(value),
             None => value.to_string(),
@@ -207,6 +277,17 @@ impl fmt::Display for Difference {
     }
 }
 
+impl fmt::Display for JudgedCondition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let holds = match self.holds {
+            Some(true) => "holds",
+            Some(false) => "does not hold",
+            None => "cannot be told",
+        };
+        write!(f, "{} {holds}: {}", self.condition, self.measured)
+    }
+}
+
 impl fmt::Display for Comparison {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.interrupted {
@@ -224,10 +305,14 @@ impl fmt::Display for Comparison {
         for figure in &self.figures {
             writeln!(f, "{figure}")?;
         }
+        for judged in &self.judged {
+            writeln!(f, "{judged}")?;
+        }
         if self.pairs_unfit > 0 {
             writeln!(
                 f,
-                "{} of {} pairs are left out and replaced: the generator could not keep up, or no response arrived",
+                "{} of {} pairs are left out and replaced: the generator could not keep up, or no response \
+                 arrived",
                 self.pairs_unfit,
                 self.pairs + self.pairs_unfit
             )?;
@@ -314,6 +399,53 @@ mod tests {
         let (equal, unequal) = (shown(1_000.0), shown(1_200.0));
         assert!(equal <= 3, "{equal} of 20 differences are none");
         assert!(unequal >= 18, "only {unequal} of 20 were seen");
+    }
+
+    #[test]
+    fn a_condition_holds_does_not_hold_or_cannot_be_told() {
+        let few = compared(5, 1_000.0, 5_000.0, 0.0, 3);
+        let compared = compared(9, 1_000.0, 1_200.0, 0.0, 1);
+        let judged = |text: &str| compared.judge(&[text.parse().unwrap()]).unwrap()[0].holds;
+        for (text, holds) in [
+            ("p50 B > A", Some(true)),
+            ("p50 B >= 1.05 A", Some(true)),
+            ("p50 B > 1.5 A", Some(false)),
+            ("p50 B < A", Some(false)),
+            ("p50 B <= 1.5 A", Some(true)),
+            ("p50 B > 1.2 A", None),
+            ("p50 A < B", Some(true)),
+            ("p50 B > A + 10s", Some(false)),
+            ("p50 B > 0.1ms", Some(true)),
+            ("loss B > A", Some(false)),
+            ("loss B >= A", Some(true)),
+            ("p50 B > A,loss B > A", Some(false)),
+            ("p50 B > A,p50 B > 1.2 A", None),
+            ("servfail B > A", None),
+        ] {
+            assert_eq!(judged(text), holds, "{text}");
+        }
+        let judged = compared.judge(&["p50 B > A".parse().unwrap()]).unwrap();
+        assert!(
+            judged[0].measured.starts_with("p50 1.") && judged[0].measured.contains(" x (1."),
+            "{judged:?}"
+        );
+        assert_eq!(few.judge(&["p50 B > A".parse().unwrap()]).unwrap()[0].holds, None, "too few pairs");
+    }
+
+    #[test]
+    fn lost_requests_make_a_target_slower_than_any_other() {
+        let mut compare = Compare::new(6);
+        while let Some(side) = compare.next() {
+            let (answered, lost) = if side == Side::A { (100, 0) } else { (95, 5) };
+            compare.record(fixtures::report(1_000.0, &vec![100; answered], lost));
+        }
+        let compared = compare.finish().unwrap();
+        assert_eq!(compared.judge(&["p99 B > 1000 A".parse().unwrap()]).unwrap()[0].holds, Some(true));
+        assert_eq!(compared.judge(&["p90 B > 1.1 A".parse().unwrap()]).unwrap()[0].holds, Some(false));
+        let text = compared.to_string();
+        assert!(text.lines().any(|line| line.starts_with("p99 ") && line.contains(" lost ")), "{text}");
+        let json = serde_json::to_string(&compared).unwrap();
+        assert_eq!(serde_json::from_str::<Comparison>(&json).unwrap().to_string(), text);
     }
 
     #[test]

@@ -17,11 +17,46 @@ const EXAMPLE: &str = "p99<2ms,loss<0.1%";
 #[serde(try_from = "String", into = "String")]
 pub struct Conditions(Vec<Condition>);
 
+/// One of two targets that are compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Side {
+    /// The first target, the reference.
+    A,
+    /// The second target, compared with the first.
+    B,
+}
+
+impl Side {
+    /// The other target.
+    #[must_use]
+    pub fn other(self) -> Side {
+        if self == Side::A { Side::B } else { Side::A }
+    }
+}
+
+impl fmt::Display for Side {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if *self == Side::A { "A" } else { "B" })
+    }
+}
+
+/// What makes a condition one about two targets: `p50 B > 1.05 A`, `loss B > A + 0.1%`, `p99 B > 5ms`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Comparand {
+    /// The target whose metric is on the left.
+    pub side: Side,
+    /// Factor of the other target's metric, which is added to the limit; 0 if it does not matter.
+    pub factor: f64,
+}
+
 /// One metric and its limit.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Condition {
     /// The metric.
     pub metric: Metric,
+    /// For a comparison: whose metric, and what the limit adds to.
+    pub of: Option<Comparand>,
     /// How the metric compares with the limit.
     pub operator: Operator,
     /// The limit as written.
@@ -46,7 +81,7 @@ pub enum Metric {
     Refused,
     /// `errors`: share of requests not answered with OK: lost, busy and refused.
     Errors,
-    /// `late`: share of requests that left more than 1 ms after their scheduled moment.
+    /// `late`: share of requests that left late, by `--late-max`.
     Late,
     /// `servfail`, `rcode5`: share of requests answered with this RCODE, 0 to 15 (DNS).
     Rcode(u8),
@@ -179,9 +214,8 @@ impl<'a> ReportMetrics<'a> {
         let report = self.report;
         let exactly = |value: f64| Measured { low: value, high: value };
         let total = (!self.latency.is_empty()).then_some(self.latency.len());
-        let share = |part: u64| {
-            (report.counts.sent > 0).then(|| exactly(part as f64 / report.counts.sent as f64))
-        };
+        let share =
+            |part: u64| (report.counts.sent > 0).then(|| exactly(part as f64 / report.counts.sent as f64));
         match metric {
             Metric::Percentile(percent) => total.map(|total| self.at_rank(rank(quantile(percent), total))),
             Metric::Max => total.map(|total| self.at_rank(total)),
@@ -199,8 +233,9 @@ impl<'a> ReportMetrics<'a> {
             Metric::Empty => share(report.dns.as_ref()?.empty),
             Metric::Rate => Some(exactly(report.rate)),
             Metric::Goodput => Some(exactly(report.goodput)),
-            Metric::Pacing => (!self.pacing.is_empty())
-                .then(|| bucket(&self.pacing, self.pacing.value_at_quantile(0.99))),
+            Metric::Pacing => {
+                (!self.pacing.is_empty()).then(|| bucket(&self.pacing, self.pacing.value_at_quantile(0.99)))
+            }
         }
     }
 }
@@ -211,8 +246,8 @@ fn bucket(histogram: &Histogram<u64>, value: u64) -> Measured {
     Measured { low: us(histogram.lowest_equivalent(value)), high: us(histogram.highest_equivalent(value)) }
 }
 
-/// Number of requests, of `total`, that are within a quantile. A product that is whole but for the rounding
-/// of floating-point numbers is that whole number.
+/// Number of requests, of `total`, that are within a quantile. A product that is whole apart from the
+/// rounding of floating-point numbers is that whole number.
 fn rank(quantile: f64, total: u64) -> u64 {
     let exact = quantile * total as f64;
     let whole = exact.round();
@@ -241,6 +276,16 @@ impl Conditions {
     /// The conditions in written order.
     pub fn each(&self) -> &[Condition] {
         &self.0
+    }
+
+    /// Whether each condition is about two targets.
+    pub fn compare(&self) -> bool {
+        self.0.iter().all(|condition| condition.of.is_some())
+    }
+
+    /// Whether no condition is about two targets.
+    pub fn are_of_one(&self) -> bool {
+        self.0.iter().all(|condition| condition.of.is_none())
     }
 
     /// Whether all conditions hold. A condition whose metric was not measured does not hold.
@@ -280,7 +325,8 @@ impl Condition {
     /// that the histogram does not tell apart is neither above nor below the metric.
     pub fn holds(&self, figures: &ReportMetrics) -> bool {
         let limit = self.limit.value();
-        figures.measured(self.metric).is_some_and(|Measured { low, high }| match self.operator {
+        let of_one = if self.of.is_none() { figures.measured(self.metric) } else { None };
+        of_one.is_some_and(|Measured { low, high }| match self.operator {
             Operator::Below => high < limit,
             Operator::AtMost => low <= limit,
             Operator::Above => low > limit,
@@ -347,7 +393,8 @@ impl Metric {
         }
     }
 
-    fn parse(name: &str) -> Option<Metric> {
+    /// The metric with this name.
+    pub(super) fn parse(name: &str) -> Option<Metric> {
         if let Some((_, metric)) = NAMED.into_iter().find(|(known, _)| *known == name) {
             return Some(metric);
         }
@@ -402,10 +449,15 @@ impl FromStr for Conditions {
 fn condition(text: &str) -> Result<Condition, (usize, String)> {
     let start = text.len() - text.trim_start().len();
     let sign = text.find(['<', '>', '=']).unwrap_or(text.len());
-    let name = text[..sign].trim();
-    if name.is_empty() {
+    let left = text[..sign].trim();
+    if left.is_empty() {
         return Err((start, "the metric is missing".to_owned()));
     }
+    let (name, side) = match left.rsplit_once(char::is_whitespace) {
+        Some((name, "A")) => (name.trim_end(), Some(Side::A)),
+        Some((name, "B")) => (name.trim_end(), Some(Side::B)),
+        _ => (left, None),
+    };
     let metric = Metric::parse(name).ok_or_else(|| {
         let names: Vec<&str> = NAMED.iter().map(|(name, _)| *name).collect();
         (
@@ -423,6 +475,18 @@ fn condition(text: &str) -> Result<Condition, (usize, String)> {
     let after = &text[sign + signs..];
     let limit_at = sign + signs + (after.len() - after.trim_start().len());
     let words = after.trim();
+    let (factor, words, limit_at) = match words.find(['A', 'B']) {
+        Some(at) => {
+            let (factor, rest) = other_side(words, at, side).map_err(|why| (limit_at, why))?;
+            (factor, rest, limit_at + words.len() - rest.len())
+        }
+        None => (0.0, words, limit_at),
+    };
+    let of = side.map(|side| Comparand { side, factor });
+    if factor > 0.0 && words.is_empty() {
+        let limit = ConditionLimit { number: 0.0, unit: Unit::None };
+        return Ok(Condition { metric, of, operator, limit });
+    }
     let digits = words.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(words.len());
     let number = number(&words[..digits]).ok_or_else(|| {
         (limit_at, format!("`{words}` is no limit; write a number of at least 0 and a unit"))
@@ -435,7 +499,25 @@ fn condition(text: &str) -> Result<Condition, (usize, String)> {
         .ok_or_else(|| (unit_at, format!("unknown unit `{word}`; use us, ms, s or %")))?;
     let limit = ConditionLimit { number, unit };
     metric.takes(limit).map_err(|why| (unit_at, format!("`{name}` {why}")))?;
-    Ok(Condition { metric, operator, limit })
+    Ok(Condition { metric, of, operator, limit })
+}
+
+/// The factor of the other target in `1.05 A + 1ms`, whose name is at this offset, and the limit after the
+/// sign.
+fn other_side(words: &str, at: usize, side: Option<Side>) -> Result<(f64, &str), String> {
+    let other = if words[at..].starts_with('A') { Side::A } else { Side::B };
+    if side.is_none_or(|side| side == other) {
+        return Err(format!("`{words}` needs the other target on the left, as in 'p99 B > 1.05 A'"));
+    }
+    let text = words[..at].trim().trim_end_matches('*').trim_end();
+    let factor = if text.is_empty() { Some(1.0) } else { number(text).filter(|factor| *factor > 0.0) };
+    let factor = factor.ok_or_else(|| format!("`{text}` is no factor; write a number above 0"))?;
+    let rest = words[at + 1..].trim_start();
+    match rest.strip_prefix('+') {
+        Some(limit) => Ok((factor, limit.trim_start())),
+        None if rest.is_empty() => Ok((factor, rest)),
+        None => Err(format!("`{rest}` after {other}; write + and a limit, or nothing")),
+    }
 }
 
 impl fmt::Display for Conditions {
@@ -452,7 +534,22 @@ impl fmt::Display for Condition {
         let name = |table: &[(&'static str, Operator)]| {
             table.iter().find(|(_, operator)| *operator == self.operator).expect("all are there").0
         };
-        write!(f, "{}{}{}", self.metric, name(&OPERATORS), self.limit)
+        let operator = name(&OPERATORS);
+        let Some(Comparand { side, factor }) = self.of else {
+            return write!(f, "{}{operator}{}", self.metric, self.limit);
+        };
+        write!(f, "{} {side}{operator}", self.metric)?;
+        let other = side.other();
+        if factor == 1.0 {
+            write!(f, "{other}")?;
+        } else if factor > 0.0 {
+            write!(f, "{factor} {other}")?;
+        }
+        match (factor > 0.0, self.limit.number > 0.0) {
+            (true, true) => write!(f, "+{}", self.limit),
+            (true, false) => Ok(()),
+            (false, _) => write!(f, "{}", self.limit),
+        }
     }
 }
 

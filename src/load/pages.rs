@@ -170,6 +170,9 @@ pub fn of_comparison(compared: &Comparison, machine: &MachineInfo) -> Result<Pag
         for figure in &compared.figures {
             section.result(&figure.to_string());
         }
+        for judged in &compared.judged {
+            section.result(&judged.to_string());
+        }
         let row = |figure: &Difference| {
             vec![
                 figure.metric.clone(),

@@ -152,6 +152,9 @@ impl RateLevel {
 impl CapacitySearch {
     /// A new search; the error describes the problem with the SLO.
     pub fn new(plan: SearchPlan) -> Result<CapacitySearch, String> {
+        if !plan.slo.are_of_one() {
+            return Err("a condition on A and B needs --compare and --fail-if".to_owned());
+        }
         for condition in plan.slo.each() {
             if matches!(condition.operator, Operator::Above | Operator::AtLeast) {
                 return Err(format!(

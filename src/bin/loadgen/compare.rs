@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use lbd::load::compare::{Compare, Comparison, Side};
 use lbd::load::pages::{self, MachineInfo};
 use lbd::load::{Counts, LoadReport};
@@ -18,6 +18,10 @@ const PAIRS: u16 = 9;
 
 /// Compares the two targets and writes the result.
 pub fn run(args: &Args, (a, b): (SocketAddr, SocketAddr), stop: &Stop) -> Result<RunEnd> {
+    let conditions = &args.judgement.fail_if;
+    if let Some(one) = conditions.iter().find(|conditions| !conditions.compare()) {
+        bail!("--fail-if {one}: with --compare a condition names a target, as in 'p99 B > 1.05 A'");
+    }
     let pairs = args.judgement.repeats.unwrap_or(PAIRS);
     let mut compare = Compare::new(usize::from(pairs));
     let job = plan::job_for(args, a)?;
@@ -52,7 +56,8 @@ pub fn run(args: &Args, (a, b): (SocketAddr, SocketAddr), stop: &Stop) -> Result
         compare.record(report);
     }
     let compared = compare.finish().map_err(anyhow::Error::msg)?;
-    let compared = Comparison { interrupted: stop.is_asked(), ..compared };
+    let judged = compared.judge(conditions).map_err(anyhow::Error::msg)?;
+    let compared = Comparison { interrupted: stop.is_asked(), judged, ..compared };
     let ending = ending(&compared, broken_off);
     if compared.turns.len() < 2 && !compared.interrupted {
         return Ok(ending);
@@ -71,6 +76,19 @@ fn ending(compared: &Comparison, broken_off: Option<anyhow::Error>) -> RunEnd {
              lower the rate, or give the generator more CPU or --threads",
             pairs + pairs_unfit
         )),
-        None => RunEnd::good(),
+        None => {
+            let that = |holds: Option<bool>| {
+                let judged = compared.judged.iter().filter(move |judged| judged.holds == holds);
+                judged.map(|judged| format!("--fail-if {judged}")).collect::<Vec<_>>()
+            };
+            let (holding, unknown) = (that(Some(true)), that(None));
+            match (holding.is_empty(), unknown.is_empty()) {
+                (false, _) => RunEnd::condition(holding),
+                (true, false) => {
+                    RunEnd::invalid(format!("{}; use more --repeats or a longer --duration", unknown.join("; ")))
+                }
+                (true, true) => RunEnd::good(),
+            }
+        }
     }
 }

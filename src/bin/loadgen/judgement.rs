@@ -11,7 +11,7 @@ use super::rate;
 /// Heading in the help.
 const JUDGEMENT: &str = "Judgement";
 /// Options that conflict with runs that are judged together.
-const ONE_RUN: [&str; 6] = ["steps", "merge", "csv", "hdr", "fail_if", "abort_if"];
+const ONE_RUN: [&str; 5] = ["steps", "merge", "csv", "hdr", "abort_if"];
 
 /// How results are judged.
 #[derive(Args)]
@@ -24,6 +24,10 @@ pub struct Judgement {
     /// per second, goodput requests answered per second. pacing is the send lag that 99 % of the requests stay within. Operators: < <= > >=.
     /// With DNS: noerror, formerr, servfail, nxdomain, notimp, rcodeN, truncated and empty, as shares of the
     /// queries sent. Units: us, ms, s; %. With --steps, each step is judged.
+    ///
+    /// With --compare, a condition is about both targets: 'p50 B > 1.05 A', 'loss B > A + 0.1%', 'p99 B > 5ms'.
+    /// The exit code is 3 if the pairs show that it holds, 0 if they show that it does not, and 1 if they
+    /// cannot tell.
     #[arg(long, value_name = "CONDITION", help_heading = JUDGEMENT)]
     pub fail_if: Vec<Conditions>,
     /// End the run early, with exit code 3, when this holds for its last 5 seconds
@@ -39,7 +43,7 @@ pub struct Judgement {
     /// --precision. The majority of a rate's trials decides; each trial lasts --warmup and --duration.
     /// Further trials around the limit give its confidence interval.
     #[arg(long, requires = "slo", conflicts_with_all = ONE_RUN,
-        conflicts_with_all = ["ramp", "window", "compare"], help_heading = JUDGEMENT)]
+        conflicts_with_all = ["ramp", "window", "compare", "fail_if"], help_heading = JUDGEMENT)]
     pub search: bool,
     /// Conditions that a rate must meet, as in 'p99<2ms,loss<0.1%'; metrics as with --fail-if
     #[arg(long, value_name = "CONDITIONS", requires = "search", help_heading = JUDGEMENT)]
@@ -78,7 +82,8 @@ pub struct Judgement {
 fn known_by_second(text: &str) -> Result<Conditions, String> {
     let conditions: Conditions = text.parse().map_err(|error: BadCondition| error.to_string())?;
     match conditions.known_late() {
-        None => Ok(conditions),
+        None if conditions.are_of_one() => Ok(conditions),
+        None => Err("a condition on A and B needs --compare and --fail-if".to_owned()),
         Some(metric) => Err(format!("`{metric}` is known only at the end of a run; use --fail-if")),
     }
 }

@@ -14,7 +14,7 @@ mod trials;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::Parser;
 use lbd::io::IoChoice;
 use lbd::load::{LoadReport, Measurement};
@@ -49,6 +49,9 @@ fn run(args: &Args) -> Result<RunEnd> {
     }
     if let Some([a, b]) = judgement.compare.as_deref() {
         return compare::run(args, (*a, *b), &Stop::on_signals(vec![])?);
+    }
+    if let Some(condition) = judgement.fail_if.iter().find(|condition| !condition.are_of_one()) {
+        bail!("--fail-if {condition} is about two targets; it needs --compare");
     }
     let (report, outputs) = match &args.merge {
         Some(files) => (merge(files)?, Outputs::open(args)?),

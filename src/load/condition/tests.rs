@@ -122,7 +122,9 @@ fn rcodes_are_shares_of_the_requests() {
     (0..5).for_each(|_| counts.add(5, false, false));
     counts.add(0, false, true);
     report.dns = Some(counts.into());
-    for text in ["servfail>9.9%,servfail<=10%", "rcode5<=5%,rcode5>4%", "truncated>2%", "empty<=1%", "rcode9<=0"] {
+    for text in
+        ["servfail>9.9%,servfail<=10%", "rcode5<=5%,rcode5>4%", "truncated>2%", "empty<=1%", "rcode9<=0"]
+    {
         assert!(hold(text, &report), "{text}");
     }
     assert_eq!(parse("rcode2>1%").to_string(), "servfail>1%");
@@ -197,6 +199,38 @@ fn mistakes_are_named_with_their_place_and_an_example() {
 }
 
 #[test]
+fn conditions_on_two_targets_name_both() {
+    for (text, side, factor, limit) in [
+        ("p50 B > 1.05 A", Side::B, 1.05, 0.0),
+        ("p99 A<=B", Side::A, 1.0, 0.0),
+        ("loss B > A + 0.1%", Side::B, 1.0, 0.001),
+        ("p99 B>2*A+1ms", Side::B, 2.0, 1e3),
+        ("p99 B > 5 ms", Side::B, 0.0, 5e3),
+    ] {
+        let conditions = parse(text);
+        let condition = conditions.each()[0];
+        assert_eq!(condition.of, Some(Comparand { side, factor }), "{text}");
+        assert!((condition.limit.value() - limit).abs() < 1e-9, "{text}");
+        assert!(conditions.compare() && !conditions.are_of_one());
+        // It says nothing about a single run.
+        assert!(!hold(text, &fixtures::report(1.0, &[1_000_000], 0)), "{text}");
+    }
+    assert_eq!(parse("p50 B > 1.05 A,p99 B>A + 1ms").to_string(), "p50 B>1.05 A,p99 B>A+1ms");
+    for (text, named) in [
+        ("p50 > 1.05 A", "needs the other target on the left, as in 'p99 B > 1.05 A'"),
+        ("p50 A > 1.05 A", "needs the other target on the left"),
+        ("p50 B > x A", "`x` is no factor"),
+        ("p50 B > 0 A", "`0` is no factor"),
+        ("p50 B > A 5ms", "`5ms` after A; write + and a limit, or nothing"),
+        ("p50 B > A + 5", "`p50` is a time"),
+        ("p50 C > 5ms", "unknown metric `p50 C`"),
+    ] {
+        let error = text.parse::<Conditions>().unwrap_err().to_string();
+        assert!(error.contains(named), "{text}: {error}");
+    }
+}
+
+#[test]
 fn it_is_text_in_json() {
     let conditions = parse("p99.9<=2.5ms,loss<0.1%");
     let json = serde_json::to_string(&conditions).unwrap();
@@ -210,13 +244,16 @@ fn any_condition() -> impl Strategy<Value = Condition> {
     let named = proptest::sample::select(NAMED.to_vec()).prop_map(|(_, metric)| metric);
     let metric = prop_oneof![percent, named];
     let operator = proptest::sample::select(OPERATORS.to_vec()).prop_map(|(_, operator)| operator);
-    (metric, operator, 0f64..1e12, 0usize..3).prop_map(|(metric, operator, number, unit)| {
+    let side = proptest::sample::select(vec![Side::A, Side::B]);
+    let factor = prop_oneof![Just(0.0), Just(1.0), 0.01f64..100.0];
+    let of = proptest::option::of((side, factor).prop_map(|(side, factor)| Comparand { side, factor }));
+    (metric, of, operator, 0f64..1e12, 0usize..3).prop_map(|(metric, of, operator, number, unit)| {
         let unit = match metric.numbers() {
             Numbers::Micros => [Unit::Us, Unit::Ms, Unit::S][unit],
             Numbers::Percent => Unit::Percent,
             Numbers::Plain => Unit::None,
         };
-        Condition { metric, operator, limit: ConditionLimit { number, unit } }
+        Condition { metric, of, operator, limit: ConditionLimit { number, unit } }
     })
 }
 
