@@ -1,7 +1,9 @@
-//! `loadgen` where a measurement goes wrong: lost requests, signals, outputs that fail, duplicates, lossy targets.
+//! `loadgen` where a measurement goes wrong: lost requests, signals, outputs that fail, duplicates, lossy
+//! targets.
 
 mod common;
 
+use std::collections::HashSet;
 use std::path::Path;
 
 use common::fakes::{Fake, v4};
@@ -74,7 +76,10 @@ fn an_interrupted_run_is_marked_and_has_an_exit_code_of_its_own() {
     run.signal(libc::SIGTERM);
     let finished = run.finish();
     assert_eq!(finished.code, 4, "{finished:?}");
-    assert!(finished.stdout.contains("interrupted") && finished.stderr.contains("interrupted"), "{finished:?}");
+    assert!(
+        finished.stdout.contains("interrupted") && finished.stderr.contains("interrupted"),
+        "{finished:?}"
+    );
     let report = json_in(&site, "cut.json");
     assert_eq!(report["interrupted"], true, "{report}");
     assert!(report["answered"].as_u64() > Some(90), "{report}");
@@ -167,7 +172,9 @@ fn an_old_result_survives_a_run_that_cannot_start() {
     assert!(old().contains("answered"));
     assert!(site.path().join("link.json").is_symlink());
     let has_unfinished = |dir: &Path| {
-        std::fs::read_dir(dir).unwrap().any(|entry| entry.unwrap().file_name().to_string_lossy().starts_with('.'))
+        std::fs::read_dir(dir)
+            .unwrap()
+            .any(|entry| entry.unwrap().file_name().to_string_lossy().starts_with('.'))
     };
     assert!(!has_unfinished(site.path()));
 }
@@ -208,7 +215,7 @@ fn a_search_and_a_comparison_work_on_a_lossy_target() {
     let addr = server.addr();
     let run = format!("{RAW} --duration 200ms --warmup 0s --timeout 50ms --json -");
     let words = format!(
-        "--search --slo p50<1s,loss<30% --from 100 --to 200 --repeats 1 --max-trials 4 {run} --target {addr}"
+        "--search --slo p50<1s,loss<30% --from 100 --to 200 --repeats 1 --max-trials 12 {run} --target {addr}"
     );
     let finished = loadgen(&site, &words);
     assert!(!finished.stderr.contains("does not respond"), "{finished:?}");
@@ -254,8 +261,8 @@ fn equal_gaps_send_as_many_requests_as_the_rate_says() {
     let server = Fake::start(v4(site.port(0)), |request, _| vec![request.to_vec()]);
     for (arrivals, warmup) in [("constant", "0s"), ("burst:10", "0s"), ("constant", "100ms")] {
         let words = format!(
-            "--rate 500 --arrivals {arrivals} --duration 400ms --warmup {warmup} --timeout 5s --quiet --json - \
-             {RAW} --target {}",
+            "--rate 500 --arrivals {arrivals} --duration 400ms --warmup {warmup} --timeout 5s --quiet \
+             --json - {RAW} --target {}",
             server.addr()
         );
         assert_eq!(json_of(&loadgen(&site, &words))["planned"], 200, "{arrivals} {warmup}");
@@ -270,4 +277,99 @@ fn a_lack_of_descriptors_is_told_once() {
     let finished = Running::start("/bin/sh".as_ref(), &["-c", &words], site.path()).finish();
     assert_eq!(finished.code, 2, "{finished:?}");
     assert_eq!(finished.stderr.matches("cannot open").count(), 1, "{finished:?}");
+}
+
+#[test]
+fn clients_send_from_the_addresses_of_a_network_to_a_name() {
+    let site = Site::new(json!({}));
+    let server = Fake::start(v4(site.port(0)), |request, _| vec![request.to_vec()]);
+    let words = format!(
+        "--window 40 --clients 40 --bind 127.0.9.0/27 --threads 2 --duration 300ms --warmup 0s --timeout 5s \
+         --quiet --json - {RAW} --target localhost:{}",
+        server.addr().port()
+    );
+    let finished = loadgen(&site, &words);
+    assert_eq!(finished.code, 0, "{finished:?}");
+    let hosts: HashSet<_> = server.seen().iter().map(|seen| seen.from.ip()).collect();
+    assert_eq!(hosts.len(), 30, "{hosts:?}");
+    assert_eq!(json_of(&finished)["setup"]["bind"], "127.0.9.0/27");
+}
+
+#[test]
+fn why_a_target_is_silent_is_told_at_once_and_a_condition_ends_the_run() {
+    let site = Site::new(json!({}));
+    let run = format!("--rate 100 {RAW} --target 127.0.0.1:{} --timeout 100ms --warmup 0s", site.port(0));
+    let silent = loadgen(&site, &format!("{run} --duration 300ms"));
+    assert_eq!(silent.code, 1, "{silent:?}");
+    let named = silent.stderr.find("connection refused").expect(&silent.stderr);
+    assert!(named < silent.stderr.find("no request was answered").expect(&silent.stderr), "{silent:?}");
+    assert!(!silent.stderr.contains("frame"), "{silent:?}");
+    // What this machine does not send is told too.
+    let unsent = loadgen(
+        &site,
+        &format!(
+            "--rate 100 {RAW} --bind 127.0.0.1 --target 192.0.2.1:9 --timeout 100ms --warmup 300ms \
+             --duration 200ms --json - --quiet"
+        ),
+    );
+    let report = json_of(&unsent);
+    assert!(report["not_sent"].as_u64() <= report["lost"].as_u64(), "{report}");
+    assert!(report["network_errors"].as_object().is_some_and(|errors| !errors.is_empty()), "{report}");
+
+    let aborted = loadgen(&site, &format!("{run} --duration 1h --abort-if loss>50% --json - --quiet"));
+    assert!([1, 3].contains(&aborted.code), "{aborted:?}");
+    let report = json_of(&aborted);
+    assert!(report["aborted"].as_str().is_some_and(|text| text.contains("loss>50%")), "{report}");
+    assert_eq!(report["interrupted"], false);
+    let one = loadgen(&site, &format!("{run} --abort-if pacing>1ms"));
+    assert!(one.code == 2 && one.stderr.contains("known only at the end"), "{one:?}");
+}
+
+#[test]
+fn lateness_is_what_the_user_says_it_is() {
+    let site = Site::new(json!({}));
+    let server = Fake::start(v4(site.port(0)), |request, _| vec![request.to_vec()]);
+    // A window of one makes every request of a burst but the first late.
+    let run = format!(
+        "--rate 200 --arrivals burst:50 --window 1 --duration 500ms --warmup 0s --timeout 5s --quiet \
+         --json - {RAW} --target {}",
+        server.addr()
+    );
+    let late = loadgen(&site, &format!("{run} --late-max 0ms"));
+    assert_eq!(late.code, 1, "{late:?}");
+    assert!(late.stderr.contains("--spin") && late.stderr.contains("real-time priority"), "{late:?}");
+    assert!(json_of(&late)["late_sends"].as_u64() > Some(50));
+    assert_eq!(loadgen(&site, &format!("{run} --late-max 0ms --late-share 100%")).code, 0);
+    assert_eq!(loadgen(&site, &format!("{run} --late-max 1h")).code, 0);
+}
+
+#[test]
+fn a_comparison_decides() {
+    let site = Site::new(json!({}));
+    let delayed = |port: u16, ms: u64| {
+        Fake::start(v4(port), move |request, _| {
+            let until = std::time::Instant::now() + std::time::Duration::from_millis(ms);
+            while std::time::Instant::now() < until {
+                std::hint::spin_loop(); // the service time
+            }
+            vec![request.to_vec()]
+        })
+    };
+    let (quick, slow) = (delayed(site.port(0), 1), delayed(site.port(1), 4));
+    let run = format!("--window 1 --duration 60ms --warmup 0s --timeout 5s --repeats 6 --quiet {RAW}");
+    let start = |words: &str, condition: &str| {
+        let args: Vec<&str> = words.split_whitespace().chain(["--fail-if", condition]).collect();
+        Running::start(env!("CARGO_BIN_EXE_loadgen").as_ref(), &args, site.path()).finish()
+    };
+    let compare = |a: &Fake, b: &Fake, condition: &str| {
+        start(&format!("{run} --json - --compare {} {}", a.addr(), b.addr()), condition)
+    };
+    let worse = compare(&quick, &slow, "p50 B > 1.05 A");
+    assert_eq!(worse.code, 3, "{worse:?}");
+    assert_eq!(json_of(&worse)["judged"][0]["holds"], true);
+    let better = compare(&slow, &quick, "p50 B > 1.05 A");
+    assert_eq!(better.code, 0, "{better:?}");
+    assert_eq!(compare(&slow, &quick, "p50>5ms").code, 2);
+    let alone = start(&format!("--rate 1 {RAW} --target 127.0.0.1:9"), "p50 B > A");
+    assert!(alone.code == 2 && alone.stderr.contains("it needs --compare"), "{alone:?}");
 }

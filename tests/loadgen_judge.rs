@@ -169,7 +169,7 @@ fn mistakes_are_exit_code_2_and_named() {
         ("--search --slo p99<2ms --arrivals trace:f", "--arrivals trace:"),
         ("--search --slo p99<2ms --report no/folder/out.html", "no/folder/out.html"),
         ("--compare 127.0.0.1:1 --rate 5", "2 values required"),
-        ("--compare 127.0.0.1:1 here --rate 5", "invalid value 'here'"),
+        ("--compare 127.0.0.1:1 here --rate 5", "`here` has no port"),
         ("--compare 127.0.0.1:1 127.0.0.1:2", "--rate <R>"),
         ("--compare 127.0.0.1:1 127.0.0.1:2 --rate 5 --target 127.0.0.1:3", "--target"),
         ("--compare 127.0.0.1:1 127.0.0.1:2 --rate 5 --repeats 0", "--repeats"),

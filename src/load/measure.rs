@@ -14,7 +14,7 @@ use super::run::{LiveCounts, Progress, Surroundings, run};
 use super::schedule::{LoadRate, Schedule, Share};
 use super::series::Seconds;
 use super::condition::{Conditions, ReportMetrics};
-use super::{Account, DnsAnswers, Generator, GeneratorPlan, LoadReport, NetworkErrors, RequestLedger, SecondTally, Tolerance, Trace};
+use super::{Account, DnsAnswers, Generator, GeneratorPlan, LoadReport, NetworkErrors, RequestLedger, SecondTally, Sources, Tolerance, Trace};
 use crate::base::rng::Rng;
 use crate::base::time::{Clock, Instant};
 use crate::io::socket::{SocketOptions, bind};
@@ -171,6 +171,8 @@ pub struct Measurement {
     pub threads: u16,
     /// Sockets to send from, each with its own address.
     pub clients: u32,
+    /// Local addresses of the sockets, in turn; `None`: the one that reaches the target.
+    pub bind: Option<Sources>,
     /// Time of busy-waiting before each deadline.
     pub spin: Duration,
     /// How late requests may leave.
@@ -236,6 +238,10 @@ impl Measurement {
             return Err(format!(
                 "--clients {clients}: a thread has at most 65534 clients; use more --threads"
             ));
+        }
+        if let Some(sources) = self.bind.filter(|sources| sources.is_ipv6() != self.target.is_ipv6()) {
+            let family = if self.target.is_ipv6() { "IPv6" } else { "IPv4" };
+            return Err(format!("--bind {sources}: the target {} needs an {family} address", self.target));
         }
         if self.window.is_some_and(|window| window < usize::from(self.threads)) {
             return Err(format!(
@@ -356,10 +362,14 @@ impl Measurement {
     /// Opens the sockets of a share and their back end.
     fn open(&self, share: Share, clock: Clock) -> io::Result<BackEnd> {
         let len = self.request_len_max().max(1);
-        let from = crate::io::socket::any_port_towards(self.target);
+        let from = |client: usize| match self.bind {
+            // The clients of all threads take turns.
+            Some(sources) => sources.of(client * usize::from(share.of) + usize::from(share.index)),
+            None => crate::io::socket::any_port_towards(self.target),
+        };
         let fragments = len > WHOLE_MAX;
         let socket = SocketOptions { fragments, report_errors: true, ..SocketOptions::default() };
-        let sockets = (0..share.part(self.clients as usize)).map(|_| bind(from, &socket));
+        let sockets = (0..share.part(self.clients as usize)).map(|client| bind(from(client), &socket));
         let frames_per_datagram = match self.protocol {
             ProtocolSpec::Native { frames_per_datagram, .. } => frames_per_datagram,
             ProtocolSpec::Dns(_) | ProtocolSpec::Raw(_) => 1,
@@ -395,6 +405,7 @@ impl Measurement {
             rate: self.load.rate().map_or(String::new(), LoadRate::to_string),
             threads: self.threads,
             clients: self.clients,
+            bind: self.bind.map_or(String::new(), |sources| sources.to_string()),
             window: self.window.map(|window| window as u64),
             payload: self.protocol.payload_len() as u64,
             timeout_s: self.timeout.as_secs_f64(),

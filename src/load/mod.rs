@@ -40,6 +40,7 @@ mod run;
 mod schedule;
 pub mod search;
 mod series;
+mod sources;
 mod tolerance;
 mod trace;
 
@@ -59,5 +60,6 @@ pub use report::{Histograms, LoadReport, RunVerdict, Second, SetUp, Silence};
 pub use run::LiveCounts;
 pub use schedule::{Arrivals, LoadRate, Schedule, Share};
 pub use series::write_csv;
+pub use sources::Sources;
 pub use tolerance::Tolerance;
 pub use trace::Trace;

@@ -111,8 +111,11 @@ pub fn of_search(found: &Found, machine: &MachineInfo) -> Result<Page, String> {
     // The trials at the found rate that met the SLO, merged: the others would show what the result is not.
     let at_found: Vec<&SearchTrial> =
         found.trials.iter().filter(|trial| Some(trial.rate) == found.rate).collect();
-    let met: Vec<&LoadReport> =
-        at_found.iter().filter(|trial| trial.outcome == TrialOutcome::Met).map(|trial| &trial.report).collect();
+    let met: Vec<&LoadReport> = at_found
+        .iter()
+        .filter(|trial| trial.outcome == TrialOutcome::Met)
+        .map(|trial| &trial.report)
+        .collect();
     let curve = summed(met.iter().copied())?;
     let page =
         Page::new(&format!("Capacity of {}", setup.target), &about(&setup)).section("Result", |section| {
@@ -162,8 +165,10 @@ pub fn of_comparison(compared: &Comparison, machine: &MachineInfo) -> Result<Pag
     let setup = of(Side::A).next().map(|report| report.setup.clone()).unwrap_or_default();
     let b = of(Side::B).next().map(|report| report.setup.target.clone()).unwrap_or_default();
     let spectra = [summed(kept(Side::A))?, summed(kept(Side::B))?].map(|sum| histogram::spectrum(&sum));
-    let latency =
-        latency_chart("Latency by percentile, all pairs that count", &[("A", &spectra[0]), ("B", &spectra[1])]);
+    let latency = latency_chart(
+        "Latency by percentile, all pairs that count",
+        &[("A", &spectra[0]), ("B", &spectra[1])],
+    );
     let ratios = ratio_chart(compared)?;
     let page = Page::new(&format!("B ({b}) relative to A ({})", setup.target), &about(&setup));
     let page = page.section("Result", |section| {
@@ -283,8 +288,18 @@ fn steps(steps: &[LoadReport], section: &mut Section) {
             kept.to_owned(),
         ]
     });
-    let head =
-        ["target rate", "sent", "goodput", "answered", "busy, refused", "lost", "p50", "p99", "p99.9", "schedule kept"];
+    let head = [
+        "target rate",
+        "sent",
+        "goodput",
+        "answered",
+        "busy, refused",
+        "lost",
+        "p50",
+        "p99",
+        "p99.9",
+        "schedule kept",
+    ];
     section.table(&head, rows);
 }
 
@@ -441,7 +456,9 @@ fn ratio_chart(compared: &Comparison) -> Result<Lines, String> {
             let value = |side: Side| {
                 let turn =
                     pair.iter().find(|turn| turn.side == side).map(|turn| ReportMetrics::of(&turn.report));
-                Ok::<_, String>(turn.transpose()?.and_then(|figures| figures.shown(metric)).unwrap_or(f64::NAN))
+                Ok::<_, String>(
+                    turn.transpose()?.and_then(|figures| figures.shown(metric)).unwrap_or(f64::NAN),
+                )
             };
             let point = ((index + 1) as f64, value(Side::B)? / value(Side::A)?);
             if pair[0].left_out { left_out.push(point) } else { points.push(point) }
@@ -473,6 +490,7 @@ fn set_up(page: Page, setup: &SetUp, machine: &MachineInfo) -> Page {
         ("rate", setup.rate.clone()),
         ("window", setup.window.map_or(String::new(), |window| window.to_string())),
         ("clients", setup.clients.to_string()),
+        ("from", setup.bind.clone()),
         ("threads", setup.threads.to_string()),
         ("payload", format!("{} bytes", setup.payload)),
         ("timeout", seconds(setup.timeout_s)),

@@ -113,6 +113,8 @@ pub struct SetUp {
     pub threads: u16,
     /// Clients: sockets, each with its own address.
     pub clients: u32,
+    /// Addresses that the clients send from, as `127.0.9.0/24`; empty if the kernel selects them.
+    pub bind: String,
     /// Maximum requests in flight; `None` is no limit.
     pub window: Option<u64>,
     /// Payload size in bytes, or the datagram size for protocols without frames.

@@ -1,12 +1,12 @@
 //! The command line.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
+use lbd::config::{Target, server_address};
 use lbd::io::IoChoice;
-use lbd::load::{Arrivals, Payload, type_from};
+use lbd::load::{Arrivals, Payload, Sources, type_from};
 use lbd::wire::header::{FRAME_SIZE_MAX, FRAME_SIZE_MIN};
 
 // The path is explicit because two programs include this file.
@@ -66,9 +66,17 @@ pub struct Args {
     #[arg(long, value_name = "N", help_heading = LOAD)]
     pub seed: Option<u64>,
 
-    /// Target address [default: the balancer's client-side address in the configuration]
-    #[arg(long, value_name = "ADDR", help_heading = REQUESTS)]
-    pub target: Option<SocketAddr>,
+    /// Target: an address, also [fe80::1%eth0]:53, or a host name with a port [default: the balancer's
+    /// client-side address in the configuration]
+    ///
+    /// A name is looked up once, at the start. An IPv4 address comes before an IPv6 one, unless --bind is
+    /// IPv6.
+    #[arg(long, value_name = "ADDR", value_parser = target, help_heading = REQUESTS)]
+    pub target: Option<Target>,
+    /// Local address of the clients, or a network whose addresses the clients take in turn, such as
+    /// 127.0.9.0/24; the machine must have the addresses
+    #[arg(long, value_name = "ADDR[/PREFIX]", help_heading = REQUESTS)]
+    pub bind: Option<Sources>,
     /// Protocol of the requests: lbd's frames, DNS queries, or raw for the unmodified payload
     #[arg(long, value_name = "NAME", default_value = "native", help_heading = REQUESTS)]
     pub protocol: RequestProtocol,
@@ -225,6 +233,11 @@ impl Steps {
         let step = (to - from) / f64::from(count - 1);
         Ok(Steps((0..count).map(|n| if n + 1 == count { to } else { from + step * f64::from(n) }).collect()))
     }
+}
+
+/// Parses an address or a host name, with a port.
+fn target(text: &str) -> Result<Target, String> {
+    server_address(text, false).map_err(|why| format!("`{text}` {why}"))
 }
 
 fn rate(text: &str) -> Result<f64, String> {

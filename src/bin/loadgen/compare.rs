@@ -1,8 +1,7 @@
 //! `--compare`: the same load on two targets in turn.
 
-use std::net::SocketAddr;
-
 use anyhow::{Result, bail};
+use lbd::config::Target;
 use lbd::load::compare::{Compare, Comparison, Side};
 use lbd::load::pages::{self, MachineInfo};
 use lbd::load::{Counts, LoadReport};
@@ -17,7 +16,7 @@ use crate::trials::Trials;
 const PAIRS: u16 = 9;
 
 /// Compares the two targets and writes the result.
-pub fn run(args: &Args, (a, b): (SocketAddr, SocketAddr), stop: &Stop) -> Result<RunEnd> {
+pub fn run(args: &Args, [a, b]: [&Target; 2], stop: &Stop) -> Result<RunEnd> {
     let conditions = &args.judgement.fail_if;
     if let Some(one) = conditions.iter().find(|conditions| !conditions.compare()) {
         bail!("--fail-if {one}: with --compare a condition names a target, as in 'p99 B > 1.05 A'");
@@ -25,6 +24,8 @@ pub fn run(args: &Args, (a, b): (SocketAddr, SocketAddr), stop: &Stop) -> Result
     let pairs = args.judgement.repeats.unwrap_or(PAIRS);
     let mut compare = Compare::new(usize::from(pairs));
     let job = plan::job_for(args, a)?;
+    let a = job.target;
+    let b = plan::job_for(args, b)?.target;
     let outputs = Outputs::open(args)?;
     let mut trials = Trials::new(job, stop, args.quiet, 0.0);
     let mut broken_off = None;
@@ -84,9 +85,10 @@ fn ending(compared: &Comparison, broken_off: Option<anyhow::Error>) -> RunEnd {
             let (holding, unknown) = (that(Some(true)), that(None));
             match (holding.is_empty(), unknown.is_empty()) {
                 (false, _) => RunEnd::condition(holding),
-                (true, false) => {
-                    RunEnd::invalid(format!("{}; use more --repeats or a longer --duration", unknown.join("; ")))
-                }
+                (true, false) => RunEnd::invalid(format!(
+                    "{}; use more --repeats or a longer --duration",
+                    unknown.join("; ")
+                )),
                 (true, true) => RunEnd::good(),
             }
         }

@@ -1,12 +1,12 @@
 //! The part of the command line that judges reports.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::Args;
+use lbd::config::Target;
 use lbd::load::{BadCondition, Conditions};
 
-use super::rate;
+use super::{rate, target};
 
 /// Heading in the help.
 const JUDGEMENT: &str = "Judgement";
@@ -66,9 +66,9 @@ pub struct Judgement {
     ///
     /// Each pair of turns sends the same requests at the same moments and gives a ratio. The report
     /// shows the median ratio and its confidence interval. A difference needs at least six pairs.
-    #[arg(long, value_names = ["A", "B"], num_args = 2, conflicts_with_all = ONE_RUN,
+    #[arg(long, value_names = ["A", "B"], num_args = 2, value_parser = target, conflicts_with_all = ONE_RUN,
         conflicts_with = "target", help_heading = JUDGEMENT)]
-    pub compare: Option<Vec<SocketAddr>>,
+    pub compare: Option<Vec<Target>>,
     /// Trials per rate in a search (default: 3), or pairs of turns in a comparison (default: 9)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000),
         help_heading = JUDGEMENT)]

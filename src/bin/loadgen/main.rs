@@ -48,7 +48,7 @@ fn run(args: &Args) -> Result<RunEnd> {
         return search::run(args, &Stop::on_signals(vec![])?);
     }
     if let Some([a, b]) = judgement.compare.as_deref() {
-        return compare::run(args, (*a, *b), &Stop::on_signals(vec![])?);
+        return compare::run(args, [a, b], &Stop::on_signals(vec![])?);
     }
     if let Some(condition) = judgement.fail_if.iter().find(|condition| !condition.are_of_one()) {
         bail!("--fail-if {condition} is about two targets; it needs --compare");

@@ -1,6 +1,6 @@
 //! From arguments and configuration to jobs.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
 use lbd::base::rng::entropy;
-use lbd::config::Config;
+use lbd::config::{Config, Target};
 use lbd::io::IoChoice;
 use lbd::load::{Arrivals, DnsQueries, Load, LoadRate, Measurement, Payload, ProtocolSpec, Tolerance, Trace};
 use lbd::wire::FrameFormat;
@@ -23,7 +23,7 @@ const DNS_TYPE: u16 = 1;
 
 /// The jobs in order: a single one, or one per step.
 pub fn jobs(args: &Args) -> Result<Vec<Measurement>> {
-    let job = template(args, args.target)?;
+    let job = template(args, args.target.as_ref())?;
     let jobs: Vec<Measurement> = match &args.steps {
         Some(Steps(rates)) => {
             let loads = rates.iter().map(|rate| at_rate(args, LoadRate::flat(*rate)));
@@ -36,14 +36,14 @@ pub fn jobs(args: &Args) -> Result<Vec<Measurement>> {
 }
 
 /// A job for this target.
-pub fn job_for(args: &Args, target: SocketAddr) -> Result<Measurement> {
+pub fn job_for(args: &Args, target: &Target) -> Result<Measurement> {
     let job = template(args, Some(target))?;
     checked(Measurement { load: load(args, &job)?, ..job })
 }
 
 /// A job at this rate.
 pub fn job_at(args: &Args, rate: f64) -> Result<Measurement> {
-    checked(Measurement { load: at_rate(args, LoadRate::flat(rate))?, ..template(args, args.target)? })
+    checked(Measurement { load: at_rate(args, LoadRate::flat(rate))?, ..template(args, args.target.as_ref())? })
 }
 
 fn checked(job: Measurement) -> Result<Measurement> {
@@ -52,14 +52,14 @@ fn checked(job: Measurement) -> Result<Measurement> {
 }
 
 /// A job whose load is not set yet.
-fn template(args: &Args, target: Option<SocketAddr>) -> Result<Measurement> {
+fn template(args: &Args, target: Option<&Target>) -> Result<Measurement> {
     let config = Config::load_or_default(args.config.as_deref())?;
     if target.is_none() {
         let is_native = args.protocol == RequestProtocol::Native;
         ensure!(is_native, "--protocol {} needs --target", name(args.protocol));
     }
     let target = match target {
-        Some(target) => target,
+        Some(target) => looked_up(target, args.bind.is_some_and(|sources| sources.is_ipv6()))?,
         None => config.require_native("loadgen without --target")?.balancer_for_clients(),
     };
     let is_trace = matches!(args.arrivals, Some(Arrivals::Trace(_)));
@@ -77,12 +77,27 @@ fn template(args: &Args, target: Option<SocketAddr>) -> Result<Measurement> {
         duration: args.duration.unwrap_or(duration),
         threads: args.threads,
         clients: args.clients,
+        bind: args.bind,
         spin: args.spin,
         abort_if: args.judgement.abort_if.clone(),
         tolerance: Tolerance { late_max_s: args.late_max.as_secs_f64(), late_share: args.late_share },
         io: args.io.unwrap_or(config.native().map_or(IoChoice::default(), |pool| pool.io)),
         seed: args.seed.unwrap_or_else(entropy),
     })
+}
+
+/// The address of a target: of a name, the first one of the preferred family.
+pub fn looked_up(target: &Target, prefers_ipv6: bool) -> Result<SocketAddr> {
+    let addrs = match (target.known_addrs(), target) {
+        (addrs, _) if !addrs.is_empty() => addrs,
+        (_, Target::Name { host, port }) => (host.as_str(), *port)
+            .to_socket_addrs()
+            .with_context(|| format!("cannot look up {host}"))?
+            .collect(),
+        (addrs, Target::Addr(_)) => addrs,
+    };
+    let preferred = addrs.iter().find(|addr| addr.is_ipv6() == prefers_ipv6).or(addrs.first());
+    preferred.copied().with_context(|| format!("{target} has no address"))
 }
 
 /// The load of a run without steps.
