@@ -1,5 +1,6 @@
 //! The generator as a pure state machine: which request leaves when, and how each one ends.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -49,6 +50,16 @@ pub struct Generator<P> {
     ended: bool,
     /// It was stopped before its end, or did not wait for all requests in flight.
     interrupted: bool,
+    start: Instant,
+    /// Requests of the measurement that may still leave.
+    left: u64,
+    /// Time from the end of a request to the next request of its place in the window.
+    think: Duration,
+    /// Places in the window that think, and until when.
+    thinking: usize,
+    thoughts: VecDeque<(Instant, usize)>,
+    /// When a request ended last.
+    last_end: Instant,
     /// Errors that the network reported, those of the warm-up included.
     errors: NetworkErrors,
     errors_of_warmup: NetworkErrors,
@@ -71,9 +82,28 @@ impl<P: LoadProtocol> Generator<P> {
             grace: plan.grace,
             ended: false,
             interrupted: false,
+            start: plan.start,
+            left: u64::MAX,
+            think: Duration::ZERO,
+            thinking: 0,
+            thoughts: VecDeque::new(),
+            last_end: Instant::ZERO,
             errors: NetworkErrors::default(),
             errors_of_warmup: NetworkErrors::default(),
         }
+    }
+
+    /// Ends the measurement after this many requests, if not before.
+    #[must_use]
+    pub fn limited_to(self, requests: u64) -> Self {
+        let end = if requests == 0 { self.measure_from } else { self.end };
+        Generator { left: requests, end, ..self }
+    }
+
+    /// Lets each place in the window rest after a request has ended.
+    #[must_use]
+    pub fn thinking_for(self, think: Duration) -> Self {
+        Generator { think, ..self }
     }
 
     /// Stops sending; requests in flight still count.
@@ -154,7 +184,10 @@ impl<P: LoadProtocol> Generator<P> {
                 schedule.advance();
             }
         }
-        (self.ledger.close(), self.end.since(self.measure_from))
+        // A number of requests in a closed loop takes until the last one has ended.
+        let is_counted = self.left == 0 && self.schedule.is_none();
+        let end = if is_counted { self.end.max(self.last_end) } else { self.end };
+        (self.ledger.close(), end.since(self.measure_from))
     }
 
     /// The moment from which no request leaves: the end of the measurement plus the grace time.
@@ -167,10 +200,10 @@ impl<P: LoadProtocol> Generator<P> {
     fn next_send(&self, now: Instant) -> Option<Instant> {
         let span = self.ledger.span();
         let room = !self.ended
-            && self.ledger.in_flight() < self.window
+            && self.ledger.in_flight() + self.thinking < self.window
             && self.ledger.has_room()
             && span.end - span.start < self.protocol.span_max();
-        let due = self.schedule.as_ref().map_or(now, Schedule::next);
+        let due = self.schedule.as_ref().map_or(now.max(self.start), Schedule::next);
         (room && due < self.end).then_some(due)
     }
 
@@ -191,6 +224,30 @@ impl<P: LoadProtocol> Generator<P> {
         true
     }
 
+    /// Notes that requests have ended, whose places then think. `before`: requests in flight before.
+    fn note_ends(&mut self, now: Instant, before: usize) {
+        let ended = before - self.ledger.in_flight();
+        if ended == 0 {
+            return;
+        }
+        self.last_end = now;
+        if !self.think.is_zero() {
+            self.thinking += ended;
+            self.thoughts.push_back((now + self.think, ended));
+        }
+    }
+
+    /// Counts a request that has left; the last one ends the measurement.
+    fn note_sent(&mut self, due: Instant) {
+        if due >= self.measure_from {
+            self.left -= 1;
+            if self.left == 0 {
+                // Others of the same moment do not leave.
+                (self.end, self.grace) = (self.end.min(due), Duration::ZERO);
+            }
+        }
+    }
+
     fn expire(&mut self, now: Instant) {
         while let Some(number) = self.ledger.expired(now) {
             self.ledger.end(number, now, super::counts::RequestEnd::Lost);
@@ -204,16 +261,26 @@ impl<P: LoadProtocol> Role for Generator<P> {
         for error in rx.errors().iter().filter(|error| error.peer == self.target) {
             self.errors.add(NetworkError::of(error.errno), 1);
         }
+        let before = self.ledger.in_flight();
         for index in 0..rx.len() {
             let (received, bytes) = rx.get_mut(index);
             for datagram in bytes.chunks_mut(received.stride as usize) {
                 self.protocol.read(now, &received, datagram, &mut self.ledger);
             }
         }
+        self.note_ends(now, before);
     }
 
     fn on_timeout(&mut self, now: Instant, tx: &mut Tx) {
+        let before = self.ledger.in_flight();
         self.expire(now);
+        self.note_ends(now, before);
+        while let Some(&(until, places)) = self.thoughts.front()
+            && until <= now
+        {
+            self.thinking -= places;
+            self.thoughts.pop_front();
+        }
         self.protocol.tick(now);
         self.ended = now >= self.last_send();
         let until = if self.warming_up { self.measure_from } else { Instant::from_nanos(u64::MAX) };
@@ -228,6 +295,7 @@ impl<P: LoadProtocol> Role for Generator<P> {
             if let Some(schedule) = &mut self.schedule {
                 schedule.advance();
             }
+            self.note_sent(due);
         }
     }
 
@@ -235,7 +303,8 @@ impl<P: LoadProtocol> Role for Generator<P> {
         let send =
             self.next_send(Instant::ZERO).zip(self.protocol.free_at()).map(|(due, free)| due.max(free));
         let end = (!self.ended).then(|| self.last_send());
-        earliest(earliest(self.ledger.next_expiry(), send), end)
+        let thought = self.thoughts.front().map(|(until, _)| *until);
+        earliest(earliest(earliest(self.ledger.next_expiry(), send), end), thought)
     }
 }
 

@@ -26,6 +26,8 @@ use crate::wire::FrameFormat;
 
 /// Seconds of a run, the last ones whose requests have all ended, that [`Measurement::abort_if`] is about.
 pub const ABORT_SECONDS: usize = 5;
+/// Length of a measurement that has no other end than its number of requests: 100 days.
+pub const UNBOUNDED: Duration = Duration::from_secs(100 * 86_400);
 /// Maximum requests and bytes that leave in one turn.
 const TURN_REQUESTS: usize = 4096;
 const TURN_BYTES: usize = 4 << 20;
@@ -165,8 +167,15 @@ pub struct Measurement {
     pub timeout: Duration,
     /// Time before the measurement that does not count.
     pub warmup: Duration,
-    /// Maximum length of the measurement; a trace ends it after its last request.
+    /// Maximum length of the measurement; a trace ends it after its last request. At [`UNBOUNDED`] only
+    /// `requests` ends it.
     pub duration: Duration,
+    /// Maximum requests of the measurement; `None` is no limit.
+    pub requests: Option<u64>,
+    /// Closed loop: time from the end of a request to the next one of its place in the window.
+    pub think: Duration,
+    /// When the warm-up starts; `None` is at once.
+    pub start_at: Option<SystemTime>,
     /// Sending threads; each has its share of the load.
     pub threads: u16,
     /// Sockets to send from, each with its own address.
@@ -243,6 +252,9 @@ impl Measurement {
             let family = if self.target.is_ipv6() { "IPv6" } else { "IPv4" };
             return Err(format!("--bind {sources}: the target {} needs an {family} address", self.target));
         }
+        if !self.think.is_zero() && !matches!(self.load, Load::Closed) {
+            return Err("--think needs a closed loop: --window without a rate".to_owned());
+        }
         if self.window.is_some_and(|window| window < usize::from(self.threads)) {
             return Err(format!(
                 "--threads {threads}: each thread needs a request in flight; raise --window"
@@ -318,7 +330,7 @@ impl Measurement {
         let abort = Stop::new(vec![]);
         let mut aborted = None;
         let common = SharedRun { job: self, clock, stop, abort: &abort, ready, start: OnceLock::new() };
-        let started_at = SystemTime::now();
+        let started_at = self.start_at.unwrap_or_else(SystemTime::now);
         let (finished, series) = std::thread::scope(|scope| {
             let (seconds, tallies) = channel();
             let loops = shares.iter().zip(back_ends).zip(&progress);
@@ -410,7 +422,8 @@ impl Measurement {
             payload: self.protocol.payload_len() as u64,
             timeout_s: self.timeout.as_secs_f64(),
             warmup_s: self.warmup.as_secs_f64(),
-            duration_s: self.measured().as_secs_f64(),
+            duration_s: if self.duration == UNBOUNDED { 0.0 } else { self.measured().as_secs_f64() },
+            requests: self.requests,
             tolerance: self.tolerance,
             seed: self.seed,
             io: io.to_owned(),
@@ -549,7 +562,10 @@ impl Drive<'_> {
         let ledger = RequestLedger::new(room.max(window.unwrap_or(0)), job.timeout);
         let ledger = ledger.tolerate(job.tolerance);
         ready.wait();
-        let start = *start.get_or_init(|| clock.now());
+        let start = *start.get_or_init(|| {
+            let wait = job.start_at.and_then(|at| at.duration_since(SystemTime::now()).ok());
+            clock.now() + wait.unwrap_or_default()
+        });
         let plan = GeneratorPlan {
             target: job.target,
             schedule: job.load.schedule(share, start, seed),
@@ -565,7 +581,9 @@ impl Drive<'_> {
         let around = Surroundings { clock: *clock, spin: job.spin, stop, abort, progress, recounts };
         // The receiver is gone if another loop has failed.
         let on_second = |second| drop(seconds.send(second));
-        let generator = Generator::new(plan, protocol, ledger);
+        let requests = job.requests.map_or(u64::MAX, |requests| share.part(requests as usize) as u64);
+        let generator =
+            Generator::new(plan, protocol, ledger).limited_to(requests).thinking_for(job.think);
         let (generator, before) = run(generator, &mut io, &around, on_second)?;
         io.recount_drops();
         let after = io.counters();

@@ -51,7 +51,7 @@ pub use generator::{Generator, GeneratorPlan};
 pub use histogram::{EncodedHistogram, Percentiles, SpectrumPoint};
 pub use interval_log::write_interval_log;
 pub use ledger::{Account, RequestLedger, SecondTally};
-pub use measure::{Load, MeasureError, Measurement, ProtocolSpec};
+pub use measure::{Load, MeasureError, Measurement, ProtocolSpec, UNBOUNDED};
 pub use network::{NetworkError, NetworkErrors};
 pub use protocol::{
     DnsLoad, DnsQueries, Echo, LoadProtocol, Native, NativeSettings, Payload, Plain, type_from,

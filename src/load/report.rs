@@ -123,8 +123,11 @@ pub struct SetUp {
     pub timeout_s: f64,
     /// Time before the measurement, in seconds.
     pub warmup_s: f64,
-    /// Planned length of the measurement, in seconds; 0 in reports of older versions.
+    /// Planned length of the measurement, in seconds. 0 if only `requests` ends it, and in reports of older
+    /// versions.
     pub duration_s: f64,
+    /// Maximum requests of the measurement; `None` is no limit.
+    pub requests: Option<u64>,
     /// How late requests may leave.
     pub tolerance: Tolerance,
     /// Seed of the schedule. In JSON a text: many readers keep numbers above 2^53 only roughly.

@@ -1,7 +1,7 @@
 //! The command line.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use clap::{Parser, ValueEnum};
 use lbd::config::{Target, server_address};
@@ -56,6 +56,18 @@ pub struct Args {
     /// Length of the measurement [default: 10s, or the whole trace]
     #[arg(long, value_name = "TIME", value_parser = duration, help_heading = LOAD)]
     pub duration: Option<Duration>,
+    /// Requests of the measurement; it ends after them, or after --duration if that is given too
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), help_heading = LOAD)]
+    pub requests: Option<u64>,
+    /// Closed loop: time from the end of a request to the next one in its place, like users who read
+    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = humantime::parse_duration,
+        help_heading = LOAD)]
+    pub think: Duration,
+    /// Time at which the warm-up starts, as 2026-12-01T10:00:00Z or in seconds since 1970, so that several
+    /// generators start together
+    #[arg(long, value_name = "TIME", value_parser = moment, conflicts_with_all = ["search", "compare"],
+        help_heading = LOAD)]
+    pub start_at: Option<SystemTime>,
     /// Time before the measurement that does not count [default: 1s, or 0s for a trace]
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, help_heading = LOAD)]
     pub warmup: Option<Duration>,
@@ -232,6 +244,15 @@ impl Steps {
             .ok_or_else(|| format!("`{count}` must be a number of steps from 2 to {STEPS_MAX}"))?;
         let step = (to - from) / f64::from(count - 1);
         Ok(Steps((0..count).map(|n| if n + 1 == count { to } else { from + step * f64::from(n) }).collect()))
+    }
+}
+
+/// Parses a time of the wall clock.
+fn moment(text: &str) -> Result<SystemTime, String> {
+    let seconds = text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    match seconds.and_then(|seconds| SystemTime::UNIX_EPOCH.checked_add(seconds)) {
+        Some(moment) => Ok(moment),
+        None => humantime::parse_rfc3339_weak(text).map_err(|error| error.to_string()),
     }
 }
 

@@ -71,6 +71,9 @@ fn measure(jobs: &[Measurement], quiet: bool) -> Result<LoadReport> {
     let stop = Stop::on_signals(vec![])?;
     let mut reports: Vec<LoadReport> = vec![];
     for (job, number) in jobs.iter().zip(1..) {
+        if let Some(at) = job.start_at.filter(|_| !quiet) {
+            tell(format_args!("loadgen: starts at {}", humantime::format_rfc3339_millis(at)));
+        }
         let mut line = (!quiet).then(|| ProgressLine::new(job.target, job.warmup, job.measured()));
         if let Some(line) = line.as_mut().filter(|_| jobs.len() > 1) {
             line.say(format_args!("step {number} of {}", jobs.len()));

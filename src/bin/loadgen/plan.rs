@@ -10,7 +10,7 @@ use clap::ValueEnum;
 use lbd::base::rng::entropy;
 use lbd::config::{Config, Target};
 use lbd::io::IoChoice;
-use lbd::load::{Arrivals, DnsQueries, Load, LoadRate, Measurement, Payload, ProtocolSpec, Tolerance, Trace};
+use lbd::load::{Arrivals, DnsQueries, Load, LoadRate, Measurement, Payload, ProtocolSpec, Tolerance, Trace, UNBOUNDED};
 use lbd::wire::FrameFormat;
 
 use crate::args::{Args, Ramp, RequestProtocol, Steps};
@@ -27,7 +27,11 @@ pub fn jobs(args: &Args) -> Result<Vec<Measurement>> {
     let jobs: Vec<Measurement> = match &args.steps {
         Some(Steps(rates)) => {
             let loads = rates.iter().map(|rate| at_rate(args, LoadRate::flat(*rate)));
-            loads.map(|load| Ok(Measurement { load: load?, ..job.clone() })).collect::<Result<_>>()?
+            let first = |index: usize| job.start_at.filter(|_| index == 0);
+            let jobs = loads.enumerate().map(|(index, load)| {
+                Ok(Measurement { load: load?, start_at: first(index), ..job.clone() })
+            });
+            jobs.collect::<Result<_>>()?
         }
         None => vec![Measurement { load: load(args, &job)?, ..job }],
     };
@@ -63,9 +67,11 @@ fn template(args: &Args, target: Option<&Target>) -> Result<Measurement> {
         None => config.require_native("loadgen without --target")?.balancer_for_clients(),
     };
     let is_trace = matches!(args.arrivals, Some(Arrivals::Trace(_)));
-    let (warmup, duration) = match is_trace {
-        true => (Duration::ZERO, Duration::MAX),
-        false => (WARMUP, DURATION),
+    let (warmup, duration) = match (is_trace, args.requests) {
+        (true, _) => (Duration::ZERO, Duration::MAX),
+        // A ramp needs a length.
+        (false, Some(_)) if args.ramp.is_none() => (WARMUP, UNBOUNDED),
+        (false, _) => (WARMUP, DURATION),
     };
     Ok(Measurement {
         target,
@@ -75,6 +81,9 @@ fn template(args: &Args, target: Option<&Target>) -> Result<Measurement> {
         timeout: args.timeout,
         warmup: args.warmup.unwrap_or(warmup),
         duration: args.duration.unwrap_or(duration),
+        requests: args.requests,
+        think: args.think,
+        start_at: args.start_at,
         threads: args.threads,
         clients: args.clients,
         bind: args.bind,

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use lbd::base::duration::exact;
-use lbd::load::{Counts, LiveCounts};
+use lbd::load::{Counts, LiveCounts, UNBOUNDED};
 use lbd::os::terminal::tell;
 use lbd::report::chart::Numbers;
 
@@ -92,11 +92,12 @@ fn line(at: Duration, duration: Duration, live: &LiveCounts, (last, time): (&Cou
     });
     let rate = |count: u64| if time.is_zero() { 0.0 } else { count as f64 / time.as_secs_f64() };
     let (sending, answering) = (rate(sent - last.sent), rate(answered - last.answered));
+    let whole =
+        if duration < UNBOUNDED { format!(" of {:.0}", duration.as_secs_f64()) } else { String::new() };
     format!(
-        "{:.0} of {:.0} s: {sending:.0} sent/s, {answering:.0} answered/s, {answered} answered, {busy} busy, {lost} lost, \
-         {late_sends} late, {in_flight} in flight{}",
+        "{:.0}{whole} s: {sending:.0} sent/s, {answering:.0} answered/s, {answered} answered, {busy} busy, \
+         {lost} lost, {late_sends} late, {in_flight} in flight{}",
         at.as_secs_f64(),
-        duration.as_secs_f64(),
         latency.unwrap_or_default(),
     )
 }
@@ -112,7 +113,10 @@ mod tests {
         let last = Counts { sent: 4_800, answered: 3_900, ..Counts::default() };
         let text =
             line(Duration::from_secs(5), Duration::from_secs(10), &live, (&last, Duration::from_secs(2)));
-        assert_eq!(text, "5 of 10 s: 100 sent/s, 50 answered/s, 4000 answered, 0 busy, 0 lost, 0 late, 7 in flight");
+        assert_eq!(
+            text,
+            "5 of 10 s: 100 sent/s, 50 answered/s, 4000 answered, 0 busy, 0 lost, 0 late, 7 in flight"
+        );
         let live = LiveCounts { last_second: Some((1_500, 20_000)), ..live };
         let text =
             line(Duration::from_secs(5), Duration::from_secs(10), &live, (&last, Duration::from_secs(2)));

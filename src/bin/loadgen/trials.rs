@@ -5,7 +5,9 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
-use lbd::load::{Counts, Load, LoadRate, LoadReport, Measurement, NetworkErrors, ReportMetrics, RunVerdict, Silence};
+use lbd::load::{
+    Counts, Load, LoadRate, LoadReport, Measurement, NetworkErrors, ReportMetrics, RunVerdict, Silence,
+};
 use lbd::os::signals::Stop;
 use lbd::os::terminal::tell;
 
@@ -80,6 +82,8 @@ impl<'a> Trials<'a> {
             window: None,
             warmup: Duration::ZERO,
             duration: CALM_TIME,
+            requests: None,
+            think: Duration::ZERO,
             threads: 1,
             spin: Duration::ZERO,
             ..job.clone()
@@ -118,8 +122,8 @@ fn silence(target: SocketAddr, report: &LoadReport, half: Option<f64>, answered_
     };
     let half = half.map_or(String::new(), |us| format!(", half of the answers within {us:.0} us"));
     format!(
-        "{target} does not respond{again}: of {sent} requests at {CALM_RATE}/s {answered} were answered, {busy} \
-         busy, {refused} refused, {lost} lost{half}{why}"
+        "{target} does not respond{again}: of {sent} requests at {CALM_RATE}/s {answered} were answered, \
+         {busy} busy, {refused} refused, {lost} lost{half}{why}"
     )
 }
 

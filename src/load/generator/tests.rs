@@ -212,6 +212,49 @@ fn a_closed_loop_sends_one_for_each_that_ended() {
 }
 
 #[test]
+fn a_number_of_requests_ends_the_measurement() {
+    let plan = GeneratorPlan { warmup: ms(10), duration: ms(100_000), ..open_loop() };
+    let mut bench = Bench::new(plan);
+    bench.generator = bench.generator.limited_to(25);
+    assert_eq!(bench.turns(0..=60).len(), 9 + 25);
+    bench.turn(ms(90), &[]);
+    assert!(bench.generator.is_finished(START + ms(90)) && !bench.generator.is_interrupted());
+    let report = bench.report();
+    assert_eq!((report.counts.planned, report.counts.sent), (25, 25));
+    assert!((report.rate - 1_000.0).abs() < 50.0, "{report:?}");
+    // A closed loop too; a share without a request sends none.
+    for requests in [3, 0] {
+        let mut bench = Bench::new(closed_loop(2));
+        bench.generator = bench.generator.limited_to(requests);
+        let sent = bench.turns(0..=200).len() as u64;
+        assert_eq!(sent, requests);
+        assert!(bench.generator.is_finished(START + ms(200)));
+    }
+}
+
+#[test]
+fn a_place_in_the_window_thinks_after_its_request() {
+    let mut bench = Bench::new(GeneratorPlan { duration: ms(1_000), ..closed_loop(2) });
+    bench.generator = bench.generator.thinking_for(ms(20));
+    let first = bench.turn(ms(0), &[]);
+    assert_eq!(bench.turn(ms(5), &[&answer(&first[0], Status::Ok)]).len(), 0);
+    assert_eq!(bench.generator.next_deadline(), Some(START + ms(25)));
+    assert_eq!(bench.turn(ms(24), &[]).len(), 0);
+    assert_eq!(bench.turn(ms(25), &[]).len(), 1);
+    // The other one is lost after 50 ms, and thinks too.
+    assert_eq!(bench.turn(ms(50), &[]).len(), 0);
+    assert_eq!(bench.turn(ms(70), &[]).len(), 1);
+}
+
+#[test]
+fn a_closed_loop_begins_at_its_start() {
+    let mut bench = Bench::new(GeneratorPlan { start: START + ms(7), ..closed_loop(2) });
+    assert_eq!(bench.turn(ms(6), &[]).len(), 0);
+    assert_eq!(bench.generator.next_deadline(), Some(START + ms(7)));
+    assert_eq!(bench.turn(ms(7), &[]).len(), 2);
+}
+
+#[test]
 fn after_the_end_it_only_waits_for_what_is_in_flight() {
     for plan in [closed_loop(4), GeneratorPlan { window: Some(1), ..open_loop() }] {
         let mut bench = Bench::new(plan);
