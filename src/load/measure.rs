@@ -8,13 +8,16 @@ use std::sync::{Arc, Barrier, OnceLock};
 use std::thread::{Scope, ScopedJoinHandle};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use super::condition::{Conditions, ReportMetrics};
 use super::protocol::{DnsLoad, DnsQueries, Echo, LoadProtocol, Native, NativeSettings, Payload, Plain};
 use super::report::{BY_CLIENT, SetUp};
 use super::run::{LiveCounts, Progress, Surroundings, run};
 use super::schedule::{LoadRate, Schedule, Share};
 use super::series::Seconds;
-use super::condition::{Conditions, ReportMetrics};
-use super::{Account, DnsAnswers, Generator, GeneratorPlan, LoadReport, NetworkErrors, RequestLedger, SecondTally, Sources, Tolerance, Trace};
+use super::{
+    Account, DnsAnswers, Generator, GeneratorPlan, LoadReport, NetworkErrors, RequestLedger, SecondTally,
+    Sources, Tolerance, Trace,
+};
 use crate::base::rng::Rng;
 use crate::base::time::{Clock, Instant};
 use crate::io::socket::{SocketOptions, bind};
@@ -116,14 +119,19 @@ pub enum ProtocolSpec {
         format: FrameFormat,
         /// Maximum frames per datagram.
         frames_per_datagram: usize,
-        /// Payload of each request.
-        payload: Payload,
+        /// Payloads, in turn; at least one.
+        payloads: Vec<Payload>,
     },
     /// DNS queries.
     Dns(DnsQueries),
     /// Datagrams of any protocol. With `{id}` in the payload, responses are matched by it; otherwise a
     /// client has one request in flight.
-    Raw(Payload),
+    Raw {
+        /// Payloads, in turn; at least one.
+        payloads: Vec<Payload>,
+        /// A response without these bytes is an error; `None`: any response is an answer.
+        expect: Option<Vec<u8>>,
+    },
 }
 
 impl ProtocolSpec {
@@ -131,21 +139,30 @@ impl ProtocolSpec {
         match self {
             ProtocolSpec::Native { .. } => "native",
             ProtocolSpec::Dns(_) => "dns",
-            ProtocolSpec::Raw(_) => "raw",
+            ProtocolSpec::Raw { .. } => "raw",
         }
     }
 
     fn matching(&self) -> &'static str {
         match self {
-            ProtocolSpec::Raw(payload) if payload.marks() == 0 => BY_CLIENT,
+            ProtocolSpec::Raw { payloads, .. } if payloads[0].marks() == 0 => BY_CLIENT,
             _ => "id",
         }
     }
 
-    /// Size of a request in bytes, as the operator specified it.
+    fn payloads(&self) -> &[Payload] {
+        match self {
+            ProtocolSpec::Native { payloads, .. } | ProtocolSpec::Raw { payloads, .. } => payloads,
+            ProtocolSpec::Dns(_) => &[],
+        }
+    }
+
+    /// Maximum size of a request in bytes, as the operator specified it.
     fn payload_len(&self) -> usize {
         match self {
-            ProtocolSpec::Native { payload, .. } | ProtocolSpec::Raw(payload) => payload.len(),
+            ProtocolSpec::Native { .. } | ProtocolSpec::Raw { .. } => {
+                self.payloads().iter().map(Payload::len).max().unwrap_or(0)
+            }
             ProtocolSpec::Dns(queries) => queries.len_max(),
         }
     }
@@ -267,10 +284,14 @@ impl Measurement {
             ));
         }
         let sizes = self.load.trace().and_then(Trace::payload_max).map(|max| max as usize);
+        let payloads = self.protocol.payloads();
+        if payloads.len() > 1 && sizes.is_some() {
+            return Err("the trace sets sizes, so there can be only one --payload".to_owned());
+        }
         match &self.protocol {
-            ProtocolSpec::Native { format, payload, .. } => {
+            ProtocolSpec::Native { format, .. } => {
                 let (max, size) = (format.payload_max(), format.size);
-                if payload.len() > max {
+                if let Some(payload) = payloads.iter().find(|payload| payload.len() > max) {
                     return Err(format!(
                         "--payload {}: a frame of {size} bytes carries at most {max} bytes",
                         payload.len()
@@ -281,24 +302,33 @@ impl Measurement {
                         "{largest} bytes in the trace: a frame of {size} bytes carries at most {max} bytes"
                     ));
                 }
-                fixed_and_sized(payload, sizes)
+                fixed_and_sized(&payloads[0], sizes)
             }
             ProtocolSpec::Dns(_) if sizes.is_some() => {
                 Err("the trace sets sizes, but DNS queries have the size of their names; remove the sizes"
                     .to_owned())
             }
             ProtocolSpec::Dns(_) => Ok(()),
-            ProtocolSpec::Raw(payload)
-                if payload.is_empty() || self.load.trace().is_some_and(Trace::has_empty) =>
+            ProtocolSpec::Raw { .. }
+                if payloads.iter().any(Payload::is_empty)
+                    || self.load.trace().is_some_and(Trace::has_empty) =>
             {
                 Err("a payload of 0 bytes: with --protocol raw a request has at least 1 byte".to_owned())
             }
-            ProtocolSpec::Raw(payload) if payload.len_marked() > PAYLOAD_MAX => Err(format!(
-                "--payload: {} bytes with each {{id}} as 16 digits; a datagram carries at most \
-                 {PAYLOAD_MAX} bytes",
-                payload.len_marked()
-            )),
-            ProtocolSpec::Raw(payload) => fixed_and_sized(payload, sizes),
+            ProtocolSpec::Raw { .. } => {
+                let marked = payloads.iter().filter(|payload| payload.marks() > 0).count();
+                if marked != 0 && marked != payloads.len() {
+                    return Err("--payload: either each payload has an {id}, or none".to_owned());
+                }
+                let longest = payloads.iter().map(Payload::len_marked).max().unwrap_or(0);
+                if longest > PAYLOAD_MAX {
+                    return Err(format!(
+                        "--payload: {longest} bytes with each {{id}} as 16 digits; a datagram carries at \
+                         most {PAYLOAD_MAX} bytes"
+                    ));
+                }
+                fixed_and_sized(&payloads[0], sizes)
+            }
         }
     }
 
@@ -384,7 +414,7 @@ impl Measurement {
         let sockets = (0..share.part(self.clients as usize)).map(|client| bind(from(client), &socket));
         let frames_per_datagram = match self.protocol {
             ProtocolSpec::Native { frames_per_datagram, .. } => frames_per_datagram,
-            ProtocolSpec::Dns(_) | ProtocolSpec::Raw(_) => 1,
+            ProtocolSpec::Dns(_) | ProtocolSpec::Raw { .. } => 1,
         };
         let frames_max = (TURN_BYTES / len).clamp(64, TURN_REQUESTS);
         let options = IoOptions {
@@ -402,7 +432,9 @@ impl Measurement {
         match &self.protocol {
             ProtocolSpec::Native { format, .. } => format.size,
             ProtocolSpec::Dns(queries) => queries.len_max(),
-            ProtocolSpec::Raw(payload) => payload.len_marked().max(sizes),
+            ProtocolSpec::Raw { payloads, .. } => {
+                payloads.iter().map(Payload::len_marked).max().unwrap_or(0).max(sizes)
+            }
         }
     }
 
@@ -520,22 +552,29 @@ impl SharedRun<'_> {
         let clients = share.part(job.clients as usize) as u16;
         let sizes = job.load.trace().and_then(Trace::payload_max).unwrap_or(0) as usize;
         let drive = Drive { common: self, share, seed: seeds[1], io, progress, seconds };
+        let payloads: Vec<(Vec<u8>, usize)> = job
+            .protocol
+            .payloads()
+            .iter()
+            .map(|payload| (payload.bytes(sizes, &mut rng), payload.len()))
+            .collect();
         match &job.protocol {
-            ProtocolSpec::Native { format, payload, .. } => {
+            ProtocolSpec::Native { format, .. } => {
                 let deadline_us = job.timeout.as_micros().min(u128::from(u32::MAX)) as u32;
-                let bytes = payload.bytes(sizes, &mut rng);
-                let settings = NativeSettings { format: *format, clients, len: payload.len(), deadline_us };
-                drive.drive(Native::new(settings, &bytes, &mut rng))
+                let settings = NativeSettings { format: *format, clients, deadline_us };
+                drive.drive(Native::new(settings, &payloads, &mut rng))
             }
             ProtocolSpec::Dns(queries) => {
                 drive.drive(DnsLoad::new(job.target, clients, queries.clone(), share, &mut rng))
             }
-            ProtocolSpec::Raw(payload) => {
-                let bytes = payload.bytes(sizes, &mut rng);
-                match payload.marks() {
-                    0 => drive.drive(Plain::new(job.target, clients, bytes, payload.len(), job.timeout)),
-                    _ => drive.drive(Echo::new(job.target, clients, &bytes, &mut rng)),
-                }
+            ProtocolSpec::Raw { expect, .. } if job.protocol.matching() == BY_CLIENT => {
+                let plain = Plain::new(job.target, clients, payloads, job.timeout);
+                drive.drive(plain.expecting(expect.as_deref()))
+            }
+            ProtocolSpec::Raw { expect, .. } => {
+                let bytes: Vec<Vec<u8>> = payloads.into_iter().map(|(bytes, _)| bytes).collect();
+                let echo = Echo::new(job.target, clients, &bytes, &mut rng);
+                drive.drive(echo.expecting(expect.as_deref()))
             }
         }
     }
@@ -582,8 +621,7 @@ impl Drive<'_> {
         // The receiver is gone if another loop has failed.
         let on_second = |second| drop(seconds.send(second));
         let requests = job.requests.map_or(u64::MAX, |requests| share.part(requests as usize) as u64);
-        let generator =
-            Generator::new(plan, protocol, ledger).limited_to(requests).thinking_for(job.think);
+        let generator = Generator::new(plan, protocol, ledger).limited_to(requests).thinking_for(job.think);
         let (generator, before) = run(generator, &mut io, &around, on_second)?;
         io.recount_drops();
         let after = io.counters();

@@ -92,14 +92,18 @@ pub struct Args {
     /// Protocol of the requests: lbd's frames, DNS queries, or raw for the unmodified payload
     #[arg(long, value_name = "NAME", default_value = "native", help_heading = REQUESTS)]
     pub protocol: RequestProtocol,
-    /// Payload of a request: a number of random bytes, text:..., hex:..., or file:... [default: 16]
+    /// Payload of a request: a number of random bytes, text:..., hex:..., or file:... [default: 16]; several
+    /// are sent in turn
     ///
     /// With --protocol raw, the payload is the whole datagram. {id} in it becomes 16 hexadecimal digits
-    /// that differ for each request. If responses repeat the digits, any number of requests may be in
-    /// flight. Without {id}, each client has one request in flight, and any datagram from the target is
+    /// that differ for each request; {id:4} to {id:8}, as in hex:0001{id:8}ff, become as many bytes. If
+    /// responses repeat the id, any number of requests may be in flight. Without {id}, each client has one request in flight, and any datagram from the target is
     /// its response. After a loss, that client pauses for another --timeout.
     #[arg(long, value_name = "BYTES|text:..", help_heading = REQUESTS)]
-    pub payload: Option<Payload>,
+    pub payload: Vec<Payload>,
+    /// With --protocol raw: a response without this is an error, counted as refused: text:... or hex:...
+    #[arg(long, value_name = "text:..", value_parser = pattern, help_heading = REQUESTS)]
+    pub expect: Option<Pattern>,
     /// Frame size in bytes, if no configuration is used
     #[arg(long, value_name = "BYTES", conflicts_with = "config", value_parser = frame_size,
         help_heading = REQUESTS)]
@@ -244,6 +248,17 @@ impl Steps {
             .ok_or_else(|| format!("`{count}` must be a number of steps from 2 to {STEPS_MAX}"))?;
         let step = (to - from) / f64::from(count - 1);
         Ok(Steps((0..count).map(|n| if n + 1 == count { to } else { from + step * f64::from(n) }).collect()))
+    }
+}
+
+/// Bytes that each response must have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pattern(pub Vec<u8>);
+
+fn pattern(text: &str) -> Result<Pattern, String> {
+    match text.parse()? {
+        Payload::Bytes(bytes) if !bytes.is_empty() => Ok(Pattern(bytes)),
+        _ => Err("use text:... or hex:... with at least one byte".to_owned()),
     }
 }
 

@@ -10,10 +10,12 @@ use clap::ValueEnum;
 use lbd::base::rng::entropy;
 use lbd::config::{Config, Target};
 use lbd::io::IoChoice;
-use lbd::load::{Arrivals, DnsQueries, Load, LoadRate, Measurement, Payload, ProtocolSpec, Tolerance, Trace, UNBOUNDED};
+use lbd::load::{
+    Arrivals, DnsQueries, Load, LoadRate, Measurement, Payload, ProtocolSpec, Tolerance, Trace, UNBOUNDED,
+};
 use lbd::wire::FrameFormat;
 
-use crate::args::{Args, Ramp, RequestProtocol, Steps};
+use crate::args::{Args, Pattern, Ramp, RequestProtocol, Steps};
 
 const DURATION: Duration = Duration::from_secs(10);
 const WARMUP: Duration = Duration::from_secs(1);
@@ -28,9 +30,9 @@ pub fn jobs(args: &Args) -> Result<Vec<Measurement>> {
         Some(Steps(rates)) => {
             let loads = rates.iter().map(|rate| at_rate(args, LoadRate::flat(*rate)));
             let first = |index: usize| job.start_at.filter(|_| index == 0);
-            let jobs = loads.enumerate().map(|(index, load)| {
-                Ok(Measurement { load: load?, start_at: first(index), ..job.clone() })
-            });
+            let jobs = loads
+                .enumerate()
+                .map(|(index, load)| Ok(Measurement { load: load?, start_at: first(index), ..job.clone() }));
             jobs.collect::<Result<_>>()?
         }
         None => vec![Measurement { load: load(args, &job)?, ..job }],
@@ -47,7 +49,10 @@ pub fn job_for(args: &Args, target: &Target) -> Result<Measurement> {
 
 /// A job at this rate.
 pub fn job_at(args: &Args, rate: f64) -> Result<Measurement> {
-    checked(Measurement { load: at_rate(args, LoadRate::flat(rate))?, ..template(args, args.target.as_ref())? })
+    checked(Measurement {
+        load: at_rate(args, LoadRate::flat(rate))?,
+        ..template(args, args.target.as_ref())?
+    })
 }
 
 fn checked(job: Measurement) -> Result<Measurement> {
@@ -150,16 +155,20 @@ fn protocol(args: &Args, config: &Config, target: SocketAddr) -> Result<Protocol
         ("--dns-type", args.dns_type.is_some()),
         ("--dns-edns", args.dns_edns.is_some()),
     ];
-    let payload = [("--payload", args.payload.is_some())];
+    let payload = [("--payload", !args.payload.is_empty())];
+    let expect = [("--expect", args.expect.is_some())];
     let foreign: &[&[(&str, bool)]] = match args.protocol {
-        RequestProtocol::Native => &[&for_dns],
-        RequestProtocol::Dns => &[&for_native, &payload],
+        RequestProtocol::Native => &[&for_dns, &expect],
+        RequestProtocol::Dns => &[&for_native, &payload, &expect],
         RequestProtocol::Raw => &[&for_native, &for_dns],
     };
     if let Some((option, _)) = foreign.iter().copied().flatten().find(|(_, given)| *given) {
         bail!("{option} does not apply to --protocol {}", name(args.protocol));
     }
-    let payload = args.payload.clone().unwrap_or(Payload::Random(PAYLOAD));
+    let mut payloads = args.payload.clone();
+    if payloads.is_empty() {
+        payloads.push(Payload::Random(PAYLOAD));
+    }
     Ok(match args.protocol {
         RequestProtocol::Native => {
             let format = args.frame.map_or(config.frame_format(), FrameFormat::plain);
@@ -172,10 +181,12 @@ fn protocol(args: &Args, config: &Config, target: SocketAddr) -> Result<Protocol
                     .filter(|pool| pool.client_side.is_ipv6() == target.is_ipv6())
                     .map_or(format.frames_per_datagram_to(target.ip()), |pool| pool.frames_per_datagram),
             };
-            ProtocolSpec::Native { format, frames_per_datagram, payload }
+            ProtocolSpec::Native { format, frames_per_datagram, payloads }
         }
         RequestProtocol::Dns => ProtocolSpec::Dns(queries(args)?),
-        RequestProtocol::Raw => ProtocolSpec::Raw(payload),
+        RequestProtocol::Raw => {
+            ProtocolSpec::Raw { payloads, expect: args.expect.clone().map(|Pattern(bytes)| bytes) }
+        }
     })
 }
 

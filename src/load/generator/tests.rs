@@ -40,8 +40,8 @@ fn closed_loop(window: usize) -> GeneratorPlan {
 }
 
 fn native() -> Native {
-    let settings = NativeSettings { format: FORMAT, clients: 3, len: 16, deadline_us: 50_000 };
-    Native::new(settings, &[7; 16], &mut Rng::new(1))
+    let settings = NativeSettings { format: FORMAT, clients: 3, deadline_us: 50_000 };
+    Native::new(settings, &[(vec![7; 16], 16)], &mut Rng::new(1))
 }
 
 /// A generator and the memory of its turns, without I/O.
@@ -229,7 +229,16 @@ fn a_number_of_requests_ends_the_measurement() {
         let sent = bench.turns(0..=200).len() as u64;
         assert_eq!(sent, requests);
         assert!(bench.generator.is_finished(START + ms(200)));
+        // Three of two places, each lost after 50 ms.
+        assert_eq!(bench.report().duration_s, if requests == 3 { 0.1 } else { 0.0 });
     }
+    // The last one of a burst is the last one, although others were planned for the same moment.
+    let schedule = Schedule::bursts(LoadRate::flat(1000.0), 10, Share::WHOLE, START);
+    let mut bench = Bench::new(GeneratorPlan { schedule: Some(schedule), ..open_loop() });
+    bench.generator = bench.generator.limited_to(25);
+    assert_eq!(bench.turns(0..=200).len(), 25);
+    let report = bench.report();
+    assert_eq!((report.counts.planned, report.counts.sent), (25, 25));
 }
 
 #[test]
@@ -530,7 +539,7 @@ fn a_marked_name_is_another_one_for_each_query_and_found_again() {
 #[test]
 fn a_mark_in_the_payload_finds_the_request_of_any_echo() {
     let payload: Payload = "text:call {id}, again {id}!".parse().unwrap();
-    let echo = Echo::new(target(), 2, &payload.bytes(0, &mut Rng::new(1)), &mut Rng::new(1));
+    let echo = Echo::new(target(), 2, &[payload.bytes(0, &mut Rng::new(1))], &mut Rng::new(1));
     let mut bench = Bench::of(closed_loop(6), echo);
     let sent = bench.exchange(ms(0), &[]);
     let text = String::from_utf8(sent[0].1.clone()).unwrap();
@@ -557,8 +566,37 @@ fn a_mark_in_the_payload_finds_the_request_of_any_echo() {
     assert_eq!(report.drops, drops.map(|(reason, n)| (reason.to_owned(), n)).into());
 }
 
+#[test]
+fn payloads_take_turns_and_an_answer_without_the_pattern_is_refused() {
+    let payloads = [b"\x01{id:8}".to_vec(), b"two {id}".to_vec()];
+    let echo = Echo::new(target(), 1, &payloads, &mut Rng::new(1)).expecting(Some(b"good"));
+    let mut bench = Bench::of(closed_loop(4), echo);
+    let sent = bench.exchange(ms(0), &[]);
+    assert_eq!(sent.iter().map(|(_, bytes)| bytes.len()).collect::<Vec<_>>(), [20, 9, 20, 9]);
+    let replies: Vec<Vec<u8>> = [&b"good "[..], b"good ", b"bad ", b"bad "]
+        .iter()
+        .zip(&sent)
+        .map(|(word, (_, bytes))| [word, &bytes[..]].concat())
+        .collect();
+    bench.generator.stop(START);
+    let arrivals: Vec<Arrival> = replies.iter().map(|bytes| (SocketId(0), target(), &bytes[..])).collect();
+    bench.exchange(ms(1), &arrivals);
+    let report = bench.report();
+    assert_eq!((report.counts.answered, report.counts.refused, report.counts.lost), (2, 2, 0));
+
+    let payloads = vec![(vec![1, 1], 2), (vec![2], 1)];
+    let plain = Plain::new(target(), 2, payloads, TIMEOUT).expecting(Some(b"good"));
+    let mut bench = Bench::of(closed_loop(2), plain);
+    let sent = bench.exchange(ms(0), &[]);
+    assert_eq!(sent.iter().map(|(_, bytes)| bytes.len()).collect::<Vec<_>>(), [1, 2]);
+    bench.generator.stop(START);
+    bench.exchange(ms(1), &[(SocketId(0), target(), b"good"), (SocketId(1), target(), b"?")]);
+    let report = bench.report();
+    assert_eq!((report.counts.answered, report.counts.refused), (1, 1));
+}
+
 fn plain(clients: u16) -> Plain {
-    Plain::new(target(), clients, vec![1, 2, 3, 4], 3, TIMEOUT)
+    Plain::new(target(), clients, vec![(vec![1, 2, 3, 4], 3)], TIMEOUT)
 }
 
 #[test]
@@ -627,7 +665,7 @@ fn lost_requests_count_as_the_time_out_whatever_the_protocol() {
         assert!(bench.generator.is_finished(START + ms(50)));
         bench.report()
     }
-    let echo = Echo::new(target(), 2, b"{id}", &mut Rng::new(1));
+    let echo = Echo::new(target(), 2, &[b"{id}".to_vec()], &mut Rng::new(1));
     for report in [lost(native()), lost(dns(&["a.example"], 2)), lost(plain(2)), lost(echo)] {
         let times = [report.latency_us.p50, report.latency_uncorrected_us.max].map(|us| us / 100);
         assert_eq!((report.counts.lost, times), (2, [500, 500]));
