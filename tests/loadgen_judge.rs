@@ -173,7 +173,7 @@ fn mistakes_are_exit_code_2_and_named() {
         ("--compare 127.0.0.1:1 127.0.0.1:2", "--rate <R>"),
         ("--compare 127.0.0.1:1 127.0.0.1:2 --rate 5 --target 127.0.0.1:3", "--target"),
         ("--compare 127.0.0.1:1 127.0.0.1:2 --rate 5 --repeats 0", "--repeats"),
-        ("--rate 5 --json - --report -", "only one of --json, --csv, --hdr and --report can be `-`"),
+        ("--rate 5 --json - --report -", "only one of --json, --csv, --hdr, --hgrm and --report can be `-`"),
     ] {
         let finished = loadgen(&site, words);
         assert_eq!(finished.code, 2, "{words}: {finished:?}");

@@ -48,7 +48,7 @@ pub use condition::{BadCondition, Conditions, ReportMetrics};
 pub use counts::{Counts, RequestEnd};
 pub use dns_answers::{DnsAnswers, DnsCounts};
 pub use generator::{Generator, GeneratorPlan};
-pub use histogram::{EncodedHistogram, Percentiles, SpectrumPoint};
+pub use histogram::{EncodedHistogram, Percentiles, SpectrumPoint, write_hgrm};
 pub use interval_log::write_interval_log;
 pub use ledger::{Account, RequestLedger, SecondTally};
 pub use measure::{Load, MeasureError, Measurement, ProtocolSpec, UNBOUNDED};

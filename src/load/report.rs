@@ -199,7 +199,7 @@ pub enum RunVerdict {
     Valid,
     /// No response arrived.
     NothingAnswered(Silence),
-    /// Answers carry no id, and so many datagrams answered no open request.
+    /// Answers carry no id, and this number of datagrams, which is too many, answered no open request.
     Unmatched(u64),
     /// Too many requests left late: their share, and what was tolerated.
     Late(f64, Tolerance),
@@ -229,19 +229,22 @@ impl fmt::Display for RunVerdict {
                     Silence::Native => {
                         f.write_str("check that the balancer runs at --target with the same frame size")
                     }
-                    Silence::Unknown => f.write_str("check that the server runs at --target and answers this"),
+                    Silence::Unknown => {
+                        f.write_str("check that the server runs at --target and answers this")
+                    }
                 }
             }
             RunVerdict::Unmatched(datagrams) => write!(
                 f,
-                "{datagrams} datagrams answered no open request; without an id, a repeated answer can pass for that \
-                 of the next request, so the latencies are invalid; put {{id}} into --payload if answers repeat it"
+                "{datagrams} datagrams answered no open request; without an id, a repeated answer can \
+                 pass for that of the next request, so the latencies are invalid; put {{id}} into \
+                 --payload if answers repeat it"
             ),
             RunVerdict::Late(share, tolerance) => write!(
                 f,
-                "{:.1} % of the requests left more than {} late, so the results measure this generator, not the \
-                 system; use --spin 200us or real-time priority (chrt -f 5), give it more CPU, lower --rate, or \
-                 allow more with --late-max and --late-share",
+                "{:.1} % of the requests left more than {} late, so the results measure this generator, not \
+                 the system; use --spin 200us or real-time priority (chrt -f 5), give it more CPU, lower \
+                 --rate, or allow more with --late-max and --late-share",
                 share * 100.0,
                 tolerance.late_max_text()
             ),
@@ -373,7 +376,8 @@ impl fmt::Display for LoadReport {
             writeln!(f, "{dns}")?;
         }
         if !self.network_errors.is_empty() {
-            let errors = self.network_errors.iter().map(|(name, n)| format!("{n} {}", name.replace('_', " ")));
+            let errors =
+                self.network_errors.iter().map(|(name, n)| format!("{n} {}", name.replace('_', " ")));
             writeln!(f, "errors from the network: {}", errors.collect::<Vec<_>>().join(", "))?;
         }
         writeln!(f)?;
@@ -503,7 +507,7 @@ mod tests {
             assert!(json[key].is_number(), "{key}");
         }
         for group in ["latency_us", "latency_uncorrected_us"] {
-            for key in ["p50", "p90", "p99", "p999", "p9999", "max"] {
+            for key in ["p50", "p90", "p99", "p999", "p9999", "max", "min", "mean", "stddev"] {
                 assert!(json[group][key].is_number(), "{group}.{key}");
             }
         }
@@ -511,9 +515,19 @@ mod tests {
 
     #[test]
     fn the_table_shows_every_percentile_of_all_three() {
-        let latency_us = Percentiles { p50: 111, p90: 222, p99: 333, p999: 444, p9999: 555, max: 666 };
-        let latency_uncorrected_us = Percentiles { p50: 11, p90: 22, p99: 33, p999: 44, p9999: 55, max: 66 };
-        let pacing_us = Percentiles { p50: 1, p90: 2, p99: 3, p999: 4, p9999: 5, max: 6 };
+        let latency_us = Percentiles {
+            p50: 111,
+            p90: 222,
+            p99: 333,
+            p999: 444,
+            p9999: 555,
+            max: 666,
+            ..Percentiles::default()
+        };
+        let latency_uncorrected_us =
+            Percentiles { p50: 11, p90: 22, p99: 33, p999: 44, p9999: 55, max: 66, ..Percentiles::default() };
+        let pacing_us =
+            Percentiles { p50: 1, p90: 2, p99: 3, p999: 4, p9999: 5, max: 6, ..Percentiles::default() };
         let text =
             LoadReport { latency_us, latency_uncorrected_us, pacing_us, ..LoadReport::default() }.to_string();
         for row in [["p50", "111", "11", "1"], ["p99.99", "555", "55", "5"], ["max", "666", "66", "6"]] {

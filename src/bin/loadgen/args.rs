@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
@@ -71,7 +72,7 @@ pub struct Args {
     /// Time before the measurement that does not count [default: 1s, or 0s for a trace]
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, help_heading = LOAD)]
     pub warmup: Option<Duration>,
-    /// Time after which an unanswered request is lost; it counts with this latency
+    /// Time after which an unanswered request is lost; shown with its wait plus this time
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = duration, help_heading = LOAD)]
     pub timeout: Duration,
     /// Seed of the schedule; the same seed repeats it [default: random]
@@ -92,13 +93,14 @@ pub struct Args {
     /// Protocol of the requests: lbd's frames, DNS queries, or raw for the unmodified payload
     #[arg(long, value_name = "NAME", default_value = "native", help_heading = REQUESTS)]
     pub protocol: RequestProtocol,
-    /// Payload of a request: a number of random bytes, text:..., hex:..., or file:... [default: 16]; several
-    /// are sent in turn
+    /// Payload of a request: a number of random bytes, text:..., hex:..., or file:... [default: 16];
+    /// several are sent in turn
     ///
     /// With --protocol raw, the payload is the whole datagram. {id} in it becomes 16 hexadecimal digits
     /// that differ for each request; {id:4} to {id:8}, as in hex:0001{id:8}ff, become as many bytes. If
-    /// responses repeat the id, any number of requests may be in flight. Without {id}, each client has one request in flight, and any datagram from the target is
-    /// its response. After a loss, that client pauses for another --timeout.
+    /// responses repeat the id, any number of requests may be in flight. Without {id}, each client has one
+    /// request in flight, and any datagram from the target is its response. After a loss, that client
+    /// pauses for another --timeout.
     #[arg(long, value_name = "BYTES|text:..", help_heading = REQUESTS)]
     pub payload: Vec<Payload>,
     /// With --protocol raw: a response without this is an error, counted as refused: text:... or hex:...
@@ -117,7 +119,8 @@ pub struct Args {
     #[arg(long, value_name = "NAME", help_heading = REQUESTS)]
     pub dns_name: Option<String>,
     /// File with names to query in turn, as for dnsperf; each line is NAME or NAME TYPE
-    #[arg(long, visible_alias = "dns-file", value_name = "FILE", conflicts_with = "dns_name", help_heading = REQUESTS)]
+    #[arg(long, visible_alias = "dns-file", value_name = "FILE", conflicts_with = "dns_name",
+        help_heading = REQUESTS)]
     pub dns_names: Option<PathBuf>,
     /// Query type where the file has none [default: A]
     #[arg(long, value_name = "TYPE", value_parser = type_from, help_heading = REQUESTS)]
@@ -169,6 +172,12 @@ pub struct Args {
     /// Write the latencies of each second as an HdrHistogram interval log
     #[arg(long, value_name = "FILE|-", help_heading = OUTPUT)]
     pub hdr: Option<PathBuf>,
+    /// Write the percentile distribution as text of HdrHistogram (.hgrm), in milliseconds
+    #[arg(long, value_name = "FILE|-", help_heading = OUTPUT)]
+    pub hgrm: Option<PathBuf>,
+    /// Serve the counts of the run for Prometheus at http://ADDR/metrics while it lasts
+    #[arg(long, value_name = "IP:PORT", help_heading = OUTPUT)]
+    pub metrics: Option<SocketAddr>,
     /// Print neither progress nor table
     #[arg(long, help_heading = OUTPUT)]
     pub quiet: bool,
@@ -192,10 +201,12 @@ Examples:
   loadgen --rate 20000 --compare 127.0.0.1:54001 127.0.0.1:55001 --repeats 15
   loadgen --rate 20000 --fail-if 'p99>5ms' --fail-if 'loss>0.1%' --report out.html
 
-Exit codes: 0 the schedule was kept; 1 no request was answered, or more than --late-share of the requests left late \
-or less than 99 % of them left, so the results measure this generator and not the system; 2 an error in the \
-arguments, the configuration or the environment; 3 a condition of --fail-if holds, or even the lowest rate \
-misses --slo; 4 a signal ended the run, and the results are partial. Lost requests do not fail a run: the report counts them, and --fail-if sets a limit.";
+Exit codes: 0 the schedule was kept; 1 no request was answered, or more than --late-share of the requests \
+left late or less than 99 % of them left, so the results measure this generator and not the system, or a \
+comparison cannot tell; 2 an error in the arguments, the configuration, the environment or an output; 3 a \
+condition of --fail-if or --abort-if holds, or even the lowest rate misses --slo; 4 a signal ended the run, \
+and the results are partial. Lost requests do not fail a run: the report counts them, and --fail-if sets a \
+limit.";
 
 /// Protocol of the requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -11,7 +11,7 @@ use super::{rate, target};
 /// Heading in the help.
 const JUDGEMENT: &str = "Judgement";
 /// Options that conflict with runs that are judged together.
-const ONE_RUN: [&str; 5] = ["steps", "merge", "csv", "hdr", "abort_if"];
+const ONE_RUN: [&str; 7] = ["steps", "merge", "csv", "hdr", "hgrm", "metrics", "abort_if"];
 
 /// How results are judged.
 #[derive(Args)]
@@ -21,13 +21,14 @@ pub struct Judgement {
     /// Metrics: p50, p99, p99.9 or any other percentile below p100, max and mean are latencies from the
     /// scheduled moment of OK responses and lost requests; a lost request is slower than any limit. loss,
     /// busy, refused, errors (all three) and late are shares of the requests sent. rate is requests sent
-    /// per second, goodput requests answered per second. pacing is the send lag that 99 % of the requests stay within. Operators: < <= > >=.
-    /// With DNS: noerror, formerr, servfail, nxdomain, notimp, rcodeN, truncated and empty, as shares of the
-    /// queries sent. Units: us, ms, s; %. With --steps, each step is judged.
+    /// per second, goodput requests answered per second. pacing is the send lag that 99 % of the requests
+    /// stay within. Operators: < <= > >=. With DNS: noerror, formerr, servfail, nxdomain, notimp, rcodeN,
+    /// truncated and empty, as shares of the queries sent. Units: us, ms, s; %. With --steps, each step is
+    /// judged.
     ///
-    /// With --compare, a condition is about both targets: 'p50 B > 1.05 A', 'loss B > A + 0.1%', 'p99 B > 5ms'.
-    /// The exit code is 3 if the pairs show that it holds, 0 if they show that it does not, and 1 if they
-    /// cannot tell.
+    /// With --compare, a condition is about both targets: 'p50 B > 1.05 A', 'loss B > A + 0.1%', 'p99 B >
+    /// 5ms'. The exit code is 3 if the pairs show that it holds, 0 if they show that it does not, and 1 if
+    /// they cannot tell.
     #[arg(long, value_name = "CONDITION", help_heading = JUDGEMENT)]
     pub fail_if: Vec<Conditions>,
     /// End the run early, with exit code 3, when this holds for its last 5 seconds
@@ -78,7 +79,7 @@ pub struct Judgement {
     pub report: Option<PathBuf>,
 }
 
-/// Parses conditions on metrics that are known while a run goes on.
+/// Parses conditions on metrics that are known during a run.
 fn known_by_second(text: &str) -> Result<Conditions, String> {
     let conditions: Conditions = text.parse().map_err(|error: BadCondition| error.to_string())?;
     match conditions.known_late() {

@@ -4,6 +4,7 @@ mod args;
 mod compare;
 mod ending;
 mod fail_if;
+mod metrics;
 mod output;
 mod plan;
 mod progress;
@@ -23,6 +24,7 @@ use lbd::os::terminal::tell;
 
 use args::Args;
 use ending::RunEnd;
+use metrics::Metrics;
 use output::Outputs;
 use progress::ProgressLine;
 
@@ -58,7 +60,8 @@ fn run(args: &Args) -> Result<RunEnd> {
         None => {
             let jobs = plan::jobs(args)?;
             let outputs = Outputs::open(args)?;
-            (measure(&jobs, args.quiet)?, outputs)
+            let metrics = args.metrics.map(Metrics::serve).transpose()?;
+            (measure(&jobs, args.quiet, metrics.as_ref())?, outputs)
         }
     };
     let holding = fail_if::holding(&judgement.fail_if, &report)?;
@@ -67,7 +70,7 @@ fn run(args: &Args) -> Result<RunEnd> {
 }
 
 /// Runs the jobs one after another: a single run, or the steps.
-fn measure(jobs: &[Measurement], quiet: bool) -> Result<LoadReport> {
+fn measure(jobs: &[Measurement], quiet: bool, metrics: Option<&Metrics>) -> Result<LoadReport> {
     let stop = Stop::on_signals(vec![])?;
     let mut reports: Vec<LoadReport> = vec![];
     for (job, number) in jobs.iter().zip(1..) {
@@ -79,6 +82,9 @@ fn measure(jobs: &[Measurement], quiet: bool) -> Result<LoadReport> {
             line.say(format_args!("step {number} of {}", jobs.len()));
         }
         let report = job.measure(&stop, |live| {
+            if let Some(metrics) = metrics {
+                metrics.set(live);
+            }
             if let Some(line) = &mut line {
                 line.show(live);
             }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, anyhow};
 use lbd::load::pages::{self, MachineInfo};
-use lbd::load::{LoadReport, write_csv, write_interval_log};
+use lbd::load::{LoadReport, write_csv, write_hgrm, write_interval_log};
 use lbd::os::terminal::{print, tell};
 use lbd::report::page::Page;
 use serde::Serialize;
@@ -17,6 +17,7 @@ pub struct Outputs<'a> {
     json: Option<Sink<'a>>,
     csv: Option<Sink<'a>>,
     hdr: Option<Sink<'a>>,
+    hgrm: Option<Sink<'a>>,
     page: Option<Sink<'a>>,
     /// An output that is written already went to standard output.
     stdout_is_taken: bool,
@@ -44,6 +45,7 @@ impl<'a> Outputs<'a> {
             json: open(&args.json)?,
             csv: open(&args.csv)?,
             hdr: open(&args.hdr)?,
+            hgrm: open(&args.hgrm)?,
             page: open(&args.judgement.report)?,
             stdout_is_taken: false,
             quiet: args.quiet,
@@ -53,14 +55,14 @@ impl<'a> Outputs<'a> {
     }
 
     fn sinks(&self) -> impl Iterator<Item = &Sink<'a>> {
-        [&self.json, &self.csv, &self.hdr, &self.page].into_iter().flatten()
+        [&self.json, &self.csv, &self.hdr, &self.hgrm, &self.page].into_iter().flatten()
     }
 
     /// Writes the report of a run to each destination, and the table unless standard output is taken.
     /// `holding`: conditions that hold.
     pub fn write(mut self, report: &LoadReport, holding: &[String]) -> Unwritten {
-        let (csv, hdr) = (self.csv.take(), self.hdr.take());
-        self.stdout_is_taken |= csv.iter().chain(&hdr).any(Sink::is_stdout);
+        let (csv, hdr, hgrm) = (self.csv.take(), self.hdr.take(), self.hgrm.take());
+        self.stdout_is_taken |= csv.iter().chain(&hdr).chain(&hgrm).any(Sink::is_stdout);
         let mut unwritten = Unwritten::default();
         if let Some(sink) = csv {
             unwritten.note(sink.write(write_csv(&report.series).as_bytes()));
@@ -69,6 +71,11 @@ impl<'a> Outputs<'a> {
             let mut log = vec![];
             let made = write_interval_log(report, &mut log).context("the report is damaged");
             unwritten.note(made.and_then(|()| sink.write(&log)));
+        }
+        if let Some(sink) = hgrm {
+            let latency =
+                report.histograms.latency.decode().map_err(|why| anyhow!("the report is damaged: {why}"));
+            unwritten.note(latency.and_then(|latency| sink.write(write_hgrm(&latency).as_bytes())));
         }
         let page = |machine: &MachineInfo| pages::of_run(report, holding, machine);
         unwritten.0.extend(self.write_judged(report, &report.to_string(), page).0);

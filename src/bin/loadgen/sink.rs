@@ -1,13 +1,13 @@
 //! A destination of results: standard output, or a file that appears whole or not at all.
 //!
-//! A file is written beside the one that it replaces, and renamed at the end. So a run that fails, and a disk that
-//! is full, leave the earlier result as it was. What cannot be replaced (a device, a pipe, a file in a folder that
-//! takes no new file) is written in place.
+//! A file is written beside the one that it replaces, and renamed at the end. So a run that fails, and a
+//! disk that is full, leave the earlier result as it was. What cannot be replaced (a device, a pipe, a file
+//! in a folder that takes no new file) is written in place.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, fchown};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -38,7 +38,8 @@ impl Drop for Unfinished {
 }
 
 impl<'a> Sink<'a> {
-    /// Opens a destination without a change to what it holds; `-` is standard output. The error names the path.
+    /// Opens a destination without a change to what it holds; `-` is standard output. The error names the
+    /// path.
     pub fn open(path: &'a Path) -> Result<Self> {
         let to = Destination::open(path).with_context(|| format!("cannot write {}", path.display()))?;
         Ok(Sink { path, to })
@@ -53,7 +54,7 @@ impl<'a> Sink<'a> {
     pub fn check_distinct(sinks: &[&Sink<'_>]) -> Result<()> {
         ensure!(
             sinks.iter().filter(|sink| sink.is_stdout()).count() <= 1,
-            "only one of --json, --csv, --hdr and --report can be `-`"
+            "only one of --json, --csv, --hdr, --hgrm and --report can be `-`"
         );
         for (index, sink) in sinks.iter().enumerate() {
             if let Some(first) = sinks[..index].iter().find(|first| first.to.is_same(&sink.to)) {
@@ -143,6 +144,8 @@ impl Unfinished {
                 Ok(file) => {
                     let unfinished = Unfinished { path, file };
                     if let Some(metadata) = existing {
+                        // Only root can give a file away; others own it already, or may not.
+                        let _ = fchown(&unfinished.file, Some(metadata.uid()), Some(metadata.gid()));
                         unfinished.file.set_permissions(metadata.permissions())?;
                     }
                     return Ok(unfinished);
@@ -156,7 +159,9 @@ impl Unfinished {
 
 /// The path without links; its last part need not exist.
 fn resolved(path: &Path) -> io::Result<PathBuf> {
-    let Err(error) = path.canonicalize().map(|path| path.into_os_string()) else { return path.canonicalize() };
+    let Err(error) = path.canonicalize().map(|path| path.into_os_string()) else {
+        return path.canonicalize();
+    };
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     match path.file_name() {
         Some(name) if error.kind() == ErrorKind::NotFound => Ok(folder.canonicalize()?.join(name)),
