@@ -158,11 +158,26 @@ fn mistakes_are_exit_code_2_and_named() {
         ("--merge missing.json", "missing.json"),
         ("--merge report.json", "report.json: not a report"),
         ("--rate fast", "--rate"),
+        ("--rate 1 --think 1s", "--think needs a closed loop"),
+        ("--rate 1 --requests 0", "--requests"),
+        ("--rate 1 --expect text:x", "--expect does not apply to --protocol native"),
+        ("--rate 1 --start-at soon", "--start-at"),
+        ("--rate 1 --abort-if p50>5", "`p50` is a time"),
+        (
+            "--rate 1 --protocol raw --payload text:x --payload text:{id} --target 127.0.0.1:1",
+            "either each payload has an {id}, or none",
+        ),
         ("--rate 1 --frame 128 --payload 17", "--payload 17: a frame of 128 bytes carries at most 16"),
         ("--rate 1 --config missing.json", "missing.json"),
         ("--rate 1 --frame 128 --config config.json", "--config"),
         ("--rate 1 --json no/folder/out.json", "no/folder/out.json"),
-        ("--rate 1 --target localhost", "--target"),
+        ("--rate 1 --target localhost", "has no port; write localhost:PORT"),
+        ("--rate 1 --target [fe80::1]:9", "is a link-local address; write its interface"),
+        ("--rate 1 --bind 127.0.0.1/33 --target 127.0.0.1:9", "`127.0.0.1/33` is no address"),
+        (
+            "--rate 1 --bind ::1 --target 127.0.0.1:9",
+            "--bind ::1: the target 127.0.0.1:9 needs an IPv4 address",
+        ),
     ] {
         let finished = loadgen(&site, &words.split(' ').collect::<Vec<_>>()).finish();
         assert_eq!(finished.code, 2, "{words}: {finished:?}");
@@ -170,9 +185,18 @@ fn mistakes_are_exit_code_2_and_named() {
     }
     let help = loadgen(&site, &["--help"]).finish();
     assert_eq!(help.code, 0);
-    for flag in
-        ["rate", "target", "duration", "warmup", "arrivals", "connections", "window", "payload", "json"]
-    {
+    for flag in [
+        "rate",
+        "target",
+        "duration",
+        "warmup",
+        "arrivals",
+        "connections",
+        "window",
+        "payload",
+        "json",
+        "bind",
+    ] {
         assert!(help.stdout.contains(&format!("--{flag}")), "{flag}");
     }
     for part in ["\nLoad:", "\nRequests:", "\nMachine:", "\nOutput:", "\nExamples:", "\nExit codes:"] {
@@ -249,7 +273,7 @@ fn several_threads_keep_one_plan_and_give_one_report() {
     let (report, finished) = measured(&site, words);
     assert_eq!(report.counts.answered, report.counts.sent, "{finished:?}");
     // One plan: exactly what one thread would have planned, regardless of the machine's speed.
-    assert_eq!(report.counts.planned, 1_999, "{finished:?}");
+    assert_eq!(report.counts.planned, 2_000, "{finished:?}");
     assert_eq!((report.setup.threads, report.setup.clients), (3, 7));
     assert_whole(&report);
     assert!(balancer.status().pools[0].answered == report.counts.answered);
@@ -382,8 +406,15 @@ fn lost_requests_count_as_the_time_out_in_every_protocol() {
             report.counts.sent > 20 && report.counts.lost == report.counts.sent && finished.code == 1,
             "{protocol}: {finished:?}"
         );
-        let latency = [report.latency_us.p50, report.latency_us.max, report.latency_uncorrected_us.p50];
-        assert!(latency.iter().all(|us| us.abs_diff(150_000) <= 150), "{protocol}: {latency:?}");
+        let uncorrected = report.latency_uncorrected_us.p50;
+        assert!(uncorrected.abs_diff(150_000) <= 150, "{protocol}: {uncorrected}");
+        // From the schedule, the wait until the send is a part of it.
+        let (latency, lag) = (report.latency_us, report.pacing_us);
+        assert!(
+            latency.p50 >= 149_850 && latency.max <= 150_300 + lag.max,
+            "{protocol}: {latency:?} {lag:?}"
+        );
+        assert!(latency.max + 300 >= 150_000 + lag.max, "{protocol}: {latency:?} {lag:?}");
         assert_whole(&report);
     }
 }
@@ -418,10 +449,10 @@ fn steps_have_a_report_each_and_a_table() {
     let (report, finished) = measured(&site, &words);
     let planned: Vec<(Option<f64>, u64)> =
         report.steps.iter().map(|step| (step.rate_wanted, step.counts.planned)).collect();
-    assert_eq!(planned, [(Some(50.0), 19), (Some(150.0), 59), (Some(250.0), 99)]);
+    assert_eq!(planned, [(Some(50.0), 20), (Some(150.0), 60), (Some(250.0), 100)]);
     assert_eq!(
         (report.counts.planned, report.counts.answered, server.queries()),
-        (177, 177, 177),
+        (180, 180, 180),
         "{finished:?}"
     );
     report.steps.iter().for_each(assert_whole);
@@ -512,4 +543,60 @@ fn reports_of_processes_that_ran_side_by_side_are_one() {
     // A table of one report is its report.
     let again = report(&loadgen(&site, &["--merge", "1.json", "--json", "-", "--quiet"]).finish());
     assert_eq!(again, one);
+}
+
+#[test]
+fn a_number_of_requests_with_binary_ids_is_sent_and_answers_are_checked() {
+    let site = Site::new(json!({}));
+    let server = Fake::echo(1, v4(site.port(0)));
+    let words = format!(
+        "--window 5 --requests 30 --warmup 0s --timeout 20s --protocol raw --payload hex:0001{{id:8}}ff \
+         --payload hex:02{{id:4}} --threads 2 --clients 4 --hgrm out.hgrm --csv out.csv --target {}",
+        server.addr()
+    );
+    let (report, finished) = measured(&site, &words);
+    assert_eq!((report.counts.sent, report.counts.answered), (30, 30), "{finished:?}");
+    assert!((report.goodput * report.duration_s - 30.0).abs() < 0.01, "{report:?}");
+    assert!(report.latency_us.mean > 0.0 && report.latency_us.min <= report.latency_us.p50, "{report:?}");
+    let seen: HashSet<Vec<u8>> = server.seen().into_iter().map(|seen| seen.bytes).collect();
+    assert_eq!(seen.len(), 30, "each has its own id");
+    let is_one = |bytes: &Vec<u8>| match bytes.len() {
+        11 => bytes.starts_with(&[0, 1]) && bytes.ends_with(&[0xff]),
+        len => len == 5 && bytes[0] == 2,
+    };
+    assert!(seen.iter().all(is_one) && seen.iter().any(|bytes| bytes.len() == 5), "{seen:?}");
+    let distribution = std::fs::read_to_string(site.path().join("out.hgrm")).unwrap();
+    assert!(distribution.contains("#[Mean ") && distribution.contains("Total count    =           30]"));
+
+    let words = format!(
+        "--window 1 --requests 6 --warmup 0s --timeout 20s --protocol raw --payload text:a{{id}} \
+         --payload text:b{{id}} --expect text:a --quiet --target {}",
+        server.addr()
+    );
+    let (report, finished) = measured(&site, &words);
+    // The ids are digits, some of which are letters from a to f, so an answer to `b` may have an `a` too.
+    assert!(
+        report.counts.answered >= 3 && report.counts.answered + report.counts.refused == 6,
+        "{finished:?}"
+    );
+    assert_eq!(finished.code, 0, "{finished:?}");
+}
+
+#[test]
+fn a_common_start_is_kept_and_thinking_slows_a_closed_loop() {
+    let site = Site::new(json!({}));
+    let server = Fake::echo(1, v4(site.port(0)));
+    let at = std::time::SystemTime::now() + std::time::Duration::from_millis(700);
+    let words = format!(
+        "--window 2 --think 100ms --duration 500ms --warmup 0s --timeout 20s --protocol raw \
+         --payload text:{{id}} --start-at {} --target {}",
+        humantime::format_rfc3339_nanos(at),
+        server.addr()
+    );
+    let (report, finished) = measured(&site, &words);
+    let begin = at.duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64();
+    assert!((report.setup.started_at_s - begin).abs() < 1e-3, "{report:?}");
+    // Two places, and at most five requests of each in half a second.
+    assert!((2..=10).contains(&report.counts.sent), "{finished:?}");
+    assert!(finished.stderr.contains("starts at "), "{finished:?}");
 }

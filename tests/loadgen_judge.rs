@@ -44,7 +44,7 @@ fn the_conditions_of_steps_and_of_merged_reports_are_judged() {
     let words = "--steps 100,300 --duration 200ms --warmup 0s --timeout 100ms --json one.json --quiet";
     let steps = loadgen(&site, &format!("{words} --fail-if loss>99%"));
     assert!(steps.stderr.contains("step 2 (300/s): --fail-if loss>99% holds: loss 100 %"), "{steps:?}");
-    let merged = loadgen(&site, "--merge one.json one.json --quiet --fail-if rate>1 --report merged.html");
+    let merged = loadgen(&site, "--merge one.json --quiet --fail-if rate>1 --report merged.html");
     assert!(merged.stderr.contains("--fail-if rate>1 holds: rate "), "{merged:?}");
     assert!(std::fs::read_to_string(site.path().join("merged.html")).unwrap().contains("Latency by rate"));
 }
@@ -169,11 +169,11 @@ fn mistakes_are_exit_code_2_and_named() {
         ("--search --slo p99<2ms --arrivals trace:f", "--arrivals trace:"),
         ("--search --slo p99<2ms --report no/folder/out.html", "no/folder/out.html"),
         ("--compare 127.0.0.1:1 --rate 5", "2 values required"),
-        ("--compare 127.0.0.1:1 here --rate 5", "invalid value 'here'"),
+        ("--compare 127.0.0.1:1 here --rate 5", "`here` has no port"),
         ("--compare 127.0.0.1:1 127.0.0.1:2", "--rate <R>"),
         ("--compare 127.0.0.1:1 127.0.0.1:2 --rate 5 --target 127.0.0.1:3", "--target"),
         ("--compare 127.0.0.1:1 127.0.0.1:2 --rate 5 --repeats 0", "--repeats"),
-        ("--rate 5 --json - --report -", "only one of --json, --csv, --hdr and --report can be `-`"),
+        ("--rate 5 --json - --report -", "only one of --json, --csv, --hdr, --hgrm and --report can be `-`"),
     ] {
         let finished = loadgen(&site, words);
         assert_eq!(finished.code, 2, "{words}: {finished:?}");

@@ -127,8 +127,8 @@ fn the_load_generator() {
         duration: Duration::from_secs(100_000),
         grace: Duration::ZERO,
     };
-    let settings = NativeSettings { format: FORMAT, clients: 1, len: 16, deadline_us: 1_000_000 };
-    let protocol = Native::new(settings, &[7; 16], &mut Rng::new(5));
+    let settings = NativeSettings { format: FORMAT, clients: 1, deadline_us: 1_000_000 };
+    let protocol = Native::new(settings, &[(vec![7; 16], 16)], &mut Rng::new(5));
     let generator = Generator::new(plan, protocol, RequestLedger::new(WINDOW, Duration::from_secs(1)));
     let mut known = 0;
     let mut pool = Pool::new(16, Work::Echo, ReplyPath::Balancer);

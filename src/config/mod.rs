@@ -33,6 +33,7 @@ use std::time::Duration;
 
 use tracing_subscriber::filter::LevelFilter;
 
+pub use address::server as server_address;
 pub use admin::{Admin, Token};
 pub use arguments::PoolArguments;
 pub use describe::describe;

@@ -127,6 +127,8 @@ pub struct IoCounters {
     pub send_too_large: u64,
     /// Datagrams not sent for another reason (unreachable, refused).
     pub send_failed: u64,
+    /// Error number of the last of them, as in errno(3); 0 without one.
+    pub send_errno: i32,
     /// Errors that the network reported about sent datagrams (ICMP), on sockets that report them.
     pub peer_errors: u64,
     /// Number of times the kernel rejected segmentation offload, which switches it off: 0 or 1.

@@ -461,11 +461,10 @@ fn may_be_of_another(errno: c_int) -> bool {
 }
 
 fn count_refused(errno: c_int, datagrams: usize, counters: &mut IoCounters) {
-    let counter = match errno {
-        libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM => &mut counters.send_full,
-        _ => &mut counters.send_failed,
-    };
-    *counter += datagrams as u64;
+    match errno {
+        libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM => counters.send_full += datagrams as u64,
+        _ => (counters.send_failed, counters.send_errno) = (counters.send_failed + datagrams as u64, errno),
+    }
 }
 
 #[cfg(test)]
@@ -621,5 +620,6 @@ mod tests {
             count_refused(code, 10, &mut counters);
         }
         assert_eq!((counters.send_full, counters.send_failed), (20, 30));
+        assert_eq!(counters.send_errno, libc::EHOSTUNREACH);
     }
 }

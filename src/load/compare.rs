@@ -10,25 +10,26 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::condition::{Metric, ReportMetrics};
-use super::interval::Interval;
+use super::condition::{Comparand, Condition, Conditions, Metric, Operator, ReportMetrics};
+use super::interval::{CONFIDENCE, Interval, null_if_infinite};
 use super::search::number;
 use super::{LoadReport, RunVerdict};
+use crate::report::chart::Numbers;
 
-/// One of the two targets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Side {
-    /// The first target, the reference.
-    A,
-    /// The second target, compared with the first.
-    B,
-}
+pub use super::condition::Side;
 
 /// Metrics compared as a ratio. Shares are compared as a difference, because they are often 0.
-const RATIOS: [Metric; 4] =
-    [Metric::Percentile(50.0), Metric::Percentile(99.0), Metric::Percentile(99.9), Metric::Rate];
+const RATIOS: [Metric; 5] = [
+    Metric::Percentile(50.0),
+    Metric::Percentile(99.0),
+    Metric::Percentile(99.9),
+    Metric::Rate,
+    Metric::Goodput,
+];
 const SHARES: [Metric; 2] = [Metric::Loss, Metric::Errors];
+
+/// Most pairs, invalid ones included, as a multiple of the pairs that are wanted.
+const REPLACED_MAX: usize = 2;
 
 /// A running comparison.
 #[derive(Clone, Debug)]
@@ -42,6 +43,9 @@ pub struct Compare {
 pub struct ComparisonTurn {
     /// The target of the run.
     pub side: Side,
+    /// Whether its pair was left out as invalid; another pair replaced it.
+    #[serde(default)]
+    pub left_out: bool,
     /// The run's results.
     pub report: LoadReport,
 }
@@ -55,8 +59,25 @@ pub struct Comparison {
     pub pairs: usize,
     /// Pairs left out as invalid.
     pub pairs_unfit: usize,
+    /// Whether a signal ended the comparison.
+    #[serde(default)]
+    pub interrupted: bool,
+    /// Conditions on B and A, with what the pairs say about them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub judged: Vec<JudgedCondition>,
     /// All turns in the order in which they ran.
     pub turns: Vec<ComparisonTurn>,
+}
+
+/// A condition on two targets, judged by the pairs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct JudgedCondition {
+    /// The condition.
+    pub condition: Conditions,
+    /// Whether it holds, with [`CONFIDENCE`]. `None`: the pairs cannot tell.
+    pub holds: Option<bool>,
+    /// The metrics of B relative to A, as text.
+    pub measured: String,
 }
 
 /// One metric of B relative to A.
@@ -65,8 +86,10 @@ pub struct Difference {
     /// Name of the metric, as in conditions.
     pub metric: String,
     /// Median of A's runs: microseconds, a share from 0 to 1, or requests per second.
+    #[serde(with = "null_if_infinite")]
     pub a: f64,
-    /// Median of B's runs, in the unit of `a`.
+    /// Median of B's runs, in the unit of `a`. `null` in JSON: a latency of lost requests.
+    #[serde(with = "null_if_infinite")]
     pub b: f64,
     /// B / A, over the pairs in which A's value is not 0.
     pub ratio: Option<Interval>,
@@ -81,49 +104,119 @@ impl Compare {
         Compare { pairs, turns: vec![] }
     }
 
-    /// The target of the next turn; `None` when the comparison is finished.
+    /// The target of the next turn; `None` when the comparison is finished. An invalid pair is replaced by
+    /// another one, until there are twice as many pairs as were wanted.
     pub fn next(&self) -> Option<Side> {
         let turn = self.turns.len();
+        let (whole, is_between) = (self.turns.chunks_exact(2), turn.is_multiple_of(2));
+        let valid = whole.filter(|pair| is_valid(pair)).count();
+        let is_finished = is_between && (valid >= self.pairs || turn >= 2 * REPLACED_MAX * self.pairs);
         let is_a = matches!(turn % 4, 0 | 3);
-        (turn < 2 * self.pairs).then_some(if is_a { Side::A } else { Side::B })
+        (!is_finished).then_some(if is_a { Side::A } else { Side::B })
     }
 
     /// Records the turn that [`Compare::next`] selected.
     pub fn record(&mut self, report: LoadReport) {
         let side = self.next().expect("the comparison is not finished");
-        self.turns.push(ComparisonTurn { side, report });
+        self.turns.push(ComparisonTurn { side, left_out: false, report });
     }
 
     /// Results of all complete pairs; the error is that a report is damaged.
-    pub fn finish(self) -> Result<Comparison, String> {
-        let mut pairs = vec![];
+    pub fn finish(mut self) -> Result<Comparison, String> {
         let mut pairs_unfit = 0;
-        for turns in self.turns.chunks_exact(2) {
-            if turns.iter().any(|turn| turn.report.verdict() != RunVerdict::Valid) {
-                pairs_unfit += 1;
-                continue;
-            }
-            let (a, b) = if turns[0].side == Side::A { (0, 1) } else { (1, 0) };
-            pairs.push((ReportMetrics::of(&turns[a].report)?, ReportMetrics::of(&turns[b].report)?));
+        for turns in self.turns.chunks_exact_mut(2).filter(|turns| !is_valid(turns)) {
+            pairs_unfit += 1;
+            turns.iter_mut().for_each(|turn| turn.left_out = true);
         }
+        let pairs = metrics_of_pairs(&self.turns)?;
         let figures =
             RATIOS.into_iter().chain(SHARES).filter_map(|metric| difference(metric, &pairs)).collect();
-        Ok(Comparison { figures, pairs: pairs.len(), pairs_unfit, turns: self.turns })
+        let pairs = pairs.len();
+        Ok(Comparison { figures, pairs, pairs_unfit, interrupted: false, judged: vec![], turns: self.turns })
     }
 }
 
-fn difference(metric: Metric, pairs: &[(ReportMetrics, ReportMetrics)]) -> Option<Difference> {
+impl Comparison {
+    /// Judges conditions on two targets; the error is that a report is damaged.
+    pub fn judge(&self, all: &[Conditions]) -> Result<Vec<JudgedCondition>, String> {
+        let pairs = metrics_of_pairs(&self.turns)?;
+        let judged = |conditions: &Conditions| {
+            let each: Vec<Option<bool>> =
+                conditions.each().iter().map(|condition| holds(condition, &pairs)).collect();
+            let measured = conditions.each().iter().map(|condition| {
+                let metric = condition.metric;
+                let relative = difference(metric, &pairs).map(|difference| difference.write_interval());
+                format!("{metric} {}", relative.unwrap_or_else(|| "not measured".to_owned()))
+            });
+            JudgedCondition {
+                condition: conditions.clone(),
+                holds: match () {
+                    () if each.contains(&Some(false)) => Some(false),
+                    () if each.contains(&None) => None,
+                    () => Some(true),
+                },
+                measured: measured.collect::<Vec<_>>().join(", "),
+            }
+        };
+        Ok(all.iter().map(judged).collect())
+    }
+}
+
+/// The metrics of A and B in each pair that counts.
+type PairMetrics<'a> = (ReportMetrics<'a>, ReportMetrics<'a>);
+
+fn metrics_of_pairs(turns: &[ComparisonTurn]) -> Result<Vec<PairMetrics<'_>>, String> {
+    let mut pairs = vec![];
+    for pair in turns.chunks_exact(2).filter(|pair| is_valid(pair)) {
+        let (a, b) = if pair[0].side == Side::A { (0, 1) } else { (1, 0) };
+        pairs.push((ReportMetrics::of(&pair[a].report)?, ReportMetrics::of(&pair[b].report)?));
+    }
+    Ok(pairs)
+}
+
+/// Whether a condition holds for the median pair; `None` if the pairs cannot tell. Each pair has a distance
+/// from the limit, and the interval of the median distance is above 0, below 0 or around it.
+fn holds(condition: &Condition, pairs: &[PairMetrics]) -> Option<bool> {
+    let Comparand { side, factor } = condition.of?;
+    let distance = |(a, b): &PairMetrics| {
+        let (own, other) = if side == Side::A { (a, b) } else { (b, a) };
+        let other = if factor > 0.0 { factor * other.get(condition.metric)? } else { 0.0 };
+        let distance = own.get(condition.metric)? - other - condition.limit.value();
+        Some(if distance.is_nan() { 0.0 } else { distance }) // both lost the request at that percentile
+    };
+    let distances: Vec<f64> = pairs.iter().filter_map(distance).collect();
+    let Interval { low, high, .. } =
+        Interval::of_median(&distances).filter(|interval| interval.confidence >= CONFIDENCE)?;
+    match condition.operator {
+        Operator::Above if low > 0.0 => Some(true),
+        Operator::Above if high <= 0.0 => Some(false),
+        Operator::AtLeast if low >= 0.0 => Some(true),
+        Operator::AtLeast if high < 0.0 => Some(false),
+        Operator::Below if high < 0.0 => Some(true),
+        Operator::Below if low >= 0.0 => Some(false),
+        Operator::AtMost if high <= 0.0 => Some(true),
+        Operator::AtMost if low > 0.0 => Some(false),
+        _ => None,
+    }
+}
+
+/// Whether both turns of a pair say something about their targets.
+fn is_valid(pair: &[ComparisonTurn]) -> bool {
+    pair.iter().all(|turn| turn.report.verdict() == RunVerdict::Valid)
+}
+
+fn difference(metric: Metric, pairs: &[PairMetrics]) -> Option<Difference> {
     let both: Vec<(f64, f64)> =
         pairs.iter().filter_map(|(a, b)| Some((a.get(metric)?, b.get(metric)?))).collect();
     let of = |value: fn(&(f64, f64)) -> f64| {
-        Interval::of_median(&both.iter().map(value).filter(|value| value.is_finite()).collect::<Vec<_>>())
+        Interval::of_median(&both.iter().map(value).filter(|value| !value.is_nan()).collect::<Vec<_>>())
     };
-    let is_share = SHARES.contains(&metric);
+    let is_share = metric.numbers() == Numbers::Percent;
     Some(Difference {
         metric: metric.to_string(),
         a: of(|(a, _)| *a)?.median,
         b: of(|(_, b)| *b)?.median,
-        ratio: if is_share { None } else { of(|(a, b)| b / a) },
+        ratio: if is_share { None } else { of(|(a, b)| if *a > 0.0 { b / a } else { f64::NAN }) },
         difference: if is_share { of(|(a, b)| b - a) } else { None },
     })
 }
@@ -137,8 +230,9 @@ impl Difference {
 
     /// A value of the metric as text.
     pub fn write(&self, value: f64) -> String {
-        match RATIOS.into_iter().chain(SHARES).find(|metric| metric.to_string() == self.metric) {
-            Some(Metric::Rate) => number(value) + "/s",
+        match Metric::parse(&self.metric) {
+            _ if value.is_infinite() => "lost".to_owned(),
+            Some(Metric::Rate | Metric::Goodput) => number(value) + "/s",
             Some(metric) => metric.numbers().write(value),
             None => value.to_string(),
         }
@@ -183,8 +277,25 @@ impl fmt::Display for Difference {
     }
 }
 
+impl fmt::Display for JudgedCondition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let holds = match self.holds {
+            Some(true) => "holds",
+            Some(false) => "does not hold",
+            None => "cannot be told",
+        };
+        write!(f, "{} {holds}: {}", self.condition, self.measured)
+    }
+}
+
 impl fmt::Display for Comparison {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.interrupted {
+            writeln!(f, "interrupted after {} pairs: the results are partial", self.pairs)?;
+        }
+        if self.figures.is_empty() {
+            return Ok(());
+        }
         writeln!(f, "{:<8} {:>14} {:>14}   B relative to A", "", "A", "B")?;
         for figure in &self.figures {
             let (a, b) = (figure.write(figure.a), figure.write(figure.b));
@@ -194,10 +305,14 @@ impl fmt::Display for Comparison {
         for figure in &self.figures {
             writeln!(f, "{figure}")?;
         }
+        for judged in &self.judged {
+            writeln!(f, "{judged}")?;
+        }
         if self.pairs_unfit > 0 {
             writeln!(
                 f,
-                "{} of {} pairs are left out: the generator could not keep up, or no response arrived",
+                "{} of {} pairs are left out and replaced: the generator could not keep up, or no response \
+                 arrived",
                 self.pairs_unfit,
                 self.pairs + self.pairs_unfit
             )?;
@@ -287,6 +402,53 @@ mod tests {
     }
 
     #[test]
+    fn a_condition_holds_does_not_hold_or_cannot_be_told() {
+        let few = compared(5, 1_000.0, 5_000.0, 0.0, 3);
+        let compared = compared(9, 1_000.0, 1_200.0, 0.0, 1);
+        let judged = |text: &str| compared.judge(&[text.parse().unwrap()]).unwrap()[0].holds;
+        for (text, holds) in [
+            ("p50 B > A", Some(true)),
+            ("p50 B >= 1.05 A", Some(true)),
+            ("p50 B > 1.5 A", Some(false)),
+            ("p50 B < A", Some(false)),
+            ("p50 B <= 1.5 A", Some(true)),
+            ("p50 B > 1.2 A", None),
+            ("p50 A < B", Some(true)),
+            ("p50 B > A + 10s", Some(false)),
+            ("p50 B > 0.1ms", Some(true)),
+            ("loss B > A", Some(false)),
+            ("loss B >= A", Some(true)),
+            ("p50 B > A,loss B > A", Some(false)),
+            ("p50 B > A,p50 B > 1.2 A", None),
+            ("servfail B > A", None),
+        ] {
+            assert_eq!(judged(text), holds, "{text}");
+        }
+        let judged = compared.judge(&["p50 B > A".parse().unwrap()]).unwrap();
+        assert!(
+            judged[0].measured.starts_with("p50 1.") && judged[0].measured.contains(" x (1."),
+            "{judged:?}"
+        );
+        assert_eq!(few.judge(&["p50 B > A".parse().unwrap()]).unwrap()[0].holds, None, "too few pairs");
+    }
+
+    #[test]
+    fn lost_requests_make_a_target_slower_than_any_other() {
+        let mut compare = Compare::new(6);
+        while let Some(side) = compare.next() {
+            let (answered, lost) = if side == Side::A { (100, 0) } else { (95, 5) };
+            compare.record(fixtures::report(1_000.0, &vec![100; answered], lost));
+        }
+        let compared = compare.finish().unwrap();
+        assert_eq!(compared.judge(&["p99 B > 1000 A".parse().unwrap()]).unwrap()[0].holds, Some(true));
+        assert_eq!(compared.judge(&["p90 B > 1.1 A".parse().unwrap()]).unwrap()[0].holds, Some(false));
+        let text = compared.to_string();
+        assert!(text.lines().any(|line| line.starts_with("p99 ") && line.contains(" lost ")), "{text}");
+        let json = serde_json::to_string(&compared).unwrap();
+        assert_eq!(serde_json::from_str::<Comparison>(&json).unwrap().to_string(), text);
+    }
+
+    #[test]
     fn few_pairs_show_no_difference() {
         let compared = compared(5, 1_000.0, 5_000.0, 0.0, 3);
         assert!(compared.figures.iter().all(|figure| !figure.is_shown()));
@@ -321,10 +483,30 @@ mod tests {
         let compared = compare.finish().unwrap(); // stopped early: half a pair does not count
         assert_eq!((compared.pairs, compared.pairs_unfit, compared.turns.len()), (1, 2, 7));
         let text = compared.to_string();
+        let left_out: Vec<bool> = compared.turns.iter().map(|turn| turn.left_out).collect();
+        assert_eq!(left_out, [true, true, true, true, false, false, false]);
         assert!(
             text.contains("2 of 3 pairs are left out") && text.contains("one pair: no interval"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn an_invalid_pair_is_replaced_and_the_replacements_have_an_end() {
+        let turns = |is_late: fn(usize) -> bool| {
+            let mut compare = Compare::new(3);
+            let mut turn = 0;
+            while compare.next().is_some() {
+                let report = fixtures::report(1_000.0, &[100; 50], 0);
+                compare.record(if is_late(turn) { fixtures::late(report) } else { report });
+                turn += 1;
+            }
+            let compared = compare.finish().unwrap();
+            (compared.pairs, compared.pairs_unfit, turn)
+        };
+        assert_eq!(turns(|_| false), (3, 0, 6));
+        assert_eq!(turns(|turn| turn == 2), (3, 1, 8));
+        assert_eq!(turns(|_| true), (0, 6, 12));
     }
 
     #[test]

@@ -21,7 +21,8 @@ pub struct Counts {
     pub busy: u64,
     /// Requests answered with an error, or after their deadline at the server.
     pub refused: u64,
-    /// Requests that left more than 1 ms ([`LATE`](super::LATE)) after their scheduled moment.
+    /// Requests that left more than [`Tolerance::late_max_s`](super::Tolerance::late_max_s) after their
+    /// scheduled moment.
     pub late_sends: u64,
 }
 

@@ -9,8 +9,9 @@ use super::{Counts, Histograms, LoadReport};
 /// timeout of 1 s. Send lag is at most 10 us.
 pub fn report(rate: f64, answered_us: &[u64], lost: u64) -> LoadReport {
     let empty = || histogram::empty(Duration::from_secs(1), 3);
-    let (mut latency, mut pacing) = (empty(), empty());
+    let (mut latency, mut pacing, mut late) = (empty(), empty(), empty());
     let lost_us = (0..lost).map(|_| 1_000_000);
+    lost_us.clone().for_each(|us| record(&mut late, Duration::from_micros(us)));
     for us in answered_us.iter().copied().chain(lost_us) {
         record(&mut latency, Duration::from_micros(us));
         record(&mut pacing, Duration::from_micros(10));
@@ -26,6 +27,7 @@ pub fn report(rate: f64, answered_us: &[u64], lost: u64) -> LoadReport {
             ..Counts::default()
         },
         rate,
+        goodput: rate * answered as f64 / (answered + lost).max(1) as f64,
         rate_wanted: Some(rate),
         duration_s: (answered + lost) as f64 / rate,
         latency_us: Percentiles::of(&latency),
@@ -34,6 +36,7 @@ pub fn report(rate: f64, answered_us: &[u64], lost: u64) -> LoadReport {
         spectrum: histogram::spectrum(&latency),
         histograms: Histograms {
             latency: encoded.clone(),
+            lost: EncodedHistogram::of(&late),
             latency_uncorrected: encoded,
             pacing: EncodedHistogram::of(&pacing),
         },

@@ -9,9 +9,9 @@ use hdrhistogram::serialization::{Deserializer, Serializer, V2DeflateSerializer}
 use serde::{Deserialize, Serialize};
 
 /// Minimum range of a histogram; a longer time counts as the highest value.
-const HIGHEST_MIN: Duration = Duration::from_secs(60);
+const HIGHEST_MIN: Duration = Duration::from_secs(3600);
 
-/// An empty histogram of nanoseconds with 1 to 5 significant digits. Its range is one minute, or twice
+/// An empty histogram of nanoseconds with 1 to 5 significant digits. Its range is one hour, or twice
 /// the timeout if that is longer.
 pub fn empty(timeout: Duration, digits: u8) -> Histogram<u64> {
     let highest = nanos(timeout.saturating_mul(2).max(HIGHEST_MIN));
@@ -45,9 +45,18 @@ fn micros(nanos: u64) -> u64 {
     (nanos + 500) / 1_000
 }
 
-/// Percentiles in microseconds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// Percentiles and moments in microseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Percentiles {
+    /// The lowest value.
+    #[serde(default)]
+    pub min: u64,
+    /// The mean, to three decimals.
+    #[serde(default)]
+    pub mean: f64,
+    /// The standard deviation, to three decimals.
+    #[serde(default)]
+    pub stddev: f64,
     /// 50th percentile.
     pub p50: u64,
     /// 90th percentile.
@@ -66,7 +75,12 @@ impl Percentiles {
     /// The percentiles of a histogram of nanoseconds; 0 for an empty histogram.
     pub fn of(histogram: &Histogram<u64>) -> Self {
         let at = |quantile| micros_at(histogram, quantile);
+        let rounded = |nanos: f64| nanos.round() / 1e3;
+        let is_empty = histogram.is_empty();
         Percentiles {
+            min: if is_empty { 0 } else { micros(histogram.min()) },
+            mean: if is_empty { 0.0 } else { rounded(histogram.mean()) },
+            stddev: if is_empty { 0.0 } else { rounded(histogram.stdev()) },
             p50: at(0.5),
             p90: at(0.9),
             p99: at(0.99),
@@ -109,6 +123,32 @@ pub fn spectrum(histogram: &Histogram<u64>) -> Vec<SpectrumPoint> {
         count: (step.quantile() * histogram.len() as f64).round() as u64,
     };
     if histogram.is_empty() { vec![] } else { histogram.iter_quantiles(5).map(point).collect() }
+}
+
+/// The percentile distribution in HdrHistogram's text format (`.hgrm`), in milliseconds: value, percentile,
+/// count up to there, and 1 / (1 - percentile). Plotters of HdrHistogram read it.
+pub fn write_hgrm(histogram: &Histogram<u64>) -> String {
+    use std::fmt::Write;
+    let ms = |nanos: f64| nanos / 1e6;
+    let mut text =
+        format!("{:>12} {:>14} {:>10} {:>14}\n\n", "Value", "Percentile", "TotalCount", "1/(1-Percentile)");
+    for point in spectrum(histogram) {
+        let (value, SpectrumPoint { quantile, count, .. }) = (point.us / 1e3, point);
+        let _ = write!(text, "{value:>12.6} {quantile:>14.12} {count:>10}");
+        let _ = match quantile < 1.0 {
+            true => writeln!(text, " {:>14.2}", 1.0 / (1.0 - quantile)),
+            false => writeln!(text),
+        };
+    }
+    let moment = |value: f64| if histogram.is_empty() { 0.0 } else { ms(value) };
+    let (mean, stddev) = (moment(histogram.mean()), moment(histogram.stdev()));
+    let max = ms(histogram.max() as f64);
+    let _ = writeln!(text, "#[Mean    = {mean:>12.6}, StdDeviation   = {stddev:>12.6}]");
+    let _ = writeln!(text, "#[Max     = {max:>12.6}, Total count    = {:>12}]", histogram.len());
+    let sub_buckets = 2 * 10u32.pow(histogram.sigfig().into()).next_power_of_two();
+    let buckets = histogram.high().next_power_of_two().ilog2().saturating_sub(sub_buckets.ilog2()) + 1;
+    let _ = writeln!(text, "#[Buckets = {buckets:>12}, SubBuckets     = {sub_buckets:>12}]");
+    text
 }
 
 /// A histogram of nanoseconds as a report stores it: HdrHistogram's V2 format, deflated, in base64. An
@@ -168,6 +208,9 @@ mod tests {
         {
             assert!(near(is, exact), "{name}: {is} for {exact}");
         }
+        let near = |is: f64, exact: f64| (is / exact - 1.0).abs() < 1e-3;
+        assert!(near(percentiles.mean, 5_000.5) && near(percentiles.stddev, 2_886.8), "{percentiles:?}");
+        assert_eq!(percentiles.min, 1);
         assert_eq!(Percentiles::of(&some([])), Percentiles::default());
         let mut rounded = some([]);
         record(&mut rounded, Duration::from_nanos(1_600));
@@ -200,6 +243,26 @@ mod tests {
         add(&mut sum, &long);
         assert_eq!(sum.len(), 3);
         assert_eq!(Percentiles::of(&sum).max / 1_000_000, 150);
+    }
+
+    #[test]
+    fn the_distribution_as_text_has_columns_that_plotters_read() {
+        let text = write_hgrm(&some((1..=1_000).map(|n| n * 1_000)));
+        let rows: Vec<Vec<f64>> = text
+            .lines()
+            .filter(|line| line.starts_with(' ') && !line.contains("Value"))
+            .map(|line| line.split_whitespace().map(|word| word.parse().unwrap()).collect())
+            .collect();
+        let half = rows.iter().find(|row| row[1] == 0.5).unwrap();
+        assert!((half[0] - 500.0).abs() < 1.0 && half[2] == 500.0 && half[3] == 2.0, "{half:?}");
+        let last = rows.last().unwrap();
+        assert!(last.len() == 3 && last[1] == 1.0 && last[2] == 1_000.0, "{last:?}");
+        let footer: Vec<&str> = text.lines().filter(|line| line.starts_with("#[")).collect();
+        assert!(
+            footer.len() == 3 && footer[0].contains("Mean    =   500.") && footer[1].ends_with("1000]"),
+            "{text}"
+        );
+        assert!(write_hgrm(&some([])).contains("#[Mean    =     0.000000"));
     }
 
     #[test]

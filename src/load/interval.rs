@@ -11,11 +11,14 @@ pub const CONFIDENCE: f64 = 0.95;
 /// number of such repeats is binomial (David & Nagaraja, *Order Statistics*, section 7.1).
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Interval {
-    /// Median of the repeats.
+    /// Median of the repeats. In JSON, `null` is infinite: a latency of lost requests.
+    #[serde(with = "null_if_infinite")]
     pub median: f64,
     /// Lower end of the interval.
+    #[serde(with = "null_if_infinite")]
     pub low: f64,
     /// Upper end of the interval.
+    #[serde(with = "null_if_infinite")]
     pub high: f64,
     /// Probability that such an interval contains the true median. It is at least [`CONFIDENCE`] from
     /// six repeats on; with fewer repeats, the interval reaches from the lowest to the highest.
@@ -43,6 +46,19 @@ impl Interval {
     /// Whether a value is outside an interval of sufficient confidence.
     pub fn excludes(&self, value: f64) -> bool {
         self.confidence >= CONFIDENCE && !(self.low..=self.high).contains(&value)
+    }
+}
+
+/// Numbers that may be infinite, in JSON, which has no such numbers.
+pub(super) mod null_if_infinite {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub fn serialize<S: Serializer>(value: &f64, to: S) -> Result<S::Ok, S::Error> {
+        value.is_finite().then_some(*value).serialize(to)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
+        Ok(Option::deserialize(from)?.unwrap_or(f64::INFINITY))
     }
 }
 

@@ -13,7 +13,7 @@ use super::LoadReport;
 const NANOS_PER_MILLI: f64 = 1e6;
 
 /// Writes the latencies of each second, in nanoseconds. Latency counts from the scheduled moment; lost
-/// requests count as the timeout.
+/// requests count with their wait plus the timeout.
 pub fn write_interval_log(report: &LoadReport, to: &mut impl Write) -> io::Result<()> {
     let setup = &report.setup;
     // An invalid time can only come from a report that was edited.

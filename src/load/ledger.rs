@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
-use super::LATE;
 use super::counts::{Counts, RequestEnd};
 use super::histogram::{self, add, record};
+use super::tolerance::Tolerance;
 use crate::base::drop_reason::{DropCounters, DropReason};
 use crate::base::time::Instant;
 
@@ -46,6 +46,8 @@ pub struct Account {
     pub counts: Counts,
     /// Latency from the scheduled moment to the end, of answered and lost requests.
     pub latency: Histogram<u64>,
+    /// The part of `latency` that belongs to lost requests: each waited, and then its timeout passed.
+    pub lost: Histogram<u64>,
     /// Latency from the moment of sending.
     pub latency_uncorrected: Histogram<u64>,
     /// Send lag: time from the scheduled moment to the moment of sending.
@@ -61,6 +63,7 @@ impl Account {
         Account {
             counts: Counts::default(),
             latency: empty(),
+            lost: empty(),
             latency_uncorrected: empty(),
             pacing: empty(),
             drops: DropCounters::default(),
@@ -71,6 +74,7 @@ impl Account {
     pub fn add(&mut self, other: &Account) {
         self.counts += other.counts;
         add(&mut self.latency, &other.latency);
+        add(&mut self.lost, &other.lost);
         add(&mut self.latency_uncorrected, &other.latency_uncorrected);
         add(&mut self.pacing, &other.pacing);
         other.drops.nonzero().for_each(|(reason, n)| self.drops.add(reason, n));
@@ -80,6 +84,8 @@ impl Account {
 /// Open requests by number, and the account of the measurement.
 pub struct RequestLedger {
     timeout: Duration,
+    /// Time after its scheduled moment from which a request is late.
+    late_max: Duration,
     measure_from: Instant,
     /// Open requests by number modulo the length. Requests with numbers below `oldest` have ended.
     places: Box<[LedgerEntry]>,
@@ -100,6 +106,7 @@ impl RequestLedger {
         fault_in(&mut places);
         RequestLedger {
             timeout,
+            late_max: Tolerance::default().late_max(),
             measure_from: Instant::ZERO,
             places,
             oldest: 1,
@@ -109,6 +116,12 @@ impl RequestLedger {
             seconds: VecDeque::with_capacity(16),
             first_second: 0,
         }
+    }
+
+    /// Sets which requests are late.
+    #[must_use]
+    pub fn tolerate(self, tolerance: Tolerance) -> Self {
+        RequestLedger { late_max: tolerance.late_max(), ..self }
     }
 
     /// Sets the start of the measurement: requests scheduled before it do not count. Call it before the
@@ -137,14 +150,21 @@ impl RequestLedger {
         &self.account.counts
     }
 
-    /// Counts a datagram or frame that matched no open request.
-    pub fn drop(&self, reason: DropReason) {
-        self.account.drops.add(reason, 1);
+    /// Counts a datagram or frame that matched no open request, unless it came in the warm-up.
+    pub fn drop(&self, reason: DropReason, now: Instant) {
+        if now >= self.measure_from {
+            self.account.drops.add(reason, 1);
+        }
     }
 
     /// Whether a request is open.
     pub fn is_open(&self, number: u64) -> bool {
         self.span().contains(&number) && self.place(number).sent != CLOSED
+    }
+
+    /// Whether an open request belongs to the measurement, not to its warm-up.
+    pub fn is_measured(&self, number: u64) -> bool {
+        self.place(number).intended >= self.measure_from
     }
 
     fn place(&self, number: u64) -> &LedgerEntry {
@@ -165,7 +185,7 @@ impl RequestLedger {
             let sent = Counts {
                 planned: 1,
                 sent: 1,
-                late_sends: (now.since(intended) > LATE).into(),
+                late_sends: (now.since(intended) > self.late_max).into(),
                 ..Counts::default()
             };
             self.account.counts += sent;
@@ -198,13 +218,17 @@ impl RequestLedger {
     fn count_end(&mut self, place: LedgerEntry, now: Instant, ending: RequestEnd) {
         let times = match ending {
             RequestEnd::Answered => Some((now.since(place.intended), now.since(place.sent))),
-            RequestEnd::Lost => Some((self.timeout, self.timeout)),
+            // Like an answered request, it has waited from its scheduled moment.
+            RequestEnd::Lost => Some((place.sent.since(place.intended) + self.timeout, self.timeout)),
             RequestEnd::Busy | RequestEnd::Refused => None,
         };
         self.account.counts.end(ending);
         if let Some((corrected, uncorrected)) = times {
             record(&mut self.account.latency, corrected);
             record(&mut self.account.latency_uncorrected, uncorrected);
+            if ending == RequestEnd::Lost {
+                record(&mut self.account.lost, corrected);
+            }
         }
         let second = self.second_of(place.intended);
         second.counts.end(ending);
@@ -292,13 +316,13 @@ mod tests {
     fn expected(known: &[Known], of: impl Fn(&Known) -> bool) -> (Counts, Histogram<u64>) {
         let (mut counts, mut latency) = (Counts::default(), histogram::empty(TIMEOUT, 2));
         for known in known.iter().filter(|known| of(known)) {
-            let late = known.sent.since(known.intended) > LATE;
+            let late = known.sent.since(known.intended) > Duration::from_millis(1);
             counts += Counts { planned: 1, sent: 1, late_sends: late.into(), ..Counts::default() };
             let (ending, at) = known.ended.expect("all have ended");
             counts.end(ending);
             match ending {
                 RequestEnd::Answered => record(&mut latency, at.since(known.intended)),
-                RequestEnd::Lost => record(&mut latency, TIMEOUT),
+                RequestEnd::Lost => record(&mut latency, known.sent.since(known.intended) + TIMEOUT),
                 _ => {}
             }
         }
@@ -356,6 +380,7 @@ mod tests {
             let account = ledger.close();
             assert_eq!(account.counts, counts);
             assert_eq!(account.latency.len(), latency.len());
+            assert_eq!(account.lost.len(), counts.lost);
             assert_eq!(account.pacing.len(), counts.sent);
             let in_seconds = seconds.iter().fold(Counts::default(), |mut sum, tally| {
                 sum += tally.counts;
@@ -371,7 +396,7 @@ mod tests {
             let mut ledger = RequestLedger::new(1, TIMEOUT);
             ledger.open(START, START);
             ledger.end(1, START + Duration::from_micros(latency), RequestEnd::Answered);
-            ledger.drop(DropReason::NotOpen);
+            ledger.drop(DropReason::NotOpen, START);
             ledger.close()
         };
         let mut sum = account(100);

@@ -8,21 +8,29 @@ use std::sync::{Arc, Barrier, OnceLock};
 use std::thread::{Scope, ScopedJoinHandle};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use super::condition::{Conditions, ReportMetrics};
 use super::protocol::{DnsLoad, DnsQueries, Echo, LoadProtocol, Native, NativeSettings, Payload, Plain};
-use super::report::SetUp;
+use super::report::{BY_CLIENT, SetUp};
 use super::run::{LiveCounts, Progress, Surroundings, run};
 use super::schedule::{LoadRate, Schedule, Share};
 use super::series::Seconds;
-use super::{Account, Generator, GeneratorPlan, LoadReport, RequestLedger, SecondTally, Trace};
+use super::{
+    Account, DnsAnswers, Generator, GeneratorPlan, LoadReport, NetworkErrors, RequestLedger, SecondTally,
+    Sources, Tolerance, Trace,
+};
 use crate::base::rng::Rng;
 use crate::base::time::{Clock, Instant};
 use crate::io::socket::{SocketOptions, bind};
-use crate::io::{BackEnd, DatagramIo, IoChoice, IoOptions, PAYLOAD_MAX};
+use crate::io::{BackEnd, DatagramIo, IoChoice, IoCounters, IoOptions, PAYLOAD_MAX};
 use crate::os::back_end;
 use crate::os::limits::allow_files;
 use crate::os::signals::Stop;
 use crate::wire::FrameFormat;
 
+/// Seconds of a run, the last ones whose requests have all ended, that [`Measurement::abort_if`] is about.
+pub const ABORT_SECONDS: usize = 5;
+/// Length of a measurement that has no other end than its number of requests: 100 days.
+pub const UNBOUNDED: Duration = Duration::from_secs(100 * 86_400);
 /// Maximum requests and bytes that leave in one turn.
 const TURN_REQUESTS: usize = 4096;
 const TURN_BYTES: usize = 4 << 20;
@@ -30,6 +38,8 @@ const TURN_BYTES: usize = 4 << 20;
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Longer datagrams may be fragmented: 1,500 bytes minus the IPv6 and UDP headers.
 const WHOLE_MAX: usize = 1_452;
+/// Maximum sockets of a thread that are asked for their drops at the end of the warm-up: some 300 us.
+const RECOUNTED_MAX: usize = 1_024;
 /// File descriptors besides the sockets.
 const OTHER_FILES: u64 = 64;
 
@@ -109,14 +119,19 @@ pub enum ProtocolSpec {
         format: FrameFormat,
         /// Maximum frames per datagram.
         frames_per_datagram: usize,
-        /// Payload of each request.
-        payload: Payload,
+        /// Payloads, in turn; at least one.
+        payloads: Vec<Payload>,
     },
     /// DNS queries.
     Dns(DnsQueries),
     /// Datagrams of any protocol. With `{id}` in the payload, responses are matched by it; otherwise a
     /// client has one request in flight.
-    Raw(Payload),
+    Raw {
+        /// Payloads, in turn; at least one.
+        payloads: Vec<Payload>,
+        /// A response without these bytes is an error; `None`: any response is an answer.
+        expect: Option<Vec<u8>>,
+    },
 }
 
 impl ProtocolSpec {
@@ -124,14 +139,30 @@ impl ProtocolSpec {
         match self {
             ProtocolSpec::Native { .. } => "native",
             ProtocolSpec::Dns(_) => "dns",
-            ProtocolSpec::Raw(_) => "raw",
+            ProtocolSpec::Raw { .. } => "raw",
         }
     }
 
-    /// Size of a request in bytes, as the operator specified it.
+    fn matching(&self) -> &'static str {
+        match self {
+            ProtocolSpec::Raw { payloads, .. } if payloads[0].marks() == 0 => BY_CLIENT,
+            _ => "id",
+        }
+    }
+
+    fn payloads(&self) -> &[Payload] {
+        match self {
+            ProtocolSpec::Native { payloads, .. } | ProtocolSpec::Raw { payloads, .. } => payloads,
+            ProtocolSpec::Dns(_) => &[],
+        }
+    }
+
+    /// Maximum size of a request in bytes, as the operator specified it.
     fn payload_len(&self) -> usize {
         match self {
-            ProtocolSpec::Native { payload, .. } | ProtocolSpec::Raw(payload) => payload.len(),
+            ProtocolSpec::Native { .. } | ProtocolSpec::Raw { .. } => {
+                self.payloads().iter().map(Payload::len).max().unwrap_or(0)
+            }
             ProtocolSpec::Dns(queries) => queries.len_max(),
         }
     }
@@ -153,14 +184,27 @@ pub struct Measurement {
     pub timeout: Duration,
     /// Time before the measurement that does not count.
     pub warmup: Duration,
-    /// Maximum length of the measurement; a trace ends it after its last request.
+    /// Maximum length of the measurement; a trace ends it after its last request. At [`UNBOUNDED`] only
+    /// `requests` ends it.
     pub duration: Duration,
+    /// Maximum requests of the measurement; `None` is no limit.
+    pub requests: Option<u64>,
+    /// Closed loop: time from the end of a request to the next one of its place in the window.
+    pub think: Duration,
+    /// When the warm-up starts; `None` is at once.
+    pub start_at: Option<SystemTime>,
     /// Sending threads; each has its share of the load.
     pub threads: u16,
     /// Sockets to send from, each with its own address.
     pub clients: u32,
+    /// Local addresses of the sockets, in turn; `None`: the one that reaches the target.
+    pub bind: Option<Sources>,
     /// Time of busy-waiting before each deadline.
     pub spin: Duration,
+    /// How late requests may leave.
+    pub tolerance: Tolerance,
+    /// The run ends when one of these holds for its last seconds ([`ABORT_SECONDS`]).
+    pub abort_if: Vec<Conditions>,
     /// I/O back end.
     pub io: IoChoice,
     /// Seed of all random numbers.
@@ -173,9 +217,16 @@ pub enum MeasureError {
     /// The job cannot run; the text names the remedy.
     #[error("{0}")]
     Plan(String),
-    /// The system refused an operation.
+    /// The system refused an operation. The text has the cause, so the cause is no source: a chain of errors
+    /// would name it twice.
     #[error("cannot run the load: {0}")]
-    System(#[from] io::Error),
+    System(io::Error),
+}
+
+impl From<io::Error> for MeasureError {
+    fn from(error: io::Error) -> Self {
+        MeasureError::System(error)
+    }
 }
 
 /// Result of a thread.
@@ -184,6 +235,9 @@ struct FinishedLoop {
     measured: Duration,
     kernel_drops: u64,
     not_sent: u64,
+    interrupted: bool,
+    errors: NetworkErrors,
+    dns: Option<DnsAnswers>,
 }
 
 /// What the threads of a measurement share.
@@ -191,6 +245,7 @@ struct SharedRun<'a> {
     job: &'a Measurement,
     clock: Clock,
     stop: &'a Stop,
+    abort: &'a Stop,
     /// All threads start together.
     ready: Barrier,
     start: OnceLock<Instant>,
@@ -210,6 +265,13 @@ impl Measurement {
                 "--clients {clients}: a thread has at most 65534 clients; use more --threads"
             ));
         }
+        if let Some(sources) = self.bind.filter(|sources| sources.is_ipv6() != self.target.is_ipv6()) {
+            let family = if self.target.is_ipv6() { "IPv6" } else { "IPv4" };
+            return Err(format!("--bind {sources}: the target {} needs an {family} address", self.target));
+        }
+        if !self.think.is_zero() && !matches!(self.load, Load::Closed) {
+            return Err("--think needs a closed loop: --window without a rate".to_owned());
+        }
         if self.window.is_some_and(|window| window < usize::from(self.threads)) {
             return Err(format!(
                 "--threads {threads}: each thread needs a request in flight; raise --window"
@@ -222,10 +284,14 @@ impl Measurement {
             ));
         }
         let sizes = self.load.trace().and_then(Trace::payload_max).map(|max| max as usize);
+        let payloads = self.protocol.payloads();
+        if payloads.len() > 1 && sizes.is_some() {
+            return Err("the trace sets sizes, so there can be only one --payload".to_owned());
+        }
         match &self.protocol {
-            ProtocolSpec::Native { format, payload, .. } => {
+            ProtocolSpec::Native { format, .. } => {
                 let (max, size) = (format.payload_max(), format.size);
-                if payload.len() > max {
+                if let Some(payload) = payloads.iter().find(|payload| payload.len() > max) {
                     return Err(format!(
                         "--payload {}: a frame of {size} bytes carries at most {max} bytes",
                         payload.len()
@@ -236,24 +302,33 @@ impl Measurement {
                         "{largest} bytes in the trace: a frame of {size} bytes carries at most {max} bytes"
                     ));
                 }
-                fixed_and_sized(payload, sizes)
+                fixed_and_sized(&payloads[0], sizes)
             }
             ProtocolSpec::Dns(_) if sizes.is_some() => {
                 Err("the trace sets sizes, but DNS queries have the size of their names; remove the sizes"
                     .to_owned())
             }
             ProtocolSpec::Dns(_) => Ok(()),
-            ProtocolSpec::Raw(payload)
-                if payload.is_empty() || self.load.trace().is_some_and(Trace::has_empty) =>
+            ProtocolSpec::Raw { .. }
+                if payloads.iter().any(Payload::is_empty)
+                    || self.load.trace().is_some_and(Trace::has_empty) =>
             {
                 Err("a payload of 0 bytes: with --protocol raw a request has at least 1 byte".to_owned())
             }
-            ProtocolSpec::Raw(payload) if payload.len_marked() > PAYLOAD_MAX => Err(format!(
-                "--payload: {} bytes with each {{id}} as 16 digits; a datagram carries at most \
-                 {PAYLOAD_MAX} bytes",
-                payload.len_marked()
-            )),
-            ProtocolSpec::Raw(payload) => fixed_and_sized(payload, sizes),
+            ProtocolSpec::Raw { .. } => {
+                let marked = payloads.iter().filter(|payload| payload.marks() > 0).count();
+                if marked != 0 && marked != payloads.len() {
+                    return Err("--payload: either each payload has an {id}, or none".to_owned());
+                }
+                let longest = payloads.iter().map(Payload::len_marked).max().unwrap_or(0);
+                if longest > PAYLOAD_MAX {
+                    return Err(format!(
+                        "--payload: {longest} bytes with each {{id}} as 16 digits; a datagram carries at \
+                         most {PAYLOAD_MAX} bytes"
+                    ));
+                }
+                fixed_and_sized(&payloads[0], sizes)
+            }
         }
     }
 
@@ -282,8 +357,10 @@ impl Measurement {
         let io = back_ends[0].name();
         let progress: Vec<Progress> = shares.iter().map(|_| Progress::default()).collect();
         let ready = Barrier::new(shares.len());
-        let common = SharedRun { job: self, clock, stop, ready, start: OnceLock::new() };
-        let started_at = SystemTime::now();
+        let abort = Stop::new(vec![]);
+        let mut aborted = None;
+        let common = SharedRun { job: self, clock, stop, abort: &abort, ready, start: OnceLock::new() };
+        let started_at = self.start_at.unwrap_or_else(SystemTime::now);
         let (finished, series) = std::thread::scope(|scope| {
             let (seconds, tallies) = channel();
             let loops = shares.iter().zip(back_ends).zip(&progress);
@@ -291,27 +368,53 @@ impl Measurement {
                 .map(|((share, io), progress)| common.spawn(scope, *share, io, progress, seconds.clone()))
                 .collect::<io::Result<_>>()?;
             drop(seconds);
-            let series = collect(&tallies, loops.len(), || {
-                let mut live = LiveCounts::default();
+            let mut judged = 0;
+            let series = collect(&tallies, loops.len(), |seconds| {
+                let mut live = LiveCounts { last_second: seconds.last_latency(), ..LiveCounts::default() };
                 progress.iter().for_each(|part| live += part.load());
                 watch(live);
+                if seconds.finished() > judged && aborted.is_none() {
+                    judged = seconds.finished();
+                    aborted = self.aborting(seconds);
+                    if aborted.is_some() {
+                        abort.ask();
+                    }
+                }
             });
             let finished = loops.into_iter().map(|handle| handle.join().expect("a panic ends the process"));
             Ok::<_, io::Error>((finished.collect::<io::Result<Vec<FinishedLoop>>>()?, series))
         })?;
         let setup = self.setup(io, started_at);
-        Ok(self.report(setup, finished, series))
+        let report = self.report(setup, finished, series);
+        Ok(LoadReport { interrupted: report.interrupted && stop.is_asked(), aborted, ..report })
+    }
+
+    /// The condition that ends the run now, in words.
+    fn aborting(&self, seconds: &Seconds) -> Option<String> {
+        if self.abort_if.is_empty() {
+            return None;
+        }
+        let recent = seconds.recent(ABORT_SECONDS);
+        let figures = ReportMetrics::of(&recent).ok()?;
+        let condition = self.abort_if.iter().find(|condition| condition.hold(&figures))?;
+        let (over, measured) = (recent.duration_s, condition.measured(&figures));
+        Some(format!("--abort-if {condition} held for the last {over} s: {measured}"))
     }
 
     /// Opens the sockets of a share and their back end.
     fn open(&self, share: Share, clock: Clock) -> io::Result<BackEnd> {
         let len = self.request_len_max().max(1);
-        let from = crate::io::socket::any_port_towards(self.target);
-        let socket = SocketOptions { fragments: len > WHOLE_MAX, ..SocketOptions::default() };
-        let sockets = (0..share.part(self.clients as usize)).map(|_| bind(from, &socket));
+        let from = |client: usize| match self.bind {
+            // The clients of all threads take turns.
+            Some(sources) => sources.of(client * usize::from(share.of) + usize::from(share.index)),
+            None => crate::io::socket::any_port_towards(self.target),
+        };
+        let fragments = len > WHOLE_MAX;
+        let socket = SocketOptions { fragments, report_errors: true, ..SocketOptions::default() };
+        let sockets = (0..share.part(self.clients as usize)).map(|client| bind(from(client), &socket));
         let frames_per_datagram = match self.protocol {
             ProtocolSpec::Native { frames_per_datagram, .. } => frames_per_datagram,
-            ProtocolSpec::Dns(_) | ProtocolSpec::Raw(_) => 1,
+            ProtocolSpec::Dns(_) | ProtocolSpec::Raw { .. } => 1,
         };
         let frames_max = (TURN_BYTES / len).clamp(64, TURN_REQUESTS);
         let options = IoOptions {
@@ -329,7 +432,9 @@ impl Measurement {
         match &self.protocol {
             ProtocolSpec::Native { format, .. } => format.size,
             ProtocolSpec::Dns(queries) => queries.len_max(),
-            ProtocolSpec::Raw(payload) => payload.len_marked().max(sizes),
+            ProtocolSpec::Raw { payloads, .. } => {
+                payloads.iter().map(Payload::len_marked).max().unwrap_or(0).max(sizes)
+            }
         }
     }
 
@@ -339,14 +444,19 @@ impl Measurement {
             started_at_s: started_at.duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64()),
             target: self.target.to_string(),
             protocol: self.protocol.name().to_owned(),
+            matching: self.protocol.matching().to_owned(),
             arrivals: self.load.to_string(),
             rate: self.load.rate().map_or(String::new(), LoadRate::to_string),
             threads: self.threads,
             clients: self.clients,
+            bind: self.bind.map_or(String::new(), |sources| sources.to_string()),
             window: self.window.map(|window| window as u64),
             payload: self.protocol.payload_len() as u64,
             timeout_s: self.timeout.as_secs_f64(),
             warmup_s: self.warmup.as_secs_f64(),
+            duration_s: if self.duration == UNBOUNDED { 0.0 } else { self.measured().as_secs_f64() },
+            requests: self.requests,
+            tolerance: self.tolerance,
             seed: self.seed,
             io: io.to_owned(),
         }
@@ -368,12 +478,20 @@ impl Measurement {
     fn report(&self, setup: SetUp, finished: Vec<FinishedLoop>, series: Seconds) -> LoadReport {
         let mut account = Account::new(self.timeout);
         finished.iter().for_each(|part| account.add(&part.account));
+        let mut errors = NetworkErrors::default();
+        finished.iter().for_each(|part| errors += part.errors);
         let measured = finished.iter().map(|part| part.measured).max().unwrap_or_default();
         LoadReport {
             setup,
+            interrupted: finished.iter().any(|part| part.interrupted),
             rate_wanted: self.rate_wanted(measured),
             series: series.finish(),
             not_sent: finished.iter().map(|part| part.not_sent).sum(),
+            network_errors: errors.by_name(),
+            dns: finished.iter().filter_map(|part| part.dns.clone()).reduce(|mut sum, part| {
+                sum += &part;
+                sum
+            }),
             kernel_drops: finished.iter().map(|part| part.kernel_drops).sum(),
             ..LoadReport::of(&account, measured)
         }
@@ -391,7 +509,7 @@ fn fixed_and_sized(payload: &Payload, sizes: Option<usize>) -> Result<(), String
 }
 
 /// Merges the seconds of the loops until all loops have ended.
-fn collect(tallies: &Receiver<SecondTally>, loops: usize, mut look: impl FnMut()) -> Seconds {
+fn collect(tallies: &Receiver<SecondTally>, loops: usize, mut look: impl FnMut(&Seconds)) -> Seconds {
     let mut seconds = Seconds::new(loops);
     let mut next = std::time::Instant::now() + LOOK_EVERY;
     loop {
@@ -399,7 +517,7 @@ fn collect(tallies: &Receiver<SecondTally>, loops: usize, mut look: impl FnMut()
             Ok(tally) => seconds.add(tally),
             Err(RecvTimeoutError::Disconnected) => return seconds,
             Err(RecvTimeoutError::Timeout) => {
-                look();
+                look(&seconds);
                 next += LOOK_EVERY;
             }
         }
@@ -434,22 +552,29 @@ impl SharedRun<'_> {
         let clients = share.part(job.clients as usize) as u16;
         let sizes = job.load.trace().and_then(Trace::payload_max).unwrap_or(0) as usize;
         let drive = Drive { common: self, share, seed: seeds[1], io, progress, seconds };
+        let payloads: Vec<(Vec<u8>, usize)> = job
+            .protocol
+            .payloads()
+            .iter()
+            .map(|payload| (payload.bytes(sizes, &mut rng), payload.len()))
+            .collect();
         match &job.protocol {
-            ProtocolSpec::Native { format, payload, .. } => {
+            ProtocolSpec::Native { format, .. } => {
                 let deadline_us = job.timeout.as_micros().min(u128::from(u32::MAX)) as u32;
-                let bytes = payload.bytes(sizes, &mut rng);
-                let settings = NativeSettings { format: *format, clients, len: payload.len(), deadline_us };
-                drive.drive(Native::new(settings, &bytes, &mut rng))
+                let settings = NativeSettings { format: *format, clients, deadline_us };
+                drive.drive(Native::new(settings, &payloads, &mut rng))
             }
             ProtocolSpec::Dns(queries) => {
                 drive.drive(DnsLoad::new(job.target, clients, queries.clone(), share, &mut rng))
             }
-            ProtocolSpec::Raw(payload) => {
-                let bytes = payload.bytes(sizes, &mut rng);
-                match payload.marks() {
-                    0 => drive.drive(Plain::new(job.target, clients, bytes, payload.len(), job.timeout)),
-                    _ => drive.drive(Echo::new(job.target, clients, &bytes, &mut rng)),
-                }
+            ProtocolSpec::Raw { expect, .. } if job.protocol.matching() == BY_CLIENT => {
+                let plain = Plain::new(job.target, clients, payloads, job.timeout);
+                drive.drive(plain.expecting(expect.as_deref()))
+            }
+            ProtocolSpec::Raw { expect, .. } => {
+                let bytes: Vec<Vec<u8>> = payloads.into_iter().map(|(bytes, _)| bytes).collect();
+                let echo = Echo::new(job.target, clients, &bytes, &mut rng);
+                drive.drive(echo.expecting(expect.as_deref()))
             }
         }
     }
@@ -468,14 +593,18 @@ struct Drive<'a> {
 impl Drive<'_> {
     fn drive<P: LoadProtocol>(self, protocol: P) -> io::Result<FinishedLoop> {
         let Drive { common, share, seed, mut io, progress, seconds } = self;
-        let SharedRun { job, clock, stop, ready, start } = common;
+        let SharedRun { job, clock, stop, abort, ready, start } = common;
         let window = job.window.map(|window| share.part(window));
         // Twice the requests in flight if none is answered, so that only a generator that stalls runs out.
         let by_rate = 2.0 * job.load.busiest_second() * job.timeout.as_secs_f64().max(0.5);
         let room = (by_rate / f64::from(share.of)) as usize;
         let ledger = RequestLedger::new(room.max(window.unwrap_or(0)), job.timeout);
+        let ledger = ledger.tolerate(job.tolerance);
         ready.wait();
-        let start = *start.get_or_init(|| clock.now());
+        let start = *start.get_or_init(|| {
+            let wait = job.start_at.and_then(|at| at.duration_since(SystemTime::now()).ok());
+            clock.now() + wait.unwrap_or_default()
+        });
         let plan = GeneratorPlan {
             target: job.target,
             schedule: job.load.schedule(share, start, seed),
@@ -486,19 +615,30 @@ impl Drive<'_> {
             // A trace ends with its last request.
             grace: if job.load.trace().is_some() { job.timeout } else { Duration::ZERO },
         };
-        let _woken = stop.wake_also(io.waker());
-        let around = Surroundings { clock: *clock, spin: job.spin, stop, progress };
+        let _woken = [stop.wake_also(io.waker()), abort.wake_also(io.waker())];
+        let recounts = share.part(job.clients as usize) <= RECOUNTED_MAX;
+        let around = Surroundings { clock: *clock, spin: job.spin, stop, abort, progress, recounts };
         // The receiver is gone if another loop has failed.
         let on_second = |second| drop(seconds.send(second));
-        let generator = run(Generator::new(plan, protocol, ledger), &mut io, &around, on_second)?;
+        let requests = job.requests.map_or(u64::MAX, |requests| share.part(requests as usize) as u64);
+        let generator = Generator::new(plan, protocol, ledger).limited_to(requests).thinking_for(job.think);
+        let (generator, before) = run(generator, &mut io, &around, on_second)?;
         io.recount_drops();
-        let counters = io.counters();
+        let after = io.counters();
+        let not_sent =
+            |counters: IoCounters| counters.send_full + counters.send_failed + counters.send_too_large;
+        let (errors, dns) = (generator.errors_of_measurement(), generator.dns_answers());
+        let (interrupted, is_empty) = (generator.is_interrupted(), generator.is_warming_up());
         let (account, measured) = generator.close();
         Ok(FinishedLoop {
+            interrupted,
+            errors,
+            dns,
             account,
             measured,
-            kernel_drops: counters.kernel_drops,
-            not_sent: counters.send_full + counters.send_failed + counters.send_too_large,
+            // Of a run that ended in its warm-up, nothing counts.
+            kernel_drops: if is_empty { 0 } else { after.kernel_drops - before.kernel_drops },
+            not_sent: if is_empty { 0 } else { not_sent(after) - not_sent(before) },
         })
     }
 }

@@ -22,6 +22,7 @@
 pub mod compare;
 pub mod condition;
 mod counts;
+mod dns_answers;
 #[cfg(test)]
 mod fixtures;
 mod generator;
@@ -31,6 +32,7 @@ mod interval_log;
 mod ledger;
 mod measure;
 mod merge;
+mod network;
 pub mod pages;
 mod protocol;
 mod report;
@@ -38,20 +40,26 @@ mod run;
 mod schedule;
 pub mod search;
 mod series;
+mod sources;
+mod tolerance;
 mod trace;
 
-pub use condition::{Conditions, ReportMetrics};
+pub use condition::{BadCondition, Conditions, ReportMetrics};
 pub use counts::{Counts, RequestEnd};
-pub use generator::{Generator, GeneratorPlan, LATE};
-pub use histogram::{EncodedHistogram, Percentiles, SpectrumPoint};
+pub use dns_answers::{DnsAnswers, DnsCounts};
+pub use generator::{Generator, GeneratorPlan};
+pub use histogram::{EncodedHistogram, Percentiles, SpectrumPoint, write_hgrm};
 pub use interval_log::write_interval_log;
 pub use ledger::{Account, RequestLedger, SecondTally};
-pub use measure::{Load, MeasureError, Measurement, ProtocolSpec};
+pub use measure::{Load, MeasureError, Measurement, ProtocolSpec, UNBOUNDED};
+pub use network::{NetworkError, NetworkErrors};
 pub use protocol::{
     DnsLoad, DnsQueries, Echo, LoadProtocol, Native, NativeSettings, Payload, Plain, type_from,
 };
-pub use report::{Histograms, LoadReport, RunVerdict, Second, SetUp};
+pub use report::{Histograms, LoadReport, RunVerdict, Second, SetUp, Silence};
 pub use run::LiveCounts;
 pub use schedule::{Arrivals, LoadRate, Schedule, Share};
 pub use series::write_csv;
+pub use sources::Sources;
+pub use tolerance::Tolerance;
 pub use trace::Trace;

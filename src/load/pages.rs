@@ -2,13 +2,30 @@
 
 use hdrhistogram::Histogram;
 
-use super::compare::{Comparison, Difference, Side};
+use super::compare::{Comparison, ComparisonTurn, Difference, Side};
 use super::condition::{Metric, ReportMetrics};
 use super::histogram::{self, EncodedHistogram, SpectrumPoint};
 use super::search::{Found, SearchTrial, TrialOutcome, number, per_second};
 use super::{LoadReport, RunVerdict, Second, SetUp};
 use crate::report::chart::{At, Axis, Lines, Numbers, Rule, Series, Style};
 use crate::report::page::{Page, Section};
+
+/// Colours of what several charts of a page show.
+mod colour {
+    pub const P50: usize = 0;
+    pub const P99: usize = 1;
+    pub const P999: usize = 3;
+    pub const MAX: usize = 7;
+    pub const SENT: usize = 0;
+    pub const ANSWERED: usize = 2;
+    pub const LOST: usize = 1;
+    pub const BUSY: usize = 4;
+    pub const REFUSED: usize = 5;
+    pub const LATE: usize = 7;
+    pub const MET: usize = 2;
+    pub const MISSED: usize = 1;
+    pub const INVALID: usize = 7;
+}
 
 /// The machine and the command of a measurement.
 #[derive(Clone, Debug, Default)]
@@ -31,19 +48,32 @@ pub fn of_run(report: &LoadReport, judged: &[String], machine: &MachineInfo) -> 
     let pacing =
         latency_chart("Send lag by percentile", &[("after schedule", &spectrum(&report.histograms.pacing)?)]);
     page = page.section("Result", |section| {
+        if let Some(line) = report.interruption() {
+            section.result(&line);
+        }
+        if let Some(line) = &report.aborted {
+            section.result(line);
+        }
         section.result(&headline(report));
+        for remark in &report.remarks {
+            section.text(remark);
+        }
         for line in judged {
             section.result(line);
         }
-        if report.verdict() != RunVerdict::Valid {
+        if !report.interrupted && report.verdict() != RunVerdict::Valid {
             section.result(&report.verdict().to_string());
         }
         section.facts(facts(report));
+        if let Some(dns) = &report.dns {
+            section.text(&format!("Responses {dns}."));
+        }
         section.chart(&latency);
         section.text(
             "From schedule: from the moment at which a request should have left, so a stall shows in every \
              request scheduled during \
-             it. From sending: from the actual send. Lost requests count as the timeout.",
+             it. From sending: from the actual send. Lost requests count with their wait plus the timeout; \
+             in conditions they are slower than any limit.",
         );
         percentile_table(report, section);
     });
@@ -59,8 +89,10 @@ pub fn of_run(report: &LoadReport, judged: &[String], machine: &MachineInfo) -> 
     }
     page = page.section("The generator", |section| {
         section.text(&format!(
-            "Time from the scheduled moment to the send of each request; {} of {} left more than 1 ms late.",
-            report.counts.late_sends, report.counts.sent
+            "Time from the scheduled moment to the send of each request; {} of {} left more than {} late.",
+            report.counts.late_sends,
+            report.counts.sent,
+            report.setup.tolerance.late_max_text()
         ));
         section.chart(&pacing);
     });
@@ -76,9 +108,15 @@ pub fn of_search(found: &Found, machine: &MachineInfo) -> Result<Page, String> {
         let limit = Rule { label: condition.to_string(), at: At::Y(condition.limit.value()) };
         charts.push(trials_chart(found, condition.metric, limit)?);
     }
-    // The runs at the found rate, merged.
-    let at_found = found.trials.iter().filter(|trial| Some(trial.rate) == found.rate);
-    let at_found = summed(at_found.map(|trial| &trial.report))?;
+    // The trials at the found rate that met the SLO, merged: the others would show what the result is not.
+    let at_found: Vec<&SearchTrial> =
+        found.trials.iter().filter(|trial| Some(trial.rate) == found.rate).collect();
+    let met: Vec<&LoadReport> = at_found
+        .iter()
+        .filter(|trial| trial.outcome == TrialOutcome::Met)
+        .map(|trial| &trial.report)
+        .collect();
+    let curve = summed(met.iter().copied())?;
     let page =
         Page::new(&format!("Capacity of {}", setup.target), &about(&setup)).section("Result", |section| {
             section.result(&found.to_string());
@@ -89,7 +127,12 @@ pub fn of_search(found: &Found, machine: &MachineInfo) -> Result<Page, String> {
                 let name = format!("at {}", per_second(rate));
                 section.chart(&latency_chart(
                     "Latency at the found rate",
-                    &[(&name, &histogram::spectrum(&at_found))],
+                    &[(&name, &histogram::spectrum(&curve))],
+                ));
+                section.text(&format!(
+                    "The curve is that of the {} trials at this rate that met the SLO, of {}.",
+                    met.len(),
+                    at_found.len()
                 ));
             }
         });
@@ -105,28 +148,35 @@ pub fn of_search(found: &Found, machine: &MachineInfo) -> Result<Page, String> {
                 (index + 1).to_string(),
                 per_second(trial.rate),
                 outcome(trial).to_owned(),
+                per_second(trial.report.goodput),
                 trial.measured.clone(),
             ]
         });
-        section.table(&["trial", "rate", "", "measured"], rows);
+        section.table(&["trial", "rate", "", "goodput", "measured"], rows);
     });
     Ok(set_up(page, &setup, machine))
 }
 
 /// Page of a comparison of two targets.
 pub fn of_comparison(compared: &Comparison, machine: &MachineInfo) -> Result<Page, String> {
-    let of =
-        |side: Side| compared.turns.iter().filter(move |turn| turn.side == side).map(|turn| &turn.report);
+    let turns = |side: Side| compared.turns.iter().filter(move |turn| turn.side == side);
+    let of = |side: Side| turns(side).map(|turn| &turn.report);
+    let kept = |side: Side| turns(side).filter(|turn| !turn.left_out).map(|turn| &turn.report);
     let setup = of(Side::A).next().map(|report| report.setup.clone()).unwrap_or_default();
     let b = of(Side::B).next().map(|report| report.setup.target.clone()).unwrap_or_default();
-    let spectra = [summed(of(Side::A))?, summed(of(Side::B))?].map(|sum| histogram::spectrum(&sum));
-    let latency =
-        latency_chart("Latency by percentile, all turns", &[("A", &spectra[0]), ("B", &spectra[1])]);
+    let spectra = [summed(kept(Side::A))?, summed(kept(Side::B))?].map(|sum| histogram::spectrum(&sum));
+    let latency = latency_chart(
+        "Latency by percentile, all pairs that count",
+        &[("A", &spectra[0]), ("B", &spectra[1])],
+    );
     let ratios = ratio_chart(compared)?;
     let page = Page::new(&format!("B ({b}) relative to A ({})", setup.target), &about(&setup));
     let page = page.section("Result", |section| {
         for figure in &compared.figures {
             section.result(&figure.to_string());
+        }
+        for judged in &compared.judged {
+            section.result(&judged.to_string());
         }
         let row = |figure: &Difference| {
             vec![
@@ -142,9 +192,13 @@ pub fn of_comparison(compared: &Comparison, machine: &MachineInfo) -> Result<Pag
         section.text(&format!(
             "Turns alternate, A B B A, so that a drift of the machine affects both alike. Each of the {} \
              pairs gives a ratio. Shown are the median and the interval that contains the true median with \
-             the given confidence. {} pairs were left out.",
+             the given confidence. {} pairs were left out and replaced.",
             compared.pairs, compared.pairs_unfit
         ));
+    });
+    let rows = pair_rows(compared);
+    let page = page.section("Pairs", |section| {
+        section.table(&["pair", "first", "A: p50", "p99", "lost", "B: p50", "p99", "lost", "counts"], rows);
     });
     Ok(set_up(page, &setup, machine))
 }
@@ -177,6 +231,7 @@ fn facts(report: &LoadReport) -> Vec<(&'static str, String)> {
     let counted = |n: u64| number(n as f64);
     vec![
         ("sent", format!("{}{wanted}", per_second(report.rate))),
+        ("goodput", per_second(report.goodput)),
         ("answered", counted(report.counts.answered)),
         ("lost", counted(report.counts.lost)),
         ("busy", counted(report.counts.busy)),
@@ -195,8 +250,9 @@ fn percentile_table(report: &LoadReport, section: &mut Section) {
 }
 
 fn steps(steps: &[LoadReport], section: &mut Section) {
-    let of = |name: &str, figure: fn(&LoadReport) -> u64| Series {
+    let of = |name: &str, colour: usize, figure: fn(&LoadReport) -> u64| Series {
         name: name.to_owned(),
+        colour: Some(colour),
         points: steps
             .iter()
             .map(|step| (step.rate_wanted.unwrap_or(step.rate), figure(step) as f64))
@@ -209,9 +265,9 @@ fn steps(steps: &[LoadReport], section: &mut Section) {
         x: Axis::linear("requests per second").from(0.0),
         y: Axis::log("latency").numbers(Numbers::Micros),
         series: vec![
-            of("p50", |step| step.latency_us.p50),
-            of("p99", |step| step.latency_us.p99),
-            of("p99.9", |step| step.latency_us.p999),
+            of("p50", colour::P50, |step| step.latency_us.p50),
+            of("p99", colour::P99, |step| step.latency_us.p99),
+            of("p99.9", colour::P999, |step| step.latency_us.p999),
         ],
         rules: vec![],
     });
@@ -222,6 +278,7 @@ fn steps(steps: &[LoadReport], section: &mut Section) {
         vec![
             step.rate_wanted.map_or(String::new(), per_second),
             per_second(step.rate),
+            per_second(step.goodput),
             count(step.counts.answered),
             count(step.counts.busy + step.counts.refused),
             count(step.counts.lost),
@@ -231,16 +288,27 @@ fn steps(steps: &[LoadReport], section: &mut Section) {
             kept.to_owned(),
         ]
     });
-    let head =
-        ["target rate", "sent", "answered", "busy, refused", "lost", "p50", "p99", "p99.9", "schedule kept"];
+    let head = [
+        "target rate",
+        "sent",
+        "goodput",
+        "answered",
+        "busy, refused",
+        "lost",
+        "p50",
+        "p99",
+        "p99.9",
+        "schedule kept",
+    ];
     section.table(&head, rows);
 }
 
 /// Charts of latency, rate and errors by second.
 fn over_time(report: &LoadReport) -> [Lines; 3] {
     let x = || Axis::linear("seconds").from(0.0).to(report.duration_s.max(1.0));
-    let of = |name: &str, style: Style, figure: &dyn Fn(&Second) -> f64| Series {
+    let of = |name: &str, colour: usize, style: Style, figure: &dyn Fn(&Second) -> f64| Series {
         name: name.to_owned(),
+        colour: Some(colour),
         points: report.series.iter().map(|second| (second.at_s as f64, figure(second))).collect(),
         style,
         ..Series::default()
@@ -255,9 +323,9 @@ fn over_time(report: &LoadReport) -> [Lines; 3] {
         x: x(),
         y: Axis::log("latency").numbers(Numbers::Micros),
         series: vec![
-            of("p50", Style::Line, &|second| time(second.latency_us_p50)),
-            of("p99", Style::Line, &|second| time(second.latency_us_p99)),
-            of("max", Style::Line, &|second| time(second.latency_us_max)),
+            of("p50", colour::P50, Style::Line, &|second| time(second.latency_us_p50)),
+            of("p99", colour::P99, Style::Line, &|second| time(second.latency_us_p99)),
+            of("max", colour::MAX, Style::Line, &|second| time(second.latency_us_max)),
         ],
         rules: vec![],
     };
@@ -266,8 +334,8 @@ fn over_time(report: &LoadReport) -> [Lines; 3] {
         x: x(),
         y: Axis::linear("per second").from(0.0),
         series: vec![
-            of("sent", Style::Line, &per_second(|second| second.counts.sent)),
-            of("answered", Style::Line, &per_second(|second| second.counts.answered)),
+            of("sent", colour::SENT, Style::Line, &per_second(|second| second.counts.sent)),
+            of("answered", colour::ANSWERED, Style::Line, &per_second(|second| second.counts.answered)),
         ],
         rules: vec![],
     };
@@ -276,10 +344,10 @@ fn over_time(report: &LoadReport) -> [Lines; 3] {
         x: x(),
         y: Axis::linear("per second").from(0.0),
         series: vec![
-            of("lost", Style::Steps, &per_second(|second| second.counts.lost)),
-            of("busy", Style::Steps, &per_second(|second| second.counts.busy)),
-            of("refused", Style::Steps, &per_second(|second| second.counts.refused)),
-            of("left late", Style::Steps, &per_second(|second| second.counts.late_sends)),
+            of("lost", colour::LOST, Style::Steps, &per_second(|second| second.counts.lost)),
+            of("busy", colour::BUSY, Style::Steps, &per_second(|second| second.counts.busy)),
+            of("refused", colour::REFUSED, Style::Steps, &per_second(|second| second.counts.refused)),
+            of("left late", colour::LATE, Style::Steps, &per_second(|second| second.counts.late_sends)),
         ],
         rules: vec![],
     };
@@ -329,18 +397,19 @@ fn outcome(trial: &SearchTrial) -> &'static str {
 /// Chart of one SLO metric in all trials, with its limit and the found rate.
 fn trials_chart(found: &Found, metric: Metric, limit: Rule) -> Result<Lines, String> {
     let mut series = vec![];
-    for (name, wanted) in [
-        ("met", TrialOutcome::Met),
-        ("missed", TrialOutcome::Missed),
-        ("generator too slow", TrialOutcome::Unfit),
+    for (name, colour, wanted) in [
+        ("met", colour::MET, TrialOutcome::Met),
+        ("missed", colour::MISSED, TrialOutcome::Missed),
+        ("generator too slow", colour::INVALID, TrialOutcome::Unfit),
     ] {
         let mut points = vec![];
         for trial in found.trials.iter().filter(|trial| trial.outcome == wanted) {
-            let value = ReportMetrics::of(&trial.report)?.get(metric);
+            let value = ReportMetrics::of(&trial.report)?.shown(metric);
             points.push((trial.rate, value.unwrap_or(f64::NAN)));
         }
         if !points.is_empty() {
-            series.push(Series { name: name.to_owned(), points, style: Style::Marks, ..Series::default() });
+            let marks = Series { name: name.to_owned(), points, style: Style::Marks, ..Series::default() };
+            series.push(marks.coloured(colour));
         }
     }
     let y = match metric.numbers() {
@@ -357,21 +426,50 @@ fn trials_chart(found: &Found, metric: Metric, limit: Rule) -> Result<Lines, Str
     })
 }
 
+/// A row for each pair, those that were left out too.
+fn pair_rows(compared: &Comparison) -> Vec<Vec<String>> {
+    let row = |(index, pair): (usize, &[ComparisonTurn])| {
+        let mut row = vec![(index + 1).to_string()];
+        row.push(if pair[0].side == Side::A { "A" } else { "B" }.to_owned());
+        for side in [Side::A, Side::B] {
+            for turn in pair.iter().filter(|turn| turn.side == side) {
+                let LoadReport { latency_us, counts, .. } = &turn.report;
+                row.extend([latency_us.p50, latency_us.p99].map(|us| Numbers::Micros.write(us as f64)));
+                row.push(number(counts.lost as f64));
+            }
+        }
+        let why = pair.iter().map(|turn| turn.report.verdict()).find(|verdict| *verdict != RunVerdict::Valid);
+        row.push(why.map_or("yes".to_owned(), |verdict| format!("left out: {verdict}")));
+        row
+    };
+    compared.turns.chunks_exact(2).enumerate().map(row).collect()
+}
+
 /// Chart of the ratios of B to A by pair.
 fn ratio_chart(compared: &Comparison) -> Result<Lines, String> {
     let mut series = vec![];
-    for percent in [50.0, 99.0, 99.9] {
+    let mut left_out = vec![];
+    for (percent, colour) in [(50.0, colour::P50), (99.0, colour::P99), (99.9, colour::P999)] {
         let metric = Metric::Percentile(percent);
         let mut points = vec![];
         for (index, pair) in compared.turns.chunks_exact(2).enumerate() {
             let value = |side: Side| {
                 let turn =
                     pair.iter().find(|turn| turn.side == side).map(|turn| ReportMetrics::of(&turn.report));
-                Ok::<_, String>(turn.transpose()?.and_then(|figures| figures.get(metric)).unwrap_or(f64::NAN))
+                Ok::<_, String>(
+                    turn.transpose()?.and_then(|figures| figures.shown(metric)).unwrap_or(f64::NAN),
+                )
             };
-            points.push(((index + 1) as f64, value(Side::B)? / value(Side::A)?));
+            let point = ((index + 1) as f64, value(Side::B)? / value(Side::A)?);
+            if pair[0].left_out { left_out.push(point) } else { points.push(point) }
         }
-        series.push(Series { name: metric.to_string(), points, style: Style::Marked, ..Series::default() });
+        let line = Series { name: metric.to_string(), points, style: Style::Marked, ..Series::default() };
+        series.push(line.coloured(colour));
+    }
+    if !left_out.is_empty() {
+        let name = "left out".to_owned();
+        let marks = Series { name, points: left_out, style: Style::Marks, ..Series::default() };
+        series.push(marks.coloured(colour::INVALID));
     }
     Ok(Lines {
         title: "B / A by pair".to_owned(),
@@ -392,6 +490,7 @@ fn set_up(page: Page, setup: &SetUp, machine: &MachineInfo) -> Page {
         ("rate", setup.rate.clone()),
         ("window", setup.window.map_or(String::new(), |window| window.to_string())),
         ("clients", setup.clients.to_string()),
+        ("from", setup.bind.clone()),
         ("threads", setup.threads.to_string()),
         ("payload", format!("{} bytes", setup.payload)),
         ("timeout", seconds(setup.timeout_s)),

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use crossbeam_utils::atomic::AtomicCell;
 
-use super::{Counts, Generator, LoadProtocol, SecondTally};
+use super::{Counts, Generator, LoadProtocol, NetworkErrors, SecondTally};
 use crate::base::time::{Clock, Instant};
-use crate::io::DatagramIo;
+use crate::io::{DatagramIo, IoCounters};
 use crate::os::signals::Stop;
 use crate::role::Role;
 
@@ -22,12 +22,17 @@ pub struct LiveCounts {
     pub counts: Counts,
     /// Requests in flight.
     pub in_flight: u64,
+    /// Errors that the network reported, those of the warm-up included.
+    pub errors: NetworkErrors,
+    /// Median and 99th percentile of the last second whose requests have all ended, in microseconds.
+    pub last_second: Option<(u64, u64)>,
 }
 
 impl AddAssign for LiveCounts {
     fn add_assign(&mut self, other: LiveCounts) {
         self.counts += other.counts;
         self.in_flight += other.in_flight;
+        self.errors += other.errors;
     }
 }
 
@@ -40,31 +45,52 @@ pub struct Surroundings<'a> {
     /// On the first signal the loop stops sending and waits for the requests in flight. On the second it
     /// counts them as lost.
     pub stop: &'a Stop,
+    /// The same for a condition that ends the run.
+    pub abort: &'a Stop,
     /// Written once per turn.
     pub progress: &'a Progress,
+    /// Whether to ask each socket for its drops at the end of the warm-up.
+    pub recounts: bool,
 }
 
-/// Runs a generator to its end and returns it. `on_second` receives each second whose requests have all
-/// ended.
+/// Runs a generator to its end. Returns it, and the counters of the back end when its warm-up was over.
+/// `on_second` receives each second whose requests have all ended.
 pub fn run<P: LoadProtocol>(
     mut generator: Generator<P>,
     io: &mut impl DatagramIo,
     around: &Surroundings<'_>,
     mut on_second: impl FnMut(SecondTally),
-) -> io::Result<Generator<P>> {
-    let Surroundings { clock, spin, stop, progress } = around;
+) -> io::Result<(Generator<P>, IoCounters)> {
+    let mut before = io.counters();
+    let mut unsent = before.send_failed;
+    let Surroundings { clock, spin, stop, abort, progress, recounts } = around;
     loop {
         await_work(io, generator.next_deadline(), *clock, *spin)?;
         let now = clock.now();
         let (rx, tx) = io.turn();
+        let was_warming_up = generator.is_warming_up();
         generator.on_batch(now, rx, tx);
         // Read again, since handling the input may take time: a request's send time is that of its flush.
         let now = clock.now();
         generator.on_timeout(now, tx);
         io.flush()?;
-        let in_flight = generator.in_flight() as u64;
-        progress.store(LiveCounts { counts: *generator.counts(), in_flight });
-        if stop.is_asked() {
+        if was_warming_up && !generator.is_warming_up() {
+            // The kernel tells drops with the next datagram of a socket; those of the warm-up are asked for.
+            // That is a system call per socket, so with very many sockets a few may count.
+            if *recounts {
+                io.recount_drops();
+            }
+            before = io.counters();
+        }
+        let IoCounters { send_failed, send_errno, .. } = io.counters();
+        if send_failed > unsent {
+            generator.note_unsent(send_errno, send_failed - unsent);
+            unsent = send_failed;
+        }
+        let (counts, in_flight, errors) =
+            (*generator.counts(), generator.in_flight() as u64, generator.errors());
+        progress.store(LiveCounts { counts, in_flight, errors, last_second: None });
+        if stop.is_asked() || abort.is_asked() {
             generator.stop(now);
         }
         if stop.is_asked_twice() {
@@ -75,7 +101,7 @@ pub fn run<P: LoadProtocol>(
             on_second(second);
         }
         if finished {
-            return Ok(generator);
+            return Ok((generator, before));
         }
     }
 }

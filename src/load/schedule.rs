@@ -185,10 +185,10 @@ impl Schedule {
         Self::at(rate.share(share.of), Gaps::Exponential(Rng::new(seed)), 0.0, start)
     }
 
-    /// Bursts of `burst` requests (1: single requests) at equal gaps; the first is one gap after
-    /// `start`. Shares take turns.
+    /// Bursts of `burst` requests (1: single requests) at equal gaps; the first is half a gap after
+    /// `start`, so that a whole number of gaps has that number of bursts. Shares take turns.
     pub fn bursts(rate: LoadRate, burst: u32, share: Share, start: Instant) -> Self {
-        let before_first = (f64::from(share.index + 1) / f64::from(share.of) - 1.0) * f64::from(burst);
+        let before_first = ((f64::from(share.index) + 0.5) / f64::from(share.of) - 1.0) * f64::from(burst);
         Self::at(rate.share(share.of), Gaps::Equal { burst, left: 0 }, before_first, start)
     }
 
@@ -288,8 +288,23 @@ mod tests {
     #[test]
     fn equal_gaps_are_equal_and_do_not_drift() {
         let moments = moments(Schedule::bursts(flat(1000.0), 1, Share::WHOLE, START), 100_000);
-        assert!(gaps(&moments).iter().all(|gap| (gap - 1e-3).abs() <= 2e-9));
-        assert_eq!(moments.last(), Some(&100.0));
+        assert!(gaps(&moments)[1..].iter().all(|gap| (gap - 1e-3).abs() <= 2e-9));
+        assert_eq!((moments[0], moments.last()), (0.0005, Some(&99.9995)));
+    }
+
+    #[test]
+    fn a_whole_number_of_gaps_has_as_many_bursts() {
+        for (rate, burst, seconds) in [(500.0, 1, 2), (500.0, 10, 2), (1_000.0, 3, 3), (7.0, 1, 1)] {
+            let count = (rate * f64::from(seconds)) as usize;
+            for of in [1, 3] {
+                let until = |index| {
+                    let schedule = Schedule::bursts(flat(rate), burst, Share { index, of }, START);
+                    let all = moments(schedule, count + 1);
+                    all.iter().filter(|at| **at < f64::from(seconds)).count()
+                };
+                assert_eq!((0..of).map(until).sum::<usize>(), count, "{rate} {burst} {of}");
+            }
+        }
     }
 
     #[test]
@@ -302,7 +317,7 @@ mod tests {
     #[test]
     fn a_burst_is_at_once_and_the_mean_rate_stays() {
         let moments = moments(Schedule::bursts(flat(1000.0), 5, Share::WHOLE, START), 15);
-        let expected: Vec<f64> = [0.005, 0.010, 0.015].into_iter().flat_map(|at| [at; 5]).collect();
+        let expected: Vec<f64> = [0.0025, 0.0075, 0.0125].into_iter().flat_map(|at| [at; 5]).collect();
         assert_eq!(moments, expected);
     }
 

@@ -114,6 +114,9 @@ pub struct Found {
     pub high: Option<f64>,
     /// Confidence of `low` and `high` together.
     pub confidence: f64,
+    /// Whether a signal ended the search.
+    #[serde(default)]
+    pub interrupted: bool,
     /// All trials in the order in which they ran.
     pub trials: Vec<SearchTrial>,
 }
@@ -149,6 +152,9 @@ impl RateLevel {
 impl CapacitySearch {
     /// A new search; the error describes the problem with the SLO.
     pub fn new(plan: SearchPlan) -> Result<CapacitySearch, String> {
+        if !plan.slo.are_of_one() {
+            return Err("a condition on A and B needs --compare and --fail-if".to_owned());
+        }
         for condition in plan.slo.each() {
             if matches!(condition.operator, Operator::Above | Operator::AtLeast) {
                 return Err(format!(
@@ -259,11 +265,13 @@ impl CapacitySearch {
     fn judge(&self, report: &LoadReport) -> Result<(TrialOutcome, String), String> {
         let figures = ReportMetrics::of(report)?;
         let outcome = match (report.verdict(), self.plan.slo.hold(&figures)) {
-            (RunVerdict::TooSlow(_), _) | (RunVerdict::Late(_), false) => TrialOutcome::Unfit,
+            (RunVerdict::TooSlow(_), _) | (RunVerdict::Late(..), false) => TrialOutcome::Unfit,
+            // A run without an answer meets nothing, not even `loss<=100%`.
+            (RunVerdict::NothingAnswered(_) | RunVerdict::Unmatched(_), _) => TrialOutcome::Missed,
             // Latency counts from the schedule, so a trial that met the SLO with late sends would also
             // meet it without them.
             (_, true) => TrialOutcome::Met,
-            (RunVerdict::Valid | RunVerdict::NothingAnswered, false) => TrialOutcome::Missed,
+            (RunVerdict::Valid, false) => TrialOutcome::Missed,
         };
         Ok((outcome, self.plan.slo.measured(&figures)))
     }
@@ -298,6 +306,7 @@ impl CapacitySearch {
             high: high.map(|high| rate.map_or(high, |rate| high.max(rate))),
             confidence: CONFIDENCE,
             plan: self.plan,
+            interrupted: false,
             trials: self.trials,
         }
     }
@@ -435,7 +444,10 @@ impl fmt::Display for Found {
                 write!(f, ": at {at} this generator could not keep up; give it more CPU or threads")?;
                 f.write_str(if rate.is_none() { ", or start with a lower --rate" } else { "" })
             }
-            SearchEnd::Stopped => write!(f, ": the search was stopped early"),
+            SearchEnd::Stopped => {
+                f.write_str(": the search was stopped early")?;
+                f.write_str(if self.interrupted { " (interrupted)" } else { "" })
+            }
         }
     }
 }

@@ -8,7 +8,7 @@ use hdrhistogram::Histogram;
 use super::counts::Counts;
 use super::histogram::{EncodedHistogram, Percentiles, add, micros_at};
 use super::ledger::SecondTally;
-use super::report::Second;
+use super::report::{LoadReport, Second};
 
 /// Merges the seconds of concurrent loops.
 #[derive(Debug)]
@@ -23,6 +23,30 @@ impl Seconds {
     /// For this number of loops.
     pub fn new(loops: usize) -> Self {
         Seconds { loops, open: BTreeMap::new(), finished: vec![] }
+    }
+
+    /// Number of seconds that all loops have finished.
+    pub fn finished(&self) -> usize {
+        self.finished.len()
+    }
+
+    /// Median and 99th percentile of the last finished second, in microseconds.
+    pub fn last_latency(&self) -> Option<(u64, u64)> {
+        self.finished.last().map(|second| (second.latency_us_p50, second.latency_us_p99))
+    }
+
+    /// A report of the last seconds, at most `count`: their counts, rates and latencies.
+    pub fn recent(&self, count: usize) -> LoadReport {
+        let recent = &self.finished[self.finished.len().saturating_sub(count)..];
+        let mut report = LoadReport { duration_s: recent.len() as f64, ..LoadReport::default() };
+        let mut latency = EncodedHistogram::default().decode().expect("an empty one");
+        for second in recent {
+            report.counts += second.counts;
+            add(&mut latency, &second.histogram.decode().expect("it was encoded here"));
+        }
+        report.set_rates();
+        report.histograms.latency = EncodedHistogram::of(&latency);
+        report
     }
 
     /// Adds a second of one loop.
@@ -134,6 +158,19 @@ mod tests {
         seconds.add(a);
         seconds.add(b);
         assert_eq!(seconds.finish(), [sum]);
+    }
+
+    #[test]
+    fn the_last_seconds_are_a_report() {
+        let mut seconds = Seconds::new(1);
+        [tally(0, &[1; 50]), tally(1, &[2; 10]), tally(2, &[3; 30])]
+            .into_iter()
+            .for_each(|tally| seconds.add(tally));
+        let recent = seconds.recent(2);
+        assert_eq!((recent.counts.answered, recent.goodput, recent.duration_s), (40, 20.0, 2.0));
+        assert_eq!(recent.histograms.latency.decode().unwrap().len(), 40);
+        assert_eq!((seconds.recent(9).counts.answered, seconds.finished()), (90, 3));
+        assert!(seconds.last_latency().is_some_and(|(p50, _)| p50 / 100 == 30));
     }
 
     #[test]

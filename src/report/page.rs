@@ -149,6 +149,9 @@ tbody th { font-weight: 600; }
 .words, th:first-child { text-align: left; }
 th:first-child { padding-left: 0; }
 tbody tr > * { border-top: 1px solid var(--edge); }
+@media (max-width: 620px) {
+  .chart { min-width: 720px; }
+}
 @media print {
   body { background: none; font-size: 11pt; }
   main { max-width: none; padding: 0; }
@@ -157,6 +160,8 @@ tbody tr > * { border-top: 1px solid var(--edge); }
   .chart, tr, dl { break-inside: avoid; }
   .wide { overflow: visible; }
   .chart { min-width: 0; }
+  table { font-size: 9pt; }
+  th, td { padding: 2pt 5pt; white-space: normal; }
 }
 ";
 

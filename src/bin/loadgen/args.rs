@@ -2,11 +2,12 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use clap::{Parser, ValueEnum};
+use lbd::config::{Target, server_address};
 use lbd::io::IoChoice;
-use lbd::load::{Arrivals, Payload, type_from};
+use lbd::load::{Arrivals, Payload, Sources, type_from};
 use lbd::wire::header::{FRAME_SIZE_MAX, FRAME_SIZE_MIN};
 
 // The path is explicit because two programs include this file.
@@ -56,30 +57,55 @@ pub struct Args {
     /// Length of the measurement [default: 10s, or the whole trace]
     #[arg(long, value_name = "TIME", value_parser = duration, help_heading = LOAD)]
     pub duration: Option<Duration>,
+    /// Requests of the measurement; it ends after them, or after --duration if that is given too
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), help_heading = LOAD)]
+    pub requests: Option<u64>,
+    /// Closed loop: time from the end of a request to the next one in its place, like users who read
+    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = humantime::parse_duration,
+        help_heading = LOAD)]
+    pub think: Duration,
+    /// Time at which the warm-up starts, as 2026-12-01T10:00:00Z or in seconds since 1970, so that several
+    /// generators start together
+    #[arg(long, value_name = "TIME", value_parser = moment, conflicts_with_all = ["search", "compare"],
+        help_heading = LOAD)]
+    pub start_at: Option<SystemTime>,
     /// Time before the measurement that does not count [default: 1s, or 0s for a trace]
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, help_heading = LOAD)]
     pub warmup: Option<Duration>,
-    /// Time after which an unanswered request is lost; it counts with this latency
+    /// Time after which an unanswered request is lost; shown with its wait plus this time
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = duration, help_heading = LOAD)]
     pub timeout: Duration,
     /// Seed of the schedule; the same seed repeats it [default: random]
     #[arg(long, value_name = "N", help_heading = LOAD)]
     pub seed: Option<u64>,
 
-    /// Target address [default: the balancer's client-side address in the configuration]
-    #[arg(long, value_name = "ADDR", help_heading = REQUESTS)]
-    pub target: Option<SocketAddr>,
+    /// Target: an address, also [fe80::1%eth0]:53, or a host name with a port [default: the balancer's
+    /// client-side address in the configuration]
+    ///
+    /// A name is looked up once, at the start. An IPv4 address comes before an IPv6 one, unless --bind is
+    /// IPv6.
+    #[arg(long, value_name = "ADDR", value_parser = target, help_heading = REQUESTS)]
+    pub target: Option<Target>,
+    /// Local address of the clients, or a network whose addresses the clients take in turn, such as
+    /// 127.0.9.0/24; the machine must have the addresses
+    #[arg(long, value_name = "ADDR[/PREFIX]", help_heading = REQUESTS)]
+    pub bind: Option<Sources>,
     /// Protocol of the requests: lbd's frames, DNS queries, or raw for the unmodified payload
     #[arg(long, value_name = "NAME", default_value = "native", help_heading = REQUESTS)]
     pub protocol: RequestProtocol,
-    /// Payload of a request: a number of random bytes, text:..., hex:..., or file:... [default: 16]
+    /// Payload of a request: a number of random bytes, text:..., hex:..., or file:... [default: 16];
+    /// several are sent in turn
     ///
     /// With --protocol raw, the payload is the whole datagram. {id} in it becomes 16 hexadecimal digits
-    /// that differ for each request. If responses repeat the digits, any number of requests may be in
-    /// flight. Without {id}, each client has one request in flight, and any datagram from the target is
-    /// its response. After a loss, that client pauses for another --timeout.
+    /// that differ for each request; {id:4} to {id:8}, as in hex:0001{id:8}ff, become as many bytes. If
+    /// responses repeat the id, any number of requests may be in flight. Without {id}, each client has one
+    /// request in flight, and any datagram from the target is its response. After a loss, that client
+    /// pauses for another --timeout.
     #[arg(long, value_name = "BYTES|text:..", help_heading = REQUESTS)]
-    pub payload: Option<Payload>,
+    pub payload: Vec<Payload>,
+    /// With --protocol raw: a response without this is an error, counted as refused: text:... or hex:...
+    #[arg(long, value_name = "text:..", value_parser = pattern, help_heading = REQUESTS)]
+    pub expect: Option<Pattern>,
     /// Frame size in bytes, if no configuration is used
     #[arg(long, value_name = "BYTES", conflicts_with = "config", value_parser = frame_size,
         help_heading = REQUESTS)]
@@ -92,8 +118,9 @@ pub struct Args {
     /// example.com]
     #[arg(long, value_name = "NAME", help_heading = REQUESTS)]
     pub dns_name: Option<String>,
-    /// File with names to query in turn; each line is NAME or NAME TYPE
-    #[arg(long, value_name = "FILE", conflicts_with = "dns_name", help_heading = REQUESTS)]
+    /// File with names to query in turn, as for dnsperf; each line is NAME or NAME TYPE
+    #[arg(long, visible_alias = "dns-file", value_name = "FILE", conflicts_with = "dns_name",
+        help_heading = REQUESTS)]
     pub dns_names: Option<PathBuf>,
     /// Query type where the file has none [default: A]
     #[arg(long, value_name = "TYPE", value_parser = type_from, help_heading = REQUESTS)]
@@ -119,6 +146,15 @@ pub struct Args {
         help_heading = MACHINE)]
     pub spin: Duration,
 
+    /// Time after its scheduled moment from which a request is late
+    #[arg(long, value_name = "TIME", default_value = "1ms", value_parser = humantime::parse_duration,
+        help_heading = MACHINE)]
+    pub late_max: Duration,
+    /// Maximum share of late requests; above it the run is invalid
+    #[arg(long, value_name = "SHARE", default_value = "1%", value_parser = judgement::share,
+        help_heading = MACHINE)]
+    pub late_share: f64,
+
     #[command(flatten)]
     pub judgement: Judgement,
 
@@ -136,6 +172,12 @@ pub struct Args {
     /// Write the latencies of each second as an HdrHistogram interval log
     #[arg(long, value_name = "FILE|-", help_heading = OUTPUT)]
     pub hdr: Option<PathBuf>,
+    /// Write the percentile distribution as text of HdrHistogram (.hgrm), in milliseconds
+    #[arg(long, value_name = "FILE|-", help_heading = OUTPUT)]
+    pub hgrm: Option<PathBuf>,
+    /// Serve the counts of the run for Prometheus at http://ADDR/metrics while it lasts
+    #[arg(long, value_name = "IP:PORT", help_heading = OUTPUT)]
+    pub metrics: Option<SocketAddr>,
     /// Print neither progress nor table
     #[arg(long, help_heading = OUTPUT)]
     pub quiet: bool,
@@ -159,10 +201,12 @@ Examples:
   loadgen --rate 20000 --compare 127.0.0.1:54001 127.0.0.1:55001 --repeats 15
   loadgen --rate 20000 --fail-if 'p99>5ms' --fail-if 'loss>0.1%' --report out.html
 
-Exit codes: 0 the schedule was kept; 1 no request was answered, or more than 1 % of the requests left late \
-or less than 99 % of them left, so the results measure this generator and not the system; 2 an error in the \
-arguments, the configuration or the environment; 3 a condition of --fail-if holds, or even the lowest rate \
-misses --slo. Lost requests do not fail a run: the report counts them, and --fail-if sets a limit.";
+Exit codes: 0 the schedule was kept; 1 no request was answered, or more than --late-share of the requests \
+left late or less than 99 % of them left, so the results measure this generator and not the system, or a \
+comparison cannot tell; 2 an error in the arguments, the configuration, the environment or an output; 3 a \
+condition of --fail-if or --abort-if holds, or even the lowest rate misses --slo; 4 a signal ended the run, \
+and the results are partial. Lost requests do not fail a run: the report counts them, and --fail-if sets a \
+limit.";
 
 /// Protocol of the requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -216,6 +260,31 @@ impl Steps {
         let step = (to - from) / f64::from(count - 1);
         Ok(Steps((0..count).map(|n| if n + 1 == count { to } else { from + step * f64::from(n) }).collect()))
     }
+}
+
+/// Bytes that each response must have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pattern(pub Vec<u8>);
+
+fn pattern(text: &str) -> Result<Pattern, String> {
+    match text.parse()? {
+        Payload::Bytes(bytes) if !bytes.is_empty() => Ok(Pattern(bytes)),
+        _ => Err("use text:... or hex:... with at least one byte".to_owned()),
+    }
+}
+
+/// Parses a time of the wall clock.
+fn moment(text: &str) -> Result<SystemTime, String> {
+    let seconds = text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    match seconds.and_then(|seconds| SystemTime::UNIX_EPOCH.checked_add(seconds)) {
+        Some(moment) => Ok(moment),
+        None => humantime::parse_rfc3339_weak(text).map_err(|error| error.to_string()),
+    }
+}
+
+/// Parses an address or a host name, with a port.
+fn target(text: &str) -> Result<Target, String> {
+    server_address(text, false).map_err(|why| format!("`{text}` {why}"))
 }
 
 fn rate(text: &str) -> Result<f64, String> {

@@ -2,12 +2,18 @@
 
 use std::process::ExitCode;
 
-use lbd::load::RunVerdict;
+use lbd::load::{LoadReport, RunVerdict};
+
+use crate::output::Unwritten;
 
 /// The results measure the generator, not the system.
 const INVALID: u8 = 1;
+/// A mistake in arguments, configuration or environment.
+const ERROR: u8 = 2;
 /// A condition on the results failed.
 const CONDITION: u8 = 3;
+/// A signal ended the run: the results are partial.
+const INTERRUPTED: u8 = 4;
 
 /// An exit code with its reasons.
 #[derive(Debug, PartialEq, Eq)]
@@ -33,9 +39,24 @@ impl RunEnd {
         RunEnd { code: CONDITION, reasons }
     }
 
-    /// The outcome of a run, from its verdict and the `--fail-if` conditions that hold. An invalid run
-    /// comes first.
-    pub fn of_run(verdict: RunVerdict, holding: Vec<String>) -> Self {
+    /// A signal ended the run.
+    pub fn interrupted(reason: String) -> Self {
+        RunEnd { code: INTERRUPTED, reasons: vec![reason] }
+    }
+
+    /// The outcome of a run, from its report and the `--fail-if` conditions that hold. An interruption comes
+    /// first, then an invalid run.
+    pub fn of_run(report: &LoadReport, holding: Vec<String>) -> Self {
+        match report.interruption() {
+            Some(line) => RunEnd { code: INTERRUPTED, reasons: holding.into_iter().chain([line]).collect() },
+            None => {
+                let holding = report.aborted.iter().cloned().chain(holding).collect();
+                RunEnd::of_whole_run(report.verdict(), holding)
+            }
+        }
+    }
+
+    fn of_whole_run(verdict: RunVerdict, holding: Vec<String>) -> Self {
         match (verdict, holding.is_empty()) {
             (RunVerdict::Valid, true) => RunEnd::good(),
             (RunVerdict::Valid, false) => RunEnd::condition(holding),
@@ -43,6 +64,14 @@ impl RunEnd {
                 let reasons = holding.into_iter().chain([verdict.to_string()]).collect();
                 RunEnd { code: INVALID, reasons }
             }
+        }
+    }
+
+    /// The same end, unless an output could not be written, which outweighs the results.
+    pub fn with(self, Unwritten(errors): Unwritten) -> Self {
+        match errors.is_empty() {
+            true => self,
+            false => RunEnd { code: ERROR, reasons: self.reasons.into_iter().chain(errors).collect() },
         }
     }
 
@@ -54,14 +83,19 @@ impl RunEnd {
 
 #[cfg(test)]
 mod tests {
+    use lbd::load::Tolerance;
+
     use super::*;
 
     #[test]
     fn figures_that_say_nothing_outweigh_a_condition_on_them() {
         let held = || vec!["p99>5ms holds".to_owned()];
-        assert_eq!(RunEnd::of_run(RunVerdict::Valid, vec![]), RunEnd::good());
-        assert_eq!(RunEnd::of_run(RunVerdict::Valid, held()), RunEnd { code: 3, reasons: held() });
-        let late = RunEnd::of_run(RunVerdict::Late(0.5), held());
+        assert_eq!(RunEnd::of_whole_run(RunVerdict::Valid, vec![]), RunEnd::good());
+        assert_eq!(RunEnd::of_whole_run(RunVerdict::Valid, held()), RunEnd { code: 3, reasons: held() });
+        let late = RunEnd::of_whole_run(RunVerdict::Late(0.5, Tolerance::default()), held());
         assert_eq!((late.code, late.reasons.len()), (1, 2));
+        // What was cut off is no result, whatever its figures.
+        let cut = RunEnd::of_run(&LoadReport { interrupted: true, ..LoadReport::default() }, held());
+        assert_eq!((cut.code, cut.reasons.len()), (4, 2));
     }
 }

@@ -1,112 +1,110 @@
 //! Destinations of a report: files, standard output and the terminal.
 
-use std::fs::File;
-use std::io::Write;
-use std::path::Path;
+use std::path::PathBuf;
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow};
 use lbd::load::pages::{self, MachineInfo};
-use lbd::load::{LoadReport, write_csv, write_interval_log};
+use lbd::load::{LoadReport, write_csv, write_hgrm, write_interval_log};
 use lbd::os::terminal::{print, tell};
 use lbd::report::page::Page;
 use serde::Serialize;
 
 use crate::args::Args;
-
-/// A file or standard output.
-enum Sink<'a> {
-    Stdout,
-    File(&'a Path, File),
-}
-
-impl<'a> Sink<'a> {
-    fn open(path: Option<&'a Path>) -> Result<Option<Self>> {
-        match path {
-            None => Ok(None),
-            Some(path) if path == Path::new("-") => Ok(Some(Sink::Stdout)),
-            Some(path) => {
-                let file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
-                Ok(Some(Sink::File(path, file)))
-            }
-        }
-    }
-
-    fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        match self {
-            Sink::Stdout => drop(print(format_args!("{}", String::from_utf8_lossy(bytes)))?),
-            Sink::File(path, file) => {
-                file.write_all(bytes).with_context(|| format!("cannot write {}", path.display()))?;
-            }
-        }
-        Ok(())
-    }
-}
+use crate::sink::Sink;
 
 /// The requested destinations.
 pub struct Outputs<'a> {
     json: Option<Sink<'a>>,
     csv: Option<Sink<'a>>,
     hdr: Option<Sink<'a>>,
+    hgrm: Option<Sink<'a>>,
     page: Option<Sink<'a>>,
+    /// An output that is written already went to standard output.
+    stdout_is_taken: bool,
     quiet: bool,
 }
 
+/// Problems of single outputs; each output is written regardless of the others.
+#[derive(Debug, Default)]
+pub struct Unwritten(pub Vec<String>);
+
+impl Unwritten {
+    fn note(&mut self, written: Result<()>) {
+        if let Err(error) = written {
+            self.0.push(format!("{error:#}"));
+        }
+    }
+}
+
 impl<'a> Outputs<'a> {
-    /// Opens the destinations before the load, so that a path that cannot be written fails early.
+    /// Opens the destinations before the load, so that a path that cannot be written fails early. What they
+    /// hold stays until there are results.
     pub fn open(args: &'a Args) -> Result<Self> {
+        let open = |path: &'a Option<PathBuf>| path.as_deref().map(Sink::open).transpose();
         let outputs = Outputs {
-            json: Sink::open(args.json.as_deref())?,
-            csv: Sink::open(args.csv.as_deref())?,
-            hdr: Sink::open(args.hdr.as_deref())?,
-            page: Sink::open(args.judgement.report.as_deref())?,
+            json: open(&args.json)?,
+            csv: open(&args.csv)?,
+            hdr: open(&args.hdr)?,
+            hgrm: open(&args.hgrm)?,
+            page: open(&args.judgement.report)?,
+            stdout_is_taken: false,
             quiet: args.quiet,
         };
-        ensure!(outputs.to_stdout() <= 1, "only one of --json, --csv, --hdr and --report can be `-`");
+        Sink::check_distinct(&outputs.sinks().collect::<Vec<_>>())?;
         Ok(outputs)
     }
 
-    fn to_stdout(&self) -> usize {
-        [&self.json, &self.csv, &self.hdr, &self.page]
-            .into_iter()
-            .filter(|sink| matches!(sink, Some(Sink::Stdout)))
-            .count()
+    fn sinks(&self) -> impl Iterator<Item = &Sink<'a>> {
+        [&self.json, &self.csv, &self.hdr, &self.hgrm, &self.page].into_iter().flatten()
     }
 
     /// Writes the report of a run to each destination, and the table unless standard output is taken.
     /// `holding`: conditions that hold.
-    pub fn write(mut self, report: &LoadReport, holding: &[String]) -> Result<()> {
-        if let Some(sink) = &mut self.csv {
-            sink.write(write_csv(&report.series).as_bytes())?;
+    pub fn write(mut self, report: &LoadReport, holding: &[String]) -> Unwritten {
+        let (csv, hdr, hgrm) = (self.csv.take(), self.hdr.take(), self.hgrm.take());
+        self.stdout_is_taken |= csv.iter().chain(&hdr).chain(&hgrm).any(Sink::is_stdout);
+        let mut unwritten = Unwritten::default();
+        if let Some(sink) = csv {
+            unwritten.note(sink.write(write_csv(&report.series).as_bytes()));
         }
-        if let Some(sink) = &mut self.hdr {
+        if let Some(sink) = hdr {
             let mut log = vec![];
-            write_interval_log(report, &mut log)?;
-            sink.write(&log)?;
+            let made = write_interval_log(report, &mut log).context("the report is damaged");
+            unwritten.note(made.and_then(|()| sink.write(&log)));
         }
-        self.write_judged(report, &report.to_string(), |machine| pages::of_run(report, holding, machine))
+        if let Some(sink) = hgrm {
+            let latency =
+                report.histograms.latency.decode().map_err(|why| anyhow!("the report is damaged: {why}"));
+            unwritten.note(latency.and_then(|latency| sink.write(write_hgrm(&latency).as_bytes())));
+        }
+        let page = |machine: &MachineInfo| pages::of_run(report, holding, machine);
+        unwritten.0.extend(self.write_judged(report, &report.to_string(), page).0);
+        unwritten
     }
 
     /// Writes the result of several runs: as JSON, as a page, and as text unless standard output is taken.
     pub fn write_judged(
-        mut self,
+        self,
         judged: &impl Serialize,
         text: &str,
         page: impl FnOnce(&MachineInfo) -> Result<Page, String>,
-    ) -> Result<()> {
-        let to_stdout = self.to_stdout() > 0;
-        if let Some(sink) = &mut self.json {
-            sink.write(format!("{}\n", serde_json::to_string_pretty(judged)?).as_bytes())?;
+    ) -> Unwritten {
+        let mut unwritten = Unwritten::default();
+        let to_stdout = self.stdout_is_taken || self.sinks().any(Sink::is_stdout);
+        if let Some(sink) = self.json {
+            let made = serde_json::to_string_pretty(judged).context("the report cannot be written as JSON");
+            unwritten.note(made.and_then(|text| sink.write(format!("{text}\n").as_bytes())));
         }
-        if let Some(sink) = &mut self.page {
-            let page = page(&machine()).map_err(|why| anyhow!("the report is damaged: {why}"))?;
-            sink.write(page.to_html().as_bytes())?;
+        if let Some(sink) = self.page {
+            let made = page(&machine()).map_err(|why| anyhow!("the report is damaged: {why}"));
+            unwritten.note(made.and_then(|page| sink.write(page.to_html().as_bytes())));
         }
         match (self.quiet, to_stdout) {
             (true, _) => {}
             (false, true) => tell(format_args!("{text}")),
-            (false, false) => drop(print(format_args!("{text}"))?),
+            (false, false) => unwritten.note(print(format_args!("{text}")).map(drop).map_err(Into::into)),
         }
-        Ok(())
+        unwritten
     }
 }
 

@@ -1,6 +1,6 @@
 //! From arguments and configuration to jobs.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,12 +8,14 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
 use lbd::base::rng::entropy;
-use lbd::config::Config;
+use lbd::config::{Config, Target};
 use lbd::io::IoChoice;
-use lbd::load::{Arrivals, DnsQueries, Load, LoadRate, Measurement, Payload, ProtocolSpec, Trace};
+use lbd::load::{
+    Arrivals, DnsQueries, Load, LoadRate, Measurement, Payload, ProtocolSpec, Tolerance, Trace, UNBOUNDED,
+};
 use lbd::wire::FrameFormat;
 
-use crate::args::{Args, Ramp, RequestProtocol, Steps};
+use crate::args::{Args, Pattern, Ramp, RequestProtocol, Steps};
 
 const DURATION: Duration = Duration::from_secs(10);
 const WARMUP: Duration = Duration::from_secs(1);
@@ -23,11 +25,15 @@ const DNS_TYPE: u16 = 1;
 
 /// The jobs in order: a single one, or one per step.
 pub fn jobs(args: &Args) -> Result<Vec<Measurement>> {
-    let job = template(args, args.target)?;
+    let job = template(args, args.target.as_ref())?;
     let jobs: Vec<Measurement> = match &args.steps {
         Some(Steps(rates)) => {
             let loads = rates.iter().map(|rate| at_rate(args, LoadRate::flat(*rate)));
-            loads.map(|load| Ok(Measurement { load: load?, ..job.clone() })).collect::<Result<_>>()?
+            let first = |index: usize| job.start_at.filter(|_| index == 0);
+            let jobs = loads
+                .enumerate()
+                .map(|(index, load)| Ok(Measurement { load: load?, start_at: first(index), ..job.clone() }));
+            jobs.collect::<Result<_>>()?
         }
         None => vec![Measurement { load: load(args, &job)?, ..job }],
     };
@@ -36,14 +42,17 @@ pub fn jobs(args: &Args) -> Result<Vec<Measurement>> {
 }
 
 /// A job for this target.
-pub fn job_for(args: &Args, target: SocketAddr) -> Result<Measurement> {
+pub fn job_for(args: &Args, target: &Target) -> Result<Measurement> {
     let job = template(args, Some(target))?;
     checked(Measurement { load: load(args, &job)?, ..job })
 }
 
 /// A job at this rate.
 pub fn job_at(args: &Args, rate: f64) -> Result<Measurement> {
-    checked(Measurement { load: at_rate(args, LoadRate::flat(rate))?, ..template(args, args.target)? })
+    checked(Measurement {
+        load: at_rate(args, LoadRate::flat(rate))?,
+        ..template(args, args.target.as_ref())?
+    })
 }
 
 fn checked(job: Measurement) -> Result<Measurement> {
@@ -52,20 +61,22 @@ fn checked(job: Measurement) -> Result<Measurement> {
 }
 
 /// A job whose load is not set yet.
-fn template(args: &Args, target: Option<SocketAddr>) -> Result<Measurement> {
+fn template(args: &Args, target: Option<&Target>) -> Result<Measurement> {
     let config = Config::load_or_default(args.config.as_deref())?;
     if target.is_none() {
         let is_native = args.protocol == RequestProtocol::Native;
         ensure!(is_native, "--protocol {} needs --target", name(args.protocol));
     }
     let target = match target {
-        Some(target) => target,
+        Some(target) => looked_up(target, args.bind.is_some_and(|sources| sources.is_ipv6()))?,
         None => config.require_native("loadgen without --target")?.balancer_for_clients(),
     };
     let is_trace = matches!(args.arrivals, Some(Arrivals::Trace(_)));
-    let (warmup, duration) = match is_trace {
-        true => (Duration::ZERO, Duration::MAX),
-        false => (WARMUP, DURATION),
+    let (warmup, duration) = match (is_trace, args.requests) {
+        (true, _) => (Duration::ZERO, Duration::MAX),
+        // A ramp needs a length.
+        (false, Some(_)) if args.ramp.is_none() => (WARMUP, UNBOUNDED),
+        (false, _) => (WARMUP, DURATION),
     };
     Ok(Measurement {
         target,
@@ -75,12 +86,32 @@ fn template(args: &Args, target: Option<SocketAddr>) -> Result<Measurement> {
         timeout: args.timeout,
         warmup: args.warmup.unwrap_or(warmup),
         duration: args.duration.unwrap_or(duration),
+        requests: args.requests,
+        think: args.think,
+        start_at: args.start_at,
         threads: args.threads,
         clients: args.clients,
+        bind: args.bind,
         spin: args.spin,
+        abort_if: args.judgement.abort_if.clone(),
+        tolerance: Tolerance { late_max_s: args.late_max.as_secs_f64(), late_share: args.late_share },
         io: args.io.unwrap_or(config.native().map_or(IoChoice::default(), |pool| pool.io)),
         seed: args.seed.unwrap_or_else(entropy),
     })
+}
+
+/// The address of a target: of a name, the first one of the preferred family.
+pub fn looked_up(target: &Target, prefers_ipv6: bool) -> Result<SocketAddr> {
+    let addrs = match (target.known_addrs(), target) {
+        (addrs, _) if !addrs.is_empty() => addrs,
+        (_, Target::Name { host, port }) => (host.as_str(), *port)
+            .to_socket_addrs()
+            .with_context(|| format!("cannot look up {host}"))?
+            .collect(),
+        (addrs, Target::Addr(_)) => addrs,
+    };
+    let preferred = addrs.iter().find(|addr| addr.is_ipv6() == prefers_ipv6).or(addrs.first());
+    preferred.copied().with_context(|| format!("{target} has no address"))
 }
 
 /// The load of a run without steps.
@@ -124,16 +155,20 @@ fn protocol(args: &Args, config: &Config, target: SocketAddr) -> Result<Protocol
         ("--dns-type", args.dns_type.is_some()),
         ("--dns-edns", args.dns_edns.is_some()),
     ];
-    let payload = [("--payload", args.payload.is_some())];
+    let payload = [("--payload", !args.payload.is_empty())];
+    let expect = [("--expect", args.expect.is_some())];
     let foreign: &[&[(&str, bool)]] = match args.protocol {
-        RequestProtocol::Native => &[&for_dns],
-        RequestProtocol::Dns => &[&for_native, &payload],
+        RequestProtocol::Native => &[&for_dns, &expect],
+        RequestProtocol::Dns => &[&for_native, &payload, &expect],
         RequestProtocol::Raw => &[&for_native, &for_dns],
     };
     if let Some((option, _)) = foreign.iter().copied().flatten().find(|(_, given)| *given) {
         bail!("{option} does not apply to --protocol {}", name(args.protocol));
     }
-    let payload = args.payload.clone().unwrap_or(Payload::Random(PAYLOAD));
+    let mut payloads = args.payload.clone();
+    if payloads.is_empty() {
+        payloads.push(Payload::Random(PAYLOAD));
+    }
     Ok(match args.protocol {
         RequestProtocol::Native => {
             let format = args.frame.map_or(config.frame_format(), FrameFormat::plain);
@@ -146,10 +181,12 @@ fn protocol(args: &Args, config: &Config, target: SocketAddr) -> Result<Protocol
                     .filter(|pool| pool.client_side.is_ipv6() == target.is_ipv6())
                     .map_or(format.frames_per_datagram_to(target.ip()), |pool| pool.frames_per_datagram),
             };
-            ProtocolSpec::Native { format, frames_per_datagram, payload }
+            ProtocolSpec::Native { format, frames_per_datagram, payloads }
         }
         RequestProtocol::Dns => ProtocolSpec::Dns(queries(args)?),
-        RequestProtocol::Raw => ProtocolSpec::Raw(payload),
+        RequestProtocol::Raw => {
+            ProtocolSpec::Raw { payloads, expect: args.expect.clone().map(|Pattern(bytes)| bytes) }
+        }
     })
 }
 

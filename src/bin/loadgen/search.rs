@@ -17,6 +17,8 @@ const START: f64 = 1_000.0;
 const LOWEST_SHARE: f64 = 1.0 / 1024.0;
 const RATES: std::ops::RangeInclusive<f64> = 0.001..=1e8;
 const REPEATS: u16 = 3;
+/// Share of the requests that a target without load must answer, unless the SLO allows more loss.
+const LEAST_ANSWERED: f64 = 0.9;
 
 /// Searches and writes the result.
 pub fn run(args: &Args, stop: &Stop) -> Result<RunEnd> {
@@ -24,7 +26,8 @@ pub fn run(args: &Args, stop: &Stop) -> Result<RunEnd> {
     let mut search = CapacitySearch::new(plan.clone()).map_err(|why| anyhow!("--slo: {why}"))?;
     let job = plan::job_at(args, plan.start)?;
     let outputs = Outputs::open(args)?;
-    let mut trials = Trials::new(job, stop, args.quiet);
+    let least = LEAST_ANSWERED.min(1.0 - plan.slo.loss_allowed());
+    let mut trials = Trials::new(job, stop, args.quiet, least);
     let mut broken_off = None;
     let mut number = 0;
     while let Some(rate) = search.next() {
@@ -48,13 +51,15 @@ pub fn run(args: &Args, stop: &Stop) -> Result<RunEnd> {
         let text = format!("trial {number}: {}: {}: {outcome}", per_second(rate), trial.measured);
         trials.say(format_args!("{text}{}", limit(search.bracket())));
     }
-    let found = search.finish();
-    outputs.write_judged(&found, &format!("{found}\n"), |machine| pages::of_search(&found, machine))?;
-    Ok(ending(&found, broken_off))
+    let found = Found { interrupted: stop.is_asked(), ..search.finish() };
+    let text = format!("{found}\n");
+    let unwritten = outputs.write_judged(&found, &text, |machine| pages::of_search(&found, machine));
+    Ok(ending(&found, broken_off).with(unwritten))
 }
 
 fn ending(found: &Found, broken_off: Option<anyhow::Error>) -> RunEnd {
     match (found.end, broken_off) {
+        _ if found.interrupted => RunEnd::interrupted(found.to_string()),
         (_, Some(error)) => RunEnd::invalid(error.to_string()),
         (SearchEnd::Lowest, None) => RunEnd::condition(vec![found.to_string()]),
         (SearchEnd::Generator, None) => RunEnd::invalid(found.to_string()),

@@ -25,7 +25,8 @@ fn target() -> SocketAddr {
 fn open_loop() -> GeneratorPlan {
     GeneratorPlan {
         target: target(),
-        schedule: Some(Schedule::bursts(LoadRate::flat(1000.0), 1, Share::WHOLE, START)),
+        // The first request is half a gap after the start of a schedule.
+        schedule: Some(Schedule::bursts(LoadRate::flat(1000.0), 1, Share::WHOLE, START + ms(1) / 2)),
         window: None,
         start: START,
         warmup: ms(0),
@@ -39,8 +40,8 @@ fn closed_loop(window: usize) -> GeneratorPlan {
 }
 
 fn native() -> Native {
-    let settings = NativeSettings { format: FORMAT, clients: 3, len: 16, deadline_us: 50_000 };
-    Native::new(settings, &[7; 16], &mut Rng::new(1))
+    let settings = NativeSettings { format: FORMAT, clients: 3, deadline_us: 50_000 };
+    Native::new(settings, &[(vec![7; 16], 16)], &mut Rng::new(1))
 }
 
 /// A generator and the memory of its turns, without I/O.
@@ -112,6 +113,15 @@ impl<P: LoadProtocol> Bench<P> {
     }
 }
 
+/// A request of another run.
+fn native_request() -> Vec<u8> {
+    let mut header = Header::new(Kind::ClientRequest, FORMAT.size);
+    header.client_id.set(7);
+    let mut bytes = vec![0; FORMAT.size];
+    Frame::write(&mut bytes, &header, &[]);
+    bytes
+}
+
 /// The reply to a request.
 fn answer(request: &[u8], status: Status) -> Vec<u8> {
     let mut bytes = request.to_vec();
@@ -174,10 +184,17 @@ fn what_is_late_counts_from_its_planned_moment() {
 #[test]
 fn the_warm_up_is_outside_all_counts() {
     let mut bench = Bench::new(GeneratorPlan { warmup: ms(40), ..open_loop() });
-    assert_eq!(bench.turns(0..=200).len(), 139);
+    // The turn at its end sends nothing of the measurement.
+    let stray = || answer(&native_request(), Status::Ok);
+    assert_eq!(bench.turns(0..=38).len(), 38);
+    assert_eq!(bench.turn(ms(39), &[&stray(), &stray()]).len(), 1);
+    assert!(bench.turn(ms(40), &[]).is_empty() && !bench.generator.is_warming_up());
+    assert_eq!(bench.turn(ms(41), &[&stray()]).len(), 2);
+    assert_eq!(bench.turns(42..=200).len(), 98);
     let report = bench.report();
     assert_eq!((report.counts.planned, report.counts.sent, report.counts.lost), (100, 100, 100));
     assert_eq!((report.duration_s, report.rate), (0.1, 1000.0));
+    assert_eq!(report.drops["not_open"], 1, "two came in the warm-up");
 }
 
 #[test]
@@ -192,6 +209,58 @@ fn a_closed_loop_sends_one_for_each_that_ended() {
         2
     );
     assert_eq!(bench.turn(ms(50), &[]).len(), 2, "two have timed out");
+}
+
+#[test]
+fn a_number_of_requests_ends_the_measurement() {
+    let plan = GeneratorPlan { warmup: ms(10), duration: ms(100_000), ..open_loop() };
+    let mut bench = Bench::new(plan);
+    bench.generator = bench.generator.limited_to(25);
+    assert_eq!(bench.turns(0..=60).len(), 9 + 25);
+    bench.turn(ms(90), &[]);
+    assert!(bench.generator.is_finished(START + ms(90)) && !bench.generator.is_interrupted());
+    let report = bench.report();
+    assert_eq!((report.counts.planned, report.counts.sent), (25, 25));
+    assert!((report.rate - 1_000.0).abs() < 50.0, "{report:?}");
+    // A closed loop too; a share without a request sends none.
+    for requests in [3, 0] {
+        let mut bench = Bench::new(closed_loop(2));
+        bench.generator = bench.generator.limited_to(requests);
+        let sent = bench.turns(0..=200).len() as u64;
+        assert_eq!(sent, requests);
+        assert!(bench.generator.is_finished(START + ms(200)));
+        // Three of two places, each lost after 50 ms.
+        assert_eq!(bench.report().duration_s, if requests == 3 { 0.1 } else { 0.0 });
+    }
+    // The last one of a burst is the last one, although others were planned for the same moment.
+    let schedule = Schedule::bursts(LoadRate::flat(1000.0), 10, Share::WHOLE, START);
+    let mut bench = Bench::new(GeneratorPlan { schedule: Some(schedule), ..open_loop() });
+    bench.generator = bench.generator.limited_to(25);
+    assert_eq!(bench.turns(0..=200).len(), 25);
+    let report = bench.report();
+    assert_eq!((report.counts.planned, report.counts.sent), (25, 25));
+}
+
+#[test]
+fn a_place_in_the_window_thinks_after_its_request() {
+    let mut bench = Bench::new(GeneratorPlan { duration: ms(1_000), ..closed_loop(2) });
+    bench.generator = bench.generator.thinking_for(ms(20));
+    let first = bench.turn(ms(0), &[]);
+    assert_eq!(bench.turn(ms(5), &[&answer(&first[0], Status::Ok)]).len(), 0);
+    assert_eq!(bench.generator.next_deadline(), Some(START + ms(25)));
+    assert_eq!(bench.turn(ms(24), &[]).len(), 0);
+    assert_eq!(bench.turn(ms(25), &[]).len(), 1);
+    // The other one is lost after 50 ms, and thinks too.
+    assert_eq!(bench.turn(ms(50), &[]).len(), 0);
+    assert_eq!(bench.turn(ms(70), &[]).len(), 1);
+}
+
+#[test]
+fn a_closed_loop_begins_at_its_start() {
+    let mut bench = Bench::new(GeneratorPlan { start: START + ms(7), ..closed_loop(2) });
+    assert_eq!(bench.turn(ms(6), &[]).len(), 0);
+    assert_eq!(bench.generator.next_deadline(), Some(START + ms(7)));
+    assert_eq!(bench.turn(ms(7), &[]).len(), 2);
 }
 
 #[test]
@@ -216,7 +285,7 @@ fn a_full_window_makes_a_rate_late_and_what_never_left_is_told() {
     bench.generator.abandon();
     let report = bench.report();
     assert_eq!((report.counts.planned, report.counts.sent, report.counts.lost), (44, 5, 5));
-    assert!(matches!(report.verdict(), RunVerdict::NothingAnswered));
+    assert!(matches!(report.verdict(), RunVerdict::NothingAnswered(_)));
 }
 
 #[test]
@@ -398,6 +467,39 @@ fn dns_answers_find_their_queries_by_client_id_and_question() {
 }
 
 #[test]
+fn dns_answers_are_counted_by_what_they_say_and_without_the_warm_up() {
+    let plan = GeneratorPlan { warmup: ms(10), ..closed_loop(6) };
+    let mut bench = Bench::of(plan, dns(&["a.example"], 1));
+    let first = bench.exchange(ms(0), &[]);
+    let reply = |bytes: Vec<u8>| (SocketId(0), target(), bytes);
+    let warm: Vec<_> = first.iter().map(|(_, query)| reply(dns_answer(query, 2))).collect();
+    fn arrivals(all: &[(SocketId, SocketAddr, Vec<u8>)]) -> Vec<Arrival<'_>> {
+        all.iter().map(|(client, peer, bytes)| (*client, *peer, &bytes[..])).collect()
+    }
+    // The turn that ends the warm-up sends nothing.
+    bench.exchange(ms(10), &arrivals(&warm));
+    let sent = bench.exchange(ms(11), &[]);
+    assert_eq!(sent.len(), 6);
+    let mut truncated = dns_answer(&sent[0].1, 0);
+    truncated[2] |= 2;
+    let mut full = dns_answer(&sent[1].1, 0);
+    full[7] = 1;
+    // Without the question, only the id tells which query an error answers.
+    let mut bare = dns_answer(&sent[2].1, 1);
+    bare[5] = 0;
+    bare.truncate(12);
+    let mut bare_noerror = dns_answer(&sent[5].1, 0);
+    bare_noerror[5] = 0;
+    let all = [truncated, full, bare, dns_answer(&sent[3].1, 0), dns_answer(&sent[4].1, 3), bare_noerror];
+    bench.generator.stop(START + ms(11));
+    bench.exchange(ms(12), &arrivals(&all.map(reply)));
+    let answers = bench.generator.dns_answers().unwrap();
+    assert_eq!((answers.truncated, answers.empty), (1, 1));
+    assert_eq!([0, 1, 2, 3].map(|rcode| answers.rcode(rcode)), [3, 1, 0, 1]);
+    assert_eq!(answers.rcodes.len(), 6, "the usual ones are told even if there is none: {answers}");
+}
+
+#[test]
 fn dns_ids_of_a_client_are_distinct_while_all_are_under_way_and_then_it_waits() {
     let plan = GeneratorPlan { duration: ms(1_000_000), ..closed_loop(1 << 20) };
     let protocol = dns(&["a.example"], 2);
@@ -437,7 +539,7 @@ fn a_marked_name_is_another_one_for_each_query_and_found_again() {
 #[test]
 fn a_mark_in_the_payload_finds_the_request_of_any_echo() {
     let payload: Payload = "text:call {id}, again {id}!".parse().unwrap();
-    let echo = Echo::new(target(), 2, &payload.bytes(0, &mut Rng::new(1)), &mut Rng::new(1));
+    let echo = Echo::new(target(), 2, &[payload.bytes(0, &mut Rng::new(1))], &mut Rng::new(1));
     let mut bench = Bench::of(closed_loop(6), echo);
     let sent = bench.exchange(ms(0), &[]);
     let text = String::from_utf8(sent[0].1.clone()).unwrap();
@@ -464,8 +566,37 @@ fn a_mark_in_the_payload_finds_the_request_of_any_echo() {
     assert_eq!(report.drops, drops.map(|(reason, n)| (reason.to_owned(), n)).into());
 }
 
+#[test]
+fn payloads_take_turns_and_an_answer_without_the_pattern_is_refused() {
+    let payloads = [b"\x01{id:8}".to_vec(), b"two {id}".to_vec()];
+    let echo = Echo::new(target(), 1, &payloads, &mut Rng::new(1)).expecting(Some(b"good"));
+    let mut bench = Bench::of(closed_loop(4), echo);
+    let sent = bench.exchange(ms(0), &[]);
+    assert_eq!(sent.iter().map(|(_, bytes)| bytes.len()).collect::<Vec<_>>(), [20, 9, 20, 9]);
+    let replies: Vec<Vec<u8>> = [&b"good "[..], b"good ", b"bad ", b"bad "]
+        .iter()
+        .zip(&sent)
+        .map(|(word, (_, bytes))| [word, &bytes[..]].concat())
+        .collect();
+    bench.generator.stop(START);
+    let arrivals: Vec<Arrival> = replies.iter().map(|bytes| (SocketId(0), target(), &bytes[..])).collect();
+    bench.exchange(ms(1), &arrivals);
+    let report = bench.report();
+    assert_eq!((report.counts.answered, report.counts.refused, report.counts.lost), (2, 2, 0));
+
+    let payloads = vec![(vec![1, 1], 2), (vec![2], 1)];
+    let plain = Plain::new(target(), 2, payloads, TIMEOUT).expecting(Some(b"good"));
+    let mut bench = Bench::of(closed_loop(2), plain);
+    let sent = bench.exchange(ms(0), &[]);
+    assert_eq!(sent.iter().map(|(_, bytes)| bytes.len()).collect::<Vec<_>>(), [1, 2]);
+    bench.generator.stop(START);
+    bench.exchange(ms(1), &[(SocketId(0), target(), b"good"), (SocketId(1), target(), b"?")]);
+    let report = bench.report();
+    assert_eq!((report.counts.answered, report.counts.refused), (1, 1));
+}
+
 fn plain(clients: u16) -> Plain {
-    Plain::new(target(), clients, vec![1, 2, 3, 4], 3, TIMEOUT)
+    Plain::new(target(), clients, vec![(vec![1, 2, 3, 4], 3)], TIMEOUT)
 }
 
 #[test]
@@ -534,7 +665,7 @@ fn lost_requests_count_as_the_time_out_whatever_the_protocol() {
         assert!(bench.generator.is_finished(START + ms(50)));
         bench.report()
     }
-    let echo = Echo::new(target(), 2, b"{id}", &mut Rng::new(1));
+    let echo = Echo::new(target(), 2, &[b"{id}".to_vec()], &mut Rng::new(1));
     for report in [lost(native()), lost(dns(&["a.example"], 2)), lost(plain(2)), lost(echo)] {
         let times = [report.latency_us.p50, report.latency_uncorrected_us.max].map(|us| us / 100);
         assert_eq!((report.counts.lost, times), (2, [500, 500]));

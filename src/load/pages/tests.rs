@@ -109,6 +109,9 @@ fn a_search_shows_every_trial_and_its_limits() {
         let report = LoadReport { setup: run(rate, us).setup, ..fixtures::report(rate, &[us; 10], 0) };
         search.record(rate, if rate < 8_000.0 { report } else { fixtures::late(report) }).unwrap();
     }
+    // A trial at the found rate that missed the SLO is not on the curve below the headline.
+    let (rate, _) = search.bracket();
+    search.record(rate.unwrap(), fixtures::report(rate.unwrap(), &[777_000; 10], 0)).unwrap();
     let found = search.finish();
     let html = of_search(&found, &machine()).unwrap().to_html();
     let rate = per_second(found.rate.unwrap());
@@ -126,14 +129,22 @@ fn a_search_shows_every_trial_and_its_limits() {
             "<th scope=\"row\">9</th>",
         ],
     );
+    let curve = html.split("aria-label=\"Latency at the found rate\"").nth(1).unwrap();
+    assert!(!curve.split("</svg>").next().unwrap().contains("100 ms"), "{curve}");
+    assert_has(curve, &["trials at this rate that met the SLO, of "]);
     assert_eq!(html.matches(">met</td>").count() + html.matches(">missed</td>").count(), found.trials.len());
 }
 
 #[test]
 fn a_comparison_names_both_and_shows_each_pair() {
     let mut compare = Compare::new(3);
+    let mut turn = 0;
     while let Some(side) = compare.next() {
         let mut report = run(400.0, if side == Side::A { 500 } else { 1_000 });
+        turn += 1;
+        if turn == 3 {
+            report = fixtures::late(run(400.0, 90_000));
+        }
         if side == Side::B {
             report.setup.target = "127.0.0.1:9".to_owned();
         }
@@ -146,7 +157,10 @@ fn a_comparison_names_both_and_shows_each_pair() {
             "<h1>B (127.0.0.1:9) relative to A (127.0.0.1:54001)</h1>",
             "B&#39;s p50 is 1.5",
             "aria-label=\"B / A by pair\"",
-            "p99.9: 3, 1",
+            "p99.9: 4, 1",
+            "left out: 2, ",
+            "1 pairs were left out and replaced",
+            "left out: 10.0 % of the requests left more than 1 ms late",
             ">no difference</text>",
             ">B</text>",
         ],

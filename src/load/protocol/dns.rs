@@ -1,5 +1,5 @@
 //! DNS queries over UDP. A response counts if it comes from the target, goes to the client that asked,
-//! and has id and question of an open query.
+//! and has id and question of an open query. An error may come without the question.
 //!
 //! There is no state per query. The `k`-th query of a client has the `k`-th id of a random order of all
 //! ids. Id and client therefore give the query's number, and the number gives its question.
@@ -14,6 +14,7 @@ use crate::base::drop_reason::DropReason;
 use crate::base::rng::Rng;
 use crate::base::time::Instant;
 use crate::load::counts::RequestEnd;
+use crate::load::dns_answers::{DnsAnswers, DnsCounts};
 use crate::load::ledger::RequestLedger;
 use crate::load::schedule::Share;
 use crate::wire::dns::{self, HEADER_LEN, QUERY_MAX, SERVFAIL, name_to_wire, write_query};
@@ -25,6 +26,11 @@ const OPT_LEN: usize = 11;
 const OPT: u16 = 41;
 /// Offset of the low byte of ARCOUNT.
 const ADDITIONAL_COUNT: usize = 11;
+/// Offsets of the flags: QR, opcode, AA, TC and RD in the first byte. Offset of ANCOUNT.
+const FLAGS: usize = 2;
+const QR: u8 = 0x80;
+const TC: u8 = 0x02;
+const ANSWER_COUNT: usize = 6;
 const NO_ERROR: u8 = 0;
 const NO_SUCH_NAME: u8 = 3;
 
@@ -120,6 +126,7 @@ pub struct DnsLoad {
     /// All ids in random order, and the position of each id in that order.
     ids: Box<[u16]>,
     places: Box<[u16]>,
+    answers: DnsCounts,
 }
 
 impl DnsLoad {
@@ -132,7 +139,8 @@ impl DnsLoad {
         }
         let mut places = vec![0; IDS].into_boxed_slice();
         ids.iter().enumerate().for_each(|(place, id)| places[usize::from(*id)] = place as u16);
-        DnsLoad { target, clients: clients.into(), queries, share, marker: Marker::new(rng), ids, places }
+        let (marker, answers) = (Marker::new(rng), DnsCounts::default());
+        DnsLoad { target, clients: clients.into(), queries, share, marker, ids, places, answers }
     }
 
     fn query(&self, number: u64) -> &DnsQuery {
@@ -174,13 +182,18 @@ impl DnsLoad {
         if from.peer != self.target {
             return Err(DropReason::WrongSource);
         }
-        let question = dns::response(message).map_err(|_| DropReason::Malformed)?;
+        let question = match dns::response(message) {
+            Ok(question) => Some(question),
+            Err(_) if is_bare_error(message) => None,
+            Err(_) => return Err(DropReason::Malformed),
+        };
         let number = self.number(from.socket, dns::id(message), ledger.span().start);
         if !ledger.is_open(number) {
             return Err(DropReason::NotOpen);
         }
         let (query, len) = self.compose(number);
-        if dns::query(&query[..len]).expect("it was written as a query") != question {
+        let asked = dns::query(&query[..len]).expect("it was written as a query");
+        if question.is_some_and(|question| question != asked) {
             return Err(DropReason::WrongQuestion);
         }
         match dns::rcode(message) {
@@ -189,6 +202,12 @@ impl DnsLoad {
             _ => Ok((number, RequestEnd::Refused)),
         }
     }
+}
+
+/// Whether a message is a response with an error and without a question.
+fn is_bare_error(message: &[u8]) -> bool {
+    let is_response = message.len() >= HEADER_LEN && message[FLAGS] & QR != 0;
+    is_response && dns::question_count(message) == 0 && dns::rcode(message) != NO_ERROR
 }
 
 impl LoadProtocol for DnsLoad {
@@ -209,12 +228,21 @@ impl LoadProtocol for DnsLoad {
         bytes.copy_from_slice(&query[..len]);
     }
 
+    fn dns_answers(&self) -> Option<DnsAnswers> {
+        Some(self.answers.into())
+    }
+
     fn read(&mut self, now: Instant, from: &Received, datagram: &mut [u8], ledger: &mut RequestLedger) {
         match self.answer(from, datagram, ledger) {
             Ok((number, ending)) => {
+                if ledger.is_measured(number) {
+                    let (rcode, is_truncated) = (dns::rcode(datagram), datagram[FLAGS] & TC != 0);
+                    let has_answer = datagram[ANSWER_COUNT..ANSWER_COUNT + 2] != [0, 0];
+                    self.answers.add(rcode, is_truncated, rcode == NO_ERROR && !is_truncated && !has_answer);
+                }
                 ledger.end(number, now, ending);
             }
-            Err(reason) => ledger.drop(reason),
+            Err(reason) => ledger.drop(reason, now),
         }
     }
 }

@@ -7,6 +7,7 @@ mod native;
 mod payload;
 mod plain;
 
+use super::dns_answers::DnsAnswers;
 use super::ledger::RequestLedger;
 use crate::base::batch::{Received, SocketId};
 use crate::base::time::Instant;
@@ -59,6 +60,11 @@ pub trait LoadProtocol {
 
     /// Reports that a request ended without a response.
     fn lost(&mut self, _number: u64, _now: Instant) {}
+
+    /// What the responses to the requests of the measurement said, if they are DNS.
+    fn dns_answers(&self) -> Option<DnsAnswers> {
+        None
+    }
 
     /// Advances the time: clients whose pause is over become free.
     fn tick(&mut self, _now: Instant) {}

@@ -15,8 +15,6 @@ pub struct NativeSettings {
     pub format: FrameFormat,
     /// Clients that send in turn.
     pub clients: u16,
-    /// Payload bytes of a request, unless a trace sets its size.
-    pub len: usize,
     /// Time that servers have for a request, in microseconds.
     pub deadline_us: u32,
 }
@@ -26,28 +24,30 @@ pub struct Native {
     format: FrameFormat,
     clients: u64,
     client_id: u64,
-    /// A request without its number; each request is a numbered copy.
-    template: Box<[u8]>,
+    /// Requests without their number, in turn; each request is a numbered copy.
+    templates: Box<[Box<[u8]>]>,
 }
 
 impl Native {
-    /// Requests with this payload, which must fit into a frame.
-    pub fn new(settings: NativeSettings, payload: &[u8], rng: &mut Rng) -> Self {
-        let NativeSettings { format, clients, len, deadline_us } = settings;
+    /// Requests with these payloads in turn, which must fit into a frame. A request has as many bytes of its
+    /// payload as stand beside it, unless a trace sets its size.
+    pub fn new(settings: NativeSettings, payloads: &[(Vec<u8>, usize)], rng: &mut Rng) -> Self {
+        let NativeSettings { format, clients, deadline_us } = settings;
         let client_id = rng.next_u64() | 1;
         let mut header = Header::new(Kind::ClientRequest, format.size);
         header.mode = Mode::Idempotent as u8;
         header.attempt = 1;
         header.client_id.set(client_id);
         header.deadline_us.set(deadline_us.max(1));
-        let mut template = vec![0; format.size].into_boxed_slice();
-        Frame::write(&mut template, &header, payload);
-        Frame::check(&mut template, &format)
-            .expect("the template is a frame")
-            .header
-            .payload_len
-            .set(len as u16);
-        Native { format, clients: clients.into(), client_id, template }
+        let template = |(payload, len): &(Vec<u8>, usize)| {
+            let mut template = vec![0; format.size].into_boxed_slice();
+            Frame::write(&mut template, &header, payload);
+            let mut frame = Frame::check(&mut template, &format).expect("the template is a frame");
+            frame.header.payload_len.set(*len as u16);
+            template
+        };
+        let templates = payloads.iter().map(template).collect();
+        Native { format, clients: clients.into(), client_id, templates }
     }
 
     fn read_frame(
@@ -81,7 +81,11 @@ impl LoadProtocol for Native {
     }
 
     fn write(&mut self, request: &NextRequest, bytes: &mut [u8]) {
-        bytes.copy_from_slice(&self.template);
+        let template = match &self.templates[..] {
+            [only] => only,
+            several => &several[(request.number % several.len() as u64) as usize],
+        };
+        bytes.copy_from_slice(template);
         let mut frame = Frame::check(bytes, &self.format).expect("the template is a frame");
         let header = &mut frame.header;
         header.sequence.set(request.number);
@@ -93,11 +97,11 @@ impl LoadProtocol for Native {
 
     fn read(&mut self, now: Instant, _from: &Received, datagram: &mut [u8], ledger: &mut RequestLedger) {
         if !self.format.divides(datagram.len()) {
-            return ledger.drop(DropReason::Length);
+            return ledger.drop(DropReason::Length, now);
         }
         for frame in datagram.chunks_exact_mut(self.format.size) {
             if let Err(reason) = self.read_frame(now, frame, ledger) {
-                ledger.drop(reason);
+                ledger.drop(reason, now);
             }
         }
     }

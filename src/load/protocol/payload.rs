@@ -1,11 +1,12 @@
 //! The payload of a request.
 
+use std::ops::Range;
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use hex::FromHexError;
 
-use super::marker::{self, MARK};
+use super::marker::{self, MarkKind};
 use crate::base::rng::Rng;
 use crate::io::PAYLOAD_MAX;
 
@@ -32,17 +33,21 @@ impl Payload {
         self.len() == 0
     }
 
-    /// Number of markers: `{id}` in fixed bytes.
+    /// Number of markers: `{id}` and `{id:N}` in fixed bytes.
     pub fn marks(&self) -> usize {
+        self.placeholders().len()
+    }
+
+    fn placeholders(&self) -> Vec<(Range<usize>, MarkKind)> {
         match self {
-            Payload::Random(_) => 0,
-            Payload::Bytes(bytes) => memchr::memmem::find_iter(bytes, MARK).count(),
+            Payload::Random(_) => vec![],
+            Payload::Bytes(bytes) => marker::placeholders(bytes),
         }
     }
 
-    /// Size in bytes with each marker as 16 digits.
+    /// Size in bytes with all markers as they are sent.
     pub fn len_marked(&self) -> usize {
-        self.len() + self.marks() * (marker::LEN - MARK.len())
+        self.placeholders().iter().fold(self.len(), |len, (at, kind)| len - at.len() + kind.len())
     }
 
     /// The bytes; random payloads have at least `least` bytes.
@@ -76,8 +81,25 @@ impl FromStr for Payload {
     }
 }
 
-/// Parses pairs of hexadecimal digits; spaces are ignored.
+/// Parses pairs of hexadecimal digits, and placeholders of markers between them; spaces are ignored.
 fn from_hex(text: &str) -> Result<Vec<u8>, String> {
+    let mut bytes = vec![];
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once('{') {
+        let (mark, after) = after.split_once('}').ok_or("`{` without `}`")?;
+        let mark = format!("{{{mark}}}");
+        if marker::placeholders(mark.as_bytes()).is_empty() {
+            return Err(format!("`{mark}` is no id; use {{id}}, or {{id:4}} to {{id:8}} for bytes"));
+        }
+        bytes.extend(from_digits(before)?);
+        bytes.extend_from_slice(mark.as_bytes());
+        rest = after;
+    }
+    bytes.extend(from_digits(rest)?);
+    Ok(bytes)
+}
+
+fn from_digits(text: &str) -> Result<Vec<u8>, String> {
     let digits: String = text.split_whitespace().collect();
     hex::decode(&digits).map_err(|error| match error {
         FromHexError::InvalidHexCharacter { c, .. } => format!("`{c}` is not a hexadecimal digit"),
@@ -105,6 +127,8 @@ mod tests {
         assert_eq!("64".parse(), Ok(Payload::Random(64)));
         let marked: Payload = "text:{id} and {id}".parse().unwrap();
         assert_eq!((marked.marks(), marked.len(), marked.len_marked()), (2, 13, 37));
+        let bytes: Payload = "hex:0001{id:8}ff".parse().unwrap();
+        assert_eq!((bytes.marks(), bytes.len_marked()), (1, 11));
         let mut rng = Rng::new(1);
         assert_eq!(Payload::Random(64).bytes(100, &mut rng).len(), 100);
         assert_eq!(Payload::Random(64).bytes(0, &mut rng).len(), 64);
@@ -117,6 +141,9 @@ mod tests {
             ("-1", "is no payload"),
             ("hex:0", "1 hexadecimal digits"),
             ("hex:zz", "`z`"),
+            ("hex:00{id", "without `}`"),
+            ("hex:00{id:9}", "`{id:9}` is no id"),
+            ("hex:0{id:8}0", "1 hexadecimal digits"),
             ("file:no/such/file", "no/such/file"),
             ("65508", "at most 65507"),
         ] {

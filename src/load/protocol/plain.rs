@@ -8,11 +8,13 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use memchr::memmem::Finder;
+
+use super::echo::ending;
 use super::{LoadProtocol, NextRequest};
 use crate::base::batch::{Received, SocketId};
 use crate::base::drop_reason::DropReason;
 use crate::base::time::Instant;
-use crate::load::counts::RequestEnd;
 use crate::load::ledger::RequestLedger;
 
 /// State of a client.
@@ -35,15 +37,15 @@ pub struct Plain {
     /// Requests with their clients, in the order of sending. The first one is open; others may have ended.
     sent: VecDeque<(u64, SocketId)>,
     rest: Duration,
-    payload: Box<[u8]>,
-    /// Size of a request in bytes, unless a trace sets it.
-    len: usize,
+    /// Payloads that are sent in turn, with the size of a request in bytes, unless a trace sets it.
+    payloads: Box<[(Box<[u8]>, usize)]>,
+    expect: Option<Finder<'static>>,
 }
 
 impl Plain {
-    /// A protocol with this many clients. A request has `len` bytes of the payload, or the size that a
-    /// trace sets. A client pauses for `rest` after a loss.
-    pub fn new(target: SocketAddr, clients: u16, payload: Vec<u8>, len: usize, rest: Duration) -> Self {
+    /// A protocol with this many clients. A request has as many bytes of its payload as stand beside it, or
+    /// the size that a trace sets. A client pauses for `rest` after a loss.
+    pub fn new(target: SocketAddr, clients: u16, payloads: Vec<(Vec<u8>, usize)>, rest: Duration) -> Self {
         Plain {
             target,
             clients: vec![ClientState::Free; clients.into()].into(),
@@ -51,9 +53,19 @@ impl Plain {
             resting: VecDeque::with_capacity(clients.into()),
             sent: VecDeque::with_capacity(4 * usize::from(clients)),
             rest,
-            payload: payload.into(),
-            len,
+            payloads: payloads.into_iter().map(|(bytes, len)| (bytes.into(), len)).collect(),
+            expect: None,
         }
+    }
+
+    /// Counts answers without this pattern as refused.
+    #[must_use]
+    pub fn expecting(self, pattern: Option<&[u8]>) -> Self {
+        Plain { expect: pattern.map(|pattern| Finder::new(pattern).into_owned()), ..self }
+    }
+
+    fn payload(&self, number: u64) -> &(Box<[u8]>, usize) {
+        &self.payloads[(number % self.payloads.len() as u64) as usize]
     }
 
     fn client(&mut self, id: SocketId) -> &mut ClientState {
@@ -72,7 +84,7 @@ impl Plain {
 
 impl LoadProtocol for Plain {
     fn len_max(&self) -> usize {
-        self.payload.len()
+        self.payloads.iter().map(|(bytes, _)| bytes.len()).max().unwrap_or(0)
     }
 
     fn free_at(&self) -> Option<Instant> {
@@ -81,31 +93,31 @@ impl LoadProtocol for Plain {
     }
 
     fn plan(&self, request: &NextRequest) -> (SocketId, usize) {
-        let len = request.payload.map_or(self.len, |len| len as usize);
+        let len = request.payload.map_or(self.payload(request.number).1, |len| len as usize);
         (*self.free.front().expect("a client is free"), len)
     }
 
     fn write(&mut self, request: &NextRequest, bytes: &mut [u8]) {
-        bytes.copy_from_slice(&self.payload[..bytes.len()]);
+        bytes.copy_from_slice(&self.payload(request.number).0[..bytes.len()]);
         let client = self.free.pop_front().expect("a client is free");
         *self.client(client) = ClientState::Waits(request.number);
         self.prune();
         self.sent.push_back((request.number, client));
     }
 
-    fn read(&mut self, now: Instant, from: &Received, _datagram: &mut [u8], ledger: &mut RequestLedger) {
+    fn read(&mut self, now: Instant, from: &Received, datagram: &mut [u8], ledger: &mut RequestLedger) {
         if from.peer != self.target {
-            return ledger.drop(DropReason::WrongSource);
+            return ledger.drop(DropReason::WrongSource, now);
         }
         match *self.client(from.socket) {
             ClientState::Waits(number) => {
                 *self.client(from.socket) = ClientState::Free;
                 self.free.push_back(from.socket);
-                let ended = ledger.end(number, now, RequestEnd::Answered);
+                let ended = ledger.end(number, now, ending(self.expect.as_ref(), datagram));
                 debug_assert!(ended, "a client waits for an open request");
             }
-            ClientState::Rests => ledger.drop(DropReason::Late),
-            ClientState::Free => ledger.drop(DropReason::NotOpen),
+            ClientState::Rests => ledger.drop(DropReason::Late, now),
+            ClientState::Free => ledger.drop(DropReason::NotOpen, now),
         }
     }
 
@@ -137,7 +149,7 @@ mod tests {
         let target = "127.0.0.1:9".parse().unwrap();
         let from =
             |socket| Received { socket, peer: target, local_ip: None, slot: 0, start: 0, len: 1, stride: 1 };
-        let mut plain = Plain::new(target, 2, vec![0], 1, Duration::ZERO);
+        let mut plain = Plain::new(target, 2, vec![(vec![0], 1)], Duration::ZERO);
         let mut ledger = RequestLedger::new(1, Duration::from_secs(1));
         let now = Instant::from_nanos(1);
         for number in 1..=10_000 {

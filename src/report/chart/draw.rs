@@ -41,13 +41,17 @@ pub(super) fn svg(chart: &Lines, style: &str) -> String {
     out.push_str(&names);
     plot.axes(chart, &mut out);
     for (index, series) in chart.series.iter().enumerate() {
-        let _ = write!(out, "<g class=\"s s{}\">", index % COLOURS);
+        let _ = write!(out, "<g class=\"s s{}\">", colour(index, series));
         plot.series(chart, series, &mut out);
         out.push_str("</g>");
     }
     plot.rules(chart, &mut out);
     out.push_str("</svg>");
     out
+}
+
+fn colour(index: usize, series: &Series) -> usize {
+    series.colour.unwrap_or(index) % COLOURS
 }
 
 /// The legend, and its number of rows.
@@ -60,7 +64,7 @@ fn legend(series: &[Series]) -> (String, u32) {
             (x, row) = (LEFT, row + 1);
         }
         let y = TITLE + f64::from(row) * ROW + 9.0;
-        let _ = write!(out, "<g class=\"key s s{}\">", index % COLOURS);
+        let _ = write!(out, "<g class=\"key s s{}\">", colour(index, series));
         if series.style != Style::Marks {
             let _ = write!(out, "<path class=\"curve\" d=\"M{x} {y}h28\"/>");
         }

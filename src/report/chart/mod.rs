@@ -40,6 +40,17 @@ pub struct Series {
     pub band: Vec<(f64, f64, f64)>,
     /// How points are connected.
     pub style: Style,
+    /// Colour, from 0; by the position in the chart if `None`. One thing has one colour in all charts of a
+    /// page.
+    pub colour: Option<usize>,
+}
+
+impl Series {
+    /// Sets the colour.
+    #[must_use]
+    pub fn coloured(self, colour: usize) -> Series {
+        Series { colour: Some(colour), ..self }
+    }
 }
 
 /// How points are connected.

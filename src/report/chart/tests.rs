@@ -74,6 +74,7 @@ fn full() -> Lines {
         points: vec![(1.0, 10.0), (10.0, 100.0), (f64::NAN, 3.0)],
         band: vec![(1.0, 5.0, 20.0), (10.0, 50.0, 200.0)],
         style: Style::Marked,
+        colour: Some(5),
     };
     let stepped = Series {
         name: "steps".to_owned(),
@@ -106,6 +107,8 @@ fn a_chart_shows_everything_and_no_text_becomes_an_element() {
         "class=\"band\"",
         ">1 ms</text>",
         "<g class=\"s s1\">",
+        "<g class=\"s s5\">",
+        "<g class=\"key s s5\">",
     ] {
         assert!(svg.contains(part), "{part} in {svg}");
     }

@@ -67,6 +67,7 @@ pub fn chart(shown: Shown, along: &Along, cases: &[InCase]) -> Lines {
             points: at.iter().map(|(x, (y, _))| (*x, *y)).collect(),
             band: band.collect(),
             style: Style::Marked,
+            colour: Some(n),
         }
     };
     let values = || {
@@ -128,8 +129,8 @@ pub fn overload_chart(overload: &Overload, survivals: &[Survival]) -> Lines {
         Series {
             name: survival.name.clone(),
             points: points.map(|(n, y)| (n as f64 * slice * 1e6, *y)).collect(),
-            band: vec![],
             style: Style::Steps,
+            ..Series::default()
         }
     };
     let at = |after: std::time::Duration, label: &str| Rule {
