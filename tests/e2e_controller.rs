@@ -117,7 +117,7 @@ fn a_server_that_ended_while_there_was_no_controller_is_started_again_under_its_
     let again = wait_for_started(&site, seen, 1);
     assert_eq!(again.keys().copied().collect::<Vec<_>>(), [1]);
     for part in [
-        "server 1 ended unexpectedly (while there was no controller)",
+        "server ended unexpectedly pool=\"native\" server=1 exit=\"while there was no controller\"",
         &format!("server started pool=\"native\" server=1 port={}", site.server_port(1)),
         &format!("server 0 runs already (process {}): adopted", servers[&0]),
     ] {
@@ -361,7 +361,7 @@ fn unmodified_servers_are_added_under_load_and_removed_after_it_and_nothing_is_l
     let few = Askers::start(&site, 1, Duration::from_millis(50));
     let many = askers.end();
     balancer.pool_when("one server is left", |pool| pool.servers.len() == 1 && up(pool) == 1);
-    wait_for_line(&site, 0, "server 1 has stopped pool=\"echo\"");
+    wait_for_line(&site, 0, "pool=\"echo\" change=\"server 1 has stopped\"");
     let answered = many + few.end();
     // The newest line of the status may be older than the last answer.
     let is_all = |pool: &PoolStatus| pool.answered >= answered && pool.datagram.unwrap().in_flight == 0;

@@ -591,8 +591,6 @@ fn a_pool_that_cannot_run_is_refused_with_exit_code_2() {
     let site = Site::new(json!({}));
     let front = site.port(0);
     let with = |more: Value| site.start_pools(&pool(&site, &[], more), &[]).finish();
-    let unknown = with(json!({"servers": ["no.such.name.invalid"]}));
-    assert_refused(&unknown, "pool pool-1: cannot find an address of no.such.name.invalid");
     let itself = with(json!({"servers": [format!("127.0.0.1:{front}")]}));
     assert_refused(&itself, &format!("127.0.0.1:{front} is where this pool itself listens"));
     let by_name = json!({"listen": format!("*:{front}"), "servers": [format!("localhost:{front}")]});

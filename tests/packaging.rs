@@ -366,9 +366,12 @@ fn dashboard_and_alarms_use_figures_that_a_balancer_shows() {
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
         // The admin interface shows what was seen a moment ago.
-        answer.contains("lbd_dropped_by_reason_total{").then_some(answer)
+        let is_shown =
+            |figure: &str| answer.lines().any(|line| line.starts_with(figure) && !line.ends_with(" 0"));
+        let is_complete = is_shown("lbd_dropped_by_reason_total{") && is_shown("lbd_server_answered_total{");
+        is_complete.then_some(answer)
     };
-    let shown = figures(&wait_for("the drop in the figures", scrape, String::new));
+    let shown = figures(&wait_for("the drop and the answer in the figures", scrape, String::new));
     for path in ["tools/prometheus/lbd.rules.yml", "tools/grafana/lbd.json"] {
         let used = figures(&read(project(path)));
         assert!(used.len() > 15, "{path}: {used:?}");

@@ -16,7 +16,7 @@ use super::settings::{Affinity, DatagramSettings};
 use crate::base::batch::Tx;
 use crate::base::time::Instant;
 use crate::pool::health::State;
-use crate::pool::select::Slot;
+use crate::pool::select::{LeafState, Slot};
 
 /// A check keeps its place for this many times the usual response time of the server's checks.
 const USUAL_FACTOR: u32 = 4;
@@ -47,7 +47,9 @@ impl DatagramPrimary {
         if server.extra.asked.is_some() || now < server.extra.next_check {
             return;
         }
-        let counts = counts(&core.settings) && !server.is_leaving && server.extra.place_until.is_none();
+        // Requests go to eligible servers only: elsewhere a check delays none.
+        let is_eligible = core.shared.pool.tree.state_and_cost(slot).0 == LeafState::Eligible;
+        let counts = counts(&core.settings) && is_eligible && server.extra.place_until.is_none();
         if server.state() == State::Up {
             if let Some(answered) = core.shared.signals[slot.index()].answered_since(now, interval) {
                 server.extra.next_check = answered + interval;
