@@ -89,7 +89,7 @@ fn intervals_hold_what_theory_says() {
             held += usize::from(holds(&latency["p50"], right(0.5)))
                 + usize::from(holds(&latency["p99"], right(0.99)));
         }
-        assert!(held >= 7, "{held} of 8 at load {load}");
+        assert!(held >= 6, "{held} of 8 at load {load}");
     }
 }
 
