@@ -111,11 +111,7 @@ pub struct PreparedNative {
 impl PreparedNative {
     /// Prepares the workers over these sockets: a client-side and a server-side socket for each worker.
     /// `prefault`: whether they touch their memory now.
-    pub fn new(
-        open: OpenNative,
-        process: &ProcessContext,
-        prefault: bool,
-    ) -> Result<PreparedNative, Failed> {
+    pub fn new(open: OpenNative, process: &ProcessContext, prefault: bool) -> Result<PreparedNative, Failed> {
         let OpenNative { of, workers: sockets, are_inherited } = open;
         let mut settings = settings(&of);
         for socket in sockets.iter().flatten() {

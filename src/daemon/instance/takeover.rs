@@ -109,7 +109,11 @@ impl Instance {
             let _woken = instance.process.stop.wake_also(waker.clone());
             while !instance.process.stop.is_asked() {
                 if let Err(error) = listener.wait(&waker) {
-                    tracing::error!(error = error.to_string(), effect = "no process can take over", "handover listener failed");
+                    tracing::error!(
+                        error = error.to_string(),
+                        effect = "no process can take over",
+                        "handover listener failed"
+                    );
                     return;
                 }
                 let stream = match listener.accept(CHECK) {

@@ -339,7 +339,7 @@ impl TwoSided for NativeRole {
         while let Some((slot, lane)) = self.lanes.next_touched() {
             let delta = if std::mem::take(&mut lane.dirty) { lane.estimate.publish() } else { 0 };
             let heard = std::mem::take(&mut lane.heard);
-            self.ticks.note(delta != 0 || lane.estimate.outstanding() > 0);
+            self.ticks.note(delta != 0 || lane.estimate.published() > 0);
             if delta != 0 {
                 self.shared.pool.tree.adjust(slot, delta);
             }
@@ -371,7 +371,6 @@ impl Role for NativeRole {
         self.send_order(now, tx);
         self.publish(now);
         self.serve_pending(now, tx);
-        self.ticks.note(!self.shared.pool.pending.is_empty());
         self.ticks.settle(now, self.settings.interval);
     }
 

@@ -123,6 +123,7 @@ impl NativeRole {
         if self.shared.pool.pending.is_empty() {
             return;
         }
+        self.ticks.note(true);
         let shared = Arc::clone(&self.shared);
         let served = shared.pool.pending.serve(now, &mut Turn { role: self, now, tx });
         self.has_more = served.has_more;
