@@ -36,6 +36,7 @@ use crate::admin::status::{About, Board, EventLog, Sampler, Status};
 use crate::base::time::Clock;
 use crate::config::{Config, Token};
 use crate::daemon::handover::SocketSet;
+use crate::daemon::worker_threads::WorkerThreads;
 use crate::os::signals::Stop;
 use crate::os::threads::Threads;
 use prepared::Prepared;
@@ -88,6 +89,7 @@ pub struct ProcessContext {
     clock: Clock,
     stop: Stop,
     threads: Threads,
+    worker_threads: WorkerThreads,
     control: ControlThread,
     events: Arc<EventLog>,
 }
@@ -182,6 +184,7 @@ impl ReadyInstance {
         let process = ProcessContext {
             clock,
             threads: Threads::new(stop.clone()),
+            worker_threads: WorkerThreads::new(clock),
             stop,
             control: ControlThread::start(clock)?,
             events: Arc::default(),

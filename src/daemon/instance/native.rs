@@ -1,7 +1,7 @@
 //! A native pool of a balancer process.
 
 use std::io;
-use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::mpsc::{Receiver, TryRecvError, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -234,22 +234,28 @@ impl Running for RunningNative {
         let mut reports = vec![];
         for worker in self.workers.iter() {
             let (report, reported) = sync_channel(2);
-            let verdict = own.add();
-            worker.send(move |worker, _| {
+            let verdict = own.add(worker.waker());
+            worker.send(move |worker, now| {
                 worker.role.stop_waiting();
                 let _ = report.send(worker.settle(&clock).map(|()| None));
-                loop {
-                    match verdict.recv_timeout(PAUSED_MAX) {
+                let hold = move |worker: &mut Worker<NativeRole, BackEnd>, is_over: bool| loop {
+                    match verdict.try_recv() {
                         Ok(PauseVerdict::Export) => {
                             _ = report.send(Ok(Some(worker.role.export(clock.now()))));
                         }
-                        Ok(PauseVerdict::End) => return worker.end(),
+                        Ok(PauseVerdict::End) => {
+                            worker.end();
+                            return false;
+                        }
+                        Err(TryRecvError::Empty) if !is_over => return true,
                         Err(_) => {
                             worker.role.wait_again();
-                            return worker.resume_all();
+                            worker.resume_all();
+                            return false;
                         }
                     }
-                }
+                };
+                worker.hold(now + PAUSED_MAX, Box::new(hold));
             })?;
             reports.push(reported);
         }

@@ -10,7 +10,8 @@ use crate::base::time::Instant;
 use crate::daemon::handover::{SocketKind, SocketSet};
 use crate::daemon::inbox::{Gone, WorkerHandle, inbox};
 use crate::daemon::pool_log::PoolLog;
-use crate::daemon::worker::{Balancing, Worker};
+use crate::daemon::worker::{Balancing, Worker, WorkerLoop};
+use crate::daemon::worker_threads::Runnable;
 use crate::io::socket::receive_buffer;
 use crate::io::{BackEnd, IoChoice, IoOptions};
 use crate::os::affinity;
@@ -65,28 +66,27 @@ pub struct Workers<R> {
 }
 
 impl<R: Balancing + Send + 'static> Workers<R> {
-    /// Starts the workers' loops, each on a thread that is named after the pool.
+    /// Starts the workers' loops, each on another thread. Other pools may share these threads.
     pub fn start(
         pool: &str,
         workers: Vec<Worker<R, BackEnd>>,
         process: &ProcessContext,
     ) -> io::Result<Workers<R>> {
         let mut handles = vec![];
+        let mut loops: Vec<Box<dyn Runnable>> = vec![];
         let wakers: Vec<_> = workers.iter().map(|worker| worker.io.waker()).collect();
         for (number, mut worker) in workers.into_iter().enumerate() {
             let waker = wakers[number].clone();
             if number == 0 {
                 worker.wake_others(wakers[1..].to_vec());
             }
-            let (inbox, handle) = inbox(waker.clone());
+            let (inbox, handle) = inbox(waker);
             let log = PoolLog::new(pool, number, Arc::clone(&process.events));
-            let (clock, stop) = (process.clock, process.stop.clone());
-            process.threads.spawn(format!("{pool}-{number}"), move || {
-                let _woken = stop.wake_also(waker);
-                worker.run(&inbox, &log, clock, &stop)
-            })?;
+            let worker = WorkerLoop::new(worker, inbox, log, process.clock, process.stop.clone());
+            loops.push(Box::new(worker.woken_by_stop()));
             handles.push(handle);
         }
+        process.worker_threads.run(loops, &process.threads)?;
         Ok(Workers { pool: pool.to_owned(), handles })
     }
 
