@@ -1,4 +1,4 @@
-//! What an idle balancer costs, as Linux counts it in /proc: wake-ups and resident memory.
+//! What an idle balancer costs, as Linux counts it in /proc: wake-ups, threads, resident memory.
 
 mod common;
 
@@ -65,7 +65,7 @@ fn a_native_balancer_sleeps_without_traffic_and_after_it() {
 }
 
 #[test]
-fn sixteen_pools_take_memory_only_for_what_they_do() {
+fn sixteen_pools_share_their_threads_and_take_memory_only_for_what_they_do() {
     let site = Site::new(json!({}));
     let pool = |number: u16| {
         json!({
@@ -77,6 +77,9 @@ fn sixteen_pools_take_memory_only_for_what_they_do() {
         })
     };
     let balancer = site.pools(Value::Array((0..16).map(pool).collect()));
+    let cpus = std::thread::available_parallelism().unwrap().get();
+    let threads = of_threads(&balancer, "Pid").len();
+    assert!(threads <= 2 * cpus + 8, "{threads} threads with {cpus} CPUs; it was 40 with two");
     let resident = balancer.memory_kib();
     assert!(resident <= 64 << 10, "{resident} KiB; it was 262,000");
 }

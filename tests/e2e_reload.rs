@@ -157,9 +157,7 @@ fn a_successor_that_cannot_start_leaves_the_old_one_serving() {
     ] {
         assert!(text.contains(from), "{text}");
         site.write("config.json", &text.replace(from, to));
-        let path = std::fs::read_dir(site.path().join("state")).unwrap().flatten().map(|entry| entry.path());
-        let socket = path.into_iter().find(|path| path.extension().is_some_and(|e| e == "sock")).unwrap();
-        let takeover = format!("--takeover={}", socket.display());
+        let takeover = format!("--takeover={}", site.takeover_socket().display());
         let refused = site.start(&["balancer", &takeover]).finish();
         assert!(refused.code == 2 && refused.stderr.contains(why), "{refused:?}");
         site.write("config.json", &text);
@@ -167,8 +165,7 @@ fn a_successor_that_cannot_start_leaves_the_old_one_serving() {
         assert_eq!((code, summary.answered, summary.retried), (0, 50, 0));
     }
     // What a successor needs beside the sockets is tried before it has them: here, a folder for its token.
-    let socket = std::fs::read_dir(site.path().join("state")).unwrap().flatten().map(|entry| entry.path());
-    let socket = socket.into_iter().find(|path| path.extension().is_some_and(|e| e == "sock")).unwrap();
+    let socket = site.takeover_socket();
     site.write("taken", "a file");
     site.write("config.json", &text.replace("\"state_dir\":\"state\"", "\"state_dir\":\"taken\""));
     let refused = site.start(&["balancer", &format!("--takeover={}", socket.display())]).finish();

@@ -283,12 +283,7 @@ fn a_balancer_of_the_previous_release_keeps_serving_since_its_state_has_another_
 fn a_process_that_cannot_read_the_state_leaves_the_balancer_serving() {
     let site = Site::new(json!({"load_balancer": {"workers": 2}}));
     let (mut balancer, _servers) = site.pool(2, &[]);
-    let path = std::fs::read_dir(site.path().join("state")).unwrap().flatten().map(|entry| entry.path());
-    let is_for_successors = |path: &PathBuf| {
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        name.ends_with(".sock") && !name.starts_with("admin-")
-    };
-    let path = path.into_iter().find(is_for_successors).unwrap();
+    let path = site.takeover_socket();
     for reason in [None, Some("another version")] {
         let mut previous = Requester::connect(&path, HandoverPurpose::Takeover, PATIENCE).unwrap();
         let sockets = previous.sockets(PATIENCE).unwrap();

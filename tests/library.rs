@@ -11,7 +11,7 @@ use lbd::base::drop_reason::DropReason;
 use lbd::base::time::Clock;
 use lbd::daemon::inbox::inbox;
 use lbd::daemon::pool_log::PoolLog;
-use lbd::daemon::worker::Worker;
+use lbd::daemon::worker::{Worker, WorkerLoop};
 use lbd::io::socket::{SocketOptions, bind};
 use lbd::io::{DatagramIo, IoOptions, MmsgIo, Waker};
 use lbd::os::signals::Stop;
@@ -84,7 +84,7 @@ impl TestBalancer {
             let worker = Worker::new(role, io, 2, None, Duration::ZERO);
             let (inbox, _post) = inbox(Waker::default());
             let log = PoolLog::new("native", 0, Arc::new(EventLog::default()));
-            worker.run(&inbox, &log, clock, &thread_stop).unwrap();
+            WorkerLoop::new(worker, inbox, log, clock, thread_stop).run().unwrap();
         });
         TestBalancer { front, back, stats, stop, thread: Some(thread) }
     }

@@ -196,7 +196,8 @@ pub struct RawBalancing {
     pub waiting_max: Option<Text>,
     /// Capacity of the pool in servers, 1 to 4096.
     pub servers_max: Option<Text>,
-    /// Worker threads, 1 to 32. Without it: one per CPU that this process may use.
+    /// Workers, each on another thread, 1 to 32. Pools share threads if there are more workers than CPUs.
+    /// Without it: one per CPU that this process may use.
     pub workers: Option<Text>,
     /// Whether each worker stays on a CPU of its own.
     #[schemars(extend("default" = false))]

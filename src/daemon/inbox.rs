@@ -74,6 +74,11 @@ impl<W> Drop for Inbox<W> {
 }
 
 impl<W: 'static> WorkerHandle<W> {
+    /// Wakes the loop.
+    pub fn waker(&self) -> Waker {
+        self.waker.clone()
+    }
+
     /// Sends a task to the loop without waiting.
     pub fn send(&self, task: impl FnOnce(&mut W, Instant) + Send + 'static) -> Result<(), Gone> {
         self.shared

@@ -23,6 +23,7 @@ pub mod supervised_balancer;
 #[cfg(not(loom))]
 pub mod tcp;
 pub mod worker;
+pub mod worker_threads;
 
 use std::io;
 
@@ -42,7 +43,18 @@ pub fn turn_until(
     role: &mut impl Role,
     clock: &Clock,
 ) -> io::Result<(Instant, bool)> {
-    io.wait(earliest(role.next_deadline(), at_latest))?;
+    let deadline = earliest(role.next_deadline(), at_latest);
+    turn_after(deadline, io, role, clock)
+}
+
+/// The same with this deadline in place of the role's.
+pub fn turn_after(
+    deadline: Option<Instant>,
+    io: &mut impl DatagramIo,
+    role: &mut impl Role,
+    clock: &Clock,
+) -> io::Result<(Instant, bool)> {
+    io.wait(deadline)?;
     io.receive()?;
     let now = clock.now();
     let (rx, tx) = io.turn();

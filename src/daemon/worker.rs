@@ -1,19 +1,20 @@
-//! The loop of one worker of a pool of either kind: serves until the worker retires, then finishes the
-//! requests in flight.
+//! One worker of a pool of either kind: serves until the worker retires, then finishes the requests in
+//! flight. A thread drives it, alone or with others ([`super::worker_threads`]).
 
 use std::io;
 use std::ops::Range;
+use std::os::fd::RawFd;
 use std::time::Duration;
 
 use super::inbox::Inbox;
 use super::pool_log::PoolLog;
-use super::turn_until;
+use super::worker_threads::Runnable;
+use super::{turn_after, turn_until};
 use crate::base::batch::SocketId;
 use crate::base::drop_reason::DropReason;
-use crate::base::time::{Clock, Instant};
-use crate::io::{DatagramIo, IoCounters, Waker};
-use crate::os::affinity;
-use crate::os::signals::Stop;
+use crate::base::time::{Clock, Instant, earliest};
+use crate::io::{BackEnd, DatagramIo, IoCounters, Waker};
+use crate::os::signals::{Stop, Woken};
 use crate::pool::event::Event;
 use crate::pool::part::Part;
 use crate::pool::stats::{DatagramStats, WorkerStats};
@@ -91,6 +92,10 @@ enum Life {
 /// worker can end either.
 const LOOK: Duration = Duration::from_millis(5);
 
+/// What a worker does that takes no turns: called after each wake-up, with whether the time is over. False
+/// ends it.
+pub type Hold<R, I> = Box<dyn FnMut(&mut Worker<R, I>, bool) -> bool + Send>;
+
 /// Maximum number of turns for datagrams that were read before a pause.
 const SETTLE_TURNS: usize = 16;
 
@@ -107,6 +112,10 @@ pub struct Worker<R, I> {
     /// Maximum time for requests in flight when the worker retires.
     patience: Duration,
     life: Life,
+    /// The worker takes no turns, at most until this time.
+    hold: Option<(Instant, Hold<R, I>)>,
+    /// The end of the last turn.
+    last_turn: Instant,
     accounted: Accounted,
     /// Wake the pool's other workers.
     others: Vec<Waker>,
@@ -119,7 +128,8 @@ impl<R: Balancing, I: DatagramIo> Worker<R, I> {
     pub fn new(role: R, io: I, sockets: usize, processor: Option<usize>, patience: Duration) -> Self {
         let (sockets, accounted) = (sockets as u16, Accounted::default());
         let (life, others, shown) = (Life::Serving, vec![], 0);
-        Worker { role, io, sockets, processor, patience, life, accounted, others, shown }
+        let (hold, last_turn) = (None, Instant::ZERO);
+        Worker { role, io, sockets, processor, patience, life, hold, last_turn, accounted, others, shown }
     }
 
     /// Makes the worker wake the pool's other workers when they must take a turn.
@@ -158,6 +168,12 @@ impl<R: Balancing, I: DatagramIo> Worker<R, I> {
             }
         }
         Ok(())
+    }
+
+    /// Takes no turns until `hold` returns false, at most until this time. Tasks from other threads are
+    /// executed meanwhile.
+    pub fn hold(&mut self, until: Instant, hold: Hold<R, I>) {
+        self.hold = Some((until, hold));
     }
 
     /// Ends the loop after this turn: another process has taken over all requests in flight.
@@ -202,12 +218,33 @@ impl<R: Balancing, I: DatagramIo> Worker<R, I> {
         }
     }
 
-    fn turn(&mut self, clock: &Clock) -> io::Result<Instant> {
-        let at_latest = match self.life {
-            Life::Waiting { until } | Life::Retiring { until } => Some(until.min(clock.now() + LOOK)),
-            Life::Serving | Life::Over | Life::Failed(_) => None,
-        };
-        let (now, _) = turn_until(at_latest, &mut self.io, &mut self.role, clock)?;
+    /// When the worker must take a turn without news.
+    fn deadline(&self) -> Option<Instant> {
+        if let Some((until, _)) = self.hold {
+            return Some(until);
+        }
+        match self.life {
+            Life::Waiting { until } | Life::Retiring { until } => {
+                earliest(self.role.next_deadline(), Some(until.min(self.last_turn + LOOK)))
+            }
+            Life::Serving => self.role.next_deadline(),
+            Life::Over | Life::Failed(_) => Some(Instant::ZERO),
+        }
+    }
+
+    /// Takes a turn. `sleeps`: first waits for news or the deadline.
+    fn turn(&mut self, clock: &Clock, sleeps: bool) -> io::Result<Instant> {
+        let deadline = if sleeps { self.deadline() } else { Some(Instant::ZERO) };
+        if let Some((until, mut hold)) = self.hold.take() {
+            self.io.wait(deadline)?;
+            let now = clock.now();
+            if hold(self, now >= until) {
+                self.hold = Some((until, hold));
+            }
+            return Ok(now);
+        }
+        let (now, _) = turn_after(deadline, &mut self.io, &mut self.role, clock)?;
+        self.last_turn = now;
         let version = self.role.shared_version();
         if std::mem::replace(&mut self.shown, version) != version {
             self.others.iter().for_each(Waker::wake);
@@ -252,33 +289,104 @@ impl<R: Balancing, I: DatagramIo> Worker<R, I> {
         }
         *seen = Accounted { counters: now, unusable, front_drops };
     }
+}
 
-    /// Runs the worker's loop until the worker has retired, at the latest until the process ends.
-    pub fn run(mut self, inbox: &Inbox<Self>, log: &PoolLog, clock: Clock, stop: &Stop) -> io::Result<()> {
-        if let Some(cpu) = self.processor {
-            affinity::stay_on(cpu).unwrap_or_else(|error| log.not_pinned(cpu, &error));
-        }
-        let result = self.serve(inbox, log, clock, stop);
-        self.io.recount_drops();
-        self.account(log);
-        self.log_events(log);
-        log.stopped(self.role.counters(), self.role.datagram_counters());
+/// A worker with its inbox and its logs.
+pub struct WorkerLoop<R, I> {
+    worker: Worker<R, I>,
+    inbox: Inbox<Worker<R, I>>,
+    log: PoolLog,
+    clock: Clock,
+    stop: Stop,
+    woken: Option<Woken>,
+}
+
+impl<R: Balancing, I: DatagramIo> WorkerLoop<R, I> {
+    /// The loop of a worker that retires when `stop` asks for it.
+    pub fn new(
+        worker: Worker<R, I>,
+        inbox: Inbox<Worker<R, I>>,
+        log: PoolLog,
+        clock: Clock,
+        stop: Stop,
+    ) -> WorkerLoop<R, I> {
+        WorkerLoop { worker, inbox, log, clock, stop, woken: None }
+    }
+
+    /// Takes turns in this thread until the worker has retired.
+    pub fn run(mut self) -> io::Result<()> {
+        let result = loop {
+            match self.turn(true) {
+                Ok(true) => {}
+                Ok(false) => break Ok(()),
+                Err(error) => break Err(error),
+            }
+        };
+        self.end();
         result
     }
 
-    fn serve(&mut self, inbox: &Inbox<Self>, log: &PoolLog, clock: Clock, stop: &Stop) -> io::Result<()> {
-        loop {
-            let now = self.turn(&clock)?;
-            self.log_events(log);
-            self.account(log);
-            inbox.serve(self, now);
-            if stop.is_asked() {
-                self.retire(now)?;
-            }
-            if self.live(now)? || stop.is_asked_twice() {
-                return Ok(());
-            }
+    /// Takes a turn; false if the worker has retired. `sleeps`: first waits for news or the deadline.
+    fn turn(&mut self, sleeps: bool) -> io::Result<bool> {
+        let WorkerLoop { worker, inbox, log, clock, stop, .. } = self;
+        let now = worker.turn(clock, sleeps)?;
+        worker.log_events(log);
+        worker.account(log);
+        inbox.serve(worker, now);
+        if stop.is_asked() {
+            worker.retire(now)?;
         }
+        Ok(!worker.live(now)? && !stop.is_asked_twice())
+    }
+
+    /// Writes the last counters and events.
+    fn end(&mut self) {
+        let WorkerLoop { worker, log, .. } = self;
+        worker.io.recount_drops();
+        worker.account(log);
+        worker.log_events(log);
+        log.stopped(worker.role.counters(), worker.role.datagram_counters());
+    }
+}
+
+impl<R: Balancing> WorkerLoop<R, BackEnd> {
+    /// Makes `stop` wake the worker as long as the loop exists.
+    pub fn woken_by_stop(mut self) -> Self {
+        self.woken = Some(self.stop.wake_also(self.worker.io.waker()));
+        self
+    }
+}
+
+impl<R: Balancing + Send> Runnable for WorkerLoop<R, BackEnd> {
+    fn descriptor(&self) -> Option<RawFd> {
+        self.worker.io.descriptor()
+    }
+
+    fn waker(&self) -> Waker {
+        self.worker.io.waker()
+    }
+
+    fn processor(&self) -> Option<usize> {
+        self.worker.processor
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        if self.worker.io.has_more() && self.worker.hold.is_none() {
+            return Some(Instant::ZERO);
+        }
+        self.worker.deadline()
+    }
+
+    fn turn(&mut self, sleeps: bool) -> io::Result<bool> {
+        WorkerLoop::turn(self, sleeps)
+    }
+
+    fn end(&mut self) {
+        WorkerLoop::end(self);
+    }
+
+    fn not_pinned(&self, cpu: usize, error: &io::Error) {
+        self.log.not_pinned(cpu, error);
     }
 }
 

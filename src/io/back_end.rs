@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::RawFd;
 use std::str::FromStr;
 
 use tracing::warn;
@@ -108,6 +109,25 @@ impl BackEnd {
     /// A waker that ends a wait from another thread.
     pub fn waker(&self) -> Waker {
         on_open!(self, io => io.waker())
+    }
+
+    /// A descriptor that is readable when something would end a wait, for a [`WaitSet`]. It is open as long
+    /// as the back end. `None` with io_uring, which only reports to a thread that waits in the kernel.
+    ///
+    /// [`WaitSet`]: super::WaitSet
+    pub fn descriptor(&self) -> Option<RawFd> {
+        match self {
+            BackEnd::Mmsg(io) => Some(io.descriptor()),
+            BackEnd::Uring(_) => None,
+        }
+    }
+
+    /// Whether the last turn left data, so that a wait returns at once. False with io_uring.
+    pub fn has_more(&self) -> bool {
+        match self {
+            BackEnd::Mmsg(io) => io.has_more(),
+            BackEnd::Uring(_) => false,
+        }
     }
 
     /// The sockets in order, for a successor or for queries of their buffers.

@@ -29,6 +29,7 @@ mod sockaddr;
 pub mod socket;
 mod sys;
 mod uring;
+mod wait_set;
 
 use std::io;
 use std::net::SocketAddr;
@@ -46,6 +47,7 @@ pub use self::packing::PAYLOAD_MAX;
 pub use self::paths::TooLarge;
 pub use self::sim::{Faults, NetCounters, SimIo, SimNet};
 pub use self::uring::UringIo;
+pub use self::wait_set::WaitSet;
 
 /// Sizes of a turn, fixed at start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -88,6 +88,16 @@ impl Site {
         path
     }
 
+    /// The socket on which the site's balancer listens for successors.
+    pub fn takeover_socket(&self) -> PathBuf {
+        let entries = std::fs::read_dir(self.path().join("state")).expect("the state directory");
+        let is_for_successors = |path: &PathBuf| {
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            name.ends_with(".sock") && !name.starts_with("admin-")
+        };
+        entries.flatten().map(|entry| entry.path()).find(is_for_successors).expect("a socket for successors")
+    }
+
     /// What a log holds so far; empty if there is none yet.
     pub fn log(&self, name: &str) -> String {
         std::fs::read_to_string(self.path().join("logs").join(name)).unwrap_or_default()

@@ -39,6 +39,7 @@ use crate::admin::status::{About, Board, EventLog, History, Life, Sampler, Statu
 use crate::base::time::Clock;
 use crate::config::{Config, Token};
 use crate::daemon::handover::{Holder, SocketSet};
+use crate::daemon::worker_threads::WorkerThreads;
 use crate::os::private_socket::{PrivateSocket, SocketError};
 use crate::os::signals::Stop;
 use crate::os::threads::Threads;
@@ -99,6 +100,7 @@ pub struct ProcessContext {
     clock: Clock,
     stop: Stop,
     threads: Threads,
+    worker_threads: WorkerThreads,
     control: ControlThread,
     events: Arc<EventLog>,
 }
@@ -233,6 +235,7 @@ impl ReadyInstance {
         let process = ProcessContext {
             clock,
             threads: Threads::new(stop.clone()),
+            worker_threads: WorkerThreads::new(clock),
             stop,
             control: ControlThread::start(clock)?,
             events: Arc::default(),

@@ -2,6 +2,8 @@
 
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
+use crate::io::Waker;
+
 /// The next step of a paused worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PauseVerdict {
@@ -13,13 +15,27 @@ pub enum PauseVerdict {
 
 /// The paused workers of any number of pools. When this is dropped, the workers resume.
 #[derive(Default)]
-pub struct PausedWorkers(Vec<SyncSender<PauseVerdict>>);
+pub struct PausedWorkers(Vec<PausedWorker>);
+
+/// A paused worker. When this is dropped, the worker resumes.
+struct PausedWorker {
+    /// `None` after the last verdict.
+    verdicts: Option<SyncSender<PauseVerdict>>,
+    waker: Waker,
+}
+
+impl Drop for PausedWorker {
+    fn drop(&mut self) {
+        self.verdicts = None; // the worker sees that when it is awake
+        self.waker.wake();
+    }
+}
 
 impl PausedWorkers {
-    /// Adds a worker, which waits for its verdicts on the receiver.
-    pub fn add(&mut self) -> Receiver<PauseVerdict> {
+    /// Adds a worker, which is woken for each verdict and takes it from the receiver.
+    pub fn add(&mut self, waker: Waker) -> Receiver<PauseVerdict> {
         let (verdict, wait) = sync_channel(2); // each verdict once
-        self.0.push(verdict);
+        self.0.push(PausedWorker { verdicts: Some(verdict), waker });
         wait
     }
 
@@ -40,7 +56,10 @@ impl PausedWorkers {
 
     fn send(&self, verdict: PauseVerdict) {
         for worker in &self.0 {
-            let _ = worker.send(verdict); // a worker that has ended needs none
+            if let Some(verdicts) = &worker.verdicts {
+                let _ = verdicts.send(verdict); // a worker that has ended needs none
+            }
+            worker.waker.wake();
         }
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::UdpSocket;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::mpsc::{Receiver, TryRecvError, sync_channel};
 use std::time::Duration;
 
 use super::paused::{PauseVerdict, PausedWorkers};
@@ -15,7 +15,8 @@ use crate::base::time::{Clock, Instant};
 use crate::daemon::handover::{SocketKind, SocketSet};
 use crate::daemon::inbox::{Gone, WorkerHandle, inbox};
 use crate::daemon::pool_log::PoolLog;
-use crate::daemon::worker::{Balancing, Worker};
+use crate::daemon::worker::{Balancing, Worker, WorkerLoop};
+use crate::daemon::worker_threads::Runnable;
 use crate::io::socket::receive_buffer;
 use crate::io::{BackEnd, IoChoice, IoOptions};
 use crate::os::affinity;
@@ -77,28 +78,27 @@ pub struct Workers<R> {
 }
 
 impl<R: Balancing + Send + 'static> Workers<R> {
-    /// Starts the workers' loops, each on a thread that is named after the pool.
+    /// Starts the workers' loops, each on another thread. Other pools may share these threads.
     pub fn start(
         pool: &str,
         workers: Vec<Worker<R, BackEnd>>,
         process: &ProcessContext,
     ) -> io::Result<Workers<R>> {
         let mut handles = vec![];
+        let mut loops: Vec<Box<dyn Runnable>> = vec![];
         let wakers: Vec<_> = workers.iter().map(|worker| worker.io.waker()).collect();
         for (number, mut worker) in workers.into_iter().enumerate() {
             let waker = wakers[number].clone();
             if number == 0 {
                 worker.wake_others(wakers[1..].to_vec());
             }
-            let (inbox, handle) = inbox(waker.clone());
+            let (inbox, handle) = inbox(waker);
             let log = PoolLog::new(pool, number, Arc::clone(&process.events));
-            let (clock, stop) = (process.clock, process.stop.clone());
-            process.threads.spawn(format!("{pool}-{number}"), move || {
-                let _woken = stop.wake_also(waker);
-                worker.run(&inbox, &log, clock, &stop)
-            })?;
+            let worker = WorkerLoop::new(worker, inbox, log, process.clock, process.stop.clone());
+            loops.push(Box::new(worker.woken_by_stop()));
             handles.push(handle);
         }
+        process.worker_threads.run(loops, &process.threads)?;
         Ok(Workers { pool: pool.to_owned(), handles })
     }
 
@@ -130,22 +130,30 @@ impl<R: Balancing + Send + 'static> Workers<R> {
         let mut reports = vec![];
         for worker in self.iter() {
             let (report, reported) = sync_channel(2);
-            let verdict = own.add();
-            worker.send(move |worker, _| {
+            let verdict = own.add(worker.waker());
+            worker.send(move |worker, now| {
                 worker.role.stop_waiting();
                 let _ = report.send(worker.settle(&clock).map(|()| None));
-                loop {
-                    match verdict.recv_timeout(PAUSED_MAX) {
-                        Ok(PauseVerdict::Export) => {
-                            _ = report.send(Ok(Some(worker.role.export(clock.now()))));
-                        }
-                        Ok(PauseVerdict::End) => return worker.end(),
-                        Err(_) => {
-                            worker.role.wait_again();
-                            return worker.resume_all();
+                let hold = move |worker: &mut Worker<R, BackEnd>, is_over: bool| {
+                    loop {
+                        match verdict.try_recv() {
+                            Ok(PauseVerdict::Export) => {
+                                _ = report.send(Ok(Some(worker.role.export(clock.now()))));
+                            }
+                            Ok(PauseVerdict::End) => {
+                                worker.end();
+                                return false;
+                            }
+                            Err(TryRecvError::Empty) if !is_over => return true,
+                            Err(_) => {
+                                worker.role.wait_again();
+                                worker.resume_all();
+                                return false;
+                            }
                         }
                     }
-                }
+                };
+                worker.hold(now + PAUSED_MAX, Box::new(hold));
             })?;
             reports.push(reported);
         }

@@ -7,11 +7,12 @@ mod wait;
 
 use std::io;
 use std::net::UdpSocket;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 
 use self::receive::ReceiveCall;
 pub use self::send::Sendmmsg;
-use self::wait::{ReadySocket, Waiter};
+use self::wait::ReadySocket;
+pub(super) use self::wait::Waiter;
 use super::arrival::{SlotSpan, SocketFacts, facts_of_sockets, take_in};
 use super::ready::{ReadySockets, SocketRead};
 use super::sender::Sender;
@@ -62,6 +63,16 @@ impl MmsgIo {
     /// A waker that ends a wait from another thread.
     pub fn waker(&self) -> Waker {
         self.waiter.waker()
+    }
+
+    /// A descriptor that is readable when something would end a wait. It is open as long as the back end.
+    pub fn descriptor(&self) -> RawFd {
+        self.waiter.descriptor()
+    }
+
+    /// Whether the last turn left data: then a wait returns at once.
+    pub fn has_more(&self) -> bool {
+        !self.ready.is_empty() || !self.failing.is_empty()
     }
 
     /// The sockets in order, for a successor or for queries of their buffers.
@@ -132,7 +143,7 @@ impl DatagramIo for MmsgIo {
         if facts.is_paused {
             return Ok(());
         }
-        self.waiter.forget(socket)?;
+        self.waiter.forget(socket.as_raw_fd())?;
         self.counters.kernel_drops += facts.recount_drops(socket);
         facts.is_paused = true;
         self.ready.remove(id);
@@ -143,7 +154,7 @@ impl DatagramIo for MmsgIo {
     fn resume(&mut self, id: SocketId) -> io::Result<()> {
         let facts = &mut self.facts[id.0 as usize];
         if facts.is_paused {
-            self.waiter.watch(id, &self.sockets[id.0 as usize])?;
+            self.waiter.watch(id, self.sockets[id.0 as usize].as_raw_fd())?;
             facts.is_paused = false;
         }
         Ok(())

@@ -10,7 +10,7 @@
 
 use std::io;
 use std::net::UdpSocket;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use mio::unix::SourceFd;
@@ -26,16 +26,19 @@ use crate::base::time::{Clock, Instant};
 const TIMER: Token = Token(usize::MAX - 2);
 const WAKER: Token = Token(usize::MAX - 3);
 
-/// A readable socket.
+/// Room for this many events at once, at least. More than that are reported by the next poll.
+const EVENTS_MIN: usize = 32;
+
+/// A readable socket, or a back end with news.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct ReadySocket {
-    pub(super) socket: SocketId,
+pub(in crate::io) struct ReadySocket {
+    pub(in crate::io) socket: SocketId,
     /// Whether an error is pending or in the error queue (EPOLLERR).
     pub(super) has_error: bool,
 }
 
 /// Everything that can end a wait.
-pub(super) struct Waiter {
+pub(in crate::io) struct Waiter {
     poll: Poll,
     events: Events,
     timer: OwnedFd,
@@ -46,7 +49,7 @@ pub(super) struct Waiter {
 
 impl Waiter {
     /// Registers the sockets under their numbers.
-    pub(super) fn new(sockets: &[UdpSocket]) -> io::Result<Self> {
+    pub(in crate::io) fn new(sockets: &[UdpSocket]) -> io::Result<Self> {
         let poll = Poll::new()?;
         for (socket, number) in sockets.iter().zip(0..) {
             watch(&poll, socket.as_raw_fd(), Token(number))?;
@@ -56,18 +59,23 @@ impl Waiter {
         watch(&poll, timer.as_raw_fd(), TIMER)?;
         let wakeups = eventfd()?;
         watch(&poll, wakeups.as_raw_fd(), WAKER)?;
-        let events = Events::with_capacity(sockets.len() + 2);
+        let events = Events::with_capacity(sockets.len().max(EVENTS_MIN) + 2);
         Ok(Waiter { poll, events, timer, armed: None, waker: Waker::new(wakeups) })
     }
 
     /// Watches a socket again. Data that it already has is reported as an edge.
-    pub(super) fn watch(&self, socket: SocketId, descriptor: &UdpSocket) -> io::Result<()> {
-        watch(&self.poll, descriptor.as_raw_fd(), Token(socket.0.into()))
+    pub(in crate::io) fn watch(&self, socket: SocketId, descriptor: RawFd) -> io::Result<()> {
+        watch(&self.poll, descriptor, Token(socket.0.into()))
     }
 
     /// Stops watching a socket.
-    pub(super) fn forget(&self, descriptor: &UdpSocket) -> io::Result<()> {
-        self.poll.registry().deregister(&mut SourceFd(&descriptor.as_raw_fd()))
+    pub(in crate::io) fn forget(&self, descriptor: RawFd) -> io::Result<()> {
+        self.poll.registry().deregister(&mut SourceFd(&descriptor))
+    }
+
+    /// A descriptor that is readable when something would end a wait.
+    pub(super) fn descriptor(&self) -> RawFd {
+        self.poll.as_raw_fd()
     }
 
     /// A waker that ends waits from other threads.
@@ -83,7 +91,7 @@ impl Waiter {
 
     /// Waits until a socket is readable or has an error, the waker fires, or `deadline` has passed. A
     /// signal handler also ends the wait.
-    pub(super) fn wait(
+    pub(in crate::io) fn wait(
         &mut self,
         clock: Clock,
         deadline: Option<Instant>,
@@ -148,7 +156,7 @@ impl Waiter {
     }
 }
 
-fn watch(poll: &Poll, fd: std::os::fd::RawFd, token: Token) -> io::Result<()> {
+fn watch(poll: &Poll, fd: RawFd, token: Token) -> io::Result<()> {
     poll.registry().register(&mut SourceFd(&fd), token, Interest::READABLE)
 }
 
