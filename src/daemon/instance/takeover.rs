@@ -31,7 +31,7 @@ type State = Vec<(String, PoolState)>;
 /// The version of a [`State`]'s bytes. Every release that changes any value in them, down to the health of a
 /// server, must raise the version: values are identified by their positions. Version 1 had neither mark nor
 /// version.
-const STATE_VERSION: u32 = 3;
+const STATE_VERSION: u32 = 4;
 
 /// The first bytes of a state, before its version. Those of version 1 began with a byte 0 or 1.
 const STATE_MARK: [u8; 8] = *b"lbdstate";

@@ -20,7 +20,7 @@ use crate::pool::part::{Part, Unreadable};
 
 /// The version of [`DatagramWorkerState`]. It must rise whenever the order, type or presence of a field
 /// changes.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// A flow: a client and its server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -415,12 +415,8 @@ fn pool_settings(settings: &DatagramSettings) -> primary::PrimarySettings {
     }
 }
 
-/// The limits for each server. Without checks only traffic gives signals, and a server that is held down
-/// gets no traffic.
+/// The limits for each server.
 fn limits_of(health: &HealthCheck) -> Limits {
     let Rules { rise, fall, hold_down_max, .. } = health.rules;
-    let (interval, is_asked) = (health.interval, health.check != Check::None);
-    let is_watched =
-        is_asked && health::sees(interval * rise.into(), interval * fall.into() + health.timeout);
-    Limits { rise, fall, silence: interval, probe: interval, hold_down_max, is_watched }
+    Limits { rise, fall, silence: health.interval, probe: health.interval, hold_down_max }
 }
