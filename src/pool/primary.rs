@@ -31,6 +31,21 @@ use crate::pool::waiting::Limit;
 /// Why a server's state changes when an operator orders it.
 const ORDERED: &str = "order of an operator";
 
+/// The shortest time between two reports that a server is suspect. A suspicion may come and go many times a
+/// second, and any client can cause one.
+const SUSPICION_PAUSE: Duration = Duration::from_secs(10);
+
+/// What was reported of the state of a slot's server.
+#[derive(Clone, Debug, Default)]
+struct Reported {
+    /// The state that was reported last. Meaningful only with `reason`.
+    state: Option<State>,
+    /// The reason of a state that was not reported.
+    reason: Option<Cow<'static, str>>,
+    /// The time from which on a suspicion may be reported.
+    suspicion_at: Instant,
+}
+
 /// The shared state of one kind of pool, and what that kind has besides the common part.
 pub trait Pool {
     /// What only this kind of pool knows of a server.
@@ -104,6 +119,7 @@ pub struct Primary<P: Pool> {
     settings: PrimarySettings,
     registry: Registry<P::Extra>,
     events: EventQueue,
+    reported: Box<[Reported]>,
     census: Census,
     usage: Usage,
     slow_start: SlowStart,
@@ -120,6 +136,7 @@ impl<P: Pool> Primary<P> {
         Primary {
             registry: Registry::new(slots, identity),
             events: EventQueue::default(),
+            reported: vec![Reported::default(); slots].into(),
             census: Census::default(),
             usage: Usage::default(),
             slow_start: SlowStart::default(),
@@ -175,6 +192,9 @@ impl<P: Pool> Primary<P> {
 
     /// Samples what changes with time: the adaptive limit, service times, slow starts. Called at every tick.
     pub fn on_tick(&mut self, now: Instant) {
+        for slot in self.registry.slots() {
+            self.report_state(now, slot);
+        }
         let Primary { pool, registry, slowness, .. } = self;
         let PoolShared { tree, finished, pending, .. } = pool.shared();
         self.limit.sample(now, tree, finished.iter(), !pending.is_empty());
@@ -196,6 +216,7 @@ impl<P: Pool> Primary<P> {
         let (id, addr) = (server.id, server.addr);
         let before = self.state(slot);
         self.registry.put(slot, server);
+        self.reported[slot.index()] = Reported::default();
         self.census.shift(before, self.state(slot));
         self.begin_slowly(now, slot);
         self.events.push(Event::Joined { id, addr });
@@ -224,6 +245,7 @@ impl<P: Pool> Primary<P> {
     /// Removes a server from its slot. Its failures and orders are kept.
     pub fn remove(&mut self, now: Instant, slot: Slot, reason: &'static str) -> Option<Server<P::Extra>> {
         let server = self.registry.remove(slot)?;
+        self.reported[slot.index()] = Reported::default();
         self.census.shift(Some(server.state()), None);
         self.events.push(Event::Left { id: server.id, addr: server.addr, reason });
         self.publish(now, slot);
@@ -298,13 +320,34 @@ impl<P: Pool> Primary<P> {
         self.begin_slowly(now, slot);
         let Some(server) = self.registry.get_mut(slot) else { return };
         self.pool.on_state(now, slot, server);
-        let (id, addr, state) = (server.id, server.addr, server.state());
-        let reason = match state {
+        let reason = match server.state() {
             State::Held => server.health.record().to_string().into(),
             _ => reason.into(),
         };
-        self.events.push(Event::State { id, addr, state, reason });
+        let reported = &mut self.reported[slot.index()];
+        if reported.reason.replace(reason).is_none() {
+            reported.state = Some(before);
+        }
+        self.report_state(now, slot);
         self.publish(now, slot);
+    }
+
+    /// Reports the state of a server if it is another one than was reported. A suspicion waits, if one was
+    /// reported lately.
+    fn report_state(&mut self, now: Instant, slot: Slot) {
+        let (reported, Some(server)) = (&mut self.reported[slot.index()], self.registry.get(slot)) else {
+            return;
+        };
+        let (id, addr, state) = (server.id, server.addr, server.state());
+        let is_new = reported.state != Some(state);
+        if is_new && state == State::Suspect && now < reported.suspicion_at {
+            return;
+        }
+        let Some(reason) = reported.reason.take().filter(|_| is_new) else { return };
+        if state == State::Suspect {
+            reported.suspicion_at = now + SUSPICION_PAUSE;
+        }
+        self.events.push(Event::State { id, addr, state, reason });
     }
 
     /// Begins the slow start of a server that has been up since this moment.
