@@ -2,11 +2,12 @@
 //!
 //! - A valid response to a client or to a check is a liveness signal: the server is up (from down, after
 //!   `rise` signals in a row).
-//! - A server becomes a suspect, which is used only if no server is up, in three cases: it owes responses and
-//!   is silent for far longer than any response took; a response or a check is overdue; ICMP reports it.
+//! - A server becomes a suspect, which is used only if no server is up, in three cases: it is silent beside its
+//!   peers ([`crate::pool::silence`]); checks are overdue; ICMP reports it. One unanswered request, or one
+//!   overdue check, proves nothing.
 //! - A suspect that leaves `fall` checks or requests in a row unanswered is down: not used.
 //! - A server that was down or a suspect several times recently is held down: it is used only if no server
-//!   is up. The hold-down time grows each time. Where servers are checked, going down meanwhile counts.
+//!   is up. Going down meanwhile counts.
 //! - If more than `down_max` of the servers are down or held down and some are up, the pool fails open: all
 //!   are used.
 //! - With the protocol `datagram`, servers that are down are used if no server is up, suspect or held down:
@@ -36,6 +37,7 @@ use crate::pool::primary::{self, Pool};
 use crate::pool::registry;
 use crate::pool::select::{LeafState, Slot};
 use crate::pool::shared::{PoolShared, is_selectable};
+use crate::pool::silence::AnswerShares;
 use crate::pool::stats::ServerStats;
 
 /// The longest time between two trial requests to one server.
@@ -43,6 +45,10 @@ const TRIAL_PAUSE_MAX: Duration = Duration::from_secs(60);
 /// The time for which a server that leads back is barred; twice as long each time, up to the maximum.
 const LOOP_PAUSE: Duration = Duration::from_secs(60);
 const LOOP_PAUSE_MAX: Duration = Duration::from_secs(3_600);
+/// Checks in a row without a response that are evidence against a server.
+const CHECKS_LOST_MIN: u32 = 2;
+/// DNS: requests in a row that have timed out and are evidence, if no server of the pool answers anything.
+const LOST_ALONE: u32 = 3;
 /// Factor by which a suspect is checked more often than other servers.
 const SUSPECT_FACTOR: u32 = 3;
 /// The primary takes a turn at least this often.
@@ -66,9 +72,23 @@ pub struct Sensed {
     pub(super) is_marked: bool,
     /// Checks without a response in a row whose payload came back.
     pub(super) echoes: u8,
+    /// Overdue checks since its last liveness signal.
+    pub(super) checks_lost: u32,
+    /// Requests that have timed out since that.
+    pub(super) requests_lost: u32,
     /// The end of the time for which it is barred since it was last seen to lead back.
     pub(super) loop_until: Instant,
     pub(super) loop_pause: Duration,
+}
+
+/// What a tick knows of the pool.
+struct PoolSigns {
+    /// The timeout of a request.
+    timeout: Duration,
+    /// The last time at which a client sent the payload of the checks.
+    echoed_at: Instant,
+    /// The last liveness signal of any server.
+    newest: Instant,
 }
 
 /// A server of a datagram pool as the primary knows it.
@@ -79,6 +99,7 @@ pub(super) struct DatagramPrimary {
     pub pool: primary::Primary<DatagramShared>,
     pub slots: Slots,
     checker: Checker,
+    shares: AnswerShares,
     settings: HealthCheck,
     is_one_way: bool,
     pub next_look: Instant,
@@ -98,6 +119,7 @@ impl DatagramPrimary {
                 secret,
                 core.shared.seed ^ 1,
             ),
+            shares: AnswerShares::new(settings.servers_max, now),
             settings: health.clone(),
             is_one_way: settings.replies == Some(0),
             next_look: now,
@@ -147,7 +169,9 @@ impl DatagramPrimary {
     }
 
     /// The initial state of a server that joins. It may have had the slot before.
-    pub fn sensed(&self, core: &Forwarder, now: Instant, slot: Slot, generation: u32) -> Sensed {
+    pub fn sensed(&mut self, core: &Forwarder, now: Instant, slot: Slot, generation: u32) -> Sensed {
+        core.shared.signals[slot.index()].forget_unanswered();
+        self.shares.forget(slot);
         Sensed {
             generation,
             heard_at: core.shared.signals[slot.index()].alive_at(),
@@ -158,6 +182,8 @@ impl DatagramPrimary {
             up_since: now,
             is_marked: true,
             echoes: 0,
+            checks_lost: 0,
+            requests_lost: 0,
             loop_until: Instant::ZERO,
             loop_pause: Duration::ZERO,
         }
@@ -187,15 +213,31 @@ impl DatagramPrimary {
             }
         }
         self.pool.on_tick(now);
-        let echoed_at = core.shared.echoed_at();
+        self.compare(core, now);
+        let pool = PoolSigns {
+            timeout: core.settings.timeout,
+            echoed_at: core.shared.echoed_at(),
+            newest: core.newest_signal(),
+        };
         for slot in self.pool.registry().slots() {
-            let noticed = core.shared.signals[slot.index()].take();
+            let heard_at = self.pool.registry().get(slot).map_or(Instant::ZERO, |s| s.extra.heard_at);
+            let noticed = core.shared.signals[slot.index()].take(heard_at);
             if self.pool.registry().get(slot).is_some() {
-                self.judge(now, slot, noticed, core.settings.timeout, echoed_at);
+                self.judge(now, slot, noticed, &pool);
                 self.look_after(core, now, slot, tx);
             }
         }
         core.refresh();
+    }
+
+    /// Takes the numbers of requests and answers of all servers.
+    fn compare(&mut self, core: &Forwarder, now: Instant) {
+        let (registry, signals) = (self.pool.registry(), &core.shared.signals);
+        self.shares.sample(now, |slot| {
+            let (asked, answered) = signals[slot.index()].take_counts();
+            let is_up = registry.get(slot).is_some_and(|server| server.health.state() == State::Up);
+            (asked, answered, is_up)
+        });
     }
 
     /// A server leads back to this pool: bars it, for longer each time.
@@ -213,9 +255,8 @@ impl DatagramPrimary {
         self.pool.apply(now, slot, health::HealthEvent::Loop, "loop: its checks come back to this pool");
     }
 
-    /// Judges a server by its signals; `timeout` is that of a request. `echoed_at` is the last time at which
-    /// a client sent the payload of the checks.
-    fn judge(&mut self, now: Instant, slot: Slot, noticed: Noticed, timeout: Duration, echoed_at: Instant) {
+    /// Judges a server by its signals.
+    fn judge(&mut self, now: Instant, slot: Slot, noticed: Noticed, pool: &PoolSigns) {
         let alive_at = noticed.alive_at;
         if noticed.looped {
             return self.on_loop(now, slot);
@@ -231,7 +272,7 @@ impl DatagramPrimary {
         }
         if alive_at > server.extra.heard_at {
             server.extra.heard_at = alive_at;
-            server.extra.echoes = 0;
+            (server.extra.echoes, server.extra.checks_lost, server.extra.requests_lost) = (0, 0, 0);
             if state == State::Down {
                 // It needs more signals, and trial requests are likely to give them.
                 server.extra.trial_pause = self.settings.interval;
@@ -239,21 +280,36 @@ impl DatagramPrimary {
             }
             return self.pool.apply(now, slot, health::HealthEvent::Alive, "response received");
         }
-        let overdue = server.extra.asked.filter(|asked| asked.sent + self.settings.timeout <= now);
+        let sensed = &mut server.extra;
+        sensed.requests_lost = sensed.requests_lost.saturating_add(noticed.lost);
+        let overdue = sensed.asked.filter(|asked| asked.sent + self.settings.timeout <= now);
+        let is_check_lost = overdue.is_some_and(|asked| alive_at < asked.sent);
         if let Some(asked) = overdue {
-            server.extra.asked = None;
-            let is_echo = alive_at < asked.sent && echoed_at >= asked.sent;
-            server.extra.echoes = if is_echo { server.extra.echoes.saturating_add(1) } else { 0 };
-            if server.extra.echoes >= self.settings.rules.fall {
+            sensed.asked = None;
+            let is_echo = is_check_lost && pool.echoed_at >= asked.sent;
+            sensed.echoes = if is_echo { sensed.echoes.saturating_add(1) } else { 0 };
+            if is_check_lost {
+                sensed.checks_lost = sensed.checks_lost.saturating_add(1);
+                if sensed.checks_lost < CHECKS_LOST_MIN {
+                    sensed.next_check = now; // one may be lost on its way
+                }
+            }
+            if sensed.echoes >= self.settings.rules.fall {
                 return self.on_loop(now, slot);
             }
         }
-        let is_quiet = |for_: Duration| now.since(alive_at) >= for_;
-        let reason = match noticed {
-            _ if overdue.is_some_and(|asked| alive_at < asked.sent) => "no response to checks",
-            Noticed { lost: 1.., .. } if is_quiet(timeout) => "no response to requests",
-            Noticed { silent: true, .. } if !is_doubtful => "early silence",
-            Noticed { refused: true, .. } if state == State::Up => "ICMP errors",
+        let checks_lost = sensed.checks_lost;
+        let is_silent = match self.shares.row_of_evidence(slot) {
+            _ if pool.newest + pool.timeout <= now => sensed.requests_lost >= LOST_ALONE,
+            Some(row) => noticed.unanswered >= row,
+            None => false,
+        };
+        let is_overdue = noticed.lost > 0 && now.since(alive_at) >= pool.timeout;
+        let reason = match state {
+            _ if is_check_lost && (is_doubtful || checks_lost >= CHECKS_LOST_MIN) => "no response to checks",
+            _ if is_overdue && is_silent => "no response to requests",
+            State::Up | State::Joining if is_silent => "early silence",
+            State::Up if noticed.refused => "ICMP errors",
             _ => return,
         };
         let event = if is_doubtful { health::HealthEvent::ProbeLost } else { health::HealthEvent::Silent };
@@ -347,7 +403,7 @@ impl DatagramPrimary {
         }
         server.extra.asked = None;
         self.next_look = now; // the next tick judges the server
-        core.hear(now, slot);
+        core.hear(slot);
         Ok(())
     }
 

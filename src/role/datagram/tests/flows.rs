@@ -217,12 +217,12 @@ fn a_flow_whose_server_leaves_is_picked_anew_at_its_next_datagram() {
 fn a_flow_whose_server_is_down_is_picked_anew() {
     let mut settings = flows();
     (settings.health.rules.fall, settings.health.interval) = (1, 100 * MS);
-    let mut pool = Bench::new(settings, 8, [1, 2]);
+    let mut pool = Bench::new(settings, 64, [1, 2]);
     for n in [1, 2] {
         open(&mut pool, n);
     }
-    // Server 1 has no port for new flows.
-    for n in 10..18 {
+    // Server 1 answers no new flow.
+    for n in 10..26 {
         let sent = pool.ask(client(n), b"hello?");
         let answers: Vec<_> =
             sent.iter().filter(|way| way.to == server(2)).map(|way| way.answered(b"yes")).collect();
