@@ -1,4 +1,5 @@
-//! Evidence that a server is silent, beside what its peers answer. For servers that give no signals but answers.
+//! Evidence that a server is silent, beside what its peers answer. For servers that give no signals but
+//! answers.
 //!
 //! One unanswered request proves nothing: some requests have no answer (a name that no server resolves, a
 //! datagram that servers discard on purpose), and any client can send them. So a server is silent only if it
@@ -11,7 +12,8 @@
 //! unanswered requests in a row that are evidence         2      3      5      9     20     62    132
 //! ```
 //!
-//! If u of the peers' m requests have no answer, q is estimated as (u + 0.1) / (m + 1): as if one request had been
+//! If u of the peers' m requests have no answer, q is estimated as (u + 0.1) / (m + 1): as if one request
+//! had been
 //! sent before, with a tenth of it unanswered. So few requests of peers prove little.
 //!
 //! This is a sequential test in its simplest form: the likelihood ratio of Wald (1945) between a server that
@@ -120,7 +122,8 @@ impl AnswerShares {
         self.servers[slot.index()] = Counts::default();
     }
 
-    /// Adds what has happened since the last call: by slot the requests and the answers, and whether the server
+    /// Adds what has happened since the last call: by slot the requests and the answers, and whether the
+    /// server
     /// is one that others are compared with.
     pub fn sample(&mut self, now: Instant, counts: impl Fn(Slot) -> (u32, u32, bool)) {
         let keeps = (-now.since(self.at).div_duration_f64(HALF_LIFE)).exp2();
@@ -223,7 +226,8 @@ mod tests {
         assert_eq!(shares.row_of_evidence(Slot::new(1)), None);
     }
 
-    /// Servers that are alike and leave some requests unanswered, for a quarter of an hour: no false alarm. Then
+    /// Servers that are alike and leave some requests unanswered, for a quarter of an hour: no false alarm.
+    /// Then
     /// one of them falls silent, and there is an alarm after a row of the expected length.
     #[test]
     fn equal_servers_cause_no_alarm_and_a_silent_one_does() {

@@ -4,12 +4,14 @@
 //! time in service between failures    10 s   5 s    2 s    1 s    0.5 s
 //! penalty after failure 2             1.2    1.4    1.7    1.8    1.9
 //!                       3             1.2    1.6    2.2    2.5    2.8
-//! held down for                       -      -     101 s   78 s   84 s    at the first penalty of 1.75 or more
+//! held down for                       -      -     101 s   78 s   84 s    at 1.75 or more
 //! ```
 //!
-//! Each failure adds 1 to the penalty. The penalty decays: its half-life is [`IN_SERVICE`] while the server is in
+//! Each failure adds 1 to the penalty. The penalty decays: its half-life is [`IN_SERVICE`] while the server
+//! is in
 //! service, and [`AWAY`] at any other time. (RFC 2439, 4.2, has two half-lives too.) From [`CUT_OFF`] on the
-//! server is held down, until its penalty has decayed to [`REUSE`], and for `hold_down_max` at most. After that
+//! server is held down, until its penalty has decayed to [`REUSE`], and for `hold_down_max` at most. After
+//! that
 //! one more failure soon holds it down again.
 //!
 //! So only the time in service between failures decides, not their number. A server that serves for a second
@@ -219,7 +221,8 @@ mod tests {
         Instant::from_nanos(ms * 1_000_000)
     }
 
-    /// A server that fails after `up_ms` in service; its absence is noticed `late_ms` later. It returns as soon
+    /// A server that fails after `up_ms` in service; its absence is noticed `late_ms` later. It returns as
+    /// soon
     /// as it may, but not before `gone_ms`. Returns its hold-down time, and when it is in service again.
     fn fail(record: &mut Record, from_ms: u64, [up_ms, late_ms, gone_ms]: [u64; 3]) -> (Duration, u64) {
         record.enter(at(from_ms), false);

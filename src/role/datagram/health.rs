@@ -2,7 +2,8 @@
 //!
 //! - A valid response to a client or to a check is a liveness signal: the server is up (from down, after
 //!   `rise` signals in a row).
-//! - A server becomes a suspect, which is used only if no server is up, in three cases: it is silent beside its
+//! - A server becomes a suspect, which is used only if no server is up, in three cases: it is silent beside
+//! its
 //!   peers ([`crate::pool::silence`]); checks are overdue; ICMP reports it. One unanswered request, or one
 //!   overdue check, proves nothing.
 //! - A suspect that leaves `fall` checks or requests in a row unanswered is down: not used.

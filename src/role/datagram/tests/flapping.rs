@@ -205,7 +205,8 @@ fn who_is_held_is_used_when_nobody_better_is_left_and_is_up_again_in_the_end() {
     }
 }
 
-/// A server that is gone for a second now and then, ten seconds apart, is in service again within five seconds
+/// A server that is gone for a second now and then, ten seconds apart, is in service again within five
+/// seconds
 /// of its return, each time.
 #[test]
 fn restarts_ten_seconds_apart_hold_no_server_down() {

@@ -165,7 +165,8 @@ fn one_unanswered_request_makes_no_suspect() {
     }
 }
 
-/// Clients send 10 requests/s that are answered and 50 that are not, by any server. Then server 1 falls silent.
+/// Clients send 10 requests/s that are answered and 50 that are not, by any server. Then server 1 falls
+/// silent.
 #[test]
 fn requests_that_no_server_answers_condemn_none() {
     for (protocol, affinity) in [
