@@ -492,7 +492,7 @@ impl Forwarder {
                 signals.count(std::mem::take(&mut lane.asked), std::mem::take(&mut lane.answered));
             }
             let Some(first) = lane.unanswered.first() else { continue };
-            if signals.alive_at() >= first {
+            if signals.alive_at() > first {
                 lane.unanswered.clear(); // another worker has heard it
             } else if is_answered {
                 let requests = lane.unanswered.newly_before(now - limit);

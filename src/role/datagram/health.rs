@@ -77,6 +77,8 @@ pub struct Sensed {
     pub(super) checks_lost: u32,
     /// Requests that have timed out since that.
     pub(super) requests_lost: u32,
+    /// Unanswered requests for which a trial request was asked, since that.
+    pub(super) tried: u32,
     /// The end of the time for which it is barred since it was last seen to lead back.
     pub(super) loop_until: Instant,
     pub(super) loop_pause: Duration,
@@ -185,6 +187,7 @@ impl DatagramPrimary {
             echoes: 0,
             checks_lost: 0,
             requests_lost: 0,
+            tried: 0,
             loop_until: Instant::ZERO,
             loop_pause: Duration::ZERO,
         }
@@ -225,6 +228,7 @@ impl DatagramPrimary {
             let noticed = core.shared.signals[slot.index()].take(heard_at);
             if self.pool.registry().get(slot).is_some() {
                 self.judge(now, slot, noticed, &pool);
+                self.look_closer(core, slot, noticed);
                 self.look_after(core, now, slot, tx);
             }
         }
@@ -239,6 +243,16 @@ impl DatagramPrimary {
             let is_up = registry.get(slot).is_some_and(|server| server.health.state() == State::Up);
             (asked, answered, is_up)
         });
+    }
+
+    /// Asks for a trial request to a server that is up and has left requests unanswered: too few for a verdict.
+    /// With its queue it might not get another request for long.
+    fn look_closer(&mut self, core: &Forwarder, slot: Slot, noticed: Noticed) {
+        let Some(server) = self.pool.registry_mut().get_mut(slot) else { return };
+        let is_new = noticed.unanswered > server.extra.tried && !self.is_one_way;
+        if server.health.state() == State::Up && is_new && core.shared.ask_for_trial(slot) {
+            server.extra.tried = noticed.unanswered;
+        }
     }
 
     /// A server leads back to this pool: bars it, for longer each time.
@@ -273,7 +287,8 @@ impl DatagramPrimary {
         }
         if alive_at > server.extra.heard_at {
             server.extra.heard_at = alive_at;
-            (server.extra.echoes, server.extra.checks_lost, server.extra.requests_lost) = (0, 0, 0);
+            let sensed = &mut server.extra;
+            (sensed.echoes, sensed.checks_lost, sensed.requests_lost, sensed.tried) = (0, 0, 0, 0);
             if state == State::Down {
                 // It needs more signals, and trial requests are likely to give them.
                 server.extra.trial_pause = self.settings.interval;
