@@ -106,6 +106,8 @@ pub(super) struct Forwarder {
     last_client: Option<(DatagramClient, DestinationId)>,
     /// The latency of the slowest recent response; it decays. `None` before the first one.
     slowest: Option<Duration>,
+    /// The slowest latency since the last tick.
+    slowest_lately: Option<Duration>,
     /// The latencies of responses since the last measurement.
     pub recent: LatencyHistogram,
 }
@@ -115,8 +117,15 @@ const SILENCE_MIN: Duration = Duration::from_millis(50);
 /// The shortest noted silence as a multiple of the slowest recent response. A false alarm costs little: a
 /// suspect is used if no server is up, and its next response clears it.
 const SILENCE_FACTOR: u32 = 2;
+/// The slowest recent response at most doubles in a tick, or is this.
+const SLOWEST_STEP: Duration = Duration::from_millis(50);
 /// Each tick leaves 1 - 1 / this of the slowest response, so that half of it is left after a second.
 const SLOWEST_DECAY: u32 = 144;
+
+/// The largest value of the slowest recent response in the next tick.
+fn doubled(slowest: Duration) -> Duration {
+    (slowest * 2).max(SLOWEST_STEP)
+}
 
 impl Forwarder {
     pub fn new(
@@ -142,6 +151,7 @@ impl Forwarder {
             fronts: of.addrs[..usize::from(sockets.fronts.end)].into(),
             last_client: None,
             slowest: None,
+            slowest_lately: None,
             recent: LatencyHistogram::default(),
             stats: Arc::clone(&shared.stats[number]),
             number,
@@ -377,7 +387,7 @@ impl Forwarder {
     fn end_with_answer(&mut self, now: Instant, slot: Slot, sent: Instant) -> u32 {
         let latency = now.since(sent);
         let micros = u32::try_from(latency.as_micros()).unwrap_or(u32::MAX);
-        self.slowest = self.slowest.max(Some(latency));
+        self.slowest_lately = self.slowest_lately.max(Some(latency));
         self.recent.record(micros);
         if self.settings.max_outstanding == Some(Limit::Auto) {
             self.shared.pool.finished[self.number].add(self.shared.pool.tree.len(slot), 1);
@@ -510,6 +520,11 @@ impl Forwarder {
     /// server responds, the network or this process is the cause. Once a tick.
     pub fn look_for_silence(&mut self, now: Instant) {
         let time_out = self.settings.timeout;
+        self.slowest = match (self.slowest, self.slowest_lately.take()) {
+            // What a server answers after a pause must not hide its next pause.
+            (Some(known), lately) => Some(known.max(lately.unwrap_or_default().min(doubled(known)))),
+            (None, first) => first,
+        };
         let limit = match self.slowest {
             Some(slowest) => (slowest * SILENCE_FACTOR).max(SILENCE_MIN).min(time_out),
             None => time_out,

@@ -31,7 +31,7 @@ use super::checks::{Checker, OpenCheck};
 use super::drain::{DrainPhase, Leaving, is_checked};
 use super::forward::Forwarder;
 use super::request::{DatagramClient, Handled};
-use super::settings::{Check, DatagramSettings, HealthCheck, Protocol};
+use super::settings::{Affinity, Check, DatagramSettings, HealthCheck, Protocol};
 use super::shared::{CurrentSettings, DatagramExtra, DatagramShared, Noticed};
 use super::slots::Slots;
 use crate::base::batch::{SocketId, Tx};
@@ -264,7 +264,7 @@ impl DatagramPrimary {
             if self.pool.registry().get(slot).is_some() {
                 self.watch_leaving(now, slot, &noticed, pool.timeout);
                 self.judge(now, slot, noticed, &pool);
-                self.look_closer(core, slot, noticed);
+                self.look_closer(core, now, slot, noticed);
                 self.look_after(core, now, slot, tx);
                 self.settle_place(core, now, slot);
             }
@@ -330,12 +330,24 @@ impl DatagramPrimary {
     }
 
     /// Asks for a trial request to a server that is up and has left requests unanswered: too few for a verdict.
-    /// With its queue it might not get another request for long.
-    fn look_closer(&mut self, core: &Forwarder, slot: Slot, noticed: Noticed) {
+    /// With its queue it might not get another request for long. What it owes since an earlier failure keeps
+    /// requests away as well, so one with a queue is also tried while it is silent and others are not.
+    fn look_closer(&mut self, core: &Forwarder, now: Instant, slot: Slot, noticed: Noticed) {
         let Some(server) = self.pool.registry_mut().get_mut(slot) else { return };
-        let is_new = noticed.unanswered > server.extra.tried && !self.is_one_way;
-        if server.health.state() == State::Up && is_new && core.shared.ask_for_trial(slot) {
-            server.extra.tried = noticed.unanswered;
+        if server.health.state() != State::Up || self.is_one_way {
+            return;
+        }
+        let sensed = &mut server.extra;
+        let tree = &core.shared.pool.tree;
+        let is_new = noticed.unanswered > sensed.tried;
+        let has_queue = core.settings.affinity == Affinity::None && tree.len(slot) > 0;
+        let is_passed_over = has_queue && now >= sensed.next_trial && {
+            let newest = core.newest_signal();
+            now.since(newest) < LOOK && now.since(sensed.heard_at) >= LOOK
+        };
+        if (is_new || is_passed_over) && tree.is_choosable(slot) && core.shared.ask_for_trial(slot) {
+            sensed.tried = noticed.unanswered;
+            sensed.next_trial = now + LOOK;
         }
     }
 

@@ -177,6 +177,7 @@ fn answers_to_clients_do_not_bring_back_a_server_whose_checks_are_refused() {
     dns.traffic(100);
     assert_eq!([1, 2].map(|n| dns.pool.state(n)), ["up", "up"]);
     dns.answering = |n, is_check| Some(if n == 1 && is_check { SERVFAIL } else { NOERROR });
+    dns.idle(Duration::from_secs(3)); // a server that answers clients is not checked
     dns.traffic(500);
     assert_eq!([1, 2].map(|n| dns.pool.state(n)), ["down", "up"]);
     dns.answering = |_, _| Some(NOERROR);

@@ -111,7 +111,7 @@ fn silence_makes_a_suspect_long_before_the_time_out() {
             let way = pool.forwarded(client(1), &query(1));
             pool.pass(slowest * MS);
             pool.turn(&[answer(&way)]);
-            leave_unanswered(&mut pool, 1, 5);
+            leave_unanswered(&mut pool, 1, 8); // more than the evidence beside so few answers
             go_on(&mut pool, fine * MS, Some(1));
             assert_eq!(pool.states(), [], "{protocol:?}, {slowest} ms: the limit is not reached");
             go_on(&mut pool, over * MS, Some(1));
