@@ -623,7 +623,7 @@ impl Pool for DatagramShared {
     fn on_state(&self, now: Instant, slot: Slot, server: &mut DatagramServer) {
         let sensed = &mut server.extra;
         match server.health.state() {
-            State::Up => sensed.up_since = now,
+            State::Up => (sensed.up_since, sensed.next_trial) = (now, now),
             State::Suspect => {
                 sensed.next_check = now;
                 sensed.next_trial = now + sensed.trial_pause;

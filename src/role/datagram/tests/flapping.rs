@@ -168,8 +168,7 @@ fn one_failure_makes_nobody_wait() {
 fn who_is_held_is_used_when_nobody_better_is_left_and_is_up_again_in_the_end() {
     for (seed, settings) in (1..).zip(pools()) {
         let mut world = World::new(seed, settings.clone(), Down::Dead);
-        // Without checks, a failure may stay unseen: too few requests go there. Then the next one counts.
-        while world.failures() < 2 || world.pool.state(FLAPPING) == "up" {
+        while world.failures() < 2 {
             world.flap();
             assert!(world.requests < 12_000, "{settings:?}");
         }
