@@ -33,8 +33,8 @@ impl Instant {
         (self.0 / 1_000) as u32
     }
 
-    /// The first multiple of `step` after this instant, counted from the origin. What is due at such moments in
-    /// several places wakes a machine once.
+    /// The first multiple of `step` after this instant, counted from the origin. What is due at such moments
+    /// in several places wakes a machine once.
     pub fn next_multiple(self, step: Duration) -> Instant {
         let step = nanos(step).max(1);
         Instant((self.0 / step + 1).saturating_mul(step))

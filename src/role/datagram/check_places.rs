@@ -5,8 +5,8 @@
 //! server is free, and with `max_outstanding` it has a place of its own.
 //!
 //! An unanswered check must not block an idle server. It gives its place back after a few times as long as
-//! checks of the server usually take, long before its timeout. And only some servers of a pool are checked at a
-//! time.
+//! checks of the server usually take, long before its timeout. And only some servers of a pool are checked at
+//! a time.
 
 use std::time::Duration;
 

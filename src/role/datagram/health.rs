@@ -3,8 +3,8 @@
 //! - A valid response to a client or to a check is a liveness signal: the server is up (from down, after
 //!   `rise` signals in a row).
 //! - A server becomes a suspect, which is used only if no server is up, in three cases: it is silent beside
-//!   its peers ([`crate::pool::silence`]); checks are overdue; ICMP reports it. One unanswered request, or one
-//!   overdue check, proves nothing.
+//!   its peers ([`crate::pool::silence`]); checks are overdue; ICMP reports it. One unanswered request, or
+//!   one overdue check, proves nothing.
 //! - A suspect that leaves `fall` checks or requests in a row unanswered is down: not used.
 //! - A server that was down or a suspect several times recently is held down: it is used only if no server
 //!   is up. Going down meanwhile counts.
@@ -329,8 +329,8 @@ impl DatagramPrimary {
         });
     }
 
-    /// Asks for a trial request to a server that is up and has left requests unanswered: too few for a verdict.
-    /// With its queue it might not get another request for long. What it owes since an earlier failure keeps
+    /// Asks for a trial request to a server that is up and has left requests unanswered: too few for a
+    /// verdict. With its queue it might not get another request for long. What it owes since an earlier failure keeps
     /// requests away as well, so one with a queue is also tried while it is silent and others are not.
     fn look_closer(&mut self, core: &Forwarder, now: Instant, slot: Slot, noticed: Noticed) {
         let Some(server) = self.pool.registry_mut().get_mut(slot) else { return };
@@ -438,7 +438,8 @@ impl DatagramPrimary {
     ) -> Option<bool> {
         let HealthCheck { timeout, rules, .. } = self.settings;
         let sensed = &mut self.pool.registry_mut().get_mut(slot)?.extra;
-        let Some(asked) = sensed.asked.filter(|asked| asked.sent + timeout <= now) else { return Some(false) };
+        let overdue = sensed.asked.filter(|asked| asked.sent + timeout <= now);
+        let Some(asked) = overdue else { return Some(false) };
         sensed.asked = None;
         sensed.checks.fail(now, rules.fall);
         let is_lost = alive_at < asked.sent;
