@@ -383,7 +383,7 @@ impl<P: Pool> Primary<P> {
     }
 
     /// Reports the state of a server if it is another one than was reported. A suspicion waits, if one was
-    /// reported lately.
+    /// reported in the last ten seconds.
     fn report_state(&mut self, now: Instant, slot: Slot) {
         let (reported, Some(server)) = (&mut self.reported[slot.index()], self.registry.get(slot)) else {
             return;

@@ -107,7 +107,7 @@ pub(super) struct Forwarder {
     /// The latency of the slowest recent response; it decays. `None` before the first one.
     slowest: Option<Duration>,
     /// The slowest latency since the last tick.
-    slowest_lately: Option<Duration>,
+    slowest_of_tick: Option<Duration>,
     /// The latencies of responses since the last measurement.
     pub recent: LatencyHistogram,
 }
@@ -151,7 +151,7 @@ impl Forwarder {
             fronts: of.addrs[..usize::from(sockets.fronts.end)].into(),
             last_client: None,
             slowest: None,
-            slowest_lately: None,
+            slowest_of_tick: None,
             recent: LatencyHistogram::default(),
             stats: Arc::clone(&shared.stats[number]),
             number,
@@ -387,7 +387,7 @@ impl Forwarder {
     fn end_with_answer(&mut self, now: Instant, slot: Slot, sent: Instant) -> u32 {
         let latency = now.since(sent);
         let micros = u32::try_from(latency.as_micros()).unwrap_or(u32::MAX);
-        self.slowest_lately = self.slowest_lately.max(Some(latency));
+        self.slowest_of_tick = self.slowest_of_tick.max(Some(latency));
         self.recent.record(micros);
         if self.settings.max_outstanding == Some(Limit::Auto) {
             self.shared.pool.finished[self.number].add(self.shared.pool.tree.len(slot), 1);
@@ -520,9 +520,9 @@ impl Forwarder {
     /// server responds, the network or this process is the cause. Once a tick.
     pub fn look_for_silence(&mut self, now: Instant) {
         let time_out = self.settings.timeout;
-        self.slowest = match (self.slowest, self.slowest_lately.take()) {
+        self.slowest = match (self.slowest, self.slowest_of_tick.take()) {
             // What a server answers after a pause must not hide its next pause.
-            (Some(known), lately) => Some(known.max(lately.unwrap_or_default().min(doubled(known)))),
+            (Some(known), newest) => Some(known.max(newest.unwrap_or_default().min(doubled(known)))),
             (None, first) => first,
         };
         let limit = match self.slowest {

@@ -330,8 +330,9 @@ impl DatagramPrimary {
     }
 
     /// Asks for a trial request to a server that is up and has left requests unanswered: too few for a
-    /// verdict. With its queue it might not get another request for long. What it owes since an earlier failure keeps
-    /// requests away as well, so one with a queue is also tried while it is silent and others are not.
+    /// verdict. With its queue it might not get another request for long. What it owes since an earlier
+    /// failure keeps requests away as well, so one with a queue is also tried while it is silent and others
+    /// are not.
     fn look_closer(&mut self, core: &Forwarder, now: Instant, slot: Slot, noticed: Noticed) {
         let Some(server) = self.pool.registry_mut().get_mut(slot) else { return };
         if server.health.state() != State::Up || self.is_one_way {

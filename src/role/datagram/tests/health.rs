@@ -85,7 +85,8 @@ fn go_on(pool: &mut Bench, time: Duration, silent: Option<u16>) {
     }
 }
 
-/// Requests of other clients, until this server has this number of unanswered ones. The other server answers all.
+/// Requests of other clients, until this server has this number of unanswered ones. The other server answers
+/// all.
 fn leave_unanswered(pool: &mut Bench, id: u16, count: usize) {
     let (mut left, mut answers) = (0, vec![]);
     for n in 3.. {
