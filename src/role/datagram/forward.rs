@@ -516,19 +516,21 @@ impl Forwarder {
         }
     }
 
+    /// The silence that is far longer than any response took, but at most a timeout.
+    pub fn silence_limit(&self) -> Duration {
+        let time_out = self.settings.timeout;
+        self.slowest.map_or(time_out, |slowest| (slowest * SILENCE_FACTOR).max(SILENCE_MIN).min(time_out))
+    }
+
     /// Counts requests that are unanswered for far longer than any response took, while others respond. If no
     /// server responds, the network or this process is the cause. Once a tick.
     pub fn look_for_silence(&mut self, now: Instant) {
-        let time_out = self.settings.timeout;
         self.slowest = match (self.slowest, self.slowest_of_tick.take()) {
             // What a server answers after a pause must not hide its next pause.
             (Some(known), newest) => Some(known.max(newest.unwrap_or_default().min(doubled(known)))),
             (None, first) => first,
         };
-        let limit = match self.slowest {
-            Some(slowest) => (slowest * SILENCE_FACTOR).max(SILENCE_MIN).min(time_out),
-            None => time_out,
-        };
+        let limit = self.silence_limit();
         self.slowest = self.slowest.map(|slowest| slowest - slowest / SLOWEST_DECAY);
         if self.owed == 0 && !std::mem::take(&mut self.has_counts) {
             return;

@@ -344,7 +344,7 @@ impl DatagramPrimary {
         let has_queue = core.settings.affinity == Affinity::None && tree.len(slot) > 0;
         let is_passed_over = has_queue && now >= sensed.next_trial && {
             let newest = core.newest_signal();
-            now.since(newest) < LOOK && now.since(sensed.heard_at) >= LOOK
+            now.since(newest) < LOOK && now.since(sensed.heard_at) >= core.silence_limit().max(LOOK)
         };
         if (is_new || is_passed_over) && tree.is_choosable(slot) && core.shared.ask_for_trial(slot) {
             sensed.tried = noticed.unanswered;
