@@ -87,6 +87,8 @@ pub struct Sensed {
     pub(super) requests_lost: u32,
     /// Unanswered requests for which a trial request was asked, since that.
     pub(super) tried: u32,
+    /// Since when it has had a queue without giving a liveness signal, as ticks saw it.
+    pub(super) waits_since: Instant,
     /// The end of the time for which it is barred since it was last seen to lead back.
     pub(super) loop_until: Instant,
     pub(super) loop_pause: Duration,
@@ -214,6 +216,7 @@ impl DatagramPrimary {
             checks_lost: 0,
             requests_lost: 0,
             tried: 0,
+            waits_since: now,
             loop_until: Instant::ZERO,
             loop_pause: Duration::ZERO,
             checks: CheckRecord::new(!self.checker.is_active()),
@@ -342,9 +345,12 @@ impl DatagramPrimary {
         let tree = &core.shared.pool.tree;
         let is_new = noticed.unanswered > sensed.tried;
         let has_queue = core.settings.affinity == Affinity::None && tree.len(slot) > 0;
+        if !has_queue || sensed.heard_at > sensed.waits_since {
+            sensed.waits_since = now;
+        }
         let is_passed_over = has_queue && now >= sensed.next_trial && {
             let newest = core.newest_signal();
-            now.since(newest) < LOOK && now.since(sensed.heard_at) >= core.silence_limit().max(LOOK)
+            now.since(newest) < LOOK && now.since(sensed.waits_since) >= core.silence_limit().max(LOOK * 2)
         };
         if (is_new || is_passed_over) && tree.is_choosable(slot) && core.shared.ask_for_trial(slot) {
             sensed.tried = noticed.unanswered;
