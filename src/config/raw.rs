@@ -239,8 +239,8 @@ pub struct RawRules {
     /// servers get traffic.
     #[schemars(extend("default" = 0.5))]
     pub down_max: Option<Text>,
-    /// Maximum hold-down time, 0 (never held down) to 1 day. A server that fails repeatedly is held down for
-    /// longer each time.
+    /// Maximum hold-down time, 0 (never held down) to 1 day. A server that fails again after a few seconds in
+    /// service is held down, for longer if it keeps failing.
     #[schemars(extend("default" = "5m"))]
     pub hold_down_max: Option<Text>,
     /// Time in which a server that comes up rises from a tenth of its share to all of it, 0 (all at once) to

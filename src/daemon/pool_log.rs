@@ -38,10 +38,10 @@ impl PoolLog {
             Event::State { id, addr, state, reason } => {
                 let (name, reason) = (state.name(), &**reason);
                 match state {
-                    State::Suspect | State::Down | State::Held | State::Looping => {
+                    State::Down | State::Held | State::Looping => {
                         warn!(pool, server = id, %addr, state = name, reason, "server state changed");
                     }
-                    State::Joining | State::Up | State::Draining | State::Disabled => {
+                    State::Joining | State::Up | State::Suspect | State::Draining | State::Disabled => {
                         info!(pool, server = id, %addr, state = name, reason, "server state changed");
                     }
                 }

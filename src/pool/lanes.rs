@@ -51,6 +51,11 @@ impl<L> Lanes<L> {
         self.entries.iter().map(|entry| &entry.lane)
     }
 
+    /// All lanes, by slot, to change them without publishing them.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut L> {
+        self.entries.iter_mut().map(|entry| &mut entry.lane)
+    }
+
     /// A lane that the end of the turn must publish.
     #[inline]
     pub fn touch(&mut self, slot: Slot) -> &mut L {

@@ -21,6 +21,7 @@ pub mod regret;
 pub mod select;
 pub mod selector;
 pub mod shared;
+pub mod silence;
 pub mod slow_start;
 pub mod slowness;
 pub mod stall;

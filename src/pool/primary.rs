@@ -34,6 +34,21 @@ use crate::pool::waiting::Limit;
 /// Why a server's state changes when an operator orders it.
 const ORDERED: &str = "order of an operator";
 
+/// The shortest time between two reports that a server is suspect. A suspicion may come and go many times a
+/// second, and any client can cause one.
+const SUSPICION_PAUSE: Duration = Duration::from_secs(10);
+
+/// What was reported of the state of a slot's server.
+#[derive(Clone, Debug, Default)]
+struct Reported {
+    /// The state that was reported last. Meaningful only with `reason`.
+    state: Option<State>,
+    /// The reason of a state that was not reported.
+    reason: Option<Cow<'static, str>>,
+    /// The time from which on a suspicion may be reported.
+    suspicion_at: Instant,
+}
+
 /// The shared state of one kind of pool, and what that kind has besides the common part.
 pub trait Pool {
     /// What only this kind of pool knows of a server.
@@ -117,6 +132,7 @@ pub struct Primary<P: Pool> {
     settings: PrimarySettings,
     registry: Registry<P::Extra>,
     events: EventQueue,
+    reported: Box<[Reported]>,
     census: Census,
     usage: Usage,
     slow_start: SlowStart,
@@ -138,6 +154,7 @@ impl<P: Pool> Primary<P> {
         Primary {
             registry: Registry::new(slots, identity),
             events: EventQueue::default(),
+            reported: vec![Reported::default(); slots].into(),
             census: Census::default(),
             usage: Usage::default(),
             slow_start: SlowStart::default(),
@@ -196,6 +213,9 @@ impl<P: Pool> Primary<P> {
 
     /// Samples what changes with time: the adaptive limit, service times, slow starts. Called at every tick.
     pub fn on_tick(&mut self, now: Instant) {
+        for slot in self.registry.slots() {
+            self.report_state(now, slot);
+        }
         let Primary { pool, registry, slowness, .. } = self;
         let PoolShared { tree, finished, pending, .. } = pool.shared();
         self.limit.sample(now, tree, finished.iter(), !pending.is_empty());
@@ -218,6 +238,7 @@ impl<P: Pool> Primary<P> {
         let before = self.state(slot);
         self.registry.put(slot, server);
         self.avoided[slot.index()] = false;
+        self.reported[slot.index()] = Reported::default();
         self.census.shift(before, self.state(slot));
         self.begin_slowly(now, slot);
         self.events.push(Event::Joined { id, addr });
@@ -246,6 +267,7 @@ impl<P: Pool> Primary<P> {
     /// Removes a server from its slot. Its failures and orders are kept.
     pub fn remove(&mut self, now: Instant, slot: Slot, reason: &'static str) -> Option<Server<P::Extra>> {
         let server = self.registry.remove(slot)?;
+        self.reported[slot.index()] = Reported::default();
         self.census.shift(Some(server.state()), None);
         self.events.push(Event::Left { id: server.id, addr: server.addr, reason });
         self.publish(now, slot);
@@ -318,10 +340,10 @@ impl<P: Pool> Primary<P> {
             let Some(server) = self.registry.get_mut(slot).filter(|server| is_one(slot, server)) else {
                 continue;
             };
+            let before = server.state();
             server.health = Health::with_record(State::Up, server.health.record().clone(), now);
             self.pool.on_state(now, slot, server);
-            let (id, addr, state) = (server.id, server.addr, server.state());
-            self.events.push(Event::State { id, addr, state, reason: reason.into() });
+            self.report_change(now, slot, before, reason.into());
             self.begin_slowly(now, slot);
         }
         self.publish_all(now);
@@ -343,13 +365,39 @@ impl<P: Pool> Primary<P> {
         self.begin_slowly(now, slot);
         let Some(server) = self.registry.get_mut(slot) else { return };
         self.pool.on_state(now, slot, server);
-        let (id, addr, state) = (server.id, server.addr, server.state());
-        let reason = match state {
+        let reason = match server.state() {
             State::Held => server.health.record().to_string().into(),
             _ => reason.into(),
         };
-        self.events.push(Event::State { id, addr, state, reason });
+        self.report_change(now, slot, before, reason);
         self.publish(now, slot);
+    }
+
+    /// Reports that the state of a server was another one.
+    fn report_change(&mut self, now: Instant, slot: Slot, before: State, reason: Cow<'static, str>) {
+        let reported = &mut self.reported[slot.index()];
+        if reported.reason.replace(reason).is_none() {
+            reported.state = Some(before);
+        }
+        self.report_state(now, slot);
+    }
+
+    /// Reports the state of a server if it is another one than was reported. A suspicion waits, if one was
+    /// reported in the last ten seconds.
+    fn report_state(&mut self, now: Instant, slot: Slot) {
+        let (reported, Some(server)) = (&mut self.reported[slot.index()], self.registry.get(slot)) else {
+            return;
+        };
+        let (id, addr, state) = (server.id, server.addr, server.state());
+        let is_new = reported.state != Some(state);
+        if is_new && state == State::Suspect && now < reported.suspicion_at {
+            return;
+        }
+        let Some(reason) = reported.reason.take().filter(|_| is_new) else { return };
+        if state == State::Suspect {
+            reported.suspicion_at = now + SUSPICION_PAUSE;
+        }
+        self.events.push(Event::State { id, addr, state, reason });
     }
 
     /// Begins the slow start of a server that has been up since this moment.

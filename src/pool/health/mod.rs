@@ -24,8 +24,7 @@
 //! * Slow is not dead: only the *lack* of frames counts, never a queue length or a BUSY.
 //! * A suspect gets traffic only as a last resort, and is probed more often.
 //! * A server with too many recent failures ([`Record`]) is *held down*: it answers, and gets traffic only as
-//!   a last resort. If it is watched meanwhile ([`Limits::is_watched`]), dying is another failure. If it is
-//!   not, its hold-down time is longer from the start. When the time is over, the server is suspect.
+//!   a last resort. Dying meanwhile is another failure. When the time is over, the server is suspect.
 //! * A server that leads back to this balancer is *looping*: requests would run in circles, so it is barred
 //!   even if the pool fails open.
 //! * If more than a share of the pool is down or held down ([`Census::fails_open`]), the pool uses all
@@ -224,25 +223,15 @@ pub struct Limits {
     pub probe: Duration,
     /// Maximum hold-down time.
     pub hold_down_max: Duration,
-    /// Whether the balancer notices deaths and returns of a held-down server quickly enough ([`sees`]).
-    pub is_watched: bool,
 }
 
 impl Limits {
     /// Limits for servers that report every `interval`.
     pub fn for_interval(interval: Duration, rules: &Rules) -> Self {
         let silence = (interval * 3).max(Duration::from_millis(100));
-        let probe = silence / 3;
         let Rules { rise, fall, hold_down_max, .. } = *rules;
-        let is_watched = sees(probe * rise.into(), probe + probe / 3 * fall.into());
-        Limits { rise, fall, silence, probe, hold_down_max, is_watched }
+        Limits { rise, fall, silence, probe: silence / 3, hold_down_max }
     }
-}
-
-/// Whether the balancer notices each death and return of a server that is up for one second and down for one
-/// second. `come` is the time to notice a return, `gone` the time to notice a death.
-pub fn sees(come: Duration, gone: Duration) -> bool {
-    come.max(gone) < Duration::from_secs(1)
 }
 
 /// One server's health.
@@ -281,7 +270,7 @@ impl Health {
     /// was in service or held down.
     pub fn crash(&mut self, now: Instant, limits: &Limits) {
         if self.state == State::Up {
-            self.record.leave(now);
+            self.record.leave(now, self.last_alive);
         }
         if self.state == State::Up || self.state.is_doubtful() {
             self.record.fail(now, limits);
@@ -338,7 +327,7 @@ impl Health {
         let was_suspected = self.state == State::Suspect;
         let record = &mut self.record;
         if self.state == State::Up {
-            record.leave(now);
+            record.leave(now, self.last_alive);
         }
         match next {
             State::Up => {}
@@ -358,7 +347,7 @@ impl Health {
             record.end_suspicion(now, limits);
         }
         if record.is_held(now) {
-            record.answer(limits);
+            record.answer();
             return State::Held;
         }
         record.enter(now, was_suspected);
@@ -454,7 +443,6 @@ mod tests {
         silence: Duration::from_millis(100),
         probe: Duration::from_millis(33),
         hold_down_max: Duration::from_secs(300),
-        is_watched: true,
     };
 
     fn at(ms: u64) -> Instant {
@@ -665,7 +653,7 @@ mod tests {
     }
 
     #[test]
-    fn each_death_of_a_watched_server_is_another_failure_while_it_is_held_down() {
+    fn each_death_is_another_failure_while_a_server_is_held_down() {
         let mut health = Health::new(State::Joining, at(0));
         let [up, down] = flap(&mut health, &LIMITS);
         assert_eq!(up.len(), 2, "{up:?}");
@@ -679,13 +667,13 @@ mod tests {
     }
 
     #[test]
-    fn an_unwatched_server_is_held_down_for_longer_from_the_start() {
+    fn restarts_ten_seconds_apart_cause_no_hold_down_time() {
         let mut health = Health::new(State::Joining, at(0));
-        let [up, down] = flap(&mut health, &Limits { is_watched: false, ..LIMITS });
-        assert_eq!(up.len(), 3, "{up:?}");
-        assert!((67_000..69_100).contains(&up[2]), "{up:?}");
-        assert!(down.len() > 30, "deaths while held down are seen, and are no failures: {down:?}");
-        assert_eq!(health.record().to_string(), "failed 3 times, held for 300 s");
+        let states = run(&mut health, &LIMITS, 0, 110_000, |ms| ms % 11_000 < 10_000);
+        let came: Vec<u64> =
+            states.iter().filter(|(_, state)| *state == State::Up).map(|(ms, _)| ms % 11_000).collect();
+        assert_eq!(came.len(), 10, "{states:?}");
+        assert!(came.iter().all(|&ms| ms < 200), "each time as soon as it answers: {came:?}");
     }
 
     /// A server held down after two failures.
@@ -715,26 +703,20 @@ mod tests {
     #[test]
     fn after_its_hold_down_time_a_dead_server_has_failed_and_a_slow_one_has_not() {
         let (mut dead, mut slow) = (held(), held());
-        let over = 7_200;
+        let over = 90_000;
         for health in [&mut dead, &mut slow] {
             assert_eq!(health.on_event(at(over), HealthEvent::HoldOver, &LIMITS), Some(State::Suspect));
         }
         for _ in 0..LIMITS.fall {
             dead.on_event(at(over + 50), HealthEvent::ProbeLost, &LIMITS);
         }
-        assert_eq!(dead.record().to_string(), "failed 3 times, held for 64 s");
+        assert_eq!(dead.record().to_string(), "failed 3 times, held for 86 s");
         assert_eq!(slow.on_event(at(over + 1_000), HealthEvent::Alive, &LIMITS), Some(State::Up));
         assert_eq!(slow.record().failures(), 2);
         let mut replaced = held();
-        replaced.on_event(at(over + 70_000), HealthEvent::HoldOver, &LIMITS);
-        replaced.crash(at(over + 70_000), &LIMITS);
+        replaced.on_event(at(over + 50_000), HealthEvent::HoldOver, &LIMITS);
+        replaced.crash(at(over + 50_000), &LIMITS);
         assert_eq!(replaced.record().failures(), 3, "time held down is no time in service");
-    }
-
-    #[test]
-    fn a_server_with_a_long_report_interval_is_not_watched() {
-        let watched = |ms| Limits::for_interval(Duration::from_millis(ms), &Rules::default()).is_watched;
-        assert_eq!([10, 333, 400, 10_000].map(watched), [true, true, false, false]);
     }
 
     #[test]

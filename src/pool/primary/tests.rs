@@ -94,7 +94,7 @@ fn join(primary: &mut Primary<TestPool>, now: Instant, slot: usize) {
         id,
         addr,
         weight: past.admin.weight(1),
-        limits: Limits::for_interval(Duration::from_millis(10), &rules()),
+        limits: Limits::for_interval(Duration::from_millis(10), &primary.settings().rules),
         health: past.health(primary.settings().first_state, now),
         admin: past.admin,
         is_leaving: false,
@@ -200,6 +200,57 @@ fn an_enabled_server_begins_as_a_new_one() {
     assert_eq!(primary.state(Slot::new(0)), Some(State::Suspect));
     let states: Vec<_> = std::iter::from_fn(|| primary.poll_event()).collect();
     assert!(matches!(states[1], Event::State { state: State::Suspect, .. }), "{states:?}");
+}
+
+/// The changes of state that are reported, with the number of the server.
+fn reported(primary: &mut Primary<TestPool>) -> Vec<(u32, State)> {
+    let state = |event| if let Event::State { id, state, .. } = event { Some((id, state)) } else { None };
+    std::iter::from_fn(|| primary.poll_event()).filter_map(state).collect()
+}
+
+/// At this time after the start, in milliseconds.
+fn apply_at(primary: &mut Primary<TestPool>, ms: u64, event: health::HealthEvent) {
+    let now = T0 + Duration::from_millis(ms);
+    primary.apply(now, Slot::new(0), event, "for this test");
+    primary.on_tick(now);
+}
+
+#[test]
+fn a_suspicion_that_comes_and_goes_is_reported_once_in_ten_seconds() {
+    use health::HealthEvent::*;
+    let mut primary = with_servers(settings(), 2);
+    for ms in (0..9_950).step_by(50) {
+        apply_at(&mut primary, ms, if ms / 50 % 2 == 0 { Silent } else { Alive });
+    }
+    assert_eq!(reported(&mut primary), [(0, State::Suspect), (0, State::Up)]);
+    // The next one lasts, so it is reported when the time is over.
+    apply_at(&mut primary, 9_960, Silent);
+    assert_eq!((reported(&mut primary), primary.state(Slot::new(0))), (vec![], Some(State::Suspect)));
+    primary.on_tick(T0 + Duration::from_millis(9_999));
+    assert_eq!(reported(&mut primary), []);
+    primary.on_tick(T0 + Duration::from_millis(10_000));
+    primary.on_tick(T0 + Duration::from_millis(10_010));
+    assert_eq!(reported(&mut primary), [(0, State::Suspect)]);
+}
+
+#[test]
+fn other_states_are_reported_at_once() {
+    use health::HealthEvent::*;
+    let rules = Rules { hold_down_max: Duration::ZERO, ..rules() };
+    let mut primary = with_servers(PrimarySettings { rules, ..settings() }, 2);
+    for ms in [0, 200] {
+        for event in [Silent, ProbeLost, Alive] {
+            apply_at(&mut primary, ms, event);
+        }
+    }
+    let [suspect, down, up] = [State::Suspect, State::Down, State::Up].map(|state| (0, state));
+    assert_eq!(reported(&mut primary), [suspect, down, up, down, up]);
+    apply_at(&mut primary, 300, Silent);
+    apply_at(&mut primary, 310, Drain);
+    assert_eq!(reported(&mut primary), [(0, State::Draining)]);
+    join(&mut primary, T0 + Duration::from_millis(320), 0);
+    apply_at(&mut primary, 330, Silent);
+    assert_eq!(reported(&mut primary), [suspect], "of another server in the slot");
 }
 
 #[test]

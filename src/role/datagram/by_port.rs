@@ -516,12 +516,14 @@ impl ByPort {
         if used.epoch != member.epoch {
             return Err(DropReason::Late); // meant for a client of an earlier server of the slot
         }
-        core.hear(now, slot); // even if its datagram is dropped
         let owner = self.leases.owner(now, pair).ok_or(DropReason::Late)?;
         let client = owner.client;
         let is_unbounded = self.affinity == Affinity::Client && core.settings.replies.is_none();
         if used.credit == 0 && !is_unbounded {
             return Err(DropReason::Unasked);
+        }
+        if used.credit > 0 {
+            core.hear(slot); // even if its datagram is dropped in a full turn
         }
         core.send_to_client(slot, &client, at, tx)?;
         self.uses[pair.index()].credit = used.credit.saturating_sub(1);
@@ -554,6 +556,7 @@ impl ByPort {
         self.waiting.remove(key);
         used.last = self.flows.insert(now, pair);
         core.pay(slot);
+        core.count_answer(slot);
     }
 
     /// Removes the oldest request of a lease.
@@ -634,25 +637,31 @@ impl ByPort {
     pub fn expire(&mut self, core: &mut Forwarder, now: Instant) {
         self.end_flows_of_departed(core, now);
         let (time_out, idle) = (core.settings.timeout, core.settings.idle_timeout);
+        let mut newest = None;
         while let Some((key, sent)) = self.waiting.oldest()
             && sent + time_out <= now
         {
             let Some(pair) = self.waiting.get(key).map(|request| request.pair) else { return };
+            let slot = self.leases.slot(pair);
+            // Where no server answers, as collectors do not, silence says nothing about this one.
+            let is_evidence = *newest.get_or_insert_with(|| core.newest_signal()) >= sent;
             match self.affinity {
                 Affinity::Client => {
-                    // Where no server answers, as collectors do not, silence says nothing about this one.
-                    if core.hears_since(sent) {
-                        core.lose(self.leases.slot(pair));
+                    if is_evidence {
+                        core.lose(slot);
                     }
                     // A client that still sends keeps its server.
                     match self.waiting.get(key).is_some_and(|flow| flow.sent > sent) {
-                        true => self.waiting.touch(now, key),
+                        true => {
+                            self.waiting.touch(now, key);
+                            core.ask(now, slot);
+                        }
                         false => self.end_flow(core, now, pair, time_out),
                     }
                 }
                 Affinity::None => {
                     self.end_request(pair);
-                    core.give_up(self.leases.slot(pair));
+                    core.give_up(slot, is_evidence);
                     self.rest_if_done(now, pair, sent, core);
                 }
             }

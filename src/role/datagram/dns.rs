@@ -6,9 +6,11 @@
 
 use super::forward::{DatagramPurpose, Forwarder, Way};
 use super::in_flight::InFlight;
+use super::late::LateQueries;
 use super::own_answers::{FormatErrors, answer};
 use super::queries::{Place, QueryTable};
 use super::request::{DatagramClient, DatagramRequest, Handled, Response};
+use super::settings::UNANSWERED_REST;
 use super::shared::DatagramMember;
 use crate::base::batch::{SocketId, Tx};
 use crate::base::drop_reason::DropReason;
@@ -49,6 +51,7 @@ struct OutgoingQuery {
 /// The queries of one worker.
 pub(super) struct DnsMatching {
     queries: QueryTable<OpenQuery>,
+    late: LateQueries<OpenQuery>,
     key: QuestionKey,
     /// The index of this turn's port, in each address family. It is drawn in each turn, so an attacker does
     /// not know it, and all queries of a turn to one server still leave as one message.
@@ -63,6 +66,7 @@ impl DnsMatching {
         let ports = core.sockets.v4.len() + core.sockets.v6.len();
         DnsMatching {
             queries: QueryTable::new(QUERIES_MAX, ports),
+            late: LateQueries::new(),
             key: QuestionKey::new(secret),
             port: 0,
             format_errors: FormatErrors::new(),
@@ -243,13 +247,18 @@ impl DnsMatching {
             return Err(DropReason::Malformed);
         }
         let place = Place { port: socket.0 - core.sockets.v4.start, id: dns::id(bytes) };
-        let Some(query) = self.queries.get(place) else {
-            let Some(slot) = core.view.slot_of(peer) else { return Err(DropReason::WrongSource) };
-            core.hear(now, slot); // too late for its query, but a liveness signal
-            return Err(DropReason::NotOpen);
+        let is_of = |query: &OpenQuery, core: &Forwarder| {
+            core.view.get(query.slot).is_some_and(|member| member.epoch == query.epoch && member.is_at(peer))
         };
-        let member = core.view.get(query.slot).filter(|member| member.epoch == query.epoch);
-        if !member.is_some_and(|member| member.is_at(peer)) {
+        let Some(query) = self.queries.get(place) else {
+            let is_answer =
+                |query: &OpenQuery| is_of(query, core) && query.asked.check(bytes, &self.key).is_ok();
+            if let Some(query) = self.late.take(now, place, is_answer) {
+                core.hear(query.slot); // too late for its query, but a liveness signal
+            }
+            return Err(core.view.slot_of(peer).map_or(DropReason::WrongSource, |_| DropReason::NotOpen));
+        };
+        if !is_of(query, core) {
             return Err(DropReason::WrongSource);
         }
         query.asked.check(bytes, &self.key)?;
@@ -264,7 +273,8 @@ impl DnsMatching {
             }
         } else {
             core.settle(slot);
-            core.hear(now, slot);
+            core.count_answer(slot);
+            core.hear(slot);
         }
         self.queries.remove(place);
         Ok(())
@@ -275,14 +285,15 @@ impl DnsMatching {
         while let Some((place, sent)) = self.queries.oldest()
             && sent + core.settings.timeout <= now
         {
-            match self.queries.remove(place) {
-                Some(OpenQuery { client: Some(_), slot, .. }) => core.give_up(slot),
-                Some(OpenQuery { client: None, slot, .. }) => {
-                    core.settle(slot);
-                    core.lose(slot);
+            let Some(query) = self.queries.remove(place) else { return };
+            match query.client {
+                Some(_) => core.give_up(query.slot, true),
+                None => {
+                    core.settle(query.slot);
+                    core.lose(query.slot);
                 }
-                None => return,
             }
+            self.late.keep(now + core.settings.timeout * UNANSWERED_REST, place, query);
         }
     }
 

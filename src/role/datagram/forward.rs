@@ -4,12 +4,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam_utils::CachePadded;
-
 use super::in_flight::InFlight;
 use super::request::{DatagramClient, DatagramRequest, Handled};
 use super::settings::{DatagramSettings, ProxyProtocol, Sockets, WorkerSockets};
-use super::shared::{CurrentSettings, DatagramExtra, DatagramMember, DatagramShared, Signals};
+use super::shared::{CurrentSettings, DatagramExtra, DatagramMember, DatagramShared};
 use crate::base::batch::{DestinationId, FrameRef, SocketId, Tx};
 use crate::base::drop_reason::DropReason;
 use crate::base::rng::{Rng, SecretRng};
@@ -20,6 +18,7 @@ use crate::pool::members::View;
 use crate::pool::select::{Full, Slot};
 use crate::pool::selector::Selector;
 use crate::pool::shared::WorkerSettings;
+use crate::pool::silence::Unanswered;
 use crate::pool::stats::{Answers, DatagramStats, LatencyHistogram};
 use crate::pool::waiting::Limit;
 use crate::wire::proxy_protocol::{self, Transport};
@@ -51,8 +50,11 @@ pub(super) enum DatagramPurpose {
 pub(super) struct DatagramLane {
     /// Requests to which the server owes a response.
     outstanding: u32,
-    /// The time since which the server owes a response and is silent.
-    silent_since: Instant,
+    /// Requests since its last response.
+    unanswered: Unanswered,
+    /// Requests and their responses, since the last tick.
+    asked: u32,
+    answered: u32,
     /// Requests to take off the server's queue at the end of this turn.
     freed: u32,
     /// Responses of this turn.
@@ -66,7 +68,9 @@ pub(super) struct DatagramLane {
 impl DatagramLane {
     const NEW: DatagramLane = DatagramLane {
         outstanding: 0,
-        silent_since: Instant::ZERO,
+        unanswered: Unanswered::NONE,
+        asked: 0,
+        answered: 0,
         freed: 0,
         answers: Answers::NONE,
         heard: false,
@@ -93,6 +97,8 @@ pub(super) struct Forwarder {
     lanes: Lanes<DatagramLane>,
     /// Responses that all servers together owe.
     owed: u32,
+    /// Whether a lane has requests or responses since the last tick.
+    has_counts: bool,
     selector: Selector,
     /// The addresses of the client-side sockets, for PROXY headers.
     fronts: Box<[SocketAddr]>,
@@ -100,6 +106,8 @@ pub(super) struct Forwarder {
     last_client: Option<(DatagramClient, DestinationId)>,
     /// The latency of the slowest recent response; it decays. `None` before the first one.
     slowest: Option<Duration>,
+    /// The slowest latency since the last tick.
+    slowest_of_tick: Option<Duration>,
     /// The latencies of responses since the last measurement.
     pub recent: LatencyHistogram,
 }
@@ -109,8 +117,15 @@ const SILENCE_MIN: Duration = Duration::from_millis(50);
 /// The shortest noted silence as a multiple of the slowest recent response. A false alarm costs little: a
 /// suspect is used if no server is up, and its next response clears it.
 const SILENCE_FACTOR: u32 = 2;
+/// The slowest recent response at most doubles in a tick, or is this.
+const SLOWEST_STEP: Duration = Duration::from_millis(50);
 /// Each tick leaves 1 - 1 / this of the slowest response, so that half of it is left after a second.
 const SLOWEST_DECAY: u32 = 144;
+
+/// The largest value of the slowest recent response in the next tick.
+fn doubled(slowest: Duration) -> Duration {
+    (slowest * 2).max(SLOWEST_STEP)
+}
 
 impl Forwarder {
     pub fn new(
@@ -131,10 +146,12 @@ impl Forwarder {
             secret_rng,
             lanes: Lanes::new(slots, |_| DatagramLane::NEW),
             owed: 0,
+            has_counts: false,
             selector: Selector::new(settings.policy, rng.next_u64(), rng.next_u64()),
             fronts: of.addrs[..usize::from(sockets.fronts.end)].into(),
             last_client: None,
             slowest: None,
+            slowest_of_tick: None,
             recent: LatencyHistogram::default(),
             stats: Arc::clone(&shared.stats[number]),
             number,
@@ -168,7 +185,7 @@ impl Forwarder {
     /// Copies the members that the primary has changed.
     pub fn refresh(&mut self) {
         let Forwarder { shared, view, lanes, .. } = self;
-        view.refresh(&shared.pool.members, |slot, _| _ = lanes.restart(slot));
+        view.refresh(&shared.pool.members, |slot, _| lanes.restart(slot).unanswered.clear());
     }
 
     /// Reserves a server for a request.
@@ -332,12 +349,23 @@ impl Forwarder {
 
     /// Notes that a server owes a response.
     pub fn owe(&mut self, now: Instant, slot: Slot) {
-        let lane = &mut self.lanes[slot];
-        if lane.outstanding == 0 {
-            lane.silent_since = now;
-        }
-        lane.outstanding += 1;
+        self.lanes[slot].outstanding += 1;
         self.owed += 1;
+        self.ask(now, slot);
+    }
+
+    /// Notes that a client repeats a request to which the server owes a response already.
+    pub fn ask(&mut self, now: Instant, slot: Slot) {
+        let lane = &mut self.lanes[slot];
+        lane.asked += 1;
+        lane.unanswered.ask(now);
+        self.has_counts = true;
+    }
+
+    /// Notes a response that the server owed.
+    pub fn count_answer(&mut self, slot: Slot) {
+        self.lanes[slot].answered += 1;
+        self.has_counts = true;
     }
 
     /// Notes the response to a request that left at `sent`.
@@ -359,13 +387,14 @@ impl Forwarder {
     fn end_with_answer(&mut self, now: Instant, slot: Slot, sent: Instant) -> u32 {
         let latency = now.since(sent);
         let micros = u32::try_from(latency.as_micros()).unwrap_or(u32::MAX);
-        self.slowest = self.slowest.max(Some(latency));
+        self.slowest_of_tick = self.slowest_of_tick.max(Some(latency));
         self.recent.record(micros);
         if self.settings.max_outstanding == Some(Limit::Auto) {
             self.shared.pool.finished[self.number].add(self.shared.pool.tree.len(slot), 1);
         }
         self.settle(slot);
-        self.hear(now, slot);
+        self.count_answer(slot);
+        self.hear(slot);
         self.end_request();
         self.stats.common.answered.add(1);
         let server = &self.stats.servers[slot.index()];
@@ -381,10 +410,13 @@ impl Forwarder {
         lane.is_failed |= is_failed;
     }
 
-    /// Notes that a request has timed out.
-    pub fn give_up(&mut self, slot: Slot) {
+    /// Notes that a request has timed out, and whether that says something about its server.
+    pub fn give_up(&mut self, slot: Slot, is_evidence: bool) {
         self.settle(slot);
-        self.lose(slot);
+        match is_evidence {
+            true => self.lose(slot),
+            false => self.stats.common.decisions.given_up.add(1),
+        }
         self.end_request();
         self.stats.timed_out.add(1);
         self.stats.servers[slot.index()].timed_out.add(1);
@@ -414,9 +446,9 @@ impl Forwarder {
         self.lanes[slot].outstanding
     }
 
-    /// Whether any server of the pool has given a liveness signal since then.
-    pub fn hears_since(&self, since: Instant) -> bool {
-        self.shared.signals.iter().any(|signals| signals.alive_at() >= since)
+    /// The last liveness signal of any server of the pool.
+    pub fn newest_signal(&self) -> Instant {
+        self.shared.signals.iter().map(|signals| signals.alive_at()).max().unwrap_or(Instant::ZERO)
     }
 
     /// Notes that a server has left a request unanswered.
@@ -431,10 +463,10 @@ impl Forwarder {
     }
 
     /// Notes a liveness signal of a server.
-    pub fn hear(&mut self, now: Instant, slot: Slot) {
+    pub fn hear(&mut self, slot: Slot) {
         let lane = self.lanes.touch(slot);
         lane.heard = true;
-        lane.silent_since = now;
+        lane.unanswered.clear();
     }
 
     /// Counts a datagram that is not a request: of a flow, or one-way.
@@ -484,24 +516,38 @@ impl Forwarder {
         }
     }
 
-    /// Finds servers that owe a response and are silent for far longer than any response took, while others
-    /// respond. If no server responds, the network or this process is the cause. Once a tick.
-    pub fn look_for_silence(&mut self, now: Instant) {
+    /// The silence that is far longer than any response took, but at most a timeout.
+    pub fn silence_limit(&self) -> Duration {
         let time_out = self.settings.timeout;
-        let limit = match self.slowest {
-            Some(slowest) => (slowest * SILENCE_FACTOR).max(SILENCE_MIN).min(time_out),
-            None => time_out,
+        self.slowest.map_or(time_out, |slowest| (slowest * SILENCE_FACTOR).max(SILENCE_MIN).min(time_out))
+    }
+
+    /// Counts requests that are unanswered for far longer than any response took, while others respond. If no
+    /// server responds, the network or this process is the cause. Once a tick.
+    pub fn look_for_silence(&mut self, now: Instant) {
+        self.slowest = match (self.slowest, self.slowest_of_tick.take()) {
+            // What a server answers after a pause must not hide its next pause.
+            (Some(known), newest) => Some(known.max(newest.unwrap_or_default().min(doubled(known)))),
+            (None, first) => first,
         };
+        let limit = self.silence_limit();
         self.slowest = self.slowest.map(|slowest| slowest - slowest / SLOWEST_DECAY);
-        let signals = &self.shared.signals;
-        let is_answered = |signals: &CachePadded<Signals>| now.since(signals.alive_at()) <= limit;
-        if self.owed == 0 || !signals.iter().any(is_answered) {
+        if self.owed == 0 && !std::mem::take(&mut self.has_counts) {
             return;
         }
-        for (lane, signals) in self.lanes.iter().zip(&self.shared.signals) {
-            let is_silent = lane.outstanding > 0 && now.since(lane.silent_since) > limit;
-            if is_silent && now.since(signals.alive_at()) > limit {
-                signals.note_silence();
+        let is_answered = now.since(self.newest_signal()) <= limit;
+        for (lane, signals) in self.lanes.iter_mut().zip(&self.shared.signals) {
+            if lane.asked > 0 || lane.answered > 0 {
+                signals.count(std::mem::take(&mut lane.asked), std::mem::take(&mut lane.answered));
+            }
+            let Some(first) = lane.unanswered.first() else { continue };
+            if signals.alive_at() > first {
+                lane.unanswered.clear(); // another worker has heard it
+            } else if is_answered {
+                let requests = lane.unanswered.newly_before(now - limit);
+                if requests > 0 {
+                    signals.note_unanswered(requests);
+                }
             }
         }
     }

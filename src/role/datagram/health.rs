@@ -2,11 +2,12 @@
 //!
 //! - A valid response to a client or to a check is a liveness signal: the server is up (from down, after
 //!   `rise` signals in a row).
-//! - A server becomes a suspect, which is used only if no server is up, in three cases: it owes responses and
-//!   is silent for far longer than any response took; a response or a check is overdue; ICMP reports it.
+//! - A server becomes a suspect, which is used only if no server is up, in three cases: it is silent beside
+//!   its peers ([`crate::pool::silence`]); checks are overdue; ICMP reports it. One unanswered request, or
+//!   one overdue check, proves nothing.
 //! - A suspect that leaves `fall` checks or requests in a row unanswered is down: not used.
 //! - A server that was down or a suspect several times recently is held down: it is used only if no server
-//!   is up. The hold-down time grows each time. Where servers are checked, going down meanwhile counts.
+//!   is up. Going down meanwhile counts.
 //! - If more than `down_max` of the servers are down or held down and some are up, the pool fails open: all
 //!   are used.
 //! - With the protocol `datagram`, servers that are down are used if no server is up, suspect or held down:
@@ -30,7 +31,7 @@ use super::checks::{Checker, OpenCheck};
 use super::drain::{DrainPhase, Leaving, is_checked};
 use super::forward::Forwarder;
 use super::request::{DatagramClient, Handled};
-use super::settings::{Check, DatagramSettings, HealthCheck, Protocol};
+use super::settings::{Affinity, Check, DatagramSettings, HealthCheck, Protocol};
 use super::shared::{CurrentSettings, DatagramExtra, DatagramShared, Noticed};
 use super::slots::Slots;
 use crate::base::batch::{SocketId, Tx};
@@ -45,6 +46,7 @@ use crate::pool::primary::{self, Pool};
 use crate::pool::registry;
 use crate::pool::select::{LeafState, Slot};
 use crate::pool::shared::{PoolShared, is_selectable};
+use crate::pool::silence::AnswerShares;
 use crate::pool::stats::ServerStats;
 
 /// The longest time between two trial requests to one server.
@@ -52,6 +54,10 @@ const TRIAL_PAUSE_MAX: Duration = Duration::from_secs(60);
 /// The time for which a server that leads back is barred; twice as long each time, up to the maximum.
 const LOOP_PAUSE: Duration = Duration::from_secs(60);
 const LOOP_PAUSE_MAX: Duration = Duration::from_secs(3_600);
+/// Checks in a row without a response that are evidence against a server.
+const CHECKS_LOST_MIN: u32 = 2;
+/// DNS: requests in a row that have timed out and are evidence, if no server of the pool answers anything.
+const LOST_ALONE: u32 = 3;
 /// Factor by which a suspect is checked more often than other servers.
 const SUSPECT_FACTOR: u32 = 3;
 /// The primary takes a turn at least this often.
@@ -75,6 +81,14 @@ pub struct Sensed {
     pub(super) is_marked: bool,
     /// Checks without a response in a row whose payload came back.
     pub(super) echoes: u8,
+    /// Overdue checks since its last liveness signal.
+    pub(super) checks_lost: u32,
+    /// Requests that have timed out since that.
+    pub(super) requests_lost: u32,
+    /// Unanswered requests for which a trial request was asked, since that.
+    pub(super) tried: u32,
+    /// Since when it has had a queue without giving a liveness signal, as ticks saw it.
+    pub(super) waits_since: Instant,
     /// The end of the time for which it is barred since it was last seen to lead back.
     pub(super) loop_until: Instant,
     pub(super) loop_pause: Duration,
@@ -88,6 +102,16 @@ pub struct Sensed {
     pub(super) check_time: Duration,
 }
 
+/// What a tick knows of the pool.
+struct PoolSigns {
+    /// The timeout of a request.
+    timeout: Duration,
+    /// The last time at which a client sent the payload of the checks.
+    echoed_at: Instant,
+    /// The last liveness signal of any server.
+    newest: Instant,
+}
+
 /// A server of a datagram pool as the primary knows it.
 pub type DatagramServer = registry::Server<Sensed>;
 
@@ -96,6 +120,7 @@ pub(super) struct DatagramPrimary {
     pub pool: primary::Primary<DatagramShared>,
     pub slots: Slots,
     checker: Checker,
+    shares: AnswerShares,
     settings: HealthCheck,
     is_one_way: bool,
     trust: CheckTrust,
@@ -118,6 +143,7 @@ impl DatagramPrimary {
                 secret,
                 core.shared.seed ^ 1,
             ),
+            shares: AnswerShares::new(settings.servers_max, now),
             settings: health.clone(),
             is_one_way: settings.replies == Some(0),
             trust: CheckTrust::default(),
@@ -174,7 +200,9 @@ impl DatagramPrimary {
     }
 
     /// The initial state of a server that joins. It may have had the slot before.
-    pub fn sensed(&self, core: &Forwarder, now: Instant, slot: Slot, generation: u32) -> Sensed {
+    pub fn sensed(&mut self, core: &Forwarder, now: Instant, slot: Slot, generation: u32) -> Sensed {
+        core.shared.signals[slot.index()].forget_unanswered();
+        self.shares.forget(slot);
         Sensed {
             generation,
             heard_at: core.shared.signals[slot.index()].alive_at(),
@@ -185,6 +213,10 @@ impl DatagramPrimary {
             up_since: now,
             is_marked: true,
             echoes: 0,
+            checks_lost: 0,
+            requests_lost: 0,
+            tried: 0,
+            waits_since: now,
             loop_until: Instant::ZERO,
             loop_pause: Duration::ZERO,
             checks: CheckRecord::new(!self.checker.is_active()),
@@ -222,13 +254,20 @@ impl DatagramPrimary {
         }
         self.pool.on_tick(now);
         self.compare(core, now);
+        self.sample_answers(core, now);
         self.judge_checks(core, now);
-        let echoed_at = core.shared.echoed_at();
+        let pool = PoolSigns {
+            timeout: core.settings.timeout,
+            echoed_at: core.shared.echoed_at(),
+            newest: core.newest_signal(),
+        };
         for slot in self.pool.registry().slots() {
-            let noticed = core.shared.signals[slot.index()].take();
+            let heard_at = self.pool.registry().get(slot).map_or(Instant::ZERO, |s| s.extra.heard_at);
+            let noticed = core.shared.signals[slot.index()].take(heard_at);
             if self.pool.registry().get(slot).is_some() {
-                self.watch_leaving(now, slot, &noticed, core.settings.timeout);
-                self.judge(now, slot, noticed, core.settings.timeout, echoed_at);
+                self.watch_leaving(now, slot, &noticed, pool.timeout);
+                self.judge(now, slot, noticed, &pool);
+                self.look_closer(core, now, slot, noticed);
                 self.look_after(core, now, slot, tx);
                 self.settle_place(core, now, slot);
             }
@@ -283,6 +322,42 @@ impl DatagramPrimary {
         });
     }
 
+    /// Takes the numbers of requests and answers of all servers.
+    fn sample_answers(&mut self, core: &Forwarder, now: Instant) {
+        let (registry, signals) = (self.pool.registry(), &core.shared.signals);
+        self.shares.sample(now, |slot| {
+            let (asked, answered) = signals[slot.index()].take_counts();
+            let is_up = registry.get(slot).is_some_and(|server| server.health.state() == State::Up);
+            (asked, answered, is_up)
+        });
+    }
+
+    /// Asks for a trial request to a server that is up and has left requests unanswered: too few for a
+    /// verdict. With its queue it might not get another request for long. What it owes since an earlier
+    /// failure keeps requests away as well, so one with a queue is also tried while it is silent and others
+    /// are not.
+    fn look_closer(&mut self, core: &Forwarder, now: Instant, slot: Slot, noticed: Noticed) {
+        let Some(server) = self.pool.registry_mut().get_mut(slot) else { return };
+        if server.health.state() != State::Up || self.is_one_way {
+            return;
+        }
+        let sensed = &mut server.extra;
+        let tree = &core.shared.pool.tree;
+        let is_new = noticed.unanswered > sensed.tried;
+        let has_queue = core.settings.affinity == Affinity::None && tree.len(slot) > 0;
+        if !has_queue || sensed.heard_at > sensed.waits_since {
+            sensed.waits_since = now;
+        }
+        let is_passed_over = has_queue && now >= sensed.next_trial && {
+            let newest = core.newest_signal();
+            now.since(newest) < LOOK && now.since(sensed.waits_since) >= core.silence_limit().max(LOOK * 2)
+        };
+        if (is_new || is_passed_over) && tree.is_choosable(slot) && core.shared.ask_for_trial(slot) {
+            sensed.tried = noticed.unanswered;
+            sensed.next_trial = now + LOOK;
+        }
+    }
+
     /// A server leads back to this pool: bars it, for longer each time.
     fn on_loop(&mut self, now: Instant, slot: Slot) {
         let Some(server) = self.pool.registry_mut().get_mut(slot) else { return };
@@ -299,9 +374,8 @@ impl DatagramPrimary {
         self.pool.apply(now, slot, health::HealthEvent::Loop, "loop: its checks come back to this pool");
     }
 
-    /// Judges a server by its signals; `timeout` is that of a request. `echoed_at` is the last time at which
-    /// a client sent the payload of the checks.
-    fn judge(&mut self, now: Instant, slot: Slot, noticed: Noticed, timeout: Duration, echoed_at: Instant) {
+    /// Judges a server by its signals.
+    fn judge(&mut self, now: Instant, slot: Slot, noticed: Noticed, pool: &PoolSigns) {
         let alive_at = noticed.alive_at;
         if noticed.looped {
             return self.on_loop(now, slot);
@@ -316,47 +390,80 @@ impl DatagramPrimary {
             return self.pool.apply(now, slot, health::HealthEvent::HoldOver, "hold-down time over");
         }
         let is_heard = alive_at > server.extra.heard_at;
-        let was_accused = server.extra.checks.is_accused;
-        server.extra.checks.is_accused = !is_heard && (was_accused || noticed.is_against(now, timeout));
-        if state == State::Down && server.extra.checks.is_accused != was_accused {
+        let sensed = &mut server.extra;
+        if is_heard {
+            sensed.heard_at = alive_at;
+            (sensed.echoes, sensed.checks_lost, sensed.requests_lost, sensed.tried) = (0, 0, 0, 0);
+        } else {
+            sensed.requests_lost = sensed.requests_lost.saturating_add(noticed.lost);
+        }
+        let is_silent = match self.shares.row_of_evidence(slot) {
+            _ if pool.newest + pool.timeout <= now => sensed.requests_lost >= LOST_ALONE,
+            Some(row) => noticed.unanswered >= row,
+            None => false,
+        };
+        let is_unanswered = noticed.lost > 0 && now.since(alive_at) >= pool.timeout;
+        let was_accused = sensed.checks.is_accused;
+        sensed.checks.is_accused =
+            !is_heard && (was_accused || is_unanswered || is_silent || noticed.refused);
+        if state == State::Down && sensed.checks.is_accused != was_accused {
             self.pool.publish(now, slot);
         }
+        let Some(is_check_lost) = self.end_overdue_check(now, slot, alive_at, pool.echoed_at) else { return };
         let Some(server) = self.pool.registry_mut().get_mut(slot) else { return };
-        if is_heard {
-            server.extra.heard_at = alive_at;
-            server.extra.echoes = 0;
-        }
-        let overdue = server.extra.asked.filter(|asked| asked.sent + self.settings.timeout <= now);
-        if let Some(asked) = overdue {
-            server.extra.asked = None;
-            server.extra.checks.fail(now, self.settings.rules.fall);
-            let is_echo = alive_at < asked.sent && echoed_at >= asked.sent;
-            server.extra.echoes = if is_echo { server.extra.echoes.saturating_add(1) } else { 0 };
-            if server.extra.echoes >= self.settings.rules.fall {
-                return self.on_loop(now, slot);
-            }
-        }
-        if is_heard && (self.trust.is_ignored || !server.extra.checks.is_refused()) {
+        let sensed = &mut server.extra;
+        if is_heard && (self.trust.is_ignored || !sensed.checks.is_refused()) {
             if state == State::Down {
                 // It needs more signals, and trial requests are likely to give them.
-                server.extra.trial_pause = self.settings.interval;
-                server.extra.next_trial = now + server.extra.trial_pause;
+                sensed.trial_pause = self.settings.interval;
+                sensed.next_trial = now + sensed.trial_pause;
             }
             return self.pool.apply(now, slot, health::HealthEvent::Alive, "response received");
         }
-        let is_quiet = |for_: Duration| now.since(alive_at) >= for_;
-        let refusal = server.extra.checks.take_reason().filter(|_| !self.trust.is_ignored);
-        let is_overdue = overdue.is_some_and(|asked| alive_at < asked.sent) && !self.trust.is_ignored;
-        let reason = match (refusal, noticed) {
-            _ if is_overdue => "no response to checks",
-            (Some(refusal), _) => refusal,
-            (_, Noticed { lost: 1.., .. }) if is_quiet(timeout) => "no response to requests",
-            (_, Noticed { silent: true, .. }) if !is_doubtful => "early silence",
-            (_, Noticed { refused: true, .. }) if state == State::Up => "ICMP errors",
+        let refusal = sensed.checks.take_reason().filter(|_| !self.trust.is_ignored);
+        let are_checks_lost = is_check_lost && (is_doubtful || sensed.checks_lost >= CHECKS_LOST_MIN);
+        let reason = match (state, refusal) {
+            _ if are_checks_lost => "no response to checks",
+            (_, Some(refusal)) => refusal,
+            _ if is_unanswered && is_silent => "no response to requests",
+            (State::Up | State::Joining, _) if is_silent => "early silence",
+            (State::Up, _) if noticed.refused => "ICMP errors",
             _ => return,
         };
         let event = if is_doubtful { health::HealthEvent::ProbeLost } else { health::HealthEvent::Silent };
         self.pool.apply(now, slot, event, reason);
+    }
+
+    /// Ends a check that is overdue. Returns whether the server has left it unanswered and checks count;
+    /// `None` if the server leads back, which has been dealt with.
+    fn end_overdue_check(
+        &mut self,
+        now: Instant,
+        slot: Slot,
+        alive_at: Instant,
+        echoed_at: Instant,
+    ) -> Option<bool> {
+        let HealthCheck { timeout, rules, .. } = self.settings;
+        let sensed = &mut self.pool.registry_mut().get_mut(slot)?.extra;
+        let overdue = sensed.asked.filter(|asked| asked.sent + timeout <= now);
+        let Some(asked) = overdue else { return Some(false) };
+        sensed.asked = None;
+        sensed.checks.fail(now, rules.fall);
+        let is_lost = alive_at < asked.sent;
+        let is_echo = is_lost && echoed_at >= asked.sent;
+        sensed.echoes = if is_echo { sensed.echoes.saturating_add(1) } else { 0 };
+        if sensed.echoes >= rules.fall {
+            self.on_loop(now, slot);
+            return None;
+        }
+        let counts = is_lost && !self.trust.is_ignored;
+        if counts {
+            sensed.checks_lost = sensed.checks_lost.saturating_add(1);
+            if sensed.checks_lost < CHECKS_LOST_MIN {
+                sensed.next_check = now; // one may be lost on its way
+            }
+        }
+        Some(counts)
     }
 
     /// Whether servers are checked.
@@ -471,7 +578,7 @@ impl DatagramPrimary {
         }
         let failure = self.checker.failure(bytes, &self.settings.rcodes);
         server.extra.checks.take(now, failure, self.settings.rules.fall);
-        core.hear(now, slot);
+        core.hear(slot);
         Ok(())
     }
 
@@ -524,7 +631,7 @@ impl Pool for DatagramShared {
     fn on_state(&self, now: Instant, slot: Slot, server: &mut DatagramServer) {
         let sensed = &mut server.extra;
         match server.health.state() {
-            State::Up => sensed.up_since = now,
+            State::Up => (sensed.up_since, sensed.next_trial) = (now, now),
             State::Suspect => {
                 sensed.next_check = now;
                 sensed.next_trial = now + sensed.trial_pause;
@@ -548,12 +655,8 @@ fn pool_settings(settings: &DatagramSettings) -> primary::PrimarySettings {
     }
 }
 
-/// The limits for each server. Without checks only traffic gives signals, and a server that is held down
-/// gets no traffic.
+/// The limits for each server.
 fn limits_of(health: &HealthCheck) -> Limits {
     let Rules { rise, fall, hold_down_max, .. } = health.rules;
-    let (interval, is_asked) = (health.interval, health.check != Check::None);
-    let is_watched =
-        is_asked && health::sees(interval * rise.into(), interval * fall.into() + health.timeout);
-    Limits { rise, fall, silence: interval, probe: interval, hold_down_max, is_watched }
+    Limits { rise, fall, silence: health.interval, probe: health.interval, hold_down_max }
 }

@@ -87,6 +87,7 @@ impl DatagramPrimary {
         let &DesiredServer { id, addr, weight } = desired;
         self.slots.last_generation = self.slots.last_generation.wrapping_add(1);
         let past = self.pool.registry_mut().departed.take(id, addr);
+        let extra = self.sensed(core, now, slot, self.slots.last_generation);
         let server = DatagramServer {
             id,
             addr,
@@ -97,7 +98,7 @@ impl DatagramPrimary {
             is_leaving: false,
             is_doubted: false,
             slow_since: None,
-            extra: self.sensed(core, now, slot, self.slots.last_generation),
+            extra,
         };
         self.pool.join(now, slot, server);
     }

@@ -19,6 +19,7 @@
 //! | `request.rs` | datagrams of a turn, and their client |
 //! | `matching.rs` | the two kinds of matching, behind one interface |
 //! | `dns.rs`, `queries.rs` | matching of DNS responses and queries |
+//! | `late.rs` | DNS queries that have timed out |
 //! | `loops.rs` | servers that lead back to the pool |
 //! | `own_answers.rs` | the balancer's own answers to DNS queries |
 //! | `by_port.rs`, `leases.rs` | matching by port and server |
@@ -43,6 +44,7 @@ mod front;
 mod handover;
 mod health;
 mod in_flight;
+mod late;
 mod leases;
 mod leaving;
 mod loops;

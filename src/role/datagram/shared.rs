@@ -50,8 +50,11 @@ pub(super) struct Signals {
     failed_at: AtomicU64,
     /// Requests that have timed out since the primary last took the signals.
     lost: AtomicU32,
-    /// Whether the server owes responses and is silent for far longer than any response took.
-    silent: AtomicBool,
+    /// Requests since the last valid response that are unanswered for far longer than any response took.
+    unanswered: AtomicU32,
+    /// Requests and their responses, since the primary last took the signals.
+    asked: AtomicU32,
+    answered: AtomicU32,
     /// Whether ICMP reported the server as absent.
     refused: AtomicBool,
     /// Whether a check of the server has come back.
@@ -64,17 +67,10 @@ pub(super) struct Noticed {
     /// The last valid response; [`Instant::ZERO`] without one.
     pub alive_at: Instant,
     pub lost: u32,
-    pub silent: bool,
+    /// Requests since that response that are unanswered for far longer than any response took.
+    pub unanswered: u32,
     pub refused: bool,
     pub looped: bool,
-}
-
-impl Noticed {
-    /// Whether requests or the network speak against the server; `timeout` is that of a request.
-    pub fn is_against(&self, now: Instant, timeout: Duration) -> bool {
-        let is_unanswered = self.lost > 0 && now.since(self.alive_at) >= timeout;
-        is_unanswered || self.silent || self.refused
-    }
 }
 
 impl Signals {
@@ -105,8 +101,25 @@ impl Signals {
         self.lost.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub fn note_silence(&self) {
-        self.silent.store(true, Ordering::Relaxed);
+    /// Notes more requests that are unanswered for too long.
+    pub fn note_unanswered(&self, requests: u32) {
+        self.unanswered.fetch_add(requests, Ordering::Relaxed);
+    }
+
+    /// Another server has the slot.
+    pub fn forget_unanswered(&self) {
+        self.unanswered.store(0, Ordering::Relaxed);
+    }
+
+    /// Notes requests and responses.
+    pub fn count(&self, asked: u32, answered: u32) {
+        self.asked.fetch_add(asked, Ordering::Relaxed);
+        self.answered.fetch_add(answered, Ordering::Relaxed);
+    }
+
+    /// Takes the numbers of requests and responses since the last call.
+    pub fn take_counts(&self) -> (u32, u32) {
+        (take(&self.asked), take(&self.answered))
     }
 
     pub fn note_refusal(&self) {
@@ -117,19 +130,27 @@ impl Signals {
         self.looped.store(true, Ordering::Relaxed);
     }
 
-    /// Takes the signals since the last call.
-    pub fn take(&self) -> Noticed {
-        let take = |flag: &AtomicBool| flag.load(Ordering::Relaxed) && flag.swap(false, Ordering::Relaxed);
-        let lost =
-            if self.lost.load(Ordering::Relaxed) > 0 { self.lost.swap(0, Ordering::Relaxed) } else { 0 };
+    /// Takes the signals since the last call. `heard_at` is the last valid response of that call.
+    pub fn take(&self, heard_at: Instant) -> Noticed {
+        let take_flag =
+            |flag: &AtomicBool| flag.load(Ordering::Relaxed) && flag.swap(false, Ordering::Relaxed);
+        let alive_at = self.alive_at();
+        if alive_at > heard_at {
+            self.forget_unanswered();
+        }
         Noticed {
-            alive_at: self.alive_at(),
-            lost,
-            silent: take(&self.silent),
-            refused: take(&self.refused),
-            looped: take(&self.looped),
+            alive_at,
+            lost: take(&self.lost),
+            unanswered: self.unanswered.load(Ordering::Relaxed),
+            refused: take_flag(&self.refused),
+            looped: take_flag(&self.looped),
         }
     }
+}
+
+/// Takes a number.
+fn take(number: &AtomicU32) -> u32 {
+    if number.load(Ordering::Relaxed) > 0 { number.swap(0, Ordering::Relaxed) } else { 0 }
 }
 
 /// The part of a pool that a reload can replace.
@@ -392,17 +413,29 @@ mod tests {
     #[test]
     fn what_was_noticed_is_told_once() {
         let signals = Signals::default();
-        assert_eq!(signals.take(), Noticed::default());
+        let take = || signals.take(Instant::ZERO);
+        assert_eq!(take(), Noticed::default());
         signals.lose();
         signals.lose();
-        signals.note_silence();
         signals.note_refusal();
         signals.note_loop();
-        assert_eq!(
-            signals.take(),
-            Noticed { alive_at: Instant::ZERO, lost: 2, silent: true, refused: true, looped: true }
-        );
-        assert_eq!(signals.take(), Noticed::default());
+        signals.count(3, 2);
+        let noticed = Noticed { lost: 2, refused: true, looped: true, ..Noticed::default() };
+        assert_eq!((take(), signals.take_counts()), (noticed, (3, 2)));
+        assert_eq!((take(), signals.take_counts()), (Noticed::default(), (0, 0)));
+    }
+
+    #[test]
+    fn unanswered_requests_add_up_until_the_server_answers() {
+        let (signals, now) = (Signals::default(), Instant::from_nanos(5));
+        signals.note_unanswered(1);
+        assert_eq!(signals.take(Instant::ZERO).unanswered, 1);
+        signals.note_unanswered(2);
+        assert_eq!(signals.take(Instant::ZERO).unanswered, 3);
+        signals.hear(now);
+        assert_eq!(signals.take(Instant::ZERO), Noticed { alive_at: now, ..Noticed::default() });
+        signals.note_unanswered(1);
+        assert_eq!(signals.take(now).unanswered, 1);
     }
 
     #[test]

@@ -37,7 +37,7 @@ use crate::wire::window::WindowState;
 
 /// The version of a part's bytes. It must rise whenever a type in a part changes: [`NativeServer`], its
 /// health, an estimate, a window.
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 
 /// Maximum age of a state. No process takes longer to start, so an older state is from another clock.
 const AGE_MAX: Duration = Duration::from_secs(600);

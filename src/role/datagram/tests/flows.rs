@@ -218,12 +218,13 @@ fn a_flow_whose_server_has_moved_is_picked_anew_at_its_next_datagram() {
 fn a_flow_whose_server_is_down_is_picked_anew() {
     let mut settings = flows();
     (settings.health.rules.fall, settings.health.interval) = (1, 100 * MS);
-    let mut pool = Bench::new(settings, 8, [1, 2]);
-    for n in [1, 2] {
-        open(&mut pool, n);
-    }
-    // Server 1 has no port for new flows.
-    for n in 10..18 {
+    let mut pool = Bench::new(settings, 64, [1, 2]);
+    let ways = [1, 2].map(|n| open(&mut pool, n));
+    let well = 1 + u16::from(ways[0].to != server(2));
+    // Server 1 answers no new flow, and server 2 answers its old one.
+    for n in 10..26 {
+        let way = pool.forwarded(client(well), b"more");
+        pool.turn(&[way.answered(b"yes")]);
         let sent = pool.ask(client(n), b"hello?");
         let answers: Vec<_> =
             sent.iter().filter(|way| way.to == server(2)).map(|way| way.answered(b"yes")).collect();

@@ -206,7 +206,7 @@ fn a_worker_that_sleeps_through_the_end_of_a_drain_ends_its_flows_later() {
     pool.shared.want(wanted([2]));
     let end = pool.now + DRAIN + Duration::from_secs(5);
     while pool.now < end {
-        pool.now = pool.now + 10 * MS;
+        pool.now += 10 * MS;
         pool.turn(&[]);
     }
     assert_eq!(pool.states(), [(1, "draining"), (1, "left")], "the slot is not free yet");

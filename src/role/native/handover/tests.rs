@@ -194,7 +194,7 @@ fn another_version_is_told_from_garbage_and_keys_are_not_printed() {
     assert_eq!(refused(&Part { bytes: vec![], ..part.clone() }), Some(Mismatch::State(Unreadable::Garbled)));
     let longer = [&part.bytes[..], &[0]].concat();
     assert_eq!(refused(&Part { bytes: longer, ..part.clone() }), Some(Mismatch::State(Unreadable::Garbled)));
-    assert_eq!(format!("{part:?}"), format!("Part(version 3, {} bytes)", part.bytes.len()));
+    assert_eq!(format!("{part:?}"), format!("Part(version 4, {} bytes)", part.bytes.len()));
 }
 
 #[test]
