@@ -35,7 +35,7 @@ fn read(file: &Path) -> std::io::Result<String> {
 
 /// The form of the pool of this name.
 fn form_of(document: &Document<'_>, pool: &str) -> Form {
-    let value = document.value(&schema()).unwrap_or_default();
+    let value = document.value(schema()).unwrap_or_default();
     let pools = value["pools"].as_array().map_or(&[][..], Vec::as_slice);
     let is_it = |(place, item): (usize, &serde_json::Value)| match item["name"].as_str() {
         Some(name) => name == pool,

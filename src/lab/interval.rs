@@ -94,7 +94,7 @@ fn student(freedom: f64) -> f64 {
 /// The index of a quantile among `count` values in order; `None` if too few values are above it.
 pub(super) fn rank(count: usize, share: f64) -> Option<usize> {
     let is_known = count as f64 * (1.0 - share) >= ABOVE_MIN - 1e-6;
-    is_known.then(|| (count as f64 * share) as usize)
+    is_known.then_some((count as f64 * share) as usize)
 }
 
 /// The interval of a quantile, in the unit of the latencies. `sorted` has the latencies of all runs, `runs`

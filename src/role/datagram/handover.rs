@@ -315,8 +315,8 @@ impl DatagramPrimary {
         for server in known.servers {
             let Some(slot) = self.pool.registry().slot_at(server.addr) else {
                 let drain = server.drain(now).filter(|_| with_flows.contains(&server.addr));
-                if let Err(server) = self.drain_on(core, now, server, drain) {
-                    self.pool.registry_mut().departed.keep(server.departed());
+                if let Some(departed) = self.drain_on(core, now, server, drain) {
+                    self.pool.registry_mut().departed.keep(departed);
                 }
                 continue;
             };
@@ -353,19 +353,20 @@ impl DatagramPrimary {
         core.refresh();
     }
 
-    /// Continues the drain of a server that is not desired, if there is a slot. The caller publishes it.
+    /// Continues the drain of a server that is not desired, and else returns what remains of it. The caller
+    /// publishes the server.
     fn drain_on(
         &mut self,
         core: &Forwarder,
         now: Instant,
         known: KnownServer,
         drain: Option<Leaving>,
-    ) -> Result<(), KnownServer> {
+    ) -> Option<DepartedServer> {
         let is_empty = |slot| core.shared.pool.tree.len(slot) == 0;
         let slot = self.slots.find(now, known.addr, self.pool.registry(), is_empty);
-        let (Some(slot), Some(leaving)) = (slot, drain) else { return Err(known) };
+        let (Some(slot), Some(leaving)) = (slot, drain) else { return Some(known.departed()) };
         if core.ports_to(known.addr).is_empty() {
-            return Err(known);
+            return Some(known.departed());
         }
         self.slots.last_generation = self.slots.last_generation.wrapping_add(1);
         let KnownServer { id, addr, weight, health, admin, .. } = known;
@@ -384,6 +385,6 @@ impl DatagramPrimary {
             extra: Sensed { leaving: Some(leaving), ..sensed },
         };
         self.pool.registry_mut().put(slot, server);
-        Ok(())
+        None
     }
 }
