@@ -154,6 +154,7 @@ fn settings(protocol: Protocol, proxy_protocol: ProxyProtocol) -> DatagramSettin
         replies: if is_flow { None } else { Some(1) },
         hold: Some(TIMEOUT),
         idle_timeout: TIMEOUT,
+        drain_timeout: TIMEOUT,
         proxy_protocol,
         transparent: false,
         allow: vec![],
@@ -168,6 +169,7 @@ fn settings(protocol: Protocol, proxy_protocol: ProxyProtocol) -> DatagramSettin
             check: Check::None,
             interval: Duration::from_secs(1),
             timeout: TIMEOUT,
+            rcodes: vec![0, 3],
             rules: Rules::default(),
         },
     }

@@ -37,10 +37,6 @@ impl Control for Fake {
         &self.events
     }
 
-    fn ready(&self) -> Result<(), String> {
-        Ok(())
-    }
-
     fn order(&self, _: Option<&str>, _: u32, order: Order) -> Result<(), Refusal> {
         assert!(order.check().is_ok());
         is_allowed()

@@ -51,7 +51,7 @@ use state::HandedPool;
 use takeover::Continued;
 
 pub use sockets::hold;
-pub use takeover::{Takeover, path as takeover_path, paths as takeover_paths};
+pub use takeover::{Takeover, decode as decode_state, path as takeover_path, paths as takeover_paths};
 
 /// Why an address cannot be opened.
 const TAKEN: &str = ": another process has this address";
