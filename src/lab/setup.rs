@@ -62,7 +62,7 @@ pub struct Setup {
     pub clients: usize,
     /// Number of requests.
     pub requests: usize,
-    /// Requests at the start that do not count; `None`: as the run shows ([`super::steady`]).
+    /// Requests at the start that do not count; `None`: as the run shows.
     pub warmup: Option<usize>,
 }
 

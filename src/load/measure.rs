@@ -203,7 +203,7 @@ pub struct Measurement {
     pub spin: Duration,
     /// How late requests may leave.
     pub tolerance: Tolerance,
-    /// The run ends when one of these holds for its last seconds ([`ABORT_SECONDS`]).
+    /// The run ends when one of these holds for its last seconds (`ABORT_SECONDS`).
     pub abort_if: Vec<Conditions>,
     /// I/O back end.
     pub io: IoChoice,

@@ -5,7 +5,7 @@
 //! datagram that servers discard on purpose), and any client can send them. So a server is silent only if it
 //! has left several requests unanswered that it got since its last answer. Their number depends on its peers:
 //! a share q of *their* requests has no answer. If the server is well, n requests in a row have none with the
-//! probability q^n. From the n on for which q^n is at most [`FALSE_ALARM`] the server is silent:
+//! probability q^n. From the n on for which q^n is at most `FALSE_ALARM` the server is silent:
 //!
 //! ```text
 //! share q of the peers' requests without an answer    0.1 %   0.5 %   5 %   20 %   50 %   80 %   90 %
